@@ -1,0 +1,233 @@
+package userstack
+
+import (
+	"bytes"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+const (
+	// coalesceFlows is how many flows of one batch are joined at a time. A batch of more goes through, less joined.
+	coalesceFlows = 8
+
+	// coalesceMax is the largest joined packet: what an IPv4 header can say.
+	coalesceMax = 65535
+)
+
+// coalescer joins consecutive TCP segments of one flow within a batch, so that gVisor handles one large packet instead
+// of many (receive offload). It keeps slices of the batch and copies once, when a packet goes up. Packets of one flow
+// stay in order; flows may pass each other. The zero value is ready; it lives on the stack of device.Write.
+type coalescer struct {
+	runs [coalesceFlows]run
+	n    int
+
+	next [batchSize]int16 // packet i of the batch is followed in its run by next[i]
+	pkts [batchSize][]byte
+	used int
+}
+
+// run is a row of segments that follow each other in one flow.
+type run struct {
+	first, last int16 // indexes into pkts
+	l4, hdr     int   // where the TCP header begins and ends in the first packet
+	size        int   // of the joined packet
+	seq         uint32
+	closed      bool // a flag or a short segment ended it
+}
+
+// add takes one packet of the batch.
+func (c *coalescer) add(packet []byte, up stack.NetworkDispatcher) {
+	l4, hdr, kind := classify(packet)
+	if kind == notTCP {
+		deliver(packet, up)
+		return
+	}
+	i := c.find(packet, l4)
+	if kind == loneTCP {
+		if i >= 0 {
+			c.flushRun(&c.runs[i], up) // what came before it in its flow goes first
+			c.n--
+			c.runs[i] = c.runs[c.n]
+		}
+		deliver(packet, up)
+		return
+	}
+	if c.used == len(c.pkts) || i < 0 && c.n == len(c.runs) {
+		c.flush(up)
+		i = -1
+	}
+	if i < 0 {
+		c.start(&c.runs[c.n], packet, l4, hdr)
+		c.n++
+		return
+	}
+	r := &c.runs[i]
+	if c.follows(r, packet, l4, hdr) {
+		c.extend(r, packet)
+		return
+	}
+	c.flushRun(r, up)
+	c.start(r, packet, l4, hdr)
+}
+
+// find returns the index of the run of packet's flow, or -1.
+func (c *coalescer) find(packet []byte, l4 int) int {
+	for i := range c.n {
+		r := &c.runs[i]
+		if sameFlow(c.pkts[r.first], r.l4, packet, l4) {
+			return i
+		}
+	}
+	return -1
+}
+
+// flush passes everything up, in the order in which the flows began.
+func (c *coalescer) flush(up stack.NetworkDispatcher) {
+	for i := range c.n {
+		c.flushRun(&c.runs[i], up)
+	}
+	c.n, c.used = 0, 0
+}
+
+func (c *coalescer) start(r *run, packet []byte, l4, hdr int) {
+	i := c.keep(packet)
+	*r = run{first: i, last: i, l4: l4, hdr: hdr, size: len(packet), closed: ends(packet, l4)}
+	r.seq = header.TCP(packet[l4:]).SequenceNumber() + uint32(len(packet)-hdr)
+}
+
+// follows reports whether packet, of the run's flow, can be joined to it: it continues the sequence, and differs from
+// the first only in what joining may lose (length, identification, checksum) or keeps (window, last flags).
+func (c *coalescer) follows(r *run, packet []byte, l4, hdr int) bool {
+	first := c.pkts[r.first]
+	if r.closed || hdr != r.hdr || r.size+len(packet)-hdr > coalesceMax || len(packet) > len(first) {
+		return false
+	}
+	a, b := header.TCP(first[l4:hdr]), header.TCP(packet[l4:hdr])
+	if b.SequenceNumber() != r.seq || a.AckNumber() != b.AckNumber() ||
+		(a.Flags()^b.Flags())&^tcpLastFlags != 0 || !bytes.Equal(a.Options(), b.Options()) {
+		return false
+	}
+	if l4 == header.IPv4MinimumSize {
+		return first[1] == packet[1] && first[8] == packet[8] // type of service, time to live
+	}
+	return bytes.Equal(first[:4], packet[:4]) && first[7] == packet[7] // class and flow label, hop limit
+}
+
+func (c *coalescer) extend(r *run, packet []byte) {
+	i := c.keep(packet)
+	c.next[r.last] = i
+	r.last = i
+	r.size += len(packet) - r.hdr
+	r.seq += uint32(len(packet) - r.hdr)
+	// A segment shorter than the first is the end of what the peer had to send.
+	r.closed = ends(packet, r.l4) || len(packet) < len(c.pkts[r.first])
+}
+
+func (c *coalescer) keep(packet []byte) int16 {
+	i := int16(c.used)
+	c.pkts[i] = packet
+	c.next[i] = -1
+	c.used++
+	return i
+}
+
+// flushRun passes one run up as one packet.
+func (c *coalescer) flushRun(r *run, up stack.NetworkDispatcher) {
+	first := c.pkts[r.first]
+	if r.first == r.last {
+		deliver(first, up)
+		return
+	}
+	v := buffer.NewViewSize(r.size)
+	b := v.AsSlice()
+	n := copy(b, first)
+	for i := c.next[r.first]; i >= 0; i = c.next[i] {
+		n += copy(b[n:], c.pkts[i][r.hdr:])
+	}
+	last := c.pkts[r.last]
+	b[r.l4+tcpFlagsOffset] |= last[r.l4+tcpFlagsOffset] & byte(tcpLastFlags)
+	copy(b[r.l4+tcpWindowOffset:], last[r.l4+tcpWindowOffset:r.l4+tcpWindowOffset+2])
+	// The checksums are left wrong: the device tells gVisor not to look at them.
+	if b[0]>>4 == 4 {
+		header.IPv4(b).SetTotalLength(uint16(r.size))
+	} else {
+		header.IPv6(b).SetPayloadLength(uint16(r.size - header.IPv6MinimumSize))
+	}
+	deliverView(v, up)
+}
+
+// kind is what the coalescer does with a packet.
+type kind int
+
+const (
+	notTCP  kind = iota // passes on its own
+	loneTCP             // passes on its own, after what its flow has sent so far
+	joinTCP             // may be joined
+)
+
+// classify tells the kind of packet and where its TCP header begins and ends.
+func classify(packet []byte) (l4, hdr int, k kind) {
+	switch {
+	case len(packet) < header.IPv4MinimumSize:
+		return 0, 0, notTCP
+	case packet[0] == 0x45: // version 4, no options
+		ip := header.IPv4(packet)
+		if ip.Protocol() != uint8(header.TCPProtocolNumber) || int(ip.TotalLength()) != len(packet) ||
+			ip.More() || ip.FragmentOffset() != 0 {
+			return 0, 0, notTCP
+		}
+		l4 = header.IPv4MinimumSize
+	case packet[0]>>4 == 6 && len(packet) >= header.IPv6MinimumSize:
+		ip := header.IPv6(packet)
+		if ip.NextHeader() != uint8(header.TCPProtocolNumber) || int(ip.PayloadLength()) != len(packet)-header.IPv6MinimumSize {
+			return 0, 0, notTCP
+		}
+		l4 = header.IPv6MinimumSize
+	default:
+		return 0, 0, notTCP
+	}
+	if len(packet) < l4+header.TCPMinimumSize {
+		return 0, 0, notTCP
+	}
+	tcp := header.TCP(packet[l4:])
+	hdr = l4 + int(tcp.DataOffset())
+	const unusual = header.TCPFlagSyn | header.TCPFlagRst | header.TCPFlagUrg
+	if hdr < l4+header.TCPMinimumSize || hdr >= len(packet) || tcp.Flags()&unusual != 0 || tcp.Flags()&header.TCPFlagAck == 0 {
+		return l4, hdr, loneTCP
+	}
+	return l4, hdr, joinTCP
+}
+
+// ends reports whether nothing may be joined after packet.
+func ends(packet []byte, l4 int) bool {
+	return packet[l4+tcpFlagsOffset]&byte(tcpLastFlags) != 0
+}
+
+// sameFlow compares addresses and ports.
+func sameFlow(a []byte, al4 int, b []byte, bl4 int) bool {
+	if al4 != bl4 || !bytes.Equal(a[al4:al4+4], b[bl4:bl4+4]) {
+		return false
+	}
+	if al4 == header.IPv4MinimumSize {
+		return bytes.Equal(a[12:20], b[12:20])
+	}
+	return bytes.Equal(a[8:40], b[8:40])
+}
+
+// deliver copies packet and passes it up.
+func deliver(packet []byte, up stack.NetworkDispatcher) {
+	deliverView(buffer.NewViewWithData(packet), up)
+}
+
+func deliverView(v *buffer.View, up stack.NetworkDispatcher) {
+	var proto tcpip.NetworkProtocolNumber = header.IPv4ProtocolNumber
+	if v.AsSlice()[0]>>4 == 6 {
+		proto = header.IPv6ProtocolNumber
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	up.DeliverNetworkPacket(proto, pkt)
+	pkt.DecRef()
+}

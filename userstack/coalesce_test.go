@@ -1,0 +1,229 @@
+package userstack
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// upward collects what the coalescer passes up.
+type upward struct{ packets [][]byte }
+
+func (u *upward) DeliverNetworkPacket(_ tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
+	u.packets = append(u.packets, bytes.Clone(pkt.ToView().AsSlice()))
+}
+
+func (u *upward) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer) {}
+
+// segment is a TCP packet in the making.
+type segment struct {
+	v6      bool
+	host    byte // last byte of the source address
+	port    uint16
+	seq     uint32
+	ack     uint32
+	flags   header.TCPFlags
+	window  uint16
+	ttl     uint8
+	options []byte
+	payload []byte
+}
+
+func (s segment) bytes() []byte {
+	tcp := make([]byte, header.TCPMinimumSize+len(s.options), 2000)
+	header.TCP(tcp).Encode(&header.TCPFields{SrcPort: s.port, DstPort: 80, SeqNum: s.seq, AckNum: s.ack,
+		DataOffset: uint8(len(tcp)), Flags: s.flags, WindowSize: s.window})
+	copy(tcp[header.TCPMinimumSize:], s.options)
+	tcp = append(tcp, s.payload...)
+	if s.v6 {
+		ip := make([]byte, header.IPv6MinimumSize)
+		src := addrB6.As16()
+		src[15] = s.host
+		header.IPv6(ip).Encode(&header.IPv6Fields{PayloadLength: uint16(len(tcp)), TransportProtocol: header.TCPProtocolNumber,
+			HopLimit: s.ttl, SrcAddr: tcpip.AddrFrom16(src), DstAddr: tcpip.AddrFrom16(addrA6.As16())})
+		return append(ip, tcp...)
+	}
+	ip := make([]byte, header.IPv4MinimumSize)
+	src := addrB4.As4()
+	src[3] = s.host
+	header.IPv4(ip).Encode(&header.IPv4Fields{TotalLength: uint16(len(ip) + len(tcp)), Protocol: uint8(header.TCPProtocolNumber),
+		TTL: s.ttl, SrcAddr: tcpip.AddrFrom4(src), DstAddr: tcpip.AddrFrom4(addrA4.As4())})
+	return append(ip, tcp...)
+}
+
+func data(seq uint32, n int) segment {
+	return segment{host: 2, port: 1000, seq: seq, ack: 7, flags: header.TCPFlagAck, window: 500, ttl: 64,
+		options: []byte{1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2}, payload: bytes.Repeat([]byte{byte(seq)}, n)}
+}
+
+func join(segments ...segment) [][]byte {
+	var c coalescer
+	var up upward
+	for _, s := range segments {
+		c.add(s.bytes(), &up)
+	}
+	c.flush(&up)
+	return up.packets
+}
+
+func TestCoalesce(t *testing.T) {
+	with := func(s segment, change func(*segment)) segment { change(&s); return s }
+	for _, c := range []struct {
+		name string
+		in   []segment
+		want []int // payload bytes of each packet that goes up
+	}{
+		{"in sequence", []segment{data(0, 100), data(100, 100), data(200, 100)}, []int{300}},
+		{"short one ends", []segment{data(0, 100), data(100, 50), data(150, 100)}, []int{150, 100}},
+		{"longer one begins anew", []segment{data(0, 100), data(100, 101)}, []int{100, 101}},
+		{"gap", []segment{data(0, 100), data(200, 100)}, []int{100, 100}},
+		{"duplicate", []segment{data(0, 100), data(0, 100)}, []int{100, 100}},
+		{"sequence wraps", []segment{data(0xffffffc0, 64), data(0, 64)}, []int{128}},
+		{"push ends", []segment{with(data(0, 100), func(s *segment) { s.flags |= header.TCPFlagPsh }), data(100, 100)}, []int{100, 100}},
+		{"fin ends", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.flags |= header.TCPFlagFin }), data(200, 100)}, []int{200, 100}},
+		{"other acknowledgement", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.ack++ })}, []int{100, 100}},
+		{"other timestamp", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.options[7]++ })}, []int{100, 100}},
+		{"other TTL", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.ttl-- })}, []int{100, 100}},
+		{"congestion mark", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.flags |= 1 << 6 })}, []int{100, 100}},
+		{"acknowledgement between", []segment{data(0, 100), with(data(100, 0), func(s *segment) {}), data(100, 100)}, []int{100, 0, 100}},
+		{"reset goes last", []segment{data(0, 100), with(data(100, 0), func(s *segment) { s.flags |= header.TCPFlagRst })}, []int{100, 0}},
+		{"two flows", []segment{data(0, 10), with(data(0, 20), func(s *segment) { s.port++ }), data(10, 10), with(data(20, 20), func(s *segment) { s.port++ })}, []int{20, 40}},
+		{"two hosts", []segment{data(0, 10), with(data(0, 20), func(s *segment) { s.host++ }), data(10, 10)}, []int{20, 20}},
+		{"two families", []segment{data(0, 10), with(data(10, 10), func(s *segment) { s.v6 = true }), data(10, 10), with(data(20, 10), func(s *segment) { s.v6 = true })}, []int{20, 20}},
+	} {
+		got := join(c.in...)
+		var sizes []int
+		for _, p := range got {
+			_, hdr, _ := classify(p)
+			sizes = append(sizes, len(p)-hdr)
+		}
+		if fmt.Sprint(sizes) != fmt.Sprint(c.want) {
+			t.Errorf("%s: payloads %v, want %v", c.name, sizes, c.want)
+		}
+	}
+}
+
+// What joining could lose is kept: the last window, the last flags, correct lengths.
+func TestCoalesceKeeps(t *testing.T) {
+	last := data(100, 100)
+	last.flags |= header.TCPFlagPsh | header.TCPFlagFin
+	last.window = 501
+	for _, v6 := range []bool{false, true} {
+		first, last := data(0, 100), last
+		first.v6, last.v6 = v6, v6
+		got := join(first, last)
+		if len(got) != 1 {
+			t.Fatalf("%d packets, want 1", len(got))
+		}
+		l4, hdr, _ := classify(got[0])
+		tcp := header.TCP(got[0][l4:])
+		if tcp.Flags() != last.flags || tcp.WindowSize() != 501 || tcp.SequenceNumber() != 0 || len(got[0])-hdr != 200 {
+			t.Errorf("joined packet has flags %v, window %d, sequence %d, %d bytes", tcp.Flags(), tcp.WindowSize(), tcp.SequenceNumber(), len(got[0])-hdr)
+		}
+	}
+}
+
+// Random batches, joined, say the same as the packets one by one: each flow's bytes and flags in the same order.
+func TestCoalesceAgainstNaive(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for round := range 2000 {
+		seqs := map[string]uint32{}
+		var in [][]byte
+		for range 1 + r.IntN(2*batchSize) {
+			s := data(0, r.IntN(4)*100)
+			s.v6 = r.IntN(4) == 0
+			s.port += uint16(r.IntN(12))
+			s.host += byte(r.IntN(2))
+			id := fmt.Sprint(s.v6, s.port, s.host)
+			if r.IntN(20) == 0 {
+				seqs[id] += 1000
+			}
+			s.seq = seqs[id]
+			s.payload = randomBytes(len(s.payload), uint64(s.seq))
+			seqs[id] += uint32(len(s.payload))
+			s.ack += uint32(r.IntN(30) / 29)
+			if r.IntN(10) == 0 {
+				s.flags |= header.TCPFlagPsh
+			}
+			if r.IntN(40) == 0 {
+				s.flags |= []header.TCPFlags{header.TCPFlagFin, header.TCPFlagRst, header.TCPFlagSyn}[r.IntN(3)]
+			}
+			in = append(in, s.bytes())
+		}
+		var c coalescer
+		var up upward
+		for _, p := range in {
+			c.add(p, &up)
+		}
+		c.flush(&up)
+		want, got := conversation(in), conversation(up.packets)
+		for flow := range want {
+			if want[flow] != got[flow] {
+				t.Fatalf("round %d, flow %s:\n got %.300s\nwant %.300s", round, flow, got[flow], want[flow])
+			}
+		}
+		if len(got) != len(want) {
+			t.Fatalf("round %d: %d flows, want %d", round, len(got), len(want))
+		}
+	}
+}
+
+// conversation writes down what each flow says, byte by byte, so that it does not matter how it is cut.
+func conversation(packets [][]byte) map[string]string {
+	out := map[string]*bytes.Buffer{}
+	for _, p := range packets {
+		l4, hdr, _ := classify(p)
+		tcp := header.TCP(p[l4:])
+		addrs := p[12:20]
+		if p[0]>>4 == 6 {
+			addrs = p[8:40]
+		}
+		flow := fmt.Sprintf("%x %d", addrs, tcp.SourcePort())
+		if out[flow] == nil {
+			out[flow] = new(bytes.Buffer)
+		}
+		w := out[flow]
+		payload := p[hdr:]
+		for i, b := range payload {
+			w.Write(binary.BigEndian.AppendUint32(nil, tcp.SequenceNumber()+uint32(i)))
+			w.WriteByte(b)
+			w.Write(binary.BigEndian.AppendUint32(nil, tcp.AckNumber()))
+		}
+		if rest := tcp.Flags() &^ header.TCPFlagAck; rest != 0 || len(payload) == 0 {
+			fmt.Fprintf(w, "[%v at %d]", tcp.Flags(), tcp.SequenceNumber()+uint32(len(payload)))
+		}
+	}
+	text := map[string]string{}
+	for flow, w := range out {
+		text[flow] = w.String()
+	}
+	return text
+}
+
+func BenchmarkCoalesce(b *testing.B) {
+	var packets [][]byte
+	for i := range 45 {
+		packets = append(packets, data(uint32(i*1368), 1368).bytes())
+	}
+	sink := discardUp{}
+	b.SetBytes(45 * 1420)
+	b.ReportAllocs()
+	for b.Loop() {
+		var c coalescer
+		for _, p := range packets {
+			c.add(p, sink)
+		}
+		c.flush(sink)
+	}
+}
+
+type discardUp struct{}
+
+func (discardUp) DeliverNetworkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer) {}
+func (discardUp) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer)    {}

@@ -1,0 +1,252 @@
+package userstack
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// socket is a gVisor endpoint with what is needed to wait for it. Two channels are signalled, with room for one signal
+// each, when it may have become readable or writable.
+type socket struct {
+	ep  tcpip.Endpoint
+	wq  *waiter.Queue
+	in  waiter.Entry
+	out waiter.Entry
+
+	inc, outc chan struct{}
+	closec    chan struct{} // closed by close
+	closed    atomic.Bool
+}
+
+// hold registers for the events of an endpoint. The socket owns ep from here on.
+func (s *socket) hold(ep tcpip.Endpoint, wq *waiter.Queue) {
+	s.ep, s.wq = ep, wq
+	s.inc, s.outc = make(chan struct{}, 1), make(chan struct{}, 1)
+	s.closec = make(chan struct{})
+	const always = waiter.EventErr | waiter.EventHUp
+	s.in.Init(signal(s.inc), waiter.ReadableEvents|always)
+	s.out.Init(signal(s.outc), waiter.WritableEvents|always)
+	wq.EventRegister(&s.in)
+	wq.EventRegister(&s.out)
+}
+
+// signal is a channel as gVisor wants to hear of events. NotifyEvent never blocks.
+type signal chan struct{}
+
+func (c signal) NotifyEvent(waiter.EventMask) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// release ends waits; it reports false if that was done before. The endpoint is left to the caller.
+func (s *socket) release() bool {
+	if s.closed.Swap(true) {
+		return false
+	}
+	s.wq.EventUnregister(&s.in)
+	s.wq.EventUnregister(&s.out)
+	close(s.closec)
+	return true
+}
+
+// wait blocks until c is signalled, the deadline passes or the socket is closed.
+func (s *socket) wait(c <-chan struct{}, d *deadline) error {
+	select {
+	case <-c:
+		return nil
+	case <-d.wait():
+		return os.ErrDeadlineExceeded
+	case <-s.closec:
+		return net.ErrClosed
+	}
+}
+
+// check returns the error of a call that begins now.
+func (s *socket) check(d *deadline) error {
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	if d.passed() {
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+func wouldBlock(err tcpip.Error) bool {
+	_, ok := err.(*tcpip.ErrWouldBlock)
+	return ok
+}
+
+// Conn is a TCP connection through the stack. It is a net.Conn with CloseWrite, and moves bulk data from and to sockets
+// of the operating system without buffers of its own: see ReadFrom and WriteTo.
+type Conn struct {
+	socket
+	local, remote net.Addr
+	linger        atomic.Bool // Close resets instead of closing
+
+	rmu           sync.Mutex // one reader at a time
+	readDeadline  deadline
+	wmu           sync.Mutex // one writer at a time
+	writeDeadline deadline
+
+	mss int // payload of a full segment, in bytes
+}
+
+// newConn takes over a connected endpoint.
+func newConn(ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
+	c := &Conn{mss: mss}
+	c.hold(ep, wq)
+	if a, err := ep.GetLocalAddress(); err == nil {
+		c.local = net.TCPAddrFromAddrPort(addrPortOf(a))
+	}
+	if a, err := ep.GetRemoteAddress(); err == nil {
+		c.remote = net.TCPAddrFromAddrPort(addrPortOf(a))
+	}
+	return c
+}
+
+// Read implements net.Conn.
+func (c *Conn) Read(b []byte) (int, error) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	n, err := c.read(b)
+	return n, opError(opRead, "tcp", c.local, c.remote, err)
+}
+
+func (c *Conn) read(b []byte) (int, error) {
+	for {
+		if err := c.check(&c.readDeadline); err != nil {
+			return 0, err
+		}
+		if len(b) == 0 {
+			return 0, nil
+		}
+		w := tcpip.SliceWriter(b)
+		res, err := c.ep.Read(&w, tcpip.ReadOptions{})
+		switch {
+		case res.Count > 0:
+			return res.Count, nil
+		case !wouldBlock(err):
+			return 0, c.readError(err)
+		}
+		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// readError translates what ep.Read said. After Close, whatever it was is net.ErrClosed.
+func (c *Conn) readError(err tcpip.Error) error {
+	if c.closed.Load() {
+		return net.ErrClosed
+	}
+	return errorOf(err)
+}
+
+// Write implements net.Conn.
+func (c *Conn) Write(b []byte) (int, error) {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	n, err := c.write(b)
+	return n, opError(opWrite, "tcp", c.local, c.remote, err)
+}
+
+func (c *Conn) write(b []byte) (done int, err error) {
+	r := bytes.NewReader(b)
+	for {
+		if err := c.check(&c.writeDeadline); err != nil {
+			return done, err
+		}
+		if r.Len() == 0 {
+			return done, nil
+		}
+		n, terr := c.ep.Write(r, tcpip.WriteOptions{})
+		done += int(n)
+		if terr == nil {
+			// Bytes that were taken from r and not accepted, as when the room shrank meanwhile, go again.
+			r.Reset(b[done:])
+			continue
+		}
+		if !wouldBlock(terr) {
+			return done, c.writeError(terr)
+		}
+		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+			return done, err
+		}
+	}
+}
+
+func (c *Conn) writeError(err tcpip.Error) error {
+	if c.closed.Load() {
+		return net.ErrClosed
+	}
+	return errorOf(err)
+}
+
+// CloseWrite sends FIN once everything written has been sent; reading goes on.
+func (c *Conn) CloseWrite() error {
+	if c.closed.Load() {
+		return opError(opClose, "tcp", c.local, c.remote, net.ErrClosed)
+	}
+	return opError(opClose, "tcp", c.local, c.remote, errorOf(c.ep.Shutdown(tcpip.ShutdownWrite)))
+}
+
+// SetLinger decides, as net.TCPConn does, what Close does with data not yet sent: 0 seconds drops it and resets the
+// connection, anything else sends it in the background.
+func (c *Conn) SetLinger(sec int) error {
+	c.linger.Store(sec == 0)
+	return nil
+}
+
+// Close implements net.Conn. It unblocks Read and Write.
+func (c *Conn) Close() error {
+	if !c.release() {
+		return opError(opClose, "tcp", c.local, c.remote, net.ErrClosed)
+	}
+	if c.linger.Load() {
+		c.ep.Abort()
+	} else {
+		c.ep.Close()
+	}
+	return nil
+}
+
+// LocalAddr implements net.Conn; it is a *net.TCPAddr.
+func (c *Conn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr implements net.Conn; it is a *net.TCPAddr.
+func (c *Conn) RemoteAddr() net.Addr { return c.remote }
+
+// SetDeadline implements net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.readDeadline.set(t)
+	return nil
+}
+
+// SetWriteDeadline implements net.Conn.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.writeDeadline.set(t)
+	return nil
+}
+
+var (
+	_ net.Conn      = (*Conn)(nil)
+	_ io.ReaderFrom = (*Conn)(nil)
+	_ io.WriterTo   = (*Conn)(nil)
+)

@@ -1,0 +1,77 @@
+package userstack
+
+import (
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// gsoMaxSize is the largest segment that gVisor hands down, headers included.
+const gsoMaxSize = 64<<10 - 1
+
+// link is the device as gVisor sees it. It is a type of its own because both sides have an MTU and a Close.
+type link struct{ d *device }
+
+var (
+	_ stack.LinkEndpoint = link{}
+	_ stack.GSOEndpoint  = link{}
+)
+
+// WritePackets implements stack.LinkWriter.
+func (l link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	return l.d.enqueue(pkts.AsSlice())
+}
+
+// Attach implements stack.LinkEndpoint; a nil dispatcher detaches.
+func (l link) Attach(dispatcher stack.NetworkDispatcher) {
+	if dispatcher == nil {
+		l.d.dispatcher.Store(nil)
+		return
+	}
+	l.d.dispatcher.Store(&dispatcher)
+}
+
+// IsAttached implements stack.LinkEndpoint.
+func (l link) IsAttached() bool { return l.d.dispatcher.Load() != nil }
+
+// Capabilities says that checksums of inbound packets need no check: WireGuard has authenticated every byte.
+func (l link) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityRXChecksumOffload }
+
+// SupportedGSO asks gVisor for segments of up to GSOMaxSize, with checksums left to us.
+func (l link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
+
+// GSOMaxSize implements stack.GSOEndpoint.
+func (l link) GSOMaxSize() uint32 { return gsoMaxSize }
+
+// MTU implements stack.LinkEndpoint.
+func (l link) MTU() uint32 { return uint32(l.d.mtu) }
+
+// SetMTU implements stack.LinkEndpoint. The MTU is fixed when the stack is made.
+func (l link) SetMTU(uint32) {}
+
+// MaxHeaderLength implements stack.LinkEndpoint: packets have no link header.
+func (l link) MaxHeaderLength() uint16 { return 0 }
+
+// LinkAddress implements stack.LinkEndpoint.
+func (l link) LinkAddress() tcpip.LinkAddress { return "" }
+
+// SetLinkAddress implements stack.LinkEndpoint.
+func (l link) SetLinkAddress(tcpip.LinkAddress) {}
+
+// Close implements stack.LinkEndpoint.
+func (l link) Close() { l.d.Close() }
+
+// Wait implements stack.LinkEndpoint: there are no goroutines.
+func (l link) Wait() {}
+
+// ARPHardwareType implements stack.LinkEndpoint.
+func (l link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
+
+// AddHeader implements stack.LinkEndpoint.
+func (l link) AddHeader(*stack.PacketBuffer) {}
+
+// ParseHeader implements stack.LinkEndpoint.
+func (l link) ParseHeader(*stack.PacketBuffer) bool { return true }
+
+// SetOnCloseAction implements stack.LinkEndpoint.
+func (l link) SetOnCloseAction(func()) {}

@@ -1,0 +1,116 @@
+package userstack
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// acceptBacklog connections may wait to be accepted; further ones are refused until there is room.
+const acceptBacklog = 256
+
+// Listener accepts TCP connections from the mesh. It is a net.Listener.
+type Listener struct {
+	socket
+	s         *Stack
+	local     *net.TCPAddr
+	accepting deadline
+}
+
+// Listen accepts connections to addr. An unspecified or invalid IP means every address of the stack, in its family or
+// in both; port 0 picks a free one. What arrives is still subject to the filter.
+func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
+	if s.closed.Load() {
+		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), net.ErrClosed)
+	}
+	wq := new(waiter.Queue)
+	ep, terr := s.gv.NewEndpoint(tcp.ProtocolNumber, listenProtocol(addr.Addr()), wq)
+	if terr == nil {
+		terr = bindListener(ep, addr)
+	}
+	if terr != nil {
+		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), errorOf(terr))
+	}
+	l := &Listener{s: s}
+	l.hold(ep, wq)
+	local, terr := ep.GetLocalAddress()
+	if terr != nil {
+		l.Close()
+		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), errorOf(terr))
+	}
+	l.local = &net.TCPAddr{IP: addr.Addr().AsSlice(), Port: int(local.Port)}
+	return l, nil
+}
+
+// listenProtocol is IPv6 for both families, as an endpoint of that takes IPv4 too.
+func listenProtocol(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Is4() {
+		return protocolOf(a)
+	}
+	return protocolOf(netip.IPv6Unspecified())
+}
+
+// bindListener makes ep listen, or closes it.
+func bindListener(ep tcpip.Endpoint, addr netip.AddrPort) tcpip.Error {
+	ep.SocketOptions().SetReuseAddress(true)
+	fa := fullAddress(addr)
+	fa.NIC = 0
+	terr := ep.Bind(fa)
+	if terr == nil {
+		terr = ep.Listen(acceptBacklog)
+	}
+	if terr != nil {
+		ep.Close()
+	}
+	return terr
+}
+
+// Accept implements net.Listener.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		if l.closed.Load() {
+			return nil, opError(opAccept, "tcp", nil, l.local, net.ErrClosed)
+		}
+		ep, wq, terr := l.ep.Accept(nil)
+		if terr == nil {
+			setConnOptions(ep)
+			return newConn(ep, wq, l.s.mss(l.family(ep))), nil
+		}
+		if !wouldBlock(terr) {
+			return nil, opError(opAccept, "tcp", nil, l.local, errorOf(terr))
+		}
+		if err := l.wait(l.inc, &l.accepting); err != nil {
+			return nil, opError(opAccept, "tcp", nil, l.local, err)
+		}
+	}
+}
+
+// family returns an address of the family that ep speaks.
+func (l *Listener) family(ep tcpip.Endpoint) netip.Addr {
+	if a, err := ep.GetLocalAddress(); err == nil {
+		return addrOf(a.Addr).Unmap()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// Close implements net.Listener. Accepted connections live on; those still in the backlog are reset.
+func (l *Listener) Close() error {
+	if !l.release() {
+		return opError(opClose, "tcp", nil, l.local, net.ErrClosed)
+	}
+	l.ep.Close()
+	return nil
+}
+
+// Addr implements net.Listener; it is a *net.TCPAddr.
+func (l *Listener) Addr() net.Addr { return l.local }
+
+// SetDeadline bounds Accept, as net.TCPListener has it.
+func (l *Listener) SetDeadline(t time.Time) error {
+	l.accepting.set(t)
+	return nil
+}

@@ -1,0 +1,285 @@
+package userstack
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// MaxDatagram is the largest UDP payload, in bytes. What exceeds the MTU travels in IP fragments.
+const MaxDatagram = 65507
+
+// PacketConn is a UDP socket of the stack. It is a net.PacketConn and, if connected, a net.Conn.
+//
+// One that was bound to port 0, or connected, belongs to the side that speaks first: it receives only from those it has
+// sent to. One that was bound to a port is a service, and the filter decides who reaches it.
+type PacketConn struct {
+	socket
+	s      *Stack
+	local  netip.AddrPort
+	remote netip.AddrPort // zero unless connected
+	port   uint16         // the client port to give back; 0 for a service
+	spoken *spokenTo      // nil unless unconnected and a client
+
+	readDeadline, writeDeadline deadline
+}
+
+// ListenPacket opens a UDP socket on addr. An unspecified or invalid IP means every address of the stack; port 0 picks a
+// free port and makes the socket a client (see PacketConn).
+func (s *Stack) ListenPacket(addr netip.AddrPort) (*PacketConn, error) {
+	c, err := s.newPacketConn(addr, netip.AddrPort{})
+	if err != nil {
+		return nil, opError(opListen, "udp", nil, net.UDPAddrFromAddrPort(addr), err)
+	}
+	return c, nil
+}
+
+func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
+	c, err := s.newPacketConn(netip.AddrPort{}, remote)
+	if err != nil {
+		return nil, opError(opDial, "udp", nil, net.UDPAddrFromAddrPort(remote), err)
+	}
+	return c, nil
+}
+
+func (s *Stack) newPacketConn(local, remote netip.AddrPort) (*PacketConn, error) {
+	if s.closed.Load() {
+		return nil, net.ErrClosed
+	}
+	proto := listenProtocol(local.Addr())
+	if remote.IsValid() {
+		proto = protocolOf(remote.Addr())
+	}
+	wq := new(waiter.Queue)
+	ep, terr := s.gv.NewEndpoint(udp.ProtocolNumber, proto, wq)
+	if terr != nil {
+		return nil, errorOf(terr)
+	}
+	bound, terr := bindPacket(ep, local, remote)
+	if terr != nil {
+		ep.Close()
+		return nil, errorOf(terr)
+	}
+	c := &PacketConn{s: s, remote: remote, local: netip.AddrPortFrom(local.Addr(), bound.Port())}
+	if remote.IsValid() {
+		c.local = bound
+	}
+	if local.Port() == 0 {
+		c.port = bound.Port()
+		s.dev.clientPorts.add(c.port)
+	}
+	if local.Port() == 0 && !remote.IsValid() {
+		c.spoken = newSpokenTo()
+	}
+	c.hold(ep, wq)
+	return c, nil
+}
+
+// bindPacket binds or connects ep and returns its local address.
+func bindPacket(ep tcpip.Endpoint, local, remote netip.AddrPort) (netip.AddrPort, tcpip.Error) {
+	var terr tcpip.Error
+	if remote.IsValid() {
+		terr = ep.Connect(fullAddress(remote))
+	} else {
+		fa := fullAddress(local)
+		fa.NIC = 0
+		terr = ep.Bind(fa)
+	}
+	if terr != nil {
+		return netip.AddrPort{}, terr
+	}
+	a, terr := ep.GetLocalAddress()
+	return addrPortOf(a), terr
+}
+
+// ReadFromUDPAddrPort receives one datagram and says where it came from. A datagram longer than b is cut.
+func (c *PacketConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
+	for {
+		n, from, err := c.read(b)
+		if err != nil {
+			return 0, netip.AddrPort{}, opError(opRead, "udp", c.LocalAddr(), nil, err)
+		}
+		if c.spoken == nil || c.spoken.has(from) {
+			return n, from, nil
+		}
+		c.s.dev.refused.Add(1)
+	}
+}
+
+func (c *PacketConn) read(b []byte) (int, netip.AddrPort, error) {
+	for {
+		if err := c.check(&c.readDeadline); err != nil {
+			return 0, netip.AddrPort{}, err
+		}
+		w := tcpip.SliceWriter(b)
+		res, terr := c.ep.Read(&w, tcpip.ReadOptions{NeedRemoteAddr: true})
+		_, short := terr.(*tcpip.ErrBadBuffer) // a datagram for which b has no room at all
+		switch {
+		case terr == nil || short:
+			from := addrPortOf(res.RemoteAddr)
+			return min(res.Count, len(b)), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
+		case !wouldBlock(terr):
+			if c.closed.Load() {
+				return 0, netip.AddrPort{}, net.ErrClosed
+			}
+			return 0, netip.AddrPort{}, errorOf(terr)
+		}
+		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+			return 0, netip.AddrPort{}, err
+		}
+	}
+}
+
+// WriteToUDPAddrPort sends one datagram of at most MaxDatagram bytes.
+func (c *PacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	var opts tcpip.WriteOptions
+	if !c.remote.IsValid() {
+		if c.spoken != nil {
+			c.spoken.add(to)
+		}
+		fa := fullAddress(to)
+		opts.To = &fa
+	}
+	n, err := c.write(b, opts)
+	return n, opError(opWrite, "udp", c.LocalAddr(), net.UDPAddrFromAddrPort(to), err)
+}
+
+func (c *PacketConn) write(b []byte, opts tcpip.WriteOptions) (int, error) {
+	if len(b) > MaxDatagram {
+		return 0, errorOf(&tcpip.ErrMessageTooLong{})
+	}
+	for {
+		if err := c.check(&c.writeDeadline); err != nil {
+			return 0, err
+		}
+		n, terr := c.ep.Write(bytes.NewReader(b), opts)
+		if terr == nil {
+			return int(n), nil
+		}
+		if !wouldBlock(terr) {
+			return 0, errorOf(terr)
+		}
+		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// ReadFrom implements net.PacketConn; the address is a *net.UDPAddr.
+func (c *PacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.ReadFromUDPAddrPort(b)
+	if err != nil {
+		return 0, nil, err
+	}
+	return n, net.UDPAddrFromAddrPort(from), nil
+}
+
+// WriteTo implements net.PacketConn; to must be a *net.UDPAddr.
+func (c *PacketConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	ua, ok := to.(*net.UDPAddr)
+	if !ok {
+		return 0, opError(opWrite, "udp", c.LocalAddr(), to, errNotUDP)
+	}
+	return c.WriteToUDPAddrPort(b, ua.AddrPort())
+}
+
+var errNotUDP = errors.New("destination is not a UDP address")
+
+// Read implements net.Conn for a connected socket.
+func (c *PacketConn) Read(b []byte) (int, error) {
+	n, _, err := c.ReadFromUDPAddrPort(b)
+	return n, err
+}
+
+// Write implements net.Conn for a connected socket.
+func (c *PacketConn) Write(b []byte) (int, error) { return c.WriteToUDPAddrPort(b, c.remote) }
+
+// Close implements net.PacketConn.
+func (c *PacketConn) Close() error {
+	if !c.release() {
+		return opError(opClose, "udp", c.LocalAddr(), nil, net.ErrClosed)
+	}
+	if c.port != 0 {
+		c.s.dev.clientPorts.remove(c.port)
+	}
+	c.ep.Close()
+	return nil
+}
+
+// LocalAddr implements net.PacketConn; it is a *net.UDPAddr.
+func (c *PacketConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.local) }
+
+// RemoteAddr implements net.Conn; it is nil unless the socket is connected.
+func (c *PacketConn) RemoteAddr() net.Addr {
+	if !c.remote.IsValid() {
+		return nil
+	}
+	return net.UDPAddrFromAddrPort(c.remote)
+}
+
+// SetDeadline implements net.PacketConn.
+func (c *PacketConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline implements net.PacketConn.
+func (c *PacketConn) SetReadDeadline(t time.Time) error {
+	c.readDeadline.set(t)
+	return nil
+}
+
+// SetWriteDeadline implements net.PacketConn.
+func (c *PacketConn) SetWriteDeadline(t time.Time) error {
+	c.writeDeadline.set(t)
+	return nil
+}
+
+var (
+	_ net.PacketConn = (*PacketConn)(nil)
+	_ net.Conn       = (*PacketConn)(nil)
+)
+
+// spokenMax peers are remembered by one client socket. Beyond, the generation before is forgotten.
+const spokenMax = 4096
+
+// spokenTo is whom a client socket has sent to: two generations, so that it stays bounded without a clock.
+type spokenTo struct {
+	mu   sync.Mutex
+	last netip.AddrPort // spares the maps when one peer gets many datagrams
+	now  map[netip.AddrPort]struct{}
+	old  map[netip.AddrPort]struct{}
+}
+
+func newSpokenTo() *spokenTo { return &spokenTo{now: make(map[netip.AddrPort]struct{})} }
+
+func (s *spokenTo) add(a netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a == s.last {
+		return
+	}
+	if len(s.now) >= spokenMax {
+		s.old, s.now = s.now, make(map[netip.AddrPort]struct{})
+	}
+	s.now[a] = struct{}{}
+	s.last = a
+}
+
+func (s *spokenTo) has(a netip.AddrPort) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a == s.last {
+		return true
+	}
+	_, now := s.now[a]
+	_, old := s.old[a]
+	return now || old
+}

@@ -1,0 +1,186 @@
+package userstack
+
+import (
+	"cmp"
+	"encoding/binary"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+)
+
+var (
+	addrA4 = netip.MustParseAddr("100.64.0.1")
+	addrB4 = netip.MustParseAddr("100.64.0.2")
+	addrA6 = netip.MustParseAddr("fd7a:115c:a1e0::1")
+	addrB6 = netip.MustParseAddr("fd7a:115c:a1e0::2")
+)
+
+// pair is two stacks on one wire.
+type pair struct {
+	a, b  *Stack
+	mtu   int
+	blind bool // packets are not looked at
+
+	mu   sync.Mutex
+	bad  []string // what was wrong with packets on the wire
+	drop func(packet []byte) bool
+}
+
+// newPair joins two stacks; b lets everything in, a nothing.
+func newPair(t testing.TB, mtu int) *pair {
+	t.Helper()
+	p := &pair{mtu: cmp.Or(mtu, DefaultMTU)}
+	p.start(t)
+	return p
+}
+
+// newBlindPair is newPair for benchmarks: nobody looks at the packets.
+func newBlindPair(b *testing.B) *pair {
+	b.Helper()
+	p := &pair{mtu: DefaultMTU, blind: true}
+	p.start(b)
+	return p
+}
+
+func (p *pair) start(t testing.TB) {
+	p.a = newStack(t, p.mtu, addrA4, addrA6)
+	p.b = newStack(t, p.mtu, addrB4, addrB6)
+	p.b.SetFilter(func(Flow) bool { return true })
+	var wg sync.WaitGroup
+	wg.Go(func() { p.carry(p.a, p.b) })
+	wg.Go(func() { p.carry(p.b, p.a) })
+	t.Cleanup(func() {
+		p.a.Close()
+		p.b.Close()
+		wg.Wait()
+		for _, s := range p.bad {
+			t.Error(s)
+		}
+	})
+}
+
+func newStack(t testing.TB, mtu int, addrs ...netip.Addr) *Stack {
+	t.Helper()
+	s, err := New(Config{MTU: mtu})
+	if err != nil {
+		t.Fatal(err)
+	}
+	prefixes := make([]netip.Prefix, len(addrs))
+	for i, a := range addrs {
+		prefixes[i] = netip.PrefixFrom(a, a.BitLen())
+	}
+	if err := s.SetAddrs(prefixes); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// carry takes packets from one stack to the other as WireGuard does, and looks at each.
+func (p *pair) carry(from, to *Stack) {
+	const offset = 16
+	bufs := make([][]byte, batchSize)
+	for i := range bufs {
+		bufs[i] = make([]byte, offset+maxMTU)
+	}
+	sizes := make([]int, batchSize)
+	whole := make([][]byte, 0, batchSize)
+	for {
+		n, err := from.Device().Read(bufs, sizes, offset)
+		if err != nil {
+			return
+		}
+		whole = whole[:0]
+		for i := range n {
+			packet := bufs[i][:offset+sizes[i]]
+			if p.blind || p.pass(packet[offset:]) {
+				whole = append(whole, packet)
+			}
+		}
+		from.Sent(n)
+		if len(whole) > 0 {
+			to.Device().Write(whole, offset)
+		}
+	}
+}
+
+func (p *pair) pass(packet []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if why := wrong(packet, p.mtu); why != "" && len(p.bad) < 5 {
+		p.bad = append(p.bad, why)
+	}
+	return p.drop == nil || !p.drop(packet)
+}
+
+// wrong says what a peer's kernel would not like about packet.
+func wrong(packet []byte, mtu int) string {
+	if len(packet) > mtu {
+		return "packet longer than the MTU"
+	}
+	var addrs, l4 []byte
+	var proto uint8
+	if packet[0]>>4 == 4 {
+		ip := header.IPv4(packet)
+		if !ip.IsValid(len(packet)) || int(ip.TotalLength()) != len(packet) {
+			return "bad IPv4 header"
+		}
+		if !ip.IsChecksumValid() {
+			return "bad IPv4 checksum"
+		}
+		if ip.More() || ip.FragmentOffset() != 0 {
+			return ""
+		}
+		addrs, l4, proto = packet[12:20], packet[ip.HeaderLength():], ip.Protocol()
+	} else {
+		ip := header.IPv6(packet)
+		if !ip.IsValid(len(packet)) || int(ip.PayloadLength()) != len(packet)-header.IPv6MinimumSize {
+			return "bad IPv6 header"
+		}
+		addrs, l4, proto = packet[8:40], ip.Payload(), ip.NextHeader()
+	}
+	if (proto == TCP || proto == UDP) && checksum.Checksum(l4, pseudo(proto, addrs, len(l4))) != 0xffff {
+		return "bad transport checksum"
+	}
+	return ""
+}
+
+// pseudo is the checksum of the pseudo-header; its layouts in the two families sum up to the same.
+func pseudo(proto uint8, addrs []byte, n int) uint16 {
+	b := append([]byte{}, addrs...)
+	b = binary.BigEndian.AppendUint32(b, uint32(n))
+	b = binary.BigEndian.AppendUint32(b, uint32(proto))
+	return checksum.Checksum(b, 0)
+}
+
+// TestMain fails if a goroutine outlives the tests.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for range 100 {
+		if leaked() == "" {
+			os.Exit(code)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	os.Stderr.WriteString("goroutines left after the tests:\n" + leaked())
+	os.Exit(1)
+}
+
+func leaked() string {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	var out []string
+	for i, g := range strings.Split(string(buf), "\n\n") {
+		if i > 0 && !strings.Contains(g, "os/signal.") { // the first is this one; the signal loop is the fuzzer's
+			out = append(out, g)
+		}
+	}
+	return strings.Join(out, "\n\n")
+}

@@ -1,0 +1,230 @@
+// Package userstack is TCP/IP without privileges: a gVisor network stack that is a tun.Device for WireGuard on one side
+// and Dial, Listen and Ping for programs on the other. Only this package names gVisor types.
+//
+// Outbound, TCP leaves gVisor in segments of up to 64 KiB, which are cut to size just before WireGuard reads them
+// (segment.go). Inbound, packets of one flow that WireGuard delivers together are joined again before the stack sees
+// them (coalesce.go). Nothing comes in that was not asked for, unless the Filter allows it (filter.go).
+//
+// Goroutines: none of its own. gVisor starts some, which end with Close.
+package userstack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"golang.zx2c4.com/wireguard/tun"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+const (
+	// DefaultMTU is the MTU that wg-quick gives a tunnel over a 1500-byte network.
+	DefaultMTU = 1420
+	minMTU     = 576   // RFC 791: what every host must accept
+	maxMTU     = 65500 // leaves room for WireGuard's 32 bytes in a UDP datagram
+
+	nicID = 1
+
+	// TCP buffers start at 1 MiB, which is as fast as more on the paths measured, and grow with the
+	// bandwidth-delay product up to 4 MiB.
+	tcpBufferMin     = 4 << 10
+	tcpBufferDefault = 1 << 20
+	tcpBufferMax     = 4 << 20
+
+	udpBuffer = 1 << 20
+)
+
+// Config is what New needs. The zero value is usable.
+type Config struct {
+	MTU int // of the tunnel, in bytes; 0 means DefaultMTU
+}
+
+func (c *Config) mtu() (int, error) {
+	switch {
+	case c.MTU == 0:
+		return DefaultMTU, nil
+	case c.MTU < minMTU || c.MTU > maxMTU:
+		return 0, fmt.Errorf("userstack: MTU %d is not between %d and %d", c.MTU, minMTU, maxMTU)
+	}
+	return c.MTU, nil
+}
+
+// Stack is one TCP/IP host. Make it with New.
+type Stack struct {
+	gv  *stack.Stack
+	dev *device
+
+	mu    sync.Mutex
+	addrs map[netip.Addr]struct{} // what gv has
+
+	own    atomic.Pointer[[]netip.Addr] // the same as addrs, for readers
+	closed atomic.Bool
+}
+
+// New makes a stack without addresses. Nothing passes until SetAddrs.
+func New(cfg Config) (*Stack, error) {
+	mtu, err := cfg.mtu()
+	if err != nil {
+		return nil, err
+	}
+	gv := stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+		HandleLocal:        true, // the host's own addresses are reached without leaving it
+	})
+	s := &Stack{gv: gv, dev: newDevice(mtu), addrs: make(map[netip.Addr]struct{})}
+	s.own.Store(&[]netip.Addr{})
+	if err := s.setUp(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Stack) setUp() error {
+	if err := s.setOptions(); err != nil {
+		return err
+	}
+	if err := s.gv.CreateNIC(nicID, link{s.dev}); err != nil {
+		return fmt.Errorf("userstack: creating interface: %s", err)
+	}
+	s.gv.SetRouteTable([]tcpip.Route{
+		{Destination: header.IPv4EmptySubnet, NIC: nicID},
+		{Destination: header.IPv6EmptySubnet, NIC: nicID},
+	})
+	return nil
+}
+
+func (s *Stack) setOptions() error {
+	sack := tcpip.TCPSACKEnabled(true)
+	// Parallel encryption reorders packets within a batch; RACK would take that for loss. SACK alone does not.
+	recovery := tcpip.TCPRecovery(0)
+	cubic := tcpip.CongestionControlOption("cubic")
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
+	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cubic, &moderate, &reuse, &rcv, &snd} {
+		if err := s.gv.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			return fmt.Errorf("userstack: setting TCP option %T: %s", o, err)
+		}
+	}
+	rcvUDP := tcpip.ReceiveBufferSizeOption{Min: tcpBufferMin, Default: udpBuffer, Max: tcpBufferMax}
+	sndUDP := tcpip.SendBufferSizeOption{Min: tcpBufferMin, Default: udpBuffer, Max: tcpBufferMax}
+	for _, o := range []any{rcvUDP, sndUDP} {
+		if err := s.gv.SetOption(o); err != nil {
+			return fmt.Errorf("userstack: setting option %T: %s", o, err)
+		}
+	}
+	return nil
+}
+
+// Device returns the side that WireGuard reads from and writes to. Closing it ends the traffic, not the stack.
+func (s *Stack) Device() tun.Device { return s.dev }
+
+// Sent tells the stack that n packets it gave to WireGuard have left for the network, so that others may follow.
+// Without it the stack still works, at the pace of stallTime.
+func (s *Stack) Sent(n int) { s.dev.sent(n) }
+
+// Addrs returns the stack's own addresses. The caller must not change the slice.
+func (s *Stack) Addrs() []netip.Addr { return *s.own.Load() }
+
+// SetAddrs makes addrs the whole set of the stack's own addresses. Connections on an address that goes away die.
+// Prefix lengths are ignored: there is one link, and everything is on it.
+func (s *Stack) SetAddrs(addrs []netip.Prefix) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	want := make(map[netip.Addr]struct{}, len(addrs))
+	var errs []error
+	for _, p := range addrs {
+		a := p.Addr().Unmap().WithZone("")
+		want[a] = struct{}{}
+		if _, ok := s.addrs[a]; ok {
+			continue
+		}
+		if err := s.gv.AddProtocolAddress(nicID, protocolAddress(a), stack.AddressProperties{}); err != nil {
+			errs = append(errs, fmt.Errorf("adding address %v: %s", a, err))
+			continue
+		}
+		s.addrs[a] = struct{}{}
+	}
+	for a := range s.addrs {
+		if _, ok := want[a]; ok {
+			continue
+		}
+		if err := s.gv.RemoveAddress(nicID, addressOf(a)); err != nil {
+			errs = append(errs, fmt.Errorf("removing address %v: %s", a, err))
+			continue
+		}
+		delete(s.addrs, a)
+	}
+	own := make([]netip.Addr, 0, len(s.addrs))
+	for _, p := range addrs {
+		a := p.Addr().Unmap().WithZone("")
+		if _, ok := s.addrs[a]; ok {
+			own = append(own, a)
+		}
+	}
+	s.own.Store(&own)
+	return errors.Join(errs...)
+}
+
+// Close ends the stack: connections and listeners are reset, blocked calls return net.ErrClosed.
+func (s *Stack) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	s.dev.Close() // first: a goroutine of gVisor may be blocked in it
+	s.gv.Close()
+	s.gv.Wait()
+	return nil
+}
+
+func addressOf(a netip.Addr) tcpip.Address {
+	if a.Is4() {
+		return tcpip.AddrFrom4(a.As4())
+	}
+	return tcpip.AddrFrom16(a.As16())
+}
+
+func addrOf(a tcpip.Address) netip.Addr {
+	addr, _ := netip.AddrFromSlice(a.AsSlice())
+	return addr
+}
+
+func protocolOf(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Is4() {
+		return ipv4.ProtocolNumber
+	}
+	return ipv6.ProtocolNumber
+}
+
+func protocolAddress(a netip.Addr) tcpip.ProtocolAddress {
+	return tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: addressOf(a).WithPrefix()}
+}
+
+// fullAddress translates ap; an invalid address means any.
+func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
+	fa := tcpip.FullAddress{NIC: nicID, Port: ap.Port()}
+	if a := ap.Addr().Unmap(); a.IsValid() && !a.IsUnspecified() {
+		fa.Addr = addressOf(a)
+	}
+	return fa
+}
+
+func addrPortOf(fa tcpip.FullAddress) netip.AddrPort {
+	return netip.AddrPortFrom(addrOf(fa.Addr), fa.Port)
+}

@@ -1,0 +1,269 @@
+package configs
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+// wgParser builds a WireGuard from the lines of one file.
+type wgParser struct {
+	file      string
+	config    WireGuard
+	keyAt     Position         // of the private key, whether or not it is usable
+	addressAt Position         // of the last address, likewise
+	sections  []*wgPeerSection // in the order of the file
+	seen      map[string]int   // the lines of the keys of [Interface]
+	skipped   int              // sections that are not known
+	problems  Problems
+	warnings  Problems
+}
+
+// wgPeerSection is one [Peer] as it stands in the file; nil is what it does not mention.
+type wgPeerSection struct {
+	header       Position
+	seen         map[string]int // the lines of its keys
+	publicKey    key.NodePublic
+	keyAt        Position // of the public key, whether or not it is usable
+	presharedKey *PresharedKey
+	endpoint     *Endpoint
+	keepalive    *time.Duration
+	allowed      []allowedIP
+}
+
+type allowedIP struct {
+	prefix netip.Prefix
+	at     Position
+}
+
+// wgKey says how a key is written, where it belongs and what reads its value.
+type wgKey struct {
+	name    string
+	section section
+	read    func(*wgParser, entry)
+	repeat  repetition
+}
+
+// repetition is what a key means that is given again in its section.
+type repetition int
+
+const (
+	replaces repetition = iota
+	addsUp
+)
+
+var wgKeys = map[string]wgKey{
+	"privatekey": {"PrivateKey", interfaceSection, (*wgParser).readPrivateKey, replaces},
+	"listenport": {"ListenPort", interfaceSection, (*wgParser).readListenPort, replaces},
+	"fwmark":     {"FwMark", interfaceSection, (*wgParser).readFwMark, replaces},
+	"address":    {"Address", interfaceSection, (*wgParser).readAddress, addsUp},
+	"dns":        {"DNS", interfaceSection, (*wgParser).readDNS, addsUp},
+	"mtu":        {"MTU", interfaceSection, (*wgParser).readMTU, replaces},
+	"table":      {"Table", interfaceSection, (*wgParser).readTable, replaces},
+	"preup":      {"PreUp", interfaceSection, (*wgParser).readCommand, addsUp},
+	"postup":     {"PostUp", interfaceSection, (*wgParser).readCommand, addsUp},
+	"predown":    {"PreDown", interfaceSection, (*wgParser).readCommand, addsUp},
+	"postdown":   {"PostDown", interfaceSection, (*wgParser).readCommand, addsUp},
+	"saveconfig": {"SaveConfig", interfaceSection, (*wgParser).readSaveConfig, replaces},
+
+	"publickey":           {"PublicKey", peerSection, (*wgParser).readPublicKey, replaces},
+	"presharedkey":        {"PresharedKey", peerSection, (*wgParser).readPresharedKey, replaces},
+	"endpoint":            {"Endpoint", peerSection, (*wgParser).readEndpoint, replaces},
+	"allowedips":          {"AllowedIPs", peerSection, (*wgParser).readAllowedIPs, addsUp},
+	"persistentkeepalive": {"PersistentKeepalive", peerSection, (*wgParser).readKeepalive, replaces},
+}
+
+// parse reads every line.
+func (p *wgParser) parse(s string) {
+	in := noSection
+	scanner := lineScanner{file: p.file, rest: s}
+	for {
+		line, ok := scanner.next()
+		if !ok {
+			return
+		}
+		if opened, ok := header(line); ok {
+			in = opened
+			p.open(in, line, scanner.start(line))
+			continue
+		}
+		if in == unknownSection {
+			continue
+		}
+		e, ok := scanner.entry(line)
+		if !ok {
+			// The line may hold a key, so that it is not repeated.
+			p.problems.add(scanner.start(line), "is neither a section nor Key = Value")
+			continue
+		}
+		p.entry(in, e)
+	}
+}
+
+// open starts a section. A second [Interface] goes on with the first, as in wg.
+func (p *wgParser) open(in section, line string, at Position) {
+	switch in {
+	case peerSection:
+		p.sections = append(p.sections, &wgPeerSection{header: at, seen: make(map[string]int)})
+	case unknownSection:
+		p.skipped++
+		name, closed := strings.CutSuffix(squeeze(line)[1:], "]")
+		if !closed {
+			p.problems.add(at, "section has no closing bracket at the end of the line")
+			return
+		}
+		p.problems.add(at, "%s is not known, want [Interface] or [Peer]", named("section", name))
+	}
+}
+
+// entry hands a line to the reader of its key.
+func (p *wgParser) entry(in section, e entry) {
+	k, known := wgKeys[strings.ToLower(e.key)]
+	switch {
+	case !known:
+		p.problems.add(e.keyAt, "%s is not known", named("key", e.key))
+		return
+	case in == noSection:
+		p.problems.add(e.keyAt, "%s stands before the first section, it belongs into %v", k.name, k.section)
+		return
+	case in != k.section:
+		p.problems.add(e.keyAt, "%s stands in %v, it belongs into %v", k.name, in, k.section)
+		return
+	}
+	seen := p.seen
+	if in == peerSection {
+		seen = p.peer().seen
+	}
+	if line, again := seen[k.name]; again && k.repeat == replaces {
+		p.warnings.add(e.keyAt, "%s replaces the one on line %d", k.name, line)
+	}
+	seen[k.name] = e.keyAt.Line
+	e.key = k.name
+	k.read(p, e)
+}
+
+// peer is the section being read.
+func (p *wgParser) peer() *wgPeerSection { return p.sections[len(p.sections)-1] }
+
+// finish looks at the file as a whole.
+func (p *wgParser) finish() {
+	p.require()
+	p.problems.sort()
+	if len(p.problems) > 0 {
+		return
+	}
+	whole := Position{File: p.file}
+	if p.config.MTU != 0 && p.config.MTU < minMTUv6 && slices.ContainsFunc(p.config.Addresses, isIPv6) {
+		p.warnings.add(whole, "MTU %d is below %d, without which there is no IPv6", p.config.MTU, minMTUv6)
+	}
+	p.merge()
+	if len(p.config.Peers) == 0 {
+		p.warnings.add(whole, "no [Peer] is given")
+	}
+	p.warnings.sort()
+}
+
+// require reports what is missing, unless it may stand in a section that was skipped.
+func (p *wgParser) require() {
+	if p.skipped > 0 {
+		return
+	}
+	if p.keyAt == (Position{}) {
+		p.problems.add(Position{File: p.file}, "PrivateKey is missing in [Interface]")
+	}
+	if p.addressAt == (Position{}) {
+		p.problems.add(Position{File: p.file}, "Address is missing in [Interface]")
+	}
+	for _, s := range p.sections {
+		if s.keyAt == (Position{}) {
+			p.problems.add(s.header, "PublicKey is missing in this [Peer]")
+		}
+	}
+}
+
+// wgOwner is the peer that a prefix is allowed to, and the line that says so.
+type wgOwner struct {
+	peer *WireGuardPeer
+	line int
+}
+
+// merge makes peers of sections. Setting a configuration, wg hands every section to the device in the order of the
+// file, and the device decides: a section with a public key that was there before updates that peer, the keys it gives
+// replacing the former ones and its AllowedIPs, given or not, replacing all former AllowedIPs; a prefix belongs to the
+// peer that names it last; and a peer with the device's own key is passed over.
+func (p *wgParser) merge() {
+	var (
+		own     = p.config.PrivateKey.Public()
+		peers   []*WireGuardPeer
+		byKey   = make(map[key.NodePublic]*WireGuardPeer)
+		firstAt = make(map[key.NodePublic]int)
+		owners  = make(map[netip.Prefix]wgOwner)
+	)
+	for _, s := range p.sections {
+		if s.publicKey == own {
+			p.warnings.add(s.keyAt, "PublicKey belongs to the PrivateKey of [Interface]: this peer is ignored")
+			continue
+		}
+		peer, again := byKey[s.publicKey]
+		if again {
+			p.warnings.add(s.keyAt, "PublicKey is that of the peer on line %d, which this one changes", firstAt[s.publicKey])
+		} else {
+			peer = &WireGuardPeer{PublicKey: s.publicKey}
+			byKey[s.publicKey], firstAt[s.publicKey] = peer, s.keyAt.Line
+			peers = append(peers, peer)
+		}
+		s.update(peer)
+		p.allow(peer, s.allowed, owners)
+	}
+	for _, peer := range peers {
+		peer.AllowedIPs = slices.DeleteFunc(peer.AllowedIPs, func(prefix netip.Prefix) bool { return owners[prefix].peer != peer })
+		p.config.Peers = append(p.config.Peers, *peer)
+	}
+}
+
+// update changes peer as far as s says, AllowedIPs apart.
+func (s *wgPeerSection) update(peer *WireGuardPeer) {
+	if s.presharedKey != nil {
+		peer.PresharedKey = *s.presharedKey
+	}
+	if s.endpoint != nil {
+		peer.Endpoint = *s.endpoint
+	}
+	if s.keepalive != nil {
+		peer.PersistentKeepalive = *s.keepalive
+	}
+}
+
+// allow gives peer these prefixes and no others.
+func (p *wgParser) allow(peer *WireGuardPeer, prefixes []allowedIP, owners map[netip.Prefix]wgOwner) {
+	for _, prefix := range peer.AllowedIPs {
+		if owners[prefix].peer == peer {
+			delete(owners, prefix)
+		}
+	}
+	peer.AllowedIPs = nil
+	for _, a := range prefixes {
+		former, taken := owners[a.prefix]
+		if taken && former.peer == peer {
+			continue
+		}
+		if taken {
+			p.warnings.add(a.at, "AllowedIPs: %v is given to another peer on line %d; the last one has it", a.prefix, former.line)
+		}
+		owners[a.prefix] = wgOwner{peer, a.at.Line}
+		peer.AllowedIPs = append(peer.AllowedIPs, a.prefix)
+	}
+}
+
+// named names what is not known, if it is short and of letters only. Anything else may be a secret that slipped out of
+// its place.
+func named(kind, name string) string {
+	notLetter := func(r rune) bool { lower := r | 0x20; return lower < 'a' || lower > 'z' }
+	if name == "" || len(name) > 24 || strings.ContainsFunc(name, notLetter) {
+		return kind
+	}
+	return kind + " " + quote(name)
+}

@@ -1,0 +1,234 @@
+package configs
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+const (
+	minMTU   = 68   // RFC 791: what every link carries
+	minMTUv6 = 1280 // RFC 8200, section 5
+	maxMTU   = 65535
+)
+
+// The read methods are named for the keys of wg-quick files. Each takes over one value, or reports why it cannot.
+
+func (p *wgParser) readPrivateKey(e entry) {
+	p.keyAt = e.at
+	raw, err := decodeKey(e.value)
+	if err == nil {
+		err = refuseZero(raw)
+	}
+	if err != nil {
+		p.problems.add(e.at, "PrivateKey %v", err)
+		return
+	}
+	p.config.PrivateKey = key.NodePrivateFromRaw(raw)
+}
+
+func (p *wgParser) readPublicKey(e entry) {
+	p.peer().keyAt = e.at
+	raw, err := decodeKey(e.value)
+	if err == nil {
+		err = refuseZero(raw)
+	}
+	if err != nil {
+		p.problems.add(e.at, "PublicKey %s %v", quote(e.value), err)
+		return
+	}
+	p.peer().publicKey = raw
+}
+
+// readPresharedKey allows all zero: it takes away a key that an earlier section gave.
+func (p *wgParser) readPresharedKey(e entry) {
+	raw, err := decodeKey(e.value)
+	if err != nil {
+		p.problems.add(e.at, "PresharedKey %v", err)
+		return
+	}
+	p.peer().presharedKey = &PresharedKey{raw}
+}
+
+// decodeKey demands what wg's key_from_base64 demands: 44 characters of standard base64, the last a padding, and no
+// stray bits before it. The error never repeats the value.
+func decodeKey(s string) (k [key.Size]byte, err error) {
+	const length = 44
+	if s = squeeze(s); len(s) != length {
+		return k, fmt.Errorf("has %d characters, want the %d of 32 bytes in base64", len(s), length)
+	}
+	b, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err != nil || len(b) != key.Size {
+		return k, errors.New("is not 32 bytes in base64")
+	}
+	return [key.Size]byte(b), nil
+}
+
+func refuseZero(k [key.Size]byte) error {
+	if k == [key.Size]byte{} {
+		return errors.New("is all zero")
+	}
+	return nil
+}
+
+func (p *wgParser) readAddress(e entry) {
+	for _, item := range e.items(isSpaceOrComma) {
+		p.addressAt = item.at
+		if prefix, ok := p.readPrefix(item); ok {
+			p.config.Addresses = append(p.config.Addresses, prefix)
+		}
+	}
+}
+
+func (p *wgParser) readAllowedIPs(e entry) {
+	if e.value == "" {
+		p.problems.add(e.at, "AllowedIPs is empty")
+	}
+	for _, item := range e.items(func(r rune) bool { return r == ',' }) {
+		item.value = squeeze(item.value)
+		prefix, ok := p.readPrefix(item)
+		if !ok {
+			continue
+		}
+		if prefix != prefix.Masked() {
+			p.warnings.add(item.at, "AllowedIPs: %v means %v", prefix, prefix.Masked())
+		}
+		p.peer().allowed = append(p.peer().allowed, allowedIP{prefix.Masked(), item.at})
+	}
+}
+
+// readPrefix reads an address with or without a prefix length, in the forms of inet_pton.
+func (p *wgParser) readPrefix(e entry) (netip.Prefix, bool) {
+	ip, length, cut := strings.Cut(e.value, "/")
+	addr, err := netip.ParseAddr(ip)
+	if err != nil || addr.Zone() != "" {
+		p.problems.add(e.at, "%s: %s is not an address or prefix", e.key, quote(e.value))
+		return netip.Prefix{}, false
+	}
+	bits := uint64(addr.BitLen())
+	if cut {
+		n, err := strconv.ParseUint(length, 10, 8)
+		if err != nil || n > bits {
+			p.problems.add(e.at, "%s: %s has no prefix length from 0 to %d", e.key, quote(e.value), bits)
+			return netip.Prefix{}, false
+		}
+		bits = n
+	}
+	return netip.PrefixFrom(addr, int(bits)), true
+}
+
+// readDNS tells resolvers from search domains by wg-quick's rule: digits and dots only, or a colon, is an address.
+func (p *wgParser) readDNS(e entry) {
+	for _, item := range e.items(isSpaceOrComma) {
+		switch {
+		case strings.Contains(item.value, ":") || strings.Trim(item.value, "0123456789.") == "":
+			addr, err := netip.ParseAddr(item.value)
+			if err != nil {
+				p.problems.add(item.at, "DNS: %s is not an address", quote(item.value))
+				continue
+			}
+			p.config.DNS = append(p.config.DNS, addr)
+		case strings.HasPrefix(item.value, "~"):
+			p.warnings.add(item.at, "DNS: the routing domain %s of systemd-resolved is ignored", quote(item.value))
+		default:
+			if err := checkName(item.value); err != nil {
+				p.problems.add(item.at, "DNS: %v", err)
+				continue
+			}
+			p.config.Search = append(p.config.Search, item.value)
+		}
+	}
+}
+
+func (p *wgParser) readListenPort(e entry) {
+	port, err := parsePort(squeeze(e.value), 0)
+	if err != nil {
+		p.problems.add(e.at, "ListenPort: %v", err)
+		return
+	}
+	p.config.ListenPort = port
+}
+
+func (p *wgParser) readMTU(e entry) {
+	if e.value == "" {
+		return // wg-quick finds one out by itself, and so do we
+	}
+	mtu, err := strconv.ParseUint(e.value, 10, 16)
+	if err != nil || mtu < minMTU {
+		p.problems.add(e.at, "MTU: %s is not a number from %d to %d", quote(e.value), minMTU, maxMTU)
+		return
+	}
+	p.config.MTU = int(mtu)
+}
+
+// readEndpoint cuts at the last colon as wg does, so that an IPv6 address without brackets is understood too.
+func (p *wgParser) readEndpoint(e entry) {
+	value := squeeze(e.value)
+	rest, host, port, err := cutHostPort(value)
+	if err == nil && rest != "" {
+		host = value[:len(value)-len(port)-1]
+	}
+	var endpoint Endpoint
+	if err == nil {
+		endpoint.Host, err = parseHost(host)
+	}
+	if err == nil {
+		endpoint.Port, err = parsePort(port, 1)
+	}
+	if err != nil {
+		p.problems.add(e.at, "Endpoint: %s is not host:port: %v", quote(e.value), err)
+		return
+	}
+	p.peer().endpoint = &endpoint
+}
+
+func (p *wgParser) readKeepalive(e entry) {
+	var seconds uint64
+	if value := squeeze(e.value); !strings.EqualFold(value, "off") {
+		var err error
+		if seconds, err = strconv.ParseUint(value, 10, 16); err != nil {
+			p.problems.add(e.at, `PersistentKeepalive: %s is neither "off" nor a number of seconds from 0 to 65535`, quote(e.value))
+			return
+		}
+	}
+	keepalive := time.Duration(seconds) * time.Second
+	p.peer().keepalive = &keepalive
+}
+
+func (p *wgParser) readFwMark(e entry) {
+	if digits, base := squeeze(e.value), 10; !strings.EqualFold(digits, "off") {
+		if hex, ok := strings.CutPrefix(digits, "0x"); ok {
+			digits, base = hex, 16
+		}
+		if _, err := strconv.ParseUint(digits, base, 32); err != nil {
+			p.problems.add(e.at, `FwMark: %s is neither "off" nor a number of 32 bits`, quote(e.value))
+			return
+		}
+	}
+	p.warnings.add(e.keyAt, "FwMark is ignored: marking packets takes privileges")
+}
+
+func (p *wgParser) readTable(e entry) {
+	p.warnings.add(e.keyAt, "Table is ignored: the host's routes are left alone")
+}
+
+// readCommand does not look at the value, which may well hold a password.
+func (p *wgParser) readCommand(e entry) {
+	p.warnings.add(e.keyAt, "%s is ignored: commands are never run", e.key)
+}
+
+func (p *wgParser) readSaveConfig(e entry) {
+	if !strings.EqualFold(e.value, "true") && !strings.EqualFold(e.value, "false") {
+		p.problems.add(e.at, "SaveConfig: %s is neither true nor false", quote(e.value))
+		return
+	}
+	p.warnings.add(e.keyAt, "SaveConfig is ignored: the file is never written")
+}
+
+func isIPv6(prefix netip.Prefix) bool { return prefix.Addr().Is6() }

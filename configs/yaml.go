@@ -1,0 +1,207 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// Kind is what the value of a key may be. Whether its text makes sense is for the flag of that name to say.
+type Kind int
+
+const (
+	Scalar Kind = iota // one value
+	List               // any number of values, for a flag that may be repeated; a single one needs no list
+)
+
+// Setting is one key of a configuration file with its values.
+type Setting struct {
+	Key    string
+	At     Position // of the key
+	Values []Value  // exactly one for a Scalar
+}
+
+// Value is one value as it was written, without quotes: 007 stays 007. It may be a secret.
+type Value struct {
+	Text string
+	At   Position
+}
+
+// Load reads the YAML file of --config; see Parse.
+func Load(path string, known map[string]Kind) ([]Setting, error) {
+	b, err := readFile(path, maxYAML)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, b, known)
+}
+
+// Parse reads b, the contents of the file name: one YAML mapping whose keys are those of known. The settings are in the
+// order of the file. Unknown and repeated keys, values of the wrong kind, empty values, anchors, tags and a second
+// document are mistakes. An error is of type Problems.
+func Parse(name string, b []byte, known map[string]Kind) ([]Setting, error) {
+	s, err := text(name, b, maxYAML)
+	if err != nil {
+		return nil, err
+	}
+	s = strings.ReplaceAll(s, "\r\n", "\n") // the parser would count such a line twice
+	file, err := parser.ParseBytes([]byte(s), 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		return nil, syntaxProblem(name, err)
+	}
+	r := yamlReader{file: name, known: known, lines: make(map[string]int)}
+	r.documents(file.Docs)
+	if len(r.problems) > 0 {
+		r.problems.sort()
+		return nil, r.problems
+	}
+	return r.settings, nil
+}
+
+// syntaxProblem leaves out what the parser would show of the source, which may hold secrets.
+func syntaxProblem(name string, err error) Problems {
+	var problems Problems
+	at, message := Position{File: name}, "is not YAML"
+	if syntax, ok := errors.AsType[yaml.Error](err); ok {
+		at, message = position(name, syntax.GetToken()), strings.ToValidUTF8(syntax.GetMessage(), "?")
+	}
+	problems.add(at, "%s", strings.Map(visible, message))
+	return problems
+}
+
+// yamlReader turns the syntax tree of one file into settings.
+type yamlReader struct {
+	file     string
+	known    map[string]Kind
+	lines    map[string]int // of the keys so far
+	settings []Setting
+	problems Problems
+}
+
+func (r *yamlReader) documents(docs []*ast.DocumentNode) {
+	var seen bool
+	for _, doc := range docs {
+		if _, ok := doc.Body.(*ast.DirectiveNode); ok {
+			continue // %YAML 1.2
+		}
+		if seen {
+			r.problems.add(position(r.file, doc.Start), "a second document starts here, want one")
+			return
+		}
+		seen = true
+		switch body := doc.Body.(type) {
+		case nil: // nothing but comments
+		case ast.MapNode:
+			for entries := body.MapRange(); entries.Next(); {
+				r.setting(entries.KeyValue())
+			}
+		default:
+			r.problems.add(r.at(body), "is not a mapping of keys to values, one \"key: value\" a line")
+		}
+	}
+}
+
+// setting reads one key.
+func (r *yamlReader) setting(node *ast.MappingValueNode) {
+	key, at := node.Key.GetToken().Value, r.at(node.Key)
+	if _, ok := node.Key.(ast.ScalarNode); !ok || node.Key.Type() == ast.MergeKeyType {
+		r.problems.add(at, "key is not a plain word")
+		return
+	}
+	kind, ok := r.known[key]
+	if !ok {
+		r.problems.add(at, "%s: is not a known key%s", quote(key), r.suggestion(key))
+		return
+	}
+	if line, again := r.lines[key]; again {
+		r.problems.add(at, "%s: is given a second time, the first is on line %d", key, line)
+		return
+	}
+	r.lines[key] = at.Line
+	r.settings = append(r.settings, Setting{key, at, r.values(key, kind, node.Value)})
+}
+
+// values reads what stands behind a key.
+func (r *yamlReader) values(key string, kind Kind, node ast.Node) []Value {
+	list, ok := node.(*ast.SequenceNode)
+	if !ok {
+		return r.appendValue(nil, key, node)
+	}
+	if kind != List {
+		r.problems.add(r.at(node), "%s: is a list, want a single value", key)
+		return nil
+	}
+	var values []Value
+	for i, item := range list.Values {
+		values = r.appendValue(values, fmt.Sprintf("%s[%d]", key, i), item)
+	}
+	return values
+}
+
+// appendValue reads one value; path names it as yq and the like do.
+func (r *yamlReader) appendValue(values []Value, path string, node ast.Node) []Value {
+	var text string
+	switch node := node.(type) {
+	case *ast.NullNode:
+		r.problems.add(r.at(node), "%s: has no value", path)
+		return values
+	case *ast.AliasNode, *ast.AnchorNode, *ast.TagNode:
+		r.problems.add(r.at(node), "%s: has an alias, anchor or tag; a value that starts with *, & or ! needs quotes", path)
+		return values
+	case *ast.LiteralNode:
+		text = node.Value.Value
+	case ast.ScalarNode:
+		text = node.GetToken().Value
+	case *ast.SequenceNode:
+		r.problems.add(r.at(node), "%s: is a list, want a single value", path)
+		return values
+	default:
+		r.problems.add(r.at(node), "%s: is a mapping, want a single value", path)
+		return values
+	}
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		r.problems.add(r.at(node), "%s: has a line break or control character in its value", path)
+		return values
+	}
+	return append(values, Value{text, r.at(node)})
+}
+
+// suggestion offers the key that differs only in how its words are joined.
+func (r *yamlReader) suggestion(key string) string {
+	plain := func(s string) string { return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(s)) }
+	for known := range r.known {
+		if plain(known) == plain(key) {
+			return fmt.Sprintf(", did you mean %q?", known)
+		}
+	}
+	return ""
+}
+
+// at is where a node starts; a block mapping's own token is the first colon in it.
+func (r *yamlReader) at(node ast.Node) Position {
+	if mapping, ok := node.(*ast.MappingNode); ok && !mapping.IsFlowStyle && len(mapping.Values) > 0 {
+		node = mapping.Values[0].Key
+	}
+	return position(r.file, node.GetToken())
+}
+
+func position(file string, t *token.Token) Position {
+	if t == nil || t.Position == nil {
+		return Position{File: file}
+	}
+	return Position{file, t.Position.Line, t.Position.Column}
+}
+
+// visible replaces what a terminal would act upon.
+func visible(r rune) rune {
+	if unicode.IsControl(r) {
+		return ' '
+	}
+	return r
+}

@@ -1,0 +1,246 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/things-go/go-socks5/statute"
+)
+
+// association is a UDP ASSOCIATE of RFC 1928 section 7: local takes datagrams with a header from the client, far sends
+// them without it, and the same backwards. Three goroutines serve it: one per direction, and one that waits for the end
+// of the control connection.
+//
+// No datagram is queued here. What comes faster than it can be passed on is dropped by the receiving socket.
+type association struct {
+	srv     *Server
+	control *conn
+	local   *net.UDPConn
+	far     net.PacketConn
+	entry   entry
+
+	sent, received meter
+	client         atomic.Pointer[netip.AddrPort] // the only sender allowed; its port is 0 until it is known
+	moved          atomic.Bool                    // a datagram has passed since awaitEnd last looked
+	open           atomic.Int32                   // goroutines that have not ended
+	failure        atomic.Pointer[error]          // the first one
+}
+
+// errSilent ends an association that nobody uses.
+var errSilent = errors.New("no datagram for too long")
+
+// associate starts an association, or says why not and closes c.
+func (c *conn) associate(announced *statute.AddrSpec) {
+	var a socks5Answers
+	e := entry{protocol: protoSOCKS5UDP, started: time.Now()}
+	as, err := c.newAssociation(announced)
+	if err != nil {
+		c.log(e, err)
+		c.part(a.refused(err))
+		return
+	}
+	as.entry = e
+	if _, err := c.Write(a.granted(as.local.LocalAddr())); err != nil {
+		c.log(e, err)
+		c.Close()
+		return
+	}
+	as.start()
+}
+
+// newAssociation opens the sockets of an association, which are closed together with c.
+func (c *conn) newAssociation(announced *statute.AddrSpec) (*association, error) {
+	s := c.srv
+	here, there := addrPortOf(c.LocalAddr()).Addr(), addrPortOf(c.RemoteAddr()).Addr()
+	if s.ListenPacket == nil || !here.IsValid() || !there.IsValid() {
+		// A client that came by a unix socket has no address to know its datagrams by.
+		return nil, errCommand
+	}
+	if s.counters.openAssociations.Add(1) > s.maxAssociations() {
+		s.counters.openAssociations.Add(-1)
+		return nil, errTooMany
+	}
+	as, err := dial(c, "udp", func(ctx context.Context) (*association, error) { return s.openAssociation(ctx, here) })
+	if err != nil {
+		s.counters.openAssociations.Add(-1)
+		return nil, err
+	}
+	as.control = c
+	as.client.Store(new(clientOf(announced, there)))
+	return as, nil
+}
+
+func (s *Server) openAssociation(ctx context.Context, here netip.Addr) (*association, error) {
+	local, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(here, 0)))
+	if err != nil {
+		return nil, err
+	}
+	far, err := s.ListenPacket(ctx)
+	if err != nil {
+		local.Close()
+		return nil, err
+	}
+	as := &association{srv: s, local: local, far: far}
+	as.sent.total, as.received.total = &s.counters.sent, &s.counters.received
+	return as, nil
+}
+
+// clientOf is what is known of the client's socket, on the host ip, before it has sent anything. DST.ADDR and DST.PORT
+// "contain the address and port that the client expects to use to send UDP datagrams" (RFC 1928 section 4). They are
+// believed if that address is none or the one that the control connection came from. Any other was translated on the
+// way here, and its port may have been too.
+func clientOf(announced *statute.AddrSpec, ip netip.Addr) netip.AddrPort {
+	said, ok := netip.AddrFromSlice(announced.IP)
+	said = said.Unmap()
+	if ok && (said.IsUnspecified() || said == ip.WithZone("")) {
+		return netip.AddrPortFrom(ip, uint16(announced.Port))
+	}
+	return netip.AddrPortFrom(ip, 0)
+}
+
+func (a *association) start() {
+	a.open.Store(3)
+	wg := &a.srv.live.wg
+	wg.Go(a.awaitEnd)
+	wg.Go(a.send)
+	wg.Go(a.receive)
+}
+
+// Close is called once, by the control connection.
+func (a *association) Close() error {
+	a.srv.counters.openAssociations.Add(-1)
+	a.local.Close()
+	return a.far.Close()
+}
+
+// ended is called as each goroutine ends, and ends the others.
+func (a *association) ended(err error) {
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		a.failure.CompareAndSwap(nil, &err)
+	}
+	a.control.Close()
+	if a.open.Add(-1) > 0 {
+		return
+	}
+	a.entry.sent, a.entry.received = a.sent.n.Load(), a.received.n.Load()
+	err = nil
+	if first := a.failure.Load(); first != nil {
+		err = *first
+	}
+	a.control.log(a.entry, err)
+}
+
+// awaitEnd returns when the control connection has ended: "A UDP association terminates when the TCP connection that the
+// UDP ASSOCIATE request arrived on terminates". What a client says there is discarded.
+func (a *association) awaitEnd() {
+	buf := make([]byte, 64)
+	for {
+		a.control.SetReadDeadline(time.Now().Add(a.srv.idleTimeout()))
+		_, err := a.control.Conn.Read(buf)
+		switch {
+		case err == nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			a.ended(nil)
+			return
+		case !a.moved.Swap(false):
+			a.ended(errSilent)
+			return
+		}
+	}
+}
+
+// send passes datagrams on to the network.
+func (a *association) send() {
+	ready := readinessOf(a.local)
+	var dst Addr
+	for {
+		if err := a.sendOne(ready, &dst); err != nil {
+			a.ended(err)
+			return
+		}
+	}
+}
+
+// sendOne waits for one datagram. It returns an error only if there can be no further one.
+func (a *association) sendOne(ready readiness, dst *Addr) error {
+	if err := ready.wait(); err != nil {
+		return err
+	}
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	n, from, err := a.local.ReadFromUDPAddrPort(buf[:])
+	if err != nil {
+		return err
+	}
+	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	client := a.client.Load()
+	if from.Addr() != client.Addr() || client.Port() != 0 && from.Port() != client.Port() {
+		a.drop()
+		return nil
+	}
+	header, err := parseDatagram(buf[:n], dst)
+	if err != nil {
+		a.drop()
+		return nil
+	}
+	if client.Port() == 0 {
+		a.client.Store(new(from))
+	}
+	if _, err := a.far.WriteTo(buf[header:n], dst); err != nil {
+		a.drop()
+		return nil
+	}
+	a.moved.Store(true)
+	a.srv.counters.datagramsSent.Add(1)
+	a.sent.add(int64(n - header))
+	return nil
+}
+
+// receive passes datagrams on to the client.
+func (a *association) receive() {
+	ready := readinessOf(a.far)
+	for {
+		if err := a.receiveOne(ready); err != nil {
+			a.ended(err)
+			return
+		}
+	}
+}
+
+// receiveOne is sendOne the other way.
+func (a *association) receiveOne(ready readiness) error {
+	if err := ready.wait(); err != nil {
+		return err
+	}
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	n, addr, err := a.far.ReadFrom(buf[datagramHeader:])
+	if err != nil {
+		return err
+	}
+	src, client := addrPortOf(addr), a.client.Load()
+	if !src.IsValid() || client.Port() == 0 {
+		a.drop()
+		return nil
+	}
+	// The data stays where it is; the header is put right before it.
+	var scratch [datagramHeader]byte
+	header := appendDatagramHeader(scratch[:0], src)
+	start := datagramHeader - len(header)
+	copy(buf[start:], header)
+	if _, err := a.local.WriteToUDPAddrPort(buf[start:datagramHeader+n], *client); err != nil {
+		a.drop()
+		return nil
+	}
+	a.moved.Store(true)
+	a.srv.counters.datagramsReceived.Add(1)
+	a.received.add(int64(n))
+	return nil
+}
+
+func (a *association) drop() { a.srv.counters.datagramsDropped.Add(1) }

@@ -1,0 +1,158 @@
+package proxy
+
+import (
+	"container/list"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// conn is a client's connection, from Accept until it is closed. It reads what was read ahead before what is still to
+// come.
+type conn struct {
+	net.Conn
+	srv    *Server
+	reach  reach
+	served bool          // a complete HTTP request has come; used by net/http's goroutine only
+	slot   *list.Element // in srv.gate, which guards it
+
+	// ahead was read from Conn but not yet consumed. It belongs to whoever may read the conn.
+	ahead []byte
+
+	mu       sync.Mutex
+	closed   bool
+	attached io.Closer // closed together with the conn: a dial in progress, or what it led to
+}
+
+// sniffSize is how much of a first message is read at once. It holds any SOCKS request.
+const sniffSize = 512
+
+// handshake reads the first bytes and goes on in the protocol that they belong to.
+func (c *conn) handshake() {
+	c.SetDeadline(time.Now().Add(c.srv.handshakeTimeout()))
+	buf := make([]byte, sniffSize)
+	n, err := io.ReadAtLeast(c.Conn, buf, 1)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.ahead = buf[:n]
+	switch buf[0] {
+	case socks5Version:
+		c.srv.counters.socks5.Add(1)
+		c.serveSOCKS5()
+	case socks4Version:
+		c.srv.counters.socks4.Add(1)
+		c.serveSOCKS4()
+	default:
+		c.srv.counters.http.Add(1)
+		c.SetDeadline(time.Time{}) // net/http sets its own
+		c.srv.front.conns.push(c)
+	}
+}
+
+// fail ends a connection whose handshake came to nothing.
+func (c *conn) fail(err error) {
+	c.failed(err)
+	c.Close()
+}
+
+// failed counts a handshake that came to nothing, unless that was by our doing.
+func (c *conn) failed(err error) {
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return
+	}
+	c.srv.counters.handshakesFailed.Add(1)
+	c.srv.log().Debug("Handshake failed", "client", c.RemoteAddr(), "err", err)
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(p []byte) (int, error) {
+	if len(c.ahead) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.ahead)
+	c.ahead = c.ahead[n:]
+	if len(c.ahead) == 0 {
+		c.ahead = nil
+	}
+	return n, nil
+}
+
+// CloseWrite sends the end of the stream, as net/http does before it gives up a connection.
+func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// Close closes the connection and what is attached to it.
+func (c *conn) Close() error {
+	c.srv.gate.leave(c) // even if closed before: it may have entered since
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	attached := c.attached
+	c.mu.Unlock()
+
+	c.srv.live.remove(c)
+	c.srv.counters.openConnections.Add(-1)
+	if attached != nil {
+		attached.Close()
+	}
+	return c.Conn.Close()
+}
+
+// attach has x closed together with c, in place of what was attached before. It reports false if c is closed already;
+// x is left to the caller then.
+func (c *conn) attach(x io.Closer) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.attached = x
+	return true
+}
+
+// takeAhead makes b what is read next.
+func (c *conn) takeAhead(b []byte) {
+	if len(b) > 0 {
+		c.ahead = append(append(make([]byte, 0, len(b)+len(c.ahead)), b...), c.ahead...)
+	}
+}
+
+// How long, and for how much more input, a client that was refused is kept.
+const (
+	partTime  = 500 * time.Millisecond
+	partBytes = 256 << 10
+)
+
+// part closes the connection after a last reply, if there is still one to send. Closing it at once could lose that reply: input that was not read
+// makes the kernel send a reset, which overtakes it. So the client is told that nothing more will come, and is given
+// a moment to hang up. Meanwhile it may be evicted.
+func (c *conn) part(reply []byte) {
+	defer c.Close()
+	c.srv.admit(c)
+	c.SetDeadline(time.Now().Add(partTime))
+	if len(reply) > 0 {
+		if _, err := c.Write(reply); err != nil {
+			return
+		}
+	}
+	if closeWrite(c.Conn) == nil {
+		io.CopyN(io.Discard, c.Conn, partBytes)
+	}
+}
+
+// closeWrite passes on the end of a stream, if the conn can be half-closed.
+func closeWrite(x any) error {
+	if cw, ok := x.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

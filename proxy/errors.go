@@ -1,0 +1,114 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/things-go/go-socks5/statute"
+)
+
+// ErrNeedsAuth is returned by Serve for a listener that other machines can reach while nothing asks them for a
+// password.
+var ErrNeedsAuth = errors.New("proxy: listener is neither loopback nor a unix socket, and there is no authentication")
+
+var (
+	errServerClosed = fmt.Errorf("proxy: server closed: %w", net.ErrClosed)
+	errNoDial       = errors.New("proxy: Server.Dial is not set")
+	errRefusedAuth  = errors.New("user or password refused")
+	errCommand      = errors.New("command not supported")
+	errAddressType  = errors.New("address type not supported")
+	errTooMany      = errors.New("too many UDP associations")
+)
+
+// reason is why a dial failed, as far as a client can be told. It indexes failures.
+type reason int
+
+const (
+	denied reason = iota
+	networkUnreachable
+	hostUnreachable
+	connectionRefused
+	timedOut
+	otherFailure
+
+	reasons = iota
+)
+
+// failures maps what Dial may return to what each protocol can say. The first row that matches counts. The errors
+// are the standard ones, so that any dialler can take part without knowing this package.
+var failures = [reasons]struct {
+	matches func(error) bool
+	socks5  byte // RFC 1928 section 6, REP
+	http    int
+}{
+	denied:             {isDenied, statute.RepRuleFailure, http.StatusForbidden},
+	networkUnreachable: {is(syscall.ENETUNREACH), statute.RepNetworkUnreachable, http.StatusBadGateway},
+	hostUnreachable:    {isHostUnreachable, statute.RepHostUnreachable, http.StatusBadGateway},
+	connectionRefused:  {is(syscall.ECONNREFUSED), statute.RepConnectionRefused, http.StatusBadGateway},
+	timedOut:           {isTimeout, statute.RepTTLExpired, http.StatusGatewayTimeout},
+	otherFailure:       {func(error) bool { return true }, statute.RepServerFailure, http.StatusBadGateway},
+}
+
+func reasonOf(err error) reason {
+	for r := range failures {
+		if failures[r].matches(err) {
+			return reason(r)
+		}
+	}
+	return otherFailure
+}
+
+func is(target error) func(error) bool {
+	return func(err error) bool { return errors.Is(err, target) }
+}
+
+func isDenied(err error) bool {
+	return errors.Is(err, syscall.EACCES) || errors.Is(err, fs.ErrPermission)
+}
+
+func isHostUnreachable(err error) bool {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && dns.IsNotFound || errors.Is(err, syscall.EHOSTUNREACH)
+}
+
+func isTimeout(err error) bool {
+	if errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, os.ErrDeadlineExceeded) {
+		return true
+	}
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
+}
+
+// dialError is a failed dial together with the destination, which the error of Dial need not name.
+type dialError struct {
+	destination string
+	err         error
+}
+
+func (e *dialError) Error() string { return "reaching " + e.destination + ": " + e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// maxSentence bounds the text of an error in an HTTP body; a longer one is cut.
+const maxSentence = 1 << 10
+
+// sentence is err as one line that is safe to show: names in it come from clients.
+func sentence(err error) string {
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '\uFFFD' || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, err.Error())
+	if len(text) > maxSentence {
+		text = strings.ToValidUTF8(text[:maxSentence], "") + "..."
+	}
+	return text
+}

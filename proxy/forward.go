@@ -1,0 +1,295 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// Bounds on the connections to origins that are kept for the next request.
+const (
+	maxIdleOrigins     = 64
+	maxIdlePerOrigin   = 8
+	idleOriginTime     = 30 * time.Second
+	maxResponseHeaders = 1 << 20
+)
+
+func (f *front) initForward(errorLog *log.Logger) {
+	f.transport = http.Transport{
+		DialContext:            f.dialOrigin,
+		DisableCompression:     true, // the client says what it can decode
+		MaxIdleConns:           maxIdleOrigins,
+		MaxIdleConnsPerHost:    maxIdlePerOrigin,
+		IdleConnTimeout:        idleOriginTime,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: maxResponseHeaders,
+	}
+	f.forward = httputil.ReverseProxy{
+		Rewrite:        rewrite,
+		Transport:      f,
+		ModifyResponse: func(res *http.Response) error { stripProxyHeaders(res.Header); return nil },
+		ErrorHandler:   f.forwardFailed,
+		ErrorLog:       errorLog,
+		BufferPool:     bodyBuffers{},
+		FlushInterval:  -1, // nothing is held back
+	}
+}
+
+// bodyBuffers lends ReverseProxy our buffers.
+type bodyBuffers struct{}
+
+func (bodyBuffers) Get() []byte  { return buffers.Get().(*[bufferSize]byte)[:] }
+func (bodyBuffers) Put(b []byte) { buffers.Put((*[bufferSize]byte)(b)) }
+
+// serveAbsolute handles a request in absolute form (RFC 9112 section 3.2.2): it is for another server, unless it names
+// this one.
+func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
+	if c.named(r.URL.Host) {
+		// To dial ourselves would come to the same, one connection later.
+		f.servePage(c, w, r)
+		return
+	}
+	if !f.authorized(w, r) {
+		return
+	}
+	if r.URL.Scheme != "http" || !validHost(r.URL.Hostname()) {
+		http.Error(w, "Only http:// URLs can be asked for; for anything else use CONNECT", http.StatusBadRequest)
+		return
+	}
+	if lastHop(w, r) {
+		return
+	}
+	f.srv.counters.httpRequests.Add(1)
+	fw := &forwardWriter{ResponseWriter: w, conn: c, proto: r}
+	fw.entry = entry{protocol: protoHTTP, destination: r.URL.Host, started: time.Now()}
+	defer fw.log()
+	fw.failure = errCutShort // what stands if ReverseProxy panics, which is how it ends a response midway
+	if f.forward.ServeHTTP(fw, r); fw.failure == errCutShort {
+		fw.failure = nil
+	}
+}
+
+var errCutShort = errors.New("response cut short")
+
+// lastHop obeys RFC 9110 section 7.6.2: an OPTIONS or TRACE whose Max-Forwards is 0 is answered and not forwarded, and
+// one more than that is counted down.
+func lastHop(w http.ResponseWriter, r *http.Request) bool {
+	left, err := strconv.Atoi(r.Header.Get("Max-Forwards"))
+	if err != nil || r.Method != http.MethodOptions && r.Method != http.MethodTrace {
+		return false
+	}
+	if left > 0 {
+		r.Header.Set("Max-Forwards", strconv.Itoa(left-1))
+		return false
+	}
+	if r.Method == http.MethodTrace {
+		http.Error(w, "TRACE ends here", http.StatusMethodNotAllowed)
+	}
+	return true
+}
+
+// rewrite makes the request to the origin the one that the client would have sent itself. ReverseProxy has removed the
+// hop-by-hop headers; what else it changes, for the sake of servers that it stands before, is put back.
+func rewrite(pr *httputil.ProxyRequest) {
+	in, out := pr.In, pr.Out
+	for _, name := range [...]string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if v, ok := in.Header[name]; ok && !httpguts.HeaderValuesContainsToken(in.Header["Connection"], name) {
+			out.Header[name] = v
+		}
+	}
+	stripProxyHeaders(out.Header)
+	out.URL.User = nil
+	out.URL.RawQuery = in.URL.RawQuery
+	out.URL.Opaque = originPath(in)
+	out.Trailer = in.Trailer // the same map: net/http fills it in when it reaches the end of the body
+}
+
+// originPath is the path to ask an origin for, as it was written, or empty if net/url has to spell it.
+func originPath(r *http.Request) string {
+	_, rest, _ := strings.Cut(r.RequestURI, "://")
+	i := strings.IndexAny(rest, "/?")
+	// "If [...] the URI has an empty path and no query component, then the last proxy on the request chain MUST send a
+	// request-target of "*"" (RFC 9112 section 3.2.4).
+	if i < 0 && r.Method == http.MethodOptions {
+		return "*"
+	}
+	if i < 0 || rest[i] == '?' {
+		return "/"
+	}
+	path, _, _ := strings.Cut(rest[i:], "?")
+	if strings.HasPrefix(path, "//") {
+		return "" // URL.RequestURI would take it for an authority
+	}
+	return path
+}
+
+func stripProxyHeaders(h http.Header) {
+	for name := range h {
+		if strings.HasPrefix(name, "Proxy-") {
+			delete(h, name)
+		}
+	}
+}
+
+// switchedError carries a response by which the origin leaves HTTP past ReverseProxy, whose own way to go on would pump
+// with buffers held and goroutines that Close does not know.
+type switchedError struct{ res *http.Response }
+
+func (*switchedError) Error() string { return "protocol switched" }
+
+// RoundTrip implements http.RoundTripper.
+func (f *front) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := f.transport.RoundTrip(r)
+	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		return res, err
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), res.Header.Get("Upgrade")) {
+		res.Body.Close()
+		return nil, errors.New("switching to a protocol that was not asked for")
+	}
+	return nil, &switchedError{res}
+}
+
+// forwardFailed answers a request that got no response to pass on.
+func (f *front) forwardFailed(w http.ResponseWriter, r *http.Request, err error) {
+	fw := w.(*forwardWriter)
+	if switched, ok := errors.AsType[*switchedError](err); ok {
+		f.switchProtocols(fw, switched.res)
+		return
+	}
+	fw.failure = err
+	if _, ok := errors.AsType[*dialError](err); !ok {
+		err = &dialError{r.URL.Host, err}
+	}
+	http.Error(w, sentence(err), failures[reasonOf(err)].http)
+}
+
+// switchProtocols makes a tunnel of a connection that was upgraded.
+func (f *front) switchProtocols(fw *forwardWriter, res *http.Response) {
+	upstream := res.Body.(io.ReadWriteCloser) // so net/http promises for this status
+	res.Body = nil
+	stripProxyHeaders(res.Header)
+	c := fw.conn
+	if !f.hijack(c, fw.ResponseWriter) || !c.attach(upstream) {
+		upstream.Close()
+		return
+	}
+	if err := res.Write(c); err != nil {
+		fw.failure = err
+		c.Close()
+		return
+	}
+	fw.switched = true
+	c.tunnel(fw.entry, upstream, new(atomic.Uint64), new(atomic.Uint64)) // the originConn counts for the Server
+}
+
+// forwardWriter corrects what a response suffers between ReverseProxy and net/http.
+type forwardWriter struct {
+	http.ResponseWriter
+	conn     *conn
+	proto    interface{ ProtoAtLeast(major, minor int) bool }
+	entry    entry
+	failure  error
+	switched bool // the tunnel writes the entry
+}
+
+// Unwrap is for http.ResponseController.
+func (w *forwardWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *forwardWriter) WriteHeader(code int) {
+	// "A server MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 section 15.2).
+	if code < 200 && !w.proto.ProtoAtLeast(1, 1) {
+		return
+	}
+	if h := w.Header(); code >= 200 && h["Content-Type"] == nil {
+		h["Content-Type"] = nil // an origin that does not say is not guessed for
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Write implements http.ResponseWriter.
+func (w *forwardWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.entry.received += uint64(n)
+	return n, err
+}
+
+func (w *forwardWriter) log() {
+	if !w.switched {
+		w.conn.log(w.entry, w.failure)
+	}
+}
+
+// dialOrigin dials for the transport.
+func (f *front) dialOrigin(ctx context.Context, network, addr string) (net.Conn, error) {
+	s := f.srv
+	if !s.live.begin() {
+		return nil, errServerClosed
+	}
+	defer s.live.wg.Done()
+	ctx, cancel := context.WithTimeout(ctx, s.dialTimeout())
+	defer cancel()
+	nc, err := s.Dial(ctx, network, addr)
+	if err != nil {
+		return nil, s.dialFailed(addr, err)
+	}
+	o := &originConn{Conn: nc, srv: s}
+	if !s.live.add(o) {
+		nc.Close()
+		return nil, s.dialFailed(addr, errServerClosed)
+	}
+	return o, nil
+}
+
+// originConn is a connection of the transport's. It counts, and Close of the Server ends it.
+type originConn struct {
+	net.Conn
+	srv *Server
+}
+
+// Read implements net.Conn.
+func (o *originConn) Read(p []byte) (int, error) {
+	n, err := o.Conn.Read(p)
+	o.srv.counters.received.Add(uint64(n))
+	return n, err
+}
+
+// Write implements net.Conn.
+func (o *originConn) Write(p []byte) (int, error) {
+	n, err := o.Conn.Write(p)
+	o.srv.counters.sent.Add(uint64(n))
+	return n, err
+}
+
+// CloseWrite passes on half-close, for a connection that was upgraded.
+func (o *originConn) CloseWrite() error { return closeWrite(o.Conn) }
+
+// Close implements net.Conn.
+func (o *originConn) Close() error {
+	o.srv.live.remove(o)
+	return o.Conn.Close()
+}
+
+// named reports whether host is the address of the listener that c came to.
+func (c *conn) named(host string) bool {
+	local, ok := c.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		name, port = host, "80"
+	}
+	return port == strconv.Itoa(local.Port) && (isLoopback(name) || net.ParseIP(name).Equal(local.IP))
+}

@@ -1,0 +1,197 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+	"strings"
+)
+
+// front is the HTTP side of a Server: net/http, fed with the connections that turned out to speak HTTP.
+type front struct {
+	srv       *Server
+	http      http.Server
+	conns     connQueue
+	transport http.Transport
+	forward   httputil.ReverseProxy
+}
+
+// maxHeaderBytes bounds a request's head, and with it what a half-open client can make us hold.
+const maxHeaderBytes = 64 << 10
+
+func (f *front) init(s *Server) {
+	f.srv = s
+	f.conns = connQueue{c: make(chan net.Conn), donec: s.live.donec}
+	errorLog := discardLog
+	if s.Log != nil {
+		errorLog = slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)
+	}
+	f.http = http.Server{
+		Handler:                      f,
+		ReadHeaderTimeout:            s.handshakeTimeout(),
+		IdleTimeout:                  s.idleTimeout(),
+		MaxHeaderBytes:               maxHeaderBytes,
+		ErrorLog:                     errorLog,
+		ConnState:                    f.connState,
+		ConnContext:                  withConn,
+		DisableGeneralOptionsHandler: true,
+	}
+	f.initForward(errorLog)
+}
+
+var discardLog = log.New(io.Discard, "", 0)
+
+func (f *front) serve() { f.http.Serve(&f.conns) }
+
+func (f *front) close() {
+	f.http.Close()
+	f.transport.CloseIdleConnections()
+}
+
+// connQueue is the listener of net/http. It holds no connection: push waits for the accept loop.
+type connQueue struct {
+	c     chan net.Conn
+	donec <-chan struct{}
+}
+
+func (q *connQueue) push(c *conn) {
+	select {
+	case q.c <- c:
+	case <-q.donec:
+		c.Close()
+	}
+}
+
+// Accept implements net.Listener.
+func (q *connQueue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.c:
+		return c, nil
+	case <-q.donec:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener. It is the end of the Server that closes the queue.
+func (q *connQueue) Close() error { return nil }
+
+// Addr implements net.Listener.
+func (q *connQueue) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
+
+// connState keeps count of net/http's goroutines, one per connection until it is closed or hijacked, and of the
+// connections that wait for a request.
+func (f *front) connState(nc net.Conn, state http.ConnState) {
+	c := nc.(*conn)
+	switch state {
+	case http.StateNew:
+		f.srv.live.wg.Add(1) // serve is counted, and calls this
+	case http.StateActive:
+		f.srv.gate.leave(c)
+	case http.StateIdle:
+		f.srv.admit(c)
+	case http.StateClosed:
+		if !c.served {
+			c.failed(errNoRequest)
+		}
+		f.srv.live.wg.Done()
+	case http.StateHijacked:
+		f.srv.live.wg.Done()
+	}
+}
+
+var errNoRequest = errors.New("no HTTP request")
+
+type connKey struct{}
+
+func withConn(ctx context.Context, nc net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, nc)
+}
+
+// ServeHTTP implements http.Handler for the requests of clients.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !f.srv.live.begin() {
+		panic(http.ErrAbortHandler)
+	}
+	defer f.srv.live.wg.Done()
+	c := r.Context().Value(connKey{}).(*conn)
+	c.served = true
+	switch {
+	case r.Method == http.MethodConnect:
+		f.serveConnect(c, w, r)
+	case r.URL.IsAbs():
+		f.serveAbsolute(c, w, r)
+	default:
+		f.servePage(c, w, r)
+	}
+}
+
+// serveConnect leaves HTTP before it dials, so that the client is watched in the same way whatever it speaks, and
+// net/http's buffers are free in the meantime.
+func (f *front) serveConnect(c *conn, w http.ResponseWriter, r *http.Request) {
+	if !f.authorized(w, r) {
+		return
+	}
+	host, port, err := net.SplitHostPort(r.URL.Host)
+	if _, badPort := strconv.ParseUint(port, 10, 16); err != nil || badPort != nil || !validHost(host) {
+		http.Error(w, "CONNECT needs host:port", http.StatusBadRequest)
+		return
+	}
+	if f.hijack(c, w) {
+		c.connect(protoConnect, connectAnswers{}, net.JoinHostPort(host, port))
+	}
+}
+
+// hijack takes c out of net/http's hands, with what the client sent ahead. If that fails, c is of no more use.
+func (f *front) hijack(c *conn, w http.ResponseWriter) bool {
+	_, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		c.Close()
+		return false
+	}
+	ahead, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	c.takeAhead(ahead)
+	return true
+}
+
+// authorized checks the password for use of the proxy, and asks for one if it is missing or wrong.
+func (f *front) authorized(w http.ResponseWriter, r *http.Request) bool {
+	if f.srv.Auth == nil || f.passwordIn(r, "Proxy-Authorization") {
+		return true
+	}
+	f.srv.counters.authRefused.Add(1)
+	w.Header().Set("Proxy-Authenticate", challenge)
+	http.Error(w, "The proxy needs a user name and password", http.StatusProxyAuthRequired)
+	return false
+}
+
+const challenge = `Basic realm="ginnel", charset="UTF-8"`
+
+// passwordIn reports whether the named header carries Basic credentials that Auth accepts.
+func (f *front) passwordIn(r *http.Request, header string) bool {
+	parsed := http.Request{Header: http.Header{"Authorization": r.Header[header]}}
+	user, password, ok := parsed.BasicAuth()
+	return ok && f.srv.Auth(user, password)
+}
+
+// connectAnswers makes the responses to CONNECT.
+type connectAnswers struct{}
+
+func (connectAnswers) granted(net.Addr) []byte {
+	return []byte("HTTP/1.1 200 Connection established\r\n\r\n")
+}
+
+func (connectAnswers) refused(err error) []byte {
+	code := failures[reasonOf(err)].http
+	body := sentence(err) + "\n"
+	var b strings.Builder
+	b.WriteString("HTTP/1.1 " + strconv.Itoa(code) + " " + http.StatusText(code) + "\r\n")
+	b.WriteString("Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n")
+	b.WriteString("Content-Length: " + strconv.Itoa(len(body)) + "\r\nConnection: close\r\n\r\n" + body)
+	return []byte(b.String())
+}

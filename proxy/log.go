@@ -1,0 +1,56 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// protocol is what a client spoke to ask for something.
+type protocol int
+
+const (
+	protoSOCKS5 protocol = iota
+	protoSOCKS5UDP
+	protoSOCKS4
+	protoConnect
+	protoHTTP
+)
+
+var protocolNames = [...]string{
+	protoSOCKS5:    "socks5",
+	protoSOCKS5UDP: "socks5-udp",
+	protoSOCKS4:    "socks4",
+	protoConnect:   "http-connect",
+	protoHTTP:      "http",
+}
+
+func (p protocol) String() string { return protocolNames[p] }
+
+// entry is one line of ConnLog.
+type entry struct {
+	protocol       protocol
+	destination    string
+	started        time.Time
+	sent, received uint64
+}
+
+// log writes e, which ends now, with the reason why it was cut short or refused.
+func (c *conn) log(e entry, err error) {
+	l := c.srv.connLog()
+	if !l.Enabled(context.Background(), slog.LevelInfo) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("protocol", e.protocol.String()),
+		slog.String("client", c.RemoteAddr().String()),
+		slog.String("destination", e.destination),
+		slog.Uint64("sent", e.sent),
+		slog.Uint64("received", e.received),
+		slog.Duration("duration", time.Since(e.started)),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("err", sentence(err)))
+	}
+	l.LogAttrs(context.Background(), slog.LevelInfo, "Connection ended", attrs...)
+}

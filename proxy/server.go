@@ -1,0 +1,205 @@
+package proxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/things-go/go-socks5"
+)
+
+// Server is a proxy for local programs. Dial must be set; every other field may be left zero. No field may be changed
+// once Serve has been called.
+type Server struct {
+	// Dial reaches a destination. network is "tcp"; addr is host:port, where host may be a name, passed on as the client
+	// wrote it. ctx ends when the client goes away, after DialTimeout, or with Close. What a client is told of an error is
+	// decided by errors.Is and errors.As: fs.ErrPermission, ENETUNREACH, EHOSTUNREACH, a *net.DNSError that is not found,
+	// ECONNREFUSED, and timeouts.
+	//
+	// Half-close is passed on if the conn has CloseWrite. Bytes move by the conn's own io.ReaderFrom and io.WriterTo if it
+	// has them; both are given the client's socket itself.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// ListenPacket opens the far side of one UDP association; nil refuses UDP. WriteTo is given a *Addr, valid during the
+	// call only, whose host may be a name. ReadFrom returns a *Addr, an Addr or a *net.UDPAddr.
+	ListenPacket func(ctx context.Context) (net.PacketConn, error)
+
+	// Auth says whether a password is right; nil allows everybody. It must compare in constant time.
+	Auth func(user, password string) bool
+
+	// Pages answers requests to the listener itself; nil means 404. It sees only requests whose Host is loopback, or that
+	// came by a unix socket, and on other listeners only those with the right password.
+	Pages http.Handler
+
+	// DialTimeout bounds a dial (30 s).
+	DialTimeout time.Duration
+
+	// HandshakeTimeout bounds the wait for a client's first bytes, and the reading of a request (10 s).
+	HandshakeTimeout time.Duration
+
+	// IdleTimeout ends a kept-alive HTTP connection and a UDP association that carry nothing (5 min). Tunnels may be idle
+	// for as long as they like.
+	IdleTimeout time.Duration
+
+	// MaxHandshakes bounds the connections that are half-open or idle between HTTP requests (1024). When there are more,
+	// the one that has been so for longest is closed.
+	MaxHandshakes int
+
+	// MaxAssociations bounds UDP associations (256). When there are as many, further ones are refused.
+	MaxAssociations int
+
+	// Log is for the operator; nil discards.
+	Log *slog.Logger
+
+	// ConnLog is given one line per tunnel, UDP association and HTTP request when it ends; nil discards.
+	ConnLog *slog.Logger
+
+	setup    sync.Once
+	live     lifetime
+	gate     gate
+	counters counters
+	front    front
+	socks5   *socks5.Server
+}
+
+func (s *Server) dialTimeout() time.Duration      { return cmp.Or(s.DialTimeout, 30*time.Second) }
+func (s *Server) handshakeTimeout() time.Duration { return cmp.Or(s.HandshakeTimeout, 10*time.Second) }
+func (s *Server) idleTimeout() time.Duration      { return cmp.Or(s.IdleTimeout, 5*time.Minute) }
+func (s *Server) maxHandshakes() int              { return cmp.Or(s.MaxHandshakes, 1024) }
+func (s *Server) maxAssociations() int64          { return cmp.Or(int64(s.MaxAssociations), 256) }
+func (s *Server) log() *slog.Logger               { return cmp.Or(s.Log, discard) }
+func (s *Server) connLog() *slog.Logger           { return cmp.Or(s.ConnLog, discard) }
+
+var discard = slog.New(slog.DiscardHandler)
+
+// prepare makes what the zero Server lacks. It runs once, before anything else does.
+func (s *Server) prepare() {
+	s.live.init()
+	s.gate.max = s.maxHandshakes()
+	s.socks5 = newSOCKS5(s.Auth)
+	s.front.init(s)
+	s.live.wg.Go(s.front.serve)
+}
+
+// Serve accepts connections on ln until it fails or the Server is closed. It may be called for several listeners. ln is
+// closed when Serve returns; connections live on until Close. The error is never nil, and is net.ErrClosed after Close.
+func (s *Server) Serve(ln net.Listener) error {
+	defer ln.Close()
+	if s.Dial == nil {
+		return errNoDial
+	}
+	reach := reachOf(ln.Addr())
+	if reach == reachNetwork && s.Auth == nil {
+		return fmt.Errorf("serving %v: %w", ln.Addr(), ErrNeedsAuth)
+	}
+	s.setup.Do(s.prepare)
+	if !s.live.begin() {
+		return errServerClosed
+	}
+	defer s.live.wg.Done()
+	if !s.live.add(ln) {
+		return errServerClosed
+	}
+	defer s.live.remove(ln)
+	return s.accept(ln, reach)
+}
+
+// Delays between attempts to accept after a failure that is expected to pass.
+const (
+	minAcceptDelay = 5 * time.Millisecond
+	maxAcceptDelay = time.Second
+)
+
+func (s *Server) accept(ln net.Listener, reach reach) error {
+	var delay time.Duration
+	for {
+		nc, err := ln.Accept()
+		if err == nil {
+			delay = 0
+			s.start(nc, reach)
+			continue
+		}
+		if s.live.ended() {
+			return errServerClosed
+		}
+		if !passes(err) {
+			return fmt.Errorf("accepting on %v: %w", ln.Addr(), err)
+		}
+		delay = min(max(2*delay, minAcceptDelay), maxAcceptDelay)
+		s.log().Warn("Accepting a connection failed", "listener", ln.Addr(), "err", err, "retry", delay)
+		// The commonest cause is a lack of file descriptors. The oldest half-open connection is worth less than a new one.
+		if oldest := s.gate.evictOldest(); oldest != nil {
+			s.evict(oldest)
+		}
+		if !s.live.sleep(delay) {
+			return errServerClosed
+		}
+	}
+}
+
+// passes reports whether an error of Accept is about the state of the system or of one connection, and not about the
+// listener.
+func passes(err error) bool {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	return ok && errno != syscall.EBADF && errno != syscall.EINVAL
+}
+
+// start begins the handshake of nc in a goroutine of its own.
+func (s *Server) start(nc net.Conn, reach reach) {
+	c := &conn{Conn: nc, srv: s, reach: reach}
+	if !s.live.add(c) {
+		nc.Close()
+		return
+	}
+	s.counters.openConnections.Add(1)
+	s.admit(c)
+	s.live.wg.Go(c.handshake)
+}
+
+// admit counts c as half-open, at the cost of the oldest that is.
+func (s *Server) admit(c *conn) {
+	if oldest := s.gate.enter(c); oldest != nil {
+		s.evict(oldest)
+	}
+}
+
+func (s *Server) evict(c *conn) {
+	s.counters.handshakesEvicted.Add(1)
+	c.Close()
+}
+
+// Close ends everything: listeners, connections and dials. It returns when all of the Server's goroutines have ended,
+// and may be called again.
+func (s *Server) Close() error {
+	s.setup.Do(s.prepare)
+	s.live.end()
+	s.front.close()
+	s.live.wg.Wait()
+	return nil
+}
+
+// reach says from where clients can come to a listener.
+type reach int
+
+const (
+	reachNetwork  reach = iota // other machines, or an address of a kind we do not know
+	reachLoopback              // this machine
+	reachUnix                  // whoever the permissions of a socket file allow
+)
+
+func reachOf(a net.Addr) reach {
+	if t, ok := a.(*net.TCPAddr); ok && t.IP.IsLoopback() {
+		return reachLoopback
+	}
+	if a.Network() == "unix" {
+		return reachUnix
+	}
+	return reachNetwork
+}

@@ -1,0 +1,80 @@
+package proxy
+
+import "sync/atomic"
+
+// Stats is what a Server has counted since it was made. Bytes are payload: for an HTTP request in absolute form that
+// is what passed on the connection to the origin, its head included.
+//
+// A connection that the dialled side moves by itself (io.ReaderFrom or io.WriterTo) adds its bytes when a direction
+// ends.
+type Stats struct {
+	SOCKS5, SOCKS4, HTTP uint64 // connections, by what they turned out to speak
+	HTTPRequests         uint64 // requests in absolute form; a connection may carry many
+	AuthRefused          uint64 // requests refused for a missing or wrong password
+	HandshakesEvicted    uint64 // closed because too many others were half-open or idle
+	HandshakesFailed     uint64 // timed out, hung up or spoke nonsense
+	DialFailures         DialFailures
+	BytesSent            uint64 // to destinations
+	BytesReceived        uint64 // from destinations
+	DatagramsSent        uint64
+	DatagramsReceived    uint64
+	DatagramsDropped     uint64 // foreign sender, fragment, malformed, too long, or not accepted by the network
+	OpenConnections      int64  // clients connected at present
+	OpenAssociations     int64  // UDP associations at present
+}
+
+// DialFailures counts failed dials by what the client was told.
+type DialFailures struct {
+	Denied, NetworkUnreachable, HostUnreachable, Refused, TimedOut, Other uint64
+}
+
+type counters struct {
+	socks5, socks4, http, httpRequests  atomic.Uint64
+	authRefused                         atomic.Uint64
+	handshakesEvicted, handshakesFailed atomic.Uint64
+	failed                              [reasons]atomic.Uint64
+	sent, received                      atomic.Uint64
+	datagramsSent, datagramsReceived    atomic.Uint64
+	datagramsDropped                    atomic.Uint64
+	openConnections, openAssociations   atomic.Int64
+}
+
+// Stats returns a snapshot of the counters.
+func (s *Server) Stats() Stats {
+	c := &s.counters
+	return Stats{
+		SOCKS5:            c.socks5.Load(),
+		SOCKS4:            c.socks4.Load(),
+		HTTP:              c.http.Load(),
+		HTTPRequests:      c.httpRequests.Load(),
+		AuthRefused:       c.authRefused.Load(),
+		HandshakesEvicted: c.handshakesEvicted.Load(),
+		HandshakesFailed:  c.handshakesFailed.Load(),
+		DialFailures: DialFailures{
+			Denied:             c.failed[denied].Load(),
+			NetworkUnreachable: c.failed[networkUnreachable].Load(),
+			HostUnreachable:    c.failed[hostUnreachable].Load(),
+			Refused:            c.failed[connectionRefused].Load(),
+			TimedOut:           c.failed[timedOut].Load(),
+			Other:              c.failed[otherFailure].Load(),
+		},
+		BytesSent:         c.sent.Load(),
+		BytesReceived:     c.received.Load(),
+		DatagramsSent:     c.datagramsSent.Load(),
+		DatagramsReceived: c.datagramsReceived.Load(),
+		DatagramsDropped:  c.datagramsDropped.Load(),
+		OpenConnections:   c.openConnections.Load(),
+		OpenAssociations:  c.openAssociations.Load(),
+	}
+}
+
+// meter counts one direction of one connection, and adds to the total of its Server at the same time.
+type meter struct {
+	n     atomic.Uint64
+	total *atomic.Uint64
+}
+
+func (m *meter) add(n int64) {
+	m.n.Add(uint64(n))
+	m.total.Add(uint64(n))
+}

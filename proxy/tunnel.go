@@ -1,0 +1,181 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// answers says in a client's protocol how its request to connect ended.
+type answers interface {
+	granted(local net.Addr) []byte
+	refused(err error) []byte
+}
+
+// connect dials destination for c, answers the client, and hands c to a tunnel. If there is none in the end, it closes
+// c.
+func (c *conn) connect(protocol protocol, a answers, destination string) {
+	e := entry{protocol: protocol, destination: destination, started: time.Now()}
+	upstream, err := dial(c, destination, func(ctx context.Context) (net.Conn, error) {
+		return c.srv.Dial(ctx, "tcp", destination)
+	})
+	if err != nil {
+		c.log(e, err)
+		c.part(a.refused(err))
+		return
+	}
+	if _, err := c.Write(a.granted(upstream.LocalAddr())); err != nil {
+		c.log(e, err)
+		c.Close()
+		return
+	}
+	c.tunnel(e, upstream, &c.srv.counters.sent, &c.srv.counters.received)
+}
+
+// dial runs open, which reaches destination, for as long as DialTimeout and the client allow. What it opened is
+// attached to c. An error is a *dialError and counted.
+func dial[T io.Closer](c *conn, destination string, open func(context.Context) (T, error)) (T, error) {
+	c.srv.gate.leave(c)
+	c.SetDeadline(time.Time{})
+	ctx, cancel := context.WithTimeout(context.Background(), c.srv.dialTimeout())
+	defer cancel()
+	opened, err := watched(c, ctx, cancel, open)
+	if err == nil && !c.attach(opened) {
+		opened.Close()
+		err = errServerClosed
+	}
+	if err != nil {
+		err = c.srv.dialFailed(destination, err)
+	}
+	return opened, err
+}
+
+// watched calls open and cancels its ctx if the client hangs up, or c is closed.
+func watched[T any](c *conn, ctx context.Context, cancel context.CancelFunc, open func(context.Context) (T, error)) (T, error) {
+	if !c.attach(closerFunc(cancel)) {
+		var none T
+		return none, errServerClosed
+	}
+	w := c.watch(cancel)
+	defer w.stop()
+	return open(ctx)
+}
+
+type closerFunc func()
+
+func (f closerFunc) Close() error { f(); return nil }
+
+// dialFailed counts err and puts it in the form that is shown.
+func (s *Server) dialFailed(destination string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no answer within %v: %w", s.dialTimeout(), err)
+	}
+	if !errors.Is(err, context.Canceled) { // the client gave up: that is nobody's failure
+		s.counters.failed[reasonOf(err)].Add(1)
+	}
+	return &dialError{destination, err}
+}
+
+var errReset = errors.New("connection reset after the end of its stream")
+
+// tunnel is a connection of a client to a destination. Two goroutines carry its bytes.
+type tunnel struct {
+	client         *conn
+	upstream       io.ReadWriteCloser
+	sent, received meter
+	open           atomic.Int32 // directions that have not ended
+	entry          entry
+	failure        atomic.Pointer[error] // the first one
+}
+
+// tunnel starts a tunnel between c and upstream, which is attached to c already. It returns at once, so that whatever
+// the handshake needed can be freed: stacks, buffers, readers.
+func (c *conn) tunnel(e entry, upstream io.ReadWriteCloser, sent, received *atomic.Uint64) {
+	t := &tunnel{client: c, upstream: upstream, entry: e}
+	t.sent.total, t.received.total = sent, received
+	t.open.Store(2)
+	c.srv.live.wg.Go(t.send)
+	c.srv.live.wg.Go(t.receive)
+}
+
+// send carries bytes from the client to the destination, those that were read ahead first.
+func (t *tunnel) send() {
+	err := t.sendAhead()
+	if err == nil {
+		err = carry(t.upstream, t.client.Conn, &t.sent)
+	}
+	t.ended(t.upstream, err)
+	if err == nil {
+		t.watchReset(t.client.Conn)
+	}
+}
+
+func (t *tunnel) sendAhead() error {
+	ahead := t.client.ahead
+	t.client.ahead = nil
+	if len(ahead) == 0 {
+		return nil
+	}
+	n, err := t.upstream.Write(ahead)
+	t.sent.add(int64(n))
+	return err
+}
+
+// receive carries bytes from the destination to the client.
+func (t *tunnel) receive() {
+	err := carry(t.client.Conn, t.upstream, &t.received)
+	t.ended(t.client.Conn, err)
+	if err == nil {
+		t.watchReset(t.upstream)
+	}
+}
+
+// ended passes on how a direction ended: an end of the stream to dst, where the other direction goes on, or a failure,
+// which ends both. A dst that cannot be half-closed is closed: a destination that never learns that its client is gone
+// would be kept for ever.
+func (t *tunnel) ended(dst any, err error) {
+	if err != nil {
+		t.abort(err)
+	} else if closeWrite(dst) != nil {
+		t.client.Close()
+	}
+	if t.open.Add(-1) == 0 {
+		t.client.Close()
+		t.log()
+	}
+}
+
+// watchReset waits until the tunnel is closed, and closes it if the side whose stream has ended resets its connection:
+// nobody reads there any more who would notice.
+func (t *tunnel) watchReset(side any) {
+	if waitReset(side) == nil {
+		t.abort(errReset)
+	}
+}
+
+// abort ends both directions by a reset, where the conns can send one: an orderly end would pass off a truncated stream
+// as a whole one.
+func (t *tunnel) abort(err error) {
+	if !errors.Is(err, net.ErrClosed) { // that is what follows from the first failure, or from Close
+		t.failure.CompareAndSwap(nil, &err)
+	}
+	for _, side := range [...]any{t.client.Conn, t.upstream} {
+		if l, ok := side.(interface{ SetLinger(int) error }); ok {
+			l.SetLinger(0)
+		}
+	}
+	t.client.Close()
+}
+
+func (t *tunnel) log() {
+	t.entry.sent, t.entry.received = t.sent.n.Load(), t.received.n.Load()
+	var err error
+	if first := t.failure.Load(); first != nil {
+		err = *first
+	}
+	t.client.log(t.entry, err)
+}

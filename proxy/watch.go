@@ -1,0 +1,79 @@
+package proxy
+
+import (
+	"context"
+	"time"
+)
+
+// hangup is how a client left while its destination was dialled.
+type hangup int
+
+const (
+	// stayed: it did not, or it cannot be known.
+	stayed hangup = iota
+	// left: the connection is broken, or has ended with nothing sent ahead.
+	left
+	// finished: the stream has ended behind bytes sent ahead. The client may be gone, or wait for the answer.
+	finished
+)
+
+// finishedTime is how long a dial may go on for a client that has sent all it had before the dial was done. No more can
+// be learned about such a client before bytes are sent to it.
+const finishedTime = 5 * time.Second
+
+// watch cancels a dial when the client hangs up. It does not consume what the client sends ahead.
+type watch struct {
+	conn   *conn
+	cancel context.CancelFunc
+	stopc  chan struct{} // closed by stop
+	donec  chan struct{} // closed when run returns
+}
+
+// watch starts watching c, which nobody may read until stop returns.
+func (c *conn) watch(cancel context.CancelFunc) *watch {
+	w := &watch{conn: c, cancel: cancel, stopc: make(chan struct{}), donec: make(chan struct{})}
+	c.srv.live.wg.Go(w.run)
+	return w
+}
+
+func (w *watch) run() {
+	defer close(w.donec)
+	switch w.conn.awaitHangup() {
+	case left:
+		w.cancel()
+	case finished:
+		t := time.NewTimer(finishedTime)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			w.cancel()
+		case <-w.stopc:
+		}
+	}
+}
+
+// stop ends the watch and waits for it.
+func (w *watch) stop() {
+	close(w.stopc)
+	w.conn.SetReadDeadline(time.Unix(1, 0))
+	<-w.donec
+	w.conn.SetReadDeadline(time.Time{})
+}
+
+// awaitHangupByRead is awaitHangup for conns that show their end only to a Read. It knows nothing of what happens after
+// the first byte that was sent ahead, which becomes part of c.ahead.
+func (c *conn) awaitHangupByRead() hangup {
+	if len(c.ahead) > 0 {
+		return stayed
+	}
+	var b [1]byte
+	n, err := c.Conn.Read(b[:])
+	if n > 0 {
+		c.ahead = append(c.ahead, b[0])
+		return stayed
+	}
+	if isTimeout(err) { // stop
+		return stayed
+	}
+	return left
+}

@@ -1,0 +1,65 @@
+package proxy
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// awaitHangup blocks until the client hangs up, or the read deadline passes. poll(2) sees the end of a stream even if
+// there are unread bytes before it.
+func (c *conn) awaitHangup() hangup {
+	if !isSocket(c.Conn) {
+		return c.awaitHangupByRead()
+	}
+	how := stayed
+	awaitEvent(c.Conn, func(fd uintptr) bool {
+		switch events := pollNow(fd, unix.POLLRDHUP); {
+		case events&(unix.POLLERR|unix.POLLHUP) != 0:
+			how = left
+		case events&unix.POLLRDHUP == 0:
+			return false
+		case len(c.ahead) > 0 || pending(fd) > 0:
+			how = finished
+		default:
+			how = left
+		}
+		return true
+	})
+	return how
+}
+
+// waitReset blocks until a connection whose stream has ended is reset, or is closed by us. In the latter case, and where
+// x is no socket, it returns an error.
+func waitReset(x any) error {
+	return awaitEvent(x, func(fd uintptr) bool { return pollNow(fd, 0)&unix.POLLERR != 0 })
+}
+
+// awaitEvent calls seen at once and at each change of the state of socket x, until it returns true.
+func awaitEvent(x any, seen func(fd uintptr) bool) error {
+	if !isSocket(x) {
+		return syscall.ENOTSUP
+	}
+	raw, err := x.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(seen)
+}
+
+// pollNow returns the events that hold for fd. POLLERR and POLLHUP are always among those asked for.
+func pollNow(fd uintptr, events int16) int16 {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
+	if _, err := unix.Poll(fds[:], 0); err != nil {
+		return 0
+	}
+	return fds[0].Revents
+}
+
+func pending(fd uintptr) int {
+	n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}

@@ -1,0 +1,9 @@
+//go:build !linux
+
+package proxy
+
+import "errors"
+
+func (c *conn) awaitHangup() hangup { return c.awaitHangupByRead() }
+
+func waitReset(any) error { return errors.ErrUnsupported }

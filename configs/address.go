@@ -71,18 +71,21 @@ func parseForward(s string) (f Forward, err error) {
 	if err != nil {
 		return f, err
 	}
-	if f.Target, err = dialAddress(network, host, port); err != nil {
-		return f, err
-	}
 	path, isUnix := strings.CutPrefix(listen, unixPrefix)
 	switch {
+	case listen == "":
+		err = errors.New("local port is missing")
 	case isUnix && network == "udp":
-		return f, errUnixUDP
+		err = errUnixUDP
 	case isUnix:
 		f.Listen, err = unixAddress(path)
 	default:
 		f.Listen, err = parseListen(network, listen)
 	}
+	if err != nil {
+		return f, err
+	}
+	f.Target, err = dialAddress(network, host, port)
 	return f, err
 }
 
@@ -150,7 +153,7 @@ func ParseProxyAddr(s string) (Address, error) {
 
 var (
 	errUnixUDP  = errors.New("unix sockets carry no UDP")
-	errBrackets = errors.New("an IPv6 address needs brackets")
+	errBrackets = errors.New("there are too many colons (an IPv6 address needs brackets)")
 )
 
 // cutNetwork takes /udp off the end of s.

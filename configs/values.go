@@ -62,7 +62,7 @@ func ParseSize(s string) (int64, error) {
 		end = len(s)
 	}
 	n, err := strconv.ParseInt(s[:end], 10, 64)
-	unit, known := sizeUnits[strings.TrimPrefix(s[end:], " ")]
+	unit, known := sizeUnits[s[end:]]
 	if err != nil || !known || n == 0 || n > math.MaxInt64/unit {
 		return 0, fmt.Errorf("%s: is not a size, want a whole number with B, KiB, MiB or GiB, such as 32MiB", quote(s))
 	}

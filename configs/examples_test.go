@@ -1,0 +1,70 @@
+package configs
+
+import (
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The examples must work as they stand: every key, and every value for the one who reads it.
+func TestExampleUp(t *testing.T) {
+	b, err := Examples.ReadFile("examples/up.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, err := Parse("up.yaml", b, upKeys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readers := map[string]func(string) error{
+		"proxy":           func(s string) error { _, err := ParseProxyAddr(s); return err },
+		"proxy-auth":      func(s string) error { _, err := ParseProxyAuth(s); return err },
+		"forward":         func(s string) error { _, err := ParseForward(s); return err },
+		"serve":           func(s string) error { _, err := ParseServe(s); return err },
+		"mesh-only":       func(s string) error { _, err := strconv.ParseBool(s); return err },
+		"log-connections": func(s string) error { _, err := strconv.ParseBool(s); return err },
+		"dial-timeout":    func(s string) error { _, err := time.ParseDuration(s); return err },
+		"udp-port":        func(s string) error { _, err := strconv.ParseUint(s, 10, 16); return err },
+		"log-level":       func(s string) error { return new(slog.Level).UnmarshalText([]byte(s)) },
+		"wireguard":       func(s string) error { _, err := Examples.ReadFile("examples/" + s); return err },
+	}
+	var got []string
+	for _, s := range settings {
+		got = append(got, s.Key)
+		for _, v := range s.Values {
+			if read, ok := readers[s.Key]; ok {
+				if err := read(v.Text); err != nil {
+					t.Errorf("%v: %s: %v", v.At, s.Key, err)
+				}
+			}
+		}
+	}
+	for known := range upKeys {
+		if !slices.Contains(got, known) {
+			t.Errorf("the example leaves out %s", known)
+		}
+	}
+}
+
+func TestExampleWireGuard(t *testing.T) {
+	b, err := Examples.ReadFile("examples/wireguard.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wg, err := ParseWireGuard("wireguard.conf", b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(wg.Warnings) > 0 || len(wg.Peers) != 2 || len(wg.Addresses) != 2 || wg.Peers[0].PresharedKey.IsZero() {
+		t.Errorf("got %+v", wg)
+	}
+	// Every key that has an effect is shown.
+	for _, k := range wgKeys {
+		if !strings.Contains(string(b), k.name) {
+			t.Errorf("the example leaves out %s", k.name)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,10 +14,11 @@ import (
 // come.
 type conn struct {
 	net.Conn
-	srv    *Server
-	reach  reach
-	served bool          // a complete HTTP request has come; used by net/http's goroutine only
-	slot   *list.Element // in srv.gate, which guards it
+	srv     *Server
+	reach   reach
+	served  bool          // a complete HTTP request has come; used by net/http's goroutine only
+	slot    *list.Element // in srv.gate, which guards it
+	evicted atomic.Bool   // closed to make room
 
 	// ahead was read from Conn but not yet consumed. It belongs to whoever may read the conn.
 	ahead []byte
@@ -61,10 +63,7 @@ func (c *conn) fail(err error) {
 
 // failed counts a handshake that came to nothing, unless that was by our doing.
 func (c *conn) failed(err error) {
-	c.mu.Lock()
-	closed := c.closed
-	c.mu.Unlock()
-	if closed {
+	if c.evicted.Load() || c.srv.live.ended() {
 		return
 	}
 	c.srv.counters.handshakesFailed.Add(1)

@@ -147,9 +147,14 @@ type switchedError struct{ res *http.Response }
 
 func (*switchedError) Error() string { return "protocol switched" }
 
+// askerKey marks the context of the request that a dial is made for. The transport dials with a context that goes on
+// when that request is given up, but keeps its values.
+type askerKey struct{}
+
 // RoundTrip implements http.RoundTripper.
 func (f *front) RoundTrip(r *http.Request) (*http.Response, error) {
-	res, err := f.transport.RoundTrip(r)
+	ctx := r.Context()
+	res, err := f.transport.RoundTrip(r.WithContext(context.WithValue(ctx, askerKey{}, ctx)))
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		return res, err
 	}
@@ -208,8 +213,9 @@ func (w *forwardWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *forwardWriter) WriteHeader(code int) {
-	// "A server MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 section 15.2).
-	if code < 200 && !w.proto.ProtoAtLeast(1, 1) {
+	// "A server MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 section 15.2). net/http sends 100 (Continue)
+	// when the transport begins to read the body, so the origin's, which made it begin, would be a second one.
+	if code < 200 && (code == http.StatusContinue || !w.proto.ProtoAtLeast(1, 1)) {
 		return
 	}
 	if h := w.Header(); code >= 200 && h["Content-Type"] == nil {
@@ -240,6 +246,9 @@ func (f *front) dialOrigin(ctx context.Context, network, addr string) (net.Conn,
 	defer s.live.wg.Done()
 	ctx, cancel := context.WithTimeout(ctx, s.dialTimeout())
 	defer cancel()
+	if asker, ok := ctx.Value(askerKey{}).(context.Context); ok {
+		defer context.AfterFunc(asker, cancel)()
+	}
 	nc, err := s.Dial(ctx, network, addr)
 	if err != nil {
 		return nil, s.dialFailed(addr, err)

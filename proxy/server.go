@@ -172,6 +172,7 @@ func (s *Server) admit(c *conn) {
 
 func (s *Server) evict(c *conn) {
 	s.counters.handshakesEvicted.Add(1)
+	c.evicted.Store(true)
 	c.Close()
 }
 

@@ -17,9 +17,9 @@ const (
 	finished
 )
 
-// finishedTime is how long a dial may go on for a client that has sent all it had before the dial was done. No more can
-// be learned about such a client before bytes are sent to it.
-const finishedTime = 5 * time.Second
+// finishedShare is the part of DialTimeout for which a dial may go on once its client has sent all it had. Whether such a
+// client is still there cannot be learned before bytes are sent to it.
+const finishedShare = 6
 
 // watch cancels a dial when the client hangs up. It does not consume what the client sends ahead.
 type watch struct {
@@ -42,7 +42,7 @@ func (w *watch) run() {
 	case left:
 		w.cancel()
 	case finished:
-		t := time.NewTimer(finishedTime)
+		t := time.NewTimer(w.conn.srv.dialTimeout() / finishedShare)
 		defer t.Stop()
 		select {
 		case <-t.C:

@@ -1,0 +1,430 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+func readResponse(t testing.TB, c *chat, method string) *http.Response {
+	t.Helper()
+	res, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// origin is a web server that the proxy under test dials for every destination.
+func origin(t testing.TB, h http.HandlerFunc) (dial dialFunc) {
+	t.Helper()
+	tg := newTarget(t, "tcp")
+	srv := &http.Server{Handler: h}
+	go srv.Serve(tg.ln)
+	t.Cleanup(func() { srv.Close() })
+	return tg.dial
+}
+
+// rawOrigin is a destination that says what respond returns for the head of each request, byte by byte as it is. It
+// gives the requests it has heard.
+func rawOrigin(t testing.TB, respond func(head string) string) (dial dialFunc, requests chan string) {
+	t.Helper()
+	requests = make(chan string, 16)
+	tg := newTarget(t, "tcp")
+	go func() {
+		for {
+			nc, err := tg.ln.Accept()
+			if err != nil {
+				return
+			}
+			go answerRaw(nc, respond, requests)
+		}
+	}()
+	return tg.dial, requests
+}
+
+func answerRaw(nc net.Conn, respond func(head string) string, requests chan string) {
+	defer nc.Close()
+	r := bufio.NewReader(nc)
+	for {
+		var head strings.Builder
+		for !strings.HasSuffix(head.String(), "\r\n\r\n") {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return
+			}
+			head.WriteString(line)
+		}
+		requests <- head.String()
+		if _, err := io.WriteString(nc, respond(head.String())); err != nil {
+			return
+		}
+	}
+}
+
+func respondOK(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" }
+
+// clientOf returns an HTTP client that uses the proxy at addr, with credentials in the manner of user:password@ if they
+// are not empty.
+func httpClient(t testing.TB, addr string, credentials *url.Userinfo) *http.Client {
+	tr := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: addr, User: credentials})}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+}
+
+func TestMethods(t *testing.T) {
+	s := &Server{Dial: origin(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("X-Saw", r.Method+" "+r.RequestURI+" "+r.Host)
+		w.Write(body)
+	})}
+	c := httpClient(t, serve(t, s), nil)
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "M-SEARCH"} {
+		var body io.Reader
+		if method != "GET" && method != "HEAD" && method != "TRACE" {
+			body = strings.NewReader("content")
+		}
+		req, _ := http.NewRequest(method, "http://web.mesh:8080/a?b", body)
+		res, err := c.Do(req)
+		if err != nil {
+			t.Errorf("%s: %v", method, err)
+			continue
+		}
+		got, _ := io.ReadAll(res.Body)
+		if saw, want := res.Header.Get("X-Saw"), method+" /a?b web.mesh:8080"; saw != want {
+			t.Errorf("origin saw %q, want %q", saw, want)
+		}
+		if want := map[bool]string{true: "content"}[body != nil]; string(got) != want {
+			t.Errorf("%s: body %q, want %q", method, got, want)
+		}
+	}
+	if got := s.Stats(); got.HTTPRequests != 10 || got.HTTP != 1 {
+		t.Errorf("counted %d requests on %d connections, want 10 on 1", got.HTTPRequests, got.HTTP)
+	}
+}
+
+// What the origin hears is what the client said, less what was meant for the proxy.
+func TestRequestAsTheOriginSeesIt(t *testing.T) {
+	tests := []struct{ name, say, want string }{{
+		name: "plain",
+		say:  "GET http://web/ HTTP/1.1\r\nHost: web\r\nAccept: */*\r\n\r\n",
+		want: "GET / HTTP/1.1\r\nHost: web\r\nAccept: */*\r\n\r\n",
+	}, {
+		name: "no path",
+		say:  "GET http://web?q HTTP/1.1\r\nHost: web\r\n\r\n",
+		want: "GET /?q HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
+		name: "path and query as written",
+		say:  "GET http://web/a%2fb|c//../%7e?x=;&%zz=1|2 HTTP/1.1\r\nHost: web\r\n\r\n",
+		want: "GET /a%2fb|c//../%7e?x=;&%zz=1|2 HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
+		name: "two slashes",
+		say:  "GET http://web//a HTTP/1.1\r\nHost: web\r\n\r\n",
+		want: "GET //a HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
+		name: "the URL's host, not the header's (RFC 9112 section 3.2.2)",
+		say:  "GET http://web:81/ HTTP/1.1\r\nHost: other\r\n\r\n",
+		want: "GET / HTTP/1.1\r\nHost: web:81\r\n\r\n",
+	}, {
+		name: "user and password in the URL",
+		say:  "GET http://ann:secret@web/ HTTP/1.1\r\nHost: web\r\n\r\n",
+		want: "GET / HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
+		name: "hop-by-hop and Proxy-*",
+		say: "GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: X-Mine, keep-alive\r\nX-Mine: 1\r\nKeep-Alive: 1\r\n" +
+			"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic YTpi\r\nproxy-foo: 1\r\nTE: gzip\r\nUpgrade: x\r\nX-Yours: 2\r\n\r\n",
+		want: "GET / HTTP/1.1\r\nHost: web\r\nX-Yours: 2\r\n\r\n",
+	}, {
+		name: "forwarding headers are the client's affair",
+		say:  "GET http://web/ HTTP/1.1\r\nHost: web\r\nVia: 1.0 x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
+		want: "GET / HTTP/1.1\r\nHost: web\r\nVia: 1.0 x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
+	}, {
+		name: "forwarding headers, unless meant for one hop",
+		say:  "GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: x-forwarded-for\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
+		want: "GET / HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
+		name: "HTTP/1.0",
+		say:  "GET http://web/ HTTP/1.0\r\n\r\n",
+		want: "GET / HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
+		name: "OPTIONS for the server as a whole (RFC 9112 section 3.2.4)",
+		say:  "OPTIONS http://web HTTP/1.1\r\nHost: web\r\n\r\n",
+		want: "OPTIONS * HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
+		name: "OPTIONS of the root",
+		say:  "OPTIONS http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 3\r\n\r\n",
+		want: "OPTIONS / HTTP/1.1\r\nHost: web\r\nMax-Forwards: 2\r\n\r\n",
+	}, {
+		name: "upper case scheme",
+		say:  "GET HTTP://Web/ HTTP/1.1\r\nHost: web\r\n\r\n",
+		want: "GET / HTTP/1.1\r\nHost: Web\r\n\r\n",
+	}}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dial, requests := rawOrigin(t, respondOK)
+			addr := serve(t, &Server{Dial: dial})
+			res := readResponse(t, dialChat(t, "tcp", addr).say(tt.say), "GET")
+			if res.StatusCode != 200 {
+				t.Fatalf("status %d", res.StatusCode)
+			}
+			if got := <-requests; got != tt.want {
+				t.Errorf("origin heard\n%q, want\n%q", got, tt.want)
+			}
+		})
+	}
+}
+
+// What the client hears is what the origin said, less what was meant for the proxy.
+func TestResponseAsTheClientSeesIt(t *testing.T) {
+	tests := []struct{ name, request, say, want string }{{
+		name: "hop-by-hop and Proxy-*",
+		say: "HTTP/1.1 200 OK\r\nConnection: keep-alive, x-mine\r\nX-Mine: 1\r\nKeep-Alive: 1\r\nProxy-Authenticate: x\r\nProxy-Status: y\r\n" +
+			"Date: d\r\nContent-Type: a/b\r\nContent-Length: 2\r\n\r\nok",
+		want: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: a/b\r\nDate: d\r\n\r\nok",
+	}, {
+		name: "no type is guessed",
+		say:  "HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 6\r\n\r\n<html>",
+		want: "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nDate: d\r\n\r\n<html>",
+	}, {
+		name: "nor after an interim response, which is passed on",
+		say:  "HTTP/1.1 103 Early Hints\r\nLink: l\r\n\r\nHTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 6\r\n\r\n<html>",
+		want: "HTTP/1.1 103 Early Hints\r\nLink: l\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\nDate: d\r\n\r\n<html>",
+	}, {
+		name:    "no interim response to HTTP/1.0 (RFC 9110 section 15.2)",
+		request: "GET http://web/ HTTP/1.0\r\n\r\n",
+		say:     "HTTP/1.1 103 Early Hints\r\nLink: l\r\n\r\nHTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok",
+		want:    "HTTP/1.0 200 OK\r\nContent-Length: 2\r\nDate: d\r\n\r\nok",
+	}, {
+		name:    "chunks become a plain stream for HTTP/1.0",
+		request: "GET http://web/ HTTP/1.0\r\n\r\n",
+		say:     "HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+		want:    "HTTP/1.0 200 OK\r\nDate: d\r\n\r\nok",
+	}, {
+		name:    "HTTP/1.0 that wants to go on",
+		request: "GET http://web/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+		say:     "HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok",
+		want:    "HTTP/1.0 200 OK\r\nContent-Length: 2\r\nDate: d\r\nConnection: keep-alive\r\n\r\nok",
+	}, {
+		name:    "the length of what HEAD does not send",
+		request: "HEAD http://web/ HTTP/1.1\r\nHost: web\r\n\r\n",
+		say:     "HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2000\r\n\r\n",
+		want:    "HTTP/1.1 200 OK\r\nContent-Length: 2000\r\nDate: d\r\n\r\n",
+	}, {
+		name: "not modified",
+		say:  "HTTP/1.1 304 Not Modified\r\nDate: d\r\nEtag: e\r\n\r\n",
+		want: "HTTP/1.1 304 Not Modified\r\nDate: d\r\nEtag: e\r\n\r\n",
+	}, {
+		name: "compressed as it was",
+		say:  "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Type: a/b\r\nDate: d\r\nContent-Length: 2\r\n\r\n\x1f\x8b",
+		want: "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\nContent-Type: a/b\r\nDate: d\r\n\r\n\x1f\x8b",
+	}}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dial, _ := rawOrigin(t, func(string) string { return tt.say })
+			request := tt.request
+			if request == "" {
+				request = "GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n"
+			}
+			dialChat(t, "tcp", serve(t, &Server{Dial: dial})).say(request).hear(tt.want)
+		})
+	}
+}
+
+func TestTrailersAndChunksBothWays(t *testing.T) {
+	s := &Server{Dial: origin(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-Sum")
+		body, _ := io.ReadAll(r.Body)
+		w.Write(body)
+		w.Header().Set("X-Sum", r.Trailer.Get("X-Count"))
+		w.Header().Set(http.TrailerPrefix+"X-Late", "unannounced")
+	})}
+	c := httpClient(t, serve(t, s), nil)
+	req, _ := http.NewRequest("POST", "http://web/", io.MultiReader(strings.NewReader("one "), strings.NewReader("two")))
+	req.Trailer = http.Header{"X-Count": []string{"7"}}
+	res, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	if string(body) != "one two" || err != nil {
+		t.Errorf("got %q, %v", body, err)
+	}
+	if got := res.Trailer.Get("X-Sum") + " " + res.Trailer.Get("X-Late"); got != "7 unannounced" {
+		t.Errorf("trailers are %v", res.Trailer)
+	}
+}
+
+// A response is passed on as it comes, not when it is complete.
+func TestStreaming(t *testing.T) {
+	next := make(chan struct{})
+	s := &Server{Dial: origin(t, func(w http.ResponseWriter, r *http.Request) {
+		for range 3 {
+			io.WriteString(w, "tick")
+			w.(http.Flusher).Flush()
+			<-next
+		}
+	})}
+	res, err := httpClient(t, serve(t, s), nil).Get("http://web/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		got := make([]byte, 4)
+		if _, err := io.ReadFull(res.Body, got); string(got) != "tick" {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		next <- struct{}{}
+	}
+	res.Body.Close()
+}
+
+func TestExpectContinue(t *testing.T) {
+	const request = "POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+	t.Run("the origin wants the body", func(t *testing.T) {
+		s := &Server{Dial: origin(t, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			w.Header()["Date"] = nil
+			w.Write(body)
+		})}
+		dialChat(t, "tcp", serve(t, s)).say(request).hear("HTTP/1.1 100 Continue\r\n\r\n").say("body").
+			hear("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n")
+	})
+	t.Run("the origin does not", func(t *testing.T) {
+		dial, requests := rawOrigin(t, func(string) string {
+			return "HTTP/1.1 417 Expectation Failed\r\nDate: d\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+		})
+		dialChat(t, "tcp", serve(t, &Server{Dial: dial})).say(request).hear("HTTP/1.1 417 Expectation Failed\r\n")
+		if got := <-requests; !strings.Contains(got, "Expect: 100-continue\r\n") {
+			t.Errorf("origin heard %q", got)
+		}
+	})
+}
+
+func TestKeepAlive(t *testing.T) {
+	var dials recorder
+	dials.next, _ = rawOrigin(t, respondOK)
+	c := dialChat(t, "tcp", serve(t, &Server{Dial: dials.dial}))
+	r := bufio.NewReader(c)
+	for range 5 {
+		c.say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, res.Body)
+	}
+	if len(dials.addrs) != 1 {
+		t.Errorf("dialled %v, want once", dials.addrs)
+	}
+	// Pipelined requests are answered in order.
+	c.say(strings.Repeat("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n", 3))
+	for range 3 {
+		if res, err := http.ReadResponse(r, nil); err != nil || res.StatusCode != 200 {
+			t.Fatalf("got %v, %v", res, err)
+		} else {
+			io.Copy(io.Discard, res.Body)
+		}
+	}
+}
+
+func TestUpgrade(t *testing.T) {
+	const request = "GET http://web/ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nProxy-Connection: Upgrade\r\n\r\n"
+	tg := newTarget(t, "tcp")
+	s := &Server{Dial: tg.dial}
+	client := dialChat(t, "tcp", serve(t, s)).say(request + "early")
+	peer := tg.accept()
+	peer.hear("GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	peer.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nProxy-X: 1\r\n\r\nhello")
+	client.hear("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello")
+	peer.hear("early")
+	client.say("ping").finish()
+	peer.hear("ping").wantEnd()
+	peer.say("pong").finish()
+	client.hear("pong").wantEnd()
+	eventually(t, "the tunnel is closed", func() bool { return s.Stats().OpenConnections == 0 })
+}
+
+func TestUpgradeRefusedOrWrong(t *testing.T) {
+	const request = "GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+	dial, _ := rawOrigin(t, func(string) string {
+		return "HTTP/1.1 426 Upgrade Required\r\nDate: d\r\nContent-Length: 2\r\n\r\nno"
+	})
+	dialChat(t, "tcp", serve(t, &Server{Dial: dial})).say(request).
+		hear("HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\nDate: d\r\n\r\nno").
+		say(request).hear("HTTP/1.1 426 Upgrade Required\r\n")
+	dial, _ = rawOrigin(t, func(string) string {
+		return "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"
+	})
+	wantResponse(t, dialChat(t, "tcp", serve(t, &Server{Dial: dial})).say(request), 502,
+		"reaching web: switching to a protocol that was not asked for\n")
+}
+
+func TestMaxForwards(t *testing.T) {
+	addr := serve(t, &Server{Dial: dialFail(io.EOF)})
+	res := readResponse(t, dialChat(t, "tcp", addr).say("OPTIONS http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n"), "OPTIONS")
+	if res.StatusCode != 200 {
+		t.Errorf("OPTIONS: status %d", res.StatusCode)
+	}
+	wantResponse(t, dialChat(t, "tcp", addr).say("TRACE http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n"), 405, "TRACE ends here\n")
+}
+
+func TestRequestsThatCannotBeForwarded(t *testing.T) {
+	addr := serve(t, &Server{Dial: dialEcho})
+	const wrongScheme = "Only http:// URLs can be asked for; for anything else use CONNECT\n"
+	for _, tt := range []struct{ say, want string }{
+		{"GET https://web/ HTTP/1.1\r\nHost: web\r\n\r\n", wrongScheme},
+		{"GET ftp://web/ HTTP/1.1\r\nHost: web\r\n\r\n", wrongScheme},
+		{"GET http:///path HTTP/1.1\r\nHost: web\r\n\r\n", wrongScheme},
+		{"CONNECT web HTTP/1.1\r\nHost: web\r\n\r\n", "CONNECT needs host:port\n"},
+		{"CONNECT :80 HTTP/1.1\r\nHost: web\r\n\r\n", "CONNECT needs host:port\n"},
+		{"CONNECT web:http HTTP/1.1\r\nHost: web\r\n\r\n", ""},
+		{"CONNECT web:65536 HTTP/1.1\r\nHost: web\r\n\r\n", "CONNECT needs host:port\n"},
+	} {
+		c := dialChat(t, "tcp", addr).say(tt.say)
+		if tt.want == "" { // net/http itself objects
+			c.hear("HTTP/1.1 400 Bad Request\r\n")
+			continue
+		}
+		wantResponse(t, c, 400, tt.want)
+	}
+}
+
+// A stream that breaks off is not passed off as a whole one.
+func TestResponseCutShort(t *testing.T) {
+	for name, head := range map[string]string{"length": "Content-Length: 100", "chunks": "Transfer-Encoding: chunked"} {
+		t.Run(name, func(t *testing.T) {
+			tg := newTarget(t, "tcp")
+			client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial})).say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
+			peer := tg.accept()
+			peer.hear("GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+			peer.say("HTTP/1.1 200 OK\r\n" + head + "\r\n\r\n5\r\nstart\r\n").Close()
+			res := readResponse(t, client, "GET")
+			if got, err := io.ReadAll(res.Body); err == nil || res.StatusCode != 200 {
+				t.Errorf("got %d %q, and an orderly end", res.StatusCode, got)
+			}
+		})
+	}
+}
+
+// A client that leaves while its request is under way ends it at the origin too.
+func TestClientLeavesDuringResponse(t *testing.T) {
+	done := make(chan struct{})
+	s := &Server{Dial: origin(t, func(w http.ResponseWriter, r *http.Request) {
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		close(done)
+	})}
+	ctx, cancel := context.WithCancel(t.Context())
+	req, _ := http.NewRequestWithContext(ctx, "GET", "http://web/", nil)
+	if _, err := httpClient(t, serve(t, s), nil).Do(req); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	<-done
+}

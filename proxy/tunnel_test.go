@@ -1,0 +1,401 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/nettest"
+)
+
+// target is a listener that the server under test dials, whatever it is asked for.
+type target struct {
+	t  testing.TB
+	ln net.Listener
+}
+
+func newTarget(t testing.TB, network string) *target {
+	t.Helper()
+	addr := "127.0.0.1:0"
+	if network == "unix" {
+		addr = t.TempDir() + "/target"
+	}
+	ln, err := net.Listen(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return &target{t, ln}
+}
+
+func (tg *target) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, tg.ln.Addr().Network(), tg.ln.Addr().String())
+}
+
+func (tg *target) accept() *chat {
+	tg.t.Helper()
+	nc, err := tg.ln.Accept()
+	if err != nil {
+		tg.t.Fatal(err)
+	}
+	return newChat(tg.t, nc)
+}
+
+// openers ask for a tunnel in every way there is.
+var openers = map[string]func(c *chat){
+	"socks5": func(c *chat) { c.send("05 01 00 05 01 00 03 01 61 00 50").want("05 00 05 00 00 01 xx xx xx xx xx xx") },
+	"socks4": func(c *chat) { c.send("04 01 00 50 01 02 03 04 00").want("00 5a xx xx xx xx xx xx") },
+	"connect": func(c *chat) {
+		c.say("CONNECT a:80 HTTP/1.1\r\n\r\n").hear("HTTP/1.1 200 Connection established\r\n\r\n")
+	},
+}
+
+// pairs are the kinds of sockets that a tunnel may lie between.
+var pairs = []struct{ listener, target string }{{"tcp", "tcp"}, {"tcp", "unix"}, {"unix", "tcp"}, {"unix", "unix"}}
+
+func serveKind(t testing.TB, network string, s *Server) net.Addr {
+	t.Helper()
+	if network == "tcp" {
+		return serveOn(t, s, listen(t))
+	}
+	ln, err := net.Listen(network, t.TempDir()+"/proxy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveOn(t, s, ln)
+}
+
+// each runs test for every protocol and pair of sockets, on an open tunnel between client and peer.
+func each(t *testing.T, test func(t *testing.T, s *Server, client, peer *chat)) {
+	for name, open := range openers {
+		for _, kind := range pairs {
+			t.Run(name+"/"+kind.listener+"-"+kind.target, func(t *testing.T) {
+				tg := newTarget(t, kind.target)
+				s := &Server{Dial: tg.dial}
+				addr := serveKind(t, kind.listener, s)
+				client := dialChat(t, addr.Network(), addr.String())
+				open(client)
+				test(t, s, client, tg.accept())
+			})
+		}
+	}
+}
+
+func TestHalfCloseByClient(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, client, peer *chat) {
+		client.say("question").finish()
+		peer.hear("question").wantEnd()
+		peer.say("answer").finish()
+		client.hear("answer").wantEnd()
+		eventually(t, "the tunnel is closed", func() bool { return s.Stats().OpenConnections == 0 })
+	})
+}
+
+func TestHalfCloseByPeer(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, client, peer *chat) {
+		peer.say("greeting").finish()
+		client.hear("greeting").wantEnd()
+		client.say("more").finish()
+		peer.hear("more").wantEnd()
+		eventually(t, "the tunnel is closed", func() bool { return s.Stats().OpenConnections == 0 })
+	})
+}
+
+func TestResetByClient(t *testing.T) {
+	each(t, func(t *testing.T, _ *Server, client, peer *chat) {
+		reset(client)
+		peer.wantGone()
+	})
+}
+
+func TestResetByPeer(t *testing.T) {
+	each(t, func(t *testing.T, _ *Server, client, peer *chat) {
+		reset(peer)
+		client.wantGone()
+	})
+}
+
+// A reset arrives as a reset: an orderly end would make a cut-off stream look whole.
+func TestResetStaysAReset(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
+	openers["socks5"](client)
+	peer := tg.accept()
+	reset(peer)
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("client got %v, want ECONNRESET", err)
+	}
+}
+
+// The side that has said its last word can still break the connection, though nobody waits for more from it.
+func TestResetAfterHalfClose(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
+	openers["socks5"](client)
+	peer := tg.accept()
+	client.finish()
+	peer.wantEnd()
+	reset(client)
+	peer.SetReadDeadline(time.Time{})
+	eventually(t, "the peer is reset", func() bool {
+		_, err := peer.Write([]byte("x"))
+		return err != nil
+	})
+}
+
+func reset(c *chat) {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.Close()
+}
+
+// What was sent ahead of the answer comes first, in whatever pieces it arrives.
+func TestBytesSentAhead(t *testing.T) {
+	data := strings.Repeat("0123456789", 1000) // more than is read at once in any handshake
+	for name, request := range map[string]string{
+		"socks5":  "\x05\x01\x00\x05\x01\x00\x03\x01a\x00\x50",
+		"socks4":  "\x04\x01\x00\x50\x01\x02\x03\x04\x00",
+		"connect": "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, split := range []int{1, 3, len(request) - 1, len(request), len(request) + 1, len(request) + 700} {
+				tg := newTarget(t, "tcp")
+				client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
+				whole := request + data
+				client.say(whole[:split])
+				client.say(whole[split:])
+				client.finish()
+				peer := tg.accept()
+				peer.hear(data).wantEnd()
+			}
+		})
+	}
+}
+
+// A slow reader holds back the sender. Between two in-memory conns, which hold nothing, all that can be taken from the
+// sender is what the tunnel buffers.
+func TestSlowReaderHoldsBackSender(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := newMemListener()
+		near, far := memPipe()
+		s := &Server{Dial: func(context.Context, string, string) (net.Conn, error) { return near, nil }}
+		go s.Serve(ln)
+		client := ln.dial()
+		greet(t, client)
+
+		var sent atomic.Int64
+		for _, sender := range []net.Conn{client, far} {
+			sent.Store(0)
+			go func() {
+				for {
+					n, err := sender.Write(make([]byte, 1000))
+					sent.Add(int64(n))
+					if err != nil {
+						return
+					}
+				}
+			}()
+			synctest.Wait()
+			if got := sent.Load(); got > bufferSize+idleBufferSize {
+				t.Errorf("%d bytes were taken from the sender while nobody read", got)
+			}
+		}
+		s.Close()
+		client.Close()
+	})
+}
+
+// greet does a SOCKS5 handshake on an in-memory conn.
+func greet(t *testing.T, client net.Conn) {
+	t.Helper()
+	for _, step := range []struct{ say, hear string }{
+		{"\x05\x01\x00", "\x05\x00"},
+		{"\x05\x01\x00\x03\x01a\x00\x50", "\x05\x00\x00\x01\x7f\x00\x00\x01\xc3\x50"},
+	} {
+		client.Write([]byte(step.say))
+		got := make([]byte, len(step.hear))
+		if _, err := io.ReadFull(client, got); err != nil || string(got) != step.hear {
+			t.Fatalf("after % x: got % x and %v, want % x", step.say, got, err, step.hear)
+		}
+	}
+}
+
+// With real sockets, what is taken is what the kernel holds on both ways, and no more after that.
+func TestSlowReaderOverSockets(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	s := &Server{Dial: tg.dial}
+	client := dialChat(t, "tcp", serve(t, s))
+	openers["socks5"](client)
+	peer := tg.accept()
+	client.Conn.(*net.TCPConn).SetWriteBuffer(64 << 10)
+	peer.Conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+
+	const much = 256 << 20
+	client.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+	n, err := io.CopyN(client, zeros{}, much)
+	if err == nil {
+		t.Fatalf("%d bytes were taken from the sender while nobody read", n)
+	}
+	got, err := io.CopyN(io.Discard, peer, n)
+	if got != n {
+		t.Errorf("%d of %d bytes arrived: %v", got, n, err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// A destination without half-close is closed when the client has finished; it could not learn of it otherwise.
+func TestPeerWithoutHalfClose(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	s := &Server{Dial: func(context.Context, string, string) (net.Conn, error) { return near, nil }}
+	client := dialChat(t, "tcp", serve(t, s))
+	openers["connect"](client)
+	client.finish()
+	newChat(t, far).wantEnd()
+	client.wantEnd()
+}
+
+// meshConn has fast ways in and out, as the conns of a userspace stack do.
+type meshConn struct {
+	*memConn
+	readFrom, writeTo chan any // the other sides that its methods were given
+}
+
+func (c *meshConn) ReadFrom(r io.Reader) (int64, error) {
+	c.readFrom <- r
+	return io.Copy(c.memConn, r)
+}
+
+func (c *meshConn) WriteTo(w io.Writer) (int64, error) {
+	c.writeTo <- w
+	return io.Copy(w, c.memConn)
+}
+
+func TestFastPathsSeeTheSocket(t *testing.T) {
+	near, far := memPipe()
+	mesh := &meshConn{near, make(chan any, 1), make(chan any, 1)}
+	s := &Server{Dial: func(context.Context, string, string) (net.Conn, error) { return mesh, nil }}
+	client := dialChat(t, "tcp", serve(t, s))
+	client.send("05 01 00 05 01 00 03 01 61 00 50").say("ahead").want("05 00 05 00 00 01 xx xx xx xx xx xx")
+	peer := newChat(t, far)
+	peer.hear("ahead")
+	client.say("question")
+	peer.hear("question").say("answer")
+	client.hear("answer")
+	for name, c := range map[string]chan any{"ReadFrom": mesh.readFrom, "WriteTo": mesh.writeTo} {
+		if x := <-c; !isSocket(x) {
+			t.Errorf("%s was given a %T, want the bare socket", name, x)
+		}
+	}
+	client.finish()
+	peer.wantEnd()
+	peer.finish()
+	client.wantEnd()
+	eventually(t, "bytes are counted", func() bool {
+		got := s.Stats()
+		return got.BytesSent == uint64(len("aheadquestion")) && got.BytesReceived == uint64(len("answer"))
+	})
+}
+
+// A tunnel is a net.Conn in all respects that two programs can notice.
+func TestTunnelIsAConn(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	addr := serve(t, &Server{Dial: tg.dial})
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		client := &chat{t, nil}
+		if client.Conn, err = net.Dial("tcp", addr); err != nil {
+			return nil, nil, nil, err
+		}
+		openers["socks5"](client)
+		peer, err := tg.ln.Accept()
+		return client.Conn, peer, func() { client.Close(); peer.Close() }, err
+	})
+}
+
+// Bytes arrive unchanged over every kind of socket, whether read, spliced or buffered, both ways at once.
+func TestBulkBothWays(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, client, peer *chat) {
+		const size = 2 << 20
+		errs := make(chan error, 4)
+		for _, c := range []*chat{client, peer} {
+			go func() {
+				_, err := io.Copy(c, io.LimitReader(&pattern{}, size))
+				errs <- errors.Join(err, closeWrite(c.Conn))
+			}()
+			go func() {
+				n, err := io.Copy(&patternCheck{}, c)
+				if err == nil && n != size {
+					err = io.ErrUnexpectedEOF
+				}
+				errs <- err
+			}()
+		}
+		for range 4 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		if got := s.Stats(); got.BytesSent != size || got.BytesReceived != size {
+			t.Errorf("counted %d and %d bytes, want %d", got.BytesSent, got.BytesReceived, size)
+		}
+	})
+}
+
+// pattern is a stream in which every position can be told from its neighbours.
+type pattern struct{ at uint32 }
+
+func (p *pattern) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = byte(p.at * 2654435761 >> 24)
+		p.at++
+	}
+	return len(b), nil
+}
+
+type patternCheck struct{ pattern }
+
+var errPattern = errors.New("bytes changed on the way")
+
+func (p *patternCheck) Write(b []byte) (int, error) {
+	want := make([]byte, len(b))
+	p.Read(want)
+	if !bytes.Equal(b, want) {
+		return 0, errPattern
+	}
+	return len(b), nil
+}
+
+func TestConnLog(t *testing.T) {
+	var out syncBuffer
+	tg := newTarget(t, "tcp")
+	s := &Server{Dial: tg.dial, ConnLog: slog.New(slog.NewTextHandler(&out, nil))}
+	client := dialChat(t, "tcp", serve(t, s))
+	openers["socks5"](client)
+	client.say("12345").finish()
+	peer := tg.accept()
+	peer.hear("12345").say("1234567").finish()
+	client.hear("1234567").wantEnd()
+	eventually(t, "a line", func() bool { return strings.Contains(out.String(), "\n") })
+	line := out.String()
+	for _, want := range []string{"protocol=socks5", "client=" + client.LocalAddr().String(), "destination=a:80", "sent=5", "received=7", "duration="} {
+		if !strings.Contains(line, want) {
+			t.Errorf("%q lacks %q", line, want)
+		}
+	}
+	if strings.Contains(line, "err=") || strings.Count(line, "\n") != 1 {
+		t.Errorf("got %q, want one line without an error", line)
+	}
+}

@@ -28,7 +28,7 @@ type association struct {
 	client         atomic.Pointer[netip.AddrPort] // the only sender allowed; its port is 0 until it is known
 	moved          atomic.Bool                    // a datagram has passed since awaitEnd last looked
 	open           atomic.Int32                   // goroutines that have not ended
-	failure        atomic.Pointer[error]          // the first one
+	failure        firstError
 }
 
 // errSilent ends an association that nobody uses.
@@ -120,19 +120,13 @@ func (a *association) Close() error {
 
 // ended is called as each goroutine ends, and ends the others.
 func (a *association) ended(err error) {
-	if err != nil && !errors.Is(err, net.ErrClosed) {
-		a.failure.CompareAndSwap(nil, &err)
-	}
+	a.failure.set(err)
 	a.control.Close()
 	if a.open.Add(-1) > 0 {
 		return
 	}
 	a.entry.sent, a.entry.received = a.sent.n.Load(), a.received.n.Load()
-	err = nil
-	if first := a.failure.Load(); first != nil {
-		err = *first
-	}
-	a.control.log(a.entry, err)
+	a.control.log(a.entry, a.failure.get())
 }
 
 // awaitEnd returns when the control connection has ended: "A UDP association terminates when the TCP connection that the

@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,6 +36,23 @@ type entry struct {
 	destination    string
 	started        time.Time
 	sent, received uint64
+}
+
+// firstError keeps the first of the errors by which the goroutines of one connection end; the others follow from it, or
+// from our closing the connection.
+type firstError struct{ p atomic.Pointer[error] }
+
+func (f *firstError) set(err error) {
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		f.p.CompareAndSwap(nil, &err)
+	}
+}
+
+func (f *firstError) get() error {
+	if err := f.p.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // log writes e, which ends now, with the reason why it was cut short or refused.

@@ -89,7 +89,7 @@ type tunnel struct {
 	sent, received meter
 	open           atomic.Int32 // directions that have not ended
 	entry          entry
-	failure        atomic.Pointer[error] // the first one
+	failure        firstError
 }
 
 // tunnel starts a tunnel between c and upstream, which is attached to c already. It returns at once, so that whatever
@@ -160,9 +160,7 @@ func (t *tunnel) watchReset(side any) {
 // abort ends both directions by a reset, where the conns can send one: an orderly end would pass off a truncated stream
 // as a whole one.
 func (t *tunnel) abort(err error) {
-	if !errors.Is(err, net.ErrClosed) { // that is what follows from the first failure, or from Close
-		t.failure.CompareAndSwap(nil, &err)
-	}
+	t.failure.set(err)
 	for _, side := range [...]any{t.client.Conn, t.upstream} {
 		if l, ok := side.(interface{ SetLinger(int) error }); ok {
 			l.SetLinger(0)
@@ -173,9 +171,5 @@ func (t *tunnel) abort(err error) {
 
 func (t *tunnel) log() {
 	t.entry.sent, t.entry.received = t.sent.n.Load(), t.received.n.Load()
-	var err error
-	if first := t.failure.Load(); first != nil {
-		err = *first
-	}
-	t.client.log(t.entry, err)
+	t.client.log(t.entry, t.failure.get())
 }

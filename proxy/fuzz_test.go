@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What parses is complete: it parses the same without what follows, and nothing shorter does. It holds what it says.
+func FuzzSOCKS4(f *testing.F) {
+	f.Add([]byte("\x04\x01\x00\x50\x01\x02\x03\x04me\x00rest"))
+	f.Add([]byte("\x04\x01\x00\x50\x00\x00\x00\x04me\x00name\x00rest"))
+	f.Add([]byte("\x04\x02\x00\x50\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		req, n, err := parseSOCKS4(b)
+		if err != nil {
+			if (len(b) == 0 || b[0] == socks4Version) && len(b) >= maxSOCKS4Request && errors.Is(err, errShort) {
+				t.Errorf("%d bytes are said to be too few", len(b))
+			}
+			return
+		}
+		if again, m, err := parseSOCKS4(b[:n]); again != req || m != n || err != nil {
+			t.Errorf("without the rest: %+v, %d, %v, want %+v, %d", again, m, err, req, n)
+		}
+		for i := range n {
+			if _, _, err := parseSOCKS4(b[:i]); !errors.Is(err, errShort) {
+				t.Errorf("the first %d of %d bytes: %v", i, n, err)
+			}
+		}
+		want := string(b[8:n])
+		got := req.user + "\x00"
+		if namesFollow(req.addr) {
+			got += req.name + "\x00"
+		}
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
+// A header that parses, and has an address, comes out the same when it is made again.
+func FuzzDatagram(f *testing.F) {
+	f.Add(datagramTo(netip.MustParseAddrPort("1.2.3.4:5"), "data"))
+	f.Add(datagramTo(netip.MustParseAddrPort("[1::2]:5"), "data"))
+	f.Add(datagramToName("name", 5, "data"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var dst Addr
+		n, err := parseDatagram(b, &dst)
+		if err != nil {
+			return
+		}
+		if dst.IP.IsValid() == (dst.Name != "") {
+			t.Fatalf("%+v is both a name and an address, or neither", dst)
+		}
+		if _, err := parseDatagram(b[:n], new(Addr)); err != nil {
+			t.Errorf("without data: %v", err)
+		}
+		if dst.Name != "" {
+			if got := datagramToName(dst.Name, dst.Port, ""); string(got[2:]) != string(b[2:n]) {
+				t.Errorf("got % x, want % x", got, b[:n])
+			}
+			return
+		}
+		var back Addr
+		header := appendDatagramHeader(nil, addrPortOf(dst))
+		if m, err := parseDatagram(header, &back); m != len(header) || err != nil || back != dst {
+			t.Errorf("got %+v, %v, want %+v", back, err, dst)
+		}
+	})
+}
+
+// Whatever a client says, the server ends the conversation when the client has, and stands.
+func FuzzServer(f *testing.F) {
+	for _, request := range requests {
+		f.Add([]byte(request + "data"))
+	}
+	f.Add([]byte("\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00"))
+	f.Add([]byte("\x05\x02\x00\x02\x01\x01a\x01b"))
+	f.Add([]byte("POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n"))
+	f.Add([]byte("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"))
+	f.Add([]byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+	f.Add([]byte("OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\nTRACE http://a/ HTTP/1.0\r\n\r\n"))
+	s := &Server{Dial: dialEcho, ListenPacket: listenPacket, HandshakeTimeout: 5 * time.Second, DialTimeout: 5 * time.Second}
+	addr := serve(f, s)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := dialChat(t, "tcp", addr)
+		c.Write(b) // may fail once the server has refused
+		closeWrite(c.Conn)
+		discardAll(c)
+		c = dialChat(t, "tcp", addr)
+		openers["socks5"](c)
+		c.say("stands").hear("stands")
+	})
+}
+
+// The same without sockets, where every way to split the input into reads can be tried.
+func TestSplitReads(t *testing.T) {
+	for name, request := range requests {
+		if name == "absolute" {
+			continue
+		}
+		ln := newMemListener()
+		s := &Server{Dial: dialEcho}
+		serveOn(t, s, ln)
+		for i := range len(request) - 1 {
+			client := newChat(t, ln.dial())
+			go func() {
+				io.WriteString(client, request[:i+1])
+				io.WriteString(client, request[i+1:])
+				io.WriteString(client, "data")
+				client.finish()
+			}()
+			got, err := io.ReadAll(client)
+			if err != nil || !strings.HasSuffix(string(got), "data") {
+				t.Errorf("%s after %d: got %q, %v", name, i+1, got, err)
+			}
+			client.Close()
+		}
+	}
+}

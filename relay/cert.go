@@ -1,0 +1,258 @@
+package relay
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
+
+	"ginnel/internal/key"
+)
+
+// This file is the server's side of TLS (1.3, 1.5): where certificates come from, and the one that is added to them.
+
+const (
+	metaCertValidity   = 30 * 24 * time.Hour // before and after the server's start; nobody checks
+	selfSignedValidity = 10 * 365 * 24 * time.Hour
+	certCheckInterval  = 10 * time.Second
+)
+
+var errNoServerCertificate = errors.New("relay: no certificate was configured")
+
+// metaCert is the DER form of the certificate that tells clients the server's key inside the TLS handshake (1.5).
+type metaCert []byte
+
+func newMetaCert(server key.NodePublic, now time.Time) metaCert {
+	pub, priv, err := ed25519.GenerateKey(nil) // thrown away: nothing is ever signed with it again
+	if err != nil {
+		panic("relay: internal error: " + err.Error())
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber:          big.NewInt(protocolVersion),
+		Subject:               pkix.Name{CommonName: metaCertPrefix + hex.EncodeToString(server[:])},
+		NotBefore:             now.Add(-metaCertValidity),
+		NotAfter:              now.Add(metaCertValidity),
+		BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, pub, priv)
+	if err != nil {
+		panic("relay: internal error: " + err.Error())
+	}
+	return der
+}
+
+// TLSConfig returns the TLS settings of a relay: the certificates are those of base, its GetCertificate or Certificates,
+// each with the certificate added that spares clients a round trip (1.5). HTTP/2 is not offered: it cannot carry DERP.
+func (s *Server) TLSConfig(base *tls.Config) *tls.Config {
+	conf := base.Clone()
+	conf.Certificates = nil
+	conf.GetCertificate = (&metaAppender{base: base, meta: s.meta}).certificate
+	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
+	conf.SessionTicketsDisabled = true // clients do not resume (1.3)
+	conf.DynamicRecordSizingDisabled = true
+	conf.NextProtos = []string{"http/1.1"}
+	if slices.Contains(base.NextProtos, acme.ALPNProto) {
+		conf.NextProtos = append(conf.NextProtos, acme.ALPNProto)
+	}
+	return conf
+}
+
+// metaAppender adds the meta certificate to the chains that base yields, and remembers the last result, which is
+// usually the only one.
+type metaAppender struct {
+	base *tls.Config
+	meta metaCert
+	last atomic.Pointer[appended]
+}
+
+type appended struct{ from, to *tls.Certificate }
+
+func (m *metaAppender) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	cert, err := m.choose(hello)
+	if err != nil || slices.Contains(hello.SupportedProtos, acme.ALPNProto) {
+		return cert, err
+	}
+	if last := m.last.Load(); last != nil && last.from == cert {
+		return last.to, nil
+	}
+	to := *cert
+	to.Certificate = append(slices.Clone(cert.Certificate), m.meta)
+	m.last.Store(&appended{cert, &to})
+	return &to, nil
+}
+
+func (m *metaAppender) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if m.base.GetCertificate != nil {
+		if cert, err := m.base.GetCertificate(hello); cert != nil || err != nil {
+			return cert, err
+		}
+	}
+	if len(m.base.Certificates) == 0 {
+		return nil, errNoServerCertificate
+	}
+	for i := range m.base.Certificates {
+		if cert := &m.base.Certificates[i]; hello.SupportsCertificate(cert) == nil {
+			return cert, nil
+		}
+	}
+	return &m.base.Certificates[0], nil
+}
+
+// FileTLS returns a base for [Server.TLSConfig] with a certificate chain and its key from PEM files. They are read again
+// when they change; should that fail the old certificate stays, and log says so.
+func FileTLS(certFile, keyFile string, log *slog.Logger) (*tls.Config, error) {
+	f := &certFiles{certFile: certFile, keyFile: keyFile, log: log}
+	if log == nil {
+		f.log = slog.New(slog.DiscardHandler)
+	}
+	if err := f.load(time.Now()); err != nil {
+		return nil, err
+	}
+	return &tls.Config{GetCertificate: f.certificate}, nil
+}
+
+// certFiles is a certificate in two files.
+type certFiles struct {
+	certFile, keyFile string
+	log               *slog.Logger
+
+	mu      sync.Mutex
+	cert    *tls.Certificate
+	stamp   [2]fileStamp // of the files that cert was read from
+	checked time.Time
+}
+
+// fileStamp tells whether a file has changed.
+type fileStamp struct {
+	modified time.Time
+	size     int64
+}
+
+func (f *certFiles) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := time.Now(); now.Sub(f.checked) >= certCheckInterval {
+		if err := f.load(now); err != nil {
+			f.log.Warn("certificate files cannot be used, the old certificate stays", "err", err)
+		}
+	}
+	return f.cert, nil
+}
+
+// load reads the files if they have changed.
+func (f *certFiles) load(now time.Time) error {
+	f.checked = now
+	var stamp [2]fileStamp
+	for i, path := range []string{f.certFile, f.keyFile} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return fmt.Errorf("reading the certificate: %w", err)
+		}
+		stamp[i] = fileStamp{info.ModTime(), info.Size()}
+	}
+	if f.cert != nil && stamp == f.stamp {
+		return nil
+	}
+	cert, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
+	if err != nil {
+		return fmt.Errorf("reading the certificate from %s and %s: %w", f.certFile, f.keyFile, err)
+	}
+	f.cert, f.stamp = &cert, stamp
+	return nil
+}
+
+// ACME returns a certificate manager for the hosts that keeps what it gets in dir. Its TLSConfig is a base for
+// [Server.TLSConfig]; its HTTPHandler, around [RedirectHandler], belongs on port 80.
+func ACME(dir, email string, hosts ...string) *autocert.Manager {
+	return &autocert.Manager{
+		Prompt:     autocert.AcceptTOS,
+		Cache:      autocert.DirCache(dir),
+		HostPolicy: autocert.HostWhitelist(hosts...),
+		Email:      email,
+	}
+}
+
+// SelfSignedTLS returns a base for [Server.TLSConfig] with a self-signed certificate for the hosts, names or IP
+// addresses, and the pin by which clients trust it, the value for Node.CertName. Certificate and key are kept in dir, so
+// that the pin stays; one that cannot be used, or is not for these hosts, is an error and stays as it is.
+func SelfSignedTLS(dir string, hosts ...string) (conf *tls.Config, pin string, err error) {
+	path := filepath.Join(dir, "self-signed.pem") // key and certificate in one file: they only make sense together
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := writeSelfSigned(path, hosts); err != nil {
+			return nil, "", fmt.Errorf("making a self-signed certificate: %w", err)
+		}
+	}
+	cert, err := tls.LoadX509KeyPair(path, path)
+	if err != nil {
+		return nil, "", fmt.Errorf("reading the self-signed certificate from %s: %w", path, err)
+	}
+	for _, h := range hosts {
+		if err := cert.Leaf.VerifyHostname(h); err != nil {
+			return nil, "", fmt.Errorf("using the self-signed certificate in %s (a new one changes the pin): %w", path, err)
+		}
+	}
+	if time.Now().After(cert.Leaf.NotAfter) {
+		return nil, "", fmt.Errorf("using the self-signed certificate in %s (a new one changes the pin): it expired on %s",
+			path, cert.Leaf.NotAfter.Format(time.DateOnly))
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}}, CertPin(cert.Leaf), nil
+}
+
+func writeSelfSigned(path string, hosts []string) error {
+	if len(hosts) == 0 {
+		return errors.New("no host was named")
+	}
+	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	tmpl := &x509.Certificate{
+		Subject:               pkix.Name{CommonName: hosts[0]},
+		NotBefore:             now.Add(-24 * time.Hour), // for clients whose clocks are behind
+		NotAfter:              now.Add(selfSignedValidity),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
+		} else {
+			tmpl.DNSNames = append(tmpl.DNSNames, h)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, priv.Public(), priv)
+	if err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(priv)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	pem.Encode(&out, &pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return writeSecret(path, out.Bytes())
+}

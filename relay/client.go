@@ -1,0 +1,332 @@
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"sync"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+const (
+	// A server sends something at least every 65 s; a client gives up after 120 s without a frame (4.4, 8.6). The
+	// deadline is not moved for every read but only when it is watchdogStep old.
+	watchdog     = 120 * time.Second
+	watchdogStep = 5 * time.Second
+)
+
+// ClientConfig configures a [Client]. Only Key is required.
+type ClientConfig struct {
+	// Key is the node's key: its public half is the address at which others reach it.
+	Key key.NodePrivate
+	// MeshKey makes the client a trusted one; zero for all others (5.1).
+	MeshKey MeshKey
+	// Log gets what goes wrong; nil discards it.
+	Log *slog.Logger
+	// Roots are trusted besides the roots of the system.
+	Roots *x509.CertPool
+	// Proxy chooses the proxy for a relay, as [http.Transport] does; nil, or a nil result, dials directly.
+	Proxy func(relay *url.URL) (*url.URL, error)
+	// DialProxy connects to addr through the proxy that Proxy chose. Without it a chosen proxy is an error.
+	DialProxy func(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error)
+	// DialContext makes all direct connections; nil means a [net.Dialer].
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+func (c *ClientConfig) log() *slog.Logger {
+	if c.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Log
+}
+
+func (c *ClientConfig) dialContext() func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if c.DialContext == nil {
+		return new(net.Dialer).DialContext
+	}
+	return c.DialContext
+}
+
+// MessageKind tells what a [Message] is.
+type MessageKind uint8
+
+const (
+	MessagePacket      MessageKind = iota // a packet from Peer
+	MessagePeerGone                       // Peer cannot be reached here any more
+	MessageHealth                         // Data is the server's complaint about this connection; empty: none any more
+	messageLoggedIn                       // the server has admitted the client
+	messageRestarting                     // Data is the payload of the frame
+	messagePeerPresent                    // Data is the payload of the frame
+)
+
+// Message is something that came from a relay.
+type Message struct {
+	Kind MessageKind
+	Peer key.NodePublic
+	Data []byte
+}
+
+// Client is a connection to one relay. Send may be called from anywhere, Recv from one goroutine at a time; it must be
+// called all the time, for it also answers the server. A client that has failed stays failed.
+type Client struct {
+	session *session
+	out     *sender
+	own     sync.WaitGroup // of the outbox, unless it belongs to a region
+
+	// Of the goroutine that calls Recv.
+	msgs  []Message
+	armed time.Time // when the watchdog was set
+	err   error     // that ended Recv
+
+	mu    sync.Mutex
+	ended bool
+	pings map[pingData]chan error // each gets one item
+}
+
+// Dial connects to the relay at an https or http URL and logs in. The context bounds that only. Errors say what is wrong
+// with a certificate; where something on the way refuses the upgrade, it uses WebSocket.
+func Dial(ctx context.Context, rawURL string, cfg ClientConfig) (*Client, error) {
+	t, err := urlTarget(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	return dialClient(ctx, &cfg, []*target{t}, newHello(&cfg))
+}
+
+// DialRegion connects to the first relay of a region that answers (1.10).
+func DialRegion(ctx context.Context, r *Region, cfg ClientConfig) (*Client, error) {
+	return dialClient(ctx, &cfg, nodeTargets(r), newHello(&cfg))
+}
+
+func newHello(cfg *ClientConfig) *hello {
+	return &hello{info: clientInfo{MeshKey: sealedMeshKey{cfg.MeshKey}, Version: protocolVersion, CanAckPings: true}}
+}
+
+func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello) (*Client, error) {
+	s, err := connect(ctx, cfg, targets, h, TransportNative)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{session: s}
+	c.out = newSender(&c.own)
+	c.start()
+	return c, nil
+}
+
+// start begins to use the session for what c.out has to send.
+func (c *Client) start() {
+	c.out.bucket.Store(nil)
+	c.session.wire.start(c.out.box.kick)
+	c.out.box.attach(c.session.wire)
+}
+
+// Transport returns what carries the frames.
+func (c *Client) Transport() Transport { return c.session.transport }
+
+// ServerKey returns the key of the relay.
+func (c *Client) ServerKey() key.NodePublic { return c.session.server }
+
+// RemoteAddr returns the relay's address, or that of the proxy before it; zero if it is not an IP address.
+func (c *Client) RemoteAddr() netip.AddrPort { return addrPortOf(c.session.wire.conn.RemoteAddr()) }
+
+func addrPortOf(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// Send sends packets to the client with key to, in one write where that is possible. It does not wait for the network
+// but for some 20 ms at most, when too much has queued; then packets are dropped and nobody is told, as when the relay
+// drops them. Errors are net.ErrClosed, and packets larger than [MaxPacket], which are left out.
+func (c *Client) Send(to key.NodePublic, packets [][]byte) error { return c.out.send(to, packets) }
+
+// Recv waits for messages and returns all that one read brought. They are valid until the next call. Errors are final:
+// net.ErrClosed after Close, os.ErrDeadlineExceeded after 120 s of silence, io.EOF if the server hung up.
+func (c *Client) Recv() ([]Message, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	c.msgs = c.msgs[:0]
+	for {
+		if err := c.parse(); err != nil {
+			return nil, c.fail(err)
+		}
+		if len(c.msgs) > 0 {
+			return c.msgs, nil
+		}
+		if now := time.Now(); now.Sub(c.armed) > watchdogStep {
+			c.session.wire.conn.SetReadDeadline(now.Add(watchdog + watchdogStep))
+			c.armed = now
+		}
+		if _, err := c.session.in.read(); err != nil {
+			return nil, c.fail(err)
+		}
+	}
+}
+
+// fail ends the connection for good.
+func (c *Client) fail(err error) error {
+	c.session.wire.fail(err)
+	c.session.in.release()
+	c.endPings()
+	c.err = c.session.wire.failure(err)
+	return c.err
+}
+
+// parse takes all whole frames out of the buffer.
+func (c *Client) parse() error {
+	in := &c.session.in
+	for {
+		b := in.buffered()
+		t, n, ok := parseHeader(b)
+		if !ok {
+			return nil
+		}
+		if n > maxFrameToClient {
+			if err := httpAnswer(b); err != nil {
+				return err
+			}
+			return &frameError{t, n, "too large"}
+		}
+		size := headerSize + int(n)
+		if len(b) < size && isServerFrame(t) && n <= maxFromServer {
+			return nil
+		}
+		in.take(uint64(size))
+		if len(b) >= size {
+			if err := c.handle(t, b[headerSize:size]); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// maxFromServer is the largest frame that the client acts on; larger ones are skipped.
+const maxFromServer = key.Size + MaxPacket
+
+// isServerFrame reports whether a client acts on such a frame.
+func isServerFrame(t frameType) bool {
+	switch t {
+	case frameServerInfo, frameRecvPacket, framePeerGone, framePeerPresent, framePing, framePong, frameHealth, frameRestarting:
+		return true
+	}
+	return false
+}
+
+// handle acts on a frame or makes a message of it. Frames that are too short are skipped (3.1).
+func (c *Client) handle(t frameType, p []byte) error {
+	switch t {
+	case frameRecvPacket:
+		if len(p) >= key.Size {
+			c.msgs = append(c.msgs, Message{MessagePacket, key.NodePublic(p[:key.Size]), p[key.Size:]})
+		}
+	case frameServerInfo:
+		info, err := openServerInfo(c.session.shared, p)
+		if err != nil {
+			return fmt.Errorf("reading the server's answer to the login: %w", err)
+		}
+		c.out.limit(info)
+		c.msgs = append(c.msgs, Message{Kind: messageLoggedIn})
+	case framePeerGone:
+		if peer, _, ok := parsePeerGone(p); ok {
+			c.msgs = append(c.msgs, Message{Kind: MessagePeerGone, Peer: peer})
+		}
+	case framePeerPresent:
+		if present, ok := parsePeerPresent(p); ok {
+			c.msgs = append(c.msgs, Message{messagePeerPresent, present.peer, p})
+		}
+	case framePing:
+		if data, ok := parsePing(p); ok {
+			c.out.box.send(flowID{class: classPong}, appendPong(nil, data), 0)
+		}
+	case framePong:
+		if data, ok := parsePing(p); ok {
+			c.endPing(data, nil)
+		}
+	case frameHealth:
+		c.msgs = append(c.msgs, Message{Kind: MessageHealth, Data: p})
+	case frameRestarting:
+		if _, ok := parseRestarting(p); ok {
+			c.msgs = append(c.msgs, Message{Kind: messageRestarting, Data: p})
+		}
+	}
+	return nil
+}
+
+// Ping measures the time to the relay and back. Recv must be running meanwhile.
+func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
+	var data pingData
+	rand.Read(data[:])
+	start := time.Now()
+	donec := c.addPing(data)
+	defer c.endPing(data, nil)
+	if _, err := c.out.box.send(flowID{class: classControl}, appendPing(nil, data), 0); err != nil {
+		return 0, err
+	}
+	select {
+	case err := <-donec:
+		return time.Since(start), err
+	case <-ctx.Done():
+		return 0, fmt.Errorf("waiting for the answer to a ping: %w", ctx.Err())
+	}
+}
+
+// addPing returns the channel on which endPing tells the end of a Ping.
+func (c *Client) addPing(data pingData) <-chan error {
+	donec := make(chan error, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		donec <- net.ErrClosed
+		return donec
+	}
+	if c.pings == nil {
+		c.pings = make(map[pingData]chan error)
+	}
+	c.pings[data] = donec
+	return donec
+}
+
+// endPing ends the Ping that data belongs to, if there is one.
+func (c *Client) endPing(data pingData, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if donec := c.pings[data]; donec != nil {
+		donec <- err
+		delete(c.pings, data)
+	}
+}
+
+// endPings ends all of them, those still to come included.
+func (c *Client) endPings() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	for _, donec := range c.pings {
+		donec <- net.ErrClosed
+	}
+	clear(c.pings)
+}
+
+// noteHome tells the relay whether it is the client's home (3.5).
+func (c *Client) noteHome(note homeNote) {
+	c.out.box.send(flowID{class: classControl}, appendNotePreferred(nil, note), 0)
+}
+
+// Close ends the connection; Recv and Send then return net.ErrClosed.
+func (c *Client) Close() error {
+	c.out.box.close()
+	c.session.wire.hangUp(net.ErrClosed)
+	c.endPings()
+	c.own.Wait()
+	return nil
+}

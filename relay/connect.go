@@ -1,0 +1,280 @@
+package relay
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"ginnel/internal/key"
+)
+
+// This file is the client's side of a connection up to the end of the login: TLS, upgrade, ClientInfo (1.6 to 1.8, 2).
+
+// connectTimeout bounds all of it, from the first dial on (2.6).
+const connectTimeout = 10 * time.Second
+
+// Transport is what carries the frames of a connection.
+type Transport uint8
+
+const (
+	TransportNone      Transport = iota // no connection
+	TransportNative                     // DERP behind an HTTP upgrade, inside TLS
+	TransportWebSocket                  // WebSocket messages, inside TLS unless the URL was http
+	TransportPlain                      // as TransportNative, without TLS
+)
+
+// String returns "none", "native", "websocket" or "plain".
+func (t Transport) String() string {
+	return [...]string{"none", "native", "websocket", "plain"}[t]
+}
+
+// upgradeError reports that something on the way answered in HTTP instead of letting the connection be upgraded.
+type upgradeError struct{ answer string }
+
+// Error implements error.
+func (e *upgradeError) Error() string { return "the upgrade to DERP was answered with " + e.answer }
+
+// hello is what a client says in its login.
+type hello struct {
+	info  clientInfo
+	home  homeNote // told at once if it is isHome
+	watch bool     // ask for the presence of all clients: mesh (5.2)
+}
+
+// session is a connection after the login.
+type session struct {
+	wire      *wire
+	in        frameReader
+	server    key.NodePublic
+	shared    *key.Shared
+	transport Transport
+}
+
+// connect connects to the first of targets that answers and logs in. A connection whose upgrade is refused is made
+// again as WebSocket.
+func connect(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello, first Transport) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	s, err := connectOnce(ctx, cfg, targets, h, first)
+	if _, refused := errors.AsType[*upgradeError](err); refused && first != TransportWebSocket {
+		cfg.log().Info("relay upgrade refused on the way, trying WebSocket", "err", err)
+		return connectOnce(ctx, cfg, targets, h, TransportWebSocket)
+	}
+	return s, err
+}
+
+func connectOnce(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello, tr Transport) (*session, error) {
+	base, t, err := dialAny(ctx, cfg, targets)
+	if err != nil {
+		return nil, err
+	}
+	// The context ends the login, but not the connection that results from it.
+	stop := context.AfterFunc(ctx, closer(base))
+	s, err := login(ctx, cfg, base, t, h, tr)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		base.Close()
+		return nil, fmt.Errorf("connecting to relay %s: %w", t.hostHeader(), cmp.Or(ctx.Err(), err))
+	}
+	return s, nil
+}
+
+// closer returns a function that closes conn.
+func closer(conn net.Conn) func() { return func() { conn.Close() } }
+
+// login does everything above TCP.
+func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *hello, tr Transport) (*session, error) {
+	conn := base
+	var server key.NodePublic
+	if !t.plain {
+		tc := tls.Client(base, newVerifier(t, cfg.Roots).config())
+		if err := tc.HandshakeContext(ctx); err != nil {
+			return nil, fmt.Errorf("setting up TLS: %w", err)
+		}
+		if cs := tc.ConnectionState(); cs.Version >= tls.VersionTLS13 {
+			server, _ = parseMetaCert(cs.PeerCertificates)
+		}
+		conn = tc
+	}
+	s := &session{transport: TransportNative, server: server}
+	if t.plain {
+		s.transport = TransportPlain
+	}
+	var err error
+	switch {
+	case tr == TransportWebSocket:
+		s.transport = TransportWebSocket
+		if conn, err = openWebSocket(ctx, conn, t); err == nil {
+			s.in.src = conn
+			err = s.normalStart(cfg, conn, h)
+		}
+	case !server.IsZero():
+		s.in.src = conn
+		err = s.fastStart(cfg, conn, t, h)
+	default:
+		s.in.src = conn
+		if err = s.upgrade(conn, t); err == nil {
+			err = s.normalStart(cfg, conn, h)
+		}
+	}
+	if err != nil {
+		s.in.release()
+		return nil, err
+	}
+	s.wire = newWire(conn, base, clientWriteTimeout)
+	return s, nil
+}
+
+// appendRequest appends the request for the upgrade, with extra headers.
+func appendRequest(b []byte, t *target, extra ...string) []byte {
+	b = fmt.Appendf(b, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ginnel\r\nConnection: Upgrade\r\nUpgrade: DERP\r\n",
+		t.path, t.hostHeader())
+	for _, line := range extra {
+		b = append(append(b, line...), "\r\n"...)
+	}
+	if t.ideal != "" {
+		b = fmt.Appendf(b, "%s: %s\r\n", headerIdealNode, t.ideal)
+	}
+	return append(b, "\r\n"...)
+}
+
+// fastStart sends request and login at once, for the server's key is known (1.7).
+func (s *session) fastStart(cfg *ClientConfig, conn net.Conn, t *target, h *hello) error {
+	b, err := s.appendLogin(appendRequest(nil, t, headerFastStart+": 1"), cfg, h)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(b); err != nil {
+		return fmt.Errorf("logging in: %w", err)
+	}
+	return nil
+}
+
+// upgrade sends the request and waits for the answer. What came behind the answer stays to be read.
+func (s *session) upgrade(conn net.Conn, t *target) error {
+	if _, err := conn.Write(appendRequest(nil, t)); err != nil {
+		return fmt.Errorf("asking for the upgrade: %w", err)
+	}
+	br := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil {
+		return fmt.Errorf("reading the answer to the upgrade: %w", err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return &upgradeError{"HTTP status " + resp.Status}
+	}
+	early, _ := br.Peek(br.Buffered())
+	s.in.preload(early)
+	return nil
+}
+
+// normalStart learns the server's key from its first frame and logs in.
+func (s *session) normalStart(cfg *ClientConfig, conn net.Conn, h *hello) error {
+	p, err := s.readServerKey()
+	if err != nil {
+		return fmt.Errorf("reading the server's key: %w", err)
+	}
+	s.server = p
+	b, err := s.appendLogin(nil, cfg, h)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(b); err != nil {
+		return fmt.Errorf("logging in: %w", err)
+	}
+	return nil
+}
+
+func (s *session) readServerKey() (key.NodePublic, error) {
+	for {
+		b := s.in.buffered()
+		t, n, ok := parseHeader(b)
+		if ok && (t != frameServerKey || n > maxServerKey) {
+			return key.NodePublic{}, errServerGreeting
+		}
+		if size := headerSize + int(n); ok && len(b) >= size {
+			s.in.take(uint64(size))
+			return parseServerKey(b[headerSize:size])
+		}
+		if _, err := s.in.read(); err != nil {
+			return key.NodePublic{}, err
+		}
+	}
+}
+
+// appendLogin appends ClientInfo and what is to be said right after it.
+func (s *session) appendLogin(b []byte, cfg *ClientConfig, h *hello) ([]byte, error) {
+	var err error
+	if s.shared, err = cfg.Key.Shared(s.server); err != nil {
+		return nil, fmt.Errorf("checking the server's key: %w", err)
+	}
+	b = appendClientInfo(b, cfg.Key.Public(), s.shared, h.info)
+	if h.home == isHome {
+		b = appendNotePreferred(b, isHome)
+	}
+	if h.watch {
+		b = appendHeader(b, frameWatchConns, 0)
+	}
+	return b, nil
+}
+
+// openWebSocket does the WebSocket handshake on conn.
+func openWebSocket(ctx context.Context, conn net.Conn, t *target) (net.Conn, error) {
+	u := t.url()
+	u.Scheme = "http" // TLS is there already
+	once := &onceDialer{conn: conn}
+	tr := &http.Transport{DialContext: once.dial, DisableKeepAlives: true}
+	defer tr.CloseIdleConnections()
+	ws, resp, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
+		HTTPClient:      &http.Client{Transport: tr, CheckRedirect: noRedirect},
+		Host:            t.hostHeader(),
+		Subprotocols:    []string{webSocketProtocol},
+		CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the WebSocket: %w", err)
+	}
+	if resp != nil && !strings.EqualFold(ws.Subprotocol(), webSocketProtocol) {
+		ws.CloseNow()
+		return nil, fmt.Errorf("opening the WebSocket: server chose subprotocol %q", ws.Subprotocol())
+	}
+	ws.SetReadLimit(maxFrameToClient) // the reference server exceeds its own limit for large packets (1.8)
+	return &wsConn{Conn: conn, ws: ws}, nil
+}
+
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// onceDialer gives an HTTP transport the connection that there is already.
+type onceDialer struct{ conn net.Conn }
+
+var errDialledTwice = errors.New("relay: HTTP client wants a second connection")
+
+func (d *onceDialer) dial(context.Context, string, string) (net.Conn, error) {
+	conn := d.conn
+	if d.conn = nil; conn == nil {
+		return nil, errDialledTwice
+	}
+	return conn, nil
+}
+
+// httpAnswer returns an upgradeError if b, where a frame should begin, begins an HTTP answer: that is how a fast start
+// learns of a refused upgrade (1.7).
+func httpAnswer(b []byte) error {
+	if !bytes.HasPrefix(b, []byte("HTTP/")) {
+		return nil
+	}
+	line, _, _ := bytes.Cut(b, []byte("\r\n"))
+	return &upgradeError{string(line[:min(len(line), 100)])}
+}

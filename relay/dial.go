@@ -1,0 +1,236 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// This file finds a server and makes the TCP connection to it (1.10).
+
+const (
+	nodeTimeout        = 1500 * time.Millisecond
+	clientKeepAlive    = 30 * time.Second
+	clientWriteTimeout = 10 * time.Second
+)
+
+var (
+	errNoNode      = errors.New("region has no relay to connect to")
+	errNoFamily    = errors.New("both address families are disabled")
+	errNoDialProxy = errors.New("no way to dial through a proxy was given")
+)
+
+// target is a server as the map or a URL describes it.
+type target struct {
+	host     string // dialled, unless v4 or v6 says otherwise, and asked for
+	port     int
+	path     string
+	plain    bool // HTTP without TLS
+	certName string
+	insecure bool
+	v4, v6   string // as Node.IPv4 and Node.IPv6
+	ideal    string // the name of the node that should have been reached; empty if this is it
+}
+
+// nodeTargets returns the servers of a region in the order in which they are tried.
+func nodeTargets(r *Region) []*target {
+	var ts []*target
+	for _, n := range r.Nodes {
+		if n == nil || n.STUNOnly {
+			continue
+		}
+		t := &target{host: n.HostName, port: n.port(), path: "/derp", certName: n.CertName, insecure: n.InsecureForTests,
+			v4: n.IPv4, v6: n.IPv6}
+		if n != r.Nodes[0] {
+			t.ideal = r.Nodes[0].Name
+		}
+		ts = append(ts, t)
+	}
+	return ts
+}
+
+// urlTarget returns the server that a URL names.
+func urlTarget(rawURL string) (*target, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("reading the relay's URL: %w", err)
+	}
+	t := &target{host: u.Hostname(), port: defaultPort, path: u.Path}
+	switch u.Scheme {
+	case "https":
+	case "http":
+		t.plain, t.port = true, defaultPlainPort
+	default:
+		return nil, fmt.Errorf("reading the relay's URL: scheme %q is neither https nor http", u.Scheme)
+	}
+	if t.host == "" {
+		return nil, fmt.Errorf("reading the relay's URL: no host in %q", rawURL)
+	}
+	if p := u.Port(); p != "" {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("reading the relay's URL: %q is not a port", p)
+		}
+		t.port = int(n)
+	}
+	if t.path == "" || t.path == "/" {
+		t.path = "/derp"
+	}
+	return t, nil
+}
+
+// hostHeader returns host, and port unless it is the usual one.
+func (t *target) hostHeader() string {
+	if t.plain {
+		return hostPort(t.host, t.port, defaultPlainPort)
+	}
+	return hostPort(t.host, t.port, defaultPort)
+}
+
+// url returns the address as proxies and their configuration see it.
+func (t *target) url() *url.URL {
+	u := &url.URL{Scheme: "https", Host: t.hostHeader(), Path: t.path}
+	if t.plain {
+		u.Scheme = "http"
+	}
+	return u
+}
+
+// dialRoute is one way to the server.
+type dialRoute struct{ network, addr string }
+
+// routes returns the ways to the server, to be raced.
+func (t *target) routes() []dialRoute {
+	var rs []dialRoute
+	port := strconv.Itoa(t.port)
+	literal, _ := netip.ParseAddr(t.host)
+	for _, f := range []struct {
+		network, given string
+		is             func(netip.Addr) bool
+	}{
+		{"tcp4", t.v4, netip.Addr.Is4},
+		{"tcp6", t.v6, netip.Addr.Is6},
+	} {
+		if literal.IsValid() && !f.is(literal) {
+			continue
+		}
+		host := t.host
+		if f.given != "" {
+			ip, err := netip.ParseAddr(f.given)
+			if err != nil || !f.is(ip) {
+				continue // "none" by convention
+			}
+			host = f.given
+		}
+		rs = append(rs, dialRoute{f.network, net.JoinHostPort(host, port)})
+	}
+	return rs
+}
+
+// dialAny connects to the first server that answers. Where TLS or DERP fails after that no other one is tried.
+func dialAny(ctx context.Context, cfg *ClientConfig, targets []*target) (net.Conn, *target, error) {
+	err := errNoNode
+	for _, t := range targets {
+		var conn net.Conn
+		if conn, err = dialTCP(ctx, cfg, t); err == nil {
+			return conn, t, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, nil, err
+}
+
+// dialTCP connects to one server, through a proxy if one is configured for it.
+func dialTCP(ctx context.Context, cfg *ClientConfig, t *target) (net.Conn, error) {
+	conn, err := dialDirectOrProxy(ctx, cfg, t)
+	if err != nil {
+		return nil, fmt.Errorf("dialling %s: %w", t.hostHeader(), err)
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: clientKeepAlive, Interval: clientKeepAlive})
+		tuneSocket(tcp)
+	}
+	return newSock(conn), nil
+}
+
+func dialDirectOrProxy(ctx context.Context, cfg *ClientConfig, t *target) (net.Conn, error) {
+	if cfg.Proxy != nil {
+		proxy, err := cfg.Proxy(t.url())
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("choosing a proxy: %w", err)
+		case proxy != nil && cfg.DialProxy == nil:
+			return nil, errNoDialProxy
+		case proxy != nil:
+			return cfg.DialProxy(ctx, proxy, net.JoinHostPort(t.host, strconv.Itoa(t.port)))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
+	defer cancel()
+	routes := t.routes()
+	if len(routes) == 0 {
+		return nil, errNoFamily
+	}
+	return newRace(cfg.dialContext(), routes).run(ctx)
+}
+
+// race dials several ways at once and keeps the first connection.
+type race struct {
+	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	routes []dialRoute
+	wg     sync.WaitGroup
+	donec  chan dialled
+}
+
+type dialled struct {
+	conn net.Conn
+	err  error
+}
+
+func newRace(dial func(ctx context.Context, network, addr string) (net.Conn, error), routes []dialRoute) *race {
+	return &race{dial: dial, routes: routes, donec: make(chan dialled, len(routes))}
+}
+
+// run returns when all ways have come to an end; the first success ends the others. If all fail it returns the last
+// error: the first often only says that the host has no address of that family.
+func (r *race) run(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, route := range r.routes {
+		r.wg.Go(r.lane(ctx, route))
+	}
+	var best dialled
+	for range r.routes {
+		d := <-r.donec
+		switch {
+		case best.conn == nil:
+			best = d
+			if d.conn != nil {
+				cancel()
+			}
+		case d.conn != nil:
+			d.conn.Close()
+		}
+	}
+	r.wg.Wait()
+	return best.conn, best.err
+}
+
+// lane returns the dialling of one way.
+func (r *race) lane(ctx context.Context, route dialRoute) func() {
+	return func() {
+		conn, err := r.dial(ctx, route.network, route.addr)
+		if err != nil {
+			conn = nil
+		}
+		r.donec <- dialled{conn, err}
+	}
+}

@@ -1,0 +1,323 @@
+package relay
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"ginnel/internal/key"
+)
+
+const (
+	// sendPatience is how long a sender's reading goroutine waits for room in the queue to a receiver. Not reading on
+	// makes the sender's TCP wait, which is gentler than dropping.
+	sendPatience = 25 * time.Millisecond
+	// A sender that had another destination within mixedFor must not be held up for long by one of them: after a wait
+	// it does not wait again for mixedRest times as long.
+	mixedFor  = 200 * time.Millisecond
+	mixedRest = 8
+	// maxDests bounds the destinations that a connection remembers; when there are more it starts anew.
+	maxDests = 256
+)
+
+var errClosedByMesh = errors.New("relay: closed by a mesh peer")
+
+// dest is what a connection remembers of one that it sends to.
+type dest struct {
+	peer  *peer
+	known uint64 // serial of the connection that is subscribed to the leaving of this client; 0 is none
+}
+
+// routes finds destinations without a lock that others use. It belongs to the reading goroutine.
+type routes struct {
+	dests     map[key.NodePublic]*dest
+	last      *dest
+	mixed     time.Time // when the destination changed last, zero if that is long ago
+	impatient time.Time // no waiting before this
+}
+
+// run is a number of consecutive frames in the read buffer, already RecvPacket, that go the same way.
+type run struct {
+	from, to key.NodePublic
+	class    class
+	frames   []byte // nil if there is no run
+}
+
+// handleFrames takes all whole frames out of the buffer. Consecutive packets for one client leave as one run.
+func (c *serverConn) handleFrames() error {
+	var r run
+	b := c.in.buffered()
+	if len(b) > 0 && c.peer.active.Load() != c {
+		c.s.registry.heard(c) // "any frame from a connection of the set" (4.6)
+	}
+	for {
+		t, n, ok := parseHeader(b)
+		if !ok {
+			break
+		}
+		if err := c.checkHeader(t, n); err != nil {
+			c.forward(&r)
+			return err
+		}
+		size := headerSize + int(n)
+		if !isClientFrame(t) { // dropped, however long it is (3.1)
+			c.s.metrics.unknown.Inc()
+			c.in.take(headerSize + uint64(n))
+			b = c.in.buffered()
+			continue
+		}
+		if len(b) < size {
+			break
+		}
+		frame := b[:size]
+		b = b[size:]
+		c.in.take(uint64(size))
+		switch t {
+		case frameSendPacket:
+			c.addSend(&r, frame)
+		case frameForwardPacket:
+			c.addForward(&r, frame)
+		default:
+			c.forward(&r)
+			c.handleControl(t, frame[headerSize:])
+		}
+	}
+	c.forward(&r)
+	return nil
+}
+
+// isClientFrame reports whether a server acts on such a frame.
+func isClientFrame(t frameType) bool {
+	switch t {
+	case frameSendPacket, frameNotePreferred, frameForwardPacket, frameWatchConns, frameClosePeer, framePing:
+		return true
+	}
+	return false
+}
+
+// checkHeader refuses what closes the connection (3.1).
+func (c *serverConn) checkHeader(t frameType, n uint32) error {
+	least, most := uint32(0), ^uint32(0)
+	switch t {
+	case frameSendPacket:
+		least, most = key.Size, key.Size+MaxPacket
+	case frameForwardPacket:
+		least, most = 2*key.Size, maxForwardPayload
+	case frameNotePreferred:
+		least, most = 1, 1
+	case frameWatchConns:
+		most = 0
+	case frameClosePeer:
+		least, most = key.Size, key.Size
+	case framePing:
+		least, most = pingSize, maxPing
+	}
+	if n < least || n > most {
+		return &frameError{t, n, "wrong length"}
+	}
+	if c.trust != meshPeer && (t == frameForwardPacket || t == frameWatchConns || t == frameClosePeer) {
+		return &frameError{t, n, "needs the mesh key"}
+	}
+	return nil
+}
+
+// addSend turns a SendPacket into the RecvPacket that its receiver gets, in place, and adds it to the run.
+func (c *serverConn) addSend(r *run, frame []byte) {
+	to := key.NodePublic(frame[headerSize:])
+	frame[0] = byte(frameRecvPacket)
+	copy(frame[headerSize:], c.key[:])
+	c.addRun(r, c.key, to, frame)
+}
+
+// addForward turns a ForwardPacket into a RecvPacket, which is shorter by the destination.
+func (c *serverConn) addForward(r *run, frame []byte) {
+	from, to := key.NodePublic(frame[headerSize:]), key.NodePublic(frame[headerSize+key.Size:])
+	payload := len(frame) - headerSize - key.Size
+	frame = frame[key.Size:]
+	copy(frame[headerSize:], from[:])
+	appendHeader(frame[:0], frameRecvPacket, payload)
+	c.s.metrics.forwards.in.Inc()
+	c.addRun(r, from, to, frame)
+}
+
+// addRun adds a frame to the run, after forwarding the run if the frame does not belong to it.
+func (c *serverConn) addRun(r *run, from, to key.NodePublic, frame []byte) {
+	cl := classData
+	if looksLikeDisco(frame[sendOverhead:]) {
+		cl = classDisco
+	}
+	if r.frames != nil && (r.to != to || r.class != cl || r.from != from) {
+		c.forward(r)
+	}
+	if r.frames == nil {
+		*r = run{from: from, to: to, class: cl, frames: frame}
+		return
+	}
+	end := len(r.frames)
+	r.frames = r.frames[:end+len(frame)]
+	if &r.frames[end] != &frame[0] {
+		copy(r.frames[end:], frame) // a ForwardPacket left a gap
+	}
+}
+
+// forward sends the run on its way (4.5) and empties it.
+func (c *serverConn) forward(r *run) {
+	if r.frames == nil {
+		return
+	}
+	c.s.metrics.received[r.class].add(r.frames)
+	d := c.dest(r.to)
+	var to *serverConn
+	var link *meshLink
+	if d != nil {
+		to, link = d.peer.active.Load(), d.peer.link.Load()
+	}
+	switch {
+	case to != nil:
+		c.subscribe(d, r.from, to)
+		c.routes.waited(to.out.send(flowID{r.from, r.class}, r.frames, c.routes.patience(r.class)))
+	case link != nil && c.trust == ordinary:
+		c.routes.waited(link.forward(r, c.routes.patience(r.class)))
+	default:
+		reason := dropUnknownDest
+		if c.trust == meshPeer {
+			reason = dropUnknownDestOnForward
+		}
+		c.s.metrics.dropped(r.class, reason, r.frames)
+		if r.class == classDisco {
+			c.tellNotHere(r.to)
+		}
+	}
+	r.frames = nil
+}
+
+// dest looks up a destination, nil if nobody knows it.
+func (c *serverConn) dest(k key.NodePublic) *dest {
+	rt := &c.routes
+	if d := rt.last; d != nil && d.peer.key == k && !d.peer.gone.Load() {
+		return d
+	}
+	d := rt.dests[k]
+	if d == nil || d.peer.gone.Load() {
+		p := c.s.registry.lookup(k)
+		if p == nil {
+			delete(rt.dests, k)
+			return nil
+		}
+		d = &dest{peer: p}
+		if rt.dests == nil || len(rt.dests) >= maxDests {
+			rt.dests = make(map[key.NodePublic]*dest)
+		}
+		rt.dests[k] = d
+	}
+	if rt.last != nil {
+		rt.mixed = time.Now()
+	}
+	rt.last = d
+	return d
+}
+
+// subscribe makes sure that to is told when the source of a run leaves.
+func (c *serverConn) subscribe(d *dest, from key.NodePublic, to *serverConn) {
+	if c.trust == ordinary {
+		if d.known != to.serial {
+			c.s.registry.subscribe(from, to)
+			d.known = to.serial
+		}
+	} else if !c.s.registry.subscribed(from, to) {
+		c.s.registry.subscribe(from, to)
+	}
+}
+
+// patience returns how long the next run may wait for room.
+func (rt *routes) patience(cl class) time.Duration {
+	if cl != classData {
+		return 0
+	}
+	if rt.mixed.IsZero() {
+		return sendPatience
+	}
+	now := time.Now()
+	if now.Sub(rt.mixed) > mixedFor {
+		rt.mixed = time.Time{}
+		return sendPatience
+	}
+	if now.Before(rt.impatient) {
+		return 0
+	}
+	return sendPatience
+}
+
+// waited takes note of a wait.
+func (rt *routes) waited(res sendResult, _ error) {
+	if res.waited > 0 && !rt.mixed.IsZero() {
+		rt.impatient = time.Now().Add(mixedRest * res.waited)
+	}
+}
+
+// tellNotHere answers a disco packet to nobody, at most three times at once and once a second (4.5).
+func (c *serverConn) tellNotHere(peer key.NodePublic) {
+	if c.notHere == nil {
+		c.notHere = rate.NewLimiter(1, 3)
+	}
+	if c.notHere.Allow() {
+		c.out.send(flowID{class: classControl}, appendPeerGone(nil, peer, goneNotHere), 0)
+		c.s.metrics.peerGone.WithLabelValues("not_here").Inc()
+	}
+}
+
+// handleControl acts on a frame that is not a packet; its length has been checked.
+func (c *serverConn) handleControl(t frameType, p []byte) {
+	switch t {
+	case framePing:
+		data, _ := parsePing(p)
+		var pong [pongFrameSize]byte
+		c.s.metrics.pings.Inc()
+		if res, err := c.out.send(flowID{class: classPong}, appendPong(pong[:0], data), 0); res.dropped == 0 && err == nil {
+			c.s.metrics.pongs.Inc()
+		}
+	case frameNotePreferred:
+		c.noteHome(homeNote(min(p[0], 1)))
+	case frameWatchConns:
+		if c.key != c.s.public && c.watch == nil { // a link to itself is ignored (5.2)
+			c.s.registry.watch(c)
+			c.s.wg.Go(c.tellWatcher)
+		}
+	case frameClosePeer:
+		for _, other := range c.s.registry.connsOf(key.NodePublic(p)) {
+			other.wire.fail(errClosedByMesh)
+		}
+	}
+}
+
+// noteHome counts the clients whose home this is (3.5).
+func (c *serverConn) noteHome(note homeNote) {
+	if note == c.home {
+		return
+	}
+	c.home = note
+	if note == isHome {
+		c.s.metrics.home.Inc()
+		c.s.metrics.homeMoves.WithLabelValues("in").Inc()
+	} else {
+		c.s.metrics.home.Dec()
+		c.s.metrics.homeMoves.WithLabelValues("out").Inc()
+	}
+}
+
+// tellWatcher sends a mesh peer what changes, until its connection ends. A peer that cannot keep up is cut: when it
+// comes back it gets everything anew.
+func (c *serverConn) tellWatcher() {
+	var b []byte
+	for range c.watch.wakec {
+		b = c.s.registry.news(c.watch, b[:0])
+		res, err := c.out.send(flowID{class: classControl}, b, meshWriteTimeout)
+		if res.dropped > 0 || err != nil {
+			c.wire.fail(errSlowWatcher)
+			return
+		}
+	}
+}
+
+var errSlowWatcher = errors.New("relay: mesh peer does not take its updates")

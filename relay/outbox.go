@@ -1,0 +1,302 @@
+package relay
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+)
+
+// outbox owns the right to write to one connection. Whoever finds the connection idle writes at once, in its own
+// goroutine, because that never waits for the network (see [sock]); all others queue, and one goroutine drains the
+// queue. Frames that queue before a connection is attached, or between two, are kept within the limits of the queue.
+//
+//	            send                     backlog
+//	idle ──────────────────► writing ───────────────► draining ─┐
+//	  ▲                         │ nothing left            │     │ until nothing is left
+//	  └─────────────────────────┴─────────────────────────┴─────┘
+type outbox struct {
+	wg *sync.WaitGroup // of the owner: holds the draining goroutine
+
+	mu      sync.Mutex
+	queue   flowQueue
+	wire    *wire // nil while there is no connection
+	writing bool  // somebody holds the right to write
+	closed  bool
+	waiters []*waiter     // senders that wait for room
+	spare   []*waiter     // waiters to be used again
+	idlec   chan struct{} // made for those who wait for the end of writing
+}
+
+// waiter is a sender that waits until its flow has room.
+type waiter struct {
+	id    flowID
+	need  int // bytes
+	roomc chan struct{}
+	timer *time.Timer
+}
+
+func newOutbox(wg *sync.WaitGroup, limits *queueLimits, b *budget, l ledger) *outbox {
+	return &outbox{wg: wg, queue: flowQueue{limits: limits, budget: b, ledger: l}}
+}
+
+// sendResult tells what send did with frames that it could not pass on at once.
+type sendResult struct {
+	waited  time.Duration
+	dropped int // bytes
+}
+
+// send writes or queues whole frames of one flow. Where the flow has no room it waits for patience at most, and not at
+// all if somebody waited in vain before; then it drops, and the ledger says so. The only error is net.ErrClosed.
+func (o *outbox) send(id flowID, frames []byte, patience time.Duration) (sendResult, error) {
+	var waited time.Duration
+	o.mu.Lock()
+	if o.idleLocked() && len(frames) <= largeBuffer {
+		o.sendDirectLocked(id.class, frames)
+		o.mu.Unlock()
+		return sendResult{}, nil
+	}
+	for !o.closed {
+		now := time.Now()
+		frames = o.queue.push(id, frames, now)
+		o.startLocked()
+		if len(frames) == 0 {
+			o.mu.Unlock()
+			return sendResult{waited: waited}, nil
+		}
+		if waited >= patience {
+			if patience > 0 {
+				o.queue.refuse(id)
+			}
+			break
+		}
+		if o.queue.refuses(id) {
+			break
+		}
+		o.waitLocked(id, len(frames), patience-waited)
+		waited += time.Since(now)
+	}
+	reason, err := dropQueueTail, error(nil)
+	if o.closed {
+		reason, err = dropGone, net.ErrClosed
+	}
+	o.mu.Unlock()
+	o.queue.ledger.dropped(id.class, reason, frames)
+	return sendResult{waited: waited, dropped: len(frames)}, err
+}
+
+// idleLocked reports whether a sender may write itself.
+func (o *outbox) idleLocked() bool {
+	return o.wire != nil && o.wire.direct() && !o.writing && o.queue.empty() && !o.closed
+}
+
+// sendDirectLocked writes in the caller's goroutine. It holds the right to write, not the lock, while it does.
+func (o *outbox) sendDirectLocked(c class, frames []byte) {
+	o.writing = true
+	w := o.wire
+	o.mu.Unlock()
+	err := o.write(w, c, frames)
+	o.mu.Lock()
+	if err != nil {
+		o.breakLocked(w, err)
+	} else if !o.closed && (w.pending() || !o.queue.empty()) {
+		o.wg.Go(o.drain)
+		return
+	}
+	o.doneLocked()
+}
+
+// waitLocked waits until the flow has room for need bytes, d has passed, or the outbox is closed. It gives up the lock
+// meanwhile.
+func (o *outbox) waitLocked(id flowID, need int, d time.Duration) {
+	w := o.newWaiterLocked(d)
+	w.id, w.need = id, need
+	o.waiters = append(o.waiters, w)
+	o.mu.Unlock()
+	select {
+	case <-w.roomc:
+	case <-w.timer.C:
+	}
+	o.mu.Lock()
+	w.timer.Stop()
+	for i, other := range o.waiters {
+		if other == w {
+			o.waiters = append(o.waiters[:i], o.waiters[i+1:]...)
+			break
+		}
+	}
+	select {
+	case <-w.roomc: // woken and timed out at once
+	default:
+	}
+	o.spare = append(o.spare, w)
+}
+
+func (o *outbox) newWaiterLocked(d time.Duration) *waiter {
+	n := len(o.spare)
+	if n == 0 {
+		return &waiter{roomc: make(chan struct{}, 1), timer: time.NewTimer(d)}
+	}
+	w := o.spare[n-1]
+	o.spare = o.spare[:n-1]
+	w.timer.Reset(d)
+	return w
+}
+
+// wakeLocked wakes the waiters whose flows have room now.
+func (o *outbox) wakeLocked() {
+	kept := o.waiters[:0]
+	for _, w := range o.waiters {
+		if o.closed || o.queue.hasRoom(w.id, w.need) {
+			w.roomc <- struct{}{} // has room for one, and w leaves the list
+			continue
+		}
+		kept = append(kept, w)
+	}
+	clear(o.waiters[len(kept):])
+	o.waiters = kept
+}
+
+// startLocked starts the drain if there is something to drain and nobody writing.
+func (o *outbox) startLocked() {
+	if o.wire != nil && !o.writing && !o.closed {
+		o.writing = true
+		o.wg.Go(o.drain)
+	}
+}
+
+// kick starts the drain for bytes that the connection holds back; see [sock].
+func (o *outbox) kick() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.startLocked()
+}
+
+// drain writes until nothing is left. It ends when the queue is empty, the connection broke or the outbox is closed.
+func (o *outbox) drain() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w := o.wire
+	for w != nil && !o.closed && o.wire == w {
+		o.mu.Unlock()
+		err := w.flush()
+		o.mu.Lock()
+		if err != nil {
+			o.breakLocked(w, err)
+			break
+		}
+		s, ok := o.queue.next(quantum, time.Now())
+		o.wakeLocked()
+		if !ok {
+			break
+		}
+		o.mu.Unlock()
+		if err = o.write(w, s.class, s.frames); err == nil {
+			err = w.flush()
+		}
+		o.mu.Lock()
+		o.queue.release(s)
+		if err != nil {
+			o.breakLocked(w, err)
+		}
+	}
+	o.doneLocked()
+}
+
+// write writes frames to w and accounts for them. The caller holds the right to write.
+func (o *outbox) write(w *wire, c class, frames []byte) error {
+	if err := w.write(frames); err != nil {
+		o.queue.ledger.dropped(c, dropWriteError, frames)
+		w.fail(err)
+		return err
+	}
+	o.queue.ledger.sent(c, frames)
+	return nil
+}
+
+// breakLocked lets go of a connection that failed; its owner, who reads from it, learns of it by its end.
+func (o *outbox) breakLocked(w *wire, err error) {
+	w.fail(err)
+	if o.wire == w {
+		o.wire = nil
+	}
+}
+
+// doneLocked gives up the right to write.
+func (o *outbox) doneLocked() {
+	o.writing = false
+	if o.closed {
+		o.queue.discard(dropGone)
+	} else if !o.queue.empty() {
+		o.startLocked() // attached again, or more came between the last look and now
+	}
+	if o.idlec != nil && !o.writing {
+		close(o.idlec)
+		o.idlec = nil
+	}
+}
+
+// attach makes w the connection to write to and starts sending what has queued.
+func (o *outbox) attach(w *wire) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		w.fail(net.ErrClosed)
+		return
+	}
+	o.wire = w
+	if !o.queue.empty() {
+		o.startLocked()
+	}
+}
+
+// detach closes the connection, waits until nobody writes to it any more, and leaves the queue for the next one.
+func (o *outbox) detach() {
+	o.mu.Lock()
+	w, idlec := o.wire, o.idlecLocked()
+	o.wire = nil
+	o.mu.Unlock()
+	if w != nil {
+		w.fail(net.ErrClosed)
+	}
+	if idlec != nil {
+		<-idlec
+	}
+}
+
+// settle waits until nothing is left to be written, or ctx ends.
+func (o *outbox) settle(ctx context.Context) {
+	o.mu.Lock()
+	idlec := o.idlecLocked()
+	o.mu.Unlock()
+	if idlec != nil {
+		select {
+		case <-idlec:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// idlecLocked returns a channel that is closed when nobody writes any more, nil if nobody does now.
+func (o *outbox) idlecLocked() chan struct{} {
+	if o.writing && o.idlec == nil {
+		o.idlec = make(chan struct{})
+	}
+	return o.idlec
+}
+
+// close drops what has queued and ends all waiting; later sends fail. A drain that runs ends as soon as its write does:
+// the owner closes the connection.
+func (o *outbox) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return
+	}
+	o.closed = true
+	o.wire = nil
+	o.wakeLocked()
+	if !o.writing {
+		o.queue.discard(dropGone)
+	}
+}

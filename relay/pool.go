@@ -1,0 +1,271 @@
+package relay
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"iter"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+const (
+	idleLimit    = 60 * time.Second // without sending, after which a region other than the home is closed (8.3)
+	idleInterval = 15 * time.Second // at which that is checked
+	pingLimit    = 3 * time.Second  // for an answer after a network change
+)
+
+// ErrUnknownRegion reports a packet for a region that the map does not have, to a peer that no other relay knows.
+var ErrUnknownRegion = errors.New("relay: region is not in the map")
+
+// PoolConfig configures a [Pool]. Key and Receive are required.
+type PoolConfig struct {
+	// Key is the node's key.
+	Key key.NodePrivate
+	// Receive gets the packets that came through a region: consecutive ones of the same source in one call. They are
+	// valid only during the call. It is called from one goroutine for each region, and holds up that region only.
+	Receive func(region int, from key.NodePublic, packets [][]byte)
+	// Log gets connections and failures; nil discards them.
+	Log *slog.Logger
+	// Roots, Proxy, DialProxy and DialContext are as in [ClientConfig].
+	Roots       *x509.CertPool
+	Proxy       func(relay *url.URL) (*url.URL, error)
+	DialProxy   func(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error)
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// LocalAddrs lists the addresses of the machine; nil asks the system.
+	LocalAddrs func() ([]netip.Addr, error)
+}
+
+func (c *PoolConfig) client() ClientConfig {
+	return ClientConfig{Key: c.Key, Log: c.Log, Roots: c.Roots, Proxy: c.Proxy, DialProxy: c.DialProxy, DialContext: c.DialContext}
+}
+
+func (c *PoolConfig) localAddrs() ([]netip.Addr, error) {
+	if c.LocalAddrs != nil {
+		return c.LocalAddrs()
+	}
+	nets, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for _, n := range nets {
+		if p, ok := n.(*net.IPNet); ok {
+			if a, ok := netip.AddrFromSlice(p.IP); ok {
+				addrs = append(addrs, a.Unmap())
+			}
+		}
+	}
+	return addrs, nil
+}
+
+// Pool holds a node's connections to relays, at most one for each region of the map: one to the home that stands all
+// the time, the others made when there is something to send and closed 60 to 75 s after the last of it (8.3).
+type Pool struct {
+	cfg     ClientConfig
+	local   func() ([]netip.Addr, error)
+	deliver func(region int, from key.NodePublic, packets [][]byte)
+	log     *slog.Logger
+	routes  routeTable
+	calls   cancels
+	wg      sync.WaitGroup
+	stopc   chan struct{} // closed by Close
+
+	regions atomic.Pointer[map[int]*region] // never modified; replaced under mu
+
+	home atomic.Int64 // id of a region, 0 if there is none
+
+	mu      sync.Mutex
+	closed  bool
+	changec chan struct{} // closed at the next change of the status
+}
+
+// NewPool returns a pool that connects to nothing until it has a map, and a home or something to send.
+func NewPool(cfg PoolConfig) *Pool {
+	p := &Pool{cfg: cfg.client(), local: cfg.localAddrs, deliver: cfg.Receive, stopc: make(chan struct{}), changec: make(chan struct{})}
+	p.log = p.cfg.log()
+	p.regions.Store(new(map[int]*region))
+	p.wg.Go(p.upkeep)
+	return p
+}
+
+// SetMap replaces the map, which must not be modified afterwards. Connections to regions that have changed in any way
+// are closed; the home is connected to again, if it is still there.
+func (p *Pool) SetMap(m Map) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	old := *p.regions.Load()
+	regions := make(map[int]*region, len(m.Regions))
+	for id, entry := range m.Regions {
+		if entry == nil {
+			continue
+		}
+		if r := old[id]; r != nil && reflect.DeepEqual(r.entry, entry) {
+			regions[id] = r
+			continue
+		}
+		regions[id] = newRegion(p, id, entry)
+	}
+	p.regions.Store(&regions)
+	p.mu.Unlock()
+	for id, r := range old {
+		if regions[id] != r {
+			r.close()
+		}
+	}
+	p.settle()
+}
+
+// SetHome makes a region the home: the one whose connection stands, and whose relay is told so. 0 means none. A region
+// that the map lacks becomes the home when a map brings it.
+func (p *Pool) SetHome(region int) {
+	p.home.Store(int64(region))
+	p.settle()
+}
+
+// settle has all regions act on what the home is now.
+func (p *Pool) settle() {
+	for _, r := range *p.regions.Load() {
+		r.settle()
+	}
+	p.changed()
+}
+
+// Send sends packets to a peer whose home is region: through that region if it is connected, else through another one
+// on which the peer was heard, else through region as soon as it is connected. 0 is a region that is not known. It never
+// waits for the network, and for some 20 ms at most when too much has queued; then packets are dropped and counted.
+// Errors are net.ErrClosed, [ErrUnknownRegion], and packets larger than [MaxPacket], which are left out.
+func (p *Pool) Send(region int, to key.NodePublic, packets [][]byte) error {
+	for {
+		r := p.choose(region, to)
+		if r == nil {
+			break
+		}
+		err := r.send(to, packets)
+		if !errors.Is(err, net.ErrClosed) || p.choose(region, to) == r {
+			return err
+		}
+		// The map has just replaced the region.
+	}
+	select {
+	case <-p.stopc:
+		return net.ErrClosed
+	default:
+		return ErrUnknownRegion
+	}
+}
+
+// choose returns the region to send through, nil if there is none.
+func (p *Pool) choose(id int, to key.NodePublic) *region {
+	r := (*p.regions.Load())[id]
+	if r != nil && r.connected.Load() {
+		return r
+	}
+	if heard := p.routes.get(to); heard != nil && heard.connected.Load() {
+		return heard
+	}
+	return r
+}
+
+// NetworkChanged has the pool check its connections: one whose local address the machine no longer has is closed, and
+// so is one on which a ping is not answered within 3 s. The home is connected to again without delay.
+func (p *Pool) NetworkChanged() {
+	addrs, err := p.local()
+	if err != nil {
+		p.log.Warn("listing the machine's addresses failed", "err", err)
+	}
+	for _, r := range *p.regions.Load() {
+		r.networkChanged(addrs, err == nil)
+	}
+}
+
+// upkeep closes idle regions until the pool is closed.
+func (p *Pool) upkeep() {
+	ticker := time.NewTicker(idleInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			for _, r := range *p.regions.Load() {
+				r.closeIdle(now)
+			}
+		case <-p.stopc:
+			return
+		}
+	}
+}
+
+// PoolStatus is a snapshot of a pool.
+type PoolStatus struct {
+	Home    int            // region, 0 if there is none
+	Regions []RegionStatus // in ascending order of their ids
+}
+
+// Status returns a snapshot.
+func (p *Pool) Status() PoolStatus {
+	st := PoolStatus{Home: int(p.home.Load())}
+	regions := *p.regions.Load()
+	for _, id := range slices.Sorted(maps.Keys(regions)) {
+		st.Regions = append(st.Regions, regions[id].status())
+	}
+	return st
+}
+
+// Watch yields a snapshot at once, and another one whenever a connection or the home changes; counters alone do not
+// count. Who is slow misses some but never the last. It ends with ctx and with the pool.
+func (p *Pool) Watch(ctx context.Context) iter.Seq[PoolStatus] {
+	return func(yield func(PoolStatus) bool) {
+		for {
+			p.mu.Lock()
+			changec, closed := p.changec, p.closed
+			p.mu.Unlock()
+			if closed || ctx.Err() != nil || !yield(p.Status()) {
+				return
+			}
+			select {
+			case <-changec:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// changed wakes those who watch.
+func (p *Pool) changed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.changec)
+	p.changec = make(chan struct{})
+}
+
+// Close closes all connections and waits for the end of everything, calls of Receive included: it must not be called
+// from there.
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	again := p.closed
+	p.closed = true
+	p.mu.Unlock()
+	if !again {
+		close(p.stopc)
+		p.calls.close()
+		for _, r := range *p.regions.Load() {
+			r.close()
+		}
+		p.changed()
+	}
+	p.wg.Wait()
+	return nil
+}

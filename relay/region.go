@@ -1,0 +1,439 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+const (
+	maxBackoff = 5 * time.Second
+	// maxRestartAdvice bounds what a server may ask for with a Restarting frame (3.13).
+	maxRestartAdvice = 30 * time.Second
+	// restartRetry is the average time between two attempts while a server restarts.
+	restartRetry = 250 * time.Millisecond
+)
+
+var (
+	errIdle           = errors.New("relay: nothing to send")
+	errAddressGone    = errors.New("relay: the machine no longer has the connection's address")
+	errNoPong         = errors.New("relay: no answer after a network change")
+	errRegionReplaced = errors.New("relay: the map has changed")
+)
+
+// RegionState tells what a pool does about a region.
+type RegionState uint8
+
+const (
+	RegionIdle       RegionState = iota // not in use
+	RegionConnecting                    // connecting, or waiting to be admitted
+	RegionConnected                     // in use
+	RegionWaiting                       // between two attempts
+)
+
+// String returns "idle", "connecting", "connected" or "waiting".
+func (s RegionState) String() string {
+	return [...]string{"idle", "connecting", "connected", "waiting"}[s]
+}
+
+// RegionStatus is what a pool knows about a region.
+type RegionStatus struct {
+	Region     int
+	State      RegionState
+	Transport  Transport
+	RemoteAddr netip.AddrPort // of the relay, or of the proxy before it; zero if there is no connection
+	Err        error          // why there is no connection; nil if there is one or none was wanted
+	Health     string         // what the relay complains about; empty if nothing
+	LastHeard  time.Time      // when something came from the relay; zero if never
+
+	RxPackets, RxBytes uint64 // received; bytes of packets
+	TxPackets, TxBytes uint64 // sent
+	Drops              uint64 // packets that were not sent
+}
+
+// region is one region of a pool. While it is in use its goroutine connects, reads, and connects again; senders write
+// through out, which keeps what it can between connections.
+type region struct {
+	pool  *Pool
+	id    int
+	entry *Region // of the map
+	out   *sender
+
+	connected          atomic.Bool
+	lastSend           atomic.Int64 // Unix nanoseconds
+	lastHeard          atomic.Int64
+	rxPackets, rxBytes atomic.Uint64
+
+	batch [][]byte // of the region's goroutine: packets of one source
+
+	mu       sync.Mutex
+	running  bool
+	closed   bool
+	checking bool // a ping after a network change is out
+	state    RegionState
+	client   *Client // nil while there is no connection
+	told     homeNote
+	prefer   Transport // what worked last where native DERP did not
+	err      error
+	health   string
+	restart  restart   // the server's advice for the end of this connection
+	until    time.Time // the end of the time in which it restarts
+	wakec    chan struct{}
+}
+
+func newRegion(p *Pool, id int, entry *Region) *region {
+	return &region{pool: p, id: id, entry: entry, out: newSender(&p.wg), prefer: TransportNative, wakec: make(chan struct{}, 1)}
+}
+
+func (r *region) home() homeNote {
+	if r.pool.home.Load() == int64(r.id) {
+		return isHome
+	}
+	return notHome
+}
+
+// send sends packets through the region, which is connected for that if need be.
+func (r *region) send(to key.NodePublic, packets [][]byte) error {
+	r.lastSend.Store(time.Now().UnixNano())
+	err := r.out.send(to, packets)
+	if !r.connected.Load() {
+		r.ensure()
+	}
+	return err
+}
+
+// settle acts on what the home is now.
+func (r *region) settle() {
+	home := r.home()
+	r.mu.Lock()
+	client := r.client
+	tell := client != nil && r.told != home
+	r.told = home
+	r.mu.Unlock()
+	if tell {
+		client.noteHome(home)
+	}
+	if home == isHome {
+		r.ensure()
+	}
+}
+
+// ensure has the region's goroutine run.
+func (r *region) ensure() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.running && !r.closed {
+		r.running = true
+		r.pool.wg.Go(r.run)
+	}
+}
+
+// run keeps the region connected for as long as that is wanted.
+func (r *region) run() {
+	for failures := 0; r.wanted(); {
+		err := r.serve(&failures)
+		failures++
+		r.wait(r.ended(err, failures))
+	}
+	r.pool.changed()
+}
+
+// wanted reports whether the region is in use; if not, it is idle from now on.
+func (r *region) wanted() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed && (r.home() == isHome || time.Since(time.Unix(0, r.lastSend.Load())) < idleLimit) {
+		return true
+	}
+	r.running = false
+	r.state = RegionIdle
+	return false
+}
+
+// serve connects and reads until the connection ends. Once the server has admitted the client there are no failures any
+// more.
+func (r *region) serve(failures *int) error {
+	home := r.home()
+	session, err := r.connect(home)
+	if err != nil {
+		return err
+	}
+	client := &Client{out: r.out, session: session}
+	if !r.use(client, home) {
+		session.wire.hangUp(net.ErrClosed)
+		return net.ErrClosed
+	}
+	client.start()
+	r.settle() // the home may have changed meanwhile
+	err = r.read(client, failures)
+	r.connected.Store(false)
+	r.out.box.detach()
+	client.endPings()
+	r.pool.routes.forgetRegion(r)
+	return err
+}
+
+func (r *region) connect(home homeNote) (*session, error) {
+	r.mu.Lock()
+	r.state = RegionConnecting
+	prefer := r.prefer
+	r.mu.Unlock()
+	r.pool.changed()
+	ctx, release := r.pool.calls.context(connectTimeout)
+	defer release()
+	h := newHello(&r.pool.cfg)
+	h.home = home
+	return connect(ctx, &r.pool.cfg, nodeTargets(r.entry), h, prefer)
+}
+
+// use makes client the one that others see, and reports whether it is still wanted.
+func (r *region) use(client *Client, told homeNote) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.client, r.told, r.prefer = client, told, client.session.transport
+	r.restart, r.health = restart{}, ""
+	return true
+}
+
+// ended takes note of the end of a connection, or of the attempt to make one, and returns how long to wait.
+func (r *region) ended(err error, failures int) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.client, r.err = nil, err
+	if _, refused := errors.AsType[*upgradeError](err); refused && r.prefer != TransportWebSocket {
+		r.prefer = TransportWebSocket // a fast start learns only now that it was refused
+	} else if failures > 1 {
+		r.prefer = TransportNative
+	}
+	quiet := r.closed || err == errIdle
+	if quiet {
+		r.err = nil
+		return 0
+	}
+	r.state = RegionWaiting
+	wait := r.backoffLocked(failures)
+	level := r.pool.log.Info
+	if failures > 1 {
+		level = r.pool.log.Debug
+	}
+	level("relay connection ended", "region", r.id, "err", err, "retry", wait)
+	return wait
+}
+
+// backoffLocked returns the time until the next attempt (8.3), or what a server that restarts asked for (3.13).
+func (r *region) backoffLocked(failures int) time.Duration {
+	now := time.Now()
+	if r.restart.tryFor > 0 {
+		in := min(time.Duration(r.restart.reconnectIn)*time.Millisecond, maxRestartAdvice)
+		r.until = now.Add(in + min(time.Duration(r.restart.tryFor)*time.Millisecond, maxRestartAdvice))
+		r.restart = restart{}
+		return in
+	}
+	if now.Before(r.until) {
+		return jitter(restartRetry)
+	}
+	return jitter(min(time.Duration(failures*failures)*10*time.Millisecond, maxBackoff))
+}
+
+// jitter returns d times a random number from 0.5 to 1.5.
+func jitter(d time.Duration) time.Duration {
+	return d/2 + rand.N(d)
+}
+
+// wait waits for d, less if the region is woken or the pool closed.
+func (r *region) wait(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	r.pool.changed()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.wakec:
+	case <-r.pool.stopc:
+	}
+}
+
+func (r *region) wake() {
+	select {
+	case r.wakec <- struct{}{}:
+	default:
+	}
+}
+
+// read hands on what comes until the connection ends.
+func (r *region) read(client *Client, failures *int) error {
+	for {
+		msgs, err := client.Recv()
+		if err != nil {
+			if err == io.EOF {
+				err = errHungUp
+			}
+			return err
+		}
+		r.lastHeard.Store(time.Now().UnixNano())
+		for len(msgs) > 0 {
+			n := 1
+			switch m := msgs[0]; m.Kind {
+			case MessagePacket:
+				n = r.deliver(msgs)
+			case MessagePeerGone:
+				r.pool.routes.forget(m.Peer, r)
+			case messageLoggedIn:
+				*failures = 0
+				r.admitted()
+			case MessageHealth:
+				r.setHealth(string(m.Data))
+			case messageRestarting:
+				r.setRestart(m.Data)
+			}
+			msgs = msgs[n:]
+		}
+	}
+}
+
+var errHungUp = errors.New("relay: the server hung up")
+
+// deliver hands on the packets at the front of msgs that have one source, and returns how many there are.
+func (r *region) deliver(msgs []Message) int {
+	from, bytes := msgs[0].Peer, 0
+	r.batch = r.batch[:0]
+	for _, m := range msgs {
+		if m.Kind != MessagePacket || m.Peer != from {
+			break
+		}
+		r.batch = append(r.batch, m.Data)
+		bytes += len(m.Data)
+	}
+	r.rxPackets.Add(uint64(len(r.batch)))
+	r.rxBytes.Add(uint64(bytes))
+	r.pool.routes.learn(from, r)
+	r.pool.deliver(r.id, from, r.batch)
+	return len(r.batch)
+}
+
+// admitted is the server's answer to the login.
+func (r *region) admitted() {
+	r.mu.Lock()
+	r.state, r.err = RegionConnected, nil
+	r.mu.Unlock()
+	r.connected.Store(true)
+	r.pool.changed()
+}
+
+func (r *region) setHealth(text string) {
+	r.mu.Lock()
+	r.health = text
+	r.mu.Unlock()
+	r.pool.changed()
+}
+
+func (r *region) setRestart(payload []byte) {
+	advice, _ := parseRestarting(payload)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.restart = advice
+}
+
+// closeIdle closes a region other than the home that has sent nothing for long.
+func (r *region) closeIdle(now time.Time) {
+	if r.home() == isHome || now.Sub(time.Unix(0, r.lastSend.Load())) < idleLimit {
+		return
+	}
+	r.hangUp(errIdle)
+}
+
+// networkChanged checks the connection, and ends the time between two attempts. Addresses count only if they are known.
+func (r *region) networkChanged(addrs []netip.Addr, known bool) {
+	r.mu.Lock()
+	client := r.client
+	check := client != nil && !r.checking && !r.closed
+	if client == nil {
+		r.prefer = TransportNative // what refused the upgrade may not be on the way any more
+	}
+	r.mu.Unlock()
+	r.wake()
+	if !check {
+		return
+	}
+	if local := addrPortOf(client.session.wire.conn.LocalAddr()).Addr(); known && local.IsValid() && !slices.Contains(addrs, local.WithZone("")) {
+		r.hangUp(errAddressGone)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.checking && !r.closed {
+		r.checking = true
+		r.pool.wg.Go(r.check)
+	}
+}
+
+// check closes the connection if the relay does not answer soon.
+func (r *region) check() {
+	r.mu.Lock()
+	client := r.client
+	r.mu.Unlock()
+	if client != nil {
+		ctx, release := r.pool.calls.context(pingLimit)
+		defer release()
+		if _, err := client.Ping(ctx); err != nil {
+			client.session.wire.hangUp(errNoPong)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.checking = false
+}
+
+// hangUp ends the connection, if there is one, for a reason.
+func (r *region) hangUp(reason error) {
+	r.mu.Lock()
+	client := r.client
+	r.mu.Unlock()
+	if client != nil {
+		r.connected.Store(false)
+		client.session.wire.hangUp(reason)
+	}
+}
+
+// close ends the region for good.
+func (r *region) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.out.box.close()
+	r.hangUp(errRegionReplaced)
+	r.wake()
+}
+
+// status returns a snapshot.
+func (r *region) status() RegionStatus {
+	st := RegionStatus{
+		Region:    r.id,
+		RxPackets: r.rxPackets.Load(), RxBytes: r.rxBytes.Load(),
+		TxPackets: r.out.counts.txPackets.Load(), TxBytes: r.out.counts.txBytes.Load(),
+		Drops: r.out.counts.drops.Load(),
+	}
+	if heard := r.lastHeard.Load(); heard != 0 {
+		st.LastHeard = time.Unix(0, heard)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st.State, st.Err, st.Health = r.state, r.err, r.health
+	if r.client != nil {
+		st.Transport, st.RemoteAddr = r.client.Transport(), r.client.RemoteAddr()
+	}
+	return st
+}

@@ -1,0 +1,63 @@
+package relay
+
+import (
+	"sync"
+
+	"ginnel/internal/key"
+)
+
+// maxRoutes bounds the peers whose relay is remembered. When there are more, any one is forgotten: the route only spares
+// a connection to the peer's home.
+const maxRoutes = 4096
+
+// routeTable remembers through which region a peer was heard, so that it can be answered the same way (8.5).
+type routeTable struct {
+	mu sync.RWMutex
+	m  map[key.NodePublic]*region
+}
+
+// get returns the region through which peer was heard last, or nil.
+func (t *routeTable) get(peer key.NodePublic) *region {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.m[peer]
+}
+
+// learn notes that peer was heard through r.
+func (t *routeTable) learn(peer key.NodePublic, r *region) {
+	if t.get(peer) == r {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m == nil {
+		t.m = make(map[key.NodePublic]*region)
+	}
+	if _, known := t.m[peer]; !known && len(t.m) >= maxRoutes {
+		for other := range t.m {
+			delete(t.m, other)
+			break
+		}
+	}
+	t.m[peer] = r
+}
+
+// forget removes the route of peer if it leads through r.
+func (t *routeTable) forget(peer key.NodePublic, r *region) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.m[peer] == r {
+		delete(t.m, peer)
+	}
+}
+
+// forgetRegion removes all routes through r.
+func (t *routeTable) forgetRegion(r *region) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for peer, through := range t.m {
+		if through == r {
+			delete(t.m, peer)
+		}
+	}
+}

@@ -1,0 +1,318 @@
+package relay
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/time/rate"
+
+	"ginnel/internal/key"
+)
+
+const (
+	defaultWriteTimeout = 2 * time.Second
+	meshWriteTimeout    = 30 * time.Second
+	defaultMaxClients   = 60_000
+	defaultQueueMemory  = 256 << 20
+	// minRateBurst lets the largest frame pass a rate limit (4.7).
+	minRateBurst = key.Size + MaxPacket
+	// requestTimeout bounds TLS handshake and HTTP request, each; clients give up after 10 s.
+	requestTimeout = 15 * time.Second
+	// restartSpread is how long clients are asked to wait after a restart, on average, for each client connected:
+	// handshakes are spread out to what one core can do.
+	restartSpread = time.Millisecond
+	maxRestart    = 10 * time.Second
+	restartTryFor = 5 * time.Second
+)
+
+// serverLimits bound the queue to a client: a burst of each sender, so many senders at once, and no packet that its
+// TCP has given up already.
+var serverLimits = queueLimits{
+	flow:   [numClasses]int{classData: 256 << 10, classDisco: 16 << 10, classControl: 32 << 10, classPong: pongFrameSize},
+	total:  1 << 20,
+	maxAge: time.Second,
+}
+
+// ServerConfig configures a [Server]. Only Key is required.
+type ServerConfig struct {
+	// Key identifies the server to clients and to the other servers of its mesh; see [LoadKey].
+	Key key.NodePrivate
+	// MeshKey is shared by the servers of a region; zero means that nobody is trusted to be one (5.1).
+	MeshKey MeshKey
+	// Log gets connections and failures; nil discards them.
+	Log *slog.Logger
+
+	// MaxClients bounds the open DERP connections; 0 means 60000, negative no bound. Further ones get 503.
+	MaxClients int
+	// AcceptRate bounds the TCP connections accepted a second, with bursts of AcceptBurst; further ones are closed at
+	// once (4.8). 0 means no bound.
+	AcceptRate  float64
+	AcceptBurst int
+	// ClientRate bounds what is read from each client, in bytes a second, with bursts of ClientBurst bytes: clients
+	// over it are read from more slowly (4.7). 0 means no bound. See [Server.SetClientRate].
+	ClientRate, ClientBurst int
+	// WriteTimeout is how long a client may take nothing before it is cut; 0 means 2 s. Mesh peers have 30 s (4.3).
+	WriteTimeout time.Duration
+	// QueueMemory bounds the bytes queued to all clients together; 0 means 256 MiB. Beyond it packets are dropped.
+	QueueMemory int
+
+	// AdmissionURL is asked whether a client may connect; empty admits all (6.2).
+	AdmissionURL string
+	// AdmissionStrict refuses clients while AdmissionURL cannot be reached, instead of admitting them.
+	AdmissionStrict bool
+	// HTTPClient asks AdmissionURL; nil means a client of its own.
+	HTTPClient *http.Client
+}
+
+func (c *ServerConfig) maxClients() int { return cmp.Or(c.MaxClients, defaultMaxClients) }
+
+func (c *ServerConfig) writeTimeout() time.Duration {
+	return cmp.Or(c.WriteTimeout, defaultWriteTimeout)
+}
+
+func (c *ServerConfig) log() *slog.Logger {
+	if c.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Log
+}
+
+func (c *ServerConfig) httpClient() *http.Client {
+	if c.HTTPClient == nil {
+		return new(http.Client)
+	}
+	return c.HTTPClient
+}
+
+// Server is a DERP relay. It is an [http.Handler] for everything that a relay serves on its main port (7.1);
+// [Server.Serve] runs it on a listener.
+type Server struct {
+	cfg      ServerConfig
+	public   key.NodePublic
+	log      *slog.Logger
+	mux      *http.ServeMux
+	metrics  *serverMetrics
+	meta     metaCert
+	budget   budget
+	registry registry
+	keep     keepAlives
+	rate     atomic.Pointer[clientRate]
+	accepts  *rate.Limiter // nil if there is no bound
+	serial   atomic.Uint64 // of the latest connection
+
+	stopc chan struct{} // closed when the server ends
+	calls cancels
+	wg    sync.WaitGroup
+
+	mu      sync.Mutex
+	closing bool
+	conns   map[*serverConn]struct{} // all, logged in or not
+	serving map[io.Closer]struct{}   // HTTP servers and STUN sockets
+	links   map[*meshLink]struct{}
+}
+
+// clientRate is the limit of section 4.7.
+type clientRate struct {
+	limit rate.Limit
+	burst int
+}
+
+// NewServer returns a server that serves nobody yet. It fails only if cfg lacks the key.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	if cfg.Key.IsZero() {
+		return nil, errors.New("relay: server has no key")
+	}
+	s := &Server{
+		cfg:     cfg,
+		public:  cfg.Key.Public(),
+		log:     cfg.log(),
+		metrics: newServerMetrics(),
+		budget:  budget{limit: int64(cmp.Or(cfg.QueueMemory, defaultQueueMemory))},
+		stopc:   make(chan struct{}),
+		conns:   make(map[*serverConn]struct{}),
+		serving: make(map[io.Closer]struct{}),
+		links:   make(map[*meshLink]struct{}),
+	}
+	s.meta = newMetaCert(s.public, time.Now())
+	s.keep.wg, s.keep.stopc = &s.wg, s.stopc
+	if cfg.AcceptRate > 0 {
+		s.accepts = rate.NewLimiter(rate.Limit(cfg.AcceptRate), max(cfg.AcceptBurst, 1))
+	}
+	s.SetClientRate(cfg.ClientRate, cfg.ClientBurst)
+	s.mux = s.routes()
+	s.metrics.observe(s)
+	return s, nil
+}
+
+// PublicKey returns the key that clients know the server by.
+func (s *Server) PublicKey() key.NodePublic { return s.public }
+
+// MetricsHandler serves the metrics of the server to Prometheus.
+func (s *Server) MetricsHandler() http.Handler {
+	return promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{})
+}
+
+// Collector returns the metrics of the server, to be registered with those of a larger program.
+func (s *Server) Collector() prometheus.Collector { return s.metrics.registry }
+
+// SetClientRate changes ServerConfig.ClientRate and ClientBurst, for connections that are open too.
+func (s *Server) SetClientRate(bytesPerSecond, burst int) {
+	if bytesPerSecond <= 0 {
+		s.rate.Store(nil)
+		return
+	}
+	s.rate.Store(&clientRate{limit: rate.Limit(bytesPerSecond), burst: max(burst, minRateBurst)})
+}
+
+// Serve serves the connections of ln until Close, and then returns net.ErrClosed: TLS with conf, which
+// [Server.TLSConfig] made, or plain HTTP if conf is nil. A failing accept does not end it unless ln itself is closed.
+func (s *Server) Serve(ln net.Listener, conf *tls.Config) error {
+	hs := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: requestTimeout,
+		ReadTimeout:       2 * requestTimeout,
+		WriteTimeout:      2 * requestTimeout,
+		IdleTimeout:       2 * requestTimeout,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	if !s.beginServing(hs) {
+		ln.Close()
+		return net.ErrClosed
+	}
+	defer s.endServing(hs)
+	err := hs.Serve(s.Listener(ln, conf))
+	hs.Close()
+	if errors.Is(err, http.ErrServerClosed) {
+		return net.ErrClosed
+	}
+	return err
+}
+
+// beginServing has c closed when the server is, and reports false if it is already.
+func (s *Server) beginServing(c io.Closer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.serving[c] = struct{}{}
+	return true
+}
+
+func (s *Server) endServing(c io.Closer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.serving, c)
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// refusal returns why no connection is taken now, empty if one is.
+func (s *Server) refusal() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refusalLocked()
+}
+
+func (s *Server) refusalLocked() string {
+	switch limit := s.cfg.maxClients(); {
+	case s.closing:
+		return refusedClosing
+	case limit > 0 && len(s.conns) >= limit:
+		return refusedFull
+	}
+	return ""
+}
+
+// admit enters a connection and starts to serve it, or returns why not.
+func (s *Server) admit(c *serverConn) (refused string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if refused := s.refusalLocked(); refused != "" {
+		return refused
+	}
+	s.conns[c] = struct{}{}
+	s.wg.Go(c.run)
+	return ""
+}
+
+// leave is the end of a connection.
+func (s *Server) leave(c *serverConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+func (s *Server) countConns() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// Shutdown ends the server: it stops accepting, tells the clients that it restarts and when to come back (3.13), waits
+// until they have been told or ctx ends, and closes everything. It returns when all goroutines have ended.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	again := s.closing
+	s.closing = true
+	conns, serving := slices.Collect(maps.Keys(s.conns)), slices.Collect(maps.Keys(s.serving))
+	s.mu.Unlock()
+	if !again {
+		for _, c := range serving {
+			c.Close()
+		}
+		for _, c := range conns {
+			c.out.send(flowID{class: classControl}, appendRestarting(nil, restartAdvice(len(conns))), 0)
+		}
+		for _, c := range conns {
+			c.out.settle(ctx)
+		}
+		s.stop()
+	}
+	s.wg.Wait()
+	return nil
+}
+
+// restartAdvice spreads the return of so many clients over time.
+func restartAdvice(clients int) restart {
+	in := rand.N(min(2*restartSpread*time.Duration(clients), maxRestart) + 1)
+	return restart{uint32(in.Milliseconds()), uint32(restartTryFor.Milliseconds())}
+}
+
+// stop ends all that runs; nothing new begins any more. Called once.
+func (s *Server) stop() {
+	close(s.stopc)
+	s.calls.close()
+	s.mu.Lock()
+	conns, links := slices.Collect(maps.Keys(s.conns)), slices.Collect(maps.Keys(s.links))
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.wire.hangUp(net.ErrClosed)
+	}
+	for _, l := range links {
+		l.stop()
+	}
+}
+
+// Close is Shutdown without waiting for slow clients.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return s.Shutdown(ctx)
+}

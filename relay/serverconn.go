@@ -1,0 +1,211 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"ginnel/internal/key"
+)
+
+// loginTimeout bounds the writing of ServerKey, and again the reading of ClientInfo (2.6).
+const loginTimeout = 10 * time.Second
+
+// trust is what a client may do.
+type trust uint8
+
+const (
+	ordinary trust = iota
+	meshPeer       // it has the mesh key: section 5.1
+)
+
+// serverConn is one client's connection. Its goroutine logs the client in and then reads; forward.go tells what it does
+// with frames. Others write to it through out.
+type serverConn struct {
+	s        *Server
+	wire     *wire
+	out      *outbox
+	in       frameReader
+	remote   netip.AddrPort // zero if it is not known
+	greeting []byte         // what the client is waiting for; nil once it is sent
+	serial   uint64         // no two connections have the same; from 1
+
+	// Set by the login and constant from then on.
+	key   key.NodePublic
+	trust trust
+	flags presentFlags
+	peer  *peer
+
+	// Of the reading goroutine.
+	routes  routes
+	home    homeNote
+	notHere *rate.Limiter // of PeerGone/NotHere frames; nil until one is due
+	rate    *clientRate   // what limiter enforces
+	limiter *rate.Limiter
+
+	keepEvery, keepSlot int                // guarded by keepAlives.mu
+	sources             map[*peer]struct{} // guarded by registry.mu: those whose leaving must be told here
+	watch               *watcher           // guarded by registry.mu
+}
+
+// run is the life of a connection (4.2).
+func (c *serverConn) run() {
+	log := c.s.log.With("remote", c.remote.String())
+	shared, err := c.login()
+	if err != nil {
+		log.Debug("client refused", "err", err)
+	} else {
+		log = log.With("key", c.key)
+		log.Debug("client connected")
+		err = c.serve(shared)
+	}
+	c.wire.hangUp(err)
+	c.out.close()
+	c.in.release()
+	c.s.leave(c)
+	if errors.Is(err, os.ErrDeadlineExceeded) && shared != nil {
+		c.s.metrics.timeouts.Inc()
+	}
+	if err != io.EOF {
+		log.Debug("client disconnected", "err", err)
+	}
+}
+
+// login greets the client and finds out who it is.
+func (c *serverConn) login() (*key.Shared, error) {
+	conn := c.wire.conn
+	conn.SetDeadline(time.Now().Add(loginTimeout))
+	if _, err := conn.Write(c.greeting); err != nil {
+		return nil, fmt.Errorf("greeting the client: %w", err)
+	}
+	c.greeting = nil
+	conn.SetDeadline(time.Now().Add(loginTimeout))
+	info, shared, err := c.readClientInfo()
+	if err != nil {
+		c.s.metrics.refused.WithLabelValues(refusedHandshake).Inc()
+		return nil, fmt.Errorf("reading the login: %w", err)
+	}
+	conn.SetDeadline(time.Time{})
+	if c.s.cfg.MeshKey.equal(info.MeshKey.MeshKey) {
+		c.trust = meshPeer
+		c.flags |= presentMesh
+		c.wire.timeout = meshWriteTimeout
+	} else if err := c.s.checkAdmission(c.key, c.remote.Addr()); err != nil {
+		c.s.metrics.refused.WithLabelValues(refusedAdmission).Inc()
+		return nil, err
+	}
+	if info.IsProber {
+		c.flags |= presentProber
+	}
+	if c.flags == 0 {
+		c.flags = presentRegular
+	}
+	return shared, nil
+}
+
+// readClientInfo reads the first frame, which must be ClientInfo.
+func (c *serverConn) readClientInfo() (info clientInfo, shared *key.Shared, err error) {
+	for {
+		b := c.in.buffered()
+		t, n, ok := parseHeader(b)
+		if ok && (t != frameClientInfo || n > maxClientInfo) {
+			return info, nil, &frameError{t, n, "want ClientInfo"}
+		}
+		if size := headerSize + int(n); ok && len(b) >= size {
+			c.key, shared, info, err = openClientInfo(c.s.cfg.Key, b[headerSize:size])
+			c.in.take(uint64(size))
+			return info, shared, err
+		}
+		if _, err := c.in.read(); err != nil {
+			return info, nil, err
+		}
+	}
+}
+
+// serve enters the client, answers its login and reads until the connection ends.
+func (c *serverConn) serve(shared *key.Shared) error {
+	reg := &c.s.registry
+	reg.add(c)
+	defer c.depart()
+	if c.flags&presentNotIdeal != 0 {
+		c.s.metrics.notIdeal.Inc()
+		defer c.s.metrics.notIdeal.Dec()
+	}
+	// ServerInfo is the second frame, whatever has queued for the client by now (2.1).
+	c.wire.conn.SetWriteDeadline(time.Now().Add(c.wire.timeout))
+	if _, err := c.wire.conn.Write(appendServerInfo(nil, shared, serverInfo{Version: protocolVersion})); err != nil {
+		return fmt.Errorf("answering the login: %w", err)
+	}
+	c.wire.conn.SetWriteDeadline(time.Time{})
+	c.wire.start(c.out.kick)
+	c.out.attach(c.wire)
+	c.s.keep.add(c)
+	defer c.s.keep.remove(c)
+	return c.read()
+}
+
+// depart takes the client out and tells those who got packets from it, if this was its last connection (4.5).
+func (c *serverConn) depart() {
+	told := c.s.registry.remove(c)
+	if c.home == isHome {
+		c.s.metrics.home.Dec()
+	}
+	c.s.tellGone(c.key, told)
+}
+
+// tellGone sends PeerGone/Disconnected to those that are to be told.
+func (s *Server) tellGone(k key.NodePublic, told []*serverConn) {
+	for _, c := range told {
+		c.out.send(flowID{class: classControl}, appendPeerGone(nil, k, goneDisconnected), 0)
+		s.metrics.peerGone.WithLabelValues("disconnected").Inc()
+	}
+}
+
+// read handles frames until the connection ends.
+func (c *serverConn) read() error {
+	for {
+		if err := c.handleFrames(); err != nil {
+			return err
+		}
+		n, err := c.in.read()
+		if err != nil {
+			return c.wire.failure(err)
+		}
+		c.throttle(n)
+	}
+}
+
+// throttle waits until n more bytes are within the client's rate. Not reading makes its TCP wait (4.7).
+func (c *serverConn) throttle(n int) {
+	r := c.s.rate.Load()
+	if r == nil || c.trust == meshPeer {
+		return
+	}
+	if r != c.rate {
+		c.rate, c.limiter = r, rate.NewLimiter(r.limit, r.burst)
+	}
+	now := time.Now()
+	wait := c.limiter.ReserveN(now, min(n, r.burst)).DelayFrom(now)
+	if wait <= 0 {
+		return
+	}
+	c.s.metrics.throttled.Add(wait.Seconds())
+	c.s.sleep(wait)
+}
+
+// sleep waits, and reports whether the server still runs.
+func (s *Server) sleep(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.stopc:
+		return false
+	}
+}

@@ -1,0 +1,17 @@
+//go:build !unix
+
+package relay
+
+import (
+	"net"
+	"time"
+)
+
+// sock does not exist here: every connection is written to by the goroutine that drains its outbox.
+type sock struct{ net.Conn }
+
+func newSock(conn net.Conn) net.Conn { return conn }
+
+func (s *sock) start(func())              {}
+func (s *sock) pending() bool             { return false }
+func (s *sock) flush(time.Duration) error { return nil }

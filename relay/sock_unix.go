@@ -1,0 +1,162 @@
+//go:build unix
+
+package relay
+
+import (
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sock is a TCP connection whose writes never wait for the network once start was called: what the system does not
+// take is kept, and flush writes it. So a goroutine that serves one peer can write to another's connection, through TLS,
+// and cannot be held up by it.
+//
+// What is kept is bounded by the callers: they write on only after pending was false, 72 KiB at most. The exceptions are
+// alerts, key updates and WebSocket pongs, a few bytes each, answered at the pace at which the peer sends.
+type sock struct {
+	*net.TCPConn
+	raw   syscall.RawConn
+	tryf  func(fd uintptr) bool // s.try, bound once so that writing allocates nothing
+	restf func(fd uintptr) bool // s.tryRest, likewise
+	kick  func()                // starts whoever flushes; nil until start
+
+	mu       sync.Mutex
+	flushing bool   // flush holds the system's write lock; others only add to rest
+	p        []byte // what try is to write
+	rest     []byte // what the system has not taken yet, at the end of buf
+	buf      *buffer
+	err      error // first failure of a write: they all fail from then on
+}
+
+// newSock returns conn with writes that can do without waiting, or conn itself if it is not TCP.
+func newSock(conn net.Conn) net.Conn {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return conn
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return conn
+	}
+	s := &sock{TCPConn: tcp, raw: raw}
+	s.tryf, s.restf = s.try, s.tryRest
+	return s
+}
+
+// start ends the time in which writes wait as on any connection.
+func (s *sock) start(kick func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kick = kick
+}
+
+// Write writes p; after start it keeps what cannot be written at once.
+func (s *sock) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	if s.kick == nil {
+		s.mu.Unlock()
+		return s.TCPConn.Write(p)
+	}
+	left := p
+	if s.err == nil && len(s.rest) == 0 && !s.flushing {
+		s.p = p
+		err := s.raw.Write(s.tryf)
+		if s.err == nil {
+			s.err = err
+		}
+		left, s.p = s.p, nil
+	}
+	if s.err != nil {
+		err := s.err
+		s.mu.Unlock()
+		return 0, err
+	}
+	s.keepLocked(left)
+	kick := s.kick
+	s.mu.Unlock()
+	if len(left) > 0 {
+		kick()
+	}
+	return len(p), nil
+}
+
+// keepLocked adds b to rest.
+func (s *sock) keepLocked(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	if s.buf == nil {
+		s.buf = newBuffer(largeBuffer)
+		s.rest = s.buf.b[:0]
+	}
+	s.rest = append(s.rest, b...)
+}
+
+// try writes as much of s.p as the system takes. The caller of Write holds the lock.
+func (s *sock) try(fd uintptr) bool {
+	s.p, s.err = writeSome(fd, s.p)
+	return true
+}
+
+// tryRest writes as much of the rest as the system takes, and reports whether that is anything.
+func (s *sock) tryRest(fd uintptr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := len(s.rest)
+	if s.err == nil {
+		s.rest, s.err = writeSome(fd, s.rest)
+	}
+	return len(s.rest) < before || s.err != nil
+}
+
+// writeSome writes b without waiting and returns what is left of it.
+func writeSome(fd uintptr, b []byte) ([]byte, error) {
+	for len(b) > 0 {
+		n, err := unix.Write(int(fd), b)
+		switch err {
+		case nil:
+			b = b[n:]
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return b, nil
+		default:
+			return b, err
+		}
+	}
+	return b, nil
+}
+
+func (s *sock) pending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.rest) > 0
+}
+
+// flush waits until nothing is kept any more. It fails when nothing moves for as long as limit. One caller at a time.
+func (s *sock) flush(limit time.Duration) error {
+	for {
+		s.mu.Lock()
+		if s.err != nil || len(s.rest) == 0 {
+			s.buf.free()
+			s.buf, s.rest = nil, nil
+			s.flushing = false
+			err := s.err
+			s.mu.Unlock()
+			return err
+		}
+		s.flushing = true
+		s.mu.Unlock()
+		s.SetWriteDeadline(time.Now().Add(limit))
+		err := s.raw.Write(s.restf)
+		s.SetWriteDeadline(time.Time{})
+		if err != nil {
+			s.mu.Lock()
+			s.err = err
+			s.mu.Unlock()
+		}
+	}
+}

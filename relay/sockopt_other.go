@@ -1,0 +1,8 @@
+//go:build !linux
+
+package relay
+
+import "net"
+
+// tuneSocket has nothing to set here.
+func tuneSocket(*net.TCPConn) {}

@@ -1,0 +1,120 @@
+package relay
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/coder/websocket"
+)
+
+// This file is the server's side of the HTTP upgrade (1.6 to 1.8).
+
+const (
+	headerFastStart = "Derp-Fast-Start"
+	headerIdealNode = "Ideal-Node"
+)
+
+// handleUpgrade turns an HTTP request into a DERP connection.
+func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
+	if refused := s.refusal(); refused != "" {
+		s.metrics.refused.WithLabelValues(refused).Inc()
+		w.Header().Set("Retry-After", "10")
+		http.Error(w, "this relay takes no more clients at the moment", http.StatusServiceUnavailable)
+		return
+	}
+	upgrade := strings.ToLower(r.Header.Get("Upgrade"))
+	switch {
+	case upgrade == "websocket" && strings.Contains(r.Header.Get("Sec-WebSocket-Protocol"), webSocketProtocol):
+		s.upgradeWebSocket(w, r)
+	case upgrade == "derp" || upgrade == "websocket": // very old clients said websocket and spoke frames
+		s.upgradeNative(w, r)
+	default:
+		http.Error(w, "DERP needs an upgrade of the connection", http.StatusUpgradeRequired)
+	}
+}
+
+func (s *Server) upgradeNative(w http.ResponseWriter, r *http.Request) {
+	conn, brw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "DERP needs HTTP/1.1", http.StatusHTTPVersionNotSupported)
+		return
+	}
+	var greeting []byte
+	if r.Header.Get(headerFastStart) != "1" {
+		greeting = s.appendSwitching(nil)
+	}
+	c := s.newConn(newWire(conn, baseOf(conn), s.cfg.writeTimeout()), r, greeting)
+	if n := brw.Reader.Buffered(); n > 0 { // a fast start sends ClientInfo along with the request
+		early, _ := brw.Reader.Peek(n)
+		c.in.preload(early)
+	}
+	s.enter(c, "derp")
+}
+
+// appendSwitching appends the answer to a native upgrade: exactly these lines (1.6).
+func (s *Server) appendSwitching(b []byte) []byte {
+	return fmt.Appendf(b, "HTTP/1.1 101 Switching Protocols\r\n"+
+		"Upgrade: DERP\r\n"+
+		"Connection: Upgrade\r\n"+
+		"Derp-Version: %d\r\n"+
+		"Derp-Public-Key: %x\r\n\r\n", protocolVersion, s.public[:])
+}
+
+func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
+	h := &hijacked{ResponseWriter: w}
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		Subprotocols:       []string{webSocketProtocol},
+		InsecureSkipVerify: true, // every origin: pages have to log in with a key like everybody (1.8)
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		s.log.Debug("WebSocket refused", "remote", r.RemoteAddr, "err", err)
+		return
+	}
+	if ws.Subprotocol() != webSocketProtocol {
+		ws.Close(websocket.StatusPolicyViolation, "want the subprotocol derp")
+		return
+	}
+	ws.SetReadLimit(maxMessage)
+	c := s.newConn(newWire(&wsConn{Conn: h.conn, ws: ws}, baseOf(h.conn), s.cfg.writeTimeout()), r, nil)
+	s.enter(c, "websocket")
+}
+
+// hijacked remembers the connection that was hijacked through it, which the WebSocket library keeps to itself.
+type hijacked struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+// Hijack implements http.Hijacker.
+func (h *hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	h.conn = conn
+	return conn, brw, err
+}
+
+// newConn returns a connection that greets with greeting and ServerKey.
+func (s *Server) newConn(w *wire, r *http.Request, greeting []byte) *serverConn {
+	c := &serverConn{s: s, wire: w, greeting: appendServerKey(greeting, s.public), serial: s.serial.Add(1)}
+	c.in.src = w.conn
+	c.out = newOutbox(&s.wg, &serverLimits, &s.budget, s.metrics)
+	c.remote, _ = netip.ParseAddrPort(r.RemoteAddr)
+	if r.Header.Get(headerIdealNode) != "" {
+		c.flags = presentNotIdeal
+	}
+	return c
+}
+
+// enter starts serving c.
+func (s *Server) enter(c *serverConn, transport string) {
+	if refused := s.admit(c); refused != "" {
+		s.metrics.refused.WithLabelValues(refused).Inc()
+		c.wire.hangUp(nil)
+		return
+	}
+	s.metrics.accepted.WithLabelValues(transport).Inc()
+}

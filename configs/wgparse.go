@@ -13,8 +13,10 @@ import (
 type wgParser struct {
 	file      string
 	config    WireGuard
-	keyAt     Position         // of the private key, whether or not it is usable
-	addressAt Position         // of the last address, likewise
+	header    Position // of [Interface], or the start of the file
+	keyAt     Position // of the private key, whether or not it is usable
+	addressAt Position // of the last address, likewise
+	mtuAt     Position
 	sections  []*wgPeerSection // in the order of the file
 	seen      map[string]int   // the lines of the keys of [Interface]
 	skipped   int              // sections that are not known
@@ -106,6 +108,10 @@ func (p *wgParser) parse(s string) {
 // open starts a section. A second [Interface] goes on with the first, as in wg.
 func (p *wgParser) open(in section, line string, at Position) {
 	switch in {
+	case interfaceSection:
+		if len(p.seen) == 0 {
+			p.header = at
+		}
 	case peerSection:
 		p.sections = append(p.sections, &wgPeerSection{header: at, seen: make(map[string]int)})
 	case unknownSection:
@@ -155,13 +161,12 @@ func (p *wgParser) finish() {
 	if len(p.problems) > 0 {
 		return
 	}
-	whole := Position{File: p.file}
 	if p.config.MTU != 0 && p.config.MTU < minMTUv6 && slices.ContainsFunc(p.config.Addresses, isIPv6) {
-		p.warnings.add(whole, "MTU %d is below %d, without which there is no IPv6", p.config.MTU, minMTUv6)
+		p.warnings.add(p.mtuAt, "MTU %d is below %d, without which there is no IPv6", p.config.MTU, minMTUv6)
 	}
 	p.merge()
 	if len(p.config.Peers) == 0 {
-		p.warnings.add(whole, "no [Peer] is given")
+		p.warnings.add(p.header, "no [Peer] is given")
 	}
 	p.warnings.sort()
 }
@@ -172,10 +177,10 @@ func (p *wgParser) require() {
 		return
 	}
 	if p.keyAt == (Position{}) {
-		p.problems.add(Position{File: p.file}, "PrivateKey is missing in [Interface]")
+		p.problems.add(p.header, "PrivateKey is missing in [Interface]")
 	}
 	if p.addressAt == (Position{}) {
-		p.problems.add(Position{File: p.file}, "Address is missing in [Interface]")
+		p.problems.add(p.header, "Address is missing in [Interface]")
 	}
 	for _, s := range p.sections {
 		if s.keyAt == (Position{}) {

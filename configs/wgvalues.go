@@ -164,7 +164,7 @@ func (p *wgParser) readMTU(e entry) {
 		p.problems.add(e.at, "MTU: %s is not a number from %d to %d", quote(e.value), minMTU, maxMTU)
 		return
 	}
-	p.config.MTU = int(mtu)
+	p.config.MTU, p.mtuAt = int(mtu), e.at
 }
 
 // readEndpoint cuts at the last colon as wg does, so that an IPv6 address without brackets is understood too.

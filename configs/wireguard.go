@@ -97,7 +97,7 @@ func ParseWireGuard(name string, b []byte) (*WireGuard, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := wgParser{file: name, seen: make(map[string]int)}
+	p := wgParser{file: name, header: Position{name, 1, 1}, seen: make(map[string]int)}
 	p.parse(s)
 	p.finish()
 	if len(p.problems) > 0 {

@@ -154,6 +154,8 @@ func TestSOCKS5(t *testing.T) {
 			"\x05\x02\x00\x02\x01\x03ann\x06s3cret\x05\x01\x00\x04\xfd\x7a\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x50", "z"},
 		{"socks5://ann:s3cret@corp:1080", "[::ffff:192.0.2.1]:80", "\x05\x00\x05\x00\x00\x01\x01\x02\x03\x04\x00\x50",
 			"\x05\x02\x00\x02\x05\x01\x00\x01\xc0\x00\x02\x01\x00\x50", ""},
+		{"socks5://" + long + ":" + long + "@corp:1080", "192.0.2.1:80", "\x05\x02\x01\x00\x05\x00\x00\x03\x00\x00\x00",
+			"\x05\x02\x00\x02\x01\xff" + long + "\xff" + long + "\x05\x01\x00\x01\xc0\x00\x02\x01\x00\x50", ""},
 		{"socks5://ann@corp:1080", long + ":65535", "\x05\x02\x05\x00\x05\x00\x00\x03\x00\x00\x00", // the version of the subnegotiation is not looked at
 			"\x05\x02\x00\x02\x01\x03ann\x00\x05\x01\x00\x03\xff" + long + "\xff\xff", ""},
 	} {
@@ -190,6 +192,52 @@ func TestAnswersCutAnywhere(t *testing.T) {
 	}
 }
 
+// breakingConn fails at one of its reads and writes.
+type breakingConn struct {
+	*scriptedConn
+	left int // until then
+}
+
+var errBroken = errors.New("broken")
+
+func (c *breakingConn) Read(b []byte) (int, error) {
+	if c.left--; c.left < 0 {
+		return 0, errBroken
+	}
+	return c.scriptedConn.Read(b[:min(len(b), 3)])
+}
+
+func (c *breakingConn) Write(b []byte) (int, error) {
+	if c.left--; c.left < 0 {
+		return 0, errBroken
+	}
+	return c.scriptedConn.Write(b)
+}
+
+// Wherever the conn to the proxy breaks, its error comes through, and it does not count as a refusal.
+func TestConnBreaksAnywhere(t *testing.T) {
+	for proxy, answer := range map[string]string{
+		"http://corp":            ok + "\r\n",
+		"socks5://ann:pass@corp": "\x05\x02\x01\x00\x05\x00\x00\x03\x03abc\x00\x50",
+	} {
+		u, _ := url.Parse(proxy)
+		for left := 0; ; left++ {
+			c := &breakingConn{&scriptedConn{answer: bytes.NewReader([]byte(answer))}, left}
+			d := &Dialer{DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}
+			conn, err := d.Dial(t.Context(), u, "db:5432")
+			if err == nil {
+				if conn == nil || left < 5 {
+					t.Errorf("%s: got %v with %d steps", proxy, conn, left)
+				}
+				break
+			}
+			if !errors.Is(err, errBroken) || errors.Is(err, ErrRefused) || c.closed == 0 {
+				t.Errorf("%s, broken at step %d: got %v", proxy, left, err)
+			}
+		}
+	}
+}
+
 func TestDialRefusesArguments(t *testing.T) {
 	fail := &Dialer{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		t.Error("the proxy was dialled")
@@ -201,6 +249,7 @@ func TestDialRefusesArguments(t *testing.T) {
 		{"http://corp", "db:http", "port is not a number from 1 to 65535"},
 		{"http://corp", ":80", "host is neither an address nor a name"},
 		{"http://corp", "db\r\nX y:80", "host is neither an address nor a name"},
+		{"http://corp", "db\x7f:80", "host is neither an address nor a name"},
 		{"http://corp", "db/x:80", "host is neither an address nor a name"},
 		{"http://corp", "[fe80::1%eth0]:80", "host is neither an address nor a name"},
 		{"http://corp", "d\u00e4:80", "host is neither an address nor a name"},

@@ -51,6 +51,10 @@ func TestLinkOfAddress(t *testing.T) {
 		if four, six := took(bob4), took(bob6); four != 0 || six != 0 {
 			t.Errorf("IPv4 took %v, IPv6 %v", four, six)
 		}
+		// An address is another interface on another network.
+		bob.SetLink(Link{Down: true}, bob4)
+		bob.Move(nil, bob4)
+		took(bob4)
 	})
 }
 

@@ -23,12 +23,7 @@ const (
 )
 
 // String returns the kind's name in lower case.
-func (k NATKind) String() string {
-	if names := []string{"none", "easy", "hard", "blocked"}; k >= 0 && int(k) < len(names) {
-		return names[k]
-	}
-	return "unknown"
-}
+func (k NATKind) String() string { return [...]string{"none", "easy", "hard", "blocked"}[k] }
 
 // NATConfig describes a NAT.
 type NATConfig struct {

@@ -197,7 +197,7 @@ func TestEasyNAT(t *testing.T) {
 		bob := listen(t, n.NewHost(nil, bob4), 3478)
 		nat := n.NewNAT(NATConfig{Kind: Easy, Addrs: []netip.Addr{nat4}})
 		inner := n.NewHost(nat, lan1)
-		c, c2 := listen(t, inner, 41641), listen(t, inner, 41642)
+		c, c2 := listen(t, inner, 41641), listen(t, inner, 41642) // of public ports 20000 and so on
 
 		seen := observed(t, c, stun, at(alice4, 3478))
 		if seen.Addr() != nat4 || seen.Port() == 41641 {
@@ -207,6 +207,9 @@ func TestEasyNAT(t *testing.T) {
 		// address and port [...] to any external IP address and port."
 		if again := observed(t, c, bob, at(bob4, 3478)); again != seen {
 			t.Errorf("seen as %v and %v", seen, again)
+		}
+		if third := observed(t, listen(t, inner, 20002), stun, at(alice4, 3478)); third.Port() == 20002 {
+			t.Errorf("the inner port is seen as it is: %v", third)
 		}
 		if second := observed(t, c2, stun, at(alice4, 3478)); second == seen || second.Addr() != nat4 {
 			t.Errorf("two sockets are seen as %v and %v", seen, second)
@@ -223,7 +226,7 @@ func TestEasyNAT(t *testing.T) {
 		send(t, stun, at(nat4, 41641), "to the inner port")
 		send(t, stun, at(lan1, 41641), "to the inner address")
 		silence(t, c)
-		wantStats(t, n, Stats{Sent: 11, Delivered: 8, Filtered: 2, NoRoute: 1})
+		wantStats(t, n, Stats{Sent: 13, Delivered: 10, Filtered: 2, NoRoute: 1})
 	})
 }
 
@@ -416,7 +419,9 @@ func TestRoaming(t *testing.T) {
 		if _, err := b.WriteToUDPAddrPort([]byte("x"), at(alice6, 7)); err == nil {
 			t.Error("sent to IPv6 without an IPv6 address")
 		}
+		seen := receivedFrom(t, a, b)
 		bob.Move(nil) // off the net
+		send(t, a, seen, "the NAT is still there, bob is not")
 		if _, err := b.WriteToUDPAddrPort([]byte("x"), at(alice4, 7)); err == nil {
 			t.Error("sent without an address")
 		}
@@ -428,8 +433,15 @@ func TestRoaming(t *testing.T) {
 		if from := receive(t, a, "back"); from != at(bob4, 7) {
 			t.Errorf("from %v", from)
 		}
-		wantStats(t, n, Stats{Sent: 4, Delivered: 3, NoRoute: 1})
+		wantStats(t, n, Stats{Sent: 6, Delivered: 4, NoRoute: 2})
 	})
+}
+
+// receivedFrom returns where a sees b.
+func receivedFrom(t *testing.T, a, b *Conn) netip.AddrPort {
+	t.Helper()
+	send(t, b, at(alice4, 7), "who am I?")
+	return receive(t, a, "who am I?")
 }
 
 func TestTopologyMistakes(t *testing.T) {

@@ -61,7 +61,7 @@ func (c *conn) newAssociation(announced *statute.AddrSpec) (*association, error)
 		// A client that came by a unix socket has no address to know its datagrams by.
 		return nil, errCommand
 	}
-	if s.counters.openAssociations.Add(1) > s.maxAssociations() {
+	if s.counters.openAssociations.Add(1) > int64(s.maxAssociations()) {
 		s.counters.openAssociations.Add(-1)
 		return nil, errTooMany
 	}

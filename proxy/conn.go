@@ -16,9 +16,11 @@ type conn struct {
 	net.Conn
 	srv     *Server
 	reach   reach
-	served  bool          // a complete HTTP request has come; used by net/http's goroutine only
 	slot    *list.Element // in srv.gate, which guards it
 	evicted atomic.Bool   // closed to make room
+
+	// For net/http's goroutine only: a complete request has come; the conn has been taken over from net/http.
+	served, hijacked bool
 
 	// ahead was read from Conn but not yet consumed. It belongs to whoever may read the conn.
 	ahead []byte

@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,11 +46,16 @@ func (f *front) initForward(errorLog *log.Logger) {
 	}
 }
 
-// bodyBuffers lends ReverseProxy our buffers.
+// bodyBufferSize is smaller than a tunnel's buffer, because ReverseProxy holds it while nothing comes, too.
+const bodyBufferSize = 16 << 10
+
+var bodies = sync.Pool{New: func() any { return new([bodyBufferSize]byte) }}
+
+// bodyBuffers is bodies for ReverseProxy.
 type bodyBuffers struct{}
 
-func (bodyBuffers) Get() []byte  { return buffers.Get().(*[bufferSize]byte)[:] }
-func (bodyBuffers) Put(b []byte) { buffers.Put((*[bufferSize]byte)(b)) }
+func (bodyBuffers) Get() []byte  { return bodies.Get().(*[bodyBufferSize]byte)[:] }
+func (bodyBuffers) Put(b []byte) { bodies.Put((*[bodyBufferSize]byte)(b)) }
 
 // serveAbsolute handles a request in absolute form (RFC 9112 section 3.2.2): it is for another server, unless it names
 // this one.
@@ -68,6 +74,10 @@ func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 	}
 	if lastHop(w, r) {
 		return
+	}
+	// Without this net/http would wait for the whole request before it passes on a response that the origin begins early.
+	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+		panic("internal error: " + err.Error())
 	}
 	f.srv.counters.httpRequests.Add(1)
 	fw := &forwardWriter{ResponseWriter: w, conn: c, proto: r}

@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // front is the HTTP side of a Server: net/http, fed with the connections that turned out to speak HTTP.
@@ -121,6 +122,15 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.srv.live.wg.Done()
 	c := r.Context().Value(connKey{}).(*conn)
 	c.served = true
+	// net/http reads what is left of a request's body after the handler, for as long as that may take: at most a handshake's
+	// time, and none if the handler has panicked to break off the response.
+	until := time.Unix(1, 0)
+	defer func() { c.limitRest(until) }()
+	f.route(c, w, r)
+	until = time.Now().Add(f.srv.handshakeTimeout())
+}
+
+func (f *front) route(c *conn, w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodConnect:
 		f.serveConnect(c, w, r)
@@ -128,6 +138,13 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.serveAbsolute(c, w, r)
 	default:
 		f.servePage(c, w, r)
+	}
+}
+
+// limitRest bounds the reading of c by net/http, unless c has left it.
+func (c *conn) limitRest(until time.Time) {
+	if !c.hijacked {
+		c.SetReadDeadline(until)
 	}
 }
 
@@ -154,6 +171,7 @@ func (f *front) hijack(c *conn, w http.ResponseWriter) bool {
 		c.Close()
 		return false
 	}
+	c.hijacked = true
 	ahead, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	c.takeAhead(ahead)
 	return true

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -427,4 +428,59 @@ func TestClientLeavesDuringResponse(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// An origin may answer before it has been told everything, and both go on at once.
+func TestFullDuplex(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
+	client.say("POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nfirst")
+	peer := tg.accept()
+	peer.hear("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nfirst")
+	peer.say("HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 10\r\n\r\nearly")
+	client.hear("HTTP/1.1 200 OK\r\nContent-Length: 10\r\nDate: d\r\n\r\nearly")
+	client.say("later")
+	peer.hear("later").say("reply")
+	client.hear("reply")
+}
+
+// The rest of a request that has been answered is waited for no longer than its beginning.
+func TestRestOfRequest(t *testing.T) {
+	for name, request := range map[string]string{
+		"page":     "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nstart",
+		"password": "POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nstart",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ln, s := newMemListener(), &Server{Dial: dialEcho, Auth: annOnly}
+				go s.Serve(ln)
+				defer s.Close()
+				client := ln.dial()
+				begun := time.Now()
+				go io.WriteString(client, request)
+				if answer, _ := io.ReadAll(client); !strings.HasPrefix(string(answer), "HTTP/1.1 40") {
+					t.Errorf("got %q", answer)
+				}
+				if took := time.Since(begun); took > 10*time.Second+partTime {
+					t.Errorf("lasted %v", took)
+				}
+				client.Close()
+			})
+		})
+	}
+}
+
+// A slow origin holds back the client's upload, and a slow client the origin's response.
+func TestSlowSidesOfAForward(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
+	client.say("POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 1000000000\r\n\r\n")
+	peer := tg.accept()
+	peer.say("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+	for name, c := range map[string]*chat{"client": client, "origin": peer} {
+		c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		if n, err := io.CopyN(c, zeros{}, 900_000_000); err == nil {
+			t.Errorf("%d bytes were taken from the %s while nobody read", n, name)
+		}
+	}
 }

@@ -15,8 +15,10 @@ import (
 	"github.com/things-go/go-socks5"
 )
 
-// Server is a proxy for local programs. Dial must be set; every other field may be left zero. No field may be changed
-// once Serve has been called.
+// Server is a proxy for local programs. Dial must be set; every other field may be left zero. Times and bounds that are
+// zero or less mean what stands in brackets. No field may be changed once Serve has been called.
+//
+// Close waits for the functions in it, so they must return when their context ends.
 type Server struct {
 	// Dial reaches a destination. network is "tcp"; addr is host:port, where host may be a name, passed on as the client
 	// wrote it. ctx ends when the client goes away, after DialTimeout, or with Close. What a client is told of an error is
@@ -69,13 +71,22 @@ type Server struct {
 	socks5   *socks5.Server
 }
 
-func (s *Server) dialTimeout() time.Duration      { return cmp.Or(s.DialTimeout, 30*time.Second) }
-func (s *Server) handshakeTimeout() time.Duration { return cmp.Or(s.HandshakeTimeout, 10*time.Second) }
-func (s *Server) idleTimeout() time.Duration      { return cmp.Or(s.IdleTimeout, 5*time.Minute) }
-func (s *Server) maxHandshakes() int              { return cmp.Or(s.MaxHandshakes, 1024) }
-func (s *Server) maxAssociations() int64          { return cmp.Or(int64(s.MaxAssociations), 256) }
-func (s *Server) log() *slog.Logger               { return cmp.Or(s.Log, discard) }
-func (s *Server) connLog() *slog.Logger           { return cmp.Or(s.ConnLog, discard) }
+func (s *Server) dialTimeout() time.Duration { return orDefault(s.DialTimeout, 30*time.Second) }
+func (s *Server) handshakeTimeout() time.Duration {
+	return orDefault(s.HandshakeTimeout, 10*time.Second)
+}
+func (s *Server) idleTimeout() time.Duration { return orDefault(s.IdleTimeout, 5*time.Minute) }
+func (s *Server) maxHandshakes() int         { return orDefault(s.MaxHandshakes, 1024) }
+func (s *Server) maxAssociations() int       { return orDefault(s.MaxAssociations, 256) }
+func (s *Server) log() *slog.Logger          { return cmp.Or(s.Log, discard) }
+func (s *Server) connLog() *slog.Logger      { return cmp.Or(s.ConnLog, discard) }
+
+func orDefault[T int | time.Duration](v, def T) T {
+	if v > 0 {
+		return v
+	}
+	return def
+}
 
 var discard = slog.New(slog.DiscardHandler)
 
@@ -119,6 +130,7 @@ const (
 
 func (s *Server) accept(ln net.Listener, reach reach) error {
 	var delay time.Duration
+	var warned time.Time
 	for {
 		nc, err := ln.Accept()
 		if err == nil {
@@ -133,7 +145,10 @@ func (s *Server) accept(ln net.Listener, reach reach) error {
 			return fmt.Errorf("accepting on %v: %w", ln.Addr(), err)
 		}
 		delay = min(max(2*delay, minAcceptDelay), maxAcceptDelay)
-		s.log().Warn("Accepting a connection failed", "listener", ln.Addr(), "err", err, "retry", delay)
+		if time.Since(warned) >= maxAcceptDelay {
+			warned = time.Now()
+			s.log().Warn("Accepting a connection failed", "listener", ln.Addr(), "err", err, "retry", delay)
+		}
 		// The commonest cause is a lack of file descriptors. The oldest half-open connection is worth less than a new one.
 		if oldest := s.gate.evictOldest(); oldest != nil {
 			s.evict(oldest)

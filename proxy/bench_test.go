@@ -1,0 +1,217 @@
+package proxy
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// tunnels opens one tunnel between two sockets of the host.
+func benchTunnel(b *testing.B, s *Server) (client, peer net.Conn) {
+	b.Helper()
+	tg := newTarget(b, "tcp")
+	s.Dial = tg.dial
+	c := dialChat(b, "tcp", serve(b, s))
+	openers["socks5"](c)
+	p := tg.accept()
+	c.SetDeadline(time.Time{})
+	p.SetDeadline(time.Time{})
+	return c.Conn, p.Conn
+}
+
+func BenchmarkBulk(b *testing.B) {
+	b.ReportAllocs()
+	client, peer := benchTunnel(b, new(Server))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 256<<10)
+		for {
+			if _, err := peer.Read(buf); err != nil {
+				return
+			}
+		}
+	}()
+	chunk := make([]byte, 256<<10)
+	b.SetBytes(int64(len(chunk)))
+	for b.Loop() {
+		if _, err := client.Write(chunk); err != nil {
+			b.Fatal(err)
+		}
+	}
+	client.Close()
+	<-done
+}
+
+func BenchmarkRoundTrip64(b *testing.B) {
+	b.Run("tunnel", func(b *testing.B) {
+		client, peer := benchTunnel(b, new(Server))
+		roundTrips(b, client, peer)
+	})
+	b.Run("direct", func(b *testing.B) {
+		tg := newTarget(b, "tcp")
+		client, err := tg.dial(b.Context(), "", "")
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer client.Close()
+		roundTrips(b, client, tg.accept().Conn)
+	})
+}
+
+func roundTrips(b *testing.B, client, peer net.Conn) {
+	b.ReportAllocs()
+	peer.SetDeadline(time.Time{})
+	go io.CopyBuffer(struct{ io.Writer }{peer}, struct{ io.Reader }{peer}, make([]byte, 64))
+	buf := make([]byte, 64)
+	for b.Loop() {
+		if _, err := client.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(client, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkConnect opens a connection, asks for one byte through it, and closes it.
+func BenchmarkConnect(b *testing.B) {
+	for name, open := range openers {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			tg := newTarget(b, "tcp")
+			go func() {
+				for {
+					nc, err := tg.ln.Accept()
+					if err != nil {
+						return
+					}
+					go func() { io.CopyN(nc, nc, 1); nc.Close() }()
+				}
+			}()
+			addr := serve(b, &Server{Dial: tg.dial})
+			for b.Loop() {
+				nc, err := net.Dial("tcp", addr)
+				if err != nil {
+					b.Fatal(err)
+				}
+				c := &chat{b, nc}
+				open(c)
+				c.say("x").hear("x").Close()
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
+		})
+	}
+}
+
+func BenchmarkForward(b *testing.B) {
+	b.ReportAllocs()
+	s := &Server{Dial: origin(b, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })}
+	c := dialChat(b, "tcp", serve(b, s))
+	c.SetDeadline(time.Time{})
+	buf := make([]byte, 4096)
+	for b.Loop() {
+		c.say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
+		if _, err := c.Read(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDatagram(b *testing.B) {
+	b.ReportAllocs()
+	s := &Server{ListenPacket: listenPacket}
+	relay := openUDP(dialChat(b, "tcp", serve(b, s)))
+	client, peer := listenUDP(b, "127.0.0.1"), listenUDP(b, "127.0.0.1")
+	client.SetDeadline(time.Time{})
+	peer.SetDeadline(time.Time{})
+	request := datagramTo(addrOf(peer), "0123456789012345678901234567890123456789012345678901234567890123")
+	buf := make([]byte, 1500)
+	for b.Loop() {
+		client.WriteToUDPAddrPort(request, relay)
+		n, far, err := peer.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			b.Fatal(err)
+		}
+		peer.WriteToUDPAddrPort(buf[:n], far)
+		if _, err := client.Read(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkIdle measures what an idle tunnel between two sockets holds: heap and goroutine stacks, the two net.Conns on
+// our side included, those of the test's ends taken off.
+func BenchmarkIdle(b *testing.B) {
+	for name, open := range openers {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				used, spare := idleMemory(b, open)
+				b.ReportMetric(used-spare, "B/tunnel")
+			}
+		})
+	}
+}
+
+const idleTunnels = 1000
+
+// idleMemory returns the bytes per tunnel, and the bytes per connection pair of the test's own.
+func idleMemory(b *testing.B, open func(*chat)) (tunnel, ends float64) {
+	tg := newTarget(b, "tcp")
+	s := &Server{Dial: tg.dial, MaxHandshakes: 10}
+	addr := serve(b, s)
+	var conns []net.Conn
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	connect := func(addr string) net.Conn {
+		nc, err := new(net.Dialer).DialContext(context.Background(), "tcp", addr)
+		if err != nil {
+			b.Fatal(err)
+		}
+		conns = append(conns, nc)
+		return nc
+	}
+	accept := func() {
+		nc, err := tg.ln.Accept()
+		if err != nil {
+			b.Fatal(err)
+		}
+		conns = append(conns, nc)
+	}
+
+	before := inUse()
+	for range idleTunnels { // the ends alone, connected directly
+		connect(tg.ln.Addr().String())
+		accept()
+	}
+	direct := inUse()
+	for range idleTunnels {
+		c := &chat{b, connect(addr)}
+		open(c)
+		c.say("x")
+		accept()
+		buf := make([]byte, 1)
+		io.ReadFull(conns[len(conns)-1], buf)
+		conns[len(conns)-1].Write(buf)
+		c.hear("x")
+	}
+	eventually(b, "all tunnels are open", func() bool { return s.Stats().OpenConnections == idleTunnels })
+	return (inUse() - direct) / idleTunnels, (direct - before) / idleTunnels
+}
+
+// inUse is the heap and the stacks after the collector has had its way with pools and stacks.
+func inUse() float64 {
+	for range 5 {
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapInuse + m.StackInuse)
+}

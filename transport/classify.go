@@ -1,0 +1,63 @@
+package transport
+
+import (
+	"encoding/binary"
+
+	"ginnel/internal/disco"
+)
+
+// class is what a received datagram is (disco specification, section 1.5).
+type class int
+
+const (
+	classWireGuard class = iota // or nothing at all: WireGuard drops what it does not know
+	classDisco
+	classSTUN
+)
+
+const (
+	geneveLen       = 8
+	geneveDisco     = 0x7a11
+	geneveWireGuard = 0x7a12
+)
+
+const stunCookie = 0x2112a442
+
+// classify tells the class of datagram b, and whether it is wrapped in a Geneve header, as only peer relays do. The
+// order of the tests is the specification's; the classes cannot collide.
+func classify(b []byte) (c class, geneve bool) {
+	if len(b) >= 20 && b[0]&0xc0 == 0 && b[1] == 0x01 && binary.BigEndian.Uint32(b[4:]) == stunCookie {
+		return classSTUN, false
+	}
+	if len(b) >= geneveLen && b[0]&0xc0 == 0 && b[1]&0x3f == 0 && b[7] == 0 {
+		switch binary.BigEndian.Uint16(b[2:]) {
+		case geneveDisco:
+			if disco.Is(b[geneveLen:]) {
+				return classDisco, true
+			}
+			return classWireGuard, false
+		case geneveWireGuard:
+			return classWireGuard, true
+		}
+	}
+	if disco.Is(b) {
+		return classDisco, false
+	}
+	return classWireGuard, false
+}
+
+// The message types of WireGuard, in the first byte.
+const wireGuardData = 4
+
+// keepaliveLen is the length of a data message without data.
+const keepaliveLen = 32
+
+// countData returns how many of bufs carry data, as opposed to handshakes and keepalives.
+func countData(bufs [][]byte) (n int) {
+	for _, b := range bufs {
+		if len(b) > keepaliveLen && b[0] == wireGuardData {
+			n++
+		}
+	}
+	return n
+}

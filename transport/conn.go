@@ -1,0 +1,311 @@
+// Package transport moves WireGuard datagrams between peers by the best path there is: directly over UDP once discovery
+// has proven an address, through the peer's relay until then and whenever the direct path is in doubt.
+//
+// To WireGuard it is a conn.Bind (bind.go) whose endpoints are peers (endpoint.go). One pair of UDP sockets carries
+// WireGuard, disco and STUN (socket.go, classify.go). What a peer's path is, is decided by a machine for each peer
+// (path.go); the own addresses come from the interfaces and from STUN (candidates.go, prober.go).
+//
+// Goroutines: one, Conn.loop, which owns the peers, their machines and the prober, and ends with Close. Packets do not
+// pass through it.
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"ginnel/internal/key"
+)
+
+// Relay carries packets to peers through relays.
+type Relay interface {
+	// Send passes packets to the peer whose home is region, 0 if that is not known. It does not keep the packets and
+	// does not block for long.
+	Send(region int, to key.NodePublic, packets [][]byte) error
+}
+
+// Config is what New needs.
+type Config struct {
+	NodeKey key.NodePublic   // our own; required if any peer has a disco key
+	Disco   key.DiscoPrivate // zero: a fresh one is made
+
+	// Addr is the local address to bind. Invalid means all, in both families, and that the addresses of the interfaces
+	// are offered to peers; else Addr alone is.
+	Addr netip.Addr
+	Port uint16 // 0 picks one
+
+	NoUDP bool  // relays only
+	Relay Relay // nil: UDP only
+
+	// Sent, if set, is told how many data packets left, after each batch. It must be quick.
+	Sent func(n int)
+
+	// Listen opens the UDP sockets; nil means those of the system. The network is "udp4" or "udp6".
+	Listen func(network string, addr netip.AddrPort) (PacketConn, error)
+
+	// LocalAddrs lists the addresses of the interfaces; nil asks the system.
+	LocalAddrs func() ([]netip.Addr, error)
+
+	Log *slog.Logger // nil discards
+}
+
+func (c *Config) log() *slog.Logger {
+	if c.Log != nil {
+		return c.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+func (c *Config) localAddrs() ([]netip.Addr, error) {
+	if c.LocalAddrs != nil {
+		return c.LocalAddrs()
+	}
+	return systemAddrs()
+}
+
+// Peer is another node as the network map describes it.
+type Peer struct {
+	Key       key.NodePublic
+	Disco     key.DiscoPublic  // zero: it takes no part in discovery
+	Endpoints []netip.AddrPort // where it may be reached, in its own words
+	Region    int              // of its home relay; 0 if unknown
+}
+
+// Conn is one node's place in the network. Make it with New.
+type Conn struct {
+	cfg   Config
+	log   *slog.Logger
+	disco key.DiscoPrivate
+
+	sock4, sock6 socket // nil where there is none
+	bind         bind
+	inbox        inbox
+	endpoints    sync.Map // key.NodePublic to *endpoint; read for each relayed batch
+
+	msgc     chan any // to the loop; see loop.go
+	closec   chan struct{}
+	once     sync.Once
+	wg       sync.WaitGroup
+	status   broadcast
+	counters counters
+}
+
+// counters counts what is dropped, and why.
+type counters struct {
+	udpSendDrops     atomic.Uint64 // refused by the system: no room, firewall
+	udpReceiveErrors atomic.Uint64
+	geneve           atomic.Uint64 // peer relays are not used
+	loopFull         atomic.Uint64 // disco and STUN faster than the loop
+	discoUnknown     atomic.Uint64 // sender in no peer's record
+	discoBad         atomic.Uint64 // does not open or parse, or came a way it must not
+	relayedUnknown   atomic.Uint64 // relayed from a key that is no peer
+	relayedClosed    atomic.Uint64 // relayed while WireGuard does not listen
+}
+
+// New opens the sockets and starts the loop.
+func New(cfg Config) (*Conn, error) {
+	c := &Conn{
+		cfg:    cfg,
+		log:    cfg.log(),
+		disco:  cfg.Disco,
+		msgc:   make(chan any, loopQueue),
+		closec: make(chan struct{}),
+	}
+	if c.disco.IsZero() {
+		c.disco = key.NewDiscoPrivate()
+	}
+	c.bind.c = c
+	c.inbox.init()
+	c.status.init()
+	if err := c.openSockets(); err != nil {
+		return nil, err
+	}
+	l := newLoop(c)
+	c.wg.Go(l.run)
+	return c, nil
+}
+
+// openSockets opens a socket for each family. IPv6 is optional unless it was asked for.
+func (c *Conn) openSockets() error {
+	if c.cfg.NoUDP {
+		return nil
+	}
+	want4, want6 := !c.cfg.Addr.Is6(), !c.cfg.Addr.Is4()
+	port := c.cfg.Port
+	if want4 {
+		s, err := c.openSocket("udp4", netip.AddrPortFrom(c.bindAddr(netip.IPv4Unspecified()), port))
+		if err != nil {
+			return fmt.Errorf("opening UDP port %d: %w", port, err)
+		}
+		c.sock4 = s
+		port = s.localPort() // the same in both families, so that one number describes the node
+	}
+	if want6 {
+		s, err := c.openSocket("udp6", netip.AddrPortFrom(c.bindAddr(netip.IPv6Unspecified()), port))
+		if err != nil && c.cfg.Port == 0 {
+			s, err = c.openSocket("udp6", netip.AddrPortFrom(c.bindAddr(netip.IPv6Unspecified()), 0))
+		}
+		switch {
+		case err == nil:
+			c.sock6 = s
+		case !want4:
+			return fmt.Errorf("opening UDP port %d over IPv6: %w", port, err)
+		default:
+			c.log.Info("no IPv6 socket", "err", err)
+		}
+	}
+	return nil
+}
+
+func (c *Conn) bindAddr(unspecified netip.Addr) netip.Addr {
+	if c.cfg.Addr.IsValid() {
+		return c.cfg.Addr
+	}
+	return unspecified
+}
+
+func (c *Conn) openSocket(network string, addr netip.AddrPort) (socket, error) {
+	if c.cfg.Listen != nil {
+		pc, err := c.cfg.Listen(network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return plainSocket{pc, &c.counters}, nil
+	}
+	var lc net.ListenConfig
+	pc, err := lc.ListenPacket(context.Background(), network, addr.String())
+	if err != nil {
+		return nil, err
+	}
+	s, err := newSocket(pc.(*net.UDPConn), &c.counters)
+	if err != nil {
+		pc.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// sockets returns those that are open.
+func (c *Conn) sockets() []socket {
+	var all []socket
+	for _, s := range []socket{c.sock4, c.sock6} {
+		if s != nil {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// socketFor returns the socket of to's family, or nil.
+func (c *Conn) socketFor(to netip.AddrPort) socket {
+	if to.Addr().Is4() {
+		return c.sock4
+	}
+	return c.sock6
+}
+
+// Bind returns the side that WireGuard sends and receives through. Disco and STUN arrive by it as well, so nothing is
+// discovered while WireGuard keeps it closed.
+func (c *Conn) Bind() conn.Bind { return &c.bind }
+
+// DiscoKey is the key that peers must know to find a direct path to us.
+func (c *Conn) DiscoKey() key.DiscoPublic { return c.disco.Public() }
+
+// LocalPort is the UDP port, 0 if there is none.
+func (c *Conn) LocalPort() uint16 {
+	for _, s := range c.sockets() {
+		return s.localPort()
+	}
+	return 0
+}
+
+// SetPeers takes the whole set of peers. What is known about the path to a peer that stays is kept, unless its keys
+// changed.
+func (c *Conn) SetPeers(peers []Peer) {
+	for _, p := range peers {
+		// WireGuard may be told of the peer as soon as this returns, so its endpoint exists from here on.
+		c.endpoints.LoadOrStore(p.Key, newEndpoint(p.Key))
+	}
+	c.call(func(l *loop) { l.setPeers(peers) })
+}
+
+// SetSTUN takes the whole set of STUN servers. Replies tell our address as others see it and how far each region is.
+func (c *Conn) SetSTUN(servers []STUNServer) {
+	c.call(func(l *loop) { l.setSTUN(servers) })
+}
+
+// NetworkChanged tells that addresses or routes of the system changed. Paths are proven anew.
+func (c *Conn) NetworkChanged() {
+	c.call(func(l *loop) { l.networkChanged() })
+}
+
+// HandleRelayed takes packets that a relay brought from a peer. It copies them, and blocks while WireGuard is busy.
+func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) {
+	e := c.endpointOf(from)
+	if e == nil {
+		c.counters.relayedUnknown.Add(uint64(len(packets)))
+		return
+	}
+	for len(packets) > 0 {
+		n := 0
+		for n < len(packets) && !isRelayedDisco(packets[n]) {
+			n++
+		}
+		if n > 0 {
+			c.counters.relayedClosed.Add(uint64(c.inbox.put(e, packets[:n])))
+			packets = packets[n:]
+			continue
+		}
+		c.tellRelayedDisco(packets[0], region, from)
+		packets = packets[1:]
+	}
+}
+
+// isRelayedDisco is the classification of packets from relays: naked disco or WireGuard, nothing else
+// (disco specification, section 1.5).
+func isRelayedDisco(b []byte) bool {
+	class, geneve := classify(b)
+	return class == classDisco && !geneve
+}
+
+func (c *Conn) endpointOf(k key.NodePublic) *endpoint {
+	if e, ok := c.endpoints.Load(k); ok {
+		return e.(*endpoint)
+	}
+	return nil
+}
+
+func (c *Conn) isClosed() bool {
+	select {
+	case <-c.closec:
+		return true
+	default:
+		return false
+	}
+}
+
+// Close ends everything; WireGuard's receive functions return net.ErrClosed.
+func (c *Conn) Close() error {
+	var errs []error
+	c.once.Do(func() {
+		close(c.closec)
+		c.bind.Close()
+		for _, s := range c.sockets() {
+			errs = append(errs, s.close())
+		}
+	})
+	c.wg.Wait()
+	return errors.Join(errs...)
+}
+
+// regionAddr is how a region stands in a Pong: an address that is never on the wire as a destination.
+func regionAddr(region int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 3, 3, 40}), uint16(region))
+}

@@ -1,0 +1,151 @@
+package transport
+
+import (
+	"net/netip"
+	"time"
+
+	"ginnel/internal/disco"
+	"ginnel/internal/key"
+)
+
+// merge adds what other wants.
+func (e *effects) merge(other effects) {
+	e.pings = append(e.pings, other.pings...)
+	e.callMeMaybe = e.callMeMaybe || other.callMeMaybe
+}
+
+// handleDisco applies the acceptance rules of the disco specification, section 2.
+func (l *loop) handleDisco(now time.Time, d discoPacket) {
+	peers := l.byDisco[disco.Sender(d.b)]
+	if len(peers) == 0 {
+		l.c.counters.discoUnknown.Add(1)
+		return
+	}
+	shared := l.sharedKey(peers[0]) // the same for all of them
+	m, err := disco.Open(shared, d.b)
+	if err != nil {
+		l.c.counters.discoBad.Add(1)
+		return
+	}
+	switch m := m.(type) {
+	case *disco.Ping:
+		l.handlePing(now, d, m, peers)
+	case *disco.Pong:
+		l.handlePong(now, d, m, peers)
+	case *disco.CallMeMaybe:
+		l.handleCallMeMaybe(now, d, m)
+	}
+	// Everything else belongs to peer relays, which may be ignored (section 1.4).
+}
+
+func (d *discoPacket) direct() bool { return d.src.IsValid() }
+
+// handlePing answers, to where the ping came from.
+func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*peer) {
+	if !d.direct() {
+		if p := l.peers[d.from]; p != nil && l.sharedKey(p) != nil {
+			pong := disco.Seal(nil, l.c.disco.Public(), l.sharedKey(p), &disco.Pong{TxID: m.TxID, Src: regionAddr(d.region)})
+			l.sendRelayed(d.region, p.Key, pong)
+		}
+		return
+	}
+	first := true
+	for _, p := range peers {
+		e, once := p.path.pinged(now, d.src, m.TxID)
+		first = first && once
+		l.apply(now, p, e)
+	}
+	if !first {
+		return
+	}
+	pong := disco.Seal(nil, l.c.disco.Public(), l.sharedKey(peers[0]), &disco.Pong{TxID: m.TxID, Src: d.src})
+	l.c.sendDatagrams([][]byte{pong}, d.src)
+}
+
+func (l *loop) handlePong(now time.Time, d discoPacket, m *disco.Pong, peers []*peer) {
+	for _, p := range peers {
+		var sent sentPing
+		var ok bool
+		if d.direct() {
+			sent, ok = p.path.ponged(now, m.TxID)
+		} else {
+			sent, ok = p.path.pongedByRelay(m.TxID)
+		}
+		if !ok {
+			continue
+		}
+		l.c.log.Debug("pong", "peer", p.Key, "from", d.src, "region", d.region, "rtt", now.Sub(sent.at))
+		if c := l.waiting[m.TxID]; c != nil {
+			delete(l.waiting, m.TxID)
+			r := PingResult{Latency: now.Sub(sent.at), Region: d.region}
+			if d.direct() {
+				r.Addr = sent.addr
+			}
+			c <- r // has room for all
+		}
+		l.apply(now, p, effects{})
+		return
+	}
+	l.c.counters.discoBad.Add(1)
+}
+
+// handleCallMeMaybe takes a peer's endpoints, which only its relay may bring (section 2.4).
+func (l *loop) handleCallMeMaybe(now time.Time, d discoPacket, m *disco.CallMeMaybe) {
+	p := l.peers[d.from]
+	if d.direct() || p == nil || p.Disco != disco.Sender(d.b) {
+		l.c.counters.discoBad.Add(1)
+		return
+	}
+	l.c.log.Debug("call me maybe", "peer", p.Key, "endpoints", len(m.Endpoints))
+	l.apply(now, p, p.path.calledMaybe(now, m.Endpoints))
+}
+
+// sendPing sends a ping over UDP. One that cannot be sent is lost, as any may be.
+func (l *loop) sendPing(p *peer, to netip.AddrPort, txid disco.TxID) {
+	shared := l.sharedKey(p)
+	if shared == nil {
+		return
+	}
+	b := disco.Seal(nil, l.c.disco.Public(), shared, &disco.Ping{TxID: txid, NodeKey: l.c.cfg.NodeKey})
+	if err := l.c.sendDatagrams([][]byte{b}, to); err != nil {
+		l.c.log.Debug("ping not sent", "peer", p.Key, "addr", to, "err", err)
+	}
+}
+
+func (l *loop) sendRelayed(region int, to key.NodePublic, packet []byte) {
+	if l.c.cfg.Relay == nil {
+		return
+	}
+	if err := l.c.cfg.Relay.Send(region, to, [][]byte{packet}); err != nil {
+		l.c.log.Debug("disco not relayed", "peer", to, "region", region, "err", err)
+	}
+}
+
+// wantCall sends p a CallMeMaybe, at once if our own endpoints are fresh (section 3.5).
+func (l *loop) wantCall(now time.Time, p *peer) {
+	if l.c.cfg.Relay == nil || l.sharedKey(p) == nil || l.c.cfg.NoUDP {
+		return
+	}
+	if l.fresh(now) {
+		l.call(p)
+		return
+	}
+	if len(l.calls) == 0 {
+		l.callsBy = now.Add(callPatience)
+	}
+	l.calls[p] = struct{}{}
+	l.startSTUN(now)
+}
+
+// callAll sends the CallMeMaybes that waited.
+func (l *loop) callAll(now time.Time) {
+	l.refreshOwn(now)
+	for p := range l.calls {
+		l.call(p)
+	}
+	clear(l.calls)
+}
+
+func (l *loop) call(p *peer) {
+	l.sendRelayed(p.Region, p.Key, disco.Seal(nil, l.c.disco.Public(), l.sharedKey(p), &disco.CallMeMaybe{Endpoints: l.own}))
+}

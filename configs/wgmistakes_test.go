@@ -13,6 +13,7 @@ import (
 
 func TestWireGuardMistakes(t *testing.T) {
 	peer := minimal + "[Peer]\nPublicKey = " + publicB + "\n"
+	long := strings.Repeat("z", 100)
 	for _, test := range []struct{ name, file, want string }{
 		{"empty", "", "1:1: PrivateKey is missing in [Interface]\n1:1: Address is missing in [Interface]"},
 		{"no key", "\n  [Interface]\nAddress = 10.0.0.1\n", "2:3: PrivateKey is missing in [Interface]"},
@@ -62,6 +63,12 @@ func TestWireGuardMistakes(t *testing.T) {
 		{"endpoint not opened", peer + "Endpoint = ::1]:51820\n", `6:12: Endpoint: "::1]:51820" is not host:port: bracket is not opened`},
 		{"endpoint address", peer + "Endpoint = 192.0.2.256:1\n", `6:12: Endpoint: "192.0.2.256:1" is not host:port: host "192.0.2.256" is not an IPv4 address`},
 		{"endpoint URL", peer + "Endpoint = http://a:1\n", `6:12: Endpoint: "http://a:1" is not host:port: host "http://a" is neither an address nor a name`},
+		{"endpoint label", peer + "Endpoint = a..b:1\n", `6:12: Endpoint: "a..b:1" is not host:port: host "a..b" is neither an address nor a name`},
+		{"endpoint long label", peer + "Endpoint = " + long[:64] + ":1\n", `6:12: Endpoint: "` + long[:64] + `:1" is not host:port: host "` + long[:64] + `" is neither an address nor a name`},
+		{"endpoint long name", peer + "Endpoint = " + strings.Repeat("a.", 127) + ":1\n",
+			`6:12: Endpoint: "` + strings.Repeat("a.", 40) + `"... is not host:port: host "` + strings.Repeat("a.", 40) + `"... is longer than 253 characters`},
+		{"longest unknown key", minimal + long[:24] + " = 1\n" + long[:25] + " = 1\n= 1\n",
+			`4:1: key "` + long[:24] + "\" is not known\n5:1: key is not known\n6:1: key is not known"},
 		{"UTF-16", "\xff\xfe[\x00I\x00", "1:1: is not a text in UTF-8 here"},
 		{"NUL", minimal + "MTU = 1\x004\n", "4:8: is not a text in UTF-8 here"},
 		{"several", "[Interface]\nMTU = x\nFoo = 1\n[Peer]\nEndpoint = x\n",

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -119,14 +120,16 @@ const minimal = "[Interface]\nPrivateKey = " + privateA + "\nAddress = 10.0.0.1/
 
 func TestEndpoint(t *testing.T) {
 	for in, want := range map[string]string{
-		"192.0.2.1:51820":          "192.0.2.1:51820",
-		"[2001:db8::1]:51820":      "[2001:db8::1]:51820",
-		"2001:db8::1:51820":        "[2001:db8::1]:51820", // wg cuts at the last colon
-		"[2001:DB8:0::1]:1":        "[2001:db8::1]:1",
-		"[fe80::1%eth0]:51820":     "[fe80::1%eth0]:51820",
-		"vpn_1.example.com.:65535": "vpn_1.example.com.:65535",
-		"[vpn.example.com]:51820":  "vpn.example.com:51820",
-		"localhost:51820":          "localhost:51820",
+		"192.0.2.1:51820":                     "192.0.2.1:51820",
+		"[2001:db8::1]:51820":                 "[2001:db8::1]:51820",
+		"2001:db8::1:51820":                   "[2001:db8::1]:51820", // wg cuts at the last colon
+		"[2001:DB8:0::1]:1":                   "[2001:db8::1]:1",
+		"[fe80::1%eth0]:51820":                "[fe80::1%eth0]:51820",
+		"vpn_1.example.com.:65535":            "vpn_1.example.com.:65535",
+		"[vpn.example.com]:51820":             "vpn.example.com:51820",
+		"localhost:51820":                     "localhost:51820",
+		strings.Repeat("z", 63) + ".AZ09-_:1": strings.Repeat("z", 63) + ".AZ09-_:1",
+		strings.Repeat("a.", 126) + "a:1":     strings.Repeat("a.", 126) + "a:1",
 	} {
 		wg := mustParse(t, minimal+"[Peer]\nPublicKey = "+publicB+"\nEndpoint = "+in+"\n")
 		if got := wg.Peers[0].Endpoint; got.String() != want || got.IsZero() {
@@ -150,6 +153,7 @@ func TestWarnings(t *testing.T) {
 		{"PreDown", minimal + "predown = iptables -D a; b\n", "4:1: PreDown is ignored: commands are never run"},
 		{"PostDown", minimal + "  PostDown = x\n", "4:3: PostDown is ignored: commands are never run"},
 		{"SaveConfig", minimal + "SaveConfig = True\n", "4:1: SaveConfig is ignored: the file is never written"},
+		{"SaveConfig false", minimal + "SaveConfig = FALSE\n", "4:1: SaveConfig is ignored: the file is never written"},
 		{"FwMark", minimal + "FwMark = 0xCa6c\n", "4:1: FwMark is ignored: marking packets takes privileges"},
 		{"FwMark off", minimal + "FwMark = OFF\n", "4:1: FwMark is ignored: marking packets takes privileges"},
 		{"routing domain", minimal + "DNS = 10.0.0.53, ~.\n", `4:18: DNS: the routing domain "~." of systemd-resolved is ignored`},
@@ -157,6 +161,8 @@ func TestWarnings(t *testing.T) {
 		{"second interface", minimal + "[Interface]\nAddress = 10.0.0.2\nPrivateKey = " + privateA + "\n",
 			"6:1: PrivateKey replaces the one on line 2"},
 		{"small MTU", minimal + "Address = fd00::1\nMTU = 1000\n", "5:7: MTU 1000 is below 1280, without which there is no IPv6"},
+		{"smallest MTU of IPv6", minimal + "Address = fd00::1\nMTU = 1280\n", ""},
+		{"smallest MTU of IPv4", minimal + "MTU = 68\n", ""},
 		{"own key", minimal + "[Peer]\nPublicKey = " + publicA + "\n",
 			"5:13: PublicKey belongs to the PrivateKey of [Interface]: this peer is ignored"},
 		{"empty values", minimal + "DNS =\nMTU =\nAddress =\n", ""},
@@ -225,6 +231,18 @@ func TestDuplicatePeers(t *testing.T) {
 				"12:14: AllowedIPs: 10.1.0.0/16 is given to another peer on line 9; the last one has it",
 			},
 		},
+		{
+			name:  "prefix is given up before it is taken",
+			peers: peer(publicB, "AllowedIPs = 10.1.0.0/16\n") + peer(publicB, "") + peer(publicC, "AllowedIPs = 10.1.0.1/16\n"),
+			want: []WireGuardPeer{
+				{PublicKey: rawKey(t, publicB)},
+				{PublicKey: rawKey(t, publicC), AllowedIPs: prefixes("10.1.0.0/16")},
+			},
+			warnings: []string{
+				"8:13: PublicKey is that of the peer on line 5, which this one changes",
+				"11:14: AllowedIPs: 10.1.0.1/16 means 10.1.0.0/16",
+			},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			wg := mustParse(t, minimal+test.peers)
@@ -266,7 +284,7 @@ func TestLoadWireGuard(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []string(nil)
-		if mode.warned && modeTells {
+		if mode.warned && runtime.GOOS != "windows" {
 			want = []string{" is accessible to everybody on this machine and holds a private key"}
 		}
 		if got := texts(wg.Warnings); !slices.Equal(got, want) {
@@ -277,6 +295,10 @@ func TestLoadWireGuard(t *testing.T) {
 	write("[Interface]\nMTU = x\n")
 	if _, err := LoadWireGuard(path); err == nil || !strings.Contains(err.Error(), path+":2:7: MTU") {
 		t.Errorf("got %v, want the path, line and column", err)
+	}
+	write(minimal + strings.Repeat("#", maxWireGuard-len(minimal)))
+	if _, err := LoadWireGuard(path); err != nil {
+		t.Errorf("just not too large: got %v", err)
 	}
 	write(strings.Repeat("#", maxWireGuard+1))
 	if _, err := LoadWireGuard(path); err == nil || err.Error() != path+": is larger than 4096 KiB" {

@@ -58,7 +58,6 @@ func Parse(name string, b []byte, known map[string]Kind) ([]Setting, error) {
 	r := yamlReader{file: name, known: known, lines: make(map[string]int)}
 	r.documents(file.Docs)
 	if len(r.problems) > 0 {
-		r.problems.sort()
 		return nil, r.problems
 	}
 	return r.settings, nil

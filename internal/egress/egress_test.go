@@ -250,6 +250,7 @@ func TestDialRefusesArguments(t *testing.T) {
 		{"http://corp", ":80", "host is neither an address nor a name"},
 		{"http://corp", "db\r\nX y:80", "host is neither an address nor a name"},
 		{"http://corp", "db\x7f:80", "host is neither an address nor a name"},
+		{"http://corp", "db x:80", "host is neither an address nor a name"},
 		{"http://corp", "db/x:80", "host is neither an address nor a name"},
 		{"http://corp", "[fe80::1%eth0]:80", "host is neither an address nor a name"},
 		{"http://corp", "d\u00e4:80", "host is neither an address nor a name"},

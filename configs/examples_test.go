@@ -9,6 +9,17 @@ import (
 	"time"
 )
 
+// example returns an example without its comments.
+func example(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := Examples.ReadFile("examples/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := slices.DeleteFunc(strings.SplitAfter(string(b), "\n"), func(line string) bool { return strings.HasPrefix(line, "#") })
+	return []byte(strings.Join(lines, ""))
+}
+
 // The examples must work as they stand: every key, and every value for the one who reads it.
 func TestExampleUp(t *testing.T) {
 	b, err := Examples.ReadFile("examples/up.yaml")

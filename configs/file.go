@@ -51,19 +51,27 @@ func text(name string, b []byte, limit int64) (string, error) {
 		return "", tooLarge(name, limit)
 	}
 	b = bytes.TrimPrefix(b, utf8BOM)
+	if utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 {
+		return string(b), nil
+	}
+	return "", Problems{{notText(name, b), "is not a text in UTF-8 here"}}
+}
+
+// notText is the place of the first byte that is zero or not UTF-8.
+func notText(name string, b []byte) Position {
 	line, column := 1, 1
-	for rest := b; len(rest) > 0; {
-		r, size := utf8.DecodeRune(rest)
+	for len(b) > 0 {
+		r, size := utf8.DecodeRune(b)
 		if r == 0 || r == utf8.RuneError && size == 1 {
-			return "", Problems{{Position{name, line, column}, "is not a text in UTF-8 here"}}
+			break
 		}
-		rest = rest[size:]
+		b = b[size:]
 		column++
 		if r == '\n' {
 			line, column = line+1, 1
 		}
 	}
-	return string(b), nil
+	return Position{name, line, column}
 }
 
 // Secret returns the secret that a flag names: value itself or, for file:PATH, what the file holds without the line

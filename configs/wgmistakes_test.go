@@ -2,7 +2,6 @@ package configs
 
 import (
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -152,10 +151,7 @@ func TestKeysPrintNothing(t *testing.T) {
 
 // However a file is cut, it is read or refused with places that are in it, and without its secrets.
 func TestWireGuardCutAnywhere(t *testing.T) {
-	whole, err := fs.ReadFile(Examples, "examples/wireguard.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
+	whole := example(t, "wireguard.conf")
 	for n := range whole {
 		for _, p := range checkWireGuard(t, whole[:n]) {
 			if leaks(p.Text, privateA) || leaks(p.Text, shared) {

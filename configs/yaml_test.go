@@ -152,10 +152,7 @@ func TestLoad(t *testing.T) {
 }
 
 func TestParseCutAnywhere(t *testing.T) {
-	whole, err := Examples.ReadFile("examples/up.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	whole := example(t, "up.yaml")
 	for n := range whole {
 		checkYAML(t, whole[:n])
 	}

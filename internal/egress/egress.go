@@ -22,6 +22,8 @@ import (
 // or rejects credentials, forbids the destination or did not reach it.
 var ErrRefused = errors.New("refused by proxy")
 
+var errScheme = errors.New("scheme is none of http, https, socks5 and socks5h")
+
 // Dialer dials through proxies. The zero value is ready for use.
 type Dialer struct {
 	// DialContext opens the TCP connection to the proxy; nil means that of a net.Dialer. Its conn is closed by Dial if
@@ -54,7 +56,7 @@ func (d *Dialer) dial(ctx context.Context, proxy *url.URL, addr string) (net.Con
 	}
 	p, ok := protocols[proxy.Scheme]
 	if !ok {
-		return nil, errors.New("proxy has none of the schemes http, https, socks5 and socks5h")
+		return nil, errScheme
 	}
 	if proxy.Hostname() == "" {
 		return nil, errors.New("proxy has no host")

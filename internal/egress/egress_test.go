@@ -255,7 +255,7 @@ func TestDialRefusesArguments(t *testing.T) {
 		{"http://corp", "[fe80::1%eth0]:80", "host is neither an address nor a name"},
 		{"http://corp", "d\u00e4:80", "host is neither an address nor a name"},
 		{"socks5://corp", strings.Repeat("a", 256) + ":80", "host is neither an address nor a name"},
-		{"ftp://ann:s3cret@corp", "db:80", "proxy has none of the schemes"},
+		{"ftp://ann:s3cret@corp", "db:80", "scheme is none of http"},
 		{"http://:80", "db:80", "proxy has no host"},
 	} {
 		u, err := url.Parse(test.proxy)

@@ -68,7 +68,7 @@ func fromVariable(getenv func(string) string, names ...string) variable {
 		return variable{name: name, err: fmt.Errorf("reading %s: it is neither a URL nor host:port of a proxy", name)}
 	}
 	if _, ok := protocols[proxy.Scheme]; !ok {
-		return variable{name: name, err: fmt.Errorf("reading %s: proxy %s has none of the schemes http, https, socks5 and socks5h", name, proxyName(proxy))}
+		return variable{name: name, err: fmt.Errorf("reading %s: proxy %s: %w", name, proxyName(proxy), errScheme)}
 	}
 	return variable{name: name, proxy: proxy}
 }

@@ -41,7 +41,7 @@ func TestFromEnvironment(t *testing.T) {
 		{"not a URL either", env{"ALL_PROXY": "http://ann:s3c ret@corp"}, map[string]string{"https://a.example": "!reading ALL_PROXY: it is"}},
 		{"no host", env{"all_proxy": "http://ann:s3cret@:80"}, map[string]string{"https://a.example": "!reading all_proxy: it is"}},
 		{"scheme", env{"ALL_PROXY": "socks4://ann:s3cret@corp:1080"}, map[string]string{
-			"https://a.example": "!reading ALL_PROXY: proxy socks4://corp:1080 has none of the schemes"}},
+			"https://a.example": "!reading ALL_PROXY: proxy socks4://corp:1080: scheme is none of http"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			proxyFor := FromEnvironment(func(name string) string { return test.env[name] })

@@ -44,7 +44,7 @@ func TestPacketConn(t *testing.T) {
 		if n, err := a.WriteTo(payload, &net.UDPAddr{IP: bob4.AsSlice(), Port: 9}); n != 5 || err != nil {
 			t.Fatalf("WriteTo: %d, %v", n, err)
 		}
-		copy(payload, "XXXXX") // the buffer is the caller's again
+		copy(payload, "?????") // the buffer is the caller's again
 		buf := make([]byte, 3)
 		got, from, err := b.ReadFrom(buf)
 		if err != nil || string(buf[:got]) != "hel" || from.String() != "192.0.2.1:7" || from.Network() != "udp" {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -121,8 +122,21 @@ func TestUDP(t *testing.T) {
 			t.Errorf("client got %q from %v, want %q from %v", answer, from, want, relay)
 		}
 	}
+	for _, pass := range []func(){
+		func() { exchange(t, client, peer, relay, datagramTo(addrOf(peer), "")) },
+		func() {
+			_, far := exchange(t, client, peer, relay, datagramTo(addrOf(peer), ""))
+			moved(s).Store(false)
+			peer.WriteToUDPAddrPort(nil, far)
+			receive(t, client)
+		},
+	} {
+		moved(s).Store(false)
+		pass()
+		eventually(t, "traffic is noticed", func() bool { return moved(s).Load() })
+	}
 	got := s.Stats()
-	if got.DatagramsSent != 4 || got.DatagramsReceived != 4 || got.DatagramsDropped != 0 || got.OpenAssociations != 1 ||
+	if got.DatagramsSent != 6 || got.DatagramsReceived != 5 || got.DatagramsDropped != 0 || got.OpenAssociations != 1 ||
 		got.BytesSent != uint64(len("by address"+"by name")) || got.BytesReceived != 4*uint64(len("answer")) {
 		t.Errorf("counted %+v", got)
 	}
@@ -135,6 +149,18 @@ func TestUDP(t *testing.T) {
 	}
 	control.Close()
 	eventually(t, "the association ends with its control connection", func() bool { return s.Stats().OpenAssociations == 0 })
+}
+
+// moved finds the mark by which the only association knows that it is used.
+func moved(s *Server) *atomic.Bool {
+	s.live.mu.Lock()
+	defer s.live.mu.Unlock()
+	for x := range s.live.closers {
+		if c, ok := x.(*conn); ok {
+			return &c.attached.(*association).moved
+		}
+	}
+	panic("no association")
 }
 
 // The largest datagrams that fit between two sockets over IPv4 pass whole, both ways.

@@ -19,8 +19,11 @@ type conn struct {
 	slot    *list.Element // in srv.gate, which guards it
 	evicted atomic.Bool   // closed to make room
 
-	// For net/http's goroutine only: a complete request has come; the conn has been taken over from net/http.
-	served, hijacked bool
+	// For net/http's goroutine only.
+	served    bool      // the head of a request has come
+	unread    bool      // the last request has not been read to its end, so what follows is no request
+	hijacked  bool      // the conn has been taken over from net/http
+	readLimit time.Time // the read deadline that net/http cannot put off
 
 	// ahead was read from Conn but not yet consumed. It belongs to whoever may read the conn.
 	ahead []byte
@@ -35,7 +38,8 @@ const sniffSize = 512
 
 // handshake reads the first bytes and goes on in the protocol that they belong to.
 func (c *conn) handshake() {
-	c.SetDeadline(time.Now().Add(c.srv.handshakeTimeout()))
+	deadline := time.Now().Add(c.srv.handshakeTimeout())
+	c.SetDeadline(deadline)
 	buf := make([]byte, sniffSize)
 	n, err := io.ReadAtLeast(c.Conn, buf, 1)
 	if err != nil {
@@ -52,7 +56,8 @@ func (c *conn) handshake() {
 		c.serveSOCKS4()
 	default:
 		c.srv.counters.http.Add(1)
-		c.SetDeadline(time.Time{}) // net/http sets its own
+		c.SetWriteDeadline(time.Time{})
+		c.limitReads(deadline)
 		c.srv.front.conns.push(c)
 	}
 }
@@ -83,6 +88,20 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.ahead = nil
 	}
 	return n, nil
+}
+
+// SetReadDeadline implements net.Conn, within the limit.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if !c.readLimit.IsZero() && (t.IsZero() || t.After(c.readLimit)) {
+		t = c.readLimit
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// limitReads makes t the latest read deadline. The zero time lifts the limit and the deadline.
+func (c *conn) limitReads(t time.Time) {
+	c.readLimit = t
+	c.SetReadDeadline(t)
 }
 
 // CloseWrite sends the end of the stream, as net/http does before it gives up a connection.

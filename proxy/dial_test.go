@@ -52,17 +52,26 @@ func TestClientLeavesDuringDial(t *testing.T) {
 			}
 			for _, network := range []string{"tcp", "unix"} {
 				t.Run(fmt.Sprintf("%s/%s/%d ahead/%s", name, way.name, way.ahead, network), func(t *testing.T) {
+					t.Parallel()
 					started, ended := make(chan struct{}, 1), make(chan error, 1)
 					s := &Server{Dial: hangingDial(started, ended)}
 					if way.ahead > 0 {
-						s.DialTimeout = finishedShare * 50 * time.Millisecond
+						s.DialTimeout = finishedShare * 200 * time.Millisecond
 					}
 					addr := serveKind(t, network, s)
 					c := dialChat(t, network, addr.String()).say(request).write(make([]byte, way.ahead))
 					<-started
+					left := time.Now()
 					way.leave(c)
 					if err := <-ended; !errors.Is(err, context.Canceled) {
 						t.Errorf("dial ended with %v, want %v", err, context.Canceled)
+					}
+					// A TCP client that closes looks like one that has finished and waits. (One that leaves the reply to its
+					// greeting unread resets the connection.)
+					if waits := way.ahead > 0 && (way.name == "finishing" || way.name == "closing" && network == "tcp" && name != "socks5"); waits {
+						if took := time.Since(left); took < s.DialTimeout/finishedShare {
+							t.Errorf("dial ended after %v", took)
+						}
 					}
 					eventually(t, "the connection is let go", func() bool { return s.Stats().OpenConnections == 0 })
 					if got := s.Stats().DialFailures; got != (DialFailures{}) {

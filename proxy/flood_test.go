@@ -98,11 +98,58 @@ func TestIdleHTTPConnectionsAreEvicted(t *testing.T) {
 	for i := range 4 {
 		c := dialChat(t, "tcp", addr).say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n").hear("HTTP/1.1 200 OK\r\n")
 		idle = append(idle, c)
-		eventually(t, "idle", func() bool { return s.Stats().HandshakesEvicted == uint64(max(0, i-1)) })
+		eventually(t, "idle", func() bool {
+			return gateSize(s) == min(i+1, 2) && s.Stats().HandshakesEvicted == uint64(max(0, i-1))
+		})
 	}
 	discardAll(idle[0])
 	discardAll(idle[1])
-	idle[3].say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
+	for _, c := range idle[2:] {
+		c.say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
+	}
+}
+
+func gateSize(s *Server) int {
+	s.gate.mu.Lock()
+	defer s.gate.mu.Unlock()
+	return s.gate.order.Len()
+}
+
+// A request under way is not evicted.
+func TestBusyHTTPConnectionsAreNotEvicted(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	s := &Server{Dial: tg.dial, MaxHandshakes: 1}
+	addr := serve(t, s)
+	busy := dialChat(t, "tcp", addr).say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
+	peer := tg.accept()
+	for range 3 {
+		dialChat(t, "tcp", addr)
+	}
+	eventually(t, "evictions", func() bool { return s.Stats().HandshakesEvicted == 2 })
+	peer.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+	busy.hear("HTTP/1.1 200 OK\r\n")
+}
+
+// Connections that have ended are forgotten.
+func TestNothingIsKept(t *testing.T) {
+	s := &Server{Dial: dialEcho, ListenPacket: listenPacket}
+	addr := serve(t, s)
+	for _, open := range openers {
+		c := dialChat(t, "tcp", addr)
+		open(c)
+		c.Close()
+	}
+	for _, part := range []string{"", "\x05", "\x04", "GET"} {
+		dialChat(t, "tcp", addr).say(part).Close()
+	}
+	c := dialChat(t, "tcp", addr)
+	openUDP(c)
+	c.Close()
+	eventually(t, "only the listener is left", func() bool {
+		s.live.mu.Lock()
+		defer s.live.mu.Unlock()
+		return len(s.live.closers) == 1 && gateSize(s) == 0
+	})
 }
 
 // When descriptors run out, the half-open connections are given up for the sake of new ones.

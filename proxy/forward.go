@@ -83,10 +83,30 @@ func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 	fw := &forwardWriter{ResponseWriter: w, conn: c, proto: r}
 	fw.entry = entry{protocol: protoHTTP, destination: r.URL.Host, started: time.Now()}
 	defer fw.log()
+	body := &requestBody{ReadCloser: r.Body}
+	r.Body = body
+	c.unread = r.ContentLength != 0
 	fw.failure = errCutShort // what stands if ReverseProxy panics, which is how it ends a response midway
 	if f.forward.ServeHTTP(fw, r); fw.failure == errCutShort {
 		fw.failure = nil
 	}
+	c.unread = c.unread && !body.ended.Load()
+}
+
+// requestBody knows whether it has been read to its end. The transport reads that far before the origin can know that it
+// is the end.
+type requestBody struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+// Read implements io.Reader.
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
 }
 
 var errCutShort = errors.New("response cut short")

@@ -94,8 +94,13 @@ func (f *front) connState(nc net.Conn, state http.ConnState) {
 		f.srv.live.wg.Add(1) // serve is counted, and calls this
 	case http.StateActive:
 		f.srv.gate.leave(c)
+		c.limitReads(time.Time{})
 	case http.StateIdle:
+		c.limitReads(time.Time{})
 		f.srv.admit(c)
+		if c.unread {
+			c.Close()
+		}
 	case http.StateClosed:
 		if !c.served {
 			c.failed(errNoRequest)
@@ -122,12 +127,12 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.srv.live.wg.Done()
 	c := r.Context().Value(connKey{}).(*conn)
 	c.served = true
-	// net/http reads what is left of a request's body after the handler, for as long as that may take: at most a handshake's
-	// time, and none if the handler has panicked to break off the response.
-	until := time.Unix(1, 0)
-	defer func() { c.limitRest(until) }()
+	// After the handler net/http reads what is left of the request's body, for as long as that takes. It is given a
+	// handshake's time, or none if the handler has panicked to break off the response.
+	rest := time.Unix(1, 0)
+	defer func() { c.limitRest(rest) }()
 	f.route(c, w, r)
-	until = time.Now().Add(f.srv.handshakeTimeout())
+	rest = time.Now().Add(f.srv.handshakeTimeout())
 }
 
 func (f *front) route(c *conn, w http.ResponseWriter, r *http.Request) {
@@ -141,10 +146,9 @@ func (f *front) route(c *conn, w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// limitRest bounds the reading of c by net/http, unless c has left it.
 func (c *conn) limitRest(until time.Time) {
 	if !c.hijacked {
-		c.SetReadDeadline(until)
+		c.limitReads(until)
 	}
 }
 

@@ -197,6 +197,10 @@ func TestResponseAsTheClientSeesIt(t *testing.T) {
 		say:  "HTTP/1.1 103 Early Hints\r\nLink: l\r\n\r\nHTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 6\r\n\r\n<html>",
 		want: "HTTP/1.1 103 Early Hints\r\nLink: l\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\nDate: d\r\n\r\n<html>",
 	}, {
+		name: "a 100 that nobody asked for",
+		say:  "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok",
+		want: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: d\r\n\r\nok",
+	}, {
 		name:    "no interim response to HTTP/1.0 (RFC 9110 section 15.2)",
 		request: "GET http://web/ HTTP/1.0\r\n\r\n",
 		say:     "HTTP/1.1 103 Early Hints\r\nLink: l\r\n\r\nHTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok",
@@ -413,6 +417,17 @@ func TestResponseCutShort(t *testing.T) {
 	}
 }
 
+// Nor does it wait for a client that is still sending.
+func TestResponseCutShortDuringRequest(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial, HandshakeTimeout: time.Hour}))
+	client.say("POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nstart")
+	peer := tg.accept()
+	peer.hear("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nstart")
+	peer.say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nstart").Close()
+	discardAll(client)
+}
+
 // A client that leaves while its request is under way ends it at the origin too.
 func TestClientLeavesDuringResponse(t *testing.T) {
 	done := make(chan struct{})
@@ -448,11 +463,12 @@ func TestFullDuplex(t *testing.T) {
 func TestRestOfRequest(t *testing.T) {
 	for name, request := range map[string]string{
 		"page":     "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nstart",
+		"origin":   "POST http://early/ HTTP/1.1\r\nHost: web\r\nProxy-Authorization: " + annBasic + "\r\nContent-Length: 10\r\n\r\nstart",
 		"password": "POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nstart",
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				ln, s := newMemListener(), &Server{Dial: dialEcho, Auth: annOnly}
+				ln, s := newMemListener(), &Server{Dial: dialEarly, Auth: annOnly}
 				go s.Serve(ln)
 				defer s.Close()
 				client := ln.dial()
@@ -470,13 +486,24 @@ func TestRestOfRequest(t *testing.T) {
 	}
 }
 
+// dialEarly is a Dial to an origin that refuses a request before it has read all of it.
+func dialEarly(context.Context, string, string) (net.Conn, error) {
+	near, far := memPipe()
+	go func() {
+		io.ReadFull(far, make([]byte, len("POST /")))
+		go io.Copy(io.Discard, far)
+		io.WriteString(far, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+	}()
+	return near, nil
+}
+
 // A slow origin holds back the client's upload, and a slow client the origin's response.
 func TestSlowSidesOfAForward(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
 	client.say("POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 1000000000\r\n\r\n")
 	peer := tg.accept()
-	peer.say("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+	peer.hear("POST / HTTP/1.1\r\n").say("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
 	for name, c := range map[string]*chat{"client": client, "origin": peer} {
 		c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 		if n, err := io.CopyN(c, zeros{}, 900_000_000); err == nil {

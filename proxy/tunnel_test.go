@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -138,18 +139,26 @@ func TestResetStaysAReset(t *testing.T) {
 
 // The side that has said its last word can still break the connection, though nobody waits for more from it.
 func TestResetAfterHalfClose(t *testing.T) {
-	tg := newTarget(t, "tcp")
-	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
-	openers["socks5"](client)
-	peer := tg.accept()
-	client.finish()
-	peer.wantEnd()
-	reset(client)
-	peer.SetReadDeadline(time.Time{})
-	eventually(t, "the peer is reset", func() bool {
-		_, err := peer.Write([]byte("x"))
-		return err != nil
-	})
+	for _, name := range []string{"client", "peer"} {
+		t.Run(name, func(t *testing.T) {
+			tg := newTarget(t, "tcp")
+			s := &Server{Dial: tg.dial}
+			first := dialChat(t, "tcp", serve(t, s))
+			openers["socks5"](first)
+			other := tg.accept()
+			if name == "peer" {
+				first, other = other, first
+			}
+			first.finish()
+			other.wantEnd()
+			reset(first)
+			eventually(t, "the tunnel is closed", func() bool { return s.Stats().OpenConnections == 0 })
+			eventually(t, "the other side breaks", func() bool {
+				_, err := other.Write([]byte("x"))
+				return err != nil
+			})
+		})
+	}
 }
 
 func reset(c *chat) {
@@ -157,6 +166,21 @@ func reset(c *chat) {
 		tcp.SetLinger(0)
 	}
 	c.Close()
+}
+
+// A refusal is not lost because the client was already sending more.
+func TestRefusalOverDataAhead(t *testing.T) {
+	addr := serve(t, &Server{Dial: dialFail(syscall.ECONNREFUSED)})
+	for name, refusal := range map[string]string{
+		"socks5":  "\x05\x00\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00",
+		"socks4":  "\x00\x5b\x00\x00\x00\x00\x00\x00",
+		"connect": "HTTP/1.1 502 Bad Gateway\r\n",
+	} {
+		c := dialChat(t, "tcp", addr).say(requests[name]).write(make([]byte, 100_000)).hear(refusal)
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // What was sent ahead of the answer comes first, in whatever pieces it arrives.
@@ -308,6 +332,30 @@ func TestFastPathsSeeTheSocket(t *testing.T) {
 		got := s.Stats()
 		return got.BytesSent == uint64(len("aheadquestion")) && got.BytesReceived == uint64(len("answer"))
 	})
+}
+
+// lengths is a reader that gives what it is told to, and keeps the lengths of the buffers it was given.
+type lengths struct{ give, got []int }
+
+func (l *lengths) Read(p []byte) (int, error) {
+	l.got = append(l.got, len(p))
+	if len(l.give) == 0 {
+		return 0, io.EOF
+	}
+	n := l.give[0]
+	l.give = l.give[1:]
+	return n, nil
+}
+
+// A large buffer is held only while reads are large.
+func TestBufferFollowsTheReads(t *testing.T) {
+	const small, large = idleBufferSize, bufferSize
+	src := &lengths{give: []int{10, small, large, small, small - 1, 1}}
+	want := []int{small, small, large, large, large, small, small}
+	m := meter{total: new(atomic.Uint64)}
+	if err := copyBuffered(io.Discard, src, &m); err != nil || !slices.Equal(src.got, want) {
+		t.Errorf("read into %v (%v), want %v", src.got, err, want)
+	}
 }
 
 // A tunnel is a net.Conn in all respects that two programs can notice.

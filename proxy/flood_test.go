@@ -126,7 +126,7 @@ func TestBusyHTTPConnectionsAreNotEvicted(t *testing.T) {
 		dialChat(t, "tcp", addr)
 	}
 	eventually(t, "evictions", func() bool { return s.Stats().HandshakesEvicted == 2 })
-	peer.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+	peer.hear("GET / HTTP/1.1\r\n").say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
 	busy.hear("HTTP/1.1 200 OK\r\n")
 }
 

@@ -48,14 +48,12 @@ func (f *front) init(s *Server) {
 
 var discardLog = log.New(io.Discard, "", 0)
 
+// serve returns when the queue is closed. That ends no connection: those are closed by the Server, to which each of them
+// belongs, and net/http's goroutines end with them.
 func (f *front) serve() { f.http.Serve(&f.conns) }
 
-func (f *front) close() {
-	f.http.Close()
-	f.transport.CloseIdleConnections()
-}
-
-// connQueue is the listener of net/http. It holds no connection: push waits for the accept loop.
+// connQueue is the listener of net/http. It holds no connection: push waits for the accept loop, and gives up when the
+// Server, and with it the connection, is closed.
 type connQueue struct {
 	c     chan net.Conn
 	donec <-chan struct{}
@@ -65,7 +63,6 @@ func (q *connQueue) push(c *conn) {
 	select {
 	case q.c <- c:
 	case <-q.donec:
-		c.Close()
 	}
 }
 

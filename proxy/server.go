@@ -196,7 +196,6 @@ func (s *Server) evict(c *conn) {
 func (s *Server) Close() error {
 	s.setup.Do(s.prepare)
 	s.live.end()
-	s.front.close()
 	s.live.wg.Wait()
 	return nil
 }

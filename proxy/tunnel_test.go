@@ -170,16 +170,24 @@ func reset(c *chat) {
 
 // A refusal is not lost because the client was already sending more.
 func TestRefusalOverDataAhead(t *testing.T) {
-	addr := serve(t, &Server{Dial: dialFail(syscall.ECONNREFUSED)})
 	for name, refusal := range map[string]string{
 		"socks5":  "\x05\x00\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00",
 		"socks4":  "\x00\x5b\x00\x00\x00\x00\x00\x00",
 		"connect": "HTTP/1.1 502 Bad Gateway\r\n",
 	} {
-		c := dialChat(t, "tcp", addr).say(requests[name]).write(make([]byte, 100_000)).hear(refusal)
-		if _, err := io.Copy(io.Discard, c); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			sent := make(chan struct{})
+			addr := serve(t, &Server{Dial: func(context.Context, string, string) (net.Conn, error) {
+				<-sent
+				return nil, syscall.ECONNREFUSED
+			}})
+			c := dialChat(t, "tcp", addr).say(requests[name]).write(make([]byte, 100_000))
+			close(sent)
+			c.hear(refusal)
+			if _, err := io.Copy(io.Discard, c); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -117,7 +117,7 @@ func (q *flowQueue) push(id flowID, frames []byte, now time.Time) (rest []byte) 
 		room = max(room, frameSize(frames)) // the largest frame must pass an empty queue
 	}
 	for len(frames) > 0 {
-		if f == nil || f.tail == nil || wholeFrames(frames, min(room, cap(f.tail.b)-len(f.tail.b))) == 0 {
+		if f == nil || wholeFrames(frames, min(room, f.tail.room(now, q.limits.maxAge))) == 0 {
 			blk := q.newBlock(frames, room, now)
 			if blk == nil {
 				return frames
@@ -311,6 +311,15 @@ func (q *flowQueue) freeBlock(b *block) {
 	*b = block{}
 	q.budget.give(len(buf.b))
 	buf.free()
+}
+
+// room returns how many bytes may be added. To a block that has waited for a good part of its time there is nothing to be
+// added: its frames expire together.
+func (b *block) room(now time.Time, maxAge time.Duration) int {
+	if now.Sub(b.since) > maxAge/4 {
+		return 0
+	}
+	return cap(b.b) - len(b.b)
 }
 
 func (f *flow) append(b *block) {

@@ -20,6 +20,9 @@ import (
 
 // TestMain fails the run if a goroutine of this package, or of a connection of it, is left.
 func TestMain(m *testing.M) {
+	if region := os.Getenv(idleClientsEnv); region != "" {
+		os.Exit(runIdleClients(region))
+	}
 	code := m.Run()
 	if code == 0 {
 		if left := goroutinesLeft(); left != "" {

@@ -1,0 +1,174 @@
+package relay
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+const benchPacket = 1420 + 32 // a full WireGuard message
+
+func benchBatch(n int) [][]byte {
+	batch := make([][]byte, n)
+	for i := range batch {
+		batch[i] = make([]byte, benchPacket)
+		batch[i][0] = 4 // not disco
+	}
+	return batch
+}
+
+// BenchmarkPairs relays full-size packets over TLS on loopback, everything in one process. Each sender has a window of
+// packets on their way, as the TCP inside would; one operation is one packet that arrived.
+func BenchmarkPairs(b *testing.B) {
+	for _, pairs := range []int{1, 2, 8, 32} {
+		b.Run(fmt.Sprint(pairs), func(b *testing.B) {
+			srv := startServer(b, ServerConfig{})
+			var m meter
+			m.want.Store(int64(b.N))
+			m.donec = make(chan struct{})
+			var wg sync.WaitGroup
+			var flows []*benchFlow
+			for range pairs {
+				flows = append(flows, newBenchFlow(b, srv.region, &m))
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			start := time.Now()
+			for _, f := range flows {
+				wg.Go(f.send)
+			}
+			<-m.donec
+			b.StopTimer()
+			m.report(b, time.Since(start))
+			wg.Wait()
+		})
+	}
+}
+
+// meter counts the packets of all flows.
+type meter struct {
+	want, got, lost atomic.Int64
+	once            sync.Once
+	donec           chan struct{}
+}
+
+func (m *meter) received(n int) {
+	if m.got.Add(int64(n)) >= m.want.Load() {
+		m.once.Do(func() { close(m.donec) })
+	}
+}
+
+func (m *meter) report(b *testing.B, d time.Duration) {
+	got := float64(m.got.Load())
+	b.ReportMetric(got*benchPacket*8/1e6/d.Seconds(), "Mbit/s")
+	b.ReportMetric(100*float64(m.lost.Load())/got, "%loss")
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(d.Nanoseconds())/got, "ns/packet")
+}
+
+// benchFlow is a pair of clients.
+type benchFlow struct {
+	m        *meter
+	from, to *Client
+	peer     key.NodePublic
+	gotc     chan int
+}
+
+const benchWindow = 512 // packets, some 750 kB
+
+func newBenchFlow(b *testing.B, r *Region, m *meter) *benchFlow {
+	k := key.NewNodePrivate()
+	f := &benchFlow{m: m, peer: k.Public(), gotc: make(chan int, benchWindow)}
+	f.to = dialTest(b, r, ClientConfig{Key: k})
+	f.from = dialTest(b, r, ClientConfig{})
+	wantKind(b, f.to, messageLoggedIn)
+	wantKind(b, f.from, messageLoggedIn)
+	go drainMessages(f.from)
+	go f.receive()
+	return f
+}
+
+func (f *benchFlow) receive() {
+	for {
+		msgs, err := f.to.Recv()
+		if err != nil {
+			return
+		}
+		f.m.received(len(msgs))
+		f.gotc <- len(msgs)
+	}
+}
+
+func (f *benchFlow) send() {
+	batch := benchBatch(46)
+	timer := time.NewTimer(time.Hour)
+	for out := 0; ; out += len(batch) {
+		for out+len(batch) > benchWindow {
+			timer.Reset(50 * time.Millisecond)
+			select {
+			case n := <-f.gotc:
+				out -= n
+			case <-timer.C:
+				f.m.lost.Add(int64(out))
+				out = 0
+			case <-f.m.donec:
+				return
+			}
+		}
+		select {
+		case <-f.m.donec:
+			return
+		default:
+			f.from.Send(f.peer, batch)
+		}
+	}
+}
+
+// BenchmarkRoundTrip sends one small packet to a peer that sends it back: four passes through TLS, two through the
+// server.
+func BenchmarkRoundTrip(b *testing.B) {
+	srv := startServer(b, ServerConfig{})
+	ka, kb := key.NewNodePrivate(), key.NewNodePrivate()
+	from := dialTest(b, srv.region, ClientConfig{Key: ka})
+	to := dialTest(b, srv.region, ClientConfig{Key: kb})
+	wantKind(b, from, messageLoggedIn)
+	wantKind(b, to, messageLoggedIn)
+	go func() {
+		for {
+			msgs, err := to.Recv()
+			if err != nil {
+				return
+			}
+			for _, m := range msgs {
+				if m.Kind == MessagePacket {
+					to.Send(m.Peer, [][]byte{m.Data})
+				}
+			}
+		}
+	}()
+	packet := [][]byte{make([]byte, 96)}
+	b.ReportAllocs()
+	for b.Loop() {
+		from.Send(kb.Public(), packet)
+		wantKind(b, from, MessagePacket)
+	}
+}
+
+// BenchmarkHandshake connects and logs in.
+func BenchmarkHandshake(b *testing.B) {
+	srv := startServer(b, ServerConfig{})
+	cfg := ClientConfig{Key: key.NewNodePrivate()}
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := DialRegion(b.Context(), srv.region, cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		wantKind(b, c, messageLoggedIn)
+		c.Close()
+	}
+}

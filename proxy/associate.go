@@ -129,8 +129,8 @@ func (a *association) ended(err error) {
 	a.control.log(a.entry, a.failure.get())
 }
 
-// awaitEnd returns when the control connection has ended: "A UDP association terminates when the TCP connection that the
-// UDP ASSOCIATE request arrived on terminates". What a client says there is discarded.
+// awaitEnd returns when the control connection has ended: "A UDP association terminates when the TCP connection that
+// the UDP ASSOCIATE request arrived on terminates". What a client says there is discarded.
 func (a *association) awaitEnd() {
 	buf := make([]byte, 64)
 	for {

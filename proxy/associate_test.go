@@ -212,8 +212,8 @@ func TestUDPDrops(t *testing.T) {
 	}
 }
 
-// "The UDP relay server MUST [...] drop any datagrams arriving from any source IP address other than the one recorded for
-// the particular association" (RFC 1928 section 7).
+// "The UDP relay server MUST [...] drop any datagrams arriving from any source IP address other than the one recorded
+// for the particular association" (RFC 1928 section 7).
 func TestUDPForeignSenders(t *testing.T) {
 	client, peer := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
 	port := unhexPort(addrOf(client).Port())

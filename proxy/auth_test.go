@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -137,6 +138,7 @@ func TestPages(t *testing.T) {
 		{"/x", "0.0.0.0:" + port, 421},
 		{"/x", "192.168.1.1", 421},
 		{"http://" + addr + "/x", "ignored", 200},
+		{"http://" + addr, "ignored", 200},
 		{"http://localhost:" + port + "/x", "ignored", 200},
 		{"HTTP://[::1]:" + port + "/x", "ignored", 200},
 	} {
@@ -151,6 +153,46 @@ func TestPages(t *testing.T) {
 
 func TestNoPages(t *testing.T) {
 	dialChat(t, "tcp", serve(t, &Server{Dial: dialEcho})).say("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").hear("HTTP/1.1 404 ")
+}
+
+// One Server may have listeners of several kinds, each with rules of its own.
+func TestSeveralListeners(t *testing.T) {
+	s := &Server{Dial: dialEcho, Pages: http.HandlerFunc(page)}
+	tcp := serve(t, s)
+	unix := serveKind(t, "unix", s)
+	dialChat(t, "tcp", tcp).say("GET / HTTP/1.1\r\nHost: ginnel\r\n\r\n").hear("HTTP/1.1 421 ")
+	dialChat(t, "unix", unix.String()).say("GET / HTTP/1.1\r\nHost: ginnel\r\n\r\n").hear("HTTP/1.1 200 ")
+	for _, c := range []*chat{dialChat(t, "tcp", tcp), dialChat(t, "unix", unix.String())} {
+		openers["socks5"](c)
+		c.say("x").hear("x")
+	}
+}
+
+// No password comes out anywhere, however it came in and whatever is logged.
+func TestPasswordsAreNotLogged(t *testing.T) {
+	var out syncBuffer
+	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	s := &Server{Auth: annOnly, Dial: dialFail(io.EOF), Log: log, ConnLog: log}
+	addr := serve(t, s)
+	for _, request := range []string{
+		"\x05\x01\x02\x01\x03ann\x06secret\x05\x01\x00\x03\x01a\x00\x50",
+		"\x05\x01\x02\x01\x03bob\x06secret\x05\x01\x00\x03\x01a\x00\x50",
+		"\x05\x01\x02\x01\x03ann\x07secret",
+		"CONNECT a:80 HTTP/1.1\r\nHost: a\r\nProxy-Authorization: " + annBasic + "\r\n\r\n",
+		"CONNECT ann:secret@a:80 HTTP/1.1\r\nHost: a\r\nProxy-Authorization: " + annBasic + "\r\n\r\n",
+		"GET http://ann:secret@a/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nProxy-Authorization: " + annBasic + "\r\n\r\n",
+		"GET http://ann:secret@a/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+	} {
+		c := dialChat(t, "tcp", addr).say(request).finish()
+		answer, _ := io.ReadAll(c)
+		if strings.Contains(string(answer), "secret") {
+			t.Errorf("answered %q", answer)
+		}
+	}
+	s.Close()
+	if got := out.String(); strings.Contains(got, "secret") || strings.Contains(got, annBasic) || strings.Count(got, "Connection ended") < 3 {
+		t.Errorf("logged\n%s", got)
+	}
 }
 
 // A page may ask for a token of its own in Authorization; where the proxy needs no password, it leaves that alone.

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -10,12 +9,12 @@ import (
 	"time"
 )
 
-// tunnels opens one tunnel between two sockets of the host.
-func benchTunnel(b *testing.B, s *Server) (client, peer net.Conn) {
-	b.Helper()
-	tg := newTarget(b, "tcp")
+// benchTunnel opens one tunnel between two sockets of the host.
+func benchTunnel(t testing.TB, s *Server) (client, peer net.Conn) {
+	t.Helper()
+	tg := newTarget(t, "tcp")
 	s.Dial = tg.dial
-	c := dialChat(b, "tcp", serve(b, s))
+	c := dialChat(t, "tcp", serve(t, s))
 	openers["socks5"](c)
 	p := tg.accept()
 	c.SetDeadline(time.Time{})
@@ -144,69 +143,86 @@ func BenchmarkDatagram(b *testing.B) {
 	}
 }
 
-// BenchmarkIdle measures what an idle tunnel between two sockets holds: heap and goroutine stacks, the two net.Conns on
-// our side included, those of the test's ends taken off.
+// BenchmarkIdle measures what an idle tunnel between two sockets holds.
 func BenchmarkIdle(b *testing.B) {
 	for name, open := range openers {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				used, spare := idleMemory(b, open)
-				b.ReportMetric(used-spare, "B/tunnel")
+				b.ReportMetric(idleMemory(b, 1000, open), "B/tunnel")
 			}
 		})
 	}
 }
 
-const idleTunnels = 1000
+// An idle tunnel is small, and one in use allocates nothing.
+func TestIdleTunnelIsSmall(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector changes what is allocated")
+	}
+	for name, open := range openers {
+		if got := idleMemory(t, 300, open); got > 10<<10 {
+			t.Errorf("%s: an idle tunnel holds %.0f bytes", name, got)
+		}
+	}
+}
 
-// idleMemory returns the bytes per tunnel, and the bytes per connection pair of the test's own.
-func idleMemory(b *testing.B, open func(*chat)) (tunnel, ends float64) {
-	tg := newTarget(b, "tcp")
-	s := &Server{Dial: tg.dial, MaxHandshakes: 10}
-	addr := serve(b, s)
+func TestTunnelDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector changes what is allocated")
+	}
+	client, peer := benchTunnel(t, new(Server))
+	b := make([]byte, 64)
+	if n := testing.AllocsPerRun(1000, func() {
+		client.Write(b)
+		peer.Read(b)
+		peer.Write(b)
+		client.Read(b)
+	}); n > 0 {
+		t.Errorf("a round trip allocates %v times", n)
+	}
+}
+
+// idleMemory opens n tunnels and returns what each has added to the heap and the stacks: the two net.Conns on our side
+// and all that we hold with them. The two of the test's own are taken off.
+func idleMemory(t testing.TB, n int, open func(*chat)) float64 {
+	t.Helper()
+	tg := newTarget(t, "tcp")
+	s := &Server{Dial: tg.dial}
+	addr := serve(t, s)
 	var conns []net.Conn
 	defer func() {
 		for _, c := range conns {
 			c.Close()
 		}
 	}()
-	connect := func(addr string) net.Conn {
-		nc, err := new(net.Dialer).DialContext(context.Background(), "tcp", addr)
+	pair := func(addr string, open func(*chat)) {
+		nc, err := net.Dial("tcp", addr)
 		if err != nil {
-			b.Fatal(err)
+			t.Fatal(err)
 		}
-		conns = append(conns, nc)
-		return nc
-	}
-	accept := func() {
-		nc, err := tg.ln.Accept()
+		c := &chat{t, nc}
+		open(c)
+		peer, err := tg.ln.Accept()
 		if err != nil {
-			b.Fatal(err)
+			t.Fatal(err)
 		}
-		conns = append(conns, nc)
+		conns = append(conns, nc, peer)
+		p := &chat{t, peer}
+		c.say("question")
+		p.hear("question").say("answer")
+		c.hear("answer")
 	}
-
-	before := inUse()
-	for range idleTunnels { // the ends alone, connected directly
-		connect(tg.ln.Addr().String())
-		accept()
+	for range n {
+		pair(tg.ln.Addr().String(), func(*chat) {})
 	}
 	direct := inUse()
-	for range idleTunnels {
-		c := &chat{b, connect(addr)}
-		open(c)
-		c.say("x")
-		accept()
-		buf := make([]byte, 1)
-		io.ReadFull(conns[len(conns)-1], buf)
-		conns[len(conns)-1].Write(buf)
-		c.hear("x")
+	for range n {
+		pair(addr, open)
 	}
-	eventually(b, "all tunnels are open", func() bool { return s.Stats().OpenConnections == idleTunnels })
-	return (inUse() - direct) / idleTunnels, (direct - before) / idleTunnels
+	return (inUse() - direct) / float64(n)
 }
 
-// inUse is the heap and the stacks after the collector has had its way with pools and stacks.
+// inUse is the heap and the stacks once the collector has emptied the pools and shrunk the stacks.
 func inUse() float64 {
 	for range 5 {
 		runtime.GC()

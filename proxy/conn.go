@@ -152,9 +152,9 @@ const (
 	partBytes = 256 << 10
 )
 
-// part closes the connection after a last reply, if there is still one to send. Closing it at once could lose that reply: input that was not read
-// makes the kernel send a reset, which overtakes it. So the client is told that nothing more will come, and is given
-// a moment to hang up. Meanwhile it may be evicted.
+// part closes the connection after a last reply, or nil if that has been sent. Closing it at once could lose the reply:
+// input that was not read makes the kernel send a reset, which overtakes it. So the client is told that nothing more
+// will come, and is given a moment to hang up. Meanwhile it may be evicted.
 func (c *conn) part(reply []byte) {
 	defer c.Close()
 	c.srv.admit(c)

@@ -66,8 +66,8 @@ func TestClientLeavesDuringDial(t *testing.T) {
 					if err := <-ended; !errors.Is(err, context.Canceled) {
 						t.Errorf("dial ended with %v, want %v", err, context.Canceled)
 					}
-					// A TCP client that closes looks like one that has finished and waits. (One that leaves the reply to its
-					// greeting unread resets the connection.)
+					// A TCP client that closes looks like one that has finished and waits. (One that leaves the reply
+					// to its greeting unread resets the connection.)
 					if waits := way.ahead > 0 && (way.name == "finishing" || way.name == "closing" && network == "tcp" && name != "socks5"); waits {
 						if took := time.Since(left); took < s.DialTimeout/finishedShare {
 							t.Errorf("dial ended after %v", took)

@@ -1,11 +1,9 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"strconv"
@@ -62,6 +60,7 @@ func (bodyBuffers) Put(b []byte) { bodies.Put((*[bodyBufferSize]byte)(b)) }
 func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 	if c.named(r.URL.Host) {
 		// To dial ourselves would come to the same, one connection later.
+		r.URL.Scheme, r.URL.Host, r.URL.User = "", "", nil
 		f.servePage(c, w, r)
 		return
 	}
@@ -75,34 +74,37 @@ func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 	if lastHop(w, r) {
 		return
 	}
-	// Without this net/http would wait for the whole request before it passes on a response that the origin begins early.
+	// Without this net/http would wait for the whole request before it passes on a response that the origin begins
+	// early.
 	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
 		panic("internal error: " + err.Error())
 	}
 	f.srv.counters.httpRequests.Add(1)
-	fw := &forwardWriter{ResponseWriter: w, conn: c, proto: r}
-	fw.entry = entry{protocol: protoHTTP, destination: r.URL.Host, started: time.Now()}
-	defer fw.log()
 	body := &requestBody{ReadCloser: r.Body}
 	r.Body = body
 	c.unread = r.ContentLength != 0
+	fw := &forwardWriter{ResponseWriter: w, conn: c, proto: r, body: body}
+	fw.entry = entry{protocol: protoHTTP, destination: r.URL.Host, started: time.Now()}
 	fw.failure = errCutShort // what stands if ReverseProxy panics, which is how it ends a response midway
+	defer fw.log()
 	if f.forward.ServeHTTP(fw, r); fw.failure == errCutShort {
 		fw.failure = nil
 	}
 	c.unread = c.unread && !body.ended.Load()
 }
 
-// requestBody knows whether it has been read to its end. The transport reads that far before the origin can know that it
-// is the end.
+// requestBody knows how far it has been read. The transport reads to the end before the origin can know that it is the
+// end.
 type requestBody struct {
 	io.ReadCloser
+	sent  atomic.Uint64
 	ended atomic.Bool
 }
 
 // Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	b.sent.Add(uint64(n))
 	if err == io.EOF {
 		b.ended.Store(true)
 	}
@@ -171,30 +173,6 @@ func stripProxyHeaders(h http.Header) {
 	}
 }
 
-// switchedError carries a response by which the origin leaves HTTP past ReverseProxy, whose own way to go on would pump
-// with buffers held and goroutines that Close does not know.
-type switchedError struct{ res *http.Response }
-
-func (*switchedError) Error() string { return "protocol switched" }
-
-// askerKey marks the context of the request that a dial is made for. The transport dials with a context that goes on
-// when that request is given up, but keeps its values.
-type askerKey struct{}
-
-// RoundTrip implements http.RoundTripper.
-func (f *front) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx := r.Context()
-	res, err := f.transport.RoundTrip(r.WithContext(context.WithValue(ctx, askerKey{}, ctx)))
-	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
-		return res, err
-	}
-	if !strings.EqualFold(r.Header.Get("Upgrade"), res.Header.Get("Upgrade")) {
-		res.Body.Close()
-		return nil, errors.New("switching to a protocol that was not asked for")
-	}
-	return nil, &switchedError{res}
-}
-
 // forwardFailed answers a request that got no response to pass on.
 func (f *front) forwardFailed(w http.ResponseWriter, r *http.Request, err error) {
 	fw := w.(*forwardWriter)
@@ -233,6 +211,7 @@ type forwardWriter struct {
 	http.ResponseWriter
 	conn     *conn
 	proto    interface{ ProtoAtLeast(major, minor int) bool }
+	body     *requestBody
 	entry    entry
 	failure  error
 	switched bool // the tunnel writes the entry
@@ -243,8 +222,9 @@ func (w *forwardWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *forwardWriter) WriteHeader(code int) {
-	// "A server MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 section 15.2). net/http sends 100 (Continue)
-	// when the transport begins to read the body, so the origin's, which made it begin, would be a second one.
+	// "A server MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 section 15.2). net/http sends 100
+	// (Continue) when the transport begins to read the body, so the origin's, which made it begin, would be a second
+	// one.
 	if code < 200 && (code == http.StatusContinue || !w.proto.ProtoAtLeast(1, 1)) {
 		return
 	}
@@ -263,72 +243,7 @@ func (w *forwardWriter) Write(p []byte) (int, error) {
 
 func (w *forwardWriter) log() {
 	if !w.switched {
+		w.entry.sent = w.body.sent.Load()
 		w.conn.log(w.entry, w.failure)
 	}
-}
-
-// dialOrigin dials for the transport.
-func (f *front) dialOrigin(ctx context.Context, network, addr string) (net.Conn, error) {
-	s := f.srv
-	if !s.live.begin() {
-		return nil, errServerClosed
-	}
-	defer s.live.wg.Done()
-	ctx, cancel := context.WithTimeout(ctx, s.dialTimeout())
-	defer cancel()
-	if asker, ok := ctx.Value(askerKey{}).(context.Context); ok {
-		defer context.AfterFunc(asker, cancel)()
-	}
-	nc, err := s.Dial(ctx, network, addr)
-	if err != nil {
-		return nil, s.dialFailed(addr, err)
-	}
-	o := &originConn{Conn: nc, srv: s}
-	if !s.live.add(o) {
-		nc.Close()
-		return nil, s.dialFailed(addr, errServerClosed)
-	}
-	return o, nil
-}
-
-// originConn is a connection of the transport's. It counts, and Close of the Server ends it.
-type originConn struct {
-	net.Conn
-	srv *Server
-}
-
-// Read implements net.Conn.
-func (o *originConn) Read(p []byte) (int, error) {
-	n, err := o.Conn.Read(p)
-	o.srv.counters.received.Add(uint64(n))
-	return n, err
-}
-
-// Write implements net.Conn.
-func (o *originConn) Write(p []byte) (int, error) {
-	n, err := o.Conn.Write(p)
-	o.srv.counters.sent.Add(uint64(n))
-	return n, err
-}
-
-// CloseWrite passes on half-close, for a connection that was upgraded.
-func (o *originConn) CloseWrite() error { return closeWrite(o.Conn) }
-
-// Close implements net.Conn.
-func (o *originConn) Close() error {
-	o.srv.live.remove(o)
-	return o.Conn.Close()
-}
-
-// named reports whether host is the address of the listener that c came to.
-func (c *conn) named(host string) bool {
-	local, ok := c.LocalAddr().(*net.TCPAddr)
-	if !ok {
-		return false
-	}
-	name, port, err := net.SplitHostPort(host)
-	if err != nil {
-		name, port = host, "80"
-	}
-	return port == strconv.Itoa(local.Port) && (isLoopback(name) || net.ParseIP(name).Equal(local.IP))
 }

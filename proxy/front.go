@@ -48,8 +48,8 @@ func (f *front) init(s *Server) {
 
 var discardLog = log.New(io.Discard, "", 0)
 
-// serve returns when the queue is closed. That ends no connection: those are closed by the Server, to which each of them
-// belongs, and net/http's goroutines end with them.
+// serve returns when the queue is closed. That ends no connection: those are closed by the Server, to which each of
+// them belongs, and net/http's goroutines end with them.
 func (f *front) serve() { f.http.Serve(&f.conns) }
 
 // connQueue is the listener of net/http. It holds no connection: push waits for the accept loop, and gives up when the
@@ -94,10 +94,11 @@ func (f *front) connState(nc net.Conn, state http.ConnState) {
 		c.limitReads(time.Time{})
 	case http.StateIdle:
 		c.limitReads(time.Time{})
-		f.srv.admit(c)
 		if c.unread {
-			c.Close()
+			c.part(nil)
+			return
 		}
+		f.srv.admit(c)
 	case http.StateClosed:
 		if !c.served {
 			c.failed(errNoRequest)
@@ -149,8 +150,7 @@ func (c *conn) limitRest(until time.Time) {
 	}
 }
 
-// serveConnect leaves HTTP before it dials, so that the client is watched in the same way whatever it speaks, and
-// net/http's buffers are free in the meantime.
+// serveConnect leaves HTTP before it dials, so that the client is watched in the same way whatever it speaks.
 func (f *front) serveConnect(c *conn, w http.ResponseWriter, r *http.Request) {
 	if !f.authorized(w, r) {
 		return

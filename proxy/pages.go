@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -55,4 +56,17 @@ func isLoopback(name string) bool {
 	}
 	ip, err := netip.ParseAddr(name)
 	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// named reports whether host is the address of the listener that c came to.
+func (c *conn) named(host string) bool {
+	local, ok := c.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		name, port = host, "80"
+	}
+	return port == strconv.Itoa(local.Port) && (isLoopback(name) || net.ParseIP(name).Equal(local.IP))
 }

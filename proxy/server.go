@@ -20,24 +20,24 @@ import (
 //
 // Close waits for the functions in it, so they must return when their context ends.
 type Server struct {
-	// Dial reaches a destination. network is "tcp"; addr is host:port, where host may be a name, passed on as the client
-	// wrote it. ctx ends when the client goes away, after DialTimeout, or with Close. What a client is told of an error is
-	// decided by errors.Is and errors.As: fs.ErrPermission, ENETUNREACH, EHOSTUNREACH, a *net.DNSError that is not found,
-	// ECONNREFUSED, and timeouts.
+	// Dial reaches a destination. network is "tcp"; addr is host:port, where host may be a name, passed on as the
+	// client wrote it. ctx ends when the client goes away, after DialTimeout, or with Close. What a client is told of
+	// an error is decided by errors.Is and errors.As: fs.ErrPermission, ENETUNREACH, EHOSTUNREACH, a *net.DNSError that
+	// is not found, ECONNREFUSED, and timeouts.
 	//
-	// Half-close is passed on if the conn has CloseWrite. Bytes move by the conn's own io.ReaderFrom and io.WriterTo if it
-	// has them; both are given the client's socket itself.
+	// Half-close is passed on if the conn has CloseWrite. Bytes move by the conn's own io.ReaderFrom and io.WriterTo if
+	// it has them; both are given the client's socket itself.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// ListenPacket opens the far side of one UDP association; nil refuses UDP. WriteTo is given a *Addr, valid during the
-	// call only, whose host may be a name. ReadFrom returns a *Addr, an Addr or a *net.UDPAddr.
+	// ListenPacket opens the far side of one UDP association; nil refuses UDP. WriteTo is given a *Addr, valid during
+	// the call only, whose host may be a name. ReadFrom returns a *Addr, an Addr or a *net.UDPAddr.
 	ListenPacket func(ctx context.Context) (net.PacketConn, error)
 
 	// Auth says whether a password is right; nil allows everybody. It must compare in constant time.
 	Auth func(user, password string) bool
 
-	// Pages answers requests to the listener itself; nil means 404. It sees only requests whose Host is loopback, or that
-	// came by a unix socket, and on other listeners only those with the right password.
+	// Pages answers requests to the listener itself; nil means 404. It sees only requests whose Host is loopback, or
+	// that came by a unix socket, and on other listeners only those with the right password.
 	Pages http.Handler
 
 	// DialTimeout bounds a dial (30 s).
@@ -46,12 +46,13 @@ type Server struct {
 	// HandshakeTimeout bounds the wait for a client's first bytes, and the reading of a request (10 s).
 	HandshakeTimeout time.Duration
 
-	// IdleTimeout ends a kept-alive HTTP connection and a UDP association that carry nothing (5 min). Tunnels may be idle
-	// for as long as they like.
+	// IdleTimeout ends a kept-alive HTTP connection and a UDP association that carry nothing (5 min). Tunnels may be
+	// idle for as long as they like.
 	IdleTimeout time.Duration
 
-	// MaxHandshakes bounds the connections that are half-open or idle between HTTP requests (1024). When there are more,
-	// the one that has been so for longest is closed.
+	// MaxHandshakes bounds the connections that are half-open or idle between HTTP requests (1024). When there are
+	// more, the one that has been so for longest is closed. Connections in use are bounded by the descriptors there
+	// are: when these run out, Serve waits for some, and gives up half-open connections.
 	MaxHandshakes int
 
 	// MaxAssociations bounds UDP associations (256). When there are as many, further ones are refused.
@@ -149,7 +150,8 @@ func (s *Server) accept(ln net.Listener, reach reach) error {
 			warned = time.Now()
 			s.log().Warn("Accepting a connection failed", "listener", ln.Addr(), "err", err, "retry", delay)
 		}
-		// The commonest cause is a lack of file descriptors. The oldest half-open connection is worth less than a new one.
+		// The commonest cause is a lack of file descriptors. The oldest half-open connection is worth less than a new
+		// one.
 		if oldest := s.gate.evictOldest(); oldest != nil {
 			s.evict(oldest)
 		}

@@ -36,14 +36,19 @@ func (c *conn) connect(protocol protocol, a answers, destination string) {
 	c.tunnel(e, upstream, &c.srv.counters.sent, &c.srv.counters.received)
 }
 
-// dial runs open, which reaches destination, for as long as DialTimeout and the client allow. What it opened is
-// attached to c. An error is a *dialError and counted.
-func dial[T io.Closer](c *conn, destination string, open func(context.Context) (T, error)) (T, error) {
+// dial runs open, which reaches destination, for as long as DialTimeout allows, the client stays and c is not closed. What
+// it opened is attached to c. An error is a *dialError and counted.
+func dial[T io.Closer](c *conn, destination string, open func(context.Context) (T, error)) (opened T, err error) {
 	c.srv.gate.leave(c)
 	c.SetDeadline(time.Time{})
 	ctx, cancel := context.WithTimeout(context.Background(), c.srv.dialTimeout())
 	defer cancel()
-	opened, err := watched(c, ctx, cancel, open)
+	err = errServerClosed
+	if c.attach(closerFunc(cancel)) {
+		w := c.watch(cancel)
+		opened, err = open(ctx)
+		w.stop()
+	}
 	if err == nil && !c.attach(opened) {
 		opened.Close()
 		err = errServerClosed
@@ -52,17 +57,6 @@ func dial[T io.Closer](c *conn, destination string, open func(context.Context) (
 		err = c.srv.dialFailed(destination, err)
 	}
 	return opened, err
-}
-
-// watched calls open and cancels its ctx if the client hangs up, or c is closed.
-func watched[T any](c *conn, ctx context.Context, cancel context.CancelFunc, open func(context.Context) (T, error)) (T, error) {
-	if !c.attach(closerFunc(cancel)) {
-		var none T
-		return none, errServerClosed
-	}
-	w := c.watch(cancel)
-	defer w.stop()
-	return open(ctx)
 }
 
 type closerFunc func()
@@ -80,7 +74,7 @@ func (s *Server) dialFailed(destination string, err error) error {
 	return &dialError{destination, err}
 }
 
-var errReset = errors.New("connection reset after the end of its stream")
+var errReset = errors.New("connection broken after the end of its stream")
 
 // tunnel is a connection of a client to a destination. Two goroutines carry its bytes.
 type tunnel struct {
@@ -138,21 +132,21 @@ func (t *tunnel) receive() {
 // which ends both. A dst that cannot be half-closed is closed: a destination that never learns that its client is gone
 // would be kept for ever.
 func (t *tunnel) ended(dst any, err error) {
+	last := t.open.Add(-1) == 0
 	if err != nil {
 		t.abort(err)
-	} else if closeWrite(dst) != nil {
+	} else if closeWrite(dst) != nil || last {
 		t.client.Close()
 	}
-	if t.open.Add(-1) == 0 {
-		t.client.Close()
+	if last {
 		t.log()
 	}
 }
 
-// watchReset waits until the tunnel is closed, and closes it if the side whose stream has ended resets its connection:
+// watchReset waits until the tunnel is closed, and closes it if the side whose stream has ended breaks its connection:
 // nobody reads there any more who would notice.
 func (t *tunnel) watchReset(side any) {
-	if waitReset(side) == nil {
+	if waitReset(side) == nil && t.open.Load() > 0 {
 		t.abort(errReset)
 	}
 }

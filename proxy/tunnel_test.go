@@ -161,6 +161,20 @@ func TestResetAfterHalfClose(t *testing.T) {
 	}
 }
 
+// By a unix socket a client that has finished can be seen to leave.
+func TestUnixClientLeavesAfterHalfClose(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	s := &Server{Dial: tg.dial}
+	addr := serveKind(t, "unix", s)
+	client := dialChat(t, "unix", addr.String())
+	openers["socks5"](client)
+	peer := tg.accept()
+	client.finish()
+	peer.wantEnd()
+	client.Close()
+	eventually(t, "the tunnel is closed", func() bool { return s.Stats().OpenConnections == 0 })
+}
+
 func reset(c *chat) {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0)

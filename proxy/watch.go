@@ -17,8 +17,8 @@ const (
 	finished
 )
 
-// finishedShare is the part of DialTimeout for which a dial may go on once its client has sent all it had. Whether such a
-// client is still there cannot be learned before bytes are sent to it.
+// finishedShare is the part of DialTimeout for which a dial may go on once its client has sent all it had. Whether such
+// a client is still there cannot be learned before bytes are sent to it.
 const finishedShare = 6
 
 // watch cancels a dial when the client hangs up. It does not consume what the client sends ahead.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,10 +30,15 @@ func (c *conn) awaitHangup() hangup {
 	return how
 }
 
-// waitReset blocks until a connection whose stream has ended is reset, or is closed by us. In the latter case, and where
-// x is no socket, it returns an error.
+// waitReset blocks until a connection whose stream has ended is reset, or is closed by us. In the latter case, and
+// where x is no socket, it returns an error. A unix socket shows the peer's close too; TCP shows that only by the reset
+// that answers a keep-alive.
 func waitReset(x any) error {
-	return awaitEvent(x, func(fd uintptr) bool { return pollNow(fd, 0)&unix.POLLERR != 0 })
+	broken := int16(unix.POLLERR)
+	if _, ok := x.(*net.UnixConn); ok {
+		broken |= unix.POLLHUP
+	}
+	return awaitEvent(x, func(fd uintptr) bool { return pollNow(fd, 0)&broken != 0 })
 }
 
 // awaitEvent calls seen at once and at each change of the state of socket x, until it returns true.

@@ -1,0 +1,64 @@
+package interop
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"testing"
+
+	"ginnel/internal/key"
+	"ginnel/relay"
+)
+
+// ourRelay is a Ginnel relay.
+type ourRelay struct{ *relay.Server }
+
+func (r ourRelay) handler() http.Handler                                   { return r.Server }
+func (r ourRelay) tlsConfig(base *tls.Config) *tls.Config                  { return r.TLSConfig(base) }
+func (r ourRelay) publicKey() key.NodePublic                               { return r.PublicKey() }
+func (r ourRelay) listener(ln net.Listener, conf *tls.Config) net.Listener { return r.Listener(ln, conf) }
+func (r ourRelay) close()                                                  { r.Close() }
+
+// startOurRelay serves a Ginnel relay, with a key of its own unless cfg has one, until the test ends.
+func startOurRelay(tb testing.TB, cfg relay.ServerConfig) *relayHost {
+	tb.Helper()
+	return startFronts(tb, "our relay", newOurRelay(tb, cfg))
+}
+
+func newOurRelay(tb testing.TB, cfg relay.ServerConfig) ourRelay {
+	tb.Helper()
+	if cfg.Key.IsZero() {
+		cfg.Key = key.NewNodePrivate()
+	}
+	cfg.Log = testLog(tb, "our relay")
+	s, err := relay.NewServer(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return ourRelay{s}
+}
+
+// serveOurSTUN adds the STUN service of the relay.
+func serveOurSTUN(tb testing.TB, h *relayHost) {
+	tb.Helper()
+	pc, err := net.ListenUDP("udp", &net.UDPAddr{}) // both families, as a relay has it
+	if err != nil {
+		tb.Fatal(err)
+	}
+	h.stun = pc.LocalAddr().(*net.UDPAddr).Port
+	donec := make(chan struct{})
+	go func() {
+		defer close(donec)
+		h.derpServer.(ourRelay).ServeSTUN(pc)
+	}()
+	tb.Cleanup(func() {
+		pc.Close()
+		<-donec
+	})
+}
+
+// testLog shows the log of a failing test, or of a verbose one.
+func testLog(tb testing.TB, who string) *slog.Logger {
+	return slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("who", who)
+}

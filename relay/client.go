@@ -192,7 +192,7 @@ func (c *Client) parse() error {
 			return nil
 		}
 		if n > maxFrameToClient {
-			if err := httpAnswer(b); err != nil {
+			if err := httpAnswer(b, c.session.wire.conn); err != nil {
 				return err
 			}
 			return &frameError{t, n, "too large"}

@@ -270,11 +270,17 @@ func (d *onceDialer) dial(context.Context, string, string) (net.Conn, error) {
 }
 
 // httpAnswer returns an upgradeError if b, where a frame should begin, begins an HTTP answer: that is how a fast start
-// learns of a refused upgrade (1.7).
-func httpAnswer(b []byte) error {
+// learns of a refused upgrade (1.7). The rest of the status line may have to be read.
+func httpAnswer(b []byte, conn net.Conn) error {
 	if !bytes.HasPrefix(b, []byte("HTTP/")) {
 		return nil
 	}
-	line, _, _ := bytes.Cut(b, []byte("\r\n"))
-	return &upgradeError{string(line[:min(len(line), 100)])}
+	line, _, whole := bytes.Cut(b, []byte("\r\n"))
+	if !whole {
+		var more [100]byte
+		conn.SetReadDeadline(time.Now().Add(time.Second))
+		n, _ := conn.Read(more[:])
+		line, _, _ = bytes.Cut(append(bytes.Clone(line), more[:n]...), []byte("\r\n"))
+	}
+	return &upgradeError{string(line)}
 }

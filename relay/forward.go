@@ -256,7 +256,7 @@ func (rt *routes) waited(res sendResult, _ error) {
 	}
 }
 
-// tellNotHere answers a disco packet to nobody, at most three times at once and once a second (4.5).
+// tellNotHere answers a run of disco packets to nobody, at most three times at once and once a second (4.5).
 func (c *serverConn) tellNotHere(peer key.NodePublic) {
 	if c.notHere == nil {
 		c.notHere = rate.NewLimiter(1, 3)

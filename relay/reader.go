@@ -60,23 +60,15 @@ func (f *frameReader) read() (n int, err error) {
 	return 0, err
 }
 
-// readIdle waits for a header without a buffer, and reads on with one if the header announces more.
+// readIdle waits for a header without a buffer. It does not wait for more: the header may be one to refuse.
 func (f *frameReader) readIdle() (int, error) {
 	f.release()
 	n, err := f.src.Read(f.head[:])
-	if n == 0 {
-		return 0, err
+	if n > 0 {
+		f.buf = newBuffer(readBuffer)
+		f.w = copy(f.buf.b, f.head[:n])
 	}
-	f.buf = newBuffer(readBuffer)
-	f.w = copy(f.buf.b, f.head[:n])
-	if n == headerSize && frameSize(f.head[:]) == headerSize {
-		return n, nil
-	}
-	m, err := f.fill()
-	if m == 0 {
-		return 0, err
-	}
-	return n + m, nil
+	return n, err
 }
 
 func (f *frameReader) fill() (int, error) {

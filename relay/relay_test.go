@@ -206,3 +206,8 @@ func TestEndToEndInMemory(t *testing.T) {
 		s.Close()
 	})
 }
+
+// contextTimeout is context.WithTimeout on the test's context.
+func contextTimeout(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}

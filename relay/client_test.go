@@ -1,0 +1,534 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+// Each malformed vector for the client, against a real client.
+func TestClientVectors(t *testing.T) {
+	f := loadVectors(t)
+	covered := 0
+	for _, v := range f.Malformed {
+		if !strings.HasPrefix(v.Expect, "client ") {
+			continue
+		}
+		covered++
+		t.Run(v.Name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := startRawServer(t)
+				s.key = f.private(t, "server")
+				c, p := s.clientOf(ClientConfig{Key: f.private(t, "client")})
+				p.write(v.bytes(t))
+				switch v.Expect {
+				case "client drops the frame and stays connected":
+					p.write(f.find(t, "recv_packet"))
+					if m := wantKind(t, c, MessagePacket); string(m.Data) != "hello derp" {
+						t.Errorf("got %q", m.Data)
+					}
+				case "client fails the connection":
+					if msgs, err := c.Recv(); err == nil {
+						t.Errorf("got %+v, want an error", msgs)
+					}
+					p.wantClosed()
+				default:
+					t.Fatalf("unknown expectation %q", v.Expect)
+				}
+			})
+		})
+	}
+	if covered != 7 {
+		t.Errorf("%d vectors covered", covered)
+	}
+}
+
+// The good frames of the vectors, as the client hands them on. Ignored ones leave no trace.
+func TestClientReceivesVectors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := loadVectors(t)
+		s := startRawServer(t)
+		s.key = f.private(t, "server")
+		c, p := s.clientOf(ClientConfig{Key: f.private(t, "client")})
+		peer, client := f.public(t, "peer"), f.public(t, "client")
+		want := map[string]Message{
+			"recv_packet":            {MessagePacket, client, []byte("hello derp")},
+			"recv_packet_empty":      {MessagePacket, client, nil},
+			"peer_gone_disconnected": {MessagePeerGone, peer, nil},
+			"peer_gone_not_here":     {MessagePeerGone, peer, nil},
+			"peer_gone_legacy":       {MessagePeerGone, peer, nil},
+			"health_problem":         {MessageHealth, key.NodePublic{}, []byte("duplicate connection for this key")},
+			"health_ok":              {MessageHealth, key.NodePublic{}, nil},
+			"server_info":            {Kind: messageLoggedIn},
+			"restarting":             {messageRestarting, key.NodePublic{}, []byte("\x00\x00\x05\xdc\x00\x00\x13\x88")},
+		}
+		for name, m := range want {
+			for _, ignored := range []string{"keep_alive", "server_key", "pong", "unknown_frame"} {
+				p.write(f.find(t, ignored))
+			}
+			p.write(f.find(t, name))
+			msgs, err := c.Recv()
+			if err != nil || len(msgs) != 1 || msgs[0].Kind != m.Kind || msgs[0].Peer != m.Peer || !bytes.Equal(msgs[0].Data, m.Data) {
+				t.Errorf("%s: got %+v, %v, want %+v", name, msgs, err, m)
+			}
+		}
+		go drainMessages(c)
+		p.write(f.find(t, "ping_long"))
+		if got := p.wantFrame(framePong); !bytes.Equal(got, f.find(t, "pong")[headerSize:]) {
+			t.Errorf("Pong %x", got)
+		}
+	})
+}
+
+// What a client sends is what the vectors say.
+func TestClientSendsVectors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := loadVectors(t)
+		s := startRawServer(t)
+		c, p := s.clientOf(ClientConfig{})
+		for _, name := range []string{"send_packet", "send_packet_empty", "send_packet_disco"} {
+			want := f.find(t, name)
+			if err := c.Send(f.public(t, "peer"), [][]byte{want[sendOverhead:]}); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(p.br, got); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: sent %x, %v", name, got, err)
+			}
+		}
+		c.noteHome(isHome)
+		p.wantFrame(frameNotePreferred)
+	})
+}
+
+// The request is that of the vectors but for the order of the headers and User-Agent, which mean nothing.
+func TestClientRequest(t *testing.T) {
+	f := loadVectors(t)
+	for name, extra := range map[string][]string{"http_request_upgrade": nil, "http_request_fast_start": {headerFastStart + ": 1"}} {
+		tg := &target{host: "derp.example", port: 443, path: "/derp"}
+		if extra != nil {
+			tg.ideal = "1a"
+		}
+		if got, want := headerLines(appendRequest(nil, tg, extra...)), headerLines(f.find(t, name)); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+	for _, c := range []struct{ url, host string }{
+		{"https://h.example/derp", "h.example"}, {"https://h.example:444/derp", "h.example:444"},
+		{"http://h.example/derp", "h.example"}, {"http://h.example:443/", "h.example:443"}, {"https://[2001:db8::1]", "[2001:db8::1]"},
+	} {
+		tg, err := urlTarget(c.url)
+		if err != nil || tg.hostHeader() != c.host || tg.path != "/derp" {
+			t.Errorf("%s: got %+v, %v, want host %s", c.url, tg, err, c.host)
+		}
+	}
+	for _, bad := range []string{"derp.example", "ftp://h/derp", "https:///derp", "https://h:99999/", "%"} {
+		if tg, err := urlTarget(bad); err == nil {
+			t.Errorf("%q: got %+v, want an error", bad, tg)
+		}
+	}
+}
+
+func headerLines(request []byte) []string {
+	lines := strings.Split(strings.TrimSuffix(string(request), "\r\n\r\n"), "\r\n")
+	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, "User-Agent:") })
+	slices.Sort(lines[1:])
+	return lines
+}
+
+// "a client MUST keep the bytes its HTTP parser over-read" (1.6): everything in one write.
+func TestClientKeepsOverRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		k := key.NewNodePrivate()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c, err := Dial(context.Background(), memURL, ClientConfig{Key: k, DialContext: s.net.DialContext})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			if m := wantKind(t, c, MessagePacket); string(m.Data) != "early" {
+				t.Errorf("got %q", m.Data)
+			}
+		}()
+		p, _ := s.accept()
+		shared, _ := s.key.Shared(k.Public())
+		b := appendServerKey((&Server{public: s.key.Public()}).appendSwitching(nil), s.key.Public())
+		b = appendServerInfo(b, shared, serverInfo{Version: 2})
+		packet := appendSendPacket(nil, k.Public(), []byte("early"))
+		packet[0] = byte(frameRecvPacket)
+		p.write(append(b, packet...))
+		<-done
+	})
+}
+
+// One Recv returns all packets of one read, one Send is one write.
+func TestClientBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		c, p := s.clientOf(ClientConfig{})
+		var b []byte
+		for i := range 10 {
+			frame := appendSendPacket(nil, s.key.Public(), []byte{byte(i)})
+			frame[0] = byte(frameRecvPacket)
+			b = append(b, frame...)
+		}
+		p.write(b)
+		synctest.Wait()
+		total, calls := 0, 0
+		for total < 10 {
+			msgs, err := c.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, m := range msgs {
+				if m.Data[0] != byte(total+i) {
+					t.Errorf("packet %d is %d", total+i, m.Data[0])
+				}
+			}
+			total += len(msgs)
+			calls++
+		}
+		if calls > 2 { // without TLS the first header comes alone
+			t.Errorf("10 packets took %d calls", calls)
+		}
+
+		packets := make([][]byte, 100)
+		for i := range packets {
+			packets[i] = bytes.Repeat([]byte{byte(i)}, 1000)
+		}
+		if err := c.Send(p.public(), packets); err != nil {
+			t.Fatal(err)
+		}
+		for i := range packets {
+			if got := p.wantFrame(frameSendPacket); !bytes.Equal(got[key.Size:], packets[i]) {
+				t.Fatalf("packet %d changed", i)
+			}
+		}
+	})
+}
+
+func TestClientRefusesLargePackets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		c, p := s.clientOf(ClientConfig{})
+		err := c.Send(p.public(), [][]byte{[]byte("a"), make([]byte, MaxPacket+1), []byte("b"), make([]byte, MaxPacket)})
+		if !errors.Is(err, errPacketTooBig) {
+			t.Errorf("got %v", err)
+		}
+		for _, want := range []int{1, 1, MaxPacket} {
+			if got := p.wantFrame(frameSendPacket); len(got) != key.Size+want {
+				t.Errorf("packet of %d bytes, want %d", len(got)-key.Size, want)
+			}
+		}
+	})
+}
+
+// A frame of up to 1 MiB is no reason to fail (3.1), even if nobody can use it.
+func TestClientSkipsLargeFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		c, p := s.clientOf(ClientConfig{})
+		go func() {
+			for _, typ := range []frameType{0x7f, frameRecvPacket, frameHealth} {
+				p.conn.Write(append(appendHeader(nil, typ, maxFrameToClient), make([]byte, maxFrameToClient)...))
+			}
+			frame := appendSendPacket(nil, s.key.Public(), []byte("after"))
+			frame[0] = byte(frameRecvPacket)
+			p.conn.Write(frame)
+		}()
+		msgs, err := c.Recv()
+		if err != nil || len(msgs) != 1 || string(msgs[0].Data) != "after" {
+			t.Errorf("got %d messages, %v", len(msgs), err)
+		}
+	})
+}
+
+// "no frame received for 120 s: connection fails" (8.6), and any frame is a sign of life.
+func TestClientSilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		c, p := s.clientOf(ClientConfig{})
+		errc := make(chan error, 1)
+		go func() {
+			_, err := c.Recv()
+			errc <- err
+		}()
+		time.Sleep(119 * time.Second)
+		p.write(keepAliveFrame)
+		start := time.Now()
+		err := <-errc
+		if d := time.Since(start); d < watchdog || d > watchdog+watchdogStep || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("failed after %v with %v", d, err)
+		}
+		if _, again := c.Recv(); again != err {
+			t.Errorf("later Recv: %v, want %v again", again, err)
+		}
+		p.wantClosed()
+	})
+}
+
+// Close ends whatever is being waited for, can be repeated, and later calls say why they fail.
+func TestClientClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		s.net.limit = 10_000
+		c, p := s.clientOf(ClientConfig{})
+		ended := make(chan string, 3)
+		go func() {
+			_, err := c.Recv()
+			ended <- "Recv: " + errText(err)
+		}()
+		go func() {
+			_, err := c.Ping(context.Background())
+			ended <- "Ping: " + errText(err)
+		}()
+		go func() {
+			for {
+				if err := c.Send(p.public(), [][]byte{make([]byte, 10_000)}); err != nil {
+					ended <- "Send: " + errText(err)
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		time.Sleep(time.Second)
+		start := time.Now()
+		c.Close()
+		for range 3 {
+			if got := <-ended; !strings.HasSuffix(got, "closed") {
+				t.Errorf("%s, want net.ErrClosed", got)
+			}
+		}
+		if d := time.Since(start); d > clientPatience {
+			t.Errorf("closing took %v", d)
+		}
+		c.Close()
+		if err := c.Send(p.public(), [][]byte{{1}}); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Send after Close: %v", err)
+		}
+		if _, err := c.Recv(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Recv after Close: %v", err)
+		}
+		if _, err := c.Ping(t.Context()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Ping after Close: %v", err)
+		}
+	})
+}
+
+func errText(err error) string {
+	if errors.Is(err, net.ErrClosed) {
+		return "closed"
+	}
+	if err == nil {
+		return "no error"
+	}
+	return err.Error()
+}
+
+// A server that takes nothing for 10 s fails the connection; sending meanwhile never takes long.
+func TestClientStuckServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		s.net.limit = 10_000
+		c, p := s.clientOf(ClientConfig{})
+		errc := make(chan error, 1)
+		go func() {
+			_, err := c.Recv()
+			errc <- err
+		}()
+		start := time.Now()
+		slowest := time.Duration(0)
+		for range 1000 {
+			before := time.Now()
+			c.Send(p.public(), [][]byte{make([]byte, 1400)})
+			slowest = max(slowest, time.Since(before))
+		}
+		if slowest > clientPatience || time.Since(start) > 2*clientPatience {
+			t.Errorf("slowest Send %v, all %v", slowest, time.Since(start))
+		}
+		err := <-errc
+		if d := time.Since(start); d != clientWriteTimeout || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("failed after %v with %v", d, err)
+		}
+		if n := c.out.counts.drops.Load(); n < 700 {
+			t.Errorf("%d drops counted", n)
+		}
+	})
+}
+
+func TestClientPing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		c, p := s.clientOf(ClientConfig{})
+		go drainMessages(c)
+		go func() {
+			data := p.wantFrame(framePing)
+			time.Sleep(70 * time.Millisecond)
+			p.write(appendPong(nil, pingData{1})) // "hands unknown Pongs up where they are ignored"
+			p.write(appendPong(nil, pingData(data)))
+			p.wantFrame(framePing) // and no answer to the second
+		}()
+		if d, err := c.Ping(t.Context()); err != nil || d != 70*time.Millisecond {
+			t.Errorf("got %v, %v", d, err)
+		}
+		ctx, cancel := contextTimeout(t, time.Second)
+		defer cancel()
+		if _, err := c.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		if len(c.pings) != 0 {
+			t.Errorf("%d pings remembered", len(c.pings))
+		}
+		c.Close()
+	})
+}
+
+// "before each SendPacket take 5 + 32 + packet length tokens; if not enough, drop silently" (2.5).
+func TestClientTokenBucket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		k := key.NewNodePrivate()
+		c, p := s.clientOf(ClientConfig{Key: k})
+		p.admit(k.Public(), serverInfo{Version: 2, TokenBucketBytesPerSecond: 1000, TokenBucketBytesBurst: 2000})
+		wantKind(t, c, messageLoggedIn)
+		packet := make([]byte, 1000-sendOverhead)
+		for range 5 {
+			if err := c.Send(p.public(), [][]byte{packet}); err != nil {
+				t.Error(err)
+			}
+		}
+		c.noteHome(isHome) // other frames are not charged
+		p.wantFrame(frameSendPacket)
+		p.wantFrame(frameSendPacket)
+		p.wantFrame(frameNotePreferred)
+		if n := c.out.counts.drops.Load(); n != 3 {
+			t.Errorf("%d drops counted, want 3", n)
+		}
+		time.Sleep(time.Second)
+		c.Send(p.public(), [][]byte{packet, packet})
+		p.wantFrame(frameSendPacket)
+		p.wantIdle()
+		p.admit(k.Public(), serverInfo{Version: 2}) // re-applied each time
+		wantKind(t, c, messageLoggedIn)
+		c.Send(p.public(), [][]byte{packet, packet, packet})
+		for range 3 {
+			p.wantFrame(frameSendPacket)
+		}
+	})
+}
+
+// Whatever the server does wrong in the login fails the Dial, with an error that says what.
+func TestDialErrors(t *testing.T) {
+	greeting := func(s *rawServer) []byte { return (&Server{public: s.key.Public()}).appendSwitching(nil) }
+	for name, c := range map[string]struct {
+		serve func(s *rawServer, p *rawPeer)
+		want  string
+	}{
+		"closes at once": {func(s *rawServer, p *rawPeer) {}, "reading the answer to the upgrade: unexpected EOF"},
+		"no HTTP":        {func(s *rawServer, p *rawPeer) { p.write([]byte("SSH-2.0\r\n\r\n")) }, "malformed HTTP"},
+		"no greeting":    {func(s *rawServer, p *rawPeer) { p.write(greeting(s)) }, "reading the server's key: EOF"},
+		"cut greeting": {func(s *rawServer, p *rawPeer) {
+			p.write(append(greeting(s), appendServerKey(nil, s.key.Public())[:20]...))
+		}, "unexpected EOF"},
+		"another frame": {func(s *rawServer, p *rawPeer) { p.write(append(greeting(s), keepAliveFrame...)) }, "not that of a DERP server"},
+		"long greeting": {func(s *rawServer, p *rawPeer) { p.write(appendHeader(greeting(s), frameServerKey, 1025)) }, "not that of a DERP server"},
+		"wrong magic": {func(s *rawServer, p *rawPeer) {
+			p.write(append(appendHeader(greeting(s), frameServerKey, 40), make([]byte, 40)...))
+		}, "not that of a DERP server"},
+		"the zero key": {func(s *rawServer, p *rawPeer) { p.write(appendServerKey(greeting(s), key.NodePublic{})) }, "checking the server's key: key is all zero"},
+		"silence":      {func(s *rawServer, p *rawPeer) { time.Sleep(time.Minute) }, "context deadline exceeded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := startRawServer(t)
+				go func() {
+					p, _ := s.accept()
+					c.serve(s, p)
+					p.conn.Close()
+				}()
+				start := time.Now()
+				_, err := Dial(t.Context(), memURL, ClientConfig{Key: key.NewNodePrivate(), DialContext: s.net.DialContext})
+				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "relay.example") {
+					t.Errorf("got %v, want %q in it", err, c.want)
+				}
+				if d := time.Since(start); d > connectTimeout {
+					t.Errorf("took %v", d)
+				}
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
+// The context ends a Dial at any point, and has no power over the client that results.
+func TestDialContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		errc := make(chan error, 1)
+		go func() {
+			_, err := Dial(ctx, memURL, ClientConfig{Key: key.NewNodePrivate(), DialContext: s.net.DialContext})
+			errc <- err
+		}()
+		p, _ := s.accept()
+		synctest.Wait()
+		cancel()
+		if err := <-errc; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		p.wantClosed()
+
+		ctx, cancel = context.WithCancel(t.Context())
+		k := key.NewNodePrivate()
+		clientc := make(chan *Client)
+		go func() {
+			c, err := Dial(ctx, memURL, ClientConfig{Key: k, DialContext: s.net.DialContext})
+			if err != nil {
+				t.Error(err)
+			}
+			clientc <- c
+		}()
+		p, _, _ = s.acceptLogin()
+		c := <-clientc
+		cancel()
+		time.Sleep(time.Minute)
+		p.admit(k.Public(), serverInfo{})
+		wantKind(t, c, messageLoggedIn)
+		c.Close()
+	})
+}
+
+// An HTTP answer to a fast start is told from a broken stream (1.7).
+func TestClientHTTPAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startRawServer(t)
+		c, p := s.clientOf(ClientConfig{})
+		p.write([]byte("HTTP/1.1 403 Forbidden\r\nServer: proxy\r\n\r\n"))
+		_, err := c.Recv()
+		if ue, ok := errors.AsType[*upgradeError](err); !ok || !strings.Contains(ue.Error(), "403 Forbidden") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestTransportNames(t *testing.T) {
+	for tr, want := range map[Transport]string{TransportNone: "none", TransportNative: "native", TransportWebSocket: "websocket", TransportPlain: "plain"} {
+		if tr.String() != want {
+			t.Errorf("got %v, want %s", tr, want)
+		}
+	}
+}

@@ -95,26 +95,25 @@ func runOutOfDescriptors() error {
 	if err != nil {
 		return err
 	}
+	// The clients take every descriptor and wait in the queue of the listener.
+	var flood []net.Conn
+	for !errors.Is(err, syscall.EMFILE) {
+		var nc net.Conn
+		if nc, err = net.Dial("tcp", ln.Addr().String()); err == nil {
+			flood = append(flood, nc)
+		}
+	}
+	// Three descriptors are left for the server. The last client is served only if others are evicted, one for each that
+	// is before it in the queue.
+	for _, nc := range flood[:3] {
+		nc.Close()
+	}
 	s := &Server{Dial: dialEcho}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer s.Close()
 	wg.Go(func() { s.Serve(ln) })
-
-	var flood []net.Conn
-	for {
-		nc, err := net.Dial("tcp", ln.Addr().String())
-		if errors.Is(err, syscall.EMFILE) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		flood = append(flood, nc)
-	}
-	// Everything is taken. A new client needs two, one at each end; it frees only its own.
-	flood[len(flood)-1].Close()
-	if err := tryEcho(ln.Addr().String()); err != nil {
+	if err := tryEcho(flood[len(flood)-1]); err != nil {
 		return fmt.Errorf("during the shortage: %w", err)
 	}
 	if s.Stats().HandshakesEvicted == 0 {
@@ -123,14 +122,14 @@ func runOutOfDescriptors() error {
 	for _, nc := range flood {
 		nc.Close()
 	}
-	return tryEcho(ln.Addr().String())
-}
-
-func tryEcho(addr string) error {
-	nc, err := net.Dial("tcp", addr)
+	nc, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		return err
 	}
+	return tryEcho(nc)
+}
+
+func tryEcho(nc net.Conn) error {
 	defer nc.Close()
 	nc.SetDeadline(time.Now().Add(10 * time.Second))
 	io.WriteString(nc, requests["socks4"]+"works")

@@ -14,11 +14,13 @@ import (
 // ourRelay is a Ginnel relay.
 type ourRelay struct{ *relay.Server }
 
-func (r ourRelay) handler() http.Handler                                   { return r.Server }
-func (r ourRelay) tlsConfig(base *tls.Config) *tls.Config                  { return r.TLSConfig(base) }
-func (r ourRelay) publicKey() key.NodePublic                               { return r.PublicKey() }
-func (r ourRelay) listener(ln net.Listener, conf *tls.Config) net.Listener { return r.Listener(ln, conf) }
-func (r ourRelay) close()                                                  { r.Close() }
+func (r ourRelay) handler() http.Handler                  { return r.Server }
+func (r ourRelay) tlsConfig(base *tls.Config) *tls.Config { return r.TLSConfig(base) }
+func (r ourRelay) publicKey() key.NodePublic              { return r.PublicKey() }
+func (r ourRelay) listener(ln net.Listener, conf *tls.Config) net.Listener {
+	return r.Listener(ln, conf)
+}
+func (r ourRelay) close() { r.Close() }
 
 // startOurRelay serves a Ginnel relay, with a key of its own unless cfg has one, until the test ends.
 func startOurRelay(tb testing.TB, cfg relay.ServerConfig) *relayHost {

@@ -47,6 +47,7 @@ type derpServer interface {
 type relayHost struct {
 	derpServer
 	name   string
+	base   *tls.Config // with the certificate
 	pin    string
 	roots  *x509.CertPool
 	fronts map[carriage]*front
@@ -57,13 +58,32 @@ type relayHost struct {
 func startFronts(tb testing.TB, name string, s derpServer) *relayHost {
 	tb.Helper()
 	base, pin := selfSigned(tb)
-	h := &relayHost{derpServer: s, name: name, pin: pin, roots: x509.NewCertPool(), fronts: make(map[carriage]*front), stun: -1}
+	h := &relayHost{name: name, base: base, pin: pin, roots: x509.NewCertPool(), fronts: make(map[carriage]*front), stun: -1}
 	h.roots.AddCert(base.Certificates[0].Leaf)
-	tb.Cleanup(s.close)
-	for _, c := range carriages {
-		h.fronts[c] = startFront(tb, s, c, base, "127.0.0.1:0")
-	}
+	h.serve(tb, s)
+	tb.Cleanup(h.stop)
 	return h
+}
+
+// serve opens the fronts, on the addresses they had before if there was a server before.
+func (h *relayHost) serve(tb testing.TB, s derpServer) {
+	tb.Helper()
+	h.derpServer = s
+	for _, c := range carriages {
+		addr := "127.0.0.1:0"
+		if old := h.fronts[c]; old != nil {
+			addr = old.addr.String()
+		}
+		h.fronts[c] = startFront(tb, s, c, h.base, addr)
+	}
+}
+
+// stop closes the server and its fronts.
+func (h *relayHost) stop() {
+	for _, f := range h.fronts {
+		f.close()
+	}
+	h.close()
 }
 
 // selfSigned makes a certificate for hostName and loopback, as the product makes them.
@@ -82,6 +102,7 @@ type front struct {
 	addr     netip.AddrPort
 	next     http.Handler
 	server   *http.Server
+	donec    chan struct{}
 
 	mu     sync.Mutex
 	asked  []http.Header
@@ -96,16 +117,17 @@ func startFront(tb testing.TB, s derpServer, c carriage, base *tls.Config, addr 
 	}
 	f := &front{carriage: c, addr: ln.Addr().(*net.TCPAddr).AddrPort(), next: s.handler()}
 	f.server = &http.Server{Handler: f}
-	donec := make(chan struct{})
+	f.donec = make(chan struct{})
 	go func() {
-		defer close(donec)
+		defer close(f.donec)
 		f.server.Serve(s.listener(ln, frontTLS(s, c, base)))
 	}()
-	tb.Cleanup(func() {
-		f.server.Close()
-		<-donec
-	})
 	return f
+}
+
+func (f *front) close() {
+	f.server.Close()
+	<-f.donec
 }
 
 // frontTLS returns the TLS settings of a front, nil for none. What ends TLS on the way and lets only WebSocket through

@@ -44,6 +44,13 @@ type upgradeError struct{ answer string }
 // Error implements error.
 func (e *upgradeError) Error() string { return "the upgrade to DERP was answered with " + e.answer }
 
+// refusedUpgrade reports whether err means that WebSocket may get through where this connection did not. A server that
+// is only too busy would be so for WebSocket too.
+func refusedUpgrade(err error) bool {
+	ue, ok := errors.AsType[*upgradeError](err)
+	return ok && !strings.Contains(ue.answer, " 503 ") && !strings.Contains(ue.answer, " 429 ")
+}
+
 // hello is what a client says in its login.
 type hello struct {
 	info  clientInfo
@@ -66,7 +73,7 @@ func connect(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	s, err := connectOnce(ctx, cfg, targets, h, first)
-	if _, refused := errors.AsType[*upgradeError](err); refused && first != TransportWebSocket {
+	if refusedUpgrade(err) && first != TransportWebSocket {
 		cfg.log().Info("relay upgrade refused on the way, trying WebSocket", "err", err)
 		return connectOnce(ctx, cfg, targets, h, TransportWebSocket)
 	}
@@ -173,7 +180,7 @@ func (s *session) upgrade(conn net.Conn, t *target) error {
 		return fmt.Errorf("reading the answer to the upgrade: %w", err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return &upgradeError{"HTTP status " + resp.Status}
+		return &upgradeError{resp.Proto + " " + resp.Status}
 	}
 	early, _ := br.Peek(br.Buffered())
 	s.in.preload(early)

@@ -211,7 +211,7 @@ func (r *region) ended(err error, failures int) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.client, r.err = nil, err
-	if _, refused := errors.AsType[*upgradeError](err); refused && r.prefer != TransportWebSocket {
+	if refusedUpgrade(err) && r.prefer != TransportWebSocket {
 		r.prefer = TransportWebSocket // a fast start learns only now that it was refused
 	} else if failures > 1 {
 		r.prefer = TransportNative

@@ -18,6 +18,7 @@ const (
 	protoSOCKS4
 	protoConnect
 	protoHTTP
+	protoForward
 )
 
 var protocolNames = [...]string{
@@ -26,6 +27,7 @@ var protocolNames = [...]string{
 	protoSOCKS4:    "socks4",
 	protoConnect:   "http-connect",
 	protoHTTP:      "http",
+	protoForward:   "forward",
 }
 
 func (p protocol) String() string { return protocolNames[p] }
@@ -56,14 +58,16 @@ func (f *firstError) get() error {
 }
 
 // log writes e, which ends now, with the reason why it was cut short or refused.
-func (c *conn) log(e entry, err error) {
-	l := c.srv.connLog()
+func (c *conn) log(e entry, err error) { c.srv.logEntry(c.RemoteAddr(), e, err) }
+
+func (s *Server) logEntry(client net.Addr, e entry, err error) {
+	l := s.connLog()
 	if !l.Enabled(context.Background(), slog.LevelInfo) {
 		return
 	}
 	attrs := []slog.Attr{
 		slog.String("protocol", e.protocol.String()),
-		slog.String("client", c.RemoteAddr().String()),
+		slog.String("client", client.String()),
 		slog.String("destination", e.destination),
 		slog.Uint64("sent", e.sent),
 		slog.Uint64("received", e.received),

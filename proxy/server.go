@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -111,16 +112,23 @@ func (s *Server) Serve(ln net.Listener) error {
 	if reach == reachNetwork && s.Auth == nil {
 		return fmt.Errorf("serving %v: %w", ln.Addr(), ErrNeedsAuth)
 	}
+	return s.whileLive(ln, func() error {
+		return s.accept(ln, func(nc net.Conn) { s.start(nc, reach) })
+	})
+}
+
+// whileLive runs serve, which Close waits for and ends by closing c.
+func (s *Server) whileLive(c io.Closer, serve func() error) error {
 	s.setup.Do(s.prepare)
 	if !s.live.begin() {
 		return errServerClosed
 	}
 	defer s.live.wg.Done()
-	if !s.live.add(ln) {
+	if !s.live.add(c) {
 		return errServerClosed
 	}
-	defer s.live.remove(ln)
-	return s.accept(ln, reach)
+	defer s.live.remove(c)
+	return serve()
 }
 
 // Delays between attempts to accept after a failure that is expected to pass.
@@ -129,14 +137,15 @@ const (
 	maxAcceptDelay = time.Second
 )
 
-func (s *Server) accept(ln net.Listener, reach reach) error {
+// accept hands connections to start until the listener fails or the Server is closed.
+func (s *Server) accept(ln net.Listener, start func(net.Conn)) error {
 	var delay time.Duration
 	var warned time.Time
 	for {
 		nc, err := ln.Accept()
 		if err == nil {
 			delay = 0
-			s.start(nc, reach)
+			start(nc)
 			continue
 		}
 		if s.live.ended() {

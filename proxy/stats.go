@@ -9,6 +9,7 @@ import "sync/atomic"
 // ends.
 type Stats struct {
 	SOCKS5, SOCKS4, HTTP uint64 // connections, by what they turned out to speak
+	Forwarded            uint64 // connections and senders of datagrams to a fixed destination
 	HTTPRequests         uint64 // requests in absolute form; a connection may carry many
 	AuthRefused          uint64 // requests refused for a missing or wrong password
 	HandshakesEvicted    uint64 // closed because too many others were half-open or idle
@@ -30,7 +31,7 @@ type DialFailures struct {
 
 type counters struct {
 	socks5, socks4, http, httpRequests  atomic.Uint64
-	authRefused                         atomic.Uint64
+	forwarded, authRefused              atomic.Uint64
 	handshakesEvicted, handshakesFailed atomic.Uint64
 	failed                              [reasons]atomic.Uint64
 	sent, received                      atomic.Uint64
@@ -46,6 +47,7 @@ func (s *Server) Stats() Stats {
 		SOCKS5:            c.socks5.Load(),
 		SOCKS4:            c.socks4.Load(),
 		HTTP:              c.http.Load(),
+		Forwarded:         c.forwarded.Load(),
 		HTTPRequests:      c.httpRequests.Load(),
 		AuthRefused:       c.authRefused.Load(),
 		HandshakesEvicted: c.handshakesEvicted.Load(),

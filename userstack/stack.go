@@ -228,3 +228,14 @@ func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
 func addrPortOf(fa tcpip.FullAddress) netip.AddrPort {
 	return netip.AddrPortFrom(addrOf(fa.Addr), fa.Port)
 }
+
+// Drops counts packets that the stack dropped.
+type Drops struct {
+	Refused uint64 // inbound: malformed, or neither an answer nor allowed by the filter
+	Full    uint64 // outbound: the queue to WireGuard was full
+}
+
+// Dropped returns the counters so far.
+func (s *Stack) Dropped() Drops {
+	return Drops{Refused: s.dev.refused.Load(), Full: s.dev.drops.Load()}
+}

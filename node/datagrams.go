@@ -1,0 +1,254 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"ginnel/proxy"
+	"ginnel/userstack"
+)
+
+// datagramConn is the far side of one UDP association of the proxy: a socket in the mesh, and from the first datagram
+// that leaves the mesh on one of the host as well. WriteTo takes names.
+//
+// While there is only the mesh, ReadFrom reads it directly. The host's socket needs a goroutine for each side to read
+// both at once; they end with Close.
+type datagramConn struct {
+	n    *Node
+	mesh *userstack.PacketConn
+
+	mu     sync.Mutex
+	host   *net.UDPConn // nil until needed
+	names  map[string]namedAddr
+	closed bool
+
+	both     atomic.Bool // host is open, so ReadFrom listens to received
+	pumping  bool        // readMesh was started; owned by ReadFrom
+	received chan datagram
+	closec   chan struct{}
+	wg       sync.WaitGroup // goroutines start under mu, and none once closed
+}
+
+// datagram is one that a goroutine has read; it waits for taken before it uses b again.
+type datagram struct {
+	b     []byte
+	from  netip.AddrPort
+	taken chan<- struct{}
+}
+
+// namedAddr is a name that was resolved.
+type namedAddr struct {
+	addr  netip.Addr
+	until time.Time
+}
+
+const (
+	nameLifetime = time.Minute // of a resolved name within an association
+	namesMax     = 256         // remembered; then all are forgotten
+)
+
+// listenDatagrams opens the far side of an association; it is proxy.Server.ListenPacket.
+func (n *Node) listenDatagrams(context.Context) (net.PacketConn, error) {
+	mesh, err := n.stack.ListenPacket(netip.AddrPort{})
+	if err != nil {
+		return nil, err
+	}
+	return &datagramConn{
+		n:        n,
+		mesh:     mesh,
+		names:    make(map[string]namedAddr),
+		received: make(chan datagram),
+		closec:   make(chan struct{}),
+	}, nil
+}
+
+// WriteTo implements net.PacketConn; addr is a *proxy.Addr.
+func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	dst, ok := addr.(*proxy.Addr)
+	if !ok {
+		return 0, errors.New("node: destination of a datagram is not a *proxy.Addr")
+	}
+	ip := dst.IP
+	if !ip.IsValid() {
+		var err error
+		if ip, err = c.resolve(dst.Name); err != nil {
+			return 0, err
+		}
+	}
+	to := netip.AddrPortFrom(ip.Unmap().WithZone(""), dst.Port)
+	r := c.n.routes.Load()
+	if !r.inMesh(to.Addr()) {
+		return c.writeHost(b, to)
+	}
+	if r.peer(to.Addr()) == nil && !r.isOwn(to.Addr()) {
+		return 0, &unreachableError{addr: to, errno: syscall.EHOSTUNREACH, why: "no peer has this address"}
+	}
+	return c.mesh.WriteToUDPAddrPort(b, to)
+}
+
+// resolve returns one address for a name, remembered for a while: an association sends many datagrams to few names.
+func (c *datagramConn) resolve(name string) (netip.Addr, error) {
+	c.mu.Lock()
+	known, ok := c.names[name]
+	c.mu.Unlock()
+	if ok && time.Now().Before(known.until) {
+		return known.addr, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.n.cfg.dialTimeout())
+	defer cancel()
+	if !c.spawn(func() { c.cancelOnClose(ctx, cancel) }) {
+		return netip.Addr{}, net.ErrClosed
+	}
+	addrs, err := c.n.lookup(ctx, name)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.names) >= namesMax {
+		clear(c.names)
+	}
+	c.names[name] = namedAddr{addrs[0], time.Now().Add(nameLifetime)}
+	return addrs[0], nil
+}
+
+// spawn starts a goroutine unless the conn is closed.
+func (c *datagramConn) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.wg.Go(f)
+	return true
+}
+
+// cancelOnClose ends a lookup whose association has ended.
+func (c *datagramConn) cancelOnClose(ctx context.Context, cancel context.CancelFunc) {
+	select {
+	case <-c.closec:
+		cancel()
+	case <-ctx.Done():
+	}
+}
+
+func (c *datagramConn) writeHost(b []byte, to netip.AddrPort) (int, error) {
+	if err := c.n.mayLeave(to.String()); err != nil {
+		return 0, err
+	}
+	host, err := c.openHost()
+	if err != nil {
+		return 0, err
+	}
+	return host.WriteToUDPAddrPort(b, to)
+}
+
+// openHost opens the host's socket, once, and has both sides read from here on.
+func (c *datagramConn) openHost() (*net.UDPConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed:
+		return nil, net.ErrClosed
+	case c.host != nil:
+		return c.host, nil
+	}
+	host, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return nil, err
+	}
+	c.host = host
+	c.both.Store(true)
+	c.mesh.SetReadDeadline(time.Unix(1, 0)) // ends a ReadFrom that knows only the mesh
+	c.wg.Go(c.readHost)
+	return host, nil
+}
+
+// readMesh and readHost pass on what arrives until their socket is closed.
+func (c *datagramConn) readMesh() { c.pump(c.mesh.ReadFromUDPAddrPort) }
+func (c *datagramConn) readHost() { c.pump(c.host.ReadFromUDPAddrPort) }
+
+func (c *datagramConn) pump(read func([]byte) (int, netip.AddrPort, error)) {
+	b := make([]byte, userstack.MaxDatagram)
+	taken := make(chan struct{})
+	for {
+		n, from, err := read(b)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // of an earlier datagram, such as a port that nobody listens on
+		}
+		select {
+		case c.received <- datagram{b[:n], from, taken}:
+			<-taken
+		case <-c.closec:
+			return
+		}
+	}
+}
+
+// ReadFrom implements net.PacketConn; the address is a *net.UDPAddr. It has one caller.
+func (c *datagramConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	if !c.both.Load() {
+		n, from, err := c.mesh.ReadFromUDPAddrPort(b)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.both.Load() {
+			return n, net.UDPAddrFromAddrPort(from), err
+		}
+	}
+	if !c.pumping {
+		c.mesh.SetReadDeadline(time.Time{})
+		if !c.spawn(c.readMesh) {
+			return 0, nil, net.ErrClosed
+		}
+		c.pumping = true
+	}
+	select {
+	case d := <-c.received:
+		n := copy(b, d.b)
+		d.taken <- struct{}{}
+		return n, net.UDPAddrFromAddrPort(netip.AddrPortFrom(d.from.Addr().Unmap(), d.from.Port())), nil
+	case <-c.closec:
+		return 0, nil, net.ErrClosed
+	}
+}
+
+// Close implements net.PacketConn.
+func (c *datagramConn) Close() error {
+	c.shutDown()
+	c.wg.Wait()
+	return nil
+}
+
+func (c *datagramConn) shutDown() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.closed = true
+	close(c.closec)
+	c.mesh.Close()
+	if c.host != nil {
+		c.host.Close()
+	}
+}
+
+// LocalAddr implements net.PacketConn.
+func (c *datagramConn) LocalAddr() net.Addr { return c.mesh.LocalAddr() }
+
+// SetDeadline implements net.PacketConn; an association has no deadlines, it is closed.
+func (c *datagramConn) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetReadDeadline implements net.PacketConn.
+func (c *datagramConn) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetWriteDeadline implements net.PacketConn.
+func (c *datagramConn) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }

@@ -1,0 +1,223 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// raceDelay is the head start of one address of a name over the next (RFC 8305, section 8).
+const raceDelay = 250 * time.Millisecond
+
+// DialContext connects to addr, host:port, over "tcp" or "udp". A host in the mesh is reached through it and never on
+// the host's network; everything else is dialled from the host, by the proxy that its environment names if there is one,
+// unless the node was told to keep to the mesh.
+//
+// Errors wrap the errno that a socket of the system would give, fs.ErrPermission if policy is the reason, and
+// *net.DNSError if the name is.
+func (n *Node) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("dialling %s: %w", addr, err)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil || port == 0 {
+		return nil, fmt.Errorf("dialling %s: %q is not a port", addr, portText)
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return n.dialAddr(ctx, network, netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(port)))
+	}
+	if n.leavesToProxy(network, host) {
+		return n.dialHost(ctx, network, addr)
+	}
+	addrs, err := n.lookup(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("dialling %s: %w", addr, err)
+	}
+	return n.race(ctx, network, addrs, uint16(port))
+}
+
+// race dials the addresses of a name, each a little later than the one before or as soon as that has failed. The first
+// connection wins; if there is none, the first error counts.
+func (n *Node) race(ctx context.Context, network string, addrs []netip.Addr, port uint16) (net.Conn, error) {
+	if len(addrs) == 1 {
+		return n.dialAddr(ctx, network, netip.AddrPortFrom(addrs[0].Unmap(), port))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := &contest{n: n, network: network, results: make(chan contestant, len(addrs))}
+	addrs = interleave(addrs)
+	var firstErr error
+	running := 0
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for running > 0 || len(addrs) > 0 {
+		var startc <-chan time.Time
+		if len(addrs) > 0 {
+			startc = timer.C
+		}
+		select {
+		case <-startc:
+			r.start(ctx, netip.AddrPortFrom(addrs[0].Unmap(), port))
+			addrs, running = addrs[1:], running+1
+			timer.Reset(raceDelay)
+		case res := <-r.results:
+			running--
+			if res.err == nil {
+				cancel()
+				n.wg.Go(func() { r.closeLosers(running) })
+				return res.c, nil
+			}
+			if firstErr == nil {
+				firstErr = res.err
+			}
+			timer.Reset(0)
+		}
+	}
+	return nil, firstErr
+}
+
+// contest is one such race.
+type contest struct {
+	n       *Node
+	network string
+	results chan contestant // has room for all
+}
+
+type contestant struct {
+	c   net.Conn
+	err error
+}
+
+func (r *contest) start(ctx context.Context, ap netip.AddrPort) {
+	r.n.wg.Go(func() { r.dial(ctx, ap) })
+}
+
+func (r *contest) dial(ctx context.Context, ap netip.AddrPort) {
+	c, err := r.n.dialAddr(ctx, r.network, ap)
+	r.results <- contestant{c, err}
+}
+
+// closeLosers takes what was still on its way when somebody had won.
+func (r *contest) closeLosers(n int) {
+	for range n {
+		if res := <-r.results; res.c != nil {
+			res.c.Close()
+		}
+	}
+}
+
+// interleave alternates between the families, beginning with that of the first address (RFC 8305, section 4).
+func interleave(addrs []netip.Addr) []netip.Addr {
+	var a, b []netip.Addr
+	for _, addr := range addrs {
+		if addr.Unmap().Is4() == addrs[0].Unmap().Is4() {
+			a = append(a, addr)
+		} else {
+			b = append(b, addr)
+		}
+	}
+	out := make([]netip.Addr, 0, len(addrs))
+	for len(a) > 0 || len(b) > 0 {
+		if len(a) > 0 {
+			out, a = append(out, a[0]), a[1:]
+		}
+		if len(b) > 0 {
+			out, b = append(out, b[0]), b[1:]
+		}
+	}
+	return out
+}
+
+// dialAddr connects to one address, through the mesh or from the host.
+func (n *Node) dialAddr(ctx context.Context, network string, ap netip.AddrPort) (net.Conn, error) {
+	r := n.routes.Load()
+	if !r.inMesh(ap.Addr()) {
+		return n.dialHost(ctx, network, ap.String())
+	}
+	peer := r.peer(ap.Addr())
+	if peer == nil && !r.isOwn(ap.Addr()) {
+		return nil, &unreachableError{addr: ap, errno: syscall.EHOSTUNREACH, why: "no peer has this address"}
+	}
+	c, err := n.stack.DialContext(ctx, network, ap.String())
+	if err != nil {
+		return nil, n.explain(err, ap, peer)
+	}
+	return c, nil
+}
+
+// unreachableError says why a mesh address could not be reached, in the words of its user.
+type unreachableError struct {
+	addr  netip.AddrPort
+	peer  string // display name; empty if there is none
+	why   string
+	errno error
+}
+
+func (e *unreachableError) Error() string {
+	if e.peer == "" {
+		return fmt.Sprintf("%v: %s", e.addr, e.why)
+	}
+	return fmt.Sprintf("%v (peer %s): %s", e.addr, e.peer, e.why)
+}
+
+func (e *unreachableError) Unwrap() error { return e.errno }
+
+// explain turns an error of the stack into one that names the peer and the likely reason.
+func (n *Node) explain(err error, ap netip.AddrPort, peer *Peer) error {
+	e := &unreachableError{addr: ap, errno: err}
+	if peer == nil {
+		e.peer, e.why = "this node", "nothing listens there"
+		return e
+	}
+	e.peer = peer.display()
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		e.why = fmt.Sprintf("connection refused: nothing listens on port %d there", ap.Port())
+	case errors.Is(err, syscall.ECONNRESET):
+		e.why = "connection reset while connecting"
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		e.why = n.noRoute(ap.Addr())
+	case errors.Is(err, syscall.ETIMEDOUT):
+		e.why = n.silence(peer)
+	case errors.Is(err, context.Canceled):
+		e.why = "given up: the client has gone"
+	default:
+		e.why = err.Error()
+	}
+	return e
+}
+
+func (n *Node) noRoute(a netip.Addr) string {
+	for _, own := range n.stack.Addrs() {
+		if own.Is4() == a.Is4() {
+			return "the peer reports that the host cannot be reached"
+		}
+	}
+	if a.Is4() {
+		return "this node has no IPv4 address in the mesh"
+	}
+	return "this node has no IPv6 address in the mesh"
+}
+
+// silence says what is known of a peer that does not answer.
+func (n *Node) silence(p *Peer) string {
+	s, ok := n.wg0.sessions()[p.Key]
+	switch {
+	case !ok:
+		return "the peer has left"
+	case !s.handshake.IsZero():
+		return fmt.Sprintf("no answer; the peer was last heard from %v ago, so a firewall there may drop the packets",
+			time.Since(s.handshake).Round(time.Second))
+	case p.Plain && s.endpoint == "":
+		return "the peer has not been heard from and no endpoint is known for it"
+	case p.Plain:
+		return fmt.Sprintf("the peer does not answer at %s: no WireGuard handshake yet; check its address, its key and that UDP gets there", s.endpoint)
+	}
+	return "the peer does not answer: no WireGuard handshake yet"
+}

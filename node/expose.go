@@ -1,0 +1,173 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"ginnel/proxy"
+)
+
+// The listeners of a node: the proxies, the forwards that lead into the mesh and the served ports that lead out of it.
+
+func (c *Config) dialTimeout() time.Duration {
+	if c.DialTimeout > 0 {
+		return c.DialTimeout
+	}
+	return DefaultDialTimeout
+}
+
+// openListeners opens the local ports. It comes first when a node starts: a port that is taken is the most likely
+// thing to be wrong.
+func (n *Node) openListeners() error {
+	n.proxy = &proxy.Server{
+		Dial:         n.DialContext,
+		ListenPacket: n.listenDatagrams,
+		Auth:         n.cfg.ProxyAuth,
+		Pages:        n.pages(),
+		DialTimeout:  n.cfg.dialTimeout(),
+		Log:          n.log,
+		ConnLog:      n.cfg.ConnLog,
+	}
+	for _, a := range n.cfg.Proxies {
+		if err := n.openListener("proxy", a, func(ln net.Listener) error { return n.proxy.Serve(ln) }); err != nil {
+			return err
+		}
+	}
+	for _, f := range n.cfg.Forwards {
+		if err := n.openForward(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entry is an open listener and what serves it until it is closed.
+type entry struct {
+	what   string
+	closer interface{ Close() error }
+	addr   net.Addr
+	serve  func() error
+}
+
+func (n *Node) openListener(what string, a net.Addr, serve func(net.Listener) error) error {
+	ln, err := listenOn(a)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", what, err)
+	}
+	n.entries = append(n.entries, entry{what, ln, ln.Addr(), func() error { return serve(ln) }})
+	return nil
+}
+
+func (n *Node) openForward(f Forward) error {
+	what := "forward to " + f.Target
+	if f.Listen.Network() == "udp" {
+		pc, err := net.ListenPacket("udp", f.Listen.String())
+		if err != nil {
+			return fmt.Errorf("opening %s: %w", what, err)
+		}
+		dial := func(ctx context.Context) (net.Conn, error) { return n.DialContext(ctx, "udp", f.Target) }
+		n.entries = append(n.entries, entry{what, pc, pc.LocalAddr(), func() error { return n.proxy.ForwardPackets(pc, what, dial) }})
+		return nil
+	}
+	dial := func(ctx context.Context) (net.Conn, error) { return n.DialContext(ctx, "tcp", f.Target) }
+	return n.openListener(what, f.Listen, func(ln net.Listener) error { return n.proxy.Forward(ln, what, dial) })
+}
+
+// openServes opens the ports in the mesh; the stack exists by then.
+func (n *Node) openServes() error {
+	for _, s := range n.cfg.Serves {
+		if err := n.openServe(s); err != nil {
+			return fmt.Errorf("serving port %d: %w", s.Port, err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) openServe(s Serve) error {
+	what := fmt.Sprintf("served port %d", s.Port)
+	addr := netip.AddrPortFrom(netip.Addr{}, s.Port)
+	dial := func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, s.Target.Network(), s.Target.String())
+	}
+	if s.Target.Network() == "udp" {
+		pc, err := n.ListenPacket(addr)
+		if err != nil {
+			return err
+		}
+		n.entries = append(n.entries, entry{what, pc, pc.LocalAddr(), func() error { return n.proxy.ForwardPackets(pc, what, dial) }})
+		return nil
+	}
+	ln, err := n.Listen(addr)
+	if err != nil {
+		return err
+	}
+	n.entries = append(n.entries, entry{what, ln, ln.Addr(), func() error { return n.proxy.Forward(ln, what, dial) }})
+	return nil
+}
+
+// serveEntries serves all that was opened.
+func (n *Node) serveEntries() {
+	for _, e := range n.entries {
+		n.wg.Go(func() { n.serveEntry(e) })
+	}
+}
+
+func (n *Node) serveEntry(e entry) {
+	if err := e.serve(); err != nil && !errors.Is(err, net.ErrClosed) {
+		n.log.Error("listener ended", "listener", e.what, "addr", e.addr, "err", err)
+	}
+}
+
+// listenOn opens a "tcp" or "unix" listener. The socket file of a process that is gone is removed; one that answers is
+// taken.
+func listenOn(a net.Addr) (net.Listener, error) {
+	ln, err := net.Listen(a.Network(), a.String())
+	if a.Network() != "unix" {
+		return ln, err
+	}
+	if errors.Is(err, syscall.EADDRINUSE) && isDeadSocket(a.String()) {
+		if err := os.Remove(a.String()); err != nil {
+			return nil, err
+		}
+		ln, err = net.Listen("unix", a.String())
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(a.String(), 0o600); err != nil {
+		ln.Close()
+		return nil, err
+	}
+	return ln, nil
+}
+
+// isDeadSocket reports whether path is a socket on which nobody listens.
+func isDeadSocket(path string) bool {
+	fi, err := os.Lstat(path)
+	if err != nil || fi.Mode()&os.ModeSocket == 0 {
+		return false
+	}
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		c.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// proxyAddrs are the addresses of the proxies as they are: a port that was left open is chosen.
+func (n *Node) proxyAddrs() []net.Addr {
+	var addrs []net.Addr
+	for _, e := range n.entries {
+		if e.what == "proxy" {
+			addrs = append(addrs, e.addr)
+		}
+	}
+	return addrs
+}

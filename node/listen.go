@@ -1,0 +1,90 @@
+package node
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+
+	"ginnel/userstack"
+)
+
+// servedPorts are the ports of this node that peers may reach, counted, because there may be one listener on each
+// address.
+type servedPorts struct {
+	mu    sync.RWMutex
+	ports map[servedPort]int
+}
+
+type servedPort struct {
+	protocol uint8
+	port     uint16
+}
+
+func (s *servedPorts) add(p servedPort, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ports == nil {
+		s.ports = make(map[servedPort]int)
+	}
+	if s.ports[p] += n; s.ports[p] == 0 {
+		delete(s.ports, p)
+	}
+}
+
+func (s *servedPorts) has(p servedPort) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.ports[p] > 0
+}
+
+// accepts is the stack's filter: what is served, as far as the map allows it.
+func (n *Node) accepts(f userstack.Flow) bool {
+	if !n.served.has(servedPort{f.Protocol, f.Dst.Port()}) {
+		return false
+	}
+	m := n.netmap.Load()
+	return m.Filter == nil || m.Filter(f)
+}
+
+// Listen accepts TCP connections from peers on addr; an unspecified or invalid IP means all of the node's addresses.
+func (n *Node) Listen(addr netip.AddrPort) (net.Listener, error) {
+	ln, err := n.stack.Listen(addr)
+	if err != nil {
+		return nil, err
+	}
+	port := servedPort{userstack.TCP, uint16(ln.Addr().(*net.TCPAddr).Port)}
+	n.served.add(port, 1)
+	return &servedListener{Listener: ln, done: sync.OnceFunc(func() { n.served.add(port, -1) })}, nil
+}
+
+type servedListener struct {
+	net.Listener
+	done func()
+}
+
+func (l *servedListener) Close() error {
+	l.done()
+	return l.Listener.Close()
+}
+
+// ListenPacket receives datagrams from peers on addr, as Listen does connections. On port 0 only answers to what was
+// sent come in.
+func (n *Node) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
+	pc, err := n.stack.ListenPacket(addr)
+	if err != nil || addr.Port() == 0 {
+		return pc, err
+	}
+	port := servedPort{userstack.UDP, addr.Port()}
+	n.served.add(port, 1)
+	return &servedPacketConn{PacketConn: pc, done: sync.OnceFunc(func() { n.served.add(port, -1) })}, nil
+}
+
+type servedPacketConn struct {
+	*userstack.PacketConn
+	done func()
+}
+
+func (c *servedPacketConn) Close() error {
+	c.done()
+	return c.PacketConn.Close()
+}

@@ -1,0 +1,150 @@
+package node
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"ginnel/internal/key"
+	"ginnel/relay"
+	"ginnel/userstack"
+)
+
+// NetworkMap is all that a node knows of its network. Where it comes from (a coordination server, a file, a program) is
+// not the node's business. A map handed to a node must not be changed afterwards.
+type NetworkMap struct {
+	Name      string         // our own, for display
+	Addresses []netip.Prefix // our own; whatever else lies in them belongs to the mesh too
+	Peers     []Peer
+	Relays    relay.Map
+	Home      int // region of our home relay; 0: none
+	DNS       DNS
+
+	// Filter decides what peers may begin with the ports we serve; nil allows every peer.
+	Filter userstack.Filter
+}
+
+// Peer is another node. One with an Endpoint speaks plain WireGuard and is reached there, or wherever it was last heard
+// from. All others are reached through relays and by discovery.
+type Peer struct {
+	Name      string // for display and as a host name; may be empty
+	Key       key.NodePublic
+	Addresses []netip.Prefix // what it may send from, and what is sent to it
+
+	Disco     key.DiscoPublic  // zero: no discovery
+	Endpoints []netip.AddrPort // where it may be reached directly
+	Region    int              // of its home relay; 0: unknown
+
+	Plain        bool           // plain WireGuard
+	Endpoint     Endpoint       // of a plain peer; zero: it has to speak first
+	PresharedKey [key.Size]byte // zero: none
+	Keepalive    time.Duration  // persistent keepalive; 0: off
+}
+
+// Endpoint is a host, an IP address or a name, and a UDP port.
+type Endpoint struct {
+	Host string
+	Port uint16
+}
+
+// DNS says who resolves names.
+type DNS struct {
+	Servers []netip.Addr // asked on port 53, through the mesh if they are in it; empty: the host's resolver
+	Search  []string     // domains for names without a dot
+}
+
+// display names a peer for people.
+func (p *Peer) display() string { return cmp.Or(p.Name, p.Key.ShortString()) }
+
+// The addresses that are a mesh's, whatever the map says (RFC 6598; the part that ChromeOS uses is not).
+var (
+	meshRange4 = netip.MustParsePrefix("100.64.0.0/10")
+	chromeOS   = netip.MustParsePrefix("100.115.92.0/23")
+	meshRange6 = netip.MustParsePrefix("fd7a:115c:a1e0::/48")
+)
+
+// routes finds the peer for an address. It is immutable.
+type routes struct {
+	hosts map[netip.Addr]*Peer // prefixes of one address
+	nets  []netRoute           // others, longest first
+	own   []netip.Prefix
+	names map[string][]netip.Addr // host names of peers, lower case
+}
+
+type netRoute struct {
+	prefix netip.Prefix
+	peer   *Peer
+}
+
+func newRoutes(m *NetworkMap) *routes {
+	r := &routes{hosts: make(map[netip.Addr]*Peer), own: m.Addresses, names: make(map[string][]netip.Addr)}
+	for i := range m.Peers {
+		p := &m.Peers[i]
+		for _, prefix := range p.Addresses {
+			if prefix.IsSingleIP() {
+				r.hosts[prefix.Addr()] = p
+			} else {
+				r.nets = append(r.nets, netRoute{prefix.Masked(), p})
+			}
+		}
+		r.addName(p.Name, p.Addresses)
+	}
+	r.addName(m.Name, m.Addresses)
+	slices.SortStableFunc(r.nets, func(a, b netRoute) int { return b.prefix.Bits() - a.prefix.Bits() })
+	return r
+}
+
+func (r *routes) addName(name string, prefixes []netip.Prefix) {
+	if name == "" {
+		return
+	}
+	name = hostName(name)
+	for _, p := range prefixes {
+		if p.IsSingleIP() {
+			r.names[name] = append(r.names[name], p.Addr())
+		}
+	}
+}
+
+// hostName is the form of a name that names are compared in.
+func hostName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
+
+// peer returns the peer that packets to a go to, nil if there is none.
+func (r *routes) peer(a netip.Addr) *Peer {
+	if p := r.hosts[a]; p != nil {
+		return p
+	}
+	for _, n := range r.nets {
+		if n.prefix.Contains(a) {
+			return n.peer
+		}
+	}
+	return nil
+}
+
+// isOwn reports whether a is an address of this node.
+func (r *routes) isOwn(a netip.Addr) bool {
+	return slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Addr() == a })
+}
+
+// inMesh reports whether a belongs to the mesh, so that it must never be dialled on the host's network, whether or not
+// a peer has it.
+func (r *routes) inMesh(a netip.Addr) bool {
+	if a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast() {
+		return false // even where a peer is the way to everywhere
+	}
+	return meshRange4.Contains(a) && !chromeOS.Contains(a) || meshRange6.Contains(a) || r.peer(a) != nil ||
+		slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// meshPrefixes are the ranges that go through the mesh.
+func meshPrefixes(m *NetworkMap) []netip.Prefix {
+	prefixes := []netip.Prefix{meshRange4, meshRange6}
+	prefixes = append(prefixes, m.Addresses...)
+	for _, p := range m.Peers {
+		prefixes = append(prefixes, p.Addresses...)
+	}
+	return prefixes
+}

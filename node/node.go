@@ -1,0 +1,304 @@
+// Package node is one member of a mesh in one process: it assembles the TCP/IP stack, WireGuard, the transport, the
+// relays and the local proxies, and keeps them agreed with the network map. It holds no protocol of its own.
+//
+// Goroutines: those of its parts; one for each listener; three that look after the network (upkeep.go, stun.go, netmon.go); and those that
+// dial the addresses of a name. Close ends and awaits all.
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/device"
+
+	"ginnel/internal/key"
+	"ginnel/proxy"
+	"ginnel/relay"
+	"ginnel/transport"
+	"ginnel/userstack"
+)
+
+// DefaultDialTimeout bounds a connection through the proxies.
+const DefaultDialTimeout = 30 * time.Second
+
+// Config is what New needs. Key and Map are required.
+type Config struct {
+	Key key.NodePrivate
+	Map NetworkMap
+
+	MTU       int        // of the tunnel, in bytes; 0: 1420
+	UDPPort   uint16     // 0 picks one
+	UDPAddr   netip.Addr // invalid: all addresses of the host
+	RelayOnly bool       // no UDP
+	MeshOnly  bool       // destinations outside the mesh are refused
+
+	Proxies     []net.Addr                       // where to offer SOCKS5 and HTTP: "tcp" or "unix" addresses
+	ProxyAuth   func(user, password string) bool // nil: none asked for, and loopback or unix listeners only
+	DialTimeout time.Duration                    // 0: DefaultDialTimeout
+	Forwards    []Forward
+	Serves      []Serve
+	Token       string // what the local API asks for where it changes something; empty: such requests are refused
+
+	// OutboundProxy names the proxy for a URL outside the mesh, relays included; nil: none. See internal/egress.
+	OutboundProxy func(*url.URL) (*url.URL, error)
+	Roots         *x509.CertPool // trusted for relays besides the system's
+
+	// LookupHost resolves the names of endpoints and STUN servers; nil: the system's resolver.
+	LookupHost func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	Log     *slog.Logger // nil discards
+	ConnLog *slog.Logger // gets a line for each proxied connection; nil discards
+}
+
+// Forward is a local port whose connections, or datagrams, are carried to Target, which may be a name of the mesh.
+type Forward struct {
+	Listen net.Addr // "tcp", "unix" or "udp"
+	Target string   // host:port
+}
+
+// Serve is a port of this node in the mesh that leads to Target on this machine: a "tcp", "unix" or "udp" address.
+type Serve struct {
+	Port   uint16
+	Target net.Addr
+}
+
+func (c *Config) log() *slog.Logger {
+	if c.Log != nil {
+		return c.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+func (c *Config) lookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
+	if c.LookupHost != nil {
+		return c.LookupHost(ctx, host)
+	}
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+func (c *Config) check() error {
+	if c.Key.IsZero() {
+		return errors.New("node: Config.Key is missing")
+	}
+	if len(c.Map.Addresses) == 0 {
+		return errors.New("node: Config.Map has no addresses")
+	}
+	return nil
+}
+
+// Node is a running member of a mesh. Make it with New.
+type Node struct {
+	cfg Config
+	log *slog.Logger
+
+	stack *userstack.Stack
+	pool  *relay.Pool
+	conn  *transport.Conn
+	wg0   wireguard // under mapMu, but for sessions
+	proxy *proxy.Server
+
+	mapMu  sync.Mutex // serializes SetMap
+	netmap atomic.Pointer[NetworkMap]
+	routes atomic.Pointer[routes]
+	served servedPorts
+
+	entries []entry // written by start only
+	started time.Time
+	// Each has capacity 1: news for keepEndpoints and keepSTUN that the map has changed.
+	peersChanged, relaysChanged chan struct{}
+
+	closec chan struct{}
+	cancel context.CancelFunc // ends what upkeep does
+	once   sync.Once
+	wg     sync.WaitGroup
+}
+
+// New starts a node: it opens its listeners and sockets, and connects to what the map names in the background.
+func New(cfg Config) (*Node, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg:           cfg,
+		log:           cfg.log(),
+		peersChanged:  make(chan struct{}, 1),
+		relaysChanged: make(chan struct{}, 1),
+		closec:        make(chan struct{}),
+		started:       time.Now(),
+	}
+	if err := n.start(); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *Node) start() error {
+	if err := n.openListeners(); err != nil {
+		return err
+	}
+	if err := n.openData(); err != nil {
+		return err
+	}
+	if err := n.SetMap(n.cfg.Map); err != nil {
+		return err
+	}
+	if err := n.wg0.dev.Up(); err != nil {
+		return fmt.Errorf("starting WireGuard: %w", err)
+	}
+	if err := n.openServes(); err != nil {
+		return err
+	}
+	n.serveEntries()
+	ctx, cancel := context.WithCancel(context.Background())
+	n.cancel = cancel
+	n.wg.Go(func() { n.keepEndpoints(ctx) })
+	n.wg.Go(func() { n.keepSTUN(ctx) })
+	n.wg.Go(func() { n.watchNetwork(ctx) })
+	return nil
+}
+
+// openData builds the way of a packet: stack, WireGuard, transport, relays.
+func (n *Node) openData() (err error) {
+	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU}); err != nil {
+		return err
+	}
+	n.stack.SetFilter(n.accepts)
+	n.pool = relay.NewPool(relay.PoolConfig{
+		Key:       n.cfg.Key,
+		Log:       n.log,
+		Roots:     n.cfg.Roots,
+		Proxy:     n.outboundProxy,
+		DialProxy: n.dialer().Dial,
+		Receive:   n.receiveRelayed,
+	})
+	n.conn, err = transport.New(transport.Config{
+		NodeKey: n.cfg.Key.Public(),
+		Addr:    n.cfg.UDPAddr,
+		Port:    n.cfg.UDPPort,
+		NoUDP:   n.cfg.RelayOnly,
+		Relay:   n.pool,
+		Sent:    n.stack.Sent,
+		Log:     n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.wg0.dev = device.NewDevice(n.stack.Device(), n.conn.Bind(), deviceLogger(n.log))
+	// Peers that are created with their endpoint keep it: it stands for the peer, and the transport knows the way.
+	n.wg0.dev.DisableSomeRoamingForBrokenMobileSemantics()
+	return n.wg0.setKey(n.cfg.Key)
+}
+
+// receiveRelayed is called by the pool, which exists before the transport does but has no relays until SetMap.
+func (n *Node) receiveRelayed(region int, from key.NodePublic, packets [][]byte) {
+	n.conn.HandleRelayed(region, from, packets)
+}
+
+// SetMap makes m the network map. What m and the map before have in common is not disturbed.
+func (n *Node) SetMap(m NetworkMap) error {
+	n.mapMu.Lock()
+	defer n.mapMu.Unlock()
+	if n.isClosed() {
+		return net.ErrClosed
+	}
+	var errs []error
+	errs = append(errs, n.stack.SetAddrs(m.Addresses))
+	n.pool.SetMap(m.Relays)
+	n.pool.SetHome(m.Home)
+	n.conn.SetPeers(transportPeers(m.Peers))
+	errs = append(errs, n.wg0.configure(m.Peers))
+	n.netmap.Store(&m)
+	n.routes.Store(newRoutes(&m))
+	notify(n.peersChanged)
+	notify(n.relaysChanged)
+	return errors.Join(errs...)
+}
+
+// transportPeers are the peers that take part in discovery.
+func transportPeers(peers []Peer) []transport.Peer {
+	var out []transport.Peer
+	for _, p := range peers {
+		if !p.Plain {
+			out = append(out, transport.Peer{Key: p.Key, Disco: p.Disco, Endpoints: p.Endpoints, Region: p.Region})
+		}
+	}
+	return out
+}
+
+// DiscoKey is what peers must know of this node, besides its node key, to reach it directly.
+func (n *Node) DiscoKey() key.DiscoPublic { return n.conn.DiscoKey() }
+
+// UDPPort is the port of the node's UDP socket.
+func (n *Node) UDPPort() uint16 { return n.conn.LocalPort() }
+
+// HTTPClient returns a client whose connections go the way of DialContext.
+func (n *Node) HTTPClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: n.DialContext, ForceAttemptHTTP2: true}}
+}
+
+// Run waits for ctx and closes the node. It returns an error if the node ended by itself.
+func (n *Node) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return n.Close()
+	case <-n.closec:
+	case <-n.wg0.dev.Wait():
+		n.Close()
+		return errors.New("node: WireGuard has stopped")
+	}
+	n.Close()
+	return nil
+}
+
+func (n *Node) isClosed() bool {
+	select {
+	case <-n.closec:
+		return true
+	default:
+		return false
+	}
+}
+
+// Close ends the node: listeners, connections, tunnels. It may be called again.
+func (n *Node) Close() error {
+	n.once.Do(n.shutDown)
+	n.wg.Wait()
+	return nil
+}
+
+// shutDown closes what start opened, from the outside in. Any part may be missing if start failed.
+func (n *Node) shutDown() {
+	close(n.closec)
+	if n.cancel != nil {
+		n.cancel()
+	}
+	for _, e := range n.entries {
+		e.closer.Close()
+	}
+	if n.proxy != nil {
+		n.proxy.Close()
+	}
+	if n.stack != nil {
+		n.stack.Close()
+	}
+	if n.pool != nil {
+		n.pool.Close() // before WireGuard, so that no send waits for a relay
+	}
+	if n.wg0.dev != nil {
+		n.wg0.dev.Close()
+	}
+	if n.conn != nil {
+		n.conn.Close()
+	}
+}

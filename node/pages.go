@@ -1,0 +1,160 @@
+package node
+
+import (
+	"context"
+	"crypto/subtle"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// The node's own pages on the proxy port. The proxy lets only requests through whose Host is this machine.
+
+// pingTimeout bounds one ping of the API.
+const pingTimeout = 5 * time.Second
+
+//go:embed status.html
+var statusHTML string
+
+var statusPage = template.Must(template.New("status").Parse(statusHTML))
+
+func (n *Node) pages() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", n.serveStatusPage)
+	mux.HandleFunc("GET /proxy.pac", n.servePAC)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { writeText(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", n.serveReady)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics(), promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /api/v1/status", n.serveStatus)
+	mux.Handle("POST /api/v1/ping", n.withToken(n.servePing))
+	return mux
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	fmt.Fprintln(w, text)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v) // what fails is the client's connection
+}
+
+// apiError is the body of a failed request to the API.
+type apiError struct {
+	Error string `json:"error"`
+}
+
+// withToken lets only those in who can read the node's state directory.
+func (n *Node) withToken(next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok || n.cfg.Token == "" || subtle.ConstantTimeCompare([]byte(token), []byte(n.cfg.Token)) != 1 {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="ginnel"`)
+			writeJSON(w, http.StatusUnauthorized, apiError{"this needs the token from the node's state directory"})
+			return
+		}
+		next(w, r)
+	})
+}
+
+func (n *Node) serveStatusPage(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if err := statusPage.Execute(w, n.Status()); err != nil {
+		n.log.Debug("writing the status page", "err", err)
+	}
+}
+
+func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, n.Status())
+}
+
+func (n *Node) serveReady(w http.ResponseWriter, _ *http.Request) {
+	if s := n.Status(); s.State != StateRunning {
+		writeText(w, http.StatusServiceUnavailable, fmt.Sprintf("%s: %s", s.State, s.Reason))
+		return
+	}
+	writeText(w, http.StatusOK, "ready")
+}
+
+// servePing pings the peer named in the form value "peer".
+func (n *Node) servePing(w http.ResponseWriter, r *http.Request) {
+	peer := r.FormValue("peer")
+	if peer == "" {
+		writeJSON(w, http.StatusBadRequest, apiError{"the form value peer is missing"})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
+	defer cancel()
+	result, err := n.Ping(ctx, peer)
+	switch {
+	case errors.Is(err, ErrNoSuchPeer):
+		writeJSON(w, http.StatusNotFound, apiError{err.Error()})
+	case err != nil:
+		writeJSON(w, http.StatusGatewayTimeout, apiError{err.Error()})
+	default:
+		writeJSON(w, http.StatusOK, result)
+	}
+}
+
+// servePAC tells browsers to come here for the mesh and, unless this node keeps to the mesh, for everything.
+func (n *Node) servePAC(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig")
+	fmt.Fprint(w, pacFile(r.Host, n.netmap.Load()))
+}
+
+// pacFile writes a proxy auto-configuration for the proxy at hostPort: names and addresses of the mesh go there,
+// everything else directly.
+func pacFile(hostPort string, m *NetworkMap) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "// Names and addresses of the mesh go through ginnel, everything else directly.\n")
+	fmt.Fprintf(&b, "function FindProxyForURL(url, host) {\n  var ginnel = %s;\n", js("SOCKS5 "+hostPort+"; PROXY "+hostPort))
+	for _, d := range m.DNS.Search {
+		fmt.Fprintf(&b, "  if (dnsDomainIs(host, %s)) return ginnel;\n", js("."+hostName(d)))
+	}
+	for _, p := range append([]Peer{{Name: m.Name}}, m.Peers...) {
+		if p.Name != "" {
+			fmt.Fprintf(&b, "  if (host == %s) return ginnel;\n", js(hostName(p.Name)))
+		}
+	}
+	for _, prefix := range meshPrefixes(m) {
+		if prefix.Addr().Is4() {
+			mask := net.CIDRMask(prefix.Bits(), 32)
+			fmt.Fprintf(&b, "  if (/^[0-9.]+$/.test(host) && isInNet(host, %s, %s)) return ginnel;\n", js(prefix.Masked().Addr().String()), js(net.IP(mask).String()))
+		}
+	}
+	if len(m.DNS.Servers) > 0 {
+		// Only the mesh knows which names are its own.
+		b.WriteString("  if (!/^[0-9.]+$/.test(host) && host != \"localhost\") return ginnel;\n")
+	}
+	b.WriteString("  return \"DIRECT\";\n}\n")
+	return b.String()
+}
+
+// js writes a string as JavaScript does; JSON is a part of it.
+func js(s string) string {
+	b, _ := json.Marshal(s) // a string cannot fail
+	return string(b)
+}
+
+// addrText is a listener's address as a user would write it.
+func addrText(a net.Addr) string {
+	if a.Network() == "unix" {
+		return "unix:" + a.String()
+	}
+	return a.String()
+}

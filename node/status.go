@@ -1,0 +1,289 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"ginnel/internal/key"
+	"ginnel/relay"
+	"ginnel/transport"
+)
+
+// State is where a node is in its life.
+type State string
+
+// The states of a node.
+const (
+	StateStarting State = "starting"
+	StateRunning  State = "running"
+	StateStopped  State = "stopped"
+)
+
+// Status is a snapshot of a node; its JSON is what scripts read.
+type Status struct {
+	State   State         `json:"state"`
+	Reason  string        `json:"reason,omitempty"` // why it is not running
+	Self    SelfStatus    `json:"self"`
+	Proxies []string      `json:"proxies"`
+	Peers   []PeerStatus  `json:"peers"`
+	Relays  []RelayStatus `json:"relays,omitempty"`
+	Health  []HealthIssue `json:"health"`
+}
+
+// SelfStatus is the node itself.
+type SelfStatus struct {
+	Name      string           `json:"name,omitempty"`
+	Addresses []netip.Addr     `json:"addresses"`
+	NodeKey   key.NodePublic   `json:"node_key"`
+	Relay     string           `json:"relay,omitempty"` // home
+	Endpoints []netip.AddrPort `json:"endpoints,omitempty"`
+	Started   time.Time        `json:"started"`
+}
+
+// PeerStatus is one peer.
+type PeerStatus struct {
+	Name          string         `json:"name,omitempty"`
+	NodeKey       key.NodePublic `json:"node_key"`
+	Addresses     []netip.Prefix `json:"addresses"`
+	Path          PathKind       `json:"path"`
+	Endpoint      string         `json:"endpoint,omitempty"` // of a direct path
+	Relay         string         `json:"relay,omitempty"`    // of the peer
+	LatencyMS     float64        `json:"latency_ms,omitempty"`
+	RxBytes       uint64         `json:"rx_bytes"`
+	TxBytes       uint64         `json:"tx_bytes"`
+	LastHandshake time.Time      `json:"last_handshake,omitzero"`
+}
+
+// RelayStatus is a relay region that is, or ought to be, connected.
+type RelayStatus struct {
+	Name      string `json:"name"`
+	State     string `json:"state"`               // idle, connecting, connected, waiting
+	Transport string `json:"transport,omitempty"` // native, websocket, plain
+	Endpoint  string `json:"endpoint,omitempty"`
+	Error     string `json:"error,omitempty"`
+	RxPackets uint64 `json:"rx_packets"`
+	TxPackets uint64 `json:"tx_packets"`
+	RxBytes   uint64 `json:"rx_bytes"`
+	TxBytes   uint64 `json:"tx_bytes"`
+	Dropped   uint64 `json:"dropped"` // packets that were not sent
+}
+
+// PathKind is how a peer is reached.
+type PathKind string
+
+// The kinds of path.
+const (
+	PathDirect PathKind = "direct"
+	PathRelay  PathKind = "relay"
+	PathNone   PathKind = "none"
+)
+
+// HealthIssue is something that is wrong, and what to do about it.
+type HealthIssue struct {
+	Code string `json:"code"`
+	Text string `json:"text"`
+	Mend string `json:"mend,omitempty"`
+}
+
+// Status returns the present state.
+func (n *Node) Status() Status {
+	m := n.netmap.Load()
+	if m == nil || n.isClosed() {
+		return Status{State: StateStopped, Reason: "closed"}
+	}
+	ts, ps := n.conn.Status(), n.pool.Status()
+	s := Status{State: StateRunning, Proxies: []string{}, Peers: []PeerStatus{}, Health: []HealthIssue{}}
+	s.Self = SelfStatus{
+		Name:      m.Name,
+		Addresses: n.stack.Addrs(),
+		NodeKey:   n.cfg.Key.Public(),
+		Relay:     regionName(&m.Relays, ps.Home),
+		Endpoints: ts.Endpoints,
+		Started:   n.started,
+	}
+	for _, a := range n.proxyAddrs() {
+		s.Proxies = append(s.Proxies, addrText(a))
+	}
+	sessions := n.wg0.sessions()
+	for i := range m.Peers {
+		s.Peers = append(s.Peers, peerStatus(m, &m.Peers[i], &ts, sessions[m.Peers[i].Key]))
+	}
+	slices.SortFunc(s.Peers, func(a, b PeerStatus) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.NodeKey.String(), b.NodeKey.String()))
+	})
+	for i := range ps.Regions {
+		if r := &ps.Regions[i]; r.State != relay.RegionIdle {
+			s.Relays = append(s.Relays, relayStatus(m, r))
+		}
+	}
+	s.Health = health(m, &ps)
+	if err := n.notReady(m, &ps); err != nil {
+		s.State, s.Reason = StateStarting, err.Error()
+	}
+	return s
+}
+
+func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s session) PeerStatus {
+	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: p.Addresses, Path: PathNone,
+		RxBytes: s.rx, TxBytes: s.tx, LastHandshake: s.handshake}
+	if p.Plain {
+		out.Endpoint = s.endpoint
+		if recent(s.handshake) {
+			out.Path = PathDirect
+		}
+		return out
+	}
+	t := ts.Peers[p.Key]
+	out.Relay = regionName(&m.Relays, p.Region)
+	switch {
+	case t.Trusted:
+		out.Path, out.Endpoint = PathDirect, t.Direct.String()
+		out.LatencyMS = milliseconds(t.Latency)
+	case recent(s.handshake):
+		out.Path = PathRelay
+	}
+	return out
+}
+
+func relayStatus(m *NetworkMap, r *relay.RegionStatus) RelayStatus {
+	out := RelayStatus{
+		Name:      regionName(&m.Relays, r.Region),
+		State:     r.State.String(),
+		RxPackets: r.RxPackets,
+		TxPackets: r.TxPackets,
+		RxBytes:   r.RxBytes,
+		TxBytes:   r.TxBytes,
+		Dropped:   r.Drops,
+	}
+	if r.State == relay.RegionConnected {
+		out.Transport, out.Endpoint = r.Transport.String(), r.RemoteAddr.String()
+	}
+	if r.Err != nil {
+		out.Error = r.Err.Error()
+	}
+	return out
+}
+
+// sessionLifetime is how long a WireGuard session lasts without a new handshake.
+const sessionLifetime = 180 * time.Second
+
+func recent(handshake time.Time) bool {
+	return !handshake.IsZero() && time.Since(handshake) < sessionLifetime
+}
+
+func milliseconds(d time.Duration) float64 {
+	return float64(d.Microseconds()) / 1000
+}
+
+// regionName names a region for people; it is empty for none.
+func regionName(m *relay.Map, id int) string {
+	if id == 0 {
+		return ""
+	}
+	if r := m.Regions[id]; r != nil && cmp.Or(r.RegionCode, r.RegionName) != "" {
+		return cmp.Or(r.RegionCode, r.RegionName)
+	}
+	return fmt.Sprint(id)
+}
+
+// notReady says why the mesh cannot be used yet; nil means that it can.
+func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
+	if m.Home == 0 {
+		return nil // plain WireGuard, or direct paths only: there is nothing to wait for
+	}
+	for _, r := range ps.Regions {
+		if r.Region == m.Home {
+			if r.State == relay.RegionConnected {
+				return nil
+			}
+			if r.Err != nil {
+				return fmt.Errorf("connecting to the home relay %s: %w", regionName(&m.Relays, m.Home), r.Err)
+			}
+		}
+	}
+	return fmt.Errorf("connecting to the home relay %s", regionName(&m.Relays, m.Home))
+}
+
+// health lists what is wrong.
+func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
+	issues := []HealthIssue{}
+	for _, r := range ps.Regions {
+		name := regionName(&m.Relays, r.Region)
+		switch {
+		case r.Health != "":
+			issues = append(issues, HealthIssue{Code: "relay-health", Text: fmt.Sprintf("relay %s says: %s", name, r.Health)})
+		case r.Region == ps.Home && r.State != relay.RegionConnected && r.Err != nil:
+			issues = append(issues, HealthIssue{Code: "home-relay-unreachable", Text: fmt.Sprintf("no connection to the home relay %s: %v", name, r.Err),
+				Mend: "check that outgoing TCP to the relay is allowed, or name the proxy in HTTPS_PROXY"})
+		}
+	}
+	return issues
+}
+
+// PingResult is one answered ping; its JSON is what scripts read.
+type PingResult struct {
+	Peer     string   `json:"peer"`
+	Path     PathKind `json:"path"`
+	Endpoint string   `json:"endpoint,omitempty"`
+	Relay    string   `json:"relay,omitempty"`
+	RTTMS    float64  `json:"rtt_ms"`
+}
+
+// ErrNoSuchPeer is returned for a name or address that is no peer's.
+var ErrNoSuchPeer = errors.New("no such peer")
+
+// Ping asks a peer, given by name or address, for an answer through the mesh: by discovery, which tells the path, or
+// from a peer that speaks plain WireGuard by ICMP.
+func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
+	p, addr, err := n.findPeer(host)
+	if err != nil {
+		return PingResult{}, err
+	}
+	r := PingResult{Peer: p.display(), Path: PathDirect}
+	if p.Plain || p.Disco.IsZero() {
+		rtt, err := n.stack.Ping(ctx, addr)
+		if err != nil {
+			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
+		}
+		r.RTTMS, r.Endpoint = milliseconds(rtt), n.wg0.sessions()[p.Key].endpoint
+		return r, nil
+	}
+	pong, err := n.conn.Ping(ctx, p.Key)
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return r, &unreachableError{addr: netip.AddrPortFrom(addr, 0), peer: p.display(), why: "no answer", errno: err}
+		}
+		return r, fmt.Errorf("pinging %s: %w", p.display(), err)
+	}
+	r.RTTMS = milliseconds(pong.Latency)
+	if pong.Addr.IsValid() {
+		r.Endpoint = pong.Addr.String()
+	} else {
+		r.Path, r.Relay = PathRelay, regionName(&n.netmap.Load().Relays, pong.Region)
+	}
+	return r, nil
+}
+
+// findPeer finds a peer by its name or by an address that goes to it.
+func (n *Node) findPeer(host string) (*Peer, netip.Addr, error) {
+	r := n.routes.Load()
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		addrs := r.names[hostName(host)]
+		if len(addrs) == 0 {
+			return nil, netip.Addr{}, fmt.Errorf("%w: %q", ErrNoSuchPeer, host)
+		}
+		addr = addrs[0]
+	}
+	p := r.peer(addr.Unmap())
+	if p == nil {
+		return nil, netip.Addr{}, fmt.Errorf("%w: %q", ErrNoSuchPeer, host)
+	}
+	return p, addr.Unmap(), nil
+}

@@ -1,0 +1,182 @@
+package node
+
+import (
+	"bufio"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.zx2c4.com/wireguard/device"
+
+	"ginnel/internal/key"
+)
+
+// WireGuard takes its configuration as text (https://www.wireguard.com/xplatform/). This file writes and reads it and is
+// the only one to do so. The text holds keys: it is never logged.
+
+// wireguard is the device and what it was told.
+type wireguard struct {
+	dev   *device.Device
+	peers map[key.NodePublic]Peer
+}
+
+// configure makes peers the whole set, telling the device only what changed.
+func (w *wireguard) configure(peers []Peer) error {
+	var text strings.Builder
+	next := make(map[key.NodePublic]Peer, len(peers))
+	for _, p := range peers {
+		next[p.Key] = p
+	}
+	for k := range w.peers {
+		if _, ok := next[k]; !ok {
+			fmt.Fprintf(&text, "public_key=%s\nremove=true\n", hexKey(k))
+		}
+	}
+	var plain strings.Builder
+	for _, p := range peers {
+		old, known := w.peers[p.Key]
+		if known && old.Plain != p.Plain {
+			// Whether WireGuard pins the endpoint is decided when a peer is made.
+			fmt.Fprintf(&text, "public_key=%s\nremove=true\n", hexKey(p.Key))
+			known = false
+		}
+		if !known || changed(&old, &p) {
+			writePeer(&text, &p, known)
+		}
+		// A plain peer's endpoint is set after the peer exists: see pinEndpoints.
+		if ap, ok := p.Endpoint.addrPort(); ok && p.Plain && (!known || old.Endpoint != p.Endpoint) {
+			fmt.Fprintf(&plain, "public_key=%s\nupdate_only=true\nendpoint=%s\n", hexKey(p.Key), ap)
+		}
+	}
+	if err := w.set(text.String()); err != nil {
+		return err
+	}
+	if err := w.set(plain.String()); err != nil {
+		return err
+	}
+	w.peers = next
+	return nil
+}
+
+// changed reports whether the device has to be told of p anew.
+func changed(old, p *Peer) bool {
+	return !slices.Equal(old.Addresses, p.Addresses) || old.PresharedKey != p.PresharedKey || old.Keepalive != p.Keepalive
+}
+
+// writePeer writes one peer. Those that take part in discovery are created with their endpoint, which stands for the
+// peer and is pinned; plain ones without, so that they can roam.
+func writePeer(b *strings.Builder, p *Peer, known bool) {
+	fmt.Fprintf(b, "public_key=%s\n", hexKey(p.Key))
+	switch {
+	case known:
+		b.WriteString("update_only=true\n")
+	case !p.Plain:
+		fmt.Fprintf(b, "endpoint=%s\n", hexKey(p.Key))
+	}
+	fmt.Fprintf(b, "preshared_key=%s\n", hex.EncodeToString(p.PresharedKey[:]))
+	b.WriteString("replace_allowed_ips=true\n")
+	for _, prefix := range p.Addresses {
+		fmt.Fprintf(b, "allowed_ip=%s\n", prefix.Masked())
+	}
+	fmt.Fprintf(b, "persistent_keepalive_interval=%d\n", int(p.Keepalive/time.Second))
+}
+
+// setEndpoint moves a plain peer.
+func (w *wireguard) setEndpoint(k key.NodePublic, ap netip.AddrPort) error {
+	return w.set(fmt.Sprintf("public_key=%s\nupdate_only=true\nendpoint=%s\n", hexKey(k), ap))
+}
+
+// setKey gives the device its identity.
+func (w *wireguard) setKey(k key.NodePrivate) error {
+	raw := k.Raw()
+	return w.set("private_key=" + hex.EncodeToString(raw[:]) + "\n")
+}
+
+func (w *wireguard) set(text string) error {
+	if text == "" {
+		return nil
+	}
+	if err := w.dev.IpcSet(text); err != nil {
+		return fmt.Errorf("configuring WireGuard: %w", err)
+	}
+	return nil
+}
+
+func hexKey(k key.NodePublic) string { return hex.EncodeToString(k[:]) }
+
+// session is what the device knows of a peer.
+type session struct {
+	endpoint  string // as written by configure, or where a plain peer was last heard from
+	handshake time.Time
+	rx, tx    uint64 // bytes
+}
+
+// sessions asks the device about all peers.
+func (w *wireguard) sessions() map[key.NodePublic]session {
+	text, err := w.dev.IpcGet()
+	if err != nil {
+		return nil // the device is closed
+	}
+	all := make(map[key.NodePublic]session)
+	var current key.NodePublic
+	lines := bufio.NewScanner(strings.NewReader(text))
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), "=")
+		if name == "public_key" {
+			b, err := hex.DecodeString(value)
+			if err != nil || len(b) != key.Size {
+				return all
+			}
+			current = key.NodePublic(b)
+			all[current] = session{}
+			continue
+		}
+		if s, ok := all[current]; ok {
+			s.read(name, value)
+			all[current] = s
+		}
+	}
+	return all
+}
+
+func (s *session) read(name, value string) {
+	n, _ := strconv.ParseUint(value, 10, 64)
+	switch name {
+	case "endpoint":
+		s.endpoint = value
+	case "last_handshake_time_sec":
+		if n > 0 {
+			s.handshake = time.Unix(int64(n), 0)
+		}
+	case "last_handshake_time_nsec":
+		if !s.handshake.IsZero() {
+			s.handshake = s.handshake.Add(time.Duration(n))
+		}
+	case "rx_bytes":
+		s.rx = n
+	case "tx_bytes":
+		s.tx = n
+	}
+}
+
+// deviceLogger passes what WireGuard says to log, at the debug level: its errors are about single packets.
+func deviceLogger(log *slog.Logger) *device.Logger {
+	if !log.Enabled(nil, slog.LevelDebug) {
+		return &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf}
+	}
+	say := func(format string, args ...any) {
+		log.Debug("WireGuard", "text", fmt.Sprintf(format, args...))
+	}
+	return &device.Logger{Verbosef: say, Errorf: say}
+}
+
+// addrPort returns the endpoint's address; false if it is a name, or not known.
+func (e Endpoint) addrPort() (netip.AddrPort, bool) {
+	a, err := netip.ParseAddr(e.Host)
+	return netip.AddrPortFrom(a, e.Port), err == nil
+}

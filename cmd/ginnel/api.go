@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"ginnel/configs"
+)
+
+// apiFlags say which running node a command means.
+type apiFlags struct {
+	state string
+	proxy parsed[configs.Address]
+}
+
+func (f *apiFlags) add(fs *pflag.FlagSet) {
+	f.proxy = parsed[configs.Address]{parse: configs.ParseProxyAddr, typ: "addr"}
+	fs.StringVar(&f.state, "state", "", "state `dir`ectory of the node (as for 'ginnel up')")
+	fs.Var(&f.proxy, "proxy", "`addr`ess of the node's proxy, instead of its state directory")
+}
+
+// api speaks with a running node over its proxy port.
+type api struct {
+	client *http.Client
+	where  string // for errors
+	token  string
+}
+
+// open finds the node.
+func (f *apiFlags) open(p program) (*api, error) {
+	if f.proxy.text != "" {
+		a := f.proxy.value
+		return newAPI(a.Network(), a.String(), ""), nil
+	}
+	dir := f.state
+	if dir == "" {
+		dir = defaultState(p)
+	}
+	r, err := findRunning(dir)
+	if err != nil {
+		return nil, err
+	}
+	network, addr := hostPort(r.Proxies[0])
+	return newAPI(network, addr, r.Token), nil
+}
+
+func newAPI(network, addr, token string) *api {
+	var d net.Dialer
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, network, addr) }
+	return &api{client: &http.Client{Transport: &http.Transport{DialContext: dial}}, where: addr, token: token}
+}
+
+// call makes a request and decodes the answer into out.
+func (a *api) call(ctx context.Context, method, path string, form url.Values, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		return err
+	}
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	if a.token != "" {
+		req.Header.Set("Authorization", "Bearer "+a.token)
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err
+		}
+		return fmt.Errorf("asking the node at %s: %w", a.where, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return fmt.Errorf("asking the node at %s: %w", a.where, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return a.refusal(resp, body)
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return fmt.Errorf("asking the node at %s: what answers there is not a ginnel node", a.where)
+	}
+	return nil
+}
+
+// nodeError is what the node itself answered.
+type nodeError string
+
+func (e nodeError) Error() string { return string(e) }
+
+func (a *api) refusal(resp *http.Response, body []byte) error {
+	var e struct{ Error string }
+	switch {
+	case json.Unmarshal(body, &e) == nil && e.Error != "":
+		return nodeError(e.Error)
+	case resp.StatusCode == http.StatusProxyAuthRequired, resp.StatusCode == http.StatusUnauthorized:
+		return fmt.Errorf("asking the node at %s: its proxy wants a password; use its state directory on that machine", a.where)
+	}
+	return fmt.Errorf("asking the node at %s: %s", a.where, resp.Status)
+}
+
+// sleep waits unless ctx ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

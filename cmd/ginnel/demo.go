@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ginnel/node"
+)
+
+const (
+	// demoTimeout bounds each step of the demo.
+	demoTimeout = 20 * time.Second
+	demoPoll    = 5 * time.Millisecond
+)
+
+func newDemo(p program) *cobra.Command {
+	var once bool
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Run a whole mesh in this process and fetch a private page through it",
+		Long: `demo runs, on loopback and without any right, a relay with STUN, two nodes and a
+web service that only one of them can reach. The other fetches the page through
+its SOCKS5 and HTTP proxy: over the relay first, then over the direct path that
+the nodes have found.`,
+		Example: `  ginnel demo
+  ginnel demo --once`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d := &demo{out: p.stdout, start: time.Now()}
+			return d.run(cmd.Context(), once)
+		},
+	}
+	cmd.Flags().BoolVar(&once, "once", false, "exit after a fetch over each path")
+	return cmd
+}
+
+// demo tells what happens, each line with the time since the start.
+type demo struct {
+	out   io.Writer
+	start time.Time
+	mesh  demoMesh
+}
+
+func (d *demo) say(format string, args ...any) {
+	fmt.Fprintf(d.out, "%6.0f ms  %s\n", float64(time.Since(d.start).Microseconds())/1000, fmt.Sprintf(format, args...))
+}
+
+func (d *demo) run(ctx context.Context, once bool) error {
+	dir, err := os.MkdirTemp("", "ginnel-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	defer d.mesh.close()
+	if err := d.setUp(ctx, dir); err != nil {
+		return err
+	}
+	if err := d.fetchOver(ctx, node.PathRelay); err != nil {
+		return err
+	}
+	if err := d.upgrade(ctx); err != nil {
+		return err
+	}
+	if err := d.fetchOver(ctx, node.PathDirect); err != nil {
+		return err
+	}
+	if once {
+		d.say("done: the page came through SOCKS5 and HTTP, over the relay and over the direct path")
+		return nil
+	}
+	proxy := d.mesh.here.Status().Proxies[0]
+	fmt.Fprintf(d.out, "\nTry it, and look at the node at http://%s/ :\n\n    curl --proxy socks5h://%s http://%s/\n\nCtrl-C ends the demo.\n", proxy, proxy, thereName)
+	<-ctx.Done()
+	return nil
+}
+
+func (d *demo) setUp(ctx context.Context, dir string) error {
+	if err := d.mesh.startRelay(dir); err != nil {
+		return err
+	}
+	d.say("relay and STUN server on %s, certificate pin %.24s...", d.mesh.relayAddr, d.mesh.pin)
+	if err := d.mesh.startService(); err != nil {
+		return err
+	}
+	d.say("a private web service on %s", d.mesh.service)
+	if err := d.mesh.startNodes(); err != nil {
+		return err
+	}
+	d.say("node %q, %v, serves it as port 80 to the mesh", thereName, thereAddr)
+	d.say("node %q, %v, offers SOCKS5 and HTTP on %s", hereName, hereAddr, d.mesh.here.Status().Proxies[0])
+	err := d.until(ctx, "both nodes to reach the relay", func() bool {
+		return d.mesh.here.Status().State == node.StateRunning && d.mesh.there.Status().State == node.StateRunning
+	})
+	if err != nil {
+		return err
+	}
+	d.say("both nodes are connected to the relay: the mesh is usable")
+	return nil
+}
+
+// fetchOver fetches the page through both kinds of proxy and makes sure which way it came.
+func (d *demo) fetchOver(ctx context.Context, want node.PathKind) error {
+	for _, scheme := range []string{"socks5h", "http"} {
+		before := d.mesh.relayed()
+		text, err := d.fetch(ctx, scheme)
+		if err != nil {
+			return err
+		}
+		relayed := d.mesh.relayed() - before
+		if (relayed > 0) != (want == node.PathRelay) {
+			return fmt.Errorf("the page came %s, but %d packets went through the relay", by(want), relayed)
+		}
+		d.say("fetched http://%s/ by %s %s: %q", thereName, strings.ToUpper(strings.TrimSuffix(scheme, "h")), by(want), text)
+	}
+	return nil
+}
+
+func by(path node.PathKind) string {
+	if path == node.PathRelay {
+		return "over the relay"
+	}
+	return "over the direct path"
+}
+
+func (d *demo) fetch(ctx context.Context, scheme string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
+	defer cancel()
+	proxy := &url.URL{Scheme: scheme, Host: d.mesh.here.Status().Proxies[0]}
+	tr := &http.Transport{Proxy: http.ProxyURL(proxy), DisableKeepAlives: true}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+thereName+"/", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		return "", fmt.Errorf("fetching the page by %s: %w", scheme, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	if err != nil {
+		return "", fmt.Errorf("fetching the page by %s: %w", scheme, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("fetching the page by %s: %s: %s", scheme, resp.Status, b)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// upgrade lets the nodes know each other's disco keys and waits for the direct path that they find.
+func (d *demo) upgrade(ctx context.Context) error {
+	d.say("the nodes learn each other's disco keys and look for a direct path")
+	if err := d.mesh.introduce(); err != nil {
+		return err
+	}
+	if _, err := d.mesh.here.Ping(ctx, thereName); err != nil {
+		return err
+	}
+	var s node.PeerStatus
+	err := d.until(ctx, "a direct path", func() bool {
+		s = d.mesh.here.Status().Peers[0]
+		return s.Path == node.PathDirect && d.mesh.there.Status().Peers[0].Path == node.PathDirect
+	})
+	if err != nil {
+		return err
+	}
+	d.say("direct path to %q: UDP %s, %.2f ms", thereName, s.Endpoint, s.LatencyMS)
+	return nil
+}
+
+func (d *demo) until(ctx context.Context, what string, done func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
+	defer cancel()
+	for !done() {
+		if err := sleep(ctx, demoPoll); err != nil {
+			if errors.Is(err, context.DeadlineExceeded) {
+				return fmt.Errorf("waiting for %s: nothing for %v", what, demoTimeout)
+			}
+			return fmt.Errorf("waiting for %s: interrupted", what)
+		}
+	}
+	return nil
+}
+
+// tcpAddr is an address for a listener.
+type tcpAddr string
+
+func (tcpAddr) Network() string  { return "tcp" }
+func (a tcpAddr) String() string { return string(a) }
+
+var _ net.Addr = tcpAddr("")

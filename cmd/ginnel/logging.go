@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// logFlags are the flags of commands that run for long.
+type logFlags struct {
+	level       parsed[slog.Level]
+	format      parsed[string]
+	connections bool
+}
+
+func (l *logFlags) add(fs *pflag.FlagSet) {
+	l.level = parsed[slog.Level]{parse: parseLevel, typ: "level", text: "info"}
+	l.format = parsed[string]{parse: parseFormat, typ: "format"}
+	fs.Var(&l.level, "log-level", "least important `level` logged: debug, info, warn or error")
+	fs.Var(&l.format, "log-format", "`format` of log lines: text or json (text on a terminal, json otherwise)")
+}
+
+func (l *logFlags) addConnections(fs *pflag.FlagSet) {
+	fs.BoolVar(&l.connections, "log-connections", false, "log each proxied connection when it ends")
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	if l, ok := levels[strings.ToLower(s)]; ok {
+		return l, nil
+	}
+	return 0, fmt.Errorf("%q is not a log level: debug, info, warn or error is", s)
+}
+
+func parseFormat(s string) (string, error) {
+	if slices.Contains([]string{"text", "json"}, s) {
+		return s, nil
+	}
+	return "", fmt.Errorf("%q is not a log format: text or json is", s)
+}
+
+// logger makes the logger that the flags ask for.
+func (l *logFlags) logger(w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: l.level.value}
+	format := l.format.value
+	if format == "" {
+		format = "json"
+		if f, ok := w.(*os.File); ok && isTerminal(f) {
+			format = "text"
+		}
+	}
+	if format == "text" {
+		return slog.New(slog.NewTextHandler(w, opts))
+	}
+	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// connLogger is where lines about connections go; nil if they are not wanted.
+func (l *logFlags) connLogger(log *slog.Logger) *slog.Logger {
+	if !l.connections {
+		return nil
+	}
+	return log
+}
+
+// isTerminal is good enough to choose a format by.
+func isTerminal(f *os.File) bool {
+	fi, err := f.Stat()
+	return err == nil && fi.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,375 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"ginnel/configs"
+	"ginnel/relay"
+)
+
+// drainTime is how long a relay that is told to end waits for its clients to be told.
+const drainTime = 5 * time.Second
+
+func newRelay(p program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "relay",
+		Short: "Run a DERP relay",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cmd.Help()
+			return usagef("'ginnel relay' wants a command: serve")
+		},
+	}
+	cmd.AddCommand(newRelayServe(p))
+	return cmd
+}
+
+// relayFlags are the flags of relay serve.
+type relayFlags struct {
+	config, state      string
+	listen, stun, http string
+	metrics            string
+	hostnames          []string
+	cert, key          string
+	acme               bool
+	acmeEmail          string
+	plain              bool
+	meshKey            string
+	meshWith           []string
+	maxClients         int
+	clientRate         parsed[int64]
+	clientBurst        parsed[int64]
+	queueMemory        parsed[int64]
+	acceptRate         float64
+	acceptBurst        int
+	admissionURL       string
+	admissionStrict    bool
+	log                logFlags
+}
+
+func newRelayServe(p program) *cobra.Command {
+	f := new(relayFlags)
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a DERP relay and STUN server until SIGTERM or SIGINT",
+		Long: `serve runs a relay that speaks what derper speaks, for this program's nodes and
+for tailscaled alike, and a STUN server.
+
+The certificate comes from files (--cert, --key), from Let's Encrypt (--acme), or
+is made here and kept; then its pin is printed, which clients take as CertName.`,
+		Example: `  ginnel relay serve --acme --hostname relay.example.com
+  ginnel relay serve --cert relay.pem --key relay.key --metrics 127.0.0.1:9100
+  ginnel relay serve --listen :8443 --hostname 192.0.2.1 --http none`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runRelay(cmd.Context(), f, p) },
+	}
+	f.add(cmd.Flags())
+	return cmd
+}
+
+func (f *relayFlags) add(fs *pflag.FlagSet) {
+	size := func(v *parsed[int64], name, usage string) {
+		*v = parsed[int64]{parse: configs.ParseSize, typ: "size"}
+		fs.Var(v, name, usage)
+	}
+	fs.StringVar(&f.config, "config", "", "YAML `file` with settings by the names of these flags")
+	fs.StringVar(&f.state, "state", "", "`dir`ectory for keys and certificates (ginnel-relay beside the node's)")
+	fs.StringVar(&f.listen, "listen", ":443", "TCP `addr`ess of the relay")
+	fs.StringVar(&f.stun, "stun", ":3478", "UDP `addr`ess of the STUN server, or none")
+	fs.StringVar(&f.http, "http", "", "TCP `addr`ess for plain HTTP: ACME, captive portal checks, redirects (:80 with --acme, otherwise none)")
+	fs.StringVar(&f.metrics, "metrics", "none", "TCP `addr`ess of a page with Prometheus metrics, or none")
+	fs.StringArrayVar(&f.hostnames, "hostname", nil, "`name` or IP address on the certificate; repeatable (this host's name)")
+	fs.StringVar(&f.cert, "cert", "", "`file` with the certificate chain, PEM")
+	fs.StringVar(&f.key, "key", "", "`file` with its private key, PEM")
+	fs.BoolVar(&f.acme, "acme", false, "get certificates from Let's Encrypt for each --hostname")
+	fs.StringVar(&f.acmeEmail, "acme-email", "", "`address` that Let's Encrypt may write to")
+	fs.BoolVar(&f.plain, "plain", false, "no TLS, for use behind something that does it")
+	fs.StringVar(&f.meshKey, "mesh-key", "", "`key` shared by the relays of a region, 64 hex digits or file:PATH")
+	fs.StringArrayVar(&f.meshWith, "mesh-with", nil, "`host` of another relay of the region; repeatable")
+	fs.IntVar(&f.maxClients, "max-clients", 60000, "`number` of clients at a time; further ones are refused")
+	size(&f.clientRate, "client-rate", "`size` of what is read from each client in a second (no limit)")
+	size(&f.clientBurst, "client-burst", "`size` of what each client may send at once above --client-rate")
+	size(&f.queueMemory, "queue-memory", "`size` of all that may be queued to slow clients (256MiB)")
+	fs.Float64Var(&f.acceptRate, "accept-rate", 0, "`number` of connections accepted in a second; further ones are closed (0: no limit)")
+	fs.IntVar(&f.acceptBurst, "accept-burst", 0, "`number` of connections accepted at once above --accept-rate")
+	fs.StringVar(&f.admissionURL, "admission-url", "", "`URL` that is asked whether a client may connect")
+	fs.BoolVar(&f.admissionStrict, "admission-strict", false, "refuse clients while --admission-url does not answer")
+	f.log.add(fs)
+}
+
+// check looks at what single flags cannot know.
+func (f *relayFlags) check() error {
+	modes := 0
+	for _, on := range []bool{f.cert != "" || f.key != "", f.acme, f.plain} {
+		if on {
+			modes++
+		}
+	}
+	switch {
+	case modes > 1:
+		return usagef("--cert with --key, --acme and --plain exclude each other")
+	case (f.cert == "") != (f.key == ""):
+		return usagef("--cert and --key must be given together")
+	case f.acme && len(f.hostnames) == 0:
+		return usagef("--acme needs --hostname: the name to get a certificate for")
+	case f.maxClients <= 0:
+		return usagef("--max-clients %d: a positive number is wanted", f.maxClients)
+	case f.acceptRate < 0 || f.acceptBurst < 0:
+		return usagef("--accept-rate and --accept-burst cannot be negative")
+	case len(f.meshWith) > 0 && f.meshKey == "":
+		return usagef("--mesh-with needs --mesh-key")
+	}
+	return nil
+}
+
+// relayService is a relay with all its listeners.
+type relayService struct {
+	f    *relayFlags
+	log  *slog.Logger
+	dir  string
+	srv  *relay.Server
+	mesh relay.MeshKey
+	pin  string // of a self-signed certificate
+
+	acme   http.Handler // answers ACME's challenges; nil without ACME
+	wg     sync.WaitGroup
+	failed chan error // has room for all listeners
+	https  []*http.Server
+}
+
+func runRelay(ctx context.Context, f *relayFlags, p program) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	s := &relayService{f: f, log: f.log.logger(p.stderr), failed: make(chan error, 8)}
+	state, err := s.openState(p)
+	if err != nil {
+		return err
+	}
+	defer state.close()
+	if err := s.newServer(); err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.listen(ctx); err != nil {
+		return err
+	}
+	if err := s.describe(p); err != nil {
+		return err
+	}
+	select {
+	case err := <-s.failed:
+		return err
+	case <-ctx.Done():
+	}
+	s.log.Info("draining")
+	drain, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	return s.srv.Shutdown(drain)
+}
+
+func (s *relayService) openState(p program) (*stateDir, error) {
+	s.dir = s.f.state
+	if s.dir == "" {
+		if s.dir = defaultState(p); s.dir == "" {
+			return nil, usagef("--state DIR must be given: neither XDG_STATE_HOME nor HOME is set")
+		}
+		s.dir = filepath.Join(filepath.Dir(s.dir), "ginnel-relay")
+	}
+	if s.dir == memState {
+		return nil, usagef("--state %s: a relay needs a directory for its keys", memState)
+	}
+	return openState(s.dir)
+}
+
+func (s *relayService) newServer() error {
+	key, err := relay.LoadKey(filepath.Join(s.dir, "relay.key"))
+	if err != nil {
+		return err
+	}
+	if s.f.meshKey != "" {
+		text, err := configs.Secret(s.f.meshKey)
+		if err != nil {
+			return usagef("--mesh-key: %w", err)
+		}
+		if s.mesh, err = relay.ParseMeshKey(text); err != nil {
+			return usagef("--mesh-key: %w", err)
+		}
+	}
+	s.srv, err = relay.NewServer(relay.ServerConfig{
+		Key:             key,
+		MeshKey:         s.mesh,
+		Log:             s.log,
+		MaxClients:      s.f.maxClients,
+		AcceptRate:      s.f.acceptRate,
+		AcceptBurst:     s.f.acceptBurst,
+		ClientRate:      int(s.f.clientRate.value),
+		ClientBurst:     int(s.f.clientBurst.value),
+		QueueMemory:     int(s.f.queueMemory.value),
+		AdmissionURL:    s.f.admissionURL,
+		AdmissionStrict: s.f.admissionStrict,
+	})
+	return err
+}
+
+// listen opens everything, so that a port that is taken is found before anything is said to run.
+func (s *relayService) listen(ctx context.Context) error {
+	conf, err := s.tlsConfig()
+	if err != nil {
+		return err
+	}
+	ln, err := relay.Listen(ctx, s.f.listen)
+	if err != nil {
+		return fmt.Errorf("opening the relay's port: %w", err)
+	}
+	s.serve(func() error { return s.srv.Serve(ln, conf) })
+	s.f.listen = ln.Addr().String()
+	if s.f.stun != "none" {
+		pc, err := net.ListenPacket("udp", s.f.stun)
+		if err != nil {
+			return fmt.Errorf("opening the STUN port: %w", err)
+		}
+		s.serve(func() error { return s.srv.ServeSTUN(pc) })
+		s.f.stun = pc.LocalAddr().String()
+	}
+	plain := relay.RedirectHandler()
+	if s.acme != nil {
+		plain = s.acme
+	}
+	if err := s.listenHTTP("HTTP", s.f.http, plain); err != nil {
+		return err
+	}
+	if err := s.listenHTTP("metrics", s.f.metrics, s.srv.MetricsHandler()); err != nil {
+		return err
+	}
+	for _, host := range s.f.meshWith {
+		if err := s.srv.Mesh("https://"+host+"/derp", relay.ClientConfig{}); err != nil {
+			return usagef("--mesh-with %s: %w", host, err)
+		}
+	}
+	return nil
+}
+
+func (s *relayService) listenHTTP(what, addr string, h http.Handler) error {
+	if addr == "" && what == "HTTP" && s.f.acme {
+		addr = ":80"
+	}
+	if addr == "" || addr == "none" {
+		return nil
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("opening the %s port: %w", what, err)
+	}
+	hs := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.https = append(s.https, hs)
+	s.serve(func() error { return hs.Serve(ln) })
+	s.log.Info("listening", "for", what, "addr", ln.Addr())
+	return nil
+}
+
+// serve runs f until the service is closed; an end before that ends the service.
+func (s *relayService) serve(f func() error) {
+	s.wg.Go(func() { s.serveUntilClosed(f) })
+}
+
+func (s *relayService) serveUntilClosed(f func() error) {
+	if err := f(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+		s.failed <- err
+	}
+}
+
+func (s *relayService) close() {
+	for _, hs := range s.https {
+		hs.Close()
+	}
+	s.srv.Close()
+	s.wg.Wait()
+}
+
+// tlsConfig is nil without TLS.
+func (s *relayService) tlsConfig() (*tls.Config, error) {
+	switch {
+	case s.f.plain:
+		return nil, nil
+	case s.f.cert != "":
+		conf, err := relay.FileTLS(s.f.cert, s.f.key, s.log)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return s.srv.TLSConfig(conf), nil
+	case s.f.acme:
+		m := relay.ACME(filepath.Join(s.dir, "acme"), s.f.acmeEmail, s.f.hostnames...)
+		s.acme = m.HTTPHandler(relay.RedirectHandler())
+		return s.srv.TLSConfig(m.TLSConfig()), nil
+	}
+	hosts, err := s.hosts()
+	if err != nil {
+		return nil, err
+	}
+	conf, pin, err := relay.SelfSignedTLS(s.dir, hosts...)
+	if err != nil {
+		return nil, err
+	}
+	s.pin = pin
+	return s.srv.TLSConfig(conf), nil
+}
+
+// hosts are the names on a self-signed certificate.
+func (s *relayService) hosts() ([]string, error) {
+	if len(s.f.hostnames) > 0 {
+		return s.f.hostnames, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("finding this host's name (--hostname gives one): %w", err)
+	}
+	return []string{host}, nil
+}
+
+// describe prints what a DERP map needs to know of this relay.
+func (s *relayService) describe(p program) error {
+	s.log.Info("relay is up", "addr", s.f.listen, "stun", s.f.stun, "key", s.srv.PublicKey().String())
+	hosts, err := s.hosts()
+	if err != nil {
+		return err
+	}
+	n := relay.Node{Name: "900a", RegionID: 900, HostName: hosts[0], CertName: s.pin, DERPPort: portNumber(s.f.listen), STUNPort: -1}
+	if s.f.stun != "none" {
+		n.STUNPort = portNumber(s.f.stun)
+	}
+	b, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	if s.pin != "" {
+		fmt.Fprintf(p.stdout, "certificate pin: %s\n", s.pin)
+	}
+	_, err = fmt.Fprintf(p.stdout, "DERP map node: %s\n", b)
+	return err
+}
+
+func portNumber(addr string) int {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(port)
+	return n
+}

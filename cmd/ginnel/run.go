@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// program is what a command knows of the world around it.
+type program struct {
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	environ        func() []string
+}
+
+// Exit statuses that scripts rely on.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2 // usage or configuration; nothing was started
+)
+
+// usageError is a mistake of the user's, in the command line, the environment or a file.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// usagef makes a usageError.
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// run runs one command and returns the exit status. All errors are shown here, and only here.
+func run(ctx context.Context, args []string, p program) int {
+	root := newRoot(p)
+	root.SetArgs(args)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(p.stderr, "ginnel: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nginnel: "))
+	if _, usage := errors.AsType[usageError](err); usage {
+		fmt.Fprintf(p.stderr, "See '%s --help'.\n", cmd.CommandPath())
+		return exitUsage
+	}
+	return exitFailure
+}
+
+func newRoot(p program) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ginnel",
+		Short: "A way into a private mesh that needs no root, no TUN device and no capabilities",
+		Long: `ginnel joins a WireGuard mesh from any process, carries TCP/IP in user space, and
+offers the mesh to ordinary programs as a local SOCKS5 and HTTP proxy.
+
+Every flag can also be given as an environment variable (--dial-timeout is
+GINNEL_DIAL_TIMEOUT, several values separated by commas) and as a key of the
+same name in the YAML file named by --config. A flag wins over the environment,
+and the environment over the file.`,
+		Example: `  # Reach the private network that a wg-quick file describes:
+  ginnel up --wireguard wg0.conf
+  curl --proxy socks5h://127.0.0.1:1080 http://10.0.0.1/
+
+  # See it work, without anything set up:
+  ginnel demo`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cmd.Help()
+			return usagef("no command given")
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return applySettings(cmd, p) }
+	root.AddCommand(newUp(p), newStatus(p), newPing(p), newRelay(p), newDemo(p), newVersion(p))
+	return root
+}
+
+// noArgs and oneArg check the number of arguments.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unknown command or argument %q for %q", args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+func oneArg(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return usagef("%s: %s is missing", cmd.CommandPath(), name)
+		case len(args) > 1:
+			return usagef("%s: one %s is wanted, got %q too", cmd.CommandPath(), name, args[1])
+		}
+		return nil
+	}
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// memState is the state directory that is none.
+const memState = "mem:"
+
+// stateDir is where a node keeps what must outlive it and what commands need to find it. One node runs on a directory
+// at a time.
+type stateDir struct {
+	path string   // empty: memory
+	lock *os.File // held while a node runs on it
+}
+
+// defaultState is the state directory if none is named; empty if the environment gives no place for one.
+func defaultState(p program) string {
+	if dir := p.getenv("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "ginnel")
+	}
+	if home := p.getenv("HOME"); home != "" {
+		return filepath.Join(home, ".local", "state", "ginnel")
+	}
+	return ""
+}
+
+// openState makes and locks the directory.
+func openState(path string) (*stateDir, error) {
+	if path == memState {
+		return &stateDir{}, nil
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state directory: %w", err)
+	}
+	if err := checkPrivate(path); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the state directory: %w", err)
+	}
+	if err := lockFile(lock); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("another ginnel runs on the state directory %s; stop it, or name another with --state", path)
+	}
+	return &stateDir{path: path, lock: lock}, nil
+}
+
+// checkPrivate refuses a directory that others may write to: what lies there is trusted.
+func checkPrivate(path string) error {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("opening the state directory: %w", err)
+	}
+	if !fi.IsDir() {
+		return fmt.Errorf("the state directory %s is not a directory", path)
+	}
+	if fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("the state directory %s may be written to by others (mode %v); make it 0700", path, fi.Mode().Perm())
+	}
+	return nil
+}
+
+// running is the file by which commands find the node.
+type running struct {
+	PID     int      `json:"pid"`
+	Proxies []string `json:"proxies"`
+	Token   string   `json:"token"` // for requests that change something
+}
+
+func (d *stateDir) runningPath() string { return filepath.Join(d.path, "node.json") }
+
+// publish writes the file for commands.
+func (d *stateDir) publish(r running) error {
+	if d.path == "" {
+		return nil
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	tmp := d.runningPath() + ".new"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("writing to the state directory: %w", err)
+	}
+	return os.Rename(tmp, d.runningPath())
+}
+
+// close lets another node have the directory.
+func (d *stateDir) close() {
+	if d.path == "" {
+		return
+	}
+	os.Remove(d.runningPath())
+	d.lock.Close()
+}
+
+// newToken makes a secret for the local API.
+func newToken() string { return rand.Text() }
+
+// findRunning reads the file of the node that runs on dir.
+func findRunning(dir string) (running, error) {
+	var r running
+	none := fmt.Errorf("no node runs on the state directory %s; start one with 'ginnel up', or name its proxy with --proxy", dir)
+	if dir == "" || dir == memState {
+		return r, usagef("name the node's state directory with --state, or its proxy with --proxy")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "node.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, none
+	}
+	if err != nil {
+		return r, fmt.Errorf("finding the node: %w", err)
+	}
+	if err := json.Unmarshal(b, &r); err != nil || len(r.Proxies) == 0 {
+		return r, fmt.Errorf("finding the node: %s is damaged", filepath.Join(dir, "node.json"))
+	}
+	return r, nil
+}
+
+// hostPort turns the text of a proxy's address into network and address.
+func hostPort(text string) (network, addr string) {
+	if path, ok := strings.CutPrefix(text, "unix:"); ok {
+		return "unix", path
+	}
+	return "tcp", text
+}

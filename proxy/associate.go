@@ -28,6 +28,7 @@ type association struct {
 	client         atomic.Pointer[netip.AddrPort] // the only sender allowed; its port is 0 until it is known
 	moved          atomic.Bool                    // a datagram has passed since awaitEnd last looked
 	open           atomic.Int32                   // goroutines that have not ended
+	closed         atomic.Bool
 	failure        firstError
 }
 
@@ -65,29 +66,23 @@ func (c *conn) newAssociation(announced *statute.AddrSpec) (*association, error)
 		s.counters.openAssociations.Add(-1)
 		return nil, errTooMany
 	}
-	as, err := dial(c, "udp", func(ctx context.Context) (*association, error) { return s.openAssociation(ctx, here) })
+	as := &association{srv: s, control: c}
+	as.sent.total, as.received.total = &s.counters.sent, &s.counters.received
+	as.client.Store(new(clientOf(announced, there)))
+	_, err := dial(c, "udp", func(ctx context.Context) (*association, error) { return as, as.listen(ctx, here) })
 	if err != nil {
-		s.counters.openAssociations.Add(-1)
+		as.Close()
 		return nil, err
 	}
-	as.control = c
-	as.client.Store(new(clientOf(announced, there)))
 	return as, nil
 }
 
-func (s *Server) openAssociation(ctx context.Context, here netip.Addr) (*association, error) {
-	local, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(here, 0)))
-	if err != nil {
-		return nil, err
+func (a *association) listen(ctx context.Context, here netip.Addr) (err error) {
+	if a.local, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(here, 0))); err != nil {
+		return err
 	}
-	far, err := s.ListenPacket(ctx)
-	if err != nil {
-		local.Close()
-		return nil, err
-	}
-	as := &association{srv: s, local: local, far: far}
-	as.sent.total, as.received.total = &s.counters.sent, &s.counters.received
-	return as, nil
+	a.far, err = a.srv.ListenPacket(ctx)
+	return err
 }
 
 // clientOf is what is known of the client's socket, on the host ip, before it has sent anything. DST.ADDR and DST.PORT
@@ -111,11 +106,19 @@ func (a *association) start() {
 	wg.Go(a.receive)
 }
 
-// Close is called once, by the control connection.
+// Close closes the sockets, as far as they were opened.
 func (a *association) Close() error {
+	if a.closed.Swap(true) {
+		return nil
+	}
 	a.srv.counters.openAssociations.Add(-1)
-	a.local.Close()
-	return a.far.Close()
+	if a.local != nil {
+		a.local.Close()
+	}
+	if a.far != nil {
+		a.far.Close()
+	}
+	return nil
 }
 
 // ended is called as each goroutine ends, and ends the others.
@@ -195,18 +198,27 @@ func (a *association) sendOne(ready readiness, dst *Addr) error {
 	return nil
 }
 
+// maxFarErrors in a row end an association. Single ones may be what an earlier datagram has brought about.
+const maxFarErrors = 100
+
 // receive passes datagrams on to the client.
 func (a *association) receive() {
 	ready := readinessOf(a.far)
+	failed := 0
 	for {
-		if err := a.receiveOne(ready); err != nil {
+		err := a.receiveOne(ready)
+		if err == nil {
+			failed = 0
+			continue
+		}
+		if failed++; failed == maxFarErrors || errors.Is(err, net.ErrClosed) {
 			a.ended(err)
 			return
 		}
 	}
 }
 
-// receiveOne is sendOne the other way.
+// receiveOne is sendOne the other way, but an error may pass.
 func (a *association) receiveOne(ready readiness) error {
 	if err := ready.wait(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -294,6 +295,70 @@ func TestUDPIsBounded(t *testing.T) {
 	first.Close()
 	eventually(t, "room", func() bool { return s.Stats().OpenAssociations == 1 })
 	openUDP(dialChat(t, "tcp", addr))
+}
+
+// An error of the far side may be the echo of a datagram that nobody wanted; one that stays ends the association.
+func TestUDPFarErrors(t *testing.T) {
+	for _, tt := range []struct {
+		errors int64
+		stands bool
+	}{{1, true}, {maxFarErrors - 1, true}, {maxFarErrors, false}} {
+		t.Run(fmt.Sprint(tt.errors), func(t *testing.T) {
+			s := &Server{ListenPacket: func(ctx context.Context) (net.PacketConn, error) {
+				p, err := listenPacket(ctx)
+				failing := &failingPackets{hostPackets: p.(hostPackets)}
+				failing.left.Store(tt.errors)
+				return failing, err
+			}}
+			control := dialChat(t, "tcp", serve(t, s))
+			relay := openUDP(control)
+			client, peer := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
+			_, far := exchange(t, client, peer, relay, datagramTo(addrOf(peer), "question"))
+			peer.WriteToUDPAddrPort([]byte("answer"), far)
+			if !tt.stands {
+				control.wantGone()
+				return
+			}
+			if got, _ := receive(t, client); !bytes.Equal(got, datagramTo(addrOf(peer), "answer")) {
+				t.Errorf("client got %q", got)
+			}
+		})
+	}
+}
+
+type failingPackets struct {
+	hostPackets
+	left atomic.Int64
+}
+
+func (p *failingPackets) ReadFrom(b []byte) (int, net.Addr, error) {
+	if p.left.Add(-1) >= 0 {
+		return 0, nil, syscall.ECONNREFUSED
+	}
+	return p.hostPackets.ReadFrom(b)
+}
+
+// A far side that is opened too late is closed, and counted off once.
+func TestUDPClosedWhileOpening(t *testing.T) {
+	var far net.PacketConn
+	s := new(Server)
+	s.ListenPacket = func(ctx context.Context) (net.PacketConn, error) {
+		go s.Close()
+		<-ctx.Done()
+		var err error
+		far, err = listenPacket(t.Context())
+		return far, err
+	}
+	c := dialChat(t, "tcp", serve(t, s))
+	c.send("05 01 00 05 03 00 01 00 00 00 00 00 00")
+	discardAll(c)
+	s.Close()
+	if got := s.Stats().OpenAssociations; got != 0 {
+		t.Errorf("%d associations are open", got)
+	}
+	if err := far.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Error("the far side was left open")
+	}
 }
 
 func TestUDPRefused(t *testing.T) {

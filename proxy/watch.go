@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+	"errors"
+	"os"
 	"time"
 )
 
@@ -72,7 +74,7 @@ func (c *conn) awaitHangupByRead() hangup {
 		c.ahead = append(c.ahead, b[0])
 		return stayed
 	}
-	if isTimeout(err) { // stop
+	if errors.Is(err, os.ErrDeadlineExceeded) { // stop
 		return stayed
 	}
 	return left

@@ -5,6 +5,7 @@ go 1.26.6
 require (
 	ginnel v0.0.0
 	github.com/coder/websocket v1.8.15
+	golang.zx2c4.com/wireguard v0.0.0-20260522210424-ecfc5a8d5446
 	tailscale.com v1.102.5
 )
 

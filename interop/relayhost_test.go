@@ -106,7 +106,7 @@ type front struct {
 
 	mu     sync.Mutex
 	asked  []http.Header
-	failed int // requests turned away
+	refuse bool // all upgrades but to WebSocket
 }
 
 func startFront(tb testing.TB, s derpServer, c carriage, base *tls.Config, addr string) *front {
@@ -115,7 +115,7 @@ func startFront(tb testing.TB, s derpServer, c carriage, base *tls.Config, addr 
 	if err != nil {
 		tb.Fatal(err)
 	}
-	f := &front{carriage: c, addr: ln.Addr().(*net.TCPAddr).AddrPort(), next: s.handler()}
+	f := &front{addr: ln.Addr().(*net.TCPAddr).AddrPort(), carriage: c, next: s.handler(), refuse: c == webSocket}
 	f.server = &http.Server{Handler: f}
 	f.donec = make(chan struct{})
 	go func() {
@@ -146,15 +146,12 @@ func frontTLS(s derpServer, c carriage, base *tls.Config) *tls.Config {
 	return conf
 }
 
-// ServeHTTP passes requests on to the relay, except those that a WebSocket front does not let through.
+// ServeHTTP passes requests on to the relay, except those that the front refuses.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/derp" {
 		f.mu.Lock()
 		f.asked = append(f.asked, r.Header.Clone())
-		refuse := f.carriage == webSocket && !strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
-		if refuse {
-			f.failed++
-		}
+		refuse := f.refuse && !strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
 		f.mu.Unlock()
 		if refuse {
 			http.Error(w, "only WebSocket passes here", http.StatusForbidden)
@@ -174,10 +171,18 @@ func (f *front) lastAsked() http.Header {
 	return f.asked[len(f.asked)-1]
 }
 
-func (f *front) turnedAway() int {
+// refuseNative has the front let only WebSocket through from now on.
+func (f *front) refuseNative() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.failed
+	f.refuse = true
+}
+
+// timesAsked returns how many connections asked for DERP so far.
+func (f *front) timesAsked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.asked)
 }
 
 // url is the front as mesh links and other clients without a map name it.

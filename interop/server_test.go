@@ -1,0 +1,127 @@
+package interop
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"tailscale.com/derp/derpserver"
+	"tailscale.com/tailcfg"
+
+	"ginnel/internal/key"
+	"ginnel/relay"
+)
+
+// What relays do besides relaying: limit, admit, restart, and answer plain HTTP.
+
+// TestRateLimit proves that both servers slow clients of either make down to their rate without losing a packet: a client
+// over it is not read from, and its TCP waits.
+func TestRateLimit(t *testing.T) {
+	const rate, packets, size = 1 << 20, 200, 8 << 10 // each way
+	eachRelay(t, relay.ServerConfig{ClientRate: rate}, func(t *testing.T, h *relayHost) {
+		start := time.Now()
+		exchange(t, ours.join(t, h, fastStart), theirs.join(t, h, fastStart), packets, size)
+		const burst = relay.MaxPacket + key.Size
+		least := (packets*size - burst) * time.Second / rate
+		if took := time.Since(start); took < least*9/10 {
+			t.Errorf("%d bytes each way took %v, want at least about %v", packets*size, took, least)
+		}
+	})
+}
+
+// TestAdmission proves that our server asks an admission controller as theirs does, in the types that controllers are
+// written with, and that both obey it.
+func TestAdmission(t *testing.T) {
+	var asked sync.Map // key text to source address
+	welcome := key.NewNodePrivate()
+	controller := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var req tailcfg.DERPAdmitClientRequest
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil || r.Method != http.MethodPost {
+			http.Error(w, "bad request", http.StatusBadRequest)
+			return
+		}
+		asked.Store(req.NodePublic.String(), req.Source)
+		json.NewEncoder(w).Encode(tailcfg.DERPAdmitClientResponse{Allow: req.NodePublic == theirPublic(welcome.Public())})
+	}))
+	t.Cleanup(controller.Close)
+	cfg := relay.ServerConfig{AdmissionURL: controller.URL, AdmissionStrict: true}
+	eachRelay(t, cfg, func(t *testing.T, h *relayHost) {
+		for _, m := range clients {
+			m.joinAs(t, h, fastStart, welcome)
+		}
+		stranger := key.NewNodePrivate()
+		d, err := connectOurs(t.Context(), t, h, fastStart, stranger)
+		if err == nil { // a fast start learns of it afterwards
+			newParty(t, "stranger", d, stranger.Public()).next(endEvent)
+		}
+		source, ok := asked.Load(stranger.Public().String())
+		if want := netip.MustParseAddr("127.0.0.1"); !ok || source != want {
+			t.Errorf("controller was asked about the stranger: %v, from %v, want from %v", ok, source, want)
+		}
+	})
+}
+
+// TestRestart proves that their client understands how our server announces a restart. Theirs does not announce it.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	h := startOurRelay(t, relay.ServerConfig{})
+	p := theirs.join(t, h, webSocket)
+	if err := h.derpServer.(ourRelay).Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if e := p.next(restartingEvent); string(e.data) != "5s" {
+		t.Errorf("told to try for %s, want 5s", e.data)
+	}
+	p.next(endEvent)
+}
+
+// TestPages proves that our server answers plain requests as theirs does, to the headers that clients look at.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	our, their := newOurRelay(t, relay.ServerConfig{}), newTheirRelay(t, relay.ServerConfig{})
+	t.Cleanup(our.close)
+	t.Cleanup(their.close)
+	challenge := http.Header{derpserver.NoContentChallengeHeader: {"ts_relay.test"}}
+	for _, r := range []struct {
+		method, path string
+		header       http.Header
+	}{
+		{"GET", "/derp", nil},
+		{"GET", "/derp", http.Header{"Upgrade": {"h2c"}}},
+		{"GET", "/derp/probe", nil},
+		{"HEAD", "/derp/probe", nil},
+		{"POST", "/derp/probe", nil},
+		{"GET", "/derp/latency-check", nil},
+		{"GET", "/generate_204", nil},
+		{"GET", "/generate_204", challenge},
+		{"HEAD", "/generate_204", challenge},
+		{"GET", "/generate_204", http.Header{derpserver.NoContentChallengeHeader: {strings.Repeat("x", 64)}}},
+		{"GET", "/generate_204", http.Header{derpserver.NoContentChallengeHeader: {strings.Repeat("x", 65)}}},
+		{"GET", "/generate_204", http.Header{derpserver.NoContentChallengeHeader: {"white space"}}},
+	} {
+		got, want := ask(our, r.method, r.path, r.header), ask(their, r.method, r.path, r.header)
+		if got.Code != want.Code {
+			t.Errorf("%s %s %v: status %d, want %d", r.method, r.path, r.header, got.Code, want.Code)
+		}
+		for _, name := range []string{"Access-Control-Allow-Origin", derpserver.NoContentResponseHeader, "Cache-Control"} {
+			if g, w := got.Header().Get(name), want.Header().Get(name); g != w && want.Code < 400 {
+				t.Errorf("%s %s %v: %s is %q, want %q", r.method, r.path, r.header, name, g, w)
+			}
+		}
+	}
+}
+
+func ask(s derpServer, method, path string, header http.Header) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, nil)
+	for name, values := range header {
+		r.Header[name] = values
+	}
+	w := httptest.NewRecorder()
+	s.handler().ServeHTTP(w, r)
+	return w
+}

@@ -170,6 +170,7 @@ func (c *Client) Recv() ([]Message, error) {
 		if _, err := c.session.in.read(); err != nil {
 			return nil, c.fail(err)
 		}
+		c.out.tally.lastHeard.Store(time.Now().UnixNano())
 	}
 }
 

@@ -364,7 +364,7 @@ func TestClientStuckServer(t *testing.T) {
 		if d := time.Since(start); d != clientWriteTimeout || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("failed after %v with %v", d, err)
 		}
-		if n := c.out.counts.drops.Load(); n < 700 {
+		if n := c.out.tally.drops.Load(); n < 700 {
 			t.Errorf("%d drops counted", n)
 		}
 	})
@@ -415,7 +415,7 @@ func TestClientTokenBucket(t *testing.T) {
 		p.wantFrame(frameSendPacket)
 		p.wantFrame(frameSendPacket)
 		p.wantFrame(frameNotePreferred)
-		if n := c.out.counts.drops.Load(); n != 3 {
+		if n := c.out.tally.drops.Load(); n != 3 {
 			t.Errorf("%d drops counted, want 3", n)
 		}
 		time.Sleep(time.Second)

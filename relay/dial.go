@@ -199,38 +199,39 @@ func newRace(dial func(ctx context.Context, network, addr string) (net.Conn, err
 	return &race{dial: dial, routes: routes, donec: make(chan dialled, len(routes))}
 }
 
-// run returns when all ways have come to an end; the first success ends the others. If all fail it returns the last
-// error: the first often only says that the host has no address of that family.
+// run returns when all ways have come to an end; the first success ends the others. If all fail the error tells of each.
 func (r *race) run(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, route := range r.routes {
 		r.wg.Go(r.lane(ctx, route))
 	}
-	var best dialled
+	var first net.Conn
+	var failed error
 	for range r.routes {
-		d := <-r.donec
-		switch {
-		case best.conn == nil:
-			best = d
-			if d.conn != nil {
-				cancel()
-			}
-		case d.conn != nil:
+		switch d := <-r.donec; {
+		case d.err != nil && failed == nil:
+			failed = d.err
+		case d.err != nil:
+			failed = fmt.Errorf("%w; %w", failed, d.err)
+		case first == nil:
+			first = d.conn
+			cancel()
+		default:
 			d.conn.Close()
 		}
 	}
 	r.wg.Wait()
-	return best.conn, best.err
+	if first != nil {
+		return first, nil
+	}
+	return nil, failed
 }
 
 // lane returns the dialling of one way.
 func (r *race) lane(ctx context.Context, route dialRoute) func() {
 	return func() {
 		conn, err := r.dial(ctx, route.network, route.addr)
-		if err != nil {
-			conn = nil
-		}
 		r.donec <- dialled{conn, err}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -273,15 +274,25 @@ func (r *memRelay) get(method, path string, header http.Header) *http.Response {
 
 // rawServer accepts connections of clients and speaks to them by hand.
 type rawServer struct {
-	t   *testing.T
-	net *memNet
-	ln  *memListener
-	key key.NodePrivate
+	t    *testing.T
+	net  *memNet
+	ln   *memListener
+	key  key.NodePrivate
+	conf *tls.Config // nil for plain HTTP
 }
 
+// startRawServer serves http://relay.example.
 func startRawServer(t *testing.T) *rawServer {
 	n := newMemNet()
 	s := &rawServer{t: t, net: n, ln: n.listen("relay.example:80"), key: key.NewNodePrivate()}
+	t.Cleanup(func() { s.ln.Close() })
+	return s
+}
+
+// startRawTLS serves a host of n with TLS.
+func startRawTLS(t *testing.T, n *memNet, host string) *rawServer {
+	s := &rawServer{t: t, net: n, ln: n.listen(host + ":443"), key: key.NewNodePrivate()}
+	s.conf = &tls.Config{Certificates: []tls.Certificate{newTestCA(t).issue(time.Hour, host)}}
 	t.Cleanup(func() { s.ln.Close() })
 	return s
 }
@@ -294,6 +305,9 @@ func (s *rawServer) accept() (*rawPeer, *http.Request) {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { conn.Close() })
+	if s.conf != nil {
+		conn = tls.Server(conn, s.conf)
+	}
 	p := &rawPeer{t: s.t, conn: conn, br: bufio.NewReader(conn), key: s.key}
 	req, err := http.ReadRequest(p.br)
 	if err != nil {

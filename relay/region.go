@@ -67,10 +67,8 @@ type region struct {
 	entry *Region // of the map
 	out   *sender
 
-	connected          atomic.Bool
-	lastSend           atomic.Int64 // Unix nanoseconds
-	lastHeard          atomic.Int64
-	rxPackets, rxBytes atomic.Uint64
+	connected atomic.Bool
+	lastSend  atomic.Int64 // Unix nanoseconds
 
 	batch [][]byte // of the region's goroutine: packets of one source
 
@@ -283,7 +281,6 @@ func (r *region) read(client *Client, failures *int) error {
 			}
 			return err
 		}
-		r.lastHeard.Store(time.Now().UnixNano())
 		for len(msgs) > 0 {
 			n := 1
 			switch m := msgs[0]; m.Kind {
@@ -317,8 +314,8 @@ func (r *region) deliver(msgs []Message) int {
 		r.batch = append(r.batch, m.Data)
 		bytes += len(m.Data)
 	}
-	r.rxPackets.Add(uint64(len(r.batch)))
-	r.rxBytes.Add(uint64(bytes))
+	r.out.tally.rxPackets.Add(uint64(len(r.batch)))
+	r.out.tally.rxBytes.Add(uint64(bytes))
 	r.pool.routes.learn(from, r)
 	r.pool.deliver(r.id, from, r.batch)
 	return len(r.batch)
@@ -420,13 +417,14 @@ func (r *region) close() {
 
 // status returns a snapshot.
 func (r *region) status() RegionStatus {
+	t := &r.out.tally
 	st := RegionStatus{
 		Region:    r.id,
-		RxPackets: r.rxPackets.Load(), RxBytes: r.rxBytes.Load(),
-		TxPackets: r.out.counts.txPackets.Load(), TxBytes: r.out.counts.txBytes.Load(),
-		Drops: r.out.counts.drops.Load(),
+		RxPackets: t.rxPackets.Load(), RxBytes: t.rxBytes.Load(),
+		TxPackets: t.txPackets.Load(), TxBytes: t.txBytes.Load(),
+		Drops: t.drops.Load(),
 	}
-	if heard := r.lastHeard.Load(); heard != 0 {
+	if heard := t.lastHeard.Load(); heard != 0 {
 		st.LastHeard = time.Unix(0, heard)
 	}
 	r.mu.Lock()

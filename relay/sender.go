@@ -28,12 +28,14 @@ const batchSize = 64 << 10
 type sender struct {
 	box    *outbox
 	bucket atomic.Pointer[rate.Limiter] // what the server asked the client to keep to (2.5); nil is no limit
-	counts traffics
+	tally  tally
 }
 
-// traffics counts what passed through a sender.
-type traffics struct {
+// tally counts what passed through the connections of a sender.
+type tally struct {
 	txPackets, txBytes, drops atomic.Uint64
+	rxPackets, rxBytes        atomic.Uint64
+	lastHeard                 atomic.Int64 // when anything came, in Unix nanoseconds
 }
 
 func newSender(wg *sync.WaitGroup) *sender {
@@ -46,15 +48,15 @@ func newSender(wg *sync.WaitGroup) *sender {
 func (s *sender) sent(c class, frames []byte) {
 	if c == classData || c == classDisco {
 		n := countFrames(frames)
-		s.counts.txPackets.Add(uint64(n))
-		s.counts.txBytes.Add(uint64(len(frames) - n*sendOverhead))
+		s.tally.txPackets.Add(uint64(n))
+		s.tally.txBytes.Add(uint64(len(frames) - n*sendOverhead))
 	}
 }
 
 // dropped implements ledger.
 func (s *sender) dropped(c class, _ dropReason, frames []byte) {
 	if c == classData || c == classDisco {
-		s.counts.drops.Add(uint64(countFrames(frames)))
+		s.tally.drops.Add(uint64(countFrames(frames)))
 	}
 }
 
@@ -81,7 +83,7 @@ func (s *sender) send(to key.NodePublic, packets [][]byte) error {
 		}
 		size := sendOverhead + len(p)
 		if bucket != nil && !bucket.AllowN(time.Now(), size) {
-			s.counts.drops.Add(1)
+			s.tally.drops.Add(1)
 			continue
 		}
 		c := classData

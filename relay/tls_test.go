@@ -553,3 +553,33 @@ func TestLoadKey(t *testing.T) {
 func pemBlock(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
+
+// refuseDERP is an inspector's filter that lets WebSocket through but not DERP.
+func refuseDERP(req *http.Request) string {
+	if req.Header.Get("Upgrade") == "DERP" {
+		return "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+	}
+	return ""
+}
+
+// refuser refuses upgrades to DERP as something behind the TLS of the relay would.
+type refuser struct{ http.Handler }
+
+func (h refuser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") == "DERP" {
+		http.Error(w, "no DERP here", http.StatusBadRequest)
+		return
+	}
+	h.Handler.ServeHTTP(w, r)
+}
+
+// newHTTPServer serves h until the returned function is called.
+func newHTTPServer(t *testing.T, ln net.Listener, h http.Handler) (stop func()) {
+	hs := &http.Server{Handler: h}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		hs.Serve(ln)
+	}()
+	return func() { hs.Close(); <-done }
+}

@@ -1,0 +1,746 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+// poolWorld is a network in memory with relays, one for each region, named r1.example and so on.
+type poolWorld struct {
+	t    *testing.T
+	net  *memNet
+	base *tls.Config
+	m    Map
+	srv  map[int]*Server
+
+	mu    sync.Mutex
+	dials []time.Time // when something was dialled
+}
+
+func newPoolWorld(t *testing.T, regions ...int) *poolWorld {
+	w := &poolWorld{t: t, net: newMemNet(), srv: make(map[int]*Server), m: Map{Regions: make(map[int]*Region)}}
+	ca := newTestCA(t)
+	w.base = &tls.Config{Certificates: []tls.Certificate{ca.issue(1000*time.Hour, "r1.example", "r2.example", "r3.example")}}
+	for _, id := range regions {
+		w.addRegion(id)
+		w.serve(id)
+	}
+	return w
+}
+
+func (w *poolWorld) host(id int) string { return fmt.Sprintf("r%d.example", id) }
+
+func (w *poolWorld) addRegion(id int) {
+	w.m.Regions[id] = &Region{RegionID: id, Nodes: []*Node{{Name: fmt.Sprintf("%da", id), RegionID: id, HostName: w.host(id), InsecureForTests: true}}}
+}
+
+// serve starts the relay of a region.
+func (w *poolWorld) serve(id int) *Server {
+	s := newTestServer(w.t, ServerConfig{})
+	serveUntilEnd(w.t, s, w.net.listen(w.host(id)+":443"), s.TLSConfig(w.base))
+	w.srv[id] = s
+	return s
+}
+
+func (w *poolWorld) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if network == "tcp4" {
+		w.mu.Lock()
+		w.dials = append(w.dials, time.Now())
+		w.mu.Unlock()
+	}
+	return w.net.DialContext(ctx, network, addr)
+}
+
+func (w *poolWorld) dialled() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.dials)
+}
+
+// testPool is a pool that collects what it receives.
+type testPool struct {
+	*Pool
+	t    *testing.T
+	key  key.NodePublic
+	gotc chan received
+}
+
+type received struct {
+	region  int
+	from    key.NodePublic
+	packets []string
+}
+
+func (w *poolWorld) pool(home int, change ...func(*PoolConfig)) *testPool {
+	k := key.NewNodePrivate()
+	p := &testPool{t: w.t, key: k.Public(), gotc: make(chan received, 1000)}
+	cfg := PoolConfig{Key: k, Log: testLog(w.t), DialContext: w.dial, Receive: func(region int, from key.NodePublic, packets [][]byte) {
+		r := received{region: region, from: from}
+		for _, b := range packets {
+			r.packets = append(r.packets, string(b))
+		}
+		p.gotc <- r
+	}}
+	for _, f := range change {
+		f(&cfg)
+	}
+	p.Pool = NewPool(cfg)
+	w.t.Cleanup(func() { p.Close() })
+	p.SetMap(w.m)
+	p.SetHome(home)
+	synctest.Wait()
+	return p
+}
+
+// want checks the next packets.
+func (p *testPool) want(region int, from key.NodePublic, packets ...string) {
+	p.t.Helper()
+	for len(packets) > 0 {
+		select {
+		case r := <-p.gotc:
+			n := min(len(r.packets), len(packets))
+			if r.region != region || r.from != from || !slices.Equal(r.packets, packets[:n]) {
+				p.t.Fatalf("got %+v, want %q from %v through %d", r, packets, from, region)
+			}
+			packets = packets[n:]
+		case <-time.After(time.Minute):
+			p.t.Fatalf("nothing came, want %q", packets)
+		}
+	}
+}
+
+func (p *testPool) send(region int, to key.NodePublic, packets ...string) {
+	p.t.Helper()
+	var b [][]byte
+	for _, s := range packets {
+		b = append(b, []byte(s))
+	}
+	if err := p.Send(region, to, b); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// region returns the status of a region.
+func (p *testPool) region(id int) RegionStatus {
+	p.t.Helper()
+	for _, r := range p.Status().Regions {
+		if r.Region == id {
+			return r
+		}
+	}
+	p.t.Fatalf("region %d is not in the status", id)
+	return RegionStatus{}
+}
+
+func (p *testPool) wantState(id int, want RegionState) {
+	p.t.Helper()
+	synctest.Wait()
+	if got := p.region(id); got.State != want {
+		p.t.Errorf("region %d is %v (%v), want %v", id, got.State, got.Err, want)
+	}
+}
+
+func TestPoolHome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 1, 2)
+		p := w.pool(1)
+		p.wantState(1, RegionConnected)
+		p.wantState(2, RegionIdle)
+		w.srv[1].wantMetric(t, "ginnel_relay_home_connections", 1)
+		st := p.region(1)
+		if st.Transport != TransportNative || st.RemoteAddr.String() != "203.0.113.1:443" || st.LastHeard.IsZero() || p.Status().Home != 1 {
+			t.Errorf("status %+v", st)
+		}
+		time.Sleep(time.Hour) // the home is never idle
+		p.wantState(1, RegionConnected)
+		w.srv[1].wantMetric(t, `ginnel_relay_accepted_connections_total{transport="derp"}`, 1)
+
+		p.SetHome(2)
+		p.wantState(2, RegionConnected)
+		w.srv[1].wantMetric(t, "ginnel_relay_home_connections", 0)
+		w.srv[2].wantMetric(t, "ginnel_relay_home_connections", 1)
+		time.Sleep(16 * time.Second) // the old one ends by the rule for idle ones: nothing was ever sent
+		p.wantState(1, RegionIdle)
+
+		p.SetHome(0)
+		time.Sleep(16 * time.Second)
+		p.wantState(2, RegionIdle)
+		p.SetHome(7) // not in the map yet
+		w.addRegion(7)
+		w.m.Regions[7].Nodes[0].HostName = "r1.example"
+		p.SetMap(w.m)
+		p.wantState(7, RegionConnected)
+	})
+}
+
+// A region is connected when there is something to send, what was sent meanwhile arrives in order, and it is closed 60 to
+// 75 s after the last of it, whatever comes in.
+func TestPoolOnDemandAndIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 1, 2)
+		a, b := w.pool(1), w.pool(2)
+		a.send(2, b.key, "1", "2")
+		a.send(2, b.key, "3")
+		b.want(2, a.key, "1", "2", "3")
+		a.wantState(2, RegionConnected)
+		start := time.Now()
+		for a.region(2).State == RegionConnected {
+			time.Sleep(time.Second)
+			b.send(2, a.key, "received traffic does not count")
+		}
+		if d := time.Since(start); d < idleLimit || d > idleLimit+idleInterval+time.Second {
+			t.Errorf("closed after %v", d)
+		}
+		a.wantState(2, RegionIdle)
+		if st := a.region(2); st.Err != nil || st.TxPackets != 3 || st.TxBytes != 3 || st.RxPackets == 0 || st.Transport != TransportNone {
+			t.Errorf("status %+v", st)
+		}
+		for len(a.gotc) > 0 {
+			<-a.gotc
+		}
+		a.send(2, b.key, "again")
+		b.want(2, a.key, "again")
+	})
+}
+
+// Section 8.5: a peer is answered on the connection where it was heard, without connecting to its home, until it is
+// gone from there; and that is learned anew.
+func TestPoolReverseRoute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 1, 2, 3)
+		a, b := w.pool(1), w.pool(3)
+		b.send(1, a.key, "hello")
+		a.want(1, b.key, "hello")
+		a.send(3, b.key, "answer") // home 3 is not connected
+		b.want(1, a.key, "answer")
+		a.send(0, b.key, "home not known")
+		b.want(1, a.key, "home not known")
+		a.wantState(3, RegionIdle)
+		if err := a.Send(0, key.NewNodePrivate().Public(), [][]byte{{1}}); !errors.Is(err, ErrUnknownRegion) {
+			t.Errorf("unknown peer, unknown home: %v", err)
+		}
+
+		time.Sleep(80 * time.Second) // b leaves region 1; a is told
+		b.wantState(1, RegionIdle)
+		a.send(3, b.key, "to the home")
+		b.want(3, a.key, "to the home")
+		time.Sleep(80 * time.Second)
+		a.wantState(3, RegionIdle)
+		b.send(1, a.key, "again")
+		a.want(1, b.key, "again")
+		a.send(2, b.key, "learned anew")
+		b.want(1, a.key, "learned anew")
+		// A connection to the home has precedence.
+		a.send(3, b.key, "x")
+		b.want(1, a.key, "x")
+	})
+}
+
+// Packets of one source that came together are handed on together.
+func TestPoolBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 1)
+		a, b := w.pool(1), w.pool(1)
+		var packets []string
+		for i := range 40 {
+			packets = append(packets, strings.Repeat(string(rune('a'+i)), 1300))
+		}
+		a.send(1, b.key, packets...)
+		synctest.Wait()
+		if n := len(b.gotc); n > 8 { // 52 kB in records of 16 KiB, the header of each first frame alone
+			t.Errorf("40 packets came in %d calls", n)
+		}
+		b.want(1, a.key, packets...)
+	})
+}
+
+// Section 8.3: delay = min(n^2 * 10 ms, 5 s) * uniform(0.5, 1.5).
+func TestPoolBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		p := w.pool(1)
+		time.Sleep(5 * time.Minute)
+		w.mu.Lock()
+		for i := 1; i < len(w.dials); i++ {
+			least, most := jitterBounds(min(time.Duration(i*i)*10*time.Millisecond, 5*time.Second))
+			if d := w.dials[i].Sub(w.dials[i-1]); d < least || d > most {
+				t.Errorf("attempt %d after %v, want %v to %v", i+1, d, least, most)
+			}
+		}
+		n := len(w.dials)
+		w.mu.Unlock()
+		if n < 60 || n > 100 {
+			t.Errorf("%d attempts in 5 minutes", n)
+		}
+		if st := p.region(1); st.State != RegionWaiting || st.Err == nil || !strings.Contains(st.Err.Error(), "connection refused") {
+			t.Errorf("status %+v", st)
+		}
+
+		w.serve(1)
+		time.Sleep(8 * time.Second)
+		p.wantState(1, RegionConnected)
+		if st := p.region(1); st.Err != nil {
+			t.Errorf("connected, but %v", st.Err)
+		}
+		w.srv[1].Close()
+		w.serve(1)
+		time.Sleep(20 * time.Millisecond) // the count starts anew
+		p.wantState(1, RegionConnected)
+	})
+}
+
+func jitterBounds(d time.Duration) (least, most time.Duration) { return d / 2, d * 3 / 2 }
+
+// A login that is refused again and again is no success, although the server greets each time.
+func TestPoolRefusedLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		s := newTestServer(t, ServerConfig{AdmissionURL: "http://controller.example", AdmissionStrict: true})
+		serveUntilEnd(t, s, w.net.listen("r1.example:443"), s.TLSConfig(w.base))
+		w.pool(1)
+		time.Sleep(time.Minute)
+		if n := w.dialled(); n > 30 {
+			t.Errorf("%d attempts in a minute", n)
+		}
+	})
+}
+
+// A region that nobody needs any more is given up, even if it never was connected.
+func TestPoolGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		p := w.pool(0)
+		p.send(1, key.NewNodePrivate().Public(), "lost")
+		time.Sleep(2 * time.Minute)
+		p.wantState(1, RegionIdle)
+		n := w.dialled()
+		time.Sleep(10 * time.Minute)
+		if w.dialled() != n || n == 0 {
+			t.Errorf("%d, then %d attempts", n, w.dialled())
+		}
+	})
+}
+
+// While a region connects Send takes packets up to a bound, drops the rest soon, and never waits for long.
+func TestPoolSendWhileConnecting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		s := startRawTLS(t, w.net, "r1.example") // accepts, says nothing
+		p := w.pool(1)
+		start, slowest := time.Now(), time.Duration(0)
+		packet := [][]byte{make([]byte, 1400)}
+		for i := range 5 {
+			to := key.NodePublic{byte(i + 1)}
+			for range 500 {
+				before := time.Now()
+				if err := p.Send(1, to, packet); err != nil {
+					t.Fatal(err)
+				}
+				slowest = max(slowest, time.Since(before))
+			}
+		}
+		if slowest > clientPatience || time.Since(start) > 5*clientPatience {
+			t.Errorf("slowest Send %v, all %v", slowest, time.Since(start))
+		}
+		st := p.region(1)
+		if kept := 2500 - st.Drops; kept < 200 || kept*1437 > 2*uint64(clientLimits.total) {
+			t.Errorf("%d packets kept", kept)
+		}
+		s.ln.Close()
+	})
+}
+
+// A new map closes what has changed or gone, connects to the home again, and leaves the rest alone.
+func TestPoolSetMap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 1, 2, 3)
+		p, peer := w.pool(1), w.pool(2)
+		p.send(2, peer.key, "x")
+		p.send(3, peer.key, "x")
+		peer.want(2, p.key, "x")
+		accepted := func(id int) float64 {
+			return w.srv[id].metric(t, `ginnel_relay_accepted_connections_total{transport="derp"}`)
+		}
+		p.wantState(3, RegionConnected)
+		again := Map{Regions: map[int]*Region{}}
+		for _, id := range []int{1, 2} {
+			r := *w.m.Regions[id]
+			r.Nodes = []*Node{new(Node)}
+			*r.Nodes[0] = *w.m.Regions[id].Nodes[0]
+			again.Regions[id] = &r
+		}
+		again.Regions[1].RegionName = "renamed"
+		p.SetMap(again)
+		time.Sleep(time.Second)
+		p.wantState(1, RegionConnected)
+		p.wantState(2, RegionConnected)
+		if accepted(1) != 2 || accepted(2) != 2 { // 2 is the peer's home
+			t.Errorf("connections: %v and %v", accepted(1), accepted(2))
+		}
+		if w.srv[3].countConns() != 0 {
+			t.Error("vanished region is still connected")
+		}
+		if err := p.Send(3, peer.key, [][]byte{{1}}); !errors.Is(err, ErrUnknownRegion) {
+			t.Errorf("Send to a vanished region: %v", err)
+		}
+		p.SetMap(Map{})
+		synctest.Wait()
+		if w.srv[1].countConns() != 0 || len(p.Status().Regions) != 0 {
+			t.Error("empty map, but connections")
+		}
+	})
+}
+
+// NetworkChanged: section 8.3, "after a rebind".
+func TestPoolNetworkChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 1, 2)
+		var mu sync.Mutex
+		addrs := []netip.Addr{netip.MustParseAddr("198.51.100.1")}
+		p := w.pool(1, func(c *PoolConfig) {
+			c.LocalAddrs = func() ([]netip.Addr, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				return addrs, nil
+			}
+		})
+		local := func() string { return fmt.Sprint(p.region(1).LastHeard) }
+		before := local()
+		time.Sleep(time.Second)
+		p.NetworkChanged() // the address is there and the ping is answered
+		time.Sleep(10 * time.Second)
+		if w.dialled() != 1 || local() == before {
+			t.Errorf("%d connections, want the first to stand after a ping", w.dialled())
+		}
+		mu.Lock()
+		addrs = []netip.Addr{netip.MustParseAddr("198.51.100.2")}
+		mu.Unlock()
+		w.net.setClient(addrs[0])
+		start := time.Now()
+		p.NetworkChanged()
+		p.wantState(1, RegionConnected)
+		if w.dialled() != 2 || time.Since(start) != 0 {
+			t.Errorf("%d connections, want a new one at once", w.dialled())
+		}
+	})
+}
+
+// A connection that is dead without anybody knowing is found within 3 s.
+func TestPoolNetworkChangedDeadConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		s := startRawTLS(t, w.net, "r1.example")
+		peerc := make(chan *rawPeer, 10)
+		go func() {
+			for range 2 {
+				p, client, _ := s.acceptLogin()
+				p.admit(client, serverInfo{Version: 2})
+				peerc <- p
+			}
+		}()
+		p := w.pool(1, func(c *PoolConfig) {
+			c.LocalAddrs = func() ([]netip.Addr, error) { return nil, errTestDial } // not known: the ping decides
+		})
+		p.wantState(1, RegionConnected)
+		dead := <-peerc
+		dead.wantFrame(frameNotePreferred)
+		start := time.Now()
+		p.NetworkChanged()
+		p.NetworkChanged()
+		dead.wantFrame(framePing)
+		<-peerc
+		if d := time.Since(start); d < pingLimit || d > pingLimit+100*time.Millisecond {
+			t.Errorf("new connection after %v", d)
+		}
+		p.wantState(1, RegionConnected)
+		p.Close()
+	})
+}
+
+// A network change ends the time between two attempts.
+func TestPoolNetworkChangedWhileWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		p := w.pool(1)
+		time.Sleep(time.Minute)
+		for p.region(1).State != RegionWaiting {
+			time.Sleep(time.Millisecond)
+		}
+		w.serve(1)
+		start := time.Now()
+		p.NetworkChanged()
+		p.wantState(1, RegionConnected)
+		if time.Since(start) != 0 {
+			t.Errorf("connected after %v", time.Since(start))
+		}
+	})
+}
+
+// A server that restarts is come back to as it asked (3.13).
+func TestPoolFollowsRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		s := startRawTLS(t, w.net, "r1.example")
+		p := w.pool(1)
+		peer, client, _ := s.acceptLogin()
+		peer.admit(client, serverInfo{Version: 2})
+		peer.write(appendRestarting(nil, restart{reconnectIn: 3000, tryFor: 5000}))
+		synctest.Wait()
+		s.ln.Close()
+		peer.conn.Close()
+		start := time.Now()
+		synctest.Wait()
+		n := w.dialled()
+		time.Sleep(2900 * time.Millisecond)
+		if w.dialled() != n {
+			t.Error("came back before it was asked to")
+		}
+		time.Sleep(4 * time.Second)
+		if got := w.dialled() - n; got < 8 || got > 40 {
+			t.Errorf("%d attempts in 4 s of a restart", got)
+		}
+		w.serve(1)
+		time.Sleep(500 * time.Millisecond)
+		p.wantState(1, RegionConnected)
+		if d := time.Since(start); d > 8*time.Second {
+			t.Errorf("back after %v", d)
+		}
+	})
+}
+
+func TestPoolHealth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := loadVectors(t)
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		s := startRawTLS(t, w.net, "r1.example")
+		p := w.pool(1)
+		peer, client, _ := s.acceptLogin()
+		if st := p.region(1); st.State != RegionConnecting {
+			t.Errorf("state %v before the login is answered", st.State)
+		}
+		peer.admit(client, serverInfo{Version: 2})
+		peer.write(f.find(t, "health_problem"))
+		synctest.Wait()
+		if got := p.region(1).Health; got != "duplicate connection for this key" {
+			t.Errorf("health %q", got)
+		}
+		peer.write(f.find(t, "health_ok"))
+		synctest.Wait()
+		if got := p.region(1).Health; got != "" {
+			t.Errorf("health %q", got)
+		}
+		p.Close()
+	})
+}
+
+// Where the upgrade is refused on the way, a region uses WebSocket, at once the next time, and native DERP again when
+// that fails.
+func TestPoolRemembersWebSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := newMemNet()
+		ca := newTestCA(t)
+		r := startRecorder(t, inner, func(s *Server) *tls.Config {
+			return s.TLSConfig(&tls.Config{Certificates: []tls.Certificate{ca.issue(1000*time.Hour, "relay.example")}})
+		})
+		outer := startInspector(t, inner, ca, refuseDERP)
+		p := NewPool(PoolConfig{Key: key.NewNodePrivate(), Roots: ca.pool(), DialContext: outer.DialContext, Log: testLog(t)})
+		defer p.Close()
+		p.SetMap(Map{Regions: map[int]*Region{1: {RegionID: 1, Nodes: []*Node{{Name: "1a", RegionID: 1, HostName: "relay.example"}}}}})
+		p.SetHome(1)
+		synctest.Wait()
+		st := p.Status().Regions[0]
+		if st.Transport != TransportWebSocket || st.State != RegionConnected {
+			t.Fatalf("status %+v", st)
+		}
+		r.Server.mu.Lock()
+		for c := range r.conns {
+			c.wire.fail(errTestDial)
+		}
+		r.Server.mu.Unlock()
+		time.Sleep(time.Second)
+		if got := r.seen(); !slices.Equal(got, []string{"websocket", "websocket"}) {
+			t.Errorf("requests that reached the relay: %q", got)
+		}
+		p.Close()
+		r.Close()
+	})
+}
+
+// The same when the refusal is noticed only after a fast start.
+func TestPoolWebSocketAfterFastStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		s := newTestServer(t, ServerConfig{})
+		srv := &recorder{Server: s}
+		hs := newHTTPServer(t, s.Listener(w.net.listen("r1.example:443"), s.TLSConfig(w.base)), refuser{srv})
+		defer hs()
+		p := w.pool(1)
+		time.Sleep(time.Second)
+		if st := p.region(1); st.Transport != TransportWebSocket || st.State != RegionConnected {
+			t.Errorf("status %+v", st)
+		}
+		p.Close()
+		s.Close()
+	})
+}
+
+func TestPoolWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 1)
+		p := w.pool(0)
+		statec := make(chan string, 100)
+		ended := make(chan struct{})
+		go func() {
+			for st := range p.Watch(t.Context()) {
+				statec <- fmt.Sprintf("home %d %v", st.Home, st.Regions[0].State)
+			}
+			close(ended)
+		}()
+		wantState := func(want string) {
+			t.Helper()
+			last := ""
+			synctest.Wait()
+			for len(statec) > 0 {
+				last = <-statec
+			}
+			if last != want {
+				t.Errorf("last state %q, want %q", last, want)
+			}
+		}
+		wantState("home 0 idle")
+		p.SetHome(1)
+		wantState("home 1 connected")
+		time.Sleep(10 * time.Minute)
+		if len(statec) > 0 {
+			t.Errorf("%d states without a change", len(statec))
+		}
+		w.srv[1].Close()
+		wantState("home 1 waiting")
+		p.Close()
+		<-ended
+
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		p = w.pool(0)
+		n := 0
+		for range p.Watch(ctx) {
+			n++
+			cancel()
+		}
+		if n != 1 {
+			t.Errorf("%d states after the context ended", n)
+		}
+		for range p.Watch(t.Context()) {
+			break
+		}
+	})
+}
+
+// Close ends what is going on, whatever that is, and may be repeated.
+func TestPoolClose(t *testing.T) {
+	for name, prepare := range map[string]func(w *poolWorld) *testPool{
+		"idle":       func(w *poolWorld) *testPool { return w.pool(0) },
+		"connected":  func(w *poolWorld) *testPool { w.addRegion(1); w.serve(1); return w.pool(1) },
+		"connecting": func(w *poolWorld) *testPool { w.addRegion(1); startRawTLS(w.t, w.net, "r1.example"); return w.pool(1) },
+		"waiting":    func(w *poolWorld) *testPool { w.addRegion(1); p := w.pool(1); time.Sleep(time.Minute); return p },
+		"pinging": func(w *poolWorld) *testPool {
+			w.addRegion(1)
+			s := startRawTLS(w.t, w.net, "r1.example")
+			p := w.pool(1)
+			peer, client, _ := s.acceptLogin()
+			peer.admit(client, serverInfo{})
+			synctest.Wait()
+			p.NetworkChanged()
+			return p
+		},
+		"stuck": func(w *poolWorld) *testPool {
+			w.addRegion(1)
+			w.net.limit = 3000
+			s := startRawTLS(w.t, w.net, "r1.example")
+			p := w.pool(1)
+			peer, client, _ := s.acceptLogin()
+			peer.admit(client, serverInfo{})
+			for range 10 {
+				p.Send(1, p.key, [][]byte{bytes.Repeat([]byte{1}, 30_000)})
+			}
+			return p
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := prepare(newPoolWorld(t))
+				start := time.Now()
+				p.Close()
+				p.Close()
+				if d := time.Since(start); d != 0 {
+					t.Errorf("closing took %v", d)
+				}
+				if err := p.Send(1, p.key, [][]byte{{1}}); !errors.Is(err, net.ErrClosed) {
+					t.Errorf("Send after Close: %v", err)
+				}
+				p.SetMap(Map{})
+				p.SetHome(1)
+				p.NetworkChanged()
+				for range p.Watch(t.Context()) {
+					t.Error("Watch after Close yields")
+				}
+			})
+		})
+	}
+}
+
+// The table of routes has a bound, and one region's end leaves those of others.
+func TestRouteTable(t *testing.T) {
+	var rt routeTable
+	a, b := new(region), new(region)
+	for i := range maxRoutes + 100 {
+		rt.learn(key.NodePublic{byte(i), byte(i >> 8), 1}, a)
+	}
+	if len(rt.m) != maxRoutes {
+		t.Errorf("%d routes", len(rt.m))
+	}
+	last := key.NodePublic{byte((maxRoutes + 99) % 256), byte((maxRoutes + 99) >> 8), 1}
+	rt.learn(last, b)
+	rt.forget(last, a)
+	if rt.get(last) != b {
+		t.Error("route through another region was forgotten")
+	}
+	rt.forgetRegion(a)
+	if len(rt.m) != 1 {
+		t.Errorf("%d routes left, want 1", len(rt.m))
+	}
+	rt.forget(last, b)
+	if rt.get(last) != nil {
+		t.Error("route not forgotten")
+	}
+}
+
+func TestRegionStateNames(t *testing.T) {
+	for s, want := range map[RegionState]string{RegionIdle: "idle", RegionConnecting: "connecting", RegionConnected: "connected", RegionWaiting: "waiting"} {
+		if s.String() != want {
+			t.Errorf("got %v, want %s", s, want)
+		}
+	}
+}

@@ -3,8 +3,10 @@ package relay
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -66,8 +68,16 @@ func (l *listener) Accept() (net.Conn, error) {
 // isTemporary reports whether accepting may succeed later: the system lacks descriptors or memory, or the client left
 // while it waited.
 func isTemporary(err error) bool {
-	ne, ok := err.(interface{ Temporary() bool })
-	return ok && ne.Temporary()
+	for _, errno := range temporaryErrnos {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+var temporaryErrnos = [...]syscall.Errno{
+	syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR,
 }
 
 // pause waits, and reports whether the listener is still open.

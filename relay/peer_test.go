@@ -87,7 +87,11 @@ func (r *memRelay) dial() *rawPeer {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { conn.Close() })
-	return &rawPeer{t: r.t, conn: conn, br: bufio.NewReader(conn), key: key.NewNodePrivate()}
+	return newRawPeer(r.t, conn, key.NewNodePrivate())
+}
+
+func newRawPeer(t *testing.T, conn net.Conn, k key.NodePrivate) *rawPeer {
+	return &rawPeer{t: t, conn: conn, br: bufio.NewReader(conn), key: k}
 }
 
 // upgrade sends the request of the vectors, with extra header lines, and checks the answer to the byte.
@@ -308,7 +312,7 @@ func (s *rawServer) accept() (*rawPeer, *http.Request) {
 	if s.conf != nil {
 		conn = tls.Server(conn, s.conf)
 	}
-	p := &rawPeer{t: s.t, conn: conn, br: bufio.NewReader(conn), key: s.key}
+	p := newRawPeer(s.t, conn, s.key)
 	req, err := http.ReadRequest(p.br)
 	if err != nil {
 		s.t.Fatal(err)

@@ -8,11 +8,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale.com/envknob"
 )
 
 // TestMain keeps their code from looking beyond this machine, and fails the run if a goroutine of ours is left.
 func TestMain(m *testing.M) {
-	os.Setenv("IN_TS_TEST", "1")
+	envknob.Setenv("IN_TS_TEST", "1")
+	envknob.Setenv("TS_DISABLE_PORTMAPPER", "1")
 	log.SetOutput(quiet{})
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {

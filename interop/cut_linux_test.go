@@ -1,0 +1,102 @@
+package interop
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Socket filters (BPF) play the network here: what a filter drops never arrives, and nobody is told. Unlike sockets that
+// a test puts in between, they leave the real ones as they are, with their batches and offloads.
+
+// dropAll is a filter that lets nothing in.
+var dropAll = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+
+// acceptFrom is a filter that lets in what was sent from one of these UDP ports.
+func acceptFrom(ports ...uint16) []unix.SockFilter {
+	prog := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 0}} // the source port, first in the header
+	for i, p := range ports {
+		prog = append(prog, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(p), Jt: uint8(len(ports) - i)})
+	}
+	return append(prog,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff})
+}
+
+// filterUDP puts a filter on the UDP sockets of this process that are bound to port, nil removes it.
+func filterUDP(tb testing.TB, port uint16, prog []unix.SockFilter) {
+	tb.Helper()
+	n := 0
+	for _, fd := range udpSockets(tb, port) {
+		var err error
+		if prog == nil {
+			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+		} else {
+			err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
+		}
+		unix.Close(fd)
+		if err != nil {
+			tb.Fatalf("filtering UDP port %d: %v", port, err)
+		}
+		n++
+	}
+	if n == 0 {
+		tb.Fatalf("no socket is bound to UDP port %d", port)
+	}
+}
+
+// udpSockets returns duplicates of the descriptors of sockets bound to port.
+func udpSockets(tb testing.TB, port uint16) (fds []int) {
+	tb.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, e := range entries {
+		n, _ := strconv.Atoi(e.Name())
+		if slices.Contains(fds, n) {
+			continue // took the number of the descriptor by which the list was read
+		}
+		fd, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		if typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && typ == unix.SOCK_DGRAM && boundTo(fd) == int(port) {
+			fds = append(fds, fd)
+			continue
+		}
+		unix.Close(fd)
+	}
+	return fds
+}
+
+// boundTo returns the port that an IP socket is bound to, 0 if there is none.
+func boundTo(fd int) int {
+	sa, _ := unix.Getsockname(fd)
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return sa.Port
+	case *unix.SockaddrInet6:
+		return sa.Port
+	}
+	return 0
+}
+
+// cutUDP stops all UDP to the members.
+func cutUDP(tb testing.TB, members ...member) {
+	tb.Helper()
+	for _, m := range members {
+		filterUDP(tb, m.udpPort(), dropAll)
+	}
+}
+
+// restoreUDP undoes cutUDP.
+func restoreUDP(tb testing.TB, members ...member) {
+	tb.Helper()
+	for _, m := range members {
+		filterUDP(tb, m.udpPort(), nil)
+	}
+}

@@ -1,0 +1,72 @@
+package interop
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"ginnel/internal/key"
+	"ginnel/node"
+	"ginnel/relay"
+)
+
+// member is a node of either make.
+type member interface {
+	public() key.NodePublic
+	disco() key.DiscoPublic
+	address() netip.Addr
+	udpPort() uint16
+	ownEndpoints() []netip.AddrPort
+	introduce(relays relay.Map, peers ...node.Peer)
+	waitReady()
+	path(peer key.NodePublic) netip.AddrPort
+	dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	dialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	listenTCP(port uint16) (net.Listener, error)
+	listenUDP(port uint16) (net.PacketConn, error)
+	close()
+}
+
+var (
+	_ member = (*ourNode)(nil)
+	_ member = (*realNode)(nil)
+)
+
+// meshAddrs are the addresses of the two members of a test.
+var meshAddrs = [2]netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("100.64.0.2")}
+
+// entry is a member as a map lists it.
+func entry(m member) node.Peer {
+	return node.Peer{Name: "peer-" + m.address().String(), Key: m.public(), Disco: m.disco(), Region: 1,
+		Addresses: []netip.Prefix{single(m.address())}, Endpoints: m.ownEndpoints()}
+}
+
+// introduceAll tells both members of each other, as a control server does after each change.
+func introduceAll(relays relay.Map, a, b member) {
+	a.introduce(relays, entry(b))
+	b.introduce(relays, entry(a))
+}
+
+// upgradeLimit is how long two members may take to find the direct path once there is one: their node looks every five
+// seconds while there is traffic, and may have looked just before.
+const upgradeLimit = 20 * time.Second
+
+// wantDirect waits until a sends to b directly, at one of b's addresses, and the other way round.
+func wantDirect(t *testing.T, a, b member) {
+	t.Helper()
+	for _, way := range [][2]member{{a, b}, {b, a}} {
+		eventuallyWithin(t, upgradeLimit, way[0].address().String()+" sends directly", func() bool {
+			return way[0].path(way[1].public()).Port() == way[1].udpPort()
+		})
+	}
+}
+
+// wantRelayed waits until neither sends directly.
+func wantRelayed(t *testing.T, a, b member) {
+	t.Helper()
+	eventuallyWithin(t, upgradeLimit, "both send through the relay", func() bool {
+		return !a.path(b.public()).IsValid() && !b.path(a.public()).IsValid()
+	})
+}

@@ -1,0 +1,245 @@
+package interop
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// What members say to each other: a TCP connection on which the other side sends everything back, and UDP probes that
+// measure for how long nothing passes.
+
+// echoPort is where members answer.
+const echoPort = 7
+
+// serveEcho answers TCP and UDP on echoPort of m until the test ends or m is closed.
+func serveEcho(tb testing.TB, m member) {
+	tb.Helper()
+	ln, err := m.listenTCP(echoPort)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	pc, err := m.listenUDP(echoPort)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { echoStreams(ln, &wg) })
+	wg.Go(func() { echoDatagrams(pc) })
+	tb.Cleanup(func() {
+		ln.Close()
+		pc.Close()
+		m.close() // so that no connection is left
+		wg.Wait()
+	})
+}
+
+func echoStreams(ln net.Listener, wg *sync.WaitGroup) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			defer c.Close()
+			if _, err := io.Copy(c, c); err == nil {
+				c.(interface{ CloseWrite() error }).CloseWrite()
+				io.Copy(io.Discard, c)
+			}
+		})
+	}
+}
+
+func echoDatagrams(pc net.PacketConn) {
+	buf := make([]byte, 2048)
+	for {
+		n, from, err := pc.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		pc.WriteTo(buf[:n], from)
+	}
+}
+
+// talk is a TCP connection with random bytes at a steady rate, all of which come back.
+type talk struct {
+	tb   testing.TB
+	conn net.Conn
+
+	stop     atomic.Bool
+	back     atomic.Int64 // bytes
+	out, in  [sha256.Size]byte
+	sent     int64
+	errs     [2]error
+	wg       sync.WaitGroup
+	finished bool
+}
+
+const (
+	talkChunk = 32 << 10
+	talkEvery = 10 * time.Millisecond // about 3 MB/s each way
+)
+
+// startTalk dials from a to b, who echoes.
+func startTalk(tb testing.TB, a, b member) *talk {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
+	defer cancel()
+	conn, err := a.dialTCP(ctx, netip.AddrPortFrom(b.address(), echoPort))
+	if err != nil {
+		tb.Fatalf("%v dials %v: %v", a.address(), b.address(), err)
+	}
+	k := &talk{tb: tb, conn: conn}
+	k.wg.Go(k.write)
+	k.wg.Go(k.read)
+	tb.Cleanup(func() {
+		conn.Close()
+		k.stop.Store(true)
+		k.wg.Wait()
+	})
+	return k
+}
+
+func (k *talk) write() {
+	var seed [32]byte
+	binary.NativeEndian.PutUint64(seed[:], uint64(time.Now().UnixNano()))
+	random, h := rand.NewChaCha8(seed), sha256.New()
+	tick := time.NewTicker(talkEvery)
+	defer tick.Stop()
+	buf := make([]byte, talkChunk)
+	for !k.stop.Load() {
+		random.Read(buf)
+		h.Write(buf)
+		n, err := k.conn.Write(buf)
+		k.sent += int64(n)
+		if err != nil {
+			k.errs[0] = err
+			return
+		}
+		<-tick.C
+	}
+	k.errs[0] = k.conn.(interface{ CloseWrite() error }).CloseWrite()
+	h.Sum(k.out[:0])
+}
+
+func (k *talk) read() {
+	h := sha256.New()
+	buf := make([]byte, talkChunk)
+	for {
+		n, err := k.conn.Read(buf)
+		h.Write(buf[:n])
+		k.back.Add(int64(n))
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			k.errs[1] = err
+			break
+		}
+	}
+	h.Sum(k.in[:0])
+}
+
+// more waits until n more bytes have come back.
+func (k *talk) more(limit time.Duration, n int64) {
+	k.tb.Helper()
+	want := k.back.Load() + n
+	eventuallyWithin(k.tb, limit, fmt.Sprintf("%d bytes more come back", n), func() bool { return k.back.Load() >= want })
+}
+
+// finish ends the connection and demands that all that was sent came back unchanged.
+func (k *talk) finish() {
+	k.tb.Helper()
+	k.stop.Store(true)
+	k.conn.SetReadDeadline(time.Now().Add(patience))
+	k.wg.Wait()
+	k.conn.Close()
+	if k.errs[0] != nil || k.errs[1] != nil {
+		k.tb.Fatalf("the connection broke after %d bytes: writing: %v, reading: %v", k.back.Load(), k.errs[0], k.errs[1])
+	}
+	if k.back.Load() != k.sent || k.in != k.out {
+		k.tb.Fatalf("%d of %d bytes came back, hashes equal: %v", k.back.Load(), k.sent, k.in == k.out)
+	}
+	k.tb.Logf("%d bytes came back unchanged", k.sent)
+}
+
+// probes are UDP datagrams, ten each second, that are answered. They measure for how long nothing passes.
+type probes struct {
+	conn  net.Conn
+	stopc chan struct{}
+	wg    sync.WaitGroup
+
+	mu   sync.Mutex
+	last time.Time     // answer
+	gap  time.Duration // the longest without one
+}
+
+const probeEvery = 100 * time.Millisecond
+
+// startProbes sends probes from a to b until the test ends.
+func startProbes(tb testing.TB, a, b member) *probes {
+	tb.Helper()
+	conn, err := a.dialUDP(tb.Context(), netip.AddrPortFrom(b.address(), echoPort))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &probes{conn: conn, stopc: make(chan struct{}), last: time.Now()}
+	p.wg.Go(p.send)
+	p.wg.Go(p.receive)
+	tb.Cleanup(func() {
+		close(p.stopc)
+		conn.Close()
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *probes) send() {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		p.conn.Write([]byte("probe"))
+		select {
+		case <-tick.C:
+		case <-p.stopc:
+			return
+		}
+	}
+}
+
+func (p *probes) receive() {
+	buf := make([]byte, 64)
+	for {
+		if _, err := p.conn.Read(buf); err != nil {
+			return
+		}
+		p.mu.Lock()
+		now := time.Now()
+		p.gap = max(p.gap, now.Sub(p.last))
+		p.last = now
+		p.mu.Unlock()
+	}
+}
+
+// reset forgets the gaps so far.
+func (p *probes) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gap = 0
+}
+
+// longest returns the longest time without an answer since reset, the present one included.
+func (p *probes) longest() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(p.gap, time.Since(p.last))
+}

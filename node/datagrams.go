@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"ginnel/proxy"
@@ -88,7 +87,7 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 		return c.writeHost(b, to)
 	}
 	if r.peer(to.Addr()) == nil && !r.isOwn(to.Addr()) {
-		return 0, &unreachableError{addr: to, errno: syscall.EHOSTUNREACH, why: "no peer has this address"}
+		return 0, noPeerError(to.Addr())
 	}
 	return c.mesh.WriteToUDPAddrPort(b, to)
 }

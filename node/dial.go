@@ -21,13 +21,22 @@ const raceDelay = 250 * time.Millisecond
 // Errors wrap the errno that a socket of the system would give, fs.ErrPermission if policy is the reason, and
 // *net.DNSError if the name is.
 func (n *Node) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	host, portText, err := net.SplitHostPort(addr)
+	c, err := n.dial(ctx, network, addr)
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", addr, err)
 	}
+	return c, nil
+}
+
+// dial is DialContext for those who name the destination in errors themselves.
+func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
 	port, err := strconv.ParseUint(portText, 10, 16)
 	if err != nil || port == 0 {
-		return nil, fmt.Errorf("dialling %s: %q is not a port", addr, portText)
+		return nil, fmt.Errorf("%q is not a port", portText)
 	}
 	if a, err := netip.ParseAddr(host); err == nil {
 		return n.dialAddr(ctx, network, netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(port)))
@@ -37,7 +46,7 @@ func (n *Node) DialContext(ctx context.Context, network, addr string) (net.Conn,
 	}
 	addrs, err := n.lookup(ctx, host)
 	if err != nil {
-		return nil, fmt.Errorf("dialling %s: %w", addr, err)
+		return nil, err
 	}
 	return n.race(ctx, network, addrs, uint16(port))
 }
@@ -142,7 +151,7 @@ func (n *Node) dialAddr(ctx context.Context, network string, ap netip.AddrPort) 
 	}
 	peer := r.peer(ap.Addr())
 	if peer == nil && !r.isOwn(ap.Addr()) {
-		return nil, &unreachableError{addr: ap, errno: syscall.EHOSTUNREACH, why: "no peer has this address"}
+		return nil, noPeerError(ap.Addr())
 	}
 	c, err := n.stack.DialContext(ctx, network, ap.String())
 	if err != nil {
@@ -153,29 +162,26 @@ func (n *Node) dialAddr(ctx context.Context, network string, ap netip.AddrPort) 
 
 // unreachableError says why a mesh address could not be reached, in the words of its user.
 type unreachableError struct {
-	addr  netip.AddrPort
-	peer  string // display name; empty if there is none
+	who   string
 	why   string
 	errno error
 }
 
-func (e *unreachableError) Error() string {
-	if e.peer == "" {
-		return fmt.Sprintf("%v: %s", e.addr, e.why)
-	}
-	return fmt.Sprintf("%v (peer %s): %s", e.addr, e.peer, e.why)
-}
-
+func (e *unreachableError) Error() string { return e.who + ": " + e.why }
 func (e *unreachableError) Unwrap() error { return e.errno }
+
+// noPeerError is for an address of the mesh that nobody has.
+func noPeerError(a netip.Addr) error {
+	return &unreachableError{who: a.String(), why: "no peer has this address", errno: syscall.EHOSTUNREACH}
+}
 
 // explain turns an error of the stack into one that names the peer and the likely reason.
 func (n *Node) explain(err error, ap netip.AddrPort, peer *Peer) error {
-	e := &unreachableError{addr: ap, errno: err}
+	e := &unreachableError{who: "this node", why: "nothing listens there", errno: err}
 	if peer == nil {
-		e.peer, e.why = "this node", "nothing listens there"
 		return e
 	}
-	e.peer = peer.display()
+	e.who = "peer " + peer.display()
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.why = fmt.Sprintf("connection refused: nothing listens on port %d there", ap.Port())

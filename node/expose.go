@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -26,7 +27,7 @@ func (c *Config) dialTimeout() time.Duration {
 // thing to be wrong.
 func (n *Node) openListeners() error {
 	n.proxy = &proxy.Server{
-		Dial:         n.DialContext,
+		Dial:         n.dial,
 		ListenPacket: n.listenDatagrams,
 		Auth:         n.cfg.ProxyAuth,
 		Pages:        n.pages(),
@@ -35,13 +36,15 @@ func (n *Node) openListeners() error {
 		ConnLog:      n.cfg.ConnLog,
 	}
 	for _, a := range n.cfg.Proxies {
-		if err := n.openListener("proxy", a, func(ln net.Listener) error { return n.proxy.Serve(ln) }); err != nil {
-			return err
+		ln, err := listenOn(a)
+		if err != nil {
+			return fmt.Errorf("opening the proxy: %w", err)
 		}
+		n.addListener(entryProxy, ln, n.proxy.Serve)
 	}
 	for _, f := range n.cfg.Forwards {
 		if err := n.openForward(f); err != nil {
-			return err
+			return fmt.Errorf("opening the forward to %s: %w", f.Target, err)
 		}
 	}
 	return nil
@@ -49,34 +52,50 @@ func (n *Node) openListeners() error {
 
 // entry is an open listener and what serves it until it is closed.
 type entry struct {
-	what   string
-	closer interface{ Close() error }
+	kind   entryKind
+	closer io.Closer
 	addr   net.Addr
 	serve  func() error
 }
 
-func (n *Node) openListener(what string, a net.Addr, serve func(net.Listener) error) error {
-	ln, err := listenOn(a)
-	if err != nil {
-		return fmt.Errorf("opening %s: %w", what, err)
-	}
-	n.entries = append(n.entries, entry{what, ln, ln.Addr(), func() error { return serve(ln) }})
-	return nil
+// entryKind says what a listener is for.
+type entryKind int
+
+const (
+	entryProxy   entryKind = iota
+	entryForward           // into the mesh
+	entryServe             // out of the mesh
+)
+
+func (k entryKind) String() string { return [...]string{"proxy", "forward", "served port"}[k] }
+
+func (n *Node) addListener(kind entryKind, ln net.Listener, serve func(net.Listener) error) {
+	n.entries = append(n.entries, entry{kind, ln, ln.Addr(), func() error { return serve(ln) }})
+}
+
+func (n *Node) addPacketConn(kind entryKind, pc net.PacketConn, serve func(net.PacketConn) error) {
+	n.entries = append(n.entries, entry{kind, pc, pc.LocalAddr(), func() error { return serve(pc) }})
 }
 
 func (n *Node) openForward(f Forward) error {
-	what := "forward to " + f.Target
 	if f.Listen.Network() == "udp" {
 		pc, err := net.ListenPacket("udp", f.Listen.String())
 		if err != nil {
-			return fmt.Errorf("opening %s: %w", what, err)
+			return err
 		}
-		dial := func(ctx context.Context) (net.Conn, error) { return n.DialContext(ctx, "udp", f.Target) }
-		n.entries = append(n.entries, entry{what, pc, pc.LocalAddr(), func() error { return n.proxy.ForwardPackets(pc, what, dial) }})
+		n.addPacketConn(entryForward, pc, func(pc net.PacketConn) error {
+			return n.proxy.ForwardPackets(pc, f.Target, func(ctx context.Context) (net.Conn, error) { return n.dial(ctx, "udp", f.Target) })
+		})
 		return nil
 	}
-	dial := func(ctx context.Context) (net.Conn, error) { return n.DialContext(ctx, "tcp", f.Target) }
-	return n.openListener(what, f.Listen, func(ln net.Listener) error { return n.proxy.Forward(ln, what, dial) })
+	ln, err := listenOn(f.Listen)
+	if err != nil {
+		return err
+	}
+	n.addListener(entryForward, ln, func(ln net.Listener) error {
+		return n.proxy.Forward(ln, f.Target, func(ctx context.Context) (net.Conn, error) { return n.dial(ctx, "tcp", f.Target) })
+	})
+	return nil
 }
 
 // openServes opens the ports in the mesh; the stack exists by then.
@@ -90,7 +109,6 @@ func (n *Node) openServes() error {
 }
 
 func (n *Node) openServe(s Serve) error {
-	what := fmt.Sprintf("served port %d", s.Port)
 	addr := netip.AddrPortFrom(netip.Addr{}, s.Port)
 	dial := func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
@@ -101,14 +119,14 @@ func (n *Node) openServe(s Serve) error {
 		if err != nil {
 			return err
 		}
-		n.entries = append(n.entries, entry{what, pc, pc.LocalAddr(), func() error { return n.proxy.ForwardPackets(pc, what, dial) }})
+		n.addPacketConn(entryServe, pc, func(pc net.PacketConn) error { return n.proxy.ForwardPackets(pc, addrText(s.Target), dial) })
 		return nil
 	}
 	ln, err := n.Listen(addr)
 	if err != nil {
 		return err
 	}
-	n.entries = append(n.entries, entry{what, ln, ln.Addr(), func() error { return n.proxy.Forward(ln, what, dial) }})
+	n.addListener(entryServe, ln, func(ln net.Listener) error { return n.proxy.Forward(ln, addrText(s.Target), dial) })
 	return nil
 }
 
@@ -121,7 +139,7 @@ func (n *Node) serveEntries() {
 
 func (n *Node) serveEntry(e entry) {
 	if err := e.serve(); err != nil && !errors.Is(err, net.ErrClosed) {
-		n.log.Error("listener ended", "listener", e.what, "addr", e.addr, "err", err)
+		n.log.Error("listener ended", "kind", e.kind, "addr", e.addr, "err", err)
 	}
 }
 
@@ -165,7 +183,7 @@ func isDeadSocket(path string) bool {
 func (n *Node) proxyAddrs() []net.Addr {
 	var addrs []net.Addr
 	for _, e := range n.entries {
-		if e.what == "proxy" {
+		if e.kind == entryProxy {
 			addrs = append(addrs, e.addr)
 		}
 	}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -15,10 +14,10 @@ import (
 // Destinations outside the mesh: dialled from the host, by the proxy of its environment, or not at all.
 
 // policyError is a refusal by this node's own settings. It is fs.ErrPermission.
-type policyError struct{ addr, why string }
+type policyError string
 
-func (e *policyError) Error() string { return fmt.Sprintf("dialling %s: refused: %s", e.addr, e.why) }
-func (e *policyError) Unwrap() error { return fs.ErrPermission }
+func (e policyError) Error() string { return "refused: " + string(e) }
+func (e policyError) Unwrap() error { return fs.ErrPermission }
 
 // dialHost connects to addr, host:port, on the host's network. The host is not in the mesh.
 func (n *Node) dialHost(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -28,7 +27,7 @@ func (n *Node) dialHost(ctx context.Context, network, addr string) (net.Conn, er
 	if network == "tcp" {
 		proxy, err := n.outboundProxy(&url.URL{Scheme: "https", Host: addr})
 		if err != nil {
-			return nil, fmt.Errorf("dialling %s: %w", addr, err)
+			return nil, err
 		}
 		if proxy != nil {
 			return n.dialer().Dial(ctx, proxy, addr)
@@ -42,14 +41,14 @@ func (n *Node) dialHost(ctx context.Context, network, addr string) (net.Conn, er
 // others.
 func (n *Node) mayLeave(addr string) error {
 	if n.cfg.MeshOnly {
-		return &policyError{addr, "it is outside the mesh, and --mesh-only is set"}
+		return policyError("it is outside the mesh, and --mesh-only is set")
 	}
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return err
 	}
 	if a, err := netip.ParseAddr(host); err == nil && n.guardsHost() && hostsOnly(a) {
-		return &policyError{addr, "it is this machine's own, and the proxy serves others too"}
+		return policyError("it is this machine's own, and the proxy serves others too")
 	}
 	return nil
 }

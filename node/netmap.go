@@ -146,5 +146,11 @@ func meshPrefixes(m *NetworkMap) []netip.Prefix {
 	for _, p := range m.Peers {
 		prefixes = append(prefixes, p.Addresses...)
 	}
-	return prefixes
+	for i, p := range prefixes {
+		prefixes[i] = p.Masked()
+	}
+	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
+	})
+	return slices.Compact(prefixes)
 }

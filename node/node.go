@@ -153,6 +153,7 @@ func (n *Node) start() error {
 	if err := n.SetMap(n.cfg.Map); err != nil {
 		return err
 	}
+	n.findFirstEndpoints()
 	if err := n.wg0.dev.Up(); err != nil {
 		return fmt.Errorf("starting WireGuard: %w", err)
 	}

@@ -257,7 +257,7 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	pong, err := n.conn.Ping(ctx, p.Key)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			return r, &unreachableError{addr: netip.AddrPortFrom(addr, 0), peer: p.display(), why: "no answer", errno: err}
+			return r, &unreachableError{who: "peer " + p.display(), why: "no answer", errno: err}
 		}
 		return r, fmt.Errorf("pinging %s: %w", p.display(), err)
 	}

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"time"
 
 	"ginnel/internal/key"
@@ -12,10 +13,12 @@ import (
 // changes of the host's network.
 
 const (
-	silenceCheck   = 2 * time.Second // how often plain peers are looked at
-	silenceLimit   = 5 * time.Second // sending without an answer for so long makes a name be looked up again
-	lookupTimeout  = 5 * time.Second // of one name
-	lookupPause    = 5 * time.Second // after a look-up, doubled up to lookupPauseMax while the peer stays silent
+	silenceCheck   = time.Second      // how often plain peers are looked at
+	silenceLimit   = 3 * time.Second  // sending without an answer for so long makes a name be looked up again
+	deadLimit      = 15 * time.Second // and for so long, another address of that name be tried: WireGuard, too, gives up a session then
+	firstLookups   = 3 * time.Second  // of all names, when a node starts
+	lookupTimeout  = 5 * time.Second  // of one name
+	lookupPause    = 5 * time.Second  // between look-ups, doubled up to lookupPauseMax while the peer stays silent
 	lookupPauseMax = time.Minute
 )
 
@@ -28,24 +31,48 @@ type plainPeer struct {
 	pause   time.Duration
 }
 
-// observe takes the peer's counters and reports whether its name should be looked up.
-func (p *plainPeer) observe(now time.Time, s session) (lookUp bool) {
+// suspicion is what a peer's silence calls for.
+type suspicion int
+
+const (
+	unsuspected suspicion = iota
+	moved                 // its name may lead elsewhere now
+	dead                  // the address it has may be one of several that does not work
+)
+
+// observe takes the peer's counters.
+func (p *plainPeer) observe(now time.Time, s session) suspicion {
 	if s.rx != p.rx {
-		*p = plainPeer{rx: s.rx, txHeard: s.tx, pause: lookupPause}
-		return false
+		*p = plainPeer{rx: s.rx, txHeard: s.tx}
+		return unsuspected
 	}
 	if s.endpoint != "" && s.tx == p.txHeard {
-		return false // nothing was asked of it
+		return unsuspected // nothing was asked of it
 	}
 	if p.silent.IsZero() {
 		p.silent = now
 	}
 	if s.endpoint != "" && now.Sub(p.silent) < silenceLimit || now.Before(p.next) {
-		return false
+		return unsuspected
 	}
 	p.pause = min(max(lookupPause, 2*p.pause), lookupPauseMax)
 	p.next = now.Add(p.pause)
-	return true
+	if now.Sub(p.silent) >= deadLimit {
+		return dead
+	}
+	return moved
+}
+
+// findFirstEndpoints resolves the names of plain peers before anything is sent to them: a handshake that finds no
+// address is tried again only after five seconds. What takes long, or fails, is left to keepEndpoints.
+func (n *Node) findFirstEndpoints() {
+	ctx, cancel := context.WithTimeout(context.Background(), firstLookups)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, p := range n.namedPeers() {
+		wg.Go(func() { n.findEndpoint(ctx, p, session{}, moved) })
+	}
+	wg.Wait()
 }
 
 // keepEndpoints resolves the names of plain peers' endpoints: when a peer is new, and when it goes silent.
@@ -88,14 +115,14 @@ func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.
 		if known[p.Key] == nil {
 			known[p.Key] = new(plainPeer)
 		}
-		if known[p.Key].observe(time.Now(), s) {
-			n.findEndpoint(ctx, p, s)
+		if why := known[p.Key].observe(time.Now(), s); why != unsuspected {
+			n.findEndpoint(ctx, p, s, why)
 		}
 	}
 }
 
 // findEndpoint looks up p's name and moves p if it leads elsewhere now.
-func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session) {
+func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session, why suspicion) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	addrs, err := n.cfg.lookupHost(ctx, p.Endpoint.Host)
@@ -104,7 +131,7 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session) {
 		return
 	}
 	current, _ := netip.ParseAddrPort(s.endpoint)
-	next := netip.AddrPortFrom(nextAddr(addrs, current.Addr()), p.Endpoint.Port)
+	next := netip.AddrPortFrom(nextAddr(addrs, current.Addr(), why), p.Endpoint.Port)
 	if next == current {
 		return
 	}
@@ -115,11 +142,14 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session) {
 	n.log.Info("peer has moved", "peer", p.display(), "host", p.Endpoint.Host, "from", s.endpoint, "to", next)
 }
 
-// nextAddr is the address to try when current does not answer: the one after it, or the first if it is not listed.
-func nextAddr(addrs []netip.Addr, current netip.Addr) netip.Addr {
+// nextAddr is the address to use: current as long as it is listed and not dead, then the one after it.
+func nextAddr(addrs []netip.Addr, current netip.Addr, why suspicion) netip.Addr {
 	for i, a := range addrs {
 		if a.Unmap() == current.Unmap() {
-			return addrs[(i+1)%len(addrs)].Unmap()
+			if why == dead {
+				i++
+			}
+			return addrs[i%len(addrs)].Unmap()
 		}
 	}
 	return addrs[0].Unmap()

@@ -15,8 +15,10 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -77,6 +79,7 @@ func New(cfg Config) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
+	quiet()
 	gv := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -90,6 +93,15 @@ func New(cfg Config) (*Stack, error) {
 	}
 	return s, nil
 }
+
+// quiet keeps gVisor from writing to standard error, for the whole process. What it has to say is about single packets.
+var quiet = sync.OnceFunc(func() { log.SetTarget(silence{}) })
+
+// silence is a log.Emitter.
+type silence struct{}
+
+// Emit implements log.Emitter.
+func (silence) Emit(int, log.Level, time.Time, string, ...any) {}
 
 func (s *Stack) setUp() error {
 	if err := s.setOptions(); err != nil {

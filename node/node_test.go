@@ -1,0 +1,379 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"ginnel/internal/key"
+	"ginnel/userstack"
+)
+
+// Two nodes that know each other's keys and relay reach each other at once, and directly once they may discover.
+func TestRelayThenDirect(t *testing.T) {
+	a, b := two(t)
+	b.serveHTTP(80, "from beta")
+	if got, err := a.get("http://beta/"); got != "from beta" || err != nil {
+		t.Fatalf("over the relay: %q, %v", got, err)
+	}
+	if p := a.path(b); p != PathRelay {
+		t.Errorf("path %v, want relay", p)
+	}
+	a.mesh.introduce()
+	if _, err := a.Ping(t.Context(), "beta"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a direct path", func() bool { return a.path(b) == PathDirect && b.path(a) == PathDirect })
+	before := a.Status().Relays[0].TxPackets
+	if got, err := a.get("http://100.64.0.2/"); got != "from beta" || err != nil {
+		t.Errorf("directly: %q, %v", got, err)
+	}
+	if after := a.Status().Relays[0].TxPackets; after != before {
+		t.Errorf("%d packets went through the relay on a direct path", after-before)
+	}
+	r, err := a.Ping(t.Context(), "100.64.0.2")
+	if err != nil || r.Path != PathDirect || r.Peer != "beta" || r.RTTMS <= 0 {
+		t.Errorf("ping: %+v, %v", r, err)
+	}
+}
+
+// A transfer goes on, byte for byte, while its path changes from relay to direct and back.
+func TestTransferOverChangingPaths(t *testing.T) {
+	a, b := two(t)
+	ln, err := b.Listen(netip.MustParseAddrPort("100.64.0.2:9"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := make(chan string, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		h := sha256.New()
+		n, err := io.Copy(h, c)
+		sums <- fmt.Sprintf("%d %x %v", n, h.Sum(nil), err)
+	}()
+	c, err := a.DialContext(t.Context(), "tcp", "beta:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	chunk := make([]byte, 256<<10)
+	h := sha256.New()
+	total := 0
+	send := func(n int) {
+		for range n {
+			for i := range chunk {
+				chunk[i] = byte(total + i*7)
+			}
+			if _, err := c.Write(chunk); err != nil {
+				t.Fatal(err)
+			}
+			h.Write(chunk)
+			total += len(chunk)
+		}
+	}
+	send(20)
+	a.mesh.introduce()
+	eventually(t, "a direct path", func() bool { send(1); return a.path(b) == PathDirect })
+	send(20)
+	for _, n := range a.mesh.nodes {
+		if err := n.SetMap(n.netmap(false)); err != nil { // no discovery any more: back to the relay
+			t.Fatal(err)
+		}
+	}
+	send(20)
+	if p := a.path(b); p != PathRelay {
+		t.Errorf("path %v, want relay", p)
+	}
+	c.(interface{ CloseWrite() error }).CloseWrite()
+	select {
+	case got := <-sums:
+		if want := fmt.Sprintf("%d %x <nil>", total, h.Sum(nil)); got != want {
+			t.Errorf("received %s\nwant     %s", got, want)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the transfer did not end")
+	}
+}
+
+// Errors are those of a socket, and say what to do.
+func TestDialErrors(t *testing.T) {
+	a, b := two(t, func(c *Config) { c.MeshOnly = true })
+	b.serveHTTP(80, "")
+	for _, c := range []struct {
+		addr string
+		want error
+		text string
+	}{
+		{"beta:81", syscall.ETIMEDOUT, "peer beta: no answer"}, // not served: dropped without an answer
+		{"100.64.0.77:80", syscall.EHOSTUNREACH, "no peer has this address"},
+		{"[fd7a:115c:a1e0::1]:80", syscall.EHOSTUNREACH, "no peer has this address"},
+		{"127.0.0.1:80", fs.ErrPermission, "--mesh-only"},
+		{"192.0.2.1:80", fs.ErrPermission, "--mesh-only"},
+		{"100.64.0.1:80", syscall.ECONNREFUSED, "this node: nothing listens there"},
+		{"beta", nil, "missing port"},
+		{"beta:0", nil, "not a port"},
+		{"beta:http", nil, "not a port"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		conn, err := a.DialContext(ctx, "tcp", c.addr)
+		if err == nil {
+			conn.Close()
+			t.Errorf("%s: a connection", c.addr)
+			continue
+		}
+		if c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: %v, want %v with %q", c.addr, err, c.want, c.text)
+		}
+	}
+	ln, err := b.Listen(netip.AddrPortFrom(netip.Addr{}, 82))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := a.DialContext(ctx, "tcp", "beta:82"); !errors.Is(err, syscall.ETIMEDOUT) {
+		t.Errorf("a port that is served no longer: %v, want silence", err)
+	}
+}
+
+// Nothing comes in that is not served, and what is served obeys the map's filter.
+func TestInbound(t *testing.T) {
+	a, b := two(t)
+	b.serveHTTP(80, "open")
+	if _, err := a.get("http://beta/"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := a.stack.Ping(ctx, b.addr); err == nil {
+		t.Error("an ICMP echo was answered")
+	}
+	m := b.netmap(false)
+	m.Filter = func(f userstack.Flow) bool { return f.Src.Addr() != a.addr }
+	if err := b.SetMap(m); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := a.DialContext(ctx, "tcp", "beta:80"); !errors.Is(err, syscall.ETIMEDOUT) {
+		t.Errorf("a refused peer: %v, want silence", err)
+	}
+}
+
+// Forwards lead into the mesh, served ports out of it, for connections, datagrams and unix sockets.
+func TestForwardAndServe(t *testing.T) {
+	echo := func(c net.Conn) { io.Copy(c, c); c.Close() }
+	local, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	go func() {
+		for {
+			c, err := local.Accept()
+			if err != nil {
+				return
+			}
+			go echo(c)
+		}
+	}()
+	datagrams, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer datagrams.Close()
+	go func() {
+		buf := make([]byte, 1<<16)
+		for {
+			n, from, err := datagrams.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			datagrams.WriteTo(buf[:n], from)
+		}
+	}()
+	m := newMesh(t)
+	a, b := m.add("alpha"), m.add("beta")
+	b.startReady(func(c *Config) {
+		c.Serves = []Serve{{7, tcp(local.Addr().String())}, {7, udp(datagrams.LocalAddr().String())}}
+	})
+	path := socketFile(filepath.Join(t.TempDir(), "echo.sock"))
+	a.start(func(c *Config) {
+		c.Forwards = []Forward{{tcp("127.0.0.1:0"), "beta:7"}, {udp("127.0.0.1:0"), "beta:7"}, {path, "100.64.0.2:7"}}
+	})
+	for _, e := range a.entries {
+		c, err := net.Dial(e.addr.Network(), e.addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprint(c, "round trip")
+		buf := make([]byte, 100)
+		n, err := c.Read(buf)
+		if err != nil || string(buf[:n]) != "round trip" {
+			t.Errorf("%v %v: got %q, %v", e.addr.Network(), e.addr, buf[:n], err)
+		}
+	}
+}
+
+// The socket file of a node that was killed does not keep the next one from starting; one in use does.
+func TestUnixListener(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "proxy.sock")
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.SetUnlinkOnClose(false)
+	dead.Close()
+	ln, err := listenOn(socketFile(path))
+	if err != nil {
+		t.Fatalf("over a dead socket: %v", err)
+	}
+	defer ln.Close()
+	if second, err := listenOn(socketFile(path)); err == nil {
+		second.Close()
+		t.Error("a socket in use was taken over")
+	}
+}
+
+// What is taken is said before anything runs, and nothing is left of the attempt.
+func TestPortTaken(t *testing.T) {
+	m := newMesh(t)
+	a := m.add("alpha")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, err = New(Config{Key: a.key, Map: a.netmap(false), Proxies: []net.Addr{tcp("127.0.0.1:0"), tcp(ln.Addr().String())}})
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), ln.Addr().String()) {
+		t.Errorf("got %v, want the address and that it is in use", err)
+	}
+	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	port := pc.LocalAddr().(*net.UDPAddr).Port
+	_, err = New(Config{Key: a.key, Map: a.netmap(false), UDPAddr: loopback, UDPPort: uint16(port)})
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), fmt.Sprint(port)) {
+		t.Errorf("got %v, want the UDP port and that it is in use", err)
+	}
+	for _, cfg := range []Config{{}, {Key: a.key}, {Map: a.netmap(false)}, {Key: a.key, Map: a.netmap(false), MTU: 100}} {
+		if n, err := New(cfg); err == nil {
+			n.Close()
+			t.Errorf("a node was made of %+v", cfg)
+		}
+	}
+}
+
+// Peers come and go with the map; those that stay are not disturbed.
+func TestSetMap(t *testing.T) {
+	m := newMesh(t)
+	a, b, c := m.add("alpha"), m.add("beta"), m.add("gamma")
+	for _, n := range m.nodes {
+		n.startReady()
+	}
+	b.serveHTTP(80, "beta")
+	c.serveHTTP(80, "gamma")
+	conn, err := a.DialContext(t.Context(), "tcp", "beta:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := a.get("http://gamma/"); err != nil {
+		t.Fatal(err)
+	}
+	without := a.netmap(false)
+	without.Peers = without.Peers[:1]
+	if err := a.SetMap(without); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.get("http://100.64.0.3/"); !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("a peer that is gone: %v", err)
+	}
+	if s := a.Status(); len(s.Peers) != 1 {
+		t.Errorf("%d peers, want 1", len(s.Peers))
+	}
+	fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n")
+	if got, err := io.ReadAll(conn); err != nil || !strings.HasSuffix(string(got), "beta") {
+		t.Errorf("a connection to a peer that stayed: %q, %v", got, err)
+	}
+	time.Sleep(50 * time.Millisecond) // WireGuard takes two handshakes within 20 ms for a flood
+	if err := a.SetMap(a.netmap(false)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := a.get("http://gamma/"); got != "gamma" || err != nil {
+		t.Errorf("a peer that came back: %q, %v", got, err)
+	}
+	a.Close()
+	if err := a.SetMap(without); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("SetMap after Close: %v", err)
+	}
+	if s := a.Status(); s.State != StateStopped {
+		t.Errorf("state %v after Close", s.State)
+	}
+}
+
+// Run ends with its context, and Close ends Run.
+func TestRun(t *testing.T) {
+	a, b := two(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := a.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	wg.Go(func() {
+		if err := b.Run(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	cancel()
+	b.Close()
+	wg.Wait()
+	if _, err := a.DialContext(t.Context(), "tcp", "beta:80"); err == nil {
+		t.Error("a closed node dialled")
+	}
+}
+
+// Close in the middle of everything leaves nothing and does not hang.
+func TestCloseWhileBusy(t *testing.T) {
+	a, b := two(t, func(c *Config) { c.Proxies = []net.Addr{tcp("127.0.0.1:0")} })
+	b.serveHTTP(80, "x")
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { a.DialContext(context.Background(), "tcp", "100.64.0.2:80") })
+		wg.Go(func() { a.DialContext(context.Background(), "tcp", "beta:81") })
+		wg.Go(func() { a.Ping(context.Background(), "beta") })
+	}
+	a.Close()
+	wg.Wait()
+}
+
+func TestConfigNeedsNoKeyInLogs(t *testing.T) {
+	k := key.NewNodePrivate()
+	text, _ := k.MarshalText()
+	if s := fmt.Sprintf("%+v %v %#v", Config{Key: k}, Config{Key: k}, Config{Key: k}); strings.Contains(s, strings.TrimPrefix(string(text), "privkey:")) {
+		t.Error("a printed Config holds the private key")
+	}
+}

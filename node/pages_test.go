@@ -1,0 +1,297 @@
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ginnel/proxy"
+)
+
+// page fetches one of a node's own pages.
+func page(t *testing.T, n *Node, method, path, token string) (int, http.Header, string) {
+	t.Helper()
+	req, err := http.NewRequest(method, "http://"+n.Status().Proxies[0]+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	tr := &http.Transport{}
+	defer tr.CloseIdleConnections()
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, string(b)
+}
+
+func withProxy(c *Config) { c.Proxies = []net.Addr{tcp("127.0.0.1:0")} }
+
+func TestPages(t *testing.T) {
+	a, b := two(t, withProxy)
+	b.serveHTTP(80, "x")
+	eventually(t, "ready", func() bool { status, _, _ := page(t, a.Node, "GET", "/readyz", ""); return status == 200 })
+	for path, want := range map[string]string{
+		"/":          "beta",
+		"/healthz":   "ok",
+		"/readyz":    "ready",
+		"/proxy.pac": "SOCKS5 127.0.0.1",
+		"/metrics":   "ginnel_ready 1",
+	} {
+		if status, _, body := page(t, a.Node, "GET", path, ""); status != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d, %.200s", path, status, body)
+		}
+	}
+	for path, want := range map[string]int{"/nothing": 404, "/api/v1/ping": 405, "/api/v2/status": 404} {
+		if status, _, _ := page(t, a.Node, "GET", path, ""); status != want {
+			t.Errorf("%s: %d, want %d", path, status, want)
+		}
+	}
+	for token, want := range map[string]int{"": 401, "wrong": 401, "token": 200} {
+		if status, _, body := page(t, a.Node, "POST", "/api/v1/ping?peer=beta", token); status != want && !(want == 200 && status == 504) {
+			t.Errorf("ping with token %q: %d %s, want %d", token, status, body, want)
+		}
+	}
+	if status, _, body := page(t, a.Node, "POST", "/api/v1/ping?peer=nobody", "token"); status != 404 || !strings.Contains(body, "no such peer") {
+		t.Errorf("ping of nobody: %d %s", status, body)
+	}
+}
+
+// The names in the JSON are the contract with scripts.
+func TestStatusJSON(t *testing.T) {
+	a, b := two(t, withProxy)
+	b.serveHTTP(80, "x")
+	if _, err := a.get("http://beta/"); err != nil {
+		t.Fatal(err)
+	}
+	_, _, body := page(t, a.Node, "GET", "/api/v1/status", "")
+	var s map[string]any
+	if err := json.Unmarshal([]byte(body), &s); err != nil {
+		t.Fatal(err)
+	}
+	wantKeys(t, s, "state", "self", "proxies", "peers", "health")
+	wantKeys(t, s["self"], "name", "addresses", "node_key", "relay")
+	wantKeys(t, s["peers"].([]any)[0], "name", "addresses", "path", "relay", "rx_bytes", "tx_bytes", "last_handshake")
+	if s["state"] != "running" || s["self"].(map[string]any)["relay"] != "test" {
+		t.Errorf("status %s", body)
+	}
+	if _, err := time.Parse(time.RFC3339, s["peers"].([]any)[0].(map[string]any)["last_handshake"].(string)); err != nil {
+		t.Error(err)
+	}
+}
+
+func wantKeys(t *testing.T, v any, keys ...string) {
+	t.Helper()
+	got := slices.Sorted(maps.Keys(v.(map[string]any)))
+	for _, k := range keys {
+		if !slices.Contains(got, k) {
+			t.Errorf("%q is missing in %v", k, got)
+		}
+	}
+}
+
+// A node that cannot reach its relay says so, and what to do.
+func TestNotReady(t *testing.T) {
+	m := newMesh(t)
+	a := m.add("alpha")
+	m.srv.Close()
+	a.start(withProxy)
+	eventually(t, "an error", func() bool { return len(a.Status().Health) > 0 })
+	s := a.Status()
+	if s.State != StateStarting || !strings.Contains(s.Reason, "home relay test") || s.Health[0].Code != "home-relay-unreachable" || s.Health[0].Mend == "" {
+		t.Errorf("status %+v", s)
+	}
+	if status, _, body := page(t, a.Node, "GET", "/readyz", ""); status != 503 || !strings.Contains(body, "refused") {
+		t.Errorf("readyz: %d %s", status, body)
+	}
+	if status, _, _ := page(t, a.Node, "GET", "/healthz", ""); status != 200 {
+		t.Errorf("healthz: %d", status)
+	}
+}
+
+// The proxy says why in its own words: the peer and the reason.
+func TestProxyErrors(t *testing.T) {
+	a, _ := two(t, withProxy, func(c *Config) { c.DialTimeout = 300 * time.Millisecond; c.MeshOnly = true })
+	eventually(t, "ready", func() bool { return a.Status().State == StateRunning })
+	proxyURL := &url.URL{Scheme: "http", Host: a.Status().Proxies[0]}
+	tr := &http.Transport{Proxy: http.ProxyURL(proxyURL)}
+	defer tr.CloseIdleConnections()
+	for target, want := range map[string]struct {
+		status int
+		text   string
+	}{
+		"http://beta:81/":      {504, "peer beta"},
+		"http://100.64.0.99/":  {502, "no peer has this address"},
+		"http://192.0.2.1/":    {403, "--mesh-only"},
+		"http://100.64.0.1:9/": {502, "nothing listens"},
+	} {
+		resp, err := tr.RoundTrip(must(http.NewRequest("GET", target, nil)))
+		if err != nil {
+			t.Errorf("%s: %v", target, err)
+			continue
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want.status || !strings.Contains(string(b), want.text) {
+			t.Errorf("%s: %d %s, want %d with %q", target, resp.StatusCode, b, want.status, want.text)
+		}
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// A proxy that others can reach does not lead them to what listens on this machine only.
+func TestProxyForOthersGuardsTheHost(t *testing.T) {
+	local, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	go func() {
+		for {
+			c, err := local.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	for addr, allowed := range map[string]bool{"127.0.0.1:0": true, "[::1]:0": true, "0.0.0.0:0": false, ":0": false} {
+		m := newMesh(t)
+		a := m.add("alpha")
+		a.start(func(c *Config) {
+			c.Proxies = []net.Addr{tcp(addr)}
+			c.ProxyAuth = func(string, string) bool { return true }
+		})
+		c, err := a.DialContext(t.Context(), "tcp", local.Addr().String())
+		if c != nil {
+			c.Close()
+		}
+		if (err == nil) != allowed {
+			t.Errorf("proxy on %s: loopback dialled: %v, want allowed %v", addr, err, allowed)
+		}
+		a.Close()
+	}
+}
+
+// Datagrams of one association go into the mesh and out of it, by address and by name.
+func TestDatagrams(t *testing.T) {
+	a, b := two(t)
+	inside, err := b.ListenPacket(netip.MustParseAddrPort("100.64.0.2:7"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	outside, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	for _, pc := range []net.PacketConn{inside, outside} {
+		go func() {
+			buf := make([]byte, 1<<16)
+			for {
+				n, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				pc.WriteTo(buf[:n], from)
+			}
+		}()
+	}
+	c, err := a.listenDatagrams(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	port := outside.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	buf := make([]byte, 1<<16)
+	for i, dst := range []*proxy.Addr{
+		{IP: b.addr, Port: 7}, {Name: "beta", Port: 7}, {IP: loopback, Port: port}, {Name: "localhost", Port: port}, {Name: "BETA.", Port: 7},
+	} {
+		want := bytes.Repeat([]byte{byte(i)}, 1+i*10000)
+		if _, err := c.WriteTo(want, dst); err != nil {
+			t.Fatalf("to %v: %v", dst, err)
+		}
+		n, from, err := c.ReadFrom(buf)
+		if err != nil || !bytes.Equal(buf[:n], want) || from.(*net.UDPAddr).AddrPort().Port() != dst.Port {
+			t.Errorf("from %v to %v: %d bytes, %v", from, dst, n, err)
+		}
+	}
+	for _, dst := range []*proxy.Addr{{IP: netip.MustParseAddr("100.64.0.99"), Port: 7}, {Name: "nobody.invalid", Port: 7}} {
+		if _, err := c.WriteTo([]byte("x"), dst); err == nil {
+			t.Errorf("a datagram to %v was taken", dst)
+		}
+	}
+	done := make(chan error)
+	go func() { _, _, err := c.ReadFrom(buf); done <- err }()
+	c.Close()
+	if err := <-done; err == nil {
+		t.Error("ReadFrom got something after Close")
+	}
+	if _, err := c.WriteTo([]byte("x"), &proxy.Addr{Name: "other.invalid", Port: 7}); err == nil {
+		t.Error("WriteTo after Close succeeded")
+	}
+}
+
+// The file is JavaScript that browsers take: every string is quoted, nothing of a name gets out of its quotes.
+func TestPACFile(t *testing.T) {
+	m := &NetworkMap{Name: "self", Addresses: prefixes("10.9.0.2/24"), DNS: DNS{Search: []string{"corp.example."}},
+		Peers: []Peer{{Name: `evil");alert("`, Addresses: prefixes("10.1.0.0/16", "fd00::/8")}, {Addresses: prefixes("10.1.0.0/16")}}}
+	got := pacFile("127.0.0.1:1080", m)
+	for _, want := range []string{
+		`"SOCKS5 127.0.0.1:1080; PROXY 127.0.0.1:1080"`, `dnsDomainIs(host, ".corp.example")`, `host == "self"`,
+		`isInNet(host, "10.9.0.0", "255.255.255.0")`, `isInNet(host, "100.64.0.0", "255.192.0.0")`, `evil\");alert(\"`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s is missing in\n%s", want, got)
+		}
+	}
+	if n := strings.Count(got, `"10.1.0.0"`); n != 1 {
+		t.Errorf("a prefix of two peers stands there %d times", n)
+	}
+	lines := bufio.NewScanner(strings.NewReader(got))
+	for lines.Scan() {
+		if strings.Count(strings.ReplaceAll(lines.Text(), `\"`, ""), `"`)%2 != 0 {
+			t.Errorf("unbalanced quotes: %s", lines.Text())
+		}
+	}
+}
+
+func TestMetricsAreComplete(t *testing.T) {
+	a, b := two(t, withProxy)
+	b.serveHTTP(80, "x")
+	if _, err := a.get("http://beta/"); err != nil {
+		t.Fatal(err)
+	}
+	_, _, body := page(t, a.Node, "GET", "/metrics", "")
+	peer := fmt.Sprintf(`{peer="%v"}`, b.key.Public())
+	for _, want := range []string{"ginnel_peer_received_bytes_total" + peer, "ginnel_peer_direct" + peer + " 0", `ginnel_relay_connected{region="test"} 1`, "go_goroutines"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("%s is missing", want)
+		}
+	}
+}

@@ -1,0 +1,285 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+
+	"ginnel/internal/key"
+	"ginnel/transport"
+	"ginnel/userstack"
+)
+
+func newPublicKey() key.NodePublic { return key.NewNodePrivate().Public() }
+
+// movingBind is a bind that can be exchanged: a host that moves.
+type movingBind struct{ conn.Bind }
+
+// stockPeer is a plain WireGuard device, with a stack of its own behind it.
+type stockPeer struct {
+	key   key.NodePrivate
+	stack *userstack.Stack
+	dev   *device.Device
+	port  uint16
+}
+
+var stockAddr = netip.MustParseAddr("10.9.0.1")
+
+func newStockPeer(t *testing.T, bind conn.Bind, clients ...key.NodePublic) *stockPeer {
+	t.Helper()
+	p := &stockPeer{key: key.NewNodePrivate()}
+	var err error
+	if p.stack, err = userstack.New(userstack.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.stack.SetAddrs(single(stockAddr)); err != nil {
+		t.Fatal(err)
+	}
+	p.stack.SetFilter(func(userstack.Flow) bool { return true })
+	p.dev = device.NewDevice(p.stack.Device(), bind, device.NewLogger(device.LogLevelSilent, ""))
+	t.Cleanup(func() {
+		p.stack.Close()
+		p.dev.Close()
+	})
+	raw := p.key.Raw()
+	text := "private_key=" + hex.EncodeToString(raw[:]) + "\n"
+	for i, c := range clients {
+		text += fmt.Sprintf("public_key=%x\nallowed_ip=10.9.0.%d/32\n", c[:], i+2)
+	}
+	if err := p.dev.IpcSet(text); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.dev.Up(); err != nil {
+		t.Fatal(err)
+	}
+	p.port = stockPort(t, p.dev)
+	return p
+}
+
+func stockPort(t *testing.T, dev *device.Device) (port uint16) {
+	t.Helper()
+	text, err := dev.IpcGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if n, _ := fmt.Sscanf(line, "listen_port=%d", &port); n == 1 {
+			return port
+		}
+	}
+	t.Fatal("the device has no port")
+	return 0
+}
+
+// echoTCP echoes on port 7 of the peer's stack.
+func (p *stockPeer) echoTCP(t *testing.T) {
+	t.Helper()
+	ln, err := p.stack.Listen(netip.AddrPortFrom(stockAddr, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { io.Copy(c, c); c.Close() }()
+		}
+	}()
+}
+
+// plainNode is a node with one plain peer.
+func plainNode(t *testing.T, k key.NodePrivate, p *stockPeer, e Endpoint, change ...func(*Config)) *Node {
+	t.Helper()
+	cfg := Config{
+		Key:     k,
+		UDPAddr: loopback,
+		Log:     testLog(t, "plain"),
+		Map: NetworkMap{
+			Addresses: prefixes("10.9.0.2/24"),
+			Peers:     []Peer{{Key: p.key.Public(), Addresses: prefixes("10.9.0.0/24"), Plain: true, Endpoint: e}},
+		},
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	n, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+func roundTrip(t *testing.T, c net.Conn, text string, wait time.Duration) error {
+	t.Helper()
+	c.SetDeadline(time.Now().Add(wait))
+	if _, err := c.Write([]byte(text)); err != nil {
+		return err
+	}
+	buf := make([]byte, len(text))
+	_, err := io.ReadFull(c, buf)
+	if err == nil && string(buf) != text {
+		return fmt.Errorf("got %q, want %q", buf, text)
+	}
+	return err
+}
+
+// A stock WireGuard device is a peer, with no relay and no discovery.
+func TestPlainPeer(t *testing.T) {
+	k := key.NewNodePrivate()
+	p := newStockPeer(t, conn.NewStdNetBind(), k.Public())
+	p.echoTCP(t)
+	n := plainNode(t, k, p, Endpoint{"127.0.0.1", p.port})
+	c, err := n.DialContext(t.Context(), "tcp", "10.9.0.1:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := roundTrip(t, c, "plain", 5*time.Second); err != nil {
+		t.Error(err)
+	}
+	s := n.Status()
+	if s.State != StateRunning || s.Peers[0].Path != PathDirect || s.Peers[0].Endpoint != fmt.Sprintf("127.0.0.1:%d", p.port) || s.Peers[0].RxBytes == 0 {
+		t.Errorf("status %+v", s)
+	}
+	r, err := n.Ping(t.Context(), "10.9.0.1")
+	if err != nil || r.Path != PathDirect || r.RTTMS <= 0 {
+		t.Errorf("ping: %+v, %v", r, err)
+	}
+	if _, err := n.Ping(t.Context(), "10.9.9.9"); err == nil {
+		t.Error("somebody without a peer answered a ping")
+	}
+}
+
+// A peer with the wrong key never answers, and the error says what to check.
+func TestPlainPeerWrongKey(t *testing.T) {
+	k := key.NewNodePrivate()
+	p := newStockPeer(t, conn.NewStdNetBind(), newPublicKey())
+	n := plainNode(t, k, p, Endpoint{"127.0.0.1", p.port})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := n.DialContext(ctx, "tcp", "10.9.0.1:7")
+	if want := fmt.Sprintf("does not answer at 127.0.0.1:%d: no WireGuard handshake yet; check its address, its key", p.port); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q in it", err, want)
+	}
+	if s := n.Status(); s.Peers[0].Path != PathNone {
+		t.Errorf("path %v to a peer that never answered", s.Peers[0].Path)
+	}
+}
+
+// The name of a silent peer is looked up again, and the connection in use goes on at its new address.
+func TestPlainPeerMovesUnderItsName(t *testing.T) {
+	k := key.NewNodePrivate()
+	at := func(ip string, port uint16) conn.Bind {
+		c, err := transport.New(transport.Config{Addr: netip.MustParseAddr(ip), Port: port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c.Bind()
+	}
+	where := &movingBind{at("127.0.0.1", 0)}
+	p := newStockPeer(t, where, k.Public())
+	p.echoTCP(t)
+	var address atomic.Value
+	address.Store("127.0.0.1")
+	n := plainNode(t, k, p, Endpoint{"peer.example", p.port}, func(c *Config) {
+		c.LookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
+			if host != "peer.example" {
+				t.Errorf("looked up %q", host)
+			}
+			return []netip.Addr{netip.MustParseAddr(address.Load().(string))}, nil
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	c, err := n.DialContext(ctx, "tcp", "10.9.0.1:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := roundTrip(t, c, "before", 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // what the peer still has to say would tell where it is
+	where.Bind.Close()
+	where.Bind = at("127.0.0.2", p.port)
+	if err := p.dev.BindUpdate(); err != nil {
+		t.Fatal(err)
+	}
+	address.Store("127.0.0.2")
+	start := time.Now()
+	if err := roundTrip(t, c, "after", 30*time.Second); err != nil {
+		t.Errorf("after the move: %v", err)
+	}
+	t.Logf("healed in %v", time.Since(start).Round(100*time.Millisecond))
+	if e := n.Status().Peers[0].Endpoint; e != fmt.Sprintf("127.0.0.2:%d", p.port) {
+		t.Errorf("endpoint %v", e)
+	}
+}
+
+func TestObserve(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	var p plainPeer
+	want := func(what string, s session, want suspicion) {
+		t.Helper()
+		if got := p.observe(now, s); got != want {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	want("a new peer without an address", session{}, moved)
+	want("at once again", session{}, unsuspected)
+	now = now.Add(lookupPause)
+	want("after the pause", session{}, moved)
+	now = now.Add(lookupPause)
+	want("before the pause, now doubled, is over", session{}, unsuspected)
+	now = now.Add(lookupPause)
+	want("after it", session{}, dead)
+	heard := session{endpoint: "192.0.2.1:1", rx: 100, tx: 100}
+	want("it was heard from", heard, unsuspected)
+	now = now.Add(time.Hour)
+	want("nothing was asked of it", heard, unsuspected)
+	heard.tx += 148
+	want("it was asked", heard, unsuspected)
+	now = now.Add(silenceLimit)
+	want("and did not answer", heard, moved)
+	now = now.Add(deadLimit)
+	want("for long", heard, dead)
+	heard.rx++
+	want("then it did", heard, unsuspected)
+}
+
+func TestNextAddr(t *testing.T) {
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	both := []netip.Addr{a, b}
+	for _, c := range []struct {
+		addrs   []netip.Addr
+		current netip.Addr
+		why     suspicion
+		want    netip.Addr
+	}{
+		{both, netip.Addr{}, moved, a},
+		{both, a, moved, a}, // it may just have nothing to say
+		{both, a, dead, b},
+		{both, b, dead, a},
+		{both[:1], a, dead, a},
+		{both[1:], a, moved, b},
+	} {
+		if got := nextAddr(c.addrs, c.current, c.why); got != c.want {
+			t.Errorf("nextAddr(%v, %v, %v) = %v, want %v", c.addrs, c.current, c.why, got, c.want)
+		}
+	}
+}

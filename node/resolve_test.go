@@ -1,0 +1,211 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// dnsServer answers from a table of names, lower case with a dot at the end.
+func dnsServer(pc net.PacketConn, names map[string][]netip.Addr) {
+	buf := make([]byte, 1500)
+	for {
+		n, from, err := pc.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		if reply := answer(buf[:n], names); reply != nil {
+			pc.WriteTo(reply, from)
+		}
+	}
+}
+
+func answer(query []byte, names map[string][]netip.Addr) []byte {
+	var p dnsmessage.Parser
+	h, err := p.Start(query)
+	if err != nil {
+		return nil
+	}
+	q, err := p.Question()
+	if err != nil {
+		return nil
+	}
+	addrs, known := names[strings.ToLower(q.Name.String())]
+	rh := dnsmessage.Header{ID: h.ID, Response: true, RecursionAvailable: true}
+	if !known {
+		rh.RCode = dnsmessage.RCodeNameError
+	}
+	b := dnsmessage.NewBuilder(nil, rh)
+	b.StartQuestions()
+	b.Question(q)
+	b.StartAnswers()
+	head := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 1}
+	for _, a := range addrs {
+		switch {
+		case q.Type == dnsmessage.TypeA && a.Is4():
+			b.AResource(head, dnsmessage.AResource{A: a.As4()})
+		case q.Type == dnsmessage.TypeAAAA && a.Is6():
+			b.AAAAResource(head, dnsmessage.AAAAResource{AAAA: a.As16()})
+		}
+	}
+	reply, err := b.Finish()
+	if err != nil {
+		return nil
+	}
+	return reply
+}
+
+// Names go to the map's DNS servers, by way of the mesh, with the search domains that resolv.conf(5) would try.
+func TestNamesOverTheMesh(t *testing.T) {
+	a, b := two(t)
+	b.serveHTTP(80, "found")
+	pc, err := b.ListenPacket(netip.MustParseAddrPort("100.64.0.2:53"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	go dnsServer(pc, map[string][]netip.Addr{
+		"db.corp.example.": {b.addr},
+		"two.example.":     {netip.MustParseAddr("100.64.0.99"), b.addr},
+		"outside.example.": {netip.MustParseAddr("127.0.0.1")},
+	})
+	m := a.netmap(false)
+	m.DNS = DNS{Servers: []netip.Addr{b.addr}, Search: []string{"nowhere.example", "corp.example."}}
+	if err := a.SetMap(m); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"db.corp.example", "DB.corp.example.", "db", "two.example"} {
+		if got, err := a.get("http://" + name + "/"); got != "found" || err != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	_, err = a.DialContext(t.Context(), "tcp", "missing.example:80")
+	var dns *net.DNSError
+	if !errors.As(err, &dns) || !dns.IsNotFound || !strings.Contains(err.Error(), "100.64.0.2") || strings.Contains(err.Error(), "127.0.0.53") {
+		t.Errorf("an unknown name: %v, want not found by the server that was asked", err)
+	}
+	if addrs, err := a.lookup(t.Context(), "localhost"); err != nil || !addrs[0].IsLoopback() {
+		t.Errorf("localhost: %v, %v", addrs, err)
+	}
+	// A server that is silent is an error in time.
+	pc.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := a.DialContext(ctx, "tcp", "db.corp.example:80"); err == nil {
+		t.Error("a name was resolved by nobody")
+	}
+}
+
+func TestSearchList(t *testing.T) {
+	search := []string{"a.example", "b.example."}
+	for name, want := range map[string][]string{
+		"db":    {"db.a.example.", "db.b.example.", "db."},
+		"db.x":  {"db.x.", "db.x.a.example.", "db.x.b.example."},
+		"db.x.": {"db.x."},
+		"db.":   {"db."},
+	} {
+		if got := searchList(name, search); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	peers := []Peer{
+		{Name: "everything", Addresses: prefixes("0.0.0.0/0", "::/0")},
+		{Name: "office", Addresses: prefixes("10.0.0.0/8")},
+		{Name: "lab", Addresses: prefixes("10.1.0.0/16", "fd00::/8")},
+		{Name: "Host.example.", Addresses: prefixes("10.1.2.3/32", "fd00::3/128")},
+	}
+	r := newRoutes(&NetworkMap{Addresses: prefixes("10.9.0.2/24"), Peers: peers})
+	for addr, want := range map[string]string{
+		"192.0.2.1": "everything", "2001:db8::1": "everything", "10.2.0.1": "office", "10.1.9.9": "lab", "fd00::9": "lab",
+		"10.1.2.3": "Host.example.", "fd00::3": "Host.example.",
+	} {
+		if p := r.peer(netip.MustParseAddr(addr)); p == nil || p.Name != want {
+			t.Errorf("%s goes to %v, want %s", addr, p, want)
+		}
+	}
+	if got := r.names["host.example"]; len(got) != 2 {
+		t.Errorf("names %v", r.names)
+	}
+	r = newRoutes(&NetworkMap{Addresses: prefixes("10.9.0.2/24"), Peers: peers[1:2]})
+	for addr, want := range map[string]bool{
+		"100.64.0.1": true, "100.115.92.5": false, "100.128.0.1": false, "fd7a:115c:a1e0::1": true, "fd7b::1": false,
+		"10.9.0.77": true, "10.1.1.1": true, "192.0.2.1": false, "127.0.0.1": false, "::1": false, "169.254.1.1": false,
+		"224.0.0.1": false, "0.0.0.0": false,
+	} {
+		if got := r.inMesh(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("inMesh(%s) = %v, want %v", addr, got, want)
+		}
+	}
+	// A peer that is the way to everywhere is not the way to this machine.
+	r = newRoutes(&NetworkMap{Addresses: prefixes("10.9.0.2/24"), Peers: peers[:1]})
+	if r.inMesh(netip.MustParseAddr("127.0.0.1")) || !r.inMesh(netip.MustParseAddr("192.0.2.1")) {
+		t.Error("0.0.0.0/0 leads loopback into the mesh, or nothing")
+	}
+	if !r.isOwn(netip.MustParseAddr("10.9.0.2")) || r.isOwn(netip.MustParseAddr("10.9.0.3")) {
+		t.Error("own addresses are wrong")
+	}
+}
+
+func prefixes(texts ...string) (out []netip.Prefix) {
+	for _, s := range texts {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// A dead address of a name costs a head start, not the connection.
+func TestRace(t *testing.T) {
+	a, b := two(t)
+	b.serveHTTP(80, "")
+	dead := netip.MustParseAddr("100.64.0.200")
+	m := a.netmap(false)
+	m.Peers = append(m.Peers, Peer{Name: "dead", Key: newPublicKey(), Addresses: single(dead), Region: region})
+	if err := a.SetMap(m); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	c, err := a.race(t.Context(), "tcp", []netip.Addr{dead, b.addr}, 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if took := time.Since(start); took < raceDelay/2 || took > 10*raceDelay {
+		t.Errorf("took %v, want about %v", took, raceDelay)
+	}
+	nowhere := netip.MustParseAddr("100.64.0.201")
+	start = time.Now()
+	c, err = a.race(t.Context(), "tcp", []netip.Addr{nowhere, b.addr}, 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if took := time.Since(start); took > raceDelay {
+		t.Errorf("an address that failed at once held up the next for %v", took)
+	}
+	if _, err := a.race(t.Context(), "tcp", []netip.Addr{nowhere, netip.MustParseAddr("100.64.0.202")}, 80); err == nil || !strings.Contains(err.Error(), "201") {
+		t.Errorf("got %v, want the first error", err)
+	}
+}
+
+func TestInterleave(t *testing.T) {
+	addrs := func(texts ...string) (out []netip.Addr) {
+		for _, s := range texts {
+			out = append(out, netip.MustParseAddr(s))
+		}
+		return out
+	}
+	got := interleave(addrs("::1", "::2", "::3", "10.0.0.1", "10.0.0.2"))
+	if want := addrs("::1", "10.0.0.1", "::2", "10.0.0.2", "::3"); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

@@ -13,7 +13,7 @@ import (
 func TestRealNodes(t *testing.T) {
 	t.Parallel()
 	h := startOurRelay(t, relay.ServerConfig{})
-	serveOurSTUN(t, h)
+	serveDistantSTUN(t, h)
 	relays := h.derpMap(fastStart)
 	a := newRealNode(t, "real a", key.NewNodePrivate(), meshAddrs[0])
 	b := newRealNode(t, "real b", key.NewNodePrivate(), meshAddrs[1])

@@ -1,10 +1,12 @@
 package interop
 
 import (
+	"flag"
 	"fmt"
 	"log"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,11 +14,17 @@ import (
 	"tailscale.com/envknob"
 )
 
+// atOnce is how many tests run at the same time. Most of them wait most of the time, for clocks of the other side that
+// cannot be turned.
+const atOnce = 6
+
 // TestMain keeps their code from looking beyond this machine, and fails the run if a goroutine of ours is left.
 func TestMain(m *testing.M) {
 	envknob.Setenv("IN_TS_TEST", "1")
 	envknob.Setenv("TS_DISABLE_PORTMAPPER", "1")
 	log.SetOutput(quiet{})
+	flag.Parse()
+	flag.Set("test.parallel", strconv.Itoa(atOnce))
 	code := m.Run()
 	if left := goroutinesLeft(); code == 0 && left != "" {
 		fmt.Fprintf(os.Stderr, "goroutines left:\n%s\n", left)

@@ -24,9 +24,8 @@ type ourNode struct {
 }
 
 // newOurNode starts a node on udp, or on all addresses of the machine if that is invalid, until the test ends.
-func newOurNode(tb testing.TB, name string, addr, udp netip.Addr, relays relay.Map) *ourNode {
+func newOurNode(tb testing.TB, name string, k key.NodePrivate, addr, udp netip.Addr, relays relay.Map) *ourNode {
 	tb.Helper()
-	k := key.NewNodePrivate()
 	n, err := node.New(node.Config{
 		Key:     k,
 		UDPAddr: udp,

@@ -86,7 +86,7 @@ type talk struct {
 
 const (
 	talkChunk = 32 << 10
-	talkEvery = 10 * time.Millisecond // about 3 MB/s each way
+	talkEvery = 20 * time.Millisecond // about 1.6 MB/s each way
 )
 
 // startTalk dials from a to b, who echoes.
@@ -178,14 +178,15 @@ type probes struct {
 	stopc chan struct{}
 	wg    sync.WaitGroup
 
-	mu   sync.Mutex
-	last time.Time     // answer
-	gap  time.Duration // the longest without one
+	mu      sync.Mutex
+	answers int
+	last    time.Time     // answer
+	gap     time.Duration // the longest without one
 }
 
 const probeEvery = 100 * time.Millisecond
 
-// startProbes sends probes from a to b until the test ends.
+// startProbes sends probes from a to b until the test ends, and waits until some are answered.
 func startProbes(tb testing.TB, a, b member) *probes {
 	tb.Helper()
 	conn, err := a.dialUDP(tb.Context(), netip.AddrPortFrom(b.address(), echoPort))
@@ -199,6 +200,11 @@ func startProbes(tb testing.TB, a, b member) *probes {
 		close(p.stopc)
 		conn.Close()
 		p.wg.Wait()
+	})
+	eventually(tb, "probes are answered", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.answers >= 3
 	})
 	return p
 }
@@ -224,6 +230,7 @@ func (p *probes) receive() {
 		}
 		p.mu.Lock()
 		now := time.Now()
+		p.answers++
 		p.gap = max(p.gap, now.Sub(p.last))
 		p.last = now
 		p.mu.Unlock()

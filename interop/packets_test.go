@@ -1,0 +1,85 @@
+package interop
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"tailscale.com/ipn/ipnstate"
+	"tailscale.com/net/packet"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/ipproto"
+
+	"ginnel/relay"
+)
+
+// TestDatagrams proves that datagrams of all sizes pass between our stack and theirs in both directions, those in
+// fragments included: their tunnel is narrower than ours.
+func TestDatagrams(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, startOurRelay(t, relay.ServerConfig{}), netip.Addr{})
+	p.introduce()
+	serveEcho(t, p.our)
+	serveEcho(t, p.their)
+	for _, way := range [][2]member{{p.our, p.their}, {p.their, p.our}} {
+		c, err := way[0].dialUDP(t.Context(), netip.AddrPortFrom(way[1].address(), echoPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for _, size := range []int{1, 1000, 1252, 1253, 1372, 1392, 1393, 2000} {
+			if err := askEcho(c, bytes.Repeat([]byte{byte(size)}, size)); err != nil {
+				t.Errorf("%v to %v, %d bytes: %v", way[0].address(), way[1].address(), size, err)
+			}
+		}
+	}
+}
+
+// askEcho sends a datagram until it comes back.
+func askEcho(c net.Conn, b []byte) error {
+	buf := make([]byte, 4096)
+	for deadline := time.Now().Add(patience); ; {
+		if _, err := c.Write(b); err != nil {
+			return err
+		}
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		n, err := c.Read(buf)
+		if err == nil && bytes.Equal(buf[:n], b) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("it did not come back: %w", err)
+		}
+	}
+}
+
+// TestAnnouncement proves that our node takes the announcement of a disco key, which their nodes send inside the tunnel
+// as a protocol of its own, in silence.
+func TestAnnouncement(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, startOurRelay(t, relay.ServerConfig{}), netip.Addr{})
+	p.introduce()
+	serveEcho(t, p.our)
+	back := make(chan packet.Parsed, 1<<10)
+	p.their.eng.InstallCaptureHook(func(path packet.CapturePath, _ time.Time, b []byte, _ packet.CaptureMeta) {
+		var q packet.Parsed
+		if q.Decode(b); path == packet.FromPeer {
+			select {
+			case back <- q:
+			default:
+			}
+		}
+	})
+	k := startTalk(t, p.their, p.our)
+	p.their.eng.Ping(p.our.addr, tailcfg.PingTSMP, 0, func(*ipnstate.PingResult) {})
+	k.more(patience, 1<<16)
+	k.finish()
+	for len(back) > 0 {
+		if q := <-back; q.IPProto != ipproto.TCP {
+			t.Errorf("our node answered with %v", q.String())
+		}
+	}
+}

@@ -54,7 +54,7 @@ func (c *ClientConfig) dialContext() func(ctx context.Context, network, addr str
 	return c.DialContext
 }
 
-// MessageKind tells what a [Message] is.
+// MessageKind tells what a [Message] is. Kinds without an exported name are of no use outside this package.
 type MessageKind uint8
 
 const (

@@ -38,6 +38,8 @@ func (t Transport) String() string {
 	return [...]string{"none", "native", "websocket", "plain"}[t]
 }
 
+var errNoClientKey = errors.New("relay: client has no key")
+
 // upgradeError reports that something on the way answered in HTTP instead of letting the connection be upgraded.
 type upgradeError struct{ answer string }
 
@@ -70,6 +72,9 @@ type session struct {
 // connect connects to the first of targets that answers and logs in. A connection whose upgrade is refused is made
 // again as WebSocket.
 func connect(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello, first Transport) (*session, error) {
+	if cfg.Key.IsZero() {
+		return nil, errNoClientKey
+	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	s, err := connectOnce(ctx, cfg, targets, h, first)

@@ -1,6 +1,5 @@
 // Package relay speaks DERP, the protocol that carries a mesh's encrypted packets over TCP when no direct UDP path
-// works: [Client] and [Pool] for a node, [Server] for a relay, [STUN] for its UDP side and [Map] for the list of
-// relays. Section numbers in comments are those of the project's DERP specification; the frames are laid out in
+// works: [Client] and [Pool] for a node, [Server] for a relay, and [Map] for the list of relays. Section numbers in comments are those of the project's DERP specification; the frames are laid out in
 // frame.go.
 //
 // # How packets move

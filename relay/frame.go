@@ -44,8 +44,6 @@ const (
 	headerSize = 5
 	// sendOverhead is what a SendPacket or RecvPacket frame adds to its packet.
 	sendOverhead = headerSize + key.Size
-	// forwardOverhead is what a ForwardPacket frame adds to its packet.
-	forwardOverhead = headerSize + 2*key.Size
 
 	// MaxPacket is the size in bytes of the largest packet that DERP carries (3.1).
 	MaxPacket = 64 << 10
@@ -222,10 +220,6 @@ func parsePeerPresent(b []byte) (p presence, ok bool) {
 		p.flags = presentFlags(b[addrEnd])
 	}
 	return p, true
-}
-
-func appendClosePeer(b []byte, peer key.NodePublic) []byte {
-	return append(appendHeader(b, frameClosePeer, key.Size), peer[:]...)
 }
 
 // pingData is what a Ping carries and its Pong repeats.

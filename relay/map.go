@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +15,6 @@ import (
 const (
 	defaultPort      = 443
 	defaultPlainPort = 80
-	defaultSTUNPort  = 3478
 	maxRegionID      = 1<<16 - 1 // tailscaled packs region ids into 16 bits (9.2)
 	pinPrefix        = "sha256-raw:"
 )
@@ -138,11 +136,6 @@ func (n *Node) port() int {
 		return defaultPort
 	}
 	return n.DERPPort
-}
-
-// url returns the address of the relay as a client that knows only URLs would write it.
-func (n *Node) url() *url.URL {
-	return &url.URL{Scheme: "https", Host: hostPort(n.HostName, n.port(), defaultPort), Path: "/derp"}
 }
 
 // hostPort returns host, and port unless it is the usual one, as a Host header and a URL have it.

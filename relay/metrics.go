@@ -14,10 +14,7 @@ const (
 	refusedAdmission = "admission" // not admitted by the admission controller
 )
 
-// packetClasses are the classes that carry packets, in the order of their names in the metrics.
-var packetClasses = [...]class{classData, classDisco}
-
-// packetKinds are the values of the label kind.
+// packetKinds are the values of the label kind, by the class of the packets. The other classes carry none.
 var packetKinds = [...]string{classData: "other", classDisco: "disco"}
 
 // traffic counts packets and bytes of frames of one kind.

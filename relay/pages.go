@@ -12,8 +12,8 @@ const homePage = `<!DOCTYPE html>
 <html lang="en">
 <title>Ginnel relay</title>
 <h1>Ginnel relay</h1>
-<p>This is a <a href="https://tailscale.com/kb/1232/derp-servers">DERP</a> relay run with Ginnel: it passes encrypted
-packets between the nodes of a mesh that cannot reach each other directly. There is nothing to see here.</p>
+<p>This is a DERP relay run with Ginnel: it passes encrypted packets between the nodes of a mesh that cannot reach each
+other directly. There is nothing to see here.</p>
 `
 
 // routes returns the handler of everything.

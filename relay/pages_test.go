@@ -25,6 +25,7 @@ func TestPages(t *testing.T) {
 			headers      map[string]string
 		}{
 			{"GET", "/derp", 426, "upgrade", nil},
+			{"CONNECT", "/", 403, "", nil},
 			{"GET", "/derp/", 200, "Ginnel", hardened},
 			{"GET", "/derp/probe", 200, "-", map[string]string{"Access-Control-Allow-Origin": "*"}},
 			{"HEAD", "/derp/latency-check", 200, "-", map[string]string{"Access-Control-Allow-Origin": "*"}},

@@ -28,12 +28,13 @@ const (
 // ErrUnknownRegion reports a packet for a region that the map does not have, to a peer that no other relay knows.
 var ErrUnknownRegion = errors.New("relay: region is not in the map")
 
-// PoolConfig configures a [Pool]. Key and Receive are required.
+// PoolConfig configures a [Pool]. Key is required.
 type PoolConfig struct {
 	// Key is the node's key.
 	Key key.NodePrivate
 	// Receive gets the packets that came through a region: consecutive ones of the same source in one call. They are
-	// valid only during the call. It is called from one goroutine for each region, and holds up that region only.
+	// valid only during the call. It is called from one goroutine for each region, and holds up that region only. nil
+	// discards them.
 	Receive func(region int, from key.NodePublic, packets [][]byte)
 	// Log gets connections and failures; nil discards them.
 	Log *slog.Logger
@@ -94,10 +95,16 @@ type Pool struct {
 func NewPool(cfg PoolConfig) *Pool {
 	p := &Pool{cfg: cfg.client(), local: cfg.localAddrs, deliver: cfg.Receive, stopc: make(chan struct{}), changec: make(chan struct{})}
 	p.log = p.cfg.log()
+	if p.deliver == nil {
+		p.deliver = discardPackets
+	}
 	p.regions.Store(new(map[int]*region))
 	p.wg.Go(p.upkeep)
 	return p
 }
+
+// discardPackets stands in for a Receive that is not there.
+func discardPackets(int, key.NodePublic, [][]byte) {}
 
 // SetMap replaces the map, which must not be modified afterwards. Connections to regions that have changed in any way
 // are closed; the home is connected to again, if it is still there.

@@ -39,14 +39,13 @@ const (
 	dropQueueHead  // too old
 	dropQueueTail  // no room
 	dropWriteError // the connection broke while they were written
-	dropRateLimit  // above the rate that the server asked its clients to keep
 	numDropReasons
 )
 
 // String returns the reason as the metrics name it.
 func (r dropReason) String() string {
 	return [numDropReasons]string{"unknown_dest", "unknown_dest_on_fwd", "gone_disconnected",
-		"queue_head", "queue_tail", "write_error", "rate_limit"}[r]
+		"queue_head", "queue_tail", "write_error"}[r]
 }
 
 // ledger counts what becomes of the frames of a queue. It must be safe for concurrent use.

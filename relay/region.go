@@ -50,7 +50,7 @@ type RegionStatus struct {
 	State      RegionState
 	Transport  Transport
 	RemoteAddr netip.AddrPort // of the relay, or of the proxy before it; zero if there is no connection
-	Err        error          // why there is no connection; nil if there is one or none was wanted
+	Err        error          // the latest failure; nil once connected, and after a connection that ended for idleness
 	Health     string         // what the relay complains about; empty if nothing
 	LastHeard  time.Time      // when something came from the relay; zero if never
 

@@ -221,7 +221,13 @@ func (s *Server) endServing(c io.Closer) {
 }
 
 // ServeHTTP implements [http.Handler].
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect { // any other answer than an error would promise a tunnel (7.1)
+		http.Error(w, "this is not a proxy", http.StatusForbidden)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
 
 // refusal returns why no connection is taken now, empty if one is.
 func (s *Server) refusal() string {

@@ -3,19 +3,14 @@ package relay
 import (
 	"bufio"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
-	"encoding/pem"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -152,44 +147,6 @@ func TestClientTrust(t *testing.T) {
 }
 
 // Section 1.5, field by field.
-func TestMetaCert(t *testing.T) {
-	f := loadVectors(t)
-	server := f.public(t, "server")
-	now := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
-	c, err := x509.ParseCertificate(newMetaCert(server, now))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := string(f.find(t, "meta_cert_common_name")); c.Subject.CommonName != want || c.Issuer.CommonName != want {
-		t.Errorf("subject %q, issuer %q, want %q", c.Subject.CommonName, c.Issuer.CommonName, want)
-	}
-	if c.SerialNumber.Int64() != 2 || c.IsCA || !c.BasicConstraintsValid {
-		t.Errorf("serial %v, CA %v, constraints %v", c.SerialNumber, c.IsCA, c.BasicConstraintsValid)
-	}
-	if !c.NotBefore.Equal(now.Add(-30*24*time.Hour)) || !c.NotAfter.Equal(now.Add(30*24*time.Hour)) {
-		t.Errorf("valid from %v to %v", c.NotBefore, c.NotAfter)
-	}
-	if pub, ok := c.PublicKey.(ed25519.PublicKey); !ok || !ed25519.Verify(pub, c.RawTBSCertificate, c.Signature) {
-		t.Error("not self-signed with Ed25519")
-	}
-	if k, ok := parseMetaCert([]*x509.Certificate{{Subject: pkix.Name{CommonName: "leaf"}}, c}); !ok || k != server {
-		t.Errorf("parsed as %v, %v", k, ok)
-	}
-	digits := hex.EncodeToString(server[:])
-	for _, cn := range []string{"derpkey", "derpkey" + digits[1:], "derpkey" + digits + "0", "derpkeyg" + digits[1:], "derpkey" + strings.Repeat("0", 64), digits} {
-		bad := *c
-		bad.Subject.CommonName = cn
-		if _, ok := parseMetaCert([]*x509.Certificate{&bad}); ok {
-			t.Errorf("accepted with common name %q", cn)
-		}
-	}
-	upper := *c
-	upper.Subject.CommonName = "derpkey" + strings.ToUpper(digits)
-	if k, ok := parseMetaCert([]*x509.Certificate{&upper}); !ok || k != server {
-		t.Error("upper-case digits refused")
-	}
-}
-
 // recorder is a relay behind a handler that notes the requests.
 type recorder struct {
 	*Server
@@ -383,177 +340,6 @@ func TestInspectors(t *testing.T) {
 }
 
 // The relay's TLS settings (1.3).
-func TestServerTLSConfig(t *testing.T) {
-	s := newTestServer(t, ServerConfig{})
-	ca := newTestCA(t)
-	a, b := ca.issue(time.Hour, "a.example"), ca.issue(time.Hour, "b.example")
-	conf := s.TLSConfig(&tls.Config{Certificates: []tls.Certificate{a, b}, NextProtos: []string{"h2", "acme-tls/1"}})
-	if conf.MinVersion != tls.VersionTLS12 || !conf.SessionTicketsDisabled || !conf.DynamicRecordSizingDisabled {
-		t.Errorf("settings %+v", conf)
-	}
-	if want := []string{"http/1.1", "acme-tls/1"}; !slices.Equal(conf.NextProtos, want) {
-		t.Errorf("ALPN %q, want %q", conf.NextProtos, want)
-	}
-	for name, want := range map[string]tls.Certificate{"a.example": a, "b.example": b, "": a, "c.example": a} {
-		hello := &tls.ClientHelloInfo{ServerName: name, SupportedVersions: []uint16{tls.VersionTLS13},
-			SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}}
-		got, err := conf.GetCertificate(hello)
-		if err != nil || len(got.Certificate) != 2 || string(got.Certificate[0]) != string(want.Certificate[0]) || string(got.Certificate[1]) != string(s.meta) {
-			t.Errorf("%q: got %v, %v", name, got, err)
-		}
-		if again, _ := conf.GetCertificate(hello); again != got {
-			t.Errorf("%q: the chain is put together anew for each handshake", name)
-		}
-	}
-	if _, err := s.TLSConfig(&tls.Config{}).GetCertificate(&tls.ClientHelloInfo{}); err == nil {
-		t.Error("no certificate, no error")
-	}
-	if len(a.Certificate) != 1 {
-		t.Error("the certificate of the configuration was modified")
-	}
-}
-
-func TestFileTLS(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		ca := newTestCA(t)
-		certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-		if _, err := FileTLS(certFile, keyFile, nil); err == nil || !strings.Contains(err.Error(), "cert.pem") {
-			t.Errorf("without files: %v", err)
-		}
-		first, second := ca.issue(time.Hour, "a.example"), ca.issue(time.Hour, "a.example")
-		writePEM(t, certFile, keyFile, first)
-		conf, err := FileTLS(certFile, keyFile, testLog(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := func(step string, c tls.Certificate) {
-			t.Helper()
-			got, err := conf.GetCertificate(&tls.ClientHelloInfo{})
-			if err != nil || string(got.Certificate[0]) != string(c.Certificate[0]) {
-				t.Errorf("%s: got another certificate, %v", step, err)
-			}
-		}
-		want("at first", first)
-		writePEM(t, certFile, keyFile, second)
-		stamp := time.Now().Add(time.Hour)
-		os.Chtimes(certFile, stamp, stamp)
-		want("just changed", first)
-		time.Sleep(certCheckInterval)
-		want("changed", second)
-		if err := os.WriteFile(certFile, []byte("half a file"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(certCheckInterval)
-		want("broken", second)
-		os.Remove(keyFile)
-		time.Sleep(certCheckInterval)
-		want("removed", second)
-		writePEM(t, certFile, keyFile, first)
-		time.Sleep(certCheckInterval)
-		want("mended", first)
-	})
-}
-
-func writePEM(t *testing.T, certFile, keyFile string, c tls.Certificate) {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, b := range map[string][]byte{certFile: pemBlock("CERTIFICATE", c.Certificate[0]), keyFile: pemBlock("PRIVATE KEY", der)} {
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func TestSelfSignedTLS(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "new")
-	_, pin, err := SelfSignedTLS(dir, "relay.example", "192.0.2.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := os.Stat(filepath.Join(dir, "self-signed.pem"))
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("file: %v, %v", info, err)
-	}
-	if _, again, err := SelfSignedTLS(dir, "192.0.2.1"); err != nil || again != pin {
-		t.Errorf("second time: pin %s, %v, want %s", again, err, pin)
-	}
-	if err := (&Node{Name: "a", RegionID: 1, HostName: "h", CertName: pin}).validate(1); err != nil {
-		t.Errorf("pin %q is not one for the map: %v", pin, err)
-	}
-	if _, _, err := SelfSignedTLS(dir, "other.example"); err == nil || !strings.Contains(err.Error(), "changes the pin") {
-		t.Errorf("for another host: %v", err)
-	}
-	if _, _, err := SelfSignedTLS(t.TempDir()); err == nil {
-		t.Error("certificate for nobody")
-	}
-	broken := t.TempDir()
-	path := filepath.Join(broken, "self-signed.pem")
-	os.WriteFile(path, []byte("mine"), 0o600)
-	if _, _, err := SelfSignedTLS(broken, "h"); err == nil {
-		t.Error("broken file accepted")
-	}
-	if b, _ := os.ReadFile(path); string(b) != "mine" {
-		t.Error("broken file replaced")
-	}
-}
-
-func TestACME(t *testing.T) {
-	m := ACME(t.TempDir(), "mail@example", "relay.example")
-	if err := m.HostPolicy(t.Context(), "relay.example"); err != nil {
-		t.Error(err)
-	}
-	if err := m.HostPolicy(t.Context(), "other.example"); err == nil {
-		t.Error("certificates for any host")
-	}
-	s := newTestServer(t, ServerConfig{})
-	if conf := s.TLSConfig(m.TLSConfig()); !slices.Contains(conf.NextProtos, "acme-tls/1") {
-		t.Errorf("ALPN %q", conf.NextProtos)
-	}
-}
-
-func TestLoadKey(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "sub", "relay.key")
-	k, err := LoadKey(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("file: %v, %v", info, err)
-	}
-	if again, err := LoadKey(path); err != nil || again != k {
-		t.Errorf("second time: another key, %v", err)
-	}
-	f := loadVectors(t)
-	derper := filepath.Join(dir, "derper.key")
-	os.WriteFile(derper, []byte("{\n\t\"PrivateKey\": \""+f.Keys["server_private_text"]+"\"\n}"), 0o600)
-	if k, err := LoadKey(derper); err != nil || k.Public() != f.public(t, "server") {
-		t.Errorf("derper's file: %v, %v", k.Public(), err)
-	}
-	for _, content := range []string{"", "{}", `{"PrivateKey":""}`, `{"PrivateKey":"privkey:00"}`, f.Keys["server_private_text"]} {
-		bad := filepath.Join(dir, "bad.key")
-		os.WriteFile(bad, []byte(content), 0o600)
-		_, err := LoadKey(bad)
-		if err == nil || !strings.Contains(err.Error(), bad) {
-			t.Errorf("%q: got %v", content, err)
-		}
-		if got, _ := os.ReadFile(bad); string(got) != content {
-			t.Errorf("%q: file changed", content)
-		}
-	}
-	if _, err := LoadKey(dir); err == nil {
-		t.Error("a directory is a key")
-	}
-}
-
-func pemBlock(kind string, der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
-}
-
 // refuseDERP is an inspector's filter that lets WebSocket through but not DERP.
 func refuseDERP(req *http.Request) string {
 	if req.Header.Get("Upgrade") == "DERP" {

@@ -395,3 +395,8 @@ func TestMeshKeyTellsNothing(t *testing.T) {
 		t.Error("no mesh key equals no mesh key: everybody would be trusted")
 	}
 }
+
+// appendClosePeer makes the frame by which a mesh peer has a client cut; the product only receives it.
+func appendClosePeer(b []byte, peer key.NodePublic) []byte {
+	return append(appendHeader(b, frameClosePeer, key.Size), peer[:]...)
+}

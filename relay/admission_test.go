@@ -1,0 +1,104 @@
+package relay
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestServerAdmission(t *testing.T) {
+	f := loadVectors(t)
+	var body []byte
+	status, answer := http.StatusOK, string(f.find(t, "admission_response_allow"))
+	controller := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, _ = io.ReadAll(req.Body)
+		w.WriteHeader(status)
+		io.WriteString(w, answer)
+	}))
+	defer controller.Close()
+	client, source := f.public(t, "client"), netip.MustParseAddr("203.0.113.7")
+	s := newTestServer(t, ServerConfig{AdmissionURL: controller.URL})
+	if err := s.checkAdmission(client, source); err != nil {
+		t.Errorf("allowed client refused: %v", err)
+	}
+	if want := f.find(t, "admission_request_body"); !bytes.Equal(body, want) {
+		t.Errorf("request %s, want %s", body, want)
+	}
+	s.checkAdmission(client, netip.Addr{})
+	if !bytes.Contains(body, []byte(`"Source":""`)) {
+		t.Errorf("unknown source: %s", body)
+	}
+	for _, c := range []struct {
+		status int
+		answer string
+	}{
+		{200, `{"Allow":false}`}, {200, `{}`}, {200, `nonsense`}, {201, `{"Allow":true}`}, {500, `{"Allow":true}`},
+		{200, `{"Pad":"` + strings.Repeat(" ", maxAdmissionAnswer) + `","Allow":true}`},
+	} {
+		status, answer = c.status, c.answer
+		if err := s.checkAdmission(client, source); err == nil {
+			t.Errorf("admitted by %d %.40s", c.status, c.answer)
+		}
+	}
+	controller.Close()
+	if err := s.checkAdmission(client, source); err != nil {
+		t.Errorf("controller away: %v, want to be admitted", err)
+	}
+	strict := newTestServer(t, ServerConfig{AdmissionURL: controller.URL, AdmissionStrict: true})
+	if err := strict.checkAdmission(client, source); err == nil {
+		t.Error("controller away: admitted although the server is strict")
+	}
+}
+
+func TestServerAdmissionInLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := make(chan string, 10)
+		allow := true
+		transport := roundTripper(func(req *http.Request) (*http.Response, error) {
+			var body admissionRequest
+			json.NewDecoder(req.Body).Decode(&body)
+			asked <- body.Source.String()
+			if !allow {
+				<-req.Context().Done()
+				return nil, req.Context().Err()
+			}
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"Allow":false}`))}, nil
+		})
+		r := startMemRelay(t, ServerConfig{AdmissionURL: "http://controller.example", AdmissionStrict: true, MeshKey: testMeshKey,
+			HTTPClient: &http.Client{Transport: transport}})
+		r.net.setClient(netip.MustParseAddr("203.0.113.7"))
+		r.meshClient().ping()
+		p := r.dial()
+		p.upgrade(r.public, "")
+		shared, _ := p.key.Shared(r.public)
+		p.write(appendClientInfo(nil, p.public(), shared, clientInfo{}))
+		p.wantClosed()
+		if got := <-asked; got != "203.0.113.7" {
+			t.Errorf("asked about %s", got)
+		}
+		r.wantMetric(t, `ginnel_relay_refused_connections_total{reason="admission"}`, 1)
+
+		allow = false // and no answer either
+		p = r.dial()
+		p.upgrade(r.public, "")
+		shared, _ = p.key.Shared(r.public)
+		p.write(appendClientInfo(nil, p.public(), shared, clientInfo{}))
+		synctest.Wait()
+		start := time.Now()
+		r.Close()
+		if d := time.Since(start); d != 0 {
+			t.Errorf("closing waited %v for the controller", d)
+		}
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -1,0 +1,249 @@
+package relay
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+func TestServerWriteTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{MeshKey: testMeshKey})
+		r.net.limit = 10_000
+		stuck, stuckMesh := r.client(), r.meshClient()
+		r.net.limit = 256 << 10
+		a := r.client()
+		for range 20 {
+			a.send(stuck.public(), strings.Repeat("x", 1000))
+			a.send(stuckMesh.public(), strings.Repeat("x", 1000))
+		}
+		start := time.Now()
+		// The connection is cut although nobody reads from it: the sender learns by PeerGone only if it got something.
+		for r.countConns() == 3 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if d := time.Since(start).Round(100 * time.Millisecond); d != 2*time.Second {
+			t.Errorf("client cut after %v", d)
+		}
+		for r.countConns() == 2 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if d := time.Since(start).Round(100 * time.Millisecond); d != 30*time.Second {
+			t.Errorf("mesh peer cut after %v", d)
+		}
+		r.wantMetric(t, "ginnel_relay_write_timeouts_total", 2)
+	})
+}
+
+func TestServerFairness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{})
+		r.net.limit = 32 << 10
+		slow := r.client()
+		stopc := make(chan struct{})
+		var sending sync.WaitGroup
+		var senders []*rawPeer
+		for i := range 3 {
+			p := r.client()
+			senders = append(senders, p)
+			sending.Go(func() {
+				packet := bytes.Repeat([]byte{byte(i)}, 700*(i+1))
+				for { // 1.4 to 4.2 MB/s each, for a reader of 1.4 MB/s on average
+					time.Sleep(500 * time.Microsecond)
+					if _, err := p.conn.Write(appendSendPacket(nil, slow.public(), packet)); err != nil {
+						return
+					}
+				}
+			})
+		}
+		modest := r.client()
+		sending.Go(func() {
+			for {
+				select {
+				case <-stopc:
+					return
+				case <-time.After(20 * time.Millisecond):
+					modest.conn.Write(appendSendPacket(nil, slow.public(), []byte{9}))
+				}
+			}
+		})
+		got := make(map[key.NodePublic]int)
+		for start := time.Now(); time.Since(start) < 2*time.Second; {
+			time.Sleep(time.Millisecond)
+			typ, p, err := slow.next()
+			if err != nil || typ != frameRecvPacket {
+				t.Fatal(typ, err)
+			}
+			got[key.NodePublic(p[:key.Size])] += len(p)
+		}
+		close(stopc)
+		base := got[senders[0].public()]
+		for i, p := range senders {
+			if share := float64(got[p.public()]) / float64(base); share < 0.9 || share > 1.1 {
+				t.Errorf("sender %d got %.2f of the share of the first", i, share)
+			}
+		}
+		if n := got[modest.public()] / 33; n < 90 {
+			t.Errorf("%d of 100 packets of the modest sender arrived", n)
+		}
+		for _, p := range senders {
+			p.conn.Close()
+		}
+		sending.Wait()
+	})
+}
+
+func TestServerStuckReceiverDoesNotHoldUpOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{WriteTimeout: time.Hour})
+		r.net.limit = 10_000
+		stuck := r.client()
+		r.net.limit = 256 << 10
+		a, b := r.client(), r.client()
+		go func() {
+			for i := range 2000 {
+				a.send(stuck.public(), strings.Repeat("s", 1400))
+				a.send(b.public(), string(rune(i)))
+			}
+		}()
+		start := time.Now()
+		for i := range 2000 {
+			b.wantPacket(a.public(), string(rune(i)))
+		}
+		if d := time.Since(start); d > 2*sendPatience {
+			t.Errorf("2000 packets took %v beside a stuck receiver, want one wait of %v", d, sendPatience)
+		}
+		if r.metric(t, `ginnel_relay_dropped_packets_total{kind="other",reason="queue_tail"}`) == 0 {
+			t.Error("nothing was dropped")
+		}
+	})
+}
+
+func TestServerBackPressure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{})
+		r.net.limit = 20_000
+		slow, a := r.client(), r.client()
+		go func() {
+			for range 2000 {
+				a.send(slow.public(), strings.Repeat("s", 1400))
+			}
+		}()
+		for range 2000 {
+			time.Sleep(200 * time.Microsecond) // 7 MB/s
+			slow.wantPacket(a.public(), strings.Repeat("s", 1400))
+		}
+		r.wantMetric(t, `ginnel_relay_dropped_packets_total{kind="other",reason="queue_tail"}`, 0)
+	})
+}
+
+func TestServerMixedDestinations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{})
+		r.net.limit = 20_000
+		slow := r.client()
+		r.net.limit = 256 << 10
+		a, fast := r.client(), r.client()
+		stopc := make(chan struct{})
+		var others sync.WaitGroup
+		others.Go(func() {
+			for {
+				select {
+				case <-stopc:
+					return
+				case <-time.After(1400 * time.Microsecond): // 1 MB/s
+					slow.next()
+				}
+			}
+		})
+		const n = 3000
+		others.Go(func() {
+			for range n {
+				a.conn.Write(appendSendPacket(nil, slow.public(), make([]byte, 1400)))
+				a.conn.Write(appendSendPacket(nil, fast.public(), []byte("fast")))
+			}
+		})
+		start := time.Now()
+		for range n {
+			fast.wantPacket(a.public(), "fast")
+		}
+		// At the pace of the slow one it would be 4 s.
+		if d := time.Since(start); d > 500*time.Millisecond {
+			t.Errorf("%d packets beside a slow receiver took %v", n, d)
+		}
+		close(stopc)
+		others.Wait()
+	})
+}
+
+func TestServerClientRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{ClientRate: 100_000, ClientBurst: 1})
+		a, b := r.client(), r.client()
+		start := time.Now()
+		go func() {
+			for range 1000 {
+				a.send(b.public(), strings.Repeat("x", 1000))
+			}
+		}()
+		for range 500 {
+			b.wantPacket(a.public(), strings.Repeat("x", 1000))
+		}
+		// The burst is raised to the largest frame, 65568 bytes.
+		if d := time.Since(start).Seconds(); d < 4.2 || d > 5.2 {
+			t.Errorf("500 kB at 100 kB/s took %v s", d)
+		}
+		r.SetClientRate(0, 0)
+		start = time.Now()
+		for range 500 {
+			b.wantPacket(a.public(), strings.Repeat("x", 1000))
+		}
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("without a limit 500 kB took %v", d)
+		}
+		if r.metric(t, "ginnel_relay_throttled_seconds_total") < 4 {
+			t.Error("throttling is not counted")
+		}
+	})
+}
+
+func TestServerMaxClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{MaxClients: 2})
+		a, _ := r.client(), r.client()
+		resp := r.get("GET", "/derp", http.Header{"Upgrade": {"DERP"}, "Connection": {"Upgrade"}})
+		if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("third client got %s", resp.Status)
+		}
+		r.wantMetric(t, `ginnel_relay_refused_connections_total{reason="full"}`, 1)
+		a.conn.Close()
+		synctest.Wait()
+		r.client().ping()
+	})
+}
+
+func TestServerPongFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{})
+		r.net.limit = 2000
+		a := r.client()
+		go func() {
+			for range 1000 {
+				if _, err := a.conn.Write(appendPing(nil, pingData{})); err != nil {
+					return
+				}
+			}
+		}()
+		time.Sleep(time.Second)
+		r.wantMetric(t, "ginnel_relay_pings_total", 1000)
+		if n := r.metric(t, "ginnel_relay_pongs_total"); n > 200 {
+			t.Errorf("%v pongs queued for a client that reads nothing", n)
+		}
+	})
+}

@@ -47,6 +47,7 @@ type derpServer interface {
 type relayHost struct {
 	derpServer
 	name   string
+	host   string // in maps
 	base   *tls.Config // with the certificate
 	pin    string
 	roots  *x509.CertPool
@@ -58,7 +59,7 @@ type relayHost struct {
 func startFronts(tb testing.TB, name string, s derpServer) *relayHost {
 	tb.Helper()
 	base, pin := selfSigned(tb)
-	h := &relayHost{name: name, base: base, pin: pin, roots: x509.NewCertPool(), fronts: make(map[carriage]*front), stun: -1}
+	h := &relayHost{name: name, host: hostName, base: base, pin: pin, roots: x509.NewCertPool(), fronts: make(map[carriage]*front), stun: -1}
 	h.roots.AddCert(base.Certificates[0].Leaf)
 	h.serve(tb, s)
 	tb.Cleanup(h.stop)
@@ -196,7 +197,7 @@ func (f *front) url() string {
 
 // node is the relay, by one of its fronts, as a map lists it.
 func (h *relayHost) node(c carriage) *relay.Node {
-	return &relay.Node{Name: "1a", RegionID: 1, HostName: hostName, CertName: h.pin, IPv4: "127.0.0.1", IPv6: "none",
+	return &relay.Node{Name: "1a", RegionID: 1, HostName: h.host, CertName: h.pin, IPv4: "127.0.0.1", IPv6: "none",
 		DERPPort: int(h.fronts[c].addr.Port()), STUNPort: h.stun}
 }
 

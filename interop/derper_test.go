@@ -1,0 +1,170 @@
+package interop
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"ginnel/internal/key"
+	"ginnel/relay"
+)
+
+// derper is the program itself, in a process of its own.
+type derper struct {
+	cmd    *exec.Cmd
+	public key.NodePublic
+	donec  chan struct{}
+}
+
+func (d *derper) publicKey() key.NodePublic                       { return d.public }
+func (d *derper) handler() http.Handler                           { panic("served by another process") }
+func (d *derper) tlsConfig(*tls.Config) *tls.Config               { panic("served by another process") }
+func (d *derper) listener(net.Listener, *tls.Config) net.Listener { panic("served by another process") }
+func (d *derper) close()                                          { d.cmd.Process.Kill(); <-d.donec }
+
+// buildDerper builds the program, at the version that this module requires.
+func buildDerper(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "derper")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "tailscale.com/cmd/derper").CombinedOutput(); err != nil {
+		t.Fatalf("building derper: %v\n%s", err, out)
+	}
+	return path
+}
+
+// startDerper runs the program with a self-signed certificate for loopback, meshed with another relay that it trusts,
+// until the test ends. The key file is one that the product made.
+func startDerper(t *testing.T, mesh relay.MeshKey, with *relayHost) *relayHost {
+	t.Helper()
+	dir := t.TempDir()
+	k, err := relay.LoadKey(filepath.Join(dir, "derper.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(dir, "mesh.key"), []byte(meshKeyText(mesh)+"\n"))
+	writeFile(t, filepath.Join(dir, "roots.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: with.base.Certificates[0].Certificate[0]}))
+	h := &relayHost{name: "derper", host: "127.0.0.1", roots: x509.NewCertPool(), stun: int(freeUDPPort(t))}
+	f := &front{carriage: fastStart, addr: freeTCPAddr(t)}
+	h.fronts = map[carriage]*front{fastStart: f}
+	d := &derper{public: k.Public(), donec: make(chan struct{})}
+	h.derpServer = d
+	d.cmd = exec.CommandContext(t.Context(), buildDerper(t),
+		"-a", f.addr.String(), "-http-port", "-1", "-stun-port", fmt.Sprint(h.stun),
+		"-certmode", "manual", "-hostname", h.host, "-certdir", dir, "-c", filepath.Join(dir, "derper.key"),
+		"-mesh-psk-file", filepath.Join(dir, "mesh.key"), "-mesh-with", with.fronts[fastStart].addr.String())
+	d.cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+filepath.Join(dir, "roots.pem"), "SSL_CERT_DIR="+dir)
+	stderr, err := d.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.close)
+	h.pin = d.readPin(t, stderr)
+	b, err := os.ReadFile(filepath.Join(dir, h.host+".crt"))
+	if err != nil || !h.roots.AppendCertsFromPEM(b) {
+		t.Fatalf("reading derper's certificate: %v", err)
+	}
+	eventually(t, "derper listens", func() bool {
+		c, err := net.Dial("tcp", f.addr.String())
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return h
+}
+
+var pinned = regexp.MustCompile(`sha256-raw:[0-9a-f]{64}`)
+
+// readPin reads what derper prints until it names the pin of its certificate, and keeps reading.
+func (d *derper) readPin(t *testing.T, r io.Reader) string {
+	t.Helper()
+	pinc := make(chan string, 1)
+	go func() {
+		defer close(d.donec)
+		var all strings.Builder
+		lines := bufio.NewScanner(r)
+		for lines.Scan() {
+			all.WriteString(lines.Text() + "\n")
+			if pin := pinned.FindString(lines.Text()); pin != "" {
+				pinc <- pin
+				break
+			}
+		}
+		io.Copy(&all, r)
+		fmt.Fprintf(t.Output(), "derper: %v\n%s", d.cmd.Wait(), all.String())
+		close(pinc)
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	select {
+	case pin := <-pinc:
+		if pin == "" {
+			t.Fatal("derper ended")
+		}
+		return pin
+	case <-ctx.Done():
+		t.Fatal("derper does not print its pin")
+	}
+	return ""
+}
+
+func writeFile(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func freeTCPAddr(t *testing.T) netip.AddrPort {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// TestDerper proves that our relay and clients work with the program derper as it is installed: it runs with a key file
+// that we made, our clients trust its certificate by the pin that it prints, its STUN service tells our address, and it
+// and our relay form a mesh in both directions.
+func TestDerper(t *testing.T) {
+	t.Parallel()
+	mesh := newMeshKey()
+	our := startOurRelay(t, relay.ServerConfig{MeshKey: mesh})
+	their := startDerper(t, mesh, our)
+	meshOurs(t, our, their)
+
+	p := joinPool(t, their.derpMap(fastStart), key.NewNodePrivate())
+	exchange(t, p, theirs.join(t, their, fastStart), 500, 1240)
+	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got, want := askSTUN(t, c, netip.AddrPortFrom(loopbacks[0], uint16(their.stun))), c.LocalAddr().(*net.UDPAddr).AddrPort(); got != want {
+		t.Errorf("STUN: mapped to %v, want %v", got, want)
+	}
+	other := ours.join(t, our, fastStart)
+	meet(t, other, p)
+	meet(t, p, other)
+	exchange(t, p, other, 500, 1240)
+	other.leave()
+	testNotHere(t, ours.join(t, their, fastStart))
+}

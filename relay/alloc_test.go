@@ -98,7 +98,7 @@ func TestForwardAllocatesNothing(t *testing.T) {
 			for range 1000 {
 				f.step(t)
 			}
-			if n := testing.AllocsPerRun(2000, func() { f.step(t) }); n > c.most {
+			if n := testing.AllocsPerRun(2000, func() { f.step(t) }); n > c.most+raceSlack {
 				t.Errorf("%v allocations for %d packets", n, recordPackets)
 			}
 		})
@@ -118,7 +118,7 @@ func TestSendAllocatesNothing(t *testing.T) {
 	for range 1000 {
 		c.Send(to, batch)
 	}
-	if n := testing.AllocsPerRun(1000, func() { c.Send(to, batch) }); n > 1 {
+	if n := testing.AllocsPerRun(1000, func() { c.Send(to, batch) }); n > 1+raceSlack {
 		t.Errorf("%v allocations for a batch of %d", n, len(batch))
 	}
 }

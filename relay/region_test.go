@@ -3,6 +3,7 @@ package relay
 import (
 	"crypto/tls"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -55,7 +56,8 @@ func TestPoolRefusedLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
 		w.addRegion(1)
-		s := newTestServer(t, ServerConfig{AdmissionURL: "http://controller.example", AdmissionStrict: true})
+		away := roundTripper(func(*http.Request) (*http.Response, error) { return nil, errTestDial })
+		s := newTestServer(t, ServerConfig{AdmissionURL: "http://controller.example", AdmissionStrict: true, HTTPClient: &http.Client{Transport: away}})
 		serveUntilEnd(t, s, w.net.listen("r1.example:443"), s.TLSConfig(w.base))
 		w.pool(1)
 		time.Sleep(time.Minute)

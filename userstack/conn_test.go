@@ -209,7 +209,8 @@ func TestLingerZeroResets(t *testing.T) {
 
 func TestCloseUnblocks(t *testing.T) {
 	p := newPair(t, 0)
-	a, b := p.connect(t, addrB4)
+	a, _ := p.connect(t, addrB4)
+	b, _ := p.connect(t, addrB4) // of another connection: the end of a must not be its end
 	ln, err := p.b.Listen(netip.AddrPortFrom(addrB4, 99))
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,137 @@
+//go:build lab
+
+package lab
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ginnel/internal/key"
+	"ginnel/node"
+)
+
+// defaultProxy is where "ginnel up" serves unless it is told otherwise.
+const defaultProxy = "127.0.0.1:1080"
+
+// ginnel is the program under test, running as nobody.
+type ginnel struct {
+	*process
+	ns      *netns
+	home    string
+	secrets [][key.Size]byte
+	started time.Time
+}
+
+// ginnelCommand is how the program runs: without rights and with a home of its own.
+func ginnelCommand(home string, args ...string) command {
+	return command{args: append([]string{programs.ginnel}, args...), env: []string{"HOME=" + home}}
+}
+
+// startGinnel starts "ginnel up" and waits until it is up.
+func startGinnel(ns *netns, secret key.NodePrivate, args ...string) *ginnel {
+	ns.t.Helper()
+	g := launchGinnel(ns, secret, ginnelCommand(newDir(ns.t, "home"), args...))
+	g.await(&g.log, `"msg":"up"`, dialTimeout)
+	return g
+}
+
+// launchGinnel starts ginnel and does not wait. At the end of the test its output is searched for what must not be there.
+func launchGinnel(ns *netns, secret key.NodePrivate, c command) *ginnel {
+	ns.t.Helper()
+	g := &ginnel{ns: ns, secrets: [][key.Size]byte{secret.Raw()}, started: time.Now()}
+	for _, kv := range c.env {
+		if home, ok := strings.CutPrefix(kv, "HOME="); ok {
+			g.home = home
+		}
+	}
+	g.process = ns.start("ginnel in "+ns.name, c)
+	ns.t.Cleanup(func() { assertSound(ns.t, g.name, g.out.String()+g.log.String(), g.secrets...) })
+	return g
+}
+
+// assertSound checks that a program has neither panicked nor told a secret.
+func assertSound(t *testing.T, where, text string, secrets ...[key.Size]byte) {
+	t.Helper()
+	for _, bad := range []string{"panic:", "fatal error:", "goroutine 1 [", "internal error"} {
+		if i := strings.Index(text, bad); i >= 0 {
+			t.Errorf("%s wrote %q:\n%s", where, bad, tail(text[i:min(len(text), i+4<<10)]))
+		}
+	}
+	for _, s := range secrets {
+		assertHidden(t, where, text, s)
+	}
+}
+
+// command runs another ginnel command against this node.
+func (g *ginnel) command(args ...string) result {
+	g.t.Helper()
+	r := g.ns.run(ginnelCommand(g.home, args...), "")
+	assertSound(g.t, "ginnel "+strings.Join(args, " "), r.stdout+r.stderr, g.secrets...)
+	return r
+}
+
+// status is what "ginnel status --json" says.
+func (g *ginnel) status() (s node.Status) {
+	g.t.Helper()
+	r := g.command("status", "--json")
+	if err := json.Unmarshal([]byte(r.stdout), &s); r.status != 0 || err != nil {
+		g.t.Fatalf("ginnel status --json: exit status %d, %v: %s%s", r.status, err, r.stdout, r.stderr)
+	}
+	return s
+}
+
+// end terminates the node and checks that nothing of it is left.
+func (g *ginnel) end() {
+	g.t.Helper()
+	pid := g.cmd.Process.Pid
+	status, took := g.terminate()
+	if status != 0 {
+		g.t.Errorf("ginnel ended with status %d after SIGTERM, want 0", status)
+	}
+	if took > 3*time.Second {
+		g.t.Errorf("ginnel took %v to end", took)
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
+		g.t.Errorf("process %d is still there", pid)
+	}
+	g.assertNoFiles()
+}
+
+// assertNoFiles checks that the node has left no file in its home but the lock of the state directory.
+func (g *ginnel) assertNoFiles() {
+	g.t.Helper()
+	filepath.WalkDir(g.home, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && filepath.Base(path) != "lock" {
+			g.t.Errorf("ginnel left %s behind", strings.TrimPrefix(path, g.home))
+		}
+		return nil
+	})
+}
+
+// sockets lists what listens, or is open for datagrams, in the namespace.
+func (n *netns) sockets() (all []string) {
+	n.t.Helper()
+	for _, proto := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		var text []byte
+		err := n.do(func() (err error) {
+			text, err = os.ReadFile("/proc/thread-self/net/" + proto)
+			return err
+		})
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		for _, line := range strings.Split(string(text), "\n")[1:] {
+			f := strings.Fields(line)
+			const listens, unconnected = "0A", "07"
+			if len(f) > 3 && (f[3] == listens || f[3] == unconnected) {
+				all = append(all, proto+" "+f[1])
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,115 @@
+//go:build lab
+
+package lab
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+// stockPeer is wireguard-go with a TUN device, as root: the far end as others run it.
+type stockPeer struct {
+	ns      *netns
+	key     key.NodePrivate
+	dev     string
+	port    int
+	addrs   []string // of the device, with their lengths
+	clients map[key.NodePublic]stockClient
+	proc    *process
+}
+
+// stockClient is what a stock peer knows of one of its peers.
+type stockClient struct {
+	allowed      []string
+	presharedKey [key.Size]byte
+	endpoint     string // empty: it has to speak first
+}
+
+// newStockPeer describes a peer; start starts it.
+func newStockPeer(ns *netns, port int, addrs ...string) *stockPeer {
+	return &stockPeer{ns: ns, key: key.NewNodePrivate(), port: port, addrs: addrs,
+		dev: fmt.Sprintf("wg%d", serial.Add(1)), clients: make(map[key.NodePublic]stockClient)}
+}
+
+func (p *stockPeer) start() {
+	p.ns.t.Helper()
+	p.proc = p.ns.start("wireguard-go in "+p.ns.name, command{rights: asRoot,
+		args: []string{programs.wireguard, "-f", p.dev}, env: []string{"LOG_LEVEL=verbose"}})
+	p.proc.await(&p.proc.out, "UAPI listener started", dialTimeout)
+	var text strings.Builder
+	raw := p.key.Raw()
+	fmt.Fprintf(&text, "set=1\nprivate_key=%s\nlisten_port=%d\nreplace_peers=true\n", hex.EncodeToString(raw[:]), p.port)
+	for k, c := range p.clients {
+		fmt.Fprintf(&text, "public_key=%s\npreshared_key=%s\n", hex.EncodeToString(k[:]), hex.EncodeToString(c.presharedKey[:]))
+		for _, a := range c.allowed {
+			fmt.Fprintf(&text, "allowed_ip=%s\n", a)
+		}
+		if c.endpoint != "" {
+			fmt.Fprintf(&text, "endpoint=%s\n", c.endpoint)
+		}
+	}
+	p.uapi(text.String())
+	p.ns.addr(p.dev, p.addrs...)
+	p.ns.ip("link", "set", p.dev, "mtu", "1420", "up")
+}
+
+// restart is a new process with the same identity, which knows of no session and no endpoint.
+func (p *stockPeer) restart() {
+	p.ns.t.Helper()
+	p.proc.terminate()
+	p.start()
+}
+
+// uapi makes one request and returns the answer.
+func (p *stockPeer) uapi(request string) string {
+	p.ns.t.Helper()
+	c, err := net.Dial("unix", filepath.Join(programs.dir, "wg", p.dev+".sock"))
+	if err != nil {
+		p.ns.t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(dialTimeout))
+	fmt.Fprintf(c, "%s\n", request)
+	var answer strings.Builder
+	for lines := bufio.NewScanner(c); lines.Scan() && lines.Text() != ""; {
+		fmt.Fprintln(&answer, lines.Text())
+	}
+	if !strings.Contains(answer.String(), "errno=0") {
+		p.ns.t.Fatalf("wireguard-go refused: %s", answer.String())
+	}
+	return answer.String()
+}
+
+// get returns the value of the first line of the device's state that has this name.
+func (p *stockPeer) get(name string) string {
+	p.ns.t.Helper()
+	for line := range strings.Lines(p.uapi("get=1\n")) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// base64Of writes a key as WireGuard's files have it.
+func base64Of(raw [key.Size]byte) string { return base64.StdEncoding.EncodeToString(raw[:]) }
+
+// secret is a key that no log may show.
+func assertHidden(t *testing.T, where, text string, secret [key.Size]byte) {
+	t.Helper()
+	for _, form := range []string{base64Of(secret), strings.TrimRight(base64Of(secret), "="), hex.EncodeToString(secret[:])} {
+		if strings.Contains(strings.ToLower(text), strings.ToLower(form)) {
+			t.Errorf("%s shows a secret key", where)
+			return
+		}
+	}
+}

@@ -1,0 +1,164 @@
+//go:build lab
+
+package lab
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fetcher is a way to fetch a page with the tools that people have.
+type fetcher struct {
+	name  string
+	args  func(proxy, host string) []string
+	input string // request, for tools that know no HTTP
+	only4 bool   // the protocol carries no IPv6 addresses
+}
+
+const plainRequest = "GET / HTTP/1.0\r\n\r\n"
+
+// curl is the start of a curl command line.
+func curl(args ...string) []string {
+	return append([]string{"curl", "-sS", "--globoff", "--noproxy", "", "--max-time", "15"}, args...)
+}
+
+func fetchers() []fetcher {
+	url := func(host string) string { return "http://" + net.JoinHostPort(host, webPort) + "/" }
+	return []fetcher{
+		{name: "curl --socks5-hostname", args: func(p, h string) []string { return curl("--socks5-hostname", p, url(h)) }},
+		{name: "curl --socks5", args: func(p, h string) []string { return curl("--socks5", p, url(h)) }},
+		{name: "curl -x http", args: func(p, h string) []string { return curl("-x", "http://"+p, url(h)) }},
+		{name: "curl -x socks4a", args: func(p, h string) []string { return curl("-x", "socks4a://"+p, url(h)) }, only4: true},
+		{name: "curl -x socks4", args: func(p, h string) []string { return curl("-x", "socks4://"+p, url(h)) }, only4: true},
+		{name: "curl -p", args: func(p, h string) []string { return curl("-p", "-x", "http://"+p, url(h)) }},
+		{name: "nc -X 5", args: func(p, h string) []string { return []string{"nc", "-w", "10", "-X", "5", "-x", p, h, webPort} }, input: plainRequest},
+		{name: "nc -X connect", args: func(p, h string) []string { return []string{"nc", "-w", "10", "-X", "connect", "-x", p, h, webPort} }, input: plainRequest},
+	}
+}
+
+// places are what a site has to reach: the page there and the address that the node asks from.
+var places = []struct{ host, page, from string }{
+	{peerAddr4, "gate", nodeAddr4},
+	{peerAddr6, "gate", nodeAddr6},
+	{innerAddr4, "inner", nodeAddr4},
+	{innerAddr6, "inner", nodeAddr6},
+}
+
+// Each tool fetches pages from the peer itself and from the network behind it, over IPv4 and IPv6 inside the tunnel,
+// whichever of them the tunnel itself uses.
+func TestToolsReachThePrivateNetwork(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	for _, endpoint := range []string{endpoint4, "[" + gateAddr6 + "]:51820"} {
+		t.Run("over "+endpoint, func(t *testing.T) {
+			s.peer.restart() // wireguard-go, having sent over IPv4, sends to a wrong address over IPv6
+			g := s.up(wgFile{endpoint: endpoint})
+			for _, f := range fetchers() {
+				for _, p := range places {
+					if strings.Contains(p.host, ":") && f.only4 {
+						continue
+					}
+					r := s.client.run(command{rights: asRoot, args: f.args(defaultProxy, p.host)}, f.input)
+					want := fmt.Sprintf("%s for %s\n", p.page, p.from)
+					if r.status != 0 || !strings.HasSuffix(r.stdout, want) {
+						t.Errorf("%s %s: status %d, got %q %q, want %q", f.name, p.host, r.status, r.stdout, r.stderr, want)
+					}
+				}
+			}
+			if got := g.status().Peers[0].Endpoint; got != endpoint {
+				t.Errorf("status shows the peer at %q, want %q", got, endpoint)
+			}
+			g.end()
+			if left := s.client.sockets(); len(left) > 0 {
+				t.Errorf("sockets left after the end: %q", left)
+			}
+		})
+	}
+}
+
+// From the start of the process to the first byte of a page through the tunnel it takes less than a second: there is
+// nothing to wait for but two round trips. Connections made before the tunnel stands are not refused.
+func TestFirstByte(t *testing.T) {
+	s := newSite(t)
+	var times []string
+	for range 5 {
+		time.Sleep(betweenHandshakes)
+		home := newDir(t, "home")
+		g := launchGinnel(s.client, s.key, ginnelCommand(home, "up", "--wireguard", s.file(wgFile{})))
+		for {
+			c, err := s.client.viaSOCKS(defaultProxy, net.JoinHostPort(innerAddr4, webPort))
+			if err == nil {
+				io.WriteString(c, plainRequest)
+				_, err = io.ReadFull(c, make([]byte, 1))
+				c.Close()
+			}
+			if err == nil {
+				break
+			}
+			if time.Since(g.started) > dialTimeout {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		took := time.Since(g.started)
+		times = append(times, took.Round(time.Millisecond).String())
+		if took > 2*time.Second {
+			t.Errorf("first byte after %v", took)
+		}
+		g.end()
+	}
+	t.Logf("from the start of the process to the first proxied byte: %s", strings.Join(times, ", "))
+}
+
+// Datagrams of any size pass whole through an association, to addresses of both families, and answers say where they
+// come from. On a network that loses nothing none is lost.
+func TestDatagramsOfAllSizes(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.up(wgFile{})
+	for _, p := range places {
+		a, err := s.client.associate(defaultProxy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, size := range []int{1, 1200, 9000, 60000} {
+			a.assertEcho(t, p.host, size)
+		}
+		a.control.Close()
+		eventually(t, "the association ends with its connection", 5*time.Second, func() bool {
+			a.send(p.host, 7, []byte("late"))
+			_, _, err := a.receive(100 * time.Millisecond)
+			return err != nil
+		})
+	}
+}
+
+// assertEcho sends a datagram to an echo server, by address, and checks what comes back.
+func (a *association) assertEcho(t *testing.T, host string, size int) {
+	t.Helper()
+	payload := make([]byte, size)
+	for i := range payload {
+		payload[i] = byte(rand.Uint32())
+	}
+	if err := a.send(host, 7, payload); err != nil {
+		t.Fatal(err)
+	}
+	from, got, err := a.receive(5 * time.Second)
+	if err != nil {
+		t.Errorf("no answer from %s to %d bytes: %v", host, size, err)
+		return
+	}
+	if want := netip.MustParseAddrPort(net.JoinHostPort(host, echoPort)); from != want {
+		t.Errorf("answer to %d bytes comes from %v, want %v", size, from, want)
+	}
+	if !bytes.Equal(got, payload) {
+		t.Errorf("%s: sent %d bytes, got %d bytes that differ", host, size, len(got))
+	}
+}

@@ -20,7 +20,7 @@ import (
 // fragments included: their tunnel is narrower than ours.
 func TestDatagrams(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, startOurRelay(t, relay.ServerConfig{}), netip.Addr{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.Addr{})
 	p.introduce()
 	serveEcho(t, p.our)
 	serveEcho(t, p.their)
@@ -60,7 +60,7 @@ func askEcho(c net.Conn, b []byte) error {
 // as a protocol of its own, in silence.
 func TestAnnouncement(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, startOurRelay(t, relay.ServerConfig{}), netip.Addr{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.Addr{})
 	p.introduce()
 	serveEcho(t, p.our)
 	back := make(chan packet.Parsed, 1<<10)

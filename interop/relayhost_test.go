@@ -47,7 +47,7 @@ type derpServer interface {
 type relayHost struct {
 	derpServer
 	name   string
-	host   string // in maps
+	host   string      // in maps
 	base   *tls.Config // with the certificate
 	pin    string
 	roots  *x509.CertPool

@@ -22,13 +22,19 @@ type pair struct {
 }
 
 // newPair starts them, ours on udp, and waits until both are ready. They do not know of each other yet.
-func newPair(t *testing.T, h *relayHost, udp netip.Addr) *pair {
+func newPair(t *testing.T, relays relay.Map, udp netip.Addr) *pair {
 	t.Helper()
-	serveDistantSTUN(t, h)
-	p := &pair{relays: h.derpMap(fastStart)}
+	p := &pair{relays: relays}
 	p.startOurs(t, key.NewNodePrivate(), udp)
 	p.startTheirs(t, key.NewNodePrivate())
 	return p
+}
+
+// withSTUN adds STUN to a relay and returns a map of it.
+func withSTUN(t *testing.T, h *relayHost) relay.Map {
+	t.Helper()
+	serveDistantSTUN(t, h)
+	return h.derpMap(fastStart)
 }
 
 // startOurs starts our node.
@@ -64,10 +70,11 @@ const fallbackLimit = 10 * time.Second
 // and directly when it does again, all on one TCP connection whose bytes arrive unchanged.
 func TestNodes(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+		serveDistantSTUN(t, h)
 		for _, name := range []string{"our node dials", "their node dials"} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				p := newPair(t, h, netip.Addr{})
+				p := newPair(t, h.derpMap(fastStart), netip.Addr{})
 				from, to := member(p.our), member(p.their)
 				if name == "their node dials" {
 					from, to = to, from
@@ -145,7 +152,7 @@ func wantPings(t *testing.T, p *pair, path node.PathKind) {
 // new disco key, and directly once it does.
 func TestTheirRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, startOurRelay(t, relay.ServerConfig{}), netip.Addr{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.Addr{})
 	p.introduce()
 	serveEcho(t, p.our)
 	k := startTalk(t, p.their, p.our)
@@ -174,7 +181,7 @@ func TestTheirRestart(t *testing.T) {
 // TestOurRestart is TestTheirRestart with our node.
 func TestOurRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, startTheirRelay(t, relay.ServerConfig{}), netip.Addr{})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), netip.Addr{})
 	p.introduce()
 	serveEcho(t, p.their)
 	k := startTalk(t, p.our, p.their)
@@ -204,7 +211,7 @@ func TestOurRestart(t *testing.T) {
 // again without any news from a map.
 func TestTheirRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, startOurRelay(t, relay.ServerConfig{}), netip.Addr{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.Addr{})
 	p.introduce()
 	serveEcho(t, p.their)
 	k := startTalk(t, p.our, p.their)
@@ -225,7 +232,7 @@ func TestTheirRoaming(t *testing.T) {
 // of network: our node sends on directly, theirs finds the new way, and a connection lives on.
 func TestOurRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, startOurRelay(t, relay.ServerConfig{}), netip.MustParseAddr("127.0.0.1"))
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.MustParseAddr("127.0.0.1"))
 	n := newNAT(t)
 	stunDoor := n.door(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(p.relays.Regions[1].Nodes[0].STUNPort)))
 	peerDoor := n.door(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p.their.udpPort()))

@@ -1,0 +1,151 @@
+// Package ginnel_test holds the project to its own plan: who may import whom, and how files are formatted.
+package ginnel_test
+
+import (
+	"bytes"
+	"cmp"
+	"go/format"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// mayImport lists for each package those of the project that it may import. Siblings do not know each other: only node
+// puts them together, and the command puts node together with what users write.
+var mayImport = map[string][]string{
+	"cmd/ginnel":      {"configs", "node", "relay", "internal/egress", "internal/key"},
+	"node":            {"proxy", "relay", "transport", "userstack", "internal/egress", "internal/key"},
+	"transport":       {"internal/disco", "internal/key"},
+	"relay":           {"internal/key"},
+	"proxy":           {},
+	"userstack":       {},
+	"configs":         {"internal/key"},
+	"internal/disco":  {"internal/key"},
+	"internal/egress": {},
+	"internal/key":    {},
+	"internal/simnet": {},
+	"internal/lab":    {},
+}
+
+// tests may also import these.
+var testsMayImport = map[string][]string{
+	"transport": {"internal/simnet"},
+}
+
+// onlyIn lists libraries whose types must not spread.
+var onlyIn = map[string][]string{
+	"gvisor.dev/gvisor":              {"userstack"},
+	"golang.zx2c4.com/wireguard":     {"node", "transport", "userstack"},
+	"github.com/things-go/go-socks5": {"proxy"},
+	"github.com/pion/stun":           {"relay", "transport"},
+	"github.com/coder/websocket":     {"relay"},
+	"github.com/spf13":               {"cmd/ginnel"},
+	"github.com/goccy/go-yaml":       {"configs"},
+	"tailscale.com":                  {},
+	"github.com/juanfont/headscale":  {},
+}
+
+// sources calls f with each Go file of the main module.
+func sources(t *testing.T, f func(file string, text []byte)) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (file == "interop" || strings.HasPrefix(d.Name(), ".") && file != "."):
+			return filepath.SkipDir // another module; the version control
+		case d.IsDir() || filepath.Ext(file) != ".go":
+			return nil
+		}
+		text, err := os.ReadFile(file)
+		if err == nil {
+			f(filepath.ToSlash(file), text)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestImports(t *testing.T) {
+	seen := make(map[string]bool)
+	sources(t, func(file string, text []byte) {
+		pkg := path.Dir(file)
+		seen[pkg] = true
+		test := strings.HasSuffix(file, "_test.go")
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, text, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range parsed.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if why := forbidden(pkg, imported, test); why != "" {
+				t.Errorf("%s imports %s: %s", file, imported, why)
+			}
+		}
+	})
+	for pkg := range mayImport {
+		if !seen[pkg] {
+			t.Errorf("package %s is in the table and not in the tree", pkg)
+		}
+	}
+}
+
+// forbidden says why pkg may not import a path; it is empty if it may.
+func forbidden(pkg, imported string, test bool) string {
+	if ours, ok := strings.CutPrefix(imported, "ginnel/"); ok {
+		if pkg == "internal/lab" && test {
+			return "" // it tests the whole
+		}
+		allowed, known := mayImport[pkg]
+		switch {
+		case !known && pkg != ".":
+			return "the package is not in the table of deps_test.go"
+		case slices.Contains(allowed, ours), test && slices.Contains(testsMayImport[pkg], ours):
+			return ""
+		}
+		return "see the table in deps_test.go"
+	}
+	for library, pkgs := range onlyIn {
+		if imported != library && !strings.HasPrefix(imported, library+"/") {
+			continue
+		}
+		// Tests may hold a package against any library but the reference implementations, which interop has.
+		if !slices.Contains(pkgs, pkg) && !(test && len(pkgs) > 0) {
+			return "this library is for " + cmp.Or(strings.Join(pkgs, ", "), "the tests in interop")
+		}
+	}
+	return ""
+}
+
+func TestFormat(t *testing.T) {
+	sources(t, func(file string, text []byte) {
+		formatted, err := format.Source(text)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+		} else if !bytes.Equal(formatted, text) {
+			t.Errorf("%s is not formatted; run gofmt -w", file)
+		}
+	})
+}
+
+// Files that cannot be held in mind are cut by concern, not by size; this is only the alarm.
+func TestFileLength(t *testing.T) {
+	const most = 500
+	sources(t, func(file string, text []byte) {
+		if n := bytes.Count(text, []byte("\n")); n > most && !strings.HasSuffix(file, "_test.go") {
+			t.Errorf("%s has %d lines, more than %d", file, n, most)
+		}
+	})
+}

@@ -1,0 +1,56 @@
+# Each target does its own set-up. `make test` is the one to run after a change; the rest takes longer.
+
+GO      ?= go
+BIN     ?= bin/ginnel
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+
+FUZZTIME  ?= 1m
+BENCHTIME ?= 1s
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+.PHONY: all build test race lint fuzz bench lab interop clean
+
+all: build
+
+# One static binary that needs no C library.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/ginnel
+
+test:
+	$(GO) vet ./...
+	$(GO) test ./...
+
+race:
+	$(GO) test -race -shuffle=on ./...
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags lab ./internal/lab
+	GOOS=windows $(GO) vet ./cmd/... ./node ./transport ./userstack ./proxy ./relay
+	GOOS=darwin $(GO) vet ./cmd/... ./node ./transport ./userstack ./proxy ./relay
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(STATICCHECK) -tags lab ./internal/lab
+	cd interop && $(GO) vet ./...
+	@./.ci/vulncheck $(GO) $(GOVULNCHECK)
+
+# Every fuzz target of the module, each for FUZZTIME.
+fuzz:
+	@./.ci/fuzz $(GO) $(FUZZTIME)
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# Network namespaces, tunnels and firewalls: needs root, and makes and removes all of it itself.
+lab:
+	@./.ci/need ip:iproute2 tc:iproute2 nft:nftables curl:curl nc:netcat-openbsd setpriv:util-linux
+	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab
+
+# The wire spoken with the reference implementation.
+interop:
+	cd interop && $(GO) test -count=1 -timeout 20m ./...
+
+clean:
+	rm -rf bin

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bufio"
+	"context"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
@@ -166,7 +167,7 @@ func (s *session) read(name, value string) {
 
 // deviceLogger passes what WireGuard says to log, at the debug level: its errors are about single packets.
 func deviceLogger(log *slog.Logger) *device.Logger {
-	if !log.Enabled(nil, slog.LevelDebug) {
+	if !log.Enabled(context.Background(), slog.LevelDebug) {
 		return &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf}
 	}
 	say := func(format string, args ...any) {

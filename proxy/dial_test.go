@@ -264,7 +264,7 @@ func TestIdleHTTPConnection(t *testing.T) {
 // An open tunnel may be silent for as long as it likes.
 func TestIdleTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln, s := newMemListener(), &Server{Dial: func(context.Context, string, string) (net.Conn, error) { return dialEcho(nil, "", "") }}
+		ln, s := newMemListener(), &Server{Dial: dialEcho}
 		go s.Serve(ln)
 		defer s.Close()
 		client := ln.dial()

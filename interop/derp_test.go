@@ -73,7 +73,7 @@ func carriageSizes(h *relayHost, m maker, c carriage) (out, in []int) {
 	out, in = all, all
 	if c == webSocket && m.name == theirs.name {
 		out = small
-		if _, ok := h.derpServer.(theirRelay); ok {
+		if _, ok := h.server.(theirRelay); ok {
 			in = small
 		}
 	}

@@ -3,13 +3,11 @@ package interop
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -24,16 +22,14 @@ import (
 
 // derper is the program itself, in a process of its own.
 type derper struct {
-	cmd    *exec.Cmd
-	public key.NodePublic
-	donec  chan struct{}
+	cmd   *exec.Cmd
+	donec chan struct{}
 }
 
-func (d *derper) publicKey() key.NodePublic                       { return d.public }
-func (d *derper) handler() http.Handler                           { panic("served by another process") }
-func (d *derper) tlsConfig(*tls.Config) *tls.Config               { panic("served by another process") }
-func (d *derper) listener(net.Listener, *tls.Config) net.Listener { panic("served by another process") }
-func (d *derper) close()                                          { d.cmd.Process.Kill(); <-d.donec }
+func (d *derper) close() {
+	d.cmd.Process.Kill()
+	<-d.donec
+}
 
 // buildDerper builds the program, at the version that this module requires.
 func buildDerper(t *testing.T) string {
@@ -56,11 +52,10 @@ func startDerper(t *testing.T, mesh relay.MeshKey, with *relayHost) *relayHost {
 	}
 	writeFile(t, filepath.Join(dir, "mesh.key"), []byte(meshKeyText(mesh)+"\n"))
 	writeFile(t, filepath.Join(dir, "roots.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: with.base.Certificates[0].Certificate[0]}))
-	h := &relayHost{name: "derper", host: "127.0.0.1", roots: x509.NewCertPool(), stun: int(freeUDPPort(t))}
+	h := &relayHost{name: "derper", host: "127.0.0.1", public: k.Public(), roots: x509.NewCertPool(), stun: int(freeUDPPort(t))}
 	f := &front{carriage: fastStart, addr: freeTCPAddr(t)}
 	h.fronts = map[carriage]*front{fastStart: f}
-	d := &derper{public: k.Public(), donec: make(chan struct{})}
-	h.derpServer = d
+	d := &derper{donec: make(chan struct{})}
 	d.cmd = exec.CommandContext(t.Context(), buildDerper(t),
 		"-a", f.addr.String(), "-http-port", "-1", "-stun-port", fmt.Sprint(h.stun),
 		"-certmode", "manual", "-hostname", h.host, "-certdir", dir, "-c", filepath.Join(dir, "derper.key"),

@@ -39,7 +39,7 @@ func (listenDistant) ListenPacket(context.Context, string, string) (net.PacketCo
 // serveDistantSTUN adds a STUN service of the relay's make, at some distance.
 func serveDistantSTUN(tb testing.TB, h *relayHost) {
 	tb.Helper()
-	our, ok := h.derpServer.(ourRelay)
+	our, ok := h.server.(ourRelay)
 	if !ok {
 		addr, stop := stuntest.ServeWithPacketListener(tb, listenDistant{})
 		h.stun = addr.Port

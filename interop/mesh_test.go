@@ -159,7 +159,7 @@ func TestMeshRefused(t *testing.T) {
 // closed when the link has ended by itself.
 func theirMeshLink(tb testing.TB, from *relayHost, to *relayHost) <-chan struct{} {
 	tb.Helper()
-	s := from.derpServer.(theirRelay)
+	s := from.server.(theirRelay)
 	c, err := derphttp.NewClient(s.PrivateKey(), to.fronts[fastStart].url(), tstest.WhileTestRunningLogger(tb), netmon.NewStatic())
 	if err != nil {
 		tb.Fatal(err)
@@ -197,7 +197,7 @@ func startMesh(t *testing.T) (our, their *relayHost) {
 // meshOurs keeps a link from our server to another.
 func meshOurs(t *testing.T, from, to *relayHost) {
 	t.Helper()
-	err := from.derpServer.(ourRelay).Mesh(to.fronts[fastStart].url(), relay.ClientConfig{Roots: to.roots})
+	err := from.server.(ourRelay).Mesh(to.fronts[fastStart].url(), relay.ClientConfig{Roots: to.roots})
 	if err != nil {
 		t.Fatal(err)
 	}

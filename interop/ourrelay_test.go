@@ -52,7 +52,7 @@ func serveOurSTUN(tb testing.TB, h *relayHost) {
 	donec := make(chan struct{})
 	go func() {
 		defer close(donec)
-		h.derpServer.(ourRelay).ServeSTUN(pc)
+		h.server.(ourRelay).ServeSTUN(pc)
 	}()
 	tb.Cleanup(func() {
 		pc.Close()

@@ -80,8 +80,8 @@ func (m maker) joinAs(tb testing.TB, h *relayHost, c carriage, k key.NodePrivate
 	if err != nil {
 		tb.Fatalf("%s over %s to %s: %v", m.name, c, h.name, err)
 	}
-	if got := d.serverKey(); got != h.publicKey() {
-		tb.Errorf("%s over %s to %s: server key %v, want %v", m.name, c, h.name, got, h.publicKey())
+	if got := d.serverKey(); got != h.public {
+		tb.Errorf("%s over %s to %s: server key %v, want %v", m.name, c, h.name, got, h.public)
 	}
 	p := newParty(tb, m.name, d, k.Public())
 	p.wantPong() // a fast start is over before the relay knows of the client

@@ -123,7 +123,7 @@ func homes(t *testing.T, h *relayHost) (n int) {
 	var vars struct {
 		Homes int `json:"gauge_current_home_connections"`
 	}
-	if err := json.Unmarshal([]byte(h.derpServer.(theirRelay).ExpVar(false).String()), &vars); err != nil {
+	if err := json.Unmarshal([]byte(h.server.(theirRelay).ExpVar(false).String()), &vars); err != nil {
 		t.Fatal(err)
 	}
 	return vars.Homes
@@ -210,7 +210,7 @@ func TestPoolNetworkChanged(t *testing.T) {
 		var vars struct {
 			Got int `json:"got_ping"`
 		}
-		json.Unmarshal([]byte(h.derpServer.(theirRelay).ExpVar(false).String()), &vars)
+		json.Unmarshal([]byte(h.server.(theirRelay).ExpVar(false).String()), &vars)
 		return vars.Got
 	}
 	before, asked := pings(), h.fronts[fastStart].timesAsked()

@@ -45,8 +45,9 @@ type derpServer interface {
 
 // relayHost is a relay on loopback with a front for each carriage.
 type relayHost struct {
-	derpServer
+	server derpServer // nil if it runs elsewhere
 	name   string
+	public key.NodePublic
 	host   string      // in maps
 	base   *tls.Config // with the certificate
 	pin    string
@@ -69,7 +70,7 @@ func startFronts(tb testing.TB, name string, s derpServer) *relayHost {
 // serve opens the fronts, on the addresses they had before if there was a server before.
 func (h *relayHost) serve(tb testing.TB, s derpServer) {
 	tb.Helper()
-	h.derpServer = s
+	h.server, h.public = s, s.publicKey()
 	for _, c := range carriages {
 		addr := "127.0.0.1:0"
 		if old := h.fronts[c]; old != nil {
@@ -84,7 +85,7 @@ func (h *relayHost) stop() {
 	for _, f := range h.fronts {
 		f.close()
 	}
-	h.close()
+	h.server.close()
 }
 
 // selfSigned makes a certificate for hostName and loopback, as the product makes them.

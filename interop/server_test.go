@@ -71,7 +71,7 @@ func TestRestart(t *testing.T) {
 	t.Parallel()
 	h := startOurRelay(t, relay.ServerConfig{})
 	p := theirs.join(t, h, webSocket)
-	if err := h.derpServer.(ourRelay).Shutdown(t.Context()); err != nil {
+	if err := h.server.(ourRelay).Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if e := p.next(restartingEvent); string(e.data) != "5s" {

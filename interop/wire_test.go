@@ -124,7 +124,7 @@ func TestOddFrames(t *testing.T) {
 					c := dialRaw(t, h)
 					c.upgrade()
 					k := key.NewNodePrivate()
-					if !c.login(k, h.publicKey(), info) {
+					if !c.login(k, h.public, info) {
 						t.Fatalf("%s does not take the login", h.name)
 					}
 					c.Write(frameOf(derp.FrameType(typ), make([]byte, size)))
@@ -163,7 +163,7 @@ func TestOddLogins(t *testing.T) {
 		for i, h := range relays {
 			c := dialRaw(t, h)
 			c.upgrade()
-			took[i] = c.login(key.NewNodePrivate(), h.publicKey(), info)
+			took[i] = c.login(key.NewNodePrivate(), h.public, info)
 			c.Close()
 		}
 		if took[0] != took[1] {
@@ -178,7 +178,7 @@ func TestFirstFrames(t *testing.T) {
 	relays := bothRelays(t, relay.MeshKey{})
 	k := key.NewNodePrivate()
 	public := k.Public()
-	sealed := append(public[:], theirPrivate(k).SealTo(theirPublic(relays[0].publicKey()), []byte(ordinaryInfo))...)
+	sealed := append(public[:], theirPrivate(k).SealTo(theirPublic(relays[0].public), []byte(ordinaryInfo))...)
 	broken := bytes.Clone(sealed)
 	broken[len(broken)-1]++
 	for name, frame := range map[string][]byte{

@@ -107,6 +107,17 @@ func (n *netns) forward() {
 	n.sysctl("net/ipv6/conf/all/forwarding", "1")
 }
 
+// nat makes the namespace a NAT router as in a home: "masquerade" maps a port of the inside to the same port wherever it
+// sends to, "masquerade random" to another one for each destination. Nothing comes in from wan unasked.
+func (n *netns) nat(wan, masquerade string) {
+	n.t.Helper()
+	n.nft(fmt.Sprintf(`table inet home {
+		chain out { type nat hook postrouting priority srcnat; oifname %[1]q %[2]s; }
+		chain in { type filter hook input priority filter; iifname %[1]q ct state new drop; }
+		chain through { type filter hook forward priority filter; iifname %[1]q ct state new drop; }
+	}`, wan, masquerade))
+}
+
 // link connects two namespaces with a wire.
 func link(a *netns, devA string, b *netns, devB string) {
 	a.t.Helper()

@@ -2,8 +2,101 @@
 
 package lab
 
-import "errors"
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
 
-func serveNode(args []string) error  { return errors.New("todo") }
-func serveWire(args []string) error  { return errors.New("todo") }
-func serveCrowd(args []string) error { return errors.New("todo") }
+	"golang.org/x/sys/unix"
+
+	"ginnel/internal/key"
+	"ginnel/node"
+	"ginnel/relay"
+)
+
+// nodeOrder is what the role "node" reads from its standard input: the first makes a node, each further one is a new
+// network map for it, and the end of the input is the end of the node.
+type nodeOrder struct {
+	Key       key.NodePrivate
+	Name      string
+	Addresses []netip.Prefix
+	Peers     []node.Peer
+	Relays    relay.Map
+	Home      int
+	Proxy     string
+	Serves    map[uint16]string // TCP ports of the mesh, and where they lead
+	RelayOnly bool
+}
+
+// nodeAnswer is what the role writes once the node runs.
+type nodeAnswer struct {
+	Disco   key.DiscoPublic
+	UDPPort uint16
+}
+
+func (o *nodeOrder) netmap() node.NetworkMap {
+	return node.NetworkMap{Name: o.Name, Addresses: o.Addresses, Peers: o.Peers, Relays: o.Relays, Home: o.Home}
+}
+
+func (o *nodeOrder) config() node.Config {
+	cfg := node.Config{
+		Key:       o.Key,
+		Map:       o.netmap(),
+		RelayOnly: o.RelayOnly,
+		Proxies:   []net.Addr{tcpAddr(o.Proxy)},
+		Log:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	for port, target := range o.Serves {
+		cfg.Serves = append(cfg.Serves, node.Serve{Port: port, Target: tcpAddr(target)})
+	}
+	return cfg
+}
+
+type tcpAddr string
+
+func (tcpAddr) Network() string  { return "tcp" }
+func (a tcpAddr) String() string { return string(a) }
+
+func serveNode([]string) error {
+	if err := assertPowerless(); err != nil {
+		return err
+	}
+	in := json.NewDecoder(os.Stdin)
+	var order nodeOrder
+	if err := in.Decode(&order); err != nil {
+		return err
+	}
+	n, err := node.New(order.config())
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	if err := json.NewEncoder(os.Stdout).Encode(nodeAnswer{n.DiscoKey(), n.UDPPort()}); err != nil {
+		return err
+	}
+	for {
+		var next nodeOrder
+		if in.Decode(&next) != nil {
+			return nil
+		}
+		if err := n.SetMap(next.netmap()); err != nil {
+			return err
+		}
+	}
+}
+
+// assertPowerless makes sure that a node of the lab has no right that a node in the world may lack.
+func assertPowerless() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 || caps != [2]unix.CapUserData{} {
+		return errors.New("the node has rights")
+	}
+	return nil
+}

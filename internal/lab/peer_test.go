@@ -43,7 +43,7 @@ func newStockPeer(ns *netns, port int, addrs ...string) *stockPeer {
 func (p *stockPeer) start() {
 	p.ns.t.Helper()
 	p.proc = p.ns.start("wireguard-go in "+p.ns.name, command{rights: asRoot,
-		args: []string{programs.wireguard, "-f", p.dev}, env: []string{"LOG_LEVEL=verbose"}})
+		args: []string{programs.wireguard, "-f", p.dev}, env: []string{"LOG_LEVEL=verbose", "WG_PROCESS_FOREGROUND=1"}})
 	p.proc.await(&p.proc.out, "UAPI listener started", dialTimeout)
 	var text strings.Builder
 	raw := p.key.Raw()

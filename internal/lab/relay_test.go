@@ -1,0 +1,63 @@
+//go:build lab
+
+package lab
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"ginnel/relay"
+)
+
+// relayRegion is the region of the lab's relay, as "ginnel relay serve" prints it.
+const relayRegion = 900
+
+// relayServer is "ginnel relay serve" as nobody, with a certificate that it has made itself and its pin.
+type relayServer struct {
+	*process
+	ns    *netns
+	args  []string
+	state string
+	node  relay.Node
+}
+
+// startRelay starts a relay that is known by an address.
+func startRelay(ns *netns, addr string, flags ...string) *relayServer {
+	ns.t.Helper()
+	r := &relayServer{ns: ns, state: newDir(ns.t, "relay")}
+	r.args = append([]string{"relay", "serve", "--listen", ":8443", "--hostname", addr, "--state", r.state, "--log-level", "debug"}, flags...)
+	r.start()
+	return r
+}
+
+// start starts it, again with the same keys if it has run before.
+func (r *relayServer) start() {
+	t := r.ns.t
+	t.Helper()
+	p := r.ns.start("relay in "+r.ns.name, ginnelCommand(r.state, r.args...))
+	t.Cleanup(func() { assertSound(t, p.name, p.out.String()+p.log.String()) })
+	r.process = p
+	_, text, _ := strings.Cut(p.await(&p.out, "DERP map node: ", dialTimeout), "DERP map node: ")
+	if err := json.Unmarshal([]byte(text), &r.node); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// relays is a map with this relay alone.
+func (r *relayServer) relays() relay.Map {
+	n := r.node
+	return relay.Map{Regions: map[int]*relay.Region{relayRegion: {RegionID: relayRegion, RegionCode: "lab", RegionName: "Lab", Nodes: []*relay.Node{&n}}}}
+}
+
+// readAll reads a body.
+func readAll(t *testing.T, r io.Reader) []byte {
+	t.Helper()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(fmt.Errorf("reading a page: %w", err))
+	}
+	return b
+}

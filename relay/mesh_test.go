@@ -215,41 +215,54 @@ func TestMeshAcceptor(t *testing.T) {
 	})
 }
 
-// Many changes to a watcher that takes nothing are no more than the keys that changed.
+// However often a key comes and goes, a watcher that was not told yet has one thing to be told about it: the latest.
 func TestMeshSlowWatcher(t *testing.T) {
+	s := newTestServer(t, ServerConfig{})
+	k := key.NewNodePrivate().Public()
+	c := bareConn(s, key.NewNodePrivate().Public())
+	w := s.registry.watch(c)
+	if n := countFrames(s.registry.news(w, nil)); n != 1 {
+		t.Errorf("%d news for a new watcher, want itself", n)
+	}
+	for i := range 100 {
+		other := bareConn(s, k)
+		if i < 99 {
+			other.depart()
+		}
+	}
+	b := s.registry.news(w, nil)
+	if p, ok := parsePeerPresent(b[headerSize:]); countFrames(b) != 1 || !ok || p.peer != k {
+		t.Errorf("news %x, want that %v is present", b, k)
+	}
+	s.registry.lookup(k).conns[0].depart()
+	b = s.registry.news(w, nil)
+	if peer, reason, ok := parsePeerGone(b[headerSize:]); countFrames(b) != 1 || !ok || peer != k || reason != goneDisconnected {
+		t.Errorf("news %x, want that %v is gone", b, k)
+	}
+	if b := s.registry.news(w, nil); len(b) != 0 {
+		t.Errorf("news %x without a change", b)
+	}
+	c.depart()
+}
+
+// A watcher that takes nothing for the time limit of mesh peers is cut; others are not held up.
+func TestMeshStuckWatcher(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, ServerConfig{MeshKey: testMeshKey})
 		r.net.limit = 500
-		m := r.meshClient()
+		stuck := r.meshClient()
 		r.net.limit = 256 << 10
-		m.write(appendHeader(nil, frameWatchConns, 0))
-		k := key.NewNodePrivate()
-		for range 150 {
-			p := r.clientWithKey(k)
-			p.conn.Close()
-			synctest.Wait()
+		stuck.write(appendHeader(nil, frameWatchConns, 0))
+		start := time.Now()
+		for range 50 {
+			r.client()
 		}
-		r.clientWithKey(k)
-		last, n := presence{}, 0
-		for {
-			m.conn.SetReadDeadline(time.Now().Add(time.Second))
-			typ, payload, err := m.next()
-			if isTimeout(err) {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			n++
-			if typ == framePeerPresent {
-				last, _ = parsePeerPresent(payload)
-			}
+		if time.Since(start) != 0 {
+			t.Errorf("50 logins took %v beside a stuck watcher", time.Since(start))
 		}
-		if last.peer != k.Public() {
-			t.Errorf("the last news is %+v", last)
-		}
-		if n > 301 {
-			t.Errorf("%d news", n)
+		time.Sleep(meshWriteTimeout + time.Second)
+		if n := r.registry.count().watchers; n != 0 {
+			t.Errorf("%d watchers", n)
 		}
 	})
 }

@@ -76,10 +76,10 @@ func TestOutboxKeepsFramesUntilAttached(t *testing.T) {
 func TestOutboxBackPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
-		defer o.end()
 		o.attach(o.wire)
 		frames := testFrames(1, 0, 500, 1000)
-		go func() {
+		var reading sync.WaitGroup
+		reading.Go(func() {
 			buf := make([]byte, 100_000)
 			for range 100 {
 				time.Sleep(time.Millisecond)
@@ -87,7 +87,7 @@ func TestOutboxBackPressure(t *testing.T) {
 					return
 				}
 			}
-		}()
+		})
 		var waited time.Duration
 		for range 4 {
 			res, err := o.send(bulkID, frames, 25*time.Millisecond)
@@ -99,6 +99,8 @@ func TestOutboxBackPressure(t *testing.T) {
 		if waited < 10*time.Millisecond {
 			t.Errorf("waited %v for 2 MB at 100 MB/s", waited)
 		}
+		o.end()
+		reading.Wait()
 	})
 }
 

@@ -120,8 +120,8 @@ type Server struct {
 
 	mu      sync.Mutex
 	closing bool
-	conns   map[*serverConn]struct{} // all, logged in or not
-	serving map[io.Closer]struct{}   // HTTP servers and STUN sockets
+	conns   map[*serverConn]struct{}    // all, logged in or not
+	serving map[io.Closer]chan struct{} // HTTP servers and STUN sockets; closed when they have ended
 	links   map[*meshLink]struct{}
 }
 
@@ -144,7 +144,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		budget:  budget{limit: int64(cmp.Or(cfg.QueueMemory, defaultQueueMemory))},
 		stopc:   make(chan struct{}),
 		conns:   make(map[*serverConn]struct{}),
-		serving: make(map[io.Closer]struct{}),
+		serving: make(map[io.Closer]chan struct{}),
 		links:   make(map[*meshLink]struct{}),
 	}
 	s.meta = newMetaCert(s.public, time.Now())
@@ -181,8 +181,10 @@ func (s *Server) SetClientRate(bytesPerSecond, burst int) {
 // Serve serves the connections of ln until Close, and then returns net.ErrClosed: TLS with conf, which
 // [Server.TLSConfig] made, or plain HTTP if conf is nil. A failing accept does not end it unless ln itself is closed.
 func (s *Server) Serve(ln net.Listener, conf *tls.Config) error {
+	var open openConns
 	hs := &http.Server{
 		Handler:           s,
+		ConnState:         open.change,
 		ReadHeaderTimeout: requestTimeout,
 		ReadTimeout:       2 * requestTimeout,
 		WriteTimeout:      2 * requestTimeout,
@@ -197,10 +199,23 @@ func (s *Server) Serve(ln net.Listener, conf *tls.Config) error {
 	defer s.endServing(hs)
 	err := hs.Serve(s.Listener(ln, conf))
 	hs.Close()
+	open.wg.Wait()
 	if errors.Is(err, http.ErrServerClosed) {
 		return net.ErrClosed
 	}
 	return err
+}
+
+// openConns counts the connections that an HTTP server has goroutines for: its Close does not wait for them.
+type openConns struct{ wg sync.WaitGroup }
+
+func (o *openConns) change(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		o.wg.Add(1)
+	case http.StateHijacked, http.StateClosed:
+		o.wg.Done()
+	}
 }
 
 // beginServing has c closed when the server is, and reports false if it is already.
@@ -210,13 +225,14 @@ func (s *Server) beginServing(c io.Closer) bool {
 	if s.closing {
 		return false
 	}
-	s.serving[c] = struct{}{}
+	s.serving[c] = make(chan struct{})
 	return true
 }
 
 func (s *Server) endServing(c io.Closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	close(s.serving[c])
 	delete(s.serving, c)
 }
 
@@ -277,10 +293,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	again := s.closing
 	s.closing = true
-	conns, serving := slices.Collect(maps.Keys(s.conns)), slices.Collect(maps.Keys(s.serving))
+	conns, serving := slices.Collect(maps.Keys(s.conns)), maps.Clone(s.serving)
 	s.mu.Unlock()
 	if !again {
-		for _, c := range serving {
+		for c := range serving {
 			c.Close()
 		}
 		for _, c := range conns {
@@ -290,6 +306,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			c.out.settle(ctx)
 		}
 		s.stop()
+	}
+	for _, donec := range serving {
+		<-donec
 	}
 	s.wg.Wait()
 	return nil

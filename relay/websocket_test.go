@@ -189,7 +189,7 @@ func TestWebSocketClient(t *testing.T) {
 			}
 		}
 		go func() {
-			time.Sleep(time.Minute)
+			time.Sleep(30 * time.Second)
 			c.Close()
 		}()
 		if _, err := c.Recv(); errText(err) != "closed" {

@@ -17,25 +17,25 @@ type ourNode struct {
 	*node.Node
 	tb   testing.TB
 	name string
-	key  key.NodePrivate
+	cfg  node.Config
 	addr netip.Addr
 
 	closing sync.Once
 }
 
-// newOurNode starts a node on udp, or on all addresses of the machine if that is invalid, until the test ends.
-func newOurNode(tb testing.TB, name string, k key.NodePrivate, addr, udp netip.Addr, relays relay.Map) *ourNode {
+// newOurNode starts a node until the test ends. Of cfg it uses the key and how UDP is to be used.
+func newOurNode(tb testing.TB, name string, cfg node.Config, addr netip.Addr, relays relay.Map) *ourNode {
 	tb.Helper()
-	n, err := node.New(node.Config{
-		Key:     k,
-		UDPAddr: udp,
-		Map:     node.NetworkMap{Name: name, Addresses: []netip.Prefix{single(addr)}, Relays: relays, Home: 1},
-		Log:     testLog(tb, name),
-	})
+	if cfg.Key.IsZero() {
+		cfg.Key = key.NewNodePrivate()
+	}
+	cfg.Map = node.NetworkMap{Name: name, Addresses: []netip.Prefix{single(addr)}, Relays: relays, Home: 1}
+	cfg.Log = testLog(tb, name)
+	n, err := node.New(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	out := &ourNode{Node: n, tb: tb, name: name, key: k, addr: addr}
+	out := &ourNode{Node: n, tb: tb, name: name, cfg: cfg, addr: addr}
 	tb.Cleanup(out.close)
 	return out
 }
@@ -46,12 +46,12 @@ func (n *ourNode) waitReady() {
 	n.tb.Helper()
 	eventually(n.tb, n.name+" has a relay and endpoints", func() bool {
 		s := n.Status()
-		return s.State == node.StateRunning && len(s.Self.Endpoints) > 0
+		return s.State == node.StateRunning && (n.cfg.RelayOnly || len(s.Self.Endpoints) > 0)
 	})
 }
 
 func (n *ourNode) ownEndpoints() []netip.AddrPort { return n.Status().Self.Endpoints }
-func (n *ourNode) public() key.NodePublic         { return n.key.Public() }
+func (n *ourNode) public() key.NodePublic         { return n.cfg.Key.Public() }
 func (n *ourNode) disco() key.DiscoPublic         { return n.DiscoKey() }
 func (n *ourNode) udpPort() uint16                { return n.UDPPort() }
 func (n *ourNode) address() netip.Addr            { return n.addr }

@@ -13,6 +13,7 @@ import (
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/ipproto"
 
+	"ginnel/node"
 	"ginnel/relay"
 )
 
@@ -20,7 +21,7 @@ import (
 // fragments included: their tunnel is narrower than ours.
 func TestDatagrams(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.Addr{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.our)
 	serveEcho(t, p.their)
@@ -60,7 +61,7 @@ func askEcho(c net.Conn, b []byte) error {
 // as a protocol of its own, in silence.
 func TestAnnouncement(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.Addr{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.our)
 	back := make(chan packet.Parsed, 1<<10)

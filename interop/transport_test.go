@@ -21,11 +21,11 @@ type pair struct {
 	their  *realNode
 }
 
-// newPair starts them, ours on udp, and waits until both are ready. They do not know of each other yet.
-func newPair(t *testing.T, relays relay.Map, udp netip.Addr) *pair {
+// newPair starts them and waits until both are ready. They do not know of each other yet.
+func newPair(t *testing.T, relays relay.Map, cfg node.Config) *pair {
 	t.Helper()
 	p := &pair{relays: relays}
-	p.startOurs(t, key.NewNodePrivate(), udp)
+	p.startOurs(t, cfg)
 	p.startTheirs(t, key.NewNodePrivate())
 	return p
 }
@@ -38,9 +38,9 @@ func withSTUN(t *testing.T, h *relayHost) relay.Map {
 }
 
 // startOurs starts our node.
-func (p *pair) startOurs(t *testing.T, k key.NodePrivate, udp netip.Addr) {
+func (p *pair) startOurs(t *testing.T, cfg node.Config) {
 	t.Helper()
-	p.our = newOurNode(t, "our node", k, meshAddrs[0], udp, p.relays)
+	p.our = newOurNode(t, "our node", cfg, meshAddrs[0], p.relays)
 	p.our.waitReady()
 }
 
@@ -74,7 +74,7 @@ func TestNodes(t *testing.T) {
 		for _, name := range []string{"our node dials", "their node dials"} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				p := newPair(t, h.derpMap(fastStart), netip.Addr{})
+				p := newPair(t, h.derpMap(fastStart), node.Config{})
 				from, to := member(p.our), member(p.their)
 				if name == "their node dials" {
 					from, to = to, from
@@ -152,7 +152,7 @@ func wantPings(t *testing.T, p *pair, path node.PathKind) {
 // new disco key, and directly once it does.
 func TestTheirRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.Addr{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.our)
 	k := startTalk(t, p.their, p.our)
@@ -183,7 +183,7 @@ func TestTheirRestart(t *testing.T) {
 // first.
 func TestTheirSilentRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.Addr{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.their)
 	k := startTalk(t, p.our, p.their)
@@ -208,7 +208,7 @@ func TestTheirSilentRestart(t *testing.T) {
 // that is new; ours may notice only after 15 s, by WireGuard's rules, and TCP then waits as long again.
 func TestOurRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), netip.Addr{})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.their)
 	k := startTalk(t, p.our, p.their)
@@ -218,7 +218,7 @@ func TestOurRestart(t *testing.T) {
 
 	old := p.our.disco()
 	p.our.close()
-	p.startOurs(t, p.our.key, netip.Addr{})
+	p.startOurs(t, node.Config{Key: p.our.cfg.Key})
 	if p.our.disco() == old {
 		t.Fatal("the disco key is the same as before")
 	}
@@ -238,7 +238,7 @@ func TestOurRestart(t *testing.T) {
 // again without any news from a map.
 func TestTheirRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.Addr{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.their)
 	k := startTalk(t, p.our, p.their)
@@ -259,10 +259,10 @@ func TestTheirRoaming(t *testing.T) {
 // of network: our node sends on directly, theirs finds the new way, and a connection lives on.
 func TestOurRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), netip.MustParseAddr("127.0.0.1"))
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{UDPAddr: loopbacks[0]})
 	n := newNAT(t)
-	stunDoor := n.door(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(p.relays.Regions[1].Nodes[0].STUNPort)))
-	peerDoor := n.door(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p.their.udpPort()))
+	stunDoor := n.door(t, netip.AddrPortFrom(loopbacks[0], uint16(p.relays.Regions[1].Nodes[0].STUNPort)))
+	peerDoor := n.door(t, netip.AddrPortFrom(loopbacks[0], p.their.udpPort()))
 	filterUDP(t, p.our.udpPort(), acceptFrom(stunDoor.Port(), peerDoor.Port()))
 
 	inside := relay.Map{Regions: map[int]*relay.Region{1: new(*p.relays.Regions[1])}}

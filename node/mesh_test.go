@@ -52,7 +52,7 @@ var (
 
 // mesh is a relay on loopback and nodes that use it.
 type mesh struct {
-	t      *testing.T
+	t      testing.TB
 	srv    *relay.Server
 	relays relay.Map
 	nodes  []*member
@@ -68,7 +68,7 @@ type member struct {
 	addr netip.Addr
 }
 
-func newMesh(t *testing.T) *mesh {
+func newMesh(t testing.TB) *mesh {
 	t.Helper()
 	m := &mesh{t: t}
 	var err error
@@ -182,7 +182,7 @@ func (n *member) path(p *member) PathKind {
 }
 
 // eventually waits for something that happens by itself.
-func eventually(t *testing.T, what string, done func() bool) {
+func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for range 2000 {
 		if done() {
@@ -225,7 +225,7 @@ func (n *member) get(url string) (string, error) {
 }
 
 // testLog shows what a node logs with -v. Not through t: WireGuard's workers log a little after they have ended.
-func testLog(t *testing.T, name string) *slog.Logger {
+func testLog(t testing.TB, name string) *slog.Logger {
 	if !testing.Verbose() {
 		return nil
 	}

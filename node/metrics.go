@@ -69,6 +69,7 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	d := c.n.stack.Dropped()
 	count(descStack, d.Refused, "refused")
 	count(descStack, d.Full, "queue_full")
+	count(descStack, d.TooLong, "too_long")
 	m := c.n.netmap.Load()
 	for _, r := range c.n.pool.Status().Regions {
 		name := regionName(&m.Relays, r.Region)

@@ -20,11 +20,15 @@ func rawConn(v any) (syscall.RawConn, bool) {
 	return nil, false
 }
 
-// socketSource is a socket as the payload of one gVisor write: it knows how many bytes wait.
+// socketSource is a socket as the payload of gVisor's writes: it knows how many bytes wait.
 type socketSource struct {
+	c    *Conn
 	fd   int
-	left int
-	err  error
+	left int   // bytes that the next write may take
+	err  error // of the last system call
+
+	done int64       // bytes written so far
+	terr tcpip.Error // of the last write
 }
 
 // Len implements tcpip.Payloader.
@@ -35,7 +39,7 @@ func (s *socketSource) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	n, err := ignoringEINTR(func() (int, error) { return unix.Read(s.fd, b[:min(len(b), s.left)]) })
+	n, err := readNonBlocking(s.fd, b[:min(len(b), s.left)])
 	switch {
 	case err != nil:
 		s.err = err
@@ -45,6 +49,18 @@ func (s *socketSource) Read(b []byte) (int, error) {
 	}
 	s.left -= n
 	return n, nil
+}
+
+// write moves what waits into gVisor, one piece of it. It reports false if nothing waits.
+func (s *socketSource) write(fd uintptr) bool {
+	s.fd, s.terr = int(fd), nil
+	if s.err = s.fill(s.c.pieceSize()); s.err != nil {
+		return s.err != unix.EAGAIN
+	}
+	var n int64
+	n, s.terr = s.c.ep.Write(s, tcpip.WriteOptions{Atomic: true})
+	s.done += n
+	return true
 }
 
 // fill learns how many bytes wait. It reports io.EOF at the end and EAGAIN if there are none now.
@@ -60,14 +76,12 @@ func (s *socketSource) fill(limit int) error {
 		}
 		// Nothing, or the end, or an error: a peek tells which.
 		var b [1]byte
-		n, err = ignoringEINTR(func() (int, error) {
-			n, _, err := unix.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			return n, err
-		})
-		if err != nil {
+		n, _, err = unix.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
 			return err
-		}
-		if n == 0 {
+		case n == 0:
 			return io.EOF
 		}
 	}
@@ -79,36 +93,27 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 	if !ok {
 		return 0, nil, false
 	}
-	var src socketSource
+	src := &socketSource{c: c}
+	write := src.write // made once: a method value is an allocation
 	for {
 		if err := c.check(&c.writeDeadline); err != nil {
-			return done, opError(opWrite, "tcp", c.local, c.remote, err), true
+			return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 		}
-		var terr tcpip.Error
-		var n int64
-		cerr := rc.Read(func(fd uintptr) bool {
-			src = socketSource{fd: int(fd)}
-			if src.err = src.fill(c.pieceSize()); src.err != nil {
-				return src.err != unix.EAGAIN
-			}
-			n, terr = c.ep.Write(&src, tcpip.WriteOptions{Atomic: true})
-			return true
-		})
-		done += n
+		err := rc.Read(write)
 		switch {
-		case cerr != nil:
-			return done, cerr, true
+		case err != nil:
+			return src.done, err, true
 		case src.err == io.EOF:
-			return done, nil, true
+			return src.done, nil, true
 		case src.err != nil && src.err != unix.EAGAIN:
-			return done, &net.OpError{Op: opRead, Net: "tcp", Err: src.err}, true
-		case terr == nil:
-		case wouldBlock(terr):
+			return src.done, &net.OpError{Op: opRead, Net: "tcp", Err: src.err}, true
+		case src.terr == nil:
+		case wouldBlock(src.terr):
 			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
-				return done, opError(opWrite, "tcp", c.local, c.remote, err), true
+				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 			}
 		default:
-			return done, opError(opWrite, "tcp", c.local, c.remote, c.writeError(terr)), true
+			return src.done, opError(opWrite, "tcp", c.local, c.remote, c.writeError(src.terr)), true
 		}
 	}
 }
@@ -116,14 +121,18 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 // pieceSize is what ReadFrom writes at a time: as much as leaves the stack in one batch, in whole segments.
 func (c *Conn) pieceSize() int { return c.mss * max(1, (bulkSize-1024)/c.mss) }
 
-// socketSink is a socket as the destination of one gVisor read. Small pieces are gathered, so that they cost one system
+// socketSink is a socket as the destination of gVisor's reads. Small pieces are gathered, so that they cost one system
 // call; large ones go out as they are.
 type socketSink struct {
+	c       *Conn
 	fd      int
 	gather  *[bulkSize]byte // from bulkPool while it holds bytes[:n]
 	off, n  int             // gather[off:n] is not yet written
 	blocked bool            // the socket takes no more now
 	err     error
+
+	done int64       // bytes taken from gVisor so far
+	terr tcpip.Error // of the last read
 }
 
 const gatherBelow = 8 << 10
@@ -153,18 +162,18 @@ func (s *socketSink) Write(b []byte) (int, error) {
 // push writes b until all is written or the socket blocks.
 func (s *socketSink) push(b []byte) (done int, err error) {
 	for done < len(b) {
-		n, err := ignoringEINTR(func() (int, error) {
-			return unix.SendmsgN(s.fd, b[done:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		})
-		if err == unix.EAGAIN {
+		n, err := unix.SendmsgN(s.fd, b[done:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
 			s.blocked = true
 			return done, errBlocked
-		}
-		if err != nil {
+		case err != nil:
 			s.err = err
 			return done, err
+		default:
+			done += n
 		}
-		done += n
 	}
 	return done, nil
 }
@@ -184,52 +193,54 @@ func (s *socketSink) flush() bool {
 	return true
 }
 
+// read moves what gVisor has to the socket. It reports false if the socket takes no more now.
+func (s *socketSink) read(fd uintptr) bool {
+	s.fd, s.blocked, s.terr = int(fd), false, nil
+	if !s.flush() {
+		return !s.blocked
+	}
+	var res tcpip.ReadResult
+	res, s.terr = s.c.ep.Read(s, tcpip.ReadOptions{})
+	s.done += int64(res.Count)
+	s.flush()
+	return !s.blocked
+}
+
 // writeToSocket is WriteTo for sockets; it reports false for other writers.
 func (c *Conn) writeToSocket(w io.Writer) (done int64, err error, ok bool) {
 	rc, ok := rawConn(w)
 	if !ok {
 		return 0, nil, false
 	}
-	var sink socketSink
-	defer sink.flush()
+	sink := &socketSink{c: c}
+	read := sink.read // made once: a method value is an allocation
 	for {
 		if err := c.check(&c.readDeadline); err != nil {
-			return done, opError(opRead, "tcp", c.local, c.remote, err), true
+			return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
 		}
-		var terr tcpip.Error
-		cerr := rc.Write(func(fd uintptr) bool {
-			sink.fd, sink.blocked = int(fd), false
-			if !sink.flush() {
-				return !sink.blocked
-			}
-			var res tcpip.ReadResult
-			res, terr = c.ep.Read(&sink, tcpip.ReadOptions{})
-			done += int64(res.Count)
-			sink.flush()
-			return !sink.blocked
-		})
+		err := rc.Write(read)
 		switch {
-		case cerr != nil:
-			return done, cerr, true
+		case err != nil:
+			return sink.done, err, true
 		case sink.err != nil:
-			return done, &net.OpError{Op: opWrite, Net: "tcp", Err: sink.err}, true
-		case terr == nil:
-		case wouldBlock(terr):
+			return sink.done, &net.OpError{Op: opWrite, Net: "tcp", Err: sink.err}, true
+		case sink.terr == nil:
+		case wouldBlock(sink.terr):
 			if err := c.wait(c.inc, &c.readDeadline); err != nil {
-				return done, opError(opRead, "tcp", c.local, c.remote, err), true
+				return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
 			}
 		default:
-			if err := c.readError(terr); err != io.EOF {
-				return done, opError(opRead, "tcp", c.local, c.remote, err), true
+			if err := c.readError(sink.terr); err != io.EOF {
+				return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
 			}
-			return done, nil, true
+			return sink.done, nil, true
 		}
 	}
 }
 
-func ignoringEINTR(call func() (int, error)) (int, error) {
+func readNonBlocking(fd int, b []byte) (int, error) {
 	for {
-		n, err := call()
+		n, err := unix.Read(fd, b)
 		if err != unix.EINTR {
 			return n, err
 		}

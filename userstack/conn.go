@@ -95,9 +95,12 @@ type Conn struct {
 	local, remote net.Addr
 	linger        atomic.Bool // Close resets instead of closing
 
-	rmu           sync.Mutex // one reader at a time
-	readDeadline  deadline
-	wmu           sync.Mutex // one writer at a time
+	rmu          sync.Mutex        // one reader at a time
+	into         tcpip.SliceWriter // what read fills; here so that it costs no allocation
+	readDeadline deadline
+
+	wmu           sync.Mutex   // one writer at a time
+	from          bytes.Reader // what write takes from
 	writeDeadline deadline
 
 	mss int // payload of a full segment, in bytes
@@ -132,8 +135,9 @@ func (c *Conn) read(b []byte) (int, error) {
 		if len(b) == 0 {
 			return 0, nil
 		}
-		w := tcpip.SliceWriter(b)
-		res, err := c.ep.Read(&w, tcpip.ReadOptions{})
+		c.into = b
+		res, err := c.ep.Read(&c.into, tcpip.ReadOptions{})
+		c.into = nil
 		switch {
 		case res.Count > 0:
 			return res.Count, nil
@@ -163,19 +167,18 @@ func (c *Conn) Write(b []byte) (int, error) {
 }
 
 func (c *Conn) write(b []byte) (done int, err error) {
-	r := bytes.NewReader(b)
+	defer c.from.Reset(nil)
 	for {
 		if err := c.check(&c.writeDeadline); err != nil {
 			return done, err
 		}
-		if r.Len() == 0 {
+		if done == len(b) {
 			return done, nil
 		}
-		n, terr := c.ep.Write(r, tcpip.WriteOptions{})
+		c.from.Reset(b[done:]) // anew each time: gVisor may take bytes and not accept them
+		n, terr := c.ep.Write(&c.from, tcpip.WriteOptions{})
 		done += int(n)
 		if terr == nil {
-			// Bytes that were taken from r and not accepted, as when the room shrank meanwhile, go again.
-			r.Reset(b[done:])
 			continue
 		}
 		if !wouldBlock(terr) {

@@ -55,6 +55,8 @@ type device struct {
 
 	wakec    chan struct{} // capacity 1; tells Read that the queue or the credit changed
 	reading  segmenter     // what Read is cutting; owned by Read
+	stall    *time.Timer   // runs while stalling; both owned by Read
+	stalling bool          // all credit is used up
 	inFlight atomic.Int64  // packets given to WireGuard and not reported as sent
 
 	drops   atomic.Uint64 // outbound packets dropped because the queue was full
@@ -67,7 +69,9 @@ func newDevice(mtu int) *device {
 		closec: make(chan struct{}),
 		events: make(chan tun.Event),
 		wakec:  make(chan struct{}, 1),
+		stall:  time.NewTimer(stallTime),
 	}
+	d.stall.Stop()
 	d.room.L = &d.mu
 	return d
 }
@@ -75,7 +79,6 @@ func newDevice(mtu int) *device {
 // Read fills bufs with whole IP packets, each from offset on, and blocks until there is at least one. It returns
 // os.ErrClosed after Close.
 func (d *device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	var stall *time.Timer
 	for {
 		credit := maxInFlight - int(d.inFlight.Load())
 		if credit > 0 {
@@ -84,18 +87,16 @@ func (d *device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 				return n, nil
 			}
 		}
-		var stallc <-chan time.Time
-		if credit <= 0 {
-			if stall == nil {
-				stall = time.NewTimer(stallTime)
-				defer stall.Stop()
-			}
-			stallc = stall.C
+		if credit > 0 {
+			d.stall.Stop()
+		} else if !d.stalling {
+			d.stall.Reset(stallTime)
 		}
+		d.stalling = credit <= 0
 		select {
 		case <-d.wakec:
-		case <-stallc:
-			stall = nil
+		case <-d.stall.C:
+			d.stalling = false
 			d.inFlight.Store(0)
 		case <-d.closec:
 			return 0, os.ErrClosed
@@ -209,27 +210,25 @@ func (d *device) shutDown() {
 	close(d.events)
 }
 
-// enqueue queues packets for Read. A full queue blocks TCP and UDP, whose senders wait as on any network, and drops the
+// enqueue queues a packet for Read. A full queue blocks TCP and UDP, whose senders wait as on any network, and drops the
 // rest.
-func (d *device) enqueue(pkts []*stack.PacketBuffer) (int, tcpip.Error) {
+func (d *device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for n, pkt := range pkts {
-		for d.queued >= maxQueued && !d.closed {
-			if !waits(pkt.TransportProtocolNumber) {
-				d.drops.Add(1)
-				return n, &tcpip.ErrNoBufferSpace{}
-			}
-			d.room.Wait()
+	for d.queued >= maxQueued && !d.closed {
+		if !waits(pkt.TransportProtocolNumber) {
+			d.drops.Add(1)
+			return &tcpip.ErrNoBufferSpace{}
 		}
-		if d.closed {
-			return n, &tcpip.ErrClosedForSend{}
-		}
-		d.queue.push(pkt.IncRef())
-		d.queued += cost(pkt)
+		d.room.Wait()
 	}
+	if d.closed {
+		return &tcpip.ErrClosedForSend{}
+	}
+	d.queue.push(pkt.IncRef())
+	d.queued += cost(pkt)
 	d.wake()
-	return len(pkts), nil
+	return nil
 }
 
 func waits(p tcpip.TransportProtocolNumber) bool {

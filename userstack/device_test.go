@@ -35,7 +35,7 @@ func TestCredit(t *testing.T) {
 	defer d.Close()
 	for range 2 * maxInFlight {
 		pkt := udpPacket(10)
-		d.enqueue([]*stack.PacketBuffer{pkt})
+		d.enqueue(pkt)
 		pkt.DecRef()
 	}
 	bufs, sizes := buffers(2 * batchSize)
@@ -72,14 +72,14 @@ func TestFullQueue(t *testing.T) {
 	pkt := udpPacket(1000)
 	defer pkt.DecRef()
 	for d.queued < maxQueued {
-		if _, err := d.enqueue([]*stack.PacketBuffer{pkt}); err != nil {
+		if err := d.enqueue(pkt); err != nil {
 			t.Fatal(err)
 		}
 	}
 	icmp := udpPacket(10)
 	defer icmp.DecRef()
 	icmp.TransportProtocolNumber = header.ICMPv4ProtocolNumber
-	if _, err := d.enqueue([]*stack.PacketBuffer{icmp}); err == nil || d.drops.Load() != 1 {
+	if err := d.enqueue(icmp); err == nil || d.drops.Load() != 1 {
 		t.Errorf("ICMP on a full queue: %v, %d drops, want an error and 1", err, d.drops.Load())
 	}
 
@@ -87,7 +87,7 @@ func TestFullQueue(t *testing.T) {
 	results := make(chan tcpip.Error, 2)
 	for range 2 {
 		wg.Go(func() {
-			_, err := d.enqueue([]*stack.PacketBuffer{pkt})
+			err := d.enqueue(pkt)
 			results <- err
 		})
 	}

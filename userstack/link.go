@@ -13,13 +13,23 @@ const gsoMaxSize = 64<<10 - 1
 type link struct{ d *device }
 
 var (
-	_ stack.LinkEndpoint = link{}
-	_ stack.GSOEndpoint  = link{}
+	_ stack.LinkEndpoint       = link{}
+	_ stack.GSOEndpoint        = link{}
+	_ stack.QueueingDiscipline = link{}
 )
+
+// WritePacket implements stack.QueueingDiscipline, so that gVisor hands packets over one by one instead of making a list
+// for each.
+func (l link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error { return l.d.enqueue(pkt) }
 
 // WritePackets implements stack.LinkWriter.
 func (l link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
-	return l.d.enqueue(pkts.AsSlice())
+	for n, pkt := range pkts.AsSlice() {
+		if err := l.d.enqueue(pkt); err != nil {
+			return n, err
+		}
+	}
+	return pkts.Len(), nil
 }
 
 // Attach implements stack.LinkEndpoint; a nil dispatcher detaches.

@@ -42,7 +42,7 @@ func newPair(t testing.TB, mtu int) *pair {
 }
 
 // newBlindPair is newPair for benchmarks: nobody looks at the packets.
-func newBlindPair(b *testing.B) *pair {
+func newBlindPair(b testing.TB) *pair {
 	b.Helper()
 	p := &pair{mtu: DefaultMTU, blind: true}
 	p.start(b)

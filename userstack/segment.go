@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"sync/atomic"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -22,72 +23,90 @@ const (
 // as possible. It holds one packet at a time. Its owner is the device's Read.
 type segmenter struct {
 	pkt  *stack.PacketBuffer
-	hdr  []byte   // network and transport header of pkt
-	data [][]byte // payload not yet cut
-	left int      // bytes in data
+	hdr  []byte       // network and transport header of a packet to be cut, empty for one that goes out whole
+	rest []byte       // what is left of the present view
+	view *buffer.View // the next one
+	left int          // bytes in rest and all that follows
 
 	mss int    // payload of a piece; 0: pkt goes out whole
 	l4  int    // where the transport header begins in hdr
 	seq uint32 // TCP sequence number of the next piece
 
-	malformed atomic.Uint64 // packets that could not be cut
+	malformed atomic.Uint64 // packets that could not be cut, or are longer than the buffers to read into
 }
 
 func (s *segmenter) empty() bool { return s.pkt == nil }
 
 // load takes over a reference to pkt.
 func (s *segmenter) load(pkt *stack.PacketBuffer) {
-	slices := pkt.AsSlices()
-	s.pkt = pkt
-	s.hdr, s.data = slices[0], slices[1:]
+	views, offset := pkt.AsViewList()
+	s.pkt, s.view, s.rest, s.hdr = pkt, views.Front(), nil, nil
+	s.left, s.mss = pkt.Size(), 0
+	s.skip(offset)
+	g := &pkt.GSOOptions
+	if g.Type == stack.GSONone || !g.NeedsCsum {
+		return
+	}
 	s.l4 = len(pkt.NetworkHeader().Slice())
-	s.left = pkt.Size() - len(s.hdr)
-	s.mss = 0
-	if g := &pkt.GSOOptions; g.Type != stack.GSONone && g.NeedsCsum {
-		s.mss = int(g.MSS)
-		s.seq = header.TCP(s.hdr[s.l4:]).SequenceNumber()
+	n := s.l4 + len(pkt.TransportHeader().Slice())
+	if n > len(s.rest) || n < s.l4+header.TCPMinimumSize {
+		return // never so: gVisor builds the headers in one piece. It would go out with a wrong checksum.
+	}
+	s.mss = int(g.MSS)
+	s.hdr, s.rest, s.left = s.rest[:n], s.rest[n:], s.left-n
+	s.seq = header.TCP(s.hdr[s.l4:]).SequenceNumber()
+}
+
+// skip passes over the first n bytes of the views.
+func (s *segmenter) skip(n int) {
+	for s.view != nil {
+		s.rest = s.view.AsSlice()
+		s.view = s.view.Next()
+		if n < len(s.rest) {
+			s.rest = s.rest[n:]
+			return
+		}
+		n -= len(s.rest)
 	}
 }
 
 func (s *segmenter) release() {
 	s.pkt.DecRef()
-	s.pkt, s.hdr, s.data = nil, nil, nil
+	s.pkt, s.hdr, s.rest, s.view = nil, nil, nil, nil
 }
 
-// next writes the next packet to b and returns its size, or 0 if there is none because pkt makes no sense.
+// next writes the next packet to b and returns its size, or 0 if there is none because it does not fit.
 func (s *segmenter) next(b []byte) int {
 	size := s.left
 	if s.mss > 0 {
 		size = min(size, s.mss)
 	}
-	if len(s.hdr)+size > len(b) || s.mss > 0 && len(s.hdr) < s.l4+header.TCPMinimumSize {
+	if len(s.hdr)+size > len(b) {
 		s.malformed.Add(1)
 		s.release()
 		return 0
 	}
 	n := copy(b, s.hdr)
-	n += s.take(b[n : n+size])
+	s.take(b[n : n+size])
 	s.left -= size
 	if s.mss > 0 {
-		s.finish(b[:n], size)
+		s.finish(b[:n+size], size)
 	}
 	if s.left == 0 {
 		s.release()
 	}
-	return n
+	return n + size
 }
 
-// take moves the next len(b) bytes of payload to b.
-func (s *segmenter) take(b []byte) int {
-	n := 0
-	for n < len(b) {
-		c := copy(b[n:], s.data[0])
-		n += c
-		if s.data[0] = s.data[0][c:]; len(s.data[0]) == 0 {
-			s.data = s.data[1:]
+// take moves the next len(b) bytes to b.
+func (s *segmenter) take(b []byte) {
+	for len(b) > 0 {
+		if len(s.rest) == 0 {
+			s.rest, s.view = s.view.AsSlice(), s.view.Next()
 		}
+		n := copy(b, s.rest)
+		b, s.rest = b[n:], s.rest[n:]
 	}
-	return n
 }
 
 // finish makes packet, a copy of the headers and one piece of the payload, a TCP packet of its own.

@@ -107,7 +107,7 @@ func (s *Stack) setUp() error {
 	if err := s.setOptions(); err != nil {
 		return err
 	}
-	if err := s.gv.CreateNIC(nicID, link{s.dev}); err != nil {
+	if err := s.gv.CreateNICWithOptions(nicID, link{s.dev}, stack.NICOptions{QDisc: link{s.dev}}); err != nil {
 		return fmt.Errorf("userstack: creating interface: %s", err)
 	}
 	s.gv.SetRouteTable([]tcpip.Route{
@@ -245,9 +245,10 @@ func addrPortOf(fa tcpip.FullAddress) netip.AddrPort {
 type Drops struct {
 	Refused uint64 // inbound: malformed, or neither an answer nor allowed by the filter
 	Full    uint64 // outbound: the queue to WireGuard was full
+	TooLong uint64 // outbound: longer than WireGuard's buffers
 }
 
 // Dropped returns the counters so far.
 func (s *Stack) Dropped() Drops {
-	return Drops{Refused: s.dev.refused.Load(), Full: s.dev.drops.Load()}
+	return Drops{Refused: s.dev.refused.Load(), Full: s.dev.drops.Load(), TooLong: s.dev.reading.malformed.Load()}
 }

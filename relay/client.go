@@ -150,8 +150,18 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 func (c *Client) Send(to key.NodePublic, packets [][]byte) error { return c.out.send(to, packets) }
 
 // Recv waits for messages and returns all that one read brought. They are valid until the next call. Errors are final:
-// net.ErrClosed after Close, os.ErrDeadlineExceeded after 120 s of silence, io.EOF if the server hung up.
+// net.ErrClosed after Close, os.ErrDeadlineExceeded after 120 s of silence or 10 s in which the relay took nothing,
+// io.EOF if it hung up. Send fails from then on.
 func (c *Client) Recv() ([]Message, error) {
+	msgs, err := c.recv()
+	if err != nil {
+		c.out.box.close()
+	}
+	return msgs, err
+}
+
+// recv is Recv, but leaves the outbox to be used with the next connection.
+func (c *Client) recv() ([]Message, error) {
 	if c.err != nil {
 		return nil, c.err
 	}

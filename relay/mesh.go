@@ -146,7 +146,7 @@ func (l *meshLink) stop() {
 // read follows who is connected at the other end. News of a key may repeat: they set and unset (5.2).
 func (l *meshLink) read(client *Client) error {
 	for {
-		msgs, err := client.Recv()
+		msgs, err := client.recv()
 		if err != nil {
 			return err
 		}

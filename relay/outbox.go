@@ -98,7 +98,7 @@ func (o *outbox) sendDirectLocked(c class, frames []byte) {
 	err := o.write(w, c, frames)
 	o.mu.Lock()
 	if err != nil {
-		o.breakLocked(w, err)
+		o.letGoLocked(w)
 	} else if !o.closed && (w.pending() || !o.queue.empty()) {
 		o.wg.Go(o.drain)
 		return
@@ -178,45 +178,61 @@ func (o *outbox) drain() {
 	defer o.mu.Unlock()
 	w := o.wire
 	for w != nil && !o.closed && o.wire == w {
-		o.mu.Unlock()
-		err := w.flush()
-		o.mu.Lock()
-		if err != nil {
-			o.breakLocked(w, err)
-			break
-		}
 		s, ok := o.queue.next(quantum, time.Now())
 		o.wakeLocked()
-		if !ok {
+		if !ok && !w.pending() {
 			break
 		}
 		o.mu.Unlock()
-		if err = o.write(w, s.class, s.frames); err == nil {
-			err = w.flush()
-		}
+		err := o.writeAndFlush(w, s)
 		o.mu.Lock()
-		o.queue.release(s)
+		if ok {
+			o.queue.release(s)
+		}
 		if err != nil {
-			o.breakLocked(w, err)
+			o.letGoLocked(w)
 		}
 	}
 	o.doneLocked()
 }
 
-// write writes frames to w and accounts for them. The caller holds the right to write.
-func (o *outbox) write(w *wire, c class, frames []byte) error {
-	if err := w.write(frames); err != nil {
-		o.queue.ledger.dropped(c, dropWriteError, frames)
-		w.fail(err)
+// writeAndFlush writes what earlier writes left behind, and then the span, which may be empty.
+func (o *outbox) writeAndFlush(w *wire, s span) error {
+	if err := o.flush(w); err != nil || len(s.frames) == 0 {
+		if len(s.frames) > 0 {
+			o.queue.ledger.dropped(s.class, dropWriteError, s.frames)
+		}
 		return err
 	}
-	o.queue.ledger.sent(c, frames)
-	return nil
+	if err := o.write(w, s.class, s.frames); err != nil {
+		return err
+	}
+	return o.flush(w)
 }
 
-// breakLocked lets go of a connection that failed; its owner, who reads from it, learns of it by its end.
-func (o *outbox) breakLocked(w *wire, err error) {
-	w.fail(err)
+// write writes frames to w and accounts for them. If that fails so does the connection: its owner, who reads from it,
+// learns of it by its end. The caller holds the right to write.
+func (o *outbox) write(w *wire, c class, frames []byte) error {
+	err := w.write(frames)
+	if err != nil {
+		o.queue.ledger.dropped(c, dropWriteError, frames)
+		w.fail(err)
+	} else {
+		o.queue.ledger.sent(c, frames)
+	}
+	return err
+}
+
+func (o *outbox) flush(w *wire) error {
+	err := w.flush()
+	if err != nil {
+		w.fail(err)
+	}
+	return err
+}
+
+// letGoLocked forgets a connection that failed.
+func (o *outbox) letGoLocked(w *wire) {
 	if o.wire == w {
 		o.wire = nil
 	}
@@ -236,12 +252,11 @@ func (o *outbox) doneLocked() {
 	}
 }
 
-// attach makes w the connection to write to and starts sending what has queued.
+// attach makes w the connection to write to and starts sending what has queued. After close it does nothing.
 func (o *outbox) attach(w *wire) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
-		w.fail(net.ErrClosed)
 		return
 	}
 	o.wire = w

@@ -274,7 +274,7 @@ func (r *region) wake() {
 // read hands on what comes until the connection ends.
 func (r *region) read(client *Client, failures *int) error {
 	for {
-		msgs, err := client.Recv()
+		msgs, err := client.recv()
 		if err != nil {
 			if err == io.EOF {
 				err = errHungUp

@@ -5,6 +5,7 @@ package relay
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,11 +19,13 @@ import (
 // What is kept is bounded by the callers: they write on only after pending was false, 72 KiB at most. The exceptions are
 // alerts, key updates and WebSocket pongs, a few bytes each, answered at the pace at which the peer sends.
 type sock struct {
-	*net.TCPConn
-	raw   syscall.RawConn
-	tryf  func(fd uintptr) bool // s.try, bound once so that writing allocates nothing
-	restf func(fd uintptr) bool // s.tryRest, likewise
-	kick  func()                // starts whoever flushes; nil until start
+	net.Conn // TCP; not *net.TCPConn, whose ReadFrom would pass by what is kept
+	raw      syscall.RawConn
+	tryf     func(fd uintptr) bool // s.try, bound once so that writing allocates nothing
+	restf    func(fd uintptr) bool // s.tryRest, likewise
+	kick     func()                // starts whoever flushes; nil until start
+
+	held atomic.Bool // rest is not empty
 
 	mu       sync.Mutex
 	flushing bool   // flush holds the system's write lock; others only add to rest
@@ -42,7 +45,7 @@ func newSock(conn net.Conn) net.Conn {
 	if err != nil {
 		return conn
 	}
-	s := &sock{TCPConn: tcp, raw: raw}
+	s := &sock{Conn: conn, raw: raw}
 	s.tryf, s.restf = s.try, s.tryRest
 	return s
 }
@@ -59,7 +62,7 @@ func (s *sock) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	if s.kick == nil {
 		s.mu.Unlock()
-		return s.TCPConn.Write(p)
+		return s.Conn.Write(p)
 	}
 	left := p
 	if s.err == nil && len(s.rest) == 0 && !s.flushing {
@@ -94,6 +97,7 @@ func (s *sock) keepLocked(b []byte) {
 		s.rest = s.buf.b[:0]
 	}
 	s.rest = append(s.rest, b...)
+	s.held.Store(true)
 }
 
 // try writes as much of s.p as the system takes. The caller of Write holds the lock.
@@ -130,11 +134,8 @@ func writeSome(fd uintptr, b []byte) ([]byte, error) {
 	return b, nil
 }
 
-func (s *sock) pending() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.rest) > 0
-}
+// pending reports whether flush has something to do.
+func (s *sock) pending() bool { return s.held.Load() }
 
 // flush waits until nothing is kept any more. It fails when nothing moves for as long as limit. One caller at a time.
 func (s *sock) flush(limit time.Duration) error {
@@ -144,6 +145,7 @@ func (s *sock) flush(limit time.Duration) error {
 			s.buf.free()
 			s.buf, s.rest = nil, nil
 			s.flushing = false
+			s.held.Store(false)
 			err := s.err
 			s.mu.Unlock()
 			return err

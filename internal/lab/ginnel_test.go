@@ -54,6 +54,23 @@ func launchGinnel(ns *netns, secret key.NodePrivate, c command) *ginnel {
 	return g
 }
 
+// assertTokenHidden checks that the node has not told the token of its API.
+func (g *ginnel) assertTokenHidden() {
+	g.t.Helper()
+	text, err := os.ReadFile(filepath.Join(g.home, ".local", "state", "ginnel", "node.json"))
+	if err != nil {
+		g.t.Error(err)
+		return
+	}
+	var running struct{ Token string }
+	if err := json.Unmarshal(text, &running); err != nil || running.Token == "" {
+		g.t.Errorf("no token in %q: %v", text, err)
+	}
+	if strings.Contains(g.out.String()+g.log.String(), running.Token) {
+		g.t.Error("the node shows the token of its API")
+	}
+}
+
 // assertSound checks that a program has neither panicked nor told a secret.
 func assertSound(t *testing.T, where, text string, secrets ...[key.Size]byte) {
 	t.Helper()

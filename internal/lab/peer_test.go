@@ -103,7 +103,7 @@ func (p *stockPeer) get(name string) string {
 // base64Of writes a key as WireGuard's files have it.
 func base64Of(raw [key.Size]byte) string { return base64.StdEncoding.EncodeToString(raw[:]) }
 
-// secret is a key that no log may show.
+// assertHidden checks that a text holds no form of a secret key.
 func assertHidden(t *testing.T, where, text string, secret [key.Size]byte) {
 	t.Helper()
 	for _, form := range []string{base64Of(secret), strings.TrimRight(base64Of(secret), "="), hex.EncodeToString(secret[:])} {

@@ -4,11 +4,13 @@ package lab
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -115,6 +117,39 @@ func TestFirstByte(t *testing.T) {
 		g.end()
 	}
 	t.Logf("from the start of the process to the first proxied byte: %s", strings.Join(times, ", "))
+}
+
+// A proxy with a password, which alone may be offered to other machines, lets those in who know it, by each protocol
+// that can carry one, and not to what is this machine's alone. No log shows password, token or key.
+func TestPassword(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.client.startServices("client")
+	const user, password = "someone", "correct-horse-battery"
+	file := writeFile(t, filepath.Join(s.dir, "password"), user+":"+password+"\n")
+	const proxy = clientAddr4 + ":3128"
+	g := s.up(wgFile{}, "--proxy", proxy, "--proxy-auth", "file:"+file, "--log-level", "debug", "--log-connections")
+	for _, scheme := range []string{"socks5h", "http"} {
+		for _, c := range []struct {
+			auth, host, want string
+		}{
+			{user + ":" + password, web(innerAddr4), "inner for"},
+			{user + ":" + password, "127.0.0.1:80", ""},
+			{user + ":wrong", web(innerAddr4), ""},
+			{"other:" + password, web(innerAddr4), ""},
+			{"", web(innerAddr4), ""},
+		} {
+			r := s.router.tool(curl("-f", "-U", c.auth, "-x", scheme+"://"+proxy, "http://"+c.host)...)
+			if !strings.HasPrefix(r.stdout, c.want) || (r.status == 0) != (c.want != "") {
+				t.Errorf("%s as %q to %s: got %+v, want %q", scheme, c.auth, c.host, r, c.want)
+			}
+		}
+	}
+	g.assertTokenHidden()
+	g.end()
+	if log := g.out.String() + g.log.String(); strings.Contains(log, password) || strings.Contains(log, base64.StdEncoding.EncodeToString([]byte(user+":"+password))) {
+		t.Error("the log shows the password")
+	}
 }
 
 // Datagrams of any size pass whole through an association, to addresses of both families, and answers say where they

@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -30,7 +33,20 @@ func startRelay(ns *netns, addr string, flags ...string) *relayServer {
 	r := &relayServer{ns: ns, state: newDir(ns.t, "relay")}
 	r.args = append([]string{"relay", "serve", "--listen", ":8443", "--hostname", addr, "--state", r.state, "--log-level", "debug"}, flags...)
 	r.start()
+	ns.t.Cleanup(r.assertHidden)
 	return r
+}
+
+// assertHidden checks that the relay has not told its private key.
+func (r *relayServer) assertHidden() {
+	text, err := os.ReadFile(filepath.Join(r.state, "relay.key"))
+	if err != nil {
+		r.t.Error(err)
+	}
+	digits := regexp.MustCompile("[0-9a-f]{64}").FindString(string(text))
+	if digits == "" || strings.Contains(r.out.String()+r.log.String(), digits) {
+		r.t.Errorf("the relay shows its private key, or its file %q has none", text)
+	}
 }
 
 // start starts it, again with the same keys if it has run before.

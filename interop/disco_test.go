@@ -3,6 +3,8 @@ package interop
 import (
 	"bytes"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
 	"testing"
 
 	tsdisco "tailscale.com/disco"
@@ -75,12 +77,36 @@ func TestDisco(t *testing.T) {
 		if !bytes.Equal(got, want) {
 			t.Fatalf("plaintext %x:\nwe read   %+v\nand write %x\nthey read %+v\nand write %x", p, our, got, their, want)
 		}
+		if got, want := ourAddrs(our), theirAddrs(their); !slices.Equal(got, want) {
+			t.Fatalf("plaintext %x: we read the addresses %v, they read %v", p, got, want)
+		}
 	}
 	for typ := byte(1); typ <= 9; typ++ {
 		if parsed[typ] < 100 {
 			t.Errorf("only %d messages of type %d were good: the test proves little", parsed[typ], typ)
 		}
 	}
+}
+
+// ourAddrs returns the addresses in a message.
+func ourAddrs(m disco.Message) []netip.AddrPort {
+	switch m := m.(type) {
+	case *disco.Pong:
+		return []netip.AddrPort{m.Src}
+	case *disco.CallMeMaybe:
+		return m.Endpoints
+	}
+	return nil
+}
+
+func theirAddrs(m tsdisco.Message) []netip.AddrPort {
+	switch m := m.(type) {
+	case *tsdisco.Pong:
+		return []netip.AddrPort{m.Src}
+	case *tsdisco.CallMeMaybe:
+		return m.MyNumber
+	}
+	return nil
 }
 
 // randomPlaintext makes a plaintext of a length that matters to the type.
@@ -104,9 +130,9 @@ func randomPlaintext(r *rand.Rand) []byte {
 		p[i] = byte(r.Uint32())
 	}
 	p[0] = byte(typ)
-	p[1] = byte(max(0, r.IntN(12)-10))   // the version, nearly always 0
-	if r.IntN(2) == 0 && len(p) > 2+18 { // an address in a message that begins with one
-		copy(p[2:], "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff")
+	p[1] = byte(max(0, r.IntN(12)-10))                                                          // the version, nearly always 0
+	if at := map[byte]int{2: 2 + 12, 3: 2}[p[0]]; r.IntN(2) == 0 && at > 0 && len(p) >= at+18 { // make the address IPv4
+		copy(p[at:], "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff")
 	}
 	return p[:max(0, len(p)-r.IntN(2)*r.IntN(2)*r.IntN(3))]
 }

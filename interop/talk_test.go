@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// What members say to each other: a TCP connection on which the other side sends everything back, and UDP probes that
-// measure for how long nothing passes.
+// What members say to each other: a TCP connection on which the other side sends everything back, and UDP probes one way
+// that measure for how long nothing passes.
 
 // echoPort is where members answer.
 const echoPort = 7
@@ -172,48 +172,56 @@ func (k *talk) finish() {
 	k.tb.Logf("%d bytes came back unchanged", k.sent)
 }
 
-// probes are UDP datagrams, ten each second, that are answered. They measure for how long nothing passes.
+// probes are UDP datagrams one way, ten each second. They measure for how long nothing arrives.
 type probes struct {
-	conn  net.Conn
 	stopc chan struct{}
 	wg    sync.WaitGroup
 
-	mu      sync.Mutex
-	answers int
-	last    time.Time     // answer
-	gap     time.Duration // the longest without one
+	mu   sync.Mutex
+	seen int
+	last time.Time     // arrival
+	gap  time.Duration // the longest time between two
 }
 
-const probeEvery = 100 * time.Millisecond
+const (
+	probePort  = 9
+	probeEvery = 100 * time.Millisecond
+)
 
-// startProbes sends probes from a to b until the test ends, and waits until some are answered.
+// startProbes sends probes from a to b until the test ends, and waits until some have arrived.
 func startProbes(tb testing.TB, a, b member) *probes {
 	tb.Helper()
-	conn, err := a.dialUDP(tb.Context(), netip.AddrPortFrom(b.address(), echoPort))
+	in, err := b.listenUDP(probePort)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &probes{conn: conn, stopc: make(chan struct{}), last: time.Now()}
-	p.wg.Go(p.send)
-	p.wg.Go(p.receive)
+	out, err := a.dialUDP(tb.Context(), netip.AddrPortFrom(b.address(), probePort))
+	if err != nil {
+		in.Close()
+		tb.Fatal(err)
+	}
+	p := &probes{stopc: make(chan struct{}), last: time.Now()}
+	p.wg.Go(func() { p.send(out) })
+	p.wg.Go(func() { p.receive(in) })
 	tb.Cleanup(func() {
 		close(p.stopc)
-		conn.Close()
+		out.Close()
+		in.Close()
 		p.wg.Wait()
 	})
-	eventually(tb, "probes are answered", func() bool {
+	eventually(tb, "probes arrive", func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return p.answers >= 3
+		return p.seen >= 3
 	})
 	return p
 }
 
-func (p *probes) send() {
+func (p *probes) send(out net.Conn) {
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {
-		p.conn.Write([]byte("probe"))
+		out.Write([]byte("probe"))
 		select {
 		case <-tick.C:
 		case <-p.stopc:
@@ -222,15 +230,15 @@ func (p *probes) send() {
 	}
 }
 
-func (p *probes) receive() {
+func (p *probes) receive(in net.PacketConn) {
 	buf := make([]byte, 64)
 	for {
-		if _, err := p.conn.Read(buf); err != nil {
+		if _, _, err := in.ReadFrom(buf); err != nil {
 			return
 		}
 		p.mu.Lock()
 		now := time.Now()
-		p.answers++
+		p.seen++
 		p.gap = max(p.gap, now.Sub(p.last))
 		p.last = now
 		p.mu.Unlock()
@@ -244,7 +252,7 @@ func (p *probes) reset() {
 	p.gap = 0
 }
 
-// longest returns the longest time without an answer since reset, the present one included.
+// longest returns the longest time without a probe since reset, the present one included.
 func (p *probes) longest() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()

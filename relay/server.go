@@ -288,7 +288,8 @@ func (s *Server) countConns() int {
 }
 
 // Shutdown ends the server: it stops accepting, tells the clients that it restarts and when to come back (3.13), waits
-// until they have been told or ctx ends, and closes everything. It returns when all goroutines have ended.
+// until they have been told or ctx ends, and closes everything. It returns when all goroutines have ended, those of Serve
+// and ServeSTUN included.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	again := s.closing

@@ -15,6 +15,7 @@ import (
 )
 
 const (
+	minBackoff = 10 * time.Millisecond
 	maxBackoff = 5 * time.Second
 	// maxRestartAdvice bounds what a server may ask for with a Restarting frame (3.13).
 	maxRestartAdvice = 30 * time.Second
@@ -70,7 +71,8 @@ type region struct {
 	connected atomic.Bool
 	lastSend  atomic.Int64 // Unix nanoseconds
 
-	batch [][]byte // of the region's goroutine: packets of one source
+	batch [][]byte      // of the region's goroutine: packets of one source
+	wakec chan struct{} // has an item when the time between two attempts is to end
 
 	mu       sync.Mutex
 	running  bool
@@ -84,7 +86,6 @@ type region struct {
 	health   string
 	restart  restart   // the server's advice for the end of this connection
 	until    time.Time // the end of the time in which it restarts
-	wakec    chan struct{}
 }
 
 func newRegion(p *Pool, id int, entry *Region) *region {
@@ -139,7 +140,9 @@ func (r *region) run() {
 	for failures := 0; r.wanted(); {
 		err := r.serve(&failures)
 		failures++
-		r.wait(r.ended(err, failures))
+		wait := r.ended(err, failures)
+		r.logEnd(err, failures, wait)
+		r.wait(wait)
 	}
 	r.pool.changed()
 }
@@ -214,19 +217,24 @@ func (r *region) ended(err error, failures int) time.Duration {
 	} else if failures > 1 {
 		r.prefer = TransportNative
 	}
-	quiet := r.closed || err == errIdle
-	if quiet {
+	if r.closed || err == errIdle {
 		r.err = nil
 		return 0
 	}
 	r.state = RegionWaiting
-	wait := r.backoffLocked(failures)
-	level := r.pool.log.Info
-	if failures > 1 {
-		level = r.pool.log.Debug
+	return r.backoffLocked(failures)
+}
+
+// logEnd tells of the first failure in a row aloud.
+func (r *region) logEnd(err error, failures int, wait time.Duration) {
+	switch {
+	case wait == 0:
+		r.pool.log.Debug("relay connection closed", "region", r.id, "reason", err)
+	case failures == 1:
+		r.pool.log.Info("relay connection lost", "region", r.id, "err", err, "retry", wait)
+	default:
+		r.pool.log.Debug("relay not reached", "region", r.id, "err", err, "retry", wait)
 	}
-	level("relay connection ended", "region", r.id, "err", err, "retry", wait)
-	return wait
 }
 
 // backoffLocked returns the time until the next attempt (8.3), or what a server that restarts asked for (3.13).
@@ -234,6 +242,7 @@ func (r *region) backoffLocked(failures int) time.Duration {
 	now := time.Now()
 	if r.restart.tryFor > 0 {
 		in := min(time.Duration(r.restart.reconnectIn)*time.Millisecond, maxRestartAdvice)
+		in = max(in, jitter(minBackoff)) // a server that means nothing but "now" must not get a storm
 		r.until = now.Add(in + min(time.Duration(r.restart.tryFor)*time.Millisecond, maxRestartAdvice))
 		r.restart = restart{}
 		return in
@@ -241,7 +250,7 @@ func (r *region) backoffLocked(failures int) time.Duration {
 	if now.Before(r.until) {
 		return jitter(restartRetry)
 	}
-	return jitter(min(time.Duration(failures*failures)*10*time.Millisecond, maxBackoff))
+	return jitter(min(time.Duration(failures*failures)*minBackoff, maxBackoff))
 }
 
 // jitter returns d times a random number from 0.5 to 1.5.
@@ -305,17 +314,17 @@ var errHungUp = errors.New("relay: the server hung up")
 
 // deliver hands on the packets at the front of msgs that have one source, and returns how many there are.
 func (r *region) deliver(msgs []Message) int {
-	from, bytes := msgs[0].Peer, 0
+	from, size := msgs[0].Peer, 0
 	r.batch = r.batch[:0]
 	for _, m := range msgs {
 		if m.Kind != MessagePacket || m.Peer != from {
 			break
 		}
 		r.batch = append(r.batch, m.Data)
-		bytes += len(m.Data)
+		size += len(m.Data)
 	}
 	r.out.tally.rxPackets.Add(uint64(len(r.batch)))
-	r.out.tally.rxBytes.Add(uint64(bytes))
+	r.out.tally.rxBytes.Add(uint64(size))
 	r.pool.routes.learn(from, r)
 	r.pool.deliver(r.id, from, r.batch)
 	return len(r.batch)

@@ -3,7 +3,6 @@ package relay
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"time"
@@ -63,17 +62,15 @@ func (c *serverConn) run() {
 		log = log.With("key", c.key)
 		log.Debug("client connected")
 		err = c.serve(shared)
+		log.Debug("client disconnected", "reason", err)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.s.metrics.timeouts.Inc()
+		}
 	}
 	c.wire.hangUp(err)
 	c.out.close()
 	c.in.release()
 	c.s.leave(c)
-	if errors.Is(err, os.ErrDeadlineExceeded) && shared != nil {
-		c.s.metrics.timeouts.Inc()
-	}
-	if err != io.EOF {
-		log.Debug("client disconnected", "err", err)
-	}
 }
 
 // login greets the client and finds out who it is.

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"ginnel/internal/key"
 )
@@ -105,7 +104,6 @@ type memory struct{ heap, stack, resident uint64 }
 func takeMemory(tb testing.TB) memory {
 	for range 5 {
 		runtime.GC()
-		time.Sleep(10 * time.Millisecond)
 	}
 	debug.FreeOSMemory()
 	var ms runtime.MemStats

@@ -29,8 +29,23 @@ func acceptFrom(ports ...uint16) []unix.SockFilter {
 // filterUDP puts a filter on the UDP sockets of this process that are bound to port, nil removes it.
 func filterUDP(tb testing.TB, port uint16, prog []unix.SockFilter) {
 	tb.Helper()
+	filterSockets(tb, port, prog, unix.AF_INET, unix.AF_INET6)
+}
+
+// cutIPv4 stops all UDP over IPv4 to a member.
+func cutIPv4(tb testing.TB, m member) {
+	tb.Helper()
+	filterSockets(tb, m.udpPort(), dropAll, unix.AF_INET)
+}
+
+func filterSockets(tb testing.TB, port uint16, prog []unix.SockFilter, domains ...int) {
+	tb.Helper()
 	n := 0
 	for _, fd := range udpSockets(tb, port) {
+		if domain, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); !slices.Contains(domains, domain) {
+			unix.Close(fd)
+			continue
+		}
 		var err error
 		if prog == nil {
 			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)

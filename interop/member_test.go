@@ -37,10 +37,22 @@ var (
 // meshAddrs are the addresses of the two members of a test.
 var meshAddrs = [2]netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("100.64.0.2")}
 
+// address6 is the IPv6 address of a member.
+func address6(a netip.Addr) netip.Addr {
+	b := netip.MustParseAddr("fd7a:115c:a1e0::").As16()
+	b[15] = a.As4()[3]
+	return netip.AddrFrom16(b)
+}
+
+// prefixes are both addresses of a member, as maps list them.
+func prefixes(a netip.Addr) []netip.Prefix {
+	return []netip.Prefix{netip.PrefixFrom(a, 32), netip.PrefixFrom(address6(a), 128)}
+}
+
 // entry is a member as a map lists it.
 func entry(m member) node.Peer {
 	return node.Peer{Name: "peer-" + m.address().String(), Key: m.public(), Disco: m.disco(), Region: 1,
-		Addresses: []netip.Prefix{single(m.address())}, Endpoints: m.ownEndpoints()}
+		Addresses: prefixes(m.address()), Endpoints: m.ownEndpoints()}
 }
 
 // introduceAll tells both members of each other, as a control server does after each change.

@@ -29,7 +29,7 @@ func newOurNode(tb testing.TB, name string, cfg node.Config, addr netip.Addr, re
 	if cfg.Key.IsZero() {
 		cfg.Key = key.NewNodePrivate()
 	}
-	cfg.Map = node.NetworkMap{Name: name, Addresses: []netip.Prefix{single(addr)}, Relays: relays, Home: 1}
+	cfg.Map = node.NetworkMap{Name: name, Addresses: prefixes(addr), Relays: relays, Home: 1}
 	cfg.Log = testLog(tb, name)
 	n, err := node.New(cfg)
 	if err != nil {
@@ -59,7 +59,7 @@ func (n *ourNode) address() netip.Addr            { return n.addr }
 // introduce makes peers all that the node knows.
 func (n *ourNode) introduce(relays relay.Map, peers ...node.Peer) {
 	n.tb.Helper()
-	err := n.SetMap(node.NetworkMap{Name: n.name, Addresses: []netip.Prefix{single(n.addr)}, Peers: peers, Relays: relays, Home: 1})
+	err := n.SetMap(node.NetworkMap{Name: n.name, Addresses: prefixes(n.addr), Peers: peers, Relays: relays, Home: 1})
 	if err != nil {
 		n.tb.Fatal(err)
 	}

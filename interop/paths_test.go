@@ -91,6 +91,105 @@ func TestRelayRestart(t *testing.T) {
 	})
 }
 
+// TestIPv6Path proves that the direct path is found over IPv6 where IPv4 does not pass.
+func TestIPv6Path(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	cutIPv4(t, p.our)
+	cutIPv4(t, p.their)
+	our, their := entry(p.our), entry(p.their)
+	our.Endpoints = append(our.Endpoints, netip.AddrPortFrom(loopbacks[1], p.our.udpPort()))
+	their.Endpoints = append(their.Endpoints, netip.AddrPortFrom(loopbacks[1], p.their.udpPort()))
+	p.our.introduce(p.relays, their)
+	p.their.introduce(p.relays, our)
+	serveEcho(t, p.their)
+	k := startTalk(t, p.our, p.their)
+	wantDirect(t, p.our, p.their)
+	if ap, bp := p.our.path(p.their.public()), p.their.path(p.our.public()); !ap.Addr().Is6() || !bp.Addr().Is6() {
+		t.Errorf("direct paths %v and %v, want IPv6", ap, bp)
+	}
+	k.more(patience, 1<<20)
+	k.finish()
+}
+
+// TestIPv6Inside proves that connections inside the mesh work over its IPv6 addresses, from either side.
+func TestIPv6Inside(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p.introduce()
+	our, their := address6(p.our.addr), address6(p.their.addr)
+	ln, err := p.our.Listen(netip.AddrPortFrom(our, echoPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirLn, err := p.their.stack.ListenTCP("tcp6", netip.AddrPortFrom(their, echoPort).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	meetOver(t, ln, func() (net.Conn, error) { return p.their.dialTCP(t.Context(), netip.AddrPortFrom(our, echoPort)) })
+	meetOver(t, theirLn, func() (net.Conn, error) { return p.our.dialTCP(t.Context(), netip.AddrPortFrom(their, echoPort)) })
+}
+
+// meetOver dials ln and sends a line each way.
+func meetOver(t *testing.T, ln net.Listener, dial func() (net.Conn, error)) {
+	t.Helper()
+	defer ln.Close()
+	donec := make(chan struct{})
+	go func() {
+		defer close(donec)
+		c, err := ln.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.CopyN(c, c, 6)
+	}()
+	c, err := dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	buf := make([]byte, 6)
+	if _, err := io.WriteString(c, "hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, buf); err != nil || string(buf) != "hello\n" {
+		t.Errorf("got %q, %v, want hello", buf, err)
+	}
+	<-donec
+}
+
+// TestIdle proves that both nodes let a path go that is not used, which takes 45 s, and that traffic passes at once, and
+// directly soon after, when it begins again.
+func TestIdle(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
+	p.introduce()
+	serveEcho(t, p.their)
+	c, err := p.our.dialUDP(t.Context(), netip.AddrPortFrom(p.their.address(), echoPort)) // TCP would say more after its end
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := askEcho(c, []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	wantDirect(t, p.our, p.their)
+	eventuallyWithin(t, 80*time.Second, "both are idle", func() bool {
+		return !p.our.path(p.their.public()).IsValid() && !p.their.status(p.our.public()).Active
+	})
+	start := time.Now()
+	if err := askEcho(c, []byte("after")); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("the first answer took %v", took)
+	}
+	wantDirect(t, p.our, p.their)
+}
+
 // TestBulkDirect proves that a direct path carries as much as it can, in both directions at once, when both sides send
 // and receive in batches that the kernel joins and splits: the bytes arrive unchanged.
 func TestBulkDirect(t *testing.T) {

@@ -172,7 +172,7 @@ func (n *realNode) introduce(relays relay.Map, peers ...node.Peer) {
 func (n *realNode) setMap(derp *tailcfg.DERPMap, peers []*tailcfg.Node) {
 	n.tb.Helper()
 	self := (&tailcfg.Node{ID: 1, StableID: "self", Name: n.name, Key: theirPublic(n.key.Public()),
-		Addresses: []netip.Prefix{single(n.addr)}, AllowedIPs: []netip.Prefix{single(n.addr)}}).View()
+		Addresses: prefixes(n.addr), AllowedIPs: prefixes(n.addr)}).View()
 	views := make([]tailcfg.NodeView, 0, len(peers))
 	byKey := make(map[tskey.NodePublic]tailcfg.NodeView)
 	m := n.routes.Begin()
@@ -191,7 +191,7 @@ func (n *realNode) setMap(derp *tailcfg.DERPMap, peers []*tailcfg.Node) {
 	n.eng.SetSelfNode(self)
 	n.stack.UpdateNetstackIPs(&netmap.NetworkMap{SelfNode: self, Peers: views})
 	ms.SetDERPMap(derp)
-	cfg := &wgcfg.Config{PrivateKey: theirPrivate(n.key), Addresses: []netip.Prefix{single(n.addr)}}
+	cfg := &wgcfg.Config{PrivateKey: theirPrivate(n.key), Addresses: prefixes(n.addr)}
 	err := n.eng.Reconfig(cfg, &router.Config{LocalAddrs: cfg.Addresses}, &dns.Config{})
 	if err != nil && !errors.Is(err, wgengine.ErrNoChanges) {
 		n.tb.Fatal(err)
@@ -204,8 +204,6 @@ func (n *realNode) setMap(derp *tailcfg.DERPMap, peers []*tailcfg.Node) {
 		n.eng.SyncDevicePeer(k)
 	}
 }
-
-func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // waitReady waits until the node has connected to a relay and knows its endpoints.
 func (n *realNode) waitReady() {

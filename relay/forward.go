@@ -37,11 +37,25 @@ type routes struct {
 	impatient time.Time // no waiting before this
 }
 
-// run is a number of consecutive frames in the read buffer, already RecvPacket, that go the same way.
-type run struct {
+// hop tells how far packets have come.
+type hop uint8
+
+const (
+	firstHop  hop = iota // from the client itself, by SendPacket
+	secondHop            // from another server of the mesh, by ForwardPacket: never forwarded again (5.4)
+)
+
+// path is what the packets of a run have in common.
+type path struct {
 	from, to key.NodePublic
 	class    class
-	frames   []byte // nil if there is no run
+	hop      hop
+}
+
+// run is a number of consecutive frames in the read buffer, already RecvPacket, that go the same way.
+type run struct {
+	path
+	frames []byte // nil if there is no run
 }
 
 // handleFrames takes all whole frames out of the buffer. Consecutive packets for one client leave as one run.
@@ -127,7 +141,7 @@ func (c *serverConn) addSend(r *run, frame []byte) {
 	to := key.NodePublic(frame[headerSize:])
 	frame[0] = byte(frameRecvPacket)
 	copy(frame[headerSize:], c.key[:])
-	c.addRun(r, c.key, to, frame)
+	c.addRun(r, path{from: c.key, to: to, hop: firstHop}, frame)
 }
 
 // addForward turns a ForwardPacket into a RecvPacket, which is shorter by the destination.
@@ -138,20 +152,19 @@ func (c *serverConn) addForward(r *run, frame []byte) {
 	copy(frame[headerSize:], from[:])
 	appendHeader(frame[:0], frameRecvPacket, payload)
 	c.s.metrics.forwards.in.Inc()
-	c.addRun(r, from, to, frame)
+	c.addRun(r, path{from: from, to: to, hop: secondHop}, frame)
 }
 
 // addRun adds a frame to the run, after forwarding the run if the frame does not belong to it.
-func (c *serverConn) addRun(r *run, from, to key.NodePublic, frame []byte) {
-	cl := classData
+func (c *serverConn) addRun(r *run, p path, frame []byte) {
 	if looksLikeDisco(frame[sendOverhead:]) {
-		cl = classDisco
+		p.class = classDisco
 	}
-	if r.frames != nil && (r.to != to || r.class != cl || r.from != from) {
+	if r.frames != nil && r.path != p {
 		c.forward(r)
 	}
 	if r.frames == nil {
-		*r = run{from: from, to: to, class: cl, frames: frame}
+		*r = run{p, frame}
 		return
 	}
 	end := len(r.frames)
@@ -175,13 +188,13 @@ func (c *serverConn) forward(r *run) {
 	}
 	switch {
 	case to != nil:
-		c.subscribe(d, r.from, to)
+		c.subscribe(d, r, to)
 		c.routes.waited(to.out.send(flowID{r.from, r.class}, r.frames, c.routes.patience(r.class)))
-	case link != nil && c.trust == ordinary:
+	case link != nil && r.hop == firstHop:
 		c.routes.waited(link.forward(r, c.routes.patience(r.class)))
 	default:
 		reason := dropUnknownDest
-		if c.trust == meshPeer {
+		if r.hop == secondHop {
 			reason = dropUnknownDestOnForward
 		}
 		c.s.metrics.dropped(r.class, reason, r.frames)
@@ -219,14 +232,13 @@ func (c *serverConn) dest(k key.NodePublic) *dest {
 }
 
 // subscribe makes sure that to is told when the source of a run leaves.
-func (c *serverConn) subscribe(d *dest, from key.NodePublic, to *serverConn) {
-	if c.trust == ordinary {
-		if d.known != to.serial {
-			c.s.registry.subscribe(from, to)
-			d.known = to.serial
-		}
-	} else if !c.s.registry.subscribed(from, to) {
-		c.s.registry.subscribe(from, to)
+func (c *serverConn) subscribe(d *dest, r *run, to *serverConn) {
+	switch {
+	case r.hop == firstHop && d.known != to.serial:
+		c.s.registry.subscribe(r.from, to)
+		d.known = to.serial
+	case r.hop == secondHop && !c.s.registry.subscribed(r.from, to):
+		c.s.registry.subscribe(r.from, to)
 	}
 }
 

@@ -55,6 +55,11 @@ func (w *meshWorld) linkAll() {
 // client connects a peer to a server.
 func (w *meshWorld) client(server string, k key.NodePrivate) *rawPeer {
 	w.t.Helper()
+	return w.login(server, k, clientInfo{Version: 2})
+}
+
+func (w *meshWorld) login(server string, k key.NodePrivate, info clientInfo) *rawPeer {
+	w.t.Helper()
 	conn, err := w.net.DialContext(w.t.Context(), "tcp", server+".example:80")
 	if err != nil {
 		w.t.Fatal(err)
@@ -62,7 +67,7 @@ func (w *meshWorld) client(server string, k key.NodePrivate) *rawPeer {
 	w.t.Cleanup(func() { conn.Close() })
 	p := newRawPeer(w.t, conn, k)
 	p.upgrade(w.srv[server].public, "")
-	p.login(w.srv[server].public, clientInfo{Version: 2})
+	p.login(w.srv[server].public, info)
 	synctest.Wait() // until the mesh knows
 	return p
 }
@@ -113,6 +118,22 @@ func TestMesh(t *testing.T) {
 		moved.conn.Close()
 		alice.wantGone(bob.public(), goneDisconnected)
 		alice.wantIdle()
+	})
+}
+
+// A monitoring program has the mesh key but sends like any client: its packets cross the mesh too (5.6).
+func TestMeshTrustedClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newMeshWorld(t, "a", "b")
+		w.linkAll()
+		prober := w.login("a", key.NewNodePrivate(), clientInfo{Version: 2, IsProber: true, MeshKey: sealedMeshKey{testMeshKey}})
+		other := w.login("b", key.NewNodePrivate(), clientInfo{Version: 2, IsProber: true, MeshKey: sealedMeshKey{testMeshKey}})
+		prober.send(other.public(), "hello")
+		other.wantPacket(prober.public(), "hello")
+		other.send(prober.public(), "hello yourself")
+		prober.wantPacket(other.public(), "hello yourself")
+		other.conn.Close()
+		prober.wantGone(other.public(), goneDisconnected)
 	})
 }
 

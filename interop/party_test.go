@@ -181,16 +181,6 @@ func (p *party) wantGone(peer key.NodePublic, reason string) {
 	}
 }
 
-// wantNoPacket demands that no packet is queued for p.
-func (p *party) wantNoPacket() {
-	p.tb.Helper()
-	for _, e := range p.untilFence() {
-		if e.kind == packetEvent {
-			p.tb.Fatalf("%s: got %s from %v, want nothing", p.name, brief(e.data), e.peer)
-		}
-	}
-}
-
 // untilFence sends p a packet from itself, which comes behind all packets that went the same way before, and returns
 // what comes until then.
 func (p *party) untilFence() (events []event) {

@@ -75,13 +75,12 @@ type talk struct {
 	tb   testing.TB
 	conn net.Conn
 
-	stop     atomic.Bool
-	back     atomic.Int64 // bytes
-	out, in  [sha256.Size]byte
-	sent     int64
-	errs     [2]error
-	wg       sync.WaitGroup
-	finished bool
+	stop    atomic.Bool
+	back    atomic.Int64 // bytes
+	out, in [sha256.Size]byte
+	sent    int64
+	errs    [2]error
+	wg      sync.WaitGroup
 }
 
 const (

@@ -37,7 +37,6 @@ func (r *repeatReader) Read(p []byte) (int, error) {
 type forwardPath struct {
 	s        *Server
 	from, to *serverConn
-	far      io.Closer
 }
 
 // newForwardPath has the receiver's frames go through TCP if direct, else to nowhere by the draining goroutine.

@@ -113,7 +113,7 @@ func (n *Node) validate(region int) error {
 	digits, pinned := strings.CutPrefix(n.CertName, pinPrefix)
 	switch {
 	case n.Name == "":
-		return errors.New("Name is missing")
+		return errors.New("a Name is missing")
 	case n.RegionID != region:
 		return fmt.Errorf("RegionID is %d", n.RegionID)
 	case n.HostName == "" || strings.ContainsAny(n.HostName, "/ \t\r\n"):

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -367,5 +366,3 @@ func (s *rawServer) clientOf(cfg ClientConfig) (*Client, *rawPeer) {
 	wantKind(s.t, c, messageLoggedIn)
 	return c, p
 }
-
-func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"math/big"
 	"net"
 	"path/filepath"
@@ -98,7 +97,7 @@ func expiredCertificate(t *testing.T, addr string) (cert certificate, keyPath st
 	}
 	dir := newDir(t, "cert")
 	write := func(name, kind string, b []byte) string {
-		return writeFile(t, filepath.Join(dir, name), fmt.Sprintf("%s", pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b})))
+		return writeFile(t, filepath.Join(dir, name), string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b})))
 	}
 	return certificate{write("cert.pem", "CERTIFICATE", der), relay.CertPin(parsed)}, write("key.pem", "PRIVATE KEY", keyDER)
 }

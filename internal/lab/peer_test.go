@@ -89,17 +89,6 @@ func (p *stockPeer) uapi(request string) string {
 	return answer.String()
 }
 
-// get returns the value of the first line of the device's state that has this name.
-func (p *stockPeer) get(name string) string {
-	p.ns.t.Helper()
-	for line := range strings.Lines(p.uapi("get=1\n")) {
-		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+"="); ok {
-			return value
-		}
-	}
-	return ""
-}
-
 // base64Of writes a key as WireGuard's files have it.
 func base64Of(raw [key.Size]byte) string { return base64.StdEncoding.EncodeToString(raw[:]) }
 

@@ -333,6 +333,23 @@ func TestSetMap(t *testing.T) {
 	}
 }
 
+// A peer that has restarted is reached as soon as the map tells its new disco key, not when WireGuard gives up the old
+// session.
+func TestPeerRestarts(t *testing.T) {
+	a, b := two(t)
+	a.mesh.introduce()
+	for round := range 2 {
+		b.serveHTTP(80, fmt.Sprint("round ", round))
+		if got, err := a.get("http://beta/"); err != nil || got != fmt.Sprint("round ", round) {
+			t.Fatalf("round %d: %q, %v", round, got, err)
+		}
+		b.Close()
+		time.Sleep(50 * time.Millisecond) // WireGuard takes two handshakes within 20 ms for a flood
+		b.startReady()
+		a.mesh.introduce()
+	}
+}
+
 // Run ends with its context, and Close ends Run.
 func TestRun(t *testing.T) {
 	a, b := two(t)

@@ -60,8 +60,26 @@ func (w *wireguard) configure(peers []Peer) error {
 	if err := w.set(plain.String()); err != nil {
 		return err
 	}
+	for _, p := range peers {
+		if old, known := w.peers[p.Key]; known && restarted(&old, &p) {
+			w.renew(p.Key)
+		}
+	}
 	w.peers = next
 	return nil
+}
+
+// restarted reports whether the peer has lost its memory, and with it its session: a node makes a new disco key whenever
+// it starts. WireGuard alone would notice only when nothing has come back for 15 s.
+func restarted(old, p *Peer) bool {
+	return !old.Disco.IsZero() && !p.Disco.IsZero() && old.Disco != p.Disco
+}
+
+// renew has the next packet to a peer wait for a new session. What comes under the old one is still taken.
+func (w *wireguard) renew(k key.NodePublic) {
+	if p := w.dev.LookupPeer(device.NoisePublicKey(k)); p != nil {
+		p.ExpireCurrentKeypairs()
+	}
 }
 
 // changed reports whether the device has to be told of p anew.

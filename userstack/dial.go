@@ -21,6 +21,10 @@ const (
 	keepAliveInterval = 15 * time.Second
 	keepAliveCount    = 9
 
+	// connectAttempts are begun one after the other, connectPatience apart.
+	connectAttempts = 4
+	connectPatience = 8 * time.Second
+
 	tcpOptions = 12 // bytes of TCP options in a data segment: timestamps, padded
 )
 
@@ -63,6 +67,9 @@ func (s *Stack) dialTCP(ctx context.Context, ap netip.AddrPort) (net.Conn, error
 	return c, nil
 }
 
+// connect sends a SYN and waits. gVisor repeats it after 1, 3, 7, 15 and 31 s, too seldom for a tunnel that is renewed
+// meanwhile: WireGuard needs 15 s to notice that a peer has restarted. So further attempts join the first, which goes on
+// since its answer may only be slow. What is decided first holds for all.
 func (s *Stack) connect(ctx context.Context, ap netip.AddrPort) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, dialError(err)
@@ -70,35 +77,97 @@ func (s *Stack) connect(ctx context.Context, ap netip.AddrPort) (*Conn, error) {
 	if s.closed.Load() {
 		return nil, net.ErrClosed
 	}
-	wq := new(waiter.Queue)
-	ep, terr := s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(ap.Addr()), wq)
-	if terr != nil {
-		return nil, errorOf(terr)
-	}
-	setConnOptions(ep)
-	connected := make(signal, 1)
-	entry := waiter.Entry{}
-	entry.Init(connected, waiter.WritableEvents|waiter.EventErr|waiter.EventHUp)
-	wq.EventRegister(&entry)
-	terr = ep.Connect(fullAddress(ap))
-	if _, started := terr.(*tcpip.ErrConnectStarted); started {
+	var attempts []*attempt
+	defer func() {
+		for _, a := range attempts {
+			a.abandon()
+		}
+	}()
+	news := make(signal, 1)
+	again := time.NewTimer(connectPatience)
+	defer again.Stop()
+	for due := true; ; {
+		if due {
+			a, err := s.attempt(ap, news)
+			if err != nil {
+				return nil, err
+			}
+			attempts, due = append(attempts, a), false
+		}
+		for _, a := range attempts {
+			switch done, err := a.outcome(); {
+			case err != nil:
+				return nil, err
+			case done:
+				return newConn(a.take(), a.wq, s.mss(ap.Addr())), nil
+			}
+		}
 		select {
-		case <-connected:
-			terr = ep.LastError()
+		case <-news:
+		case <-again.C:
+			due = true
+			if len(attempts) < connectAttempts-1 {
+				again.Reset(connectPatience)
+			}
 		case <-ctx.Done():
-			wq.EventUnregister(&entry)
-			ep.Abort()
 			return nil, dialError(ctx.Err())
 		case <-s.dev.closec:
-			terr = &tcpip.ErrAborted{}
+			return nil, errorOf(&tcpip.ErrAborted{})
 		}
 	}
-	wq.EventUnregister(&entry)
-	if terr != nil {
-		ep.Abort()
-		return nil, errorOf(terr)
+}
+
+// attempt is a TCP connection in the making.
+type attempt struct {
+	ep    tcpip.Endpoint // nil once taken
+	wq    *waiter.Queue
+	entry waiter.Entry
+	err   tcpip.Error // of the beginning
+}
+
+// attempt begins one; news tells of its progress.
+func (s *Stack) attempt(ap netip.AddrPort, news signal) (*attempt, error) {
+	a := &attempt{wq: new(waiter.Queue)}
+	var err tcpip.Error
+	if a.ep, err = s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(ap.Addr()), a.wq); err != nil {
+		return nil, errorOf(err)
 	}
-	return newConn(ep, wq, s.mss(ap.Addr())), nil
+	setConnOptions(a.ep)
+	a.entry.Init(news, waiter.WritableEvents|waiter.EventErr|waiter.EventHUp)
+	a.wq.EventRegister(&a.entry)
+	a.err = a.ep.Connect(fullAddress(ap))
+	return a, nil
+}
+
+// outcome reports whether the connection stands, or why it never will.
+func (a *attempt) outcome() (done bool, err error) {
+	if _, started := a.err.(*tcpip.ErrConnectStarted); !started && a.err != nil {
+		return false, errorOf(a.err)
+	}
+	if err := a.ep.LastError(); err != nil {
+		return false, errorOf(err)
+	}
+	switch tcp.EndpointState(a.ep.State()) {
+	case tcp.StateConnecting, tcp.StateSynSent, tcp.StateSynRecv:
+		return false, nil
+	}
+	return true, nil
+}
+
+// take hands the connection over.
+func (a *attempt) take() tcpip.Endpoint {
+	ep := a.ep
+	a.wq.EventUnregister(&a.entry)
+	a.ep = nil
+	return ep
+}
+
+// abandon ends an attempt that was not taken.
+func (a *attempt) abandon() {
+	if a.ep != nil {
+		a.wq.EventUnregister(&a.entry)
+		a.ep.Abort()
+	}
 }
 
 // dialError makes a context's end look as package net shows it.

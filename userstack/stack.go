@@ -44,6 +44,8 @@ const (
 	tcpBufferMax     = 4 << 20
 
 	udpBuffer = 1 << 20
+
+	maxRTO = 8 * time.Second // between repetitions of a segment
 )
 
 // Config is what New needs. The zero value is usable.
@@ -126,7 +128,10 @@ func (s *Stack) setOptions() error {
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
 	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cubic, &moderate, &reuse, &rcv, &snd} {
+	// After an outage of the tunnel, what was lost is sent again soon. A connection still lasts for about 15 minutes
+	// without an answer, as with Linux.
+	rto, retries := tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(15*time.Minute/maxRTO)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cubic, &moderate, &reuse, &rcv, &snd, &rto, &retries} {
 		if err := s.gv.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("userstack: setting TCP option %T: %s", o, err)
 		}

@@ -97,7 +97,7 @@ func (m *mesh) newNode(name string, a access, wan, inside, addr string) *meshNod
 		Name:      name,
 		Addresses: []netip.Prefix{netip.MustParsePrefix(addr + "/32")},
 		Proxy:     defaultProxy,
-		Serves:    map[uint16]string{80: "127.0.0.1:80", 5001: "127.0.0.1:5001"},
+		Serves:    map[uint16]string{80: "127.0.0.1:80", 5001: "127.0.0.1:5001", 7: "127.0.0.1:7"},
 	}
 	return n
 }

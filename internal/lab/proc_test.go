@@ -50,6 +50,7 @@ func (c *command) exec(n *netns) *exec.Cmd {
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, c.env...)
 	cmd.Dir = "/"
+	cmd.WaitDelay = time.Second // for children that hold on to its output
 	return cmd
 }
 

@@ -51,7 +51,7 @@ func TestWireGuardMistakes(t *testing.T) {
 			"4:7: DNS: host \"é\" is neither an address nor a name\n4:10: DNS: host \"b/c\" is neither an address nor a name"},
 		{"port", minimal + "ListenPort = 65536\n", `4:14: ListenPort: port "65536" is not a number from 0 to 65535`},
 		{"port name", minimal + "ListenPort = domain\n", `4:14: ListenPort: port "domain" is not a number from 0 to 65535`},
-		{"MTU", minimal + "MTU = 67\n", `4:7: MTU: "67" is not a number from 68 to 65535`},
+		{"MTU", minimal + "MTU = 575\n", `4:7: MTU: "575" is not a number from 576 to 65500`},
 		{"FwMark", minimal + "FwMark = 0x100000000\n", `4:10: FwMark: "0x100000000" is neither "off" nor a number of 32 bits`},
 		{"SaveConfig", minimal + "SaveConfig = yes\n", `4:14: SaveConfig: "yes" is neither true nor false`},
 		{"keepalive", peer + "PersistentKeepalive = 65536\n", `6:23: PersistentKeepalive: "65536" is neither "off" nor a number of seconds from 0 to 65535`},
@@ -69,10 +69,11 @@ func TestWireGuardMistakes(t *testing.T) {
 		{"longest unknown key", minimal + long[:24] + " = 1\n" + long[:25] + " = 1\n= 1\n",
 			`4:1: key "` + long[:24] + "\" is not known\n5:1: key is not known\n6:1: key is not known"},
 		{"UTF-16", "\xff\xfe[\x00I\x00", "1:1: is not a text in UTF-8 here"},
+		{"large MTU", minimal + "MTU = 65501\n", `4:7: MTU: "65501" is not a number from 576 to 65500`},
 		{"NUL", minimal + "MTU = 1\x004\n", "4:8: is not a text in UTF-8 here"},
 		{"several", "[Interface]\nMTU = x\nFoo = 1\n[Peer]\nEndpoint = x\n",
 			"1:1: PrivateKey is missing in [Interface]\n1:1: Address is missing in [Interface]\n" +
-				"2:7: MTU: \"x\" is not a number from 68 to 65535\n3:1: key \"Foo\" is not known\n" +
+				"2:7: MTU: \"x\" is not a number from 576 to 65500\n3:1: key \"Foo\" is not known\n" +
 				"4:1: PublicKey is missing in this [Peer]\n5:12: Endpoint: \"x\" is not host:port: host or port is missing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

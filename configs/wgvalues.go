@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	minMTU   = 68   // RFC 791: what every link carries
+	minMTU   = 576  // the limits are those of package userstack
 	minMTUv6 = 1280 // RFC 8200, section 5
-	maxMTU   = 65535
+	maxMTU   = 65500
 )
 
 // The read methods are named for the keys of wg-quick files. Each takes over one value, or reports why it cannot.
@@ -160,7 +160,7 @@ func (p *wgParser) readMTU(e entry) {
 		return // wg-quick finds one out by itself, and so do we
 	}
 	mtu, err := strconv.ParseUint(e.value, 10, 16)
-	if err != nil || mtu < minMTU {
+	if err != nil || mtu < minMTU || mtu > maxMTU {
 		p.problems.add(e.at, "MTU: %s is not a number from %d to %d", quote(e.value), minMTU, maxMTU)
 		return
 	}

@@ -162,7 +162,7 @@ func TestWarnings(t *testing.T) {
 			"6:1: PrivateKey replaces the one on line 2"},
 		{"small MTU", minimal + "Address = fd00::1\nMTU = 1000\n", "5:7: MTU 1000 is below 1280, without which there is no IPv6"},
 		{"smallest MTU of IPv6", minimal + "Address = fd00::1\nMTU = 1280\n", ""},
-		{"smallest MTU of IPv4", minimal + "MTU = 68\n", ""},
+		{"smallest MTU of IPv4", minimal + "MTU = 576\n", ""},
 		{"own key", minimal + "[Peer]\nPublicKey = " + publicA + "\n",
 			"5:13: PublicKey belongs to the PrivateKey of [Interface]: this peer is ignored"},
 		{"empty values", minimal + "DNS =\nMTU =\nAddress =\n", ""},

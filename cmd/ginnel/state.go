@@ -88,10 +88,14 @@ func (d *stateDir) publish(r running) error {
 		return err
 	}
 	tmp := d.runningPath() + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err = os.WriteFile(tmp, b, 0o600); err == nil {
+		err = os.Rename(tmp, d.runningPath())
+	}
+	if err != nil {
+		os.Remove(tmp) // of a full disk, not even the rest of it
 		return fmt.Errorf("writing to the state directory: %w", err)
 	}
-	return os.Rename(tmp, d.runningPath())
+	return nil
 }
 
 // close lets another node have the directory.

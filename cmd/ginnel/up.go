@@ -2,6 +2,8 @@ package main
 
 import (
 	"crypto/subtle"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -99,7 +101,10 @@ func runUp(cmd *cobra.Command, f *upFlags, p program) error {
 	defer n.Close()
 	s := n.Status()
 	if err := state.publish(running{PID: os.Getpid(), Proxies: s.Proxies, Token: cfg.Token}); err != nil {
-		return err
+		if f.state != "" {
+			return err
+		}
+		warnNoState(log, err)
 	}
 	log.Info("up", "addresses", s.Self.Addresses, "proxies", s.Proxies, "peers", len(s.Peers), "udp_port", n.UDPPort())
 	err = n.Run(cmd.Context())
@@ -130,11 +135,16 @@ func (f *upFlags) openState(p program, log *slog.Logger) (*stateDir, error) {
 	if dir == "" {
 		return openState(memState)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		log.Warn("no state directory: 'ginnel status' and 'ginnel ping' need --proxy", "err", err)
+	state, err := openState(dir)
+	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+		warnNoState(log, err)
 		return openState(memState)
 	}
-	return openState(dir)
+	return state, err
+}
+
+func warnNoState(log *slog.Logger, err error) {
+	log.Warn("no state directory: 'ginnel status' and 'ginnel ping' need --proxy", "err", err)
 }
 
 // nodeConfig translates flags and file.

@@ -20,8 +20,13 @@ import (
 // mayImport lists for each package those of the project that it may import. Siblings do not know each other: only node
 // puts them together, and the command puts node together with what users write.
 var mayImport = map[string][]string{
-	"cmd/ginnel":      {"configs", "node", "relay", "internal/egress", "internal/key"},
-	"node":            {"proxy", "relay", "transport", "userstack", "internal/egress", "internal/key"},
+	"cmd/ginnel":      {"configs", "control", "control/server", "node", "relay", "internal/egress", "internal/key"},
+	"node":            {"control", "internal/filter", "proxy", "relay", "transport", "userstack", "internal/egress", "internal/key"},
+	"control":         {"internal/key"},
+	"control/policy":  {"control"},
+	"control/server":  {"control", "control/policy", "control/store", "internal/key"},
+	"control/store":   {},
+	"internal/filter": {"control"},
 	"transport":       {"internal/disco", "internal/key"},
 	"relay":           {"internal/key"},
 	"proxy":           {},
@@ -45,9 +50,13 @@ var onlyIn = map[string][]string{
 	"golang.zx2c4.com/wireguard":     {"node", "transport", "userstack"},
 	"github.com/things-go/go-socks5": {"proxy"},
 	"github.com/pion/stun":           {"relay", "transport"},
-	"github.com/coder/websocket":     {"relay"},
+	"github.com/coder/websocket":     {"control", "relay"},
 	"github.com/spf13":               {"cmd/ginnel"},
 	"github.com/goccy/go-yaml":       {"configs"},
+	"github.com/flynn/noise":         {"control"},
+	"github.com/klauspost/compress":  {"control"},
+	"github.com/tailscale/hujson":    {"control/policy"},
+	"go.etcd.io/bbolt":               {"control/store"},
 	"tailscale.com":                  {},
 	"github.com/juanfont/headscale":  {},
 }

@@ -1,0 +1,182 @@
+package control
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/flynn/noise"
+
+	"ginnel/internal/key"
+)
+
+// This file is the Noise handshake (control specification, sections 2.2 to 2.4): messages in, messages and keys out. It
+// reads and writes no connection.
+
+// Types of what is sent on a channel.
+const (
+	typeInitiation = 1
+	typeResponse   = 2
+	typeError      = 3
+	typeRecord     = 4
+)
+
+const (
+	initiationHeader = 5 // version, type, length
+	messageHeader    = 3 // type, length
+	initiationSize   = 101
+	responseSize     = 51
+	// maxErrorText is how much is read of the text of an error frame.
+	maxErrorText = 512
+)
+
+var (
+	errInitiation = errors.New("initiation is malformed")
+	errResponse   = errors.New("handshake response is malformed")
+)
+
+// suite is Noise_25519_ChaChaPoly_BLAKE2s.
+var suite = noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashBLAKE2s)
+
+// session is what a finished handshake leaves.
+type session struct {
+	version int
+	peer    key.MachinePublic
+	hash    [32]byte // of the whole handshake
+	tx, rx  [32]byte
+}
+
+// prologue is mixed in by both ends, so that nobody changes the version on the way.
+func prologue(version uint16) []byte {
+	return strconv.AppendUint([]byte("Tailscale Control Protocol v"), uint64(version), 10)
+}
+
+// staticKey returns k as the library takes it.
+func staticKey(k key.MachinePrivate) noise.DHKey {
+	private, public := k.Raw(), k.Public()
+	return noise.DHKey{Private: private[:], Public: public[:]}
+}
+
+// initiator is the client's end of a handshake under way.
+type initiator struct {
+	state   *noise.HandshakeState
+	version uint16
+	server  key.MachinePublic
+}
+
+// initiate begins a handshake with server. Nil random stands for crypto/rand.
+func initiate(machine key.MachinePrivate, server key.MachinePublic, version uint16, random io.Reader) (*initiator, [initiationSize]byte, error) {
+	var msg [initiationSize]byte
+	state, err := noise.NewHandshakeState(noise.Config{
+		CipherSuite: suite, Random: random, Pattern: noise.HandshakeIK, Initiator: true,
+		Prologue: prologue(version), StaticKeypair: staticKey(machine), PeerStatic: server[:],
+	})
+	if err != nil {
+		return nil, msg, fmt.Errorf("preparing the handshake: %w", err)
+	}
+	binary.BigEndian.PutUint16(msg[0:], version)
+	msg[2] = typeInitiation
+	binary.BigEndian.PutUint16(msg[3:], initiationSize-initiationHeader)
+	if _, _, _, err = state.WriteMessage(msg[:initiationHeader], nil); err != nil {
+		return nil, msg, fmt.Errorf("writing the initiation: %w", err)
+	}
+	return &initiator{state: state, version: version, server: server}, msg, nil
+}
+
+// finish takes the server's response. It can be called once.
+func (i *initiator) finish(msg []byte) (*session, error) {
+	if len(msg) != responseSize || msg[0] != typeResponse || binary.BigEndian.Uint16(msg[1:]) != responseSize-messageHeader {
+		return nil, errResponse
+	}
+	_, tx, rx, err := i.state.ReadMessage(nil, msg[messageHeader:])
+	if err != nil {
+		return nil, fmt.Errorf("opening the handshake response: %w", err)
+	}
+	s := &session{version: int(i.version), peer: i.server, tx: tx.UnsafeKey(), rx: rx.UnsafeKey()}
+	copy(s.hash[:], i.state.ChannelBinding())
+	return s, nil
+}
+
+// initiationVersion returns the version that an initiation speaks, or an error if it is none.
+func initiationVersion(msg []byte) (uint16, error) {
+	if len(msg) != initiationSize || msg[2] != typeInitiation ||
+		binary.BigEndian.Uint16(msg[3:]) != initiationSize-initiationHeader {
+		return 0, errInitiation
+	}
+	return binary.BigEndian.Uint16(msg), nil
+}
+
+// respond answers an initiation. Nil random stands for crypto/rand.
+func respond(server key.MachinePrivate, initiation []byte, random io.Reader) (*session, [responseSize]byte, error) {
+	var msg [responseSize]byte
+	version, err := initiationVersion(initiation)
+	if err != nil {
+		return nil, msg, err
+	}
+	state, err := noise.NewHandshakeState(noise.Config{
+		CipherSuite: suite, Random: random, Pattern: noise.HandshakeIK,
+		Prologue: prologue(version), StaticKeypair: staticKey(server),
+	})
+	if err != nil {
+		return nil, msg, fmt.Errorf("preparing the handshake: %w", err)
+	}
+	if _, _, _, err = state.ReadMessage(nil, initiation[initiationHeader:]); err != nil {
+		return nil, msg, fmt.Errorf("opening the initiation: %w", err)
+	}
+	msg[0] = typeResponse
+	binary.BigEndian.PutUint16(msg[1:], responseSize-messageHeader)
+	_, rx, tx, err := state.WriteMessage(msg[:messageHeader], nil)
+	if err != nil {
+		return nil, msg, fmt.Errorf("writing the handshake response: %w", err)
+	}
+	s := &session{version: int(version), tx: tx.UnsafeKey(), rx: rx.UnsafeKey()}
+	copy(s.peer[:], state.PeerStatic())
+	copy(s.hash[:], state.ChannelBinding())
+	return s, msg, nil
+}
+
+// appendErrorFrame appends what a server sends in place of a response: text for people, not authenticated.
+func appendErrorFrame(b []byte, text string) []byte {
+	text = text[:min(len(text), maxErrorText)]
+	b = append(b, typeError)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(text)))
+	return append(b, text...)
+}
+
+// errorFrame is an error frame that was received.
+type errorFrame struct{ text string }
+
+func (e *errorFrame) Error() string { return fmt.Sprintf("server says %q", e.text) }
+
+// readResponse reads the server's answer to an initiation. The error is an *errorFrame if that was the answer.
+func readResponse(r io.Reader) ([]byte, error) {
+	msg := make([]byte, responseSize)
+	if _, err := io.ReadFull(r, msg[:messageHeader]); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(msg[1:]))
+	switch {
+	case msg[0] == typeResponse && n == responseSize-messageHeader:
+		if _, err := io.ReadFull(r, msg[messageHeader:]); err != nil {
+			return nil, noEOF(err)
+		}
+		return msg, nil
+	case msg[0] == typeError:
+		text := make([]byte, min(n, maxErrorText))
+		if _, err := io.ReadFull(r, text); err != nil {
+			return nil, noEOF(err)
+		}
+		return nil, &errorFrame{string(text)}
+	}
+	return nil, errResponse
+}
+
+// noEOF makes an end within a message one that was not expected.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,301 @@
+package control
+
+import (
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"ginnel/internal/key"
+)
+
+// This file is the record layer (control specification, sections 2.3 and 2.5). It is not the one of the Noise library:
+// nonces are big endian here, and records end at 4096 bytes.
+
+const (
+	recordSize    = 4096 // the header included
+	maxCiphertext = recordSize - messageHeader
+	maxPlaintext  = maxCiphertext - chacha20poly1305.Overhead
+	// recordsAtOnce is how many records one write to the connection below carries at most, and one read takes in.
+	recordsAtOnce = 2
+)
+
+var (
+	errNotRecord   = errors.New("channel sent something that is not a record")
+	errRecordSize  = errors.New("channel sent a record of impossible size")
+	errForged      = errors.New("channel sent a record that does not decrypt")
+	errNoNonceLeft = errors.New("channel has no record number left")
+)
+
+// recordBuffer has room for what is sent or received at once.
+type recordBuffer [recordsAtOnce * recordSize]byte
+
+// txBuffers are held by writers only while they write: most channels are idle most of the time.
+var txBuffers = sync.Pool{New: func() any { return new(recordBuffer) }}
+
+// Conn is an encrypted channel: a byte stream between a machine and a coordination server that know each other's keys.
+// Reading and writing are independent of each other. The first error of either side, a deadline that passes aside, is
+// returned by that side for ever.
+type Conn struct {
+	conn net.Conn
+	s    session
+	rx   rxState
+	tx   txState
+}
+
+// newConn speaks records on conn. The bytes in first were read from it already.
+func newConn(conn net.Conn, s *session, first []byte) *Conn {
+	c := &Conn{conn: conn, s: *s}
+	c.s.tx, c.s.rx = [32]byte{}, [32]byte{}
+	c.rx.init(s.rx, conn, first)
+	c.tx.init(s.tx)
+	return c
+}
+
+// Peer returns the key that the other end has proved to hold.
+func (c *Conn) Peer() key.MachinePublic { return c.s.peer }
+
+// Version returns the capability version of the client, which both ends speak.
+func (c *Conn) Version() int { return c.s.version }
+
+// HandshakeHash names this channel and no other.
+func (c *Conn) HandshakeHash() [32]byte { return c.s.hash }
+
+// Read implements net.Conn.
+func (c *Conn) Read(p []byte) (int, error) { return c.rx.read(p) }
+
+// Write implements net.Conn. After a deadline has passed the rest of a record is sent before anything else; its bytes
+// were counted as written.
+func (c *Conn) Write(p []byte) (int, error) { return c.tx.write(c.conn, p) }
+
+// Close closes the connection below, unsent records aside.
+func (c *Conn) Close() error { return c.conn.Close() }
+
+// LocalAddr implements net.Conn.
+func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
+
+// RemoteAddr implements net.Conn.
+func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
+
+// SetDeadline implements net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error { return c.conn.SetDeadline(t) }
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.conn.SetReadDeadline(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
+
+// seal is a key with the number of its next record.
+type seal struct {
+	aead  cipher.AEAD
+	next  uint64
+	nonce [chacha20poly1305.NonceSize]byte
+}
+
+func (s *seal) init(k [32]byte) {
+	s.aead, _ = chacha20poly1305.New(k[:]) // fails for another length of key only
+}
+
+// advance sets the nonce of the next record.
+func (s *seal) advance() error {
+	if s.next == math.MaxUint64 {
+		return errNoNonceLeft
+	}
+	binary.BigEndian.PutUint64(s.nonce[4:], s.next)
+	s.next++
+	return nil
+}
+
+// appendRecord appends a record with plaintext to b, which must have the room.
+func (s *seal) appendRecord(b, plaintext []byte) ([]byte, error) {
+	if err := s.advance(); err != nil {
+		return b, err
+	}
+	b = append(b, typeRecord)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(plaintext)+chacha20poly1305.Overhead))
+	return s.aead.Seal(b, s.nonce[:], plaintext, nil), nil
+}
+
+// open decrypts a ciphertext in place.
+func (s *seal) open(ciphertext []byte) ([]byte, error) {
+	if err := s.advance(); err != nil {
+		return nil, err
+	}
+	plaintext, err := s.aead.Open(ciphertext[:0], s.nonce[:], ciphertext, nil)
+	if err != nil {
+		return nil, errForged
+	}
+	return plaintext, nil
+}
+
+// recordLength returns the length of the ciphertext after a header.
+func recordLength(header []byte) (int, error) {
+	n := int(binary.BigEndian.Uint16(header[1:]))
+	switch {
+	case header[0] != typeRecord:
+		return 0, errNotRecord
+	case n > maxCiphertext || n < chacha20poly1305.Overhead:
+		return 0, errRecordSize
+	}
+	return n, nil
+}
+
+// rxState is the reading side. A Read holds mu while it waits: others wait for it and not for the connection.
+type rxState struct {
+	mu    sync.Mutex
+	src   io.Reader
+	seal  seal
+	plain []byte // decrypted and not yet read; within buf
+	from  int    // buf[from:to] is received and not yet decrypted
+	to    int
+	buf   recordBuffer
+	early []byte // received before buf was there
+	err   error
+}
+
+func (rx *rxState) init(k [32]byte, src io.Reader, first []byte) {
+	rx.seal.init(k)
+	rx.src = src
+	rx.early = append([]byte(nil), first...)
+}
+
+func (rx *rxState) read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	rx.mu.Lock()
+	defer rx.mu.Unlock()
+	for len(rx.plain) == 0 {
+		if rx.err != nil {
+			return 0, rx.err
+		}
+		if err := rx.advance(); err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				rx.err = err
+			}
+			return 0, err
+		}
+	}
+	n := copy(p, rx.plain)
+	rx.plain = rx.plain[n:]
+	return n, nil
+}
+
+// advance decrypts the next record, or receives a part of it.
+func (rx *rxState) advance() error {
+	have := rx.buf[rx.from:rx.to]
+	if len(have) < messageHeader {
+		return rx.receive()
+	}
+	n, err := recordLength(have)
+	if err != nil {
+		return err
+	}
+	if len(have) < messageHeader+n {
+		return rx.receive()
+	}
+	rx.plain, err = rx.seal.open(have[messageHeader : messageHeader+n])
+	rx.from += messageHeader + n
+	return err
+}
+
+// receive reads once. All plaintext has been read when it is called, so that the buffer may be moved.
+func (rx *rxState) receive() error {
+	rx.to = copy(rx.buf[:], rx.buf[rx.from:rx.to])
+	rx.from = 0
+	if len(rx.early) > 0 {
+		n := copy(rx.buf[rx.to:], rx.early)
+		rx.to += n
+		rx.early = rx.early[n:]
+		return nil
+	}
+	n, err := rx.src.Read(rx.buf[rx.to:])
+	rx.to += n
+	switch {
+	case n > 0:
+		return nil // an error comes back with the next call
+	case err == io.EOF && rx.to > 0:
+		return fmt.Errorf("reading a record: %w", io.ErrUnexpectedEOF)
+	case err != nil:
+		return err
+	}
+	return nil
+}
+
+// txState is the writing side. A Write holds mu until all is sent, as records must not mix; the write deadline bounds it.
+type txState struct {
+	mu      sync.Mutex
+	seal    seal
+	pending []byte        // what a deadline left of a record; within buf
+	buf     *recordBuffer // held while there is something to send
+	err     error
+}
+
+func (tx *txState) init(k [32]byte) { tx.seal.init(k) }
+
+func (tx *txState) write(dst io.Writer, p []byte) (n int, err error) {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.err != nil {
+		return 0, tx.err
+	}
+	if tx.buf == nil {
+		tx.buf = txBuffers.Get().(*recordBuffer)
+	}
+	err = tx.flush(dst)
+	for err == nil && len(p) > 0 {
+		var m int
+		if m, err = tx.sealSome(p); err == nil {
+			err = tx.flush(dst)
+		}
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			p, n = p[m:], n+m
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		tx.err, tx.pending = err, nil
+	}
+	if len(tx.pending) == 0 {
+		txBuffers.Put(tx.buf)
+		tx.buf = nil
+	}
+	return n, err
+}
+
+// sealSome encrypts as much of p as is sent at once.
+func (tx *txState) sealSome(p []byte) (n int, err error) {
+	b := tx.buf[:0]
+	for range recordsAtOnce {
+		part := p[n:min(len(p), n+maxPlaintext)]
+		if len(part) == 0 {
+			break
+		}
+		if b, err = tx.seal.appendRecord(b, part); err != nil {
+			return 0, err
+		}
+		n += len(part)
+	}
+	tx.pending = b
+	return n, nil
+}
+
+// flush sends what is pending.
+func (tx *txState) flush(dst io.Writer) error {
+	for len(tx.pending) > 0 {
+		n, err := dst.Write(tx.pending)
+		tx.pending = tx.pending[n:]
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package filter
+
+import (
+	"net/netip"
+	"sync"
+	"testing"
+)
+
+func udp(port uint16) packet {
+	return packet{proto: protoUDP, src: here4, dst: peer4, srcPort: port, dstPort: 53}
+}
+
+// answer is what comes back.
+func (p packet) answer() packet {
+	p.src, p.dst, p.srcPort, p.dstPort = p.dst, p.src, p.dstPort, p.srcPort
+	return p
+}
+
+func local() Config { return Config{Local: []netip.Prefix{netip.PrefixFrom(here4, 32)}} }
+
+// "UDP and SCTP flows are remembered (reverse 5-tuple; 512 entries, LRU, no timeout)."
+func TestFlows(t *testing.T) {
+	var f Filter
+	set(t, &f, local())
+	for port := range uint16(512) {
+		f.Out(udp(port).bytes())
+	}
+	for port := range uint16(512) {
+		if !f.In(udp(port).answer().bytes()) {
+			t.Errorf("the answer to port %d does not come in", port)
+		}
+	}
+	sctp := udp(1)
+	sctp.proto = protoSCTP
+	if f.In(sctp.answer().bytes()) {
+		t.Error("a flow of UDP let SCTP in")
+	}
+	f.Out(sctp.bytes())
+	if !f.In(sctp.answer().bytes()) {
+		t.Error("the answer of SCTP does not come in")
+	}
+	if f.In(udp(600).answer().bytes()) {
+		t.Error("came in without having been asked for")
+	}
+}
+
+// A flow that is in use stays while thousands come and go; one that is not goes.
+func TestFlowsLRU(t *testing.T) {
+	var f Filter
+	set(t, &f, local())
+	f.Out(udp(1).bytes())
+	f.Out(udp(2).bytes())
+	for port := range uint16(10000) {
+		f.Out(udp(100 + port).bytes())
+		if !f.In(udp(1).answer().bytes()) {
+			t.Fatalf("the flow in use was forgotten after %d others", port)
+		}
+	}
+	if f.In(udp(2).answer().bytes()) {
+		t.Error("a flow unused for 10000 others is remembered")
+	}
+}
+
+// "Changing rules keeps the flow table"; shields up has its own, and so have jailed peers.
+func TestFlowsOutliveRules(t *testing.T) {
+	var f Filter
+	out, in := udp(7).bytes(), udp(7).answer().bytes()
+	want := func(step string, want bool) {
+		t.Helper()
+		if got := f.In(in); got != want {
+			t.Errorf("%s: got %v, want %v", step, got, want)
+		}
+	}
+	f.Out(out)
+	want("without a map", false)
+	set(t, &f, local())
+	f.Out(out)
+	want("asked", true)
+
+	cfg := local()
+	cfg.Rules = allowAll()
+	set(t, &f, cfg)
+	set(t, &f, local())
+	want("after two changes of rules", true)
+
+	up := local()
+	up.ShieldsUp = true
+	set(t, &f, up)
+	want("shields up", false)
+	f.Out(out)
+	want("asked with shields up", true)
+
+	jail := cfg
+	jail.Jailed = []netip.Prefix{netip.PrefixFrom(peer4, 32)}
+	set(t, &f, jail)
+	want("asked of a jailed peer", true) // the table is that of shields up
+	if f.In(udp(8).answer().bytes()) {
+		t.Error("a jailed peer began something")
+	}
+	set(t, &f, local())
+	want("shields down", true)
+}
+
+// Nothing on the packet path allocates: for packets that rules allow, that are answers, and that begin a flow.
+func TestAllocations(t *testing.T) {
+	var f Filter
+	cfg := local()
+	cfg.Rules = manyRules(1000)
+	set(t, &f, cfg)
+	allowed := packet{proto: protoTCP, src: netip.MustParseAddr("100.64.0.0"), dst: here4, dstPort: 1, flags: syn}.bytes()
+	out, in := udp(7).bytes(), udp(7).answer().bytes()
+	if !f.In(allowed) || !f.Out(out) || !f.In(in) {
+		t.Fatal("a packet does not pass")
+	}
+	port := byte(0)
+	for name, pass := range map[string]func(){
+		"in by a rule":   func() { f.In(allowed) },
+		"in by a flow":   func() { f.In(in) },
+		"out":            func() { f.Out(out) },
+		"out in a flow":  func() { port++; out[21] = port; f.Out(out) },
+		"in and refused": func() { in[21]++; f.In(in) },
+	} {
+		if n := testing.AllocsPerRun(100, pass); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+// Under the race detector: packets of many flows in both directions while rules change. A flow in use is never lost.
+func TestConcurrent(t *testing.T) {
+	var f Filter
+	set(t, &f, local())
+	var wg sync.WaitGroup
+	for n := range uint16(4) {
+		wg.Go(func() {
+			mine := udp(n)
+			f.Out(mine.bytes())
+			for port := range uint16(500) {
+				f.Out(udp(1000*(n+1) + port).bytes())
+				if !f.In(mine.answer().bytes()) {
+					t.Errorf("flow %d was forgotten", n)
+					return
+				}
+			}
+		})
+	}
+	for i := range 50 {
+		cfg := local()
+		if i%2 == 0 {
+			cfg.Rules = manyRules(10)
+		}
+		set(t, &f, cfg)
+	}
+	wg.Wait()
+}
+
+func BenchmarkFlow(b *testing.B) {
+	var f Filter
+	set(b, &f, local())
+	for port := range uint16(512) {
+		f.Out(udp(port).bytes())
+	}
+	out, in := udp(7).bytes(), udp(7).answer().bytes()
+	b.Run("out", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			f.Out(out)
+		}
+	})
+	b.Run("in", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			f.In(in)
+		}
+	})
+	b.Run("out-new", func(b *testing.B) {
+		b.ReportAllocs()
+		for n := uint16(0); b.Loop(); n++ {
+			out[20], out[21] = byte(n>>8), byte(n)
+			f.Out(out)
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				f.In(in)
+			}
+		})
+	})
+}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -28,6 +27,7 @@ const (
 var (
 	errFrameSize    = errors.New("map response has an impossible size")
 	errDocumentSize = errors.New("map response is too large to be decompressed")
+	errZstd         = errors.New("map response cannot be decompressed")
 	errCompression  = errors.New("compression is not known")
 )
 
@@ -83,11 +83,19 @@ func appendFrame(b, doc []byte, compress string) ([]byte, error) {
 		return b[:start], errCompression
 	}
 	n := len(b) - start - frameHeader
-	if n > math.MaxUint32 {
+	if len(doc) > maxDocument || n > frameLimit(compress) {
 		return b[:start], errFrameSize
 	}
 	binary.LittleEndian.PutUint32(b[start:], uint32(n))
 	return b, nil
+}
+
+// frameLimit returns how long a frame may be.
+func frameLimit(compress string) int {
+	if compress == "" {
+		return maxDocument
+	}
+	return maxFrame
 }
 
 // frameReader reads the frames of a stream. Its first error is returned for ever.
@@ -117,11 +125,7 @@ func (r *frameReader) read() ([]byte, error) {
 		return nil, err
 	}
 	n := binary.LittleEndian.Uint32(header[:])
-	limit := uint32(maxFrame)
-	if r.compress == "" {
-		limit = maxDocument
-	}
-	if n == 0 || n > limit {
+	if n == 0 || int64(n) > int64(frameLimit(r.compress)) {
 		return nil, errFrameSize
 	}
 	var err error
@@ -150,7 +154,7 @@ func decompress(frame, b []byte) ([]byte, error) {
 		return nil, errDocumentSize
 	}
 	if err != nil {
-		return nil, fmt.Errorf("decompressing a map response: %w", err)
+		return nil, fmt.Errorf("%w: %w", errZstd, err)
 	}
 	return doc, nil
 }

@@ -35,6 +35,7 @@ const (
 var (
 	errInitiation = errors.New("initiation is malformed")
 	errResponse   = errors.New("handshake response is malformed")
+	errUnopenable = errors.New("handshake response was made with other keys, or damaged on the way")
 )
 
 // suite is Noise_25519_ChaChaPoly_BLAKE2s.
@@ -92,7 +93,7 @@ func (i *initiator) finish(msg []byte) (*session, error) {
 	}
 	_, tx, rx, err := i.state.ReadMessage(nil, msg[messageHeader:])
 	if err != nil {
-		return nil, fmt.Errorf("opening the handshake response: %w", err)
+		return nil, errUnopenable
 	}
 	s := &session{version: int(i.version), peer: i.server, tx: tx.UnsafeKey(), rx: rx.UnsafeKey()}
 	copy(s.hash[:], i.state.ChannelBinding())

@@ -1,0 +1,117 @@
+package control
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+// What a Client returns, tested with errors.Is. A call that its context ended returns the cause of that instead.
+var (
+	// ErrUnreachable: no conversation with the server came about, or it broke off. Trying again may help.
+	ErrUnreachable = errors.New("control: server cannot be reached")
+	// ErrUnauthorized: the server does not serve this machine, whatever is asked.
+	ErrUnauthorized = errors.New("control: server does not serve this machine")
+	// ErrUnknownNode: the server has no such node, or it belongs to another machine. Registering again may help.
+	ErrUnknownNode = errors.New("control: server does not know this node")
+	// ErrVersionRefused: the server does not speak our version of the protocol.
+	ErrVersionRefused = errors.New("control: server refuses this version of the protocol")
+
+	errClosed = fmt.Errorf("control: client closed: %w", net.ErrClosed)
+)
+
+// RefusedError is a server's refusal to register, in its own words.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return "control: server refuses to register: " + e.Reason }
+
+// KeyChangedError says that the server at the URL has another key than the one that was pinned or seen first. Nothing
+// was said to it.
+type KeyChangedError struct{ Known, Now key.MachinePublic }
+
+func (e *KeyChangedError) Error() string {
+	return fmt.Sprintf("control: server's key is now %v, and was %v", e.Now, e.Known)
+}
+
+// RateLimitError says that the server wants to be asked later.
+type RateLimitError struct{ RetryAfter time.Duration }
+
+func (e *RateLimitError) Error() string {
+	return fmt.Sprintf("control: server wants to be asked again in %v", e.RetryAfter.Round(time.Second))
+}
+
+// StatusError is an answer of the server other than 200. What it wraps says what the status means there, if anything.
+type StatusError struct {
+	Path string
+	Code int
+	Text string // the beginning of what the server said
+	kind error
+}
+
+func (e *StatusError) Error() string {
+	s := fmt.Sprintf("server answers %s with %d %s", e.Path, e.Code, http.StatusText(e.Code))
+	if e.Text != "" {
+		s += ": " + e.Text
+	}
+	if e.kind != nil {
+		return e.kind.Error() + ": " + s
+	}
+	return "control: " + s
+}
+
+// Unwrap returns ErrUnauthorized, ErrUnknownNode, ErrVersionRefused or nil.
+func (e *StatusError) Unwrap() error { return e.kind }
+
+// CertificateError says that TLS was refused by us, and what that may mean. It is an ErrUnreachable too.
+type CertificateError struct {
+	Host string
+	Err  error
+}
+
+func (e *CertificateError) Error() string {
+	return fmt.Sprintf("certificate of %s is not accepted: %s", e.Host, e.hint())
+}
+
+// Unwrap returns the verdict of the TLS library.
+func (e *CertificateError) Unwrap() error { return e.Err }
+
+// Is makes it an ErrUnreachable.
+func (e *CertificateError) Is(target error) bool { return target == ErrUnreachable }
+
+// hint says what to look at.
+func (e *CertificateError) hint() string {
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](e.Err); ok && invalid.Reason == x509.Expired {
+		return fmt.Sprintf("it is valid from %s to %s; either it was not renewed or this machine's clock is wrong",
+			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+	}
+	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](e.Err); ok && unknown.Cert != nil {
+		return fmt.Sprintf("%q signed it, whom this machine does not trust; either TLS is inspected on this network or the "+
+			"server has a private authority that has to be configured", printable(unknown.Cert.Issuer.String()))
+	}
+	if name, ok := errors.AsType[x509.HostnameError](e.Err); ok {
+		return "it is for another name than " + printable(name.Host)
+	}
+	return e.Err.Error()
+}
+
+// unreachable makes err an ErrUnreachable, unless it is one already or only the client was closed.
+func unreachable(err error) error {
+	if errors.Is(err, ErrUnreachable) || errors.Is(err, errClosed) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnreachable, err)
+}
+
+// tlsError names the certificate if that is what was wrong.
+func tlsError(host string, err error) error {
+	if v, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return &CertificateError{Host: host, Err: v.Err}
+	}
+	return fmt.Errorf("TLS handshake with %s: %w", host, err)
+}

@@ -1,0 +1,140 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"time"
+)
+
+// watchdogTimeout is how long a stream may be silent (control specification, section 9.1).
+const watchdogTimeout = 120 * time.Second
+
+var (
+	errSilent = fmt.Errorf("%w: no map response within %v", ErrUnreachable, watchdogTimeout)
+	errEnded  = errors.New("server ended the stream")
+)
+
+// Poll opens the stream of the network map and yields a snapshot for each frame that changes it. It ends with one error,
+// unless the caller stops first: ErrUnknownNode, ErrUnauthorized, or an ErrUnreachable when the stream broke off.
+// Reconnecting is up to the caller, who keeps the last snapshot until a new stream has brought one. There should be one
+// stream at a time; its request should tell the node's whole state (section 5.1).
+func (c *Client) Poll(ctx context.Context, req MapRequest) iter.Seq2[*NetMap, error] {
+	return func(yield func(*NetMap, error) bool) {
+		if err := c.poll(ctx, req, yield); err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// poll returns nil if the caller wants no more.
+func (c *Client) poll(ctx context.Context, req MapRequest, yield func(*NetMap, error) bool) error {
+	ctx, release, err := c.calls.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	dog := time.AfterFunc(watchdogTimeout, func() { cancel(errSilent) })
+	defer dog.Stop()
+
+	req.Version, req.Compress = CapabilityVersion, CompressZstd
+	req.Stream, req.KeepAlive, req.OmitPeers, req.ReadOnly = true, true, false, false
+	body, ch, err := c.openStream(ctx, &req)
+	if err != nil {
+		if ch != nil && context.Cause(ctx) == errSilent {
+			c.drop(ch)
+		}
+		return err
+	}
+	defer body.Close()
+	defer cancel(nil) // before the body is closed, which would wait for the server otherwise
+	s := stream{frames: frameReader{src: body, compress: req.Compress}}
+	for {
+		next, ping, err := s.next()
+		if err != nil {
+			return c.streamError(ctx, ch, err)
+		}
+		dog.Stop() // the caller's time does not count
+		if ping != nil {
+			c.answerPing(ping)
+		}
+		if next != nil && !yield(next, nil) {
+			return nil
+		}
+		dog.Reset(watchdogTimeout)
+	}
+}
+
+// openStream sends the request. The channel is returned with some errors too.
+func (c *Client) openStream(ctx context.Context, req *MapRequest) (io.ReadCloser, *channel, error) {
+	doc, err := json.Marshal(req)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encoding a map request: %w", err)
+	}
+	u := c.url.JoinPath(mapPath)
+	resp, ch, err := c.do(ctx, http.MethodPost, u, doc)
+	if err != nil {
+		return nil, ch, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, ch, statusError(mapPath, resp)
+	}
+	return resp.Body, ch, nil
+}
+
+// streamError explains the end of a stream. One that did not end in an orderly way takes the channel with it.
+func (c *Client) streamError(ctx context.Context, ch *channel, err error) error {
+	switch cause := context.Cause(ctx); {
+	case cause == errSilent:
+		c.drop(ch)
+		return cause
+	case cause != nil:
+		return cause
+	case err == io.EOF:
+		return unreachable(errEnded)
+	case errors.Is(err, errStream):
+		return err
+	}
+	c.drop(ch)
+	return unreachable(fmt.Errorf("reading the network map: %w", err))
+}
+
+// errStream marks what is wrong with the contents of a stream, and not with the way here.
+var errStream = errors.New("control: server sends no valid network map")
+
+// stream is what one map poll has told.
+type stream struct {
+	frames frameReader
+	m      *NetMap
+}
+
+// next reads a frame. The map is nil if the frame does not change it.
+func (s *stream) next() (*NetMap, *PingRequest, error) {
+	doc, err := s.frames.next()
+	switch {
+	case errors.Is(err, errFrameSize) || errors.Is(err, errDocumentSize) || errors.Is(err, errZstd):
+		return nil, nil, fmt.Errorf("%w: %w", errStream, err)
+	case err != nil:
+		return nil, nil, err
+	}
+	var r MapResponse
+	if err := json.Unmarshal(doc, &r); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errStream, err)
+	}
+	m, err := s.m.Apply(&r, time.Now())
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errStream, err)
+	}
+	if m == s.m {
+		return nil, r.PingRequest, nil
+	}
+	s.m = m
+	return m, r.PingRequest, nil
+}

@@ -41,7 +41,8 @@ var mayImport = map[string][]string{
 
 // tests may also import these.
 var testsMayImport = map[string][]string{
-	"transport": {"internal/simnet"},
+	"control/policy": {"internal/filter"},
+	"transport":      {"internal/simnet"},
 }
 
 // onlyIn lists libraries whose types must not spread.

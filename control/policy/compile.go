@@ -1,0 +1,201 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"net/netip"
+	"slices"
+
+	"ginnel/control"
+)
+
+// Compiled is what a policy means for a set of nodes. To make it costs time in proportion to the nodes, times the rules;
+// what is asked of it afterwards costs as much as the answer is long. Whoever holds it may share it.
+//
+// After a change of one node the server compiles anew and compares the Sum of each node with the one before: only nodes
+// whose sum differs need new rules.
+type Compiled struct {
+	members []*member
+	index   map[int64]int // of members, by ID
+	rules   []*rule
+	senders []*senders // by rule; rules of one entry share them
+
+	// A bit for each rule, a row for each member: the member is among the sources, or among the destinations.
+	sends, receives bitRows
+
+	// Which rules let members see each other: all, or those of one user only. Capabilities alone are no reason.
+	forAll, forOwn []uint64
+
+	shared    control.Rules // if not nil, the rules of every node
+	sharedSum Sum
+}
+
+// Sum stands for the rules of a node: they are equal if their sums are.
+type Sum [sha256.Size]byte
+
+// senders are the sources of a rule as filters name them.
+type senders struct {
+	spans []span
+	names []string
+	sum   Sum
+	owned map[string]*senders // the part that is nodes of one user, by user; only for rules that need it
+}
+
+// Compile applies the policy to the nodes. The slices of the nodes must not be changed afterwards.
+func (p *Policy) Compile(nodes []Node) *Compiled {
+	if p == nil {
+		p = allowAll
+	}
+	c := &Compiled{
+		members:  make([]*member, len(nodes)),
+		index:    make(map[int64]int, len(nodes)),
+		rules:    p.rules,
+		senders:  make([]*senders, len(p.rules)),
+		sends:    newBitRows(len(nodes), len(p.rules)),
+		receives: newBitRows(len(nodes), len(p.rules)),
+	}
+	for i, n := range nodes {
+		c.members[i] = newMember(n)
+		c.index[n.ID] = i
+	}
+	c.forAll, c.forOwn = make([]uint64, c.sends.width), make([]uint64, c.sends.width)
+	find := newIndex(c.members)
+	done := make(map[*sources]int) // the rule that has them already
+	for i, r := range p.rules {
+		c.addRule(i, r, find, done)
+	}
+	c.share()
+	return c
+}
+
+// addRule resolves rule i. Its sources are those of the rule in done if another of the same entry was first.
+func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
+	for _, t := range r.dst {
+		for m := range find.candidates(&t.who) {
+			if t.who.receives(c.members[m]) {
+				c.receives.set(m, i)
+			}
+		}
+	}
+	first, again := done[r.src]
+	if !again {
+		first, done[r.src] = i, i
+		c.senders[i] = c.newSenders(i, r, find)
+	} else {
+		c.senders[i] = c.senders[first]
+		c.sends.copy(first, i)
+	}
+	switch {
+	case r.self:
+		c.senders[i].byOwner(c.members, func(m int) bool { return c.sends.has(m, i) })
+		if r.app == nil {
+			setBit(c.forOwn, i)
+		}
+	case r.app == nil:
+		setBit(c.forAll, i)
+	}
+}
+
+func (c *Compiled) newSenders(i int, r *rule, find *index) *senders {
+	var spans []span
+	everything := false
+	for _, who := range r.src.who {
+		everything = everything || who.kind == anything
+		if who.kind == addresses {
+			spans = append(spans, who.span)
+		}
+		for m := range find.candidates(&who) {
+			if !who.sends(c.members[m]) {
+				continue
+			}
+			c.sends.set(m, i)
+			if who.kind != addresses && who.kind != anything {
+				spans = append(spans, c.members[m].addrs...)
+			}
+		}
+	}
+	if everything {
+		return &senders{spans: wholeSpace, names: []string{"*"}, sum: sumOf([]string{"*"})}
+	}
+	return sendersOf(spans)
+}
+
+var wholeSpace = []span{
+	prefixSpan(netip.MustParsePrefix("0.0.0.0/0")),
+	prefixSpan(netip.MustParsePrefix("::/0")),
+}
+
+func sendersOf(spans []span) *senders {
+	spans = slices.Clip(merge(spans))
+	names := make([]string, len(spans))
+	for i, s := range spans {
+		names[i] = s.String()
+	}
+	return &senders{spans: spans, names: names, sum: sumOf(names)}
+}
+
+func sumOf(names []string) Sum {
+	h := sha256.New()
+	for _, name := range names {
+		h.Write(append([]byte(name), ' '))
+	}
+	return Sum(h.Sum(nil))
+}
+
+// byOwner fills owned.
+func (s *senders) byOwner(members []*member, sends func(m int) bool) {
+	if s.owned != nil {
+		return
+	}
+	spans := make(map[string][]span)
+	for i, m := range members {
+		if m.owner != "" && sends(i) {
+			spans[m.owner] = append(spans[m.owner], m.addrs...)
+		}
+	}
+	s.owned = make(map[string]*senders, len(spans))
+	for owner, theirs := range spans {
+		s.owned[owner] = sendersOf(theirs)
+	}
+}
+
+// of returns the part of the senders that counts for a destination, or nil.
+func (s *senders) of(r *rule, m *member) *senders {
+	if r.self {
+		s = s.owned[m.owner]
+	}
+	if s == nil || len(s.names) == 0 {
+		return nil
+	}
+	return s
+}
+
+// MaySee reports whether a policy allows a flow between two nodes in one direction or the other. If not, they need not
+// know of each other.
+func (c *Compiled) MaySee(a, b int64) bool {
+	i, ok1 := c.index[a]
+	j, ok2 := c.index[b]
+	if !ok1 || !ok2 {
+		return false
+	}
+	owner := c.members[i].owner
+	own := owner != "" && owner == c.members[j].owner
+	sendsA, sendsB, receivesA, receivesB := c.sends.row(i), c.sends.row(j), c.receives.row(i), c.receives.row(j)
+	for w := range sendsA {
+		flows := sendsA[w]&receivesB[w] | sendsB[w]&receivesA[w]
+		if flows&c.forAll[w] != 0 || own && flows&c.forOwn[w] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// share finds out whether all nodes have the same rules, as they do without a policy, and then makes them once.
+func (c *Compiled) share() {
+	for _, r := range c.rules {
+		if r.self || r.app != nil || slices.ContainsFunc(r.dst, func(t target) bool { return t.who.kind != anything }) {
+			return
+		}
+	}
+	c.sharedSum = c.sum(everyone)
+	c.shared = c.rulesOf(everyone)
+}

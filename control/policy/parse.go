@@ -1,0 +1,261 @@
+package policy
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tailscale/hujson"
+)
+
+// Bounds of a policy file. Each level of nesting costs the parser stack; the format needs six.
+const (
+	maxSize  = 1 << 20
+	maxDepth = 100
+)
+
+// Keys of the format that this server does not act on. Without them less is given than with them.
+var leftOut = map[string]string{
+	"ssh":                 "no SSH access is given by the policy",
+	"sshTests":            "there are no SSH rules to test",
+	"nodeAttrs":           "nodes get no attributes from the policy",
+	"postures":            "nothing can refer to a posture",
+	"ipsets":              "nothing can refer to an IP set",
+	"derpMap":             "relays are configured at the server",
+	"randomizeClientPort": "nodes choose their ports themselves",
+	"disableIPv4":         "nodes have addresses of both families",
+	"OneCGNATRoute":       "nodes choose their routes themselves",
+}
+
+// Parse reads a policy file. Its error is a Problems with everything that is wrong.
+//
+// A file that is empty or has only comments is refused, because nobody can say whether it should allow all or nothing:
+// "{}" allows nothing, and not to have a file allows everything.
+func Parse(src []byte) (*Policy, error) {
+	if len(src) > maxSize {
+		return nil, Problems{{1, 1, fmt.Sprintf("the file has %d bytes, more than %d", len(src), maxSize)}}
+	}
+	end := len(src)
+	src = append(bytes.Clone(src), '\n') // for a comment that the file ends with
+	d := &decoder{lines: []int{0}}
+	for i, b := range src {
+		if b == '\n' {
+			d.lines = append(d.lines, i+1)
+		}
+	}
+	if pos := tooDeep(src); pos >= 0 {
+		return nil, Problems{d.note(pos, "values are nested deeper than %d levels", maxDepth)}
+	}
+	root, err := hujson.Parse(src)
+	switch {
+	case err != nil && root.Value == nil && root.StartOffset == len(src):
+		return nil, Problems{{1, 1, "the file is empty; {} is a policy that allows nothing"}}
+	case err != nil:
+		return nil, Problems{d.syntaxProblem(err, end)}
+	}
+	p := d.policy(root)
+	if len(d.problems) > 0 {
+		slices.SortStableFunc(d.problems, inOrder)
+		return nil, d.problems
+	}
+	slices.SortStableFunc(d.warnings, inOrder)
+	p.warned = d.warnings
+	return p, nil
+}
+
+func inOrder(a, b Problem) int {
+	if a.Line != b.Line {
+		return a.Line - b.Line
+	}
+	return a.Column - b.Column
+}
+
+// syntaxProblem takes the place of an error out of its text, the only place where the parser has it. What is missing at
+// the end is missing at end, not behind the line that was added.
+func (d *decoder) syntaxProblem(err error, end int) Problem {
+	var line, column int
+	place, what, ok := strings.Cut(strings.TrimPrefix(err.Error(), "hujson: "), ": ")
+	_, scanErr := fmt.Sscanf(place, "line %d, column %d", &line, &column)
+	if !ok || scanErr != nil || line < 1 || line > len(d.lines) {
+		return Problem{1, 1, err.Error()}
+	}
+	return d.note(min(d.lines[line-1]+column-1, end), "%s", what)
+}
+
+// tooDeep returns where values are nested too deep, or -1.
+func tooDeep(src []byte) int {
+	depth := 0
+	for i := 0; i < len(src); i++ {
+		switch rest := src[i:]; {
+		case src[i] == '[' || src[i] == '{':
+			if depth++; depth > maxDepth {
+				return i
+			}
+		case src[i] == ']' || src[i] == '}':
+			depth--
+		case src[i] == '"':
+			for i++; i < len(src) && src[i] != '"'; i++ {
+				if src[i] == '\\' {
+					i++
+				}
+			}
+		case bytes.HasPrefix(rest, []byte("//")):
+			i += max(bytes.IndexByte(rest, '\n'), 0)
+		case bytes.HasPrefix(rest, []byte("/*")):
+			if n := bytes.Index(rest[2:], []byte("*/")); n >= 0 {
+				i += 2 + n + 1
+			}
+		}
+	}
+	return -1
+}
+
+func (d *decoder) policy(root hujson.Value) *Policy {
+	p := &Policy{
+		groups: make(map[string][]string),
+		hosts:  make(map[string]span),
+		owners: make(map[string][]selector),
+		routes: make(map[span][]selector),
+	}
+	known := []string{"groups", "hosts", "tagOwners", "autoApprovers", "acls", "grants", "tests", "defaultSrcPosture"}
+	for key := range leftOut {
+		known = append(known, key)
+	}
+	fields := d.record(root, "the policy", known...)
+	read := func(name string, f func(*Policy, hujson.Value)) {
+		if field, ok := fields[name]; ok {
+			f(p, field.value)
+		}
+	}
+	// First the names, which the rest refers to.
+	read("groups", d.groups)
+	read("hosts", d.hosts)
+	read("tagOwners", d.tagOwners)
+	read("autoApprovers", d.autoApprovers)
+	read("acls", d.acls)
+	read("grants", d.grants)
+	read("tests", d.tests)
+	if f, ok := fields["defaultSrcPosture"]; ok {
+		d.problem(f.name.pos, "%q is not supported: without it all rules would allow more than they should", f.name.string)
+	}
+	for key, why := range leftOut {
+		if f, ok := fields[key]; ok {
+			d.warn(f.name.pos, "%q has no effect: %s", f.name.string, why)
+		}
+	}
+	_, hasACLs := fields["acls"]
+	_, hasGrants := fields["grants"]
+	if !hasACLs && !hasGrants {
+		d.warn(root.StartOffset, "there are neither \"acls\" nor \"grants\": nothing is allowed")
+	}
+	return p
+}
+
+func (d *decoder) groups(p *Policy, v hujson.Value) {
+	for _, f := range d.object(v, `"groups"`) {
+		name := f.name.string
+		if rest, ok := strings.CutPrefix(name, "group:"); !ok || rest == "" {
+			d.problem(f.name.pos, "%q is no name of a group: it must begin with \"group:\"", name)
+		}
+		users := []string{}
+		for _, t := range d.texts(f.value, fmt.Sprintf("group %q", name)) {
+			switch {
+			case strings.HasPrefix(t.string, "group:"):
+				d.problem(t.pos, "%q in %q: groups cannot contain groups", t.string, name)
+			case !isUser(t.string):
+				d.problem(t.pos, "%q in %q is no user", t.string, name)
+			default:
+				users = append(users, userName(t.string))
+			}
+		}
+		slices.Sort(users)
+		p.groups[name] = slices.Compact(users)
+	}
+}
+
+// isUser reports whether s can be a user where nothing but a user makes sense.
+func isUser(s string) bool {
+	name := userName(s)
+	_, notAddr := netip.ParseAddr(name)
+	return name != "" && notAddr != nil && !strings.ContainsAny(name, ":/*, \t\n")
+}
+
+func (d *decoder) hosts(p *Policy, v hujson.Value) {
+	for _, f := range d.object(v, `"hosts"`) {
+		name := f.name.string
+		if !isUser(name) || strings.Contains(name, "@") {
+			d.problem(f.name.pos, "%q is no name of a host: it must not be empty, an address, or contain any of \"@:/*,\" or space", name)
+		}
+		t, ok := d.text(f.value, fmt.Sprintf("host %q", name))
+		if !ok {
+			continue
+		}
+		s, err := parseAddresses(t.string)
+		if err != nil {
+			d.problem(t.pos, "host %q: %v", name, err)
+		}
+		p.hosts[name] = s
+	}
+}
+
+// parseAddresses reads an address or a prefix.
+func parseAddresses(s string) (span, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" && !a.Is4In6() {
+		return addrSpan(a), nil
+	}
+	prefix, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil || prefix.Addr().Is4In6():
+		return span{}, fmt.Errorf("%q is neither an address nor a prefix", s)
+	case prefix != prefix.Masked():
+		return span{}, fmt.Errorf("%q has bits set behind its length: the prefix is %q", s, prefix.Masked())
+	}
+	return prefixSpan(prefix), nil
+}
+
+func (d *decoder) tagOwners(p *Policy, v hujson.Value) {
+	fields := d.object(v, `"tagOwners"`)
+	for _, f := range fields { // an owner can be a tag that comes later
+		if !isTag(f.name.string) {
+			d.problem(f.name.pos, "%q is no tag: it must be \"tag:\", a letter, and then letters, digits and dashes", f.name.string)
+		}
+		p.owners[f.name.string] = nil
+	}
+	for _, f := range fields {
+		p.owners[f.name.string] = d.selectors(p, f.value, fmt.Sprintf("owners of %q", f.name.string), asOwner)
+	}
+}
+
+func isTag(s string) bool {
+	name, ok := strings.CutPrefix(s, "tag:")
+	for i, r := range name {
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+		if !letter && (i == 0 || !('0' <= r && r <= '9' || r == '-')) {
+			return false
+		}
+	}
+	return ok && name != ""
+}
+
+func (d *decoder) autoApprovers(p *Policy, v hujson.Value) {
+	fields := d.record(v, `"autoApprovers"`, "routes", "exitNode", "services")
+	if f, ok := fields["exitNode"]; ok {
+		p.exits = d.selectors(p, f.value, `"exitNode"`, asOwner)
+	}
+	if f, ok := fields["services"]; ok {
+		d.warn(f.name.pos, "%q has no effect: nodes cannot advertise services", f.name.string)
+	}
+	f, ok := fields["routes"]
+	if !ok {
+		return
+	}
+	for _, f := range d.object(f.value, `"routes"`) {
+		s, err := parseAddresses(f.name.string)
+		if err != nil {
+			d.problem(f.name.pos, "route: %v", err)
+		}
+		p.routes[s] = append(p.routes[s], d.selectors(p, f.value, fmt.Sprintf("approvers of %q", f.name.string), asOwner)...)
+	}
+}

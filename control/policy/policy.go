@@ -1,0 +1,123 @@
+// Package policy reads the policy file and makes of it what the coordination server needs to know: which node gets which
+// packet filter, who sees whom, who may have a tag, and which routes need no hand to approve them.
+
+// The file is HuJSON, JSON with comments and trailing commas, in the format that the users of headscale and Tailscale
+// know. What is said there:
+
+//   - Without a file, which is a nil *Policy, every node may reach every other, nobody may ask for a tag, and no route
+//     approves itself.
+//   - With a file nothing is allowed but what acls and grants allow. A file with neither of them allows nothing, and a
+//     warning says so.
+//   - A user is written "alice@" or as an address, "alice@example.com". In groups, owners and approvers, where nothing
+//     else can stand, "alice" will do. A node with tags belongs to its tags and not to its user.
+//   - "*" is every address, also those behind subnet routers and exit nodes. An address or a prefix as a destination is
+//     at every node that has it, routes to it, or is an exit node if it is on the Internet. autogroup:internet is the
+//     Internet at exit nodes; autogroup:self are the nodes of the source's own user.
+//   - Grants of applications are passed on to the nodes as they are; the server gives them no meaning.
+
+// What this package cannot enforce is never taken lightly. A key that only would have given more (ssh, nodeAttrs) is left
+// out with a warning; one that would have narrowed a rule (srcPosture, via) is refused.
+
+// The package is pure: it has no state, starts no goroutines, and takes no locks. Policy and Compiled do not change.
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"ginnel/control"
+)
+
+// Policy is a policy file that was read without a problem.
+type Policy struct {
+	groups map[string][]string // users, by name with "group:"
+	hosts  map[string]span
+	owners map[string][]selector // by tag
+	exits  []selector            // who approves exit nodes
+	routes map[span][]selector   // who approves routes within
+	rules  []*rule
+	tests  []test
+	warned Problems
+}
+
+// rule allows sources, all of them, some services of some destinations. An entry of the file becomes one or several.
+type rule struct {
+	src    *sources // shared by the rules of an entry
+	dst    []target
+	protos []int          // nil: TCP, UDP and ICMP
+	self   bool           // the destinations are the nodes of the source's own user; dst has one target
+	app    control.CapMap // not passage but capabilities; the targets have no ports
+}
+
+// sources are who one entry of the file speaks of.
+type sources struct{ who []selector }
+
+// target is a destination with its ports.
+type target struct {
+	who   selector
+	ports []control.PortRange
+}
+
+// Node is what a policy looks at in a node.
+type Node struct {
+	ID       int64
+	User     string
+	Tags     []string
+	Addrs    []netip.Addr
+	Routes   []netip.Prefix // those that are approved, without default routes
+	ExitNode bool           // approved
+}
+
+var allPorts = []control.PortRange{{First: 0, Last: 65535}}
+
+// allowAll is what holds without a policy.
+var allowAll = &Policy{rules: []*rule{{
+	src: &sources{[]selector{{kind: anything}}},
+	dst: []target{{selector{kind: anything}, allPorts}},
+}}}
+
+// Warnings say what in the file has no effect.
+func (p *Policy) Warnings() []Problem {
+	if p == nil {
+		return nil
+	}
+	return p.warned
+}
+
+// TagAllowed reports whether a user, or a node that has the tag that is given in the place of the user, may give a node
+// the tag.
+func (p *Policy) TagAllowed(user, tag string) bool {
+	if p == nil {
+		return false
+	}
+	asker := Node{User: user}
+	if strings.HasPrefix(user, "tag:") {
+		asker = Node{Tags: []string{user}}
+	}
+	return selects(p.owners[tag], newMember(asker))
+}
+
+// Approves reports whether a route that n advertises needs no other approval. Default routes make an exit node; they are
+// approved as such and not as a part of something wider.
+func (p *Policy) Approves(n Node, route netip.Prefix) bool {
+	if p == nil || !route.IsValid() {
+		return false
+	}
+	m := newMember(n)
+	if route.Bits() == 0 {
+		return selects(p.exits, m)
+	}
+	wanted := prefixSpan(route)
+	for wider, approvers := range p.routes {
+		if wider.covers(wanted) && selects(approvers, m) {
+			return true
+		}
+	}
+	return false
+}
+
+// selects reports whether one of the selectors is for the node as an owner or approver.
+func selects(selectors []selector, m *member) bool {
+	return slices.ContainsFunc(selectors, func(s selector) bool { return s.names(m) })
+}

@@ -1,0 +1,130 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// selector is one of the words that stand for nodes and addresses.
+type selector struct {
+	kind  kind
+	name  string   // of a user or tag
+	users []string // of a group, sorted
+	span  span     // of an address, prefix or host
+}
+
+type kind int
+
+const (
+	anything  kind = iota + 1
+	user           // the nodes of a user
+	group          // the nodes of the users of a group
+	tag            // the nodes with a tag
+	anyMember      // the nodes of users
+	anyTagged      // the nodes with tags
+	self           // as a destination, the nodes of the source's own user
+	theNet         // as a destination, the Internet at exit nodes
+	addresses
+)
+
+// member is a node made ready for questions.
+type member struct {
+	Node
+	owner string // the user's name as selectors have it; empty if the node has tags
+	addrs []span
+	via   []span // what the node routes to: its routes, and the Internet if it is an exit node
+}
+
+func newMember(n Node) *member {
+	m := &member{Node: n}
+	if len(n.Tags) == 0 {
+		m.owner = userName(n.User)
+	}
+	for _, a := range n.Addrs {
+		if a.IsValid() {
+			m.addrs = append(m.addrs, addrSpan(a.Unmap().WithZone("")))
+		}
+	}
+	for _, r := range n.Routes {
+		if r.IsValid() && r.Bits() > 0 {
+			m.via = append(m.via, prefixSpan(r))
+		}
+	}
+	if n.ExitNode {
+		m.via = append(m.via, internet...)
+	}
+	return m
+}
+
+// userName is the name of a user without the sign that only tells it from the name of a host.
+func userName(s string) string { return strings.TrimSuffix(s, "@") }
+
+// names reports whether the node itself, not its addresses, is meant.
+func (s *selector) names(m *member) bool {
+	switch s.kind {
+	case anything:
+		return true
+	case user:
+		return m.owner == s.name && m.owner != ""
+	case group:
+		_, found := slices.BinarySearch(s.users, m.owner)
+		return found && m.owner != ""
+	case tag:
+		return slices.Contains(m.Tags, s.name)
+	case anyMember, self:
+		return m.owner != ""
+	case anyTagged:
+		return len(m.Tags) > 0
+	}
+	return false
+}
+
+// sends reports whether packets from the selected can come from the node: its own, or those of hosts behind it.
+func (s *selector) sends(m *member) bool {
+	if s.kind != addresses {
+		return s.names(m)
+	}
+	meets := func(other span) bool { _, ok := s.span.overlap(other); return ok }
+	if slices.ContainsFunc(m.addrs, meets) {
+		return true
+	}
+	return slices.ContainsFunc(m.Routes, func(p netip.Prefix) bool { return p.Bits() > 0 && meets(prefixSpan(p)) })
+}
+
+// at returns what of the selected is at the node or behind it. It does not know "*", which is everything.
+func (s *selector) at(m *member) []span {
+	switch s.kind {
+	case theNet:
+		if m.ExitNode {
+			return internet
+		}
+		return nil
+	case addresses:
+		var found []span
+		for _, scope := range [][]span{m.addrs, m.via} {
+			for _, part := range scope {
+				if common, ok := s.span.overlap(part); ok {
+					found = append(found, common)
+				}
+			}
+		}
+		return found
+	}
+	if s.names(m) {
+		return m.addrs
+	}
+	return nil
+}
+
+// receives reports whether at returns anything.
+func (s *selector) receives(m *member) bool {
+	meets := func(other span) bool { _, ok := s.span.overlap(other); return ok }
+	switch s.kind {
+	case theNet:
+		return m.ExitNode
+	case addresses:
+		return slices.ContainsFunc(m.addrs, meets) || slices.ContainsFunc(m.via, meets)
+	}
+	return s.names(m)
+}

@@ -1,0 +1,107 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// span is a range of addresses of one family with both its ends.
+type span struct{ first, last netip.Addr }
+
+func addrSpan(a netip.Addr) span { return span{a, a} }
+
+func prefixSpan(p netip.Prefix) span {
+	p = p.Masked()
+	bytes := p.Addr().AsSlice()
+	for bit := p.Bits(); bit < 8*len(bytes); bit++ {
+		bytes[bit/8] |= 0x80 >> (bit % 8)
+	}
+	last, _ := netip.AddrFromSlice(bytes)
+	return span{p.Addr(), last}
+}
+
+func (s span) contains(a netip.Addr) bool {
+	return s.first.BitLen() == a.BitLen() && !a.Less(s.first) && !s.last.Less(a)
+}
+
+func (s span) covers(other span) bool { return s.contains(other.first) && s.contains(other.last) }
+
+// overlap returns what both have in common.
+func (s span) overlap(other span) (span, bool) {
+	if other.first.BitLen() != s.first.BitLen() {
+		return span{}, false
+	}
+	if s.first.Less(other.first) {
+		s.first = other.first
+	}
+	if other.last.Less(s.last) {
+		s.last = other.last
+	}
+	return s, !s.last.Less(s.first)
+}
+
+// prefix returns the prefix that is exactly s, if there is one.
+func (s span) prefix() (netip.Prefix, bool) {
+	a, b := s.first.AsSlice(), s.last.AsSlice()
+	bits := 0
+	for bits < 8*len(a) && (a[bits/8]^b[bits/8])&(0x80>>(bits%8)) == 0 {
+		bits++
+	}
+	p := netip.PrefixFrom(s.first, bits)
+	return p, prefixSpan(p) == s
+}
+
+// String is how a rule names the addresses (control specification, section 6.1).
+func (s span) String() string {
+	if s.first == s.last {
+		return s.first.String()
+	}
+	if p, ok := s.prefix(); ok {
+		return p.String()
+	}
+	return s.first.String() + "-" + s.last.String()
+}
+
+// merge brings spans in order and joins those that overlap or touch. Addresses are given out one after the other, so the
+// nodes of a group are often few spans; a filter has to name no more.
+func merge(spans []span) []span {
+	slices.SortFunc(spans, func(a, b span) int { return a.first.Compare(b.first) })
+	joined := spans[:0]
+	for _, s := range spans {
+		if n := len(joined) - 1; n >= 0 && joined[n].touches(s) {
+			if joined[n].last.Less(s.last) {
+				joined[n].last = s.last
+			}
+			continue
+		}
+		joined = append(joined, s)
+	}
+	return joined
+}
+
+// touches reports whether next, which begins no earlier, leaves no gap to s.
+func (s span) touches(next span) bool {
+	return s.first.BitLen() == next.first.BitLen() && (!s.last.Less(next.first) || s.last.Next() == next.first)
+}
+
+// within reports whether a is in one of spans, which are merged.
+func within(spans []span, a netip.Addr) bool {
+	i, exact := slices.BinarySearchFunc(spans, a, func(s span, a netip.Addr) int { return s.first.Compare(a) })
+	return exact || i > 0 && spans[i-1].contains(a)
+}
+
+func spanOf(first, last string) span {
+	return span{netip.MustParseAddr(first), netip.MustParseAddr(last)}
+}
+
+// internet are the addresses that exit nodes are for: unicast and neither private nor of this network.
+var internet = []span{
+	spanOf("1.0.0.0", "9.255.255.255"),
+	spanOf("11.0.0.0", "100.63.255.255"),
+	spanOf("100.128.0.0", "126.255.255.255"),
+	spanOf("128.0.0.0", "169.253.255.255"),
+	spanOf("169.255.0.0", "172.15.255.255"),
+	spanOf("172.32.0.0", "192.167.255.255"),
+	spanOf("192.169.0.0", "223.255.255.255"),
+	spanOf("2000::", "3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+}

@@ -1,0 +1,178 @@
+package policy
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"ginnel/control"
+
+	"github.com/tailscale/hujson"
+)
+
+// role says where a selector stands, because not every word makes sense everywhere.
+type role int
+
+const (
+	asSource role = iota
+	asDestination
+	asOwner // of a tag, or as an approver
+	inTest
+)
+
+func (d *decoder) selectors(p *Policy, v hujson.Value, what string, as role) []selector {
+	var all []selector
+	for _, t := range d.texts(v, what) {
+		if s, ok := d.selector(p, t, as); ok {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// selector reads a word that stands for nodes or addresses. Whatever it refers to has to be in the file.
+func (d *decoder) selector(p *Policy, t text, as role) (selector, bool) {
+	s, err := p.selector(t.string, as)
+	if err != nil {
+		d.problem(t.pos, "%v", err)
+	}
+	return s, err == nil
+}
+
+func (p *Policy) selector(word string, as role) (selector, error) {
+	switch prefix, _, _ := strings.Cut(word, ":"); {
+	case prefix == "group" && prefix != word:
+		users, ok := p.groups[word]
+		if !ok {
+			return selector{}, fmt.Errorf("%q is not among the groups", word)
+		}
+		return selector{kind: group, users: users}, nil
+	case prefix == "tag" && prefix != word:
+		if _, ok := p.owners[word]; !ok {
+			return selector{}, fmt.Errorf("%q is not among the tagOwners", word)
+		}
+		return selector{kind: tag, name: word}, nil
+	case prefix == "autogroup" && prefix != word:
+		return autogroup(word, as)
+	case as == asOwner:
+		if !isUser(word) {
+			return selector{}, fmt.Errorf("%q is neither a user nor a group nor a tag", word)
+		}
+		return selector{kind: user, name: userName(word)}, nil
+	case word == "*" && as != inTest:
+		return selector{kind: anything}, nil
+	case strings.Contains(word, "@"):
+		if !isUser(word) {
+			return selector{}, fmt.Errorf("%q is no user", word)
+		}
+		return selector{kind: user, name: userName(word)}, nil
+	}
+	if s, ok := p.hosts[word]; ok {
+		return selector{kind: addresses, span: s}, nil
+	}
+	if s, err := parseAddresses(word); err == nil || strings.Contains(word, "/") {
+		return selector{kind: addresses, span: s}, err
+	}
+	return selector{}, fmt.Errorf("%q is neither an address nor among the hosts; a user is written %q", word, word+"@")
+}
+
+func autogroup(word string, as role) (selector, error) {
+	kinds := map[string]struct {
+		kind kind
+		in   []role
+	}{
+		"autogroup:member":   {anyMember, []role{asSource, asDestination, asOwner}},
+		"autogroup:tagged":   {anyTagged, []role{asSource, asDestination, asOwner}},
+		"autogroup:self":     {self, []role{asDestination}},
+		"autogroup:internet": {theNet, []role{asDestination}},
+	}
+	known, ok := kinds[word]
+	if ok {
+		for _, place := range known.in {
+			if place == as {
+				return selector{kind: known.kind}, nil
+			}
+		}
+		return selector{}, fmt.Errorf("%q has no meaning here", word)
+	}
+	switch word {
+	case "autogroup:nonroot":
+		return selector{}, fmt.Errorf("%q is for SSH rules, which are not supported", word)
+	case "autogroup:admin", "autogroup:owner", "autogroup:it-admin", "autogroup:network-admin", "autogroup:billing-admin", "autogroup:auditor":
+		return selector{}, fmt.Errorf("%q is not supported: users have no roles; use a group", word)
+	}
+	return selector{}, fmt.Errorf("%q is not supported", word)
+}
+
+// protocols are the names of IP protocols. ICMP is that of both families.
+var protocols = map[string][]int{
+	"icmp": {1, 58}, "igmp": {2}, "ipv4": {4}, "ip-in-ip": {4}, "tcp": {6}, "egp": {8}, "igp": {9}, "udp": {17}, "gre": {47},
+	"esp": {50}, "ah": {51}, "ipv6-icmp": {58}, "sctp": {132},
+}
+
+// parseProto reads a protocol by name or number. Nil is that of a rule that names none: TCP, UDP and ICMP.
+func parseProto(s string) ([]int, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if numbers, ok := protocols[strings.ToLower(s)]; ok {
+		return numbers, nil
+	}
+	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 256 {
+		return []int{n}, nil
+	}
+	return nil, fmt.Errorf("%q is no protocol: it must be a name like \"tcp\" or a number from 1 to 255", s)
+}
+
+// hasPorts reports whether the protocols that a rule names have ports to choose among.
+func hasPorts(protos []int) bool {
+	for _, p := range protos {
+		if p != 6 && p != 17 && p != 132 {
+			return false
+		}
+	}
+	return true
+}
+
+// parsePorts reads "*", "80", "8000-8100", or several of them with commas.
+func parsePorts(s string) ([]control.PortRange, error) {
+	if s == "*" {
+		return allPorts, nil
+	}
+	var ranges []control.PortRange
+	for part := range strings.SplitSeq(s, ",") {
+		from, to, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			to = from
+		}
+		first, err1 := strconv.ParseUint(from, 10, 16)
+		last, err2 := strconv.ParseUint(to, 10, 16)
+		switch {
+		case err1 != nil || err2 != nil:
+			return nil, fmt.Errorf("%q is no port: it must be a number up to 65535, a range, or \"*\"", part)
+		case first > last:
+			return nil, fmt.Errorf("%q is no range of ports: its end comes first", part)
+		}
+		ranges = append(ranges, control.PortRange{First: uint16(first), Last: uint16(last)})
+	}
+	return ranges, nil
+}
+
+// splitPorts cuts "HOST:PORTS". The colon is the last one, so that an IPv6 address may go without brackets.
+func splitPorts(s string) (host, ports string, err error) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return "", "", fmt.Errorf("%q has no ports: it must be HOST:PORTS", s)
+	}
+	host, ports = s[:i], s[i+1:]
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		if host, ok = strings.CutSuffix(inner, "]"); !ok {
+			return "", "", fmt.Errorf("%q has a bracket that does not close", s)
+		}
+	}
+	switch host {
+	case "tag", "group", "autogroup":
+		return "", "", fmt.Errorf("%q has no ports: it must be HOST:PORTS", s)
+	}
+	return host, ports, nil
+}

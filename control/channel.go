@@ -77,7 +77,7 @@ func (c *Client) serverKey(ctx context.Context) (key.MachinePublic, error) {
 func (c *Client) fetchKey(ctx context.Context) (k key.MachinePublic, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, errDialTimeout)
 	defer cancel()
-	u := c.url.JoinPath("/key")
+	u := at(c.url, "/key")
 	u.RawQuery = url.Values{"v": {strconv.Itoa(CapabilityVersion)}}.Encode()
 	resp, err := c.doWeb(ctx, http.MethodGet, u, nil)
 	if err != nil {

@@ -125,7 +125,6 @@ func (p *ping) reply(ctx context.Context, method string, u *url.URL, body []byte
 	var err error
 	switch {
 	case p.req.URLIsNoise:
-		u.Scheme = "https"
 		resp, _, err = p.c.do(ctx, method, u, body)
 	case !strings.EqualFold(u.Hostname(), p.c.url.Hostname()) || u.Scheme != "http" && u.Scheme != "https":
 		return errForeignPing

@@ -77,8 +77,7 @@ func (c *Client) openStream(ctx context.Context, req *MapRequest) (io.ReadCloser
 	if err != nil {
 		return nil, nil, fmt.Errorf("encoding a map request: %w", err)
 	}
-	u := c.url.JoinPath(mapPath)
-	resp, ch, err := c.do(ctx, http.MethodPost, u, doc)
+	resp, ch, err := c.do(ctx, http.MethodPost, at(c.url, mapPath), doc)
 	if err != nil {
 		return nil, ch, err
 	}

@@ -98,8 +98,7 @@ func (c *Client) post(ctx context.Context, path string, doc any) (*http.Response
 	if err != nil {
 		return nil, fmt.Errorf("encoding a request: %w", err)
 	}
-	u := &url.URL{Scheme: "https", Host: c.url.Host, Path: path}
-	resp, _, err := c.do(ctx, http.MethodPost, u, body)
+	resp, _, err := c.do(ctx, http.MethodPost, at(c.url, path), body)
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +116,7 @@ func (c *Client) do(ctx context.Context, method string, u *url.URL, body []byte)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a request: %w", err)
 	}
+	req.URL.Scheme = "https" // whatever the channel runs over
 	req.Header.Set("User-Agent", c.cfg.userAgent())
 	ch, err := c.openChannel(ctx)
 	if err != nil {

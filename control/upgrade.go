@@ -54,7 +54,12 @@ type opening struct {
 }
 
 // target returns the URL of the upgrade.
-func (o *opening) target() *url.URL { return o.url.JoinPath(upgradePath) }
+func (o *opening) target() *url.URL { return at(o.url, upgradePath) }
+
+// at returns the URL of a path on the server.
+func at(server *url.URL, path string) *url.URL {
+	return &url.URL{Scheme: server.Scheme, Host: server.Host, Path: path}
+}
 
 // open upgrades conn, which is closed if that fails. A context bounds it, and not the channel.
 func (o *opening) open(ctx context.Context, conn net.Conn) (*Conn, error) {

@@ -1,0 +1,72 @@
+package server
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+)
+
+// refusal is why an operation of an administrator was not done.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+func notFound(format string, args ...any) error {
+	return &refusal{http.StatusNotFound, fmt.Sprintf(format, args...)}
+}
+
+func conflict(format string, args ...any) error {
+	return &refusal{http.StatusConflict, fmt.Sprintf(format, args...)}
+}
+
+func badRequest(format string, args ...any) error {
+	return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// statusOf returns the HTTP status of an error.
+func statusOf(err error) int {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r.status
+	}
+	if isStoreError(err) {
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusBadRequest
+}
+
+const (
+	defaultPage = 1000
+	maxPage     = 10_000
+)
+
+// window says which part of a list is asked for: at most limit entries whose numbers are greater than after.
+type window struct {
+	after int64
+	limit int
+}
+
+// page returns a part of a map in the order of its numbers.
+func page[V, T any](m map[int64]V, w window, keep func(V) bool, show func(V) T) Page[T] {
+	p := Page[T]{Items: []T{}}
+	limit := min(cmp.Or(w.limit, defaultPage), maxPage)
+	for _, id := range slices.Sorted(maps.Keys(m)) {
+		if id <= w.after || !keep(m[id]) {
+			continue
+		}
+		if len(p.Items) == limit {
+			return p
+		}
+		p.Items = append(p.Items, show(m[id]))
+		p.Next = id
+	}
+	p.Next = 0
+	return p
+}
+
+func all[V any](V) bool { return true }

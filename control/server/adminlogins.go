@@ -1,0 +1,60 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+)
+
+func (s *Server) listLogins(ctx context.Context) (p Page[Login], err error) {
+	err = s.core.change(ctx, func(t *tx) error {
+		p = Page[Login]{Items: make([]Login, 0, len(t.logins))}
+		for _, l := range t.logins {
+			p.Items = append(p.Items, l.api())
+		}
+		return nil
+	})
+	slices.SortFunc(p.Items, func(a, b Login) int { return cmp.Or(a.Until.Compare(b.Until), cmp.Compare(a.ID, b.ID)) })
+	return p, err
+}
+
+func (t *tx) loginNumbered(id string) (*login, error) {
+	if l := t.logins[id]; l != nil && t.now.Before(l.Until) {
+		return l, nil
+	}
+	return nil, notFound("nobody waits as %q", id)
+}
+
+// ApproveLogin lets in the node that waits under the end of its login URL, as one of a user's.
+func (s *Server) ApproveLogin(ctx context.Context, id, user string) (approved Node, err error) {
+	err = s.core.change(ctx, func(t *tx) error {
+		l, err := t.loginNumbered(id)
+		if err != nil {
+			return err
+		}
+		u, err := t.userNamed(user)
+		if err != nil {
+			return err
+		}
+		n, err := s.core.approve(t, l, u)
+		if err != nil {
+			return badRequest("%v", err)
+		}
+		approved = t.apiNode(n)
+		return nil
+	})
+	return approved, err
+}
+
+func (s *Server) refuseLogin(ctx context.Context, id string) error {
+	return s.core.change(ctx, func(t *tx) error {
+		l, err := t.loginNumbered(id)
+		if err != nil {
+			return err
+		}
+		t.endLogin(l, loginRefused)
+		t.after = append(t.after, func() { s.core.deadlines.set(id, time.Time{}) })
+		return nil
+	})
+}

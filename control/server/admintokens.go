@@ -1,0 +1,60 @@
+package server
+
+import (
+	"context"
+	"time"
+)
+
+// CreateToken makes a token for the API. The answer is the only place where it can be read.
+func (s *Server) CreateToken(ctx context.Context, name string, expiry time.Time) (made Token, err error) {
+	secret := newSecret(tokenPrefix)
+	err = s.core.change(ctx, func(t *tx) error {
+		switch {
+		case len(name) > maxUserName:
+			return badRequest("too long a name")
+		case !expiry.IsZero() && !expiry.After(t.now):
+			return badRequest("the token would have expired at %s", expiry.Format(time.RFC3339))
+		case len(t.tokens) >= maxTokens:
+			return badRequest("there are %d tokens: delete some", len(t.tokens))
+		}
+		next := t.counters
+		next.Token++
+		t.count(next)
+		k := &token{ID: next.Token, Hash: hashSecret(secret), Name: name, Created: t.now.UTC(), Expiry: expiry.UTC()}
+		t.putToken(k)
+		made = k.api()
+		made.Token = secret
+		return nil
+	})
+	return made, err
+}
+
+func (s *Server) listTokens(ctx context.Context, w window) (p Page[Token], err error) {
+	err = s.core.change(ctx, func(t *tx) error {
+		p = page(t.tokens, w, all[*token], (*token).api)
+		return nil
+	})
+	return p, err
+}
+
+func (s *Server) deleteToken(ctx context.Context, id int64) error {
+	return s.core.change(ctx, func(t *tx) error {
+		k := t.tokens[id]
+		if k == nil {
+			return notFound("there is no token with the number %d", id)
+		}
+		t.deleteToken(k)
+		return nil
+	})
+}
+
+// tokenValid reports whether a secret is that of a token.
+func (s *Server) tokenValid(ctx context.Context, secret string) (valid bool, err error) {
+	hash := hashSecret(secret)
+	err = s.core.change(ctx, func(t *tx) error {
+		k := t.tokens[t.byHash[hash]]
+		valid = k != nil && k.Hash == hash && (k.Expiry.IsZero() || t.now.Before(k.Expiry))
+		return nil
+	})
+	return valid, err
+}

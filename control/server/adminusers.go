@@ -1,0 +1,200 @@
+package server
+
+import (
+	"context"
+	"strings"
+	"time"
+)
+
+const (
+	maxUsers    = 100_000
+	maxKeys     = 100_000
+	maxTokens   = 1000
+	maxUserName = 128
+)
+
+// userNamed returns a user, or why there is none.
+func (t *tx) userNamed(name string) (*user, error) {
+	if u := t.users[t.byUser[name]]; u != nil && name != "" {
+		return u, nil
+	}
+	return nil, notFound("there is no user %q", name)
+}
+
+func (t *tx) userNumbered(id int64) (*user, error) {
+	if u := t.users[id]; u != nil {
+		return u, nil
+	}
+	return nil, notFound("there is no user with the number %d", id)
+}
+
+func (t *tx) checkUserName(name string) error {
+	switch {
+	case name == "" || len(name) > maxUserName || strings.ContainsAny(name, " \t\r\n\"'\\/,:") || strings.HasPrefix(name, "tag:"):
+		return badRequest("%q cannot be the name of a user", name)
+	case t.byUser[name] != 0 || name == taggedUser.Name:
+		return conflict("there is a user %q already", name)
+	}
+	return nil
+}
+
+// CreateUser makes a user.
+func (s *Server) CreateUser(ctx context.Context, name, display string) (made User, err error) {
+	err = s.core.change(ctx, func(t *tx) error {
+		if err := t.checkUserName(name); err != nil {
+			return err
+		}
+		if len(t.users) >= maxUsers || len(display) > maxUserName {
+			return badRequest("too many users, or too long a name")
+		}
+		next := t.counters
+		next.User++
+		t.count(next)
+		u := &user{ID: next.User, Name: name, Display: display, Created: t.now.UTC()}
+		t.putUser(u)
+		made = u.api()
+		return nil
+	})
+	return made, err
+}
+
+func (s *Server) listUsers(ctx context.Context, w window) (p Page[User], err error) {
+	err = s.core.change(ctx, func(t *tx) error {
+		p = page(t.users, w, all[*user], (*user).api)
+		return nil
+	})
+	return p, err
+}
+
+func (s *Server) renameUser(ctx context.Context, id int64, name, display string) (renamed User, err error) {
+	err = s.core.change(ctx, func(t *tx) error {
+		u, err := t.userNumbered(id)
+		if err != nil {
+			return err
+		}
+		next := *u
+		if name != "" && name != u.Name {
+			if err := t.checkUserName(name); err != nil {
+				return err
+			}
+			next.Name = name
+		}
+		if display != "" {
+			next.Display = display[:min(len(display), maxUserName)]
+		}
+		t.putUser(&next)
+		renamed = next.api()
+		return nil
+	})
+	return renamed, err
+}
+
+// deleteUser forgets a user who has no nodes; the keys that let nodes in as theirs go too.
+func (s *Server) deleteUser(ctx context.Context, id int64) error {
+	return s.core.change(ctx, func(t *tx) error {
+		u, err := t.userNumbered(id)
+		if err != nil {
+			return err
+		}
+		for _, n := range t.nodes {
+			if n.rec.User == id {
+				return conflict("user %q still has nodes, %q for one", u.Name, n.rec.Label)
+			}
+		}
+		for _, k := range t.keys {
+			if k.User == id {
+				return conflict("user %q still has the pre-auth key %d", u.Name, k.ID)
+			}
+		}
+		t.deleteUser(u)
+		return nil
+	})
+}
+
+// CreateAuthKey makes a pre-auth key. The answer is the only place where it can be read.
+func (s *Server) CreateAuthKey(ctx context.Context, req AuthKeyRequest) (made AuthKey, err error) {
+	secret := newSecret(authKeyPrefix)
+	err = s.core.change(ctx, func(t *tx) error {
+		u, err := t.userNamed(req.User)
+		if err != nil {
+			return err
+		}
+		if err := checkTags(req.Tags); err != nil {
+			return err
+		}
+		if !req.Expiry.IsZero() && !req.Expiry.After(t.now) {
+			return badRequest("the key would have expired at %s", req.Expiry.Format(time.RFC3339))
+		}
+		if len(t.keys) >= maxKeys {
+			return badRequest("there are %d pre-auth keys: delete some", len(t.keys))
+		}
+		next := t.counters
+		next.AuthKey++
+		t.count(next)
+		k := &authKey{
+			ID: next.AuthKey, Hash: hashSecret(secret), User: u.ID, Reusable: req.Reusable, Ephemeral: req.Ephemeral,
+			TakeOver: req.TakeOver, Tags: sortedTags(req.Tags), Created: t.now.UTC(), Expiry: req.Expiry.UTC(),
+		}
+		t.putKey(k)
+		made = t.apiKey(k)
+		made.Key = secret
+		return nil
+	})
+	return made, err
+}
+
+func checkTags(tags []string) error {
+	if len(tags) > maxTags {
+		return badRequest("more than %d tags", maxTags)
+	}
+	for _, tag := range tags {
+		if !validTag(tag) {
+			return badRequest("%q is no tag: it has to be tag: and a name of letters, digits and dashes", tag)
+		}
+	}
+	return nil
+}
+
+// listKeys lists the keys of a user, or all.
+func (s *Server) listKeys(ctx context.Context, name string, w window) (p Page[AuthKey], err error) {
+	err = s.core.change(ctx, func(t *tx) error {
+		mine := all[*authKey]
+		if name != "" {
+			u, err := t.userNamed(name)
+			if err != nil {
+				return err
+			}
+			mine = func(k *authKey) bool { return k.User == u.ID }
+		}
+		p = page(t.keys, w, mine, t.apiKey)
+		return nil
+	})
+	return p, err
+}
+
+// expireKey has a key let nobody in any more; nodes that it has let in stay.
+func (s *Server) expireKey(ctx context.Context, id int64) (k AuthKey, err error) {
+	err = s.core.change(ctx, func(t *tx) error {
+		old := t.keys[id]
+		if old == nil {
+			return notFound("there is no pre-auth key with the number %d", id)
+		}
+		next := *old
+		next.Revoked = true
+		t.putKey(&next)
+		k = t.apiKey(&next)
+		return nil
+	})
+	return k, err
+}
+
+func (s *Server) deleteKey(ctx context.Context, id int64) error {
+	return s.core.change(ctx, func(t *tx) error {
+		k := t.keys[id]
+		if k == nil {
+			return notFound("there is no pre-auth key with the number %d", id)
+		}
+		t.deleteKey(k)
+		return nil
+	})
+}

@@ -1,0 +1,126 @@
+package server
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"ginnel/control"
+)
+
+const maxTags = 32
+
+var (
+	errHostinfo  = errors.New("the host information is too large")
+	errManyNodes = errors.New("the network has as many nodes as it may have")
+	errKeyInUse  = errors.New("the node key belongs to a node of another owner")
+)
+
+// entrant is a node about to be let in.
+type entrant struct {
+	r         *registration
+	user      int64
+	tags      []string
+	ephemeral bool
+	takeOver  bool
+	authKey   int64 // 0: approved by hand
+}
+
+func (e *entrant) owner() int64 {
+	if len(e.tags) > 0 {
+		return taggedUser.ID
+	}
+	return e.user
+}
+
+// admit registers a node: the machine's own of the same owner with its new key, one whose place it takes, or a new one.
+func (c *core) admit(t *tx, e *entrant) (*node, error) {
+	old := t.nodeOf(e.r.machine, e.owner())
+	if holder := t.nodeByKey(e.r.req.NodeKey); holder != nil && holder != old {
+		return nil, errKeyInUse
+	}
+	if h := e.r.req.Hostinfo; h != nil && (len(mustJSON(h)) > maxHostinfo || len(h.RoutableIPs) > maxRoutes) {
+		return nil, errHostinfo
+	}
+	if old == nil && e.takeOver {
+		old = t.vacated(e)
+	}
+	var rec nodeRecord
+	if old != nil {
+		rec = *old.rec
+		if rec.Key != e.r.req.NodeKey || rec.Machine != e.r.machine {
+			rec.Disco, rec.Endpoints = [32]byte{}, nil // of another run, or another machine
+		}
+	} else if err := c.settleIn(t, e, &rec); err != nil {
+		return nil, err
+	}
+	rec.Machine, rec.Key, rec.User = e.r.machine, e.r.req.NodeKey, e.user
+	rec.Cap, rec.Tags, rec.AuthKey = e.r.req.Version, e.tags, e.authKey
+	rec.Ephemeral = e.ephemeral
+	rec.Expiry = c.keyExpiry(t, e.r.req.Expiry, e.tags)
+	if e.r.req.Hostinfo != nil {
+		t.takeHostinfo(&rec, e.r.req.Hostinfo)
+	}
+	t.putNode(&rec)
+	c.log.Info("node registered", "node", rec.Label, "id", rec.ID, "new", old == nil)
+	return t.nodes[rec.ID], nil
+}
+
+// settleIn gives a new node what is its own for ever: a number, addresses and a name.
+func (c *core) settleIn(t *tx, e *entrant, rec *nodeRecord) error {
+	if len(t.nodes) >= c.cfg.maxNodes() {
+		return errManyNodes
+	}
+	v4, v6, cursor, err := c.plan.next(t.counters.Address, t.addrTaken)
+	if err != nil {
+		return err
+	}
+	next := t.counters
+	next.Node++
+	next.Address = cursor
+	t.count(next)
+	*rec = nodeRecord{
+		ID: next.Node, V4: v4, V6: v6, Created: t.now.UTC(),
+		Label: uniqueLabel(hostname(e.r.req.Hostinfo), t.labelTaken),
+	}
+	return nil
+}
+
+// vacated returns the node of the same owner and name whose place the entrant may take: it must have been away for longer
+// than a reconnect takes.
+func (t *tx) vacated(e *entrant) *node {
+	h := e.r.req.Hostinfo
+	if h == nil {
+		return nil
+	}
+	n := t.nodes[t.byLabel[hostLabel(h.Hostname)]]
+	if n == nil || n.online || n.owner() != e.owner() {
+		return nil
+	}
+	return n
+}
+
+// validTag reports whether a tag is well-formed: "tag:", a letter, then letters, digits and dashes.
+func validTag(tag string) bool {
+	name, ok := strings.CutPrefix(tag, "tag:")
+	if !ok || name == "" || len(name) > maxLabel || name[0] == '-' || '0' <= name[0] && name[0] <= '9' {
+		return false
+	}
+	for _, c := range []byte(name) {
+		if !isAlphanumeric(c) && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+func sortedTags(tags []string) []string {
+	list := slices.Clone(tags)
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// responseTo turns an error of the decision into the answer that clients understand: it comes with status 200.
+func responseTo(err error) control.RegisterResponse {
+	return control.RegisterResponse{Error: err.Error()}
+}

@@ -1,0 +1,70 @@
+package server
+
+import "time"
+
+// alarmOf returns when something happens to a node by itself; the zero time means never.
+func (c *core) alarmOf(n *node, now time.Time) (at time.Time) {
+	if n == nil {
+		return at
+	}
+	sooner := func(t time.Time) {
+		if at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	if !n.rec.Expiry.IsZero() && !n.expired {
+		sooner(n.rec.Expiry)
+	}
+	if n.polled.IsZero() {
+		return at // connected
+	}
+	if n.online {
+		sooner(n.polled.Add(c.cfg.offlineGrace()))
+	}
+	if n.rec.Ephemeral {
+		sooner(n.polled.Add(c.cfg.ephemeralTimeout()))
+	}
+	return at
+}
+
+// nodeDue does what the time has come for. Whatever it is, the node counts as changed, so that its alarm is set anew.
+func (c *core) nodeDue(t *tx, id int64) {
+	n := t.nodes[id]
+	if n == nil {
+		t.changed = append(t.changed, id)
+		return
+	}
+	away := !n.polled.IsZero()
+	switch {
+	case away && n.rec.Ephemeral && !t.now.Before(n.polled.Add(c.cfg.ephemeralTimeout())):
+		c.log.Info("ephemeral node removed", "node", n.rec.Label, "id", id)
+		t.deleteNode(id)
+	case away && n.online && !t.now.Before(n.polled.Add(c.cfg.offlineGrace())):
+		t.putOffline(n)
+	default:
+		t.setNode(newLive(n))
+	}
+}
+
+// putOffline notes that a node has been away for too long.
+func (t *tx) putOffline(n *node) {
+	rec := *n.rec
+	rec.LastSeen = n.polled.UTC()
+	t.putNode(&rec)
+	off := newLive(t.nodes[rec.ID])
+	off.online, off.polled = false, n.polled
+	t.setNode(off)
+}
+
+// newLive returns a node that can be changed before it is put into the state.
+func newLive(n *node) *node {
+	return &node{rec: n.rec, online: n.online, polled: n.polled, primary: n.primary}
+}
+
+// loginDue forgets a login that nobody approved.
+func (c *core) loginDue(t *tx, id string) {
+	if l := t.logins[id]; l != nil && !t.now.Before(l.Until) {
+		t.endLogin(l, loginForgotten)
+	}
+	t.after = append(t.after, func() { c.deadlines.set(id, time.Time{}) })
+}

@@ -1,0 +1,146 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"ginnel/control"
+	"ginnel/internal/key"
+)
+
+const (
+	maxBody = 1 << 20
+	// idleChannel is how long a channel may be open without a request.
+	idleChannel = 2 * time.Minute
+	// channelStreams is how many requests a channel may have at once: a stream, an update and what comes with features.
+	channelStreams = 100
+	// A machine that is silent is asked whether it is there; one that does not answer, or takes nothing, is cut.
+	pingAfter      = time.Minute
+	channelTimeout = 15 * time.Second
+	pathMachine    = "/machine/"
+)
+
+var errNoNode = errors.New("no such node on this machine")
+
+// channel is the connection of one machine.
+type channel struct {
+	*control.Conn
+	core  *core
+	all   *channels
+	log   *slog.Logger
+	known atomic.Bool // a node of this machine has been heard of
+}
+
+// channelKey is where the context of a request has its channel.
+type channelKey struct{}
+
+// machine is whose the channel is.
+func (ch *channel) machine() key.MachinePublic { return ch.Peer() }
+
+// newInner returns what speaks HTTP/2 on the channels.
+func (s *Server) newInner() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:     http.HandlerFunc(s.serveMachine),
+		Protocols:   protocols,
+		ConnContext: withChannel,
+		ConnState:   s.channels.change,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: channelStreams,
+			SendPingTimeout:      pingAfter,
+			PingTimeout:          channelTimeout,
+			WriteByteTimeout:     channelTimeout,
+		},
+		IdleTimeout:       idleChannel,
+		ReadHeaderTimeout: requestTimeout,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+func withChannel(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, channelKey{}, conn)
+}
+
+// serveChannels serves the channels that are opened until the server is closed.
+func (s *Server) serveChannels() { s.inner.Serve(s.channels) }
+
+// handleUpgrade turns a connection into a channel.
+func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
+	if !s.channels.reserve(s.cfg.maxUnregistered()) {
+		s.core.metrics.refusedChannels.Inc()
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "too many machines are waiting to be let in", http.StatusServiceUnavailable)
+		return
+	}
+	conn, err := control.Accept(r.Context(), w, r, control.AcceptConfig{Key: s.core.key.Key})
+	if err != nil {
+		s.channels.release()
+		s.core.metrics.refusedChannels.Inc()
+		s.log.Debug("channel refused", "remote", r.RemoteAddr, "err", err)
+		return
+	}
+	s.channels.open(&channel{Conn: conn, core: s.core, all: s.channels, log: s.log})
+}
+
+// serveMachine answers the requests of machines. The authority of a request says nothing (section 3).
+func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
+	ch, ok := r.Context().Value(channelKey{}).(*channel)
+	if !ok || !s.calls.enter() {
+		return
+	}
+	defer s.calls.leave()
+	switch {
+	case r.Method == http.MethodPost && r.URL.Path == pathMachine+"register":
+		ch.handleRegister(w, r)
+	case r.Method == http.MethodPost && r.URL.Path == pathMachine+"map":
+		ch.handleMap(w, r)
+	case r.URL.Path == pathMachine+"whoami":
+		w.Write([]byte(ch.machine().String() + "\n"))
+	case strings.HasPrefix(r.URL.Path, pathMachine):
+		http.Error(w, "not implemented", http.StatusNotImplemented)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// supported answers 400 to a client that is too old.
+func (ch *channel) supported(w http.ResponseWriter, version int) bool {
+	if version >= control.MinCapabilityVersion {
+		return true
+	}
+	http.Error(w, "unsupported client version: "+(&control.VersionError{Version: version, Min: control.MinCapabilityVersion}).Error(),
+		http.StatusBadRequest)
+	return false
+}
+
+// admitted notes that a node of the machine is registered.
+func (ch *channel) admitted() {
+	if ch.known.CompareAndSwap(false, true) {
+		ch.all.release()
+	}
+}
+
+// refuse answers a request that failed.
+func (ch *channel) refuse(w http.ResponseWriter, err error) {
+	switch {
+	case errors.Is(err, errNoNode):
+		http.Error(w, "node not found", http.StatusNotFound)
+	case isStoreError(err):
+		http.Error(w, "the server cannot keep its state at the moment", http.StatusServiceUnavailable)
+	default:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
+}
+
+func isTooLarge(err error) bool {
+	_, ok := errors.AsType[*http.MaxBytesError](err)
+	return ok
+}

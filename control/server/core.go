@@ -1,0 +1,171 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ginnel/control"
+	"ginnel/control/store"
+)
+
+const (
+	storeTimeout = 10 * time.Second
+	// retryStore is how long what time itself has brought about waits when the store did not take it.
+	retryStore = 5 * time.Second
+	// batchRoom is left free in a transaction for the writes of one more command.
+	batchRoom = 16
+	// Streams are told of changes at most so often, depending on how many there are.
+	minInterval       = 10 * time.Millisecond
+	maxInterval       = 100 * time.Millisecond
+	intervalPerStream = 100 * time.Microsecond
+)
+
+var errClosed = fmt.Errorf("control server: %w", net.ErrClosed)
+
+// Store is what a server keeps its state in: a [store.Bolt], or anything that behaves like it.
+type Store interface {
+	List(ctx context.Context, prefix string) ([]store.Entry, uint64, error)
+	Transact(ctx context.Context, t store.Txn) (uint64, error)
+}
+
+// core owns the state. Its loop takes commands, stores what they have changed, and only then answers them; from time to
+// time it tells the streams what is new, by a step that they follow.
+type core struct {
+	cfg     *Config
+	store   Store
+	log     *slog.Logger
+	metrics *metrics
+	plan    addressPlan
+	cmdc    chan *command
+	stopc   chan struct{}
+	wg      sync.WaitGroup
+	latest  atomic.Pointer[step]
+	key     serverRecord // never changes
+
+	// What follows belongs to the loop.
+	st        *state
+	streams   map[int64]*stream
+	alarms    schedule[int64]  // of nodes
+	deadlines schedule[string] // of logins
+	pending   pending
+	stale     bool // the store may have been changed by others, or by a write that seemed to fail
+}
+
+// pending is what streams have not been told yet.
+type pending struct {
+	ids       map[int64]bool
+	regroup   bool
+	derp      *control.DERPMap
+	published time.Time // the latest step
+	primaries primaries
+}
+
+// command is a function that the loop runs on the state. It may run more than once, of which the last time counts.
+type command struct {
+	run   func(t *tx) error
+	err   error
+	wrote bool
+	donec chan struct{} // nil: nobody waits
+}
+
+// change runs a command. When it returns nil, what was changed is stored.
+func (c *core) change(ctx context.Context, run func(t *tx) error) error {
+	cmd := &command{run: run, donec: make(chan struct{})}
+	select {
+	case c.cmdc <- cmd:
+		<-cmd.donec // the loop has a time limit of its own
+		return cmd.err
+	case <-c.stopc:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run is the loop.
+func (c *core) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case cmd := <-c.cmdc:
+			c.batch(cmd)
+		case <-timer.C:
+			c.batch(nil)
+		case <-c.stopc:
+			return
+		}
+		timer.Reset(c.wakeIn())
+	}
+}
+
+// wakeIn returns how long the loop can wait for a command.
+func (c *core) wakeIn() time.Duration {
+	now := c.cfg.now()
+	wait := time.Hour
+	for _, at := range []time.Time{c.alarms.next(), c.deadlines.next(), c.publishAt()} {
+		if !at.IsZero() {
+			wait = min(wait, at.Sub(now))
+		}
+	}
+	return max(wait, 0)
+}
+
+// batch runs a command, those that are waiting behind it, and what is due, stores all of it at once, and answers.
+func (c *core) batch(first *command) {
+	now := c.cfg.now()
+	b := &batch{core: c, now: now}
+	if c.stale {
+		c.reload(now)
+	}
+	if first != nil {
+		b.take(first)
+	}
+	for b.room() && b.takeWaiting() {
+	}
+	for b.room() && b.takeDue() {
+	}
+	b.commit()
+	for _, t := range b.txs {
+		c.settle(t)
+	}
+	if at := c.publishAt(); !at.IsZero() && !at.After(now) {
+		c.publish(now)
+	}
+	for _, cmd := range b.cmds {
+		if cmd.donec != nil {
+			close(cmd.donec)
+		}
+	}
+}
+
+// settle follows up on a change that is stored.
+func (c *core) settle(t *tx) {
+	for _, f := range t.after {
+		f()
+	}
+	for _, id := range t.changed {
+		c.pending.ids[id] = true
+		n := c.st.nodes[id]
+		c.alarms.set(id, c.alarmOf(n, t.now))
+		if s := c.streams[id]; n == nil && s != nil {
+			delete(c.streams, id)
+			close(s.endc)
+		}
+	}
+	c.pending.regroup = c.pending.regroup || t.regroup
+}
+
+// publishAt returns when the streams are to be told what is new, the zero time if nothing is.
+func (c *core) publishAt() time.Time {
+	if len(c.pending.ids) == 0 && !c.pending.regroup && c.pending.derp == nil {
+		return time.Time{}
+	}
+	every := time.Duration(len(c.streams)) * intervalPerStream
+	return c.pending.published.Add(min(max(every, minInterval), maxInterval))
+}

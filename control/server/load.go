@@ -1,0 +1,144 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"ginnel/control/policy"
+	"ginnel/control/store"
+	"ginnel/internal/key"
+)
+
+// load reads the whole state from the store.
+func (c *core) load(now time.Time) (*state, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	entries, _, err := c.store.List(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("reading the state: %w", err)
+	}
+	t := &tx{state: newState(c.cfg.BaseDomain, now), now: now}
+	late, err := t.loadAll(entries)
+	if err != nil {
+		return nil, err
+	}
+	for _, rec := range late { // now that the policy is known
+		t.index(rec)
+		t.setNode(&node{rec: rec, polled: now})
+	}
+	for _, e := range entries {
+		t.revisions[e.Key] = e.Revision
+	}
+	return t.state, nil
+}
+
+// loadAll reads everything into the state but nodes, which it returns.
+func (t *tx) loadAll(entries []store.Entry) ([]*nodeRecord, error) {
+	var nodes []*nodeRecord
+	for _, e := range entries {
+		var err error
+		switch kind, _, _ := strings.Cut(e.Key, "/"); kind + "/" {
+		case usersPrefix:
+			err = loadRecord(e, t.putUser)
+		case nodesPrefix:
+			err = loadRecord(e, func(r *nodeRecord) { nodes = append(nodes, r) })
+		case keysPrefix:
+			err = loadRecord(e, t.putKey)
+		case tokensPrefix:
+			err = loadRecord(e, t.putToken)
+		case loginsPrefix:
+			err = loadRecord(e, t.putLogin)
+		case countersPath + "/":
+			err = loadRecord(e, func(r *counters) { t.counters = *r })
+		case policyPath + "/":
+			err = loadRecord(e, func(r *policyRecord) { t.policyText, t.policySet = r.Text, r.Changed })
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if t.policyText == "" {
+		return nodes, nil
+	}
+	p, err := policy.Parse([]byte(t.policyText))
+	if err != nil {
+		return nil, fmt.Errorf("reading the stored policy: %w", err)
+	}
+	t.policy = p
+	return nodes, nil
+}
+
+func loadRecord[T any](e store.Entry, put func(*T)) error {
+	r := new(T)
+	if err := json.Unmarshal(e.Value, r); err != nil {
+		return fmt.Errorf("reading the record %s: %w", e.Key, err)
+	}
+	put(r)
+	return nil
+}
+
+// loadKey reads the server's key, which is made when the store is new.
+func (c *core) loadKey() error {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	entries, _, err := c.store.List(ctx, serverPath)
+	if err != nil {
+		return fmt.Errorf("reading the server's key: %w", err)
+	}
+	if len(entries) > 0 {
+		err := loadRecord(entries[0], func(r *serverRecord) { c.key = *r })
+		if err == nil && c.key.Key.IsZero() {
+			err = errors.New("reading the server's key: there is none in its record")
+		}
+		return err
+	}
+	c.key.Key = key.NewMachinePrivate()
+	_, err = c.store.Transact(ctx, store.Txn{
+		If:  []store.Condition{{Key: serverPath}},
+		Put: []store.Put{{Key: serverPath, Value: mustJSON(c.key)}},
+	})
+	if err != nil {
+		return fmt.Errorf("storing the server's key: %w", err)
+	}
+	return nil
+}
+
+// reload takes the state from the store again, and keeps what is not stored: who is connected.
+func (c *core) reload(now time.Time) {
+	st, err := c.load(now)
+	if err != nil {
+		c.log.Error("reading the state again failed", "err", err)
+		return
+	}
+	c.stale = false
+	old := c.st
+	c.st = st
+	t := &tx{state: st, now: now, regroup: true}
+	for id := range old.nodes {
+		if st.nodes[id] == nil {
+			t.changed = append(t.changed, id)
+		}
+	}
+	for id, n := range st.nodes {
+		live := newLive(n)
+		if was := old.nodes[id]; was != nil {
+			live.online, live.polled, live.primary = was.online, was.polled, was.primary
+		}
+		t.setNode(live)
+	}
+	for id, was := range old.logins {
+		if l := st.logins[id]; l != nil {
+			l.endc = was.endc // somebody may be waiting
+		} else {
+			close(was.endc)
+		}
+	}
+	for id, l := range st.logins {
+		c.deadlines.set(id, l.Until)
+	}
+	c.settle(t)
+}

@@ -1,0 +1,142 @@
+package server
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"ginnel/control"
+)
+
+const (
+	loginPath   = "/register/"
+	loginPrefix = "ginnel-login-"
+	loginDigits = 24
+	loginLife   = 15 * time.Minute
+	// maxLogins bounds the logins that wait; one machine key has at most one for a node key.
+	maxLogins = 1000
+)
+
+// parseLoginID reads the end of a login's URL.
+func parseLoginID(s string) (string, bool) {
+	digits, ok := strings.CutPrefix(s, loginPrefix)
+	return s, ok && len(digits) == loginDigits && strings.Trim(digits, "0123456789abcdef") == ""
+}
+
+// startLogin has somebody asked whether the node may come in.
+func (c *core) startLogin(t *tx, r *registration) error {
+	for _, l := range t.logins {
+		if l.Machine == r.machine && l.Key == r.req.NodeKey && t.now.Before(l.Until) {
+			r.resp.AuthURL = c.loginURL(l.ID)
+			return nil
+		}
+	}
+	if len(t.logins) >= maxLogins {
+		return errManyLogins
+	}
+	if h := r.req.Hostinfo; h != nil && len(mustJSON(h)) > maxHostinfo {
+		return errHostinfo
+	}
+	l := &login{
+		ID:       loginPrefix + randomHex(loginDigits/2),
+		Machine:  r.machine,
+		Key:      r.req.NodeKey,
+		Cap:      r.req.Version,
+		Expiry:   r.req.Expiry,
+		Until:    t.now.Add(loginLife).UTC(),
+		Hostinfo: r.req.Hostinfo,
+	}
+	t.putLogin(l)
+	t.after = append(t.after, func() { c.deadlines.set(l.ID, l.Until) })
+	r.resp.AuthURL = c.loginURL(l.ID)
+	return nil
+}
+
+func (c *core) loginURL(id string) string { return c.cfg.url() + loginPath + id }
+
+// followUp finds the login that a node waits for. If it is not known any more there is a new one.
+func (c *core) followUp(t *tx, r *registration) error {
+	_, end, ok := strings.Cut(r.req.Followup, loginPath)
+	id, valid := parseLoginID(end)
+	if !ok || !valid {
+		return errBadFollowup
+	}
+	l := t.logins[id]
+	if l == nil || l.Machine != r.machine || l.Key != r.req.NodeKey {
+		return c.startLogin(t, r)
+	}
+	r.wait = l
+	return nil
+}
+
+// approve lets in the node of a login, as a user's, with the tags it asks for if the policy has that user give them.
+func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
+	r := &registration{machine: l.Machine, req: &control.RegisterRequest{
+		Version: l.Cap, NodeKey: l.Key, Expiry: l.Expiry, Hostinfo: l.Hostinfo,
+	}}
+	e := entrant{r: r, user: u.ID}
+	if l.Hostinfo != nil && len(l.Hostinfo.RequestTags) > 0 {
+		tags, err := t.requestedTags(l.Hostinfo.RequestTags, func(tag string) bool { return t.policy.TagAllowed(u.Name, tag) })
+		if err != nil {
+			return nil, err
+		}
+		e.tags = tags
+	}
+	n, err := c.admit(t, &e)
+	if err != nil {
+		return nil, err
+	}
+	t.endLogin(l, loginApproved)
+	t.after = append(t.after, func() { c.deadlines.set(l.ID, time.Time{}) })
+	return n, nil
+}
+
+// handleRegister answers POST /machine/register.
+func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
+	var req control.RegisterRequest
+	if !readJSON(w, r, &req) || !ch.supported(w, req.Version) {
+		return
+	}
+	reg := &registration{machine: ch.machine(), req: &req}
+	for {
+		err := ch.core.change(r.Context(), func(t *tx) error { return ch.core.register(t, reg) })
+		switch {
+		case isStoreError(err) || r.Context().Err() != nil:
+			ch.refuse(w, err)
+			return
+		case err != nil:
+			ch.core.metrics.registrations.WithLabelValues(resultRefused).Inc()
+			ch.log.Info("registration refused", "machine", ch.machine(), "remote", r.RemoteAddr, "err", err)
+			writeJSON(w, http.StatusOK, responseTo(err))
+			return
+		case reg.wait == nil:
+			ch.answer(w, &reg.resp)
+			return
+		}
+		select {
+		case <-reg.wait.endc:
+			if reg.wait.refused {
+				writeJSON(w, http.StatusOK, responseTo(errLoginRefused))
+				return
+			}
+		case <-r.Context().Done():
+			return
+		case <-ch.core.stopc:
+			ch.refuse(w, errClosed)
+			return
+		}
+	}
+}
+
+func (ch *channel) answer(w http.ResponseWriter, resp *control.RegisterResponse) {
+	result := resultPending
+	switch {
+	case resp.MachineAuthorized:
+		ch.admitted()
+		result = resultRegistered
+	case resp.NodeKeyExpired:
+		result = resultExpired
+	}
+	ch.core.metrics.registrations.WithLabelValues(result).Inc()
+	writeJSON(w, http.StatusOK, resp)
+}

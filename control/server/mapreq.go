@@ -1,0 +1,202 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"ginnel/control"
+)
+
+// Limits of what a node may say of itself: all others are told.
+const (
+	maxHostinfo  = 32 << 10 // bytes of JSON
+	maxEndpoints = 64
+	maxRoutes    = 256
+)
+
+// handleMap answers POST /machine/map (control specification, sections 5.1 to 5.4).
+func (ch *channel) handleMap(w http.ResponseWriter, r *http.Request) {
+	var req control.MapRequest
+	if !readJSON(w, r, &req) || !ch.supported(w, req.Version) {
+		return
+	}
+	if req.Hostinfo != nil && (len(mustJSON(req.Hostinfo)) > maxHostinfo || len(req.Hostinfo.RoutableIPs) > maxRoutes) {
+		http.Error(w, errHostinfo.Error(), http.StatusBadRequest)
+		return
+	}
+	if req.Compress != "" && req.Compress != control.CompressZstd {
+		http.Error(w, "unknown compression", http.StatusBadRequest)
+		return
+	}
+	switch {
+	case req.Stream:
+		ch.handleStream(w, r, &req)
+	case req.OmitPeers:
+		ch.handleUpdate(w, r, &req)
+	default:
+		ch.handleFetch(w, r, &req)
+	}
+}
+
+// nodeOf returns the node of a request, which has to come from its machine.
+func (ch *channel) nodeOf(t *tx, req *control.MapRequest) (*node, error) {
+	n := t.nodeByKey(req.NodeKey)
+	if n == nil || n.rec.Machine != ch.machine() {
+		return nil, errNoNode
+	}
+	return n, nil
+}
+
+func (ch *channel) handleStream(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
+	s := &stream{endc: make(chan struct{})}
+	err := ch.core.change(r.Context(), func(t *tx) error {
+		n, err := ch.nodeOf(t, req)
+		if err != nil {
+			return err
+		}
+		s.id = n.rec.ID
+		t.update(n, req, onlyUnknown)
+		ch.core.begin(t, s)
+		return nil
+	})
+	if err != nil {
+		ch.refuse(w, err)
+		return
+	}
+	ch.admitted()
+	ch.core.metrics.streams.Inc()
+	defer ch.core.metrics.streams.Dec()
+	if err := ch.core.poll(r.Context(), w, s, req.Compress); err != nil {
+		ch.log.Debug("stream ended", "node", s.id, "err", err)
+	}
+}
+
+func (ch *channel) handleUpdate(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
+	err := ch.core.change(r.Context(), func(t *tx) error {
+		n, err := ch.nodeOf(t, req)
+		if err == nil && !req.ReadOnly {
+			t.update(n, req, everything)
+		}
+		return err
+	})
+	if err != nil {
+		ch.refuse(w, err)
+		return
+	}
+	ch.admitted()
+	w.WriteHeader(http.StatusOK)
+}
+
+// handleFetch answers a request for the map as it is now, in one frame.
+func (ch *channel) handleFetch(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
+	s := &stream{endc: make(chan struct{})}
+	err := ch.core.change(r.Context(), func(t *tx) error {
+		n, err := ch.nodeOf(t, req)
+		if err == nil {
+			s.id = n.rec.ID
+		}
+		return err
+	})
+	if err != nil {
+		ch.refuse(w, err)
+		return
+	}
+	cur, err := ch.core.await(r.Context(), s)
+	if err != nil {
+		return
+	}
+	resp := cur.first(&sentState{id: s.id}, ch.core.cfg.BaseDomain, ch.core.cfg.now())
+	frame, err := control.AppendFrame(nil, resp, req.Compress)
+	if err != nil {
+		http.Error(w, "the map is too large", http.StatusInternalServerError)
+		return
+	}
+	w.Write(frame)
+}
+
+// updateScope says what of a map request counts.
+type updateScope int
+
+const (
+	everything  updateScope = iota
+	onlyUnknown             // a stream may be overtaken by an update: it fills in only what is not known (section 5.1)
+)
+
+// update takes over what a node says of itself.
+func (t *tx) update(n *node, req *control.MapRequest, scope updateScope) {
+	rec := *n.rec
+	if scope == everything || rec.Cap == 0 {
+		rec.Cap = req.Version
+	}
+	if !req.DiscoKey.IsZero() && (scope == everything || rec.Disco.IsZero()) {
+		rec.Disco = req.DiscoKey
+	}
+	if req.Endpoints != nil && (scope == everything || rec.Endpoints == nil) {
+		rec.Endpoints = usableEndpoints(req.Endpoints)
+	}
+	if req.Hostinfo != nil && (scope == everything || rec.Hostinfo == nil) {
+		t.takeHostinfo(&rec, req.Hostinfo)
+	}
+	if !sameRecord(n.rec, &rec) {
+		t.putNode(&rec)
+	}
+}
+
+// takeHostinfo stores what a node says of its host. Its name follows the host's unless somebody gave it another.
+func (t *tx) takeHostinfo(rec *nodeRecord, h *control.Hostinfo) {
+	next := *h
+	if old := rec.Hostinfo; next.NetInfo == nil && old != nil {
+		next.NetInfo = old.NetInfo // older clients send it only when it changes
+	}
+	next.RoutableIPs = maskedRoutes(next.RoutableIPs)
+	renamed := rec.Hostinfo != nil && hostLabel(rec.Hostinfo.Hostname) != hostLabel(next.Hostname)
+	rec.Hostinfo = &next
+	if renamed && !rec.Given && next.Hostname != "" {
+		rec.Label = uniqueLabel(next.Hostname, func(label string) bool { return label != rec.Label && t.labelTaken(label) })
+	}
+}
+
+func maskedRoutes(routes []netip.Prefix) []netip.Prefix {
+	var list []netip.Prefix
+	for _, p := range routes {
+		if p.IsValid() && !slices.Contains(list, p.Masked()) {
+			list = append(list, p.Masked())
+		}
+	}
+	return list
+}
+
+// usableEndpoints drops what nobody else can use, and what is too much. The result is not nil.
+func usableEndpoints(list []netip.AddrPort) []netip.AddrPort {
+	kept := make([]netip.AddrPort, 0, min(len(list), maxEndpoints))
+	for _, ep := range list {
+		a := ep.Addr()
+		if ep.IsValid() && a.Zone() == "" && !(a.Is6() && a.IsLinkLocalUnicast()) && len(kept) < maxEndpoints {
+			kept = append(kept, ep)
+		}
+	}
+	return kept
+}
+
+// sameRecord compares what an update can change.
+func sameRecord(a, b *nodeRecord) bool {
+	return a.Cap == b.Cap && a.Disco == b.Disco && a.Label == b.Label && slices.Equal(a.Endpoints, b.Endpoints) &&
+		(a.Endpoints == nil) == (b.Endpoints == nil) && reflect.DeepEqual(a.Hostinfo, b.Hostinfo)
+}
+
+// readJSON reads the body of a request, which may come without a content type. If it fails it has answered.
+func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(v)
+	if err == nil {
+		return true
+	}
+	status := http.StatusBadRequest
+	if isTooLarge(err) {
+		status = http.StatusRequestEntityTooLarge
+	}
+	http.Error(w, "reading the request: "+err.Error(), status)
+	return false
+}

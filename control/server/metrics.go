@@ -1,0 +1,93 @@
+package server
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// What came of a registration, as the metrics name it.
+const (
+	resultRegistered = "registered"
+	resultPending    = "pending" // waits for somebody to approve it
+	resultExpired    = "expired" // has to come with a new key
+	resultRefused    = "refused"
+)
+
+var frameKinds = [numFrameKinds]string{firstFrame: "first", deltaFrame: "delta", aliveFrame: "keepalive"}
+
+// metrics are the counters of a server.
+//
+//	ginnel_control_nodes                       nodes, by state: online, offline
+//	ginnel_control_streams                     open map streams
+//	ginnel_control_channels                    open connections of machines, by state: registered, unregistered
+//	ginnel_control_refused_channels_total      connections that did not become channels
+//	ginnel_control_registrations_total         answers, by result: registered, pending, expired, refused
+//	ginnel_control_steps_total                 changes of the network that streams were told of
+//	ginnel_control_frames_total                written to streams, by kind: first, delta, keepalive
+//	ginnel_control_frame_bytes_total           the same in bytes
+//	ginnel_control_store_transactions_total    written to the store
+//	ginnel_control_store_errors_total          that the store did not take
+type metrics struct {
+	registry *prometheus.Registry
+
+	streams         prometheus.Gauge
+	refusedChannels prometheus.Counter
+	registrations   *prometheus.CounterVec
+	steps           prometheus.Counter
+	frames          [numFrameKinds]prometheus.Counter
+	frameBytes      prometheus.Counter
+	transactions    prometheus.Counter
+	storeErrors     prometheus.Counter
+}
+
+func newMetrics() *metrics {
+	m := &metrics{registry: prometheus.NewRegistry()}
+	auto := promauto.With(m.registry)
+	one := func(name, help string) prometheus.Counter {
+		return auto.NewCounter(prometheus.CounterOpts{Name: "ginnel_control_" + name, Help: help})
+	}
+	vec := func(name, help, label string) *prometheus.CounterVec {
+		return auto.NewCounterVec(prometheus.CounterOpts{Name: "ginnel_control_" + name, Help: help}, []string{label})
+	}
+	m.streams = auto.NewGauge(prometheus.GaugeOpts{Name: "ginnel_control_streams", Help: "Open map streams."})
+	m.refusedChannels = one("refused_channels_total", "Connections that did not become channels.")
+	m.registrations = vec("registrations_total", "Answers to registrations.", "result")
+	m.steps = one("steps_total", "Changes of the network that streams were told of.")
+	frames := vec("frames_total", "Frames written to streams.", "kind")
+	for kind, name := range frameKinds {
+		m.frames[kind] = frames.WithLabelValues(name)
+	}
+	m.frameBytes = one("frame_bytes_total", "Bytes of frames written to streams.")
+	m.transactions = one("store_transactions_total", "Transactions written to the store.")
+	m.storeErrors = one("store_errors_total", "Transactions that the store did not take.")
+	return m
+}
+
+// observe adds what is counted when somebody asks.
+func (m *metrics) observe(s *Server) {
+	auto := promauto.With(m.registry)
+	gauge := func(name, help, state string, f func() int) {
+		auto.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "ginnel_control_" + name, Help: help, ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 { return float64(f()) })
+	}
+	gauge("nodes", "Nodes.", "online", func() int { online, _ := s.core.census(); return online })
+	gauge("nodes", "Nodes.", "offline", func() int { _, offline := s.core.census(); return offline })
+	gauge("channels", "Connections of machines.", "registered", func() int {
+		open, strange := s.channels.counts()
+		return max(open-strange, 0)
+	})
+	gauge("channels", "Connections of machines.", "unregistered", func() int { _, strange := s.channels.counts(); return strange })
+}
+
+// census counts the nodes of the latest view.
+func (c *core) census() (online, offline int) {
+	for _, n := range c.latest.Load().nodes {
+		if n.online {
+			online++
+		} else {
+			offline++
+		}
+	}
+	return online, offline
+}

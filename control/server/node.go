@@ -1,0 +1,187 @@
+package server
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"ginnel/control"
+)
+
+// node is a node as the server sees it now: its record, what follows from it and from the others, and whether it is there.
+// It is never changed in place.
+type node struct {
+	rec     *nodeRecord
+	online  bool
+	expired bool
+	polled  time.Time      // when its latest stream ended, or the server began; zero while it has one
+	served  []netip.Prefix // approved routes
+	primary []netip.Prefix // those of them that it is elected for
+	name    string         // whole, with a trailing dot
+
+	once sync.Once
+	view *control.Node // see peer
+}
+
+// usable reports whether others can reach what is behind the node.
+func (n *node) usable() bool { return n.online && !n.expired }
+
+// tagged reports whether the node belongs to its tags instead of a user.
+func (n *node) tagged() bool { return len(n.rec.Tags) > 0 }
+
+// owner returns the number of the user that the node is shown with.
+func (n *node) owner() int64 {
+	if n.tagged() {
+		return taggedUser.ID
+	}
+	return n.rec.User
+}
+
+func (rec *nodeRecord) addrs() []netip.Addr {
+	var list []netip.Addr
+	for _, a := range []netip.Addr{rec.V4, rec.V6} {
+		if a.IsValid() {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+func (rec *nodeRecord) home() int {
+	if rec.Hostinfo == nil || rec.Hostinfo.NetInfo == nil {
+		return 0
+	}
+	return rec.Hostinfo.NetInfo.PreferredDERP
+}
+
+// expiredAt reports whether the key has expired.
+func (rec *nodeRecord) expiredAt(now time.Time) bool {
+	return !rec.Expiry.IsZero() && !now.Before(rec.Expiry)
+}
+
+// exitRoutes are of use only together (section 8).
+var exitRoutes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
+// exitNode reports whether the node may be an exit node.
+func (n *node) exitNode() bool {
+	return slices.Contains(n.served, exitRoutes[0]) && slices.Contains(n.served, exitRoutes[1])
+}
+
+// peer returns the node as all others see it. It must not be changed.
+func (n *node) peer() *control.Node {
+	n.once.Do(n.render)
+	return n.view
+}
+
+func (n *node) render() {
+	rec, online := n.rec, n.online
+	v := &control.Node{
+		ID:                rec.ID,
+		StableID:          strconv.FormatInt(rec.ID, 10),
+		Name:              n.name,
+		User:              n.owner(),
+		Key:               rec.Key,
+		KeyExpiry:         rec.Expiry,
+		Machine:           rec.Machine,
+		DiscoKey:          rec.Disco,
+		Endpoints:         rec.Endpoints,
+		HomeDERP:          rec.home(),
+		Hostinfo:          shownHostinfo(rec.Hostinfo),
+		Created:           rec.Created,
+		Cap:               rec.Cap,
+		Tags:              rec.Tags,
+		PrimaryRoutes:     n.primary,
+		Online:            &online,
+		MachineAuthorized: true,
+		Expired:           n.expired,
+	}
+	for _, a := range rec.addrs() {
+		v.Addresses = append(v.Addresses, netip.PrefixFrom(a, a.BitLen()))
+	}
+	v.AllowedIPs = slices.Concat(v.Addresses, n.primary)
+	if n.exitNode() {
+		v.AllowedIPs = append(v.AllowedIPs, exitRoutes...)
+	}
+	if !online {
+		v.LastSeen = rec.LastSeen
+	}
+	n.view = v
+}
+
+// shownHostinfo is what peers have a use for.
+func shownHostinfo(h *control.Hostinfo) *control.Hostinfo {
+	if h == nil {
+		return nil
+	}
+	return &control.Hostinfo{
+		OS: h.OS, Hostname: h.Hostname, IPNVersion: h.IPNVersion, App: h.App, ShieldsUp: h.ShieldsUp,
+		RoutableIPs: h.RoutableIPs, Services: h.Services, SSHHostKeys: h.SSHHostKeys, Location: h.Location,
+	}
+}
+
+// news says how the sight of a node has changed: not at all, in fields that a patch can carry, or otherwise, when the whole
+// node has to be sent.
+func news(before, after *node) (patch *control.PeerChange, whole bool) {
+	if before == after {
+		return nil, false
+	}
+	old, now := before.peer(), after.peer()
+	if !sameButPatchable(old, now) {
+		return nil, true
+	}
+	c := &control.PeerChange{NodeID: now.ID}
+	changed := false
+	note := func(differs bool, set func()) {
+		if differs {
+			changed = true
+			set()
+		}
+	}
+	note(old.HomeDERP != now.HomeDERP, func() { c.DERPRegion = now.HomeDERP })
+	note(old.Cap != now.Cap, func() { c.Cap = now.Cap })
+	note(!slices.Equal(old.Endpoints, now.Endpoints), func() {
+		c.Endpoints = append(make([]netip.AddrPort, 0, len(now.Endpoints)), now.Endpoints...) // empty, not nil
+	})
+	note(old.Key != now.Key, func() { c.Key = &now.Key })
+	note(old.DiscoKey != now.DiscoKey, func() { c.DiscoKey = &now.DiscoKey })
+	note(*old.Online != *now.Online, func() {
+		c.Online = now.Online
+		if !*now.Online {
+			c.LastSeen = &now.LastSeen
+		}
+	})
+	note(!old.KeyExpiry.Equal(now.KeyExpiry), func() { c.KeyExpiry = &now.KeyExpiry })
+	if !changed {
+		return nil, false
+	}
+	return c, now.HomeDERP == 0 && old.HomeDERP != 0 // a patch cannot take the home away
+}
+
+// sameButPatchable compares all that a patch cannot carry.
+func sameButPatchable(a, b *control.Node) bool {
+	return string(unpatchable(a)) == string(unpatchable(b))
+}
+
+func unpatchable(n *control.Node) []byte {
+	rest := *n
+	rest.HomeDERP, rest.Cap, rest.Endpoints = 0, 0, nil
+	rest.Key, rest.DiscoKey = [32]byte{}, [32]byte{}
+	rest.Online, rest.LastSeen, rest.KeyExpiry = nil, time.Time{}, time.Time{}
+	return mustJSON(&rest)
+}
+
+// mustJSON encodes what always can be.
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("control/server: internal error: " + err.Error())
+	}
+	return b
+}
+
+// byID orders nodes.
+func byID(n *node, id int64) int { return cmp.Compare(n.rec.ID, id) }

@@ -1,0 +1,101 @@
+package server
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"ginnel/control"
+)
+
+// publish makes the step from what the streams know to what the state is now.
+func (c *core) publish(now time.Time) {
+	before := c.latest.Load()
+	if c.pending.regroup {
+		c.regroup(now)
+	}
+	c.electRouters(before, now)
+	ids := slices.Sorted(maps.Keys(c.pending.ids))
+	next := &view{users: before.view.users, rules: before.rules, derp: before.derp, dns: before.dns}
+	if c.pending.regroup {
+		next.users = maps.Clone(c.st.users)
+	}
+	if c.pending.derp != nil {
+		next.derp = c.pending.derp
+	}
+	next.nodes = before.with(ids, func(id int64) *node { return c.st.nodes[id] })
+	if c.pending.regroup || c.st.policy != nil && c.policyConcerned(before.view, ids) {
+		next.rules = c.recompiled(before.rules)
+	}
+	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: now}
+	s := newStep(before, next, ids)
+	if s.empty() {
+		return
+	}
+	c.metrics.steps.Inc()
+	c.latest.Store(s)
+	before.follow(s)
+}
+
+// recompiled returns the rules for the nodes there are. Without a policy they stay what they are.
+func (c *core) recompiled(before *rules) *rules {
+	if c.st.policy == nil && before.open() {
+		return before
+	}
+	return c.st.compile()
+}
+
+// regroup works out anew what the policy says of each node.
+func (c *core) regroup(now time.Time) {
+	t := &tx{state: c.st, now: now}
+	for _, n := range c.st.nodes {
+		if !slices.Equal(n.served, c.st.servedBy(n.rec)) {
+			t.setNode(newLive(n))
+		}
+	}
+	c.settle(t)
+}
+
+// policyConcerned reports whether any of the changes makes a difference to a policy.
+func (c *core) policyConcerned(before *view, ids []int64) bool {
+	for _, id := range ids {
+		old, now := before.node(id), c.st.nodes[id]
+		switch {
+		case old == nil && now == nil:
+		case old == nil || now == nil, !samePolicyNode(c.st.policyNode(old), c.st.policyNode(now)):
+			return true
+		}
+	}
+	return false
+}
+
+// electRouters finds out who routes what, if any of the changes concerns a router.
+func (c *core) electRouters(before *step, now time.Time) {
+	concerned := false
+	for id := range c.pending.ids {
+		old, n := before.node(id), c.st.nodes[id]
+		concerned = concerned || old != nil && len(old.served) > 0 || n != nil && len(n.served) > 0
+	}
+	if !concerned {
+		return
+	}
+	nodes := slices.SortedFunc(maps.Values(c.st.nodes), func(a, b *node) int { return byID(a, b.rec.ID) })
+	c.pending.primaries = elect(nodes, c.pending.primaries)
+	t := &tx{state: c.st, now: now}
+	for _, n := range nodes {
+		if p := c.pending.primaries.of(n); !slices.Equal(p, n.primary) {
+			live := newLive(n)
+			live.primary = p
+			t.setNode(live)
+		}
+	}
+	c.settle(t)
+}
+
+// setDERPMap changes the relays that nodes are told of.
+func (c *core) setDERPMap(m *control.DERPMap) func(t *tx) error {
+	return func(t *tx) error {
+		t.after = append(t.after, func() { c.pending.derp = m })
+		return nil
+	}
+}

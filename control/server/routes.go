@@ -1,0 +1,59 @@
+package server
+
+import (
+	"net/netip"
+	"slices"
+)
+
+func isExit(p netip.Prefix) bool { return p.Bits() == 0 }
+
+// primaries are the routers elected for subnets that more than one node may serve (control specification, section 8).
+type primaries map[netip.Prefix]int64
+
+// elect returns who routes each subnet. A router keeps its office while it is online; then the oldest that is online
+// follows it; if none is, nothing changes.
+func elect(nodes []*node, before primaries) primaries {
+	next := make(primaries)
+	online := make(map[netip.Prefix]bool)
+	for _, n := range nodes { // in the order of their numbers
+		for _, p := range n.served {
+			if isExit(p) {
+				continue
+			}
+			holder := before[p] == n.rec.ID
+			_, taken := next[p]
+			switch {
+			case n.usable() && (holder || !online[p]):
+				next[p], online[p] = n.rec.ID, true
+			case !online[p] && (holder || !taken):
+				next[p] = n.rec.ID
+			}
+		}
+	}
+	return next
+}
+
+// of returns the subnets that a node is elected for.
+func (p primaries) of(n *node) []netip.Prefix {
+	var list []netip.Prefix
+	for _, r := range n.served {
+		if p[r] == n.rec.ID && !isExit(r) {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// servedBy returns what of the routes that a node advertises is approved.
+func (st *state) servedBy(rec *nodeRecord) []netip.Prefix {
+	if rec.Hostinfo == nil {
+		return nil
+	}
+	var list []netip.Prefix
+	for _, p := range rec.Hostinfo.RoutableIPs {
+		if (slices.Contains(rec.Approved, p) || st.approves(rec, p)) && !slices.Contains(list, p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}

@@ -1,0 +1,87 @@
+package server
+
+import (
+	"net/netip"
+	"slices"
+
+	"ginnel/control"
+	"ginnel/control/policy"
+)
+
+// rules are a policy applied to the nodes there are. A change of either makes other rules, so that whoever holds two can
+// tell by their pointers whether anything may have changed.
+type rules struct {
+	compiled *policy.Compiled // nil: without a policy everybody may do everything
+}
+
+var allowAll = control.Rules{{
+	SrcIPs:   []string{"*"},
+	DstPorts: []control.NetPortRange{{IP: "*", Ports: control.PortRange{First: 0, Last: 65535}}},
+}}
+
+// open reports whether everybody sees everybody.
+func (r *rules) open() bool { return r.compiled == nil }
+
+// sees reports whether a node is shown another: only those are shown that may be talked to, or may talk to it.
+func (r *rules) sees(id, other int64) bool {
+	return r.compiled == nil || r.compiled.MaySee(id, other)
+}
+
+// filter returns what a node lets in. It is never nil.
+func (r *rules) filter(id int64) control.Rules {
+	if r.compiled == nil {
+		return allowAll
+	}
+	if f := r.compiled.Rules(id); f != nil {
+		return f
+	}
+	return control.Rules{}
+}
+
+// policyNode is what a policy knows of a node.
+func (st *state) policyNode(n *node) policy.Node {
+	p := policy.Node{ID: n.rec.ID, Tags: n.rec.Tags, Addrs: n.rec.addrs(), Routes: subnets(n.served), ExitNode: n.exitNode()}
+	if u := st.users[n.rec.User]; u != nil && !n.tagged() {
+		p.User = u.Name
+	}
+	return p
+}
+
+func subnets(routes []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(routes), isExit)
+}
+
+// samePolicyNode reports whether a policy makes no difference between two states of a node.
+func samePolicyNode(a, b policy.Node) bool {
+	return a.ID == b.ID && a.User == b.User && a.ExitNode == b.ExitNode && slices.Equal(a.Tags, b.Tags) &&
+		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Routes, b.Routes)
+}
+
+// approves reports whether the policy approves a route by itself.
+func (st *state) approves(rec *nodeRecord, p netip.Prefix) bool {
+	if st.policy == nil {
+		return false
+	}
+	bare := policy.Node{ID: rec.ID, Tags: rec.Tags, Addrs: rec.addrs()}
+	if u := st.users[rec.User]; u != nil && len(rec.Tags) == 0 {
+		bare.User = u.Name
+	}
+	return st.policy.Approves(bare, p)
+}
+
+// compile applies the policy to all nodes.
+func (st *state) compile() *rules {
+	if st.policy == nil {
+		return &rules{}
+	}
+	return &rules{compiled: st.policy.Compile(st.policyNodes())}
+}
+
+func (st *state) policyNodes() []policy.Node {
+	list := make([]policy.Node, 0, len(st.nodes))
+	for _, n := range st.nodes {
+		list = append(list, st.policyNode(n))
+	}
+	slices.SortFunc(list, func(a, b policy.Node) int { return int(a.ID - b.ID) })
+	return list
+}

@@ -1,0 +1,140 @@
+// Package server is the coordination server: it lets nodes in, gives them addresses and names, and keeps each of them told
+// of the others (control specification). Nodes speak ts2021 to it, administrators the API that openapi.json describes.
+//
+// Goroutines: the loop of a Server, which owns the state, and those of the HTTP server on the channels of nodes; Close ends them. Those of the
+// HTTP server that a Server is the handler of belong to that.
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"ginnel/control"
+	"ginnel/control/policy"
+	"ginnel/internal/key"
+)
+
+// Server is a coordination server. It is an [http.Handler] for everything that is served on its port.
+type Server struct {
+	cfg      Config
+	log      *slog.Logger
+	core     *core
+	channels *channels
+	inner    *http.Server // on the channels
+	calls    gate         // the requests on them, and those that become one
+	wg       sync.WaitGroup
+	outer    http.Handler
+	admin    http.Handler
+	once     sync.Once
+}
+
+// New returns a server with the state of the store. It serves once it is given requests.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	plan, err := newAddressPlan(cfg.prefixes())
+	if err != nil {
+		return nil, fmt.Errorf("control server: %w", err)
+	}
+	s := &Server{cfg: cfg, log: cfg.log(), channels: newChannels()}
+	s.inner = s.newInner()
+	s.core = &core{
+		cfg:     &s.cfg,
+		store:   cfg.Store,
+		log:     s.log,
+		metrics: newMetrics(),
+		plan:    plan,
+		cmdc:    make(chan *command),
+		stopc:   make(chan struct{}),
+		streams: make(map[int64]*stream),
+		pending: pending{ids: make(map[int64]bool)},
+	}
+	s.core.metrics.observe(s)
+	if err := s.core.start(); err != nil {
+		return nil, err
+	}
+	if err := s.startPolicy(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.outer, s.admin = s.routes(), s.adminRoutes()
+	s.wg.Go(s.serveChannels)
+	return s, nil
+}
+
+// start reads the state, makes the first view of it and starts the loop.
+func (c *core) start() error {
+	now := c.cfg.now()
+	if err := c.loadKey(); err != nil {
+		return err
+	}
+	st, err := c.load(now)
+	if err != nil {
+		return err
+	}
+	c.st = st
+	empty := newStep(nil, &view{rules: &rules{}, derp: &c.cfg.DERPMap, dns: c.cfg.dns()}, nil)
+	c.latest.Store(empty)
+	t := &tx{state: st, now: now, regroup: true}
+	for id := range st.nodes {
+		t.changed = append(t.changed, id)
+	}
+	for id, l := range st.logins {
+		c.deadlines.set(id, l.Until)
+	}
+	c.settle(t)
+	c.publish(now)
+	c.wg.Go(c.run)
+	return nil
+}
+
+// startPolicy puts the policy of the configuration in force.
+func (s *Server) startPolicy() error {
+	if len(s.cfg.Policy) == 0 {
+		return nil
+	}
+	if _, err := policy.Parse(s.cfg.Policy); err != nil {
+		return fmt.Errorf("reading the policy: %w", err)
+	}
+	_, err := s.SetPolicy(context.Background(), s.cfg.Policy)
+	return err
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.outer.ServeHTTP(w, r) }
+
+// AdminHandler serves the API to whoever can reach it: put it behind a socket that only administrators can open.
+func (s *Server) AdminHandler() http.Handler { return s.admin }
+
+// PublicKey returns the key that clients know the server by.
+func (s *Server) PublicKey() key.MachinePublic { return s.core.key.Key.Public() }
+
+// Collector returns the metrics of the server, to be registered with those of a larger program.
+func (s *Server) Collector() prometheus.Collector { return s.core.metrics.registry }
+
+// SetDERPMap changes the relays, and tells all nodes.
+func (s *Server) SetDERPMap(ctx context.Context, m control.DERPMap) error {
+	return s.core.change(ctx, s.core.setDERPMap(&m))
+}
+
+// Close ends all connections of nodes and the loop, and returns when they have ended.
+func (s *Server) Close() error {
+	s.once.Do(s.stop)
+	s.calls.close()
+	s.channels.wg.Wait()
+	s.wg.Wait()
+	s.core.wg.Wait()
+	return nil
+}
+
+func (s *Server) stop() {
+	close(s.core.stopc)
+	close(s.channels.stopc)
+	s.inner.Close()
+}

@@ -1,0 +1,82 @@
+package server
+
+import (
+	"net/netip"
+	"time"
+
+	"ginnel/control/policy"
+	"ginnel/internal/key"
+)
+
+// state is everything that the server knows. It belongs to the loop, and is changed by transactions only.
+type state struct {
+	counters   counters
+	policyText string
+	policySet  time.Time
+	policy     *policy.Policy // nil: none
+
+	users  map[int64]*user
+	nodes  map[int64]*node
+	keys   map[int64]*authKey
+	tokens map[int64]*token
+	logins map[string]*login
+
+	// What the maps above hold, by other names.
+	byKey     map[key.NodePublic]int64
+	byMachine map[key.MachinePublic]map[int64]bool
+	byLabel   map[string]int64
+	byAddr    map[netip.Addr]int64
+	byHash    map[[32]byte]int64 // auth keys and tokens alike: their hashes differ
+	byUser    map[string]int64
+
+	baseDomain string
+	begun      time.Time         // when nodes were given the chance to come back
+	revisions  map[string]uint64 // of the records in the store
+}
+
+func newState(baseDomain string, now time.Time) *state {
+	return &state{
+		users:      make(map[int64]*user),
+		nodes:      make(map[int64]*node),
+		keys:       make(map[int64]*authKey),
+		tokens:     make(map[int64]*token),
+		logins:     make(map[string]*login),
+		byKey:      make(map[key.NodePublic]int64),
+		byMachine:  make(map[key.MachinePublic]map[int64]bool),
+		byLabel:    make(map[string]int64),
+		byAddr:     make(map[netip.Addr]int64),
+		byHash:     make(map[[32]byte]int64),
+		byUser:     make(map[string]int64),
+		baseDomain: baseDomain,
+		begun:      now,
+		revisions:  make(map[string]uint64),
+	}
+}
+
+// nodeByKey returns the node with a key, or nil.
+func (st *state) nodeByKey(k key.NodePublic) *node { return st.nodes[st.byKey[k]] }
+
+// nodeOf returns the node of a machine that belongs to a user, or is tagged if the user is the one of all tags; or nil.
+func (st *state) nodeOf(m key.MachinePublic, owner int64) *node {
+	for id := range st.byMachine[m] {
+		if n := st.nodes[id]; n.owner() == owner {
+			return n
+		}
+	}
+	return nil
+}
+
+func (st *state) labelTaken(label string) bool { return st.byLabel[label] != 0 }
+
+func (st *state) addrTaken(a netip.Addr) bool { return st.byAddr[a] != 0 }
+
+// owner returns the user that a node is shown with.
+func (st *state) owner(n *node) *user {
+	if n.tagged() {
+		return taggedUser
+	}
+	return st.users[n.rec.User]
+}
+
+// fullName returns the name of a label in the network.
+func (st *state) fullName(label string) string { return label + "." + st.baseDomain + "." }

@@ -1,0 +1,159 @@
+package server
+
+import (
+	"slices"
+	"sync"
+
+	"ginnel/control"
+)
+
+// step is the way from one view of the network to the next. Streams follow a chain of them, each at its pace: a stream has
+// no queue, and the chain behind the slowest is collected as garbage.
+type step struct {
+	*view                 // after the step
+	before  *view         // what a stream has shown when it takes the step; nil at the first
+	changes []change      // by number
+	users   []*user       // whose profiles have changed
+	serial  uint64        // counts steps
+	nextc   chan struct{} // closed when next is set
+	next    *step
+
+	shared [2]sharedFrame // plain and compressed
+}
+
+// change is what a step did to one node.
+type change struct {
+	id       int64
+	old, now *node               // nil: not there
+	patch    *control.PeerChange // if that is all there is to say
+	whole    bool                // if it is not
+}
+
+// sharedFrame is a frame that is the same for every stream that may see all changes, encoded once.
+type sharedFrame struct {
+	once  sync.Once
+	frame []byte
+	err   error
+}
+
+func newStep(before *step, after *view, ids []int64) *step {
+	s := &step{view: after, nextc: make(chan struct{})}
+	if before == nil {
+		return s
+	}
+	s.before, s.serial = before.view, before.serial+1
+	for _, id := range ids {
+		c := change{id: id, old: s.before.node(id), now: after.node(id)}
+		switch {
+		case c.old == nil && c.now == nil:
+			continue
+		case c.old != nil && c.now != nil:
+			if c.patch, c.whole = news(c.old, c.now); c.patch == nil && !c.whole {
+				continue
+			}
+		}
+		s.changes = append(s.changes, c)
+	}
+	for id, u := range after.users {
+		if old := s.before.users[id]; old != nil && old != u {
+			s.users = append(s.users, u)
+		}
+	}
+	return s
+}
+
+// empty reports whether there is nothing to tell anybody.
+func (s *step) empty() bool {
+	b := s.before
+	return len(s.changes)+len(s.users) == 0 && b != nil && b.rules == s.rules && b.derp == s.derp && b.dns == s.dns
+}
+
+// follow links the next step to s and wakes the streams.
+func (s *step) follow(next *step) {
+	s.next = next
+	close(s.nextc)
+}
+
+// frame returns what the stream of a node has to write to take the step; nothing if the step does not concern it.
+func (s *step) frame(sent *sentState, compress string) ([]byte, error) {
+	if s.plain(sent.id) {
+		return s.sharedFrame(compress)
+	}
+	resp := s.delta(sent)
+	if resp == nil {
+		return nil, nil
+	}
+	return control.AppendFrame(nil, resp, compress)
+}
+
+// plain reports whether the step is for this node the same as for all others: it is not about itself, nothing that depends
+// on who looks has changed, and it sees all that has.
+func (s *step) plain(id int64) bool {
+	if s.before.rules != s.rules {
+		return false
+	}
+	if _, mine := slices.BinarySearchFunc(s.changes, id, changeByID); mine {
+		return false
+	}
+	if s.rules.open() {
+		return true
+	}
+	for i := range s.changes {
+		if !s.rules.sees(id, s.changes[i].id) {
+			return false
+		}
+	}
+	return true
+}
+
+func changeByID(c change, id int64) int {
+	switch {
+	case c.id < id:
+		return -1
+	case c.id > id:
+		return 1
+	}
+	return 0
+}
+
+func (s *step) sharedFrame(compress string) ([]byte, error) {
+	f := &s.shared[0]
+	if compress == control.CompressZstd {
+		f = &s.shared[1]
+	}
+	f.once.Do(func() {
+		resp := new(control.MapResponse)
+		for i := range s.changes {
+			s.changes[i].appendTo(resp)
+		}
+		s.finish(resp)
+		f.frame, f.err = control.AppendFrame(nil, resp, compress)
+	})
+	return f.frame, f.err
+}
+
+// appendTo adds the change for one who saw the node before, if it was there, and sees it now, if it is.
+func (c *change) appendTo(resp *control.MapResponse) {
+	switch {
+	case c.now == nil:
+		resp.PeersRemoved = append(resp.PeersRemoved, c.id)
+	case c.old == nil || c.whole:
+		resp.PeersChanged = append(resp.PeersChanged, c.now.peer())
+	default:
+		resp.PeersChangedPatch = append(resp.PeersChangedPatch, c.patch)
+	}
+}
+
+// finish adds what does not depend on who looks, and the owners of the nodes in resp.
+func (s *step) finish(resp *control.MapResponse) {
+	if s.before.derp != s.derp {
+		resp.DERPMap = s.derp
+	}
+	if s.before.dns != s.dns {
+		resp.DNSConfig = s.dns
+	}
+	resp.UserProfiles = s.profiles(resp.PeersChanged)
+	for _, u := range s.users {
+		resp.UserProfiles = append(resp.UserProfiles, u.profile())
+	}
+}

@@ -1,0 +1,172 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"ginnel/control"
+)
+
+const (
+	keepAliveEvery  = 50 * time.Second
+	keepAliveSpread = 9 * time.Second
+	// frameTimeout is how long after a frame the next has to be taken, keepalives included. A client that is slower loses its
+	// stream, and comes back for a whole map.
+	frameTimeout = keepAliveEvery + keepAliveSpread + 15*time.Second
+	// maxBehind is how many steps a stream may be behind before a whole map is less than what it has missed.
+	maxBehind = 256
+)
+
+var (
+	errSuperseded = errors.New("another stream of the node has begun, or the node is gone")
+	errBehind     = errors.New("the client is too slow")
+)
+
+// stream is the open map request of a node. A node has one; the next supersedes it.
+type stream struct {
+	id   int64
+	endc chan struct{} // closed by the loop when the stream is to end
+}
+
+// begin makes s the stream of its node, which is online from now on.
+func (c *core) begin(t *tx, s *stream) {
+	n := newLive(t.nodes[s.id])
+	n.online, n.polled = true, time.Time{}
+	t.setNode(n)
+	t.after = append(t.after, func() {
+		if old := c.streams[s.id]; old != nil {
+			close(old.endc)
+		}
+		c.streams[s.id] = s
+	})
+}
+
+// end is the end of a stream. If another has taken its place nothing happens to the node.
+func (c *core) end(t *tx, s *stream) {
+	if c.streams[s.id] != s {
+		return
+	}
+	n := newLive(t.nodes[s.id])
+	n.polled = t.now
+	t.setNode(n)
+	t.after = append(t.after, func() { delete(c.streams, s.id) })
+}
+
+// poll serves the stream of a node until the client, another stream or the server ends it.
+func (c *core) poll(ctx context.Context, w http.ResponseWriter, s *stream, compress string) error {
+	defer c.change(context.WithoutCancel(ctx), func(t *tx) error { c.end(t, s); return nil })
+	out := &frameWriter{w: w, rc: http.NewResponseController(w), metrics: c.metrics}
+	cur, err := c.await(ctx, s)
+	if err != nil {
+		return err
+	}
+	sent := &sentState{id: s.id}
+	frame, err := control.AppendFrame(nil, cur.first(sent, c.cfg.BaseDomain, c.cfg.now()), compress)
+	if err != nil {
+		return fmt.Errorf("encoding the map: %w", err)
+	}
+	if err := out.write(frame, firstFrame); err != nil {
+		return err
+	}
+	frame = nil // may be large
+	return c.follow(ctx, s, cur, sent, compress, out)
+}
+
+// await returns the latest step once the node is in it.
+func (c *core) await(ctx context.Context, s *stream) (*step, error) {
+	cur := c.latest.Load()
+	for cur.node(s.id) == nil {
+		select {
+		case <-cur.nextc:
+			cur = cur.next
+		case <-s.endc:
+			return nil, errSuperseded
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-c.stopc:
+			return nil, errClosed
+		}
+	}
+	return cur, nil
+}
+
+// follow writes a frame for each step that concerns the node, and keepalives in between.
+func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState, compress string, out *frameWriter) error {
+	alive, err := control.KeepAliveFrame(compress)
+	if err != nil {
+		return err
+	}
+	timer := time.NewTimer(keepAliveIn())
+	defer timer.Stop()
+	for {
+		select {
+		case <-cur.nextc:
+			cur = cur.next
+			if cur.node(s.id) == nil {
+				return errSuperseded
+			}
+			if c.latest.Load().serial-cur.serial > maxBehind {
+				return errBehind
+			}
+			frame, err := cur.frame(sent, compress)
+			if err != nil {
+				return fmt.Errorf("encoding a change: %w", err)
+			}
+			if len(frame) == 0 {
+				continue
+			}
+			if err := out.write(frame, deltaFrame); err != nil {
+				return err
+			}
+		case <-timer.C:
+			if err := out.write(alive, aliveFrame); err != nil {
+				return err
+			}
+		case <-s.endc:
+			return errSuperseded
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.stopc:
+			return errClosed
+		}
+		timer.Reset(keepAliveIn())
+	}
+}
+
+func keepAliveIn() time.Duration { return keepAliveEvery + rand.N(keepAliveSpread) }
+
+// frameKind says what a frame is for.
+type frameKind int
+
+const (
+	firstFrame frameKind = iota
+	deltaFrame
+	aliveFrame
+	numFrameKinds
+)
+
+// frameWriter writes frames to a response, each at once.
+type frameWriter struct {
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	metrics *metrics
+}
+
+func (f *frameWriter) write(frame []byte, kind frameKind) error {
+	if err := f.rc.SetWriteDeadline(time.Now().Add(frameTimeout)); err != nil {
+		return fmt.Errorf("limiting the time of a frame: %w", err)
+	}
+	if _, err := f.w.Write(frame); err != nil {
+		return fmt.Errorf("writing a frame: %w", err)
+	}
+	if err := f.rc.Flush(); err != nil {
+		return fmt.Errorf("writing a frame: %w", err)
+	}
+	f.metrics.frames[kind].Inc()
+	f.metrics.frameBytes.Add(float64(len(frame)))
+	return nil
+}

@@ -1,0 +1,194 @@
+package server
+
+import (
+	"slices"
+	"time"
+
+	"ginnel/control/policy"
+)
+
+// tx is one command's change of the state: made at once, undone if the command fails or the store does.
+type tx struct {
+	*state
+	now     time.Time
+	undo    []func()
+	writes  []write
+	changed []int64  // nodes
+	regroup bool     // the policy or the users of it have changed
+	after   []func() // to be called once the change is kept; they must not block
+}
+
+// write is a record to be stored, or deleted if it is nil.
+type write struct {
+	path   string
+	record any
+}
+
+// set puts a value into one of the maps of the state.
+func set[K comparable, V any](t *tx, m map[K]V, k K, v V) {
+	old, had := m[k]
+	m[k] = v
+	t.undo = append(t.undo, func() { restore(m, k, old, had) })
+}
+
+// unset takes a value out of one of the maps of the state.
+func unset[K comparable, V any](t *tx, m map[K]V, k K) {
+	old, had := m[k]
+	delete(m, k)
+	t.undo = append(t.undo, func() { restore(m, k, old, had) })
+}
+
+func restore[K comparable, V any](m map[K]V, k K, old V, had bool) {
+	if had {
+		m[k] = old
+	} else {
+		delete(m, k)
+	}
+}
+
+// rollback undoes the changes, the last first.
+func (t *tx) rollback() {
+	for _, undo := range slices.Backward(t.undo) {
+		undo()
+	}
+}
+
+func (t *tx) store(path string, record any) { t.writes = append(t.writes, write{path, record}) }
+
+// count changes the counters.
+func (t *tx) count(next counters) {
+	old := t.counters
+	t.counters = next
+	t.undo = append(t.undo, func() { t.counters = old })
+	t.store(countersPath, next)
+}
+
+// putNode stores a record of a node that is new or has changed.
+func (t *tx) putNode(rec *nodeRecord) {
+	t.store(recordPath(nodesPrefix, rec.ID), rec)
+	old := t.nodes[rec.ID]
+	n := &node{rec: rec, polled: t.now}
+	if old != nil {
+		n.online, n.polled, n.primary = old.online, old.polled, old.primary
+		t.unindex(old.rec)
+	}
+	t.index(rec)
+	t.setNode(n)
+}
+
+// setNode puts a node into the state with what follows from its record; its record has been stored, or has not changed.
+func (t *tx) setNode(n *node) {
+	n.expired = n.rec.expiredAt(t.now)
+	n.served = t.servedBy(n.rec)
+	n.name = t.fullName(n.rec.Label)
+	set(t, t.nodes, n.rec.ID, n)
+	t.changed = append(t.changed, n.rec.ID)
+}
+
+// deleteNode forgets a node.
+func (t *tx) deleteNode(id int64) {
+	n := t.nodes[id]
+	t.store(recordPath(nodesPrefix, id), nil)
+	t.unindex(n.rec)
+	unset(t, t.nodes, id)
+	t.changed = append(t.changed, id)
+}
+
+func (t *tx) index(rec *nodeRecord) {
+	set(t, t.byKey, rec.Key, rec.ID)
+	set(t, t.byLabel, rec.Label, rec.ID)
+	for _, a := range rec.addrs() {
+		set(t, t.byAddr, a, rec.ID)
+	}
+	if t.byMachine[rec.Machine] == nil {
+		set(t, t.byMachine, rec.Machine, make(map[int64]bool))
+	}
+	set(t, t.byMachine[rec.Machine], rec.ID, true)
+}
+
+func (t *tx) unindex(rec *nodeRecord) {
+	unset(t, t.byKey, rec.Key)
+	unset(t, t.byLabel, rec.Label)
+	for _, a := range rec.addrs() {
+		unset(t, t.byAddr, a)
+	}
+	unset(t, t.byMachine[rec.Machine], rec.ID)
+	if len(t.byMachine[rec.Machine]) == 0 {
+		unset(t, t.byMachine, rec.Machine)
+	}
+}
+
+func (t *tx) putUser(u *user) {
+	if old := t.users[u.ID]; old != nil {
+		unset(t, t.byUser, old.Name)
+	}
+	t.store(recordPath(usersPrefix, u.ID), u)
+	set(t, t.byUser, u.Name, u.ID)
+	set(t, t.users, u.ID, u)
+	t.regroup = true
+}
+
+func (t *tx) deleteUser(u *user) {
+	t.store(recordPath(usersPrefix, u.ID), nil)
+	unset(t, t.byUser, u.Name)
+	unset(t, t.users, u.ID)
+	t.regroup = true
+}
+
+func (t *tx) putKey(k *authKey) {
+	t.store(recordPath(keysPrefix, k.ID), k)
+	set(t, t.byHash, k.Hash, k.ID)
+	set(t, t.keys, k.ID, k)
+}
+
+func (t *tx) deleteKey(k *authKey) {
+	t.store(recordPath(keysPrefix, k.ID), nil)
+	unset(t, t.byHash, k.Hash)
+	unset(t, t.keys, k.ID)
+}
+
+func (t *tx) putToken(k *token) {
+	t.store(recordPath(tokensPrefix, k.ID), k)
+	set(t, t.byHash, k.Hash, k.ID)
+	set(t, t.tokens, k.ID, k)
+}
+
+func (t *tx) deleteToken(k *token) {
+	t.store(recordPath(tokensPrefix, k.ID), nil)
+	unset(t, t.byHash, k.Hash)
+	unset(t, t.tokens, k.ID)
+}
+
+func (t *tx) putLogin(l *login) {
+	l.endc = make(chan struct{})
+	t.store(loginsPrefix+l.ID, l)
+	set(t, t.logins, l.ID, l)
+}
+
+// endLogin forgets a login and lets those go on who wait for it.
+func (t *tx) endLogin(l *login, why loginEnd) {
+	t.store(loginsPrefix+l.ID, nil)
+	unset(t, t.logins, l.ID)
+	t.after = append(t.after, func() {
+		l.refused = why == loginRefused
+		close(l.endc)
+	})
+}
+
+// loginEnd is how a login ended.
+type loginEnd int
+
+const (
+	loginApproved loginEnd = iota
+	loginRefused
+	loginForgotten
+)
+
+// setPolicy replaces the policy.
+func (t *tx) setPolicy(r policyRecord, p *policy.Policy) {
+	oldText, oldSet, old := t.policyText, t.policySet, t.policy
+	t.undo = append(t.undo, func() { t.policyText, t.policySet, t.policy = oldText, oldSet, old })
+	t.policyText, t.policySet, t.policy = r.Text, r.Changed, p
+	t.store(policyPath, r)
+	t.regroup = true
+}

@@ -1,0 +1,65 @@
+package server
+
+import (
+	"slices"
+
+	"ginnel/control"
+)
+
+// view is the network at one moment, as streams show it. It is never changed.
+type view struct {
+	nodes []*node // by number
+	users map[int64]*user
+	rules *rules
+	derp  *control.DERPMap
+	dns   *control.DNSConfig
+}
+
+// node returns a node, or nil.
+func (v *view) node(id int64) *node {
+	if i, ok := slices.BinarySearchFunc(v.nodes, id, byID); ok {
+		return v.nodes[i]
+	}
+	return nil
+}
+
+// with returns v.nodes with some replaced, added or, if they are nil, taken away. nodes are ordered by their numbers.
+func (v *view) with(ids []int64, lookup func(id int64) *node) []*node {
+	nodes := make([]*node, 0, len(v.nodes)+len(ids))
+	rest := v.nodes
+	for _, id := range ids {
+		i, found := slices.BinarySearchFunc(rest, id, byID)
+		nodes = append(nodes, rest[:i]...)
+		if rest = rest[i:]; found {
+			rest = rest[1:]
+		}
+		if n := lookup(id); n != nil {
+			nodes = append(nodes, n)
+		}
+	}
+	return append(nodes, rest...)
+}
+
+// user returns the owner of a node; tags have one too.
+func (v *view) user(id int64) *user {
+	if id == taggedUser.ID {
+		return taggedUser
+	}
+	return v.users[id]
+}
+
+// profiles returns the owners of nodes, each once.
+func (v *view) profiles(nodes []*control.Node) []control.UserProfile {
+	var list []control.UserProfile
+	seen := make(map[int64]bool)
+	for _, n := range nodes {
+		if seen[n.User] {
+			continue
+		}
+		seen[n.User] = true
+		if u := v.user(n.User); u != nil {
+			list = append(list, u.profile())
+		}
+	}
+	return list
+}

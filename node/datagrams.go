@@ -86,9 +86,11 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if !r.inMesh(to.Addr()) {
 		return c.writeHost(b, to)
 	}
-	if r.peer(to.Addr()) == nil && !r.isOwn(to.Addr()) {
+	peer := r.peer(to.Addr())
+	if peer == nil && !r.isOwn(to.Addr()) {
 		return 0, noPeerError(to.Addr())
 	}
+	c.n.wakePeer(peer)
 	return c.mesh.WriteToUDPAddrPort(b, to)
 }
 

@@ -153,11 +153,19 @@ func (n *Node) dialAddr(ctx context.Context, network string, ap netip.AddrPort) 
 	if peer == nil && !r.isOwn(ap.Addr()) {
 		return nil, noPeerError(ap.Addr())
 	}
+	n.wakePeer(peer)
 	c, err := n.stack.DialContext(ctx, network, ap.String())
 	if err != nil {
 		return nil, n.explain(err, ap, peer)
 	}
 	return c, nil
+}
+
+// wakePeer prepares for packets to a peer; nil is this node.
+func (n *Node) wakePeer(p *Peer) {
+	if p != nil {
+		n.wg0.wake(p.Key)
+	}
 }
 
 // unreachableError says why a mesh address could not be reached, in the words of its user.

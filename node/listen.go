@@ -71,20 +71,41 @@ func (l *servedListener) Close() error {
 // sent come in.
 func (n *Node) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
 	pc, err := n.stack.ListenPacket(addr)
-	if err != nil || addr.Port() == 0 {
-		return pc, err
+	if err != nil {
+		return nil, err
 	}
-	port := servedPort{userstack.UDP, addr.Port()}
-	n.served.add(port, 1)
-	return &servedPacketConn{PacketConn: pc, done: sync.OnceFunc(func() { n.served.add(port, -1) })}, nil
+	c := &meshPacketConn{PacketConn: pc, n: n, done: func() {}}
+	if addr.Port() != 0 {
+		port := servedPort{userstack.UDP, addr.Port()}
+		n.served.add(port, 1)
+		c.done = sync.OnceFunc(func() { n.served.add(port, -1) })
+	}
+	return c, nil
 }
 
-type servedPacketConn struct {
+// meshPacketConn is a socket in the mesh.
+type meshPacketConn struct {
 	*userstack.PacketConn
+	n    *Node
 	done func()
 }
 
-func (c *servedPacketConn) Close() error {
+// WriteTo implements net.PacketConn.
+func (c *meshPacketConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	if a, ok := addr.(*net.UDPAddr); ok {
+		c.n.wakePeer(c.n.routes.Load().peer(a.AddrPort().Addr().Unmap()))
+	}
+	return c.PacketConn.WriteTo(b, addr)
+}
+
+// WriteToUDPAddrPort is WriteTo without the allocations.
+func (c *meshPacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	c.n.wakePeer(c.n.routes.Load().peer(to.Addr().Unmap()))
+	return c.PacketConn.WriteToUDPAddrPort(b, to)
+}
+
+// Close implements net.PacketConn.
+func (c *meshPacketConn) Close() error {
 	c.done()
 	return c.PacketConn.Close()
 }

@@ -104,7 +104,7 @@ type Node struct {
 	stack *userstack.Stack
 	pool  *relay.Pool
 	conn  *transport.Conn
-	wg0   wireguard // under mapMu, but for sessions
+	wg0   wireguard
 	proxy *proxy.Server
 
 	mapMu  sync.Mutex // serializes SetMap
@@ -190,6 +190,7 @@ func (n *Node) openData() (err error) {
 		NoUDP:   n.cfg.RelayOnly,
 		Relay:   n.pool,
 		Sent:    n.stack.Sent,
+		Contact: n.wg0.wake,
 		Log:     n.log,
 	})
 	if err != nil {
@@ -203,6 +204,7 @@ func (n *Node) openData() (err error) {
 
 // receiveRelayed is called by the pool, which exists before the transport does but has no relays until SetMap.
 func (n *Node) receiveRelayed(region int, from key.NodePublic, packets [][]byte) {
+	n.wg0.wake(from)
 	n.conn.HandleRelayed(region, from, packets)
 }
 

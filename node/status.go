@@ -247,6 +247,7 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	}
 	r := PingResult{Peer: p.display(), Path: PathDirect}
 	if p.Plain || p.Disco.IsZero() {
+		n.wakePeer(p)
 		rtt, err := n.stack.Ping(ctx, addr)
 		if err != nil {
 			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
@@ -20,26 +21,66 @@ import (
 // WireGuard takes its configuration as text (https://www.wireguard.com/xplatform/). This file writes and reads it and is
 // the only one to do so. The text holds keys: it is never logged.
 
-// wireguard is the device and what it was told.
+// wireguard is the device and what it was told. A peer that takes part in discovery is added to the device only when
+// there is something to send to it or it shows itself: a network may have thousands, and each costs the device two
+// goroutines and its queues.
 type wireguard struct {
-	dev   *device.Device
-	peers map[key.NodePublic]Peer
+	dev    *device.Device
+	active sync.Map // key.NodePublic to struct{}: peers that the device has; read for each datagram
+
+	mu      sync.Mutex // held while the device is told
+	peers   map[key.NodePublic]Peer
+	dormant map[key.NodePublic]Peer // of the map, unknown to the device
 }
 
 // configure makes peers the whole set, telling the device only what changed.
 func (w *wireguard) configure(peers []Peer) error {
-	var text strings.Builder
-	next := make(map[key.NodePublic]Peer, len(peers))
-	for _, p := range peers {
-		next[p.Key] = p
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next, dormant := make(map[key.NodePublic]Peer), make(map[key.NodePublic]Peer)
+	for i := range peers {
+		p := &peers[i]
+		if _, active := w.peers[p.Key]; active || p.Plain {
+			next[p.Key] = *p
+		} else {
+			dormant[p.Key] = *p
+		}
 	}
+	return w.replace(next, dormant)
+}
+
+// wake makes sure that the device knows a peer of the map.
+func (w *wireguard) wake(k key.NodePublic) {
+	if _, ok := w.active.Load(k); ok {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p, ok := w.dormant[k]
+	if !ok {
+		return
+	}
+	var text strings.Builder
+	writePeer(&text, &p, false)
+	if w.set(text.String()) != nil {
+		return // the device is closed
+	}
+	delete(w.dormant, k)
+	w.peers[k] = p
+	w.active.Store(k, struct{}{})
+}
+
+// replace makes the device know exactly next.
+func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
+	var text strings.Builder
 	for k := range w.peers {
 		if _, ok := next[k]; !ok {
+			w.active.Delete(k)
 			fmt.Fprintf(&text, "public_key=%s\nremove=true\n", hexKey(k))
 		}
 	}
 	var plain strings.Builder
-	for _, p := range peers {
+	for _, p := range next {
 		old, known := w.peers[p.Key]
 		if known && old.Plain != p.Plain {
 			// Whether WireGuard pins the endpoint is decided when a peer is made.
@@ -49,7 +90,7 @@ func (w *wireguard) configure(peers []Peer) error {
 		if !known || changed(&old, &p) {
 			writePeer(&text, &p, known)
 		}
-		// A plain peer's endpoint is set after the peer exists: see pinEndpoints.
+		// A plain peer's endpoint is set after the peer exists: see openData.
 		if ap, ok := p.Endpoint.addrPort(); ok && p.Plain && (!known || old.Endpoint != p.Endpoint) {
 			fmt.Fprintf(&plain, "public_key=%s\nupdate_only=true\nendpoint=%s\n", hexKey(p.Key), ap)
 		}
@@ -60,12 +101,13 @@ func (w *wireguard) configure(peers []Peer) error {
 	if err := w.set(plain.String()); err != nil {
 		return err
 	}
-	for _, p := range peers {
+	for _, p := range next {
+		w.active.Store(p.Key, struct{}{})
 		if old, known := w.peers[p.Key]; known && restarted(&old, &p) {
 			w.renew(p.Key)
 		}
 	}
-	w.peers = next
+	w.peers, w.dormant = next, dormant
 	return nil
 }
 

@@ -47,6 +47,9 @@ type Config struct {
 	// Sent, if set, is told how many data packets left, after each batch. It must be quick.
 	Sent func(n int)
 
+	// Contact, if set, is told of a peer that tries to reach us directly, before it can. It must be quick.
+	Contact func(key.NodePublic)
+
 	// Listen opens the UDP sockets; nil means those of the system. The network is "udp4" or "udp6".
 	Listen func(network string, addr netip.AddrPort) (PacketConn, error)
 

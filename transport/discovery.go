@@ -51,6 +51,9 @@ func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*
 	}
 	first := true
 	for _, p := range peers {
+		if f := l.c.cfg.Contact; f != nil {
+			f(p.Key)
+		}
 		e, once := p.path.pinged(now, d.src, m.TxID)
 		first = first && once
 		l.apply(now, p, e)

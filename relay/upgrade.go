@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -64,9 +65,17 @@ func (s *Server) appendSwitching(b []byte) []byte {
 		"Derp-Public-Key: %x\r\n\r\n", protocolVersion, s.public[:])
 }
 
+// controlOverhead is what a client adds to the payload of a ping or pong: header and mask.
+const controlOverhead = 6
+
+// upgradeWebSocket makes a WebSocket of the request. Pings and pongs, which its reader does not see, count against the
+// client's rate like the rest.
 func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 	h := &hijacked{ResponseWriter: w}
+	var c *serverConn
 	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		OnPingReceived: func(_ context.Context, p []byte) bool { c.throttle(controlOverhead + len(p)); return true },
+		OnPongReceived: func(_ context.Context, p []byte) { c.throttle(controlOverhead + len(p)) },
 		Subprotocols:       []string{webSocketProtocol},
 		InsecureSkipVerify: true, // every origin: pages have to log in with a key like everybody (1.8)
 		CompressionMode:    websocket.CompressionDisabled,
@@ -80,7 +89,7 @@ func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ws.SetReadLimit(maxMessage)
-	c := s.newConn(newWire(&wsConn{Conn: h.conn, ws: ws}, baseOf(h.conn), s.cfg.writeTimeout()), r, nil)
+	c = s.newConn(newWire(&wsConn{Conn: h.conn, ws: ws}, baseOf(h.conn), s.cfg.writeTimeout()), r, nil)
 	s.enter(c, "websocket")
 }
 

@@ -198,3 +198,23 @@ func TestWebSocketClient(t *testing.T) {
 		peer.wantGone(k.Public(), goneDisconnected)
 	})
 }
+
+// Pings, which the WebSocket answers on its own, count against the rate of a client.
+func TestWebSocketPingsAreThrottled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{ClientRate: 1000, ClientBurst: 1})
+		b, _ := r.browse("derp")
+		b.login(r.public, key.NewNodePrivate())
+		ctx := b.ws.CloseRead(t.Context())
+		start := time.Now()
+		const pings = 10_000 // of 7 bytes at least; the burst is raised to the largest frame, 65568 bytes
+		for range pings {
+			if err := b.ws.Ping(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := time.Since(start).Seconds(); d < (7*pings-65_568)/1000 {
+			t.Errorf("%d pings took %v s at 1 kB/s", pings, d)
+		}
+	})
+}

@@ -31,6 +31,7 @@ func (n *Node) openListeners() error {
 		ListenPacket: n.listenDatagrams,
 		Auth:         n.cfg.ProxyAuth,
 		Pages:        n.pages(),
+		TrustPage:    n.hasToken,
 		DialTimeout:  n.cfg.dialTimeout(),
 		Log:          n.log,
 		ConnLog:      n.cfg.ConnLog,
@@ -45,6 +46,11 @@ func (n *Node) openListeners() error {
 	for _, f := range n.cfg.Forwards {
 		if err := n.openForward(f); err != nil {
 			return fmt.Errorf("opening the forward to %s: %w", f.Target, err)
+		}
+	}
+	for _, e := range n.entries {
+		if a, ok := e.addr.(*net.TCPAddr); ok {
+			n.local = append(n.local, a.AddrPort())
 		}
 	}
 	return nil

@@ -60,14 +60,18 @@ type apiError struct {
 // withToken lets only those in who can read the node's state directory.
 func (n *Node) withToken(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok || n.cfg.Token == "" || subtle.ConstantTimeCompare([]byte(token), []byte(n.cfg.Token)) != 1 {
+		if !n.hasToken(r) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="ginnel"`)
 			writeJSON(w, http.StatusUnauthorized, apiError{"this needs the token from the node's state directory"})
 			return
 		}
 		next(w, r)
 	})
+}
+
+func (n *Node) hasToken(r *http.Request) bool {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return ok && n.cfg.Token != "" && subtle.ConstantTimeCompare([]byte(token), []byte(n.cfg.Token)) == 1
 }
 
 func (n *Node) serveStatusPage(w http.ResponseWriter, _ *http.Request) {
@@ -111,7 +115,7 @@ func (n *Node) servePing(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// servePAC tells browsers to come here for the mesh and, unless this node keeps to the mesh, for everything.
+// servePAC tells browsers to come here for the mesh and for nothing else.
 func (n *Node) servePAC(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig")
 	fmt.Fprint(w, pacFile(r.Host, n.netmap.Load()))

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"ginnel/proxy"
+	"ginnel/relay"
 )
 
 // page fetches one of a node's own pages.
@@ -287,9 +288,15 @@ func TestMetricsAreComplete(t *testing.T) {
 	if _, err := a.get("http://beta/"); err != nil {
 		t.Fatal(err)
 	}
+	twins := a.netmap(false)
+	twins.Relays = relay.Map{Regions: maps.Clone(twins.Relays.Regions)}
+	twins.Relays.Regions[901] = &relay.Region{RegionID: 901, RegionCode: "test"} // codes need not be unique
+	if err := a.SetMap(twins); err != nil {
+		t.Fatal(err)
+	}
 	_, _, body := page(t, a.Node, "GET", "/metrics", "")
 	peer := fmt.Sprintf(`{peer="%v"}`, b.key.Public())
-	for _, want := range []string{"ginnel_peer_received_bytes_total" + peer, "ginnel_peer_direct" + peer + " 0", `ginnel_relay_connected{region="test"} 1`, "go_goroutines"} {
+	for _, want := range []string{"ginnel_peer_received_bytes_total" + peer, "ginnel_peer_direct" + peer + " 0", `ginnel_relay_connected{name="test",region="900"} 1`, "go_goroutines"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("%s is missing", want)
 		}

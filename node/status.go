@@ -248,6 +248,9 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	r := PingResult{Peer: p.display(), Path: PathDirect}
 	if p.Plain || p.Disco.IsZero() {
 		n.wakePeer(p)
+		if err := n.awaitUp(ctx); err != nil {
+			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
+		}
 		rtt, err := n.stack.Ping(ctx, addr)
 		if err != nil {
 			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
@@ -276,11 +279,14 @@ func (n *Node) findPeer(host string) (*Peer, netip.Addr, error) {
 	r := n.routes.Load()
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
-		addrs := r.names[hostName(host)]
-		if len(addrs) == 0 {
+		switch entry, known := r.names[hostName(host)]; {
+		case entry.ambiguous:
+			return nil, netip.Addr{}, fmt.Errorf("%w: several nodes have the name %q; use an address", ErrNoSuchPeer, host)
+		case !known:
 			return nil, netip.Addr{}, fmt.Errorf("%w: %q", ErrNoSuchPeer, host)
+		default:
+			addr = entry.addrs[0]
 		}
-		addr = addrs[0]
 	}
 	p := r.peer(addr.Unmap())
 	if p == nil {

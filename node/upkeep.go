@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"maps"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -9,8 +11,7 @@ import (
 	"ginnel/internal/key"
 )
 
-// What a node looks after besides packets: the addresses behind the names of plain peers and of STUN servers, and
-// changes of the host's network.
+// The addresses behind the names of plain peers' endpoints.
 
 const (
 	silenceCheck   = time.Second      // how often plain peers are looked at
@@ -63,20 +64,40 @@ func (p *plainPeer) observe(now time.Time, s session) suspicion {
 	return moved
 }
 
-// findFirstEndpoints resolves the names of plain peers before anything is sent to them: a handshake that finds no
-// address is tried again only after five seconds. What takes long, or fails, is left to keepEndpoints.
-func (n *Node) findFirstEndpoints() {
-	ctx, cancel := context.WithTimeout(context.Background(), firstLookups)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, p := range n.namedPeers() {
-		wg.Go(func() { n.findEndpoint(ctx, p, session{}, moved) })
+// bringUp sets WireGuard going once the names of plain peers are resolved: a handshake that finds no address is tried
+// again only after five seconds. What takes long, or fails, is left to keepEndpoints.
+func (n *Node) bringUp(ctx context.Context) {
+	defer close(n.upc)
+	if named := n.namedPeers(); len(named) > 0 {
+		ctx, cancel := context.WithTimeout(ctx, firstLookups)
+		defer cancel()
+		var wg sync.WaitGroup
+		for _, p := range named {
+			wg.Go(func() { n.findEndpoint(ctx, p, session{}, moved) })
+		}
+		wg.Wait()
 	}
-	wg.Wait()
+	if err := n.wg0.dev.Up(); err != nil {
+		n.log.Error("starting WireGuard", "err", err)
+		n.wg0.dev.Close() // which ends Run
+	}
+}
+
+// awaitUp waits until packets can be sent.
+func (n *Node) awaitUp(ctx context.Context) error {
+	select {
+	case <-n.upc:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.closec:
+		return net.ErrClosed
+	}
 }
 
 // keepEndpoints resolves the names of plain peers' endpoints: when a peer is new, and when it goes silent.
 func (n *Node) keepEndpoints(ctx context.Context) {
+	n.bringUp(ctx)
 	known := make(map[key.NodePublic]*plainPeer)
 	ticker := time.NewTicker(silenceCheck)
 	defer ticker.Stop()
@@ -107,6 +128,9 @@ func (n *Node) namedPeers() (named []*Peer) {
 
 func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.NodePublic]*plainPeer) {
 	sessions := n.wg0.sessions()
+	maps.DeleteFunc(known, func(k key.NodePublic, _ *plainPeer) bool { _, ok := sessions[k]; return !ok })
+	var wg sync.WaitGroup // one name that takes long must not keep the others waiting for theirs
+	defer wg.Wait()
 	for _, p := range named {
 		s, ok := sessions[p.Key]
 		if !ok {
@@ -116,7 +140,7 @@ func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.
 			known[p.Key] = new(plainPeer)
 		}
 		if why := known[p.Key].observe(time.Now(), s); why != unsuspected {
-			n.findEndpoint(ctx, p, s, why)
+			wg.Go(func() { n.findEndpoint(ctx, p, s, why) })
 		}
 	}
 }
@@ -137,6 +161,10 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session, why suspici
 	}
 	if err := n.wg0.setEndpoint(p.Key, next); err != nil {
 		n.log.Warn("moving a peer", "peer", p.display(), "endpoint", next, "err", err)
+		return
+	}
+	if s.endpoint == "" {
+		n.log.Info("peer found", "peer", p.display(), "host", p.Endpoint.Host, "endpoint", next)
 		return
 	}
 	n.log.Info("peer has moved", "peer", p.display(), "host", p.Endpoint.Host, "from", s.endpoint, "to", next)

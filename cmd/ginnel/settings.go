@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -58,7 +59,7 @@ func applyEnvironment(cmd *cobra.Command, p program, given map[string]bool) (err
 		}
 		for _, v := range values {
 			if serr := cmd.Flags().Set(f.Name, strings.TrimSpace(v)); serr != nil {
-				err = usagef("%s: %w", name, serr)
+				err = usagef("%s: %w", name, flagError(serr))
 			}
 		}
 		given[f.Name] = true
@@ -80,7 +81,7 @@ func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 		}
 		for _, v := range s.Values {
 			if err := cmd.Flags().Set(s.Key, v.Text); err != nil {
-				return usagef("%v: %w", v.At, err)
+				return usagef("%v: %w", v.At, flagError(err))
 			}
 		}
 	}
@@ -123,12 +124,25 @@ func unknownEnvironment(cmd *cobra.Command, p program) (names []string) {
 	return names
 }
 
+// flagError leaves the value out of the error of a flag that holds a secret; pflag would quote it.
+func flagError(err error) error {
+	e, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err
+	}
+	if s, ok := e.GetFlag().Value.(interface{ isSecret() bool }); !ok || !s.isSecret() {
+		return err
+	}
+	return fmt.Errorf("invalid argument for \"--%s\" flag: %w", e.GetFlag().Name, e.Unwrap())
+}
+
 // parsed is a flag whose value has a form of its own; it is checked when it is set, so that the error can name the place.
 type parsed[T any] struct {
-	parse func(string) (T, error)
-	typ   string // shown in help
-	text  string
-	value T
+	parse  func(string) (T, error)
+	typ    string // shown in help
+	secret bool   // its value is not shown
+	text   string
+	value  T
 }
 
 func (f *parsed[T]) Set(s string) error {
@@ -142,6 +156,7 @@ func (f *parsed[T]) Set(s string) error {
 
 func (f *parsed[T]) String() string { return f.text }
 func (f *parsed[T]) Type() string   { return f.typ }
+func (f *parsed[T]) isSecret() bool { return f.secret }
 
 // parsedList is parsed for a flag that may be repeated.
 type parsedList[T any] struct {

@@ -33,7 +33,7 @@ type upFlags struct {
 func newUp(p program) *cobra.Command {
 	f := &upFlags{
 		proxies:   preset(&parsedList[configs.Address]{parse: configs.ParseProxyAddr}, "127.0.0.1:1080"),
-		proxyAuth: parsed[configs.ProxyAuth]{parse: configs.ParseProxyAuth, typ: "user:pass"},
+		proxyAuth: parsed[configs.ProxyAuth]{parse: configs.ParseProxyAuth, typ: "user:pass", secret: true},
 		forwards:  parsedList[configs.Forward]{parse: configs.ParseForward},
 		serves:    parsedList[configs.Serve]{parse: configs.ParseServe},
 	}
@@ -136,7 +136,7 @@ func (f *upFlags) openState(p program, log *slog.Logger) (*stateDir, error) {
 		return openState(memState)
 	}
 	state, err := openState(dir)
-	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+	if _, unusable := errors.AsType[*fs.PathError](err); unusable {
 		warnNoState(log, err)
 		return openState(memState)
 	}
@@ -197,7 +197,7 @@ func wireGuardMap(wg *configs.WireGuard) node.NetworkMap {
 			Addresses:    p.AllowedIPs,
 			Plain:        true,
 			Endpoint:     node.Endpoint{Host: p.Endpoint.Host, Port: p.Endpoint.Port},
-			PresharedKey: p.PresharedKey.Raw(),
+			PresharedKey: p.PresharedKey,
 			Keepalive:    p.PersistentKeepalive,
 		})
 	}

@@ -301,7 +301,7 @@ func (r *region) read(client *Client, failures *int) error {
 				*failures = 0
 				r.admitted()
 			case MessageHealth:
-				r.setHealth(string(m.Data))
+				r.setHealth(excerpt(string(m.Data)))
 			case messageRestarting:
 				r.setRestart(m.Data)
 			}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 const (
@@ -116,7 +117,9 @@ func (n *Node) validate(region int) error {
 		return errors.New("a Name is missing")
 	case n.RegionID != region:
 		return fmt.Errorf("RegionID is %d", n.RegionID)
-	case n.HostName == "" || strings.ContainsAny(n.HostName, "/ \t\r\n"):
+	case strings.ContainsFunc(n.Name, spaceOrControl): // it goes into a header
+		return errors.New("the Name has spaces or control characters")
+	case n.HostName == "" || strings.Contains(n.HostName, "/") || strings.ContainsFunc(n.HostName, spaceOrControl):
 		return fmt.Errorf("HostName %q is not a host name", n.HostName)
 	case n.DERPPort < 0 || n.DERPPort > 65535:
 		return fmt.Errorf("DERPPort %d is not a port", n.DERPPort)
@@ -125,6 +128,8 @@ func (n *Node) validate(region int) error {
 	}
 	return nil
 }
+
+func spaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 
 func isLowerHex(s string, n int) bool {
 	return len(s) == n && strings.Trim(s, "0123456789abcdef") == ""

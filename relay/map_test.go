@@ -67,6 +67,8 @@ func TestMapValidate(t *testing.T) {
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"RegionID":1,"HostName":"h"}]}}}`:                             {"Name is missing"},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a","RegionID":2,"HostName":"h"}]}}}`:                  {`node "a": RegionID is 2`},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a","RegionID":1,"HostName":"a/b"}]}}}`:                {`HostName "a/b"`},
+		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a","RegionID":1,"HostName":"a\u001bb"}]}}}`:           {`HostName "a\x1bb"`},
+		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a\r\nX: y","RegionID":1,"HostName":"h"}]}}}`:          {`node "a\r\nX: y": the Name has`},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a","RegionID":1,"HostName":"h","DERPPort":70000}]}}}`: {"DERPPort 70000"},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a","RegionID":1,"HostName":"h","CertName":"sha256-raw:ABC"}]}}}`: {
 			`CertName "sha256-raw:ABC"`},

@@ -74,8 +74,8 @@ func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 	h := &hijacked{ResponseWriter: w}
 	var c *serverConn
 	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
-		OnPingReceived: func(_ context.Context, p []byte) bool { c.throttle(controlOverhead + len(p)); return true },
-		OnPongReceived: func(_ context.Context, p []byte) { c.throttle(controlOverhead + len(p)) },
+		OnPingReceived:     func(_ context.Context, p []byte) bool { c.throttle(controlOverhead + len(p)); return true },
+		OnPongReceived:     func(_ context.Context, p []byte) { c.throttle(controlOverhead + len(p)) },
 		Subprotocols:       []string{webSocketProtocol},
 		InsecureSkipVerify: true, // every origin: pages have to log in with a key like everybody (1.8)
 		CompressionMode:    websocket.CompressionDisabled,

@@ -52,7 +52,9 @@ type upgradeError struct {
 }
 
 // Error implements error.
-func (e *upgradeError) Error() string { return "the upgrade to DERP was answered with " + excerpt(e.answer) }
+func (e *upgradeError) Error() string {
+	return "the upgrade to DERP was answered with " + excerpt(e.answer)
+}
 
 // refusedUpgrade reports whether err means that WebSocket may get through where this connection did not. A server that
 // is only too busy would be so for WebSocket too.

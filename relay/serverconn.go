@@ -54,7 +54,7 @@ type serverConn struct {
 
 // run is the life of a connection (4.2).
 func (c *serverConn) run() {
-	log := c.s.log.With("remote", c.remote.String())
+	log := c.s.log.With("client", c.remote.String())
 	shared, err := c.login()
 	if err != nil {
 		log.Debug("client refused", "err", err)

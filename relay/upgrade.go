@@ -29,13 +29,26 @@ func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	upgrade := strings.ToLower(r.Header.Get("Upgrade"))
 	switch {
-	case upgrade == "websocket" && strings.Contains(r.Header.Get("Sec-WebSocket-Protocol"), webSocketProtocol):
+	case upgrade == "websocket" && offersWebSocketProtocol(r.Header):
 		s.upgradeWebSocket(w, r)
 	case upgrade == "derp" || upgrade == "websocket": // very old clients said websocket and spoke frames
 		s.upgradeNative(w, r)
 	default:
 		http.Error(w, "DERP needs an upgrade of the connection", http.StatusUpgradeRequired)
 	}
+}
+
+// offersWebSocketProtocol reports whether the client can speak DERP inside a WebSocket, by the same rule by which the
+// WebSocket library then chooses the subprotocol.
+func offersWebSocketProtocol(h http.Header) bool {
+	for _, list := range h.Values("Sec-WebSocket-Protocol") {
+		for token := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(strings.TrimSpace(token), webSocketProtocol) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (s *Server) upgradeNative(w http.ResponseWriter, r *http.Request) {
@@ -81,11 +94,7 @@ func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
-		s.log.Debug("WebSocket refused", "remote", r.RemoteAddr, "err", err)
-		return
-	}
-	if ws.Subprotocol() != webSocketProtocol {
-		ws.Close(websocket.StatusPolicyViolation, "want the subprotocol derp")
+		s.log.Debug("WebSocket refused", "client", r.RemoteAddr, "err", err)
 		return
 	}
 	ws.SetReadLimit(maxMessage)

@@ -287,6 +287,26 @@ func (s *Server) countConns() int {
 	return len(s.conns)
 }
 
+// tellGone sends PeerGone/Disconnected to those that are to be told.
+func (s *Server) tellGone(k key.NodePublic, told []*serverConn) {
+	for _, c := range told {
+		c.out.send(flowID{class: classControl}, appendPeerGone(nil, k, goneDisconnected), 0)
+		s.metrics.peerGone.WithLabelValues("disconnected").Inc()
+	}
+}
+
+// sleep waits, and reports whether the server still runs.
+func (s *Server) sleep(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.stopc:
+		return false
+	}
+}
+
 // Shutdown ends the server: it stops accepting, tells the clients that it restarts and when to come back (3.13), waits
 // until they have been told or ctx ends, and closes everything. It returns when all goroutines have ended, those of Serve
 // and ServeSTUN included.

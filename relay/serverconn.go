@@ -155,14 +155,6 @@ func (c *serverConn) depart() {
 	c.s.tellGone(c.key, told)
 }
 
-// tellGone sends PeerGone/Disconnected to those that are to be told.
-func (s *Server) tellGone(k key.NodePublic, told []*serverConn) {
-	for _, c := range told {
-		c.out.send(flowID{class: classControl}, appendPeerGone(nil, k, goneDisconnected), 0)
-		s.metrics.peerGone.WithLabelValues("disconnected").Inc()
-	}
-}
-
 // read handles frames until the connection ends.
 func (c *serverConn) read() error {
 	for {
@@ -193,16 +185,4 @@ func (c *serverConn) throttle(n int) {
 	}
 	c.s.metrics.throttled.Add(wait.Seconds())
 	c.s.sleep(wait)
-}
-
-// sleep waits, and reports whether the server still runs.
-func (s *Server) sleep(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-s.stopc:
-		return false
-	}
 }

@@ -17,5 +17,6 @@
 // Pool: one for upkeep, ended by Close; one for each region in use, ended by Close, SetMap or idleness; one that waits
 // for an answer on each connection after a network change, ended by the answer, 3 s without, or Close.
 // Server: one reader for each connection, ended by its connection; one drainer for each outbox with a backlog; one for
-// all keepalives while there are clients; one for each watching mesh peer and each mesh link. Close ends and awaits all.
+// all keepalives while there are clients; one for each watching mesh peer and each mesh link; one that looks after
+// certificate files. Close ends and awaits all.
 package relay

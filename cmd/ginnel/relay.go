@@ -309,7 +309,7 @@ func (s *relayService) tlsConfig() (*tls.Config, error) {
 	case s.f.plain:
 		return nil, nil
 	case s.f.cert != "":
-		conf, err := relay.FileTLS(s.f.cert, s.f.key, s.log)
+		conf, err := s.srv.FileTLS(s.f.cert, s.f.key)
 		if err != nil {
 			return nil, usageError{err}
 		}

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -60,19 +59,6 @@ type Node struct {
 	InsecureForTests bool   `json:",omitempty"` // skips the certificate check
 	STUNTestIP       string `json:",omitempty"`
 	CanPort80        bool   `json:",omitempty"`
-}
-
-// ParseMap reads a map from its JSON form, drops regions that are null and validates the rest.
-func ParseMap(b []byte) (*Map, error) {
-	m := new(Map)
-	if err := json.Unmarshal(b, m); err != nil {
-		return nil, fmt.Errorf("reading the relay map: %w", err)
-	}
-	maps.DeleteFunc(m.Regions, func(_ int, r *Region) bool { return r == nil })
-	if err := m.Validate(); err != nil {
-		return nil, err
-	}
-	return m, nil
 }
 
 // RegionIDs returns the ids of all regions in ascending order.

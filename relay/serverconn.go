@@ -44,8 +44,7 @@ type serverConn struct {
 	routes  routes
 	home    homeNote
 	notHere *rate.Limiter // of PeerGone/NotHere frames; nil until one is due
-	rate    *clientRate   // what limiter enforces
-	limiter *rate.Limiter
+	limiter *rate.Limiter // of what is read; nil if there is no limit
 
 	keepEvery, keepSlot int                // guarded by keepAlives.mu
 	sources             map[*peer]struct{} // guarded by registry.mu: those whose leaving must be told here
@@ -171,15 +170,11 @@ func (c *serverConn) read() error {
 
 // throttle waits until n more bytes are within the client's rate. Not reading makes its TCP wait (4.7).
 func (c *serverConn) throttle(n int) {
-	r := c.s.rate.Load()
-	if r == nil || c.trust == meshPeer {
+	if c.limiter == nil || c.trust == meshPeer {
 		return
 	}
-	if r != c.rate {
-		c.rate, c.limiter = r, rate.NewLimiter(r.limit, r.burst)
-	}
 	now := time.Now()
-	wait := c.limiter.ReserveN(now, min(n, r.burst)).DelayFrom(now)
+	wait := c.limiter.ReserveN(now, min(n, c.limiter.Burst())).DelayFrom(now)
 	if wait <= 0 {
 		return
 	}

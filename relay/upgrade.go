@@ -117,7 +117,7 @@ func (h *hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // newConn returns a connection that greets with greeting and ServerKey.
 func (s *Server) newConn(w *wire, r *http.Request, greeting []byte) *serverConn {
-	c := &serverConn{s: s, wire: w, greeting: appendServerKey(greeting, s.public), serial: s.serial.Add(1)}
+	c := &serverConn{s: s, wire: w, greeting: appendServerKey(greeting, s.public), serial: s.serial.Add(1), limiter: s.cfg.newLimiter()}
 	c.in.src = w.conn
 	c.out = newOutbox(&s.wg, &serverLimits, &s.budget, s.metrics)
 	c.remote, _ = netip.ParseAddrPort(r.RemoteAddr)

@@ -218,9 +218,9 @@ func (s *relayService) newServer() error {
 		MaxClients:      s.f.maxClients,
 		AcceptRate:      s.f.acceptRate,
 		AcceptBurst:     s.f.acceptBurst,
-		ClientRate:      int(s.f.clientRate.value),
-		ClientBurst:     int(s.f.clientBurst.value),
-		QueueMemory:     int(s.f.queueMemory.value),
+		ClientRate:      s.f.clientRate.value,
+		ClientBurst:     s.f.clientBurst.value,
+		QueueMemory:     s.f.queueMemory.value,
 		AdmissionURL:    s.f.admissionURL,
 		AdmissionStrict: s.f.admissionStrict,
 	})

@@ -237,8 +237,10 @@ func (n *Node) silence(p *Peer) string {
 	case !ok:
 		return "the peer has left"
 	case !s.handshake.IsZero():
-		return fmt.Sprintf("no answer; the peer was last heard from %v ago, so a firewall there may drop the packets",
+		return fmt.Sprintf("no answer, though the last WireGuard handshake was %v ago: a firewall there may drop the packets",
 			time.Since(s.handshake).Round(time.Second))
+	case p.Plain && s.endpoint == "" && n.lookupError(p) != nil:
+		return fmt.Sprintf("the peer has not been heard from, and its endpoint cannot be looked up: %v", n.lookupError(p))
 	case p.Plain && s.endpoint == "":
 		return "the peer has not been heard from and no endpoint is known for it"
 	case p.Plain:

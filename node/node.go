@@ -111,6 +111,8 @@ type Node struct {
 	routes atomic.Pointer[routes]
 	served servedPorts
 
+	unresolved sync.Map // key.NodePublic to error: why the name of a plain peer's endpoint has no address
+
 	entries []entry          // written by start only
 	local   []netip.AddrPort // TCP listeners on this machine; not changed once openListeners is done
 	started time.Time

@@ -122,8 +122,8 @@ func (n *Node) Status() Status {
 			s.Relays = append(s.Relays, relayStatus(m, r))
 		}
 	}
-	s.Health = health(m, &ps)
-	if err := n.notReady(m, &ps); err != nil {
+	s.Health = append(n.endpointHealth(m, sessions), health(m, &ps)...)
+	if err := cmp.Or(n.noEndpoint(m, sessions), n.notReady(m, &ps)); err != nil {
 		s.State, s.Reason = StateStarting, err.Error()
 	}
 	return s
@@ -208,6 +208,33 @@ func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 		}
 	}
 	return fmt.Errorf("connecting to the home relay %s", regionName(&m.Relays, m.Home))
+}
+
+// noEndpoint says why no peer can be reached where all of them would have to be looked up and none could be; nil if one
+// can be.
+func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]session) (err error) {
+	for i := range m.Peers {
+		p := &m.Peers[i]
+		cause := n.lookupError(p)
+		if cause == nil || sessions[p.Key].endpoint != "" {
+			return nil
+		}
+		err = fmt.Errorf("looking up the endpoint of peer %s: %w", p.display(), cause)
+	}
+	return err
+}
+
+// endpointHealth lists the peers whose endpoints have no address.
+func (n *Node) endpointHealth(m *NetworkMap, sessions map[key.NodePublic]session) []HealthIssue {
+	issues := []HealthIssue{}
+	for i := range m.Peers {
+		p := &m.Peers[i]
+		if err := n.lookupError(p); err != nil && sessions[p.Key].endpoint == "" {
+			issues = append(issues, HealthIssue{Code: "endpoint-unresolved", Text: fmt.Sprintf("the endpoint of peer %s: %v", p.display(), err),
+				Mend: "check the name in Endpoint and the host's DNS; it is looked up again while there is traffic"})
+		}
+	}
+	return issues
 }
 
 // health lists what is wrong.

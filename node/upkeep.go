@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
@@ -150,10 +151,15 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session, why suspici
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	addrs, err := n.cfg.lookupHost(ctx, p.Endpoint.Host)
-	if err != nil || len(addrs) == 0 {
+	if err == nil && len(addrs) == 0 {
+		err = errors.New("the name has no address")
+	}
+	if err != nil {
 		n.log.Warn("looking up the endpoint of a peer", "peer", p.display(), "host", p.Endpoint.Host, "err", err)
+		n.unresolved.Store(p.Key, err)
 		return
 	}
+	n.unresolved.Delete(p.Key)
 	current, _ := netip.ParseAddrPort(s.endpoint)
 	next := netip.AddrPortFrom(nextAddr(addrs, current.Addr(), why), p.Endpoint.Port)
 	if next == current {
@@ -168,6 +174,13 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session, why suspici
 		return
 	}
 	n.log.Info("peer has moved", "peer", p.display(), "host", p.Endpoint.Host, "from", s.endpoint, "to", next)
+}
+
+// lookupError is why the name of a plain peer's endpoint has no address; nil if it has one or none was looked for.
+func (n *Node) lookupError(p *Peer) error {
+	err, _ := n.unresolved.Load(p.Key)
+	e, _ := err.(error)
+	return e
 }
 
 // nextAddr is the address to use: current as long as it is listed and not dead, then the one after it.

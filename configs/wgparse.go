@@ -30,7 +30,7 @@ type wgPeerSection struct {
 	seen         map[string]int // the lines of its keys
 	publicKey    key.NodePublic
 	keyAt        Position // of the public key, whether or not it is usable
-	presharedKey *PresharedKey
+	presharedKey *key.Preshared
 	endpoint     *Endpoint
 	keepalive    *time.Duration
 	allowed      []allowedIP

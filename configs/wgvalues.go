@@ -53,7 +53,8 @@ func (p *wgParser) readPresharedKey(e entry) {
 		p.problems.add(e.at, "PresharedKey %v", err)
 		return
 	}
-	p.peer().presharedKey = &PresharedKey{raw}
+	psk := key.PresharedFromRaw(raw)
+	p.peer().presharedKey = &psk
 }
 
 // decodeKey demands what wg's key_from_base64 demands: 44 characters of standard base64, the last a padding, and no

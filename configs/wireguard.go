@@ -27,7 +27,7 @@ type WireGuard struct {
 // peers.
 type WireGuardPeer struct {
 	PublicKey           key.NodePublic
-	PresharedKey        PresharedKey
+	PresharedKey        key.Preshared
 	Endpoint            Endpoint       // zero: unknown, the peer has to speak first
 	AllowedIPs          []netip.Prefix // masked
 	PersistentKeepalive time.Duration  // 0: off

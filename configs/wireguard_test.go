@@ -83,8 +83,7 @@ func TestParseWireGuard(t *testing.T) {
 		"PersistentKeepalive = Off\r\n"+
 		"AllowedIPs = 10.3.0.0/16")
 
-	var psk PresharedKey
-	psk.k = rawKey(t, shared)
+	psk := key.PresharedFromRaw(rawKey(t, shared))
 	want := &WireGuard{
 		PrivateKey: key.NodePrivateFromRaw(rawKey(t, privateA)),
 		Addresses:  prefixes("10.0.0.1/24", "10.0.0.2/32", "fd00::1/64", "fd00::2/128", "10.1.0.1/16"),
@@ -194,7 +193,7 @@ func TestDuplicatePeers(t *testing.T) {
 			name: "second section updates the first",
 			peers: peer(publicB, "PresharedKey = "+shared+"\nEndpoint = a.example:1\nAllowedIPs = 10.1.0.0/16\nPersistentKeepalive = 5\n") +
 				peer(publicB, "AllowedIPs = 10.2.0.0/16\nEndpoint = b.example:2\n"),
-			want: []WireGuardPeer{{PublicKey: rawKey(t, publicB), PresharedKey: PresharedKey{rawKey(t, shared)},
+			want: []WireGuardPeer{{PublicKey: rawKey(t, publicB), PresharedKey: key.PresharedFromRaw(rawKey(t, shared)),
 				Endpoint: Endpoint{"b.example", 2}, AllowedIPs: prefixes("10.2.0.0/16"), PersistentKeepalive: 5 * time.Second}},
 			warnings: []string{"11:13: PublicKey is that of the peer on line 5, which this one changes"},
 		},

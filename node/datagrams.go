@@ -51,6 +51,8 @@ type namedAddr struct {
 const (
 	nameLifetime = time.Minute // of a resolved name within an association
 	namesMax     = 256         // remembered; then all are forgotten
+
+	maxPumpErrors = 100 // in a row, after which a socket is given up
 )
 
 // listenDatagrams opens the far side of an association; it is proxy.Server.ListenPacket.
@@ -91,6 +93,11 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 		return 0, noPeerError(to.Addr())
 	}
 	c.n.wakePeer(peer)
+	select {
+	case <-c.n.upc:
+	case <-c.closec:
+		return 0, net.ErrClosed
+	}
 	return c.mesh.WriteToUDPAddrPort(b, to)
 }
 
@@ -141,7 +148,7 @@ func (c *datagramConn) cancelOnClose(ctx context.Context, cancel context.CancelF
 }
 
 func (c *datagramConn) writeHost(b []byte, to netip.AddrPort) (int, error) {
-	if err := c.n.mayLeave(to.String()); err != nil {
+	if err := c.n.mayLeave(to.Addr()); err != nil {
 		return 0, err
 	}
 	host, err := c.openHost()
@@ -172,6 +179,19 @@ func (c *datagramConn) openHost() (*net.UDPConn, error) {
 	return host, nil
 }
 
+// startMesh has a goroutine read the mesh's side from here on. It undoes the deadline that openHost, under the same
+// lock, has set.
+func (c *datagramConn) startMesh() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.mesh.SetReadDeadline(time.Time{})
+	c.wg.Go(c.readMesh)
+	return true
+}
+
 // readMesh and readHost pass on what arrives until their socket is closed.
 func (c *datagramConn) readMesh() { c.pump(c.mesh.ReadFromUDPAddrPort) }
 func (c *datagramConn) readHost() { c.pump(c.host.ReadFromUDPAddrPort) }
@@ -179,14 +199,21 @@ func (c *datagramConn) readHost() { c.pump(c.host.ReadFromUDPAddrPort) }
 func (c *datagramConn) pump(read func([]byte) (int, netip.AddrPort, error)) {
 	b := make([]byte, userstack.MaxDatagram)
 	taken := make(chan struct{})
+	errs := 0 // in a row
 	for {
 		n, from, err := read(b)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			continue // of an earlier datagram, such as a port that nobody listens on
+			// One may be of an earlier datagram, such as a port that nobody listens on. Many, and the socket is broken.
+			if errs++; errs == maxPumpErrors {
+				c.n.log.Warn("reading datagrams ended", "err", err)
+				return
+			}
+			continue
 		}
+		errs = 0
 		select {
 		case c.received <- datagram{b[:n], from, taken}:
 			<-taken
@@ -205,8 +232,7 @@ func (c *datagramConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		}
 	}
 	if !c.pumping {
-		c.mesh.SetReadDeadline(time.Time{})
-		if !c.spawn(c.readMesh) {
+		if !c.startMesh() {
 			return 0, nil, net.ErrClosed
 		}
 		c.pumping = true

@@ -30,6 +30,9 @@ func (n *Node) DialContext(ctx context.Context, network, addr string) (net.Conn,
 
 // dial is DialContext for those who name the destination in errors themselves.
 func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if n.isClosed() {
+		return nil, net.ErrClosed
+	}
 	host, portText, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -79,7 +82,10 @@ func (n *Node) race(ctx context.Context, network string, addrs []netip.Addr, por
 			running--
 			if res.err == nil {
 				cancel()
-				n.wg.Go(func() { r.closeLosers(running) })
+				losers := running
+				if !n.spawn(func() { r.closeLosers(losers) }) {
+					r.closeLosers(losers)
+				}
 				return res.c, nil
 			}
 			if firstErr == nil {
@@ -104,7 +110,9 @@ type contestant struct {
 }
 
 func (r *contest) start(ctx context.Context, ap netip.AddrPort) {
-	r.n.wg.Go(func() { r.dial(ctx, ap) })
+	if !r.n.spawn(func() { r.dial(ctx, ap) }) {
+		r.results <- contestant{err: net.ErrClosed}
+	}
 }
 
 func (r *contest) dial(ctx context.Context, ap netip.AddrPort) {
@@ -154,6 +162,9 @@ func (n *Node) dialAddr(ctx context.Context, network string, ap netip.AddrPort) 
 		return nil, noPeerError(ap.Addr())
 	}
 	n.wakePeer(peer)
+	if err := n.awaitUp(ctx); err != nil {
+		return nil, err
+	}
 	c, err := n.stack.DialContext(ctx, network, ap.String())
 	if err != nil {
 		return nil, n.explain(err, ap, peer)
@@ -226,8 +237,10 @@ func (n *Node) silence(p *Peer) string {
 	case !ok:
 		return "the peer has left"
 	case !s.handshake.IsZero():
-		return fmt.Sprintf("no answer; the peer was last heard from %v ago, so a firewall there may drop the packets",
+		return fmt.Sprintf("no answer, though the last WireGuard handshake was %v ago: a firewall there may drop the packets",
 			time.Since(s.handshake).Round(time.Second))
+	case p.Plain && s.endpoint == "" && n.lookupError(p) != nil:
+		return fmt.Sprintf("the peer has not been heard from, and its endpoint cannot be looked up: %v", n.lookupError(p))
 	case p.Plain && s.endpoint == "":
 		return "the peer has not been heard from and no endpoint is known for it"
 	case p.Plain:

@@ -46,16 +46,52 @@ func TestOutboundProxy(t *testing.T) {
 	}
 }
 
-// A proxy in the environment that is the node itself is none.
+// A proxy in the environment that is the node itself is none, however it is written: each connection to it would make
+// the node dial itself again.
 func TestOutboundProxyIsOurself(t *testing.T) {
+	for _, c := range []struct{ listen, proxy string }{
+		{"127.0.0.1:0", "127.0.0.1"},
+		{"127.0.0.1:0", "localhost"},
+		{"127.0.0.1:0", "LOCALHOST."},
+		{"127.0.0.1:0", "0.0.0.0"},
+		{"[::1]:0", "[::1]"},
+		{"0.0.0.0:0", "127.0.0.1"},
+		{"0.0.0.0:0", "127.0.0.2"},
+		{":0", "localhost"},
+		{":0", "127.0.0.1"},
+		{":0", "[::1]"},
+	} {
+		m := newMesh(t)
+		a := m.add("alpha")
+		var self atomic.Pointer[url.URL]
+		a.start(func(cfg *Config) {
+			cfg.Proxies = []net.Addr{tcp(c.listen)}
+			cfg.ProxyAuth = func(string, string) bool { return false }
+			cfg.OutboundProxy = func(*url.URL) (*url.URL, error) { return self.Load(), nil }
+		})
+		_, port, err := net.SplitHostPort(a.Status().Proxies[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		self.Store(&url.URL{Scheme: "http", Host: c.proxy + ":" + port})
+		if got, err := a.outboundProxy(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got != nil || err != nil {
+			t.Errorf("listening on %s, with the proxy %s: got %v, %v", c.listen, c.proxy, got, err)
+		}
+		self.Store(&url.URL{Scheme: "http", Host: "192.0.2.9:" + port})
+		if got, err := a.outboundProxy(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got == nil || err != nil {
+			t.Errorf("listening on %s, with another's proxy: got %v, %v", c.listen, got, err)
+		}
+	}
+}
+
+// The home relay is dialled, by way of the environment's proxy, while the served ports are still being opened.
+func TestProxyAskedForWhileStarting(t *testing.T) {
 	m := newMesh(t)
 	a := m.add("alpha")
-	var self atomic.Pointer[url.URL]
-	a.start(withProxy, func(c *Config) {
-		c.OutboundProxy = func(*url.URL) (*url.URL, error) { return self.Load(), nil }
+	a.startReady(withProxy, func(c *Config) {
+		c.OutboundProxy = func(*url.URL) (*url.URL, error) { return nil, nil }
+		for port := range uint16(50) {
+			c.Serves = append(c.Serves, Serve{Port: port + 1, Target: tcp("127.0.0.1:9")})
+		}
 	})
-	self.Store(&url.URL{Scheme: "http", Host: a.Status().Proxies[0]})
-	if got, err := a.outboundProxy(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got != nil || err != nil {
-		t.Errorf("got %v, %v", got, err)
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,7 @@ func (n *Node) openListeners() error {
 		ListenPacket: n.listenDatagrams,
 		Auth:         n.cfg.ProxyAuth,
 		Pages:        n.pages(),
+		TrustPage:    n.hasToken,
 		DialTimeout:  n.cfg.dialTimeout(),
 		Log:          n.log,
 		ConnLog:      n.cfg.ConnLog,
@@ -45,6 +47,11 @@ func (n *Node) openListeners() error {
 	for _, f := range n.cfg.Forwards {
 		if err := n.openForward(f); err != nil {
 			return fmt.Errorf("opening the forward to %s: %w", f.Target, err)
+		}
+	}
+	for _, e := range n.entries {
+		if a, ok := e.addr.(*net.TCPAddr); ok {
+			n.local = append(n.local, a.AddrPort())
 		}
 	}
 	return nil
@@ -83,19 +90,37 @@ func (n *Node) openForward(f Forward) error {
 		if err != nil {
 			return err
 		}
-		n.addPacketConn(entryForward, pc, func(pc net.PacketConn) error {
-			return n.proxy.ForwardPackets(pc, f.Target, func(ctx context.Context) (net.Conn, error) { return n.dial(ctx, "udp", f.Target) })
-		})
+		dial := n.complaining(entryForward, f.Target, func(ctx context.Context) (net.Conn, error) { return n.dial(ctx, "udp", f.Target) })
+		n.addPacketConn(entryForward, pc, func(pc net.PacketConn) error { return n.proxy.ForwardPackets(pc, f.Target, dial) })
+		n.log.Info("forwarding datagrams", "listen", addrText(pc.LocalAddr()), "to", f.Target)
 		return nil
 	}
 	ln, err := listenOn(f.Listen)
 	if err != nil {
 		return err
 	}
-	n.addListener(entryForward, ln, func(ln net.Listener) error {
-		return n.proxy.Forward(ln, f.Target, func(ctx context.Context) (net.Conn, error) { return n.dial(ctx, "tcp", f.Target) })
-	})
+	dial := n.complaining(entryForward, f.Target, func(ctx context.Context) (net.Conn, error) { return n.dial(ctx, "tcp", f.Target) })
+	n.addListener(entryForward, ln, func(ln net.Listener) error { return n.proxy.Forward(ln, f.Target, dial) })
+	n.log.Info("forwarding", "listen", addrText(ln.Addr()), "to", f.Target)
 	return nil
+}
+
+// complaintPause is the least time between two lines about failures of one forward or served port.
+const complaintPause = 5 * time.Second
+
+// complaining logs the failures of a dial function whose client has no way to be told of them.
+func (n *Node) complaining(kind entryKind, target string, dial func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
+	var last atomic.Int64 // Unix nanoseconds of the last line
+	return func(ctx context.Context) (net.Conn, error) {
+		c, err := dial(ctx)
+		if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
+			now, before := time.Now().UnixNano(), last.Load()
+			if now-before >= int64(complaintPause) && last.CompareAndSwap(before, now) {
+				n.log.Warn("connection not made", "kind", kind, "to", target, "err", err)
+			}
+		}
+		return c, err
+	}
 }
 
 // openServes opens the ports in the mesh; the stack exists by then.
@@ -110,10 +135,10 @@ func (n *Node) openServes() error {
 
 func (n *Node) openServe(s Serve) error {
 	addr := netip.AddrPortFrom(netip.Addr{}, s.Port)
-	dial := func(ctx context.Context) (net.Conn, error) {
+	dial := n.complaining(entryServe, addrText(s.Target), func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, s.Target.Network(), s.Target.String())
-	}
+	})
 	if s.Target.Network() == "udp" {
 		pc, err := n.ListenPacket(addr)
 		if err != nil {
@@ -143,9 +168,15 @@ func (n *Node) serveEntry(e entry) {
 	}
 }
 
+// maxSocketPath is the room in sockaddr_un: 104 bytes where it is least, with a zero at the end.
+const maxSocketPath = 103
+
 // listenOn opens a "tcp" or "unix" listener. The socket file of a process that is gone is removed; one that answers is
 // taken.
 func listenOn(a net.Addr) (net.Listener, error) {
+	if a.Network() == "unix" && len(a.String()) > maxSocketPath {
+		return nil, fmt.Errorf("%s: the path of a socket has at most %d bytes, not %d", a, maxSocketPath, len(a.String()))
+	}
 	ln, err := net.Listen(a.Network(), a.String())
 	if a.Network() != "unix" {
 		return ln, err

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
+	"strings"
 
 	"ginnel/internal/egress"
 )
@@ -21,7 +23,12 @@ func (e policyError) Unwrap() error { return fs.ErrPermission }
 
 // dialHost connects to addr, host:port, on the host's network. The host is not in the mesh.
 func (n *Node) dialHost(ctx context.Context, network, addr string) (net.Conn, error) {
-	if err := n.mayLeave(addr); err != nil {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	ip, _ := netip.ParseAddr(host) // invalid for a name
+	if err := n.mayLeave(ip); err != nil {
 		return nil, err
 	}
 	if network == "tcp" {
@@ -38,16 +45,12 @@ func (n *Node) dialHost(ctx context.Context, network, addr string) (net.Conn, er
 }
 
 // mayLeave says no for a node that keeps to the mesh, and protects what listens on this machine only from clients on
-// others.
-func (n *Node) mayLeave(addr string) error {
+// others. A name is invalid here.
+func (n *Node) mayLeave(to netip.Addr) error {
 	if n.cfg.MeshOnly {
 		return policyError("it is outside the mesh, and --mesh-only is set")
 	}
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return err
-	}
-	if a, err := netip.ParseAddr(host); err == nil && n.guardsHost() && hostsOnly(a) {
+	if to.IsValid() && hostsOnly(to) && n.guardsHost() {
 		return policyError("it is this machine's own, and the proxy serves others too")
 	}
 	return nil
@@ -73,7 +76,10 @@ func hostsOnly(a netip.Addr) bool {
 
 // leavesToProxy reports whether a name is left to the proxy of the environment to resolve: often nobody else can.
 func (n *Node) leavesToProxy(network, host string) bool {
-	if network != "tcp" || n.cfg.MeshOnly || len(n.netmap.Load().DNS.Servers) > 0 || len(n.routes.Load().names[hostName(host)]) > 0 {
+	if network != "tcp" || n.cfg.MeshOnly || len(n.netmap.Load().DNS.Servers) > 0 {
+		return false
+	}
+	if _, inMesh := n.routes.Load().names[hostName(host)]; inMesh {
 		return false
 	}
 	proxy, err := n.outboundProxy(&url.URL{Scheme: "https", Host: host})
@@ -86,14 +92,57 @@ func (n *Node) outboundProxy(u *url.URL) (*url.URL, error) {
 		return nil, nil
 	}
 	proxy, err := n.cfg.OutboundProxy(u)
-	if err != nil || proxy == nil || n.isOwnListener(proxy.Host) {
+	if err != nil || proxy == nil || n.isOwnProxy(proxy) {
 		return nil, err
 	}
 	return proxy, nil
 }
 
-func (n *Node) isOwnListener(hostPort string) bool {
-	return slices.ContainsFunc(n.entries, func(e entry) bool { return e.addr.String() == hostPort })
+// isOwnProxy reports whether a proxy is one of our listeners, however its address is written: each connection to it
+// would make us dial it again.
+func (n *Node) isOwnProxy(proxy *url.URL) bool {
+	port := proxy.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[proxy.Scheme]
+		if port == "" {
+			port = "1080"
+		}
+	}
+	return slices.ContainsFunc(n.local, func(own netip.AddrPort) bool {
+		return strconv.Itoa(int(own.Port())) == port && reaches(proxy.Hostname(), own.Addr().Unmap())
+	})
+}
+
+// reaches reports whether host is a way to a listener of this machine on addr.
+func reaches(host string, addr netip.Addr) bool {
+	ip := netip.IPv6Loopback()
+	if name := hostName(host); name != "localhost" && !strings.HasSuffix(name, ".localhost") {
+		var err error
+		if ip, err = netip.ParseAddr(host); err != nil {
+			return false
+		}
+	} else if addr.IsLoopback() {
+		return true // in either family
+	}
+	ip = ip.Unmap()
+	switch {
+	case ip == addr:
+		return true
+	case ip.IsUnspecified():
+		return addr.IsLoopback() || isHostAddr(addr)
+	case addr.IsUnspecified():
+		return ip.IsLoopback() || isHostAddr(ip)
+	}
+	return false
+}
+
+// isHostAddr reports whether an interface of this machine has the address.
+func isHostAddr(a netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(addrs, func(have net.Addr) bool {
+		p, err := netip.ParsePrefix(have.String())
+		return err == nil && p.Addr().Unmap() == a
+	})
 }
 
 func (n *Node) dialer() *egress.Dialer { return &egress.Dialer{RootCAs: n.cfg.Roots} }

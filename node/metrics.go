@@ -1,6 +1,8 @@
 package node
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -34,8 +36,8 @@ var (
 	descRefused    = desc("proxy_refused_total", "Clients of the proxies that were refused, by reason.", "reason")
 	descTransport  = desc("transport_dropped_total", "Packets that the transport dropped, by reason.", "reason")
 	descStack      = desc("stack_dropped_total", "Packets that the TCP/IP stack dropped, by reason.", "reason")
-	descRelay      = desc("relay_connected", "1 if there is a connection to a relay region.", "region")
-	descRelayDrops = desc("relay_dropped_total", "Packets that were not sent to a relay region.", "region")
+	descRelay      = desc("relay_connected", "1 if there is a connection to a relay region.", "region", "name")
+	descRelayDrops = desc("relay_dropped_total", "Packets that were not sent to a relay region.", "region", "name")
 )
 
 // Describe implements prometheus.Collector.
@@ -72,9 +74,9 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	count(descStack, d.TooLong, "too_long")
 	m := c.n.netmap.Load()
 	for _, r := range c.n.pool.Status().Regions {
-		name := regionName(&m.Relays, r.Region)
-		gauge(descRelay, oneIf(r.State == relay.RegionConnected), name)
-		count(descRelayDrops, r.Drops, name)
+		id, name := strconv.Itoa(r.Region), regionName(&m.Relays, r.Region) // names need not be unique
+		gauge(descRelay, oneIf(r.State == relay.RegionConnected), id, name)
+		count(descRelayDrops, r.Drops, id, name)
 	}
 }
 

@@ -37,10 +37,10 @@ type Peer struct {
 	Endpoints []netip.AddrPort // where it may be reached directly
 	Region    int              // of its home relay; 0: unknown
 
-	Plain        bool           // plain WireGuard
-	Endpoint     Endpoint       // of a plain peer; zero: it has to speak first
-	PresharedKey [key.Size]byte // zero: none
-	Keepalive    time.Duration  // persistent keepalive; 0: off
+	Plain        bool          // plain WireGuard
+	Endpoint     Endpoint      // of a plain peer; zero: it has to speak first
+	PresharedKey key.Preshared // zero: none
+	Keepalive    time.Duration // persistent keepalive; 0: off
 }
 
 // Endpoint is a host, an IP address or a name, and a UDP port.
@@ -70,7 +70,14 @@ type routes struct {
 	hosts map[netip.Addr]*Peer // prefixes of one address
 	nets  []netRoute           // others, longest first
 	own   []netip.Prefix
-	names map[string][]netip.Addr // host names of peers, lower case
+	names map[string]meshName // lower case
+}
+
+// meshName is a host name of the mesh. A name that several nodes have leads to none of them: nobody could tell which
+// was meant.
+type meshName struct {
+	addrs     []netip.Addr
+	ambiguous bool
 }
 
 type netRoute struct {
@@ -79,7 +86,7 @@ type netRoute struct {
 }
 
 func newRoutes(m *NetworkMap) *routes {
-	r := &routes{hosts: make(map[netip.Addr]*Peer), own: m.Addresses, names: make(map[string][]netip.Addr)}
+	r := &routes{hosts: make(map[netip.Addr]*Peer), own: m.Addresses, names: make(map[string]meshName)}
 	for i := range m.Peers {
 		p := &m.Peers[i]
 		for _, prefix := range p.Addresses {
@@ -101,10 +108,15 @@ func (r *routes) addName(name string, prefixes []netip.Prefix) {
 		return
 	}
 	name = hostName(name)
+	_, taken := r.names[name]
+	entry := meshName{ambiguous: taken}
 	for _, p := range prefixes {
-		if p.IsSingleIP() {
-			r.names[name] = append(r.names[name], p.Addr())
+		if p.IsSingleIP() && !taken {
+			entry.addrs = append(entry.addrs, p.Addr())
 		}
+	}
+	if taken || len(entry.addrs) > 0 {
+		r.names[name] = entry
 	}
 }
 

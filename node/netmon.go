@@ -19,7 +19,15 @@ func (n *Node) watchNetwork(ctx context.Context) {
 		n.log.Debug("the system does not tell of network changes; looking every few seconds", "err", err)
 		events = pollAddresses(ctx, &n.wg)
 	}
-	for range events {
+	for {
+		if _, ok := <-events; !ok {
+			if ctx.Err() != nil {
+				return
+			}
+			n.log.Debug("the system does not tell of network changes any more; looking every few seconds")
+			events = pollAddresses(ctx, &n.wg)
+			continue
+		}
 		select {
 		case <-time.After(changeDebounce):
 		case <-ctx.Done():

@@ -9,7 +9,6 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -93,7 +92,7 @@ func (c *Config) check() error {
 	if len(c.Map.Addresses) == 0 {
 		return errors.New("node: Config.Map has no addresses")
 	}
-	return nil
+	return c.Map.Relays.Validate()
 }
 
 // Node is a running member of a mesh. Make it with New.
@@ -112,14 +111,19 @@ type Node struct {
 	routes atomic.Pointer[routes]
 	served servedPorts
 
-	entries []entry // written by start only
+	unresolved sync.Map // key.NodePublic to error: why the name of a plain peer's endpoint has no address
+
+	entries []entry          // written by start only
+	local   []netip.AddrPort // TCP listeners on this machine; not changed once openListeners is done
 	started time.Time
 	// Each has capacity 1: news for keepEndpoints and keepSTUN that the map has changed.
 	peersChanged, relaysChanged chan struct{}
 
+	upc    chan struct{} // closed once WireGuard is up
 	closec chan struct{}
 	cancel context.CancelFunc // ends what upkeep does
 	once   sync.Once
+	lifeMu sync.Mutex // makes spawn and the closing of closec exclude each other
 	wg     sync.WaitGroup
 }
 
@@ -133,6 +137,7 @@ func New(cfg Config) (*Node, error) {
 		log:           cfg.log(),
 		peersChanged:  make(chan struct{}, 1),
 		relaysChanged: make(chan struct{}, 1),
+		upc:           make(chan struct{}),
 		closec:        make(chan struct{}),
 		started:       time.Now(),
 	}
@@ -152,10 +157,6 @@ func (n *Node) start() error {
 	}
 	if err := n.SetMap(n.cfg.Map); err != nil {
 		return err
-	}
-	n.findFirstEndpoints()
-	if err := n.wg0.dev.Up(); err != nil {
-		return fmt.Errorf("starting WireGuard: %w", err)
 	}
 	if err := n.openServes(); err != nil {
 		return err
@@ -208,8 +209,12 @@ func (n *Node) receiveRelayed(region int, from key.NodePublic, packets [][]byte)
 	n.conn.HandleRelayed(region, from, packets)
 }
 
-// SetMap makes m the network map. What m and the map before have in common is not disturbed.
+// SetMap makes m the network map, unless its relays make no sense. What m and the map before have in common is not
+// disturbed.
 func (n *Node) SetMap(m NetworkMap) error {
+	if err := m.Relays.Validate(); err != nil {
+		return err
+	}
 	n.mapMu.Lock()
 	defer n.mapMu.Unlock()
 	if n.isClosed() {
@@ -264,6 +269,17 @@ func (n *Node) Run(ctx context.Context) error {
 	return nil
 }
 
+// spawn starts a goroutine for a caller's work, which Close awaits. It reports false if the node is closed.
+func (n *Node) spawn(f func()) bool {
+	n.lifeMu.Lock()
+	defer n.lifeMu.Unlock()
+	if n.isClosed() {
+		return false
+	}
+	n.wg.Go(f)
+	return true
+}
+
 func (n *Node) isClosed() bool {
 	select {
 	case <-n.closec:
@@ -282,7 +298,9 @@ func (n *Node) Close() error {
 
 // shutDown closes what start opened, from the outside in. Any part may be missing if start failed.
 func (n *Node) shutDown() {
+	n.lifeMu.Lock()
 	close(n.closec)
+	n.lifeMu.Unlock()
 	if n.cancel != nil {
 		n.cancel()
 	}

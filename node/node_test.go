@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/relay"
 	"ginnel/userstack"
 )
 
@@ -107,6 +108,83 @@ func TestTransferOverChangingPaths(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Error("the transfer did not end")
+	}
+}
+
+// Connections that are made while the node closes, and afterwards, fail in the usual way. Those to a name with several
+// addresses need goroutines.
+func TestDialBesideClose(t *testing.T) {
+	for range 20 {
+		m := newMesh(t)
+		a, b := m.add("alpha"), m.add("beta")
+		a.start(func(c *Config) {
+			c.Map.Peers[0].Addresses = append(c.Map.Peers[0].Addresses, single(netip.MustParseAddr("100.64.9.9"))...)
+		})
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for {
+					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+					c, err := a.DialContext(ctx, "tcp", "beta:80")
+					cancel()
+					if err == nil {
+						c.Close()
+						t.Error("a connection to a node that does not run")
+					}
+					if errors.Is(err, net.ErrClosed) {
+						return
+					}
+				}
+			})
+		}
+		a.Close()
+		wg.Wait()
+		if _, err := a.DialContext(t.Context(), "tcp", "127.0.0.1:9"); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("a destination on the host, after Close: %v", err)
+		}
+		_ = b
+	}
+}
+
+// Relays that make no sense are refused, and the map before stays.
+func TestMapWithBadRelays(t *testing.T) {
+	a, _ := two(t)
+	for _, bad := range []relay.Map{
+		{Regions: map[int]*relay.Region{1: nil}},
+		{Regions: map[int]*relay.Region{1: {RegionID: 1, Nodes: []*relay.Node{nil}}}},
+		{Regions: map[int]*relay.Region{1: {RegionID: 2}}},
+	} {
+		m := a.netmap(false)
+		m.Relays = bad
+		if err := a.SetMap(m); err == nil {
+			t.Errorf("%v was taken", bad)
+		}
+		if _, err := New(Config{Key: key.NewNodePrivate(), Map: m}); err == nil {
+			t.Errorf("a node was made with %v", bad)
+		}
+	}
+	if got := a.Status().Self.Relay; got != "test" {
+		t.Errorf("home relay %q", got)
+	}
+}
+
+// A name that several nodes have leads to none of them.
+func TestAmbiguousNames(t *testing.T) {
+	m := newMesh(t)
+	a, b, c := m.add("alpha"), m.add("db"), m.add("db")
+	for _, n := range m.nodes {
+		n.startReady()
+	}
+	b.serveHTTP(80, "first")
+	c.serveHTTP(80, "second")
+	if _, err := a.get("http://db/"); !errors.Is(err, syscall.EHOSTUNREACH) || !strings.Contains(err.Error(), "several nodes have this name") {
+		t.Errorf("two nodes of one name: %v", err)
+	}
+	if got, err := a.get("http://100.64.0.3/"); got != "second" || err != nil {
+		t.Errorf("by address: %q, %v", got, err)
+	}
+	if _, err := a.Ping(t.Context(), "db"); !errors.Is(err, ErrNoSuchPeer) {
+		t.Errorf("ping: %v", err)
 	}
 }
 

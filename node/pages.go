@@ -10,6 +10,8 @@ import (
 	"html/template"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +36,7 @@ func (n *Node) pages() http.Handler {
 	mux.HandleFunc("GET /readyz", n.serveReady)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics(), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /api/v1/status", n.serveStatus)
-	mux.Handle("POST /api/v1/ping", n.withToken(n.servePing))
+	mux.HandleFunc("POST /api/v1/ping", n.servePing)
 	return mux
 }
 
@@ -57,17 +59,10 @@ type apiError struct {
 	Error string `json:"error"`
 }
 
-// withToken lets only those in who can read the node's state directory.
-func (n *Node) withToken(next http.HandlerFunc) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok || n.cfg.Token == "" || subtle.ConstantTimeCompare([]byte(token), []byte(n.cfg.Token)) != 1 {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="ginnel"`)
-			writeJSON(w, http.StatusUnauthorized, apiError{"this needs the token from the node's state directory"})
-			return
-		}
-		next(w, r)
-	})
+// hasToken reports whether the request comes from somebody who can read the node's state directory.
+func (n *Node) hasToken(r *http.Request) bool {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return ok && n.cfg.Token != "" && subtle.ConstantTimeCompare([]byte(token), []byte(n.cfg.Token)) == 1
 }
 
 func (n *Node) serveStatusPage(w http.ResponseWriter, _ *http.Request) {
@@ -93,6 +88,10 @@ func (n *Node) serveReady(w http.ResponseWriter, _ *http.Request) {
 
 // servePing pings the peer named in the form value "peer".
 func (n *Node) servePing(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Origin") != "" { // a page of the web may send requests here, though it cannot read the answers
+		writeJSON(w, http.StatusForbidden, apiError{"this is not for pages of the web"})
+		return
+	}
 	peer := r.FormValue("peer")
 	if peer == "" {
 		writeJSON(w, http.StatusBadRequest, apiError{"the form value peer is missing"})
@@ -111,14 +110,14 @@ func (n *Node) servePing(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// servePAC tells browsers to come here for the mesh and, unless this node keeps to the mesh, for everything.
+// servePAC tells browsers to come here for the mesh and for nothing else.
 func (n *Node) servePAC(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig")
 	fmt.Fprint(w, pacFile(r.Host, n.netmap.Load()))
 }
 
-// pacFile writes a proxy auto-configuration for the proxy at hostPort: names and addresses of the mesh go there,
-// everything else directly.
+// pacFile writes a proxy auto-configuration for the proxy at hostPort: names and addresses of the mesh, and names that
+// the browser finds to have such addresses, go there, everything else directly.
 func pacFile(hostPort string, m *NetworkMap) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "// Names and addresses of the mesh go through ginnel, everything else directly.\n")
@@ -131,18 +130,28 @@ func pacFile(hostPort string, m *NetworkMap) string {
 			fmt.Fprintf(&b, "  if (host == %s) return ginnel;\n", js(hostName(p.Name)))
 		}
 	}
+	var ranges []string
 	for _, prefix := range meshPrefixes(m) {
 		if prefix.Addr().Is4() {
 			mask := net.CIDRMask(prefix.Bits(), 32)
-			fmt.Fprintf(&b, "  if (/^[0-9.]+$/.test(host) && isInNet(host, %s, %s)) return ginnel;\n", js(prefix.Masked().Addr().String()), js(net.IP(mask).String()))
+			ranges = append(ranges, fmt.Sprintf("isInNet(ip, %s, %s)", js(prefix.Masked().Addr().String()), js(net.IP(mask).String())))
 		}
 	}
-	if len(m.DNS.Servers) > 0 {
-		// Only the mesh knows which names are its own.
+	if len(m.DNS.Servers) > 0 || hasDefaultRoute(m) {
+		// Only the mesh knows which names are its own, or it is the way to all of them.
 		b.WriteString("  if (!/^[0-9.]+$/.test(host) && host != \"localhost\") return ginnel;\n")
 	}
+	b.WriteString("  var ip = /^[0-9.]+$/.test(host) ? host : dnsResolve(host);\n")
+	fmt.Fprintf(&b, "  if (ip && (%s)) return ginnel;\n", strings.Join(ranges, " ||\n             "))
 	b.WriteString("  return \"DIRECT\";\n}\n")
 	return b.String()
+}
+
+// hasDefaultRoute reports whether the mesh is the way to everywhere.
+func hasDefaultRoute(m *NetworkMap) bool {
+	return slices.ContainsFunc(m.Peers, func(p Peer) bool {
+		return slices.ContainsFunc(p.Addresses, func(a netip.Prefix) bool { return a.Bits() == 0 })
+	})
 }
 
 // js writes a string as JavaScript does; JSON is a part of it.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"ginnel/proxy"
+	"ginnel/relay"
 )
 
 // page fetches one of a node's own pages.
@@ -65,13 +66,60 @@ func TestPages(t *testing.T) {
 			t.Errorf("%s: %d, want %d", path, status, want)
 		}
 	}
-	for token, want := range map[string]int{"": 401, "wrong": 401, "token": 200} {
-		if status, _, body := page(t, a.Node, "POST", "/api/v1/ping?peer=beta", token); status != want && !(want == 200 && status == 504) {
-			t.Errorf("ping with token %q: %d %s, want %d", token, status, body, want)
-		}
+	if status, _, body := page(t, a.Node, "POST", "/api/v1/ping?peer=beta", ""); status != 200 && status != 504 {
+		t.Errorf("ping: %d %s", status, body)
 	}
-	if status, _, body := page(t, a.Node, "POST", "/api/v1/ping?peer=nobody", "token"); status != 404 || !strings.Contains(body, "no such peer") {
+	if status, _, body := page(t, a.Node, "POST", "/api/v1/ping?peer=nobody", ""); status != 404 || !strings.Contains(body, "no such peer") {
 		t.Errorf("ping of nobody: %d %s", status, body)
+	}
+}
+
+// A page of the web can have a browser send requests here.
+func TestPingIsNotForWebPages(t *testing.T) {
+	a, _ := two(t, withProxy)
+	req, err := http.NewRequest("POST", "http://"+a.Status().Proxies[0]+"/api/v1/ping?peer=beta", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Origin", "http://web.example")
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("status %d, want 403", resp.StatusCode)
+	}
+}
+
+// On a listener that others can reach, the pages want the password, or the token of the state directory.
+func TestPagesOnTheNetwork(t *testing.T) {
+	m := newMesh(t)
+	a := m.add("alpha")
+	a.start(func(c *Config) {
+		c.Proxies = []net.Addr{tcp("0.0.0.0:0")}
+		c.ProxyAuth = func(_, password string) bool { return password == "right" }
+	})
+	_, port, err := net.SplitHostPort(a.Status().Proxies[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for header, want := range map[string]int{
+		"": 401, "Bearer wrong": 401, "Bearer token": 200, "Basic dTp3cm9uZw==": 401, "Basic dTpyaWdodA==": 200,
+	} {
+		req, err := http.NewRequest("GET", "http://127.0.0.1:"+port+"/api/v1/status", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", header)
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("Authorization: %q: status %d, want %d", header, resp.StatusCode, want)
+		}
 	}
 }
 
@@ -264,7 +312,7 @@ func TestPACFile(t *testing.T) {
 	got := pacFile("127.0.0.1:1080", m)
 	for _, want := range []string{
 		`"SOCKS5 127.0.0.1:1080; PROXY 127.0.0.1:1080"`, `dnsDomainIs(host, ".corp.example")`, `host == "self"`,
-		`isInNet(host, "10.9.0.0", "255.255.255.0")`, `isInNet(host, "100.64.0.0", "255.192.0.0")`, `evil\");alert(\"`,
+		`isInNet(ip, "10.9.0.0", "255.255.255.0")`, `isInNet(ip, "100.64.0.0", "255.192.0.0")`, `evil\");alert(\"`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%s is missing in\n%s", want, got)
@@ -287,9 +335,15 @@ func TestMetricsAreComplete(t *testing.T) {
 	if _, err := a.get("http://beta/"); err != nil {
 		t.Fatal(err)
 	}
+	twins := a.netmap(false)
+	twins.Relays = relay.Map{Regions: maps.Clone(twins.Relays.Regions)}
+	twins.Relays.Regions[901] = &relay.Region{RegionID: 901, RegionCode: "test"} // codes need not be unique
+	if err := a.SetMap(twins); err != nil {
+		t.Fatal(err)
+	}
 	_, _, body := page(t, a.Node, "GET", "/metrics", "")
 	peer := fmt.Sprintf(`{peer="%v"}`, b.key.Public())
-	for _, want := range []string{"ginnel_peer_received_bytes_total" + peer, "ginnel_peer_direct" + peer + " 0", `ginnel_relay_connected{region="test"} 1`, "go_goroutines"} {
+	for _, want := range []string{"ginnel_peer_received_bytes_total" + peer, "ginnel_peer_direct" + peer + " 0", `ginnel_relay_connected{name="test",region="900"} 1`, "go_goroutines"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("%s is missing", want)
 		}

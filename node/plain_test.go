@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -281,5 +282,36 @@ func TestNextAddr(t *testing.T) {
 		if got := nextAddr(c.addrs, c.current, c.why); got != c.want {
 			t.Errorf("nextAddr(%v, %v, %v) = %v, want %v", c.addrs, c.current, c.why, got, c.want)
 		}
+	}
+}
+
+// Where the name of the only endpoint cannot be looked up, the node is not ready and everything that fails says why.
+func TestEndpointNameUnknown(t *testing.T) {
+	why := errors.New("the resolver is on holiday")
+	n, err := New(Config{
+		Key: key.NewNodePrivate(), UDPAddr: loopback, Log: testLog(t, "n"), DialTimeout: 100 * time.Millisecond,
+		Map: NetworkMap{
+			Addresses: single(netip.MustParseAddr("10.9.0.2")),
+			Peers: []Peer{{Name: "gate", Key: key.NewNodePrivate().Public(), Plain: true, Addresses: single(netip.MustParseAddr("10.9.0.1")),
+				Endpoint: Endpoint{Host: "gate.example", Port: 1}}},
+		},
+		LookupHost: func(context.Context, string) ([]netip.Addr, error) { return nil, why },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	eventually(t, "the look-up has failed", func() bool { return n.Status().Reason != "" })
+	s := n.Status()
+	if s.State != StateStarting || !strings.Contains(s.Reason, "looking up the endpoint of peer gate: the resolver is on holiday") {
+		t.Errorf("state %v, %q", s.State, s.Reason)
+	}
+	if len(s.Health) != 1 || s.Health[0].Code != "endpoint-unresolved" || !strings.Contains(s.Health[0].Text, why.Error()) {
+		t.Errorf("health %v", s.Health)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := n.DialContext(ctx, "tcp", "10.9.0.1:80"); err == nil || !strings.Contains(err.Error(), why.Error()) {
+		t.Errorf("dialling: %v", err)
 	}
 }

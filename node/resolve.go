@@ -8,14 +8,18 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 )
 
 // lookup resolves a host name: names of the mesh by the map, others by the map's DNS servers or the host's resolver.
 // Addresses come in the order in which to try them.
 func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	name := hostName(host)
-	if addrs := n.routes.Load().names[name]; len(addrs) > 0 {
-		return addrs, nil
+	switch entry, known := n.routes.Load().names[name]; {
+	case entry.ambiguous:
+		return nil, &unreachableError{who: name, why: "several nodes have this name; use an address", errno: syscall.EHOSTUNREACH}
+	case known:
+		return entry.addrs, nil
 	}
 	dns := n.netmap.Load().DNS
 	if len(dns.Servers) == 0 || name == "localhost" || strings.HasSuffix(name, ".localhost") {
@@ -30,8 +34,7 @@ func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 		if firstErr == nil || ctx.Err() != nil {
 			firstErr = err
 		}
-		var notFound *net.DNSError
-		if !errors.As(err, &notFound) || !notFound.IsNotFound {
+		if dns, ok := errors.AsType[*net.DNSError](err); !ok || !dns.IsNotFound {
 			return nil, err
 		}
 	}
@@ -74,8 +77,8 @@ func (n *Node) askServers(ctx context.Context, name string, servers []netip.Addr
 
 // serverError names the servers that were asked: net.Resolver names the host's, which were not.
 func serverError(err error, servers []netip.Addr) error {
-	var dns *net.DNSError
-	if !errors.As(err, &dns) {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	if !ok {
 		return err
 	}
 	e := *dns

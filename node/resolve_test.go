@@ -133,7 +133,7 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s goes to %v, want %s", addr, p, want)
 		}
 	}
-	if got := r.names["host.example"]; len(got) != 2 {
+	if got := r.names["host.example"].addrs; len(got) != 2 {
 		t.Errorf("names %v", r.names)
 	}
 	r = newRoutes(&NetworkMap{Addresses: prefixes("10.9.0.2/24"), Peers: peers[1:2]})

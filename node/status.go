@@ -122,8 +122,8 @@ func (n *Node) Status() Status {
 			s.Relays = append(s.Relays, relayStatus(m, r))
 		}
 	}
-	s.Health = health(m, &ps)
-	if err := n.notReady(m, &ps); err != nil {
+	s.Health = append(n.endpointHealth(m, sessions), health(m, &ps)...)
+	if err := cmp.Or(n.noEndpoint(m, sessions), n.notReady(m, &ps)); err != nil {
 		s.State, s.Reason = StateStarting, err.Error()
 	}
 	return s
@@ -210,6 +210,33 @@ func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 	return fmt.Errorf("connecting to the home relay %s", regionName(&m.Relays, m.Home))
 }
 
+// noEndpoint says why no peer can be reached where all of them would have to be looked up and none could be; nil if one
+// can be.
+func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]session) (err error) {
+	for i := range m.Peers {
+		p := &m.Peers[i]
+		cause := n.lookupError(p)
+		if cause == nil || sessions[p.Key].endpoint != "" {
+			return nil
+		}
+		err = fmt.Errorf("looking up the endpoint of peer %s: %w", p.display(), cause)
+	}
+	return err
+}
+
+// endpointHealth lists the peers whose endpoints have no address.
+func (n *Node) endpointHealth(m *NetworkMap, sessions map[key.NodePublic]session) []HealthIssue {
+	issues := []HealthIssue{}
+	for i := range m.Peers {
+		p := &m.Peers[i]
+		if err := n.lookupError(p); err != nil && sessions[p.Key].endpoint == "" {
+			issues = append(issues, HealthIssue{Code: "endpoint-unresolved", Text: fmt.Sprintf("the endpoint of peer %s: %v", p.display(), err),
+				Mend: "check the name in Endpoint and the host's DNS; it is looked up again while there is traffic"})
+		}
+	}
+	return issues
+}
+
 // health lists what is wrong.
 func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 	issues := []HealthIssue{}
@@ -248,6 +275,9 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	r := PingResult{Peer: p.display(), Path: PathDirect}
 	if p.Plain || p.Disco.IsZero() {
 		n.wakePeer(p)
+		if err := n.awaitUp(ctx); err != nil {
+			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
+		}
 		rtt, err := n.stack.Ping(ctx, addr)
 		if err != nil {
 			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
@@ -276,11 +306,14 @@ func (n *Node) findPeer(host string) (*Peer, netip.Addr, error) {
 	r := n.routes.Load()
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
-		addrs := r.names[hostName(host)]
-		if len(addrs) == 0 {
+		switch entry, known := r.names[hostName(host)]; {
+		case entry.ambiguous:
+			return nil, netip.Addr{}, fmt.Errorf("%w: several nodes have the name %q; use an address", ErrNoSuchPeer, host)
+		case !known:
 			return nil, netip.Addr{}, fmt.Errorf("%w: %q", ErrNoSuchPeer, host)
+		default:
+			addr = entry.addrs[0]
 		}
-		addr = addrs[0]
 	}
 	p := r.peer(addr.Unmap())
 	if p == nil {

@@ -2,6 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
+	"maps"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -9,8 +12,7 @@ import (
 	"ginnel/internal/key"
 )
 
-// What a node looks after besides packets: the addresses behind the names of plain peers and of STUN servers, and
-// changes of the host's network.
+// The addresses behind the names of plain peers' endpoints.
 
 const (
 	silenceCheck   = time.Second      // how often plain peers are looked at
@@ -63,20 +65,40 @@ func (p *plainPeer) observe(now time.Time, s session) suspicion {
 	return moved
 }
 
-// findFirstEndpoints resolves the names of plain peers before anything is sent to them: a handshake that finds no
-// address is tried again only after five seconds. What takes long, or fails, is left to keepEndpoints.
-func (n *Node) findFirstEndpoints() {
-	ctx, cancel := context.WithTimeout(context.Background(), firstLookups)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, p := range n.namedPeers() {
-		wg.Go(func() { n.findEndpoint(ctx, p, session{}, moved) })
+// bringUp sets WireGuard going once the names of plain peers are resolved: a handshake that finds no address is tried
+// again only after five seconds. What takes long, or fails, is left to keepEndpoints.
+func (n *Node) bringUp(ctx context.Context) {
+	defer close(n.upc)
+	if named := n.namedPeers(); len(named) > 0 {
+		ctx, cancel := context.WithTimeout(ctx, firstLookups)
+		defer cancel()
+		var wg sync.WaitGroup
+		for _, p := range named {
+			wg.Go(func() { n.findEndpoint(ctx, p, session{}, moved) })
+		}
+		wg.Wait()
 	}
-	wg.Wait()
+	if err := n.wg0.dev.Up(); err != nil {
+		n.log.Error("starting WireGuard", "err", err)
+		n.wg0.dev.Close() // which ends Run
+	}
+}
+
+// awaitUp waits until packets can be sent.
+func (n *Node) awaitUp(ctx context.Context) error {
+	select {
+	case <-n.upc:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.closec:
+		return net.ErrClosed
+	}
 }
 
 // keepEndpoints resolves the names of plain peers' endpoints: when a peer is new, and when it goes silent.
 func (n *Node) keepEndpoints(ctx context.Context) {
+	n.bringUp(ctx)
 	known := make(map[key.NodePublic]*plainPeer)
 	ticker := time.NewTicker(silenceCheck)
 	defer ticker.Stop()
@@ -107,6 +129,9 @@ func (n *Node) namedPeers() (named []*Peer) {
 
 func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.NodePublic]*plainPeer) {
 	sessions := n.wg0.sessions()
+	maps.DeleteFunc(known, func(k key.NodePublic, _ *plainPeer) bool { _, ok := sessions[k]; return !ok })
+	var wg sync.WaitGroup // one name that takes long must not keep the others waiting for theirs
+	defer wg.Wait()
 	for _, p := range named {
 		s, ok := sessions[p.Key]
 		if !ok {
@@ -116,7 +141,7 @@ func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.
 			known[p.Key] = new(plainPeer)
 		}
 		if why := known[p.Key].observe(time.Now(), s); why != unsuspected {
-			n.findEndpoint(ctx, p, s, why)
+			wg.Go(func() { n.findEndpoint(ctx, p, s, why) })
 		}
 	}
 }
@@ -126,10 +151,15 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session, why suspici
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	addrs, err := n.cfg.lookupHost(ctx, p.Endpoint.Host)
-	if err != nil || len(addrs) == 0 {
+	if err == nil && len(addrs) == 0 {
+		err = errors.New("the name has no address")
+	}
+	if err != nil {
 		n.log.Warn("looking up the endpoint of a peer", "peer", p.display(), "host", p.Endpoint.Host, "err", err)
+		n.unresolved.Store(p.Key, err)
 		return
 	}
+	n.unresolved.Delete(p.Key)
 	current, _ := netip.ParseAddrPort(s.endpoint)
 	next := netip.AddrPortFrom(nextAddr(addrs, current.Addr(), why), p.Endpoint.Port)
 	if next == current {
@@ -139,7 +169,18 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session, why suspici
 		n.log.Warn("moving a peer", "peer", p.display(), "endpoint", next, "err", err)
 		return
 	}
+	if s.endpoint == "" {
+		n.log.Info("peer found", "peer", p.display(), "host", p.Endpoint.Host, "endpoint", next)
+		return
+	}
 	n.log.Info("peer has moved", "peer", p.display(), "host", p.Endpoint.Host, "from", s.endpoint, "to", next)
+}
+
+// lookupError is why the name of a plain peer's endpoint has no address; nil if it has one or none was looked for.
+func (n *Node) lookupError(p *Peer) error {
+	err, _ := n.unresolved.Load(p.Key)
+	e, _ := err.(error)
+	return e
 }
 
 // nextAddr is the address to use: current as long as it is listed and not dead, then the one after it.

@@ -31,6 +31,7 @@ type wireguard struct {
 	mu      sync.Mutex // held while the device is told
 	peers   map[key.NodePublic]Peer
 	dormant map[key.NodePublic]Peer // of the map, unknown to the device
+	unsure  bool                    // the device refused a change, so what it knows is not known
 }
 
 // configure makes peers the whole set, telling the device only what changed.
@@ -73,6 +74,10 @@ func (w *wireguard) wake(k key.NodePublic) {
 // replace makes the device know exactly next.
 func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
 	var text strings.Builder
+	if w.unsure {
+		text.WriteString("replace_peers=true\n")
+		w.peers = nil
+	}
 	for k := range w.peers {
 		if _, ok := next[k]; !ok {
 			w.active.Delete(k)
@@ -95,12 +100,14 @@ func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
 			fmt.Fprintf(&plain, "public_key=%s\nupdate_only=true\nendpoint=%s\n", hexKey(p.Key), ap)
 		}
 	}
+	w.unsure = true
 	if err := w.set(text.String()); err != nil {
 		return err
 	}
 	if err := w.set(plain.String()); err != nil {
 		return err
 	}
+	w.unsure = false
 	for _, p := range next {
 		w.active.Store(p.Key, struct{}{})
 		if old, known := w.peers[p.Key]; known && restarted(&old, &p) {
@@ -139,7 +146,8 @@ func writePeer(b *strings.Builder, p *Peer, known bool) {
 	case !p.Plain:
 		fmt.Fprintf(b, "endpoint=%s\n", hexKey(p.Key))
 	}
-	fmt.Fprintf(b, "preshared_key=%s\n", hex.EncodeToString(p.PresharedKey[:]))
+	psk := p.PresharedKey.Raw()
+	fmt.Fprintf(b, "preshared_key=%s\n", hex.EncodeToString(psk[:]))
 	b.WriteString("replace_allowed_ips=true\n")
 	for _, prefix := range p.Addresses {
 		fmt.Fprintf(b, "allowed_ip=%s\n", prefix.Masked())

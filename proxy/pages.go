@@ -16,7 +16,7 @@ func (f *front) servePage(c *conn, w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "These pages are for requests to localhost", http.StatusMisdirectedRequest)
 		return
 	}
-	if c.reach == reachNetwork && !f.pageAuthorized(w, r) {
+	if c.reach == reachNetwork && !f.srv.trustsPage(r) && !f.pageAuthorized(w, r) {
 		return
 	}
 	r.Header.Del("Proxy-Authorization")
@@ -26,6 +26,8 @@ func (f *front) servePage(c *conn, w http.ResponseWriter, r *http.Request) {
 	}
 	f.srv.Pages.ServeHTTP(w, r)
 }
+
+func (s *Server) trustsPage(r *http.Request) bool { return s.TrustPage != nil && s.TrustPage(r) }
 
 // pageAuthorized accepts the password of the proxy for its pages too, in either header. It is not passed on.
 func (f *front) pageAuthorized(w http.ResponseWriter, r *http.Request) bool {

@@ -14,13 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -120,27 +118,27 @@ func (m *metaAppender) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 }
 
 // FileTLS returns a base for [Server.TLSConfig] with a certificate chain and its key from PEM files. They are read again
-// when they change; should that fail the old certificate stays, and log says so.
-func FileTLS(certFile, keyFile string, log *slog.Logger) (*tls.Config, error) {
-	f := &certFiles{certFile: certFile, keyFile: keyFile, log: log}
-	if log == nil {
-		f.log = slog.New(slog.DiscardHandler)
-	}
-	if err := f.load(time.Now()); err != nil {
+// when they change, until Close; should that fail the old certificate stays, and the log says so.
+func (s *Server) FileTLS(certFile, keyFile string) (*tls.Config, error) {
+	f := &certFiles{s: s, certFile: certFile, keyFile: keyFile}
+	if err := f.load(); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, net.ErrClosed
+	}
+	s.wg.Go(f.watch)
 	return &tls.Config{GetCertificate: f.certificate}, nil
 }
 
 // certFiles is a certificate in two files.
 type certFiles struct {
+	s                 *Server
 	certFile, keyFile string
-	log               *slog.Logger
-
-	mu      sync.Mutex
-	cert    *tls.Certificate
-	stamp   [2]fileStamp // of the files that cert was read from
-	checked time.Time
+	cert              atomic.Pointer[tls.Certificate]
+	stamp             [2]fileStamp // of the files that cert was read from; of the goroutine that loads
 }
 
 // fileStamp tells whether a file has changed.
@@ -149,20 +147,21 @@ type fileStamp struct {
 	size     int64
 }
 
-func (f *certFiles) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now := time.Now(); now.Sub(f.checked) >= certCheckInterval {
-		if err := f.load(now); err != nil {
-			f.log.Warn("certificate files cannot be used, the old certificate stays", "err", err)
+// watch looks after the files until the server ends. Handshakes do not wait for it, however long a disk takes.
+func (f *certFiles) watch() {
+	for f.s.sleep(certCheckInterval) {
+		if err := f.load(); err != nil {
+			f.s.log.Warn("certificate files cannot be used, the old certificate stays", "err", err)
 		}
 	}
-	return f.cert, nil
+}
+
+func (f *certFiles) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return f.cert.Load(), nil
 }
 
 // load reads the files if they have changed.
-func (f *certFiles) load(now time.Time) error {
-	f.checked = now
+func (f *certFiles) load() error {
 	var stamp [2]fileStamp
 	for i, path := range []string{f.certFile, f.keyFile} {
 		info, err := os.Stat(path)
@@ -171,14 +170,15 @@ func (f *certFiles) load(now time.Time) error {
 		}
 		stamp[i] = fileStamp{info.ModTime(), info.Size()}
 	}
-	if f.cert != nil && stamp == f.stamp {
+	if f.cert.Load() != nil && stamp == f.stamp {
 		return nil
 	}
 	cert, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
 	if err != nil {
 		return fmt.Errorf("reading the certificate from %s and %s: %w", f.certFile, f.keyFile, err)
 	}
-	f.cert, f.stamp = &cert, stamp
+	f.cert.Store(&cert)
+	f.stamp = stamp
 	return nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,12 +91,13 @@ func TestFileTLS(t *testing.T) {
 		dir := t.TempDir()
 		ca := newTestCA(t)
 		certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-		if _, err := FileTLS(certFile, keyFile, nil); err == nil || !strings.Contains(err.Error(), "cert.pem") {
+		s := newTestServer(t, ServerConfig{})
+		if _, err := s.FileTLS(certFile, keyFile); err == nil || !strings.Contains(err.Error(), "cert.pem") {
 			t.Errorf("without files: %v", err)
 		}
 		first, second := ca.issue(time.Hour, "a.example"), ca.issue(time.Hour, "a.example")
 		writePEM(t, certFile, keyFile, first)
-		conf, err := FileTLS(certFile, keyFile, testLog(t))
+		conf, err := s.FileTLS(certFile, keyFile)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,19 +113,24 @@ func TestFileTLS(t *testing.T) {
 		stamp := time.Now().Add(time.Hour)
 		os.Chtimes(certFile, stamp, stamp)
 		want("just changed", first)
-		time.Sleep(certCheckInterval)
+		time.Sleep(certCheckInterval + time.Second)
 		want("changed", second)
 		if err := os.WriteFile(certFile, []byte("half a file"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(certCheckInterval)
+		time.Sleep(certCheckInterval + time.Second)
 		want("broken", second)
 		os.Remove(keyFile)
-		time.Sleep(certCheckInterval)
+		time.Sleep(certCheckInterval + time.Second)
 		want("removed", second)
 		writePEM(t, certFile, keyFile, first)
-		time.Sleep(certCheckInterval)
+		time.Sleep(certCheckInterval + time.Second)
 		want("mended", first)
+		s.Close()
+		if _, err := s.FileTLS(certFile, keyFile); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		want("closed", first)
 	})
 }
 

@@ -8,8 +8,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +24,9 @@ import (
 
 // connectTimeout bounds all of it, from the first dial on (2.6).
 const connectTimeout = 10 * time.Second
+
+// maxUpgradeAnswer bounds the header of the answer to the upgrade.
+const maxUpgradeAnswer = 64 << 10
 
 // Transport is what carries the frames of a connection.
 type Transport uint8
@@ -41,16 +46,21 @@ func (t Transport) String() string {
 var errNoClientKey = errors.New("relay: client has no key")
 
 // upgradeError reports that something on the way answered in HTTP instead of letting the connection be upgraded.
-type upgradeError struct{ answer string }
+type upgradeError struct {
+	status int    // 0 if the answer has none
+	answer string // its first line
+}
 
 // Error implements error.
-func (e *upgradeError) Error() string { return "the upgrade to DERP was answered with " + e.answer }
+func (e *upgradeError) Error() string {
+	return "the upgrade to DERP was answered with " + excerpt(e.answer)
+}
 
 // refusedUpgrade reports whether err means that WebSocket may get through where this connection did not. A server that
 // is only too busy would be so for WebSocket too.
 func refusedUpgrade(err error) bool {
 	ue, ok := errors.AsType[*upgradeError](err)
-	return ok && !strings.Contains(ue.answer, " 503 ") && !strings.Contains(ue.answer, " 429 ")
+	return ok && ue.status != http.StatusServiceUnavailable && ue.status != http.StatusTooManyRequests
 }
 
 // hello is what a client says in its login.
@@ -98,7 +108,7 @@ func connectOnce(ctx context.Context, cfg *ClientConfig, targets []*target, h *h
 	}
 	if err != nil {
 		base.Close()
-		return nil, fmt.Errorf("connecting to relay %s: %w", t.hostHeader(), cmp.Or(ctx.Err(), err))
+		return nil, fmt.Errorf("connecting to relay %s: %w", t.hostHeader(), shown{cmp.Or(ctx.Err(), err)})
 	}
 	return s, nil
 }
@@ -179,13 +189,13 @@ func (s *session) upgrade(conn net.Conn, t *target) error {
 	if _, err := conn.Write(appendRequest(nil, t)); err != nil {
 		return fmt.Errorf("asking for the upgrade: %w", err)
 	}
-	br := bufio.NewReader(conn)
+	br := bufio.NewReader(io.LimitReader(conn, maxUpgradeAnswer))
 	resp, err := http.ReadResponse(br, nil)
 	if err != nil {
 		return fmt.Errorf("reading the answer to the upgrade: %w", err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return &upgradeError{resp.Proto + " " + resp.Status}
+		return &upgradeError{resp.StatusCode, resp.Proto + " " + resp.Status}
 	}
 	early, _ := br.Peek(br.Buffered())
 	s.in.preload(early)
@@ -247,7 +257,7 @@ func openWebSocket(ctx context.Context, conn net.Conn, t *target) (net.Conn, err
 	u := t.url()
 	u.Scheme = "http" // TLS is there already
 	once := &onceDialer{conn: conn}
-	tr := &http.Transport{DialContext: once.dial, DisableKeepAlives: true}
+	tr := &http.Transport{DialContext: once.dial, DisableKeepAlives: true, MaxResponseHeaderBytes: maxUpgradeAnswer}
 	defer tr.CloseIdleConnections()
 	ws, resp, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: tr, CheckRedirect: noRedirect},
@@ -294,5 +304,9 @@ func httpAnswer(b []byte, conn net.Conn) error {
 		n, _ := conn.Read(more[:])
 		line, _, _ = bytes.Cut(append(bytes.Clone(line), more[:n]...), []byte("\r\n"))
 	}
-	return &upgradeError{string(line)}
+	ue := &upgradeError{answer: string(line)}
+	if fields := strings.Fields(ue.answer); len(fields) > 1 {
+		ue.status, _ = strconv.Atoi(fields[1])
+	}
+	return ue
 }

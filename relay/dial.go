@@ -38,17 +38,18 @@ type target struct {
 	ideal    string // the name of the node that should have been reached; empty if this is it
 }
 
-// nodeTargets returns the servers of a region in the order in which they are tried.
+// nodeTargets returns the servers of a region in the order in which they are tried; the first is the ideal one.
 func nodeTargets(r *Region) []*target {
 	var ts []*target
+	var ideal string
 	for _, n := range r.Nodes {
 		if n == nil || n.STUNOnly {
 			continue
 		}
 		t := &target{host: n.HostName, port: n.port(), path: "/derp", certName: n.CertName, insecure: n.InsecureForTests,
-			v4: n.IPv4, v6: n.IPv6}
-		if n != r.Nodes[0] {
-			t.ideal = r.Nodes[0].Name
+			v4: n.IPv4, v6: n.IPv6, ideal: ideal}
+		if len(ts) == 0 {
+			ideal = n.Name
 		}
 		ts = append(ts, t)
 	}

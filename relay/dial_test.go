@@ -38,9 +38,12 @@ func TestTargetRoutes(t *testing.T) {
 }
 
 func TestNodeTargets(t *testing.T) {
-	ts := nodeTargets(&Region{Nodes: []*Node{{Name: "1a", HostName: "a", STUNOnly: true}, {Name: "1b", HostName: "b"}, nil, {Name: "1c", HostName: "c"}}})
-	if len(ts) != 2 || ts[0].host != "b" || ts[1].host != "c" || ts[0].ideal != "1a" || ts[1].ideal != "1a" {
+	ts := nodeTargets(&Region{Nodes: []*Node{nil, {Name: "1a", HostName: "a", STUNOnly: true}, {Name: "1b", HostName: "b"}, nil, {Name: "1c", HostName: "c"}}})
+	if len(ts) != 2 || ts[0].host != "b" || ts[1].host != "c" || ts[0].ideal != "" || ts[1].ideal != "1b" {
 		t.Errorf("got %+v", ts)
+	}
+	if ts := nodeTargets(&Region{Nodes: []*Node{nil}}); len(ts) != 0 {
+		t.Errorf("nothing but a null node: got %+v", ts)
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package relay speaks DERP, the protocol that carries a mesh's encrypted packets over TCP when no direct UDP path
-// works: [Client] and [Pool] for a node, [Server] for a relay, and [Map] for the list of relays. Section numbers in comments are those of the project's DERP specification; the frames are laid out in
-// frame.go.
+// works: [Client] and [Pool] for a node, [Server] for a relay, and [Map] for the list of relays. Section numbers in
+// comments are those of the project's DERP specification; the frames are laid out in frame.go.
 //
 // # How packets move
 //
@@ -12,8 +12,11 @@
 //
 // # Goroutines
 //
+// Dialling: one for each address family of the relay, ended by the first that connects, or by the context or Close.
 // Client: one that drains its outbox while there is a backlog, ended by Close or a failed connection.
-// Pool: one for upkeep, ended by Close; one for each region in use, ended by Close, SetMap or idleness.
+// Pool: one for upkeep, ended by Close; one for each region in use, ended by Close, SetMap or idleness; one that waits
+// for an answer on each connection after a network change, ended by the answer, 3 s without, or Close.
 // Server: one reader for each connection, ended by its connection; one drainer for each outbox with a backlog; one for
-// all keepalives while there are clients; one for each watching mesh peer and each mesh link. Close ends and awaits all.
+// all keepalives while there are clients; one for each watching mesh peer and each mesh link; one that looks after
+// certificate files. Close ends and awaits all.
 package relay

@@ -99,7 +99,7 @@ func FuzzMap(f *testing.F) {
 	f.Add([]byte(mapJSON))
 	f.Add([]byte(`{"Regions":{"1":null,"2":{"RegionID":2}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := ParseMap(b)
+		m, err := parseMap(b)
 		if err != nil {
 			return
 		}
@@ -107,7 +107,7 @@ func FuzzMap(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%s parses but does not encode: %v", b, err)
 		}
-		again, err := ParseMap(text)
+		again, err := parseMap(text)
 		if err != nil {
 			t.Fatalf("%s parses, but not again as %s: %v", b, text, err)
 		}

@@ -92,7 +92,13 @@ func TestDialErrors(t *testing.T) {
 			p.write(append(appendHeader(greeting(s), frameServerKey, 40), make([]byte, 40)...))
 		}, "not that of a DERP server"},
 		"the zero key": {func(s *rawServer, p *rawPeer) { p.write(appendServerKey(greeting(s), key.NodePublic{})) }, "checking the server's key: key is all zero"},
-		"silence":      {func(s *rawServer, p *rawPeer) { time.Sleep(time.Minute) }, "context deadline exceeded"},
+		"text that a terminal would act upon": {func(s *rawServer, p *rawPeer) {
+			p.write([]byte("HTTP/1.1 503 \x1b]0;mine\a busy\r\nContent-Length: 0\r\n\r\n"))
+		}, "answered with HTTP/1.1 503 ?]0;mine? busy"},
+		"endless header": {func(s *rawServer, p *rawPeer) {
+			p.write([]byte("HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("A: b\r\n", maxUpgradeAnswer/6) + "\r\n"))
+		}, "reading the answer to the upgrade: unexpected EOF"},
+		"silence": {func(s *rawServer, p *rawPeer) { time.Sleep(time.Minute) }, "context deadline exceeded"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -170,5 +176,24 @@ func TestTransportNames(t *testing.T) {
 		if tr.String() != want {
 			t.Errorf("got %v, want %s", tr, want)
 		}
+	}
+}
+
+// An answer in HTTP where a frame should begin tells whether WebSocket is worth trying.
+func TestHTTPAnswer(t *testing.T) {
+	for answer, refused := range map[string]bool{
+		"HTTP/1.1 403 Forbidden\r\nServer: x\r\n": true,
+		"HTTP/1.1 200 OK 503 429 \r\n":            true,
+		"HTTP/1.1\r\n":                            true,
+		"HTTP/1.1 503 Busy\r\n":                   false,
+		"HTTP/1.1 503\r\n":                        false,
+		"HTTP/1.0 429 Too Many Requests\r\n":      false,
+	} {
+		if err := httpAnswer([]byte(answer), nil); err == nil || refusedUpgrade(err) != refused {
+			t.Errorf("%q: got %v, refused %v, want %v", answer, err, refusedUpgrade(err), refused)
+		}
+	}
+	if err := httpAnswer([]byte("\x04\x00\x01\x00\x00"), nil); err != nil {
+		t.Errorf("a frame: got %v", err)
 	}
 }

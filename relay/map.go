@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 const (
@@ -61,19 +61,6 @@ type Node struct {
 	CanPort80        bool   `json:",omitempty"`
 }
 
-// ParseMap reads a map from its JSON form, drops regions that are null and validates the rest.
-func ParseMap(b []byte) (*Map, error) {
-	m := new(Map)
-	if err := json.Unmarshal(b, m); err != nil {
-		return nil, fmt.Errorf("reading the relay map: %w", err)
-	}
-	maps.DeleteFunc(m.Regions, func(_ int, r *Region) bool { return r == nil })
-	if err := m.Validate(); err != nil {
-		return nil, err
-	}
-	return m, nil
-}
-
 // RegionIDs returns the ids of all regions in ascending order.
 func (m *Map) RegionIDs() []int {
 	return slices.Sorted(maps.Keys(m.Regions))
@@ -116,7 +103,9 @@ func (n *Node) validate(region int) error {
 		return errors.New("a Name is missing")
 	case n.RegionID != region:
 		return fmt.Errorf("RegionID is %d", n.RegionID)
-	case n.HostName == "" || strings.ContainsAny(n.HostName, "/ \t\r\n"):
+	case strings.ContainsFunc(n.Name, spaceOrControl): // it goes into a header
+		return errors.New("the Name has spaces or control characters")
+	case n.HostName == "" || strings.Contains(n.HostName, "/") || strings.ContainsFunc(n.HostName, spaceOrControl):
 		return fmt.Errorf("HostName %q is not a host name", n.HostName)
 	case n.DERPPort < 0 || n.DERPPort > 65535:
 		return fmt.Errorf("DERPPort %d is not a port", n.DERPPort)
@@ -125,6 +114,8 @@ func (n *Node) validate(region int) error {
 	}
 	return nil
 }
+
+func spaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
 
 func isLowerHex(s string, n int) bool {
 	return len(s) == n && strings.Trim(s, "0123456789abcdef") == ""

@@ -194,8 +194,9 @@ func (p *Pool) NetworkChanged() {
 	if err != nil {
 		p.log.Warn("listing the machine's addresses failed", "err", err)
 	}
+	isLocal := func(a netip.Addr) bool { return err != nil || slices.Contains(addrs, a) }
 	for _, r := range *p.regions.Load() {
-		r.networkChanged(addrs, err == nil)
+		r.networkChanged(isLocal)
 	}
 }
 

@@ -477,3 +477,18 @@ func TestRouteTable(t *testing.T) {
 		t.Error("route not forgotten")
 	}
 }
+
+// What a map should not have, nulls in place of regions and nodes, is passed over.
+func TestPoolToleratesNulls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 1)
+		p := w.pool(2)
+		entry := *w.m.Regions[1]
+		entry.Nodes = append([]*Node{nil}, entry.Nodes...)
+		p.SetMap(Map{Regions: map[int]*Region{1: &entry, 2: {RegionID: 2, Nodes: []*Node{nil}}, 3: nil}})
+		p.send(1, key.NewNodePrivate().Public(), "on its way")
+		p.wantState(1, RegionConnected)
+		p.wantState(2, RegionWaiting)
+		p.NetworkChanged()
+	})
+}

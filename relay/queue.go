@@ -182,16 +182,16 @@ func (q *flowQueue) newBlock(frames []byte, room int, now time.Time) *block {
 	return &buf.block
 }
 
-// next takes the next span of at most max bytes, but of at least one frame. Give it back with release.
-func (q *flowQueue) next(max int, now time.Time) (span, bool) {
+// next takes the next span, of one frame at least and otherwise of no more than most bytes. Give it back with release.
+func (q *flowQueue) next(most int, now time.Time) (span, bool) {
 	for q.turn != nil {
 		f := q.turn
 		if q.expire(f, now) {
 			continue
 		}
-		size := wholeFrames(f.head.b, min(f.deficit, max))
+		size := wholeFrames(f.head.b, min(f.deficit, most))
 		if first := frameSize(f.head.b); size == 0 && first <= f.deficit {
-			size = first // larger than max: alone
+			size = first // larger than that: alone
 		}
 		if size == 0 {
 			f.deficit += quantum

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"testing"
 )
@@ -109,7 +110,7 @@ func TestReaderTruncated(t *testing.T) {
 
 // The header alone of a frame that is too large must not make the reader hold memory for it.
 func TestReaderTrustsNoHeader(t *testing.T) {
-	header := appendHeader(nil, frameSendPacket, 1<<31)
+	header := appendHeader(nil, frameSendPacket, math.MaxInt32)
 	f := &frameReader{src: io.MultiReader(bytes.NewReader(header), &errReader{errors.New("end of test")})}
 	f.read()
 	if f.buf != nil && len(f.buf.b) > readBuffer {

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -217,7 +216,7 @@ func (r *region) ended(err error, failures int) time.Duration {
 	} else if failures > 1 {
 		r.prefer = TransportNative
 	}
-	if r.closed || err == errIdle {
+	if r.closed || errors.Is(err, errIdle) {
 		r.err = nil
 		return 0
 	}
@@ -285,7 +284,7 @@ func (r *region) read(client *Client, failures *int) error {
 	for {
 		msgs, err := client.recv()
 		if err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = errHungUp
 			}
 			return err
@@ -301,7 +300,7 @@ func (r *region) read(client *Client, failures *int) error {
 				*failures = 0
 				r.admitted()
 			case MessageHealth:
-				r.setHealth(string(m.Data))
+				r.setHealth(excerpt(string(m.Data)))
 			case messageRestarting:
 				r.setRestart(m.Data)
 			}
@@ -361,8 +360,9 @@ func (r *region) closeIdle(now time.Time) {
 	r.hangUp(errIdle)
 }
 
-// networkChanged checks the connection, and ends the time between two attempts. Addresses count only if they are known.
-func (r *region) networkChanged(addrs []netip.Addr, known bool) {
+// networkChanged checks the connection, and ends the time between two attempts. isLocal reports whether the machine has
+// an address; where that is not known it has all of them.
+func (r *region) networkChanged(isLocal func(netip.Addr) bool) {
 	r.mu.Lock()
 	client := r.client
 	check := client != nil && !r.checking && !r.closed
@@ -374,7 +374,7 @@ func (r *region) networkChanged(addrs []netip.Addr, known bool) {
 	if !check {
 		return
 	}
-	if local := addrPortOf(client.session.wire.conn.LocalAddr()).Addr(); known && local.IsValid() && !slices.Contains(addrs, local.WithZone("")) {
+	if local := addrPortOf(client.session.wire.conn.LocalAddr()).Addr(); local.IsValid() && !isLocal(local.WithZone("")) {
 		r.hangUp(errAddressGone)
 		return
 	}

@@ -216,6 +216,11 @@ func TestPoolHealth(t *testing.T) {
 		if got := p.region(1).Health; got != "duplicate connection for this key" {
 			t.Errorf("health %q", got)
 		}
+		peer.write(append(appendHeader(nil, frameHealth, 9), "\x1b[1mbad\r\n"...))
+		synctest.Wait()
+		if got := p.region(1).Health; got != "?[1mbad" {
+			t.Errorf("health %q", got)
+		}
 		peer.write(f.find(t, "health_ok"))
 		synctest.Wait()
 		if got := p.region(1).Health; got != "" {

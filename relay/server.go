@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -63,12 +64,12 @@ type ServerConfig struct {
 	AcceptRate  float64
 	AcceptBurst int
 	// ClientRate bounds what is read from each client, in bytes a second, with bursts of ClientBurst bytes: clients
-	// over it are read from more slowly (4.7). 0 means no bound. See [Server.SetClientRate].
-	ClientRate, ClientBurst int
+	// over it are read from more slowly (4.7). 0 means no bound.
+	ClientRate, ClientBurst int64
 	// WriteTimeout is how long a client may take nothing before it is cut; 0 means 2 s. Mesh peers have 30 s (4.3).
 	WriteTimeout time.Duration
 	// QueueMemory bounds the bytes queued to all clients together; 0 means 256 MiB. Beyond it packets are dropped.
-	QueueMemory int
+	QueueMemory int64
 
 	// AdmissionURL is asked whether a client may connect; empty admits all (6.2).
 	AdmissionURL string
@@ -82,6 +83,14 @@ func (c *ServerConfig) maxClients() int { return cmp.Or(c.MaxClients, defaultMax
 
 func (c *ServerConfig) writeTimeout() time.Duration {
 	return cmp.Or(c.WriteTimeout, defaultWriteTimeout)
+}
+
+// newLimiter returns what holds one client to ClientRate, nil if there is no bound.
+func (c *ServerConfig) newLimiter() *rate.Limiter {
+	if c.ClientRate <= 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(c.ClientRate), int(min(max(c.ClientBurst, minRateBurst), math.MaxInt)))
 }
 
 func (c *ServerConfig) log() *slog.Logger {
@@ -110,7 +119,6 @@ type Server struct {
 	budget   budget
 	registry registry
 	keep     keepAlives
-	rate     atomic.Pointer[clientRate]
 	accepts  *rate.Limiter // nil if there is no bound
 	serial   atomic.Uint64 // of the latest connection
 
@@ -125,12 +133,6 @@ type Server struct {
 	links   map[*meshLink]struct{}
 }
 
-// clientRate is the limit of section 4.7.
-type clientRate struct {
-	limit rate.Limit
-	burst int
-}
-
 // NewServer returns a server that serves nobody yet. It fails only if cfg lacks the key.
 func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Key.IsZero() {
@@ -141,7 +143,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		public:  cfg.Key.Public(),
 		log:     cfg.log(),
 		metrics: newServerMetrics(),
-		budget:  budget{limit: int64(cmp.Or(cfg.QueueMemory, defaultQueueMemory))},
+		budget:  budget{limit: cmp.Or(cfg.QueueMemory, defaultQueueMemory)},
 		stopc:   make(chan struct{}),
 		conns:   make(map[*serverConn]struct{}),
 		serving: make(map[io.Closer]chan struct{}),
@@ -152,7 +154,6 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.AcceptRate > 0 {
 		s.accepts = rate.NewLimiter(rate.Limit(cfg.AcceptRate), max(cfg.AcceptBurst, 1))
 	}
-	s.SetClientRate(cfg.ClientRate, cfg.ClientBurst)
 	s.mux = s.routes()
 	s.metrics.observe(s)
 	return s, nil
@@ -168,15 +169,6 @@ func (s *Server) MetricsHandler() http.Handler {
 
 // Collector returns the metrics of the server, to be registered with those of a larger program.
 func (s *Server) Collector() prometheus.Collector { return s.metrics.registry }
-
-// SetClientRate changes ServerConfig.ClientRate and ClientBurst, for connections that are open too.
-func (s *Server) SetClientRate(bytesPerSecond, burst int) {
-	if bytesPerSecond <= 0 {
-		s.rate.Store(nil)
-		return
-	}
-	s.rate.Store(&clientRate{limit: rate.Limit(bytesPerSecond), burst: max(burst, minRateBurst)})
-}
 
 // Serve serves the connections of ln until Close, and then returns net.ErrClosed: TLS with conf, which
 // [Server.TLSConfig] made, or plain HTTP if conf is nil. A failing accept does not end it unless ln itself is closed.
@@ -285,6 +277,26 @@ func (s *Server) countConns() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
+}
+
+// tellGone sends PeerGone/Disconnected to those that are to be told.
+func (s *Server) tellGone(k key.NodePublic, told []*serverConn) {
+	for _, c := range told {
+		c.out.send(flowID{class: classControl}, appendPeerGone(nil, k, goneDisconnected), 0)
+		s.metrics.peerGone.WithLabelValues("disconnected").Inc()
+	}
+}
+
+// sleep waits, and reports whether the server still runs.
+func (s *Server) sleep(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.stopc:
+		return false
+	}
 }
 
 // Shutdown ends the server: it stops accepting, tells the clients that it restarts and when to come back (3.13), waits

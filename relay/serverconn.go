@@ -44,8 +44,7 @@ type serverConn struct {
 	routes  routes
 	home    homeNote
 	notHere *rate.Limiter // of PeerGone/NotHere frames; nil until one is due
-	rate    *clientRate   // what limiter enforces
-	limiter *rate.Limiter
+	limiter *rate.Limiter // of what is read; nil if there is no limit
 
 	keepEvery, keepSlot int                // guarded by keepAlives.mu
 	sources             map[*peer]struct{} // guarded by registry.mu: those whose leaving must be told here
@@ -54,7 +53,7 @@ type serverConn struct {
 
 // run is the life of a connection (4.2).
 func (c *serverConn) run() {
-	log := c.s.log.With("remote", c.remote.String())
+	log := c.s.log.With("client", c.remote.String())
 	shared, err := c.login()
 	if err != nil {
 		log.Debug("client refused", "err", err)
@@ -155,14 +154,6 @@ func (c *serverConn) depart() {
 	c.s.tellGone(c.key, told)
 }
 
-// tellGone sends PeerGone/Disconnected to those that are to be told.
-func (s *Server) tellGone(k key.NodePublic, told []*serverConn) {
-	for _, c := range told {
-		c.out.send(flowID{class: classControl}, appendPeerGone(nil, k, goneDisconnected), 0)
-		s.metrics.peerGone.WithLabelValues("disconnected").Inc()
-	}
-}
-
 // read handles frames until the connection ends.
 func (c *serverConn) read() error {
 	for {
@@ -179,30 +170,14 @@ func (c *serverConn) read() error {
 
 // throttle waits until n more bytes are within the client's rate. Not reading makes its TCP wait (4.7).
 func (c *serverConn) throttle(n int) {
-	r := c.s.rate.Load()
-	if r == nil || c.trust == meshPeer {
+	if c.limiter == nil || c.trust == meshPeer {
 		return
 	}
-	if r != c.rate {
-		c.rate, c.limiter = r, rate.NewLimiter(r.limit, r.burst)
-	}
 	now := time.Now()
-	wait := c.limiter.ReserveN(now, min(n, r.burst)).DelayFrom(now)
+	wait := c.limiter.ReserveN(now, min(n, c.limiter.Burst())).DelayFrom(now)
 	if wait <= 0 {
 		return
 	}
 	c.s.metrics.throttled.Add(wait.Seconds())
 	c.s.sleep(wait)
-}
-
-// sleep waits, and reports whether the server still runs.
-func (s *Server) sleep(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-s.stopc:
-		return false
-	}
 }

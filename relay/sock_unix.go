@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -16,8 +17,9 @@ import (
 // take is kept, and flush writes it. So a goroutine that serves one peer can write to another's connection, through TLS,
 // and cannot be held up by it.
 //
-// What is kept is bounded by the callers: they write on only after pending was false, 72 KiB at most. The exceptions are
-// alerts, key updates and WebSocket pongs, a few bytes each, answered at the pace at which the peer sends.
+// What is kept is bounded. An outbox writes on only after pending was false, 72 KiB at most. The answers that TLS and
+// WebSocket give on their own, key updates and pongs, come at the pace at which the peer asks for them: one that asks and
+// does not read loses the connection at maxKept.
 type sock struct {
 	net.Conn // TCP; not *net.TCPConn, whose ReadFrom would pass by what is kept
 	raw      syscall.RawConn
@@ -34,6 +36,11 @@ type sock struct {
 	buf      *buffer
 	err      error // first failure of a write: they all fail from then on
 }
+
+// maxKept is a batch and as much again for what is not an outbox's: more than a peer that reads at all leaves behind.
+const maxKept = 2 * largeBuffer
+
+var errKeptTooMuch = errors.New("relay: the other side wants answers but does not read them")
 
 // newSock returns conn with writes that can do without waiting, or conn itself if it is not TCP.
 func newSock(conn net.Conn) net.Conn {
@@ -78,19 +85,26 @@ func (s *sock) Write(p []byte) (int, error) {
 		s.mu.Unlock()
 		return 0, err
 	}
-	s.keepLocked(left)
+	err := s.keepLocked(left)
 	kick := s.kick
 	s.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
 	if len(left) > 0 {
 		kick()
 	}
 	return len(p), nil
 }
 
-// keepLocked adds b to rest.
-func (s *sock) keepLocked(b []byte) {
+// keepLocked adds b to rest, or fails the connection if that is too much.
+func (s *sock) keepLocked(b []byte) error {
 	if len(b) == 0 {
-		return
+		return nil
+	}
+	if len(s.rest)+len(b) > maxKept {
+		s.err = errKeptTooMuch
+		return s.err
 	}
 	if s.buf == nil {
 		s.buf = newBuffer(largeBuffer)
@@ -98,6 +112,7 @@ func (s *sock) keepLocked(b []byte) {
 	}
 	s.rest = append(s.rest, b...)
 	s.held.Store(true)
+	return nil
 }
 
 // try writes as much of s.p as the system takes. The caller of Write holds the lock.

@@ -100,6 +100,7 @@ func TestClientTrust(t *testing.T) {
 			"unknown authority":             {unknown, Node{HostName: "relay.example"}, "unknown authority"},
 			"fronted":                       {other, Node{HostName: "relay.example", CertName: "front.example"}, ""},
 			"fronted by another":            {good, Node{HostName: "relay.example", CertName: "front.example"}, "not front.example"},
+			"control characters in a name":  {ca.issue(time.Hour, "\x1b[31mred"), Node{HostName: "relay.example"}, "?[31mred"},
 			"address":                       {byIP, Node{HostName: "192.0.2.1"}, ""},
 			"address not in it":             {good, Node{HostName: "192.0.2.1"}, "192.0.2.1"},
 			"pin":                           {unknown, Node{HostName: "relay.example", CertName: CertPin(unknown.Leaf)}, ""},

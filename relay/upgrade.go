@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -28,13 +29,26 @@ func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	upgrade := strings.ToLower(r.Header.Get("Upgrade"))
 	switch {
-	case upgrade == "websocket" && strings.Contains(r.Header.Get("Sec-WebSocket-Protocol"), webSocketProtocol):
+	case upgrade == "websocket" && offersWebSocketProtocol(r.Header):
 		s.upgradeWebSocket(w, r)
 	case upgrade == "derp" || upgrade == "websocket": // very old clients said websocket and spoke frames
 		s.upgradeNative(w, r)
 	default:
 		http.Error(w, "DERP needs an upgrade of the connection", http.StatusUpgradeRequired)
 	}
+}
+
+// offersWebSocketProtocol reports whether the client can speak DERP inside a WebSocket, by the same rule by which the
+// WebSocket library then chooses the subprotocol.
+func offersWebSocketProtocol(h http.Header) bool {
+	for _, list := range h.Values("Sec-WebSocket-Protocol") {
+		for token := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(strings.TrimSpace(token), webSocketProtocol) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (s *Server) upgradeNative(w http.ResponseWriter, r *http.Request) {
@@ -64,23 +78,27 @@ func (s *Server) appendSwitching(b []byte) []byte {
 		"Derp-Public-Key: %x\r\n\r\n", protocolVersion, s.public[:])
 }
 
+// controlOverhead is what a client adds to the payload of a ping or pong: header and mask.
+const controlOverhead = 6
+
+// upgradeWebSocket makes a WebSocket of the request. Pings and pongs, which its reader does not see, count against the
+// client's rate like the rest.
 func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 	h := &hijacked{ResponseWriter: w}
+	var c *serverConn
 	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		OnPingReceived:     func(_ context.Context, p []byte) bool { c.throttle(controlOverhead + len(p)); return true },
+		OnPongReceived:     func(_ context.Context, p []byte) { c.throttle(controlOverhead + len(p)) },
 		Subprotocols:       []string{webSocketProtocol},
 		InsecureSkipVerify: true, // every origin: pages have to log in with a key like everybody (1.8)
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
-		s.log.Debug("WebSocket refused", "remote", r.RemoteAddr, "err", err)
-		return
-	}
-	if ws.Subprotocol() != webSocketProtocol {
-		ws.Close(websocket.StatusPolicyViolation, "want the subprotocol derp")
+		s.log.Debug("WebSocket refused", "client", r.RemoteAddr, "err", err)
 		return
 	}
 	ws.SetReadLimit(maxMessage)
-	c := s.newConn(newWire(&wsConn{Conn: h.conn, ws: ws}, baseOf(h.conn), s.cfg.writeTimeout()), r, nil)
+	c = s.newConn(newWire(&wsConn{Conn: h.conn, ws: ws}, baseOf(h.conn), s.cfg.writeTimeout()), r, nil)
 	s.enter(c, "websocket")
 }
 
@@ -99,7 +117,7 @@ func (h *hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // newConn returns a connection that greets with greeting and ServerKey.
 func (s *Server) newConn(w *wire, r *http.Request, greeting []byte) *serverConn {
-	c := &serverConn{s: s, wire: w, greeting: appendServerKey(greeting, s.public), serial: s.serial.Add(1)}
+	c := &serverConn{s: s, wire: w, greeting: appendServerKey(greeting, s.public), serial: s.serial.Add(1), limiter: s.cfg.newLimiter()}
 	c.in.src = w.conn
 	c.out = newOutbox(&s.wg, &serverLimits, &s.budget, s.metrics)
 	c.remote, _ = netip.ParseAddrPort(r.RemoteAddr)

@@ -150,9 +150,21 @@ func TestWebSocketRefusals(t *testing.T) {
 				t.Errorf("%s: closed with %v (%v), want %v", name, got, err, c.want)
 			}
 		}
-		b, _ := r.browse("xderp")
-		if _, _, err := b.ws.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusPolicyViolation {
-			t.Errorf("wrong subprotocol: %v", err)
+	})
+}
+
+// A WebSocket is one that offers the subprotocol, as a token of the list; others speak frames right away, as very old
+// clients do (1.8).
+func TestWebSocketSubprotocol(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{})
+		for list, want := range map[string]string{"derp": "derp", "a, derp": "derp", "DERP": "DERP", "xderp": "", "a,derpy": "", "": ""} {
+			resp := r.get("GET", "/derp", http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Version": {"13"},
+				"Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}, "Sec-Websocket-Protocol": {list}})
+			upgrade := map[bool]string{true: "websocket", false: "DERP"}[want != ""]
+			if got := resp.Header.Get("Sec-WebSocket-Protocol"); got != want || resp.Header.Get("Upgrade") != upgrade {
+				t.Errorf("%q: got subprotocol %q of %q, want %q of %q", list, got, resp.Header.Get("Upgrade"), want, upgrade)
+			}
 		}
 	})
 }
@@ -196,5 +208,25 @@ func TestWebSocketClient(t *testing.T) {
 			t.Errorf("Recv after Close: %v", err)
 		}
 		peer.wantGone(k.Public(), goneDisconnected)
+	})
+}
+
+// Pings, which the WebSocket answers on its own, count against the rate of a client.
+func TestWebSocketPingsAreThrottled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startMemRelay(t, ServerConfig{ClientRate: 1000, ClientBurst: 1})
+		b, _ := r.browse("derp")
+		b.login(r.public, key.NewNodePrivate())
+		ctx := b.ws.CloseRead(t.Context())
+		start := time.Now()
+		const pings = 10_000 // of 7 bytes at least; the burst is raised to the largest frame, 65568 bytes
+		for range pings {
+			if err := b.ws.Ping(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := time.Since(start).Seconds(); d < (7*pings-65_568)/1000 {
+			t.Errorf("%d pings took %v s at 1 kB/s", pings, d)
+		}
 	})
 }

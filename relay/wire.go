@@ -67,25 +67,26 @@ func (w *wire) flush() error {
 
 // fail ends the connection at once; err is remembered if it is the first reason to do so.
 func (w *wire) fail(err error) {
-	w.mu.Lock()
-	if w.cause == nil {
-		w.cause = err
-	}
-	w.mu.Unlock()
+	w.blame(err)
 	w.base.Close()
 }
 
 // hangUp is fail, but tells the other side first if that takes no waiting.
 func (w *wire) hangUp(err error) {
-	w.mu.Lock()
-	if w.cause == nil {
-		w.cause = err
-	}
-	w.mu.Unlock()
+	w.blame(err) // before the goodbye makes a read fail, for another reason
 	if w.direct() {
 		w.conn.Close()
 	}
 	w.base.Close()
+}
+
+// blame remembers the first reason for the end.
+func (w *wire) blame(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cause == nil {
+		w.cause = err
+	}
 }
 
 // failure returns why the connection ended: the first reason given to fail, else err.

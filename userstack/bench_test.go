@@ -95,3 +95,24 @@ func BenchmarkConnect(b *testing.B) {
 	ln.Close()
 	wg.Wait()
 }
+
+// BenchmarkDatagram exchanges 1200 bytes by UDP over two stacks.
+func BenchmarkDatagram(b *testing.B) {
+	p := newBlindPair(b)
+	p.serveEcho(b, 7)
+	c, err := p.a.DialContext(b.Context(), "udp", netip.AddrPortFrom(addrB4, 7).String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	buf := make([]byte, 1200)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.Read(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -113,7 +113,7 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 			}
 		default:
-			return src.done, opError(opWrite, "tcp", c.local, c.remote, c.writeError(src.terr)), true
+			return src.done, opError(opWrite, "tcp", c.local, c.remote, c.errorOf(src.terr)), true
 		}
 	}
 }
@@ -230,7 +230,7 @@ func (c *Conn) writeToSocket(w io.Writer) (done int64, err error, ok bool) {
 				return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
 			}
 		default:
-			if err := c.readError(sink.terr); err != io.EOF {
+			if err := c.errorOf(sink.terr); err != io.EOF {
 				return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
 			}
 			return sink.done, nil, true

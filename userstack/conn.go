@@ -2,13 +2,11 @@ package userstack
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -23,13 +21,14 @@ type socket struct {
 	out waiter.Entry
 
 	inc, outc chan struct{}
-	closec    chan struct{} // closed by close
+	closec    chan struct{} // closed by release
 	closed    atomic.Bool
+	ended     *atomic.Bool // the stack is closed
 }
 
-// hold registers for the events of an endpoint. The socket owns ep from here on.
-func (s *socket) hold(ep tcpip.Endpoint, wq *waiter.Queue) {
-	s.ep, s.wq = ep, wq
+// hold registers for the events of an endpoint of stack. The socket owns ep from here on.
+func (s *socket) hold(stack *Stack, ep tcpip.Endpoint, wq *waiter.Queue) {
+	s.ep, s.wq, s.ended = ep, wq, &stack.closed
 	s.inc, s.outc = make(chan struct{}, 1), make(chan struct{}, 1)
 	s.closec = make(chan struct{})
 	const always = waiter.EventErr | waiter.EventHUp
@@ -72,9 +71,20 @@ func (s *socket) wait(c <-chan struct{}, d *deadline) error {
 	}
 }
 
+// over reports whether the socket or the stack has been closed.
+func (s *socket) over() bool { return s.closed.Load() || s.ended.Load() }
+
+// errorOf translates what the endpoint said. Once the socket or the stack is closed, whatever it was is net.ErrClosed.
+func (s *socket) errorOf(err tcpip.Error) error {
+	if s.over() {
+		return net.ErrClosed
+	}
+	return errorOf(err)
+}
+
 // check returns the error of a call that begins now.
 func (s *socket) check(d *deadline) error {
-	if s.closed.Load() {
+	if s.over() {
 		return net.ErrClosed
 	}
 	if d.passed() {
@@ -92,24 +102,23 @@ func wouldBlock(err tcpip.Error) bool {
 // of the operating system without buffers of its own: see ReadFrom and WriteTo.
 type Conn struct {
 	socket
+	deadlines
 	local, remote net.Addr
 	linger        atomic.Bool // Close resets instead of closing
 
-	rmu          sync.Mutex        // one reader at a time
-	into         tcpip.SliceWriter // what read fills; here so that it costs no allocation
-	readDeadline deadline
+	rmu  sync.Mutex        // one reader at a time
+	into tcpip.SliceWriter // what read fills; here so that it costs no allocation
 
-	wmu           sync.Mutex   // one writer at a time
-	from          bytes.Reader // what write takes from
-	writeDeadline deadline
+	wmu  sync.Mutex   // one writer at a time
+	from bytes.Reader // what write takes from
 
 	mss int // payload of a full segment, in bytes
 }
 
 // newConn takes over a connected endpoint.
-func newConn(ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
+func newConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
 	c := &Conn{mss: mss}
-	c.hold(ep, wq)
+	c.hold(s, ep, wq)
 	if a, err := ep.GetLocalAddress(); err == nil {
 		c.local = net.TCPAddrFromAddrPort(addrPortOf(a))
 	}
@@ -142,20 +151,12 @@ func (c *Conn) read(b []byte) (int, error) {
 		case res.Count > 0:
 			return res.Count, nil
 		case !wouldBlock(err):
-			return 0, c.readError(err)
+			return 0, c.errorOf(err)
 		}
 		if err := c.wait(c.inc, &c.readDeadline); err != nil {
 			return 0, err
 		}
 	}
-}
-
-// readError translates what ep.Read said. After Close, whatever it was is net.ErrClosed.
-func (c *Conn) readError(err tcpip.Error) error {
-	if c.closed.Load() {
-		return net.ErrClosed
-	}
-	return errorOf(err)
 }
 
 // Write implements net.Conn.
@@ -182,7 +183,7 @@ func (c *Conn) write(b []byte) (done int, err error) {
 			continue
 		}
 		if !wouldBlock(terr) {
-			return done, c.writeError(terr)
+			return done, c.errorOf(terr)
 		}
 		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
 			return done, err
@@ -190,16 +191,9 @@ func (c *Conn) write(b []byte) (done int, err error) {
 	}
 }
 
-func (c *Conn) writeError(err tcpip.Error) error {
-	if c.closed.Load() {
-		return net.ErrClosed
-	}
-	return errorOf(err)
-}
-
 // CloseWrite sends FIN once everything written has been sent; reading goes on.
 func (c *Conn) CloseWrite() error {
-	if c.closed.Load() {
+	if c.over() {
 		return opError(opClose, "tcp", c.local, c.remote, net.ErrClosed)
 	}
 	return opError(opClose, "tcp", c.local, c.remote, errorOf(c.ep.Shutdown(tcpip.ShutdownWrite)))
@@ -230,23 +224,6 @@ func (c *Conn) LocalAddr() net.Addr { return c.local }
 
 // RemoteAddr implements net.Conn; it is a *net.TCPAddr.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
-
-// SetDeadline implements net.Conn.
-func (c *Conn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-// SetReadDeadline implements net.Conn.
-func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.readDeadline.set(t)
-	return nil
-}
-
-// SetWriteDeadline implements net.Conn.
-func (c *Conn) SetWriteDeadline(t time.Time) error {
-	c.writeDeadline.set(t)
-	return nil
-}
 
 var (
 	_ net.Conn      = (*Conn)(nil)

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -234,7 +235,7 @@ func TestCloseUnblocks(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(50 * time.Millisecond) // let them block; the test is as good without
+	awaitBlocked(t, len(blocked), "(*socket).wait(")
 	for _, c := range []io.Closer{a, b, ln, pc} {
 		if err := c.Close(); err != nil {
 			t.Error(err)
@@ -246,34 +247,78 @@ func TestCloseUnblocks(t *testing.T) {
 	wg.Wait()
 }
 
+// awaitBlocked returns once n goroutines wait in function, as it is called in stack traces.
+func awaitBlocked(t *testing.T, n int, function string) {
+	t.Helper()
+	var stacks string
+	for range 5000 {
+		got := 0
+		stacks = leaked()
+		for g := range strings.SplitSeq(stacks, "\n\n") {
+			head, frames, _ := strings.Cut(g, "\n")
+			if strings.Contains(head, "[select") && strings.Contains(frames, function) {
+				got++
+			}
+		}
+		if got >= n {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("%d goroutines never came to wait in %s:\n%s", n, function, stacks)
+}
+
+// The end of the stack is the end of every call, and the callers can tell it from a failure.
 func TestStackCloseUnblocks(t *testing.T) {
 	p := newPair(t, 0)
+	tcp, _ := p.connect(t, addrB4)
+	tcpBulk, _ := p.connect(t, addrB4)
+	ln, err := p.a.Listen(netip.AddrPortFrom(addrA4, 99))
+	if err != nil {
+		t.Fatal(err)
+	}
+	udp, err := p.a.ListenPacket(netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, _ := tcpPair(t)
 	p.mu.Lock()
 	p.drop = func([]byte) bool { return true }
 	p.mu.Unlock()
-	errc := make(chan error, 2)
+	calls := map[string]func() error{
+		"Read":     func() error { _, err := tcp.Read(make([]byte, 1)); return err },
+		"Write":    func() error { _, err := tcp.Write(make([]byte, 3*tcpBufferMax)); return err },
+		"WriteTo":  func() error { _, err := tcpBulk.(*Conn).WriteTo(near); return err },
+		"Accept":   func() error { _, err := ln.Accept(); return err },
+		"ReadFrom": func() error { _, _, err := udp.ReadFrom(make([]byte, 1)); return err },
+		"Dial": func() error {
+			_, err := p.a.DialContext(context.Background(), "tcp", netip.AddrPortFrom(addrB4, 80).String())
+			return err
+		},
+		"Ping": func() error { _, err := p.a.Ping(context.Background(), addrB4); return err },
+	}
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		_, err := p.a.DialContext(context.Background(), "tcp", netip.AddrPortFrom(addrB4, 80).String())
-		errc <- err
-	})
-	wg.Go(func() {
-		_, err := p.a.Ping(context.Background(), addrB4)
-		errc <- err
-	})
-	time.Sleep(20 * time.Millisecond)
+	for name, call := range calls {
+		wg.Go(func() {
+			if err := call(); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("%s while the stack is closed: %v, want net.ErrClosed", name, err)
+			}
+		})
+	}
+	awaitBlocked(t, 5, "(*socket).wait(")
+	awaitBlocked(t, 1, "(*Stack).connect(")
+	awaitBlocked(t, 1, "(*Stack).ping(")
 	p.a.Close()
-	for range 2 {
-		if err := <-errc; err == nil {
-			t.Error("a call succeeded on a closed stack")
-		}
-	}
 	wg.Wait()
-	if _, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80"); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("dial after Close: %v, want net.ErrClosed", err)
-	}
-	if err := p.a.SetAddrs(nil); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("SetAddrs after Close: %v, want net.ErrClosed", err)
+	calls["Listen"] = func() error { _, err := p.a.Listen(netip.AddrPort{}); return err }
+	calls["ListenPacket"] = func() error { _, err := p.a.ListenPacket(netip.AddrPort{}); return err }
+	calls["WriteToUDP"] = func() error { _, err := udp.WriteToUDPAddrPort([]byte{1}, netip.AddrPortFrom(addrB4, 7)); return err }
+	calls["CloseWrite"] = tcp.(*Conn).CloseWrite
+	calls["SetAddrs"] = func() error { return p.a.SetAddrs(nil) }
+	for name, call := range calls {
+		if err := call(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s on a closed stack: %v, want net.ErrClosed", name, err)
+		}
 	}
 }
 

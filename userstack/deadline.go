@@ -65,3 +65,25 @@ func (d *deadline) expire(gen int) {
 		close(d.donec)
 	}
 }
+
+// deadlines are the two of a conn and the methods by which net.Conn and net.PacketConn move them.
+type deadlines struct{ readDeadline, writeDeadline deadline }
+
+// SetDeadline moves both deadlines.
+func (d *deadlines) SetDeadline(t time.Time) error {
+	d.readDeadline.set(t)
+	d.writeDeadline.set(t)
+	return nil
+}
+
+// SetReadDeadline ends reads at t; the zero time means never.
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.readDeadline.set(t)
+	return nil
+}
+
+// SetWriteDeadline ends writes at t; the zero time means never.
+func (d *deadlines) SetWriteDeadline(t time.Time) error {
+	d.writeDeadline.set(t)
+	return nil
+}

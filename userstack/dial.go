@@ -61,6 +61,12 @@ func (s *Stack) DialContext(ctx context.Context, network, addr string) (net.Conn
 func (s *Stack) dialTCP(ctx context.Context, ap netip.AddrPort) (net.Conn, error) {
 	remote := net.TCPAddrFromAddrPort(ap)
 	c, err := s.connect(ctx, ap)
+	if s.closed.Load() { // whatever Close made of the attempt, or missed of it
+		if err == nil {
+			c.Close()
+		}
+		err = net.ErrClosed
+	}
 	if err != nil {
 		return nil, opError(opDial, "tcp", nil, remote, err)
 	}
@@ -99,7 +105,7 @@ func (s *Stack) connect(ctx context.Context, ap netip.AddrPort) (*Conn, error) {
 			case err != nil:
 				return nil, err
 			case done:
-				return newConn(a.take(), a.wq, s.mss(ap.Addr())), nil
+				return newConn(s, a.take(), a.wq, s.mss(ap.Addr())), nil
 			}
 		}
 		select {

@@ -165,9 +165,10 @@ func skipExtensions(ip header.IPv6) (proto uint8, l4 []byte, ok bool) {
 	}
 }
 
-// portSet is a set of ports that is read for every inbound datagram, so without a lock. Many conns may add and remove.
-type portSet [1 << 16 / 32]atomic.Uint32
+// portSet is a set of ports that is read for every inbound datagram, so without a lock. It counts, because several conns
+// may hold one port: one on IPv4 and one on IPv6, or each on an address of its own.
+type portSet [1 << 16]atomic.Uint32
 
-func (s *portSet) has(port uint16) bool { return s[port/32].Load()&(1<<(port%32)) != 0 }
-func (s *portSet) add(port uint16)      { s[port/32].Or(1 << (port % 32)) }
-func (s *portSet) remove(port uint16)   { s[port/32].And(^uint32(1 << (port % 32))) }
+func (s *portSet) has(port uint16) bool { return s[port].Load() != 0 }
+func (s *portSet) add(port uint16)      { s[port].Add(1) }
+func (s *portSet) remove(port uint16)   { s[port].Add(^uint32(0)) }

@@ -36,13 +36,17 @@ func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
 		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), errorOf(terr))
 	}
 	l := &Listener{s: s}
-	l.hold(ep, wq)
+	l.hold(s, ep, wq)
 	local, terr := ep.GetLocalAddress()
 	if terr != nil {
 		l.Close()
 		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), errorOf(terr))
 	}
 	l.local = &net.TCPAddr{IP: addr.Addr().AsSlice(), Port: int(local.Port)}
+	if s.closed.Load() { // meanwhile, so that Close may have missed it
+		l.Close()
+		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), net.ErrClosed)
+	}
 	return l, nil
 }
 
@@ -72,16 +76,16 @@ func bindListener(ep tcpip.Endpoint, addr netip.AddrPort) tcpip.Error {
 // Accept implements net.Listener.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
-		if l.closed.Load() {
+		if l.over() {
 			return nil, opError(opAccept, "tcp", nil, l.local, net.ErrClosed)
 		}
 		ep, wq, terr := l.ep.Accept(nil)
 		if terr == nil {
 			setConnOptions(ep)
-			return newConn(ep, wq, l.s.mss(l.family(ep))), nil
+			return newConn(l.s, ep, wq, l.s.mss(l.family(ep))), nil
 		}
 		if !wouldBlock(terr) {
-			return nil, opError(opAccept, "tcp", nil, l.local, errorOf(terr))
+			return nil, opError(opAccept, "tcp", nil, l.local, l.errorOf(terr))
 		}
 		if err := l.wait(l.inc, &l.accepting); err != nil {
 			return nil, opError(opAccept, "tcp", nil, l.local, err)

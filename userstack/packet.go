@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -22,13 +21,19 @@ const MaxDatagram = 65507
 // sent to. One that was bound to a port is a service, and the filter decides who reaches it.
 type PacketConn struct {
 	socket
+	deadlines
 	s      *Stack
 	local  netip.AddrPort
 	remote netip.AddrPort // zero unless connected
 	port   uint16         // the client port to give back; 0 for a service
 	spoken *spokenTo      // nil unless unconnected and a client
 
-	readDeadline, writeDeadline deadline
+	// What gVisor is handed for each datagram; here so that it costs no allocation.
+	rmu  sync.Mutex // one reader at a time
+	into tcpip.SliceWriter
+	wmu  sync.Mutex // one writer at a time
+	from bytes.Reader
+	to   tcpip.FullAddress
 }
 
 // ListenPacket opens a UDP socket on addr. An unspecified or invalid IP means every address of the stack; port 0 picks a
@@ -78,7 +83,11 @@ func (s *Stack) newPacketConn(local, remote netip.AddrPort) (*PacketConn, error)
 	if local.Port() == 0 && !remote.IsValid() {
 		c.spoken = newSpokenTo()
 	}
-	c.hold(ep, wq)
+	c.hold(s, ep, wq)
+	if s.closed.Load() { // meanwhile, so that Close may have missed it
+		c.Close()
+		return nil, net.ErrClosed
+	}
 	return c, nil
 }
 
@@ -114,22 +123,22 @@ func (c *PacketConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) 
 }
 
 func (c *PacketConn) read(b []byte) (int, netip.AddrPort, error) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
 	for {
 		if err := c.check(&c.readDeadline); err != nil {
 			return 0, netip.AddrPort{}, err
 		}
-		w := tcpip.SliceWriter(b)
-		res, terr := c.ep.Read(&w, tcpip.ReadOptions{NeedRemoteAddr: true})
+		c.into = b
+		res, terr := c.ep.Read(&c.into, tcpip.ReadOptions{NeedRemoteAddr: true})
+		c.into = nil
 		_, short := terr.(*tcpip.ErrBadBuffer) // a datagram for which b has no room at all
 		switch {
 		case terr == nil || short:
 			from := addrPortOf(res.RemoteAddr)
 			return min(res.Count, len(b)), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
 		case !wouldBlock(terr):
-			if c.closed.Load() {
-				return 0, netip.AddrPort{}, net.ErrClosed
-			}
-			return 0, netip.AddrPort{}, errorOf(terr)
+			return 0, netip.AddrPort{}, c.errorOf(terr)
 		}
 		if err := c.wait(c.inc, &c.readDeadline); err != nil {
 			return 0, netip.AddrPort{}, err
@@ -140,32 +149,39 @@ func (c *PacketConn) read(b []byte) (int, netip.AddrPort, error) {
 // WriteToUDPAddrPort sends one datagram of at most MaxDatagram bytes.
 func (c *PacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	var opts tcpip.WriteOptions
-	if !c.remote.IsValid() {
-		if c.spoken != nil {
-			c.spoken.add(to)
-		}
-		fa := fullAddress(to)
-		opts.To = &fa
+	if c.spoken != nil {
+		c.spoken.add(to)
 	}
-	n, err := c.write(b, opts)
-	return n, opError(opWrite, "udp", c.LocalAddr(), net.UDPAddrFromAddrPort(to), err)
+	n, err := c.write(b, to)
+	if err != nil {
+		return 0, opError(opWrite, "udp", c.LocalAddr(), net.UDPAddrFromAddrPort(to), err)
+	}
+	return n, nil
 }
 
-func (c *PacketConn) write(b []byte, opts tcpip.WriteOptions) (int, error) {
+func (c *PacketConn) write(b []byte, to netip.AddrPort) (int, error) {
 	if len(b) > MaxDatagram {
 		return 0, errorOf(&tcpip.ErrMessageTooLong{})
+	}
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	defer c.from.Reset(nil)
+	var opts tcpip.WriteOptions
+	if !c.remote.IsValid() {
+		c.to = fullAddress(to)
+		opts.To = &c.to
 	}
 	for {
 		if err := c.check(&c.writeDeadline); err != nil {
 			return 0, err
 		}
-		n, terr := c.ep.Write(bytes.NewReader(b), opts)
+		c.from.Reset(b)
+		n, terr := c.ep.Write(&c.from, opts)
 		if terr == nil {
 			return int(n), nil
 		}
 		if !wouldBlock(terr) {
-			return 0, errorOf(terr)
+			return 0, c.errorOf(terr)
 		}
 		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
 			return 0, err
@@ -223,23 +239,6 @@ func (c *PacketConn) RemoteAddr() net.Addr {
 		return nil
 	}
 	return net.UDPAddrFromAddrPort(c.remote)
-}
-
-// SetDeadline implements net.PacketConn.
-func (c *PacketConn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-// SetReadDeadline implements net.PacketConn.
-func (c *PacketConn) SetReadDeadline(t time.Time) error {
-	c.readDeadline.set(t)
-	return nil
-}
-
-// SetWriteDeadline implements net.PacketConn.
-func (c *PacketConn) SetWriteDeadline(t time.Time) error {
-	c.writeDeadline.set(t)
-	return nil
 }
 
 var (

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,11 +18,12 @@ import (
 // pingPayload is what ping(8) sends by default, in bytes.
 const pingPayload = 56
 
-var pingSequence atomic.Uint32
-
 // Ping sends one ICMP echo request to dst and returns the round-trip time. The context bounds the wait.
 func (s *Stack) Ping(ctx context.Context, dst netip.Addr) (time.Duration, error) {
 	rtt, err := s.ping(ctx, dst.Unmap().WithZone(""))
+	if err != nil && s.closed.Load() {
+		err = net.ErrClosed // whatever Close made of the attempt
+	}
 	return rtt, opError(opPing, "ip", nil, &net.IPAddr{IP: dst.AsSlice()}, err)
 }
 
@@ -41,13 +41,13 @@ func (s *Stack) ping(ctx context.Context, dst netip.Addr) (time.Duration, error)
 		return 0, errorOf(terr)
 	}
 	var sock socket
-	sock.hold(ep, wq)
+	sock.hold(s, ep, wq)
 	defer ep.Close()
 	defer sock.release()
 	if terr := ep.Connect(fullAddress(netip.AddrPortFrom(dst, 0))); terr != nil {
 		return 0, errorOf(terr)
 	}
-	request := echoRequest(dst, uint16(pingSequence.Add(1)))
+	request := echoRequest(dst, uint16(s.pings.Add(1)))
 	start := time.Now()
 	if _, terr := ep.Write(bytes.NewReader(request), tcpip.WriteOptions{}); terr != nil {
 		return 0, errorOf(terr)

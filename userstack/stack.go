@@ -73,6 +73,7 @@ type Stack struct {
 
 	own    atomic.Pointer[[]netip.Addr] // the same as addrs, for readers
 	closed atomic.Bool
+	pings  atomic.Uint32 // sequence number of the last echo request
 }
 
 // New makes a stack without addresses. Nothing passes until SetAddrs.
@@ -199,7 +200,7 @@ func (s *Stack) SetAddrs(addrs []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-// Close ends the stack: connections and listeners are reset, blocked calls return net.ErrClosed.
+// Close ends the stack: connections and listeners are reset. Blocked calls, and later ones, return net.ErrClosed.
 func (s *Stack) Close() error {
 	if s.closed.Swap(true) {
 		return nil

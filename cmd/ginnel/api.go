@@ -19,28 +19,25 @@ import (
 
 // apiFlags say which running node a command means.
 type apiFlags struct {
-	state string
-	proxy parsed[configs.Address]
+	config  string
+	state   string
+	proxies parsedList[configs.Address]
+	byProxy *pflag.Flag
 }
 
 func (f *apiFlags) add(fs *pflag.FlagSet) {
-	f.proxy = parsed[configs.Address]{parse: configs.ParseProxyAddr, typ: "addr"}
-	fs.StringVar(&f.state, "state", "", "state `dir`ectory of the node (as for 'ginnel up')")
-	fs.Var(&f.proxy, "proxy", "`addr`ess of the node's proxy, instead of its state directory")
+	f.proxies = parsedList[configs.Address]{parse: configs.ParseProxyAddr}
+	fs.StringVar(&f.config, "config", "", "YAML `file` with settings, as for 'ginnel up'")
+	fs.StringVar(&f.state, "state", "", "state `dir`ectory of the node, as for 'ginnel up'")
+	fs.Var(&f.proxies, "proxy", "`addr`ess of the node's proxy, instead of its state directory")
+	f.byProxy = fs.Lookup("proxy")
 }
 
-// api speaks with a running node over its proxy port.
-type api struct {
-	client *http.Client
-	where  string // for errors
-	token  string
-}
-
-// open finds the node.
+// open finds the node: by the proxy that was named here, by the state directory, or by a proxy that is set elsewhere,
+// since that setting is there for the node and may be a list.
 func (f *apiFlags) open(p program) (*api, error) {
-	if f.proxy.text != "" {
-		a := f.proxy.value
-		return newAPI(a.Network(), a.String(), ""), nil
+	if givenOnCommandLine(f.byProxy) {
+		return f.openProxy(), nil
 	}
 	dir := f.state
 	if dir == "" {
@@ -48,10 +45,25 @@ func (f *apiFlags) open(p program) (*api, error) {
 	}
 	r, err := findRunning(dir)
 	if err != nil {
+		if f.state == "" && len(f.proxies.values) > 0 {
+			return f.openProxy(), nil
+		}
 		return nil, err
 	}
 	network, addr := hostPort(r.Proxies[0])
 	return newAPI(network, addr, r.Token), nil
+}
+
+func (f *apiFlags) openProxy() *api {
+	a := f.proxies.values[0]
+	return newAPI(a.Network(), a.String(), "")
+}
+
+// api speaks with a running node over its proxy port.
+type api struct {
+	client *http.Client
+	where  string // for errors
+	token  string
 }
 
 func newAPI(network, addr, token string) *api {
@@ -94,15 +106,18 @@ func (a *api) call(ctx context.Context, method, path string, form url.Values, ou
 }
 
 // nodeError is what the node itself answered.
-type nodeError string
+type nodeError struct {
+	status int
+	text   string
+}
 
-func (e nodeError) Error() string { return string(e) }
+func (e *nodeError) Error() string { return e.text }
 
 func (a *api) refusal(resp *http.Response, body []byte) error {
 	var e struct{ Error string }
 	switch {
 	case json.Unmarshal(body, &e) == nil && e.Error != "":
-		return nodeError(e.Error)
+		return &nodeError{resp.StatusCode, e.Error}
 	case resp.StatusCode == http.StatusProxyAuthRequired, resp.StatusCode == http.StatusUnauthorized:
 		return fmt.Errorf("asking the node at %s: its proxy wants a password; use its state directory on that machine", a.where)
 	}

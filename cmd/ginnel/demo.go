@@ -37,7 +37,16 @@ the nodes have found.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := &demo{out: p.stdout, start: time.Now()}
-			return d.run(cmd.Context(), once)
+			defer d.mesh.close()
+			if err := d.run(cmd.Context()); err != nil {
+				return err
+			}
+			if once {
+				d.say("done: the page came through SOCKS5 and HTTP, over the relay and over the direct path")
+			} else {
+				d.stay(cmd.Context())
+			}
+			return d.err
 		},
 	}
 	cmd.Flags().BoolVar(&once, "once", false, "exit after a fetch over each path")
@@ -49,20 +58,22 @@ type demo struct {
 	out   io.Writer
 	start time.Time
 	mesh  demoMesh
+	err   error // of the first output that failed
 }
 
 func (d *demo) say(format string, args ...any) {
-	fmt.Fprintf(d.out, "%6.0f ms  %s\n", float64(time.Since(d.start).Microseconds())/1000, fmt.Sprintf(format, args...))
+	d.printf("%6.0f ms  %s\n", float64(time.Since(d.start).Microseconds())/1000, fmt.Sprintf(format, args...))
 }
 
-func (d *demo) run(ctx context.Context, once bool) error {
-	dir, err := os.MkdirTemp("", "ginnel-demo-")
-	if err != nil {
-		return err
+func (d *demo) printf(format string, args ...any) {
+	if _, err := fmt.Fprintf(d.out, format, args...); d.err == nil {
+		d.err = err
 	}
-	defer os.RemoveAll(dir)
-	defer d.mesh.close()
-	if err := d.setUp(ctx, dir); err != nil {
+}
+
+// run fetches the page over each path.
+func (d *demo) run(ctx context.Context) error {
+	if err := d.setUp(ctx); err != nil {
 		return err
 	}
 	if err := d.fetchOver(ctx, node.PathRelay); err != nil {
@@ -71,21 +82,26 @@ func (d *demo) run(ctx context.Context, once bool) error {
 	if err := d.upgrade(ctx); err != nil {
 		return err
 	}
-	if err := d.fetchOver(ctx, node.PathDirect); err != nil {
-		return err
-	}
-	if once {
-		d.say("done: the page came through SOCKS5 and HTTP, over the relay and over the direct path")
-		return nil
-	}
-	proxy := d.mesh.here.Status().Proxies[0]
-	fmt.Fprintf(d.out, "\nTry it, and look at the node at http://%s/ :\n\n    curl --proxy socks5h://%s http://%s/\n\nCtrl-C ends the demo.\n", proxy, proxy, thereName)
-	<-ctx.Done()
-	return nil
+	return d.fetchOver(ctx, node.PathDirect)
 }
 
-func (d *demo) setUp(ctx context.Context, dir string) error {
-	if err := d.mesh.startRelay(dir); err != nil {
+// stay keeps the mesh for the user until ctx ends.
+func (d *demo) stay(ctx context.Context) {
+	proxy := d.mesh.here.Status().Proxies[0]
+	d.printf("\nTry it, and look at the node at http://%s/ :\n\n    curl --proxy socks5h://%s http://%s/\n\nCtrl-C ends the demo.\n", proxy, proxy, thereName)
+	if d.err == nil {
+		<-ctx.Done()
+	}
+}
+
+func (d *demo) setUp(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "ginnel-demo-") // for the certificate, which is needed only once
+	if err != nil {
+		return err
+	}
+	err = d.mesh.startRelay(dir)
+	os.RemoveAll(dir)
+	if err != nil {
 		return err
 	}
 	d.say("relay and STUN server on %s, certificate pin %.24s...", d.mesh.relayAddr, d.mesh.pin)
@@ -98,7 +114,7 @@ func (d *demo) setUp(ctx context.Context, dir string) error {
 	}
 	d.say("node %q, %v, serves it as port 80 to the mesh", thereName, thereAddr)
 	d.say("node %q, %v, offers SOCKS5 and HTTP on %s", hereName, hereAddr, d.mesh.here.Status().Proxies[0])
-	err := d.until(ctx, "both nodes to reach the relay", func() bool {
+	err = d.until(ctx, "both nodes to reach the relay", func() bool {
 		return d.mesh.here.Status().State == node.StateRunning && d.mesh.there.Status().State == node.StateRunning
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ func parseFormat(s string) (string, error) {
 
 // logger makes the logger that the flags ask for.
 func (l *logFlags) logger(w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: l.level.value}
+	opts := &slog.HandlerOptions{Level: l.level.value, ReplaceAttr: readable}
 	format := l.format.value
 	if format == "" {
 		format = "json"
@@ -58,6 +59,17 @@ func (l *logFlags) logger(w io.Writer) *slog.Logger {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// readable writes durations with their unit and addresses as users write them, in JSON as in text.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.String(a.Key, a.Value.Duration().String())
+	}
+	if addr, ok := a.Value.Any().(net.Addr); ok {
+		return slog.String(a.Key, addr.String())
+	}
+	return a
 }
 
 // connLogger is where lines about connections go; nil if they are not wanted.

@@ -13,9 +13,11 @@ func main() {
 	os.Exit(withSignals())
 }
 
-// withSignals runs the program until it is done or told to end. A second signal ends it on the spot.
+// withSignals runs the program until it is done or told to end, which a terminal does that is closed (SIGHUP). A second
+// signal ends it on the spot. Output that nobody reads any more is an error like others, not the end (SIGPIPE).
 func withSignals() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
 	return run(ctx, os.Args[1:], program{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, environ: os.Environ})

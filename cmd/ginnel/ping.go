@@ -25,13 +25,17 @@ func newPing(p program) *cobra.Command {
 		Use:   "ping PEER",
 		Short: "Ping a peer through the mesh and say which path each answer took",
 		Long: `ping asks a peer, given by name or address, for answers, and exits with 0 if
-there was one, or with --until-direct if one came directly.`,
+there was one, or with --until-direct if one came directly. A peer of plain
+WireGuard is asked by ICMP, which its host answers; a ginnel node there does not.`,
 		Example: `  ginnel ping 10.0.0.1 -c 3
   ginnel ping db --until-direct`,
 		Args: oneArg("PEER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if run.count < 0 {
 				return usagef("--count %d: 0, for no end, or more is wanted", run.count)
+			}
+			if args[0] == "" {
+				return usagef("%s: PEER is empty", cmd.CommandPath())
 			}
 			a, err := where.open(p)
 			if err != nil {
@@ -97,16 +101,24 @@ func (r *pinger) once(ctx context.Context, seq int) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	said, fromNode := errors.AsType[nodeError](err)
+	said, fromNode := errors.AsType[*nodeError](err)
 	switch {
 	case err == nil:
 		r.answers++
 		r.direct = r.direct || result.Path == node.PathDirect
 		return r.show(pingLine{Seq: seq, PingResult: &result})
-	case fromNode:
-		return r.show(pingLine{Seq: seq, PingResult: &node.PingResult{Peer: r.peer}, Error: string(said)})
+	case !fromNode:
+		return err
 	}
-	return err
+	if said.status == http.StatusGatewayTimeout || r.asJSON {
+		if err := r.show(pingLine{Seq: seq, PingResult: &node.PingResult{Peer: r.peer}, Error: said.text}); err != nil {
+			return err
+		}
+	}
+	if said.status == http.StatusGatewayTimeout {
+		return nil
+	}
+	return err // about the request, which another one would not mend
 }
 
 func (r *pinger) show(l pingLine) error {

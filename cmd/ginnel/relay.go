@@ -112,7 +112,7 @@ func (f *relayFlags) add(fs *pflag.FlagSet) {
 	f.log.add(fs)
 }
 
-// check looks at what single flags cannot know.
+// check looks at what single flags cannot know, and settles what one means for another.
 func (f *relayFlags) check() error {
 	modes := 0
 	for _, on := range []bool{f.cert != "" || f.key != "", f.acme, f.plain} {
@@ -134,6 +134,9 @@ func (f *relayFlags) check() error {
 	case len(f.meshWith) > 0 && f.meshKey == "":
 		return usagef("--mesh-with needs --mesh-key")
 	}
+	if f.http == "" && f.acme {
+		f.http = ":80"
+	}
 	return nil
 }
 
@@ -145,11 +148,13 @@ type relayService struct {
 	srv  *relay.Server
 	mesh relay.MeshKey
 	pin  string // of a self-signed certificate
+	addr string // of the relay, as bound
+	stun string // of the STUN server, as bound, or none
 
-	acme   http.Handler // answers ACME's challenges; nil without ACME
-	wg     sync.WaitGroup
-	failed chan error // has room for all listeners
-	https  []*http.Server
+	acme      http.Handler // answers ACME's challenges; nil without ACME
+	wg        sync.WaitGroup
+	failed    chan error     // has room for all listeners
+	plainHTTP []*http.Server // those without TLS: ACME and redirects, metrics
 }
 
 func runRelay(ctx context.Context, f *relayFlags, p program) error {
@@ -218,9 +223,9 @@ func (s *relayService) newServer() error {
 		MaxClients:      s.f.maxClients,
 		AcceptRate:      s.f.acceptRate,
 		AcceptBurst:     s.f.acceptBurst,
-		ClientRate:      int(s.f.clientRate.value),
-		ClientBurst:     int(s.f.clientBurst.value),
-		QueueMemory:     int(s.f.queueMemory.value),
+		ClientRate:      s.f.clientRate.value,
+		ClientBurst:     s.f.clientBurst.value,
+		QueueMemory:     s.f.queueMemory.value,
 		AdmissionURL:    s.f.admissionURL,
 		AdmissionStrict: s.f.admissionStrict,
 	})
@@ -238,14 +243,14 @@ func (s *relayService) listen(ctx context.Context) error {
 		return fmt.Errorf("opening the relay's port: %w", err)
 	}
 	s.serve(func() error { return s.srv.Serve(ln, conf) })
-	s.f.listen = ln.Addr().String()
+	s.addr, s.stun = ln.Addr().String(), "none"
 	if s.f.stun != "none" {
 		pc, err := net.ListenPacket("udp", s.f.stun)
 		if err != nil {
 			return fmt.Errorf("opening the STUN port: %w", err)
 		}
 		s.serve(func() error { return s.srv.ServeSTUN(pc) })
-		s.f.stun = pc.LocalAddr().String()
+		s.stun = pc.LocalAddr().String()
 	}
 	plain := relay.RedirectHandler()
 	if s.acme != nil {
@@ -265,10 +270,8 @@ func (s *relayService) listen(ctx context.Context) error {
 	return nil
 }
 
+// listenHTTP serves h at addr unless that is empty or none. what names the port in errors and in the log.
 func (s *relayService) listenHTTP(what, addr string, h http.Handler) error {
-	if addr == "" && what == "HTTP" && s.f.acme {
-		addr = ":80"
-	}
 	if addr == "" || addr == "none" {
 		return nil
 	}
@@ -278,7 +281,7 @@ func (s *relayService) listenHTTP(what, addr string, h http.Handler) error {
 	}
 	hs := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
-	s.https = append(s.https, hs)
+	s.plainHTTP = append(s.plainHTTP, hs)
 	s.serve(func() error { return hs.Serve(ln) })
 	s.log.Info("listening", "for", what, "addr", ln.Addr())
 	return nil
@@ -296,7 +299,7 @@ func (s *relayService) serveUntilClosed(f func() error) {
 }
 
 func (s *relayService) close() {
-	for _, hs := range s.https {
+	for _, hs := range s.plainHTTP {
 		hs.Close()
 	}
 	s.srv.Close()
@@ -309,7 +312,7 @@ func (s *relayService) tlsConfig() (*tls.Config, error) {
 	case s.f.plain:
 		return nil, nil
 	case s.f.cert != "":
-		conf, err := relay.FileTLS(s.f.cert, s.f.key, s.log)
+		conf, err := s.srv.FileTLS(s.f.cert, s.f.key)
 		if err != nil {
 			return nil, usageError{err}
 		}
@@ -345,14 +348,14 @@ func (s *relayService) hosts() ([]string, error) {
 
 // describe prints what a DERP map needs to know of this relay.
 func (s *relayService) describe(p program) error {
-	s.log.Info("relay is up", "addr", s.f.listen, "stun", s.f.stun, "key", s.srv.PublicKey().String())
+	s.log.Info("relay is up", "addr", s.addr, "stun", s.stun, "key", s.srv.PublicKey().String())
 	hosts, err := s.hosts()
 	if err != nil {
 		return err
 	}
-	n := relay.Node{Name: "900a", RegionID: 900, HostName: hosts[0], CertName: s.pin, DERPPort: portNumber(s.f.listen), STUNPort: -1}
-	if s.f.stun != "none" {
-		n.STUNPort = portNumber(s.f.stun)
+	n := relay.Node{Name: "900a", RegionID: 900, HostName: hosts[0], CertName: s.pin, DERPPort: portNumber(s.addr), STUNPort: -1}
+	if s.stun != "none" {
+		n.STUNPort = portNumber(s.stun)
 	}
 	b, err := json.Marshal(n)
 	if err != nil {

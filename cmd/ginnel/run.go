@@ -75,7 +75,7 @@ and the environment over the file.`,
 			return usagef("no command given")
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return applySettings(cmd, p) }
 	root.AddCommand(newUp(p), newStatus(p), newPing(p), newRelay(p), newDemo(p), newVersion(p))
 	return root

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +14,14 @@ import (
 
 // envPrefix begins the environment variable of every flag.
 const envPrefix = "GINNEL_"
+
+// onCommandLine is the annotation of flags that were given there, not by a setting.
+const onCommandLine = "command line"
+
+func givenOnCommandLine(f *pflag.Flag) bool {
+	_, ok := f.Annotations[onCommandLine]
+	return ok
+}
 
 // envName is the environment variable of a flag.
 func envName(flag string) string {
@@ -27,7 +37,10 @@ func isList(f *pflag.Flag) bool { return f.Value.Type() == "stringArray" }
 // applySettings sets the flags that were not given from the environment and the configuration file.
 func applySettings(cmd *cobra.Command, p program) error {
 	given := make(map[string]bool)
-	cmd.Flags().Visit(func(f *pflag.Flag) { given[f.Name] = true })
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		given[f.Name] = true
+		f.Annotations = map[string][]string{onCommandLine: nil}
+	})
 	if err := applyEnvironment(cmd, p, given); err != nil {
 		return err
 	}
@@ -54,16 +67,26 @@ func applyEnvironment(cmd *cobra.Command, p program, given map[string]bool) (err
 		}
 		values := []string{value}
 		if isList(f) {
-			values = strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == '\n' })
+			values = splitList(value)
 		}
 		for _, v := range values {
-			if serr := cmd.Flags().Set(f.Name, strings.TrimSpace(v)); serr != nil {
-				err = usagef("%s: %w", name, serr)
+			if serr := cmd.Flags().Set(f.Name, v); serr != nil {
+				err = usagef("%s: %w", name, flagError(serr))
 			}
 		}
 		given[f.Name] = true
 	})
 	return err
+}
+
+// splitList cuts the value of a variable that stands for a repeated flag.
+func splitList(value string) (values []string) {
+	for _, v := range strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == '\n' }) {
+		if v = strings.TrimSpace(v); v != "" {
+			values = append(values, v)
+		}
+	}
+	return values
 }
 
 // applyFile sets flags from the YAML file at path. It may hold keys for other commands; what is no command's is an
@@ -74,13 +97,16 @@ func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 		return usageError{err}
 	}
 	for _, s := range settings {
-		f := cmd.Flags().Lookup(s.Key)
-		if f == nil || given[s.Key] {
+		flags := cmd.Flags()
+		if flags.Lookup(s.Key) == nil {
+			flags = flagsWith(cmd.Root(), s.Key) // which is not run; its values are looked at all the same
+		}
+		if given[s.Key] {
 			continue
 		}
 		for _, v := range s.Values {
-			if err := cmd.Flags().Set(s.Key, v.Text); err != nil {
-				return usagef("%v: %w", v.At, err)
+			if err := flags.Set(s.Key, v.Text); err != nil {
+				return usagef("%v: %w", v.At, flagError(err))
 			}
 		}
 	}
@@ -107,6 +133,19 @@ func knownSettings(cmd *cobra.Command) map[string]configs.Kind {
 	return known
 }
 
+// flagsWith are the flags of the first command that has this one.
+func flagsWith(cmd *cobra.Command, name string) *pflag.FlagSet {
+	if cmd.LocalFlags().Lookup(name) != nil {
+		return cmd.LocalFlags()
+	}
+	for _, sub := range cmd.Commands() {
+		if fs := flagsWith(sub, name); fs != nil {
+			return fs
+		}
+	}
+	return nil
+}
+
 // unknownEnvironment lists variables that look like settings and are none, for a warning: a typing error would
 // otherwise go unseen. It is no error because others set such variables too, Kubernetes for a service named ginnel.
 func unknownEnvironment(cmd *cobra.Command, p program) (names []string) {
@@ -123,12 +162,34 @@ func unknownEnvironment(cmd *cobra.Command, p program) (names []string) {
 	return names
 }
 
+// flagError says what is wrong with the value of a flag. It leaves out the value of one that holds a secret, which pflag
+// would quote, and says what is wanted where strconv only says that something is not.
+func flagError(err error) error {
+	e, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err
+	}
+	f := e.GetFlag()
+	if s, ok := f.Value.(interface{ isSecret() bool }); ok && s.isSecret() {
+		return fmt.Errorf("invalid argument for \"--%s\" flag: %w", f.Name, e.Unwrap())
+	}
+	if _, ok := errors.AsType[*strconv.NumError](e.Unwrap()); ok {
+		want := "a whole number in range is wanted"
+		if f.Value.Type() == "bool" {
+			want = "true or false is wanted"
+		}
+		return fmt.Errorf("invalid argument %q for \"--%s\" flag: %s", e.GetValue(), f.Name, want)
+	}
+	return err
+}
+
 // parsed is a flag whose value has a form of its own; it is checked when it is set, so that the error can name the place.
 type parsed[T any] struct {
-	parse func(string) (T, error)
-	typ   string // shown in help
-	text  string
-	value T
+	parse  func(string) (T, error)
+	typ    string // shown in help
+	secret bool   // its value is not shown
+	text   string
+	value  T
 }
 
 func (f *parsed[T]) Set(s string) error {
@@ -142,6 +203,7 @@ func (f *parsed[T]) Set(s string) error {
 
 func (f *parsed[T]) String() string { return f.text }
 func (f *parsed[T]) Type() string   { return f.typ }
+func (f *parsed[T]) isSecret() bool { return f.secret }
 
 // parsedList is parsed for a flag that may be repeated.
 type parsedList[T any] struct {

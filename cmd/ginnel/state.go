@@ -9,6 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+)
+
+const (
+	lockTries = 5
+	lockPause = 20 * time.Millisecond
 )
 
 // memState is the state directory that is none.
@@ -47,11 +53,32 @@ func openState(path string) (*stateDir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the state directory: %w", err)
 	}
-	if err := lockFile(lock); err != nil {
+	if err := tryLock(lock); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("another ginnel runs on the state directory %s; stop it, or name another with --state", path)
 	}
 	return &stateDir{path: path, lock: lock}, nil
+}
+
+// tryLock takes the lock. It tries more than once: commands that look for a running node hold it for a moment.
+func tryLock(f *os.File) (err error) {
+	for range lockTries {
+		if err = lockFile(f); err == nil {
+			return nil
+		}
+		time.Sleep(lockPause)
+	}
+	return err
+}
+
+// isLocked reports whether a node runs on the directory. A directory that cannot be looked into is taken to be in use.
+func isLocked(dir string) bool {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	defer f.Close()
+	return lockFile(f) != nil
 }
 
 // checkPrivate refuses a directory that others may write to: what lies there is trusted.
@@ -118,7 +145,7 @@ func findRunning(dir string) (running, error) {
 		return r, usagef("name the node's state directory with --state, or its proxy with --proxy")
 	}
 	b, err := os.ReadFile(filepath.Join(dir, "node.json"))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !isLocked(dir) { // one that was killed leaves its file behind
 		return r, none
 	}
 	if err != nil {

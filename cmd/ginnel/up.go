@@ -3,9 +3,12 @@ package main
 import (
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,7 +36,7 @@ type upFlags struct {
 func newUp(p program) *cobra.Command {
 	f := &upFlags{
 		proxies:   preset(&parsedList[configs.Address]{parse: configs.ParseProxyAddr}, "127.0.0.1:1080"),
-		proxyAuth: parsed[configs.ProxyAuth]{parse: configs.ParseProxyAuth, typ: "user:pass"},
+		proxyAuth: parsed[configs.ProxyAuth]{parse: configs.ParseProxyAuth, typ: "user:pass", secret: true},
 		forwards:  parsedList[configs.Forward]{parse: configs.ParseForward},
 		serves:    parsedList[configs.Serve]{parse: configs.ParseServe},
 	}
@@ -122,7 +125,33 @@ func (f *upFlags) check() error {
 			return usagef("--proxy %s can be reached from other machines, so --proxy-auth USER:PASS must be given", a)
 		}
 	}
+	if twice, ok := repeated(f.proxies.texts); ok {
+		return usagef("--proxy %s is given twice", twice)
+	}
+	var ports []string
+	for _, s := range f.serves.values {
+		network := "tcp"
+		if s.Target.Network() == "udp" {
+			network = "udp"
+		}
+		ports = append(ports, fmt.Sprintf("%d/%s", s.Port, network))
+	}
+	if twice, ok := repeated(ports); ok {
+		return usagef("--serve: port %s of the mesh is given twice", twice)
+	}
 	return nil
+}
+
+// repeated finds a text that occurs more than once.
+func repeated(texts []string) (string, bool) {
+	seen := make(map[string]bool)
+	for _, s := range texts {
+		if seen[s] {
+			return s, true
+		}
+		seen[s] = true
+	}
+	return "", false
 }
 
 // openState opens the state directory. A node without identity of its own needs none, so it makes do without if the
@@ -136,7 +165,7 @@ func (f *upFlags) openState(p program, log *slog.Logger) (*stateDir, error) {
 		return openState(memState)
 	}
 	state, err := openState(dir)
-	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+	if _, unusable := errors.AsType[*fs.PathError](err); unusable {
 		warnNoState(log, err)
 		return openState(memState)
 	}
@@ -165,7 +194,7 @@ func (f *upFlags) nodeConfig(wg *configs.WireGuard, p program, log *slog.Logger)
 		cfg.UDPPort = wg.ListenPort
 	}
 	for _, a := range f.proxies.values {
-		cfg.Proxies = append(cfg.Proxies, a)
+		cfg.Proxies = append(cfg.Proxies, absolute(a))
 	}
 	if auth := f.proxyAuth.value; auth != (configs.ProxyAuth{}) {
 		cfg.ProxyAuth = checkPassword(auth)
@@ -177,6 +206,14 @@ func (f *upFlags) nodeConfig(wg *configs.WireGuard, p program, log *slog.Logger)
 		cfg.Serves = append(cfg.Serves, node.Serve{Port: s.Port, Target: s.Target})
 	}
 	return cfg
+}
+
+// absolute is the address by which others find a listener, whatever directory they are in.
+func absolute(a configs.Address) net.Addr {
+	if path, err := filepath.Abs(a.String()); a.Network() == "unix" && err == nil {
+		return &net.UnixAddr{Net: "unix", Name: path}
+	}
+	return a
 }
 
 // checkPassword compares in constant time.
@@ -197,7 +234,7 @@ func wireGuardMap(wg *configs.WireGuard) node.NetworkMap {
 			Addresses:    p.AllowedIPs,
 			Plain:        true,
 			Endpoint:     node.Endpoint{Host: p.Endpoint.Host, Port: p.Endpoint.Port},
-			PresharedKey: p.PresharedKey.Raw(),
+			PresharedKey: p.PresharedKey,
 			Keepalive:    p.PersistentKeepalive,
 		})
 	}

@@ -85,7 +85,7 @@ func assertFailedPings(t *testing.T, g *ginnel) {
 		{[]string{"ping", "nosuch", "-c", "1"}, 1, `no such peer: "nosuch"`},
 		{[]string{"ping", "10.77.0.77", "-c", "1"}, 1, "no answer from 10.77.0.77"},
 		{[]string{"ping", "10.77.0.77", "-c", "1", "--json"}, 1, `"error":`},
-		{[]string{"ping", peerAddr4, "-c", "1", "--proxy", defaultProxy}, 1, "token from the node's state directory"},
+		{[]string{"ping", peerAddr4, "-c", "1", "--proxy", defaultProxy}, 0, "via direct"},
 		{[]string{"ping"}, 2, "PEER is missing"},
 		{[]string{"status", "--state", filepath.Join(g.home, "other")}, 1, "no node runs on the state directory"},
 		{[]string{"status", "--proxy", "127.0.0.1:1"}, 1, "connection refused"},

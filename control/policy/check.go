@@ -19,12 +19,12 @@ func (p *Policy) Check(nodes []Node) error {
 	for _, t := range p.tests {
 		for _, probe := range t.accept {
 			if why, reached := c.try(t, probe, everyPair); !reached {
-				failed = append(failed, Problem{probe.line, probe.column, fmt.Sprintf("test: %q must reach %q and does not%s", t.name, probe.string, why)})
+				failed = append(failed, probe.failure("%q must reach %q and does not%s", t.name, probe.string, why))
 			}
 		}
 		for _, probe := range t.deny {
 			if why, reached := c.try(t, probe, anyPair); reached {
-				failed = append(failed, Problem{probe.line, probe.column, fmt.Sprintf("test: %q must not reach %q and does%s", t.name, probe.string, why)})
+				failed = append(failed, probe.failure("%q must not reach %q and does%s", t.name, probe.string, why))
 			}
 		}
 	}
@@ -32,6 +32,10 @@ func (p *Policy) Check(nodes []Node) error {
 		return nil
 	}
 	return failed
+}
+
+func (p probe) failure(format string, args ...any) Problem {
+	return Problem{p.line, p.column, "test: " + fmt.Sprintf(format, args...)}
 }
 
 // quantity says how many pairs of a source and a destination have to reach for the whole to.

@@ -76,13 +76,12 @@ func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
 			}
 		}
 	}
-	first, again := done[r.src]
-	if !again {
-		first, done[r.src] = i, i
-		c.senders[i] = c.newSenders(i, r, find)
-	} else {
+	if first, ok := done[r.src]; ok {
 		c.senders[i] = c.senders[first]
 		c.sends.copy(first, i)
+	} else {
+		c.senders[i] = c.newSenders(i, r, find)
+		done[r.src] = i
 	}
 	switch {
 	case r.self:
@@ -183,6 +182,31 @@ func (c *Compiled) MaySee(a, b int64) bool {
 	for w := range sendsA {
 		flows := sendsA[w]&receivesB[w] | sendsB[w]&receivesA[w]
 		if flows&c.forAll[w] != 0 || own && flows&c.forOwn[w] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// MayUse reports whether a node has a use for a route of another: it may send something there, or hosts there may send it
+// something. The other's default routes are for the Internet alone.
+func (c *Compiled) MayUse(id int64, route netip.Prefix) bool {
+	index, ok := c.index[id]
+	if !ok || !route.IsValid() {
+		return false
+	}
+	wanted := []span{prefixSpan(route)}
+	if route.Bits() == 0 {
+		wanted = overlaps(internet, wanted)
+	}
+	for i, r := range c.rules {
+		if r.self || r.app != nil {
+			continue
+		}
+		if c.sends.has(index, i) && slices.ContainsFunc(r.dst, func(t target) bool { return t.who.touches(wanted) }) {
+			return true
+		}
+		if route.Bits() > 0 && c.receives.has(index, i) && meets(c.senders[i].spans, wanted[0]) {
 			return true
 		}
 	}

@@ -186,7 +186,8 @@ func (d *decoder) hosts(p *Policy, v hujson.Value) {
 	for _, f := range d.object(v, `"hosts"`) {
 		name := f.name.string
 		if !isUser(name) || strings.Contains(name, "@") {
-			d.problem(f.name.pos, "%q is no name of a host: it must not be empty, an address, or contain any of \"@:/*,\" or space", name)
+			d.problem(f.name.pos, "%q is no name of a host: it must not be empty, an address, or contain any of \"@:/*,\" or space",
+				name)
 		}
 		t, ok := d.text(f.value, fmt.Sprintf("host %q", name))
 		if !ok {
@@ -219,7 +220,8 @@ func (d *decoder) tagOwners(p *Policy, v hujson.Value) {
 	fields := d.object(v, `"tagOwners"`)
 	for _, f := range fields { // an owner can be a tag that comes later
 		if !isTag(f.name.string) {
-			d.problem(f.name.pos, "%q is no tag: it must be \"tag:\", a letter, and then letters, digits and dashes", f.name.string)
+			d.problem(f.name.pos, "%q is no tag: it must be \"tag:\", a letter, and then letters, digits and dashes",
+				f.name.string)
 		}
 		p.owners[f.name.string] = nil
 	}

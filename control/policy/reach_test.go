@@ -101,6 +101,25 @@ func filters(t *testing.T, c *Compiled) map[int64]*filter.Filter {
 	return all
 }
 
+// sections reads a file of tables: after a line "== NAME" a policy, and after a line "--" what is expected of it.
+func sections(t testing.TB, file string) map[string][2]string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string][2]string)
+	for _, section := range strings.Split(string(text), "\n== ")[1:] {
+		name, rest, _ := strings.Cut(section, "\n")
+		source, want, ok := strings.Cut(rest, "\n--\n")
+		if _, twice := all[name]; !ok || twice {
+			t.Fatalf("section %q of %s has no table, or is there twice", name, file)
+		}
+		all[name] = [2]string{source, strings.TrimSpace(want)}
+	}
+	return all
+}
+
 // expand reads the lines of a table, "SOURCES > DESTINATIONS: SERVICES", each a list with spaces or "*".
 func expand(t *testing.T, lines string) map[string]bool {
 	t.Helper()
@@ -143,22 +162,9 @@ func expand(t *testing.T, lines string) map[string]bool {
 // Each policy lets in what its table says and nothing else: every place sends the first packet of every service to every
 // other, in both families, through the filters that the nodes would run. Nodes see each other exactly if a flow passes.
 func TestReach(t *testing.T) {
-	text, err := os.ReadFile("testdata/reach.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, section := range strings.Split(string(text), "\n== ")[1:] {
-		name, rest, _ := strings.Cut(section, "\n")
-		source, table, ok := strings.Cut(rest, "\n--\n")
-		if !ok {
-			t.Fatalf("section %d has no table", i)
-		}
+	for name, parts := range sections(t, "testdata/reach.txt") {
 		t.Run(name, func(t *testing.T) {
-			p, err := Parse([]byte(source))
-			if err != nil {
-				t.Fatal(err)
-			}
-			checkReach(t, p.Compile(network()), expand(t, table))
+			checkReach(t, parse(t, parts[0]).Compile(network()), expand(t, parts[1]))
 		})
 	}
 	t.Run("no policy", func(t *testing.T) {
@@ -193,6 +199,23 @@ func checkReach(t *testing.T, c *Compiled, want map[string]bool) {
 					}
 				}
 			}
+		}
+	}
+	for _, n := range network() {
+		id := fmt.Sprint(n.ID)
+		uses := func(where string) bool {
+			return slices.ContainsFunc(services, func(s string) bool {
+				return want[id+" > "+where+": "+s] || where == "lan" && slices.ContainsFunc(places(), func(p place) bool {
+					return p.node == n.ID && want["lan > "+p.name+": "+s]
+				})
+			})
+		}
+		lan, net := netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("0.0.0.0/0")
+		if got, want := c.MayUse(n.ID, lan), uses("lan"); got != want && n.ID != 6 {
+			t.Errorf("%d may use the route to the lan: got %v, want %v", n.ID, got, want)
+		}
+		if got, want := c.MayUse(n.ID, net), uses("net"); got != want && n.ID != 7 {
+			t.Errorf("%d may use the exit node: got %v, want %v", n.ID, got, want)
 		}
 	}
 	for _, a := range network() {

@@ -160,10 +160,11 @@ func (d *decoder) grant(p *Policy, v hujson.Value) {
 // parseService reads "*", "443", "80-90", "tcp:443", "gre:*". Without a protocol it is that of a rule that names none.
 func parseService(s string) (protos []int, ports []control.PortRange, err error) {
 	proto, portText, ok := strings.Cut(s, ":")
-	if !ok {
+	switch {
+	case !ok:
 		proto, portText = "", s
-	} else if proto == "" {
-		proto = "?" // refused as a protocol
+	case proto == "":
+		return nil, nil, fmt.Errorf("%q has no protocol before the colon", s)
 	}
 	if protos, err = parseProto(proto); err != nil {
 		return nil, nil, err

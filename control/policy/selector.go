@@ -85,11 +85,11 @@ func (s *selector) sends(m *member) bool {
 	if s.kind != addresses {
 		return s.names(m)
 	}
-	meets := func(other span) bool { _, ok := s.span.overlap(other); return ok }
-	if slices.ContainsFunc(m.addrs, meets) {
+	common := func(other span) bool { _, ok := s.span.overlap(other); return ok }
+	if slices.ContainsFunc(m.addrs, common) {
 		return true
 	}
-	return slices.ContainsFunc(m.Routes, func(p netip.Prefix) bool { return p.Bits() > 0 && meets(prefixSpan(p)) })
+	return slices.ContainsFunc(m.Routes, func(p netip.Prefix) bool { return p.Bits() > 0 && common(prefixSpan(p)) })
 }
 
 // at returns what of the selected is at the node or behind it. It does not know "*", which is everything.
@@ -101,15 +101,8 @@ func (s *selector) at(m *member) []span {
 		}
 		return nil
 	case addresses:
-		var found []span
-		for _, scope := range [][]span{m.addrs, m.via} {
-			for _, part := range scope {
-				if common, ok := s.span.overlap(part); ok {
-					found = append(found, common)
-				}
-			}
-		}
-		return found
+		only := []span{s.span}
+		return append(overlaps(m.addrs, only), overlaps(m.via, only)...)
 	}
 	if s.names(m) {
 		return m.addrs
@@ -117,14 +110,27 @@ func (s *selector) at(m *member) []span {
 	return nil
 }
 
+// touches reports whether some of the addresses, which are nobody's own, are selected.
+func (s *selector) touches(spans []span) bool {
+	switch s.kind {
+	case anything:
+		return true
+	case theNet:
+		return len(overlaps(internet, spans)) > 0
+	case addresses:
+		return len(overlaps([]span{s.span}, spans)) > 0
+	}
+	return false
+}
+
 // receives reports whether at returns anything.
 func (s *selector) receives(m *member) bool {
-	meets := func(other span) bool { _, ok := s.span.overlap(other); return ok }
+	common := func(other span) bool { _, ok := s.span.overlap(other); return ok }
 	switch s.kind {
 	case theNet:
 		return m.ExitNode
 	case addresses:
-		return slices.ContainsFunc(m.addrs, meets) || slices.ContainsFunc(m.via, meets)
+		return slices.ContainsFunc(m.addrs, common) || slices.ContainsFunc(m.via, common)
 	}
 	return s.names(m)
 }

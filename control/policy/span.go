@@ -40,6 +40,19 @@ func (s span) overlap(other span) (span, bool) {
 	return s, !s.last.Less(s.first)
 }
 
+// overlaps returns what is in one of a and in one of b.
+func overlaps(a, b []span) []span {
+	var common []span
+	for _, s := range a {
+		for _, other := range b {
+			if both, ok := s.overlap(other); ok {
+				common = append(common, both)
+			}
+		}
+	}
+	return common
+}
+
 // prefix returns the prefix that is exactly s, if there is one.
 func (s span) prefix() (netip.Prefix, bool) {
 	a, b := s.first.AsSlice(), s.last.AsSlice()
@@ -88,6 +101,16 @@ func (s span) touches(next span) bool {
 func within(spans []span, a netip.Addr) bool {
 	i, exact := slices.BinarySearchFunc(spans, a, func(s span, a netip.Addr) int { return s.first.Compare(a) })
 	return exact || i > 0 && spans[i-1].contains(a)
+}
+
+// meets reports whether s has an address in one of spans, which are merged.
+func meets(spans []span, s span) bool {
+	i, _ := slices.BinarySearchFunc(spans, s.first, func(one span, a netip.Addr) int { return one.last.Compare(a) })
+	if i == len(spans) {
+		return false
+	}
+	_, ok := spans[i].overlap(s)
+	return ok
 }
 
 func spanOf(first, last string) span {

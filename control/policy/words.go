@@ -73,7 +73,10 @@ func (p *Policy) selector(word string, as role) (selector, error) {
 	if s, err := parseAddresses(word); err == nil || strings.Contains(word, "/") {
 		return selector{kind: addresses, span: s}, err
 	}
-	return selector{}, fmt.Errorf("%q is neither an address nor among the hosts; a user is written %q", word, word+"@")
+	if isUser(word) {
+		return selector{}, fmt.Errorf("%q is neither an address nor among the hosts; a user is written %q", word, word+"@")
+	}
+	return selector{}, fmt.Errorf("%q is neither an address nor among the hosts", word)
 }
 
 func autogroup(word string, as role) (selector, error) {
@@ -98,7 +101,8 @@ func autogroup(word string, as role) (selector, error) {
 	switch word {
 	case "autogroup:nonroot":
 		return selector{}, fmt.Errorf("%q is for SSH rules, which are not supported", word)
-	case "autogroup:admin", "autogroup:owner", "autogroup:it-admin", "autogroup:network-admin", "autogroup:billing-admin", "autogroup:auditor":
+	case "autogroup:admin", "autogroup:owner", "autogroup:it-admin", "autogroup:network-admin", "autogroup:billing-admin",
+		"autogroup:auditor":
 		return selector{}, fmt.Errorf("%q is not supported: users have no roles; use a group", word)
 	}
 	return selector{}, fmt.Errorf("%q is not supported", word)

@@ -162,11 +162,11 @@ func agree(t *testing.T, w world, rules, packets int) {
 func TestAgainstNaive(t *testing.T) {
 	w := world{rand.New(rand.NewPCG(3, 4))}
 	for _, rules := range []int{0, 1, 2, 5, 20} {
-		for range 60 {
-			agree(t, w, rules, 100)
+		for range 30 {
+			agree(t, w, rules, 60)
 		}
 	}
-	agree(t, w, 300, 300)
+	agree(t, w, 200, 100)
 }
 
 func FuzzAgainstNaive(f *testing.F) {

@@ -94,7 +94,8 @@ func (d *decoder) add(p *Policy, v hujson.Value, r *rule) {
 		switch s.kind {
 		case anything, user, group, anyMember:
 		default:
-			d.problem(v.StartOffset, "\"autogroup:self\" needs sources that are users, groups, \"autogroup:member\" or \"*\"")
+			d.problem(v.StartOffset,
+				"\"autogroup:self\" needs sources that are users, groups, \"autogroup:member\" or \"*\"")
 			return
 		}
 	}

@@ -50,7 +50,7 @@ func (d *decoder) tests(p *Policy, v hujson.Value) {
 		t.src, _ = d.testSelector(p, src)
 		for name, probes := range map[string]*[]probe{"accept": &t.accept, "deny": &t.deny} {
 			if f, ok := fields[name]; ok {
-				*probes = d.probes(p, f.value, strconv.Quote(name), hasPorts(t.protos))
+				*probes = d.probes(p, f.value, strconv.Quote(name), t.protos)
 			}
 		}
 		p.tests = append(p.tests, t)
@@ -67,7 +67,7 @@ func (d *decoder) testSelector(p *Policy, t text) (selector, bool) {
 	return s, ok
 }
 
-func (d *decoder) probes(p *Policy, v hujson.Value, what string, ports bool) []probe {
+func (d *decoder) probes(p *Policy, v hujson.Value, what string, protos []int) []probe {
 	var probes []probe
 	for _, t := range d.texts(v, what) {
 		host, portText, err := splitPorts(t.string)
@@ -77,7 +77,7 @@ func (d *decoder) probes(p *Policy, v hujson.Value, what string, ports bool) []p
 		}
 		who, ok := d.testSelector(p, text{host, t.pos})
 		port, err := strconv.ParseUint(portText, 10, 16)
-		if err != nil && (ports || portText != "*") {
+		if err != nil && (hasPorts(protos) || portText != "*") {
 			d.problem(t.pos, "%q: %q is not a single port", t.string, portText)
 			continue
 		}

@@ -59,7 +59,8 @@ func compile(rules []control.FilterRule) (compiled, error) {
 	var c compiled
 	read := make([]rule, 0, len(rules))
 	for i, r := range rules {
-		if len(r.SrcBits) > 0 || slices.ContainsFunc(r.DstPorts, func(d control.NetPortRange) bool { return d.Bits != nil }) {
+		hasBits := func(d control.NetPortRange) bool { return d.Bits != nil }
+		if len(r.SrcBits) > 0 || slices.ContainsFunc(r.DstPorts, hasBits) {
 			return compiled{}, fmt.Errorf("reading packet filter: rule %d has bits apart from addresses", i)
 		}
 		one := readRule(r)

@@ -256,12 +256,18 @@ func BenchmarkIn(b *testing.B) {
 func BenchmarkSet(b *testing.B) {
 	for _, n := range sizes {
 		rules := manyRules(n)
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				var f Filter
-				set(b, &f, Config{Rules: rules, Local: everywhere()})
-			}
-		})
+		one := control.FilterRule{DstPorts: rules[0].DstPorts} // as a node with many peers gets it
+		for _, r := range rules {
+			one.SrcIPs = append(one.SrcIPs, r.SrcIPs...)
+		}
+		for name, rules := range map[string][]control.FilterRule{"rules": rules, "sources": {one}} {
+			b.Run(fmt.Sprintf("%s-%d", name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					var f Filter
+					set(b, &f, Config{Rules: rules, Local: everywhere()})
+				}
+			})
+		}
 	}
 }

@@ -209,11 +209,11 @@ func SelfSignedTLS(dir string, hosts ...string) (conf *tls.Config, pin string, e
 	}
 	for _, h := range hosts {
 		if err := cert.Leaf.VerifyHostname(h); err != nil {
-			return nil, "", fmt.Errorf("using the self-signed certificate in %s (a new one changes the pin): %w", path, err)
+			return nil, "", fmt.Errorf("using the self-signed certificate in %s, which was made for another name (use that one, or remove the file for a new certificate with a new pin): %w", path, err)
 		}
 	}
 	if time.Now().After(cert.Leaf.NotAfter) {
-		return nil, "", fmt.Errorf("using the self-signed certificate in %s (a new one changes the pin): it expired on %s",
+		return nil, "", fmt.Errorf("using the self-signed certificate in %s: it expired on %s; remove the file for a new certificate with a new pin",
 			path, cert.Leaf.NotAfter.Format(time.DateOnly))
 	}
 	return &tls.Config{Certificates: []tls.Certificate{cert}}, CertPin(cert.Leaf), nil

@@ -163,7 +163,7 @@ func TestSelfSignedTLS(t *testing.T) {
 	if err := (&Node{Name: "a", RegionID: 1, HostName: "h", CertName: pin}).validate(1); err != nil {
 		t.Errorf("pin %q is not one for the map: %v", pin, err)
 	}
-	if _, _, err := SelfSignedTLS(dir, "other.example"); err == nil || !strings.Contains(err.Error(), "changes the pin") {
+	if _, _, err := SelfSignedTLS(dir, "other.example"); err == nil || !strings.Contains(err.Error(), "remove the file for a new certificate") {
 		t.Errorf("for another host: %v", err)
 	}
 	if _, _, err := SelfSignedTLS(t.TempDir()); err == nil {

@@ -3,6 +3,7 @@ package relay
 import (
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -78,16 +79,16 @@ func handleHome(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, homePage)
 }
 
-// RedirectHandler serves port 80 beside a TLS port: captive portal checks, everything else goes to https (7.1). In ACME
-// mode, give it to the certificate manager as the fallback of its own handler.
-func RedirectHandler() http.Handler {
+// RedirectHandler serves port 80 beside a TLS port: captive portal checks, everything else goes to https (7.1) on that
+// port. In ACME mode, give it to the certificate manager as the fallback of its own handler.
+func RedirectHandler(port int) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/generate_204", handleNoContent)
-	mux.HandleFunc("/", handleRedirect)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { handleRedirect(w, r, port) })
 	return mux
 }
 
-func handleRedirect(w http.ResponseWriter, r *http.Request) {
+func handleRedirect(w http.ResponseWriter, r *http.Request, port int) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.Error(w, "use HTTPS", http.StatusBadRequest)
 		return
@@ -96,6 +97,9 @@ func handleRedirect(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.Host, "[") {
 		host, _, _ = strings.Cut(r.Host, "]")
 		host += "]"
+	}
+	if port != 0 && port != defaultPort {
+		host += ":" + strconv.Itoa(port)
 	}
 	http.Redirect(w, r, "https://"+host+r.URL.RequestURI(), http.StatusFound)
 }

@@ -85,22 +85,24 @@ func TestNoContentChallenge(t *testing.T) {
 }
 
 func TestRedirectHandler(t *testing.T) {
-	h := RedirectHandler()
 	for _, c := range []struct {
+		port               int
 		method, host, path string
 		status             int
 		location           string
 	}{
-		{"GET", "relay.example", "/derp?x=1", 302, "https://relay.example/derp?x=1"},
-		{"HEAD", "relay.example:80", "/", 302, "https://relay.example/"},
-		{"GET", "[2001:db8::1]:80", "/", 302, "https://[2001:db8::1]/"},
-		{"POST", "relay.example", "/", 400, ""},
-		{"GET", "relay.example", "/generate_204", 204, ""},
+		{443, "GET", "relay.example", "/derp?x=1", 302, "https://relay.example/derp?x=1"},
+		{443, "HEAD", "relay.example:80", "/", 302, "https://relay.example/"},
+		{443, "GET", "[2001:db8::1]:80", "/", 302, "https://[2001:db8::1]/"},
+		{8443, "GET", "relay.example:80", "/", 302, "https://relay.example:8443/"},
+		{8443, "GET", "[2001:db8::1]", "/", 302, "https://[2001:db8::1]:8443/"},
+		{443, "POST", "relay.example", "/", 400, ""},
+		{443, "GET", "relay.example", "/generate_204", 204, ""},
 	} {
 		req := httptest.NewRequest(c.method, "http://x"+c.path, nil)
 		req.Host = c.host
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, req)
+		RedirectHandler(c.port).ServeHTTP(w, req)
 		if w.Code != c.status || w.Header().Get("Location") != c.location {
 			t.Errorf("%s %s%s: %d %q, want %d %q", c.method, c.host, c.path, w.Code, w.Header().Get("Location"), c.status, c.location)
 		}

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"ginnel/configs"
 	"ginnel/relay"
@@ -39,29 +38,6 @@ func newRelay(p program) *cobra.Command {
 	return cmd
 }
 
-// relayFlags are the flags of relay serve.
-type relayFlags struct {
-	config, state      string
-	listen, stun, http string
-	metrics            string
-	hostnames          []string
-	cert, key          string
-	acme               bool
-	acmeEmail          string
-	plain              bool
-	meshKey            string
-	meshWith           []string
-	maxClients         int
-	clientRate         parsed[int64]
-	clientBurst        parsed[int64]
-	queueMemory        parsed[int64]
-	acceptRate         float64
-	acceptBurst        int
-	admissionURL       string
-	admissionStrict    bool
-	log                logFlags
-}
-
 func newRelayServe(p program) *cobra.Command {
 	f := new(relayFlags)
 	cmd := &cobra.Command{
@@ -76,68 +52,10 @@ is made here and kept; then its pin is printed, which clients take as CertName.`
   ginnel relay serve --cert relay.pem --key relay.key --metrics 127.0.0.1:9100
   ginnel relay serve --listen :8443 --hostname 192.0.2.1 --http none`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runRelay(cmd.Context(), f, p) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runRelay(cmd, f, p) },
 	}
 	f.add(cmd.Flags())
 	return cmd
-}
-
-func (f *relayFlags) add(fs *pflag.FlagSet) {
-	size := func(v *parsed[int64], name, usage string) {
-		*v = parsed[int64]{parse: configs.ParseSize, typ: "size"}
-		fs.Var(v, name, usage)
-	}
-	fs.StringVar(&f.config, "config", "", "YAML `file` with settings by the names of these flags")
-	fs.StringVar(&f.state, "state", "", "`dir`ectory for keys and certificates (ginnel-relay beside the node's)")
-	fs.StringVar(&f.listen, "listen", ":443", "TCP `addr`ess of the relay")
-	fs.StringVar(&f.stun, "stun", ":3478", "UDP `addr`ess of the STUN server, or none")
-	fs.StringVar(&f.http, "http", "", "TCP `addr`ess for plain HTTP: ACME, captive portal checks, redirects (:80 with --acme, otherwise none)")
-	fs.StringVar(&f.metrics, "metrics", "none", "TCP `addr`ess of a page with Prometheus metrics, or none")
-	fs.StringArrayVar(&f.hostnames, "hostname", nil, "`name` or IP address on the certificate; repeatable (this host's name)")
-	fs.StringVar(&f.cert, "cert", "", "`file` with the certificate chain, PEM")
-	fs.StringVar(&f.key, "key", "", "`file` with its private key, PEM")
-	fs.BoolVar(&f.acme, "acme", false, "get certificates from Let's Encrypt for each --hostname")
-	fs.StringVar(&f.acmeEmail, "acme-email", "", "`address` that Let's Encrypt may write to")
-	fs.BoolVar(&f.plain, "plain", false, "no TLS, for use behind something that does it")
-	fs.StringVar(&f.meshKey, "mesh-key", "", "`key` shared by the relays of a region, 64 hex digits or file:PATH")
-	fs.StringArrayVar(&f.meshWith, "mesh-with", nil, "`host` of another relay of the region; repeatable")
-	fs.IntVar(&f.maxClients, "max-clients", 60000, "`number` of clients at a time; further ones are refused")
-	size(&f.clientRate, "client-rate", "`size` of what is read from each client in a second (no limit)")
-	size(&f.clientBurst, "client-burst", "`size` of what each client may send at once above --client-rate")
-	size(&f.queueMemory, "queue-memory", "`size` of all that may be queued to slow clients (256MiB)")
-	fs.Float64Var(&f.acceptRate, "accept-rate", 0, "`number` of connections accepted in a second; further ones are closed (0: no limit)")
-	fs.IntVar(&f.acceptBurst, "accept-burst", 0, "`number` of connections accepted at once above --accept-rate")
-	fs.StringVar(&f.admissionURL, "admission-url", "", "`URL` that is asked whether a client may connect")
-	fs.BoolVar(&f.admissionStrict, "admission-strict", false, "refuse clients while --admission-url does not answer")
-	f.log.add(fs)
-}
-
-// check looks at what single flags cannot know, and settles what one means for another.
-func (f *relayFlags) check() error {
-	modes := 0
-	for _, on := range []bool{f.cert != "" || f.key != "", f.acme, f.plain} {
-		if on {
-			modes++
-		}
-	}
-	switch {
-	case modes > 1:
-		return usagef("--cert with --key, --acme and --plain exclude each other")
-	case (f.cert == "") != (f.key == ""):
-		return usagef("--cert and --key must be given together")
-	case f.acme && len(f.hostnames) == 0:
-		return usagef("--acme needs --hostname: the name to get a certificate for")
-	case f.maxClients <= 0:
-		return usagef("--max-clients %d: a positive number is wanted", f.maxClients)
-	case f.acceptRate < 0 || f.acceptBurst < 0:
-		return usagef("--accept-rate and --accept-burst cannot be negative")
-	case len(f.meshWith) > 0 && f.meshKey == "":
-		return usagef("--mesh-with needs --mesh-key")
-	}
-	if f.http == "" && f.acme {
-		f.http = ":80"
-	}
-	return nil
 }
 
 // relayService is a relay with all its listeners.
@@ -157,11 +75,15 @@ type relayService struct {
 	plainHTTP []*http.Server // those without TLS: ACME and redirects, metrics
 }
 
-func runRelay(ctx context.Context, f *relayFlags, p program) error {
+func runRelay(cmd *cobra.Command, f *relayFlags, p program) error {
 	if err := f.check(); err != nil {
 		return err
 	}
+	ctx := cmd.Context()
 	s := &relayService{f: f, log: f.log.logger(p.stderr), failed: make(chan error, 8)}
+	for _, name := range unknownEnvironment(cmd, p) {
+		s.log.Warn("environment variable is not a setting", "name", name)
+	}
 	state, err := s.openState(p)
 	if err != nil {
 		return err
@@ -252,7 +174,7 @@ func (s *relayService) listen(ctx context.Context) error {
 		s.serve(func() error { return s.srv.ServeSTUN(pc) })
 		s.stun = pc.LocalAddr().String()
 	}
-	plain := relay.RedirectHandler()
+	plain := relay.RedirectHandler(portNumber(s.addr))
 	if s.acme != nil {
 		plain = s.acme
 	}
@@ -316,10 +238,11 @@ func (s *relayService) tlsConfig() (*tls.Config, error) {
 		if err != nil {
 			return nil, usageError{err}
 		}
+		s.warnOfCertificate()
 		return s.srv.TLSConfig(conf), nil
 	case s.f.acme:
 		m := relay.ACME(filepath.Join(s.dir, "acme"), s.f.acmeEmail, s.f.hostnames...)
-		s.acme = m.HTTPHandler(relay.RedirectHandler())
+		s.acme = m.HTTPHandler(relay.RedirectHandler(portNumber(s.f.listen)))
 		return s.srv.TLSConfig(m.TLSConfig()), nil
 	}
 	hosts, err := s.hosts()
@@ -332,6 +255,23 @@ func (s *relayService) tlsConfig() (*tls.Config, error) {
 	}
 	s.pin = pin
 	return s.srv.TLSConfig(conf), nil
+}
+
+// warnOfCertificate says what clients will not like about the certificate in the files.
+func (s *relayService) warnOfCertificate() {
+	cert, err := tls.LoadX509KeyPair(s.f.cert, s.f.key)
+	if err != nil {
+		return // it was good a moment ago
+	}
+	if now := time.Now(); now.After(cert.Leaf.NotAfter) || now.Before(cert.Leaf.NotBefore) {
+		s.log.Warn("the certificate is not valid now; clients will refuse it", "file", s.f.cert,
+			"not_before", cert.Leaf.NotBefore, "not_after", cert.Leaf.NotAfter)
+	}
+	for _, h := range s.f.hostnames {
+		if err := cert.Leaf.VerifyHostname(h); err != nil {
+			s.log.Warn("the certificate is not for --hostname; clients that go there will refuse it", "file", s.f.cert, "err", err)
+		}
+	}
 }
 
 // hosts are the names on a self-signed certificate.

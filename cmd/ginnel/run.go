@@ -77,8 +77,24 @@ and the environment over the file.`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return applySettings(cmd, p) }
+	root.SetHelpCommand(newHelp())
 	root.AddCommand(newUp(p), newStatus(p), newPing(p), newRelay(p), newDemo(p), newVersion(p))
 	return root
+}
+
+// newHelp is cobra's help command, which takes a mistyped topic for a success.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef("there is no command %q", strings.Join(args, " "))
+			}
+			return topic.Help()
+		},
+	}
 }
 
 // noArgs and oneArg check the number of arguments.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -49,6 +50,9 @@ type Conn struct {
 	s    session
 	rx   rxState
 	tx   txState
+	// writeBy is the write deadline in Unix milliseconds; 0: none. The connection below has it too: here it keeps a write
+	// that comes too late from using up a record number.
+	writeBy atomic.Int64
 }
 
 // newConn speaks records on conn. The bytes in first were read from it already.
@@ -74,7 +78,12 @@ func (c *Conn) Read(p []byte) (int, error) { return c.rx.read(p) }
 
 // Write implements net.Conn. After a deadline has passed the rest of a record is sent before anything else; its bytes
 // were counted as written.
-func (c *Conn) Write(p []byte) (int, error) { return c.tx.write(c.conn, p) }
+func (c *Conn) Write(p []byte) (int, error) {
+	if by := c.writeBy.Load(); by != 0 && time.Now().UnixMilli() > by {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return c.tx.write(c.conn, p)
+}
 
 // Close closes the connection below, unsent records aside.
 func (c *Conn) Close() error { return c.conn.Close() }
@@ -86,13 +95,27 @@ func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
 // SetDeadline implements net.Conn.
-func (c *Conn) SetDeadline(t time.Time) error { return c.conn.SetDeadline(t) }
+func (c *Conn) SetDeadline(t time.Time) error {
+	c.noteDeadline(t)
+	return c.conn.SetDeadline(t)
+}
 
 // SetReadDeadline implements net.Conn.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.conn.SetReadDeadline(t) }
 
 // SetWriteDeadline implements net.Conn.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.noteDeadline(t)
+	return c.conn.SetWriteDeadline(t)
+}
+
+func (c *Conn) noteDeadline(t time.Time) {
+	if t.IsZero() {
+		c.writeBy.Store(0)
+		return
+	}
+	c.writeBy.Store(t.UnixMilli())
+}
 
 // seal is a key with the number of its next record.
 type seal struct {

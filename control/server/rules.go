@@ -32,10 +32,20 @@ func (r *rules) filter(id int64) control.Rules {
 	if r.compiled == nil {
 		return allowAll
 	}
-	if f := r.compiled.Rules(id); f != nil {
-		return f
+	return r.compiled.Rules(id)
+}
+
+// filterSum tells filters apart without making them.
+type filterSum struct {
+	open bool
+	sum  policy.Sum
+}
+
+func (r *rules) filterSum(id int64) filterSum {
+	if r.compiled == nil {
+		return filterSum{open: true}
 	}
-	return control.Rules{}
+	return filterSum{sum: r.compiled.Sum(id)}
 }
 
 // policyNode is what a policy knows of a node.

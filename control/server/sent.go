@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"time"
 
 	"ginnel/control"
@@ -10,8 +9,8 @@ import (
 // sentState is what a stream has shown of things that depend on who looks. Which peers it has shown needs no list: they are
 // those that the rules of its latest view let it see.
 type sentState struct {
-	id    int64
-	rules []byte // encoded
+	id     int64
+	filter filterSum
 }
 
 // first returns the frame that a stream begins with: everything.
@@ -34,9 +33,8 @@ func (v *view) first(sent *sentState, domain string, now time.Time) *control.Map
 	if u := v.user(self.owner()); u != nil {
 		resp.UserProfiles = append(resp.UserProfiles, u.profile())
 	}
-	filter := v.rules.filter(sent.id)
-	sent.rules = mustJSON(filter)
-	resp.PacketFilters = map[string]control.Rules{filterChunk: filter}
+	sent.filter = v.rules.filterSum(sent.id)
+	resp.PacketFilters = map[string]control.Rules{filterChunk: v.rules.filter(sent.id)}
 	return resp
 }
 
@@ -49,9 +47,9 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 	recompiled := s.before.rules != s.rules
 	if recompiled {
 		s.compare(sent.id, resp)
-		if filter := s.rules.filter(sent.id); !bytes.Equal(mustJSON(filter), sent.rules) {
-			sent.rules = mustJSON(filter)
-			resp.PacketFilters = map[string]control.Rules{filterChunk: filter}
+		if sum := s.rules.filterSum(sent.id); sum != sent.filter {
+			sent.filter = sum
+			resp.PacketFilters = map[string]control.Rules{filterChunk: s.rules.filter(sent.id)}
 		}
 	} else {
 		for i := range s.changes {

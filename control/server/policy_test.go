@@ -1,0 +1,153 @@
+package server
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ginnel/control"
+)
+
+const webPolicy = `{
+	// alice's machines reach the web servers, and nothing else happens
+	"tagOwners": {"tag:web": ["alice@"]},
+	"acls": [{"action": "accept", "src": ["alice@"], "dst": ["tag:web:80"]}],
+}`
+
+func (n *testNet) setPolicy(text string) {
+	n.t.Helper()
+	if _, err := n.server.SetPolicy(n.t.Context(), []byte(text)); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// Nodes are shown to each other, and let each other in, as the policy has it; a change takes effect within a second and
+// without reconnecting.
+func TestPolicy(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		laptop, phone := n.join("laptop", k), n.join("phone", k)
+		web := n.join("web", n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:web"} }))
+		n.setPolicy(webPolicy)
+		time.Sleep(time.Second)
+		if laptop.sees("web") == nil || laptop.sees("phone") != nil || web.sees("laptop") == nil || web.sees("phone") == nil {
+			t.Error("the wrong nodes are seen")
+		}
+		m, _ := web.view()
+		if !letsIn(m, laptop.self().Addresses[0].Addr()) || letsIn(m, web.self().Addresses[0].Addr()) {
+			t.Errorf("the web server lets the wrong ones in: %+v", m.Filter)
+		}
+		if m, _ := laptop.view(); len(m.Filter) != 0 || m.Filters["base"] == nil {
+			t.Errorf("the laptop lets somebody in: %+v", m.Filters)
+		}
+		tablet := n.join("tablet", k)
+		if tablet.sees("web") == nil || tablet.sees("phone") != nil || web.sees("tablet") == nil || phone.sees("tablet") != nil {
+			t.Error("the wrong nodes see one that has come later")
+		}
+		if m, _ = web.view(); !letsIn(m, tablet.self().Addresses[1].Addr()) {
+			t.Errorf("the web server does not let the tablet in: %+v", m.Filter)
+		}
+		if err := n.server.deletePolicy(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if laptop.sees("phone") == nil || phone.sees("tablet") == nil {
+			t.Error("without a policy not everybody is seen")
+		}
+	})
+}
+
+// "A bad file never replaces a good one", and says where it is bad.
+func TestBadPolicy(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		n.setPolicy(webPolicy)
+		_, err := n.server.SetPolicy(t.Context(), []byte("{\n  \"acls\": 7\n}"))
+		if err == nil || !strings.Contains(err.Error(), "2:") {
+			t.Errorf("got %v, want the line of the mistake", err)
+		}
+		if _, err := n.server.checkPolicy(t.Context(), []byte(`{"acls": []`)); err == nil {
+			t.Error("a bad policy was checked and found good")
+		}
+		p, err := n.server.currentPolicy(t.Context())
+		if err != nil || p.Text != webPolicy {
+			t.Errorf("in force is %+v, %v", p, err)
+		}
+		n.restart()
+		if p, _ := n.server.currentPolicy(t.Context()); p.Text != webPolicy {
+			t.Errorf("after a restart in force is %+v", p)
+		}
+	})
+}
+
+func TestRequestedTags(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		ask := func(r *control.RegisterRequest) { withKey(k)(r); r.Hostinfo.RequestTags = []string{"tag:web"} }
+		if _, refused := n.newPeer("a").register(ask); refused != "requested tags [tag:web] are invalid or not permitted" {
+			t.Errorf("without a policy: %q", refused)
+		}
+		n.setPolicy(webPolicy)
+		if resp, refused := n.newPeer("b").register(ask); refused != "" || resp.Login.LoginName != "tagged-devices" {
+			t.Errorf("with a policy: %+v %q", resp, refused)
+		}
+	})
+}
+
+// Of two routers of one subnet one is elected, and the other follows when that one goes.
+func TestFailover(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		r1, r2, w := n.newPeer("r1"), n.newPeer("r2"), n.join("w", k)
+		lan, exit := prefixes("10.1.0.0/16"), prefixes("0.0.0.0/0", "::/0")
+		for _, r := range []*peer{r1, r2} {
+			r.host.RoutableIPs = slices.Concat(lan, exit)
+			r.register(withKey(k))
+			r.stream()
+			r.update(nil)
+		}
+		settle()
+		if got := w.sees("r1"); len(got.AllowedIPs) != 2 {
+			t.Errorf("routes without approval: %v", got.AllowedIPs)
+		}
+		for _, name := range []string{"r1", "r2"} {
+			if _, err := n.server.approveRoutes(t.Context(), n.node(name).ID, slices.Concat(lan, exit)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settle()
+		expect := func(primary, other string) {
+			t.Helper()
+			a, b := w.sees(primary), w.sees(other)
+			if !slices.Contains(a.AllowedIPs, lan[0]) || !slices.Contains(a.PrimaryRoutes, lan[0]) || slices.Contains(b.AllowedIPs, lan[0]) {
+				t.Errorf("want %s elected: %v, and %v of %s", primary, a.AllowedIPs, b.AllowedIPs, other)
+			}
+			if !slices.Contains(a.AllowedIPs, exit[0]) || !slices.Contains(b.AllowedIPs, exit[1]) {
+				t.Error("not both are exit nodes")
+			}
+		}
+		expect("r1", "r2")
+		r1.away()
+		time.Sleep(defaultOfflineGrace + time.Second)
+		expect("r2", "r1")
+		r1.stream()
+		settle()
+		expect("r2", "r1") // no move without need
+	})
+}
+
+func TestAutoApprovers(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		r, w := n.newPeer("r"), n.join("w", k)
+		r.host.RoutableIPs = prefixes("10.1.0.0/16", "10.2.0.0/16")
+		r.register(withKey(k))
+		settle()
+		n.setPolicy(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}],
+			"autoApprovers": {"routes": {"10.1.0.0/16": ["alice@"]}}}`)
+		time.Sleep(time.Second)
+		if got := w.sees("r").PrimaryRoutes; !slices.Equal(got, prefixes("10.1.0.0/16")) {
+			t.Errorf("approved are %v", got)
+		}
+	})
+}

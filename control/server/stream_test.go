@@ -1,0 +1,287 @@
+package server
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"ginnel/control"
+	"ginnel/control/store"
+)
+
+// A change of one node costs each other node one frame, and nothing else that it has.
+func TestDelta(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		a, b := n.join("a", k), n.join("b", k)
+		settle()
+		before, frames := b.view()
+		ep := netip.MustParseAddrPort("192.0.2.1:41641")
+		a.host.NetInfo = &control.NetInfo{PreferredDERP: 900}
+		a.update(func(r *control.MapRequest) {
+			r.Endpoints = []netip.AddrPort{ep, netip.MustParseAddrPort("[fe80::1]:1"), netip.MustParseAddrPort("[fe80::1%eth0]:1")}
+		})
+		settle()
+		after, now := b.view()
+		seen := after.Peer(a.self().ID)
+		if len(seen.Endpoints) != 1 || seen.Endpoints[0] != ep || seen.HomeDERP != 900 {
+			t.Errorf("b sees %v at home in %d", seen.Endpoints, seen.HomeDERP)
+		}
+		if now != frames+1 || after.DNS != before.DNS || after.DERPMap != before.DERPMap {
+			t.Errorf("%d frames, want 1", now-frames)
+		}
+		a.update(func(r *control.MapRequest) { r.Endpoints = []netip.AddrPort{} })
+		settle()
+		if seen := b.sees("a"); len(seen.Endpoints) != 0 {
+			t.Errorf("cleared endpoints are still there: %v", seen.Endpoints)
+		}
+	})
+}
+
+// "Apply state from updates; from a stream request take a value only if nothing is stored yet" (5.1).
+func TestStreamDoesNotOverwrite(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		a, b := n.join("a", k), n.join("b", k)
+		known := a.disco
+		a.away()
+		a.disco, a.host.Hostname = b.disco, "renamed"
+		a.stream()
+		settle()
+		if seen := b.sees("a"); seen == nil || seen.DiscoKey != known {
+			t.Errorf("after a stream with older state b sees %+v", seen)
+		}
+	})
+}
+
+func TestHostRenamed(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		a, b, watcher := n.join("x", k), n.join("x", k), n.join("w", k)
+		if watcher.sees("x-1") == nil {
+			t.Error("two nodes with one name")
+		}
+		b.host.Hostname = "y"
+		b.update(nil)
+		settle()
+		if watcher.sees("y") == nil || watcher.sees("x-1") != nil {
+			t.Error("the name does not follow the host's")
+		}
+		if _, err := n.server.renameNode(t.Context(), a.self().ID, "given"); err != nil {
+			t.Fatal(err)
+		}
+		a.host.Hostname = "z"
+		a.update(nil)
+		settle()
+		if watcher.sees("given") == nil {
+			t.Error("an administrator's name did not survive")
+		}
+	})
+}
+
+// A second stream ends the first, and nobody sees the node go.
+func TestSuperseded(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		a, b := n.join("a", k), n.join("b", k)
+		_, before := b.view()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		second := make(chan struct{})
+		a.wg.Go(func() {
+			for range a.Poll(ctx, a.mapRequest()) {
+				select {
+				case <-second:
+				default:
+					close(second)
+				}
+			}
+		})
+		<-second
+		time.Sleep(time.Minute)
+		settle()
+		if a.err == nil {
+			t.Error("the first stream goes on")
+		}
+		if _, after := b.view(); !online(b.sees("a")) || after != before {
+			t.Errorf("b was told of something in %d frames", after-before)
+		}
+		cancel()
+		a.wg.Wait()
+	})
+}
+
+// A node that is away is offline after the grace period, not before it; one that comes back in time never was.
+func TestOffline(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		a, b := n.join("a", k), n.join("b", k)
+		a.away()
+		time.Sleep(defaultOfflineGrace / 2)
+		if !online(b.sees("a")) {
+			t.Error("offline at once")
+		}
+		a.stream()
+		time.Sleep(defaultOfflineGrace)
+		if !online(b.sees("a")) {
+			t.Error("offline although it came back")
+		}
+		a.away()
+		gone := time.Now()
+		time.Sleep(defaultOfflineGrace + time.Second)
+		settle()
+		if seen := b.sees("a"); seen == nil || online(seen) || seen.LastSeen.Sub(gone).Abs() > time.Second {
+			t.Errorf("after the grace period: %+v", seen)
+		}
+		a.stream()
+		settle()
+		if !online(b.sees("a")) {
+			t.Error("not online again")
+		}
+	})
+}
+
+func TestEphemeral(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		b := n.join("b", n.authKey(nil))
+		k := n.authKey(func(r *AuthKeyRequest) { r.Ephemeral = true })
+		a := n.join("job", k)
+		never := n.newPeer("never")
+		never.register(withKey(k))
+		time.Sleep(10 * defaultEphemeralTimeout)
+		if b.sees("job") == nil {
+			t.Error("removed while it was connected")
+		}
+		if b.sees("never") != nil {
+			t.Error("one that never polled is still there")
+		}
+		a.away()
+		time.Sleep(defaultEphemeralTimeout - time.Second)
+		if b.sees("job") == nil {
+			t.Error("removed before its time")
+		}
+		time.Sleep(2 * time.Second)
+		settle()
+		if b.sees("job") != nil || len(n.nodes()) != 1 {
+			t.Error("still there after its time")
+		}
+		// A restart of the server neither removes a node that comes back nor forgets one that does not.
+		a = n.newPeer("job")
+		a.register(withKey(k))
+		n.restart()
+		time.Sleep(defaultEphemeralTimeout + time.Second)
+		settle()
+		if len(n.nodes()) != 1 {
+			t.Error("forgotten in a restart")
+		}
+	})
+}
+
+// The place of an offline node passes to the next of its name, with a key that says so.
+func TestTakeOver(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(func(r *AuthKeyRequest) { r.TakeOver = true })
+		first := n.join("job", k)
+		before := first.self()
+		second := n.join("job", k)
+		if second.self().Name != "job-1.net.test." {
+			t.Errorf("took the place of a node that is online: %s", second.self().Name)
+		}
+		first.leave()
+		time.Sleep(defaultOfflineGrace + time.Second)
+		third := n.join("job", k)
+		if self := third.self(); self.ID != before.ID || self.Addresses[0] != before.Addresses[0] || self.Name != before.Name {
+			t.Errorf("got %+v, want the place of %+v", self, before)
+		}
+		if seen := second.sees("job"); seen == nil || seen.Key != third.node.Public() {
+			t.Errorf("the peer sees %+v", seen)
+		}
+	})
+}
+
+// A stream without news gets keepalives often enough that the client's watchdog stays calm.
+func TestKeepAlive(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		a := n.join("a", n.authKey(nil))
+		time.Sleep(30 * time.Minute)
+		settle()
+		if a.err != nil {
+			t.Errorf("the stream ended: %v", a.err)
+		}
+	})
+}
+
+func TestDeletedNode(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		a, b := n.join("a", k), n.join("b", k)
+		if err := n.server.deleteNode(t.Context(), a.self().ID); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if b.sees("a") != nil || a.err == nil {
+			t.Errorf("after deletion: b sees %v, the stream ended with %v", b.sees("a"), a.err)
+		}
+		if err := a.Update(t.Context(), a.mapRequest()); err == nil {
+			t.Error("a deleted node updates")
+		}
+	})
+}
+
+// What is too large, too old or for nobody is refused, and the channel goes on.
+func TestBadRequests(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		a := n.join("a", n.authKey(nil))
+		host := a.host
+		for name, h := range map[string]control.Hostinfo{
+			"oversize body": {OS: strings.Repeat("x", maxBody)},
+			"oversize host": {OS: strings.Repeat("x", maxHostinfo)},
+		} {
+			a.host = h
+			if err := a.Update(t.Context(), a.mapRequest()); err == nil {
+				t.Errorf("%s: accepted", name)
+			}
+		}
+		a.host = host
+		a.update(nil)
+		if a.err != nil {
+			t.Errorf("the stream ended: %v", a.err)
+		}
+	})
+}
+
+// When the store fails, what needs it fails with a clear answer and leaves nothing behind; the rest goes on.
+func TestStoreFails(t *testing.T) {
+	onNet(t, func(c *Config) { c.Store = &failingStore{Memory: c.Store.(*store.Memory)} }, func(t *testing.T, n *testNet) {
+		failing := n.cfg.Store.(*failingStore)
+		k := n.authKey(nil)
+		a, b := n.join("a", k), n.join("b", k)
+		failing.err.Store(&errDiskFull)
+		if _, err := n.server.CreateUser(t.Context(), "bob", ""); err == nil || !strings.Contains(err.Error(), "no space") {
+			t.Errorf("creating a user: %v", err)
+		}
+		c := n.newPeer("c")
+		if _, err := c.Register(t.Context(), func() control.RegisterRequest { r := c.request(); withKey(k)(&r); return r }()); err == nil {
+			t.Error("registered although nothing could be stored")
+		}
+		b.away()
+		b.stream()
+		settle()
+		if m, _ := b.view(); b.err == nil && len(m.Peers) != 1 || b.sees("a") == nil {
+			t.Errorf("a stream does not begin on a full disk: %v", b.err)
+		}
+		failing.err.Store(nil)
+		if u, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil || u.ID != 2 {
+			t.Errorf("with space again: %+v, %v", u, err)
+		}
+		if _, refused := c.register(withKey(k)); refused != "" {
+			t.Error(refused)
+		}
+		settle()
+		if a.sees("c") == nil || len(n.nodes()) != 3 {
+			t.Errorf("%d nodes, want 3", len(n.nodes()))
+		}
+	})
+}

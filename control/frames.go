@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -31,28 +30,29 @@ var (
 	errCompression  = errors.New("compression is not known")
 )
 
-// zstdDecoders and zstdEncoders hold memory worth sharing; all work on whole frames.
+// zstdEncoder and zstdDecoder hold memory worth sharing, and work on whole frames for as many callers at a time as there
+// are processors.
 var (
-	zstdDecoders = sync.Pool{New: newZstdDecoder}
-	zstdEncoders = sync.Pool{New: newZstdEncoder}
+	zstdEncoder = newZstdEncoder()
+	zstdDecoder = newZstdDecoder()
 )
 
-func newZstdDecoder() any {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+func newZstdEncoder() *zstd.Encoder {
+	e, err := zstd.NewWriter(nil, zstd.WithLowerEncoderMem(true), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
+	if err != nil {
+		panic(fmt.Sprintf("control: zstd refuses its options: %v", err))
+	}
+	e.EncodeAll(nil, nil) // it makes its channels now, and not in the test that comes first
+	return e
+}
+
+func newZstdDecoder() *zstd.Decoder {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true),
 		zstd.WithDecoderMaxMemory(maxDocument), zstd.WithDecoderMaxWindow(maxDocument))
 	if err != nil {
 		panic(fmt.Sprintf("control: zstd refuses its options: %v", err))
 	}
 	return d
-}
-
-func newZstdEncoder() any {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
-		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
-	if err != nil {
-		panic(fmt.Sprintf("control: zstd refuses its options: %v", err))
-	}
-	return e
 }
 
 // AppendFrame appends resp as one frame. The compression is that of the MapRequest: empty or CompressZstd.
@@ -76,9 +76,7 @@ func appendFrame(b, doc []byte, compress string) ([]byte, error) {
 	case "":
 		b = append(b, doc...)
 	case CompressZstd:
-		e := zstdEncoders.Get().(*zstd.Encoder)
-		b = e.EncodeAll(doc, b)
-		zstdEncoders.Put(e)
+		b = zstdEncoder.EncodeAll(doc, b)
 	default:
 		return b[:start], errCompression
 	}
@@ -147,9 +145,7 @@ func (r *frameReader) read() ([]byte, error) {
 
 // decompress appends the contents of one zstd frame to b.
 func decompress(frame, b []byte) ([]byte, error) {
-	d := zstdDecoders.Get().(*zstd.Decoder)
-	defer zstdDecoders.Put(d)
-	doc, err := d.DecodeAll(frame, b)
+	doc, err := zstdDecoder.DecodeAll(frame, b)
 	if errors.Is(err, zstd.ErrDecoderSizeExceeded) || errors.Is(err, zstd.ErrWindowSizeExceeded) || len(doc) > maxDocument {
 		return nil, errDocumentSize
 	}

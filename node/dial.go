@@ -33,6 +33,11 @@ func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	if n.isClosed() {
 		return nil, net.ErrClosed
 	}
+	if n.member != nil {
+		if err := n.member.await(ctx); err != nil {
+			return nil, err
+		}
+	}
 	host, portText, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err

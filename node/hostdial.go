@@ -82,6 +82,10 @@ func (n *Node) leavesToProxy(network, host string) bool {
 	if _, inMesh := n.routes.Load().names[hostName(host)]; inMesh {
 		return false
 	}
+	m := n.netmap.Load()
+	if _, routed := m.DNS.route(hostName(host), m.Domain); routed || m.Mesh && !strings.Contains(host, ".") {
+		return false
+	}
 	proxy, err := n.outboundProxy(&url.URL{Scheme: "https", Host: host})
 	return err == nil && proxy != nil
 }

@@ -39,10 +39,11 @@ func (s *servedPorts) has(p servedPort) bool {
 
 // accepts is the stack's filter: what is served, as far as the map allows it.
 func (n *Node) accepts(f userstack.Flow) bool {
-	if !n.served.has(servedPort{f.Protocol, f.Dst.Port()}) {
+	m := n.netmap.Load()
+	isPing := f.Protocol == userstack.ICMPv4 || f.Protocol == userstack.ICMPv6
+	if !(isPing && m.Mesh) && !n.served.has(servedPort{f.Protocol, f.Dst.Port()}) {
 		return false
 	}
-	m := n.netmap.Load()
 	return m.Filter == nil || m.Filter(f)
 }
 

@@ -16,6 +16,7 @@ import (
 // not the node's business. A map handed to a node must not be changed afterwards.
 type NetworkMap struct {
 	Name      string         // our own, for display
+	Domain    string         // of the names of the mesh, which are known with and without it; empty: none
 	Addresses []netip.Prefix // our own; whatever else lies in them belongs to the mesh too
 	Peers     []Peer
 	Relays    relay.Map
@@ -24,6 +25,8 @@ type NetworkMap struct {
 
 	// Filter decides what peers may begin with the ports we serve; nil allows every peer.
 	Filter userstack.Filter
+	// Mesh is for the map of a coordination server: its Filter also decides who may ping.
+	Mesh bool
 }
 
 // Peer is another node. One with an Endpoint speaks plain WireGuard and is reached there, or wherever it was last heard
@@ -41,6 +44,9 @@ type Peer struct {
 	Endpoint     Endpoint      // of a plain peer; zero: it has to speak first
 	PresharedKey key.Preshared // zero: none
 	Keepalive    time.Duration // persistent keepalive; 0: off
+
+	Online   *bool     // as the coordination server sees it; nil: not known
+	LastSeen time.Time // by the server, while it is not online
 }
 
 // Endpoint is a host, an IP address or a name, and a UDP port.
@@ -53,7 +59,14 @@ type Endpoint struct {
 type DNS struct {
 	Servers []netip.Addr // asked on port 53, through the mesh if they are in it; empty: the host's resolver
 	Search  []string     // domains for names without a dot
+
+	// Routes are domains that have servers of their own; of several the longest counts. Without servers, the map itself
+	// knows all names of the domain.
+	Routes  map[string][]netip.AddrPort
+	Records map[string][]netip.Addr // names beside those of nodes
 }
+
+const dnsPort = 53
 
 // display names a peer for people.
 func (p *Peer) display() string { return cmp.Or(p.Name, p.Key.ShortString()) }
@@ -96,14 +109,20 @@ func newRoutes(m *NetworkMap) *routes {
 				r.nets = append(r.nets, netRoute{prefix.Masked(), p})
 			}
 		}
-		r.addName(p.Name, p.Addresses)
+		r.addName(p.Name, m.Domain, p.Addresses)
 	}
-	r.addName(m.Name, m.Addresses)
+	r.addName(m.Name, m.Domain, m.Addresses)
+	for name, addrs := range m.DNS.Records {
+		if _, taken := r.names[name]; !taken {
+			r.names[name] = meshName{addrs: addrs}
+		}
+	}
 	slices.SortStableFunc(r.nets, func(a, b netRoute) int { return b.prefix.Bits() - a.prefix.Bits() })
 	return r
 }
 
-func (r *routes) addName(name string, prefixes []netip.Prefix) {
+// addName makes a node known by its name, and by its name in the domain.
+func (r *routes) addName(name, domain string, prefixes []netip.Prefix) {
 	if name == "" {
 		return
 	}
@@ -115,9 +134,18 @@ func (r *routes) addName(name string, prefixes []netip.Prefix) {
 			entry.addrs = append(entry.addrs, p.Addr())
 		}
 	}
-	if taken || len(entry.addrs) > 0 {
-		r.names[name] = entry
+	if !taken && len(entry.addrs) == 0 {
+		return
 	}
+	r.names[name] = entry
+	if domain != "" && !strings.Contains(name, ".") {
+		r.names[name+"."+domain] = entry
+	}
+}
+
+// isMeshAddr reports whether a is in the ranges of every mesh.
+func isMeshAddr(a netip.Addr) bool {
+	return meshRange4.Contains(a) && !chromeOS.Contains(a) || meshRange6.Contains(a)
 }
 
 // hostName is the form of a name that names are compared in.
@@ -147,7 +175,7 @@ func (r *routes) inMesh(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast() {
 		return false // even where a peer is the way to everywhere
 	}
-	return meshRange4.Contains(a) && !chromeOS.Contains(a) || meshRange6.Contains(a) || r.peer(a) != nil ||
+	return isMeshAddr(a) || r.peer(a) != nil ||
 		slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 

@@ -30,10 +30,12 @@ import (
 // DefaultDialTimeout bounds a connection through the proxies.
 const DefaultDialTimeout = 30 * time.Second
 
-// Config is what New needs. Key and Map are required.
+// Config is what New needs: Key and Map, or Control.
 type Config struct {
 	Key key.NodePrivate
 	Map NetworkMap
+
+	Control *Control // nil: Map is all there is, and SetMap
 
 	MTU       int        // of the tunnel, in bytes; 0: 1420
 	UDPPort   uint16     // 0 picks one
@@ -86,6 +88,9 @@ func (c *Config) lookupHost(ctx context.Context, host string) ([]netip.Addr, err
 }
 
 func (c *Config) check() error {
+	if c.Control != nil {
+		return c.checkControl()
+	}
 	if c.Key.IsZero() {
 		return errors.New("node: Config.Key is missing")
 	}
@@ -119,6 +124,9 @@ type Node struct {
 	// Each has capacity 1: news for keepEndpoints and keepSTUN that the map has changed.
 	peersChanged, relaysChanged chan struct{}
 
+	member *membership // nil without a coordination server
+
+	failc  chan error    // has an item when the node cannot go on
 	upc    chan struct{} // closed once WireGuard is up
 	closec chan struct{}
 	cancel context.CancelFunc // ends what upkeep does
@@ -137,6 +145,7 @@ func New(cfg Config) (*Node, error) {
 		log:           cfg.log(),
 		peersChanged:  make(chan struct{}, 1),
 		relaysChanged: make(chan struct{}, 1),
+		failc:         make(chan error, 1),
 		upc:           make(chan struct{}),
 		closec:        make(chan struct{}),
 		started:       time.Now(),
@@ -158,6 +167,12 @@ func (n *Node) start() error {
 	if err := n.SetMap(n.cfg.Map); err != nil {
 		return err
 	}
+	if n.cfg.Control != nil {
+		var err error
+		if n.member, err = newMembership(n); err != nil {
+			return err
+		}
+	}
 	if err := n.openServes(); err != nil {
 		return err
 	}
@@ -167,6 +182,10 @@ func (n *Node) start() error {
 	n.wg.Go(func() { n.keepEndpoints(ctx) })
 	n.wg.Go(func() { n.keepSTUN(ctx) })
 	n.wg.Go(func() { n.watchNetwork(ctx) })
+	if n.member != nil {
+		n.wg.Go(func() { n.member.run(ctx) })
+		n.wg.Go(func() { n.member.report(ctx) })
+	}
 	return nil
 }
 
@@ -233,6 +252,27 @@ func (n *Node) SetMap(m NetworkMap) error {
 	return errors.Join(errs...)
 }
 
+// setHome makes a region the home relay.
+func (n *Node) setHome(region int) {
+	n.mapMu.Lock()
+	defer n.mapMu.Unlock()
+	m := *n.netmap.Load()
+	m.Home = region
+	n.netmap.Store(&m)
+	n.pool.SetHome(region)
+}
+
+// homeHeard is when something last came from the home relay; zero if never.
+func (n *Node) homeHeard() time.Time {
+	s := n.pool.Status()
+	for _, r := range s.Regions {
+		if r.Region == s.Home {
+			return r.LastHeard
+		}
+	}
+	return time.Time{}
+}
+
 // transportPeers are the peers that take part in discovery.
 func transportPeers(peers []Peer) []transport.Peer {
 	var out []transport.Peer
@@ -260,6 +300,9 @@ func (n *Node) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return n.Close()
+	case err := <-n.failc:
+		n.Close()
+		return err
 	case <-n.closec:
 	case <-n.wg0.dev.Wait():
 		n.Close()
@@ -267,6 +310,14 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.Close()
 	return nil
+}
+
+// fail ends Run with err.
+func (n *Node) fail(err error) {
+	select {
+	case n.failc <- err:
+	default: // there is a reason already
+	}
 }
 
 // spawn starts a goroutine for a caller's work, which Close awaits. It reports false if the node is closed.
@@ -303,6 +354,9 @@ func (n *Node) shutDown() {
 	n.lifeMu.Unlock()
 	if n.cancel != nil {
 		n.cancel()
+	}
+	if n.member != nil {
+		n.member.client.Close()
 	}
 	for _, e := range n.entries {
 		e.closer.Close()

@@ -15,19 +15,16 @@ import (
 // Addresses come in the order in which to try them.
 func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	name := hostName(host)
-	switch entry, known := n.routes.Load().names[name]; {
-	case entry.ambiguous:
-		return nil, &unreachableError{who: name, why: "several nodes have this name; use an address", errno: syscall.EHOSTUNREACH}
-	case known:
-		return entry.addrs, nil
+	if addrs, known, err := n.routes.Load().lookup(name); known {
+		return addrs, err
 	}
-	dns := n.netmap.Load().DNS
-	if len(dns.Servers) == 0 || name == "localhost" || strings.HasSuffix(name, ".localhost") {
+	m := n.netmap.Load()
+	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
 	var firstErr error
-	for _, candidate := range searchList(host, dns.Search) {
-		addrs, err := n.askServers(ctx, candidate, dns.Servers)
+	for _, candidate := range searchList(host, m.DNS.Search) {
+		addrs, err := n.lookupCandidate(ctx, m, candidate, host)
 		if err == nil {
 			return addrs, nil
 		}
@@ -39,6 +36,63 @@ func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 		}
 	}
 	return nil, firstErr
+}
+
+// lookupCandidate resolves one name of the search list of host.
+func (n *Node) lookupCandidate(ctx context.Context, m *NetworkMap, candidate, host string) ([]netip.Addr, error) {
+	name := hostName(candidate)
+	if addrs, known, err := n.routes.Load().lookup(name); known {
+		return addrs, err
+	}
+	if servers, routed := m.DNS.route(name, m.Domain); routed {
+		if len(servers) == 0 {
+			return nil, &net.DNSError{Err: "no such name in the mesh", Name: name, IsNotFound: true}
+		}
+		return n.askServers(ctx, candidate, servers)
+	}
+	if len(m.DNS.Servers) > 0 {
+		return n.askServers(ctx, candidate, onDNSPort(m.DNS.Servers))
+	}
+	if name != hostName(host) {
+		return nil, &net.DNSError{Err: "no such name", Name: name, IsNotFound: true} // the host's resolver searches by itself
+	}
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+// lookup finds a name that the map knows.
+func (r *routes) lookup(name string) (addrs []netip.Addr, known bool, err error) {
+	entry, known := r.names[name]
+	if entry.ambiguous {
+		err = &unreachableError{who: name, why: "several nodes have this name; use an address", errno: syscall.EHOSTUNREACH}
+	}
+	return entry.addrs, known, err
+}
+
+// route finds the servers of the longest domain that name is in. Those of the mesh's own domain are none: nobody else
+// must be asked.
+func (d *DNS) route(name, domain string) (servers []netip.AddrPort, routed bool) {
+	longest := -1
+	for suffix, s := range d.Routes {
+		if len(suffix) > longest && inDomain(name, suffix) {
+			servers, routed, longest = s, true, len(suffix)
+		}
+	}
+	if domain != "" && len(domain) > longest && inDomain(name, domain) {
+		return nil, true
+	}
+	return servers, routed
+}
+
+// inDomain reports whether name is domain or below it; the empty domain is above all.
+func inDomain(name, domain string) bool {
+	return domain == "" || name == domain || strings.HasSuffix(name, "."+domain)
+}
+
+func onDNSPort(addrs []netip.Addr) (servers []netip.AddrPort) {
+	for _, a := range addrs {
+		servers = append(servers, netip.AddrPortFrom(a, dnsPort))
+	}
+	return servers
 }
 
 // searchList is the order in which resolv.conf(5) tries names: one with a dot first as it is, one without first in the
@@ -59,13 +113,13 @@ func searchList(host string, search []string) []string {
 }
 
 // askServers asks the map's DNS servers, each in turn, by way of the mesh if they are in it.
-func (n *Node) askServers(ctx context.Context, name string, servers []netip.Addr) ([]netip.Addr, error) {
+func (n *Node) askServers(ctx context.Context, name string, servers []netip.AddrPort) ([]netip.Addr, error) {
 	var turn atomic.Uint32
 	r := &net.Resolver{
 		PreferGo: true,
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			server := servers[int(turn.Add(1)-1)%len(servers)]
-			return n.dialAddr(ctx, network, netip.AddrPortFrom(server, 53))
+			return n.dialAddr(ctx, network, server)
 		},
 	}
 	addrs, err := r.LookupNetIP(ctx, "ip", name)
@@ -76,7 +130,7 @@ func (n *Node) askServers(ctx context.Context, name string, servers []netip.Addr
 }
 
 // serverError names the servers that were asked: net.Resolver names the host's, which were not.
-func serverError(err error, servers []netip.Addr) error {
+func serverError(err error, servers []netip.AddrPort) error {
 	dns, ok := errors.AsType[*net.DNSError](err)
 	if !ok {
 		return err

@@ -20,9 +20,10 @@ type State string
 
 // The states of a node.
 const (
-	StateStarting State = "starting"
-	StateRunning  State = "running"
-	StateStopped  State = "stopped"
+	StateStarting   State = "starting"
+	StateNeedsLogin State = "needs-login"
+	StateRunning    State = "running"
+	StateStopped    State = "stopped"
 )
 
 // Status is a snapshot of a node; its JSON is what scripts read.
@@ -51,6 +52,7 @@ type PeerStatus struct {
 	Name          string         `json:"name,omitempty"`
 	NodeKey       key.NodePublic `json:"node_key"`
 	Addresses     []netip.Prefix `json:"addresses"`
+	Online        *bool          `json:"online,omitempty"`
 	Path          PathKind       `json:"path"`
 	Endpoint      string         `json:"endpoint,omitempty"` // of a direct path
 	Relay         string         `json:"relay,omitempty"`    // of the peer
@@ -126,11 +128,14 @@ func (n *Node) Status() Status {
 	if err := cmp.Or(n.noEndpoint(m, sessions), n.notReady(m, &ps)); err != nil {
 		s.State, s.Reason = StateStarting, err.Error()
 	}
+	if n.member != nil {
+		n.member.describe(&s)
+	}
 	return s
 }
 
 func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s session) PeerStatus {
-	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: p.Addresses, Path: PathNone,
+	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: p.Addresses, Online: p.Online, Path: PathNone,
 		RxBytes: s.rx, TxBytes: s.tx, LastHandshake: s.handshake}
 	if p.Plain {
 		out.Endpoint = s.endpoint

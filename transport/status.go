@@ -22,6 +22,7 @@ type Status struct {
 	Global6       netip.AddrPort
 	MappingVaries bool                  // servers see different addresses: a NAT that is hard to traverse
 	Latency       map[int]time.Duration // of each region that answered STUN
+	Measured      bool                  // Latency is of a round that has ended
 	Peers         map[key.NodePublic]PeerStatus
 	Dropped       map[string]uint64 // packets, by reason
 }
@@ -70,6 +71,7 @@ func (l *loop) snapshot() Status {
 		Global6:       r.global6,
 		MappingVaries: r.varies,
 		Latency:       maps.Clone(r.latency),
+		Measured:      !l.prober.running && !r.at.IsZero(),
 		Peers:         make(map[key.NodePublic]PeerStatus, len(l.peers)),
 		Dropped:       l.c.counters.snapshot(),
 	}

@@ -13,6 +13,7 @@ import (
 type Flow struct {
 	Protocol uint8 // IP protocol number
 	Src, Dst netip.AddrPort
+	Packet   []byte // all of it, for the time of the call
 }
 
 // IP protocol numbers that a Filter is asked about.
@@ -137,7 +138,7 @@ func (p parsed) flow(packet []byte) Flow {
 	if p.proto == TCP || p.proto == UDP {
 		sport, dport = binary.BigEndian.Uint16(p.l4), binary.BigEndian.Uint16(p.l4[2:])
 	}
-	return Flow{Protocol: p.proto, Src: netip.AddrPortFrom(src, sport), Dst: netip.AddrPortFrom(dst, dport)}
+	return Flow{Protocol: p.proto, Src: netip.AddrPortFrom(src, sport), Dst: netip.AddrPortFrom(dst, dport), Packet: packet}
 }
 
 // skipExtensions finds the transport header behind IPv6 extension headers (RFC 8200, section 4). It is nil in a later

@@ -1,0 +1,154 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+
+	"ginnel/control"
+	"ginnel/internal/key"
+)
+
+// Control makes a node a member of a network that a coordination server keeps: the map comes from there, and the node
+// tells there what it knows of itself.
+type Control struct {
+	URL      string   // of the server; required
+	AuthKey  string   // a pre-auth key; empty: somebody has to approve the node, see Login
+	Identity Identity // of an earlier run; what is zero is made
+
+	// Save keeps a new identity before it is used. Nil: it is lost with the process.
+	Save func(Identity) error
+	// Login is told of the page on which the node can be approved.
+	Login func(url string)
+
+	Hostname  string   // as proposed to the server
+	Tags      []string // asked for, each with "tag:" before it
+	Ephemeral bool     // the server forgets the node when it leaves
+	Version   string   // of the program
+
+	AcceptRoutes bool   // use the subnets that peers are routers for
+	ExitNode     string // name or address of the peer through which everything else leaves; empty: none
+}
+
+// Identity is what a server and other nodes know a node by. It outlives the process.
+type Identity struct {
+	URL     string             `json:"url"` // of the server that the rest was made for
+	Machine key.MachinePrivate `json:"machine_key"`
+	Node    key.NodePrivate    `json:"node_key"`
+	Server  key.MachinePublic  `json:"server_key"`
+}
+
+// ErrJoinRefused is what Run returns, wrapped with the server's reason, if the server does not let the node in.
+var ErrJoinRefused = errors.New("the coordination server does not let this node in")
+
+// ErrControlUnreachable is a reason of not being ready: there has been no conversation with the server yet.
+var ErrControlUnreachable = control.ErrUnreachable
+
+// prepare completes the identity, and keeps it if it is new.
+func (c *Control) prepare() error {
+	id := &c.Identity
+	if id.URL != c.URL { // another server knows nothing of us, and need not learn that we are known elsewhere
+		*id = Identity{URL: c.URL}
+	}
+	if !id.Machine.IsZero() && !id.Node.IsZero() {
+		return nil
+	}
+	if id.Machine.IsZero() {
+		id.Machine = key.NewMachinePrivate()
+	}
+	if id.Node.IsZero() {
+		id.Node = key.NewNodePrivate()
+	}
+	return c.save()
+}
+
+// checkControl completes the configuration of a node that has a server.
+func (c *Config) checkControl() error {
+	if c.Control.URL == "" {
+		return errors.New("node: Config.Control.URL is missing")
+	}
+	own := *c.Control // the caller's is not ours to change
+	if err := own.prepare(); err != nil {
+		return err
+	}
+	c.Control, c.Key, c.Map = &own, own.Identity.Node, NetworkMap{Mesh: true}
+	return nil
+}
+
+func (c *Control) save() error {
+	if c.Save == nil {
+		return nil
+	}
+	if err := c.Save(c.Identity); err != nil {
+		return fmt.Errorf("keeping the node's identity: %w", err)
+	}
+	return nil
+}
+
+// newControlClient makes the client for the server. What it sends leaves by the host's network, by the proxy of the
+// environment if there is one, and never through the mesh.
+func (n *Node) newControlClient() (*control.Client, error) {
+	c := n.cfg.Control
+	return control.NewClient(control.ClientConfig{
+		URL:         c.URL,
+		MachineKey:  c.Identity.Machine,
+		ServerKey:   c.Identity.Server,
+		DialContext: n.dialControl,
+		TLS:         n.controlTLS(),
+		Ping:        n.controlPing,
+		Version:     c.Version,
+		Log:         n.log,
+	})
+}
+
+// controlTLS trusts what is trusted for relays too.
+func (n *Node) controlTLS() *tls.Config {
+	if n.cfg.Roots == nil {
+		return nil
+	}
+	return &tls.Config{RootCAs: n.cfg.Roots}
+}
+
+func (n *Node) dialControl(ctx context.Context, network, addr string) (net.Conn, error) {
+	proxy, err := n.outboundProxy(&url.URL{Scheme: "https", Host: addr})
+	if err != nil {
+		return nil, err
+	}
+	if proxy != nil {
+		return n.dialer().Dial(ctx, proxy, addr)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
+}
+
+// controlPing measures the way to a peer for the server.
+func (n *Node) controlPing(ctx context.Context, kind string, ip netip.Addr) control.PingResponse {
+	r := control.PingResponse{Type: kind, IP: ip.String(), NodeIP: ip.String()}
+	if kind != "disco" && kind != "TSMP" {
+		r.Err = "this kind of ping is not supported"
+		return r
+	}
+	result, err := n.Ping(ctx, ip.String())
+	if err != nil {
+		r.Err = err.Error()
+		return r
+	}
+	r.NodeName, r.LatencySeconds, r.Endpoint = result.Peer, result.RTTMS/1000, result.Endpoint
+	if result.Path == PathRelay {
+		r.DERPRegionCode = result.Relay
+	}
+	return r
+}
+
+// Logout has the server forget the node if it is ephemeral; it is for the time before Close.
+func (n *Node) Logout(ctx context.Context) error {
+	m := n.member
+	if m == nil {
+		return nil
+	}
+	return m.client.Logout(ctx, control.RegisterRequest{NodeKey: n.cfg.Key.Public()})
+}

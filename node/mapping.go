@@ -1,0 +1,235 @@
+package node
+
+import (
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"ginnel/control"
+	"ginnel/internal/filter"
+	"ginnel/relay"
+	"ginnel/userstack"
+)
+
+// This file turns a coordination server's map into the node's own, and is the only one to do so.
+
+// mapper does that for one node. It keeps the filter, whose flows outlive a map.
+type mapper struct {
+	cfg    *Control
+	filter filter.Filter
+	log    *slog.Logger
+}
+
+// networkMap translates m as it stands at a time of the server's clock.
+func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
+	now := time.Now().Add(m.ClockSkew)
+	domain := magicSuffix(m.Self)
+	out := NetworkMap{
+		Name:      shortName(m.Self.Name, domain),
+		Domain:    domain,
+		Addresses: m.Self.Addresses,
+		Relays:    relayMap(m.DERPMap),
+		Home:      home,
+		DNS:       dnsConfig(m.DNS),
+		Peers:     make([]Peer, 0, len(m.Peers)),
+		Filter:    t.accepts,
+		Mesh:      true,
+	}
+	if out.Relays.Regions[home] == nil {
+		out.Home = 0
+	}
+	exit := t.exitNode(m, domain)
+	for _, p := range m.Peers {
+		if usable(p, now) {
+			out.Peers = append(out.Peers, t.peer(p, domain, p == exit))
+		}
+	}
+	t.setFilter(m)
+	return out
+}
+
+// usable reports whether a peer can be spoken with: its key holds, and there is a way to it (control specification,
+// section 8).
+func usable(p *control.Node, now time.Time) bool {
+	expired := p.Expired || !p.KeyExpiry.IsZero() && !now.Before(p.KeyExpiry)
+	return !expired && !p.Key.IsZero() && (p.IsWireGuardOnly || !p.DiscoKey.IsZero() || p.HomeDERP != 0)
+}
+
+func (t *mapper) peer(p *control.Node, domain string, isExit bool) Peer {
+	out := Peer{
+		Name:      shortName(p.Name, domain),
+		Key:       p.Key,
+		Addresses: t.allowed(p, isExit),
+		Disco:     p.DiscoKey,
+		Endpoints: p.Endpoints,
+		Region:    p.HomeDERP,
+		Online:    p.Online,
+		LastSeen:  p.LastSeen,
+	}
+	if p.IsWireGuardOnly && len(p.Endpoints) > 0 {
+		out.Plain, out.Endpoint = true, Endpoint{Host: p.Endpoints[0].Addr().String(), Port: p.Endpoints[0].Port()}
+	}
+	return out
+}
+
+// allowed are the prefixes that go to a peer and may come from it.
+func (t *mapper) allowed(p *control.Node, isExit bool) (prefixes []netip.Prefix) {
+	for _, a := range p.AllowedIPs {
+		switch {
+		case slices.Contains(p.Addresses, a), a.IsSingleIP() && isMeshAddr(a.Addr()):
+		case a.Bits() == 0:
+			if !isExit {
+				continue
+			}
+		case !t.cfg.AcceptRoutes:
+			continue
+		}
+		prefixes = append(prefixes, a)
+	}
+	return prefixes
+}
+
+// exitNode finds the peer that everything else leaves by; nil if none was asked for or it is not there.
+func (t *mapper) exitNode(m *control.NetMap, domain string) *control.Node {
+	want := hostName(t.cfg.ExitNode)
+	if want == "" {
+		return nil
+	}
+	for _, p := range m.Peers {
+		if !offersExit(p) {
+			continue
+		}
+		isAddr := slices.ContainsFunc(p.Addresses, func(a netip.Prefix) bool { return a.Addr().String() == want })
+		if isAddr || hostName(p.Name) == want || hostName(shortName(p.Name, domain)) == want {
+			return p
+		}
+	}
+	t.log.Warn("the exit node is not there: nothing outside the mesh is reached", "exit_node", t.cfg.ExitNode)
+	return nil
+}
+
+func offersExit(p *control.Node) bool {
+	is4 := slices.ContainsFunc(p.AllowedIPs, func(a netip.Prefix) bool { return a.Bits() == 0 && a.Addr().Is4() })
+	is6 := slices.ContainsFunc(p.AllowedIPs, func(a netip.Prefix) bool { return a.Bits() == 0 && a.Addr().Is6() })
+	return is4 && is6
+}
+
+// setFilter enforces the map's packet filter. One that makes no sense lets nothing in.
+func (t *mapper) setFilter(m *control.NetMap) {
+	cfg := filter.Config{Rules: m.Filter, Local: m.Self.Addresses, HasCapability: capabilities(m.Peers)}
+	for _, p := range m.Peers {
+		if p.IsJailed {
+			cfg.Jailed = append(cfg.Jailed, p.AllowedIPs...)
+		}
+	}
+	if err := t.filter.Set(cfg); err != nil {
+		t.log.Error("the packet filter of the map is refused; nothing comes in", "err", err)
+		cfg.Rules = nil
+		t.filter.Set(cfg) // no rules cannot be wrong
+	}
+}
+
+func (t *mapper) accepts(f userstack.Flow) bool { return t.filter.In(f.Packet) }
+
+// capabilities answers for the attributes of peers by their addresses.
+func capabilities(peers []*control.Node) func(netip.Addr, string) bool {
+	have := make(map[netip.Addr]control.CapMap)
+	for _, p := range peers {
+		if len(p.CapMap) > 0 {
+			for _, a := range p.Addresses {
+				have[a.Addr()] = p.CapMap
+			}
+		}
+	}
+	return func(src netip.Addr, capability string) bool {
+		_, ok := have[src][capability]
+		return ok
+	}
+}
+
+// magicSuffix is the domain of the mesh's names: what follows our own (section 7.3).
+func magicSuffix(self *control.Node) string {
+	_, domain, _ := strings.Cut(hostName(self.Name), ".")
+	return domain
+}
+
+// shortName is a name without the mesh's domain.
+func shortName(name, domain string) string {
+	name = hostName(name)
+	if short, ok := strings.CutSuffix(name, "."+domain); ok && domain != "" {
+		return short
+	}
+	return name
+}
+
+// relayMap leaves out what is no use: a region without relays, or with some that make no sense.
+func relayMap(m *control.DERPMap) relay.Map {
+	out := relay.Map{Regions: make(map[int]*relay.Region, len(m.Regions))}
+	if m.HomeParams != nil {
+		out.HomeParams = &relay.HomeParams{RegionScore: m.HomeParams.RegionScore}
+	}
+	for _, id := range slices.Sorted(maps.Keys(m.Regions)) {
+		r := m.Regions[id]
+		region := &relay.Region{RegionID: r.RegionID, RegionCode: r.RegionCode, RegionName: r.RegionName, Latitude: r.Latitude,
+			Longitude: r.Longitude, Avoid: r.Avoid, NoMeasureNoHome: r.NoMeasureNoHome}
+		for _, n := range r.Nodes {
+			if n != nil {
+				region.Nodes = append(region.Nodes, &relay.Node{Name: n.Name, RegionID: n.RegionID, HostName: n.HostName, CertName: n.CertName,
+					IPv4: n.IPv4, IPv6: n.IPv6, STUNPort: n.STUNPort, STUNOnly: n.STUNOnly, DERPPort: n.DERPPort,
+					InsecureForTests: n.InsecureForTests, STUNTestIP: n.STUNTestIP, CanPort80: n.CanPort80})
+			}
+		}
+		out.Regions[id] = region
+		if out.Validate() != nil {
+			delete(out.Regions, id)
+		}
+	}
+	return out
+}
+
+// dnsConfig takes the resolvers that are addresses; those by HTTPS are left out.
+func dnsConfig(c *control.DNSConfig) DNS {
+	if c == nil {
+		return DNS{}
+	}
+	d := DNS{Servers: resolvers(c.Resolvers), Search: c.Domains, Records: make(map[string][]netip.Addr)}
+	for suffix, r := range c.Routes {
+		if d.Routes == nil {
+			d.Routes = make(map[string][]netip.AddrPort)
+		}
+		d.Routes[hostName(suffix)] = resolverAddrs(r)
+	}
+	for _, r := range c.ExtraRecords {
+		a, err := netip.ParseAddr(r.Value)
+		if err != nil || r.Type != "" && r.Type != "A" && r.Type != "AAAA" {
+			continue
+		}
+		name := hostName(r.Name)
+		d.Records[name] = append(d.Records[name], a.Unmap())
+	}
+	return d
+}
+
+func resolvers(list []control.Resolver) (addrs []netip.Addr) {
+	for _, ap := range resolverAddrs(list) {
+		if ap.Port() == dnsPort {
+			addrs = append(addrs, ap.Addr())
+		}
+	}
+	return addrs
+}
+
+func resolverAddrs(list []control.Resolver) (addrs []netip.AddrPort) {
+	addrs = []netip.AddrPort{} // not nil: an empty list means that nobody needs to be asked
+	for _, r := range list {
+		if a, err := netip.ParseAddr(r.Addr); err == nil {
+			addrs = append(addrs, netip.AddrPortFrom(a.Unmap(), dnsPort))
+		} else if ap, err := netip.ParseAddrPort(r.Addr); err == nil {
+			addrs = append(addrs, ap)
+		}
+	}
+	return addrs
+}

@@ -1,0 +1,368 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"ginnel/control"
+	"ginnel/transport"
+)
+
+// membership keeps a node agreed with its coordination server: one goroutine registers and follows the map (run), one
+// tells the server what changes here (report). The last map holds while the server is away.
+type membership struct {
+	n      *Node
+	cfg    *Control
+	client *control.Client
+	mapper mapper
+	homes  *homeChooser
+
+	joined     chan struct{} // closed by the first map
+	registered chan struct{} // has an item after each registration: there may be news to tell
+	once       sync.Once
+
+	mu      sync.Mutex
+	netmap  *control.NetMap // nil before the first
+	err     error           // why there is no conversation with the server now; nil: there is
+	login   string          // the page on which the node waits to be approved
+	home    int
+	reports int // sent with success
+}
+
+func newMembership(n *Node) (*membership, error) {
+	client, err := n.newControlClient()
+	if err != nil {
+		return nil, err
+	}
+	m := &membership{n: n, cfg: n.cfg.Control, client: client, homes: newHomeChooser(), joined: make(chan struct{}),
+		registered: make(chan struct{}, 1), mapper: mapper{cfg: n.cfg.Control, log: n.log}}
+	return m, nil
+}
+
+// run registers and follows the map until ctx ends or the server does not let the node in.
+func (m *membership) run(ctx context.Context) {
+	var wait control.Backoff
+	known := false // the server has our registration
+	for ctx.Err() == nil {
+		err := m.converse(ctx, &known, &wait)
+		if ctx.Err() != nil {
+			return
+		}
+		m.setErr(err)
+		if m.hopeless(err) {
+			m.n.fail(fmt.Errorf("%w: %w", ErrJoinRefused, err))
+			return
+		}
+		if errors.Is(err, control.ErrUnknownNode) {
+			known = false
+		}
+		pause := wait.Next(rand.Float64())
+		if limit, ok := errors.AsType[*control.RateLimitError](err); ok {
+			pause = max(pause, limit.RetryAfter)
+		}
+		m.n.log.Debug("no conversation with the coordination server", "err", err, "retry", pause)
+		m.pause(ctx, pause)
+	}
+}
+
+func (m *membership) pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// hopeless reports whether trying again cannot help a node that has never been in.
+func (m *membership) hopeless(err error) bool {
+	select {
+	case <-m.joined:
+		return false // the map that we have is better than none
+	default:
+	}
+	if _, refused := errors.AsType[*control.RefusedError](err); refused {
+		return true
+	}
+	_, changed := errors.AsType[*control.KeyChangedError](err)
+	return changed || errors.Is(err, control.ErrVersionRefused) || errors.Is(err, control.ErrUnauthorized)
+}
+
+// converse registers if need be, and follows one stream of the map to its end.
+func (m *membership) converse(ctx context.Context, known *bool, wait *control.Backoff) error {
+	if !*known {
+		if err := m.register(ctx); err != nil {
+			return err
+		}
+		*known = true
+		notify(m.registered)
+	}
+	for nm, err := range m.client.Poll(ctx, m.request()) {
+		if err != nil {
+			return err
+		}
+		wait.Reset()
+		m.setErr(nil)
+		m.apply(nm)
+	}
+	return ctx.Err()
+}
+
+// register asks to be let in, by key or by a person.
+func (m *membership) register(ctx context.Context) error {
+	if err := m.pinServer(ctx); err != nil {
+		return err
+	}
+	req := control.RegisterRequest{NodeKey: m.n.cfg.Key.Public(), Hostinfo: m.hostinfo(), Ephemeral: m.cfg.Ephemeral}
+	if m.cfg.AuthKey != "" {
+		req.Auth = &control.RegisterAuth{AuthKey: m.cfg.AuthKey}
+	}
+	for {
+		resp, err := m.client.Register(ctx, req)
+		switch {
+		case err != nil:
+			return err
+		case resp.NodeKeyExpired:
+			return &control.RefusedError{Reason: "the node's key has expired"}
+		case resp.AuthURL == "":
+			m.setLogin("")
+			return nil
+		}
+		if resp.AuthURL == req.Followup {
+			m.pause(ctx, time.Second)
+		}
+		m.setLogin(resp.AuthURL)
+		req.Followup, req.Auth = resp.AuthURL, nil
+	}
+}
+
+// pinServer remembers the server's key the first time.
+func (m *membership) pinServer(ctx context.Context) error {
+	if !m.cfg.Identity.Server.IsZero() {
+		return nil
+	}
+	k, err := m.client.ServerKey(ctx)
+	if err != nil {
+		return err
+	}
+	m.cfg.Identity.Server = k
+	return m.cfg.save()
+}
+
+// setLogin shows where the node can be approved.
+func (m *membership) setLogin(url string) {
+	m.mu.Lock()
+	news := url != m.login
+	m.login = url
+	m.mu.Unlock()
+	if !news || url == "" {
+		return
+	}
+	m.n.log.Info("waiting to be approved", "url", url)
+	if f := m.cfg.Login; f != nil {
+		f(url)
+	}
+}
+
+func (m *membership) setErr(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.err = err
+}
+
+// apply makes a map the node's.
+func (m *membership) apply(nm *control.NetMap) {
+	m.mu.Lock()
+	m.netmap = nm
+	if m.home == 0 {
+		m.home = nm.Self.HomeDERP // from before
+	}
+	relays := relayMap(nm.DERPMap)
+	if relays.Regions[m.home] == nil {
+		m.homes.home = 0
+		m.home = m.homes.choose(time.Now(), &relays, nil, time.Time{})
+	}
+	m.homes.home = m.home
+	home := m.home
+	m.mu.Unlock()
+	if err := m.n.SetMap(m.mapper.networkMap(nm, home)); err != nil {
+		m.n.log.Warn("using the network map", "err", err)
+	}
+	m.once.Do(func() { close(m.joined) })
+	notify(m.registered)
+}
+
+// report tells the server of our endpoints and home whenever they change, and again until it has heard.
+func (m *membership) report(ctx context.Context) {
+	statuses := make(chan transport.Status, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { m.watchTransport(ctx, statuses) })
+	select {
+	case <-m.joined:
+	case <-ctx.Done():
+		return
+	}
+	var wait control.Backoff
+	var sent control.MapRequest
+	for ctx.Err() == nil {
+		req := m.request()
+		if !sameReport(&req, &sent) {
+			if err := m.client.Update(ctx, req); err != nil {
+				m.n.log.Debug("telling the coordination server of this node", "err", err)
+				m.pause(ctx, wait.Next(rand.Float64()))
+				continue
+			}
+			wait.Reset()
+			sent = req
+			m.mu.Lock()
+			m.reports++
+			m.mu.Unlock()
+		}
+		select {
+		case s := <-statuses:
+			m.rehome(s)
+		case <-m.registered: // a server that has forgotten us needs everything
+		case <-ctx.Done():
+		}
+	}
+}
+
+// watchTransport passes on the latest state of the transport.
+func (m *membership) watchTransport(ctx context.Context, statuses chan transport.Status) {
+	for s := range m.n.conn.Watch(ctx) {
+		select {
+		case <-statuses: // an older one
+		default:
+		}
+		statuses <- s // has room: nobody else sends
+	}
+}
+
+// rehome chooses the home anew after a measurement.
+func (m *membership) rehome(s transport.Status) {
+	heard := m.n.homeHeard()
+	m.mu.Lock()
+	if !s.Measured || m.netmap == nil || m.err != nil {
+		m.mu.Unlock()
+		return // peers could not learn of another home now
+	}
+	relays := relayMap(m.netmap.DERPMap)
+	home := m.homes.choose(time.Now(), &relays, s.Latency, heard)
+	moved := home != m.home
+	m.home = home
+	m.mu.Unlock()
+	if moved {
+		m.n.log.Info("home relay", "region", regionName(&relays, home))
+		m.n.setHome(home)
+	}
+}
+
+// request is all that the server is told of this node.
+func (m *membership) request() control.MapRequest {
+	s := m.n.conn.Status()
+	m.mu.Lock()
+	home := m.home
+	m.mu.Unlock()
+	info := m.hostinfo()
+	udp := s.Global4.IsValid() || s.Global6.IsValid()
+	info.NetInfo = &control.NetInfo{PreferredDERP: home, WorkingUDP: &udp, MappingVariesByDestIP: &s.MappingVaries}
+	req := control.MapRequest{NodeKey: m.n.cfg.Key.Public(), DiscoKey: m.n.conn.DiscoKey(), Hostinfo: info, Endpoints: s.Endpoints}
+	slices.SortFunc(req.Endpoints, func(a, b netip.AddrPort) int { return a.Compare(b) })
+	return req
+}
+
+func (m *membership) hostinfo() *control.Hostinfo {
+	userspace := true
+	return &control.Hostinfo{
+		Hostname:        m.cfg.Hostname,
+		OS:              osName(),
+		IPNVersion:      m.cfg.Version,
+		App:             "ginnel",
+		GoArch:          runtime.GOARCH,
+		GoVersion:       runtime.Version(),
+		RequestTags:     m.cfg.Tags,
+		Userspace:       &userspace,
+		UserspaceRouter: &userspace,
+		NoLogsNoSupport: true,
+	}
+}
+
+// osName is the system's name as others write it there.
+func osName() string {
+	switch runtime.GOOS {
+	case "darwin":
+		return "macOS"
+	default:
+		return runtime.GOOS
+	}
+}
+
+// sameReport reports whether the server would learn nothing from a.
+func sameReport(a, b *control.MapRequest) bool {
+	return a.NodeKey == b.NodeKey && a.DiscoKey == b.DiscoKey && slices.Equal(a.Endpoints, b.Endpoints) && b.Hostinfo != nil &&
+		a.Hostinfo.NetInfo.PreferredDERP == b.Hostinfo.NetInfo.PreferredDERP &&
+		*a.Hostinfo.NetInfo.WorkingUDP == *b.Hostinfo.NetInfo.WorkingUDP
+}
+
+// state is what the node's status says of the membership; reason is empty once the first map is there.
+func (m *membership) state() (state State, reason string, server error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.netmap != nil:
+		return StateRunning, "", m.err
+	case m.login != "":
+		return StateNeedsLogin, "waiting to be approved at " + m.login, m.err
+	case m.err != nil:
+		return StateStarting, "joining: " + m.err.Error(), m.err
+	}
+	return StateStarting, "joining", nil
+}
+
+// describe adds to the node's status what is known of the server.
+func (m *membership) describe(s *Status) {
+	state, reason, err := m.state()
+	if state != StateRunning {
+		s.State, s.Reason = state, reason
+	} else if err != nil {
+		s.Health = append(s.Health, HealthIssue{Code: "control-unreachable", Text: err.Error(),
+			Mend: "the mesh goes on with what it knows; check that the server can be reached"})
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.netmap != nil {
+		for _, text := range m.netmap.Health {
+			s.Health = append(s.Health, HealthIssue{Code: "control-message", Text: text})
+		}
+	}
+}
+
+// await waits for the first map. Its error says what is missing.
+func (m *membership) await(ctx context.Context) error {
+	select {
+	case <-m.joined:
+		return nil
+	default:
+	}
+	select {
+	case <-m.joined:
+		return nil
+	case <-m.n.closec:
+		return errClosedWhileJoining
+	case <-ctx.Done():
+	}
+	_, reason, _ := m.state()
+	return fmt.Errorf("this node has not joined its network yet (%s): %w", reason, ctx.Err())
+}
+
+var errClosedWhileJoining = errors.New("the node was closed before it had joined its network")

@@ -59,7 +59,8 @@ type core struct {
 // pending is what streams have not been told yet.
 type pending struct {
 	ids       map[int64]bool
-	regroup   bool
+	people    bool // users have changed
+	regroup   bool // so has what the policy says of nodes that have not
 	derp      *control.DERPMap
 	published time.Time // the latest step
 	primaries primaries
@@ -158,12 +159,13 @@ func (c *core) settle(t *tx) {
 			close(s.endc)
 		}
 	}
+	c.pending.people = c.pending.people || t.people
 	c.pending.regroup = c.pending.regroup || t.regroup
 }
 
 // publishAt returns when the streams are to be told what is new, the zero time if nothing is.
 func (c *core) publishAt() time.Time {
-	if len(c.pending.ids) == 0 && !c.pending.regroup && c.pending.derp == nil {
+	if p := &c.pending; len(p.ids) == 0 && !p.people && !p.regroup && p.derp == nil {
 		return time.Time{}
 	}
 	every := time.Duration(len(c.streams)) * intervalPerStream

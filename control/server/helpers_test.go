@@ -180,11 +180,12 @@ func (n *testNet) join(hostname, authKey string) *peer {
 func (p *peer) stream() {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
-	p.wg.Go(func() { p.follow(ctx, p.Client) })
+	c, req := p.Client, p.mapRequest()
+	p.wg.Go(func() { p.follow(ctx, c, req) })
 }
 
-func (p *peer) follow(ctx context.Context, c *control.Client) {
-	for m, err := range c.Poll(ctx, p.mapRequest()) {
+func (p *peer) follow(ctx context.Context, c *control.Client, req control.MapRequest) {
+	for m, err := range c.Poll(ctx, req) {
 		p.mu.Lock()
 		if p.frames++; err != nil {
 			p.err = err

@@ -117,7 +117,7 @@ func (c *core) reload(now time.Time) {
 	c.stale = false
 	old := c.st
 	c.st = st
-	t := &tx{state: st, now: now, regroup: true}
+	t := &tx{state: st, now: now, people: true, regroup: true}
 	for id := range old.nodes {
 		if st.nodes[id] == nil {
 			t.changed = append(t.changed, id)

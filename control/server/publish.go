@@ -17,15 +17,18 @@ func (c *core) publish(now time.Time) {
 	c.electRouters(before, now)
 	ids := slices.Sorted(maps.Keys(c.pending.ids))
 	next := &view{users: before.view.users, rules: before.rules, derp: before.derp, dns: before.dns}
-	if c.pending.regroup {
+	if c.pending.people {
 		next.users = maps.Clone(c.st.users)
 	}
 	if c.pending.derp != nil {
 		next.derp = c.pending.derp
 	}
 	next.nodes = before.with(ids, func(id int64) *node { return c.st.nodes[id] })
-	if c.pending.regroup || c.st.policy != nil && c.policyConcerned(before.view, ids) {
-		next.rules = c.recompiled(before.rules)
+	switch {
+	case c.pending.regroup && (c.st.policy != nil || !before.rules.open()):
+		next.rules = c.st.compile(before.rules.generation + 1)
+	case c.st.policy != nil && c.policyConcerned(before.view, ids):
+		next.rules = c.st.compile(before.rules.generation)
 	}
 	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: now}
 	s := newStep(before, next, ids)
@@ -35,14 +38,6 @@ func (c *core) publish(now time.Time) {
 	c.metrics.steps.Inc()
 	c.latest.Store(s)
 	before.follow(s)
-}
-
-// recompiled returns the rules for the nodes there are. Without a policy they stay what they are.
-func (c *core) recompiled(before *rules) *rules {
-	if c.st.policy == nil && before.open() {
-		return before
-	}
-	return c.st.compile()
 }
 
 // regroup works out anew what the policy says of each node.

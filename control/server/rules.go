@@ -12,6 +12,8 @@ import (
 // tell by their pointers whether anything may have changed.
 type rules struct {
 	compiled *policy.Compiled // nil: without a policy everybody may do everything
+	// generation is the same as long as only nodes have come, gone and changed: two that have not see each other as before.
+	generation uint64
 }
 
 var allowAll = control.Rules{{
@@ -80,11 +82,11 @@ func (st *state) approves(rec *nodeRecord, p netip.Prefix) bool {
 }
 
 // compile applies the policy to all nodes.
-func (st *state) compile() *rules {
+func (st *state) compile(generation uint64) *rules {
 	if st.policy == nil {
-		return &rules{}
+		return &rules{generation: generation}
 	}
-	return &rules{compiled: st.policy.Compile(st.policyNodes())}
+	return &rules{compiled: st.policy.Compile(st.policyNodes()), generation: generation}
 }
 
 func (st *state) policyNodes() []policy.Node {

@@ -44,25 +44,23 @@ const filterChunk = "base"
 // delta returns what a step means to one node, nil if nothing.
 func (s *step) delta(sent *sentState) *control.MapResponse {
 	resp := new(control.MapResponse)
-	recompiled := s.before.rules != s.rules
-	if recompiled {
+	mine := s.mine(sent.id)
+	if mine != nil && s.before.rules != s.rules || s.before.rules.generation != s.rules.generation {
 		s.compare(sent.id, resp)
-		if sum := s.rules.filterSum(sent.id); sum != sent.filter {
-			sent.filter = sum
-			resp.PacketFilters = map[string]control.Rules{filterChunk: s.rules.filter(sent.id)}
-		}
 	} else {
 		for i := range s.changes {
-			if c := &s.changes[i]; c.id != sent.id && s.rules.sees(sent.id, c.id) {
-				c.appendTo(resp)
+			if c := &s.changes[i]; c != mine {
+				s.tell(sent.id, c, resp)
 			}
 		}
 	}
-	for i := range s.changes {
-		if c := &s.changes[i]; c.id == sent.id && c.now != nil {
-			resp.Node = c.now.peer()
-			resp.UserProfiles = s.profiles([]*control.Node{resp.Node})
-		}
+	if sum := s.rules.filterSum(sent.id); s.before.rules != s.rules && sum != sent.filter {
+		sent.filter = sum
+		resp.PacketFilters = map[string]control.Rules{filterChunk: s.rules.filter(sent.id)}
+	}
+	if mine != nil && mine.now != nil {
+		resp.Node = mine.now.peer()
+		resp.UserProfiles = s.profiles([]*control.Node{resp.Node})
 	}
 	own := resp.UserProfiles
 	s.finish(resp)
@@ -73,63 +71,43 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 	return resp
 }
 
+// tell adds what a node has to be told of a change of another: it may have come into sight, or gone.
+func (s *step) tell(id int64, c *change, resp *control.MapResponse) {
+	saw := c.old != nil && s.before.rules.sees(id, c.id)
+	sees := c.now != nil && s.rules.sees(id, c.id)
+	switch {
+	case saw && !sees:
+		resp.PeersRemoved = append(resp.PeersRemoved, c.id)
+	case sees && !saw:
+		resp.PeersChanged = append(resp.PeersChanged, c.now.peer())
+	case sees:
+		c.appendTo(resp)
+	}
+}
+
 func isEmpty(r *control.MapResponse) bool {
 	return r.Node == nil && r.DERPMap == nil && r.DNSConfig == nil && r.PacketFilters == nil &&
 		len(r.PeersChanged)+len(r.PeersRemoved)+len(r.PeersChangedPatch)+len(r.UserProfiles) == 0
 }
 
-// compare finds what a node sees of the others after the rules have changed: any peer may have appeared or gone.
+// compare finds what a node sees of all others after the policy has changed, or the node itself as the policy has it: any
+// peer may have appeared or gone.
 func (s *step) compare(id int64, resp *control.MapResponse) {
 	changes := s.changes
-	at := func(other int64) *change {
-		for len(changes) > 0 && changes[0].id < other {
+	for _, n := range s.nodes {
+		for len(changes) > 0 && changes[0].id < n.rec.ID {
+			s.tell(id, &changes[0], resp) // it is not there any more
 			changes = changes[1:]
 		}
-		if len(changes) > 0 && changes[0].id == other {
-			return &changes[0]
+		c := change{id: n.rec.ID, old: n, now: n}
+		if len(changes) > 0 && changes[0].id == n.rec.ID {
+			c, changes = changes[0], changes[1:]
 		}
-		return nil
-	}
-	old, now := s.before.nodes, s.nodes
-	for len(old) > 0 || len(now) > 0 {
-		var was, is *node
-		if len(old) > 0 && (len(now) == 0 || old[0].rec.ID <= now[0].rec.ID) {
-			was = old[0]
+		if c.id != id {
+			s.tell(id, &c, resp)
 		}
-		if len(now) > 0 && (len(old) == 0 || now[0].rec.ID <= old[0].rec.ID) {
-			is = now[0]
-		}
-		if was != nil {
-			old = old[1:]
-		}
-		if is != nil {
-			now = now[1:]
-		}
-		s.comparePeer(id, was, is, at, resp)
 	}
-}
-
-func (s *step) comparePeer(id int64, was, is *node, at func(int64) *change, resp *control.MapResponse) {
-	other := cmpID(was, is)
-	if other == id {
-		return
+	for i := range changes {
+		s.tell(id, &changes[i], resp)
 	}
-	saw := was != nil && s.before.rules.sees(id, other)
-	sees := is != nil && s.rules.sees(id, other)
-	switch c := at(other); {
-	case saw && !sees:
-		resp.PeersRemoved = append(resp.PeersRemoved, other)
-	case sees && !saw:
-		resp.PeersChanged = append(resp.PeersChanged, is.peer())
-	case sees && c != nil:
-		c.appendTo(resp)
-	}
-}
-
-// cmpID returns the number of whichever is there.
-func cmpID(a, b *node) int64 {
-	if a != nil {
-		return a.rec.ID
-	}
-	return b.rec.ID
 }

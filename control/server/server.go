@@ -81,7 +81,7 @@ func (c *core) start() error {
 	c.st = st
 	empty := newStep(nil, &view{rules: &rules{}, derp: &c.cfg.DERPMap, dns: c.cfg.dns()}, nil)
 	c.latest.Store(empty)
-	t := &tx{state: st, now: now, regroup: true}
+	t := &tx{state: st, now: now, people: true, regroup: true}
 	for id := range st.nodes {
 		t.changed = append(t.changed, id)
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -76,7 +77,7 @@ func (s *step) follow(next *step) {
 
 // frame returns what the stream of a node has to write to take the step; nothing if the step does not concern it.
 func (s *step) frame(sent *sentState, compress string) ([]byte, error) {
-	if s.plain(sent.id) {
+	if s.plain(sent) {
 		return s.sharedFrame(compress)
 	}
 	resp := s.delta(sent)
@@ -86,35 +87,36 @@ func (s *step) frame(sent *sentState, compress string) ([]byte, error) {
 	return control.AppendFrame(nil, resp, compress)
 }
 
-// plain reports whether the step is for this node the same as for all others: it is not about itself, nothing that depends
-// on who looks has changed, and it sees all that has.
-func (s *step) plain(id int64) bool {
-	if s.before.rules != s.rules {
+// plain reports whether the step is for this node the same as for all others: it is not about the node itself, nobody has
+// to be compared anew, the node lets in whom it did, and it sees all that has changed, before and after.
+func (s *step) plain(sent *sentState) bool {
+	if s.mine(sent.id) != nil || s.before.rules.generation != s.rules.generation {
 		return false
 	}
-	if _, mine := slices.BinarySearchFunc(s.changes, id, changeByID); mine {
-		return false
-	}
-	if s.rules.open() {
+	if s.rules.open() && s.before.rules.open() {
 		return true
 	}
+	if s.before.rules != s.rules && s.rules.filterSum(sent.id) != sent.filter {
+		return false
+	}
 	for i := range s.changes {
-		if !s.rules.sees(id, s.changes[i].id) {
+		c := &s.changes[i]
+		if c.old != nil && !s.before.rules.sees(sent.id, c.id) || c.now != nil && !s.rules.sees(sent.id, c.id) {
 			return false
 		}
 	}
 	return true
 }
 
-func changeByID(c change, id int64) int {
-	switch {
-	case c.id < id:
-		return -1
-	case c.id > id:
-		return 1
+// mine returns what the step did to a node, nil if nothing.
+func (s *step) mine(id int64) *change {
+	if i, ok := slices.BinarySearchFunc(s.changes, id, changeByID); ok {
+		return &s.changes[i]
 	}
-	return 0
+	return nil
 }
+
+func changeByID(c change, id int64) int { return cmp.Compare(c.id, id) }
 
 func (s *step) sharedFrame(compress string) ([]byte, error) {
 	f := &s.shared[0]
@@ -139,7 +141,7 @@ func (c *change) appendTo(resp *control.MapResponse) {
 		resp.PeersRemoved = append(resp.PeersRemoved, c.id)
 	case c.old == nil || c.whole:
 		resp.PeersChanged = append(resp.PeersChanged, c.now.peer())
-	default:
+	case c.patch != nil:
 		resp.PeersChangedPatch = append(resp.PeersChangedPatch, c.patch)
 	}
 }

@@ -14,7 +14,8 @@ type tx struct {
 	undo    []func()
 	writes  []write
 	changed []int64  // nodes
-	regroup bool     // the policy or the users of it have changed
+	people  bool     // users have changed
+	regroup bool     // the policy has changed, or the users that it names
 	after   []func() // to be called once the change is kept; they must not block
 }
 
@@ -121,18 +122,19 @@ func (t *tx) unindex(rec *nodeRecord) {
 func (t *tx) putUser(u *user) {
 	if old := t.users[u.ID]; old != nil {
 		unset(t, t.byUser, old.Name)
+		t.regroup = t.regroup || old.Name != u.Name
 	}
 	t.store(recordPath(usersPrefix, u.ID), u)
 	set(t, t.byUser, u.Name, u.ID)
 	set(t, t.users, u.ID, u)
-	t.regroup = true
+	t.people = true
 }
 
 func (t *tx) deleteUser(u *user) {
 	t.store(recordPath(usersPrefix, u.ID), nil)
 	unset(t, t.byUser, u.Name)
 	unset(t, t.users, u.ID)
-	t.regroup = true
+	t.people = true
 }
 
 func (t *tx) putKey(k *authKey) {

@@ -1,0 +1,146 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"ginnel/control"
+)
+
+// crowd lets that many nodes join at once.
+func (n *testNet) crowd(size int, authKey string) []*peer {
+	n.t.Helper()
+	peers := make([]*peer, size)
+	var wg sync.WaitGroup
+	for i := range peers {
+		p := n.newPeer(fmt.Sprintf("node-%d", i))
+		peers[i] = p
+		wg.Go(func() {
+			p.register(withKey(authKey))
+			p.stream()
+			p.update(nil)
+		})
+	}
+	wg.Wait()
+	settle()
+	return peers
+}
+
+// While nodes move, restart and leave, each of the others is told; in the end every map is what the server has.
+func TestChurn(t *testing.T) {
+	for name, policy := range map[string]string{"open": "", "policy": webPolicy} {
+		t.Run(name, func(t *testing.T) {
+			onNet(t, nil, func(t *testing.T, n *testNet) {
+				if policy != "" {
+					n.setPolicy(policy)
+				}
+				churn(t, n)
+			})
+		})
+	}
+}
+
+func churn(t *testing.T, n *testNet) {
+	size := 200
+	if raceEnabled || n.hasPolicy() {
+		size = 60
+	}
+	plain := n.authKey(nil)
+	tagged := n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:web"}; r.Ephemeral = true })
+	peers := append(n.crowd(size-size/4, plain), n.crowd(size/4, tagged)...)
+	r := rand.New(rand.NewPCG(1, 2))
+	for range size {
+		p := peers[r.IntN(len(peers))]
+		switch r.IntN(5) {
+		case 0, 1:
+			ep := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(256))}), 41641)
+			p.update(func(req *control.MapRequest) { req.Endpoints = []netip.AddrPort{ep} })
+		case 2:
+			p.host.Hostname = fmt.Sprintf("moved-%d", r.IntN(10))
+			p.update(nil)
+		case 3:
+			p.away()
+			p.stream()
+		case 4:
+			p.Logout(t.Context(), p.request())
+			p.register(withKey(plain))
+			p.away()
+			p.stream()
+		}
+	}
+	settle()
+	for _, p := range peers {
+		compareView(t, n, p)
+	}
+	if !n.hasPolicy() {
+		linear(t, n, peers)
+	}
+}
+
+func (n *testNet) hasPolicy() bool {
+	p, err := n.server.currentPolicy(n.t.Context())
+	return err == nil && p.Text != ""
+}
+
+// compareView holds a map against what a stream that began now would get.
+func compareView(t *testing.T, n *testNet, p *peer) {
+	t.Helper()
+	m, _ := p.view()
+	v := n.server.core.latest.Load()
+	if v.node(m.Self.ID) == nil {
+		t.Errorf("%s is not there any more", m.Self.Name)
+		return
+	}
+	want := v.first(&sentState{id: m.Self.ID}, "", m.ControlTime)
+	if len(want.Peers) != len(m.Peers) {
+		t.Errorf("%s has %d peers, want %d", m.Self.Name, len(m.Peers), len(want.Peers))
+		return
+	}
+	for i, peer := range want.Peers {
+		if got, want := essence(m.Peers[i]), essence(peer); got != want {
+			t.Errorf("%s has\n%s want\n%s", m.Self.Name, got, want)
+			return
+		}
+	}
+	if got, want := essence(m.Self), essence(want.Node); got != want {
+		t.Errorf("of itself %s has\n%s want\n%s", m.Self.Name, got, want)
+	}
+	if got, want := string(mustJSON(m.Filters["base"])), string(mustJSON(want.PacketFilters["base"])); got != want {
+		t.Errorf("%s lets in\n%s want\n%s", m.Self.Name, got, want)
+	}
+}
+
+// essence is a node without what is only told along with going offline.
+func essence(n *control.Node) string {
+	c := *n
+	if c.Online != nil && *c.Online {
+		c.LastSeen = control.Node{}.LastSeen
+	}
+	if len(c.Endpoints) == 0 {
+		c.Endpoints = nil
+	}
+	b, _ := json.Marshal(&c)
+	return string(b)
+}
+
+// One change costs each other node one frame.
+func linear(t *testing.T, n *testNet, peers []*peer) {
+	t.Helper()
+	total := func() (sum int) {
+		for _, p := range peers {
+			_, frames := p.view()
+			sum += frames
+		}
+		return sum
+	}
+	before := total()
+	peers[0].update(func(r *control.MapRequest) { r.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.77:7")} })
+	settle()
+	if got := total() - before; got != len(peers) {
+		t.Errorf("one change of one of %d nodes cost %d frames", len(peers), got)
+	}
+}

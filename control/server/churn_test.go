@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -10,6 +11,8 @@ import (
 
 	"ginnel/control"
 )
+
+var crowdSize = flag.Int("nodes", 200, "how many nodes the churn test has")
 
 // crowd lets that many nodes join at once.
 func (n *testNet) crowd(size int, authKey string) []*peer {
@@ -45,9 +48,9 @@ func TestChurn(t *testing.T) {
 }
 
 func churn(t *testing.T, n *testNet) {
-	size := 200
-	if raceEnabled || n.hasPolicy() {
-		size = 60
+	size := *crowdSize
+	if raceEnabled {
+		size /= 4
 	}
 	plain := n.authKey(nil)
 	tagged := n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:web"}; r.Ephemeral = true })

@@ -307,3 +307,5 @@ func (n *testNet) node(name string) Node {
 	n.t.Fatalf("there is no node %s", name)
 	return Node{}
 }
+
+func newNodeKey() key.NodePrivate { return key.NewNodePrivate() }

@@ -1,0 +1,141 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ginnel/control/store"
+)
+
+// Machines that no node is known of are bounded in number; nodes are not counted among them.
+func TestUnregisteredChannels(t *testing.T) {
+	onNet(t, func(c *Config) { c.MaxUnregistered = 2 }, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		for i := range 4 {
+			n.join(fmt.Sprint(i), k)
+		}
+		first, second, third := n.newPeer("x"), n.newPeer("y"), n.newPeer("z")
+		first.register(nil)
+		second.register(nil)
+		if _, err := third.Register(t.Context(), third.request()); err == nil {
+			t.Error("a third machine was let wait")
+		}
+		if open, strange := n.server.channels.counts(); open != 6 || strange != 2 {
+			t.Errorf("%d channels, %d of nobody, want 6 and 2", open, strange)
+		}
+		first.leave()
+		settle()
+		if resp, _ := third.register(nil); resp.AuthURL == "" {
+			t.Errorf("with room again: %+v", resp)
+		}
+		for _, l := range []*peer{second, third} {
+			l.leave()
+		}
+		settle()
+		if _, strange := n.server.channels.counts(); strange != 0 {
+			t.Errorf("%d channels of nobody are left", strange)
+		}
+	})
+}
+
+// stuck is a response whose client takes nothing until it is released.
+type stuck struct {
+	sink
+	releasec chan struct{}
+}
+
+func (s *stuck) Write(p []byte) (int, error) {
+	<-s.releasec
+	return s.sink.Write(p)
+}
+
+// A stream whose client is too far behind is ended instead of being told everything that it has missed.
+func TestSlowClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newBenchNet(t, 2, store.NewMemory())
+		defer n.close()
+		w := &stuck{sink: sink{frames: &n.frames, bytes: &n.bytes, header: make(http.Header)}, releasec: make(chan struct{})}
+		core, s := n.server.core, &stream{endc: make(chan struct{})}
+		core.change(t.Context(), func(t *tx) error {
+			s.id = t.nodeByKey(n.nodes[1]).rec.ID
+			core.begin(t, s)
+			return nil
+		})
+		var err error
+		n.wg.Go(func() { err = core.poll(context.Background(), w, s, "") })
+		for i := range 2 * maxBehind {
+			if err := n.move(i); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * minInterval)
+		}
+		close(w.releasec)
+		synctest.Wait()
+		if !errors.Is(err, errBehind) {
+			t.Errorf("got %v, want %v", err, errBehind)
+		}
+	})
+}
+
+func TestManyLogins(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		p := n.newPeer("x")
+		for range maxLogins {
+			p.node = newNodeKey()
+			p.register(nil)
+		}
+		p.node = newNodeKey()
+		if _, refused := p.register(nil); !strings.Contains(refused, "too many") {
+			t.Errorf("one more: %q", refused)
+		}
+		time.Sleep(loginLife + time.Second)
+		if _, refused := p.register(nil); refused != "" {
+			t.Errorf("after their time: %q", refused)
+		}
+	})
+}
+
+// Configurations that could not work are refused when the server starts.
+func TestNewRefuses(t *testing.T) {
+	good := Config{Store: store.NewMemory(), URL: "https://control.test", BaseDomain: "net.test"}
+	for name, spoil := range map[string]func(*Config){
+		"no store":      func(c *Config) { c.Store = nil },
+		"no URL":        func(c *Config) { c.URL = "" },
+		"relative URL":  func(c *Config) { c.URL = "/control" },
+		"no domain":     func(c *Config) { c.BaseDomain = "" },
+		"bad domain":    func(c *Config) { c.BaseDomain = "Net..test" },
+		"bad range":     func(c *Config) { c.V4 = c.V6; c.V6 = defaultV4 },
+		"bad policy":    func(c *Config) { c.Policy = []byte("{") },
+		"failing store": func(c *Config) { c.Store = closedStore() },
+	} {
+		cfg := good
+		spoil(&cfg)
+		if s, err := New(cfg); err == nil {
+			s.Close()
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	s, err := New(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if err := s.Close(); err != nil {
+		t.Errorf("closing again: %v", err)
+	}
+	if _, err := s.CreateUser(t.Context(), "x", ""); !errors.Is(err, errClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+func closedStore() Store {
+	m := store.NewMemory()
+	m.Close()
+	return m
+}

@@ -58,6 +58,10 @@ func (e *VersionError) Error() string {
 // Accept turns an HTTP request into a channel. If it fails it has answered the request; the connection is closed by the
 // server's loop or was closed here. The channel outlives ctx, and the request: closing it is up to the caller.
 func Accept(ctx context.Context, w http.ResponseWriter, r *http.Request, cfg AcceptConfig) (*Conn, error) {
+	if cfg.Key.IsZero() {
+		http.Error(w, "the server has no key", http.StatusInternalServerError)
+		return nil, errors.New("accepting a channel: server has no key")
+	}
 	ctx, cancel := context.WithTimeout(ctx, cfg.timeout())
 	defer cancel()
 	switch upgrade := strings.ToLower(r.Header.Get("Upgrade")); {

@@ -209,6 +209,27 @@ func TestCertificateErrors(t *testing.T) {
 	}
 }
 
+// The whole way over TLS and sockets.
+func TestRegisterOverTLS(t *testing.T) {
+	s := newTestServer(t)
+	s.inner.HandleFunc("POST /machine/register", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, `{"MachineAuthorized":true}`)
+	})
+	s.start()
+	srv := httptest.NewTLSServer(s.outer)
+	defer srv.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	c, err := NewClient(ClientConfig{URL: srv.URL, MachineKey: key.NewMachinePrivate(), TLS: &tls.Config{RootCAs: roots}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if resp, err := c.Register(t.Context(), RegisterRequest{}); err != nil || !resp.MachineAuthorized {
+		t.Errorf("got %+v, %v", resp, err)
+	}
+}
+
 func FuzzSwitch(f *testing.F) {
 	v := vectors(f)
 	f.Add([]byte(v.Upgrade.ResponseHead + string(v.Noise.Response)))

@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"ginnel/internal/key"
 )
 
@@ -34,7 +32,33 @@ var (
 // channel is HTTP/2 inside of a Conn.
 type channel struct {
 	conn *Conn
-	h2   *http2.ClientConn
+	h2   *http.ClientConn
+}
+
+// newChannel begins HTTP/2 on conn, which is closed if that fails.
+func newChannel(ctx context.Context, conn *Conn) (*channel, error) {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	once := &onceDialer{conn: &earlyConn{Conn: conn}}
+	// The scheme is https, and the connection comes from the dialer as it is (section 3).
+	t := &http.Transport{DialTLSContext: once.dial, Protocols: &protocols, DisableCompression: true,
+		MaxResponseHeaderBytes: maxH2Headers, HTTP2: &http.HTTP2Config{StrictMaxConcurrentRequests: true,
+			SendPingTimeout: channelIdle, PingTimeout: channelPing, WriteByteTimeout: channelIdle}}
+	ch := &channel{conn: conn}
+	err := bounded(ctx, conn, func() (err error) {
+		ch.h2, err = t.NewClientConn(ctx, "https", "control:443")
+		return err
+	})
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("beginning HTTP/2: %w", err)
+	}
+	return ch, nil
+}
+
+// usable reports whether ch takes requests: the server may have taken its leave while others go on.
+func (ch *channel) usable() bool {
+	return ch.h2.Err() == nil && (ch.h2.Available() > 0 || ch.h2.InFlight() > 0)
 }
 
 func (ch *channel) close() {
@@ -182,14 +206,9 @@ func (c *Client) openChannel(ctx context.Context) (*channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch := &channel{conn: conn}
-	err = bounded(ctx, conn, func() (err error) {
-		ch.h2, err = c.h2.NewClientConn(&earlyConn{Conn: conn})
-		return err
-	})
+	ch, err := newChannel(ctx, conn)
 	if err != nil {
-		conn.Close()
-		return nil, unreachable(fmt.Errorf("beginning HTTP/2: %w", err))
+		return nil, unlessEnded(ctx, err)
 	}
 	c.mu.Lock()
 	c.channel = ch
@@ -207,7 +226,7 @@ func (c *Client) usable() *channel {
 	c.mu.Lock()
 	ch := c.channel
 	c.mu.Unlock()
-	if ch != nil && !ch.h2.CanTakeNewRequest() {
+	if ch != nil && !ch.usable() {
 		c.drop(ch)
 		return nil
 	}

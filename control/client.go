@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"ginnel/internal/key"
 )
 
@@ -74,8 +72,7 @@ type Client struct {
 	cfg ClientConfig
 	log *slog.Logger
 	url *url.URL
-	web *http.Client     // outside of channels
-	h2  *http2.Transport // inside
+	web *http.Client // outside of channels
 	wg  sync.WaitGroup
 
 	dialc chan struct{} // has room for the one that dials
@@ -102,8 +99,6 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	c := &Client{cfg: cfg, log: cfg.log(), url: u, dialc: make(chan struct{}, 1), server: cfg.ServerKey}
 	c.web = &http.Client{CheckRedirect: noRedirect, Transport: &http.Transport{DialContext: c.dialTCP, DialTLSContext: c.dialTLS,
 		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxH2Headers}}
-	c.h2 = &http2.Transport{AllowHTTP: true, DisableCompression: true, StrictMaxConcurrentStreams: true,
-		MaxHeaderListSize: maxH2Headers, ReadIdleTimeout: channelIdle, PingTimeout: channelPing, WriteByteTimeout: channelIdle}
 	return c, nil
 }
 

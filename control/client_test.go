@@ -16,8 +16,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"ginnel/internal/key"
 )
 
@@ -25,11 +23,12 @@ const testAddr = "10.0.0.1:80"
 
 // testServer is a coordination server on a network in memory, as far as a test wants one.
 type testServer struct {
-	t    *testing.T
-	net  *memNet
-	key  key.MachinePrivate
-	http *http.Server
-	wg   sync.WaitGroup
+	t               *testing.T
+	net             *memNet
+	key             key.MachinePrivate
+	http, innerHTTP *http.Server
+	innerListener   *memListener
+	wg              sync.WaitGroup
 
 	outer *http.ServeMux                               // /key and /ts2021 unless replaced before start
 	inner *http.ServeMux                               // inside of channels
@@ -62,11 +61,17 @@ func (s *testServer) start() {
 	s.http = &http.Server{Handler: s.outer}
 	ln := s.net.listen(testAddr)
 	s.wg.Go(func() { s.http.Serve(ln) })
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	s.innerHTTP = &http.Server{Handler: s.inner, Protocols: &protocols}
+	s.innerListener = s.net.listen("channels")
+	s.wg.Go(func() { s.innerHTTP.Serve(s.innerListener) })
 	s.t.Cleanup(s.stop)
 }
 
 func (s *testServer) stop() {
 	s.http.Close()
+	s.innerHTTP.Close()
 	s.hangUp()
 	s.wg.Wait()
 }
@@ -102,9 +107,7 @@ func (s *testServer) channel(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.channels = append(s.channels, c)
 	s.mu.Unlock()
-	var h2 http2.Server
-	http2.ConfigureServer(new(http.Server), &h2) // or servers of different bubbles share a pool of channels
-	h2.ServeConn(c, &http2.ServeConnOpts{Handler: s.inner})
+	s.innerListener.connc <- c
 }
 
 // client returns one that dials s, with changes to its configuration.
@@ -687,4 +690,45 @@ func TestPings(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestPingLimit(t *testing.T) {
+	var l pingLimit
+	for i, c := range []struct {
+		url  string
+		want bool
+	}{{"", false}, {"a", true}, {"a", false}, {"b", true}, {"c", true}, {"d", true}, {"e", false}} {
+		if got := l.admit(c.url); got != c.want {
+			t.Errorf("ping %d (%q): admitted %v, want %v", i, c.url, got, c.want)
+		}
+	}
+	l.done()
+	if !l.admit("e") {
+		t.Error("no room after one was done")
+	}
+}
+
+// However many ask at once, one channel is opened, and another when the server has taken its leave.
+func TestChannelIsShared(t *testing.T) {
+	bubble(t, func(t *testing.T, s *testServer) {
+		s.inner.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) { time.Sleep(time.Second) })
+		s.start()
+		c := s.client(nil)
+		for round := range 3 {
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					if err := c.Update(t.Context(), MapRequest{}); err != nil {
+						t.Errorf("Update: %v", err)
+					}
+				})
+			}
+			wg.Wait()
+			if n := s.opened(); n != 1 {
+				t.Errorf("round %d: %d channels", round, n)
+			}
+			s.hangUp()
+			synctest.Wait()
+		}
+	})
 }

@@ -166,12 +166,6 @@ func newMemNet() *memNet {
 	return &memNet{limit: 256 << 10, listeners: make(map[string]*memListener), client: netip.MustParseAddr("198.51.100.1"), port: 40000}
 }
 
-func (n *memNet) setClient(a netip.Addr) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.client = a
-}
-
 // listen opens "host:port".
 func (n *memNet) listen(addr string) *memListener {
 	l := &memListener{net: n, addr: addr, connc: make(chan net.Conn, 64), donec: make(chan struct{})}

@@ -219,8 +219,34 @@ func TestApplyAgainstNaive(t *testing.T) {
 	}
 }
 
+func TestPatchEveryField(t *testing.T) {
+	var r MapResponse
+	const text = `{"PeersChangedPatch":[{"NodeID":1,"DERPRegion":9,"Cap":140,"CapMap":{"a":[1]},"Endpoints":["192.0.2.1:1"],` +
+		`"Key":"nodekey:07a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c",` +
+		`"DiscoKey":"discokey:dc2cca31e8e43bbd91dff7e475cca3347eb478107d5bd765aba4ae4a30c35d44","Online":false,` +
+		`"LastSeen":"2026-01-01T00:00:00Z","KeyExpiry":"2027-01-01T00:00:00Z"}]}`
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		t.Fatal(err)
+	}
+	first := mustApply(t, nil, firstFrame(1))
+	old, got := first.Peer(1), mustApply(t, first, &r).Peer(1)
+	if got.HomeDERP != 9 || got.Cap != 140 || len(got.CapMap) != 1 || len(got.Endpoints) != 1 || got.Key.IsZero() || got.DiscoKey.IsZero() ||
+		*got.Online || got.LastSeen.Year() != 2026 || got.KeyExpiry.Year() != 2027 {
+		t.Errorf("got %+v", got)
+	}
+	if !*old.Online || old.HomeDERP != 1 || !old.Key.IsZero() {
+		t.Errorf("the old snapshot was changed: %+v", old)
+	}
+	want := *old
+	if !reflect.DeepEqual(got.unpatchable(), want.unpatchable()) {
+		t.Errorf("more than the patch was changed: %+v", got)
+	}
+}
+
 func TestChanged(t *testing.T) {
-	m := mustApply(t, nil, firstFrame(3))
+	first := firstFrame(3)
+	first.UserProfiles = []UserProfile{{ID: 7, LoginName: "me"}}
+	m := mustApply(t, nil, first)
 	if got := (*NetMap)(nil).Changed(m); got&PartPeers == 0 || got&PartSelf == 0 {
 		t.Errorf("from nothing: %b", got)
 	}
@@ -237,6 +263,7 @@ func TestChanged(t *testing.T) {
 		{&MapResponse{DNSConfig: &DNSConfig{}}, PartDNS},
 		{&MapResponse{PacketFilter: []FilterRule{{SrcIPs: []string{"*"}}}}, PartFilter},
 		{&MapResponse{UserProfiles: []UserProfile{{ID: 1, LoginName: "a"}}}, PartUsers},
+		{&MapResponse{UserProfiles: []UserProfile{{ID: 7, LoginName: "me"}}}, 0},
 		{&MapResponse{Health: []string{"bad"}}, PartMessages},
 	} {
 		if got := m.Changed(mustApply(t, m, c.r)); got != c.want {

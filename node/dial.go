@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"ginnel/internal/key"
 )
 
 // raceDelay is the head start of one address of a name over the next (RFC 8305, section 8).
@@ -179,8 +181,31 @@ func (n *Node) dialAddr(ctx context.Context, network string, ap netip.AddrPort) 
 
 // wakePeer prepares for packets to a peer; nil is this node.
 func (n *Node) wakePeer(p *Peer) {
-	if p != nil {
-		n.wg0.wake(p.Key)
+	if p != nil && n.wg0.wake(p.Key) {
+		n.spawn(func() { n.urge(p.Key) })
+	}
+}
+
+// urgePauses is when a first handshake that nobody has answered is begun anew. A peer, or its relay, may have learned of
+// us only after the one before; WireGuard itself tries again after five seconds.
+var urgePauses = []time.Duration{300 * time.Millisecond, 700 * time.Millisecond, 1500 * time.Millisecond}
+
+// urge helps a first handshake along.
+func (n *Node) urge(k key.NodePublic) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	<-timer.C
+	for _, pause := range urgePauses {
+		timer.Reset(pause)
+		select {
+		case <-timer.C:
+		case <-n.closec:
+			return
+		}
+		if s, ok := n.wg0.sessions()[k]; !ok || !s.handshake.IsZero() {
+			return
+		}
+		n.wg0.again(k)
 	}
 }
 

@@ -84,6 +84,7 @@ type routes struct {
 	nets  []netRoute           // others, longest first
 	own   []netip.Prefix
 	names map[string]meshName // lower case
+	keys  map[key.NodePublic]bool
 }
 
 // meshName is a host name of the mesh. A name that several nodes have leads to none of them: nobody could tell which
@@ -99,9 +100,10 @@ type netRoute struct {
 }
 
 func newRoutes(m *NetworkMap) *routes {
-	r := &routes{hosts: make(map[netip.Addr]*Peer), own: m.Addresses, names: make(map[string]meshName)}
+	r := &routes{hosts: make(map[netip.Addr]*Peer), own: m.Addresses, names: make(map[string]meshName), keys: make(map[key.NodePublic]bool, len(m.Peers))}
 	for i := range m.Peers {
 		p := &m.Peers[i]
+		r.keys[p.Key] = true
 		for _, prefix := range p.Addresses {
 			if prefix.IsSingleIP() {
 				r.hosts[prefix.Addr()] = p

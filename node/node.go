@@ -116,6 +116,7 @@ type Node struct {
 	routes atomic.Pointer[routes]
 	served servedPorts
 
+	strangers  strangers
 	unresolved sync.Map // key.NodePublic to error: why the name of a plain peer's endpoint has no address
 
 	entries []entry          // written by start only
@@ -210,7 +211,7 @@ func (n *Node) openData() (err error) {
 		NoUDP:   n.cfg.RelayOnly,
 		Relay:   n.pool,
 		Sent:    n.stack.Sent,
-		Contact: n.wg0.wake,
+		Contact: func(k key.NodePublic) { n.wg0.wake(k) },
 		Log:     n.log,
 	})
 	if err != nil {
@@ -224,8 +225,20 @@ func (n *Node) openData() (err error) {
 
 // receiveRelayed is called by the pool, which exists before the transport does but has no relays until SetMap.
 func (n *Node) receiveRelayed(region int, from key.NodePublic, packets [][]byte) {
+	if n.member != nil && !n.routes.Load().keys[from] {
+		n.strangers.keep(time.Now(), region, from, packets)
+		return
+	}
 	n.wg0.wake(from)
 	n.conn.HandleRelayed(region, from, packets)
+}
+
+// receiveStrangers receives what came from nodes before the map knew them.
+func (n *Node) receiveStrangers() {
+	known := n.routes.Load().keys
+	for _, p := range n.strangers.take(time.Now(), func(k key.NodePublic) bool { return known[k] }) {
+		n.receiveRelayed(p.region, p.from, [][]byte{p.b})
+	}
 }
 
 // SetMap makes m the network map, unless its relays make no sense. What m and the map before have in common is not
@@ -249,6 +262,7 @@ func (n *Node) SetMap(m NetworkMap) error {
 	n.routes.Store(newRoutes(&m))
 	notify(n.peersChanged)
 	notify(n.relaysChanged)
+	n.receiveStrangers()
 	return errors.Join(errs...)
 }
 

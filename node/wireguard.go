@@ -50,25 +50,26 @@ func (w *wireguard) configure(peers []Peer) error {
 	return w.replace(next, dormant)
 }
 
-// wake makes sure that the device knows a peer of the map.
-func (w *wireguard) wake(k key.NodePublic) {
+// wake makes sure that the device knows a peer of the map. It reports whether it did not.
+func (w *wireguard) wake(k key.NodePublic) (woken bool) {
 	if _, ok := w.active.Load(k); ok {
-		return
+		return false
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p, ok := w.dormant[k]
 	if !ok {
-		return
+		return false
 	}
 	var text strings.Builder
 	writePeer(&text, &p, false)
 	if w.set(text.String()) != nil {
-		return // the device is closed
+		return false // the device is closed
 	}
 	delete(w.dormant, k)
 	w.peers[k] = p
 	w.active.Store(k, struct{}{})
+	return true
 }
 
 // replace makes the device know exactly next.
@@ -122,6 +123,14 @@ func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
 // it starts. WireGuard alone would notice only when nothing has come back for 15 s.
 func restarted(old, p *Peer) bool {
 	return !old.Disco.IsZero() && !p.Disco.IsZero() && old.Disco != p.Disco
+}
+
+// again sends the beginning of a handshake anew, without the five seconds that WireGuard would wait.
+func (w *wireguard) again(k key.NodePublic) {
+	if p := w.dev.LookupPeer(device.NoisePublicKey(k)); p != nil {
+		p.ExpireCurrentKeypairs()
+		p.SendHandshakeInitiation(false)
+	}
 }
 
 // renew has the next packet to a peer wait for a new session. What comes under the old one is still taken.

@@ -2,5 +2,5 @@
 // HTTP/2 inside of it, JSON on top (control specification). Channel and wire types serve both ends; Client is the
 // node's end, package server the other.
 //
-// Goroutines: those of net/http, for the connections of a Client; Close ends them.
+// Goroutines: a Client has those of net/http for its channel, and one for each ping that it answers; Close ends them.
 package control

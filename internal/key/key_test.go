@@ -25,6 +25,17 @@ func TestTextRoundTrip(t *testing.T) {
 		t.Errorf("upper-case digits: got %v, %v, want %v", got, err, pub)
 	}
 
+	machine := NewMachinePrivate()
+	if text, err = machine.MarshalText(); err != nil {
+		t.Fatal(err)
+	}
+	if back, err := ParseMachinePrivate(string(text)); err != nil || back != machine {
+		t.Errorf("private machine key does not survive its text form: %v", err)
+	}
+	if back, err := ParseMachinePublic(machine.Public().String()); err != nil || back != machine.Public() {
+		t.Errorf("public machine key does not survive its text form: %v", err)
+	}
+
 	disco := NewDiscoPrivate().Public()
 	b, err := json.Marshal(disco)
 	if err != nil {
@@ -38,7 +49,7 @@ func TestTextRoundTrip(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	good := NewNodePrivate().Public().String()
-	for _, s := range []string{"", "nodekey:", good[:len(good)-1], good + "0", " " + good, "discokey:" + good[8:],
+	for _, s := range []string{"", "nodekey:", "mkey:" + good[8:], good[:len(good)-1], good + "0", " " + good, "discokey:" + good[8:],
 		good[:len(good)-1] + "g"} {
 		if _, err := ParseNodePublic(s); err == nil {
 			t.Errorf("ParseNodePublic(%q) succeeded", s)
@@ -48,18 +59,19 @@ func TestParseRefuses(t *testing.T) {
 
 // A private key must not reach a log by any way of printing it.
 func TestPrivateKeysPrintNothing(t *testing.T) {
-	node, disco := NewNodePrivate(), NewDiscoPrivate()
+	node, disco, machine := NewNodePrivate(), NewDiscoPrivate(), NewMachinePrivate()
 	var out strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%o", "%b", "%T %v"} {
 		fmt.Fprintf(&out, verb+"\n", node)
 		fmt.Fprintf(&out, verb+"\n", &node)
 		fmt.Fprintf(&out, verb+"\n", disco)
+		fmt.Fprintf(&out, verb+"\n", machine)
 		fmt.Fprintf(&out, verb+"\n", struct{ K any }{node})
 	}
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	log.Info("keys", "node", node, "disco", disco)
+	log.Info("keys", "node", node, "disco", disco, "machine", machine)
 
-	for _, k := range [][Size]byte{node.k, disco.k} {
+	for _, k := range [][Size]byte{node.k, disco.k, machine.k} {
 		for _, leak := range []string{fmt.Sprintf("%x", k[:8]), fmt.Sprintf("%X", k[:8]), strings.Trim(fmt.Sprint(k[:8]), "[]")} {
 			if strings.Contains(out.String(), leak) {
 				t.Errorf("printed output contains key material %q", leak)

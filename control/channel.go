@@ -245,7 +245,8 @@ func (c *Client) drop(ch *channel) {
 
 // connect does everything up to the end of the Noise handshake.
 func (c *Client) connect(ctx context.Context, server key.MachinePublic) (*Conn, error) {
-	o := &opening{url: c.url, userAgent: c.cfg.userAgent(), machine: c.cfg.MachineKey, server: server, version: CapabilityVersion}
+	o := &opening{url: c.url, userAgent: c.cfg.userAgent(), machine: c.cfg.MachineKey, server: server,
+		version: CapabilityVersion}
 	conn, err := c.attempt(ctx, o.open)
 	if refused, ok := errors.AsType[*upgradeError](err); ok {
 		c.log.Info("upgrade refused on the way, trying WebSocket", "err", refused)

@@ -38,7 +38,8 @@ var (
 )
 
 func newZstdEncoder() *zstd.Encoder {
-	e, err := zstd.NewWriter(nil, zstd.WithLowerEncoderMem(true), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
+	e, err := zstd.NewWriter(nil, zstd.WithLowerEncoderMem(true),
+		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
 	if err != nil {
 		panic(fmt.Sprintf("control: zstd refuses its options: %v", err))
 	}

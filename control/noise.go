@@ -68,7 +68,8 @@ type initiator struct {
 }
 
 // initiate begins a handshake with server. Nil random stands for crypto/rand.
-func initiate(machine key.MachinePrivate, server key.MachinePublic, version uint16, random io.Reader) (*initiator, [initiationSize]byte, error) {
+func initiate(machine key.MachinePrivate, server key.MachinePublic, version uint16, random io.Reader) (
+	*initiator, [initiationSize]byte, error) {
 	var msg [initiationSize]byte
 	state, err := noise.NewHandshakeState(noise.Config{
 		CipherSuite: suite, Random: random, Pattern: noise.HandshakeIK, Initiator: true,

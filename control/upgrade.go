@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode"
 
 	"github.com/coder/websocket"
 
@@ -73,7 +74,8 @@ func (o *opening) openWebSocket(ctx context.Context, conn net.Conn) (*Conn, erro
 	})
 }
 
-func (o *opening) handshake(ctx context.Context, conn net.Conn, upgrade func(net.Conn, *initiator, []byte) (*Conn, error)) (*Conn, error) {
+func (o *opening) handshake(ctx context.Context, conn net.Conn,
+	upgrade func(net.Conn, *initiator, []byte) (*Conn, error)) (*Conn, error) {
 	i, msg, err := initiate(o.machine, o.server, o.version, nil)
 	if err != nil {
 		conn.Close()
@@ -157,7 +159,8 @@ func excerpt(r io.Reader) string {
 
 // printable makes one line of a text from outside.
 func printable(text string) string {
-	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "?"), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
+	words := strings.FieldsFunc(strings.ToValidUTF8(text, "?"), func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) })
+	return strings.Join(words, " ")
 }
 
 // headReader ends a head that is too long. A negative limit is none.

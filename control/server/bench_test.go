@@ -136,7 +136,7 @@ func BenchmarkChange(b *testing.B) {
 					b.Fatal(err)
 				}
 				for n.frames.Load() < want {
-					time.Sleep(100 * time.Microsecond)
+					time.Sleep(time.Millisecond)
 				}
 			}
 			b.ReportMetric(float64(n.frames.Load()-frames)/float64(b.N), "frames/op")

@@ -10,14 +10,18 @@ import (
 
 var errDiskFull = errors.New("no space left on device")
 
-// failingStore fails to write while it has an error.
+// failingStore fails to write while it has an error. It may lie, and have written all the same.
 type failingStore struct {
 	*store.Memory
 	err atomic.Pointer[error]
+	lie atomic.Bool
 }
 
 func (s *failingStore) Transact(ctx context.Context, t store.Txn) (uint64, error) {
 	if err := s.err.Load(); err != nil {
+		if s.lie.Load() {
+			s.Memory.Transact(ctx, t)
+		}
 		return 0, *err
 	}
 	return s.Memory.Transact(ctx, t)

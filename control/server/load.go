@@ -21,7 +21,7 @@ func (c *core) load(now time.Time) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
-	t := &tx{state: newState(c.cfg.BaseDomain, now), now: now}
+	t := &tx{state: newState(c.cfg.BaseDomain), now: now}
 	late, err := t.loadAll(entries)
 	if err != nil {
 		return nil, err

@@ -45,6 +45,7 @@ func (c *core) startLogin(t *tx, r *registration) error {
 		Expiry:   r.req.Expiry,
 		Until:    t.now.Add(loginLife).UTC(),
 		Hostinfo: r.req.Hostinfo,
+		Brief:    r.req.Ephemeral,
 	}
 	t.putLogin(l)
 	t.after = append(t.after, func() { c.deadlines.set(l.ID, l.Until) })
@@ -74,7 +75,7 @@ func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
 	r := &registration{machine: l.Machine, req: &control.RegisterRequest{
 		Version: l.Cap, NodeKey: l.Key, Expiry: l.Expiry, Hostinfo: l.Hostinfo,
 	}}
-	e := entrant{r: r, user: u.ID}
+	e := entrant{r: r, user: u.ID, ephemeral: l.Brief}
 	if l.Hostinfo != nil && len(l.Hostinfo.RequestTags) > 0 {
 		tags, err := t.requestedTags(l.Hostinfo.RequestTags, func(tag string) bool { return t.policy.TagAllowed(u.Name, tag) })
 		if err != nil {

@@ -128,6 +128,7 @@ type login struct {
 	Expiry   time.Time         // of the request to join
 	Until    time.Time         // when the login is forgotten
 	Hostinfo *control.Hostinfo `json:",omitzero"`
+	Brief    bool              `json:",omitzero"` // the node asks to be ephemeral
 
 	endc    chan struct{} // closed when the login was approved, refused or forgotten
 	refused bool          // before endc was closed

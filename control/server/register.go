@@ -108,7 +108,8 @@ func (c *core) registerByKey(t *tx, r *registration, n *node) error {
 	if err != nil {
 		return err
 	}
-	e := entrant{r: r, user: k.User, tags: tags, ephemeral: k.Ephemeral, takeOver: k.TakeOver, authKey: k.ID}
+	e := entrant{r: r, user: k.User, tags: tags, takeOver: k.TakeOver, authKey: k.ID}
+	e.ephemeral = k.Ephemeral || r.req.Ephemeral // a node may ask for less than the key gives
 	if n, err = c.admit(t, &e); err != nil {
 		return err
 	}

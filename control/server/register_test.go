@@ -254,3 +254,19 @@ func TestKeyExpiry(t *testing.T) {
 		}
 	})
 }
+
+// A login that waits is still there after a restart of the server.
+func TestLoginAndRestart(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		p := n.newPeer("laptop")
+		resp, _ := p.register(func(r *control.RegisterRequest) { r.Ephemeral = true })
+		n.restart()
+		if _, err := n.server.ApproveLogin(t.Context(), resp.AuthURL[len(testURL+loginPath):], "alice"); err != nil {
+			t.Fatal(err)
+		}
+		done, refused := p.register(func(r *control.RegisterRequest) { r.Followup = resp.AuthURL })
+		if refused != "" || !done.MachineAuthorized || !n.node("laptop").Ephemeral {
+			t.Errorf("got %+v %s, node %+v", done, refused, n.node("laptop"))
+		}
+	})
+}

@@ -30,11 +30,10 @@ type state struct {
 	byUser    map[string]int64
 
 	baseDomain string
-	begun      time.Time         // when nodes were given the chance to come back
 	revisions  map[string]uint64 // of the records in the store
 }
 
-func newState(baseDomain string, now time.Time) *state {
+func newState(baseDomain string) *state {
 	return &state{
 		users:      make(map[int64]*user),
 		nodes:      make(map[int64]*node),
@@ -48,7 +47,6 @@ func newState(baseDomain string, now time.Time) *state {
 		byHash:     make(map[[32]byte]int64),
 		byUser:     make(map[string]int64),
 		baseDomain: baseDomain,
-		begun:      now,
 		revisions:  make(map[string]uint64),
 	}
 }

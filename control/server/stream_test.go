@@ -285,3 +285,32 @@ func TestStoreFails(t *testing.T) {
 		}
 	})
 }
+
+// A write that seemed to fail, and did not, is found out: nothing is given twice, and the server goes on.
+func TestStoreLies(t *testing.T) {
+	onNet(t, func(c *Config) { c.Store = &failingStore{Memory: c.Store.(*store.Memory)} }, func(t *testing.T, n *testNet) {
+		failing := n.cfg.Store.(*failingStore)
+		k := n.authKey(nil)
+		a := n.join("a", k)
+		failing.lie.Store(true)
+		failing.err.Store(&errDiskFull)
+		b := n.newPeer("b")
+		req := b.request()
+		withKey(k)(&req)
+		if _, err := b.Register(t.Context(), req); err == nil {
+			t.Error("registered in spite of an error")
+		}
+		failing.err.Store(nil)
+		c := n.join("c", k)
+		if _, refused := b.register(withKey(k)); refused != "" {
+			t.Error(refused)
+		}
+		settle()
+		if seen := a.sees("b"); seen == nil || a.sees("c") == nil || seen.ID == c.self().ID || len(n.nodes()) != 3 {
+			t.Errorf("b is %+v, c is %+v", seen, c.self())
+		}
+		if a.err != nil || !online(c.sees("a")) {
+			t.Errorf("a's stream ended: %v", a.err)
+		}
+	})
+}

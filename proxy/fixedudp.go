@@ -5,44 +5,151 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// maxReadErrors in a row, and a socket is taken for broken. Single ones are what an earlier datagram provoked, such as a
-// port that nobody listens on.
-const maxReadErrors = 100
+const (
+	// maxReadErrors in a row, and a socket is taken for broken. Single ones are what an earlier datagram provoked, such
+	// as a port that nobody listens on.
+	maxReadErrors = 100
 
-// forwardQueue datagrams of one sender wait while its destination is dialled or slow; further ones are dropped.
-const forwardQueue = 64
+	// While the destination is dialled, this many datagrams of one sender wait, and this many bytes of all senders of
+	// one ForwardPackets together. Further ones are dropped.
+	forwardQueue  = 64
+	forwardBudget = 1 << 20
 
-// ForwardPackets carries datagrams that arrive on pc to one destination, and its answers back. Each sender has a conn of
-// its own there, which dial opens and which ends when nothing has passed for IdleTimeout. There are at most
-// MaxAssociations senders; datagrams of further ones are dropped. Otherwise it is like Forward.
+	// failedSenderTime is how long a sender whose destination could not be reached is remembered. Its datagrams are
+	// dropped meanwhile: each would else be a dial and a line in the log.
+	failedSenderTime = time.Second
+)
+
+// ForwardPackets carries datagrams that arrive on pc to one destination, and its answers back. Each sender, told by its
+// IP address and port, has a conn of its own there, which dial opens and which ends when nothing has passed for
+// IdleTimeout. There are at most MaxAssociations senders; datagrams of further ones are dropped. Otherwise it is like
+// Forward.
+//
+// If pc has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn, a datagram costs no allocation.
 func (s *Server) ForwardPackets(pc net.PacketConn, name string, dial DialFunc) error {
 	defer pc.Close()
-	f := &packetForward{srv: s, pc: pc, name: name, dial: dial, senders: make(map[string]*sender)}
-	return s.whileLive(pc, f.serve)
+	f := &packetForward{srv: s, pc: datagramsOf(pc), name: name, dial: dial, senders: make(map[netip.AddrPort]*sender)}
+	return s.whileLive(pc, func() error { return f.serve(readinessOf(pc), pc.LocalAddr()) })
 }
 
-// packetForward is one call of ForwardPackets.
+// datagrams is a UDP socket by the methods that do not allocate.
+type datagrams interface {
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+}
+
+func datagramsOf(pc net.PacketConn) datagrams {
+	if d, ok := pc.(datagrams); ok {
+		return d
+	}
+	return allocatingDatagrams{pc}
+}
+
+// allocatingDatagrams gives any net.PacketConn the methods of datagrams.
+type allocatingDatagrams struct{ pc net.PacketConn }
+
+// ReadFromUDPAddrPort returns an invalid address for a sender that has no IP address.
+func (d allocatingDatagrams) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
+	n, from, err := d.pc.ReadFrom(b)
+	return n, addrPortOf(from), err
+}
+
+// WriteToUDPAddrPort implements datagrams.
+func (d allocatingDatagrams) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	return d.pc.WriteTo(b, net.UDPAddrFromAddrPort(to))
+}
+
+// packetForward is one call of ForwardPackets. Its goroutine reads from pc and writes to the destination: what comes
+// faster than it can be passed on is dropped by the receiving socket.
 type packetForward struct {
-	srv  *Server
-	pc   net.PacketConn
-	name string
-	dial DialFunc
+	srv     *Server
+	pc      datagrams
+	name    string
+	dial    DialFunc
+	waiting atomic.Int64 // bytes of datagrams that wait for a dial; at most forwardBudget
 
 	mu      sync.Mutex
-	senders map[string]*sender // by address
+	senders map[netip.AddrPort]*sender // only serve adds
 }
 
-// sender is a client of a packetForward. One goroutine dials and sends, one receives; both end when it is closed.
+func (f *packetForward) serve(ready readiness, local net.Addr) error {
+	for failed := 0; ; {
+		err := f.receiveOne(ready)
+		if f.srv.live.ended() {
+			return errServerClosed
+		}
+		if err == nil {
+			failed = 0
+			continue
+		}
+		if failed++; failed == maxReadErrors || errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("receiving on %v: %w", local, err)
+		}
+	}
+}
+
+// receiveOne waits for one datagram and passes it on.
+func (f *packetForward) receiveOne(ready readiness) error {
+	if err := ready.wait(); err != nil {
+		return err
+	}
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	n, addr, err := f.pc.ReadFromUDPAddrPort(buf[:])
+	if err != nil {
+		return err
+	}
+	if s := f.sender(netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())); s != nil {
+		s.pass(buf[:n])
+	} else {
+		f.drop(1)
+	}
+	return nil
+}
+
+func (f *packetForward) drop(datagrams int) {
+	f.srv.counters.datagramsDropped.Add(uint64(datagrams))
+}
+
+// sender returns the sender with that address, new if need be; nil if there are too many.
+func (f *packetForward) sender(addr netip.AddrPort) *sender {
+	s, others := f.find(addr)
+	if s != nil || others >= f.srv.maxAssociations() || !addr.IsValid() {
+		return s
+	}
+	s = &sender{f: f, addr: addr, closec: make(chan struct{}),
+		entry: entry{protocol: protoForward, destination: f.name, started: time.Now()}}
+	s.sent.total, s.received.total = &f.srv.counters.sent, &f.srv.counters.received
+	f.mu.Lock()
+	f.senders[addr] = s
+	f.mu.Unlock()
+	f.srv.counters.forwarded.Add(1)
+	f.srv.counters.openAssociations.Add(1)
+	if !f.srv.live.add(s) {
+		s.Close()
+		return nil
+	}
+	f.srv.live.wg.Go(s.run)
+	return s
+}
+
+func (f *packetForward) find(addr netip.AddrPort) (s *sender, all int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.senders[addr], len(f.senders)
+}
+
+// sender is a client of a packetForward. One goroutine dials and waits for idleness, one receives; both end when it is
+// closed.
 type sender struct {
 	f      *packetForward
-	addr   net.Addr
-	key    string
-	queue  chan []byte
+	addr   netip.AddrPort
 	moved  atomic.Bool // a datagram has passed since the idle timer last looked
 	closec chan struct{}
 	once   sync.Once
@@ -50,63 +157,79 @@ type sender struct {
 
 	sent, received meter
 	failure        firstError
+
+	mu       sync.Mutex
+	upstream net.Conn // nil until datagrams may go there directly
+	waiting  [][]byte // until then, in order
+	refuses  bool     // nothing may wait any more
 }
 
-func (f *packetForward) serve() error {
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
-	for failed := 0; ; {
-		n, addr, err := f.pc.ReadFrom(buf[:])
-		if f.srv.live.ended() {
-			return errServerClosed
-		}
-		if err != nil {
-			if failed++; failed < maxReadErrors && !errors.Is(err, net.ErrClosed) {
-				continue
-			}
-			return fmt.Errorf("receiving on %v: %w", f.pc.LocalAddr(), err)
-		}
-		failed = 0
-		s := f.sender(addr)
-		if s == nil || !s.enqueue(buf[:n]) {
-			f.srv.counters.datagramsDropped.Add(1)
-		}
+// pass sends b, or keeps a copy of it for as long as the destination is dialled.
+func (s *sender) pass(b []byte) {
+	if upstream, kept := s.keep(b); upstream != nil {
+		s.send(upstream, b)
+	} else if !kept {
+		s.f.drop(1)
 	}
 }
 
-// sender returns the sender with that address, new if need be; nil if there are too many.
-func (f *packetForward) sender(addr net.Addr) *sender {
-	key := addr.String()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if s := f.senders[key]; s != nil {
-		return s
+// keep returns where b goes now, or else whether a copy of it waits.
+func (s *sender) keep(b []byte) (upstream net.Conn, kept bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.upstream != nil {
+		return s.upstream, false
 	}
-	if int64(len(f.senders)) >= int64(f.srv.maxAssociations()) {
-		return nil
+	if s.refuses || len(s.waiting) >= forwardQueue {
+		return nil, false
 	}
-	s := &sender{f: f, addr: addr, key: key, queue: make(chan []byte, forwardQueue), closec: make(chan struct{}),
-		entry: entry{protocol: protoForward, destination: f.name, started: time.Now()}}
-	s.sent.total, s.received.total = &f.srv.counters.sent, &f.srv.counters.received
-	if !f.srv.live.add(s) {
-		return nil
+	if s.f.waiting.Add(int64(len(b))) > forwardBudget {
+		s.f.waiting.Add(-int64(len(b)))
+		return nil, false
 	}
-	f.senders[key] = s
-	f.srv.counters.forwarded.Add(1)
-	f.srv.counters.openAssociations.Add(1)
-	f.srv.live.wg.Go(s.run)
-	return s
+	s.waiting = append(s.waiting, append([]byte(nil), b...))
+	return nil, true
 }
 
-// enqueue reports whether there was room.
-func (s *sender) enqueue(b []byte) bool {
-	d := append([]byte(nil), b...)
-	select {
-	case s.queue <- d:
-		return true
-	default:
-		return false
+// connected sends what waits. Later datagrams go to upstream directly, but not before those are on their way.
+func (s *sender) connected(upstream net.Conn) {
+	for {
+		waiting := s.takeWaiting(upstream)
+		if len(waiting) == 0 {
+			return
+		}
+		for _, b := range waiting {
+			s.send(upstream, b)
+		}
 	}
+}
+
+// takeWaiting takes what waits for upstream, and opens the direct way there if that is nothing.
+func (s *sender) takeWaiting(upstream net.Conn) [][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	taken := s.takeWaitingLocked()
+	if len(taken) == 0 {
+		s.upstream = upstream
+	}
+	return taken
+}
+
+func (s *sender) takeWaitingLocked() [][]byte {
+	taken := s.waiting
+	s.waiting = nil
+	for _, b := range taken {
+		s.f.waiting.Add(-int64(len(b)))
+	}
+	return taken
+}
+
+// refuse drops what waits, and lets nothing wait any more.
+func (s *sender) refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuses = true
+	s.f.drop(len(s.takeWaitingLocked()))
 }
 
 // Close ends the sender; its goroutines follow.
@@ -117,37 +240,42 @@ func (s *sender) Close() error {
 
 func (s *sender) leave() {
 	s.f.mu.Lock()
-	delete(s.f.senders, s.key)
+	delete(s.f.senders, s.addr)
 	s.f.mu.Unlock()
 	s.f.srv.live.remove(s)
 	s.f.srv.counters.openAssociations.Add(-1)
 	close(s.closec)
+	s.refuse()
 }
 
-// run dials the destination and sends what is queued.
+// run dials the destination and keeps the conn while it is in use.
 func (s *sender) run() {
-	defer s.log()
 	defer s.Close()
 	upstream, err := s.connect()
 	if err != nil {
 		s.failure.set(s.f.srv.dialFailed(s.f.name, err))
+		s.log()
+		s.refuse()
+		s.pause(failedSenderTime)
 		return
 	}
+	defer s.log()
 	defer upstream.Close()
 	s.f.srv.live.wg.Go(func() { s.receive(upstream) })
-	idle := time.NewTicker(s.f.srv.idleTimeout())
-	defer idle.Stop()
-	for {
-		select {
-		case b := <-s.queue:
-			s.send(upstream, b)
-		case <-idle.C:
-			if !s.moved.Swap(false) {
-				return
-			}
-		case <-s.closec:
-			return
-		}
+	s.connected(upstream)
+	for s.pause(s.f.srv.idleTimeout()) && s.moved.Swap(false) {
+	}
+}
+
+// pause reports whether d passed without the sender having been closed.
+func (s *sender) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-s.closec:
+		return false
 	}
 }
 
@@ -169,7 +297,7 @@ func (s *sender) cancelOnClose(ctx context.Context, cancel context.CancelFunc) {
 
 func (s *sender) send(upstream net.Conn, b []byte) {
 	if _, err := upstream.Write(b); err != nil {
-		s.f.srv.counters.datagramsDropped.Add(1)
+		s.f.drop(1)
 		return
 	}
 	s.moved.Store(true)
@@ -179,31 +307,44 @@ func (s *sender) send(upstream net.Conn, b []byte) {
 
 // receive carries the destination's datagrams back until upstream is closed.
 func (s *sender) receive(upstream net.Conn) {
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
+	ready := readinessOf(upstream)
 	for failed := 0; ; {
-		n, err := upstream.Read(buf[:])
-		if err != nil {
-			if failed++; failed < maxReadErrors && !errors.Is(err, net.ErrClosed) {
-				continue
-			}
+		err := s.receiveOne(ready, upstream)
+		if err == nil {
+			failed = 0
+			continue
+		}
+		if failed++; failed == maxReadErrors || errors.Is(err, net.ErrClosed) {
 			s.failure.set(err)
 			s.Close()
 			return
 		}
-		failed = 0
-		if _, err := s.f.pc.WriteTo(buf[:n], s.addr); err != nil {
-			s.f.srv.counters.datagramsDropped.Add(1)
-			continue
-		}
-		s.moved.Store(true)
-		s.received.add(int64(n))
-		s.f.srv.counters.datagramsReceived.Add(1)
 	}
+}
+
+// receiveOne waits for one datagram and passes it back.
+func (s *sender) receiveOne(ready readiness, upstream net.Conn) error {
+	if err := ready.wait(); err != nil {
+		return err
+	}
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	n, err := upstream.Read(buf[:])
+	if err != nil {
+		return err
+	}
+	if _, err := s.f.pc.WriteToUDPAddrPort(buf[:n], s.addr); err != nil {
+		s.f.drop(1)
+		return nil
+	}
+	s.moved.Store(true)
+	s.received.add(int64(n))
+	s.f.srv.counters.datagramsReceived.Add(1)
+	return nil
 }
 
 func (s *sender) log() {
 	e := s.entry
 	e.sent, e.received = s.sent.n.Load(), s.received.n.Load()
-	s.f.srv.logEntry(s.addr, e, s.failure.get())
+	s.f.srv.logEntry(net.UDPAddrFromAddrPort(s.addr), e, s.failure.get())
 }

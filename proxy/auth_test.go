@@ -190,7 +190,7 @@ func TestPasswordsAreNotLogged(t *testing.T) {
 		}
 	}
 	s.Close()
-	if got := out.String(); strings.Contains(got, "secret") || strings.Contains(got, annBasic) || strings.Count(got, "Connection ended") < 3 {
+	if got := out.String(); strings.Contains(got, "secret") || strings.Contains(got, annBasic) || strings.Count(got, "connection ended") < 3 {
 		t.Errorf("logged\n%s", got)
 	}
 }

@@ -74,7 +74,7 @@ func (c *conn) failed(err error) {
 		return
 	}
 	c.srv.counters.handshakesFailed.Add(1)
-	c.srv.log().Debug("Handshake failed", "client", c.RemoteAddr(), "err", err)
+	c.srv.log().Debug("handshake failed", "client", c.RemoteAddr(), "err", err)
 }
 
 // Read implements net.Conn.

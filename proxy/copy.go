@@ -14,7 +14,8 @@ const (
 	idleBufferSize = 2 << 10
 )
 
-// buffers are lent out while bytes are moved, not while they are waited for.
+// buffers are lent out while bytes are moved. While they are waited for, only those conns hold one that cannot tell
+// before a Read that there is something: see readiness and copyBuffered.
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // carry moves bytes from src to dst until src ends, and returns nil then, or until either fails. It holds back src when

@@ -9,7 +9,8 @@
 //
 // Goroutines: one per call of Serve, ended by Close or its listener; one that runs net/http's accept loop over the
 // connections found to be HTTP, ended by Close; one per connection, ended by the end of its handshake or dial; one per
-// dial that watches the client, ended by the dial; two per tunnel and three per UDP association, ended by the closing
-// of the connections they copy between, which Close does for all. net/http starts its own: one or two per HTTP
-// connection, which Close waits for, and two per connection to an origin, which end with it.
+// dial that watches the client, ended by the dial; two per tunnel, three per UDP association and two per sender of
+// forwarded datagrams, ended by the closing of the connections they copy between, which Close does for all. net/http
+// starts its own: one or two per HTTP connection, which Close waits for, and two per connection to an origin, which end
+// with it.
 package proxy

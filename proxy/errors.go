@@ -23,7 +23,6 @@ var (
 	errNoDial       = errors.New("proxy: Server.Dial is not set")
 	errRefusedAuth  = errors.New("user or password refused")
 	errCommand      = errors.New("command not supported")
-	errAddressType  = errors.New("address type not supported")
 	errTooMany      = errors.New("too many UDP associations")
 )
 

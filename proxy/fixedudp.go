@@ -1,209 +1,145 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// maxReadErrors in a row, and a socket is taken for broken. Single ones are what an earlier datagram provoked, such as a
-// port that nobody listens on.
-const maxReadErrors = 100
+const (
+	// maxReadErrors in a row, and a socket is taken for broken. Single ones are what an earlier datagram provoked, such
+	// as a port that nobody listens on.
+	maxReadErrors = 100
 
-// forwardQueue datagrams of one sender wait while its destination is dialled or slow; further ones are dropped.
-const forwardQueue = 64
+	// While the destination is dialled, this many datagrams of one sender wait, and this many bytes of all senders of
+	// one ForwardPackets together. Further ones are dropped.
+	forwardQueue  = 64
+	forwardBudget = 1 << 20
 
-// ForwardPackets carries datagrams that arrive on pc to one destination, and its answers back. Each sender has a conn of
-// its own there, which dial opens and which ends when nothing has passed for IdleTimeout. There are at most
-// MaxAssociations senders; datagrams of further ones are dropped. Otherwise it is like Forward.
+	// failedSenderTime is how long a sender whose destination could not be reached is remembered. Its datagrams are
+	// dropped meanwhile: each would else be a dial and a line in the log.
+	failedSenderTime = time.Second
+)
+
+// ForwardPackets carries datagrams that arrive on pc to one destination, and its answers back. Each sender, told by its
+// IP address and port, has a conn of its own there, which dial opens and which ends when nothing has passed for
+// IdleTimeout. There are at most MaxAssociations senders; datagrams of further ones are dropped. Otherwise it is like
+// Forward.
+//
+// If pc has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn, a datagram costs no allocation.
 func (s *Server) ForwardPackets(pc net.PacketConn, name string, dial DialFunc) error {
 	defer pc.Close()
-	f := &packetForward{srv: s, pc: pc, name: name, dial: dial, senders: make(map[string]*sender)}
-	return s.whileLive(pc, f.serve)
+	f := &packetForward{srv: s, pc: datagramsOf(pc), name: name, dial: dial, senders: make(map[netip.AddrPort]*sender)}
+	return s.whileLive(pc, func() error { return f.serve(readinessOf(pc), pc.LocalAddr()) })
 }
 
-// packetForward is one call of ForwardPackets.
+// datagrams is a UDP socket by the methods that do not allocate.
+type datagrams interface {
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+}
+
+func datagramsOf(pc net.PacketConn) datagrams {
+	if d, ok := pc.(datagrams); ok {
+		return d
+	}
+	return allocatingDatagrams{pc}
+}
+
+// allocatingDatagrams gives any net.PacketConn the methods of datagrams.
+type allocatingDatagrams struct{ pc net.PacketConn }
+
+// ReadFromUDPAddrPort returns an invalid address for a sender that has no IP address.
+func (d allocatingDatagrams) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
+	n, from, err := d.pc.ReadFrom(b)
+	return n, addrPortOf(from), err
+}
+
+// WriteToUDPAddrPort implements datagrams.
+func (d allocatingDatagrams) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	return d.pc.WriteTo(b, net.UDPAddrFromAddrPort(to))
+}
+
+// packetForward is one call of ForwardPackets. Its goroutine reads from pc and writes to the destination: what comes
+// faster than it can be passed on is dropped by the receiving socket.
 type packetForward struct {
-	srv  *Server
-	pc   net.PacketConn
-	name string
-	dial DialFunc
+	srv     *Server
+	pc      datagrams
+	name    string
+	dial    DialFunc
+	waiting atomic.Int64 // bytes of datagrams that wait for a dial; at most forwardBudget
 
 	mu      sync.Mutex
-	senders map[string]*sender // by address
+	senders map[netip.AddrPort]*sender // only serve adds
 }
 
-// sender is a client of a packetForward. One goroutine dials and sends, one receives; both end when it is closed.
-type sender struct {
-	f      *packetForward
-	addr   net.Addr
-	key    string
-	queue  chan []byte
-	moved  atomic.Bool // a datagram has passed since the idle timer last looked
-	closec chan struct{}
-	once   sync.Once
-	entry  entry
-
-	sent, received meter
-	failure        firstError
-}
-
-func (f *packetForward) serve() error {
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
+func (f *packetForward) serve(ready readiness, local net.Addr) error {
 	for failed := 0; ; {
-		n, addr, err := f.pc.ReadFrom(buf[:])
+		err := f.receiveOne(ready)
 		if f.srv.live.ended() {
 			return errServerClosed
 		}
-		if err != nil {
-			if failed++; failed < maxReadErrors && !errors.Is(err, net.ErrClosed) {
-				continue
-			}
-			return fmt.Errorf("receiving on %v: %w", f.pc.LocalAddr(), err)
+		if err == nil {
+			failed = 0
+			continue
 		}
-		failed = 0
-		s := f.sender(addr)
-		if s == nil || !s.enqueue(buf[:n]) {
-			f.srv.counters.datagramsDropped.Add(1)
+		if failed++; failed == maxReadErrors || errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("receiving on %v: %w", local, err)
 		}
 	}
 }
 
+// receiveOne waits for one datagram and passes it on.
+func (f *packetForward) receiveOne(ready readiness) error {
+	if err := ready.wait(); err != nil {
+		return err
+	}
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	n, addr, err := f.pc.ReadFromUDPAddrPort(buf[:])
+	if err != nil {
+		return err
+	}
+	if s := f.sender(netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())); s != nil {
+		s.pass(buf[:n])
+	} else {
+		f.drop(1)
+	}
+	return nil
+}
+
+func (f *packetForward) drop(datagrams int) {
+	f.srv.counters.datagramsDropped.Add(uint64(datagrams))
+}
+
 // sender returns the sender with that address, new if need be; nil if there are too many.
-func (f *packetForward) sender(addr net.Addr) *sender {
-	key := addr.String()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if s := f.senders[key]; s != nil {
+func (f *packetForward) sender(addr netip.AddrPort) *sender {
+	s, others := f.find(addr)
+	if s != nil || others >= f.srv.maxAssociations() || !addr.IsValid() {
 		return s
 	}
-	if int64(len(f.senders)) >= int64(f.srv.maxAssociations()) {
-		return nil
-	}
-	s := &sender{f: f, addr: addr, key: key, queue: make(chan []byte, forwardQueue), closec: make(chan struct{}),
+	s = &sender{f: f, addr: addr, closec: make(chan struct{}),
 		entry: entry{protocol: protoForward, destination: f.name, started: time.Now()}}
 	s.sent.total, s.received.total = &f.srv.counters.sent, &f.srv.counters.received
-	if !f.srv.live.add(s) {
-		return nil
-	}
-	f.senders[key] = s
+	f.mu.Lock()
+	f.senders[addr] = s
+	f.mu.Unlock()
 	f.srv.counters.forwarded.Add(1)
 	f.srv.counters.openAssociations.Add(1)
+	if !f.srv.live.add(s) {
+		s.Close()
+		return nil
+	}
 	f.srv.live.wg.Go(s.run)
 	return s
 }
 
-// enqueue reports whether there was room.
-func (s *sender) enqueue(b []byte) bool {
-	d := append([]byte(nil), b...)
-	select {
-	case s.queue <- d:
-		return true
-	default:
-		return false
-	}
-}
-
-// Close ends the sender; its goroutines follow.
-func (s *sender) Close() error {
-	s.once.Do(s.leave)
-	return nil
-}
-
-func (s *sender) leave() {
-	s.f.mu.Lock()
-	delete(s.f.senders, s.key)
-	s.f.mu.Unlock()
-	s.f.srv.live.remove(s)
-	s.f.srv.counters.openAssociations.Add(-1)
-	close(s.closec)
-}
-
-// run dials the destination and sends what is queued.
-func (s *sender) run() {
-	defer s.log()
-	defer s.Close()
-	upstream, err := s.connect()
-	if err != nil {
-		s.failure.set(s.f.srv.dialFailed(s.f.name, err))
-		return
-	}
-	defer upstream.Close()
-	s.f.srv.live.wg.Go(func() { s.receive(upstream) })
-	idle := time.NewTicker(s.f.srv.idleTimeout())
-	defer idle.Stop()
-	for {
-		select {
-		case b := <-s.queue:
-			s.send(upstream, b)
-		case <-idle.C:
-			if !s.moved.Swap(false) {
-				return
-			}
-		case <-s.closec:
-			return
-		}
-	}
-}
-
-// connect dials for as long as DialTimeout and the sender last.
-func (s *sender) connect() (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.f.srv.dialTimeout())
-	defer cancel()
-	s.f.srv.live.wg.Go(func() { s.cancelOnClose(ctx, cancel) })
-	return s.f.dial(ctx)
-}
-
-func (s *sender) cancelOnClose(ctx context.Context, cancel context.CancelFunc) {
-	select {
-	case <-s.closec:
-		cancel()
-	case <-ctx.Done():
-	}
-}
-
-func (s *sender) send(upstream net.Conn, b []byte) {
-	if _, err := upstream.Write(b); err != nil {
-		s.f.srv.counters.datagramsDropped.Add(1)
-		return
-	}
-	s.moved.Store(true)
-	s.sent.add(int64(len(b)))
-	s.f.srv.counters.datagramsSent.Add(1)
-}
-
-// receive carries the destination's datagrams back until upstream is closed.
-func (s *sender) receive(upstream net.Conn) {
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
-	for failed := 0; ; {
-		n, err := upstream.Read(buf[:])
-		if err != nil {
-			if failed++; failed < maxReadErrors && !errors.Is(err, net.ErrClosed) {
-				continue
-			}
-			s.failure.set(err)
-			s.Close()
-			return
-		}
-		failed = 0
-		if _, err := s.f.pc.WriteTo(buf[:n], s.addr); err != nil {
-			s.f.srv.counters.datagramsDropped.Add(1)
-			continue
-		}
-		s.moved.Store(true)
-		s.received.add(int64(n))
-		s.f.srv.counters.datagramsReceived.Add(1)
-	}
-}
-
-func (s *sender) log() {
-	e := s.entry
-	e.sent, e.received = s.sent.n.Load(), s.received.n.Load()
-	s.f.srv.logEntry(s.addr, e, s.failure.get())
+func (f *packetForward) find(addr netip.AddrPort) (s *sender, all int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.senders[addr], len(f.senders)
 }

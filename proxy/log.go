@@ -76,5 +76,5 @@ func (s *Server) logEntry(client net.Addr, e entry, err error) {
 	if err != nil {
 		attrs = append(attrs, slog.String("err", sentence(err)))
 	}
-	l.LogAttrs(context.Background(), slog.LevelInfo, "Connection ended", attrs...)
+	l.LogAttrs(context.Background(), slog.LevelInfo, "connection ended", attrs...)
 }

@@ -161,7 +161,7 @@ func (s *Server) accept(ln net.Listener, start func(net.Conn)) error {
 		delay = min(max(2*delay, minAcceptDelay), maxAcceptDelay)
 		if time.Since(warned) >= maxAcceptDelay {
 			warned = time.Now()
-			s.log().Warn("Accepting a connection failed", "listener", ln.Addr(), "err", err, "retry", delay)
+			s.log().Warn("accepting a connection failed", "listener", ln.Addr(), "err", err, "retry", delay)
 		}
 		// The commonest cause is a lack of file descriptors. The oldest half-open connection is worth less than a new
 		// one.

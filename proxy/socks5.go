@@ -115,11 +115,8 @@ func (socks5Answers) granted(local net.Addr) []byte {
 
 func (socks5Answers) refused(err error) []byte {
 	code := failures[reasonOf(err)].socks5
-	switch {
-	case errors.Is(err, errCommand):
+	if errors.Is(err, errCommand) {
 		code = statute.RepCommandNotSupported
-	case errors.Is(err, errAddressType):
-		code = statute.RepAddrTypeNotSupported
 	}
 	return socks5Reply(code, netip.AddrPort{})
 }

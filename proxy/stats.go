@@ -19,7 +19,7 @@ type Stats struct {
 	BytesReceived        uint64 // from destinations
 	DatagramsSent        uint64
 	DatagramsReceived    uint64
-	DatagramsDropped     uint64 // foreign sender, fragment, malformed, too long, or not accepted by the network
+	DatagramsDropped     uint64 // foreign sender, fragment, malformed, too long, too early, or not accepted by the network
 	OpenConnections      int64  // clients connected at present
 	OpenAssociations     int64  // UDP associations at present
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 
@@ -20,6 +21,8 @@ const batchSize = 46
 type bind struct {
 	c *Conn
 
+	// mu is held while the sockets and the inbox are opened and closed, none of which blocks or calls back: an interrupt
+	// that came after the resume of the next Open would make that deaf.
 	mu      sync.Mutex
 	session *session // nil while closed
 }
@@ -132,15 +135,16 @@ func (c *Conn) sendToPeer(bufs [][]byte, e *endpoint) error {
 		c.wakePeer(e)
 	}
 	r := e.route.Load()
-	var direct, relayed error = errNoPath, errNoPath
+	direct := errNoPath
 	if r.direct.IsValid() {
 		if direct = c.sendDatagrams(bufs, r.direct); direct != nil {
 			c.tell(sendFailed{e, r.direct, direct})
 		}
 	}
-	if (r.relay || direct != nil) && c.cfg.Relay != nil {
-		relayed = c.cfg.Relay.Send(r.region, e.key, bufs)
+	if c.cfg.Relay == nil || direct == nil && !r.relay {
+		return direct
 	}
+	relayed := c.cfg.Relay.Send(r.region, e.key, bufs)
 	if direct == nil {
 		return nil
 	}
@@ -166,16 +170,23 @@ type datagramReceiver struct {
 	sock socket
 	from [batchSize]netip.AddrPort
 	seen addressCache
-	errs int // in a row
+
+	errs  int           // in a row
+	delay time.Duration // before the last attempt
 }
 
-// maxReadErrors in a row and the socket is taken for broken. Single ones were provoked by datagrams that we sent.
-const maxReadErrors = 100
+const (
+	// quickReadErrors in a row pass without a pause: they may be what datagrams that we sent have provoked. Further ones
+	// are about the socket, which is tried again more and more slowly: to WireGuard an error would be the end of its
+	// receiving by this socket for good.
+	quickReadErrors = 100
+	minReadDelay    = 5 * time.Millisecond
+	maxReadDelay    = time.Second
+)
 
 func (r *datagramReceiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	for {
-		max := min(len(bufs), len(r.from))
-		n, err := r.sock.readBatch(bufs[:max], sizes, r.from[:])
+		n, err := r.sock.readBatch(bufs[:min(len(bufs), len(r.from))], sizes, r.from[:])
 		if r.s.closed() || r.c.isClosed() {
 			return 0, net.ErrClosed
 		}
@@ -183,21 +194,41 @@ func (r *datagramReceiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoi
 			if errors.Is(err, net.ErrClosed) {
 				return 0, net.ErrClosed
 			}
-			r.c.counters.udpReceiveErrors.Add(1)
-			if r.errs++; r.errs >= maxReadErrors {
-				return 0, err
+			if !r.afterError(err) {
+				return 0, net.ErrClosed
 			}
 			continue
 		}
-		r.errs = 0
+		r.errs, r.delay = 0, 0
 		if r.sort(bufs, sizes, eps, n) {
 			return n, nil
 		}
 	}
 }
 
+// afterError waits until it is worth reading again. It reports false if the bind or the Conn is closed meanwhile.
+func (r *datagramReceiver) afterError(err error) bool {
+	r.c.counters.udpReceiveErrors.Add(1)
+	if r.errs++; r.errs < quickReadErrors {
+		return true
+	}
+	if r.errs == quickReadErrors {
+		r.c.log.Warn("UDP socket does not receive", "port", r.sock.localPort(), "err", err)
+	}
+	r.delay = min(max(2*r.delay, minReadDelay), maxReadDelay)
+	t := time.NewTimer(r.delay)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-r.s.closec:
+	case <-r.c.closec:
+	}
+	return false
+}
+
 // sort empties the slots that are not WireGuard's and reports whether any is.
-func (r *datagramReceiver) sort(bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) (any bool) {
+func (r *datagramReceiver) sort(bufs [][]byte, sizes []int, eps []conn.Endpoint, n int) (wanted bool) {
 	for i := range n {
 		b := bufs[i][:sizes[i]]
 		switch class, geneve := classify(b); {
@@ -208,14 +239,14 @@ func (r *datagramReceiver) sort(bufs [][]byte, sizes []int, eps []conn.Endpoint,
 			r.c.tellDisco(b, r.from[i])
 			sizes[i] = 0
 		case class == classSTUN:
-			r.c.tellSTUN(b, r.from[i])
+			r.c.tellSTUN(b)
 			sizes[i] = 0
 		default:
 			eps[i] = r.seen.get(r.from[i])
-			any = true
+			wanted = true
 		}
 	}
-	return any
+	return wanted
 }
 
 // relayReceiver is the receive function for what relays bring.

@@ -8,12 +8,6 @@ import (
 	"ginnel/internal/key"
 )
 
-// merge adds what other wants.
-func (e *effects) merge(other effects) {
-	e.pings = append(e.pings, other.pings...)
-	e.callMeMaybe = e.callMeMaybe || other.callMeMaybe
-}
-
 // handleDisco applies the acceptance rules of the disco specification, section 2.
 func (l *loop) handleDisco(now time.Time, d discoPacket) {
 	peers := l.byDisco[disco.Sender(d.b)]

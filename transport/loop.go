@@ -63,7 +63,7 @@ func (c *Conn) tellRelayedDisco(b []byte, region int, from key.NodePublic) {
 }
 
 // tellSTUN takes responses only; requests are nobody's business here.
-func (c *Conn) tellSTUN(b []byte, _ netip.AddrPort) {
+func (c *Conn) tellSTUN(b []byte) {
 	if b[0] == 0x01 {
 		c.tell(stunPacket{slices.Clone(b)})
 	}

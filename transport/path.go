@@ -80,6 +80,12 @@ type effects struct {
 	callMeMaybe bool // send our endpoints through the relay, after the pings
 }
 
+// merge adds what other wants.
+func (e *effects) merge(other effects) {
+	e.pings = append(e.pings, other.pings...)
+	e.callMeMaybe = e.callMeMaybe || other.callMeMaybe
+}
+
 // outPing is a ping to send now.
 type outPing struct {
 	addr netip.AddrPort
@@ -165,7 +171,7 @@ func (p *path) sent(now time.Time) effects {
 	p.heartbeat = now.Add(heartbeatInterval)
 	var e effects
 	if p.best.isSet() {
-		p.ping(now, p.best.addr, true, &e)
+		p.beat(now, &e)
 	}
 	if !p.trusted(now) {
 		p.round(now, &e)
@@ -177,7 +183,7 @@ func (p *path) sent(now time.Time) effects {
 func (p *path) probe(now time.Time) effects {
 	e := p.sent(now)
 	if p.trusted(now) {
-		p.ping(now, p.best.addr, false, &e)
+		p.ping(now, p.best.addr, &e)
 	} else if len(e.pings) == 0 {
 		p.round(now, &e)
 	}
@@ -337,16 +343,17 @@ func (p *path) tick(now time.Time) effects {
 	}
 	if suspect && p.trusted(now) {
 		p.trustUntil = now.Add(-1)
-		p.ping(now, p.best.addr, true, &e)
+		p.beat(now, &e)
 	}
 	due := !now.Before(p.heartbeat)
 	if due {
 		p.heartbeat = now.Add(heartbeatInterval)
 		if p.best.isSet() && len(e.pings) == 0 {
-			p.ping(now, p.best.addr, true, &e)
+			p.beat(now, &e)
 		}
 	}
-	if p.wantsRound(now, due) {
+	// Without a path every tick looks around, limited for each candidate by candidateInterval.
+	if !p.trusted(now) || due && p.wantsUpgrade(now) {
 		p.round(now, &e)
 	}
 	return e
@@ -370,17 +377,9 @@ func (p *path) expirePings(now time.Time) (suspect bool) {
 	return suspect
 }
 
-// wantsRound says when to look around (section 3.4).
-func (p *path) wantsRound(now time.Time, heartbeat bool) bool {
-	switch {
-	case !p.trusted(now):
-		return true // limited for each candidate by candidateInterval
-	case !heartbeat:
-		return false
-	case p.lastRound.IsZero():
-		return true
-	}
-	return p.best.latency > goodEnough && now.Sub(p.lastRound) >= upgradeInterval
+// wantsUpgrade says whether a heartbeat is also the time to look for something better (section 3.4).
+func (p *path) wantsUpgrade(now time.Time) bool {
+	return p.lastRound.IsZero() || p.best.latency > goodEnough && now.Sub(p.lastRound) >= upgradeInterval
 }
 
 // round pings every candidate that was not pinged lately.
@@ -405,20 +404,30 @@ func (p *path) round(now time.Time, e *effects) {
 
 // try pings a candidate unless it was pinged lately.
 func (p *path) try(now time.Time, a netip.AddrPort, c *candidate, e *effects) bool {
-	if !c.triedAt.IsZero() && now.Sub(c.triedAt) < candidateInterval || !p.ping(now, a, false, e) {
+	if !c.triedAt.IsZero() && now.Sub(c.triedAt) < candidateInterval || !p.ping(now, a, e) {
 		return false
 	}
 	c.triedAt = now
 	return true
 }
 
-func (p *path) ping(now time.Time, addr netip.AddrPort, heartbeat bool, e *effects) bool {
+// ping asks addr; it reports false if too many pings are unanswered.
+func (p *path) ping(now time.Time, addr netip.AddrPort, e *effects) bool {
+	return p.ask(sentPing{addr: addr, at: now}, e)
+}
+
+// beat sends a heartbeat: it pings the address in use.
+func (p *path) beat(now time.Time, e *effects) {
+	p.ask(sentPing{addr: p.best.addr, at: now, heartbeat: true}, e)
+}
+
+func (p *path) ask(s sentPing, e *effects) bool {
 	if len(p.pings) >= maxPings {
 		return false
 	}
 	id := p.txid()
-	p.pings[id] = sentPing{addr: addr, at: now, heartbeat: heartbeat}
-	e.pings = append(e.pings, outPing{addr: addr, txid: id})
+	p.pings[id] = s
+	e.pings = append(e.pings, outPing{addr: s.addr, txid: id})
 	return true
 }
 

@@ -243,8 +243,7 @@ func (s *batchSocket) writeBatch(bufs [][]byte, to netip.AddrPort) error {
 	defer s.tx.Put(t)
 	t.load(bufs, to)
 	err := s.raw.Write(t.ready)
-	t.bufs = nil
-	clear(t.iovs) // what they point at belongs to the caller again
+	t.unload()
 	if err != nil {
 		return err
 	}
@@ -272,6 +271,13 @@ func (t *transmitter) load(bufs [][]byte, to netip.AddrPort) {
 		t.ctrls = make([]control, n)
 		t.count = make([]int, n)
 	}
+}
+
+// unload forgets the batch: it belongs to the caller again. All of iovs is cleared, for after a part of the batch was
+// sent it is built anew from the start and the end still points at buffers.
+func (t *transmitter) unload() {
+	t.bufs = nil
+	clear(t.iovs[:cap(t.iovs)])
 }
 
 // transmit sends the rest of the batch; it reports false to be called again once the socket is writable.

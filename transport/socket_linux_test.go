@@ -244,3 +244,22 @@ func TestSocketAllocations(t *testing.T) {
 		t.Errorf("%v allocations for a batch, want 0", allocs)
 	}
 }
+
+// A transmitter in the pool keeps no buffer of a batch alive, however that was sent.
+func TestTransmitterKeepsNothing(t *testing.T) {
+	s := openSocket(t, "udp4", "127.0.0.1:0").(*batchSocket)
+	tx := newTransmitter(s)
+	tx.load([][]byte{{1}, {2}, {3}, {4}}, netip.MustParseAddrPort("127.0.0.1:9"))
+	tx.build()
+	tx.sent = 3 // the system took a part
+	tx.build()
+	tx.unload()
+	for i, v := range tx.iovs[:cap(tx.iovs)] {
+		if v.Base != nil {
+			t.Errorf("entry %d still points at a buffer", i)
+		}
+	}
+	if tx.bufs != nil {
+		t.Error("the batch is still there")
+	}
+}

@@ -22,7 +22,18 @@ const (
 	exitOK      = 0
 	exitFailure = 1
 	exitUsage   = 2 // usage or configuration; nothing was started
+	exitTimeout = 3 // not ready in time
+	exitRefused = 4 // authentication refused
+	exitControl = 5 // coordination server not reachable
 )
+
+// statusError is an error with an exit status of its own.
+type statusError struct {
+	status int
+	error
+}
+
+func (e *statusError) Unwrap() error { return e.error }
 
 // usageError is a mistake of the user's, in the command line, the environment or a file.
 type usageError struct{ error }
@@ -46,6 +57,9 @@ func run(ctx context.Context, args []string, p program) int {
 	if _, usage := errors.AsType[usageError](err); usage {
 		fmt.Fprintf(p.stderr, "See '%s --help'.\n", cmd.CommandPath())
 		return exitUsage
+	}
+	if e, ok := errors.AsType[*statusError](err); ok {
+		return e.status
 	}
 	return exitFailure
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"ginnel/node"
 )
 
 const (
@@ -114,15 +116,64 @@ func (d *stateDir) publish(r running) error {
 	if err != nil {
 		return err
 	}
-	tmp := d.runningPath() + ".new"
-	if err = os.WriteFile(tmp, b, 0o600); err == nil {
-		err = os.Rename(tmp, d.runningPath())
+	return d.write(d.runningPath(), b)
+}
+
+func (d *stateDir) identityPath() string { return filepath.Join(d.path, "identity.json") }
+
+// loadIdentity reads who the node is; nobody yet if there is no file. A file that makes no sense stops the start and is
+// kept: the network knows the node by it.
+func (d *stateDir) loadIdentity() (id node.Identity, err error) {
+	if d.path == "" {
+		return id, nil
+	}
+	b, err := os.ReadFile(d.identityPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return id, nil
+	}
+	if err != nil {
+		return id, fmt.Errorf("reading the node's identity: %w", err)
+	}
+	if err := json.Unmarshal(b, &id); err != nil || id.Machine.IsZero() {
+		return id, fmt.Errorf("reading the node's identity: %s is damaged; restore it, or move it away to join as a new node", d.identityPath())
+	}
+	return id, nil
+}
+
+// saveIdentity keeps it, so that it is either the old or the new one whatever happens.
+func (d *stateDir) saveIdentity(id node.Identity) error {
+	if d.path == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return err
+	}
+	return d.write(d.identityPath(), append(b, '\n'))
+}
+
+// write replaces a file of the directory.
+func (d *stateDir) write(path string, b []byte) error {
+	tmp := path + ".new"
+	err := writeSynced(tmp, b)
+	if err == nil {
+		err = os.Rename(tmp, path)
 	}
 	if err != nil {
 		os.Remove(tmp) // of a full disk, not even the rest of it
 		return fmt.Errorf("writing to the state directory: %w", err)
 	}
 	return nil
+}
+
+// writeSynced writes a private file and waits until it is on the disk.
+func writeSynced(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // close lets another node have the directory.

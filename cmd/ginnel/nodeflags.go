@@ -1,0 +1,273 @@
+package main
+
+import (
+	"crypto/subtle"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"ginnel/configs"
+	"ginnel/internal/egress"
+	"ginnel/node"
+)
+
+// nodeFlags are the flags of commands that run a node.
+type nodeFlags struct {
+	config       string
+	control      string
+	authKey      parsed[secretText]
+	hostname     string
+	tags         []string
+	ephemeral    bool
+	acceptRoutes bool
+	exitNode     string
+	caFile       string
+	wireguard    string
+	state        string
+	proxies      *parsedList[configs.Address]
+	proxyAuth    parsed[configs.ProxyAuth]
+	forwards     parsedList[configs.Forward]
+	serves       parsedList[configs.Serve]
+	meshOnly     bool
+	relayOnly    bool
+	udpPort      uint16
+	dialTimeout  time.Duration
+	log          logFlags
+}
+
+// secretText is a secret that was given as it is or by file:PATH.
+type secretText string
+
+func parseSecret(s string) (secretText, error) {
+	text, err := configs.Secret(s)
+	if err == nil && text == "" {
+		err = errors.New("(not shown): it is empty")
+	}
+	return secretText(text), err
+}
+
+// newNodeFlags gives the proxy its default.
+func newNodeFlags(proxy string) *nodeFlags {
+	return &nodeFlags{
+		proxies:   preset(&parsedList[configs.Address]{parse: configs.ParseProxyAddr}, proxy),
+		authKey:   parsed[secretText]{parse: parseSecret, typ: "key", secret: true},
+		proxyAuth: parsed[configs.ProxyAuth]{parse: configs.ParseProxyAuth, typ: "user:pass", secret: true},
+		forwards:  parsedList[configs.Forward]{parse: configs.ParseForward},
+		serves:    parsedList[configs.Serve]{parse: configs.ParseServe},
+	}
+}
+
+func (f *nodeFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.config, "config", "", "YAML `file` with settings by the names of these flags")
+	fs.StringVar(&f.control, "control", "", "`URL` of the coordination server of the network to join")
+	fs.Var(&f.authKey, "authkey", "pre-auth `key`, or file:PATH with it; without one somebody has to approve the node")
+	fs.StringVar(&f.hostname, "hostname", "", "`name` of the node in the network (this host's)")
+	fs.StringSliceVar(&f.tags, "tags", nil, "`tag`s to ask for, each as tag:NAME; repeatable")
+	fs.BoolVar(&f.ephemeral, "ephemeral", false, "leave no trace: state in memory, and the server forgets the node")
+	fs.BoolVar(&f.acceptRoutes, "accept-routes", false, "use the subnets that peers are routers for")
+	fs.StringVar(&f.exitNode, "exit-node", "", "`peer` through which what is outside the mesh is reached")
+	fs.StringVar(&f.caFile, "ca-file", "", "`file` with further roots of trust for the server and relays, PEM")
+	fs.StringVar(&f.wireguard, "wireguard", "", "wg-quick `file` of the network to join, without a server")
+	fs.StringVar(&f.state, "state", "", "state `dir`ectory, \"mem:\" to leave nothing on disk ($XDG_STATE_HOME/ginnel or ~/.local/state/ginnel)")
+	fs.Var(f.proxies, "proxy", "`addr`ess of a SOCKS5 and HTTP proxy, host:port or unix:PATH; repeatable")
+	fs.Var(&f.proxyAuth, "proxy-auth", "`user:pass`, or file:PATH with it, that proxies ask for; required unless all are on loopback or unix")
+	fs.VarP(&f.forwards, "forward", "L", "local port carried to a mesh service, as `[bind:]port:host:hostport[/udp]`; repeatable")
+	fs.Var(&f.serves, "serve", "port opened to the mesh, as `PORT=LOCAL[/udp]`; repeatable")
+	fs.BoolVar(&f.meshOnly, "mesh-only", false, "refuse destinations outside the mesh instead of dialling them")
+	fs.BoolVar(&f.relayOnly, "relay-only", false, "no direct UDP: relays carry everything")
+	fs.Uint16Var(&f.udpPort, "udp-port", 0, "UDP `port` (0: the file's ListenPort, or any)")
+	fs.DurationVar(&f.dialTimeout, "dial-timeout", node.DefaultDialTimeout, "how long a connection may take to be made")
+	f.log.add(fs)
+	f.log.addConnections(fs)
+}
+
+// check looks at what single flags cannot know.
+func (f *nodeFlags) check() error {
+	if err := f.checkNetwork(); err != nil {
+		return err
+	}
+	if f.dialTimeout <= 0 {
+		return usagef("--dial-timeout %v: a positive duration is wanted", f.dialTimeout)
+	}
+	for _, a := range f.proxies.values {
+		if !a.OnlyLocal() && f.proxyAuth.value == (configs.ProxyAuth{}) {
+			return usagef("--proxy %s can be reached from other machines, so --proxy-auth USER:PASS must be given", a)
+		}
+	}
+	if twice, ok := repeated(f.proxies.texts); ok {
+		return usagef("--proxy %s is given twice", twice)
+	}
+	var ports []string
+	for _, s := range f.serves.values {
+		network := "tcp"
+		if s.Target.Network() == "udp" {
+			network = "udp"
+		}
+		ports = append(ports, fmt.Sprintf("%d/%s", s.Port, network))
+	}
+	if twice, ok := repeated(ports); ok {
+		return usagef("--serve: port %s of the mesh is given twice", twice)
+	}
+	return nil
+}
+
+// checkNetwork makes sure that there is one network to join, and that the flags are for that kind.
+func (f *nodeFlags) checkNetwork() error {
+	switch {
+	case f.control == "" && f.wireguard == "":
+		return usagef("--control URL or --wireguard FILE must be given: the network to join")
+	case f.control != "" && f.wireguard != "":
+		return usagef("--control and --wireguard exclude each other")
+	case f.wireguard != "":
+		for flag, given := range map[string]bool{"authkey": f.authKey.text != "", "hostname": f.hostname != "", "tags": len(f.tags) > 0,
+			"accept-routes": f.acceptRoutes, "exit-node": f.exitNode != "", "relay-only": f.relayOnly, "ephemeral": f.ephemeral} {
+			if given {
+				return usagef("--%s is only for --control", flag)
+			}
+		}
+		return nil
+	}
+	u, err := url.Parse(f.control)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return usagef("--control %q is not a URL with http:// or https:// and a host", f.control)
+	}
+	for _, t := range f.tags {
+		if !strings.HasPrefix(t, "tag:") || len(t) == len("tag:") {
+			return usagef("--tags %q: a tag is written tag:NAME", t)
+		}
+	}
+	return nil
+}
+
+// repeated finds a text that occurs more than once.
+func repeated(texts []string) (string, bool) {
+	seen := make(map[string]bool)
+	for _, s := range texts {
+		if seen[s] {
+			return s, true
+		}
+		seen[s] = true
+	}
+	return "", false
+}
+
+// openState opens the state directory. A node whose identity is in a file or in memory needs none, so it makes do without
+// if the default place cannot be used.
+func (f *nodeFlags) openState(p program, log *slog.Logger) (*stateDir, error) {
+	if f.ephemeral && f.state == "" {
+		return openState(memState)
+	}
+	if f.state != "" {
+		return openState(f.state)
+	}
+	dir := defaultState(p)
+	if dir == "" {
+		if f.control != "" {
+			return nil, usagef("--state DIR must be given, or --ephemeral: neither XDG_STATE_HOME nor HOME is set")
+		}
+		return openState(memState)
+	}
+	state, err := openState(dir)
+	if _, unusable := errors.AsType[*fs.PathError](err); unusable && f.control == "" {
+		warnNoState(log, err)
+		return openState(memState)
+	}
+	return state, err
+}
+
+func warnNoState(log *slog.Logger, err error) {
+	log.Warn("no state directory: 'ginnel status' and 'ginnel ping' need --proxy", "err", err)
+}
+
+// nodeConfig translates flags, but for what is about the network.
+func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error) {
+	cfg := node.Config{
+		UDPPort:       f.udpPort,
+		RelayOnly:     f.relayOnly,
+		MeshOnly:      f.meshOnly,
+		DialTimeout:   f.dialTimeout,
+		Token:         newToken(),
+		OutboundProxy: egress.FromEnvironment(p.getenv),
+		Log:           log,
+		ConnLog:       f.log.connLogger(log),
+	}
+	var err error
+	if cfg.Roots, err = f.roots(); err != nil {
+		return cfg, err
+	}
+	for _, a := range f.proxies.values {
+		cfg.Proxies = append(cfg.Proxies, absolute(a))
+	}
+	if auth := f.proxyAuth.value; auth != (configs.ProxyAuth{}) {
+		cfg.ProxyAuth = checkPassword(auth)
+	}
+	for _, fw := range f.forwards.values {
+		cfg.Forwards = append(cfg.Forwards, node.Forward{Listen: fw.Listen, Target: fw.Target.String()})
+	}
+	for _, s := range f.serves.values {
+		cfg.Serves = append(cfg.Serves, node.Serve{Port: s.Port, Target: s.Target})
+	}
+	return cfg, nil
+}
+
+// roots are the system's and those of --ca-file; nil is the system's.
+func (f *nodeFlags) roots() (*x509.CertPool, error) {
+	if f.caFile == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(f.caFile)
+	if err != nil {
+		return nil, usagef("--ca-file: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // the file's alone
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, usagef("--ca-file %s holds no certificate", f.caFile)
+	}
+	return pool, nil
+}
+
+// absolute is the address by which others find a listener, whatever directory they are in.
+func absolute(a configs.Address) net.Addr {
+	if path, err := filepath.Abs(a.String()); a.Network() == "unix" && err == nil {
+		return &net.UnixAddr{Net: "unix", Name: path}
+	}
+	return a
+}
+
+// checkPassword compares in constant time.
+func checkPassword(want configs.ProxyAuth) func(user, password string) bool {
+	return func(user, password string) bool {
+		u := subtle.ConstantTimeCompare([]byte(user), []byte(want.User))
+		p := subtle.ConstantTimeCompare([]byte(password), []byte(want.Password))
+		return u&p == 1
+	}
+}
+
+// wireGuardMap makes the network map that a wg-quick file amounts to.
+func wireGuardMap(wg *configs.WireGuard) node.NetworkMap {
+	m := node.NetworkMap{Addresses: wg.Addresses, DNS: node.DNS{Servers: wg.DNS, Search: wg.Search}}
+	for _, p := range wg.Peers {
+		m.Peers = append(m.Peers, node.Peer{
+			Key:          p.PublicKey,
+			Addresses:    p.AllowedIPs,
+			Plain:        true,
+			Endpoint:     node.Endpoint{Host: p.Endpoint.Host, Port: p.Endpoint.Port},
+			PresharedKey: p.PresharedKey,
+			Keepalive:    p.PersistentKeepalive,
+		})
+	}
+	return m
+}

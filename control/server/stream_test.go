@@ -314,3 +314,53 @@ func TestStoreLies(t *testing.T) {
 		}
 	})
 }
+
+// Relays and the names of users can change while streams are open.
+func TestNewsForAll(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		a := n.join("a", n.authKey(nil))
+		_, before := a.view()
+		relays := control.DERPMap{Regions: map[int]*control.DERPRegion{901: {RegionID: 901, RegionCode: "other"}}}
+		if err := n.server.SetDERPMap(t.Context(), relays); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if m, _ := a.view(); m.DERPMap.Regions[901] == nil || m.DERPMap.Regions[900] != nil {
+			t.Errorf("the relays are %v", m.DERPMap.Regions)
+		}
+		if _, err := n.server.renameUser(t.Context(), 1, "eve", "Eve"); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		m, frames := a.view()
+		if m.Users[m.Self.User].LoginName != "eve" || frames != before+2 {
+			t.Errorf("the users are %v after %d frames", m.Users, frames-before)
+		}
+		if b := n.join("b", n.authKey(func(r *AuthKeyRequest) { r.User = "eve" })); b.self().User != m.Self.User {
+			t.Error("a user that was renamed is another")
+		}
+	})
+}
+
+// Under a policy a user's new name counts at once: the nodes that were alice's are nobody's now.
+func TestUserRenamedUnderPolicy(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		a, b := n.join("a", k), n.join("b", k)
+		n.setPolicy(`{"acls": [{"action": "accept", "src": ["alice@"], "dst": ["alice@:*"]}]}`)
+		settle()
+		if a.sees("b") == nil {
+			t.Error("alice's nodes do not see each other")
+		}
+		if _, err := n.server.renameUser(t.Context(), 1, "eve", ""); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if m, _ := b.view(); a.sees("b") != nil || len(m.Filter) != 0 {
+			t.Errorf("they still do, or let each other in: %v", m.Filter)
+		}
+		if _, err := n.server.moveNode(t.Context(), a.self().ID, "alice"); err == nil {
+			t.Error("moved to a user who is not there")
+		}
+	})
+}

@@ -150,5 +150,5 @@ func (n *Node) Logout(ctx context.Context) error {
 	if m == nil {
 		return nil
 	}
-	return m.client.Logout(ctx, control.RegisterRequest{NodeKey: n.cfg.Key.Public()})
+	return m.client.Logout(ctx, control.RegisterRequest{NodeKey: n.key().Public(), Hostinfo: m.hostinfo()})
 }

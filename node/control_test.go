@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -259,4 +260,38 @@ func TestHomeChooser(t *testing.T) {
 	if got := c.choose(now.Add(time.Hour), m, nil, time.Time{}); got != 1 && got != 2 {
 		t.Errorf("the home has left the map: region %d", got)
 	}
+}
+
+// admin does what an administrator asks of the server.
+func (n *network) admin(method, path, body string) {
+	n.t.Helper()
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	w := httptest.NewRecorder()
+	n.srv.AdminHandler().ServeHTTP(w, r)
+	if w.Code/100 != 2 {
+		n.t.Fatalf("%s %s: %d %s", method, path, w.Code, w.Body)
+	}
+}
+
+// A node whose key expires takes a new one, which its auth key lets it, keeps its address and name, and is reached by
+// those who knew it.
+func TestKeyExpires(t *testing.T) {
+	n := newNetwork(t)
+	a, b := n.join("alpha"), n.join("beta")
+	b.serveHTTP(80, "beta")
+	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
+	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	before := b.Status().Self
+	id := strings.TrimPrefix(b.member.netmap.Self.StableID, "n")
+	n.admin("POST", "/api/v1/nodes/"+id+"/expire", "{}")
+	eventually(t, "beta has another key", func() bool { return b.Status().Self.NodeKey != before.NodeKey && b.Status().State == StateRunning })
+	if after := b.Status().Self; fmt.Sprint(after.Addresses) != fmt.Sprint(before.Addresses) || after.Name != before.Name {
+		t.Errorf("came back as %+v, was %+v", after, before)
+	}
+	eventually(t, "alpha reaches beta again", func() bool {
+		got, err := a.get("http://beta/")
+		return got == "beta" && err == nil
+	})
 }

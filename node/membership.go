@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ginnel/control"
+	"ginnel/internal/key"
 	"ginnel/transport"
 )
 
@@ -23,6 +24,7 @@ type membership struct {
 	client *control.Client
 	mapper mapper
 	homes  *homeChooser
+	old    key.NodePublic // the key before this one, until the server knows; owned by run
 
 	joined     chan struct{} // closed by the first map
 	registered chan struct{} // has an item after each registration: there may be news to tell
@@ -60,7 +62,7 @@ func (m *membership) run(ctx context.Context) {
 			m.n.fail(fmt.Errorf("%w: %w", ErrJoinRefused, err))
 			return
 		}
-		if errors.Is(err, control.ErrUnknownNode) {
+		if errors.Is(err, control.ErrUnknownNode) || errors.Is(err, errKeyExpired) {
 			known = false
 		}
 		pause := wait.Next(rand.Float64())
@@ -111,8 +113,18 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 		wait.Reset()
 		m.setErr(nil)
 		m.apply(nm)
+		if expired(nm, time.Now()) {
+			return errors.Join(errKeyExpired, m.rotate())
+		}
 	}
 	return ctx.Err()
+}
+
+// errKeyExpired is the end of a stream: the server has to be asked for more time, with a new key.
+var errKeyExpired = errors.New("the node's key has expired")
+
+func expired(m *control.NetMap, now time.Time) bool {
+	return m.Self.Expired || !m.Self.KeyExpiry.IsZero() && !now.Add(m.ClockSkew).Before(m.Self.KeyExpiry)
 }
 
 // register asks to be let in, by key or by a person.
@@ -120,7 +132,7 @@ func (m *membership) register(ctx context.Context) error {
 	if err := m.pinServer(ctx); err != nil {
 		return err
 	}
-	req := control.RegisterRequest{NodeKey: m.n.cfg.Key.Public(), Hostinfo: m.hostinfo(), Ephemeral: m.cfg.Ephemeral}
+	req := control.RegisterRequest{NodeKey: m.n.key().Public(), OldNodeKey: m.old, Hostinfo: m.hostinfo(), Ephemeral: m.cfg.Ephemeral}
 	if m.cfg.AuthKey != "" {
 		req.Auth = &control.RegisterAuth{AuthKey: m.cfg.AuthKey}
 	}
@@ -129,10 +141,17 @@ func (m *membership) register(ctx context.Context) error {
 		switch {
 		case err != nil:
 			return err
+		case resp.NodeKeyExpired && req.OldNodeKey.IsZero():
+			if err := m.rotate(); err != nil {
+				return err
+			}
+			req.NodeKey, req.OldNodeKey = m.n.key().Public(), m.old
+			continue
 		case resp.NodeKeyExpired:
-			return &control.RefusedError{Reason: "the node's key has expired"}
+			return &control.RefusedError{Reason: "the new key of the node has expired too"}
 		case resp.AuthURL == "":
 			m.setLogin("")
+			m.old = key.NodePublic{}
 			return nil
 		}
 		if resp.AuthURL == req.Followup {
@@ -141,6 +160,18 @@ func (m *membership) register(ctx context.Context) error {
 		m.setLogin(resp.AuthURL)
 		req.Followup, req.Auth = resp.AuthURL, nil
 	}
+}
+
+// rotate gives the node a new key in place of one that has expired. It is kept before anybody learns of it.
+func (m *membership) rotate() error {
+	k := key.NewNodePrivate()
+	m.cfg.Identity.Node = k
+	if err := m.cfg.save(); err != nil {
+		return err
+	}
+	m.n.log.Info("the node's key has expired and is replaced")
+	m.old = m.n.key().Public()
+	return m.n.setKey(k)
 }
 
 // pinServer remembers the server's key the first time.
@@ -276,7 +307,7 @@ func (m *membership) request() control.MapRequest {
 	info := m.hostinfo()
 	udp := s.Global4.IsValid() || s.Global6.IsValid()
 	info.NetInfo = &control.NetInfo{PreferredDERP: home, WorkingUDP: &udp, MappingVariesByDestIP: &s.MappingVaries}
-	req := control.MapRequest{NodeKey: m.n.cfg.Key.Public(), DiscoKey: m.n.conn.DiscoKey(), Hostinfo: info, Endpoints: s.Endpoints}
+	req := control.MapRequest{NodeKey: m.n.key().Public(), DiscoKey: m.n.conn.DiscoKey(), Hostinfo: info, Endpoints: s.Endpoints}
 	slices.SortFunc(req.Endpoints, func(a, b netip.AddrPort) int { return a.Compare(b) })
 	return req
 }
@@ -319,10 +350,10 @@ func (m *membership) state() (state State, reason string, server error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
-	case m.netmap != nil:
-		return StateRunning, "", m.err
 	case m.login != "":
 		return StateNeedsLogin, "waiting to be approved at " + m.login, m.err
+	case m.netmap != nil:
+		return StateRunning, "", m.err
 	case m.err != nil:
 		return StateStarting, "joining: " + m.err.Error(), m.err
 	}

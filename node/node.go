@@ -117,7 +117,8 @@ type Node struct {
 	served servedPorts
 
 	strangers  strangers
-	unresolved sync.Map // key.NodePublic to error: why the name of a plain peer's endpoint has no address
+	private    atomic.Pointer[key.NodePrivate] // our key of now
+	unresolved sync.Map                        // key.NodePublic to error: why the name of a plain peer's endpoint has no address
 
 	entries []entry          // written by start only
 	local   []netip.AddrPort // TCP listeners on this machine; not changed once openListeners is done
@@ -151,11 +152,24 @@ func New(cfg Config) (*Node, error) {
 		closec:        make(chan struct{}),
 		started:       time.Now(),
 	}
+	n.private.Store(&n.cfg.Key)
 	if err := n.start(); err != nil {
 		n.Close()
 		return nil, err
 	}
 	return n, nil
+}
+
+func (n *Node) key() key.NodePrivate { return *n.private.Load() }
+
+// setKey makes the node known by another key, which its peers have to learn.
+func (n *Node) setKey(k key.NodePrivate) error {
+	n.mapMu.Lock()
+	defer n.mapMu.Unlock()
+	n.private.Store(&k)
+	n.conn.SetNodeKey(k.Public())
+	n.pool.SetKey(k)
+	return n.wg0.setKey(k)
 }
 
 func (n *Node) start() error {
@@ -205,7 +219,7 @@ func (n *Node) openData() (err error) {
 		Receive:   n.receiveRelayed,
 	})
 	n.conn, err = transport.New(transport.Config{
-		NodeKey: n.cfg.Key.Public(),
+		NodeKey: n.key().Public(),
 		Addr:    n.cfg.UDPAddr,
 		Port:    n.cfg.UDPPort,
 		NoUDP:   n.cfg.RelayOnly,

@@ -104,7 +104,7 @@ func (n *Node) Status() Status {
 	s.Self = SelfStatus{
 		Name:      m.Name,
 		Addresses: n.stack.Addrs(),
-		NodeKey:   n.cfg.Key.Public(),
+		NodeKey:   n.key().Public(),
 		Relay:     regionName(&m.Relays, ps.Home),
 		Endpoints: ts.Endpoints,
 		Started:   n.started,

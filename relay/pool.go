@@ -73,7 +73,7 @@ func (c *PoolConfig) localAddrs() ([]netip.Addr, error) {
 // Pool holds a node's connections to relays, at most one for each region of the map: one to the home that stands all
 // the time, the others made when there is something to send and closed 60 to 75 s after the last of it (8.3).
 type Pool struct {
-	cfg     ClientConfig
+	cfg     atomic.Pointer[ClientConfig] // never modified; replaced under mu
 	local   func() ([]netip.Addr, error)
 	deliver func(region int, from key.NodePublic, packets [][]byte)
 	log     *slog.Logger
@@ -93,8 +93,9 @@ type Pool struct {
 
 // NewPool returns a pool that connects to nothing until it has a map, and a home or something to send.
 func NewPool(cfg PoolConfig) *Pool {
-	p := &Pool{cfg: cfg.client(), local: cfg.localAddrs, deliver: cfg.Receive, stopc: make(chan struct{}), changec: make(chan struct{})}
-	p.log = p.cfg.log()
+	client := cfg.client()
+	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), stopc: make(chan struct{}), changec: make(chan struct{})}
+	p.cfg.Store(&client)
 	if p.deliver == nil {
 		p.deliver = discardPackets
 	}
@@ -132,6 +133,29 @@ func (p *Pool) SetMap(m Map) {
 		if regions[id] != r {
 			r.close()
 		}
+	}
+	p.settle()
+}
+
+// SetKey makes the pool that of a node that has another key now: all connections are made anew.
+func (p *Pool) SetKey(k key.NodePrivate) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	cfg := *p.cfg.Load()
+	cfg.Key = k
+	p.cfg.Store(&cfg)
+	old := *p.regions.Load()
+	regions := make(map[int]*region, len(old))
+	for id, r := range old {
+		regions[id] = newRegion(p, id, r.entry)
+	}
+	p.regions.Store(&regions)
+	p.mu.Unlock()
+	for _, r := range old {
+		r.close()
 	}
 	p.settle()
 }

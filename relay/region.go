@@ -189,9 +189,9 @@ func (r *region) connect(home homeNote) (*session, error) {
 	r.pool.changed()
 	ctx, release := r.pool.calls.context(connectTimeout)
 	defer release()
-	h := newHello(&r.pool.cfg)
+	h := newHello(r.pool.cfg.Load())
 	h.home = home
-	return connect(ctx, &r.pool.cfg, nodeTargets(r.entry), h, prefer)
+	return connect(ctx, r.pool.cfg.Load(), nodeTargets(r.entry), h, prefer)
 }
 
 // use makes client the one that others see, and reports whether it is still wanted.

@@ -239,6 +239,11 @@ func (c *Conn) SetPeers(peers []Peer) {
 	c.call(func(l *loop) { l.setPeers(peers) })
 }
 
+// SetNodeKey tells of a new key of our own.
+func (c *Conn) SetNodeKey(k key.NodePublic) {
+	c.call(func(l *loop) { l.nodeKey = k })
+}
+
 // SetSTUN takes the whole set of STUN servers. Replies tell our address as others see it and how far each region is.
 func (c *Conn) SetSTUN(servers []STUNServer) {
 	c.call(func(l *loop) { l.setSTUN(servers) })

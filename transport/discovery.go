@@ -103,7 +103,7 @@ func (l *loop) sendPing(p *peer, to netip.AddrPort, txid disco.TxID) {
 	if shared == nil {
 		return
 	}
-	b := disco.Seal(nil, l.c.disco.Public(), shared, &disco.Ping{TxID: txid, NodeKey: l.c.cfg.NodeKey})
+	b := disco.Seal(nil, l.c.disco.Public(), shared, &disco.Ping{TxID: txid, NodeKey: l.nodeKey})
 	if err := l.c.sendDatagrams([][]byte{b}, to); err != nil {
 		l.c.log.Debug("ping not sent", "peer", p.Key, "addr", to, "err", err)
 	}

@@ -95,6 +95,7 @@ func (c *Conn) call(f func(*loop)) bool {
 // loop owns everything that changes slowly. Only its goroutine touches it.
 type loop struct {
 	c       *Conn
+	nodeKey key.NodePublic // our own
 	peers   map[key.NodePublic]*peer
 	byDisco map[key.DiscoPublic][]*peer // several nodes may share a disco key
 	due     dueHeap                     // peers whose path has something to do
@@ -124,6 +125,7 @@ type peer struct {
 func newLoop(c *Conn) *loop {
 	return &loop{
 		c:       c,
+		nodeKey: c.cfg.NodeKey,
 		peers:   make(map[key.NodePublic]*peer),
 		byDisco: make(map[key.DiscoPublic][]*peer),
 		waiting: make(map[disco.TxID]chan<- PingResult),

@@ -30,8 +30,11 @@ func (c *core) publish(now time.Time) {
 	case c.st.policy != nil && c.policyConcerned(before.view, ids):
 		next.rules = c.st.compile(before.rules.generation)
 	}
-	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: now}
 	s := newStep(before, next, ids)
+	if c.pending.people {
+		s.compareUsers()
+	}
+	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: now}
 	if s.empty() {
 		return
 	}

@@ -14,7 +14,8 @@ type step struct {
 	*view                 // after the step
 	before  *view         // what a stream has shown when it takes the step; nil at the first
 	changes []change      // by number
-	users   []*user       // whose profiles have changed
+	people  bool          // users have come, gone or changed
+	renamed []*user       // those who have changed
 	serial  uint64        // counts steps
 	nextc   chan struct{} // closed when next is set
 	next    *step
@@ -55,18 +56,26 @@ func newStep(before *step, after *view, ids []int64) *step {
 		}
 		s.changes = append(s.changes, c)
 	}
-	for id, u := range after.users {
-		if old := s.before.users[id]; old != nil && old != u {
-			s.users = append(s.users, u)
+	return s
+}
+
+// compareUsers finds users who have changed, and notes whether there are others than before. Nobody needs to be told of a
+// user without nodes, but later views have to know of all.
+func (s *step) compareUsers() {
+	s.people = len(s.view.users) != len(s.before.users)
+	for id, u := range s.view.users {
+		old := s.before.users[id]
+		s.people = s.people || old != u
+		if old != nil && old != u {
+			s.renamed = append(s.renamed, u)
 		}
 	}
-	return s
 }
 
 // empty reports whether there is nothing to tell anybody.
 func (s *step) empty() bool {
 	b := s.before
-	return len(s.changes)+len(s.users) == 0 && b != nil && b.rules == s.rules && b.derp == s.derp && b.dns == s.dns
+	return len(s.changes) == 0 && !s.people && b != nil && b.rules == s.rules && b.derp == s.derp && b.dns == s.dns
 }
 
 // follow links the next step to s and wakes the streams.
@@ -129,7 +138,9 @@ func (s *step) sharedFrame(compress string) ([]byte, error) {
 			s.changes[i].appendTo(resp)
 		}
 		s.finish(resp)
-		f.frame, f.err = control.AppendFrame(nil, resp, compress)
+		if !isEmpty(resp) {
+			f.frame, f.err = control.AppendFrame(nil, resp, compress)
+		}
 	})
 	return f.frame, f.err
 }
@@ -155,7 +166,7 @@ func (s *step) finish(resp *control.MapResponse) {
 		resp.DNSConfig = s.dns
 	}
 	resp.UserProfiles = s.profiles(resp.PeersChanged)
-	for _, u := range s.users {
+	for _, u := range s.renamed {
 		resp.UserProfiles = append(resp.UserProfiles, u.profile())
 	}
 }

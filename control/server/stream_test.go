@@ -364,3 +364,25 @@ func TestUserRenamedUnderPolicy(t *testing.T) {
 		}
 	})
 }
+
+// A user is known to those who come later, however long ago the user was made, and nobody is told before.
+func TestUserBeforeNodes(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		a := n.join("a", n.authKey(nil))
+		_, before := a.view()
+		if _, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		settle()
+		if _, after := a.view(); after != before {
+			t.Errorf("told of a user without nodes in %d frames", after-before)
+		}
+		b := n.join("b", n.authKey(func(r *AuthKeyRequest) { r.User = "bob" }))
+		for _, p := range []*peer{a, b} {
+			if m, _ := p.view(); m.Users[1].LoginName != "alice" || m.Users[2].LoginName != "bob" {
+				t.Errorf("%s knows %v", p.host.Hostname, m.Users)
+			}
+		}
+	})
+}

@@ -143,12 +143,3 @@ func (n *Node) controlPing(ctx context.Context, kind string, ip netip.Addr) cont
 	}
 	return r
 }
-
-// Logout has the server forget the node if it is ephemeral; it is for the time before Close.
-func (n *Node) Logout(ctx context.Context) error {
-	m := n.member
-	if m == nil {
-		return nil
-	}
-	return m.client.Logout(ctx, control.RegisterRequest{NodeKey: n.key().Public(), Hostinfo: m.hostinfo()})
-}

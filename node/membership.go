@@ -30,12 +30,16 @@ type membership struct {
 	registered chan struct{} // has an item after each registration: there may be news to tell
 	once       sync.Once
 
+	cancel context.CancelFunc // ends run and report, which wg counts
+	wg     sync.WaitGroup
+
 	mu      sync.Mutex
 	netmap  *control.NetMap // nil before the first
 	err     error           // why there is no conversation with the server now; nil: there is
 	login   string          // the page on which the node waits to be approved
 	home    int
-	reports int // sent with success
+	reports int  // sent with success
+	known   bool // the server may have a registration of ours
 }
 
 func newMembership(n *Node) (*membership, error) {
@@ -137,7 +141,7 @@ func (m *membership) register(ctx context.Context) error {
 		req.Auth = &control.RegisterAuth{AuthKey: m.cfg.AuthKey}
 	}
 	for {
-		resp, err := m.client.Register(ctx, req)
+		resp, err := m.ask(ctx, req)
 		switch {
 		case err != nil:
 			return err

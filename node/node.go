@@ -42,6 +42,7 @@ type Config struct {
 	UDPAddr   netip.Addr // invalid: all addresses of the host
 	RelayOnly bool       // no UDP
 	MeshOnly  bool       // destinations outside the mesh are refused
+	WaitFor   []string   // the node is not ready before each has answered: host:port to a connection, a host to a ping
 
 	Proxies     []net.Addr                       // where to offer SOCKS5 and HTTP: "tcp" or "unix" addresses
 	ProxyAuth   func(user, password string) bool // nil: none asked for, and loopback or unix listeners only
@@ -49,6 +50,7 @@ type Config struct {
 	Forwards    []Forward
 	Serves      []Serve
 	Token       string // what the local API asks for where it changes something; empty: such requests are refused
+	Shutdown    func() // called when the local API is told to end the node; nil: it cannot be told so
 
 	// OutboundProxy names the proxy for a URL outside the mesh, relays included; nil: none. See internal/egress.
 	OutboundProxy func(*url.URL) (*url.URL, error)
@@ -127,6 +129,7 @@ type Node struct {
 	peersChanged, relaysChanged chan struct{}
 
 	member *membership // nil without a coordination server
+	awaits awaits      // what the node waits for before it is ready
 
 	failc  chan error    // has an item when the node cannot go on
 	upc    chan struct{} // closed once WireGuard is up
@@ -198,8 +201,11 @@ func (n *Node) start() error {
 	n.wg.Go(func() { n.keepSTUN(ctx) })
 	n.wg.Go(func() { n.watchNetwork(ctx) })
 	if n.member != nil {
-		n.wg.Go(func() { n.member.run(ctx) })
-		n.wg.Go(func() { n.member.report(ctx) })
+		n.member.begin(ctx)
+	}
+	for _, target := range n.cfg.WaitFor {
+		n.awaits.set(target, nil)
+		n.wg.Go(func() { n.awaitTarget(ctx, target) })
 	}
 	return nil
 }
@@ -371,6 +377,9 @@ func (n *Node) isClosed() bool {
 // Close ends the node: listeners, connections, tunnels. It may be called again.
 func (n *Node) Close() error {
 	n.once.Do(n.shutDown)
+	if n.member != nil {
+		n.member.stop()
+	}
 	n.wg.Wait()
 	return nil
 }

@@ -37,6 +37,7 @@ func (n *Node) pages() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics(), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /api/v1/status", n.serveStatus)
 	mux.HandleFunc("POST /api/v1/ping", n.servePing)
+	mux.HandleFunc("POST /api/v1/shutdown", n.serveShutdown)
 	return mux
 }
 

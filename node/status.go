@@ -131,6 +131,9 @@ func (n *Node) Status() Status {
 	if n.member != nil {
 		n.member.describe(&s)
 	}
+	if reason := n.awaits.reason(); reason != "" && s.State == StateRunning {
+		s.State, s.Reason = StateStarting, reason
+	}
 	return s
 }
 

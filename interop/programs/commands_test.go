@@ -1,0 +1,97 @@
+package programs
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"tailscale.com/net/netcheck"
+)
+
+// checkCommands looks at a mesh of alpha, beta and gamma through the tailscale command on beta.
+func checkCommands(t *testing.T, beta *tailscaled, path string) {
+	t.Helper()
+	checkStatus(t, beta, path)
+	checkStatusText(t, beta)
+	checkNetcheck(t, beta)
+	for _, peer := range []string{"alpha", "gamma"} {
+		for _, kind := range []string{"--tsmp", "--icmp"} {
+			if out, err := try(beta.cli("ping", kind, "-c", "1", "--timeout", "5s", peer)); err != nil || !strings.Contains(out, "pong from "+peer) {
+				t.Errorf("tailscale ping %s %s: %v\n%s", kind, peer, err, indent(out))
+			}
+		}
+	}
+}
+
+// checkStatus looks at what scripts read.
+func checkStatus(t *testing.T, beta *tailscaled, path string) {
+	t.Helper()
+	s, err := beta.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Health) > 0 {
+		t.Errorf("tailscale status: health: %q", s.Health)
+	}
+	if s.BackendState != "Running" || !s.HaveNodeKey || s.MagicDNSSuffix != baseDomain || s.CurrentTailnet == nil || !s.CurrentTailnet.MagicDNSEnabled {
+		t.Errorf("tailscale status: state %q, domain %q, network %+v", s.BackendState, s.MagicDNSSuffix, s.CurrentTailnet)
+	}
+	self := s.Self
+	if self.HostName != "beta" || self.DNSName != "beta."+baseDomain+"." || self.Relay != regionCode || !self.Online || !self.InNetworkMap || len(self.TailscaleIPs) != 2 {
+		t.Errorf("tailscale status: self is %+v", self)
+	}
+	if u := s.User[self.UserID]; u.LoginName != "ann" {
+		t.Errorf("tailscale status: the user is %+v", u)
+	}
+	var names []string
+	for _, p := range s.Peer {
+		names = append(names, p.HostName)
+		if p.DNSName != p.HostName+"."+baseDomain+"." || p.Relay != regionCode || !p.Online || !p.InNetworkMap || !p.InEngine || !p.Active ||
+			p.OS != "linux" || p.UserID != self.UserID || len(p.TailscaleIPs) != 2 || p.RxBytes < bulk || p.LastHandshake.IsZero() {
+			t.Errorf("tailscale status: peer is %+v", p)
+		}
+		if direct := p.CurAddr != ""; direct != (path == "direct") {
+			t.Errorf("tailscale status: the address of %s is %q, and the path is %s", p.HostName, p.CurAddr, path)
+		}
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, []string{"alpha", "gamma"}) {
+		t.Errorf("tailscale status: peers are %q", names)
+	}
+}
+
+// checkStatusText looks at what people read: a line for each node, and nothing that is wrong below them.
+func checkStatusText(t *testing.T, beta *tailscaled) {
+	t.Helper()
+	out := run(t, beta.cli("status"))
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if len(lines) != 3 || strings.Contains(out, "offline") {
+		t.Errorf("tailscale status:\n%s", indent(out))
+	}
+	for _, l := range lines {
+		if f := strings.Fields(l); len(f) < 5 || !strings.HasPrefix(f[0], "100.") || !slices.Contains([]string{"alpha", "beta", "gamma"}, f[1]) ||
+			!strings.HasPrefix(f[2], "ann") || f[3] != "linux" {
+			t.Errorf("tailscale status: line %q", l)
+		}
+	}
+}
+
+// checkNetcheck looks at what the relay's STUN server and the relay tell of the network.
+func checkNetcheck(t *testing.T, beta *tailscaled) {
+	t.Helper()
+	out := run(t, beta.cli("netcheck", "--format", "json"))
+	var r netcheck.Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("tailscale netcheck: %v\n%s", err, indent(out))
+	}
+	if !r.UDP || !r.IPv4 || r.GlobalV4.Addr() != beta.host.addr || r.PreferredDERP != regionID || len(r.RegionLatency) != 1 || r.RegionLatency[regionID] <= 0 {
+		t.Errorf("tailscale netcheck:\n%s", indent(out))
+	}
+	text := run(t, beta.cli("netcheck"))
+	for _, want := range []string{"* UDP: true", "* IPv4: yes, " + beta.host.addr.String(), "* Nearest DERP: Test", "- " + regionCode + ": "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("tailscale netcheck does not say %q:\n%s", want, indent(text))
+		}
+	}
+}

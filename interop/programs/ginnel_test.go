@@ -1,0 +1,88 @@
+package programs
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	nodepkg "ginnel/node"
+)
+
+// ginnel is a node of ours: the program as it is installed.
+type ginnel struct {
+	t       *testing.T
+	host    *host
+	dir     string
+	process *process
+}
+
+func newGinnel(t *testing.T, h *host) *ginnel { return &ginnel{t: t, host: h, dir: t.TempDir()} }
+
+func (g *ginnel) machine() *host { return g.host }
+func (g *ginnel) kill()          { g.process.kill() }
+
+// proxy is a path: a Unix socket is seen from every network namespace.
+func (g *ginnel) proxy() string { return filepath.Join(g.dir, "proxy") }
+func (g *ginnel) state() string { return filepath.Join(g.dir, "state") }
+
+func (g *ginnel) up(server, key string) {
+	g.t.Helper()
+	args := []string{"up", "--control", server, "--state", g.state(), "--proxy", "unix:" + g.proxy(),
+		"--hostname", g.host.name, "--serve", "8000=8000", "--mesh-only", "--log-level", "debug", "--log-format", "text"}
+	if key != "" {
+		args = append(args, "--authkey", key)
+	}
+	cmd := g.host.command("ginnel", args...)
+	cmd.Env = bareEnvironment(g.dir)
+	g.process = start(g.t, g.host.name+" (ginnel)", cmd)
+	took := eventually(g.t, g.host.name+" has joined", func() bool {
+		if !g.process.running() {
+			g.t.Fatalf("%s: ginnel up ended: %v", g.host.name, g.process.err)
+		}
+		s, err := g.status()
+		return err == nil && s.State == nodepkg.StateRunning
+	})
+	g.t.Logf("%s (ginnel) is up after %v", g.host.name, took)
+}
+
+// status is what 'ginnel status' says.
+func (g *ginnel) status() (s nodepkg.Status, err error) {
+	out, err := try(exec.Command(binary("ginnel"), "status", "--json", "--state", g.state()))
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal([]byte(out), &s)
+}
+
+func (g *ginnel) dialer() func(ctx context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", g.proxy())
+	}
+}
+
+func (g *ginnel) address() netip.Addr {
+	g.t.Helper()
+	s, err := g.status()
+	if err != nil || len(s.Self.Addresses) == 0 {
+		g.t.Fatalf("%s: status: %v, %v", g.host.name, s.Self.Addresses, err)
+	}
+	return s.Self.Addresses[0]
+}
+
+// path asks by a ping, so that there is a reason to have one.
+func (g *ginnel) path(peer string) string {
+	out, err := try(exec.Command(binary("ginnel"), "ping", peer, "-c", "1", "--json", "--state", g.state()))
+	if err != nil {
+		return out + err.Error()
+	}
+	var r nodepkg.PingResult
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		return err.Error()
+	}
+	return string(r.Path)
+}

@@ -1,0 +1,141 @@
+package programs
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+// hub is where servers and relays listen: it is one hop from every host. The tests run there too.
+var hub = netip.MustParseAddr("10.77.0.1")
+
+// servicePort is where each host has a web service of its own, on loopback, and where its node offers it in the mesh.
+const servicePort = 8000
+
+// bulk is what the service sends behind the host's name when it is asked for /bulk.
+const bulk = 1 << 20
+
+// host is a machine: a network namespace with a wire to the hub. It can reach other hosts only after both have been
+// unlocked; until then all that they share is what runs in the hub.
+type host struct {
+	t       *testing.T
+	name    string
+	addr    netip.Addr
+	device  string // the hub's end of the wire
+	process *process
+}
+
+var hosts atomic.Int32
+
+// makeHub prepares the namespace that the tests run in.
+func makeHub() error {
+	if err := ip("link", "set", "lo", "up"); err != nil {
+		return err
+	}
+	return ip("addr", "add", hub.String()+"/32", "dev", "lo")
+}
+
+func ip(args ...string) error {
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// newHost makes a host until the test ends.
+func newHost(t *testing.T, name string) *host {
+	t.Helper()
+	n := hosts.Add(1)
+	gateway := netip.AddrFrom4([4]byte{10, 77, byte(n), 1})
+	h := &host{t: t, name: name, addr: gateway.Next(), device: fmt.Sprintf("wire%d", n)}
+	cmd := exec.Command("/proc/self/exe", name)
+	cmd.Env = append(os.Environ(), roleVariable+"="+hostRole)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stdin.Close() })
+	h.process = start(t, name+"'s host", cmd)
+	h.process.await("ready\n")
+	inside := func(args ...string) []string {
+		return append([]string{"nsenter", "-t", strconv.Itoa(cmd.Process.Pid), "-n", "ip"}, args...)
+	}
+	for _, line := range [][]string{
+		{"ip", "link", "add", h.device, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(cmd.Process.Pid)},
+		{"ip", "addr", "add", gateway.String() + "/30", "dev", h.device},
+		{"ip", "link", "set", h.device, "up"},
+		inside("link", "set", "lo", "up"),
+		inside("addr", "add", h.addr.String()+"/30", "dev", "eth0"),
+		inside("link", "set", "eth0", "up"),
+		inside("route", "add", "default", "via", gateway.String()),
+	} {
+		if out, err := exec.Command(line[0], line[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", line, err, out)
+		}
+	}
+	return h
+}
+
+// unlock lets what the host sends to other hosts pass, or no longer.
+func (h *host) unlock(open bool) {
+	h.t.Helper()
+	value := "0"
+	if open {
+		value = "1"
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+h.device+"/forwarding", []byte(value), 0); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// unlock opens or closes the way between hosts.
+func unlock(open bool, all ...*host) {
+	for _, h := range all {
+		h.t.Helper()
+		h.unlock(open)
+	}
+}
+
+// command is a program to run on the host. It is one process: nsenter becomes the program.
+func (h *host) command(name string, args ...string) *exec.Cmd {
+	line := append([]string{"-t", strconv.Itoa(h.process.cmd.Process.Pid), "-n", binary(name)}, args...)
+	return exec.Command("nsenter", line...)
+}
+
+// beHost keeps the namespace that it was started in, and serves the host's web service, until standard input ends.
+func beHost(name string) error {
+	if err := ip("link", "set", "lo", "up"); err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", servicePort))
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) })
+	mux.HandleFunc("/bulk", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, bulkText(name)) })
+	go http.Serve(ln, mux)
+	fmt.Fprintln(os.Stderr, "ready")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// bulkText is the answer to a request for /bulk.
+func bulkText(name string) string {
+	var b strings.Builder
+	b.WriteString(name)
+	for i := 0; b.Len() < bulk; i++ {
+		fmt.Fprintf(&b, " %d", i)
+	}
+	return b.String()
+}

@@ -1,0 +1,155 @@
+package programs
+
+import (
+	"strings"
+	"testing"
+)
+
+// baseDomain is the domain of the nodes' names.
+const baseDomain = "net.example"
+
+// The region of the one relay of a mesh.
+const (
+	regionID   = 900
+	regionCode = "test"
+)
+
+// coordinator is a coordination server of either make, in the hub.
+type coordinator interface {
+	url() string
+	// authKey makes a key that lets any number of nodes in.
+	authKey(t *testing.T) string
+	stop(t *testing.T)
+	start(t *testing.T)
+	// members are the nodes that it knows, by name, and whether each is connected.
+	members(t *testing.T) map[string]bool
+}
+
+// mesh is a network with nodes of both makes.
+type mesh struct {
+	t      *testing.T
+	server coordinator
+	relay  *relayProgram
+	key    string
+	nodes  []node
+}
+
+func newMesh(t *testing.T, server coordinator, relay *relayProgram) *mesh {
+	t.Helper()
+	return &mesh{t: t, server: server, relay: relay, key: server.authKey(t)}
+}
+
+// join starts nodes, one after the other.
+func (m *mesh) join(nodes ...node) {
+	m.t.Helper()
+	for _, n := range nodes {
+		n.up(m.server.url(), m.key)
+	}
+	m.nodes = append(m.nodes, nodes...)
+}
+
+// unlock opens or closes the direct way between all nodes.
+func (m *mesh) unlock(open bool) {
+	m.t.Helper()
+	for _, n := range m.nodes {
+		n.machine().unlock(open)
+	}
+}
+
+// pairs calls f with each node and each other one.
+func (m *mesh) pairs(f func(from, to node)) {
+	m.t.Helper()
+	for _, from := range m.nodes {
+		for _, to := range m.nodes {
+			if from != to {
+				f(from, to)
+			}
+		}
+	}
+}
+
+// exchange proves that every node reaches every other by name, short and full, and by address, and that bulk passes.
+func (m *mesh) exchange() {
+	m.t.Helper()
+	m.pairs(func(from, to node) {
+		m.t.Helper()
+		reach(m.t, from, to, to.machine().name)
+		reach(m.t, from, to, to.machine().name+"."+baseDomain)
+		reach(m.t, from, to, to.address().String())
+		carry(m.t, from, to)
+	})
+}
+
+// take proves that every node reaches every other by a path of this kind.
+func (m *mesh) take(path string) {
+	m.t.Helper()
+	m.pairs(func(from, to node) {
+		m.t.Helper()
+		takes(m.t, path, from, to)
+	})
+}
+
+// recovered waits until every node reaches every other again.
+func (m *mesh) recovered() {
+	m.t.Helper()
+	m.pairs(func(from, to node) {
+		m.t.Helper()
+		recovers(m.t, from, to)
+	})
+}
+
+// survive proves that the mesh goes on after a restart of the relay, of the server, and of each node, and that nobody
+// has to log in again or becomes somebody else.
+func (m *mesh) survive() {
+	t := m.t
+	t.Helper()
+	addresses := make(map[node]string)
+	for _, n := range m.nodes {
+		addresses[n] = n.address().String()
+	}
+	m.pairs(func(from, to node) { reach(t, from, to, to.machine().name) })
+
+	t.Log("the relay restarts")
+	m.relay.restart(t)
+	m.recovered()
+
+	t.Log("the server is away")
+	m.server.stop(t)
+	m.pairs(func(from, to node) { reach(t, from, to, to.machine().name) })
+	m.server.start(t)
+	m.present()
+	m.pairs(func(from, to node) { reach(t, from, to, to.machine().name) })
+
+	for _, n := range m.nodes {
+		t.Log(n.machine().name, "restarts")
+		n.kill()
+		n.up(m.server.url(), "")
+		if got := n.address().String(); got != addresses[n] {
+			t.Errorf("%s came back as %s, was %s", n.machine().name, got, addresses[n])
+		}
+		m.recovered()
+	}
+	m.present()
+}
+
+// present waits until the server knows all nodes as connected, and makes sure that it knows no others.
+func (m *mesh) present() {
+	t := m.t
+	t.Helper()
+	took := eventually(t, "all nodes are connected to the server", func() bool {
+		online := 0
+		for _, on := range m.server.members(t) {
+			if on {
+				online++
+			}
+		}
+		return online == len(m.nodes)
+	})
+	t.Logf("all nodes are connected to the server after %v", took)
+	if all := m.server.members(t); len(all) != len(m.nodes) {
+		t.Errorf("the server knows %d nodes, want %d: %v", len(all), len(m.nodes), all)
+	}
+}
+
+// indent makes a block of lines that belongs to one of a log.
+func indent(s string) string { return "\t" + strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n\t") }

@@ -1,0 +1,100 @@
+package programs
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"tailscale.com/ipn/ipnstate"
+)
+
+// tailscaled is a stock node, in userspace mode.
+type tailscaled struct {
+	t       *testing.T
+	host    *host
+	dir     string
+	process *process
+}
+
+func newTailscaled(t *testing.T, h *host) *tailscaled {
+	return &tailscaled{t: t, host: h, dir: t.TempDir()}
+}
+
+func (d *tailscaled) machine() *host { return d.host }
+func (d *tailscaled) kill()          { d.process.kill() }
+
+// proxy is reached from the hub.
+func (d *tailscaled) proxy() string  { return netip.AddrPortFrom(d.host.addr, 1055).String() }
+func (d *tailscaled) socket() string { return filepath.Join(d.dir, "socket") }
+
+func (d *tailscaled) up(server, key string) {
+	d.t.Helper()
+	cmd := d.host.command("tailscaled", "--tun=userspace-networking", "--socks5-server="+d.proxy(), "--statedir="+d.dir,
+		"--socket="+d.socket(), "--port=0", "--no-logs-no-support", "--verbose=1")
+	cmd.Env = append(bareEnvironment(d.dir), "TS_DISABLE_PORTMAPPER=1")
+	d.process = start(d.t, d.host.name+" (tailscaled)", cmd)
+	if key != "" {
+		eventually(d.t, d.host.name+" listens", func() bool { _, err := d.status(); return err == nil })
+		run(d.t, d.cli("up", "--login-server", server, "--auth-key", key, "--hostname", d.host.name, "--timeout", "25s"))
+	}
+	took := eventually(d.t, d.host.name+" has joined", func() bool {
+		if !d.process.running() {
+			d.t.Fatalf("%s: tailscaled ended: %v", d.host.name, d.process.err)
+		}
+		s, err := d.status()
+		return err == nil && s.BackendState == "Running" && s.Self.Relay != ""
+	})
+	d.t.Logf("%s (tailscaled) is up after %v", d.host.name, took)
+}
+
+// cli is the tailscale command, for this node.
+func (d *tailscaled) cli(args ...string) *exec.Cmd {
+	cmd := d.host.command("tailscale", append([]string{"--socket=" + d.socket()}, args...)...)
+	cmd.Env = bareEnvironment(d.dir)
+	return cmd
+}
+
+func (d *tailscaled) status() (*ipnstate.Status, error) {
+	out, err := try(d.cli("status", "--json"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	s := new(ipnstate.Status)
+	return s, json.Unmarshal([]byte(out), s)
+}
+
+func (d *tailscaled) dialer() func(ctx context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		var n net.Dialer
+		return n.DialContext(ctx, "tcp", d.proxy())
+	}
+}
+
+func (d *tailscaled) address() netip.Addr {
+	d.t.Helper()
+	s, err := d.status()
+	if err != nil || len(s.TailscaleIPs) == 0 {
+		d.t.Fatalf("%s: status: %v", d.host.name, err)
+	}
+	return s.TailscaleIPs[0]
+}
+
+// path asks by a ping, so that there is a reason to have one.
+func (d *tailscaled) path(peer string) string {
+	out, err := try(d.cli("ping", "-c", "1", "--until-direct=false", "--timeout", "3s", peer))
+	switch {
+	case err != nil:
+		return out + err.Error()
+	case strings.Contains(out, "via DERP("+regionCode+")"):
+		return "relay"
+	case strings.Contains(out, "via 10.77."):
+		return "direct"
+	}
+	return out
+}

@@ -46,6 +46,8 @@ type core struct {
 	wg      sync.WaitGroup
 	latest  atomic.Pointer[step]
 	key     serverRecord // never changes
+	// encoders has room for each whole map that is made at the same time.
+	encoders chan struct{}
 
 	// What follows belongs to the loop.
 	st        *state

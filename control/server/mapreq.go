@@ -104,14 +104,9 @@ func (ch *channel) handleFetch(w http.ResponseWriter, r *http.Request, req *cont
 		ch.refuse(w, err)
 		return
 	}
-	cur, err := ch.core.await(r.Context(), s)
+	frame, _, err := ch.core.firstFrame(r.Context(), s, &sentState{id: s.id}, req.Compress)
 	if err != nil {
-		return
-	}
-	resp := cur.first(&sentState{id: s.id}, ch.core.cfg.BaseDomain, ch.core.cfg.now())
-	frame, err := control.AppendFrame(nil, resp, req.Compress)
-	if err != nil {
-		http.Error(w, "the map is too large", http.StatusInternalServerError)
+		ch.refuse(w, err)
 		return
 	}
 	w.Write(frame)

@@ -151,3 +151,25 @@ func TestAutoApprovers(t *testing.T) {
 		}
 	})
 }
+
+// The policy of the configuration is in force when the server starts, and replaces the one before.
+func TestConfiguredPolicy(t *testing.T) {
+	onNet(t, func(c *Config) { c.Policy = []byte(webPolicy) }, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		a := n.join("a", k)
+		n.join("b", k)
+		if a.sees("b") != nil {
+			t.Error("the policy is not in force")
+		}
+		n.stop()
+		n.cfg.Policy = []byte(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`)
+		n.start()
+		a.leave()
+		a.dial()
+		a.stream()
+		settle()
+		if a.sees("b") == nil {
+			t.Error("the new policy is not in force")
+		}
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,15 +46,16 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, log: cfg.log(), channels: newChannels()}
 	s.inner = s.newInner()
 	s.core = &core{
-		cfg:     &s.cfg,
-		store:   cfg.Store,
-		log:     s.log,
-		metrics: newMetrics(),
-		plan:    plan,
-		cmdc:    make(chan *command),
-		stopc:   make(chan struct{}),
-		streams: make(map[int64]*stream),
-		pending: pending{ids: make(map[int64]bool)},
+		cfg:      &s.cfg,
+		store:    cfg.Store,
+		log:      s.log,
+		metrics:  newMetrics(),
+		plan:     plan,
+		cmdc:     make(chan *command),
+		stopc:    make(chan struct{}),
+		streams:  make(map[int64]*stream),
+		encoders: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		pending:  pending{ids: make(map[int64]bool)},
 	}
 	s.core.metrics.observe(s)
 	if err := s.core.start(); err != nil {

@@ -60,20 +60,40 @@ func (c *core) end(t *tx, s *stream) {
 func (c *core) poll(ctx context.Context, w http.ResponseWriter, s *stream, compress string) error {
 	defer c.change(context.WithoutCancel(ctx), func(t *tx) error { c.end(t, s); return nil })
 	out := &frameWriter{w: w, rc: http.NewResponseController(w), metrics: c.metrics}
-	cur, err := c.await(ctx, s)
+	sent := &sentState{id: s.id}
+	frame, cur, err := c.firstFrame(ctx, s, sent, compress)
 	if err != nil {
 		return err
-	}
-	sent := &sentState{id: s.id}
-	frame, err := control.AppendFrame(nil, cur.first(sent, c.cfg.BaseDomain, c.cfg.now()), compress)
-	if err != nil {
-		return fmt.Errorf("encoding the map: %w", err)
 	}
 	if err := out.write(frame, firstFrame); err != nil {
 		return err
 	}
 	frame = nil // may be large
 	return c.follow(ctx, s, cur, sent, compress, out)
+}
+
+// firstFrame returns the whole map, and the step that it belongs to. Few are made at a time: when a whole network comes back
+// at once, each of them takes many times the memory until it is compressed.
+func (c *core) firstFrame(ctx context.Context, s *stream, sent *sentState, compress string) ([]byte, *step, error) {
+	select {
+	case c.encoders <- struct{}{}:
+	case <-s.endc:
+		return nil, nil, errSuperseded
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	case <-c.stopc:
+		return nil, nil, errClosed
+	}
+	defer func() { <-c.encoders }()
+	cur, err := c.await(ctx, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	frame, err := control.AppendFrame(nil, cur.first(sent, c.cfg.BaseDomain, c.cfg.now()), compress)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encoding the map: %w", err)
+	}
+	return frame, cur, nil
 }
 
 // await returns the latest step once the node is in it.

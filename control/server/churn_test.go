@@ -51,6 +51,8 @@ func churn(t *testing.T, n *testNet) {
 	size := *crowdSize
 	if raceEnabled {
 		size /= 4
+	} else if n.hasPolicy() {
+		size /= 2
 	}
 	plain := n.authKey(nil)
 	tagged := n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:web"}; r.Ephemeral = true })

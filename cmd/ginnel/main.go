@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 )
 
@@ -17,8 +18,10 @@ func main() {
 // signal ends it on the spot. Output that nobody reads any more is an error like others, not the end (SIGPIPE).
 func withSignals() int {
 	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ends := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, signal.Ignored) // by nohup, or in the background
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
-	return run(ctx, os.Args[1:], program{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, environ: os.Environ})
+	return run(ctx, os.Args[1:], program{args: os.Args, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		getenv: os.Getenv, environ: os.Environ})
 }

@@ -38,6 +38,8 @@ type nodeFlags struct {
 	proxyAuth    parsed[configs.ProxyAuth]
 	forwards     parsedList[configs.Forward]
 	serves       parsedList[configs.Serve]
+	waitFor      parsedList[string]
+	timeout      time.Duration
 	meshOnly     bool
 	relayOnly    bool
 	udpPort      uint16
@@ -64,6 +66,7 @@ func newNodeFlags(proxy string) *nodeFlags {
 		proxyAuth: parsed[configs.ProxyAuth]{parse: configs.ParseProxyAuth, typ: "user:pass", secret: true},
 		forwards:  parsedList[configs.Forward]{parse: configs.ParseForward},
 		serves:    parsedList[configs.Serve]{parse: configs.ParseServe},
+		waitFor:   parsedList[string]{parse: parseTarget},
 	}
 }
 
@@ -83,6 +86,8 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.Var(&f.proxyAuth, "proxy-auth", "`user:pass`, or file:PATH with it, that proxies ask for; required unless all are on loopback or unix")
 	fs.VarP(&f.forwards, "forward", "L", "local port carried to a mesh service, as `[bind:]port:host:hostport[/udp]`; repeatable")
 	fs.Var(&f.serves, "serve", "port opened to the mesh, as `PORT=LOCAL[/udp]`; repeatable")
+	fs.Var(&f.waitFor, "wait-for", "`host[:port]` that must answer before the node is ready: to a ping, or to a connection; repeatable")
+	fs.DurationVar(&f.timeout, "timeout", readyTimeout, "how long to wait for the node to be ready")
 	fs.BoolVar(&f.meshOnly, "mesh-only", false, "refuse destinations outside the mesh instead of dialling them")
 	fs.BoolVar(&f.relayOnly, "relay-only", false, "no direct UDP: relays carry everything")
 	fs.Uint16Var(&f.udpPort, "udp-port", 0, "UDP `port` (0: the file's ListenPort, or any)")
@@ -98,6 +103,9 @@ func (f *nodeFlags) check() error {
 	}
 	if f.dialTimeout <= 0 {
 		return usagef("--dial-timeout %v: a positive duration is wanted", f.dialTimeout)
+	}
+	if f.timeout <= 0 {
+		return usagef("--timeout %v: a positive duration is wanted", f.timeout)
 	}
 	for _, a := range f.proxies.values {
 		if !a.OnlyLocal() && f.proxyAuth.value == (configs.ProxyAuth{}) {
@@ -161,24 +169,21 @@ func repeated(texts []string) (string, bool) {
 	return "", false
 }
 
-// openState opens the state directory. A node whose identity is in a file or in memory needs none, so it makes do without
+// openState opens the state directory. A node whose identity is in a file or in memory needs none but to be found, so it makes do without
 // if the default place cannot be used.
 func (f *nodeFlags) openState(p program, log *slog.Logger) (*stateDir, error) {
-	if f.ephemeral && f.state == "" {
-		return openState(memState)
-	}
 	if f.state != "" {
 		return openState(f.state)
 	}
 	dir := defaultState(p)
 	if dir == "" {
-		if f.control != "" {
+		if f.control != "" && !f.ephemeral {
 			return nil, usagef("--state DIR must be given, or --ephemeral: neither XDG_STATE_HOME nor HOME is set")
 		}
 		return openState(memState)
 	}
 	state, err := openState(dir)
-	if _, unusable := errors.AsType[*fs.PathError](err); unusable && f.control == "" {
+	if _, unusable := errors.AsType[*fs.PathError](err); unusable && (f.control == "" || f.ephemeral) {
 		warnNoState(log, err)
 		return openState(memState)
 	}
@@ -195,6 +200,7 @@ func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error)
 		UDPPort:       f.udpPort,
 		RelayOnly:     f.relayOnly,
 		MeshOnly:      f.meshOnly,
+		WaitFor:       f.waitFor.values,
 		DialTimeout:   f.dialTimeout,
 		Token:         newToken(),
 		OutboundProxy: egress.FromEnvironment(p.getenv),
@@ -209,7 +215,8 @@ func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error)
 		cfg.Proxies = append(cfg.Proxies, absolute(a))
 	}
 	if auth := f.proxyAuth.value; auth != (configs.ProxyAuth{}) {
-		cfg.ProxyAuth = checkPassword(auth)
+		own := configs.ProxyAuth{User: tokenUser, Password: cfg.Token}
+		cfg.ProxyAuth = anyPassword(checkPassword(auth), checkPassword(own))
 	}
 	for _, fw := range f.forwards.values {
 		cfg.Forwards = append(cfg.Forwards, node.Forward{Listen: fw.Listen, Target: fw.Target.String()})
@@ -253,6 +260,16 @@ func checkPassword(want configs.ProxyAuth) func(user, password string) bool {
 		u := subtle.ConstantTimeCompare([]byte(user), []byte(want.User))
 		p := subtle.ConstantTimeCompare([]byte(password), []byte(want.Password))
 		return u&p == 1
+	}
+}
+
+// tokenUser is the name under which commands use a proxy that wants a password; the token of the node's API is theirs.
+const tokenUser = "ginnel-token"
+
+func anyPassword(a, b func(user, password string) bool) func(user, password string) bool {
+	return func(user, password string) bool {
+		first, second := a(user, password), b(user, password)
+		return first || second
 	}
 }
 

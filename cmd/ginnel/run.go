@@ -12,6 +12,8 @@ import (
 
 // program is what a command knows of the world around it.
 type program struct {
+	args           []string // with its own name
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	environ        func() []string
@@ -53,6 +55,9 @@ func run(ctx context.Context, args []string, p program) int {
 	if err == nil {
 		return exitOK
 	}
+	if e, ok := errors.AsType[childStatus](err); ok {
+		return int(e)
+	}
 	fmt.Fprintf(p.stderr, "ginnel: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nginnel: "))
 	if _, usage := errors.AsType[usageError](err); usage {
 		fmt.Fprintf(p.stderr, "See '%s --help'.\n", cmd.CommandPath())
@@ -92,7 +97,7 @@ and the environment over the file.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return applySettings(cmd, p) }
 	root.SetHelpCommand(newHelp())
-	root.AddCommand(newUp(p), newStatus(p), newPing(p), newRelay(p), newDemo(p), newVersion(p))
+	root.AddCommand(newUp(p), newRun(p), newStatus(p), newPing(p), newRelay(p), newDemo(p), newVersion(p))
 	return root
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -19,12 +20,18 @@ const (
 	joinPoll      = 20 * time.Millisecond
 )
 
-// runningNode is a node that a command runs, with its place in the file system.
+// runningNode is a node that a command runs, with its place in the file system. One goroutine keeps it (keep); close ends
+// it.
 type runningNode struct {
 	*node.Node
 	state *stateDir
 	log   *slog.Logger
 	leave bool // the server is to forget the node at the end
+
+	ask   sync.Once
+	askc  chan struct{} // closed when the node was told to end by its API
+	endc  chan struct{} // closed when the node has ended
+	ended error         // why it did so by itself; set before endc is closed
 	wg    sync.WaitGroup
 }
 
@@ -39,12 +46,14 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 			return nil, err
 		}
 	}
-	r := &runningNode{log: log, leave: f.ephemeral}
+	r := &runningNode{log: log, leave: f.ephemeral, askc: make(chan struct{}), endc: make(chan struct{})}
+	cfg.Shutdown = r.askToEnd
 	if r.state, err = f.openState(p, log); err != nil {
 		return nil, err
 	}
+	r.state.clean = f.ephemeral
 	if f.control != "" {
-		if err := f.useControl(&cfg, r.state); err != nil {
+		if err := f.useControl(&cfg, r.state, p); err != nil {
 			r.state.close()
 			return nil, err
 		}
@@ -53,8 +62,9 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 		r.state.close()
 		return nil, err
 	}
+	r.wg.Go(r.keep)
 	if err := r.state.publish(running{PID: os.Getpid(), Proxies: r.Status().Proxies, Token: cfg.Token}); err != nil {
-		if f.state != "" || f.control != "" {
+		if f.state != "" || f.control != "" && !f.ephemeral {
 			r.close()
 			return nil, err
 		}
@@ -83,7 +93,10 @@ func (f *nodeFlags) useWireGuard(cfg *node.Config, log *slog.Logger) error {
 const meshMTU = 1280
 
 // useControl makes the network that of the server.
-func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir) error {
+func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir, p program) error {
+	if f.ephemeral {
+		state = &stateDir{} // the identity ends with the node
+	}
 	id, err := state.loadIdentity()
 	if err != nil {
 		return err
@@ -103,6 +116,7 @@ func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir) error {
 		Hostname:     hostname,
 		Tags:         f.tags,
 		Ephemeral:    f.ephemeral,
+		Login:        f.login(p),
 		Version:      buildVersion(),
 		AcceptRoutes: f.acceptRoutes,
 		ExitNode:     f.exitNode,
@@ -110,28 +124,93 @@ func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir) error {
 	return nil
 }
 
-// run waits for the end.
-func (r *runningNode) run(ctx context.Context) error {
-	err := r.runUntil(ctx)
-	if errors.Is(err, node.ErrJoinRefused) {
-		return &statusError{exitRefused, err}
+// login shows where the node can be approved, if the log does not.
+func (f *nodeFlags) login(p program) func(url string) {
+	if f.log.level.value <= slog.LevelInfo {
+		return nil
 	}
-	return err
+	return func(url string) { fmt.Fprintf(p.stderr, "ginnel: to let this node into the network, open %s\n", url) }
 }
 
-// runUntil has an ephemeral node leave before it closes.
-func (r *runningNode) runUntil(ctx context.Context) error {
-	if !r.leave {
-		return r.Run(ctx)
+// keep waits for the node's end.
+func (r *runningNode) keep() {
+	r.ended = r.Run(context.Background())
+	close(r.endc)
+}
+
+// askToEnd is what the API calls.
+func (r *runningNode) askToEnd() { r.ask.Do(func() { close(r.askc) }) }
+
+// errToldToEnd is the end that somebody asked for.
+var errToldToEnd = errors.New("told to end")
+
+// awaitReady waits until the mesh is usable, at most for a positive timeout. The error has the exit status that says why
+// it is not; it is errToldToEnd if that came first.
+func (r *runningNode) awaitReady(ctx context.Context, timeout time.Duration) error {
+	var expired <-chan time.Time
+	if timeout > 0 {
+		timer := time.NewTimer(timeout)
+		defer timer.Stop()
+		expired = timer.C
 	}
-	ended, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() {
+	ticker := time.NewTicker(joinPoll)
+	defer ticker.Stop()
+	for {
+		why := r.NotReady()
+		if why == nil {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-expired:
+			return notReady(timeout, why)
+		case <-ctx.Done():
+			return errToldToEnd
+		case <-r.askc:
+			return errToldToEnd
+		case <-r.endc:
+			return r.failure()
+		}
+	}
+}
+
+// notReady is the error for scripts.
+func notReady(timeout time.Duration, why error) error {
+	status := exitTimeout
+	if errors.Is(why, node.ErrControlUnreachable) {
+		status = exitControl
+	}
+	return &statusError{status, fmt.Errorf("not ready after %v: %w", timeout, why)}
+}
+
+// await waits for the end of the node. It is no error if somebody asked for it.
+func (r *runningNode) await(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-r.askc:
+		return nil
+	case <-r.endc:
+		return r.failure()
+	}
+}
+
+// failure is why the node has ended by itself.
+func (r *runningNode) failure() error {
+	if errors.Is(r.ended, node.ErrJoinRefused) {
+		return &statusError{exitRefused, r.ended}
+	}
+	return r.ended
+}
+
+// close ends the node, which an ephemeral one tells the server first.
+func (r *runningNode) close() {
+	if r.leave {
 		r.logout()
-		cancel()
-	})
-	defer stop()
-	return r.Run(ended)
+	}
+	r.Close()
+	r.wg.Wait()
+	r.state.close()
 }
 
 func (r *runningNode) logout() {
@@ -140,23 +219,6 @@ func (r *runningNode) logout() {
 	if err := r.Logout(ctx); err != nil {
 		r.log.Warn("leaving the network; the server will forget this node by itself", "err", err)
 	}
-}
-
-func (r *runningNode) close() {
-	r.Close()
-	r.wg.Wait()
-	r.state.close()
-}
-
-// announce logs when the node has joined.
-func (r *runningNode) announce(ctx context.Context) {
-	for r.Status().State != node.StateRunning {
-		if sleep(ctx, joinPoll) != nil || r.Status().State == node.StateStopped {
-			return
-		}
-	}
-	s := r.Status()
-	r.log.Info("joined", "name", s.Self.Name, "addresses", s.Self.Addresses, "peers", len(s.Peers), "relay", s.Self.Relay)
 }
 
 // randomPassword is for a proxy that others on this machine must not use.

@@ -25,8 +25,9 @@ const memState = "mem:"
 // stateDir is where a node keeps what must outlive it and what commands need to find it. One node runs on a directory
 // at a time.
 type stateDir struct {
-	path string   // empty: memory
-	lock *os.File // held while a node runs on it
+	path  string   // empty: memory
+	lock  *os.File // held while a node runs on it
+	clean bool     // it holds nothing that must outlive the node, and is not to be left behind
 }
 
 // defaultState is the state directory if none is named; empty if the environment gives no place for one.
@@ -59,7 +60,18 @@ func openState(path string) (*stateDir, error) {
 		lock.Close()
 		return nil, fmt.Errorf("another ginnel runs on the state directory %s; stop it, or name another with --state", path)
 	}
+	if !stillThere(lock) { // the node before us has removed it in between
+		lock.Close()
+		return openState(path)
+	}
 	return &stateDir{path: path, lock: lock}, nil
+}
+
+// stillThere reports whether a file is the one of its name.
+func stillThere(f *os.File) bool {
+	own, err := f.Stat()
+	named, nerr := os.Stat(f.Name())
+	return err == nil && nerr == nil && os.SameFile(own, named)
 }
 
 // tryLock takes the lock. It tries more than once: commands that look for a running node hold it for a moment.
@@ -182,6 +194,10 @@ func (d *stateDir) close() {
 		return
 	}
 	os.Remove(d.runningPath())
+	if d.clean {
+		os.Remove(d.lock.Name())
+		os.Remove(d.path) // stays if something else is in it
+	}
 	d.lock.Close()
 }
 

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"time"
+
 	"github.com/spf13/cobra"
 )
 
@@ -39,17 +43,33 @@ func runUp(cmd *cobra.Command, f *nodeFlags, p program) error {
 	for _, name := range unknownEnvironment(cmd, p) {
 		log.Warn("environment variable is not a setting", "name", name)
 	}
+	timeout := time.Duration(0) // a node that nobody waits for may take as long as it likes
+	if cmd.Flags().Changed("timeout") {
+		timeout = f.timeout
+	}
 	n, err := f.start(p, log)
 	if err != nil {
 		return err
 	}
-	defer n.close()
 	s := n.Status()
 	log.Info("up", "addresses", s.Self.Addresses, "proxies", s.Proxies, "peers", len(s.Peers), "udp_port", n.UDPPort())
-	if f.control != "" {
-		n.wg.Go(func() { n.announce(cmd.Context()) })
-	}
-	err = n.run(cmd.Context())
+	err = serveUp(cmd.Context(), f, n, timeout)
+	n.close()
 	log.Info("down")
 	return err
+}
+
+// serveUp runs the node to its end.
+func serveUp(ctx context.Context, f *nodeFlags, n *runningNode, timeout time.Duration) error {
+	switch err := n.awaitReady(ctx, timeout); {
+	case errors.Is(err, errToldToEnd):
+		return nil
+	case err != nil:
+		return err
+	}
+	if f.control != "" {
+		s := n.Status()
+		n.log.Info("joined", "name", s.Self.Name, "addresses", s.Self.Addresses, "peers", len(s.Peers), "relay", s.Self.Relay)
+	}
+	return n.await(ctx)
 }

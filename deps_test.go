@@ -20,7 +20,7 @@ import (
 // mayImport lists for each package those of the project that it may import. Siblings do not know each other: only node
 // puts them together, and the command puts node together with what users write.
 var mayImport = map[string][]string{
-	"cmd/ginnel":      {"configs", "control", "control/server", "node", "relay", "internal/egress", "internal/key"},
+	"cmd/ginnel":      {"configs", "control", "control/server", "control/store", "node", "relay", "internal/egress", "internal/key"},
 	"node":            {"control", "internal/filter", "proxy", "relay", "transport", "userstack", "internal/egress", "internal/key"},
 	"control":         {"internal/key"},
 	"control/policy":  {"control"},

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newControl(p program) *cobra.Command {
+	return commandGroup(&cobra.Command{
+		Use:   "control",
+		Short: "Run a coordination server, and administer it",
+	}, newControlServe(p), newControlUsers(p), newControlKeys(p), newControlNodes(p), newControlPolicy(p), newControlTokens(p))
+}
+
+// commandGroup is a command that does nothing without one of its own.
+func commandGroup(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	cmd.Args = noArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cmd.Help()
+		return usagef("'%s' wants a command of its own", cmd.CommandPath())
+	}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+func newControlServe(p program) *cobra.Command {
+	f := newControlFlags()
+	cmd := &cobra.Command{
+		Use:   "serve --url URL",
+		Short: "Run a coordination server with its relay until SIGTERM or SIGINT",
+		Long: `serve runs the server that nodes of a network join, this program's and tailscaled
+alike, with a DERP relay on the same port and a STUN server beside it.
+
+An https:// URL wants a certificate: from files (--cert, --key), from Let's
+Encrypt (--acme), or of something in front that passes on plain HTTP (--plain).
+Without any of these it is self-signed; then each node needs the certificate in
+the state directory (--ca-file), and stock clients in their system's store of
+trusted ones. An http:// URL is for loopback and private addresses; the relay
+speaks TLS on that port all the same, trusted by its pin.
+
+The policy file is read again on SIGHUP and when it changes. One with mistakes is
+logged with line and column, and changes nothing.
+
+--dev needs nothing else: it makes a user and a key, and prints the line with
+which another machine joins.`,
+		Example: `  ginnel control serve --dev
+  ginnel control serve --url https://control.example.com --acme
+  ginnel control serve --url https://control.example.com --plain --listen 127.0.0.1:8080
+  ginnel control serve --url http://192.168.1.2:8080 --policy policy.hujson`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runControl(cmd, f, p) },
+	}
+	f.add(cmd.Flags())
+	return cmd
+}

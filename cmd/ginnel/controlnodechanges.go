@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ginnel/control/server"
+)
+
+// changeNode has one operation done on the node that the first argument names.
+func (c *adminCall) changeNode(ctx context.Context, operation string, doc any) (before, now server.Node, err error) {
+	if before, err = c.findNode(ctx, c.args[0]); err == nil {
+		err = c.call(ctx, http.MethodPost, fmt.Sprintf("nodes/%d/%s", before.ID, operation), doc, &now)
+	}
+	return before, now, err
+}
+
+func newNodesExpire(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:     "expire NODE",
+		Short:   "Have a node log in again before it can go on",
+		Example: `  ginnel control nodes expire laptop`,
+		Args:    wantArgs("NODE"),
+	}, func(ctx context.Context, c *adminCall) error {
+		_, n, err := c.changeNode(ctx, "expire", nil)
+		if err != nil {
+			return err
+		}
+		return c.say(n, "node %s is expired", n.Name)
+	})
+}
+
+func newNodesDelete(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:     "delete NODE",
+		Short:   "Delete a node",
+		Example: `  ginnel control nodes delete laptop`,
+		Args:    wantArgs("NODE"),
+	}, func(ctx context.Context, c *adminCall) error {
+		n, err := c.findNode(ctx, c.args[0])
+		if err != nil {
+			return err
+		}
+		if err := c.call(ctx, http.MethodDelete, fmt.Sprint("nodes/", n.ID), nil, nil); err != nil {
+			return err
+		}
+		return c.done("node %s is deleted", n.Name)
+	})
+}
+
+func newNodesRename(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:   "rename NODE NAME",
+		Short: "Give a node a name that it keeps; an empty one gives back that of its host",
+		Example: `  ginnel control nodes rename ip-10-1-2-3 db-1
+  ginnel control nodes rename db-1 ''`,
+		Args: wantArgs("NODE", "NAME"),
+	}, func(ctx context.Context, c *adminCall) error {
+		before, n, err := c.changeNode(ctx, "rename", map[string]string{"name": c.args[1]})
+		if err != nil {
+			return err
+		}
+		return c.say(n, "node %s is now %s", before.Name, n.FQDN)
+	})
+}
+
+func newNodesTag(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:   "tag NODE TAG...",
+		Short: "Give a node to these tags and no others; it is no user's then",
+		Example: `  ginnel control nodes tag db-1 tag:db
+  ginnel control nodes tag web-1 tag:web,tag:public`,
+		Args: wantArgs("NODE", "TAG..."),
+	}, func(ctx context.Context, c *adminCall) error {
+		tags := splitList(strings.Join(c.args[1:], ","))
+		_, n, err := c.changeNode(ctx, "tags", map[string][]string{"tags": tags})
+		if err != nil {
+			return err
+		}
+		return c.say(n, "node %s has the tags %s", n.Name, strings.Join(n.Tags, " "))
+	})
+}
+
+func newNodesMove(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:     "move NODE USER",
+		Short:   "Give a node to a user; it has no tags then",
+		Example: `  ginnel control nodes move laptop ann`,
+		Args:    wantArgs("NODE", "USER"),
+	}, func(ctx context.Context, c *adminCall) error {
+		_, n, err := c.changeNode(ctx, "move", map[string]string{"user": c.args[1]})
+		if err != nil {
+			return err
+		}
+		return c.say(n, "node %s is %s's", n.Name, n.User)
+	})
+}
+
+func newNodesRoutes(p program) *cobra.Command {
+	return commandGroup(&cobra.Command{Use: "routes", Short: "Administer the subnets, and the Internet, that nodes lead to"},
+		newRoutesList(p), newRoutesApprove(p), newRoutesRevoke(p))
+}
+
+func newRoutesList(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:     "list",
+		Short:   "List the routes that nodes advertise",
+		Example: `  ginnel control nodes routes list`,
+		Args:    noArgs,
+	}, func(ctx context.Context, c *adminCall) error {
+		routes, err := listAll[server.Route](ctx, c.admin, "routes", nil)
+		if err != nil {
+			return err
+		}
+		var rows [][]string
+		for _, r := range routes {
+			state := "waiting"
+			switch {
+			case r.Primary:
+				state = "in use"
+			case r.Approved && r.Exit:
+				state = "exit"
+			case r.Approved:
+				state = "standby"
+			}
+			rows = append(rows, []string{r.Prefix.String(), r.Node, state})
+		}
+		return c.table(routes, "ROUTE NODE STATE", rows)
+	})
+}
+
+func newRoutesApprove(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:   "approve NODE [CIDR...]",
+		Short: "Let traffic pass by routes of a node: these, or all that it advertises",
+		Example: `  ginnel control nodes routes approve office 10.20.0.0/16
+  ginnel control nodes routes approve exit-1 0.0.0.0/0
+  ginnel control nodes routes approve office`,
+		Args: wantArgs("NODE..."),
+	}, func(ctx context.Context, c *adminCall) error {
+		return c.changeRoutes(ctx, func(approved, given, advertised []netip.Prefix) []netip.Prefix {
+			if len(given) == 0 {
+				given = advertised
+			}
+			return append(approved, given...)
+		})
+	})
+}
+
+func newRoutesRevoke(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:   "revoke NODE [CIDR...]",
+		Short: "Take back the approval of routes of a node: of these, or of all",
+		Example: `  ginnel control nodes routes revoke office 10.20.0.0/16
+  ginnel control nodes routes revoke office`,
+		Args: wantArgs("NODE..."),
+	}, func(ctx context.Context, c *adminCall) error {
+		return c.changeRoutes(ctx, func(approved, given, _ []netip.Prefix) []netip.Prefix {
+			both := slices.ContainsFunc(given, isDefaultRoute) // an exit node needs both families or none
+			return slices.DeleteFunc(approved, func(r netip.Prefix) bool {
+				return len(given) == 0 || slices.Contains(given, r) || both && isDefaultRoute(r)
+			})
+		})
+	})
+}
+
+func isDefaultRoute(p netip.Prefix) bool { return p.Bits() == 0 }
+
+// changeRoutes has next choose which routes are approved from now on.
+func (c *adminCall) changeRoutes(ctx context.Context, next func(approved, given, advertised []netip.Prefix) []netip.Prefix) error {
+	given, err := parsePrefixes(c.args[1:])
+	if err != nil {
+		return err
+	}
+	before, err := c.findNode(ctx, c.args[0])
+	if err != nil {
+		return err
+	}
+	var n server.Node
+	routes := next(before.Routes.Approved, given, before.Routes.Advertised)
+	doc := map[string][]netip.Prefix{"approved": append([]netip.Prefix{}, routes...)}
+	if err := c.call(ctx, http.MethodPost, fmt.Sprintf("nodes/%d/routes", before.ID), doc, &n); err != nil {
+		return err
+	}
+	return c.say(n, "node %s: approved %s, in use %s", n.Name, words(n.Routes.Approved), words(n.Routes.Served))
+}
+
+func parsePrefixes(texts []string) (prefixes []netip.Prefix, err error) {
+	for _, text := range splitList(strings.Join(texts, ",")) {
+		r, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, usagef("%q is not a route such as 10.20.0.0/16", text)
+		}
+		prefixes = append(prefixes, r)
+	}
+	return prefixes, nil
+}

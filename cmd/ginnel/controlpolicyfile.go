@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"ginnel/control/server"
+	"ginnel/control/store"
+)
+
+// policyPoll is how often the policy file is looked at. A look reads it: the time of a change is too coarse to go by.
+const policyPoll = 500 * time.Millisecond
+
+// readPolicy reads the policy file, and finds what is wrong with it as far as that can be known without a network.
+func (f *controlFlags) readPolicy() error {
+	text, err := os.ReadFile(f.policy)
+	if err != nil {
+		return usagef("--policy: %w", err)
+	}
+	if _, err := checkAlone(text); err != nil {
+		return usageError{placedIn(f.policy, err)}
+	}
+	f.policyText = text
+	return nil
+}
+
+// checkAlone checks a policy by a server of no nodes, which is all that can be done without the one that it is for.
+func checkAlone(text []byte) (server.Policy, error) {
+	s, err := server.New(server.Config{Store: store.NewMemory(), URL: "http://localhost", BaseDomain: defaultBaseDomain})
+	if err != nil {
+		return server.Policy{}, err
+	}
+	defer s.Close()
+	return s.SetPolicy(context.Background(), text)
+}
+
+// placedIn puts the name of a file before each line and column.
+func placedIn(file string, err error) error {
+	lines := problems(err)
+	for i, line := range lines {
+		lines[i] = file + ":" + line
+	}
+	return errors.New(strings.Join(lines, "\n"))
+}
+
+// problems are the lines of an error about a policy.
+func problems(err error) []string { return strings.Split(err.Error(), "\n") }
+
+// hangUps catches SIGHUP if there is a policy file to be read again; otherwise it ends the program as it does everywhere.
+func (s *controlService) hangUps() (<-chan os.Signal, func()) {
+	if s.f.policy == "" {
+		return nil, func() {}
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Reset(syscall.SIGHUP) // it was a signal to end
+	signal.Notify(hup, syscall.SIGHUP)
+	return hup, func() { signal.Stop(hup) }
+}
+
+// watchPolicy puts the policy file in force on SIGHUP and when it has changed.
+func (s *controlService) watchPolicy(hup <-chan os.Signal) {
+	tick := time.NewTicker(policyPoll)
+	defer tick.Stop()
+	seen := policyFile{text: string(s.f.policyText)}
+	for {
+		asked := false
+		select {
+		case <-s.stopc:
+			return
+		case <-hup:
+			asked = true
+		case <-tick.C:
+		}
+		if now := readPolicyFile(s.f.policy); now != seen || asked {
+			s.usePolicy(now)
+			seen = now
+		}
+	}
+}
+
+// policyFile is what was found at the place of the policy.
+type policyFile struct{ text, problem string }
+
+func readPolicyFile(path string) policyFile {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return policyFile{problem: err.Error()}
+	}
+	return policyFile{text: string(text)}
+}
+
+// usePolicy puts a policy in force, or says why not; then the one before stays.
+func (s *controlService) usePolicy(f policyFile) {
+	const refused = "policy file refused, the policy before it stays"
+	if f.problem != "" {
+		s.log.Error(refused, "problem", f.problem)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
+	defer cancel()
+	set, err := s.ctl.SetPolicy(ctx, []byte(f.text))
+	if err != nil {
+		for _, line := range problems(err) {
+			s.log.Error(refused, "problem", fmt.Sprint(s.f.policy, ":", line))
+		}
+		return
+	}
+	for _, w := range set.Warnings {
+		s.log.Warn("policy file", "warning", fmt.Sprint(s.f.policy, ":", w))
+	}
+	s.log.Info("policy file is in force", "file", s.f.policy)
+}

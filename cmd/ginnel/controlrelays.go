@@ -1,0 +1,80 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+
+	"ginnel/control"
+	"ginnel/relay"
+)
+
+// embeddedRegion is the number of the region of the relay in the server.
+const embeddedRegion = 900
+
+// readDERPMap reads the file of --derp-map, in the form that clients get.
+func (f *controlFlags) readDERPMap() error {
+	b, err := os.ReadFile(f.derpMap)
+	if err != nil {
+		return usagef("--derp-map: %w", err)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f.relays); err != nil {
+		return usagef("--derp-map %s: %w", f.derpMap, err)
+	}
+	var m relay.Map // knows what a map must be like
+	if err := json.Unmarshal(b, &m); err != nil {
+		return usagef("--derp-map %s: %w", f.derpMap, err)
+	}
+	if err := m.Validate(); err != nil {
+		return usagef("--derp-map %s: %w", f.derpMap, err)
+	}
+	switch _, taken := f.relays.Regions[embeddedRegion]; {
+	case len(f.relays.Regions) == 0 && !f.embedded.value:
+		return usagef("--derp-map %s: there is no relay in it, and --relay is none", f.derpMap)
+	case taken && f.embedded.value:
+		return usagef("--derp-map %s: region %d is that of the embedded relay; use another number, or --relay none", f.derpMap, embeddedRegion)
+	}
+	return nil
+}
+
+// derpMap adds the embedded relay to those of the file.
+func (s *controlService) derpMap(stunPort int) control.DERPMap {
+	m := s.f.relays
+	if !s.f.embedded.value {
+		return m
+	}
+	host := s.site.Hostname()
+	n := &control.DERPNode{Name: "900a", RegionID: embeddedRegion, HostName: host, CertName: s.pin, DERPPort: sitePort(s.site), STUNPort: stunPort}
+	if addr, err := netip.ParseAddr(host); err == nil { // nobody need ask DNS for it
+		n.IPv4, n.IPv6 = addr.String(), "none"
+		if addr.Is6() {
+			n.IPv4, n.IPv6 = "none", addr.String()
+		}
+	}
+	regions := map[int]*control.DERPRegion{
+		embeddedRegion: {RegionID: embeddedRegion, RegionCode: regionCode(s.site), RegionName: host, Nodes: []*control.DERPNode{n}},
+	}
+	for id, r := range m.Regions {
+		regions[id] = r
+	}
+	m.Regions = regions
+	return m
+}
+
+// regionCode is a short name for the relay's region: the first label of the URL's host, or of this one if that is an
+// address.
+func regionCode(site *url.URL) string {
+	host := site.Hostname()
+	if _, err := netip.ParseAddr(host); err == nil {
+		host, _ = os.Hostname()
+	}
+	label, _, _ := strings.Cut(strings.ToLower(host), ".")
+	return cmp.Or(label, fmt.Sprint(embeddedRegion))
+}

@@ -33,14 +33,18 @@ func (f *apiFlags) add(fs *pflag.FlagSet) {
 	f.byProxy = fs.Lookup("proxy")
 }
 
-// open finds the node: by the proxy that was named here, by the state directory, or by a proxy that is set elsewhere,
-// since that setting is there for the node and may be a list.
+// open finds the node: by the proxy that was named here, by the state directory that was named, by the environment that
+// 'ginnel run' has made, by the usual state directory, or by a proxy that is set elsewhere, since that setting is there
+// for the node and may be a list.
 func (f *apiFlags) open(p program) (*api, error) {
 	if givenOnCommandLine(f.byProxy) {
 		return f.openProxy(), nil
 	}
 	dir := f.state
 	if dir == "" {
+		if a, ok := surroundingNode(p); ok {
+			return a, nil
+		}
 		dir = defaultState(p)
 	}
 	r, err := findRunning(dir)
@@ -62,14 +66,21 @@ func (f *apiFlags) openProxy() *api {
 // api speaks with a running node over its proxy port.
 type api struct {
 	client *http.Client
+	dial   func(ctx context.Context) (net.Conn, error)
 	where  string // for errors
 	token  string
+	auth   configs.ProxyAuth // for the proxy, if it wants one
 }
 
 func newAPI(network, addr, token string) *api {
 	var d net.Dialer
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, network, addr) }
-	return &api{client: &http.Client{Transport: &http.Transport{DialContext: dial}}, where: addr, token: token}
+	a := &api{where: addr, token: token, dial: func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, addr) }}
+	if token != "" {
+		a.auth = configs.ProxyAuth{User: tokenUser, Password: token}
+	}
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return a.dial(ctx) }}
+	a.client = &http.Client{Transport: tr}
+	return a
 }
 
 // call makes a request and decodes the answer into out.

@@ -164,6 +164,14 @@ func (d *stateDir) saveIdentity(id node.Identity) error {
 	return d.write(d.identityPath(), append(b, '\n'))
 }
 
+// forgetIdentity deletes the keys; it is no error if there are none.
+func (d *stateDir) forgetIdentity() error {
+	if err := os.Remove(d.identityPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("deleting the node's keys: %w", err)
+	}
+	return nil
+}
+
 // write replaces a file of the directory.
 func (d *stateDir) write(path string, b []byte) error {
 	tmp := path + ".new"

@@ -45,6 +45,7 @@ type nodeFlags struct {
 	udpPort      uint16
 	dialTimeout  time.Duration
 	log          logFlags
+	showLogin    func(url string) // instead of on standard error; nil: there
 }
 
 // secretText is a secret that was given as it is or by file:PATH.

@@ -126,8 +126,8 @@ func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir, p program) err
 
 // login shows where the node can be approved, if the log does not.
 func (f *nodeFlags) login(p program) func(url string) {
-	if f.log.level.value <= slog.LevelInfo {
-		return nil
+	if f.showLogin != nil || f.log.level.value <= slog.LevelInfo {
+		return f.showLogin
 	}
 	return func(url string) { fmt.Fprintf(p.stderr, "ginnel: to let this node into the network, open %s\n", url) }
 }

@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	nodepkg "ginnel/node"
 )
@@ -22,8 +24,8 @@ type ginnel struct {
 
 func newGinnel(t *testing.T, h *host) *ginnel { return &ginnel{t: t, host: h, dir: t.TempDir()} }
 
-func (g *ginnel) machine() *host { return g.host }
-func (g *ginnel) kill()          { g.process.kill() }
+func (g *ginnel) machine() *host    { return g.host }
+func (g *ginnel) program() *process { return g.process }
 
 // proxy is a path: a Unix socket is seen from every network namespace.
 func (g *ginnel) proxy() string { return filepath.Join(g.dir, "proxy") }
@@ -40,13 +42,11 @@ func (g *ginnel) up(server, key string) {
 	cmd.Env = bareEnvironment(g.dir)
 	g.process = start(g.t, g.host.name+" (ginnel)", cmd)
 	took := eventually(g.t, g.host.name+" has joined", func() bool {
-		if !g.process.running() {
-			g.t.Fatalf("%s: ginnel up ended: %v", g.host.name, g.process.err)
-		}
+		g.process.mustRun()
 		s, err := g.status()
 		return err == nil && s.State == nodepkg.StateRunning
 	})
-	g.t.Logf("%s (ginnel) is up after %v", g.host.name, took)
+	g.t.Logf("%s (ginnel) is up after %v", g.host.name, took.Round(time.Millisecond))
 }
 
 // status is what 'ginnel status' says.
@@ -72,6 +72,11 @@ func (g *ginnel) address() netip.Addr {
 		g.t.Fatalf("%s: status: %v, %v", g.host.name, s.Self.Addresses, err)
 	}
 	return s.Self.Addresses[0]
+}
+
+func (g *ginnel) knows(peer string) bool {
+	s, err := g.status()
+	return err == nil && slices.ContainsFunc(s.Peers, func(p nodepkg.PeerStatus) bool { return p.Name == peer })
 }
 
 // path asks by a ping, so that there is a reason to have one.

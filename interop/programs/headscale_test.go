@@ -30,7 +30,7 @@ database: {type: sqlite, sqlite: {path: %[2]s/db.sqlite}}
 derp: {server: {enabled: false}, urls: [], paths: [%[2]s/derp.yaml], auto_update_enabled: false}
 dns: {magic_dns: true, base_domain: %[3]s, override_local_dns: false}
 disable_check_updates: true
-log: {level: debug}
+log: {level: info}
 `
 
 // headscaleRelay takes the region, its code, the address of the relay, its pin, and its ports.
@@ -127,7 +127,7 @@ func TestHeadscale(t *testing.T) {
 	m.join(alpha, beta)
 	m.exchange()
 	m.take("relay")
-	if got, err := fetchBy("http", alpha, "beta", "/"); got != "beta" || err != nil {
+	if got, err := fetchBy("http", fetchLimit, alpha, "beta", "/"); got != "beta" || err != nil {
 		t.Errorf("by HTTP proxy: %q, %v", got, err)
 	}
 	m.unlock(true)

@@ -98,14 +98,6 @@ func (h *host) unlock(open bool) {
 	}
 }
 
-// unlock opens or closes the way between hosts.
-func unlock(open bool, all ...*host) {
-	for _, h := range all {
-		h.t.Helper()
-		h.unlock(open)
-	}
-}
-
 // command is a program to run on the host. It is one process: nsenter becomes the program.
 func (h *host) command(name string, args ...string) *exec.Cmd {
 	line := append([]string{"-t", strconv.Itoa(h.process.cmd.Process.Pid), "-n", binary(name)}, args...)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -70,6 +71,7 @@ func runInside() (status int, err error) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: id, Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
 	}
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt) // it ends the tests, and then this
 	if err := cmd.Start(); err != nil {
 		return 1, fmt.Errorf("running the tests in a network namespace: %w", err)
 	}

@@ -3,6 +3,7 @@ package programs
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // baseDomain is the domain of the nodes' names.
@@ -39,13 +40,17 @@ func newMesh(t *testing.T, server coordinator, relay *relayProgram) *mesh {
 	return &mesh{t: t, server: server, relay: relay, key: server.authKey(t)}
 }
 
-// join starts nodes, one after the other.
+// join starts nodes, one after the other, and waits until each has heard of each.
 func (m *mesh) join(nodes ...node) {
 	m.t.Helper()
 	for _, n := range nodes {
 		n.up(m.server.url(), m.key)
 	}
 	m.nodes = append(m.nodes, nodes...)
+	m.pairs(func(from, to node) {
+		took := eventually(m.t, from.machine().name+" knows "+to.machine().name, func() bool { return from.knows(to.machine().name) })
+		m.t.Logf("%s knows %s after another %v", from.machine().name, to.machine().name, took.Round(time.Millisecond))
+	})
 }
 
 // unlock opens or closes the direct way between all nodes.
@@ -98,38 +103,73 @@ func (m *mesh) recovered() {
 	})
 }
 
-// survive proves that the mesh goes on after a restart of the relay, of the server, and of each node, and that nobody
-// has to log in again or becomes somebody else.
+// survive proves that the mesh goes on after a restart of the relay, of the server, and of each node, by a relay and
+// directly, and that nobody has to log in again or becomes somebody else.
 func (m *mesh) survive() {
 	t := m.t
 	t.Helper()
-	addresses := make(map[node]string)
-	for _, n := range m.nodes {
-		addresses[n] = n.address().String()
-	}
-	m.pairs(func(from, to node) { reach(t, from, to, to.machine().name) })
-
-	t.Log("the relay restarts")
-	m.relay.restart(t)
+	m.reachAll()
+	t.Log("the relay is away")
+	m.relay.restart(t, m.separated)
 	m.recovered()
+	m.withoutServer()
+	m.restartNodes((*process).stop)
 
-	t.Log("the server is away")
-	m.server.stop(t)
-	m.pairs(func(from, to node) { reach(t, from, to, to.machine().name) })
-	m.server.start(t)
+	m.unlock(true)
+	m.take("direct")
+	t.Log("the relay is away, and nobody needs it")
+	m.relay.restart(t, m.reachAll)
+	m.withoutServer()
+	m.take("direct")
+	m.restartNodes((*process).kill)
+}
+
+// withoutServer restarts the server. Meanwhile all goes on.
+func (m *mesh) withoutServer() {
+	m.t.Helper()
+	m.t.Log("the server is away")
+	m.server.stop(m.t)
+	m.reachAll()
+	m.server.start(m.t)
 	m.present()
-	m.pairs(func(from, to node) { reach(t, from, to, to.machine().name) })
+	m.reachAll()
+}
 
+// restartNodes ends and starts one node after the other.
+func (m *mesh) restartNodes(end func(*process)) {
+	t := m.t
+	t.Helper()
 	for _, n := range m.nodes {
 		t.Log(n.machine().name, "restarts")
-		n.kill()
+		before := n.address()
+		end(n.program())
 		n.up(m.server.url(), "")
-		if got := n.address().String(); got != addresses[n] {
-			t.Errorf("%s came back as %s, was %s", n.machine().name, got, addresses[n])
+		if got := n.address(); got != before {
+			t.Errorf("%s came back as %s, was %s", n.machine().name, got, before)
 		}
 		m.recovered()
 	}
 	m.present()
+}
+
+// reachAll makes sure that every node reaches every other, now.
+func (m *mesh) reachAll() {
+	m.t.Helper()
+	m.pairs(func(from, to node) {
+		m.t.Helper()
+		reach(m.t, from, to, to.machine().name)
+	})
+}
+
+// separated makes sure that no node reaches another.
+func (m *mesh) separated() {
+	m.t.Helper()
+	m.pairs(func(from, to node) {
+		m.t.Helper()
+		if got, err := fetchWithin(time.Second, from, to.machine().name, "/"); err == nil {
+			m.t.Errorf("%s reaches %s without a way: %q", from.machine().name, to.machine().name, got)
+		}
+	})
 }
 
 // present waits until the server knows all nodes as connected, and makes sure that it knows no others.
@@ -145,7 +185,7 @@ func (m *mesh) present() {
 		}
 		return online == len(m.nodes)
 	})
-	t.Logf("all nodes are connected to the server after %v", took)
+	t.Logf("all nodes are connected to the server after %v", took.Round(time.Millisecond))
 	if all := m.server.members(t); len(all) != len(m.nodes) {
 		t.Errorf("the server knows %d nodes, want %d: %v", len(all), len(m.nodes), all)
 	}

@@ -18,12 +18,14 @@ type node interface {
 	machine() *host
 	// up starts the program and waits until the mesh is usable. Without a key it has to come back as what it was before.
 	up(server, key string)
-	// kill ends it as a power cut would.
-	kill()
+	// program is what runs now.
+	program() *process
 	// dialer connects to its proxy.
 	dialer() func(ctx context.Context) (net.Conn, error)
 	// address is what it has in the mesh.
 	address() netip.Addr
+	// knows reports whether a peer is in its map.
+	knows(peer string) bool
 	// path says how it reaches a peer: "relay", "direct", or what is the matter.
 	path(peer string) string
 }
@@ -31,21 +33,24 @@ type node interface {
 // fetchLimit bounds one request, the making of its path through the mesh included.
 const fetchLimit = 10 * time.Second
 
-// client fetches by way of the node's proxy, which is asked for names as they are.
-func client(n node, scheme string) *http.Client {
+// fetch asks for a page by way of a node's SOCKS5 proxy.
+func fetch(n node, host, path string) (string, error) {
+	return fetchBy("socks5h", fetchLimit, n, host, path)
+}
+
+func fetchWithin(limit time.Duration, n node, host, path string) (string, error) {
+	return fetchBy("socks5h", limit, n, host, path)
+}
+
+// fetchBy asks by way of the node's proxy, which is asked for names as they are.
+func fetchBy(scheme string, limit time.Duration, n node, host, path string) (string, error) {
 	dial := n.dialer()
-	return &http.Client{Timeout: fetchLimit, Transport: &http.Transport{
+	client := &http.Client{Timeout: limit, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		Proxy:             http.ProxyURL(&url.URL{Scheme: scheme, Host: "proxy.invalid"}),
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 	}}
-}
-
-// fetch asks for a page by way of a node's SOCKS5 proxy.
-func fetch(n node, host, path string) (string, error) { return fetchBy("socks5h", n, host, path) }
-
-func fetchBy(scheme string, n node, host, path string) (string, error) {
-	r, err := client(n, scheme).Get(fmt.Sprintf("http://%s:%d%s", host, servicePort, path))
+	r, err := client.Get(fmt.Sprintf("http://%s:%d%s", host, servicePort, path))
 	if err != nil {
 		return "", err
 	}
@@ -73,7 +78,7 @@ func recovers(t *testing.T, from, to node) {
 	t.Helper()
 	want := to.machine().name
 	took := eventually(t, from.machine().name+" reaches "+want+" again", func() bool {
-		got, err := fetch(from, want, "/")
+		got, err := fetchWithin(2*time.Second, from, want, "/")
 		return got == want && err == nil
 	})
 	t.Logf("%s reaches %s again after %v", from.machine().name, want, took.Round(time.Millisecond))

@@ -78,6 +78,14 @@ func (p *process) running() bool {
 	}
 }
 
+// mustRun fails the test if the program has ended.
+func (p *process) mustRun() {
+	p.t.Helper()
+	if !p.running() {
+		p.t.Fatalf("%s ended: %v", p.name, p.err)
+	}
+}
+
 // kill ends the program as a power cut would.
 func (p *process) kill() {
 	p.over = true
@@ -111,8 +119,8 @@ func (p *process) match(expr string) string {
 	var found string
 	eventually(p.t, p.name+" writes "+expr, func() bool {
 		found = re.FindString(p.out.String())
-		if found == "" && !p.running() {
-			p.t.Fatalf("%s ended before it wrote %s: %v", p.name, expr, p.err)
+		if found == "" {
+			p.mustRun()
 		}
 		return found != ""
 	})

@@ -60,11 +60,12 @@ func startRelay(t *testing.T, name string, command func(tcp, udp uint16) *exec.C
 	return r
 }
 
-// restart stops the relay and starts it again, with the same key and certificate.
-func (r *relayProgram) restart(t *testing.T) {
+// restart stops the relay and starts it again, with the same key and certificate. In between it calls away.
+func (r *relayProgram) restart(t *testing.T, away func()) {
 	t.Helper()
 	before := r.pin
 	r.process.stop()
+	away()
 	r.process = r.start()
 	if r.pin != before {
 		t.Errorf("%s came back with certificate %s, had %s", r.name, r.pin, before)

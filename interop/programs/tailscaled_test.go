@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"tailscale.com/ipn/ipnstate"
 )
@@ -26,8 +27,8 @@ func newTailscaled(t *testing.T, h *host) *tailscaled {
 	return &tailscaled{t: t, host: h, dir: t.TempDir()}
 }
 
-func (d *tailscaled) machine() *host { return d.host }
-func (d *tailscaled) kill()          { d.process.kill() }
+func (d *tailscaled) machine() *host    { return d.host }
+func (d *tailscaled) program() *process { return d.process }
 
 // proxy is reached from the hub.
 func (d *tailscaled) proxy() string  { return netip.AddrPortFrom(d.host.addr, 1055).String() }
@@ -37,20 +38,19 @@ func (d *tailscaled) up(server, key string) {
 	d.t.Helper()
 	cmd := d.host.command("tailscaled", "--tun=userspace-networking", "--socks5-server="+d.proxy(), "--statedir="+d.dir,
 		"--socket="+d.socket(), "--port=0", "--no-logs-no-support", "--verbose=1")
-	cmd.Env = append(bareEnvironment(d.dir), "TS_DISABLE_PORTMAPPER=1")
+	cmd.Env = append(bareEnvironment(d.dir), "TS_DISABLE_PORTMAPPER=1", "TS_LOGS_DIR="+d.dir)
+	begun := time.Now()
 	d.process = start(d.t, d.host.name+" (tailscaled)", cmd)
 	if key != "" {
 		eventually(d.t, d.host.name+" listens", func() bool { _, err := d.status(); return err == nil })
 		run(d.t, d.cli("up", "--login-server", server, "--auth-key", key, "--hostname", d.host.name, "--timeout", "25s"))
 	}
-	took := eventually(d.t, d.host.name+" has joined", func() bool {
-		if !d.process.running() {
-			d.t.Fatalf("%s: tailscaled ended: %v", d.host.name, d.process.err)
-		}
+	eventually(d.t, d.host.name+" has joined", func() bool {
+		d.process.mustRun()
 		s, err := d.status()
 		return err == nil && s.BackendState == "Running" && s.Self.Relay != ""
 	})
-	d.t.Logf("%s (tailscaled) is up after %v", d.host.name, took)
+	d.t.Logf("%s (tailscaled) is up after %v", d.host.name, time.Since(begun).Round(time.Millisecond))
 }
 
 // cli is the tailscale command, for this node.
@@ -83,6 +83,19 @@ func (d *tailscaled) address() netip.Addr {
 		d.t.Fatalf("%s: status: %v", d.host.name, err)
 	}
 	return s.TailscaleIPs[0]
+}
+
+func (d *tailscaled) knows(peer string) bool {
+	s, err := d.status()
+	if err != nil {
+		return false
+	}
+	for _, p := range s.Peer {
+		if p.DNSName == peer+"."+baseDomain+"." {
+			return true
+		}
+	}
+	return false
 }
 
 // path asks by a ping, so that there is a reason to have one.

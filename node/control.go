@@ -30,8 +30,12 @@ type Control struct {
 	Ephemeral bool     // the server forgets the node when it leaves
 	Version   string   // of the program
 
-	AcceptRoutes bool   // use the subnets that peers are routers for
-	ExitNode     string // name or address of the peer through which everything else leaves; empty: none
+	AcceptRoutes bool // use the subnets that peers are routers for
+	// AdvertiseRoutes are networks that this node offers to be the router for; 0.0.0.0/0 and ::/0 together make it an
+	// exit node. The server has to approve them.
+	AdvertiseRoutes []netip.Prefix
+
+	ExitNode string // name or address of the peer through which everything else leaves; empty: none
 }
 
 // Identity is what a server and other nodes know a node by. It outlives the process.

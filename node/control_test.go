@@ -4,10 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -262,6 +267,14 @@ func TestHomeChooser(t *testing.T) {
 	}
 }
 
+// id is what the server knows a node by.
+func (n *member) id() string {
+	m := n.Node.member
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return fmt.Sprint(m.netmap.Self.ID)
+}
+
 // admin does what an administrator asks of the server.
 func (n *network) admin(method, path, body string) {
 	n.t.Helper()
@@ -284,8 +297,7 @@ func TestKeyExpires(t *testing.T) {
 		t.Fatalf("%q, %v", got, err)
 	}
 	before := b.Status().Self
-	id := strings.TrimPrefix(b.member.netmap.Self.StableID, "n")
-	n.admin("POST", "/api/v1/nodes/"+id+"/expire", "{}")
+	n.admin("POST", "/api/v1/nodes/"+b.id()+"/expire", "{}")
 	eventually(t, "beta has another key", func() bool { return b.Status().Self.NodeKey != before.NodeKey && b.Status().State == StateRunning })
 	if after := b.Status().Self; fmt.Sprint(after.Addresses) != fmt.Sprint(before.Addresses) || after.Name != before.Name {
 		t.Errorf("came back as %+v, was %+v", after, before)
@@ -294,4 +306,129 @@ func TestKeyExpires(t *testing.T) {
 		got, err := a.get("http://beta/")
 		return got == "beta" && err == nil
 	})
+}
+
+// A node routes to what is behind it once the server has approved that: connections and datagrams, what is there and what
+// is not, and nothing that it has not advertised. Only peers that accept routes use it.
+func TestSubnetRouter(t *testing.T) {
+	n := newNetwork(t)
+	route := netip.MustParsePrefix("192.0.2.0/24")
+	behind := newBehind(t)
+	b := n.join("beta", func(c *Config) { c.Control.AdvertiseRoutes, c.DialHost = []netip.Prefix{route}, behind.dial })
+	a := n.join("alpha", func(c *Config) { c.Control.AcceptRoutes = true })
+	other := n.join("gamma")
+	eventually(t, "all know each other", func() bool { return len(a.Status().Peers) == 2 && len(other.Status().Peers) == 2 })
+	host := netip.MustParseAddr("192.0.2.1")
+	if a.routes.Load().peer(host) != nil {
+		t.Error("a route that nobody has approved is used")
+	}
+	n.admin("POST", "/api/v1/nodes/"+b.id()+"/routes", `{"approved": ["192.0.2.0/24"]}`)
+	eventually(t, "alpha has the route", func() bool { return a.routes.Load().peer(host) != nil })
+	if other.routes.Load().peer(host) != nil {
+		t.Error("a node that does not accept routes uses one")
+	}
+
+	if got, err := a.get("http://192.0.2.1/"); got != "behind" || err != nil {
+		t.Errorf("a page behind the router: %q, %v", got, err)
+	}
+	if _, err := a.get("http://192.0.2.2/"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a host that refuses: %v", err)
+	}
+	c, err := a.DialContext(t.Context(), "udp", "192.0.2.1:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 3 {
+		if err := roundTrip(t, c, "datagram", 5*time.Second); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, addr := range []string{"127.0.0.1", "169.254.1.1", "100.64.9.9", "224.0.0.1", "198.51.100.1"} {
+		if b.router.takes(netip.MustParseAddr(addr)) {
+			t.Errorf("%s is routed", addr)
+		}
+	}
+}
+
+// What is outside the mesh leaves by the exit node that was asked for, and by no other way while that is not there.
+func TestExitNode(t *testing.T) {
+	n := newNetwork(t)
+	behind := newBehind(t)
+	everywhere := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	b := n.join("beta", func(c *Config) { c.Control.AdvertiseRoutes, c.DialHost = everywhere, behind.dial })
+	b.serveHTTP(80, "beta")
+	a := n.join("alpha", func(c *Config) {
+		c.Control.ExitNode = "beta"
+		c.DialHost = func(context.Context, string, string) (net.Conn, error) {
+			t.Error("the host was asked")
+			return nil, syscall.ENETUNREACH
+		}
+	})
+	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
+	if _, err := a.get("http://192.0.2.1/"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "the exit node is not there") {
+		t.Errorf("before the exit node is approved: %v", err)
+	}
+	n.admin("POST", "/api/v1/nodes/"+b.id()+"/routes", `{"approved": ["0.0.0.0/0", "::/0"]}`)
+	eventually(t, "the exit node is there", func() bool { return !a.Node.netmap.Load().ExitLost })
+	if got, err := a.get("http://192.0.2.1/"); got != "behind" || err != nil {
+		t.Errorf("through the exit node: %q, %v", got, err)
+	}
+	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
+		t.Errorf("in the mesh: %q, %v", got, err)
+	}
+	if got, err := b.get("http://beta/"); got != "beta" || err != nil {
+		t.Errorf("the router's own address, from itself: %q, %v", got, err)
+	}
+	if b.router.takes(netip.MustParseAddr("192.168.1.1")) {
+		t.Error("the exit node leads into private networks")
+	}
+}
+
+// behind is what there is behind a router: a page and an echo on one address, and nothing on others.
+type behind struct {
+	web  net.Listener
+	echo net.PacketConn
+}
+
+func newBehind(t *testing.T) *behind {
+	t.Helper()
+	b := new(behind)
+	var err error
+	if b.web, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	if b.echo, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "behind") })}
+	var wg sync.WaitGroup
+	wg.Go(func() { srv.Serve(b.web) })
+	wg.Go(func() {
+		buf := make([]byte, 2048)
+		for {
+			n, from, err := b.echo.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			b.echo.WriteTo(buf[:n], from)
+		}
+	})
+	t.Cleanup(func() {
+		srv.Close()
+		b.echo.Close()
+		wg.Wait()
+	})
+	return b
+}
+
+func (b *behind) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	switch {
+	case addr == "192.0.2.1:80" && network == "tcp":
+		return d.DialContext(ctx, network, b.web.Addr().String())
+	case addr == "192.0.2.1:7" && network == "udp":
+		return d.DialContext(ctx, network, b.echo.LocalAddr().String())
+	}
+	return nil, syscall.ECONNREFUSED
 }

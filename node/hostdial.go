@@ -40,8 +40,7 @@ func (n *Node) dialHost(ctx context.Context, network, addr string) (net.Conn, er
 			return n.dialer().Dial(ctx, proxy, addr)
 		}
 	}
-	var d net.Dialer
-	return d.DialContext(ctx, network, addr)
+	return n.cfg.dialHost(ctx, network, addr)
 }
 
 // mayLeave says no for a node that keeps to the mesh, and protects what listens on this machine only from clients on
@@ -49,6 +48,9 @@ func (n *Node) dialHost(ctx context.Context, network, addr string) (net.Conn, er
 func (n *Node) mayLeave(to netip.Addr) error {
 	if n.cfg.MeshOnly {
 		return policyError("it is outside the mesh, and --mesh-only is set")
+	}
+	if n.netmap.Load().ExitLost {
+		return policyError("it is outside the mesh, and the exit node is not there")
 	}
 	if to.IsValid() && hostsOnly(to) && n.guardsHost() {
 		return policyError("it is this machine's own, and the proxy serves others too")
@@ -76,7 +78,7 @@ func hostsOnly(a netip.Addr) bool {
 
 // leavesToProxy reports whether a name is left to the proxy of the environment to resolve: often nobody else can.
 func (n *Node) leavesToProxy(network, host string) bool {
-	if network != "tcp" || n.cfg.MeshOnly || len(n.netmap.Load().DNS.Servers) > 0 {
+	if network != "tcp" || n.cfg.MeshOnly || len(n.netmap.Load().DNS.Servers) > 0 || n.cfg.Control != nil && n.cfg.Control.ExitNode != "" {
 		return false
 	}
 	if _, inMesh := n.routes.Load().names[hostName(host)]; inMesh {

@@ -40,6 +40,10 @@ func (s *servedPorts) has(p servedPort) bool {
 // accepts is the stack's filter: what is served, as far as the map allows it.
 func (n *Node) accepts(f userstack.Flow) bool {
 	m := n.netmap.Load()
+	if !n.routes.Load().isOwn(f.Dst.Addr()) {
+		isRouted := f.Protocol == userstack.TCP || f.Protocol == userstack.UDP
+		return isRouted && n.router.takes(f.Dst.Addr()) && m.Filter != nil && m.Filter(f)
+	}
 	isPing := f.Protocol == userstack.ICMPv4 || f.Protocol == userstack.ICMPv6
 	if !(isPing && m.Mesh) && !n.served.has(servedPort{f.Protocol, f.Dst.Port()}) {
 		return false

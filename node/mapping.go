@@ -42,6 +42,7 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 		out.Home = 0
 	}
 	exit := t.exitNode(m, domain)
+	out.ExitLost = exit == nil && t.cfg.ExitNode != ""
 	for _, p := range m.Peers {
 		if usable(p, now) {
 			out.Peers = append(out.Peers, t.peer(p, domain, p == exit))
@@ -119,7 +120,8 @@ func offersExit(p *control.Node) bool {
 
 // setFilter enforces the map's packet filter. One that makes no sense lets nothing in.
 func (t *mapper) setFilter(m *control.NetMap) {
-	cfg := filter.Config{Rules: m.Filter, Local: m.Self.Addresses, HasCapability: capabilities(m.Peers)}
+	local := append(slices.Clone(m.Self.Addresses), t.cfg.AdvertiseRoutes...)
+	cfg := filter.Config{Rules: m.Filter, Local: local, HasCapability: capabilities(m.Peers)}
 	for _, p := range m.Peers {
 		if p.IsJailed {
 			cfg.Jailed = append(cfg.Jailed, p.AllowedIPs...)

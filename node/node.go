@@ -56,6 +56,9 @@ type Config struct {
 	OutboundProxy func(*url.URL) (*url.URL, error)
 	Roots         *x509.CertPool // trusted for relays besides the system's
 
+	// DialHost connects to what is outside the mesh; nil: the system does.
+	DialHost func(ctx context.Context, network, addr string) (net.Conn, error)
+
 	// LookupHost resolves the names of endpoints and STUN servers; nil: the system's resolver.
 	LookupHost func(ctx context.Context, host string) ([]netip.Addr, error)
 
@@ -80,6 +83,14 @@ func (c *Config) log() *slog.Logger {
 		return c.Log
 	}
 	return slog.New(slog.DiscardHandler)
+}
+
+func (c *Config) dialHost(ctx context.Context, network, addr string) (net.Conn, error) {
+	if c.DialHost != nil {
+		return c.DialHost(ctx, network, addr)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
 }
 
 func (c *Config) lookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -129,6 +140,7 @@ type Node struct {
 	peersChanged, relaysChanged chan struct{}
 
 	member *membership // nil without a coordination server
+	router *router     // nil unless routes are advertised
 	awaits awaits      // what the node waits for before it is ready
 
 	failc  chan error    // has an item when the node cannot go on
@@ -212,7 +224,8 @@ func (n *Node) start() error {
 
 // openData builds the way of a packet: stack, WireGuard, transport, relays.
 func (n *Node) openData() (err error) {
-	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU}); err != nil {
+	n.router = newRouter(n)
+	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Router: n.router.stackConfig()}); err != nil {
 		return err
 	}
 	n.stack.SetFilter(n.accepts)

@@ -19,6 +19,17 @@ func (s *Server) Forward(ln net.Listener, name string, dial DialFunc) error {
 	})
 }
 
+// Carry carries one connection to its destination, which dial reaches, as Forward does those of a listener.
+func (s *Server) Carry(nc net.Conn, name string, dial DialFunc) {
+	s.setup.Do(s.prepare)
+	if !s.live.begin() {
+		nc.Close()
+		return
+	}
+	defer s.live.wg.Done()
+	s.startForward(nc, name, dial)
+}
+
 func (s *Server) startForward(nc net.Conn, name string, dial DialFunc) {
 	c := &conn{Conn: nc, srv: s, reach: reachLoopback}
 	if !s.live.add(c) {

@@ -1,6 +1,7 @@
 package userstack
 
 import (
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,9 @@ type device struct {
 	filter     atomic.Pointer[Filter]
 	// clientPorts are the UDP ports of conns that filter their senders themselves.
 	clientPorts portSet
+	// routes tells that there may be destinations behind this host, of which clientPorts know nothing.
+	routes atomic.Bool
+	own    atomic.Pointer[[]netip.Addr] // the stack's addresses; nil before there are any
 
 	mu     sync.Mutex
 	queue  packetQueue

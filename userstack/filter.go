@@ -3,6 +3,7 @@ package userstack
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -41,7 +42,7 @@ func (d *device) accept(packet []byte) bool {
 	if ok && !p.begins {
 		return true
 	}
-	if ok && p.proto == UDP && d.clientPorts.has(binary.BigEndian.Uint16(p.l4[2:])) {
+	if ok && p.proto == UDP && d.clientPorts.has(binary.BigEndian.Uint16(p.l4[2:])) && (!d.routes.Load() || d.isOwn(p.flow(packet).Dst.Addr())) {
 		return true
 	}
 	if f := d.filter.Load(); ok && f != nil && *f != nil && (*f)(p.flow(packet)) {
@@ -49,6 +50,12 @@ func (d *device) accept(packet []byte) bool {
 	}
 	d.refused.Add(1)
 	return false
+}
+
+// isOwn reports whether a is an address of the stack.
+func (d *device) isOwn(a netip.Addr) bool {
+	own := d.own.Load()
+	return own != nil && slices.Contains(*own, a)
 }
 
 // parsed is what the filter needs to know about a packet.

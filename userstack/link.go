@@ -20,12 +20,37 @@ var (
 
 // WritePacket implements stack.QueueingDiscipline, so that gVisor hands packets over one by one instead of making a list
 // for each.
-func (l link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error { return l.d.enqueue(pkt) }
+func (l link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error {
+	if l.d.routes.Load() && l.loop(pkt) {
+		return nil
+	}
+	return l.d.enqueue(pkt)
+}
+
+// loop returns a packet for one of our own addresses to the stack. A stack that is a router as well cannot do so itself:
+// gVisor would then take every source for its own and drop the packet.
+func (l link) loop(pkt *stack.PacketBuffer) bool {
+	dispatcher := l.d.dispatcher.Load()
+	if dispatcher == nil || !l.d.isOwn(addrOf(destination(pkt))) {
+		return false
+	}
+	copied := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: pkt.ToBuffer()})
+	defer copied.DecRef()
+	(*dispatcher).DeliverNetworkPacket(pkt.NetworkProtocolNumber, copied)
+	return true
+}
+
+func destination(pkt *stack.PacketBuffer) tcpip.Address {
+	if pkt.NetworkProtocolNumber == header.IPv4ProtocolNumber {
+		return header.IPv4(pkt.NetworkHeader().Slice()).DestinationAddress()
+	}
+	return header.IPv6(pkt.NetworkHeader().Slice()).DestinationAddress()
+}
 
 // WritePackets implements stack.LinkWriter.
 func (l link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	for n, pkt := range pkts.AsSlice() {
-		if err := l.d.enqueue(pkt); err != nil {
+		if err := l.WritePacket(pkt); err != nil {
 			return n, err
 		}
 	}

@@ -51,6 +51,9 @@ const (
 // Config is what New needs. The zero value is usable.
 type Config struct {
 	MTU int // of the tunnel, in bytes; 0 means DefaultMTU
+
+	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not asked about any.
+	Router *Router
 }
 
 func (c *Config) mtu() (int, error) {
@@ -71,7 +74,6 @@ type Stack struct {
 	mu    sync.Mutex
 	addrs map[netip.Addr]struct{} // what gv has
 
-	own    atomic.Pointer[[]netip.Addr] // the same as addrs, for readers
 	closed atomic.Bool
 	pings  atomic.Uint32 // sequence number of the last echo request
 }
@@ -86,11 +88,15 @@ func New(cfg Config) (*Stack, error) {
 	gv := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
-		HandleLocal:        true, // the host's own addresses are reached without leaving it
+		HandleLocal:        cfg.Router == nil, // the host's own addresses are reached without leaving it; see link.loop
 	})
 	s := &Stack{gv: gv, dev: newDevice(mtu), addrs: make(map[netip.Addr]struct{})}
-	s.own.Store(&[]netip.Addr{})
-	if err := s.setUp(); err != nil {
+	s.dev.own.Store(&[]netip.Addr{})
+	err = s.setUp()
+	if err == nil && cfg.Router != nil {
+		err = s.setRouter(*cfg.Router)
+	}
+	if err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -155,7 +161,7 @@ func (s *Stack) Device() tun.Device { return s.dev }
 func (s *Stack) Sent(n int) { s.dev.sent(n) }
 
 // Addrs returns the stack's own addresses. The caller must not change the slice.
-func (s *Stack) Addrs() []netip.Addr { return *s.own.Load() }
+func (s *Stack) Addrs() []netip.Addr { return *s.dev.own.Load() }
 
 // SetAddrs makes addrs the whole set of the stack's own addresses. Connections on an address that goes away die.
 // Prefix lengths are ignored: there is one link, and everything is on it.
@@ -196,7 +202,7 @@ func (s *Stack) SetAddrs(addrs []netip.Prefix) error {
 			own = append(own, a)
 		}
 	}
-	s.own.Store(&own)
+	s.dev.own.Store(&own)
 	return errors.Join(errs...)
 }
 

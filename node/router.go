@@ -1,0 +1,177 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ginnel/userstack"
+)
+
+// A node that advertises routes carries what peers send there: as a subnet router or an exit node, in user space, by
+// connections of its own on the host's network. The packet filter of the map has decided about each before.
+
+const (
+	routeDialTimeout = 10 * time.Second
+	routedFlowIdle   = 2 * time.Minute // of a pair of UDP addresses
+	routedFlowsMax   = 1024
+)
+
+// router is the node as a router.
+type router struct {
+	n      *Node
+	routes []netip.Prefix // advertised
+	flows  atomic.Int32
+}
+
+// newRouter returns nil if there is nothing to route.
+func newRouter(n *Node) *router {
+	if n.cfg.Control == nil || len(n.cfg.Control.AdvertiseRoutes) == 0 {
+		return nil
+	}
+	return &router{n: n, routes: n.cfg.Control.AdvertiseRoutes}
+}
+
+// stackConfig is the stack's part.
+func (r *router) stackConfig() *userstack.Router {
+	if r == nil {
+		return nil
+	}
+	return &userstack.Router{TCP: r.carryTCP, UDP: r.startUDP}
+}
+
+// takes reports whether we have said that dst is behind us. A default route is the way to the Internet, not into the
+// private networks that this host happens to be in (control specification, section 6.2).
+func (r *router) takes(dst netip.Addr) bool {
+	if r == nil || dst.IsLoopback() || dst.IsLinkLocalUnicast() || dst.IsMulticast() || dst.IsUnspecified() || isMeshAddr(dst) {
+		return false
+	}
+	return slices.ContainsFunc(r.routes, func(p netip.Prefix) bool {
+		return p.Contains(dst) && (p.Bits() > 0 || !dst.IsPrivate())
+	})
+}
+
+// carryTCP connects to the destination before it answers for it, so that who asks learns whether it is there.
+func (r *router) carryTCP(in *userstack.Incoming) {
+	ok := r.n.spawn(func() { r.carry(in) })
+	if !ok {
+		in.Refuse()
+	}
+}
+
+func (r *router) carry(in *userstack.Incoming) {
+	if !r.takes(in.Dst.Addr()) {
+		in.Refuse()
+		return
+	}
+	far, err := r.dial("tcp", in.Dst)
+	if err != nil {
+		r.n.log.Debug("routing a connection", "from", in.Src, "to", in.Dst, "err", err)
+		in.Refuse()
+		return
+	}
+	near, err := in.Accept()
+	if err != nil {
+		far.Close()
+		r.n.log.Debug("routing a connection", "from", in.Src, "to", in.Dst, "err", err)
+		return
+	}
+	r.n.proxy.Carry(near, in.Dst.String(), func(context.Context) (net.Conn, error) { return far, nil })
+}
+
+func (r *router) dial(network string, dst netip.AddrPort) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), routeDialTimeout)
+	defer cancel()
+	if !r.n.spawn(func() { r.cancelOnClose(ctx, cancel) }) {
+		return nil, net.ErrClosed
+	}
+	return r.n.cfg.dialHost(ctx, network, dst.String())
+}
+
+func (r *router) cancelOnClose(ctx context.Context, cancel context.CancelFunc) {
+	select {
+	case <-r.n.closec:
+		cancel()
+	case <-ctx.Done():
+	}
+}
+
+// startUDP carries the datagrams between two addresses, if there is room for one more pair.
+func (r *router) startUDP(src, dst netip.AddrPort, near net.Conn) {
+	if !r.takes(dst.Addr()) || r.flows.Add(1) > routedFlowsMax {
+		r.flows.Add(-1)
+		near.Close()
+		return
+	}
+	if !r.n.spawn(func() { r.carryUDP(dst, near) }) {
+		near.Close()
+	}
+}
+
+func (r *router) carryUDP(dst netip.AddrPort, near net.Conn) {
+	defer r.flows.Add(-1)
+	defer near.Close()
+	far, err := r.dial("udp", dst)
+	if err != nil {
+		r.n.log.Debug("routing datagrams", "to", dst, "err", err)
+		return
+	}
+	f := &routedFlow{near: near, far: far, endc: make(chan struct{})}
+	f.heard.Store(time.Now().UnixNano())
+	f.wg.Go(func() { f.endWith(r.n.closec) })
+	f.wg.Go(func() { f.pump(far, near) })
+	f.pump(near, far)
+	f.wg.Wait()
+}
+
+// routedFlow is a pair of UDP addresses, one behind us.
+type routedFlow struct {
+	near, far net.Conn
+	heard     atomic.Int64 // Unix nanoseconds of the last datagram, in either direction
+	endc      chan struct{}
+	once      sync.Once
+	wg        sync.WaitGroup
+}
+
+// endWith closes the flow when the node is closed, unless it ends before.
+func (f *routedFlow) endWith(closec <-chan struct{}) {
+	select {
+	case <-closec:
+		f.end()
+	case <-f.endc:
+	}
+}
+
+func (f *routedFlow) end() {
+	f.once.Do(func() {
+		close(f.endc)
+		f.near.Close()
+		f.far.Close()
+	})
+}
+
+// pump carries one direction until the flow is idle or a socket is closed.
+func (f *routedFlow) pump(dst, src net.Conn) {
+	defer f.end()
+	b := make([]byte, userstack.MaxDatagram)
+	for {
+		src.SetReadDeadline(time.Unix(0, f.heard.Load()).Add(routedFlowIdle))
+		n, err := src.Read(b)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && time.Since(time.Unix(0, f.heard.Load())) < routedFlowIdle:
+			continue // the other direction was busy
+		case err != nil:
+			return
+		}
+		f.heard.Store(time.Now().UnixNano())
+		if _, err := dst.Write(b[:n]); errors.Is(err, net.ErrClosed) {
+			return
+		}
+	}
+}

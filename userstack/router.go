@@ -1,0 +1,100 @@
+package userstack
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// maxIncoming connections for addresses behind the stack may wait for an answer; the SYNs of further ones are dropped.
+const maxIncoming = 1024
+
+// Router takes what is for addresses behind this host: the stack then speaks for them too. What reaches it has passed
+// the filter.
+type Router struct {
+	// TCP is called, each time in a goroutine of its own, for a connection that somebody wants; it has to take or refuse
+	// it.
+	TCP func(*Incoming)
+	// UDP is called with a conn for each new pair of addresses. It must not block.
+	UDP func(src, dst netip.AddrPort, c net.Conn)
+}
+
+// setRouter has r take what is not for the stack's own addresses.
+func (s *Stack) setRouter(r Router) error {
+	if terr := s.gv.SetPromiscuousMode(nicID, true); terr != nil {
+		return fmt.Errorf("userstack: taking foreign addresses: %s", terr)
+	}
+	if terr := s.gv.SetSpoofing(nicID, true); terr != nil {
+		return fmt.Errorf("userstack: answering for foreign addresses: %s", terr)
+	}
+	s.dev.routes.Store(true)
+	forTCP := tcp.NewForwarder(s.gv, 0, maxIncoming, func(req *tcp.ForwarderRequest) { r.TCP(newIncoming(s, req)) })
+	forUDP := udp.NewForwarder(s.gv, func(req *udp.ForwarderRequest) bool { return s.routeUDP(r, req) })
+	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.unlessOwn(forTCP.HandlePacket))
+	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, s.unlessOwn(forUDP.HandlePacket))
+	return nil
+}
+
+// unlessOwn leaves what is for the stack itself to it: nobody listens there, and that is what it says.
+func (s *Stack) unlessOwn(h func(stack.TransportEndpointID, *stack.PacketBuffer) bool) func(stack.TransportEndpointID, *stack.PacketBuffer) bool {
+	return func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+		return !s.dev.isOwn(addrOf(id.LocalAddress)) && h(id, pkt)
+	}
+}
+
+// Incoming is a connection that somebody wants to an address behind this host.
+type Incoming struct {
+	Src, Dst netip.AddrPort
+	s        *Stack
+	req      *tcp.ForwarderRequest
+}
+
+func newIncoming(s *Stack, req *tcp.ForwarderRequest) *Incoming {
+	src, dst := flowOf(req.ID())
+	return &Incoming{Src: src, Dst: dst, s: s, req: req}
+}
+
+// flowOf translates the two ends; the stack's is the destination.
+func flowOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
+	return netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort), netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)
+}
+
+// Refuse resets the connection.
+func (i *Incoming) Refuse() { i.req.Complete(true) }
+
+// Accept completes the handshake.
+func (i *Incoming) Accept() (net.Conn, error) {
+	defer i.req.Complete(false)
+	wq := new(waiter.Queue)
+	ep, terr := i.req.CreateEndpoint(wq)
+	if terr != nil {
+		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), errorOf(terr))
+	}
+	setConnOptions(ep)
+	return newConn(i.s, ep, wq, i.s.mss(i.Dst.Addr())), nil
+}
+
+// routeUDP makes a conn for the sender and destination of a datagram.
+func (s *Stack) routeUDP(r Router, req *udp.ForwarderRequest) (handled bool) {
+	src, dst := flowOf(req.ID())
+	wq := new(waiter.Queue)
+	ep, terr := req.CreateEndpoint(wq)
+	if terr != nil {
+		_, twice := terr.(*tcpip.ErrPortInUse) // two datagrams came at once: the conn of the other will do
+		return twice
+	}
+	c := &PacketConn{s: s, local: dst, remote: src}
+	c.hold(s, ep, wq)
+	if s.closed.Load() {
+		c.Close()
+		return true
+	}
+	r.UDP(src, dst, c)
+	return true
+}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"time"
 
 	"ginnel/control/server"
@@ -18,21 +19,25 @@ const (
 	devKeyLife = 24 * time.Hour
 )
 
-// invite makes user and key, and prints the line with which another machine joins: nothing else goes there.
-func (s *controlService) invite(ctx context.Context, p program) error {
+// prepareDev makes user and key, before anybody is served.
+func (s *controlService) prepareDev(ctx context.Context) error {
 	a := &admin{client: &http.Client{Transport: inProcess{s.ctl.AdminHandler()}}, base: "http://control", where: "this process"}
 	err := a.call(ctx, http.MethodPost, "users", map[string]string{"name": devUser}, nil)
 	if e, ok := errors.AsType[*adminError](err); err != nil && (!ok || e.status != http.StatusConflict) {
 		return err
 	}
-	var key server.AuthKey
 	req := server.AuthKeyRequest{User: devUser, Reusable: true, Expiry: time.Now().Add(devKeyLife)}
-	if err := a.call(ctx, http.MethodPost, "keys", req, &key); err != nil {
-		return err
+	return a.call(ctx, http.MethodPost, "keys", req, &s.devKey)
+}
+
+// invite prints the line with which another machine joins: nothing else goes there.
+func (s *controlService) invite(p program) error {
+	if host := s.site.Hostname(); s.site.Scheme == "http" && !isPrivateHost(host) {
+		s.log.Warn("nodes refuse plain HTTP to an address that is not private; name one with --url", "host", host)
 	}
 	s.log.Info("the line on standard output joins another machine; administer with 'ginnel control --state'",
-		"state", s.dir, "key_expires", key.Expiry)
-	_, err = fmt.Fprintf(p.stdout, "ginnel up --control %s --authkey %s\n", s.site, key.Key)
+		"state", s.dir, "key_expires", s.devKey.Expiry)
+	_, err := fmt.Fprintf(p.stdout, "ginnel up --control %s --authkey %s\n", s.site, s.devKey.Key)
 	return err
 }
 
@@ -45,20 +50,39 @@ func devURL(bound net.Addr) *url.URL {
 	return &url.URL{Scheme: "http", Host: net.JoinHostPort(host, fmt.Sprint(portNumber(bound.String())))}
 }
 
-// machineAddr is the address that others reach this machine at, as far as it knows: the one it goes out by, or else any.
+// machineAddr is the address that others reach this machine at, as far as it knows: of the interface that it goes out by, and
+// one to which nodes take plain HTTP if that has any.
 func machineAddr() netip.Addr {
-	for _, far := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // nothing is sent
+	out := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	for _, far := range []string{"[2001:db8::1]:9", "192.0.2.1:9"} { // nothing is sent
 		if conn, err := net.Dial("udp", far); err == nil {
-			addr := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+			out = conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 			conn.Close()
-			return addr
 		}
 	}
-	addrs, _ := net.InterfaceAddrs()
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {
-			return p.Addr()
+	best := out
+	for _, a := range besides(out) {
+		if isPrivateHost(a.String()) && (!isPrivateHost(best.String()) || a.Is4() && best.Is6()) {
+			best = a
 		}
 	}
-	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	return best
+}
+
+// besides are the addresses of the interface that has this one.
+func besides(one netip.Addr) []netip.Addr {
+	interfaces, _ := net.Interfaces()
+	for _, i := range interfaces {
+		var addrs []netip.Addr
+		list, _ := i.Addrs()
+		for _, a := range list {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				addrs = append(addrs, p.Addr())
+			}
+		}
+		if slices.Contains(addrs, one) {
+			return addrs
+		}
+	}
+	return nil
 }

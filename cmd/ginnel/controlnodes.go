@@ -67,6 +67,13 @@ func nodeState(n server.Node) string {
 	return state
 }
 
+func lastSeen(n server.Node) string {
+	if n.Online {
+		return "now"
+	}
+	return day(n.LastSeen)
+}
+
 func nodeExpiry(n server.Node) string {
 	if n.Expired {
 		return "expired"
@@ -93,7 +100,7 @@ func showNode(w io.Writer, n server.Node) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, line := range [][2]string{
 		{"node", fmt.Sprintf("%s (%d)", n.FQDN, n.ID)}, {"owner", nodeOwner(n)}, {"addresses", join(n.Addresses)}, {"state", nodeState(n)},
-		{"last seen", day(n.LastSeen)}, {"created", day(n.Created)}, {"expires", nodeExpiry(n)}, {"host", n.Hostname},
+		{"last seen", lastSeen(n)}, {"created", day(n.Created)}, {"expires", nodeExpiry(n)}, {"host", n.Hostname},
 		{"system", dash(n.OS)}, {"version", dash(n.Version)}, {"node key", n.NodeKey.String()}, {"machine key", n.MachineKey.String()},
 		{"relay", fmt.Sprint(n.Relay)}, {"endpoints", words(n.Endpoints)}, {"routes advertised", words(n.Routes.Advertised)},
 		{"routes approved", words(n.Routes.Approved)}, {"routes served", words(n.Routes.Served)},

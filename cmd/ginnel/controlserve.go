@@ -34,16 +34,17 @@ const (
 
 // controlService is a coordination server with its relay and all its listeners.
 type controlService struct {
-	f     *controlFlags
-	log   *slog.Logger
-	dir   string   // of the state
-	site  *url.URL // by which nodes find the server
-	store *store.Bolt
-	ctl   *server.Server
-	relay *relay.Server
-	pin   string // of a self-signed certificate
-	addr  string // of the port, as bound
-	stun  string // of the STUN server, as bound, or none
+	f      *controlFlags
+	log    *slog.Logger
+	dir    string   // of the state
+	site   *url.URL // by which nodes find the server
+	store  *store.Bolt
+	ctl    *server.Server
+	relay  *relay.Server
+	pin    string         // of a self-signed certificate
+	devKey server.AuthKey // of --dev
+	addr   string         // of the port, as bound
+	stun   string         // of the STUN server, as bound, or none
 
 	stopc   chan struct{}
 	wg      sync.WaitGroup
@@ -88,7 +89,7 @@ func (s *controlService) run(ctx context.Context, p program) error {
 	}
 	s.log.Info("coordination server is up", "url", s.site.String(), "addr", s.addr, "stun", s.stun,
 		"relay", s.f.embedded.text, "domain", s.f.baseDomain, "state", s.dir)
-	if err := s.describe(ctx, p); err != nil {
+	if err := s.describe(p); err != nil {
 		return err
 	}
 	select {
@@ -101,9 +102,9 @@ func (s *controlService) run(ctx context.Context, p program) error {
 }
 
 // describe prints what people need next.
-func (s *controlService) describe(ctx context.Context, p program) error {
+func (s *controlService) describe(p program) error {
 	if s.f.dev {
-		return s.invite(ctx, p)
+		return s.invite(p)
 	}
 	if s.f.how != tlsSelfSigned {
 		return nil
@@ -143,6 +144,11 @@ func (s *controlService) open(ctx context.Context) error {
 	tlsConf, err := s.tlsConfig(conf)
 	if err != nil {
 		return err
+	}
+	if s.f.dev {
+		if err := s.prepareDev(ctx); err != nil {
+			return err
+		}
 	}
 	if err := s.serveAside(); err != nil {
 		return err
@@ -256,21 +262,27 @@ func (s *controlService) serveAside() error {
 	if err != nil {
 		return err
 	}
-	admin := s.newHTTPServer(s.ctl.AdminHandler())
-	s.serve(func() error { return admin.Serve(ln) })
+	s.serveHTTP(ln, s.ctl.AdminHandler())
 	if s.f.metrics == "" || s.f.metrics == "none" {
 		return nil
 	}
 	all := prometheus.NewRegistry()
 	all.MustRegister(s.ctl.Collector(), s.relay.Collector())
-	ln, err = net.Listen("tcp", s.f.metrics)
+	pages, err := net.Listen("tcp", s.f.metrics)
 	if err != nil {
 		return fmt.Errorf("opening the metrics port: %w", err)
 	}
-	metrics := s.newHTTPServer(promhttp.HandlerFor(all, promhttp.HandlerOpts{}))
-	s.serve(func() error { return metrics.Serve(ln) })
-	s.log.Info("listening", "for", "metrics", "addr", ln.Addr())
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(all, promhttp.HandlerOpts{}))
+	s.serveHTTP(pages, mux)
+	s.log.Info("listening", "for", "metrics", "addr", pages.Addr())
 	return nil
+}
+
+// serveHTTP serves a handler alone on a listener.
+func (s *controlService) serveHTTP(ln net.Listener, h http.Handler) {
+	hs := s.newHTTPServer(h)
+	s.serve(func() error { return hs.Serve(ln) })
 }
 
 func (s *controlService) newHTTPServer(h http.Handler) *http.Server {

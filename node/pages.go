@@ -36,6 +36,7 @@ func (n *Node) pages() http.Handler {
 	mux.HandleFunc("GET /readyz", n.serveReady)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics(), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /api/v1/status", n.serveStatus)
+	mux.HandleFunc("GET /api/v1/netcheck", n.serveNetCheck)
 	mux.HandleFunc("POST /api/v1/ping", n.servePing)
 	mux.HandleFunc("POST /api/v1/shutdown", n.serveShutdown)
 	return mux

@@ -33,7 +33,10 @@ func (n *Node) keepSTUN(ctx context.Context) {
 
 // stunServers are the first STUN server of each region that may be measured, in each family it has.
 func (n *Node) stunServers(ctx context.Context) (servers []transport.STUNServer) {
-	m := &n.netmap.Load().Relays
+	return n.stunServersOf(ctx, &n.netmap.Load().Relays)
+}
+
+func (n *Node) stunServersOf(ctx context.Context, m *relay.Map) (servers []transport.STUNServer) {
 	for _, id := range m.RegionIDs() {
 		if r := m.Regions[id]; !r.NoMeasureNoHome {
 			for _, node := range r.Nodes {

@@ -1,0 +1,285 @@
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+
+	"ginnel/internal/key"
+	"ginnel/relay"
+	"ginnel/transport"
+)
+
+const (
+	// netCheckTimeout bounds a check of the network.
+	netCheckTimeout = 15 * time.Second
+	// udpTimeout is a little more than a round of STUN takes.
+	udpTimeout = 4 * time.Second
+)
+
+// Mapping is how the network changes the addresses of outgoing UDP.
+type Mapping string
+
+// The kinds of mapping.
+const (
+	MappingNone Mapping = "none" // addresses stay as they are
+	MappingEasy Mapping = "easy" // one address for all destinations
+	MappingHard Mapping = "hard" // another one for each
+)
+
+// NetReport is what a check found out about the network; its JSON is what scripts read. What is unknown is left out.
+type NetReport struct {
+	UDP         bool           `json:"udp"`
+	IPv4        bool           `json:"ipv4"`
+	IPv6        bool           `json:"ipv6"`
+	Mapping     Mapping        `json:"mapping,omitempty"`
+	GlobalV4    netip.AddrPort `json:"global_v4,omitzero"`
+	GlobalV6    netip.AddrPort `json:"global_v6,omitzero"`
+	Relays      []RelayReport  `json:"relays"`
+	Home        string         `json:"home,omitempty"`
+	Proxy       string         `json:"proxy,omitempty"`        // on the way to relays, without its password
+	InspectedBy string         `json:"inspected_by,omitempty"` // who signs certificates in place of the relays
+}
+
+// RelayReport is the way to one region.
+type RelayReport struct {
+	Region    int     `json:"region"`
+	Name      string  `json:"name"`
+	LatencyMS float64 `json:"latency_ms,omitempty"`
+	Transport string  `json:"transport,omitempty"` // by which it was measured: udp or https
+	Error     string  `json:"error,omitempty"`
+}
+
+// NetCheck finds out what the network between this machine and relays lets through, with sockets of its own. Of cfg it
+// uses Map.Relays, Map.Home, RelayOnly, UDPAddr, Roots, OutboundProxy, LookupHost and Log.
+func NetCheck(ctx context.Context, cfg Config) (NetReport, error) {
+	if err := cfg.Map.Relays.Validate(); err != nil {
+		return NetReport{}, err
+	}
+	n := &Node{cfg: cfg, log: cfg.log()}
+	return n.netCheck(ctx, &cfg.Map)
+}
+
+func (n *Node) netCheck(ctx context.Context, m *NetworkMap) (NetReport, error) {
+	if len(m.Relays.Regions) == 0 {
+		return NetReport{}, errNoRelays
+	}
+	ctx, cancel := context.WithTimeout(ctx, netCheckTimeout)
+	defer cancel()
+	c := &netCheck{n: n, m: m, report: NetReport{Relays: []RelayReport{}}, failed: make(map[int]error), https: make(map[int]relay.Measurement)}
+	if !n.cfg.RelayOnly {
+		if err := c.probeUDP(ctx); err != nil {
+			return c.report, err
+		}
+	}
+	c.probeHTTPS(ctx)
+	c.finish()
+	return c.report, nil
+}
+
+var errNoRelays = errors.New("there is no relay in the network map that the network could be measured by")
+
+// netCheck is one check.
+type netCheck struct {
+	n      *Node
+	m      *NetworkMap
+	report NetReport
+	udp    transport.Status
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	https  map[int]relay.Measurement
+	failed map[int]error
+}
+
+// probeUDP asks all STUN servers in one round.
+func (c *netCheck) probeUDP(ctx context.Context) error {
+	tr, err := transport.New(transport.Config{NodeKey: key.NewNodePrivate().Public(), Addr: c.n.cfg.UDPAddr, Log: c.n.log})
+	if err != nil {
+		return err
+	}
+	bind := tr.Bind()
+	fns, _, err := bind.Open(0)
+	if err != nil {
+		tr.Close()
+		return err
+	}
+	var wg sync.WaitGroup
+	for _, receive := range fns {
+		wg.Go(func() { discard(receive, bind.BatchSize()) })
+	}
+	defer wg.Wait()
+	defer tr.Close()
+	defer bind.Close()
+	servers := c.n.stunServersOf(ctx, &c.m.Relays)
+	if len(servers) == 0 {
+		return nil
+	}
+	tr.SetSTUN(servers)
+	ctx, cancel := context.WithTimeout(ctx, udpTimeout)
+	defer cancel()
+	for s := range tr.Watch(ctx) {
+		c.udp = s
+		if s.Measured {
+			break
+		}
+	}
+	return nil
+}
+
+// discard takes what comes, and that is news for the transport alone, until the bind is closed.
+func discard(receive conn.ReceiveFunc, batch int) {
+	bufs, sizes, eps := make([][]byte, batch), make([]int, batch), make([]conn.Endpoint, batch)
+	for i := range bufs {
+		bufs[i] = make([]byte, 1<<16-1)
+	}
+	for {
+		if _, err := receive(bufs, sizes, eps); errors.Is(err, net.ErrClosed) {
+			return
+		}
+	}
+}
+
+// probeHTTPS measures the regions that UDP did not, and the home, whose TLS connection has to work.
+func (c *netCheck) probeHTTPS(ctx context.Context) {
+	for _, id := range c.m.Relays.RegionIDs() {
+		if _, measured := c.udp.Latency[id]; !measured || id == c.home() {
+			c.wg.Go(func() { c.probeRegion(ctx, id) })
+		}
+	}
+	c.wg.Wait()
+}
+
+func (c *netCheck) probeRegion(ctx context.Context, id int) {
+	m, err := relay.Measure(ctx, c.m.Relays.Regions[id], relay.ClientConfig{Roots: c.n.cfg.Roots, Proxy: c.n.outboundProxy, DialProxy: c.n.dialer().Dial})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.failed[id] = err
+		return
+	}
+	c.https[id] = m
+}
+
+// home is the node's, or the region that it would choose.
+func (c *netCheck) home() int {
+	if c.m.Home != 0 {
+		return c.m.Home
+	}
+	latency := make(map[int]time.Duration)
+	for id, m := range c.https {
+		latency[id] = m.Latency
+	}
+	for id, l := range c.udp.Latency {
+		latency[id] = l
+	}
+	if len(latency) == 0 {
+		return 0
+	}
+	return newHomeChooser().choose(time.Now(), &c.m.Relays, latency, time.Time{})
+}
+
+// finish writes the report from what was found.
+func (c *netCheck) finish() {
+	r := &c.report
+	r.GlobalV4, r.GlobalV6 = c.udp.Global4, c.udp.Global6
+	r.UDP = r.GlobalV4.IsValid() || r.GlobalV6.IsValid()
+	r.IPv4, r.IPv6 = r.GlobalV4.IsValid(), r.GlobalV6.IsValid()
+	r.Mapping = c.mapping()
+	for _, id := range c.m.Relays.RegionIDs() {
+		line := RelayReport{Region: id, Name: regionName(&c.m.Relays, id)}
+		m, answered := c.https[id]
+		if l, ok := c.udp.Latency[id]; ok {
+			line.LatencyMS, line.Transport = milliseconds(l), "udp"
+		} else if answered {
+			line.LatencyMS, line.Transport = milliseconds(m.Latency), "https"
+		}
+		if err := c.failed[id]; err != nil {
+			line.Error = err.Error()
+			if by := inspector(err); by != "" {
+				r.InspectedBy = by
+			}
+		}
+		proxy := c.proxyFor(id)
+		if proxy != "" {
+			r.Proxy = proxy
+		} else if answered { // whose address is the proxy's otherwise
+			r.IPv4 = r.IPv4 || m.RemoteAddr.Addr().Is4()
+			r.IPv6 = r.IPv6 || m.RemoteAddr.Addr().Is6()
+		}
+		r.Relays = append(r.Relays, line)
+	}
+	r.Home = regionName(&c.m.Relays, c.home())
+}
+
+// mapping compares what STUN servers saw with what this machine knows. One server alone cannot tell easy from hard.
+func (c *netCheck) mapping() Mapping {
+	seen := []netip.AddrPort{c.udp.Global4, c.udp.Global6}
+	switch {
+	case c.udp.MappingVaries:
+		return MappingHard
+	case slices.ContainsFunc(seen, func(a netip.AddrPort) bool { return a.IsValid() && !isOwnAddr(a.Addr()) }):
+		if len(c.udp.Latency) < 2 {
+			return ""
+		}
+		return MappingEasy
+	case c.report.UDP:
+		return MappingNone
+	}
+	return ""
+}
+
+// isOwnAddr reports whether an interface of this machine has the address.
+func isOwnAddr(a netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(addrs, func(own net.Addr) bool {
+		p, err := netip.ParsePrefix(own.String())
+		return err == nil && p.Addr().Unmap() == a.Unmap()
+	})
+}
+
+// proxyFor names the proxy on the way to a region.
+func (c *netCheck) proxyFor(id int) string {
+	for _, rn := range c.m.Relays.Regions[id].Nodes {
+		proxy, err := c.n.outboundProxy(&url.URL{Scheme: "https", Host: rn.HostName})
+		if err == nil && proxy != nil {
+			return proxy.Redacted()
+		}
+	}
+	return ""
+}
+
+// inspector is who has signed the certificate that was not accepted.
+func inspector(err error) string {
+	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); ok && unknown.Cert != nil {
+		return unknown.Cert.Issuer.String()
+	}
+	return ""
+}
+
+// serveNetCheck checks the network on behalf of a command.
+func (n *Node) serveNetCheck(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Origin") != "" {
+		writeJSON(w, http.StatusForbidden, apiError{"this is not for pages of the web"})
+		return
+	}
+	report, err := n.netCheck(r.Context(), n.netmap.Load())
+	if err != nil {
+		status := http.StatusInternalServerError
+		if errors.Is(err, errNoRelays) {
+			status = http.StatusConflict
+		}
+		writeJSON(w, status, apiError{err.Error()})
+		return
+	}
+	writeJSON(w, http.StatusOK, report)
+}

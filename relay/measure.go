@@ -1,0 +1,58 @@
+package relay
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// latencyPath is a page of every relay that says nothing, quickly.
+const latencyPath = "/derp/latency-check"
+
+// Measurement is how a relay answered over HTTP.
+type Measurement struct {
+	Latency    time.Duration // of a request, once there is a connection
+	RemoteAddr netip.AddrPort
+}
+
+// Measure asks the first relay of a region that answers for a page, for where UDP cannot measure the way to it. It does
+// not log in, so that the Key of cfg is not used.
+func Measure(ctx context.Context, r *Region, cfg ClientConfig) (m Measurement, err error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, t, err := dialAny(ctx, &cfg, nodeTargets(r))
+	if err != nil {
+		return m, err
+	}
+	defer conn.Close()
+	m.RemoteAddr = addrPortOf(conn.RemoteAddr())
+	defer context.AfterFunc(ctx, closer(conn))()
+	if !t.plain {
+		tc := tls.Client(conn, newVerifier(t, cfg.Roots).config())
+		if err := tc.HandshakeContext(ctx); err != nil {
+			return m, fmt.Errorf("measuring relay %s: setting up TLS: %w", t.hostHeader(), err)
+		}
+		conn = tc
+	}
+	start := time.Now()
+	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ginnel\r\nConnection: close\r\n\r\n", latencyPath, t.hostHeader())
+	var resp *http.Response
+	if err == nil {
+		resp, err = http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxUpgradeAnswer)), nil)
+	}
+	if err != nil {
+		return m, fmt.Errorf("measuring relay %s: %w", t.hostHeader(), shown{cmp.Or(ctx.Err(), err)})
+	}
+	m.Latency = time.Since(start)
+	resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		return m, fmt.Errorf("measuring relay %s: the answer was %s", t.hostHeader(), excerpt(resp.Status))
+	}
+	return m, nil
+}

@@ -44,6 +44,7 @@ type device struct {
 	once   sync.Once
 
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
+	foreign    atomic.Pointer[stack.NetworkDispatcher] // for what is not for us; nil unless we are a router
 	filter     atomic.Pointer[Filter]
 	// clientPorts are the UDP ports of conns that filter their senders themselves.
 	clientPorts portSet
@@ -168,14 +169,18 @@ func (d *device) Write(bufs [][]byte, offset int) (int, error) {
 	if p == nil {
 		return 0, os.ErrClosed
 	}
+	up := *p
+	if d.routes.Load() {
+		up = sorter{d}
+	}
 	var c coalescer
 	for _, b := range bufs {
 		packet := b[offset:]
 		if d.accept(packet) {
-			c.add(packet, *p)
+			c.add(packet, up)
 		}
 	}
-	c.flush(*p)
+	c.flush(up)
 	return len(bufs), nil
 }
 
@@ -210,6 +215,7 @@ func (d *device) shutDown() {
 	d.room.Broadcast()
 	d.mu.Unlock()
 	d.dispatcher.Store(nil)
+	d.foreign.Store(nil)
 	close(d.closec)
 	close(d.events)
 }

@@ -1,6 +1,8 @@
 package userstack
 
 import (
+	"sync/atomic"
+
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -10,7 +12,10 @@ import (
 const gsoMaxSize = 64<<10 - 1
 
 // link is the device as gVisor sees it. It is a type of its own because both sides have an MTU and a Close.
-type link struct{ d *device }
+type link struct {
+	d  *device
+	up *atomic.Pointer[stack.NetworkDispatcher] // of the device; nil in it while detached
+}
 
 var (
 	_ stack.LinkEndpoint       = link{}
@@ -27,26 +32,6 @@ func (l link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error {
 	return l.d.enqueue(pkt)
 }
 
-// loop returns a packet for one of our own addresses to the stack. A stack that is a router as well cannot do so itself:
-// gVisor would then take every source for its own and drop the packet.
-func (l link) loop(pkt *stack.PacketBuffer) bool {
-	dispatcher := l.d.dispatcher.Load()
-	if dispatcher == nil || !l.d.isOwn(addrOf(destination(pkt))) {
-		return false
-	}
-	copied := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: pkt.ToBuffer()})
-	defer copied.DecRef()
-	(*dispatcher).DeliverNetworkPacket(pkt.NetworkProtocolNumber, copied)
-	return true
-}
-
-func destination(pkt *stack.PacketBuffer) tcpip.Address {
-	if pkt.NetworkProtocolNumber == header.IPv4ProtocolNumber {
-		return header.IPv4(pkt.NetworkHeader().Slice()).DestinationAddress()
-	}
-	return header.IPv6(pkt.NetworkHeader().Slice()).DestinationAddress()
-}
-
 // WritePackets implements stack.LinkWriter.
 func (l link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	for n, pkt := range pkts.AsSlice() {
@@ -60,14 +45,14 @@ func (l link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 // Attach implements stack.LinkEndpoint; a nil dispatcher detaches.
 func (l link) Attach(dispatcher stack.NetworkDispatcher) {
 	if dispatcher == nil {
-		l.d.dispatcher.Store(nil)
+		l.up.Store(nil)
 		return
 	}
-	l.d.dispatcher.Store(&dispatcher)
+	l.up.Store(&dispatcher)
 }
 
 // IsAttached implements stack.LinkEndpoint.
-func (l link) IsAttached() bool { return l.d.dispatcher.Load() != nil }
+func (l link) IsAttached() bool { return l.up.Load() != nil }
 
 // Capabilities says that checksums of inbound packets need no check: WireGuard has authenticated every byte.
 func (l link) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityRXChecksumOffload }

@@ -30,6 +30,9 @@ func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
 	wq := new(waiter.Queue)
 	ep, terr := s.gv.NewEndpoint(tcp.ProtocolNumber, listenProtocol(addr.Addr()), wq)
 	if terr == nil {
+		terr = s.bindToOwn(ep)
+	}
+	if terr == nil {
 		terr = bindListener(ep, addr)
 	}
 	if terr != nil {

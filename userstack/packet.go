@@ -67,7 +67,11 @@ func (s *Stack) newPacketConn(local, remote netip.AddrPort) (*PacketConn, error)
 	if terr != nil {
 		return nil, errorOf(terr)
 	}
-	bound, terr := bindPacket(ep, local, remote)
+	terr = s.bindToOwn(ep)
+	var bound netip.AddrPort
+	if terr == nil {
+		bound, terr = bindPacket(ep, local, remote)
+	}
 	if terr != nil {
 		ep.Close()
 		return nil, errorOf(terr)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -14,6 +15,10 @@ import (
 
 // maxIncoming connections for addresses behind the stack may wait for an answer; the SYNs of further ones are dropped.
 const maxIncoming = 1024
+
+// foreignNIC is the interface of a router at which packets for foreign addresses arrive. It takes all addresses for its
+// own, which the other must not: whoever listens on all addresses means those of the host.
+const foreignNIC = nicID + 1
 
 // Router takes what is for addresses behind this host: the stack then speaks for them too. What reaches it has passed
 // the filter.
@@ -27,10 +32,13 @@ type Router struct {
 
 // setRouter has r take what is not for the stack's own addresses.
 func (s *Stack) setRouter(r Router) error {
-	if terr := s.gv.SetPromiscuousMode(nicID, true); terr != nil {
+	if err := s.addNIC(foreignNIC, &s.dev.foreign); err != nil {
+		return err
+	}
+	if terr := s.gv.SetPromiscuousMode(foreignNIC, true); terr != nil {
 		return fmt.Errorf("userstack: taking foreign addresses: %s", terr)
 	}
-	if terr := s.gv.SetSpoofing(nicID, true); terr != nil {
+	if terr := s.gv.SetSpoofing(foreignNIC, true); terr != nil {
 		return fmt.Errorf("userstack: answering for foreign addresses: %s", terr)
 	}
 	s.dev.routes.Store(true)
@@ -39,6 +47,59 @@ func (s *Stack) setRouter(r Router) error {
 	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.unlessOwn(forTCP.HandlePacket))
 	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, s.unlessOwn(forUDP.HandlePacket))
 	return nil
+}
+
+// bindToOwn keeps an endpoint that takes what comes from foreign destinations.
+func (s *Stack) bindToOwn(ep tcpip.Endpoint) tcpip.Error {
+	if !s.dev.routes.Load() {
+		return nil
+	}
+	return ep.SocketOptions().SetBindToDevice(int32(nicID))
+}
+
+// sorter hands packets to the interface that they are for.
+type sorter struct{ d *device }
+
+// DeliverNetworkPacket implements stack.NetworkDispatcher.
+func (s sorter) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
+	up := &s.d.dispatcher
+	if b, ok := pkt.Data().PullUp(ipHeaderSize(proto)); ok && !s.d.isOwn(addrOf(destination(proto, b))) {
+		up = &s.d.foreign
+	}
+	if p := up.Load(); p != nil {
+		(*p).DeliverNetworkPacket(proto, pkt)
+	}
+}
+
+// DeliverLinkPacket implements stack.NetworkDispatcher; there are no link headers.
+func (sorter) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer) {}
+
+// loop returns a packet for one of our own addresses to the stack. A stack that is a router as well cannot do so itself:
+// gVisor would then take every source for its own and drop the packet.
+func (l link) loop(pkt *stack.PacketBuffer) bool {
+	up := l.d.dispatcher.Load()
+	if up == nil || !l.d.isOwn(addrOf(destination(pkt.NetworkProtocolNumber, pkt.NetworkHeader().Slice()))) {
+		return false
+	}
+	copied := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: pkt.ToBuffer()})
+	defer copied.DecRef()
+	(*up).DeliverNetworkPacket(pkt.NetworkProtocolNumber, copied)
+	return true
+}
+
+func ipHeaderSize(proto tcpip.NetworkProtocolNumber) int {
+	if proto == header.IPv4ProtocolNumber {
+		return header.IPv4MinimumSize
+	}
+	return header.IPv6MinimumSize
+}
+
+// destination is that of a packet that begins with b.
+func destination(proto tcpip.NetworkProtocolNumber, b []byte) tcpip.Address {
+	if proto == header.IPv4ProtocolNumber {
+		return header.IPv4(b).DestinationAddress()
+	}
+	return header.IPv6(b).DestinationAddress()
 }
 
 // unlessOwn leaves what is for the stack itself to it: nobody listens there, and that is what it says.

@@ -88,7 +88,7 @@ func New(cfg Config) (*Stack, error) {
 	gv := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
-		HandleLocal:        cfg.Router == nil, // the host's own addresses are reached without leaving it; see link.loop
+		HandleLocal:        cfg.Router == nil, // the host's own addresses are reached without leaving it; see Router
 	})
 	s := &Stack{gv: gv, dev: newDevice(mtu), addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
@@ -116,13 +116,17 @@ func (s *Stack) setUp() error {
 	if err := s.setOptions(); err != nil {
 		return err
 	}
-	if err := s.gv.CreateNICWithOptions(nicID, link{s.dev}, stack.NICOptions{QDisc: link{s.dev}}); err != nil {
+	return s.addNIC(nicID, &s.dev.dispatcher)
+}
+
+// addNIC makes an interface, whose dispatcher up will hold, and lets everything leave by it.
+func (s *Stack) addNIC(id tcpip.NICID, up *atomic.Pointer[stack.NetworkDispatcher]) error {
+	l := link{s.dev, up}
+	if err := s.gv.CreateNICWithOptions(id, l, stack.NICOptions{QDisc: l}); err != nil {
 		return fmt.Errorf("userstack: creating interface: %s", err)
 	}
-	s.gv.SetRouteTable([]tcpip.Route{
-		{Destination: header.IPv4EmptySubnet, NIC: nicID},
-		{Destination: header.IPv6EmptySubnet, NIC: nicID},
-	})
+	s.gv.AddRoute(tcpip.Route{Destination: header.IPv4EmptySubnet, NIC: id})
+	s.gv.AddRoute(tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: id})
 	return nil
 }
 

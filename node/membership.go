@@ -309,8 +309,10 @@ func (m *membership) request() control.MapRequest {
 	home := m.home
 	m.mu.Unlock()
 	info := m.hostinfo()
-	udp := s.Global4.IsValid() || s.Global6.IsValid()
-	info.NetInfo = &control.NetInfo{PreferredDERP: home, WorkingUDP: &udp, MappingVariesByDestIP: &s.MappingVaries}
+	if home != 0 { // what the server knows from before is better than nothing, by which peers could not answer over a relay
+		udp := s.Global4.IsValid() || s.Global6.IsValid()
+		info.NetInfo = &control.NetInfo{PreferredDERP: home, WorkingUDP: &udp, MappingVariesByDestIP: &s.MappingVaries}
+	}
 	req := control.MapRequest{NodeKey: m.n.key().Public(), DiscoKey: m.n.conn.DiscoKey(), Hostinfo: info, Endpoints: s.Endpoints}
 	slices.SortFunc(req.Endpoints, func(a, b netip.AddrPort) int { return a.Compare(b) })
 	return req
@@ -345,8 +347,14 @@ func osName() string {
 // sameReport reports whether the server would learn nothing from a.
 func sameReport(a, b *control.MapRequest) bool {
 	return a.NodeKey == b.NodeKey && a.DiscoKey == b.DiscoKey && slices.Equal(a.Endpoints, b.Endpoints) && b.Hostinfo != nil &&
-		a.Hostinfo.NetInfo.PreferredDERP == b.Hostinfo.NetInfo.PreferredDERP &&
-		*a.Hostinfo.NetInfo.WorkingUDP == *b.Hostinfo.NetInfo.WorkingUDP
+		sameNet(a.Hostinfo.NetInfo, b.Hostinfo.NetInfo)
+}
+
+func sameNet(a, b *control.NetInfo) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.PreferredDERP == b.PreferredDERP && *a.WorkingUDP == *b.WorkingUDP
 }
 
 // state is what the node's status says of the membership; reason is empty once the first map is there.

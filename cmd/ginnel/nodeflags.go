@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -31,6 +32,8 @@ type nodeFlags struct {
 	ephemeral    bool
 	acceptRoutes bool
 	exitNode     string
+	advertise    []string
+	beExitNode   bool
 	caFile       string
 	wireguard    string
 	state        string
@@ -80,6 +83,8 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.ephemeral, "ephemeral", false, "leave no trace: state in memory, and the server forgets the node")
 	fs.BoolVar(&f.acceptRoutes, "accept-routes", false, "use the subnets that peers are routers for")
 	fs.StringVar(&f.exitNode, "exit-node", "", "`peer` through which what is outside the mesh is reached")
+	fs.StringSliceVar(&f.advertise, "advertise-routes", nil, "`CIDR` of a network to be the router for, in user space; repeatable")
+	fs.BoolVar(&f.beExitNode, "advertise-exit-node", false, "offer to carry what peers send to the Internet, in user space")
 	fs.StringVar(&f.caFile, "ca-file", "", "`file` with further roots of trust for the server and relays, PEM")
 	fs.StringVar(&f.wireguard, "wireguard", "", "wg-quick `file` of the network to join, without a server")
 	fs.StringVar(&f.state, "state", "", "state `dir`ectory, \"mem:\" to leave nothing on disk ($XDG_STATE_HOME/ginnel or ~/.local/state/ginnel)")
@@ -139,7 +144,8 @@ func (f *nodeFlags) checkNetwork() error {
 		return usagef("--control and --wireguard exclude each other")
 	case f.wireguard != "":
 		for flag, given := range map[string]bool{"authkey": f.authKey.text != "", "hostname": f.hostname != "", "tags": len(f.tags) > 0,
-			"accept-routes": f.acceptRoutes, "exit-node": f.exitNode != "", "relay-only": f.relayOnly, "ephemeral": f.ephemeral} {
+			"accept-routes": f.acceptRoutes, "exit-node": f.exitNode != "", "relay-only": f.relayOnly, "ephemeral": f.ephemeral,
+			"advertise-routes": len(f.advertise) > 0, "advertise-exit-node": f.beExitNode} {
 			if given {
 				return usagef("--%s is only for --control", flag)
 			}
@@ -155,7 +161,28 @@ func (f *nodeFlags) checkNetwork() error {
 			return usagef("--tags %q: a tag is written tag:NAME", t)
 		}
 	}
-	return nil
+	_, err = f.routes()
+	return err
+}
+
+// routes are the networks to be the router for.
+func (f *nodeFlags) routes() (routes []netip.Prefix, err error) {
+	for _, text := range f.advertise {
+		p, err := netip.ParsePrefix(text)
+		switch {
+		case err != nil:
+			return nil, usagef("--advertise-routes %q is not a network in CIDR form, such as 10.0.0.0/8", text)
+		case p != p.Masked():
+			return nil, usagef("--advertise-routes %s has bits set beyond its length; %s is meant", text, p.Masked())
+		case p.Bits() == 0:
+			return nil, usagef("--advertise-routes %s: --advertise-exit-node offers the way to everywhere", text)
+		}
+		routes = append(routes, p)
+	}
+	if f.beExitNode {
+		routes = append(routes, netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+	}
+	return routes, nil
 }
 
 // repeated finds a text that occurs more than once.

@@ -107,6 +107,10 @@ func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir, p program) err
 			hostname = "node"
 		}
 	}
+	routes, err := f.routes()
+	if err != nil {
+		return err
+	}
 	cfg.MTU = meshMTU
 	cfg.Control = &node.Control{
 		URL:          strings.TrimRight(f.control, "/"),
@@ -120,6 +124,8 @@ func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir, p program) err
 		Version:      buildVersion(),
 		AcceptRoutes: f.acceptRoutes,
 		ExitNode:     f.exitNode,
+
+		AdvertiseRoutes: routes,
 	}
 	return nil
 }

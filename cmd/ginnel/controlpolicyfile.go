@@ -52,6 +52,25 @@ func placedIn(file string, err error) error {
 // problems are the lines of an error about a policy.
 func problems(err error) []string { return strings.Split(err.Error(), "\n") }
 
+// startPolicy puts the policy file in force before anybody is served: its tests may fail on the nodes that there are.
+func (s *controlService) startPolicy(ctx context.Context) error {
+	if s.f.policy == "" {
+		return nil
+	}
+	set, err := s.ctl.SetPolicy(ctx, s.f.policyText)
+	if err != nil {
+		return usageError{placedIn(s.f.policy, err)}
+	}
+	s.warnOfPolicy(set)
+	return nil
+}
+
+func (s *controlService) warnOfPolicy(set server.Policy) {
+	for _, w := range set.Warnings {
+		s.log.Warn("policy file", "warning", fmt.Sprint(s.f.policy, ":", w))
+	}
+}
+
 // hangUps catches SIGHUP if there is a policy file to be read again; otherwise it ends the program as it does everywhere.
 func (s *controlService) hangUps() (<-chan os.Signal, func()) {
 	if s.f.policy == "" {
@@ -111,8 +130,6 @@ func (s *controlService) usePolicy(f policyFile) {
 		}
 		return
 	}
-	for _, w := range set.Warnings {
-		s.log.Warn("policy file", "warning", fmt.Sprint(s.f.policy, ":", w))
-	}
+	s.warnOfPolicy(set)
 	s.log.Info("policy file is in force", "file", s.f.policy)
 }

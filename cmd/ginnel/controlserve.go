@@ -175,10 +175,8 @@ func (s *controlService) newServers(ctx context.Context, stunPort int) (err erro
 		return err
 	}
 	s.closeLater(func() { s.ctl.Close() })
-	if s.f.policy != "" {
-		if _, err := s.ctl.SetPolicy(ctx, s.f.policyText); err != nil {
-			return usageError{placedIn(s.f.policy, err)}
-		}
+	if err := s.startPolicy(ctx); err != nil {
+		return err
 	}
 	key, err := relay.LoadKey(filepath.Join(s.dir, "relay.key"))
 	if err != nil {

@@ -2,103 +2,108 @@ package programs
 
 import (
 	"encoding/json"
-	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptest"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
-	"ginnel/control"
-	"ginnel/control/server"
-	"ginnel/control/store"
+	"ginnel/relay"
 )
 
-// ourServer is our coordination server, in this process.
+// ourServer is our coordination server: the program as it is installed.
 type ourServer struct {
-	port  uint16
-	file  string
-	relay *relayProgram
-
-	store *store.Bolt
-	srv   *server.Server
-	http  *http.Server
-	donec chan struct{}
+	dir     string
+	port    uint16
+	args    []string
+	process *process
 }
 
-// startOurServer starts a server with a network of one user that has one relay.
+// startOurServer starts a server with a network of one user. That has one relay: the one that is given, or if it is nil
+// the server's own, on the same port.
 func startOurServer(t *testing.T, r *relayProgram) *ourServer {
 	t.Helper()
-	s := &ourServer{port: freeTCPPort(t), file: filepath.Join(t.TempDir(), "control.db"), relay: r}
+	s := &ourServer{dir: t.TempDir(), port: freeTCPPort(t)}
+	s.args = []string{"control", "serve", "--url", s.url(), "--listen", hubAddr(s.port), "--state", s.dir, "--base-domain", baseDomain,
+		"--log-level", "debug", "--log-format", "text"}
+	if r == nil {
+		s.args = append(s.args, "--stun", hubAddr(freeUDPPort(t)))
+	} else {
+		s.args = append(s.args, "--stun", "none", "--relay", "none", "--derp-map", r.writeMap(t))
+	}
 	s.start(t)
-	t.Cleanup(func() { s.stop(t) })
-	if _, err := s.srv.CreateUser(t.Context(), "ann", ""); err != nil {
+	run(t, s.admin("users", "create", "ann"))
+	return s
+}
+
+// writeMap makes the file with a map of one region, which has this relay.
+func (r *relayProgram) writeMap(t *testing.T) string {
+	t.Helper()
+	n := &relay.Node{Name: "1a", RegionID: regionID, HostName: hub.String(), CertName: r.pin, IPv4: hub.String(), IPv6: "none",
+		DERPPort: int(r.port), STUNPort: int(r.stun)}
+	m := relay.Map{Regions: map[int]*relay.Region{
+		regionID: {RegionID: regionID, RegionCode: regionCode, RegionName: "Test", Nodes: []*relay.Node{n}},
+	}}
+	b, err := json.Marshal(m)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	path := filepath.Join(t.TempDir(), "map.json")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (s *ourServer) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(binary("ginnel"), args...)
+	cmd.Env = bareEnvironment(s.dir)
+	return cmd
+}
+
+// admin is a command of the server's administrator.
+func (s *ourServer) admin(args ...string) *exec.Cmd {
+	return s.command(append(append([]string{"control"}, args...), "--state", s.dir)...)
 }
 
 func (s *ourServer) url() string { return "http://" + hubAddr(s.port) }
 
 func (s *ourServer) start(t *testing.T) {
 	t.Helper()
-	var err error
-	if s.store, err = store.Open(s.file); err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("who", "server")
-	s.srv, err = server.New(server.Config{Store: s.store, URL: s.url(), BaseDomain: baseDomain, DERPMap: s.derpMap(), Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", hubAddr(s.port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.http, s.donec = &http.Server{Handler: s.srv}, make(chan struct{})
-	go func() {
-		defer close(s.donec)
-		s.http.Serve(ln)
-	}()
+	s.process = start(t, "ginnel control", s.command(s.args...))
+	eventually(t, "our server answers", func() bool {
+		s.process.mustRun()
+		r, err := http.Get(s.url() + "/healthz")
+		if err == nil {
+			r.Body.Close()
+		}
+		return err == nil && r.StatusCode == http.StatusOK
+	})
 }
 
 func (s *ourServer) stop(t *testing.T) {
 	t.Helper()
-	s.http.Close()
-	<-s.donec
-	for _, err := range []error{s.srv.Close(), s.store.Close()} {
-		if err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-func (s *ourServer) derpMap() control.DERPMap {
-	n := &control.DERPNode{Name: "1a", RegionID: regionID, HostName: hub.String(), CertName: s.relay.pin, IPv4: hub.String(), IPv6: "none",
-		DERPPort: int(s.relay.port), STUNPort: int(s.relay.stun)}
-	r := &control.DERPRegion{RegionID: regionID, RegionCode: regionCode, RegionName: "Test", Nodes: []*control.DERPNode{n}}
-	return control.DERPMap{Regions: map[int]*control.DERPRegion{regionID: r}}
+	s.process.stop()
 }
 
 func (s *ourServer) authKey(t *testing.T) string {
 	t.Helper()
-	k, err := s.srv.CreateAuthKey(t.Context(), server.AuthKeyRequest{User: "ann", Reusable: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k.Key
+	return strings.TrimSpace(run(t, s.admin("keys", "create", "--user", "ann", "--reusable")))
 }
 
 func (s *ourServer) members(t *testing.T) map[string]bool {
 	t.Helper()
-	w := httptest.NewRecorder()
-	s.srv.AdminHandler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/api/v1/nodes", nil))
-	var page server.Page[server.Node]
-	if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil {
-		t.Fatalf("listing nodes: %v: %s", err, w.Body)
+	var nodes []struct {
+		Name   string
+		Online bool
+	}
+	out := run(t, s.admin("nodes", "list", "--json"))
+	if err := json.Unmarshal([]byte(out), &nodes); err != nil {
+		t.Fatalf("listing nodes: %v: %s", err, out)
 	}
 	all := make(map[string]bool)
-	for _, n := range page.Items {
+	for _, n := range nodes {
 		all[n.Name] = n.Online
 	}
 	return all
@@ -130,4 +135,24 @@ func TestServerSurvives(t *testing.T) {
 	m := newMesh(t, startOurServer(t, relay), relay)
 	m.join(newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")))
 	m.survive()
+}
+
+// TestServerAlone proves that one process on one port is server and relay enough for tailscaled and for our node, and
+// that they outlive its restart.
+func TestServerAlone(t *testing.T) {
+	t.Parallel()
+	s := startOurServer(t, nil)
+	m := newMesh(t, s, nil)
+	m.join(newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")))
+	m.exchange()
+	m.take("relay")
+	s.process.kill()
+	m.separated()
+	s.start(t)
+	m.recovered()
+	m.present()
+	m.take("relay")
+	m.unlock(true)
+	m.take("direct")
+	m.exchange()
 }

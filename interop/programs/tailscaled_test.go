@@ -104,7 +104,7 @@ func (d *tailscaled) path(peer string) string {
 	switch {
 	case err != nil:
 		return out + err.Error()
-	case strings.Contains(out, "via DERP("+regionCode+")"):
+	case strings.Contains(out, "via DERP("):
 		return "relay"
 	case strings.Contains(out, "via 10.77."):
 		return "direct"

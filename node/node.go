@@ -225,7 +225,7 @@ func (n *Node) start() error {
 // openData builds the way of a packet: stack, WireGuard, transport, relays.
 func (n *Node) openData() (err error) {
 	n.router = newRouter(n)
-	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Router: n.router.stackConfig()}); err != nil {
+	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Router: n.router.stackConfig(), AnswerTSMP: n.cfg.Control != nil}); err != nil {
 		return err
 	}
 	n.stack.SetFilter(n.accepts)

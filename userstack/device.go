@@ -50,6 +50,7 @@ type device struct {
 	clientPorts portSet
 	// routes tells that there may be destinations behind this host, of which clientPorts know nothing.
 	routes atomic.Bool
+	tsmp   bool                         // TSMP pings are answered
 	own    atomic.Pointer[[]netip.Addr] // the stack's addresses; nil before there are any
 
 	mu     sync.Mutex

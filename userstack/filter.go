@@ -45,6 +45,9 @@ func (d *device) accept(packet []byte) bool {
 	if ok && p.proto == UDP && d.clientPorts.has(binary.BigEndian.Uint16(p.l4[2:])) && (!d.routes.Load() || d.isOwn(p.flow(packet).Dst.Addr())) {
 		return true
 	}
+	if !ok && d.tsmp && d.answerTSMP(packet) {
+		return false // there is nobody above to take it
+	}
 	if f := d.filter.Load(); ok && f != nil && *f != nil && (*f)(p.flow(packet)) {
 		return true
 	}

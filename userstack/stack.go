@@ -52,6 +52,9 @@ const (
 type Config struct {
 	MTU int // of the tunnel, in bytes; 0 means DefaultMTU
 
+	// AnswerTSMP has the stack answer the pings of the mesh's own protocol, past the filter.
+	AnswerTSMP bool
+
 	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not asked about any.
 	Router *Router
 }
@@ -92,6 +95,7 @@ func New(cfg Config) (*Stack, error) {
 	})
 	s := &Stack{gv: gv, dev: newDevice(mtu), addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
+	s.dev.tsmp = cfg.AnswerTSMP
 	err = s.setUp()
 	if err == nil && cfg.Router != nil {
 		err = s.setRouter(*cfg.Router)

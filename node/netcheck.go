@@ -24,6 +24,7 @@ const (
 	netCheckTimeout = 15 * time.Second
 	// udpTimeout is a little more than a round of STUN takes.
 	udpTimeout = 4 * time.Second
+	udpPoll    = 10 * time.Millisecond
 )
 
 // Mapping is how the network changes the addresses of outgoing UDP.
@@ -127,13 +128,25 @@ func (c *netCheck) probeUDP(ctx context.Context) error {
 	tr.SetSTUN(servers)
 	ctx, cancel := context.WithTimeout(ctx, udpTimeout)
 	defer cancel()
-	for s := range tr.Watch(ctx) {
-		c.udp = s
-		if s.Measured {
-			break
+	c.awaitRound(ctx, tr)
+	return nil
+}
+
+// awaitRound waits for the end of the round, which is no news to those who watch the transport if nothing else is.
+func (c *netCheck) awaitRound(ctx context.Context, tr *transport.Conn) {
+	ticker := time.NewTicker(udpPoll)
+	defer ticker.Stop()
+	for {
+		c.udp = tr.Status()
+		if c.udp.Measured {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
 		}
 	}
-	return nil
 }
 
 // discard takes what comes, and that is news for the transport alone, until the bind is closed.

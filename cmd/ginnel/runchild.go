@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Exit statuses of shells for a command that was not run.
@@ -18,6 +19,9 @@ const (
 	exitNotRunnable = 126
 	exitNotFound    = 127
 )
+
+// signalPatience is for a signal that has been noticed elsewhere already.
+const signalPatience = 100 * time.Millisecond
 
 // childStatus is the exit status of a command that has said by itself what there was to say.
 type childStatus int
@@ -71,15 +75,18 @@ func notRun(name string, err error) error {
 
 func (c *child) stopSignals() { signal.Stop(c.signals) }
 
-// firstEnding is the first signal so far that would have ended this process.
+// firstEnding is the first signal that would have ended this process. It may come a moment after the context has ended
+// by it.
 func (c *child) firstEnding() (os.Signal, bool) {
+	timer := time.NewTimer(signalPatience)
+	defer timer.Stop()
 	for {
 		select {
 		case s := <-c.signals:
 			if s == os.Interrupt || s == syscall.SIGTERM || s == syscall.SIGHUP {
 				return s, true
 			}
-		default:
+		case <-timer.C:
 			return nil, false
 		}
 	}

@@ -37,6 +37,10 @@ func TestScripts(t *testing.T) {
 			"mode":      wantMode,
 
 			"substitute": substitute,
+
+			"counter":     counterService,
+			"noprocess":   noProcess,
+			"awaitoutput": awaitOutput,
 		},
 	})
 }

@@ -44,7 +44,7 @@ func (n *Node) accepts(f userstack.Flow) bool {
 		isRouted := f.Protocol == userstack.TCP || f.Protocol == userstack.UDP
 		return isRouted && n.router.takes(f.Dst.Addr()) && m.Filter != nil && m.Filter(f)
 	}
-	isPing := f.Protocol == userstack.ICMPv4 || f.Protocol == userstack.ICMPv6 || f.Protocol == userstack.TSMP
+	isPing := f.Protocol == userstack.ICMPv4 || f.Protocol == userstack.ICMPv6
 	if !(isPing && m.Mesh) && !n.served.has(servedPort{f.Protocol, f.Dst.Port()}) {
 		return false
 	}

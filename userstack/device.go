@@ -177,7 +177,7 @@ func (d *device) Write(bufs [][]byte, offset int) (int, error) {
 	var c coalescer
 	for _, b := range bufs {
 		packet := b[offset:]
-		if d.accept(packet) && !d.answerTSMP(packet) {
+		if d.accept(packet) {
 			c.add(packet, up)
 		}
 	}

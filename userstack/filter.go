@@ -10,7 +10,7 @@ import (
 )
 
 // Flow is an inbound packet that would begin something: a TCP SYN, a UDP datagram or an ICMP echo request that answers
-// nothing the stack has sent, or a TSMP ping. Ports are zero where the protocol has none.
+// nothing the stack has sent. Ports are zero where the protocol has none.
 type Flow struct {
 	Protocol uint8 // IP protocol number
 	Src, Dst netip.AddrPort
@@ -130,9 +130,6 @@ func (p parsed) transport() (parsed, bool) {
 		default:
 			p.begins = true
 		}
-	case TSMP:
-		p.begins = true
-		return p, isTSMPPing(p.l4)
 	default:
 		return p, false
 	}

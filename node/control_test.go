@@ -270,6 +270,7 @@ func TestHomeChooser(t *testing.T) {
 // id is what the server knows a node by.
 func (n *member) id() string {
 	m := n.Node.member
+	eventually(n.mesh.t, n.name+" has joined", m.hasJoined)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return fmt.Sprint(m.netmap.Self.ID)

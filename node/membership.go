@@ -328,6 +328,7 @@ func (m *membership) hostinfo() *control.Hostinfo {
 		GoArch:          runtime.GOARCH,
 		GoVersion:       runtime.Version(),
 		RequestTags:     m.cfg.Tags,
+		RoutableIPs:     m.cfg.AdvertiseRoutes,
 		Userspace:       &userspace,
 		UserspaceRouter: &userspace,
 		NoLogsNoSupport: true,
@@ -364,7 +365,7 @@ func (m *membership) state() (state State, reason string, server error) {
 	switch {
 	case m.login != "":
 		return StateNeedsLogin, "waiting to be approved at " + m.login, m.err
-	case m.netmap != nil:
+	case m.hasJoined():
 		return StateRunning, "", m.err
 	case m.err != nil:
 		return StateStarting, "joining: " + m.err.Error(), m.err
@@ -372,9 +373,19 @@ func (m *membership) state() (state State, reason string, server error) {
 	return StateStarting, "joining", nil
 }
 
-// describe adds to the node's status what is known of the server.
-func (m *membership) describe(s *Status) {
-	state, reason, err := m.state()
+// hasJoined reports whether the node has had a map.
+func (m *membership) hasJoined() bool {
+	select {
+	case <-m.joined:
+		return true
+	default:
+		return false
+	}
+}
+
+// describe adds to the node's status what is known of the server. The state is that of before the map was looked at, so
+// that a node that is running has one.
+func (m *membership) describe(s *Status, state State, reason string, err error) {
 	if state != StateRunning {
 		s.State, s.Reason = state, reason
 	} else if err != nil {

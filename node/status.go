@@ -95,6 +95,12 @@ type HealthIssue struct {
 
 // Status returns the present state.
 func (n *Node) Status() Status {
+	var joining State
+	var reason string
+	var control error
+	if n.member != nil {
+		joining, reason, control = n.member.state()
+	}
 	m := n.netmap.Load()
 	if m == nil || n.isClosed() {
 		return Status{State: StateStopped, Reason: "closed"}
@@ -129,7 +135,7 @@ func (n *Node) Status() Status {
 		s.State, s.Reason = StateStarting, err.Error()
 	}
 	if n.member != nil {
-		n.member.describe(&s)
+		n.member.describe(&s, joining, reason, control)
 	}
 	if reason := n.awaits.reason(); reason != "" && s.State == StateRunning {
 		s.State, s.Reason = StateStarting, reason

@@ -10,7 +10,7 @@ BENCHTIME ?= 1s
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build test race lint fuzz bench lab interop clean
+.PHONY: all build test race lint fuzz bench lab interop interop-control clean
 
 all: build
 
@@ -50,7 +50,13 @@ lab:
 
 # The wire spoken with the reference implementation.
 interop:
-	cd interop && $(GO) test -count=1 -timeout 20m ./...
+	cd interop && $(GO) test -count=1 -timeout 20m .
+
+# Whole networks of tailscaled, derper, headscale and our programs: needs root or user namespaces. Building all of these
+# takes minutes the first time.
+interop-control:
+	@./.ci/need ip:iproute2 nsenter:util-linux
+	cd interop && $(GO) test -count=1 -timeout 20m ./programs
 
 clean:
 	rm -rf bin

@@ -25,7 +25,7 @@ const (
 const binariesVariable = "GINNEL_PROGRAMS_BINARIES"
 
 // atOnce is how many tests run at the same time. They wait for each other's clocks more than they compute.
-const atOnce = 4
+const atOnce = 6
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {

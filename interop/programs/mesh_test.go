@@ -103,25 +103,47 @@ func (m *mesh) recovered() {
 	})
 }
 
-// survive proves that the mesh goes on after a restart of the relay, of the server, and of each node, by a relay and
-// directly, and that nobody has to log in again or becomes somebody else.
-func (m *mesh) survive() {
-	t := m.t
-	t.Helper()
-	m.reachAll()
-	t.Log("the relay is away")
-	m.relay.restart(t, m.separated)
-	m.recovered()
+// survive proves that the mesh goes on after a restart of the server and of each node, by which nobody has to log in again
+// or becomes somebody else. What end does to a node is what a restart begins with.
+func (m *mesh) survive(end func(*process)) {
+	m.t.Helper()
 	m.withoutServer()
-	m.restartNodes((*process).stop)
+	m.restartNodes(end)
+}
 
+// surviveRelayed proves that the mesh outlives a restart of all that it consists of, while it depends on the relay.
+func (m *mesh) surviveRelayed() {
+	m.t.Helper()
+	m.reachAll()
+	m.t.Log("the relay is away")
+	m.relay.restart(m.t, m.separated)
+	m.recovered()
+	m.take("relay")
+	m.survive((*process).stop)
+}
+
+// surviveDirect proves the same of a mesh with direct paths, which does not notice that the relay is away.
+func (m *mesh) surviveDirect() {
+	m.t.Helper()
 	m.unlock(true)
 	m.take("direct")
-	t.Log("the relay is away, and nobody needs it")
-	m.relay.restart(t, m.reachAll)
-	m.withoutServer()
+	m.t.Log("the relay is away, and nobody needs it")
+	m.relay.restart(m.t, m.reachAll)
+	m.survive((*process).kill)
 	m.take("direct")
-	m.restartNodes((*process).kill)
+}
+
+// bothWays restarts all that a mesh of our node and tailscaled consists of, one with a relay and one with direct paths.
+func bothWays(t *testing.T, make func(*testing.T) *mesh) {
+	t.Parallel()
+	for name, survive := range map[string]func(*mesh){"relayed": (*mesh).surviveRelayed, "direct": (*mesh).surviveDirect} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := make(t)
+			m.join(newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")))
+			survive(m)
+		})
+	}
 }
 
 // withoutServer restarts the server. Meanwhile all goes on.

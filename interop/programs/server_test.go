@@ -130,11 +130,10 @@ func TestServer(t *testing.T) {
 
 // TestServerSurvives proves that tailscaled and our node outlive restarts of our server, our relay and each other.
 func TestServerSurvives(t *testing.T) {
-	t.Parallel()
-	relay := startGinnelRelay(t)
-	m := newMesh(t, startOurServer(t, relay), relay)
-	m.join(newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")))
-	m.survive()
+	bothWays(t, func(t *testing.T) *mesh {
+		relay := startGinnelRelay(t)
+		return newMesh(t, startOurServer(t, relay), relay)
+	})
 }
 
 // TestServerAlone proves that one process on one port is server and relay enough for tailscaled and for our node, and

@@ -35,9 +35,14 @@ func (n *Node) watchNetwork(ctx context.Context) {
 		}
 		drain(events)
 		n.log.Debug("network changed")
-		n.conn.NetworkChanged()
-		n.pool.NetworkChanged()
+		n.NetworkChanged()
 	}
+}
+
+// NetworkChanged has the node look at its network anew, as it does when the system tells of a change.
+func (n *Node) NetworkChanged() {
+	n.conn.NetworkChanged()
+	n.pool.NetworkChanged()
 }
 
 func drain(events <-chan struct{}) {

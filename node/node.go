@@ -30,6 +30,9 @@ import (
 // DefaultDialTimeout bounds a connection through the proxies.
 const DefaultDialTimeout = 30 * time.Second
 
+// PacketConn is a UDP socket as a node uses it. *net.UDPConn is one.
+type PacketConn = transport.PacketConn
+
 // Config is what New needs: Key and Map, or Control.
 type Config struct {
 	Key key.NodePrivate
@@ -55,6 +58,9 @@ type Config struct {
 	// OutboundProxy names the proxy for a URL outside the mesh, relays included; nil: none. See internal/egress.
 	OutboundProxy func(*url.URL) (*url.URL, error)
 	Roots         *x509.CertPool // trusted for relays besides the system's
+
+	// ListenUDP opens the UDP sockets, for "udp4" and "udp6"; nil: the system does, and batches.
+	ListenUDP func(network string, addr netip.AddrPort) (PacketConn, error)
 
 	// DialHost connects to what is outside the mesh; nil: the system does.
 	DialHost func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -242,6 +248,7 @@ func (n *Node) openData() (err error) {
 		Addr:    n.cfg.UDPAddr,
 		Port:    n.cfg.UDPPort,
 		NoUDP:   n.cfg.RelayOnly,
+		Listen:  n.cfg.ListenUDP,
 		Relay:   n.pool,
 		Sent:    n.stack.Sent,
 		Contact: func(k key.NodePublic) { n.wg0.wake(k) },

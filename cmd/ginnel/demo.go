@@ -28,10 +28,10 @@ func newDemo(p program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run a whole mesh in this process and fetch a private page through it",
-		Long: `demo runs, on loopback and without any right, a relay with STUN, two nodes and a
-web service that only one of them can reach. The other fetches the page through
-its SOCKS5 and HTTP proxy: over the relay first, then over the direct path that
-the nodes have found.`,
+		Long: `demo runs, on loopback and without any right, a coordination server, a relay with
+STUN, two nodes that join with a key, and a web service that only one of them can
+reach. The other fetches the page through its SOCKS5 and HTTP proxy: over the
+relay first, then over the direct path that the nodes find once UDP gets through.`,
 		Example: `  ginnel demo
   ginnel demo --once`,
 		Args: noArgs,
@@ -109,18 +109,32 @@ func (d *demo) setUp(ctx context.Context) error {
 		return err
 	}
 	d.say("a private web service on %s", d.mesh.service)
-	if err := d.mesh.startNodes(); err != nil {
+	if err := d.mesh.startControl(ctx); err != nil {
 		return err
 	}
-	d.say("node %q, %v, serves it as port 80 to the mesh", thereName, thereAddr)
-	d.say("node %q, %v, offers SOCKS5 and HTTP on %s", hereName, hereAddr, d.mesh.here.Status().Proxies[0])
-	err = d.until(ctx, "both nodes to reach the relay", func() bool {
-		return d.mesh.here.Status().State == node.StateRunning && d.mesh.there.Status().State == node.StateRunning
-	})
+	d.say("coordination server at %s, with a key to join", d.mesh.coordURL)
+	if err := d.join(ctx, thereName, d.mesh.startThere); err != nil {
+		return err
+	}
+	d.say("which serves the page as port 80 to the mesh")
+	if err := d.join(ctx, hereName, d.mesh.startHere); err != nil {
+		return err
+	}
+	d.say("which offers SOCKS5 and HTTP on %s", d.mesh.here.Status().Proxies[0])
+	return nil
+}
+
+// join starts a node and waits until it has joined.
+func (d *demo) join(ctx context.Context, name string, start func() error) error {
+	if err := start(); err != nil {
+		return err
+	}
+	n := d.mesh.node(name)
+	err := d.until(ctx, name+" to join", func() bool { return n.Status().State == node.StateRunning })
 	if err != nil {
 		return err
 	}
-	d.say("both nodes are connected to the relay: the mesh is usable")
+	d.say("node %q has registered, has its map, and is connected to the relay: %v", name, n.Status().Self.Addresses[0])
 	return nil
 }
 
@@ -173,11 +187,12 @@ func (d *demo) fetch(ctx context.Context, scheme string) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// upgrade lets the nodes know each other's disco keys and waits for the direct path that they find.
+// upgrade lets UDP through, and waits for the direct path that the nodes find.
 func (d *demo) upgrade(ctx context.Context) error {
-	d.say("the nodes learn each other's disco keys and look for a direct path")
-	if err := d.mesh.introduce(); err != nil {
-		return err
+	d.say("UDP, held back so far, gets through: the nodes look for a direct path")
+	d.mesh.udp.open.Store(true)
+	for _, n := range []*node.Node{d.mesh.here, d.mesh.there} {
+		n.NetworkChanged()
 	}
 	if _, err := d.mesh.here.Ping(ctx, thereName); err != nil {
 		return err

@@ -1,45 +1,52 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
 
+	"ginnel/control"
+	"ginnel/control/server"
+	"ginnel/control/store"
 	"ginnel/internal/key"
 	"ginnel/node"
 	"ginnel/relay"
 )
 
-// Names and addresses in the demo's mesh.
+// Names in the demo's mesh.
 const (
-	hereName  = "here"
-	thereName = "there"
+	hereName   = "here"
+	thereName  = "there"
+	demoDomain = "demo.internal"
+	demoUser   = "you"
 )
 
-var (
-	hereAddr  = netip.MustParseAddr("100.64.0.1")
-	thereAddr = netip.MustParseAddr("100.64.0.2")
-	loopback  = netip.MustParseAddr("127.0.0.1")
-)
+var loopback = netip.MustParseAddr("127.0.0.1")
 
 // demoRegion is in the range for private use (DERP specification, section 9.2).
 const demoRegion = 900
 
-// demoMesh is a mesh on loopback: a relay, a node that serves a web page and one that fetches it.
+// demoMesh is a mesh on loopback: a relay, a coordination server, a node that serves a web page and one that fetches it.
 type demoMesh struct {
 	srv       *relay.Server
 	relayAddr net.Addr
 	stunPort  int
 	pin       string
 
+	coord    *server.Server
+	coordWeb *http.Server
+	coordURL string
+	authKey  string
+
 	service string // host:port of the page
 	web     *http.Server
 
-	here, there       *node.Node
-	hereKey, thereKey key.NodePrivate
-	wg                sync.WaitGroup
+	udp         gate // of both nodes
+	here, there *node.Node
+	wg          sync.WaitGroup
 }
 
 func (m *demoMesh) startRelay(dir string) error {
@@ -83,26 +90,50 @@ func servePrivatePage(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "Hello from the private side.")
 }
 
-func (m *demoMesh) startNodes() (err error) {
-	m.hereKey, m.thereKey = key.NewNodePrivate(), key.NewNodePrivate()
-	m.there, err = node.New(node.Config{
-		Key:      m.thereKey,
-		Map:      m.netmap(thereName),
-		UDPAddr:  loopback,
-		MeshOnly: true,
-		Serves:   []node.Serve{{Port: 80, Target: tcpAddr(m.service)}},
-	})
+// startControl starts the coordination server, and makes the key with which the nodes join.
+func (m *demoMesh) startControl(ctx context.Context) error {
+	ln, err := net.Listen("tcp", loopback.String()+":0")
 	if err != nil {
 		return err
 	}
-	cfg := node.Config{
-		Key:      m.hereKey,
-		Map:      m.netmap(hereName),
-		UDPAddr:  loopback,
-		MeshOnly: true,
-		Token:    newToken(),
-		Proxies:  []net.Addr{tcpAddr(loopback.String() + ":1080")},
+	m.coordURL = "http://" + ln.Addr().String()
+	m.coord, err = server.New(server.Config{Store: store.NewMemory(), URL: m.coordURL, BaseDomain: demoDomain, DERPMap: m.relays()})
+	if err != nil {
+		ln.Close()
+		return err
 	}
+	m.coordWeb = &http.Server{Handler: m.coord, ReadHeaderTimeout: demoTimeout}
+	m.wg.Go(func() { m.coordWeb.Serve(ln) }) // until close
+	if _, err := m.coord.CreateUser(ctx, demoUser, ""); err != nil {
+		return err
+	}
+	k, err := m.coord.CreateAuthKey(ctx, server.AuthKeyRequest{User: demoUser, Reusable: true})
+	m.authKey = k.Key
+	return err
+}
+
+// join is the configuration of a node that joins with the key.
+func (m *demoMesh) join(name string) node.Config {
+	return node.Config{
+		MTU:       meshMTU,
+		UDPAddr:   loopback,
+		ListenUDP: m.udp.listen,
+		MeshOnly:  true,
+		Token:     newToken(),
+		Control:   &node.Control{URL: m.coordURL, AuthKey: m.authKey, Hostname: name, Version: buildVersion()},
+	}
+}
+
+func (m *demoMesh) startThere() (err error) {
+	cfg := m.join(thereName)
+	cfg.Serves = []node.Serve{{Port: 80, Target: tcpAddr(m.service)}}
+	m.there, err = node.New(cfg)
+	return err
+}
+
+func (m *demoMesh) startHere() (err error) {
+	cfg := m.join(hereName)
+	cfg.Proxies = []net.Addr{tcpAddr(loopback.String() + ":1080")}
 	if m.here, err = node.New(cfg); err != nil {
 		cfg.Proxies = []net.Addr{tcpAddr(loopback.String() + ":0")} // somebody else has the usual port
 		m.here, err = node.New(cfg)
@@ -110,40 +141,22 @@ func (m *demoMesh) startNodes() (err error) {
 	return err
 }
 
-// netmap is the network map of one of the nodes. It holds disco keys and endpoints once both nodes run and introduce
-// was called: until then there is only the relay.
-func (m *demoMesh) netmap(of string) node.NetworkMap {
-	here := node.Peer{Name: hereName, Key: m.hereKey.Public(), Addresses: single(hereAddr), Region: demoRegion}
-	there := node.Peer{Name: thereName, Key: m.thereKey.Public(), Addresses: single(thereAddr), Region: demoRegion}
-	self, peer, other := here, there, m.there
-	if of == thereName {
-		self, peer, other = there, here, m.here
-	}
-	if m.here != nil {
-		peer.Disco = other.DiscoKey()
-		peer.Endpoints = []netip.AddrPort{netip.AddrPortFrom(loopback, other.UDPPort())}
-	}
-	return node.NetworkMap{Name: self.Name, Addresses: self.Addresses, Peers: []node.Peer{peer}, Relays: m.relays(), Home: demoRegion}
-}
-
-func single(a netip.Addr) []netip.Prefix { return []netip.Prefix{netip.PrefixFrom(a, a.BitLen())} }
-
-func (m *demoMesh) relays() relay.Map {
-	return relay.Map{Regions: map[int]*relay.Region{demoRegion: {
+func (m *demoMesh) relays() control.DERPMap {
+	return control.DERPMap{Regions: map[int]*control.DERPRegion{demoRegion: {
 		RegionID: demoRegion, RegionCode: "demo", RegionName: "Demo",
-		Nodes: []*relay.Node{{
+		Nodes: []*control.DERPNode{{
 			Name: "900a", RegionID: demoRegion, HostName: loopback.String(), CertName: m.pin,
 			IPv6: "none", STUNPort: m.stunPort, DERPPort: m.relayAddr.(*net.TCPAddr).Port,
 		}},
 	}}}
 }
 
-// introduce gives each node the other's disco key and endpoint, as a coordination server would.
-func (m *demoMesh) introduce() error {
-	if err := m.here.SetMap(m.netmap(hereName)); err != nil {
-		return err
+// node is one of the nodes by its name.
+func (m *demoMesh) node(name string) *node.Node {
+	if name == hereName {
+		return m.here
 	}
-	return m.there.SetMap(m.netmap(thereName))
+	return m.there
 }
 
 // relayed is how many packets the nodes have exchanged with the relay.
@@ -162,6 +175,12 @@ func (m *demoMesh) close() {
 	}
 	if m.web != nil {
 		m.web.Close()
+	}
+	if m.coord != nil {
+		m.coord.Close()
+	}
+	if m.coordWeb != nil {
+		m.coordWeb.Close()
 	}
 	if m.srv != nil {
 		m.srv.Close()

@@ -42,6 +42,7 @@ var mayImport = map[string][]string{
 // tests may also import these.
 var testsMayImport = map[string][]string{
 	"control/policy": {"internal/filter"},
+	"node":           {"control/server", "control/store"},
 	"transport":      {"internal/simnet"},
 }
 

@@ -34,8 +34,9 @@ func checkStatus(t *testing.T, beta *tailscaled, path string) {
 	if len(s.Health) > 0 {
 		t.Errorf("tailscale status: health: %q", s.Health)
 	}
-	if s.BackendState != "Running" || !s.HaveNodeKey || s.MagicDNSSuffix != baseDomain || s.CurrentTailnet == nil || !s.CurrentTailnet.MagicDNSEnabled {
-		t.Errorf("tailscale status: state %q, domain %q, network %+v", s.BackendState, s.MagicDNSSuffix, s.CurrentTailnet)
+	net := s.CurrentTailnet
+	if s.BackendState != "Running" || !s.HaveNodeKey || net == nil || net.MagicDNSSuffix != baseDomain || !net.MagicDNSEnabled {
+		t.Errorf("tailscale status: state %q, network %+v", s.BackendState, net)
 	}
 	self := s.Self
 	if self.HostName != "beta" || self.DNSName != "beta."+baseDomain+"." || self.Relay != regionCode || !self.Online || !self.InNetworkMap || len(self.TailscaleIPs) != 2 {

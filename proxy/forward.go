@@ -67,7 +67,7 @@ func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 	if !f.authorized(w, r) {
 		return
 	}
-	if r.URL.Scheme != "http" || !validHost(r.URL.Hostname()) {
+	if r.URL.Scheme != "http" || !validHost(r.URL.Hostname()) || !validPort(r.URL.Port()) {
 		http.Error(w, "Only http:// URLs can be asked for; for anything else use CONNECT", http.StatusBadRequest)
 		return
 	}
@@ -99,19 +99,26 @@ type requestBody struct {
 	io.ReadCloser
 	sent  atomic.Uint64
 	ended atomic.Bool
+	bad   atomic.Bool // the client's encoding of it makes no sense, or it broke off
 }
 
 // Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.sent.Add(uint64(n))
-	if err == io.EOF {
+	switch {
+	case err == io.EOF:
 		b.ended.Store(true)
+	case err != nil:
+		b.bad.Store(true)
 	}
 	return n, err
 }
 
-var errCutShort = errors.New("response cut short")
+var (
+	errCutShort   = errors.New("response cut short")
+	errNoResponse = errors.New("it closed the connection without an answer")
+)
 
 // lastHop obeys RFC 9110 section 7.6.2: an OPTIONS or TRACE whose Max-Forwards is 0 is answered and not forwarded, and
 // one more than that is counted down.
@@ -181,7 +188,15 @@ func (f *front) forwardFailed(w http.ResponseWriter, r *http.Request, err error)
 		return
 	}
 	fw.failure = err
-	if _, ok := errors.AsType[*dialError](err); !ok {
+	_, isDial := errors.AsType[*dialError](err)
+	switch {
+	case isDial:
+	case fw.body.bad.Load():
+		http.Error(w, "reading the request: "+sentence(err), http.StatusBadRequest)
+		return
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		err = &dialError{r.URL.Host, errNoResponse}
+	default:
 		err = &dialError{r.URL.Host, err}
 	}
 	http.Error(w, sentence(err), failures[reasonOf(err)].http)

@@ -156,13 +156,19 @@ func (f *front) serveConnect(c *conn, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	host, port, err := net.SplitHostPort(r.URL.Host)
-	if _, badPort := strconv.ParseUint(port, 10, 16); err != nil || badPort != nil || !validHost(host) {
+	if err != nil || port == "" || !validPort(port) || !validHost(host) {
 		http.Error(w, "CONNECT needs host:port", http.StatusBadRequest)
 		return
 	}
 	if f.hijack(c, w) {
 		c.connect(protoConnect, connectAnswers{}, net.JoinHostPort(host, port))
 	}
+}
+
+// validPort accepts a port that can be dialled, and none.
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
 }
 
 // hijack takes c out of net/http's hands, with what the client sent ahead. If that fails, c is of no more use.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"time"
 )
@@ -13,9 +14,10 @@ type hangup int
 const (
 	// stayed: it did not, or it cannot be known.
 	stayed hangup = iota
-	// left: the connection is broken, or has ended with nothing sent ahead.
+	// left: the connection is broken.
 	left
-	// finished: the stream has ended behind bytes sent ahead. The client may be gone, or wait for the answer.
+	// finished: the stream has ended. The client may be gone, or wait for what the destination says, to which it need not
+	// have sent anything.
 	finished
 )
 
@@ -74,8 +76,11 @@ func (c *conn) awaitHangupByRead() hangup {
 		c.ahead = append(c.ahead, b[0])
 		return stayed
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) { // stop
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded): // stop
 		return stayed
+	case err == io.EOF:
+		return finished
 	}
 	return left
 }

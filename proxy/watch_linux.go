@@ -20,10 +20,8 @@ func (c *conn) awaitHangup() hangup {
 			how = left
 		case events&unix.POLLRDHUP == 0:
 			return false
-		case len(c.ahead) > 0 || pending(fd) > 0:
-			how = finished
 		default:
-			how = left
+			how = finished
 		}
 		return true
 	})
@@ -60,12 +58,4 @@ func pollNow(fd uintptr, events int16) int16 {
 		return 0
 	}
 	return fds[0].Revents
-}
-
-func pending(fd uintptr) int {
-	n, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-	if err != nil {
-		return 0
-	}
-	return n
 }

@@ -103,9 +103,11 @@ type loop struct {
 
 	prober   prober
 	nextSTUN time.Time // of the periodic rounds; zero: none
-	local    []netip.Addr
-	localAt  time.Time        // when local was read
-	own      []netip.AddrPort // what peers are told
+
+	measuredAt time.Time // the end of the last round that those who watch were told of
+	local      []netip.Addr
+	localAt    time.Time        // when local was read
+	own        []netip.AddrPort // what peers are told
 
 	calls   map[*peer]struct{} // peers to be sent a CallMeMaybe once our endpoints are known
 	callsBy time.Time          // at the latest then

@@ -114,6 +114,10 @@ func (l *loop) afterSTUN(now time.Time) {
 	if l.prober.running || l.prober.report.at.IsZero() {
 		return
 	}
+	if l.measuredAt != l.prober.report.at {
+		l.measuredAt = l.prober.report.at
+		l.c.status.changed()
+	}
 	if len(l.calls) > 0 {
 		l.callAll(now)
 	}

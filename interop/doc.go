@@ -1,6 +1,8 @@
 // Package interop holds tests only. They put Ginnel's relay, its clients and its nodes beside the programs that the
 // wire formats come from, on loopback and in one process, and prove that both sides understand each other.
 //
+// Package programs, below, does the same with whole programs, coordination servers among them.
+//
 // It is a module of its own, because it alone imports tailscale.com: the product must not, and a reader of its go.mod
 // should see that it does not.
 //

@@ -1,3 +1,4 @@
+// This module has no code. It pins headscale, which is built from it: its dependencies are not those of interop.
 module ginnel/interop/headscale
 
 go 1.26.6

@@ -134,12 +134,12 @@ func (m *mesh) surviveDirect() {
 }
 
 // bothWays restarts all that a mesh of our node and tailscaled consists of, one with a relay and one with direct paths.
-func bothWays(t *testing.T, make func(*testing.T) *mesh) {
+func bothWays(t *testing.T, found func(*testing.T) *mesh) {
 	t.Parallel()
 	for name, survive := range map[string]func(*mesh){"relayed": (*mesh).surviveRelayed, "direct": (*mesh).surviveDirect} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m := make(t)
+			m := found(t)
 			m.join(newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")))
 			survive(m)
 		})

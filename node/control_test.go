@@ -30,7 +30,7 @@ type network struct {
 	url string
 }
 
-func newNetwork(t testing.TB) *network {
+func newNetwork(t testing.TB, change ...func(*server.Config)) *network {
 	t.Helper()
 	n := &network{mesh: newMesh(t), t: t}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -39,8 +39,11 @@ func newNetwork(t testing.TB) *network {
 	}
 	n.url = "http://" + ln.Addr().String()
 	st := store.NewMemory()
-	n.srv, err = server.New(server.Config{Store: st, URL: n.url, BaseDomain: "net.example", DERPMap: derpMap(&n.relays),
-		Log: testLog(t, "server")})
+	cfg := server.Config{Store: st, URL: n.url, BaseDomain: "net.example", DERPMap: derpMap(&n.relays), Log: testLog(t, "server")}
+	for _, f := range change {
+		f(&cfg)
+	}
+	n.srv, err = server.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

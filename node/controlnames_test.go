@@ -1,0 +1,86 @@
+package node
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+
+	"ginnel/control"
+	"ginnel/control/server"
+)
+
+// The map says who resolves which names: split DNS goes to its servers, over the mesh; further records are known without
+// asking; names of the mesh that are none are asked of nobody.
+func TestNamesOfTheMap(t *testing.T) {
+	n := newNetwork(t, func(c *server.Config) {
+		c.DNS = control.DNSConfig{
+			Domains: []string{"corp.example"},
+			Routes: map[string][]control.Resolver{
+				"corp.example":     {{Addr: "100.64.0.1"}},
+				"lab.corp.example": {{Addr: "100.64.0.1:5353"}},
+				"nobody.example":   {},
+			},
+			ExtraRecords: []control.DNSRecord{{Name: "alias.example", Value: "100.64.0.1"}, {Name: "text.example", Type: "TXT", Value: "x"}},
+		}
+	})
+	b := n.join("beta")
+	b.serveHTTP(80, "beta")
+	eventually(t, "beta has joined", b.member.hasJoined)
+	own := netip.MustParseAddr("100.64.0.1")
+	for addr, names := range map[string]map[string][]netip.Addr{
+		"100.64.0.1:53":   {"db.corp.example.": {own}},
+		"100.64.0.1:5353": {"db.lab.corp.example.": {own}},
+	} {
+		pc, err := b.ListenPacket(netip.MustParseAddrPort(addr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pc.Close()
+		go dnsServer(pc, names)
+	}
+	a := n.join("alpha", func(c *Config) { c.MeshOnly = true })
+	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
+	for _, name := range []string{"beta", "Beta.", "beta.net.example", "BETA.NET.EXAMPLE.", "db.corp.example", "db", "db.lab.corp.example", "alias.example"} {
+		if got, err := a.get("http://" + name + "/"); got != "beta" || err != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{"nobody.net.example", "x.nobody.example", "missing.corp.example"} {
+		_, err := a.DialContext(t.Context(), "tcp", name+":80")
+		if dns, ok := errors.AsType[*net.DNSError](err); !ok || !dns.IsNotFound {
+			t.Errorf("%s: %v, want no such name", name, err)
+		}
+	}
+}
+
+// Where the environment names a proxy, the coordination server is reached through it, and so are relays.
+func TestControlThroughProxy(t *testing.T) {
+	for _, scheme := range []string{"http", "socks5"} {
+		n := newNetwork(t)
+		gate := n.mesh.add("gate")
+		gate.start(withProxy)
+		proxy := &url.URL{Scheme: scheme, Host: gate.Status().Proxies[0]}
+		a := n.join("alpha", func(c *Config) { c.OutboundProxy = func(*url.URL) (*url.URL, error) { return proxy, nil } })
+		eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
+		if s := gate.proxy.Stats(); s.HTTP+s.SOCKS5 < 2 {
+			t.Errorf("%s: %d connections through the proxy, want those to the server and to the relay", scheme, s.HTTP+s.SOCKS5)
+		}
+	}
+}
+
+// A server that comes back with another key is not spoken with any more.
+func TestServerKeyChanges(t *testing.T) {
+	first, second := newNetwork(t), newNetwork(t)
+	var kept Identity
+	a := first.join("alpha", func(c *Config) { c.Control.Save = func(id Identity) error { kept = id; return nil } })
+	eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
+	a.Close()
+	kept.URL = second.url
+	again := second.join("alpha", func(c *Config) { c.Control.Identity = kept })
+	if err := again.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "server's key is now") {
+		t.Errorf("Run: %v", err)
+	}
+}

@@ -106,7 +106,7 @@ func TestBadCommandLines(t *testing.T) {
 		{up("-L", "8000"), 2, `"8000"`},
 		{up("-L", "80:10.88.0.2:80"), 1, "permission denied"},
 		{up("--serve", "0=80"), 2, `"0=80"`},
-		{up("--serve", "80=80", "--serve", "80=81"), 1, "serving port 80"},
+		{up("--serve", "80=80", "--serve", "80=81"), 2, "port 80/tcp of the mesh is given twice"},
 		{up("--dial-timeout", "0s"), 2, "positive duration"},
 		{up("--dial-timeout", "soon"), 2, "soon"},
 		{up("--udp-port", "70000"), 2, "70000"},
@@ -142,7 +142,7 @@ func TestTunnelThatDoesNotComeUp(t *testing.T) {
 		{"host that is not there", wgFile{endpoint: "203.0.113.77:51820"}, s.peer, "does not answer at 203.0.113.77:51820"},
 		{"port that nobody listens on", wgFile{endpoint: gateAddr4 + ":51821"}, s.peer, "does not answer at " + gateAddr4 + ":51821"},
 		{"network without a route", wgFile{endpoint: "192.0.2.1:51820"}, s.peer, "does not answer at 192.0.2.1:51820"},
-		{"name that does not exist", wgFile{endpoint: "nosuch.example:51820"}, s.peer, "no endpoint is known for it"},
+		{"name that does not exist", wgFile{endpoint: "nosuch.example:51820"}, s.peer, "its endpoint cannot be looked up"},
 	} {
 		site := *s
 		site.peer = c.peer

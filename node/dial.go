@@ -188,9 +188,13 @@ func (n *Node) wakePeer(p *Peer) {
 
 // urgePauses is when a first handshake that nobody has answered is begun anew. A peer, or its relay, may have learned of
 // us only after the one before; WireGuard itself tries again after five seconds.
-var urgePauses = []time.Duration{300 * time.Millisecond, 700 * time.Millisecond, 1500 * time.Millisecond}
+var urgePauses = []time.Duration{300 * time.Millisecond, 700 * time.Millisecond, 1500 * time.Millisecond, 2500 * time.Millisecond}
 
-// urge helps a first handshake along.
+// urgePing is how long an answer from the peer itself is waited for before.
+const urgePing = 500 * time.Millisecond
+
+// urge helps a first handshake along, and discovery with it: of a peer that has not learned of us there is no answer to
+// either.
 func (n *Node) urge(k key.NodePublic) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -202,11 +206,22 @@ func (n *Node) urge(k key.NodePublic) {
 		case <-n.closec:
 			return
 		}
-		if s, ok := n.wg0.sessions()[k]; !ok || !s.handshake.IsZero() {
+		if !n.wg0.waits(k) {
+			return
+		}
+		n.pingOnce(k)
+		if !n.wg0.waits(k) {
 			return
 		}
 		n.wg0.again(k)
 	}
+}
+
+// pingOnce sends discovery pings and waits a moment for the first answer.
+func (n *Node) pingOnce(k key.NodePublic) {
+	ctx, cancel := context.WithTimeout(context.Background(), urgePing)
+	defer cancel()
+	n.conn.Ping(ctx, k) // the handshake tells whether it helped
 }
 
 // unreachableError says why a mesh address could not be reached, in the words of its user.

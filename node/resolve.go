@@ -53,6 +53,9 @@ func (n *Node) lookupCandidate(ctx context.Context, m *NetworkMap, candidate, ho
 	if len(m.DNS.Servers) > 0 {
 		return n.askServers(ctx, candidate, onDNSPort(m.DNS.Servers))
 	}
+	if m.Mesh && n.cfg.MeshOnly && !strings.Contains(name, ".") {
+		return nil, &net.DNSError{Err: "no such name in the mesh", Name: name, IsNotFound: true} // and the host's are not wanted
+	}
 	if name != hostName(host) {
 		return nil, &net.DNSError{Err: "no such name", Name: name, IsNotFound: true} // the host's resolver searches by itself
 	}

@@ -111,12 +111,22 @@ func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
 	w.unsure = false
 	for _, p := range next {
 		w.active.Store(p.Key, struct{}{})
-		if old, known := w.peers[p.Key]; known && restarted(&old, &p) {
+		old, known := w.peers[p.Key]
+		switch {
+		case known && restarted(&old, &p):
 			w.renew(p.Key)
+		case known && old.Region == 0 && p.Region != 0 && w.waits(p.Key):
+			w.again(p.Key) // what was sent before had nowhere to go
 		}
 	}
 	w.peers, w.dormant = next, dormant
 	return nil
+}
+
+// waits reports whether a peer that somebody wants to speak with has not answered yet.
+func (w *wireguard) waits(k key.NodePublic) bool {
+	s, ok := w.sessions()[k]
+	return ok && s.handshake.IsZero()
 }
 
 // restarted reports whether the peer has lost its memory, and with it its session: a node makes a new disco key whenever

@@ -51,9 +51,9 @@ type core struct {
 
 	// What follows belongs to the loop.
 	st        *state
-	streams   map[int64]*stream
-	alarms    schedule[int64]  // of nodes
-	deadlines schedule[string] // of logins
+	streams   map[int64]*stream // of nodes that have one; commands change it as they change st
+	alarms    schedule[int64]   // of nodes
+	deadlines schedule[string]  // of logins
 	pending   pending
 	stale     bool // the store may have been changed by others, or by a write that seemed to fail
 }

@@ -37,12 +37,11 @@ func (c *core) begin(t *tx, s *stream) {
 	n := newLive(t.nodes[s.id])
 	n.online, n.polled = true, time.Time{}
 	t.setNode(n)
-	t.after = append(t.after, func() {
-		if old := c.streams[s.id]; old != nil {
-			close(old.endc)
-		}
-		c.streams[s.id] = s
-	})
+	old := c.streams[s.id]
+	set(t, c.streams, s.id, s)
+	if old != nil {
+		t.after = append(t.after, func() { close(old.endc) })
+	}
 }
 
 // end is the end of a stream. If another has taken its place nothing happens to the node.
@@ -50,10 +49,13 @@ func (c *core) end(t *tx, s *stream) {
 	if c.streams[s.id] != s {
 		return
 	}
+	unset(t, c.streams, s.id)
+	if t.nodes[s.id] == nil {
+		return // deleted just now
+	}
 	n := newLive(t.nodes[s.id])
 	n.polled = t.now
 	t.setNode(n)
-	t.after = append(t.after, func() { delete(c.streams, s.id) })
 }
 
 // poll serves the stream of a node until the client, another stream or the server ends it.

@@ -1,0 +1,55 @@
+package server
+
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+)
+
+// inOneBatch runs commands that the loop finds waiting at the same time, in this order.
+func (n *testNet) inOneBatch(runs ...func(t *tx) error) {
+	n.t.Helper()
+	var wg sync.WaitGroup
+	goc := make(chan struct{})
+	errs := make([]error, len(runs)+1)
+	for i, run := range append([]func(*tx) error{func(*tx) error { <-goc; return nil }}, runs...) {
+		wg.Go(func() { errs[i] = n.server.core.change(n.t.Context(), run) })
+		synctest.Wait()
+	}
+	close(goc)
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			n.t.Error(err)
+		}
+	}
+}
+
+// The end of a stream that another has taken the place of just now does nothing to the node.
+func TestSupersededInOneBatch(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		p := n.newPeer("a")
+		p.register(withKey(n.authKey(func(r *AuthKeyRequest) { r.Ephemeral = true })))
+		c, id := n.server.core, n.node("a").ID
+		first, second := &stream{id: id, endc: make(chan struct{})}, &stream{id: id, endc: make(chan struct{})}
+		begin := func(s *stream) func(*tx) error { return func(t *tx) error { c.begin(t, s); return nil } }
+		end := func(s *stream) func(*tx) error { return func(t *tx) error { c.end(t, s); return nil } }
+		n.inOneBatch(begin(first))
+		n.inOneBatch(begin(second), end(first))
+		n.inOneBatch(func(t *tx) error {
+			if n := t.nodes[id]; c.streams[id] != second || !n.online || !n.polled.IsZero() {
+				p.t.Errorf("after the end of the first stream: %+v", n)
+			}
+			return nil
+		})
+		select {
+		case <-first.endc:
+		default:
+			t.Error("the first stream goes on")
+		}
+		n.inOneBatch(func(t *tx) error { t.deleteNode(id); return nil }, end(second))
+		if len(c.streams) != 0 {
+			t.Error("a deleted node has a stream")
+		}
+	})
+}

@@ -179,7 +179,10 @@ func (m *NetMap) applyFilters(r *MapResponse) {
 // applyMessages applies what the user is to be told.
 func (m *NetMap) applyMessages(r *MapResponse) {
 	if r.Health != nil {
-		m.Health = r.Health
+		m.Health = make([]string, len(r.Health))
+		for i, text := range r.Health {
+			m.Health[i] = printable(text)
+		}
 	}
 	if len(r.DisplayMessages) == 0 {
 		return

@@ -23,6 +23,7 @@ const (
 
 var (
 	errAnswerSize = errors.New("answer is too long")
+	errAuthURL    = errors.New("the page to log in at has no address that can be shown")
 	errNoAnswer   = fmt.Errorf("no answer within %v", requestTimeout)
 )
 
@@ -53,7 +54,16 @@ func (c *Client) Register(ctx context.Context, req RegisterRequest) (*RegisterRe
 	if answer.Error != "" {
 		return nil, &RefusedError{printable(answer.Error)}
 	}
+	if !isPageURL(answer.AuthURL) {
+		return nil, unreachable(errAuthURL)
+	}
 	return &answer, nil
+}
+
+// isPageURL accepts what can be shown to people as the address of a page, and nothing at all.
+func isPageURL(text string) bool {
+	u, err := url.Parse(text)
+	return text == "" || err == nil && (u.Scheme == "https" || u.Scheme == "http") && printable(text) == text
 }
 
 // logoutTime is a time in the past, the one that others use too.

@@ -370,12 +370,12 @@ func TestExitNode(t *testing.T) {
 		}
 	})
 	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
-	if _, err := a.get("http://192.0.2.1/"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "the exit node is not there") {
+	if _, err := a.get("http://198.51.100.1/"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "the exit node is not there") {
 		t.Errorf("before the exit node is approved: %v", err)
 	}
 	n.admin("POST", "/api/v1/nodes/"+b.id()+"/routes", `{"approved": ["0.0.0.0/0", "::/0"]}`)
 	eventually(t, "the exit node is there", func() bool { return !a.Node.netmap.Load().ExitLost })
-	if got, err := a.get("http://192.0.2.1/"); got != "behind" || err != nil {
+	if got, err := a.get("http://198.51.100.1/"); got != "behind" || err != nil {
 		t.Errorf("through the exit node: %q, %v", got, err)
 	}
 	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
@@ -429,7 +429,7 @@ func newBehind(t *testing.T) *behind {
 func (b *behind) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	var d net.Dialer
 	switch {
-	case addr == "192.0.2.1:80" && network == "tcp":
+	case (addr == "192.0.2.1:80" || addr == "198.51.100.1:80") && network == "tcp":
 		return d.DialContext(ctx, network, b.web.Addr().String())
 	case addr == "192.0.2.1:7" && network == "udp":
 		return d.DialContext(ctx, network, b.echo.LocalAddr().String())

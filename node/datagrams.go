@@ -76,6 +76,13 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if !ok {
 		return 0, errors.New("node: destination of a datagram is not a *proxy.Addr")
 	}
+	if m := c.n.member; m != nil {
+		select {
+		case <-m.joined:
+		case <-c.closec:
+			return 0, net.ErrClosed
+		}
+	}
 	ip := dst.IP
 	if !ip.IsValid() {
 		var err error

@@ -49,6 +49,9 @@ func (n *Node) mayLeave(to netip.Addr) error {
 	if n.cfg.MeshOnly {
 		return policyError("it is outside the mesh, and --mesh-only is set")
 	}
+	if n.member != nil && n.cfg.Control.ExitNode != "" && !n.member.hasJoined() {
+		return policyError("it is outside the mesh, and the exit node is not known yet")
+	}
 	if n.netmap.Load().ExitLost {
 		return policyError("it is outside the mesh, and the exit node is not there")
 	}

@@ -43,19 +43,37 @@ func GiveUp(ctx context.Context, cfg Config) error {
 	return err
 }
 
-// begin starts the conversation with the server, which lasts until stop or the end of ctx.
-func (m *membership) begin(ctx context.Context) {
-	ctx, m.cancel = context.WithCancel(ctx)
+// begin starts the conversation with the server, which lasts until stop.
+func (m *membership) begin() {
+	m.lifeMu.Lock()
+	defer m.lifeMu.Unlock()
+	if m.cancel != nil {
+		return // it goes on
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m.cancel = cancel
 	m.wg.Go(func() { m.run(ctx) })
 	m.wg.Go(func() { m.report(ctx) })
 }
 
 // stop ends the conversation and waits for its end. It may be called again.
 func (m *membership) stop() {
+	m.lifeMu.Lock()
+	defer m.lifeMu.Unlock()
 	if m.cancel != nil {
 		m.cancel()
+		m.cancel = nil
 	}
 	m.wg.Wait()
+}
+
+// resume goes on after a Logout that did not reach the server.
+func (n *Node) resume() {
+	n.lifeMu.Lock()
+	defer n.lifeMu.Unlock()
+	if !n.isClosed() {
+		n.member.begin()
+	}
 }
 
 // ask sends a registration. From then on the server may know the node, whatever becomes of the answer.

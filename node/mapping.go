@@ -16,7 +16,8 @@ import (
 
 // This file turns a coordination server's map into the node's own, and is the only one to do so.
 
-// mapper does that for one node. It keeps the filter, whose flows outlive a map.
+// mapper does that for one node, and keeps the packet filter of the map. Answers to what this node has sent are known to
+// the stack, which does not ask about them.
 type mapper struct {
 	cfg    *Control
 	filter filter.Filter
@@ -41,7 +42,7 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 	if out.Relays.Regions[home] == nil {
 		out.Home = 0
 	}
-	exit := t.exitNode(m, domain)
+	exit := t.exitNode(m, domain, now)
 	out.ExitLost = exit == nil && t.cfg.ExitNode != ""
 	for _, p := range m.Peers {
 		if usable(p, now) {
@@ -80,7 +81,9 @@ func (t *mapper) peer(p *control.Node, domain string, isExit bool) Peer {
 func (t *mapper) allowed(p *control.Node, isExit bool) (prefixes []netip.Prefix) {
 	for _, a := range p.AllowedIPs {
 		switch {
-		case slices.Contains(p.Addresses, a), a.IsSingleIP() && isMeshAddr(a.Addr()):
+		case !a.IsValid():
+			continue
+		case a.IsSingleIP() && (slices.Contains(p.Addresses, a) || isMeshAddr(a.Addr())):
 		case a.Bits() == 0:
 			if !isExit {
 				continue
@@ -94,13 +97,13 @@ func (t *mapper) allowed(p *control.Node, isExit bool) (prefixes []netip.Prefix)
 }
 
 // exitNode finds the peer that everything else leaves by; nil if none was asked for or it is not there.
-func (t *mapper) exitNode(m *control.NetMap, domain string) *control.Node {
+func (t *mapper) exitNode(m *control.NetMap, domain string, now time.Time) *control.Node {
 	want := hostName(t.cfg.ExitNode)
 	if want == "" {
 		return nil
 	}
 	for _, p := range m.Peers {
-		if !offersExit(p) {
+		if !offersExit(p) || !usable(p, now) {
 			continue
 		}
 		isAddr := slices.ContainsFunc(p.Addresses, func(a netip.Prefix) bool { return a.Addr().String() == want })

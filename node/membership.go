@@ -30,16 +30,17 @@ type membership struct {
 	registered chan struct{} // has an item after each registration: there may be news to tell
 	once       sync.Once
 
-	cancel context.CancelFunc // ends run and report, which wg counts
+	lifeMu sync.Mutex         // held by begin and stop
+	cancel context.CancelFunc // ends run and report, which wg counts; nil: they do not run
 	wg     sync.WaitGroup
 
-	mu      sync.Mutex
-	netmap  *control.NetMap // nil before the first
-	err     error           // why there is no conversation with the server now; nil: there is
-	login   string          // the page on which the node waits to be approved
-	home    int
-	reports int  // sent with success
-	known   bool // the server may have a registration of ours
+	mu            sync.Mutex
+	netmap        *control.NetMap // nil before the first
+	err           error           // why there is no conversation with the server now; nil: there is
+	login         string          // the page on which the node waits to be approved
+	home          int
+	registrations int  // with success
+	known         bool // the server may have a registration of ours
 }
 
 func newMembership(n *Node) (*membership, error) {
@@ -101,6 +102,10 @@ func (m *membership) hopeless(err error) bool {
 	return changed || errors.Is(err, control.ErrVersionRefused) || errors.Is(err, control.ErrUnauthorized)
 }
 
+// streamLasts is how long a stream has to last for its end to be no failure: two processes with one identity, or a
+// middlebox, may end each as soon as it has begun.
+const streamLasts = 10 * time.Second
+
 // converse registers if need be, and follows one stream of the map to its end.
 func (m *membership) converse(ctx context.Context, known *bool, wait *control.Backoff) error {
 	if !*known {
@@ -108,13 +113,19 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 			return err
 		}
 		*known = true
+		m.mu.Lock()
+		m.registrations++
+		m.mu.Unlock()
 		notify(m.registered)
 	}
+	began := time.Now()
 	for nm, err := range m.client.Poll(ctx, m.request()) {
+		if time.Since(began) > streamLasts {
+			wait.Reset()
+		}
 		if err != nil {
 			return err
 		}
-		wait.Reset()
 		m.setErr(nil)
 		m.apply(nm)
 		if expired(nm, time.Now()) {
@@ -136,7 +147,7 @@ func (m *membership) register(ctx context.Context) error {
 	if err := m.pinServer(ctx); err != nil {
 		return err
 	}
-	req := control.RegisterRequest{NodeKey: m.n.key().Public(), OldNodeKey: m.old, Hostinfo: m.hostinfo(), Ephemeral: m.cfg.Ephemeral}
+	req := control.RegisterRequest{NodeKey: m.n.key().Public(), OldNodeKey: m.old, Hostinfo: m.request().Hostinfo, Ephemeral: m.cfg.Ephemeral}
 	if m.cfg.AuthKey != "" {
 		req.Auth = &control.RegisterAuth{AuthKey: m.cfg.AuthKey}
 	}
@@ -158,7 +169,7 @@ func (m *membership) register(ctx context.Context) error {
 			m.old = key.NodePublic{}
 			return nil
 		}
-		if resp.AuthURL == req.Followup {
+		if req.Followup != "" { // a server that answers at once must not be asked again and again
 			m.pause(ctx, time.Second)
 		}
 		m.setLogin(resp.AuthURL)
@@ -230,6 +241,12 @@ func (m *membership) apply(nm *control.NetMap) {
 	if err := m.n.SetMap(m.mapper.networkMap(nm, home)); err != nil {
 		m.n.log.Warn("using the network map", "err", err)
 	}
+	m.mu.Lock()
+	latest := m.home
+	m.mu.Unlock()
+	if latest != home { // chosen meanwhile
+		m.n.setHome(latest)
+	}
 	m.once.Do(func() { close(m.joined) })
 	notify(m.registered)
 }
@@ -249,27 +266,32 @@ func (m *membership) report(ctx context.Context) {
 	}
 	var wait control.Backoff
 	var sent control.MapRequest
+	told := 0 // the registration that sent belongs to: a server that had forgotten us needs everything
 	for ctx.Err() == nil {
+		registration := m.registration()
 		req := m.request()
-		if !sameReport(&req, &sent) {
+		if registration != told || !sameReport(&req, &sent) {
 			if err := m.client.Update(ctx, req); err != nil {
 				m.n.log.Debug("telling the coordination server of this node", "err", err)
 				m.pause(ctx, wait.Next(rand.Float64()))
 				continue
 			}
 			wait.Reset()
-			sent = req
-			m.mu.Lock()
-			m.reports++
-			m.mu.Unlock()
+			sent, told = req, registration
 		}
 		select {
 		case s := <-statuses:
 			m.rehome(s)
-		case <-m.registered: // a server that has forgotten us needs everything
+		case <-m.registered:
 		case <-ctx.Done():
 		}
 	}
+}
+
+func (m *membership) registration() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.registrations
 }
 
 // watchTransport passes on the latest state of the transport.

@@ -285,6 +285,11 @@ func (n *Node) serveNetCheck(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusForbidden, apiError{"this is not for pages of the web"})
 		return
 	}
+	if !n.checking.CompareAndSwap(false, true) {
+		writeJSON(w, http.StatusTooManyRequests, apiError{"a check is running already"})
+		return
+	}
+	defer n.checking.Store(false)
 	report, err := n.netCheck(r.Context(), n.netmap.Load())
 	if err != nil {
 		status := http.StatusInternalServerError

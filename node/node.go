@@ -137,6 +137,7 @@ type Node struct {
 
 	strangers  strangers
 	private    atomic.Pointer[key.NodePrivate] // our key of now
+	checking   atomic.Bool                     // a check of the network runs for the API
 	unresolved sync.Map                        // key.NodePublic to error: why the name of a plain peer's endpoint has no address
 
 	entries []entry          // written by start only
@@ -219,7 +220,7 @@ func (n *Node) start() error {
 	n.wg.Go(func() { n.keepSTUN(ctx) })
 	n.wg.Go(func() { n.watchNetwork(ctx) })
 	if n.member != nil {
-		n.member.begin(ctx)
+		n.member.begin()
 	}
 	for _, target := range n.cfg.WaitFor {
 		n.awaits.set(target, nil)

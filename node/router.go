@@ -21,6 +21,7 @@ const (
 	routeDialTimeout = 10 * time.Second
 	routedFlowIdle   = 2 * time.Minute // of a pair of UDP addresses
 	routedFlowsMax   = 1024
+	routedConnsMax   = 4096
 )
 
 // router is the node as a router.
@@ -28,6 +29,7 @@ type router struct {
 	n      *Node
 	routes []netip.Prefix // advertised
 	flows  atomic.Int32
+	conns  atomic.Int32
 }
 
 // newRouter returns nil if there is nothing to route.
@@ -46,26 +48,69 @@ func (r *router) stackConfig() *userstack.Router {
 	return &userstack.Router{TCP: r.carryTCP, UDP: r.startUDP}
 }
 
-// takes reports whether we have said that dst is behind us. A default route is the way to the Internet, not into the
-// private networks that this host happens to be in (control specification, section 6.2).
+// takes reports whether we have said that dst is behind us. A default route is the way to the Internet: not into private
+// networks, not to this host itself, and not to its neighbours (control specification, section 6.2).
 func (r *router) takes(dst netip.Addr) bool {
-	if r == nil || dst.IsLoopback() || dst.IsLinkLocalUnicast() || dst.IsMulticast() || dst.IsUnspecified() || isMeshAddr(dst) {
+	if r == nil || dst.Is4In6() || dst.IsLoopback() || dst.IsLinkLocalUnicast() || dst.IsMulticast() || dst.IsUnspecified() || isMeshAddr(dst) {
 		return false
 	}
 	return slices.ContainsFunc(r.routes, func(p netip.Prefix) bool {
-		return p.Contains(dst) && (p.Bits() > 0 || !dst.IsPrivate())
+		return p.Contains(dst) && (p.Bits() > 0 || isPublic(dst) && !isNeighbour(dst))
+	})
+}
+
+var (
+	reserved4 = netip.MustParsePrefix("224.0.0.0/3") // multicast and above
+	current4  = netip.MustParsePrefix("0.0.0.0/8")
+	public6   = netip.MustParsePrefix("2000::/3")
+)
+
+// isPublic reports whether a is an address that hosts on the Internet have.
+func isPublic(a netip.Addr) bool {
+	if a.Is6() {
+		return public6.Contains(a)
+	}
+	return !reserved4.Contains(a) && !current4.Contains(a) && !a.IsPrivate() && !chromeOS.Contains(a)
+}
+
+// isNeighbour reports whether a is in a network that an interface of this host is in. It is asked when something new is
+// to be reached.
+func isNeighbour(a netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	return err != nil || slices.ContainsFunc(addrs, func(have net.Addr) bool {
+		p, err := netip.ParsePrefix(have.String())
+		return err == nil && p.Masked().Contains(a)
 	})
 }
 
 // carryTCP connects to the destination before it answers for it, so that who asks learns whether it is there.
 func (r *router) carryTCP(in *userstack.Incoming) {
-	ok := r.n.spawn(func() { r.carry(in) })
-	if !ok {
+	if r.conns.Add(1) > routedConnsMax || !r.n.spawn(func() { r.carry(in) }) {
+		r.conns.Add(-1)
 		in.Refuse()
 	}
 }
 
+// routedConn is counted until it is closed.
+type routedConn struct {
+	*userstack.Conn
+	once sync.Once
+	done func()
+}
+
+// Close implements net.Conn.
+func (c *routedConn) Close() error {
+	c.once.Do(c.done)
+	return c.Conn.Close()
+}
+
 func (r *router) carry(in *userstack.Incoming) {
+	counted := false // by the conn, from here on
+	defer func() {
+		if !counted {
+			r.conns.Add(-1)
+		}
+	}()
 	if !r.takes(in.Dst.Addr()) {
 		in.Refuse()
 		return
@@ -82,7 +127,9 @@ func (r *router) carry(in *userstack.Incoming) {
 		r.n.log.Debug("routing a connection", "from", in.Src, "to", in.Dst, "err", err)
 		return
 	}
-	r.n.proxy.Carry(near, in.Dst.String(), func(context.Context) (net.Conn, error) { return far, nil })
+	c := &routedConn{Conn: near, done: func() { r.conns.Add(-1) }}
+	counted = true
+	r.n.proxy.Carry(c, in.Dst.String(), func(context.Context) (net.Conn, error) { return far, nil })
 }
 
 func (r *router) dial(network string, dst netip.AddrPort) (net.Conn, error) {

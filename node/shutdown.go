@@ -30,6 +30,7 @@ func (n *Node) serveShutdown(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if err := n.Logout(ctx); err != nil {
+			n.resume()
 			status := http.StatusBadGateway
 			if errors.Is(err, ErrControlUnreachable) {
 				status = http.StatusGatewayTimeout

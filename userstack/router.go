@@ -130,7 +130,7 @@ func flowOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
 func (i *Incoming) Refuse() { i.req.Complete(true) }
 
 // Accept completes the handshake.
-func (i *Incoming) Accept() (net.Conn, error) {
+func (i *Incoming) Accept() (*Conn, error) {
 	defer i.req.Complete(false)
 	wq := new(waiter.Queue)
 	ep, terr := i.req.CreateEndpoint(wq)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -94,8 +95,16 @@ func runRun(cmd *cobra.Command, f *nodeFlags, p program, args []string) error {
 	if !ok {
 		return errors.New("the node has no proxy that a command could use")
 	}
-	c.cmd.Env = withVariables(p.environ(), proxyVariables(proxy, f.proxyAuth.value))
+	c.cmd.Env = withVariables(withoutSecrets(p.environ()), proxyVariables(proxy, f.proxyAuth.value))
 	return c.run(n)
+}
+
+// withoutSecrets leaves out what is for this program alone: a command need not be able to join by itself.
+func withoutSecrets(environ []string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return name == envName("authkey") || name == envName("proxy-auth")
+	})
 }
 
 // joinFor waits until the mesh is ready for the child.

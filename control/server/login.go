@@ -102,7 +102,9 @@ func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
 	for {
 		err := ch.core.change(r.Context(), func(t *tx) error { return ch.core.register(t, reg) })
 		switch {
-		case isStoreError(err) || r.Context().Err() != nil:
+		case r.Context().Err() != nil:
+			return
+		case isStoreError(err):
 			ch.refuse(w, err)
 			return
 		case err != nil:

@@ -1,0 +1,50 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"ginnel/control/store"
+)
+
+// slowStore takes nothing until what it waits for is closed, if anything is.
+type slowStore struct {
+	*store.Memory
+	wait atomic.Pointer[chan struct{}]
+}
+
+func (s *slowStore) Transact(ctx context.Context, t store.Txn) (uint64, error) {
+	if c := s.wait.Load(); c != nil {
+		<-*c
+	}
+	return s.Memory.Transact(ctx, t)
+}
+
+// A machine may leave while its registration is being stored.
+func TestLeavingWhileRegistering(t *testing.T) {
+	st := &slowStore{Memory: store.NewMemory()}
+	var logged bytes.Buffer
+	adjust := func(c *Config) {
+		c.Store, c.Log = st, slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	onNet(t, adjust, func(t *testing.T, n *testNet) {
+		p := n.newPeer("a")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		goc := make(chan struct{})
+		st.wait.Store(&goc)
+		p.wg.Go(func() { p.Register(ctx, p.request()) })
+		settle()
+		cancel()
+		settle()
+		close(goc)
+		synctest.Wait()
+		if bytes.Contains(logged.Bytes(), []byte("panic")) {
+			t.Error(logged.String())
+		}
+	})
+}

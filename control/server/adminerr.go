@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"time"
 )
 
 // refusal is why an operation of an administrator was not done.
@@ -38,6 +39,14 @@ func statusOf(err error) int {
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusBadRequest
+}
+
+// checkTime refuses times that JSON cannot carry in every time zone.
+func checkTime(at time.Time) error {
+	if year := at.UTC().Year(); !at.IsZero() && (year < 1 || year > 9998) {
+		return badRequest("the year %d is out of range", year)
+	}
+	return nil
 }
 
 const (

@@ -64,6 +64,9 @@ func (s *Server) deleteNode(ctx context.Context, id int64) error {
 
 // expireNode has the key of a node expire, at once if no time is given.
 func (s *Server) expireNode(ctx context.Context, id int64, at time.Time) (Node, error) {
+	if err := checkTime(at); err != nil {
+		return Node{}, err
+	}
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
 		if at.IsZero() {
 			at = t.now

@@ -7,6 +7,9 @@ import (
 
 // CreateToken makes a token for the API. The answer is the only place where it can be read.
 func (s *Server) CreateToken(ctx context.Context, name string, expiry time.Time) (made Token, err error) {
+	if err := checkTime(expiry); err != nil {
+		return made, err
+	}
 	secret := newSecret(tokenPrefix)
 	err = s.core.change(ctx, func(t *tx) error {
 		switch {

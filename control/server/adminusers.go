@@ -113,6 +113,9 @@ func (s *Server) deleteUser(ctx context.Context, id int64) error {
 
 // CreateAuthKey makes a pre-auth key. The answer is the only place where it can be read.
 func (s *Server) CreateAuthKey(ctx context.Context, req AuthKeyRequest) (made AuthKey, err error) {
+	if err := checkTime(req.Expiry); err != nil {
+		return made, err
+	}
 	secret := newSecret(authKeyPrefix)
 	err = s.core.change(ctx, func(t *tx) error {
 		u, err := t.userNamed(req.User)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -114,11 +115,16 @@ func (b *batch) persist() error {
 	var txn store.Txn
 	for _, path := range paths {
 		txn.If = append(txn.If, store.Condition{Key: path, Revision: b.st.revisions[path]})
-		if record := records[path]; record != nil {
-			txn.Put = append(txn.Put, store.Put{Key: path, Value: mustJSON(record)})
-		} else {
+		record := records[path]
+		if record == nil {
 			txn.Del = append(txn.Del, path)
+			continue
 		}
+		value, err := json.Marshal(record)
+		if err != nil {
+			return &storeError{fmt.Errorf("encoding %s: %w", path, err)}
+		}
+		txn.Put = append(txn.Put, store.Put{Key: path, Value: value})
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()

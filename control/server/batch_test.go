@@ -1,9 +1,11 @@
 package server
 
 import (
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // inOneBatch runs commands that the loop finds waiting at the same time, in this order.
@@ -50,6 +52,37 @@ func TestSupersededInOneBatch(t *testing.T) {
 		n.inOneBatch(func(t *tx) error { t.deleteNode(id); return nil }, end(second))
 		if len(c.streams) != 0 {
 			t.Error("a deleted node has a stream")
+		}
+	})
+}
+
+// Dates that cannot be stored are refused, and one that gets through fails its command, not the server.
+func TestExtremeDates(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		n.join("a", n.authKey(nil))
+		for _, text := range []string{"9999-12-31T23:59:59-23:00", "0000-01-01T00:00:00+23:00"} {
+			at, err := time.Parse(time.RFC3339, text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, tokenErr := n.server.CreateToken(t.Context(), "x", at)
+			_, keyErr := n.server.CreateAuthKey(t.Context(), AuthKeyRequest{User: "alice", Expiry: at})
+			_, nodeErr := n.server.expireNode(t.Context(), n.node("a").ID, at)
+			for _, err := range []error{tokenErr, keyErr, nodeErr} {
+				if _, ok := errors.AsType[*refusal](err); !ok {
+					t.Errorf("%s: got %v, want it refused", text, err)
+				}
+			}
+			err = n.server.core.change(t.Context(), func(t *tx) error {
+				t.putUser(&user{ID: 99, Name: "late", Created: at.UTC()})
+				return nil
+			})
+			if !isStoreError(err) {
+				t.Errorf("%s: stored, or %v", text, err)
+			}
+		}
+		if _, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -45,8 +45,10 @@ func (c *core) register(t *tx, r *registration) error {
 	}
 	hasKey := r.req.Auth != nil && r.req.Auth.AuthKey != ""
 	switch expiry := r.req.Expiry; {
-	case n != nil && !expiry.IsZero() && expiry.Before(t.now):
-		c.logOut(t, n)
+	case !expiry.IsZero() && expiry.Before(t.now):
+		if n != nil {
+			c.logOut(t, n)
+		}
 		r.resp.NodeKeyExpired = true
 		return nil
 	case n != nil && !hasKey:

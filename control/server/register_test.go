@@ -224,6 +224,13 @@ func TestLogout(t *testing.T) {
 		if b.sees("job") != nil || len(n.nodes()) != 2 {
 			t.Error("an ephemeral node is there after logging out")
 		}
+		past := func(r *control.RegisterRequest) { r.Expiry = time.Now().Add(-time.Hour) }
+		if resp, _ := n.newPeer("x").register(past); !resp.NodeKeyExpired {
+			t.Errorf("logging out a node that nobody knows: %+v", resp)
+		}
+		if logins, err := n.server.listLogins(t.Context()); err != nil || len(logins.Items) != 0 {
+			t.Errorf("%+v waits after logging out, %v", logins.Items, err)
+		}
 	})
 }
 

@@ -83,19 +83,37 @@ func TestSlowClient(t *testing.T) {
 	})
 }
 
+// The logins that wait are bounded; a machine has few of them, of which the latest count.
 func TestManyLogins(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
-		p := n.newPeer("x")
-		for range maxLogins {
-			p.node = newNodeKey()
-			p.register(nil)
+		first := n.newPeer("x")
+		for range maxMachineLogins {
+			first.register(nil)
+			first.node = newNodeKey()
+			time.Sleep(time.Second)
 		}
-		p.node = newNodeKey()
-		if _, refused := p.register(nil); !strings.Contains(refused, "too many") {
+		resp, refused := first.register(nil)
+		logins, err := n.server.listLogins(t.Context())
+		if err != nil || refused != "" || len(logins.Items) != maxMachineLogins {
+			t.Errorf("%d logins of one machine, want %d: %s, %v", len(logins.Items), maxMachineLogins, refused, err)
+		}
+		if last := logins.Items[len(logins.Items)-1]; !strings.HasSuffix(resp.AuthURL, last.ID) {
+			t.Errorf("the latest login is %s, want that of %s", last.ID, resp.AuthURL)
+		}
+		for range maxLogins/maxMachineLogins - 1 {
+			p := n.newPeer("x")
+			for range maxMachineLogins {
+				p.node = newNodeKey()
+				p.register(nil)
+			}
+			p.leave()
+		}
+		late := n.newPeer("x")
+		if _, refused := late.register(nil); !strings.Contains(refused, "too many") {
 			t.Errorf("one more: %q", refused)
 		}
 		time.Sleep(loginLife + time.Second)
-		if _, refused := p.register(nil); refused != "" {
+		if _, refused := late.register(nil); refused != "" {
 			t.Errorf("after their time: %q", refused)
 		}
 	})

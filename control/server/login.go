@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,8 +14,10 @@ const (
 	loginPrefix = "ginnel-login-"
 	loginDigits = 24
 	loginLife   = 15 * time.Minute
-	// maxLogins bounds the logins that wait; one machine key has at most one for a node key.
-	maxLogins = 1000
+	// maxLogins bounds the logins that wait. One machine key has at most one for a node key, and maxMachineLogins in all:
+	// the next takes the place of its oldest.
+	maxLogins        = 1000
+	maxMachineLogins = 4
 )
 
 // parseLoginID reads the end of a login's URL.
@@ -25,17 +28,24 @@ func parseLoginID(s string) (string, bool) {
 
 // startLogin has somebody asked whether the node may come in.
 func (c *core) startLogin(t *tx, r *registration) error {
+	var own []*login
 	for _, l := range t.logins {
-		if l.Machine == r.machine && l.Key == r.req.NodeKey && t.now.Before(l.Until) {
+		if l.Machine != r.machine {
+			continue
+		}
+		if l.Key == r.req.NodeKey && t.now.Before(l.Until) {
 			r.resp.AuthURL = c.loginURL(l.ID)
 			return nil
 		}
-	}
-	if len(t.logins) >= maxLogins {
-		return errManyLogins
+		own = append(own, l)
 	}
 	if h := r.req.Hostinfo; h != nil && len(mustJSON(h)) > maxHostinfo {
 		return errHostinfo
+	}
+	if len(own) >= maxMachineLogins {
+		c.forgetLogin(t, slices.MinFunc(own, func(a, b *login) int { return a.Until.Compare(b.Until) }))
+	} else if len(t.logins) >= maxLogins {
+		return errManyLogins
 	}
 	l := &login{
 		ID:       loginPrefix + randomHex(loginDigits/2),
@@ -51,6 +61,12 @@ func (c *core) startLogin(t *tx, r *registration) error {
 	t.after = append(t.after, func() { c.deadlines.set(l.ID, l.Until) })
 	r.resp.AuthURL = c.loginURL(l.ID)
 	return nil
+}
+
+// forgetLogin ends a login before its time.
+func (c *core) forgetLogin(t *tx, l *login) {
+	t.endLogin(l, loginForgotten)
+	t.after = append(t.after, func() { c.deadlines.set(l.ID, time.Time{}) })
 }
 
 func (c *core) loginURL(id string) string { return c.cfg.url() + loginPath + id }

@@ -43,7 +43,7 @@ func (c *core) admit(t *tx, e *entrant) (*node, error) {
 		return nil, errHostinfo
 	}
 	if old == nil && e.takeOver {
-		old = t.vacated(e)
+		old = c.vacated(t, e)
 	}
 	var rec nodeRecord
 	if old != nil {
@@ -62,6 +62,7 @@ func (c *core) admit(t *tx, e *entrant) (*node, error) {
 		t.takeHostinfo(&rec, e.r.req.Hostinfo)
 	}
 	t.putNode(&rec)
+	t.heardOf(t.nodes[rec.ID])
 	c.log.Info("node registered", "node", rec.Label, "id", rec.ID, "new", old == nil)
 	return t.nodes[rec.ID], nil
 }
@@ -86,15 +87,25 @@ func (c *core) settleIn(t *tx, e *entrant, rec *nodeRecord) error {
 	return nil
 }
 
+// heardOf notes that a node which has no stream yet has registered: its place is not vacant, nor is it to be removed.
+func (t *tx) heardOf(n *node) {
+	if n.polled.IsZero() {
+		return
+	}
+	live := newLive(n)
+	live.polled = t.now
+	t.setNode(live)
+}
+
 // vacated returns the node of the same owner and name whose place the entrant may take: it must have been away for longer
-// than a reconnect takes.
-func (t *tx) vacated(e *entrant) *node {
+// than a reconnect takes, and so must all when the server has just begun.
+func (c *core) vacated(t *tx, e *entrant) *node {
 	h := e.r.req.Hostinfo
 	if h == nil {
 		return nil
 	}
 	n := t.nodes[t.byLabel[hostLabel(h.Hostname)]]
-	if n == nil || n.online || n.owner() != e.owner() {
+	if n == nil || n.online || n.owner() != e.owner() || !t.now.After(n.polled.Add(c.cfg.offlineGrace())) {
 		return nil
 	}
 	return n

@@ -80,6 +80,7 @@ func (t *tx) known(r *registration, n *node) error {
 	case !r.req.Expiry.IsZero():
 		return errExtending
 	default:
+		t.heardOf(n)
 		t.accept(r, n)
 	}
 	return nil
@@ -100,6 +101,7 @@ func (c *core) registerByKey(t *tx, r *registration, n *node) error {
 		return errInvalidKey
 	}
 	if n != nil && !n.expired && n.rec.AuthKey == k.ID {
+		t.heardOf(n)
 		t.accept(r, n) // the same request again, as after a restart: the key may have been used up by then
 		return nil
 	}

@@ -201,6 +201,32 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
+// A place that is not in use yet, or not again after a restart, is not vacant.
+func TestNoTakeOver(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(func(r *AuthKeyRequest) { r.TakeOver = true })
+		start := func(want int) *peer {
+			p := n.newPeer("job")
+			p.register(withKey(k))
+			if got := len(n.nodes()); got != want {
+				t.Errorf("%d nodes, want %d", got, want)
+			}
+			return p
+		}
+		first := start(1)
+		start(2)
+		time.Sleep(time.Minute)
+		first.register(nil)
+		start(3)
+		time.Sleep(time.Minute)
+		n.restart()
+		start(4)
+		time.Sleep(time.Minute)
+		start(4) // takes a place
+		start(5) // which is not vacant again by that
+	})
+}
+
 // A stream without news gets keepalives often enough that the client's watchdog stays calm.
 func TestKeepAlive(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {

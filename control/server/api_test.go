@@ -371,7 +371,7 @@ func TestPages(t *testing.T) {
 			{"GET", "/health", "", 200, ""},
 			{"GET", "/version", "", 200, "131"},
 			{"GET", "/generate_204", "", 204, ""},
-			{"GET", "/metrics", "", 200, `ginnel_control_nodes{state="online"} 1`},
+			{"GET", "/metrics", "", 404, ""},
 			{"GET", "/api/v1/openapi.json", "", 401, ""},
 			{"GET", "/other", "", 404, ""},
 		} {
@@ -379,6 +379,9 @@ func TestPages(t *testing.T) {
 			if w.Code != c.status || !bytes.Contains(w.Body.Bytes(), []byte(c.has)) {
 				t.Errorf("%s %s: got %d %s, want %d and %q", c.method, c.path, w.Code, w.Body, c.status, c.has)
 			}
+		}
+		if w := get(n.server.AdminHandler(), "GET", "/metrics", ""); !strings.Contains(w.Body.String(), `ginnel_control_nodes{state="online"} 1`) {
+			t.Errorf("metrics for administrators: got %d %s", w.Code, w.Body)
 		}
 		n.server.Close()
 		if w := get(n.server, "GET", "/healthz", ""); w.Code != 503 {

@@ -29,7 +29,6 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /health", s.handleHealth)
 	mux.HandleFunc("GET /version", s.handleVersion)
 	mux.HandleFunc("GET /generate_204", handleNoContent)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.core.metrics.registry, promhttp.HandlerOpts{}))
 	mux.Handle(apiRoot, s.withToken(s.apiRoutes()))
 	return mux
 }
@@ -67,7 +66,8 @@ func (s *Server) handleChannel(w http.ResponseWriter, r *http.Request) {
 	s.handleUpgrade(w, r)
 }
 
-// handleVerify tells relays whether a client is a node of ours.
+// handleVerify tells relays whether a client is a node of ours. Relays elsewhere ask too, and have nothing to show for
+// themselves: whoever asks learns yes or no about a key that it already knows, and no more.
 func (s *Server) handleVerify(w http.ResponseWriter, r *http.Request) {
 	var req control.AdmitRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAdmitBody)).Decode(&req); err != nil {

@@ -93,7 +93,12 @@ func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 // serveMachine answers the requests of machines. The authority of a request says nothing (section 3).
 func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
 	ch, ok := r.Context().Value(channelKey{}).(*channel)
-	if !ok || !s.calls.enter() {
+	if !ok {
+		http.Error(w, "the request came by no channel", http.StatusInternalServerError)
+		return
+	}
+	if !s.calls.enter() {
+		http.Error(w, "the server is closing", http.StatusServiceUnavailable)
 		return
 	}
 	defer s.calls.leave()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -149,6 +150,20 @@ func TestNewRefuses(t *testing.T) {
 	}
 	if _, err := s.CreateUser(t.Context(), "x", ""); !errors.Is(err, errClosed) {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// A server that is closing takes no update, and says so.
+func TestClosingAnswers(t *testing.T) {
+	s, err := New(Config{Store: store.NewMemory(), URL: testURL, BaseDomain: "net.test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	w, r := httptest.NewRecorder(), httptest.NewRequest("POST", pathMachine+"map", nil)
+	s.serveMachine(w, r.WithContext(withChannel(t.Context(), &channel{})))
+	if w.Code != http.StatusServiceUnavailable {
+		t.Errorf("got %d, want 503", w.Code)
 	}
 }
 

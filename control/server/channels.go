@@ -72,16 +72,27 @@ func (cs *channels) open(ch *channel) {
 	select {
 	case cs.openc <- ch:
 	case <-cs.stopc:
-		ch.Conn.Close()
-		cs.release()
+		cs.drop(ch)
 	}
+}
+
+// drop ends a channel that nobody serves.
+func (cs *channels) drop(ch *channel) {
+	ch.Conn.Close()
+	cs.release()
 }
 
 // Accept implements net.Listener.
 func (cs *channels) Accept() (net.Conn, error) {
 	select {
 	case ch := <-cs.openc:
-		return ch, nil
+		select {
+		case <-cs.stopc:
+			cs.drop(ch)
+			return nil, net.ErrClosed
+		default:
+			return ch, nil
+		}
 	case <-cs.stopc:
 		return nil, net.ErrClosed
 	}

@@ -128,9 +128,10 @@ func (s *Server) SetDERPMap(ctx context.Context, m control.DERPMap) error {
 // Close ends all connections of nodes and the loop, and returns when they have ended.
 func (s *Server) Close() error {
 	s.once.Do(s.stop)
+	s.wg.Wait()     // no further channel is handed out
+	s.inner.Close() // ends one that was handed out meanwhile
 	s.calls.close()
 	s.channels.wg.Wait()
-	s.wg.Wait()
 	s.core.wg.Wait()
 	return nil
 }

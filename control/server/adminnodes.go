@@ -104,6 +104,9 @@ func (s *Server) tagNode(ctx context.Context, id int64, tags []string) (Node, er
 		if len(tags) == 0 && len(rec.Tags) > 0 {
 			return badRequest("a node with tags cannot be without; move it to a user instead")
 		}
+		if other := t.nodeOf(rec.Machine, taggedUser.ID); len(tags) > 0 && other != nil && other.rec.ID != id {
+			return conflict("the machine has the node %q with tags already", other.rec.Label)
+		}
 		rec.Tags = sortedTags(tags)
 		if len(tags) > 0 && !rec.expiredAt(t.now) {
 			rec.Expiry = time.Time{}
@@ -121,6 +124,9 @@ func (s *Server) moveNode(ctx context.Context, id int64, name string) (Node, err
 		}
 		if other := t.nodeOf(rec.Machine, u.ID); other != nil && other.rec.ID != id {
 			return conflict("the machine has the node %q of user %q already", other.rec.Label, name)
+		}
+		if len(rec.Tags) > 0 && rec.Expiry.IsZero() {
+			rec.Expiry = s.core.keyExpiry(t, time.Time{}, nil) // with tags it had none
 		}
 		rec.User, rec.Tags = u.ID, nil
 		return nil

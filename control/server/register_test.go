@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net/http"
 	"testing"
 	"time"
 
@@ -274,6 +275,31 @@ func TestLoginAndRestart(t *testing.T) {
 		done, refused := p.register(func(r *control.RegisterRequest) { r.Followup = resp.AuthURL })
 		if refused != "" || !done.MachineAuthorized || !n.node("laptop").Ephemeral {
 			t.Errorf("got %+v %s, node %+v", done, refused, n.node("laptop"))
+		}
+	})
+}
+
+// A machine has one node with tags; one that loses its tags expires like those of users.
+func TestTagAndMove(t *testing.T) {
+	onNet(t, func(c *Config) { c.NodeExpiry = time.Hour }, func(t *testing.T, n *testNet) {
+		p := n.newPeer("a")
+		p.register(withKey(n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:ci"} })))
+		p.node = key.NewNodePrivate()
+		p.host.Hostname = "b"
+		p.register(withKey(n.authKey(nil)))
+		a, b := n.node("a"), n.node("b")
+		if _, err := n.server.tagNode(t.Context(), b.ID, []string{"tag:x"}); statusOf(err) != http.StatusConflict {
+			t.Errorf("a second node with tags: %v, want a conflict", err)
+		}
+		if _, err := n.server.tagNode(t.Context(), a.ID, []string{"tag:x"}); err != nil {
+			t.Error(err)
+		}
+		if _, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil {
+			t.Fatal(err)
+		}
+		moved, err := n.server.moveNode(t.Context(), a.ID, "bob")
+		if want := time.Now().Add(time.Hour); err != nil || !moved.Expiry.Equal(want) {
+			t.Errorf("moved to a user: expires %v, want %v; %v", moved.Expiry, want, err)
 		}
 	})
 }

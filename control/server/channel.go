@@ -26,7 +26,10 @@ const (
 	pathMachine    = "/machine/"
 )
 
-var errNoNode = errors.New("no such node on this machine")
+var (
+	errNoNode       = errors.New("no such node on this machine")
+	errManyMachines = errors.New("too many machines are waiting to be let in")
+)
 
 // channel is the connection of one machine.
 type channel struct {
@@ -34,7 +37,7 @@ type channel struct {
 	core  *core
 	all   *channels
 	log   *slog.Logger
-	known atomic.Bool // a node of this machine has been heard of
+	known atomic.Bool // the machine has a node, or had one
 }
 
 // channelKey is where the context of a request has its channel.
@@ -74,20 +77,39 @@ func (s *Server) serveChannels() { s.inner.Serve(s.channels) }
 
 // handleUpgrade turns a connection into a channel.
 func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
-	if !s.channels.reserve(s.cfg.maxUnregistered()) {
+	if !s.channels.beginHandshake() {
 		s.core.metrics.refusedChannels.Inc()
 		w.Header().Set("Retry-After", "5")
-		http.Error(w, "too many machines are waiting to be let in", http.StatusServiceUnavailable)
+		http.Error(w, "too many machines are connecting", http.StatusServiceUnavailable)
 		return
 	}
 	conn, err := control.Accept(r.Context(), w, r, control.AcceptConfig{Key: s.core.key.Key})
+	s.channels.endHandshake()
 	if err != nil {
-		s.channels.release()
 		s.core.metrics.refusedChannels.Inc()
 		s.log.Debug("channel refused", "remote", r.RemoteAddr, "err", err)
 		return
 	}
-	s.channels.open(&channel{Conn: conn, core: s.core, all: s.channels, log: s.log})
+	ch := &channel{Conn: conn, core: s.core, all: s.channels, log: s.log}
+	if err := s.place(r.Context(), ch); err != nil {
+		conn.Close()
+		s.core.metrics.refusedChannels.Inc()
+		s.log.Debug("channel refused", "remote", r.RemoteAddr, "machine", ch.machine(), "err", err)
+		return
+	}
+	s.channels.open(ch)
+}
+
+// place makes room for a channel: those of machines that have a node need none, so that strangers cannot keep them out.
+func (s *Server) place(ctx context.Context, ch *channel) error {
+	err := s.core.change(ctx, func(t *tx) error {
+		ch.known.Store(len(t.byMachine[ch.machine()]) > 0)
+		return nil
+	})
+	if err == nil && !ch.known.Load() && !s.channels.reserve(s.cfg.maxUnregistered()) {
+		err = errManyMachines
+	}
+	return err
 }
 
 // serveMachine answers the requests of machines. The authority of a request says nothing (section 3).

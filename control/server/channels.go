@@ -3,7 +3,10 @@ package server
 import (
 	"net"
 	"net/http"
+	"slices"
 	"sync"
+
+	"ginnel/internal/key"
 )
 
 // gate lets callers in until it is closed, and then waits for them to leave. The zero value is open.
@@ -33,23 +36,52 @@ func (g *gate) close() {
 	g.wg.Wait()
 }
 
-// channels are the open connections of machines, and the listener that serves them. Those that no node has been heard of on
-// are bounded in number: any machine key can open one. newChannels makes it.
+const (
+	// maxHandshakes bounds the connections that are becoming channels. None takes longer than control.Accept lets it.
+	maxHandshakes = 4096
+	// maxMachineChannels bounds the channels of one machine. The next ends its oldest: one that lost its network without a
+	// word is there until it has missed a ping.
+	maxMachineChannels = 16
+)
+
+// channels are the open connections of machines, and the listener that serves them. Those of machines without a node are
+// bounded in number: any machine key can open one. newChannels makes it.
 type channels struct {
 	openc chan *channel // to be served
 	stopc chan struct{} // closed when the server ends
 	wg    sync.WaitGroup
 
-	mu      sync.Mutex
-	number  int
-	strange int
+	mu         sync.Mutex
+	number     int
+	strange    int
+	handshakes int
+	byMachine  map[key.MachinePublic][]*channel // the oldest first
 }
 
 func newChannels() *channels {
-	return &channels{openc: make(chan *channel), stopc: make(chan struct{})}
+	return &channels{
+		openc: make(chan *channel), stopc: make(chan struct{}), byMachine: make(map[key.MachinePublic][]*channel),
+	}
 }
 
-// reserve makes room for a channel, or reports that there are too many.
+// beginHandshake reports whether another connection may become a channel; then endHandshake has to follow.
+func (cs *channels) beginHandshake() bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.handshakes >= maxHandshakes {
+		return false
+	}
+	cs.handshakes++
+	return true
+}
+
+func (cs *channels) endHandshake() {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.handshakes--
+}
+
+// reserve makes room for the channel of a machine without a node, or reports that there are too many.
 func (cs *channels) reserve(limit int) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -60,15 +92,18 @@ func (cs *channels) reserve(limit int) bool {
 	return true
 }
 
-// release gives a reservation back: nothing has become of it, or a node's channel.
+// release gives a reservation back: the channel is a node's by now.
 func (cs *channels) release() {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	cs.strange--
 }
 
-// open has a channel served; it uses up a reservation.
+// open has a channel served; unless its machine is known it uses up a reservation.
 func (cs *channels) open(ch *channel) {
+	if oldest := cs.add(ch); oldest != nil {
+		oldest.Conn.Close()
+	}
 	select {
 	case cs.openc <- ch:
 	case <-cs.stopc:
@@ -79,7 +114,35 @@ func (cs *channels) open(ch *channel) {
 // drop ends a channel that nobody serves.
 func (cs *channels) drop(ch *channel) {
 	ch.Conn.Close()
-	cs.release()
+	cs.forget(ch)
+}
+
+// add notes a channel, and returns another of its machine that has to make room.
+func (cs *channels) add(ch *channel) (oldest *channel) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	own := cs.byMachine[ch.machine()]
+	if len(own) >= maxMachineChannels {
+		oldest, own = own[0], slices.Clone(own[1:])
+	}
+	cs.byMachine[ch.machine()] = append(own, ch)
+	return oldest
+}
+
+// forget undoes add, and gives a reservation back.
+func (cs *channels) forget(ch *channel) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	own := cs.byMachine[ch.machine()]
+	if i := slices.Index(own, ch); i >= 0 {
+		own = slices.Delete(own, i, i+1)
+	}
+	if cs.byMachine[ch.machine()] = own; len(own) == 0 {
+		delete(cs.byMachine, ch.machine())
+	}
+	if ch.known.CompareAndSwap(false, true) { // a request that is still running does not give it back again
+		cs.strange--
+	}
 }
 
 // Accept implements net.Listener.
@@ -111,8 +174,8 @@ func (cs *channels) change(conn net.Conn, state http.ConnState) {
 		cs.wg.Add(1)
 		cs.count(1)
 	case http.StateClosed:
-		if ch, ok := conn.(*channel); ok && !ch.known.Load() {
-			cs.release()
+		if ch, ok := conn.(*channel); ok {
+			cs.forget(ch)
 		}
 		cs.count(-1)
 		cs.wg.Done()

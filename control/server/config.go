@@ -49,7 +49,7 @@ type Config struct {
 	OfflineGrace time.Duration
 	// NodeExpiry is how long the key of a node without tags is good for; 0 means for ever.
 	NodeExpiry time.Duration
-	// MaxUnregistered bounds the connections of machines that no node has been heard of on; 0 means 4096.
+	// MaxUnregistered bounds the connections of machines without a node; 0 means 4096.
 	MaxUnregistered int
 	// MaxNodes bounds the nodes; 0 means 100000.
 	MaxNodes int

@@ -45,6 +45,44 @@ func TestUnregisteredChannels(t *testing.T) {
 	})
 }
 
+// Strangers who take all room keep no machine out that has a node.
+func TestStrangersDoNotLockOut(t *testing.T) {
+	onNet(t, func(c *Config) { c.MaxUnregistered = 1 }, func(t *testing.T, n *testNet) {
+		a := n.join("a", n.authKey(nil))
+		a.leave()
+		n.newPeer("x").register(nil)
+		a.dial()
+		if resp, refused := a.register(nil); refused != "" || !resp.MachineAuthorized {
+			t.Errorf("got %+v %s", resp, refused)
+		}
+	})
+}
+
+// One machine has so many channels and no more: the next ends the oldest.
+func TestManyChannelsOfOneMachine(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		a := n.join("a", n.authKey(nil))
+		more := make([]*peer, maxMachineChannels)
+		for i := range more {
+			more[i] = n.newPeer("a")
+			more[i].machine, more[i].node = a.machine, a.node
+			more[i].dial()
+			more[i].update(nil)
+		}
+		settle()
+		if open, strange := n.server.channels.counts(); open != maxMachineChannels || strange != 0 || a.err == nil {
+			t.Errorf("%d channels, %d of nobody, the oldest ended with %v", open, strange, a.err)
+		}
+		for _, p := range append(more, a) {
+			p.leave()
+		}
+		settle()
+		if left := len(n.server.channels.byMachine); left != 0 {
+			t.Errorf("%d machines are remembered", left)
+		}
+	})
+}
+
 // stuck is a response whose client takes nothing until it is released.
 type stuck struct {
 	sink

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strconv"
@@ -181,7 +182,7 @@ func (n *Node) dialAddr(ctx context.Context, network string, ap netip.AddrPort) 
 
 // wakePeer prepares for packets to a peer; nil is this node.
 func (n *Node) wakePeer(p *Peer) {
-	if p != nil && n.wg0.wake(p.Key) {
+	if p != nil && n.wg0.want(p.Key) {
 		n.spawn(func() { n.urge(p.Key) })
 	}
 }
@@ -200,7 +201,7 @@ func (n *Node) urge(k key.NodePublic) {
 	defer timer.Stop()
 	<-timer.C
 	for _, pause := range urgePauses {
-		timer.Reset(pause)
+		timer.Reset(pause/2 + rand.N(pause)) // not in step with a peer that does the same
 		select {
 		case <-timer.C:
 		case <-n.closec:
@@ -281,6 +282,10 @@ func (n *Node) silence(p *Peer) string {
 	switch {
 	case !ok:
 		return "the peer has left"
+	case p.Online != nil && !*p.Online && p.LastSeen.IsZero():
+		return "the peer is offline"
+	case p.Online != nil && !*p.Online:
+		return fmt.Sprintf("the peer is offline since %s", p.LastSeen.UTC().Format(time.RFC3339))
 	case !s.handshake.IsZero():
 		return fmt.Sprintf("no answer, though the last WireGuard handshake was %v ago: a firewall there may drop the packets",
 			time.Since(s.handshake).Round(time.Second))

@@ -25,6 +25,7 @@ type membership struct {
 	mapper mapper
 	homes  *homeChooser
 	old    key.NodePublic // the key before this one, until the server knows; owned by run
+	noKey  bool           // the pre-auth key does not count any more: somebody has to approve the node; owned by run
 
 	joined     chan struct{} // closed by the first map
 	registered chan struct{} // has an item after each registration: there may be news to tell
@@ -56,7 +57,8 @@ func newMembership(n *Node) (*membership, error) {
 // run registers and follows the map until ctx ends or the server does not let the node in.
 func (m *membership) run(ctx context.Context) {
 	var wait control.Backoff
-	known := false // the server has our registration
+	known := false  // the server has our registration
+	complaint := "" // the last one logged
 	for ctx.Err() == nil {
 		err := m.converse(ctx, &known, &wait)
 		if ctx.Err() != nil {
@@ -67,6 +69,13 @@ func (m *membership) run(ctx context.Context) {
 			m.n.fail(fmt.Errorf("%w: %w", ErrJoinRefused, err))
 			return
 		}
+		if _, refused := errors.AsType[*control.RefusedError](err); refused {
+			m.noKey = true // the key that let us in once does so no more, but somebody may
+		}
+		if text := err.Error(); text != complaint {
+			complaint = text
+			m.n.log.Warn("no conversation with the coordination server", "err", err)
+		}
 		if errors.Is(err, control.ErrUnknownNode) || errors.Is(err, errKeyExpired) {
 			known = false
 		}
@@ -74,7 +83,7 @@ func (m *membership) run(ctx context.Context) {
 		if limit, ok := errors.AsType[*control.RateLimitError](err); ok {
 			pause = max(pause, limit.RetryAfter)
 		}
-		m.n.log.Debug("no conversation with the coordination server", "err", err, "retry", pause)
+		m.n.log.Debug("asking the coordination server again", "after", pause)
 		m.pause(ctx, pause)
 	}
 }
@@ -128,7 +137,8 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 		}
 		m.setErr(nil)
 		m.apply(nm)
-		if expired(nm, time.Now()) {
+		if nm.Self.Key == m.n.key().Public() && expired(nm, time.Now()) { // of an older key it says nothing any more
+			m.noKey = true // who lets a key expire wants to be asked
 			return errors.Join(errKeyExpired, m.rotate())
 		}
 	}
@@ -148,7 +158,7 @@ func (m *membership) register(ctx context.Context) error {
 		return err
 	}
 	req := control.RegisterRequest{NodeKey: m.n.key().Public(), OldNodeKey: m.old, Hostinfo: m.request().Hostinfo, Ephemeral: m.cfg.Ephemeral}
-	if m.cfg.AuthKey != "" {
+	if m.cfg.AuthKey != "" && !m.noKey {
 		req.Auth = &control.RegisterAuth{AuthKey: m.cfg.AuthKey}
 	}
 	for {
@@ -166,7 +176,7 @@ func (m *membership) register(ctx context.Context) error {
 			return &control.RefusedError{Reason: "the new key of the node has expired too"}
 		case resp.AuthURL == "":
 			m.setLogin("")
-			m.old = key.NodePublic{}
+			m.old, m.noKey = key.NodePublic{}, false
 			return nil
 		}
 		if req.Followup != "" { // a server that answers at once must not be asked again and again

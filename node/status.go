@@ -131,7 +131,8 @@ func (n *Node) Status() Status {
 		}
 	}
 	s.Health = append(n.endpointHealth(m, sessions), health(m, &ps)...)
-	if err := cmp.Or(n.noEndpoint(m, sessions), n.notReady(m, &ps)); err != nil {
+	hasPath := slices.ContainsFunc(s.Peers, func(p PeerStatus) bool { return p.Path == PathDirect })
+	if err := cmp.Or(n.noEndpoint(m, sessions), n.notReady(m, &ps)); err != nil && !hasPath {
 		s.State, s.Reason = StateStarting, err.Error()
 	}
 	if n.member != nil {

@@ -31,6 +31,7 @@ type wireguard struct {
 	mu      sync.Mutex // held while the device is told
 	peers   map[key.NodePublic]Peer
 	dormant map[key.NodePublic]Peer // of the map, unknown to the device
+	wanted  map[key.NodePublic]bool // peers that this node has begun to speak with, and not they with us
 	unsure  bool                    // the device refused a change, so what it knows is not known
 }
 
@@ -72,6 +73,21 @@ func (w *wireguard) wake(k key.NodePublic) (woken bool) {
 	return true
 }
 
+// want is wake for a peer that we begin to speak with. If both sides began anew whatever they began, neither would ever be
+// answered.
+func (w *wireguard) want(k key.NodePublic) (woken bool) {
+	if !w.wake(k) {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.wanted == nil {
+		w.wanted = make(map[key.NodePublic]bool)
+	}
+	w.wanted[k] = true
+	return true
+}
+
 // replace makes the device know exactly next.
 func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
 	var text strings.Builder
@@ -82,6 +98,7 @@ func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
 	for k := range w.peers {
 		if _, ok := next[k]; !ok {
 			w.active.Delete(k)
+			delete(w.wanted, k)
 			fmt.Fprintf(&text, "public_key=%s\nremove=true\n", hexKey(k))
 		}
 	}
@@ -115,7 +132,7 @@ func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
 		switch {
 		case known && restarted(&old, &p):
 			w.renew(p.Key)
-		case known && old.Region == 0 && p.Region != 0 && w.waits(p.Key):
+		case known && w.wanted[p.Key] && old.Region == 0 && p.Region != 0 && w.waits(p.Key):
 			w.again(p.Key) // what was sent before had nowhere to go
 		}
 	}

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 
 	"ginnel/internal/key"
+	"ginnel/internal/wsstream"
 )
 
 // This file is the server's end of the upgrade to a channel (control specification, sections 2.1, 2.7 and 2.8).
@@ -117,8 +117,7 @@ func acceptWebSocket(ctx context.Context, w http.ResponseWriter, r *http.Request
 	if err != nil || len(initiation) == 0 {
 		return nil, refuse(w, "the parameter "+headerHandshake+" is missing or malformed")
 	}
-	h := &hijacked{ResponseWriter: w}
-	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+	conn, err := wsstream.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{upgradeProtocol},
 		InsecureSkipVerify: true, // every origin: pages have to prove a machine key like everybody
 		CompressionMode:    websocket.CompressionDisabled,
@@ -126,14 +125,12 @@ func acceptWebSocket(ctx context.Context, w http.ResponseWriter, r *http.Request
 	if err != nil {
 		return nil, fmt.Errorf("accepting a WebSocket: %w", err)
 	}
-	if ws.Subprotocol() != upgradeProtocol {
-		ws.Close(websocket.StatusPolicyViolation, "want the subprotocol "+upgradeProtocol)
+	if conn.Subprotocol() != upgradeProtocol {
+		conn.Refuse("want the subprotocol " + upgradeProtocol)
 		return nil, errors.New("accepting a WebSocket: it speaks another protocol")
 	}
-	ws.SetReadLimit(maxMessage)
-	conn := &wsConn{Conn: h.conn, ws: ws}
 	var c *Conn
-	err = bounded(ctx, h.conn, func() (err error) {
+	err = bounded(ctx, conn.Conn, func() (err error) {
 		c, err = answer(conn, nil, initiation, nil, cfg)
 		return err
 	})
@@ -193,17 +190,4 @@ func bounded(ctx context.Context, conn net.Conn, handshake func() error) error {
 		err = conn.SetDeadline(time.Time{})
 	}
 	return err
-}
-
-// hijacked remembers the connection that was hijacked through it, which the WebSocket library keeps to itself.
-type hijacked struct {
-	http.ResponseWriter
-	conn net.Conn
-}
-
-// Hijack implements http.Hijacker.
-func (h *hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	h.conn = conn
-	return conn, brw, err
 }

@@ -293,3 +293,16 @@ func (c *Client) diagnose(ctx context.Context, server key.MachinePublic, err err
 	}
 	return fmt.Errorf("%w (%d), or the machine: %w", ErrVersionRefused, CapabilityVersion, err)
 }
+
+// onceDialer gives an HTTP transport the connection that there is already.
+type onceDialer struct{ conn net.Conn }
+
+var errDialledTwice = errors.New("HTTP client wants a second connection")
+
+func (d *onceDialer) dial(context.Context, string, string) (net.Conn, error) {
+	conn := d.conn
+	if d.conn = nil; conn == nil {
+		return nil, errDialledTwice
+	}
+	return conn, nil
+}

@@ -13,9 +13,8 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/coder/websocket"
-
 	"ginnel/internal/key"
+	"ginnel/internal/wsstream"
 )
 
 // This file is the client's end of the upgrade to a channel (control specification, sections 2.1 and 2.8).
@@ -185,24 +184,13 @@ func (o *opening) webSocket(ctx context.Context, conn net.Conn, i *initiator, ms
 	u := o.target()
 	u.Scheme = "http" // TLS is there already
 	u.RawQuery = webSocketQuery(msg)
-	once := &onceDialer{conn: conn}
-	tr := &http.Transport{DialContext: once.dial, DisableKeepAlives: true, MaxResponseHeaderBytes: maxResponseHead}
-	defer tr.CloseIdleConnections()
-	ws, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
-		HTTPClient:      &http.Client{Transport: tr, CheckRedirect: noRedirect},
-		HTTPHeader:      http.Header{"User-Agent": {o.userAgent}},
-		Subprotocols:    []string{upgradeProtocol},
-		CompressionMode: websocket.CompressionDisabled,
+	wc, err := wsstream.Dial(ctx, conn, wsstream.DialConfig{
+		URL: u.String(), Header: http.Header{"User-Agent": {o.userAgent}}, Subprotocol: upgradeProtocol,
+		MaxHead: maxResponseHead, MaxMessage: wsstream.MaxMessage,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if !strings.EqualFold(ws.Subprotocol(), upgradeProtocol) {
-		ws.CloseNow()
-		return nil, errWrongSwitch
-	}
-	ws.SetReadLimit(maxMessage)
-	wc := &wsConn{Conn: conn, ws: ws}
 	return i.complete(wc, bufio.NewReader(wc))
 }
 
@@ -212,16 +200,3 @@ func webSocketQuery(initiation []byte) string {
 }
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-// onceDialer gives an HTTP transport the connection that there is already.
-type onceDialer struct{ conn net.Conn }
-
-var errDialledTwice = errors.New("HTTP client wants a second connection")
-
-func (d *onceDialer) dial(context.Context, string, string) (net.Conn, error) {
-	conn := d.conn
-	if d.conn = nil; conn == nil {
-		return nil, errDialledTwice
-	}
-	return conn, nil
-}

@@ -15,9 +15,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"ginnel/internal/key"
+	"ginnel/internal/wsstream"
 )
 
 // This file is the client's side of a connection up to the end of the login: TLS, upgrade, ClientInfo (1.6 to 1.8, 2).
@@ -256,39 +255,14 @@ func (s *session) appendLogin(b []byte, cfg *ClientConfig, h *hello) ([]byte, er
 func openWebSocket(ctx context.Context, conn net.Conn, t *target) (net.Conn, error) {
 	u := t.url()
 	u.Scheme = "http" // TLS is there already
-	once := &onceDialer{conn: conn}
-	tr := &http.Transport{DialContext: once.dial, DisableKeepAlives: true, MaxResponseHeaderBytes: maxUpgradeAnswer}
-	defer tr.CloseIdleConnections()
-	ws, resp, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
-		HTTPClient:      &http.Client{Transport: tr, CheckRedirect: noRedirect},
-		Host:            t.hostHeader(),
-		Subprotocols:    []string{webSocketProtocol},
-		CompressionMode: websocket.CompressionDisabled,
+	c, err := wsstream.Dial(ctx, conn, wsstream.DialConfig{
+		URL: u.String(), Host: t.hostHeader(), Subprotocol: webSocketProtocol, MaxHead: maxUpgradeAnswer,
+		MaxMessage: maxFrameToClient, // the reference server exceeds its own limit for large packets (1.8)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the WebSocket: %w", err)
 	}
-	if resp != nil && !strings.EqualFold(ws.Subprotocol(), webSocketProtocol) {
-		ws.CloseNow()
-		return nil, fmt.Errorf("opening the WebSocket: server chose subprotocol %q", ws.Subprotocol())
-	}
-	ws.SetReadLimit(maxFrameToClient) // the reference server exceeds its own limit for large packets (1.8)
-	return &wsConn{Conn: conn, ws: ws}, nil
-}
-
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-// onceDialer gives an HTTP transport the connection that there is already.
-type onceDialer struct{ conn net.Conn }
-
-var errDialledTwice = errors.New("relay: HTTP client wants a second connection")
-
-func (d *onceDialer) dial(context.Context, string, string) (net.Conn, error) {
-	conn := d.conn
-	if d.conn = nil; conn == nil {
-		return nil, errDialledTwice
-	}
-	return conn, nil
+	return c, nil
 }
 
 // httpAnswer returns an upgradeError if b, where a frame should begin, begins an HTTP answer: that is how a fast start

@@ -1,15 +1,15 @@
 package relay
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 
 	"github.com/coder/websocket"
+
+	"ginnel/internal/wsstream"
 )
 
 // This file is the server's side of the HTTP upgrade (1.6 to 1.8).
@@ -17,6 +17,8 @@ import (
 const (
 	headerFastStart = "Derp-Fast-Start"
 	headerIdealNode = "Ideal-Node"
+	// webSocketProtocol is the subprotocol of DERP in a WebSocket (1.8).
+	webSocketProtocol = "derp"
 )
 
 // handleUpgrade turns an HTTP request into a DERP connection.
@@ -84,9 +86,8 @@ const controlOverhead = 6
 // upgradeWebSocket makes a WebSocket of the request. Pings and pongs, which its reader does not see, count against the
 // client's rate like the rest.
 func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
-	h := &hijacked{ResponseWriter: w}
 	var c *serverConn
-	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+	ws, err := wsstream.Accept(w, r, &websocket.AcceptOptions{
 		OnPingReceived:     func(_ context.Context, p []byte) bool { c.throttle(controlOverhead + len(p)); return true },
 		OnPongReceived:     func(_ context.Context, p []byte) { c.throttle(controlOverhead + len(p)) },
 		Subprotocols:       []string{webSocketProtocol},
@@ -97,22 +98,8 @@ func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("WebSocket refused", "client", r.RemoteAddr, "err", err)
 		return
 	}
-	ws.SetReadLimit(maxMessage)
-	c = s.newConn(newWire(&wsConn{Conn: h.conn, ws: ws}, baseOf(h.conn), s.cfg.writeTimeout()), r, nil)
+	c = s.newConn(newWire(ws, baseOf(ws.Conn), s.cfg.writeTimeout()), r, nil)
 	s.enter(c, "websocket")
-}
-
-// hijacked remembers the connection that was hijacked through it, which the WebSocket library keeps to itself.
-type hijacked struct {
-	http.ResponseWriter
-	conn net.Conn
-}
-
-// Hijack implements http.Hijacker.
-func (h *hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	h.conn = conn
-	return conn, brw, err
 }
 
 // newConn returns a connection that greets with greeting and ServerKey.

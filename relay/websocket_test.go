@@ -12,6 +12,7 @@ import (
 	"github.com/coder/websocket"
 
 	"ginnel/internal/key"
+	"ginnel/internal/wsstream"
 )
 
 // browser is a WebSocket client that is not ours.
@@ -34,7 +35,7 @@ func (r *memRelay) browse(protocols ...string) (*browser, *http.Response) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	ws.SetReadLimit(maxMessage)
+	ws.SetReadLimit(wsstream.MaxMessage)
 	r.t.Cleanup(func() { ws.CloseNow() })
 	return &browser{r.t, ws}, resp
 }
@@ -101,7 +102,7 @@ func TestWebSocketServer(t *testing.T) {
 
 		// Packets larger than a message reach it in several, and come from it in several.
 		native := r.client()
-		for _, size := range []int{0, 1400, maxMessage, MaxPacket} {
+		for _, size := range []int{0, 1400, wsstream.MaxMessage, MaxPacket} {
 			packet := strings.Repeat("p", size)
 			native.send(k.Public(), packet)
 			got := b.read(nil, sendOverhead+size)
@@ -139,7 +140,7 @@ func TestWebSocketRefusals(t *testing.T) {
 			want websocket.StatusCode
 		}{
 			"text":            {func(b *browser) { b.ws.Write(t.Context(), websocket.MessageText, []byte("hello")) }, websocket.StatusUnsupportedData},
-			"too large":       {func(b *browser) { b.write(make([]byte, maxMessage+1)) }, websocket.StatusMessageTooBig},
+			"too large":       {func(b *browser) { b.write(make([]byte, wsstream.MaxMessage+1)) }, websocket.StatusMessageTooBig},
 			"forbidden frame": {func(b *browser) { b.write(appendHeader(nil, frameWatchConns, 0)) }, websocket.StatusNormalClosure},
 		} {
 			b, _ := r.browse("derp")

@@ -93,13 +93,33 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.MachineKey.IsZero() {
 		return nil, errors.New("control: client has no machine key")
 	}
-	if cfg.ServerKey.IsZero() && u.Scheme == "http" && !private(u.Hostname()) {
-		return nil, fmt.Errorf("control: over %s nothing protects the server's key: use https, or pin the key", u)
+	if err := checkProtected(u, cfg.ServerKey); err != nil {
+		return nil, err
 	}
 	c := &Client{cfg: cfg, log: cfg.log(), url: u, dialc: make(chan struct{}, 1), server: cfg.ServerKey}
 	c.web = &http.Client{CheckRedirect: noRedirect, Transport: &http.Transport{DialContext: c.dialTCP, DialTLSContext: c.dialTLS,
 		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxH2Headers}}
 	return c, nil
+}
+
+// ErrUnprotected is a configuration by which anybody on the way could pass for the server: its key is not known, and
+// would be asked for over plain HTTP, across networks that others use.
+var ErrUnprotected = errors.New("nothing protects the server's key on the way: https is wanted, or the key itself")
+
+// CheckServer says what NewClient would have against a server by its URL and its key, zero if that is not known.
+func CheckServer(text string, k key.MachinePublic) error {
+	u, err := serverURL(text)
+	if err != nil {
+		return err
+	}
+	return checkProtected(u, k)
+}
+
+func checkProtected(u *url.URL, k key.MachinePublic) error {
+	if k.IsZero() && u.Scheme == "http" && !private(u.Hostname()) {
+		return fmt.Errorf("control: %s: %w", u, ErrUnprotected)
+	}
+	return nil
 }
 
 // serverURL reads a URL that has a scheme and a host only (section 1.1).

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -19,6 +20,10 @@ type Control struct {
 	URL      string   // of the server; required
 	AuthKey  string   // a pre-auth key; empty: somebody has to approve the node, see Login
 	Identity Identity // of an earlier run; what is zero is made
+
+	// ServerKey is the only key that the server may have. Zero: the one of Identity, or if that has none the one that the
+	// server gives when it is first asked, over https or within private networks.
+	ServerKey key.MachinePublic
 
 	// Save keeps a new identity before it is used. Nil: it is lost with the process.
 	Save func(Identity) error
@@ -49,8 +54,15 @@ type Identity struct {
 // ErrJoinRefused is what Run returns, wrapped with the server's reason, if the server does not let the node in.
 var ErrJoinRefused = errors.New("the coordination server does not let this node in")
 
+// ErrServerKeyChanged is what Run returns, wrapped with the two keys, if the server has another key than the one that was
+// pinned or seen first. Nothing was said to it. A node that has a network map goes on with that instead.
+var ErrServerKeyChanged = errors.New("the coordination server has another key than the one that is known")
+
 // ErrControlUnreachable is a reason of not being ready: there has been no conversation with the server yet.
 var ErrControlUnreachable = control.ErrUnreachable
+
+// ErrServerUnprotected is what New returns for a server whose key is not known and could not be asked for safely.
+var ErrServerUnprotected = control.ErrUnprotected
 
 // prepare completes the identity, and keeps it if it is new.
 func (c *Control) prepare() error {
@@ -58,7 +70,14 @@ func (c *Control) prepare() error {
 	if id.URL != c.URL { // another server knows nothing of us, and need not learn that we are known elsewhere
 		*id = Identity{URL: c.URL}
 	}
-	if !id.Machine.IsZero() && !id.Node.IsZero() {
+	if err := control.CheckServer(c.URL, cmp.Or(c.ServerKey, id.Server)); err != nil {
+		return err
+	}
+	known := c.ServerKey.IsZero() || id.Server == c.ServerKey
+	if !known {
+		id.Server = c.ServerKey
+	}
+	if known && !id.Machine.IsZero() && !id.Node.IsZero() {
 		return nil
 	}
 	if id.Machine.IsZero() {

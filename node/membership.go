@@ -66,7 +66,7 @@ func (m *membership) run(ctx context.Context) {
 		}
 		m.setErr(err)
 		if m.hopeless(err) {
-			m.n.fail(fmt.Errorf("%w: %w", ErrJoinRefused, err))
+			m.n.fail(fmt.Errorf("%w: %w", refusal(err), err))
 			return
 		}
 		if _, refused := errors.AsType[*control.RefusedError](err); refused {
@@ -74,7 +74,7 @@ func (m *membership) run(ctx context.Context) {
 		}
 		if text := err.Error(); text != complaint {
 			complaint = text
-			m.n.log.Warn("no conversation with the coordination server", "err", err)
+			m.complain(err)
 		}
 		if errors.Is(err, control.ErrUnknownNode) || errors.Is(err, errKeyExpired) {
 			known = false
@@ -86,6 +86,15 @@ func (m *membership) run(ctx context.Context) {
 		m.n.log.Debug("asking the coordination server again", "after", pause)
 		m.pause(ctx, pause)
 	}
+}
+
+// complain logs why there is no conversation.
+func (m *membership) complain(err error) {
+	if isKeyChange(err) {
+		m.n.log.Error("the coordination server has another key than the one that is known; nothing is said to it", "err", err)
+		return
+	}
+	m.n.log.Warn("no conversation with the coordination server", "err", err)
 }
 
 func (m *membership) pause(ctx context.Context, d time.Duration) {
@@ -107,8 +116,20 @@ func (m *membership) hopeless(err error) bool {
 	if _, refused := errors.AsType[*control.RefusedError](err); refused {
 		return true
 	}
+	return isKeyChange(err) || errors.Is(err, control.ErrVersionRefused) || errors.Is(err, control.ErrUnauthorized)
+}
+
+func isKeyChange(err error) bool {
 	_, changed := errors.AsType[*control.KeyChangedError](err)
-	return changed || errors.Is(err, control.ErrVersionRefused) || errors.Is(err, control.ErrUnauthorized)
+	return changed
+}
+
+// refusal says who refused whom.
+func refusal(err error) error {
+	if isKeyChange(err) {
+		return ErrServerKeyChanged
+	}
+	return ErrJoinRefused
 }
 
 // streamLasts is how long a stream has to last for its end to be no failure: two processes with one identity, or a
@@ -421,8 +442,7 @@ func (m *membership) describe(s *Status, state State, reason string, err error) 
 	if state != StateRunning {
 		s.State, s.Reason = state, reason
 	} else if err != nil {
-		s.Health = append(s.Health, HealthIssue{Code: "control-unreachable", Text: err.Error(),
-			Mend: "the mesh goes on with what it knows; check that the server can be reached"})
+		s.Health = append(s.Health, serverIssue(err))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -431,6 +451,17 @@ func (m *membership) describe(s *Status, state State, reason string, err error) 
 			s.Health = append(s.Health, HealthIssue{Code: "control-message", Text: text})
 		}
 	}
+}
+
+// serverIssue is for a node that has a map and no conversation.
+func serverIssue(err error) HealthIssue {
+	if isKeyChange(err) {
+		return HealthIssue{Code: "server-key-changed", Text: ErrServerKeyChanged.Error() + ": " + err.Error(),
+			Mend: "the mesh goes on with what it knows; if the server was made anew, start the node with its new key in --server-key, " +
+				"else somebody poses as the server"}
+	}
+	return HealthIssue{Code: "control-unreachable", Text: err.Error(),
+		Mend: "the mesh goes on with what it knows; check that the server can be reached"}
 }
 
 // await waits for the first map. Its error says what is missing.

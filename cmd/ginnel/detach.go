@@ -34,7 +34,7 @@ type upFlags struct {
 func (u *upFlags) add(fs *pflag.FlagSet) {
 	u.env = parsed[envFormat]{parse: parseEnvFormat, typ: "format"}
 	fs.BoolVar(&u.detach, "detach", false, "run in the background; return once the proxy can carry traffic")
-	fs.Var(&u.env, "env", "with --detach, print the proxy variables: for `sh`, or as dotenv or github want them")
+	fs.Var(&u.env, "env", "with --detach, print the proxy variables in a `format`: sh, dotenv or github")
 	fs.Lookup("env").NoOptDefVal = string(envShell)
 }
 

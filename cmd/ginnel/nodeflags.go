@@ -19,6 +19,7 @@ import (
 
 	"ginnel/configs"
 	"ginnel/internal/egress"
+	"ginnel/internal/key"
 	"ginnel/node"
 )
 
@@ -26,6 +27,7 @@ import (
 type nodeFlags struct {
 	config       string
 	control      string
+	serverKey    parsed[key.MachinePublic]
 	authKey      parsed[secretText]
 	hostname     string
 	tags         []string
@@ -66,6 +68,7 @@ func parseSecret(s string) (secretText, error) {
 func newNodeFlags(proxy string) *nodeFlags {
 	return &nodeFlags{
 		proxies:   preset(&parsedList[configs.Address]{parse: configs.ParseProxyAddr}, proxy),
+		serverKey: parsed[key.MachinePublic]{parse: key.ParseMachinePublic, typ: "key"},
 		authKey:   parsed[secretText]{parse: parseSecret, typ: "key", secret: true},
 		proxyAuth: parsed[configs.ProxyAuth]{parse: configs.ParseProxyAuth, typ: "user:pass", secret: true},
 		forwards:  parsedList[configs.Forward]{parse: configs.ParseForward},
@@ -77,6 +80,7 @@ func newNodeFlags(proxy string) *nodeFlags {
 func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.config, "config", "", "YAML `file` with settings by the names of these flags")
 	fs.StringVar(&f.control, "control", "", "`URL` of the coordination server of the network to join")
+	fs.Var(&f.serverKey, "server-key", "`mkey:…` that the coordination server must have (the one that it shows first, over https)")
 	fs.Var(&f.authKey, "authkey", "pre-auth `key`, or file:PATH with it; without one somebody has to approve the node")
 	fs.StringVar(&f.hostname, "hostname", "", "`name` of the node in the network (this host's)")
 	fs.StringSliceVar(&f.tags, "tags", nil, "`tag`s to ask for, each as tag:NAME; repeatable")
@@ -143,7 +147,7 @@ func (f *nodeFlags) checkNetwork() error {
 	case f.control != "" && f.wireguard != "":
 		return usagef("--control and --wireguard exclude each other")
 	case f.wireguard != "":
-		for flag, given := range map[string]bool{"authkey": f.authKey.text != "", "hostname": f.hostname != "", "tags": len(f.tags) > 0,
+		for flag, given := range map[string]bool{"authkey": f.authKey.text != "", "server-key": f.serverKey.text != "", "hostname": f.hostname != "", "tags": len(f.tags) > 0,
 			"accept-routes": f.acceptRoutes, "exit-node": f.exitNode != "", "relay-only": f.relayOnly, "ephemeral": f.ephemeral,
 			"advertise-routes": len(f.advertise) > 0, "advertise-exit-node": f.beExitNode} {
 			if given {

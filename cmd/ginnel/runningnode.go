@@ -60,6 +60,9 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 	}
 	if r.Node, err = node.New(cfg); err != nil {
 		r.state.close()
+		if errors.Is(err, node.ErrServerUnprotected) {
+			return nil, usagef("--control %s: %w, with --server-key mkey:…", f.control, node.ErrServerUnprotected)
+		}
 		return nil, err
 	}
 	r.wg.Go(r.keep)
@@ -114,6 +117,7 @@ func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir, p program) err
 	cfg.MTU = meshMTU
 	cfg.Control = &node.Control{
 		URL:          strings.TrimRight(f.control, "/"),
+		ServerKey:    f.serverKey.value,
 		AuthKey:      string(f.authKey.value),
 		Identity:     id,
 		Save:         state.saveIdentity,
@@ -203,7 +207,7 @@ func (r *runningNode) await(ctx context.Context) error {
 
 // failure is why the node has ended by itself.
 func (r *runningNode) failure() error {
-	if errors.Is(r.ended, node.ErrJoinRefused) {
+	if errors.Is(r.ended, node.ErrJoinRefused) || errors.Is(r.ended, node.ErrServerKeyChanged) {
 		return &statusError{exitRefused, r.ended}
 	}
 	return r.ended

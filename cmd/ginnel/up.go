@@ -21,6 +21,10 @@ approval of somebody there, or the one that a wg-quick file describes. The file
 is used as it is; what would change the host (PostUp, Table, FwMark) is left out
 with a warning.
 
+Over http:// to a public address, and wherever the server's own key matters more
+than its certificate, --server-key names the key that the server must have: the
+publicKey in the answer to 'curl URL/key?v=130' on the server's machine.
+
 Nothing comes in from the mesh unless --serve opens it, and the proxy is open to
 this machine alone unless --proxy-auth protects it.
 

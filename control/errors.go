@@ -36,7 +36,7 @@ func (e *RefusedError) Error() string { return "control: server refuses to regis
 type KeyChangedError struct{ Known, Now key.MachinePublic }
 
 func (e *KeyChangedError) Error() string {
-	return fmt.Sprintf("control: another key than the server's: it is %v, and %v is known", e.Now, e.Known)
+	return fmt.Sprintf("control: server's key is %v, where %v is known", e.Now, e.Known)
 }
 
 // RateLimitError says that the server wants to be asked later.

@@ -2,10 +2,12 @@ package node
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 
 	"ginnel/control"
@@ -80,7 +82,89 @@ func TestServerKeyChanges(t *testing.T) {
 	a.Close()
 	kept.URL = second.url
 	again := second.join("alpha", func(c *Config) { c.Control.Identity = kept })
-	if err := again.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "server's key is now") {
+	if err := again.Run(t.Context()); !errors.Is(err, ErrServerKeyChanged) || errors.Is(err, ErrJoinRefused) || !strings.Contains(err.Error(), "server's key is") {
 		t.Errorf("Run: %v", err)
 	}
+}
+
+// A node that runs goes on with its map then, and says what has happened.
+func TestServerKeyChangesWhileRunning(t *testing.T) {
+	first, second := newNetwork(t), newNetwork(t)
+	front := newFront(t, first.url)
+	a := first.join("alpha", func(c *Config) { c.Control.URL = front.url })
+	b := first.join("beta")
+	b.serveHTTP(80, "beta")
+	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
+	front.leadTo(second.url)
+	var issue HealthIssue
+	eventually(t, "alpha has noticed", func() bool { i := a.health("server-key-changed"); issue = i; return i.Code != "" })
+	if !strings.Contains(issue.Text, first.srv.PublicKey().String()) || !strings.Contains(issue.Mend, "--server-key") {
+		t.Errorf("alpha says %+v", issue)
+	}
+	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	front.leadTo(first.url)
+	eventually(t, "the first server is spoken with again", func() bool { return a.health("server-key-changed").Code == "" })
+}
+
+// health is what the node says under a code; nothing if that is not wrong.
+func (n *member) health(code string) HealthIssue {
+	for _, h := range n.Status().Health {
+		if h.Code == code {
+			return h
+		}
+	}
+	return HealthIssue{}
+}
+
+// front is an address that leads to one server, or to another.
+type front struct {
+	url string
+
+	mu     sync.Mutex
+	target string
+	conns  []net.Conn
+}
+
+func newFront(t *testing.T, url string) *front {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &front{url: "http://" + ln.Addr().String()}
+	f.leadTo(url)
+	var wg sync.WaitGroup
+	t.Cleanup(func() { ln.Close(); f.leadTo(""); wg.Wait() })
+	wg.Go(func() {
+		for {
+			near, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			f.mu.Lock()
+			far, err := net.Dial("tcp", f.target)
+			if err != nil {
+				near.Close()
+			} else {
+				f.conns = append(f.conns, near, far)
+				wg.Go(func() { io.Copy(far, near); far.Close() })
+				wg.Go(func() { io.Copy(near, far); near.Close() })
+			}
+			f.mu.Unlock()
+		}
+	})
+	return f
+}
+
+// leadTo ends the connections there are.
+func (f *front) leadTo(url string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.target = strings.TrimPrefix(url, "http://")
+	for _, c := range f.conns {
+		c.Close()
+	}
+	f.conns = nil
 }

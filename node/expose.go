@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ginnel/proxy"
+	"ginnel/userstack"
 )
 
 // The listeners of a node: the proxies, the forwards that lead into the mesh and the served ports that lead out of it.
@@ -62,7 +63,7 @@ type entry struct {
 	kind   entryKind
 	closer io.Closer
 	addr   net.Addr
-	serve  func() error
+	serve  func() error // until it is closed; at once where the stack does it
 }
 
 // entryKind says what a listener is for.
@@ -147,11 +148,11 @@ func (n *Node) openServe(s Serve) error {
 		n.addPacketConn(entryServe, pc, func(pc net.PacketConn) error { return n.proxy.ForwardPackets(pc, addrText(s.Target), dial) })
 		return nil
 	}
-	ln, err := n.Listen(addr)
+	gate, err := n.openGate(s.Port, func(in *userstack.Incoming) { n.carry(in, addrText(s.Target), func() {}, dial) })
 	if err != nil {
 		return err
 	}
-	n.addListener(entryServe, ln, func(ln net.Listener) error { return n.proxy.Forward(ln, addrText(s.Target), dial) })
+	n.entries = append(n.entries, entry{kind: entryServe, closer: gate, addr: &net.TCPAddr{Port: int(s.Port)}, serve: func() error { return nil }})
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -60,6 +61,28 @@ func (n *Node) Listen(addr netip.AddrPort) (net.Listener, error) {
 	port := servedPort{userstack.TCP, uint16(ln.Addr().(*net.TCPAddr).Port)}
 	n.served.add(port, 1)
 	return &servedListener{Listener: ln, done: sync.OnceFunc(func() { n.served.add(port, -1) })}, nil
+}
+
+// openGate opens port to peers, and has take decide about each connection.
+func (n *Node) openGate(port uint16, take func(*userstack.Incoming)) (io.Closer, error) {
+	g, err := n.stack.OpenGate(port, take)
+	if err != nil {
+		return nil, err
+	}
+	p := servedPort{userstack.TCP, port}
+	n.served.add(p, 1)
+	return &servedGate{Closer: g, done: sync.OnceFunc(func() { n.served.add(p, -1) })}, nil
+}
+
+type servedGate struct {
+	io.Closer
+	done func()
+}
+
+// Close implements io.Closer.
+func (g *servedGate) Close() error {
+	g.done()
+	return g.Closer.Close()
 }
 
 type servedListener struct {

@@ -312,6 +312,38 @@ func TestForwardAndServe(t *testing.T) {
 	}
 }
 
+// A served port is there as long as what it leads to is: who connects is refused when that is not, and nobody else gets
+// the port meanwhile. The node reaches it too.
+func TestServeRefusesForItsTarget(t *testing.T) {
+	local, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	m := newMesh(t)
+	a, b := m.add("alpha"), m.add("beta")
+	b.startReady(func(c *Config) { c.Serves = []Serve{{7, tcp(local.Addr().String())}} })
+	a.start(func(c *Config) { c.WaitFor = []string{"beta:7"} })
+	eventually(t, "beta:7 answers", func() bool { return a.Status().State == StateRunning })
+	for _, n := range []*member{a, b} {
+		c, err := n.DialContext(t.Context(), "tcp", "beta:7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	if ln, err := b.Listen(netip.AddrPortFrom(netip.Addr{}, 7)); !errors.Is(err, syscall.EADDRINUSE) {
+		ln.Close()
+		t.Errorf("listening on a served port: %v", err)
+	}
+	local.Close()
+	for _, n := range []*member{a, b} {
+		if _, err := n.DialContext(t.Context(), "tcp", "beta:7"); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s without a target: %v, want a refusal", n.name, err)
+		}
+	}
+}
+
 // The socket file of a node that was killed does not keep the next one from starting; one in use does.
 func TestUnixListener(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "proxy.sock")

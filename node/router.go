@@ -18,10 +18,9 @@ import (
 // connections of its own on the host's network. The packet filter of the map has decided about each before.
 
 const (
-	routeDialTimeout = 10 * time.Second
-	routedFlowIdle   = 2 * time.Minute // of a pair of UDP addresses
-	routedFlowsMax   = 1024
-	routedConnsMax   = 4096
+	routedFlowIdle = 2 * time.Minute // of a pair of UDP addresses
+	routedFlowsMax = 1024
+	routedConnsMax = 4096
 )
 
 // router is the node as a router.
@@ -83,70 +82,21 @@ func isNeighbour(a netip.Addr) bool {
 	})
 }
 
-// carryTCP connects to the destination before it answers for it, so that who asks learns whether it is there.
+// carryTCP connects to the destination, if there is room for one more.
 func (r *router) carryTCP(in *userstack.Incoming) {
-	if r.conns.Add(1) > routedConnsMax || !r.n.spawn(func() { r.carry(in) }) {
-		r.conns.Add(-1)
-		in.Refuse()
-	}
-}
-
-// routedConn is counted until it is closed.
-type routedConn struct {
-	*userstack.Conn
-	once sync.Once
-	done func()
-}
-
-// Close implements net.Conn.
-func (c *routedConn) Close() error {
-	c.once.Do(c.done)
-	return c.Conn.Close()
-}
-
-func (r *router) carry(in *userstack.Incoming) {
-	counted := false // by the conn, from here on
-	defer func() {
-		if !counted {
-			r.conns.Add(-1)
-		}
-	}()
 	if !r.takes(in.Dst.Addr()) {
 		in.Refuse()
 		return
 	}
-	far, err := r.dial("tcp", in.Dst)
-	if err != nil {
-		r.n.log.Debug("routing a connection", "from", in.Src, "to", in.Dst, "err", err)
+	done := func() { r.conns.Add(-1) }
+	if r.conns.Add(1) > routedConnsMax {
+		done()
 		in.Refuse()
 		return
 	}
-	near, err := in.Accept()
-	if err != nil {
-		far.Close()
-		r.n.log.Debug("routing a connection", "from", in.Src, "to", in.Dst, "err", err)
-		return
-	}
-	c := &routedConn{Conn: near, done: func() { r.conns.Add(-1) }}
-	counted = true
-	r.n.proxy.Carry(c, in.Dst.String(), func(context.Context) (net.Conn, error) { return far, nil })
-}
-
-func (r *router) dial(network string, dst netip.AddrPort) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), routeDialTimeout)
-	defer cancel()
-	if !r.n.spawn(func() { r.cancelOnClose(ctx, cancel) }) {
-		return nil, net.ErrClosed
-	}
-	return r.n.cfg.dialHost(ctx, network, dst.String())
-}
-
-func (r *router) cancelOnClose(ctx context.Context, cancel context.CancelFunc) {
-	select {
-	case <-r.n.closec:
-		cancel()
-	case <-ctx.Done():
-	}
+	r.n.carry(in, in.Dst.String(), done, func(ctx context.Context) (net.Conn, error) {
+		return r.n.cfg.dialHost(ctx, "tcp", in.Dst.String())
+	})
 }
 
 // startUDP carries the datagrams between two addresses, if there is room for one more pair.
@@ -164,7 +114,9 @@ func (r *router) startUDP(src, dst netip.AddrPort, near net.Conn) {
 func (r *router) carryUDP(dst netip.AddrPort, near net.Conn) {
 	defer r.flows.Add(-1)
 	defer near.Close()
-	far, err := r.dial("udp", dst)
+	far, err := r.n.dialOut(func(ctx context.Context) (net.Conn, error) {
+		return r.n.cfg.dialHost(ctx, "udp", dst.String())
+	})
 	if err != nil {
 		r.n.log.Debug("routing datagrams", "to", dst, "err", err)
 		return

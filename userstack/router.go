@@ -13,9 +13,6 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// maxIncoming connections for addresses behind the stack may wait for an answer; the SYNs of further ones are dropped.
-const maxIncoming = 1024
-
 // foreignNIC is the interface of a router at which packets for foreign addresses arrive. It takes all addresses for its
 // own, which the other must not: whoever listens on all addresses means those of the host.
 const foreignNIC = nicID + 1
@@ -41,11 +38,12 @@ func (s *Stack) setRouter(r Router) error {
 	if terr := s.gv.SetSpoofing(foreignNIC, true); terr != nil {
 		return fmt.Errorf("userstack: answering for foreign addresses: %s", terr)
 	}
-	s.dev.routes.Store(true)
-	forTCP := tcp.NewForwarder(s.gv, 0, maxIncoming, func(req *tcp.ForwarderRequest) { r.TCP(newIncoming(s, req)) })
+	s.foreign = tcp.NewForwarder(s.gv, 0, maxIncoming, func(req *tcp.ForwarderRequest) { r.TCP(newIncoming(s, req)) })
 	forUDP := udp.NewForwarder(s.gv, func(req *udp.ForwarderRequest) bool { return s.routeUDP(r, req) })
-	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.unlessOwn(forTCP.HandlePacket))
-	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, s.unlessOwn(forUDP.HandlePacket))
+	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+		return !s.dev.isOwn(addrOf(id.LocalAddress)) && forUDP.HandlePacket(id, pkt) // nobody listens on our own, and that is the answer
+	})
+	s.dev.routes.Store(true)
 	return nil
 }
 
@@ -100,45 +98,6 @@ func destination(proto tcpip.NetworkProtocolNumber, b []byte) tcpip.Address {
 		return header.IPv4(b).DestinationAddress()
 	}
 	return header.IPv6(b).DestinationAddress()
-}
-
-// unlessOwn leaves what is for the stack itself to it: nobody listens there, and that is what it says.
-func (s *Stack) unlessOwn(h func(stack.TransportEndpointID, *stack.PacketBuffer) bool) func(stack.TransportEndpointID, *stack.PacketBuffer) bool {
-	return func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-		return !s.dev.isOwn(addrOf(id.LocalAddress)) && h(id, pkt)
-	}
-}
-
-// Incoming is a connection that somebody wants to an address behind this host.
-type Incoming struct {
-	Src, Dst netip.AddrPort
-	s        *Stack
-	req      *tcp.ForwarderRequest
-}
-
-func newIncoming(s *Stack, req *tcp.ForwarderRequest) *Incoming {
-	src, dst := flowOf(req.ID())
-	return &Incoming{Src: src, Dst: dst, s: s, req: req}
-}
-
-// flowOf translates the two ends; the stack's is the destination.
-func flowOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
-	return netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort), netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)
-}
-
-// Refuse resets the connection.
-func (i *Incoming) Refuse() { i.req.Complete(true) }
-
-// Accept completes the handshake.
-func (i *Incoming) Accept() (*Conn, error) {
-	defer i.req.Complete(false)
-	wq := new(waiter.Queue)
-	ep, terr := i.req.CreateEndpoint(wq)
-	if terr != nil {
-		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), errorOf(terr))
-	}
-	setConnOptions(ep)
-	return newConn(i.s, ep, wq, i.s.mss(i.Dst.Addr())), nil
 }
 
 // routeUDP makes a conn for the sender and destination of a datagram.

@@ -77,6 +77,10 @@ type Stack struct {
 	mu    sync.Mutex
 	addrs map[netip.Addr]struct{} // what gv has
 
+	gates   sync.Map       // uint16 to *Gate
+	gated   *tcp.Forwarder // of connections that the gates are asked about
+	foreign *tcp.Forwarder // of those that the router is asked about; nil: there is none
+
 	closed atomic.Bool
 	pings  atomic.Uint32 // sequence number of the last echo request
 }
@@ -120,6 +124,7 @@ func (s *Stack) setUp() error {
 	if err := s.setOptions(); err != nil {
 		return err
 	}
+	s.setIncoming()
 	return s.addNIC(nicID, &s.dev.dispatcher)
 }
 

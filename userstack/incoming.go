@@ -1,0 +1,116 @@
+package userstack
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// Connections that are decided about before they are answered, so that who asks learns whether what is behind is there:
+// those to addresses behind this host, and those to ports of its own that a Gate holds.
+
+// maxIncoming connections may wait for an answer, of either sort; the SYNs of further ones are dropped.
+const maxIncoming = 1024
+
+// setIncoming has the stack ask the gates about what has no listener.
+func (s *Stack) setIncoming() {
+	s.gated = tcp.NewForwarder(s.gv, 0, maxIncoming, s.ask)
+	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.takeSegment)
+}
+
+// takeSegment gets the segments that belong to no connection or listener. Where it reports false they are refused.
+func (s *Stack) takeSegment(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	if s.dev.isOwn(addrOf(id.LocalAddress)) {
+		_, held := s.gates.Load(id.LocalPort)
+		return held && s.gated.HandlePacket(id, pkt)
+	}
+	return s.foreign != nil && s.foreign.HandlePacket(id, pkt)
+}
+
+// ask is called by the forwarder, each time in a goroutine of its own.
+func (s *Stack) ask(req *tcp.ForwarderRequest) {
+	in := newIncoming(s, req)
+	g, held := s.gates.Load(in.Dst.Port())
+	if !held { // any more
+		in.Refuse()
+		return
+	}
+	g.(*Gate).take(in)
+}
+
+// Gate holds a TCP port on all addresses of a stack. Make it with OpenGate.
+type Gate struct {
+	s    *Stack
+	ep   tcpip.Endpoint // bound and no more, so that nobody else takes the port
+	port uint16
+	take func(*Incoming)
+	once sync.Once
+}
+
+// OpenGate has take called, each time in a goroutine of its own, for each connection that somebody wants to port and the
+// filter allows; it has to accept or refuse it.
+func (s *Stack) OpenGate(port uint16, take func(*Incoming)) (*Gate, error) {
+	local := &net.TCPAddr{Port: int(port)}
+	if s.closed.Load() {
+		return nil, opError(opListen, "tcp", nil, local, net.ErrClosed)
+	}
+	ep, terr := s.gv.NewEndpoint(tcp.ProtocolNumber, header.IPv6ProtocolNumber, new(waiter.Queue))
+	if terr == nil {
+		if terr = ep.Bind(tcpip.FullAddress{Port: port}); terr != nil {
+			ep.Close()
+		}
+	}
+	if terr != nil {
+		return nil, opError(opListen, "tcp", nil, local, errorOf(terr))
+	}
+	g := &Gate{s: s, ep: ep, port: port, take: take}
+	s.gates.Store(port, g)
+	return g, nil
+}
+
+// Close gives up the port. Connections that were accepted live on.
+func (g *Gate) Close() error {
+	g.once.Do(func() {
+		g.s.gates.Delete(g.port)
+		g.ep.Close()
+	})
+	return nil
+}
+
+// Incoming is a connection that somebody wants and that nobody has answered yet.
+type Incoming struct {
+	Src, Dst netip.AddrPort
+	s        *Stack
+	req      *tcp.ForwarderRequest
+}
+
+func newIncoming(s *Stack, req *tcp.ForwarderRequest) *Incoming {
+	src, dst := flowOf(req.ID())
+	return &Incoming{Src: src, Dst: dst, s: s, req: req}
+}
+
+// flowOf translates the two ends; the stack's is the destination.
+func flowOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
+	return netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort), netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)
+}
+
+// Refuse resets the connection.
+func (i *Incoming) Refuse() { i.req.Complete(true) }
+
+// Accept completes the handshake.
+func (i *Incoming) Accept() (*Conn, error) {
+	defer i.req.Complete(false)
+	wq := new(waiter.Queue)
+	ep, terr := i.req.CreateEndpoint(wq)
+	if terr != nil {
+		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), errorOf(terr))
+	}
+	setConnOptions(ep)
+	return newConn(i.s, ep, wq, i.s.mss(i.Dst.Addr())), nil
+}

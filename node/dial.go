@@ -171,9 +171,9 @@ func (n *Node) dialAddr(ctx context.Context, network string, ap netip.AddrPort) 
 	}
 	n.wakePeer(peer)
 	if err := n.awaitUp(ctx); err != nil {
-		return nil, err
+		return nil, n.explain(err, ap, peer)
 	}
-	c, err := n.stack.DialContext(ctx, network, ap.String())
+	c, err := n.dialPeer(ctx, network, ap, peer)
 	if err != nil {
 		return nil, n.explain(err, ap, peer)
 	}
@@ -256,6 +256,8 @@ func (n *Node) explain(err error, ap netip.AddrPort, peer *Peer) error {
 		e.why = n.noRoute(ap.Addr())
 	case errors.Is(err, syscall.ETIMEDOUT):
 		e.why = n.silence(peer)
+	case errors.Is(err, context.DeadlineExceeded):
+		e.why = "the tunnel of this node is not up yet"
 	case errors.Is(err, context.Canceled):
 		e.why = "given up: the client has gone"
 	default:
@@ -282,10 +284,11 @@ func (n *Node) silence(p *Peer) string {
 	switch {
 	case !ok:
 		return "the peer has left"
-	case p.Online != nil && !*p.Online && p.LastSeen.IsZero():
-		return "the peer is offline"
-	case p.Online != nil && !*p.Online:
-		return fmt.Sprintf("the peer is offline since %s", p.LastSeen.UTC().Format(time.RFC3339))
+	case p.isOffline():
+		return p.offlineText()
+	case !s.handshake.IsZero() && n.netmap.Load().Mesh:
+		return fmt.Sprintf("no answer, though the last WireGuard handshake was %v ago: the network's policy, or a firewall there, may drop the packets",
+			time.Since(s.handshake).Round(time.Second))
 	case !s.handshake.IsZero():
 		return fmt.Sprintf("no answer, though the last WireGuard handshake was %v ago: a firewall there may drop the packets",
 			time.Since(s.handshake).Round(time.Second))

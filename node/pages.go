@@ -38,6 +38,7 @@ func (n *Node) pages() http.Handler {
 	mux.HandleFunc("GET /api/v1/status", n.serveStatus)
 	mux.HandleFunc("GET /api/v1/netcheck", n.serveNetCheck)
 	mux.HandleFunc("POST /api/v1/ping", n.servePing)
+	mux.HandleFunc("POST /api/v1/reach", n.serveReach)
 	mux.HandleFunc("POST /api/v1/shutdown", n.serveShutdown)
 	return mux
 }
@@ -88,10 +89,18 @@ func (n *Node) serveReady(w http.ResponseWriter, _ *http.Request) {
 	writeText(w, http.StatusOK, "ready")
 }
 
+// fromWebPage refuses what a page of the web has sent here, though it could not read the answers.
+func fromWebPage(w http.ResponseWriter, r *http.Request) bool {
+	if r.Header.Get("Origin") == "" {
+		return false
+	}
+	writeJSON(w, http.StatusForbidden, apiError{"this is not for pages of the web"})
+	return true
+}
+
 // servePing pings the peer named in the form value "peer".
 func (n *Node) servePing(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Origin") != "" { // a page of the web may send requests here, though it cannot read the answers
-		writeJSON(w, http.StatusForbidden, apiError{"this is not for pages of the web"})
+	if fromWebPage(w, r) {
 		return
 	}
 	peer := r.FormValue("peer")
@@ -109,6 +118,27 @@ func (n *Node) servePing(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusGatewayTimeout, apiError{err.Error()})
 	default:
 		writeJSON(w, http.StatusOK, result)
+	}
+}
+
+// serveReach tries once whether the form value "target", host:port or a host, answers within the form value "timeout".
+func (n *Node) serveReach(w http.ResponseWriter, r *http.Request) {
+	if fromWebPage(w, r) {
+		return
+	}
+	target := r.FormValue("target")
+	patience, err := time.ParseDuration(r.FormValue("timeout"))
+	if target == "" || err != nil || patience <= 0 {
+		writeJSON(w, http.StatusBadRequest, apiError{"the form values target and timeout are wanted"})
+		return
+	}
+	switch err := n.tryTarget(r.Context(), target, min(patience, n.cfg.dialTimeout())); {
+	case errors.Is(err, ErrNoSuchPeer):
+		writeJSON(w, http.StatusNotFound, apiError{err.Error()})
+	case err != nil:
+		writeJSON(w, http.StatusGatewayTimeout, apiError{"reaching " + target + ": " + err.Error()})
+	default:
+		writeJSON(w, http.StatusOK, struct{}{})
 	}
 }
 

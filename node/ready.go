@@ -16,7 +16,8 @@ import (
 const (
 	awaitFirstPause = 50 * time.Millisecond // after a target has not answered; it grows by half
 	awaitMaxPause   = time.Second
-	awaitTimeout    = 5 * time.Second // of one attempt
+	awaitFirst      = time.Second     // for the first attempt, so that something can be said soon; doubled for each further one
+	awaitMost       = 5 * time.Second // for one attempt
 )
 
 // awaits are the targets that have not answered yet.
@@ -49,6 +50,8 @@ func (a *awaits) reason() string {
 		text := "waiting for " + target
 		if why != nil {
 			text += ": " + why.Error()
+		} else {
+			text += ": no answer yet"
 		}
 		texts = append(texts, text)
 	}
@@ -61,8 +64,8 @@ func (n *Node) awaitTarget(ctx context.Context, target string) {
 	pause := awaitFirstPause
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
-	for {
-		err := n.tryTarget(ctx, target)
+	for patience := awaitFirst; ; patience = min(2*patience, awaitMost) {
+		err := n.tryTarget(ctx, target, patience)
 		if err == nil {
 			n.awaits.answered(target)
 			return
@@ -82,8 +85,8 @@ func (n *Node) awaitTarget(ctx context.Context, target string) {
 }
 
 // tryTarget connects to a target that has a port, and pings one that has none.
-func (n *Node) tryTarget(ctx context.Context, target string) error {
-	ctx, cancel := context.WithTimeout(ctx, awaitTimeout)
+func (n *Node) tryTarget(ctx context.Context, target string, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if _, _, err := net.SplitHostPort(target); err != nil {
 		_, err := n.Ping(ctx, target)

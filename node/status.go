@@ -283,6 +283,11 @@ var ErrNoSuchPeer = errors.New("no such peer")
 // Ping asks a peer, given by name or address, for an answer through the mesh: by discovery, which tells the path, or
 // from a peer that speaks plain WireGuard by ICMP.
 func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
+	if n.member != nil {
+		if err := n.member.await(ctx); err != nil {
+			return PingResult{}, err
+		}
+	}
 	p, addr, err := n.findPeer(host)
 	if err != nil {
 		return PingResult{}, err
@@ -300,10 +305,17 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 		r.RTTMS, r.Endpoint = milliseconds(rtt), n.wg0.sessions()[p.Key].endpoint
 		return r, nil
 	}
+	why := "no answer"
+	if p.isOffline() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, offlinePatience)
+		defer cancel()
+		why = p.offlineText()
+	}
 	pong, err := n.conn.Ping(ctx, p.Key)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			return r, &unreachableError{who: "peer " + p.display(), why: "no answer", errno: err}
+			return r, &unreachableError{who: "peer " + p.display(), why: why, errno: err}
 		}
 		return r, fmt.Errorf("pinging %s: %w", p.display(), err)
 	}

@@ -4,20 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"ginnel/node"
 )
 
 const (
 	waitFirstPause = 50 * time.Millisecond // it grows by half
 	waitMaxPause   = time.Second
-	waitAttempt    = 5 * time.Second // for one attempt
+	waitAttempt    = 5 * time.Second        // for one attempt
+	waitLeast      = 100 * time.Millisecond // for an attempt that can still tell something new
+	waitGrace      = time.Second            // for the node to say what has become of it
 )
 
 func newWait(p program) *cobra.Command {
@@ -40,7 +39,7 @@ not happen in time. The node, too, may still have to be started.`,
 			if timeout <= 0 {
 				return usagef("--timeout %v: a positive duration is wanted", timeout)
 			}
-			return waitFor(cmd.Context(), timeout, func(ctx context.Context) error { return where.try(ctx, p, target) })
+			return waitFor(cmd.Context(), timeout, func(ctx context.Context, patience time.Duration) error { return where.try(ctx, p, target, patience) })
 		},
 	}
 	where.add(cmd.Flags())
@@ -48,44 +47,36 @@ not happen in time. The node, too, may still have to be started.`,
 	return cmd
 }
 
-// waitFor tries until try succeeds or time is up.
-func waitFor(ctx context.Context, timeout time.Duration, try func(ctx context.Context) error) error {
-	limited, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+// waitFor tries until try succeeds or time is up. An attempt may take a little longer than it was given.
+func waitFor(ctx context.Context, timeout time.Duration, try func(ctx context.Context, patience time.Duration) error) error {
+	end := time.Now().Add(timeout)
 	var why error
 	for pause := waitFirstPause; ; pause = min(pause*3/2, waitMaxPause) {
-		err := try(limited)
+		left := time.Until(end)
+		if why != nil && left < waitLeast {
+			return &statusError{exitTimeout, fmt.Errorf("no answer after %v: %w", timeout, why)}
+		}
+		err := try(ctx, min(left, waitAttempt))
 		if _, usage := errors.AsType[usageError](err); err == nil || usage {
 			return err
 		}
-		if why == nil || limited.Err() == nil {
-			why = err // and not that time was up
+		if ctx.Err() == nil || why == nil {
+			why = err
 		}
-		if sleep(limited, pause) == nil {
-			continue
-		}
-		if ctx.Err() != nil {
+		if sleep(ctx, min(pause, time.Until(end))) != nil {
 			return fmt.Errorf("interrupted: %w", why)
 		}
-		return &statusError{exitTimeout, fmt.Errorf("no answer after %v: %w", timeout, why)}
 	}
 }
 
 // try asks for an answer once.
-func (f *apiFlags) try(ctx context.Context, p program, target string) error {
-	ctx, cancel := context.WithTimeout(ctx, waitAttempt)
-	defer cancel()
+func (f *apiFlags) try(ctx context.Context, p program, target string, patience time.Duration) error {
 	a, err := f.open(p)
 	if err != nil {
 		return err
 	}
-	if _, _, err := net.SplitHostPort(target); err != nil {
-		var result node.PingResult
-		return a.call(ctx, http.MethodPost, "/api/v1/ping", url.Values{"peer": {target}}, &result)
-	}
-	t, err := a.connect(ctx, target)
-	if err != nil {
-		return err
-	}
-	return t.Close()
+	ctx, cancel := context.WithTimeout(ctx, patience+waitGrace)
+	defer cancel()
+	var none struct{}
+	return a.call(ctx, http.MethodPost, "/api/v1/reach", url.Values{"target": {target}, "timeout": {patience.String()}}, &none)
 }

@@ -1,0 +1,40 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A peer that the server sees offline is tried for a moment, and not for as long as a connection may take; one that
+// answers all the same is reached.
+func TestOfflinePeer(t *testing.T) {
+	m := newMesh(t)
+	a, b := m.add("alpha"), m.add("beta")
+	b.startReady()
+	b.serveHTTP(80, "beta")
+	a.start()
+	offline := false
+	seen := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	nm := a.netmap(true)
+	nm.Peers[0].Online, nm.Peers[0].LastSeen = &offline, seen
+	if err := a.SetMap(nm); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
+		t.Errorf("a peer that is there: %q, %v", got, err)
+	}
+	b.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), DefaultDialTimeout)
+	defer cancel()
+	_, err := a.DialContext(ctx, "tcp", "beta:80")
+	if ctx.Err() != nil {
+		t.Error("the whole time was spent on it")
+	}
+	if !errors.Is(err, syscall.ETIMEDOUT) || !strings.Contains(err.Error(), "offline since 2026-01-02T03:04:05Z") {
+		t.Errorf("dialling: %v", err)
+	}
+}

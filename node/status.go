@@ -51,8 +51,10 @@ type SelfStatus struct {
 type PeerStatus struct {
 	Name          string         `json:"name,omitempty"`
 	NodeKey       key.NodePublic `json:"node_key"`
-	Addresses     []netip.Prefix `json:"addresses"`
+	Addresses     []netip.Addr   `json:"addresses"`
+	Routes        []netip.Prefix `json:"routes,omitempty"` // further networks that it is the way to
 	Online        *bool          `json:"online,omitempty"`
+	LastSeen      time.Time      `json:"last_seen,omitzero"` // by the coordination server, of a peer that is not online
 	Path          PathKind       `json:"path"`
 	Endpoint      string         `json:"endpoint,omitempty"` // of a direct path
 	Relay         string         `json:"relay,omitempty"`    // of the peer
@@ -61,6 +63,9 @@ type PeerStatus struct {
 	TxBytes       uint64         `json:"tx_bytes"`
 	LastHandshake time.Time      `json:"last_handshake,omitzero"`
 }
+
+// IsOffline reports whether the coordination server has no connection with the peer. It may be there all the same.
+func (p *PeerStatus) IsOffline() bool { return p.Online != nil && !*p.Online }
 
 // RelayStatus is a relay region that is, or ought to be, connected.
 type RelayStatus struct {
@@ -145,8 +150,15 @@ func (n *Node) Status() Status {
 }
 
 func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s session) PeerStatus {
-	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: p.Addresses, Online: p.Online, Path: PathNone,
+	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: []netip.Addr{}, Online: p.Online, LastSeen: p.LastSeen, Path: PathNone,
 		RxBytes: s.rx, TxBytes: s.tx, LastHandshake: s.handshake}
+	for _, prefix := range p.Addresses {
+		if prefix.IsSingleIP() {
+			out.Addresses = append(out.Addresses, prefix.Addr())
+		} else {
+			out.Routes = append(out.Routes, prefix)
+		}
+	}
 	if p.Plain {
 		out.Endpoint = s.endpoint
 		if recent(s.handshake) {

@@ -15,7 +15,7 @@ func main() {
 }
 
 // withSignals runs the program until it is done or told to end, which a terminal does that is closed (SIGHUP). A second
-// signal ends it on the spot. Output that nobody reads any more is an error like others, not the end (SIGPIPE).
+// signal ends it on the spot. Output that nobody reads any more is an error, not the end (SIGPIPE).
 func withSignals() int {
 	signal.Ignore(syscall.SIGPIPE)
 	ends := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, signal.Ignored) // by nohup, or in the background

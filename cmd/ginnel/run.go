@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -17,6 +20,13 @@ type program struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	environ        func() []string
+}
+
+// nobodyReads reports whether err is that of writing to a standard output that is closed.
+func (p program) nobodyReads(err error) bool {
+	e, ok := errors.AsType[*fs.PathError](err)
+	out, isFile := p.stdout.(*os.File)
+	return ok && isFile && e.Path == out.Name() && errors.Is(e, syscall.EPIPE)
 }
 
 // Exit statuses that scripts rely on.
@@ -57,6 +67,9 @@ func run(ctx context.Context, args []string, p program) int {
 	}
 	if e, ok := errors.AsType[childStatus](err); ok {
 		return int(e)
+	}
+	if p.nobodyReads(err) {
+		return exitFailure // and whoever has stopped reading, as head does, wants to hear no more
 	}
 	fmt.Fprintf(p.stderr, "ginnel: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nginnel: "))
 	if _, usage := errors.AsType[usageError](err); usage {

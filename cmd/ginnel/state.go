@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -95,7 +96,8 @@ func isLocked(dir string) bool {
 	return lockFile(f) != nil
 }
 
-// checkPrivate refuses a directory that others may write to: what lies there is trusted.
+// checkPrivate refuses a directory that others may write to: what lies there is trusted. One that they may only look into
+// is closed to them, as it would have been made: there are keys in it.
 func checkPrivate(path string) error {
 	fi, err := os.Stat(path)
 	if err != nil {
@@ -106,6 +108,11 @@ func checkPrivate(path string) error {
 	}
 	if fi.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("the state directory %s may be written to by others (mode %v); make it 0700", path, fi.Mode().Perm())
+	}
+	if fi.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" { // where the bits mean nothing
+		if err := os.Chmod(path, 0o700); err != nil {
+			return fmt.Errorf("closing the state directory to others: %w", err)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -34,11 +35,15 @@ func newStatus(p program) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			show := showStatus
+			view := statusView{a, func(s *node.Status) error { return showStatus(p.stdout, s) }}
 			if asJSON {
-				show = showStatusJSON
+				view.show = func(s *node.Status) error { return json.NewEncoder(p.stdout).Encode(s) }
 			}
-			return runStatus(cmd.Context(), a, watch, func(s *node.Status) error { return show(p.stdout, s) })
+			if watch {
+				return view.watch(cmd.Context())
+			}
+			_, err = view.once(cmd.Context(), "")
+			return err
 		},
 	}
 	where.add(cmd.Flags())
@@ -47,23 +52,33 @@ func newStatus(p program) *cobra.Command {
 	return cmd
 }
 
-func runStatus(ctx context.Context, a *api, watch bool, show func(*node.Status) error) error {
-	last := ""
-	for {
-		var s node.Status
-		if err := a.call(ctx, http.MethodGet, "/api/v1/status", nil, &s); err != nil {
-			if watch && ctx.Err() != nil {
-				return nil
-			}
+// statusView is a node's status and how to show it.
+type statusView struct {
+	api  *api
+	show func(*node.Status) error
+}
+
+// once shows the status of now, unless that is essentially last. It returns what that is now.
+func (v *statusView) once(ctx context.Context, last string) (string, error) {
+	var s node.Status
+	if err := v.api.call(ctx, http.MethodGet, "/api/v1/status", nil, &s); err != nil {
+		return last, err
+	}
+	now := essence(s)
+	if now == last {
+		return last, nil
+	}
+	return now, v.show(&s)
+}
+
+// watch shows it again whenever something has changed, until ctx ends.
+func (v *statusView) watch(ctx context.Context) error {
+	for last := ""; ; {
+		var err error
+		if last, err = v.once(ctx, last); err != nil && ctx.Err() == nil {
 			return err
 		}
-		if now := essence(s); now != last {
-			if err := show(&s); err != nil {
-				return err
-			}
-			last = now
-		}
-		if !watch || sleep(ctx, watchInterval) != nil {
+		if sleep(ctx, watchInterval) != nil {
 			return nil
 		}
 	}
@@ -81,9 +96,8 @@ func essence(s node.Status) string {
 	return string(b)
 }
 
-func showStatusJSON(w io.Writer, s *node.Status) error { return json.NewEncoder(w).Encode(s) }
-
-func showStatus(w io.Writer, s *node.Status) error {
+func showStatus(out io.Writer, s *node.Status) error {
+	w := bufio.NewWriter(out) // whose first error stays
 	fmt.Fprintf(w, "%s  %s", s.State, join(s.Self.Addresses))
 	if s.Self.Name != "" {
 		fmt.Fprintf(w, "  %s", s.Self.Name)
@@ -106,12 +120,19 @@ func showStatus(w io.Writer, s *node.Status) error {
 		if name == "" {
 			name = p.NodeKey.ShortString()
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", name, joinPrefixes(p.Addresses), pathText(p), size(p.RxBytes), size(p.TxBytes), ago(p.LastHandshake))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", name, addressText(p), pathText(p), size(p.RxBytes), size(p.TxBytes), ago(p.LastHandshake))
 	}
-	return t.Flush()
+	t.Flush()
+	return w.Flush()
 }
 
 func pathText(p node.PeerStatus) string {
+	if p.IsOffline() && p.LastSeen.IsZero() {
+		return "offline"
+	}
+	if p.IsOffline() {
+		return "offline, last seen " + ago(p.LastSeen)
+	}
 	switch p.Path {
 	case node.PathDirect:
 		if p.LatencyMS > 0 {
@@ -132,20 +153,18 @@ func join(addrs []netip.Addr) string {
 	return strings.Join(texts, " ")
 }
 
-// joinPrefixes lists what a peer has; single addresses without their length, and not more than a line holds.
-func joinPrefixes(prefixes []netip.Prefix) string {
+// addressText lists what a peer has and is the way to, not more than a line holds.
+func addressText(p node.PeerStatus) string {
 	const most = 4
 	var texts []string
-	for i, p := range prefixes {
-		if i == most && len(prefixes) > most+1 {
-			texts = append(texts, fmt.Sprintf("and %d more", len(prefixes)-most))
-			break
-		}
-		if p.IsSingleIP() {
-			texts = append(texts, p.Addr().String())
-		} else {
-			texts = append(texts, p.String())
-		}
+	for _, a := range p.Addresses {
+		texts = append(texts, a.String())
+	}
+	for _, r := range p.Routes {
+		texts = append(texts, r.String())
+	}
+	if len(texts) > most+1 {
+		texts = append(texts[:most], fmt.Sprintf("and %d more", len(texts)-most))
 	}
 	return strings.Join(texts, " ")
 }
@@ -166,9 +185,19 @@ func size(n uint64) string {
 	return fmt.Sprintf("%.1f %s", f, units[len(units)-1])
 }
 
+// ago says how long ago something was, in no more detail than matters.
 func ago(t time.Time) string {
 	if t.IsZero() {
 		return "never"
 	}
-	return time.Since(t).Round(time.Second).String() + " ago"
+	switch d := time.Since(t); {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%d days ago", int(d.Hours()/24))
+	}
 }

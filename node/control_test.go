@@ -19,6 +19,7 @@ import (
 	"ginnel/control"
 	"ginnel/control/server"
 	"ginnel/control/store"
+	"ginnel/proxy"
 	"ginnel/relay"
 )
 
@@ -177,6 +178,22 @@ func TestJoinWithoutServer(t *testing.T) {
 	}
 	if s := a.Status(); s.State != StateStarting || !strings.Contains(s.Reason, "refused") {
 		t.Errorf("status: %v, %q", s.State, s.Reason)
+	}
+}
+
+// Datagrams wait as long, and not for ever.
+func TestDatagramsWithoutServer(t *testing.T) {
+	n := newNetwork(t)
+	a := n.join("alpha", func(c *Config) { c.Control.URL, c.DialTimeout = "http://127.0.0.1:1", 50*time.Millisecond })
+	pc, err := a.listenDatagrams(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	for _, dst := range []*proxy.Addr{{Name: "beta", Port: 7}, {IP: netip.MustParseAddr("100.64.0.9"), Port: 7}} {
+		if _, err := pc.WriteTo([]byte("x"), dst); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "not joined its network yet") {
+			t.Errorf("to %v: %v", dst, err)
+		}
 	}
 }
 

@@ -76,12 +76,8 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if !ok {
 		return 0, errors.New("node: destination of a datagram is not a *proxy.Addr")
 	}
-	if m := c.n.member; m != nil {
-		select {
-		case <-m.joined:
-		case <-c.closec:
-			return 0, net.ErrClosed
-		}
+	if err := c.awaitMesh(); err != nil {
+		return 0, err
 	}
 	ip := dst.IP
 	if !ip.IsValid() {
@@ -100,12 +96,25 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 		return 0, noPeerError(to.Addr())
 	}
 	c.n.wakePeer(peer)
-	select {
-	case <-c.n.upc:
-	case <-c.closec:
-		return 0, net.ErrClosed
-	}
 	return c.mesh.WriteToUDPAddrPort(b, to)
+}
+
+// awaitMesh waits, as long as a connection would, until packets can be sent into the mesh.
+func (c *datagramConn) awaitMesh() error {
+	if isClosed(c.n.upc) && (c.n.member == nil || c.n.member.hasJoined()) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), c.n.cfg.dialTimeout())
+	defer cancel()
+	if !c.spawn(func() { c.cancelOnClose(ctx, cancel) }) {
+		return net.ErrClosed
+	}
+	if m := c.n.member; m != nil {
+		if err := m.await(ctx); err != nil {
+			return err
+		}
+	}
+	return c.n.awaitUp(ctx)
 }
 
 // resolve returns one address for a name, remembered for a while: an association sends many datagrams to few names.

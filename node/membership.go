@@ -108,10 +108,8 @@ func (m *membership) pause(ctx context.Context, d time.Duration) {
 
 // hopeless reports whether trying again cannot help a node that has never been in.
 func (m *membership) hopeless(err error) bool {
-	select {
-	case <-m.joined:
+	if m.hasJoined() {
 		return false // the map that we have is better than none
-	default:
 	}
 	if _, refused := errors.AsType[*control.RefusedError](err); refused {
 		return true
@@ -427,14 +425,7 @@ func (m *membership) state() (state State, reason string, server error) {
 }
 
 // hasJoined reports whether the node has had a map.
-func (m *membership) hasJoined() bool {
-	select {
-	case <-m.joined:
-		return true
-	default:
-		return false
-	}
-}
+func (m *membership) hasJoined() bool { return isClosed(m.joined) }
 
 // describe adds to the node's status what is known of the server. The state is that of before the map was looked at, so
 // that a node that is running has one.

@@ -386,9 +386,11 @@ func (n *Node) spawn(f func()) bool {
 	return true
 }
 
-func (n *Node) isClosed() bool {
+func (n *Node) isClosed() bool { return isClosed(n.closec) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-n.closec:
+	case <-c:
 		return true
 	default:
 		return false

@@ -501,7 +501,7 @@ func TestStreamEnds(t *testing.T) {
 			for _, err := range c.Poll(t.Context(), MapRequest{}) {
 				last = err
 			}
-			if !errors.Is(last, errEnded) {
+			if !errors.Is(last, ErrStreamEnded) || !errors.Is(last, ErrUnreachable) {
 				t.Errorf("got %v", last)
 			}
 		}

@@ -23,6 +23,10 @@ var (
 	// ErrVersionRefused: the server does not speak our version of the protocol.
 	ErrVersionRefused = errors.New("control: server refuses this version of the protocol")
 
+	// ErrStreamEnded: the server has ended a map stream in an orderly way, on a channel that goes on. It does so when
+	// another process has begun one for the same node. It is an ErrUnreachable too.
+	ErrStreamEnded = errors.New("server ended the stream, and goes on otherwise")
+
 	errClosed = fmt.Errorf("control: client closed: %w", net.ErrClosed)
 )
 

@@ -194,11 +194,21 @@ func (m *NetMap) applyMessages(r *MapResponse) {
 	for id, message := range r.DisplayMessages {
 		switch {
 		case message != nil:
-			m.DisplayMessages[id] = message
+			m.DisplayMessages[printable(id)] = message.printable()
 		case id != allEntries:
 			delete(m.DisplayMessages, id)
 		}
 	}
+}
+
+// printable is m without what a terminal must not get.
+func (m *DisplayMessage) printable() *DisplayMessage {
+	out := *m
+	out.Title, out.Text = printable(m.Title), printable(m.Text)
+	if m.PrimaryAction != nil {
+		out.PrimaryAction = &DisplayAction{URL: printable(m.PrimaryAction.URL), Label: printable(m.PrimaryAction.Label)}
+	}
+	return &out
 }
 
 // cloneMap is maps.Clone that makes an empty map of a nil one.

@@ -151,6 +151,12 @@ func TestApplyFirstFrame(t *testing.T) {
 	next = mustApply(t, m, &MapResponse{PeersChanged: []*Node{nil, {ID: 0}, {ID: -1}}, PeersChangedPatch: []*PeerChange{nil},
 		DERPMap:      &DERPMap{Regions: map[int]*DERPRegion{1: nil, 2: {Nodes: []*DERPNode{nil, {Name: "a"}}}}},
 		UserProfiles: []UserProfile{{ID: 3}}, DisplayMessages: map[string]*DisplayMessage{"a": nil, "b": {Title: "b"}}})
+	// What people see is for a terminal.
+	next = mustApply(t, next, &MapResponse{DisplayMessages: map[string]*DisplayMessage{"b": {Title: "a\x1b[1m\nb", Text: "\x07c",
+		PrimaryAction: &DisplayAction{URL: "u\r", Label: "\x00l"}}}})
+	if m := next.DisplayMessages["b"]; m.Title != "a [1m b" || m.Text != "c" || *m.PrimaryAction != (DisplayAction{URL: "u", Label: "l"}) {
+		t.Errorf("a message for a terminal: %+v", m)
+	}
 	if len(next.Peers) != 2 || len(next.DERPMap.Regions) != 1 || len(next.DERPMap.Regions[2].Nodes) != 1 || len(next.DisplayMessages) != 1 {
 		t.Errorf("nulls were kept: %+v", next)
 	}

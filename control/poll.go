@@ -96,6 +96,8 @@ func (c *Client) streamError(ctx context.Context, ch *channel, err error) error 
 		return cause
 	case cause != nil:
 		return cause
+	case err == io.EOF && ch.usable():
+		return unreachable(ErrStreamEnded)
 	case err == io.EOF:
 		return unreachable(errEnded)
 	case errors.Is(err, errStream):

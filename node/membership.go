@@ -42,6 +42,7 @@ type membership struct {
 	home          int
 	registrations int  // with success
 	known         bool // the server may have a registration of ours
+	rival         rival
 }
 
 func newMembership(n *Node) (*membership, error) {
@@ -152,9 +153,13 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 			wait.Reset()
 		}
 		if err != nil {
+			if errors.Is(err, control.ErrStreamEnded) {
+				m.watchRival(func(r *rival, now time.Time) { r.streamEnded(now) })
+			}
 			return err
 		}
 		m.setErr(nil)
+		m.watchRival(func(r *rival, now time.Time) { r.shown(now, nm.Self.DiscoKey, m.n.conn.DiscoKey()) })
 		m.apply(nm)
 		if nm.Self.Key == m.n.key().Public() && expired(nm, time.Now()) { // of an older key it says nothing any more
 			m.noKey = true // who lets a key expire wants to be asked
@@ -162,6 +167,19 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 		}
 	}
 	return ctx.Err()
+}
+
+// watchRival shows a sign to rival, and logs when one turns up.
+func (m *membership) watchRival(show func(*rival, time.Time)) {
+	now := time.Now()
+	m.mu.Lock()
+	before := m.rival.present(now)
+	show(&m.rival, now)
+	appeared := m.rival.present(now) && !before
+	m.mu.Unlock()
+	if appeared {
+		m.n.log.Error("another process uses this node's key", "mend", duplicateKey.Mend)
+	}
 }
 
 // errKeyExpired is the end of a stream: the server has to be asked for more time, with a new key.
@@ -407,52 +425,6 @@ func sameNet(a, b *control.NetInfo) bool {
 		return a == b
 	}
 	return a.PreferredDERP == b.PreferredDERP && *a.WorkingUDP == *b.WorkingUDP
-}
-
-// state is what the node's status says of the membership; reason is empty once the first map is there.
-func (m *membership) state() (state State, reason string, server error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch {
-	case m.login != "":
-		return StateNeedsLogin, "waiting to be approved at " + m.login, m.err
-	case m.hasJoined():
-		return StateRunning, "", m.err
-	case m.err != nil:
-		return StateStarting, "joining: " + m.err.Error(), m.err
-	}
-	return StateStarting, "joining", nil
-}
-
-// hasJoined reports whether the node has had a map.
-func (m *membership) hasJoined() bool { return isClosed(m.joined) }
-
-// describe adds to the node's status what is known of the server. The state is that of before the map was looked at, so
-// that a node that is running has one.
-func (m *membership) describe(s *Status, state State, reason string, err error) {
-	if state != StateRunning {
-		s.State, s.Reason = state, reason
-	} else if err != nil {
-		s.Health = append(s.Health, serverIssue(err))
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.netmap != nil {
-		for _, text := range m.netmap.Health {
-			s.Health = append(s.Health, HealthIssue{Code: "control-message", Text: text})
-		}
-	}
-}
-
-// serverIssue is for a node that has a map and no conversation.
-func serverIssue(err error) HealthIssue {
-	if isKeyChange(err) {
-		return HealthIssue{Code: "server-key-changed", Text: ErrServerKeyChanged.Error() + ": " + err.Error(),
-			Mend: "the mesh goes on with what it knows; if the server was made anew, start the node with its new key in --server-key, " +
-				"else somebody poses as the server"}
-	}
-	return HealthIssue{Code: "control-unreachable", Text: err.Error(),
-		Mend: "the mesh goes on with what it knows; check that the server can be reached"}
 }
 
 // await waits for the first map. Its error says what is missing.

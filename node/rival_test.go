@@ -1,0 +1,95 @@
+package node
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"ginnel/control"
+	"ginnel/internal/key"
+)
+
+// Streams that end once in a while give nobody away, and neither does a discovery key of before; many ends do, and a key
+// that was ours and is another's now.
+func TestRival(t *testing.T) {
+	now := time.Unix(1000, 0)
+	var r rival
+	for range 10 {
+		r.streamEnded(now)
+		now = now.Add(rivalWindow*2/3 + time.Second)
+	}
+	if r.present(now) {
+		t.Error("seldom ends are taken for a rival's")
+	}
+	r = rival{}
+	for range rivalEnds {
+		now = now.Add(time.Second)
+		r.streamEnded(now)
+	}
+	if !r.present(now) || !r.present(now.Add(rivalWindow)) || r.present(now.Add(rivalWindow+1)) {
+		t.Error("many ends in a row")
+	}
+	ours, theirs := key.NewDiscoPrivate().Public(), key.NewDiscoPrivate().Public()
+	r = rival{}
+	r.shown(now, theirs, ours)
+	r.shown(now, key.DiscoPublic{}, ours)
+	if r.present(now) {
+		t.Error("a key of before is taken for a rival's")
+	}
+	r.shown(now, ours, ours)
+	r.shown(now, key.DiscoPublic{}, ours)
+	if r.present(now) {
+		t.Error("our own key is taken for a rival's")
+	}
+	r.shown(now, theirs, ours)
+	if !r.present(now) {
+		t.Error("another key in place of ours")
+	}
+}
+
+// Two processes with one identity both say so, until one of them is gone.
+func TestTwoProcessesWithOneKey(t *testing.T) {
+	n := newNetwork(t)
+	var kept Identity
+	a := n.join("alpha", func(c *Config) { c.Control.Save = func(id Identity) error { kept = id; return nil } })
+	eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
+	twin := n.join("alpha", func(c *Config) { c.Control.Identity, c.Control.AuthKey = kept, "" })
+	for _, m := range []*member{a, twin} {
+		eventually(t, "both have noticed", func() bool {
+			h := m.health("duplicate-key")
+			return strings.Contains(h.Text, "another process uses this node's key") && strings.Contains(h.Mend, "--state")
+		})
+	}
+}
+
+// What the server has to say to the user is in the status, with what to do about it.
+func TestMessagesOfTheServer(t *testing.T) {
+	a := newNetwork(t).join("alpha")
+	eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
+	m := a.Node.member
+	m.mu.Lock()
+	nm := *m.netmap
+	nm.Health = []string{"the old way"}
+	m.netmap = &nm
+	m.mu.Unlock()
+	if h := a.health("control-message"); h.Text != "the old way" {
+		t.Errorf("%+v", h)
+	}
+	m.mu.Lock()
+	nm = *m.netmap
+	nm.DisplayMessages = map[string]*control.DisplayMessage{
+		"b": {Title: "Second"},
+		"a": {Title: "License", Text: "It ends soon.", PrimaryAction: &control.DisplayAction{URL: "https://x.example/pay", Label: "Pay"}},
+	}
+	m.netmap = &nm
+	m.mu.Unlock()
+	var got []HealthIssue
+	for _, h := range a.Status().Health {
+		if h.Code == "control-message" {
+			got = append(got, h)
+		}
+	}
+	if len(got) != 2 || got[0].Text != "License: It ends soon." || got[0].Mend != "Pay: https://x.example/pay" || got[1].Text != "Second" {
+		t.Errorf("%+v", got)
+	}
+}

@@ -212,6 +212,22 @@ func TestJoinByApproval(t *testing.T) {
 	eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
 }
 
+// Whoever gives up waiting for that hangs up, so that the server need not wait for him.
+func TestGiveUpWaitingForApproval(t *testing.T) {
+	n := newNetwork(t)
+	front := newFront(t, n.url)
+	urls := make(chan string, 1)
+	a := n.join("alpha", func(c *Config) {
+		c.Control.URL, c.Control.AuthKey, c.Control.Login = front.url, "", func(url string) { urls <- url }
+	})
+	<-urls
+	if front.open() == 0 {
+		t.Error("nothing waits for the approval")
+	}
+	a.Close()
+	eventually(t, "the connection to the server is closed", func() bool { return front.open() == 0 })
+}
+
 // The policy decides what comes in, within a second of its change and without anybody connecting anew.
 func TestPolicy(t *testing.T) {
 	n := newNetwork(t)

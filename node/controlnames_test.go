@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"ginnel/control"
@@ -120,7 +121,8 @@ func (n *member) health(code string) HealthIssue {
 
 // front is an address that leads to one server, or to another.
 type front struct {
-	url string
+	url     string
+	running atomic.Int32 // directions of connections
 
 	mu     sync.Mutex
 	target string
@@ -149,14 +151,18 @@ func newFront(t *testing.T, url string) *front {
 				near.Close()
 			} else {
 				f.conns = append(f.conns, near, far)
-				wg.Go(func() { io.Copy(far, near); far.Close() })
-				wg.Go(func() { io.Copy(near, far); near.Close() })
+				f.running.Add(2)
+				wg.Go(func() { io.Copy(far, near); far.Close(); f.running.Add(-1) })
+				wg.Go(func() { io.Copy(near, far); near.Close(); f.running.Add(-1) })
 			}
 			f.mu.Unlock()
 		}
 	})
 	return f
 }
+
+// open is how many directions of connections have not ended.
+func (f *front) open() int { return int(f.running.Load()) }
 
 // leadTo ends the connections there are.
 func (f *front) leadTo(url string) {

@@ -175,6 +175,8 @@ func TestCertificateErrors(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(srv.Certificate())
 	later := func() time.Time { return srv.Certificate().NotAfter.Add(time.Hour) }
+	earlier := func() time.Time { return srv.Certificate().NotBefore.Add(-24 * time.Hour) }
+	today := time.Now().UTC().Format("2006-01-")
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, srv.Listener.Addr().String())
 	}
@@ -183,7 +185,10 @@ func TestCertificateErrors(t *testing.T) {
 		tls             *tls.Config
 	}{
 		{"inspected", srv.URL, "TLS is inspected", nil},
-		{"clock", srv.URL, "clock is wrong", &tls.Config{RootCAs: roots, Time: later}},
+		{"issuer", srv.URL, `"O=Acme Co" signed it, whom this machine does not trust`, nil},
+		{"private authority", srv.URL, "--ca-file", nil},
+		{"clock fast", srv.URL, later().UTC().Format(time.RFC3339) + ", which seems to be wrong: the server's says " + today, &tls.Config{RootCAs: roots, Time: later}},
+		{"clock slow", srv.URL, "which seems to be wrong: the server's says " + today, &tls.Config{RootCAs: roots, Time: earlier}},
 		{"name", "https://other.test", "another name than other.test", &tls.Config{RootCAs: roots}},
 	} {
 		client, err := NewClient(ClientConfig{URL: c.url, MachineKey: key.NewMachinePrivate(), TLS: c.tls, DialContext: dial})

@@ -167,7 +167,7 @@ func (c *Client) dialTLS(ctx context.Context, network, addr string) (net.Conn, e
 	t := tls.Client(conn, cfg)
 	if err := t.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, tlsError(host, err)
+		return nil, c.tlsError(ctx, addr, host, cfg, err)
 	}
 	return t, nil
 }

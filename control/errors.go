@@ -1,8 +1,6 @@
 package control
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -72,50 +70,10 @@ func (e *StatusError) Error() string {
 // Unwrap returns ErrUnauthorized, ErrUnknownNode, ErrVersionRefused or nil.
 func (e *StatusError) Unwrap() error { return e.kind }
 
-// CertificateError says that TLS was refused by us, and what that may mean. It is an ErrUnreachable too.
-type CertificateError struct {
-	Host string
-	Err  error
-}
-
-func (e *CertificateError) Error() string {
-	return fmt.Sprintf("certificate of %s is not accepted: %s", e.Host, e.hint())
-}
-
-// Unwrap returns the verdict of the TLS library.
-func (e *CertificateError) Unwrap() error { return e.Err }
-
-// Is makes it an ErrUnreachable.
-func (e *CertificateError) Is(target error) bool { return target == ErrUnreachable }
-
-// hint says what to look at.
-func (e *CertificateError) hint() string {
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](e.Err); ok && invalid.Reason == x509.Expired {
-		return fmt.Sprintf("it is valid from %s to %s; either it was not renewed or this machine's clock is wrong",
-			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
-	}
-	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](e.Err); ok && unknown.Cert != nil {
-		return fmt.Sprintf("%q signed it, whom this machine does not trust; either TLS is inspected on this network or the "+
-			"server has a private authority that has to be configured", printable(unknown.Cert.Issuer.String()))
-	}
-	if name, ok := errors.AsType[x509.HostnameError](e.Err); ok {
-		return "it is for another name than " + printable(name.Host)
-	}
-	return e.Err.Error()
-}
-
 // unreachable makes err an ErrUnreachable, unless it is one already or only the client was closed.
 func unreachable(err error) error {
 	if errors.Is(err, ErrUnreachable) || errors.Is(err, errClosed) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUnreachable, err)
-}
-
-// tlsError names the certificate if that is what was wrong.
-func tlsError(host string, err error) error {
-	if v, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return &CertificateError{Host: host, Err: v.Err}
-	}
-	return fmt.Errorf("TLS handshake with %s: %w", host, err)
 }

@@ -41,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"counter":     counterService,
 			"noprocess":   noProcess,
 			"awaitoutput": awaitOutput,
+			"certificate": makeCertificate,
 		},
 	})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -22,6 +23,9 @@ func TestMain(m *testing.M) {
 		"ginnel": func() { os.Exit(withSignals()) },
 	})
 }
+
+// jobs is how many 'ginnel run' the script runleaves starts in a row.
+var jobs = flag.Int("jobs", 20, "run so many jobs in a row in testdata/runleaves.txtar")
 
 // TestScripts runs each file of testdata, which reads as a manual page of one command.
 func TestScripts(t *testing.T) {
@@ -53,6 +57,7 @@ func setUpScript(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("HOME", home)
+	env.Setenv("JOBS", fmt.Sprint(*jobs))
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "XDG_STATE_HOME"} {
 		env.Setenv(name, "")
 	}

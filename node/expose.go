@@ -141,7 +141,7 @@ func (n *Node) openServe(s Serve) error {
 		return d.DialContext(ctx, s.Target.Network(), s.Target.String())
 	})
 	if s.Target.Network() == "udp" {
-		pc, err := n.ListenPacket(addr)
+		pc, err := n.servePackets(addr)
 		if err != nil {
 			return err
 		}

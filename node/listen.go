@@ -96,15 +96,25 @@ func (l *servedListener) Close() error {
 }
 
 // ListenPacket receives datagrams from peers on addr, as Listen does connections. On port 0 only answers to what was
-// sent come in.
+// sent come in. On another, answers come in even where the map's filter lets nobody begin.
 func (n *Node) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
+	c, err := n.servePackets(addr)
+	if err != nil {
+		return nil, err
+	}
+	c.begins = addr.Port() != 0 && n.member != nil
+	return c, nil
+}
+
+// servePackets is ListenPacket for a socket that only answers.
+func (n *Node) servePackets(addr netip.AddrPort) (*meshPacketConn, error) {
 	pc, err := n.stack.ListenPacket(addr)
 	if err != nil {
 		return nil, err
 	}
-	c := &meshPacketConn{PacketConn: pc, n: n, done: func() {}}
-	if addr.Port() != 0 {
-		port := servedPort{userstack.UDP, addr.Port()}
+	c := &meshPacketConn{PacketConn: pc, n: n, port: addr.Port(), done: func() {}}
+	if c.port != 0 {
+		port := servedPort{userstack.UDP, c.port}
 		n.served.add(port, 1)
 		c.done = sync.OnceFunc(func() { n.served.add(port, -1) })
 	}
@@ -114,22 +124,38 @@ func (n *Node) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
 // meshPacketConn is a socket in the mesh.
 type meshPacketConn struct {
 	*userstack.PacketConn
-	n    *Node
-	done func()
+	n      *Node
+	port   uint16
+	begins bool // it may send first, from a port that the stack asks the filter about
+	done   func()
 }
 
 // WriteTo implements net.PacketConn.
 func (c *meshPacketConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if a, ok := addr.(*net.UDPAddr); ok {
-		c.n.wakePeer(c.n.routes.Load().peer(a.AddrPort().Addr().Unmap()))
+		c.prepare(a.AddrPort())
 	}
 	return c.PacketConn.WriteTo(b, addr)
 }
 
 // WriteToUDPAddrPort is WriteTo without the allocations.
 func (c *meshPacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
-	c.n.wakePeer(c.n.routes.Load().peer(to.Addr().Unmap()))
+	c.prepare(to)
 	return c.PacketConn.WriteToUDPAddrPort(b, to)
+}
+
+// prepare has the way to a peer, and back, open for a datagram.
+func (c *meshPacketConn) prepare(to netip.AddrPort) {
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	c.n.wakePeer(c.n.routes.Load().peer(to.Addr()))
+	if !c.begins {
+		return
+	}
+	for _, own := range c.n.stack.Addrs() {
+		if own.Is4() == to.Addr().Is4() {
+			c.n.member.mapper.filter.Sent(netip.AddrPortFrom(own, c.port), to)
+		}
+	}
 }
 
 // Close implements net.PacketConn.

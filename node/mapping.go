@@ -17,7 +17,7 @@ import (
 // This file turns a coordination server's map into the node's own, and is the only one to do so.
 
 // mapper does that for one node, and keeps the packet filter of the map. Answers to what this node has sent are known to
-// the stack, which does not ask about them.
+// the stack, which does not ask about them, but for what was sent from a port that others may send to.
 type mapper struct {
 	cfg    *Control
 	filter filter.Filter

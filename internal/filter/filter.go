@@ -26,28 +26,26 @@ type Config struct {
 	// called while packets wait, from several goroutines. Nil: no peer has any.
 	HasCapability func(src netip.Addr, capability string) bool
 
-	// ShieldsUp ignores the rules (section 6.4). Answers to flows of the time before do not pass either.
-	ShieldsUp bool
-
-	// Jailed are the sources for which shields are always up: the peers that the map says are jailed.
+	// Jailed are the sources that the rules are not for (section 6.4): the peers that the map says are jailed. Answers to
+	// flows of the time before do not pass either.
 	Jailed []netip.Prefix
 }
 
-// A Filter holds the rules and remembers the flows that have left. Its zero value, the filter of a node without a map,
-// lets nothing in and everything but multicast out. All methods may be called at the same time.
+// A Filter holds the rules and remembers the flows that have left, as far as it is told: the stack knows most of them
+// itself. Its zero value, the filter of a node without a map, lets nothing in. All methods may be called at the same time.
 type Filter struct {
 	program atomic.Pointer[program]
 
 	mu       sync.Mutex // held by Set
 	open     *flowTable // flows of peers that the rules are for; nil until Set
-	shielded *flowTable // flows while shields are up, and of jailed peers; nil until there are any
+	shielded *flowTable // flows of jailed peers; nil until there are any
 }
 
 // program is a Config made ready for packets. It does not change.
 type program struct {
 	local  spanSet
 	jailed spanSet
-	rules  *ruleSet // nil: shields are up
+	rules  *ruleSet // nil before the first Set
 	grants []grant
 
 	hasCapability func(netip.Addr, string) bool
@@ -75,15 +73,12 @@ func (f *Filter) Set(cfg Config) error {
 	if f.open == nil {
 		f.open = newFlowTable()
 	}
-	if f.shielded == nil && (cfg.ShieldsUp || len(cfg.Jailed) > 0) {
+	if f.shielded == nil && len(cfg.Jailed) > 0 {
 		f.shielded = newFlowTable()
 	}
 	p.flows = f.open
 	if len(cfg.Jailed) > 0 {
 		p.jailedFlows = f.shielded
-	}
-	if cfg.ShieldsUp {
-		p.flows, p.rules, p.grants = f.shielded, nil, nil
 	}
 	f.program.Store(p)
 	return nil
@@ -105,26 +100,24 @@ func (f *Filter) In(b []byte) bool {
 	return p != nil && p.in(&h)
 }
 
-// Out reports whether a packet of this node may leave, and remembers its flow so that answers come in.
-func (f *Filter) Out(b []byte) bool {
-	if len(b) == 0 {
-		return true
+// Sent remembers a UDP datagram that this node has sent from src, so that answers come in.
+func (f *Filter) Sent(src, dst netip.AddrPort) {
+	h := headers{proto: protoUDP, srcPort: src.Port(), dstPort: dst.Port()}
+	h.family, h.src = fromAddr(src.Addr())
+	_, h.dst = fromAddr(dst.Addr())
+	f.sent(&h)
+}
+
+func (f *Filter) sent(h *headers) {
+	p := f.program.Load()
+	if p == nil || !h.tracked() {
+		return
 	}
-	var h headers
-	switch h.parse(b) {
-	case malformed, strayed:
-		return false
-	case laterFragment:
-		return true
+	flows := p.flows
+	if p.jailed.contains(h.family, h.dst) {
+		flows = p.jailedFlows
 	}
-	if p := f.program.Load(); p != nil && h.tracked() {
-		flows := p.flows
-		if p.jailed.contains(h.family, h.dst) {
-			flows = p.jailedFlows
-		}
-		flows.remember(h.flow(h.src, h.srcPort, h.dst, h.dstPort))
-	}
-	return true
+	flows.remember(h.flow(h.src, h.srcPort, h.dst, h.dstPort))
 }
 
 // Granted returns the capabilities that a peer at src has at dst, an address of this node, in the order of the rules

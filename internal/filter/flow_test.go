@@ -23,7 +23,7 @@ func TestFlows(t *testing.T) {
 	var f Filter
 	set(t, &f, local())
 	for port := range uint16(512) {
-		f.Out(udp(port).bytes())
+		out(&f, udp(port).bytes())
 	}
 	for port := range uint16(512) {
 		if !f.In(udp(port).answer().bytes()) {
@@ -35,7 +35,7 @@ func TestFlows(t *testing.T) {
 	if f.In(sctp.answer().bytes()) {
 		t.Error("a flow of UDP let SCTP in")
 	}
-	f.Out(sctp.bytes())
+	out(&f, sctp.bytes())
 	if !f.In(sctp.answer().bytes()) {
 		t.Error("the answer of SCTP does not come in")
 	}
@@ -48,10 +48,10 @@ func TestFlows(t *testing.T) {
 func TestFlowsLRU(t *testing.T) {
 	var f Filter
 	set(t, &f, local())
-	f.Out(udp(1).bytes())
-	f.Out(udp(2).bytes())
+	out(&f, udp(1).bytes())
+	out(&f, udp(2).bytes())
 	for port := range uint16(5000) {
-		f.Out(udp(100 + port).bytes())
+		out(&f, udp(100+port).bytes())
 		if !f.In(udp(1).answer().bytes()) {
 			t.Fatalf("the flow in use was forgotten after %d others", port)
 		}
@@ -61,20 +61,20 @@ func TestFlowsLRU(t *testing.T) {
 	}
 }
 
-// "Changing rules keeps the flow table"; shields up has its own, and so have jailed peers.
+// "Changing rules keeps the flow table"; jailed peers have their own.
 func TestFlowsOutliveRules(t *testing.T) {
 	var f Filter
-	out, in := udp(7).bytes(), udp(7).answer().bytes()
+	asked, in := udp(7).bytes(), udp(7).answer().bytes()
 	want := func(step string, want bool) {
 		t.Helper()
 		if got := f.In(in); got != want {
 			t.Errorf("%s: got %v, want %v", step, got, want)
 		}
 	}
-	f.Out(out)
+	out(&f, asked)
 	want("without a map", false)
 	set(t, &f, local())
-	f.Out(out)
+	out(&f, asked)
 	want("asked", true)
 
 	cfg := local()
@@ -83,22 +83,31 @@ func TestFlowsOutliveRules(t *testing.T) {
 	set(t, &f, local())
 	want("after two changes of rules", true)
 
-	up := local()
-	up.ShieldsUp = true
-	set(t, &f, up)
-	want("shields up", false)
-	f.Out(out)
-	want("asked with shields up", true)
-
 	jail := cfg
 	jail.Jailed = []netip.Prefix{netip.PrefixFrom(peer4, 32)}
 	set(t, &f, jail)
-	want("asked of a jailed peer", true) // the table is that of shields up
+	want("asked of a peer before it was jailed", false)
+	out(&f, asked)
+	want("asked of a jailed peer", true)
 	if f.In(udp(8).answer().bytes()) {
 		t.Error("a jailed peer began something")
 	}
 	set(t, &f, local())
-	want("shields down", true)
+	want("jailed no more", true)
+}
+
+// What is remembered by its addresses is what a packet would be remembered by.
+func TestSent(t *testing.T) {
+	var f Filter
+	f.Sent(netip.AddrPortFrom(here4, 7), netip.AddrPortFrom(peer4, 53)) // and nobody listens
+	set(t, &f, local())
+	f.Sent(netip.AddrPortFrom(here4, 7), netip.AddrPortFrom(peer4, 53))
+	if !f.In(udp(7).answer().bytes()) {
+		t.Error("the answer does not come in")
+	}
+	if f.In(udp(8).answer().bytes()) {
+		t.Error("something else comes in")
+	}
 }
 
 // Nothing on the packet path allocates: for packets that rules allow, that are answers, and that begin a flow.
@@ -108,16 +117,16 @@ func TestAllocations(t *testing.T) {
 	cfg.Rules = manyRules(1000)
 	set(t, &f, cfg)
 	allowed := packet{proto: protoTCP, src: netip.MustParseAddr("100.64.0.0"), dst: here4, dstPort: 1, flags: syn}.bytes()
-	out, in := udp(7).bytes(), udp(7).answer().bytes()
-	if !f.In(allowed) || !f.Out(out) || !f.In(in) {
+	asked, in := udp(7).bytes(), udp(7).answer().bytes()
+	if !f.In(allowed) || !out(&f, asked) || !f.In(in) {
 		t.Fatal("a packet does not pass")
 	}
 	port := byte(0)
 	for name, pass := range map[string]func(){
 		"in by a rule":   func() { f.In(allowed) },
 		"in by a flow":   func() { f.In(in) },
-		"out":            func() { f.Out(out) },
-		"out in a flow":  func() { port++; out[21] = port; f.Out(out) },
+		"out":            func() { out(&f, asked) },
+		"out in a flow":  func() { port++; asked[21] = port; out(&f, asked) },
 		"in and refused": func() { in[21]++; f.In(in) },
 	} {
 		if n := testing.AllocsPerRun(100, pass); n != 0 {
@@ -135,9 +144,9 @@ func TestConcurrent(t *testing.T) {
 	for n := range uint16(4) {
 		wg.Go(func() {
 			mine := udp(n)
-			f.Out(mine.bytes())
+			out(&f, mine.bytes())
 			for port := range uint16(500) {
-				f.Out(udp(1000*(n+1) + port%50).bytes())
+				out(&f, udp(1000*(n+1)+port%50).bytes())
 				if !f.In(mine.answer().bytes()) {
 					t.Errorf("flow %d was forgotten", n)
 					return
@@ -159,13 +168,13 @@ func BenchmarkFlow(b *testing.B) {
 	var f Filter
 	set(b, &f, local())
 	for port := range uint16(512) {
-		f.Out(udp(port).bytes())
+		out(&f, udp(port).bytes())
 	}
-	out, in := udp(7).bytes(), udp(7).answer().bytes()
+	asked, in := udp(7).bytes(), udp(7).answer().bytes()
 	b.Run("out", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			f.Out(out)
+			out(&f, asked)
 		}
 	})
 	b.Run("in", func(b *testing.B) {
@@ -177,8 +186,8 @@ func BenchmarkFlow(b *testing.B) {
 	b.Run("out-new", func(b *testing.B) {
 		b.ReportAllocs()
 		for n := uint16(0); b.Loop(); n++ {
-			out[20], out[21] = byte(n>>8), byte(n)
-			f.Out(out)
+			asked[20], asked[21] = byte(n>>8), byte(n)
+			out(&f, asked)
 		}
 	})
 	b.Run("parallel", func(b *testing.B) {

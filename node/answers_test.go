@@ -1,0 +1,150 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// address4 is the node's own IPv4 address.
+func (n *member) address4() netip.Addr { return n.Status().Self.Addresses[0] }
+
+// echoes has the node send back what comes to port, by TCP and UDP.
+func (n *member) echoes(port uint16) {
+	t := n.mesh.t
+	t.Helper()
+	ln, err := n.Listen(netip.AddrPortFrom(netip.Addr{}, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pc, err := n.ListenPacket(netip.AddrPortFrom(netip.Addr{}, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close(); pc.Close() })
+	n.mesh.wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			n.mesh.wg.Go(func() { io.Copy(c, c); c.Close() })
+		}
+	})
+	n.mesh.wg.Go(func() {
+		buf := make([]byte, 1500)
+		for {
+			l, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			pc.WriteTo(buf[:l], from)
+		}
+	})
+}
+
+// asks sends a datagram until it comes back, for so long.
+func asks(pc net.PacketConn, to netip.AddrPort, patience time.Duration) error {
+	end := time.Now().Add(patience)
+	buf := make([]byte, 1500)
+	for {
+		if _, err := pc.WriteTo([]byte("question"), net.UDPAddrFromAddrPort(to)); err != nil {
+			return err
+		}
+		pc.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		n, from, err := pc.ReadFrom(buf)
+		switch {
+		case err == nil && string(buf[:n]) == "question" && from.String() == to.String():
+			return nil
+		case err == nil:
+			return fmt.Errorf("%q from %v", buf[:n], from)
+		case time.Now().After(end):
+			return err
+		}
+	}
+}
+
+// Where the policy lets nothing in, the answers to what a node has begun come in all the same, and nothing else does: for
+// connections, datagrams from any port, and pings; for a node that routes as well.
+func TestAnswersComeIn(t *testing.T) {
+	n := newNetwork(t)
+	behind := func(c *Config) { c.Control.AdvertiseRoutes = []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")} }
+	plain, router, b := n.join("plain"), n.join("router", behind), n.join("beta")
+	nodes := []*member{plain, router, b}
+	for _, m := range nodes {
+		eventually(t, m.name+" has joined", func() bool { return len(m.Status().Peers) == 2 && m.Status().State == StateRunning })
+		m.echoes(7)
+	}
+	to := netip.AddrPortFrom(b.address4(), 7)
+	policy := fmt.Sprintf(`{"acls": [{"action": "accept", "src": ["%v", "%v"], "dst": ["%v:*"]}]}`, plain.address4(), router.address4(), b.address4())
+	if _, err := n.srv.SetPolicy(t.Context(), []byte(policy)); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range nodes[:2] {
+		t.Run(a.name, func(t *testing.T) {
+			c, err := a.DialContext(t.Context(), "tcp", to.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if err := roundTrip(t, c, "over TCP", 5*time.Second); err != nil {
+				t.Error(err)
+			}
+			if _, err := a.stack.Ping(t.Context(), to.Addr()); err != nil {
+				t.Errorf("pinging: %v", err)
+			}
+			var fixed net.PacketConn
+			for _, port := range []uint16{0, 5000} {
+				pc, err := a.ListenPacket(netip.AddrPortFrom(netip.Addr{}, port))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer pc.Close()
+				if err := asks(pc, to, 5*time.Second); err != nil {
+					t.Errorf("datagrams from port %d: %v", port, err)
+				}
+				fixed = pc
+			}
+			udp, err := a.DialContext(t.Context(), "udp", to.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer udp.Close()
+			if err := roundTrip(t, udp, "connected", 5*time.Second); err != nil {
+				t.Error(err)
+			}
+
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if _, err := b.stack.Ping(ctx, a.address4()); err == nil {
+				t.Error("a ping came in")
+			}
+			if c, err := b.DialContext(ctx, "tcp", netip.AddrPortFrom(a.address4(), 7).String()); err == nil {
+				c.Close()
+				t.Error("a connection came in")
+			}
+			// Not even to the port that has asked: b answers from port 7, and asks from another.
+			pc, err := b.ListenPacket(netip.AddrPort{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer pc.Close()
+			for range 3 {
+				pc.WriteTo([]byte("not asked for"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.address4(), 5000)))
+				pc.WriteTo([]byte("not asked for"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.address4(), uint16(udp.LocalAddr().(*net.UDPAddr).Port))))
+			}
+			for _, read := range []func([]byte) (int, error){udp.Read, func(p []byte) (int, error) { n, _, err := fixed.ReadFrom(p); return n, err }} {
+				udp.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+				fixed.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+				buf := make([]byte, 100)
+				if n, err := read(buf); err == nil && string(buf[:n]) != "question" {
+					t.Errorf("%q came in", buf[:n])
+				}
+			}
+		})
+	}
+}

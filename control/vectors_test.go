@@ -3,23 +3,16 @@ package control
 import (
 	"bufio"
 	"bytes"
-	"crypto/hmac"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"hash"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"reflect"
 	"strings"
 	"testing"
-
-	"golang.org/x/crypto/blake2s"
-	"golang.org/x/crypto/chacha20poly1305"
-	"golang.org/x/crypto/curve25519"
 
 	"ginnel/internal/key"
 )
@@ -175,160 +168,6 @@ func TestVectorKeys(t *testing.T) {
 	}
 }
 
-// schedule is the key schedule of section 2.4, written down once more without the library.
-type schedule struct {
-	t     *testing.T
-	h, ck []byte
-	steps map[string][]byte
-}
-
-func blake(parts ...[]byte) []byte {
-	sum := blake2s.Sum256(bytes.Join(parts, nil))
-	return sum[:]
-}
-
-func hkdf2(ck, x []byte) (o1, o2 []byte) {
-	newHash := func() hash.Hash { h, _ := blake2s.New256(nil); return h }
-	sum := func(k []byte, parts ...[]byte) []byte {
-		m := hmac.New(newHash, k)
-		m.Write(bytes.Join(parts, nil))
-		return m.Sum(nil)
-	}
-	secret := sum(ck, x)
-	o1 = sum(secret, []byte{1})
-	return o1, sum(secret, o1, []byte{2})
-}
-
-func (s *schedule) want(name string, got []byte) {
-	s.t.Helper()
-	if !bytes.Equal(got, s.steps[name]) {
-		s.t.Errorf("%s: got %x, want %x", name, got, s.steps[name])
-	}
-}
-
-// mix mixes in the shared secret of two keys and returns the key for what follows.
-func (s *schedule) mix(name string, private, public []byte) (k []byte) {
-	s.t.Helper()
-	dh, err := curve25519.X25519(private, public)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if name != "ee" || s.steps["dh_ee"] != nil {
-		s.want("dh_"+name, dh)
-	}
-	s.ck, k = hkdf2(s.ck, dh)
-	s.want("ck_after_"+name, s.ck)
-	s.want("k_after_"+name, k)
-	return k
-}
-
-func (s *schedule) seal(k, plaintext []byte) []byte {
-	aead, _ := chacha20poly1305.New(k)
-	c := aead.Seal(nil, make([]byte, 12), plaintext, s.h)
-	s.h = blake(s.h, c)
-	return c
-}
-
-func publicOf(private []byte) []byte {
-	public, _ := curve25519.X25519(private, curve25519.Basepoint)
-	return public
-}
-
-func TestVectorKeySchedule(t *testing.T) {
-	v := vectors(t).Noise
-	s := &schedule{t: t, steps: make(map[string][]byte)}
-	for _, step := range v.Steps {
-		s.steps[step.Name] = step.Hex
-	}
-	s.h = blake([]byte("Noise_IK_25519_ChaChaPoly_BLAKE2s"))
-	s.ck = s.h
-	s.want("h0=ck0", s.h)
-	s.h = blake(s.h, v.Prologue)
-	s.want("h_after_prologue", s.h)
-	s.h = blake(s.h, v.ControlPublic)
-	s.want("h_after_control_static", s.h)
-
-	e, r := publicOf(v.ClientEphemeral), publicOf(v.ServerEphemeral)
-	s.h = blake(s.h, e)
-	c1 := s.seal(s.mix("es", v.ClientEphemeral, v.ControlPublic), v.MachinePublic)
-	s.want("h_after_s", s.h)
-	c2 := s.seal(s.mix("ss", v.Machine, v.ControlPublic), nil)
-	s.want("h_after_initiation", s.h)
-	if got := bytes.Join([][]byte{{0, 131, 1, 0, 96}, e, c1, c2}, nil); !bytes.Equal(got, v.Initiation) {
-		t.Errorf("initiation: got %x, want %x", got, v.Initiation)
-	}
-	s.h = blake(s.h, r)
-	s.mix("ee", v.ClientEphemeral, r)
-	c3 := s.seal(s.mix("se", v.Machine, r), nil)
-	s.want("h_final", s.h)
-	if got := bytes.Join([][]byte{{2, 0, 48}, r, c3}, nil); !bytes.Equal(got, v.Response) {
-		t.Errorf("response: got %x, want %x", got, v.Response)
-	}
-	if c2s, s2c := hkdf2(s.ck, nil); !bytes.Equal(c2s, v.ClientToServer) || !bytes.Equal(s2c, v.ServerToClient) {
-		t.Errorf("transport keys: got %x and %x", c2s, s2c)
-	}
-}
-
-// handshakeVector runs the handshake of the vectors on both ends.
-func handshakeVector(t testing.TB, v *noiseVector) (client, server *session) {
-	t.Helper()
-	i, initiation, err := initiate(machineKey(v.Machine), key.MachinePublic(v.ControlPublic), v.Version, bytes.NewReader(v.ClientEphemeral))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(initiation[:], v.Initiation) {
-		t.Errorf("initiation: got %x, want %x", initiation, v.Initiation)
-	}
-	server, response, err := respond(machineKey(v.Control), initiation[:], bytes.NewReader(v.ServerEphemeral))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(response[:], v.Response) {
-		t.Errorf("response: got %x, want %x", response, v.Response)
-	}
-	if client, err = i.finish(response[:]); err != nil {
-		t.Fatal(err)
-	}
-	return client, server
-}
-
-func TestVectorHandshake(t *testing.T) {
-	v := vectors(t).Noise
-	if got := prologue(v.Version); !bytes.Equal(got, v.Prologue) {
-		t.Errorf("prologue: got %q, want %q", got, v.Prologue)
-	}
-	client, server := handshakeVector(t, &v)
-	want := session{version: 131, peer: key.MachinePublic(v.ControlPublic), hash: [32]byte(v.Hash),
-		tx: [32]byte(v.ClientToServer), rx: [32]byte(v.ServerToClient)}
-	if *client != want {
-		t.Errorf("client: got %+v, want %+v", *client, want)
-	}
-	want.peer, want.tx, want.rx = key.MachinePublic(v.MachinePublic), want.rx, want.tx
-	if *server != want {
-		t.Errorf("server: got %+v, want %+v", *server, want)
-	}
-}
-
-func TestVectorReject(t *testing.T) {
-	v := vectors(t)
-	for _, r := range v.Reject {
-		if _, _, err := respond(machineKey(v.Noise.Control), r.Initiation, nil); err == nil {
-			t.Errorf("%s: accepted", r.Case)
-		}
-	}
-}
-
-func TestVectorErrorFrame(t *testing.T) {
-	v := vectors(t).ErrorFrame
-	if got := appendErrorFrame(nil, v.Text); !bytes.Equal(got, v.Wire) {
-		t.Errorf("got %x, want %x", got, v.Wire)
-	}
-	_, err := readResponse(bytes.NewReader(v.Wire))
-	if frame, ok := err.(*errorFrame); !ok || frame.text != v.Text {
-		t.Errorf("got %v, want an error frame with %q", err, v.Text)
-	}
-}
-
 func TestVectorRecords(t *testing.T) {
 	v := vectors(t).Noise
 	client, server := handshakeVector(t, &v)
@@ -456,96 +295,6 @@ func TestVectorFrames(t *testing.T) {
 		r = frameReader{src: bytes.NewReader(again[1:]), compress: f.Compress}
 		if got, err := r.next(); err != nil || string(got) != f.JSON {
 			t.Errorf("after encoding: got %q, %v", got, err)
-		}
-	}
-}
-
-// documentTypes are the types by the names of the vectors; nil for those that are not of this program.
-var documentTypes = map[string]any{
-	"OverTLSPublicKeyResponse": ServerKeys{},
-	"RegisterRequest":          RegisterRequest{},
-	"RegisterResponse":         RegisterResponse{},
-	"MapRequest":               MapRequest{},
-	"MapResponse":              MapResponse{},
-	"PingResponse":             PingResponse{},
-	"DERPAdmitClientRequest":   AdmitRequest{},
-	"DERPAdmitClientResponse":  AdmitResponse{},
-	"EarlyNoise":               nil,
-	"SetDNSRequest":            nil,
-	"TokenRequest":             nil,
-	"QueryFeatureRequest":      nil,
-	"AuditLogRequest":          nil,
-}
-
-// ignored are the fields that this program does not read.
-var ignored = map[string]bool{"NLKey": true, "DistroCodeName": true, "GoArchVar": true, "SSHPolicy": true}
-
-func TestVectorDocuments(t *testing.T) {
-	for _, d := range vectors(t).Documents {
-		zero, known := documentTypes[d.Type]
-		if !known {
-			t.Errorf("%s: type %s is new", d.Name, d.Type)
-		}
-		if zero == nil {
-			continue
-		}
-		doc := reflect.New(reflect.TypeOf(zero)).Interface()
-		if err := json.Unmarshal(d.JSON, doc); err != nil {
-			t.Errorf("%s: %v", d.Name, err)
-			continue
-		}
-		text, err := json.Marshal(doc)
-		if err != nil {
-			t.Errorf("%s: %v", d.Name, err)
-			continue
-		}
-		var want, got any
-		json.Unmarshal(d.JSON, &want)
-		json.Unmarshal(text, &got)
-		compareJSON(t, d.Name, want, got)
-	}
-}
-
-// isZero reports whether a value says the same as none. Lists and objects do not: some of them mean something.
-func isZero(v any) bool {
-	s, _ := v.(string)
-	return v == nil || v == false || v == 0.0 || v == "" || s == "0001-01-01T00:00:00Z" ||
-		strings.HasSuffix(s, ":"+strings.Repeat("0", 64))
-}
-
-func compareJSON(t *testing.T, path string, want, got any) {
-	t.Helper()
-	switch want := want.(type) {
-	case map[string]any:
-		got, ok := got.(map[string]any)
-		if !ok {
-			t.Errorf("%s: got %v, want an object", path, got)
-			return
-		}
-		for name, w := range want {
-			g, ok := got[name]
-			if ignored[name] || !ok && isZero(w) {
-				continue
-			}
-			compareJSON(t, path+"."+name, w, g)
-		}
-		for name, g := range got {
-			if _, ok := want[name]; !ok && !isZero(g) {
-				t.Errorf("%s.%s: got %v, want nothing", path, name, g)
-			}
-		}
-	case []any:
-		got, ok := got.([]any)
-		if !ok || len(got) != len(want) {
-			t.Errorf("%s: got %v, want %v", path, got, want)
-			return
-		}
-		for i := range want {
-			compareJSON(t, fmt.Sprintf("%s[%d]", path, i), want[i], got[i])
-		}
-	default:
-		if !reflect.DeepEqual(want, got) {
-			t.Errorf("%s: got %v, want %v", path, got, want)
 		}
 	}
 }

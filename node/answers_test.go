@@ -86,6 +86,12 @@ func TestAnswersComeIn(t *testing.T) {
 	}
 	for _, a := range nodes[:2] {
 		t.Run(a.name, func(t *testing.T) {
+			eventually(t, "the policy holds", func() bool {
+				ms := a.Node.member
+				ms.mu.Lock()
+				defer ms.mu.Unlock()
+				return len(ms.netmap.Filter) == 0
+			})
 			c, err := a.DialContext(t.Context(), "tcp", to.String())
 			if err != nil {
 				t.Fatal(err)

@@ -18,13 +18,6 @@ import (
 
 // The listeners of a node: the proxies, the forwards that lead into the mesh and the served ports that lead out of it.
 
-func (c *Config) dialTimeout() time.Duration {
-	if c.DialTimeout > 0 {
-		return c.DialTimeout
-	}
-	return DefaultDialTimeout
-}
-
 // openListeners opens the local ports. It comes first when a node starts: a port that is taken is the most likely
 // thing to be wrong.
 func (n *Node) openListeners() error {
@@ -220,4 +213,12 @@ func (n *Node) proxyAddrs() []net.Addr {
 		}
 	}
 	return addrs
+}
+
+// addrText is a listener's address as a user would write it.
+func addrText(a net.Addr) string {
+	if a.Network() == "unix" {
+		return "unix:" + a.String()
+	}
+	return a.String()
 }

@@ -193,6 +193,14 @@ func eventually(t testing.TB, what string, done func() bool) {
 	t.Fatalf("%s: not within 10 s", what)
 }
 
+// handshakeAges waits until the last handshake with p is some time ago: WireGuard takes two within 20 ms for a flood.
+func (n *member) handshakeAges(p *member) {
+	n.mesh.t.Helper()
+	eventually(n.mesh.t, "the handshake ages", func() bool {
+		return time.Since(n.wg0.sessions()[p.key.Public()].handshake) > 50*time.Millisecond
+	})
+}
+
 // serveHTTP serves text in the mesh on port.
 func (n *member) serveHTTP(port uint16, text string) {
 	n.mesh.t.Helper()

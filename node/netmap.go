@@ -57,6 +57,12 @@ type Endpoint struct {
 	Port uint16
 }
 
+// addrPort returns the address; false if it is a name, or not known.
+func (e Endpoint) addrPort() (netip.AddrPort, bool) {
+	a, err := netip.ParseAddr(e.Host)
+	return netip.AddrPortFrom(a, e.Port), err == nil
+}
+
 // DNS says who resolves names.
 type DNS struct {
 	Servers []netip.Addr // asked on port 53, through the mesh if they are in it; empty: the host's resolver

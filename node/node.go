@@ -1,8 +1,9 @@
 // Package node is one member of a mesh in one process: it assembles the TCP/IP stack, WireGuard, the transport, the
 // relays and the local proxies, and keeps them agreed with the network map. It holds no protocol of its own.
 //
-// Goroutines: those of its parts; one for each listener; three that look after the network (upkeep.go, stun.go, netmon.go); and those that
-// dial the addresses of a name. Close ends and awaits all.
+// Goroutines: those of its parts; one for each listener; three that look after the network (upkeep.go, stun.go,
+// netmon.go); those that dial the addresses of a name, or out of the mesh; and one for each target that is waited for.
+// Close ends and awaits all.
 package node
 
 import (
@@ -89,6 +90,13 @@ func (c *Config) log() *slog.Logger {
 		return c.Log
 	}
 	return slog.New(slog.DiscardHandler)
+}
+
+func (c *Config) dialTimeout() time.Duration {
+	if c.DialTimeout > 0 {
+		return c.DialTimeout
+	}
+	return DefaultDialTimeout
 }
 
 func (c *Config) dialHost(ctx context.Context, network, addr string) (net.Conn, error) {

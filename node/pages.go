@@ -191,11 +191,3 @@ func js(s string) string {
 	b, _ := json.Marshal(s) // a string cannot fail
 	return string(b)
 }
-
-// addrText is a listener's address as a user would write it.
-func addrText(a net.Addr) string {
-	if a.Network() == "unix" {
-		return "unix:" + a.String()
-	}
-	return a.String()
-}

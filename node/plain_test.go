@@ -215,7 +215,13 @@ func TestPlainPeerMovesUnderItsName(t *testing.T) {
 	if err := roundTrip(t, c, "before", 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(300 * time.Millisecond) // what the peer still has to say would tell where it is
+	said, since := uint64(0), time.Now() // what the peer still has to say would tell where it is
+	eventually(t, "the peer is silent", func() bool {
+		if rx := n.Status().Peers[0].RxBytes; rx != said {
+			said, since = rx, time.Now()
+		}
+		return time.Since(since) > 300*time.Millisecond
+	})
 	where.Bind.Close()
 	where.Bind = at("127.0.0.2", p.port)
 	if err := p.dev.BindUpdate(); err != nil {

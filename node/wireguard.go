@@ -279,9 +279,3 @@ func deviceLogger(log *slog.Logger) *device.Logger {
 	}
 	return &device.Logger{Verbosef: say, Errorf: say}
 }
-
-// addrPort returns the endpoint's address; false if it is a name, or not known.
-func (e Endpoint) addrPort() (netip.AddrPort, bool) {
-	a, err := netip.ParseAddr(e.Host)
-	return netip.AddrPortFrom(a, e.Port), err == nil
-}

@@ -46,6 +46,8 @@ func TestScripts(t *testing.T) {
 			"noprocess":   noProcess,
 			"awaitoutput": awaitOutput,
 			"certificate": makeCertificate,
+			"speaker":     speakFirst,
+			"sshserver":   serveSSH,
 		},
 	})
 }

@@ -281,8 +281,7 @@ func inspector(err error) string {
 
 // serveNetCheck checks the network on behalf of a command.
 func (n *Node) serveNetCheck(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Origin") != "" {
-		writeJSON(w, http.StatusForbidden, apiError{"this is not for pages of the web"})
+	if fromWebPage(w, r) {
 		return
 	}
 	if !n.checking.CompareAndSwap(false, true) {

@@ -90,7 +90,9 @@ func TestNetCheckThroughProxy(t *testing.T) {
 			m.relay6()
 		}
 		gate := m.add("gate")
-		gate.start(withProxy, func(c *Config) { c.ProxyAuth = func(user, password string) bool { return user == "me" && password == "secret" } })
+		gate.start(withProxy, func(c *Config) {
+			c.ProxyAuth = func(user, password string) bool { return user == "me" && password == "secret" }
+		})
 		for _, scheme := range []string{"http", "socks5"} {
 			proxy := &url.URL{Scheme: scheme, Host: gate.Status().Proxies[0], User: url.UserPassword("me", "secret")}
 			before := gate.proxy.Stats()

@@ -91,7 +91,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.beExitNode, "advertise-exit-node", false, "offer to carry what peers send to the Internet, in user space")
 	fs.StringVar(&f.caFile, "ca-file", "", "`file` with further roots of trust for the server and relays, PEM")
 	fs.StringVar(&f.wireguard, "wireguard", "", "wg-quick `file` of the network to join, without a server")
-	fs.StringVar(&f.state, "state", "", "state `dir`ectory, \"mem:\" to leave nothing on disk ($XDG_STATE_HOME/ginnel or ~/.local/state/ginnel)")
+	fs.StringVar(&f.state, "state", "", "state `dir`ectory, which is closed to other users (0700); \"mem:\" leaves nothing on disk ($XDG_STATE_HOME/ginnel or ~/.local/state/ginnel)")
 	fs.Var(f.proxies, "proxy", "`addr`ess of a SOCKS5 and HTTP proxy, host:port or unix:PATH; repeatable")
 	fs.Var(&f.proxyAuth, "proxy-auth", "`user:pass`, or file:PATH with it, that proxies ask for; required unless all are on loopback or unix")
 	fs.VarP(&f.forwards, "forward", "L", "local port carried to a mesh service, as `[bind:]port:host:hostport[/udp]`; repeatable")

@@ -35,7 +35,8 @@ Encrypt (--acme), or of something in front that passes on plain HTTP (--plain).
 Without any of these it is self-signed; then each node needs the certificate in
 the state directory (--ca-file), and stock clients in their system's store of
 trusted ones. An http:// URL is for loopback and private addresses; the relay
-speaks TLS on that port all the same, trusted by its pin.
+speaks TLS on that port all the same, trusted by its pin. With a URL on loopback
+nothing else is listened on unless --listen says so.
 
 The policy file is read again on SIGHUP and when it changes. One with mistakes is
 logged with line and column, and changes nothing.

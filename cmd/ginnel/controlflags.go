@@ -58,7 +58,7 @@ const (
 
 const (
 	defaultBaseDomain = "ginnel.internal"
-	defaultSTUN       = ":3478"
+	defaultSTUNPort   = "3478"
 	devListen         = ":8080"
 	proxiedListen     = "127.0.0.1:8080"
 )
@@ -77,8 +77,8 @@ func (f *controlFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.url, "url", "", "`URL` by which nodes find the server")
 	fs.BoolVar(&f.dev, "dev", false, "need no other flag, and print the line with which another machine joins")
 	fs.StringVar(&f.state, "state", "", "`dir`ectory of the network and its keys (ginnel-control beside the node's)")
-	fs.StringVar(&f.listen, "listen", "", "TCP `addr`ess of server and relay (the URL's port; 127.0.0.1:8080 for --plain with an https URL)")
-	fs.StringVar(&f.stun, "stun", "", "UDP `addr`ess of the STUN server, or none (:3478)")
+	fs.StringVar(&f.listen, "listen", "", "TCP `addr`ess of server and relay (the URL's port, on loopback if the URL is; 127.0.0.1:8080 for --plain with an https URL)")
+	fs.StringVar(&f.stun, "stun", "", "UDP `addr`ess of the STUN server, or none (:3478, on loopback if the URL is)")
 	fs.StringVar(&f.metrics, "metrics", "none", "TCP `addr`ess of a page with Prometheus metrics, or none")
 	fs.StringVar(&f.baseDomain, "base-domain", defaultBaseDomain, "`domain` that the nodes' names are in")
 	fs.StringVar(&f.policy, "policy", "", "HuJSON `file` that says who may reach whom (without a policy, everybody everybody)")
@@ -234,16 +234,39 @@ func sitePort(u *url.URL) int {
 	return 443
 }
 
+// siteListen is where a server of this URL listens: where its host is for loopback, which nobody else is told of, and at all
+// of the machine's addresses otherwise.
+func siteListen(u *url.URL) string {
+	return net.JoinHostPort(loopbackHost(u), strconv.Itoa(sitePort(u)))
+}
+
+// loopbackHost is the host of a URL that leads nowhere but to this machine; empty for others.
+func loopbackHost(u *url.URL) string {
+	host := u.Hostname()
+	if addr, err := netip.ParseAddr(host); strings.EqualFold(host, "localhost") || err == nil && addr.Unmap().IsLoopback() {
+		return host
+	}
+	return ""
+}
+
+// defaultSTUN is beside the port: nodes look for it at the host of the URL.
+func (f *controlFlags) defaultSTUN() string {
+	if f.site == nil {
+		return net.JoinHostPort("", defaultSTUNPort)
+	}
+	return net.JoinHostPort(loopbackHost(f.site), defaultSTUNPort)
+}
+
 // checkAddrs looks at what is listened on. With --dev, what is not given stays empty.
 func (f *controlFlags) checkAddrs() (err error) {
 	if f.listen == "" && !f.dev {
-		f.listen = fmt.Sprint(":", sitePort(f.site))
+		f.listen = siteListen(f.site)
 		if f.how == tlsElsewhere {
 			f.listen = proxiedListen
 		}
 	}
 	if f.stun == "" && !f.dev {
-		f.stun = defaultSTUN
+		f.stun = f.defaultSTUN()
 	}
 	for _, a := range []struct {
 		flag  string

@@ -199,7 +199,7 @@ func (s *controlService) openPort(ctx context.Context) (net.Listener, error) {
 	if addr == "" {
 		addr = devListen
 		if s.site != nil {
-			addr = fmt.Sprint(":", sitePort(s.site))
+			addr = siteListen(s.site)
 		}
 	}
 	ln, err := relay.Listen(ctx, addr)
@@ -220,11 +220,11 @@ func (s *controlService) openSTUN() (net.PacketConn, int, error) {
 	}
 	addr := s.f.stun
 	if addr == "" {
-		addr = defaultSTUN
+		addr = s.f.defaultSTUN()
 	}
 	pc, err := net.ListenPacket("udp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) && s.f.stun == "" {
-		pc, err = net.ListenPacket("udp", ":0")
+		pc, err = net.ListenPacket("udp", net.JoinHostPort(hostOf(addr), "0"))
 	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("opening the STUN port: %w", err)

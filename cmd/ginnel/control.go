@@ -11,9 +11,10 @@ func newControl(p program) *cobra.Command {
 	}, newControlServe(p), newControlUsers(p), newControlKeys(p), newControlNodes(p), newControlPolicy(p), newControlTokens(p))
 }
 
-// commandGroup is a command that does nothing without one of its own.
+// commandGroup is a command that does nothing without one of its own. A mistyped one is told of, not its flags.
 func commandGroup(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	cmd.Args = noArgs
+	cmd.FParseErrWhitelist.UnknownFlags = true
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cmd.Help()
 		return usagef("'%s' wants a command of its own", cmd.CommandPath())

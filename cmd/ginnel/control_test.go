@@ -226,7 +226,7 @@ func TestControlRoutes(t *testing.T) {
 			t.Errorf("%v: %s, want %s", step.args, out, step.want)
 		}
 	}
-	c.command(exitFailure, "nodes", "routes", "approve", "office", "10.20.0.1/16")
+	c.command(exitUsage, "nodes", "routes", "approve", "office", "10.20.0.1/16")
 }
 
 // The relay is for nodes of the network alone.

@@ -209,7 +209,7 @@ func (a *admin) read(resp *http.Response, out any) error {
 	case resp.StatusCode >= 300:
 		var e struct{ Error string }
 		if json.Unmarshal(b, &e) == nil && e.Error != "" {
-			return &adminError{resp.StatusCode, e.Error}
+			return a.refused(&adminError{resp.StatusCode, e.Error})
 		}
 		return fmt.Errorf("asking the coordination server at %s: %s; is it one of ginnel?", a.where, resp.Status)
 	case out == nil:
@@ -219,6 +219,14 @@ func (a *admin) read(resp *http.Response, out any) error {
 		return fmt.Errorf("asking the coordination server at %s: what answers there is not one of ginnel", a.where)
 	}
 	return nil
+}
+
+// refused is an error of the server's; what it cannot make sense of is a mistake in the command.
+func (a *admin) refused(e *adminError) error {
+	if e.status == http.StatusBadRequest {
+		return usageError{e}
+	}
+	return e
 }
 
 // listAll gets all parts of a list.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -36,17 +37,33 @@ func adminCommand(p program, cmd *cobra.Command, run func(ctx context.Context, c
 	return cmd
 }
 
-// wantArgs checks that there is one argument of each name; more of the last, if that ends with dots.
+// wantArgs checks that there is one argument of each name; more of the last, if that ends with dots. None may be empty, as
+// that of a script is whose variable has no value, but those whose name is in brackets.
 func wantArgs(names ...string) cobra.PositionalArgs {
+	last := names[len(names)-1]
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < len(names) {
-			return usagef("%s: %s is missing", cmd.CommandPath(), strings.TrimSuffix(names[len(args)], "..."))
+			return usagef("%s: %s is missing", cmd.CommandPath(), strings.Trim(names[len(args)], ".[]"))
 		}
-		if len(args) > len(names) && !strings.HasSuffix(names[len(names)-1], "...") {
+		if len(args) > len(names) && !strings.HasSuffix(last, "...") {
 			return usagef("%s: unexpected argument %q", cmd.CommandPath(), args[len(names)])
+		}
+		for i, arg := range args {
+			if name := names[min(i, len(names)-1)]; arg == "" && !strings.HasPrefix(name, "[") {
+				return usagef("%s: argument %d is empty", cmd.CommandPath(), i+1)
+			}
 		}
 		return nil
 	}
+}
+
+// numberArg is the number of something that has one.
+func numberArg(what, arg string) (int64, error) {
+	n, err := strconv.ParseInt(arg, 10, 64)
+	if err != nil || n <= 0 {
+		return 0, usagef("%s %q is not a number", what, arg)
+	}
+	return n, nil
 }
 
 // show prints a document: JSON if that was asked for, and otherwise by human.

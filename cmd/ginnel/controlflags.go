@@ -107,17 +107,39 @@ func parseAddrs(s string) (addrs []netip.Addr, err error) {
 	return addrs, nil
 }
 
+// longestDays bounds durations: nobody means more, and a time.Duration cannot hold much more.
+const longestDays = 100 * 365
+
 // parseLifetime reads a duration; of days too, which keys are good for.
 func parseLifetime(s string) (time.Duration, error) {
-	const longest = 100 * 365
-	if text, ok := strings.CutSuffix(s, "d"); ok {
-		if days, err := strconv.Atoi(text); err == nil && days >= 0 && days <= longest {
-			return time.Duration(days) * 24 * time.Hour, nil
+	const longest = longestDays * 24 * time.Hour
+	if days, ok := strings.CutSuffix(s, "d"); ok && isNumber(days) {
+		if n, err := strconv.Atoi(days); err == nil && n <= longestDays {
+			return time.Duration(n) * 24 * time.Hour, nil
 		}
-	} else if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return 0, tooLong(s)
+	}
+	d, err := time.ParseDuration(s)
+	if err == nil && d >= 0 && d <= longest {
 		return d, nil
 	}
+	if _, err := time.ParseDuration(strings.Map(toZero, s)); err == nil && !isNumber(s) && !strings.HasPrefix(s, "-") {
+		return 0, tooLong(s) // the form is good
+	}
 	return 0, fmt.Errorf("%q is not a duration such as 60s, 24h or 180d", s)
+}
+
+func tooLong(s string) error {
+	return fmt.Errorf("%q is too long: at most %dd, which is 100 years", s, longestDays)
+}
+
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
+func toZero(r rune) rune {
+	if '1' <= r && r <= '9' {
+		return '0'
+	}
+	return r
 }
 
 func parseEmbedded(s string) (bool, error) {

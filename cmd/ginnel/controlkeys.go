@@ -101,8 +101,12 @@ func newKeysExpire(p program) *cobra.Command {
 		Example: `  ginnel control keys expire 3`,
 		Args:    wantArgs("ID"),
 	}, func(ctx context.Context, c *adminCall) error {
+		id, err := numberArg("key", c.args[0])
+		if err != nil {
+			return err
+		}
 		var k server.AuthKey
-		if err := c.call(ctx, http.MethodPost, "keys/"+url.PathEscape(c.args[0])+"/expire", nil, &k); err != nil {
+		if err := c.call(ctx, http.MethodPost, fmt.Sprintf("keys/%d/expire", id), nil, &k); err != nil {
 			return err
 		}
 		return c.say(k, "key %d lets nobody in any more; the nodes that it let in stay", k.ID)
@@ -116,9 +120,13 @@ func newKeysDelete(p program) *cobra.Command {
 		Example: `  ginnel control keys delete 3`,
 		Args:    wantArgs("ID"),
 	}, func(ctx context.Context, c *adminCall) error {
-		if err := c.call(ctx, http.MethodDelete, "keys/"+url.PathEscape(c.args[0]), nil, nil); err != nil {
+		id, err := numberArg("key", c.args[0])
+		if err != nil {
 			return err
 		}
-		return c.done("key %s is deleted", c.args[0])
+		if err := c.call(ctx, http.MethodDelete, fmt.Sprint("keys/", id), nil, nil); err != nil {
+			return err
+		}
+		return c.done("key %d is deleted", id)
 	})
 }

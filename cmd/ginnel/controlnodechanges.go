@@ -60,7 +60,7 @@ func newNodesRename(p program) *cobra.Command {
 		Short: "Give a node a name that it keeps; an empty one gives back that of its host",
 		Example: `  ginnel control nodes rename ip-10-1-2-3 db-1
   ginnel control nodes rename db-1 ''`,
-		Args: wantArgs("NODE", "NAME"),
+		Args: wantArgs("NODE", "[NAME]"),
 	}, func(ctx context.Context, c *adminCall) error {
 		before, n, err := c.changeNode(ctx, "rename", map[string]string{"name": c.args[1]})
 		if err != nil {
@@ -79,6 +79,9 @@ func newNodesTag(p program) *cobra.Command {
 		Args: wantArgs("NODE", "TAG..."),
 	}, func(ctx context.Context, c *adminCall) error {
 		tags := splitList(strings.Join(c.args[1:], ","))
+		if len(tags) == 0 {
+			return usagef("%q is no tag", strings.Join(c.args[1:], " "))
+		}
 		_, n, err := c.changeNode(ctx, "tags", map[string][]string{"tags": tags})
 		if err != nil {
 			return err
@@ -197,7 +200,13 @@ func parsePrefixes(texts []string) (prefixes []netip.Prefix, err error) {
 		if err != nil {
 			return nil, usagef("%q is not a route such as 10.20.0.0/16", text)
 		}
+		if r != r.Masked() {
+			return nil, usagef("%q is not a route: %s is", text, r.Masked())
+		}
 		prefixes = append(prefixes, r)
+	}
+	if len(texts) > 0 && len(prefixes) == 0 {
+		return nil, usagef("%q is not a route such as 10.20.0.0/16", strings.Join(texts, " "))
 	}
 	return prefixes, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -66,9 +65,13 @@ func newTokensDelete(p program) *cobra.Command {
 		Example: `  ginnel control tokens delete 2`,
 		Args:    wantArgs("ID"),
 	}, func(ctx context.Context, c *adminCall) error {
-		if err := c.call(ctx, http.MethodDelete, "tokens/"+url.PathEscape(c.args[0]), nil, nil); err != nil {
+		id, err := numberArg("token", c.args[0])
+		if err != nil {
 			return err
 		}
-		return c.done("token %s is deleted", c.args[0])
+		if err := c.call(ctx, http.MethodDelete, fmt.Sprint("tokens/", id), nil, nil); err != nil {
+			return err
+		}
+		return c.done("token %d is deleted", id)
 	})
 }

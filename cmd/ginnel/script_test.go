@@ -41,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"mode":      wantMode,
 
 			"substitute": substitute,
+			"exits":      wantExit,
 
 			"counter":     counterService,
 			"noprocess":   noProcess,

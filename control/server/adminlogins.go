@@ -20,6 +20,9 @@ func (s *Server) listLogins(ctx context.Context) (p Page[Login], err error) {
 }
 
 func (t *tx) loginNumbered(id string) (*login, error) {
+	if _, ok := parseLoginID(id); !ok {
+		return nil, badRequest("%q is not a login: one begins with %s", id, loginPrefix)
+	}
 	if l := t.logins[id]; l != nil && t.now.Before(l.Until) {
 		return l, nil
 	}
@@ -39,7 +42,7 @@ func (s *Server) ApproveLogin(ctx context.Context, id, user string) (approved No
 		}
 		n, err := s.core.approve(t, l, u)
 		if err != nil {
-			return badRequest("%v", err)
+			return conflict("%v", err)
 		}
 		approved = t.apiNode(n)
 		return nil

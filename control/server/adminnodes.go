@@ -30,6 +30,11 @@ type nodeFilter struct{ user, name string }
 
 func (s *Server) listNodes(ctx context.Context, f nodeFilter, w window) (p Page[Node], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
+		if f.user != "" && f.user != taggedUser.Name {
+			if _, err := t.userNamed(f.user); err != nil {
+				return err
+			}
+		}
 		keep := func(n *node) bool {
 			u := t.owner(n)
 			return (f.name == "" || n.rec.Label == f.name) && (f.user == "" || u != nil && u.Name == f.user)

@@ -18,7 +18,7 @@ func (s *Server) CreateToken(ctx context.Context, name string, expiry time.Time)
 		case !expiry.IsZero() && !expiry.After(t.now):
 			return badRequest("the token would have expired at %s", expiry.Format(time.RFC3339))
 		case len(t.tokens) >= maxTokens:
-			return badRequest("there are %d tokens: delete some", len(t.tokens))
+			return conflict("there are %d tokens: delete some", len(t.tokens))
 		}
 		next := t.counters
 		next.Token++

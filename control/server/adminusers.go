@@ -44,8 +44,11 @@ func (s *Server) CreateUser(ctx context.Context, name, display string) (made Use
 		if err := t.checkUserName(name); err != nil {
 			return err
 		}
-		if len(t.users) >= maxUsers || len(display) > maxUserName {
-			return badRequest("too many users, or too long a name")
+		if len(display) > maxUserName {
+			return badRequest("too long a name")
+		}
+		if len(t.users) >= maxUsers {
+			return conflict("there are %d users: delete some", len(t.users))
 		}
 		next := t.counters
 		next.User++
@@ -129,7 +132,7 @@ func (s *Server) CreateAuthKey(ctx context.Context, req AuthKeyRequest) (made Au
 			return badRequest("the key would have expired at %s", req.Expiry.Format(time.RFC3339))
 		}
 		if len(t.keys) >= maxKeys {
-			return badRequest("there are %d pre-auth keys: delete some", len(t.keys))
+			return conflict("there are %d pre-auth keys: delete some", len(t.keys))
 		}
 		next := t.counters
 		next.AuthKey++

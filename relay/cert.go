@@ -120,7 +120,7 @@ func (m *metaAppender) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 // FileTLS returns a base for [Server.TLSConfig] with a certificate chain and its key from PEM files. They are read again
 // when they change, until Close; should that fail the old certificate stays, and the log says so.
 func (s *Server) FileTLS(certFile, keyFile string) (*tls.Config, error) {
-	f := &certFiles{s: s, certFile: certFile, keyFile: keyFile}
+	f := &certFiles{s: s, certFile: certFile, keyFile: keyFile, againc: make(chan struct{}, 1)}
 	if err := f.load(); err != nil {
 		return nil, err
 	}
@@ -129,8 +129,21 @@ func (s *Server) FileTLS(certFile, keyFile string) (*tls.Config, error) {
 	if s.closing {
 		return nil, net.ErrClosed
 	}
+	s.certs = append(s.certs, f)
 	s.wg.Go(f.watch)
 	return &tls.Config{GetCertificate: f.certificate}, nil
+}
+
+// ReloadCertificates has the files of [Server.FileTLS] read at once that have changed.
+func (s *Server) ReloadCertificates() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.certs {
+		select {
+		case f.againc <- struct{}{}:
+		default: // about to be
+		}
+	}
 }
 
 // certFiles is a certificate in two files.
@@ -138,7 +151,8 @@ type certFiles struct {
 	s                 *Server
 	certFile, keyFile string
 	cert              atomic.Pointer[tls.Certificate]
-	stamp             [2]fileStamp // of the files that cert was read from; of the goroutine that loads
+	stamp             [2]fileStamp  // of the files that cert was read from; of the goroutine that loads
+	againc            chan struct{} // has room for one: they are to be looked at now
 }
 
 // fileStamp tells whether a file has changed.
@@ -149,7 +163,15 @@ type fileStamp struct {
 
 // watch looks after the files until the server ends. Handshakes do not wait for it, however long a disk takes.
 func (f *certFiles) watch() {
-	for f.s.sleep(certCheckInterval) {
+	tick := time.NewTicker(certCheckInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-f.s.stopc:
+			return
+		case <-tick.C:
+		case <-f.againc:
+		}
 		if err := f.load(); err != nil {
 			f.s.log.Warn("certificate files cannot be used, the old certificate stays", "err", err)
 		}

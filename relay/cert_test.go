@@ -126,7 +126,17 @@ func TestFileTLS(t *testing.T) {
 		writePEM(t, certFile, keyFile, first)
 		time.Sleep(certCheckInterval + time.Second)
 		want("mended", first)
+		writePEM(t, certFile, keyFile, second)
+		os.Chtimes(certFile, stamp, stamp)
+		s.ReloadCertificates()
+		s.ReloadCertificates()
+		synctest.Wait()
+		want("asked for", second)
+		writePEM(t, certFile, keyFile, first)
+		s.ReloadCertificates()
+		synctest.Wait()
 		s.Close()
+		s.ReloadCertificates()
 		if _, err := s.FileTLS(certFile, keyFile); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("after Close: %v", err)
 		}

@@ -131,6 +131,7 @@ type Server struct {
 	conns   map[*serverConn]struct{}    // all, logged in or not
 	serving map[io.Closer]chan struct{} // HTTP servers and STUN sockets; closed when they have ended
 	links   map[*meshLink]struct{}
+	certs   []*certFiles
 }
 
 // NewServer returns a server that serves nobody yet. It fails only if cfg lacks the key.

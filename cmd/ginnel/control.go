@@ -39,8 +39,8 @@ trusted ones. An http:// URL is for loopback and private addresses; the relay
 speaks TLS on that port all the same, trusted by its pin. With a URL on loopback
 nothing else is listened on unless --listen says so.
 
-The policy file is read again on SIGHUP and when it changes. One with mistakes is
-logged with line and column, and changes nothing.
+The policy file is read again on SIGHUP and when it changes, and so are --cert and
+--key. A policy with mistakes is logged with line and column, and changes nothing.
 
 --dev needs nothing else: it makes a user and a key, and prints the line with
 which another machine joins.`,

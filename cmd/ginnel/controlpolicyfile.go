@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"ginnel/control/server"
@@ -71,21 +69,14 @@ func (s *controlService) warnOfPolicy(set server.Policy) {
 	}
 }
 
-// hangUps catches SIGHUP if there is a policy file to be read again; otherwise it ends the program as it does everywhere.
-func (s *controlService) hangUps() (<-chan os.Signal, func()) {
-	if s.f.policy == "" {
-		return nil, func() {}
+// watchFiles puts the policy file in force when it has changed, and takes everything that comes from files anew on SIGHUP.
+func (s *controlService) watchFiles(hup <-chan os.Signal) {
+	var tick <-chan time.Time
+	if s.f.policy != "" {
+		ticker := time.NewTicker(policyPoll)
+		defer ticker.Stop()
+		tick = ticker.C
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Reset(syscall.SIGHUP) // it was a signal to end
-	signal.Notify(hup, syscall.SIGHUP)
-	return hup, func() { signal.Stop(hup) }
-}
-
-// watchPolicy puts the policy file in force on SIGHUP and when it has changed.
-func (s *controlService) watchPolicy(hup <-chan os.Signal) {
-	tick := time.NewTicker(policyPoll)
-	defer tick.Stop()
 	seen := policyFile{text: string(s.f.policyText)}
 	for {
 		asked := false
@@ -94,7 +85,12 @@ func (s *controlService) watchPolicy(hup <-chan os.Signal) {
 			return
 		case <-hup:
 			asked = true
-		case <-tick.C:
+			s.log.Info("reading the files again")
+			s.relay.ReloadCertificates()
+		case <-tick:
+		}
+		if s.f.policy == "" {
+			continue
 		}
 		if now := readPolicyFile(s.f.policy); now != seen || asked {
 			s.usePolicy(now)

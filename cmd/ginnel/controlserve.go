@@ -78,15 +78,13 @@ func runControl(cmd *cobra.Command, f *controlFlags, p program) error {
 
 // run serves until ctx ends or a listener fails.
 func (s *controlService) run(ctx context.Context, p program) error {
-	defer s.close()
-	hup, forget := s.hangUps()
+	hup, forget := hangUps()
 	defer forget()
+	defer s.close()
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	if s.f.policy != "" {
-		s.wg.Go(func() { s.watchPolicy(hup) })
-	}
+	s.wg.Go(func() { s.watchFiles(hup) })
 	s.log.Info("coordination server is up", "url", s.site.String(), "addr", s.addr, "stun", s.stun,
 		"relay", s.f.embedded.text, "domain", s.f.baseDomain, "state", s.dir)
 	if err := s.describe(p); err != nil {

@@ -47,7 +47,8 @@ func newRelayServe(p program) *cobra.Command {
 for tailscaled alike, and a STUN server.
 
 The certificate comes from files (--cert, --key), from Let's Encrypt (--acme), or
-is made here and kept; then its pin is printed, which clients take as CertName.`,
+is made here and kept; then its pin is printed, which clients take as CertName.
+Files are read again when they change, and on SIGHUP.`,
 		Example: `  ginnel relay serve --acme --hostname relay.example.com
   ginnel relay serve --cert relay.pem --key relay.key --metrics 127.0.0.1:9100
   ginnel relay serve --listen :8443 --hostname 192.0.2.1 --http none`,
@@ -80,6 +81,8 @@ func runRelay(cmd *cobra.Command, f *relayFlags, p program) error {
 		return err
 	}
 	ctx := cmd.Context()
+	hup, forget := hangUps()
+	defer forget()
 	s := &relayService{f: f, log: f.log.logger(p.stderr), failed: make(chan error, 8)}
 	for _, name := range unknownEnvironment(cmd, p) {
 		s.log.Warn("environment variable is not a setting", "name", name)
@@ -99,15 +102,28 @@ func runRelay(cmd *cobra.Command, f *relayFlags, p program) error {
 	if err := s.describe(p); err != nil {
 		return err
 	}
-	select {
-	case err := <-s.failed:
+	if err := s.wait(ctx, hup); err != nil {
 		return err
-	case <-ctx.Done():
 	}
 	s.log.Info("draining")
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	return s.srv.Shutdown(drain)
+}
+
+// wait returns when ctx ends or a listener fails. On SIGHUP the certificate is read again.
+func (s *relayService) wait(ctx context.Context, hup <-chan os.Signal) error {
+	for {
+		select {
+		case err := <-s.failed:
+			return err
+		case <-hup:
+			s.log.Info("reading the files again")
+			s.srv.ReloadCertificates()
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 func (s *relayService) openState(p program) (*stateDir, error) {

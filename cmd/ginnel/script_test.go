@@ -42,6 +42,8 @@ func TestScripts(t *testing.T) {
 
 			"substitute": substitute,
 			"exits":      wantExit,
+			"hangup":     hangUp,
+			"awaitlog":   awaitLog,
 
 			"counter":     counterService,
 			"noprocess":   noProcess,

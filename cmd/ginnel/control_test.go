@@ -198,9 +198,10 @@ func TestControlApprove(t *testing.T) {
 	}
 	defer n.Close()
 	url := <-login
-	if out := c.command(exitOK, "nodes", "pending"); !strings.Contains(out, "alpha") || !strings.Contains(out, "ginnel-login-") {
-		t.Error(out)
-	}
+	c.eventually("alpha is listed", func() bool {
+		out := c.command(exitOK, "nodes", "pending")
+		return strings.Contains(out, "alpha") && strings.Contains(out, "ginnel-login-") && strings.Contains(out, " waiting ")
+	})
 	c.command(exitFailure, "nodes", "approve", url, "--user", "nobody")
 	if out := c.command(exitOK, "nodes", "approve", url, "--user", "dev"); !strings.HasPrefix(out, "node alpha of dev is let in, with the addresses 100.64.0.1 ") {
 		t.Error(out)

@@ -150,9 +150,13 @@ func newNodesPending(p program) *cobra.Command {
 		}
 		var rows [][]string
 		for _, l := range logins {
-			rows = append(rows, []string{l.ID, dash(l.Hostname), dash(l.OS), dash(strings.Join(l.Tags, ",")), l.NodeKey.ShortString(), day(l.Until)})
+			state := "gone" // and forgotten soon
+			if l.Waiting {
+				state = "waiting"
+			}
+			rows = append(rows, []string{l.ID, dash(l.Hostname), dash(l.OS), dash(strings.Join(l.Tags, ",")), l.NodeKey.ShortString(), state, day(l.Until)})
 		}
-		return c.table(logins, "LOGIN HOST OS TAGS KEY UNTIL", rows)
+		return c.table(logins, "LOGIN HOST OS TAGS KEY STATE UNTIL", rows)
 	})
 }
 

@@ -4,14 +4,13 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"time"
 )
 
 func (s *Server) listLogins(ctx context.Context) (p Page[Login], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
 		p = Page[Login]{Items: make([]Login, 0, len(t.logins))}
 		for _, l := range t.logins {
-			p.Items = append(p.Items, l.api())
+			p.Items = append(p.Items, s.core.apiLogin(l))
 		}
 		return nil
 	})
@@ -56,8 +55,7 @@ func (s *Server) refuseLogin(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		t.endLogin(l, loginRefused)
-		t.after = append(t.after, func() { s.core.deadlines.set(id, time.Time{}) })
+		s.core.endLogin(t, l, loginRefused)
 		return nil
 	})
 }

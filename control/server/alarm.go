@@ -60,11 +60,3 @@ func (t *tx) putOffline(n *node) {
 func newLive(n *node) *node {
 	return &node{rec: n.rec, online: n.online, polled: n.polled, primary: n.primary}
 }
-
-// loginDue forgets a login that nobody approved.
-func (c *core) loginDue(t *tx, id string) {
-	if l := t.logins[id]; l != nil && !t.now.Before(l.Until) {
-		t.endLogin(l, loginForgotten)
-	}
-	t.after = append(t.after, func() { c.deadlines.set(id, time.Time{}) })
-}

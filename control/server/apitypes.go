@@ -94,6 +94,7 @@ type Login struct {
 	NodeKey    key.NodePublic    `json:"node_key"`
 	MachineKey key.MachinePublic `json:"machine_key"`
 	Until      time.Time         `json:"until"`
+	Waiting    bool              `json:"waiting"` // its client asks right now what has become of it
 }
 
 // Token lets its bearer use the API. The token itself is there only in the answer that made it.
@@ -164,8 +165,9 @@ func (k *authKey) state(now time.Time) string {
 	return "revoked"
 }
 
-func (l *login) api() Login {
-	a := Login{ID: l.ID, Hostname: hostname(l.Hostinfo), NodeKey: l.Key, MachineKey: l.Machine, Until: l.Until, Tags: []string{}}
+func (c *core) apiLogin(l *login) Login {
+	a := Login{ID: l.ID, Hostname: hostname(l.Hostinfo), NodeKey: l.Key, MachineKey: l.Machine, Until: c.loginEnds(l).UTC(),
+		Waiting: c.attended[l.ID].open > 0, Tags: []string{}}
 	if l.Hostinfo != nil {
 		a.OS, a.Tags = l.Hostinfo.OS, list(l.Hostinfo.RequestTags)
 	}

@@ -54,6 +54,7 @@ type core struct {
 	streams   map[int64]*stream // of nodes that have one; commands change it as they change st
 	alarms    schedule[int64]   // of nodes
 	deadlines schedule[string]  // of logins
+	attended  map[string]attendance
 	pending   pending
 	stale     bool // the store may have been changed by others, or by a write that seemed to fail
 }

@@ -135,10 +135,13 @@ func (c *core) reload(now time.Time) {
 			l.endc = was.endc // somebody may be waiting
 		} else {
 			close(was.endc)
+			delete(c.attended, id)
 		}
 	}
 	for id, l := range st.logins {
-		c.deadlines.set(id, l.Until)
+		if _, known := c.attended[id]; !known {
+			c.noteLogin(t, l)
+		}
 	}
 	c.settle(t)
 }

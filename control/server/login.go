@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -34,6 +35,7 @@ func (c *core) startLogin(t *tx, r *registration) error {
 			continue
 		}
 		if l.Key == r.req.NodeKey && t.now.Before(l.Until) {
+			c.noteLogin(t, l)
 			r.resp.AuthURL = c.loginURL(l.ID)
 			return nil
 		}
@@ -43,7 +45,7 @@ func (c *core) startLogin(t *tx, r *registration) error {
 		return errHostinfo
 	}
 	if len(own) >= maxMachineLogins {
-		c.forgetLogin(t, slices.MinFunc(own, func(a, b *login) int { return a.Until.Compare(b.Until) }))
+		c.endLogin(t, slices.MinFunc(own, func(a, b *login) int { return a.Until.Compare(b.Until) }), loginForgotten)
 	} else if len(t.logins) >= maxLogins {
 		return errManyLogins
 	}
@@ -58,15 +60,9 @@ func (c *core) startLogin(t *tx, r *registration) error {
 		Brief:    r.req.Ephemeral,
 	}
 	t.putLogin(l)
-	t.after = append(t.after, func() { c.deadlines.set(l.ID, l.Until) })
+	c.noteLogin(t, l)
 	r.resp.AuthURL = c.loginURL(l.ID)
 	return nil
-}
-
-// forgetLogin ends a login before its time.
-func (c *core) forgetLogin(t *tx, l *login) {
-	t.endLogin(l, loginForgotten)
-	t.after = append(t.after, func() { c.deadlines.set(l.ID, time.Time{}) })
 }
 
 func (c *core) loginURL(id string) string { return c.cfg.url() + loginPath + id }
@@ -82,6 +78,7 @@ func (c *core) followUp(t *tx, r *registration) error {
 	if l == nil || l.Machine != r.machine || l.Key != r.req.NodeKey {
 		return c.startLogin(t, r)
 	}
+	c.attend(t, l)
 	r.wait = l
 	return nil
 }
@@ -103,8 +100,7 @@ func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.endLogin(l, loginApproved)
-	t.after = append(t.after, func() { c.deadlines.set(l.ID, time.Time{}) })
+	c.endLogin(t, l, loginApproved)
 	return n, nil
 }
 
@@ -115,6 +111,7 @@ func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reg := &registration{machine: ch.machine(), req: &req}
+	defer ch.leaveLogin(r.Context(), reg)
 	for {
 		err := ch.core.change(r.Context(), func(t *tx) error { return ch.core.register(t, reg) })
 		switch {
@@ -144,6 +141,13 @@ func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
 			ch.refuse(w, errClosed)
 			return
 		}
+	}
+}
+
+// leaveLogin notes that a machine does not wait any more.
+func (ch *channel) leaveLogin(ctx context.Context, reg *registration) {
+	if l := reg.wait; l != nil {
+		ch.core.change(context.WithoutCancel(ctx), func(t *tx) error { ch.core.unattend(t, l); return nil })
 	}
 }
 

@@ -54,6 +54,7 @@ func New(cfg Config) (*Server, error) {
 		cmdc:     make(chan *command),
 		stopc:    make(chan struct{}),
 		streams:  make(map[int64]*stream),
+		attended: make(map[string]attendance),
 		encoders: make(chan struct{}, runtime.GOMAXPROCS(0)),
 		pending:  pending{ids: make(map[int64]bool)},
 	}
@@ -87,8 +88,8 @@ func (c *core) start() error {
 	for id := range st.nodes {
 		t.changed = append(t.changed, id)
 	}
-	for id, l := range st.logins {
-		c.deadlines.set(id, l.Until)
+	for _, l := range st.logins {
+		c.noteLogin(t, l)
 	}
 	c.settle(t)
 	c.publish(now)

@@ -64,6 +64,9 @@ func nodeState(n server.Node) string {
 	if n.Ephemeral {
 		state += ",ephemeral"
 	}
+	if n.Contested {
+		state += ",contested"
+	}
 	return state
 }
 

@@ -15,6 +15,9 @@ func (c *core) alarmOf(n *node, now time.Time) (at time.Time) {
 	if !n.rec.Expiry.IsZero() && !n.expired {
 		sooner(n.rec.Expiry)
 	}
+	if n.contest != nil {
+		sooner(n.contest.until)
+	}
 	if n.polled.IsZero() {
 		return at // connected
 	}
@@ -41,6 +44,8 @@ func (c *core) nodeDue(t *tx, id int64) {
 		t.deleteNode(id)
 	case away && n.online && !t.now.Before(n.polled.Add(c.cfg.offlineGrace())):
 		t.putOffline(n)
+	case n.contest != nil && !t.now.Before(n.contest.until):
+		t.endContest(n)
 	default:
 		t.setNode(newLive(n))
 	}
@@ -58,5 +63,5 @@ func (t *tx) putOffline(n *node) {
 
 // newLive returns a node that can be changed before it is put into the state.
 func newLive(n *node) *node {
-	return &node{rec: n.rec, online: n.online, polled: n.polled, primary: n.primary}
+	return &node{rec: n.rec, online: n.online, polled: n.polled, primary: n.primary, contest: n.contest}
 }

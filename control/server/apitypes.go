@@ -33,7 +33,8 @@ type Node struct {
 	Expiry     time.Time         `json:"expiry,omitzero"`
 	Expired    bool              `json:"expired"`
 	Ephemeral  bool              `json:"ephemeral"`
-	Hostname   string            `json:"hostname"` // as it calls itself
+	Contested  bool              `json:"contested"` // two processes use its key
+	Hostname   string            `json:"hostname"`  // as it calls itself
 	OS         string            `json:"os,omitzero"`
 	Version    string            `json:"version,omitzero"`
 	Relay      int               `json:"relay,omitzero"`
@@ -128,7 +129,8 @@ func (t *tx) apiNode(n *node) Node {
 	a := Node{
 		ID: rec.ID, Name: rec.Label, FQDN: n.name[:len(n.name)-1], Tags: list(rec.Tags), Addresses: rec.addrs(),
 		NodeKey: rec.Key, MachineKey: rec.Machine, Online: n.online, LastSeen: rec.LastSeen, Created: rec.Created,
-		Expiry: rec.Expiry, Expired: n.expired, Ephemeral: rec.Ephemeral, Hostname: hostname(rec.Hostinfo),
+		Expiry: rec.Expiry, Expired: n.expired, Ephemeral: rec.Ephemeral,
+		Contested: n.contest != nil, Hostname: hostname(rec.Hostinfo),
 		Relay: rec.home(), Endpoints: list(rec.Endpoints),
 		Routes: NodeRoutes{Approved: list(rec.Approved), Served: list(n.served), Primary: list(n.primary)},
 	}

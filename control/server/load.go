@@ -126,7 +126,7 @@ func (c *core) reload(now time.Time) {
 	for id, n := range st.nodes {
 		live := newLive(n)
 		if was := old.nodes[id]; was != nil {
-			live.online, live.polled, live.primary = was.online, was.polled, was.primary
+			live.online, live.polled, live.primary, live.contest = was.online, was.polled, was.primary, was.contest
 		}
 		t.setNode(live)
 	}

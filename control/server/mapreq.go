@@ -1,11 +1,13 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	"ginnel/control"
 )
@@ -51,20 +53,20 @@ func (ch *channel) nodeOf(t *tx, req *control.MapRequest) (*node, error) {
 }
 
 func (ch *channel) handleStream(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
-	s := &stream{endc: make(chan struct{})}
-	err := ch.core.change(r.Context(), func(t *tx) error {
-		n, err := ch.nodeOf(t, req)
+	s := &stream{endc: make(chan struct{}), holder: holder{disco: req.DiscoKey, remote: r.RemoteAddr}}
+	for {
+		before, wait, err := ch.beginStream(r.Context(), s, req)
 		if err != nil {
-			return err
+			ch.refuse(w, err)
+			return
 		}
-		s.id = n.rec.ID
-		t.update(n, req, onlyUnknown)
-		ch.core.begin(t, s)
-		return nil
-	})
-	if err != nil {
-		ch.refuse(w, err)
-		return
+		if before == nil {
+			break
+		}
+		if !ch.core.awaitTurn(r.Context(), before, wait) {
+			ch.refuse(w, errClosed)
+			return
+		}
 	}
 	ch.admitted()
 	ch.core.metrics.streams.Inc()
@@ -74,10 +76,33 @@ func (ch *channel) handleStream(w http.ResponseWriter, r *http.Request, req *con
 	}
 }
 
+// beginStream begins a stream, unless it has to wait for the end of another, or for some time at most.
+func (ch *channel) beginStream(ctx context.Context, s *stream, req *control.MapRequest) (before *stream, wait time.Duration, err error) {
+	err = ch.core.change(ctx, func(t *tx) error {
+		n, err := ch.nodeOf(t, req)
+		if err != nil {
+			return err
+		}
+		s.id, s.rival = n.rec.ID, holder{}
+		if before, wait = ch.core.turn(t, n, s); before != nil {
+			return nil
+		}
+		ch.core.begin(t, s)
+		n = t.nodes[s.id]
+		scope := onlyUnknown
+		if n.contest != nil && n.rec.Disco != req.DiscoKey {
+			scope = everything // what is known is of the other process
+		}
+		t.update(n, req, scope)
+		return nil
+	})
+	return before, wait, err
+}
+
 func (ch *channel) handleUpdate(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
 	err := ch.core.change(r.Context(), func(t *tx) error {
 		n, err := ch.nodeOf(t, req)
-		if err == nil && !req.ReadOnly {
+		if err == nil && !req.ReadOnly && !ch.core.others(n, req.DiscoKey) {
 			t.update(n, req, everything)
 		}
 		return err
@@ -134,6 +159,9 @@ func (t *tx) update(n *node, req *control.MapRequest, scope updateScope) {
 	}
 	if req.Hostinfo != nil && (scope == everything || rec.Hostinfo == nil) {
 		t.takeHostinfo(&rec, req.Hostinfo)
+		if n.contest != nil {
+			rec.Label = n.rec.Label // nobody could use a name that comes and goes
+		}
 	}
 	if !sameRecord(n.rec, &rec) {
 		t.putNode(&rec)

@@ -18,6 +18,7 @@ var frameKinds = [numFrameKinds]string{firstFrame: "first", deltaFrame: "delta",
 // metrics are the counters of a server.
 //
 //	ginnel_control_nodes                       nodes, by state: online, offline
+//	ginnel_control_contested_nodes             nodes whose key two processes use
 //	ginnel_control_streams                     open map streams
 //	ginnel_control_channels                    open connections of machines, by state: registered, unregistered
 //	ginnel_control_refused_channels_total      connections that did not become channels
@@ -73,6 +74,8 @@ func (m *metrics) observe(s *Server) {
 	}
 	gauge("nodes", "Nodes.", "online", func() int { online, _ := s.core.census(); return online })
 	gauge("nodes", "Nodes.", "offline", func() int { _, offline := s.core.census(); return offline })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "ginnel_control_contested_nodes", Help: "Nodes whose key two processes use."},
+		func() float64 { return float64(s.core.contested()) })
 	gauge("channels", "Connections of machines.", "registered", func() int {
 		open, strange := s.channels.counts()
 		return max(open-strange, 0)
@@ -90,4 +93,14 @@ func (c *core) census() (online, offline int) {
 		}
 	}
 	return online, offline
+}
+
+// contested counts the nodes of the latest view whose key two processes use.
+func (c *core) contested() (number int) {
+	for _, n := range c.latest.Load().nodes {
+		if n.contest != nil {
+			number++
+		}
+	}
+	return number
 }

@@ -22,6 +22,7 @@ type node struct {
 	served  []netip.Prefix // approved routes
 	primary []netip.Prefix // those of them that it is elected for
 	name    string         // whole, with a trailing dot
+	contest *contest       // nil: one process uses its key, as far as is known
 
 	once sync.Once
 	view *control.Node // see peer

@@ -33,6 +33,9 @@ func (v *view) first(sent *sentState, domain string, now time.Time) *control.Map
 	if u := v.user(self.owner()); u != nil {
 		resp.UserProfiles = append(resp.UserProfiles, u.profile())
 	}
+	if self.contest != nil {
+		resp.Health = self.health()
+	}
 	sent.filter = v.rules.filterSum(sent.id)
 	resp.PacketFilters = map[string]control.Rules{filterChunk: v.rules.filter(sent.id)}
 	return resp
@@ -61,6 +64,9 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 	if mine != nil && mine.now != nil {
 		resp.Node = mine.now.peer()
 		resp.UserProfiles = s.profiles([]*control.Node{resp.Node})
+		if mine.old == nil || mine.old.contest != mine.now.contest {
+			resp.Health = mine.now.health()
+		}
 	}
 	own := resp.UserProfiles
 	s.finish(resp)

@@ -28,16 +28,22 @@ var (
 
 // stream is the open map request of a node. A node has one; the next supersedes it.
 type stream struct {
-	id   int64
-	endc chan struct{} // closed by the loop when the stream is to end
+	id     int64
+	endc   chan struct{} // closed by the loop when the stream has ended or is to end
+	holder holder
+	rival  holder // who had it last, unless it is the same
+	began  time.Time
 }
 
 // begin makes s the stream of its node, which is online from now on.
 func (c *core) begin(t *tx, s *stream) {
 	n := newLive(t.nodes[s.id])
-	n.online, n.polled = true, time.Time{}
-	t.setNode(n)
+	n.online, n.polled, s.began = true, time.Time{}, t.now
 	old := c.streams[s.id]
+	if old != nil && s.takeFrom(old) {
+		c.contend(t, n, s)
+	}
+	t.setNode(n)
 	set(t, c.streams, s.id, s)
 	if old != nil {
 		t.after = append(t.after, func() { close(old.endc) })
@@ -50,6 +56,7 @@ func (c *core) end(t *tx, s *stream) {
 		return
 	}
 	unset(t, c.streams, s.id)
+	t.after = append(t.after, func() { close(s.endc) }) // somebody may wait for it
 	if t.nodes[s.id] == nil {
 		return // deleted just now
 	}

@@ -70,7 +70,7 @@ func (t *tx) putNode(rec *nodeRecord) {
 	old := t.nodes[rec.ID]
 	n := &node{rec: rec, polled: t.now}
 	if old != nil {
-		n.online, n.polled, n.primary = old.online, old.polled, old.primary
+		n.online, n.polled, n.primary, n.contest = old.online, old.polled, old.primary, old.contest
 		t.unindex(old.rec)
 	}
 	t.index(rec)

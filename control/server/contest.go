@@ -1,0 +1,126 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"ginnel/internal/key"
+)
+
+const (
+	// contestLife is how long a node counts as contested after its stream has last changed hands.
+	contestLife = 5 * time.Minute
+	// contestHold is how long the stream of a contested node is left alone: all others are told of each change of hands.
+	contestHold = 30 * time.Second
+)
+
+// holder is a process that has, or had, the stream of a node. Each makes a disco key when it starts: if one is back after
+// another was there, both run, as with a state directory that was copied. A process that is started anew, or that roams,
+// does not look like that.
+type holder struct {
+	disco  key.DiscoPublic
+	remote string
+}
+
+// contest says that two processes use the key of a node.
+type contest struct {
+	until time.Time
+	rival string // where the process is that does not have the stream
+}
+
+// takeFrom has a stream follow the one before it, and reports whether that shows that two processes take it from each other.
+func (s *stream) takeFrom(old *stream) (contested bool) {
+	if s.holder.disco.IsZero() || old.holder.disco.IsZero() {
+		return false
+	}
+	if s.holder.disco == old.holder.disco {
+		s.rival = old.rival
+		return false
+	}
+	s.rival = old.holder
+	return s.holder.disco == old.rival.disco
+}
+
+// turn returns the stream that has to be waited for before s can begin, and how long at most; nil if it can now.
+func (c *core) turn(t *tx, n *node, s *stream) (*stream, time.Duration) {
+	old := c.streams[n.rec.ID]
+	if n.contest == nil || old == nil || old.holder.disco == s.holder.disco {
+		return nil, 0
+	}
+	if wait := old.began.Add(contestHold).Sub(t.now); wait > 0 {
+		return old, min(wait, contestHold)
+	}
+	return nil, 0
+}
+
+// awaitTurn waits for the end of a stream, or for some time, and reports whether whoever waits is still there.
+func (c *core) awaitTurn(ctx context.Context, before *stream, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-before.endc:
+		return true
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-c.stopc:
+		return false
+	}
+}
+
+// others reports whether an update comes from the process that does not have the stream of a contested node; nobody is told
+// what it says.
+func (c *core) others(n *node, disco key.DiscoPublic) bool {
+	s := c.streams[n.rec.ID]
+	return n.contest != nil && s != nil && s.holder.disco != disco
+}
+
+// contend notes that two processes take the stream of a node from each other.
+func (c *core) contend(t *tx, n *node, s *stream) {
+	if n.contest == nil {
+		node, one, other := n.rec.Label, s.holder.remote, s.rival.remote
+		t.after = append(t.after, func() {
+			c.log.Warn("two processes use the key of one node", "node", node, "remote", one, "other", other)
+		})
+	}
+	n.contest = &contest{until: t.now.Add(contestLife), rival: hostOnly(s.rival.remote)}
+}
+
+// endContest lets a node be one process's again. Its name has not followed its host's meanwhile.
+func (t *tx) endContest(n *node) {
+	rec := *n.rec
+	if name := hostname(rec.Hostinfo); !rec.Given && name != "" && !labelFits(rec.Label, name) {
+		rec.Label = uniqueLabel(name, func(l string) bool { return l != rec.Label && t.labelTaken(l) })
+		t.putNode(&rec)
+	}
+	live := newLive(t.nodes[rec.ID])
+	live.contest = nil
+	t.setNode(live)
+}
+
+// labelFits reports whether a label is that of a host, or that with a number.
+func labelFits(label, host string) bool {
+	base := uniqueLabel(host, func(string) bool { return false })
+	rest, ok := strings.CutPrefix(label, base)
+	return ok && (rest == "" || rest[0] == '-' && strings.Trim(rest[1:], "0123456789") == "")
+}
+
+func hostOnly(addr string) string {
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		return host
+	}
+	return addr
+}
+
+// health is what a node is told is wrong with it. It is never nil: an empty list takes back what was said before.
+func (n *node) health() []string {
+	if n.contest == nil {
+		return []string{}
+	}
+	return []string{fmt.Sprintf("another process, at %s, uses the key of this node, and each takes the network from the other: "+
+		"a copy of a state directory must not run beside the original; give one of them a state of its own", n.contest.rival)}
+}

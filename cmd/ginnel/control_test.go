@@ -389,3 +389,32 @@ func TestSplitterClose(t *testing.T) {
 		t.Error("accepted after Close")
 	}
 }
+
+// A copy of a node's keys that runs beside it is seen by both, and by the administrator.
+func TestControlCopiedState(t *testing.T) {
+	c := serveDev(t)
+	key := strings.TrimSpace(c.command(exitOK, "keys", "create", "--user", "dev"))
+	saved := make(chan node.Identity, 10)
+	a := c.join("laptop", key, func(cfg *node.Config) {
+		cfg.Control.Save = func(id node.Identity) error { saved <- id; return nil }
+	})
+	id := <-saved
+	for len(saved) > 0 {
+		id = <-saved
+	}
+	b := c.join("vm", "", func(cfg *node.Config) { cfg.Control.Identity = id })
+	told := func(n *node.Node) func() bool {
+		return func() bool {
+			return slices.ContainsFunc(n.Status().Health, func(h node.HealthIssue) bool {
+				return h.Code == "control-message" && strings.Contains(h.Text, "another process, at 127.0.0.1, uses the key of this node")
+			})
+		}
+	}
+	c.eventually("one is told", func() bool { return told(a)() || told(b)() })
+	if out := c.command(exitOK, "nodes", "list"); !strings.Contains(out, "online,contested") {
+		t.Error(out)
+	}
+	if !strings.Contains(c.log.String(), "two processes use the key of one node") {
+		t.Error(c.log.String())
+	}
+}

@@ -63,7 +63,7 @@ func (c *core) admit(t *tx, e *entrant) (*node, error) {
 	}
 	t.putNode(&rec)
 	t.heardOf(t.nodes[rec.ID])
-	c.log.Info("node registered", "node", rec.Label, "id", rec.ID, "new", old == nil)
+	t.after = append(t.after, func() { c.log.Info("node registered", "node", rec.Label, "id", rec.ID, "new", old == nil) })
 	return t.nodes[rec.ID], nil
 }
 

@@ -40,7 +40,7 @@ func (c *core) nodeDue(t *tx, id int64) {
 	away := !n.polled.IsZero()
 	switch {
 	case away && n.rec.Ephemeral && !t.now.Before(n.polled.Add(c.cfg.ephemeralTimeout())):
-		c.log.Info("ephemeral node removed", "node", n.rec.Label, "id", id)
+		t.after = append(t.after, func() { c.log.Info("ephemeral node removed", "node", n.rec.Label, "id", id) })
 		t.deleteNode(id)
 	case away && n.online && !t.now.Before(n.polled.Add(c.cfg.offlineGrace())):
 		t.putOffline(n)

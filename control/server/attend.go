@@ -67,7 +67,8 @@ func (c *core) loginDue(t *tx, id string) {
 	case t.now.Before(c.loginEnds(l)):
 		t.after = append(t.after, func() { c.deadlines.set(id, c.loginEnds(l)) })
 	default:
-		c.log.Info("login forgotten", "host", hostname(l.Hostinfo), "waiting", c.attended[id].open > 0)
+		waiting := c.attended[id].open > 0
+		t.after = append(t.after, func() { c.log.Info("login forgotten", "host", hostname(l.Hostinfo), "waiting", waiting) })
 		c.endLogin(t, l, loginForgotten)
 	}
 }

@@ -132,6 +132,7 @@ func (b *batch) persist() error {
 	if err != nil {
 		return &storeError{err}
 	}
+	b.revision = revision
 	b.metrics.transactions.Inc()
 	for _, p := range txn.Put {
 		b.st.revisions[p.Key] = revision

@@ -56,7 +56,8 @@ type core struct {
 	deadlines schedule[string]  // of logins
 	attended  map[string]attendance
 	pending   pending
-	stale     bool // the store may have been changed by others, or by a write that seemed to fail
+	revision  uint64 // of the store, as it was last read or written
+	stale     bool   // the store may have been changed by others, or by a write that seemed to fail
 }
 
 // pending is what streams have not been told yet.

@@ -15,6 +15,15 @@ type failingStore struct {
 	*store.Memory
 	err atomic.Pointer[error]
 	lie atomic.Bool
+
+	loads atomic.Int32 // how often everything was read
+}
+
+func (s *failingStore) List(ctx context.Context, prefix string) ([]store.Entry, uint64, error) {
+	if prefix == "" {
+		s.loads.Add(1)
+	}
+	return s.Memory.List(ctx, prefix)
 }
 
 func (s *failingStore) Transact(ctx context.Context, t store.Txn) (uint64, error) {

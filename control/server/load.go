@@ -17,7 +17,7 @@ import (
 func (c *core) load(now time.Time) (*state, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	entries, _, err := c.store.List(ctx, "")
+	entries, revision, err := c.store.List(ctx, "")
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
@@ -33,6 +33,7 @@ func (c *core) load(now time.Time) (*state, error) {
 	for _, e := range entries {
 		t.revisions[e.Key] = e.Revision
 	}
+	c.revision = revision
 	return t.state, nil
 }
 
@@ -107,8 +108,20 @@ func (c *core) loadKey() error {
 	return nil
 }
 
+// unchanged reports whether the store is as the state has it: a write that failed has left nothing.
+func (c *core) unchanged() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	_, revision, err := c.store.List(ctx, serverPath)
+	return err == nil && revision == c.revision
+}
+
 // reload takes the state from the store again, and keeps what is not stored: who is connected.
 func (c *core) reload(now time.Time) {
+	if c.unchanged() {
+		c.stale = false
+		return
+	}
 	st, err := c.load(now)
 	if err != nil {
 		c.log.Error("reading the state again failed", "err", err)

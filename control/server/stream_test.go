@@ -298,6 +298,9 @@ func TestStoreFails(t *testing.T) {
 		if m, _ := b.view(); b.err == nil && len(m.Peers) != 1 || b.sees("a") == nil {
 			t.Errorf("a stream does not begin on a full disk: %v", b.err)
 		}
+		if loads := failing.loads.Load(); loads != 1 {
+			t.Errorf("the whole state was read %d times, want once: it has not changed", loads)
+		}
 		failing.err.Store(nil)
 		if u, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil || u.ID != 2 {
 			t.Errorf("with space again: %+v, %v", u, err)

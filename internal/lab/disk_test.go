@@ -3,10 +3,16 @@
 package lab
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"ginnel/internal/key"
 )
 
 // inMount runs a program after preparing the mounts of its namespace by a shell command.
@@ -31,6 +37,120 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("files in the state directory: %q, want the lock and the file that fills the disk", r.stdout)
 	}
 	assertSound(t, "ginnel", r.stdout+r.stderr, s.key.Raw())
+}
+
+// A coordination server whose disk is full refuses what it cannot keep and says why, and lives: what it knows can be read, and
+// with space again it goes on, for nodes that have waited too. Nothing that it has acknowledged is lost.
+func TestServerFullDisk(t *testing.T) {
+	t.Parallel()
+	ns := newNetns(t, "server")
+	dir := newDir(t, "st")
+	serve := []string{"control", "serve", "--url", "http://127.0.0.1:8080", "--stun", "none", "--state", dir}
+	c := inMount(ginnelCommand(dir, serve...), "mount -t tmpfs -o size=1m,uid=65534,gid=65534,mode=700 none "+dir)
+	p := ns.start("server", c)
+	p.await(&p.log, "coordination server is up", dialTimeout)
+	inside := fmt.Sprintf("/proc/%d/root%s", p.cmd.Process.Pid, dir) // nobody else sees this file system
+	admin := func(args ...string) result {
+		return ns.run(command{rights: asRoot, args: append([]string{programs.ginnel, "control"}, append(args, "--state", inside)...)}, "")
+	}
+	secret := strings.TrimSpace(mustDo(t, admin("users", "create", "ann"), admin("keys", "create", "--user", "ann")))
+	fillDisk(t, filepath.Join(inside, "others"))
+	known := []string{" ann "}
+	var refused result
+	for i := range 1000 { // there is some room in the file
+		name := fmt.Sprint("user", i)
+		if refused = admin("users", "create", name); refused.status != 0 {
+			break
+		}
+		known = append(known, " "+name+" ")
+	}
+	if refused.status != 1 || !strings.Contains(refused.stderr, "no space left on device") {
+		t.Errorf("creating a user: status %d, %q, want 1 and no space left", refused.status, refused.stderr)
+	}
+	g := launchGinnel(ns, key.NewNodePrivate(), ginnelCommand(newDir(t, "home"), "up", "--control", "http://127.0.0.1:8080", "--authkey", secret))
+	g.await(&g.log, "the server cannot keep its state at the moment", dialTimeout)
+	if r := admin("nodes", "list"); r.status != 0 || strings.Contains(r.stdout, " online ") || strings.Contains(p.log.String(), "node registered") {
+		t.Errorf("a node has joined although nothing can be kept of it: %+v", r)
+	}
+	assertUsers(t, "on a full disk", admin("users", "list"), known)
+	if r := ns.tool(curl("http://127.0.0.1:8080/healthz")...); r.status != 0 {
+		t.Errorf("health: %+v", r)
+	}
+	image := newDir(t, "image") // as after a crash
+	if err := copyFile(filepath.Join(inside, "control.db"), filepath.Join(image, "control.db")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(inside, "others")); err != nil {
+		t.Fatal(err)
+	}
+	mustDo(t, admin("users", "create", "later"))
+	for start := time.Now(); !strings.Contains(mustDo(t, admin("nodes", "list")), " online "); time.Sleep(50 * time.Millisecond) {
+		if time.Since(start) > dialTimeout {
+			t.Fatal("the node that waited does not join")
+		}
+	}
+	assertUsers(t, "with space again", admin("users", "list"), append(known, " later "))
+	g.terminate()
+	if status, _ := p.terminate(); status != 0 {
+		t.Errorf("the server ends with %d", status)
+	}
+	assertSound(t, "the server", p.log.String())
+
+	serve[len(serve)-1] = image
+	again := ns.start("server after a crash", command{rights: asRoot, args: append([]string{programs.ginnel}, serve...)})
+	again.await(&again.log, "coordination server is up", dialTimeout)
+	r := ns.run(command{rights: asRoot, args: []string{programs.ginnel, "control", "users", "list", "--state", image}}, "")
+	assertUsers(t, "after a crash", r, known)
+}
+
+// mustDo checks that commands have succeeded, and returns what the last has printed.
+func mustDo(t *testing.T, results ...result) (out string) {
+	t.Helper()
+	for _, r := range results {
+		if out = r.stdout; r.status != 0 {
+			t.Fatalf("status %d: %s", r.status, r.stderr)
+		}
+	}
+	return out
+}
+
+func assertUsers(t *testing.T, when string, r result, want []string) {
+	t.Helper()
+	for _, name := range want {
+		if r.status != 0 || !strings.Contains(r.stdout, name) {
+			t.Errorf("%s: status %d, %s is missing of %d users: %s%s", when, r.status, name, len(want), r.stdout, r.stderr)
+			return
+		}
+	}
+}
+
+// fillDisk writes a file until there is no space.
+func fillDisk(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 4096; size > 0; {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 // A node that needs no state runs without a place for it, whether the home cannot be written to by its mode, is on a

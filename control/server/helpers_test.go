@@ -115,13 +115,17 @@ type peer struct {
 }
 
 func (n *testNet) newPeer(hostname string) *peer {
-	p := &peer{
-		t: n.t, net: n, machine: key.NewMachinePrivate(), node: key.NewNodePrivate(),
-		disco: key.NewDiscoPrivate().Public(), host: control.Hostinfo{Hostname: hostname, OS: "linux"},
-	}
+	p := n.preparePeer(hostname)
 	p.dial()
 	n.t.Cleanup(p.leave)
 	return p
+}
+
+func (n *testNet) preparePeer(hostname string) *peer {
+	return &peer{
+		t: n.t, net: n, machine: key.NewMachinePrivate(), node: key.NewNodePrivate(),
+		disco: key.NewDiscoPrivate().Public(), host: control.Hostinfo{Hostname: hostname, OS: "linux"},
+	}
 }
 
 func (p *peer) dial() {

@@ -18,7 +18,10 @@ const (
 	maxAdmissionAnswer = 4 << 10
 )
 
-var errNotAdmitted = errors.New("the admission controller refuses the client")
+var (
+	errNotAdmitted = errors.New("the admission controller refuses the client")
+	errRevoked     = errors.New("the admission of the client was revoked")
+)
 
 // admissionRequest and admissionResponse are what is exchanged with an admission controller (6.2).
 type (
@@ -62,4 +65,23 @@ func (s *Server) checkAdmission(client key.NodePublic, source netip.Addr) error 
 		return errNotAdmitted
 	}
 	return nil
+}
+
+// Revoke cuts a client off that the admission controller has let in and would refuse now. One whose answer is on its way is
+// asked about again. It does not block.
+func (s *Server) Revoke(client key.NodePublic) {
+	s.revoked.Add(1)
+	for _, c := range s.registry.connsOf(client) {
+		if c.trust != meshPeer {
+			c.wire.fail(errRevoked)
+		}
+	}
+}
+
+// stillAdmitted asks again about a client that can be found by Revoke since now, if that was called in between.
+func (c *serverConn) stillAdmitted() error {
+	if c.trust == meshPeer || c.s.revoked.Load() == c.revoked {
+		return nil
+	}
+	return c.s.checkAdmission(c.key, c.remote.Addr())
 }

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -96,6 +97,39 @@ func TestServerAdmissionInLogin(t *testing.T) {
 		if d := time.Since(start); d != 0 {
 			t.Errorf("closing waited %v for the controller", d)
 		}
+	})
+}
+
+// A client is cut off when it may not connect any more, also if that is decided while its login is on its way.
+func TestRevoke(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		allow, meanwhile := true, func() {}
+		transport := roundTripper(func(*http.Request) (*http.Response, error) {
+			answer := fmt.Sprintf(`{"Allow":%v}`, allow)
+			meanwhile()
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(answer))}, nil
+		})
+		r := startMemRelay(t, ServerConfig{AdmissionURL: "http://controller.example", AdmissionStrict: true, MeshKey: testMeshKey,
+			HTTPClient: &http.Client{Transport: transport}})
+		trusted, revoked, other := r.meshClient(), r.client(), r.client()
+		r.Revoke(revoked.public())
+		r.Revoke(trusted.public())
+		revoked.wantClosed()
+		other.ping()
+		trusted.ping()
+		late := r.dial()
+		meanwhile = func() {
+			allow, meanwhile = false, func() {}
+			r.Revoke(late.public())
+		}
+		late.upgrade(r.public, "")
+		shared, _ := late.key.Shared(r.public)
+		late.write(appendClientInfo(nil, late.public(), shared, clientInfo{}))
+		late.wantClosed()
+		synctest.Wait()
+		r.wantMetric(t, `ginnel_relay_clients{where="local"}`, 2)
+		allow = true
+		r.client().ping()
 	})
 }
 

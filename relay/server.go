@@ -121,6 +121,7 @@ type Server struct {
 	keep     keepAlives
 	accepts  *rate.Limiter // nil if there is no bound
 	serial   atomic.Uint64 // of the latest connection
+	revoked  atomic.Uint64 // counts calls of Revoke
 
 	stopc chan struct{} // closed when the server ends
 	calls cancels

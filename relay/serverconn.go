@@ -40,6 +40,8 @@ type serverConn struct {
 	flags presentFlags
 	peer  *peer
 
+	revoked uint64 // calls of Server.Revoke before the client was admitted
+
 	// Of the reading goroutine.
 	routes  routes
 	home    homeNote
@@ -87,6 +89,7 @@ func (c *serverConn) login() (*key.Shared, error) {
 		return nil, fmt.Errorf("reading the login: %w", err)
 	}
 	conn.SetDeadline(time.Time{})
+	c.revoked = c.s.revoked.Load()
 	if c.s.cfg.MeshKey.equal(info.MeshKey.MeshKey) {
 		c.trust = meshPeer
 		c.flags |= presentMesh
@@ -128,6 +131,10 @@ func (c *serverConn) serve(shared *key.Shared) error {
 	reg := &c.s.registry
 	reg.add(c)
 	defer c.depart()
+	if err := c.stillAdmitted(); err != nil {
+		c.s.metrics.refused.WithLabelValues(refusedAdmission).Inc()
+		return err
+	}
 	if c.flags&presentNotIdeal != 0 {
 		c.s.metrics.notIdeal.Inc()
 		defer c.s.metrics.notIdeal.Dec()

@@ -418,3 +418,37 @@ func TestControlCopiedState(t *testing.T) {
 		t.Error(c.log.String())
 	}
 }
+
+// A node that is deleted, or whose key expires, is cut off from the relay too, and stays so.
+func TestControlRelayCut(t *testing.T) {
+	c := serveDev(t)
+	authKey := strings.TrimSpace(c.command(exitOK, "keys", "create", "--user", "dev", "--reusable"))
+	for _, how := range []string{"delete", "expire"} {
+		secret := key.NewNodePrivate()
+		n := c.join(how, authKey, func(cfg *node.Config) { cfg.Control.Identity = node.Identity{URL: c.url, Node: secret} })
+		n.Close() // only the relay knows the key now
+		client, err := relay.Dial(t.Context(), c.url+"/derp", relay.ClientConfig{Key: secret})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if err := client.Send(secret.Public(), [][]byte{[]byte("to myself")}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := client.Recv(); err != nil || len(got) == 0 {
+			t.Fatalf("a node gets %d messages by the relay: %v", len(got), err)
+		}
+		c.command(exitOK, "nodes", how, how)
+		for err == nil {
+			_, err = client.Recv()
+		}
+		again, err := relay.Dial(t.Context(), c.url+"/derp", relay.ClientConfig{Key: secret})
+		if err == nil {
+			defer again.Close()
+			_, err = again.Recv()
+		}
+		if err == nil {
+			t.Errorf("%s: the relay lets the node in again", how)
+		}
+	}
+}

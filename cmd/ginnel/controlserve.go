@@ -161,10 +161,13 @@ func (s *controlService) newServers(ctx context.Context, stunPort int) (err erro
 		return err
 	}
 	s.closeLater(func() { s.store.Close() })
+	if err := s.newRelay(); err != nil {
+		return err
+	}
 	cfg := server.Config{
 		Store: s.store, URL: s.site.String(), BaseDomain: s.f.baseDomain, DERPMap: s.derpMap(stunPort),
 		EphemeralTimeout: s.f.ephemeralTimeout.value, NodeExpiry: s.f.nodeExpiry.value,
-		Version: buildVersion(), Log: s.log,
+		Version: buildVersion(), Log: s.log, Revoked: s.relay.Revoke,
 	}
 	for _, a := range s.f.dns.value {
 		cfg.DNS.Resolvers = append(cfg.DNS.Resolvers, control.Resolver{Addr: a.String()})
@@ -173,16 +176,19 @@ func (s *controlService) newServers(ctx context.Context, stunPort int) (err erro
 		return err
 	}
 	s.closeLater(func() { s.ctl.Close() })
-	if err := s.startPolicy(ctx); err != nil {
-		return err
-	}
+	return s.startPolicy(ctx)
+}
+
+// newRelay makes the relay. It serves nobody before the coordination server is there to be asked.
+func (s *controlService) newRelay() error {
 	key, err := relay.LoadKey(filepath.Join(s.dir, "relay.key"))
 	if err != nil {
 		return err
 	}
+	ask := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ctl.ServeHTTP(w, r) })
 	s.relay, err = relay.NewServer(relay.ServerConfig{
 		Key: key, Log: s.log,
-		AdmissionURL: "http://control/verify", AdmissionStrict: true, HTTPClient: &http.Client{Transport: inProcess{s.ctl}},
+		AdmissionURL: "http://control/verify", AdmissionStrict: true, HTTPClient: &http.Client{Transport: inProcess{ask}},
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ginnel/control"
+	"ginnel/internal/key"
 )
 
 const (
@@ -49,6 +50,9 @@ type Config struct {
 	OfflineGrace time.Duration
 	// NodeExpiry is how long the key of a node without tags is good for; 0 means for ever.
 	NodeExpiry time.Duration
+	// Revoked, unless it is nil, is called with each node key that is not good any more: of a node that was deleted, has
+	// expired or has another key. It must not block.
+	Revoked func(key.NodePublic)
 	// MaxUnregistered bounds the connections of machines without a node; 0 means 4096.
 	MaxUnregistered int
 	// MaxNodes bounds the nodes; 0 means 100000.

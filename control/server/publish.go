@@ -41,6 +41,20 @@ func (c *core) publish(now time.Time) {
 	c.metrics.steps.Inc()
 	c.latest.Store(s)
 	before.follow(s)
+	c.revoke(s)
+}
+
+// revoke tells which node keys are not good any more since the step.
+func (c *core) revoke(s *step) {
+	if c.cfg.Revoked == nil {
+		return
+	}
+	for i := range s.changes {
+		old, now := s.changes[i].old, s.changes[i].now
+		if old != nil && (now == nil || now.rec.Key != old.rec.Key || now.expired && !old.expired) {
+			c.cfg.Revoked(old.rec.Key)
+		}
+	}
 }
 
 // regroup works out anew what the policy says of each node.

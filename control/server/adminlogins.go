@@ -10,7 +10,7 @@ func (s *Server) listLogins(ctx context.Context) (p Page[Login], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
 		p = Page[Login]{Items: make([]Login, 0, len(t.logins))}
 		for _, l := range t.logins {
-			p.Items = append(p.Items, s.core.apiLogin(l))
+			p.Items = append(p.Items, s.core.apiLogin(t, l))
 		}
 		return nil
 	})
@@ -18,11 +18,11 @@ func (s *Server) listLogins(ctx context.Context) (p Page[Login], err error) {
 	return p, err
 }
 
-func (t *tx) loginNumbered(id string) (*login, error) {
+func (c *core) loginNumbered(t *tx, id string) (*login, error) {
 	if _, ok := parseLoginID(id); !ok {
 		return nil, badRequest("%q is not a login: one begins with %s", id, loginPrefix)
 	}
-	if l := t.logins[id]; l != nil && t.now.Before(l.Until) {
+	if l := t.logins[id]; l != nil && t.tick.Before(c.loginEnds(l)) {
 		return l, nil
 	}
 	return nil, notFound("nobody waits as %q", id)
@@ -31,7 +31,7 @@ func (t *tx) loginNumbered(id string) (*login, error) {
 // ApproveLogin lets in the node that waits under the end of its login URL, as one of a user's.
 func (s *Server) ApproveLogin(ctx context.Context, id, user string) (approved Node, err error) {
 	err = s.core.change(ctx, func(t *tx) error {
-		l, err := t.loginNumbered(id)
+		l, err := s.core.loginNumbered(t, id)
 		if err != nil {
 			return err
 		}
@@ -51,7 +51,7 @@ func (s *Server) ApproveLogin(ctx context.Context, id, user string) (approved No
 
 func (s *Server) refuseLogin(ctx context.Context, id string) error {
 	return s.core.change(ctx, func(t *tx) error {
-		l, err := t.loginNumbered(id)
+		l, err := s.core.loginNumbered(t, id)
 		if err != nil {
 			return err
 		}

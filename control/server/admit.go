@@ -93,7 +93,7 @@ func (t *tx) heardOf(n *node) {
 		return
 	}
 	live := newLive(n)
-	live.polled = t.now
+	live.polled = t.tick
 	t.setNode(live)
 }
 
@@ -105,7 +105,7 @@ func (c *core) vacated(t *tx, e *entrant) *node {
 		return nil
 	}
 	n := t.nodes[t.byLabel[hostLabel(h.Hostname)]]
-	if n == nil || n.online || n.owner() != e.owner() || !t.now.After(n.polled.Add(c.cfg.offlineGrace())) {
+	if n == nil || n.online || n.owner() != e.owner() || !t.tick.After(n.polled.Add(c.cfg.offlineGrace())) {
 		return nil
 	}
 	return n

@@ -2,8 +2,9 @@ package server
 
 import "time"
 
-// alarmOf returns when something happens to a node by itself; the zero time means never.
-func (c *core) alarmOf(n *node, now time.Time) (at time.Time) {
+// alarmOf returns when something happens to a node by itself because it is away, or two are there, for so long; the zero time
+// means never.
+func (c *core) alarmOf(n *node) (at time.Time) {
 	if n == nil {
 		return at
 	}
@@ -11,9 +12,6 @@ func (c *core) alarmOf(n *node, now time.Time) (at time.Time) {
 		if at.IsZero() || t.Before(at) {
 			at = t
 		}
-	}
-	if !n.rec.Expiry.IsZero() && !n.expired {
-		sooner(n.rec.Expiry)
 	}
 	if n.contest != nil {
 		sooner(n.contest.until)
@@ -30,6 +28,14 @@ func (c *core) alarmOf(n *node, now time.Time) (at time.Time) {
 	return at
 }
 
+// expiryOf returns when the key of a node expires; the zero time means never, or that it has.
+func expiryOf(n *node) time.Time {
+	if n == nil || n.expired {
+		return time.Time{}
+	}
+	return n.rec.Expiry
+}
+
 // nodeDue does what the time has come for. Whatever it is, the node counts as changed, so that its alarm is set anew.
 func (c *core) nodeDue(t *tx, id int64) {
 	n := t.nodes[id]
@@ -39,12 +45,12 @@ func (c *core) nodeDue(t *tx, id int64) {
 	}
 	away := !n.polled.IsZero()
 	switch {
-	case away && n.rec.Ephemeral && !t.now.Before(n.polled.Add(c.cfg.ephemeralTimeout())):
+	case away && n.rec.Ephemeral && !t.tick.Before(n.polled.Add(c.cfg.ephemeralTimeout())):
 		t.after = append(t.after, func() { c.log.Info("ephemeral node removed", "node", n.rec.Label, "id", id) })
 		t.deleteNode(id)
-	case away && n.online && !t.now.Before(n.polled.Add(c.cfg.offlineGrace())):
+	case away && n.online && !t.tick.Before(n.polled.Add(c.cfg.offlineGrace())):
 		t.putOffline(n)
-	case n.contest != nil && !t.now.Before(n.contest.until):
+	case n.contest != nil && !t.tick.Before(n.contest.until):
 		t.endContest(n)
 	default:
 		t.setNode(newLive(n))
@@ -54,7 +60,7 @@ func (c *core) nodeDue(t *tx, id int64) {
 // putOffline notes that a node has been away for too long.
 func (t *tx) putOffline(n *node) {
 	rec := *n.rec
-	rec.LastSeen = n.polled.UTC()
+	rec.LastSeen = t.now.Add(n.polled.Sub(t.tick)).UTC()
 	t.putNode(&rec)
 	off := newLive(t.nodes[rec.ID])
 	off.online, off.polled = false, n.polled
@@ -64,4 +70,15 @@ func (t *tx) putOffline(n *node) {
 // newLive returns a node that can be changed before it is put into the state.
 func newLive(n *node) *node {
 	return &node{rec: n.rec, online: n.online, polled: n.polled, primary: n.primary, contest: n.contest}
+}
+
+// setBack corrects what was thought to have expired by a clock that was wrong.
+func (c *core) setBack(at moment) {
+	t := &tx{state: c.st, moment: at}
+	for _, n := range c.st.nodes {
+		if n.expired != n.rec.expiredAt(at.now) {
+			t.setNode(newLive(n))
+		}
+	}
+	c.settle(t)
 }

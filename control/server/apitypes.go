@@ -167,8 +167,8 @@ func (k *authKey) state(now time.Time) string {
 	return "revoked"
 }
 
-func (c *core) apiLogin(l *login) Login {
-	a := Login{ID: l.ID, Hostname: hostname(l.Hostinfo), NodeKey: l.Key, MachineKey: l.Machine, Until: c.loginEnds(l).UTC(),
+func (c *core) apiLogin(t *tx, l *login) Login {
+	a := Login{ID: l.ID, Hostname: hostname(l.Hostinfo), NodeKey: l.Key, MachineKey: l.Machine, Until: t.now.Add(c.loginEnds(l).Sub(t.tick)).UTC(),
 		Waiting: c.attended[l.ID].open > 0, Tags: []string{}}
 	if l.Hostinfo != nil {
 		a.OS, a.Tags = l.Hostinfo.OS, list(l.Hostinfo.RequestTags)

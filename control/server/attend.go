@@ -10,6 +10,7 @@ const loginGrace = time.Minute
 type attendance struct {
 	open int
 	left time.Time
+	ends time.Time // when the login does, however many ask
 }
 
 // attend notes that a login is asked about.
@@ -26,14 +27,17 @@ func (c *core) unattend(t *tx, l *login) {
 	}
 	a := c.attended[l.ID]
 	a.open--
-	a.left = t.now
+	a.left = t.tick
 	c.putAttendance(t, l, a)
 }
 
-// noteLogin begins the time of a login, or begins it again if nobody asks about it.
+// noteLogin begins the time of a login, or begins it again if nobody asks about it. What is left of the whole is known by the
+// time of day from before a restart, and by that alone.
 func (c *core) noteLogin(t *tx, l *login) {
 	a := c.attended[l.ID]
-	a.left = t.now
+	if a.left = t.tick; a.ends.IsZero() {
+		a.ends = t.tick.Add(min(l.Until.Sub(t.now), loginLife))
+	}
 	c.putAttendance(t, l, a)
 }
 
@@ -52,10 +56,10 @@ func (c *core) endLogin(t *tx, l *login, why loginEnd) {
 // loginEnds returns when a login is forgotten.
 func (c *core) loginEnds(l *login) time.Time {
 	a := c.attended[l.ID]
-	if end := a.left.Add(loginGrace); a.open == 0 && end.Before(l.Until) {
+	if end := a.left.Add(loginGrace); a.open == 0 && end.Before(a.ends) {
 		return end
 	}
-	return l.Until
+	return a.ends
 }
 
 // loginDue forgets a login that nobody approved in time, or that nobody waits for any more.
@@ -64,7 +68,7 @@ func (c *core) loginDue(t *tx, id string) {
 	switch {
 	case l == nil:
 		t.after = append(t.after, func() { c.deadlines.set(id, time.Time{}) })
-	case t.now.Before(c.loginEnds(l)):
+	case t.tick.Before(c.loginEnds(l)):
 		t.after = append(t.after, func() { c.deadlines.set(id, c.loginEnds(l)) })
 	default:
 		waiting := c.attended[id].open > 0

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"ginnel/control/store"
 )
@@ -13,7 +12,7 @@ import (
 // batch is a number of commands that are stored in one transaction.
 type batch struct {
 	*core
-	now    time.Time
+	moment
 	cmds   []*command
 	txs    []*tx // of the commands that did not fail
 	writes int
@@ -29,7 +28,7 @@ func (b *batch) take(cmd *command) {
 }
 
 func (b *batch) runOn(cmd *command) {
-	t := &tx{state: b.st, now: b.now}
+	t := &tx{state: b.st, moment: b.moment}
 	if cmd.err = cmd.run(t); cmd.err != nil {
 		t.rollback()
 		return
@@ -50,15 +49,20 @@ func (b *batch) takeWaiting() bool {
 	}
 }
 
-// takeDue runs what time has brought about, if anything.
+// takeDue runs what time has brought about, if anything. It is due again soon, until it has been done.
 func (b *batch) takeDue() bool {
-	if id, ok := b.alarms.pop(b.now); ok {
-		b.alarms.set(id, b.now.Add(retryStore)) // until it has been done, which sets it anew
+	if id, ok := b.alarms.pop(b.tick); ok {
+		b.alarms.set(id, b.tick.Add(retryStore))
 		b.take(&command{run: func(t *tx) error { b.nodeDue(t, id); return nil }})
 		return true
 	}
-	if id, ok := b.deadlines.pop(b.now); ok {
-		b.deadlines.set(id, b.now.Add(retryStore))
+	if id, ok := b.expiries.pop(b.now); ok {
+		b.expiries.set(id, b.now.Add(retryStore))
+		b.take(&command{run: func(t *tx) error { b.nodeDue(t, id); return nil }})
+		return true
+	}
+	if id, ok := b.deadlines.pop(b.tick); ok {
+		b.deadlines.set(id, b.tick.Add(retryStore))
 		b.take(&command{run: func(t *tx) error { b.loginDue(t, id); return nil }})
 		return true
 	}

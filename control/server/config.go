@@ -62,7 +62,7 @@ type Config struct {
 	Version string
 	// Log gets registrations and failures; nil discards them.
 	Log *slog.Logger
-	// Now is the clock that expiries are judged by; nil means time.Now.
+	// Now is the time of day, which what has a date is judged by; nil means time.Now.
 	Now func() time.Time
 }
 
@@ -85,11 +85,17 @@ func (c *Config) log() *slog.Logger {
 	return c.Log
 }
 
-func (c *Config) now() time.Time {
-	if c.Now == nil {
-		return time.Now()
+// moment is when something happens, by both clocks. now is the time of day, for what has a date; it may be set forward and
+// back. tick does nothing but go on, for what lasts a while, as long as somebody may be away.
+type moment struct{ now, tick time.Time }
+
+func (c *Config) moment() moment {
+	m := moment{tick: time.Now()}
+	m.now = m.tick.Round(0)
+	if c.Now != nil {
+		m.now = c.Now().Round(0)
 	}
-	return c.Now()
+	return m
 }
 
 func (c *Config) prefixes() (v4, v6 netip.Prefix) {

@@ -50,7 +50,7 @@ func (c *core) turn(t *tx, n *node, s *stream) (*stream, time.Duration) {
 	if n.contest == nil || old == nil || old.holder.disco == s.holder.disco {
 		return nil, 0
 	}
-	if wait := old.began.Add(contestHold).Sub(t.now); wait > 0 {
+	if wait := old.began.Add(contestHold).Sub(t.tick); wait > 0 {
 		return old, min(wait, contestHold)
 	}
 	return nil, 0
@@ -87,7 +87,7 @@ func (c *core) contend(t *tx, n *node, s *stream) {
 			c.log.Warn("two processes use the key of one node", "node", node, "remote", one, "other", other)
 		})
 	}
-	n.contest = &contest{until: t.now.Add(contestLife), rival: hostOnly(s.rival.remote)}
+	n.contest = &contest{until: t.tick.Add(contestLife), rival: hostOnly(s.rival.remote)}
 }
 
 // endContest lets a node be one process's again. Its name has not followed its host's meanwhile.

@@ -17,6 +17,8 @@ const (
 	storeTimeout = 10 * time.Second
 	// retryStore is how long what time itself has brought about waits when the store did not take it.
 	retryStore = 5 * time.Second
+	// clockCheck is how often the time of day is looked at, which may be set.
+	clockCheck = time.Minute
 	// batchRoom is left free in a transaction for the writes of one more command.
 	batchRoom = 16
 	// Streams are told of changes at most so often, depending on how many there are.
@@ -52,12 +54,14 @@ type core struct {
 	// What follows belongs to the loop.
 	st        *state
 	streams   map[int64]*stream // of nodes that have one; commands change it as they change st
-	alarms    schedule[int64]   // of nodes
-	deadlines schedule[string]  // of logins
+	alarms    schedule[int64]   // of nodes that are away or contested, by the clock that only goes on
+	expiries  schedule[int64]   // of keys of nodes, by the time of day
+	deadlines schedule[string]  // of logins, by the clock that only goes on
 	attended  map[string]attendance
 	pending   pending
-	revision  uint64 // of the store, as it was last read or written
-	stale     bool   // the store may have been changed by others, or by a write that seemed to fail
+	seen      time.Time // of day, at the latest batch
+	revision  uint64    // of the store, as it was last read or written
+	stale     bool      // the store may have been changed by others, or by a write that seemed to fail
 }
 
 // pending is what streams have not been told yet.
@@ -111,22 +115,28 @@ func (c *core) run() {
 
 // wakeIn returns how long the loop can wait for a command.
 func (c *core) wakeIn() time.Duration {
-	now := c.cfg.now()
-	wait := time.Hour
+	m := c.cfg.moment()
+	wait := clockCheck
 	for _, at := range []time.Time{c.alarms.next(), c.deadlines.next(), c.publishAt()} {
 		if !at.IsZero() {
-			wait = min(wait, at.Sub(now))
+			wait = min(wait, at.Sub(m.tick))
 		}
+	}
+	if at := c.expiries.next(); !at.IsZero() {
+		wait = min(wait, at.Sub(m.now))
 	}
 	return max(wait, 0)
 }
 
 // batch runs a command, those that are waiting behind it, and what is due, stores all of it at once, and answers.
 func (c *core) batch(first *command) {
-	now := c.cfg.now()
-	b := &batch{core: c, now: now}
+	b := &batch{core: c, moment: c.cfg.moment()}
+	if b.now.Before(c.seen) {
+		c.setBack(b.moment)
+	}
+	c.seen = b.now
 	if c.stale {
-		c.reload(now)
+		c.reload(b.moment)
 	}
 	if first != nil {
 		b.take(first)
@@ -139,8 +149,8 @@ func (c *core) batch(first *command) {
 	for _, t := range b.txs {
 		c.settle(t)
 	}
-	if at := c.publishAt(); !at.IsZero() && !at.After(now) {
-		c.publish(now)
+	if at := c.publishAt(); !at.IsZero() && !at.After(b.tick) {
+		c.publish(b.moment)
 	}
 	for _, cmd := range b.cmds {
 		if cmd.donec != nil {
@@ -157,7 +167,8 @@ func (c *core) settle(t *tx) {
 	for _, id := range t.changed {
 		c.pending.ids[id] = true
 		n := c.st.nodes[id]
-		c.alarms.set(id, c.alarmOf(n, t.now))
+		c.alarms.set(id, c.alarmOf(n))
+		c.expiries.set(id, expiryOf(n))
 		if s := c.streams[id]; n == nil && s != nil {
 			delete(c.streams, id)
 			close(s.endc)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"ginnel/control/policy"
 	"ginnel/control/store"
@@ -14,21 +13,21 @@ import (
 )
 
 // load reads the whole state from the store.
-func (c *core) load(now time.Time) (*state, error) {
+func (c *core) load(at moment) (*state, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	entries, revision, err := c.store.List(ctx, "")
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
-	t := &tx{state: newState(c.cfg.BaseDomain), now: now}
+	t := &tx{state: newState(c.cfg.BaseDomain), moment: at}
 	late, err := t.loadAll(entries)
 	if err != nil {
 		return nil, err
 	}
 	for _, rec := range late { // now that the policy is known
 		t.index(rec)
-		t.setNode(&node{rec: rec, polled: now})
+		t.setNode(&node{rec: rec, polled: at.tick})
 	}
 	for _, e := range entries {
 		t.revisions[e.Key] = e.Revision
@@ -117,12 +116,12 @@ func (c *core) unchanged() bool {
 }
 
 // reload takes the state from the store again, and keeps what is not stored: who is connected.
-func (c *core) reload(now time.Time) {
+func (c *core) reload(at moment) {
 	if c.unchanged() {
 		c.stale = false
 		return
 	}
-	st, err := c.load(now)
+	st, err := c.load(at)
 	if err != nil {
 		c.log.Error("reading the state again failed", "err", err)
 		return
@@ -130,7 +129,7 @@ func (c *core) reload(now time.Time) {
 	c.stale = false
 	old := c.st
 	c.st = st
-	t := &tx{state: st, now: now, people: true, regroup: true}
+	t := &tx{state: st, moment: at, people: true, regroup: true}
 	for id := range old.nodes {
 		if st.nodes[id] == nil {
 			t.changed = append(t.changed, id)

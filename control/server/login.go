@@ -34,7 +34,7 @@ func (c *core) startLogin(t *tx, r *registration) error {
 		if l.Machine != r.machine {
 			continue
 		}
-		if l.Key == r.req.NodeKey && t.now.Before(l.Until) {
+		if l.Key == r.req.NodeKey && t.tick.Before(c.loginEnds(l)) {
 			c.noteLogin(t, l)
 			r.resp.AuthURL = c.loginURL(l.ID)
 			return nil

@@ -3,18 +3,17 @@ package server
 import (
 	"maps"
 	"slices"
-	"time"
 
 	"ginnel/control"
 )
 
 // publish makes the step from what the streams know to what the state is now.
-func (c *core) publish(now time.Time) {
+func (c *core) publish(at moment) {
 	before := c.latest.Load()
 	if c.pending.regroup {
-		c.regroup(now)
+		c.regroup(at)
 	}
-	c.electRouters(before, now)
+	c.electRouters(before, at)
 	ids := slices.Sorted(maps.Keys(c.pending.ids))
 	next := &view{users: before.view.users, rules: before.rules, derp: before.derp, dns: before.dns}
 	if c.pending.people {
@@ -34,7 +33,7 @@ func (c *core) publish(now time.Time) {
 	if c.pending.people {
 		s.compareUsers()
 	}
-	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: now}
+	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: at.tick}
 	if s.empty() {
 		return
 	}
@@ -58,8 +57,8 @@ func (c *core) revoke(s *step) {
 }
 
 // regroup works out anew what the policy says of each node.
-func (c *core) regroup(now time.Time) {
-	t := &tx{state: c.st, now: now}
+func (c *core) regroup(at moment) {
+	t := &tx{state: c.st, moment: at}
 	for _, n := range c.st.nodes {
 		if !slices.Equal(n.served, c.st.servedBy(n.rec)) {
 			t.setNode(newLive(n))
@@ -82,7 +81,7 @@ func (c *core) policyConcerned(before *view, ids []int64) bool {
 }
 
 // electRouters finds out who routes what, if any of the changes concerns a router.
-func (c *core) electRouters(before *step, now time.Time) {
+func (c *core) electRouters(before *step, at moment) {
 	concerned := false
 	for id := range c.pending.ids {
 		old, n := before.node(id), c.st.nodes[id]
@@ -93,7 +92,7 @@ func (c *core) electRouters(before *step, now time.Time) {
 	}
 	nodes := slices.SortedFunc(maps.Values(c.st.nodes), func(a, b *node) int { return byID(a, b.rec.ID) })
 	c.pending.primaries = elect(nodes, c.pending.primaries)
-	t := &tx{state: c.st, now: now}
+	t := &tx{state: c.st, moment: at}
 	for _, n := range nodes {
 		if p := c.pending.primaries.of(n); !slices.Equal(p, n.primary) {
 			live := newLive(n)

@@ -73,18 +73,18 @@ func New(cfg Config) (*Server, error) {
 
 // start reads the state, makes the first view of it and starts the loop.
 func (c *core) start() error {
-	now := c.cfg.now()
+	at := c.cfg.moment()
 	if err := c.loadKey(); err != nil {
 		return err
 	}
-	st, err := c.load(now)
+	st, err := c.load(at)
 	if err != nil {
 		return err
 	}
 	c.st = st
 	empty := newStep(nil, &view{rules: &rules{}, derp: &c.cfg.DERPMap, dns: c.cfg.dns()}, nil)
 	c.latest.Store(empty)
-	t := &tx{state: st, now: now, people: true, regroup: true}
+	t := &tx{state: st, moment: at, people: true, regroup: true}
 	for id := range st.nodes {
 		t.changed = append(t.changed, id)
 	}
@@ -92,7 +92,7 @@ func (c *core) start() error {
 		c.noteLogin(t, l)
 	}
 	c.settle(t)
-	c.publish(now)
+	c.publish(at)
 	c.wg.Go(c.run)
 	return nil
 }

@@ -38,7 +38,7 @@ type stream struct {
 // begin makes s the stream of its node, which is online from now on.
 func (c *core) begin(t *tx, s *stream) {
 	n := newLive(t.nodes[s.id])
-	n.online, n.polled, s.began = true, time.Time{}, t.now
+	n.online, n.polled, s.began = true, time.Time{}, t.tick
 	old := c.streams[s.id]
 	if old != nil && s.takeFrom(old) {
 		c.contend(t, n, s)
@@ -61,7 +61,7 @@ func (c *core) end(t *tx, s *stream) {
 		return // deleted just now
 	}
 	n := newLive(t.nodes[s.id])
-	n.polled = t.now
+	n.polled = t.tick
 	t.setNode(n)
 }
 
@@ -98,7 +98,7 @@ func (c *core) firstFrame(ctx context.Context, s *stream, sent *sentState, compr
 	if err != nil {
 		return nil, nil, err
 	}
-	frame, err := control.AppendFrame(nil, cur.first(sent, c.cfg.BaseDomain, c.cfg.now()), compress)
+	frame, err := control.AppendFrame(nil, cur.first(sent, c.cfg.BaseDomain, c.cfg.moment().now), compress)
 	if err != nil {
 		return nil, nil, fmt.Errorf("encoding the map: %w", err)
 	}

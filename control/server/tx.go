@@ -2,7 +2,6 @@ package server
 
 import (
 	"slices"
-	"time"
 
 	"ginnel/control/policy"
 )
@@ -10,7 +9,7 @@ import (
 // tx is one command's change of the state: made at once, undone if the command fails or the store does.
 type tx struct {
 	*state
-	now     time.Time
+	moment
 	undo    []func()
 	writes  []write
 	changed []int64  // nodes
@@ -68,7 +67,7 @@ func (t *tx) count(next counters) {
 func (t *tx) putNode(rec *nodeRecord) {
 	t.store(recordPath(nodesPrefix, rec.ID), rec)
 	old := t.nodes[rec.ID]
-	n := &node{rec: rec, polled: t.now}
+	n := &node{rec: rec, polled: t.tick}
 	if old != nil {
 		n.online, n.polled, n.primary, n.contest = old.online, old.polled, old.primary, old.contest
 		t.unindex(old.rec)

@@ -1,0 +1,107 @@
+package server
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// clock is a time of day that can be set.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) set(ahead time.Duration) { c.ahead.Store(int64(ahead)) }
+
+func (c *clock) use(cfg *Config) {
+	cfg.Now = func() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+}
+
+const day = 24 * time.Hour
+
+// names lists the nodes with a plus before those that are online.
+func (n *testNet) names() (text string) {
+	for _, node := range n.nodes() {
+		if node.Online {
+			text += "+"
+		}
+		text += node.Name + " "
+	}
+	return text
+}
+
+// When the clock is set, by a day forward or back, nobody is thought to have been away for that long, nor expected for that
+// long: neither nodes nor those who wait to be let in.
+func TestClockSet(t *testing.T) {
+	for what, step := range map[string]time.Duration{"forward": day, "back": -day} {
+		t.Run(what, func(t *testing.T) {
+			c := new(clock)
+			onNet(t, c.use, func(t *testing.T, n *testNet) {
+				brief := n.authKey(func(r *AuthKeyRequest) { r.Ephemeral = true })
+				n.join("a", n.authKey(nil))
+				n.join("job", brief)
+				left := n.join("left", brief)
+				p := n.newPeer("laptop")
+				resp, _ := p.register(nil)
+				defer p.waits(resp.AuthURL)()
+				left.away()
+				c.set(step)
+				time.Sleep(5 * time.Second)
+				n.server.CreateUser(t.Context(), "something happens", "")
+				if got := n.names(); got != "+a +job +left " {
+					t.Errorf("at once: %s", got)
+				}
+				time.Sleep(8 * time.Second)
+				if got := n.names(); got != "+a +job left " {
+					t.Errorf("after the grace: %s", got)
+				}
+				time.Sleep(50 * time.Second)
+				if got := n.names(); got != "+a +job " {
+					t.Errorf("after a minute: %s", got)
+				}
+				soon := n.join("soon", brief)
+				c.set(0)
+				soon.away()
+				time.Sleep(62 * time.Second)
+				if got := n.names(); got != "+a +job " {
+					t.Errorf("set right again: %s", got)
+				}
+				time.Sleep(loginLife - 3*time.Minute)
+				if l, ok := n.onlyLogin(); !ok || !l.Waiting || l.Until.Sub(time.Now()) > 3*time.Minute {
+					t.Errorf("login: %v, %+v", ok, l)
+				}
+				time.Sleep(3 * time.Minute)
+				if l, ok := n.onlyLogin(); ok && l.ID == resp.AuthURL[len(testURL+loginPath):] {
+					t.Error("the login is there after its time")
+				}
+			})
+		})
+	}
+}
+
+// Keys expire by the time of day. One that has expired by a clock that was wrong is good again when that is set right.
+func TestClockSetAndExpiry(t *testing.T) {
+	c := new(clock)
+	adjust := func(cfg *Config) {
+		c.use(cfg)
+		cfg.NodeExpiry = 12 * time.Hour
+	}
+	onNet(t, adjust, func(t *testing.T, n *testNet) {
+		a := n.join("a", n.authKey(nil))
+		c.set(day)
+		time.Sleep(clockCheck + time.Second)
+		settle()
+		if !n.node("a").Expired || !a.self().Expired {
+			t.Error("the key is good a day later")
+		}
+		c.set(0)
+		time.Sleep(clockCheck + time.Second)
+		settle()
+		if resp, refused := a.register(nil); n.node("a").Expired || a.self().Expired || refused != "" || !resp.MachineAuthorized {
+			t.Errorf("the key is not good again: %+v %s", resp, refused)
+		}
+		time.Sleep(12 * time.Hour)
+		settle()
+		if !n.node("a").Expired {
+			t.Error("the key does not expire in its time")
+		}
+	})
+}

@@ -32,7 +32,10 @@ func envName(flag string) string {
 func isSetting(f *pflag.Flag) bool { return f.Name != "help" && f.Name != "config" }
 
 // isList reports whether a flag may be repeated.
-func isList(f *pflag.Flag) bool { return f.Value.Type() == "stringArray" }
+func isList(f *pflag.Flag) bool {
+	kind := f.Value.Type()
+	return kind == "stringArray" || kind == "stringSlice"
+}
 
 // applySettings sets the flags that were not given from the environment and the configuration file.
 func applySettings(cmd *cobra.Command, p program) error {
@@ -92,7 +95,13 @@ func splitList(value string) (values []string) {
 // applyFile sets flags from the YAML file at path. It may hold keys for other commands; what is no command's is an
 // error.
 func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
-	settings, err := configs.Load(path, knownSettings(cmd.Root()))
+	known := knownSettings(cmd.Root())
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if isSetting(f) {
+			known[f.Name] = kindOf(f) // which may be another command's list of that name
+		}
+	})
+	settings, err := configs.Load(path, known)
 	if err != nil {
 		return usageError{err}
 	}
@@ -113,24 +122,27 @@ func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 	return nil
 }
 
-// knownSettings are the flags of all commands.
+// knownSettings are the flags of all commands. What is a list for one is one for all that do not have it.
 func knownSettings(cmd *cobra.Command) map[string]configs.Kind {
 	known := make(map[string]configs.Kind)
-	add := func(f *pflag.Flag) {
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
 		if isSetting(f) {
-			known[f.Name] = configs.Scalar
-			if isList(f) {
-				known[f.Name] = configs.List
-			}
+			known[f.Name] = kindOf(f)
 		}
-	}
-	cmd.LocalFlags().VisitAll(add)
+	})
 	for _, sub := range cmd.Commands() {
 		for name, kind := range knownSettings(sub) {
-			known[name] = kind
+			known[name] = max(known[name], kind)
 		}
 	}
 	return known
+}
+
+func kindOf(f *pflag.Flag) configs.Kind {
+	if isList(f) {
+		return configs.List
+	}
+	return configs.Scalar
 }
 
 // flagsWith are the flags of the first command that has this one.

@@ -28,7 +28,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /healthz", s.handleHealth)
 	mux.HandleFunc("GET /health", s.handleHealth)
 	mux.HandleFunc("GET /version", s.handleVersion)
-	mux.HandleFunc("GET /generate_204", handleNoContent)
+	mux.HandleFunc("/generate_204", handleNoContent)
 	mux.Handle(apiRoot, s.withToken(s.apiRoutes()))
 	return mux
 }

@@ -19,7 +19,7 @@ func (c *core) alarmOf(n *node) (at time.Time) {
 	if n.polled.IsZero() {
 		return at // connected
 	}
-	if n.online {
+	if n.online || n.awaited {
 		sooner(n.polled.Add(c.cfg.offlineGrace()))
 	}
 	if n.rec.Ephemeral {
@@ -50,6 +50,10 @@ func (c *core) nodeDue(t *tx, id int64) {
 		t.deleteNode(id)
 	case away && n.online && !t.tick.Before(n.polled.Add(c.cfg.offlineGrace())):
 		t.putOffline(n)
+	case away && n.awaited && !t.tick.Before(n.polled.Add(c.cfg.offlineGrace())):
+		live := newLive(n)
+		live.awaited = false
+		t.setNode(live)
 	case n.contest != nil && !t.tick.Before(n.contest.until):
 		t.endContest(n)
 	default:
@@ -69,7 +73,7 @@ func (t *tx) putOffline(n *node) {
 
 // newLive returns a node that can be changed before it is put into the state.
 func newLive(n *node) *node {
-	return &node{rec: n.rec, online: n.online, polled: n.polled, primary: n.primary, contest: n.contest}
+	return &node{rec: n.rec, online: n.online, polled: n.polled, primary: n.primary, awaited: n.awaited, contest: n.contest}
 }
 
 // setBack corrects what was thought to have expired by a clock that was wrong.

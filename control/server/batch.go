@@ -61,6 +61,11 @@ func (b *batch) takeDue() bool {
 		b.take(&command{run: func(t *tx) error { b.nodeDue(t, id); return nil }})
 		return true
 	}
+	if id, ok := b.elections.pop(b.tick); ok {
+		b.elections.set(id, b.tick.Add(retryStore))
+		b.take(&command{run: func(t *tx) error { b.keepElection(t, id); return nil }})
+		return true
+	}
 	if id, ok := b.deadlines.pop(b.tick); ok {
 		b.deadlines.set(id, b.tick.Add(retryStore))
 		b.take(&command{run: func(t *tx) error { b.loginDue(t, id); return nil }})

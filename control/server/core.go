@@ -56,6 +56,7 @@ type core struct {
 	streams   map[int64]*stream // of nodes that have one; commands change it as they change st
 	alarms    schedule[int64]   // of nodes that are away or contested, by the clock that only goes on
 	expiries  schedule[int64]   // of keys of nodes, by the time of day
+	elections schedule[int64]   // of nodes whose election is to be stored, by the same
 	deadlines schedule[string]  // of logins, by the clock that only goes on
 	attended  map[string]attendance
 	pending   pending
@@ -117,7 +118,7 @@ func (c *core) run() {
 func (c *core) wakeIn() time.Duration {
 	m := c.cfg.moment()
 	wait := clockCheck
-	for _, at := range []time.Time{c.alarms.next(), c.deadlines.next(), c.publishAt()} {
+	for _, at := range []time.Time{c.alarms.next(), c.elections.next(), c.deadlines.next(), c.publishAt()} {
 		if !at.IsZero() {
 			wait = min(wait, at.Sub(m.tick))
 		}

@@ -27,7 +27,7 @@ func (c *core) load(at moment) (*state, error) {
 	}
 	for _, rec := range late { // now that the policy is known
 		t.index(rec)
-		t.setNode(&node{rec: rec, polled: at.tick})
+		t.setNode(&node{rec: rec, polled: at.tick, awaited: len(rec.Primary) > 0})
 	}
 	for _, e := range entries {
 		t.revisions[e.Key] = e.Revision
@@ -138,7 +138,8 @@ func (c *core) reload(at moment) {
 	for id, n := range st.nodes {
 		live := newLive(n)
 		if was := old.nodes[id]; was != nil {
-			live.online, live.polled, live.primary, live.contest = was.online, was.polled, was.primary, was.contest
+			live = newLive(was)
+			live.rec = n.rec
 		}
 		t.setNode(live)
 	}

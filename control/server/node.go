@@ -22,6 +22,7 @@ type node struct {
 	served  []netip.Prefix // approved routes
 	primary []netip.Prefix // those of them that it is elected for
 	name    string         // whole, with a trailing dot
+	awaited bool           // it was elected for something when the server ended, and may be back any moment
 	contest *contest       // nil: one process uses its key, as far as is known
 
 	once sync.Once

@@ -136,6 +136,66 @@ func TestFailover(t *testing.T) {
 	})
 }
 
+// A restart of the server does not move an office, whoever is back first, but one who is not back in time loses it.
+func TestElectionAndRestart(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		lan := prefixes("10.1.0.0/16")
+		var routers []*peer
+		for _, name := range []string{"r1", "r2", "r3"} {
+			r := n.newPeer(name)
+			r.host.RoutableIPs = lan
+			r.register(withKey(k))
+			r.stream()
+			r.update(nil)
+			routers = append(routers, r)
+		}
+		settle()
+		for _, r := range routers {
+			if _, err := n.server.approveRoutes(t.Context(), n.node(r.host.Hostname).ID, lan); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w := n.join("w", k)
+		elected := func() (names string) {
+			for _, node := range n.nodes() {
+				if len(node.Routes.Primary) > 0 {
+					names += node.Name
+				}
+			}
+			return names
+		}
+		back := func(peers ...*peer) {
+			for _, p := range peers {
+				p.Close()
+				p.wg.Wait()
+				p.dial()
+				p.stream()
+				time.Sleep(2 * time.Second)
+				if seen := w.sees("r2"); elected() != "r2" || seen != nil && len(seen.PrimaryRoutes) != 1 {
+					t.Errorf("with %s back, %s is elected, and another than r2 is seen to be", p.host.Hostname, elected())
+				}
+			}
+		}
+		routers[0].away()
+		time.Sleep(defaultOfflineGrace + time.Second)
+		n.restart()
+		back(w, routers[0], routers[2], routers[1])
+		time.Sleep(defaultOfflineGrace + time.Second)
+		settle()
+		if elected() != "r2" {
+			t.Errorf("in the end %s is elected", elected())
+		}
+		n.restart()
+		back(w, routers[2])
+		time.Sleep(defaultOfflineGrace)
+		settle()
+		if elected() != "r3" {
+			t.Errorf("without the others %s is elected", elected())
+		}
+	})
+}
+
 func TestAutoApprovers(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)

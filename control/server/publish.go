@@ -98,6 +98,7 @@ func (c *core) electRouters(before *step, at moment) {
 			live := newLive(n)
 			live.primary = p
 			t.setNode(live)
+			c.elections.set(n.rec.ID, at.tick)
 		}
 	}
 	c.settle(t)

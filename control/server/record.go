@@ -93,6 +93,7 @@ type nodeRecord struct {
 	Cap       int               `json:",omitzero"`
 	Approved  []netip.Prefix    `json:",omitzero"` // by an administrator, advertised or not
 	AuthKey   int64             `json:",omitzero"` // that let it in last
+	Primary   []netip.Prefix    `json:",omitzero"` // that it was elected for last
 }
 
 // authKey is a pre-auth key. The key itself is shown once and not kept.

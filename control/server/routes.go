@@ -3,6 +3,7 @@ package server
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 func isExit(p netip.Prefix) bool { return p.Bits() == 0 }
@@ -10,8 +11,8 @@ func isExit(p netip.Prefix) bool { return p.Bits() == 0 }
 // primaries are the routers elected for subnets that more than one node may serve (control specification, section 8).
 type primaries map[netip.Prefix]int64
 
-// elect returns who routes each subnet. A router keeps its office while it is online; then the oldest that is online
-// follows it; if none is, nothing changes.
+// elect returns who routes each subnet. A router keeps its office while it is online, or may be back any moment after a
+// restart of the server; then the oldest that is online follows it; if none is, nothing changes.
 func elect(nodes []*node, before primaries) primaries {
 	next := make(primaries)
 	online := make(map[netip.Prefix]bool)
@@ -23,7 +24,7 @@ func elect(nodes []*node, before primaries) primaries {
 			holder := before[p] == n.rec.ID
 			_, taken := next[p]
 			switch {
-			case n.usable() && (holder || !online[p]):
+			case n.usable() && (holder || !online[p]), n.awaited && !n.expired && holder:
 				next[p], online[p] = n.rec.ID, true
 			case !online[p] && (holder || !taken):
 				next[p] = n.rec.ID
@@ -56,4 +57,25 @@ func (st *state) servedBy(rec *nodeRecord) []netip.Prefix {
 		}
 	}
 	return list
+}
+
+// primariesOf returns who was elected when the records were stored.
+func primariesOf(nodes map[int64]*node) primaries {
+	p := make(primaries)
+	for _, n := range nodes {
+		for _, r := range n.rec.Primary {
+			p[r] = max(p[r], n.rec.ID) // of two, whoever: they are not stored at once
+		}
+	}
+	return p
+}
+
+// keepElection stores what a node is elected for, so that a restart makes no difference.
+func (c *core) keepElection(t *tx, id int64) {
+	if n := t.nodes[id]; n != nil && !slices.Equal(n.primary, n.rec.Primary) {
+		rec := *n.rec
+		rec.Primary = n.primary
+		t.putNode(&rec)
+	}
+	t.after = append(t.after, func() { c.elections.set(id, time.Time{}) })
 }

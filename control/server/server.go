@@ -91,6 +91,7 @@ func (c *core) start() error {
 	for _, l := range st.logins {
 		c.noteLogin(t, l)
 	}
+	c.pending.primaries = primariesOf(st.nodes)
 	c.settle(t)
 	c.publish(at)
 	c.wg.Go(c.run)

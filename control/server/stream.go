@@ -38,7 +38,8 @@ type stream struct {
 // begin makes s the stream of its node, which is online from now on.
 func (c *core) begin(t *tx, s *stream) {
 	n := newLive(t.nodes[s.id])
-	n.online, n.polled, s.began = true, time.Time{}, t.tick
+	n.online, n.awaited = true, false
+	n.polled, s.began = time.Time{}, t.tick
 	old := c.streams[s.id]
 	if old != nil && s.takeFrom(old) {
 		c.contend(t, n, s)

@@ -69,7 +69,8 @@ func (t *tx) putNode(rec *nodeRecord) {
 	old := t.nodes[rec.ID]
 	n := &node{rec: rec, polled: t.tick}
 	if old != nil {
-		n.online, n.polled, n.primary, n.contest = old.online, old.polled, old.primary, old.contest
+		n = newLive(old)
+		n.rec = rec
 		t.unindex(old.rec)
 	}
 	t.index(rec)

@@ -58,6 +58,39 @@ func TestPolicy(t *testing.T) {
 	})
 }
 
+// Each change of the policy is one frame on the streams that there are: peers and filter change together.
+func TestPolicyInOneFrame(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		laptop, phone := n.join("laptop", k), n.join("phone", k)
+		web := n.join("web", n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:web"} }))
+		all := []*peer{laptop, phone, web}
+		step := func(what string, change func(), peersOf map[*peer]int) {
+			t.Helper()
+			before := make(map[*peer]int)
+			for _, p := range all {
+				_, before[p] = p.view()
+			}
+			change()
+			settle()
+			for _, p := range all {
+				m, frames := p.view()
+				if frames-before[p] != 1 || p.err != nil || len(m.Peers) != peersOf[p] {
+					t.Errorf("%s: %s has %d peers after %d frames, %v, want %d after 1", what, p.host.Hostname, len(m.Peers),
+						frames-before[p], p.err, peersOf[p])
+				}
+			}
+		}
+		step("set", func() { n.setPolicy(webPolicy) }, map[*peer]int{laptop: 1, phone: 1, web: 2})
+		step("changed", func() { n.setPolicy(`{"acls": []}`) }, map[*peer]int{})
+		step("taken away", func() {
+			if err := n.server.deletePolicy(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}, map[*peer]int{laptop: 2, phone: 2, web: 2})
+	})
+}
+
 // "A bad file never replaces a good one", and says where it is bad.
 func TestBadPolicy(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -167,6 +168,82 @@ func TestFailover(t *testing.T) {
 		settle()
 		expect("r2", "r1") // no move without need
 	})
+}
+
+const lanPolicy = `{"tagOwners": {"tag:router": [], "tag:office": []}, "acls": [
+	{"action": "accept", "src": ["*"], "dst": ["tag:router:22"]}, {"action": "accept", "src": ["tag:office"], "dst": [LANS]}]}`
+
+// A node is told of those routes of others that the policy lets it use, and of no more, whatever changes.
+func TestRoutesByPolicy(t *testing.T) {
+	for name, early := range map[string]bool{"in the first frame": false, "in deltas": true} {
+		t.Run(name, func(t *testing.T) {
+			onNet(t, nil, func(t *testing.T, n *testNet) {
+				n.setPolicy(strings.ReplaceAll(lanPolicy, "LANS", `"10.1.0.0/16:*"`))
+				office := func() *peer {
+					return n.join("office", n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:office"} }))
+				}
+				var o *peer
+				if early {
+					o = office()
+				}
+				router := n.newPeer("router")
+				router.host.RoutableIPs = prefixes("10.1.0.0/16", "10.2.0.0/16", "0.0.0.0/0", "::/0")
+				router.register(withKey(n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:router"} })))
+				router.stream()
+				router.update(nil)
+				settle()
+				n.approve("router", "10.1.0.0/16", "10.2.0.0/16", "0.0.0.0/0")
+				if !early {
+					o = office()
+				}
+				n.routesFollow(o, n.join("stranger", n.authKey(nil)), router)
+			})
+		})
+	}
+}
+
+func (n *testNet) approve(node string, routes ...string) {
+	n.t.Helper()
+	if _, err := n.server.approveRoutes(n.t.Context(), n.node(node).ID, prefixes(routes...)); err != nil {
+		n.t.Fatal(err)
+	}
+	settle()
+}
+
+// routesFollow checks what two nodes are told of a router's routes while the policy and the nodes change.
+func (n *testNet) routesFollow(office, stranger, router *peer) {
+	n.t.Helper()
+	lans := func(list string) { n.setPolicy(strings.ReplaceAll(lanPolicy, "LANS", list)) }
+	want := func(step string, p *peer, routes ...string) {
+		n.t.Helper()
+		settle()
+		seen := p.sees("router")
+		if seen == nil || !slices.Equal(seen.AllowedIPs[2:], prefixes(routes...)) || p.err != nil {
+			n.t.Errorf("%s: %s is told of %+v, %v, want the routes %s", step, p.host.Hostname, seen, p.err, routes)
+		}
+	}
+	want("one", office, "10.1.0.0/16")
+	want("one", stranger)
+	lans(`"10.1.0.0/16:*", "10.2.3.0/24:80"`)
+	want("both", office, "10.1.0.0/16", "10.2.0.0/16")
+	want("both", stranger)
+	router.update(func(r *control.MapRequest) { r.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:1")} })
+	want("a patch", office, "10.1.0.0/16", "10.2.0.0/16")
+	lans(`"10.2.0.0/16:*", "autogroup:internet:*"`)
+	want("another and the Internet", office, "10.2.0.0/16", "0.0.0.0/0", "::/0")
+	n.approve("router", "10.1.0.0/16")
+	want("approval taken back", office)
+	n.approve("router", "10.1.0.0/16", "10.2.0.0/16")
+	want("approved again", office, "10.2.0.0/16")
+	if _, err := n.server.tagNode(n.t.Context(), n.node("stranger").ID, []string{"tag:office"}); err != nil {
+		n.t.Fatal(err)
+	}
+	want("given to the tag", stranger, "10.2.0.0/16")
+	if err := n.server.deletePolicy(n.t.Context()); err != nil {
+		n.t.Fatal(err)
+	}
+	want("no policy", office, "10.1.0.0/16", "10.2.0.0/16")
+	want("no policy", stranger, "10.1.0.0/16", "10.2.0.0/16")
 }
 
 // A restart of the server does not move an office, whoever is back first, but one who is not back in time loses it.

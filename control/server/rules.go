@@ -29,6 +29,41 @@ func (r *rules) sees(id, other int64) bool {
 	return r.compiled == nil || r.compiled.MaySee(id, other)
 }
 
+// peer returns a node as another sees it: with those of its routes that the policy gives the other a use for. It must not be
+// changed.
+func (r *rules) peer(id int64, n *node) *control.Node {
+	if r.usesAll(id, n) {
+		return n.peer()
+	}
+	v := *n.peer()
+	v.PrimaryRoutes = nil
+	for _, p := range n.primary {
+		if r.compiled.MayUse(id, p) {
+			v.PrimaryRoutes = append(v.PrimaryRoutes, p)
+		}
+	}
+	v.AllowedIPs = slices.Concat(v.Addresses, v.PrimaryRoutes)
+	if n.exitNode() && r.usesExit(id) {
+		v.AllowedIPs = append(v.AllowedIPs, exitRoutes...)
+	}
+	return &v
+}
+
+// usesAll reports whether a node has a use for all routes of another, so that it sees it as everybody would without a policy.
+// As long as neither changes, nor the policy, the answer stays.
+func (r *rules) usesAll(id int64, n *node) bool {
+	if r.compiled == nil {
+		return true
+	}
+	unused := func(p netip.Prefix) bool { return !r.compiled.MayUse(id, p) }
+	return !slices.ContainsFunc(n.primary, unused) && (!n.exitNode() || r.usesExit(id))
+}
+
+// usesExit reports whether a node may reach the Internet by others: both families are of use only together.
+func (r *rules) usesExit(id int64) bool {
+	return r.compiled.MayUse(id, exitRoutes[0]) || r.compiled.MayUse(id, exitRoutes[1])
+}
+
 // filter returns what a node lets in. It is never nil.
 func (r *rules) filter(id int64) control.Rules {
 	if r.compiled == nil {

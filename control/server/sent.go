@@ -1,6 +1,7 @@
 package server
 
 import (
+	"slices"
 	"time"
 
 	"ginnel/control"
@@ -26,7 +27,7 @@ func (v *view) first(sent *sentState, domain string, now time.Time) *control.Map
 	}
 	for _, n := range v.nodes {
 		if n != self && v.rules.sees(sent.id, n.rec.ID) {
-			resp.Peers = append(resp.Peers, n.peer())
+			resp.Peers = append(resp.Peers, v.rules.peer(sent.id, n))
 		}
 	}
 	resp.UserProfiles = v.profiles(resp.Peers)
@@ -77,18 +78,25 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 	return resp
 }
 
-// tell adds what a node has to be told of a change of another: it may have come into sight, or gone.
+// tell adds what a node has to be told of a change of another: it may have come into sight, or gone, or others of its routes
+// may be of use.
 func (s *step) tell(id int64, c *change, resp *control.MapResponse) {
 	saw := c.old != nil && s.before.rules.sees(id, c.id)
 	sees := c.now != nil && s.rules.sees(id, c.id)
 	switch {
 	case saw && !sees:
 		resp.PeersRemoved = append(resp.PeersRemoved, c.id)
-	case sees && !saw:
-		resp.PeersChanged = append(resp.PeersChanged, c.now.peer())
+	case sees && (!saw || c.whole || s.otherRoutes(id, c)):
+		resp.PeersChanged = append(resp.PeersChanged, s.rules.peer(id, c.now))
 	case sees:
 		c.appendTo(resp)
 	}
+}
+
+// otherRoutes reports whether another policy, or the node as that has it, makes other routes of a node of use.
+func (s *step) otherRoutes(id int64, c *change) bool {
+	return s.before.rules != s.rules && len(c.now.served) > 0 &&
+		!slices.Equal(s.before.rules.peer(id, c.old).AllowedIPs, s.rules.peer(id, c.now).AllowedIPs)
 }
 
 func isEmpty(r *control.MapResponse) bool {

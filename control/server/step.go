@@ -97,7 +97,7 @@ func (s *step) frame(sent *sentState, compress string) ([]byte, error) {
 }
 
 // plain reports whether the step is for this node the same as for all others: it is not about the node itself, nobody has
-// to be compared anew, the node lets in whom it did, and it sees all that has changed, before and after.
+// to be compared anew, the node lets in whom it did, it sees all that has changed, before and after, and all routes of that.
 func (s *step) plain(sent *sentState) bool {
 	if s.mine(sent.id) != nil || s.before.rules.generation != s.rules.generation {
 		return false
@@ -111,6 +111,9 @@ func (s *step) plain(sent *sentState) bool {
 	for i := range s.changes {
 		c := &s.changes[i]
 		if c.old != nil && !s.before.rules.sees(sent.id, c.id) || c.now != nil && !s.rules.sees(sent.id, c.id) {
+			return false
+		}
+		if c.now != nil && (c.old == nil || c.whole) && !s.rules.usesAll(sent.id, c.now) {
 			return false
 		}
 	}

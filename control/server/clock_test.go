@@ -65,7 +65,7 @@ func TestClockSet(t *testing.T) {
 					t.Errorf("set right again: %s", got)
 				}
 				time.Sleep(loginLife - 3*time.Minute)
-				if l, ok := n.onlyLogin(); !ok || !l.Waiting || l.Until.Sub(time.Now()) > 3*time.Minute {
+				if l, ok := n.onlyLogin(); !ok || !l.Waiting || time.Until(l.Until) > 3*time.Minute {
 					t.Errorf("login: %v, %+v", ok, l)
 				}
 				time.Sleep(3 * time.Minute)

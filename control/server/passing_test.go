@@ -87,7 +87,11 @@ func TestPassingNodes(t *testing.T) {
 		synctest.Wait()
 		after := n.footprint()
 		for what, number := range after {
-			if number != before[what] {
+			slack := 0
+			if what == "goroutines" {
+				slack = 5 // which are those of the whole process
+			}
+			if number > before[what]+slack || number < before[what]-slack {
 				t.Errorf("%s: %d, and %d before", what, number, before[what])
 			}
 		}

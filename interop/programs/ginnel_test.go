@@ -19,6 +19,8 @@ type ginnel struct {
 	t       *testing.T
 	host    *host
 	dir     string
+	args    []string // of 'ginnel up', besides those that every node has
+	env     []string
 	process *process
 }
 
@@ -31,16 +33,20 @@ func (g *ginnel) program() *process { return g.process }
 func (g *ginnel) proxy() string { return filepath.Join(g.dir, "proxy") }
 func (g *ginnel) state() string { return filepath.Join(g.dir, "state") }
 
-func (g *ginnel) up(server, key string) {
-	g.t.Helper()
+func (g *ginnel) upCommand(server, key string) *exec.Cmd {
 	args := []string{"up", "--control", server, "--state", g.state(), "--proxy", "unix:" + g.proxy(),
-		"--hostname", g.host.name, "--serve", "8000=8000", "--mesh-only", "--log-level", "debug", "--log-format", "text"}
+		"--hostname", g.host.name, "--serve", "8000=8000", "--serve", "8001=8001", "--mesh-only", "--log-level", "debug", "--log-format", "text"}
 	if key != "" {
 		args = append(args, "--authkey", key)
 	}
-	cmd := g.host.command("ginnel", args...)
-	cmd.Env = bareEnvironment(g.dir)
-	g.process = start(g.t, g.host.name+" (ginnel)", cmd)
+	cmd := g.host.command("ginnel", append(args, g.args...)...)
+	cmd.Env = append(bareEnvironment(g.dir), g.env...)
+	return cmd
+}
+
+func (g *ginnel) up(server, key string) {
+	g.t.Helper()
+	g.process = start(g.t, g.host.name+" (ginnel)", g.upCommand(server, key))
 	took := eventually(g.t, g.host.name+" has joined", func() bool {
 		g.process.mustRun()
 		s, err := g.status()

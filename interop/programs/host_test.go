@@ -21,6 +21,9 @@ var hub = netip.MustParseAddr("10.77.0.1")
 // servicePort is where each host has a web service of its own, on loopback, and where its node offers it in the mesh.
 const servicePort = 8000
 
+// otherPort is where the same service is once more, for those who may use the one and not the other.
+const otherPort = 8001
+
 // bulk is what the service sends behind the host's name when it is asked for /bulk.
 const bulk = 1 << 20
 
@@ -109,16 +112,18 @@ func beHost(name string) error {
 	if err := ip("link", "set", "lo", "up"); err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", servicePort))
-	if err != nil {
-		return err
-	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) })
 	mux.HandleFunc("/bulk", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, bulkText(name)) })
-	go http.Serve(ln, mux)
+	for _, port := range []int{servicePort, otherPort} {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			return err
+		}
+		go http.Serve(ln, mux)
+	}
 	fmt.Fprintln(os.Stderr, "ready")
-	_, err = io.Copy(io.Discard, os.Stdin)
+	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
 

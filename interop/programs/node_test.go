@@ -44,13 +44,18 @@ func fetchWithin(limit time.Duration, n node, host, path string) (string, error)
 
 // fetchBy asks by way of the node's proxy, which is asked for names as they are.
 func fetchBy(scheme string, limit time.Duration, n node, host, path string) (string, error) {
+	return get(scheme, limit, n, fmt.Sprintf("http://%s:%d%s", host, servicePort, path))
+}
+
+// get is for services of any port.
+func get(scheme string, limit time.Duration, n node, page string) (string, error) {
 	dial := n.dialer()
 	client := &http.Client{Timeout: limit, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		Proxy:             http.ProxyURL(&url.URL{Scheme: scheme, Host: "proxy.invalid"}),
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 	}}
-	r, err := client.Get(fmt.Sprintf("http://%s:%d%s", host, servicePort, path))
+	r, err := client.Get(page)
 	if err != nil {
 		return "", err
 	}

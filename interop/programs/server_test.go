@@ -21,8 +21,8 @@ type ourServer struct {
 }
 
 // startOurServer starts a server with a network of one user. That has one relay: the one that is given, or if it is nil
-// the server's own, on the same port.
-func startOurServer(t *testing.T, r *relayProgram) *ourServer {
+// the server's own, on the same port. Further arguments are the server's.
+func startOurServer(t *testing.T, r *relayProgram, more ...string) *ourServer {
 	t.Helper()
 	s := &ourServer{dir: t.TempDir(), port: freeTCPPort(t)}
 	s.args = []string{"control", "serve", "--url", s.url(), "--listen", hubAddr(s.port), "--state", s.dir, "--base-domain", baseDomain,
@@ -32,6 +32,7 @@ func startOurServer(t *testing.T, r *relayProgram) *ourServer {
 	} else {
 		s.args = append(s.args, "--stun", "none", "--relay", "none", "--derp-map", r.writeMap(t))
 	}
+	s.args = append(s.args, more...)
 	s.start(t)
 	run(t, s.admin("users", "create", "ann"))
 	return s
@@ -89,7 +90,13 @@ func (s *ourServer) stop(t *testing.T) {
 
 func (s *ourServer) authKey(t *testing.T) string {
 	t.Helper()
-	return strings.TrimSpace(run(t, s.admin("keys", "create", "--user", "ann", "--reusable")))
+	return s.key(t, "--user", "ann", "--reusable")
+}
+
+// key makes a key of any kind.
+func (s *ourServer) key(t *testing.T, more ...string) string {
+	t.Helper()
+	return strings.TrimSpace(run(t, s.admin(append([]string{"keys", "create"}, more...)...)))
 }
 
 func (s *ourServer) members(t *testing.T) map[string]bool {

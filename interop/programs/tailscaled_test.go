@@ -20,6 +20,8 @@ type tailscaled struct {
 	t       *testing.T
 	host    *host
 	dir     string
+	args    []string // of 'tailscale up', besides those that every node has
+	env     []string
 	process *process
 }
 
@@ -34,16 +36,26 @@ func (d *tailscaled) program() *process { return d.process }
 func (d *tailscaled) proxy() string  { return netip.AddrPortFrom(d.host.addr, 1055).String() }
 func (d *tailscaled) socket() string { return filepath.Join(d.dir, "socket") }
 
-func (d *tailscaled) up(server, key string) {
-	d.t.Helper()
+func (d *tailscaled) daemon() *exec.Cmd {
 	cmd := d.host.command("tailscaled", "--tun=userspace-networking", "--socks5-server="+d.proxy(), "--statedir="+d.dir,
 		"--socket="+d.socket(), "--port=0", "--no-logs-no-support", "--verbose=1")
-	cmd.Env = append(bareEnvironment(d.dir), "TS_DISABLE_PORTMAPPER=1", "TS_LOGS_DIR="+d.dir)
+	cmd.Env = append(append(bareEnvironment(d.dir), "TS_DISABLE_PORTMAPPER=1", "TS_LOGS_DIR="+d.dir), d.env...)
+	return cmd
+}
+
+// upCommand has the running program join.
+func (d *tailscaled) upCommand(server, key string) *exec.Cmd {
+	return d.cli(append([]string{"up", "--login-server", server, "--auth-key", key, "--hostname", d.host.name, "--timeout", "25s"},
+		d.args...)...)
+}
+
+func (d *tailscaled) up(server, key string) {
+	d.t.Helper()
 	begun := time.Now()
-	d.process = start(d.t, d.host.name+" (tailscaled)", cmd)
+	d.process = start(d.t, d.host.name+" (tailscaled)", d.daemon())
 	if key != "" {
 		eventually(d.t, d.host.name+" listens", func() bool { _, err := d.status(); return err == nil })
-		run(d.t, d.cli("up", "--login-server", server, "--auth-key", key, "--hostname", d.host.name, "--timeout", "25s"))
+		run(d.t, d.upCommand(server, key))
 	}
 	eventually(d.t, d.host.name+" has joined", func() bool {
 		d.process.mustRun()

@@ -1,0 +1,111 @@
+package programs
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+)
+
+// joinRounds is 1 where it only has to be shown that joining works; 'make interop-join' asks for more.
+var joinRounds = flag.Int("join-rounds", 1, "how often TestJoinTime has each program join each server")
+
+// askInterval is how often a node that joins is asked for the page of a peer, whatever became of earlier requests.
+const askInterval = 20 * time.Millisecond
+
+// TestJoinTime measures how long it takes from the start of a process that has nothing but a key until the first byte of
+// a peer has come through its proxy: of our node and of tailscaled in turn, on our server with our relay and on headscale
+// with derper. The peer is tailscaled. No time is too long; bytes that do not come are a failure.
+func TestJoinTime(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		found func(t *testing.T) *mesh
+	}{
+		{"our server", func(t *testing.T) *mesh {
+			relay := startGinnelRelay(t)
+			return newMesh(t, startOurServer(t, relay), relay)
+		}},
+		{"headscale", func(t *testing.T) *mesh {
+			relay := startDerper(t)
+			return newMesh(t, startHeadscale(t, relay), relay)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := c.found(t)
+			peer := newTailscaled(t, newHost(t, "peer"))
+			m.join(peer)
+			ours, theirs := newHost(t, "ours"), newHost(t, "theirs")
+			var ginnel, stock []time.Duration
+			for range *joinRounds {
+				ginnel = append(ginnel, joinTime(t, newGinnel(t, ours), (*process).stop, m, peer))
+				stock = append(stock, joinTime(t, newTailscaled(t, theirs), (*process).kill, m, peer))
+			}
+			g, s := median(ginnel), median(stock)
+			t.Logf("joining %s, median of %d: ginnel %v, tailscaled %v, that is %.2f times as long (ginnel %v, tailscaled %v)",
+				c.name, *joinRounds, g, s, float64(s)/float64(g), ginnel, stock)
+		})
+	}
+}
+
+// joiner is a node that can be started without waiting for anything.
+type joiner interface {
+	node
+	// launch starts it and has it join.
+	launch(server, key string)
+}
+
+func (g *ginnel) launch(server, key string) {
+	g.t.Helper()
+	g.process = start(g.t, g.host.name+" (ginnel)", g.upCommand(server, key))
+}
+
+// launch runs 'tailscale up' as soon as there is a socket for it.
+func (d *tailscaled) launch(server, key string) {
+	d.t.Helper()
+	d.process = start(d.t, d.host.name+" (tailscaled)", d.daemon())
+	for {
+		if _, err := os.Stat(d.socket()); err == nil {
+			break
+		}
+		d.process.mustRun()
+		time.Sleep(time.Millisecond)
+	}
+	start(d.t, "tailscale up", d.upCommand(server, key)).over = true
+}
+
+// joinTime has a new node join and waits for the first byte of the peer. Then it ends the node.
+func joinTime(t *testing.T, n joiner, end func(*process), m *mesh, peer node) time.Duration {
+	t.Helper()
+	page := "http://" + netip.AddrPortFrom(peer.address(), servicePort).String()
+	answered := make(chan time.Duration, 1)
+	begun := time.Now()
+	n.launch(m.server.url(), m.key)
+	tick := time.NewTicker(askInterval)
+	defer tick.Stop()
+	for {
+		go func() {
+			if got, err := get("socks5h", fetchLimit, n, page); err == nil && got == peer.machine().name {
+				select {
+				case answered <- time.Since(begun):
+				default: // an earlier request was
+				}
+			}
+		}()
+		select {
+		case took := <-answered:
+			end(n.program())
+			return took.Round(time.Millisecond)
+		case <-tick.C:
+		}
+		if time.Since(begun) > patience {
+			t.Fatalf("%s joins: nothing of %s within %v", n.machine().name, page, patience)
+		}
+	}
+}
+
+func median(d []time.Duration) time.Duration {
+	d = slices.Sorted(slices.Values(d))
+	return d[len(d)/2]
+}

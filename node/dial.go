@@ -187,12 +187,18 @@ func (n *Node) wakePeer(p *Peer) {
 	}
 }
 
-// urgePauses is when a first handshake that nobody has answered is begun anew. A peer, or its relay, may have learned of
-// us only after the one before; WireGuard itself tries again after five seconds.
-var urgePauses = []time.Duration{300 * time.Millisecond, 700 * time.Millisecond, 1500 * time.Millisecond, 2500 * time.Millisecond}
+// How a first handshake that nobody has answered is helped along. The peer, or its relay, may have learned of us only after
+// it was sent, and WireGuard itself tries again after five seconds. Pings find out when that is so: soon and often at
+// first, since most peers learn of a new one within milliseconds.
+const (
+	firstUrge = 20 * time.Millisecond  // before the first ping, and for its answer; twice that the next time
+	lastUrge  = 250 * time.Millisecond // and not more than that
+	urgeTime  = 7 * time.Second        // after which WireGuard is left alone
 
-// urgePing is how long an answer from the peer itself is waited for before.
-const urgePing = 500 * time.Millisecond
+	// blindUrge is after how long the handshake is begun anew without an answer to a ping. To begin anew makes an answer
+	// that is under way worthless, so it is longer than a round trip.
+	blindUrge = 700 * time.Millisecond
+)
 
 // urge helps a first handshake along, and discovery with it: of a peer that has not learned of us there is no answer to
 // either.
@@ -200,7 +206,9 @@ func (n *Node) urge(k key.NodePublic) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	<-timer.C
-	for _, pause := range urgePauses {
+	begun := time.Now()
+	handshake := begun
+	for pause := firstUrge; time.Since(begun) < urgeTime; pause = min(2*pause, lastUrge) {
 		timer.Reset(pause/2 + rand.N(pause)) // not in step with a peer that does the same
 		select {
 		case <-timer.C:
@@ -210,19 +218,23 @@ func (n *Node) urge(k key.NodePublic) {
 		if !n.wg0.waits(k) {
 			return
 		}
-		n.pingOnce(k)
+		answered := n.pingWithin(pause, k)
 		if !n.wg0.waits(k) {
 			return
 		}
-		n.wg0.again(k)
+		if answered || time.Since(handshake) > blindUrge {
+			n.wg0.again(k)
+			handshake = time.Now()
+		}
 	}
 }
 
-// pingOnce sends discovery pings and waits a moment for the first answer.
-func (n *Node) pingOnce(k key.NodePublic) {
-	ctx, cancel := context.WithTimeout(context.Background(), urgePing)
+// pingWithin sends discovery pings and reports whether there was an answer in time.
+func (n *Node) pingWithin(limit time.Duration, k key.NodePublic) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	n.conn.Ping(ctx, k) // the handshake tells whether it helped
+	_, err := n.conn.Ping(ctx, k)
+	return err == nil
 }
 
 // unreachableError says why a mesh address could not be reached, in the words of its user.

@@ -7,10 +7,13 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 FUZZTIME  ?= 1m
 BENCHTIME ?= 1s
 
+# How often 'make interop-join' has each program join.
+JOINROUNDS ?= 9
+
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build test race lint fuzz bench lab interop interop-control clean
+.PHONY: all build test race lint fuzz bench lab interop interop-control interop-join clean
 
 all: build
 
@@ -57,6 +60,11 @@ interop:
 interop-control:
 	@./.ci/need ip:iproute2 nsenter:util-linux
 	cd interop && $(GO) test -count=1 -timeout 20m ./programs
+
+# How long our node and tailscaled take from the start of the process to the first byte of a peer, side by side.
+interop-join:
+	@./.ci/need ip:iproute2 nsenter:util-linux
+	cd interop && $(GO) test -count=1 -timeout 20m -v -run '^TestJoinTime$$' ./programs -join-rounds $(JOINROUNDS)
 
 clean:
 	rm -rf bin

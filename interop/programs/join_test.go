@@ -43,7 +43,7 @@ func TestJoinTime(t *testing.T) {
 				stock = append(stock, joinTime(t, newTailscaled(t, theirs), (*process).kill, m, peer))
 			}
 			g, s := median(ginnel), median(stock)
-			t.Logf("joining %s, median of %d: ginnel %v, tailscaled %v, that is %.2f times as long (ginnel %v, tailscaled %v)",
+			t.Logf("joining %s, median of %d: ginnel %v, tailscaled %v, which is %.2f times that (ginnel %v, tailscaled %v)",
 				c.name, *joinRounds, g, s, float64(s)/float64(g), ginnel, stock)
 		})
 	}

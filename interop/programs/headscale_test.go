@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -95,18 +96,46 @@ func (s *headscale) authKey(t *testing.T) string {
 	return k.Key
 }
 
+// headscaleNode is what headscale tells of a node.
+type headscaleNode struct {
+	ID              uint64
+	GivenName       string `json:"given_name"`
+	Online          bool
+	AvailableRoutes []string `json:"available_routes"`
+}
+
+func (s *headscale) nodes(t *testing.T) (all []headscaleNode) {
+	t.Helper()
+	s.ask(t, &all, "nodes", "list")
+	return all
+}
+
 func (s *headscale) members(t *testing.T) map[string]bool {
 	t.Helper()
-	var nodes []struct {
-		GivenName string `json:"given_name"`
-		Online    bool
-	}
-	s.ask(t, &nodes, "nodes", "list")
 	all := make(map[string]bool)
-	for _, n := range nodes {
+	for _, n := range s.nodes(t) {
 		all[n.GivenName] = n.Online
 	}
 	return all
+}
+
+// node is the one of this name.
+func (s *headscale) node(t *testing.T, name string) headscaleNode {
+	t.Helper()
+	all := s.nodes(t)
+	for _, n := range all {
+		if n.GivenName == name {
+			return n
+		}
+	}
+	t.Fatalf("headscale does not know %s: %+v", name, all)
+	return headscaleNode{}
+}
+
+func (s *headscale) approveRoutes(t *testing.T, name string) {
+	t.Helper()
+	n := s.node(t, name)
+	run(t, s.cli("nodes", "approve-routes", "--identifier", fmt.Sprint(n.ID), "--routes", strings.Join(n.AvailableRoutes, ",")))
 }
 
 func (s *headscale) ask(t *testing.T, answer any, args ...string) {

@@ -44,7 +44,12 @@ func makeHub() error {
 	if err := ip("link", "set", "lo", "up"); err != nil {
 		return err
 	}
-	return ip("addr", "add", hub.String()+"/32", "dev", "lo")
+	for _, a := range []netip.Addr{hub, outside} {
+		if err := ip("addr", "add", a.String()+"/32", "dev", "lo"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func ip(args ...string) error {
@@ -54,13 +59,13 @@ func ip(args ...string) error {
 	return nil
 }
 
-// newHost makes a host until the test ends.
-func newHost(t *testing.T, name string) *host {
+// newHost makes a host until the test ends. Its service is at these further addresses too, which nobody else can reach.
+func newHost(t *testing.T, name string, behind ...string) *host {
 	t.Helper()
 	n := hosts.Add(1)
 	gateway := netip.AddrFrom4([4]byte{10, 77, byte(n), 1})
 	h := &host{t: t, name: name, addr: gateway.Next(), device: fmt.Sprintf("wire%d", n)}
-	cmd := exec.Command("/proc/self/exe", name)
+	cmd := exec.Command("/proc/self/exe", append([]string{name}, behind...)...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+hostRole)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	stdin, err := cmd.StdinPipe()
@@ -108,15 +113,18 @@ func (h *host) command(name string, args ...string) *exec.Cmd {
 }
 
 // beHost keeps the namespace that it was started in, and serves the host's web service, until standard input ends.
-func beHost(name string) error {
+func beHost(name string, behind []string) error {
 	if err := ip("link", "set", "lo", "up"); err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) })
-	mux.HandleFunc("/bulk", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, bulkText(name)) })
-	for _, port := range []int{servicePort, otherPort} {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	for _, a := range behind {
+		if err := ip("addr", "add", a, "dev", "lo"); err != nil {
+			return err
+		}
+	}
+	mux := service(func(*http.Request) string { return name })
+	for _, address := range services(behind) {
+		ln, err := net.Listen("tcp", address)
 		if err != nil {
 			return err
 		}
@@ -125,6 +133,23 @@ func beHost(name string) error {
 	fmt.Fprintln(os.Stderr, "ready")
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+// service answers with a name, or with bulk that begins with it.
+func service(name func(*http.Request) string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name(r)) })
+	mux.HandleFunc("/bulk", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, bulkText(name(r))) })
+	return mux
+}
+
+// services are the addresses at which a host serves.
+func services(behind []string) []string {
+	all := []string{fmt.Sprintf("127.0.0.1:%d", servicePort), fmt.Sprintf("127.0.0.1:%d", otherPort)}
+	for _, a := range behind {
+		all = append(all, fmt.Sprintf("%s:%d", a, servicePort))
+	}
+	return all
 }
 
 // bulkText is the answer to a request for /bulk.

@@ -30,7 +30,7 @@ const atOnce = 6
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case hostRole:
-		if err := beHost(os.Args[1]); err != nil {
+		if err := beHost(os.Args[1], os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -24,6 +24,8 @@ type coordinator interface {
 	start(t *testing.T)
 	// members are the nodes that it knows, by name, and whether each is connected.
 	members(t *testing.T) map[string]bool
+	// approveRoutes has traffic pass by the routes that a node advertises.
+	approveRoutes(t *testing.T, node string)
 }
 
 // mesh is a network with nodes of both makes.

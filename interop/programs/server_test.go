@@ -116,6 +116,11 @@ func (s *ourServer) members(t *testing.T) map[string]bool {
 	return all
 }
 
+func (s *ourServer) approveRoutes(t *testing.T, node string) {
+	t.Helper()
+	run(t, s.admin("nodes", "routes", "approve", node))
+}
+
 // TestServer proves that tailscaled joins our server, reaches a node of ours and another tailscaled by their names, over
 // our relay and then directly, and that the tailscale command finds all as it should be.
 func TestServer(t *testing.T) {

@@ -48,7 +48,7 @@ regions:
 // startHeadscale starts a server with a network of one user that has one relay.
 func startHeadscale(t *testing.T, r *relayProgram) *headscale {
 	t.Helper()
-	s := &headscale{dir: t.TempDir(), port: freeTCPPort(t)}
+	s := &headscale{dir: t.TempDir(), port: freeTCPPort(t, hub)}
 	s.write(t, "config.yaml", fmt.Sprintf(headscaleConfig, hubAddr(s.port), s.dir, baseDomain))
 	s.write(t, "derp.yaml", fmt.Sprintf(headscaleRelay, regionID, regionCode, hub, r.pin, r.port, r.stun))
 	s.start(t)

@@ -18,6 +18,12 @@ import (
 // hub is where servers and relays listen: it is one hop from every host. The tests run there too.
 var hub = netip.MustParseAddr("10.77.0.1")
 
+// hub6 is the hub for hosts that have IPv6 and nothing else.
+var hub6 = netip.MustParseAddr("fd77::1")
+
+// prefixes6 is where their addresses are.
+const prefixes6 = "fd77:0:0:"
+
 // servicePort is where each host has a web service of its own, on loopback, and where its node offers it in the mesh.
 const servicePort = 8000
 
@@ -49,7 +55,10 @@ func makeHub() error {
 			return err
 		}
 	}
-	return nil
+	if err := ip("addr", "add", hub6.String()+"/128", "dev", "lo", "nodad"); err != nil {
+		return err
+	}
+	return os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0) // hosts are locked one by one
 }
 
 func ip(args ...string) error {
@@ -64,7 +73,25 @@ func newHost(t *testing.T, name string, behind ...string) *host {
 	t.Helper()
 	n := hosts.Add(1)
 	gateway := netip.AddrFrom4([4]byte{10, 77, byte(n), 1})
-	h := &host{t: t, name: name, addr: gateway.Next(), device: fmt.Sprintf("wire%d", n)}
+	h := startHost(t, n, gateway.Next(), name, behind)
+	h.wire(gateway, 30)
+	return h
+}
+
+// newHost6 makes a host without IPv4.
+func newHost6(t *testing.T, name string) *host {
+	t.Helper()
+	n := hosts.Add(1)
+	gateway := netip.MustParseAddr(fmt.Sprintf("%s%x::1", prefixes6, n))
+	h := startHost(t, n, gateway.Next(), name, nil)
+	h.wire(gateway, 64)
+	h.unlock(false)
+	return h
+}
+
+func startHost(t *testing.T, n int32, addr netip.Addr, name string, behind []string) *host {
+	t.Helper()
+	h := &host{t: t, name: name, addr: addr, device: fmt.Sprintf("wire%d", n)}
 	cmd := exec.Command("/proc/self/exe", append([]string{name}, behind...)...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+hostRole)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
@@ -75,35 +102,46 @@ func newHost(t *testing.T, name string, behind ...string) *host {
 	t.Cleanup(func() { stdin.Close() })
 	h.process = start(t, name+"'s host", cmd)
 	h.process.await("ready\n")
-	inside := func(args ...string) []string {
-		return append([]string{"nsenter", "-t", strconv.Itoa(cmd.Process.Pid), "-n", "ip"}, args...)
-	}
+	return h
+}
+
+// wire connects the host with the hub.
+func (h *host) wire(gateway netip.Addr, bits int) {
+	h.t.Helper()
+	id := strconv.Itoa(h.process.cmd.Process.Pid)
+	inside := func(args ...string) []string { return append([]string{"nsenter", "-t", id, "-n", "ip"}, args...) }
 	for _, line := range [][]string{
-		{"ip", "link", "add", h.device, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(cmd.Process.Pid)},
-		{"ip", "addr", "add", gateway.String() + "/30", "dev", h.device},
+		{"ip", "link", "add", h.device, "type", "veth", "peer", "name", "eth0", "netns", id},
+		{"ip", "addr", "add", netip.PrefixFrom(gateway, bits).String(), "dev", h.device, "nodad"},
 		{"ip", "link", "set", h.device, "up"},
 		inside("link", "set", "lo", "up"),
-		inside("addr", "add", h.addr.String()+"/30", "dev", "eth0"),
+		inside("addr", "add", netip.PrefixFrom(h.addr, bits).String(), "dev", "eth0", "nodad"),
 		inside("link", "set", "eth0", "up"),
 		inside("route", "add", "default", "via", gateway.String()),
 	} {
 		if out, err := exec.Command(line[0], line[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", line, err, out)
+			h.t.Fatalf("%v: %v: %s", line, err, out)
 		}
 	}
-	return h
 }
 
 // unlock lets what the host sends to other hosts pass, or no longer.
 func (h *host) unlock(open bool) {
 	h.t.Helper()
-	value := "0"
-	if open {
-		value = "1"
-	}
-	if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+h.device+"/forwarding", []byte(value), 0); err != nil {
+	if err := h.forward(open); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+func (h *host) forward(open bool) error {
+	value, change := "0", "add"
+	if open {
+		value, change = "1", "del"
+	}
+	if h.addr.Is6() { // for which forwarding is not a matter of one device
+		return ip("-6", "rule", change, "iif", h.device, "priority", "100", "blackhole")
+	}
+	return os.WriteFile("/proc/sys/net/ipv4/conf/"+h.device+"/forwarding", []byte(value), 0)
 }
 
 // command is a program to run on the host. It is one process: nsenter becomes the program.

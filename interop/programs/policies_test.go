@@ -177,7 +177,7 @@ func (s *ourServer) setPolicy(t *testing.T, text string) {
 // change reaches all of them by the map stream they have.
 func TestServerPolicies(t *testing.T) {
 	t.Parallel()
-	metrics := hubAddr(freeTCPPort(t))
+	metrics := hubAddr(freeTCPPort(t, hub))
 	relay := startGinnelRelay(t)
 	s := startOurServer(t, relay, "--metrics", metrics)
 	run(t, s.admin("users", "create", "bob"))

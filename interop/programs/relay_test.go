@@ -42,7 +42,7 @@ func startGinnelRelay(t *testing.T) *relayProgram {
 
 func startRelay(t *testing.T, name string, command func(tcp, udp uint16) *exec.Cmd) *relayProgram {
 	t.Helper()
-	r := &relayProgram{name: name, port: freeTCPPort(t), stun: freeUDPPort(t)}
+	r := &relayProgram{name: name, port: freeTCPPort(t, hub), stun: freeUDPPort(t, hub)}
 	r.start = func() *process {
 		t.Helper()
 		p := start(t, name, command(r.port, r.stun))
@@ -74,9 +74,9 @@ func (r *relayProgram) restart(t *testing.T, away func()) {
 
 func hubAddr(port uint16) string { return netip.AddrPortFrom(hub, port).String() }
 
-func freeTCPPort(t *testing.T) uint16 {
+func freeTCPPort(t *testing.T, at netip.Addr) uint16 {
 	t.Helper()
-	ln, err := net.Listen("tcp", hubAddr(0))
+	ln, err := net.Listen("tcp", netip.AddrPortFrom(at, 0).String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,9 +84,9 @@ func freeTCPPort(t *testing.T) uint16 {
 	return uint16(ln.Addr().(*net.TCPAddr).Port)
 }
 
-func freeUDPPort(t *testing.T) uint16 {
+func freeUDPPort(t *testing.T, at netip.Addr) uint16 {
 	t.Helper()
-	c, err := net.ListenPacket("udp", hubAddr(0))
+	c, err := net.ListenPacket("udp", netip.AddrPortFrom(at, 0).String())
 	if err != nil {
 		t.Fatal(err)
 	}

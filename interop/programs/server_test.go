@@ -1,8 +1,11 @@
 package programs
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +18,9 @@ import (
 // ourServer is our coordination server: the program as it is installed.
 type ourServer struct {
 	dir     string
-	port    uint16
+	scheme  string
+	at      netip.AddrPort
+	roots   *x509.CertPool // that vouch for it, if the scheme is https
 	args    []string
 	process *process
 }
@@ -24,18 +29,37 @@ type ourServer struct {
 // the server's own, on the same port. Further arguments are the server's.
 func startOurServer(t *testing.T, r *relayProgram, more ...string) *ourServer {
 	t.Helper()
-	s := &ourServer{dir: t.TempDir(), port: freeTCPPort(t)}
-	s.args = []string{"control", "serve", "--url", s.url(), "--listen", hubAddr(s.port), "--state", s.dir, "--base-domain", baseDomain,
-		"--log-level", "debug", "--log-format", "text"}
+	s := newOurServer(t, "http", hub)
 	if r == nil {
-		s.args = append(s.args, "--stun", hubAddr(freeUDPPort(t)))
+		s.ownRelay(t)
 	} else {
 		s.args = append(s.args, "--stun", "none", "--relay", "none", "--derp-map", r.writeMap(t))
 	}
 	s.args = append(s.args, more...)
+	s.found(t)
+	return s
+}
+
+// newOurServer is a server that is yet to be started.
+func newOurServer(t *testing.T, scheme string, at netip.Addr) *ourServer {
+	t.Helper()
+	s := &ourServer{dir: t.TempDir(), scheme: scheme, at: netip.AddrPortFrom(at, freeTCPPort(t, at))}
+	s.args = []string{"control", "serve", "--url", s.url(), "--listen", s.at.String(), "--state", s.dir, "--base-domain", baseDomain,
+		"--log-level", "debug", "--log-format", "text"}
+	return s
+}
+
+// ownRelay has the server be the relay and the STUN server.
+func (s *ourServer) ownRelay(t *testing.T) {
+	t.Helper()
+	s.args = append(s.args, "--stun", netip.AddrPortFrom(s.at.Addr(), freeUDPPort(t, s.at.Addr())).String())
+}
+
+// found starts the server for the first time.
+func (s *ourServer) found(t *testing.T) {
+	t.Helper()
 	s.start(t)
 	run(t, s.admin("users", "create", "ann"))
-	return s
 }
 
 // writeMap makes the file with a map of one region, which has this relay.
@@ -68,14 +92,21 @@ func (s *ourServer) admin(args ...string) *exec.Cmd {
 	return s.command(append(append([]string{"control"}, args...), "--state", s.dir)...)
 }
 
-func (s *ourServer) url() string { return "http://" + hubAddr(s.port) }
+func (s *ourServer) url() string { return s.scheme + "://" + s.at.String() }
 
 func (s *ourServer) start(t *testing.T) {
 	t.Helper()
 	s.process = start(t, "ginnel control", s.command(s.args...))
+	s.await(t)
+}
+
+// await waits until the server answers.
+func (s *ourServer) await(t *testing.T) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.roots}, DisableKeepAlives: true}}
 	eventually(t, "our server answers", func() bool {
 		s.process.mustRun()
-		r, err := http.Get(s.url() + "/healthz")
+		r, err := client.Get(s.url() + "/healthz")
 		if err == nil {
 			r.Body.Close()
 		}

@@ -118,7 +118,7 @@ func (d *tailscaled) path(peer string) string {
 		return out + err.Error()
 	case strings.Contains(out, "via DERP("):
 		return "relay"
-	case strings.Contains(out, "via 10.77."):
+	case strings.Contains(out, "via 10.77."), strings.Contains(out, "via ["+prefixes6):
 		return "direct"
 	}
 	return out

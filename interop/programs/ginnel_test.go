@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,6 +84,40 @@ func (g *ginnel) address() netip.Addr {
 func (g *ginnel) knows(peer string) bool {
 	s, err := g.status()
 	return err == nil && slices.ContainsFunc(s.Peers, func(p nodepkg.PeerStatus) bool { return p.Name == peer })
+}
+
+// sees looks at the JSON, and makes sure that the table agrees.
+func (g *ginnel) sees(peer string) presence {
+	s, err := g.status()
+	if err != nil {
+		return presence(err.Error())
+	}
+	i := slices.IndexFunc(s.Peers, func(p nodepkg.PeerStatus) bool { return p.Name == peer })
+	if i < 0 {
+		return unknown
+	}
+	table, err := try(exec.Command(binary("ginnel"), "status", "--state", g.state()))
+	if err != nil {
+		return presence(table)
+	}
+	is := online
+	if p := s.Peers[i]; p.Online == nil || !*p.Online {
+		is = offline
+	}
+	if line := lineOf(table, peer, 0); strings.Contains(line, "offline") != (is == offline) {
+		return presence(line)
+	}
+	return is
+}
+
+// lineOf is the line of a table that has a name in this column.
+func lineOf(table, name string, column int) string {
+	for line := range strings.Lines(table) {
+		if f := strings.Fields(line); len(f) > column && f[column] == name {
+			return line
+		}
+	}
+	return "no line of " + name
 }
 
 // path asks by a ping, so that there is a reason to have one.

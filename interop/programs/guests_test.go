@@ -16,8 +16,11 @@ func upLine(h *host, dir, server, key string, more ...string) *exec.Cmd {
 	return cmd
 }
 
-// refusedStatus is how 'ginnel up' ends when the server does not let it in.
-const refusedStatus = 4
+// How 'ginnel up' ends when it is not ready in time, and when the server does not let it in.
+const (
+	unreadyStatus = 3
+	refusedStatus = 4
+)
 
 // TestGuests proves that both servers refuse a wrong key in a way that our node understands, and forget a node of ours
 // that came with a key for guests as soon as it leaves.

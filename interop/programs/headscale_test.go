@@ -138,6 +138,12 @@ func (s *headscale) approveRoutes(t *testing.T, name string) {
 	run(t, s.cli("nodes", "approve-routes", "--identifier", fmt.Sprint(n.ID), "--routes", strings.Join(n.AvailableRoutes, ",")))
 }
 
+// expire has a node log in again before it can go on.
+func (s *headscale) expire(t *testing.T, n node) {
+	t.Helper()
+	run(t, s.cli("nodes", "expire", "--identifier", fmt.Sprint(s.node(t, n.machine().name).ID)))
+}
+
 func (s *headscale) ask(t *testing.T, answer any, args ...string) {
 	t.Helper()
 	out := run(t, s.cli(append(args, "--output", "json")...))

@@ -26,9 +26,20 @@ type node interface {
 	address() netip.Addr
 	// knows reports whether a peer is in its map.
 	knows(peer string) bool
+	// sees says whether a peer in its map is connected to the server, in the words of what people and scripts are shown.
+	sees(peer string) presence
 	// path says how it reaches a peer: "relay", "direct", or what is the matter.
 	path(peer string) string
 }
+
+// presence is what a node says of a peer.
+type presence string
+
+const (
+	online  presence = "online"
+	offline presence = "offline"
+	unknown presence = "unknown"
+)
 
 // fetchLimit bounds one request, the making of its path through the mesh included.
 const fetchLimit = 10 * time.Second

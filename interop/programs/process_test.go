@@ -2,8 +2,11 @@ package programs
 
 import (
 	"bytes"
+	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -84,6 +87,33 @@ func (p *process) mustRun() {
 	if !p.running() {
 		p.t.Fatalf("%s ended: %v", p.name, p.err)
 	}
+}
+
+// ticks is how many of its units the kernel counts in a second.
+const ticks = 100
+
+// cpu is how long the program has computed; of one that has ended, all in all.
+func (p *process) cpu(t *testing.T) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		<-p.donec
+		return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+	}
+	_, rest, _ := strings.Cut(string(b), ") ") // the name before may be anything
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		t.Fatalf("the kernel says of %s: %s", p.name, b)
+	}
+	var sum int64
+	for _, s := range f[11:13] { // in user space and in the kernel
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += n
+	}
+	return time.Duration(sum) * time.Second / ticks
 }
 
 // kill ends the program as a power cut would.

@@ -99,15 +99,40 @@ func (d *tailscaled) address() netip.Addr {
 
 func (d *tailscaled) knows(peer string) bool {
 	s, err := d.status()
-	if err != nil {
-		return false
-	}
+	return err == nil && peerOf(s, peer) != nil
+}
+
+func peerOf(s *ipnstate.Status, name string) *ipnstate.PeerStatus {
 	for _, p := range s.Peer {
-		if p.DNSName == peer+"."+baseDomain+"." {
-			return true
+		if p.DNSName == name+"."+baseDomain+"." {
+			return p
 		}
 	}
-	return false
+	return nil
+}
+
+// sees looks at the JSON, and makes sure that the table agrees.
+func (d *tailscaled) sees(peer string) presence {
+	s, err := d.status()
+	if err != nil {
+		return presence(err.Error())
+	}
+	p := peerOf(s, peer)
+	if p == nil {
+		return unknown
+	}
+	table, err := try(d.cli("status"))
+	if err != nil {
+		return presence(table)
+	}
+	is := offline
+	if p.Online {
+		is = online
+	}
+	if line := lineOf(table, peer, 1); strings.Contains(line, "offline") != (is == offline) {
+		return presence(line)
+	}
+	return is
 }
 
 // path asks by a ping, so that there is a reason to have one.

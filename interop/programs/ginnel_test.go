@@ -36,7 +36,7 @@ func (g *ginnel) state() string { return filepath.Join(g.dir, "state") }
 
 func (g *ginnel) upCommand(server, key string) *exec.Cmd {
 	args := []string{"up", "--control", server, "--state", g.state(), "--proxy", "unix:" + g.proxy(),
-		"--hostname", g.host.name, "--serve", "8000=8000", "--serve", "8001=8001", "--mesh-only", "--log-level", "debug", "--log-format", "text"}
+		"--hostname", g.host.name, "--serve", "8000=8000", "--serve", "8001=8001", "--serve", "8002=8002", "--mesh-only", "--log-level", "debug", "--log-format", "text"}
 	if key != "" {
 		args = append(args, "--authkey", key)
 	}

@@ -30,6 +30,9 @@ const servicePort = 8000
 // otherPort is where the same service is once more, for those who may use the one and not the other.
 const otherPort = 8001
 
+// echoPort is where what is sent comes back.
+const echoPort = 8002
+
 // bulk is what the service sends behind the host's name when it is asked for /bulk.
 const bulk = 1 << 20
 
@@ -168,9 +171,28 @@ func beHost(name string, behind []string) error {
 		}
 		go http.Serve(ln, mux)
 	}
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", echoPort))
+	if err != nil {
+		return err
+	}
+	go echo(ln)
 	fmt.Fprintln(os.Stderr, "ready")
-	_, err := io.Copy(io.Discard, os.Stdin)
+	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+// echo sends back what comes, on every connection.
+func echo(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			io.Copy(c, c)
+		}()
+	}
 }
 
 // service answers with a name, or with bulk that begins with it.

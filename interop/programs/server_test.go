@@ -33,7 +33,7 @@ func startOurServer(t *testing.T, r *relayProgram, more ...string) *ourServer {
 	if r == nil {
 		s.ownRelay(t)
 	} else {
-		s.args = append(s.args, "--stun", "none", "--relay", "none", "--derp-map", r.writeMap(t))
+		s.args = append(s.args, "--stun", "none", "--relay", "none", "--derp-map", r.writeMap(t, regionID, regionCode))
 	}
 	s.args = append(s.args, more...)
 	s.found(t)
@@ -63,12 +63,12 @@ func (s *ourServer) found(t *testing.T) {
 }
 
 // writeMap makes the file with a map of one region, which has this relay.
-func (r *relayProgram) writeMap(t *testing.T) string {
+func (r *relayProgram) writeMap(t *testing.T, id int, code string) string {
 	t.Helper()
-	n := &relay.Node{Name: "1a", RegionID: regionID, HostName: hub.String(), CertName: r.pin, IPv4: hub.String(), IPv6: "none",
+	n := &relay.Node{Name: "1a", RegionID: id, HostName: hub.String(), CertName: r.pin, IPv4: hub.String(), IPv6: "none",
 		DERPPort: int(r.port), STUNPort: int(r.stun)}
 	m := relay.Map{Regions: map[int]*relay.Region{
-		regionID: {RegionID: regionID, RegionCode: regionCode, RegionName: "Test", Nodes: []*relay.Node{n}},
+		id: {RegionID: id, RegionCode: code, RegionName: "Test", Nodes: []*relay.Node{n}},
 	}}
 	b, err := json.Marshal(m)
 	if err != nil {

@@ -37,8 +37,11 @@ type PeerStatus struct {
 }
 
 // Status returns the present state; it is empty after Close.
-func (c *Conn) Status() (s Status) {
-	c.call(func(l *loop) { s = l.snapshot() })
+func (c *Conn) Status() Status {
+	var s Status
+	if !c.call(func(l *loop) { s = l.snapshot() }) {
+		return Status{} // the loop may yet be writing s
+	}
 	return s
 }
 

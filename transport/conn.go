@@ -264,6 +264,12 @@ func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) 
 	for len(packets) > 0 {
 		n := 0
 		for n < len(packets) && !isRelayedDisco(packets[n]) {
+			if isHandshake(packets[n]) {
+				if n > 0 {
+					break // what came before does not have to wait
+				}
+				c.holdHandshake(e)
+			}
 			n++
 		}
 		if n > 0 {

@@ -20,6 +20,8 @@ type endpoint struct {
 	// loop. sent is set by each send and cleared by the loop, which so learns of activity without a clock on the way.
 	awake atomic.Bool
 	sent  atomic.Bool
+
+	handshakes handshakes
 }
 
 // route is where packets for a peer go. It is immutable.

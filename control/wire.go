@@ -144,6 +144,9 @@ type MapResponse struct {
 // an empty list is a chunk without rules. The key "*" with null takes all chunks away before the others are applied.
 type Rules []FilterRule
 
+// MessageDuplicateKey is the name of the display message by which our server tells a node that another process uses its key.
+const MessageDuplicateKey = "duplicate-key"
+
 // DisplayMessage is news for the user (section 5.6).
 type DisplayMessage struct {
 	Title               string

@@ -159,7 +159,12 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 			return err
 		}
 		m.setErr(nil)
-		m.watchRival(func(r *rival, now time.Time) { r.shown(now, nm.Self.DiscoKey, m.n.conn.DiscoKey()) })
+		m.watchRival(func(r *rival, now time.Time) {
+			r.shown(now, nm.Self.DiscoKey, m.n.conn.DiscoKey())
+			if nm.DisplayMessages[control.MessageDuplicateKey] != nil {
+				r.told(now)
+			}
+		})
 		m.apply(nm)
 		if nm.Self.Key == m.n.key().Public() && expired(nm, time.Now()) { // of an older key it says nothing any more
 			m.noKey = true // who lets a key expire wants to be asked

@@ -39,12 +39,17 @@ func (m *membership) describe(s *Status, state State, reason string, err error) 
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.rival.present(time.Now()) {
+	if m.hasRival() {
 		s.Health = append(s.Health, duplicateKey)
 	}
 	if m.netmap != nil {
 		s.Health = append(s.Health, messages(m.netmap)...)
 	}
+}
+
+// hasRival reports whether another process uses this node's key, as the node has noticed or was told.
+func (m *membership) hasRival() bool {
+	return m.rival.present(time.Now()) || m.netmap != nil && m.netmap.DisplayMessages[control.MessageDuplicateKey] != nil
 }
 
 // duplicateKey is for a node whose state directory was copied.
@@ -54,6 +59,9 @@ var duplicateKey = HealthIssue{Code: "duplicate-key", Text: "another process use
 // messages are what the server has to say to the user.
 func messages(nm *control.NetMap) (issues []HealthIssue) {
 	for _, id := range slices.Sorted(maps.Keys(nm.DisplayMessages)) {
+		if id == control.MessageDuplicateKey {
+			continue // which the node says in words of its own
+		}
 		d := nm.DisplayMessages[id]
 		issue := HealthIssue{Code: "control-message", Text: strings.TrimPrefix(strings.TrimSuffix(d.Title+": "+d.Text, ": "), ": ")}
 		if a := d.PrimaryAction; a != nil {

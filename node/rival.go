@@ -39,6 +39,9 @@ func (r *rival) shown(now time.Time, shown, ours key.DiscoPublic) {
 	}
 }
 
+// told takes the word of a server that has noticed itself.
+func (r *rival) told(now time.Time) { r.signed = now }
+
 // present reports whether there is one.
 func (r *rival) present(now time.Time) bool {
 	return !r.signed.IsZero() && now.Sub(r.signed) <= rivalWindow

@@ -406,11 +406,12 @@ func TestControlCopiedState(t *testing.T) {
 	told := func(n *node.Node) func() bool {
 		return func() bool {
 			return slices.ContainsFunc(n.Status().Health, func(h node.HealthIssue) bool {
-				return h.Code == "control-message" && strings.Contains(h.Text, "another process, at 127.0.0.1, uses the key of this node")
+				return h.Code == "duplicate-key"
 			})
 		}
 	}
-	c.eventually("one is told", func() bool { return told(a)() || told(b)() })
+	c.eventually("one is told", told(a))
+	c.eventually("the other is told", told(b))
 	if out := c.command(exitOK, "nodes", "list"); !strings.Contains(out, "online,contested") {
 		t.Error(out)
 	}

@@ -44,6 +44,7 @@ func TestSupersededInOneBatch(t *testing.T) {
 			}
 			return nil
 		})
+		settle() // it ends with the next step
 		select {
 		case <-first.endc:
 		default:

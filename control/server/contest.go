@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"ginnel/control"
 	"ginnel/internal/key"
 )
 
@@ -116,11 +117,25 @@ func hostOnly(addr string) string {
 	return addr
 }
 
-// health is what a node is told is wrong with it. It is never nil: an empty list takes back what was said before.
-func (n *node) health() []string {
-	if n.contest == nil {
-		return []string{}
+// displayVersion is the capability version of the first clients that know of display messages (section 5.6).
+const displayVersion = 117
+
+// appendHealth adds what a node is told is wrong with it, which takes back what was said before.
+func (n *node) appendHealth(resp *control.MapResponse) {
+	text := ""
+	if n.contest != nil {
+		text = fmt.Sprintf("another process, at %s, uses the key of this node, and each takes the network from the other: "+
+			"a copy of a state directory must not run beside the original; give one of them a state of its own", n.contest.rival)
 	}
-	return []string{fmt.Sprintf("another process, at %s, uses the key of this node, and each takes the network from the other: "+
-		"a copy of a state directory must not run beside the original; give one of them a state of its own", n.contest.rival)}
+	switch {
+	case n.rec.Cap < displayVersion && text == "":
+		resp.Health = []string{}
+	case n.rec.Cap < displayVersion:
+		resp.Health = []string{text}
+	case text == "":
+		resp.DisplayMessages = map[string]*control.DisplayMessage{control.MessageDuplicateKey: nil}
+	default:
+		resp.DisplayMessages = map[string]*control.DisplayMessage{control.MessageDuplicateKey: {
+			Title: "Another process uses this node's key", Text: text, Severity: "high", ImpactsConnectivity: true}}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"ginnel/control"
 	"ginnel/internal/key"
 )
 
@@ -97,17 +98,17 @@ func TestContested(t *testing.T) {
 			t.Errorf("contested: %v", contested)
 		}
 		for _, p := range []*peer{a, b} {
-			if m, _ := p.view(); len(m.Health) != 1 || !strings.Contains(m.Health[0], "another process") {
-				t.Errorf("%s is told %q", p.host.Hostname, m.Health)
+			if m, _ := p.view(); !warned(m) {
+				t.Errorf("%s is told %q and %v", p.host.Hostname, m.Health, m.DisplayMessages)
 			}
 		}
-		if m, _ := watcher.view(); len(m.Health) > 0 {
+		if m, _ := watcher.view(); len(m.Health)+len(m.DisplayMessages) > 0 {
 			t.Errorf("another node is told %q", m.Health)
 		}
 		b.away()
 		time.Sleep(contestLife + contestHold)
 		settle()
-		if m, _ := a.view(); len(m.Health) > 0 || n.server.core.contested() != 0 {
+		if m, _ := a.view(); len(m.Health)+len(m.DisplayMessages) > 0 || n.server.core.contested() != 0 {
 			t.Errorf("after its end: %q", m.Health)
 		}
 		seen := watcher.sees("laptop")
@@ -115,6 +116,37 @@ func TestContested(t *testing.T) {
 			t.Errorf("after its end: seen as %+v", seen)
 		}
 	})
+}
+
+// warned reports whether a node has been told of its rival.
+func warned(m *control.NetMap) bool {
+	d := m.DisplayMessages[control.MessageDuplicateKey]
+	return d != nil && strings.Contains(d.Text, "another process")
+}
+
+// Clients that know nothing of display messages are told in the old way, and each is told when it is over.
+func TestHealthOfOldClients(t *testing.T) {
+	for _, c := range []struct {
+		version          int
+		contest          *contest
+		health, messages int
+	}{
+		{displayVersion - 1, nil, 0, 0}, {displayVersion - 1, &contest{rival: "192.0.2.1"}, 1, 0},
+		{displayVersion, nil, 0, 1}, {displayVersion, &contest{rival: "192.0.2.1"}, 0, 1},
+	} {
+		n := &node{rec: &nodeRecord{Cap: c.version}, contest: c.contest}
+		var resp control.MapResponse
+		n.appendHealth(&resp)
+		if len(resp.Health) != c.health || len(resp.DisplayMessages) != c.messages {
+			t.Errorf("version %d: got %q and %v", c.version, resp.Health, resp.DisplayMessages)
+		}
+		if c.messages > 0 && (resp.DisplayMessages[control.MessageDuplicateKey] != nil) != (c.contest != nil) {
+			t.Errorf("version %d: got %v", c.version, resp.DisplayMessages)
+		}
+		if c.messages == 0 && resp.Health == nil {
+			t.Errorf("version %d: what was said before is not taken back", c.version)
+		}
+	}
 }
 
 // While a node is contested its name is not changed by either.

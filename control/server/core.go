@@ -72,6 +72,7 @@ type pending struct {
 	regroup   bool // so has what the policy says of nodes that have not
 	derp      *control.DERPMap
 	published time.Time // the latest step
+	ended     []*stream // superseded: they end once they can see why
 	primaries primaries
 }
 

@@ -10,6 +10,7 @@ import (
 // publish makes the step from what the streams know to what the state is now.
 func (c *core) publish(at moment) {
 	before := c.latest.Load()
+	defer closeAll(c.pending.ended)
 	if c.pending.regroup {
 		c.regroup(at)
 	}
@@ -41,6 +42,12 @@ func (c *core) publish(at moment) {
 	c.latest.Store(s)
 	before.follow(s)
 	c.revoke(s)
+}
+
+func closeAll(ended []*stream) {
+	for _, s := range ended {
+		close(s.endc)
+	}
 }
 
 // revoke tells which node keys are not good any more since the step.

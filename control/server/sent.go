@@ -35,7 +35,7 @@ func (v *view) first(sent *sentState, domain string, now time.Time) *control.Map
 		resp.UserProfiles = append(resp.UserProfiles, u.profile())
 	}
 	if self.contest != nil {
-		resp.Health = self.health()
+		self.appendHealth(resp)
 	}
 	sent.filter = v.rules.filterSum(sent.id)
 	resp.PacketFilters = map[string]control.Rules{filterChunk: v.rules.filter(sent.id)}
@@ -66,7 +66,7 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 		resp.Node = mine.now.peer()
 		resp.UserProfiles = s.profiles([]*control.Node{resp.Node})
 		if mine.old == nil || mine.old.contest != mine.now.contest {
-			resp.Health = mine.now.health()
+			mine.now.appendHealth(resp)
 		}
 	}
 	own := resp.UserProfiles

@@ -47,7 +47,7 @@ func (c *core) begin(t *tx, s *stream) {
 	t.setNode(n)
 	set(t, c.streams, s.id, s)
 	if old != nil {
-		t.after = append(t.after, func() { close(old.endc) })
+		t.after = append(t.after, func() { c.pending.ended = append(c.pending.ended, old) })
 	}
 }
 
@@ -136,28 +136,20 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 		select {
 		case <-cur.nextc:
 			cur = cur.next
-			if cur.node(s.id) == nil {
-				return errSuperseded
-			}
 			if c.latest.Load().serial-cur.serial > maxBehind {
 				return errBehind
 			}
-			frame, err := cur.frame(sent, compress)
-			if err != nil {
-				return fmt.Errorf("encoding a change: %w", err)
-			}
-			if len(frame) == 0 {
-				continue
-			}
-			if err := out.write(frame, deltaFrame); err != nil {
+			if n, err := out.writeStep(cur, sent, compress); err != nil {
 				return err
+			} else if n == 0 {
+				continue
 			}
 		case <-timer.C:
 			if err := out.write(alive, aliveFrame); err != nil {
 				return err
 			}
 		case <-s.endc:
-			return errSuperseded
+			return farewell(cur, sent, compress, out)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.stopc:
@@ -165,6 +157,22 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 		}
 		timer.Reset(keepAliveIn())
 	}
+}
+
+// farewell tells a node whose stream is at its end of a step that it may not have seen: the one that is the reason.
+func farewell(cur *step, sent *sentState, compress string, out *frameWriter) error {
+	for range maxBehind {
+		select {
+		case <-cur.nextc:
+			cur = cur.next
+		default:
+			return errSuperseded
+		}
+		if _, err := out.writeStep(cur, sent, compress); err != nil {
+			return err
+		}
+	}
+	return errSuperseded
 }
 
 func keepAliveIn() time.Duration { return keepAliveEvery + rand.N(keepAliveSpread) }
@@ -184,6 +192,21 @@ type frameWriter struct {
 	w       http.ResponseWriter
 	rc      *http.ResponseController
 	metrics *metrics
+}
+
+// writeStep writes what a step means to a node, and returns how many bytes that were.
+func (f *frameWriter) writeStep(cur *step, sent *sentState, compress string) (int, error) {
+	if cur.node(sent.id) == nil {
+		return 0, errSuperseded
+	}
+	frame, err := cur.frame(sent, compress)
+	if err != nil {
+		return 0, fmt.Errorf("encoding a change: %w", err)
+	}
+	if len(frame) == 0 {
+		return 0, nil
+	}
+	return len(frame), f.write(frame, deltaFrame)
 }
 
 func (f *frameWriter) write(frame []byte, kind frameKind) error {

@@ -25,17 +25,7 @@ import (
 const drainTime = 5 * time.Second
 
 func newRelay(p program) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "relay",
-		Short: "Run a DERP relay",
-		Args:  noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.Help()
-			return usagef("'ginnel relay' wants a command: serve")
-		},
-	}
-	cmd.AddCommand(newRelayServe(p))
-	return cmd
+	return commandGroup(&cobra.Command{Use: "relay", Short: "Run a DERP relay"}, newRelayServe(p))
 }
 
 func newRelayServe(p program) *cobra.Command {

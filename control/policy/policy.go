@@ -1,9 +1,9 @@
 // Package policy reads the policy file and makes of it what the coordination server needs to know: which node gets which
 // packet filter, who sees whom, who may have a tag, and which routes need no hand to approve them.
-
+//
 // The file is HuJSON, JSON with comments and trailing commas, in the format that the users of headscale and Tailscale
 // know. What is said there:
-
+//
 //   - Without a file, which is a nil *Policy, every node may reach every other, nobody may ask for a tag, and no route
 //     approves itself.
 //   - With a file nothing is allowed but what acls and grants allow. A file with neither of them allows nothing, and a
@@ -14,10 +14,10 @@
 //     at every node that has it, routes to it, or is an exit node if it is on the Internet. autogroup:internet is the
 //     Internet at exit nodes; autogroup:self are the nodes of the source's own user.
 //   - Grants of applications are passed on to the nodes as they are; the server gives them no meaning.
-
+//
 // What this package cannot enforce is never taken lightly. A key that only would have given more (ssh, nodeAttrs) is left
 // out with a warning; one that would have narrowed a rule (srcPosture, via) is refused.
-
+//
 // The package is pure: it has no state, starts no goroutines, and takes no locks. Policy and Compiled do not change.
 package policy
 

@@ -134,6 +134,9 @@ func (c *Conn) sendToPeer(bufs [][]byte, e *endpoint) error {
 	if !e.awake.Load() {
 		c.wakePeer(e)
 	}
+	if len(bufs) == 1 && isInitiation(bufs[0]) {
+		e.handshakes.sent(time.Now())
+	}
 	r := e.route.Load()
 	direct := errNoPath
 	if r.direct.IsValid() {

@@ -263,13 +263,7 @@ func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) 
 	}
 	for len(packets) > 0 {
 		n := 0
-		for n < len(packets) && !isRelayedDisco(packets[n]) {
-			if isHandshake(packets[n]) {
-				if n > 0 {
-					break // what came before does not have to wait
-				}
-				c.holdHandshake(e)
-			}
+		for n < len(packets) && !isRelayedDisco(packets[n]) && c.passHandshake(e, packets[n]) {
 			n++
 		}
 		if n > 0 {
@@ -277,7 +271,9 @@ func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) 
 			packets = packets[n:]
 			continue
 		}
-		c.tellRelayedDisco(packets[0], region, from)
+		if isRelayedDisco(packets[0]) {
+			c.tellRelayedDisco(packets[0], region, from)
+		}
 		packets = packets[1:]
 	}
 }

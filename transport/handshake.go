@@ -1,22 +1,29 @@
 package transport
 
 import (
+	"bytes"
+	"slices"
 	"sync"
 	"time"
 
 	"ginnel/internal/key"
 )
 
-// WireGuard works on the handshakes of a peer in several goroutines at once. When both sides have begun one, and the other's
-// beginning arrives together with its answer to ours, they get into each other's way: what comes out is a session that only
-// one side has, and nothing passes until that is noticed, 15 seconds later. So the second of two such messages that follow
-// each other closely is held back until the first is dealt with.
+// Two nodes that learn of each other at the same moment begin a handshake at the same moment. WireGuard works on the messages
+// of one peer in several goroutines at once; when the other's beginning arrives together with its answer to ours, they get
+// into each other's way, and what comes out is a session that only one side has. Nothing passes until that is noticed,
+// 15 seconds later. The same happens to the peer if we send it our answer right after our beginning. And at best both
+// answer, each gives up its own beginning for that, and no session comes about.
+//
+// So a beginning that crosses ours is put aside. The answer to ours, if it comes, makes it void; otherwise it takes its turn,
+// sooner on one side than on the other.
 
 const (
 	handshakeTime = 20 * time.Millisecond // that one message of a handshake takes WireGuard, on a busy machine
 
-	// holdEvery bounds what a peer can make of it: while a message is held, nothing else comes from its relay.
-	holdEvery = time.Second
+	// soon and late are after our beginning. In between the side that waits longer has the answer of the other.
+	soon = handshakeTime
+	late = 4 * handshakeTime
 )
 
 // The message types and sizes of WireGuard's handshake.
@@ -25,29 +32,58 @@ const (
 	wireGuardResponse, responseLen     = 2, 92
 )
 
-func isHandshake(b []byte) bool {
-	return len(b) == initiationLen && b[0] == wireGuardInitiation || len(b) == responseLen && b[0] == wireGuardResponse
-}
+func isInitiation(b []byte) bool { return len(b) == initiationLen && b[0] == wireGuardInitiation }
+func isResponse(b []byte) bool   { return len(b) == responseLen && b[0] == wireGuardResponse }
 
-// handshakes knows when messages of handshakes came from a peer by its relay, where they meet: before two peers have spoken
-// there is no other way.
+// handshakes knows what goes on with a peer, as far as its relay brings it, where beginnings meet: before two peers have
+// spoken there is no other way.
 type handshakes struct {
 	mu    sync.Mutex
-	heard time.Time // the latest, or when it is let through
-	held  time.Time // when one was held back for the last time
+	began time.Time // our latest beginning; zero once it is answered
+	heard time.Time // the latest message of the peer that was let through
+	aside []byte    // its beginning that crossed ours; nil: none
 }
 
-// next takes a message that has arrived and returns for how long to hold it back.
-func (h *handshakes) next(now time.Time) time.Duration {
+// sent takes a beginning of ours.
+func (h *handshakes) sent(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	wait := h.heard.Add(handshakeTime).Sub(now)
-	if wait <= 0 || wait > handshakeTime || now.Sub(h.held) < holdEvery {
+	h.began = now
+}
+
+// crosses reports whether a beginning comes less than patience after ours, and puts it aside. The first that is put aside
+// has resume called after wait.
+func (h *handshakes) crosses(b []byte, patience time.Duration, now time.Time) (crosses bool, wait time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	wait = h.began.Add(patience).Sub(now)
+	if wait <= 0 || wait > patience {
 		h.heard = now
-		return 0
+		return false, 0
 	}
-	h.held, h.heard = now, now.Add(wait)
-	return wait
+	if h.aside != nil {
+		wait = 0
+	}
+	h.aside = slices.Clone(b)
+	return true, wait
+}
+
+// answered takes an answer to ours, which makes what was put aside void.
+func (h *handshakes) answered(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.began, h.aside, h.heard = time.Time{}, nil, now
+}
+
+// resume returns what was put aside, nil if it is void.
+func (h *handshakes) resume(now time.Time) []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b := h.aside
+	if h.aside = nil; b != nil {
+		h.heard = now
+	}
+	return b
 }
 
 func (h *handshakes) last() time.Time {
@@ -56,17 +92,29 @@ func (h *handshakes) last() time.Time {
 	return h.heard
 }
 
-// holdHandshake waits for as long as a message from e has to be held back.
-func (c *Conn) holdHandshake(e *endpoint) {
-	wait := e.handshakes.next(time.Now())
-	if wait == 0 {
-		return
+// passHandshake reports whether a message that a relay has brought is for WireGuard now.
+func (c *Conn) passHandshake(e *endpoint, b []byte) bool {
+	if isResponse(b) {
+		e.handshakes.answered(time.Now())
 	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-c.closec:
+	if !isInitiation(b) {
+		return true
+	}
+	patience := soon
+	if bytes.Compare(c.cfg.NodeKey[:], e.key[:]) < 0 {
+		patience = late
+	}
+	crosses, wait := e.handshakes.crosses(b, patience, time.Now())
+	if wait > 0 {
+		time.AfterFunc(wait, func() { c.resumeHandshake(e) })
+	}
+	return !crosses
+}
+
+// resumeHandshake ends soon after the bind is closed.
+func (c *Conn) resumeHandshake(e *endpoint) {
+	if b := e.handshakes.resume(time.Now()); b != nil {
+		c.counters.relayedClosed.Add(uint64(c.inbox.put(e, [][]byte{b})))
 	}
 }
 

@@ -1,11 +1,11 @@
 package transport
 
 import (
-	"slices"
-	"sync"
+	"bytes"
 	"testing"
 	"time"
 
+	"ginnel/internal/key"
 	"ginnel/internal/simnet"
 )
 
@@ -15,75 +15,110 @@ func handshakeMessage(kind byte, size int) []byte {
 	return b
 }
 
-// The second of two messages of a handshake that come together waits until WireGuard is done with the first; what comes
-// before does not, and what follows keeps its place.
-func TestCrossingHandshakes(t *testing.T) {
+var (
+	testInitiation = handshakeMessage(wireGuardInitiation, initiationLen)
+	testResponse   = handshakeMessage(wireGuardResponse, responseLen)
+)
+
+// sizes are those of what arrived, with their headers.
+func arrivedSizes(n *testNode) (sizes []int) {
+	for _, a := range n.take() {
+		sizes = append(sizes, len(a.text)+dataHeader)
+	}
+	return sizes
+}
+
+// crossing is two nodes of which one has begun a handshake with the other; the patience is that of the former.
+func crossing(t *testing.T, w *world) (a, b *testNode, patience time.Duration) {
+	a, b = w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
+	w.introduce(a, b)
+	ep, err := a.c.Bind().ParseEndpoint(hexOf(b.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.c.Bind().Send([][]byte{testInitiation}, ep); err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Compare(a.key[:], b.key[:]) < 0 {
+		return a, b, late
+	}
+	return a, b, soon
+}
+
+func hexOf(k key.NodePublic) string { return newEndpoint(k).DstToString() }
+
+// A beginning that crosses ours waits, and what comes after it does not; when no answer has come it has its turn.
+func TestCrossingBeginnings(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		a, b := w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
-		w.introduce(a, b)
-		initiation, response := handshakeMessage(wireGuardInitiation, initiationLen), handshakeMessage(wireGuardResponse, responseLen)
-		began := time.Now()
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			b.c.HandleRelayed(1, a.key, [][]byte{packet("before"), initiation, response, packet("after")})
-		})
-		time.Sleep(handshakeTime / 2)
-		if got := b.take(); len(got) != 2 || got[0].text != "before" || len(got[1].text) != initiationLen-dataHeader {
+		a, b, patience := crossing(t, w)
+		a.c.HandleRelayed(1, b.key, [][]byte{packet("before"), testInitiation, packet("after")})
+		time.Sleep(patience - time.Millisecond)
+		if got := a.take(); len(got) != 2 || got[0].text != "before" || got[1].text != "after" {
 			t.Errorf("at first got %v", got)
 		}
-		if !b.c.InHandshake(a.key) || a.c.InHandshake(b.key) {
-			t.Error("not where the messages came is there a handshake")
+		if a.c.InHandshake(b.key) {
+			t.Error("what waits counts as heard")
 		}
-		wg.Wait()
-		if took := time.Since(began); took != handshakeTime {
-			t.Errorf("the response was held for %v, want %v", took, handshakeTime)
+		time.Sleep(2 * time.Millisecond)
+		if got := arrivedSizes(a); len(got) != 1 || got[0] != initiationLen {
+			t.Errorf("then got messages of %d bytes", got)
 		}
-		time.Sleep(time.Millisecond)
-		if got := b.take(); len(got) != 2 || len(got[0].text) != responseLen-dataHeader || got[1].text != "after" {
-			t.Errorf("then got %v", got)
+		if !a.c.InHandshake(b.key) {
+			t.Error("what had its turn does not count as heard")
 		}
 		time.Sleep(handshakeTime)
-		if b.c.InHandshake(a.key) {
+		if a.c.InHandshake(b.key) {
 			t.Error("the handshake has no end")
+		}
+		a.c.HandleRelayed(1, b.key, [][]byte{testInitiation})
+		time.Sleep(time.Millisecond)
+		if got := arrivedSizes(a); len(got) != 1 {
+			t.Errorf("of a beginning that crosses nothing got %d", got)
 		}
 	})
 }
 
-// A peer that sends handshakes all the time holds up its relay for a fiftieth of the time at most.
-func TestHandshakesHeld(t *testing.T) {
+// The answer to ours makes a beginning void that crossed it.
+func TestAnswerVoidsCrossingBeginning(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b, _ := crossing(t, w)
+		a.c.HandleRelayed(1, b.key, [][]byte{testInitiation, testInitiation, testResponse})
+		time.Sleep(time.Second)
+		if got := arrivedSizes(a); len(got) != 1 || got[0] != responseLen {
+			t.Errorf("got messages of %d bytes, want the response", got)
+		}
+		a.c.HandleRelayed(1, b.key, [][]byte{testInitiation})
+		time.Sleep(time.Millisecond)
+		if got := arrivedSizes(a); len(got) != 1 {
+			t.Errorf("of the peer's next beginning got %d", got)
+		}
+	})
+}
+
+// Of two sides that both put the other's beginning aside one is sooner by more than a handshake takes.
+func TestSidesDiffer(t *testing.T) {
+	if late-soon < 2*handshakeTime {
+		t.Errorf("sides wait for %v and %v", soon, late)
+	}
 	var h handshakes
 	now := time.Unix(1000, 0)
-	var waits []time.Duration
-	var total time.Duration
-	for end := now.Add(10 * time.Second); now.Before(end); now = now.Add(time.Millisecond) {
-		wait := h.next(now)
-		if wait > 0 {
-			waits = append(waits, wait)
-		}
-		total += wait
-		now = now.Add(wait)
-	}
-	if len(waits) == 0 || len(waits) > 10 || total > 10*handshakeTime {
-		t.Errorf("held for %v in 10 s", waits)
-	}
-	if slices.Max(waits) > handshakeTime {
-		t.Errorf("held for up to %v", slices.Max(waits))
-	}
-	if wait := h.next(now.Add(-time.Hour)); wait != 0 {
-		t.Errorf("held for %v after the clock was set back", wait)
+	h.sent(now)
+	if crosses, wait := h.crosses(testInitiation, late, now.Add(-time.Hour)); crosses || wait != 0 {
+		t.Errorf("a clock that was set back holds a beginning for %v", wait)
 	}
 }
 
-func TestIsHandshake(t *testing.T) {
+// WireGuard's messages are told by type and size.
+func TestHandshakeMessages(t *testing.T) {
 	for _, c := range []struct {
-		b    []byte
-		want bool
+		b                    []byte
+		initiation, response bool
 	}{
-		{handshakeMessage(1, 148), true}, {handshakeMessage(2, 92), true}, {handshakeMessage(1, 92), false}, {handshakeMessage(2, 148), false},
-		{handshakeMessage(3, 64), false}, {handshakeMessage(4, 148), false}, {nil, false},
+		{testInitiation, true, false}, {testResponse, false, true}, {handshakeMessage(1, 92), false, false},
+		{handshakeMessage(2, 148), false, false}, {handshakeMessage(3, 64), false, false}, {handshakeMessage(4, 148), false, false}, {nil, false, false},
 	} {
-		if got := isHandshake(c.b); got != c.want {
-			t.Errorf("type %v of %d bytes: got %v", c.b[:min(1, len(c.b))], len(c.b), got)
+		if isInitiation(c.b) != c.initiation || isResponse(c.b) != c.response {
+			t.Errorf("type %v of %d bytes: initiation %v, response %v", c.b[:min(1, len(c.b))], len(c.b), isInitiation(c.b), isResponse(c.b))
 		}
 	}
 }

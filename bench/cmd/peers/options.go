@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"ginnel/bench/peer"
+	"ginnel/bench/trial"
+)
+
+// options are what the flags say.
+type options struct {
+	root       string // of the repository
+	programs   peer.Programs
+	contenders []*peer.Contender
+	rounds     int
+	plan       trial.Plan
+	verbose    bool
+	json, svg  string // files to write; empty for none
+	page       string
+}
+
+func parse(args []string) (*options, error) {
+	fs := flag.NewFlagSet("peers", flag.ContinueOnError)
+	o := new(options)
+	fs.StringVar(&o.root, "root", "..", "the `dir`ectory of the repository")
+	bin := fs.String("bin", "", "`dir`ectory for built programs (ginnel-bench in the user's cache)")
+	only := fs.String("only", "", "what to compare: names of groups (direct, relayed, relay) and of contenders, by `comma`")
+	fs.IntVar(&o.rounds, "rounds", 3, "`number` of times that each takes its turn")
+	seconds := fs.Float64("seconds", 2, "length of a measurement in `s`")
+	idle := fs.Int("idle-clients", 0, "`number` of idle clients of a relay (10000)")
+	smoke := fs.Bool("smoke", false, "only show that everything works: one short round")
+	write := fs.Bool("write", false, "write BENCHMARKS.md, docs/benchmarks.svg and docs/benchmarks.json in the repository")
+	fs.StringVar(&o.json, "json", "", "`file` for all figures")
+	fs.StringVar(&o.svg, "svg", "", "`file` for a chart")
+	fs.BoolVar(&o.verbose, "v", false, "log every measurement")
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("%q: there are flags only", fs.Arg(0))
+	}
+	if o.rounds < 1 || *seconds <= 0 || *idle < 0 {
+		return nil, fmt.Errorf("-rounds %d, -seconds %v and -idle-clients %d must be positive", o.rounds, *seconds, *idle)
+	}
+	o.plan = trial.Full(*seconds)
+	if *smoke {
+		o.plan, o.rounds = trial.Smoke(), 1
+	}
+	if *idle > 0 {
+		o.plan.IdleClients = *idle
+	}
+	return o, o.resolve(*bin, *only, *write)
+}
+
+// resolve settles what depends on the machine.
+func (o *options) resolve(bin, only string, write bool) (err error) {
+	if o.root, err = filepath.Abs(o.root); err != nil {
+		return err
+	}
+	if bin == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return fmt.Errorf("looking for a place for programs; name one with -bin: %w", err)
+		}
+		bin = filepath.Join(cache, "ginnel-bench")
+	}
+	if bin, err = filepath.Abs(bin); err != nil {
+		return err
+	}
+	o.programs = peer.Programs(bin)
+	if write {
+		o.page = filepath.Join(o.root, "BENCHMARKS.md")
+		o.svg, o.json = filepath.Join(o.root, "docs", "benchmarks.svg"), filepath.Join(o.root, "docs", "benchmarks.json")
+	}
+	o.contenders, err = choose(only)
+	return err
+}
+
+// choose returns the contenders that are named, by themselves or by their group; all if nothing is.
+func choose(only string) (chosen []*peer.Contender, err error) {
+	all := peer.Contenders()
+	if only == "" {
+		return all, nil
+	}
+	wanted := make(map[*peer.Contender]bool)
+	for _, name := range strings.Split(only, ",") {
+		found := false
+		for _, c := range all {
+			if c.Name == name || string(c.Group) == name {
+				wanted[c], found = true, true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("-only %q: there is no such group or contender", name)
+		}
+	}
+	return slices.DeleteFunc(all, func(c *peer.Contender) bool { return !wanted[c] }), nil
+}
+
+// build makes the programs.
+func (o *options) build(ctx context.Context) error {
+	if err := os.MkdirAll(string(o.programs), 0o755); err != nil {
+		return err
+	}
+	return peer.Build(ctx, o.root, o.programs, o.contenders)
+}

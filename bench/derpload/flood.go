@@ -1,0 +1,162 @@
+package derpload
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ginnel/bench/load"
+	"ginnel/bench/proc"
+	"ginnel/internal/key"
+	"ginnel/relay"
+)
+
+const (
+	// packetSize is that of a WireGuard message with a packet of 1,280 bytes, the MTU of a mesh.
+	packetSize = 1280 + 32
+	// window is how many packets of a pair may be on their way: the queue that derper has for a client. With more of them
+	// it drops, and what would be compared is how fast servers throw away.
+	window = 32
+	// lostAfter is when packets that have not arrived count as lost.
+	lostAfter = 200 * time.Millisecond
+)
+
+// body is what each packet has after its number.
+var body = makeBody()
+
+func makeBody() []byte {
+	b := make([]byte, packetSize)
+	r := rand.New(rand.NewPCG(3, 4))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+// pair is a client that sends and one that receives.
+type pair struct {
+	from     *relay.Client
+	to       key.NodePublic
+	batch    int
+	arrived  atomic.Int64
+	lost     atomic.Int64
+	arrivedc chan struct{} // has an item after packets have arrived
+}
+
+// flood has each pair send as fast as it can without overrunning the queues of the server.
+func flood(ctx context.Context, s *Spec) (load.Figures, error) {
+	pairs := make([]*pair, s.Pairs)
+	for i := range pairs {
+		pairs[i] = &pair{batch: s.Batch, arrivedc: make(chan struct{}, 1)}
+	}
+	p, err := connect(ctx, s.Region, 2*s.Pairs, func(n int, _ *client, m relay.Message) error { return pairs[n/2].arrive(n, m) })
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	stop, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for i, pr := range pairs {
+		pr.from, pr.to = p.clients[2*i].Client, p.clients[2*i+1].key
+		wg.Go(func() { p.note(pr.send(stop)) })
+	}
+	f, err := count(ctx, s, pairs)
+	return f, errors.Join(err, p.broken())
+}
+
+// count measures what arrives after the flood has come up.
+func count(ctx context.Context, s *Spec, pairs []*pair) (load.Figures, error) {
+	if err := wait(ctx, s.Duration/4); err != nil {
+		return nil, err
+	}
+	cpu, err := proc.CPU(s.PID)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	arrived, lost := totals(pairs)
+	if err := wait(ctx, s.Duration); err != nil {
+		return nil, err
+	}
+	took := time.Since(start).Seconds()
+	later, err := proc.CPU(s.PID)
+	if err != nil {
+		return nil, err
+	}
+	arrivedLater, lostLater := totals(pairs)
+	n, gone := float64(arrivedLater-arrived), float64(lostLater-lost)
+	if n == 0 {
+		return nil, fmt.Errorf("no packet arrived in %v", s.Duration)
+	}
+	f := load.Figures{"pps": n / took, "mbps": n * packetSize * 8 / 1e6 / took, "lost_percent": 100 * gone / (n + gone)}
+	if used := (later - cpu).Seconds(); used > 0 {
+		f["pps_per_core"] = n / used
+	}
+	return f, nil
+}
+
+func totals(pairs []*pair) (arrived, lost int64) {
+	for _, p := range pairs {
+		arrived, lost = arrived+p.arrived.Load(), lost+p.lost.Load()
+	}
+	return arrived, lost
+}
+
+// send sends batches while the window has room for them.
+func (p *pair) send(ctx context.Context) error {
+	batch := make([][]byte, p.batch)
+	for i := range batch {
+		batch[i] = bytes.Clone(body)
+	}
+	timer := time.NewTimer(lostAfter)
+	defer timer.Stop()
+	for sent := int64(0); ctx.Err() == nil; {
+		if sent-p.arrived.Load()-p.lost.Load() > window-int64(p.batch) {
+			p.await(ctx, timer, sent)
+			continue
+		}
+		for _, b := range batch {
+			binary.BigEndian.PutUint64(b, uint64(sent))
+			sent++
+		}
+		if err := p.from.Send(p.to, batch); err != nil {
+			return fmt.Errorf("sending: %w", err)
+		}
+	}
+	return nil
+}
+
+// await waits until packets have arrived, or must be lost.
+func (p *pair) await(ctx context.Context, timer *time.Timer, sent int64) {
+	timer.Reset(lostAfter)
+	select {
+	case <-p.arrivedc:
+	case <-ctx.Done():
+	case <-timer.C:
+		p.lost.Store(sent - p.arrived.Load())
+	}
+}
+
+// arrive counts a packet. Those of a pair come to its second client.
+func (p *pair) arrive(number int, m relay.Message) error {
+	if m.Kind != relay.MessagePacket {
+		return nil
+	}
+	if number%2 == 0 || len(m.Data) != packetSize || !bytes.Equal(m.Data[8:], body[8:]) {
+		return errors.New("a packet came that was not sent")
+	}
+	p.arrived.Add(1)
+	select {
+	case p.arrivedc <- struct{}{}:
+	default:
+	}
+	return nil
+}

@@ -1,0 +1,25 @@
+package load
+
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// datagramBuffer is what the ends of a measurement may have waiting, so that what is lost was lost on the way.
+const datagramBuffer = 8 << 20
+
+// enlarge gives a socket large buffers, beyond the limit of the system where the process may do that.
+func enlarge(c *net.UDPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		for _, o := range []struct{ force, plain int }{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.force, datagramBuffer) != nil {
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.plain, datagramBuffer)
+			}
+		}
+	})
+}

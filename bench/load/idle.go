@@ -1,0 +1,44 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"net"
+)
+
+// idle opens connections, and after a time in which nothing happens on them makes sure that they are still good.
+func idle(ctx context.Context, s *Spec) (Figures, error) {
+	before, err := costsOf(s.PIDs)
+	if err != nil {
+		return nil, err
+	}
+	var all []net.Conn
+	defer func() {
+		for _, c := range all {
+			c.Close()
+		}
+	}()
+	for i := range s.Conns {
+		c, err := dialEcho(ctx, s)
+		if err != nil {
+			return nil, fmt.Errorf("opening connection %d: %w", i+1, err)
+		}
+		all = append(all, c)
+		if err := trip(c, uint64(i)); err != nil {
+			return nil, fmt.Errorf("using connection %d: %w", i+1, err)
+		}
+	}
+	if err := wait(ctx, s.Duration); err != nil {
+		return nil, err
+	}
+	after, err := costsOf(s.PIDs)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range all {
+		if err := trip(c, uint64(i)); err != nil {
+			return nil, fmt.Errorf("using connection %d again: %w", i+1, err)
+		}
+	}
+	return Figures{"kb_per_conn": float64(after.now-before.now) / 1e3 / float64(s.Conns)}, nil
+}

@@ -1,0 +1,79 @@
+package load
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// ProxyKind is the protocol by which a proxy is asked for connections.
+type ProxyKind string
+
+// The ways to a service.
+const (
+	Direct  ProxyKind = "direct" // without a proxy
+	SOCKS5  ProxyKind = "socks5"
+	CONNECT ProxyKind = "connect"
+)
+
+// Proxy is where connections are asked for.
+type Proxy struct {
+	Kind ProxyKind
+	Addr string // host:port; unused for Direct
+}
+
+// handshakeLimit bounds the making of one connection.
+const handshakeLimit = 15 * time.Second
+
+// dial connects to the target by way of the proxy.
+func (p Proxy) dial(ctx context.Context, target netip.AddrPort) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
+	defer cancel()
+	addr := p.Addr
+	if p.Kind == Direct {
+		addr = target.String()
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	switch p.Kind {
+	case SOCKS5:
+		_, err = askSOCKS5(c, socksConnect, target)
+	case CONNECT:
+		err = askCONNECT(c, target)
+	}
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("asking the proxy for %s: %w", target, err)
+	}
+	return c, nil
+}
+
+// askCONNECT must not take more from the connection than the answer: the service never speaks first, so nothing follows it.
+func askCONNECT(c net.Conn, target netip.AddrPort) error {
+	if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target); err != nil {
+		return err
+	}
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the proxy answers %q", resp.Status)
+	}
+	if n := r.Buffered(); n > 0 {
+		return fmt.Errorf("the proxy sends %d bytes after its answer", n)
+	}
+	return nil
+}

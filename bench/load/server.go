@@ -1,0 +1,201 @@
+package load
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// Server is the service that proxies are asked to reach.
+type Server struct {
+	tcp net.Listener
+	udp *net.UDPConn
+	wg  sync.WaitGroup
+
+	mu    sync.Mutex
+	over  bool
+	conns map[net.Conn]struct{}
+}
+
+// Listen starts the service on an address, for TCP and UDP.
+func Listen(addr string) (*Server, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	udp, err := net.ListenPacket("udp", ln.Addr().String())
+	if err != nil {
+		ln.Close()
+		return nil, err
+	}
+	s := &Server{tcp: ln, udp: udp.(*net.UDPConn), conns: make(map[net.Conn]struct{})}
+	enlarge(s.udp)
+	s.wg.Go(s.accept)
+	s.wg.Go(s.countDatagrams)
+	return s, nil
+}
+
+// Addr is where the service is.
+func (s *Server) Addr() net.Addr { return s.tcp.Addr() }
+
+// Close ends the service and all its connections.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.over = true
+	for c := range s.conns {
+		c.Close()
+	}
+	s.mu.Unlock()
+	s.tcp.Close()
+	s.udp.Close()
+	s.wg.Wait()
+	return nil
+}
+
+func (s *Server) accept() {
+	for {
+		c, err := s.tcp.Accept()
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		if s.over {
+			c.Close()
+		} else {
+			s.conns[c] = struct{}{}
+			s.wg.Go(func() { s.serve(c) })
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (s *Server) serve(c net.Conn) {
+	defer s.forget(c)
+	head := make([]byte, requestSize)
+	if _, err := io.ReadFull(c, head); err != nil {
+		return
+	}
+	switch head[0] {
+	case wantStream:
+		if size := binary.BigEndian.Uint32(head[4:]); size <= maxPiece {
+			stream(c, int(size))
+		}
+	case wantEcho:
+		echo(c)
+	case wantAnswer:
+		var b [messageSize]byte
+		if _, err := io.ReadFull(c, b[:]); err == nil {
+			c.Write(b[:])
+		}
+	}
+}
+
+func (s *Server) forget(c net.Conn) {
+	c.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+func echo(c net.Conn) {
+	b := make([]byte, 4<<10)
+	for {
+		n, err := c.Read(b)
+		if err != nil {
+			return
+		}
+		if _, err := c.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// stream sends frames and checks what comes. A client that does not send leaves the reading side waiting for its end.
+func stream(c net.Conn, size int) {
+	var arrived atomic.Uint64
+	if size == 0 {
+		check(c, &arrived, func(count uint64) error { return writeFrame(c, count, nil) })
+		return
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { check(c, &arrived, func(uint64) error { return nil }) })
+	for offset := uint64(0); ; offset += uint64(size) {
+		if writeFrame(c, arrived.Load(), piece(offset, size)) != nil {
+			break
+		}
+	}
+	c.Close() // for the reading side
+	wg.Wait()
+}
+
+// check compares what comes with the pattern. It tells the count in steps.
+func check(c net.Conn, arrived *atomic.Uint64, tell func(count uint64) error) {
+	b := make([]byte, maxPiece)
+	var offset, told uint64
+	for {
+		n, err := c.Read(b)
+		if err != nil {
+			return
+		}
+		if !matches(b[:n], offset) {
+			arrived.Store(spoilt)
+			tell(spoilt)
+			return
+		}
+		offset += uint64(n)
+		arrived.Store(offset)
+		if offset-told >= countStep {
+			told = offset
+			if tell(offset) != nil {
+				return
+			}
+		}
+	}
+}
+
+func writeFrame(c net.Conn, count uint64, piece []byte) error {
+	var head [countSize]byte
+	binary.BigEndian.PutUint64(head[:], count)
+	bufs := net.Buffers{head[:], piece}
+	_, err := bufs.WriteTo(c)
+	return err
+}
+
+// countDatagrams counts those of the run that was heard of last.
+func (s *Server) countDatagrams() {
+	var run, count uint64
+	b := make([]byte, 64<<10)
+	for {
+		n, from, err := s.udp.ReadFromUDPAddrPort(b)
+		if err != nil {
+			return
+		}
+		kind, of, _, whole := parseDatagram(b[:n])
+		if of != run {
+			run, count = of, 0
+		}
+		switch {
+		case count == spoilt:
+		case !whole:
+			count = spoilt
+		case kind == datagramData:
+			count++
+		}
+		if kind == datagramAsk {
+			s.udp.WriteToUDPAddrPort(appendDatagram(nil, datagramAsk, run, count, datagramHeader), from)
+		}
+	}
+}
+
+// Run serves until the context ends.
+func Run(ctx context.Context, addr string) error {
+	s, err := Listen(addr)
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return s.Close()
+}

@@ -1,0 +1,153 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// roundTrips sends a message, waits for it to come back, and sends the next, on one connection.
+func roundTrips(ctx context.Context, s *Spec) (Figures, error) {
+	c, err := dialEcho(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	for start := time.Now(); time.Since(start) < s.warmup(); {
+		if err := trip(c, 0); err != nil {
+			return nil, err
+		}
+	}
+	before, err := costsOf(s.PIDs)
+	if err != nil {
+		return nil, err
+	}
+	var took []time.Duration
+	for start := time.Now(); time.Since(start) < s.Duration; {
+		sent := time.Now()
+		if err := trip(c, uint64(len(took))); err != nil {
+			return nil, err
+		}
+		took = append(took, time.Since(sent))
+	}
+	after, err := costsOf(s.PIDs)
+	if err != nil {
+		return nil, err
+	}
+	return Figures{
+		"p50_us": microseconds(Percentile(took, 50)),
+		"p99_us": microseconds(Percentile(took, 99)),
+		"cpu_us": microseconds(after.cpu-before.cpu) / float64(len(took)),
+	}, nil
+}
+
+func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+// Percentile returns the smallest of the values that p percent do not exceed. It sorts them.
+func Percentile(all []time.Duration, p int) time.Duration {
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return all[max(0, (len(all)*p+99)/100-1)]
+}
+
+func dialEcho(ctx context.Context, s *Spec) (net.Conn, error) {
+	c, err := s.Proxy.dial(ctx, s.Target)
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(handshakeLimit + s.warmup() + s.Duration))
+	if _, err := c.Write(request(wantEcho, 0)); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// trip is one round trip. Messages differ, so that one that comes late is not taken for the next.
+func trip(c net.Conn, number uint64) error {
+	if _, err := c.Write(piece(number, messageSize)); err != nil {
+		return err
+	}
+	return readMessage(c, messageSize, number)
+}
+
+// requests connects, asks, reads the answer to its end and begins again, in as many places as there are to be connections.
+func requests(ctx context.Context, s *Spec) (Figures, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	for range s.Conns {
+		wg.Go(func() { repeat(ctx, cancel, &done, s) })
+	}
+	err := wait(ctx, s.warmup())
+	start, counted := time.Now(), done.Load()
+	if err == nil {
+		err = wait(ctx, s.Duration)
+	}
+	n, took := done.Load()-counted, time.Since(start)
+	cancel(errEnough)
+	wg.Wait()
+	if err != nil {
+		return nil, context.Cause(ctx)
+	}
+	if n == 0 {
+		return nil, errors.New("no request was answered")
+	}
+	return Figures{"per_s": float64(n) / took.Seconds()}, nil
+}
+
+var errEnough = errors.New("load: the time is over")
+
+func repeat(ctx context.Context, cancel context.CancelCauseFunc, done *atomic.Int64, s *Spec) {
+	for n := uint64(0); ctx.Err() == nil; n++ {
+		if err := ask(ctx, s.Proxy, s.Target, n); err != nil {
+			cancel(err)
+			return
+		}
+		done.Add(1)
+	}
+}
+
+// ask is one request.
+func ask(ctx context.Context, p Proxy, target netip.AddrPort, number uint64) error {
+	c, err := p.dial(ctx, target)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(handshakeLimit))
+	if _, err := c.Write(append(request(wantAnswer, 0), piece(number, messageSize)...)); err != nil {
+		return err
+	}
+	if err := readMessage(c, messageSize, number); err != nil {
+		return err
+	}
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		return errors.Join(errors.New("the answer has no end"), err)
+	}
+	return nil
+}
+
+// first asks until there is an answer. Before the proxy is there it is refused, which is why it waits between attempts.
+func first(ctx context.Context, s *Spec) (Figures, error) {
+	for {
+		begun, cancel := context.WithTimeout(ctx, s.Duration)
+		err := ask(begun, s.Proxy, s.Target, 0)
+		cancel()
+		if err == nil {
+			return Figures{"unix_s": float64(time.Now().UnixNano()) / 1e9}, nil
+		}
+		if werr := wait(ctx, 5*time.Millisecond); werr != nil {
+			return nil, errors.Join(werr, err)
+		}
+	}
+}

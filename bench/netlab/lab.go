@@ -1,0 +1,165 @@
+package netlab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+const (
+	bridge = "switch"
+	mtu    = 1500
+)
+
+// Hub is the address of the switch itself, where the process that made the lab is.
+var Hub = netip.MustParseAddr("10.99.0.1")
+
+// Wire says whom a host reaches.
+type Wire int
+
+const (
+	Open     Wire = iota // all others
+	Isolated             // only those whose wires are open, and the hub
+)
+
+// Inside makes a command start in a network namespace that is new, in which [New] can then make a lab. Without root it is
+// in a new user namespace as well.
+func Inside(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if id := os.Geteuid(); id != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: id, Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+	}
+}
+
+// Lab is a switch with hosts.
+type Lab struct {
+	dir   string // for what programs write
+	holds func() *exec.Cmd
+
+	mu    sync.Mutex
+	last  netip.Addr
+	all   []*Process
+	count int
+}
+
+// New makes the switch, in the namespace of this process. What programs write goes to files in dir. Hold makes a command
+// that does nothing until its standard input ends; it keeps the namespace of a host.
+func New(dir string, hold func() *exec.Cmd) (*Lab, error) {
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"link", "add", bridge, "mtu", strconv.Itoa(mtu), "type", "bridge"},
+		{"addr", "add", Hub.String() + "/16", "dev", bridge},
+		{"link", "set", bridge, "up"},
+	} {
+		if err := run(exec.Command("ip", args...)); err != nil {
+			return nil, err
+		}
+	}
+	return &Lab{dir: dir, holds: hold, last: Hub}, nil
+}
+
+func run(cmd *exec.Cmd) error {
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return nil
+}
+
+// Close ends all that was started, the last first.
+func (l *Lab) Close() error {
+	l.mu.Lock()
+	all := slices.Clone(l.all)
+	l.mu.Unlock()
+	for _, p := range slices.Backward(all) {
+		p.Kill()
+	}
+	return nil
+}
+
+// Host is a machine of the lab.
+type Host struct {
+	Name   string
+	Addr   netip.Addr
+	lab    *Lab
+	holder *Process
+}
+
+// NewHost makes a machine with a wire to the switch.
+func (l *Lab) NewHost(name string, wire Wire) (*Host, error) {
+	l.mu.Lock()
+	l.last = l.last.Next()
+	addr := l.last
+	l.count++
+	device := fmt.Sprintf("wire%d", l.count)
+	l.mu.Unlock()
+	cmd := l.holds()
+	if _, err := cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	holder, err := l.Start(name, cmd)
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Name: name, Addr: addr, lab: l, holder: holder}
+	if err := h.plug(device, wire); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("making host %s: %w", name, err)
+	}
+	return h, nil
+}
+
+// plug connects the host to the switch.
+func (h *Host) plug(device string, wire Wire) error {
+	pid := strconv.Itoa(h.holder.PID())
+	isolated := map[Wire]string{Open: "off", Isolated: "on"}[wire]
+	m := strconv.Itoa(mtu)
+	return errors.Join(
+		run(exec.Command("ip", "link", "add", device, "mtu", m, "type", "veth", "peer", "name", "eth0", "mtu", m, "netns", pid)),
+		run(exec.Command("ip", "link", "set", device, "master", bridge)),
+		run(exec.Command("ip", "link", "set", device, "type", "bridge_slave", "isolated", isolated)),
+		run(exec.Command("ip", "link", "set", device, "up")),
+		run(h.enter("ip", "link", "set", "lo", "up")),
+		run(h.enter("ip", "addr", "add", h.Addr.String()+"/16", "dev", "eth0")),
+		run(h.enter("ip", "link", "set", "eth0", "up")),
+		run(h.enter("ip", "route", "add", "default", "via", Hub.String())),
+	)
+}
+
+// enter is a command of this machine that becomes one of the host: nsenter ends by becoming the program.
+func (h *Host) enter(name string, args ...string) *exec.Cmd {
+	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(h.holder.PID()), "-n", name}, args...)...)
+}
+
+// Command is a program to run on the host, with nothing of this environment but the search path and a home of its own.
+func (h *Host) Command(home, name string, args ...string) *exec.Cmd {
+	cmd := h.enter(name, args...)
+	cmd.Env = Environment(home)
+	return cmd
+}
+
+// Environment is all that a program needs.
+func Environment(home string) []string {
+	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, "TMPDIR=" + home}
+}
+
+// Close takes the machine away, with its wire. What runs on it goes on without a network.
+func (h *Host) Close() error {
+	h.holder.Kill()
+	return nil
+}
+
+// logPath is where the output of a program goes; numbers keep those of one name apart.
+func (l *Lab) logPath(name string, number int) string {
+	return filepath.Join(l.dir, fmt.Sprintf("%03d-%s.log", number, strings.ReplaceAll(name, " ", "-")))
+}

@@ -1,0 +1,49 @@
+package peer
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Programs is the directory with the programs.
+type Programs string
+
+func (p Programs) path(name string) string { return filepath.Join(string(p), name) }
+
+// module is a Go module, by its place under the root of the repository, and what is built from it.
+type module struct {
+	dir      string
+	packages []string
+}
+
+var (
+	ginnelModule    = module{".", []string{"ginnel/cmd/ginnel"}}
+	wireproxyModule = module{"bench/peers/wireproxy", []string{"github.com/pufferffish/wireproxy/cmd/wireproxy"}}
+	tailscaleModule = module{"bench/peers/tailscale",
+		[]string{"tailscale.com/cmd/tailscale", "tailscale.com/cmd/tailscaled", "tailscale.com/cmd/derper"}}
+)
+
+// Build makes what the contenders consist of. Programs that are there and up to date stay as they are. As all of them are
+// to be had as releases, all are built as releases are: without C, paths and symbols.
+func Build(ctx context.Context, root string, dir Programs, contenders []*Contender) error {
+	built := make(map[string]bool)
+	for _, c := range contenders {
+		for _, m := range c.modules {
+			if built[m.dir] {
+				continue
+			}
+			built[m.dir] = true
+			args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", string(dir) + "/"}, m.packages...)
+			cmd := exec.CommandContext(ctx, "go", args...)
+			cmd.Dir = filepath.Join(root, m.dir)
+			cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("building %s: %w\n%s", strings.Join(m.packages, " "), err, out)
+			}
+		}
+	}
+	return nil
+}

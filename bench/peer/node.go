@@ -1,0 +1,110 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+
+	"ginnel/bench/load"
+	"ginnel/bench/netlab"
+)
+
+// ServicePort is where the service of a node's machine is, on every address of the machine; the node opens it to the mesh.
+const ServicePort = 8000
+
+const (
+	socksAddr = "127.0.0.1:1080"
+	httpAddr  = "127.0.0.1:1081" // where it is not the same
+)
+
+// Path is how nodes reach each other.
+type Path string
+
+// The paths.
+const (
+	DirectPath Path = "direct"
+	RelayPath  Path = "relay"
+)
+
+// Node is a program that joins a network and offers a proxy.
+type Node interface {
+	// Start starts the program and has it join. The node may not be of use yet.
+	Start(ctx context.Context) error
+	// Ready waits until it is, and returns its address in the mesh.
+	Ready(ctx context.Context) (netip.Addr, error)
+	// Path says how it reaches a peer, by trying.
+	Path(ctx context.Context, peer string) (Path, error)
+	// Process is the program.
+	Process() *netlab.Process
+}
+
+// proxies are those of a node.
+type proxies struct {
+	SOCKS, HTTP load.Proxy
+}
+
+func proxiesAt(socks, http string) proxies {
+	return proxies{SOCKS: load.Proxy{Kind: load.SOCKS5, Addr: socks}, HTTP: load.Proxy{Kind: load.CONNECT, Addr: http}}
+}
+
+// machine is where a node runs, and what all kinds of nodes know of it.
+type machine struct {
+	host     *netlab.Host
+	lab      *netlab.Lab
+	programs Programs
+	dir      string // for its state
+	process  *netlab.Process
+}
+
+func (m *machine) Process() *netlab.Process { return m.process }
+
+// start starts a program that goes on.
+func (m *machine) start(name string, args ...string) (err error) {
+	cmd := m.host.Command(m.dir, m.programs.path(name), args...)
+	m.process, err = m.lab.Start(m.host.Name+" "+name, cmd)
+	return err
+}
+
+// ask runs a program to its end and returns what it wrote to standard output.
+func (m *machine) ask(ctx context.Context, name string, args ...string) ([]byte, error) {
+	return output(ctx, m.host.Command(m.dir, m.programs.path(name), args...))
+}
+
+// output runs a command that was made without a context.
+func output(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+	defer stop()
+	if err := cmd.Wait(); err != nil {
+		text := strings.TrimSpace(complaint.String() + out.String())
+		return nil, fmt.Errorf("running %s: %w: %s", strings.Join(cmd.Args, " "), errors.Join(err, ctx.Err()), text)
+	}
+	return out.Bytes(), nil
+}
+
+// bound waits until the program has a UDP port open, whose number it was told.
+func (m *machine) bound(ctx context.Context, port int) error {
+	return m.process.Until(ctx, fmt.Sprintf("UDP port %d is open", port), func(context.Context) error {
+		var all []byte
+		for _, file := range []string{"udp", "udp6"} {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", m.process.PID(), file))
+			if err != nil {
+				return err
+			}
+			all = append(all, b...)
+		}
+		if !bytes.Contains(all, fmt.Appendf(nil, ":%04X ", port)) {
+			return errors.New("it is not")
+		}
+		return nil
+	})
+}

@@ -1,0 +1,11 @@
+// Package protect has the functions that wireproxy calls on OpenBSD to give up rights. Here they do nothing.
+package protect
+
+// Pledge does nothing.
+func Pledge(string) error { return nil }
+
+// Unveil does nothing.
+func Unveil(string, string) error { return nil }
+
+// UnveilBlock does nothing.
+func UnveilBlock() error { return nil }

@@ -1,0 +1,2 @@
+// Package proc reads from /proc what a process costs: time of processors and resident memory.
+package proc

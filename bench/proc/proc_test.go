@@ -1,0 +1,58 @@
+package proc
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+// TestParseStat proves that a name with spaces and parentheses does not shift the fields.
+func TestParseStat(t *testing.T) {
+	const line = "7 (a) b ( c) S 1 7 7 0 -1 4194560 100 0 0 0 123 45 9 9 20 0 8 0 100 1000 200"
+	if got, err := parseStat([]byte(line)); got != 1680*time.Millisecond || err != nil {
+		t.Errorf("got %v, %v, want 1.68s", got, err)
+	}
+	for _, bad := range []string{"", "7 name S 1", "7 (name) S 1 2 3", "7 (a) S 1 7 7 0 -1 4194560 100 0 0 0 x 45 9"} {
+		if got, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("%q: got %v, want an error", bad, got)
+		}
+	}
+}
+
+// TestParseStatus proves that the lines are found by name and that one that is missing is an error: a process that has
+// ended has none.
+func TestParseStatus(t *testing.T) {
+	const text = "Name:\tVmRSS:\nVmHWM:\t    4096 kB\nVmRSS:\t    1024 kB\nThreads:\t3\n"
+	if got, err := parseStatus(text); got != (Memory{Now: 1 << 20, Peak: 4 << 20}) || err != nil {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "VmRSS:\t 1 kB\n", "VmRSS:\t x kB\nVmHWM:\t 1 kB\n"} {
+		if got, err := parseStatus(bad); err == nil {
+			t.Errorf("%q: got %v, want an error", bad, got)
+		}
+	}
+}
+
+// TestSelf proves that this process has time and memory, and that its peak can be made to start again.
+func TestSelf(t *testing.T) {
+	before, err := CPU(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); time.Since(start) < 50*time.Millisecond; {
+	}
+	if after, err := CPU(os.Getpid()); err != nil || after <= before {
+		t.Errorf("got %v, then %v, %v, want more", before, after, err)
+	}
+	large := make([]byte, 32<<20)
+	for i := range large {
+		large[i] = 1
+	}
+	m, err := Resident(os.Getpid())
+	if err != nil || m.Now < int64(len(large)) || m.Peak < m.Now {
+		t.Errorf("with %d bytes: got %v, %v", len(large), m, err)
+	}
+	if err := ResetPeak(os.Getpid()); err != nil {
+		t.Error(err)
+	}
+}

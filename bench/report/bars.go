@@ -1,0 +1,93 @@
+package report
+
+import "fmt"
+
+// bar is a ratio, or a figure, that the product has to reach.
+type bar struct {
+	title       string
+	figure      string
+	ours        string
+	theirs      string // empty: the bar is on the figure itself
+	bound, goal float64
+	sense       sense
+}
+
+// sense says which side of a bar is the good one.
+type sense int
+
+const (
+	atLeast sense = iota
+	atMost
+)
+
+// met reports whether a value is on the good side.
+func (s sense) met(value, bound float64) bool {
+	if s == atMost {
+		return value <= bound
+	}
+	return value >= bound
+}
+
+func (s sense) String() string {
+	if s == atMost {
+		return "<="
+	}
+	return ">="
+}
+
+// bars are what the project has set itself.
+var bars = []bar{
+	{"direct, 1 down", "down1.mbps", "ginnel", "tailscaled", 2, 2.5, atLeast},
+	{"direct, 1 up", "up1.mbps", "ginnel", "tailscaled", 2, 2.5, atLeast},
+	{"direct, 1 down", "down1.mbps", "ginnel-wireguard", "wireproxy", 4, 5, atLeast},
+	{"direct, 1 up", "up1.mbps", "ginnel-wireguard", "wireproxy", 4, 5, atLeast},
+	{"direct, 8 down", "down8.mbps", "ginnel", "tailscaled", 2.5, 3, atLeast},
+	{"direct, 8 up", "up8.mbps", "ginnel", "tailscaled", 2.5, 3, atLeast},
+	{"direct, 64 down", "down64.mbps", "ginnel", "tailscaled", 2.5, 3, atLeast},
+	{"direct, 64 up", "up64.mbps", "ginnel", "tailscaled", 2.5, 3, atLeast},
+	{"64-byte round trip, p50", "trips.p50_us", "ginnel", "tailscaled", 0.65, 0.5, atMost},
+	{"64-byte round trip, p99", "trips.p99_us", "ginnel", "tailscaled", 0.65, 0.5, atMost},
+	{"connect-request-close, 1", "requests1.per_s", "ginnel", "tailscaled", 1.5, 2, atLeast},
+	{"connect-request-close, 16", "requests16.per_s", "ginnel", "tailscaled", 1.5, 2, atLeast},
+	{"datagrams without loss", "datagrams.per_s", "ginnel", "tailscaled", 2, 3, atLeast},
+	{"relayed, 1 down", "down1.mbps", "ginnel/ginnel-relay", "tailscaled/derper", 6, 10, atLeast},
+	{"relayed, 1 up", "up1.mbps", "ginnel/ginnel-relay", "tailscaled/derper", 6, 10, atLeast},
+	{"relayed, p50", "trips.p50_us", "ginnel/ginnel-relay", "tailscaled/derper", 0.7, 0.7, atMost},
+	{"relayed, 1 down", "down1.mbps", "tailscaled/ginnel-relay", "tailscaled/derper", 1, 1.5, atLeast},
+	{"relayed, 1 up", "up1.mbps", "tailscaled/ginnel-relay", "tailscaled/derper", 1, 1.5, atLeast},
+	{"relay, 100 pairs, a core, one packet a write", "singles100.pps_per_core", "ginnel-relay", "derper", 2, 3, atLeast},
+	{"relay, 100 pairs, a core, 16 packets a write", "batches100.pps_per_core", "ginnel-relay", "derper", 2, 3, atLeast},
+	{"relay, kB for an idle client", "idle.kb_per_client", "ginnel-relay", "", 28, 16, atMost},
+	{"memory in bulk", "bulk.peak_mb", "ginnel", "tailscaled", 0.125, 0.125, atMost},
+	{"memory in bulk", "bulk.peak_mb", "ginnel-wireguard", "wireproxy", 1, 1, atMost},
+	{"memory in bulk, MB", "bulk.peak_mb", "ginnel", "", 24, 24, atMost},
+	{"memory joined and idle, MB", "joined.mb", "ginnel", "", 16, 12, atMost},
+	{"start to the first byte", "join.s", "ginnel", "tailscaled", 0.2, 0.2, atMost},
+}
+
+// verdicts compares what was measured with the bars. Bars without both figures are left out.
+func (r *Results) verdicts() table {
+	t := table{{"figure", "of", "against", "bar", "aim", "measured", ""}}
+	for _, b := range bars {
+		value, ok := r.median(b.ours, b.figure)
+		against := missing
+		if b.theirs != "" {
+			theirs, have := r.median(b.theirs, b.figure)
+			ok = ok && have && theirs != 0
+			value, against = value/theirs, b.theirs
+		}
+		if !ok {
+			continue
+		}
+		verdict := "missed"
+		switch {
+		case b.sense.met(value, b.goal):
+			verdict = "aim"
+		case b.sense.met(value, b.bound):
+			verdict = "met"
+		}
+		limit := func(v float64) string { return fmt.Sprintf("%s %.4g", b.sense, v) }
+		t = append(t, []string{b.title, b.ours, against, limit(b.bound), limit(b.goal), show(value), verdict})
+	}
+	return t
+}

@@ -71,12 +71,12 @@ func bulk(ctx context.Context, s *Spec) (Figures, error) {
 	if total == 0 {
 		return nil, fmt.Errorf("no byte arrived in %v", s.Duration)
 	}
-	return Figures{
-		"mbps":         float64(total) * 8 / 1e6 / took.Seconds(),
-		"cpu_s_per_gb": (after.cpu - before.cpu).Seconds() / (float64(total) / 1e9),
-		"peak_mb":      float64(after.peak) / 1e6,
-		"stalled":      float64(stalled),
-	}, nil
+	f := Figures{"mbps": float64(total) * 8 / 1e6 / took.Seconds(), "stalled": float64(stalled)}
+	if len(s.PIDs) > 0 {
+		f["cpu_s_per_gb"] = (after.cpu - before.cpu).Seconds() / (float64(total) / 1e9)
+		f["peak_mb"] = float64(after.peak) / 1e6
+	}
+	return f, nil
 }
 
 // begin connects and starts all flows.

@@ -40,5 +40,8 @@ func idle(ctx context.Context, s *Spec) (Figures, error) {
 			return nil, fmt.Errorf("using connection %d again: %w", i+1, err)
 		}
 	}
+	if len(s.PIDs) == 0 {
+		return nil, nil
+	}
 	return Figures{"kb_per_conn": float64(after.now-before.now) / 1e3 / float64(s.Conns)}, nil
 }

@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -190,12 +191,16 @@ func (s *Server) countDatagrams() {
 	}
 }
 
-// Run serves until the context ends.
-func Run(ctx context.Context, addr string) error {
+// Run serves until the context ends. It says so on out when it does.
+func Run(ctx context.Context, addr string, out io.Writer) error {
 	s, err := Listen(addr)
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(out, Serving)
 	<-ctx.Done()
 	return s.Close()
 }
+
+// Serving is what the service says when it can be reached.
+const Serving = "serving"

@@ -10,6 +10,7 @@ type Results struct {
 	Date     string // when it was made
 	Commit   string // of the product
 	Machine  string // what it was made on
+	Smoke    bool   // too short to mean anything: nothing is held against the bars
 	Rounds   int
 	Seconds  float64                         // of each measurement
 	Versions map[string]string               // of programs, by name

@@ -85,6 +85,8 @@ func (r *Results) Text() string {
 	for _, g := range r.Groups {
 		b.WriteString(g.Name + "\n" + r.table(g).text() + "\n")
 	}
-	b.WriteString("bars\n" + r.verdicts().text())
+	if v := r.verdicts(); len(v) > 1 && !r.Smoke {
+		b.WriteString("bars\n" + v.text())
+	}
 	return b.String()
 }

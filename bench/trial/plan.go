@@ -9,9 +9,11 @@ import (
 
 // Plan says how much is measured.
 type Plan struct {
-	Seconds     float64 // of each measurement
-	Settle      time.Duration
-	Conns       []int // at a time in bulk
+	Seconds     float64       // of each measurement
+	Settle      time.Duration // before the first of them, so that the memory is that of idle nodes
+	Calm        time.Duration // before each, so that nothing is on its way from the one before
+	Conns       []int         // at a time in bulk
+	Directions  []load.Direction
 	Idle        int   // connections
 	IdleClients int   // of a relay
 	Pairs       []int // of clients of a relay, at a time
@@ -19,12 +21,19 @@ type Plan struct {
 
 // Full is what gives figures that mean something.
 func Full(seconds float64) Plan {
-	return Plan{Seconds: seconds, Settle: 3 * time.Second, Conns: []int{1, 8, 64}, Idle: 500, IdleClients: 10000, Pairs: []int{1, 100, 1000}}
+	return Plan{
+		Seconds: seconds, Settle: 3 * time.Second, Calm: time.Second / 2,
+		Conns: []int{1, 8, 64}, Directions: []load.Direction{load.Down, load.Up, load.Both},
+		Idle: 500, IdleClients: 10000, Pairs: []int{1, 100, 1000},
+	}
 }
 
 // Smoke is what shows that all of it works, in the shortest time.
 func Smoke() Plan {
-	return Plan{Seconds: 0.1, Conns: []int{1, 8}, Idle: 10, IdleClients: 20, Pairs: []int{2}}
+	return Plan{
+		Seconds: 0.2, Conns: []int{1}, Directions: []load.Direction{load.Both},
+		Idle: 10, IdleClients: 20, Pairs: []int{2},
+	}
 }
 
 func (p *Plan) duration() time.Duration { return time.Duration(p.Seconds * float64(time.Second)) }
@@ -35,18 +44,28 @@ type step struct {
 	spec load.Spec
 }
 
-// steps are the measurements of nodes.
+// relayStep is the same of a relay.
+type relayStep struct {
+	name string
+	spec derpload.Spec
+}
+
+// steps are the measurements of nodes. Idle connections come first: memory that was in use once hides what is added.
 func (p *Plan) steps(socks, http load.Proxy, datagrams bool) []step {
 	var all []step
 	add := func(name string, s load.Spec) {
 		s.Duration = p.duration()
+		if s.Kind == load.Datagrams {
+			s.Duration /= 4 // it makes many trials
+		}
 		if s.Proxy.Kind == "" {
 			s.Proxy = socks
 		}
 		all = append(all, step{name, s})
 	}
+	add("idle", load.Spec{Kind: load.Idle, Conns: p.Idle})
 	for _, n := range p.Conns {
-		for _, d := range []load.Direction{load.Down, load.Up, load.Both} {
+		for _, d := range p.Directions {
 			add(number(string(d), n), load.Spec{Kind: load.Bulk, Conns: n, Direction: d})
 		}
 	}
@@ -59,23 +78,22 @@ func (p *Plan) steps(socks, http load.Proxy, datagrams bool) []step {
 	if datagrams {
 		add("datagrams", load.Spec{Kind: load.Datagrams})
 	}
-	add("idle", load.Spec{Kind: load.Idle, Conns: p.Idle})
 	return all
 }
 
-// relaySteps are the measurements of relays.
-func (p *Plan) relaySteps() map[string]derpload.Spec {
-	all := map[string]derpload.Spec{
-		"trips": {Kind: derpload.Trips},
-		"idle":  {Kind: derpload.Idle, Clients: p.IdleClients},
+// relaySteps are the measurements of relays, in the same order.
+func (p *Plan) relaySteps() []relayStep {
+	all := []relayStep{
+		{"idle", derpload.Spec{Kind: derpload.Idle, Clients: p.IdleClients}},
+		{"trips", derpload.Spec{Kind: derpload.Trips}},
 	}
 	for _, n := range p.Pairs {
-		all[number("singles", n)] = derpload.Spec{Kind: derpload.Flood, Pairs: n, Batch: 1}
-		all[number("batches", n)] = derpload.Spec{Kind: derpload.Flood, Pairs: n, Batch: 16}
+		all = append(all,
+			relayStep{number("singles", n), derpload.Spec{Kind: derpload.Flood, Pairs: n, Batch: 1}},
+			relayStep{number("batches", n), derpload.Spec{Kind: derpload.Flood, Pairs: n, Batch: 16}})
 	}
-	for name, s := range all {
-		s.Duration = p.duration()
-		all[name] = s
+	for i := range all {
+		all[i].spec.Duration = p.duration()
 	}
 	return all
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"time"
 
@@ -37,7 +38,7 @@ func Play(ctx context.Context, args []string, in io.Reader, out io.Writer) (know
 		_, err := io.Copy(io.Discard, in)
 		return true, err
 	case serveRole:
-		return true, load.Run(ctx, fmt.Sprintf(":%d", peer.ServicePort))
+		return true, load.Run(ctx, fmt.Sprintf(":%d", peer.ServicePort), out)
 	case loadRole:
 		return true, play(ctx, rest, out, load.Measure)
 	case relayedRole:
@@ -67,9 +68,19 @@ func Hold() *exec.Cmd { return exec.Command("/proc/self/exe", holdRole) }
 // self is the file of this program, for other processes: theirs is another.
 func self() string { return fmt.Sprintf("/proc/%d/exe", os.Getpid()) }
 
-func (r *run) serve() (*netlab.Process, error) {
-	cmd := r.trial.Service.Command(r.ground.Dir, self(), serveRole)
-	return r.ground.Lab.Start("service", cmd)
+// serve starts the service and waits until it can be reached.
+func (r *run) serve(ctx context.Context) (*netlab.Process, error) {
+	p, err := r.ground.Lab.Start("service", r.trial.Service.Command(r.ground.Dir, self(), serveRole))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinLimit)
+	defer cancel()
+	if _, err := p.Await(ctx, regexp.MustCompile(load.Serving)); err != nil {
+		p.Kill()
+		return nil, err
+	}
+	return p, nil
 }
 
 // probe is a process that measures.

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 
@@ -58,7 +56,7 @@ type run struct {
 // nodes measures what a program behind a proxy sees.
 func (r *run) nodes(ctx context.Context) error {
 	t := r.trial
-	service, err := r.serve()
+	service, err := r.serve(ctx)
 	if err != nil {
 		return err
 	}
@@ -72,6 +70,9 @@ func (r *run) nodes(ctx context.Context) error {
 		target = netip.AddrPortFrom(addr, peer.ServicePort)
 	}
 	for _, s := range r.plan.steps(t.SOCKS, t.HTTP, !t.Contender.NoDatagrams) {
+		if err := wait(ctx, r.plan.Calm); err != nil {
+			return err
+		}
 		s.spec.Target, s.spec.PIDs = target, r.pids()
 		f, err := r.measure(ctx, s.spec)
 		if err != nil {
@@ -104,7 +105,7 @@ func (r *run) join(ctx context.Context) (addr netip.Addr, err error) {
 	}
 	f, err := probe.result(ctx)
 	if err != nil {
-		return addr, errors.Join(err, t.Near.Process().Check())
+		return addr, fmt.Errorf("waiting for the first byte: %w\n%s\n%s", err, t.Near.Process().Tail(), t.Far.Process().Tail())
 	}
 	took := f["unix_s"] - float64(started.UnixNano())/1e9
 	r.take("join", load.Figures{"s": took})
@@ -130,10 +131,8 @@ func (r *run) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-time.After(r.plan.Settle):
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := wait(ctx, r.plan.Settle); err != nil {
+		return err
 	}
 	most := 0.0
 	for _, pid := range r.pids() {
@@ -164,15 +163,16 @@ func (r *run) check() error {
 
 // relay measures a relay on its own.
 func (r *run) relay(ctx context.Context) error {
-	steps := r.plan.relaySteps()
-	for _, name := range slices.Sorted(maps.Keys(steps)) {
-		s := steps[name]
-		s.Region, s.PID = r.trial.Relay.Region, r.trial.Relay.Process.PID()
-		f, err := r.measureRelay(ctx, s)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, errors.Join(err, r.trial.Relay.Process.Check()))
+	for _, s := range r.plan.relaySteps() {
+		if err := wait(ctx, r.plan.Calm); err != nil {
+			return err
 		}
-		r.take(name, f)
+		s.spec.Region, s.spec.PID = r.trial.Relay.Region, r.trial.Relay.Process.PID()
+		f, err := r.measureRelay(ctx, s.spec)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, errors.Join(err, r.trial.Relay.Process.Check()))
+		}
+		r.take(s.name, f)
 	}
 	return r.trial.Relay.Process.Check()
 }
@@ -186,4 +186,13 @@ func (r *run) take(name string, f load.Figures) {
 		}
 	}
 	r.log.Info("measured", "what", name, "figures", f)
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -32,23 +33,38 @@ func compare(ctx context.Context, o *options) error {
 	defer lab.Close()
 	ground := &peer.Ground{Lab: lab, Programs: o.programs, Dir: dir}
 	r := &report.Results{
-		Date: time.Now().UTC().Format(time.DateOnly), Commit: commit(ctx, o.root), Machine: machine(), Rounds: o.rounds,
+		Date: time.Now().UTC().Format(time.DateOnly), Commit: commit(ctx, o.root), Machine: machine(),
+		Smoke: o.smoke, Rounds: o.rounds,
 		Seconds: o.plan.Seconds, Versions: peer.Versions(o.programs, o.contenders), Groups: groups(o.contenders),
 		Figures: make(map[string][]map[string]float64),
 	}
+	err = rounds(ctx, o, ground, r)
+	fmt.Print(r.Text())
+	if err != nil {
+		return err // and no file: what is missing would not be seen there
+	}
+	return write(o, r)
+}
+
+// rounds goes on with the others when one fails, for they have taken long.
+func rounds(ctx context.Context, o *options, ground *peer.Ground, r *report.Results) error {
+	var errs []error
 	for round := range o.rounds {
 		for _, c := range o.contenders {
-			begun := time.Now()
+			begun, outcome := time.Now(), "done"
 			f, err := trial.Run(ctx, ground, c, o.plan, logger(o))
-			if err != nil {
-				return err
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
-			r.Figures[c.Name] = append(r.Figures[c.Name], f)
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s, %v\n", round+1, o.rounds, c.Name, time.Since(begun).Round(time.Second))
+			if err != nil {
+				errs, outcome = append(errs, err), "FAILED"
+			} else {
+				r.Figures[c.Name] = append(r.Figures[c.Name], f)
+			}
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s %s in %v\n", round+1, o.rounds, c.Name, outcome, time.Since(begun).Round(time.Second))
 		}
 	}
-	fmt.Print(r.Text())
-	return write(o, r)
+	return errors.Join(errs...)
 }
 
 func logger(o *options) *slog.Logger {

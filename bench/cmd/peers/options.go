@@ -20,6 +20,7 @@ type options struct {
 	contenders []*peer.Contender
 	rounds     int
 	plan       trial.Plan
+	smoke      bool
 	verbose    bool
 	json, svg  string // files to write; empty for none
 	page       string
@@ -34,7 +35,7 @@ func parse(args []string) (*options, error) {
 	fs.IntVar(&o.rounds, "rounds", 3, "`number` of times that each takes its turn")
 	seconds := fs.Float64("seconds", 2, "length of a measurement in `s`")
 	idle := fs.Int("idle-clients", 0, "`number` of idle clients of a relay (10000)")
-	smoke := fs.Bool("smoke", false, "only show that everything works: one short round")
+	fs.BoolVar(&o.smoke, "smoke", false, "only show that everything works: one short round")
 	write := fs.Bool("write", false, "write BENCHMARKS.md, docs/benchmarks.svg and docs/benchmarks.json in the repository")
 	fs.StringVar(&o.json, "json", "", "`file` for all figures")
 	fs.StringVar(&o.svg, "svg", "", "`file` for a chart")
@@ -49,7 +50,7 @@ func parse(args []string) (*options, error) {
 		return nil, fmt.Errorf("-rounds %d, -seconds %v and -idle-clients %d must be positive", o.rounds, *seconds, *idle)
 	}
 	o.plan = trial.Full(*seconds)
-	if *smoke {
+	if o.smoke {
 		o.plan, o.rounds = trial.Smoke(), 1
 	}
 	if *idle > 0 {

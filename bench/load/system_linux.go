@@ -2,6 +2,7 @@ package load
 
 import (
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,4 +23,10 @@ func enlarge(c *net.UDPConn) {
 			}
 		}
 	})
+}
+
+// pause sleeps for a time that may be shorter than the millisecond to which the timers of Go round.
+func pause(d time.Duration) {
+	t := unix.NsecToTimespec(int64(d))
+	unix.Nanosleep(&t, nil)
 }

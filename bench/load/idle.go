@@ -24,6 +24,7 @@ func idle(ctx context.Context, s *Spec) (Figures, error) {
 			return nil, fmt.Errorf("opening connection %d: %w", i+1, err)
 		}
 		all = append(all, c)
+		defer bind(ctx, c)()
 		if err := trip(c, uint64(i)); err != nil {
 			return nil, fmt.Errorf("using connection %d: %w", i+1, err)
 		}

@@ -42,7 +42,7 @@ func (p Proxy) dial(ctx context.Context, target netip.AddrPort) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	stop := bind(ctx, c)
 	switch p.Kind {
 	case SOCKS5:
 		_, err = askSOCKS5(c, socksConnect, target)
@@ -57,6 +57,11 @@ func (p Proxy) dial(ctx context.Context, target netip.AddrPort) (net.Conn, error
 		return nil, fmt.Errorf("asking the proxy for %s: %w", target, err)
 	}
 	return c, nil
+}
+
+// bind ends what waits on a connection with the context. Stop undoes that; it reports false if the context was faster.
+func bind(ctx context.Context, c net.Conn) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 }
 
 // askCONNECT must not take more from the connection than the answer: the service never speaks first, so nothing follows it.

@@ -144,6 +144,7 @@ func check(c net.Conn, arrived *atomic.Uint64, tell func(count uint64) error) {
 		if !matches(b[:n], offset) {
 			arrived.Store(spoilt)
 			tell(spoilt)
+			io.Copy(io.Discard, c) // for a connection that is closed with bytes unread takes back what was told
 			return
 		}
 		offset += uint64(n)

@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -18,6 +19,7 @@ func roundTrips(ctx context.Context, s *Spec) (Figures, error) {
 		return nil, err
 	}
 	defer c.Close()
+	defer bind(ctx, c)()
 	for start := time.Now(); time.Since(start) < s.warmup(); {
 		if err := trip(c, 0); err != nil {
 			return nil, err
@@ -78,42 +80,53 @@ func trip(c net.Conn, number uint64) error {
 	return readMessage(c, messageSize, number)
 }
 
+// tolerance is how many requests are answered for each that may fail: a proxy that closes or refuses one of many is slow, not
+// broken.
+const tolerance = 100
+
+// tally is of requests.
+type tally struct {
+	done, failed atomic.Int64
+	err          atomic.Pointer[error] // the last
+}
+
 // requests connects, asks, reads the answer, closes and begins again, in as many places as there are to be connections. It
 // does not wait for the end of what the proxy sends: not all pass on that the service has closed.
 func requests(ctx context.Context, s *Spec) (Figures, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var done atomic.Int64
+	repeating, stop := context.WithCancel(ctx)
+	defer stop()
+	var t tally
 	var wg sync.WaitGroup
 	for range s.Conns {
-		wg.Go(func() { repeat(ctx, cancel, &done, s) })
+		wg.Go(func() { t.repeat(repeating, s) })
 	}
 	err := wait(ctx, s.warmup())
-	start, counted := time.Now(), done.Load()
+	start, counted := time.Now(), t.done.Load()
 	if err == nil {
 		err = wait(ctx, s.Duration)
 	}
-	n, took := done.Load()-counted, time.Since(start)
-	cancel(errEnough)
+	n, took := t.done.Load()-counted, time.Since(start)
+	stop()
 	wg.Wait()
-	if err != nil {
-		return nil, context.Cause(ctx)
+	if e := t.err.Load(); e != nil && (err != nil || t.done.Load() < tolerance*t.failed.Load() || errors.Is(*e, errSpoilt)) {
+		return nil, fmt.Errorf("%d requests failed, %d were answered: %w", t.failed.Load(), t.done.Load(), *e)
 	}
-	if n == 0 {
-		return nil, errors.New("no request was answered")
+	if err == nil && n == 0 {
+		err = errors.New("no request was answered")
 	}
-	return Figures{"per_s": float64(n) / took.Seconds()}, nil
+	return Figures{"per_s": float64(n) / took.Seconds(), "failed": float64(t.failed.Load())}, err
 }
 
-var errEnough = errors.New("load: the time is over")
-
-func repeat(ctx context.Context, cancel context.CancelCauseFunc, done *atomic.Int64, s *Spec) {
+func (t *tally) repeat(ctx context.Context, s *Spec) {
 	for n := uint64(0); ctx.Err() == nil; n++ {
-		if err := ask(ctx, s.Proxy, s.Target, n); err != nil {
-			cancel(err)
-			return
+		err := ask(ctx, s.Proxy, s.Target, n)
+		switch {
+		case err == nil:
+			t.done.Add(1)
+		case ctx.Err() == nil:
+			t.failed.Add(1)
+			t.err.Store(&err)
 		}
-		done.Add(1)
 	}
 }
 
@@ -125,6 +138,7 @@ func ask(ctx context.Context, p Proxy, target netip.AddrPort, number uint64) err
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(handshakeLimit))
+	defer bind(ctx, c)()
 	if _, err := c.Write(append(request(wantAnswer, 0), piece(number, messageSize)...)); err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ func rounds(ctx context.Context, o *options, ground *peer.Ground, r *report.Resu
 				return ctx.Err()
 			}
 			if err != nil {
-				errs, outcome = append(errs, err), "FAILED"
+				errs, outcome = append(errs, err), "FAILED: "+err.Error()
 			} else {
 				r.Figures[c.Name] = append(r.Figures[c.Name], f)
 			}

@@ -1,0 +1,185 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"ginnel/proxy"
+)
+
+// newTarget starts a service.
+func newTarget(t *testing.T) netip.AddrPort {
+	t.Helper()
+	s, err := Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return netip.MustParseAddrPort(s.Addr().String())
+}
+
+// outlet sends datagrams of the proxy, which has an address type of its own.
+type outlet struct{ net.PacketConn }
+
+func (o outlet) WriteTo(b []byte, to net.Addr) (int, error) {
+	a, err := netip.ParseAddrPort(to.String())
+	if err != nil {
+		return 0, err
+	}
+	return o.PacketConn.WriteTo(b, net.UDPAddrFromAddrPort(a))
+}
+
+// newProxy starts a proxy that connects by dial.
+func newProxy(t *testing.T, dial func(ctx context.Context, network, addr string) (net.Conn, error)) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy.Server{Dial: dial, ListenPacket: func(context.Context) (net.PacketConn, error) {
+		c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		return outlet{c}, err
+	}}
+	go p.Serve(ln)
+	t.Cleanup(func() { p.Close() })
+	return ln.Addr().String()
+}
+
+// measurements are of every kind, each as short as it can be.
+func measurements(p Proxy, target netip.AddrPort) []Spec {
+	short := Spec{Proxy: p, Target: target, Conns: 2, Duration: 20 * time.Millisecond, PIDs: []int{os.Getpid()}}
+	kind := func(k Kind, d Direction) Spec {
+		s := short
+		s.Kind, s.Direction = k, d
+		return s
+	}
+	return []Spec{
+		kind(Bulk, Down), kind(Bulk, Up), kind(Bulk, Both), kind(RoundTrips, ""), kind(Requests, ""), kind(Idle, ""), kind(First, ""),
+	}
+}
+
+// TestMeasure proves that each measurement gives its figures by either protocol and without a proxy.
+func TestMeasure(t *testing.T) {
+	target := newTarget(t)
+	addr := newProxy(t, new(net.Dialer).DialContext)
+	want := map[Kind][]string{
+		Bulk: {"mbps", "cpu_s_per_gb", "peak_mb"}, RoundTrips: {"p50_us", "p99_us"}, Requests: {"per_s"}, Idle: {"kb_per_conn"}, First: {"unix_s"},
+	}
+	for _, p := range []Proxy{{Kind: Direct}, {SOCKS5, addr}, {CONNECT, addr}} {
+		for _, s := range measurements(p, target) {
+			f, err := Measure(t.Context(), s)
+			if err != nil {
+				t.Errorf("%s %s by %s: %v", s.Kind, s.Direction, p.Kind, err)
+			}
+			for _, name := range want[s.Kind] {
+				if v, ok := f[name]; !ok || v <= 0 && name != "kb_per_conn" && name != "cpu_s_per_gb" {
+					t.Errorf("%s %s by %s: %s is %v", s.Kind, s.Direction, p.Kind, name, v)
+				}
+			}
+		}
+	}
+}
+
+// TestDatagrams proves that datagrams pass a proxy and are counted.
+func TestDatagrams(t *testing.T) {
+	target := newTarget(t)
+	p := Proxy{SOCKS5, newProxy(t, new(net.Dialer).DialContext)}
+	a, err := associate(t.Context(), p, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	sent, _, err := a.flood(t.Context(), 9, 1000, 20*time.Millisecond)
+	if err != nil || sent == 0 {
+		t.Fatalf("sent %d, %v", sent, err)
+	}
+	for {
+		n, err := a.count(t.Context(), 9)
+		if err != nil || n > sent {
+			t.Fatalf("%d of %d arrived, %v", n, sent, err)
+		}
+		if n == sent {
+			break
+		}
+	}
+	if n, err := a.count(t.Context(), 10); n != 0 || err != nil {
+		t.Errorf("another run begins with %d, %v", n, err)
+	}
+}
+
+// liar is a connection that spoils one byte of what comes through it.
+type liar struct {
+	net.Conn
+	left int
+}
+
+func (l *liar) Read(b []byte) (int, error) {
+	n, err := l.Conn.Read(b)
+	if l.left >= 0 && l.left < n {
+		b[l.left] ^= 1
+	}
+	l.left -= n
+	return n, err
+}
+
+func (l *liar) Write(b []byte) (int, error) {
+	c := append([]byte(nil), b...)
+	if len(c) > requestSize+40 {
+		c[requestSize+30] ^= 1
+	}
+	return l.Conn.Write(c)
+}
+
+// TestSpoilt proves that a proxy that changes what it carries gets no figures.
+func TestSpoilt(t *testing.T) {
+	target := newTarget(t)
+	addr := newProxy(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return &liar{c, countSize + 20}, err
+	})
+	for _, s := range measurements(Proxy{SOCKS5, addr}, target) {
+		if s.Kind == First {
+			continue // it asks until the answer is right
+		}
+		if f, err := Measure(t.Context(), s); !errors.Is(err, errSpoilt) {
+			t.Errorf("%s %s: got %v, %v, want %v", s.Kind, s.Direction, f, err, errSpoilt)
+		}
+	}
+}
+
+// TestNothingArrives proves that a proxy that swallows everything gets no figures.
+func TestNothingArrives(t *testing.T) {
+	target := newTarget(t)
+	addr := newProxy(t, func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go io.Copy(io.Discard, far)
+		return near, nil
+	})
+	for _, s := range measurements(Proxy{SOCKS5, addr}, target) {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		if f, err := Measure(ctx, s); err == nil {
+			t.Errorf("%s %s: got %v, want an error", s.Kind, s.Direction, f)
+		}
+		cancel()
+	}
+}
+
+// TestRefused proves that what the proxy says is passed on, and that one that is not there is an error.
+func TestRefused(t *testing.T) {
+	target := newTarget(t)
+	addr := newProxy(t, func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") })
+	for _, p := range []Proxy{{SOCKS5, addr}, {CONNECT, addr}, {SOCKS5, "127.0.0.1:1"}} {
+		if _, err := Measure(t.Context(), Spec{Kind: RoundTrips, Proxy: p, Target: target}); err == nil {
+			t.Errorf("%v: want an error", p)
+		}
+	}
+	if _, err := Measure(t.Context(), Spec{Kind: "nonsense"}); err == nil {
+		t.Error("a measurement that there is not: want an error")
+	}
+}

@@ -1,0 +1,71 @@
+package peer
+
+import (
+	"net/netip"
+	"testing"
+
+	"ginnel/configs"
+)
+
+// TestTunnel proves that the two ends name each other, in files that ginnel reads.
+func TestTunnel(t *testing.T) {
+	hosts := [2]netip.Addr{netip.MustParseAddr("10.99.0.2"), netip.MustParseAddr("10.99.0.3")}
+	ends, err := newTunnel(hosts[0], hosts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files [2]*configs.WireGuard
+	for i, e := range ends {
+		if files[i], err = configs.ParseWireGuard("wg0.conf", []byte(e.text)); err != nil {
+			t.Fatalf("%v in\n%s", err, e.text)
+		}
+		if len(files[i].Peers) != 1 || len(files[i].Warnings) != 0 || files[i].ListenPort != wireGuardPort {
+			t.Fatalf("got %+v", files[i])
+		}
+	}
+	for i, f := range files {
+		other, p := files[1-i], f.Peers[0]
+		if p.PublicKey != other.PrivateKey.Public() {
+			t.Errorf("end %d does not have the key of the other", i)
+		}
+		if addr, _ := p.Endpoint.AddrPort(); addr != netip.AddrPortFrom(hosts[1-i], wireGuardPort) {
+			t.Errorf("end %d looks for the other at %v", i, addr)
+		}
+		if len(p.AllowedIPs) != 1 || p.AllowedIPs[0] != other.Addresses[0] || p.AllowedIPs[0].Addr() != ends[1-i].addr {
+			t.Errorf("end %d allows %v, the other has %v", i, p.AllowedIPs, other.Addresses)
+		}
+	}
+}
+
+// TestContenders proves that each has a name of its own, and what its group needs.
+func TestContenders(t *testing.T) {
+	names := make(map[string]bool)
+	for _, c := range Contenders() {
+		if names[c.Name] || c.Name == "" {
+			t.Errorf("the name %q is there twice", c.Name)
+		}
+		names[c.Name] = true
+		nodes := c.mesh != nil || c.plain != nil
+		switch c.Group {
+		case RelayGroup:
+			if !nodes || c.relay == ownRelay {
+				t.Errorf("%s has no nodes or no relay", c.Name)
+			}
+		case DERPGroup:
+			if nodes || c.relay == ownRelay {
+				t.Errorf("%s has nodes, or no relay", c.Name)
+			}
+		case DirectGroup:
+			if c.relay != ownRelay || c.proxies.SOCKS.Kind == "" || c.proxies.HTTP.Kind == "" {
+				t.Errorf("%s has a relay, or no proxies", c.Name)
+			}
+		}
+	}
+}
+
+// TestVersions proves that programs that were not built are left out.
+func TestVersions(t *testing.T) {
+	if got := Versions(Programs(t.TempDir()), Contenders()); len(got) != 0 {
+		t.Errorf("of nothing: got %v", got)
+	}
+}

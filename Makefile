@@ -13,7 +13,7 @@ JOINROUNDS ?= 9
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build test race lint fuzz bench lab interop interop-control interop-join clean
+.PHONY: all build test race lint fuzz bench bench-peers bench-peers-smoke lab interop interop-control interop-join clean
 
 all: build
 
@@ -37,6 +37,7 @@ lint:
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(STATICCHECK) -tags lab ./internal/lab
 	cd interop && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
+	cd bench && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 	@./.ci/vulncheck $(GO) $(GOVULNCHECK)
 
 # Every fuzz target of the module, each for FUZZTIME.
@@ -45,6 +46,18 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# Our nodes and relay beside tailscaled, wireproxy and derper: needs root or user namespaces, and makes and removes the
+# networks itself. Building the peers takes minutes the first time. PEERS takes flags: '-only direct -rounds 5', '-write' to
+# write BENCHMARKS.md; '-help' tells them all.
+bench-peers:
+	@./.ci/need ip:iproute2 nsenter:util-linux
+	cd bench && $(GO) run ./cmd/peers $(PEERS)
+
+# Shows that the comparison works, with one contender of each kind. Its figures mean nothing.
+bench-peers-smoke:
+	@./.ci/need ip:iproute2 nsenter:util-linux
+	cd bench && $(GO) test ./... && $(GO) run ./cmd/peers -smoke -only direct,ginnel/ginnel-relay,tailscaled/derper,relay
 
 # Network namespaces, tunnels and firewalls: needs root, and makes and removes all of it itself.
 lab:

@@ -71,8 +71,8 @@ func sources(t *testing.T, f func(file string, text []byte)) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && (file == "interop" || strings.HasPrefix(d.Name(), ".") && file != "."):
-			return filepath.SkipDir // another module; the version control
+		case d.IsDir() && (file == "interop" || file == "bench" || strings.HasPrefix(d.Name(), ".") && file != "."):
+			return filepath.SkipDir // other modules; the version control
 		case d.IsDir() || filepath.Ext(file) != ".go":
 			return nil
 		}

@@ -68,8 +68,25 @@ func flood(ctx context.Context, s *Spec) (load.Figures, error) {
 		pr.from, pr.to = p.clients[2*i].Client, p.clients[2*i+1].key
 		wg.Go(func() { p.note(pr.send(stop)) })
 	}
+	if err := begun(ctx, pairs); err != nil {
+		return nil, errors.Join(err, p.broken())
+	}
 	f, err := count(ctx, s, pairs)
 	return f, errors.Join(err, p.broken())
+}
+
+// begun waits until something has arrived of every pair. What is sent to a client that has just logged in may be lost.
+func begun(ctx context.Context, pairs []*pair) error {
+	ctx, cancel := context.WithTimeout(ctx, tripLimit)
+	defer cancel()
+	for i, p := range pairs {
+		for p.arrived.Load() == 0 {
+			if err := wait(ctx, time.Millisecond); err != nil {
+				return fmt.Errorf("waiting for the first packet of pair %d: %w", i+1, err)
+			}
+		}
+	}
+	return nil
 }
 
 // count measures what arrives after the flood has come up.

@@ -26,8 +26,8 @@ var (
 		[]string{"tailscale.com/cmd/tailscale", "tailscale.com/cmd/tailscaled", "tailscale.com/cmd/derper"}}
 )
 
-// Build makes what the contenders consist of. Programs that are there and up to date stay as they are. As all of them are
-// to be had as releases, all are built as releases are: without C, paths and symbols.
+// Build makes what the contenders consist of, all in the same way: without C, as releases are, and with symbols, which take
+// no memory and let a profiler name what it sees. Programs that are up to date stay as they are.
 func Build(ctx context.Context, root string, dir Programs, contenders []*Contender) error {
 	built := make(map[string]bool)
 	for _, c := range contenders {
@@ -36,7 +36,7 @@ func Build(ctx context.Context, root string, dir Programs, contenders []*Contend
 				continue
 			}
 			built[m.dir] = true
-			args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", string(dir) + "/"}, m.packages...)
+			args := append([]string{"build", "-trimpath", "-o", string(dir) + "/"}, m.packages...)
 			cmd := exec.CommandContext(ctx, "go", args...)
 			cmd.Dir = filepath.Join(root, m.dir)
 			cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")

@@ -10,7 +10,7 @@ import (
 // Page is BENCHMARKS.md. Chart is where the chart is, seen from the page.
 func (r *Results) Page(chart string) string {
 	var b strings.Builder
-	b.WriteString("# Benchmarks\n\nWritten by `make bench-peers WRITE=1`; not to be edited by hand.\n\n")
+	b.WriteString("# Benchmarks\n\nWritten by `make bench-peers PEERS=-write`, not by hand.\n\n")
 	fmt.Fprintf(&b, "![chart](%s)\n\n", chart)
 	fmt.Fprintf(&b, "Measured on %s, at commit %s, on %s. %s of every contender in turn, %v s a measurement; tables show medians.\n\n",
 		r.Date, r.Commit, r.Machine, plural(r.Rounds, "round"), r.Seconds)

@@ -53,11 +53,11 @@ func sample() *Results {
 // as missing.
 func TestTable(t *testing.T) {
 	r := sample()
-	const want = `median of 3 rounds               ginnel  tailscaled
-down, 1 at a time, Mbps            2000        1000
-down, 8 at a time, Mbps               -         700
-down, 64 at a time, Mbps           10.0           -
-64-byte round trip, p50, us         100         200
+	const want = `median of 3 rounds           ginnel  tailscaled
+down, 1 at a time, Mbps        2000        1000
+down, 8 at a time, Mbps           -         700
+down, 64 at a time, Mbps       10.0           -
+64-byte round trip, p50, us     100         200
 `
 	if got := r.table(r.Groups[0]).text(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)

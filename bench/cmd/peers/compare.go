@@ -67,6 +67,20 @@ func rounds(ctx context.Context, o *options, ground *peer.Ground, r *report.Resu
 	return errors.Join(errs...)
 }
 
+// again reports on a comparison that was made before.
+func again(o *options) error {
+	b, err := os.ReadFile(o.from)
+	if err != nil {
+		return err
+	}
+	r := new(report.Results)
+	if err := json.Unmarshal(b, r); err != nil {
+		return fmt.Errorf("reading figures from %s: %w", o.from, err)
+	}
+	fmt.Print(r.Text())
+	return write(o, r)
+}
+
 func logger(o *options) *slog.Logger {
 	if o.verbose {
 		return slog.New(slog.NewTextHandler(os.Stderr, nil))

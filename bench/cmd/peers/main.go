@@ -41,6 +41,8 @@ func run(ctx context.Context, args []string) int {
 	case err != nil:
 		fmt.Fprintln(os.Stderr, err)
 		return 2
+	case o.from != "":
+		return status(again(o))
 	case os.Getenv(insideVariable) != "":
 		return status(compare(ctx, o))
 	}

@@ -22,6 +22,7 @@ type options struct {
 	plan       trial.Plan
 	smoke      bool
 	verbose    bool
+	from       string // a file with figures to report on, instead of measuring
 	json, svg  string // files to write; empty for none
 	page       string
 }
@@ -37,6 +38,7 @@ func parse(args []string) (*options, error) {
 	idle := fs.Int("idle-clients", 0, "`number` of idle clients of a relay (10000)")
 	fs.BoolVar(&o.smoke, "smoke", false, "only show that everything works: one short round")
 	write := fs.Bool("write", false, "write BENCHMARKS.md, docs/benchmarks.svg and docs/benchmarks.json in the repository")
+	fs.StringVar(&o.from, "from", "", "do not measure; report on the figures in this `file`, which -json or -write has made")
 	fs.StringVar(&o.json, "json", "", "`file` for all figures")
 	fs.StringVar(&o.svg, "svg", "", "`file` for a chart")
 	fs.BoolVar(&o.verbose, "v", false, "log every measurement")

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestParse proves what flags say by themselves, and that what cannot be is an error.
+func TestParse(t *testing.T) {
+	o, err := parse([]string{"-root", "x", "-bin", "y", "-rounds", "5", "-seconds", "0.5", "-idle-clients", "7", "-only", "relay,kernel"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.rounds != 5 || o.plan.Seconds != 0.5 || o.plan.IdleClients != 7 || !filepath.IsAbs(string(o.programs)) || !filepath.IsAbs(o.root) {
+		t.Errorf("got %+v", o)
+	}
+	if o.json != "" || o.svg != "" || o.page != "" {
+		t.Errorf("files are written though nobody asked for them: %+v", o)
+	}
+	for _, bad := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-idle-clients", "-1"}, {"-only", "nonsense"}, {"-only", "direct,"}, {"word"}} {
+		if _, err := parse(append([]string{"-bin", "y"}, bad...)); err == nil {
+			t.Errorf("%v: want an error", bad)
+		}
+	}
+}
+
+// TestSmoke proves that a smoke test is one round whatever else is said.
+func TestSmoke(t *testing.T) {
+	o, err := parse([]string{"-bin", "y", "-smoke", "-rounds", "5", "-seconds", "9"})
+	if err != nil || o.rounds != 1 || o.plan.Seconds >= 1 {
+		t.Errorf("got %+v, %v", o, err)
+	}
+}
+
+// TestChoose proves that groups and contenders are chosen by name and take their turns in the same order as ever.
+func TestChoose(t *testing.T) {
+	for only, want := range map[string]string{
+		"":                       "10 of them",
+		"relay":                  "ginnel-relay derper",
+		"derper,ginnel,ginnel":   "ginnel derper",
+		"relayed,tailscaled":     "tailscaled ginnel/ginnel-relay tailscaled/derper tailscaled/ginnel-relay",
+		"direct,relayed,relay":   "10 of them",
+		"ginnel-relay,kernel":    "kernel ginnel-relay",
+		"wireproxy,ginnel-relay": "wireproxy ginnel-relay",
+	} {
+		chosen, err := choose(only)
+		if err != nil {
+			t.Errorf("%q: %v", only, err)
+		}
+		var names []string
+		for _, c := range chosen {
+			names = append(names, c.Name)
+		}
+		got := strings.Join(names, " ")
+		if len(names) == 10 {
+			got = "10 of them"
+		}
+		if got != want {
+			t.Errorf("%q: got %s, want %s", only, got, want)
+		}
+		all := 0
+		for _, g := range groups(chosen) {
+			all += len(g.Contenders)
+			if !slices.ContainsFunc(names, func(n string) bool { return n == g.Contenders[0] }) {
+				t.Errorf("%q: group %s has %v", only, g.Name, g.Contenders)
+			}
+		}
+		if all != len(chosen) {
+			t.Errorf("%q: %d contenders in groups, want %d", only, all, len(chosen))
+		}
+	}
+}
+
+// TestAgain proves that figures that were kept give the same report, in all files, and that nothing comes of others.
+func TestAgain(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "docs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	kept := filepath.Join(root, "kept.json")
+	const figures = `{"Commit":"abc","Rounds":1,"Groups":[{"Name":"direct","Contenders":["ginnel"]}],"Figures":{"ginnel":[{"down1.mbps":2345}]}}`
+	if err := os.WriteFile(kept, []byte(figures), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o, err := parse([]string{"-root", root, "-bin", root, "-from", kept, "-write"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again(o); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"BENCHMARKS.md", "docs/benchmarks.svg", "docs/benchmarks.json"} {
+		if b, err := os.ReadFile(filepath.Join(root, name)); err != nil || !strings.Contains(string(b), "2345") {
+			t.Errorf("%s: %v, %q", name, err, b)
+		}
+	}
+	for _, bad := range []string{"", "{", "[]"} {
+		if err := os.WriteFile(kept, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := again(o); err == nil {
+			t.Errorf("figures that are %q: want an error", bad)
+		}
+	}
+}

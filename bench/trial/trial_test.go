@@ -1,0 +1,56 @@
+package trial
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"ginnel/bench/load"
+)
+
+// TestPlay proves that only roles are taken for roles, and that one that does not understand says so and gives no figures.
+func TestPlay(t *testing.T) {
+	for _, args := range [][]string{nil, {"-rounds", "3"}, {"nonsense"}} {
+		if known, err := Play(t.Context(), args, strings.NewReader(""), new(bytes.Buffer)); known || err != nil {
+			t.Errorf("%v: got %v, %v", args, known, err)
+		}
+	}
+	for _, args := range [][]string{{loadRole}, {loadRole, "{"}, {loadRole, "{}"}, {relayedRole, `{"Kind":"nonsense"}`}, {relayedRole, "{}", "{}"}} {
+		var out bytes.Buffer
+		if known, err := Play(t.Context(), args, strings.NewReader(""), &out); !known || err == nil || out.Len() != 0 {
+			t.Errorf("%v: got %v, %v, wrote %q", args, known, err, out.String())
+		}
+	}
+	if known, err := Play(t.Context(), []string{holdRole}, strings.NewReader(""), new(bytes.Buffer)); !known || err != nil {
+		t.Errorf("holding until the end of input: got %v, %v", known, err)
+	}
+}
+
+// TestSteps proves that no step hides another by its name, that all have a length, and that the protocols are those that
+// are asked for.
+func TestSteps(t *testing.T) {
+	socks, http := load.Proxy{Kind: load.SOCKS5, Addr: "a"}, load.Proxy{Kind: load.CONNECT, Addr: "b"}
+	for name, p := range map[string]Plan{"full": Full(2), "smoke": Smoke()} {
+		seen := make(map[string]bool)
+		for _, s := range p.steps(socks, http, true) {
+			want := socks
+			if strings.HasPrefix(s.name, "connect-") {
+				want = http
+			}
+			if seen[s.name] || s.spec.Duration <= 0 || s.spec.Proxy != want {
+				t.Errorf("%s: %s is there twice, or is %+v", name, s.name, s.spec)
+			}
+			seen[s.name] = true
+		}
+		if !seen["datagrams"] || len(p.steps(socks, http, false)) != len(seen)-1 {
+			t.Errorf("%s: datagrams cannot be left out: %v", name, seen)
+		}
+		clear(seen)
+		for _, s := range p.relaySteps() {
+			if seen[s.name] || s.spec.Duration <= 0 {
+				t.Errorf("%s: %s is there twice, or is %+v", name, s.name, s.spec)
+			}
+			seen[s.name] = true
+		}
+	}
+}

@@ -52,6 +52,9 @@ func Contenders() []*Contender {
 	}
 }
 
+// HasNodes says whether there are programs between the load and the service.
+func (c *Contender) HasNodes() bool { return c.mesh != nil || c.plain != nil }
+
 // Ground is where contenders run, one after the other.
 type Ground struct {
 	Lab      *netlab.Lab

@@ -45,7 +45,7 @@ func TestContenders(t *testing.T) {
 			t.Errorf("the name %q is there twice", c.Name)
 		}
 		names[c.Name] = true
-		nodes := c.mesh != nil || c.plain != nil
+		nodes := c.HasNodes()
 		switch c.Group {
 		case RelayGroup:
 			if !nodes || c.relay == ownRelay {

@@ -25,6 +25,7 @@ var measures = []measure{
 	{"datagrams", "per_s", "datagrams of 1,200 bytes without loss, a second"},
 	{"join", "s", "start with a key to the first byte, s"},
 	{"joined", "mb", "resident, joined and idle, MB"},
+	{"down#", "peak_mb", "resident, most so far, down, # at a time, MB"},
 	{"bulk", "peak_mb", "resident, most in bulk, MB"},
 	{"idle", "kb_per_conn", "resident for an idle connection, both nodes, kB"},
 	{"down#", "cpu_s_per_gb", "processor time, down, # at a time, both nodes, s/GB"},

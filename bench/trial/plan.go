@@ -50,7 +50,12 @@ type relayStep struct {
 	spec derpload.Spec
 }
 
-// steps are the measurements of nodes. Idle connections come first: memory that was in use once hides what is added.
+// idleSteps measure what waits.
+func (p *Plan) idleSteps(socks load.Proxy) []step {
+	return []step{{"idle", load.Spec{Kind: load.Idle, Proxy: socks, Conns: p.Idle, Duration: p.duration()}}}
+}
+
+// steps are the measurements of nodes that are at work.
 func (p *Plan) steps(socks, http load.Proxy, datagrams bool) []step {
 	var all []step
 	add := func(name string, s load.Spec) {
@@ -63,7 +68,6 @@ func (p *Plan) steps(socks, http load.Proxy, datagrams bool) []step {
 		}
 		all = append(all, step{name, s})
 	}
-	add("idle", load.Spec{Kind: load.Idle, Conns: p.Idle})
 	for _, n := range p.Conns {
 		for _, d := range p.Directions {
 			add(number(string(d), n), load.Spec{Kind: load.Bulk, Conns: n, Direction: d})
@@ -81,7 +85,7 @@ func (p *Plan) steps(socks, http load.Proxy, datagrams bool) []step {
 	return all
 }
 
-// relaySteps are the measurements of relays, in the same order.
+// relaySteps are the measurements of relays. Idle clients come first: memory that was in use once hides what is added.
 func (p *Plan) relaySteps() []relayStep {
 	all := []relayStep{
 		{"idle", derpload.Spec{Kind: derpload.Idle, Clients: p.IdleClients}},

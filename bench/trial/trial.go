@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strconv"
 	"time"
@@ -23,25 +24,34 @@ const (
 
 func number(name string, n int) string { return name + strconv.Itoa(n) }
 
-// Run measures one contender once.
+// Run measures one contender once. Idle connections are measured of nodes that have done nothing else, and those of the other
+// measurements have not had them: what a process has once needed stays with it for a while.
 func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *slog.Logger) (load.Figures, error) {
-	begun, cancel := context.WithTimeout(ctx, joinLimit)
-	defer cancel()
-	t, err := g.Prepare(begun, c)
-	if err != nil {
-		return nil, err
+	r := &run{ground: g, plan: p, figures: make(load.Figures), log: log.With("contender", c.Name)}
+	parts := []func(context.Context) error{r.nodes}
+	switch {
+	case c.Group == peer.DERPGroup:
+		parts = []func(context.Context) error{r.relay}
+	case c.HasNodes():
+		parts = append(parts, r.idle)
 	}
-	defer t.Close()
-	r := &run{trial: t, ground: g, plan: p, figures: make(load.Figures), log: log.With("contender", c.Name)}
-	if c.Group == peer.DERPGroup {
-		err = r.relay(ctx)
-	} else {
-		err = r.nodes(ctx)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("trying %s: %w", c.Name, err)
+	for _, part := range parts {
+		if err := r.part(ctx, c, part); err != nil {
+			return nil, fmt.Errorf("trying %s: %w", c.Name, err)
+		}
 	}
 	return r.figures, nil
+}
+
+// part sets the contender up for a part of the measurements.
+func (r *run) part(ctx context.Context, c *peer.Contender, measure func(context.Context) error) (err error) {
+	begun, cancel := context.WithTimeout(ctx, joinLimit)
+	defer cancel()
+	if r.trial, err = r.ground.Prepare(begun, c); err != nil {
+		return err
+	}
+	defer r.trial.Close()
+	return measure(ctx)
 }
 
 // run is a trial that goes on.
@@ -56,6 +66,20 @@ type run struct {
 // nodes measures what a program behind a proxy sees.
 func (r *run) nodes(ctx context.Context) error {
 	t := r.trial
+	return r.steps(ctx, r.plan.steps(t.SOCKS, t.HTTP, !t.Contender.NoDatagrams))
+}
+
+// idle measures what connections cost that are not used. How nodes join has been measured before.
+func (r *run) idle(ctx context.Context) error {
+	before := maps.Clone(r.figures)
+	err := r.steps(ctx, r.plan.idleSteps(r.trial.SOCKS))
+	maps.Copy(r.figures, before)
+	return err
+}
+
+// steps starts the nodes and makes the measurements.
+func (r *run) steps(ctx context.Context, steps []step) error {
+	t := r.trial
 	service, err := r.serve(ctx)
 	if err != nil {
 		return err
@@ -69,7 +93,7 @@ func (r *run) nodes(ctx context.Context) error {
 		}
 		target = netip.AddrPortFrom(addr, peer.ServicePort)
 	}
-	for _, s := range r.plan.steps(t.SOCKS, t.HTTP, !t.Contender.NoDatagrams) {
+	for _, s := range steps {
 		if err := wait(ctx, r.plan.Calm); err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -130,7 +129,7 @@ func (a *association) attempt(ctx context.Context, rate float64, d time.Duration
 
 // trial sends at a rate for a time and asks how many have arrived.
 func (a *association) trial(ctx context.Context, rate float64, d time.Duration) (got float64, lost uint64, err error) {
-	run := rand.Uint64()
+	run := uint64(time.Now().UnixNano()) // later ones have higher numbers
 	if _, err := a.count(ctx, run); err != nil { // the way is there, and the service knows the run
 		return 0, 0, err
 	}
@@ -179,7 +178,7 @@ func (a *association) flood(ctx context.Context, run uint64, rate float64, d tim
 			sent++
 			due = due.Add(gap)
 		}
-		if ahead := due.Sub(time.Now()); ahead > 0 {
+		if ahead := time.Until(due); ahead > 0 {
 			pause(ahead)
 		} else if -ahead > mostAtOnce*gap {
 			due = due.Add(-ahead) // lost time

@@ -12,7 +12,7 @@
 //
 // A datagram begins with its kind, a run's number of 8 bytes and a sequence number of 8 bytes; the rest is the pattern from
 // that number on. Kind 'D' is counted; kind 'C' is answered by itself with the run's count as sequence number, all ones if
-// one of the run was wrong.
+// one of the run was wrong. Only the run with the highest number is known.
 //
 // # Goroutines
 //

@@ -111,6 +111,12 @@ func TestDatagrams(t *testing.T) {
 	if n, err := a.count(t.Context(), 10); n != 0 || err != nil {
 		t.Errorf("another run begins with %d, %v", n, err)
 	}
+	if _, err := a.send(nil, datagramData, 9, 0, datagramSize); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := a.count(t.Context(), 10); n != 0 || err != nil {
+		t.Errorf("after one of the run before there are %d, %v", n, err)
+	}
 }
 
 // liar is a connection that spoils one byte of what comes through it.

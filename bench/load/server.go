@@ -166,7 +166,7 @@ func writeFrame(c net.Conn, count uint64, piece []byte) error {
 	return err
 }
 
-// countDatagrams counts those of the run that was heard of last.
+// countDatagrams counts those of the latest run, which has the highest number. What comes late of others is left.
 func (s *Server) countDatagrams() {
 	var run, count uint64
 	b := make([]byte, 64<<10)
@@ -176,10 +176,12 @@ func (s *Server) countDatagrams() {
 			return
 		}
 		kind, of, _, whole := parseDatagram(b[:n])
-		if of != run {
+		if of > run {
 			run, count = of, 0
 		}
 		switch {
+		case of < run:
+			continue
 		case count == spoilt:
 		case !whole:
 			count = spoilt

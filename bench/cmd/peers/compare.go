@@ -124,13 +124,14 @@ func groups(contenders []*peer.Contender) (all []report.Group) {
 	return all
 }
 
-// commit is what is measured, as far as it is known.
+// commit is the last that changed the product, as far as it is known.
 func commit(ctx context.Context, root string) string {
-	out, err := exec.CommandContext(ctx, "git", "-C", root, "describe", "--always", "--dirty").Output()
-	if err != nil {
-		return "unknown"
+	out, err := exec.CommandContext(ctx, "git", "-C", root, "log", "-1", "--format=%h", "--",
+		"*.go", "go.mod", ":!bench", ":!interop", ":!*_test.go").Output()
+	if text := strings.TrimSpace(string(out)); err == nil && text != "" {
+		return text
 	}
-	return strings.TrimSpace(string(out))
+	return "unknown"
 }
 
 // machine is what may be of interest of it.

@@ -23,6 +23,9 @@ const (
 	// window is how many packets of a pair may be on their way: the queue that derper has for a client. With more of them
 	// it drops, and what would be compared is how fast servers throw away.
 	window = 32
+	// inFlight is how many packets of all pairs together may be on their way, as long as each has half a window. With more
+	// of them the clients, of which there are thousands here, come to read so late that servers take them for dead.
+	inFlight = 16000
 	// lostAfter is when packets that have not arrived count as lost.
 	lostAfter = 200 * time.Millisecond
 )
@@ -44,6 +47,7 @@ type pair struct {
 	from     *relay.Client
 	to       key.NodePublic
 	batch    int
+	window   int64
 	arrived  atomic.Int64
 	lost     atomic.Int64
 	arrivedc chan struct{} // has an item after packets have arrived
@@ -53,7 +57,7 @@ type pair struct {
 func flood(ctx context.Context, s *Spec) (load.Figures, error) {
 	pairs := make([]*pair, s.Pairs)
 	for i := range pairs {
-		pairs[i] = &pair{batch: s.Batch, arrivedc: make(chan struct{}, 1)}
+		pairs[i] = &pair{batch: s.Batch, window: int64(min(window, max(window/2, inFlight/s.Pairs))), arrivedc: make(chan struct{}, 1)}
 	}
 	p, err := connect(ctx, s.Region, 2*s.Pairs, func(n int, _ *client, m relay.Message) error { return pairs[n/2].arrive(n, m) })
 	if err != nil {
@@ -136,7 +140,7 @@ func (p *pair) send(ctx context.Context) error {
 	timer := time.NewTimer(lostAfter)
 	defer timer.Stop()
 	for sent := int64(0); ctx.Err() == nil; {
-		if sent-p.arrived.Load()-p.lost.Load() > window-int64(p.batch) {
+		if sent-p.arrived.Load()-p.lost.Load() > p.window-int64(p.batch) {
 			p.await(ctx, timer, sent)
 			continue
 		}

@@ -53,6 +53,12 @@ func bulk(ctx context.Context, s *Spec) (Figures, error) {
 		return nil, err
 	}
 	took, arrived := time.Since(start), fs.counts()
+	for sum(arrived) == sum(counted) && took < handshakeLimit && !fs.broken() { // slow is not broken
+		if err := wait(ctx, 10*time.Millisecond); err != nil {
+			return nil, err
+		}
+		took, arrived = time.Since(start), fs.counts()
+	}
 	after, err := costsOf(s.PIDs)
 	if err != nil {
 		return nil, err
@@ -60,16 +66,14 @@ func bulk(ctx context.Context, s *Spec) (Figures, error) {
 	if err := fs.end(); err != nil {
 		return nil, err
 	}
-	total, stalled := uint64(0), 0
+	total, stalled := sum(arrived)-sum(counted), 0
 	for i := range arrived {
-		n := arrived[i] - counted[i]
-		total += n
-		if n == 0 {
+		if arrived[i] == counted[i] {
 			stalled++
 		}
 	}
 	if total == 0 {
-		return nil, fmt.Errorf("no byte arrived in %v", s.Duration)
+		return nil, fmt.Errorf("no byte arrived in %v", took)
 	}
 	f := Figures{"mbps": float64(total) * 8 / 1e6 / took.Seconds(), "stalled": float64(stalled)}
 	if len(s.PIDs) > 0 {
@@ -114,6 +118,12 @@ func (fs *flows) note(err error) {
 	}
 }
 
+func (fs *flows) broken() bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.err != nil
+}
+
 // end may be called twice. It returns what went wrong before.
 func (fs *flows) end() error {
 	fs.over.Store(true)
@@ -132,6 +142,13 @@ func (fs *flows) counts() []uint64 {
 		n[i] = f.down.Load() + f.up.Load()
 	}
 	return n
+}
+
+func sum(counts []uint64) (total uint64) {
+	for _, n := range counts {
+		total += n
+	}
+	return total
 }
 
 func (f *flow) receive() error {

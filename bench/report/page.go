@@ -22,6 +22,12 @@ func (r *Results) Page(chart string) string {
 	for _, g := range r.Groups {
 		fmt.Fprintf(&b, "\n## %s\n\n%s", strings.ToUpper(g.Name[:1])+g.Name[1:], r.table(g).markdown())
 	}
+	if len(r.Failures) > 0 {
+		b.WriteString("\nSome trials failed, and their figures are not in the tables:\n\n")
+	}
+	for _, f := range r.Failures {
+		b.WriteString("- " + f + "\n")
+	}
 	b.WriteString("\n## Bars\n\nA ratio, unless it says MB or kB. What is missed is missed.\n\n" + r.verdicts().markdown())
 	return b.String()
 }

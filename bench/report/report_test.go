@@ -169,8 +169,13 @@ func TestChart(t *testing.T) {
 
 // TestPage proves that the page has all tables and says what was measured, where and with what.
 func TestPage(t *testing.T) {
-	page := sample().Page("docs/chart.svg")
-	for _, want := range []string{"](docs/chart.svg)", "## Direct", "## Bars", "| a | v1 |\n| b | v2 |", "2026-01-02", "abc", "3 rounds", "| 2000 | 1000 |"} {
+	if page := sample().Page("chart"); strings.Contains(page, "failed") {
+		t.Errorf("nothing has failed, but it says so:\n%s", page)
+	}
+	r := sample()
+	r.Failures = []string{"round 2: ginnel"}
+	page := r.Page("docs/chart.svg")
+	for _, want := range []string{"](docs/chart.svg)", "## Direct", "## Bars", "| a | v1 |\n| b | v2 |", "2026-01-02", "abc", "3 rounds", "- round 2: ginnel\n", "| 2000 | 1000 |"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%q is not in\n%s", want, page)
 		}

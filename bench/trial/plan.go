@@ -55,33 +55,35 @@ func (p *Plan) idleSteps(socks load.Proxy) []step {
 	return []step{{"idle", load.Spec{Kind: load.Idle, Proxy: socks, Conns: p.Idle, Duration: p.duration()}}}
 }
 
-// steps are the measurements of nodes that are at work.
+// steps are the measurements of nodes that are at work. What leaves much behind in some of them, memory or bytes on their
+// way, comes after what that would change: many requests after one connection in bulk, many connections in bulk last.
 func (p *Plan) steps(socks, http load.Proxy, datagrams bool) []step {
 	var all []step
-	add := func(name string, s load.Spec) {
-		s.Duration = p.duration()
+	add := func(name string, by load.Proxy, s load.Spec) {
+		s.Proxy, s.Duration = by, p.duration()
 		if s.Kind == load.Datagrams {
 			s.Duration /= 4 // it makes many trials
 		}
-		if s.Proxy.Kind == "" {
-			s.Proxy = socks
-		}
 		all = append(all, step{name, s})
 	}
-	for _, n := range p.Conns {
-		for _, d := range p.Directions {
-			add(number(string(d), n), load.Spec{Kind: load.Bulk, Conns: n, Direction: d})
+	bulk := func(conns []int) {
+		for _, n := range conns {
+			for _, d := range p.Directions {
+				add(number(string(d), n), socks, load.Spec{Kind: load.Bulk, Conns: n, Direction: d})
+			}
 		}
 	}
-	add("connect-down1", load.Spec{Kind: load.Bulk, Conns: 1, Direction: load.Down, Proxy: http})
-	add("trips", load.Spec{Kind: load.RoundTrips})
-	add("connect-trips", load.Spec{Kind: load.RoundTrips, Proxy: http})
-	for _, n := range []int{1, 16} {
-		add(number("requests", n), load.Spec{Kind: load.Requests, Conns: n})
-	}
+	add("trips", socks, load.Spec{Kind: load.RoundTrips})
+	add("connect-trips", http, load.Spec{Kind: load.RoundTrips})
+	bulk(p.Conns[:1])
+	add("connect-down1", http, load.Spec{Kind: load.Bulk, Conns: 1, Direction: load.Down})
 	if datagrams {
-		add("datagrams", load.Spec{Kind: load.Datagrams})
+		add("datagrams", socks, load.Spec{Kind: load.Datagrams})
 	}
+	for _, n := range []int{1, 16} {
+		add(number("requests", n), socks, load.Spec{Kind: load.Requests, Conns: n})
+	}
+	bulk(p.Conns[1:])
 	return all
 }
 

@@ -194,7 +194,7 @@ func (r *run) relay(ctx context.Context) error {
 		s.spec.Region, s.spec.PID = r.trial.Relay.Region, r.trial.Relay.Process.PID()
 		f, err := r.measureRelay(ctx, s.spec)
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, errors.Join(err, r.trial.Relay.Process.Check()))
+			return fmt.Errorf("%s: %w", s.name, errors.Join(err, errors.New(r.trial.Relay.Process.Tail())))
 		}
 		r.take(s.name, f)
 	}

@@ -40,10 +40,10 @@ func compare(ctx context.Context, o *options) error {
 	}
 	err = rounds(ctx, o, ground, r)
 	fmt.Print(r.Text())
-	if err != nil {
-		return err // and no file: what is missing would not be seen there
+	if ctx.Err() != nil {
+		return err
 	}
-	return write(o, r)
+	return errors.Join(err, write(o, r))
 }
 
 // rounds goes on with the others when one fails, for they have taken long.
@@ -58,6 +58,7 @@ func rounds(ctx context.Context, o *options, ground *peer.Ground, r *report.Resu
 			}
 			if err != nil {
 				errs, outcome = append(errs, err), "FAILED: "+err.Error()
+				r.Failures = append(r.Failures, fmt.Sprintf("%s in round %d", c.Name, round+1))
 			} else {
 				r.Figures[c.Name] = append(r.Figures[c.Name], f)
 			}
@@ -150,5 +151,15 @@ func machine() string {
 	if err != nil {
 		kernel = []byte("unknown")
 	}
-	return fmt.Sprintf("%d cores of %s, Linux %s", runtime.NumCPU(), name, bytes.TrimSpace(kernel))
+	return fmt.Sprintf("%d cores of %s, Linux %s, with %s processes running before", runtime.NumCPU(), name, bytes.TrimSpace(kernel), busy())
+}
+
+// busy is how many processes others have had running in the last minute: with more than a few, ratios are what remains.
+func busy() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	average, _, _ := strings.Cut(string(b), " ")
+	return average
 }

@@ -86,7 +86,7 @@ func bulk(ctx context.Context, s *Spec) (Figures, error) {
 // begin connects and starts all flows.
 func (fs *flows) begin(ctx context.Context, s *Spec) error {
 	for range s.Conns {
-		c, err := s.Proxy.dial(ctx, s.Target)
+		c, err := s.Proxy.persist(ctx, s.Target)
 		if err != nil {
 			return err
 		}

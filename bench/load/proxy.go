@@ -59,6 +59,19 @@ func (p Proxy) dial(ctx context.Context, target netip.AddrPort) (net.Conn, error
 	return c, nil
 }
 
+// persist dials until it succeeds, a few times: some proxies refuse for a moment when many ask.
+func (p Proxy) persist(ctx context.Context, target netip.AddrPort) (c net.Conn, err error) {
+	for range 5 {
+		if c, err = p.dial(ctx, target); err == nil {
+			return c, nil
+		}
+		if err := wait(ctx, 100*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
 // bind ends what waits on a connection with the context. Stop undoes that; it reports false if the context was faster.
 func bind(ctx context.Context, c net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })

@@ -28,7 +28,7 @@ type Contender struct {
 	relay   relayKind
 	mesh    func(machine, *control) Node // a node of a mesh
 	plain   func(machine, tunnel) Node   // or one end of a tunnel
-	proxies proxies
+	proxies
 	// NoDatagrams says that it does not pass UDP to a service behind the other node.
 	NoDatagrams bool
 }
@@ -52,9 +52,6 @@ func Contenders() []*Contender {
 	}
 }
 
-// HasNodes says whether there are programs between the load and the service.
-func (c *Contender) HasNodes() bool { return c.mesh != nil || c.plain != nil }
-
 // Ground is where contenders run, one after the other.
 type Ground struct {
 	Lab      *netlab.Lab
@@ -64,13 +61,12 @@ type Ground struct {
 
 // Trial is a contender that is set up. Its nodes are not started.
 type Trial struct {
-	Contender   *Contender
-	Client      *netlab.Host // where the load comes from
-	Service     *netlab.Host // where it goes to; nil in the group of relays
-	Near, Far   Node         // on those; nil if they have none
-	Relay       *Relay       // nil if it has none of its own
-	SOCKS, HTTP load.Proxy   // on the client's machine
-	closers     []func()
+	Contender *Contender
+	Client    *netlab.Host // where the load comes from
+	Service   *netlab.Host // where it goes to; nil in the group of relays
+	Near, Far Node         // on those; nil if they have none
+	Relay     *Relay       // nil if it has none of its own
+	closers   []func()
 }
 
 // Close ends what the trial has started.
@@ -87,7 +83,7 @@ func (t *Trial) Close() {
 
 // Prepare makes the machines and starts the servers that a contender needs.
 func (g *Ground) Prepare(ctx context.Context, c *Contender) (*Trial, error) {
-	t := &Trial{Contender: c, SOCKS: c.proxies.SOCKS, HTTP: c.proxies.HTTP}
+	t := &Trial{Contender: c}
 	if err := g.prepare(ctx, t); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("preparing %s: %w", c.Name, err)

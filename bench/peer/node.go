@@ -43,7 +43,7 @@ type Node interface {
 	Process() *netlab.Process
 }
 
-// proxies are those of a node.
+// proxies are those of the near node, on the client's machine.
 type proxies struct {
 	SOCKS, HTTP load.Proxy
 }

@@ -45,7 +45,7 @@ func TestContenders(t *testing.T) {
 			t.Errorf("the name %q is there twice", c.Name)
 		}
 		names[c.Name] = true
-		nodes := c.HasNodes()
+		nodes := c.mesh != nil || c.plain != nil
 		switch c.Group {
 		case RelayGroup:
 			if !nodes || c.relay == ownRelay {
@@ -56,7 +56,7 @@ func TestContenders(t *testing.T) {
 				t.Errorf("%s has nodes, or no relay", c.Name)
 			}
 		case DirectGroup:
-			if c.relay != ownRelay || c.proxies.SOCKS.Kind == "" || c.proxies.HTTP.Kind == "" {
+			if c.relay != ownRelay || c.SOCKS.Kind == "" || c.HTTP.Kind == "" {
 				t.Errorf("%s has a relay, or no proxies", c.Name)
 			}
 		}

@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"slices"
 	"time"
 
 	"ginnel/bench/derpload"
@@ -10,6 +11,7 @@ import (
 // Plan says how much is measured.
 type Plan struct {
 	Seconds     float64       // of each measurement
+	Together    bool          // all parts of the measurements on nodes that are started once, to save the starts
 	Settle      time.Duration // before the first of them, so that the memory is that of idle nodes
 	Calm        time.Duration // before each, so that nothing is on its way from the one before
 	Conns       []int         // at a time in bulk
@@ -31,7 +33,7 @@ func Full(seconds float64) Plan {
 // Smoke is what shows that all of it works, in the shortest time.
 func Smoke() Plan {
 	return Plan{
-		Seconds: 0.2, Conns: []int{1}, Directions: []load.Direction{load.Both},
+		Seconds: 0.2, Together: true, Conns: []int{1}, Directions: []load.Direction{load.Both},
 		Idle: 10, IdleClients: 20, Pairs: []int{2},
 	}
 }
@@ -50,40 +52,49 @@ type relayStep struct {
 	spec derpload.Spec
 }
 
-// idleSteps measure what waits.
-func (p *Plan) idleSteps(socks load.Proxy) []step {
-	return []step{{"idle", load.Spec{Kind: load.Idle, Proxy: socks, Conns: p.Idle, Duration: p.duration()}}}
-}
-
-// steps are the measurements of nodes that are at work. What leaves much behind in some of them, memory or bytes on their
-// way, comes after what that would change: many requests after one connection in bulk, many connections in bulk last.
-func (p *Plan) steps(socks, http load.Proxy, datagrams bool) []step {
-	var all []step
-	add := func(name string, by load.Proxy, s load.Spec) {
-		s.Proxy, s.Duration = by, p.duration()
-		if s.Kind == load.Datagrams {
-			s.Duration /= 4 // it makes many trials
-		}
-		all = append(all, step{name, s})
-	}
-	bulk := func(conns []int) {
-		for _, n := range conns {
-			for _, d := range p.Directions {
-				add(number(string(d), n), socks, load.Spec{Kind: load.Bulk, Conns: n, Direction: d})
+// parts are the measurements of nodes. Each part is of nodes that have just been started, for what one leaves behind in them,
+// memory or bytes on their way, changes the figures of others.
+func (p *Plan) parts(socks, http load.Proxy, datagrams bool) [][]step {
+	parts := [][]step{p.exchanges(socks, http, datagrams), p.bulk(socks, http), {{"idle", load.Spec{Kind: load.Idle, Proxy: socks, Conns: p.Idle}}}}
+	for _, part := range parts {
+		for i := range part {
+			s := &part[i].spec
+			s.Duration = p.duration()
+			if s.Kind == load.Datagrams {
+				s.Duration /= 4 // it makes many trials
 			}
 		}
 	}
-	add("trips", socks, load.Spec{Kind: load.RoundTrips})
-	add("connect-trips", http, load.Spec{Kind: load.RoundTrips})
-	bulk(p.Conns[:1])
-	add("connect-down1", http, load.Spec{Kind: load.Bulk, Conns: 1, Direction: load.Down})
+	if p.Together {
+		return [][]step{slices.Concat(parts...)}
+	}
+	return parts
+}
+
+// exchanges are short.
+func (p *Plan) exchanges(socks, http load.Proxy, datagrams bool) []step {
+	all := []step{
+		{"trips", load.Spec{Kind: load.RoundTrips, Proxy: socks}},
+		{"connect-trips", load.Spec{Kind: load.RoundTrips, Proxy: http}},
+		{"requests1", load.Spec{Kind: load.Requests, Proxy: socks, Conns: 1}},
+		{"requests16", load.Spec{Kind: load.Requests, Proxy: socks, Conns: 16}},
+	}
 	if datagrams {
-		add("datagrams", socks, load.Spec{Kind: load.Datagrams})
+		all = append(all, step{"datagrams", load.Spec{Kind: load.Datagrams, Proxy: socks}})
 	}
-	for _, n := range []int{1, 16} {
-		add(number("requests", n), socks, load.Spec{Kind: load.Requests, Conns: n})
+	return all
+}
+
+// bulk is from few connections to many.
+func (p *Plan) bulk(socks, http load.Proxy) (all []step) {
+	for _, n := range p.Conns {
+		for _, d := range p.Directions {
+			all = append(all, step{number(string(d), n), load.Spec{Kind: load.Bulk, Proxy: socks, Conns: n, Direction: d}})
+		}
+		if n == 1 {
+			all = append(all, step{"connect-down1", load.Spec{Kind: load.Bulk, Proxy: http, Conns: n, Direction: load.Down}})
+		}
 	}
-	bulk(p.Conns[1:])
 	return all
 }
 

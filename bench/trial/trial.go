@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"strconv"
 	"time"
@@ -24,16 +23,15 @@ const (
 
 func number(name string, n int) string { return name + strconv.Itoa(n) }
 
-// Run measures one contender once. Idle connections are measured of nodes that have done nothing else, and those of the other
-// measurements have not had them: what a process has once needed stays with it for a while.
+// Run measures one contender once.
 func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *slog.Logger) (load.Figures, error) {
 	r := &run{ground: g, plan: p, figures: make(load.Figures), log: log.With("contender", c.Name)}
-	parts := []func(context.Context) error{r.nodes}
-	switch {
-	case c.Group == peer.DERPGroup:
-		parts = []func(context.Context) error{r.relay}
-	case c.HasNodes():
-		parts = append(parts, r.idle)
+	parts := []func(context.Context) error{r.relay}
+	if c.Group != peer.DERPGroup {
+		parts = nil
+		for _, steps := range p.parts(c.SOCKS, c.HTTP, !c.NoDatagrams) {
+			parts = append(parts, func(ctx context.Context) error { return r.steps(ctx, steps) })
+		}
 	}
 	for _, part := range parts {
 		if err := r.part(ctx, c, part); err != nil {
@@ -61,20 +59,6 @@ type run struct {
 	plan    Plan
 	figures load.Figures
 	log     *slog.Logger
-}
-
-// nodes measures what a program behind a proxy sees.
-func (r *run) nodes(ctx context.Context) error {
-	t := r.trial
-	return r.steps(ctx, r.plan.steps(t.SOCKS, t.HTTP, !t.Contender.NoDatagrams))
-}
-
-// idle measures what connections cost that are not used. How nodes join has been measured before.
-func (r *run) idle(ctx context.Context) error {
-	before := maps.Clone(r.figures)
-	err := r.steps(ctx, r.plan.idleSteps(r.trial.SOCKS))
-	maps.Copy(r.figures, before)
-	return err
 }
 
 // steps starts the nodes and makes the measurements.
@@ -119,7 +103,7 @@ func (r *run) join(ctx context.Context) (addr netip.Addr, err error) {
 	if addr, err = t.Far.Ready(ctx); err != nil {
 		return addr, err
 	}
-	probe, err := r.begin(load.Spec{Kind: load.First, Proxy: t.SOCKS, Target: netip.AddrPortFrom(addr, peer.ServicePort), Duration: joinLimit})
+	probe, err := r.begin(load.Spec{Kind: load.First, Proxy: t.Contender.SOCKS, Target: netip.AddrPortFrom(addr, peer.ServicePort), Duration: joinLimit})
 	if err != nil {
 		return addr, err
 	}

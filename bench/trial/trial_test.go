@@ -2,6 +2,7 @@ package trial
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,13 +27,13 @@ func TestPlay(t *testing.T) {
 	}
 }
 
-// TestSteps proves that no step hides another by its name, that all have a length, and that the protocols are those that
+// TestParts proves that no step hides another by its name, that all have a length, and that the protocols are those that
 // are asked for.
-func TestSteps(t *testing.T) {
+func TestParts(t *testing.T) {
 	socks, http := load.Proxy{Kind: load.SOCKS5, Addr: "a"}, load.Proxy{Kind: load.CONNECT, Addr: "b"}
 	for name, p := range map[string]Plan{"full": Full(2), "smoke": Smoke()} {
 		seen := make(map[string]bool)
-		for _, s := range p.steps(socks, http, true) {
+		for _, s := range slices.Concat(p.parts(socks, http, true)...) {
 			want := socks
 			if strings.HasPrefix(s.name, "connect-") {
 				want = http
@@ -42,7 +43,7 @@ func TestSteps(t *testing.T) {
 			}
 			seen[s.name] = true
 		}
-		if !seen["datagrams"] || len(p.steps(socks, http, false)) != len(seen)-1 {
+		if !seen["datagrams"] || !seen["idle"] || len(slices.Concat(p.parts(socks, http, false)...)) != len(seen)-1 {
 			t.Errorf("%s: datagrams cannot be left out: %v", name, seen)
 		}
 		clear(seen)

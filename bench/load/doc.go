@@ -8,7 +8,7 @@
 //	'S' size  frames come, each a count of 8 bytes and size bytes of the pattern; the count is of pattern bytes that have
 //	          arrived here, all ones if one was wrong. With size 0 a frame comes whenever 128 KiB more have arrived
 //	'E'       what arrives is sent back
-//	'Q'       the next 64 bytes are sent back, and the connection ends
+//	'Q'       the next 64 bytes are sent back; the client closes, and then the service does
 //
 // A datagram begins with its kind, a run's number of 8 bytes and a sequence number of 8 bytes; the rest is the pattern from
 // that number on. Kind 'D' is counted; kind 'C' is answered by itself with the run's count as sequence number, all ones if

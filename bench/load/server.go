@@ -90,6 +90,7 @@ func (s *Server) serve(c net.Conn) {
 		var b [messageSize]byte
 		if _, err := io.ReadFull(c, b[:]); err == nil {
 			c.Write(b[:])
+			c.Read(b[:1]) // the client closes first
 		}
 	}
 }

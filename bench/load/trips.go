@@ -87,7 +87,7 @@ type tally struct {
 }
 
 // requests connects, asks, reads the answer, closes and begins again, in as many places as there are to be connections. It
-// does not wait for the end of what the proxy sends: not all pass on that the service has closed. Requests that fail are
+// closes first, as the service waits for that: not all proxies pass on that the service has closed. Requests that fail are
 // counted: a proxy that refuses some is slow, not broken.
 func requests(ctx context.Context, s *Spec) (Figures, error) {
 	repeating, stop := context.WithCancel(ctx)

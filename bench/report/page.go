@@ -23,7 +23,7 @@ func (r *Results) Page(chart string) string {
 		fmt.Fprintf(&b, "\n## %s\n\n%s", strings.ToUpper(g.Name[:1])+g.Name[1:], r.table(g).markdown())
 	}
 	if len(r.Failures) > 0 {
-		b.WriteString("\nSome trials failed, and their figures are not in the tables:\n\n")
+		b.WriteString("\nSome measurements failed, and are not in the tables:\n\n")
 	}
 	for _, f := range r.Failures {
 		b.WriteString("- " + f + "\n")

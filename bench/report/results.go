@@ -15,8 +15,8 @@ type Results struct {
 	Seconds  float64                         // of each measurement
 	Versions map[string]string               // of programs, by name
 	Groups   []Group                         // in order
-	Figures  map[string][]map[string]float64 // by contender, one item a round in which it did not fail
-	Failures []string                        `json:",omitempty"` // one for each round of a contender without figures
+	Figures  map[string][]map[string]float64 // by contender, one item a round
+	Failures []string                        `json:",omitempty"` // one for each round of a contender in which something failed
 }
 
 // Group is a number of contenders that are compared with each other.

@@ -23,7 +23,7 @@ const (
 
 func number(name string, n int) string { return name + strconv.Itoa(n) }
 
-// Run measures one contender once.
+// Run measures one contender once. What fails leaves out its own figures only; they come with the error.
 func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *slog.Logger) (load.Figures, error) {
 	r := &run{ground: g, plan: p, figures: make(load.Figures), log: log.With("contender", c.Name)}
 	parts := []func(context.Context) error{r.relay}
@@ -33,12 +33,13 @@ func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *sl
 			parts = append(parts, func(ctx context.Context) error { return r.steps(ctx, steps) })
 		}
 	}
+	var errs []error
 	for _, part := range parts {
 		if err := r.part(ctx, c, part); err != nil {
-			return nil, fmt.Errorf("trying %s: %w", c.Name, err)
+			errs = append(errs, fmt.Errorf("trying %s: %w", c.Name, err))
 		}
 	}
-	return r.figures, nil
+	return r.figures, errors.Join(errs...)
 }
 
 // part sets the contender up for a part of the measurements.
@@ -77,6 +78,7 @@ func (r *run) steps(ctx context.Context, steps []step) error {
 		}
 		target = netip.AddrPortFrom(addr, peer.ServicePort)
 	}
+	var errs []error
 	for _, s := range steps {
 		if err := wait(ctx, r.plan.Calm); err != nil {
 			return err
@@ -84,11 +86,12 @@ func (r *run) steps(ctx context.Context, steps []step) error {
 		s.spec.Target, s.spec.PIDs = target, r.pids()
 		f, err := r.measure(ctx, s.spec)
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, errors.Join(err, r.check()))
+			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
+			continue
 		}
 		r.take(s.name, f)
 	}
-	return r.check()
+	return errors.Join(append(errs, r.check())...)
 }
 
 // join starts both nodes. The far one is ready before the near one starts, which is timed until the first byte has come
@@ -171,6 +174,7 @@ func (r *run) check() error {
 
 // relay measures a relay on its own.
 func (r *run) relay(ctx context.Context) error {
+	var errs []error
 	for _, s := range r.plan.relaySteps() {
 		if err := wait(ctx, r.plan.Calm); err != nil {
 			return err
@@ -178,11 +182,12 @@ func (r *run) relay(ctx context.Context) error {
 		s.spec.Region, s.spec.PID = r.trial.Relay.Region, r.trial.Relay.Process.PID()
 		f, err := r.measureRelay(ctx, s.spec)
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, errors.Join(err, errors.New(r.trial.Relay.Process.Tail())))
+			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
+			continue
 		}
 		r.take(s.name, f)
 	}
-	return r.trial.Relay.Process.Check()
+	return errors.Join(append(errs, r.trial.Relay.Process.Check())...)
 }
 
 // take keeps figures under the name of what was measured. Of peaks only the highest counts.

@@ -59,9 +59,8 @@ func rounds(ctx context.Context, o *options, ground *peer.Ground, r *report.Resu
 			if err != nil {
 				errs, outcome = append(errs, err), "FAILED: "+err.Error()
 				r.Failures = append(r.Failures, fmt.Sprintf("%s in round %d", c.Name, round+1))
-			} else {
-				r.Figures[c.Name] = append(r.Figures[c.Name], f)
 			}
+			r.Figures[c.Name] = append(r.Figures[c.Name], f)
 			fmt.Fprintf(os.Stderr, "round %d of %d: %s %s in %v\n", round+1, o.rounds, c.Name, outcome, time.Since(begun).Round(time.Second))
 		}
 	}

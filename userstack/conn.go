@@ -112,12 +112,14 @@ type Conn struct {
 	wmu  sync.Mutex   // one writer at a time
 	from bytes.Reader // what write takes from
 
-	mss int // payload of a full segment, in bytes
+	mss    int // payload of a full segment, in bytes
+	memory *memory
+	grant  grant // of memory
 }
 
-// newConn takes over a connected endpoint.
-func newConn(s *Stack, ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
-	c := &Conn{mss: mss}
+// newConn takes over a connected endpoint, and the memory that was granted for it.
+func newConn(s *Stack, g grant, ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
+	c := &Conn{mss: mss, memory: &s.memory, grant: g}
 	c.hold(s, ep, wq)
 	if a, err := ep.GetLocalAddress(); err == nil {
 		c.local = net.TCPAddrFromAddrPort(addrPortOf(a))
@@ -211,6 +213,7 @@ func (c *Conn) Close() error {
 	if !c.release() {
 		return opError(opClose, "tcp", c.local, c.remote, net.ErrClosed)
 	}
+	c.memory.give(c.grant)
 	if c.linger.Load() {
 		c.ep.Abort()
 	} else {

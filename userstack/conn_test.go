@@ -338,7 +338,7 @@ func TestDialErrors(t *testing.T) {
 	if _, err := p.a.DialContext(ctx, "tcp", "100.64.0.77:80"); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v, want context.Canceled", err)
 	}
-	only4 := newStack(t, 0, addrA4)
+	only4 := newStack(t, Config{}, addrA4)
 	if _, err := only4.DialContext(t.Context(), "tcp", netip.AddrPortFrom(addrB6, 80).String()); !errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.EHOSTUNREACH) {
 		t.Errorf("no IPv6 address: %v, want ENETUNREACH", err)
 	}

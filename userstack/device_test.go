@@ -123,7 +123,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("MTU %d was accepted", mtu)
 		}
 	}
-	s := newStack(t, 0, netip.MustParseAddr("100.64.0.1"))
+	s := newStack(t, Config{}, netip.MustParseAddr("100.64.0.1"))
 	if mtu, err := s.Device().MTU(); mtu != DefaultMTU || err != nil {
 		t.Errorf("MTU %d, %v, want %d", mtu, err, DefaultMTU)
 	}

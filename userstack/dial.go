@@ -60,7 +60,7 @@ func (s *Stack) DialContext(ctx context.Context, network, addr string) (net.Conn
 
 func (s *Stack) dialTCP(ctx context.Context, ap netip.AddrPort) (net.Conn, error) {
 	remote := net.TCPAddrFromAddrPort(ap)
-	c, err := s.connect(ctx, ap)
+	c, err := s.grantAndConnect(ctx, ap)
 	if s.closed.Load() { // whatever Close made of the attempt, or missed of it
 		if err == nil {
 			c.Close()
@@ -73,10 +73,23 @@ func (s *Stack) dialTCP(ctx context.Context, ap netip.AddrPort) (net.Conn, error
 	return c, nil
 }
 
+// grantAndConnect connects once there is memory for the connection.
+func (s *Stack) grantAndConnect(ctx context.Context, ap netip.AddrPort) (*Conn, error) {
+	g, err := s.memory.take(ctx, s.dev.closec)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.connect(ctx, ap, g)
+	if err != nil {
+		s.memory.give(g)
+	}
+	return c, err
+}
+
 // connect sends a SYN and waits. gVisor repeats it after 1, 3, 7, 15 and 31 s, too seldom for a tunnel that is renewed
 // meanwhile: WireGuard needs 15 s to notice that a peer has restarted. So further attempts join the first, which goes on
 // since its answer may only be slow. What is decided first holds for all.
-func (s *Stack) connect(ctx context.Context, ap netip.AddrPort) (*Conn, error) {
+func (s *Stack) connect(ctx context.Context, ap netip.AddrPort, g grant) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, dialError(err)
 	}
@@ -94,7 +107,7 @@ func (s *Stack) connect(ctx context.Context, ap netip.AddrPort) (*Conn, error) {
 	defer again.Stop()
 	for due := true; ; {
 		if due {
-			a, err := s.attempt(ap, news)
+			a, err := s.attempt(ap, g, news)
 			if err != nil {
 				return nil, err
 			}
@@ -105,7 +118,7 @@ func (s *Stack) connect(ctx context.Context, ap netip.AddrPort) (*Conn, error) {
 			case err != nil:
 				return nil, err
 			case done:
-				return newConn(s, a.take(), a.wq, s.mss(ap.Addr())), nil
+				return newConn(s, g, a.take(), a.wq, s.mss(ap.Addr())), nil
 			}
 		}
 		select {
@@ -132,13 +145,14 @@ type attempt struct {
 }
 
 // attempt begins one; news tells of its progress.
-func (s *Stack) attempt(ap netip.AddrPort, news signal) (*attempt, error) {
+func (s *Stack) attempt(ap netip.AddrPort, g grant, news signal) (*attempt, error) {
 	a := &attempt{wq: new(waiter.Queue)}
 	var err tcpip.Error
 	if a.ep, err = s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(ap.Addr()), a.wq); err != nil {
 		return nil, errorOf(err)
 	}
 	setConnOptions(a.ep)
+	g.apply(a.ep)
 	a.entry.Init(news, waiter.WritableEvents|waiter.EventErr|waiter.EventHUp)
 	a.wq.EventRegister(&a.entry)
 	a.err = a.ep.Connect(fullAddress(ap))

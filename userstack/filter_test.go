@@ -132,7 +132,7 @@ func FuzzInbound(f *testing.F) {
 	}
 	f.Add(unhex(f, "4500001c000000004011000064400002644000010035003500080000"))
 	f.Add(unhex(f, "60000000001000400000000000000000000000000000000100000000000000000000000000000002"+"1100010400000000"+"0035003600080000"))
-	stack := newStack(f, 0, addrA4, addrA6)
+	stack := newStack(f, Config{}, addrA4, addrA6)
 	stack.SetFilter(func(Flow) bool { return true })
 	ln, err := stack.Listen(netip.MustParseAddrPort("0.0.0.0:80"))
 	if err != nil {

@@ -1,9 +1,11 @@
 package userstack
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -18,9 +20,12 @@ import (
 // maxIncoming connections may wait for an answer, of either sort; the SYNs of further ones are dropped.
 const maxIncoming = 1024
 
+// incomingPatience is how long one of them waits for memory before it is refused.
+const incomingPatience = 10 * time.Second
+
 // setIncoming has the stack ask the gates about what has no listener.
 func (s *Stack) setIncoming() {
-	s.gated = tcp.NewForwarder(s.gv, 0, maxIncoming, s.ask)
+	s.gated = tcp.NewForwarder(s.gv, s.memory.listenSize(), maxIncoming, s.ask)
 	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.takeSegment)
 }
 
@@ -103,14 +108,23 @@ func flowOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
 // Refuse resets the connection.
 func (i *Incoming) Refuse() { i.req.Complete(true) }
 
-// Accept completes the handshake.
+// Accept completes the handshake, once there is memory for the connection.
 func (i *Incoming) Accept() (*Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), incomingPatience)
+	defer cancel()
+	g, err := i.s.memory.take(ctx, i.s.dev.closec)
+	if err != nil {
+		i.Refuse()
+		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), err)
+	}
 	defer i.req.Complete(false)
 	wq := new(waiter.Queue)
 	ep, terr := i.req.CreateEndpoint(wq)
 	if terr != nil {
+		i.s.memory.give(g)
 		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), errorOf(terr))
 	}
 	setConnOptions(ep)
-	return newConn(i.s, ep, wq, i.s.mss(i.Dst.Addr())), nil
+	g.apply(ep)
+	return newConn(i.s, g, ep, wq, i.s.mss(i.Dst.Addr())), nil
 }

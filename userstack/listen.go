@@ -32,6 +32,9 @@ func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
 	if terr == nil {
 		terr = s.bindToOwn(ep)
 	}
+	if size := s.memory.listenSize(); terr == nil && size > 0 {
+		ep.SocketOptions().SetReceiveBufferSize(int64(size), true)
+	}
 	if terr == nil {
 		terr = bindListener(ep, addr)
 	}
@@ -84,8 +87,14 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}
 		ep, wq, terr := l.ep.Accept(nil)
 		if terr == nil {
+			g, _ := l.s.memory.tryTake()
+			if g == 0 {
+				ep.Abort()
+				continue
+			}
 			setConnOptions(ep)
-			return newConn(l.s, ep, wq, l.s.mss(l.family(ep))), nil
+			g.apply(ep)
+			return newConn(l.s, g, ep, wq, l.s.mss(l.family(ep))), nil
 		}
 		if !wouldBlock(terr) {
 			return nil, opError(opAccept, "tcp", nil, l.local, l.errorOf(terr))

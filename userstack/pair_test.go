@@ -27,6 +27,8 @@ type pair struct {
 	a, b  *Stack
 	mtu   int
 	blind bool // packets are not looked at
+	// buffers is the budget of each stack.
+	buffers int
 
 	mu   sync.Mutex
 	bad  []string // what was wrong with packets on the wire
@@ -50,8 +52,8 @@ func newBlindPair(b testing.TB) *pair {
 }
 
 func (p *pair) start(t testing.TB) {
-	p.a = newStack(t, p.mtu, addrA4, addrA6)
-	p.b = newStack(t, p.mtu, addrB4, addrB6)
+	p.a = newStack(t, Config{MTU: p.mtu, Buffers: p.buffers}, addrA4, addrA6)
+	p.b = newStack(t, Config{MTU: p.mtu, Buffers: p.buffers}, addrB4, addrB6)
 	p.b.SetFilter(func(Flow) bool { return true })
 	var wg sync.WaitGroup
 	wg.Go(func() { p.carry(p.a, p.b) })
@@ -66,9 +68,9 @@ func (p *pair) start(t testing.TB) {
 	})
 }
 
-func newStack(t testing.TB, mtu int, addrs ...netip.Addr) *Stack {
+func newStack(t testing.TB, cfg Config, addrs ...netip.Addr) *Stack {
 	t.Helper()
-	s, err := New(Config{MTU: mtu})
+	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

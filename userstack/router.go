@@ -38,7 +38,7 @@ func (s *Stack) setRouter(r Router) error {
 	if terr := s.gv.SetSpoofing(foreignNIC, true); terr != nil {
 		return fmt.Errorf("userstack: answering for foreign addresses: %s", terr)
 	}
-	s.foreign = tcp.NewForwarder(s.gv, 0, maxIncoming, func(req *tcp.ForwarderRequest) { r.TCP(newIncoming(s, req)) })
+	s.foreign = tcp.NewForwarder(s.gv, s.memory.listenSize(), maxIncoming, func(req *tcp.ForwarderRequest) { r.TCP(newIncoming(s, req)) })
 	forUDP := udp.NewForwarder(s.gv, func(req *udp.ForwarderRequest) bool { return s.routeUDP(r, req) })
 	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 		return !s.dev.isOwn(addrOf(id.LocalAddress)) && forUDP.HandlePacket(id, pkt) // nobody listens on our own, and that is the answer

@@ -38,12 +38,12 @@ const (
 	nicID = 1
 
 	// TCP buffers start at 1 MiB, which is as fast as more on the paths measured, and grow with the
-	// bandwidth-delay product up to 4 MiB.
+	// bandwidth-delay product up to 4 MiB; less of both where Config.Buffers does not suffice.
 	tcpBufferMin     = 4 << 10
 	tcpBufferDefault = 1 << 20
 	tcpBufferMax     = 4 << 20
 
-	udpBuffer = 1 << 20
+	udpBuffer = 1 << 20 // at the most, of the buffers of a conn; see Config.udpBuffer
 
 	maxRTO = 8 * time.Second // between repetitions of a segment
 )
@@ -51,6 +51,10 @@ const (
 // Config is what New needs. The zero value is usable.
 type Config struct {
 	MTU int // of the tunnel, in bytes; 0 means DefaultMTU
+
+	// Buffers bounds in bytes what the buffers of all TCP connections may hold together; 0 means no bound. A connection
+	// for which nothing is left waits, or is refused.
+	Buffers int
 
 	// AnswerTSMP has the stack answer the pings of the mesh's own protocol, past the filter.
 	AnswerTSMP bool
@@ -69,10 +73,20 @@ func (c *Config) mtu() (int, error) {
 	return c.MTU, nil
 }
 
+// udpBuffer is the size of a UDP conn's buffers in bytes. UDP is not counted in Buffers, but no conn has more of it than a
+// fraction.
+func (c *Config) udpBuffer() int {
+	if c.Buffers == 0 {
+		return udpBuffer
+	}
+	return min(udpBuffer, c.Buffers/16)
+}
+
 // Stack is one TCP/IP host. Make it with New.
 type Stack struct {
-	gv  *stack.Stack
-	dev *device
+	gv     *stack.Stack
+	dev    *device
+	memory memory
 
 	mu    sync.Mutex
 	addrs map[netip.Addr]struct{} // what gv has
@@ -91,6 +105,9 @@ func New(cfg Config) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Buffers != 0 && cfg.Buffers < minBuffers {
+		return nil, fmt.Errorf("userstack: %d bytes for buffers are too few, want %d", cfg.Buffers, minBuffers)
+	}
 	quiet()
 	gv := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
@@ -100,7 +117,7 @@ func New(cfg Config) (*Stack, error) {
 	s := &Stack{gv: gv, dev: newDevice(mtu), addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
 	s.dev.tsmp = cfg.AnswerTSMP
-	err = s.setUp()
+	err = s.setUp(&cfg)
 	if err == nil && cfg.Router != nil {
 		err = s.setRouter(*cfg.Router)
 	}
@@ -120,11 +137,15 @@ type silence struct{}
 // Emit implements log.Emitter.
 func (silence) Emit(int, log.Level, time.Time, string, ...any) {}
 
-func (s *Stack) setUp() error {
-	if err := s.setOptions(); err != nil {
+func (s *Stack) setUp(cfg *Config) error {
+	if err := s.setOptions(cfg); err != nil {
 		return err
 	}
+<<<<<<< HEAD
 	s.setIncoming()
+=======
+	s.memory.init(cfg.Buffers)
+>>>>>>> d83ce57 (Bound what the buffers of all TCP connections hold together, by grants that are never taken back)
 	return s.addNIC(nicID, &s.dev.dispatcher)
 }
 
@@ -139,7 +160,7 @@ func (s *Stack) addNIC(id tcpip.NICID, up *atomic.Pointer[stack.NetworkDispatche
 	return nil
 }
 
-func (s *Stack) setOptions() error {
+func (s *Stack) setOptions(cfg *Config) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	// Parallel encryption reorders packets within a batch; RACK would take that for loss. SACK alone does not.
 	recovery := tcpip.TCPRecovery(0)
@@ -156,8 +177,8 @@ func (s *Stack) setOptions() error {
 			return fmt.Errorf("userstack: setting TCP option %T: %s", o, err)
 		}
 	}
-	rcvUDP := tcpip.ReceiveBufferSizeOption{Min: tcpBufferMin, Default: udpBuffer, Max: tcpBufferMax}
-	sndUDP := tcpip.SendBufferSizeOption{Min: tcpBufferMin, Default: udpBuffer, Max: tcpBufferMax}
+	rcvUDP := tcpip.ReceiveBufferSizeOption{Min: tcpBufferMin, Default: cfg.udpBuffer(), Max: tcpBufferMax}
+	sndUDP := tcpip.SendBufferSizeOption{Min: tcpBufferMin, Default: cfg.udpBuffer(), Max: tcpBufferMax}
 	for _, o := range []any{rcvUDP, sndUDP} {
 		if err := s.gv.SetOption(o); err != nil {
 			return fmt.Errorf("userstack: setting option %T: %s", o, err)

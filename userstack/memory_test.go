@@ -1,0 +1,161 @@
+package userstack
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+)
+
+// accepting has l's connections sent to the channel.
+func accepting(t *testing.T, s *Stack, addr netip.AddrPort) <-chan *Conn {
+	t.Helper()
+	l, err := s.Listen(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns := make(chan *Conn, 1000)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns <- c.(*Conn)
+		}
+	}()
+	t.Cleanup(func() { l.Close() })
+	return conns
+}
+
+// What connections whose readers are slow hold stays within the budget, however many there are, and every byte arrives once
+// they are read.
+func TestBuffersStayWithinBudget(t *testing.T) {
+	const budget, conns = 8 << 20, 100
+	p := &pair{mtu: DefaultMTU, buffers: budget}
+	p.start(t)
+	accepted := accepting(t, p.b, netip.AddrPortFrom(addrB4, 80))
+	payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<10)
+	var wg sync.WaitGroup
+	sent := make([]int, conns)
+	var far []*Conn
+	for i := range conns {
+		c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		far = append(far, <-accepted)
+		wg.Go(func() {
+			defer c.Close()
+			c.SetWriteDeadline(time.Now().Add(400 * time.Millisecond))
+			for {
+				n, err := c.Write(payload)
+				if sent[i] += n; err != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait() // nothing takes more
+	total := 0
+	for _, n := range sent {
+		total += n
+	}
+	// Each stack holds what is in one direction, half of its budget.
+	if total > budget {
+		t.Errorf("%d connections hold %d bytes, want at most %d", conns, total, budget)
+	}
+	t.Logf("%d connections hold %d bytes, of %d", conns, total, budget)
+	if total < conns*minGrant/2 {
+		t.Errorf("%d connections hold no more than %d bytes", conns, total)
+	}
+	got := 0
+	for _, c := range far {
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		n, err := io.Copy(io.Discard, c)
+		if err != nil {
+			t.Fatalf("reading what was sent: %v", err)
+		}
+		got += int(n)
+		c.Close()
+	}
+	if got != total {
+		t.Errorf("%d bytes arrived of %d", got, total)
+	}
+	for name, s := range map[string]*Stack{"a": p.a, "b": p.b} {
+		if s.memory.granted != 0 || s.memory.grants != 0 {
+			t.Errorf("%s: %d grants of %d bytes after all connections have closed", name, s.memory.grants, s.memory.granted)
+		}
+	}
+}
+
+// A dial beyond what there is room for waits for a connection to close; one from outside is refused.
+func TestConnectionsBeyondBudget(t *testing.T) {
+	p := &pair{mtu: DefaultMTU, buffers: minBuffers}
+	p.start(t)
+	accepted := accepting(t, p.b, netip.AddrPortFrom(addrB4, 80))
+	var conns []net.Conn
+	for p.a.memory.granted+minGrant <= p.a.memory.budget {
+		c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := p.a.DialContext(ctx, "tcp", "100.64.0.2:80")
+	var timeout net.Error
+	if !errors.Is(err, errFull) || !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Fatalf("got %v, want a timeout because of %v", err, errFull)
+	}
+
+	dialled := make(chan error, 1)
+	go func() {
+		c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
+		if err == nil {
+			defer c.Close()
+			err = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		}
+		if err == nil {
+			_, err = c.Read(make([]byte, 1))
+		}
+		dialled <- err
+	}()
+	conns[0].Close() // b's end of it stays open, so b has no room
+	if err := <-dialled; err == nil || errors.Is(err, errFull) {
+		t.Errorf("got %v, want to be reset by the side without room", err)
+	}
+	(<-accepted).Close()
+	c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
+	if err != nil {
+		t.Fatalf("dialling with room on both sides: %v", err)
+	}
+	c.Close()
+}
+
+// Close ends a dial that waits for room.
+func TestCloseEndsWaitForRoom(t *testing.T) {
+	p := &pair{mtu: DefaultMTU, buffers: minBuffers}
+	p.start(t)
+	for g := grant(1); g > 0; {
+		g, _ = p.a.memory.tryTake()
+	}
+	errc := make(chan error, 1)
+	go func() {
+		_, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
+		errc <- err
+	}()
+	p.a.Close()
+	if err := <-errc; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want %v", err, net.ErrClosed)
+	}
+	if _, err := New(Config{Buffers: minBuffers - 1}); err == nil {
+		t.Error("New takes buffers that are too small for anything")
+	}
+}

@@ -28,8 +28,12 @@ func (n *Node) openListeners() error {
 		Pages:        n.pages(),
 		TrustPage:    n.hasToken,
 		DialTimeout:  n.cfg.dialTimeout(),
-		Log:          n.log,
-		ConnLog:      n.cfg.ConnLog,
+
+		MaxHandshakes:   n.cfg.maxHandshakes(),
+		MaxAssociations: n.cfg.maxAssociations(),
+
+		Log:     n.log,
+		ConnLog: n.cfg.ConnLog,
 	}
 	for _, a := range n.cfg.Proxies {
 		ln, err := listenOn(a)

@@ -51,6 +51,7 @@ type Config struct {
 	Proxies     []net.Addr                       // where to offer SOCKS5 and HTTP: "tcp" or "unix" addresses
 	ProxyAuth   func(user, password string) bool // nil: none asked for, and loopback or unix listeners only
 	DialTimeout time.Duration                    // 0: DefaultDialTimeout
+	Memory      int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
 	Forwards    []Forward
 	Serves      []Serve
 	Token       string // what the local API asks for where it changes something; empty: such requests are refused
@@ -240,7 +241,7 @@ func (n *Node) start() error {
 // openData builds the way of a packet: stack, WireGuard, transport, relays.
 func (n *Node) openData() (err error) {
 	n.router = newRouter(n)
-	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Router: n.router.stackConfig(), AnswerTSMP: n.cfg.Control != nil}); err != nil {
+	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Buffers: n.cfg.buffers(), Router: n.router.stackConfig(), AnswerTSMP: n.cfg.Control != nil}); err != nil {
 		return err
 	}
 	n.stack.SetFilter(n.accepts)

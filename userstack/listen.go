@@ -1,6 +1,7 @@
 package userstack
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"time"
@@ -87,10 +88,10 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}
 		ep, wq, terr := l.ep.Accept(nil)
 		if terr == nil {
-			g, _ := l.s.memory.tryTake()
-			if g == 0 {
+			g, err := l.s.memory.take(context.Background(), l.closec) // the others wait meanwhile, in the backlog or to enter it
+			if err != nil {
 				ep.Abort()
-				continue
+				return nil, opError(opAccept, "tcp", nil, l.local, err)
 			}
 			setConnOptions(ep)
 			g.apply(ep)

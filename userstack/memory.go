@@ -12,7 +12,7 @@ import (
 
 const (
 	// minGrant is what a direction of a connection gets at the least: some segments, enough to get on.
-	minGrant = 16 << 10
+	minGrant = 8 << 10
 
 	// minBuffers is room for a few connections.
 	minBuffers = 1 << 20
@@ -32,8 +32,8 @@ func (e *waitedError) Timeout() bool { return errors.Is(e.cause, syscall.ETIMEDO
 
 // memory grants each TCP connection its buffers from a budget. A grant is never revised: a peer may already have sent what
 // the window allowed, and what then finds no room is lost without a word. So grants become smaller as there are more of
-// them, and the sum never passes the budget. When not even a small one is left, further connections wait until some end,
-// or are refused. The zero value knows no bound.
+// them, and the sum never passes the budget. When not even a small one is left, further connections wait until some end.
+// The zero value knows no bound.
 type memory struct {
 	budget int // bytes in each direction; 0: none
 
@@ -60,7 +60,7 @@ func (m *memory) take(ctx context.Context, closec <-chan struct{}) (grant, error
 		select {
 		case <-freec:
 		case <-ctx.Done():
-			return 0, &waitedError{dialError(ctx.Err())}
+			return 0, &waitedError{dialError(context.Cause(ctx))}
 		case <-closec:
 			return 0, net.ErrClosed
 		}
@@ -74,9 +74,9 @@ func (m *memory) tryTake() (grant, <-chan struct{}) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// A quarter for the first; a share of what is left for each that follows, at which the last of 64 has got a
-	// thousandth of the whole.
-	g := max(minGrant, min((m.budget-m.granted)/(4*(m.grants+1)), tcpBufferMax))
+	// Half of the budget is kept for many small grants. Of the other, half goes to the first, which is often the only one,
+	// and a smaller part of what is left to each that follows.
+	g := max(minGrant, min((m.budget/2-m.granted)/(2*(m.grants+1)), tcpBufferMax))
 	if m.granted+g > m.budget {
 		return 0, m.freec
 	}
@@ -98,12 +98,19 @@ func (m *memory) give(g grant) {
 	m.freec = make(chan struct{})
 }
 
-// apply sizes the buffers of ep, which has not told anybody of more yet. With the largest grant, gVisor finds out how much of
-// it the path needs; sizes that are set with notice it leaves alone.
+// apply sizes the buffers of ep, which has not told anybody of more yet. gVisor offers a peer half of a receive buffer, and
+// keeps the rest for what packets take besides their payload, so that one of twice the grant holds the grant. Sizes that are
+// set with notice are final; of others gVisor finds out how much the path needs, up to tcpBufferMax.
 func (g grant) apply(ep tcpip.Endpoint) {
-	size, notice := int64(min(g, tcpBufferDefault)), g < tcpBufferMax
-	ep.SocketOptions().SetReceiveBufferSize(size, notice)
-	ep.SocketOptions().SetSendBufferSize(size, notice)
+	o := ep.SocketOptions()
+	o.SetReceiveBufferSize(int64(min(2*g, tcpBufferDefault)), false)
+	o.SetSendBufferSize(int64(min(g, tcpBufferDefault)), false)
+	if 2*g < tcpBufferMax {
+		o.SetReceiveBufferSize(int64(2*g), true)
+	}
+	if g < tcpBufferMax {
+		o.SetSendBufferSize(int64(g), true)
+	}
 }
 
 // listenSize is the size in bytes of the receive buffers with which a listener's connections are made, before they have a
@@ -112,5 +119,5 @@ func (m *memory) listenSize() int {
 	if m.budget == 0 {
 		return 0
 	}
-	return 2 * minGrant // half of which is the window that the peer is told
+	return 4 * minGrant // room for the ten segments that a peer begins with
 }

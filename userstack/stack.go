@@ -53,7 +53,7 @@ type Config struct {
 	MTU int // of the tunnel, in bytes; 0 means DefaultMTU
 
 	// Buffers bounds in bytes what the buffers of all TCP connections may hold together; 0 means no bound. A connection
-	// for which nothing is left waits, or is refused.
+	// for which nothing is left waits.
 	Buffers int
 
 	// AnswerTSMP has the stack answer the pings of the mesh's own protocol, past the filter.
@@ -141,11 +141,8 @@ func (s *Stack) setUp(cfg *Config) error {
 	if err := s.setOptions(cfg); err != nil {
 		return err
 	}
-<<<<<<< HEAD
-	s.setIncoming()
-=======
 	s.memory.init(cfg.Buffers)
->>>>>>> d83ce57 (Bound what the buffers of all TCP connections hold together, by grants that are never taken back)
+	s.setIncoming()
 	return s.addNIC(nicID, &s.dev.dispatcher)
 }
 

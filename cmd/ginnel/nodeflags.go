@@ -49,6 +49,7 @@ type nodeFlags struct {
 	relayOnly    bool
 	udpPort      uint16
 	dialTimeout  time.Duration
+	memory       parsed[int64]
 	log          logFlags
 	showLogin    func(url string) // instead of on standard error; nil: there
 }
@@ -74,6 +75,7 @@ func newNodeFlags(proxy string) *nodeFlags {
 		forwards:  parsedList[configs.Forward]{parse: configs.ParseForward},
 		serves:    parsedList[configs.Serve]{parse: configs.ParseServe},
 		waitFor:   parsedList[string]{parse: parseTarget},
+		memory:    parsed[int64]{parse: configs.ParseSize, typ: "size"},
 	}
 }
 
@@ -102,6 +104,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.relayOnly, "relay-only", false, "no direct UDP: relays carry everything")
 	fs.Uint16Var(&f.udpPort, "udp-port", 0, "UDP `port` (0: the file's ListenPort, or any)")
 	fs.DurationVar(&f.dialTimeout, "dial-timeout", node.DefaultDialTimeout, "how long a connection may take to be made")
+	fs.Var(&f.memory, "memory", "`size` of what the node may take; connections wait and become slower rather than take more (half of the control group's limit, a quarter of the machine's memory, at most 1GiB)")
 	f.log.add(fs)
 	f.log.addConnections(fs)
 }
@@ -116,6 +119,9 @@ func (f *nodeFlags) check() error {
 	}
 	if f.timeout <= 0 {
 		return usagef("--timeout %v: a positive duration is wanted", f.timeout)
+	}
+	if f.memory.text != "" && f.memory.value < minMemory {
+		return usagef("--memory %s is too little to work with, which is %s", f.memory.text, size(minMemory))
 	}
 	for _, a := range f.proxies.values {
 		if !a.OnlyLocal() && f.proxyAuth.value == (configs.ProxyAuth{}) {
@@ -234,6 +240,7 @@ func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error)
 		MeshOnly:      f.meshOnly,
 		WaitFor:       f.waitFor.values,
 		DialTimeout:   f.dialTimeout,
+		Memory:        useMemory(f.memory.value, p, os.DirFS("/"), log),
 		Token:         newToken(),
 		OutboundProxy: egress.FromEnvironment(p.getenv),
 		Log:           log,

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"io/fs"
+	"log/slog"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+// This file decides how much memory a node may take: what --memory says, or a part of what there is.
+
+const (
+	// minMemory is what a node takes that does next to nothing.
+	minMemory = 24 << 20
+
+	// maxDefaultMemory is plenty for ten thousand connections.
+	maxDefaultMemory = 1 << 30
+
+	// residentProgram is about how much of the program's own file is in memory while it works, which Go's runtime does
+	// not count.
+	residentProgram = 12 << 20
+)
+
+// useMemory makes budget bytes, or the default if it is 0, the limit of Go's runtime, and returns it. GOMEMLIMIT wins as
+// far as the runtime is concerned.
+func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
+	budget = cmp.Or(budget, defaultMemory(system))
+	if p.getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(budget - residentProgram)
+	}
+	log.Debug("memory is bounded", "bytes", budget)
+	return budget
+}
+
+// defaultMemory is half of what the control group is allowed, which is shared with the programs that use the node, or a
+// quarter of the machine's memory.
+func defaultMemory(system fs.FS) int64 {
+	budget := int64(maxDefaultMemory)
+	if total, ok := machineMemory(system); ok {
+		budget = min(budget, total/4)
+	}
+	if limit, ok := groupMemory(system); ok {
+		budget = min(budget, limit/2)
+	}
+	return max(budget, minMemory)
+}
+
+// machineMemory reads MemTotal.
+func machineMemory(system fs.FS) (bytes int64, ok bool) {
+	f, err := system.Open("proc/meminfo")
+	if err != nil {
+		return 0, false
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if rest, found := strings.CutPrefix(lines.Text(), "MemTotal:"); found {
+			n, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
+			return n << 10, err == nil
+		}
+	}
+	return 0, false
+}
+
+// groupMemory is the least limit of the control groups that this process is in, of either version. In a container the
+// path of a group may be that of the host, of which only the top is to be seen; so all the way up is looked at.
+func groupMemory(system fs.FS) (bytes int64, ok bool) {
+	text, err := fs.ReadFile(system, "proc/self/cgroup")
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(text)) {
+		id, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controllers, group, _ := strings.Cut(rest, ":")
+		root, file := "sys/fs/cgroup", "memory.max"
+		switch {
+		case strings.Contains(","+controllers+",", ",memory,"):
+			root, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+		case id != "0":
+			continue
+		}
+		for dir := path.Clean("/" + group); ; dir = path.Dir(dir) {
+			if n, found := limitIn(system, path.Join(root, dir, file)); found && (!ok || n < bytes) {
+				bytes, ok = n, true
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return bytes, ok
+}
+
+// limitIn reads a limit. No limit is "max" in version 2, and more than any machine has in version 1.
+func limitIn(system fs.FS, name string) (bytes int64, ok bool) {
+	text, err := fs.ReadFile(system, name)
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return n, err == nil && n > 0 && n < 1<<60
+}

@@ -1,0 +1,36 @@
+package node
+
+// This file cuts a budget of memory into the bounds of what takes the most of it.
+
+const (
+	// fixedMemory is about what a node takes that carries nothing, the program's file included.
+	fixedMemory = 16 << 20
+
+	minBufferMemory = 2 << 20
+
+	// handshakeMemory is what a proxy's client takes that has not asked for anything yet, associationMemory what one of
+	// UDP takes.
+	handshakeMemory   = 16 << 10
+	associationMemory = 128 << 10
+)
+
+// buffers is what connections in the mesh may buffer. As much again is left to the garbage that they make.
+func (c *Config) buffers() int {
+	if c.Memory == 0 {
+		return 0
+	}
+	return int(max((c.Memory-fixedMemory)/2, minBufferMemory))
+}
+
+// maxHandshakes has the half-open connections of the proxy take no more than an eighth of the buffers, as long as it
+// remains usable; 0 is the usual.
+func (c *Config) maxHandshakes() int { return c.upTo(1024, handshakeMemory) }
+
+func (c *Config) maxAssociations() int { return c.upTo(256, associationMemory) }
+
+func (c *Config) upTo(usual, size int) int {
+	if c.Memory == 0 {
+		return 0
+	}
+	return max(usual/8, min(usual, c.buffers()/8/size))
+}

@@ -4,9 +4,13 @@ package node
 
 const (
 	// fixedMemory is about what a node takes that carries nothing, the program's file included.
-	fixedMemory = 16 << 20
+	fixedMemory = 20 << 20
 
 	minBufferMemory = 2 << 20
+
+	// Below smallMemory what is kept for batches is too much of the whole.
+	smallMemory = 64 << 20
+	smallBatch  = 16
 
 	// handshakeMemory is what a proxy's client takes that has not asked for anything yet, associationMemory what one of
 	// UDP takes.
@@ -32,5 +36,13 @@ func (c *Config) upTo(usual, size int) int {
 	if c.Memory == 0 {
 		return 0
 	}
-	return max(usual/8, min(usual, c.buffers()/8/size))
+	return max(usual/2, min(usual, c.buffers()/8/size))
+}
+
+// batch is how many packets pass in one call; WireGuard keeps four times as many buffers of 64 KiB at hand. 0 is the usual.
+func (c *Config) batch() int {
+	if c.Memory == 0 || c.Memory >= smallMemory {
+		return 0
+	}
+	return smallBatch
 }

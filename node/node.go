@@ -241,7 +241,7 @@ func (n *Node) start() error {
 // openData builds the way of a packet: stack, WireGuard, transport, relays.
 func (n *Node) openData() (err error) {
 	n.router = newRouter(n)
-	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Buffers: n.cfg.buffers(), Router: n.router.stackConfig(), AnswerTSMP: n.cfg.Control != nil}); err != nil {
+	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Buffers: n.cfg.buffers(), Batch: n.cfg.batch(), Router: n.router.stackConfig(), AnswerTSMP: n.cfg.Control != nil}); err != nil {
 		return err
 	}
 	n.stack.SetFilter(n.accepts)
@@ -255,6 +255,7 @@ func (n *Node) openData() (err error) {
 	})
 	n.conn, err = transport.New(transport.Config{
 		NodeKey: n.key().Public(),
+		Batch:   n.cfg.batch(),
 		Addr:    n.cfg.UDPAddr,
 		Port:    n.cfg.UDPPort,
 		NoUDP:   n.cfg.RelayOnly,

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -85,7 +86,7 @@ func (b *bind) Close() error {
 func (b *bind) SetMark(uint32) error { return nil }
 
 // BatchSize implements conn.Bind.
-func (b *bind) BatchSize() int { return batchSize }
+func (b *bind) BatchSize() int { return cmp.Or(b.c.cfg.Batch, batchSize) }
 
 // ParseEndpoint reads a peer's key in hex, or an IP address and port for a peer that speaks plain WireGuard.
 func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {

@@ -41,6 +41,8 @@ type Config struct {
 	Addr netip.Addr
 	Port uint16 // 0 picks one
 
+	Batch int // datagrams that WireGuard receives in one call, each into 64 KiB; 0: as many as are fast
+
 	NoUDP bool  // relays only
 	Relay Relay // nil: UDP only
 

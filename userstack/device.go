@@ -1,6 +1,7 @@
 package userstack
 
 import (
+	"cmp"
 	"net/netip"
 	"os"
 	"sync"
@@ -39,6 +40,7 @@ const (
 // one goroutine for each peer) goes straight into gVisor.
 type device struct {
 	mtu    int
+	batch  int
 	closec chan struct{}
 	events chan tun.Event
 	once   sync.Once
@@ -69,9 +71,10 @@ type device struct {
 	refused atomic.Uint64 // inbound packets that no flow or filter accounts for
 }
 
-func newDevice(mtu int) *device {
+func newDevice(mtu, batch int) *device {
 	d := &device{
 		mtu:    mtu,
+		batch:  cmp.Or(batch, batchSize),
 		closec: make(chan struct{}),
 		events: make(chan tun.Event),
 		wakec:  make(chan struct{}, 1),
@@ -186,7 +189,7 @@ func (d *device) Write(bufs [][]byte, offset int) (int, error) {
 }
 
 // BatchSize implements tun.Device.
-func (d *device) BatchSize() int { return batchSize }
+func (d *device) BatchSize() int { return d.batch }
 
 // MTU implements tun.Device.
 func (d *device) MTU() (int, error) { return d.mtu, nil }

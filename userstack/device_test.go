@@ -31,7 +31,7 @@ func buffers(n int) ([][]byte, []int) {
 
 // No more than maxInFlight packets are given out before some are reported as sent.
 func TestCredit(t *testing.T) {
-	d := newDevice(DefaultMTU)
+	d := newDevice(DefaultMTU, 0)
 	defer d.Close()
 	for range 2 * maxInFlight {
 		pkt := udpPacket(10)
@@ -68,7 +68,7 @@ func TestCredit(t *testing.T) {
 
 // A full queue stops UDP and TCP, drops the rest, and lets go when the device is closed.
 func TestFullQueue(t *testing.T) {
-	d := newDevice(DefaultMTU)
+	d := newDevice(DefaultMTU, 0)
 	pkt := udpPacket(1000)
 	defer pkt.DecRef()
 	for d.queued < maxQueued {

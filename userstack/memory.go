@@ -3,11 +3,14 @@ package userstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
 const (
@@ -33,11 +36,14 @@ func (e *waitedError) Timeout() bool { return errors.Is(e.cause, syscall.ETIMEDO
 // memory grants each TCP connection its buffers from a budget. A grant is never revised: a peer may already have sent what
 // the window allowed, and what then finds no room is lost without a word. So grants become smaller as there are more of
 // them, and the sum never passes the budget. When not even a small one is left, further connections wait until some end.
-// The zero value knows no bound.
+//
+// A grant is where receive buffers begin. gVisor lets them grow with what the path needs, up to what another connection
+// would be granted now: that is a part of what is free, divided by the number of connections. The zero value knows no bound.
 type memory struct {
+	gv     *stack.Stack
 	budget int // bytes in each direction; 0: none
 
-	mu      sync.Mutex
+	mu      sync.Mutex    // held while gVisor is told how far buffers may grow, so that the last word is right
 	granted int           // bytes in each direction
 	grants  int           // their number
 	freec   chan struct{} // closed and replaced when something is given back
@@ -46,8 +52,9 @@ type memory struct {
 // grant is what a connection may buffer in each direction, in bytes.
 type grant int
 
-func (m *memory) init(buffers int) {
-	m.budget, m.freec = buffers/2, make(chan struct{})
+func (m *memory) init(gv *stack.Stack, buffers int) {
+	m.gv, m.budget, m.freec = gv, buffers/2, make(chan struct{})
+	m.limitGrowthLocked() // nobody else knows m yet
 }
 
 // take waits for a grant, which give takes back.
@@ -74,15 +81,33 @@ func (m *memory) tryTake() (grant, <-chan struct{}) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// Half of the budget is kept for many small grants. Of the other, half goes to the first, which is often the only one,
-	// and a smaller part of what is left to each that follows.
-	g := max(minGrant, min((m.budget/2-m.granted)/(2*(m.grants+1)), tcpBufferMax))
+	g := m.nextLocked()
 	if m.granted+g > m.budget {
 		return 0, m.freec
 	}
 	m.granted += g
 	m.grants++
+	m.limitGrowthLocked()
 	return grant(g), nil
+}
+
+// nextLocked is what the next connection is granted. Half of the budget is kept for many small grants. Of the other, half
+// goes to the first, which is often the only one, and a smaller part of what is left to each that follows.
+func (m *memory) nextLocked() int {
+	return max(minGrant, min((m.budget/2-m.granted)/(2*(m.grants+1)), tcpBufferMax))
+}
+
+// limitGrowthLocked bounds how far the receive buffers of all connections grow. Those for sending are left alone: gVisor would
+// shrink them, and forget about writers that wait for room.
+func (m *memory) limitGrowthLocked() {
+	limit := tcpBufferMax
+	if m.budget > 0 {
+		limit = min(2*m.nextLocked(), tcpBufferMax)
+	}
+	o := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: min(tcpBufferDefault, limit), Max: limit}
+	if err := m.gv.SetTransportProtocolOption(tcp.ProtocolNumber, &o); err != nil {
+		panic(fmt.Sprintf("userstack: internal error: setting TCP option %T: %s", o, err))
+	}
 }
 
 // give takes a grant back.
@@ -94,22 +119,20 @@ func (m *memory) give(g grant) {
 	defer m.mu.Unlock()
 	m.granted -= int(g)
 	m.grants--
+	m.limitGrowthLocked()
 	close(m.freec)
 	m.freec = make(chan struct{})
 }
 
 // apply sizes the buffers of ep, which has not told anybody of more yet. gVisor offers a peer half of a receive buffer, and
-// keeps the rest for what packets take besides their payload, so that one of twice the grant holds the grant. Sizes that are
-// set with notice are final; of others gVisor finds out how much the path needs, up to tcpBufferMax.
+// keeps the rest for what packets take besides their payload, so that one of twice the grant holds the grant.
 func (g grant) apply(ep tcpip.Endpoint) {
 	o := ep.SocketOptions()
-	o.SetReceiveBufferSize(int64(min(2*g, tcpBufferDefault)), false)
-	o.SetSendBufferSize(int64(min(g, tcpBufferDefault)), false)
-	if 2*g < tcpBufferMax {
-		o.SetReceiveBufferSize(int64(2*g), true)
-	}
+	const notice = true // to the endpoint, which then keeps to the size
+	o.SetReceiveBufferSize(int64(min(2*g, tcpBufferDefault)), !notice)
+	o.SetSendBufferSize(int64(min(g, tcpBufferDefault)), !notice)
 	if g < tcpBufferMax {
-		o.SetSendBufferSize(int64(g), true)
+		o.SetSendBufferSize(int64(g), notice)
 	}
 }
 

@@ -52,6 +52,8 @@ const (
 type Config struct {
 	MTU int // of the tunnel, in bytes; 0 means DefaultMTU
 
+	Batch int // packets that WireGuard reads in one call, each into 64 KiB; 0: as many as are fast
+
 	// Buffers bounds in bytes what the buffers of all TCP connections may hold together; 0 means no bound. A connection
 	// for which nothing is left waits.
 	Buffers int
@@ -114,7 +116,7 @@ func New(cfg Config) (*Stack, error) {
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		HandleLocal:        cfg.Router == nil, // the host's own addresses are reached without leaving it; see Router
 	})
-	s := &Stack{gv: gv, dev: newDevice(mtu), addrs: make(map[netip.Addr]struct{})}
+	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch), addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
 	s.dev.tsmp = cfg.AnswerTSMP
 	err = s.setUp(&cfg)
@@ -141,7 +143,7 @@ func (s *Stack) setUp(cfg *Config) error {
 	if err := s.setOptions(cfg); err != nil {
 		return err
 	}
-	s.memory.init(cfg.Buffers)
+	s.memory.init(s.gv, cfg.Buffers)
 	s.setIncoming()
 	return s.addNIC(nicID, &s.dev.dispatcher)
 }
@@ -164,12 +166,11 @@ func (s *Stack) setOptions(cfg *Config) error {
 	cubic := tcpip.CongestionControlOption("cubic")
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
-	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
-	snd := tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
 	// After an outage of the tunnel, what was lost is sent again soon. A connection still lasts for about 15 minutes
 	// without an answer, as with Linux.
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
 	rto, retries := tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(15*time.Minute/maxRTO)
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cubic, &moderate, &reuse, &rcv, &snd, &rto, &retries} {
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cubic, &moderate, &reuse, &snd, &rto, &retries} {
 		if err := s.gv.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("userstack: setting TCP option %T: %s", o, err)
 		}

@@ -18,16 +18,16 @@ const (
 	minMemory = 24 << 20
 
 	// maxDefaultMemory is plenty for ten thousand connections.
-	maxDefaultMemory = 1 << 30
+	maxDefaultMemory = 384 << 20
 )
 
-// useMemory makes budget bytes, or the default if it is 0, the limit of Go's runtime, and returns it. The runtime does not
-// count the program's file, some 12 MiB in memory, but counts WireGuard's buffers whole, of which some 12 MiB are never
-// touched. GOMEMLIMIT wins as far as the runtime is concerned.
+// useMemory has Go's runtime keep within budget bytes, or the default if it is 0, and returns it. The runtime does not count
+// the program's file, some 12 MiB in memory, but counts WireGuard's buffers whole, of which some 12 MiB are never touched; an
+// sixth is for what it needs in between. GOMEMLIMIT wins as far as the runtime is concerned.
 func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
 	budget = cmp.Or(budget, defaultMemory(system))
 	if p.getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(budget)
+		debug.SetMemoryLimit(budget - budget/6)
 	}
 	log.Debug("memory is bounded", "bytes", budget)
 	return budget

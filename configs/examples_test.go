@@ -38,6 +38,7 @@ func TestExampleUp(t *testing.T) {
 		"mesh-only":       func(s string) error { _, err := strconv.ParseBool(s); return err },
 		"log-connections": func(s string) error { _, err := strconv.ParseBool(s); return err },
 		"dial-timeout":    func(s string) error { _, err := time.ParseDuration(s); return err },
+		"memory":          func(s string) error { _, err := ParseSize(s); return err },
 		"udp-port":        func(s string) error { _, err := strconv.ParseUint(s, 10, 16); return err },
 		"log-level":       func(s string) error { return new(slog.Level).UnmarshalText([]byte(s)) },
 		"wireguard":       func(s string) error { _, err := Examples.ReadFile("examples/" + s); return err },

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/userstack"
 )
 
 // raceDelay is the head start of one address of a name over the next (RFC 8305, section 8).
@@ -269,6 +270,8 @@ func (n *Node) explain(err error, ap netip.AddrPort, peer *Peer) error {
 		e.why = "connection reset while connecting"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		e.why = n.noRoute(ap.Addr())
+	case errors.Is(err, userstack.ErrFull):
+		e.who, e.why = "this node", userstack.ErrFull.Error()+": others have to end first, or --memory has to allow more"
 	case errors.Is(err, syscall.ETIMEDOUT):
 		e.why = n.silence(peer)
 	case errors.Is(err, context.DeadlineExceeded):

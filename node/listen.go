@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"ginnel/userstack"
 )
@@ -128,7 +130,19 @@ type meshPacketConn struct {
 	port   uint16
 	begins bool // it may send first, from a port that the stack asks the filter about
 	done   func()
+
+	told atomic.Pointer[sentTo] // what the filter was told last
 }
+
+// sentTo is a destination, and when the filter was told of it.
+type sentTo struct {
+	to netip.AddrPort
+	at time.Time
+}
+
+// tellAgain is how long the filter need not be told of a destination again; it forgets those that
+// were used the longest ago.
+const tellAgain = time.Second
 
 // WriteTo implements net.PacketConn.
 func (c *meshPacketConn) WriteTo(b []byte, addr net.Addr) (int, error) {
@@ -151,6 +165,11 @@ func (c *meshPacketConn) prepare(to netip.AddrPort) {
 	if !c.begins {
 		return
 	}
+	now := time.Now()
+	if t := c.told.Load(); t != nil && t.to == to && now.Sub(t.at) < tellAgain {
+		return
+	}
+	c.told.Store(&sentTo{to, now})
 	for _, own := range c.n.stack.Addrs() {
 		if own.Is4() == to.Addr().Is4() {
 			c.n.member.mapper.filter.Sent(netip.AddrPortFrom(own, c.port), to)

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"ginnel/userstack"
 )
 
 // A peer that the server sees offline may be there all the same: the server may be the one that is cut off. So it is
@@ -41,7 +43,7 @@ func (n *Node) dialPeer(ctx context.Context, network string, ap netip.AddrPort, 
 		return nil, net.ErrClosed
 	}
 	c, err := n.stack.DialContext(ctx, network, ap.String())
-	if err != nil && context.Cause(ctx) == errNoSign {
+	if err != nil && context.Cause(ctx) == errNoSign && !errors.Is(err, userstack.ErrFull) {
 		err = syscall.ETIMEDOUT
 	}
 	return c, err

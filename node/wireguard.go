@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
@@ -27,6 +28,7 @@ import (
 type wireguard struct {
 	dev    *device.Device
 	active sync.Map // key.NodePublic to struct{}: peers that the device has; read for each datagram
+	recent atomic.Pointer[sessionsAt]
 
 	mu      sync.Mutex // held while the device is told
 	peers   map[key.NodePublic]Peer
@@ -142,8 +144,27 @@ func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
 
 // waits reports whether a peer that somebody wants to speak with has not answered yet.
 func (w *wireguard) waits(k key.NodePublic) bool {
-	s, ok := w.sessions()[k]
+	s, ok := w.recentSessions()[k]
 	return ok && s.handshake.IsZero()
+}
+
+// recentSessions is sessions of a moment ago, for those who ask often.
+func (w *wireguard) recentSessions() map[key.NodePublic]session {
+	if r := w.recent.Load(); r != nil && time.Since(r.at) < sessionsAge {
+		return r.all
+	}
+	r := &sessionsAt{at: time.Now(), all: w.sessions()}
+	w.recent.Store(r)
+	return r.all
+}
+
+// sessionsAge is how old what recentSessions returns may be.
+const sessionsAge = 20 * time.Millisecond
+
+// sessionsAt is what the device said at some time. It does not change.
+type sessionsAt struct {
+	at  time.Time
+	all map[key.NodePublic]session
 }
 
 // restarted reports whether the peer has lost its memory, and with it its session: a node makes a new disco key whenever

@@ -135,10 +135,10 @@ func (c *Conn) sendToPeer(bufs [][]byte, e *endpoint) error {
 	if !e.awake.Load() {
 		c.wakePeer(e)
 	}
-	if len(bufs) == 1 && isInitiation(bufs[0]) {
+	r := e.route.Load()
+	if r.relay && len(bufs) == 1 && isInitiation(bufs[0]) {
 		e.handshakes.sent(time.Now())
 	}
-	r := e.route.Load()
 	direct := errNoPath
 	if r.direct.IsValid() {
 		if direct = c.sendDatagrams(bufs, r.direct); direct != nil {

@@ -88,6 +88,7 @@ type Conn struct {
 	cfg   Config
 	log   *slog.Logger
 	disco key.DiscoPrivate
+	self  atomic.Pointer[key.NodePublic] // our node key of now
 
 	sock4, sock6 socket // nil where there is none
 	bind         bind
@@ -123,6 +124,7 @@ func New(cfg Config) (*Conn, error) {
 		msgc:   make(chan any, loopQueue),
 		closec: make(chan struct{}),
 	}
+	c.self.Store(&cfg.NodeKey)
 	if c.disco.IsZero() {
 		c.disco = key.NewDiscoPrivate()
 	}
@@ -243,6 +245,7 @@ func (c *Conn) SetPeers(peers []Peer) {
 
 // SetNodeKey tells of a new key of our own.
 func (c *Conn) SetNodeKey(k key.NodePublic) {
+	c.self.Store(&k)
 	c.call(func(l *loop) { l.nodeKey = k })
 }
 
@@ -264,19 +267,17 @@ func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) 
 		return
 	}
 	for len(packets) > 0 {
-		n := 0
-		for n < len(packets) && !isRelayedDisco(packets[n]) && c.passHandshake(e, packets[n]) {
-			n++
+		n, isDisco := 0, false
+		for ; n < len(packets); n++ {
+			if isDisco = isRelayedDisco(packets[n]); isDisco || !c.passHandshake(e, packets[n]) {
+				break
+			}
 		}
-		if n > 0 {
-			c.counters.relayedClosed.Add(uint64(c.inbox.put(e, packets[:n])))
-			packets = packets[n:]
-			continue
+		c.counters.relayedClosed.Add(uint64(c.inbox.put(e, packets[:n])))
+		if isDisco {
+			c.tellRelayedDisco(packets[n], region, from)
 		}
-		if isRelayedDisco(packets[0]) {
-			c.tellRelayedDisco(packets[0], region, from)
-		}
-		packets = packets[1:]
+		packets = packets[min(n+1, len(packets)):]
 	}
 }
 

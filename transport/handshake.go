@@ -39,9 +39,10 @@ func isResponse(b []byte) bool   { return len(b) == responseLen && b[0] == wireG
 // spoken there is no other way.
 type handshakes struct {
 	mu    sync.Mutex
-	began time.Time // our latest beginning; zero once it is answered
-	heard time.Time // the latest message of the peer that was let through
-	aside []byte    // its beginning that crossed ours; nil: none
+	began time.Time   // our latest beginning; zero once it is answered
+	heard time.Time   // the latest message of the peer that was let through
+	aside []byte      // its beginning that crossed ours; nil: none
+	timer *time.Timer // runs while there is one
 }
 
 // sent takes a beginning of ours.
@@ -51,27 +52,30 @@ func (h *handshakes) sent(now time.Time) {
 	h.began = now
 }
 
-// crosses reports whether a beginning comes less than patience after ours, and puts it aside. The first that is put aside
-// has resume called after wait.
-func (h *handshakes) crosses(b []byte, patience time.Duration, now time.Time) (crosses bool, wait time.Duration) {
+// crosses reports whether a beginning comes less than patience after ours. Then it puts it aside, and has turn called, in a
+// goroutine of its own, when it has its turn.
+func (h *handshakes) crosses(b []byte, patience time.Duration, now time.Time, turn func()) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	wait = h.began.Add(patience).Sub(now)
+	wait := h.began.Add(patience).Sub(now)
 	if wait <= 0 || wait > patience {
 		h.heard = now
-		return false, 0
+		return false
 	}
-	if h.aside != nil {
-		wait = 0
+	if h.aside == nil {
+		h.timer = time.AfterFunc(wait, turn)
 	}
 	h.aside = slices.Clone(b)
-	return true, wait
+	return true
 }
 
 // answered takes an answer to ours, which makes what was put aside void.
 func (h *handshakes) answered(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.aside != nil {
+		h.timer.Stop()
+	}
 	h.began, h.aside, h.heard = time.Time{}, nil, now
 }
 
@@ -101,14 +105,10 @@ func (c *Conn) passHandshake(e *endpoint, b []byte) bool {
 		return true
 	}
 	patience := soon
-	if bytes.Compare(c.cfg.NodeKey[:], e.key[:]) < 0 {
+	if bytes.Compare(c.self.Load()[:], e.key[:]) < 0 {
 		patience = late
 	}
-	crosses, wait := e.handshakes.crosses(b, patience, time.Now())
-	if wait > 0 {
-		time.AfterFunc(wait, func() { c.resumeHandshake(e) })
-	}
-	return !crosses
+	return !e.handshakes.crosses(b, patience, time.Now(), func() { c.resumeHandshake(e) })
 }
 
 // resumeHandshake ends soon after the bind is closed.

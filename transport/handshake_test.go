@@ -103,8 +103,8 @@ func TestSidesDiffer(t *testing.T) {
 	var h handshakes
 	now := time.Unix(1000, 0)
 	h.sent(now)
-	if crosses, wait := h.crosses(testInitiation, late, now.Add(-time.Hour)); crosses || wait != 0 {
-		t.Errorf("a clock that was set back holds a beginning for %v", wait)
+	if h.crosses(testInitiation, late, now.Add(-time.Hour), nil) {
+		t.Error("a clock that was set back holds a beginning back")
 	}
 }
 
@@ -121,4 +121,21 @@ func TestHandshakeMessages(t *testing.T) {
 			t.Errorf("type %v of %d bytes: initiation %v, response %v", c.b[:min(1, len(c.b))], len(c.b), isInitiation(c.b), isResponse(c.b))
 		}
 	}
+}
+
+// A node that has another key now waits as long as that says, as its peers will expect.
+func TestPatienceFollowsKey(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b, _ := crossing(t, w)
+		a.c.SetNodeKey(key.NodePublic{}) // below any other
+		a.c.HandleRelayed(1, b.key, [][]byte{testInitiation})
+		time.Sleep(late - time.Millisecond)
+		if got := arrivedSizes(a); len(got) != 0 {
+			t.Errorf("after %v got messages of %d bytes", late-time.Millisecond, got)
+		}
+		time.Sleep(2 * time.Millisecond)
+		if got := arrivedSizes(a); len(got) != 1 {
+			t.Errorf("after %v got messages of %d bytes", late+time.Millisecond, got)
+		}
+	})
 }

@@ -213,12 +213,12 @@ func (c *Conn) Close() error {
 	if !c.release() {
 		return opError(opClose, "tcp", c.local, c.remote, net.ErrClosed)
 	}
-	c.memory.give(c.grant)
 	if c.linger.Load() {
 		c.ep.Abort()
 	} else {
 		c.ep.Close()
 	}
+	c.memory.part(c)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -17,8 +18,14 @@ import (
 // Connections that are decided about before they are answered, so that who asks learns whether what is behind is there:
 // those to addresses behind this host, and those to ports of its own that a Gate holds.
 
-// maxIncoming connections may wait for an answer, of either sort; the SYNs of further ones are dropped.
-const maxIncoming = 1024
+const (
+	// maxIncoming connections may wait for an answer, of either sort; the SYNs of further ones are dropped.
+	maxIncoming = 1024
+
+	// maxAtGate of them may be for one port, so that a port whose answers take long leaves room to others; further ones
+	// are refused.
+	maxAtGate = 256
+)
 
 // incomingPatience is how long one of them waits for memory before it is refused.
 const incomingPatience = 10 * time.Second
@@ -46,7 +53,12 @@ func (s *Stack) ask(req *tcp.ForwarderRequest) {
 		in.Refuse()
 		return
 	}
-	g.(*Gate).take(in)
+	in.gate = g.(*Gate)
+	if in.gate.waiting.Add(1) > maxAtGate {
+		in.Refuse()
+		return
+	}
+	in.gate.take(in)
 }
 
 // Gate holds a TCP port on all addresses of a stack. Make it with OpenGate.
@@ -56,6 +68,8 @@ type Gate struct {
 	port uint16
 	take func(*Incoming)
 	once sync.Once
+
+	waiting atomic.Int64 // connections without an answer
 }
 
 // OpenGate has take called, each time in a goroutine of its own, for each connection that somebody wants to port and the
@@ -93,6 +107,7 @@ type Incoming struct {
 	Src, Dst netip.AddrPort
 	s        *Stack
 	req      *tcp.ForwarderRequest
+	gate     *Gate // nil for those to foreign addresses
 }
 
 func newIncoming(s *Stack, req *tcp.ForwarderRequest) *Incoming {
@@ -106,7 +121,17 @@ func flowOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
 }
 
 // Refuse resets the connection.
-func (i *Incoming) Refuse() { i.req.Complete(true) }
+func (i *Incoming) Refuse() {
+	i.req.Complete(true)
+	i.leave()
+}
+
+// leave gives up the place among those that wait.
+func (i *Incoming) leave() {
+	if i.gate != nil {
+		i.gate.waiting.Add(-1)
+	}
+}
 
 // Accept completes the handshake, once there is memory for the connection.
 func (i *Incoming) Accept() (*Conn, error) {
@@ -117,6 +142,7 @@ func (i *Incoming) Accept() (*Conn, error) {
 		i.Refuse()
 		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), err)
 	}
+	defer i.leave()
 	defer i.req.Complete(false)
 	wq := new(waiter.Queue)
 	ep, terr := i.req.CreateEndpoint(wq)

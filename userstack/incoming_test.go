@@ -70,7 +70,8 @@ func TestGate(t *testing.T) {
 	}
 }
 
-// Connections that nobody has decided about are bounded, and Close does not wait for those who ask.
+// Connections to a port that nobody has decided about are bounded, further ones are refused, and other ports have room all
+// the while. Close does not wait for those who ask.
 func TestGateIsBounded(t *testing.T) {
 	p := newPair(t, 0)
 	asked := make(chan *Incoming, 2*maxIncoming)
@@ -80,24 +81,43 @@ func TestGateIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	dst := netip.AddrPortFrom(addrB4, 7).String()
-	ended := make(chan error)
-	const askers = maxIncoming + 50
+	const askers = maxAtGate + 50
+	ended := make(chan error, askers)
 	for range askers {
 		go func() {
 			_, err := p.a.DialContext(ctx, "tcp", dst)
 			ended <- err
 		}()
 	}
-	for range maxIncoming {
-		<-asked
+	for range askers - maxAtGate {
+		if err := <-ended; !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("beyond what may wait: %v", err)
+		}
 	}
-	select {
-	case <-asked:
-		t.Errorf("more than %d wait for an answer", maxIncoming)
-	case <-time.After(50 * time.Millisecond):
+	waiting := make([]*Incoming, maxAtGate)
+	for i := range waiting {
+		waiting[i] = <-asked
+	}
+	if _, err := p.b.OpenGate(8, func(in *Incoming) {
+		if c, err := in.Accept(); err == nil {
+			c.Close()
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.a.DialContext(ctx, "tcp", netip.AddrPortFrom(addrB4, 8).String())
+	if err != nil {
+		t.Fatalf("another port: %v", err)
+	}
+	c.Close()
+	for _, in := range waiting[:10] {
+		in.Refuse()
+		if err := <-ended; !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("refused: %v", err)
+		}
 	}
 	cancel()
-	for range askers {
+	for range maxAtGate - 10 {
 		if err := <-ended; err == nil {
 			t.Error("connected")
 		}

@@ -1,9 +1,9 @@
 package userstack
 
 import (
-	"context"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -88,7 +88,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}
 		ep, wq, terr := l.ep.Accept(nil)
 		if terr == nil {
-			g, err := l.s.memory.take(context.Background(), l.closec) // the others wait meanwhile, in the backlog or to enter it
+			g, err := l.awaitMemory() // the others wait meanwhile, in the backlog or to enter it
 			if err != nil {
 				ep.Abort()
 				return nil, opError(opAccept, "tcp", nil, l.local, err)
@@ -102,6 +102,25 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}
 		if err := l.wait(l.inc, &l.accepting); err != nil {
 			return nil, opError(opAccept, "tcp", nil, l.local, err)
+		}
+	}
+}
+
+// awaitMemory waits for a grant for a connection.
+func (l *Listener) awaitMemory() (grant, error) {
+	for {
+		g, freec := l.s.memory.tryTake()
+		if g > 0 {
+			return g, nil
+		}
+		select {
+		case <-freec:
+		case <-l.accepting.wait():
+			return 0, os.ErrDeadlineExceeded
+		case <-l.closec:
+			return 0, net.ErrClosed
+		case <-l.s.dev.closec:
+			return 0, net.ErrClosed
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -21,24 +22,25 @@ const (
 	minBuffers = 1 << 20
 )
 
-// errFull says that there is no room for a connection.
-var errFull = errors.New("the memory given to connections is used up")
+// ErrFull is the error of a dial for whose connection there is no room.
+var ErrFull = errors.New("the memory given to connections is used up")
 
 // waitedError is that of a dial that found no room in time, for the reason that its context gives.
 type waitedError struct{ cause error }
 
-func (e *waitedError) Error() string   { return errFull.Error() + ": " + e.cause.Error() }
-func (e *waitedError) Unwrap() []error { return []error{errFull, e.cause} }
+func (e *waitedError) Error() string   { return ErrFull.Error() + ": " + e.cause.Error() }
+func (e *waitedError) Unwrap() []error { return []error{ErrFull, e.cause} }
 
 // Timeout makes package net's errors see what it is.
 func (e *waitedError) Timeout() bool { return errors.Is(e.cause, syscall.ETIMEDOUT) }
 
 // memory grants each TCP connection its buffers from a budget. A grant is never revised: a peer may already have sent what
 // the window allowed, and what then finds no room is lost without a word. So grants become smaller as there are more of
-// them, and the sum never passes the budget. When not even a small one is left, further connections wait until some end.
+// them, and their sum never passes the budget. When not even a small one is left, further connections wait until some end.
 //
 // A grant is where receive buffers begin. gVisor lets them grow with what the path needs, up to what another connection
-// would be granted now: that is a part of what is free, divided by the number of connections. The zero value knows no bound.
+// would be granted now: that is a part of what is free, divided by the number of connections, so that all growth at a time
+// adds a quarter of the budget at most. The zero value knows no bound.
 type memory struct {
 	gv     *stack.Stack
 	budget int // bytes in each direction; 0: none
@@ -124,6 +126,56 @@ func (m *memory) give(g grant) {
 	m.freec = make(chan struct{})
 }
 
+const (
+	orphanLook = 10 * time.Millisecond // before it is first looked at; twice that each time
+	orphanLast = time.Second           // and not more than that
+	orphanLife = 2 * time.Minute
+)
+
+// orphan is a connection that is closed and has yet to send what was written to it.
+type orphan struct {
+	c     *Conn
+	since time.Time
+	pause time.Duration
+	timer *time.Timer
+}
+
+// part takes back the grant of a connection that is closed, once it holds nothing. A peer that takes nothing, and says so
+// again and again, would have it hold that for ever.
+func (m *memory) part(c *Conn) {
+	if m.budget == 0 {
+		return
+	}
+	o := &orphan{c: c, since: time.Now(), pause: orphanLook}
+	if o.gone() {
+		m.give(c.grant)
+		return
+	}
+	o.timer = time.AfterFunc(o.pause, o.look)
+}
+
+// gone reports whether all was sent and acknowledged, the end of the stream included, or will never be.
+func (o *orphan) gone() bool {
+	switch tcp.EndpointState(o.c.ep.State()) {
+	case tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+		return o.c.ended.Load()
+	}
+	return true
+}
+
+func (o *orphan) look() {
+	late := time.Since(o.since) > orphanLife
+	if late {
+		o.c.ep.Abort()
+	}
+	if late || o.gone() {
+		o.c.memory.give(o.c.grant)
+		return
+	}
+	o.pause = min(2*o.pause, orphanLast)
+	o.timer.Reset(o.pause)
+}
+
 // apply sizes the buffers of ep, which has not told anybody of more yet. gVisor offers a peer half of a receive buffer, and
 // keeps the rest for what packets take besides their payload, so that one of twice the grant holds the grant.
 func (g grant) apply(ep tcpip.Endpoint) {
@@ -142,5 +194,5 @@ func (m *memory) listenSize() int {
 	if m.budget == 0 {
 		return 0
 	}
-	return 4 * minGrant // room for the ten segments that a peer begins with
+	return 2 * minGrant // which no grant makes smaller
 }

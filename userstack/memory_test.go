@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -87,11 +88,8 @@ func TestBuffersStayWithinBudget(t *testing.T) {
 	if got != total {
 		t.Errorf("%d bytes arrived of %d", got, total)
 	}
-	for name, s := range map[string]*Stack{"a": p.a, "b": p.b} {
-		if s.memory.granted != 0 || s.memory.grants != 0 {
-			t.Errorf("%s: %d grants of %d bytes after all connections have closed", name, s.memory.grants, s.memory.granted)
-		}
-	}
+	allGiven(t, p.a)
+	allGiven(t, p.b)
 }
 
 // A dial beyond what there is room for waits for a connection to close; so does one from outside.
@@ -111,8 +109,8 @@ func TestConnectionsBeyondBudget(t *testing.T) {
 	defer cancel()
 	_, err := p.a.DialContext(ctx, "tcp", "100.64.0.2:80")
 	var timeout net.Error
-	if !errors.Is(err, errFull) || !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Fatalf("got %v, want a timeout because of %v", err, errFull)
+	if !errors.Is(err, ErrFull) || !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Fatalf("got %v, want a timeout because of %v", err, ErrFull)
 	}
 
 	dialled := make(chan error, 1)
@@ -159,5 +157,95 @@ func TestCloseEndsWaitForRoom(t *testing.T) {
 	}
 	if _, err := New(Config{Buffers: minBuffers - 1}); err == nil {
 		t.Error("New takes buffers that are too small for anything")
+	}
+}
+
+// What is closed keeps its grant until what was written has been taken.
+func TestClosedConnKeepsGrant(t *testing.T) {
+	p := &pair{mtu: DefaultMTU, buffers: 8 << 20}
+	p.start(t)
+	accepted := accepting(t, p.b, netip.AddrPortFrom(addrB4, 80))
+	c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	sent, _ := io.Copy(c, neverEnding{})
+	c.Close()
+	if got, _ := grantsOf(p.a); got != 1 {
+		t.Fatalf("%d grants for a closed connection with %d bytes written", got, sent)
+	}
+	far := <-accepted
+	defer far.Close()
+	if got, err := io.Copy(io.Discard, far); got != sent || err != nil {
+		t.Errorf("%d bytes arrived of %d: %v", got, sent, err)
+	}
+	allGiven(t, p.a)
+}
+
+func grantsOf(s *Stack) (number, bytes int) {
+	s.memory.mu.Lock()
+	defer s.memory.mu.Unlock()
+	return s.memory.grants, s.memory.granted
+}
+
+// allGiven waits until connections that are closed have given back what they were granted.
+func allGiven(t *testing.T, s *Stack) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		number, bytes := grantsOf(s)
+		if number == 0 && bytes == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d grants of %d bytes after all connections have closed", number, bytes)
+		}
+	}
+}
+
+// neverEnding is a reader of zeros, without an end of its own.
+type neverEnding struct{}
+
+func (neverEnding) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
+// An Accept that waits for room ends with its deadline, its listener and its stack.
+func TestAcceptWaitsForRoom(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(s *Stack, l *Listener)
+		want error
+	}{
+		"deadline": {func(_ *Stack, l *Listener) { l.SetDeadline(time.Now()) }, os.ErrDeadlineExceeded},
+		"listener": {func(_ *Stack, l *Listener) { l.Close() }, net.ErrClosed},
+		"stack":    {func(s *Stack, _ *Listener) { s.Close() }, net.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &pair{mtu: DefaultMTU, buffers: minBuffers}
+			p.start(t)
+			l, err := p.b.Listen(netip.AddrPortFrom(addrB4, 80))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			for g := grant(1); g > 0; {
+				g, _ = p.b.memory.tryTake()
+			}
+			near, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer near.Close()
+			errc := make(chan error, 1)
+			go func() {
+				_, err := l.Accept()
+				errc <- err
+			}()
+			c.end(p.b, l.(*Listener))
+			if err := <-errc; !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/binary"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -15,7 +17,7 @@ func trimProgram() {
 		return
 	}
 	maps, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
+	if err != nil || !isAtFixedAddress(program) {
 		return
 	}
 	for line := range strings.Lines(string(maps)) {
@@ -30,4 +32,20 @@ func trimProgram() {
 			syscall.RawSyscall(syscall.SYS_MADVISE, uintptr(start), uintptr(end-start), syscall.MADV_DONTNEED)
 		}
 	}
+}
+
+// isAtFixedAddress reports whether an ELF file is not relocated when it is loaded: what relocation has changed is only in
+// memory, also where it can no longer be written to.
+func isAtFixedAddress(program string) bool {
+	f, err := os.Open(program)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var head [18]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil {
+		return false
+	}
+	const typeExec = 2 // ET_EXEC
+	return string(head[:4]) == "\x7fELF" && binary.NativeEndian.Uint16(head[16:]) == typeExec
 }

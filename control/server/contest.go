@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,17 +33,21 @@ type contest struct {
 	rival string // where the process is that does not have the stream
 }
 
-// takeFrom has a stream follow the one before it, and reports whether that shows that two processes take it from each other.
+// maxPast is how many processes that had a stream are remembered: as many copies of one state are noticed.
+const maxPast = 8
+
+// takeFrom has a stream follow the one before it, and reports whether that shows that processes take it from each other.
 func (s *stream) takeFrom(old *stream) (contested bool) {
 	if s.holder.disco.IsZero() || old.holder.disco.IsZero() {
 		return false
 	}
 	if s.holder.disco == old.holder.disco {
-		s.rival = old.rival
+		s.past = old.past
 		return false
 	}
-	s.rival = old.holder
-	return s.holder.disco == old.rival.disco
+	s.past = append([]holder{old.holder}, old.past...)
+	s.past = s.past[:min(len(s.past), maxPast)]
+	return slices.ContainsFunc(old.past, func(h holder) bool { return h.disco == s.holder.disco })
 }
 
 // turn returns the stream that has to be waited for before s can begin, and how long at most; nil if it can now.
@@ -83,12 +88,12 @@ func (c *core) others(n *node, disco key.DiscoPublic) bool {
 // contend notes that two processes take the stream of a node from each other.
 func (c *core) contend(t *tx, n *node, s *stream) {
 	if n.contest == nil {
-		node, one, other := n.rec.Label, s.holder.remote, s.rival.remote
+		node, one, other := n.rec.Label, s.holder.remote, s.past[0].remote
 		t.after = append(t.after, func() {
 			c.log.Warn("two processes use the key of one node", "node", node, "remote", one, "other", other)
 		})
 	}
-	n.contest = &contest{until: t.tick.Add(contestLife), rival: hostOnly(s.rival.remote)}
+	n.contest = &contest{until: t.tick.Add(contestLife), rival: hostOnly(s.past[0].remote)}
 }
 
 // endContest lets a node be one process's again. Its name has not followed its host's meanwhile.

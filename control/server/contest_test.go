@@ -208,3 +208,39 @@ func TestLabelFits(t *testing.T) {
 		}
 	}
 }
+
+// Any number of copies is noticed when one of them comes back, in whatever order; processes that follow each other are not.
+func TestTakeFrom(t *testing.T) {
+	var keys []key.DiscoPublic
+	for range maxPast + 2 {
+		keys = append(keys, key.NewDiscoPrivate().Public())
+	}
+	for _, c := range []struct {
+		name  string
+		order []int
+		want  bool // at the last of them
+	}{
+		{"started anew each time", []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, false},
+		{"connected again", []int{0, 0, 1, 1, 1}, false},
+		{"two copies", []int{0, 1, 0}, true},
+		{"two copies that connect again in between", []int{0, 1, 1, 1, 0}, true},
+		{"three in rotation", []int{0, 1, 2, 0}, true},
+		{"as many as are remembered", []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 0}, true},
+	} {
+		var last *stream
+		var got bool
+		for _, i := range c.order {
+			s := &stream{holder: holder{disco: keys[i]}}
+			if last != nil {
+				got = s.takeFrom(last)
+			}
+			last = s
+		}
+		if got != c.want {
+			t.Errorf("%s: got %v", c.name, got)
+		}
+		if len(last.past) > maxPast {
+			t.Errorf("%s: %d are remembered", c.name, len(last.past))
+		}
+	}
+}

@@ -83,7 +83,7 @@ func (ch *channel) beginStream(ctx context.Context, s *stream, req *control.MapR
 		if err != nil {
 			return err
 		}
-		s.id, s.rival = n.rec.ID, holder{}
+		s.id, s.past = n.rec.ID, nil
 		if before, wait = ch.core.turn(t, n, s); before != nil {
 			return nil
 		}

@@ -31,7 +31,7 @@ type stream struct {
 	id     int64
 	endc   chan struct{} // closed by the loop when the stream has ended or is to end
 	holder holder
-	rival  holder // who had it last, unless it is the same
+	past   []holder // who had it before, the latest first
 	began  time.Time
 }
 

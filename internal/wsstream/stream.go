@@ -27,7 +27,7 @@ var (
 )
 
 // Conn is a byte stream. Addresses and deadlines are those of the connection below; a deadline that passes ends the
-// WebSocket. Messages of any size are read until SetReadLimit says otherwise.
+// WebSocket.
 type Conn struct {
 	net.Conn
 	ws      *websocket.Conn

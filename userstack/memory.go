@@ -137,7 +137,6 @@ type orphan struct {
 	c     *Conn
 	since time.Time
 	pause time.Duration
-	timer *time.Timer
 }
 
 // part takes back the grant of a connection that is closed, once it holds nothing. A peer that takes nothing, and says so
@@ -151,7 +150,7 @@ func (m *memory) part(c *Conn) {
 		m.give(c.grant)
 		return
 	}
-	o.timer = time.AfterFunc(o.pause, o.look)
+	time.AfterFunc(o.pause, o.look)
 }
 
 // gone reports whether all was sent and acknowledged, the end of the stream included, or will never be.
@@ -173,7 +172,7 @@ func (o *orphan) look() {
 		return
 	}
 	o.pause = min(2*o.pause, orphanLast)
-	o.timer.Reset(o.pause)
+	time.AfterFunc(o.pause, o.look)
 }
 
 // apply sizes the buffers of ep, which has not told anybody of more yet. gVisor offers a peer half of a receive buffer, and

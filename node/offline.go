@@ -52,15 +52,28 @@ func (n *Node) dialPeer(ctx context.Context, network string, ap netip.AddrPort, 
 // awaitSign gives up if for offlinePatience nothing comes from the peer: no answer of discovery, and none of WireGuard,
 // from which heard bytes had come before.
 func (n *Node) awaitSign(ctx context.Context, giveUp context.CancelCauseFunc, p *Peer, heard uint64) {
-	limited, cancel := context.WithTimeout(ctx, offlinePatience)
+	for {
+		if n.signWithin(ctx, offlinePatience, p) || ctx.Err() != nil || !n.stillOffline(p) {
+			return
+		}
+		now := n.wg0.sessions()[p.Key].rx
+		if now == heard {
+			giveUp(errNoSign)
+			return
+		}
+		heard = now // which may have been on its way for long
+	}
+}
+
+// signWithin waits for an answer of discovery, for the whole time if there is none.
+func (n *Node) signWithin(ctx context.Context, limit time.Duration, p *Peer) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if _, err := n.conn.Ping(limited, p.Key); err == nil {
-		return
+	if _, err := n.conn.Ping(ctx, p.Key); err == nil {
+		return true
 	}
-	<-limited.Done() // a peer without discovery is unknown there at once
-	if ctx.Err() == nil && n.stillOffline(p) && n.wg0.sessions()[p.Key].rx == heard {
-		giveUp(errNoSign)
-	}
+	<-ctx.Done() // a peer without discovery is unknown there at once
+	return false
 }
 
 // stillOffline looks at the map of now.

@@ -226,7 +226,7 @@ func (n *Node) urge(k key.NodePublic) {
 		if n.conn.InHandshake(k) {
 			continue // what has come may well be the answer, which a new beginning would undo
 		}
-		if answered || time.Since(handshake) > blindUrge {
+		if (answered || time.Since(handshake) > blindUrge) && n.wg0.waitsNow(k) {
 			n.wg0.again(k)
 			handshake = time.Now()
 		}

@@ -148,6 +148,12 @@ func (w *wireguard) waits(k key.NodePublic) bool {
 	return ok && s.handshake.IsZero()
 }
 
+// waitsNow is waits without a moment's delay, for who would undo an answer.
+func (w *wireguard) waitsNow(k key.NodePublic) bool {
+	s, ok := w.sessions()[k]
+	return ok && s.handshake.IsZero()
+}
+
 // recentSessions is sessions of a moment ago, for those who ask often.
 func (w *wireguard) recentSessions() map[key.NodePublic]session {
 	if r := w.recent.Load(); r != nil && time.Since(r.at) < sessionsAge {

@@ -216,17 +216,17 @@ func (n *Node) urge(k key.NodePublic) {
 		case <-n.closec:
 			return
 		}
-		if !n.wg0.waits(k) {
+		if !n.wg0.waited(k) {
 			return
 		}
 		answered := n.pingWithin(pause, k)
-		if !n.wg0.waits(k) {
+		if !n.wg0.waited(k) {
 			return
 		}
 		if n.conn.InHandshake(k) {
 			continue // what has come may well be the answer, which a new beginning would undo
 		}
-		if (answered || time.Since(handshake) > blindUrge) && n.wg0.waitsNow(k) {
+		if (answered || time.Since(handshake) > blindUrge) && n.wg0.waits(k) {
 			n.wg0.again(k)
 			handshake = time.Now()
 		}

@@ -143,14 +143,14 @@ func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
 }
 
 // waits reports whether a peer that somebody wants to speak with has not answered yet.
-func (w *wireguard) waits(k key.NodePublic) bool {
-	s, ok := w.recentSessions()[k]
-	return ok && s.handshake.IsZero()
-}
+func (w *wireguard) waits(k key.NodePublic) bool { return unanswered(w.sessions(), k) }
 
-// waitsNow is waits without a moment's delay, for who would undo an answer.
-func (w *wireguard) waitsNow(k key.NodePublic) bool {
-	s, ok := w.sessions()[k]
+// waited is waits as of a moment ago, for those who ask often. Whoever begins a handshake anew has to ask waits: that undoes
+// one that has come about since.
+func (w *wireguard) waited(k key.NodePublic) bool { return unanswered(w.recentSessions(), k) }
+
+func unanswered(all map[key.NodePublic]session, k key.NodePublic) bool {
+	s, ok := all[k]
 	return ok && s.handshake.IsZero()
 }
 

@@ -82,6 +82,7 @@ type tunnel struct {
 	upstream       io.ReadWriteCloser
 	sent, received meter
 	open           atomic.Int32 // directions that have not ended
+	over           atomic.Bool  // closed in order: what either direction makes of that is no failure
 	entry          entry
 	failure        firstError
 }
@@ -136,6 +137,7 @@ func (t *tunnel) ended(dst any, err error) {
 	if err != nil {
 		t.abort(err)
 	} else if closeWrite(dst) != nil || last {
+		t.over.Store(true)
 		t.client.Close()
 	}
 	if last {
@@ -146,7 +148,7 @@ func (t *tunnel) ended(dst any, err error) {
 // watchReset waits until the tunnel is closed, and closes it if the side whose stream has ended breaks its connection:
 // nobody reads there any more who would notice.
 func (t *tunnel) watchReset(side any) {
-	if waitReset(side) == nil && t.open.Load() > 0 {
+	if waitReset(side) == nil {
 		t.abort(errReset)
 	}
 }
@@ -154,6 +156,9 @@ func (t *tunnel) watchReset(side any) {
 // abort ends both directions by a reset, where the conns can send one: an orderly end would pass off a truncated stream
 // as a whole one.
 func (t *tunnel) abort(err error) {
+	if t.over.Load() {
+		return
+	}
 	t.failure.set(err)
 	for _, side := range [...]any{t.client.Conn, t.upstream} {
 		if l, ok := side.(interface{ SetLinger(int) error }); ok {

@@ -22,7 +22,7 @@ const (
 )
 
 // useMemory has Go's runtime keep within budget bytes, or the default if it is 0, and returns it. The runtime does not count
-// the program's file, some 12 MiB in memory, but counts WireGuard's buffers whole, of which some 12 MiB are never touched; an
+// the program's file, some 12 MiB in memory, but counts WireGuard's buffers whole, of which some 12 MiB are never touched; a
 // sixth is for what it needs in between. GOMEMLIMIT wins as far as the runtime is concerned.
 func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
 	budget = cmp.Or(budget, defaultMemory(system))

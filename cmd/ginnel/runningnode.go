@@ -20,8 +20,8 @@ const (
 	joinPoll      = 20 * time.Millisecond
 )
 
-// runningNode is a node that a command runs, with its place in the file system. One goroutine keeps it (keep); close ends
-// it.
+// runningNode is a node that a command runs, with its place in the file system. One goroutine keeps it (keep), another its
+// memory low (giveBackWhenIdle); close ends both.
 type runningNode struct {
 	*node.Node
 	state *stateDir
@@ -66,6 +66,7 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 		return nil, err
 	}
 	r.wg.Go(r.keep)
+	r.wg.Go(r.giveBackWhenIdle)
 	if err := r.state.publish(running{PID: os.Getpid(), Proxies: r.Status().Proxies, Token: cfg.Token}); err != nil {
 		if f.state != "" || f.control != "" && !f.ephemeral {
 			r.close()

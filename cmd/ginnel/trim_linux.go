@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// trimProgram gives back the pages of the program's own file that starting has read: most of them are never needed again,
-// and those that are come back from the system's cache. It is a courtesy, so errors do not matter.
+// trimProgram gives back the pages of the program's own file that it has read, most of them to start: those that are needed
+// again come back from the system's cache. It is a courtesy, so errors do not matter.
 func trimProgram() {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {

@@ -99,7 +99,6 @@ func serveUp(ctx context.Context, f *nodeFlags, n *runningNode, timeout time.Dur
 	if f.control != "" {
 		n.log.Info("joined", "name", s.Self.Name, "addresses", s.Self.Addresses, "peers", len(s.Peers), "relay", s.Self.Relay)
 	}
-	trimProgram()
 	report.end(news{Ready: true, Proxies: s.Proxies})
 	return n.await(ctx)
 }

@@ -145,7 +145,7 @@ func (i *Incoming) Accept() (*Conn, error) {
 	defer i.leave()
 	defer i.req.Complete(false)
 	wq := new(waiter.Queue)
-	ep, terr := i.req.CreateEndpoint(wq)
+	ep, terr := i.shakeHands(wq)
 	if terr != nil {
 		i.s.memory.give(g)
 		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), errorOf(terr))
@@ -153,4 +153,14 @@ func (i *Incoming) Accept() (*Conn, error) {
 	setConnOptions(ep)
 	g.apply(ep)
 	return newConn(i.s, g, ep, wq, i.s.mss(i.Dst.Addr())), nil
+}
+
+// shakeHands waits for the other side. Close of the stack ends it.
+func (i *Incoming) shakeHands(wq *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
+	i.s.accepting.Add(1)
+	defer i.s.accepting.Add(-1)
+	if i.s.closed.Load() {
+		return nil, &tcpip.ErrAborted{}
+	}
+	return i.req.CreateEndpoint(wq)
 }

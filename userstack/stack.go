@@ -97,8 +97,9 @@ type Stack struct {
 	gated   *tcp.Forwarder // of connections that the gates are asked about
 	foreign *tcp.Forwarder // of those that the router is asked about; nil: there is none
 
-	closed atomic.Bool
-	pings  atomic.Uint32 // sequence number of the last echo request
+	closed    atomic.Bool
+	accepting atomic.Int64  // handshakes that somebody waits for in Incoming.Accept
+	pings     atomic.Uint32 // sequence number of the last echo request
 }
 
 // New makes a stack without addresses. Nothing passes until SetAddrs.
@@ -245,8 +246,19 @@ func (s *Stack) Close() error {
 	}
 	s.dev.Close() // first: a goroutine of gVisor may be blocked in it
 	s.gv.Close()
+	s.endAccepts()
 	s.gv.Wait()
 	return nil
+}
+
+// endAccepts ends the handshakes that began while gVisor closed: it has not seen them, and would wait for them.
+func (s *Stack) endAccepts() {
+	for s.accepting.Load() > 0 {
+		for _, ep := range s.gv.RegisteredEndpoints() {
+			ep.Abort()
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func addressOf(a netip.Addr) tcpip.Address {

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -31,6 +32,7 @@ type Contender struct {
 	proxies
 	// NoDatagrams says that it does not pass UDP to a service behind the other node.
 	NoDatagrams bool
+	programs    Programs // where its programs are, if not where the others' are
 }
 
 // Contenders are all there are, in the order in which they take their turns.
@@ -50,6 +52,19 @@ func Contenders() []*Contender {
 		{Name: "ginnel-relay", Group: DERPGroup, modules: own, relay: ginnelRelay},
 		{Name: "derper", Group: DERPGroup, modules: []module{tailscaleModule}, relay: derper},
 	}
+}
+
+// WithBefore has every contender that is ours alone followed by the same of another build, from directory before.
+func WithBefore(all []*Contender, before Programs) (both []*Contender) {
+	for _, c := range all {
+		both = append(both, c)
+		if len(c.modules) == 1 && c.modules[0].dir == ginnelModule.dir {
+			old := *c
+			old.Name, old.programs, old.modules = c.Name+"-before", before, nil
+			both = append(both, &old)
+		}
+	}
+	return both
 }
 
 // Ground is where contenders run, one after the other.
@@ -154,7 +169,7 @@ func (g *Ground) machine(t *Trial, name string, wire netlab.Wire) (machine, erro
 	}
 	t.closers = append(t.closers, func() { host.Close() })
 	dir, err := g.directory(name)
-	return machine{host: host, lab: g.Lab, programs: g.Programs, dir: dir}, err
+	return machine{host: host, lab: g.Lab, programs: cmp.Or(t.Contender.programs, g.Programs), dir: dir}, err
 }
 
 func (g *Ground) directory(name string) (string, error) {

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"ginnel/configs"
@@ -60,6 +61,29 @@ func TestContenders(t *testing.T) {
 				t.Errorf("%s has a relay, or no proxies", c.Name)
 			}
 		}
+	}
+}
+
+// TestBefore proves that only what is ours alone is there twice, and that each keeps a name of its own.
+func TestBefore(t *testing.T) {
+	before := 0
+	names := make(map[string]bool)
+	for _, c := range WithBefore(Contenders(), "old") {
+		if names[c.Name] {
+			t.Errorf("the name %q is there twice", c.Name)
+		}
+		names[c.Name] = true
+		if strings.HasSuffix(c.Name, "-before") {
+			before++
+			if c.programs != "old" || strings.Contains(c.Name, "tailscaled") {
+				t.Errorf("%s has its programs in %q", c.Name, c.programs)
+			}
+		} else if c.programs != "" {
+			t.Errorf("%s has its programs in %q", c.Name, c.programs)
+		}
+	}
+	if before != 4 {
+		t.Errorf("%d contenders of the other build, want 4", before)
 	}
 }
 

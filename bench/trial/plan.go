@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"regexp"
 	"slices"
 	"time"
 
@@ -16,9 +17,10 @@ type Plan struct {
 	Calm        time.Duration // before each, so that nothing is on its way from the one before
 	Conns       []int         // at a time in bulk
 	Directions  []load.Direction
-	Idle        int   // connections
-	IdleClients int   // of a relay
-	Pairs       []int // of clients of a relay, at a time
+	Idle        int            // connections
+	IdleClients int            // of a relay
+	Pairs       []int          // of clients of a relay, at a time
+	Steps       *regexp.Regexp // names of the steps that are wanted; nil: all
 }
 
 // Full is what gives figures that mean something.
@@ -56,7 +58,9 @@ type relayStep struct {
 // memory or bytes on their way, changes the figures of others.
 func (p *Plan) parts(socks, http load.Proxy, datagrams bool) [][]step {
 	parts := [][]step{p.exchanges(socks, http, datagrams), p.bulk(socks, http), {{"idle", load.Spec{Kind: load.Idle, Proxy: socks, Conns: p.Idle}}}}
-	for _, part := range parts {
+	for n, part := range parts {
+		part = slices.DeleteFunc(part, func(s step) bool { return !p.wants(s.name) })
+		parts[n] = part
 		for i := range part {
 			s := &part[i].spec
 			s.Duration = p.duration()
@@ -68,8 +72,10 @@ func (p *Plan) parts(socks, http load.Proxy, datagrams bool) [][]step {
 	if p.Together {
 		return [][]step{slices.Concat(parts...)}
 	}
-	return parts
+	return slices.DeleteFunc(parts, func(part []step) bool { return len(part) == 0 })
 }
+
+func (p *Plan) wants(name string) bool { return p.Steps == nil || p.Steps.MatchString(name) }
 
 // exchanges are short.
 func (p *Plan) exchanges(socks, http load.Proxy, datagrams bool) []step {
@@ -112,5 +118,5 @@ func (p *Plan) relaySteps() []relayStep {
 	for i := range all {
 		all[i].spec.Duration = p.duration()
 	}
-	return all
+	return slices.DeleteFunc(all, func(s relayStep) bool { return !p.wants(s.name) })
 }

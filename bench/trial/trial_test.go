@@ -2,6 +2,7 @@ package trial
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -24,6 +25,25 @@ func TestPlay(t *testing.T) {
 	}
 	if known, err := Play(t.Context(), []string{holdRole}, strings.NewReader(""), new(bytes.Buffer)); !known || err != nil {
 		t.Errorf("holding until the end of input: got %v, %v", known, err)
+	}
+}
+
+// TestWantedSteps proves that what is not wanted is left out, and a part with nothing else in it too.
+func TestWantedSteps(t *testing.T) {
+	p := Full(2)
+	p.Steps = regexp.MustCompile(`^(up8|trips)$`)
+	var got []string
+	for _, part := range p.parts(load.Proxy{}, load.Proxy{}, true) {
+		for _, s := range part {
+			got = append(got, s.name)
+		}
+		got = append(got, ";")
+	}
+	for _, s := range p.relaySteps() {
+		got = append(got, s.name)
+	}
+	if want := "trips ; up8 ; trips"; strings.Join(got, " ") != want {
+		t.Errorf("got %v, want %s", got, want)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -35,6 +36,8 @@ func parse(args []string) (*options, error) {
 	only := fs.String("only", "", "what to compare: names of groups (direct, relayed, relay) and of contenders, by `comma`")
 	fs.IntVar(&o.rounds, "rounds", 3, "`number` of times that each takes its turn")
 	seconds := fs.Float64("seconds", 2, "length of a measurement in `s`")
+	steps := fs.String("steps", "", "what to measure: a `regexp` for names like those in the file of -json, as in '^(trips|down8)$'")
+	before := fs.String("before", "", "`dir`ectory with another build of ginnel, to be compared with this one")
 	idle := fs.Int("idle-clients", 0, "`number` of idle clients of a relay (10000)")
 	fs.BoolVar(&o.smoke, "smoke", false, "only show that everything works: one short round")
 	write := fs.Bool("write", false, "write BENCHMARKS.md, docs/benchmarks.svg and docs/benchmarks.json in the repository")
@@ -58,11 +61,15 @@ func parse(args []string) (*options, error) {
 	if *idle > 0 {
 		o.plan.IdleClients = *idle
 	}
-	return o, o.resolve(*bin, *only, *write)
+	var err error
+	if o.plan.Steps, err = regexp.Compile(*steps); err != nil {
+		return nil, fmt.Errorf("-steps: %w", err)
+	}
+	return o, o.resolve(*bin, *only, *before, *write)
 }
 
 // resolve settles what depends on the machine.
-func (o *options) resolve(bin, only string, write bool) (err error) {
+func (o *options) resolve(bin, only, before string, write bool) (err error) {
 	if o.root, err = filepath.Abs(o.root); err != nil {
 		return err
 	}
@@ -82,6 +89,10 @@ func (o *options) resolve(bin, only string, write bool) (err error) {
 		o.svg, o.json = filepath.Join(o.root, "docs", "benchmarks.svg"), filepath.Join(o.root, "docs", "benchmarks.json")
 	}
 	o.contenders, err = choose(only)
+	if before != "" && err == nil {
+		before, err = filepath.Abs(before)
+		o.contenders = peer.WithBefore(o.contenders, peer.Programs(before))
+	}
 	return err
 }
 

@@ -20,7 +20,7 @@ func TestParse(t *testing.T) {
 	if o.json != "" || o.svg != "" || o.page != "" {
 		t.Errorf("files are written though nobody asked for them: %+v", o)
 	}
-	for _, bad := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-idle-clients", "-1"}, {"-only", "nonsense"}, {"-only", "direct,"}, {"word"}} {
+	for _, bad := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-idle-clients", "-1"}, {"-only", "nonsense"}, {"-only", "direct,"}, {"-steps", "("}, {"word"}} {
 		if _, err := parse(append([]string{"-bin", "y"}, bad...)); err == nil {
 			t.Errorf("%v: want an error", bad)
 		}

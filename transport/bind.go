@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -189,6 +190,9 @@ const (
 )
 
 func (r *datagramReceiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	// Those that decrypt what was read come first: while there is something to read this goroutine would go on, and WireGuard
+	// would keep thousands of packets, each in 64 KiB.
+	runtime.Gosched()
 	for {
 		n, err := r.sock.readBatch(bufs[:min(len(bufs), len(r.from))], sizes, r.from[:])
 		if r.s.closed() || r.c.isClosed() {

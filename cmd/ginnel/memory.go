@@ -17,17 +17,21 @@ const (
 	// minMemory is what a node takes that does next to nothing.
 	minMemory = 24 << 20
 
+	// untouched is what Go's runtime takes for memory in use and the kernel does not: under load WireGuard has some 1,000
+	// buffers of 64 KiB, of each of which a packet needs a page. Within a tighter limit the runtime collects without end.
+	untouched = 64 << 20
+
 	// maxDefaultMemory is plenty for ten thousand connections.
 	maxDefaultMemory = 384 << 20
 )
 
 // useMemory has Go's runtime keep within budget bytes, or the default if it is 0, and returns it. The runtime does not count
-// the program's file, some 12 MiB in memory, but counts WireGuard's buffers whole, of which some 12 MiB are never touched; a
-// sixth is for what it needs in between. GOMEMLIMIT wins as far as the runtime is concerned.
+// the program's file, some 12 MiB in memory, but counts WireGuard's buffers whole, of which most is never touched; a sixth
+// is for what it needs in between. GOMEMLIMIT wins as far as the runtime is concerned.
 func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
 	budget = cmp.Or(budget, defaultMemory(system))
 	if p.getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(budget - budget/6)
+		debug.SetMemoryLimit(budget - budget/6 + untouched)
 	}
 	log.Debug("memory is bounded", "bytes", budget)
 	return budget

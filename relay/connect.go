@@ -138,14 +138,14 @@ func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *
 	case tr == TransportWebSocket:
 		s.transport = TransportWebSocket
 		if conn, err = openWebSocket(ctx, conn, t); err == nil {
-			s.in.src = conn
+			s.in.open(conn)
 			err = s.normalStart(cfg, conn, h)
 		}
 	case !server.IsZero():
-		s.in.src = conn
+		s.in.open(conn)
 		err = s.fastStart(cfg, conn, t, h)
 	default:
-		s.in.src = conn
+		s.in.open(conn)
 		if err = s.upgrade(conn, t); err == nil {
 			err = s.normalStart(cfg, conn, h)
 		}

@@ -1,6 +1,9 @@
 package relay
 
-import "io"
+import (
+	"io"
+	"net"
+)
 
 // frameReader takes frames from a byte stream, as many at a time as one read brings. While it waits for the first byte
 // of a frame it holds no buffer, which is what makes idle connections cheap.
@@ -9,10 +12,17 @@ import "io"
 //	            r                     w
 type frameReader struct {
 	src  io.Reader
+	sock *sock   // at the bottom of src, if what it has read already can be taken together; else nil
 	buf  *buffer // nil while nothing is left in it
 	r, w int
 	skip uint64 // bytes still to come of a frame that is being dropped
 	head [headerSize]byte
+}
+
+// open makes conn the source.
+func (f *frameReader) open(conn net.Conn) {
+	f.src = conn
+	f.sock, _ = baseOf(conn).(*sock)
 }
 
 // preload gives the reader bytes that were read before it took over the stream. Called before the first read.
@@ -49,6 +59,7 @@ func (f *frameReader) read() (n int, err error) {
 		n, err = f.fill()
 	}
 	if n > 0 {
+		n += f.gather()
 		drop := min(f.skip, uint64(f.w-f.r))
 		f.r += int(drop)
 		f.skip -= drop
@@ -75,6 +86,22 @@ func (f *frameReader) fill() (int, error) {
 	n, err := f.src.Read(f.buf.b[f.w:])
 	f.w += n
 	return n, err
+}
+
+// gather adds what has come already, up to the end of the buffer: packets that are passed on together cost less.
+func (f *frameReader) gather() (all int) {
+	if f.sock == nil {
+		return 0
+	}
+	for f.w < len(f.buf.b) {
+		n := f.sock.readMore(f.src, f.buf.b[f.w:])
+		if n == 0 {
+			break
+		}
+		f.w += n
+		all += n
+	}
+	return all
 }
 
 // makeRoom moves what is left to the front of a buffer that holds the whole frame.

@@ -4,6 +4,7 @@ package relay
 
 import (
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,9 @@ import (
 // take is kept, and flush writes it. So a goroutine that serves one peer can write to another's connection, through TLS,
 // and cannot be held up by it.
 //
+// It reads as much as there is at a time, whatever it is asked for: TLS asks for a record or two. So its reader can take what
+// has come already, see readMore, and pass it on as one.
+//
 // What is kept is bounded. An outbox writes on only after pending was false, 72 KiB at most. The answers that TLS and
 // WebSocket give on their own, key updates and pongs, come at the pace at which the peer asks for them: one that asks and
 // does not read loses the connection at maxKept.
@@ -28,6 +32,13 @@ type sock struct {
 	kick     func()                // starts whoever flushes; nil until start
 
 	held atomic.Bool // rest is not empty
+
+	// Of the reading goroutine.
+	in    []byte // read and not asked for yet, at the end of inbuf
+	inbuf *buffer
+	inerr error
+	tryin func(fd uintptr) bool // s.tryRead, bound once
+	stay  bool                  // do not ask the system for more
 
 	mu       sync.Mutex
 	flushing bool   // flush holds the system's write lock; others only add to rest
@@ -53,7 +64,7 @@ func newSock(conn net.Conn) net.Conn {
 		return conn
 	}
 	s := &sock{Conn: conn, raw: raw}
-	s.tryf, s.restf = s.try, s.tryRest
+	s.tryf, s.restf, s.tryin = s.try, s.tryRest, s.tryRead
 	return s
 }
 
@@ -63,6 +74,67 @@ func (s *sock) start(kick func()) {
 	defer s.mu.Unlock()
 	s.kick = kick
 }
+
+// Read implements net.Conn.
+func (s *sock) Read(p []byte) (int, error) {
+	if len(s.in) == 0 && s.stay {
+		return 0, errNoneLeft
+	}
+	if len(s.in) == 0 && len(p) > 0 {
+		s.inerr = nil
+		if err := s.raw.Read(s.tryin); err != nil {
+			return 0, err
+		}
+		if s.inerr != nil {
+			return 0, s.inerr
+		}
+	}
+	n := copy(p, s.in)
+	if s.in = s.in[n:]; len(s.in) == 0 {
+		s.inbuf.free()
+		s.inbuf = nil
+	}
+	return n, nil
+}
+
+// tryRead reads what there is, and reports false if that is nothing. No buffer is held meanwhile.
+func (s *sock) tryRead(fd uintptr) bool {
+	buf := newBuffer(readBuffer)
+	for {
+		n, err := unix.Read(int(fd), buf.b)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case n > 0:
+			s.inbuf, s.in = buf, buf.b[:n]
+			return true
+		case err == nil:
+			s.inerr = io.EOF
+		case err != unix.EAGAIN:
+			s.inerr = &net.OpError{Op: "read", Net: "tcp", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
+		}
+		buf.free()
+		return s.inerr != nil
+	}
+}
+
+// readMore is a Read of conn, a layer above s or s itself, that takes what has come already and neither waits nor asks the
+// system. It returns 0 where there is nothing whole.
+func (s *sock) readMore(conn io.Reader, p []byte) int {
+	s.stay = true
+	n, _ := conn.Read(p) // an error comes again
+	s.stay = false
+	return n
+}
+
+// errNoneLeft is temporary, which is how TLS knows that it may go on later.
+var errNoneLeft net.Error = noneLeftError{}
+
+type noneLeftError struct{}
+
+func (noneLeftError) Error() string   { return "relay: nothing is left of what was read" }
+func (noneLeftError) Timeout() bool   { return true }
+func (noneLeftError) Temporary() bool { return true }
 
 // Write writes p; after start it keeps what cannot be written at once.
 func (s *sock) Write(p []byte) (int, error) {

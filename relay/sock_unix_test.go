@@ -3,9 +3,15 @@
 package relay
 
 import (
+	"bytes"
+	"crypto/tls"
 	"errors"
+	"io"
 	"net"
+	"os"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // What a peer makes the connection keep without reading any of it is bounded, and then the connection fails.
@@ -45,5 +51,79 @@ func TestSockKeepsOnlySoMuch(t *testing.T) {
 	}
 	if err := s.flush(0); !errors.Is(err, errKeptTooMuch) || s.pending() || s.rest != nil {
 		t.Errorf("flush: %v, %d bytes kept", err, len(s.rest))
+	}
+}
+
+// What has come in many records is taken by one read, whatever TLS asked the system for; what is not whole waits, and the
+// end comes after all of it.
+func TestReadsAreGathered(t *testing.T) {
+	const records, size = 9, 900
+	near, far := tcpPair(t)
+	ca := newTestCA(t)
+	server := tls.Server(newSock(near), &tls.Config{Certificates: []tls.Certificate{ca.issue(time.Hour, "relay.example")}, SessionTicketsDisabled: true})
+	client := tls.Client(far, &tls.Config{InsecureSkipVerify: true})
+	shaken := make(chan error, 1)
+	go func() { shaken <- client.Handshake() }()
+	if err := errors.Join(server.Handshake(), <-shaken); err != nil {
+		t.Fatal(err)
+	}
+	half := testFrames(1, records, 1, size)
+	for i := range records {
+		client.Write(testFrames(1, i, 1, size))
+	}
+	client.Write(half[:100])
+	client.Write(half[100:])
+	client.Close()
+
+	var f frameReader
+	f.open(server)
+	var got []byte
+	for range 2 {
+		n, err := f.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = f.buffered(); n == (records+1)*size {
+			break // the first read of the system brought all
+		}
+	}
+	if len(got) != (records+1)*size {
+		t.Fatalf("two reads brought %d bytes, want %d", len(got), (records+1)*size)
+	}
+	for i := range records + 1 {
+		if !bytes.Equal(got[i*size:][:size], testFrames(1, i, 1, size)) {
+			t.Fatalf("frame %d differs", i)
+		}
+	}
+	f.take(uint64(len(got)))
+	if n, err := f.read(); err != io.EOF {
+		t.Errorf("after the last frame: %d bytes and %v, want the end", n, err)
+	}
+	if f.buf != nil || f.sock.inbuf != nil {
+		t.Error("a buffer is held")
+	}
+}
+
+// A deadline ends a read that waits, and not the connection.
+func TestSockReadDeadline(t *testing.T) {
+	near, far := tcpPair(t)
+	s := newSock(near)
+	s.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	b := make([]byte, 10)
+	if n, err := s.Read(b); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("%d bytes and %v, want the deadline", n, err)
+	}
+	s.SetReadDeadline(time.Time{})
+	far.Write([]byte("later"))
+	if n, err := s.Read(b[:2]); err != nil || string(b[:n]) != "la" {
+		t.Fatalf("%q and %v", b[:n], err)
+	}
+	if n, err := s.Read(b); err != nil || string(b[:n]) != "ter" {
+		t.Fatalf("%q and %v", b[:n], err)
+	}
+	far.SetLinger(0)
+	far.Close()
+	if _, err := s.Read(b); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("after a reset: %v", err)
 	}
 }

@@ -105,7 +105,7 @@ func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 // newConn returns a connection that greets with greeting and ServerKey.
 func (s *Server) newConn(w *wire, r *http.Request, greeting []byte) *serverConn {
 	c := &serverConn{s: s, wire: w, greeting: appendServerKey(greeting, s.public), serial: s.serial.Add(1), limiter: s.cfg.newLimiter()}
-	c.in.src = w.conn
+	c.in.open(w.conn)
 	c.out = newOutbox(&s.wg, &serverLimits, &s.budget, s.metrics)
 	c.remote, _ = netip.ParseAddrPort(r.RemoteAddr)
 	if r.Header.Get(headerIdealNode) != "" {

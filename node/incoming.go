@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"ginnel/internal/deepstack"
 	"ginnel/userstack"
 )
 
@@ -24,6 +25,7 @@ func (n *Node) carry(in *userstack.Incoming, name string, done func(), dial func
 }
 
 func (n *Node) carryIncoming(in *userstack.Incoming, name string, done func(), dial func(context.Context) (net.Conn, error)) {
+	deepstack.Grow()
 	far, err := n.dialOut(dial)
 	if err != nil {
 		done()

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ginnel/internal/deepstack"
 )
 
 // conn is a client's connection, from Accept until it is closed. It reads what was read ahead before what is still to
@@ -38,6 +40,7 @@ const sniffSize = 512
 
 // handshake reads the first bytes and goes on in the protocol that they belong to.
 func (c *conn) handshake() {
+	deepstack.Grow()
 	deadline := time.Now().Add(c.srv.handshakeTimeout())
 	c.SetDeadline(deadline)
 	buf := make([]byte, sniffSize)

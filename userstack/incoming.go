@@ -13,6 +13,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"ginnel/internal/deepstack"
 )
 
 // Connections that are decided about before they are answered, so that who asks learns whether what is behind is there:
@@ -47,6 +49,7 @@ func (s *Stack) takeSegment(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 
 // ask is called by the forwarder, each time in a goroutine of its own.
 func (s *Stack) ask(req *tcp.ForwarderRequest) {
+	deepstack.Grow()
 	in := newIncoming(s, req)
 	g, held := s.gates.Load(in.Dst.Port())
 	if !held { // any more

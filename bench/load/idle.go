@@ -4,7 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"time"
 )
+
+// idleAtLeast is how long nothing happens: some programs clean up when they have nothing else to do.
+const idleAtLeast = 4 * time.Second
 
 // idle opens connections, and after a time in which nothing happens on them makes sure that they are still good.
 func idle(ctx context.Context, s *Spec) (Figures, error) {
@@ -29,7 +33,7 @@ func idle(ctx context.Context, s *Spec) (Figures, error) {
 			return nil, fmt.Errorf("using connection %d: %w", i+1, err)
 		}
 	}
-	if err := wait(ctx, s.Duration); err != nil {
+	if err := wait(ctx, max(s.Duration, idleAtLeast)); err != nil {
 		return nil, err
 	}
 	after, err := costsOf(s.PIDs)

@@ -28,7 +28,7 @@ func Full(seconds float64) Plan {
 	return Plan{
 		Seconds: seconds, Settle: 3 * time.Second, Calm: time.Second / 2,
 		Conns: []int{1, 8, 64}, Directions: []load.Direction{load.Down, load.Up, load.Both},
-		Idle: 500, IdleClients: 10000, Pairs: []int{1, 100, 1000},
+		Idle: 2000, IdleClients: 10000, Pairs: []int{1, 100, 1000},
 	}
 }
 

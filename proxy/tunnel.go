@@ -8,8 +8,6 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
-
-	"ginnel/internal/deepstack"
 )
 
 // answers says in a client's protocol how its request to connect ended.
@@ -101,7 +99,6 @@ func (c *conn) tunnel(e entry, upstream io.ReadWriteCloser, sent, received *atom
 
 // send carries bytes from the client to the destination, those that were read ahead first.
 func (t *tunnel) send() {
-	deepstack.Grow()
 	err := t.sendAhead()
 	if err == nil {
 		err = carry(t.upstream, t.client.Conn, &t.sent)
@@ -125,7 +122,6 @@ func (t *tunnel) sendAhead() error {
 
 // receive carries bytes from the destination to the client.
 func (t *tunnel) receive() {
-	deepstack.Grow()
 	err := carry(t.client.Conn, t.upstream, &t.received)
 	t.ended(t.client.Conn, err)
 	if err == nil {

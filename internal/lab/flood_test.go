@@ -33,11 +33,17 @@ func metric(t *testing.T, ns *netns, name string) float64 {
 // residentMB is the memory of a process.
 func (p *process) residentMB() int {
 	p.t.Helper()
+	return p.memoryMB("VmRSS")
+}
+
+// memoryMB is what the system says of the memory of a process, in MiB.
+func (p *process) memoryMB(field string) int {
+	p.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	_, rest, _ := strings.Cut(string(text), field+":")
 	kb, err := strconv.Atoi(strings.Fields(rest)[0])
 	if err != nil {
 		p.t.Fatal(err)

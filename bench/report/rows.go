@@ -27,7 +27,7 @@ var measures = []measure{
 	{"joined", "mb", "resident, joined and idle, MB"},
 	{"down#", "peak_mb", "resident, most so far, down, # at a time, MB"},
 	{"bulk", "peak_mb", "resident, most in bulk, MB"},
-	{"idle", "kb_per_conn", "resident for an idle connection, both nodes, kB"},
+	{"idle#", "kb_per_conn", "resident for each of # idle connections, both nodes, kB"},
 	{"down#", "cpu_s_per_gb", "processor time, down, # at a time, both nodes, s/GB"},
 	{"trips", "cpu_us", "processor time of a round trip, us"},
 	{"singles#", "pps", "# pairs, one packet a write, packets/s"},
@@ -36,7 +36,7 @@ var measures = []measure{
 	{"batches#", "pps_per_core", "# pairs, 16 packets a write, packets/s and core"},
 	{"batches#", "mbps", "# pairs, 16 packets a write, Mbps"},
 	{"batches#", "lost_percent", "# pairs, 16 packets a write, lost, %"},
-	{"idle", "kb_per_client", "resident for an idle client, kB"},
+	{"idle#", "kb_per_client", "resident for each of # idle clients, kB"},
 }
 
 // row is a line of a table: a figure, and its title.

@@ -17,8 +17,8 @@ type Plan struct {
 	Calm        time.Duration // before each, so that nothing is on its way from the one before
 	Conns       []int         // at a time in bulk
 	Directions  []load.Direction
-	Idle        int            // connections
-	IdleClients int            // of a relay
+	Idle        []int          // connections, at a time
+	IdleClients []int          // of a relay, at a time
 	Pairs       []int          // of clients of a relay, at a time
 	Steps       *regexp.Regexp // names of the steps that are wanted; nil: all
 }
@@ -28,15 +28,23 @@ func Full(seconds float64) Plan {
 	return Plan{
 		Seconds: seconds, Settle: 3 * time.Second, Calm: time.Second / 2,
 		Conns: []int{1, 8, 64}, Directions: []load.Direction{load.Down, load.Up, load.Both},
-		Idle: 2000, IdleClients: 10000, Pairs: []int{1, 100, 1000},
+		Idle: []int{2000}, IdleClients: []int{10000}, Pairs: []int{1, 100, 1000},
 	}
+}
+
+// Scale is what tells how costs grow with numbers.
+func Scale(seconds float64) Plan {
+	p, numbers := Full(seconds), []int{10, 100, 1000, 10000}
+	p.Idle, p.IdleClients, p.Pairs = numbers, numbers, numbers[:3]
+	p.Steps = regexp.MustCompile(`^(idle|singles|batches)\d`)
+	return p
 }
 
 // Smoke is what shows that all of it works, in the shortest time.
 func Smoke() Plan {
 	return Plan{
 		Seconds: 0.2, Together: true, Conns: []int{1}, Directions: []load.Direction{load.Both},
-		Idle: 10, IdleClients: 20, Pairs: []int{2},
+		Idle: []int{10}, IdleClients: []int{20}, Pairs: []int{2},
 	}
 }
 
@@ -57,7 +65,10 @@ type relayStep struct {
 // parts are the measurements of nodes. Each part is of nodes that have just been started, for what one leaves behind in them,
 // memory or bytes on their way, changes the figures of others.
 func (p *Plan) parts(socks, http load.Proxy, datagrams bool) [][]step {
-	parts := [][]step{p.exchanges(socks, http, datagrams), p.bulk(socks, http), {{"idle", load.Spec{Kind: load.Idle, Proxy: socks, Conns: p.Idle}}}}
+	parts := [][]step{p.exchanges(socks, http, datagrams), p.bulk(socks, http)}
+	for _, n := range p.Idle {
+		parts = append(parts, []step{{number("idle", n), load.Spec{Kind: load.Idle, Proxy: socks, Conns: n}}})
+	}
 	for n, part := range parts {
 		part = slices.DeleteFunc(part, func(s step) bool { return !p.wants(s.name) })
 		parts[n] = part
@@ -104,19 +115,27 @@ func (p *Plan) bulk(socks, http load.Proxy) (all []step) {
 	return all
 }
 
-// relaySteps are the measurements of relays. Idle clients come first: memory that was in use once hides what is added.
-func (p *Plan) relaySteps() []relayStep {
-	all := []relayStep{
-		{"idle", derpload.Spec{Kind: derpload.Idle, Clients: p.IdleClients}},
-		{"trips", derpload.Spec{Kind: derpload.Trips}},
+// relayParts are the measurements of relays, in parts as those of nodes.
+func (p *Plan) relayParts() (parts [][]relayStep) {
+	for _, n := range p.IdleClients {
+		parts = append(parts, []relayStep{{number("idle", n), derpload.Spec{Kind: derpload.Idle, Clients: n}}})
 	}
+	all := []relayStep{{"trips", derpload.Spec{Kind: derpload.Trips}}}
 	for _, n := range p.Pairs {
 		all = append(all,
 			relayStep{number("singles", n), derpload.Spec{Kind: derpload.Flood, Pairs: n, Batch: 1}},
 			relayStep{number("batches", n), derpload.Spec{Kind: derpload.Flood, Pairs: n, Batch: 16}})
 	}
-	for i := range all {
-		all[i].spec.Duration = p.duration()
+	parts = append(parts, all)
+	for n, part := range parts {
+		part = slices.DeleteFunc(part, func(s relayStep) bool { return !p.wants(s.name) })
+		parts[n] = part
+		for i := range part {
+			part[i].spec.Duration = p.duration()
+		}
 	}
-	return slices.DeleteFunc(all, func(s relayStep) bool { return !p.wants(s.name) })
+	if p.Together {
+		return [][]relayStep{slices.Concat(parts...)}
+	}
+	return slices.DeleteFunc(parts, func(part []relayStep) bool { return len(part) == 0 })
 }

@@ -26,9 +26,12 @@ func number(name string, n int) string { return name + strconv.Itoa(n) }
 // Run measures one contender once. What fails leaves out its own figures only; they come with the error.
 func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *slog.Logger) (load.Figures, error) {
 	r := &run{ground: g, plan: p, figures: make(load.Figures), log: log.With("contender", c.Name)}
-	parts := []func(context.Context) error{r.relay}
-	if c.Group != peer.DERPGroup {
-		parts = nil
+	var parts []func(context.Context) error
+	if c.Group == peer.DERPGroup {
+		for _, steps := range p.relayParts() {
+			parts = append(parts, func(ctx context.Context) error { return r.relaySteps(ctx, steps) })
+		}
+	} else {
 		for _, steps := range p.parts(c.SOCKS, c.HTTP, !c.NoDatagrams) {
 			parts = append(parts, func(ctx context.Context) error { return r.steps(ctx, steps) })
 		}
@@ -172,10 +175,10 @@ func (r *run) check() error {
 	return errors.Join(r.trial.Near.Process().Check(), r.trial.Far.Process().Check())
 }
 
-// relay measures a relay on its own.
-func (r *run) relay(ctx context.Context) error {
+// relaySteps measures a relay on its own.
+func (r *run) relaySteps(ctx context.Context, steps []relayStep) error {
 	var errs []error
-	for _, s := range r.plan.relaySteps() {
+	for _, s := range steps {
 		if err := wait(ctx, r.plan.Calm); err != nil {
 			return err
 		}

@@ -39,7 +39,7 @@ func TestWantedSteps(t *testing.T) {
 		}
 		got = append(got, ";")
 	}
-	for _, s := range p.relaySteps() {
+	for _, s := range slices.Concat(p.relayParts()...) {
 		got = append(got, s.name)
 	}
 	if want := "trips ; up8 ; trips"; strings.Join(got, " ") != want {
@@ -51,7 +51,7 @@ func TestWantedSteps(t *testing.T) {
 // are asked for.
 func TestParts(t *testing.T) {
 	socks, http := load.Proxy{Kind: load.SOCKS5, Addr: "a"}, load.Proxy{Kind: load.CONNECT, Addr: "b"}
-	for name, p := range map[string]Plan{"full": Full(2), "smoke": Smoke()} {
+	for name, p := range map[string]Plan{"full": Full(2), "scale": Scale(2), "smoke": Smoke()} {
 		seen := make(map[string]bool)
 		for _, s := range slices.Concat(p.parts(socks, http, true)...) {
 			want := socks
@@ -63,11 +63,12 @@ func TestParts(t *testing.T) {
 			}
 			seen[s.name] = true
 		}
-		if !seen["datagrams"] || !seen["idle"] || len(slices.Concat(p.parts(socks, http, false)...)) != len(seen)-1 {
+		without := len(slices.Concat(p.parts(socks, http, false)...))
+		if name != "scale" && (!seen["datagrams"] || without != len(seen)-1) {
 			t.Errorf("%s: datagrams cannot be left out: %v", name, seen)
 		}
 		clear(seen)
-		for _, s := range p.relaySteps() {
+		for _, s := range slices.Concat(p.relayParts()...) {
 			if seen[s.name] || s.spec.Duration <= 0 {
 				t.Errorf("%s: %s is there twice, or is %+v", name, s.name, s.spec)
 			}

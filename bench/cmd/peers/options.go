@@ -38,7 +38,7 @@ func parse(args []string) (*options, error) {
 	seconds := fs.Float64("seconds", 2, "length of a measurement in `s`")
 	steps := fs.String("steps", "", "what to measure: a `regexp` for names like those in the file of -json, as in '^(trips|down8)$'")
 	before := fs.String("before", "", "`dir`ectory with another build of ginnel, to be compared with this one")
-	idle := fs.Int("idle-clients", 0, "`number` of idle clients of a relay (10000)")
+	scale := fs.Bool("scale", false, "measure how costs grow with numbers instead")
 	fs.BoolVar(&o.smoke, "smoke", false, "only show that everything works: one short round")
 	write := fs.Bool("write", false, "write BENCHMARKS.md, docs/benchmarks.svg and docs/benchmarks.json in the repository")
 	fs.StringVar(&o.from, "from", "", "do not measure; report on the figures in this `file`, which -json or -write has made")
@@ -51,19 +51,21 @@ func parse(args []string) (*options, error) {
 	if fs.NArg() > 0 {
 		return nil, fmt.Errorf("%q: there are flags only", fs.Arg(0))
 	}
-	if o.rounds < 1 || *seconds <= 0 || *idle < 0 {
-		return nil, fmt.Errorf("-rounds %d, -seconds %v and -idle-clients %d must be positive", o.rounds, *seconds, *idle)
+	if o.rounds < 1 || *seconds <= 0 {
+		return nil, fmt.Errorf("-rounds %d and -seconds %v must be positive", o.rounds, *seconds)
 	}
 	o.plan = trial.Full(*seconds)
+	if *scale {
+		o.plan = trial.Scale(*seconds)
+	}
 	if o.smoke {
 		o.plan, o.rounds = trial.Smoke(), 1
 	}
-	if *idle > 0 {
-		o.plan.IdleClients = *idle
-	}
-	var err error
-	if o.plan.Steps, err = regexp.Compile(*steps); err != nil {
-		return nil, fmt.Errorf("-steps: %w", err)
+	if *steps != "" {
+		var err error
+		if o.plan.Steps, err = regexp.Compile(*steps); err != nil {
+			return nil, fmt.Errorf("-steps: %w", err)
+		}
 	}
 	return o, o.resolve(*bin, *only, *before, *write)
 }

@@ -10,17 +10,17 @@ import (
 
 // TestParse proves what flags say by themselves, and that what cannot be is an error.
 func TestParse(t *testing.T) {
-	o, err := parse([]string{"-root", "x", "-bin", "y", "-rounds", "5", "-seconds", "0.5", "-idle-clients", "7", "-only", "relay,kernel"})
+	o, err := parse([]string{"-root", "x", "-bin", "y", "-rounds", "5", "-seconds", "0.5", "-scale", "-only", "relay,kernel"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.rounds != 5 || o.plan.Seconds != 0.5 || o.plan.IdleClients != 7 || !filepath.IsAbs(string(o.programs)) || !filepath.IsAbs(o.root) {
+	if o.rounds != 5 || o.plan.Seconds != 0.5 || len(o.plan.IdleClients) != 4 || !filepath.IsAbs(string(o.programs)) || !filepath.IsAbs(o.root) {
 		t.Errorf("got %+v", o)
 	}
 	if o.json != "" || o.svg != "" || o.page != "" {
 		t.Errorf("files are written though nobody asked for them: %+v", o)
 	}
-	for _, bad := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-idle-clients", "-1"}, {"-only", "nonsense"}, {"-only", "direct,"}, {"-steps", "("}, {"word"}} {
+	for _, bad := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-only", "nonsense"}, {"-only", "direct,"}, {"-steps", "("}, {"word"}} {
 		if _, err := parse(append([]string{"-bin", "y"}, bad...)); err == nil {
 			t.Errorf("%v: want an error", bad)
 		}

@@ -25,18 +25,23 @@ const (
 // a client is still there cannot be learned before bytes are sent to it.
 const finishedShare = 6
 
+// watchAfter is how long a dial takes at the least for its client to be watched meanwhile. Most are done before, and nobody
+// minds one that goes on for so long.
+const watchAfter = 20 * time.Millisecond
+
 // watch cancels a dial when the client hangs up. It does not consume what the client sends ahead.
 type watch struct {
 	conn   *conn
 	cancel context.CancelFunc
+	timer  *time.Timer   // starts run
 	stopc  chan struct{} // closed by stop
 	donec  chan struct{} // closed when run returns
 }
 
-// watch starts watching c, which nobody may read until stop returns.
+// watch watches c, which nobody may read until stop returns.
 func (c *conn) watch(cancel context.CancelFunc) *watch {
 	w := &watch{conn: c, cancel: cancel, stopc: make(chan struct{}), donec: make(chan struct{})}
-	c.srv.live.wg.Go(w.run)
+	w.timer = time.AfterFunc(watchAfter, w.run)
 	return w
 }
 
@@ -46,7 +51,7 @@ func (w *watch) run() {
 	case left:
 		w.cancel()
 	case finished:
-		t := time.NewTimer(w.conn.srv.dialTimeout() / finishedShare)
+		t := time.NewTimer(w.conn.srv.dialTimeout()/finishedShare - watchAfter) // which it may have waited for already
 		defer t.Stop()
 		select {
 		case <-t.C:
@@ -58,6 +63,9 @@ func (w *watch) run() {
 
 // stop ends the watch and waits for it.
 func (w *watch) stop() {
+	if w.timer.Stop() {
+		return
+	}
 	close(w.stopc)
 	w.conn.SetReadDeadline(time.Unix(1, 0))
 	<-w.donec

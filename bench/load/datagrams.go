@@ -77,9 +77,26 @@ func (a *association) send(b []byte, kind byte, run, seq uint64, size int) ([]by
 	return b, err
 }
 
+// working is an association by which an answer has come. One of tailscaled is deaf now and then; then another is not.
+func working(ctx context.Context, s *Spec) (*association, error) {
+	var errs []error
+	for range attempts {
+		a, err := associate(ctx, s.Proxy, s.Target)
+		if err != nil {
+			return nil, err
+		}
+		if _, err = a.count(ctx, uint64(time.Now().UnixNano()), handshakeLimit/attempts); err == nil {
+			return a, nil
+		}
+		errs = append(errs, err)
+		a.close()
+	}
+	return nil, errors.Join(errs...)
+}
+
 // datagrams looks for the highest rate at which every datagram of a trial arrives.
 func datagrams(ctx context.Context, s *Spec) (Figures, error) {
-	a, err := associate(ctx, s.Proxy, s.Target)
+	a, err := working(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +147,7 @@ func (a *association) attempt(ctx context.Context, rate float64, d time.Duration
 // trial sends at a rate for a time and asks how many have arrived.
 func (a *association) trial(ctx context.Context, rate float64, d time.Duration) (got float64, lost uint64, err error) {
 	run := uint64(time.Now().UnixNano())         // later ones have higher numbers
-	if _, err := a.count(ctx, run); err != nil { // the way is there, and the service knows the run
+	if _, err := a.count(ctx, run, handshakeLimit); err != nil { // the way is there, and the service knows the run
 		return 0, 0, err
 	}
 	sent, took, err := a.flood(ctx, run, rate, d)
@@ -139,7 +156,7 @@ func (a *association) trial(ctx context.Context, rate float64, d time.Duration) 
 	}
 	var arrived uint64
 	for still := 0; arrived < sent && still < 3; still++ { // late ones are not lost
-		n, err := a.count(ctx, run)
+		n, err := a.count(ctx, run, handshakeLimit)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -187,10 +204,10 @@ func (a *association) flood(ctx context.Context, run uint64, rate float64, d tim
 	return sent, time.Since(start), ctx.Err()
 }
 
-// count asks the service how many datagrams of a run have arrived.
-func (a *association) count(ctx context.Context, run uint64) (uint64, error) {
+// count asks the service how many datagrams of a run have arrived, again and again up to a limit.
+func (a *association) count(ctx context.Context, run uint64, limit time.Duration) (uint64, error) {
 	var out []byte
-	for begun := time.Now(); time.Since(begun) < handshakeLimit && ctx.Err() == nil; {
+	for begun := time.Now(); time.Since(begun) < limit && ctx.Err() == nil; {
 		var err error
 		if out, err = a.send(out, datagramAsk, run, 0, datagramHeader); err != nil {
 			return 0, err

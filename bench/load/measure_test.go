@@ -100,7 +100,7 @@ func TestDatagrams(t *testing.T) {
 		t.Fatalf("sent %d, %v", sent, err)
 	}
 	for {
-		n, err := a.count(t.Context(), 9)
+		n, err := a.count(t.Context(), 9, time.Second)
 		if err != nil || n > sent {
 			t.Fatalf("%d of %d arrived, %v", n, sent, err)
 		}
@@ -108,13 +108,13 @@ func TestDatagrams(t *testing.T) {
 			break
 		}
 	}
-	if n, err := a.count(t.Context(), 10); n != 0 || err != nil {
+	if n, err := a.count(t.Context(), 10, time.Second); n != 0 || err != nil {
 		t.Errorf("another run begins with %d, %v", n, err)
 	}
 	if _, err := a.send(nil, datagramData, 9, 0, datagramSize); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := a.count(t.Context(), 10); n != 0 || err != nil {
+	if n, err := a.count(t.Context(), 10, time.Second); n != 0 || err != nil {
 		t.Errorf("after one of the run before there are %d, %v", n, err)
 	}
 }

@@ -32,22 +32,22 @@ type wireguard struct {
 
 	mu      sync.Mutex // held while the device is told
 	peers   map[key.NodePublic]Peer
-	dormant map[key.NodePublic]Peer // of the map, unknown to the device
-	wanted  map[key.NodePublic]bool // peers that this node has begun to speak with, and not they with us
-	unsure  bool                    // the device refused a change, so what it knows is not known
+	dormant map[key.NodePublic]*Peer // of the map, unknown to the device
+	wanted  map[key.NodePublic]bool  // peers that this node has begun to speak with, and not they with us
+	unsure  bool                     // the device refused a change, so what it knows is not known
 }
 
-// configure makes peers the whole set, telling the device only what changed.
+// configure makes peers, which must not change any more, the whole set. It tells the device only what changed.
 func (w *wireguard) configure(peers []Peer) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	next, dormant := make(map[key.NodePublic]Peer), make(map[key.NodePublic]Peer)
+	next, dormant := make(map[key.NodePublic]Peer), make(map[key.NodePublic]*Peer)
 	for i := range peers {
 		p := &peers[i]
 		if _, active := w.peers[p.Key]; active || p.Plain {
 			next[p.Key] = *p
 		} else {
-			dormant[p.Key] = *p
+			dormant[p.Key] = p
 		}
 	}
 	return w.replace(next, dormant)
@@ -65,12 +65,12 @@ func (w *wireguard) wake(k key.NodePublic) (woken bool) {
 		return false
 	}
 	var text strings.Builder
-	writePeer(&text, &p, false)
+	writePeer(&text, p, false)
 	if w.set(text.String()) != nil {
 		return false // the device is closed
 	}
 	delete(w.dormant, k)
-	w.peers[k] = p
+	w.peers[k] = *p
 	w.active.Store(k, struct{}{})
 	return true
 }
@@ -91,7 +91,7 @@ func (w *wireguard) want(k key.NodePublic) (woken bool) {
 }
 
 // replace makes the device know exactly next.
-func (w *wireguard) replace(next, dormant map[key.NodePublic]Peer) error {
+func (w *wireguard) replace(next map[key.NodePublic]Peer, dormant map[key.NodePublic]*Peer) error {
 	var text strings.Builder
 	if w.unsure {
 		text.WriteString("replace_peers=true\n")

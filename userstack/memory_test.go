@@ -249,3 +249,20 @@ func TestAcceptWaitsForRoom(t *testing.T) {
 		})
 	}
 }
+
+// The buffers of a node that has its default of memory, 640 MiB, have room for ten thousand connections.
+func TestRoomForTenThousand(t *testing.T) {
+	p := &pair{mtu: DefaultMTU, buffers: (640 - 20) << 20 / 2}
+	p.start(t)
+	granted := 0
+	for {
+		g, _ := p.a.memory.tryTake()
+		if g == 0 {
+			break
+		}
+		granted++
+	}
+	if granted < 10_000 {
+		t.Errorf("there is room for %d", granted)
+	}
+}

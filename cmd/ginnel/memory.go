@@ -21,8 +21,8 @@ const (
 	// buffers of 64 KiB, of each of which a packet needs a page. Within a tighter limit the runtime collects without end.
 	untouched = 64 << 20
 
-	// maxDefaultMemory is plenty for ten thousand connections.
-	maxDefaultMemory = 384 << 20
+	// maxDefaultMemory has room for the buffers of ten thousand connections; see userstack.
+	maxDefaultMemory = 640 << 20
 )
 
 // useMemory has Go's runtime keep within budget bytes, or the default if it is 0, and returns it. The runtime does not count

@@ -104,7 +104,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.relayOnly, "relay-only", false, "no direct UDP: relays carry everything")
 	fs.Uint16Var(&f.udpPort, "udp-port", 0, "UDP `port` (0: the file's ListenPort, or any)")
 	fs.DurationVar(&f.dialTimeout, "dial-timeout", node.DefaultDialTimeout, "how long a connection may take to be made")
-	fs.Var(&f.memory, "memory", "`size` of memory that buffers and the runtime are sized by; connections wait and become slower rather than take much more (half of the control group's limit, a quarter of the machine's memory, at most 384MiB)")
+	fs.Var(&f.memory, "memory", "`size` of memory that buffers and the runtime are sized by; connections wait and become slower rather than take much more (half of the control group's limit, a quarter of the machine's memory, at most 640MiB)")
 	f.log.add(fs)
 	f.log.addConnections(fs)
 }

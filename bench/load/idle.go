@@ -41,6 +41,7 @@ func idle(ctx context.Context, s *Spec) (Figures, error) {
 		return nil, err
 	}
 	for i, c := range all {
+		c.SetDeadline(time.Now().Add(handshakeLimit)) // opening them all may have taken long
 		if err := trip(c, uint64(i)); err != nil {
 			return nil, fmt.Errorf("using connection %d again: %w", i+1, err)
 		}

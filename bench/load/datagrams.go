@@ -146,7 +146,7 @@ func (a *association) attempt(ctx context.Context, rate float64, d time.Duration
 
 // trial sends at a rate for a time and asks how many have arrived.
 func (a *association) trial(ctx context.Context, rate float64, d time.Duration) (got float64, lost uint64, err error) {
-	run := uint64(time.Now().UnixNano())         // later ones have higher numbers
+	run := uint64(time.Now().UnixNano())                         // later ones have higher numbers
 	if _, err := a.count(ctx, run, handshakeLimit); err != nil { // the way is there, and the service knows the run
 		return 0, 0, err
 	}

@@ -370,11 +370,12 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	case <-n.closec:
 	case <-n.wg0.dev.Wait():
-		n.Close()
-		return errors.New("node: WireGuard has stopped")
+		if !n.isClosed() { // else it was stopped by that
+			n.Close()
+			return errors.New("node: WireGuard has stopped")
+		}
 	}
-	n.Close()
-	return nil
+	return n.Close()
 }
 
 // fail ends Run with err.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -16,6 +17,10 @@ import (
 const (
 	// minMemory is what a node takes that does next to nothing.
 	minMemory = 24 << 20
+
+	// Below frugalMemory a node keeps to one processor: each has pools of its own, and what it reads it reads before others
+	// have worked on it.
+	frugalMemory = 64 << 20
 
 	// untouched is what Go's runtime takes for memory in use and the kernel does not: under load WireGuard has some 1,000
 	// buffers of 64 KiB, of each of which a packet needs a page. Within a tighter limit the runtime collects without end.
@@ -32,6 +37,9 @@ func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
 	budget = cmp.Or(budget, defaultMemory(system))
 	if p.getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(budget - budget/6 + untouched)
+	}
+	if budget < frugalMemory && p.getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
 	}
 	log.Debug("memory is bounded", "bytes", budget)
 	return budget

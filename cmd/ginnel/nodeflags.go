@@ -234,7 +234,6 @@ func warnNoState(log *slog.Logger, err error) {
 
 // nodeConfig translates flags, but for what is about the network.
 func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error) {
-	useProcessors(p)
 	cfg := node.Config{
 		UDPPort:       f.udpPort,
 		RelayOnly:     f.relayOnly,

@@ -2,9 +2,11 @@ package interop
 
 import (
 	"crypto/tls"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 
 	"ginnel/internal/key"
@@ -60,7 +62,27 @@ func serveOurSTUN(tb testing.TB, h *relayHost) {
 	})
 }
 
-// testLog shows the log of a failing test, or of a verbose one.
+// testLog shows the log of a failing test, or of a verbose one, until the test ends: goroutines of WireGuard's have a last
+// word that nobody waits for.
 func testLog(tb testing.TB, who string) *slog.Logger {
-	return slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})).With("who", who)
+	w := &testOutput{w: tb.Output()}
+	tb.Cleanup(w.end)
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug})).With("who", who)
+}
+
+type testOutput struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (o *testOutput) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Write(b)
+}
+
+func (o *testOutput) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.w = io.Discard
 }

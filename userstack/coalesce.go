@@ -38,13 +38,14 @@ type run struct {
 	closed      bool // a flag or a short segment ended it
 }
 
-// add takes one packet of the batch.
+// add takes one packet of the batch. It lowers the window in it: see lowerWindow.
 func (c *coalescer) add(packet []byte, up stack.NetworkDispatcher) {
 	l4, hdr, kind := classify(packet)
 	if kind == notTCP {
 		deliver(packet, up)
 		return
 	}
+	lowerWindow(packet[l4:])
 	i := c.find(packet, l4)
 	if kind == loneTCP {
 		if i >= 0 {

@@ -113,7 +113,7 @@ func TestCoalesce(t *testing.T) {
 func TestCoalesceKeeps(t *testing.T) {
 	last := data(100, 100)
 	last.flags |= header.TCPFlagPsh | header.TCPFlagFin
-	last.window = 501
+	last.window = 502 // which lowerWindow makes 501
 	for _, v6 := range []bool{false, true} {
 		first, last := data(0, 100), last
 		first.v6, last.v6 = v6, v6

@@ -117,6 +117,7 @@ func (s *segmenter) finish(packet []byte, payload int) {
 	if s.left > 0 {
 		tcp[tcpFlagsOffset] &^= byte(tcpLastFlags)
 	}
+	lowerWindow(tcp)
 
 	var pseudo uint16
 	switch packet[0] >> 4 {

@@ -49,6 +49,7 @@ func (c *conn) handshake() {
 		c.fail(err)
 		return
 	}
+	c.srv.gate.renew(c)
 	c.ahead = buf[:n]
 	switch buf[0] {
 	case socks5Version:

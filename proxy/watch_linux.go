@@ -39,6 +39,19 @@ func waitReset(x any) error {
 	return awaitEvent(x, func(fd uintptr) bool { return pollNow(fd, 0)&broken != 0 })
 }
 
+// hasInput reports whether there is something to be read from socket x.
+func hasInput(x any) (has bool) {
+	if !isSocket(x) {
+		return false
+	}
+	raw, err := x.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) { has = pollNow(fd, unix.POLLIN)&unix.POLLIN != 0 })
+	return has
+}
+
 // awaitEvent calls seen at once and at each change of the state of socket x, until it returns true.
 func awaitEvent(x any, seen func(fd uintptr) bool) error {
 	if !isSocket(x) {

@@ -32,8 +32,8 @@ lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags lab ./internal/lab
-	GOOS=windows $(GO) vet ./cmd/... ./node ./transport ./userstack ./proxy ./relay
-	GOOS=darwin $(GO) vet ./cmd/... ./node ./transport ./userstack ./proxy ./relay
+	GOOS=windows $(GO) vet ./cmd/... ./node ./transport ./userstack ./wireguard ./proxy ./relay
+	GOOS=darwin $(GO) vet ./cmd/... ./node ./transport ./userstack ./wireguard ./proxy ./relay
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(STATICCHECK) -tags lab ./internal/lab
 	cd interop && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...

@@ -21,13 +21,14 @@ import (
 // puts them together, and the command puts node together with what users write.
 var mayImport = map[string][]string{
 	"cmd/ginnel":         {"configs", "control", "control/server", "control/store", "node", "relay", "internal/egress", "internal/key"},
-	"node":               {"control", "internal/filter", "proxy", "relay", "transport", "userstack", "internal/deepstack", "internal/egress", "internal/key"},
+	"node":               {"control", "internal/filter", "proxy", "relay", "transport", "userstack", "wireguard", "internal/deepstack", "internal/egress", "internal/key"},
 	"control":            {"internal/key", "internal/wsstream"},
 	"control/policy":     {"control"},
 	"control/server":     {"control", "control/policy", "control/store", "internal/key"},
 	"control/store":      {},
 	"internal/filter":    {"control"},
 	"transport":          {"internal/disco", "internal/key"},
+	"wireguard":          {"internal/key"},
 	"relay":              {"internal/key", "internal/wsstream"},
 	"proxy":              {"internal/deepstack"},
 	"userstack":          {"internal/deepstack"},
@@ -51,13 +52,13 @@ var testsMayImport = map[string][]string{
 // onlyIn lists libraries whose types must not spread.
 var onlyIn = map[string][]string{
 	"gvisor.dev/gvisor":              {"userstack"},
-	"golang.zx2c4.com/wireguard":     {"node", "transport", "userstack"},
+	"golang.zx2c4.com/wireguard":     {"node", "transport", "wireguard"},
 	"github.com/things-go/go-socks5": {"proxy"},
 	"github.com/pion/stun":           {"relay", "transport"},
 	"github.com/coder/websocket":     {"control", "internal/wsstream", "relay"},
 	"github.com/spf13":               {"cmd/ginnel"},
 	"github.com/goccy/go-yaml":       {"configs"},
-	"github.com/flynn/noise":         {"control"},
+	"github.com/flynn/noise":         {"control", "wireguard"},
 	"github.com/klauspost/compress":  {"control"},
 	"github.com/tailscale/hujson":    {"control/policy"},
 	"go.etcd.io/bbolt":               {"control/store"},

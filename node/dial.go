@@ -216,18 +216,18 @@ func (n *Node) urge(k key.NodePublic) {
 		case <-n.closec:
 			return
 		}
-		if !n.wg0.waited(k) {
+		if !n.wg0.waits(k) {
 			return
 		}
 		answered := n.pingWithin(pause, k)
-		if !n.wg0.waited(k) {
+		if !n.wg0.waits(k) {
 			return
 		}
 		if n.conn.InHandshake(k) {
 			continue // what has come may well be the answer, which a new beginning would undo
 		}
 		if (answered || time.Since(handshake) > blindUrge) && n.wg0.waits(k) {
-			n.wg0.again(k)
+			n.wg0.dev.Begin(k)
 			handshake = time.Now()
 		}
 	}
@@ -298,24 +298,24 @@ func (n *Node) noRoute(a netip.Addr) string {
 
 // silence says what is known of a peer that does not answer.
 func (n *Node) silence(p *Peer) string {
-	s, ok := n.wg0.sessions()[p.Key]
+	s, ok := n.wg0.dev.Session(p.Key)
 	switch {
 	case !ok:
 		return "the peer has left"
 	case p.isOffline():
 		return p.offlineText()
-	case !s.handshake.IsZero() && n.netmap.Load().Mesh:
+	case !s.Handshake.IsZero() && n.netmap.Load().Mesh:
 		return fmt.Sprintf("no answer, though the last WireGuard handshake was %v ago: the network's policy, or a firewall there, may drop the packets",
-			time.Since(s.handshake).Round(time.Second))
-	case !s.handshake.IsZero():
+			time.Since(s.Handshake).Round(time.Second))
+	case !s.Handshake.IsZero():
 		return fmt.Sprintf("no answer, though the last WireGuard handshake was %v ago: a firewall there may drop the packets",
-			time.Since(s.handshake).Round(time.Second))
-	case p.Plain && s.endpoint == "" && n.lookupError(p) != nil:
+			time.Since(s.Handshake).Round(time.Second))
+	case p.Plain && s.Endpoint == "" && n.lookupError(p) != nil:
 		return fmt.Sprintf("the peer has not been heard from, and its endpoint cannot be looked up: %v", n.lookupError(p))
-	case p.Plain && s.endpoint == "":
+	case p.Plain && s.Endpoint == "":
 		return "the peer has not been heard from and no endpoint is known for it"
 	case p.Plain:
-		return fmt.Sprintf("the peer does not answer at %s: no WireGuard handshake yet; check its address, its key and that UDP gets there", s.endpoint)
+		return fmt.Sprintf("the peer does not answer at %s: no WireGuard handshake yet; check its address, its key and that UDP gets there", s.Endpoint)
 	}
 	return "the peer does not answer: no WireGuard handshake yet"
 }

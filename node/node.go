@@ -19,13 +19,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.zx2c4.com/wireguard/device"
-
 	"ginnel/internal/key"
 	"ginnel/proxy"
 	"ginnel/relay"
 	"ginnel/transport"
 	"ginnel/userstack"
+	"ginnel/wireguard"
 )
 
 // DefaultDialTimeout bounds a connection through the proxies.
@@ -136,7 +135,7 @@ type Node struct {
 	stack *userstack.Stack
 	pool  *relay.Pool
 	conn  *transport.Conn
-	wg0   wireguard
+	wg0   tunnels
 	proxy *proxy.Server
 
 	mapMu  sync.Mutex // serializes SetMap
@@ -194,13 +193,13 @@ func New(cfg Config) (*Node, error) {
 func (n *Node) key() key.NodePrivate { return *n.private.Load() }
 
 // setKey makes the node known by another key, which its peers have to learn.
-func (n *Node) setKey(k key.NodePrivate) error {
+func (n *Node) setKey(k key.NodePrivate) {
 	n.mapMu.Lock()
 	defer n.mapMu.Unlock()
 	n.private.Store(&k)
 	n.conn.SetNodeKey(k.Public())
 	n.pool.SetKey(k)
-	return n.wg0.setKey(k)
+	n.wg0.dev.SetKey(k)
 }
 
 func (n *Node) start() error {
@@ -261,17 +260,15 @@ func (n *Node) openData() (err error) {
 		NoUDP:   n.cfg.RelayOnly,
 		Listen:  n.cfg.ListenUDP,
 		Relay:   n.pool,
-		Sent:    n.stack.Sent,
 		Contact: func(k key.NodePublic) { n.wg0.wake(k) },
 		Log:     n.log,
 	})
 	if err != nil {
 		return err
 	}
-	n.wg0.dev = device.NewDevice(n.stack.Device(), n.conn.Bind(), deviceLogger(n.log))
-	// Peers that are created with their endpoint keep it: it stands for the peer, and the transport knows the way.
-	n.wg0.dev.DisableSomeRoamingForBrokenMobileSemantics()
-	return n.wg0.setKey(n.cfg.Key)
+	n.wg0.bind = n.conn.Bind()
+	n.wg0.dev = wireguard.New(n.stack.Device(), n.wg0.bind, n.cfg.Key, n.log)
+	return nil
 }
 
 // receiveRelayed is called by the pool, which exists before the transport does but has no relays until SetMap.
@@ -308,7 +305,7 @@ func (n *Node) SetMap(m NetworkMap) error {
 	n.pool.SetMap(m.Relays)
 	n.pool.SetHome(m.Home)
 	n.conn.SetPeers(transportPeers(m.Peers))
-	errs = append(errs, n.wg0.configure(m.Peers))
+	n.wg0.configure(m.Peers)
 	n.netmap.Store(&m)
 	n.routes.Store(newRoutes(&m))
 	notify(n.peersChanged)
@@ -369,7 +366,7 @@ func (n *Node) Run(ctx context.Context) error {
 		n.Close()
 		return err
 	case <-n.closec:
-	case <-n.wg0.dev.Wait():
+	case <-n.wg0.dev.Done():
 		if !n.isClosed() { // else it was stopped by that
 			n.Close()
 			return errors.New("node: WireGuard has stopped")
@@ -435,11 +432,11 @@ func (n *Node) shutDown() {
 	if n.proxy != nil {
 		n.proxy.Close()
 	}
+	if n.pool != nil {
+		n.pool.Close() // before those that send, so that none waits for a relay
+	}
 	if n.stack != nil {
 		n.stack.Close()
-	}
-	if n.pool != nil {
-		n.pool.Close() // before WireGuard, so that no send waits for a relay
 	}
 	if n.wg0.dev != nil {
 		n.wg0.dev.Close()

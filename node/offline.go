@@ -38,8 +38,8 @@ func (n *Node) dialPeer(ctx context.Context, network string, ap netip.AddrPort, 
 	}
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	heard := n.wg0.sessions()[p.Key].rx
-	if !n.spawn(func() { n.awaitSign(ctx, giveUp, p, heard) }) {
+	before, _ := n.wg0.dev.Session(p.Key)
+	if !n.spawn(func() { n.awaitSign(ctx, giveUp, p, before.Rx) }) {
 		return nil, net.ErrClosed
 	}
 	c, err := n.stack.DialContext(ctx, network, ap.String())
@@ -56,12 +56,12 @@ func (n *Node) awaitSign(ctx context.Context, giveUp context.CancelCauseFunc, p 
 		if n.signWithin(ctx, offlinePatience, p) || ctx.Err() != nil || !n.stillOffline(p) {
 			return
 		}
-		now := n.wg0.sessions()[p.Key].rx
-		if now == heard {
+		now, _ := n.wg0.dev.Session(p.Key)
+		if now.Rx == heard {
 			giveUp(errNoSign)
 			return
 		}
-		heard = now // which may have been on its way for long
+		heard = now.Rx // which may have been on its way for long
 	}
 }
 

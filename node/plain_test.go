@@ -8,17 +8,21 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
 
 	"ginnel/internal/key"
 	"ginnel/transport"
 	"ginnel/userstack"
+	"ginnel/wireguard"
 )
 
 func newPublicKey() key.NodePublic { return key.NewNodePrivate().Public() }
@@ -47,7 +51,7 @@ func newStockPeer(t *testing.T, bind conn.Bind, clients ...key.NodePublic) *stoc
 		t.Fatal(err)
 	}
 	p.stack.SetFilter(func(userstack.Flow) bool { return true })
-	p.dev = device.NewDevice(p.stack.Device(), bind, device.NewLogger(device.LogLevelSilent, ""))
+	p.dev = device.NewDevice(newStockTun(p.stack.Device()), bind, device.NewLogger(device.LogLevelSilent, ""))
 	t.Cleanup(func() {
 		p.stack.Close()
 		p.dev.Close()
@@ -65,6 +69,52 @@ func newStockPeer(t *testing.T, bind conn.Bind, clients ...key.NodePublic) *stoc
 	}
 	p.port = stockPort(t, p.dev)
 	return p
+}
+
+// stockTun makes a stack's device one that wireguard-go takes, which waits for packets.
+type stockTun struct {
+	*userstack.Device
+	readyc chan struct{}
+	closec chan struct{}
+	events chan tun.Event
+	once   sync.Once
+}
+
+func newStockTun(d *userstack.Device) *stockTun {
+	s := &stockTun{Device: d, readyc: make(chan struct{}, 1), closec: make(chan struct{}), events: make(chan tun.Event)}
+	d.Notify(func() {
+		select {
+		case s.readyc <- struct{}{}:
+		default:
+		}
+	})
+	return s
+}
+
+func (s *stockTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	for {
+		if n := s.Device.Read(bufs, sizes, offset); n > 0 {
+			return n, nil
+		}
+		select {
+		case <-s.readyc:
+		case <-s.closec:
+			return 0, os.ErrClosed
+		}
+	}
+}
+
+func (s *stockTun) File() *os.File           { return nil }
+func (s *stockTun) MTU() (int, error)        { return s.Device.MTU(), nil }
+func (s *stockTun) Name() (string, error)    { return "stock", nil }
+func (s *stockTun) Events() <-chan tun.Event { return s.events }
+
+func (s *stockTun) Close() error {
+	s.once.Do(func() {
+		close(s.closec)
+		close(s.events)
+	})
+	return s.Device.Close()
 }
 
 func stockPort(t *testing.T, dev *device.Device) (port uint16) {
@@ -241,31 +291,31 @@ func TestPlainPeerMovesUnderItsName(t *testing.T) {
 func TestObserve(t *testing.T) {
 	now := time.Unix(1700000000, 0)
 	var p plainPeer
-	want := func(what string, s session, want suspicion) {
+	want := func(what string, s wireguard.Session, want suspicion) {
 		t.Helper()
 		if got := p.observe(now, s); got != want {
 			t.Errorf("%s: %v, want %v", what, got, want)
 		}
 	}
-	want("a new peer without an address", session{}, moved)
-	want("at once again", session{}, unsuspected)
+	want("a new peer without an address", wireguard.Session{}, moved)
+	want("at once again", wireguard.Session{}, unsuspected)
 	now = now.Add(lookupPause)
-	want("after the pause", session{}, moved)
+	want("after the pause", wireguard.Session{}, moved)
 	now = now.Add(lookupPause)
-	want("before the pause, now doubled, is over", session{}, unsuspected)
+	want("before the pause, now doubled, is over", wireguard.Session{}, unsuspected)
 	now = now.Add(lookupPause)
-	want("after it", session{}, dead)
-	heard := session{endpoint: "192.0.2.1:1", rx: 100, tx: 100}
+	want("after it", wireguard.Session{}, dead)
+	heard := wireguard.Session{Endpoint: "192.0.2.1:1", Rx: 100, Tx: 100}
 	want("it was heard from", heard, unsuspected)
 	now = now.Add(time.Hour)
 	want("nothing was asked of it", heard, unsuspected)
-	heard.tx += 148
+	heard.Tx += 148
 	want("it was asked", heard, unsuspected)
 	now = now.Add(silenceLimit)
 	want("and did not answer", heard, moved)
 	now = now.Add(deadLimit)
 	want("for long", heard, dead)
-	heard.rx++
+	heard.Rx++
 	want("then it did", heard, unsuspected)
 }
 

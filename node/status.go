@@ -13,6 +13,7 @@ import (
 	"ginnel/internal/key"
 	"ginnel/relay"
 	"ginnel/transport"
+	"ginnel/wireguard"
 )
 
 // State is where a node is in its life.
@@ -123,7 +124,7 @@ func (n *Node) Status() Status {
 	for _, a := range n.proxyAddrs() {
 		s.Proxies = append(s.Proxies, addrText(a))
 	}
-	sessions := n.wg0.sessions()
+	sessions := n.wg0.dev.Sessions()
 	for i := range m.Peers {
 		s.Peers = append(s.Peers, peerStatus(m, &m.Peers[i], &ts, sessions[m.Peers[i].Key]))
 	}
@@ -149,9 +150,9 @@ func (n *Node) Status() Status {
 	return s
 }
 
-func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s session) PeerStatus {
+func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wireguard.Session) PeerStatus {
 	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: []netip.Addr{}, Online: p.Online, LastSeen: p.LastSeen, Path: PathNone,
-		RxBytes: s.rx, TxBytes: s.tx, LastHandshake: s.handshake}
+		RxBytes: s.Rx, TxBytes: s.Tx, LastHandshake: s.Handshake}
 	for _, prefix := range p.Addresses {
 		if prefix.IsSingleIP() {
 			out.Addresses = append(out.Addresses, prefix.Addr())
@@ -160,8 +161,8 @@ func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s session) PeerSta
 		}
 	}
 	if p.Plain {
-		out.Endpoint = s.endpoint
-		if recent(s.handshake) {
+		out.Endpoint = s.Endpoint
+		if recent(s.Handshake) {
 			out.Path = PathDirect
 		}
 		return out
@@ -172,7 +173,7 @@ func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s session) PeerSta
 	case t.Trusted:
 		out.Path, out.Endpoint = PathDirect, t.Direct.String()
 		out.LatencyMS = milliseconds(t.Latency)
-	case recent(s.handshake):
+	case recent(s.Handshake):
 		out.Path = PathRelay
 	}
 	return out
@@ -239,11 +240,11 @@ func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 
 // noEndpoint says why no peer can be reached where all of them would have to be looked up and none could be; nil if one
 // can be.
-func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]session) (err error) {
+func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]wireguard.Session) (err error) {
 	for i := range m.Peers {
 		p := &m.Peers[i]
 		cause := n.lookupError(p)
-		if cause == nil || sessions[p.Key].endpoint != "" {
+		if cause == nil || sessions[p.Key].Endpoint != "" {
 			return nil
 		}
 		err = fmt.Errorf("looking up the endpoint of peer %s: %w", p.display(), cause)
@@ -252,11 +253,11 @@ func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]session) (e
 }
 
 // endpointHealth lists the peers whose endpoints have no address.
-func (n *Node) endpointHealth(m *NetworkMap, sessions map[key.NodePublic]session) []HealthIssue {
+func (n *Node) endpointHealth(m *NetworkMap, sessions map[key.NodePublic]wireguard.Session) []HealthIssue {
 	issues := []HealthIssue{}
 	for i := range m.Peers {
 		p := &m.Peers[i]
-		if err := n.lookupError(p); err != nil && sessions[p.Key].endpoint == "" {
+		if err := n.lookupError(p); err != nil && sessions[p.Key].Endpoint == "" {
 			issues = append(issues, HealthIssue{Code: "endpoint-unresolved", Text: fmt.Sprintf("the endpoint of peer %s: %v", p.display(), err),
 				Mend: "check the name in Endpoint and the host's DNS; it is looked up again while there is traffic"})
 		}
@@ -314,7 +315,7 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 		if err != nil {
 			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
 		}
-		r.RTTMS, r.Endpoint = milliseconds(rtt), n.wg0.sessions()[p.Key].endpoint
+		r.RTTMS, r.Endpoint = milliseconds(rtt), n.wg0.dev.Sessions()[p.Key].Endpoint
 		return r, nil
 	}
 	why := "no answer"

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/wireguard"
 )
 
 // The addresses behind the names of plain peers' endpoints.
@@ -43,18 +44,18 @@ const (
 )
 
 // observe takes the peer's counters.
-func (p *plainPeer) observe(now time.Time, s session) suspicion {
-	if s.rx != p.rx {
-		*p = plainPeer{rx: s.rx, txHeard: s.tx}
+func (p *plainPeer) observe(now time.Time, s wireguard.Session) suspicion {
+	if s.Rx != p.rx {
+		*p = plainPeer{rx: s.Rx, txHeard: s.Tx}
 		return unsuspected
 	}
-	if s.endpoint != "" && s.tx == p.txHeard {
+	if s.Endpoint != "" && s.Tx == p.txHeard {
 		return unsuspected // nothing was asked of it
 	}
 	if p.silent.IsZero() {
 		p.silent = now
 	}
-	if s.endpoint != "" && now.Sub(p.silent) < silenceLimit || now.Before(p.next) {
+	if s.Endpoint != "" && now.Sub(p.silent) < silenceLimit || now.Before(p.next) {
 		return unsuspected
 	}
 	p.pause = min(max(lookupPause, 2*p.pause), lookupPauseMax)
@@ -74,7 +75,7 @@ func (n *Node) bringUp(ctx context.Context) {
 		defer cancel()
 		var wg sync.WaitGroup
 		for _, p := range named {
-			wg.Go(func() { n.findEndpoint(ctx, p, session{}, moved) })
+			wg.Go(func() { n.findEndpoint(ctx, p, wireguard.Session{}, moved) })
 		}
 		wg.Wait()
 	}
@@ -128,7 +129,7 @@ func (n *Node) namedPeers() (named []*Peer) {
 }
 
 func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.NodePublic]*plainPeer) {
-	sessions := n.wg0.sessions()
+	sessions := n.wg0.dev.Sessions()
 	maps.DeleteFunc(known, func(k key.NodePublic, _ *plainPeer) bool { _, ok := sessions[k]; return !ok })
 	var wg sync.WaitGroup // one name that takes long must not keep the others waiting for theirs
 	defer wg.Wait()
@@ -147,7 +148,7 @@ func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.
 }
 
 // findEndpoint looks up p's name and moves p if it leads elsewhere now.
-func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session, why suspicion) {
+func (n *Node) findEndpoint(ctx context.Context, p *Peer, s wireguard.Session, why suspicion) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	addrs, err := n.cfg.lookupHost(ctx, p.Endpoint.Host)
@@ -160,20 +161,17 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s session, why suspici
 		return
 	}
 	n.unresolved.Delete(p.Key)
-	current, _ := netip.ParseAddrPort(s.endpoint)
+	current, _ := netip.ParseAddrPort(s.Endpoint)
 	next := netip.AddrPortFrom(nextAddr(addrs, current.Addr(), why), p.Endpoint.Port)
 	if next == current {
 		return
 	}
-	if err := n.wg0.setEndpoint(p.Key, next); err != nil {
-		n.log.Warn("moving a peer", "peer", p.display(), "endpoint", next, "err", err)
-		return
-	}
-	if s.endpoint == "" {
+	n.wg0.setEndpoint(p.Key, next)
+	if s.Endpoint == "" {
 		n.log.Info("peer found", "peer", p.display(), "host", p.Endpoint.Host, "endpoint", next)
 		return
 	}
-	n.log.Info("peer has moved", "peer", p.display(), "host", p.Endpoint.Host, "from", s.endpoint, "to", next)
+	n.log.Info("peer has moved", "peer", p.display(), "host", p.Endpoint.Host, "from", s.Endpoint, "to", next)
 }
 
 // lookupError is why the name of a plain peer's endpoint has no address; nil if it has one or none was looked for.

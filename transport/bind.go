@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"time"
 
@@ -113,19 +112,13 @@ var errNoPath = errors.New("transport: no path to peer")
 
 // Send implements conn.Bind.
 func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
-	var err error
 	switch ep := ep.(type) {
 	case *endpoint:
-		err = b.c.sendToPeer(bufs, ep)
+		return b.c.sendToPeer(bufs, ep)
 	case *address:
-		err = b.c.sendDatagrams(bufs, ep.AddrPort)
-	default:
-		err = conn.ErrWrongEndpointType
+		return b.c.sendDatagrams(bufs, ep.AddrPort)
 	}
-	if f := b.c.cfg.Sent; f != nil {
-		f(countData(bufs))
-	}
-	return err
+	return conn.ErrWrongEndpointType
 }
 
 // sendToPeer sends by the peer's present route.
@@ -190,9 +183,6 @@ const (
 )
 
 func (r *datagramReceiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
-	// Those that decrypt what was read come first: while there is something to read this goroutine would go on, and WireGuard
-	// would keep thousands of packets, each in 64 KiB.
-	runtime.Gosched()
 	for {
 		n, err := r.sock.readBatch(bufs[:min(len(bufs), len(r.from))], sizes, r.from[:])
 		if r.s.closed() || r.c.isClosed() {

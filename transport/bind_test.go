@@ -83,27 +83,6 @@ func TestParseEndpoint(t *testing.T) {
 	})
 }
 
-// Sent is told of data, not of handshakes and keepalives.
-func TestSentCountsData(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		total := 0
-		b := w.node("b", w.home(2, simnet.None))
-		a := w.node("a", w.home(1, simnet.None), func(c *Config) { c.Sent = func(n int) { total += n } })
-		w.introduce(a, b)
-		ep, err := a.c.Bind().ParseEndpoint(hex.EncodeToString(b.key[:]))
-		if err != nil {
-			t.Fatal(err)
-		}
-		keepalive, handshake := make([]byte, keepaliveLen), make([]byte, 148)
-		keepalive[0], handshake[0] = wireGuardData, 1
-		a.c.Bind().Send([][]byte{packet("x"), keepalive, packet("y")}, ep)
-		a.c.Bind().Send([][]byte{handshake}, ep)
-		if total != 2 {
-			t.Errorf("%d packets reported, want 2", total)
-		}
-	})
-}
-
 // flakyConn is a UDP socket whose first reads fail. After them comes one datagram, and then nothing.
 type flakyConn struct {
 	fails  int // reads that are still to fail; owned by the reader

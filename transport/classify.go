@@ -45,19 +45,3 @@ func classify(b []byte) (c class, geneve bool) {
 	}
 	return classWireGuard, false
 }
-
-// The message types of WireGuard, in the first byte.
-const wireGuardData = 4
-
-// keepaliveLen is the length of a data message without data.
-const keepaliveLen = 32
-
-// countData returns how many of bufs carry data, as opposed to handshakes and keepalives.
-func countData(bufs [][]byte) (n int) {
-	for _, b := range bufs {
-		if len(b) > keepaliveLen && b[0] == wireGuardData {
-			n++
-		}
-	}
-	return n
-}

@@ -46,9 +46,6 @@ type Config struct {
 	NoUDP bool  // relays only
 	Relay Relay // nil: UDP only
 
-	// Sent, if set, is told how many data packets left, after each batch. It must be quick.
-	Sent func(n int)
-
 	// Contact, if set, is told of a peer that tries to reach us directly, before it can. It must be quick.
 	Contact func(key.NodePublic)
 

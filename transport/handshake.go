@@ -9,11 +9,11 @@ import (
 	"ginnel/internal/key"
 )
 
-// Two nodes that learn of each other at the same moment begin a handshake at the same moment. WireGuard works on the messages
-// of one peer in several goroutines at once; when the other's beginning arrives together with its answer to ours, they get
-// into each other's way, and what comes out is a session that only one side has. Nothing passes until that is noticed,
-// 15 seconds later. The same happens to the peer if we send it our answer right after our beginning. And at best both
-// answer, each gives up its own beginning for that, and no session comes about.
+// Two nodes that learn of each other at the same moment begin a handshake at the same moment. Our WireGuard makes two sessions
+// of that, either of which does. The stock one, which may be the peer's, works on the messages of one peer in several
+// goroutines at once; when our beginning arrives together with our answer to its own, they get into each other's way, and
+// what comes out is a session that only one side has. Nothing passes until that is noticed, 15 seconds later. And at best it
+// answers, gives up its own beginning for that, and our answer is in vain.
 //
 // So a beginning that crosses ours is put aside. The answer to ours, if it comes, makes it void; otherwise it takes its turn,
 // sooner on one side than on the other.

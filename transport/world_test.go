@@ -180,11 +180,11 @@ func (n *testNode) receive(fn conn.ReceiveFunc) {
 }
 
 // dataHeader stands before the text of a test packet, so that it looks like WireGuard's.
-const dataHeader = keepaliveLen
+const dataHeader = 32
 
 func packet(text string) []byte {
 	b := make([]byte, dataHeader, dataHeader+len(text))
-	b[0] = wireGuardData
+	b[0] = 4 // data
 	return append(b, text...)
 }
 

@@ -1,9 +1,7 @@
 package userstack
 
 import (
-	"errors"
 	"net/netip"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -29,40 +27,28 @@ func buffers(n int) ([][]byte, []int) {
 	return bufs, make([]int, n)
 }
 
-// No more than maxInFlight packets are given out before some are reported as sent.
-func TestCredit(t *testing.T) {
+// Whoever queues a packet tells, and what is waiting already is told at once.
+func TestNotify(t *testing.T) {
 	d := newDevice(DefaultMTU, 0)
 	defer d.Close()
-	for range 2 * maxInFlight {
-		pkt := udpPacket(10)
-		d.enqueue(pkt)
-		pkt.DecRef()
+	pkt := udpPacket(10)
+	defer pkt.DecRef()
+	d.enqueue(pkt)
+	told := 0
+	d.Notify(func() { told++ })
+	if told != 1 {
+		t.Errorf("told %d times of what was there, want once", told)
 	}
-	bufs, sizes := buffers(2 * batchSize)
-	total := 0
-	for total < maxInFlight {
-		n, err := d.Read(bufs, sizes, 16)
-		if err != nil {
-			t.Fatal(err)
-		}
-		total += n
+	d.enqueue(pkt)
+	if told != 2 || d.Waiting() == 0 {
+		t.Errorf("told %d times, %d bytes waiting; want twice, and some", told, d.Waiting())
 	}
-	if total != maxInFlight {
-		t.Fatalf("%d packets given out, want %d", total, maxInFlight)
+	bufs, sizes := buffers(batchSize)
+	if n := d.Read(bufs, sizes, 16); n != 2 || sizes[0] != 30 || d.Waiting() != 0 {
+		t.Errorf("%d packets of %d bytes and %d bytes left, want 2 of 30 and none", n, sizes[0], d.Waiting())
 	}
-	d.sent(1)
-	if n, err := d.Read(bufs, sizes, 16); n != 1 || err != nil {
-		t.Fatalf("after one was sent, Read gave %d, %v", n, err)
-	}
-	// Nothing more is reported: after stallTime the count starts anew.
-	start := time.Now()
-	n, err := d.Read(bufs, sizes, 16)
-	if err != nil || n == 0 || time.Since(start) < stallTime {
-		t.Errorf("Read gave %d, %v after %v, want some after %v", n, err, time.Since(start), stallTime)
-	}
-	d.sent(maxInFlight * 3) // late reports
-	if got := d.inFlight.Load(); got != 0 {
-		t.Errorf("%d in flight after late reports, want 0", got)
+	if n := d.Read(bufs, sizes, 16); n != 0 {
+		t.Errorf("%d packets from an empty queue", n)
 	}
 }
 
@@ -97,8 +83,8 @@ func TestFullQueue(t *testing.T) {
 	case <-time.After(20 * time.Millisecond):
 	}
 	bufs, sizes := buffers(1)
-	if _, err := d.Read(bufs, sizes, 0); err != nil {
-		t.Fatal(err)
+	if n := d.Read(bufs, sizes, 0); n != 1 {
+		t.Fatalf("%d packets, want 1", n)
 	}
 	if err := <-results; err != nil {
 		t.Errorf("after room was made: %v", err)
@@ -108,11 +94,8 @@ func TestFullQueue(t *testing.T) {
 		t.Error("a writer got through after Close")
 	}
 	wg.Wait()
-	if _, err := d.Read(bufs, sizes, 0); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("Read after Close: %v, want os.ErrClosed", err)
-	}
-	if _, ok := <-d.Events(); ok {
-		t.Error("an event after Close")
+	if n := d.Read(bufs, sizes, 0); n != 0 {
+		t.Errorf("%d packets after Close", n)
 	}
 }
 
@@ -124,8 +107,8 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	s := newStack(t, Config{}, netip.MustParseAddr("100.64.0.1"))
-	if mtu, err := s.Device().MTU(); mtu != DefaultMTU || err != nil {
-		t.Errorf("MTU %d, %v, want %d", mtu, err, DefaultMTU)
+	if mtu := s.Device().MTU(); mtu != DefaultMTU {
+		t.Errorf("MTU %d, want %d", mtu, DefaultMTU)
 	}
 }
 

@@ -37,7 +37,7 @@ func (s *Stack) SetFilter(f Filter) { s.dev.filter.Store(&f) }
 // Segments of TCP connections that exist, or claim to, pass: the stack itself knows which do. Datagrams to a port that
 // an outgoing conn holds pass: the conn knows whom it has spoken to. ICMP errors pass because the stack matches the
 // packet they quote. Fragments after the first pass because without the first they come to nothing.
-func (d *device) accept(packet []byte) bool {
+func (d *Device) accept(packet []byte) bool {
 	p, ok := parsePacket(packet)
 	if ok && !p.begins {
 		return true
@@ -56,7 +56,7 @@ func (d *device) accept(packet []byte) bool {
 }
 
 // isOwn reports whether a is an address of the stack.
-func (d *device) isOwn(a netip.Addr) bool {
+func (d *Device) isOwn(a netip.Addr) bool {
 	own := d.own.Load()
 	return own != nil && slices.Contains(*own, a)
 }

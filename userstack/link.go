@@ -13,7 +13,7 @@ const gsoMaxSize = 64<<10 - 1
 
 // link is the device as gVisor sees it. It is a type of its own because both sides have an MTU and a Close.
 type link struct {
-	d  *device
+	d  *Device
 	up *atomic.Pointer[stack.NetworkDispatcher] // of the device; nil in it while detached
 }
 

@@ -87,9 +87,41 @@ func newStack(t testing.TB, cfg Config, addrs ...netip.Addr) *Stack {
 	return s
 }
 
+// outlet reads what a stack sends, and waits for it.
+type outlet struct {
+	d      *Device
+	readyc chan struct{}
+}
+
+func newOutlet(s *Stack) *outlet {
+	o := &outlet{s.Device(), make(chan struct{}, 1)}
+	o.d.Notify(func() {
+		select {
+		case o.readyc <- struct{}{}:
+		default:
+		}
+	})
+	return o
+}
+
+// read reports 0 when the stack is closed.
+func (o *outlet) read(bufs [][]byte, sizes []int, offset int) int {
+	for {
+		if n := o.d.Read(bufs, sizes, offset); n > 0 {
+			return n
+		}
+		select {
+		case <-o.readyc:
+		case <-o.d.closec:
+			return 0
+		}
+	}
+}
+
 // carry takes packets from one stack to the other as WireGuard does, and looks at each.
 func (p *pair) carry(from, to *Stack) {
 	const offset = 16
+	out := newOutlet(from)
 	bufs := make([][]byte, batchSize)
 	for i := range bufs {
 		bufs[i] = make([]byte, offset+maxMTU)
@@ -97,8 +129,8 @@ func (p *pair) carry(from, to *Stack) {
 	sizes := make([]int, batchSize)
 	whole := make([][]byte, 0, batchSize)
 	for {
-		n, err := from.Device().Read(bufs, sizes, offset)
-		if err != nil {
+		n := out.read(bufs, sizes, offset)
+		if n == 0 {
 			return
 		}
 		whole = whole[:0]
@@ -113,7 +145,6 @@ func (p *pair) carry(from, to *Stack) {
 				whole = append(whole, packet)
 			}
 		}
-		from.Sent(n)
 		if len(whole) > 0 {
 			to.Device().Write(whole, offset)
 		}

@@ -56,7 +56,7 @@ func (s *Stack) bindToOwn(ep tcpip.Endpoint) tcpip.Error {
 }
 
 // sorter hands packets to the interface that they are for.
-type sorter struct{ d *device }
+type sorter struct{ d *Device }
 
 // DeliverNetworkPacket implements stack.NetworkDispatcher.
 func (s sorter) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {

@@ -1,7 +1,6 @@
-// Package userstack is TCP/IP without privileges: a gVisor network stack that is a tun.Device for WireGuard on one side
-// and Dial, Listen and Ping for programs on the other. Only this package names gVisor types.
+// Package userstack is TCP/IP without privileges: a gVisor network stack with a Device for WireGuard on one side and Dial, Listen and Ping for programs on the other. Only this package names gVisor types.
 //
-// Outbound, TCP leaves gVisor in segments of up to 64 KiB, which are cut to size just before WireGuard reads them
+// Outbound, TCP leaves gVisor in segments of up to 64 KiB, which are cut to size just before they are encrypted
 // (segment.go). Inbound, packets of one flow that WireGuard delivers together are joined again before the stack sees
 // them (coalesce.go). Nothing comes in that was not asked for, unless the Filter allows it (filter.go).
 //
@@ -17,7 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -52,7 +50,7 @@ const (
 type Config struct {
 	MTU int // of the tunnel, in bytes; 0 means DefaultMTU
 
-	Batch int // packets that WireGuard reads in one call, each into 64 KiB; 0: as many as are fast
+	Batch int // packets that are best read in one call; 0: as many as are fast
 
 	// Buffers bounds in bytes what the buffers of all TCP connections may hold together; 0 means no bound. A connection
 	// for which nothing is left waits.
@@ -87,7 +85,7 @@ func (c *Config) udpBuffer() int {
 // Stack is one TCP/IP host. Make it with New.
 type Stack struct {
 	gv     *stack.Stack
-	dev    *device
+	dev    *Device
 	memory memory
 
 	mu    sync.Mutex
@@ -186,12 +184,8 @@ func (s *Stack) setOptions(cfg *Config) error {
 	return nil
 }
 
-// Device returns the side that WireGuard reads from and writes to. Closing it ends the traffic, not the stack.
-func (s *Stack) Device() tun.Device { return s.dev }
-
-// Sent tells the stack that n packets it gave to WireGuard have left for the network, so that others may follow.
-// Without it the stack still works, at the pace of stallTime.
-func (s *Stack) Sent(n int) { s.dev.sent(n) }
+// Device returns the side of the network.
+func (s *Stack) Device() *Device { return s.dev }
 
 // Addrs returns the stack's own addresses. The caller must not change the slice.
 func (s *Stack) Addrs() []netip.Addr { return *s.dev.own.Load() }

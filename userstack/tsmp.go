@@ -18,7 +18,7 @@ const (
 )
 
 // answerTSMP answers packet if it is a TSMP ping to one of our addresses, and reports whether it was TSMP at all.
-func (d *device) answerTSMP(packet []byte) bool {
+func (d *Device) answerTSMP(packet []byte) bool {
 	payload, ok := tsmpPayload(packet)
 	if !ok {
 		return false
@@ -67,7 +67,7 @@ func tsmpReply(packet, data []byte) []byte {
 }
 
 // sendRaw sends a packet that gVisor knows nothing of; it is dropped if there is no room.
-func (d *device) sendRaw(packet []byte) {
+func (d *Device) sendRaw(packet []byte) {
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
 	defer pkt.DecRef()
 	d.enqueue(pkt)

@@ -49,8 +49,8 @@ func TestTSMP(t *testing.T) {
 				continue
 			}
 			bufs, sizes := [][]byte{make([]byte, 2000)}, []int{0}
-			if n, err := s.dev.Read(bufs, sizes, 0); n != 1 || err != nil {
-				t.Fatalf("Read: %d, %v", n, err)
+			if n := s.dev.Read(bufs, sizes, 0); n != 1 {
+				t.Fatalf("%d packets, want 1", n)
 			}
 			want := tsmpRequest(addrs[1], addrs[0], append(append([]byte{tsmpPong}, "12345678"...), 0, 0))
 			if got := bufs[0][:sizes[0]]; !bytes.Equal(got, want) {

@@ -22,21 +22,23 @@ const (
 	// have worked on it.
 	frugalMemory = 64 << 20
 
-	// untouched is what Go's runtime takes for memory in use and the kernel does not: under load WireGuard has some 1,000
-	// buffers of 64 KiB, of each of which a packet needs a page. Within a tighter limit the runtime collects without end.
-	untouched = 64 << 20
+	// untouched is what Go's runtime takes for memory in use and the kernel does not: WireGuard reads into buffers of 64 KiB, of
+	// each of which a packet needs a page. Within a small budget there are three times 16; see node.
+	untouched = 3 << 20
+
+	// programMemory is what of the program's file is in memory, which the runtime does not count.
+	programMemory = 12 << 20
 
 	// maxDefaultMemory has room for the buffers of ten thousand connections; see userstack.
 	maxDefaultMemory = 640 << 20
 )
 
-// useMemory has Go's runtime keep within budget bytes, or the default if it is 0, and returns it. The runtime does not count
-// the program's file, some 12 MiB in memory, but counts WireGuard's buffers whole, of which most is never touched; a sixth
-// is for what it needs in between. GOMEMLIMIT wins as far as the runtime is concerned.
+// useMemory has Go's runtime keep within budget bytes, or the default if it is 0, and returns it. GOMEMLIMIT wins as far as
+// the runtime is concerned.
 func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
 	budget = cmp.Or(budget, defaultMemory(system))
 	if p.getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(budget - budget/6 + untouched)
+		debug.SetMemoryLimit(budget - programMemory + untouched)
 	}
 	if budget < frugalMemory && p.getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)

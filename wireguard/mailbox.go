@@ -1,0 +1,72 @@
+package wireguard
+
+import (
+	"slices"
+	"sync"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// maxMail handshake messages wait for loop. More are dropped; those who sent them will again.
+const maxMail = 256
+
+// mailbox is what loop is asked for and told.
+type mailbox struct {
+	wakec chan struct{} // capacity 1
+
+	mu       sync.Mutex
+	messages []handshakeMessage
+	asked    []*peer
+}
+
+type handshakeMessage struct {
+	b  []byte
+	ep conn.Endpoint
+}
+
+func (m *mailbox) init() { m.wakec = make(chan struct{}, 1) }
+
+// put copies a message of a handshake.
+func (m *mailbox) put(b []byte, ep conn.Endpoint) {
+	m.mu.Lock()
+	if len(m.messages) < maxMail {
+		m.messages = append(m.messages, handshakeMessage{slices.Clone(b), ep})
+	}
+	m.mu.Unlock()
+	m.wake()
+}
+
+func (m *mailbox) wake() {
+	select {
+	case m.wakec <- struct{}{}:
+	default:
+	}
+}
+
+// take returns all that is there.
+func (m *mailbox) take() ([]handshakeMessage, []*peer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	messages, asked := m.messages, m.asked
+	m.messages, m.asked = nil, nil
+	return messages, asked
+}
+
+// What loop may be asked to do about a peer.
+const (
+	askLook      = 1 << iota // see what is due
+	askHandshake             // make a session, unless one has just been tried for
+	askFlush                 // send what is staged
+	askReset                 // forget what was tried
+)
+
+// ask tells loop what p needs. It never waits; a peer is in the mailbox once.
+func (d *Device) ask(p *peer, what uint32) {
+	if p.asks.Or(what) != 0 {
+		return
+	}
+	d.mail.mu.Lock()
+	d.mail.asked = append(d.mail.asked, p)
+	d.mail.mu.Unlock()
+	d.mail.wake()
+}

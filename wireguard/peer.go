@@ -1,0 +1,145 @@
+package wireguard
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tai64n"
+
+	"ginnel/internal/key"
+)
+
+// maxStaged packets wait for a session. Of more the oldest go.
+const maxStaged = 128
+
+// peer is the other end of sessions.
+type peer struct {
+	key key.NodePublic
+
+	allowed []netip.Prefix // owned by routes
+
+	// What Peer says; changed by SetPeer.
+	psk       atomic.Pointer[[key.Size]byte]
+	keepalive atomic.Int64 // nanoseconds
+	roams     atomic.Bool
+	removed   atomic.Bool
+	endpoint  atomic.Pointer[conn.Endpoint] // nil: unknown
+
+	current atomic.Pointer[keypair] // to send by; nil: none
+
+	mu       sync.Mutex // held while sessions change, and for staged
+	previous *keypair   // what is on its way may still come by it
+	next     *keypair   // of a handshake that the peer began; current once it is used
+	staged   [][]byte   // packets
+
+	asks atomic.Uint32 // what loop is asked for; see ask
+
+	// Times on the device's clock, 0 for none, of what is due unless something happens before.
+	answerDue    atomic.Int64 // a new session, for nothing came back
+	keepaliveDue atomic.Int64 // a keepalive, for nothing was sent back
+	lastMessage  atomic.Int64 // that was sent or received
+
+	handshaken atomic.Int64 // Unix time of the last handshake, in nanoseconds
+	rx, tx     atomic.Uint64
+
+	attempt // of loop
+}
+
+// attempt is what loop knows of a peer, and nobody else.
+type attempt struct {
+	pending   *initiation // waits for its response; nil: none
+	began     int64       // when it was sent
+	retryAt   int64       // when it is given up for another
+	attempts  int         // since somebody asked
+	lastTaken int64       // when an initiation of the peer was last answered
+	derived   int64       // when the last session came about; 0: none is left
+	cookies   device.CookieGenerator
+	newest    tai64n.Timestamp // of its initiations so far: older ones were seen
+}
+
+func newPeer(k key.NodePublic) *peer {
+	p := &peer{key: k}
+	p.cookies.Init(device.NoisePublicKey(k))
+	return p
+}
+
+func (p *peer) session() Session {
+	s := Session{Rx: p.rx.Load(), Tx: p.tx.Load()}
+	if ep := p.endpoint.Load(); ep != nil {
+		s.Endpoint = (*ep).DstToString()
+	}
+	if t := p.handshaken.Load(); t != 0 {
+		s.Handshake = time.Unix(0, t)
+	}
+	return s
+}
+
+// stage keeps copies of packets until there is a session.
+func (p *peer) stage(bufs [][]byte, sizes []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.removed.Load() {
+		return
+	}
+	for i, b := range bufs {
+		p.staged = append(p.staged, append([]byte(nil), b[headerLen:headerLen+sizes[i]]...))
+	}
+	if n := len(p.staged); n > maxStaged {
+		p.staged = append([][]byte(nil), p.staged[n-maxStaged:]...)
+	}
+}
+
+// unstage returns what was staged, which is the caller's from then on.
+func (p *peer) unstage() [][]byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	packets := p.staged
+	p.staged = nil
+	return packets
+}
+
+// expire ends sending by the present sessions.
+func (p *peer) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range []*keypair{p.current.Load(), p.next} {
+		if k != nil {
+			k.counter.Store(rejectAfterMessages)
+		}
+	}
+}
+
+// received notes that a message has authenticated.
+func (p *peer) received(now int64, bytes int) {
+	p.rx.Add(uint64(bytes))
+	p.lastMessage.Store(now)
+	if p.answerDue.Load() != 0 {
+		p.answerDue.Store(0)
+	}
+}
+
+// receivedData notes that one of them held a packet.
+func (p *peer) receivedData(now int64) {
+	if p.keepaliveDue.Load() == 0 {
+		p.keepaliveDue.Store(now + keepaliveIn)
+	}
+}
+
+// sent notes that a message leaves.
+func (p *peer) sent(now int64) {
+	p.lastMessage.Store(now)
+	if p.keepaliveDue.Load() != 0 {
+		p.keepaliveDue.Store(0)
+	}
+}
+
+// sentData notes that one of them held a packet.
+func (p *peer) sentData(now int64) {
+	if p.answerDue.Load() == 0 {
+		p.answerDue.Store(now + keepaliveIn + rekeyTimeout + jitter())
+	}
+}

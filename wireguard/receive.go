@@ -1,0 +1,157 @@
+package wireguard
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"runtime"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// receiver takes messages from one function of the bind.
+type receiver struct {
+	d    *Device
+	from conn.ReceiveFunc
+
+	bufs  [][]byte
+	sizes []int
+	eps   []conn.Endpoint
+	now   int64
+
+	// yields is set where goroutines do not run beside each other: those that take what has been received go first, or all that
+	// the network has would be received before.
+	yields bool
+	nonce
+
+	packets [][]byte // of this batch, each behind the header of its message
+
+	key   *keypair // of the last message
+	bytes int      // of messages that came by it and are not yet counted
+	data  bool     // one of them held a packet
+
+	src  netip.Addr // of the last packet
+	peer *peer      // whose that is
+}
+
+func newReceiver(d *Device, from conn.ReceiveFunc) *receiver {
+	n := d.bind.BatchSize()
+	r := &receiver{d: d, from: from, bufs: make([][]byte, n), sizes: make([]int, n), eps: make([]conn.Endpoint, n), packets: make([][]byte, 0, n)}
+	r.yields = runtime.GOMAXPROCS(0) == 1
+	block := make([]byte, n*maxLen)
+	for i := range r.bufs {
+		r.bufs[i] = block[i*maxLen : (i+1)*maxLen : (i+1)*maxLen]
+	}
+	return r
+}
+
+func (r *receiver) run() {
+	for {
+		if r.yields {
+			runtime.Gosched()
+		}
+		n, err := r.from(r.bufs, r.sizes, r.eps)
+		if err != nil {
+			return // the bind is closed
+		}
+		r.now = r.d.now()
+		for i := range n {
+			r.take(r.bufs[i][:r.sizes[i]], r.eps[i])
+		}
+		r.account()
+		r.key, r.src = nil, netip.Addr{} // sessions and routes may change before the next batch
+		if len(r.packets) > 0 {
+			r.d.tun.Write(r.packets, headerLen) // fails only when the Tun is closed
+			clear(r.packets)
+			r.packets = r.packets[:0]
+		}
+	}
+}
+
+func (r *receiver) take(b []byte, ep conn.Endpoint) {
+	switch {
+	case len(b) < headerLen+tagLen:
+	case messageType(b) == typeData:
+		r.open(b, ep)
+	case isHandshake(b):
+		r.d.mail.put(b, ep)
+	}
+}
+
+// open takes a message of a session.
+func (r *receiver) open(b []byte, ep conn.Endpoint) {
+	k := r.keypair(binary.LittleEndian.Uint32(b[4:]))
+	if k == nil {
+		r.d.bogus.Add(1)
+		return
+	}
+	plain, ok := k.open(b, &r.nonce)
+	if !ok {
+		r.d.bogus.Add(1)
+		return
+	}
+	p := k.peer
+	if p.current.Load() != k {
+		r.d.confirm(k)
+	}
+	if p.roams.Load() {
+		p.moved(ep)
+	}
+	r.bytes += len(b)
+	if len(plain) == 0 {
+		return // a keepalive
+	}
+	r.data = true
+	src, length, ok := source(plain)
+	if !ok {
+		r.d.foreign.Add(1)
+		return
+	}
+	if src != r.src {
+		r.src, r.peer = src, r.d.routes.lookup(src)
+	}
+	if r.peer != p {
+		r.d.foreign.Add(1)
+		return
+	}
+	r.packets = append(r.packets, b[:headerLen+length])
+}
+
+// keypair returns the session of that number, or nil.
+func (r *receiver) keypair(number uint32) *keypair {
+	k := r.key
+	if k == nil || k.local != number {
+		r.account()
+		k = r.d.index.get(number).session
+		r.key = k
+	}
+	if k == nil || k.dropped.Load() || r.now-k.created >= rejectAfter {
+		return nil
+	}
+	return k
+}
+
+// account tells the peer of the last messages what came.
+func (r *receiver) account() {
+	k := r.key
+	if k == nil || r.bytes == 0 {
+		return
+	}
+	p := k.peer
+	p.received(r.now, r.bytes)
+	if r.data {
+		p.receivedData(r.now)
+	}
+	// The session would end while the peer sends and we do not.
+	if k.initiator && r.now-k.created >= rejectAfter-keepaliveIn-rekeyTimeout && !k.asked.Swap(true) {
+		r.d.ask(p, askHandshake)
+	}
+	r.bytes, r.data = 0, false
+}
+
+// moved takes where a peer was heard from.
+func (p *peer) moved(ep conn.Endpoint) {
+	if old := p.endpoint.Load(); old != nil && *old == ep {
+		return
+	}
+	p.endpoint.Store(&ep)
+}

@@ -1,0 +1,76 @@
+package wireguard
+
+// A peer has three sessions at the most. By current we send. By previous messages may still come that were on their way when
+// current came about. By next, whose handshake the peer began, we do not send before it has: until then it may not have our
+// answer. (Section 6.3.)
+
+// derived takes a session of a handshake that we began.
+func (d *Device) derived(k *keypair) {
+	p := k.peer
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.current.Load()
+	if p.next != nil {
+		// Both sides have begun one. The peer may send by either.
+		d.drop(old)
+		old, p.next = p.next, nil
+	}
+	d.drop(p.previous)
+	p.previous = old
+	d.install(p, k)
+}
+
+// answered takes a session of a handshake that the peer began.
+func (d *Device) answered(k *keypair) {
+	p := k.peer
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.drop(p.next)
+	p.next = k
+	if p.removed.Load() {
+		d.drop(k)
+	}
+}
+
+// confirm takes that a message came by k: if it was the next session, it is the current one now.
+func (d *Device) confirm(k *keypair) {
+	p := k.peer
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next != k {
+		return
+	}
+	d.drop(p.previous)
+	p.previous, p.next = p.current.Load(), nil
+	d.install(p, k)
+	if len(p.staged) > 0 {
+		d.ask(p, askFlush)
+	}
+}
+
+func (d *Device) install(p *peer, k *keypair) {
+	if p.removed.Load() {
+		d.drop(k)
+		return
+	}
+	p.current.Store(k)
+}
+
+// drop ends a session, if there is one.
+func (d *Device) drop(k *keypair) {
+	if k == nil {
+		return
+	}
+	k.dropped.Store(true)
+	d.index.remove(k.local, owner{session: k})
+}
+
+// forgetSessions ends all of p's.
+func (d *Device) forgetSessions(p *peer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.drop(p.current.Swap(nil))
+	d.drop(p.previous)
+	d.drop(p.next)
+	p.previous, p.next = nil, nil
+}

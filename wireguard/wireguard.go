@@ -30,7 +30,7 @@ import (
 type Tun interface {
 	// Notify has ready called whenever there is something to read, by whoever made it.
 	Notify(ready func())
-	// Waiting reports whether there is something to read.
+	// Waiting returns about how many bytes there are to read, 0 only if there are none.
 	Waiting() int
 	// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It does not wait.
 	Read(bufs [][]byte, sizes []int, offset int) int

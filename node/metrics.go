@@ -36,6 +36,7 @@ var (
 	descRefused    = desc("proxy_refused_total", "Clients of the proxies that were refused, by reason.", "reason")
 	descTransport  = desc("transport_dropped_total", "Packets that the transport dropped, by reason.", "reason")
 	descStack      = desc("stack_dropped_total", "Packets that the TCP/IP stack dropped, by reason.", "reason")
+	descWireGuard  = desc("wireguard_dropped_total", "Packets and messages that WireGuard dropped, by reason.", "reason")
 	descRelay      = desc("relay_connected", "1 if there is a connection to a relay region.", "region", "name")
 	descRelayDrops = desc("relay_dropped_total", "Packets that were not sent to a relay region.", "region", "name")
 )
@@ -43,7 +44,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descReady, descPeerRx, descPeerTx, descPeerDirect, descConns, descOpen, descProxied,
-		descDatagrams, descFailures, descRefused, descTransport, descStack, descRelay, descRelayDrops} {
+		descDatagrams, descFailures, descRefused, descTransport, descStack, descWireGuard, descRelay, descRelayDrops} {
 		ch <- d
 	}
 }
@@ -72,6 +73,11 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	count(descStack, d.Refused, "refused")
 	count(descStack, d.Full, "queue_full")
 	count(descStack, d.TooLong, "too_long")
+	w := c.n.wg0.dev.Dropped()
+	count(descWireGuard, w.Unroutable, "unroutable")
+	count(descWireGuard, w.Foreign, "foreign")
+	count(descWireGuard, w.Bogus, "bogus")
+	count(descWireGuard, w.Full, "no_room")
 	m := c.n.netmap.Load()
 	for _, r := range c.n.pool.Status().Regions {
 		id, name := strconv.Itoa(r.Region), regionName(&m.Relays, r.Region) // names need not be unique

@@ -315,7 +315,8 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 		if err != nil {
 			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
 		}
-		r.RTTMS, r.Endpoint = milliseconds(rtt), n.wg0.dev.Sessions()[p.Key].Endpoint
+		s, _ := n.wg0.dev.Session(p.Key)
+		r.RTTMS, r.Endpoint = milliseconds(rtt), s.Endpoint
 		return r, nil
 	}
 	why := "no answer"

@@ -127,7 +127,9 @@ func (w *tunnels) endpoint(text string) conn.Endpoint {
 
 // setEndpoint moves a plain peer.
 func (w *tunnels) setEndpoint(k key.NodePublic, ap netip.AddrPort) {
-	w.dev.SetEndpoint(k, w.endpoint(ap.String()))
+	if ep := w.endpoint(ap.String()); ep != nil {
+		w.dev.SetEndpoint(k, ep)
+	}
 }
 
 // waits reports whether a peer that somebody wants to speak with has not answered yet.

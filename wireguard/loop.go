@@ -204,7 +204,7 @@ func (l *keeper) retry(p *peer, now int64) {
 	case p.attempts >= maxAttempts:
 		l.d.cancel(p)
 		p.attempts = 0
-		p.unstage()
+		l.d.full.Add(uint64(len(p.unstage())))
 	default:
 		l.d.shake(p, now)
 	}

@@ -26,14 +26,16 @@ type handshakeMessage struct {
 
 func (m *mailbox) init() { m.wakec = make(chan struct{}, 1) }
 
-// put copies a message of a handshake.
-func (m *mailbox) put(b []byte, ep conn.Endpoint) {
+// put copies a message of a handshake. It reports false if there is no room.
+func (m *mailbox) put(b []byte, ep conn.Endpoint) bool {
 	m.mu.Lock()
-	if len(m.messages) < maxMail {
-		m.messages = append(m.messages, handshakeMessage{slices.Clone(b), ep})
+	defer m.mu.Unlock()
+	if len(m.messages) >= maxMail {
+		return false
 	}
-	m.mu.Unlock()
+	m.messages = append(m.messages, handshakeMessage{slices.Clone(b), ep})
 	m.wake()
+	return true
 }
 
 func (m *mailbox) wake() {

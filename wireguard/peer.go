@@ -78,19 +78,21 @@ func (p *peer) session() Session {
 	return s
 }
 
-// stage keeps copies of packets until there is a session.
-func (p *peer) stage(bufs [][]byte, sizes []int) {
+// stage keeps copies of packets until there is a session, and returns how many had to go for that.
+func (p *peer) stage(bufs [][]byte, sizes []int) (dropped int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.removed.Load() {
-		return
+		return len(bufs)
 	}
 	for i, b := range bufs {
 		p.staged = append(p.staged, append([]byte(nil), b[headerLen:headerLen+sizes[i]]...))
 	}
-	if n := len(p.staged); n > maxStaged {
-		p.staged = append([][]byte(nil), p.staged[n-maxStaged:]...)
+	if dropped = len(p.staged) - maxStaged; dropped <= 0 {
+		return 0
 	}
+	p.staged = append([][]byte(nil), p.staged[dropped:]...)
+	return dropped
 }
 
 // unstage returns what was staged, which is the caller's from then on.

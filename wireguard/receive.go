@@ -69,11 +69,15 @@ func (r *receiver) run() {
 
 func (r *receiver) take(b []byte, ep conn.Endpoint) {
 	switch {
+	case len(b) == 0: // it was not for us
 	case len(b) < headerLen+tagLen:
+		r.d.bogus.Add(1)
 	case messageType(b) == typeData:
 		r.open(b, ep)
-	case isHandshake(b):
-		r.d.mail.put(b, ep)
+	case !isHandshake(b):
+		r.d.bogus.Add(1)
+	case !r.d.mail.put(b, ep):
+		r.d.full.Add(1)
 	}
 }
 

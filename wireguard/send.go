@@ -117,13 +117,13 @@ func (s *sender) peerFor(packet []byte) *peer {
 func (s *sender) send(p *peer, bufs [][]byte, sizes []int, now int64) {
 	k := p.current.Load()
 	if k == nil || !k.usable(now) {
-		p.stage(bufs, sizes)
+		s.d.full.Add(uint64(p.stage(bufs, sizes)))
 		s.d.ask(p, askHandshake)
 		return
 	}
 	counter, ok := k.reserve(len(bufs))
 	if !ok {
-		p.stage(bufs, sizes)
+		s.d.full.Add(uint64(p.stage(bufs, sizes)))
 		s.d.ask(p, askHandshake)
 		return
 	}

@@ -85,6 +85,7 @@ type Device struct {
 	unroutable atomic.Uint64 // packets from the Tun for nobody's address
 	foreign    atomic.Uint64 // packets of peers from an address that is not theirs
 	bogus      atomic.Uint64 // messages that do not authenticate, are of no session, or were seen before
+	full       atomic.Uint64 // packets that waited for a session in vain, and handshakes for which there was no room
 }
 
 // owner is what a number is of: a session, or a handshake that peer has yet to answer.
@@ -191,7 +192,7 @@ func (d *Device) RemovePeer(k key.NodePublic) {
 	d.peers.remove(k, p)
 	d.routes.remove(p)
 	p.removed.Store(true)
-	p.unstage()
+	d.full.Add(uint64(len(p.unstage())))
 	d.forgetSessions(p)
 	d.ask(p, askReset)
 }
@@ -235,11 +236,12 @@ type Dropped struct {
 	Unroutable uint64 // to an address that no peer has
 	Foreign    uint64 // from a peer, but not from an address of its own
 	Bogus      uint64 // messages that do not authenticate, are of no session, or came before
+	Full       uint64 // packets that waited for a session in vain, and handshakes when there were too many
 }
 
 // Dropped returns the counters so far.
 func (d *Device) Dropped() Dropped {
-	return Dropped{Unroutable: d.unroutable.Load(), Foreign: d.foreign.Load(), Bogus: d.bogus.Load()}
+	return Dropped{Unroutable: d.unroutable.Load(), Foreign: d.foreign.Load(), Bogus: d.bogus.Load(), Full: d.full.Load()}
 }
 
 func (d *Device) peer(k key.NodePublic) (*peer, bool) {

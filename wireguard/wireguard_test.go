@@ -182,6 +182,9 @@ func TestStaged(t *testing.T) {
 		}
 		time.Sleep(6 * time.Second)
 		wantTexts(t, b, want...)
+		if n := a.Dropped().Full; n != maxStaged {
+			t.Errorf("%d packets counted as dropped, want %d", n, maxStaged)
+		}
 	})
 }
 

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"ginnel/internal/nonblock"
 )
 
 // spliceFrom is how many bytes must wait in a socket for the trip through a pipe to cost less than two copies.
@@ -88,16 +90,13 @@ func (r *socketReader) copyTo(dst io.Writer) (int, error) {
 func (r *socketReader) try(fd uintptr) bool {
 	r.buf = buffers.Get().(*[bufferSize]byte)
 	r.waiting = 0
-	r.n, r.err = unix.Read(int(fd), r.buf[:])
-	for r.err == unix.EINTR {
-		r.n, r.err = unix.Read(int(fd), r.buf[:])
-	}
+	r.n, r.err = nonblock.Read(fd, r.buf[:])
 	if r.err == unix.EAGAIN {
 		r.release()
 		return false
 	}
 	if r.n == bufferSize {
-		r.waiting, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+		r.waiting, _ = nonblock.Waiting(fd)
 	}
 	return true
 }
@@ -131,4 +130,4 @@ func (r readiness) wait() error {
 	return r.raw.Read(readable)
 }
 
-func readable(fd uintptr) bool { return pollNow(fd, unix.POLLIN) != 0 }
+func readable(fd uintptr) bool { return nonblock.Poll(fd, unix.POLLIN) != 0 }

@@ -5,6 +5,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"ginnel/internal/nonblock"
 )
 
 // awaitHangup blocks until the client hangs up, or the read deadline passes. poll(2) sees the end of a stream even if
@@ -15,7 +17,7 @@ func (c *conn) awaitHangup() hangup {
 	}
 	how := stayed
 	awaitEvent(c.Conn, func(fd uintptr) bool {
-		switch events := pollNow(fd, unix.POLLRDHUP); {
+		switch events := nonblock.Poll(fd, unix.POLLRDHUP); {
 		case events&(unix.POLLERR|unix.POLLHUP) != 0:
 			how = left
 		case events&unix.POLLRDHUP == 0:
@@ -36,7 +38,7 @@ func waitReset(x any) error {
 	if _, ok := x.(*net.UnixConn); ok {
 		broken |= unix.POLLHUP
 	}
-	return awaitEvent(x, func(fd uintptr) bool { return pollNow(fd, 0)&broken != 0 })
+	return awaitEvent(x, func(fd uintptr) bool { return nonblock.Poll(fd, 0)&broken != 0 })
 }
 
 // hasInput reports whether there is something to be read from socket x.
@@ -48,7 +50,7 @@ func hasInput(x any) (has bool) {
 	if err != nil {
 		return false
 	}
-	raw.Control(func(fd uintptr) { has = pollNow(fd, unix.POLLIN)&unix.POLLIN != 0 })
+	raw.Control(func(fd uintptr) { has = nonblock.Poll(fd, unix.POLLIN)&unix.POLLIN != 0 })
 	return has
 }
 
@@ -62,13 +64,4 @@ func awaitEvent(x any, seen func(fd uintptr) bool) error {
 		return err
 	}
 	return raw.Read(seen)
-}
-
-// pollNow returns the events that hold for fd. POLLERR and POLLHUP are always among those asked for.
-func pollNow(fd uintptr, events int16) int16 {
-	fds := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
-	if _, err := unix.Poll(fds[:], 0); err != nil {
-		return 0
-	}
-	return fds[0].Revents
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ginnel/internal/nonblock"
 )
 
 // sock is a TCP connection whose writes never wait for the network once start was called: what the system does not
@@ -100,22 +102,18 @@ func (s *sock) Read(p []byte) (int, error) {
 // tryRead reads what there is, and reports false if that is nothing. No buffer is held meanwhile.
 func (s *sock) tryRead(fd uintptr) bool {
 	buf := newBuffer(readBuffer)
-	for {
-		n, err := unix.Read(int(fd), buf.b)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case n > 0:
-			s.inbuf, s.in = buf, buf.b[:n]
-			return true
-		case err == nil:
-			s.inerr = io.EOF
-		case err != unix.EAGAIN:
-			s.inerr = &net.OpError{Op: "read", Net: "tcp", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
-		}
-		buf.free()
-		return s.inerr != nil
+	n, err := nonblock.Read(fd, buf.b)
+	switch {
+	case n > 0:
+		s.inbuf, s.in = buf, buf.b[:n]
+		return true
+	case err == nil:
+		s.inerr = io.EOF
+	case err != unix.EAGAIN:
+		s.inerr = &net.OpError{Op: "read", Net: "tcp", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
 	}
+	buf.free()
+	return s.inerr != nil
 }
 
 // readMore is a Read of conn, a layer above s or s itself, that takes what has come already and neither waits nor asks the
@@ -207,11 +205,10 @@ func (s *sock) tryRest(fd uintptr) bool {
 // writeSome writes b without waiting and returns what is left of it.
 func writeSome(fd uintptr, b []byte) ([]byte, error) {
 	for len(b) > 0 {
-		n, err := unix.Write(int(fd), b)
+		n, err := nonblock.Write(fd, b)
 		switch err {
 		case nil:
 			b = b[n:]
-		case unix.EINTR:
 		case unix.EAGAIN:
 			return b, nil
 		default:

@@ -1,13 +1,17 @@
 package userstack
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"ginnel/internal/nonblock"
 )
 
 // rawConn returns the descriptor access of a TCP or Unix socket, whose reads and writes do not block.
@@ -20,26 +24,40 @@ func rawConn(v any) (syscall.RawConn, bool) {
 	return nil, false
 }
 
-// socketSource is a socket as the payload of gVisor's writes: it knows how many bytes wait.
+// smallSize is how much is read at first: most of what is not bulk.
+const smallSize = 2 << 10
+
+var smallPool = sync.Pool{New: func() any { return new([smallSize]byte) }}
+
+// socketSource is a socket as the payload of gVisor's writes, which have to know their length before. Little is read into a
+// buffer; of much the system is asked how much it is, and gVisor reads it where it wants it.
 type socketSource struct {
-	c    *Conn
-	fd   int
-	left int   // bytes that the next write may take
-	err  error // of the last system call
+	c     *Conn
+	fd    uintptr
+	small *[smallSize]byte // from smallPool while it holds ahead; nil: nothing was read ahead
+	ahead []byte           // of the next write, before what waits in the socket
+	left  int              // bytes that wait there and are for the next write
+	bulk  bool             // more came the last time than is little
+	err   error            // of the last system call
 
 	done int64       // bytes written so far
 	terr tcpip.Error // of the last write
 }
 
 // Len implements tcpip.Payloader.
-func (s *socketSource) Len() int { return s.left }
+func (s *socketSource) Len() int { return len(s.ahead) + s.left }
 
 // Read implements tcpip.Payloader.
 func (s *socketSource) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	n, err := readNonBlocking(s.fd, b[:min(len(b), s.left)])
+	if len(s.ahead) > 0 {
+		n := copy(b, s.ahead)
+		s.ahead = s.ahead[n:]
+		return n, nil
+	}
+	n, err := nonblock.Read(s.fd, b[:min(len(b), s.left)])
 	switch {
 	case err != nil:
 		s.err = err
@@ -53,37 +71,54 @@ func (s *socketSource) Read(b []byte) (int, error) {
 
 // write moves what waits into gVisor, one piece of it. It reports false if nothing waits.
 func (s *socketSource) write(fd uintptr) bool {
-	s.fd, s.terr = int(fd), nil
-	if s.err = s.fill(s.c.pieceSize()); s.err != nil {
-		return s.err != unix.EAGAIN
+	s.fd, s.terr = fd, nil
+	if len(s.ahead) == 0 {
+		if s.err = s.fill(s.c.pieceSize()); s.err != nil {
+			return s.err != unix.EAGAIN
+		}
 	}
 	var n int64
 	n, s.terr = s.c.ep.Write(s, tcpip.WriteOptions{Atomic: true})
 	s.done += n
+	if len(s.ahead) == 0 {
+		s.release()
+	}
 	return true
 }
 
-// fill learns how many bytes wait. It reports io.EOF at the end and EAGAIN if there are none now.
+// fill finds what is for the next write, limit bytes at the most. It reports io.EOF at the end and EAGAIN if there is nothing now.
 func (s *socketSource) fill(limit int) error {
-	for {
-		n, err := unix.IoctlGetInt(s.fd, unix.SIOCINQ)
+	s.left = 0
+	if s.bulk {
+		n, err := nonblock.Waiting(s.fd)
 		if err != nil {
 			return err
 		}
-		if n > 0 {
-			s.left = min(n, limit)
+		if s.left = min(n, limit); n > 0 {
 			return nil
 		}
-		// Nothing, or the end, or an error: a peek tells which.
-		var b [1]byte
-		n, _, err = unix.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return err
-		case n == 0:
-			return io.EOF
+	}
+	s.small = smallPool.Get().(*[smallSize]byte)
+	n, err := nonblock.Read(s.fd, s.small[:min(smallSize, limit)])
+	if n == 0 || err != nil {
+		s.release()
+		return cmp.Or(err, io.EOF)
+	}
+	s.ahead = s.small[:n]
+	if s.bulk = n == smallSize; s.bulk {
+		more, err := nonblock.Waiting(s.fd)
+		if err == nil {
+			s.left = min(more, limit-n)
 		}
+	}
+	return nil
+}
+
+// release gives up what was read ahead.
+func (s *socketSource) release() {
+	if s.small != nil {
+		smallPool.Put(s.small)
+		s.small, s.ahead = nil, nil
 	}
 }
 
@@ -94,6 +129,7 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 		return 0, nil, false
 	}
 	src := &socketSource{c: c}
+	defer src.release()
 	write := src.write // made once: a method value is an allocation
 	for {
 		if err := c.check(&c.writeDeadline); err != nil {
@@ -125,7 +161,7 @@ func (c *Conn) pieceSize() int { return c.mss * max(1, (bulkSize-1024)/c.mss) }
 // call; large ones go out as they are.
 type socketSink struct {
 	c       *Conn
-	fd      int
+	fd      uintptr
 	gather  *[bulkSize]byte // from bulkPool while it holds bytes[:n]
 	off, n  int             // gather[off:n] is not yet written
 	blocked bool            // the socket takes no more now
@@ -162,9 +198,8 @@ func (s *socketSink) Write(b []byte) (int, error) {
 // push writes b until all is written or the socket blocks.
 func (s *socketSink) push(b []byte) (done int, err error) {
 	for done < len(b) {
-		n, err := unix.SendmsgN(s.fd, b[done:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		n, err := nonblock.Write(s.fd, b[done:])
 		switch {
-		case err == unix.EINTR:
 		case err == unix.EAGAIN:
 			s.blocked = true
 			return done, errBlocked
@@ -195,7 +230,7 @@ func (s *socketSink) flush() bool {
 
 // read moves what gVisor has to the socket. It reports false if the socket takes no more now.
 func (s *socketSink) read(fd uintptr) bool {
-	s.fd, s.blocked, s.terr = int(fd), false, nil
+	s.fd, s.blocked, s.terr = fd, false, nil
 	if !s.flush() {
 		return !s.blocked
 	}
@@ -234,15 +269,6 @@ func (c *Conn) writeToSocket(w io.Writer) (done int64, err error, ok bool) {
 				return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
 			}
 			return sink.done, nil, true
-		}
-	}
-}
-
-func readNonBlocking(fd int, b []byte) (int, error) {
-	for {
-		n, err := unix.Read(fd, b)
-		if err != unix.EINTR {
-			return n, err
 		}
 	}
 }

@@ -18,9 +18,6 @@ type receiver struct {
 	eps   []conn.Endpoint
 	now   int64
 
-	// yields is set where goroutines do not run beside each other: those that take what has been received go first, or all that
-	// the network has would be received before.
-	yields bool
 	nonce
 
 	packets [][]byte // of this batch, each behind the header of its message
@@ -36,7 +33,6 @@ type receiver struct {
 func newReceiver(d *Device, from conn.ReceiveFunc) *receiver {
 	n := d.bind.BatchSize()
 	r := &receiver{d: d, from: from, bufs: make([][]byte, n), sizes: make([]int, n), eps: make([]conn.Endpoint, n), packets: make([][]byte, 0, n)}
-	r.yields = runtime.GOMAXPROCS(0) == 1
 	block := make([]byte, n*maxLen)
 	for i := range r.bufs {
 		r.bufs[i] = block[i*maxLen : (i+1)*maxLen : (i+1)*maxLen]
@@ -46,7 +42,8 @@ func newReceiver(d *Device, from conn.ReceiveFunc) *receiver {
 
 func (r *receiver) run() {
 	for {
-		if r.yields {
+		if runtime.GOMAXPROCS(0) == 1 {
+			// Those that take what has been received go first, or all that the network has would be received before.
 			runtime.Gosched()
 		}
 		n, err := r.from(r.bufs, r.sizes, r.eps)

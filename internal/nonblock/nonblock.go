@@ -1,0 +1,16 @@
+//go:build unix
+
+// Package nonblock makes system calls on sockets that do not block, without telling Go's scheduler. It would expect each to
+// block: it wakes the thread that watches over such calls whenever it sleeps, which it does in a process that waits for the
+// network, and that thread then takes the processor away from a call that is slow because it copies much. For calls that
+// return at once all of this is in vain, and costs more than they do.
+//
+// A socket of package net is such a one; syscall.RawConn lends its descriptor. All calls are repeated when a signal
+// interrupts them, and errors are of type syscall.Errno.
+package nonblock
+
+// Read reads what there is, up to len(b) bytes. At the end of a stream it returns 0 and no error.
+func Read(fd uintptr, b []byte) (int, error) { return read(fd, b) }
+
+// Write writes as much of b as there is room for.
+func Write(fd uintptr, b []byte) (int, error) { return write(fd, b) }

@@ -1,0 +1,69 @@
+package nonblock
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The conversions of pointers have to stand in the call itself, or the compiler does not know that what they point at is in
+// use.
+
+func read(fd uintptr, b []byte) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		if errno != unix.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
+// Peek is Read that leaves what it returns where it is.
+func Peek(fd uintptr, b []byte) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+			unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+		if errno != unix.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
+// write does not let a peer that is gone end the process by a signal.
+func write(fd uintptr, b []byte) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		if errno != unix.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
+// Waiting returns how many bytes can be read.
+func Waiting(fd uintptr) (int, error) {
+	var n int32
+	_, _, errno := syscall.RawSyscall(unix.SYS_IOCTL, fd, unix.SIOCINQ, uintptr(unsafe.Pointer(&n)))
+	return result(uintptr(n), errno)
+}
+
+// Poll returns those of the events, as poll(2) names them, that hold now; errors and the end of a connection are always among
+// those asked for. It returns 0 if it fails.
+func Poll(fd uintptr, events int16) int16 {
+	p := unix.PollFd{Fd: int32(fd), Events: events}
+	var none unix.Timespec
+	for {
+		_, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&none)), 0, 0, 0)
+		if errno != unix.EINTR {
+			return p.Revents
+		}
+	}
+}
+
+func result(n uintptr, errno syscall.Errno) (int, error) {
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -49,6 +50,9 @@ type Device struct {
 	queue  packetQueue
 	room   sync.Cond // on mu; signalled when queued falls below maxQueued, and on Close
 	queued int       // bytes in queue
+	acks   acks
+	look   *time.Timer // runs lookAfterAcks; nil until there is need
+	looks  bool        // it will
 	closed bool
 
 	reading segmenter // what Read is cutting; owned by whoever reads
@@ -60,6 +64,7 @@ type Device struct {
 func newDevice(mtu, batch int) *Device {
 	d := &Device{mtu: mtu, batch: cmp.Or(batch, batchSize), closec: make(chan struct{})}
 	d.room.L = &d.mu
+	d.acks.full = uint32(mtu)
 	return d
 }
 
@@ -155,6 +160,10 @@ func (d *Device) shutDown() {
 		pkt.DecRef()
 	}
 	d.queued = 0
+	d.acks.drop()
+	if d.look != nil {
+		d.look.Stop()
+	}
 	d.room.Broadcast()
 	d.mu.Unlock()
 	d.dispatcher.Store(nil)
@@ -165,31 +174,89 @@ func (d *Device) shutDown() {
 // enqueue queues a packet for Read. A full queue blocks TCP and UDP, whose senders wait as on any network, and drops the
 // rest.
 func (d *Device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
-	if err := d.push(pkt); err != nil {
-		return err
+	queued, err := d.push(pkt)
+	if queued {
+		d.tellReady()
 	}
+	return err
+}
+
+func (d *Device) tellReady() {
 	if ready := d.ready.Load(); ready != nil {
 		(*ready)()
 	}
-	return nil
 }
 
-func (d *Device) push(pkt *stack.PacketBuffer) tcpip.Error {
+// push reports false if there is no more to read than before: the packet is refused, or waits.
+func (d *Device) push(pkt *stack.PacketBuffer) (queued bool, err tcpip.Error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for d.queued >= maxQueued && !d.closed {
 		if !waits(pkt.TransportProtocolNumber) {
 			d.drops.Add(1)
-			return &tcpip.ErrNoBufferSpace{}
+			return false, &tcpip.ErrNoBufferSpace{}
 		}
 		d.room.Wait()
 	}
 	if d.closed {
-		return &tcpip.ErrClosedForSend{}
+		return false, &tcpip.ErrClosedForSend{}
 	}
-	d.queue.push(pkt.IncRef())
+	if pkt.TransportProtocolNumber == header.TCPProtocolNumber && d.holdLocked(pkt) {
+		return false, nil
+	}
+	d.pushLocked(pkt.IncRef())
+	return true, nil
+}
+
+// holdLocked reports whether a TCP packet is an acknowledgement that waits.
+func (d *Device) holdLocked(pkt *stack.PacketBuffer) bool {
+	p := ackerOf(pkt)
+	var now time.Time
+	if p.kind == ackOnly {
+		now = time.Now()
+	}
+	first, held := d.acks.take(&p, pkt, now)
+	if first != nil {
+		d.pushLocked(first)
+	}
+	if held && !d.looks {
+		d.lookInLocked(ackDelay)
+	}
+	return held
+}
+
+func (d *Device) lookInLocked(delay time.Duration) {
+	d.looks = true
+	if d.look == nil {
+		d.look = time.AfterFunc(delay, d.lookAfterAcks)
+		return
+	}
+	d.look.Reset(delay)
+}
+
+// lookAfterAcks sends the acknowledgements that have waited for long enough.
+func (d *Device) lookAfterAcks() {
+	if d.releaseAcks(time.Now()) {
+		d.tellReady()
+	}
+}
+
+// releaseAcks reports whether there is more to read than before.
+func (d *Device) releaseAcks(now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.queue.n
+	d.looks = false
+	if next := d.acks.overdue(now, d.pushLocked); !next.IsZero() {
+		d.lookInLocked(next.Sub(now))
+	}
+	return d.queue.n > before
+}
+
+// pushLocked takes over a reference to pkt.
+func (d *Device) pushLocked(pkt *stack.PacketBuffer) {
+	d.queue.push(pkt)
 	d.queued += cost(pkt)
-	return nil
 }
 
 func waits(p tcpip.TransportProtocolNumber) bool {

@@ -1,0 +1,150 @@
+package userstack
+
+import (
+	"encoding/binary"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+const (
+	// ackDelay is how long an acknowledgement waits at the most. "The delay MUST be less than 0.5 seconds" (RFC 9293, section
+	// 3.8.6.3); a peer that waits for it before it sends more, as Nagle's algorithm has it, waits no longer than this.
+	ackDelay = 10 * time.Millisecond
+
+	// ackFlows connections are known at a time. Those of more have their acknowledgements sent at once.
+	ackFlows = 256
+
+	// plainAck is the longest header of an acknowledgement that tells of no gap: the only option is a timestamp.
+	plainAck = header.TCPMinimumSize + tcpOptions
+)
+
+// acks has acknowledgements wait for something to travel with: the answer, which mostly follows soon, the next question, or
+// the end of the stream. gVisor sends one for whatever comes; where messages are small that is half of all packets.
+//
+// One of a connection waits at a time, and only if it is for less than a full segment, repeats none, and tells of no gap. So
+// what is to be acknowledged at once still is (RFC 5681, section 4.2). What follows in its connection acknowledges no less.
+//
+// It has no lock and no clock; its owner is the device.
+type acks struct {
+	full  uint32 // bytes, whose acknowledgement does not wait
+	flows [ackFlows]ackFlow
+	held  int // how many wait
+}
+
+// ackFlow is what is known of one connection.
+type ackFlow struct {
+	id    flowID
+	acked uint32              // by the last packet that left
+	held  *stack.PacketBuffer // waits; nil: none
+	ack   uint32              // its number
+	due   time.Time           // when it leaves nevertheless
+}
+
+// flowID is the addresses and ports of a packet that leaves.
+type flowID struct {
+	addrs [32]byte // 8 bytes of an IPv4 packet
+	ports uint32
+}
+
+// place is where a connection is kept, if it is.
+func (id *flowID) place() uint32 { return id.ports * 0x9e3779b1 >> 24 }
+
+// acker is what a TCP packet says, as far as it matters here.
+type acker struct {
+	id   flowID
+	kind ackKind
+	ack  uint32
+}
+
+type ackKind int
+
+const (
+	ackNone  ackKind = iota // a connection begins
+	ackAlong                // the packet has more to say
+	ackOnly                 // it has nothing else to say
+)
+
+// ackerOf reads a packet that gVisor made.
+func ackerOf(pkt *stack.PacketBuffer) (a acker) {
+	ip, tcp := pkt.NetworkHeader().Slice(), header.TCP(pkt.TransportHeader().Slice())
+	if ip[0]>>4 == 4 {
+		copy(a.id.addrs[:], ip[12:20])
+	} else {
+		copy(a.id.addrs[:], ip[8:40])
+	}
+	a.id.ports, a.ack = binary.BigEndian.Uint32(tcp), tcp.AckNumber()
+	switch {
+	case tcp.Flags()&header.TCPFlagAck == 0:
+		a.kind = ackNone
+	case tcp.Flags() != header.TCPFlagAck || len(tcp) > plainAck || pkt.Data().Size() > 0:
+		a.kind = ackAlong
+	default:
+		a.kind = ackOnly
+	}
+	return a
+}
+
+// take decides about a packet that is to leave, whose acker is p. It reports whether the packet waits, for which it takes a
+// reference, and returns another that has to leave before it, whose reference is then the caller's; nil: none.
+func (a *acks) take(p *acker, pkt *stack.PacketBuffer, now time.Time) (first *stack.PacketBuffer, waits bool) {
+	f := &a.flows[p.id.place()]
+	if f.id != p.id || p.kind == ackNone {
+		first = a.release(f)
+		*f = ackFlow{id: p.id, acked: p.ack}
+		if p.kind == ackNone {
+			*f = ackFlow{} // so that the other side learns at once that the connection stands
+		}
+		return first, false
+	}
+	if f.held == nil && p.kind == ackOnly && p.ack != f.acked && p.ack-f.acked < a.full {
+		f.held, f.ack, f.due = pkt.IncRef(), p.ack, now.Add(ackDelay)
+		a.held++
+		return nil, true
+	}
+	first = a.release(f)
+	f.acked = p.ack
+	if first != nil && (p.kind != ackOnly || p.ack != f.ack) { // those that repeat another are counted at the other side
+		first.DecRef()
+		first = nil
+	}
+	return first, false
+}
+
+// release returns what waits in f, with its reference, or nil.
+func (a *acks) release(f *ackFlow) *stack.PacketBuffer {
+	held := f.held
+	if held != nil {
+		f.held, f.acked = nil, f.ack
+		a.held--
+	}
+	return held
+}
+
+// drop gives up all that wait.
+func (a *acks) drop() {
+	for i := range a.flows {
+		if held := a.release(&a.flows[i]); held != nil {
+			held.DecRef()
+		}
+	}
+}
+
+// overdue calls send with each that has waited for long enough, whose reference is then send's, and returns when the next has; the
+// zero time if none waits.
+func (a *acks) overdue(now time.Time, send func(*stack.PacketBuffer)) (next time.Time) {
+	for i := range a.flows {
+		if a.held == 0 {
+			break
+		}
+		switch f := &a.flows[i]; {
+		case f.held == nil:
+		case !f.due.After(now):
+			send(a.release(f))
+		case next.IsZero() || f.due.Before(next):
+			next = f.due
+		}
+	}
+	return next
+}

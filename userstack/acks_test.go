@@ -1,0 +1,196 @@
+package userstack
+
+import (
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// ackTest takes packets of one connection; what left is known by its place in the order in which they were made.
+type ackTest struct {
+	t    *testing.T
+	a    acks
+	now  time.Time
+	made []*stack.PacketBuffer
+	left []int
+}
+
+func newAckTest(t *testing.T) *ackTest {
+	a := &ackTest{t: t, now: time.Unix(1e9, 0)}
+	a.a.full = 1420
+	t.Cleanup(func() {
+		a.a.drop()
+		if a.a.held != 0 {
+			t.Errorf("%d are held after all were dropped", a.a.held)
+		}
+		for i, pkt := range a.made {
+			if n := pkt.ReadRefs(); n != 1 {
+				t.Errorf("packet %d has %d references, want that of the test", i, n)
+			}
+		}
+	})
+	return a
+}
+
+func (a *ackTest) take(kind ackKind, port, ack uint32) {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{})
+	a.made = append(a.made, pkt)
+	first, held := a.a.take(&acker{id: flowID{ports: port}, kind: kind, ack: ack}, pkt, a.now)
+	if first != nil {
+		a.leave(first)
+		first.DecRef()
+	}
+	if !held {
+		a.leave(pkt)
+	}
+}
+
+func (a *ackTest) leave(pkt *stack.PacketBuffer) {
+	for i, p := range a.made {
+		if p == pkt {
+			a.left = append(a.left, i)
+		}
+	}
+}
+
+// want says what has left since it was asked last.
+func (a *ackTest) want(rule string, left ...int) {
+	a.t.Helper()
+	if len(left) != len(a.left) {
+		a.t.Errorf("%s: got %v, want %v", rule, a.left, left)
+	} else {
+		for i := range left {
+			if left[i] != a.left[i] {
+				a.t.Errorf("%s: got %v, want %v", rule, a.left, left)
+				break
+			}
+		}
+	}
+	a.left = nil
+}
+
+func TestAcks(t *testing.T) {
+	const port = 7
+	a := newAckTest(t)
+	a.take(ackNone, port, 0)
+	a.want("a connection begins", 0)
+	a.take(ackOnly, port, 1000)
+	a.want("the other side learns at once that it stands", 1)
+	a.take(ackOnly, port, 1064)
+	a.want("a small message's waits")
+	a.take(ackAlong, port, 1064)
+	a.want("the answer takes it along", 3)
+	a.take(ackOnly, port, 1128)
+	a.take(ackOnly, port, 1192)
+	a.want("every second leaves, for the one before too", 5)
+	a.take(ackOnly, port, 1192)
+	a.want("one that repeats another leaves", 6)
+	a.take(ackOnly, port, 1256)
+	a.take(ackOnly, port, 1256)
+	a.want("so does the other, that waited", 7, 8)
+	a.take(ackOnly, port, 1256+1420)
+	a.want("a full segment's leaves", 9)
+	a.take(ackOnly, port, 1256+1420+1419)
+	a.want("that of less waits")
+	if next := a.a.overdue(a.now.Add(ackDelay-1), func(p *stack.PacketBuffer) { a.leave(p) }); !next.Equal(a.now.Add(ackDelay)) {
+		t.Errorf("the next look is at %v", next)
+	}
+	a.want("but not for long: not yet")
+	if next := a.a.overdue(a.now.Add(ackDelay), func(p *stack.PacketBuffer) { a.leave(p); p.DecRef() }); !next.IsZero() {
+		t.Errorf("there is a next look at %v", next)
+	}
+	a.want("but not for long: now", 10)
+	a.take(ackOnly, port, 5000)
+	a.take(ackNone, port, 0)
+	a.want("ports are used again", 11, 12)
+	a.take(ackOnly, port, 9000)
+	a.want("by another connection, which stands", 13)
+}
+
+// A connection that takes another's place has it send what waits.
+func TestAcksCollide(t *testing.T) {
+	a, b := flowID{ports: 1}, flowID{ports: 2}
+	for b.place() != a.place() {
+		b.ports++
+	}
+	test := newAckTest(t)
+	test.take(ackAlong, a.ports, 1)
+	test.take(ackOnly, a.ports, 2)
+	test.take(ackOnly, b.ports, 100)
+	test.want("what waits leaves first, the other at once", 0, 1, 2)
+	test.take(ackOnly, a.ports, 3)
+	test.want("and the other way round", 3)
+}
+
+// Against random traffic: what a peer of one connection learns is never less than what it would without acks, but for one small
+// message for a short time.
+func TestAcksAgainstNaive(t *testing.T) {
+	test := newAckTest(t)
+	var made []uint32
+	ack, told := uint32(1<<32-3000), uint32(0) // it wraps
+	for range 2000 {
+		n := len(test.left)
+		ack += uint32(rand.IntN(3)) * uint32(rand.IntN(1500))
+		made = append(made, ack)
+		test.take(ackKind(1+rand.IntN(2)), 9, ack)
+		for _, i := range test.left[n:] {
+			if i > 0 && made[i]-told > 1<<31 {
+				t.Fatalf("%d follows %d", made[i], told)
+			}
+			told = made[i]
+		}
+		if behind := ack - told; behind >= test.a.full {
+			t.Fatalf("%d bytes are not acknowledged", behind)
+		}
+		if test.a.held > 1 {
+			t.Fatalf("%d wait", test.a.held)
+		}
+	}
+}
+
+// Questions and answers take one packet each, and a message without an answer is acknowledged.
+func TestAcknowledgementsTravelAlong(t *testing.T) {
+	p := newPair(t, 0)
+	var alone, all atomic.Int64
+	p.drop = func(packet []byte) bool {
+		if l4, hdr, _ := classify(packet); header.TCP(packet[l4:]).Flags() == header.TCPFlagAck && len(packet) == hdr {
+			alone.Add(1)
+		}
+		all.Add(1)
+		return false
+	}
+	a, b := p.connect(t, addrB4)
+	go io.Copy(b, b)
+	buf := make([]byte, 64)
+	exchange(t, a, buf)
+	beforeAlone, before := alone.Load(), all.Load()
+	const n = 200
+	for range n {
+		exchange(t, a, buf)
+	}
+	// Where the machine is slow, an answer may take longer than its acknowledgement waits.
+	if got := alone.Load() - beforeAlone; got > n {
+		t.Errorf("%d of %d packets for %d exchanges only acknowledge", got, all.Load()-before, n)
+	}
+	for deadline := time.Now().Add(5 * time.Second); alone.Load() == beforeAlone; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the last answer is not acknowledged")
+		}
+	}
+}
+
+func exchange(t *testing.T, c net.Conn, buf []byte) {
+	t.Helper()
+	if _, err := c.Write(buf); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, buf); err != nil {
+		t.Fatal(err)
+	}
+}

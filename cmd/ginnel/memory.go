@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"path"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -18,8 +17,7 @@ const (
 	// minMemory is what a node takes that does next to nothing.
 	minMemory = 24 << 20
 
-	// Below frugalMemory a node keeps to one processor: each has pools of its own, and what it reads it reads before others
-	// have worked on it.
+	// Below frugalMemory a node keeps to one processor; see processors.go.
 	frugalMemory = 64 << 20
 
 	// untouched is what Go's runtime takes for memory in use and the kernel does not: WireGuard reads into buffers of 64 KiB, of
@@ -39,9 +37,6 @@ func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
 	budget = cmp.Or(budget, defaultMemory(system))
 	if p.getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(budget - programMemory + untouched)
-	}
-	if budget < frugalMemory && p.getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(1)
 	}
 	log.Debug("memory is bounded", "bytes", budget)
 	return budget

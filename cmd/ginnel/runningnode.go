@@ -21,7 +21,7 @@ const (
 )
 
 // runningNode is a node that a command runs, with its place in the file system. One goroutine keeps it (keep), another its
-// memory low (giveBackWhenIdle); close ends both.
+// memory low (giveBackWhenIdle), a third the number of processors right (paceProcessors); close ends them.
 type runningNode struct {
 	*node.Node
 	state *stateDir
@@ -67,6 +67,9 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 	}
 	r.wg.Go(r.keep)
 	r.wg.Go(r.giveBackWhenIdle)
+	if p.getenv("GOMAXPROCS") == "" {
+		r.wg.Go(func() { r.paceProcessors(cfg.Memory) })
+	}
 	if err := r.state.publish(running{PID: os.Getpid(), Proxies: r.Status().Proxies, Token: cfg.Token}); err != nil {
 		if f.state != "" || f.control != "" && !f.ephemeral {
 			r.close()

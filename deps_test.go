@@ -21,7 +21,7 @@ import (
 // puts them together, and the command puts node together with what users write.
 var mayImport = map[string][]string{
 	"cmd/ginnel":         {"configs", "control", "control/server", "control/store", "node", "relay", "internal/egress", "internal/key"},
-	"node":               {"control", "internal/filter", "proxy", "relay", "transport", "userstack", "wireguard", "internal/deepstack", "internal/egress", "internal/key"},
+	"node":               {"control", "internal/filter", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/key"},
 	"control":            {"internal/key", "internal/wsstream"},
 	"control/policy":     {"control"},
 	"control/server":     {"control", "control/policy", "control/store", "internal/key"},

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/deepstack"
 	"ginnel/userstack"
 )
 
@@ -18,14 +17,12 @@ const outDialTimeout = 10 * time.Second
 // carry connects to the destination before it answers for it, so that who asks learns whether it is there. It has done
 // called when the connection has ended, or has not come about.
 func (n *Node) carry(in *userstack.Incoming, name string, done func(), dial func(context.Context) (net.Conn, error)) {
-	if !n.spawn(func() { n.carryIncoming(in, name, done, dial) }) {
+	if !n.begin() {
 		done()
 		in.Refuse()
+		return
 	}
-}
-
-func (n *Node) carryIncoming(in *userstack.Incoming, name string, done func(), dial func(context.Context) (net.Conn, error)) {
-	deepstack.Grow()
+	defer n.wg.Done()
 	far, err := n.dialOut(dial)
 	if err != nil {
 		done()

@@ -383,13 +383,24 @@ func (n *Node) fail(err error) {
 	}
 }
 
-// spawn starts a goroutine for a caller's work, which Close awaits. It reports false if the node is closed.
-func (n *Node) spawn(f func()) bool {
+// begin counts the caller among the goroutines that Close awaits, until it calls wg.Done. It reports false if the node is
+// closed.
+func (n *Node) begin() bool {
 	n.lifeMu.Lock()
 	defer n.lifeMu.Unlock()
 	if n.isClosed() {
 		return false
 	}
+	n.wg.Add(1)
+	return true
+}
+
+// spawn starts a goroutine for a caller's work, which Close awaits. It reports false if the node is closed.
+func (n *Node) spawn(f func()) bool {
+	if !n.begin() {
+		return false
+	}
+	defer n.wg.Done()
 	n.wg.Go(f)
 	return true
 }

@@ -15,11 +15,12 @@ type DialFunc func(ctx context.Context) (net.Conn, error)
 func (s *Server) Forward(ln net.Listener, name string, dial DialFunc) error {
 	defer ln.Close()
 	return s.whileLive(ln, func() error {
-		return s.accept(ln, func(nc net.Conn) { s.startForward(nc, name, dial) })
+		return s.accept(ln, func(nc net.Conn) { s.live.wg.Go(func() { s.forward(nc, name, dial) }) })
 	})
 }
 
-// Carry carries one connection to its destination, which dial reaches, as Forward does those of a listener.
+// Carry carries one connection to its destination, which dial reaches, as Forward does those of a listener. It returns once bytes
+// are carried, or will never be.
 func (s *Server) Carry(nc net.Conn, name string, dial DialFunc) {
 	s.setup.Do(s.prepare)
 	if !s.live.begin() {
@@ -27,10 +28,10 @@ func (s *Server) Carry(nc net.Conn, name string, dial DialFunc) {
 		return
 	}
 	defer s.live.wg.Done()
-	s.startForward(nc, name, dial)
+	s.forward(nc, name, dial)
 }
 
-func (s *Server) startForward(nc net.Conn, name string, dial DialFunc) {
+func (s *Server) forward(nc net.Conn, name string, dial DialFunc) {
 	c := &conn{Conn: nc, srv: s, reach: reachLoopback}
 	if !s.live.add(c) {
 		nc.Close()
@@ -38,7 +39,7 @@ func (s *Server) startForward(nc net.Conn, name string, dial DialFunc) {
 	}
 	s.counters.openConnections.Add(1)
 	s.counters.forwarded.Add(1)
-	s.live.wg.Go(func() { c.forward(name, dial) })
+	c.forward(name, dial)
 }
 
 // forward dials the destination and hands c to a tunnel. A client whose destination cannot be reached is reset, as if

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"ginnel/internal/deepstack"
 )
 
 // answers says in a client's protocol how its request to connect ended.
@@ -133,10 +135,11 @@ func (t *tunnel) receive() {
 // which ends both. A dst that cannot be half-closed is closed: a destination that never learns that its client is gone
 // would be kept for ever.
 func (t *tunnel) ended(dst any, err error) {
+	deepstack.Grow()
 	last := t.open.Add(-1) == 0
 	if err != nil {
 		t.abort(err)
-	} else if closeWrite(dst) != nil || last {
+	} else if last || closeWrite(dst) != nil {
 		t.over.Store(true)
 		t.client.Close()
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 
+	"ginnel/internal/deepstack"
 	"ginnel/internal/nonblock"
 )
 
@@ -76,6 +77,9 @@ func (s *socketSource) write(fd uintptr) bool {
 		if s.err = s.fill(s.c.pieceSize()); s.err != nil {
 			return s.err != unix.EAGAIN
 		}
+	}
+	if s.done == 0 {
+		deepstack.Grow() // not before there is something to send: until then the stack may be as small as it is
 	}
 	var n int64
 	n, s.terr = s.c.ep.Write(s, tcpip.WriteOptions{Atomic: true})

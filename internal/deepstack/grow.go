@@ -3,8 +3,8 @@
 // was the eighth part. A goroutine that knows that it will go deep has it grown at once, while there is next to nothing on it.
 package deepstack
 
-// size is what the way from a proxy down into a network stack and up to a timer takes.
-const size = 6 << 10
+// size is what the way from a proxy down into a network stack, through encryption and to a socket takes.
+const size = 10 << 10
 
 // Grow makes sure that the caller's goroutine can use some KiB of stack.
 //

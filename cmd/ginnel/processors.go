@@ -4,37 +4,51 @@ import "time"
 
 // This file decides how many of the machine's processors a node uses at a time. With more than one, Go wakes another thread
 // whenever a goroutine becomes ready, to see whether it can be of help. A packet makes two or three ready that have little to
-// do, so that the waking takes longer than the work, and more of the processors. So a node keeps to one until that has no time
-// left, and then uses all that it may.
+// do, so that the waking takes longer than the work, and more of the processors. So a node keeps to one until goroutines queue
+// for it, or it has no time left, and then uses all that it may.
 
 const (
 	busyLook  = 20 * time.Millisecond // between two looks at what is used
 	quietLook = 200 * time.Millisecond
+	remember  = 100 * time.Millisecond // of averages
 
-	quietLoad = 0.1 // of one processor
-	calmLoad  = 0.7 // is for one again
-	fullLoad  = 0.9 // is all that one gives
+	quietLoad = 0.1  // of one processor
+	calmLoad  = 0.85 // is for one again
+	fullLoad  = 0.95 // is all that one gives
 
-	minCalm = time.Second // of such a load before one is tried again
+	calmQueue = 0.75 // goroutines that wait, on average
+	fullQueue = 1.25 // one connection in bulk makes some 0.8, eight make 1.4
+
+	minCalm = time.Second // before one is tried again
 	maxCalm = 30 * time.Second
 )
 
-// pacer decides whether a load is for more than one processor. The zero value begins with one.
+// effort is what a node does in some time.
+type effort struct {
+	load  float64 // processors in use
+	queue float64 // goroutines that wait for one
+}
+
+// pacer decides whether the effort is for more than one processor. The zero value begins with one.
 type pacer struct {
+	recent   effort // average
 	wide     bool
-	since    time.Duration // for how long it has been so; while wide, for how long the load has been calm
+	since    time.Duration // for how long it has been so; while wide, for how long the effort has been calm
 	patience time.Duration // how long that has to be for one to be tried; 0: minCalm
 }
 
-// look takes the load of some time, and reports whether wide has changed.
-func (p *pacer) look(elapsed time.Duration, load float64) bool {
+// look takes the effort of some time, and reports whether wide has changed.
+func (p *pacer) look(elapsed time.Duration, e effort) bool {
+	weight := min(1, float64(elapsed)/float64(remember))
+	p.recent.load += weight * (e.load - p.recent.load)
+	p.recent.queue += weight * (e.queue - p.recent.queue)
 	p.patience = max(p.patience, minCalm)
 	p.since += elapsed
 	switch {
-	case p.wide && load >= calmLoad:
+	case p.wide && (p.recent.load >= calmLoad || p.recent.queue >= calmQueue):
 		p.since = 0
 		return false
-	case p.wide && p.since < p.patience, !p.wide && load < fullLoad:
+	case p.wide && p.since < p.patience, !p.wide && p.recent.load < fullLoad && p.recent.queue < fullQueue:
 		return false
 	case p.wide:
 	case p.since < p.patience: // one was enough for a short time only

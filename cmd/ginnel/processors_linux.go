@@ -2,6 +2,7 @@ package main
 
 import (
 	"runtime"
+	"runtime/metrics"
 	"time"
 )
 
@@ -15,22 +16,20 @@ func (r *runningNode) paceProcessors(budget int64) {
 		return
 	}
 	var p pacer
+	m := newEffortMeter()
 	timer := time.NewTimer(busyLook)
 	defer timer.Stop()
-	for at, used := time.Now(), processorTime(); ; {
+	for {
 		select {
 		case <-timer.C:
 		case <-r.endc:
 			return
 		}
-		now, usedNow := time.Now(), processorTime()
-		elapsed := now.Sub(at)
-		load := float64(usedNow-used) / float64(elapsed)
-		at, used = now, usedNow
-		if p.look(elapsed, load) {
+		elapsed, e := m.read()
+		if p.look(elapsed, e) {
 			p.apply()
 		}
-		timer.Reset(pauseAt(load))
+		timer.Reset(pauseAt(e.load))
 	}
 }
 
@@ -40,4 +39,47 @@ func (p *pacer) apply() {
 	} else {
 		runtime.GOMAXPROCS(1)
 	}
+}
+
+// effortMeter measures the effort from one read to the next.
+type effortMeter struct {
+	at      time.Time
+	used    time.Duration
+	samples []metrics.Sample
+	counts  []uint64 // of the last read
+}
+
+func newEffortMeter() *effortMeter {
+	m := &effortMeter{samples: []metrics.Sample{{Name: "/sched/latencies:seconds"}}}
+	m.read()
+	return m
+}
+
+// waitSampling is how many times goroutines become ready for each whose waiting Go's runtime measures.
+const waitSampling = 8
+
+func (m *effortMeter) read() (elapsed time.Duration, e effort) {
+	now, used := time.Now(), processorTime()
+	metrics.Read(m.samples)
+	waited := m.waited(m.samples[0].Value.Float64Histogram())
+	elapsed = max(now.Sub(m.at), 1)
+	e.load = float64(used-m.used) / float64(elapsed)
+	e.queue = waitSampling * waited / elapsed.Seconds() // Little's law
+	m.at, m.used = now, used
+	return elapsed, e
+}
+
+// waited is about how many seconds goroutines have waited since the last call, those that are measured.
+func (m *effortMeter) waited(h *metrics.Float64Histogram) (sum float64) {
+	first := len(m.counts) == 0
+	if first {
+		m.counts = make([]uint64, len(h.Counts))
+	}
+	for i, n := range h.Counts {
+		if n != m.counts[i] && !first {
+			sum += float64(n-m.counts[i]) * max(h.Buckets[i], 0) // its least: the last one has no end
+		}
+		m.counts[i] = n
+	}
+	return sum
 }

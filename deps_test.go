@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"control/server":     {"control", "control/policy", "control/store", "internal/key"},
 	"control/store":      {},
 	"internal/filter":    {"control"},
-	"transport":          {"internal/disco", "internal/key"},
+	"transport":          {"internal/disco", "internal/key", "internal/udpbatch"},
 	"wireguard":          {"internal/key"},
 	"relay":              {"internal/key", "internal/nonblock", "internal/wsstream"},
 	"proxy":              {"internal/deepstack", "internal/nonblock"},
@@ -40,6 +40,7 @@ var mayImport = map[string][]string{
 	"internal/nonblock":  {},
 	"internal/simnet":    {},
 	"internal/lab":       {},
+	"internal/udpbatch":  {},
 	"internal/wsstream":  {},
 }
 

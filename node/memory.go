@@ -39,7 +39,7 @@ func (c *Config) upTo(usual, size int) int {
 	return max(usual/2, min(usual, c.buffers()/8/size))
 }
 
-// batch is how many packets pass in one call; each way in to WireGuard has as many buffers of 64 KiB. 0 is the usual.
+// batch is how many packets leave in one call; 0 is the usual.
 func (c *Config) batch() int {
 	if c.Memory == 0 || c.Memory >= smallMemory {
 		return 0

@@ -108,19 +108,10 @@ func (c *netCheck) probeUDP(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	bind := tr.Bind()
-	fns, _, err := bind.Open(0)
-	if err != nil {
-		tr.Close()
+	defer tr.Close()
+	if err := tr.Open(func([][]byte, conn.Endpoint) {}); err != nil { // what comes is news for the transport alone
 		return err
 	}
-	var wg sync.WaitGroup
-	for _, receive := range fns {
-		wg.Go(func() { discard(receive, bind.BatchSize()) })
-	}
-	defer wg.Wait()
-	defer tr.Close()
-	defer bind.Close()
 	servers := c.n.stunServersOf(ctx, &c.m.Relays)
 	if len(servers) == 0 {
 		return nil
@@ -144,19 +135,6 @@ func (c *netCheck) awaitRound(ctx context.Context, tr *transport.Conn) {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// discard takes what comes, and that is news for the transport alone, until the bind is closed.
-func discard(receive conn.ReceiveFunc, batch int) {
-	bufs, sizes, eps := make([][]byte, batch), make([]int, batch), make([]conn.Endpoint, batch)
-	for i := range bufs {
-		bufs[i] = make([]byte, 1<<16-1)
-	}
-	for {
-		if _, err := receive(bufs, sizes, eps); errors.Is(err, net.ErrClosed) {
 			return
 		}
 	}

@@ -254,7 +254,6 @@ func (n *Node) openData() (err error) {
 	})
 	n.conn, err = transport.New(transport.Config{
 		NodeKey: n.key().Public(),
-		Batch:   n.cfg.batch(),
 		Addr:    n.cfg.UDPAddr,
 		Port:    n.cfg.UDPPort,
 		NoUDP:   n.cfg.RelayOnly,
@@ -266,8 +265,8 @@ func (n *Node) openData() (err error) {
 	if err != nil {
 		return err
 	}
-	n.wg0.bind = n.conn.Bind()
-	n.wg0.dev = wireguard.New(n.stack.Device(), n.wg0.bind, n.cfg.Key, n.log)
+	n.wg0.conn = n.conn
+	n.wg0.dev = wireguard.New(n.stack.Device(), n.conn, n.cfg.Key, n.log)
 	return nil
 }
 

@@ -20,15 +20,55 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 
 	"ginnel/internal/key"
-	"ginnel/transport"
 	"ginnel/userstack"
 	"ginnel/wireguard"
 )
 
 func newPublicKey() key.NodePublic { return key.NewNodePrivate().Public() }
 
-// movingBind is a bind that can be exchanged: a host that moves.
-type movingBind struct{ conn.Bind }
+// addressBind is a stock device's bind to one address, at which it opens again after a BindUpdate: a host that moves.
+type addressBind struct {
+	ip string
+	c  *net.UDPConn
+}
+
+func (b *addressBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	var err error
+	if b.c, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(b.ip), Port: int(port)}); err != nil {
+		return nil, 0, err
+	}
+	c := b.c
+	receive := func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+		n, from, err := c.ReadFromUDPAddrPort(bufs[0])
+		sizes[0], eps[0] = n, &conn.StdNetEndpoint{AddrPort: from}
+		return 1, err
+	}
+	return []conn.ReceiveFunc{receive}, uint16(c.LocalAddr().(*net.UDPAddr).Port), nil
+}
+
+func (b *addressBind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	for _, m := range bufs {
+		if _, err := b.c.WriteToUDPAddrPort(m, ep.(*conn.StdNetEndpoint).AddrPort); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *addressBind) Close() error {
+	if b.c == nil {
+		return nil
+	}
+	return b.c.Close()
+}
+
+func (b *addressBind) SetMark(uint32) error { return nil }
+func (b *addressBind) BatchSize() int       { return 1 }
+
+func (b *addressBind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	ap, err := netip.ParseAddrPort(s)
+	return &conn.StdNetEndpoint{AddrPort: ap}, err
+}
 
 // stockPeer is a plain WireGuard device, with a stack of its own behind it.
 type stockPeer struct {
@@ -234,15 +274,7 @@ func TestPlainPeerWrongKey(t *testing.T) {
 // The name of a silent peer is looked up again, and the connection in use goes on at its new address.
 func TestPlainPeerMovesUnderItsName(t *testing.T) {
 	k := key.NewNodePrivate()
-	at := func(ip string, port uint16) conn.Bind {
-		c, err := transport.New(transport.Config{Addr: netip.MustParseAddr(ip), Port: port})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c.Bind()
-	}
-	where := &movingBind{at("127.0.0.1", 0)}
+	where := &addressBind{ip: "127.0.0.1"}
 	p := newStockPeer(t, where, k.Public())
 	p.echoTCP(t)
 	var address atomic.Value
@@ -272,8 +304,7 @@ func TestPlainPeerMovesUnderItsName(t *testing.T) {
 		}
 		return time.Since(since) > 300*time.Millisecond
 	})
-	where.Bind.Close()
-	where.Bind = at("127.0.0.2", p.port)
+	where.ip = "127.0.0.2"
 	if err := p.dev.BindUpdate(); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 
 	"ginnel/internal/key"
+	"ginnel/transport"
 	"ginnel/wireguard"
 )
 
@@ -16,7 +17,7 @@ import (
 // send to it or it shows itself: a network may have thousands.
 type tunnels struct {
 	dev    *wireguard.Device
-	bind   conn.Bind
+	conn   *transport.Conn
 	active sync.Map // key.NodePublic to struct{}: peers that the device has; read for each datagram
 
 	mu      sync.Mutex // held while the device is told
@@ -118,7 +119,7 @@ func (w *tunnels) tell(p *Peer) {
 
 // endpoint is what the transport makes of text, nil for what it does not know.
 func (w *tunnels) endpoint(text string) conn.Endpoint {
-	ep, err := w.bind.ParseEndpoint(text)
+	ep, err := w.conn.ParseEndpoint(text)
 	if err != nil {
 		return nil
 	}

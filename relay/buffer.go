@@ -9,11 +9,10 @@ import (
 const (
 	smallBuffer  = 2 << 10  // the first packets of a quiet flow
 	recordBuffer = 16 << 10 // what one TLS record carries
-	readBuffer   = 20 << 10 // one record behind the beginning of a frame that the record before it cut
-	largeBuffer  = 72 << 10 // any frame, or a batch of 64 KiB
+	largeBuffer  = 72 << 10 // any frame, or a batch of 64 KiB behind the beginning of a frame
 )
 
-var bufferSizes = [...]int{smallBuffer, recordBuffer, readBuffer, largeBuffer}
+var bufferSizes = [...]int{smallBuffer, recordBuffer, largeBuffer}
 
 // bufferPools holds the free buffers of each size. It is all that the connections of a process share.
 var bufferPools [len(bufferSizes)]sync.Pool

@@ -6,7 +6,8 @@ import (
 )
 
 // frameReader takes frames from a byte stream, as many at a time as one read brings. While it waits for the first byte
-// of a frame it holds no buffer, which is what makes idle connections cheap.
+// of a frame it holds no buffer, which is what makes idle connections cheap, and while it waits for more of one, it holds no
+// larger one than what has come needs.
 //
 //	buf   taken │ read, not yet taken │ room for the next read
 //	            r                     w
@@ -15,6 +16,7 @@ type frameReader struct {
 	sock *sock   // at the bottom of src, if what it has read already can be taken together; else nil
 	buf  *buffer // nil while nothing is left in it
 	r, w int
+	dry  bool   // all that has come was read
 	skip uint64 // bytes still to come of a frame that is being dropped
 	head [headerSize]byte
 }
@@ -28,7 +30,7 @@ func (f *frameReader) open(conn net.Conn) {
 // preload gives the reader bytes that were read before it took over the stream. Called before the first read.
 func (f *frameReader) preload(b []byte) {
 	if len(b) > 0 {
-		f.buf = newBuffer(max(readBuffer, len(b)))
+		f.buf = newBuffer(max(largeBuffer, len(b)))
 		f.w = copy(f.buf.b, b)
 	}
 }
@@ -55,6 +57,7 @@ func (f *frameReader) read() (n int, err error) {
 	if f.r == f.w && f.skip == 0 {
 		n, err = f.readIdle()
 	} else {
+		f.await()
 		f.makeRoom()
 		n, err = f.fill()
 	}
@@ -76,7 +79,7 @@ func (f *frameReader) readIdle() (int, error) {
 	f.release()
 	n, err := f.src.Read(f.head[:])
 	if n > 0 {
-		f.buf = newBuffer(readBuffer)
+		f.buf = newBuffer(largeBuffer)
 		f.w = copy(f.buf.b, f.head[:n])
 	}
 	return n, err
@@ -93,9 +96,10 @@ func (f *frameReader) gather() (all int) {
 	if f.sock == nil {
 		return 0
 	}
-	for f.w < len(f.buf.b) {
+	for f.dry = false; f.w < len(f.buf.b); {
 		n := f.sock.readMore(f.src, f.buf.b[f.w:])
 		if n == 0 {
+			f.dry = true
 			break
 		}
 		f.w += n
@@ -104,10 +108,26 @@ func (f *frameReader) gather() (all int) {
 	return all
 }
 
+// await waits for more with what is left in a buffer of its size.
+func (f *frameReader) await() {
+	if f.sock == nil || !f.dry || f.buf == nil {
+		return
+	}
+	left := f.buffered()
+	if small := newBuffer(len(left)); len(small.b) < len(f.buf.b) {
+		f.r, f.w = 0, copy(small.b, left)
+		f.buf.free()
+		f.buf = small
+	} else {
+		small.free()
+	}
+	f.sock.await()
+}
+
 // makeRoom moves what is left to the front of a buffer that holds the whole frame.
 func (f *frameReader) makeRoom() {
 	left := f.buffered()
-	need := readBuffer
+	need := largeBuffer
 	if len(left) >= headerSize && f.skip == 0 {
 		need = max(need, frameSize(left))
 	}

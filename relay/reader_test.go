@@ -113,7 +113,7 @@ func TestReaderTrustsNoHeader(t *testing.T) {
 	header := appendHeader(nil, frameSendPacket, math.MaxInt32)
 	f := &frameReader{src: io.MultiReader(bytes.NewReader(header), &errReader{errors.New("end of test")})}
 	f.read()
-	if f.buf != nil && len(f.buf.b) > readBuffer {
+	if f.buf != nil && len(f.buf.b) > largeBuffer {
 		t.Errorf("%d bytes held for a header", len(f.buf.b))
 	}
 }

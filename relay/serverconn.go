@@ -181,7 +181,10 @@ func (c *serverConn) throttle(n int) {
 		return
 	}
 	now := time.Now()
-	wait := c.limiter.ReserveN(now, min(n, c.limiter.Burst())).DelayFrom(now)
+	var wait time.Duration
+	for burst := c.limiter.Burst(); n > 0; n -= burst {
+		wait = c.limiter.ReserveN(now, min(n, burst)).DelayFrom(now) // the later ends later
+	}
 	if wait <= 0 {
 		return
 	}

@@ -101,7 +101,7 @@ func (s *sock) Read(p []byte) (int, error) {
 
 // tryRead reads what there is, and reports false if that is nothing. No buffer is held meanwhile.
 func (s *sock) tryRead(fd uintptr) bool {
-	buf := newBuffer(readBuffer)
+	buf := newBuffer(largeBuffer)
 	n, err := nonblock.Read(fd, buf.b)
 	switch {
 	case n > 0:
@@ -115,6 +115,15 @@ func (s *sock) tryRead(fd uintptr) bool {
 	buf.free()
 	return s.inerr != nil
 }
+
+// await blocks until there is something to read, or an error, which a Read will tell.
+func (s *sock) await() {
+	if len(s.in) == 0 {
+		s.raw.Read(readable)
+	}
+}
+
+func readable(fd uintptr) bool { return nonblock.Poll(fd, unix.POLLIN) != 0 }
 
 // readMore is a Read of conn, a layer above s or s itself, that takes what has come already and neither waits nor asks the
 // system. It returns 0 where there is nothing whole.

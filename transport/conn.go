@@ -1,12 +1,12 @@
 // Package transport moves WireGuard datagrams between peers by the best path there is: directly over UDP once discovery
 // has proven an address, through the peer's relay until then and whenever the direct path is in doubt.
 //
-// To WireGuard it is a conn.Bind (bind.go) whose endpoints are peers (endpoint.go). One pair of UDP sockets carries
-// WireGuard, disco and STUN (socket.go, classify.go). What a peer's path is, is decided by a machine for each peer
+// WireGuard sends by it (send.go) and is given what comes (receive.go), to and from endpoints that are peers (endpoint.go). One
+// pair of UDP sockets carries WireGuard, disco and STUN (socket.go, classify.go). What a peer's path is, is decided by a machine for each peer
 // (path.go); the own addresses come from the interfaces and from STUN (candidates.go, prober.go).
 //
-// Goroutines: one, Conn.loop, which owns the peers, their machines and the prober, and ends with Close. Packets do not
-// pass through it.
+// Goroutines: the loop, which owns the peers, their machines and the prober, and through which no packet passes; and from Open
+// on one receiver for each socket. All end with Close.
 package transport
 
 import (
@@ -18,8 +18,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-
-	"golang.zx2c4.com/wireguard/conn"
 
 	"ginnel/internal/key"
 )
@@ -40,8 +38,6 @@ type Config struct {
 	// are offered to peers; else Addr alone is.
 	Addr netip.Addr
 	Port uint16 // 0 picks one
-
-	Batch int // datagrams that WireGuard receives in one call, each into 64 KiB; 0: as many as are fast
 
 	NoUDP bool  // relays only
 	Relay Relay // nil: UDP only
@@ -87,10 +83,9 @@ type Conn struct {
 	disco key.DiscoPrivate
 	self  atomic.Pointer[key.NodePublic] // our node key of now
 
-	sock4, sock6 socket // nil where there is none
-	bind         bind
-	inbox        inbox
-	endpoints    sync.Map // key.NodePublic to *endpoint; read for each relayed batch
+	sock4, sock6 *socket                     // nil where there is none
+	receive      atomic.Pointer[receiveFunc] // WireGuard's; nil before Open
+	endpoints    sync.Map                    // key.NodePublic to *endpoint; read for each relayed batch
 
 	msgc     chan any // to the loop; see loop.go
 	closec   chan struct{}
@@ -109,7 +104,7 @@ type counters struct {
 	discoUnknown     atomic.Uint64 // sender in no peer's record
 	discoBad         atomic.Uint64 // does not open or parse, or came a way it must not
 	relayedUnknown   atomic.Uint64 // relayed from a key that is no peer
-	relayedClosed    atomic.Uint64 // relayed while WireGuard does not listen
+	relayedClosed    atomic.Uint64 // relayed while WireGuard is not given anything
 }
 
 // New opens the sockets and starts the loop.
@@ -125,8 +120,6 @@ func New(cfg Config) (*Conn, error) {
 	if c.disco.IsZero() {
 		c.disco = key.NewDiscoPrivate()
 	}
-	c.bind.c = c
-	c.inbox.init()
 	c.status.init()
 	if err := c.openSockets(); err != nil {
 		return nil, err
@@ -149,7 +142,7 @@ func (c *Conn) openSockets() error {
 			return fmt.Errorf("opening UDP port %d: %w", port, err)
 		}
 		c.sock4 = s
-		port = s.localPort() // the same in both families, so that one number describes the node
+		port = s.port() // the same in both families, so that one number describes the node
 	}
 	if want6 {
 		s, err := c.openSocket("udp6", netip.AddrPortFrom(c.bindAddr(netip.IPv6Unspecified()), port))
@@ -175,20 +168,20 @@ func (c *Conn) bindAddr(unspecified netip.Addr) netip.Addr {
 	return unspecified
 }
 
-func (c *Conn) openSocket(network string, addr netip.AddrPort) (socket, error) {
+func (c *Conn) openSocket(network string, addr netip.AddrPort) (*socket, error) {
 	if c.cfg.Listen != nil {
 		pc, err := c.cfg.Listen(network, addr)
 		if err != nil {
 			return nil, err
 		}
-		return plainSocket{pc, &c.counters}, nil
+		return newSocket(pc)
 	}
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(context.Background(), network, addr.String())
 	if err != nil {
 		return nil, err
 	}
-	s, err := newSocket(pc.(*net.UDPConn), &c.counters)
+	s, err := newSocket(pc.(*net.UDPConn))
 	if err != nil {
 		pc.Close()
 		return nil, err
@@ -197,9 +190,9 @@ func (c *Conn) openSocket(network string, addr netip.AddrPort) (socket, error) {
 }
 
 // sockets returns those that are open.
-func (c *Conn) sockets() []socket {
-	var all []socket
-	for _, s := range []socket{c.sock4, c.sock6} {
+func (c *Conn) sockets() []*socket {
+	var all []*socket
+	for _, s := range []*socket{c.sock4, c.sock6} {
 		if s != nil {
 			all = append(all, s)
 		}
@@ -208,16 +201,12 @@ func (c *Conn) sockets() []socket {
 }
 
 // socketFor returns the socket of to's family, or nil.
-func (c *Conn) socketFor(to netip.AddrPort) socket {
+func (c *Conn) socketFor(to netip.AddrPort) *socket {
 	if to.Addr().Is4() {
 		return c.sock4
 	}
 	return c.sock6
 }
-
-// Bind returns the side that WireGuard sends and receives through. Disco and STUN arrive by it as well, so nothing is
-// discovered while WireGuard keeps it closed.
-func (c *Conn) Bind() conn.Bind { return &c.bind }
 
 // DiscoKey is the key that peers must know to find a direct path to us.
 func (c *Conn) DiscoKey() key.DiscoPublic { return c.disco.Public() }
@@ -225,7 +214,7 @@ func (c *Conn) DiscoKey() key.DiscoPublic { return c.disco.Public() }
 // LocalPort is the UDP port, 0 if there is none.
 func (c *Conn) LocalPort() uint16 {
 	for _, s := range c.sockets() {
-		return s.localPort()
+		return s.port()
 	}
 	return 0
 }
@@ -256,35 +245,6 @@ func (c *Conn) NetworkChanged() {
 	c.call(func(l *loop) { l.networkChanged() })
 }
 
-// HandleRelayed takes packets that a relay brought from a peer. It copies them, and blocks while WireGuard is busy.
-func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) {
-	e := c.endpointOf(from)
-	if e == nil {
-		c.counters.relayedUnknown.Add(uint64(len(packets)))
-		return
-	}
-	for len(packets) > 0 {
-		n, isDisco := 0, false
-		for ; n < len(packets); n++ {
-			if isDisco = isRelayedDisco(packets[n]); isDisco || !c.passHandshake(e, packets[n]) {
-				break
-			}
-		}
-		c.counters.relayedClosed.Add(uint64(c.inbox.put(e, packets[:n])))
-		if isDisco {
-			c.tellRelayedDisco(packets[n], region, from)
-		}
-		packets = packets[min(n+1, len(packets)):]
-	}
-}
-
-// isRelayedDisco is the classification of packets from relays: naked disco or WireGuard, nothing else
-// (disco specification, section 1.5).
-func isRelayedDisco(b []byte) bool {
-	class, geneve := classify(b)
-	return class == classDisco && !geneve
-}
-
 func (c *Conn) endpointOf(k key.NodePublic) *endpoint {
 	if e, ok := c.endpoints.Load(k); ok {
 		return e.(*endpoint)
@@ -301,14 +261,13 @@ func (c *Conn) isClosed() bool {
 	}
 }
 
-// Close ends everything; WireGuard's receive functions return net.ErrClosed.
+// Close ends everything. WireGuard is given nothing any more once it returns.
 func (c *Conn) Close() error {
 	var errs []error
 	c.once.Do(func() {
 		close(c.closec)
-		c.bind.Close()
 		for _, s := range c.sockets() {
-			errs = append(errs, s.close())
+			errs = append(errs, s.c.Close())
 		}
 	})
 	c.wg.Wait()

@@ -145,8 +145,6 @@ func TestRestartedPeer(t *testing.T) {
 		a.stream(b, 3*time.Second)
 		old := b.key
 		b.c.Close()
-		b.c.Bind().Close()
-		b.wg.Wait()
 		again := w.node("b", b.host, func(c *Config) { c.NodeKey = old; c.Relay = relayTo{w, old} })
 		again.key = old
 		w.mu.Lock()

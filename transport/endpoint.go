@@ -2,6 +2,7 @@ package transport
 
 import (
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 
@@ -84,6 +85,25 @@ func (a *address) SrcIP() netip.Addr { return netip.Addr{} }
 
 // SrcToString implements conn.Endpoint.
 func (a *address) SrcToString() string { return "" }
+
+// ParseEndpoint reads a peer's key in hex, or an IP address and port for a peer that speaks plain WireGuard.
+func (c *Conn) ParseEndpoint(s string) (conn.Endpoint, error) {
+	if len(s) == hex.EncodedLen(key.Size) {
+		k, err := hex.DecodeString(s)
+		if err != nil {
+			return nil, fmt.Errorf("parsing endpoint %q: %w", s, err)
+		}
+		if e := c.endpointOf(key.NodePublic(k)); e != nil {
+			return e, nil
+		}
+		return nil, fmt.Errorf("parsing endpoint %q: no such peer", s)
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return nil, fmt.Errorf("parsing endpoint %q: %w", s, err)
+	}
+	return &address{netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())}, nil
+}
 
 var (
 	_ conn.Endpoint = (*endpoint)(nil)

@@ -111,10 +111,9 @@ func (c *Conn) passHandshake(e *endpoint, b []byte) bool {
 	return !e.handshakes.crosses(b, patience, time.Now(), func() { c.resumeHandshake(e) })
 }
 
-// resumeHandshake ends soon after the bind is closed.
 func (c *Conn) resumeHandshake(e *endpoint) {
 	if b := e.handshakes.resume(time.Now()); b != nil {
-		c.counters.relayedClosed.Add(uint64(c.inbox.put(e, [][]byte{b})))
+		c.takeRelayed(e, [][]byte{b})
 	}
 }
 

@@ -32,11 +32,11 @@ func arrivedSizes(n *testNode) (sizes []int) {
 func crossing(t *testing.T, w *world) (a, b *testNode, patience time.Duration) {
 	a, b = w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
 	w.introduce(a, b)
-	ep, err := a.c.Bind().ParseEndpoint(hexOf(b.key))
+	ep, err := a.c.ParseEndpoint(hexOf(b.key))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.c.Bind().Send([][]byte{testInitiation}, ep); err != nil {
+	if err := a.c.Send([][]byte{testInitiation}, ep); err != nil {
 		t.Fatal(err)
 	}
 	if bytes.Compare(a.key[:], b.key[:]) < 0 {

@@ -45,11 +45,11 @@ func (l *loop) refreshOwn(now time.Time) {
 	}
 }
 
-func portOf(s socket) uint16 {
+func portOf(s *socket) uint16 {
 	if s == nil {
 		return 0
 	}
-	return s.localPort()
+	return s.port()
 }
 
 // fresh reports whether our endpoints may go into a CallMeMaybe. Without STUN servers only the interfaces are to know.

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -44,7 +43,6 @@ type testNode struct {
 
 	mu       sync.Mutex
 	received []arrival
-	wg       sync.WaitGroup
 }
 
 // arrival is a packet that WireGuard was given.
@@ -68,8 +66,7 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 		f(t, w)
 		for _, n := range w.nodes {
 			n.c.Close()
-			n.c.Bind().Close()
-			n.wg.Wait()
+			n.c.Close()
 		}
 		w.net.Close()
 		w.wg.Wait()
@@ -140,12 +137,8 @@ func (w *world) node(name string, host *simnet.Host, change ...func(*Config)) *t
 		w.t.Fatal(err)
 	}
 	n.c = c
-	fns, _, err := c.Bind().Open(0)
-	if err != nil {
+	if err := c.Open(n.receive); err != nil {
 		w.t.Fatal(err)
-	}
-	for _, fn := range fns {
-		n.wg.Go(func() { n.receive(fn) })
 	}
 	w.mu.Lock()
 	w.nodes[n.key] = n
@@ -155,27 +148,14 @@ func (w *world) node(name string, host *simnet.Host, change ...func(*Config)) *t
 }
 
 // receive stands for WireGuard.
-func (n *testNode) receive(fn conn.ReceiveFunc) {
-	bufs, sizes, eps := make([][]byte, batchSize), make([]int, batchSize), make([]conn.Endpoint, batchSize)
-	for i := range bufs {
-		bufs[i] = make([]byte, 2000)
-	}
-	for {
-		m, err := fn(bufs, sizes, eps)
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				n.w.t.Errorf("%s: receive function: %v", n.name, err)
-			}
-			return
+func (n *testNode) receive(messages [][]byte, from conn.Endpoint) {
+	_, relayed := from.(*endpoint)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, b := range messages {
+		if len(b) > 0 {
+			n.received = append(n.received, arrival{string(b[min(dataHeader, len(b)):]), relayed})
 		}
-		n.mu.Lock()
-		for i := range m {
-			if sizes[i] > 0 {
-				_, relayed := eps[i].(*endpoint)
-				n.received = append(n.received, arrival{string(bufs[i][min(dataHeader, sizes[i]):sizes[i]]), relayed})
-			}
-		}
-		n.mu.Unlock()
 	}
 }
 
@@ -191,11 +171,11 @@ func packet(text string) []byte {
 // send sends one packet as WireGuard would.
 func (n *testNode) send(to *testNode, text string) {
 	n.w.t.Helper()
-	ep, err := n.c.Bind().ParseEndpoint(hex.EncodeToString(to.key[:]))
+	ep, err := n.c.ParseEndpoint(hex.EncodeToString(to.key[:]))
 	if err != nil {
 		n.w.t.Fatal(err)
 	}
-	n.c.Bind().Send([][]byte{packet(text)}, ep)
+	n.c.Send([][]byte{packet(text)}, ep)
 }
 
 // stream sends a packet every 100 ms for d and returns what the receiver got of it: over UDP, over the relay, and how

@@ -83,7 +83,7 @@ func TestAllocations(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("sending allocates %v times", n)
 	}
-	r := newReceiver(b.Device, nil)
+	r := &receiver{d: b.Device, from: a.port}
 	messages := make([][]byte, 200)
 	for i := range messages {
 		m := make([]byte, headerLen+1420+tagLen)
@@ -95,7 +95,7 @@ func TestAllocations(t *testing.T) {
 	}
 	r.now = b.now()
 	if n := testing.AllocsPerRun(100, func() {
-		r.take(messages[0], a.port)
+		r.take(messages[0])
 		r.account()
 		messages, r.packets = messages[1:], r.packets[:0]
 	}); n != 0 {

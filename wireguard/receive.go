@@ -8,19 +8,14 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// receiver takes messages from one function of the bind.
+// receiver takes messages. One is used by one goroutine at a time.
 type receiver struct {
 	d    *Device
-	from conn.ReceiveFunc
-
-	bufs  [][]byte
-	sizes []int
-	eps   []conn.Endpoint
-	now   int64
-
+	from conn.Endpoint // of the messages
+	now  int64
 	nonce
 
-	packets [][]byte // of this batch, each behind the header of its message
+	packets [][]byte // of these messages, each behind the header of its message
 
 	key   *keypair // of the last message
 	bytes int      // of messages that came by it and are not yet counted
@@ -30,56 +25,43 @@ type receiver struct {
 	peer *peer      // whose that is
 }
 
-func newReceiver(d *Device, from conn.ReceiveFunc) *receiver {
-	n := d.bind.BatchSize()
-	r := &receiver{d: d, from: from, bufs: make([][]byte, n), sizes: make([]int, n), eps: make([]conn.Endpoint, n), packets: make([][]byte, 0, n)}
-	block := make([]byte, n*maxLen)
-	for i := range r.bufs {
-		r.bufs[i] = block[i*maxLen : (i+1)*maxLen : (i+1)*maxLen]
+// receive takes messages of one sender. Any goroutine may call it.
+func (d *Device) receive(messages [][]byte, from conn.Endpoint) {
+	r := d.receivers.Get().(*receiver)
+	r.from, r.now = from, d.now()
+	for _, b := range messages {
+		r.take(b)
 	}
-	return r
-}
-
-func (r *receiver) run() {
-	for {
-		if runtime.GOMAXPROCS(0) == 1 {
-			// Those that take what has been received go first, or all that the network has would be received before.
-			runtime.Gosched()
-		}
-		n, err := r.from(r.bufs, r.sizes, r.eps)
-		if err != nil {
-			return // the bind is closed
-		}
-		r.now = r.d.now()
-		for i := range n {
-			r.take(r.bufs[i][:r.sizes[i]], r.eps[i])
-		}
-		r.account()
-		r.key, r.src = nil, netip.Addr{} // sessions and routes may change before the next batch
-		if len(r.packets) > 0 {
-			r.d.tun.Write(r.packets, headerLen) // fails only when the Tun is closed
-			clear(r.packets)
-			r.packets = r.packets[:0]
-		}
+	r.account()
+	r.key, r.src, r.from = nil, netip.Addr{}, nil // sessions and routes may change before it is used again
+	wrote := len(r.packets) > 0
+	if wrote {
+		d.tun.Write(r.packets, headerLen) // fails only when the Tun is closed
+		clear(r.packets)
+		r.packets = r.packets[:0]
+	}
+	d.receivers.Put(r)
+	if wrote && runtime.GOMAXPROCS(0) == 1 {
+		// Those that take what has been received go first, or all that the network has would be received before.
+		runtime.Gosched()
 	}
 }
 
-func (r *receiver) take(b []byte, ep conn.Endpoint) {
+func (r *receiver) take(b []byte) {
 	switch {
-	case len(b) == 0: // it was not for us
 	case len(b) < headerLen+tagLen:
 		r.d.bogus.Add(1)
 	case messageType(b) == typeData:
-		r.open(b, ep)
+		r.open(b)
 	case !isHandshake(b):
 		r.d.bogus.Add(1)
-	case !r.d.mail.put(b, ep):
+	case !r.d.mail.put(b, r.from):
 		r.d.full.Add(1)
 	}
 }
 
 // open takes a message of a session.
-func (r *receiver) open(b []byte, ep conn.Endpoint) {
+func (r *receiver) open(b []byte) {
 	k := r.keypair(binary.LittleEndian.Uint32(b[4:]))
 	if k == nil {
 		r.d.bogus.Add(1)
@@ -95,7 +77,7 @@ func (r *receiver) open(b []byte, ep conn.Endpoint) {
 		r.d.confirm(k)
 	}
 	if p.roams.Load() {
-		p.moved(ep)
+		p.moved(r.from)
 	}
 	r.bytes += len(b)
 	if len(plain) == 0 {

@@ -1,13 +1,13 @@
 // Package wireguard is the WireGuard protocol (https://www.wireguard.com/papers/wireguard.pdf): handshakes, sessions, timers, and
-// which peer an address belongs to. Packets come from and go to a Tun, messages to and from a conn.Bind.
+// which peer an address belongs to. Packets come from and go to a Tun, messages to and from a Bind.
 //
 // A packet stays in one goroutine. What the Tun has is encrypted in place and sent by the goroutine that made it (send.go);
 // what the bind brings is decrypted in place and written to the Tun by the goroutine that received it (receive.go). So
 // nothing is reordered, no buffer changes hands, and nobody is woken for each step.
 //
-// Goroutines: one receiver for each function of the bind; transmit, which sends when there is much to send; and loop, which
-// owns all handshakes and timers (loop.go). Packets do not pass through it, but for those that waited for a session. All
-// end with Close.
+// Goroutines: transmit, which sends when there is much to send; and loop, which owns all handshakes and timers (loop.go). Packets
+// do not pass through it, but for those that waited for a session. Both end with Close. What comes is received by goroutines of
+// the bind.
 package wireguard
 
 import (
@@ -41,6 +41,16 @@ type Tun interface {
 	Close() error
 }
 
+// Bind is where messages go to and come from.
+type Bind interface {
+	// Open has receive called with what comes, messages of one sender at a time, which it may change until it returns. Calls may
+	// run beside each other.
+	Open(receive func(messages [][]byte, from conn.Endpoint)) error
+	Send(messages [][]byte, to conn.Endpoint) error
+	// Close returns when receive is not called any more, or will return at once.
+	Close() error
+}
+
 // Peer is what is to be known of a peer.
 type Peer struct {
 	Key          key.NodePublic
@@ -64,7 +74,7 @@ type Session struct {
 // Device is one WireGuard interface. Make it with New.
 type Device struct {
 	tun  Tun
-	bind conn.Bind
+	bind Bind
 	log  *slog.Logger
 	mtu  int
 
@@ -73,6 +83,8 @@ type Device struct {
 	routes routes
 	index  table[uint32, owner] // by the number that we gave a session
 	peers  table[key.NodePublic, *peer]
+
+	receivers sync.Pool // of *receiver
 
 	mu     sync.Mutex // held while peers are changed, and by Up and Close
 	up     bool
@@ -102,8 +114,9 @@ type identity struct {
 }
 
 // New makes a device without peers. Nothing passes before Up.
-func New(tun Tun, bind conn.Bind, k key.NodePrivate, log *slog.Logger) *Device {
+func New(tun Tun, bind Bind, k key.NodePrivate, log *slog.Logger) *Device {
 	d := &Device{tun: tun, bind: bind, log: log, mtu: tun.MTU(), start: time.Now(), closec: make(chan struct{})}
+	d.receivers.New = func() any { return &receiver{d: d} }
 	d.out.init(d)
 	d.mail.init()
 	d.SetKey(k)
@@ -138,17 +151,13 @@ func (d *Device) Up() error {
 	case d.up:
 		return nil
 	}
-	receive, _, err := d.bind.Open(0)
-	if err != nil {
+	if err := d.bind.Open(d.receive); err != nil {
 		return fmt.Errorf("wireguard: opening the way out: %w", err)
 	}
 	d.up = true
 	d.tun.Notify(d.out.pump)
 	d.wg.Go(d.loop)
 	d.wg.Go(d.out.transmit)
-	for _, f := range receive {
-		d.wg.Go(newReceiver(d, f).run)
-	}
 	return nil
 }
 
@@ -265,9 +274,9 @@ func (d *Device) isClosed() bool {
 func (d *Device) Close() (err error) {
 	d.once.Do(func() {
 		d.mu.Lock() // so that Up has started all it starts, or will find the device closed
-		defer d.mu.Unlock()
 		close(d.closec)
-		err = errors.Join(d.bind.Close(), d.tun.Close())
+		d.mu.Unlock()
+		err = errors.Join(d.tun.Close(), d.bind.Close()) // in this order: what is received may wait for room in the tun
 	})
 	d.wg.Wait()
 	return err

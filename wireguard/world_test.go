@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -117,7 +116,7 @@ func text(b []byte) string {
 	return string(b[20:])
 }
 
-// port is a conn.Bind, and the conn.Endpoint of it.
+// port is a Bind, and the conn.Endpoint of it.
 type port struct {
 	name string
 	pass atomic.Pointer[func(b []byte, to *port) bool] // decides about what is sent; nil: all passes
@@ -125,6 +124,7 @@ type port struct {
 	inc  chan delivery
 	once sync.Once
 	endc chan struct{}
+	wg   sync.WaitGroup
 }
 
 type delivery struct {
@@ -136,17 +136,19 @@ func newPort(name string) *port {
 	return &port{name: name, inc: make(chan delivery, 4096), endc: make(chan struct{})}
 }
 
-func (p *port) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
-	return []conn.ReceiveFunc{p.receive}, 1, nil
+func (p *port) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
+	p.wg.Go(func() { p.receive(receive) })
+	return nil
 }
 
-func (p *port) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
-	select {
-	case d := <-p.inc:
-		sizes[0], eps[0] = copy(bufs[0], d.b), d.from
-		return 1, nil
-	case <-p.endc:
-		return 0, net.ErrClosed
+func (p *port) receive(take func(messages [][]byte, from conn.Endpoint)) {
+	for {
+		select {
+		case d := <-p.inc:
+			take([][]byte{d.b}, d.from)
+		case <-p.endc:
+			return
+		}
 	}
 }
 
@@ -175,12 +177,9 @@ func (p *port) deliver(b []byte, from *port) {
 
 func (p *port) Close() error {
 	p.once.Do(func() { close(p.endc) })
+	p.wg.Wait()
 	return nil
 }
-
-func (p *port) SetMark(uint32) error                        { return nil }
-func (p *port) BatchSize() int                              { return 8 }
-func (p *port) ParseEndpoint(string) (conn.Endpoint, error) { return nil, net.ErrClosed }
 
 func (p *port) ClearSrc()           {}
 func (p *port) SrcToString() string { return "" }

@@ -20,10 +20,6 @@ const (
 	// Below frugalMemory a node keeps to one processor; see processors.go.
 	frugalMemory = 64 << 20
 
-	// untouched is what Go's runtime takes for memory in use and the kernel does not: WireGuard reads into buffers of 64 KiB, of
-	// each of which a packet needs a page. Within a small budget there are three times 16; see node.
-	untouched = 3 << 20
-
 	// programMemory is what of the program's file is in memory, which the runtime does not count.
 	programMemory = 12 << 20
 
@@ -36,7 +32,7 @@ const (
 func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
 	budget = cmp.Or(budget, defaultMemory(system))
 	if p.getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(budget - programMemory + untouched)
+		debug.SetMemoryLimit(budget - programMemory)
 	}
 	log.Debug("memory is bounded", "bytes", budget)
 	return budget

@@ -14,3 +14,7 @@ func Read(fd uintptr, b []byte) (int, error) { return read(fd, b) }
 
 // Write writes as much of b as there is room for.
 func Write(fd uintptr, b []byte) (int, error) { return write(fd, b) }
+
+// Poll returns those of the events, as poll(2) names them, that hold now; errors and the end of a connection are always among
+// those asked for. It returns 0 if it fails.
+func Poll(fd uintptr, events int16) int16 { return poll(fd, events) }

@@ -48,9 +48,7 @@ func Waiting(fd uintptr) (int, error) {
 	return result(uintptr(n), errno)
 }
 
-// Poll returns those of the events, as poll(2) names them, that hold now; errors and the end of a connection are always among
-// those asked for. It returns 0 if it fails.
-func Poll(fd uintptr, events int16) int16 {
+func poll(fd uintptr, events int16) int16 {
 	p := unix.PollFd{Fd: int32(fd), Events: events}
 	var none unix.Timespec
 	for {

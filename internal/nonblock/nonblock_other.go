@@ -19,3 +19,11 @@ func write(fd uintptr, b []byte) (n int, err error) {
 	}
 	return max(n, 0), err
 }
+
+func poll(fd uintptr, events int16) int16 {
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: events}}
+	for err := error(unix.EINTR); err == unix.EINTR; {
+		_, err = unix.Poll(fds[:], 0)
+	}
+	return fds[0].Revents
+}

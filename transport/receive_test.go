@@ -19,35 +19,26 @@ import (
 	"ginnel/internal/simnet"
 )
 
-// WireGuard may close and reopen its bind; after the Conn's Close everything says so.
-func TestBindLifetime(t *testing.T) {
+// WireGuard is given what comes from Open on, once, until Close; after that everything says so.
+func TestLifetime(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b := w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
 		w.introduce(a, b)
-		bind := b.c.Bind()
-		if _, _, err := bind.Open(0); !errors.Is(err, conn.ErrBindAlreadyOpen) {
+		if err := b.c.Open(b.receive); !errors.Is(err, errOpen) {
 			t.Errorf("second Open: %v", err)
 		}
-		bind.Close()
-		bind.Close()
-		b.wg.Wait()
+		if _, _, lost := a.stream(b, time.Second); lost > 0 {
+			t.Errorf("%d packets lost", lost)
+		}
+		b.c.Close()
+		b.c.Close()
+		before := len(b.received)
 		a.send(b, "nobody listens")
 		time.Sleep(time.Second)
-		fns, _, err := bind.Open(0)
-		if err != nil {
-			t.Fatal(err)
+		if n := len(b.received); n != before {
+			t.Errorf("%d messages came after Close", n-before)
 		}
-		for _, fn := range fns {
-			b.wg.Go(func() { b.receive(fn) })
-		}
-		if _, _, lost := a.stream(b, time.Second); lost > 0 {
-			t.Errorf("%d packets lost after reopening", lost)
-		}
-		b.c.Close()
-		b.c.Close()
-		b.wg.Wait()
-		bind.Close()
-		if _, _, err := bind.Open(0); !errors.Is(err, net.ErrClosed) {
+		if err := b.c.Open(b.receive); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Open after Close: %v", err)
 		}
 		b.c.SetPeers(nil)
@@ -62,7 +53,7 @@ func TestParseEndpoint(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b := w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
 		w.introduce(a, b)
-		bind := a.c.Bind()
+		bind := a.c
 		ep, err := bind.ParseEndpoint(hex.EncodeToString(b.key[:]))
 		if err != nil {
 			t.Fatal(err)
@@ -105,12 +96,11 @@ func (c *flakyConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 }
 
 func (c *flakyConn) WriteToUDPAddrPort([]byte, netip.AddrPort) (int, error) { return 0, errFlaky }
-func (c *flakyConn) SetReadDeadline(time.Time) error                        { return nil }
 func (c *flakyConn) LocalAddr() net.Addr                                    { return &net.UDPAddr{Port: 1} }
 func (c *flakyConn) Close() error                                           { c.once.Do(func() { close(c.closec) }); return nil }
 
-// newFlaky makes a Conn whose one socket is a flakyConn, and returns its receive function.
-func newFlaky(t *testing.T, fails int, log *bytes.Buffer) (*Conn, conn.ReceiveFunc) {
+// newFlaky makes a Conn whose one socket is a flakyConn, and returns the text of what comes.
+func newFlaky(t *testing.T, fails int, log *bytes.Buffer) (*Conn, <-chan string) {
 	t.Helper()
 	c, err := New(Config{
 		Listen: func(network string, _ netip.AddrPort) (PacketConn, error) {
@@ -126,30 +116,22 @@ func newFlaky(t *testing.T, fails int, log *bytes.Buffer) (*Conn, conn.ReceiveFu
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	fns, _, err := c.Bind().Open(0)
-	if err != nil {
+	textc := make(chan string, 1)
+	if err := c.Open(func(messages [][]byte, _ conn.Endpoint) { textc <- string(messages[0][dataHeader:]) }); err != nil {
 		t.Fatal(err)
 	}
-	return c, fns[0]
+	return c, textc
 }
 
-func receiveOne(fn conn.ReceiveFunc) (string, error) {
-	bufs, sizes, eps := [][]byte{make([]byte, 100)}, make([]int, 1), make([]conn.Endpoint, 1)
-	_, err := fn(bufs, sizes, eps)
-	return string(bufs[0][min(dataHeader, sizes[0]):sizes[0]]), err
-}
-
-// A socket that fails for a while is no reason to be deaf from then on: WireGuard ends a receive routine that returns
-// an error. It is tried again ever more slowly, and said once.
+// A socket that fails for a while is no reason to be deaf from then on. It is tried again ever more slowly, and said once.
 func TestReceiveErrorsPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		const slow = 50
-		_, receive := newFlaky(t, quickReadErrors+slow, &log)
 		begun := time.Now()
-		text, err := receiveOne(receive)
-		if err != nil || text != "at last" {
-			t.Errorf("got %q, %v", text, err)
+		_, textc := newFlaky(t, quickReadErrors+slow, &log)
+		if text := <-textc; text != "at last" {
+			t.Errorf("got %q", text)
 		}
 		if took := time.Since(begun); took < (slow-10)*maxReadDelay || took > (slow+1)*maxReadDelay {
 			t.Errorf("%d further attempts within %v, want about one a second", slow, took)
@@ -161,23 +143,16 @@ func TestReceiveErrorsPass(t *testing.T) {
 }
 
 func TestCloseEndsThePauseAfterReceiveErrors(t *testing.T) {
-	for name, closeIt := range map[string]func(*Conn){
-		"bind": func(c *Conn) { c.Bind().Close() },
-		"conn": func(c *Conn) { c.Close() },
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			var log bytes.Buffer
-			c, receive := newFlaky(t, 1<<30, &log)
-			ended := make(chan error, 1)
-			go func() { _, err := receiveOne(receive); ended <- err }()
-			time.Sleep(10*time.Second + time.Millisecond)
-			begun := time.Now()
-			closeIt(c)
-			if err := <-ended; !errors.Is(err, net.ErrClosed) || time.Since(begun) > 0 {
-				t.Errorf("%s: ended with %v after %v, want net.ErrClosed at once", name, err, time.Since(begun))
-			}
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		c, _ := newFlaky(t, 1<<30, &log)
+		time.Sleep(10*time.Second + time.Millisecond)
+		begun := time.Now()
+		c.Close()
+		if took := time.Since(begun); took > 0 {
+			t.Errorf("closed after %v, want at once", took)
+		}
+	})
 }
 
 // Without a relay, the error of the direct path is the reason why nothing could be sent.
@@ -188,11 +163,11 @@ func TestSendErrorWithoutRelay(t *testing.T) {
 		peer := key.NewNodePrivate().Public()
 		c.SetPeers([]Peer{{Key: peer}})
 		ep := c.endpointOf(peer)
-		if err := c.Bind().Send([][]byte{packet("x")}, ep); !errors.Is(err, errNoPath) {
+		if err := c.Send([][]byte{packet("x")}, ep); !errors.Is(err, errNoPath) {
 			t.Errorf("without an address: %v, want %v", err, errNoPath)
 		}
 		ep.route.Store(&route{direct: netip.MustParseAddrPort("192.0.2.1:1")})
-		if err := c.Bind().Send([][]byte{packet("x")}, ep); !errors.Is(err, errFlaky) {
+		if err := c.Send([][]byte{packet("x")}, ep); !errors.Is(err, errFlaky) {
 			t.Errorf("got %v, want what the socket said", err)
 		}
 	})

@@ -1,0 +1,120 @@
+// Package udpbatch moves UDP datagrams by the batch. On Linux one system call moves many, and the kernel hands on those of one
+// sender, or to one receiver, as one for as long as it can (UDP_GRO, UDP_SEGMENT). Elsewhere, and with sockets that are not the
+// system's, each goes by itself.
+//
+// Goroutines: none.
+package udpbatch
+
+import (
+	"io"
+	"net"
+	"net/netip"
+)
+
+// Conn is a UDP socket; *net.UDPConn is one.
+type Conn interface {
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+}
+
+// Socket moves the datagrams of a Conn, which remains its owner's. One goroutine may receive with a Batch; any number may send.
+type Socket struct {
+	c  Conn
+	os *osSocket // nil: one at a time
+}
+
+// New returns a Socket for c. Datagrams that c reads itself meanwhile are none of the Socket's.
+func New(c Conn) (*Socket, error) {
+	s := &Socket{c: c}
+	if uc, ok := c.(*net.UDPConn); ok {
+		var err error
+		if s.os, err = newOSSocket(uc); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Receive blocks until there is at least one datagram, or until c has an error. What b had is gone.
+func (s *Socket) Receive(b *Batch) error {
+	b.filled, b.next, b.off = 0, 0, 0
+	if s.os != nil {
+		return s.os.receive(b)
+	}
+	n, from, err := s.c.ReadFromUDPAddrPort(b.slot(0))
+	if err != nil {
+		return err
+	}
+	b.filled = 1
+	b.got[0] = got{size: n, from: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}
+	return nil
+}
+
+// Send sends datagrams to one address, in order; an invalid one means where the socket is connected to. It returns how many were
+// lost because the system had no room, or a firewall in the way. An error means that nothing more can be sent there now.
+func (s *Socket) Send(datagrams [][]byte, to netip.AddrPort) (lost int, err error) {
+	if s.os != nil {
+		return s.os.send(datagrams, to)
+	}
+	for _, d := range datagrams {
+		if to.IsValid() {
+			_, err = s.c.WriteToUDPAddrPort(d, to)
+		} else {
+			_, err = s.c.(io.Writer).Write(d)
+		}
+		switch {
+		case err == nil:
+		case isDrop(err):
+			lost++
+		default:
+			return lost, err
+		}
+	}
+	return lost, nil
+}
+
+// slotSize holds the largest datagram, and the most that the kernel joins.
+const slotSize = 64 << 10
+
+// Batch holds what one Receive has brought. Of its slots, 64 KiB each, only as much is in memory as was ever filled.
+type Batch struct {
+	osBatch
+	block  []byte // all slots
+	got    []got  // what is in each
+	filled int    // slots that have something
+	next   int    // the first whose datagrams have not all been taken
+	off    int    // bytes of it that were
+}
+
+// got is what a slot holds: one datagram, or several that the kernel joined.
+type got struct {
+	size    int
+	segment int // length of each of them, but the last; 0: there is one
+	from    netip.AddrPort
+}
+
+// NewBatch returns a Batch of that many slots, which is how many datagrams, or rows of them, one Receive brings at the most.
+func NewBatch(slots int) *Batch {
+	b := &Batch{block: make([]byte, slots*slotSize), got: make([]got, slots)}
+	b.osBatch.init(b)
+	return b
+}
+
+func (b *Batch) slot(i int) []byte { return b.block[i*slotSize : (i+1)*slotSize : (i+1)*slotSize] }
+
+// Next takes the next datagram out, and reports false if there is none. It is the caller's to change until the next Receive.
+func (b *Batch) Next() (datagram []byte, from netip.AddrPort, ok bool) {
+	if b.next == b.filled {
+		return nil, netip.AddrPort{}, false
+	}
+	g := &b.got[b.next]
+	end := g.size
+	if g.segment > 0 {
+		end = min(b.off+g.segment, end)
+	}
+	datagram = b.slot(b.next)[b.off:end:end]
+	if b.off = end; end == g.size {
+		b.next, b.off = b.next+1, 0
+	}
+	return datagram, g.from, true
+}

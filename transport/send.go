@@ -1,0 +1,67 @@
+package transport
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// errNoPath is returned for a packet that has nowhere to go.
+var errNoPath = errors.New("transport: no path to peer")
+
+// Send sends WireGuard's messages to a peer by its present path, or to an address.
+func (c *Conn) Send(messages [][]byte, to conn.Endpoint) error {
+	switch ep := to.(type) {
+	case *endpoint:
+		return c.sendToPeer(messages, ep)
+	case *address:
+		return c.sendDatagrams(messages, ep.AddrPort)
+	}
+	return conn.ErrWrongEndpointType
+}
+
+// sendToPeer sends by the peer's present route.
+func (c *Conn) sendToPeer(bufs [][]byte, e *endpoint) error {
+	if !e.sent.Load() {
+		e.sent.Store(true)
+	}
+	if !e.awake.Load() {
+		c.wakePeer(e)
+	}
+	r := e.route.Load()
+	if r.relay && len(bufs) == 1 && isInitiation(bufs[0]) {
+		e.handshakes.sent(time.Now())
+	}
+	direct := errNoPath
+	if r.direct.IsValid() {
+		if direct = c.sendDatagrams(bufs, r.direct); direct != nil {
+			c.tell(sendFailed{e, r.direct, direct})
+		}
+	}
+	if c.cfg.Relay == nil || direct == nil && !r.relay {
+		return direct
+	}
+	relayed := c.cfg.Relay.Send(r.region, e.key, bufs)
+	if direct == nil {
+		return nil
+	}
+	return relayed
+}
+
+// sendDatagrams sends over UDP. What the system has no room for is lost, and counted.
+func (c *Conn) sendDatagrams(bufs [][]byte, to netip.AddrPort) error {
+	sock := c.socketFor(to)
+	if sock == nil {
+		return &net.OpError{Op: "write", Net: "udp", Addr: net.UDPAddrFromAddrPort(to), Err: errNoFamily}
+	}
+	lost, err := sock.Send(bufs, to)
+	if lost > 0 {
+		c.counters.udpSendDrops.Add(uint64(lost))
+	}
+	return err
+}
+
+var errNoFamily = errors.New("no socket of this address family")

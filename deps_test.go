@@ -30,7 +30,7 @@ var mayImport = map[string][]string{
 	"transport":          {"internal/disco", "internal/key", "internal/udpbatch"},
 	"wireguard":          {"internal/key"},
 	"relay":              {"internal/key", "internal/nonblock", "internal/wsstream"},
-	"proxy":              {"internal/deepstack", "internal/nonblock"},
+	"proxy":              {"internal/deepstack", "internal/nonblock", "internal/udpbatch"},
 	"userstack":          {"internal/deepstack", "internal/nonblock"},
 	"configs":            {"internal/key"},
 	"internal/deepstack": {},

@@ -17,7 +17,7 @@ import (
 // datagramConn is the far side of one UDP association of the proxy: a socket in the mesh, and from the first datagram
 // that leaves the mesh on one of the host as well. WriteTo takes names.
 //
-// While there is only the mesh, ReadFrom reads it directly. The host's socket needs a goroutine for each side to read
+// While there is only the mesh, it is read directly. The host's socket needs a goroutine for each side to read
 // both at once; they end with Close.
 type datagramConn struct {
 	n    *Node
@@ -28,8 +28,9 @@ type datagramConn struct {
 	names  map[string]namedAddr
 	closed bool
 
-	both     atomic.Bool // host is open, so ReadFrom listens to received
-	pumping  bool        // readMesh was started; owned by ReadFrom
+	both     atomic.Bool // host is open, so reads are from received
+	pumping  bool        // readMesh was started; owned by AwaitRead
+	next     datagram    // from received; owned by AwaitRead and ReadBatch
 	received chan datagram
 	closec   chan struct{}
 	wg       sync.WaitGroup // goroutines start under mu, and none once closed
@@ -190,7 +191,7 @@ func (c *datagramConn) openHost() (*net.UDPConn, error) {
 	}
 	c.host = host
 	c.both.Store(true)
-	c.mesh.SetReadDeadline(time.Unix(1, 0)) // ends a ReadFrom that knows only the mesh
+	c.mesh.SetReadDeadline(time.Unix(1, 0)) // ends an AwaitRead that knows only the mesh
 	c.wg.Go(c.readHost)
 	return host, nil
 }
@@ -214,7 +215,7 @@ func (c *datagramConn) readHost() { c.pump(c.host.ReadFromUDPAddrPort) }
 
 func (c *datagramConn) pump(read func([]byte) (int, netip.AddrPort, error)) {
 	b := make([]byte, userstack.MaxDatagram)
-	taken := make(chan struct{})
+	taken := make(chan struct{}, 1)
 	errs := 0 // in a row
 	for {
 		n, from, err := read(b)
@@ -232,36 +233,79 @@ func (c *datagramConn) pump(read func([]byte) (int, netip.AddrPort, error)) {
 		errs = 0
 		select {
 		case c.received <- datagram{b[:n], from, taken}:
-			<-taken
+		case <-c.closec:
+			return
+		}
+		select {
+		case <-taken:
 		case <-c.closec:
 			return
 		}
 	}
 }
 
-// ReadFrom implements net.PacketConn; the address is a *net.UDPAddr. It has one caller.
-func (c *datagramConn) ReadFrom(b []byte) (int, net.Addr, error) {
+// AwaitRead blocks until ReadBatch has something. These two have one caller.
+func (c *datagramConn) AwaitRead() error {
 	if !c.both.Load() {
-		n, from, err := c.mesh.ReadFromUDPAddrPort(b)
+		err := c.mesh.AwaitRead()
 		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.both.Load() {
-			return n, net.UDPAddrFromAddrPort(from), err
+			return err
 		}
 	}
 	if !c.pumping {
 		if !c.startMesh() {
-			return 0, nil, net.ErrClosed
+			return net.ErrClosed
 		}
 		c.pumping = true
 	}
+	if c.next.taken != nil {
+		return nil
+	}
 	select {
-	case d := <-c.received:
-		n := copy(b, d.b)
-		d.taken <- struct{}{}
-		return n, net.UDPAddrFromAddrPort(netip.AddrPortFrom(d.from.Addr().Unmap(), d.from.Port())), nil
+	case c.next = <-c.received:
+		return nil
 	case <-c.closec:
-		return 0, nil, net.ErrClosed
+		return net.ErrClosed
 	}
 }
+
+// ReadBatch reads what has come, without waiting.
+func (c *datagramConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
+	if d := c.next; d.taken != nil {
+		sizes[0], from[0] = copy(bufs[0], d.b), netip.AddrPortFrom(d.from.Addr().Unmap(), d.from.Port())
+		c.next = datagram{}
+		d.taken <- struct{}{}
+		return 1, nil
+	}
+	if c.both.Load() {
+		return 0, nil
+	}
+	n, err := c.mesh.ReadBatch(bufs, sizes, from)
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.both.Load() {
+		err = nil
+	}
+	return n, err
+}
+
+// ReadFrom implements net.PacketConn; the address is a *net.UDPAddr.
+func (c *datagramConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	var size [1]int
+	var from [1]netip.AddrPort
+	for {
+		if err := c.AwaitRead(); err != nil {
+			return 0, nil, err
+		}
+		if n, err := c.ReadBatch([][]byte{b}, size[:], from[:]); n > 0 || err != nil {
+			return size[0], net.UDPAddrFromAddrPort(from[0]), err
+		}
+	}
+}
+
+// Cork and Uncork have what is written between them leave together, as far as it goes into the mesh.
+func (c *datagramConn) Cork() { c.mesh.Cork() }
+
+// Uncork ends a Cork.
+func (c *datagramConn) Uncork() { c.mesh.Uncork() }
 
 // Close implements net.PacketConn.
 func (c *datagramConn) Close() error {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/things-go/go-socks5/statute"
+
+	"ginnel/internal/udpbatch"
 )
 
 // association is a UDP ASSOCIATE of RFC 1928 section 7: local takes datagrams with a header from the client, far sends
@@ -21,7 +23,10 @@ type association struct {
 	srv     *Server
 	control *conn
 	local   *net.UDPConn
+	in      inlet            // of local
+	out     *udpbatch.Socket // the same
 	far     net.PacketConn
+	back    inlet // of far
 	entry   entry
 
 	sent, received meter
@@ -81,8 +86,19 @@ func (a *association) listen(ctx context.Context, here netip.Addr) (err error) {
 	if a.local, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(here, 0))); err != nil {
 		return err
 	}
-	a.far, err = a.srv.ListenPacket(ctx)
-	return err
+	if a.out, err = udpbatch.New(a.local); err != nil {
+		return err
+	}
+	a.out.SetBuffers(socketBuffer)
+	a.in = &hostInlet{a.out, readinessOf(a.local)}
+	if a.far, err = a.srv.ListenPacket(ctx); err != nil {
+		return err
+	}
+	a.back = plainInlet{allocatingDatagrams{a.far}, readinessOf(a.far)}
+	if r, ok := a.far.(batchReader); ok {
+		a.back = batchInlet{r}
+	}
+	return nil
 }
 
 // clientOf is what is known of the client's socket, on the host ip, before it has sent anything. DST.ADDR and DST.PORT
@@ -153,49 +169,54 @@ func (a *association) awaitEnd() {
 
 // send passes datagrams on to the network.
 func (a *association) send() {
-	ready := readinessOf(a.local)
 	var dst Addr
 	for {
-		if err := a.sendOne(ready, &dst); err != nil {
+		if err := a.sendSome(&dst); err != nil {
 			a.ended(err)
 			return
 		}
 	}
 }
 
-// sendOne waits for one datagram. It returns an error only if there can be no further one.
-func (a *association) sendOne(ready readiness, dst *Addr) error {
-	if err := ready.wait(); err != nil {
+// sendSome waits for datagrams. It returns an error only if there can be no further ones.
+func (a *association) sendSome(dst *Addr) error {
+	if err := a.in.await(); err != nil {
 		return err
 	}
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
-	n, from, err := a.local.ReadFromUDPAddrPort(buf[:])
-	if err != nil {
+	s := takeSlab()
+	defer s.free()
+	if err := a.in.receive(s); err != nil {
 		return err
 	}
-	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	together(a.far, func() {
+		for i, b := range s.data {
+			a.sendOne(b, s.from[i], dst)
+		}
+	})
+	return nil
+}
+
+func (a *association) sendOne(b []byte, from netip.AddrPort, dst *Addr) {
 	client := a.client.Load()
 	if from.Addr() != client.Addr() || client.Port() != 0 && from.Port() != client.Port() {
-		a.drop()
-		return nil
+		a.drop(1)
+		return
 	}
-	header, err := parseDatagram(buf[:n], dst)
+	header, err := parseDatagram(b, dst)
 	if err != nil {
-		a.drop()
-		return nil
+		a.drop(1)
+		return
 	}
 	if client.Port() == 0 {
 		a.client.Store(new(from))
 	}
-	if _, err := a.far.WriteTo(buf[header:n], dst); err != nil {
-		a.drop()
-		return nil
+	if _, err := a.far.WriteTo(b[header:], dst); err != nil {
+		a.drop(1)
+		return
 	}
 	a.moved.Store(true)
 	a.srv.counters.datagramsSent.Add(1)
-	a.sent.add(int64(n - header))
-	return nil
+	a.sent.add(int64(len(b) - header))
 }
 
 // maxFarErrors in a row end an association. Single ones may be what an earlier datagram has brought about.
@@ -203,10 +224,8 @@ const maxFarErrors = 100
 
 // receive passes datagrams on to the client.
 func (a *association) receive() {
-	ready := readinessOf(a.far)
-	failed := 0
-	for {
-		err := a.receiveOne(ready)
+	for failed := 0; ; {
+		err := a.receiveSome()
 		if err == nil {
 			failed = 0
 			continue
@@ -218,35 +237,42 @@ func (a *association) receive() {
 	}
 }
 
-// receiveOne is sendOne the other way, but an error may pass.
-func (a *association) receiveOne(ready readiness) error {
-	if err := ready.wait(); err != nil {
+// receiveSome is sendSome the other way, but an error may pass.
+func (a *association) receiveSome() error {
+	if err := a.back.await(); err != nil {
 		return err
 	}
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
-	n, addr, err := a.far.ReadFrom(buf[datagramHeader:])
+	s := takeSlab()
+	defer s.free()
+	if err := a.back.receive(s); err != nil {
+		return err
+	}
+	client, size := a.client.Load(), 0
+	s.out = s.out[:0]
+	for i, b := range s.data {
+		src := netip.AddrPortFrom(s.from[i].Addr().Unmap(), s.from[i].Port())
+		if !src.IsValid() || client.Port() == 0 {
+			a.drop(1)
+			continue
+		}
+		// The data stays where it is; the header is put right before it.
+		var scratch [datagramHeader]byte
+		s.out = append(s.out, s.withHeader(i, appendDatagramHeader(scratch[:0], src)))
+		size += len(b)
+	}
+	if len(s.out) == 0 {
+		return nil
+	}
+	lost, err := a.out.Send(s.out, *client)
 	if err != nil {
-		return err
-	}
-	src, client := addrPortOf(addr), a.client.Load()
-	if !src.IsValid() || client.Port() == 0 {
-		a.drop()
+		a.drop(len(s.out))
 		return nil
 	}
-	// The data stays where it is; the header is put right before it.
-	var scratch [datagramHeader]byte
-	header := appendDatagramHeader(scratch[:0], src)
-	start := datagramHeader - len(header)
-	copy(buf[start:], header)
-	if _, err := a.local.WriteToUDPAddrPort(buf[start:datagramHeader+n], *client); err != nil {
-		a.drop()
-		return nil
-	}
+	a.drop(lost)
 	a.moved.Store(true)
-	a.srv.counters.datagramsReceived.Add(1)
-	a.received.add(int64(n))
+	a.srv.counters.datagramsReceived.Add(uint64(len(s.out) - lost))
+	a.received.add(int64(size))
 	return nil
 }
 
-func (a *association) drop() { a.srv.counters.datagramsDropped.Add(1) }
+func (a *association) drop(n int) { a.srv.counters.datagramsDropped.Add(uint64(n)) }

@@ -34,7 +34,11 @@ const (
 func (s *Server) ForwardPackets(pc net.PacketConn, name string, dial DialFunc) error {
 	defer pc.Close()
 	f := &packetForward{srv: s, pc: datagramsOf(pc), name: name, dial: dial, senders: make(map[netip.AddrPort]*sender)}
-	return s.whileLive(pc, func() error { return f.serve(readinessOf(pc), pc.LocalAddr()) })
+	in, err := inletOf(pc)
+	if err != nil {
+		return err
+	}
+	return s.whileLive(pc, func() error { return f.serve(in, pc.LocalAddr()) })
 }
 
 // datagrams is a UDP socket by the methods that do not allocate.
@@ -77,9 +81,9 @@ type packetForward struct {
 	senders map[netip.AddrPort]*sender // only serve adds
 }
 
-func (f *packetForward) serve(ready readiness, local net.Addr) error {
+func (f *packetForward) serve(in inlet, local net.Addr) error {
 	for failed := 0; ; {
-		err := f.receiveOne(ready)
+		err := f.receiveSome(in)
 		if f.srv.live.ended() {
 			return errServerClosed
 		}
@@ -93,21 +97,27 @@ func (f *packetForward) serve(ready readiness, local net.Addr) error {
 	}
 }
 
-// receiveOne waits for one datagram and passes it on.
-func (f *packetForward) receiveOne(ready readiness) error {
-	if err := ready.wait(); err != nil {
+// receiveSome waits for datagrams and passes them on.
+func (f *packetForward) receiveSome(in inlet) error {
+	if err := in.await(); err != nil {
 		return err
 	}
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
-	n, addr, err := f.pc.ReadFromUDPAddrPort(buf[:])
-	if err != nil {
+	slab := takeSlab()
+	defer slab.free()
+	if err := in.receive(slab); err != nil {
 		return err
 	}
-	if s := f.sender(netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())); s != nil {
-		s.pass(buf[:n])
-	} else {
-		f.drop(1)
+	for from, data := slab.from, slab.data; len(data) > 0; {
+		n := 1
+		for n < len(data) && from[n] == from[0] {
+			n++
+		}
+		if s := f.sender(netip.AddrPortFrom(from[0].Addr().Unmap(), from[0].Port())); s != nil {
+			s.pass(data[:n])
+		} else {
+			f.drop(n)
+		}
+		from, data = from[n:], data[n:]
 	}
 	return nil
 }

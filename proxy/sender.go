@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ginnel/internal/udpbatch"
 )
 
 // sender is a client of a packetForward. One goroutine dials and waits for idleness, one receives; both end when it is
@@ -24,22 +26,64 @@ type sender struct {
 	failure        firstError
 
 	mu       sync.Mutex
-	upstream net.Conn // nil until datagrams may go there directly
-	waiting  [][]byte // until then, in order
-	refuses  bool     // nothing may wait any more
+	upstream *upstream // nil until datagrams may go there directly
+	waiting  [][]byte  // until then, in order
+	refuses  bool      // nothing may wait any more
 }
 
-// pass sends b, or keeps a copy of it for as long as the destination is dialled.
-func (s *sender) pass(b []byte) {
-	if upstream, kept := s.keep(b); upstream != nil {
-		s.send(upstream, b)
-	} else if !kept {
-		s.f.drop(1)
+// upstream is a conn to the destination.
+type upstream struct {
+	net.Conn
+	sock *udpbatch.Socket // nil unless it is a socket of the host
+}
+
+func newUpstream(c net.Conn) (*upstream, error) {
+	u := &upstream{Conn: c}
+	if uc, ok := c.(*net.UDPConn); ok {
+		var err error
+		if u.sock, err = udpbatch.New(uc); err != nil {
+			return nil, err
+		}
+		u.sock.SetBuffers(socketBuffer)
+	}
+	return u, nil
+}
+
+// send returns how many datagrams have not been sent.
+func (u *upstream) send(datagrams [][]byte) (lost int) {
+	if u.sock != nil {
+		lost, err := u.sock.Send(datagrams, netip.AddrPort{})
+		if err != nil {
+			return len(datagrams) // and some more may have been, which nobody can tell
+		}
+		return lost
+	}
+	together(u.Conn, func() {
+		for _, b := range datagrams {
+			if _, err := u.Write(b); err != nil {
+				lost++
+			}
+		}
+	})
+	return lost
+}
+
+// pass sends datagrams, or keeps copies of them for as long as the destination is dialled.
+func (s *sender) pass(datagrams [][]byte) {
+	for i, b := range datagrams {
+		upstream, kept := s.keep(b)
+		if upstream != nil {
+			s.send(upstream, datagrams[i:])
+			return
+		}
+		if !kept {
+			s.f.drop(1)
+		}
 	}
 }
 
 // keep returns where b goes now, or else whether a copy of it waits.
-func (s *sender) keep(b []byte) (upstream net.Conn, kept bool) {
+func (s *sender) keep(b []byte) (up *upstream, kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.upstream != nil {
@@ -57,25 +101,23 @@ func (s *sender) keep(b []byte) (upstream net.Conn, kept bool) {
 }
 
 // connected sends what waits. Later datagrams go to upstream directly, but not before those are on their way.
-func (s *sender) connected(upstream net.Conn) {
+func (s *sender) connected(up *upstream) {
 	for {
-		waiting := s.takeWaiting(upstream)
+		waiting := s.takeWaiting(up)
 		if len(waiting) == 0 {
 			return
 		}
-		for _, b := range waiting {
-			s.send(upstream, b)
-		}
+		s.send(up, waiting)
 	}
 }
 
 // takeWaiting takes what waits for upstream, and opens the direct way there if that is nothing.
-func (s *sender) takeWaiting(upstream net.Conn) [][]byte {
+func (s *sender) takeWaiting(up *upstream) [][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	taken := s.takeWaitingLocked()
 	if len(taken) == 0 {
-		s.upstream = upstream
+		s.upstream = up
 	}
 	return taken
 }
@@ -116,7 +158,7 @@ func (s *sender) leave() {
 // run dials the destination and keeps the conn while it is in use.
 func (s *sender) run() {
 	defer s.Close()
-	upstream, err := s.connect()
+	up, in, err := s.open()
 	if err != nil {
 		s.failure.set(s.f.srv.dialFailed(s.f.name, err))
 		s.log()
@@ -125,9 +167,9 @@ func (s *sender) run() {
 		return
 	}
 	defer s.log()
-	defer upstream.Close()
-	s.f.srv.live.wg.Go(func() { s.receive(upstream) })
-	s.connected(upstream)
+	defer up.Close()
+	s.f.srv.live.wg.Go(func() { s.receive(in) })
+	s.connected(up)
 	for s.pause(s.f.srv.idleTimeout()) && s.moved.Swap(false) {
 	}
 }
@@ -142,6 +184,24 @@ func (s *sender) pause(d time.Duration) bool {
 	case <-s.closec:
 		return false
 	}
+}
+
+// open connects to the destination.
+func (s *sender) open() (*upstream, inlet, error) {
+	c, err := s.connect()
+	if err != nil {
+		return nil, nil, err
+	}
+	up, err := newUpstream(c)
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	if up.sock != nil {
+		return up, &hostInlet{up.sock, readinessOf(c)}, nil
+	}
+	in, err := inletOf(c)
+	return up, in, err // for what is no socket of the host there is no error
 }
 
 // connect dials for as long as DialTimeout and the sender last.
@@ -160,21 +220,25 @@ func (s *sender) cancelOnClose(ctx context.Context, cancel context.CancelFunc) {
 	}
 }
 
-func (s *sender) send(upstream net.Conn, b []byte) {
-	if _, err := upstream.Write(b); err != nil {
-		s.f.drop(1)
+func (s *sender) send(up *upstream, datagrams [][]byte) {
+	lost := up.send(datagrams)
+	s.f.drop(lost)
+	if lost == len(datagrams) {
 		return
 	}
+	size := 0
+	for _, b := range datagrams {
+		size += len(b)
+	}
 	s.moved.Store(true)
-	s.sent.add(int64(len(b)))
-	s.f.srv.counters.datagramsSent.Add(1)
+	s.sent.add(int64(size))
+	s.f.srv.counters.datagramsSent.Add(uint64(len(datagrams) - lost))
 }
 
-// receive carries the destination's datagrams back until upstream is closed.
-func (s *sender) receive(upstream net.Conn) {
-	ready := readinessOf(upstream)
+// receive carries the destination's datagrams back until the conn there is closed.
+func (s *sender) receive(in inlet) {
 	for failed := 0; ; {
-		err := s.receiveOne(ready, upstream)
+		err := s.receiveSome(in)
 		if err == nil {
 			failed = 0
 			continue
@@ -187,25 +251,32 @@ func (s *sender) receive(upstream net.Conn) {
 	}
 }
 
-// receiveOne waits for one datagram and passes it back.
-func (s *sender) receiveOne(ready readiness, upstream net.Conn) error {
-	if err := ready.wait(); err != nil {
+// receiveSome waits for datagrams and passes them back.
+func (s *sender) receiveSome(in inlet) error {
+	if err := in.await(); err != nil {
 		return err
 	}
-	buf := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(buf)
-	n, err := upstream.Read(buf[:])
-	if err != nil {
+	slab := takeSlab()
+	defer slab.free()
+	if err := in.receive(slab); err != nil {
 		return err
 	}
-	if _, err := s.f.pc.WriteToUDPAddrPort(buf[:n], s.addr); err != nil {
+	together(s.f.pc, func() {
+		for _, b := range slab.data {
+			s.receiveOne(b)
+		}
+	})
+	return nil
+}
+
+func (s *sender) receiveOne(b []byte) {
+	if _, err := s.f.pc.WriteToUDPAddrPort(b, s.addr); err != nil {
 		s.f.drop(1)
-		return nil
+		return
 	}
 	s.moved.Store(true)
-	s.received.add(int64(n))
+	s.received.add(int64(len(b)))
 	s.f.srv.counters.datagramsReceived.Add(1)
-	return nil
 }
 
 func (s *sender) log() {

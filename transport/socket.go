@@ -21,6 +21,9 @@ type socket struct {
 	c PacketConn
 }
 
+// socketBuffer is what is asked for in each direction, in bytes; the system may grant less.
+const socketBuffer = 7 << 20
+
 func newSocket(c PacketConn) (*socket, error) {
 	if uc, ok := c.(*net.UDPConn); ok {
 		if err := tune(uc); err != nil {
@@ -31,6 +34,7 @@ func newSocket(c PacketConn) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.SetBuffers(socketBuffer)
 	return &socket{s, c}, nil
 }
 

@@ -8,10 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketBuffer is what is asked for in each direction, in bytes; the system may grant less.
-const socketBuffer = 7 << 20
-
-// tune sets the options of a socket.
+// tune has datagrams cut on their way where they are too large for it.
 func tune(c *net.UDPConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -22,13 +19,6 @@ func tune(c *net.UDPConn) error {
 
 func setOptions(ufd uintptr) {
 	fd := int(ufd)
-	// The forced forms need a capability; without it the system's limits apply.
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer) != nil {
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, socketBuffer)
-	}
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer) != nil {
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, socketBuffer)
-	}
 	// Routers may cut datagrams into fragments, as they may those of the kernel's WireGuard: what is too large for a
 	// path whose routers do not say so would never arrive. Each option is refused by the sockets of the other family.
 	unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)

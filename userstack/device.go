@@ -20,6 +20,9 @@ const (
 	// maxQueued bytes wait to be read. Beyond that TCP and UDP writers block and everything else is dropped.
 	maxQueued = 256 << 10
 
+	// maxCorked of them wait for Uncork: a batch.
+	maxCorked = 64 << 10
+
 	// packetOverhead is what a queued packet costs beside its bytes, so that a queue of small ones is bounded too.
 	packetOverhead = 512
 )
@@ -45,6 +48,7 @@ type Device struct {
 	tsmp   bool                         // TSMP pings are answered
 	own    atomic.Pointer[[]netip.Addr] // the stack's addresses; nil before there are any
 	ready  atomic.Pointer[func()]       // see Notify
+	corks  atomic.Int32                 // writers whose datagrams wait for each other; see PacketConn.Cork
 
 	mu     sync.Mutex
 	queue  packetQueue
@@ -175,7 +179,7 @@ func (d *Device) shutDown() {
 // rest.
 func (d *Device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	queued, err := d.push(pkt)
-	if queued {
+	if queued && !(d.corks.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && d.Waiting() < maxCorked) {
 		d.tellReady()
 	}
 	return err

@@ -130,23 +130,86 @@ func (c *PacketConn) read(b []byte) (int, netip.AddrPort, error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
 	for {
-		if err := c.check(&c.readDeadline); err != nil {
-			return 0, netip.AddrPort{}, err
-		}
-		c.into = b
-		res, terr := c.ep.Read(&c.into, tcpip.ReadOptions{NeedRemoteAddr: true})
-		c.into = nil
-		_, short := terr.(*tcpip.ErrBadBuffer) // a datagram for which b has no room at all
-		switch {
-		case terr == nil || short:
-			from := addrPortOf(res.RemoteAddr)
-			return min(res.Count, len(b)), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
-		case !wouldBlock(terr):
-			return 0, netip.AddrPort{}, c.errorOf(terr)
+		n, from, err := c.tryRead(b)
+		if err != errNothing {
+			return n, from, err
 		}
 		if err := c.wait(c.inc, &c.readDeadline); err != nil {
 			return 0, netip.AddrPort{}, err
 		}
+	}
+}
+
+// errNothing says that there is nothing to read now.
+var errNothing = errors.New("no datagram")
+
+// tryRead is read without waiting. The caller holds rmu.
+func (c *PacketConn) tryRead(b []byte) (int, netip.AddrPort, error) {
+	if err := c.check(&c.readDeadline); err != nil {
+		return 0, netip.AddrPort{}, err
+	}
+	c.into = b
+	res, terr := c.ep.Read(&c.into, tcpip.ReadOptions{NeedRemoteAddr: true})
+	c.into = nil
+	_, short := terr.(*tcpip.ErrBadBuffer) // a datagram for which b has no room at all
+	switch {
+	case terr == nil || short:
+		from := addrPortOf(res.RemoteAddr)
+		return min(res.Count, len(b)), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
+	case wouldBlock(terr):
+		return 0, netip.AddrPort{}, errNothing
+	}
+	return 0, netip.AddrPort{}, c.errorOf(terr)
+}
+
+// AwaitRead blocks until there may be something to read.
+func (c *PacketConn) AwaitRead() error {
+	for {
+		if err := c.check(&c.readDeadline); err != nil {
+			return opError(opRead, "udp", c.LocalAddr(), nil, err)
+		}
+		if c.ep.Readiness(waiter.ReadableEvents|waiter.EventErr|waiter.EventHUp) != 0 {
+			return nil
+		}
+		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+			return opError(opRead, "udp", c.LocalAddr(), nil, err)
+		}
+	}
+}
+
+// ReadBatch reads what has come, without waiting: one datagram into each of bufs, and where it came from into from. It returns how
+// many there are, which may be none. A datagram longer than its buffer is cut.
+func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort) (n int, err error) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	for n < len(bufs) {
+		size, addr, err := c.tryRead(bufs[n])
+		switch {
+		case err == errNothing:
+			return n, nil
+		case err != nil && n > 0:
+			return n, nil // it comes again, or was of an earlier datagram
+		case err != nil:
+			return 0, opError(opRead, "udp", c.LocalAddr(), nil, err)
+		case c.spoken != nil && !c.spoken.has(addr):
+			c.s.dev.refused.Add(1)
+		default:
+			sizes[n], from[n] = size, addr
+			n++
+		}
+	}
+	return n, nil
+}
+
+// Cork has the datagrams that are written from here on wait for Uncork, unless there are many, so that they leave together. What
+// other sockets of the stack send at the same time may wait with them.
+func (c *PacketConn) Cork() { c.s.dev.corks.Add(1) }
+
+// Uncork ends a Cork.
+func (c *PacketConn) Uncork() {
+	c.s.dev.corks.Add(-1)
+	if c.s.dev.Waiting() > 0 {
+		c.s.dev.tellReady()
 	}
 }
 

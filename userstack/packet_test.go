@@ -201,3 +201,91 @@ func TestSetAddrs(t *testing.T) {
 		t.Error("a removed address still answers")
 	}
 }
+
+// What has come is read at once, and what is written between Cork and Uncork leaves at once.
+func TestBatches(t *testing.T) {
+	p := newPair(t, 0)
+	s, err := p.b.ListenPacket(netip.AddrPortFrom(netip.Addr{}, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.a.ListenPacket(netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	to := netip.AddrPortFrom(addrB4, 7)
+	bufs, sizes, from := make([][]byte, 16), make([]int, 16), make([]netip.AddrPort, 16)
+	for i := range bufs {
+		bufs[i] = make([]byte, 2000)
+	}
+	if n, err := s.ReadBatch(bufs, sizes, from); n != 0 || err != nil {
+		t.Errorf("before anything has come: %d datagrams, %v", n, err)
+	}
+	const many = 10
+	c.Cork()
+	for i := range many {
+		if _, err := c.WriteToUDPAddrPort(bytes.Repeat([]byte{byte(i)}, 100*i), to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := p.a.dev.queue.n; n != many { // nobody reads yet
+		t.Errorf("%d wait while corked, want %d", n, many)
+	}
+	c.Uncork()
+	for got := 0; got < many; {
+		s.SetReadDeadline(time.Now().Add(2 * time.Second))
+		if err := s.AwaitRead(); err != nil {
+			t.Fatalf("after %d datagrams: %v", got, err)
+		}
+		n, err := s.ReadBatch(bufs, sizes, from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			if want := bytes.Repeat([]byte{byte(got)}, 100*got); !bytes.Equal(bufs[i][:sizes[i]], want) || from[i].Addr() != addrA4 {
+				t.Errorf("datagram %d: %d bytes from %v, want %d", got, sizes[i], from[i], len(want))
+			}
+			got++
+		}
+	}
+	errc := make(chan error)
+	go func() { errc <- s.AwaitRead() }()
+	s.Close()
+	if err := <-errc; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("AwaitRead of a closed socket: %v, want net.ErrClosed", err)
+	}
+	if _, err := s.ReadBatch(bufs, sizes, from); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("ReadBatch of a closed socket: %v, want net.ErrClosed", err)
+	}
+}
+
+// A cork that is never pulled does not stop a writer.
+func TestForgottenCork(t *testing.T) {
+	p := newPair(t, 0)
+	p.serveEcho(t, 7)
+	forgetful, err := p.a.ListenPacket(netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer forgetful.Close()
+	forgetful.Cork()
+	done := make(chan error, 1)
+	go func() {
+		for range 2 * maxQueued / 1000 {
+			if _, err := forgetful.WriteToUDPAddrPort(make([]byte, 1000), netip.AddrPortFrom(addrB4, 7)); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the writer waits for room that nobody makes")
+	}
+}

@@ -35,13 +35,21 @@ func New(c Conn) (*Socket, error) {
 	return s, nil
 }
 
+// SetBuffers asks the system for that many bytes of room in each direction. Without a capability its limits apply, which is half of a
+// megabyte with Linux unless somebody has raised it.
+func (s *Socket) SetBuffers(bytes int) {
+	if s.os != nil {
+		s.os.setBuffers(bytes)
+	}
+}
+
 // Receive blocks until there is at least one datagram, or until c has an error. What b had is gone.
 func (s *Socket) Receive(b *Batch) error {
 	b.filled, b.next, b.off = 0, 0, 0
 	if s.os != nil {
 		return s.os.receive(b)
 	}
-	n, from, err := s.c.ReadFromUDPAddrPort(b.slot(0))
+	n, from, err := s.c.ReadFromUDPAddrPort(b.Slot(0))
 	if err != nil {
 		return err
 	}
@@ -100,7 +108,8 @@ func NewBatch(slots int) *Batch {
 	return b
 }
 
-func (b *Batch) slot(i int) []byte { return b.block[i*slotSize : (i+1)*slotSize : (i+1)*slotSize] }
+// Slot returns the memory of slot i, for whatever else it may be used between two Receives.
+func (b *Batch) Slot(i int) []byte { return b.block[i*slotSize : (i+1)*slotSize : (i+1)*slotSize] }
 
 // Next takes the next datagram out, and reports false if there is none. It is the caller's to change until the next Receive.
 func (b *Batch) Next() (datagram []byte, from netip.AddrPort, ok bool) {
@@ -112,7 +121,7 @@ func (b *Batch) Next() (datagram []byte, from netip.AddrPort, ok bool) {
 	if g.segment > 0 {
 		end = min(b.off+g.segment, end)
 	}
-	datagram = b.slot(b.next)[b.off:end:end]
+	datagram = b.Slot(b.next)[b.off:end:end]
 	if b.off = end; end == g.size {
 		b.next, b.off = b.next+1, 0
 	}

@@ -57,6 +57,18 @@ func (s *osSocket) setOptions(fd uintptr) {
 	}
 }
 
+func (s *osSocket) setBuffers(bytes int) {
+	s.raw.Control(func(ufd uintptr) {
+		fd := int(ufd)
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes) != nil {
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes)
+		}
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, bytes) != nil {
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, bytes)
+		}
+	})
+}
+
 // message is struct mmsghdr: a message and the bytes it carried.
 type message struct {
 	hdr unix.Msghdr
@@ -87,7 +99,7 @@ func (o *osBatch) init(b *Batch) {
 	o.msgs, o.iovs, o.names, o.ctrls = make([]message, n), make([]unix.Iovec, n), make([]unix.RawSockaddrInet6, n), make([]control, n)
 	o.tryf = o.try
 	for i := range o.msgs {
-		o.iovs[i].Base = &b.slot(i)[0]
+		o.iovs[i].Base = &b.Slot(i)[0]
 		o.iovs[i].SetLen(slotSize)
 		h := &o.msgs[i].hdr
 		h.Iov = &o.iovs[i]
@@ -159,6 +171,7 @@ type transmitter struct {
 	bufs    [][]byte // the batch; bufs[sent:] is still to go
 	sent    int
 	lost    int                   // of them, those that the system did not take
+	refused int                   // answers to earlier ones
 	name    unix.RawSockaddrInet6 // empty for where the socket is connected to
 	nameLen uint32
 	plain   bool // do not join datagrams of this batch
@@ -199,7 +212,7 @@ func (s *osSocket) send(bufs [][]byte, to netip.AddrPort) (lost int, err error) 
 }
 
 func (t *transmitter) load(bufs [][]byte, to netip.AddrPort) {
-	t.bufs, t.sent, t.lost, t.plain, t.errno = bufs, 0, 0, false, 0
+	t.bufs, t.sent, t.lost, t.refused, t.plain, t.errno = bufs, 0, 0, 0, false, 0
 	t.setName(to)
 	if n := len(bufs); cap(t.iovs) < n {
 		t.iovs = make([]unix.Iovec, n)
@@ -247,6 +260,11 @@ func (t *transmitter) transmit(fd uintptr) bool {
 		case syscall.EINTR:
 		case syscall.EAGAIN:
 			return false
+		case syscall.ECONNREFUSED: // the answer to an earlier one; nothing of these has been sent
+			if t.refused++; t.refused > len(t.bufs) {
+				t.errno = errno
+				return true
+			}
 		default:
 			if !t.recover(errno) {
 				t.errno = errno

@@ -131,3 +131,22 @@ func TestTransmitterKeepsNothing(t *testing.T) {
 		t.Error("the batch is still there")
 	}
 }
+
+// Where nobody listens, the answers to earlier datagrams do not take the place of later ones.
+func TestRefused(t *testing.T) {
+	gone := open(t, "udp4", "127.0.0.1:0")
+	client := batching(t, connect(t, gone.addr()))
+	gone.c.Close()
+	for i := range 10 {
+		if lost, err := client.Send([][]byte{{1}, {2, 2}, {3}}, netip.AddrPort{}); lost > 0 || err != nil {
+			t.Fatalf("batch %d: %d lost, %v", i, lost, err)
+		}
+	}
+	again := batching(t, listen(t, "udp4", gone.addr().String()))
+	if _, err := client.Send([][]byte{[]byte("first")}, netip.AddrPort{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := again.collect(t, 1); string(got[0]) != "first" {
+		t.Errorf("got %q", got[0])
+	}
+}

@@ -12,6 +12,7 @@ type osSocket struct{}
 
 func newOSSocket(*net.UDPConn) (*osSocket, error) { return nil, nil }
 
+func (*osSocket) setBuffers(int)       {}
 func (*osSocket) receive(*Batch) error { panic("udpbatch: internal error: no batches here") }
 func (*osSocket) send([][]byte, netip.AddrPort) (int, error) {
 	panic("udpbatch: internal error: no batches here")

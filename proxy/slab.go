@@ -119,11 +119,14 @@ func (i *hostInlet) receive(s *slab) error {
 		return err
 	}
 	for {
-		b, from, ok := s.batch.Next()
+		data, from, ok := s.batch.Next(s.data)
 		if !ok {
 			return nil
 		}
-		s.data, s.from = append(s.data, b), append(s.from, from)
+		s.data = data
+		for len(s.from) < len(data) {
+			s.from = append(s.from, from)
+		}
 	}
 }
 

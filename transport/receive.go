@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	// batchSize messages are handed to WireGuard in one call; see the same constant of userstack.
-	batchSize = 46
+	// receiveSlots rows of datagrams that the kernel joined, or single ones, are read by one system call.
+	receiveSlots = 8
 
-	// receiveSlots datagrams, or rows of datagrams that the kernel joined, are read by one system call.
-	receiveSlots = 4
+	// maxMessages are handed to WireGuard in one call: a row, or several small ones.
+	maxMessages = 64
 )
 
 // receiveFunc is WireGuard's. It takes messages of one sender, and may change them until it returns.
@@ -50,7 +50,8 @@ type receiver struct {
 	batch *udpbatch.Batch
 	seen  addressCache
 
-	messages [][]byte // of one sender, not yet given to WireGuard
+	row      [][]byte
+	messages [][]byte // not yet given to WireGuard
 	from     netip.AddrPort
 
 	errs  int           // in a row
@@ -99,28 +100,35 @@ func (r *receiver) afterError(err error) {
 	}
 }
 
-// sort looks at each datagram of the batch.
+// sort looks at each datagram of the batch. A row, which is what a peer has sent in one go, is not torn.
 func (r *receiver) sort() {
 	for {
-		b, from, ok := r.batch.Next()
+		row, from, ok := r.batch.Next(r.row[:0])
 		if !ok {
 			r.flush()
 			return
 		}
-		switch class, geneve := classify(b); {
-		case geneve:
-			r.c.counters.geneve.Add(1) // peer relays are not used
-		case class == classDisco:
-			r.c.tellDisco(b, from)
-		case class == classSTUN:
-			r.c.tellSTUN(b)
-		default:
-			if from != r.from || len(r.messages) == batchSize {
-				r.flush()
-				r.from = from
-			}
-			r.messages = append(r.messages, b)
+		r.row = row
+		if from != r.from || len(r.messages)+len(row) > maxMessages {
+			r.flush()
+			r.from = from
 		}
+		for _, b := range row {
+			r.sortOne(b)
+		}
+	}
+}
+
+func (r *receiver) sortOne(b []byte) {
+	switch class, geneve := classify(b); {
+	case geneve:
+		r.c.counters.geneve.Add(1) // peer relays are not used
+	case class == classDisco:
+		r.c.tellDisco(b, r.from)
+	case class == classSTUN:
+		r.c.tellSTUN(b)
+	default:
+		r.messages = append(r.messages, b)
 	}
 }
 
@@ -162,7 +170,7 @@ func (c *Conn) takeRelayed(e *endpoint, packets [][]byte) {
 		return
 	}
 	for len(packets) > 0 {
-		n := min(len(packets), batchSize)
+		n := min(len(packets), maxMessages)
 		(*receive)(packets[:n], e)
 		packets = packets[n:]
 	}

@@ -158,8 +158,8 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 	}
 }
 
-// pieceSize is what ReadFrom writes at a time: as much as leaves the stack in one batch, in whole segments.
-func (c *Conn) pieceSize() int { return c.mss * max(1, (bulkSize-1024)/c.mss) }
+// pieceSize is what ReadFrom writes at a time: as much as leaves the stack in one segment.
+func (c *Conn) pieceSize() int { return c.segment }
 
 // socketSink is a socket as the destination of gVisor's reads. Small pieces are gathered, so that they cost one system
 // call; large ones go out as they are.

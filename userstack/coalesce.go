@@ -20,22 +20,27 @@ const (
 // coalescer joins consecutive TCP segments of one flow within a batch, so that gVisor handles one large packet instead
 // of many (receive offload). It keeps slices of the batch and copies once, when a packet goes up. Packets of one flow
 // stay in order; flows may pass each other. The zero value is ready; it lives on the stack of device.Write.
+//
+// gVisor reads a stream and does not care how it was cut, or which segments were marked for pushing. So all that follows is
+// joined, whatever its size, and an acknowledgement without data that goes beyond the one before it takes its place. What the
+// joined packet says is the state after the last: its acknowledgement, window and echoed timestamp. Its own timestamp is that
+// of the first, as that of a delayed acknowledgement would echo it (RFC 7323, section 4.3).
 type coalescer struct {
 	runs [coalesceFlows]run
 	n    int
 
-	next [batchSize]int16 // packet i of the batch is followed in its run by next[i]
-	pkts [batchSize][]byte
+	next [maxBatch]int16 // packet i of the batch is followed in its run by next[i]
+	pkts [maxBatch][]byte
 	used int
 }
 
 // run is a row of segments that follow each other in one flow.
 type run struct {
 	first, last int16 // indexes into pkts
-	l4, hdr     int   // where the TCP header begins and ends in the first packet
+	l4, hdr     int   // where the TCP header begins and ends
 	size        int   // of the joined packet
-	seq         uint32
-	closed      bool // a flag or a short segment ended it
+	seq, ack    uint32
+	ended       bool // by the end of the stream
 }
 
 // add takes one packet of the batch. It lowers the window in it: see lowerWindow.
@@ -66,7 +71,7 @@ func (c *coalescer) add(packet []byte, up stack.NetworkDispatcher) {
 		return
 	}
 	r := &c.runs[i]
-	if c.follows(r, packet, l4, hdr) {
+	if c.follows(r, packet, hdr) {
 		c.extend(r, packet)
 		return
 	}
@@ -94,37 +99,46 @@ func (c *coalescer) flush(up stack.NetworkDispatcher) {
 }
 
 func (c *coalescer) start(r *run, packet []byte, l4, hdr int) {
-	i := c.keep(packet)
-	*r = run{first: i, last: i, l4: l4, hdr: hdr, size: len(packet), closed: ends(packet, l4)}
-	r.seq = header.TCP(packet[l4:]).SequenceNumber() + uint32(len(packet)-hdr)
+	i, tcp := c.keep(packet), header.TCP(packet[l4:])
+	*r = run{first: i, last: i, l4: l4, hdr: hdr, size: len(packet), ended: ends(tcp)}
+	r.seq, r.ack = tcp.SequenceNumber()+uint32(len(packet)-hdr), tcp.AckNumber()
 }
 
 // follows reports whether packet, of the run's flow, can be joined to it: it continues the sequence, and differs from
-// the first only in what joining may lose (length, identification, checksum) or keeps (window, last flags).
-func (c *coalescer) follows(r *run, packet []byte, l4, hdr int) bool {
+// the first only in what joining may lose (length, identification, checksum, timestamp) or keeps (acknowledgement, window,
+// echoed timestamp, last flags).
+func (c *coalescer) follows(r *run, packet []byte, hdr int) bool {
 	first := c.pkts[r.first]
-	if r.closed || hdr != r.hdr || r.size+len(packet)-hdr > coalesceMax || len(packet) > len(first) {
+	payload := len(packet) - hdr
+	if r.ended || hdr != r.hdr || r.size+payload > coalesceMax {
 		return false
 	}
-	a, b := header.TCP(first[l4:hdr]), header.TCP(packet[l4:hdr])
-	if b.SequenceNumber() != r.seq || a.AckNumber() != b.AckNumber() ||
-		(a.Flags()^b.Flags())&^tcpLastFlags != 0 || !bytes.Equal(a.Options(), b.Options()) {
+	a, b := header.TCP(first[r.l4:hdr]), header.TCP(packet[r.l4:hdr])
+	more := int32(b.AckNumber() - r.ack)
+	alone := payload == 0 || r.size == r.hdr // an acknowledgement, which is counted if it repeats another
+	if b.SequenceNumber() != r.seq || more < 0 || more == 0 && alone ||
+		(a.Flags()^b.Flags())&^tcpLastFlags != 0 || !bytes.Equal(a.Options(), b.Options()) && !(stamped(a) && stamped(b)) {
 		return false
 	}
-	if l4 == header.IPv4MinimumSize {
+	if r.l4 == header.IPv4MinimumSize {
 		return first[1] == packet[1] && first[8] == packet[8] // type of service, time to live
 	}
 	return bytes.Equal(first[:4], packet[:4]) && first[7] == packet[7] // class and flow label, hop limit
 }
 
+// stamped reports whether a header's only option is a timestamp, in the usual place.
+func stamped(tcp header.TCP) bool {
+	o := tcp.Options()
+	return len(o) == tcpOptions && o[0] == header.TCPOptionNOP && o[1] == header.TCPOptionNOP && o[2] == header.TCPOptionTS
+}
+
 func (c *coalescer) extend(r *run, packet []byte) {
-	i := c.keep(packet)
+	i, tcp := c.keep(packet), header.TCP(packet[r.l4:])
 	c.next[r.last] = i
 	r.last = i
 	r.size += len(packet) - r.hdr
 	r.seq += uint32(len(packet) - r.hdr)
-	// A segment shorter than the first is the end of what the peer had to send.
-	r.closed = ends(packet, r.l4) || len(packet) < len(c.pkts[r.first])
+	r.ack, r.ended = tcp.AckNumber(), ends(tcp)
 }
 
 func (c *coalescer) keep(packet []byte) int16 {
@@ -148,9 +162,7 @@ func (c *coalescer) flushRun(r *run, up stack.NetworkDispatcher) {
 	for i := c.next[r.first]; i >= 0; i = c.next[i] {
 		n += copy(b[n:], c.pkts[i][r.hdr:])
 	}
-	last := c.pkts[r.last]
-	b[r.l4+tcpFlagsOffset] |= last[r.l4+tcpFlagsOffset] & byte(tcpLastFlags)
-	copy(b[r.l4+tcpWindowOffset:], last[r.l4+tcpWindowOffset:r.l4+tcpWindowOffset+2])
+	takeState(b[r.l4:r.hdr], c.pkts[r.last][r.l4:r.hdr])
 	// The checksums are left wrong: the device tells gVisor not to look at them.
 	if b[0]>>4 == 4 {
 		header.IPv4(b).SetTotalLength(uint16(r.size))
@@ -158,6 +170,16 @@ func (c *coalescer) flushRun(r *run, up stack.NetworkDispatcher) {
 		header.IPv6(b).SetPayloadLength(uint16(r.size - header.IPv6MinimumSize))
 	}
 	deliverView(v, up)
+}
+
+// takeState makes the header of a joined packet say what that of the last packet in it does.
+func takeState(tcp, last []byte) {
+	tcp[tcpFlagsOffset] |= last[tcpFlagsOffset] & byte(tcpLastFlags)
+	copy(tcp[tcpAckOffset:tcpAckOffset+4], last[tcpAckOffset:])
+	copy(tcp[tcpWindowOffset:tcpWindowOffset+2], last[tcpWindowOffset:])
+	if stamped(tcp) {
+		copy(tcp[tcpEchoOffset:tcpEchoOffset+4], last[tcpEchoOffset:])
+	}
 }
 
 // kind is what the coalescer does with a packet.
@@ -196,16 +218,17 @@ func classify(packet []byte) (l4, hdr int, k kind) {
 	tcp := header.TCP(packet[l4:])
 	hdr = l4 + int(tcp.DataOffset())
 	const unusual = header.TCPFlagSyn | header.TCPFlagRst | header.TCPFlagUrg
-	if hdr < l4+header.TCPMinimumSize || hdr >= len(packet) || tcp.Flags()&unusual != 0 || tcp.Flags()&header.TCPFlagAck == 0 {
+	if hdr < l4+header.TCPMinimumSize || hdr > len(packet) || tcp.Flags()&unusual != 0 || tcp.Flags()&header.TCPFlagAck == 0 {
 		return l4, hdr, loneTCP
+	}
+	if hdr == len(packet) && (tcp.Flags() != header.TCPFlagAck || len(tcp) > plainAck) {
+		return l4, hdr, loneTCP // it ends the stream, or tells of a gap
 	}
 	return l4, hdr, joinTCP
 }
 
-// ends reports whether nothing may be joined after packet.
-func ends(packet []byte, l4 int) bool {
-	return packet[l4+tcpFlagsOffset]&byte(tcpLastFlags) != 0
-}
+// ends reports whether nothing may be joined after a segment.
+func ends(tcp header.TCP) bool { return tcp.Flags()&header.TCPFlagFin != 0 }
 
 // sameFlow compares addresses and ports.
 func sameFlow(a []byte, al4 int, b []byte, bl4 int) bool {

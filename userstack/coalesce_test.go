@@ -80,18 +80,26 @@ func TestCoalesce(t *testing.T) {
 		want []int // payload bytes of each packet that goes up
 	}{
 		{"in sequence", []segment{data(0, 100), data(100, 100), data(200, 100)}, []int{300}},
-		{"short one ends", []segment{data(0, 100), data(100, 50), data(150, 100)}, []int{150, 100}},
-		{"longer one begins anew", []segment{data(0, 100), data(100, 101)}, []int{100, 101}},
+		{"of all sizes", []segment{data(0, 100), data(100, 50), data(150, 101)}, []int{251}},
 		{"gap", []segment{data(0, 100), data(200, 100)}, []int{100, 100}},
 		{"duplicate", []segment{data(0, 100), data(0, 100)}, []int{100, 100}},
 		{"sequence wraps", []segment{data(0xffffffc0, 64), data(0, 64)}, []int{128}},
-		{"push ends", []segment{with(data(0, 100), func(s *segment) { s.flags |= header.TCPFlagPsh }), data(100, 100)}, []int{100, 100}},
+		{"push", []segment{with(data(0, 100), func(s *segment) { s.flags |= header.TCPFlagPsh }), data(100, 100)}, []int{200}},
 		{"fin ends", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.flags |= header.TCPFlagFin }), data(200, 100)}, []int{200, 100}},
-		{"other acknowledgement", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.ack++ })}, []int{100, 100}},
-		{"other timestamp", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.options[7]++ })}, []int{100, 100}},
+		{"later acknowledgement", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.ack++ })}, []int{200}},
+		{"earlier acknowledgement", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.ack-- })}, []int{100, 100}},
+		{"later timestamp", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.options[7]++ })}, []int{200}},
+		{"other options", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.options[2] = 5 })}, []int{100, 100}},
+		{"more options", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.options = append(s.options, 1, 1, 1, 1) })}, []int{100, 100}},
 		{"other TTL", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.ttl-- })}, []int{100, 100}},
 		{"congestion mark", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.flags |= 1 << 6 })}, []int{100, 100}},
-		{"acknowledgement between", []segment{data(0, 100), with(data(100, 0), func(s *segment) {}), data(100, 100)}, []int{100, 0, 100}},
+		{"acknowledgement between", []segment{data(0, 100), with(data(100, 0), func(s *segment) { s.ack++ }), with(data(100, 100), func(s *segment) { s.ack++ })}, []int{200}},
+		{"acknowledgements", []segment{data(0, 0), with(data(0, 0), func(s *segment) { s.ack++ }), with(data(0, 0), func(s *segment) { s.ack += 9 })}, []int{0}},
+		{"repeated acknowledgements", []segment{data(0, 0), data(0, 0), data(0, 0)}, []int{0, 0, 0}},
+		{"repeated before data", []segment{data(0, 0), data(0, 100), data(100, 100)}, []int{0, 200}},
+		{"repeated after data", []segment{data(0, 100), data(100, 0), data(100, 0)}, []int{100, 0, 0}},
+		{"acknowledgement that tells of a gap", []segment{data(0, 0), with(data(0, 0), func(s *segment) { s.ack++; s.options = append(s.options, 1, 1, 5, 10, 0, 0, 0, 9, 0, 0, 0, 12) })}, []int{0, 0}},
+		{"end without data", []segment{data(0, 100), with(data(100, 0), func(s *segment) { s.flags |= header.TCPFlagFin })}, []int{100, 0}},
 		{"reset goes last", []segment{data(0, 100), with(data(100, 0), func(s *segment) { s.flags |= header.TCPFlagRst })}, []int{100, 0}},
 		{"two flows", []segment{data(0, 10), with(data(0, 20), func(s *segment) { s.port++ }), data(10, 10), with(data(20, 20), func(s *segment) { s.port++ })}, []int{20, 40}},
 		{"two hosts", []segment{data(0, 10), with(data(0, 20), func(s *segment) { s.host++ }), data(10, 10)}, []int{20, 20}},
@@ -109,11 +117,13 @@ func TestCoalesce(t *testing.T) {
 	}
 }
 
-// What joining could lose is kept: the last window, the last flags, correct lengths.
+// What joining could lose is kept: the last acknowledgement, window, echo and flags, the first timestamp, correct lengths.
 func TestCoalesceKeeps(t *testing.T) {
 	last := data(100, 100)
 	last.flags |= header.TCPFlagPsh | header.TCPFlagFin
 	last.window = 502 // which lowerWindow makes 501
+	last.ack += 1000
+	last.options = []byte{1, 1, 8, 10, 0, 0, 0, 3, 0, 0, 0, 4}
 	for _, v6 := range []bool{false, true} {
 		first, last := data(0, 100), last
 		first.v6, last.v6 = v6, v6
@@ -123,19 +133,24 @@ func TestCoalesceKeeps(t *testing.T) {
 		}
 		l4, hdr, _ := classify(got[0])
 		tcp := header.TCP(got[0][l4:])
-		if tcp.Flags() != last.flags || tcp.WindowSize() != 501 || tcp.SequenceNumber() != 0 || len(got[0])-hdr != 200 {
-			t.Errorf("joined packet has flags %v, window %d, sequence %d, %d bytes", tcp.Flags(), tcp.WindowSize(), tcp.SequenceNumber(), len(got[0])-hdr)
+		if tcp.Flags() != last.flags || tcp.WindowSize() != 501 || tcp.SequenceNumber() != 0 || tcp.AckNumber() != last.ack || len(got[0])-hdr != 200 {
+			t.Errorf("joined packet has flags %v, window %d, sequence %d, acknowledgement %d, %d bytes",
+				tcp.Flags(), tcp.WindowSize(), tcp.SequenceNumber(), tcp.AckNumber(), len(got[0])-hdr)
+		}
+		if ts := tcp.ParsedOptions(); ts.TSVal != 1 || ts.TSEcr != 4 {
+			t.Errorf("joined packet has timestamp %d and echoes %d, want 1 and 4", ts.TSVal, ts.TSEcr)
 		}
 	}
 }
 
-// Random batches, joined, say the same as the packets one by one: each flow's bytes and flags in the same order.
+// Random batches, joined, say the same as the packets one by one: each flow's bytes and flags in the same order, acknowledgements
+// that never go back and end with the last, and each repetition of one.
 func TestCoalesceAgainstNaive(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for round := range 2000 {
-		seqs := map[string]uint32{}
+		seqs, acks := map[string]uint32{}, map[string]uint32{}
 		var in [][]byte
-		for range 1 + r.IntN(2*batchSize) {
+		for range 1 + r.IntN(2*maxBatch) {
 			s := data(0, r.IntN(4)*100)
 			s.v6 = r.IntN(4) == 0
 			s.port += uint16(r.IntN(12))
@@ -147,7 +162,8 @@ func TestCoalesceAgainstNaive(t *testing.T) {
 			s.seq = seqs[id]
 			s.payload = randomBytes(len(s.payload), uint64(s.seq))
 			seqs[id] += uint32(len(s.payload))
-			s.ack += uint32(r.IntN(30) / 29)
+			acks[id] += uint32(r.IntN(4)/3) * 100
+			s.ack = acks[id]
 			if r.IntN(10) == 0 {
 				s.flags |= header.TCPFlagPsh
 			}
@@ -162,6 +178,12 @@ func TestCoalesceAgainstNaive(t *testing.T) {
 			c.add(p, &up)
 		}
 		c.flush(&up)
+		wantAcks, gotAcks := acknowledgements(in), acknowledgements(up.packets)
+		for flow, want := range wantAcks {
+			if got := gotAcks[flow]; want != got {
+				t.Fatalf("round %d, flow %s: acknowledges %+v, want %+v", round, flow, got, want)
+			}
+		}
 		want, got := conversation(in), conversation(up.packets)
 		for flow := range want {
 			if want[flow] != got[flow] {
@@ -174,17 +196,44 @@ func TestCoalesceAgainstNaive(t *testing.T) {
 	}
 }
 
+// acknowledged is the most that a flow acknowledges, and how often it has repeated that.
+type acknowledged struct {
+	last     uint32
+	repeated int
+}
+
+func acknowledgements(packets [][]byte) map[string]acknowledged {
+	out := map[string]acknowledged{}
+	for _, p := range packets {
+		l4, hdr, _ := classify(p)
+		tcp, flow := header.TCP(p[l4:]), flowOfPacket(p, l4)
+		a, known := out[flow]
+		switch more := int32(tcp.AckNumber() - a.last); {
+		case !known || more > 0:
+			a = acknowledged{last: tcp.AckNumber()} // what was repeated has come to nothing
+		case more == 0 && len(p) == hdr && tcp.Flags() == header.TCPFlagAck:
+			a.repeated++
+		}
+		out[flow] = a
+	}
+	return out
+}
+
+func flowOfPacket(p []byte, l4 int) string {
+	addrs := p[12:20]
+	if p[0]>>4 == 6 {
+		addrs = p[8:40]
+	}
+	return fmt.Sprintf("%x %d", addrs, header.TCP(p[l4:]).SourcePort())
+}
+
 // conversation writes down what each flow says, byte by byte, so that it does not matter how it is cut.
 func conversation(packets [][]byte) map[string]string {
 	out := map[string]*bytes.Buffer{}
 	for _, p := range packets {
 		l4, hdr, _ := classify(p)
 		tcp := header.TCP(p[l4:])
-		addrs := p[12:20]
-		if p[0]>>4 == 6 {
-			addrs = p[8:40]
-		}
-		flow := fmt.Sprintf("%x %d", addrs, tcp.SourcePort())
+		flow := flowOfPacket(p, l4)
 		if out[flow] == nil {
 			out[flow] = new(bytes.Buffer)
 		}
@@ -193,10 +242,9 @@ func conversation(packets [][]byte) map[string]string {
 		for i, b := range payload {
 			w.Write(binary.BigEndian.AppendUint32(nil, tcp.SequenceNumber()+uint32(i)))
 			w.WriteByte(b)
-			w.Write(binary.BigEndian.AppendUint32(nil, tcp.AckNumber()))
 		}
-		if rest := tcp.Flags() &^ header.TCPFlagAck; rest != 0 || len(payload) == 0 {
-			fmt.Fprintf(w, "[%v at %d]", tcp.Flags(), tcp.SequenceNumber()+uint32(len(payload)))
+		if rest := tcp.Flags() &^ (header.TCPFlagAck | header.TCPFlagPsh); rest != 0 {
+			fmt.Fprintf(w, "[%v at %d]", rest, tcp.SequenceNumber()+uint32(len(payload)))
 		}
 	}
 	text := map[string]string{}

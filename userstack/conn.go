@@ -112,14 +112,14 @@ type Conn struct {
 	wmu  sync.Mutex   // one writer at a time
 	from bytes.Reader // what write takes from
 
-	mss    int // payload of a full segment, in bytes
-	memory *memory
-	grant  grant // of memory
+	segment int // payload of the largest segment that is cut, in bytes
+	memory  *memory
+	grant   grant // of memory
 }
 
 // newConn takes over a connected endpoint, and the memory that was granted for it.
 func newConn(s *Stack, g grant, ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
-	c := &Conn{mss: mss, memory: &s.memory, grant: g}
+	c := &Conn{segment: mss * s.dev.segment, memory: &s.memory, grant: g}
 	c.hold(s, ep, wq)
 	if a, err := ep.GetLocalAddress(); err == nil {
 		c.local = net.TCPAddrFromAddrPort(addrPortOf(a))

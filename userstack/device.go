@@ -14,8 +14,14 @@ import (
 )
 
 const (
-	// batchSize packets are exchanged in one call: one segment of 64 KiB at an MTU of 1420.
-	batchSize = 46
+	// maxBatch packets are joined at the most, and cut from one segment. Where they are large a batch is more than one.
+	maxBatch = 64
+	minBatch = 8
+
+	// oneGo is what the kernel takes of UDP datagrams in one go, and a relay in four records of TLS, in bytes; overhead is what a
+	// packet gains until then, from WireGuard and at a relay from DERP.
+	oneGo    = 64 << 10
+	overhead = 32 + 37
 
 	// maxQueued bytes wait to be read. Beyond that TCP and UDP writers block and everything else is dropped.
 	maxQueued = 256 << 10
@@ -32,8 +38,9 @@ const (
 // Outbound, gVisor appends to queue in any goroutine, and calls ready, whose business it is that somebody reads. Inbound, Write
 // goes straight into gVisor.
 type Device struct {
-	mtu   int
-	batch int
+	mtu     int
+	batch   int // packets that are best exchanged in one call
+	segment int // packets that a segment of gVisor's is cut to: whole batches
 
 	once   sync.Once
 	closec chan struct{}
@@ -66,11 +73,18 @@ type Device struct {
 }
 
 func newDevice(mtu, batch int) *Device {
-	d := &Device{mtu: mtu, batch: cmp.Or(batch, batchSize), closec: make(chan struct{})}
+	d := &Device{mtu: mtu, segment: segmentPackets(mtu), closec: make(chan struct{})}
+	if d.batch = cmp.Or(batch, max(d.segment, minBatch)); d.batch < d.segment {
+		d.segment -= d.segment % d.batch
+	}
 	d.room.L = &d.mu
 	d.acks.full = uint32(mtu)
 	return d
 }
+
+// segmentPackets is how many packets gVisor's segments are cut to: as many as leave in one go, so that a segment is one again
+// where it arrives.
+func segmentPackets(mtu int) int { return min(max(oneGo/(mtu+overhead), 1), maxBatch) }
 
 // Notify has ready called whenever there is something to read, in the goroutine that made it, which may hold locks of gVisor: it
 // must not write to the device. It is called at once if there is something already.
@@ -99,6 +113,13 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 			}
 			d.reading.load(pkt)
 		}
+		for d.reading.short() {
+			pkt := d.popNext()
+			if pkt == nil {
+				break
+			}
+			d.reading.extend(pkt)
+		}
 		size := d.reading.next(bufs[n][offset:])
 		if size == 0 {
 			continue // a packet that cannot be cut; counted by the segmenter
@@ -112,6 +133,20 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 func (d *Device) pop() *stack.PacketBuffer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.popLocked()
+}
+
+// popNext is pop if that continues what is being cut, or else nil.
+func (d *Device) popNext() *stack.PacketBuffer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if pkt := d.queue.first(); pkt == nil || !d.reading.continues(pkt) {
+		return nil
+	}
+	return d.popLocked()
+}
+
+func (d *Device) popLocked() *stack.PacketBuffer {
 	pkt := d.queue.pop()
 	if pkt == nil {
 		return nil
@@ -287,6 +322,14 @@ func (q *packetQueue) push(pkt *stack.PacketBuffer) {
 	}
 	q.ring[(q.head+q.n)%len(q.ring)] = pkt
 	q.n++
+}
+
+// first is what pop would return.
+func (q *packetQueue) first() *stack.PacketBuffer {
+	if q.n == 0 {
+		return nil
+	}
+	return q.ring[q.head]
 }
 
 func (q *packetQueue) pop() *stack.PacketBuffer {

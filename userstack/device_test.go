@@ -2,6 +2,7 @@ package userstack
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -43,7 +44,7 @@ func TestNotify(t *testing.T) {
 	if told != 2 || d.Waiting() == 0 {
 		t.Errorf("told %d times, %d bytes waiting; want twice, and some", told, d.Waiting())
 	}
-	bufs, sizes := buffers(batchSize)
+	bufs, sizes := buffers(maxBatch)
 	if n := d.Read(bufs, sizes, 16); n != 2 || sizes[0] != 30 || d.Waiting() != 0 {
 		t.Errorf("%d packets of %d bytes and %d bytes left, want 2 of 30 and none", n, sizes[0], d.Waiting())
 	}
@@ -134,5 +135,77 @@ func TestPacketQueue(t *testing.T) {
 			}
 			want = want[1:]
 		}
+	}
+}
+
+// tcpData is a segment as gVisor queues it, with a payload that counts bytes of the stream.
+func tcpData(seq uint32, n int, change ...func(ip header.IPv4, tcp header.TCP)) *stack.PacketBuffer {
+	payload := make([]byte, n)
+	for i := range payload {
+		payload[i] = byte((seq + uint32(i)) % 251)
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{ReserveHeaderBytes: 60, Payload: buffer.MakeWithData(payload)})
+	tcp := header.TCP(pkt.TransportHeader().Push(header.TCPMinimumSize))
+	tcp.Encode(&header.TCPFields{SrcPort: 1, DstPort: 2, SeqNum: seq, AckNum: 7, DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagAck | header.TCPFlagPsh, WindowSize: 100})
+	pkt.TransportProtocolNumber = header.TCPProtocolNumber
+	ip := header.IPv4(pkt.NetworkHeader().Push(header.IPv4MinimumSize))
+	ip.Encode(&header.IPv4Fields{TotalLength: uint16(40 + n), Protocol: uint8(header.TCPProtocolNumber), TTL: 64, SrcAddr: addressOf(addrA4), DstAddr: addressOf(addrB4)})
+	pkt.GSOOptions = stack.GSO{Type: stack.GSOTCPv4, NeedsCsum: true, MSS: 1000}
+	for _, f := range change {
+		f(ip, tcp)
+	}
+	return pkt
+}
+
+// What gVisor sends in pieces of any size leaves in packets of one size, as far as the pieces continue each other.
+func TestPiecesAreCutTogether(t *testing.T) {
+	fin := func(_ header.IPv4, tcp header.TCP) { tcp.SetFlags(uint8(header.TCPFlagAck | header.TCPFlagFin)) }
+	for _, c := range []struct {
+		name string
+		in   []*stack.PacketBuffer
+		want []int
+	}{
+		{"in sequence", []*stack.PacketBuffer{tcpData(0, 2500), tcpData(2500, 300), tcpData(2800, 1700)}, []int{1000, 1000, 1000, 1000, 500}},
+		{"small ones", []*stack.PacketBuffer{tcpData(0, 400), tcpData(400, 400), tcpData(800, 400), tcpData(1200, 400)}, []int{1000, 600}},
+		{"around the end of the numbers", []*stack.PacketBuffer{tcpData(0xffffff00, 300), tcpData(44, 300)}, []int{600}},
+		{"whole ones", []*stack.PacketBuffer{tcpData(0, 2000), tcpData(2000, 2000)}, []int{1000, 1000, 1000, 1000}},
+		{"gap", []*stack.PacketBuffer{tcpData(0, 300), tcpData(301, 300)}, []int{300, 300}},
+		{"repetition", []*stack.PacketBuffer{tcpData(0, 300), tcpData(0, 300)}, []int{300, 300}},
+		{"other port", []*stack.PacketBuffer{tcpData(0, 300), tcpData(300, 300, func(_ header.IPv4, tcp header.TCP) { tcp.SetSourcePort(9) })}, []int{300, 300}},
+		{"other address", []*stack.PacketBuffer{tcpData(0, 300), tcpData(300, 300, func(ip header.IPv4, _ header.TCP) { ip.SetDestinationAddress(addressOf(addrA4)) })}, []int{300, 300}},
+		{"other class", []*stack.PacketBuffer{tcpData(0, 300), tcpData(300, 300, func(ip header.IPv4, _ header.TCP) { ip.SetTOS(4, 0) })}, []int{300, 300}},
+		{"other segment size", []*stack.PacketBuffer{tcpData(0, 300), func() *stack.PacketBuffer { p := tcpData(300, 300); p.GSOOptions.MSS = 900; return p }()}, []int{300, 300}},
+		{"end", []*stack.PacketBuffer{tcpData(0, 300), tcpData(300, 300, fin), tcpData(601, 300)}, []int{600, 300}},
+		{"acknowledgement", []*stack.PacketBuffer{tcpData(0, 300), tcpData(300, 0), tcpData(300, 300)}, []int{300, 0, 300}},
+	} {
+		d := newDevice(DefaultMTU, 0)
+		for _, pkt := range c.in {
+			d.mu.Lock()
+			d.pushLocked(pkt)
+			d.mu.Unlock()
+		}
+		bufs, sizes := buffers(maxBatch)
+		n := d.Read(bufs, sizes, 0)
+		var got []int
+		for i := range n {
+			packet := bufs[i][:sizes[i]]
+			if why := wrong(packet, DefaultMTU); why != "" {
+				t.Errorf("%s: packet %d: %s", c.name, i, why)
+			}
+			tcp := header.TCP(packet[20:])
+			for k, b := range tcp.Payload() {
+				if want := byte((tcp.SequenceNumber() + uint32(k)) % 251); b != want {
+					t.Fatalf("%s: packet %d: byte %d of the stream is %d, want %d", c.name, i, tcp.SequenceNumber()+uint32(k), b, want)
+				}
+			}
+			got = append(got, len(tcp.Payload()))
+			if last := i == n-1; c.name == "end" && i == 0 != (tcp.Flags()&header.TCPFlagFin != 0) || last && d.Waiting() > 0 {
+				t.Errorf("%s: packet %d has flags %v, %d bytes wait", c.name, i, tcp.Flags(), d.Waiting())
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: payloads %v, want %v", c.name, got, c.want)
+		}
+		d.Close()
 	}
 }

@@ -25,7 +25,7 @@ const (
 	connectAttempts = 4
 	connectPatience = 8 * time.Second
 
-	tcpOptions = 12 // bytes of TCP options in a data segment: timestamps, padded
+	tcpOptions = 12 // bytes of TCP options in most segments: timestamps, padded
 )
 
 // DialContext connects to addr, an IP address and port, over "tcp" or "udp" and their 4 and 6 forms. Names are the
@@ -198,13 +198,13 @@ func dialError(err error) error {
 	return err
 }
 
-// mss is the payload of a full segment to or from an address like a.
+// mss is the payload of gVisor's full segments to an address like a: it leaves room for all options that there could be.
 func (s *Stack) mss(a netip.Addr) int {
 	ip := header.IPv4MinimumSize
 	if a.Is6() {
 		ip = header.IPv6MinimumSize
 	}
-	return s.dev.mtu - ip - header.TCPMinimumSize - tcpOptions
+	return s.dev.mtu - ip - header.TCPHeaderMaximumSize
 }
 
 // setConnOptions gives a TCP endpoint what package net gives its conns: no Nagle, keep-alive.

@@ -142,7 +142,7 @@ func FuzzInbound(f *testing.F) {
 	var wg sync.WaitGroup
 	wg.Go(func() { // answers go nowhere
 		out := newOutlet(stack)
-		bufs, sizes := buffers(batchSize)
+		bufs, sizes := buffers(maxBatch)
 		for out.read(bufs, sizes, 0) > 0 {
 		}
 	})

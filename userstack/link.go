@@ -8,9 +8,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// gsoMaxSize is the largest segment that gVisor hands down, headers included.
-const gsoMaxSize = 64<<10 - 1
-
 // link is the device as gVisor sees it. It is a type of its own because both sides have an MTU and a Close.
 type link struct {
 	d  *Device
@@ -60,8 +57,11 @@ func (l link) Capabilities() stack.LinkEndpointCapabilities { return stack.Capab
 // SupportedGSO asks gVisor for segments of up to GSOMaxSize, with checksums left to us.
 func (l link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
-// GSOMaxSize implements stack.GSOEndpoint.
-func (l link) GSOMaxSize() uint32 { return gsoMaxSize }
+// GSOMaxSize implements stack.GSOEndpoint. gVisor takes the headers that TCP could have, and a byte, off it.
+func (l link) GSOMaxSize() uint32 {
+	payload := l.d.segment * (l.d.mtu - header.IPv4MinimumSize - header.TCPHeaderMaximumSize)
+	return uint32(min(payload+header.TCPTotalHeaderMaximumSize+1, 64<<10-1))
+}
 
 // MTU implements stack.LinkEndpoint.
 func (l link) MTU() uint32 { return uint32(l.d.mtu) }

@@ -122,12 +122,12 @@ func (o *outlet) read(bufs [][]byte, sizes []int, offset int) int {
 func (p *pair) carry(from, to *Stack) {
 	const offset = 16
 	out := newOutlet(from)
-	bufs := make([][]byte, batchSize)
+	bufs := make([][]byte, maxBatch)
 	for i := range bufs {
 		bufs[i] = make([]byte, offset+maxMTU)
 	}
-	sizes := make([]int, batchSize)
-	whole := make([][]byte, 0, batchSize)
+	sizes := make([]int, maxBatch)
+	whole := make([][]byte, 0, maxBatch)
 	for {
 		n := out.read(bufs, sizes, offset)
 		if n == 0 {

@@ -1,6 +1,7 @@
 package userstack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"sync/atomic"
 
@@ -11,9 +12,11 @@ import (
 )
 
 const (
+	tcpAckOffset    = 8
 	tcpFlagsOffset  = 13
 	tcpWindowOffset = 14
 	tcpSumOffset    = header.TCPChecksumOffset
+	tcpEchoOffset   = header.TCPMinimumSize + 8 // in a header whose only option is a timestamp
 
 	// Flags that only the last piece of a cut segment may carry.
 	tcpLastFlags = header.TCPFlagFin | header.TCPFlagPsh
@@ -21,16 +24,22 @@ const (
 
 // segmenter turns the packets that gVisor queued into packets that fit the MTU: TCP segmentation offload, done as late
 // as possible. It holds one packet at a time. Its owner is the device's Read.
+//
+// gVisor sends what a window allows, which may be any number of bytes. Where a packet continues the one before, what is left of
+// that is cut together with it: packets of one size leave the machine as one, and make one acknowledgement.
 type segmenter struct {
 	pkt  *stack.PacketBuffer
 	hdr  []byte       // network and transport header of a packet to be cut, empty for one that goes out whole
+	tail []byte       // of the packet before, in spare; goes before rest
 	rest []byte       // what is left of the present view
 	view *buffer.View // the next one
-	left int          // bytes in rest and all that follows
+	left int          // bytes in tail, rest and all that follows
 
 	mss int    // payload of a piece; 0: pkt goes out whole
 	l4  int    // where the transport header begins in hdr
 	seq uint32 // TCP sequence number of the next piece
+
+	spare []byte // room for tail
 
 	malformed atomic.Uint64 // packets that could not be cut, or are longer than the buffers to read into
 }
@@ -57,6 +66,42 @@ func (s *segmenter) load(pkt *stack.PacketBuffer) {
 	s.seq = header.TCP(s.hdr[s.l4:]).SequenceNumber()
 }
 
+// short reports whether what is left does not fill a packet, and may be continued.
+func (s *segmenter) short() bool {
+	return s.pkt != nil && s.mss > 0 && s.left > 0 && s.left < s.mss &&
+		header.TCP(s.hdr[s.l4:]).Flags()&^header.TCPFlagPsh == header.TCPFlagAck
+}
+
+// continues reports whether pkt is of the same stream and begins where what is left ends.
+func (s *segmenter) continues(pkt *stack.PacketBuffer) bool {
+	g := &pkt.GSOOptions
+	if pkt.TransportProtocolNumber != header.TCPProtocolNumber || g.Type == stack.GSONone || !g.NeedsCsum || int(g.MSS) != s.mss || pkt.Data().Size() == 0 {
+		return false
+	}
+	ip, tcp := pkt.NetworkHeader().Slice(), header.TCP(pkt.TransportHeader().Slice())
+	if len(ip) != s.l4 || len(ip)+len(tcp) != len(s.hdr) || tcp.SequenceNumber() != s.seq+uint32(s.left) ||
+		tcp.Flags()&^tcpLastFlags != header.TCPFlagAck || !bytes.Equal(tcp[:4], s.hdr[s.l4:s.l4+4]) {
+		return false
+	}
+	if s.l4 == header.IPv4MinimumSize {
+		return ip[1] == s.hdr[1] && bytes.Equal(ip[12:], s.hdr[12:s.l4]) // type of service, addresses
+	}
+	return bytes.Equal(ip[:4], s.hdr[:4]) && bytes.Equal(ip[8:], s.hdr[8:s.l4]) // class and flow label, addresses
+}
+
+// extend goes on with pkt, which continues what is left, and whose reference it takes over.
+func (s *segmenter) extend(pkt *stack.PacketBuffer) {
+	left := s.left
+	if cap(s.spare) < left {
+		s.spare = make([]byte, s.mss)
+	}
+	tail := s.spare[:left]
+	s.take(tail)
+	s.release()
+	s.load(pkt)
+	s.tail, s.left, s.seq = tail, s.left+left, s.seq-uint32(left)
+}
+
 // skip passes over the first n bytes of the views.
 func (s *segmenter) skip(n int) {
 	for s.view != nil {
@@ -72,7 +117,7 @@ func (s *segmenter) skip(n int) {
 
 func (s *segmenter) release() {
 	s.pkt.DecRef()
-	s.pkt, s.hdr, s.rest, s.view = nil, nil, nil, nil
+	s.pkt, s.hdr, s.tail, s.rest, s.view = nil, nil, nil, nil, nil
 }
 
 // next writes the next packet to b and returns its size, or 0 if there is none because it does not fit.
@@ -100,6 +145,8 @@ func (s *segmenter) next(b []byte) int {
 
 // take moves the next len(b) bytes to b.
 func (s *segmenter) take(b []byte) {
+	n := copy(b, s.tail)
+	b, s.tail = b[n:], s.tail[n:]
 	for len(b) > 0 {
 		if len(s.rest) == 0 {
 			s.rest, s.view = s.view.AsSlice(), s.view.Next()

@@ -45,7 +45,7 @@ func (s *Socket) SetBuffers(bytes int) {
 
 // Receive blocks until there is at least one datagram, or until c has an error. What b had is gone.
 func (s *Socket) Receive(b *Batch) error {
-	b.filled, b.next, b.off = 0, 0, 0
+	b.filled, b.next = 0, 0
 	if s.os != nil {
 		return s.os.receive(b)
 	}
@@ -90,8 +90,7 @@ type Batch struct {
 	block  []byte // all slots
 	got    []got  // what is in each
 	filled int    // slots that have something
-	next   int    // the first whose datagrams have not all been taken
-	off    int    // bytes of it that were
+	next   int    // the first whose datagrams have not been taken
 }
 
 // got is what a slot holds: one datagram, or several that the kernel joined.
@@ -111,19 +110,20 @@ func NewBatch(slots int) *Batch {
 // Slot returns the memory of slot i, for whatever else it may be used between two Receives.
 func (b *Batch) Slot(i int) []byte { return b.block[i*slotSize : (i+1)*slotSize : (i+1)*slotSize] }
 
-// Next takes the next datagram out, and reports false if there is none. It is the caller's to change until the next Receive.
-func (b *Batch) Next() (datagram []byte, from netip.AddrPort, ok bool) {
+// Next appends the next datagrams to row: one, or those that the kernel joined. It reports false if there are none. They are the
+// caller's to change until the next Receive.
+func (b *Batch) Next(row [][]byte) (_ [][]byte, from netip.AddrPort, ok bool) {
 	if b.next == b.filled {
-		return nil, netip.AddrPort{}, false
+		return row, netip.AddrPort{}, false
 	}
-	g := &b.got[b.next]
-	end := g.size
-	if g.segment > 0 {
-		end = min(b.off+g.segment, end)
+	g, slot := &b.got[b.next], b.Slot(b.next)
+	b.next++
+	if g.segment == 0 {
+		return append(row, slot[:g.size:g.size]), g.from, true
 	}
-	datagram = b.Slot(b.next)[b.off:end:end]
-	if b.off = end; end == g.size {
-		b.next, b.off = b.next+1, 0
+	for start := 0; start < g.size; start += g.segment {
+		end := min(start+g.segment, g.size)
+		row = append(row, slot[start:end:end])
 	}
-	return datagram, g.from, true
+	return row, g.from, true
 }

@@ -67,12 +67,11 @@ func (s *testSocket) collect(t testing.TB, n int) (got [][]byte, from netip.Addr
 		if err := s.Receive(batch); err != nil {
 			t.Fatalf("after %d of %d datagrams: %v", len(got), n, err)
 		}
-		for {
-			b, addr, ok := batch.Next()
-			if !ok {
-				break
+		for row, addr, ok := batch.Next(nil); ok; row, addr, ok = batch.Next(nil) {
+			from = addr
+			for _, b := range row {
+				got = append(got, bytes.Clone(b))
 			}
-			got, from = append(got, bytes.Clone(b)), addr
 		}
 	}
 	return got, from
@@ -123,7 +122,7 @@ func TestErrors(t *testing.T) {
 		if err := s.Receive(b); err == nil {
 			t.Error("a receive past its deadline returned nothing")
 		}
-		if _, _, ok := b.Next(); ok {
+		if _, _, ok := b.Next(nil); ok {
 			t.Error("there is a datagram nevertheless")
 		}
 		s.c.SetReadDeadline(time.Time{})
@@ -143,6 +142,7 @@ func TestErrors(t *testing.T) {
 func TestNoAllocation(t *testing.T) {
 	tx, rx := open(t, "udp4", "127.0.0.1:0"), open(t, "udp4", "127.0.0.1:0")
 	batch, to, in := [][]byte{make([]byte, 1000), make([]byte, 1000)}, rx.addr(), NewBatch(4)
+	row := make([][]byte, 0, 4)
 	allocs := testing.AllocsPerRun(200, func() {
 		if _, err := tx.Send(batch, to); err != nil {
 			t.Fatal(err)
@@ -151,8 +151,8 @@ func TestNoAllocation(t *testing.T) {
 			if err := rx.Receive(in); err != nil {
 				t.Fatal(err)
 			}
-			for _, _, ok := in.Next(); ok; _, _, ok = in.Next() {
-				n++
+			for got, _, ok := in.Next(row); ok; got, _, ok = in.Next(row) {
+				n += len(got)
 			}
 		}
 	})
@@ -168,6 +168,7 @@ func BenchmarkBatch(b *testing.B) {
 	for i := range batch {
 		batch[i] = make([]byte, 1452)
 	}
+	row := make([][]byte, 0, 64)
 	b.SetBytes(45 * 1452)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -178,8 +179,8 @@ func BenchmarkBatch(b *testing.B) {
 			if err := rx.Receive(in); err != nil {
 				b.Fatal(err)
 			}
-			for _, _, ok := in.Next(); ok; _, _, ok = in.Next() {
-				n++
+			for got, _, ok := in.Next(row); ok; got, _, ok = in.Next(row) {
+				n += len(got)
 			}
 		}
 	}

@@ -31,6 +31,8 @@ type datagramConn struct {
 	both     atomic.Bool // host is open, so reads are from received
 	pumping  bool        // readMesh was started; owned by AwaitRead
 	next     datagram    // from received; owned by AwaitRead and ReadBatch
+	corked   bool        // between Cork and Uncork; owned by these and WriteTo
+	holding  bool        // mesh is corked, which lasts until WriteTo may wait; owned as corked
 	received chan datagram
 	closec   chan struct{}
 	wg       sync.WaitGroup // goroutines start under mu, and none once closed
@@ -97,6 +99,10 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 		return 0, noPeerError(to.Addr())
 	}
 	c.n.wakePeer(peer)
+	if c.corked && !c.holding {
+		c.mesh.Cork()
+		c.holding = true
+	}
 	return c.mesh.WriteToUDPAddrPort(b, to)
 }
 
@@ -105,6 +111,7 @@ func (c *datagramConn) awaitMesh() error {
 	if isClosed(c.n.upc) && (c.n.member == nil || c.n.member.hasJoined()) {
 		return nil
 	}
+	c.letGo()
 	ctx, cancel := context.WithTimeout(context.Background(), c.n.cfg.dialTimeout())
 	defer cancel()
 	if !c.spawn(func() { c.cancelOnClose(ctx, cancel) }) {
@@ -126,6 +133,7 @@ func (c *datagramConn) resolve(name string) (netip.Addr, error) {
 	if ok && time.Now().Before(known.until) {
 		return known.addr, nil
 	}
+	c.letGo()
 	ctx, cancel := context.WithTimeout(context.Background(), c.n.cfg.dialTimeout())
 	defer cancel()
 	if !c.spawn(func() { c.cancelOnClose(ctx, cancel) }) {
@@ -172,6 +180,7 @@ func (c *datagramConn) writeHost(b []byte, to netip.AddrPort) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	c.letGo()
 	return host.WriteToUDPAddrPort(b, to)
 }
 
@@ -301,11 +310,24 @@ func (c *datagramConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// Cork and Uncork have what is written between them leave together, as far as it goes into the mesh.
-func (c *datagramConn) Cork() { c.mesh.Cork() }
+// Cork and Uncork have what is written between them leave together, as far as it goes into the mesh. They have the same
+// caller as WriteTo.
+func (c *datagramConn) Cork() { c.corked = true }
 
 // Uncork ends a Cork.
-func (c *datagramConn) Uncork() { c.mesh.Uncork() }
+func (c *datagramConn) Uncork() {
+	c.corked = false
+	c.letGo()
+}
+
+// letGo is called before WriteTo waits for anything. Every datagram of the stack is held by a cork of one socket: those of others
+// must not wait too, and the answer to a look-up comes only when its question has left.
+func (c *datagramConn) letGo() {
+	if c.holding {
+		c.holding = false
+		c.mesh.Uncork()
+	}
+}
 
 // Close implements net.PacketConn.
 func (c *datagramConn) Close() error {

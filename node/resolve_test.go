@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"ginnel/proxy"
 )
 
 // dnsServer answers from a table of names, lower case with a dot at the end.
@@ -100,6 +102,46 @@ func TestNamesOverTheMesh(t *testing.T) {
 	defer cancel()
 	if _, err := a.DialContext(ctx, "tcp", "db.corp.example:80"); err == nil {
 		t.Error("a name was resolved by nobody")
+	}
+}
+
+// A datagram to a name that is asked for in the mesh does not hold up its own look-up by what it is written together with.
+func TestNameOfACorkedDatagram(t *testing.T) {
+	a, b := two(t)
+	pc, err := b.ListenPacket(netip.MustParseAddrPort("100.64.0.2:53"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	go dnsServer(pc, map[string][]netip.Addr{"db.example.": {b.addr}})
+	m := a.netmap(false)
+	m.DNS = DNS{Servers: []netip.Addr{b.addr}}
+	if err := a.SetMap(m); err != nil {
+		t.Fatal(err)
+	}
+	c, err := a.listenDatagrams(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sink, err := b.ListenPacket(netip.MustParseAddrPort("100.64.0.2:7"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	d := c.(*datagramConn)
+	d.Cork()
+	for _, dst := range []*proxy.Addr{{IP: b.addr, Port: 7}, {Name: "db.example", Port: 7}} {
+		if _, err := d.WriteTo([]byte("x"), dst); err != nil {
+			t.Errorf("to %v: %v", dst, err)
+		}
+	}
+	d.Uncork()
+	sink.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for range 2 {
+		if _, _, err := sink.ReadFrom(make([]byte, 9)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package wireguard
 import (
 	"encoding/binary"
 	"net/netip"
-	"runtime"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
@@ -34,17 +33,12 @@ func (d *Device) receive(messages [][]byte, from conn.Endpoint) {
 	}
 	r.account()
 	r.key, r.src, r.from = nil, netip.Addr{}, nil // sessions and routes may change before it is used again
-	wrote := len(r.packets) > 0
-	if wrote {
+	if len(r.packets) > 0 {
 		d.tun.Write(r.packets, headerLen) // fails only when the Tun is closed
 		clear(r.packets)
 		r.packets = r.packets[:0]
 	}
 	d.receivers.Put(r)
-	if wrote && runtime.GOMAXPROCS(0) == 1 {
-		// Those that take what has been received go first, or all that the network has would be received before.
-		runtime.Gosched()
-	}
 }
 
 func (r *receiver) take(b []byte) {

@@ -15,20 +15,18 @@ const (
 
 	// ackFlows connections are known at a time. Those of more have their acknowledgements sent at once.
 	ackFlows = 256
-
-	// plainAck is the longest header of an acknowledgement that tells of no gap: the only option is a timestamp.
-	plainAck = header.TCPMinimumSize + tcpOptions
 )
 
 // acks has acknowledgements wait for something to travel with: the answer, which mostly follows soon, the next question, or
 // the end of the stream. gVisor sends one for whatever comes; where messages are small that is half of all packets.
 //
-// One of a connection waits at a time, and only if it is for less than a full segment, repeats none, and tells of no gap. So
-// what is to be acknowledged at once still is (RFC 5681, section 4.2). What follows in its connection acknowledges no less.
+// One of a connection waits at a time, and only if it is for less than a full segment, repeats none, tells of no gap, and follows
+// none that does, for that gap may be filled. So what is to be acknowledged at once still is (RFC 5681, section 4.2). What
+// follows in its connection acknowledges no less.
 //
 // It has no lock and no clock; its owner is the device.
 type acks struct {
-	full  uint32 // bytes, whose acknowledgement does not wait
+	full  uint32 // bytes of payload, whose acknowledgement does not wait
 	flows [ackFlows]ackFlow
 	held  int // how many wait
 }
@@ -37,6 +35,7 @@ type acks struct {
 type ackFlow struct {
 	id    flowID
 	acked uint32              // by the last packet that left
+	gap   bool                // of which that packet told
 	held  *stack.PacketBuffer // waits; nil: none
 	ack   uint32              // its number
 	due   time.Time           // when it leaves nevertheless
@@ -56,6 +55,7 @@ type acker struct {
 	id   flowID
 	kind ackKind
 	ack  uint32
+	gap  bool // by a selective acknowledgement
 }
 
 type ackKind int
@@ -78,11 +78,12 @@ func ackerOf(pkt *stack.PacketBuffer) (a acker) {
 	switch {
 	case tcp.Flags()&header.TCPFlagAck == 0:
 		a.kind = ackNone
-	case tcp.Flags() != header.TCPFlagAck || len(tcp) > plainAck || pkt.Data().Size() > 0:
+	case tcp.Flags() != header.TCPFlagAck || pkt.Data().Size() > 0:
 		a.kind = ackAlong
 	default:
 		a.kind = ackOnly
 	}
+	a.gap = !plain(tcp)
 	return a
 }
 
@@ -92,19 +93,19 @@ func (a *acks) take(p *acker, pkt *stack.PacketBuffer, now time.Time) (first *st
 	f := &a.flows[p.id.place()]
 	if f.id != p.id || p.kind == ackNone {
 		first = a.release(f)
-		*f = ackFlow{id: p.id, acked: p.ack}
+		*f = ackFlow{id: p.id, acked: p.ack, gap: p.gap}
 		if p.kind == ackNone {
 			*f = ackFlow{} // so that the other side learns at once that the connection stands
 		}
 		return first, false
 	}
-	if f.held == nil && p.kind == ackOnly && p.ack != f.acked && p.ack-f.acked < a.full {
+	if f.held == nil && p.kind == ackOnly && !p.gap && !f.gap && p.ack != f.acked && p.ack-f.acked < a.full {
 		f.held, f.ack, f.due = pkt.IncRef(), p.ack, now.Add(ackDelay)
 		a.held++
 		return nil, true
 	}
 	first = a.release(f)
-	f.acked = p.ack
+	f.acked, f.gap = p.ack, p.gap
 	if first != nil && (p.kind != ackOnly || p.ack != f.ack) { // those that repeat another are counted at the other side
 		first.DecRef()
 		first = nil

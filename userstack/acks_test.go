@@ -39,9 +39,14 @@ func newAckTest(t *testing.T) *ackTest {
 }
 
 func (a *ackTest) take(kind ackKind, port, ack uint32) {
+	a.takeOf(&acker{id: flowID{ports: port}, kind: kind, ack: ack})
+}
+
+func (a *ackTest) takeOf(p *acker) {
+	a.t.Helper()
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{})
 	a.made = append(a.made, pkt)
-	first, held := a.a.take(&acker{id: flowID{ports: port}, kind: kind, ack: ack}, pkt, a.now)
+	first, held := a.a.take(p, pkt, a.now)
 	if first != nil {
 		a.leave(first)
 		first.DecRef()
@@ -111,6 +116,20 @@ func TestAcks(t *testing.T) {
 	a.want("ports are used again", 11, 12)
 	a.take(ackOnly, port, 9000)
 	a.want("by another connection, which stands", 13)
+}
+
+// What tells of a gap leaves at once, and so does what follows it, by which the gap may be filled.
+func TestAcksOfGaps(t *testing.T) {
+	a := newAckTest(t)
+	a.take(ackAlong, 7, 1000)
+	a.takeOf(&acker{id: flowID{ports: 7}, kind: ackOnly, ack: 1100, gap: true})
+	a.want("a gap", 0, 1)
+	a.takeOf(&acker{id: flowID{ports: 7}, kind: ackOnly, ack: 1200, gap: true})
+	a.want("a gap is filled, another is left", 2)
+	a.take(ackOnly, 7, 1300)
+	a.want("the other is filled", 3)
+	a.take(ackOnly, 7, 1400)
+	a.want("then all is well")
 }
 
 // A connection that takes another's place has it send what waits.

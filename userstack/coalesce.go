@@ -126,6 +126,9 @@ func (c *coalescer) follows(r *run, packet []byte, hdr int) bool {
 	return bytes.Equal(first[:4], packet[:4]) && first[7] == packet[7] // class and flow label, hop limit
 }
 
+// plain reports whether a header that is not a SYN tells of no gap: its only option, if it has any, is a timestamp.
+func plain(tcp header.TCP) bool { return tcp.DataOffset() == header.TCPMinimumSize || stamped(tcp) }
+
 // stamped reports whether a header's only option is a timestamp, in the usual place.
 func stamped(tcp header.TCP) bool {
 	o := tcp.Options()
@@ -221,7 +224,7 @@ func classify(packet []byte) (l4, hdr int, k kind) {
 	if hdr < l4+header.TCPMinimumSize || hdr > len(packet) || tcp.Flags()&unusual != 0 || tcp.Flags()&header.TCPFlagAck == 0 {
 		return l4, hdr, loneTCP
 	}
-	if hdr == len(packet) && (tcp.Flags() != header.TCPFlagAck || len(tcp) > plainAck) {
+	if hdr == len(packet) && (tcp.Flags() != header.TCPFlagAck || !plain(tcp)) {
 		return l4, hdr, loneTCP // it ends the stream, or tells of a gap
 	}
 	return l4, hdr, joinTCP

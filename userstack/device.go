@@ -78,7 +78,7 @@ func newDevice(mtu, batch int) *Device {
 		d.segment -= d.segment % d.batch
 	}
 	d.room.L = &d.mu
-	d.acks.full = uint32(mtu)
+	d.acks.full = uint32(max(mtu-header.IPv6MinimumSize-header.TCPHeaderMaximumSize, 1)) // the least that fills a packet
 	return d
 }
 

@@ -97,9 +97,8 @@ func (f *frameReader) gather() (all int) {
 		return 0
 	}
 	for f.dry = false; f.w < len(f.buf.b); {
-		n := f.sock.readMore(f.src, f.buf.b[f.w:])
-		if n == 0 {
-			f.dry = true
+		var n int
+		if n, f.dry = f.sock.readMore(f.src, f.buf.b[f.w:]); n == 0 {
 			break
 		}
 		f.w += n

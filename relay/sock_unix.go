@@ -126,12 +126,12 @@ func (s *sock) await() {
 func readable(fd uintptr) bool { return nonblock.Poll(fd, unix.POLLIN) != 0 }
 
 // readMore is a Read of conn, a layer above s or s itself, that takes what has come already and neither waits nor asks the
-// system. It returns 0 where there is nothing whole.
-func (s *sock) readMore(conn io.Reader, p []byte) int {
+// system. It reports dry where there is nothing whole; otherwise a read that brings nothing has met an error, which comes again.
+func (s *sock) readMore(conn io.Reader, p []byte) (n int, dry bool) {
 	s.stay = true
-	n, _ := conn.Read(p) // an error comes again
+	n, err := conn.Read(p)
 	s.stay = false
-	return n
+	return n, errors.Is(err, errNoneLeft)
 }
 
 // errNoneLeft is temporary, which is how TLS knows that it may go on later.

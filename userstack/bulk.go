@@ -8,8 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// bulkSize is how much ReadFrom and WriteTo move at a time through a buffer of ours. The pieces that go straight
-// between a socket and gVisor are as large.
+// bulkSize is how much ReadFrom and WriteTo move at a time through a buffer of ours.
 const bulkSize = 64 << 10
 
 var bulkPool = sync.Pool{New: func() any { return new([bulkSize]byte) }}

@@ -99,6 +99,7 @@ func (s *socketSource) fill(limit int) error {
 			return err
 		}
 		if s.left = min(n, limit); n > 0 {
+			s.bulk = n >= smallSize
 			return nil
 		}
 	}

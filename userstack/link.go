@@ -57,7 +57,8 @@ func (l link) Capabilities() stack.LinkEndpointCapabilities { return stack.Capab
 // SupportedGSO asks gVisor for segments of up to GSOMaxSize, with checksums left to us.
 func (l link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
-// GSOMaxSize implements stack.GSOEndpoint. gVisor takes the headers that TCP could have, and a byte, off it.
+// GSOMaxSize implements stack.GSOEndpoint. gVisor takes the headers that TCP could have, and a byte, off it. What is left fills
+// whole batches over IPv4; over IPv6 a packet more, which the next segment fills up.
 func (l link) GSOMaxSize() uint32 {
 	payload := l.d.segment * (l.d.mtu - header.IPv4MinimumSize - header.TCPHeaderMaximumSize)
 	return uint32(min(payload+header.TCPTotalHeaderMaximumSize+1, 64<<10-1))

@@ -250,6 +250,9 @@ func (c *PacketConn) write(b []byte, to netip.AddrPort) (int, error) {
 		if !wouldBlock(terr) {
 			return 0, c.errorOf(terr)
 		}
+		if c.s.dev.Waiting() > 0 {
+			c.s.dev.tellReady() // or what is corked would wait for room that it takes itself
+		}
 		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
 			return 0, err
 		}

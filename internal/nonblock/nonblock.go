@@ -6,7 +6,7 @@
 // return at once all of this is in vain, and costs more than they do.
 //
 // A socket of package net is such a one; syscall.RawConn lends its descriptor. All calls are repeated when a signal
-// interrupts them, and errors are of type syscall.Errno.
+// interrupts them, and errors are of type syscall.Errno. Waiting is there only on Linux.
 package nonblock
 
 // Read reads what there is, up to len(b) bytes. At the end of a stream it returns 0 and no error.

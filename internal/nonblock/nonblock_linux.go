@@ -19,17 +19,6 @@ func read(fd uintptr, b []byte) (int, error) {
 	}
 }
 
-// Peek is Read that leaves what it returns where it is.
-func Peek(fd uintptr, b []byte) (int, error) {
-	for {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
-			unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
-		if errno != unix.EINTR {
-			return result(n, errno)
-		}
-	}
-}
-
 // write does not let a peer that is gone end the process by a signal.
 func write(fd uintptr, b []byte) (int, error) {
 	for {

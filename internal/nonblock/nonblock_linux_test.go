@@ -25,17 +25,11 @@ func TestReadAndWrite(t *testing.T) {
 	if n, err := Read(a, buf); n != 0 || err != syscall.EAGAIN {
 		t.Errorf("reading nothing: got %d, %v, want 0 and EAGAIN", n, err)
 	}
-	if n, err := Peek(a, buf); n != 0 || err != syscall.EAGAIN {
-		t.Errorf("peeking at nothing: got %d, %v, want 0 and EAGAIN", n, err)
-	}
 	if n, err := Write(b, []byte("hello")); n != 5 || err != nil {
 		t.Fatalf("writing: got %d, %v", n, err)
 	}
 	if n, err := Waiting(a); n != 5 || err != nil {
 		t.Errorf("waiting: got %d, %v, want 5", n, err)
-	}
-	if n, err := Peek(a, buf[:2]); n != 2 || err != nil || string(buf[:2]) != "he" {
-		t.Errorf("peeking: got %q, %v", buf[:n], err)
 	}
 	if n, err := Read(a, buf); err != nil || string(buf[:n]) != "hello" {
 		t.Errorf("reading: got %q, %v", buf[:n], err)
@@ -83,10 +77,9 @@ func TestFull(t *testing.T) {
 func TestBadDescriptor(t *testing.T) {
 	const none = ^uintptr(0)
 	_, rerr := Read(none, make([]byte, 1))
-	_, perr := Peek(none, make([]byte, 1))
 	_, werr := Write(none, make([]byte, 1))
 	_, ierr := Waiting(none)
-	for what, err := range map[string]error{"read": rerr, "peek": perr, "write": werr, "waiting": ierr} {
+	for what, err := range map[string]error{"read": rerr, "write": werr, "waiting": ierr} {
 		if !errors.Is(err, syscall.EBADF) {
 			t.Errorf("%s: got %v, want EBADF", what, err)
 		}

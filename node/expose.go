@@ -31,6 +31,7 @@ func (n *Node) openListeners() error {
 
 		MaxHandshakes:   n.cfg.maxHandshakes(),
 		MaxAssociations: n.cfg.maxAssociations(),
+		SocketBuffer:    n.cfg.socketBuffer(),
 
 		Log:     n.log,
 		ConnLog: n.cfg.ConnLog,

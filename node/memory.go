@@ -16,6 +16,11 @@ const (
 	// UDP takes.
 	handshakeMemory   = 16 << 10
 	associationMemory = 128 << 10
+
+	// usualAssociations is how many of UDP there are at the most, each with buffers of the system's that count as the node's.
+	usualAssociations = 256
+	minSocketBuffer   = 64 << 10
+	maxSocketBuffer   = 1 << 20
 )
 
 // buffers is what connections in the mesh may buffer. As much again is left to the garbage that they make.
@@ -30,7 +35,16 @@ func (c *Config) buffers() int {
 // remains usable; 0 is the usual.
 func (c *Config) maxHandshakes() int { return c.upTo(1024, handshakeMemory) }
 
-func (c *Config) maxAssociations() int { return c.upTo(256, associationMemory) }
+func (c *Config) maxAssociations() int { return c.upTo(usualAssociations, associationMemory) }
+
+// socketBuffer has all associations together keep about as much in the system's buffers as connections in the mesh do; 0 is the
+// usual.
+func (c *Config) socketBuffer() int {
+	if c.Memory == 0 {
+		return 0
+	}
+	return max(minSocketBuffer, min(c.buffers()/usualAssociations, maxSocketBuffer))
+}
 
 func (c *Config) upTo(usual, size int) int {
 	if c.Memory == 0 {

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/things-go/go-socks5/statute"
-
-	"ginnel/internal/udpbatch"
 )
 
 // association is a UDP ASSOCIATE of RFC 1928 section 7: local takes datagrams with a header from the client, far sends
@@ -23,8 +21,7 @@ type association struct {
 	srv     *Server
 	control *conn
 	local   *net.UDPConn
-	in      inlet            // of local
-	out     *udpbatch.Socket // the same
+	in      *hostInlet // of local
 	far     net.PacketConn
 	back    inlet // of far
 	entry   entry
@@ -86,18 +83,13 @@ func (a *association) listen(ctx context.Context, here netip.Addr) (err error) {
 	if a.local, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(here, 0))); err != nil {
 		return err
 	}
-	if a.out, err = udpbatch.New(a.local); err != nil {
+	if a.in, err = a.srv.hostInlet(a.local); err != nil {
 		return err
 	}
-	a.out.SetBuffers(socketBuffer)
-	a.in = &hostInlet{a.out, readinessOf(a.local)}
 	if a.far, err = a.srv.ListenPacket(ctx); err != nil {
 		return err
 	}
-	a.back = plainInlet{allocatingDatagrams{a.far}, readinessOf(a.far)}
-	if r, ok := a.far.(batchReader); ok {
-		a.back = batchInlet{r}
-	}
+	a.back = slottedInlet(a.far)
 	return nil
 }
 
@@ -183,7 +175,7 @@ func (a *association) sendSome(dst *Addr) error {
 	if err := a.in.await(); err != nil {
 		return err
 	}
-	s := takeSlab()
+	s := a.srv.slabs.take(a.in)
 	defer s.free()
 	if err := a.in.receive(s); err != nil {
 		return err
@@ -242,12 +234,12 @@ func (a *association) receiveSome() error {
 	if err := a.back.await(); err != nil {
 		return err
 	}
-	s := takeSlab()
+	s := a.srv.slabs.take(a.back)
 	defer s.free()
 	if err := a.back.receive(s); err != nil {
 		return err
 	}
-	client, size := a.client.Load(), 0
+	client, headers := a.client.Load(), 0
 	s.out = s.out[:0]
 	for i, b := range s.data {
 		src := netip.AddrPortFrom(s.from[i].Addr().Unmap(), s.from[i].Port())
@@ -258,20 +250,19 @@ func (a *association) receiveSome() error {
 		// The data stays where it is; the header is put right before it.
 		var scratch [datagramHeader]byte
 		s.out = append(s.out, s.withHeader(i, appendDatagramHeader(scratch[:0], src)))
-		size += len(b)
+		headers += len(s.out[len(s.out)-1]) - len(b)
 	}
 	if len(s.out) == 0 {
 		return nil
 	}
-	lost, err := a.out.Send(s.out, *client)
-	if err != nil {
-		a.drop(len(s.out))
+	sent, err := a.in.sock.Send(s.out, *client)
+	a.drop(len(s.out) - sent.Datagrams)
+	if sent.Datagrams == 0 || err != nil {
 		return nil
 	}
-	a.drop(lost)
 	a.moved.Store(true)
-	a.srv.counters.datagramsReceived.Add(uint64(len(s.out) - lost))
-	a.received.add(int64(size))
+	a.srv.counters.datagramsReceived.Add(uint64(sent.Datagrams))
+	a.received.add(int64(sent.Bytes - headers*sent.Datagrams/len(s.out))) // on average, if some are lost
 	return nil
 }
 

@@ -34,7 +34,7 @@ const (
 func (s *Server) ForwardPackets(pc net.PacketConn, name string, dial DialFunc) error {
 	defer pc.Close()
 	f := &packetForward{srv: s, pc: datagramsOf(pc), name: name, dial: dial, senders: make(map[netip.AddrPort]*sender)}
-	in, err := inletOf(pc)
+	in, err := s.inletOf(pc)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (f *packetForward) receiveSome(in inlet) error {
 	if err := in.await(); err != nil {
 		return err
 	}
-	slab := takeSlab()
+	slab := f.srv.slabs.take(in)
 	defer slab.free()
 	if err := in.receive(slab); err != nil {
 		return err

@@ -34,38 +34,24 @@ type sender struct {
 // upstream is a conn to the destination.
 type upstream struct {
 	net.Conn
-	sock *udpbatch.Socket // nil unless it is a socket of the host
+	in inlet
 }
 
-func newUpstream(c net.Conn) (*upstream, error) {
-	u := &upstream{Conn: c}
-	if uc, ok := c.(*net.UDPConn); ok {
-		var err error
-		if u.sock, err = udpbatch.New(uc); err != nil {
-			return nil, err
-		}
-		u.sock.SetBuffers(socketBuffer)
-	}
-	return u, nil
-}
-
-// send returns how many datagrams have not been sent.
-func (u *upstream) send(datagrams [][]byte) (lost int) {
-	if u.sock != nil {
-		lost, err := u.sock.Send(datagrams, netip.AddrPort{})
-		if err != nil {
-			return len(datagrams) // and some more may have been, which nobody can tell
-		}
-		return lost
+// send sends what it can.
+func (u *upstream) send(datagrams [][]byte) (sent udpbatch.Sent) {
+	if host, ok := u.in.(*hostInlet); ok {
+		sent, _ = host.sock.Send(datagrams, netip.AddrPort{})
+		return sent
 	}
 	together(u.Conn, func() {
 		for _, b := range datagrams {
-			if _, err := u.Write(b); err != nil {
-				lost++
+			if _, err := u.Write(b); err == nil {
+				sent.Datagrams++
+				sent.Bytes += len(b)
 			}
 		}
 	})
-	return lost
+	return sent
 }
 
 // pass sends datagrams, or keeps copies of them for as long as the destination is dialled.
@@ -158,7 +144,7 @@ func (s *sender) leave() {
 // run dials the destination and keeps the conn while it is in use.
 func (s *sender) run() {
 	defer s.Close()
-	up, in, err := s.open()
+	up, err := s.open()
 	if err != nil {
 		s.failure.set(s.f.srv.dialFailed(s.f.name, err))
 		s.log()
@@ -168,7 +154,7 @@ func (s *sender) run() {
 	}
 	defer s.log()
 	defer up.Close()
-	s.f.srv.live.wg.Go(func() { s.receive(in) })
+	s.f.srv.live.wg.Go(func() { s.receive(up.in) })
 	s.connected(up)
 	for s.pause(s.f.srv.idleTimeout()) && s.moved.Swap(false) {
 	}
@@ -187,21 +173,17 @@ func (s *sender) pause(d time.Duration) bool {
 }
 
 // open connects to the destination.
-func (s *sender) open() (*upstream, inlet, error) {
+func (s *sender) open() (*upstream, error) {
 	c, err := s.connect()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	up, err := newUpstream(c)
+	in, err := s.f.srv.inletOf(c)
 	if err != nil {
 		c.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	if up.sock != nil {
-		return up, &hostInlet{up.sock, readinessOf(c)}, nil
-	}
-	in, err := inletOf(c)
-	return up, in, err // for what is no socket of the host there is no error
+	return &upstream{c, in}, nil
 }
 
 // connect dials for as long as DialTimeout and the sender last.
@@ -221,18 +203,14 @@ func (s *sender) cancelOnClose(ctx context.Context, cancel context.CancelFunc) {
 }
 
 func (s *sender) send(up *upstream, datagrams [][]byte) {
-	lost := up.send(datagrams)
-	s.f.drop(lost)
-	if lost == len(datagrams) {
+	sent := up.send(datagrams)
+	s.f.drop(len(datagrams) - sent.Datagrams)
+	if sent.Datagrams == 0 {
 		return
 	}
-	size := 0
-	for _, b := range datagrams {
-		size += len(b)
-	}
 	s.moved.Store(true)
-	s.sent.add(int64(size))
-	s.f.srv.counters.datagramsSent.Add(uint64(len(datagrams) - lost))
+	s.sent.add(int64(sent.Bytes))
+	s.f.srv.counters.datagramsSent.Add(uint64(sent.Datagrams))
 }
 
 // receive carries the destination's datagrams back until the conn there is closed.
@@ -256,7 +234,7 @@ func (s *sender) receiveSome(in inlet) error {
 	if err := in.await(); err != nil {
 		return err
 	}
-	slab := takeSlab()
+	slab := s.f.srv.slabs.take(in)
 	defer slab.free()
 	if err := in.receive(slab); err != nil {
 		return err

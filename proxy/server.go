@@ -63,6 +63,9 @@ type Server struct {
 	// MaxAssociations bounds UDP associations (256). When there are as many, further ones are refused.
 	MaxAssociations int
 
+	// SocketBuffer is the room that is asked for in each direction of a UDP socket of the host, in bytes (1 MiB).
+	SocketBuffer int
+
 	// Log is for the operator; nil discards.
 	Log *slog.Logger
 
@@ -73,6 +76,7 @@ type Server struct {
 	live     lifetime
 	gate     gate
 	counters counters
+	slabs    slabs
 	front    front
 	socks5   *socks5.Server
 }
@@ -84,6 +88,7 @@ func (s *Server) handshakeTimeout() time.Duration {
 func (s *Server) idleTimeout() time.Duration { return orDefault(s.IdleTimeout, 5*time.Minute) }
 func (s *Server) maxHandshakes() int         { return orDefault(s.MaxHandshakes, 1024) }
 func (s *Server) maxAssociations() int       { return orDefault(s.MaxAssociations, 256) }
+func (s *Server) socketBuffer() int          { return orDefault(s.SocketBuffer, 1<<20) }
 func (s *Server) log() *slog.Logger          { return cmp.Or(s.Log, discard) }
 func (s *Server) connLog() *slog.Logger      { return cmp.Or(s.ConnLog, discard) }
 

@@ -12,9 +12,6 @@ import (
 const (
 	slabSlots = 16 // datagrams that are moved at a time, each in 64 KiB of which only what is needed is in memory
 
-	// socketBuffer is what is asked for in each direction of a socket of the host, in bytes. There is as much in the network's.
-	socketBuffer = 1 << 20
-
 	// maxSlabs are in use at a time; beside them there are slabs of one slot, so that those who are held up, by the look-up of a
 	// name for instance, do not hold much.
 	maxSlabs = 4
@@ -23,7 +20,7 @@ const (
 // slab is memory for datagrams while they are moved.
 type slab struct {
 	batch *udpbatch.Batch
-	large bool
+	owner *slabs           // nil for a small one
 	data  [][]byte         // what was received last
 	from  []netip.AddrPort // where each came from; invalid where the socket is connected
 	bufs  [][]byte         // the slots, without room for a header before the data
@@ -32,7 +29,7 @@ type slab struct {
 }
 
 func newSlab(slots int) *slab {
-	s := &slab{batch: udpbatch.NewBatch(slots), large: slots > 1, from: make([]netip.AddrPort, slots), sizes: make([]int, slots)}
+	s := &slab{batch: udpbatch.NewBatch(slots), from: make([]netip.AddrPort, slots), sizes: make([]int, slots)}
 	for i := range slots {
 		s.bufs = append(s.bufs, s.batch.Slot(i)[datagramHeader:])
 	}
@@ -42,27 +39,37 @@ func newSlab(slots int) *slab {
 var (
 	largeSlabs = sync.Pool{New: func() any { return newSlab(slabSlots) }}
 	smallSlabs = sync.Pool{New: func() any { return newSlab(1) }}
-	slabsInUse atomic.Int32 // large ones
 )
 
-func takeSlab() *slab {
-	if slabsInUse.Add(1) <= maxSlabs {
-		return largeSlabs.Get().(*slab)
+// slabs are those of a Server.
+type slabs struct{ large atomic.Int32 } // in use
+
+// take returns a slab for what in brings.
+func (l *slabs) take(in inlet) *slab {
+	if !in.batches() {
+		return smallSlabs.Get().(*slab)
 	}
-	slabsInUse.Add(-1)
-	return smallSlabs.Get().(*slab)
+	if l.large.Add(1) > maxSlabs {
+		l.large.Add(-1)
+		return smallSlabs.Get().(*slab)
+	}
+	s := largeSlabs.Get().(*slab)
+	s.owner = l
+	return s
 }
 
 func (s *slab) free() {
-	if !s.large {
+	owner := s.owner
+	if owner == nil {
 		smallSlabs.Put(s)
 		return
 	}
+	s.owner = nil
 	largeSlabs.Put(s)
-	slabsInUse.Add(-1)
+	owner.large.Add(-1)
 }
 
-// withHeader returns datagram i behind a header. It was received into a slot, not by the kernel's batches.
+// withHeader returns datagram i behind a header. It was received by a slottedInlet.
 func (s *slab) withHeader(i int, header []byte) []byte {
 	slot := s.batch.Slot(i)
 	start := datagramHeader - len(header)
@@ -72,8 +79,10 @@ func (s *slab) withHeader(i int, header []byte) []byte {
 
 // inlet is the receiving side of a datagram socket. One goroutine uses it.
 type inlet interface {
-	// await blocks until receive has something, without holding a slab.
+	// await blocks until receive has something. Where that cannot be known it returns at once, and receive blocks.
 	await() error
+	// batches reports whether receive can bring more than one datagram, for which it then does not block.
+	batches() bool
 	// receive fills s.data and s.from with what has come, which may turn out to be nothing for us.
 	receive(s *slab) error
 }
@@ -87,15 +96,10 @@ type batchReader interface {
 }
 
 // inletOf returns the inlet of a net.PacketConn, or a net.Conn that is connected.
-func inletOf(x any) (inlet, error) {
+func (s *Server) inletOf(x any) (inlet, error) {
 	switch x := x.(type) {
 	case *net.UDPConn:
-		sock, err := udpbatch.New(x)
-		if err != nil {
-			return nil, err
-		}
-		sock.SetBuffers(socketBuffer)
-		return &hostInlet{sock, readinessOf(x)}, nil
+		return s.hostInlet(x)
 	case batchReader:
 		return batchInlet{x}, nil
 	case net.PacketConn:
@@ -105,13 +109,32 @@ func inletOf(x any) (inlet, error) {
 	}
 }
 
+// slottedInlet returns an inlet that receives each datagram into a slot of its own, where there is room for a header before it. Of
+// an unknown pc it calls ReadFrom, be there what else there may: with names for addresses it is no ordinary socket.
+func slottedInlet(pc net.PacketConn) inlet {
+	if r, ok := pc.(batchReader); ok {
+		return batchInlet{r}
+	}
+	return plainInlet{allocatingDatagrams{pc}, readinessOf(pc)}
+}
+
 // hostInlet is that of a UDP socket of the host.
 type hostInlet struct {
 	sock  *udpbatch.Socket
 	ready readiness
 }
 
-func (i *hostInlet) await() error { return i.ready.wait() }
+func (s *Server) hostInlet(c *net.UDPConn) (*hostInlet, error) {
+	sock, err := udpbatch.New(c)
+	if err != nil {
+		return nil, err
+	}
+	sock.SetBuffers(s.socketBuffer())
+	return &hostInlet{sock, readinessOf(c)}, nil
+}
+
+func (i *hostInlet) await() error  { return i.ready.wait() }
+func (i *hostInlet) batches() bool { return i.sock.Batches() }
 
 func (i *hostInlet) receive(s *slab) error {
 	s.data, s.from = s.data[:0], s.from[:0]
@@ -133,6 +156,7 @@ func (i *hostInlet) receive(s *slab) error {
 type batchInlet struct{ r batchReader }
 
 func (i batchInlet) await() error { return i.r.AwaitRead() }
+func (batchInlet) batches() bool  { return true }
 
 func (i batchInlet) receive(s *slab) error {
 	s.data, s.from = s.data[:0], s.from[:len(s.bufs)]
@@ -144,13 +168,14 @@ func (i batchInlet) receive(s *slab) error {
 	return err
 }
 
-// plainInlet receives one at a time. It waits with a slab, unless it is told of readiness.
+// plainInlet receives one at a time.
 type plainInlet struct {
 	d     datagrams
 	ready readiness
 }
 
 func (i plainInlet) await() error { return i.ready.wait() }
+func (plainInlet) batches() bool  { return false }
 
 func (i plainInlet) receive(s *slab) error {
 	s.data, s.from = s.data[:0], s.from[:0]
@@ -163,7 +188,8 @@ func (i plainInlet) receive(s *slab) error {
 
 type connInlet struct{ c net.Conn }
 
-func (connInlet) await() error { return nil }
+func (connInlet) await() error  { return nil }
+func (connInlet) batches() bool { return false }
 
 func (i connInlet) receive(s *slab) error {
 	s.data, s.from = s.data[:0], s.from[:0]

@@ -11,22 +11,26 @@ import (
 
 // Those who move datagrams beyond a number have slabs of one slot, and large ones again when others are done.
 func TestSlabsAreBounded(t *testing.T) {
+	var all slabs
 	var taken []*slab
 	for range maxSlabs + 3 {
-		taken = append(taken, takeSlab())
+		taken = append(taken, all.take(batchInlet{}))
 	}
 	for i, s := range taken {
-		if want := i < maxSlabs; s.large != want || len(s.bufs) > 1 != want {
+		if want := i < maxSlabs; len(s.bufs) > 1 != want {
 			t.Errorf("slab %d has %d slots", i, len(s.bufs))
 		}
 	}
 	for _, s := range taken {
 		s.free()
 	}
-	if s := takeSlab(); !s.large {
+	s := all.take(batchInlet{})
+	if len(s.bufs) == 1 {
 		t.Error("after all were given back there is no large one")
-	} else {
-		s.free()
+	}
+	s.free()
+	if s := all.take(connInlet{}); len(s.bufs) > 1 || all.large.Load() != 0 {
+		t.Error("who receives one at a time, and may wait for it, has a large one")
 	}
 }
 

@@ -261,7 +261,8 @@ func (c *Conn) isClosed() bool {
 	}
 }
 
-// Close ends everything. WireGuard is given nothing any more once it returns.
+// Close ends everything. Once it returns WireGuard is given nothing any more, but for what a caller of HandleRelayed,
+// or the timer of a handshake, is handing over.
 func (c *Conn) Close() error {
 	var errs []error
 	c.once.Do(func() {

@@ -110,10 +110,10 @@ var (
 	_ conn.Endpoint = (*address)(nil)
 )
 
-// addressCacheMax senders are remembered by one receive function. When there are more, all are forgotten.
+// addressCacheMax senders are remembered by one receiver. When there are more, all are forgotten.
 const addressCacheMax = 1024
 
-// addressCache spares an allocation for each datagram. Its owner is one receive function.
+// addressCache spares an allocation for each datagram. Its owner is one receiver.
 type addressCache struct {
 	last *address
 	all  map[netip.AddrPort]*address

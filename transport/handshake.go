@@ -111,6 +111,7 @@ func (c *Conn) passHandshake(e *endpoint, b []byte) bool {
 	return !e.handshakes.crosses(b, patience, time.Now(), func() { c.resumeHandshake(e) })
 }
 
+// resumeHandshake hands over the initiation that was held back; a timer calls it.
 func (c *Conn) resumeHandshake(e *endpoint) {
 	if b := e.handshakes.resume(time.Now()); b != nil {
 		c.takeRelayed(e, [][]byte{b})

@@ -57,8 +57,8 @@ func (c *Conn) sendDatagrams(bufs [][]byte, to netip.AddrPort) error {
 	if sock == nil {
 		return &net.OpError{Op: "write", Net: "udp", Addr: net.UDPAddrFromAddrPort(to), Err: errNoFamily}
 	}
-	lost, err := sock.Send(bufs, to)
-	if lost > 0 {
+	sent, err := sock.Send(bufs, to)
+	if lost := len(bufs) - sent.Datagrams; lost > 0 && err == nil {
 		c.counters.udpSendDrops.Add(uint64(lost))
 	}
 	return err

@@ -6,9 +6,11 @@
 package udpbatch
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 )
 
 // Conn is a UDP socket; *net.UDPConn is one.
@@ -35,11 +37,17 @@ func New(c Conn) (*Socket, error) {
 	return s, nil
 }
 
+// Batches reports whether a Receive can bring more than one datagram.
+func (s *Socket) Batches() bool { return s.os != nil }
+
 // SetBuffers asks the system for that many bytes of room in each direction. Without a capability its limits apply, which is half of a
 // megabyte with Linux unless somebody has raised it.
 func (s *Socket) SetBuffers(bytes int) {
 	if s.os != nil {
 		s.os.setBuffers(bytes)
+	} else if c, ok := s.c.(*net.UDPConn); ok {
+		c.SetReadBuffer(bytes)
+		c.SetWriteBuffer(bytes)
 	}
 }
 
@@ -58,27 +66,48 @@ func (s *Socket) Receive(b *Batch) error {
 	return nil
 }
 
-// Send sends datagrams to one address, in order; an invalid one means where the socket is connected to. It returns how many were
-// lost because the system had no room, or a firewall in the way. An error means that nothing more can be sent there now.
-func (s *Socket) Send(datagrams [][]byte, to netip.AddrPort) (lost int, err error) {
+// Sent is what the system has taken.
+type Sent struct{ Datagrams, Bytes int }
+
+func countOf(datagrams [][]byte) Sent {
+	s := Sent{Datagrams: len(datagrams)}
+	for _, d := range datagrams {
+		s.Bytes += len(d)
+	}
+	return s
+}
+
+func (s Sent) less(o Sent) Sent { return Sent{s.Datagrams - o.Datagrams, s.Bytes - o.Bytes} }
+func (s Sent) plus(o Sent) Sent { return Sent{s.Datagrams + o.Datagrams, s.Bytes + o.Bytes} }
+
+// Send sends datagrams to one address, in order; an invalid one means where the socket is connected to. Those that the system has
+// no room for, or a firewall in their way, are left out. An error means that nothing more can be sent there now.
+func (s *Socket) Send(datagrams [][]byte, to netip.AddrPort) (sent Sent, err error) {
 	if s.os != nil {
 		return s.os.send(datagrams, to)
 	}
 	for _, d := range datagrams {
-		if to.IsValid() {
-			_, err = s.c.WriteToUDPAddrPort(d, to)
-		} else {
-			_, err = s.c.(io.Writer).Write(d)
+		err := s.sendOne(d, to)
+		if errors.Is(err, syscall.ECONNREFUSED) { // the answer to an earlier one; this has not been sent
+			err = s.sendOne(d, to)
 		}
 		switch {
 		case err == nil:
-		case isDrop(err):
-			lost++
-		default:
-			return lost, err
+			sent = sent.plus(Sent{1, len(d)})
+		case !isDrop(err):
+			return sent, err
 		}
 	}
-	return lost, nil
+	return sent, nil
+}
+
+func (s *Socket) sendOne(b []byte, to netip.AddrPort) (err error) {
+	if to.IsValid() {
+		_, err = s.c.WriteToUDPAddrPort(b, to)
+	} else {
+		_, err = s.c.(io.Writer).Write(b)
+	}
+	return err
 }
 
 // slotSize holds the largest datagram, and the most that the kernel joins.

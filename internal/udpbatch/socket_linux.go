@@ -34,6 +34,7 @@ type osSocket struct {
 	// offload and a route with a small MTU refuse what they would fragment if it came alone.
 	gsoLimit atomic.Int32
 	tx       sync.Pool // of *transmitter
+	zone     atomic.Pointer[zone]
 }
 
 func newOSSocket(c *net.UDPConn) (*osSocket, error) {
@@ -139,7 +140,7 @@ func (s *osSocket) receive(b *Batch) error {
 	}
 	b.filled = b.n
 	for i := range b.n {
-		b.got[i] = got{size: int(b.msgs[i].n), segment: s.segmentSize(&b.osBatch, i), from: addrPortOf(&b.names[i])}
+		b.got[i] = got{size: int(b.msgs[i].n), segment: s.segmentSize(&b.osBatch, i), from: s.addrPortOf(&b.names[i])}
 	}
 	return nil
 }
@@ -154,13 +155,17 @@ func (s *osSocket) segmentSize(o *osBatch, i int) int {
 }
 
 // addrPortOf reads an address that the kernel wrote. The port is big endian in both families.
-func addrPortOf(sa *unix.RawSockaddrInet6) netip.AddrPort {
+func (s *osSocket) addrPortOf(sa *unix.RawSockaddrInet6) netip.AddrPort {
 	p := (*[2]byte)(unsafe.Pointer(&sa.Port))
 	port := uint16(p[0])<<8 | uint16(p[1])
 	if sa.Family == unix.AF_INET {
 		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr), port)
 	}
-	return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), port)
+	addr := netip.AddrFrom16(sa.Addr).Unmap()
+	if sa.Scope_id != 0 {
+		addr = addr.WithZone(s.zoneName(sa.Scope_id))
+	}
+	return netip.AddrPortFrom(addr, port)
 }
 
 // transmitter sends one batch. It is reused, so that a batch costs no allocation.
@@ -170,7 +175,7 @@ type transmitter struct {
 
 	bufs    [][]byte // the batch; bufs[sent:] is still to go
 	sent    int
-	lost    int                   // of them, those that the system did not take
+	lost    Sent                  // of them, those that the system did not take
 	refused int                   // answers to earlier ones
 	name    unix.RawSockaddrInet6 // empty for where the socket is connected to
 	nameLen uint32
@@ -189,30 +194,30 @@ func newTransmitter(s *osSocket) *transmitter {
 	return t
 }
 
-func (s *osSocket) send(bufs [][]byte, to netip.AddrPort) (lost int, err error) {
+func (s *osSocket) send(bufs [][]byte, to netip.AddrPort) (sent Sent, err error) {
 	if to.IsValid() && to.Addr().Is6() != s.v6 {
-		return 0, &net.OpError{Op: "write", Net: "udp", Addr: net.UDPAddrFromAddrPort(to), Err: syscall.EAFNOSUPPORT}
+		return Sent{}, &net.OpError{Op: "write", Net: "udp", Addr: net.UDPAddrFromAddrPort(to), Err: syscall.EAFNOSUPPORT}
 	}
 	t := s.tx.Get().(*transmitter)
 	defer s.tx.Put(t)
 	t.load(bufs, to)
 	err = s.raw.Write(t.ready)
-	t.unload()
+	sent = t.unload()
 	switch {
 	case err != nil:
-		return t.lost, err
+		return sent, err
 	case t.errno != 0:
 		op := &net.OpError{Op: "write", Net: "udp", Source: s.c.LocalAddr(), Err: t.errno}
 		if to.IsValid() {
 			op.Addr = net.UDPAddrFromAddrPort(to)
 		}
-		return t.lost, op
+		return sent, op
 	}
-	return t.lost, nil
+	return sent, nil
 }
 
 func (t *transmitter) load(bufs [][]byte, to netip.AddrPort) {
-	t.bufs, t.sent, t.lost, t.refused, t.plain, t.errno = bufs, 0, 0, 0, false, 0
+	t.bufs, t.sent, t.lost, t.refused, t.plain, t.errno = bufs, 0, Sent{}, 0, false, 0
 	t.setName(to)
 	if n := len(bufs); cap(t.iovs) < n {
 		t.iovs = make([]unix.Iovec, n)
@@ -234,16 +239,18 @@ func (t *transmitter) setName(to netip.AddrPort) {
 		(*unix.RawSockaddrInet4)(unsafe.Pointer(&t.name)).Addr = to.Addr().As4()
 	} else {
 		t.name.Family, t.nameLen = unix.AF_INET6, unix.SizeofSockaddrInet6
-		t.name.Flowinfo, t.name.Scope_id = 0, 0
+		t.name.Flowinfo, t.name.Scope_id = 0, t.s.zoneID(to.Addr().Zone())
 		t.name.Addr = to.Addr().As16()
 	}
 }
 
-// unload forgets the batch: it belongs to the caller again. All of iovs is cleared, for after a part of the batch was
-// sent it is built anew from the start and the end still points at buffers.
-func (t *transmitter) unload() {
+// unload says what was sent, and forgets the batch: it belongs to the caller again. All of iovs is cleared, for after a part of
+// the batch was sent it is built anew from the start and the end still points at buffers.
+func (t *transmitter) unload() Sent {
+	sent := countOf(t.bufs[:t.sent]).less(t.lost)
 	t.bufs = nil
 	clear(t.iovs[:cap(t.iovs)])
+	return sent
 }
 
 // transmit sends the rest of the batch; it reports false to be called again once the socket is writable.
@@ -287,7 +294,7 @@ func (t *transmitter) recover(errno syscall.Errno) bool {
 		t.plain = true
 		return true
 	case isDrop(errno):
-		t.lost += t.count[0]
+		t.lost = t.lost.plus(countOf(t.bufs[t.sent:][:t.count[0]]))
 		t.sent += t.count[0]
 		return true
 	}

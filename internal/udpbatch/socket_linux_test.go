@@ -32,8 +32,8 @@ func TestSocketBatches(t *testing.T) {
 				batch[i] = make([]byte, n)
 				r.Read(batch[i])
 			}
-			if lost, err := a.Send(batch, b.addr()); lost > 0 || err != nil {
-				t.Errorf("%s, %s: %d lost, %v", family[0], name, lost, err)
+			if sent, err := a.Send(batch, b.addr()); sent != countOf(batch) || err != nil {
+				t.Errorf("%s, %s: %+v sent, %v", family[0], name, sent, err)
 				continue
 			}
 			got, from := b.collect(t, len(batch))
@@ -138,8 +138,8 @@ func TestRefused(t *testing.T) {
 	client := batching(t, connect(t, gone.addr()))
 	gone.c.Close()
 	for i := range 10 {
-		if lost, err := client.Send([][]byte{{1}, {2, 2}, {3}}, netip.AddrPort{}); lost > 0 || err != nil {
-			t.Fatalf("batch %d: %d lost, %v", i, lost, err)
+		if sent, err := client.Send([][]byte{{1}, {2, 2}, {3}}, netip.AddrPort{}); sent != (Sent{3, 4}) || err != nil {
+			t.Fatalf("batch %d: %+v sent, %v", i, sent, err)
 		}
 	}
 	again := batching(t, listen(t, "udp4", gone.addr().String()))

@@ -3,8 +3,10 @@
 package udpbatch
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 )
 
 // osSocket is never made.
@@ -14,7 +16,7 @@ func newOSSocket(*net.UDPConn) (*osSocket, error) { return nil, nil }
 
 func (*osSocket) setBuffers(int)       {}
 func (*osSocket) receive(*Batch) error { panic("udpbatch: internal error: no batches here") }
-func (*osSocket) send([][]byte, netip.AddrPort) (int, error) {
+func (*osSocket) send([][]byte, netip.AddrPort) (Sent, error) {
 	panic("udpbatch: internal error: no batches here")
 }
 
@@ -22,5 +24,10 @@ type osBatch struct{}
 
 func (osBatch) init(*Batch) {}
 
-// isDrop reports whether a send error means that just this datagram is lost.
-func isDrop(error) bool { return false }
+// wsaEMSGSIZE is Windows' EMSGSIZE, which package syscall has another number for.
+const wsaEMSGSIZE = syscall.Errno(10040)
+
+// isDrop reports whether a send error means that just this datagram is lost: no room on the way out, or it is too long.
+func isDrop(err error) bool {
+	return errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.EMSGSIZE) || errors.Is(err, wsaEMSGSIZE)
+}

@@ -86,8 +86,8 @@ func TestConnected(t *testing.T) {
 		{oneByOne(connect(t, server.addr())), server},
 		{batching(t, connect(t, old.addr())), old},
 	} {
-		if lost, err := pair[0].Send(batch, netip.AddrPort{}); lost > 0 || err != nil {
-			t.Fatalf("%d lost, %v", lost, err)
+		if sent, err := pair[0].Send(batch, netip.AddrPort{}); sent != countOf(batch) || err != nil {
+			t.Fatalf("%+v sent, %v", sent, err)
 		}
 		got, from := pair[1].collect(t, len(batch))
 		for i := range batch {
@@ -95,8 +95,8 @@ func TestConnected(t *testing.T) {
 				t.Errorf("datagram %d: got %q, want %q", i, got[i], batch[i])
 			}
 		}
-		if lost, err := pair[1].Send(batch, from); lost > 0 || err != nil {
-			t.Fatalf("back: %d lost, %v", lost, err)
+		if sent, err := pair[1].Send(batch, from); sent != countOf(batch) || err != nil {
+			t.Fatalf("back: %+v sent, %v", sent, err)
 		}
 		if got, _ := pair[0].collect(t, len(batch)); string(got[4]) != "seven" {
 			t.Errorf("back: got %q", got)
@@ -114,8 +114,8 @@ func TestErrors(t *testing.T) {
 		if _, err := s.Send([][]byte{{1}}, netip.MustParseAddrPort("192.0.2.1:9")); err == nil {
 			t.Error("sending where nothing leads succeeded")
 		}
-		if lost, err := s.Send([][]byte{make([]byte, 65508)}, netip.MustParseAddrPort("127.0.0.1:9")); lost != 1 || err != nil {
-			t.Errorf("a datagram that is too long: %d lost, %v, want 1 and no error", lost, err)
+		if sent, err := s.Send([][]byte{make([]byte, 65508), {1}}, s.addr()); sent != (Sent{1, 1}) || err != nil {
+			t.Errorf("a datagram that is too long, and one that is not: %+v sent, %v, want the other and no error", sent, err)
 		}
 		s.c.SetReadDeadline(time.Unix(1, 0))
 		b := NewBatch(1)

@@ -11,14 +11,19 @@ import (
 )
 
 const (
-	// idleAfter is for how long a node has to be quiet before it gives back memory.
+	// idleAfter is for how long a node has to be quiet, or calm, before it gives back memory.
 	idleAfter = time.Second
 
 	// idleShare of one processor is what a quiet node uses for its heartbeats.
 	idleShare = 0.01
 
-	// idleSlack more bytes than were left the last time are worth the trouble.
+	// calmShare is what thousands of connections use that carry nothing but keep-alives.
+	calmShare = 0.1
+
+	// idleSlack more bytes than were left the last time are worth the trouble. While a node is not quiet, calmSlack of what was left
+	// comes on top: it makes garbage, and part of that is always there.
 	idleSlack = 2 << 20
+	calmSlack = 0.25
 )
 
 // idler has a node give back what it held when it was busy: buffers, which Go's runtime would keep for minutes, and pages of
@@ -50,16 +55,21 @@ func (r *runningNode) giveBackWhenIdle() {
 
 // look takes what the process has used and what it holds, and reports whether it is time to give back.
 func (i *idler) look(used time.Duration, resident int64) bool {
-	quiet := used-i.used <= time.Duration(idleShare*float64(idleAfter))
+	share := float64(used-i.used) / float64(idleAfter)
 	i.used = used
 	switch {
-	case !quiet:
+	case share > calmShare:
+		i.given = false // nobody knows any more what of it was needed at once
 		return false
 	case i.given:
 		i.given, i.floor = false, resident
 		return false
 	}
-	i.given = resident > i.floor+idleSlack
+	slack := int64(idleSlack)
+	if share > idleShare {
+		slack += int64(calmSlack * float64(i.floor))
+	}
+	i.given = resident > i.floor+slack
 	return i.given
 }
 

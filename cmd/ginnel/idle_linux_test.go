@@ -26,9 +26,14 @@ func TestIdler(t *testing.T) {
 		{900 * time.Millisecond, 90 * mb, false},
 		{time.Millisecond, 90 * mb, true},
 		{900 * time.Millisecond, 90 * mb, false}, // before it is known what was needed
-		{time.Millisecond, 40 * mb, false},
+		{time.Millisecond, 40 * mb, true},
 		{time.Millisecond, 40 * mb, false},
 		{time.Millisecond, 60 * mb, true},
+		{50 * time.Millisecond, 40 * mb, false},
+		{50 * time.Millisecond, 48 * mb, false}, // some garbage
+		{50 * time.Millisecond, 53 * mb, true},  // more than that
+		{50 * time.Millisecond, 44 * mb, false},
+		{150 * time.Millisecond, 90 * mb, false}, // work
 	} {
 		used += step.used
 		if got := i.look(used, step.resident); got != step.want {

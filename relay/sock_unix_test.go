@@ -54,19 +54,26 @@ func TestSockKeepsOnlySoMuch(t *testing.T) {
 	}
 }
 
-// What has come in many records is taken by one read, whatever TLS asked the system for; what is not whole waits, and the
-// end comes after all of it.
-func TestReadsAreGathered(t *testing.T) {
-	const records, size = 9, 900
+// tlsPair returns both ends of a connection; a sock is at the bottom of the server's.
+func tlsPair(t *testing.T) (server, client *tls.Conn) {
+	t.Helper()
 	near, far := tcpPair(t)
 	ca := newTestCA(t)
-	server := tls.Server(newSock(near), &tls.Config{Certificates: []tls.Certificate{ca.issue(time.Hour, "relay.example")}, SessionTicketsDisabled: true})
-	client := tls.Client(far, &tls.Config{InsecureSkipVerify: true})
+	server = tls.Server(newSock(near), &tls.Config{Certificates: []tls.Certificate{ca.issue(time.Hour, "relay.example")}, SessionTicketsDisabled: true})
+	client = tls.Client(far, &tls.Config{InsecureSkipVerify: true})
 	shaken := make(chan error, 1)
 	go func() { shaken <- client.Handshake() }()
 	if err := errors.Join(server.Handshake(), <-shaken); err != nil {
 		t.Fatal(err)
 	}
+	return server, client
+}
+
+// What has come in many records is taken by one read, whatever TLS asked the system for; what is not whole waits, and the
+// end comes after all of it.
+func TestReadsAreGathered(t *testing.T) {
+	const records, size = 9, 900
+	server, client := tlsPair(t)
 	half := testFrames(1, records, 1, size)
 	for i := range records {
 		client.Write(testFrames(1, i, 1, size))
@@ -101,6 +108,28 @@ func TestReadsAreGathered(t *testing.T) {
 	}
 	if f.buf != nil || f.sock.inbuf != nil {
 		t.Error("a buffer is held")
+	}
+}
+
+// A stream that ends within a frame is at its end, though TCP stays open: nothing more is waited for.
+func TestEndWithinAFrame(t *testing.T) {
+	server, client := tlsPair(t)
+	client.Write(testFrames(1, 0, 1, 900)[:100])
+	client.CloseWrite()
+	var f frameReader
+	f.open(server)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := readFrames(&f)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err != io.ErrUnexpectedEOF {
+			t.Errorf("ended with %v, want %v", err, io.ErrUnexpectedEOF)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the reader waits for the rest of a frame that will not come")
 	}
 }
 

@@ -27,8 +27,8 @@ type receiveFunc = func(messages [][]byte, from conn.Endpoint)
 var errOpen = errors.New("transport: open already")
 
 // Open has WireGuard given what comes, from then on. Calls of receive run beside each other: one for each socket, one for
-// each caller of HandleRelayed, and one for each handshake that was held back. Disco and STUN arrive by the same sockets, so nothing is discovered before. Open can be called
-// once.
+// each caller of HandleRelayed, and one for each handshake that was held back. Disco and STUN arrive by the same sockets, so
+// nothing is discovered before. Open can be called once.
 func (c *Conn) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
 	if c.isClosed() {
 		return net.ErrClosed

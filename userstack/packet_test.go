@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -202,7 +203,34 @@ func TestSetAddrs(t *testing.T) {
 	}
 }
 
-// What has come is read at once, and what is written between Cork and Uncork leaves at once.
+// What is written between Cork and Uncork leaves at once. Nobody else reads what the stack sends.
+func TestCork(t *testing.T) {
+	s := newStack(t, Config{}, addrA4)
+	var told atomic.Int32
+	s.Device().Notify(func() { told.Add(1) })
+	c, err := s.ListenPacket(netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const many = 10
+	before, waiting := told.Load(), s.dev.queue.n
+	c.Cork()
+	for range many {
+		if _, err := c.WriteToUDPAddrPort(make([]byte, 100), netip.AddrPortFrom(addrB4, 7)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.dev.queue.n - waiting; n != many || told.Load() != before {
+		t.Errorf("corked: %d wait and the reader was told %d times, want %d and none", n, told.Load()-before, many)
+	}
+	c.Uncork()
+	if n := told.Load() - before; n != 1 {
+		t.Errorf("uncorked: the reader was told %d times, want once", n)
+	}
+}
+
+// What has come is read at once.
 func TestBatches(t *testing.T) {
 	p := newPair(t, 0)
 	s, err := p.b.ListenPacket(netip.AddrPortFrom(netip.Addr{}, 7))
@@ -228,9 +256,6 @@ func TestBatches(t *testing.T) {
 		if _, err := c.WriteToUDPAddrPort(bytes.Repeat([]byte{byte(i)}, 100*i), to); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if n := p.a.dev.queue.n; n != many { // nobody reads yet
-		t.Errorf("%d wait while corked, want %d", n, many)
 	}
 	c.Uncork()
 	for got := 0; got < many; {

@@ -5,7 +5,7 @@ import "time"
 // This file decides how many of the machine's processors a node uses at a time. With more than one, Go wakes another thread
 // whenever a goroutine becomes ready, to see whether it can be of help. A packet makes two or three ready that have little to
 // do, so that the waking takes longer than the work, and more of the processors. So a node keeps to one until goroutines queue
-// for it, or it has no time left, and then uses all that it may.
+// for it, or it has no time left, and then uses all that it may: unless others use them, whom more threads only stand in the way of.
 
 const (
 	busyLook  = 20 * time.Millisecond // between two looks at what is used
@@ -19,6 +19,9 @@ const (
 	calmQueue = 0.75 // goroutines that wait, on average
 	fullQueue = 1.25 // one connection in bulk makes some 0.8, eight make 1.4
 
+	// spare processors are worth having. Two nodes in bulk and their clients leave 0.1 to 0.35 of two.
+	spare = 0.5
+
 	minCalm = time.Second // before one is tried again
 	maxCalm = 30 * time.Second
 )
@@ -27,6 +30,7 @@ const (
 type effort struct {
 	load  float64 // processors in use
 	queue float64 // goroutines that wait for one
+	idle  float64 // processors of the machine that nobody uses
 }
 
 // pacer decides whether the effort is for more than one processor. The zero value begins with one.
@@ -42,13 +46,16 @@ func (p *pacer) look(elapsed time.Duration, e effort) bool {
 	weight := min(1, float64(elapsed)/float64(remember))
 	p.recent.load += weight * (e.load - p.recent.load)
 	p.recent.queue += weight * (e.queue - p.recent.queue)
+	p.recent.idle += weight * (e.idle - p.recent.idle)
 	p.patience = max(p.patience, minCalm)
 	p.since += elapsed
+	// Who has just begun needs them already; who pauses for a moment does not give them up.
+	crowded := min(e.idle, p.recent.idle) < spare
 	switch {
-	case p.wide && (p.recent.load >= calmLoad || p.recent.queue >= calmQueue):
+	case p.wide && !p.calm(crowded):
 		p.since = 0
 		return false
-	case p.wide && p.since < p.patience, !p.wide && p.recent.load < fullLoad && p.recent.queue < fullQueue:
+	case p.wide && p.since < p.patience, !p.wide && (crowded || !p.full()):
 		return false
 	case p.wide:
 	case p.since < p.patience: // one was enough for a short time only
@@ -59,6 +66,17 @@ func (p *pacer) look(elapsed time.Duration, e effort) bool {
 	p.wide, p.since = !p.wide, 0
 	return true
 }
+
+// calm reports whether one processor does as well as all. Where others want them too, who has less than one is served best by it.
+func (p *pacer) calm(crowded bool) bool {
+	if crowded {
+		return p.recent.load < fullLoad
+	}
+	return p.recent.load < calmLoad && p.recent.queue < calmQueue
+}
+
+// full reports whether there is more to do than one processor can.
+func (p *pacer) full() bool { return p.recent.load >= fullLoad || p.recent.queue >= fullQueue }
 
 // pauseAt is how long a node of that load is not looked at.
 func pauseAt(load float64) time.Duration {

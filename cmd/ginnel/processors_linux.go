@@ -1,8 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"os"
 	"runtime"
 	"runtime/metrics"
+	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -17,6 +21,7 @@ func (r *runningNode) paceProcessors(budget int64) {
 	}
 	var p pacer
 	m := newEffortMeter()
+	defer m.close()
 	timer := time.NewTimer(busyLook)
 	defer timer.Stop()
 	for {
@@ -47,26 +52,65 @@ type effortMeter struct {
 	used    time.Duration
 	samples []metrics.Sample
 	counts  []uint64 // of the last read
+	uptime  *os.File // nil: what is idle is not known
+	unused  float64  // seconds for which processors had nothing to do
+	text    [64]byte
 }
 
 func newEffortMeter() *effortMeter {
 	m := &effortMeter{samples: []metrics.Sample{{Name: "/sched/latencies:seconds"}}}
+	if f, err := os.Open("/proc/uptime"); err == nil {
+		m.uptime = f
+	}
 	m.read()
 	return m
+}
+
+func (m *effortMeter) close() {
+	if m.uptime != nil {
+		m.uptime.Close()
+	}
 }
 
 // waitSampling is how many times goroutines become ready for each whose waiting Go's runtime measures.
 const waitSampling = 8
 
 func (m *effortMeter) read() (elapsed time.Duration, e effort) {
-	now, used := time.Now(), processorTime()
+	now, used, unused := time.Now(), processorTime(), m.readIdle()
 	metrics.Read(m.samples)
 	waited := m.waited(m.samples[0].Value.Float64Histogram())
 	elapsed = max(now.Sub(m.at), 1)
 	e.load = float64(used-m.used) / float64(elapsed)
 	e.queue = waitSampling * waited / elapsed.Seconds() // Little's law
-	m.at, m.used = now, used
+	e.idle = float64(runtime.NumCPU())
+	if unused > 0 {
+		e.idle = min(e.idle, max((unused-m.unused)/elapsed.Seconds(), 0))
+	}
+	m.at, m.used, m.unused = now, used, unused
 	return elapsed, e
+}
+
+// readIdle returns for how many seconds the machine's processors have had nothing to do, summed up; 0: it does not say. "The
+// second value is the sum of how much time each core has spent idle, in seconds" (proc_uptime(5)).
+func (m *effortMeter) readIdle() float64 {
+	if m.uptime == nil {
+		return 0
+	}
+	n, err := syscall.Pread(int(m.uptime.Fd()), m.text[:], 0)
+	if err != nil {
+		return 0
+	}
+	return idleOf(m.text[:n])
+}
+
+// idleOf reads what /proc/uptime says, as in "350735.47 234388.90\n"; 0 if it is something else.
+func idleOf(uptime []byte) float64 {
+	_, text, _ := bytes.Cut(bytes.TrimSpace(uptime), []byte(" "))
+	seconds, err := strconv.ParseFloat(string(text), 64)
+	if err != nil {
+		return 0
+	}
+	return seconds
 }
 
 // waited is about how many seconds goroutines have waited since the last call, those that are measured.

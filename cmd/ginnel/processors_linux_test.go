@@ -11,6 +11,7 @@ import (
 func TestEffortMeter(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	m := newEffortMeter()
+	defer m.close()
 	var wg sync.WaitGroup
 	end := time.Now().Add(100 * time.Millisecond)
 	for range 8 {
@@ -28,7 +29,25 @@ func TestEffortMeter(t *testing.T) {
 	if e.queue < 2 || e.queue > 14 {
 		t.Errorf("8 goroutines that take turns are a queue of %v", e.queue)
 	}
+	if e.idle < 0 || e.idle > float64(runtime.NumCPU()) {
+		t.Errorf("%v processors of %d are idle", e.idle, runtime.NumCPU())
+	}
 	if n := testing.AllocsPerRun(10, func() { m.read() }); n > 0 {
 		t.Errorf("a look allocates %v times", n)
+	}
+}
+
+func TestIdleOf(t *testing.T) {
+	for text, want := range map[string]float64{
+		"350735.47 234388.90\n":     234388.90,
+		"9.00 98765432109.87\n":     98765432109.87,
+		"1.00 0.00\n":               0,
+		"1.00\n":                    0,
+		"":                          0,
+		"350735.47 two weeks ago\n": 0,
+	} {
+		if got := idleOf([]byte(text)); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
 	}
 }

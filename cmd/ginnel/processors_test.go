@@ -19,28 +19,32 @@ func TestPacer(t *testing.T) {
 	const soon = 20 * busyLook // averages have followed
 	var p pacer
 	for _, step := range []struct {
-		what        string
-		load, queue float64
-		d           time.Duration
-		wide        bool
+		what string
+		effort
+		d    time.Duration
+		wide bool
 	}{
-		{"one is enough", 0.9, 0.5, time.Minute, false},
-		{"for a moment it is not", 1, 0.5, busyLook, false},
-		{"it has no time left", 1, 0.5, soon, true},
-		{"the effort is for more", 1.6, 0.5, time.Minute, true},
-		{"it is calm, for a moment", 0.5, 0.1, minCalm / 2, true},
-		{"and is not", 0.9, 0.1, soon, true},
-		{"it is calm", 0.5, 0.1, minCalm * 9 / 10, true},
-		{"for long", 0.5, 0.1, soon, false},
-		{"after a moment there is a queue", 0.5, 4, soon, true},
-		{"so that one is not tried as soon", 0.5, 0.1, 2 * minCalm * 9 / 10, true},
-		{"but then", 0.5, 0.1, minCalm / 2, false},
-		{"and if it is enough for long", 0.5, 0.1, time.Minute, false},
-		{"the next time", 0.5, 4, soon, true},
-		{"a shorter queue remains, because there are more", 0.5, 1, time.Minute, true},
-		{"it is tried as at first", 0.5, 0.1, minCalm + soon, false},
+		{"one is enough", effort{0.9, 0.5, 2}, time.Minute, false},
+		{"for a moment it is not", effort{1, 0.5, 2}, busyLook, false},
+		{"it has no time left", effort{1, 0.5, 2}, soon, true},
+		{"the effort is for more", effort{1.6, 0.5, 2}, time.Minute, true},
+		{"it is calm, for a moment", effort{0.5, 0.1, 2}, minCalm / 2, true},
+		{"and is not", effort{0.9, 0.1, 2}, soon, true},
+		{"it is calm", effort{0.5, 0.1, 2}, minCalm * 9 / 10, true},
+		{"for long", effort{0.5, 0.1, 2}, soon, false},
+		{"after a moment there is a queue", effort{0.5, 4, 2}, soon, true},
+		{"so that one is not tried as soon", effort{0.5, 0.1, 2}, 2 * minCalm * 9 / 10, true},
+		{"but then", effort{0.5, 0.1, 2}, minCalm / 2, false},
+		{"and if it is enough for long", effort{0.5, 0.1, 2}, time.Minute, false},
+		{"the next time", effort{0.5, 4, 2}, soon, true},
+		{"a shorter queue remains, because there are more", effort{0.5, 1, 2}, time.Minute, true},
+		{"it is tried as at first", effort{0.5, 0.1, 2}, minCalm + soon, false},
+		{"others use the rest", effort{1, 4, 0.3}, time.Minute, false},
+		{"for a moment they leave some", effort{1, 4, 0.6}, busyLook, false},
+		{"they have ended", effort{1, 0.5, 2}, soon, true},
+		{"they have begun again", effort{0.9, 4, 0.3}, 2*minCalm + soon, false},
 	} {
-		p.pace(effort{step.load, step.queue}, step.d)
+		p.pace(step.effort, step.d)
 		if p.wide != step.wide {
 			t.Fatalf("%s: wide is %v", step.what, p.wide)
 		}
@@ -52,7 +56,7 @@ func TestPacerIsPatient(t *testing.T) {
 	var p pacer
 	changes := 0
 	for range time.Hour / busyLook {
-		e := effort{load: 1}
+		e := effort{load: 1, idle: 2}
 		if p.wide {
 			e.load = 0.6
 		}

@@ -49,7 +49,7 @@ func (p *pacer) look(elapsed time.Duration, e effort) bool {
 	p.recent.idle += weight * (e.idle - p.recent.idle)
 	p.patience = max(p.patience, minCalm)
 	p.since += elapsed
-	// Who has just begun needs them already; who pauses for a moment does not give them up.
+	// Others who have just begun need theirs already; those who pause for a moment do not give them up.
 	crowded := min(e.idle, p.recent.idle) < spare
 	switch {
 	case p.wide && !p.calm(crowded):

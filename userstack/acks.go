@@ -83,7 +83,7 @@ func ackerOf(pkt *stack.PacketBuffer) (a acker) {
 	default:
 		a.kind = ackOnly
 	}
-	a.gap = !plain(tcp)
+	a.gap = tcp.Flags()&header.TCPFlagSyn == 0 && !plain(tcp) // a SYN's options tell of none
 	return a
 }
 

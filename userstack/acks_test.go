@@ -132,6 +132,29 @@ func TestAcksOfGaps(t *testing.T) {
 	a.want("then all is well")
 }
 
+// The options of a SYN tell of no gap, so the first acknowledgement of whoever is connected to waits for the answer too.
+func TestAcksAfterSYN(t *testing.T) {
+	for _, c := range []struct {
+		flags  header.TCPFlags
+		option []byte
+		gap    bool
+	}{
+		{header.TCPFlagSyn | header.TCPFlagAck, []byte{header.TCPOptionMSS, 4, 5, 0}, false},
+		{header.TCPFlagAck, []byte{header.TCPOptionNOP, header.TCPOptionNOP, header.TCPOptionSACK, 2}, true},
+	} {
+		tcp := make(header.TCP, header.TCPMinimumSize, header.TCPMinimumSize+len(c.option))
+		tcp.Encode(&header.TCPFields{SrcPort: 1, DstPort: 2, AckNum: 7, DataOffset: uint8(cap(tcp)), Flags: c.flags})
+		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{ReserveHeaderBytes: 60})
+		copy(pkt.TransportHeader().Push(cap(tcp)), append(tcp, c.option...))
+		ip := header.IPv4(pkt.NetworkHeader().Push(header.IPv4MinimumSize))
+		ip.Encode(&header.IPv4Fields{SrcAddr: addressOf(addrA4), DstAddr: addressOf(addrB4)})
+		if a := ackerOf(pkt); a.gap != c.gap || a.ack != 7 {
+			t.Errorf("%v: gap %v, acknowledges %d", c.flags, a.gap, a.ack)
+		}
+		pkt.DecRef()
+	}
+}
+
 // A connection that takes another's place has it send what waits.
 func TestAcksCollide(t *testing.T) {
 	a, b := flowID{ports: 1}, flowID{ports: 2}

@@ -53,6 +53,7 @@ type Config struct {
 	Memory      int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
 	Forwards    []Forward
 	Serves      []Serve
+	Active      func() // called for packets of the mesh, in both directions; must be quick; nil: nobody asks
 	Token       string // what the local API asks for where it changes something; empty: such requests are refused
 	Shutdown    func() // called when the local API is told to end the node; nil: it cannot be told so
 
@@ -240,7 +241,7 @@ func (n *Node) start() error {
 // openData builds the way of a packet: stack, WireGuard, transport, relays.
 func (n *Node) openData() (err error) {
 	n.router = newRouter(n)
-	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Buffers: n.cfg.buffers(), Batch: n.cfg.batch(), Router: n.router.stackConfig(), AnswerTSMP: n.cfg.Control != nil}); err != nil {
+	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Buffers: n.cfg.buffers(), Batch: n.cfg.batch(), Router: n.router.stackConfig(), AnswerTSMP: n.cfg.Control != nil, Active: n.cfg.Active}); err != nil {
 		return err
 	}
 	n.stack.SetFilter(n.accepts)

@@ -41,6 +41,7 @@ type Device struct {
 	mtu     int
 	batch   int // packets that are best exchanged in one call
 	segment int // packets that a segment of gVisor's is cut to: whole batches
+	active  func()
 
 	once   sync.Once
 	closec chan struct{}
@@ -73,7 +74,7 @@ type Device struct {
 }
 
 func newDevice(mtu, batch int) *Device {
-	d := &Device{mtu: mtu, segment: segmentPackets(mtu), closec: make(chan struct{})}
+	d := &Device{mtu: mtu, segment: segmentPackets(mtu), active: func() {}, closec: make(chan struct{})}
 	if d.batch = cmp.Or(batch, max(d.segment, minBatch)); d.batch < d.segment {
 		d.segment -= d.segment % d.batch
 	}
@@ -165,6 +166,7 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	if p == nil {
 		return 0, os.ErrClosed
 	}
+	d.active()
 	up := *p
 	if d.routes.Load() {
 		up = sorter{d}
@@ -221,6 +223,7 @@ func (d *Device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 }
 
 func (d *Device) tellReady() {
+	d.active()
 	if ready := d.ready.Load(); ready != nil {
 		(*ready)()
 	}

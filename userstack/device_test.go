@@ -53,6 +53,24 @@ func TestNotify(t *testing.T) {
 	}
 }
 
+// Packets of both directions are told of.
+func TestActive(t *testing.T) {
+	active := 0
+	s := newStack(t, Config{Active: func() { active++ }}, addrA4)
+	pkt := udpPacket(10)
+	defer pkt.DecRef()
+	s.dev.enqueue(pkt)
+	if active != 1 {
+		t.Errorf("told %d times of a packet that leaves", active)
+	}
+	if _, err := s.dev.Write([][]byte{{0}, {0}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if active != 2 {
+		t.Errorf("told %d times of a batch that comes", active-1)
+	}
+}
+
 // A full queue stops UDP and TCP, drops the rest, and lets go when the device is closed.
 func TestFullQueue(t *testing.T) {
 	d := newDevice(DefaultMTU, 0)

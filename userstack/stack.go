@@ -59,6 +59,9 @@ type Config struct {
 	// AnswerTSMP has the stack answer the pings of the mesh's own protocol, past the filter.
 	AnswerTSMP bool
 
+	// Active, if set, is called when packets come and before one leaves. It must be quick.
+	Active func()
+
 	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not asked about any.
 	Router *Router
 }
@@ -118,6 +121,9 @@ func New(cfg Config) (*Stack, error) {
 	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch), addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
 	s.dev.tsmp = cfg.AnswerTSMP
+	if cfg.Active != nil {
+		s.dev.active = cfg.Active
+	}
 	err = s.setUp(&cfg)
 	if err == nil && cfg.Router != nil {
 		err = s.setRouter(*cfg.Router)

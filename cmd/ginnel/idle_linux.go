@@ -43,15 +43,18 @@ func (r *runningNode) giveBackWhenIdle() {
 	for {
 		select {
 		case <-ticker.C:
-			if i.look(processorTime(), residentMemory()) {
+			if i.look(r.worked(), residentMemory()) {
 				giveBack()
-				i.used = processorTime()
+				i.used = r.worked()
 			}
 		case <-r.endc:
 			return
 		}
 	}
 }
+
+// worked is the processor time that the node has used, but for what it polled away.
+func (r *runningNode) worked() time.Duration { return processorTime() - r.poll.Spent() }
 
 // look takes what the process has used and what it holds, and reports whether it is time to give back.
 func (i *idler) look(used time.Duration, resident int64) bool {

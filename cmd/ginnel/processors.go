@@ -22,9 +22,17 @@ const (
 	// spare processors are worth having. Two nodes in bulk and their clients leave 0.1 to 0.35 of two.
 	spare = 0.5
 
+	// pollSpare of a processor is what has to be left for it to be polled away.
+	pollSpare = 0.1
+
 	minCalm = time.Second // before one is tried again
 	maxCalm = 30 * time.Second
 )
+
+// spareProcessors reports whether there may be some that the node can poll away while others want none: of cpus processors Go uses
+// procs. If it uses fewer than there are, somebody has limited the time that this process and others have together, and polling would
+// count.
+func spareProcessors(procs, cpus int) bool { return cpus > 1 && procs >= cpus }
 
 // effort is what a node does in some time.
 type effort struct {
@@ -78,10 +86,20 @@ func (p *pacer) calm(crowded bool) bool {
 // full reports whether there is more to do than one processor can.
 func (p *pacer) full() bool { return p.recent.load >= fullLoad || p.recent.queue >= fullQueue }
 
+// polls reports whether to poll for packets, which is of use with one processor only; see package busypoll.
+func (p *pacer) polls() bool { return !p.wide && p.recent.idle >= pollSpare }
+
 // pauseAt is how long a node of that load is not looked at.
 func pauseAt(load float64) time.Duration {
 	if load < quietLoad {
 		return quietLook
 	}
 	return busyLook
+}
+
+// pollBusily keeps the node awake while packets follow each other closely, until it has ended.
+func (r *runningNode) pollBusily() {
+	if err := r.poll.Run(r.endc); err != nil {
+		r.log.Debug("not polling", "err", err)
+	}
 }

@@ -13,14 +13,14 @@ import (
 // paceProcessors goes on until the node has ended. Within a small budget one processor has to do: each has pools of its own,
 // and what is received is received before others have worked on it.
 func (r *runningNode) paceProcessors(budget int64) {
-	runtime.GOMAXPROCS(1)
+	mayPoll := spareProcessors(runtime.GOMAXPROCS(1), runtime.NumCPU())
 	defer runtime.SetDefaultGOMAXPROCS()
 	if budget < frugalMemory || runtime.NumCPU() == 1 {
 		<-r.endc
 		return
 	}
 	var p pacer
-	m := newEffortMeter()
+	m := newEffortMeter(r.poll.Spent)
 	defer m.close()
 	timer := time.NewTimer(busyLook)
 	defer timer.Stop()
@@ -34,6 +34,7 @@ func (r *runningNode) paceProcessors(budget int64) {
 		if p.look(elapsed, e) {
 			p.apply()
 		}
+		r.poll.Allow(mayPoll && p.polls())
 		timer.Reset(pauseAt(e.load))
 	}
 }
@@ -49,7 +50,8 @@ func (p *pacer) apply() {
 // effortMeter measures the effort from one read to the next.
 type effortMeter struct {
 	at      time.Time
-	used    time.Duration
+	polled  func() time.Duration // processor time polled away so far
+	last    struct{ worked, polled time.Duration }
 	samples []metrics.Sample
 	counts  []uint64 // of the last read
 	uptime  *os.File // nil: what is idle is not known
@@ -57,8 +59,8 @@ type effortMeter struct {
 	text    [64]byte
 }
 
-func newEffortMeter() *effortMeter {
-	m := &effortMeter{samples: []metrics.Sample{{Name: "/sched/latencies:seconds"}}}
+func newEffortMeter(polled func() time.Duration) *effortMeter {
+	m := &effortMeter{polled: polled, samples: []metrics.Sample{{Name: "/sched/latencies:seconds"}}}
 	if f, err := os.Open("/proc/uptime"); err == nil {
 		m.uptime = f
 	}
@@ -76,17 +78,19 @@ func (m *effortMeter) close() {
 const waitSampling = 8
 
 func (m *effortMeter) read() (elapsed time.Duration, e effort) {
-	now, used, unused := time.Now(), processorTime(), m.readIdle()
+	now, polled, unused := time.Now(), m.polled(), m.readIdle()
+	worked := processorTime() - polled
 	metrics.Read(m.samples)
 	waited := m.waited(m.samples[0].Value.Float64Histogram())
 	elapsed = max(now.Sub(m.at), 1)
-	e.load = float64(used-m.used) / float64(elapsed)
+	e.load = max(float64(worked-m.last.worked)/float64(elapsed), 0)
 	e.queue = waitSampling * waited / elapsed.Seconds() // Little's law
 	e.idle = float64(runtime.NumCPU())
 	if unused > 0 {
-		e.idle = min(e.idle, max((unused-m.unused)/elapsed.Seconds(), 0))
+		// What is polled away is anybody's who wants it.
+		e.idle = min(e.idle, max((unused-m.unused+(polled-m.last.polled).Seconds())/elapsed.Seconds(), 0))
 	}
-	m.at, m.used, m.unused = now, used, unused
+	m.at, m.unused, m.last.worked, m.last.polled = now, unused, worked, polled
 	return elapsed, e
 }
 

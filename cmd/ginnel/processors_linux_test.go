@@ -10,7 +10,7 @@ import (
 // What a process does shows in what is measured of it.
 func TestEffortMeter(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	m := newEffortMeter()
+	m := newEffortMeter(func() time.Duration { return 0 })
 	defer m.close()
 	var wg sync.WaitGroup
 	end := time.Now().Add(100 * time.Millisecond)
@@ -34,6 +34,20 @@ func TestEffortMeter(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(10, func() { m.read() }); n > 0 {
 		t.Errorf("a look allocates %v times", n)
+	}
+}
+
+// What is polled away is no load, and counts as idle.
+func TestEffortMeterOfPolling(t *testing.T) {
+	polled := 10 * time.Second
+	m := newEffortMeter(func() time.Duration { return polled })
+	defer m.close()
+	for _, add := range []time.Duration{0, time.Hour} {
+		polled += add
+		_, e := m.read()
+		if add > 0 && (e.load != 0 || e.idle != float64(runtime.NumCPU())) {
+			t.Errorf("a load of %v, %v of %d idle after %v of polling", e.load, e.idle, runtime.NumCPU(), add)
+		}
 	}
 }
 

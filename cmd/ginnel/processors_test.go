@@ -68,3 +68,25 @@ func TestPacerIsPatient(t *testing.T) {
 		t.Errorf("%d changes in an hour, want %d at the most", changes, limit)
 	}
 }
+
+// Polling needs one processor of the node's own, and one that nobody else wants.
+func TestPacerPolls(t *testing.T) {
+	for _, c := range []struct {
+		wide  bool
+		idle  float64
+		polls bool
+	}{{false, 1, true}, {false, pollSpare, true}, {false, 0.05, false}, {true, 1, false}} {
+		p := pacer{wide: c.wide, recent: effort{idle: c.idle}}
+		if got := p.polls(); got != c.polls {
+			t.Errorf("wide %v, %v idle: %v", c.wide, c.idle, got)
+		}
+	}
+	for _, c := range []struct {
+		procs, cpus int
+		spare       bool
+	}{{1, 1, false}, {1, 2, false}, {2, 2, true}, {2, 64, false}} {
+		if got := spareProcessors(c.procs, c.cpus); got != c.spare {
+			t.Errorf("%d of %d processors: %v", c.procs, c.cpus, got)
+		}
+	}
+}

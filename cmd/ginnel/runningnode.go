@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ginnel/configs"
+	"ginnel/internal/busypoll"
 	"ginnel/node"
 )
 
@@ -21,12 +22,14 @@ const (
 )
 
 // runningNode is a node that a command runs, with its place in the file system. One goroutine keeps it (keep), another its
-// memory low (giveBackWhenIdle), a third the number of processors right (paceProcessors); close ends them.
+// memory low (giveBackWhenIdle), a third the number of processors right (paceProcessors), and a fourth keeps it awake while packets
+// follow each other closely (pollBusily); close ends them.
 type runningNode struct {
 	*node.Node
 	state *stateDir
 	log   *slog.Logger
 	leave bool // the server is to forget the node at the end
+	poll  *busypoll.Poller
 
 	ask   sync.Once
 	askc  chan struct{} // closed when the node was told to end by its API
@@ -46,8 +49,8 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 			return nil, err
 		}
 	}
-	r := &runningNode{log: log, leave: f.ephemeral, askc: make(chan struct{}), endc: make(chan struct{})}
-	cfg.Shutdown = r.askToEnd
+	r := &runningNode{log: log, leave: f.ephemeral, poll: busypoll.New(), askc: make(chan struct{}), endc: make(chan struct{})}
+	cfg.Shutdown, cfg.Active = r.askToEnd, r.poll.Active
 	if r.state, err = f.openState(p, log); err != nil {
 		return nil, err
 	}
@@ -67,6 +70,7 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 	}
 	r.wg.Go(r.keep)
 	r.wg.Go(r.giveBackWhenIdle)
+	r.wg.Go(r.pollBusily)
 	if p.getenv("GOMAXPROCS") == "" {
 		r.wg.Go(func() { r.paceProcessors(cfg.Memory) })
 	}

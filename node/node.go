@@ -53,9 +53,9 @@ type Config struct {
 	Memory      int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
 	Forwards    []Forward
 	Serves      []Serve
-	Active      func() // called for packets of the mesh, in both directions; must be quick; nil: nobody asks
-	Token       string // what the local API asks for where it changes something; empty: such requests are refused
-	Shutdown    func() // called when the local API is told to end the node; nil: it cannot be told so
+	Active      func(brief bool) // called for packets of the mesh, see userstack.Config; nil: nobody asks
+	Token       string           // what the local API asks for where it changes something; empty: such requests are refused
+	Shutdown    func()           // called when the local API is told to end the node; nil: it cannot be told so
 
 	// OutboundProxy names the proxy for a URL outside the mesh, relays included; nil: none. See internal/egress.
 	OutboundProxy func(*url.URL) (*url.URL, error)

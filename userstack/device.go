@@ -41,7 +41,7 @@ type Device struct {
 	mtu     int
 	batch   int // packets that are best exchanged in one call
 	segment int // packets that a segment of gVisor's is cut to: whole batches
-	active  func()
+	active  func(brief bool)
 
 	once   sync.Once
 	closec chan struct{}
@@ -74,7 +74,7 @@ type Device struct {
 }
 
 func newDevice(mtu, batch int) *Device {
-	d := &Device{mtu: mtu, segment: segmentPackets(mtu), active: func() {}, closec: make(chan struct{})}
+	d := &Device{mtu: mtu, segment: segmentPackets(mtu), active: func(bool) {}, closec: make(chan struct{})}
 	if d.batch = cmp.Or(batch, max(d.segment, minBatch)); d.batch < d.segment {
 		d.segment -= d.segment % d.batch
 	}
@@ -166,7 +166,7 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	if p == nil {
 		return 0, os.ErrClosed
 	}
-	d.active()
+	d.active(len(bufs) == 1 && isBrief(bufs[0][offset:]))
 	up := *p
 	if d.routes.Load() {
 		up = sorter{d}
@@ -216,6 +216,9 @@ func (d *Device) shutDown() {
 // rest.
 func (d *Device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	queued, err := d.push(pkt)
+	if queued {
+		d.active(isBriefPacket(pkt))
+	}
 	if queued && !(d.corks.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && d.Waiting() < maxCorked) {
 		d.tellReady()
 	}
@@ -223,7 +226,6 @@ func (d *Device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 }
 
 func (d *Device) tellReady() {
-	d.active()
 	if ready := d.ready.Load(); ready != nil {
 		(*ready)()
 	}

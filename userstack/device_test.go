@@ -53,21 +53,39 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// Packets of both directions are told of.
+// Packets of both directions are told of: which may be of a dialogue, and which not.
 func TestActive(t *testing.T) {
-	active := 0
-	s := newStack(t, Config{Active: func() { active++ }}, addrA4)
-	pkt := udpPacket(10)
-	defer pkt.DecRef()
-	s.dev.enqueue(pkt)
-	if active != 1 {
-		t.Errorf("told %d times of a packet that leaves", active)
+	var told []bool
+	s := newStack(t, Config{Active: func(brief bool) { told = append(told, brief) }}, addrA4)
+	flags := func(f header.TCPFlags) func(header.IPv4, header.TCP) {
+		return func(_ header.IPv4, tcp header.TCP) { tcp.SetFlags(uint8(f)) }
 	}
-	if _, err := s.dev.Write([][]byte{{0}, {0}}, 0); err != nil {
-		t.Fatal(err)
-	}
-	if active != 2 {
-		t.Errorf("told %d times of a batch that comes", active-1)
+	for _, c := range []struct {
+		what  string
+		pkt   *stack.PacketBuffer
+		brief bool
+	}{
+		{"a datagram", udpPacket(10), true},
+		{"a large datagram", udpPacket(1000), false},
+		{"a question", tcpData(1, 64), true},
+		{"bulk", tcpData(1, 1000), false},
+		{"an acknowledgement", tcpData(1, 0, flags(header.TCPFlagAck)), false},
+		{"the end", tcpData(1, 0, flags(header.TCPFlagAck|header.TCPFlagFin)), true},
+		{"the beginning", tcpData(1, 0, flags(header.TCPFlagSyn)), true},
+	} {
+		told = nil
+		packet := c.pkt.ToView().ToSlice()
+		for _, b := range [][][]byte{{packet}, {packet, packet}} {
+			if _, err := s.dev.Write(b, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.dev.acks.full = 0 // none is held
+		s.dev.enqueue(c.pkt)
+		c.pkt.DecRef()
+		if want := []bool{c.brief, false, c.brief}; !slices.Equal(told, want) {
+			t.Errorf("%s: told %v, want %v", c.what, told, want)
+		}
 	}
 }
 

@@ -59,8 +59,9 @@ type Config struct {
 	// AnswerTSMP has the stack answer the pings of the mesh's own protocol, past the filter.
 	AnswerTSMP bool
 
-	// Active, if set, is called when packets come and before one leaves. It must be quick.
-	Active func()
+	// Active, if set, is called when packets come and before one leaves; brief says that it may be a question or an answer, and not
+	// a part of much. It must be quick.
+	Active func(brief bool)
 
 	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not asked about any.
 	Router *Router

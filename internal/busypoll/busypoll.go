@@ -40,6 +40,7 @@ type Poller struct {
 	asleep  atomic.Bool   // run waits for wakec
 	wakec   chan struct{} // sent to by whoever clears asleep
 	last    atomic.Int64  // when something was last active, by the clock
+	until   atomic.Int64  // when there is no more reason to look
 	spent   atomic.Int64
 }
 
@@ -49,13 +50,18 @@ func New() *Poller { return &Poller{start: time.Now(), wakec: make(chan struct{}
 // Allow says whether to look. Any goroutine may call it.
 func (p *Poller) Allow(allowed bool) { p.allowed.Store(allowed) }
 
-// Active says that a packet has come or gone, so that another may follow. Any goroutine may call it.
-func (p *Poller) Active() {
+// Active says that a packet has come or gone. After one of a dialogue another is expected; not so of bulk, in which nobody waits for a
+// single packet, and which would be looked for all the time. Any goroutine may call it.
+func (p *Poller) Active(dialogue bool) {
 	if !p.allowed.Load() {
 		return
 	}
 	now := p.now()
 	before := p.last.Swap(now)
+	if !dialogue {
+		return
+	}
+	p.until.Store(now + int64(patience))
 	if now-before < int64(patience) && p.asleep.Load() && p.asleep.CompareAndSwap(true, false) {
 		p.wakec <- struct{}{} // has room: it was empty when asleep was set
 	}
@@ -107,7 +113,7 @@ func (p *Poller) run(sys system, stopc <-chan struct{}) {
 	}
 }
 
-// look goes on until nothing has come for a moment; it reports false if others want the processor.
+// look goes on until nothing of a dialogue has come for a moment; it reports false if others want the processor.
 func (p *Poller) look(sys system, stopc <-chan struct{}) bool {
 	for began := p.now(); ; {
 		sys.yield()
@@ -115,7 +121,7 @@ func (p *Poller) look(sys system, stopc <-chan struct{}) bool {
 		switch {
 		case now-began > int64(crowded):
 			return false
-		case now-p.last.Load() > int64(patience), !p.allowed.Load(), isClosed(stopc):
+		case now > p.until.Load(), !p.allowed.Load(), isClosed(stopc):
 			return true
 		}
 		sys.await()

@@ -72,8 +72,8 @@ func TestPollerServes(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never looked in %d round trips", n)
 		}
-		p.Active()
-		p.Active()
+		p.Active(true)
+		p.Active(true)
 		trip(t, c)
 	}
 	for !p.asleep.Load() {
@@ -91,7 +91,7 @@ func BenchmarkActive(b *testing.B) {
 			p := New()
 			p.Allow(allowed)
 			for b.Loop() {
-				p.Active()
+				p.Active(true)
 			}
 		})
 	}

@@ -38,9 +38,9 @@ func bubble(t *testing.T, f *fake, test func(p *Poller)) {
 
 // follow has two packets follow each other after d, and waits for what comes of it.
 func (p *Poller) follow(d, wait time.Duration) {
-	p.Active()
+	p.Active(true)
 	time.Sleep(d)
-	p.Active()
+	p.Active(true)
 	time.Sleep(wait)
 }
 
@@ -59,14 +59,35 @@ func TestPollerLooksForAMoment(t *testing.T) {
 		if got, want := p.Spent(), time.Duration(n)*step; got != want {
 			t.Errorf("they took %v, want %v", got, want)
 		}
-		p.Active()
+		p.Active(true)
 		time.Sleep(patience / 2)
-		p.Active()
+		p.Active(true)
 		time.Sleep(patience / 2)
-		p.Active() // it is awake already, and stays so
+		p.Active(true) // it is awake already, and stays so
 		time.Sleep(time.Second)
 		if got, least := f.looks.Load()-n, int64(patience/step)*5/4; got < least {
 			t.Errorf("%d looks, want %d and more", got, least)
+		}
+	})
+}
+
+// Bulk is not looked for, but a question may follow a long answer.
+func TestPollerOfBulk(t *testing.T) {
+	f := &fake{}
+	bubble(t, f, func(p *Poller) {
+		p.Active(false)
+		p.Active(true)
+		time.Sleep(2 * patience)
+		n := f.looks.Load()
+		if n == 0 {
+			t.Error("no looks after a question")
+		}
+		for range 10 {
+			p.Active(false)
+			time.Sleep(step)
+		}
+		if got := f.looks.Load(); got != n {
+			t.Errorf("%d looks for bulk", got-n)
 		}
 	})
 }
@@ -114,8 +135,8 @@ func TestPollerIsNotAllowed(t *testing.T) {
 			t.Errorf("%d looks", n)
 		}
 		p.Allow(true)
-		p.Active()
-		p.Active()
+		p.Active(true)
+		p.Active(true)
 		time.Sleep(10 * step)
 		p.Allow(false)
 		time.Sleep(2 * step)

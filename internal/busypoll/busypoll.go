@@ -19,14 +19,16 @@ import (
 
 const (
 	// patience is for how long nothing may come, and how closely two have to follow each other in the first place.
-	patience = 100 * time.Microsecond
+	patience = 250 * time.Microsecond
 
-	// crowded is how long others keep the processor that want it for themselves. Those that wait for the network themselves
-	// have it back sooner.
+	// shared is how long a yield takes if another process has work for the processor. That may have another processor, which is
+	// idle; so this one sleeps, and is woken on whichever is.
+	shared = 20 * time.Microsecond
+
+	// crowded is how long it takes if there is none, for nobody whose work is that of a packet goes on for so long. Then the
+	// processor is left to others for pause, since whoever yields is behind all of them.
 	crowded = 200 * time.Microsecond
-
-	// pause is for how long the processor is then left to them.
-	pause = 20 * time.Millisecond
+	pause   = 20 * time.Millisecond
 
 	// lookCost is what a look takes at the most. If it took longer, others of this process have run meanwhile.
 	lookCost = 5 * time.Microsecond
@@ -113,7 +115,8 @@ func (p *Poller) run(sys system, stopc <-chan struct{}) {
 	}
 }
 
-// look goes on until nothing of a dialogue has come for a moment; it reports false if others want the processor.
+// look goes on until nothing of a dialogue has come for a moment, or somebody else works here; it reports false if others want the
+// processor for long.
 func (p *Poller) look(sys system, stopc <-chan struct{}) bool {
 	for began := p.now(); ; {
 		sys.yield()
@@ -121,7 +124,7 @@ func (p *Poller) look(sys system, stopc <-chan struct{}) bool {
 		switch {
 		case now-began > int64(crowded):
 			return false
-		case now > p.until.Load(), !p.allowed.Load(), isClosed(stopc):
+		case now-began > int64(shared), now > p.until.Load(), !p.allowed.Load(), isClosed(stopc):
 			return true
 		}
 		sys.await()

@@ -95,12 +95,29 @@ func TestPollerOfBulk(t *testing.T) {
 // What takes longer than a look was not polled away: others have run.
 func TestPollerSpent(t *testing.T) {
 	f := &fake{}
-	f.yieldFor.Store(int64(50 * time.Microsecond))
+	f.yieldFor.Store(int64(2 * lookCost))
 	bubble(t, f, func(p *Poller) {
 		p.follow(1, time.Second)
 		n := f.looks.Load()
 		if got, want := p.Spent(), time.Duration(n)*lookCost; n == 0 || got != want {
 			t.Errorf("%d looks took %v, want %v", n, got, want)
+		}
+	})
+}
+
+// While somebody else works on this processor the poller sleeps, to be woken on another.
+func TestPollerMakesRoom(t *testing.T) {
+	f := &fake{}
+	f.yieldFor.Store(int64(shared + 1))
+	bubble(t, f, func(p *Poller) {
+		p.follow(1, patience/2)
+		if n := f.looks.Load(); n != 0 || !p.asleep.Load() {
+			t.Errorf("%d looks, asleep %v", n, p.asleep.Load())
+		}
+		f.yieldFor.Store(0)
+		p.follow(1, patience/2)
+		if f.looks.Load() == 0 {
+			t.Error("no looks although there is room")
 		}
 	})
 }

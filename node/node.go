@@ -241,7 +241,15 @@ func (n *Node) start() error {
 // openData builds the way of a packet: stack, WireGuard, transport, relays.
 func (n *Node) openData() (err error) {
 	n.router = newRouter(n)
-	if n.stack, err = userstack.New(userstack.Config{MTU: n.cfg.MTU, Buffers: n.cfg.buffers(), Batch: n.cfg.batch(), Router: n.router.stackConfig(), AnswerTSMP: n.cfg.Control != nil, Active: n.cfg.Active}); err != nil {
+	n.stack, err = userstack.New(userstack.Config{
+		MTU:        n.cfg.MTU,
+		Buffers:    n.cfg.buffers(),
+		Batch:      n.cfg.batch(),
+		Router:     n.router.stackConfig(),
+		AnswerTSMP: n.cfg.Control != nil,
+		Active:     n.cfg.Active,
+	})
+	if err != nil {
 		return err
 	}
 	n.stack.SetFilter(n.accepts)

@@ -5,12 +5,11 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// briefSize is what a question has, or an answer that the next question follows soon, in bytes. The rest of a longer one that is
-// sent by itself may be as short.
+// briefSize is what a question has in bytes, or an answer that the next question follows soon. The end of much may be as short: few
+// of its packets are.
 const briefSize = 512
 
-// isBrief reports whether a packet that came alone is one. What only acknowledges is not: it says that the other side takes, not
-// that it has something to say.
+// isBrief reports whether a packet that came alone may be a question or an answer. What only acknowledges is neither.
 func isBrief(packet []byte) bool {
 	if len(packet) > briefSize {
 		return false

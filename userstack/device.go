@@ -215,9 +215,10 @@ func (d *Device) shutDown() {
 // enqueue queues a packet for Read. A full queue blocks TCP and UDP, whose senders wait as on any network, and drops the
 // rest.
 func (d *Device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
+	brief := isBriefPacket(pkt) // once it is queued its reader may take it apart
 	queued, err := d.push(pkt)
 	if queued {
-		d.active(isBriefPacket(pkt))
+		d.active(brief)
 	}
 	if queued && !(d.corks.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && d.Waiting() < maxCorked) {
 		d.tellReady()

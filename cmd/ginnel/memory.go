@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"io/fs"
 	"log/slog"
-	"path"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -67,41 +66,14 @@ func machineMemory(system fs.FS) (bytes int64, ok bool) {
 	return 0, false
 }
 
-// groupMemory is the least limit of the control groups that this process is in, of either version. In a container the
-// path of a group may be that of the host, of which only the top is to be seen; so all the way up is looked at.
+// groupMemory is the least limit of the control groups that this process is in.
 func groupMemory(system fs.FS) (bytes int64, ok bool) {
-	text, err := fs.ReadFile(system, "proc/self/cgroup")
-	if err != nil {
-		return 0, false
-	}
-	for line := range strings.Lines(string(text)) {
-		id, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
-		controllers, group, _ := strings.Cut(rest, ":")
-		root, file := "sys/fs/cgroup", "memory.max"
-		switch {
-		case strings.Contains(","+controllers+",", ",memory,"):
-			root, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-		case id != "0":
-			continue
-		}
-		for dir := path.Clean("/" + group); ; dir = path.Dir(dir) {
-			if n, found := limitIn(system, path.Join(root, dir, file)); found && (!ok || n < bytes) {
-				bytes, ok = n, true
-			}
-			if dir == "/" {
-				break
-			}
+	for text := range groupLimits(system, "memory", "memory.limit_in_bytes", "memory.max") {
+		// No limit is "max" in version 2, and more than any machine has in version 1.
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err == nil && n > 0 && n < 1<<60 && (!ok || n < bytes) {
+			bytes, ok = n, true
 		}
 	}
 	return bytes, ok
-}
-
-// limitIn reads a limit. No limit is "max" in version 2, and more than any machine has in version 1.
-func limitIn(system fs.FS, name string) (bytes int64, ok bool) {
-	text, err := fs.ReadFile(system, name)
-	if err != nil {
-		return 0, false
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-	return n, err == nil && n > 0 && n < 1<<60
 }

@@ -29,11 +29,6 @@ const (
 	maxCalm = 30 * time.Second
 )
 
-// spareProcessors reports whether there may be some that the node can poll away while others want none: of cpus processors Go uses
-// procs. If it uses fewer than there are, somebody has limited the time that this process and others have together, and polling would
-// count.
-func spareProcessors(procs, cpus int) bool { return cpus > 1 && procs >= cpus }
-
 // effort is what a node does in some time.
 type effort struct {
 	load  float64 // processors in use

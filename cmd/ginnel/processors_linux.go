@@ -13,12 +13,13 @@ import (
 // paceProcessors goes on until the node has ended. Within a small budget one processor has to do: each has pools of its own,
 // and what is received is received before others have worked on it.
 func (r *runningNode) paceProcessors(budget int64) {
-	mayPoll := spareProcessors(runtime.GOMAXPROCS(1), runtime.NumCPU())
+	runtime.GOMAXPROCS(1)
 	defer runtime.SetDefaultGOMAXPROCS()
 	if budget < frugalMemory || runtime.NumCPU() == 1 {
 		<-r.endc
 		return
 	}
+	mayPoll := !groupTimeLimited(os.DirFS("/")) // what is polled away would count
 	var p pacer
 	m := newEffortMeter(r.poll.Spent)
 	defer m.close()

@@ -81,12 +81,4 @@ func TestPacerPolls(t *testing.T) {
 			t.Errorf("wide %v, %v idle: %v", c.wide, c.idle, got)
 		}
 	}
-	for _, c := range []struct {
-		procs, cpus int
-		spare       bool
-	}{{1, 1, false}, {1, 2, false}, {2, 2, true}, {2, 64, false}} {
-		if got := spareProcessors(c.procs, c.cpus); got != c.spare {
-			t.Errorf("%d of %d processors: %v", c.procs, c.cpus, got)
-		}
-	}
 }

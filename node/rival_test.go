@@ -66,30 +66,32 @@ func TestTwoProcessesWithOneKey(t *testing.T) {
 func TestMessagesOfTheServer(t *testing.T) {
 	a := newNetwork(t).join("alpha")
 	eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
-	m := a.Node.member
-	m.mu.Lock()
-	nm := *m.netmap
-	nm.Health = []string{"the old way"}
-	m.netmap = &nm
-	m.mu.Unlock()
-	if h := a.health("control-message"); h.Text != "the old way" {
-		t.Errorf("%+v", h)
-	}
-	m.mu.Lock()
-	nm = *m.netmap
-	nm.DisplayMessages = map[string]*control.DisplayMessage{
-		"b": {Title: "Second"},
-		"a": {Title: "License", Text: "It ends soon.", PrimaryAction: &control.DisplayAction{URL: "https://x.example/pay", Label: "Pay"}},
-	}
-	m.netmap = &nm
-	m.mu.Unlock()
-	var got []HealthIssue
-	for _, h := range a.Status().Health {
-		if h.Code == "control-message" {
-			got = append(got, h)
+	// say has the server say so, until it sends the next map, which may be soon, and returns what is shown of it.
+	say := func(change func(*control.NetMap)) (shown []HealthIssue) {
+		m := a.Node.member
+		m.mu.Lock()
+		nm := *m.netmap
+		change(&nm)
+		m.netmap = &nm
+		m.mu.Unlock()
+		for _, h := range a.Status().Health {
+			if h.Code == "control-message" {
+				shown = append(shown, h)
+			}
 		}
+		return shown
 	}
-	if len(got) != 2 || got[0].Text != "License: It ends soon." || got[0].Mend != "Pay: https://x.example/pay" || got[1].Text != "Second" {
-		t.Errorf("%+v", got)
-	}
+	eventually(t, "the old way", func() bool {
+		got := say(func(nm *control.NetMap) { nm.Health = []string{"the old way"} })
+		return len(got) == 1 && got[0].Text == "the old way"
+	})
+	eventually(t, "the new way, sorted", func() bool {
+		got := say(func(nm *control.NetMap) {
+			nm.DisplayMessages = map[string]*control.DisplayMessage{
+				"b": {Title: "Second"},
+				"a": {Title: "License", Text: "It ends soon.", PrimaryAction: &control.DisplayAction{URL: "https://x.example/pay", Label: "Pay"}},
+			}
+		})
+		return len(got) == 2 && got[0].Text == "License: It ends soon." && got[0].Mend == "Pay: https://x.example/pay" && got[1].Text == "Second"
+	})
 }

@@ -51,8 +51,8 @@ func (p *pacer) apply() {
 // effortMeter measures the effort from one read to the next.
 type effortMeter struct {
 	at      time.Time
-	polled  func() time.Duration // processor time polled away so far
-	last    struct{ worked, polled time.Duration }
+	polled  func() time.Duration                   // processor time polled away so far
+	last    struct{ worked, polled time.Duration } // at the last read; worked is the rest of the processor time
 	samples []metrics.Sample
 	counts  []uint64 // of the last read
 	uptime  *os.File // nil: what is idle is not known

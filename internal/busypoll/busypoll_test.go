@@ -19,7 +19,7 @@ func (f *fake) yield() { time.Sleep(time.Duration(f.yieldFor.Load())) }
 func (f *fake) await() { f.looks.Add(1); time.Sleep(step) }
 func (f *fake) close() {}
 
-// bubble runs a Poller for f, and returns it once it sleeps.
+// bubble calls test with a Poller that runs with f, once it sleeps.
 func bubble(t *testing.T, f *fake, test func(p *Poller)) {
 	synctest.Test(t, func(t *testing.T) {
 		p, stopc, done := New(), make(chan struct{}), make(chan struct{})

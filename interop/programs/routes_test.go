@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -149,10 +150,25 @@ func TestHeadscaleRoutes(t *testing.T) {
 	goes(t, alpha, behindBeta)
 }
 
+// leaveBy has a node use an exit node as soon as it knows it for one: a server tells of an approval after it has answered.
+func leaveBy(t *testing.T, d *tailscaled, exit string) {
+	t.Helper()
+	var out string
+	var err error
+	took := eventually(t, d.host.name+" takes "+exit+" for an exit node", func() bool {
+		out, err = try(d.cli("set", "--exit-node="+exit))
+		return err == nil || !strings.Contains(out, "not advertising an exit node")
+	})
+	if err != nil {
+		t.Fatalf("tailscale set --exit-node=%s: %v\n%s", exit, err, indent(out))
+	}
+	t.Logf("%s takes %s for an exit node after %v", d.host.name, exit, took.Round(time.Millisecond))
+}
+
 // useRoutes reaches what is behind both routers, and a site on the Internet by way of that of the other make.
 func useRoutes(t *testing.T, site string, alpha *ginnel, beta *tailscaled, gamma *ginnel, delta *tailscaled) {
 	t.Helper()
-	run(t, delta.cli("set", "--exit-node=alpha"))
+	leaveBy(t, delta, "alpha")
 	for _, n := range []node{gamma, delta} {
 		comes(t, n, behindAlpha, "alpha")
 		comes(t, n, behindBeta, "beta")

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"ginnel/internal/hostsock"
 	"ginnel/proxy"
 	"ginnel/userstack"
 )
@@ -135,8 +136,7 @@ func (n *Node) openServes() error {
 func (n *Node) openServe(s Serve) error {
 	addr := netip.AddrPortFrom(netip.Addr{}, s.Port)
 	dial := n.complaining(entryServe, addrText(s.Target), func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, s.Target.Network(), s.Target.String())
+		return dialTarget(ctx, s.Target)
 	})
 	if s.Target.Network() == "udp" {
 		pc, err := n.servePackets(addr)
@@ -152,6 +152,15 @@ func (n *Node) openServe(s Serve) error {
 	}
 	n.entries = append(n.entries, entry{kind: entryServe, closer: gate, addr: &net.TCPAddr{Port: int(s.Port)}, serve: func() error { return nil }})
 	return nil
+}
+
+// dialTarget connects to what a served port leads to.
+func dialTarget(ctx context.Context, to net.Addr) (net.Conn, error) {
+	if ap, err := netip.ParseAddrPort(to.String()); err == nil && to.Network() == "tcp" && ap.Addr().Zone() == "" {
+		return hostsock.Dial(ctx, ap)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, to.Network(), to.String())
 }
 
 // serveEntries serves all that was opened.
@@ -176,10 +185,10 @@ func listenOn(a net.Addr) (net.Listener, error) {
 	if a.Network() == "unix" && len(a.String()) > maxSocketPath {
 		return nil, fmt.Errorf("%s: the path of a socket has at most %d bytes, not %d", a, maxSocketPath, len(a.String()))
 	}
-	ln, err := net.Listen(a.Network(), a.String())
-	if a.Network() != "unix" {
-		return ln, err
+	if a.Network() == "tcp" {
+		return hostsock.Listen(a.String())
 	}
+	ln, err := net.Listen(a.Network(), a.String())
 	if errors.Is(err, syscall.EADDRINUSE) && isDeadSocket(a.String()) {
 		if err := os.Remove(a.String()); err != nil {
 			return nil, err

@@ -112,7 +112,20 @@ func (c *conn) limitReads(t time.Time) {
 func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // Close closes the connection and what is attached to it.
-func (c *conn) Close() error {
+func (c *conn) Close() error { return c.close(io.Closer.Close) }
+
+// closeEnded is Close where the streams have ended in order, both ways.
+func (c *conn) closeEnded() error { return c.close(closeEnded) }
+
+// closeEnded closes x as what has nothing to say any more, if there is a cheaper way for that.
+func closeEnded(x io.Closer) error {
+	if e, ok := x.(interface{ CloseEnded() error }); ok {
+		return e.CloseEnded()
+	}
+	return x.Close()
+}
+
+func (c *conn) close(by func(io.Closer) error) error {
 	c.srv.gate.leave(c) // even if closed before: it may have entered since
 	c.mu.Lock()
 	if c.closed {
@@ -126,9 +139,9 @@ func (c *conn) Close() error {
 	c.srv.live.remove(c)
 	c.srv.counters.openConnections.Add(-1)
 	if attached != nil {
-		attached.Close()
+		by(attached)
 	}
-	return c.Conn.Close()
+	return by(c.Conn)
 }
 
 // attach has x closed together with c, in place of what was attached before. It reports false if c is closed already;

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ginnel/internal/hostsock"
 	"ginnel/internal/nonblock"
 )
 
@@ -18,15 +19,15 @@ const spliceFrom = 16 << 10
 // isSocket reports whether x is a stream socket of this host, which fromSocket can read.
 func isSocket(x any) bool {
 	switch x.(type) {
-	case *net.TCPConn, *net.UnixConn:
+	case *hostsock.Conn, *net.TCPConn, *net.UnixConn:
 		return true
 	}
 	return false
 }
 
 // fromSocket is carry for a src that isSocket. While nothing comes it holds no buffer. When more comes than a buffer
-// holds and dst is a TCP socket too, the kernel moves what is there by splice(2): in bursts, because net's splice keeps
-// a pipe, two descriptors, until its source ends.
+// holds and dst is a TCP socket too, the kernel moves what is there by splice(2): in bursts, so that no connection keeps a
+// pipe, two descriptors, while it has nothing to move.
 func fromSocket(dst io.Writer, src io.Reader, m *meter) error {
 	raw, err := src.(syscall.Conn).SyscallConn()
 	if err != nil {
@@ -34,11 +35,7 @@ func fromSocket(dst io.Writer, src io.Reader, m *meter) error {
 	}
 	r := socketReader{raw: raw}
 	r.attempt = r.try
-	burst := io.LimitedReader{}
-	tcp, canSplice := dst.(*net.TCPConn)
-	if canSplice {
-		burst.R = src
-	}
+	to := tcpSocket(dst)
 	for {
 		n, err := r.copyTo(dst)
 		m.add(int64(n))
@@ -48,11 +45,10 @@ func fromSocket(dst io.Writer, src io.Reader, m *meter) error {
 		if err != nil {
 			return err
 		}
-		if !canSplice || r.waiting < spliceFrom {
+		if to == nil || r.waiting < spliceFrom {
 			continue
 		}
-		burst.N = int64(r.waiting)
-		spliced, err := tcp.ReadFrom(&burst)
+		spliced, err := splice(to, raw, r.waiting)
 		m.add(spliced)
 		if err != nil {
 			return err

@@ -137,9 +137,13 @@ func (t *tunnel) receive() {
 func (t *tunnel) ended(dst any, err error) {
 	deepstack.Grow()
 	last := t.open.Add(-1) == 0
-	if err != nil {
+	switch {
+	case err != nil:
 		t.abort(err)
-	} else if last || closeWrite(dst) != nil {
+	case last:
+		t.over.Store(true)
+		t.client.closeEnded()
+	case closeWrite(dst) != nil:
 		t.over.Store(true)
 		t.client.Close()
 	}

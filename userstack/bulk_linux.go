@@ -12,13 +12,14 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"ginnel/internal/deepstack"
+	"ginnel/internal/hostsock"
 	"ginnel/internal/nonblock"
 )
 
 // rawConn returns the descriptor access of a TCP or Unix socket, whose reads and writes do not block.
 func rawConn(v any) (syscall.RawConn, bool) {
 	switch v.(type) {
-	case *net.TCPConn, *net.UnixConn:
+	case *hostsock.Conn, *net.TCPConn, *net.UnixConn:
 		rc, err := v.(syscall.Conn).SyscallConn()
 		return rc, err == nil
 	}

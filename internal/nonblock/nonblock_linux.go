@@ -48,6 +48,16 @@ func poll(fd uintptr, events int16) int16 {
 	}
 }
 
+// Splice moves up to n bytes between a pipe and a socket, in the kernel. At the end of a stream it returns 0 and no error.
+func Splice(from, to uintptr, n int) (int, error) {
+	for {
+		moved, _, errno := syscall.RawSyscall6(unix.SYS_SPLICE, from, 0, to, 0, uintptr(n), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		if errno != unix.EINTR {
+			return result(moved, errno)
+		}
+	}
+}
+
 func result(n uintptr, errno syscall.Errno) (int, error) {
 	if errno != 0 {
 		return 0, errno

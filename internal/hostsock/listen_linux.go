@@ -1,0 +1,101 @@
+package hostsock
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ginnel/internal/nonblock"
+)
+
+// Listener is a net.Listener for TCP.
+type Listener struct {
+	file *os.File
+	raw  rawConn
+	addr net.Addr
+}
+
+// Listen listens on addr as net.Listen does for "tcp".
+func Listen(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer ln.Close() // the socket lives on under another descriptor
+	l := &Listener{addr: ln.Addr()}
+	if l.file, err = ln.(*net.TCPListener).File(); err != nil {
+		return nil, l.opError("listen", err)
+	}
+	raw, err := l.file.SyscallConn()
+	if err == nil {
+		l.raw = rawConn{raw}
+		if cerr := raw.Control(func(fd uintptr) { err = setOptions(fd) }); cerr != nil {
+			err = cerr
+		}
+	}
+	if err != nil {
+		l.file.Close()
+		return nil, l.opError("listen", err)
+	}
+	return l, nil
+}
+
+// setOptions sets what package net sets for each connection. Those of a listener have what it has.
+func setOptions(fd uintptr) error {
+	for _, o := range [...]struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle.Seconds())},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveInterval.Seconds())},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveCount},
+	} {
+		if err := nonblock.SetOption(fd, o.level, o.name, o.value); err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
+	}
+	return nil
+}
+
+// Accept implements net.Listener.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		var fd int
+		var from netip.AddrPort
+		var failed error
+		if err := l.raw.Read(func(lfd uintptr) bool {
+			fd, from, failed = nonblock.Accept(lfd)
+			return failed != unix.EAGAIN
+		}); err != nil {
+			return nil, l.opError("accept", err)
+		}
+		if failed == syscall.ECONNABORTED {
+			continue // closed by the client before it was accepted
+		}
+		if failed != nil {
+			return nil, l.opError("accept", os.NewSyscallError("accept4", failed))
+		}
+		c, err := newConn(fd, from)
+		if err != nil {
+			return nil, l.opError("accept", err)
+		}
+		return c, nil
+	}
+}
+
+// Close implements net.Listener.
+func (l *Listener) Close() error {
+	if l.file.Close() != nil {
+		return l.opError("close", net.ErrClosed)
+	}
+	return nil
+}
+
+// Addr implements net.Listener.
+func (l *Listener) Addr() net.Addr { return l.addr }
+
+func (l *Listener) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: "tcp", Addr: l.addr, Err: err}
+}

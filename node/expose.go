@@ -136,7 +136,7 @@ func (n *Node) openServes() error {
 func (n *Node) openServe(s Serve) error {
 	addr := netip.AddrPortFrom(netip.Addr{}, s.Port)
 	dial := n.complaining(entryServe, addrText(s.Target), func(ctx context.Context) (net.Conn, error) {
-		return dialTarget(ctx, s.Target)
+		return dialOnHost(ctx, s.Target.Network(), s.Target.String())
 	})
 	if s.Target.Network() == "udp" {
 		pc, err := n.servePackets(addr)
@@ -152,15 +152,6 @@ func (n *Node) openServe(s Serve) error {
 	}
 	n.entries = append(n.entries, entry{kind: entryServe, closer: gate, addr: &net.TCPAddr{Port: int(s.Port)}, serve: func() error { return nil }})
 	return nil
-}
-
-// dialTarget connects to what a served port leads to.
-func dialTarget(ctx context.Context, to net.Addr) (net.Conn, error) {
-	if ap, err := netip.ParseAddrPort(to.String()); err == nil && to.Network() == "tcp" && ap.Addr().Zone() == "" {
-		return hostsock.Dial(ctx, ap)
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, to.Network(), to.String())
 }
 
 // serveEntries serves all that was opened.

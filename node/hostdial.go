@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"ginnel/internal/egress"
+	"ginnel/internal/hostsock"
 )
 
 // Destinations outside the mesh: dialled from the host, by the proxy of its environment, or not at all.
@@ -152,6 +153,15 @@ func isHostAddr(a netip.Addr) bool {
 		p, err := netip.ParsePrefix(have.String())
 		return err == nil && p.Addr().Unmap() == a
 	})
+}
+
+// dialOnHost connects to addr as net.Dialer does.
+func dialOnHost(ctx context.Context, network, addr string) (net.Conn, error) {
+	if ap, err := netip.ParseAddrPort(addr); err == nil && network == "tcp" && ap.Addr().Zone() == "" {
+		return hostsock.Dial(ctx, ap)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
 }
 
 func (n *Node) dialer() *egress.Dialer { return &egress.Dialer{RootCAs: n.cfg.Roots} }

@@ -104,8 +104,7 @@ func (c *Config) dialHost(ctx context.Context, network, addr string) (net.Conn, 
 	if c.DialHost != nil {
 		return c.DialHost(ctx, network, addr)
 	}
-	var d net.Dialer
-	return d.DialContext(ctx, network, addr)
+	return dialOnHost(ctx, network, addr)
 }
 
 func (c *Config) lookupHost(ctx context.Context, host string) ([]netip.Addr, error) {

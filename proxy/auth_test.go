@@ -251,7 +251,7 @@ func TestLoopThroughAName(t *testing.T) {
 	r := new(recorder)
 	s := &Server{Dial: r.dial, Pages: http.HandlerFunc(page)}
 	ln := listen(t)
-	r.next = (&target{t, ln}).dial
+	r.next = (&target{t, "tcp", ln}).dial
 	addr := serveOn(t, s, ln).String()
 	_, port, _ := net.SplitHostPort(addr)
 	dialChat(t, "tcp", addr).say("GET http://myself:" + port + "/ HTTP/1.1\r\nHost: myself\r\n\r\n").hear("HTTP/1.1 421 ")

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ginnel/internal/hostsock"
 )
 
 // floodSize leaves room under the usual limit of descriptors: a flood holds one per client here and one per half-open
@@ -91,7 +93,7 @@ func runOutOfDescriptors() error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: 100}); err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := hostsock.Listen("127.0.0.1:0")
 	if err != nil {
 		return err
 	}

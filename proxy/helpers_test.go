@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"ginnel/internal/hostsock"
 )
 
 // TestMain fails if the tests leave a goroutine of this package or of net/http behind.
@@ -59,7 +61,7 @@ func serve(t testing.TB, s *Server) string {
 
 func listen(t testing.TB) net.Listener {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := hostsock.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

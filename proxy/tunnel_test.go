@@ -16,29 +16,35 @@ import (
 	"time"
 
 	"golang.org/x/net/nettest"
+
+	"ginnel/internal/hostsock"
 )
 
 // target is a listener that the server under test dials, whatever it is asked for.
 type target struct {
-	t  testing.TB
-	ln net.Listener
+	t    testing.TB
+	kind string
+	ln   net.Listener
 }
 
-func newTarget(t testing.TB, network string) *target {
+func newTarget(t testing.TB, kind string) *target {
 	t.Helper()
-	addr := "127.0.0.1:0"
-	if network == "unix" {
-		addr = t.TempDir() + "/target"
+	network, addr := "tcp", "127.0.0.1:0"
+	if kind == "unix" {
+		network, addr = "unix", t.TempDir()+"/target"
 	}
 	ln, err := net.Listen(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	return &target{t, ln}
+	return &target{t, kind, ln}
 }
 
 func (tg *target) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	if tg.kind == "tcp" {
+		return hostsock.Dial(ctx, tg.ln.Addr().(*net.TCPAddr).AddrPort())
+	}
 	return new(net.Dialer).DialContext(ctx, tg.ln.Addr().Network(), tg.ln.Addr().String())
 }
 
@@ -60,15 +66,19 @@ var openers = map[string]func(c *chat){
 	},
 }
 
-// pairs are the kinds of sockets that a tunnel may lie between.
-var pairs = []struct{ listener, target string }{{"tcp", "tcp"}, {"tcp", "unix"}, {"unix", "tcp"}, {"unix", "unix"}}
+// pairs are the kinds of sockets that a tunnel may lie between: "tcp" is hostsock's, "net" that of package net.
+var pairs = []struct{ listener, target string }{{"tcp", "tcp"}, {"tcp", "unix"}, {"unix", "tcp"}, {"unix", "unix"}, {"tcp", "net"}, {"net", "tcp"}}
 
-func serveKind(t testing.TB, network string, s *Server) net.Addr {
+func serveKind(t testing.TB, kind string, s *Server) net.Addr {
 	t.Helper()
-	if network == "tcp" {
+	if kind == "tcp" {
 		return serveOn(t, s, listen(t))
 	}
-	ln, err := net.Listen(network, t.TempDir()+"/proxy")
+	network, addr := "unix", t.TempDir()+"/proxy"
+	if kind == "net" {
+		network, addr = "tcp", "127.0.0.1:0"
+	}
+	ln, err := net.Listen(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}

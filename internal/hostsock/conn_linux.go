@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -21,6 +22,8 @@ type Conn struct {
 	raw    rawConn
 	remote *net.TCPAddr
 	local  atomic.Pointer[net.TCPAddr] // nil until somebody asks
+
+	reading, writing attempt
 }
 
 // newConn takes over fd, a socket that does not block.
@@ -70,21 +73,31 @@ func netError(err error) error {
 // SyscallConn implements syscall.Conn.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) { return &c.raw, nil }
 
+// attempt is a Read or a Write under way. One goroutine at a time makes either, as package net has it, and what it hands to the
+// poller is made once, for it would be an allocation.
+type attempt struct {
+	mu   sync.Mutex
+	b    []byte
+	n    int   // bytes done
+	err  error // of the last system call
+	call func(fd uintptr) (done bool)
+}
+
 // Read implements net.Conn.
-func (c *Conn) Read(b []byte) (n int, err error) {
+func (c *Conn) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	var failed error
-	err = c.raw.Read(func(fd uintptr) bool {
-		n, failed = nonblock.Read(fd, b)
-		return failed != unix.EAGAIN
-	})
+	a := &c.reading
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.call == nil {
+		a.call = a.read
+	}
+	n, err := a.make(c.raw.Read, b)
 	switch {
 	case err != nil:
 		return 0, c.opError("read", err)
-	case failed != nil:
-		return 0, c.opError("read", os.NewSyscallError("read", failed))
 	case n == 0:
 		return 0, io.EOF
 	}
@@ -92,25 +105,53 @@ func (c *Conn) Read(b []byte) (n int, err error) {
 }
 
 // Write implements net.Conn.
-func (c *Conn) Write(b []byte) (done int, err error) {
-	var failed error
-	err = c.raw.Write(func(fd uintptr) bool {
-		for done < len(b) {
-			var n int
-			if n, failed = nonblock.Write(fd, b[done:]); failed != nil {
-				return failed != unix.EAGAIN
-			}
-			done += n
-		}
-		return true
-	})
-	switch {
-	case err != nil:
-		return done, c.opError("write", err)
-	case failed != nil:
-		return done, c.opError("write", os.NewSyscallError("write", failed))
+func (c *Conn) Write(b []byte) (int, error) {
+	a := &c.writing
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.call == nil {
+		a.call = a.write
 	}
-	return done, nil
+	n, err := a.make(c.raw.Write, b)
+	if err != nil {
+		return n, c.opError("write", err)
+	}
+	return n, nil
+}
+
+// make moves b by calls that wait waits for.
+func (a *attempt) make(wait func(func(fd uintptr) (done bool)) error, b []byte) (int, error) {
+	a.b, a.n, a.err = b, 0, nil
+	err := wait(a.call)
+	a.b = nil
+	if err == nil {
+		err = a.err
+	}
+	return a.n, err
+}
+
+func (a *attempt) read(fd uintptr) bool {
+	n, err := nonblock.Read(fd, a.b)
+	if err == unix.EAGAIN {
+		return false
+	}
+	a.n, a.err = n, os.NewSyscallError("read", err)
+	return true
+}
+
+func (a *attempt) write(fd uintptr) bool {
+	for a.n < len(a.b) {
+		n, err := nonblock.Write(fd, a.b[a.n:])
+		if err == unix.EAGAIN {
+			return false
+		}
+		if err != nil {
+			a.err = os.NewSyscallError("write", err)
+			break
+		}
+		a.n += n
+	}
+	return true
 }
 
 // CloseWrite sends the end of the stream.

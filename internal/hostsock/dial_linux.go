@@ -31,16 +31,10 @@ func dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	err = setOptions(uintptr(fd))
-	if err == nil {
-		if err = nonblock.Connect(uintptr(fd), to); err == unix.EINPROGRESS || err == unix.EINTR {
-			err = nil
-		}
-		err = os.NewSyscallError("connect", err)
-	}
-	if err != nil {
+	setOptions(uintptr(fd))
+	if err := nonblock.Connect(uintptr(fd), to); err != nil && err != unix.EINPROGRESS && err != unix.EINTR {
 		unix.Close(fd)
-		return nil, err
+		return nil, os.NewSyscallError("connect", err)
 	}
 	c, err := newConn(fd, to)
 	if err != nil {

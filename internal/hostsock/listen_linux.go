@@ -1,6 +1,7 @@
 package hostsock
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"os"
@@ -18,9 +19,11 @@ type Listener struct {
 	addr net.Addr
 }
 
-// Listen listens on addr as net.Listen does for "tcp".
+// Listen listens on addr as net.Listen does for "tcp", but for MPTCP, whose sockets do not hand on all that they are set to.
 func Listen(addr string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr)
+	var c net.ListenConfig
+	c.SetMultipathTCP(false)
+	ln, err := c.Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -29,12 +32,8 @@ func Listen(addr string) (net.Listener, error) {
 	if l.file, err = ln.(*net.TCPListener).File(); err != nil {
 		return nil, l.opError("listen", err)
 	}
-	raw, err := l.file.SyscallConn()
-	if err == nil {
-		l.raw = rawConn{raw}
-		if cerr := raw.Control(func(fd uintptr) { err = setOptions(fd) }); cerr != nil {
-			err = cerr
-		}
+	if l.raw.RawConn, err = l.file.SyscallConn(); err == nil {
+		err = l.raw.Control(setOptions)
 	}
 	if err != nil {
 		l.file.Close()
@@ -43,8 +42,9 @@ func Listen(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// setOptions sets what package net sets for each connection. Those of a listener have what it has.
-func setOptions(fd uintptr) error {
+// setOptions sets what package net sets for each connection, and does without what cannot be had as that does. The connections of a
+// listener have what it has.
+func setOptions(fd uintptr) {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
@@ -52,11 +52,8 @@ func setOptions(fd uintptr) error {
 		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveInterval.Seconds())},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveCount},
 	} {
-		if err := nonblock.SetOption(fd, o.level, o.name, o.value); err != nil {
-			return os.NewSyscallError("setsockopt", err)
-		}
+		nonblock.SetOption(fd, o.level, o.name, o.value)
 	}
-	return nil
 }
 
 // Accept implements net.Listener.

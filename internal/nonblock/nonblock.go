@@ -10,10 +10,17 @@
 package nonblock
 
 // Read reads what there is, up to len(b) bytes. At the end of a stream it returns 0 and no error.
-func Read(fd uintptr, b []byte) (int, error) { return read(fd, b) }
+func Read(fd uintptr, b []byte) (int, error) {
+	n, err := read(fd, b)
+	afterRead(fd)
+	return n, err
+}
 
 // Write writes as much of b as there is room for.
-func Write(fd uintptr, b []byte) (int, error) { return write(fd, b) }
+func Write(fd uintptr, b []byte) (int, error) {
+	beforeWrite()
+	return write(fd, b)
+}
 
 // Poll returns those of the events, as poll(2) names them, that hold now; errors and the end of a connection are always among
 // those asked for. It returns 0 if it fails.

@@ -1,0 +1,271 @@
+package hostsock
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/nettest"
+	"golang.org/x/sys/unix"
+)
+
+func listen(t *testing.T, addr string) net.Listener {
+	t.Helper()
+	ln, err := Listen(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+func addrPort(ln net.Listener) netip.AddrPort { return ln.Addr().(*net.TCPAddr).AddrPort() }
+
+// connect returns both ends of a connection.
+func connect(t *testing.T, addr string) (dialled, accepted *Conn) {
+	t.Helper()
+	ln := listen(t, addr)
+	a, err := Dial(t.Context(), addrPort(ln))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	for _, c := range []net.Conn{a, b} {
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+	}
+	return a.(*Conn), b.(*Conn)
+}
+
+// The rules of net.Conn, which package net's own connections keep to.
+func TestConn(t *testing.T) {
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		ln := listen(t, "127.0.0.1:0")
+		if c1, err = Dial(t.Context(), addrPort(ln)); err != nil {
+			return nil, nil, nil, err
+		}
+		c2, err = ln.Accept()
+		return c1, c2, func() { c1.Close(); c2.Close() }, err
+	})
+}
+
+func TestAddresses(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+		a, b := connect(t, addr)
+		if a.LocalAddr().String() != b.RemoteAddr().String() || a.RemoteAddr().String() != b.LocalAddr().String() {
+			t.Errorf("%s: got %v -> %v and %v -> %v", addr, a.LocalAddr(), a.RemoteAddr(), b.RemoteAddr(), b.LocalAddr())
+		}
+	}
+}
+
+// A listener for both families shows clients of IPv4 as such.
+func TestMappedAddress(t *testing.T) {
+	ln := listen(t, ":0")
+	to := netip.AddrPortFrom(netip.MustParseAddr("::ffff:127.0.0.1"), addrPort(ln).Port())
+	a, err := Dial(t.Context(), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if got, want := b.RemoteAddr().String(), a.LocalAddr().String(); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// Both ends notice a peer that is gone, and send what is small at once.
+func TestOptions(t *testing.T) {
+	a, b := connect(t, "127.0.0.1:0")
+	for name, c := range map[string]*Conn{"dialled": a, "accepted": b} {
+		for _, o := range []struct{ level, name, want int }{
+			{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
+		} {
+			c.raw.Control(func(fd uintptr) {
+				if got, err := unix.GetsockoptInt(int(fd), o.level, o.name); got != o.want || err != nil {
+					t.Errorf("%s: option %d of level %d is %d, %v, want %d", name, o.name, o.level, got, err, o.want)
+				}
+			})
+		}
+	}
+}
+
+func TestCloseWrite(t *testing.T) {
+	a, b := connect(t, "127.0.0.1:0")
+	a.Write([]byte("question"))
+	if err := a.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(b); string(got) != "question" || err != nil {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	b.Write([]byte("answer"))
+	b.Close()
+	if got, err := io.ReadAll(a); string(got) != "answer" || err != nil {
+		t.Fatalf("got %q, %v", got, err)
+	}
+}
+
+func TestLinger(t *testing.T) {
+	a, b := connect(t, "127.0.0.1:0")
+	if err := a.SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("got %v, want ECONNRESET", err)
+	}
+	if err := a.SetLinger(0); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: got %v", err)
+	}
+}
+
+// More than the sockets hold passes, unchanged, whoever is slow.
+func TestBulk(t *testing.T) {
+	a, b := connect(t, "127.0.0.1:0")
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	go func() { a.Write(sent); a.CloseWrite() }()
+	if got, err := io.ReadAll(b); !bytes.Equal(got, sent) || err != nil {
+		t.Errorf("got %d bytes, %v, want %d", len(got), err, len(sent))
+	}
+}
+
+// The peer learns of the end at once, whoever waits for the connection does, and the descriptor is given back in the end.
+func TestCloseEnded(t *testing.T) {
+	a, b := connect(t, "127.0.0.1:0")
+	waited := make(chan error)
+	go func() { waited <- a.raw.Read(func(uintptr) bool { return false }) }()
+	runtime.Gosched()
+	if err := a.CloseEnded(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err == nil {
+		t.Error("who waited for the connection is not told")
+	}
+	if n, err := b.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the peer reads %d, %v, want EOF", n, err)
+	}
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		if _, err := a.Read(make([]byte, 1)); errors.Is(err, net.ErrClosed) {
+			break
+		}
+		if time.Since(start) > 10*time.Second {
+			t.Fatal("the descriptor is still open")
+		}
+	}
+	if err := a.CloseEnded(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("again: got %v", err)
+	}
+}
+
+// No more than some descriptors wait.
+func TestManyLeftovers(t *testing.T) {
+	var h heap
+	for range maxLeftovers + 1 {
+		f, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		h.add(f)
+		if n := len(h.files); n >= maxLeftovers {
+			t.Fatalf("%d wait", n)
+		}
+	}
+	h.close()
+}
+
+func TestDialRefused(t *testing.T) {
+	ln := listen(t, "127.0.0.1:0")
+	to := addrPort(ln)
+	ln.Close()
+	c, err := Dial(t.Context(), to)
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Fatalf("got %v, %v, want ECONNREFUSED", c, err)
+	}
+	if got, want := err.Error(), "dial tcp "+to.String()+": connect: connection refused"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A listener whose queue is full does not answer, and a dial that waits for it ends with its context.
+func TestDialEnds(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(sa.(*unix.SockaddrInet4).Port))
+	for range 8 {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		c, err := Dial(ctx, to)
+		cancel()
+		if err == nil {
+			defer c.Close()
+			continue
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, new(net.Error)) {
+			t.Errorf("got %v, want the end of its time", err)
+		}
+		return
+	}
+	t.Fatal("the queue does not become full")
+}
+
+func TestDialCancelledBefore(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Dial(ctx, addrPort(listen(t, "127.0.0.1:0"))); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestListenerCloses(t *testing.T) {
+	ln := listen(t, "127.0.0.1:0")
+	got := make(chan error)
+	go func() { _, err := ln.Accept(); got <- err }()
+	runtime.Gosched()
+	if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept: got %v", err)
+	}
+	if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Close: got %v", err)
+	}
+	if ln, err := net.Listen("tcp", ln.Addr().String()); err != nil {
+		t.Errorf("the port is not free: %v", err)
+	} else {
+		ln.Close()
+	}
+}
+
+func TestListenTaken(t *testing.T) {
+	ln := listen(t, "127.0.0.1:0")
+	if _, err := Listen(ln.Addr().String()); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("got %v, want EADDRINUSE", err)
+	}
+}

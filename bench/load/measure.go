@@ -13,9 +13,9 @@ type Kind string
 
 // The measurements, and the figures that each gives.
 const (
-	Bulk       Kind = "bulk"  // mbps; cpu_s_per_gb and peak_mb of the programs; stalled connections
-	RoundTrips Kind = "trips" // p50_us, p99_us; cpu_us of the programs for each
-	Requests   Kind = "requests"
+	Bulk       Kind = "bulk"      // mbps; cpu_s_per_gb and peak_mb of the programs; stalled connections
+	RoundTrips Kind = "trips"     // p50_us, p99_us; cpu_us of the programs for each
+	Requests   Kind = "requests"  // per_s, failed; cpu_us of the programs for each
 	Idle       Kind = "idle"      // kb_per_conn of all programs together
 	Datagrams  Kind = "datagrams" // per_s, the most without a loss
 	First      Kind = "first"     // unix_s, when the first byte had come

@@ -98,7 +98,11 @@ func requests(ctx context.Context, s *Spec) (Figures, error) {
 		wg.Go(func() { t.repeat(repeating, s) })
 	}
 	err := wait(ctx, s.warmup())
+	before, cerr := costsOf(s.PIDs)
 	start, counted := time.Now(), t.done.Load()
+	if err == nil {
+		err = cerr
+	}
 	if err == nil {
 		err = wait(ctx, s.Duration)
 	}
@@ -106,6 +110,10 @@ func requests(ctx context.Context, s *Spec) (Figures, error) {
 	for n == 0 && err == nil && t.failed.Load() == 0 && took < handshakeLimit { // slow is not broken
 		err = wait(ctx, 10*time.Millisecond)
 		n, took = t.done.Load()-counted, time.Since(start)
+	}
+	after, cerr := costsOf(s.PIDs)
+	if err == nil {
+		err = cerr
 	}
 	stop()
 	wg.Wait()
@@ -115,7 +123,11 @@ func requests(ctx context.Context, s *Spec) (Figures, error) {
 	if err == nil && n == 0 {
 		err = errors.New("no request was answered")
 	}
-	return Figures{"per_s": float64(n) / took.Seconds(), "failed": float64(t.failed.Load())}, err
+	f := Figures{"per_s": float64(n) / took.Seconds(), "failed": float64(t.failed.Load())}
+	if len(s.PIDs) > 0 && n > 0 {
+		f["cpu_us"] = microseconds(after.cpu-before.cpu) / float64(n)
+	}
+	return f, err
 }
 
 func (t *tally) repeat(ctx context.Context, s *Spec) {

@@ -30,6 +30,7 @@ var measures = []measure{
 	{"idle#", "kb_per_conn", "resident for each of # idle connections, both nodes, kB"},
 	{"down#", "cpu_s_per_gb", "processor time, down, # at a time, both nodes, s/GB"},
 	{"trips", "cpu_us", "processor time of a round trip, us"},
+	{"requests#", "cpu_us", "processor time of connect-request-close, # at a time, us"},
 	{"singles#", "pps", "# pairs, one packet a write, packets/s"},
 	{"singles#", "pps_per_core", "# pairs, one packet a write, packets/s and core"},
 	{"batches#", "pps", "# pairs, 16 packets a write, packets/s"},

@@ -28,6 +28,9 @@ func dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
 		return nil, err
 	}
 	fd, err := nonblock.Socket(to.Addr().Is4())
+	if leftovers.makeRoom(err) {
+		fd, err = nonblock.Socket(to.Addr().Is4())
+	}
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}

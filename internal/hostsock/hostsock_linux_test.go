@@ -187,7 +187,61 @@ func TestManyLeftovers(t *testing.T) {
 			t.Fatalf("%d wait", n)
 		}
 	}
-	h.close()
+	if n := h.closeAll(); n != 1 {
+		t.Errorf("%d were left, want 1", n)
+	}
+}
+
+// What only waits to be given back is given back when there are no other descriptors.
+func TestDescriptorsRunOut(t *testing.T) {
+	ln := listen(t, "127.0.0.1:0")
+	var ended []*Conn
+	for range 2 {
+		a, _ := connect(t, "127.0.0.1:0")
+		ended = append(ended, a)
+	}
+	waiting, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waiting.Close()
+	leftovers.closeAll()
+	useUpDescriptors(t)
+	ended[0].CloseEnded()
+	b, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	ended[1].CloseEnded()
+	a, err := Dial(t.Context(), addrPort(ln))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+}
+
+// useUpDescriptors takes all descriptors that there are until the test ends, with a limit that is not far.
+func useUpDescriptors(t *testing.T) {
+	t.Helper()
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 64, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &before) })
+	for {
+		fd, err := unix.Dup(2)
+		if err == unix.EMFILE {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+	}
 }
 
 func TestDialRefused(t *testing.T) {

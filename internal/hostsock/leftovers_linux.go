@@ -4,6 +4,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -28,17 +30,18 @@ func (h *heap) add(f *os.File) {
 	h.files = append(h.files, f)
 	n := len(h.files)
 	if h.timer == nil {
-		h.timer = time.AfterFunc(leftoverDelay, h.close)
+		h.timer = time.AfterFunc(leftoverDelay, func() { h.closeAll() })
 	} else if n == 1 {
 		h.timer.Reset(leftoverDelay)
 	}
 	h.mu.Unlock()
 	if n >= maxLeftovers {
-		h.close()
+		h.closeAll()
 	}
 }
 
-func (h *heap) close() {
+// closeAll closes what waits, and returns how many that were.
+func (h *heap) closeAll() int {
 	h.mu.Lock()
 	files := h.files
 	h.files = nil
@@ -46,4 +49,10 @@ func (h *heap) close() {
 	for _, f := range files {
 		f.Close()
 	}
+	return len(files)
+}
+
+// makeRoom reports whether it is worth another attempt to get a descriptor, after one that failed.
+func (h *heap) makeRoom(err error) bool {
+	return (err == unix.EMFILE || err == unix.ENFILE) && h.closeAll() > 0
 }

@@ -68,8 +68,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}); err != nil {
 			return nil, l.opError("accept", err)
 		}
-		if failed == syscall.ECONNABORTED {
-			continue // closed by the client before it was accepted
+		if failed == syscall.ECONNABORTED || leftovers.makeRoom(failed) {
+			continue // the client had gone before it was accepted, or there is room for it now
 		}
 		if failed != nil {
 			return nil, l.opError("accept", os.NewSyscallError("accept4", failed))

@@ -157,7 +157,7 @@ func isHostAddr(a netip.Addr) bool {
 
 // dialOnHost connects to addr as net.Dialer does.
 func dialOnHost(ctx context.Context, network, addr string) (net.Conn, error) {
-	if ap, err := netip.ParseAddrPort(addr); err == nil && network == "tcp" && ap.Addr().Zone() == "" {
+	if ap, err := netip.ParseAddrPort(addr); err == nil && network == "tcp" {
 		return hostsock.Dial(ctx, ap)
 	}
 	var d net.Dialer

@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"io"
-	"net"
 	"os"
 	"syscall"
 
@@ -17,13 +16,7 @@ import (
 const spliceFrom = 16 << 10
 
 // isSocket reports whether x is a stream socket of this host, which fromSocket can read.
-func isSocket(x any) bool {
-	switch x.(type) {
-	case *hostsock.Conn, *net.TCPConn, *net.UnixConn:
-		return true
-	}
-	return false
-}
+func isSocket(x any) bool { return hostsock.IsStream(x) }
 
 // fromSocket is carry for a src that isSocket. While nothing comes it holds no buffer. When more comes than a buffer
 // holds and dst is a TCP socket too, the kernel moves what is there by splice(2): in bursts, so that no connection keeps a

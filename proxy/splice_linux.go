@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"io"
-	"net"
 	"os"
 	"syscall"
 
@@ -14,12 +13,13 @@ import (
 
 const (
 	pipeSize = 1 << 20 // asked for; the system may give less
-	maxPipes = 8       // kept for the next bursts
+	maxPipes = 2       // kept for the next bursts
 )
 
 // pipe is what splice(2) moves bytes through. It is empty between bursts.
 type pipe struct{ r, w int }
 
+// pipes are those that nobody uses, for the process.
 var pipes = make(chan pipe, maxPipes)
 
 // takePipe returns an empty pipe.
@@ -52,13 +52,14 @@ func (p pipe) release(empty bool) {
 
 // tcpSocket returns x's descriptor if it is a TCP socket of this host, or nil.
 func tcpSocket(x any) syscall.RawConn {
-	switch x.(type) {
-	case *hostsock.Conn, *net.TCPConn:
-		if raw, err := x.(syscall.Conn).SyscallConn(); err == nil {
-			return raw
-		}
+	if !hostsock.IsTCP(x) {
+		return nil
 	}
-	return nil
+	raw, err := x.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
 }
 
 // splice moves n bytes that wait in src to dst, or as many of them as it can without a failure of its own: there may be no

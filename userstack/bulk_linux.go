@@ -18,12 +18,11 @@ import (
 
 // rawConn returns the descriptor access of a TCP or Unix socket, whose reads and writes do not block.
 func rawConn(v any) (syscall.RawConn, bool) {
-	switch v.(type) {
-	case *hostsock.Conn, *net.TCPConn, *net.UnixConn:
-		rc, err := v.(syscall.Conn).SyscallConn()
-		return rc, err == nil
+	if !hostsock.IsStream(v) {
+		return nil, false
 	}
-	return nil, false
+	rc, err := v.(syscall.Conn).SyscallConn()
+	return rc, err == nil
 }
 
 // smallSize is how much is read at first: most of what is not bulk.

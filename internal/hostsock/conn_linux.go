@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,53 +19,71 @@ import (
 
 // Conn is a TCP connection as net.TCPConn is one.
 type Conn struct {
-	file   *os.File // only for the runtime's poller, which package os gives access to
-	raw    rawConn
-	remote *net.TCPAddr
-	local  atomic.Pointer[net.TCPAddr] // nil until somebody asks
+	file          *os.File // only for the runtime's poller, which package os gives access to
+	raw           rawConn
+	local, remote *net.TCPAddr
 
 	reading, writing attempt
 }
 
 // newConn takes over fd, a socket that does not block.
 func newConn(fd int, remote netip.AddrPort) (*Conn, error) {
-	f, err := pollable(fd)
+	local, err := nonblock.LocalAddr(uintptr(fd))
 	if err != nil {
-		return nil, err
+		unix.Close(fd)
+		return nil, os.NewSyscallError("getsockname", err)
 	}
-	c := &Conn{file: f, remote: net.TCPAddrFromAddrPort(remote)}
-	if c.raw.RawConn, err = f.SyscallConn(); err != nil {
-		f.Close()
+	c := &Conn{local: tcpAddr(local), remote: tcpAddr(remote)}
+	c.file = os.NewFile(uintptr(fd), "socket")
+	if err := c.raw.open(c.file); err != nil {
+		c.file.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-// pollable takes over fd and makes sure that the poller watches it: if not, package os says so only when somebody waits.
-func pollable(fd int) (*os.File, error) {
-	f := os.NewFile(uintptr(fd), "socket")
-	if err := f.SetDeadline(time.Time{}); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+// rawConn has the errors of package net.
+type rawConn struct {
+	syscall.RawConn
+	ended atomic.Bool // closed, as far as anybody can see
 }
 
-// rawConn has the errors of package net.
-type rawConn struct{ syscall.RawConn }
+// open makes sure that the poller watches f: if not, package os says so only to those who wait.
+func (r *rawConn) open(f *os.File) (err error) {
+	if err := f.SetDeadline(time.Time{}); err != nil {
+		return os.NewSyscallError("epoll_ctl", unix.ENOMEM) // or another lack, which package os has kept to itself
+	}
+	r.RawConn, err = f.SyscallConn()
+	return err
+}
 
 // Read implements syscall.RawConn.
-func (r rawConn) Read(f func(fd uintptr) (done bool)) error { return netError(r.RawConn.Read(f)) }
+func (r *rawConn) Read(f func(fd uintptr) (done bool)) error {
+	if r.ended.Load() {
+		return net.ErrClosed
+	}
+	return r.netError(r.RawConn.Read(f))
+}
 
 // Write implements syscall.RawConn.
-func (r rawConn) Write(f func(fd uintptr) (done bool)) error { return netError(r.RawConn.Write(f)) }
+func (r *rawConn) Write(f func(fd uintptr) (done bool)) error {
+	if r.ended.Load() {
+		return net.ErrClosed
+	}
+	return r.netError(r.RawConn.Write(f))
+}
 
 // Control implements syscall.RawConn.
-func (r rawConn) Control(f func(fd uintptr)) error { return netError(r.RawConn.Control(f)) }
+func (r *rawConn) Control(f func(fd uintptr)) error {
+	if r.ended.Load() {
+		return net.ErrClosed
+	}
+	return r.netError(r.RawConn.Control(f))
+}
 
 // netError turns an error of package os into that of package net: waiting ends by a deadline or because the conn is closed.
-func netError(err error) error {
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+func (r *rawConn) netError(err error) error {
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) && !r.ended.Load() {
 		return err
 	}
 	return net.ErrClosed
@@ -73,8 +92,8 @@ func netError(err error) error {
 // SyscallConn implements syscall.Conn.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) { return &c.raw, nil }
 
-// attempt is a Read or a Write under way. One goroutine at a time makes either, as package net has it, and what it hands to the
-// poller is made once, for it would be an allocation.
+// attempt is a Read or a Write under way. One goroutine at a time makes either, as package net has it: a second waits for mu until
+// the first is done, or ends by a deadline or by Close. What is handed to the poller is made once, for it would be an allocation.
 type attempt struct {
 	mu   sync.Mutex
 	b    []byte
@@ -85,20 +104,17 @@ type attempt struct {
 
 // Read implements net.Conn.
 func (c *Conn) Read(b []byte) (int, error) {
-	if len(b) == 0 {
-		return 0, nil
-	}
 	a := &c.reading
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.call == nil {
 		a.call = a.read
 	}
-	n, err := a.make(c.raw.Read, b)
+	n, err := a.run(c.raw.Read, b)
 	switch {
 	case err != nil:
 		return 0, c.opError("read", err)
-	case n == 0:
+	case n == 0 && len(b) > 0:
 		return 0, io.EOF
 	}
 	return n, nil
@@ -112,15 +128,15 @@ func (c *Conn) Write(b []byte) (int, error) {
 	if a.call == nil {
 		a.call = a.write
 	}
-	n, err := a.make(c.raw.Write, b)
+	n, err := a.run(c.raw.Write, b)
 	if err != nil {
 		return n, c.opError("write", err)
 	}
 	return n, nil
 }
 
-// make moves b by calls that wait waits for.
-func (a *attempt) make(wait func(func(fd uintptr) (done bool)) error, b []byte) (int, error) {
+// run moves b by calls that wait waits for.
+func (a *attempt) run(wait func(func(fd uintptr) (done bool)) error, b []byte) (int, error) {
 	a.b, a.n, a.err = b, 0, nil
 	err := wait(a.call)
 	a.b = nil
@@ -156,37 +172,36 @@ func (a *attempt) write(fd uintptr) bool {
 
 // CloseWrite sends the end of the stream.
 func (c *Conn) CloseWrite() error {
-	var failed error
-	if err := c.raw.Control(func(fd uintptr) { failed = nonblock.Shutdown(fd, unix.SHUT_WR) }); err != nil {
-		return c.opError("close", err)
-	}
-	if failed != nil {
-		return c.opError("close", os.NewSyscallError("shutdown", failed))
-	}
-	return nil
+	return c.control("close", "shutdown", func(fd uintptr) error { return nonblock.Shutdown(fd, unix.SHUT_WR) })
 }
 
 // SetLinger decides, as net.TCPConn does, what Close does with data not yet sent: 0 seconds drops it and resets the connection.
 func (c *Conn) SetLinger(sec int) error {
-	var failed error
 	l := unix.Linger{Linger: int32(max(sec, 0))}
 	if sec >= 0 {
 		l.Onoff = 1
 	}
-	if err := c.raw.Control(func(fd uintptr) { failed = nonblock.SetLinger(fd, l) }); err != nil {
-		return c.opError("set", err)
+	return c.control("set", "setsockopt", func(fd uintptr) error { return nonblock.SetLinger(fd, l) })
+}
+
+func (c *Conn) control(op, call string, f func(fd uintptr) error) error {
+	var failed error
+	err := c.raw.Control(func(fd uintptr) { failed = os.NewSyscallError(call, f(fd)) })
+	if err == nil {
+		err = failed
 	}
-	if failed != nil {
-		return c.opError("set", os.NewSyscallError("setsockopt", failed))
+	if err != nil {
+		return c.opError(op, err)
 	}
 	return nil
 }
 
 // Close implements net.Conn.
 func (c *Conn) Close() error {
-	if c.file.Close() != nil {
+	if c.raw.ended.Swap(true) {
 		return c.opError("close", net.ErrClosed)
 	}
+	c.file.Close()
 	return nil
 }
 
@@ -194,53 +209,64 @@ func (c *Conn) Close() error {
 // the descriptor is given back a little later, together with others.
 func (c *Conn) CloseEnded() error {
 	err := c.raw.Control(func(fd uintptr) { nonblock.Shutdown(fd, unix.SHUT_RDWR) }) // fails where the peer has gone before
-	if err != nil {
-		return c.opError("close", err)
+	if err != nil || c.raw.ended.Swap(true) {
+		return c.opError("close", net.ErrClosed)
 	}
 	leftovers.add(c.file)
 	return nil
 }
 
 // LocalAddr implements net.Conn.
-func (c *Conn) LocalAddr() net.Addr {
-	if a := c.local.Load(); a != nil {
-		return a
-	}
-	a := new(net.TCPAddr)
-	c.raw.Control(func(fd uintptr) {
-		if ap, err := nonblock.LocalAddr(fd); err == nil {
-			a = net.TCPAddrFromAddrPort(ap)
-			c.local.Store(a)
-		}
-	})
-	return a
-}
+func (c *Conn) LocalAddr() net.Addr { return c.local }
 
 // RemoteAddr implements net.Conn.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
 // SetDeadline implements net.Conn.
-func (c *Conn) SetDeadline(t time.Time) error { return c.deadlineError(c.file.SetDeadline(t)) }
+func (c *Conn) SetDeadline(t time.Time) error { return c.setDeadline(c.file.SetDeadline, t) }
 
 // SetReadDeadline implements net.Conn.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.deadlineError(c.file.SetReadDeadline(t)) }
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(c.file.SetReadDeadline, t) }
 
 // SetWriteDeadline implements net.Conn.
-func (c *Conn) SetWriteDeadline(t time.Time) error {
-	return c.deadlineError(c.file.SetWriteDeadline(t))
-}
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(c.file.SetWriteDeadline, t) }
 
-func (c *Conn) deadlineError(err error) error {
-	if err != nil {
+func (c *Conn) setDeadline(set func(time.Time) error, t time.Time) error {
+	if c.raw.ended.Load() || set(t) != nil {
 		return c.opError("set", net.ErrClosed)
 	}
 	return nil
 }
 
 func (c *Conn) opError(op string, err error) error {
-	e := &net.OpError{Op: op, Net: "tcp", Addr: c.remote, Err: err}
-	if a := c.local.Load(); a != nil {
-		e.Source = a
+	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
+}
+
+// IsStream reports whether x is a stream socket of this host, of this package or of package net. Reads and writes by its
+// SyscallConn do not block.
+func IsStream(x any) bool {
+	if _, unix := x.(*net.UnixConn); unix {
+		return true
 	}
-	return e
+	return IsTCP(x)
+}
+
+// IsTCP reports whether x is a TCP socket of this host.
+func IsTCP(x any) bool {
+	switch x.(type) {
+	case *Conn, *net.TCPConn:
+		return true
+	}
+	return false
+}
+
+// tcpAddr is an address as package net has it, whose zones have names.
+func tcpAddr(a netip.AddrPort) *net.TCPAddr {
+	t := net.TCPAddrFromAddrPort(a)
+	if index, err := strconv.Atoi(t.Zone); err == nil {
+		if i, err := net.InterfaceByIndex(index); err == nil {
+			t.Zone = i.Name
+		}
+	}
+	return t
 }

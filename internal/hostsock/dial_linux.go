@@ -13,14 +13,27 @@ import (
 	"ginnel/internal/nonblock"
 )
 
-// Dial connects to an address of this host or its network.
+// Dial connects to an address as net.Dialer does.
 func Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	c, err := dial(ctx, to)
+	if to.Addr().Zone() != "" {
+		return new(net.Dialer).DialContext(ctx, "tcp", to.String()) // which knows the numbers of zones
+	}
+	c, err := dial(ctx, netip.AddrPortFrom(reached(to.Addr().Unmap()), to.Port()))
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
 	return c, nil
+}
+
+// reached is where the system leads who asks for a: to itself if a is none.
+func reached(a netip.Addr) netip.Addr {
+	switch a {
+	case netip.IPv4Unspecified():
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case netip.IPv6Unspecified():
+		return netip.IPv6Loopback()
+	}
+	return a
 }
 
 func dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
@@ -88,7 +101,4 @@ func (c *Conn) established(ctx context.Context) error {
 
 // isSelf reports whether the socket is connected to itself, as happens when nobody listens on a port that is one of those given to
 // those who dial (RFC 9293, section 3.5: a simultaneous open).
-func (c *Conn) isSelf() bool {
-	a, ok := c.LocalAddr().(*net.TCPAddr)
-	return ok && a.Port == c.remote.Port && a.IP.Equal(c.remote.IP)
-}
+func (c *Conn) isSelf() bool { return c.local.Port == c.remote.Port && c.local.IP.Equal(c.remote.IP) }

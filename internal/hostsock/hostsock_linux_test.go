@@ -9,8 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/nettest"
@@ -88,6 +90,21 @@ func TestMappedAddress(t *testing.T) {
 	}
 }
 
+// Who asks for no address is led to this host, and finds it there.
+func TestDialUnspecified(t *testing.T) {
+	ln := listen(t, ":0")
+	for asked, want := range map[string]string{"0.0.0.0": "127.0.0.1", "::": "::1"} {
+		c, err := Dial(t.Context(), netip.AddrPortFrom(netip.MustParseAddr(asked), addrPort(ln).Port()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if got := c.RemoteAddr().(*net.TCPAddr).IP.String(); got != want {
+			t.Errorf("%s: the peer is %s, want %s", asked, got, want)
+		}
+	}
+}
+
 // Both ends notice a peer that is gone, and send what is small at once.
 func TestOptions(t *testing.T) {
 	a, b := connect(t, "127.0.0.1:0")
@@ -145,7 +162,7 @@ func TestBulk(t *testing.T) {
 	}
 }
 
-// The peer learns of the end at once, whoever waits for the connection does, and the descriptor is given back in the end.
+// The peer learns of the end at once, and so does whoever waits for the connection.
 func TestCloseEnded(t *testing.T) {
 	a, b := connect(t, "127.0.0.1:0")
 	waited := make(chan error)
@@ -154,42 +171,160 @@ func TestCloseEnded(t *testing.T) {
 	if err := a.CloseEnded(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-waited; err == nil {
-		t.Error("who waited for the connection is not told")
+	if err := <-waited; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("who waited for the connection is told %v", err)
 	}
 	if n, err := b.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the peer reads %d, %v, want EOF", n, err)
 	}
-	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		if _, err := a.Read(make([]byte, 1)); errors.Is(err, net.ErrClosed) {
-			break
+}
+
+// A connection that is closed, in either way, is it from then on, and keeps its addresses.
+func TestClosed(t *testing.T) {
+	for name, end := range map[string]func(*Conn) error{"Close": (*Conn).Close, "CloseEnded": (*Conn).CloseEnded} {
+		dialled, accepted := connect(t, "127.0.0.1:0")
+		for _, c := range []*Conn{dialled, accepted} {
+			local := c.LocalAddr().String()
+			if err := end(c); err != nil {
+				t.Fatal(err)
+			}
+			_, rerr := c.Read(make([]byte, 1))
+			_, nothing := c.Read(nil)
+			_, werr := c.Write(make([]byte, 1))
+			for what, err := range map[string]error{
+				"Read": rerr, "Read of nothing": nothing, "Write": werr, "CloseWrite": c.CloseWrite(), "SetLinger": c.SetLinger(0),
+				"SetDeadline": c.SetDeadline(time.Time{}), "Close": c.Close(), "CloseEnded": c.CloseEnded(),
+				"Control": c.raw.Control(func(uintptr) {}),
+			} {
+				if !errors.Is(err, net.ErrClosed) {
+					t.Errorf("%s after %s: got %v, want ErrClosed", what, name, err)
+				}
+			}
+			if got := c.LocalAddr().String(); got != local {
+				t.Errorf("after %s: the local address is %s, was %s", name, got, local)
+			}
 		}
-		if time.Since(start) > 10*time.Second {
-			t.Fatal("the descriptor is still open")
-		}
-	}
-	if err := a.CloseEnded(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("again: got %v", err)
 	}
 }
 
-// No more than some descriptors wait.
-func TestManyLeftovers(t *testing.T) {
-	var h heap
-	for range maxLeftovers + 1 {
-		f, w, err := os.Pipe()
+func TestNoAllocation(t *testing.T) {
+	a, b := connect(t, "127.0.0.1:0")
+	buf := make([]byte, 8)
+	if n := testing.AllocsPerRun(100, func() {
+		a.Write(buf)
+		b.Read(buf)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkAccept(b *testing.B) {
+	for name, listen := range map[string]func() (net.Listener, error){
+		"ours": func() (net.Listener, error) { return Listen("127.0.0.1:0") },
+		"net":  func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") },
+	} {
+		b.Run(name, func(b *testing.B) {
+			ln, err := listen()
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer ln.Close()
+			b.ReportAllocs()
+			for b.Loop() {
+				near, err := Dial(b.Context(), addrPort(ln))
+				if err != nil {
+					b.Fatal(err)
+				}
+				far, err := ln.Accept()
+				if err != nil {
+					b.Fatal(err)
+				}
+				near.(*Conn).SetLinger(0) // or the ports are used up
+				near.Close()
+				far.Close()
+			}
+		})
+	}
+}
+
+// Zones have names, as those of package net.
+func TestZone(t *testing.T) {
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for zone, want := range map[string]string{strconv.Itoa(lo.Index): "lo", "999999": "999999", "": ""} {
+		a := netip.AddrPortFrom(netip.MustParseAddr("fe80::1").WithZone(zone), 80)
+		if got := tcpAddr(a).Zone; got != want {
+			t.Errorf("zone %q is called %q, want %q", zone, got, want)
+		}
+	}
+}
+
+// Some files are not for the poller. Nobody may wait for them.
+func TestNotPollable(t *testing.T) {
+	f, err := os.Open(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := new(rawConn).open(f); err == nil || errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want an error of the system", err)
+	}
+}
+
+// A listener that does not hand on what it is set to has each connection set.
+func TestForgetfulListener(t *testing.T) {
+	ln := listen(t, "127.0.0.1:0")
+	ln.(*listener).raw.Control(func(fd uintptr) {
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 0)
+		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE, 0)
+	})
+	for range 2 {
+		a, err := Dial(t.Context(), addrPort(ln))
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.Close()
-		h.add(f)
-		if n := len(h.files); n >= maxLeftovers {
-			t.Fatalf("%d wait", n)
+		defer a.Close()
+		b, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
 		}
+		defer b.Close()
+		b.(*Conn).raw.Control(func(fd uintptr) {
+			if got, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE); got != 1 || err != nil {
+				t.Errorf("no keep-alives: %d, %v", got, err)
+			}
+		})
 	}
-	if n := h.closeAll(); n != 1 {
-		t.Errorf("%d were left, want 1", n)
-	}
+}
+
+// No more than some descriptors wait, and none for long.
+func TestLeftovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c closer
+		waiting := func() int {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return len(c.files)
+		}
+		for range maxLeftovers + 1 {
+			f, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.Close()
+			c.add(f)
+		}
+		if n := waiting(); n != 1 {
+			t.Errorf("%d wait, want the last", n)
+		}
+		time.Sleep(leftoverDelay)
+		synctest.Wait()
+		if n := waiting(); n != 0 {
+			t.Errorf("%d still wait", n)
+		}
+	})
 }
 
 // What only waits to be given back is given back when there are no other descriptors.
@@ -205,7 +340,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer waiting.Close()
-	leftovers.closeAll()
+	leftovers.empty()
 	useUpDescriptors(t)
 	ended[0].CloseEnded()
 	b, err := ln.Accept()

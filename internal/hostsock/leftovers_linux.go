@@ -11,41 +11,45 @@ import (
 const (
 	// leftoverDelay is how long a descriptor may wait for others to be closed with, and maxLeftovers how many wait at the most.
 	leftoverDelay = 50 * time.Millisecond
-	maxLeftovers  = 256
+	maxLeftovers  = 64
 )
 
 // leftovers are the descriptors of connections that have ended. Package os closes a file by a call of which the scheduler is
-// told: one after the other, they would keep the monitor thread awake.
-var leftovers heap
+// told: one after the other, they would keep the monitor thread awake. There is one of these for the process, as there is one
+// such thread and one limit of descriptors.
+var leftovers closer
 
-type heap struct {
+// closer closes files a while after they are added, together.
+type closer struct {
 	mu    sync.Mutex
 	files []*os.File
-	timer *time.Timer
+	timer *time.Timer // runs closeAll; nil before the first file
 }
 
-func (h *heap) add(f *os.File) {
+func (c *closer) add(f *os.File) {
 	f.SetDeadline(time.Unix(1, 0)) // nobody has to wait for the close who waits for the connection
-	h.mu.Lock()
-	h.files = append(h.files, f)
-	n := len(h.files)
-	if h.timer == nil {
-		h.timer = time.AfterFunc(leftoverDelay, func() { h.closeAll() })
+	c.mu.Lock()
+	c.files = append(c.files, f)
+	n := len(c.files)
+	if c.timer == nil {
+		c.timer = time.AfterFunc(leftoverDelay, c.closeAll)
 	} else if n == 1 {
-		h.timer.Reset(leftoverDelay)
+		c.timer.Reset(leftoverDelay)
 	}
-	h.mu.Unlock()
+	c.mu.Unlock()
 	if n >= maxLeftovers {
-		h.closeAll()
+		c.closeAll()
 	}
 }
 
-// closeAll closes what waits, and returns how many that were.
-func (h *heap) closeAll() int {
-	h.mu.Lock()
-	files := h.files
-	h.files = nil
-	h.mu.Unlock()
+func (c *closer) closeAll() { c.empty() }
+
+// empty closes what waits, and returns how many that were.
+func (c *closer) empty() int {
+	c.mu.Lock()
+	files := c.files
+	c.files = nil
+	c.mu.Unlock()
 	for _, f := range files {
 		f.Close()
 	}
@@ -53,6 +57,6 @@ func (h *heap) closeAll() int {
 }
 
 // makeRoom reports whether it is worth another attempt to get a descriptor, after one that failed.
-func (h *heap) makeRoom(err error) bool {
-	return (err == unix.EMFILE || err == unix.ENFILE) && h.closeAll() > 0
+func (c *closer) makeRoom(err error) bool {
+	return (err == unix.EMFILE || err == unix.ENFILE) && c.empty() > 0
 }

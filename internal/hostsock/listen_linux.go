@@ -5,18 +5,30 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ginnel/internal/nonblock"
 )
 
-// Listener is a net.Listener for TCP.
-type Listener struct {
+// What package net asks for, too: a peer that is gone without a word is noticed after two and a half minutes.
+const (
+	keepAliveIdle     = 15 * time.Second
+	keepAliveInterval = 15 * time.Second
+	keepAliveCount    = 9
+)
+
+// listener is a net.Listener for TCP.
+type listener struct {
 	file *os.File
 	raw  rawConn
 	addr net.Addr
+
+	first   sync.Once
+	forgets bool // connections are not set to what the listener is, as in gVisor's sandbox; once first is done
 }
 
 // Listen listens on addr as net.Listen does for "tcp", but for MPTCP, whose sockets do not hand on all that they are set to.
@@ -28,11 +40,11 @@ func Listen(addr string) (net.Listener, error) {
 		return nil, err
 	}
 	defer ln.Close() // the socket lives on under another descriptor
-	l := &Listener{addr: ln.Addr()}
+	l := &listener{addr: ln.Addr()}
 	if l.file, err = ln.(*net.TCPListener).File(); err != nil {
 		return nil, l.opError("listen", err)
 	}
-	if l.raw.RawConn, err = l.file.SyscallConn(); err == nil {
+	if err = l.raw.open(l.file); err == nil {
 		err = l.raw.Control(setOptions)
 	}
 	if err != nil {
@@ -57,7 +69,7 @@ func setOptions(fd uintptr) {
 }
 
 // Accept implements net.Listener.
-func (l *Listener) Accept() (net.Conn, error) {
+func (l *listener) Accept() (net.Conn, error) {
 	for {
 		var fd int
 		var from netip.AddrPort
@@ -74,6 +86,13 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if failed != nil {
 			return nil, l.opError("accept", os.NewSyscallError("accept4", failed))
 		}
+		l.first.Do(func() {
+			noDelay, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY)
+			l.forgets = noDelay == 0 || err != nil
+		})
+		if l.forgets {
+			setOptions(uintptr(fd))
+		}
 		c, err := newConn(fd, from)
 		if err != nil {
 			return nil, l.opError("accept", err)
@@ -83,16 +102,17 @@ func (l *Listener) Accept() (net.Conn, error) {
 }
 
 // Close implements net.Listener.
-func (l *Listener) Close() error {
-	if l.file.Close() != nil {
+func (l *listener) Close() error {
+	if l.raw.ended.Swap(true) {
 		return l.opError("close", net.ErrClosed)
 	}
+	l.file.Close()
 	return nil
 }
 
 // Addr implements net.Listener.
-func (l *Listener) Addr() net.Addr { return l.addr }
+func (l *listener) Addr() net.Addr { return l.addr }
 
-func (l *Listener) opError(op string, err error) error {
+func (l *listener) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Addr: l.addr, Err: err}
 }

@@ -5,14 +5,16 @@
 // network, and that thread then takes the processor away from a call that is slow because it copies much. For calls that
 // return at once all of this is in vain, and costs more than they do.
 //
-// A socket of package net is such a one; syscall.RawConn lends its descriptor. All calls are repeated when a signal
-// interrupts them, and errors are of type syscall.Errno. Waiting is there only on Linux.
+// A socket of package net is such a one; syscall.RawConn lends its descriptor. All calls but Connect are repeated when a
+// signal interrupts them, and errors are of type syscall.Errno. Waiting is there only on Linux.
 package nonblock
 
 // Read reads what there is, up to len(b) bytes. At the end of a stream it returns 0 and no error.
 func Read(fd uintptr, b []byte) (int, error) {
 	n, err := read(fd, b)
-	afterRead(fd)
+	if err == nil {
+		afterRead(fd)
+	}
 	return n, err
 }
 

@@ -3,6 +3,7 @@ package nonblock
 import (
 	"encoding/binary"
 	"net/netip"
+	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -36,7 +37,8 @@ func Accept(listener uintptr) (fd int, from netip.AddrPort, err error) {
 	}
 }
 
-// Connect begins to connect, and returns EINPROGRESS unless that is done.
+// Connect begins to connect, and returns EINPROGRESS unless that is done; so it does, as EINTR, when a signal interrupts it. Zones
+// are not for it.
 func Connect(fd uintptr, to netip.AddrPort) error {
 	if to.Addr().Is4() {
 		sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: bigEndian(to.Port()), Addr: to.Addr().As4()}
@@ -94,7 +96,7 @@ func asError(errno syscall.Errno) error {
 	return nil
 }
 
-// addrPort is that of an address as the system has it, an IPv4 address in its own form.
+// addrPort is that of an address as the system has it, an IPv4 address in its own form. Its zone is a number.
 func addrPort(sa *unix.RawSockaddrAny) netip.AddrPort {
 	switch sa.Addr.Family {
 	case unix.AF_INET:
@@ -102,7 +104,11 @@ func addrPort(sa *unix.RawSockaddrAny) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), bigEndian(a.Port))
 	case unix.AF_INET6:
 		a := (*unix.RawSockaddrInet6)(unsafe.Pointer(sa))
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), bigEndian(a.Port))
+		ip := netip.AddrFrom16(a.Addr).Unmap()
+		if a.Scope_id != 0 {
+			ip = ip.WithZone(strconv.FormatUint(uint64(a.Scope_id), 10))
+		}
+		return netip.AddrPortFrom(ip, bigEndian(a.Port))
 	}
 	return netip.AddrPort{}
 }

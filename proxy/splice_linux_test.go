@@ -1,0 +1,103 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"ginnel/internal/hostsock"
+	"ginnel/internal/nonblock"
+)
+
+// sockets returns both ends of a connection, and what splice needs of the first.
+func sockets(t *testing.T) (near, far net.Conn, raw syscall.RawConn) {
+	t.Helper()
+	ln := listen(t)
+	defer ln.Close()
+	near, err := hostsock.Dial(t.Context(), ln.Addr().(*net.TCPAddr).AddrPort())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if far, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close(); far.Close() })
+	for _, c := range []net.Conn{near, far} {
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+	}
+	return near, far, tcpSocket(near)
+}
+
+// emptyPool makes sure that a pipe that splice leaves behind is seen.
+func emptyPool(t *testing.T) {
+	t.Helper()
+	for {
+		select {
+		case p := <-pipes:
+			p.release(false)
+		default:
+			return
+		}
+	}
+}
+
+// What waits is moved, up to the end of the stream, however much more was asked for.
+func TestSpliceUpToTheEnd(t *testing.T) {
+	in, from, src := sockets(t)
+	_, to, dst := sockets(t)
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<11)
+	from.Write(sent)
+	from.(*hostsock.Conn).CloseWrite()
+	eventually(t, "all has come", func() bool {
+		var n int
+		src.Control(func(fd uintptr) { n, _ = nonblock.Waiting(fd) })
+		return n >= len(sent)
+	})
+	if n, err := splice(dst, src, len(sent)+1000); n != int64(len(sent)) || err != nil {
+		t.Fatalf("got %d, %v, want %d", n, err, len(sent))
+	}
+	got := make([]byte, len(sent))
+	if _, err := io.ReadFull(to, got); err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("bytes changed: %v", err)
+	}
+	if _, err := in.Read(got); err != io.EOF {
+		t.Errorf("the end is gone: %v", err)
+	}
+}
+
+// Where nothing waits nothing is moved, and nobody waits.
+func TestSpliceNothing(t *testing.T) {
+	_, _, src := sockets(t)
+	_, _, dst := sockets(t)
+	if n, err := splice(dst, src, 1000); n != 0 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+}
+
+// A pipe from which the destination did not take all is not used again.
+func TestSpliceToNobody(t *testing.T) {
+	emptyPool(t)
+	_, from, src := sockets(t)
+	out, to, dst := sockets(t)
+	from.Write(make([]byte, 1000))
+	eventually(t, "all has come", func() bool {
+		var n int
+		src.Control(func(fd uintptr) { n, _ = nonblock.Waiting(fd) })
+		return n == 1000
+	})
+	to.(*hostsock.Conn).SetLinger(0)
+	to.Close()
+	if _, err := out.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatalf("not reset: %v", err)
+	}
+	if n, err := splice(dst, src, 1000); n != 0 || !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("got %d, %v, want EPIPE", n, err)
+	}
+	if len(pipes) != 0 {
+		t.Error("a pipe with bytes in it is kept")
+	}
+}

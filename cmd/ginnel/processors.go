@@ -60,6 +60,9 @@ func (p *pacer) look(elapsed time.Duration, e effort) bool {
 		return false
 	case p.wide && p.since < p.patience, !p.wide && (crowded || !p.full()):
 		return false
+	case !p.wide && elapsed > remember:
+		// Most of that time may have been quiet, and what was idle then is idle no more.
+		return false
 	case p.wide:
 	case p.since < p.patience: // one was enough for a short time only
 		p.patience = min(2*p.patience, maxCalm)

@@ -51,6 +51,28 @@ func TestPacer(t *testing.T) {
 	}
 }
 
+// The first look at a load that has begun after quiet sees some of that: processors are idle in it that now have others to serve.
+func TestPacerAfterQuiet(t *testing.T) {
+	first := effort{0.3, 2.2, 1}
+	for _, then := range []struct {
+		what string
+		effort
+		wide bool
+	}{
+		{"others work, too", effort{0.6, 3, 0.15}, false},
+		{"others are idle", effort{0.95, 3, 1}, true},
+	} {
+		var p pacer
+		p.look(quietLook, effort{idle: 2})
+		if p.look(quietLook, first) {
+			t.Errorf("%s: more than one at the first look", then.what)
+		}
+		if p.pace(then.effort, 5*busyLook); p.wide != then.wide {
+			t.Errorf("%s: wide is %v", then.what, p.wide)
+		}
+	}
+}
+
 // A load that one processor can't carry and two carry easily does not have the number change all the time.
 func TestPacerIsPatient(t *testing.T) {
 	var p pacer

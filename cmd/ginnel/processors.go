@@ -2,10 +2,11 @@ package main
 
 import "time"
 
-// This file decides how many of the machine's processors a node uses at a time, and whether it polls. With more than one, Go wakes another thread
-// whenever a goroutine becomes ready, to see whether it can be of help. A packet makes two or three ready that have little to
-// do, so that the waking takes longer than the work, and more of the processors. So a node keeps to one until goroutines queue
-// for it, or it has no time left, and then uses all that it may: unless others use them, whom more threads only stand in the way of.
+// This file decides how many of the machine's processors a node uses at a time, and whether it polls. With more than one, Go wakes
+// another thread whenever a goroutine becomes ready, to see whether it can be of help. A packet makes two or three ready that have
+// little to do, so that the waking takes longer than the work, and more of the processors. So a node keeps to one until goroutines
+// queue for it, or it has no time left, and then uses all that it may: unless others use them, whom more threads only stand in the
+// way of.
 
 const (
 	busyLook  = 20 * time.Millisecond // between two looks at what is used

@@ -224,20 +224,29 @@ func TestNoAllocation(t *testing.T) {
 	}
 }
 
-func BenchmarkAccept(b *testing.B) {
-	for name, listen := range map[string]func() (net.Listener, error){
-		"ours": func() (net.Listener, error) { return Listen("127.0.0.1:0") },
-		"net":  func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") },
+// A connection is opened and closed, at both ends, by this package and by package net.
+func BenchmarkConnection(b *testing.B) {
+	for name, by := range map[string]struct {
+		listen func() (net.Listener, error)
+		dial   func(context.Context, netip.AddrPort) (net.Conn, error)
+	}{
+		"hostsock": {func() (net.Listener, error) { return Listen("127.0.0.1:0") }, Dial},
+		"net": {
+			func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") },
+			func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "tcp", to.String())
+			},
+		},
 	} {
 		b.Run(name, func(b *testing.B) {
-			ln, err := listen()
+			ln, err := by.listen()
 			if err != nil {
 				b.Fatal(err)
 			}
 			defer ln.Close()
 			b.ReportAllocs()
 			for b.Loop() {
-				near, err := Dial(b.Context(), addrPort(ln))
+				near, err := by.dial(b.Context(), addrPort(ln))
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -245,7 +254,7 @@ func BenchmarkAccept(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				near.(*Conn).SetLinger(0) // or the ports are used up
+				near.(interface{ SetLinger(int) error }).SetLinger(0) // or the ports are used up
 				near.Close()
 				far.Close()
 			}

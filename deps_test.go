@@ -40,6 +40,7 @@ var mayImport = map[string][]string{
 	"internal/hostsock":  {"internal/nonblock"},
 	"internal/key":       {},
 	"internal/nonblock":  {},
+	"internal/netem":     {},
 	"internal/simnet":    {},
 	"internal/lab":       {},
 	"internal/udpbatch":  {},

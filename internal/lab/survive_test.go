@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"ginnel/internal/netem"
 	"ginnel/node"
 )
 
@@ -147,7 +148,8 @@ func (m *mesh) endRelay() {
 func TestLossyLine(t *testing.T) {
 	t.Parallel()
 	m := newMeshHosts(t, easy, open)
-	wireLink(m.alpha.host, "wan", m.alpha.router, "inside", 20*time.Millisecond, 1)
+	lossy := netem.Config{Delay: 20 * time.Millisecond, Loss: 0.01}
+	wireLink(m.alpha.host, "wan", m.alpha.router, "inside", lossy, lossy)
 	link(m.beta.host, "wan", m.beta.router, "inside")
 	m.start()
 	o := startOrdeal(m, 64<<10)

@@ -3,102 +3,150 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
+	"os/exec"
+	"regexp"
 	"strconv"
+	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"ginnel/internal/netem"
 )
 
-// The role "wire" is a wire that is slow and loses packets, for which not every kernel has a queueing discipline: two
-// TAP devices, each frame from one going out of the other later, or not at all.
+// The role "wire" is an emulated path between two namespaces; see package netem.
 
-const (
-	wireFrame = 1 << 16
-	wireQueue = 4096 // frames on their way in one direction; more are lost
-)
-
-// wireLink connects two namespaces with such a wire.
-func wireLink(a *netns, devA string, b *netns, devB string, delay time.Duration, percentLost float64) {
+// wireLink connects two namespaces with a path whose properties are given for each direction.
+func wireLink(a *netns, devA string, b *netns, devB string, forward, back netem.Config) {
 	a.t.Helper()
 	middle := newNetns(a.t, "wire")
-	p := middle.role("wire", asRoot, delay.String(), fmt.Sprint(percentLost), devA, devB+"1")
+	p := middle.role("wire", asRoot, devA, devB+"1", forward.String(), back.String())
 	p.await(&p.out, readyLine, dialTimeout)
-	middle.ip("link", "set", devA, "netns", a.name)
-	middle.ip("link", "set", devB+"1", "netns", b.name)
+	// A device holds what the role has not read yet. The usual 1000 frames are less than a large window.
+	middle.ip("link", "set", devA, "txqueuelen", "10000", "netns", a.name)
+	middle.ip("link", "set", devB+"1", "txqueuelen", "10000", "netns", b.name)
 	b.ip("link", "set", devB+"1", "name", devB)
 	a.ip("link", "set", devA, "up")
 	b.ip("link", "set", devB, "up")
 }
 
 func serveWire(args []string) error {
-	delay, err := time.ParseDuration(args[0])
-	if err != nil {
-		return err
+	if len(args) != 4 {
+		return fmt.Errorf("want two devices and two directions, got %q", args)
 	}
-	lost, err := strconv.ParseFloat(args[1], 64)
-	if err != nil {
-		return err
-	}
-	a, err := openTAP(args[2])
-	if err != nil {
-		return err
-	}
-	b, err := openTAP(args[3])
-	if err != nil {
-		return err
+	var taps [2]*netem.TAP
+	var ways [2]*netem.Direction
+	for i := range taps {
+		var err error
+		if taps[i], err = netem.OpenTAP(args[i]); err != nil {
+			return err
+		}
+		cfg, err := netem.Parse(args[2+i])
+		if err != nil {
+			return err
+		}
+		ways[i] = netem.NewDirection(cfg, rand.Uint64())
 	}
 	fmt.Fprintln(os.Stdout, readyLine)
-	go carry(a, b, delay, lost/100)
-	carry(b, a, delay, lost/100)
-	return nil
+	return netem.NewWire(taps[0], taps[1], ways[0], ways[1]).Run(context.Background())
 }
 
-func openTAP(name string) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+// wireEnds are two namespaces joined by an emulated path.
+func wireEnds(t *testing.T, forward, back netem.Config) (a, b *netns) {
+	a, b = newNetns(t, "a"), newNetns(t, "b")
+	wireLink(a, "eth0", b, "eth0", forward, back)
+	a.addr("eth0", "10.1.0.1/24")
+	b.addr("eth0", "10.1.0.2/24")
+	return a, b
+}
+
+// ping sends that many echo requests of size bytes of payload from a to b's address and returns how many were answered,
+// and the mean round trip time.
+func (n *netns) ping(count, size int, interval time.Duration) (answered int, mean time.Duration) {
+	n.t.Helper()
+	out, _ := exec.Command("ip", "netns", "exec", n.name, "ping", "-q", "-M", "do", "-c", strconv.Itoa(count), "-W", "1",
+		"-s", strconv.Itoa(size), "-i", fmt.Sprint(interval.Seconds()), "10.1.0.2").CombinedOutput()
+	m := regexp.MustCompile(`(\d+) received(?s:.*= [\d.]+/([\d.]+)/)?`).FindSubmatch(out)
+	if m == nil {
+		n.t.Fatalf("ping wrote %s", out)
+	}
+	answered, _ = strconv.Atoi(string(m[1]))
+	ms, _ := strconv.ParseFloat(string(m[2]), 64)
+	return answered, time.Duration(ms * float64(time.Millisecond))
+}
+
+// Each direction of a wire has the delay and the loss that it is set to, and longer packets than it takes vanish.
+func TestWireDelayAndLoss(t *testing.T) {
+	t.Parallel()
+	a, _ := wireEnds(t, netem.Config{Delay: 20 * time.Millisecond, MaxPacket: 1000}, netem.Config{Delay: 10 * time.Millisecond, Loss: 0.2})
+	a.ping(1, 56, time.Second) // finds the neighbour's address
+	got, rtt := a.ping(500, 56, 10*time.Millisecond)
+	if got < 350 || got > 450 {
+		t.Errorf("%d of 500 answered, want 400", got)
+	}
+	if rtt < 30*time.Millisecond || rtt > 34*time.Millisecond {
+		t.Errorf("round trip of %v, want 30ms", rtt)
+	}
+	if got, _ := a.ping(20, 1000, 10*time.Millisecond); got != 0 {
+		t.Errorf("%d packets of 1028 bytes passed", got)
+	}
+}
+
+// A bottleneck passes its rate, and 500 Mbit/s can be kept. Packets come as on a wire: what a sender hands to the kernel in
+// one piece, segmentation offload or not, does not pass as one.
+func TestWireRate(t *testing.T) {
+	for _, rate := range []int64{20e6, 100e6, 500e6} {
+		t.Run(fmt.Sprint(rate/1e6), func(t *testing.T) {
+			way := netem.Config{Delay: 5 * time.Millisecond, Rate: rate, Queue: int(rate / 8 / 100), MaxPacket: 1500}
+			a, b := wireEnds(t, way, way)
+			got := float64(bulkRate(t, a, b)) / float64(rate)
+			if got < 0.85 || got > 0.97 {
+				t.Errorf("a TCP connection has %.2f of %d Mbit/s; headers leave 0.96", got, rate/1e6)
+			}
+			t.Logf("a TCP connection has %.3f of %d Mbit/s", got, rate/1e6)
+		})
+	}
+}
+
+// bulkRate is what one TCP connection of the kernel carries from a to b after a second, in bit/s.
+func bulkRate(t *testing.T, a, b *netns) int64 {
+	var l net.Listener
+	if err := b.do(func() (err error) { l, err = net.Listen("tcp", "10.1.0.2:5001"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	sender, err := a.dial("tcp", "10.1.0.2:5001")
 	if err != nil {
-		return nil, os.NewSyscallError("open", err)
+		t.Fatal(err)
 	}
-	request, err := unix.NewIfreq(name)
+	defer sender.Close()
+	receiver, err := l.Accept()
 	if err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
-	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
-		return nil, os.NewSyscallError("TUNSETIFF", err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-// late is a frame on its way.
-type late struct {
-	frame []byte
-	due   time.Time
-}
-
-func carry(from, to *os.File, delay time.Duration, lost float64) {
-	queue := make(chan late, wireQueue)
+	defer receiver.Close()
 	go func() {
-		for l := range queue {
-			time.Sleep(time.Until(l.due))
-			to.Write(l.frame) // a device that is down loses it
+		piece := make([]byte, 256<<10)
+		for {
+			if _, err := sender.Write(piece); err != nil {
+				return
+			}
 		}
 	}()
-	buf := make([]byte, wireFrame)
-	for {
-		n, err := from.Read(buf)
-		if err != nil {
-			time.Sleep(10 * time.Millisecond) // the device is not up yet
-			continue
-		}
-		if rand.Float64() < lost {
-			continue
-		}
-		select {
-		case queue <- late{append([]byte(nil), buf[:n]...), time.Now().Add(delay)}:
-		default:
+	buf := make([]byte, 256<<10)
+	read := func(d time.Duration) (n int64) {
+		receiver.SetReadDeadline(time.Now().Add(d))
+		for {
+			m, err := receiver.Read(buf)
+			if n += int64(m); err != nil {
+				return n
+			}
 		}
 	}
+	read(time.Second)
+	const window = 2 * time.Second
+	return read(window) * 8 * int64(time.Second) / int64(window)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,10 +34,20 @@ type flows struct {
 
 // bulk counts what passes in the time after the warming up. Only what has arrived counts, and it has been compared.
 func bulk(ctx context.Context, s *Spec) (Figures, error) {
+	beside, err := openExchanges(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer beside.close()
 	fs := new(flows)
 	defer fs.end()
 	if err := fs.begin(ctx, s); err != nil {
 		return nil, err
+	}
+	if r := s.Rival; r != nil {
+		if err := fs.begin(ctx, &Spec{Proxy: r.Proxy, Target: r.Target, Conns: 1, Direction: s.Direction}); err != nil {
+			return nil, fmt.Errorf("beginning the rival: %w", err)
+		}
 	}
 	if err := resetPeaks(s.PIDs); err != nil {
 		return nil, err
@@ -48,59 +59,100 @@ func bulk(ctx context.Context, s *Spec) (Figures, error) {
 	if err != nil {
 		return nil, err
 	}
-	start, counted := time.Now(), fs.counts()
-	if err := wait(ctx, s.Duration); err != nil {
+	beside.begin()
+	w, err := fs.watch(ctx, s.Duration)
+	if err != nil {
 		return nil, err
-	}
-	took, arrived := time.Since(start), fs.counts()
-	for sum(arrived) == sum(counted) && took < handshakeLimit && !fs.broken() { // slow is not broken
-		if err := wait(ctx, 10*time.Millisecond); err != nil {
-			return nil, err
-		}
-		took, arrived = time.Since(start), fs.counts()
 	}
 	after, err := costsOf(s.PIDs)
 	if err != nil {
 		return nil, err
 	}
+	f := make(Figures)
+	if err := beside.end(f); err != nil {
+		return nil, err
+	}
 	if err := fs.end(); err != nil {
 		return nil, err
 	}
-	total, stalled := sum(arrived)-sum(counted), 0
-	for i := range arrived {
-		if arrived[i] == counted[i] {
-			stalled++
-		}
+	own := w.arrived[:s.Conns]
+	if sum(own) == 0 {
+		return nil, fmt.Errorf("no byte arrived in %v", w.took)
 	}
-	if total == 0 {
-		return nil, fmt.Errorf("no byte arrived in %v", took)
-	}
-	f := Figures{"mbps": float64(total) * 8 / 1e6 / took.Seconds(), "stalled": float64(stalled)}
+	w.figures(f, s)
 	if len(s.PIDs) > 0 {
-		f["cpu_s_per_gb"] = (after.cpu - before.cpu).Seconds() / (float64(total) / 1e9)
+		f["cpu_s_per_gb"] = (after.cpu - before.cpu).Seconds() / (float64(sum(own)) / 1e9)
 		f["peak_mb"] = float64(after.peak) / 1e6
 	}
 	return f, nil
 }
 
-// begin connects and starts all flows.
+// window is what arrived in a time.
+type window struct {
+	arrived []uint64 // bytes, of each flow; those of the rival come last
+	took    time.Duration
+}
+
+// watch counts what arrives in a time. It waits longer when that is nothing: slow is not broken.
+func (fs *flows) watch(ctx context.Context, d time.Duration) (w window, err error) {
+	start, counted := time.Now(), fs.counts()
+	for step := d; ; step = 10 * time.Millisecond {
+		if err := wait(ctx, step); err != nil {
+			return w, err
+		}
+		w = window{arrived: fs.counts(), took: time.Since(start)}
+		for i := range w.arrived {
+			w.arrived[i] -= counted[i]
+		}
+		if sum(w.arrived) > 0 || w.took >= handshakeLimit || fs.broken() {
+			return w, nil
+		}
+	}
+}
+
+// figures adds those of the flows.
+func (w *window) figures(f Figures, s *Spec) {
+	own := w.arrived[:s.Conns]
+	f["mbps"] = w.mbps(own)
+	stalled := 0
+	for _, n := range own {
+		if n == 0 {
+			stalled++
+		}
+	}
+	f["stalled"] = float64(stalled)
+	if s.Conns > 1 {
+		f["least_percent"] = 100 * float64(slices.Min(own)) / float64(sum(own))
+	}
+	if s.Rival != nil {
+		rival := w.arrived[s.Conns:]
+		f["rival_mbps"] = w.mbps(rival)
+		f["rival_percent"] = 100 * float64(sum(rival)) / float64(sum(w.arrived))
+	}
+}
+
+func (w *window) mbps(arrived []uint64) float64 {
+	return float64(sum(arrived)) * 8 / 1e6 / w.took.Seconds()
+}
+
+// begin connects and starts flows.
 func (fs *flows) begin(ctx context.Context, s *Spec) error {
+	earlier := len(fs.all)
 	for range s.Conns {
 		c, err := s.Proxy.persist(ctx, s.Target)
 		if err != nil {
 			return err
 		}
-		f := &flow{conn: c, dir: s.Direction}
-		fs.all = append(fs.all, f)
+		fs.all = append(fs.all, &flow{conn: c, dir: s.Direction})
 		size := streamPiece
 		if s.Direction == Up {
 			size = 0
 		}
-		if _, err := c.Write(request(wantStream, size)); err != nil {
+		if _, err := c.Write(request(wantStream, s.Proxy.Congestion, size)); err != nil {
 			return err
 		}
 	}
-	for _, f := range fs.all {
+	for _, f := range fs.all[earlier:] {
 		fs.wg.Go(func() { fs.note(f.receive()) })
 		if f.dir != Down {
 			fs.wg.Go(func() { fs.note(f.send()) })

@@ -71,7 +71,7 @@ func TestMeasure(t *testing.T) {
 	want := map[Kind][]string{
 		Bulk: {"mbps", "cpu_s_per_gb", "peak_mb"}, RoundTrips: {"p50_us", "p99_us"}, Requests: {"per_s"}, Idle: {"kb_per_conn"}, First: {"unix_s"},
 	}
-	for _, p := range []Proxy{{Kind: Direct}, {SOCKS5, addr}, {CONNECT, addr}} {
+	for _, p := range []Proxy{{Kind: Direct}, {Kind: SOCKS5, Addr: addr}, {Kind: CONNECT, Addr: addr}} {
 		for _, s := range measurements(p, target) {
 			f, err := Measure(t.Context(), s)
 			if err != nil {
@@ -89,7 +89,7 @@ func TestMeasure(t *testing.T) {
 // TestDatagrams proves that datagrams pass a proxy and are counted.
 func TestDatagrams(t *testing.T) {
 	target := newTarget(t)
-	p := Proxy{SOCKS5, newProxy(t, new(net.Dialer).DialContext)}
+	p := Proxy{Kind: SOCKS5, Addr: newProxy(t, new(net.Dialer).DialContext)}
 	a, err := associate(t.Context(), p, target)
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +149,7 @@ func TestSpoilt(t *testing.T) {
 		c, err := new(net.Dialer).DialContext(ctx, network, addr)
 		return &liar{c, countSize + 20}, err
 	})
-	for _, s := range measurements(Proxy{SOCKS5, addr}, target) {
+	for _, s := range measurements(Proxy{Kind: SOCKS5, Addr: addr}, target) {
 		if s.Kind == First {
 			continue // it asks until the answer is right
 		}
@@ -167,7 +167,7 @@ func TestNothingArrives(t *testing.T) {
 		go io.Copy(io.Discard, far)
 		return near, nil
 	})
-	for _, s := range measurements(Proxy{SOCKS5, addr}, target) {
+	for _, s := range measurements(Proxy{Kind: SOCKS5, Addr: addr}, target) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		if f, err := Measure(ctx, s); err == nil {
 			t.Errorf("%s %s: got %v, want an error", s.Kind, s.Direction, f)
@@ -180,7 +180,7 @@ func TestNothingArrives(t *testing.T) {
 func TestRefused(t *testing.T) {
 	target := newTarget(t)
 	addr := newProxy(t, func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") })
-	for _, p := range []Proxy{{SOCKS5, addr}, {CONNECT, addr}, {SOCKS5, "127.0.0.1:1"}} {
+	for _, p := range []Proxy{{Kind: SOCKS5, Addr: addr}, {Kind: CONNECT, Addr: addr}, {Kind: SOCKS5, Addr: "127.0.0.1:1"}} {
 		if _, err := Measure(t.Context(), Spec{Kind: RoundTrips, Proxy: p, Target: target}); err == nil {
 			t.Errorf("%v: want an error", p)
 		}

@@ -24,6 +24,8 @@ const (
 type Proxy struct {
 	Kind ProxyKind
 	Addr string // host:port; unused for Direct
+	// Congestion is the congestion control of both ends of a Direct connection.
+	Congestion Congestion `json:",omitempty"`
 }
 
 // handshakeLimit bounds the making of one connection.
@@ -37,7 +39,7 @@ func (p Proxy) dial(ctx context.Context, target netip.AddrPort) (net.Conn, error
 	if p.Kind == Direct {
 		addr = target.String()
 	}
-	var d net.Dialer
+	d := net.Dialer{Control: p.Congestion.Control}
 	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -75,6 +77,19 @@ func (p Proxy) persist(ctx context.Context, target netip.AddrPort) (c net.Conn, 
 // bind ends what waits on a connection with the context. Stop undoes that; it reports false if the context was faster.
 func bind(ctx context.Context, c net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+}
+
+// open dials, and asks the service for something.
+func (p Proxy) open(ctx context.Context, target netip.AddrPort, kind byte, size int) (net.Conn, error) {
+	c, err := p.dial(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Write(request(kind, p.Congestion, size)); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // askCONNECT must not take more from the connection than the answer: the service never speaks first, so nothing follows it.

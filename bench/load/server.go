@@ -79,11 +79,22 @@ func (s *Server) serve(c net.Conn) {
 	if _, err := io.ReadFull(c, head); err != nil {
 		return
 	}
+	cc, err := congestionOf(head[1])
+	if err != nil || cc.apply(c) != nil {
+		return // the client sees the end
+	}
+	size := binary.BigEndian.Uint32(head[4:])
 	switch head[0] {
 	case wantStream:
-		if size := binary.BigEndian.Uint32(head[4:]); size <= maxPiece {
+		if size <= maxPiece {
 			stream(c, int(size))
 		}
+	case wantFetch:
+		if sendPattern(c, uint64(size)) == nil {
+			c.Read(head[:1]) // the client closes first
+		}
+	case wantStore:
+		check(c, new(atomic.Uint64), uint64(size), func(count uint64) error { return writeFrame(c, count, nil) })
 	case wantEcho:
 		echo(c)
 	case wantAnswer:
@@ -119,11 +130,11 @@ func echo(c net.Conn) {
 func stream(c net.Conn, size int) {
 	var arrived atomic.Uint64
 	if size == 0 {
-		check(c, &arrived, func(count uint64) error { return writeFrame(c, count, nil) })
+		check(c, &arrived, 0, func(count uint64) error { return writeFrame(c, count, nil) })
 		return
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { check(c, &arrived, func(uint64) error { return nil }) })
+	wg.Go(func() { check(c, &arrived, 0, func(uint64) error { return nil }) })
 	for offset := uint64(0); ; offset += uint64(size) {
 		if writeFrame(c, arrived.Load(), piece(offset, size)) != nil {
 			break
@@ -133,8 +144,18 @@ func stream(c net.Conn, size int) {
 	wg.Wait()
 }
 
-// check compares what comes with the pattern. It tells the count in steps.
-func check(c net.Conn, arrived *atomic.Uint64, tell func(count uint64) error) {
+// sendPattern sends n bytes from the beginning of the pattern.
+func sendPattern(w io.Writer, n uint64) error {
+	for offset := uint64(0); offset < n; offset += maxPiece {
+		if _, err := w.Write(piece(offset, int(min(maxPiece, n-offset)))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// check compares what comes with the pattern. It tells the count in steps, and when it is that of all.
+func check(c net.Conn, arrived *atomic.Uint64, all uint64, tell func(count uint64) error) {
 	b := make([]byte, maxPiece)
 	var offset, told uint64
 	for {
@@ -150,7 +171,7 @@ func check(c net.Conn, arrived *atomic.Uint64, tell func(count uint64) error) {
 		}
 		offset += uint64(n)
 		arrived.Store(offset)
-		if offset-told >= countStep {
+		if offset-told >= countStep || offset == all {
 			told = offset
 			if tell(offset) != nil {
 				return

@@ -30,3 +30,7 @@ func pause(d time.Duration) {
 	t := unix.NsecToTimespec(int64(d))
 	unix.Nanosleep(&t, nil)
 }
+
+func setCongestion(fd uintptr, cc Congestion) error {
+	return unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, string(cc))
+}

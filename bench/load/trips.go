@@ -50,6 +50,8 @@ func roundTrips(ctx context.Context, s *Spec) (Figures, error) {
 
 func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
 // Percentile returns the smallest of the values that p percent do not exceed. It sorts them.
 func Percentile(all []time.Duration, p int) time.Duration {
 	if len(all) == 0 {
@@ -60,16 +62,11 @@ func Percentile(all []time.Duration, p int) time.Duration {
 }
 
 func dialEcho(ctx context.Context, s *Spec) (net.Conn, error) {
-	c, err := s.Proxy.dial(ctx, s.Target)
-	if err != nil {
-		return nil, err
+	c, err := s.Proxy.open(ctx, s.Target, wantEcho, 0)
+	if err == nil {
+		c.SetDeadline(time.Now().Add(handshakeLimit + s.warmup() + s.Duration))
 	}
-	c.SetDeadline(time.Now().Add(handshakeLimit + s.warmup() + s.Duration))
-	if _, err := c.Write(request(wantEcho, 0)); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
+	return c, err
 }
 
 // trip is one round trip. Messages differ, so that one that comes late is not taken for the next.
@@ -152,7 +149,7 @@ func ask(ctx context.Context, p Proxy, target netip.AddrPort, number uint64) err
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(handshakeLimit))
 	defer bind(ctx, c)()
-	if _, err := c.Write(append(request(wantAnswer, 0), piece(number, messageSize)...)); err != nil {
+	if _, err := c.Write(append(request(wantAnswer, p.Congestion, 0), piece(number, messageSize)...)); err != nil {
 		return err
 	}
 	return readMessage(c, messageSize, number)

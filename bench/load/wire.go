@@ -11,6 +11,8 @@ const (
 	wantStream   = 'S'
 	wantEcho     = 'E'
 	wantAnswer   = 'Q'
+	wantFetch    = 'G'
+	wantStore    = 'P'
 	datagramData = 'D'
 	datagramAsk  = 'C'
 )
@@ -26,9 +28,9 @@ const (
 // errSpoilt reports bytes that are not those that were sent.
 var errSpoilt = errors.New("load: the bytes that arrived are not those that were sent")
 
-func request(kind byte, size int) []byte {
+func request(kind byte, cc Congestion, size int) []byte {
 	b := make([]byte, requestSize)
-	b[0] = kind
+	b[0], b[1] = kind, cc.code()
 	binary.BigEndian.PutUint32(b[4:], uint32(size))
 	return b
 }

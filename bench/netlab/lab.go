@@ -41,10 +41,21 @@ func Inside(cmd *exec.Cmd) {
 	}
 }
 
+// Config is what a lab needs.
+type Config struct {
+	Dir string // for files with what programs write
+	// Hold makes a command that does nothing until its standard input ends. It keeps the namespace of a host.
+	Hold func() *exec.Cmd
+	// Emulate makes a command that calls the function [Emulate] with these arguments. Only hosts behind a path need it.
+	Emulate func(args ...string) *exec.Cmd
+	// TCPBuffer is the most that a TCP socket of a host may have for sending and for receiving, in bytes; 0 leaves the
+	// system's limit.
+	TCPBuffer int
+}
+
 // Lab is a switch with hosts.
 type Lab struct {
-	dir   string // for what programs write
-	holds func() *exec.Cmd
+	cfg Config
 
 	mu    sync.Mutex
 	last  netip.Addr
@@ -52,9 +63,8 @@ type Lab struct {
 	count int
 }
 
-// New makes the switch, in the namespace of this process. What programs write goes to files in dir. Hold makes a command
-// that does nothing until its standard input ends; it keeps the namespace of a host.
-func New(dir string, hold func() *exec.Cmd) (*Lab, error) {
+// New makes the switch, in the namespace of this process.
+func New(cfg Config) (*Lab, error) {
 	for _, args := range [][]string{
 		{"link", "set", "lo", "up"},
 		{"link", "add", bridge, "mtu", strconv.Itoa(mtu), "type", "bridge"},
@@ -65,7 +75,7 @@ func New(dir string, hold func() *exec.Cmd) (*Lab, error) {
 			return nil, err
 		}
 	}
-	return &Lab{dir: dir, holds: hold, last: Hub}, nil
+	return &Lab{cfg: cfg, last: Hub}, nil
 }
 
 func run(cmd *exec.Cmd) error {
@@ -92,17 +102,18 @@ type Host struct {
 	Addr   netip.Addr
 	lab    *Lab
 	holder *Process
+	path   *emulator // nil without one
 }
 
-// NewHost makes a machine with a wire to the switch.
-func (l *Lab) NewHost(name string, wire Wire) (*Host, error) {
+// NewHost makes a machine with a wire to the switch, or a path instead of the wire.
+func (l *Lab) NewHost(name string, wire Wire, path Path) (*Host, error) {
 	l.mu.Lock()
 	l.last = l.last.Next()
 	addr := l.last
 	l.count++
 	device := fmt.Sprintf("wire%d", l.count)
 	l.mu.Unlock()
-	cmd := l.holds()
+	cmd := l.cfg.Hold()
 	if _, err := cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -112,7 +123,7 @@ func (l *Lab) NewHost(name string, wire Wire) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{Name: name, Addr: addr, lab: l, holder: holder}
-	if err := h.plug(device, wire); err != nil {
+	if err := h.plug(device, wire, path); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("making host %s: %w", name, err)
 	}
@@ -120,12 +131,16 @@ func (l *Lab) NewHost(name string, wire Wire) (*Host, error) {
 }
 
 // plug connects the host to the switch.
-func (h *Host) plug(device string, wire Wire) error {
-	pid := strconv.Itoa(h.holder.PID())
+func (h *Host) plug(device string, wire Wire, path Path) error {
+	connect := h.cable
+	if path != (Path{}) {
+		connect = func(device string) error { return h.emulated(device, path) }
+	}
+	if err := connect(device); err != nil {
+		return err
+	}
 	isolated := map[Wire]string{Open: "off", Isolated: "on"}[wire]
-	m := strconv.Itoa(mtu)
 	return errors.Join(
-		run(exec.Command("ip", "link", "add", device, "mtu", m, "type", "veth", "peer", "name", "eth0", "mtu", m, "netns", pid)),
 		run(exec.Command("ip", "link", "set", device, "master", bridge)),
 		run(exec.Command("ip", "link", "set", device, "type", "bridge_slave", "isolated", isolated)),
 		run(exec.Command("ip", "link", "set", device, "up")),
@@ -133,12 +148,52 @@ func (h *Host) plug(device string, wire Wire) error {
 		run(h.enter("ip", "addr", "add", h.Addr.String()+"/16", "dev", "eth0")),
 		run(h.enter("ip", "link", "set", "eth0", "up")),
 		run(h.enter("ip", "route", "add", "default", "via", Hub.String())),
+		h.enlarge(),
 	)
 }
 
+// cable makes a pair of devices, one of which is eth0 of the host.
+func (h *Host) cable(device string) error {
+	m := strconv.Itoa(mtu)
+	return run(exec.Command("ip", "link", "add", device, "mtu", m, "type", "veth", "peer", "name", "eth0", "mtu", m, "netns", h.pid()))
+}
+
+// emulated makes a pair of devices with a path between them, one of which is eth0 of the host.
+func (h *Host) emulated(device string, path Path) (err error) {
+	far := device + "far"
+	if h.path, err = h.lab.startEmulator(device, far, path); err != nil {
+		return err
+	}
+	return errors.Join(
+		run(exec.Command("ip", "link", "set", device, "txqueuelen", queueLength)),
+		run(exec.Command("ip", "link", "set", far, "txqueuelen", queueLength)),
+		run(exec.Command("ip", "link", "set", far, "netns", h.pid(), "name", "eth0")),
+	)
+}
+
+// enlarge sets the limits of TCP buffers. They belong to the namespace, so a process within has to do it.
+func (h *Host) enlarge() error {
+	most := h.lab.cfg.TCPBuffer
+	if most == 0 {
+		return nil
+	}
+	return run(h.enter("sh", "-ec", fmt.Sprintf(
+		"echo 4096 131072 %d > /proc/sys/net/ipv4/tcp_rmem; echo 4096 16384 %[1]d > /proc/sys/net/ipv4/tcp_wmem", most)))
+}
+
+// Counters returns what the path of the host has counted. A host without a path has none.
+func (h *Host) Counters() (Counters, error) {
+	if h.path == nil {
+		return Counters{}, nil
+	}
+	return h.path.counters()
+}
+
+func (h *Host) pid() string { return strconv.Itoa(h.holder.PID()) }
+
 // enter is a command of this machine that becomes one of the host: nsenter ends by becoming the program.
 func (h *Host) enter(name string, args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(h.holder.PID()), "-n", name}, args...)...)
+	return exec.Command("nsenter", append([]string{"-t", h.pid(), "-n", name}, args...)...)
 }
 
 // Command is a program to run on the host, with nothing of this environment but the search path and a home of its own.
@@ -155,11 +210,14 @@ func Environment(home string) []string {
 
 // Close takes the machine away, with its wire. What runs on it goes on without a network.
 func (h *Host) Close() error {
+	if h.path != nil {
+		h.path.close() // before its devices go with the namespace
+	}
 	h.holder.Kill()
 	return nil
 }
 
 // logPath is where the output of a program goes; numbers keep those of one name apart.
 func (l *Lab) logPath(name string, number int) string {
-	return filepath.Join(l.dir, fmt.Sprintf("%03d-%s.log", number, strings.ReplaceAll(name, " ", "-")))
+	return filepath.Join(l.cfg.Dir, fmt.Sprintf("%03d-%s.log", number, strings.ReplaceAll(name, " ", "-")))
 }

@@ -13,7 +13,7 @@ import (
 // newProcess starts a shell with a script, in a lab without a network.
 func newProcess(t *testing.T, script string) *Process {
 	t.Helper()
-	l := &Lab{dir: t.TempDir()}
+	l := &Lab{cfg: Config{Dir: t.TempDir()}}
 	p, err := l.Start("a program", exec.Command("sh", "-c", script))
 	if err != nil {
 		t.Fatal(err)

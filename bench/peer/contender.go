@@ -4,8 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"ginnel/bench/load"
 	"ginnel/bench/netlab"
@@ -32,12 +35,14 @@ type Contender struct {
 	proxies
 	// NoDatagrams says that it does not pass UDP to a service behind the other node.
 	NoDatagrams bool
-	programs    Programs // where its programs are, if not where the others' are
+	// Core says that it is measured on every path, not only on the main ones.
+	Core  bool
+	build Programs // the directory of the ginnel that is measured, if it is not with the other programs
 }
 
 // Contenders are all there are, in the order in which they take their turns.
 func Contenders() []*Contender {
-	own, both := []module{ginnelModule}, []module{ginnelModule, tailscaleModule}
+	own, both := []module{ginnelModule}, []module{ginnelModule, tailscaledModule}
 	one, two := proxiesAt(socksAddr, socksAddr), proxiesAt(socksAddr, httpAddr)
 	none := load.Proxy{Kind: load.Direct}
 	return []*Contender{
@@ -47,10 +52,33 @@ func Contenders() []*Contender {
 		{Name: "ginnel-wireguard", Group: DirectGroup, modules: own, plain: newGinnelPlain, proxies: one},
 		{Name: "wireproxy", Group: DirectGroup, modules: []module{wireproxyModule}, plain: newWireproxy, proxies: two, NoDatagrams: true},
 		{Name: "ginnel/ginnel-relay", Group: RelayGroup, modules: own, mesh: newGinnel, relay: ginnelRelay, proxies: one},
-		{Name: "tailscaled/derper", Group: RelayGroup, modules: both, mesh: newTailscaled, relay: derper, proxies: two},
+		{Name: "tailscaled/derper", Group: RelayGroup, modules: append(both, derperModule), mesh: newTailscaled, relay: derper, proxies: two},
 		{Name: "tailscaled/ginnel-relay", Group: RelayGroup, modules: both, mesh: newTailscaled, relay: ginnelRelay, proxies: two},
 		{Name: "ginnel-relay", Group: DERPGroup, modules: own, relay: ginnelRelay},
-		{Name: "derper", Group: DERPGroup, modules: []module{tailscaleModule}, relay: derper},
+		{Name: "derper", Group: DERPGroup, modules: []module{derperModule}, relay: derper},
+	}
+}
+
+// PathContenders are those that are compared on emulated paths, in the order in which they take their turns.
+func PathContenders() []*Contender {
+	own, both := []module{ginnelModule}, []module{ginnelModule, tailscaledModule}
+	one, two := proxiesAt(socksAddr, socksAddr), proxiesAt(socksAddr, httpAddr)
+	kernel := func(name string, cc load.Congestion) *Contender {
+		p := load.Proxy{Kind: load.Direct, Congestion: cc}
+		return &Contender{Name: name, Group: DirectGroup, proxies: proxies{p, p}, Core: true}
+	}
+	forwarded := kernel("kernel-forwarded", load.CUBIC)
+	forwarded.Group, forwarded.relay, forwarded.Core = RelayGroup, forwarder, false
+	return []*Contender{
+		kernel("kernel-cubic", load.CUBIC), kernel("kernel-bbr", load.BBR),
+		{Name: "ginnel", Group: DirectGroup, modules: own, mesh: newGinnel, proxies: one, Core: true},
+		{Name: "tailscaled", Group: DirectGroup, modules: both, mesh: newTailscaled, proxies: two, Core: true},
+		{Name: "ginnel-wireguard", Group: DirectGroup, modules: own, plain: newGinnelPlain, proxies: one},
+		{Name: "wireproxy", Group: DirectGroup, modules: []module{wireproxyModule}, plain: newWireproxy, proxies: two, NoDatagrams: true},
+		forwarded,
+		{Name: "ginnel/ginnel-relay", Group: RelayGroup, modules: own, mesh: newGinnel, relay: ginnelRelay, proxies: one},
+		{Name: "ginnel/derper", Group: RelayGroup, modules: []module{ginnelModule, derperModule}, mesh: newGinnel, relay: derper, proxies: one},
+		{Name: "tailscaled/derper", Group: RelayGroup, modules: []module{ginnelModule, tailscaledModule, derperModule}, mesh: newTailscaled, relay: derper, proxies: two},
 	}
 }
 
@@ -58,20 +86,27 @@ func Contenders() []*Contender {
 func WithBefore(all []*Contender, before Programs) (both []*Contender) {
 	for _, c := range all {
 		both = append(both, c)
-		if len(c.modules) == 1 && c.modules[0].dir == ginnelModule.dir {
+		if c.ours() {
 			old := *c
-			old.Name, old.programs, old.modules = c.Name+"-before", before, nil
+			old.Name, old.build = c.Name+"-before", before
+			old.modules = slices.DeleteFunc(slices.Clone(c.modules), func(m module) bool { return m.dir == ginnelModule.dir })
 			both = append(both, &old)
 		}
 	}
 	return both
 }
 
+// ours reports whether the nodes or the relay of a contender that is measured are of our build.
+func (c *Contender) ours() bool {
+	return strings.HasPrefix(c.Name, "ginnel")
+}
+
 // Ground is where contenders run, one after the other.
 type Ground struct {
 	Lab      *netlab.Lab
 	Programs Programs
-	Dir      string // for state, one directory for each trial
+	Dir      string   // for state, one directory for each trial
+	Forward  []string // the command of a TCP forwarder; it takes the address to listen on and that to connect to
 }
 
 // Trial is a contender that is set up. Its nodes are not started.
@@ -81,6 +116,8 @@ type Trial struct {
 	Service   *netlab.Host // where it goes to; nil in the group of relays
 	Near, Far Node         // on those; nil if they have none
 	Relay     *Relay       // nil if it has none of its own
+	Door      netip.Addr   // where the service is for a client without a node
+	path      netlab.Path
 	closers   []func()
 }
 
@@ -96,9 +133,10 @@ func (t *Trial) Close() {
 	}
 }
 
-// Prepare makes the machines and starts the servers that a contender needs.
-func (g *Ground) Prepare(ctx context.Context, c *Contender) (*Trial, error) {
-	t := &Trial{Contender: c}
+// Prepare makes the machines and starts the servers that a contender needs. The service is behind the path, and all else
+// at the switch.
+func (g *Ground) Prepare(ctx context.Context, c *Contender, path netlab.Path) (*Trial, error) {
+	t := &Trial{Contender: c, path: path}
 	if err := g.prepare(ctx, t); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("preparing %s: %w", c.Name, err)
@@ -111,30 +149,39 @@ func (g *Ground) prepare(ctx context.Context, t *Trial) (err error) {
 	if t.Contender.Group == RelayGroup {
 		wire = netlab.Isolated
 	}
-	near, err := g.machine(t, "alpha", wire)
+	near, err := g.machine(t, "alpha", wire, netlab.Path{})
 	if err != nil {
 		return err
 	}
 	t.Client = near.host
+	var far machine
+	if t.Contender.Group != DERPGroup {
+		if far, err = g.machine(t, "beta", wire, t.path); err != nil {
+			return err
+		}
+		t.Service, t.Door = far.host, far.host.Addr
+	}
 	if t.Contender.relay != ownRelay {
-		m, err := g.machine(t, "relay", netlab.Open)
+		m, err := g.machine(t, "relay", netlab.Open, netlab.Path{})
 		if err != nil {
 			return err
 		}
-		if t.Relay, err = startRelay(ctx, m, t.Contender.relay); err != nil {
+		if t.Relay, err = g.startRelay(ctx, m, t); err != nil {
 			return err
 		}
 		t.closers = append(t.closers, t.Relay.Process.Stop)
 	}
-	if t.Contender.Group == DERPGroup {
-		return nil
-	}
-	far, err := g.machine(t, "beta", wire)
-	if err != nil {
-		return err
-	}
-	t.Service = far.host
 	return g.nodes(ctx, t, near, far)
+}
+
+// startRelay starts the relay of a trial. A forwarder is the door of the service.
+func (g *Ground) startRelay(ctx context.Context, m machine, t *Trial) (*Relay, error) {
+	if t.Contender.relay != forwarder {
+		return startRelay(ctx, m, t.Contender.relay)
+	}
+	to := netip.AddrPortFrom(t.Door, ServicePort)
+	t.Door = m.host.Addr
+	return startForwarder(ctx, m, g.Forward, to)
 }
 
 // nodes makes the nodes, and the coordination server of those that need one.
@@ -162,14 +209,14 @@ func (g *Ground) nodes(ctx context.Context, t *Trial, near, far machine) error {
 }
 
 // machine makes one for the time of a trial.
-func (g *Ground) machine(t *Trial, name string, wire netlab.Wire) (machine, error) {
-	host, err := g.Lab.NewHost(name, wire)
+func (g *Ground) machine(t *Trial, name string, wire netlab.Wire, path netlab.Path) (machine, error) {
+	host, err := g.Lab.NewHost(name, wire, path)
 	if err != nil {
 		return machine{}, err
 	}
 	t.closers = append(t.closers, func() { host.Close() })
 	dir, err := g.directory(name)
-	return machine{host: host, lab: g.Lab, programs: cmp.Or(t.Contender.programs, g.Programs), dir: dir}, err
+	return machine{host: host, lab: g.Lab, programs: g.Programs, build: cmp.Or(t.Contender.build, g.Programs), dir: dir}, err
 }
 
 func (g *Ground) directory(name string) (string, error) {

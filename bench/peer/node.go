@@ -57,22 +57,31 @@ type machine struct {
 	host     *netlab.Host
 	lab      *netlab.Lab
 	programs Programs
-	dir      string // for its state
+	build    Programs // of the program ginnel
+	dir      string   // for its state
 	process  *netlab.Process
 }
 
 func (m *machine) Process() *netlab.Process { return m.process }
 
+// path is where a program is.
+func (m *machine) path(name string) string {
+	if name == "ginnel" {
+		return m.build.path(name)
+	}
+	return m.programs.path(name)
+}
+
 // start starts a program that goes on.
 func (m *machine) start(name string, args ...string) (err error) {
-	cmd := m.host.Command(m.dir, m.programs.path(name), args...)
+	cmd := m.host.Command(m.dir, m.path(name), args...)
 	m.process, err = m.lab.Start(m.host.Name+" "+name, cmd)
 	return err
 }
 
 // ask runs a program to its end and returns what it wrote to standard output.
 func (m *machine) ask(ctx context.Context, name string, args ...string) ([]byte, error) {
-	return output(ctx, m.host.Command(m.dir, m.programs.path(name), args...))
+	return output(ctx, m.host.Command(m.dir, m.path(name), args...))
 }
 
 // output runs a command that was made without a context.

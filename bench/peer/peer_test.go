@@ -75,11 +75,11 @@ func TestBefore(t *testing.T) {
 		names[c.Name] = true
 		if strings.HasSuffix(c.Name, "-before") {
 			before++
-			if c.programs != "old" || strings.Contains(c.Name, "tailscaled") {
-				t.Errorf("%s has its programs in %q", c.Name, c.programs)
+			if c.build != "old" || strings.Contains(c.Name, "tailscaled") {
+				t.Errorf("%s has its programs in %q", c.Name, c.build)
 			}
-		} else if c.programs != "" {
-			t.Errorf("%s has its programs in %q", c.Name, c.programs)
+		} else if c.build != "" {
+			t.Errorf("%s has its programs in %q", c.Name, c.build)
 		}
 	}
 	if before != 4 {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"ginnel/bench/netlab"
 	"ginnel/relay"
@@ -23,11 +24,12 @@ const (
 	ownRelay    relayKind = iota // that of the coordination server
 	ginnelRelay                  // a program of its own
 	derper
+	forwarder // no relay: it passes TCP connections on to the service
 )
 
 // Relay is a relay on a machine of its own.
 type Relay struct {
-	Region  *relay.Region // has it and nothing else
+	Region  *relay.Region // has it and nothing else; nil for a forwarder
 	Process *netlab.Process
 }
 
@@ -53,4 +55,23 @@ func startRelay(ctx context.Context, m machine, kind relayKind) (*Relay, error) 
 		return nil, err
 	}
 	return &Relay{Region: regionOf(m.host.Addr, relayPort, pin), Process: m.process}, nil
+}
+
+// Forwarding is what a forwarder writes when it can be reached.
+const Forwarding = "forwarding"
+
+var forwardingLine = regexp.MustCompile(Forwarding)
+
+// startForwarder starts a forwarder to the service and waits until it listens.
+func startForwarder(ctx context.Context, m machine, command []string, to netip.AddrPort) (*Relay, error) {
+	listen := netip.AddrPortFrom(m.host.Addr, ServicePort)
+	args := append(slices.Clone(command), listen.String(), to.String())
+	process, err := m.lab.Start(m.host.Name+" forwarder", m.host.Command(m.dir, args[0], args[1:]...))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := process.Await(ctx, forwardingLine); err != nil {
+		return nil, err
+	}
+	return &Relay{Process: process}, nil
 }

@@ -70,10 +70,10 @@ var bars = []bar{
 func (r *Results) verdicts() table {
 	t := table{{"figure", "of", "against", "bar", "aim", "measured", ""}}
 	for _, b := range bars {
-		value, ok := r.median(b.ours, b.figure)
+		value, ok := r.Figures.median(b.ours, b.figure)
 		against := missing
 		if b.theirs != "" {
-			theirs, have := r.median(b.theirs, b.figure)
+			theirs, have := r.Figures.median(b.theirs, b.figure)
 			ok = ok && have && theirs != 0
 			value, against = value/theirs, b.theirs
 		}

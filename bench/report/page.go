@@ -7,8 +7,17 @@ import (
 	"strings"
 )
 
-// Page is BENCHMARKS.md. Chart is where the chart is, seen from the page.
-func (r *Results) Page(chart string) string {
+// Page is BENCHMARKS.md. What is nil is left out. Charts are where they are seen from the page.
+type Page struct {
+	Switch      *Results
+	SwitchChart string
+	Paths       *Paths
+	PathsChart  string
+}
+
+// Text writes it.
+func (p *Page) Text() string {
+	r, chart := p.Switch, p.SwitchChart
 	var b strings.Builder
 	b.WriteString("# Benchmarks\n\nWritten by `make bench-peers PEERS=-write`, not by hand.\n\n")
 	fmt.Fprintf(&b, "![chart](%s)\n\n", chart)

@@ -40,9 +40,11 @@ func TestShow(t *testing.T) {
 // sample has two contenders and a figure that one of them lacks.
 func sample() *Results {
 	return &Results{
-		Date: "2026-01-02", Commit: "abc", Machine: "one", Rounds: 3, Seconds: 2, Versions: map[string]string{"b": "v2", "a": "v1"},
+		Run: Run{
+			Date: "2026-01-02", Commit: "abc", Machine: "one", Rounds: 3, Seconds: 2, Versions: map[string]string{"b": "v2", "a": "v1"},
+		},
 		Groups: []Group{{"direct", []string{"ginnel", "tailscaled"}}},
-		Figures: map[string][]map[string]float64{
+		Figures: Figures{
 			"ginnel":     {{"down1.mbps": 3000, "trips.p50_us": 100}, {"down1.mbps": 1000}, {"down1.mbps": 2000, "down64.mbps": 10}},
 			"tailscaled": {{"down1.mbps": 1000, "down8.mbps": 700, "trips.p50_us": 200}},
 		},
@@ -169,12 +171,12 @@ func TestChart(t *testing.T) {
 
 // TestPage proves that the page has all tables and says what was measured, where and with what.
 func TestPage(t *testing.T) {
-	if page := sample().Page("chart"); strings.Contains(page, "failed") {
+	if page := (&Page{Switch: sample(), SwitchChart: "chart"}).Text(); strings.Contains(page, "failed") {
 		t.Errorf("nothing has failed, but it says so:\n%s", page)
 	}
 	r := sample()
 	r.Failures = []string{"round 2: ginnel"}
-	page := r.Page("docs/chart.svg")
+	page := (&Page{Switch: r, SwitchChart: "docs/chart.svg"}).Text()
 	for _, want := range []string{"](docs/chart.svg)", "## Direct", "## Bars", "| a | v1 |\n| b | v2 |", "2026-01-02", "abc", "3 rounds", "- round 2: ginnel\n", "| 2000 | 1000 |"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%q is not in\n%s", want, page)

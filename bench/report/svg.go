@@ -59,7 +59,7 @@ func (r *Results) panel(b *bytes.Buffer, p panel, y int) int {
 	var lines []line
 	longest := 0.0
 	for _, c := range p.of {
-		if v, ok := r.median(c, p.figure); ok {
+		if v, ok := r.Figures.median(c, p.figure); ok {
 			lines = append(lines, line{c, v})
 			longest = max(longest, v)
 		}

@@ -20,11 +20,11 @@ type table [][]string
 // of makes the table of a group.
 func (r *Results) table(g Group) table {
 	t := table{append([]string{"median of " + plural(r.Rounds, "round")}, g.Contenders...)}
-	for _, row := range rows(r.names(g.Contenders)) {
+	for _, row := range rows(r.Figures.names(g.Contenders)) {
 		line := []string{row.title}
 		for _, c := range g.Contenders {
 			cell := missing
-			if v, ok := r.median(c, row.figure); ok {
+			if v, ok := r.Figures.median(c, row.figure); ok {
 				cell = show(v)
 			}
 			line = append(line, cell)

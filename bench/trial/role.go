@@ -26,6 +26,8 @@ const (
 	serveRole   = "serve"   // is the service
 	loadRole    = "load"    // measures by way of a proxy
 	relayedRole = "relayed" // measures a relay
+	emulateRole = "emulate" // is a path
+	forwardRole = "forward" // passes TCP connections on
 )
 
 // Play does what a role asks for. Known is false if the arguments are not those of a role.
@@ -43,6 +45,13 @@ func Play(ctx context.Context, args []string, in io.Reader, out io.Writer) (know
 		return true, play(ctx, rest, out, load.Measure)
 	case relayedRole:
 		return true, play(ctx, rest, out, derpload.Measure)
+	case emulateRole:
+		return true, netlab.Emulate(ctx, rest, out)
+	case forwardRole:
+		if len(rest) != 2 {
+			return true, errors.New("forwarding: want the address to listen on and that to connect to")
+		}
+		return true, load.Forward(ctx, rest[0], rest[1], peer.Forwarding, out)
 	}
 	return false, nil
 }
@@ -64,6 +73,14 @@ func play[Spec any](ctx context.Context, args []string, out io.Writer, measure f
 
 // Hold is what keeps the namespaces of a lab.
 func Hold() *exec.Cmd { return exec.Command("/proc/self/exe", holdRole) }
+
+// Emulate is what carries the frames of a path of a lab.
+func Emulate(args ...string) *exec.Cmd {
+	return exec.Command("/proc/self/exe", append([]string{emulateRole}, args...)...)
+}
+
+// Forward is the command of a TCP forwarder, without its addresses.
+func Forward() []string { return []string{self(), forwardRole} }
 
 // self is the file of this program, for other processes: theirs is another.
 func self() string { return fmt.Sprintf("/proc/%d/exe", os.Getpid()) }
@@ -95,7 +112,7 @@ func (r *run) measure(ctx context.Context, s load.Spec) (load.Figures, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, stepLimit+20*s.Duration)
+	ctx, cancel := context.WithTimeout(ctx, stepLimit+20*s.Duration+s.Warmup)
 	defer cancel()
 	return p.result(ctx)
 }

@@ -10,22 +10,24 @@ import (
 	"time"
 
 	"ginnel/bench/load"
+	"ginnel/bench/netlab"
 	"ginnel/bench/peer"
-	"ginnel/bench/proc"
 )
 
 const (
 	// joinLimit bounds the way from a start to the first byte.
 	joinLimit = 60 * time.Second
+	// pathLimit bounds the wait for a direct path where nodes may do without.
+	pathLimit = 20 * time.Second
 	// stepLimit bounds a measurement, beside its own duration.
 	stepLimit = 3 * time.Minute
 )
 
 func number(name string, n int) string { return name + strconv.Itoa(n) }
 
-// Run measures one contender once. What fails leaves out its own figures only; they come with the error.
+// Run measures one contender once, on the switch. What fails leaves out its own figures only; they come with the error.
 func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *slog.Logger) (load.Figures, error) {
-	r := &run{ground: g, plan: p, figures: make(load.Figures), log: log.With("contender", c.Name)}
+	r := &run{ground: g, calm: p.Calm, rest: p.Settle, figures: make(load.Figures), log: log.With("contender", c.Name)}
 	var parts []func(context.Context) error
 	if c.Group == peer.DERPGroup {
 		for _, steps := range p.relayParts() {
@@ -45,11 +47,62 @@ func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *sl
 	return r.figures, errors.Join(errs...)
 }
 
+// RunPath does the same on a path.
+func RunPath(ctx context.Context, g *peer.Ground, c *peer.Contender, path Path, p PathPlan, log *slog.Logger) (load.Figures, error) {
+	r := &run{
+		ground: g, path: path.emulated(), calm: pathCalm(path), rest: pathCalm(path), figures: make(load.Figures),
+		log: log.With("contender", c.Name, "path", path.Name),
+	}
+	err := r.part(ctx, c, func(ctx context.Context) error {
+		err := r.steps(ctx, p.steps(path, c.SOCKS, r.rival()))
+		if r.trial.Near != nil && r.check() == nil {
+			err = errors.Join(err, r.note(ctx))
+		}
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("trying %s on %s: %w", c.Name, path.Name, err)
+	}
+	return r.figures, err
+}
+
+// note keeps whether the nodes have a direct path in the end.
+func (r *run) note(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pathLimit)
+	defer cancel()
+	way, err := r.way(ctx)
+	if err != nil {
+		return err
+	}
+	direct := 0.0
+	if way == peer.DirectPath {
+		direct = 1
+	}
+	r.take("path", load.Figures{"direct": direct})
+	return nil
+}
+
+// rival is a connection of the kernel beside the contender: CUBIC, which is what most of the world uses. Who is CUBIC itself,
+// or cannot be beside it because its machines do not reach each other, has none.
+func (r *run) rival() *load.Rival {
+	c := r.trial.Contender
+	if c.Group != peer.DirectGroup || c.SOCKS.Congestion == load.CUBIC {
+		return nil
+	}
+	return &load.Rival{
+		Proxy:  load.Proxy{Kind: load.Direct, Congestion: load.CUBIC},
+		Target: netip.AddrPortFrom(r.trial.Service.Addr, peer.ServicePort),
+	}
+}
+
+// pathCalm is the time in which what is on its way, and what waits for the bottleneck, arrives.
+func pathCalm(path Path) time.Duration { return time.Second/2 + 4*path.RTT }
+
 // part sets the contender up for a part of the measurements.
 func (r *run) part(ctx context.Context, c *peer.Contender, measure func(context.Context) error) (err error) {
 	begun, cancel := context.WithTimeout(ctx, joinLimit)
 	defer cancel()
-	if r.trial, err = r.ground.Prepare(begun, c); err != nil {
+	if r.trial, err = r.ground.Prepare(begun, c, r.path); err != nil {
 		return err
 	}
 	defer r.trial.Close()
@@ -60,7 +113,9 @@ func (r *run) part(ctx context.Context, c *peer.Contender, measure func(context.
 type run struct {
 	trial   *peer.Trial
 	ground  *peer.Ground
-	plan    Plan
+	path    netlab.Path   // zero on the switch
+	calm    time.Duration // before each measurement
+	rest    time.Duration // before the first
 	figures load.Figures
 	log     *slog.Logger
 }
@@ -73,7 +128,7 @@ func (r *run) steps(ctx context.Context, steps []step) error {
 		return err
 	}
 	defer service.Kill()
-	target := netip.AddrPortFrom(t.Service.Addr, peer.ServicePort)
+	target := netip.AddrPortFrom(t.Door, peer.ServicePort)
 	if t.Near != nil {
 		addr, err := r.join(ctx)
 		if err != nil {
@@ -83,11 +138,11 @@ func (r *run) steps(ctx context.Context, steps []step) error {
 	}
 	var errs []error
 	for _, s := range steps {
-		if err := wait(ctx, r.plan.Calm); err != nil {
+		if err := wait(ctx, r.calm); err != nil {
 			return err
 		}
 		s.spec.Target, s.spec.PIDs = target, r.pids()
-		f, err := r.measure(ctx, s.spec)
+		f, err := r.counted(ctx, s.spec)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
 			continue
@@ -97,67 +152,34 @@ func (r *run) steps(ctx context.Context, steps []step) error {
 	return errors.Join(append(errs, r.check())...)
 }
 
-// join starts both nodes. The far one is ready before the near one starts, which is timed until the first byte has come
-// through its proxy.
-func (r *run) join(ctx context.Context) (addr netip.Addr, err error) {
-	ctx, cancel := context.WithTimeout(ctx, joinLimit)
-	defer cancel()
-	t := r.trial
-	if err := t.Far.Start(ctx); err != nil {
-		return addr, err
+// counted makes a measurement, and adds what the path has dropped meanwhile, if there is one.
+func (r *run) counted(ctx context.Context, s load.Spec) (load.Figures, error) {
+	if r.path == (netlab.Path{}) {
+		return r.measure(ctx, s)
 	}
-	if addr, err = t.Far.Ready(ctx); err != nil {
-		return addr, err
-	}
-	probe, err := r.begin(load.Spec{Kind: load.First, Proxy: t.Contender.SOCKS, Target: netip.AddrPortFrom(addr, peer.ServicePort), Duration: joinLimit})
+	before, err := r.trial.Service.Counters()
 	if err != nil {
-		return addr, err
+		return nil, err
 	}
-	started := time.Now()
-	if err := t.Near.Start(ctx); err != nil {
-		return addr, errors.Join(err, probe.abandon())
-	}
-	f, err := probe.result(ctx)
+	f, err := r.measure(ctx, s)
 	if err != nil {
-		return addr, fmt.Errorf("waiting for the first byte: %w\n%s\n%s", err, t.Near.Process().Tail(), t.Far.Process().Tail())
+		return nil, err
 	}
-	took := f["unix_s"] - float64(started.UnixNano())/1e9
-	r.take("join", load.Figures{"s": took})
-	if _, err := t.Near.Ready(ctx); err != nil {
-		return addr, err
-	}
-	return addr, r.settle(ctx)
+	after, err := r.trial.Service.Counters()
+	drops(f, s.Direction, after.Sub(before))
+	return f, err
 }
 
-// settle waits until the nodes have the path that is to be measured, and then for calm, in which their memory is read.
-func (r *run) settle(ctx context.Context) error {
-	t, want := r.trial, peer.DirectPath
-	if t.Contender.Group == peer.RelayGroup {
-		want = peer.RelayPath
+// drops adds what a path has dropped of the packets that went the way of the data.
+func drops(f load.Figures, d load.Direction, c netlab.Counters) {
+	way := c.Back
+	if d == load.Up {
+		way = c.Forward
 	}
-	err := t.Near.Process().Until(ctx, "its path is "+string(want), func(ctx context.Context) error {
-		got, err := t.Near.Path(ctx, t.Service.Name)
-		if err == nil && got != want {
-			err = fmt.Errorf("its path is %s", got)
-		}
-		return err
-	})
-	if err != nil {
-		return err
+	if way.Packets > 0 {
+		f["dropped_percent"] = 100 * float64(way.QueueFull) / float64(way.Packets)
+		f["lost_percent"] = 100 * float64(way.Lost) / float64(way.Packets)
 	}
-	if err := wait(ctx, r.plan.Settle); err != nil {
-		return err
-	}
-	most := 0.0
-	for _, pid := range r.pids() {
-		m, err := proc.Resident(pid)
-		if err != nil {
-			return err
-		}
-		most = max(most, float64(m.Now)/1e6)
-	}
-	r.take("joined", load.Figures{"mb": most})
-	return nil
 }
 
 func (r *run) pids() []int {
@@ -179,7 +201,7 @@ func (r *run) check() error {
 func (r *run) relaySteps(ctx context.Context, steps []relayStep) error {
 	var errs []error
 	for _, s := range steps {
-		if err := wait(ctx, r.plan.Calm); err != nil {
+		if err := wait(ctx, r.calm); err != nil {
 			return err
 		}
 		s.spec.Region, s.spec.PID = r.trial.Relay.Region, r.trial.Relay.Process.PID()

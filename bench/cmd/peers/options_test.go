@@ -10,18 +10,18 @@ import (
 
 // TestParse proves what flags say by themselves, and that what cannot be is an error.
 func TestParse(t *testing.T) {
-	o, err := parse([]string{"-root", "x", "-bin", "y", "-rounds", "5", "-seconds", "0.5", "-scale", "-only", "relay,kernel"})
+	o, err := newComparison([]string{"-root", "x", "-bin", "y", "-rounds", "5", "-seconds", "0.5", "-scale", "-only", "relay,kernel"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.rounds != 5 || o.plan.Seconds != 0.5 || len(o.plan.IdleClients) != 4 || !filepath.IsAbs(string(o.programs)) || !filepath.IsAbs(o.root) {
+	if o.Rounds != 5 || o.plan.Seconds != 0.5 || len(o.plan.IdleClients) != 4 || !filepath.IsAbs(string(o.Programs)) || !filepath.IsAbs(o.Root) {
 		t.Errorf("got %+v", o)
 	}
-	if o.json != "" || o.svg != "" || o.page != "" {
+	if o.JSON != "" || o.SVG != "" || o.Write {
 		t.Errorf("files are written though nobody asked for them: %+v", o)
 	}
 	for _, bad := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-only", "nonsense"}, {"-only", "direct,"}, {"-steps", "("}, {"word"}} {
-		if _, err := parse(append([]string{"-bin", "y"}, bad...)); err == nil {
+		if _, err := newComparison(append([]string{"-bin", "y"}, bad...)); err == nil {
 			t.Errorf("%v: want an error", bad)
 		}
 	}
@@ -29,8 +29,8 @@ func TestParse(t *testing.T) {
 
 // TestSmoke proves that a smoke test is one round whatever else is said.
 func TestSmoke(t *testing.T) {
-	o, err := parse([]string{"-bin", "y", "-smoke", "-rounds", "5", "-seconds", "9"})
-	if err != nil || o.rounds != 1 || o.plan.Seconds >= 1 {
+	o, err := newComparison([]string{"-bin", "y", "-smoke", "-rounds", "5", "-seconds", "9"})
+	if err != nil || o.Rounds != 1 || o.plan.Seconds >= 1 {
 		t.Errorf("got %+v, %v", o, err)
 	}
 }
@@ -46,10 +46,11 @@ func TestChoose(t *testing.T) {
 		"ginnel-relay,kernel":    "kernel ginnel-relay",
 		"wireproxy,ginnel-relay": "wireproxy ginnel-relay",
 	} {
-		chosen, err := choose(only)
+		o, err := newComparison([]string{"-bin", "y", "-only", only})
 		if err != nil {
-			t.Errorf("%q: %v", only, err)
+			t.Fatalf("%q: %v", only, err)
 		}
+		chosen := o.Contenders
 		var names []string
 		for _, c := range chosen {
 			names = append(names, c.Name)
@@ -85,12 +86,12 @@ func TestAgain(t *testing.T) {
 	if err := os.WriteFile(kept, []byte(figures), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o, err := parse([]string{"-root", root, "-bin", root, "-from", kept, "-write"})
+	o, err := newComparison([]string{"-root", root, "-bin", root, "-from", kept, "-write"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again(o); err != nil {
-		t.Fatal(err)
+	if wanted, err := o.Again(); !wanted || err != nil {
+		t.Fatal(wanted, err)
 	}
 	for _, name := range []string{"BENCHMARKS.md", "docs/benchmarks.svg", "docs/benchmarks.json"} {
 		if b, err := os.ReadFile(filepath.Join(root, name)); err != nil || !strings.Contains(string(b), "2345") {
@@ -101,7 +102,7 @@ func TestAgain(t *testing.T) {
 		if err := os.WriteFile(kept, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := again(o); err == nil {
+		if _, err := o.Again(); err == nil {
 			t.Errorf("figures that are %q: want an error", bad)
 		}
 	}

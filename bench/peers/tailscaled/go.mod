@@ -1,6 +1,9 @@
-// This module has no code. It pins tailscaled and derper, which are built from it with the dependencies of their own release
+// This module has no code. It pins tailscaled and tailscale, which are built from it with the dependencies of their own release
 // and nobody else's, so that what is measured is what is shipped.
-module ginnel/bench/peers/tailscale
+//
+// This is the newest release that builds: 1.104 needs versions of gvisor.dev/gvisor and github.com/tailscale/gliderssh that the
+// module proxy does not have.
+module ginnel/bench/peers/tailscaled
 
 go 1.26.6
 
@@ -130,7 +133,6 @@ require (
 )
 
 tool (
-	tailscale.com/cmd/derper
 	tailscale.com/cmd/tailscale
 	tailscale.com/cmd/tailscaled
 )

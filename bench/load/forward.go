@@ -1,0 +1,59 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+)
+
+// Forward passes TCP connections from one address on to another until the context ends, with CUBIC on both sides. It is the
+// least that a relay could do: the kernel copies what arrives on one connection to the other. It writes ready on out when it
+// listens.
+func Forward(ctx context.Context, listen, to, ready string, out io.Writer) error {
+	cfg := net.ListenConfig{Control: CUBIC.Control}
+	ln, err := cfg.Listen(ctx, "tcp", listen)
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+	defer ln.Close()
+	fmt.Fprintln(out, ready)
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return ctx.Err()
+		}
+		wg.Go(func() { forward(ctx, c.(*net.TCPConn), to) })
+	}
+}
+
+// forward serves one connection.
+func forward(ctx context.Context, near *net.TCPConn, to string) {
+	defer near.Close()
+	d := net.Dialer{Control: CUBIC.Control}
+	c, err := d.DialContext(ctx, "tcp", to)
+	if err != nil {
+		return // the client sees the end
+	}
+	far := c.(*net.TCPConn)
+	defer far.Close()
+	defer context.AfterFunc(ctx, func() { near.Close(); far.Close() })()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { pass(far, near) })
+	pass(near, far)
+}
+
+// pass copies one direction, and passes its end on.
+func pass(to, from *net.TCPConn) {
+	if _, err := io.Copy(to, from); err != nil {
+		to.Close() // for the other direction
+		from.Close()
+		return
+	}
+	to.CloseWrite()
+}

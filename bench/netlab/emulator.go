@@ -1,0 +1,102 @@
+package netlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"ginnel/internal/netem"
+)
+
+const (
+	// emulatorReady is what the emulator writes when its devices exist and it can be asked.
+	emulatorReady = "emulating"
+	// answerDescriptor is where the emulator writes its counters: the first of cmd.ExtraFiles.
+	answerDescriptor = 3
+	// emulatorNice is the emulator's niceness. It stands for hardware, so it runs before the programs that are measured.
+	emulatorNice = -15
+)
+
+// Emulate is the process of one path: it makes two TAP devices and carries frames between them until the context ends.
+// For each SIGUSR1 it writes its counters to descriptor 3, as JSON. Args are the two device names and what
+// [netem.Config.String] writes of both directions.
+func Emulate(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) != 4 {
+		return fmt.Errorf("emulating a path: want two devices and two directions, got %q", args)
+	}
+	var taps [2]*netem.TAP
+	var ways [2]*netem.Direction
+	for i := range taps {
+		cfg, err := netem.Parse(args[2+i])
+		if err != nil {
+			return err
+		}
+		ways[i] = netem.NewDirection(cfg, rand.Uint64())
+		if taps[i], err = netem.OpenTAP(args[i]); err != nil {
+			return explain(err)
+		}
+		defer taps[i].Close()
+	}
+	hurry()
+	w := netem.NewWire(taps[0], taps[1], ways[0], ways[1])
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	defer signal.Stop(asked)
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { answer(ctx, w, asked, os.NewFile(answerDescriptor, "answers")) })
+	fmt.Fprintln(out, emulatorReady)
+	return w.Run(ctx)
+}
+
+// answer writes the counters of w whenever somebody asks.
+func answer(ctx context.Context, w *netem.Wire, asked <-chan os.Signal, out io.Writer) {
+	enc := json.NewEncoder(out)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-asked:
+		}
+		var c Counters
+		c.Forward, c.Back = w.Stats()
+		if enc.Encode(c) != nil {
+			return // whoever asks sees the end of the pipe
+		}
+	}
+}
+
+// hurry raises the priority of all threads, because Linux keeps a priority for each. Later threads inherit it. Without the
+// right to do so the emulator competes with the programs.
+func hurry() {
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return
+	}
+	for _, t := range threads {
+		if id, err := strconv.Atoi(t.Name()); err == nil {
+			syscall.Setpriority(syscall.PRIO_PROCESS, id, emulatorNice)
+		}
+	}
+}
+
+// explain adds to an error of opening a TAP device what to do about it.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%w: emulated paths need the kernel's tun driver", err)
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w: emulated paths need read and write access to /dev/net/tun: run as root", err)
+	}
+	return err
+}

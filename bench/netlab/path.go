@@ -1,0 +1,100 @@
+package netlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"sync"
+	"syscall"
+	"time"
+
+	"ginnel/internal/netem"
+)
+
+// Path is an emulated path between the switch and a host. The zero value is a plain cable.
+type Path struct {
+	Forward netem.Config // from the switch to the host
+	Back    netem.Config // from the host to the switch
+}
+
+// Counters are those of both directions of a path.
+type Counters struct {
+	Forward, Back netem.Stats
+}
+
+const (
+	// queueLength of a TAP device, in frames. The usual 1000 are less than a large window, and what exceeds them would
+	// be lost before it reaches the emulated bottleneck.
+	queueLength = "10000"
+	// emulatorLimit bounds the start of an emulator and each of its answers.
+	emulatorLimit = 10 * time.Second
+)
+
+var emulatorReadyLine = regexp.MustCompile(emulatorReady)
+
+// emulator is a process that runs [Emulate].
+type emulator struct {
+	process *Process
+
+	mu      sync.Mutex // held while the process is asked
+	pipe    *os.File
+	answers *json.Decoder // of pipe
+}
+
+// startEmulator starts the process of a path between two devices, and waits until they exist.
+func (l *Lab) startEmulator(near, far string, p Path) (*emulator, error) {
+	cmd := l.cfg.Emulate(near, far, p.Forward.String(), p.Back.String())
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer write.Close()
+	cmd.ExtraFiles = []*os.File{write}
+	process, err := l.Start("path "+near, cmd)
+	if err != nil {
+		read.Close()
+		return nil, err
+	}
+	e := &emulator{process: process, pipe: read, answers: json.NewDecoder(read)}
+	ctx, cancel := context.WithTimeout(context.Background(), emulatorLimit)
+	defer cancel()
+	if _, err := process.Await(ctx, emulatorReadyLine); err != nil {
+		e.close()
+		return nil, fmt.Errorf("emulating a path: %w", err)
+	}
+	return e, nil
+}
+
+func (e *emulator) close() {
+	e.process.Kill()
+	e.pipe.Close()
+}
+
+// counters asks the process.
+func (e *emulator) counters() (c Counters, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.process.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		return c, errors.Join(fmt.Errorf("asking for the counters of a path: %w", err), e.process.Check())
+	}
+	e.pipe.SetReadDeadline(time.Now().Add(emulatorLimit))
+	if err := e.answers.Decode(&c); err != nil {
+		return c, errors.Join(fmt.Errorf("reading the counters of a path: %w", err), e.process.Check())
+	}
+	return c, nil
+}
+
+// Sub returns what was counted since earlier.
+func (c Counters) Sub(earlier Counters) Counters {
+	return Counters{difference(c.Forward, earlier.Forward), difference(c.Back, earlier.Back)}
+}
+
+func difference(a, b netem.Stats) netem.Stats {
+	return netem.Stats{
+		Packets: a.Packets - b.Packets, Bytes: a.Bytes - b.Bytes, QueueFull: a.QueueFull - b.QueueFull,
+		Lost: a.Lost - b.Lost, TooLong: a.TooLong - b.TooLong, Late: a.Late - b.Late,
+	}
+}

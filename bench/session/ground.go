@@ -1,0 +1,90 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"ginnel/bench/netlab"
+	"ginnel/bench/peer"
+	"ginnel/bench/report"
+	"ginnel/bench/trial"
+)
+
+// Ground is a network in the namespace of this process, with a directory for what programs write.
+type Ground struct {
+	peer.Ground
+	dir string
+}
+
+// NewGround makes one. TCPBuffer is that of [netlab.Config].
+func NewGround(programs peer.Programs, tcpBuffer int) (*Ground, error) {
+	dir, err := os.MkdirTemp("", "ginnel-bench-")
+	if err != nil {
+		return nil, err
+	}
+	lab, err := netlab.New(netlab.Config{Dir: dir, Hold: trial.Hold, Emulate: trial.Emulate, TCPBuffer: tcpBuffer})
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, fmt.Errorf("making the network: %w", err)
+	}
+	return &Ground{peer.Ground{Lab: lab, Programs: programs, Dir: dir, Forward: trial.Forward()}, dir}, nil
+}
+
+// Close ends all programs and removes what they wrote.
+func (g *Ground) Close() error {
+	g.Lab.Close()
+	return os.RemoveAll(g.dir)
+}
+
+// NewRun describes the run that begins.
+func (o *Options) NewRun(ctx context.Context) report.Run {
+	return report.Run{
+		Date: time.Now().UTC().Format(time.DateOnly), Commit: commit(ctx, o.Root), Machine: machine(), Smoke: o.Smoke,
+		Rounds: o.Rounds, Seconds: o.Seconds, Versions: peer.Versions(o.Programs, o.Contenders),
+	}
+}
+
+// commit is the last that changed the product, as far as it is known.
+func commit(ctx context.Context, root string) string {
+	out, err := exec.CommandContext(ctx, "git", "-C", root, "log", "-1", "--format=%h", "--",
+		"*.go", "go.mod", ":!bench", ":!interop", ":!*_test.go").Output()
+	if text := strings.TrimSpace(string(out)); err == nil && text != "" {
+		return text
+	}
+	return "unknown"
+}
+
+// machine is what may be of interest of it.
+func machine() string {
+	name := runtime.GOARCH
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err == nil {
+		for line := range bytes.Lines(b) {
+			if key, value, ok := bytes.Cut(line, []byte(":")); ok && bytes.HasPrefix(key, []byte("model name")) {
+				name = string(bytes.TrimSpace(value))
+				break
+			}
+		}
+	}
+	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		kernel = []byte("unknown")
+	}
+	return fmt.Sprintf("%d cores of %s, Linux %s, with %s processes running before", runtime.NumCPU(), name, bytes.TrimSpace(kernel), busy())
+}
+
+// busy is how many processes others have had running in the last minute: with more than a few, ratios are what remains.
+func busy() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	average, _, _ := strings.Cut(string(b), " ")
+	return average
+}

@@ -1,0 +1,84 @@
+package trial
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"ginnel/bench/netlab"
+	"ginnel/internal/netem"
+)
+
+// Path is an emulated path that contenders are compared on. Both directions are alike.
+type Path struct {
+	Name    string
+	RTT     time.Duration
+	Mbps    int           // of the bottleneck
+	Queue   float64       // of the bottleneck, in bandwidth-delay products; 0 is 1
+	Loss    float64       // fraction of packets lost at random, each way
+	Reorder float64       // fraction of packets that are late, each way
+	Late    time.Duration // how late these are
+	Main    bool          // measured in every way and with every contender
+}
+
+// leastQueue is the least length of a bottleneck's queue in bytes. With less than some 40 packets nothing is measured but that.
+const leastQueue = 64_000
+
+// Paths are all there are, in the order of the tables.
+func Paths() []Path {
+	const ms = time.Millisecond
+	return []Path{
+		{Name: "rtt1", RTT: ms, Mbps: 500},
+		{Name: "rtt20", RTT: 20 * ms, Mbps: 100, Main: true},
+		{Name: "rtt20-fast", RTT: 20 * ms, Mbps: 500},
+		{Name: "rtt20-late5", RTT: 20 * ms, Mbps: 300, Reorder: 0.05, Late: 4 * ms},
+		{Name: "rtt66", RTT: 66 * ms, Mbps: 300, Main: true},
+		{Name: "rtt66-slow", RTT: 66 * ms, Mbps: 100},
+		{Name: "rtt66-shallow", RTT: 66 * ms, Mbps: 300, Queue: 0.25},
+		{Name: "rtt66-loss0.1", RTT: 66 * ms, Mbps: 300, Loss: 0.001, Main: true},
+		{Name: "rtt66-loss1", RTT: 66 * ms, Mbps: 300, Loss: 0.01},
+		{Name: "rtt66-late1", RTT: 66 * ms, Mbps: 300, Reorder: 0.01, Late: 66 * ms / 4},
+		{Name: "rtt150", RTT: 150 * ms, Mbps: 300, Main: true},
+		{Name: "rtt200-loss2", RTT: 200 * ms, Mbps: 100, Loss: 0.02},
+		{Name: "rtt300", RTT: 300 * ms, Mbps: 20},
+	}
+}
+
+// SmokePath is what shows that paths work.
+func SmokePath() Path {
+	return Path{Name: "smoke", RTT: 10 * time.Millisecond, Mbps: 50, Loss: 0.001, Reorder: 0.001, Late: time.Millisecond, Main: true}
+}
+
+// queue is the length of the bottleneck's queue in bytes.
+func (p *Path) queue() int {
+	products := p.Queue
+	if products == 0 {
+		products = 1
+	}
+	return max(leastQueue, int(products*float64(p.Mbps)*1e6/8*p.RTT.Seconds()))
+}
+
+// emulated is the path for the lab.
+func (p *Path) emulated() netlab.Path {
+	way := netem.Config{
+		Delay: p.RTT / 2, Rate: int64(p.Mbps) * 1e6, Queue: p.queue(), Loss: p.Loss, Reorder: p.Reorder, ReorderDelay: p.Late,
+	}
+	return netlab.Path{Forward: way, Back: way}
+}
+
+// About says in words what the path is.
+func (p *Path) About() string {
+	parts := []string{
+		fmt.Sprintf("%d ms", p.RTT.Milliseconds()), fmt.Sprintf("%d Mbit/s", p.Mbps), fmt.Sprintf("queue of %d kB", p.queue()/1000),
+	}
+	if p.Loss > 0 {
+		parts = append(parts, percent(p.Loss)+" lost each way")
+	}
+	if p.Reorder > 0 {
+		parts = append(parts, fmt.Sprintf("%s of packets %s ms late", percent(p.Reorder), strconv.FormatFloat(p.Late.Seconds()*1e3, 'g', 3, 64)))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func percent(fraction float64) string { return strconv.FormatFloat(100*fraction, 'g', 3, 64) + " %" }

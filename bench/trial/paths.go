@@ -23,7 +23,7 @@ type Path struct {
 }
 
 // leastQueue is the least length of a bottleneck's queue in bytes. With less than some 40 packets nothing is measured but that.
-const leastQueue = 64_000
+const leastQueue = 128_000
 
 // Paths are all there are, in the order of the tables.
 func Paths() []Path {

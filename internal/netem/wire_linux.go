@@ -1,7 +1,6 @@
 package netem
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +18,8 @@ const (
 	frameSize   = 2 << 10 // holds any frame of a device with an MTU of 1500
 	readBatch   = 64      // frames read before due ones are delivered
 	pollLimit   = 100 * time.Millisecond
+	// restLimit bounds the rest of a busy lane, see lane.rest.
+	restLimit = 100 * time.Microsecond
 )
 
 // TAP is one end of a Wire: a network device whose frames this process reads and writes.
@@ -55,7 +57,7 @@ type Wire struct {
 
 // NewWire returns a Wire between a and b. The Wire does not close them.
 func NewWire(a, b *TAP, forward, back *Direction) *Wire {
-	return &Wire{forward: lane{from: a, to: b, model: forward}, back: lane{from: b, to: a, model: back}}
+	return &Wire{forward: newLane(a, b, forward), back: newLane(b, a, back)}
 }
 
 // Run carries frames until the context ends.
@@ -75,12 +77,18 @@ func (w *Wire) Stats() (forward, back Stats) { return w.forward.stats(), w.back.
 // lane carries the frames of one direction.
 type lane struct {
 	from, to *TAP
-	flying   flight
-	count    uint64   // of frames so far, which orders those that arrive at the same time
-	free     [][]byte // buffers of frames that have arrived
+	// rest is the pause between two rounds of a busy lane. It bounds the cost: frames share the rounds. Under load frames
+	// are that much early or late; single frames are not.
+	rest   time.Duration
+	flying flight
+	free   [][]byte // buffers of frames that have arrived
 
 	mu    sync.Mutex // held while the model is asked
 	model *Direction
+}
+
+func newLane(from, to *TAP, model *Direction) lane {
+	return lane{from: from, to: to, model: model, rest: min(restLimit, model.cfg.Delay/100)}
 }
 
 func (l *lane) stats() Stats {
@@ -95,11 +103,16 @@ func (l *lane) run(ctx context.Context, start time.Time) error {
 	defer runtime.UnlockOSThread()
 	unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // best effort
 	for ctx.Err() == nil {
-		if err := l.take(start); err != nil {
+		taken, err := l.take(start)
+		if err != nil {
 			return err
 		}
-		next := l.deliver(time.Since(start))
-		if err := l.wait(next - time.Since(start)); err != nil {
+		delivered := l.deliver(time.Since(start) + l.rest/2)
+		if taken+delivered > 1 {
+			pause(l.rest)
+			continue
+		}
+		if err := l.wait(l.flying.next() - time.Since(start)); err != nil {
 			return err
 		}
 	}
@@ -107,20 +120,21 @@ func (l *lane) run(ctx context.Context, start time.Time) error {
 }
 
 // take reads the frames that wait in the device. One that is down or has gone has none.
-func (l *lane) take(start time.Time) error {
-	for range readBatch {
+func (l *lane) take(start time.Time) (taken int, err error) {
+	for taken < readBatch {
 		b := l.buffer()
-		n, err := unix.Read(l.from.fd, b)
-		switch {
-		case err == nil:
-		case err == unix.EINTR:
+		n, errno := transfer(unix.SYS_READ, l.from.fd, b)
+		switch errno {
+		case 0:
+		case unix.EINTR:
 			continue
-		case err == unix.EAGAIN || err == unix.EIO:
+		case unix.EAGAIN, unix.EIO:
 			l.free = append(l.free, b)
-			return nil
+			return taken, nil
 		default:
-			return fmt.Errorf("netem: reading from %s: %w", l.from.Name, err)
+			return taken, fmt.Errorf("netem: reading from %s: %w", l.from.Name, errno)
 		}
+		taken++
 		l.mu.Lock()
 		arrival, v := l.model.Send(time.Since(start), n-frameHeader)
 		l.mu.Unlock()
@@ -128,10 +142,9 @@ func (l *lane) take(start time.Time) error {
 			l.free = append(l.free, b)
 			continue
 		}
-		l.count++
-		heap.Push(&l.flying, frame{arrival, l.count, b[:n]})
+		l.flying.add(arrival, b[:n])
 	}
-	return nil
+	return taken, nil
 }
 
 func (l *lane) buffer() []byte {
@@ -144,17 +157,27 @@ func (l *lane) buffer() []byte {
 	return b[:frameSize]
 }
 
-// deliver writes the frames that arrive by now, and returns when the next one does.
-func (l *lane) deliver(now time.Duration) (next time.Duration) {
-	for len(l.flying) > 0 && l.flying[0].arrival <= now {
-		f := heap.Pop(&l.flying).(frame)
-		unix.Write(l.to.fd, f.b) // a device that is down loses it
+// deliver writes the frames that arrive by now.
+func (l *lane) deliver(now time.Duration) (delivered int) {
+	for l.flying.next() <= now {
+		f := l.flying.take()
+		transfer(unix.SYS_WRITE, l.to.fd, f.b) // a device that is down loses it
 		l.free = append(l.free, f.b)
+		delivered++
 	}
-	if len(l.flying) == 0 {
-		return now + pollLimit
-	}
-	return l.flying[0].arrival
+	return delivered
+}
+
+// transfer reads or writes a frame. A TAP device does not block, so Go's scheduler need not be told of the call.
+func transfer(call uintptr, fd int, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), errno
+}
+
+// pause sleeps for a time that is so short that Go's scheduler need not be told either.
+func pause(d time.Duration) {
+	t := unix.NsecToTimespec(int64(d))
+	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
 }
 
 // wait returns when there is a frame to read or after d, at the latest after pollLimit.
@@ -169,32 +192,4 @@ func (l *lane) wait(d time.Duration) error {
 		return fmt.Errorf("netem: polling %s: %w", l.from.Name, err)
 	}
 	return nil
-}
-
-// frame is on its way.
-type frame struct {
-	arrival time.Duration
-	number  uint64
-	b       []byte
-}
-
-// flight is a heap of frames, the next to arrive first.
-type flight []frame
-
-func (f flight) Len() int      { return len(f) }
-func (f flight) Swap(i, j int) { f[i], f[j] = f[j], f[i] }
-func (f flight) Less(i, j int) bool {
-	return f[i].arrival < f[j].arrival || f[i].arrival == f[j].arrival && f[i].number < f[j].number
-}
-
-// Push implements heap.Interface.
-func (f *flight) Push(x any) { *f = append(*f, x.(frame)) }
-
-// Pop implements heap.Interface.
-func (f *flight) Pop() any {
-	old := *f
-	last := old[len(old)-1]
-	old[len(old)-1] = frame{}
-	*f = old[:len(old)-1]
-	return last
 }

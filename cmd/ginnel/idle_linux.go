@@ -10,73 +10,109 @@ import (
 	"time"
 )
 
+// This file gives memory back to the kernel once a node is quiet: buffers, which Go's runtime would keep for minutes, and
+// pages of the program's file, which the kernel would keep for ever. What is needed again comes back within a millisecond.
+
 const (
-	// idleAfter is for how long a node has to be quiet, or calm, before it gives back memory.
+	// idleAfter is the time between two looks, and so how long a node has to be quiet, or calm, before it gives memory back.
 	idleAfter = time.Second
 
-	// idleShare of one processor is what a quiet node uses for its heartbeats.
+	// idleShare of one processor is the most that a quiet node uses, for its heartbeats.
 	idleShare = 0.01
 
-	// calmShare is what thousands of connections use that carry nothing but keep-alives.
+	// calmShare of one processor is the most that thousands of connections use that carry nothing but keep-alives.
 	calmShare = 0.1
 
-	// idleSlack more bytes than were left the last time are worth the trouble. While a node is not quiet, calmSlack of what was left
-	// comes on top: it makes garbage, and part of that is always there.
+	// A node gives memory back when more than idleSlack bytes are resident beyond what was left the last time. While it is
+	// calm but not quiet, calmSlack of what was left comes on top, because it makes garbage all the time.
 	idleSlack = 2 << 20
 	calmSlack = 0.25
 )
 
-// idler has a node give back what it held when it was busy: buffers, which Go's runtime would keep for minutes, and pages of
-// the program, which the kernel would keep for ever. What is needed again comes back by itself, in less than a
-// millisecond.
+// idler decides when a node gives memory back.
 type idler struct {
-	used  time.Duration // processor time at the last look
-	floor int64         // bytes resident that cannot be given back, as far as is known
-	given bool          // since the last look but one; what came back until the last is needed
+	used    time.Duration // processor time at the last look
+	floor   int64         // bytes that were resident after memory was last given back
+	trimmed bool          // memory was given back after the last look, so what is resident now is the working set
+}
+
+// idleStep is what an idler wants done.
+type idleStep int
+
+const (
+	watch idleStep = iota // look again after idleAfter
+	trim                  // give memory back now
+	rest                  // look again after the process has worked: it is quiet, and holds nothing to give back
+)
+
+// usage is what an idler learns of the process, and what it does about it. processUsage implements it.
+type usage interface {
+	worked() time.Duration // processor time so far
+	resident() int64       // bytes
+	giveBack()
 }
 
 // giveBackWhenIdle goes on until the node has ended.
 func (r *runningNode) giveBackWhenIdle() {
-	var i idler
-	ticker := time.NewTicker(idleAfter)
-	defer ticker.Stop()
+	new(idler).run(processUsage{r.poll.Spent}, newWorkAlarm(), r.endc)
+}
+
+// run looks at the process until stopc is closed. While i rests, no timer runs.
+func (i *idler) run(u usage, work alarm, stopc <-chan struct{}) {
+	timer := time.NewTimer(idleAfter)
+	defer timer.Stop()
 	for {
 		select {
-		case <-ticker.C:
-			if i.look(r.worked(), residentMemory()) {
-				giveBack()
-				i.used = r.worked()
-			}
-		case <-r.endc:
+		case <-timer.C:
+		case <-stopc:
 			return
 		}
+		switch i.look(u.worked(), u.resident()) {
+		case trim:
+			u.giveBack()
+			i.used = u.worked()
+		case rest:
+			work.await(stopc)
+			i.used = u.worked()
+		}
+		timer.Reset(idleAfter)
 	}
 }
 
-// worked is the processor time that the node has used, but for what it polled away.
-func (r *runningNode) worked() time.Duration { return processorTime() - r.poll.Spent() }
-
-// look takes what the process has used and what it holds, and reports whether it is time to give back.
-func (i *idler) look(used time.Duration, resident int64) bool {
+// look takes the processor time that the process has used so far, and the bytes that are resident.
+func (i *idler) look(used time.Duration, resident int64) idleStep {
 	share := float64(used-i.used) / float64(idleAfter)
 	i.used = used
 	switch {
 	case share > calmShare:
-		i.given = false // nobody knows any more what of it was needed at once
-		return false
-	case i.given:
-		i.given, i.floor = false, resident
-		return false
+		i.trimmed = false // part of what is resident was needed for the work since
+		return watch
+	case i.trimmed:
+		i.trimmed, i.floor = false, resident
+		return watch
 	}
 	slack := int64(idleSlack)
 	if share > idleShare {
 		slack += int64(calmSlack * float64(i.floor))
 	}
-	i.given = resident > i.floor+slack
-	return i.given
+	i.trimmed = resident > i.floor+slack
+	switch {
+	case i.trimmed:
+		return trim
+	case share <= idleShare:
+		return rest
+	}
+	return watch
 }
 
-func giveBack() {
+// processUsage is the usage of this process, without the processor time that was polled away.
+type processUsage struct{ polled func() time.Duration }
+
+func (u processUsage) worked() time.Duration { return processorTime() - u.polled() }
+
+func (processUsage) resident() int64 { return residentMemory() }
+
+func (processUsage) giveBack() {
 	runtime.GC() // pools keep what they hold through one collection
 	debug.FreeOSMemory()
 	trimProgram()

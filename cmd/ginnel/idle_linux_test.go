@@ -1,11 +1,14 @@
 package main
 
 import (
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
-// A node gives back when it has become quiet, once, and again only when it holds more than what came back by itself.
+// A node gives memory back once it has become quiet, and again only when it holds more than its working set.
 func TestIdler(t *testing.T) {
 	const mb = 1 << 20
 	var i idler
@@ -13,33 +16,85 @@ func TestIdler(t *testing.T) {
 	for n, step := range []struct {
 		used     time.Duration // since the step before
 		resident int64
-		want     bool
+		want     idleStep
 	}{
-		{200 * time.Millisecond, 24 * mb, false}, // it starts
-		{2 * time.Millisecond, 24 * mb, true},
-		{time.Millisecond, 9 * mb, false}, // this came back, so it is needed
-		{time.Millisecond, 9 * mb, false},
-		{time.Millisecond, 10 * mb, false},
-		{time.Millisecond, 12 * mb, true}, // little work that needed much
-		{time.Millisecond, 9 * mb, false},
-		{900 * time.Millisecond, 90 * mb, false}, // work
-		{900 * time.Millisecond, 90 * mb, false},
-		{time.Millisecond, 90 * mb, true},
-		{900 * time.Millisecond, 90 * mb, false}, // before it is known what was needed
-		{time.Millisecond, 40 * mb, true},
-		{time.Millisecond, 40 * mb, false},
-		{time.Millisecond, 60 * mb, true},
-		{50 * time.Millisecond, 40 * mb, false},
-		{50 * time.Millisecond, 48 * mb, false}, // some garbage
-		{50 * time.Millisecond, 53 * mb, true},  // more than that
-		{50 * time.Millisecond, 44 * mb, false},
-		{150 * time.Millisecond, 90 * mb, false}, // work
+		{200 * time.Millisecond, 24 * mb, watch}, // it starts
+		{2 * time.Millisecond, 24 * mb, trim},
+		{time.Millisecond, 9 * mb, watch}, // these came back, so they are the working set
+		{time.Millisecond, 9 * mb, rest},
+		{time.Millisecond, 10 * mb, rest},
+		{time.Millisecond, 12 * mb, trim}, // little work that needed much
+		{time.Millisecond, 9 * mb, watch},
+		{900 * time.Millisecond, 90 * mb, watch}, // work
+		{900 * time.Millisecond, 90 * mb, watch},
+		{time.Millisecond, 90 * mb, trim},
+		{900 * time.Millisecond, 90 * mb, watch}, // before the working set is known
+		{time.Millisecond, 40 * mb, trim},
+		{time.Millisecond, 40 * mb, watch},
+		{time.Millisecond, 60 * mb, trim},
+		{50 * time.Millisecond, 40 * mb, watch},
+		{50 * time.Millisecond, 48 * mb, watch}, // some garbage
+		{50 * time.Millisecond, 53 * mb, trim},  // more than that
+		{50 * time.Millisecond, 44 * mb, watch},
+		{150 * time.Millisecond, 90 * mb, watch}, // work
 	} {
 		used += step.used
 		if got := i.look(used, step.resident); got != step.want {
-			t.Fatalf("step %d: got %v", n, got)
+			t.Fatalf("step %d: got %v, want %v", n, got, step.want)
 		}
 	}
+}
+
+// fakeAlarm fires when the test says so.
+type fakeAlarm struct {
+	firec  chan struct{}
+	awaits atomic.Int64
+}
+
+func (a *fakeAlarm) await(stopc <-chan struct{}) {
+	a.awaits.Add(1)
+	select {
+	case <-a.firec:
+	case <-stopc:
+	}
+}
+
+// fakeUsage is a process that the test has work and hold memory.
+type fakeUsage struct {
+	used, held     atomic.Int64
+	looks, trimmed atomic.Int64
+}
+
+const workingSet = 9 << 20
+
+func (u *fakeUsage) worked() time.Duration { return time.Duration(u.used.Load()) }
+func (u *fakeUsage) resident() int64       { u.looks.Add(1); return u.held.Load() }
+func (u *fakeUsage) giveBack()             { u.trimmed.Add(1); u.held.Store(workingSet) }
+
+// Memory is given back once after each work. From then on the idler does not look until the process works again.
+func TestIdlerRestsWithoutTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, work, stopc := new(fakeUsage), &fakeAlarm{firec: make(chan struct{})}, make(chan struct{})
+		u.held.Store(24 << 20)
+		var wg sync.WaitGroup
+		wg.Go(func() { new(idler).run(u, work, stopc) })
+		for round := int64(1); round <= 3; round++ {
+			time.Sleep(10 * idleAfter)
+			looks := u.looks.Load()
+			time.Sleep(time.Hour)
+			if got := u.trimmed.Load(); got != round {
+				t.Errorf("round %d: memory was given back %d times", round, got)
+			}
+			if got := u.looks.Load() - looks; got != 0 {
+				t.Errorf("round %d: %d looks in an hour without work", round, got)
+			}
+			u.used.Add(int64(time.Second))
+			u.held.Store(90 << 20)
+			work.firec <- struct{}{}
+		}
+		close(stopc)
+		wg.Wait()
+	})
 }
 
 // The system tells what the process uses.

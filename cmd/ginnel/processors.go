@@ -2,18 +2,19 @@ package main
 
 import "time"
 
-// This file decides how many of the machine's processors a node uses at a time, and whether it polls. With more than one, Go wakes
-// another thread whenever a goroutine becomes ready, to see whether it can be of help. A packet makes two or three ready that have
-// little to do, so that the waking takes longer than the work, and more of the processors. So a node keeps to one until goroutines
-// queue for it, or it has no time left, and then uses all that it may: unless others use them, whom more threads only stand in the
-// way of.
+// This file decides how many Ps the Go scheduler of a node has, one or all, and whether the node polls. With several Ps the
+// scheduler wakes another thread whenever a goroutine becomes ready. A packet makes two or three goroutines ready that have
+// little to do, so waking the thread costs more than their work. A node therefore keeps to one P until that has no time left
+// or goroutines queue for it, and then takes all, unless other processes already occupy the processors: more threads would
+// only compete with them. A node that does nothing does not look at its load at all; see rests.
 
 const (
-	busyLook  = 20 * time.Millisecond // between two looks at what is used
+	busyLook  = 20 * time.Millisecond // between two looks at the load
 	quietLook = 200 * time.Millisecond
 	remember  = 100 * time.Millisecond // of averages
 
-	quietLoad = 0.1  // of one processor
+	restLoad  = 0.01 // of one processor; below it nothing is to be decided
+	quietLoad = 0.1
 	calmLoad  = 0.85 // is for one again
 	fullLoad  = 0.95 // is all that one gives
 
@@ -85,10 +86,16 @@ func (p *pacer) calm(crowded bool) bool {
 // full reports whether there is more to do than one processor can.
 func (p *pacer) full() bool { return p.recent.load >= fullLoad || p.recent.queue >= fullQueue }
 
+// rests reports whether the load is so low that the next look can wait until the process works again. A node with all Ps goes
+// on looking, because it has to give them up after some time of calm.
+func (p *pacer) rests(elapsed time.Duration, e effort) bool {
+	return !p.wide && elapsed >= quietLook && e.load < restLoad
+}
+
 // polls reports whether to poll for packets, which is of use with one processor only; see package busypoll.
 func (p *pacer) polls() bool { return !p.wide && p.recent.idle >= pollSpare }
 
-// pauseAt is how long a node of that load is not looked at.
+// pauseAt is the time until the next look at a node with that load.
 func pauseAt(load float64) time.Duration {
 	if load < quietLoad {
 		return quietLook

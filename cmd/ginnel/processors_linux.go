@@ -8,10 +8,12 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"ginnel/internal/busypoll"
 )
 
-// paceProcessors goes on until the node has ended. Within a small budget one processor has to do: each has pools of its own,
-// and what is received is received before others have worked on it.
+// paceProcessors paces until the node has ended. A node with a small budget has one P for good: each P has pools of its own,
+// and with several of them packets are received before others have worked on the ones before.
 func (r *runningNode) paceProcessors(budget int64) {
 	runtime.GOMAXPROCS(1)
 	defer runtime.SetDefaultGOMAXPROCS()
@@ -19,30 +21,59 @@ func (r *runningNode) paceProcessors(budget int64) {
 		<-r.endc
 		return
 	}
-	mayPoll := !groupTimeLimited(os.DirFS("/")) // what is polled away would count
-	var p pacer
+	ps := processors{poll: r.poll, mayPoll: !groupTimeLimited(os.DirFS("/"))} // polling uses up a limited time
 	m := newEffortMeter(r.poll.Spent)
 	defer m.close()
+	new(pacer).run(m, newWorkAlarm(), ps.use, r.endc)
+}
+
+// meter measures the effort since the last read. *effortMeter implements it.
+type meter interface {
+	read() (elapsed time.Duration, e effort)
+}
+
+// run looks at the effort and has use act on each decision, until stopc is closed. While p rests, no timer runs.
+func (p *pacer) run(m meter, work alarm, use func(*pacer), stopc <-chan struct{}) {
 	timer := time.NewTimer(busyLook)
 	defer timer.Stop()
 	for {
 		select {
 		case <-timer.C:
-		case <-r.endc:
+		case <-stopc:
 			return
 		}
 		elapsed, e := m.read()
-		if p.look(elapsed, e) {
-			p.apply()
+		p.look(elapsed, e)
+		use(p)
+		pause := pauseAt(e.load)
+		if p.rests(elapsed, e) {
+			work.await(stopc)
+			p.look(m.read()) // so that the next look sees nothing of the rest
+			pause = busyLook
 		}
-		r.poll.Allow(mayPoll && p.polls())
-		timer.Reset(pauseAt(e.load))
+		timer.Reset(pause)
 	}
 }
 
-func (p *pacer) apply() {
-	if p.wide {
-		runtime.SetDefaultGOMAXPROCS() // follows the control group from then on
+// processors are the Ps of this process, and its poller.
+type processors struct {
+	poll    *busypoll.Poller
+	mayPoll bool
+	wide    bool // all Ps are in use
+}
+
+// use does what p has decided.
+func (ps *processors) use(p *pacer) {
+	if p.wide != ps.wide {
+		ps.wide = p.wide
+		ps.setLimit()
+	}
+	ps.poll.Allow(ps.mayPoll && p.polls())
+}
+
+func (ps *processors) setLimit() {
+	if ps.wide {
+		runtime.SetDefaultGOMAXPROCS() // which follows the control group from then on
 	} else {
 		runtime.GOMAXPROCS(1)
 	}

@@ -21,7 +21,7 @@ import (
 
 const (
 	idleLimit    = 60 * time.Second // without sending, after which a region other than the home is closed (8.3)
-	idleInterval = 15 * time.Second // at which that is checked
+	idleInterval = 15 * time.Second // at which that is checked, while a region other than the home is in use
 	pingLimit    = 3 * time.Second  // for an answer after a network change
 )
 
@@ -81,6 +81,7 @@ type Pool struct {
 	calls   cancels
 	wg      sync.WaitGroup
 	stopc   chan struct{} // closed by Close
+	usedc   chan struct{} // has an item when upkeep is to begin checking for idle regions; capacity 1
 
 	regions atomic.Pointer[map[int]*region] // never modified; replaced under mu
 
@@ -94,7 +95,8 @@ type Pool struct {
 // NewPool returns a pool that connects to nothing until it has a map, and a home or something to send.
 func NewPool(cfg PoolConfig) *Pool {
 	client := cfg.client()
-	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), stopc: make(chan struct{}), changec: make(chan struct{})}
+	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), stopc: make(chan struct{}), usedc: make(chan struct{}, 1),
+		changec: make(chan struct{})}
 	p.cfg.Store(&client)
 	if p.deliver == nil {
 		p.deliver = discardPackets
@@ -165,6 +167,7 @@ func (p *Pool) SetKey(k key.NodePrivate) {
 func (p *Pool) SetHome(region int) {
 	p.home.Store(int64(region))
 	p.settle()
+	p.used() // the old home may be idle
 }
 
 // settle has all regions act on what the home is now.
@@ -224,20 +227,44 @@ func (p *Pool) NetworkChanged() {
 	}
 }
 
-// upkeep closes idle regions until the pool is closed.
+// used has upkeep look for idle regions until there is none in use but the home.
+func (p *Pool) used() {
+	select {
+	case p.usedc <- struct{}{}:
+	default:
+	}
+}
+
+// upkeep closes idle regions until the pool is closed. While no region but the home is in use, no timer runs.
 func (p *Pool) upkeep() {
-	ticker := time.NewTicker(idleInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(idleInterval)
+	defer timer.Stop()
+	due := timer.C
 	for {
 		select {
-		case now := <-ticker.C:
-			for _, r := range *p.regions.Load() {
-				r.closeIdle(now)
+		case <-p.usedc:
+			if due == nil {
+				timer.Reset(idleInterval)
+				due = timer.C
+			}
+		case now := <-due:
+			due = nil
+			if p.closeIdle(now) {
+				timer.Reset(idleInterval)
+				due = timer.C
 			}
 		case <-p.stopc:
 			return
 		}
 	}
+}
+
+// closeIdle closes idle regions. It reports whether regions other than the home were in use.
+func (p *Pool) closeIdle(now time.Time) (inUse bool) {
+	for _, r := range *p.regions.Load() {
+		inUse = r.closeIdle(now) || inUse
+	}
+	return inUse
 }
 
 // PoolStatus is a snapshot of a pool.

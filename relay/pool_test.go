@@ -215,6 +215,30 @@ func TestPoolOnDemandAndIdle(t *testing.T) {
 	})
 }
 
+// A pool looks for idle regions only while one other than the home is in use.
+func TestPoolWithoutIdleRegions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 1, 2)
+		a, b := w.pool(1), w.pool(2)
+		want := func(what string, want bool) {
+			t.Helper()
+			synctest.Wait()
+			if got := a.closeIdle(time.Now()); got != want {
+				t.Errorf("%s: another look is needed: %v, want %v", what, got, want)
+			}
+		}
+		want("only the home is in use", false)
+		for range 2 {
+			a.send(2, b.key, "hello")
+			want("another region is in use", true)
+			time.Sleep(idleLimit + idleInterval + time.Second)
+			a.wantState(2, RegionIdle)
+			want("it is not any more", false)
+			time.Sleep(time.Hour)
+		}
+	})
+}
+
 // Section 8.5: a peer is answered on the connection where it was heard, without connecting to its home, until it is
 // gone from there; and that is learned anew.
 func TestPoolReverseRoute(t *testing.T) {

@@ -131,6 +131,7 @@ func (r *region) ensure() {
 	if !r.running && !r.closed {
 		r.running = true
 		r.pool.wg.Go(r.run)
+		r.pool.used()
 	}
 }
 
@@ -352,12 +353,18 @@ func (r *region) setRestart(payload []byte) {
 	r.restart = advice
 }
 
-// closeIdle closes a region other than the home that has sent nothing for long.
-func (r *region) closeIdle(now time.Time) {
-	if r.home() == isHome || now.Sub(time.Unix(0, r.lastSend.Load())) < idleLimit {
-		return
+// closeIdle closes a region other than the home that has sent nothing for idleLimit. It reports whether the region is in
+// use and not the home, so that it has to be asked again.
+func (r *region) closeIdle(now time.Time) (inUse bool) {
+	if r.home() == isHome {
+		return false
 	}
-	r.hangUp(errIdle)
+	if now.Sub(time.Unix(0, r.lastSend.Load())) >= idleLimit {
+		r.hangUp(errIdle)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running
 }
 
 // networkChanged checks the connection, and ends the time between two attempts. isLocal reports whether the machine has

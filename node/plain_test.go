@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -328,7 +329,15 @@ func TestObserve(t *testing.T) {
 			t.Errorf("%s: %v, want %v", what, got, want)
 		}
 	}
+	due := func(what string, want time.Time) {
+		t.Helper()
+		if got := p.due(); !got.Equal(want) {
+			t.Errorf("%s: due at %v, want %v", what, got, want)
+		}
+	}
+	due("nothing observed", time.Time{})
 	want("a new peer without an address", wireguard.Session{}, moved)
+	due("the next look-up", now.Add(lookupPause))
 	want("at once again", wireguard.Session{}, unsuspected)
 	now = now.Add(lookupPause)
 	want("after the pause", wireguard.Session{}, moved)
@@ -337,17 +346,46 @@ func TestObserve(t *testing.T) {
 	now = now.Add(lookupPause)
 	want("after it", wireguard.Session{}, dead)
 	heard := wireguard.Session{Endpoint: "192.0.2.1:1", Rx: 100, Tx: 100}
+	found := wireguard.Session{Endpoint: "192.0.2.1:1"}
+	want("it has an address, and nothing was asked of it", found, unsuspected)
+	due("it owes no answer", time.Time{})
 	want("it was heard from", heard, unsuspected)
 	now = now.Add(time.Hour)
 	want("nothing was asked of it", heard, unsuspected)
+	due("it owes no answer", time.Time{})
 	heard.Tx += 148
 	want("it was asked", heard, unsuspected)
+	due("it owes an answer", now.Add(silenceLimit))
 	now = now.Add(silenceLimit)
 	want("and did not answer", heard, moved)
 	now = now.Add(deadLimit)
 	want("for long", heard, dead)
 	heard.Rx++
 	want("then it did", heard, unsuspected)
+}
+
+// Peers that owe no answer are not looked at, until something is sent to one of them.
+func TestAwaitCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &Node{peersChanged: make(chan struct{}, 1)}
+		ctx, cancel := context.WithCancel(t.Context())
+		sentc := make(chan struct{}, 1)
+		check := func(what string, next time.Time, after time.Duration, happen func(), want bool) {
+			t.Helper()
+			start := time.Now()
+			time.AfterFunc(time.Hour, happen)
+			if got := n.awaitCheck(ctx, sentc, next); got != want || time.Since(start) != after {
+				t.Errorf("%s: %v after %v, want %v after %v", what, got, time.Since(start), want, after)
+			}
+			time.Sleep(2 * time.Hour)
+		}
+		nothing := func() {}
+		check("something is sent", time.Time{}, time.Hour+silenceCheck, func() { sentc <- struct{}{} }, true)
+		check("the map changes", time.Time{}, time.Hour, func() { notify(n.peersChanged) }, true)
+		check("it is time", time.Now().Add(time.Minute), time.Minute, nothing, true)
+		check("it is past the time", time.Now().Add(-time.Minute), silenceCheck, nothing, true)
+		check("the node ends", time.Time{}, time.Hour, cancel, false)
+	})
 }
 
 func TestNextAddr(t *testing.T) {

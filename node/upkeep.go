@@ -16,7 +16,7 @@ import (
 // The addresses behind the names of plain peers' endpoints.
 
 const (
-	silenceCheck   = time.Second      // how often plain peers are looked at
+	silenceCheck   = time.Second      // at least, between two looks at plain peers
 	silenceLimit   = 3 * time.Second  // sending without an answer for so long makes a name be looked up again
 	deadLimit      = 15 * time.Second // and for so long, another address of that name be tried: WireGuard, too, gives up a session then
 	firstLookups   = 3 * time.Second  // of all names, when a node starts
@@ -50,7 +50,8 @@ func (p *plainPeer) observe(now time.Time, s wireguard.Session) suspicion {
 		return unsuspected
 	}
 	if s.Endpoint != "" && s.Tx == p.txHeard {
-		return unsuspected // nothing was asked of it
+		p.silent = time.Time{} // nothing was asked of it
+		return unsuspected
 	}
 	if p.silent.IsZero() {
 		p.silent = now
@@ -64,6 +65,18 @@ func (p *plainPeer) observe(now time.Time, s wireguard.Session) suspicion {
 		return dead
 	}
 	return moved
+}
+
+// due is when observe has to be called again although nothing more is sent to the peer; zero means never. A peer that owes
+// no answer is observed after the next send.
+func (p *plainPeer) due() time.Time {
+	if p.silent.IsZero() {
+		return time.Time{}
+	}
+	if at := p.silent.Add(silenceLimit); at.After(p.next) {
+		return at
+	}
+	return p.next
 }
 
 // bringUp sets WireGuard going once the names of plain peers are resolved: a handshake that finds no address is tried
@@ -101,17 +114,39 @@ func (n *Node) awaitUp(ctx context.Context) error {
 func (n *Node) keepEndpoints(ctx context.Context) {
 	n.bringUp(ctx)
 	known := make(map[key.NodePublic]*plainPeer)
-	ticker := time.NewTicker(silenceCheck)
-	defer ticker.Stop()
 	for {
+		var sentc <-chan struct{} // nil without such peers
+		var next time.Time
 		if named := n.namedPeers(); len(named) > 0 {
-			n.checkEndpoints(ctx, named, known)
+			sentc = n.conn.WatchAddressSends() // before the look, which may not see what is sent during it
+			next = n.checkEndpoints(ctx, named, known)
 		}
-		select {
-		case <-ticker.C:
-		case <-n.peersChanged:
-		case <-ctx.Done():
+		if !n.awaitCheck(ctx, sentc, next) {
 			return
+		}
+	}
+}
+
+// awaitCheck waits until plain peers have to be looked at: at next, if it is not zero; some time after a send, which sentc
+// tells of; or when the map has changed. It reports false when ctx has ended.
+func (n *Node) awaitCheck(ctx context.Context, sentc <-chan struct{}, next time.Time) bool {
+	timer := time.NewTimer(max(silenceCheck, time.Until(next)))
+	defer timer.Stop()
+	duec := timer.C
+	if next.IsZero() {
+		timer.Stop()
+	}
+	for {
+		select {
+		case <-duec:
+			return true
+		case <-sentc:
+			sentc = nil
+			timer.Reset(silenceCheck)
+		case <-n.peersChanged:
+			return true
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
@@ -128,7 +163,9 @@ func (n *Node) namedPeers() (named []*Peer) {
 	return named
 }
 
-func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.NodePublic]*plainPeer) {
+// checkEndpoints looks up the names of peers that call for it, and returns when it has to be called again although nothing
+// more is sent; zero means never.
+func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.NodePublic]*plainPeer) (next time.Time) {
 	sessions := n.wg0.dev.Sessions()
 	maps.DeleteFunc(known, func(k key.NodePublic, _ *plainPeer) bool { _, ok := sessions[k]; return !ok })
 	var wg sync.WaitGroup // one name that takes long must not keep the others waiting for theirs
@@ -141,10 +178,15 @@ func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.
 		if known[p.Key] == nil {
 			known[p.Key] = new(plainPeer)
 		}
-		if why := known[p.Key].observe(time.Now(), s); why != unsuspected {
+		of := known[p.Key]
+		if why := of.observe(time.Now(), s); why != unsuspected {
 			wg.Go(func() { n.findEndpoint(ctx, p, s, why) })
 		}
+		if at := of.due(); next.IsZero() || !at.IsZero() && at.Before(next) {
+			next = at
+		}
 	}
+	return next
 }
 
 // findEndpoint looks up p's name and moves p if it leads elsewhere now.

@@ -81,7 +81,9 @@ type Conn struct {
 	cfg   Config
 	log   *slog.Logger
 	disco key.DiscoPrivate
-	self  atomic.Pointer[key.NodePublic] // our node key of now
+	// discoPublic is kept because deriving it takes longer than everything else about a disco message.
+	discoPublic key.DiscoPublic
+	self        atomic.Pointer[key.NodePublic] // our node key of now
 
 	sock4, sock6 *socket                     // nil where there is none
 	receive      atomic.Pointer[receiveFunc] // WireGuard's; nil before Open
@@ -93,6 +95,8 @@ type Conn struct {
 	wg       sync.WaitGroup
 	status   broadcast
 	counters counters
+
+	addressSends sendWatch
 }
 
 // counters counts what is dropped, and why.
@@ -115,11 +119,14 @@ func New(cfg Config) (*Conn, error) {
 		disco:  cfg.Disco,
 		msgc:   make(chan any, loopQueue),
 		closec: make(chan struct{}),
+
+		addressSends: sendWatch{sentc: make(chan struct{}, 1)},
 	}
 	c.self.Store(&cfg.NodeKey)
 	if c.disco.IsZero() {
 		c.disco = key.NewDiscoPrivate()
 	}
+	c.discoPublic = c.disco.Public()
 	c.status.init()
 	if err := c.openSockets(); err != nil {
 		return nil, err
@@ -209,7 +216,7 @@ func (c *Conn) socketFor(to netip.AddrPort) *socket {
 }
 
 // DiscoKey is the key that peers must know to find a direct path to us.
-func (c *Conn) DiscoKey() key.DiscoPublic { return c.disco.Public() }
+func (c *Conn) DiscoKey() key.DiscoPublic { return c.discoPublic }
 
 // LocalPort is the UDP port, 0 if there is none.
 func (c *Conn) LocalPort() uint16 {

@@ -226,3 +226,35 @@ func TestWatch(t *testing.T) {
 		}
 	})
 }
+
+// WatchAddressSends tells of the first send to an address after each call, and of no other send.
+func TestWatchAddressSends(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b := w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
+		w.introduce(a, b)
+		plain := &address{netip.MustParseAddrPort("192.0.2.1:51820")}
+		told := func(sentc <-chan struct{}) bool {
+			select {
+			case <-sentc:
+				return true
+			default:
+				return false
+			}
+		}
+		for range 2 {
+			sentc := a.c.WatchAddressSends()
+			a.send(b, "to a peer")
+			if told(sentc) {
+				t.Error("told of a send to a peer that takes part in discovery")
+			}
+			a.c.Send([][]byte{{4}}, plain)
+			if !told(sentc) {
+				t.Error("not told of a send")
+			}
+			a.c.Send([][]byte{{4}}, plain)
+			if told(sentc) {
+				t.Error("told of a second send")
+			}
+		}
+	})
+}

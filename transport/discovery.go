@@ -38,7 +38,7 @@ func (d *discoPacket) direct() bool { return d.src.IsValid() }
 func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*peer) {
 	if !d.direct() {
 		if p := l.peers[d.from]; p != nil && l.sharedKey(p) != nil {
-			pong := disco.Seal(nil, l.c.disco.Public(), l.sharedKey(p), &disco.Pong{TxID: m.TxID, Src: regionAddr(d.region)})
+			pong := disco.Seal(nil, l.c.discoPublic, l.sharedKey(p), &disco.Pong{TxID: m.TxID, Src: regionAddr(d.region)})
 			l.sendRelayed(d.region, p.Key, pong)
 		}
 		return
@@ -55,7 +55,7 @@ func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*
 	if !first {
 		return
 	}
-	pong := disco.Seal(nil, l.c.disco.Public(), l.sharedKey(peers[0]), &disco.Pong{TxID: m.TxID, Src: d.src})
+	pong := disco.Seal(nil, l.c.discoPublic, l.sharedKey(peers[0]), &disco.Pong{TxID: m.TxID, Src: d.src})
 	l.c.sendDatagrams([][]byte{pong}, d.src)
 }
 
@@ -103,7 +103,7 @@ func (l *loop) sendPing(p *peer, to netip.AddrPort, txid disco.TxID) {
 	if shared == nil {
 		return
 	}
-	b := disco.Seal(nil, l.c.disco.Public(), shared, &disco.Ping{TxID: txid, NodeKey: l.nodeKey})
+	b := disco.Seal(nil, l.c.discoPublic, shared, &disco.Ping{TxID: txid, NodeKey: l.nodeKey})
 	if err := l.c.sendDatagrams([][]byte{b}, to); err != nil {
 		l.c.log.Debug("ping not sent", "peer", p.Key, "addr", to, "err", err)
 	}
@@ -144,5 +144,5 @@ func (l *loop) callAll(now time.Time) {
 }
 
 func (l *loop) call(p *peer) {
-	l.sendRelayed(p.Region, p.Key, disco.Seal(nil, l.c.disco.Public(), l.sharedKey(p), &disco.CallMeMaybe{Endpoints: l.own}))
+	l.sendRelayed(p.Region, p.Key, disco.Seal(nil, l.c.discoPublic, l.sharedKey(p), &disco.CallMeMaybe{Endpoints: l.own}))
 }

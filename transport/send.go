@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -18,9 +19,34 @@ func (c *Conn) Send(messages [][]byte, to conn.Endpoint) error {
 	case *endpoint:
 		return c.sendToPeer(messages, ep)
 	case *address:
+		c.addressSends.note()
 		return c.sendDatagrams(messages, ep.AddrPort)
 	}
 	return conn.ErrWrongEndpointType
+}
+
+// sendWatch tells one goroutine of the first send after it has asked, so that it needs no timer while there is none.
+type sendWatch struct {
+	armed atomic.Bool
+	sentc chan struct{} // capacity 1
+}
+
+// note is called for each send.
+func (w *sendWatch) note() {
+	if !w.armed.Load() || !w.armed.CompareAndSwap(true, false) {
+		return
+	}
+	select {
+	case w.sentc <- struct{}{}:
+	default: // the item of an earlier send is still there
+	}
+}
+
+// WatchAddressSends returns a channel that gets an item at the next send to an address, which is what a peer has that
+// speaks plain WireGuard. It is for one goroutine, which calls it again after each item. It may get one item too many.
+func (c *Conn) WatchAddressSends() <-chan struct{} {
+	c.addressSends.armed.Store(true)
+	return c.addressSends.sentc
 }
 
 // sendToPeer sends by the peer's present route.

@@ -150,7 +150,7 @@ func (l *loop) pingPeer(k key.NodePublic, answers chan<- PingResult) (ids []disc
 	}
 	if id, ok := p.path.relayPing(now); ok && !direct {
 		ids = append(ids, id)
-		b := disco.Seal(nil, l.c.disco.Public(), l.sharedKey(p), &disco.Ping{TxID: id, NodeKey: l.nodeKey})
+		b := disco.Seal(nil, l.c.discoPublic, l.sharedKey(p), &disco.Ping{TxID: id, NodeKey: l.nodeKey})
 		l.sendRelayed(p.Region, p.Key, b)
 	}
 	for _, id := range ids {

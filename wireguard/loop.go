@@ -13,9 +13,9 @@ const (
 	loadedAt  = maxMail / 8
 	loadedFor = int64(time.Second)
 
-	// lookEvery is how long loop does not look at the times of a peer that has a session: so much before it is due, what
-	// packets have made due is seen.
-	lookEvery = int64(time.Second)
+	// lookEvery is the time between two looks at a peer that has a session and nothing due. Packets set answerDue and
+	// keepaliveDue without waking loop, at least keepaliveIn ahead, so loop sees them before they are due.
+	lookEvery = keepaliveIn
 )
 
 // keeper is the state of loop.

@@ -13,7 +13,7 @@ JOINROUNDS ?= 9
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build test race lint fuzz bench bench-peers bench-peers-smoke bench-paths lab interop interop-control interop-join clean
+.PHONY: all build test race lint fuzz bench bench-peers bench-peers-smoke bench-paths bench-paths-smoke lab interop interop-control interop-join clean
 
 all: build
 
@@ -59,11 +59,17 @@ bench-peers-smoke:
 	@./.ci/need ip:iproute2 nsenter:util-linux
 	cd bench && $(GO) test ./... && $(GO) run ./cmd/peers -smoke -only direct,ginnel/ginnel-relay,tailscaled/derper,relay
 
-# Our nodes beside the kernel's TCP and the same peers on emulated long, narrow and lossy paths. PATHS takes flags:
-# '-paths ^rtt66 -only ginnel,tailscaled -steps ^down1$$', '-write'; '-help' tells them all.
+# Our nodes beside the kernel's TCP and the same peers on emulated long, narrow and lossy paths, in about an hour. It needs what
+# bench-peers does, and /dev/net/tun. PATHS takes flags: '-paths ^rtt66 -only ginnel,tailscaled -steps ^down1', '-write';
+# '-help' tells them all.
 bench-paths:
 	@./.ci/need ip:iproute2 nsenter:util-linux
 	cd bench && $(GO) run ./cmd/paths $(PATHS)
+
+# Shows that this comparison works, on one path, with some contenders of each kind. Its figures mean nothing.
+bench-paths-smoke:
+	@./.ci/need ip:iproute2 nsenter:util-linux
+	cd bench && $(GO) run ./cmd/paths -smoke -only kernel-bbr,kernel-forwarded,ginnel,tailscaled/derper
 
 # Network namespaces, tunnels and firewalls: needs root, and makes and removes all of it itself.
 lab:

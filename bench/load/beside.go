@@ -34,7 +34,10 @@ func openExchanges(ctx context.Context, s *Spec) (*exchanges, error) {
 			return nil, err
 		}
 		e.conns = append(e.conns, c)
-		if err := trip(c, uint64(i)); err != nil {
+		stop := bind(ctx, c)
+		err = trip(c, uint64(i))
+		stop()
+		if err != nil {
 			e.close()
 			return nil, err
 		}

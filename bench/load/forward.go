@@ -24,8 +24,11 @@ func Forward(ctx context.Context, listen, to, ready string, out io.Writer) error
 	fmt.Fprintln(out, ready)
 	for {
 		c, err := ln.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
 		if err != nil {
-			return ctx.Err()
+			return err
 		}
 		wg.Go(func() { forward(ctx, c.(*net.TCPConn), to) })
 	}

@@ -23,6 +23,8 @@ const (
 	Datagrams  Kind = "datagrams" // per_s, the most without a loss
 	First      Kind = "first"     // unix_s, when the first byte had come
 	Transfer   Kind = "transfer"  // s, which is the limit if not all arrived; mb, what arrived; mbps
+	Crowd      Kind = "crowd"     // served_percent, served_s, failed; per_s, round trips of those that are served
+	Quiet      Kind = "quiet"     // wakeups_per_s, cpu_percent of the program that does most
 	Fetches    Kind = "fetches"   // p50_ms; unfinished, which count with their limit
 )
 
@@ -65,7 +67,7 @@ type Figures map[string]float64
 func Measure(ctx context.Context, s Spec) (Figures, error) {
 	measure, ok := map[Kind]func(context.Context, *Spec) (Figures, error){
 		Bulk: bulk, RoundTrips: roundTrips, Requests: requests, Idle: idle, Datagrams: datagrams, First: first,
-		Transfer: transfer, Fetches: fetches,
+		Transfer: transfer, Fetches: fetches, Crowd: crowded, Quiet: quiet,
 	}[s.Kind]
 	if !ok {
 		return nil, fmt.Errorf("load: there is no measurement %q", s.Kind)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,8 +60,16 @@ func measurements(p Proxy, target netip.AddrPort) []Spec {
 		s.Kind, s.Direction = k, d
 		return s
 	}
+	move := func(k Kind, d Direction) Spec {
+		s := kind(k, d)
+		s.Bytes, s.Duration = 200_000, handshakeLimit
+		return s
+	}
+	beside := kind(Bulk, Down)
+	beside.Beside, beside.Rival = 2, &Rival{Proxy{Kind: Direct}, target}
 	return []Spec{
-		kind(Bulk, Down), kind(Bulk, Up), kind(Bulk, Both), kind(RoundTrips, ""), kind(Requests, ""), kind(Idle, ""), kind(First, ""),
+		kind(Bulk, Down), kind(Bulk, Up), kind(Bulk, Both), beside, kind(RoundTrips, ""), kind(Requests, ""), kind(Idle, ""), kind(First, ""),
+		move(Transfer, Down), move(Transfer, Up), move(Fetches, Down), kind(Crowd, ""),
 	}
 }
 
@@ -70,19 +79,27 @@ func TestMeasure(t *testing.T) {
 	addr := newProxy(t, new(net.Dialer).DialContext)
 	want := map[Kind][]string{
 		Bulk: {"mbps", "cpu_s_per_gb", "peak_mb"}, RoundTrips: {"p50_us", "p99_us"}, Requests: {"per_s"}, Idle: {"kb_per_conn"}, First: {"unix_s"},
+		Transfer: {"s", "mb", "mbps"}, Fetches: {"p50_ms"}, Crowd: {"served_percent", "served_s", "per_s"},
 	}
 	for _, p := range []Proxy{{Kind: Direct}, {Kind: SOCKS5, Addr: addr}, {Kind: CONNECT, Addr: addr}} {
-		for _, s := range measurements(p, target) {
-			f, err := Measure(t.Context(), s)
-			if err != nil {
-				t.Errorf("%s %s by %s: %v", s.Kind, s.Direction, p.Kind, err)
-			}
-			for _, name := range want[s.Kind] {
-				if v, ok := f[name]; !ok || v <= 0 && name != "kb_per_conn" && name != "cpu_s_per_gb" {
-					t.Errorf("%s %s by %s: %s is %v", s.Kind, s.Direction, p.Kind, name, v)
+		t.Run(string(p.Kind), func(t *testing.T) {
+			t.Parallel() // for some wait
+			for _, s := range measurements(p, target) {
+				f, err := Measure(t.Context(), s)
+				if err != nil {
+					t.Errorf("%s %s: %v", s.Kind, s.Direction, err)
+				}
+				names := want[s.Kind]
+				if s.Beside > 0 {
+					names = append(names, "beside_p50_ms", "beside_p99_ms", "rival_mbps", "rival_percent")
+				}
+				for _, name := range names {
+					if v, ok := f[name]; !ok || v <= 0 && name != "kb_per_conn" && name != "cpu_s_per_gb" && !strings.HasPrefix(name, "rival") {
+						t.Errorf("%s %s: %s is %v", s.Kind, s.Direction, name, v)
+					}
 				}
 			}
-		}
+		})
 	}
 }
 

@@ -33,7 +33,11 @@ const handshakeLimit = 15 * time.Second
 
 // dial connects to the target by way of the proxy.
 func (p Proxy) dial(ctx context.Context, target netip.AddrPort) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeLimit)
+	return p.dialWithin(ctx, target, handshakeLimit)
+}
+
+func (p Proxy) dialWithin(ctx context.Context, target netip.AddrPort, limit time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	addr := p.Addr
 	if p.Kind == Direct {

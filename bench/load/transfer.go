@@ -16,7 +16,7 @@ const (
 	fewestFetches = 3
 	mostFetches   = 21
 	// fetchTime is how long fetches are repeated, unless there are too few or enough of them.
-	fetchTime = 3 * time.Second
+	fetchTime = 2 * time.Second
 )
 
 // transfer moves bytes over a new connection. The time is that from the first packet of the connection until all have

@@ -96,6 +96,9 @@ func WithBefore(all []*Contender, before Programs) (both []*Contender) {
 	return both
 }
 
+// HasNodes reports whether programs carry the connections, and not the kernel alone.
+func (c *Contender) HasNodes() bool { return c.mesh != nil || c.plain != nil }
+
 // ours reports whether the nodes or the relay of a contender that is measured are of our build.
 func (c *Contender) ours() bool {
 	return strings.HasPrefix(c.Name, "ginnel")

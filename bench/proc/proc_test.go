@@ -56,3 +56,39 @@ func TestSelf(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestParseThread proves that the fields are found, and that what is not there is an error.
+func TestParseThread(t *testing.T) {
+	const status = "Name:\tx\nnonvoluntary_ctxt_switches:\t9\nvoluntary_ctxt_switches:\t123\n"
+	if got, err := parseThread("1500 7 3\n", status); got != (Activity{1500, 123}) || err != nil {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range [][2]string{{"", status}, {"x 7 3", status}, {"1 2 3", ""}, {"1 2 3", "voluntary_ctxt_switches:\tx\n"}} {
+		if got, err := parseThread(bad[0], bad[1]); err == nil {
+			t.Errorf("%q: got %v, want an error", bad, got)
+		}
+	}
+}
+
+// TestThreads proves that a thread that sleeps is seen to wake, and one that works to take time.
+func TestThreads(t *testing.T) {
+	before, err := Threads(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); time.Since(start) < 20*time.Millisecond; {
+	}
+	after := before
+	for start := time.Now(); after.Wakeups < before.Wakeups+5 && time.Since(start) < 10*time.Second; {
+		<-time.After(time.Millisecond)
+		if after, err = Threads(os.Getpid()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after.Wakeups < before.Wakeups+5 || after.CPU < before.CPU+10*time.Millisecond {
+		t.Errorf("got %v, then %v", before, after)
+	}
+	if got, err := Threads(1 << 30); err == nil {
+		t.Errorf("of no process: got %v", got)
+	}
+}

@@ -28,6 +28,20 @@ func (s sense) met(value, bound float64) bool {
 	return value >= bound
 }
 
+// verdict says what a value has reached.
+func (s sense) verdict(value, bound, goal float64) string {
+	switch {
+	case s.met(value, goal):
+		return "aim"
+	case s.met(value, bound):
+		return "met"
+	}
+	return "missed"
+}
+
+// limit writes a bar.
+func (s sense) limit(bound float64) string { return fmt.Sprintf("%s %.4g", s, bound) }
+
 func (s sense) String() string {
 	if s == atMost {
 		return "<="
@@ -64,6 +78,21 @@ var bars = []bar{
 	{"memory in bulk, 1 down, MB", "down1.peak_mb", "ginnel", "", 24, 24, atMost},
 	{"memory joined and idle, MB", "joined.mb", "ginnel", "", 16, 12, atMost},
 	{"start to the first byte", "join.s", "ginnel", "tailscaled", 0.2, 0.2, atMost},
+	{"1000 connections at once, served, %", "crowd1000.served_percent", "ginnel", "", 100, 100, atLeast},
+	{"2000 connections at once, served, %", "crowd2000.served_percent", "ginnel", "", 100, 100, atLeast},
+	{"4000 connections at once, served, %", "crowd4000.served_percent", "ginnel", "", 100, 100, atLeast},
+	{"10000 connections at once, served, % (an aim)", "crowd10000.served_percent", "ginnel", "", 0, 100, atLeast},
+	{"1000 connections at once, round trips a second", "crowd1000.per_s", "ginnel", "tailscaled", 1.5, 3, atLeast},
+	{"2000 connections at once, round trips a second", "crowd2000.per_s", "ginnel", "tailscaled", 1.5, 3, atLeast},
+	{"4000 connections at once, round trips a second", "crowd4000.per_s", "ginnel", "tailscaled", 1.5, 3, atLeast},
+	{"wake-ups a second of an idle node", "quiet.wakeups_per_s", "ginnel", "", 8, 2, atMost},
+	{"processor time of an idle node, %", "quiet.cpu_percent", "ginnel", "", 0.1, 0.02, atMost},
+	{"as before, direct, 1 down", "down1.mbps", "ginnel", "ginnel-before", 0.97, 1, atLeast},
+	{"as before, direct, 1 up", "up1.mbps", "ginnel", "ginnel-before", 0.97, 1, atLeast},
+	{"as before, direct, 8 down", "down8.mbps", "ginnel", "ginnel-before", 0.97, 1, atLeast},
+	{"as before, direct, 8 up", "up8.mbps", "ginnel", "ginnel-before", 0.97, 1, atLeast},
+	{"as before, relayed, 1 down", "down1.mbps", "ginnel/ginnel-relay", "ginnel/ginnel-relay-before", 0.97, 1, atLeast},
+	{"as before, relayed, 1 up", "up1.mbps", "ginnel/ginnel-relay", "ginnel/ginnel-relay-before", 0.97, 1, atLeast},
 }
 
 // verdicts compares what was measured with the bars. Bars without both figures are left out.
@@ -80,15 +109,9 @@ func (r *Results) verdicts() table {
 		if !ok {
 			continue
 		}
-		verdict := "missed"
-		switch {
-		case b.sense.met(value, b.goal):
-			verdict = "aim"
-		case b.sense.met(value, b.bound):
-			verdict = "met"
-		}
-		limit := func(v float64) string { return fmt.Sprintf("%s %.4g", b.sense, v) }
-		t = append(t, []string{b.title, b.ours, against, limit(b.bound), limit(b.goal), show(value), verdict})
+		t = append(t, []string{
+			b.title, b.ours, against, b.sense.limit(b.bound), b.sense.limit(b.goal), show(value), b.sense.verdict(value, b.bound, b.goal),
+		})
 	}
 	return t
 }

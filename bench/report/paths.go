@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -9,83 +10,151 @@ import (
 type Paths struct {
 	Run
 	Took  string // the whole comparison
-	Paths []Path
+	Paths []Path // in the order of the tables
 }
 
 // Path is one of them.
 type Path struct {
 	Name       string
 	About      string  // in words
-	RTT        float64 // ms, without queues
+	RTT        float64 // ms, without what waits in queues
 	Mbps       float64 // of the bottleneck
+	Clean      bool    // it loses nothing at random and keeps the order
 	Contenders []string
 	Figures    Figures
 }
 
-// pathMeasure tells how a figure of a path is shown.
-type pathMeasure struct {
-	figure string
-	title  string
+// contenders are all that were measured on some path, in their order.
+func (p *Paths) contenders() (all []string) {
+	for _, path := range p.Paths {
+		for i, c := range path.Contenders {
+			if slices.Contains(all, c) {
+				continue
+			}
+			at := len(all) // after the one that it follows on this path
+			if i > 0 {
+				at = slices.Index(all, path.Contenders[i-1]) + 1
+			}
+			all = slices.Insert(all, at, c)
+		}
+	}
+	return all
 }
 
-// pathMeasures are in the order of tables. What is not here is in the JSON only.
-var pathMeasures = []pathMeasure{
-	{"down1.mbps", "1 connection down, Mbit/s"},
-	{"up1.mbps", "1 connection up, Mbit/s"},
-	{"down8.mbps", "8 connections down, Mbit/s"},
-	{"up8.mbps", "8 connections up, Mbit/s"},
-	{"first-down.s", "first 10 MiB of a connection, down, s"},
-	{"first-up.s", "first 10 MiB of a connection, up, s"},
-	{"fetch100k.p50_ms", "100 kB over a new connection, ms"},
-	{"fetch1m.p50_ms", "1 MB over a new connection, ms"},
-	{"down1.beside_p50_ms", "64-byte exchange beside 1 down, p50, ms"},
-	{"down1.beside_p99_ms", "64-byte exchange beside 1 down, p99, ms"},
-	{"up1.beside_p50_ms", "64-byte exchange beside 1 up, p50, ms"},
-	{"up1.beside_p99_ms", "64-byte exchange beside 1 up, p99, ms"},
-	{"pair.least_percent", "share of the slower of 2 connections, %"},
-	{"rival.rival_percent", "share of a kernel CUBIC connection beside it, %"},
-	{"down1.dropped_percent", "dropped by the bottleneck, 1 down, %"},
-	{"up1.dropped_percent", "dropped by the bottleneck, 1 up, %"},
-	{"down1.cpu_s_per_gb", "processor time of both nodes, 1 down, s/GB"},
-	{"up1.cpu_s_per_gb", "processor time of both nodes, 1 up, s/GB"},
-	{"down1.peak_mb", "most memory of a node, 1 down, MB"},
-	{"up1.peak_mb", "most memory of a node, 1 up, MB"},
-	{"down8.peak_mb", "most memory of a node, 8 down, MB"},
+// path is one by its name, nil if it was not measured.
+func (p *Paths) path(name string) *Path {
+	for i := range p.Paths {
+		if p.Paths[i].Name == name {
+			return &p.Paths[i]
+		}
+	}
+	return nil
 }
 
-// table has a line for each figure that one of the contenders has.
-func (p *Path) table() table {
-	t := table{append([]string{p.Name}, p.Contenders...)}
-	names := p.Figures.names(p.Contenders)
-	for _, m := range pathMeasures {
-		if !names[m.figure] {
-			continue
+// pathTable is a table with a line for each path and a column for each contender. Cells have one figure or several.
+type pathTable struct {
+	title   string
+	figures []string
+}
+
+// pathTables are all, in their order. What is not here is in the JSON only.
+var pathTables = []pathTable{
+	{"1 connection, down / up, Mbit/s", []string{"down1.mbps", "up1.mbps"}},
+	{"8 connections, down / up, Mbit/s", []string{"down8.mbps", "up8.mbps"}},
+	{"first 10 MiB of a new connection, down / up, s", []string{"first-down.s", "first-up.s"}},
+	{"100 kB / 1 MB over a new connection, median, ms", []string{"fetch100k.p50_ms", "fetch1m.p50_ms"}},
+	{"64-byte exchange beside 1 connection down, p50 / p99, ms", []string{"down1.beside_p50_ms", "down1.beside_p99_ms"}},
+	{"64-byte exchange beside 1 connection up, p50 / p99, ms", []string{"up1.beside_p50_ms", "up1.beside_p99_ms"}},
+	{"share of the slower of 2 connections, %", []string{"pair.least_percent"}},
+	{"share of a kernel connection with CUBIC beside 1 connection, %", []string{"rival.rival_percent"}},
+	{"dropped by the bottleneck's queue, 1 connection, down / up, %", []string{"down1.dropped_percent", "up1.dropped_percent"}},
+	{"processor time of both nodes, 1 connection, down / up, s/GB", []string{"down1.cpu_s_per_gb", "up1.cpu_s_per_gb"}},
+	{"memory of the larger node, at most, 1 connection, down / up, MB", []string{"down1.peak_mb", "up1.peak_mb"}},
+	{"memory of the larger node, at most, 8 connections, down / up, MB", []string{"down8.peak_mb", "up8.peak_mb"}},
+}
+
+// firstMB is what a transfer of the first bytes has moved when it is over.
+const firstMB = 10.48576
+
+// table makes one, without the lines and columns that have no figure.
+func (p *Paths) table(pt pathTable) table {
+	var columns []string
+	for _, c := range p.contenders() {
+		if slices.ContainsFunc(p.Paths, func(path Path) bool { return path.cell(c, pt) != missing }) {
+			columns = append(columns, c)
 		}
-		line := []string{m.title}
-		for _, c := range p.Contenders {
-			line = append(line, p.cell(c, m.figure))
+	}
+	t := table{append([]string{"path"}, columns...)}
+	for _, path := range p.Paths {
+		line := []string{path.Name}
+		empty := true
+		for _, c := range columns {
+			cell := path.cell(c, pt)
+			line, empty = append(line, cell), empty && cell == missing
 		}
-		t = append(t, line)
+		if !empty {
+			t = append(t, line)
+		}
 	}
 	return t
 }
 
-func (p *Path) cell(contender, figure string) string {
-	v, ok := p.Figures.median(contender, figure)
-	if !ok {
+// cell has the figures of a contender.
+func (p *Path) cell(contender string, pt pathTable) string {
+	var all []string
+	found := false
+	for _, figure := range pt.figures {
+		text := missing
+		if v, ok := p.Figures.median(contender, figure); ok {
+			text, found = show(v), true
+			if mb, ok := p.Figures.median(contender, strings.TrimSuffix(figure, ".s")+".mb"); ok && mb < firstMB {
+				text = "> " + text
+			}
+		}
+		all = append(all, text)
+	}
+	if !found {
 		return missing
 	}
-	return show(v)
+	return strings.Join(all, " / ") + p.mark(contender)
+}
+
+// relayMark is put after figures of nodes that should have reached each other directly and did not in the end.
+const relayMark = " (r)"
+
+func (p *Path) mark(contender string) string {
+	relayed := strings.Contains(contender, "/")
+	if direct, ok := p.Figures.median(contender, "path.direct"); ok && direct < 1 && !relayed {
+		return relayMark
+	}
+	return ""
+}
+
+// about is the table that says what the paths are.
+func (p *Paths) about() table {
+	t := table{{"path", "round trip, bottleneck, its queue, and more"}}
+	for _, path := range p.Paths {
+		t = append(t, []string{path.Name, path.About})
+	}
+	return t
 }
 
 // Text is everything for a terminal.
 func (p *Paths) Text() string {
 	var b strings.Builder
 	for _, path := range p.Paths {
-		fmt.Fprintf(&b, "%s: %s\n%s\n", path.Name, path.About, path.table().text())
+		fmt.Fprintf(&b, "%s: %s\n", path.Name, path.About)
+	}
+	for _, pt := range pathTables {
+		if t := p.table(pt); len(t) > 1 {
+			fmt.Fprintf(&b, "\n%s\n%s", pt.title, t.text())
+		}
+	}
+	if strings.Contains(b.String(), relayMark) {
+		b.WriteString("\n(r): by the relay in the end, though a direct path was there\n")
+	}
+	if v := p.verdicts(); len(v) > 1 && !p.Smoke {
+		b.WriteString("\nbars\n" + v.text())
 	}
 	return b.String()
 }
-
-// Chart is not there yet.
-func (p *Paths) Chart() []byte { return nil }

@@ -14,15 +14,20 @@ type measure struct {
 
 // measures are in the order of tables. What is not here is in the JSON only.
 var measures = []measure{
-	{"down#", "mbps", "down, # at a time, Mbps"},
-	{"up#", "mbps", "up, # at a time, Mbps"},
-	{"both#", "mbps", "both ways, # at a time, Mbps"},
-	{"connect-down#", "mbps", "down by HTTP CONNECT, # at a time, Mbps"},
+	{"down#", "mbps", "down, # at a time, Mbit/s"},
+	{"up#", "mbps", "up, # at a time, Mbit/s"},
+	{"both#", "mbps", "both ways, # at a time, Mbit/s"},
+	{"connect-down#", "mbps", "down by HTTP CONNECT, # at a time, Mbit/s"},
 	{"trips", "p50_us", "64-byte round trip, p50, us"},
 	{"trips", "p99_us", "64-byte round trip, p99, us"},
 	{"connect-trips", "p50_us", "round trip by HTTP CONNECT, p50, us"},
 	{"requests#", "per_s", "connect-request-close, # at a time, a second"},
 	{"datagrams", "per_s", "datagrams of 1,200 bytes without loss, a second"},
+	{"crowd#", "served_percent", "# connections dialled at once: served, %"},
+	{"crowd#", "served_s", "# connections dialled at once: until all are served or refused, s"},
+	{"crowd#", "per_s", "# connections dialled at once: round trips a second then"},
+	{"quiet", "wakeups_per_s", "wake-ups a second, joined and idle, of a node"},
+	{"quiet", "cpu_percent", "processor time, joined and idle, of a node, %"},
 	{"join", "s", "start with a key to the first byte, s"},
 	{"joined", "mb", "resident, joined and idle, MB"},
 	{"down#", "peak_mb", "resident, most so far, down, # at a time, MB"},
@@ -35,7 +40,7 @@ var measures = []measure{
 	{"singles#", "pps_per_core", "# pairs, one packet a write, packets/s and core"},
 	{"batches#", "pps", "# pairs, 16 packets a write, packets/s"},
 	{"batches#", "pps_per_core", "# pairs, 16 packets a write, packets/s and core"},
-	{"batches#", "mbps", "# pairs, 16 packets a write, Mbps"},
+	{"batches#", "mbps", "# pairs, 16 packets a write, Mbit/s"},
 	{"batches#", "lost_percent", "# pairs, 16 packets a write, lost, %"},
 	{"idle#", "kb_per_client", "resident for each of # idle clients, kB"},
 }

@@ -15,11 +15,11 @@ type panel struct {
 }
 
 var panels = []panel{
-	{"direct, one connection, down, Mbps", "down1.mbps", []string{"ginnel", "tailscaled", "ginnel-wireguard", "wireproxy"}, "longer is better"},
-	{"direct, eight connections, down, Mbps", "down8.mbps", []string{"ginnel", "tailscaled", "ginnel-wireguard", "wireproxy"}, "longer is better"},
+	{"direct, one connection, down, Mbit/s", "down1.mbps", []string{"ginnel", "tailscaled", "ginnel-wireguard", "wireproxy"}, "longer is better"},
+	{"direct, eight connections, down, Mbit/s", "down8.mbps", []string{"ginnel", "tailscaled", "ginnel-wireguard", "wireproxy"}, "longer is better"},
 	{"64-byte round trip, median, us", "trips.p50_us", []string{"ginnel", "tailscaled", "ginnel-wireguard", "wireproxy"}, "shorter is better"},
 	{"memory in bulk transfer, MB", "bulk.peak_mb", []string{"ginnel", "tailscaled", "ginnel-wireguard", "wireproxy"}, "shorter is better"},
-	{"relayed, one connection, down, Mbps", "down1.mbps", []string{"ginnel/ginnel-relay", "tailscaled/ginnel-relay", "tailscaled/derper"}, "longer is better"},
+	{"relayed, one connection, down, Mbit/s", "down1.mbps", []string{"ginnel/ginnel-relay", "tailscaled/ginnel-relay", "tailscaled/derper"}, "longer is better"},
 }
 
 // Sizes in the chart, in its own units.

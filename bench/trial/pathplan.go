@@ -12,6 +12,7 @@ type PathPlan struct {
 	Seconds float64        // of each measurement of bulk
 	Warmup  time.Duration  // before it, at least
 	Trips   int            // round trips before it, at least
+	Calm    time.Duration  // before each measurement, beside some round trips
 	First   time.Duration  // how long the first bytes of a connection may take
 	Steps   *regexp.Regexp // names of the steps that are wanted; nil: those that the path has by default
 	All     bool           // all steps on all paths
@@ -25,13 +26,16 @@ const (
 
 // FullPathPlan is what gives figures that mean something.
 func FullPathPlan(seconds float64) PathPlan {
-	return PathPlan{Seconds: seconds, Warmup: 3 * time.Second, Trips: 30, First: 15 * time.Second}
+	return PathPlan{Seconds: seconds, Warmup: 3 * time.Second, Trips: 30, Calm: time.Second / 2, First: 15 * time.Second}
 }
 
 // SmokePlan is what shows that all of it works, in the shortest time.
 func SmokePlan() PathPlan {
 	return PathPlan{Seconds: 0.3, Warmup: 300 * time.Millisecond, First: time.Second, All: true}
 }
+
+// calm is the time before a measurement in which arrives what is on its way, and what waits for the bottleneck.
+func (p *PathPlan) calm(path Path) time.Duration { return p.Calm + 4*path.RTT }
 
 // pathStep is a step. One that is not brief is left out by default on paths that are not main ones.
 type pathStep struct {

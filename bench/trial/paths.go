@@ -30,7 +30,7 @@ func Paths() []Path {
 	const ms = time.Millisecond
 	return []Path{
 		{Name: "rtt1", RTT: ms, Mbps: 500},
-		{Name: "rtt20", RTT: 20 * ms, Mbps: 100, Main: true},
+		{Name: "rtt20", RTT: 20 * ms, Mbps: 100},
 		{Name: "rtt20-fast", RTT: 20 * ms, Mbps: 500},
 		{Name: "rtt20-late5", RTT: 20 * ms, Mbps: 300, Reorder: 0.05, Late: 4 * ms},
 		{Name: "rtt66", RTT: 66 * ms, Mbps: 300, Main: true},

@@ -1,12 +1,14 @@
 package trial
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"time"
 
 	"ginnel/bench/derpload"
 	"ginnel/bench/load"
+	"ginnel/bench/peer"
 )
 
 // Plan says how much is measured.
@@ -17,7 +19,9 @@ type Plan struct {
 	Calm        time.Duration // before each, so that nothing is on its way from the one before
 	Conns       []int         // at a time in bulk
 	Directions  []load.Direction
+	Quiet       time.Duration  // how long nodes are looked at that have nothing to do
 	Idle        []int          // connections, at a time
+	Crowds      []int          // of connections that are dialled at once
 	IdleClients []int          // of a relay, at a time
 	Pairs       []int          // of clients of a relay, at a time
 	Steps       *regexp.Regexp // names of the steps that are wanted; nil: all
@@ -28,15 +32,16 @@ func Full(seconds float64) Plan {
 	return Plan{
 		Seconds: seconds, Settle: 3 * time.Second, Calm: time.Second / 2,
 		Conns: []int{1, 8, 64}, Directions: []load.Direction{load.Down, load.Up, load.Both},
-		Idle: []int{2000}, IdleClients: []int{10000}, Pairs: []int{1, 100, 1000},
+		Quiet: 20 * time.Second, Idle: []int{2000}, Crowds: []int{1000, 2000, 4000, 10000},
+		IdleClients: []int{10000}, Pairs: []int{1, 100, 1000},
 	}
 }
 
 // Scale is what tells how costs grow with numbers.
 func Scale(seconds float64) Plan {
 	p, numbers := Full(seconds), []int{10, 100, 1000, 10000}
-	p.Idle, p.IdleClients, p.Pairs = numbers, numbers, numbers[:3]
-	p.Steps = regexp.MustCompile(`^(idle|singles|batches)\d`)
+	p.Idle, p.Crowds, p.IdleClients, p.Pairs = numbers, numbers, numbers, numbers[:3]
+	p.Steps = regexp.MustCompile(`^(idle|crowd|singles|batches)\d`)
 	return p
 }
 
@@ -44,7 +49,7 @@ func Scale(seconds float64) Plan {
 func Smoke() Plan {
 	return Plan{
 		Seconds: 0.2, Together: true, Conns: []int{1}, Directions: []load.Direction{load.Both},
-		Idle: []int{10}, IdleClients: []int{20}, Pairs: []int{2},
+		Quiet: time.Second, Idle: []int{10}, Crowds: []int{20}, IdleClients: []int{20}, Pairs: []int{2},
 	}
 }
 
@@ -64,19 +69,20 @@ type relayStep struct {
 
 // parts are the measurements of nodes. Each part is of nodes that have just been started, for what one leaves behind in them,
 // memory or bytes on their way, changes the figures of others.
-func (p *Plan) parts(socks, http load.Proxy, datagrams bool) [][]step {
-	parts := [][]step{p.exchanges(socks, http, datagrams), p.bulk(socks, http)}
+func (p *Plan) parts(c *peer.Contender) [][]step {
+	parts := [][]step{slices.Concat(p.quiet(c), p.exchanges(c)), p.bulk(c)}
 	for _, n := range p.Idle {
-		parts = append(parts, []step{{number("idle", n), load.Spec{Kind: load.Idle, Proxy: socks, Conns: n}}})
+		parts = append(parts, []step{{number("idle", n), load.Spec{Kind: load.Idle, Conns: n}}})
 	}
+	parts = append(parts, p.crowds(c))
 	for n, part := range parts {
 		part = slices.DeleteFunc(part, func(s step) bool { return !p.wants(s.name) })
 		parts[n] = part
 		for i := range part {
 			s := &part[i].spec
-			s.Duration = p.duration()
-			if s.Kind == load.Datagrams {
-				s.Duration /= 4 // it makes many trials
+			s.Duration = cmp.Or(s.Duration, p.duration())
+			if s.Proxy == (load.Proxy{}) {
+				s.Proxy = c.SOCKS
 			}
 		}
 	}
@@ -88,29 +94,49 @@ func (p *Plan) parts(socks, http load.Proxy, datagrams bool) [][]step {
 
 func (p *Plan) wants(name string) bool { return p.Steps == nil || p.Steps.MatchString(name) }
 
-// exchanges are short.
-func (p *Plan) exchanges(socks, http load.Proxy, datagrams bool) []step {
-	all := []step{
-		{"trips", load.Spec{Kind: load.RoundTrips, Proxy: socks}},
-		{"connect-trips", load.Spec{Kind: load.RoundTrips, Proxy: http}},
-		{"requests1", load.Spec{Kind: load.Requests, Proxy: socks, Conns: 1}},
-		{"requests16", load.Spec{Kind: load.Requests, Proxy: socks, Conns: 16}},
+// quiet is of nodes that have joined and have nothing to do.
+func (p *Plan) quiet(c *peer.Contender) []step {
+	if !c.HasNodes() || c.Group != peer.DirectGroup {
+		return nil
 	}
-	if datagrams {
-		all = append(all, step{"datagrams", load.Spec{Kind: load.Datagrams, Proxy: socks}})
+	return []step{{"quiet", load.Spec{Kind: load.Quiet, Duration: p.Quiet}}}
+}
+
+// exchanges are short.
+func (p *Plan) exchanges(c *peer.Contender) []step {
+	all := []step{
+		{"trips", load.Spec{Kind: load.RoundTrips}},
+		{"connect-trips", load.Spec{Kind: load.RoundTrips, Proxy: c.HTTP}},
+		{"requests1", load.Spec{Kind: load.Requests, Conns: 1}},
+		{"requests16", load.Spec{Kind: load.Requests, Conns: 16}},
+	}
+	if !c.NoDatagrams {
+		const trials = 4 // and more, in which the rate is found
+		all = append(all, step{"datagrams", load.Spec{Kind: load.Datagrams, Duration: p.duration() / trials}})
 	}
 	return all
 }
 
 // bulk is from few connections to many.
-func (p *Plan) bulk(socks, http load.Proxy) (all []step) {
+func (p *Plan) bulk(c *peer.Contender) (all []step) {
 	for _, n := range p.Conns {
 		for _, d := range p.Directions {
-			all = append(all, step{number(string(d), n), load.Spec{Kind: load.Bulk, Proxy: socks, Conns: n, Direction: d}})
+			all = append(all, step{number(string(d), n), load.Spec{Kind: load.Bulk, Conns: n, Direction: d}})
 		}
 		if n == 1 {
-			all = append(all, step{"connect-down1", load.Spec{Kind: load.Bulk, Proxy: http, Conns: n, Direction: load.Down}})
+			all = append(all, step{"connect-down1", load.Spec{Kind: load.Bulk, Proxy: c.HTTP, Conns: n, Direction: load.Down}})
 		}
+	}
+	return all
+}
+
+// crowds are of connections that are dialled at once, from few to many. They are measured of contenders without a relay only.
+func (p *Plan) crowds(c *peer.Contender) (all []step) {
+	if c.Group != peer.DirectGroup {
+		return nil
+	}
+	for _, n := range p.Crowds {
+		all = append(all, step{number("crowd", n), load.Spec{Kind: load.Crowd, Conns: n}})
 	}
 	return all
 }

@@ -34,7 +34,7 @@ func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *sl
 			parts = append(parts, func(ctx context.Context) error { return r.relaySteps(ctx, steps) })
 		}
 	} else {
-		for _, steps := range p.parts(c.SOCKS, c.HTTP, !c.NoDatagrams) {
+		for _, steps := range p.parts(c) {
 			parts = append(parts, func(ctx context.Context) error { return r.steps(ctx, steps) })
 		}
 	}
@@ -50,7 +50,7 @@ func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *sl
 // RunPath does the same on a path.
 func RunPath(ctx context.Context, g *peer.Ground, c *peer.Contender, path Path, p PathPlan, log *slog.Logger) (load.Figures, error) {
 	r := &run{
-		ground: g, path: path.emulated(), calm: pathCalm(path), rest: pathCalm(path), figures: make(load.Figures),
+		ground: g, path: path.emulated(), calm: p.calm(path), rest: p.calm(path), figures: make(load.Figures),
 		log: log.With("contender", c.Name, "path", path.Name),
 	}
 	err := r.part(ctx, c, func(ctx context.Context) error {
@@ -94,9 +94,6 @@ func (r *run) rival() *load.Rival {
 		Target: netip.AddrPortFrom(r.trial.Service.Addr, peer.ServicePort),
 	}
 }
-
-// pathCalm is the time in which what is on its way, and what waits for the bottleneck, arrives.
-func pathCalm(path Path) time.Duration { return time.Second/2 + 4*path.RTT }
 
 // part sets the contender up for a part of the measurements.
 func (r *run) part(ctx context.Context, c *peer.Contender, measure func(context.Context) error) (err error) {

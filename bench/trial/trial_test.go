@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/bench/load"
+	"ginnel/bench/peer"
 )
 
 // TestPlay proves that only roles are taken for roles, and that one that does not understand says so and gives no figures.
@@ -33,7 +33,7 @@ func TestWantedSteps(t *testing.T) {
 	p := Full(2)
 	p.Steps = regexp.MustCompile(`^(up8|trips)$`)
 	var got []string
-	for _, part := range p.parts(load.Proxy{}, load.Proxy{}, true) {
+	for _, part := range p.parts(contender(t, "ginnel")) {
 		for _, s := range part {
 			got = append(got, s.name)
 		}
@@ -47,25 +47,33 @@ func TestWantedSteps(t *testing.T) {
 	}
 }
 
+// contender is one of those on the switch.
+func contender(t *testing.T, name string) *peer.Contender {
+	t.Helper()
+	for _, c := range peer.Contenders() {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("there is no contender %s", name)
+	return nil
+}
+
 // TestParts proves that no step hides another by its name, that all have a length, and that the protocols are those that
 // are asked for.
 func TestParts(t *testing.T) {
-	socks, http := load.Proxy{Kind: load.SOCKS5, Addr: "a"}, load.Proxy{Kind: load.CONNECT, Addr: "b"}
+	c := contender(t, "tailscaled")
 	for name, p := range map[string]Plan{"full": Full(2), "scale": Scale(2), "smoke": Smoke()} {
 		seen := make(map[string]bool)
-		for _, s := range slices.Concat(p.parts(socks, http, true)...) {
-			want := socks
+		for _, s := range slices.Concat(p.parts(c)...) {
+			want := c.SOCKS
 			if strings.HasPrefix(s.name, "connect-") {
-				want = http
+				want = c.HTTP
 			}
 			if seen[s.name] || s.spec.Duration <= 0 || s.spec.Proxy != want {
 				t.Errorf("%s: %s is there twice, or is %+v", name, s.name, s.spec)
 			}
 			seen[s.name] = true
-		}
-		without := len(slices.Concat(p.parts(socks, http, false)...))
-		if name != "scale" && (!seen["datagrams"] || without != len(seen)-1) {
-			t.Errorf("%s: datagrams cannot be left out: %v", name, seen)
 		}
 		clear(seen)
 		for _, s := range slices.Concat(p.relayParts()...) {
@@ -73,6 +81,25 @@ func TestParts(t *testing.T) {
 				t.Errorf("%s: %s is there twice, or is %+v", name, s.name, s.spec)
 			}
 			seen[s.name] = true
+		}
+	}
+}
+
+// TestPartsOf proves that contenders are spared what they do not have: datagrams, nodes that could be quiet, and crowds where
+// there is a relay.
+func TestPartsOf(t *testing.T) {
+	for name, want := range map[string]string{
+		"ginnel": "quiet datagrams crowd1000 crowd2000 crowd4000 crowd10000", "wireproxy": "quiet crowd1000 crowd2000 crowd4000 crowd10000",
+		"kernel": "datagrams crowd1000 crowd2000 crowd4000 crowd10000", "tailscaled/derper": "datagrams",
+	} {
+		p := Full(2)
+		p.Steps = regexp.MustCompile("^(quiet|datagrams|crowd)")
+		var got []string
+		for _, s := range slices.Concat(p.parts(contender(t, name))...) {
+			got = append(got, s.name)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: got %v, want %s", name, got, want)
 		}
 	}
 }

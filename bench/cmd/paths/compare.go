@@ -39,7 +39,8 @@ func (c *comparison) Compare(ctx context.Context) error {
 func (c *comparison) described() (all []report.Path) {
 	for _, path := range c.paths {
 		p := report.Path{
-			Name: path.Name, About: path.About(), RTT: path.RTT.Seconds() * 1e3, Mbps: float64(path.Mbps), Figures: make(report.Figures),
+			Name: path.Name, About: path.About(), RTT: path.RTT.Seconds() * 1e3, Mbps: float64(path.Mbps),
+			Clean: path.Loss == 0 && path.Reorder == 0, Figures: make(report.Figures),
 		}
 		for _, contender := range c.on(path) {
 			p.Contenders = append(p.Contenders, contender.Name)

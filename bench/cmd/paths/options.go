@@ -23,7 +23,7 @@ func parse(args []string) (session.Comparison, error) { return newComparison(arg
 func newComparison(args []string) (*comparison, error) {
 	var names string
 	var all bool
-	o, err := session.Parse("paths", session.Options{Rounds: 1, Seconds: 6}, args, peer.PathContenders(), func(fs *flag.FlagSet) {
+	o, err := session.Parse("paths", session.Options{Rounds: 1, Seconds: 5}, args, peer.PathContenders(), func(fs *flag.FlagSet) {
 		fs.StringVar(&names, "paths", "", "what to measure on: a `regexp` for names of paths, as in '^rtt66' (all)")
 		fs.BoolVar(&all, "all", false, "measure with every contender in every way on every path: takes hours")
 	})

@@ -1,0 +1,41 @@
+package netlab
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"ginnel/internal/netem"
+)
+
+// TestSub proves that the counters of a time are those at its end without those at its beginning.
+func TestSub(t *testing.T) {
+	early := Counters{Forward: netem.Stats{Packets: 1, Bytes: 2, QueueFull: 3, Lost: 4, TooLong: 5, Late: 6}, Back: netem.Stats{Packets: 7}}
+	late := Counters{Forward: netem.Stats{Packets: 11, Bytes: 22, QueueFull: 33, Lost: 44, TooLong: 55, Late: 66}, Back: netem.Stats{Packets: 8}}
+	want := Counters{Forward: netem.Stats{Packets: 10, Bytes: 20, QueueFull: 30, Lost: 40, TooLong: 50, Late: 60}, Back: netem.Stats{Packets: 1}}
+	if got := late.Sub(early); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// TestEmulateRefuses proves that an emulator that does not understand what it is to do makes no device.
+func TestEmulateRefuses(t *testing.T) {
+	for _, args := range [][]string{nil, {"a", "b", "delay=1ms"}, {"a", "b", "nonsense", ""}} {
+		var out bytes.Buffer
+		if err := Emulate(t.Context(), args, &out); err == nil || out.Len() > 0 {
+			t.Errorf("%q: got %v, wrote %q", args, err, out.String())
+		}
+	}
+}
+
+// TestExplain proves that an error says what a path needs.
+func TestExplain(t *testing.T) {
+	for cause, want := range map[error]string{os.ErrNotExist: "tun driver", os.ErrPermission: "/dev/net/tun"} {
+		err := &os.PathError{Op: "open", Path: "/dev/net/tun", Err: cause}
+		if got := explain(err); !errors.Is(got, cause) || !strings.Contains(got.Error(), want) {
+			t.Errorf("got %v", got)
+		}
+	}
+}

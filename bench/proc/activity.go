@@ -1,0 +1,67 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Activity is what the threads of a process have done so far.
+type Activity struct {
+	CPU     time.Duration // to the nanosecond, unlike that of the function CPU
+	Wakeups uint64        // times that a thread went to sleep by itself, and so was woken
+}
+
+// Threads returns the activity of all threads that a process has now. What threads did that have ended is not in it.
+func Threads(pid int) (a Activity, err error) {
+	threads, err := os.ReadDir(path(pid, "task"))
+	if err != nil {
+		return a, err
+	}
+	for _, t := range threads {
+		one, err := thread(path(pid, "task/"+t.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has ended meanwhile
+		}
+		if err != nil {
+			return a, err
+		}
+		a.CPU, a.Wakeups = a.CPU+one.CPU, a.Wakeups+one.Wakeups
+	}
+	return a, nil
+}
+
+func thread(dir string) (a Activity, err error) {
+	times, err := os.ReadFile(dir + "/schedstat")
+	if err != nil {
+		return a, err
+	}
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return a, err
+	}
+	return parseThread(string(times), string(status))
+}
+
+// parseThread reads the first field of schedstat and a line of status.
+func parseThread(times, status string) (a Activity, err error) {
+	first, _, _ := strings.Cut(times, " ")
+	ns, err := strconv.ParseInt(first, 10, 64)
+	if err != nil {
+		return a, fmt.Errorf("reading the time of a thread: %w", err)
+	}
+	for line := range strings.Lines(status) {
+		if text, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 64)
+			if err != nil {
+				return a, fmt.Errorf("reading the switches of a thread: %w", err)
+			}
+			return Activity{time.Duration(ns), n}, nil
+		}
+	}
+	return a, errors.New("reading the switches of a thread: there are none")
+}

@@ -1,0 +1,116 @@
+package report
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// curve is a contender on the chart of paths.
+type curve struct {
+	contender, colour, dash string
+}
+
+// curves are those on the chart, if they were measured.
+var curves = []curve{
+	{"kernel-bbr", "#6b7280", "2 3"},
+	{"kernel-cubic", "#6b7280", ""},
+	{"ginnel", ourColour, ""},
+	{"ginnel/ginnel-relay", ourColour, "5 4"},
+	{"tailscaled", "#f59e0b", ""},
+	{"tailscaled/derper", "#f59e0b", "5 4"},
+}
+
+// Sizes in the chart of paths, in its own units.
+const (
+	plotLeft   = 60
+	plotHeight = 220
+	plotGap    = 64 // below a plot, for what is written there
+	legend     = 26 // height of its line
+)
+
+// Chart draws the throughput of one connection down over the round trip time: on one plot of the paths that lose and reorder
+// nothing, on another of the rest. Heights are parts of the bottleneck's rate, because that is not the same on all paths.
+func (p *Paths) Chart() []byte {
+	var clean, other []Path
+	for _, path := range p.Paths {
+		if path.Clean {
+			clean = append(clean, path)
+		} else {
+			other = append(other, path)
+		}
+	}
+	for _, paths := range [][]Path{clean, other} {
+		slices.SortStableFunc(paths, func(a, b Path) int { return cmp.Or(cmp.Compare(a.RTT, b.RTT), cmp.Compare(a.Mbps, b.Mbps)) })
+	}
+	var body bytes.Buffer
+	y := p.legend(&body, margin)
+	y = plot(&body, "no loss, no reordering", clean, y)
+	y = plot(&body, "loss and reordering", other, y)
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", chartWidth, y)
+	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" rx="8" fill="#ffffff"/>`+"\n")
+	b.Write(body.Bytes())
+	b.WriteString("</svg>\n")
+	return b.Bytes()
+}
+
+// legend names the curves that there are, and returns where the plots begin.
+func (p *Paths) legend(b *bytes.Buffer, y int) int {
+	x, measured := margin, p.contenders()
+	for _, c := range curves {
+		if !slices.Contains(measured, c.contender) {
+			continue
+		}
+		fmt.Fprintf(b, `<line x1="%d" y1="%d" x2="%d" y2="%d" stroke="%s" stroke-width="2.5" stroke-dasharray="%s"/>`,
+			x, y+4, x+24, y+4, c.colour, c.dash)
+		fmt.Fprintf(b, `<text x="%d" y="%d" fill="#374151">%s</text>`+"\n", x+28, y+8, escape(c.contender))
+		x += 40 + 7*len(c.contender)
+	}
+	return y + legend
+}
+
+// plot draws one from y on, and returns where the next begins.
+func plot(b *bytes.Buffer, title string, paths []Path, y int) int {
+	if len(paths) == 0 {
+		return y
+	}
+	fmt.Fprintf(b, `<text x="%d" y="%d" font-weight="bold" fill="#111827">%s <tspan font-weight="normal" fill="#6b7280">`+
+		`(1 connection down, %% of the bottleneck's rate)</tspan></text>`+"\n", margin, y+10, escape(title))
+	top := y + legend
+	height := func(share float64) float64 { return float64(top) + plotHeight*(1-min(share, 1)) }
+	for percent := 0; percent <= 100; percent += 25 {
+		h := height(float64(percent) / 100)
+		fmt.Fprintf(b, `<line x1="%d" y1="%.1f" x2="%d" y2="%.1[2]f" stroke="#e5e7eb"/>`, plotLeft, h, chartWidth-margin)
+		fmt.Fprintf(b, `<text x="%d" y="%.1f" text-anchor="end" fill="#6b7280">%d</text>`+"\n", plotLeft-8, h+4, percent)
+	}
+	step := float64(chartWidth-margin-plotLeft) / float64(len(paths))
+	place := func(i int) float64 { return plotLeft + step*(float64(i)+0.5) }
+	for i, path := range paths {
+		for n, text := range path.labels() {
+			fmt.Fprintf(b, `<text x="%.1f" y="%d" text-anchor="middle" font-size="11" fill="#374151">%s</text>`+"\n",
+				place(i), top+plotHeight+16+13*n, escape(text))
+		}
+	}
+	for _, c := range curves {
+		var points []string
+		for i, path := range paths {
+			if v, ok := path.Figures.median(c.contender, "down1.mbps"); ok {
+				points = append(points, fmt.Sprintf("%.1f,%.1f", place(i), height(v/path.Mbps)))
+			}
+		}
+		if len(points) > 0 {
+			fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2.5" stroke-dasharray="%s"/>`+"\n",
+				strings.Join(points, " "), c.colour, c.dash)
+		}
+	}
+	return top + plotHeight + plotGap
+}
+
+// labels are the lines below a path on the chart.
+func (p *Path) labels() []string {
+	_, special, _ := strings.Cut(p.Name, "-")
+	return []string{fmt.Sprintf("%v ms", p.RTT), fmt.Sprintf("%v Mbit/s", p.Mbps), special}
+}

@@ -49,8 +49,8 @@ var pathBars = []pathBar{
 	{"1 connection, clean, up to 150 ms and 300 Mbit/s", usual, one, "ginnel", "kernel-cubic", 0.85, 0.95, atLeast, worst},
 	{"1 connection, 66 ms, 0.1 % lost", named("rtt66-loss0.1"), one, "ginnel", "kernel-cubic", 1, 1, atLeast, worst},
 	{"1 connection, 66 ms, 1 % late", named("rtt66-late1"), one, "ginnel", "kernel-cubic", 1, 1, atLeast, worst},
-	{"1 connection, 66 ms, 0.1 % lost (no bar, an aim)", named("rtt66-loss0.1"), one, "ginnel", "kernel-bbr", 0, 0.8, atLeast, worst},
-	{"1 connection, 66 ms, 1 % late (no bar, an aim)", named("rtt66-late1"), one, "ginnel", "kernel-bbr", 0, 0.8, atLeast, worst},
+	{"1 connection, 66 ms, 0.1 % lost", named("rtt66-loss0.1"), one, "ginnel", "kernel-bbr", 0, 0.8, atLeast, worst},
+	{"1 connection, 66 ms, 1 % late", named("rtt66-late1"), one, "ginnel", "kernel-bbr", 0, 0.8, atLeast, worst},
 	{"1 connection, every path", every, one, "ginnel", "tailscaled", 1, 3, atLeast, worst},
 	{"1 connection, median of all paths", every, one, "ginnel", "tailscaled", 1.5, 3, atLeast, median},
 	{"relayed over our relay, 66 ms", named("rtt66"), one, "ginnel/ginnel-relay", "kernel-forwarded", 0.8, 0.95, atLeast, worst},
@@ -121,12 +121,10 @@ func (p *Paths) verdicts() table {
 		if against == "" {
 			against = missing
 		}
-		bar := b.sense.limit(b.bound)
-		verdict := b.sense.verdict(got.value, b.bound, b.goal)
-		if b.bound == 0 {
-			bar, verdict = missing, map[bool]string{true: "aim", false: "-"}[verdict == "aim"]
-		}
-		t = append(t, []string{b.title, b.ours, against, bar, b.sense.limit(b.goal), show(got.value), verdict, got.at})
+		t = append(t, []string{
+			b.title, b.ours, against, b.sense.limit(b.bound), b.sense.limit(b.goal), show(got.value),
+			b.sense.verdict(got.value, b.bound, b.goal), got.at,
+		})
 	}
 	return t
 }

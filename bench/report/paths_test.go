@@ -76,14 +76,14 @@ func TestRelayMark(t *testing.T) {
 func TestPathVerdicts(t *testing.T) {
 	got := make(map[string]string)
 	for _, line := range samplePaths().verdicts()[1:] {
-		got[line[0]] = strings.Join(line[3:], ", ")
+		got[line[0]+" of "+line[2]] = strings.Join(line[3:], ", ")
 	}
 	want := map[string]string{
-		"1 connection, clean, up to 150 ms and 300 Mbit/s": ">= 0.85, >= 0.95, 0.86, met, rtt66 down1.mbps",
-		"1 connection, 66 ms, 0.1 % lost":                  ">= 1, >= 1, 13.5, aim, rtt66-loss0.1 up1.mbps",
-		"1 connection, 66 ms, 0.1 % lost (no bar, an aim)": "-, >= 0.8, 0.40, -, rtt66-loss0.1 up1.mbps",
-		"1 connection, every path":                         ">= 1, >= 3, 1.50, met, rtt66 down1.mbps",
-		"1 connection, median of all paths":                ">= 1.5, >= 3, 1.75, met, 2 figures",
+		"1 connection, clean, up to 150 ms and 300 Mbit/s of kernel-cubic": ">= 0.85, >= 0.95, 0.86, met, rtt66 down1.mbps",
+		"1 connection, 66 ms, 0.1 % lost of kernel-cubic":                  ">= 1, >= 1, 13.5, aim, rtt66-loss0.1 up1.mbps",
+		"1 connection, 66 ms, 0.1 % lost of kernel-bbr":                    "-, >= 0.8, 0.40, -, rtt66-loss0.1 up1.mbps",
+		"1 connection, every path of tailscaled":                           ">= 1, >= 3, 1.50, met, rtt66 down1.mbps",
+		"1 connection, median of all paths of tailscaled":                  ">= 1.5, >= 3, 1.75, met, 2 figures",
 	}
 	if len(got) != len(want) {
 		t.Errorf("got %d bars, want %d: %v", len(got), len(want), got)

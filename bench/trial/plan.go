@@ -74,7 +74,11 @@ func (p *Plan) parts(c *peer.Contender) [][]step {
 	for _, n := range p.Idle {
 		parts = append(parts, []step{{number("idle", n), load.Spec{Kind: load.Idle, Conns: n}}})
 	}
-	parts = append(parts, p.crowds(c))
+	for _, n := range p.Crowds {
+		if c.Group == peer.DirectGroup { // crowds are measured without a relay only
+			parts = append(parts, []step{{number("crowd", n), load.Spec{Kind: load.Crowd, Conns: n}}})
+		}
+	}
 	for n, part := range parts {
 		part = slices.DeleteFunc(part, func(s step) bool { return !p.wants(s.name) })
 		parts[n] = part
@@ -126,17 +130,6 @@ func (p *Plan) bulk(c *peer.Contender) (all []step) {
 		if n == 1 {
 			all = append(all, step{"connect-down1", load.Spec{Kind: load.Bulk, Proxy: c.HTTP, Conns: n, Direction: load.Down}})
 		}
-	}
-	return all
-}
-
-// crowds are of connections that are dialled at once, from few to many. They are measured of contenders without a relay only.
-func (p *Plan) crowds(c *peer.Contender) (all []step) {
-	if c.Group != peer.DirectGroup {
-		return nil
-	}
-	for _, n := range p.Crowds {
-		all = append(all, step{number("crowd", n), load.Spec{Kind: load.Crowd, Conns: n}})
 	}
 	return all
 }

@@ -44,6 +44,15 @@ type emulator struct {
 	answers *json.Decoder // of pipe
 }
 
+// CheckEmulation returns an error if this process cannot make paths.
+func CheckEmulation() error {
+	tap, err := netem.OpenTAP("check")
+	if err != nil {
+		return explain(err)
+	}
+	return tap.Close()
+}
+
 // startEmulator starts the process of a path between two devices, and waits until they exist.
 func (l *Lab) startEmulator(near, far string, p Path) (*emulator, error) {
 	cmd := l.cfg.Emulate(near, far, p.Forward.String(), p.Back.String())

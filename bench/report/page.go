@@ -35,7 +35,7 @@ func (r *Results) page(b *strings.Builder, chart string) {
 		fmt.Fprintf(b, "\n### %s\n\n%s", strings.ToUpper(g.Name[:1])+g.Name[1:], r.table(g).markdown())
 	}
 	r.failed(b)
-	b.WriteString("\n### Bars of the switch\n\nA ratio, unless it says MB or kB. What is missed is missed.\n\n" + r.verdicts().markdown())
+	b.WriteString("\n### Bars of the switch\n\nValues are ratios of medians, except where there is nothing to compare with.\n\n" + r.verdicts().markdown())
 }
 
 // page writes the part of paths.
@@ -76,33 +76,36 @@ func (r *Run) failed(b *strings.Builder) {
 	}
 }
 
-// method tells what the figures are, for those who want to know what they are worth.
-const method = `Both ends, the servers and the load are on one machine, each in a network namespace of its own, on one switch with an MTU of
-1500: figures move from machine to machine, and what counts are the ratios of one run. Every contender starts anew in each
-round, with new keys, and they take turns. Nodes run as they come, with no setting changed. The load speaks SOCKS5, or CONNECT
-where it says so, and compares every byte; only what has arrived counts. Both contenders with a mesh join the same
-coordination server. Relayed means that the switch lets the machines of the nodes reach the relay but not each other. Relays
-on their own are driven by the same DERP client, in pairs with at most 32 packets on their way, which is what derper queues;
-"and core" is per second of the server's processor time. "kernel" is TCP without a proxy or tunnel: the most there is. Memory
-is VmRSS, the larger of both nodes; processor time is that of both. Of connections that are dialled at once, one is served when
-an answer to its first message has come within 30 s. A wake-up is a voluntary context switch of a thread.
+// method says how the figures of the switch are measured.
+const method = `All programs run on one machine: both nodes, the servers, the client and the service, each host in a network namespace of its own,
+on one switch with an MTU of 1500. Figures differ from machine to machine, so compare ratios within one run. Every contender
+starts anew in each round, with new keys, and they take turns. Nodes run with their default settings. The client speaks SOCKS5,
+or HTTP CONNECT where a line says so, and compares every byte; only bytes that have arrived count. All nodes of a mesh join the
+same coordination server.
+
+In the relayed group the switch lets the hosts of the nodes reach the relay, not each other. Relays on their own are driven by one
+DERP client program, in pairs with at most 32 packets in flight, which is the length of derper's queue; "and core" is per second of
+the server's processor time. "kernel" is TCP without proxy or tunnel. Memory is VmRSS of the larger node; processor time is that of
+both nodes. Of connections that are dialled at once, one counts as served if its first 64 bytes have been answered within 30 s. A
+wake-up is a voluntary context switch of a thread.
 `
 
-// pathMethod does the same for paths.
-const pathMethod = `The machine of the far node and the service is behind an emulated path; the near node, the relay and the coordination server
-are on the switch before it, so direct and relayed traffic cross the path once. The path (internal/netem) carries packets as they
-are on a wire, without segmentation offload. Each direction has half of the round trip time as delay, and a bottleneck whose queue
-drops what exceeds it; the length of the queue is one bandwidth-delay product, where the name does not say otherwise, and at least
-128 kB. "Down" is from the service to the client. Nodes are direct, except for those with a relay after the slash.
+// pathMethod says how those of paths are.
+const pathMethod = `The far node and the service are behind an emulated path. The near node, the relay and the coordination server are on the switch in
+front of it, so direct and relayed traffic cross the path once. The path (internal/netem) carries packets as they are on a wire,
+without segmentation offload. Each direction delays packets by half of the round trip time and has a bottleneck with a queue. The
+queue drops what does not fit; it holds one bandwidth-delay product unless the path says otherwise, and at least 128 kB. "Down" is
+from the service to the client. Nodes reach each other directly, except where a relay is named after the slash.
 
-kernel-cubic and kernel-bbr are plain TCP connections of the kernel over the same path, with buffers of up to 64 MB;
-kernel-forwarded is CUBIC through a plain TCP forwarder in the place of the relay. Bulk is measured after slow start, which is 3 s
-or 30 round trips, whichever is longer. A transfer of the first 10 MiB begins with the connection and stops after 15 s (">"). Four
-connections exchange 64 bytes beside one connection of bulk, which is the same that the throughput is of. Shares of a kernel
-connection are of both together: 50 is fair. Memory is the most that was resident in the larger node.
+kernel-cubic and kernel-bbr are TCP connections of the kernel over the same path, with buffers of up to 64 MB. kernel-forwarded is
+CUBIC through a TCP forwarder on the host of the relay. Bulk is measured after a warm-up of 3 s or 30 round trips, whichever is
+longer. A transfer of the first 10 MiB is timed from the dial, and ends after 15 s (">"). The exchanges of 64 bytes are on four
+connections beside the connection of bulk whose throughput is in the first table. The share of a kernel connection is a part of
+what both carry, so 50 is fair. The drops of the bottleneck's queue include those of the warm-up. Memory is the largest VmRSS of the
+larger node during the transfer.
 `
 
 // pathBarsMeaning says how to read the bars of paths.
-const pathBarsMeaning = `A ratio, unless it says MB, of the worst path and direction, which are in the last column, unless it says median. What is missed
-is missed.
+const pathBarsMeaning = `Values are ratios, except for those in MB. A bar is held against the worst path and direction, named in the last column, except for
+the median.
 `

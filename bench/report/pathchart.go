@@ -99,6 +99,7 @@ func plot(b *bytes.Buffer, title string, paths []Path, y int) int {
 		for i, path := range paths {
 			if v, ok := path.Figures.median(c.contender, "down1.mbps"); ok {
 				points = append(points, fmt.Sprintf("%.1f,%.1f", place(i), height(v/path.Mbps)))
+				fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`, place(i), height(v/path.Mbps), c.colour)
 			}
 		}
 		if len(points) > 0 {

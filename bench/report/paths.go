@@ -41,16 +41,6 @@ func (p *Paths) contenders() (all []string) {
 	return all
 }
 
-// path is one by its name, nil if it was not measured.
-func (p *Paths) path(name string) *Path {
-	for i := range p.Paths {
-		if p.Paths[i].Name == name {
-			return &p.Paths[i]
-		}
-	}
-	return nil
-}
-
 // pathTable is a table with a line for each path and a column for each contender. Cells have one figure or several.
 type pathTable struct {
 	title   string

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"ginnel/bench/netlab"
 	"ginnel/bench/peer"
 	"ginnel/bench/report"
 	"ginnel/bench/session"
@@ -23,6 +24,9 @@ func (c *comparison) Compare(ctx context.Context) error {
 		return err
 	}
 	defer ground.Close()
+	if err := netlab.CheckEmulation(); err != nil {
+		return err
+	}
 	p := &report.Paths{Run: c.NewRun(ctx), Paths: c.described()}
 	p.Seconds = c.plan.Seconds
 	begun := time.Now()

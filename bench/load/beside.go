@@ -9,11 +9,12 @@ import (
 	"time"
 )
 
-// exchangeGap is the least time between the messages of one connection, so that exchanges on a short path are no load.
+// exchangeGap is the least time between two messages of a connection. It keeps exchanges on a short
+// path from being load.
 const exchangeGap = 10 * time.Millisecond
 
-// exchanges are round trips on connections beside those of a bulk measurement. Several connections give enough of them for
-// a percentile.
+// exchanges are round trips on connections beside a bulk transfer. There are several connections
+// because one makes too few round trips for a percentile on a long path.
 type exchanges struct {
 	conns []net.Conn
 	wg    sync.WaitGroup
@@ -24,7 +25,7 @@ type exchanges struct {
 	err  error // the first
 }
 
-// openExchanges connects, and makes one round trip on each connection.
+// openExchanges opens the connections and makes one round trip on each.
 func openExchanges(ctx context.Context, s *Spec) (*exchanges, error) {
 	e := new(exchanges)
 	for i := range s.Beside {
@@ -45,7 +46,7 @@ func openExchanges(ctx context.Context, s *Spec) (*exchanges, error) {
 	return e, nil
 }
 
-// begin starts the exchanges that count.
+// begin starts the exchanges whose times are kept.
 func (e *exchanges) begin() {
 	ctx, stop := context.WithCancel(context.Background())
 	e.stop = stop
@@ -54,8 +55,8 @@ func (e *exchanges) begin() {
 	}
 }
 
-// repeat makes round trips until the context ends. One that is not over then counts with what it has taken so far, because
-// the slowest would be missing otherwise.
+// repeat makes round trips until the context ends. A round trip that is unfinished then is kept
+// with its time so far; otherwise the slowest ones would be missing.
 func (e *exchanges) repeat(ctx context.Context, c net.Conn) {
 	defer bind(ctx, c)()
 	for number := uint64(0); ctx.Err() == nil; number++ {

@@ -6,19 +6,20 @@ import (
 	"syscall"
 )
 
-// Congestion is the name that Linux has for a congestion control. The empty one leaves the system's.
+// Congestion is Linux's name of a congestion control. The empty name means the system's default.
 type Congestion string
 
-// The congestion controls that can be asked for.
+// The congestion controls that a request can name.
 const (
 	CUBIC Congestion = "cubic"
 	BBR   Congestion = "bbr"
 )
 
-// congestions are the codes that stand for congestion controls in a request.
+// congestions lists congestion controls by their code in a request.
 var congestions = []Congestion{"", CUBIC, BBR}
 
-// code of one that is not known is one that the service refuses.
+// code returns the code in a request. The service refuses the code of an unknown congestion
+// control.
 func (cc Congestion) code() byte {
 	for i, known := range congestions {
 		if cc == known {
@@ -36,8 +37,8 @@ func congestionOf(code byte) (Congestion, error) {
 	return congestions[code], nil
 }
 
-// Control sets the congestion control of a socket before it connects or listens; it is a [net.Dialer]'s or
-// [net.ListenConfig]'s Control.
+// Control sets the congestion control of a socket before it connects or listens. It is a Control
+// function of [net.Dialer] and [net.ListenConfig].
 func (cc Congestion) Control(_, _ string, raw syscall.RawConn) error {
 	if cc == "" {
 		return nil
@@ -50,7 +51,7 @@ func (cc Congestion) Control(_, _ string, raw syscall.RawConn) error {
 	return err
 }
 
-// apply does the same for a connection.
+// apply sets the congestion control of a connection.
 func (cc Congestion) apply(c net.Conn) error {
 	raw, err := c.(*net.TCPConn).SyscallConn()
 	if err != nil {

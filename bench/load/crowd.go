@@ -10,17 +10,18 @@ import (
 	"time"
 )
 
-// crowdLimit is how long a connection of a crowd may take to its first answer.
+// crowdLimit bounds the time from the dial to the first answer.
 const crowdLimit = 30 * time.Second
 
-// crowd dials many connections at once. One is served if an answer has come to a first message. Those that are served make
-// round trips then, each as many as it can.
+// crowd dials many connections at once. A connection is served if its first message has been
+// answered. When all are served or have failed, those that are served make as many round trips as
+// they can.
 type crowd struct {
 	spec   *Spec
 	served atomic.Int64
 	trips  atomic.Int64
 	over   atomic.Bool
-	begun  sync.WaitGroup // done by each connection that is served or has failed
+	begun  sync.WaitGroup // counts connections that are neither served nor have failed
 	wg     sync.WaitGroup
 
 	mu  sync.Mutex
@@ -70,7 +71,7 @@ func crowded(ctx context.Context, s *Spec) (Figures, error) {
 	return f, nil
 }
 
-// join is one connection of the crowd.
+// join runs one connection. It makes no further round trips before together is closed.
 func (c *crowd) join(ctx context.Context, number uint64, together <-chan struct{}) {
 	conn, err := c.first(ctx, number)
 	if err == nil {
@@ -94,7 +95,7 @@ func (c *crowd) join(ctx context.Context, number uint64, together <-chan struct{
 	}
 }
 
-// first connects and makes the first round trip.
+// first dials and makes the first round trip.
 func (c *crowd) first(ctx context.Context, number uint64) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, crowdLimit)
 	defer cancel()
@@ -114,7 +115,7 @@ func (c *crowd) first(ctx context.Context, number uint64) (net.Conn, error) {
 	return conn, nil
 }
 
-// note keeps the first error before the end, and that of spoilt bytes whenever it comes.
+// note keeps the first error before the end. Spoilt bytes are kept at any time.
 func (c *crowd) note(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

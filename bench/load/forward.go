@@ -8,9 +8,9 @@ import (
 	"sync"
 )
 
-// Forward passes TCP connections from one address on to another until the context ends, with CUBIC on both sides. It is the
-// least that a relay could do: the kernel copies what arrives on one connection to the other. It writes ready on out when it
-// listens.
+// Forward forwards TCP connections from one address to another until the context ends, with CUBIC
+// on both sides. It stands for the least that a relay can do: the kernel splices one connection to
+// the other. Forward writes ready to out when it listens.
 func Forward(ctx context.Context, listen, to, ready string, out io.Writer) error {
 	cfg := net.ListenConfig{Control: CUBIC.Control}
 	ln, err := cfg.Listen(ctx, "tcp", listen)
@@ -34,7 +34,7 @@ func Forward(ctx context.Context, listen, to, ready string, out io.Writer) error
 	}
 }
 
-// forward serves one connection.
+// forward connects near to another connection and copies both directions.
 func forward(ctx context.Context, near *net.TCPConn, to string) {
 	defer near.Close()
 	d := net.Dialer{Control: CUBIC.Control}
@@ -51,7 +51,7 @@ func forward(ctx context.Context, near *net.TCPConn, to string) {
 	pass(near, far)
 }
 
-// pass copies one direction, and passes its end on.
+// pass copies one direction and its end of stream.
 func pass(to, from *net.TCPConn) {
 	if _, err := io.Copy(to, from); err != nil {
 		to.Close() // for the other direction

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// slow is a connection that passes on nothing beyond a number of bytes in each direction until it is closed.
+// slow is a connection that passes on nothing beyond a number of bytes in each direction until it
+// is closed.
 type slow struct {
 	net.Conn
 	left  int
@@ -38,7 +39,8 @@ func (s *slow) Close() error {
 	return s.Conn.Close()
 }
 
-// TestUnfinished proves that a transfer that does not end in time gives what has arrived, and a fetch its limit.
+// TestUnfinished proves that a transfer that does not end in time gives what has arrived, and a
+// fetch its limit.
 func TestUnfinished(t *testing.T) {
 	target := newTarget(t)
 	addr := newProxy(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -58,7 +60,8 @@ func TestUnfinished(t *testing.T) {
 	}
 }
 
-// TestStore proves that a transfer up is over when the service has all of it, whatever the steps in which it counts.
+// TestStore proves that a transfer up is over when the service has all of it, whatever the steps in
+// which it counts.
 func TestStore(t *testing.T) {
 	target := newTarget(t)
 	for _, bytes := range []int{1, countStep - 1, countStep, countStep + 1, 5*countStep + 7} {
@@ -107,7 +110,8 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
-// TestQuiet proves that a program that works is not quiet, and that of several the one that does most counts.
+// TestQuiet proves that a program that works is not quiet, and that of several the one that does
+// most counts.
 func TestQuiet(t *testing.T) {
 	f, err := Measure(t.Context(), Spec{Kind: Quiet, Duration: 50 * time.Millisecond, PIDs: []int{os.Getppid(), os.Getpid()}})
 	if err != nil || f["wakeups_per_s"] <= 0 || f["cpu_percent"] < 0 {
@@ -118,8 +122,8 @@ func TestQuiet(t *testing.T) {
 	}
 }
 
-// TestCongestion proves that both ends of a connection have the congestion control that is asked for, and that one that there is
-// not is an error.
+// TestCongestion proves that both ends of a connection have the congestion control that is asked
+// for, and that one that there is not is an error.
 func TestCongestion(t *testing.T) {
 	for code, cc := range congestions {
 		if got, err := congestionOf(byte(code)); got != cc || err != nil || cc.code() != byte(code) {

@@ -7,7 +7,7 @@ import (
 	"ginnel/bench/proc"
 )
 
-// quiet looks at programs that have nothing to do. The figures are those of the one that does most.
+// quiet measures programs without traffic. Each figure is that of the program with the highest.
 func quiet(ctx context.Context, s *Spec) (Figures, error) {
 	if err := wait(ctx, s.warmup()); err != nil {
 		return nil, err

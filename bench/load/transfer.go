@@ -15,12 +15,13 @@ import (
 const (
 	fewestFetches = 3
 	mostFetches   = 21
-	// fetchTime is how long fetches are repeated, unless there are too few or enough of them.
+	// fetchTime is how long fetches are repeated, within the limits above.
 	fetchTime = 2 * time.Second
 )
 
-// transfer moves bytes over a new connection. The time is that from the first packet of the connection until all have
-// arrived and been compared. What is not over at the limit counts with the limit.
+// transfer moves bytes over a new connection. The time runs from the dial until all bytes have
+// arrived and been compared. A transfer that reaches the limit is stopped; its figures are the
+// limit and what has arrived.
 func transfer(ctx context.Context, s *Spec) (Figures, error) {
 	arrived, took, err := s.move(ctx)
 	if err != nil {
@@ -29,7 +30,7 @@ func transfer(ctx context.Context, s *Spec) (Figures, error) {
 	return Figures{"s": took.Seconds(), "mb": float64(arrived) / 1e6, "mbps": float64(arrived) * 8 / 1e6 / took.Seconds()}, nil
 }
 
-// fetches repeats a transfer, each over a connection of its own.
+// fetches repeats a transfer, each time over a new connection.
 func fetches(ctx context.Context, s *Spec) (Figures, error) {
 	var all []time.Duration
 	unfinished := 0
@@ -46,7 +47,7 @@ func fetches(ctx context.Context, s *Spec) (Figures, error) {
 	return Figures{"p50_ms": milliseconds(Percentile(all, 50)), "unfinished": float64(unfinished)}, nil
 }
 
-// move is one transfer. It is an error if the connection breaks, and none if it is slow.
+// move makes one transfer. A broken connection is an error, a slow one is not.
 func (s *Spec) move(ctx context.Context) (arrived uint64, took time.Duration, err error) {
 	start := time.Now()
 	kind, run := byte(wantFetch), receive
@@ -69,7 +70,7 @@ func (s *Spec) move(ctx context.Context) (arrived uint64, took time.Duration, er
 	return arrived, took, err
 }
 
-// receive takes n bytes of the pattern.
+// receive reads n bytes and compares them with the pattern.
 func receive(c net.Conn, n uint64) (arrived uint64, err error) {
 	b := make([]byte, maxPiece)
 	for arrived < n {
@@ -85,7 +86,7 @@ func receive(c net.Conn, n uint64) (arrived uint64, err error) {
 	return arrived, nil
 }
 
-// store sends n bytes of the pattern and waits until the service says that they are there.
+// store sends n bytes of the pattern and waits until the service has confirmed them.
 func store(c net.Conn, n uint64) (arrived uint64, err error) {
 	var wg sync.WaitGroup
 	wg.Go(func() { sendPattern(c, n) }) // what fails here fails below too

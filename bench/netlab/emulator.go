@@ -17,17 +17,19 @@ import (
 )
 
 const (
-	// emulatorReady is what the emulator writes when its devices exist and it can be asked.
+	// emulatorReady is what the emulator writes when its devices exist and it handles SIGUSR1.
 	emulatorReady = "emulating"
 	// answerDescriptor is where the emulator writes its counters: the first of cmd.ExtraFiles.
 	answerDescriptor = 3
-	// emulatorNice is the emulator's niceness. It stands for hardware, so it runs before the programs that are measured.
+	// emulatorNice is the emulator's nice value. The emulator stands for hardware, so the programs
+	// under test must not delay it.
 	emulatorNice = -15
 )
 
-// Emulate is the process of one path: it makes two TAP devices and carries frames between them until the context ends.
-// For each SIGUSR1 it writes its counters to descriptor 3, as JSON. Args are the two device names and what
-// [netem.Config.String] writes of both directions.
+// Emulate is the main function of the emulator of one path. It creates two TAP devices and carries
+// frames between them until the context ends. For each SIGUSR1 it writes its [Counters] as JSON to
+// descriptor 3. The arguments are the names of the two devices and both directions in the form of
+// [netem.Config.String].
 func Emulate(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) != 4 {
 		return fmt.Errorf("emulating a path: want two devices and two directions, got %q", args)
@@ -59,7 +61,7 @@ func Emulate(ctx context.Context, args []string, out io.Writer) error {
 	return w.Run(ctx)
 }
 
-// answer writes the counters of w whenever somebody asks.
+// answer writes the counters of w for each signal until the context ends.
 func answer(ctx context.Context, w *netem.Wire, asked <-chan os.Signal, out io.Writer) {
 	enc := json.NewEncoder(out)
 	for {
@@ -76,8 +78,8 @@ func answer(ctx context.Context, w *netem.Wire, asked <-chan os.Signal, out io.W
 	}
 }
 
-// hurry raises the priority of all threads, because Linux keeps a priority for each. Later threads inherit it. Without the
-// right to do so the emulator competes with the programs.
+// hurry raises the priority of each thread, because a nice value belongs to a thread in Linux.
+// Threads that are created later inherit it. Without CAP_SYS_NICE the priority stays as it is.
 func hurry() {
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {
@@ -90,7 +92,7 @@ func hurry() {
 	}
 }
 
-// explain adds to an error of opening a TAP device what to do about it.
+// explain adds the remedy to an error of creating a TAP device.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):

@@ -30,8 +30,8 @@ const (
 	Isolated             // only those whose wires are open, and the hub
 )
 
-// Inside makes a command start in a network namespace that is new, in which [New] can then make a lab. Without root it is
-// in a new user namespace as well.
+// Inside makes a command start in a network namespace that is new, in which [New] can then make a
+// lab. Without root it is in a new user namespace as well.
 func Inside(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if id := os.Geteuid(); id != 0 {
@@ -44,12 +44,14 @@ func Inside(cmd *exec.Cmd) {
 // Config is what a lab needs.
 type Config struct {
 	Dir string // for files with what programs write
-	// Hold makes a command that does nothing until its standard input ends. It keeps the namespace of a host.
+	// Hold makes a command that does nothing until its standard input ends. It keeps the namespace
+	// of a host.
 	Hold func() *exec.Cmd
-	// Emulate makes a command that calls the function [Emulate] with these arguments. Only hosts behind a path need it.
+	// Emulate makes a command that calls the function [Emulate] with these arguments. Only hosts
+	// behind a path need it.
 	Emulate func(args ...string) *exec.Cmd
-	// TCPBuffer is the most that a TCP socket of a host may have for sending and for receiving, in bytes; 0 leaves the
-	// system's limit.
+	// TCPBuffer is the most that a TCP socket of a host may have for sending and for receiving, in
+	// bytes; 0 leaves the system's limit.
 	TCPBuffer int
 }
 
@@ -79,8 +81,9 @@ func New(cfg Config) (*Lab, error) {
 	return &Lab{cfg: cfg, last: Hub}, nil
 }
 
-// plain keeps the bridge from passing each frame through the packet filter of the host, which a kernel with br_netfilter does
-// in every new namespace. A switch has none. Where it cannot be kept from that, frames only cost more.
+// plain keeps the bridge from passing each frame through the packet filter of the host, which a
+// kernel with br_netfilter does in every new namespace. A switch has none. Where it cannot be kept
+// from that, frames only cost more.
 func plain() {
 	for _, table := range []string{"iptables", "ip6tables", "arptables"} {
 		os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+table, []byte("0"), 0)
@@ -180,7 +183,8 @@ func (h *Host) emulated(device string, path Path) (err error) {
 	)
 }
 
-// enlarge sets the limits of TCP buffers. They belong to the namespace, so a process within has to do it.
+// enlarge sets the limits of TCP buffers. They belong to the namespace, so a process within has to
+// do it.
 func (h *Host) enlarge() error {
 	most := h.lab.cfg.TCPBuffer
 	if most == 0 {
@@ -200,12 +204,14 @@ func (h *Host) Counters() (Counters, error) {
 
 func (h *Host) pid() string { return strconv.Itoa(h.holder.PID()) }
 
-// enter is a command of this machine that becomes one of the host: nsenter ends by becoming the program.
+// enter is a command of this machine that becomes one of the host: nsenter ends by becoming the
+// program.
 func (h *Host) enter(name string, args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"-t", h.pid(), "-n", name}, args...)...)
 }
 
-// Command is a program to run on the host, with nothing of this environment but the search path and a home of its own.
+// Command is a program to run on the host, with nothing of this environment but the search path and
+// a home of its own.
 func (h *Host) Command(home, name string, args ...string) *exec.Cmd {
 	cmd := h.enter(name, args...)
 	cmd.Env = Environment(home)

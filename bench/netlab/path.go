@@ -14,22 +14,22 @@ import (
 	"ginnel/internal/netem"
 )
 
-// Path is an emulated path between the switch and a host. The zero value is a plain cable.
+// Path is an emulated path between the switch and a host. The zero value is a cable without delay.
 type Path struct {
 	Forward netem.Config // from the switch to the host
 	Back    netem.Config // from the host to the switch
 }
 
-// Counters are those of both directions of a path.
+// Counters are the counters of both directions of a path.
 type Counters struct {
 	Forward, Back netem.Stats
 }
 
 const (
-	// queueLength of a TAP device, in frames. The usual 1000 are less than a large window, and what exceeds them would
-	// be lost before it reaches the emulated bottleneck.
+	// queueLength is the queue of a TAP device in frames. A large window exceeds the default of
+	// 1000, and the device would drop the excess before it reaches the emulated bottleneck.
 	queueLength = "10000"
-	// emulatorLimit bounds the start of an emulator and each of its answers.
+	// emulatorLimit bounds the start of an emulator and each answer.
 	emulatorLimit = 10 * time.Second
 )
 
@@ -44,7 +44,7 @@ type emulator struct {
 	answers *json.Decoder // of pipe
 }
 
-// CheckEmulation returns an error if this process cannot make paths.
+// CheckEmulation returns an error if this process cannot create the devices of a path.
 func CheckEmulation() error {
 	tap, err := netem.OpenTAP("check")
 	if err != nil {
@@ -53,7 +53,7 @@ func CheckEmulation() error {
 	return tap.Close()
 }
 
-// startEmulator starts the process of a path between two devices, and waits until they exist.
+// startEmulator starts the emulator of a path between two devices and waits until they exist.
 func (l *Lab) startEmulator(near, far string, p Path) (*emulator, error) {
 	cmd := l.cfg.Emulate(near, far, p.Forward.String(), p.Back.String())
 	read, write, err := os.Pipe()
@@ -82,7 +82,7 @@ func (e *emulator) close() {
 	e.pipe.Close()
 }
 
-// counters asks the process.
+// counters asks the process for its counters.
 func (e *emulator) counters() (c Counters, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -96,7 +96,7 @@ func (e *emulator) counters() (c Counters, err error) {
 	return c, nil
 }
 
-// Sub returns what was counted since earlier.
+// Sub returns what has been counted since earlier.
 func (c Counters) Sub(earlier Counters) Counters {
 	return Counters{difference(c.Forward, earlier.Forward), difference(c.Back, earlier.Back)}
 }

@@ -20,7 +20,8 @@ func TestSub(t *testing.T) {
 	}
 }
 
-// TestEmulateRefuses proves that an emulator that does not understand what it is to do makes no device.
+// TestEmulateRefuses proves that an emulator that does not understand what it is to do makes no
+// device.
 func TestEmulateRefuses(t *testing.T) {
 	for _, args := range [][]string{nil, {"a", "b", "delay=1ms"}, {"a", "b", "nonsense", ""}} {
 		var out bytes.Buffer

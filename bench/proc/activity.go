@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// Activity is what the threads of a process have done so far.
+// Activity is what the threads of a process have done since they started.
 type Activity struct {
-	CPU     time.Duration // to the nanosecond, unlike that of the function CPU
-	Wakeups uint64        // times that a thread went to sleep by itself, and so was woken
+	CPU     time.Duration // in nanoseconds, where the function CPU has ticks of 10 ms
+	Wakeups uint64        // voluntary context switches: each ends with a wake-up
 }
 
-// Threads returns the activity of all threads that a process has now. What threads did that have ended is not in it.
+// Threads returns the sum over all threads that a process has now. Threads that have ended are not
+// counted.
 func Threads(pid int) (a Activity, err error) {
 	threads, err := os.ReadDir(path(pid, "task"))
 	if err != nil {
@@ -47,7 +48,7 @@ func thread(dir string) (a Activity, err error) {
 	return parseThread(string(times), string(status))
 }
 
-// parseThread reads the first field of schedstat and a line of status.
+// parseThread reads the first field of schedstat and the voluntary context switches of status.
 func parseThread(times, status string) (a Activity, err error) {
 	first, _, _ := strings.Cut(times, " ")
 	ns, err := strconv.ParseInt(first, 10, 64)

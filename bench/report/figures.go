@@ -5,10 +5,12 @@ import (
 	"slices"
 )
 
-// Figures are the figures of contenders by name: for each of its rounds, a number by the name of what was measured.
+// Figures has for each contender, by name, one map per round from the name of a figure to its
+// value.
 type Figures map[string][]map[string]float64
 
-// Median returns the middle of the values, or the mean of the two in the middle. It is zero if there are none.
+// Median returns the middle of the values, or the mean of the two in the middle. It is zero if
+// there are none.
 func Median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -17,7 +19,7 @@ func Median(values []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// median is that of a contender's figure over all rounds that have it.
+// median returns the median of a contender's figure over all rounds that have it.
 func (f Figures) median(contender, figure string) (float64, bool) {
 	var all []float64
 	for _, round := range f[contender] {
@@ -28,7 +30,7 @@ func (f Figures) median(contender, figure string) (float64, bool) {
 	return Median(all), len(all) > 0
 }
 
-// names are all figures that one of the contenders has.
+// names returns the figures that any of the contenders has.
 func (f Figures) names(contenders []string) map[string]bool {
 	all := make(map[string]bool)
 	for _, c := range contenders {

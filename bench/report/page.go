@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Page is BENCHMARKS.md. What is nil is left out. Charts are where they are seen from the page.
+// Page is BENCHMARKS.md. A nil part is left out. The charts are paths relative to the page.
 type Page struct {
 	Switch      *Results
 	SwitchChart string
@@ -15,7 +15,7 @@ type Page struct {
 	PathsChart  string
 }
 
-// Text writes it.
+// Text returns the page as Markdown.
 func (p *Page) Text() string {
 	var b strings.Builder
 	b.WriteString("# Benchmarks\n\nWritten by `make bench-peers PEERS=-write` and `make bench-paths PATHS=-write`, not by hand.\n")
@@ -28,7 +28,7 @@ func (p *Page) Text() string {
 	return b.String()
 }
 
-// page writes the part of the switch.
+// page writes the part about the switch.
 func (r *Results) page(b *strings.Builder, chart string) {
 	fmt.Fprintf(b, "\n## On a switch, without delay\n\n![chart](%s)\n\n%s\n%s", chart, r.origin(), method)
 	for _, g := range r.Groups {
@@ -38,7 +38,7 @@ func (r *Results) page(b *strings.Builder, chart string) {
 	b.WriteString("\n### Bars of the switch\n\nValues are ratios of medians, except where there is nothing to compare with.\n\n" + r.verdicts().markdown())
 }
 
-// page writes the part of paths.
+// page writes the part about paths.
 func (p *Paths) page(b *strings.Builder, chart string) {
 	fmt.Fprintf(b, "\n## On long, narrow and lossy paths\n\n![chart](%s)\n\n%s\n%s\n%s", chart, p.origin(), pathMethod, p.about().markdown())
 	marked := b.Len()
@@ -54,7 +54,7 @@ func (p *Paths) page(b *strings.Builder, chart string) {
 	fmt.Fprintf(b, "\n### Bars of paths\n\n%s\n%s", pathBarsMeaning, p.verdicts().markdown())
 }
 
-// origin says when, where and with what a run was made.
+// origin describes the run.
 func (r *Run) origin() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Measured on %s, at commit %s, on %s. %s of every contender in turn, %v s a measurement; tables show medians.\n\n",
@@ -66,7 +66,7 @@ func (r *Run) origin() string {
 	return b.String()
 }
 
-// failed lists what failed.
+// failed lists failed measurements.
 func (r *Run) failed(b *strings.Builder) {
 	if len(r.Failures) > 0 {
 		b.WriteString("\nSome measurements failed, and are not in the tables:\n\n")
@@ -76,7 +76,7 @@ func (r *Run) failed(b *strings.Builder) {
 	}
 }
 
-// method says how the figures of the switch are measured.
+// method describes the measurements on the switch.
 const method = `All programs run on one machine: both nodes, the servers, the client and the service, each host in a network namespace of its own,
 on one switch with an MTU of 1500. Figures differ from machine to machine, so compare ratios within one run. Every contender
 starts anew in each round, with new keys, and they take turns. Nodes run with their default settings. The client speaks SOCKS5,
@@ -90,7 +90,7 @@ both nodes. Of connections that are dialled at once, one counts as served if its
 wake-up is a voluntary context switch of a thread.
 `
 
-// pathMethod says how those of paths are.
+// pathMethod describes the measurements on paths.
 const pathMethod = `The far node and the service are behind an emulated path. The near node, the relay and the coordination server are on the switch in
 front of it, so direct and relayed traffic cross the path once. The path (internal/netem) carries packets as they are on a wire,
 without segmentation offload. Each direction delays packets by half of the round trip time and has a bottleneck with a queue. The
@@ -105,7 +105,7 @@ what both carry, so 50 is fair. The drops of the bottleneck's queue include thos
 larger node during the transfer.
 `
 
-// pathBarsMeaning says how to read the bars of paths.
+// pathBarsMeaning explains the table of bars.
 const pathBarsMeaning = `Values are ratios, except for those in MB. A bar is held against the worst path and direction, named in the last column, except for
 the median.
 `

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// pathBar is a ratio of two contenders, or a figure, that the product has to reach on paths. It is taken for each path and each
-// figure; what counts is the worst of them, unless the bar is on the median.
+// pathBar is a ratio of two contenders, or a figure, that the product has to reach on paths. It is
+// calculated for each path and figure. The worst value counts, or the median if the bar says so.
 type pathBar struct {
 	title       string
 	on          func(*Path) bool
@@ -18,7 +18,7 @@ type pathBar struct {
 	of          statistic
 }
 
-// statistic says which of many ratios counts.
+// statistic selects one of many values.
 type statistic int
 
 const (
@@ -26,7 +26,7 @@ const (
 	median
 )
 
-// The conditions of paths in bars.
+// The conditions that select paths:
 
 func named(names ...string) func(*Path) bool {
 	return func(p *Path) bool { return slices.Contains(names, p.Name) }
@@ -34,7 +34,7 @@ func named(names ...string) func(*Path) bool {
 
 func every(*Path) bool { return true }
 
-// usual paths are clean ones of users that are not far away, behind links that are not fast.
+// usual selects paths without loss and reordering, of up to 150 ms and 300 Mbit/s.
 func usual(p *Path) bool { return p.Clean && p.RTT <= 150 && p.Mbps <= 300 }
 
 var (
@@ -44,7 +44,7 @@ var (
 	tails  = []string{"down1.beside_p99_ms", "up1.beside_p99_ms"}
 )
 
-// pathBars are what the project has set itself.
+// pathBars lists the bars.
 var pathBars = []pathBar{
 	{"1 connection, clean, up to 150 ms and 300 Mbit/s", usual, one, "ginnel", "kernel-cubic", 0.85, 0.95, atLeast, worst},
 	{"1 connection, 66 ms, 0.1 % lost", named("rtt66-loss0.1"), one, "ginnel", "kernel-cubic", 1, 1, atLeast, worst},
@@ -60,13 +60,13 @@ var pathBars = []pathBar{
 	{"memory, 150 ms and 300 Mbit/s, MB", named("rtt150"), memory, "ginnel", "", 48, 32, atMost, worst},
 }
 
-// cell is a ratio, and where it was measured.
+// cell is a value, and the path and figure that it is of.
 type cell struct {
 	value float64
 	at    string
 }
 
-// cells are all that were measured of a bar.
+// cells returns all values of a bar.
 func (p *Paths) cells(b *pathBar) (all []cell) {
 	for i := range p.Paths {
 		path := &p.Paths[i]
@@ -88,7 +88,7 @@ func (p *Paths) cells(b *pathBar) (all []cell) {
 	return all
 }
 
-// outcome is the cell that counts.
+// outcome returns the value that counts.
 func (b *pathBar) outcome(all []cell) cell {
 	slices.SortFunc(all, func(x, y cell) int {
 		switch {
@@ -109,7 +109,7 @@ func (b *pathBar) outcome(all []cell) cell {
 	return cell{Median(values), fmt.Sprintf("%d figures", len(all))}
 }
 
-// verdicts compares what was measured with the bars. Bars without figures are left out.
+// verdicts compares the figures with the bars. Bars without figures are left out.
 func (p *Paths) verdicts() table {
 	t := table{{"figure", "of", "against", "bar", "aim", "measured", "", "where"}}
 	for _, b := range pathBars {

@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// curve is a contender on the chart of paths.
+// curve is the line of a contender on the chart.
 type curve struct {
 	contender, colour, dash string
 }
 
-// curves are those on the chart, if they were measured.
+// curves lists the contenders on the chart.
 var curves = []curve{
 	{"kernel-bbr", "#6b7280", "2 3"},
 	{"kernel-cubic", "#6b7280", ""},
@@ -23,16 +23,17 @@ var curves = []curve{
 	{"tailscaled/derper", "#f59e0b", "5 4"},
 }
 
-// Sizes in the chart of paths, in its own units.
+// Sizes in units of the chart.
 const (
 	plotLeft   = 60
 	plotHeight = 220
-	plotGap    = 64 // below a plot, for what is written there
-	legend     = 26 // height of its line
+	plotGap    = 64 // below a plot, for labels
+	legend     = 26 // height of the line with the legend
 )
 
-// Chart draws the throughput of one connection down over the round trip time: on one plot of the paths that lose and reorder
-// nothing, on another of the rest. Heights are parts of the bottleneck's rate, because that is not the same on all paths.
+// Chart draws the throughput of one connection down over the round trip time. One plot has the
+// paths without loss and reordering, another one the rest. Throughput is a fraction of the
+// bottleneck's rate, because the rate differs between paths.
 func (p *Paths) Chart() []byte {
 	var clean, other []Path
 	for _, path := range p.Paths {
@@ -57,7 +58,7 @@ func (p *Paths) Chart() []byte {
 	return b.Bytes()
 }
 
-// legend names the curves that there are, and returns where the plots begin.
+// legend draws the names of measured contenders at y and returns the y of what follows.
 func (p *Paths) legend(b *bytes.Buffer, y int) int {
 	x, measured := margin, p.contenders()
 	for _, c := range curves {
@@ -72,7 +73,7 @@ func (p *Paths) legend(b *bytes.Buffer, y int) int {
 	return y + legend
 }
 
-// plot draws one from y on, and returns where the next begins.
+// plot draws a plot at y and returns the y of what follows.
 func plot(b *bytes.Buffer, title string, paths []Path, y int) int {
 	if len(paths) == 0 {
 		return y
@@ -110,7 +111,7 @@ func plot(b *bytes.Buffer, title string, paths []Path, y int) int {
 	return top + plotHeight + plotGap
 }
 
-// labels are the lines below a path on the chart.
+// labels returns the lines below a path on the chart.
 func (p *Path) labels() []string {
 	_, special, _ := strings.Cut(p.Name, "-")
 	return []string{fmt.Sprintf("%v ms", p.RTT), fmt.Sprintf("%v Mbit/s", p.Mbps), special}

@@ -6,14 +6,15 @@ import (
 	"strings"
 )
 
-// Paths are the figures of a comparison on emulated paths. They are what is kept, as JSON; all else is made from them.
+// Paths are the figures of a comparison on emulated paths. They are kept as JSON; tables, bars and
+// chart are made from them.
 type Paths struct {
 	Run
 	Took  string // the whole comparison
 	Paths []Path // in the order of the tables
 }
 
-// Path is one of them.
+// Path has the figures of one path.
 type Path struct {
 	Name       string
 	About      string  // in words
@@ -24,7 +25,7 @@ type Path struct {
 	Figures    Figures
 }
 
-// contenders are all that were measured on some path, in their order.
+// contenders returns all contenders that were measured on any path, in their order.
 func (p *Paths) contenders() (all []string) {
 	for _, path := range p.Paths {
 		for i, c := range path.Contenders {
@@ -41,13 +42,14 @@ func (p *Paths) contenders() (all []string) {
 	return all
 }
 
-// pathTable is a table with a line for each path and a column for each contender. Cells have one figure or several.
+// pathTable is a table with a line for each path and a column for each contender. A cell has one or
+// two figures.
 type pathTable struct {
 	title   string
 	figures []string
 }
 
-// pathTables are all, in their order. What is not here is in the JSON only.
+// pathTables lists the tables in their order. Figures that are not here are in the JSON only.
 var pathTables = []pathTable{
 	{"1 connection, down / up, Mbit/s", []string{"down1.mbps", "up1.mbps"}},
 	{"8 connections, down / up, Mbit/s", []string{"down8.mbps", "up8.mbps"}},
@@ -63,10 +65,10 @@ var pathTables = []pathTable{
 	{"memory of the larger node, at most, 8 connections, down / up, MB", []string{"down8.peak_mb", "up8.peak_mb"}},
 }
 
-// firstMB is what a transfer of the first bytes has moved when it is over.
+// firstMB is the size of a complete transfer of the first bytes, in MB.
 const firstMB = 10.48576
 
-// table makes one, without the lines and columns that have no figure.
+// table makes a table without empty lines and columns.
 func (p *Paths) table(pt pathTable) table {
 	var columns []string
 	for _, c := range p.contenders() {
@@ -89,7 +91,8 @@ func (p *Paths) table(pt pathTable) table {
 	return t
 }
 
-// cell has the figures of a contender.
+// cell writes the figures of a contender. "> " stands before the time of a transfer that was
+// stopped.
 func (p *Path) cell(contender string, pt pathTable) string {
 	var all []string
 	found := false
@@ -109,7 +112,7 @@ func (p *Path) cell(contender string, pt pathTable) string {
 	return strings.Join(all, " / ") + p.mark(contender)
 }
 
-// relayMark is put after figures of nodes that should have reached each other directly and did not in the end.
+// relayMark follows figures of nodes that could use a direct path and used the relay at the end.
 const relayMark = " (r)"
 
 func (p *Path) mark(contender string) string {
@@ -120,7 +123,7 @@ func (p *Path) mark(contender string) string {
 	return ""
 }
 
-// about is the table that says what the paths are.
+// about makes the table that describes the paths.
 func (p *Paths) about() table {
 	t := table{{"path", "round trip, bottleneck, its queue, and more"}}
 	for _, path := range p.Paths {
@@ -129,7 +132,7 @@ func (p *Paths) about() table {
 	return t
 }
 
-// Text is everything for a terminal.
+// Text is the report for a terminal.
 func (p *Paths) Text() string {
 	var b strings.Builder
 	for _, path := range p.Paths {

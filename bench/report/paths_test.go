@@ -35,8 +35,8 @@ func samplePaths() *Paths {
 	}
 }
 
-// TestPathTable proves that there is a line for each path and a column for each contender, that cells have both directions, and
-// that what did not end and what was not measured is seen.
+// TestPathTable proves that there is a line for each path and a column for each contender, that
+// cells have both directions, and that what did not end and what was not measured is seen.
 func TestPathTable(t *testing.T) {
 	p := samplePaths()
 	const want = `path           kernel-cubic  kernel-bbr     ginnel  tailscaled
@@ -54,7 +54,8 @@ rtt66-loss0.1   10.0 / 8.00   280 / 270  140 / 108           -
 	}
 }
 
-// TestRelayMark proves that figures of nodes that were not direct in the end are marked, if they were to be.
+// TestRelayMark proves that figures of nodes that were not direct in the end are marked, if they
+// were to be.
 func TestRelayMark(t *testing.T) {
 	p := samplePaths()
 	f := p.Paths[0].Figures
@@ -71,8 +72,8 @@ func TestRelayMark(t *testing.T) {
 	}
 }
 
-// TestPathVerdicts proves that the worst of all cells is held against a bar, that the median is where the bar says so, and that
-// cells are those of the bar's paths.
+// TestPathVerdicts proves that the worst of all cells is held against a bar, that the median is
+// where the bar says so, and that cells are those of the bar's paths.
 func TestPathVerdicts(t *testing.T) {
 	got := make(map[string]string)
 	for _, line := range samplePaths().verdicts()[1:] {
@@ -108,8 +109,8 @@ func TestWorst(t *testing.T) {
 	}
 }
 
-// TestPathNamesExist proves that bars and curves speak of contenders and paths that there are: what was renamed would vanish from
-// the report.
+// TestPathNamesExist proves that bars and curves speak of contenders and paths that there are: what
+// was renamed would vanish from the report.
 func TestPathNamesExist(t *testing.T) {
 	var contenders []string
 	for _, c := range peer.PathContenders() {
@@ -143,7 +144,8 @@ func TestPathNamesExist(t *testing.T) {
 	}
 }
 
-// TestPathChart proves that the chart is a document and that points are as high as the part of the rate that was measured.
+// TestPathChart proves that the chart is a document and that points are as high as the part of the
+// rate that was measured.
 func TestPathChart(t *testing.T) {
 	chart := samplePaths().Chart()
 	lines := make(map[string][]float64) // heights of points, by colour and dashes

@@ -1,3 +1,3 @@
-// Package session is what the commands that compare contenders have in common: their flags, the namespace that they run in, and
-// what is kept of a run.
+// Package session is what the commands that compare contenders share: flags, the namespace they run
+// in, and the files they write.
 package session

@@ -11,13 +11,13 @@ import (
 	"ginnel/bench/report"
 )
 
-// The files of the repository with what was measured on the switch and on paths, without their endings.
+// The names of the files with figures and charts in the directory docs, without extension.
 const (
 	switchFiles = "benchmarks"
 	pathFiles   = "paths"
 )
 
-// SaveSwitch makes the files that are wanted of a comparison on the switch.
+// SaveSwitch writes the files that the options name, from a comparison on the switch.
 func (o *Options) SaveSwitch(r *report.Results) error {
 	if err := save(r, r.Chart(), o.JSON, o.SVG); err != nil || !o.Write {
 		return err
@@ -32,7 +32,7 @@ func (o *Options) SaveSwitch(r *report.Results) error {
 	return o.page(r, paths)
 }
 
-// SavePaths does the same with a comparison on paths.
+// SavePaths writes the files that the options name, from a comparison on paths.
 func (o *Options) SavePaths(p *report.Paths) error {
 	if err := save(p, p.Chart(), o.JSON, o.SVG); err != nil || !o.Write {
 		return err
@@ -47,13 +47,13 @@ func (o *Options) SavePaths(p *report.Paths) error {
 	return o.page(r, p)
 }
 
-// page writes BENCHMARKS.md, with what there is of both.
+// page writes BENCHMARKS.md. A nil argument leaves out its part.
 func (o *Options) page(r *report.Results, p *report.Paths) error {
 	page := report.Page{Switch: r, SwitchChart: "docs/" + switchFiles + ".svg", Paths: p, PathsChart: "docs/" + pathFiles + ".svg"}
 	return os.WriteFile(filepath.Join(o.Root, "BENCHMARKS.md"), []byte(page.Text()), 0o644)
 }
 
-// save writes figures and a chart; an empty name is for none.
+// save writes figures and a chart. An empty name leaves out the file.
 func save(figures any, chart []byte, figuresFile, chartFile string) error {
 	if figuresFile != "" {
 		b, err := json.MarshalIndent(figures, "", "\t")

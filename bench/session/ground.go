@@ -16,13 +16,13 @@ import (
 	"ginnel/bench/trial"
 )
 
-// Ground is a network in the namespace of this process, with a directory for what programs write.
+// Ground is a network in the namespace of this process, and a directory for what programs write.
 type Ground struct {
 	peer.Ground
 	dir string
 }
 
-// NewGround makes one. TCPBuffer is that of [netlab.Config].
+// NewGround creates the network. For tcpBuffer see [netlab.Config].
 func NewGround(programs peer.Programs, tcpBuffer int) (*Ground, error) {
 	dir, err := os.MkdirTemp("", "ginnel-bench-")
 	if err != nil {
@@ -36,13 +36,13 @@ func NewGround(programs peer.Programs, tcpBuffer int) (*Ground, error) {
 	return &Ground{peer.Ground{Lab: lab, Programs: programs, Dir: dir, Forward: trial.Forward()}, dir}, nil
 }
 
-// Close ends all programs and removes what they wrote.
+// Close ends all programs and removes what they have written.
 func (g *Ground) Close() error {
 	g.Lab.Close()
 	return os.RemoveAll(g.dir)
 }
 
-// NewRun describes the run that begins.
+// NewRun describes a run that begins now.
 func (o *Options) NewRun(ctx context.Context) report.Run {
 	return report.Run{
 		Date: time.Now().UTC().Format(time.DateOnly), Commit: commit(ctx, o.Root), Machine: machine(), Smoke: o.Smoke,
@@ -50,7 +50,7 @@ func (o *Options) NewRun(ctx context.Context) report.Run {
 	}
 }
 
-// commit is the last that changed the product, as far as it is known.
+// commit returns the last commit that changed the product.
 func commit(ctx context.Context, root string) string {
 	out, err := exec.CommandContext(ctx, "git", "-C", root, "log", "-1", "--format=%h", "--",
 		"*.go", "go.mod", ":!bench", ":!interop", ":!*_test.go").Output()
@@ -60,7 +60,7 @@ func commit(ctx context.Context, root string) string {
 	return "unknown"
 }
 
-// machine is what may be of interest of it.
+// machine describes the processors, the kernel and the load of this machine.
 func machine() string {
 	name := runtime.GOARCH
 	b, err := os.ReadFile("/proc/cpuinfo")
@@ -79,7 +79,8 @@ func machine() string {
 	return fmt.Sprintf("%d cores of %s, Linux %s, with %s processes running before", runtime.NumCPU(), name, bytes.TrimSpace(kernel), busy())
 }
 
-// busy is how many processes others have had running in the last minute: with more than a few, ratios are what remains.
+// busy returns the load average of the last minute: how many processes were running before the
+// comparison.
 func busy() string {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

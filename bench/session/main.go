@@ -14,24 +14,24 @@ import (
 	"ginnel/bench/netlab"
 )
 
-// insideVariable tells a process of this program that it is in the namespace that was made for it.
+// insideVariable is set in the environment of the process that runs in the new namespace.
 const insideVariable = "GINNEL_BENCH_INSIDE"
 
-// Comparison is what a command does.
+// Comparison is a command.
 type Comparison interface {
-	// Build makes the programs. It runs outside the namespace, because it needs the network that there is.
+	// Build builds the programs. It runs outside the namespace, because it may download modules.
 	Build(ctx context.Context) error
-	// Compare measures, in a network namespace of its own, and reports.
+	// Compare measures and reports. It runs in a network namespace of its own.
 	Compare(ctx context.Context) error
-	// Again reports on figures that were kept, if that is what is wanted.
+	// Again reports on figures from a file, if the flags ask for it.
 	Again() (wanted bool, err error)
 }
 
-// Play does what a role asks for; known is false if the arguments are not those of a role.
+// Play runs a role of the program. Known is false if the arguments do not name a role.
 type Play func(ctx context.Context, args []string, in io.Reader, out io.Writer) (known bool, err error)
 
-// Main runs a command and returns its exit status. The command runs itself in a new network namespace, and there once more for
-// each role. Parse reads the arguments of the command, which do not begin with a role.
+// Main runs a command and returns its exit status. The command starts itself again in a new network
+// namespace, and from there once for each role. Parse reads arguments that do not name a role.
 func Main(args []string, play Play, parse func(args []string) (Comparison, error)) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -77,5 +77,5 @@ func enter(ctx context.Context, c Comparison, args []string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("making a network namespace: %w", err)
 	}
-	return cmd.Wait() // it has said itself what was wrong
+	return cmd.Wait() // the process has written its errors itself
 }

@@ -14,23 +14,23 @@ import (
 	"ginnel/bench/peer"
 )
 
-// Options are what the flags say that all commands have.
+// Options are the flags that all commands have.
 type Options struct {
 	Root       string // of the repository
 	Programs   peer.Programs
 	Contenders []*peer.Contender
-	Chosen     bool // some of the contenders were named
+	Chosen     bool // -only names the contenders
 	Rounds     int
 	Seconds    float64        // of a measurement
 	Steps      *regexp.Regexp // names of what is measured; nil: all
 	Smoke      bool
 	From       string // a file with figures to report on, instead of measuring
 	JSON, SVG  string // files to write; empty for none
-	Write      bool   // the files of the repository too
+	Write      bool   // also write the files of the repository
 	Log        *slog.Logger
 }
 
-// Parse reads the arguments of a command. More adds the flags that only it has.
+// Parse reads the arguments of a command. More adds flags that only this command has.
 func Parse(name string, defaults Options, args []string, all []*peer.Contender, more func(*flag.FlagSet)) (*Options, error) {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	o := &defaults
@@ -78,7 +78,7 @@ func Parse(name string, defaults Options, args []string, all []*peer.Contender, 
 	return o, o.choose(all, *only, *before)
 }
 
-// place settles the directories.
+// place makes directories absolute and chooses that of the programs.
 func (o *Options) place(bin string) (err error) {
 	if o.Root, err = filepath.Abs(o.Root); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (o *Options) place(bin string) (err error) {
 	return err
 }
 
-// choose settles the contenders: those that are named, by themselves or by their group; all if none is.
+// choose sets the contenders: those that only names, by name or by group, or all if it is empty.
 func (o *Options) choose(all []*peer.Contender, only, before string) error {
 	o.Contenders, o.Chosen = all, only != ""
 	if o.Chosen {
@@ -121,7 +121,7 @@ func (o *Options) choose(all []*peer.Contender, only, before string) error {
 	return err
 }
 
-// Build makes the programs.
+// Build builds the programs.
 func (o *Options) Build(ctx context.Context) error {
 	if err := os.MkdirAll(string(o.Programs), 0o755); err != nil {
 		return err
@@ -129,5 +129,5 @@ func (o *Options) Build(ctx context.Context) error {
 	return peer.Build(ctx, o.Root, o.Programs, o.Contenders)
 }
 
-// doc is a file in the documents of the repository.
+// doc returns the path of a file in the directory docs of the repository.
 func (o *Options) doc(name string) string { return filepath.Join(o.Root, "docs", name) }

@@ -13,7 +13,8 @@ import (
 	"ginnel/bench/proc"
 )
 
-// join starts both nodes. The far one is ready before the near one starts, which is timed until the first byte has come
+// join starts both nodes and returns the far node's address in the mesh. The far node is ready
+// before the near one starts. The start of the near one is timed until the first byte has come
 // through its proxy.
 func (r *run) join(ctx context.Context) (addr netip.Addr, err error) {
 	ctx, cancel := context.WithTimeout(ctx, joinLimit)
@@ -45,8 +46,9 @@ func (r *run) join(ctx context.Context) (addr netip.Addr, err error) {
 	return addr, r.settle(ctx)
 }
 
-// settle waits until the nodes have the path that is to be measured, and then for calm, in which their memory is read. On an
-// emulated path nodes may find that they are better off with the relay, so there it is no error if they keep it.
+// settle waits until the nodes use the path that is to be measured, then rests and reads their
+// memory. On an emulated path it is no error if nodes keep using the relay, because the relay may
+// be the better path there.
 func (r *run) settle(ctx context.Context) error {
 	t, want := r.trial, peer.DirectPath
 	if t.Contender.Group == peer.RelayGroup {
@@ -82,7 +84,7 @@ func (r *run) settle(ctx context.Context) error {
 	return nil
 }
 
-// way is how the near node reaches the far one.
+// way returns how the near node reaches the far one.
 func (r *run) way(ctx context.Context) (peer.Path, error) {
 	return r.trial.Near.Path(ctx, r.trial.Service.Name)
 }

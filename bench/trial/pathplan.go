@@ -10,41 +10,44 @@ import (
 // PathPlan says how much is measured on paths.
 type PathPlan struct {
 	Seconds float64        // of each measurement of bulk
-	Warmup  time.Duration  // before it, at least
-	Trips   int            // round trips before it, at least
-	Calm    time.Duration  // before each measurement, beside some round trips
-	First   time.Duration  // how long the first bytes of a connection may take
+	Warmup  time.Duration  // before each measurement of bulk, at least
+	Trips   int            // round trips of warm-up, at least
+	Calm    time.Duration  // pause before each measurement, in addition to some round trips
+	First   time.Duration  // limit of the transfer of a connection's first bytes, and of a fetch
 	Steps   *regexp.Regexp // names of the steps that are wanted; nil: those that the path has by default
 	All     bool           // all steps on all paths
 }
 
 const (
-	// besideConns are the connections with exchanges beside bulk.
+	// besideConns is the number of connections with exchanges beside bulk.
 	besideConns = 4
 	firstBytes  = 10 << 20
 )
 
-// FullPathPlan is what gives figures that mean something.
+// FullPathPlan returns the plan whose figures mean something.
 func FullPathPlan(seconds float64) PathPlan {
 	return PathPlan{Seconds: seconds, Warmup: 3 * time.Second, Trips: 30, Calm: time.Second / 2, First: 15 * time.Second}
 }
 
-// SmokePlan is what shows that all of it works, in the shortest time.
+// SmokePlan returns the shortest plan that runs every step.
 func SmokePlan() PathPlan {
 	return PathPlan{Seconds: 0.3, Warmup: 300 * time.Millisecond, First: time.Second, All: true}
 }
 
-// calm is the time before a measurement in which arrives what is on its way, and what waits for the bottleneck.
+// calm returns the pause before a measurement. In it, packets of the previous one arrive, those in
+// queues too.
 func (p *PathPlan) calm(path Path) time.Duration { return p.Calm + 4*path.RTT }
 
-// pathStep is a step. One that is not brief is left out by default on paths that are not main ones.
+// pathStep is a step on a path. By default, only brief steps are measured on paths that are not
+// main ones.
 type pathStep struct {
 	step
 	brief bool
 }
 
-// steps are the measurements of a contender on a path. The first bytes come first, because they are to be those of nodes that
-// have carried nothing yet. Rival is where the service is for a connection beside the nodes; nil if there are none.
+// steps returns the measurements of a contender on a path. The first bytes are measured first,
+// because the nodes must not have carried other traffic before. Rival is the kernel connection
+// beside the contender, nil if there is none.
 func (p *PathPlan) steps(path Path, proxy load.Proxy, rival *load.Rival) (wanted []step) {
 	bulk := func(d load.Direction, conns int) load.Spec {
 		return load.Spec{

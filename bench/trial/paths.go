@@ -10,7 +10,8 @@ import (
 	"ginnel/internal/netem"
 )
 
-// Path is an emulated path that contenders are compared on. Both directions are alike.
+// Path is an emulated path on which contenders are compared. Both directions have the same
+// properties.
 type Path struct {
 	Name    string
 	RTT     time.Duration
@@ -19,13 +20,15 @@ type Path struct {
 	Loss    float64       // fraction of packets lost at random, each way
 	Reorder float64       // fraction of packets that are late, each way
 	Late    time.Duration // how late these are
-	Main    bool          // measured in every way and with every contender
+	Main    bool          // measured with every contender and every step
 }
 
-// leastQueue is the least length of a bottleneck's queue in bytes. With less than some 40 packets nothing is measured but that.
+// leastQueue is the shortest queue of a bottleneck in bytes. A shorter one drops the bursts of any
+// sender, so nothing else would be measured: with 64 kB at 1 ms and 500 Mbit/s the kernel's CUBIC
+// reaches 0.67 of the rate, with 128 kB 0.88.
 const leastQueue = 128_000
 
-// Paths are all there are, in the order of the tables.
+// Paths returns all paths in the order of the tables.
 func Paths() []Path {
 	const ms = time.Millisecond
 	return []Path{
@@ -45,12 +48,12 @@ func Paths() []Path {
 	}
 }
 
-// SmokePath is what shows that paths work.
+// SmokePath is the path of a smoke test.
 func SmokePath() Path {
 	return Path{Name: "smoke", RTT: 10 * time.Millisecond, Mbps: 50, Loss: 0.001, Reorder: 0.001, Late: time.Millisecond, Main: true}
 }
 
-// queue is the length of the bottleneck's queue in bytes.
+// queue returns the length of the bottleneck's queue in bytes.
 func (p *Path) queue() int {
 	products := p.Queue
 	if products == 0 {
@@ -59,7 +62,7 @@ func (p *Path) queue() int {
 	return max(leastQueue, int(products*float64(p.Mbps)*1e6/8*p.RTT.Seconds()))
 }
 
-// emulated is the path for the lab.
+// emulated returns the path as the lab takes it.
 func (p *Path) emulated() netlab.Path {
 	way := netem.Config{
 		Delay: p.RTT / 2, Rate: int64(p.Mbps) * 1e6, Queue: p.queue(), Loss: p.Loss, Reorder: p.Reorder, ReorderDelay: p.Late,
@@ -67,7 +70,7 @@ func (p *Path) emulated() netlab.Path {
 	return netlab.Path{Forward: way, Back: way}
 }
 
-// About says in words what the path is.
+// About describes the path.
 func (p *Path) About() string {
 	parts := []string{
 		fmt.Sprintf("%d ms", p.RTT.Milliseconds()), fmt.Sprintf("%d Mbit/s", p.Mbps), fmt.Sprintf("queue of %d kB", p.queue()/1000),

@@ -24,7 +24,8 @@ func path(t *testing.T, name string) Path {
 	return all[i]
 }
 
-// TestPaths proves that each has a name of its own, and that what the emulator is told is what it understands.
+// TestPaths proves that each has a name of its own, and that what the emulator is told is what it
+// understands.
 func TestPaths(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, p := range append(Paths(), SmokePath()) {
@@ -42,7 +43,8 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// TestQueue proves that a queue is as many bandwidth-delay products as it is to be, and not too short to measure anything else.
+// TestQueue proves that a queue is as many bandwidth-delay products as it is to be, and not too
+// short to measure anything else.
 func TestQueue(t *testing.T) {
 	for _, c := range []struct {
 		path Path
@@ -76,7 +78,8 @@ func names(steps []step) string {
 	return strings.Join(all, " ")
 }
 
-// TestPathSteps proves what is measured on main paths and on others, and that what is wanted is measured on each.
+// TestPathSteps proves what is measured on main paths and on others, and that what is wanted is
+// measured on each.
 func TestPathSteps(t *testing.T) {
 	const brief = "first-down first-up fetch100k fetch1m down1 up1"
 	socks := load.Proxy{Kind: load.SOCKS5, Addr: "a"}
@@ -100,8 +103,8 @@ func TestPathSteps(t *testing.T) {
 	}
 }
 
-// TestPathSpecs proves that steps have a length and their proxy, and that bulk is warmed up for longer where round trips take
-// longer.
+// TestPathSpecs proves that steps have a length and their proxy, and that bulk is warmed up for
+// longer where round trips take longer.
 func TestPathSpecs(t *testing.T) {
 	socks := load.Proxy{Kind: load.SOCKS5, Addr: "a"}
 	for name, warmup := range map[string]time.Duration{"rtt20": 3 * time.Second, "rtt150": 4500 * time.Millisecond} {
@@ -117,7 +120,8 @@ func TestPathSpecs(t *testing.T) {
 	}
 }
 
-// TestDrops proves that what is counted is what the path dropped of the data, not of what acknowledges it.
+// TestDrops proves that what is counted is what the path dropped of the data, not of what
+// acknowledges it.
 func TestDrops(t *testing.T) {
 	c := netlab.Counters{Forward: netem.Stats{Packets: 1000, QueueFull: 20, Lost: 5}, Back: netem.Stats{Packets: 500, QueueFull: 50}}
 	for d, want := range map[load.Direction][2]float64{load.Up: {2, 0.5}, load.Down: {10, 0}} {
@@ -132,7 +136,8 @@ func TestDrops(t *testing.T) {
 	}
 }
 
-// TestRival proves who has a kernel connection beside it: nodes that reach each other directly and the kernel's BBR.
+// TestRival proves who has a kernel connection beside it: nodes that reach each other directly and
+// the kernel's BBR.
 func TestRival(t *testing.T) {
 	var got []string
 	for _, c := range peer.PathContenders() {

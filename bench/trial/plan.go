@@ -67,8 +67,8 @@ type relayStep struct {
 	spec derpload.Spec
 }
 
-// parts are the measurements of nodes. Each part is of nodes that have just been started, for what one leaves behind in them,
-// memory or bytes on their way, changes the figures of others.
+// parts are the measurements of nodes. Each part is of nodes that have just been started, for what
+// one leaves behind in them, memory or bytes on their way, changes the figures of others.
 func (p *Plan) parts(c *peer.Contender) [][]step {
 	parts := [][]step{slices.Concat(p.quiet(c), p.exchanges(c)), p.bulk(c)}
 	for _, n := range p.Idle {

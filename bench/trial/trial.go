@@ -25,7 +25,8 @@ const (
 
 func number(name string, n int) string { return name + strconv.Itoa(n) }
 
-// Run measures one contender once, on the switch. What fails leaves out its own figures only; they come with the error.
+// Run measures one contender once, on the switch. What fails leaves out its own figures only; they
+// come with the error.
 func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *slog.Logger) (load.Figures, error) {
 	r := &run{ground: g, calm: p.Calm, rest: p.Settle, figures: make(load.Figures), log: log.With("contender", c.Name)}
 	var parts []func(context.Context) error
@@ -82,8 +83,9 @@ func (r *run) note(ctx context.Context) error {
 	return nil
 }
 
-// rival is a connection of the kernel beside the contender: CUBIC, which is what most of the world uses. Who is CUBIC itself,
-// or cannot be beside it because its machines do not reach each other, has none.
+// rival is a connection of the kernel beside the contender: CUBIC, which is what most of the world
+// uses. Who is CUBIC itself, or cannot be beside it because its machines do not reach each other,
+// has none.
 func (r *run) rival() *load.Rival {
 	c := r.trial.Contender
 	if c.Group != peer.DirectGroup || c.SOCKS.Congestion == load.CUBIC {

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// frame is on its way.
+// frame is a frame in flight.
 type frame struct {
 	arrival time.Duration
-	number  uint64 // orders those that arrive at the same time
+	number  uint64 // orders frames that arrive at the same time
 	b       []byte
 }
 
@@ -17,16 +17,17 @@ func (f *frame) before(g *frame) bool {
 	return f.arrival < g.arrival || f.arrival == g.arrival && f.number < g.number
 }
 
-// flight holds the frames of one direction in the order of their arrival. Most come in that order, so they queue; only those
-// that arrive before one that was sent earlier are sorted in.
+// flight holds the frames of one direction in the order of their arrival. Most frames are added in
+// that order and go to a queue. A heap takes those that arrive before a frame that was added
+// earlier.
 type flight struct {
 	ordered []frame
-	head    int // of ordered; what is before it has arrived
+	head    int // index of the first frame of ordered that has not arrived
 	other   frames
-	count   uint64 // of all so far
+	count   uint64 // frames added so far
 }
 
-// never is when the next frame of an empty flight arrives.
+// never is the arrival of the next frame of an empty flight.
 const never = time.Duration(math.MaxInt64)
 
 func (f *flight) add(arrival time.Duration, b []byte) {
@@ -44,7 +45,7 @@ func (f *flight) add(arrival time.Duration, b []byte) {
 	f.ordered = append(f.ordered, x)
 }
 
-// next is when the next frame arrives.
+// next returns when the next frame arrives.
 func (f *flight) next() time.Duration {
 	if x := f.peek(); x != nil {
 		return x.arrival
@@ -63,7 +64,7 @@ func (f *flight) peek() (x *frame) {
 	return x
 }
 
-// take returns the next frame; there is one.
+// take removes and returns the next frame. The flight must not be empty.
 func (f *flight) take() frame {
 	if len(f.other) > 0 && f.peek() == &f.other[0] {
 		return heap.Pop(&f.other).(frame)
@@ -73,7 +74,7 @@ func (f *flight) take() frame {
 	return x
 }
 
-// frames is a heap, the next to arrive first.
+// frames is a heap with the next arrival on top.
 type frames []frame
 
 func (f frames) Len() int           { return len(f) }

@@ -28,8 +28,9 @@ type TAP struct {
 	fd   int
 }
 
-// OpenTAP makes a TAP device in the network namespace of the calling thread. It may be moved to another one afterwards,
-// and is gone when the TAP is closed. The device has no offloads, so the kernel hands over frames as they are on a wire.
+// OpenTAP makes a TAP device in the network namespace of the calling thread. It may be moved to
+// another one afterwards, and is gone when the TAP is closed. The device has no offloads, so the
+// kernel hands over frames as they are on a wire.
 func OpenTAP(name string) (*TAP, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -77,8 +78,8 @@ func (w *Wire) Stats() (forward, back Stats) { return w.forward.stats(), w.back.
 // lane carries the frames of one direction.
 type lane struct {
 	from, to *TAP
-	// rest is the pause between two rounds of a busy lane. It bounds the cost: frames share the rounds. Under load frames
-	// are that much early or late; single frames are not.
+	// rest is the pause between two rounds of a busy lane. It bounds the cost: frames share the
+	// rounds. Under load frames are that much early or late; single frames are not.
 	rest   time.Duration
 	flying flight
 	free   [][]byte // buffers of frames that have arrived
@@ -97,7 +98,8 @@ func (l *lane) stats() Stats {
 	return l.model.Stats()
 }
 
-// run has a thread of its own, with a timer slack of 1 ns, because the default of 50 us is a tenth of a short round trip.
+// run has a thread of its own, with a timer slack of 1 ns, because the default of 50 us is a tenth
+// of a short round trip.
 func (l *lane) run(ctx context.Context, start time.Time) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -168,7 +170,8 @@ func (l *lane) deliver(now time.Duration) (delivered int) {
 	return delivered
 }
 
-// transfer reads or writes a frame. A TAP device does not block, so Go's scheduler need not be told of the call.
+// transfer reads or writes a frame. A TAP device does not block, so Go's scheduler need not be told
+// of the call.
 func transfer(call uintptr, fd int, b []byte) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return int(n), errno

@@ -14,10 +14,11 @@ import (
 	"ginnel/bench/trial"
 )
 
-// tcpBuffer is the most that a TCP socket of the kernel may have, so that its windows are not what limits it on any path.
+// tcpBuffer is the largest buffer of a kernel TCP socket. It exceeds the bandwidth-delay product
+// and the queue of each path, so that windows do not limit the kernel.
 const tcpBuffer = 64 << 20
 
-// Compare has every contender take its turn on every path in every round, and reports.
+// Compare measures the contenders in turn on every path, and reports.
 func (c *comparison) Compare(ctx context.Context) error {
 	ground, err := session.NewGround(c.Programs, tcpBuffer)
 	if err != nil {
@@ -39,7 +40,7 @@ func (c *comparison) Compare(ctx context.Context) error {
 	return errors.Join(err, c.SavePaths(p))
 }
 
-// described are the paths, without figures.
+// described returns the paths without figures.
 func (c *comparison) described() (all []report.Path) {
 	for _, path := range c.paths {
 		p := report.Path{
@@ -54,7 +55,7 @@ func (c *comparison) described() (all []report.Path) {
 	return all
 }
 
-// on are the contenders that are measured on a path.
+// on returns the contenders that are measured on a path.
 func (c *comparison) on(path trial.Path) (some []*peer.Contender) {
 	for _, contender := range c.Contenders {
 		if c.Chosen || c.plan.All || path.Main || contender.Core {
@@ -64,7 +65,7 @@ func (c *comparison) on(path trial.Path) (some []*peer.Contender) {
 	return some
 }
 
-// rounds goes on with the others when one fails, because they have taken long.
+// rounds measures all rounds. If a contender fails on a path, it goes on with the others.
 func (c *comparison) rounds(ctx context.Context, ground *peer.Ground, p *report.Paths) error {
 	var errs []error
 	for round := range c.Rounds {
@@ -88,7 +89,7 @@ func (c *comparison) rounds(ctx context.Context, ground *peer.Ground, p *report.
 	return errors.Join(errs...)
 }
 
-// Again reports on a comparison that was made before.
+// Again reports on a comparison that was kept in a file.
 func (c *comparison) Again() (wanted bool, err error) {
 	if c.From == "" {
 		return false, nil

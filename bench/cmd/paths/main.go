@@ -1,6 +1,7 @@
-// Command paths compares ginnel with the kernel's TCP and with its peers on emulated long, narrow and lossy paths, and prints
-// tables. It makes all that it needs, programs and networks, and removes it again but for the built programs. It needs Linux with
-// TAP devices, Go, ip(8) and nsenter(1), and root, or user namespaces and access to /dev/net/tun.
+// Command paths compares ginnel with the kernel's TCP and with its peers on emulated long, narrow
+// and lossy paths, and prints tables. It builds the programs, makes the networks and removes the
+// networks again. It needs Linux with TAP devices, Go, ip(8) and nsenter(1), and root, or user
+// namespaces and access to /dev/net/tun.
 package main
 
 import (

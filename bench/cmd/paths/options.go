@@ -11,7 +11,7 @@ import (
 	"ginnel/bench/trial"
 )
 
-// comparison is one on paths.
+// comparison is a comparison on paths.
 type comparison struct {
 	*session.Options
 	plan  trial.PathPlan

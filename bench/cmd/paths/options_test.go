@@ -18,7 +18,8 @@ func describe(c *comparison) string {
 	return strings.Join(all, "; ")
 }
 
-// TestParse proves what is compared where: the core everywhere and all on main paths, unless contenders are named.
+// TestParse proves what is compared where: the core everywhere and all on main paths, unless
+// contenders are named.
 func TestParse(t *testing.T) {
 	const core = "kernel-cubic kernel-bbr ginnel tailscaled"
 	const all = core + " ginnel-wireguard wireproxy kernel-forwarded ginnel/ginnel-relay ginnel/derper tailscaled/derper"
@@ -55,7 +56,8 @@ func TestDefault(t *testing.T) {
 	}
 }
 
-// TestAgain proves that figures that were kept give the same report, beside those of the switch that are there.
+// TestAgain proves that figures that were kept give the same report, beside those of the switch
+// that are there.
 func TestAgain(t *testing.T) {
 	root := t.TempDir()
 	docs := filepath.Join(root, "docs")

@@ -35,7 +35,8 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
-// TestChoose proves that groups and contenders are chosen by name and take their turns in the same order as ever.
+// TestChoose proves that groups and contenders are chosen by name and take their turns in the same
+// order as ever.
 func TestChoose(t *testing.T) {
 	for only, want := range map[string]string{
 		"":                       "10 of them",
@@ -75,7 +76,8 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestAgain proves that figures that were kept give the same report, in all files, and that nothing comes of others.
+// TestAgain proves that figures that were kept give the same report, in all files, and that nothing
+// comes of others.
 func TestAgain(t *testing.T) {
 	root := t.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "docs"), 0o755); err != nil {

@@ -114,6 +114,7 @@ type Host struct {
 	Addr   netip.Addr
 	lab    *Lab
 	holder *Process
+	device string    // the port of the switch
 	path   *emulator // nil without one
 }
 
@@ -134,8 +135,8 @@ func (l *Lab) NewHost(name string, wire Wire, path Path) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Name: name, Addr: addr, lab: l, holder: holder}
-	if err := h.plug(device, wire, path); err != nil {
+	h := &Host{Name: name, Addr: addr, lab: l, holder: holder, device: device}
+	if err := h.plug(wire, path); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("making host %s: %w", name, err)
 	}
@@ -143,19 +144,19 @@ func (l *Lab) NewHost(name string, wire Wire, path Path) (*Host, error) {
 }
 
 // plug connects the host to the switch.
-func (h *Host) plug(device string, wire Wire, path Path) error {
+func (h *Host) plug(wire Wire, path Path) error {
 	connect := h.cable
 	if path != (Path{}) {
-		connect = func(device string) error { return h.emulated(device, path) }
+		connect = func() error { return h.emulated(path) }
 	}
-	if err := connect(device); err != nil {
+	if err := connect(); err != nil {
 		return err
 	}
 	isolated := map[Wire]string{Open: "off", Isolated: "on"}[wire]
 	return errors.Join(
-		run(exec.Command("ip", "link", "set", device, "master", bridge)),
-		run(exec.Command("ip", "link", "set", device, "type", "bridge_slave", "isolated", isolated)),
-		run(exec.Command("ip", "link", "set", device, "up")),
+		run(exec.Command("ip", "link", "set", h.device, "master", bridge)),
+		run(exec.Command("ip", "link", "set", h.device, "type", "bridge_slave", "isolated", isolated)),
+		run(exec.Command("ip", "link", "set", h.device, "up")),
 		run(h.enter("ip", "link", "set", "lo", "up")),
 		run(h.enter("ip", "addr", "add", h.Addr.String()+"/16", "dev", "eth0")),
 		run(h.enter("ip", "link", "set", "eth0", "up")),
@@ -165,19 +166,19 @@ func (h *Host) plug(device string, wire Wire, path Path) error {
 }
 
 // cable makes a pair of devices, one of which is eth0 of the host.
-func (h *Host) cable(device string) error {
+func (h *Host) cable() error {
 	m := strconv.Itoa(mtu)
-	return run(exec.Command("ip", "link", "add", device, "mtu", m, "type", "veth", "peer", "name", "eth0", "mtu", m, "netns", h.pid()))
+	return run(exec.Command("ip", "link", "add", h.device, "mtu", m, "type", "veth", "peer", "name", "eth0", "mtu", m, "netns", h.pid()))
 }
 
 // emulated makes a pair of devices with a path between them, one of which is eth0 of the host.
-func (h *Host) emulated(device string, path Path) (err error) {
-	far := device + "far"
-	if h.path, err = h.lab.startEmulator(device, far, path); err != nil {
+func (h *Host) emulated(path Path) (err error) {
+	far := h.device + "far"
+	if h.path, err = h.lab.startEmulator(h.device, far, path); err != nil {
 		return err
 	}
 	return errors.Join(
-		run(exec.Command("ip", "link", "set", device, "txqueuelen", queueLength)),
+		run(exec.Command("ip", "link", "set", h.device, "txqueuelen", queueLength)),
 		run(exec.Command("ip", "link", "set", far, "txqueuelen", queueLength)),
 		run(exec.Command("ip", "link", "set", far, "netns", h.pid(), "name", "eth0")),
 	)
@@ -199,7 +200,11 @@ func (h *Host) Counters() (Counters, error) {
 	if h.path == nil {
 		return Counters{}, nil
 	}
-	return h.path.counters()
+	c, err := h.path.counters()
+	near, nerr := sendDrops("self", h.device)
+	far, ferr := sendDrops(h.pid(), "eth0")
+	c.Overrun = near + far
+	return c, errors.Join(err, nerr, ferr)
 }
 
 func (h *Host) pid() string { return strconv.Itoa(h.holder.PID()) }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -23,6 +25,9 @@ type Path struct {
 // Counters are the counters of both directions of a path.
 type Counters struct {
 	Forward, Back netem.Stats
+	// Overrun counts packets that the devices dropped because the emulator did not read them in
+	// time. If there are any, the path was not the one that was to be emulated.
+	Overrun uint64
 }
 
 const (
@@ -98,7 +103,9 @@ func (e *emulator) counters() (c Counters, err error) {
 
 // Sub returns what has been counted since earlier.
 func (c Counters) Sub(earlier Counters) Counters {
-	return Counters{difference(c.Forward, earlier.Forward), difference(c.Back, earlier.Back)}
+	return Counters{
+		difference(c.Forward, earlier.Forward), difference(c.Back, earlier.Back), c.Overrun - earlier.Overrun,
+	}
 }
 
 func difference(a, b netem.Stats) netem.Stats {
@@ -106,4 +113,23 @@ func difference(a, b netem.Stats) netem.Stats {
 		Packets: a.Packets - b.Packets, Bytes: a.Bytes - b.Bytes, QueueFull: a.QueueFull - b.QueueFull,
 		Lost: a.Lost - b.Lost, TooLong: a.TooLong - b.TooLong, Late: a.Late - b.Late,
 	}
+}
+
+// sendDrops reads from /proc/PID/net/dev how many packets a device has dropped that it was to send.
+func sendDrops(pid, device string) (uint64, error) {
+	b, err := os.ReadFile("/proc/" + pid + "/net/dev")
+	if err != nil {
+		return 0, err
+	}
+	return parseSendDrops(string(b), device)
+}
+
+func parseSendDrops(text, device string) (uint64, error) {
+	for line := range strings.Lines(text) {
+		name, counters, ok := strings.Cut(strings.TrimSpace(line), ":")
+		if fields := strings.Fields(counters); ok && name == device && len(fields) > 11 {
+			return strconv.ParseUint(fields[11], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("reading the counters of device %s: there are none", device)
 }

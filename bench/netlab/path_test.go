@@ -12,11 +12,26 @@ import (
 
 // TestSub proves that the counters of a time are those at its end without those at its beginning.
 func TestSub(t *testing.T) {
-	early := Counters{Forward: netem.Stats{Packets: 1, Bytes: 2, QueueFull: 3, Lost: 4, TooLong: 5, Late: 6}, Back: netem.Stats{Packets: 7}}
-	late := Counters{Forward: netem.Stats{Packets: 11, Bytes: 22, QueueFull: 33, Lost: 44, TooLong: 55, Late: 66}, Back: netem.Stats{Packets: 8}}
-	want := Counters{Forward: netem.Stats{Packets: 10, Bytes: 20, QueueFull: 30, Lost: 40, TooLong: 50, Late: 60}, Back: netem.Stats{Packets: 1}}
+	early := Counters{Forward: netem.Stats{Packets: 1, Bytes: 2, QueueFull: 3, Lost: 4, TooLong: 5, Late: 6}, Back: netem.Stats{Packets: 7}, Overrun: 1}
+	late := Counters{Forward: netem.Stats{Packets: 11, Bytes: 22, QueueFull: 33, Lost: 44, TooLong: 55, Late: 66}, Back: netem.Stats{Packets: 8}, Overrun: 3}
+	want := Counters{Forward: netem.Stats{Packets: 10, Bytes: 20, QueueFull: 30, Lost: 40, TooLong: 50, Late: 60}, Back: netem.Stats{Packets: 1}, Overrun: 2}
 	if got := late.Sub(early); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// TestSendDrops proves that the column is found by the name of the device, and that a device that
+// is not there is an error.
+func TestSendDrops(t *testing.T) {
+	const text = "Inter-|   Receive | Transmit\n face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop ...\n" +
+		"  eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\neth01: 1 2 3 4 5 6 7 8 9 10 11 99 13 14 15 16\n"
+	if got, err := parseSendDrops(text, "eth0"); got != 12 || err != nil {
+		t.Errorf("got %d, %v, want 12", got, err)
+	}
+	for _, bad := range []string{"", "eth0: 1 2 3\n", "eth0: 1 2 3 4 5 6 7 8 9 10 11 x 13\n", "face"} {
+		if got, err := parseSendDrops(bad, "eth0"); err == nil {
+			t.Errorf("%q: got %d, want an error", bad, got)
+		}
 	}
 }
 

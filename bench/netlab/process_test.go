@@ -31,7 +31,8 @@ func TestAwait(t *testing.T) {
 	}
 }
 
-// TestEnded proves that nobody waits for a program that has ended, and that the error says what it wrote.
+// TestEnded proves that nobody waits for a program that has ended, and that the error says what it
+// wrote.
 func TestEnded(t *testing.T) {
 	p := newProcess(t, "echo no such thing; exit 3")
 	_, err := p.Await(t.Context(), regexp.MustCompile("ready"))
@@ -43,7 +44,8 @@ func TestEnded(t *testing.T) {
 	}
 }
 
-// TestPatience proves that waiting ends with the context, and says for what it was and what was the matter.
+// TestPatience proves that waiting ends with the context, and says for what it was and what was the
+// matter.
 func TestPatience(t *testing.T) {
 	p := newProcess(t, "echo hello; exec sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

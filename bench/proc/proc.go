@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// tick is the unit of times in /proc/PID/stat. It is the same on every architecture that Go runs on.
+// tick is the unit of times in /proc/PID/stat. It is the same on every architecture that Go runs
+// on.
 const tick = 10 * time.Millisecond
 
 // CPU returns the time that all threads of a process have spent running, in the kernel too.
@@ -21,7 +22,8 @@ func CPU(pid int) (time.Duration, error) {
 	return parseStat(b)
 }
 
-// parseStat reads fields 14 and 15. The second field is a name in parentheses, in which anything may stand.
+// parseStat reads fields 14 and 15. The second field is a name in parentheses, in which anything
+// may stand.
 func parseStat(b []byte) (time.Duration, error) {
 	end := bytes.LastIndexByte(b, ')')
 	fields := strings.Fields(string(b[end+1:]))
@@ -45,7 +47,8 @@ type Memory struct {
 	Now, Peak int64
 }
 
-// Resident returns the memory of a process, and the most that it had since it started or since [ResetPeak].
+// Resident returns the memory of a process, and the most that it had since it started or since
+// [ResetPeak].
 func Resident(pid int) (Memory, error) {
 	b, err := os.ReadFile(path(pid, "status"))
 	if err != nil {

@@ -22,8 +22,8 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-// TestParseStatus proves that the lines are found by name and that one that is missing is an error: a process that has
-// ended has none.
+// TestParseStatus proves that the lines are found by name and that one that is missing is an error:
+// a process that has ended has none.
 func TestParseStatus(t *testing.T) {
 	const text = "Name:\tVmRSS:\nVmHWM:\t    4096 kB\nVmRSS:\t    1024 kB\nThreads:\t3\n"
 	if got, err := parseStatus(text); got != (Memory{Now: 1 << 20, Peak: 4 << 20}) || err != nil {
@@ -36,7 +36,8 @@ func TestParseStatus(t *testing.T) {
 	}
 }
 
-// TestSelf proves that this process has time and memory, and that its peak can be made to start again.
+// TestSelf proves that this process has time and memory, and that its peak can be made to start
+// again.
 func TestSelf(t *testing.T) {
 	before, err := CPU(os.Getpid())
 	if err != nil {
@@ -101,5 +102,28 @@ func TestThreads(t *testing.T) {
 	}
 	if got, err := Threads(1 << 30); err == nil {
 		t.Errorf("of no process: got %v", got)
+	}
+}
+
+// TestProcessors proves that idle time and waiting for disks are idle, that a guest's time is not
+// counted twice, and that what is not understood is an error.
+func TestProcessors(t *testing.T) {
+	before, err := parseProcessors("cpu  10 20 30 100 5 1 2 3 9 9\ncpu0 1\n")
+	if err != nil || before != (Machine{Idle: 105, Total: 171}) {
+		t.Errorf("got %+v, %v", before, err)
+	}
+	if got := (Machine{Idle: 130, Total: 271}).IdlePercent(before); got != 25 {
+		t.Errorf("got %v %%, want 25", got)
+	}
+	if got := before.IdlePercent(before); got != 0 {
+		t.Errorf("of no time: got %v", got)
+	}
+	for _, bad := range []string{"", "cpu 1 2 3\n", "cpu0 1 2 3 4 5 6 7 8\n", "cpu 1 2 3 x 5 6 7 8\n"} {
+		if got, err := parseProcessors(bad); err == nil {
+			t.Errorf("%q: got %v, want an error", bad, got)
+		}
+	}
+	if got, err := Processors(); err != nil || got.Total == 0 {
+		t.Errorf("of this machine: got %+v, %v", got, err)
 	}
 }

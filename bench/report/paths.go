@@ -63,6 +63,7 @@ var pathTables = []pathTable{
 	{"processor time of both nodes, 1 connection, down / up, s/GB", []string{"down1.cpu_s_per_gb", "up1.cpu_s_per_gb"}},
 	{"memory of the larger node, at most, 1 connection, down / up, MB", []string{"down1.peak_mb", "up1.peak_mb"}},
 	{"memory of the larger node, at most, 8 connections, down / up, MB", []string{"down8.peak_mb", "up8.peak_mb"}},
+	{"idle time of the machine's processors meanwhile, down / up, %", []string{"down1.idle_percent", "up1.idle_percent"}},
 }
 
 // firstMB is the size of a complete transfer of the first bytes, in MB.

@@ -12,6 +12,7 @@ import (
 	"ginnel/bench/load"
 	"ginnel/bench/netlab"
 	"ginnel/bench/peer"
+	"ginnel/bench/proc"
 )
 
 const (
@@ -151,10 +152,12 @@ func (r *run) steps(ctx context.Context, steps []step) error {
 	return errors.Join(append(errs, r.check())...)
 }
 
-// counted makes a measurement, and adds what the path has dropped meanwhile, if there is one.
+// counted makes a measurement, and adds how idle the machine was. On a path it also adds what the
+// path has dropped.
 func (r *run) counted(ctx context.Context, s load.Spec) (load.Figures, error) {
-	if r.path == (netlab.Path{}) {
-		return r.measure(ctx, s)
+	idle, err := proc.Processors()
+	if err != nil {
+		return nil, err
 	}
 	before, err := r.trial.Service.Counters()
 	if err != nil {
@@ -165,7 +168,22 @@ func (r *run) counted(ctx context.Context, s load.Spec) (load.Figures, error) {
 		return nil, err
 	}
 	after, err := r.trial.Service.Counters()
-	drops(f, s.Direction, after.Sub(before))
+	if err != nil {
+		return nil, err
+	}
+	busy, err := proc.Processors()
+	if err != nil {
+		return nil, err
+	}
+	if f == nil {
+		f = make(load.Figures)
+	}
+	f["idle_percent"] = busy.IdlePercent(idle)
+	counted := after.Sub(before)
+	drops(f, s.Direction, counted)
+	if counted.Overrun > 0 {
+		err = fmt.Errorf("the emulator was too slow and lost %d packets", counted.Overrun)
+	}
 	return f, err
 }
 

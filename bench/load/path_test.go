@@ -55,8 +55,8 @@ func TestUnfinished(t *testing.T) {
 	}
 	s.Kind = Fetches
 	f, err = Measure(t.Context(), s)
-	if err != nil || f["unfinished"] < fewestFetches || f["p50_ms"] < milliseconds(limit) {
-		t.Errorf("got %v, %v, want some that are not finished", f, err)
+	if err != nil || f["unfinished"] < 1 || f["p50_ms"] < milliseconds(limit) {
+		t.Errorf("got %v, %v, want one that is not finished", f, err)
 	}
 }
 

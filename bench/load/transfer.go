@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	fewestFetches = 3
+	fewestFetches = 3 // unless they take longer than the limit of one
 	mostFetches   = 21
 	// fetchTime is how long fetches are repeated, within the limits above.
 	fetchTime = 2 * time.Second
@@ -34,7 +34,11 @@ func transfer(ctx context.Context, s *Spec) (Figures, error) {
 func fetches(ctx context.Context, s *Spec) (Figures, error) {
 	var all []time.Duration
 	unfinished := 0
-	for start := time.Now(); len(all) < fewestFetches || time.Since(start) < fetchTime && len(all) < mostFetches; {
+	for start := time.Now(); len(all) < mostFetches; {
+		elapsed := time.Since(start)
+		if elapsed > s.Duration || elapsed > fetchTime && len(all) >= fewestFetches {
+			break
+		}
 		arrived, took, err := s.move(ctx)
 		if err != nil {
 			return nil, err

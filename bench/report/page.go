@@ -40,7 +40,8 @@ func (r *Results) page(b *strings.Builder, chart string) {
 
 // page writes the part about paths.
 func (p *Paths) page(b *strings.Builder, chart string) {
-	fmt.Fprintf(b, "\n## On long, narrow and lossy paths\n\n![chart](%s)\n\n%s\n%s\n%s", chart, p.origin(), pathMethod, p.about().markdown())
+	fmt.Fprintf(b, "\n## On long, narrow and lossy paths\n\n![chart](%s)\n\n%s\n", chart, p.origin())
+	fmt.Fprintf(b, "The comparison took %s.\n\n%s\n%s", p.Took, pathMethod, p.about().markdown())
 	marked := b.Len()
 	for _, pt := range pathTables {
 		if t := p.table(pt); len(t) > 1 {
@@ -97,8 +98,9 @@ without segmentation offload. Each direction delays packets by half of the round
 queue drops what does not fit; it holds one bandwidth-delay product unless the path says otherwise, and at least 128 kB. "Down" is
 from the service to the client. Nodes reach each other directly, except where a relay is named after the slash.
 
-kernel-cubic and kernel-bbr are TCP connections of the kernel over the same path, with buffers of up to 64 MB. kernel-forwarded is
-CUBIC through a TCP forwarder on the host of the relay. Bulk is measured after a warm-up of 3 s or 30 round trips, whichever is
+kernel-cubic and kernel-bbr are TCP connections of the kernel over the same path. TCP buffers may grow to 64 MB on all hosts; UDP
+buffers of nodes are bounded by the machine's net.core.rmem_max. kernel-forwarded is CUBIC through a TCP forwarder on the host of
+the relay. Bulk is measured after a warm-up of 3 s or 30 round trips, whichever is
 longer. A transfer of the first 10 MiB is timed from the dial, and ends after 15 s (">"). The exchanges of 64 bytes are on four
 connections beside the connection of bulk whose throughput is in the first table. The share of a kernel connection is a part of
 what both carry, so 50 is fair. The drops of the bottleneck's queue include those of the warm-up. Memory is the largest VmRSS of the

@@ -42,7 +42,7 @@ func Paths() []Path {
 		{Name: "rtt66-loss0.1", RTT: 66 * ms, Mbps: 300, Loss: 0.001, Main: true},
 		{Name: "rtt66-loss1", RTT: 66 * ms, Mbps: 300, Loss: 0.01},
 		{Name: "rtt66-late1", RTT: 66 * ms, Mbps: 300, Reorder: 0.01, Late: 66 * ms / 4},
-		{Name: "rtt150", RTT: 150 * ms, Mbps: 300, Main: true},
+		{Name: "rtt150", RTT: 150 * ms, Mbps: 300},
 		{Name: "rtt200-loss2", RTT: 200 * ms, Mbps: 100, Loss: 0.02},
 		{Name: "rtt300", RTT: 300 * ms, Mbps: 20},
 	}

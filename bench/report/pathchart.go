@@ -23,6 +23,34 @@ var curves = []curve{
 	{"tailscaled/derper", "#f59e0b", "5 4"},
 }
 
+// fill is the colour of the points. Those of a dashed line are hollow.
+func (c *curve) fill() string {
+	if c.dash != "" {
+		return "#ffffff"
+	}
+	return c.colour
+}
+
+// point is a place on the chart.
+type point struct{ x, y float64 }
+
+// draw draws the line and then its points.
+func (c *curve) draw(b *bytes.Buffer, points []point) {
+	if len(points) == 0 {
+		return
+	}
+	var line []string
+	for _, p := range points {
+		line = append(line, fmt.Sprintf("%.1f,%.1f", p.x, p.y))
+	}
+	fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2.5" stroke-dasharray="%s"/>`+"\n",
+		strings.Join(line, " "), c.colour, c.dash)
+	for _, p := range points {
+		fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="3.5" fill="%s" stroke="%s" stroke-width="1.5"/>`+"\n",
+			p.x, p.y, c.fill(), c.colour)
+	}
+}
+
 // Sizes in units of the chart.
 const (
 	plotLeft   = 60
@@ -96,17 +124,13 @@ func plot(b *bytes.Buffer, title string, paths []Path, y int) int {
 		}
 	}
 	for _, c := range curves {
-		var points []string
+		var points []point
 		for i, path := range paths {
 			if v, ok := path.Figures.median(c.contender, "down1.mbps"); ok {
-				points = append(points, fmt.Sprintf("%.1f,%.1f", place(i), height(v/path.Mbps)))
-				fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`, place(i), height(v/path.Mbps), c.colour)
+				points = append(points, point{place(i), height(v / path.Mbps)})
 			}
 		}
-		if len(points) > 0 {
-			fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2.5" stroke-dasharray="%s"/>`+"\n",
-				strings.Join(points, " "), c.colour, c.dash)
-		}
+		c.draw(b, points)
 	}
 	return top + plotHeight + plotGap
 }

@@ -31,8 +31,9 @@ var mayImport = map[string][]string{
 	"wireguard":          {"internal/key"},
 	"relay":              {"internal/key", "internal/nonblock", "internal/wsstream"},
 	"proxy":              {"internal/deepstack", "internal/hostsock", "internal/nonblock", "internal/udpbatch"},
-	"userstack":          {"internal/deepstack", "internal/hostsock", "internal/nonblock"},
+	"userstack":          {"internal/snoop", "internal/deepstack", "internal/hostsock", "internal/nonblock"},
 	"configs":            {"internal/key"},
+	"internal/bbr":       {},
 	"internal/busypoll":  {},
 	"internal/deepstack": {},
 	"internal/disco":     {"internal/key"},
@@ -43,6 +44,7 @@ var mayImport = map[string][]string{
 	"internal/netem":     {},
 	"internal/simnet":    {},
 	"internal/lab":       {},
+	"internal/snoop":     {"internal/bbr"},
 	"internal/udpbatch":  {},
 	"internal/wsstream":  {},
 }
@@ -51,6 +53,8 @@ var mayImport = map[string][]string{
 var testsMayImport = map[string][]string{
 	"control/policy": {"internal/filter"},
 	"node":           {"control/server", "control/store"},
+	"internal/snoop": {"internal/netem"},
+	"userstack":      {"internal/netem"},
 	"transport":      {"internal/simnet"},
 }
 

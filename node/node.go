@@ -30,6 +30,18 @@ import (
 // DefaultDialTimeout bounds a connection through the proxies.
 const DefaultDialTimeout = 30 * time.Second
 
+// Congestion is how a node decides how fast its TCP connections in the mesh send.
+type Congestion = userstack.Congestion
+
+// The ways to decide; see package userstack.
+const (
+	BBR   = userstack.BBR
+	CUBIC = userstack.CUBIC
+)
+
+// ParseCongestion reads "bbr" or "cubic".
+func ParseCongestion(text string) (Congestion, error) { return userstack.ParseCongestion(text) }
+
 // PacketConn is a UDP socket as a node uses it. *net.UDPConn is one.
 type PacketConn = transport.PacketConn
 
@@ -51,6 +63,7 @@ type Config struct {
 	ProxyAuth   func(user, password string) bool // nil: none asked for, and loopback or unix listeners only
 	DialTimeout time.Duration                    // 0: DefaultDialTimeout
 	Memory      int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
+	Congestion  Congestion                       // how fast TCP connections in the mesh send; zero: BBR
 	Forwards    []Forward
 	Serves      []Serve
 	Active      func(brief bool) // called for packets of the mesh, see userstack.Config; nil: nobody asks
@@ -243,6 +256,7 @@ func (n *Node) openData() (err error) {
 	n.stack, err = userstack.New(userstack.Config{
 		MTU:        n.cfg.MTU,
 		Buffers:    n.cfg.buffers(),
+		Congestion: n.cfg.Congestion,
 		Batch:      n.cfg.batch(),
 		Router:     n.router.stackConfig(),
 		AnswerTSMP: n.cfg.Control != nil,

@@ -13,20 +13,26 @@ const (
 	// 3.8.6.3); a peer that waits for it before it sends more, as Nagle's algorithm has it, waits no longer than this.
 	ackDelay = 10 * time.Millisecond
 
+	// bulkDelay is how long the acknowledgement of full segments waits for that of more, up to bulkAck segments. Senders count
+	// bytes or packets that are acknowledged, not acknowledgements (RFC 3465), and where a receiver joins what arrives together
+	// (GRO) they see no more of them.
+	bulkDelay = time.Millisecond
+	bulkAck   = 8
+
 	// ackFlows connections are known at a time. Those of more have their acknowledgements sent at once.
 	ackFlows = 256
 )
 
-// acks has acknowledgements wait for something to travel with: the answer, which mostly follows soon, the next question, or
-// the end of the stream. gVisor sends one for whatever comes; where messages are small that is half of all packets.
+// acks has acknowledgements wait for something to travel with: the answer, which mostly follows soon, the next question, the
+// end of the stream, or the acknowledgement of more. gVisor sends one for whatever comes, and each costs as much as a packet.
 //
-// One of a connection waits at a time, and only if it is for less than a full segment, repeats none, tells of no gap, and follows
-// none that does, for that gap may be filled. So what is to be acknowledged at once still is (RFC 5681, section 4.2). What
-// follows in its connection acknowledges no less.
+// An acknowledgement waits only if it repeats none, tells of no gap, and follows none that does, because that gap may be
+// filled now. So what must be acknowledged at once still is (RFC 5681, section 4.2). What follows in its connection
+// acknowledges no less.
 //
 // It has no lock and no clock; its owner is the device.
 type acks struct {
-	full  uint32 // bytes of payload, whose acknowledgement does not wait
+	full  uint32 // bytes of payload of a full segment
 	flows [ackFlows]ackFlow
 	held  int // how many wait
 }
@@ -38,7 +44,7 @@ type ackFlow struct {
 	gap   bool                // of which that packet told
 	held  *stack.PacketBuffer // waits; nil: none
 	ack   uint32              // its number
-	due   time.Time           // when it leaves nevertheless
+	due   time.Duration       // when it leaves nevertheless
 }
 
 // flowID is the addresses and ports of a packet that leaves.
@@ -89,7 +95,7 @@ func ackerOf(pkt *stack.PacketBuffer) (a acker) {
 
 // take decides about a packet that is to leave, whose acker is p. It reports whether the packet waits, for which it takes a
 // reference, and returns another that has to leave before it, whose reference is then the caller's; nil: none.
-func (a *acks) take(p *acker, pkt *stack.PacketBuffer, now time.Time) (first *stack.PacketBuffer, waits bool) {
+func (a *acks) take(p *acker, pkt *stack.PacketBuffer, now time.Duration) (first *stack.PacketBuffer, waits bool) {
 	f := &a.flows[p.id.place()]
 	if f.id != p.id || p.kind == ackNone {
 		first = a.release(f)
@@ -99,9 +105,15 @@ func (a *acks) take(p *acker, pkt *stack.PacketBuffer, now time.Time) (first *st
 		}
 		return first, false
 	}
-	if f.held == nil && p.kind == ackOnly && !p.gap && !f.gap && p.ack != f.acked && p.ack-f.acked < a.full {
-		f.held, f.ack, f.due = pkt.IncRef(), p.ack, now.Add(ackDelay)
-		a.held++
+	if delay := a.delay(f, p); delay > 0 {
+		due := now + delay
+		if f.held == nil {
+			a.held++
+		} else {
+			f.held.DecRef()
+			due = min(due, f.due)
+		}
+		f.held, f.ack, f.due = pkt.IncRef(), p.ack, due
 		return nil, true
 	}
 	first = a.release(f)
@@ -111,6 +123,33 @@ func (a *acks) take(p *acker, pkt *stack.PacketBuffer, now time.Time) (first *st
 		first = nil
 	}
 	return first, false
+}
+
+// delay is how long an acknowledgement may wait; 0: it may not.
+func (a *acks) delay(f *ackFlow, p *acker) time.Duration {
+	repeats := p.ack == f.acked || f.held != nil && p.ack == f.ack
+	if p.kind != ackOnly || p.gap || f.gap || repeats {
+		return 0
+	}
+	switch n := p.ack - f.acked; {
+	case n < a.full && f.held == nil:
+		return ackDelay
+	case n < a.full*bulkAck && n >= a.full:
+		return bulkDelay
+	}
+	return 0
+}
+
+// along notes that data of a connection leave with acknowledgement ack, which makes the one that waits needless.
+func (a *acks) along(id *flowID, ack uint32) {
+	f := &a.flows[id.place()]
+	if f.id != *id {
+		return
+	}
+	if held := a.release(f); held != nil {
+		held.DecRef()
+	}
+	f.acked, f.gap = ack, false
 }
 
 // release returns what waits in f, with its reference, or nil.
@@ -132,18 +171,18 @@ func (a *acks) drop() {
 	}
 }
 
-// overdue calls send with each that has waited for long enough, whose reference is then send's, and returns when the next has; the
-// zero time if none waits.
-func (a *acks) overdue(now time.Time, send func(*stack.PacketBuffer)) (next time.Time) {
+// overdue calls send with each that has waited for long enough, whose reference is then send's, and returns when the next has; 0
+// if none waits.
+func (a *acks) overdue(now time.Duration, send func(*stack.PacketBuffer)) (next time.Duration) {
 	for i := range a.flows {
 		if a.held == 0 {
 			break
 		}
 		switch f := &a.flows[i]; {
 		case f.held == nil:
-		case !f.due.After(now):
+		case f.due <= now:
 			send(a.release(f))
-		case next.IsZero() || f.due.Before(next):
+		case next == 0 || f.due < next:
 			next = f.due
 		}
 	}

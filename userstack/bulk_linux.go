@@ -84,6 +84,7 @@ func (s *socketSource) write(fd uintptr) bool {
 	var n int64
 	n, s.terr = s.c.ep.Write(s, tcpip.WriteOptions{Atomic: true})
 	s.done += n
+	s.c.pending.add(int(n))
 	if len(s.ahead) == 0 {
 		s.release()
 	}
@@ -140,6 +141,12 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 		if err := c.check(&c.writeDeadline); err != nil {
 			return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 		}
+		if c.pending.full() {
+			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
+			}
+			continue
+		}
 		err := rc.Read(write)
 		switch {
 		case err != nil:
@@ -150,6 +157,9 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 			return src.done, &net.OpError{Op: opRead, Net: "tcp", Err: src.err}, true
 		case src.terr == nil:
 		case wouldBlock(src.terr):
+			if c.growSending() {
+				continue
+			}
 			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
 				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 			}
@@ -242,6 +252,7 @@ func (s *socketSink) read(fd uintptr) bool {
 	var res tcpip.ReadResult
 	res, s.terr = s.c.ep.Read(s, tcpip.ReadOptions{})
 	s.done += int64(res.Count)
+	s.c.consumed(res.Count)
 	s.flush()
 	return !s.blocked
 }

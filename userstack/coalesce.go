@@ -26,6 +26,9 @@ const (
 // joined packet says is the state after the last: its acknowledgement, window and echoed timestamp. Its own timestamp is that
 // of the first, as that of a delayed acknowledgement would echo it (RFC 7323, section 4.3).
 type coalescer struct {
+	d     *Device // whose flows see acknowledgements first; nil: there are none
+	acked bool    // one has
+
 	runs [coalesceFlows]run
 	n    int
 
@@ -58,7 +61,9 @@ func (c *coalescer) add(packet []byte, up stack.NetworkDispatcher) {
 			c.n--
 			c.runs[i] = c.runs[c.n]
 		}
-		deliver(packet, up)
+		if c.show(packet, l4, hdr) {
+			deliver(packet, up)
+		}
 		return
 	}
 	if c.used == len(c.pkts) || i < 0 && c.n == len(c.runs) {
@@ -156,7 +161,9 @@ func (c *coalescer) keep(packet []byte) int16 {
 func (c *coalescer) flushRun(r *run, up stack.NetworkDispatcher) {
 	first := c.pkts[r.first]
 	if r.first == r.last {
-		deliver(first, up)
+		if c.show(first, r.l4, r.hdr) {
+			deliver(first, up)
+		}
 		return
 	}
 	v := buffer.NewViewSize(r.size)
@@ -172,7 +179,23 @@ func (c *coalescer) flushRun(r *run, up stack.NetworkDispatcher) {
 	} else {
 		header.IPv6(b).SetPayloadLength(uint16(r.size - header.IPv6MinimumSize))
 	}
+	if !c.show(b, r.l4, r.hdr) {
+		v.Release()
+		return
+	}
 	deliverView(v, up)
+}
+
+// show shows a TCP packet to its flow, and reports whether gVisor is to see it.
+func (c *coalescer) show(packet []byte, l4, hdr int) bool {
+	if c.d == nil || hdr < l4+header.TCPMinimumSize || hdr > len(packet) {
+		return true
+	}
+	if f := header.TCP(packet[l4:]).Flags(); f&(header.TCPFlagAck|header.TCPFlagSyn|header.TCPFlagRst) != header.TCPFlagAck {
+		return true
+	}
+	c.acked = true
+	return c.d.received(packet, l4, hdr)
 }
 
 // takeState makes the header of a joined packet say what that of the last packet in it does.

@@ -112,14 +112,20 @@ type Conn struct {
 	wmu  sync.Mutex   // one writer at a time
 	from bytes.Reader // what write takes from
 
-	segment int // payload of the largest segment that is cut, in bytes
+	mss     int // payload of a full packet of gVisor's, in bytes
+	segment int // of the largest segment that is cut
 	memory  *memory
-	grant   grant // of memory
+	share   *share // of memory
+	growth  growth // of the receive window; owned by the reader
+
+	pending // what was written and not sent
+	dev     *Device
+	flow    *flow // nil: gVisor decides alone when something is sent
 }
 
 // newConn takes over a connected endpoint, and the memory that was granted for it.
-func newConn(s *Stack, g grant, ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
-	c := &Conn{segment: mss * s.dev.segment, memory: &s.memory, grant: g}
+func newConn(s *Stack, g *share, ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
+	c := &Conn{mss: mss, segment: mss * s.dev.segment, memory: &s.memory, share: g}
 	c.hold(s, ep, wq)
 	if a, err := ep.GetLocalAddress(); err == nil {
 		c.local = net.TCPAddrFromAddrPort(addrPortOf(a))
@@ -127,6 +133,7 @@ func newConn(s *Stack, g grant, ep tcpip.Endpoint, wq *waiter.Queue, mss int) *C
 	if a, err := ep.GetRemoteAddress(); err == nil {
 		c.remote = net.TCPAddrFromAddrPort(addrPortOf(a))
 	}
+	c.manage(s)
 	return c
 }
 
@@ -151,6 +158,7 @@ func (c *Conn) read(b []byte) (int, error) {
 		c.into = nil
 		switch {
 		case res.Count > 0:
+			c.consumed(res.Count)
 			return res.Count, nil
 		case !wouldBlock(err):
 			return 0, c.errorOf(err)
@@ -178,14 +186,24 @@ func (c *Conn) write(b []byte) (done int, err error) {
 		if done == len(b) {
 			return done, nil
 		}
-		c.from.Reset(b[done:]) // anew each time: gVisor may take bytes and not accept them
+		if c.pending.full() {
+			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+				return done, err
+			}
+			continue
+		}
+		c.from.Reset(b[done:min(len(b), done+bulkSize)]) // anew each time: gVisor may take bytes and not accept them
 		n, terr := c.ep.Write(&c.from, tcpip.WriteOptions{})
 		done += int(n)
+		c.pending.add(int(n))
 		if terr == nil {
 			continue
 		}
 		if !wouldBlock(terr) {
 			return done, c.errorOf(terr)
+		}
+		if c.growSending() {
+			continue
 		}
 		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
 			return done, err
@@ -217,6 +235,9 @@ func (c *Conn) Close() error {
 		c.ep.Abort()
 	} else {
 		c.ep.Close()
+	}
+	if c.flow != nil && c.flow.dead() {
+		c.dev.endFlow(c.flow)
 	}
 	c.memory.part(c)
 	return nil

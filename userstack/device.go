@@ -59,12 +59,14 @@ type Device struct {
 	corks  atomic.Int32                 // writers whose datagrams wait for each other; see PacketConn.Cork
 
 	mu     sync.Mutex
-	queue  packetQueue
+	queue  ring[*stack.PacketBuffer]
+	flows  flows
+	idle   idleWatch
 	room   sync.Cond // on mu; signalled when queued falls below maxQueued, and on Close
 	queued int       // bytes in queue
 	acks   acks
-	look   *time.Timer // runs lookAfterAcks; nil until there is need
-	looks  bool        // it will
+	look   tcpip.Timer   // runs lookAfterAcks; nil until there is need
+	looks  time.Duration // when it does; 0: not
 	closed bool
 
 	reading segmenter // what Read is cutting; owned by whoever reads
@@ -73,8 +75,10 @@ type Device struct {
 	refused atomic.Uint64 // inbound packets that no flow or filter accounts for
 }
 
-func newDevice(mtu, batch int) *Device {
+func newDevice(mtu, batch int, clock tcpip.Clock) *Device {
 	d := &Device{mtu: mtu, segment: segmentPackets(mtu), active: func(bool) {}, closec: make(chan struct{})}
+	d.flows.init(clock, &d.acks, d.serveFlows)
+	d.idle.d = d
 	if d.batch = cmp.Or(batch, max(d.segment, minBatch)); d.batch < d.segment {
 		d.segment -= d.segment % d.batch
 	}
@@ -100,12 +104,23 @@ func (d *Device) Notify(ready func()) {
 func (d *Device) Waiting() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.queued
+	return d.queued + d.flows.ready()
 }
 
 // Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It does not wait. One goroutine
 // may read at a time.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int) {
+	n = d.readQueue(bufs, sizes, offset)
+	if n == len(bufs) {
+		return n
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return n + d.flows.read(d.flows.now(), bufs[n:], sizes[n:], offset)
+}
+
+// readQueue reads what is not of a flow: acknowledgements, datagrams, the beginnings and ends of connections.
+func (d *Device) readQueue(bufs [][]byte, sizes []int, offset int) (n int) {
 	for n < len(bufs) {
 		if d.reading.empty() {
 			pkt := d.pop()
@@ -171,7 +186,7 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	if d.routes.Load() {
 		up = sorter{d}
 	}
-	var c coalescer
+	c := coalescer{d: d}
 	for _, b := range bufs {
 		packet := b[offset:]
 		if d.accept(packet) {
@@ -179,6 +194,9 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 		}
 	}
 	c.flush(up)
+	if c.acked && d.Waiting() > 0 {
+		d.tellReady() // an acknowledgement lets a flow send more
+	}
 	return len(bufs), nil
 }
 
@@ -201,6 +219,8 @@ func (d *Device) shutDown() {
 		pkt.DecRef()
 	}
 	d.queued = 0
+	d.flows.close()
+	d.idle.stopLocked()
 	d.acks.drop()
 	if d.look != nil {
 		d.look.Stop()
@@ -216,6 +236,11 @@ func (d *Device) shutDown() {
 // rest.
 func (d *Device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	brief := isBriefPacket(pkt) // once it is queued its reader may take it apart
+	if f := flowFor(pkt); f != nil && d.manage(f, pkt) {
+		d.active(brief)
+		d.tellReady()
+		return nil
+	}
 	queued, err := d.push(pkt)
 	if queued {
 		d.active(brief)
@@ -230,6 +255,80 @@ func (d *Device) tellReady() {
 	if ready := d.ready.Load(); ready != nil {
 		(*ready)()
 	}
+}
+
+// manage hands a packet over to its flow. It reports false for what does not wait for anything: that of a flow that has ended,
+// and what has no data.
+func (d *Device) manage(f *flow, pkt *stack.PacketBuffer) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	tcp := header.TCP(pkt.TransportHeader().Slice())
+	flags := tcp.Flags()
+	switch {
+	case f.gone || d.closed || flags&header.TCPFlagSyn != 0:
+		return false
+	case f.passive:
+		f.acknowledge(d.flows.now(), pkt.NetworkHeader().Slice(), tcp)
+		return false
+	case flags&header.TCPFlagRst != 0:
+		f.reset(pkt.NetworkHeader().Slice(), tcp)
+		d.flows.remove(f)
+		return false
+	case pkt.Data().Size() == 0 && flags&header.TCPFlagFin == 0:
+		f.acknowledge(d.flows.now(), pkt.NetworkHeader().Slice(), tcp)
+		return false
+	}
+	now := d.flows.now()
+	if f.take(now, pkt.IncRef(), d.mtu) {
+		d.flows.place(f, now)
+	} else if f.shrunk {
+		d.flows.regrow(f, now)
+	}
+	return true
+}
+
+// serveFlows is called by the timer of the flows.
+func (d *Device) serveFlows() {
+	d.mu.Lock()
+	d.flows.serve(d.flows.now())
+	ready, shrunk := d.flows.ready() > 0, d.flows.takeShrunk()
+	d.mu.Unlock()
+	if ready {
+		d.tellReady()
+	}
+	for _, f := range shrunk {
+		f.regrow()
+	}
+}
+
+// received shows a flow a TCP packet of its peer's, whose TCP header is packet[l4:hdr]. It reports whether gVisor is to see
+// it too.
+func (d *Device) received(packet []byte, l4, hdr int) (show bool) {
+	id := inboundID(packet, l4)
+	d.mu.Lock()
+	f := d.flows.byID[id]
+	if f == nil {
+		d.mu.Unlock()
+		return true
+	}
+	defer d.mu.Unlock()
+	return d.flows.received(d.flows.now(), f, header.TCP(packet[l4:hdr]), len(packet)-hdr)
+}
+
+// addFlow has the device manage what a connection sends.
+func (d *Device) addFlow(f *flow) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.flows.add(f)
+	}
+}
+
+// endFlow gives up the flow of a connection that gVisor has given up.
+func (d *Device) endFlow(f *flow) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.flows.remove(f)
 }
 
 // push reports false if there is no more to read than before: the packet is refused, or waits.
@@ -256,44 +355,48 @@ func (d *Device) push(pkt *stack.PacketBuffer) (queued bool, err tcpip.Error) {
 // holdLocked reports whether a TCP packet is an acknowledgement that waits.
 func (d *Device) holdLocked(pkt *stack.PacketBuffer) bool {
 	p := ackerOf(pkt)
-	var now time.Time
+	var now time.Duration
 	if p.kind == ackOnly {
-		now = time.Now()
+		now = d.flows.now()
 	}
 	first, held := d.acks.take(&p, pkt, now)
 	if first != nil {
 		d.pushLocked(first)
 	}
-	if held && !d.looks {
-		d.lookInLocked(ackDelay)
+	if held {
+		d.lookByLocked(d.acks.flows[p.id.place()].due, now)
 	}
 	return held
 }
 
-func (d *Device) lookInLocked(delay time.Duration) {
-	d.looks = true
-	if d.look == nil {
-		d.look = time.AfterFunc(delay, d.lookAfterAcks)
+// lookByLocked has lookAfterAcks called at a time, or before.
+func (d *Device) lookByLocked(at, now time.Duration) {
+	if d.looks != 0 && at >= d.looks {
 		return
 	}
-	d.look.Reset(delay)
+	d.looks = at
+	if d.look == nil {
+		d.look = d.flows.clock.AfterFunc(at-now, d.lookAfterAcks)
+		return
+	}
+	d.look.Reset(at - now)
 }
 
 // lookAfterAcks sends the acknowledgements that have waited for long enough.
 func (d *Device) lookAfterAcks() {
-	if d.releaseAcks(time.Now()) {
+	if d.releaseAcks() {
 		d.tellReady()
 	}
 }
 
 // releaseAcks reports whether there is more to read than before.
-func (d *Device) releaseAcks(now time.Time) bool {
+func (d *Device) releaseAcks() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	before := d.queue.n
-	d.looks = false
-	if next := d.acks.overdue(now, d.pushLocked); !next.IsZero() {
-		d.lookInLocked(next.Sub(now))
+	now, before := d.flows.now(), d.queue.n
+	d.looks = 0
+	if next := d.acks.overdue(now, d.pushLocked); next != 0 {
+		d.lookByLocked(next, now)
 	}
 	return d.queue.n > before
 }
@@ -310,41 +413,3 @@ func waits(p tcpip.TransportProtocolNumber) bool {
 
 // cost is what a packet counts for in Device.queued.
 func cost(pkt *stack.PacketBuffer) int { return pkt.Size() + packetOverhead }
-
-// packetQueue is a ring that grows to what was once needed; maxQueued bounds it.
-type packetQueue struct {
-	ring []*stack.PacketBuffer
-	head int
-	n    int
-}
-
-func (q *packetQueue) push(pkt *stack.PacketBuffer) {
-	if q.n == len(q.ring) {
-		grown := make([]*stack.PacketBuffer, max(64, 2*len(q.ring)))
-		for i := range q.n {
-			grown[i] = q.ring[(q.head+i)%len(q.ring)]
-		}
-		q.ring, q.head = grown, 0
-	}
-	q.ring[(q.head+q.n)%len(q.ring)] = pkt
-	q.n++
-}
-
-// first is what pop would return.
-func (q *packetQueue) first() *stack.PacketBuffer {
-	if q.n == 0 {
-		return nil
-	}
-	return q.ring[q.head]
-}
-
-func (q *packetQueue) pop() *stack.PacketBuffer {
-	if q.n == 0 {
-		return nil
-	}
-	pkt := q.ring[q.head]
-	q.ring[q.head] = nil
-	q.head = (q.head + 1) % len(q.ring)
-	q.n--
-	return pkt
-}

@@ -30,7 +30,7 @@ func buffers(n int) ([][]byte, []int) {
 
 // Whoever queues a packet tells, and what is waiting already is told at once.
 func TestNotify(t *testing.T) {
-	d := newDevice(DefaultMTU, 0)
+	d := newDevice(DefaultMTU, 0, tcpip.NewStdClock())
 	defer d.Close()
 	pkt := udpPacket(10)
 	defer pkt.DecRef()
@@ -91,7 +91,7 @@ func TestActive(t *testing.T) {
 
 // A full queue stops UDP and TCP, drops the rest, and lets go when the device is closed.
 func TestFullQueue(t *testing.T) {
-	d := newDevice(DefaultMTU, 0)
+	d := newDevice(DefaultMTU, 0, tcpip.NewStdClock())
 	pkt := udpPacket(1000)
 	defer pkt.DecRef()
 	for d.queued < maxQueued {
@@ -150,7 +150,7 @@ func TestConfig(t *testing.T) {
 }
 
 func TestPacketQueue(t *testing.T) {
-	var q packetQueue
+	var q ring[*stack.PacketBuffer]
 	var want []*stack.PacketBuffer
 	for i := range 1000 {
 		for range i % 7 {
@@ -214,7 +214,7 @@ func TestPiecesAreCutTogether(t *testing.T) {
 		{"end", []*stack.PacketBuffer{tcpData(0, 300), tcpData(300, 300, fin), tcpData(601, 300)}, []int{600, 300}},
 		{"acknowledgement", []*stack.PacketBuffer{tcpData(0, 300), tcpData(300, 0), tcpData(300, 300)}, []int{300, 0, 300}},
 	} {
-		d := newDevice(DefaultMTU, 0)
+		d := newDevice(DefaultMTU, 0, tcpip.NewStdClock())
 		for _, pkt := range c.in {
 			d.mu.Lock()
 			d.pushLocked(pkt)

@@ -89,7 +89,7 @@ func (s *Stack) grantAndConnect(ctx context.Context, ap netip.AddrPort) (*Conn, 
 // connect sends a SYN and waits. gVisor repeats it after 1, 3, 7, 15 and 31 s, too seldom for a tunnel that is renewed
 // meanwhile: WireGuard needs 15 s to notice that a peer has restarted. So further attempts join the first, which goes on
 // since its answer may only be slow. What is decided first holds for all.
-func (s *Stack) connect(ctx context.Context, ap netip.AddrPort, g grant) (*Conn, error) {
+func (s *Stack) connect(ctx context.Context, ap netip.AddrPort, g *share) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, dialError(err)
 	}
@@ -145,7 +145,7 @@ type attempt struct {
 }
 
 // attempt begins one; news tells of its progress.
-func (s *Stack) attempt(ap netip.AddrPort, g grant, news signal) (*attempt, error) {
+func (s *Stack) attempt(ap netip.AddrPort, g *share, news signal) (*attempt, error) {
 	a := &attempt{wq: new(waiter.Queue)}
 	var err tcpip.Error
 	if a.ep, err = s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(ap.Addr()), a.wq); err != nil {

@@ -106,21 +106,21 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// awaitMemory waits for a grant for a connection.
-func (l *Listener) awaitMemory() (grant, error) {
+// awaitMemory waits for a share for a connection.
+func (l *Listener) awaitMemory() (*share, error) {
 	for {
 		g, freec := l.s.memory.tryTake()
-		if g > 0 {
+		if g != nil {
 			return g, nil
 		}
 		select {
 		case <-freec:
 		case <-l.accepting.wait():
-			return 0, os.ErrDeadlineExceeded
+			return nil, os.ErrDeadlineExceeded
 		case <-l.closec:
-			return 0, net.ErrClosed
+			return nil, net.ErrClosed
 		case <-l.s.dev.closec:
-			return 0, net.ErrClosed
+			return nil, net.ErrClosed
 		}
 	}
 }

@@ -15,7 +15,10 @@ import (
 )
 
 const (
-	// minGrant is what a direction of a connection gets at the least: some segments, enough to get on.
+	// firstShare is what a direction of a connection begins with if there is enough: what a switch needs.
+	firstShare = 512 << 10
+
+	// minGrant is what it gets at the least: some segments, enough to get on.
 	minGrant = 8 << 10
 
 	// minBuffers is room for a few connections.
@@ -34,94 +37,145 @@ func (e *waitedError) Unwrap() []error { return []error{ErrFull, e.cause} }
 // Timeout makes package net's errors see what it is.
 func (e *waitedError) Timeout() bool { return errors.Is(e.cause, syscall.ETIMEDOUT) }
 
-// memory grants each TCP connection its buffers from a budget. A grant is never revised: a peer may already have sent what
-// the window allowed, and what then finds no room is lost without a word. So grants become smaller as there are more of
-// them, and their sum never passes the budget. When not even a small one is left, further connections wait until some end.
+// memory divides a budget among TCP connections, for each direction by itself.
 //
-// A grant is where receive buffers begin. gVisor lets them grow with what the path needs, up to what another connection
-// would be granted now: that is a part of what is free, divided by the number of connections, so that all growth at a time
-// adds a quarter of the budget at most. The zero value knows no bound.
+// A connection begins with a share that becomes smaller as there are more of them; half of the budget is kept for that. The
+// other half is for connections whose path needs more: their shares grow with the bandwidth-delay product, and fall back when
+// they have been idle. When not even a small share is left, further connections wait until others end. The zero value knows
+// no bound.
+//
+// A receive window that was offered cannot be taken back: the peer may already have sent what it allows. So the share of an
+// idle connection can be given to another while the peer may still send as much. What then comes is taken as long as there
+// is room, and is otherwise sent again by the peer.
 type memory struct {
 	gv     *stack.Stack
 	budget int // bytes in each direction; 0: none
 
-	mu      sync.Mutex    // held while gVisor is told how far buffers may grow, so that the last word is right
-	granted int           // bytes in each direction
-	grants  int           // their number
-	freec   chan struct{} // closed and replaced when something is given back
+	mu      sync.Mutex
+	granted [directions]int // bytes
+	grants  int             // connections
+	freec   chan struct{}   // closed and replaced when a connection has ended
 }
 
-// grant is what a connection may buffer in each direction, in bytes.
-type grant int
+// direction is one of a connection's two.
+type direction int
+
+const (
+	receiving direction = iota
+	sending
+	directions
+)
+
+// share is what a connection may buffer in each direction, in bytes.
+type share struct {
+	first int // what it began with, and has at the least
+
+	mu   sync.Mutex // held while a size changes, until gVisor has it
+	size [directions]int
+}
 
 func (m *memory) init(gv *stack.Stack, buffers int) {
 	m.gv, m.budget, m.freec = gv, buffers/2, make(chan struct{})
-	m.limitGrowthLocked() // nobody else knows m yet
-}
-
-// take waits for a grant, which give takes back.
-func (m *memory) take(ctx context.Context, closec <-chan struct{}) (grant, error) {
-	for {
-		g, freec := m.tryTake()
-		if g > 0 {
-			return g, nil
-		}
-		select {
-		case <-freec:
-		case <-ctx.Done():
-			return 0, &waitedError{dialError(context.Cause(ctx))}
-		case <-closec:
-			return 0, net.ErrClosed
-		}
-	}
-}
-
-// tryTake returns a grant, or what is closed when it is worth asking again.
-func (m *memory) tryTake() (grant, <-chan struct{}) {
-	if m.budget == 0 {
-		return tcpBufferMax, nil
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	g := m.nextLocked()
-	if m.granted+g > m.budget {
-		return 0, m.freec
-	}
-	m.granted += g
-	m.grants++
-	m.limitGrowthLocked()
-	return grant(g), nil
-}
-
-// nextLocked is what the next connection is granted. Half of the budget is kept for many small grants. Of the other, half
-// goes to the first, which is often the only one, and a smaller part of what is left to each that follows.
-func (m *memory) nextLocked() int {
-	return max(minGrant, min((m.budget/2-m.granted)/(2*(m.grants+1)), tcpBufferMax))
-}
-
-// limitGrowthLocked bounds how far the receive buffers of all connections grow. Those for sending are left alone: gVisor would
-// shrink them, and forget about writers that wait for room.
-func (m *memory) limitGrowthLocked() {
-	limit := tcpBufferMax
-	if m.budget > 0 {
-		limit = min(2*m.nextLocked(), tcpBufferMax)
-	}
-	o := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: min(tcpBufferDefault, limit), Max: limit}
+	// The window scale follows from the largest buffer, so that the window can become as large as the budget ever allows.
+	largest := 2 * m.largest()
+	o := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: min(tcpBufferDefault, largest), Max: largest}
 	if err := m.gv.SetTransportProtocolOption(tcp.ProtocolNumber, &o); err != nil {
 		panic(fmt.Sprintf("userstack: internal error: setting TCP option %T: %s", o, err))
 	}
 }
 
-// give takes a grant back.
-func (m *memory) give(g grant) {
+// largest is the most that a connection may ever buffer in one direction.
+func (m *memory) largest() int {
 	if m.budget == 0 {
-		return
+		return tcpBufferMax
 	}
+	return min(max(m.budget/4, minGrant), tcpBufferMax)
+}
+
+// take waits for a share, which give takes back.
+func (m *memory) take(ctx context.Context, closec <-chan struct{}) (*share, error) {
+	for {
+		s, freec := m.tryTake()
+		if s != nil {
+			return s, nil
+		}
+		select {
+		case <-freec:
+		case <-ctx.Done():
+			return nil, &waitedError{dialError(context.Cause(ctx))}
+		case <-closec:
+			return nil, net.ErrClosed
+		}
+	}
+}
+
+// tryTake returns a share, or what is closed when it is worth asking again.
+func (m *memory) tryTake() (*share, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.granted -= int(g)
+	n := m.nextLocked()
+	for d := range m.granted {
+		if m.budget > 0 && m.granted[d]+n > m.budget {
+			return nil, m.freec
+		}
+	}
+	s := &share{first: n}
+	for d := range m.granted {
+		m.granted[d] += n
+		s.size[d] = n
+	}
+	m.grants++
+	return s, nil
+}
+
+// nextLocked is what the next connection begins with: a part of what is free that becomes smaller as there are more.
+func (m *memory) nextLocked() int {
+	if m.budget == 0 {
+		return firstShare
+	}
+	free := m.budget/2 - max(m.granted[receiving], m.granted[sending])
+	return max(minGrant, min(free/(2*(m.grants+1)), firstShare))
+}
+
+// grow adds up to n bytes to what a connection may buffer in a direction, and returns how many. The caller holds s.mu.
+func (m *memory) grow(s *share, d direction, n int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.budget > 0 {
+		n = min(n, max(m.budget/2-m.granted[d], 0)/2)
+	}
+	if n = min(n, m.largest()-s.size[d]); n <= 0 {
+		return 0
+	}
+	m.granted[d] += n
+	s.size[d] += n
+	return n
+}
+
+// shrink takes back what a connection has got by grow, and reports whether there was any. The caller holds s.mu.
+func (m *memory) shrink(s *share, d direction) bool {
+	n := s.size[d] - s.first
+	if n <= 0 {
+		return false
+	}
+	s.size[d] = s.first
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.granted[d] -= n
+	return true
+}
+
+// give takes a share back.
+func (m *memory) give(s *share) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for d := range m.granted {
+		m.granted[d] -= s.size[d]
+		s.size[d] = 0
+	}
 	m.grants--
-	m.limitGrowthLocked()
 	close(m.freec)
 	m.freec = make(chan struct{})
 }
@@ -139,15 +193,12 @@ type orphan struct {
 	pause time.Duration
 }
 
-// part takes back the grant of a connection that is closed, once it holds nothing. A peer that takes nothing, and says so
+// part takes back the share of a connection that is closed, once it holds nothing. A peer that takes nothing, and says so
 // again and again, would have it hold that for ever.
 func (m *memory) part(c *Conn) {
-	if m.budget == 0 {
-		return
-	}
 	o := &orphan{c: c, since: time.Now(), pause: orphanLook}
 	if o.gone() {
-		m.give(c.grant)
+		m.give(c.share)
 		return
 	}
 	time.AfterFunc(o.pause, o.look)
@@ -168,30 +219,38 @@ func (o *orphan) look() {
 		o.c.ep.Abort()
 	}
 	if late || o.gone() {
-		o.c.memory.give(o.c.grant)
+		o.c.memory.give(o.c.share)
 		return
 	}
 	o.pause = min(2*o.pause, orphanLast)
 	time.AfterFunc(o.pause, o.look)
 }
 
-// apply sizes the buffers of ep, which has not told anybody of more yet. gVisor offers a peer half of a receive buffer, and
-// keeps the rest for what packets take besides their payload, so that one of twice the grant holds the grant.
-func (g grant) apply(ep tcpip.Endpoint) {
-	o := ep.SocketOptions()
-	const notice = true // to the endpoint, which then keeps to the size
-	o.SetReceiveBufferSize(int64(min(2*g, tcpBufferDefault)), !notice)
-	o.SetSendBufferSize(int64(min(g, tcpBufferDefault)), !notice)
-	if g < tcpBufferMax {
-		o.SetSendBufferSize(int64(g), notice)
-	}
+// apply sizes the buffers of ep, which has not told anybody of more yet.
+func (s *share) apply(ep tcpip.Endpoint) {
+	setReceiveBuffer(ep, s.size[receiving])
+	setSendBuffer(ep, s.size[sending])
+}
+
+// setReceiveBuffer has ep offer its peer up to n bytes. gVisor offers half of the buffer, and keeps the rest for what packets
+// take besides their payload. The change is told with the next acknowledgement.
+func setReceiveBuffer(ep tcpip.Endpoint, n int) {
+	const notify = true
+	ep.SocketOptions().SetReceiveBufferSize(int64(2*n), !notify)
+}
+
+// setSendBuffer has ep keep up to n bytes until they are acknowledged. Told so, gVisor does not change the size itself, as it
+// would with the congestion window.
+func setSendBuffer(ep tcpip.Endpoint, n int) {
+	const notify = true
+	ep.SocketOptions().SetSendBufferSize(int64(n), notify)
 }
 
 // listenSize is the size in bytes of the receive buffers with which a listener's connections are made, before they have a
-// grant; 0 means the usual.
+// share; 0 means the usual.
 func (m *memory) listenSize() int {
 	if m.budget == 0 {
 		return 0
 	}
-	return 2 * minGrant // which no grant makes smaller
+	return 2 * minGrant // which no share makes smaller
 }

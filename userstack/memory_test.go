@@ -98,7 +98,7 @@ func TestConnectionsBeyondBudget(t *testing.T) {
 	p.start(t)
 	accepted := accepting(t, p.b, netip.AddrPortFrom(addrB4, 80))
 	var conns, far []net.Conn
-	for p.a.memory.granted+minGrant <= p.a.memory.budget {
+	for p.a.memory.granted[receiving]+minGrant <= p.a.memory.budget {
 		c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
 		if err != nil {
 			t.Fatal(err)
@@ -143,7 +143,7 @@ func TestConnectionsBeyondBudget(t *testing.T) {
 func TestCloseEndsWaitForRoom(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: minBuffers}
 	p.start(t)
-	for g := grant(1); g > 0; {
+	for g := new(share); g != nil; {
 		g, _ = p.a.memory.tryTake()
 	}
 	errc := make(chan error, 1)
@@ -186,7 +186,7 @@ func TestClosedConnKeepsGrant(t *testing.T) {
 func grantsOf(s *Stack) (number, bytes int) {
 	s.memory.mu.Lock()
 	defer s.memory.mu.Unlock()
-	return s.memory.grants, s.memory.granted
+	return s.memory.grants, s.memory.granted[receiving] + s.memory.granted[sending]
 }
 
 // allGiven waits until connections that are closed have given back what they were granted.
@@ -229,7 +229,7 @@ func TestAcceptWaitsForRoom(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			for g := grant(1); g > 0; {
+			for g := new(share); g != nil; {
 				g, _ = p.b.memory.tryTake()
 			}
 			near, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
@@ -257,7 +257,7 @@ func TestRoomForTenThousand(t *testing.T) {
 	granted := 0
 	for {
 		g, _ := p.a.memory.tryTake()
-		if g == 0 {
+		if g == nil {
 			break
 		}
 		granted++

@@ -166,19 +166,29 @@ func (s *segmenter) finish(packet []byte, payload int) {
 	}
 	lowerWindow(tcp)
 
-	var pseudo uint16
-	switch packet[0] >> 4 {
-	case 4:
+	finishTCP(packet, s.l4)
+}
+
+// finishTCP writes the lengths and checksums of a TCP packet, whose TCP header begins at l4.
+func finishTCP(packet []byte, l4 int) {
+	if packet[0]>>4 == 4 {
 		ip := header.IPv4(packet)
 		ip.SetTotalLength(uint16(len(packet)))
 		ip.SetChecksum(0)
 		ip.SetChecksum(^ip.CalculateChecksum())
-		pseudo = header.PseudoHeaderChecksum(header.TCPProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(len(tcp)))
-	default:
-		ip := header.IPv6(packet)
-		ip.SetPayloadLength(uint16(len(packet) - header.IPv6MinimumSize))
-		pseudo = header.PseudoHeaderChecksum(header.TCPProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(len(tcp)))
+	} else {
+		header.IPv6(packet).SetPayloadLength(uint16(len(packet) - header.IPv6MinimumSize))
 	}
+	sumTCP(packet[:l4], packet[l4:])
+}
+
+// sumTCP writes the checksum of a TCP segment, all of which is in tcp.
+func sumTCP(ip, tcp []byte) {
+	src, dst := header.IPv4(ip).SourceAddress, header.IPv4(ip).DestinationAddress
+	if ip[0]>>4 == 6 {
+		src, dst = header.IPv6(ip).SourceAddress, header.IPv6(ip).DestinationAddress
+	}
+	pseudo := header.PseudoHeaderChecksum(header.TCPProtocolNumber, src(), dst(), uint16(len(tcp)))
 	binary.BigEndian.PutUint16(tcp[tcpSumOffset:], 0)
 	binary.BigEndian.PutUint16(tcp[tcpSumOffset:], ^checksum.Checksum(tcp, pseudo))
 }

@@ -35,15 +35,14 @@ const (
 
 	nicID = 1
 
-	// TCP buffers start at 1 MiB, which is as fast as more on the paths measured, and grow with the
-	// bandwidth-delay product up to 4 MiB; less of both where Config.Buffers does not suffice.
+	// Sizes of TCP buffers. Connections begin with firstShare, and their buffers grow with the bandwidth-delay product up to
+	// tcpBufferMax in each direction, which is 450 Mbit/s over 300 ms; less of both where Config.Buffers does not suffice.
 	tcpBufferMin     = 4 << 10
-	tcpBufferDefault = 1 << 20
-	tcpBufferMax     = 4 << 20
+	tcpBufferDefault = 2 * firstShare
+	tcpBufferMax     = 16 << 20
 
-	udpBuffer = 1 << 20 // at the most, of the buffers of a conn; see Config.udpBuffer
-
-	maxRTO = 8 * time.Second // between repetitions of a segment
+	udpBuffer    = 1 << 20 // at the most, of the buffers of a conn; see Config.udpBuffer
+	udpBufferMax = 4 << 20
 )
 
 // Config is what New needs. The zero value is usable.
@@ -56,6 +55,8 @@ type Config struct {
 	// for which nothing is left waits.
 	Buffers int
 
+	Congestion Congestion // how fast TCP connections send; the zero value is BBR
+
 	// AnswerTSMP has the stack answer the pings of the mesh's own protocol, past the filter.
 	AnswerTSMP bool
 
@@ -65,6 +66,8 @@ type Config struct {
 
 	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not asked about any.
 	Router *Router
+
+	clock tcpip.Clock // nil: the system's
 }
 
 func (c *Config) mtu() (int, error) {
@@ -88,9 +91,10 @@ func (c *Config) udpBuffer() int {
 
 // Stack is one TCP/IP host. Make it with New.
 type Stack struct {
-	gv     *stack.Stack
-	dev    *Device
-	memory memory
+	gv         *stack.Stack
+	dev        *Device
+	memory     memory
+	congestion Congestion
 
 	mu    sync.Mutex
 	addrs map[netip.Addr]struct{} // what gv has
@@ -113,13 +117,17 @@ func New(cfg Config) (*Stack, error) {
 	if cfg.Buffers != 0 && cfg.Buffers < minBuffers {
 		return nil, fmt.Errorf("userstack: %d bytes for buffers are too few, want %d", cfg.Buffers, minBuffers)
 	}
+	if cfg.Congestion > CUBIC {
+		return nil, fmt.Errorf("userstack: unknown congestion control %v", cfg.Congestion)
+	}
 	quiet()
 	gv := stack.New(stack.Options{
+		Clock:              cfg.clock,
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		HandleLocal:        cfg.Router == nil, // the host's own addresses are reached without leaving it; see Router
 	})
-	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch), addrs: make(map[netip.Addr]struct{})}
+	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch, gv.Clock()), congestion: cfg.Congestion, addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
 	s.dev.tsmp = cfg.AnswerTSMP
 	if cfg.Active != nil {
@@ -167,22 +175,18 @@ func (s *Stack) addNIC(id tcpip.NICID, up *atomic.Pointer[stack.NetworkDispatche
 
 func (s *Stack) setOptions(cfg *Config) error {
 	sack := tcpip.TCPSACKEnabled(true)
-	// Parallel encryption reorders packets within a batch; RACK would take that for loss. SACK alone does not.
+	// RACK is for CUBIC only, and hurts it: after a burst of losses gVisor's RACK sends one packet a round trip.
 	recovery := tcpip.TCPRecovery(0)
-	cubic := tcpip.CongestionControlOption("cubic")
-	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
-	// After an outage of the tunnel, what was lost is sent again soon. A connection still lasts for about 15 minutes
-	// without an answer, as with Linux.
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
-	rto, retries := tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(15*time.Minute/maxRTO)
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &cubic, &moderate, &reuse, &snd, &rto, &retries} {
+	options := append(s.congestion.options(), &sack, &recovery, &reuse, &snd)
+	for _, o := range options {
 		if err := s.gv.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("userstack: setting TCP option %T: %s", o, err)
 		}
 	}
-	rcvUDP := tcpip.ReceiveBufferSizeOption{Min: tcpBufferMin, Default: cfg.udpBuffer(), Max: tcpBufferMax}
-	sndUDP := tcpip.SendBufferSizeOption{Min: tcpBufferMin, Default: cfg.udpBuffer(), Max: tcpBufferMax}
+	rcvUDP := tcpip.ReceiveBufferSizeOption{Min: tcpBufferMin, Default: cfg.udpBuffer(), Max: udpBufferMax}
+	sndUDP := tcpip.SendBufferSizeOption{Min: tcpBufferMin, Default: cfg.udpBuffer(), Max: udpBufferMax}
 	for _, o := range []any{rcvUDP, sndUDP} {
 		if err := s.gv.SetOption(o); err != nil {
 			return fmt.Errorf("userstack: setting option %T: %s", o, err)

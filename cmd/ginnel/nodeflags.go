@@ -50,6 +50,7 @@ type nodeFlags struct {
 	udpPort      uint16
 	dialTimeout  time.Duration
 	memory       parsed[int64]
+	congestion   parsed[node.Congestion]
 	log          logFlags
 	showLogin    func(url string) // instead of on standard error; nil: there
 }
@@ -76,6 +77,8 @@ func newNodeFlags(proxy string) *nodeFlags {
 		serves:    parsedList[configs.Serve]{parse: configs.ParseServe},
 		waitFor:   parsedList[string]{parse: parseTarget},
 		memory:    parsed[int64]{parse: configs.ParseSize, typ: "size"},
+
+		congestion: parsed[node.Congestion]{parse: node.ParseCongestion, typ: "name"},
 	}
 }
 
@@ -105,6 +108,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.Uint16Var(&f.udpPort, "udp-port", 0, "UDP `port` (0: the file's ListenPort, or any)")
 	fs.DurationVar(&f.dialTimeout, "dial-timeout", node.DefaultDialTimeout, "how long a connection may take to be made")
 	fs.Var(&f.memory, "memory", "`size` of memory that buffers and the runtime are sized by; connections wait and become slower rather than take much more (half of the control group's limit, a quarter of the machine's memory, at most 640MiB)")
+	fs.Var(&f.congestion, "congestion-control", "how fast connections in the mesh send: `bbr`, which paces by a model of the path and does not take random loss for congestion, or cubic (bbr)")
 	f.log.add(fs)
 	f.log.addConnections(fs)
 }
@@ -240,6 +244,7 @@ func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error)
 		MeshOnly:      f.meshOnly,
 		WaitFor:       f.waitFor.values,
 		DialTimeout:   f.dialTimeout,
+		Congestion:    f.congestion.value,
 		Memory:        useMemory(f.memory.value, p, os.DirFS("/"), log),
 		Token:         newToken(),
 		OutboundProxy: egress.FromEnvironment(p.getenv),

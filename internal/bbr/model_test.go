@@ -1,0 +1,176 @@
+package bbr
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+// How the model behaves on a path is tested in package snoop, which sends by it.
+
+const (
+	ms  = time.Millisecond
+	mss = 1000
+)
+
+// steady is a model that has found a path of 1 MB/s and 100 ms and cruises.
+func steady(t *testing.T) (*Model, *Sample) {
+	t.Helper()
+	m := New(mss)
+	s := &Sample{Now: time.Second}
+	for m.State() != "cruise" {
+		if s.Now > 10*time.Second {
+			t.Fatalf("still %s", m.State())
+		}
+		trip(m, s, 100*ms, 100_000)
+	}
+	return m, s
+}
+
+// trip is a round trip in which n bytes are acknowledged in one piece.
+func trip(m *Model, s *Sample, rtt time.Duration, n int) {
+	s.Now += rtt
+	s.PriorDelivered = s.Delivered
+	s.Delivered += uint64(n)
+	s.Interval, s.RTT, s.Acked = rtt, rtt, n
+	s.InFlight, s.TxInFlight = n, n
+	m.OnAck(s)
+	s.Lost = 0
+}
+
+func TestModelOfSteadyPath(t *testing.T) {
+	m, _ := steady(t)
+	if bw := m.Bandwidth(); math.Abs(bw-1e6) > 1 {
+		t.Errorf("bandwidth %.0f bytes a second", bw)
+	}
+	if m.MinRTT() != 100*ms {
+		t.Errorf("round-trip time %v", m.MinRTT())
+	}
+	if rate := m.PacingRate(); rate > 1e6 || rate < 0.98e6 {
+		t.Errorf("paces at %.0f bytes a second while cruising", rate)
+	}
+	if cwnd := m.Cwnd(); cwnd < 150_000 || cwnd > 320_000 {
+		t.Errorf("window of %d bytes, want about twice 100,000", cwnd)
+	}
+}
+
+// The rules of the package's comment: more than 2 % lost is congestion if the round-trip time tells of a queue, more than 10 %
+// always.
+func TestCongested(t *testing.T) {
+	for _, c := range []struct {
+		lost int // of 100,000 bytes
+		rtt  time.Duration
+		want bool
+	}{
+		{1900, 200 * ms, false},
+		{3000, 105 * ms, false},
+		{3000, 115 * ms, true},
+		{9000, 105 * ms, false},
+		{13000, 100 * ms, true},
+	} {
+		m, _ := steady(t)
+		m.loss = losses{lost: c.lost, acked: 100_000, rtt: c.rtt}
+		if got := m.congested(); got != c.want {
+			t.Errorf("%d of 100,000 bytes lost at %v: %v", c.lost, c.rtt, got)
+		}
+	}
+}
+
+// A round with congestion lowers what is sent until the next probe, at most by 30 %, and not below what has arrived.
+func TestLowerBounds(t *testing.T) {
+	m, s := steady(t)
+	before := m.PacingRate()
+	for range 2 { // the first of them still has a sample of the round before
+		s.Lost = 20_000
+		trip(m, s, 130*ms, 60_000)
+	}
+	if got := m.PacingRate() / before; got > 0.75 || got < 0.69 {
+		t.Errorf("%.2f of the rate after a round with congestion, want 0.7", got)
+	}
+	m.enterRefill()
+	m.setPacingRate()
+	if got := m.PacingRate() / before; got < 0.99 {
+		t.Errorf("%.2f of the rate when it probes again", got)
+	}
+}
+
+// A probe that meets congestion ends, and sets how much may be in flight from then on: what was when the loss began to be
+// too much. The losses of a probe that has just ended count, too.
+func TestUpperBound(t *testing.T) {
+	loss := &Loss{Size: mss, TxInFlight: 150_000, LostSince: 5000}
+	m, s := steady(t)
+	m.OnLoss(s.Now, loss)
+	if m.bounds.inflightHi != math.MaxInt {
+		t.Error("a loss while cruising sets the upper bound")
+	}
+	m.enterRefill()
+	m.enterUp(s)
+	m.loss.rtt = 100 * ms
+	m.rtt.smoothed = 100 * ms
+	m.OnLoss(s.Now, loss)
+	if m.State() != "up" || m.bounds.inflightHi != math.MaxInt {
+		t.Error("a loss without a queue ends the probe")
+	}
+	m.loss.rtt = 150 * ms
+	m.OnLoss(s.Now, loss)
+	if m.State() != "down" || m.bounds.inflightHi != 149_000 {
+		t.Errorf("%s, upper bound %d", m.State(), m.bounds.inflightHi)
+	}
+	m.enterRefill()
+	m.enterUp(s)
+	m.enterDown(s.Now)
+	m.loss.rtt = 150 * ms
+	m.OnLoss(s.Now, &Loss{Size: mss, TxInFlight: 120_000, LostSince: 3000})
+	if m.bounds.inflightHi >= 149_000 {
+		t.Error("a loss just after a probe does not count")
+	}
+}
+
+func TestOnset(t *testing.T) {
+	for _, c := range []struct {
+		l    Loss
+		want int
+	}{
+		{Loss{Size: 1000, TxInFlight: 100_000, LostSince: 1000}, 101_020}, // the first loss: 2 % are not reached before more is sent
+		{Loss{Size: 1000, TxInFlight: 100_000, LostSince: 3000}, 99_000},
+	} {
+		if got := c.l.onset(); got != c.want {
+			t.Errorf("%+v: %d, want %d", c.l, got, c.want)
+		}
+	}
+}
+
+// After the retransmission timer has expired one packet is sent, then more with each acknowledgement, and as much as before
+// once everything is repaired.
+func TestTimeout(t *testing.T) {
+	m, s := steady(t)
+	before := m.Cwnd()
+	m.OnTimeout(0)
+	m.OnTimeout(0)
+	if got := m.Cwnd(); got != mss {
+		t.Errorf("window of %d after a timeout", got)
+	}
+	trip(m, s, 100*ms, mss)
+	if got := m.Cwnd(); got != 2*mss {
+		t.Errorf("window of %d after the first acknowledgement", got)
+	}
+	m.OnRecovered()
+	if got := m.Cwnd(); got != before {
+		t.Errorf("window of %d after all is repaired, want %d", got, before)
+	}
+}
+
+// On another path everything is measured anew, also if the new one is longer.
+func TestPathChanged(t *testing.T) {
+	m, s := steady(t)
+	m.PathChanged()
+	if m.MinRTT() != 0 || m.Bandwidth() != 0 || m.State() != "startup" || m.Cwnd() < initialPackets*mss {
+		t.Errorf("%v, %v, %s, %d", m.MinRTT(), m.Bandwidth(), m.State(), m.Cwnd())
+	}
+	for range 30 {
+		trip(m, s, 300*ms, 300_000)
+	}
+	if m.MinRTT() != 300*ms {
+		t.Errorf("round-trip time %v on the new path", m.MinRTT())
+	}
+}

@@ -1,0 +1,189 @@
+package bbr
+
+import "time"
+
+func (m *Model) enterStartup() {
+	m.state, m.gains = startup, gains{startupPacingGain, startupCwndGain}
+}
+
+// checkFullPipe notes that the pipe is full when the bandwidth has not grown by a quarter in three rounds.
+func (m *Model) checkFullPipe(s *Sample) {
+	if m.bw.now || s.AppLimited {
+		return
+	}
+	if m.bw.latest >= m.bw.full*fullBwGrowth {
+		m.resetFullPipe(m.bw.latest)
+		return
+	}
+	m.bw.rounds++
+	if m.bw.now = m.bw.rounds >= fullBwRounds; m.bw.now {
+		m.bw.reached = true
+	}
+}
+
+func (m *Model) resetFullPipe(bw float64) { m.bw.full, m.bw.rounds, m.bw.now = bw, 0, false }
+
+// checkStartupDone leaves startup when the pipe is full: by the bandwidth, or by the loss that a full queue makes.
+func (m *Model) checkStartupDone() {
+	if m.state != startup {
+		return
+	}
+	if !m.bw.reached && m.loss.packets(m.mss) >= startupLosses && m.congested() {
+		m.bw.reached, m.bw.now = true, true
+		m.bounds.inflightHi = max(m.bdp(m.maxBW(), 1), m.bounds.latest)
+	}
+	if m.bw.reached {
+		m.state, m.gains = drain, gains{drainPacingGain, startupCwndGain}
+	}
+}
+
+func (m *Model) checkDrainDone(s *Sample) {
+	if m.state == drain && s.InFlight <= m.bdp(m.maxBW(), 1) {
+		m.enterDown(s.Now)
+	}
+}
+
+// cycle is the time table of probing for bandwidth.
+type cycle struct {
+	since  time.Duration // when the present state was entered
+	wait   time.Duration // between probes
+	rounds int           // since the last probe
+	begun  int           // round in which probeBWUp or probeBWRefill was entered
+	upAcks int           // bytes acknowledged since inflightHi last grew
+	upStep int           // bytes after which it grows by a packet
+	grows  int           // rounds of growth: each doubles the speed
+	bw     float64       // of the round before, in probeBWUp
+	held   bool          // inflightHi has limited this round of probeBWUp
+	probed int           // rounds in which losses are still those of a probe; 0: they are not
+}
+
+func (m *Model) enterDown(now time.Duration) {
+	m.resetCongestion()
+	m.state, m.gains = probeBWDown, gains{downPacingGain, cwndGain}
+	m.cycle = cycle{since: now, wait: 2*time.Second + jitter(time.Second), begun: m.round.count, probed: m.cycle.probed}
+}
+
+func (m *Model) enterCruise() {
+	m.state, m.gains = probeBWCruise, gains{1, cwndGain}
+}
+
+func (m *Model) enterRefill() {
+	m.bounds.resetLo()
+	m.state, m.gains = probeBWRefill, gains{1, cwndGain}
+	m.cycle.begun, m.cycle.probed = m.round.count, lossRounds
+}
+
+func (m *Model) enterUp(s *Sample) {
+	m.state, m.gains = probeBWUp, gains{upPacingGain, upCwndGain}
+	m.cycle.since, m.cycle.begun, m.cycle.grows, m.cycle.upAcks = s.Now, m.round.count, 0, 0
+	m.cycle.bw, m.cycle.held = m.maxBW(), false
+	m.resetFullPipe(m.bw.latest)
+	m.raiseSlope()
+}
+
+// updateCycle goes through the states of probing.
+func (m *Model) updateCycle(s *Sample) {
+	if !m.bw.reached || m.state < probeBWDown || m.state > probeBWUp {
+		return
+	}
+	m.adaptUpperBounds(s)
+	if m.round.start && m.cycle.probed > 0 && (m.state == probeBWDown || m.state == probeBWCruise) {
+		m.cycle.probed--
+	}
+	switch m.state {
+	case probeBWDown:
+		if m.timeToProbe(s) {
+			m.enterRefill()
+		} else if s.InFlight <= min(m.bdp(m.maxBW(), 1), m.bounds.withHeadroom(m.mss)) {
+			m.enterCruise()
+		}
+	case probeBWCruise:
+		if m.timeToProbe(s) {
+			m.enterRefill()
+		}
+	case probeBWRefill:
+		if m.round.start && m.round.count > m.cycle.begun {
+			m.enterUp(s)
+		}
+	case probeBWUp:
+		if m.round.start && m.round.count > m.cycle.begun && !m.growing() && s.InFlight > m.bdp(m.maxBW(), upPacingGain) || m.bw.now {
+			m.advanceFilter()
+			m.enterDown(s.Now)
+		}
+	}
+}
+
+// growing says whether a probe may still find more bandwidth: the last round has shown more than the one before, or
+// inflightHi has kept it from that. A connection that takes its share from others finds more in each round; one that has
+// the path for itself does not, and ends its probe.
+func (m *Model) growing() bool {
+	grew := m.cycle.held || m.maxBW() > m.cycle.bw*upGrowth
+	m.cycle.bw, m.cycle.held = m.maxBW(), false
+	return grew
+}
+
+// timeToProbe says whether to look for more bandwidth: after two to three seconds, or as many rounds as Reno would need to
+// grow back, so that it has its share.
+func (m *Model) timeToProbe(s *Sample) bool {
+	rounds := min(m.bdp(m.maxBW(), 1)/m.mss, 63)
+	return s.Now-m.cycle.since > m.cycle.wait || m.round.count-m.cycle.begun > max(rounds, 1)
+}
+
+// updateRTT keeps the minimum of the last ten seconds, and decides when it has to be measured anew.
+func (m *Model) updateRTT(s *Sample) {
+	if s.RTT <= 0 {
+		return
+	}
+	r := &m.rtt
+	if r.smoothed == 0 {
+		r.smoothed = s.RTT
+	}
+	r.smoothed += (s.RTT - r.smoothed) / 8
+	m.loss.rtt = max(m.loss.rtt, s.RTT)
+	if r.probe == 0 || s.RTT <= r.probe || s.Now-r.probeAt > probeRTTInterval && m.state == probeRTT {
+		r.probe, r.probeAt = s.RTT, s.Now
+	}
+	if r.min == 0 || s.RTT <= r.min || s.Now-r.at > minRTTFilter {
+		r.min, r.at = s.RTT, s.Now
+	}
+	if r.probe < r.min {
+		r.min, r.at = r.probe, r.probeAt
+	}
+}
+
+// checkProbeRTT has little in flight for a moment if the minimum has not been seen for five seconds.
+func (m *Model) checkProbeRTT(s *Sample) {
+	r := &m.rtt
+	if m.state != probeRTT && m.bw.reached && r.probe > 0 && s.Now-r.probeAt > probeRTTInterval {
+		m.priorCwnd = m.cwnd
+		m.state, m.gains = probeRTT, gains{1, probeRTTCwndGain}
+		r.done, r.roundSet = 0, false
+		r.probe = s.RTT
+		if s.RTT == 0 {
+			r.probe = r.smoothed
+		}
+	}
+	if m.state != probeRTT {
+		return
+	}
+	low := max(m.bdp(m.boundedBW(), probeRTTCwndGain), minPipePackets*m.mss)
+	switch {
+	case r.done == 0 && s.InFlight <= low:
+		r.done, r.roundSet = s.Now+probeRTTDuration, false
+		m.round.end = s.Delivered
+	case r.done != 0:
+		r.roundSet = r.roundSet || m.round.start
+		if r.roundSet && s.Now > r.done {
+			m.exitProbeRTT(s.Now)
+		}
+	}
+}
+
+func (m *Model) exitProbeRTT(now time.Duration) {
+	m.rtt.probeAt = now
+	m.rtt.min, m.rtt.at = m.rtt.probe, now
+	m.cwnd = max(m.cwnd, m.priorCwnd)
+	m.bounds.resetLo()
+	m.enterDown(now)
+	m.enterCruise()
+}

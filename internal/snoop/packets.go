@@ -1,0 +1,127 @@
+package snoop
+
+import "time"
+
+// status is where a packet is.
+type status uint8
+
+const (
+	inFlight status = iota // sent and not yet accounted for
+	lost                   // to be sent again
+	arrived                // acknowledged selectively
+)
+
+// none is no packet number.
+const none = ^uint32(0)
+
+// packet is one packet of data that was sent and is not acknowledged cumulatively. Its range of the stream never changes.
+type packet struct {
+	seq    uint32
+	length uint16 // in sequence numbers: a FIN has one
+	status status
+	sends  uint8 // how often it was sent; stays at its maximum
+
+	prev, next uint32 // packet numbers in the list of its status, by the time of sending; none at the ends
+
+	sent time.Duration // the last time
+
+	// What the delivery rate is computed from (draft-cheng-iccrg-delivery-rate-estimation), as of the last sending.
+	delivered   uint64
+	deliveredAt time.Duration
+	firstSentAt time.Duration
+	lostBefore  uint64
+	flight      uint32 // bytes in flight, this packet included
+	appLimited  bool
+}
+
+func (p *packet) end() uint32 { return p.seq + uint32(p.length) }
+
+// packets are those between SND.UNA and what was sent last, in the order of the stream. A packet keeps its number, which
+// counts from the first one, while the ring grows.
+type packets struct {
+	ring  []packet // its length is a power of two
+	first uint32   // number of the oldest packet
+	count uint32
+}
+
+const minRing = 16
+
+func (p *packets) at(n uint32) *packet { return &p.ring[n&uint32(len(p.ring)-1)] }
+
+func (p *packets) last() uint32 { return p.first + p.count }
+
+// push returns a new packet, which is not cleared.
+func (p *packets) push() (uint32, *packet) {
+	if int(p.count) == len(p.ring) {
+		p.grow()
+	}
+	n := p.last()
+	p.count++
+	return n, p.at(n)
+}
+
+func (p *packets) grow() {
+	old := *p
+	p.ring = make([]packet, max(minRing, 2*len(old.ring)))
+	for i := range old.count {
+		*p.at(old.first + i) = *old.at(old.first + i)
+	}
+}
+
+// pop forgets the oldest packet. An empty ring that was large is given up.
+func (p *packets) pop() {
+	p.first++
+	p.count--
+	if p.count == 0 && len(p.ring) > 4*minRing {
+		p.ring = nil
+	}
+}
+
+// search returns the number of the first packet that ends after seq; last if there is none.
+func (p *packets) search(seq uint32) uint32 {
+	lo, hi := uint32(0), p.count
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if after(p.at(p.first+mid).end(), seq) {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	return p.first + lo
+}
+
+// list links packets by the time at which they were sent last.
+type list struct{ head, tail uint32 }
+
+func newList() list { return list{none, none} }
+
+func (p *packets) append(l *list, n uint32) {
+	k := p.at(n)
+	k.prev, k.next = l.tail, none
+	if l.tail != none {
+		p.at(l.tail).next = n
+	} else {
+		l.head = n
+	}
+	l.tail = n
+}
+
+func (p *packets) unlink(l *list, n uint32) {
+	k := p.at(n)
+	if k.prev != none {
+		p.at(k.prev).next = k.next
+	} else {
+		l.head = k.next
+	}
+	if k.next != none {
+		p.at(k.next).prev = k.prev
+	} else {
+		l.tail = k.prev
+	}
+}
+
+// Sequence numbers are compared modulo 2^32 (RFC 9293, section 3.4).
+
+func after(a, b uint32) bool   { return int32(a-b) > 0 }
+func atLeast(a, b uint32) bool { return int32(a-b) >= 0 }

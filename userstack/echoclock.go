@@ -1,0 +1,55 @@
+package userstack
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// echoClock measures the round-trip time from timestamps that the peer echoes, also where only the peer sends data. It
+// includes the time for which the peer holds an echo, so the lowest of late is what counts.
+type echoClock struct {
+	offset uint32        // TSval at time 0 of the device's clock, which both count in milliseconds
+	known  bool          // there is an offset
+	lowest atomic.Int64  // nanoseconds; 0: none
+	next   time.Duration // the lowest since began, which takes its place
+	began  time.Duration
+}
+
+// echoWindow is for how long the lowest round-trip time counts.
+const echoWindow = 10 * time.Second
+
+func milliseconds(now time.Duration) uint32 { return uint32(now / time.Millisecond) }
+
+// sent takes the timestamp that gVisor has given a segment now.
+func (c *echoClock) sent(now time.Duration, ts uint32) {
+	if ts != 0 {
+		c.offset, c.known = ts-milliseconds(now), true
+	}
+}
+
+// received takes the echo in a segment with data.
+func (c *echoClock) received(now time.Duration, echo uint32) {
+	if !c.known || echo == 0 {
+		return
+	}
+	ms := int32(milliseconds(now) + c.offset - echo)
+	if ms < 0 || ms > int32(time.Minute/time.Millisecond) {
+		return // not ours
+	}
+	rtt := max(time.Duration(ms)*time.Millisecond, time.Millisecond/2)
+	if now-c.began > echoWindow {
+		if c.next > 0 {
+			c.lowest.Store(int64(c.next))
+		}
+		c.next, c.began = rtt, now
+	}
+	if c.next == 0 || rtt < c.next {
+		c.next = rtt
+	}
+	if l := time.Duration(c.lowest.Load()); l == 0 || rtt < l {
+		c.lowest.Store(int64(rtt))
+	}
+}
+
+// min is the lowest round-trip time of late; 0: unknown.
+func (c *echoClock) min() time.Duration { return time.Duration(c.lowest.Load()) }

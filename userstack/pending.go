@@ -1,0 +1,49 @@
+package userstack
+
+import "sync/atomic"
+
+// notSent is how many bytes of a connection may wait to be sent for the first time, in gVisor and in the flow. More would only
+// grow old there, and take memory: what the path holds is not counted.
+const notSent = 256 << 10
+
+// pending is what was written to a connection and has never been sent.
+type pending struct {
+	limited bool          // the flow tells what was sent
+	most    atomic.Int64  // size of the send buffer in bytes
+	written atomic.Uint64 // bytes that gVisor has taken
+	left    atomic.Uint64 // bytes that were sent
+	blocked atomic.Bool   // a writer waits
+	signal  signal        // of the writer
+}
+
+func (p *pending) init(c *Conn) {
+	p.limited, p.signal = !c.flow.passive, c.outc
+	p.most.Store(int64(c.share.size[sending]))
+}
+
+func (p *pending) add(n int) { p.written.Add(uint64(n)) }
+
+func (p *pending) unsent() int { return int(p.written.Load() - p.left.Load()) }
+
+// limit is how many bytes may be unsent.
+func (p *pending) limit() int { return min(notSent, int(p.most.Load())/2) }
+
+// full reports whether a writer has to wait for progress.
+func (p *pending) full() bool {
+	if !p.limited || p.unsent() < p.limit() {
+		return false
+	}
+	p.blocked.Store(true)
+	return p.unsent() >= p.limit() // nothing was sent meanwhile, so that progress will see that somebody waits
+}
+
+// progress notes that total bytes have been sent so far.
+func (p *pending) progress(total uint64) {
+	if total > p.written.Load() {
+		total = p.written.Load() // the FIN counts as one, and the end of the flow as all
+	}
+	p.left.Store(total)
+	if p.blocked.Load() && p.unsent() <= p.limit()/2 && p.blocked.Swap(false) {
+		p.signal.NotifyEvent(0)
+	}
+}

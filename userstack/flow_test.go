@@ -140,7 +140,7 @@ func TestLongOutage(t *testing.T) {
 	}
 	p.drop = nil
 	p.run(15 * time.Second)
-	if got := p.perTrip(x, rtt, mbit, 10); got < 0.8 {
+	if got := p.perTrip(x, rtt, mbit, 40); got < 0.7 {
 		t.Errorf("after the outage %.2f of what the path carries", got)
 	}
 }

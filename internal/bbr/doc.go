@@ -7,5 +7,8 @@
 // heavy. Random loss, which long and wireless paths have, then does not slow a connection down, while the tail drops of a
 // shared bottleneck still do.
 //
+// On short paths, those of a local network, none of this can be measured. Model has a plain congestion window there, as
+// Reno's, and does not pace.
+//
 // A Model has no clock, no goroutine and no lock: its owner calls it with the time.
 package bbr

@@ -77,6 +77,7 @@ type Model struct {
 	agg    aggregation
 	cycle  cycle
 	bounds bounds
+	reno   reno
 
 	cwnd       int
 	priorCwnd  int // before probeRTT or a retransmission timeout, to return to
@@ -129,16 +130,30 @@ type aggregation struct {
 func New(mss int) *Model {
 	m := &Model{mss: mss, cwnd: initialPackets * mss}
 	m.bounds.reset()
+	m.reno.init(m.cwnd)
 	m.enterStartup()
 	m.pacingRate = startupPacingGain * float64(m.cwnd) / time.Millisecond.Seconds()
 	return m
 }
 
 // Cwnd is how many bytes may be in flight.
-func (m *Model) Cwnd() int { return m.cwnd }
+func (m *Model) Cwnd() int {
+	if m.isShort() {
+		return m.reno.cwnd
+	}
+	return m.cwnd
+}
+
+// unpaced is a rate at which packets leave as soon as they can.
+const unpaced = 1e12
 
 // PacingRate is how fast packets may leave, in bytes a second.
-func (m *Model) PacingRate() float64 { return m.pacingRate }
+func (m *Model) PacingRate() float64 {
+	if m.isShort() {
+		return unpaced
+	}
+	return m.pacingRate
+}
 
 // Bandwidth is the estimated bandwidth of the path in bytes a second, 0 if it is unknown.
 func (m *Model) Bandwidth() float64 { return m.maxBW() }
@@ -166,6 +181,7 @@ func (m *Model) OnAck(s *Sample) {
 	m.updateRound(s)
 	m.loss.add(s)
 	m.updateRTT(s)
+	m.reno.onAck(s, m.mss)
 	m.updateBandwidth(s)
 	m.updateAggregation(s)
 	if m.round.start {
@@ -253,7 +269,7 @@ func (m *Model) setPacingRate() {
 
 // Quantum is how many bytes are best sent at once: about a millisecond's worth, which timers can keep.
 func (m *Model) Quantum() int {
-	return max(2*m.mss, min(int(m.pacingRate*time.Millisecond.Seconds()), 64<<10))
+	return max(2*m.mss, min(int(m.PacingRate()*time.Millisecond.Seconds()), 64<<10))
 }
 
 // maxInFlight is how much in flight keeps the path busy: the bandwidth-delay product, what bunched acknowledgements hide,
@@ -309,6 +325,7 @@ func (m *Model) OnTimeout(inFlight int) {
 	}
 	m.conserving = true
 	m.cwnd = inFlight + m.mss
+	m.reno.onTimeout(m.mss)
 }
 
 // OnRecovered tells that everything is acknowledged that was in flight at OnTimeout: the window is as before.

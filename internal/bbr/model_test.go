@@ -174,3 +174,46 @@ func TestPathChanged(t *testing.T) {
 		t.Errorf("round-trip time %v on the new path", m.MinRTT())
 	}
 }
+
+// A short path has a window of its own: it doubles each round trip until something is lost, and is 0.7 of that then, once a
+// round trip. Nothing is paced.
+func TestShortPath(t *testing.T) {
+	m, s := New(mss), &Sample{Now: time.Second, CwndLimited: true}
+	for range 5 {
+		trip(m, s, ms, m.Cwnd())
+	}
+	if got := m.Cwnd(); got != 32*initialPackets*mss || m.PacingRate() != unpaced {
+		t.Errorf("window of %d after five round trips, paced at %v", got, m.PacingRate())
+	}
+	s.Lost = mss
+	trip(m, s, ms, 10*mss)
+	want := 32 * initialPackets * mss * 7 / 10
+	if got := m.Cwnd(); got != want {
+		t.Errorf("window of %d after a loss, want %d", got, want)
+	}
+	s.Lost = mss
+	trip(m, s, ms, mss)
+	if got := m.Cwnd(); got != want {
+		t.Errorf("window of %d after another loss of the same round trip", got)
+	}
+	for range 3 {
+		trip(m, s, ms, m.Cwnd())
+	}
+	if got := m.Cwnd(); got < want+2*mss || got > want+4*mss {
+		t.Errorf("window of %d three round trips later, want a packet more for each", got)
+	}
+	s.CwndLimited = false
+	before := m.Cwnd()
+	for range 10 {
+		trip(m, s, ms, mss)
+	}
+	if got := m.Cwnd(); got != before {
+		t.Errorf("a window that is not filled grows to %d", got)
+	}
+	for range 15 {
+		trip(m, s, time.Second, mss)
+	}
+	if m.PacingRate() == unpaced {
+		t.Error("a path that has become long is not paced")
+	}
+}

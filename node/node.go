@@ -282,7 +282,9 @@ func (n *Node) openData() (err error) {
 		Listen:  n.cfg.ListenUDP,
 		Relay:   n.pool,
 		Contact: func(k key.NodePublic) { n.wg0.wake(k) },
-		Log:     n.log,
+
+		PathChanged: n.pathChanged,
+		Log:         n.log,
 	})
 	if err != nil {
 		return err

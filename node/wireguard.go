@@ -133,6 +133,14 @@ func (w *tunnels) setEndpoint(k key.NodePublic, ap netip.AddrPort) {
 	}
 }
 
+// pathChanged tells the stack that the round-trip time to a peer, and what the path to it carries, are others now.
+func (n *Node) pathChanged(k key.NodePublic) {
+	n.stack.PathChanged(func(a netip.Addr) bool {
+		owner, ok := n.wg0.dev.Owner(a)
+		return ok && owner == k
+	})
+}
+
 // waits reports whether a peer that somebody wants to speak with has not answered yet.
 func (w *tunnels) waits(k key.NodePublic) bool {
 	s, ok := w.dev.Session(k)

@@ -45,6 +45,10 @@ type Config struct {
 	// Contact, if set, is told of a peer that tries to reach us directly, before it can. It must be quick.
 	Contact func(key.NodePublic)
 
+	// PathChanged, if set, is told of a peer whose packets take another way from now on: another address, or the relay instead of
+	// one. It is called by the loop and must be quick.
+	PathChanged func(key.NodePublic)
+
 	// Listen opens the UDP sockets; nil means those of the system. The network is "udp4" or "udp6".
 	Listen func(network string, addr netip.AddrPort) (PacketConn, error)
 

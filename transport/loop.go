@@ -118,7 +118,8 @@ type peer struct {
 	Peer
 	ep     *endpoint
 	path   *path
-	shared *key.Shared // nil until needed
+	shared *key.Shared    // nil until needed
+	used   netip.AddrPort // where packets go; invalid: through the relay
 
 	at    time.Time // when path.tick is due; see dueHeap
 	index int       // in the heap, -1 outside
@@ -277,6 +278,13 @@ func (l *loop) publish(now time.Time, p *peer) {
 	p.ep.route.Store(&r)
 	if old.direct != r.direct || old.relay != r.relay {
 		l.c.log.Debug("path changed", "peer", p.Key, "direct", r.direct, "relay", r.relay, "region", r.region)
+	}
+	// While packets take both ways, the one they took before is one of them.
+	if settled := !r.direct.IsValid() || !r.relay; settled && p.used != r.direct {
+		p.used = r.direct
+		if l.c.cfg.PathChanged != nil {
+			l.c.cfg.PathChanged(p.Key)
+		}
 	}
 	l.c.status.changed()
 }

@@ -324,6 +324,23 @@ func (d *Device) addFlow(f *flow) {
 	}
 }
 
+// PathChanged tells that packets to the addresses that matches names take another path from now on.
+func (s *Stack) PathChanged(matches func(netip.Addr) bool) {
+	s.dev.mu.Lock()
+	defer s.dev.mu.Unlock()
+	now := s.dev.flows.now()
+	for _, f := range s.dev.flows.byID {
+		if !matches(f.remote) {
+			continue
+		}
+		f.clock.pathChanged(now)
+		if f.snd != nil {
+			f.snd.PathChanged(now)
+			s.dev.flows.place(f, now)
+		}
+	}
+}
+
 // endFlow gives up the flow of a connection that gVisor has given up.
 func (d *Device) endFlow(f *flow) {
 	d.mu.Lock()

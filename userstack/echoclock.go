@@ -13,6 +13,7 @@ type echoClock struct {
 	lowest atomic.Int64  // nanoseconds; 0: none
 	next   time.Duration // the lowest since began, which takes its place
 	began  time.Duration
+	after  uint32 // echoes of timestamps before this one are of another path
 }
 
 // echoWindow is for how long the lowest round-trip time counts.
@@ -33,8 +34,8 @@ func (c *echoClock) received(now time.Duration, echo uint32) {
 		return
 	}
 	ms := int32(milliseconds(now) + c.offset - echo)
-	if ms < 0 || ms > int32(time.Minute/time.Millisecond) {
-		return // not ours
+	if ms < 0 || ms > int32(time.Minute/time.Millisecond) || c.after != 0 && int32(echo-c.after) < 0 {
+		return // not ours, or of another path
 	}
 	rtt := max(time.Duration(ms)*time.Millisecond, time.Millisecond/2)
 	if now-c.began > echoWindow {
@@ -49,6 +50,12 @@ func (c *echoClock) received(now time.Duration, echo uint32) {
 	if l := time.Duration(c.lowest.Load()); l == 0 || rtt < l {
 		c.lowest.Store(int64(rtt))
 	}
+}
+
+// pathChanged forgets what was measured on another path. Echoes of what was sent there may still come for a while.
+func (c *echoClock) pathChanged(now time.Duration) {
+	c.lowest.Store(0)
+	c.next, c.after = 0, milliseconds(now)+c.offset
 }
 
 // min is the lowest round-trip time of late; 0: unknown.

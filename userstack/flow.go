@@ -3,6 +3,7 @@ package userstack
 import (
 	"encoding/binary"
 	"math"
+	"net/netip"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -20,9 +21,10 @@ import (
 // The Conn of the connection makes its flow and is its owner; the flow ends when the peer has acknowledged the FIN, or
 // when gVisor gives the connection up.
 type flow struct {
-	id   flowID
-	conn *Conn
-	ep   *tcp.Endpoint
+	id     flowID
+	remote netip.Addr
+	conn   *Conn
+	ep     *tcp.Endpoint
 
 	passive bool // gVisor sends by itself
 
@@ -53,7 +55,7 @@ func (c *Conn) manage(s *Stack) {
 	}
 	f := &flow{conn: c, ep: ep, passive: s.congestion == CUBIC}
 	ep.LockUser()
-	f.id = flowIDOf(&ep.TransportEndpointInfo.ID)
+	f.id, f.remote = flowIDOf(&ep.TransportEndpointInfo.ID), addrOf(ep.TransportEndpointInfo.ID.RemoteAddress)
 	if ep.SACKPermitted {
 		f.slack = header.TCPOptionsMaximumSize - tcpOptions
 	}

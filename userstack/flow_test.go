@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -346,5 +347,25 @@ func TestCongestionText(t *testing.T) {
 	if s, err := New(Config{Congestion: 7}); err == nil {
 		s.Close()
 		t.Error("an unknown congestion control was accepted")
+	}
+}
+
+// When packets take a longer path than before, as from a direct one to a relay's, a connection goes on at the new one's speed
+// within a few round trips once it is told.
+func TestPathChanges(t *testing.T) {
+	const mbit = 50
+	short, long := bottleneck(10*ms, mbit, 4), bottleneck(150*ms, mbit, 1)
+	p := newLongPath(t, short, short, Config{})
+	x := p.bulk(0, 80)
+	p.run(2 * time.Second)
+	for i := range p.ways {
+		p.ways[i] = netem.NewDirection(long, 3)
+	}
+	for _, s := range p.ends {
+		s.PathChanged(func(a netip.Addr) bool { return a == addrA4 || a == addrB4 })
+	}
+	p.run(10 * 150 * ms)
+	if got := p.perTrip(x, 150*ms, mbit, 5); got < 0.85 {
+		t.Errorf("%.2f of what the new path carries", got)
 	}
 }

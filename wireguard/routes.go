@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+
+	"ginnel/internal/key"
 )
 
 // routes tells whose an address is. Nearly all of a mesh are single addresses, which are looked up; the rest is tried
@@ -74,4 +76,12 @@ func (r *routes) lookup(a netip.Addr) *peer {
 		}
 	}
 	return nil
+}
+
+// Owner returns the peer that packets to a are sent to.
+func (d *Device) Owner(a netip.Addr) (key.NodePublic, bool) {
+	if p := d.routes.lookup(a); p != nil {
+		return p.key, true
+	}
+	return key.NodePublic{}, false
 }

@@ -23,6 +23,7 @@ const (
 	headroom     = 0.15 // left to others while cruising
 	fullBwGrowth = 1.25 // in a round, or the pipe may be full
 	fullBwRounds = 3
+	drainRounds  = 5    // after which the queue is as short as it gets: the bandwidth may have been overestimated
 	upGrowth     = 1.05 // in a round of probing, or there is no more
 	lossRounds   = 2    // in which losses of a probe are found after its end
 

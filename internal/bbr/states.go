@@ -34,11 +34,12 @@ func (m *Model) checkStartupDone() {
 	}
 	if m.bw.reached {
 		m.state, m.gains = drain, gains{drainPacingGain, startupCwndGain}
+		m.cycle.begun = m.round.count
 	}
 }
 
 func (m *Model) checkDrainDone(s *Sample) {
-	if m.state == drain && s.InFlight <= m.bdp(m.maxBW(), 1) {
+	if m.state == drain && (s.InFlight <= m.bdp(m.maxBW(), 1) || m.round.count > m.cycle.begun+drainRounds) {
 		m.enterDown(s.Now)
 	}
 }

@@ -109,6 +109,12 @@ func (s *Sender) Queue(now time.Duration, seq uint32, n int, fin bool) bool {
 	return true
 }
 
+// PathChanged tells that packets take another path from now on: what was measured does not hold there.
+func (s *Sender) PathChanged(now time.Duration) {
+	s.model.PathChanged()
+	s.rtt.min, s.rack.window, s.rtt.since = 0, 1, now
+}
+
 // resume is called before the first packet after a time in which nothing was in flight.
 func (s *Sender) resume(now time.Duration) {
 	s.rate.restart(now)

@@ -220,7 +220,7 @@ func TestRetransmissionTimeout(t *testing.T) {
 	}
 	for i, d := range times {
 		want := min(times[1]<<i/2, maxRTO)
-		if (d - want).Abs() > 2*ms && i > 0 {
+		if (d-want).Abs() > 2*ms && i > 0 {
 			t.Errorf("timeout %d after %v, want %v", i+1, d, want)
 		}
 	}

@@ -14,8 +14,15 @@ import (
 // pages of the program's file, which the kernel would keep for ever. What is needed again comes back within a millisecond.
 
 const (
-	// idleAfter is the time between two looks, and so how long a node has to be quiet, or calm, before it gives memory back.
+	// idleAfter is how long a node has to be quiet, or calm, before it gives memory back, and the time between two looks.
 	idleAfter = time.Second
+
+	// What a quiet node does once in a while brings pages back, and giving them back costs more than that. So a quiet node
+	// gives memory back again only when it has been quiet for twice as long, or maxPause longer.
+	maxPause = 5 * time.Minute
+
+	// restAfter is how long a node has to be quiet for not being looked at until it works.
+	restAfter = time.Minute
 
 	// idleShare of one processor is the most that a quiet node uses, for its heartbeats.
 	idleShare = 0.01
@@ -32,6 +39,8 @@ const (
 // idler decides when a node gives memory back.
 type idler struct {
 	used    time.Duration // processor time at the last look
+	quiet   time.Duration // for how long the node has been quiet
+	due     time.Duration // the value of quiet from which on memory may be given back again
 	floor   int64         // bytes that were resident after memory was last given back
 	trimmed bool          // memory was given back after the last look, so what is resident now is the working set
 }
@@ -41,8 +50,9 @@ type idleStep int
 
 const (
 	watch idleStep = iota // look again after idleAfter
-	trim                  // give memory back now
-	rest                  // look again after the process has worked: it is quiet, and holds nothing to give back
+	trim                  // give memory back now, then watch
+	doze                  // nothing, until more may be given back; then watch
+	rest                  // nothing; then watch
 )
 
 // usage is what an idler learns of the process, and what it does about it. processUsage implements it.
@@ -57,32 +67,47 @@ func (r *runningNode) giveBackWhenIdle() {
 	new(idler).run(processUsage{r.poll.Spent}, newWorkAlarm(), r.endc)
 }
 
-// run looks at the process until stopc is closed. While i rests, no timer runs.
+// run looks at the process until stopc is closed. When the process works, dozing and resting end. While i rests, no timer
+// runs.
 func (i *idler) run(u usage, work alarm, stopc <-chan struct{}) {
 	timer := time.NewTimer(idleAfter)
 	defer timer.Stop()
-	for {
+	for looked := time.Now(); ; {
 		select {
 		case <-timer.C:
 		case <-stopc:
 			return
 		}
-		switch i.look(u.worked(), u.resident()) {
+		step := i.look(time.Since(looked), u.worked(), u.resident())
+		looked = time.Now()
+		worked := false
+		switch step {
 		case trim:
 			u.giveBack()
 			i.used = u.worked()
+		case doze:
+			worked = work.await(i.due-i.quiet, stopc)
 		case rest:
-			work.await(stopc)
+			worked = work.await(forever, stopc)
+		}
+		if worked { // the next look is to see only what is used from now on
 			i.used = u.worked()
+			i.quiet += time.Since(looked)
+			looked = time.Now()
 		}
 		timer.Reset(idleAfter)
 	}
 }
 
-// look takes the processor time that the process has used so far, and the bytes that are resident.
-func (i *idler) look(used time.Duration, resident int64) idleStep {
-	share := float64(used-i.used) / float64(idleAfter)
+// look takes the time since the last look, the processor time that the process has used so far, and the bytes that are
+// resident.
+func (i *idler) look(elapsed, used time.Duration, resident int64) idleStep {
+	share := float64(used-i.used) / float64(elapsed)
 	i.used = used
+	i.quiet += elapsed
+	if share > idleShare {
+		i.quiet, i.due = 0, 0
+	}
 	switch {
 	case share > calmShare:
 		i.trimmed = false // part of what is resident was needed for the work since
@@ -90,17 +115,28 @@ func (i *idler) look(used time.Duration, resident int64) idleStep {
 	case i.trimmed:
 		i.trimmed, i.floor = false, resident
 		return watch
+	case i.quiet < i.due:
+		return i.wait()
 	}
 	slack := int64(idleSlack)
 	if share > idleShare {
 		slack += int64(calmSlack * float64(i.floor))
 	}
+	i.due = i.quiet + min(i.quiet, maxPause)
 	i.trimmed = resident > i.floor+slack
-	switch {
-	case i.trimmed:
+	if i.trimmed {
 		return trim
-	case share <= idleShare:
+	}
+	return i.wait()
+}
+
+// wait is what to do while nothing is given back.
+func (i *idler) wait() idleStep {
+	switch {
+	case i.quiet >= restAfter:
 		return rest
+	case i.quiet > 0:
+		return doze
 	}
 	return watch
 }

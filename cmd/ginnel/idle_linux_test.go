@@ -21,9 +21,10 @@ func TestIdler(t *testing.T) {
 		{200 * time.Millisecond, 24 * mb, watch}, // it starts
 		{2 * time.Millisecond, 24 * mb, trim},
 		{time.Millisecond, 9 * mb, watch}, // these came back, so they are the working set
-		{time.Millisecond, 9 * mb, rest},
-		{time.Millisecond, 10 * mb, rest},
-		{time.Millisecond, 12 * mb, trim}, // little work that needed much
+		{time.Millisecond, 9 * mb, doze},
+		{time.Millisecond, 10 * mb, doze},
+		{time.Millisecond, 12 * mb, doze}, // little work that needed much, soon after the last time
+		{time.Millisecond, 12 * mb, trim},
 		{time.Millisecond, 9 * mb, watch},
 		{900 * time.Millisecond, 90 * mb, watch}, // work
 		{900 * time.Millisecond, 90 * mb, watch},
@@ -39,7 +40,7 @@ func TestIdler(t *testing.T) {
 		{150 * time.Millisecond, 90 * mb, watch}, // work
 	} {
 		used += step.used
-		if got := i.look(used, step.resident); got != step.want {
+		if got := i.look(idleAfter, used, step.resident); got != step.want {
 			t.Fatalf("step %d: got %v, want %v", n, got, step.want)
 		}
 	}
@@ -51,12 +52,21 @@ type fakeAlarm struct {
 	awaits atomic.Int64
 }
 
-func (a *fakeAlarm) await(stopc <-chan struct{}) {
+func (a *fakeAlarm) await(limit time.Duration, stopc <-chan struct{}) (worked bool) {
+	var limitc <-chan time.Time
+	if limit < forever {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		limitc = timer.C
+	}
 	a.awaits.Add(1)
 	select {
 	case <-a.firec:
+		return true
+	case <-limitc:
 	case <-stopc:
 	}
+	return false
 }
 
 // fakeUsage is a process that the test has work and hold memory.
@@ -71,30 +81,70 @@ func (u *fakeUsage) worked() time.Duration { return time.Duration(u.used.Load())
 func (u *fakeUsage) resident() int64       { u.looks.Add(1); return u.held.Load() }
 func (u *fakeUsage) giveBack()             { u.trimmed.Add(1); u.held.Store(workingSet) }
 
-// Memory is given back once after each work. From then on the idler does not look until the process works again.
-func TestIdlerRestsWithoutTimer(t *testing.T) {
+// runIdler runs an idler in a bubble.
+func runIdler(t *testing.T, test func(u *fakeUsage, work *fakeAlarm)) {
 	synctest.Test(t, func(t *testing.T) {
 		u, work, stopc := new(fakeUsage), &fakeAlarm{firec: make(chan struct{})}, make(chan struct{})
 		u.held.Store(24 << 20)
 		var wg sync.WaitGroup
 		wg.Go(func() { new(idler).run(u, work, stopc) })
-		for round := int64(1); round <= 3; round++ {
-			time.Sleep(10 * idleAfter)
-			looks := u.looks.Load()
-			time.Sleep(time.Hour)
-			if got := u.trimmed.Load(); got != round {
-				t.Errorf("round %d: memory was given back %d times", round, got)
-			}
-			if got := u.looks.Load() - looks; got != 0 {
-				t.Errorf("round %d: %d looks in an hour without work", round, got)
-			}
-			u.used.Add(int64(time.Second))
-			u.held.Store(90 << 20)
-			work.firec <- struct{}{}
-		}
+		test(u, work)
 		close(stopc)
 		wg.Wait()
 	})
+}
+
+// Memory is given back once after each work. Some time later the idler does not look until the process works again.
+func TestIdlerRestsWithoutTimer(t *testing.T) {
+	runIdler(t, func(u *fakeUsage, work *fakeAlarm) {
+		for round := int64(1); round <= 3; round++ {
+			time.Sleep(5 * idleAfter / 2)
+			if got := u.trimmed.Load(); got != round {
+				t.Errorf("round %d: memory was given back %d times", round, got)
+			}
+			looks := u.looks.Load()
+			time.Sleep(3 * restAfter)
+			if got := u.looks.Load() - looks; got > 8 {
+				t.Errorf("round %d: %d looks in %v without work", round, got, 3*restAfter)
+			}
+			looks = u.looks.Load()
+			time.Sleep(time.Hour)
+			if got := u.looks.Load() - looks; got != 0 {
+				t.Errorf("round %d: %d looks in an hour without work", round, got)
+			}
+			if got := u.trimmed.Load(); got != round {
+				t.Errorf("round %d: memory was given back %d times, the last time without work", round, got)
+			}
+			u.used.Add(int64(time.Millisecond))
+			u.held.Store(90 << 20)
+			work.firec <- struct{}{}
+		}
+	})
+}
+
+// While a node works it is looked at every second, so memory is given back soon after the end of the work, however long
+// the node was quiet before.
+func TestIdlerWatchesWork(t *testing.T) {
+	for _, quiet := range []time.Duration{0, 10 * time.Second, time.Minute, time.Hour} {
+		runIdler(t, func(u *fakeUsage, work *fakeAlarm) {
+			time.Sleep(3*idleAfter + quiet)
+			work.firec <- struct{}{}
+			awaits := work.awaits.Load()
+			for range 600 {
+				u.used.Add(int64(100 * time.Millisecond))
+				u.held.Store(90 << 20)
+				time.Sleep(100 * time.Millisecond)
+			}
+			if got := work.awaits.Load() - awaits; got != 0 {
+				t.Errorf("quiet for %v: dozed %d times during the work", quiet, got)
+			}
+			trimmed := u.trimmed.Load()
+			time.Sleep(5 * idleAfter / 2)
+			if got := u.trimmed.Load(); got != trimmed+1 {
+				t.Errorf("quiet for %v: memory was given back %d times after the end of the work", quiet, got-trimmed)
+			}
+		})
+	}
 }
 
 // The system tells what the process uses.

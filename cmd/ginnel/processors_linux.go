@@ -47,7 +47,7 @@ func (p *pacer) run(m meter, work alarm, use func(*pacer), stopc <-chan struct{}
 		use(p)
 		pause := pauseAt(e.load)
 		if p.rests(elapsed, e) {
-			work.await(stopc)
+			work.await(forever, stopc)
 			p.look(m.read()) // so that the next look sees nothing of the rest
 			pause = busyLook
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"os"
 	"os/signal"
 	"time"
@@ -11,18 +12,23 @@ import (
 // This file tells when the process works, without a ticker: the pacer and the idler wait for it while the node is idle.
 
 const (
-	// alarmAfter is the user time after which an alarm fires. An idle node needs minutes for that, a busy one 10 ms. The
-	// kernel counts user time in ticks of 1 to 10 ms.
-	alarmAfter = 10 * time.Millisecond
+	// alarmAfter is the user time after which an alarm fires. Kernels that count user time in ticks of 1 to 10 ms, as most do,
+	// let it fire at the first tick that finds the process in user mode: within 10 ms when load begins, and every few minutes
+	// in an idle node.
+	alarmAfter = time.Millisecond
 
-	// withoutAlarm is how long await waits where a sandbox forbids setitimer(2).
+	// withoutAlarm is how long await waits at the most where a sandbox forbids setitimer(2).
 	withoutAlarm = time.Second
 )
 
 // alarm blocks its caller until the process works. *workAlarm implements it.
 type alarm interface {
-	await(stopc <-chan struct{})
+	// await waits for limit at the most, or without end if limit is forever, and no longer than until stopc is closed. It
+	// reports whether the process has worked.
+	await(limit time.Duration, stopc <-chan struct{}) (worked bool)
 }
+
+const forever time.Duration = math.MaxInt64
 
 // workAlarm is an alarm made of the kernel's interval timer ITIMER_VIRTUAL, which counts down only while the process runs,
 // and then sends SIGVTALRM. A process has one such timer, which all its alarms share: whoever waits arms it, and it wakes
@@ -37,21 +43,25 @@ func newWorkAlarm() *workAlarm {
 	return a
 }
 
-// await returns once the process has used about alarmAfter of user time, or when stopc is closed.
-func (a *workAlarm) await(stopc <-chan struct{}) {
+func (a *workAlarm) await(limit time.Duration, stopc <-chan struct{}) (worked bool) {
 	select {
 	case <-a.firedc: // armed by another, while nobody waited here
 	default:
 	}
-	var refused <-chan time.Time
 	if _, err := unix.Setitimer(unix.ITIMER_VIRTUAL, unix.Itimerval{Value: unix.NsecToTimeval(int64(alarmAfter))}); err != nil {
-		timer := time.NewTimer(withoutAlarm)
+		limit = min(limit, withoutAlarm)
+	}
+	var limitc <-chan time.Time
+	if limit < forever {
+		timer := time.NewTimer(limit)
 		defer timer.Stop()
-		refused = timer.C
+		limitc = timer.C
 	}
 	select {
 	case <-a.firedc:
-	case <-refused:
+		return true
+	case <-limitc:
 	case <-stopc:
 	}
+	return false
 }

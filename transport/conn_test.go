@@ -115,6 +115,28 @@ func TestFallBack(t *testing.T) {
 	})
 }
 
+// The same bound holds when UDP is cut while nothing is sent, at any time between two heartbeats.
+func TestFallBackAfterIdle(t *testing.T) {
+	for pause := time.Duration(0); pause < 2*heartbeatInterval; pause += 700 * time.Millisecond {
+		inWorld(t, func(t *testing.T, w *world) {
+			a, b := w.node("a", w.home(1, simnet.Easy)), w.node("b", w.home(2, simnet.Easy))
+			w.introduce(a, b)
+			a.stream(b, 3*time.Second)
+			time.Sleep(10 * time.Second)
+			if p := a.path(b); !p.Trusted {
+				t.Fatalf("no direct path: %+v", p)
+			}
+			w.net.Cut(a.host, b.host)
+			w.net.Cut(b.host, a.host)
+			time.Sleep(pause)
+			_, _, lost := a.stream(b, 10*time.Second)
+			if limit := int((heartbeatInterval + suspectAfter + time.Second) / (100 * time.Millisecond)); lost > limit {
+				t.Errorf("%v after the cut: %d packets lost, want at most %d", pause, lost, limit)
+			}
+		})
+	}
+}
+
 // A node that moves to another network is found there: by its own word, or by the peer's search.
 func TestRoaming(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {

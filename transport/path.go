@@ -19,7 +19,9 @@ const (
 )
 
 // suspectAfter is how long the answer to a heartbeat may take before packets go over the relay as well. It is ours: the
-// specification waits for trust to run out, which loses up to five seconds of traffic more when a path dies.
+// specification waits for trust to run out, which loses up to five seconds of traffic more when a path dies. If nothing was
+// sent within heartbeatInterval before the heartbeat, no packet is at risk, and the answer is looked for at the next
+// heartbeat, so that an idle path needs no timer of a second.
 const suspectAfter = 1 * time.Second
 
 const (
@@ -71,7 +73,7 @@ type candidate struct {
 type sentPing struct {
 	addr      netip.AddrPort // zero: sent through the relay
 	at        time.Time
-	heartbeat bool // its answer is waited for; see suspectAfter
+	heartbeat bool // a late answer makes the path suspect; see suspectAfter
 }
 
 // effects is what the machine wants done.
@@ -436,7 +438,7 @@ func (p *path) next(now time.Time) time.Time {
 	var t time.Time
 	for _, s := range p.pings {
 		t = firstTime(t, s.at.Add(pingTimeout))
-		if p.active && s.heartbeat && s.addr == p.best.addr && p.trusted(now) {
+		if p.active && s.heartbeat && s.addr == p.best.addr && p.trusted(now) && s.at.Sub(p.lastSend) <= heartbeatInterval {
 			t = firstTime(t, s.at.Add(suspectAfter))
 		}
 	}

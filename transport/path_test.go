@@ -221,6 +221,36 @@ func TestPathLoss(t *testing.T) {
 	pt.wantRoute(public, false)
 }
 
+// While nothing is sent, nothing but heartbeats wakes the machine. A path that dies meanwhile is noticed one heartbeat later.
+func TestPathIdle(t *testing.T) {
+	pt := newPathTest(t, public)
+	pt.direct()
+	pt.send()
+	wakeHeartbeat := func() (pings []outPing) {
+		t.Helper()
+		if next := pt.p.next(pt.now); !next.Equal(pt.p.heartbeat) {
+			t.Errorf("the machine asks to be called %v before the heartbeat", pt.p.heartbeat.Sub(next))
+		}
+		pt.after(pt.p.heartbeat.Sub(pt.now))
+		return pt.wantPings(public)
+	}
+	pt.pong(wakeHeartbeat(), public)
+	for range 5 {
+		pings := wakeHeartbeat()
+		wait := pt.p.next(pt.now).Sub(pt.now)
+		if wait != heartbeatInterval {
+			t.Errorf("the machine asks to be called in %v, want %v", wait, heartbeatInterval)
+		}
+		pt.now = pt.now.Add(20 * time.Millisecond)
+		pt.pong(pings, public)
+	}
+	wakeHeartbeat() // lost
+	pt.after(heartbeatInterval - time.Millisecond)
+	pt.wantRoute(public, false)
+	pt.after(time.Millisecond)
+	pt.wantRoute(public, true)
+}
+
 // A lost heartbeat alone does not end a path: the one after it forgives.
 func TestPathSurvivesOneLostHeartbeat(t *testing.T) {
 	pt := newPathTest(t, public)

@@ -261,6 +261,7 @@ func (n *Node) openData() (err error) {
 		Router:     n.router.stackConfig(),
 		AnswerTSMP: n.cfg.Control != nil,
 		Active:     n.cfg.Active,
+		Traffic:    n.reportTraffic,
 	})
 	if err != nil {
 		return err

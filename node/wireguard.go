@@ -2,14 +2,17 @@ package node
 
 import (
 	"encoding/hex"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 
 	"ginnel/internal/key"
 	"ginnel/transport"
+	"ginnel/userstack"
 	"ginnel/wireguard"
 )
 
@@ -139,6 +142,22 @@ func (n *Node) pathChanged(k key.NodePublic) {
 		owner, ok := n.wg0.dev.Owner(a)
 		return ok && owner == k
 	})
+}
+
+// reportTraffic tells the transport how well the paths to peers carry what connections send, so that it can compare them with
+// the relay.
+func (n *Node) reportTraffic(all map[netip.Addr]userstack.Traffic, interval time.Duration) {
+	sums := make(map[key.NodePublic]transport.Traffic)
+	for a, t := range all {
+		k, ok := n.wg0.dev.Owner(a)
+		if !ok {
+			continue
+		}
+		sum := sums[k]
+		sums[k] = transport.Traffic{Key: k, Packets: sum.Packets + t.Packets, Lost: sum.Lost + t.Lost,
+			Delivered: sum.Delivered + t.Delivered, Interval: interval}
+	}
+	n.conn.Report(slices.Collect(maps.Values(sums)))
 }
 
 // waits reports whether a peer that somebody wants to speak with has not answered yet.

@@ -121,6 +121,9 @@ type peer struct {
 	shared *key.Shared    // nil until needed
 	used   netip.AddrPort // where packets go; invalid: through the relay
 
+	quality  quality
+	compared netip.AddrPort // the direct path that quality knows
+
 	at    time.Time // when path.tick is due; see dueHeap
 	index int       // in the heap, -1 outside
 }
@@ -177,6 +180,8 @@ func (l *loop) handle(now time.Time, m any) {
 		}
 	case sendFailed:
 		l.handleSendFailed(now, m)
+	case report:
+		l.handleReport(now, m)
 	case call:
 		m.f(l)
 		close(m.done)
@@ -270,6 +275,14 @@ func (l *loop) apply(now time.Time, p *peer, e effects) {
 // publish makes the path's decision the route of packets.
 func (l *loop) publish(now time.Time, p *peer) {
 	direct, relay := p.path.route(now)
+	if p.quality.relayed() {
+		if relay || p.path.best.addr != p.compared {
+			p.quality.reset() // the direct path that was compared is no more
+		} else {
+			direct, relay = netip.AddrPort{}, true
+		}
+	}
+	p.compared = p.path.best.addr
 	r := route{direct: direct, relay: relay, region: p.Region}
 	old := p.ep.route.Load()
 	if *old == r {

@@ -31,6 +31,7 @@ type Status struct {
 type PeerStatus struct {
 	Direct  netip.AddrPort // address in use; invalid: none
 	Trusted bool           // Direct alone is used, not the relay as well
+	Lossy   bool           // Direct works, but the relay is used, because it carries much more
 	Latency time.Duration  // of Direct, by the last Pong
 	Region  int            // of the peer's home relay; 0: unknown
 	Active  bool           // there was traffic lately
@@ -79,8 +80,8 @@ func (l *loop) snapshot() Status {
 		Dropped:       l.c.counters.snapshot(),
 	}
 	for k, p := range l.peers {
-		s.Peers[k] = PeerStatus{Direct: p.path.best.addr, Trusted: p.path.trusted(now), Latency: p.path.best.latency,
-			Region: p.Region, Active: p.path.active}
+		s.Peers[k] = PeerStatus{Direct: p.path.best.addr, Trusted: p.path.trusted(now) && !p.quality.relayed(),
+			Lossy: p.quality.relayed(), Latency: p.path.best.latency, Region: p.Region, Active: p.path.active}
 	}
 	return s
 }

@@ -62,6 +62,7 @@ type Device struct {
 	queue  ring[*stack.PacketBuffer]
 	flows  flows
 	idle   idleWatch
+	report trafficReport
 	room   sync.Cond // on mu; signalled when queued falls below maxQueued, and on Close
 	queued int       // bytes in queue
 	acks   acks
@@ -78,7 +79,7 @@ type Device struct {
 func newDevice(mtu, batch int, clock tcpip.Clock) *Device {
 	d := &Device{mtu: mtu, segment: segmentPackets(mtu), active: func(bool) {}, closec: make(chan struct{})}
 	d.flows.init(clock, &d.acks, d.serveFlows)
-	d.idle.d = d
+	d.idle.d, d.report.d = d, d
 	if d.batch = cmp.Or(batch, max(d.segment, minBatch)); d.batch < d.segment {
 		d.segment -= d.segment % d.batch
 	}
@@ -116,7 +117,10 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return n + d.flows.read(d.flows.now(), bufs[n:], sizes[n:], offset)
+	now := d.flows.now()
+	m := d.flows.read(now, bufs[n:], sizes[n:], offset)
+	d.report.noteLocked(now, m)
+	return n + m
 }
 
 // readQueue reads what is not of a flow: acknowledgements, datagrams, the beginnings and ends of connections.
@@ -221,6 +225,7 @@ func (d *Device) shutDown() {
 	d.queued = 0
 	d.flows.close()
 	d.idle.stopLocked()
+	d.report.stopLocked()
 	d.acks.drop()
 	if d.look != nil {
 		d.look.Stop()

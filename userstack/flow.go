@@ -45,6 +45,7 @@ type flow struct {
 	clock  echoClock
 	heard  time.Duration // when data of the peer came last
 	spoke  time.Duration // when data were last seen to be sent
+	told   snoop.Stats   // by the last report of traffic
 }
 
 // manage gives a new connection its flow.

@@ -12,7 +12,7 @@ import (
 )
 
 // quantum is how many packets a flow sends before it is the turn of the next.
-const quantum = 16
+const quantum = 64
 
 // flows are the connections whose sending the device manages, and the order in which they are served: those that may send
 // now take turns, and the others wait for their time. The device's mutex guards them.

@@ -67,6 +67,10 @@ type Config struct {
 	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not asked about any.
 	Router *Router
 
+	// Traffic, if set, is told about every second what connections have carried in an interval, by the address of the other
+	// side, while they carry much. Only BBR knows.
+	Traffic func(all map[netip.Addr]Traffic, interval time.Duration)
+
 	clock tcpip.Clock // nil: the system's
 }
 
@@ -129,7 +133,7 @@ func New(cfg Config) (*Stack, error) {
 	})
 	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch, gv.Clock()), congestion: cfg.Congestion, addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
-	s.dev.tsmp = cfg.AnswerTSMP
+	s.dev.tsmp, s.dev.report.tell = cfg.AnswerTSMP, cfg.Traffic
 	if cfg.Active != nil {
 		s.dev.active = cfg.Active
 	}

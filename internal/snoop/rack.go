@@ -114,6 +114,7 @@ func (s *Sender) markHole(now time.Duration) {
 // lose notes that a packet in flight is lost.
 func (s *Sender) lose(now time.Duration, n uint32, p *packet) {
 	s.giveUp(n, p)
+	s.stats.Lost++
 	s.rate.lost += uint64(p.length)
 	s.model.OnLoss(now, &bbr.Loss{Size: int(p.length), TxInFlight: int(p.flight), LostSince: int(s.rate.lost - p.lostBefore)})
 }

@@ -50,11 +50,13 @@ type Sender struct {
 
 // Stats counts what a Sender has done.
 type Stats struct {
-	Packets  uint64 // sent, repeated ones included
-	Bytes    uint64 // of their payload
-	Repeated uint64 // packets sent again
-	Spurious uint64 // of these, needlessly: the peer said that it had the packet already (RFC 2883)
-	Timeouts uint64 // expiries of the retransmission timer
+	Packets   uint64 // sent, repeated ones included
+	Bytes     uint64 // of their payload
+	Delivered uint64 // of these, acknowledged
+	Lost      uint64 // packets found lost
+	Repeated  uint64 // packets sent again
+	Spurious  uint64 // of these, needlessly: the peer said that it had the packet already (RFC 2883)
+	Timeouts  uint64 // expiries of the retransmission timer
 }
 
 // New returns a Sender whose first byte has sequence number seq. The mss is the most payload of a packet.
@@ -66,7 +68,11 @@ func New(seq uint32, mss int) *Sender {
 }
 
 // Stats returns the counters so far.
-func (s *Sender) Stats() Stats { return s.stats }
+func (s *Sender) Stats() Stats {
+	stats := s.stats
+	stats.Delivered = s.rate.delivered
+	return stats
+}
 
 // Model returns the model of the path.
 func (s *Sender) Model() *bbr.Model { return s.model }

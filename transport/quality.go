@@ -1,0 +1,157 @@
+package transport
+
+import (
+	"time"
+
+	"ginnel/internal/key"
+)
+
+// Traffic is what the connections to a peer have carried since the last report, as their sender knows it.
+type Traffic struct {
+	Key       key.NodePublic
+	Packets   int           // that were sent, repeated ones included
+	Lost      int           // of these
+	Delivered int           // bytes that the peer has acknowledged
+	Interval  time.Duration // since the last report
+}
+
+const (
+	lossyPath    = 0.10 // of the packets lost: a direct path that is worth comparing with the relay
+	enoughSent   = 100  // packets that a report needs to say anything
+	lossyReports = 3    // in a row before the relay is tried
+	trialReports = 5    // of a trial; its first two are for connections to find their speed
+
+	// relayGain is by how much more the relay must carry. It costs somebody else's bandwidth, and mostly latency.
+	relayGain = 1.5
+
+	firstRecheck = time.Minute // until a decision is looked at again; twice that each time it is confirmed
+	lastRecheck  = 16 * time.Minute
+)
+
+// preference is which of two ways that work is used.
+type preference uint8
+
+const (
+	preferDirect preference = iota
+	tryRelay                // for some reports, to compare
+	preferRelay
+	tryDirect // likewise
+)
+
+// quality compares the relay with a direct path that works, but loses many packets: where the relay carries more by a
+// factor, it is used. Neither loss nor latency alone tells that, so both are tried in turn. Like path it has no clock.
+//
+//	               lossy for a while                 carries more
+//	preferDirect ───────────────────► tryRelay ──────────────────► preferRelay
+//	     ▲  ▲                             │                          │   ▲
+//	     │  └─────────────────────────────┘                 recheck  │   │ relay carries more
+//	     │            carries no more                                ▼   │
+//	     └────────────────────────────────────────────────────── tryDirect
+type quality struct {
+	prefers preference
+	lossy   int           // reports in a row
+	reports int           // of the present trial
+	rates   [2]float64    // bytes a second: direct, relay; as last measured
+	recheck time.Duration // how long the present decision holds
+	until   time.Time     // the present decision is not looked at again before
+}
+
+const (
+	directRate = iota
+	relayRate
+)
+
+// relayed reports whether packets are to take the relay.
+func (q *quality) relayed() bool { return q.prefers == tryRelay || q.prefers == preferRelay }
+
+// reset forgets everything: the direct path is another one, or none.
+func (q *quality) reset() { *q = quality{} }
+
+// report takes what was carried lately. It reports whether packets take another way now.
+func (q *quality) report(now time.Time, t *Traffic) (changed bool) {
+	if t.Packets < enoughSent {
+		return false // an idle connection says nothing, and a trial waits for traffic
+	}
+	before := q.relayed()
+	switch q.prefers {
+	case preferDirect:
+		q.watch(now, t)
+	case tryRelay:
+		if q.measured(relayRate, t) {
+			q.decide(now, q.rates[relayRate] >= relayGain*q.rates[directRate])
+		}
+	case preferRelay:
+		q.rates[relayRate] = rateOf(t)
+		if now.After(q.until) {
+			q.prefers, q.reports = tryDirect, 0
+		}
+	case tryDirect:
+		if q.measured(directRate, t) {
+			q.decide(now, q.rates[relayRate] >= relayGain*q.rates[directRate])
+		}
+	}
+	return q.relayed() != before
+}
+
+// watch looks at the direct path while it is used.
+func (q *quality) watch(now time.Time, t *Traffic) {
+	if float64(t.Lost) < lossyPath*float64(t.Packets) {
+		q.lossy = 0
+		return
+	}
+	q.rates[directRate] = rateOf(t)
+	if q.lossy++; q.lossy >= lossyReports && now.After(q.until) {
+		q.prefers, q.reports, q.lossy = tryRelay, 0, 0
+	}
+}
+
+// measured takes a report of a trial, and reports whether it was the last.
+func (q *quality) measured(way int, t *Traffic) bool {
+	q.reports++
+	if q.reports <= 2 {
+		q.rates[way] = 0
+		return false
+	}
+	q.rates[way] = max(q.rates[way], rateOf(t))
+	return q.reports == trialReports
+}
+
+// decide takes the better way, for longer each time that a decision is confirmed.
+func (q *quality) decide(now time.Time, relay bool) {
+	next, confirmed := preferDirect, q.prefers == tryRelay
+	if relay {
+		next, confirmed = preferRelay, q.prefers == tryDirect
+	}
+	if confirmed {
+		q.recheck = min(max(2*q.recheck, firstRecheck), lastRecheck)
+	} else {
+		q.recheck = firstRecheck
+	}
+	q.prefers, q.until = next, now.Add(q.recheck)
+}
+
+func rateOf(t *Traffic) float64 {
+	return float64(t.Delivered) / max(t.Interval, time.Millisecond).Seconds()
+}
+
+// Report tells what the connections to peers have carried lately, about once a second while they carry much. It does not
+// wait.
+func (c *Conn) Report(all []Traffic) { c.tell(report(all)) }
+
+// report is a message to the loop.
+type report []Traffic
+
+func (l *loop) handleReport(now time.Time, all report) {
+	for i := range all {
+		t := &all[i]
+		p := l.peers[t.Key]
+		if p == nil || p.Region == 0 || l.c.cfg.Relay == nil || !p.path.trusted(now) {
+			continue
+		}
+		if p.quality.report(now, t) {
+			l.c.log.Debug("compared the direct path with the relay", "peer", p.Key, "relay", p.quality.relayed(),
+				"direct_bytes_per_s", int(p.quality.rates[directRate]), "relay_bytes_per_s", int(p.quality.rates[relayRate]))
+			l.publish(now, p)
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package userstack
+
+import (
+	"net/netip"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+)
+
+// Traffic is what connections to one address have carried since the last report.
+type Traffic struct {
+	Packets   int // that were sent, repeated ones included
+	Lost      int // of these, as far as is known
+	Delivered int // bytes that the other side has acknowledged
+}
+
+const (
+	reportInterval = time.Second
+	reportPackets  = 64 // sent since the last report, or nobody cares
+)
+
+// trafficReport tells what connections carry while they carry much. Its timer runs only then; the device's mutex guards it.
+type trafficReport struct {
+	d     *Device
+	tell  func(all map[netip.Addr]Traffic, since time.Duration) // nil: nobody wants to know
+	timer tcpip.Timer
+	runs  bool
+	sent  int           // packets since the timer was set, or since it was known that it need not be
+	since time.Duration // when the last report was made
+}
+
+// noteLocked is told of packets that were sent.
+func (r *trafficReport) noteLocked(now time.Duration, n int) {
+	if r.sent += n; r.runs || r.tell == nil || r.sent < reportPackets {
+		return
+	}
+	r.runs, r.since = true, now
+	r.d.flows.eachTraffic(func(netip.Addr, Traffic) {}) // what was before is not of this interval
+	if r.timer == nil {
+		r.timer = r.d.flows.clock.AfterFunc(reportInterval, r.report)
+	} else {
+		r.timer.Reset(reportInterval)
+	}
+}
+
+func (r *trafficReport) stopLocked() {
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+}
+
+// report tells, and goes on unless little was sent.
+func (r *trafficReport) report() {
+	r.d.mu.Lock()
+	if r.d.closed {
+		r.d.mu.Unlock()
+		return
+	}
+	now := r.d.flows.now()
+	all, interval := make(map[netip.Addr]Traffic), now-r.since
+	r.d.flows.eachTraffic(func(a netip.Addr, t Traffic) {
+		sum := all[a]
+		all[a] = Traffic{sum.Packets + t.Packets, sum.Lost + t.Lost, sum.Delivered + t.Delivered}
+	})
+	r.runs = r.sent >= reportPackets
+	r.sent, r.since = 0, now
+	if r.runs {
+		r.timer.Reset(reportInterval)
+	}
+	r.d.mu.Unlock()
+	r.tell(all, interval)
+}
+
+// eachTraffic calls f with what each flow has carried since the last call.
+func (fs *flows) eachTraffic(f func(netip.Addr, Traffic)) {
+	for _, w := range fs.byID {
+		if w.snd == nil {
+			continue
+		}
+		s := w.snd.Stats()
+		t := Traffic{int(s.Packets - w.told.Packets), int(s.Lost - w.told.Lost), int(s.Delivered - w.told.Delivered)}
+		if w.told = s; t != (Traffic{}) {
+			f(w.remote, t)
+		}
+	}
+}

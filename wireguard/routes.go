@@ -21,6 +21,8 @@ type route struct {
 	peer   *peer
 }
 
+func (r *routes) init() { r.hosts.part = func(a netip.Addr) byte { return a.As16()[15] } }
+
 // set makes prefixes all that p has. What stays is there all the time. Whoever sets is alone.
 func (r *routes) set(p *peer, prefixes []netip.Prefix) {
 	before := p.allowed

@@ -10,6 +10,7 @@ import (
 // The longest prefix wins; of one that two peers have, the last has it; what a peer does not have any more is nobody's.
 func TestRoutes(t *testing.T) {
 	var r routes
+	r.init()
 	named := map[string]*peer{}
 	for _, name := range []string{"all", "net", "host", "late"} {
 		named[name] = newPeer(key.NewNodePrivate().Public())

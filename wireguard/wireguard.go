@@ -117,6 +117,9 @@ type identity struct {
 func New(tun Tun, bind Bind, k key.NodePrivate, log *slog.Logger) *Device {
 	d := &Device{tun: tun, bind: bind, log: log, mtu: tun.MTU(), start: time.Now(), closec: make(chan struct{})}
 	d.receivers.New = func() any { return &receiver{d: d} }
+	d.index.part = func(n uint32) byte { return byte(n >> 24) }
+	d.peers.part = func(k key.NodePublic) byte { return k[0] }
+	d.routes.init()
 	d.out.init(d)
 	d.mail.init()
 	d.SetKey(k)

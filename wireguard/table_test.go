@@ -1,0 +1,72 @@
+package wireguard
+
+import (
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"testing"
+)
+
+// A table is a map, whatever is done to it.
+func TestTable(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	table := table[uint32, int]{part: func(n uint32) byte { return byte(n % 3) }}
+	naive := make(map[uint32]int)
+	for i := range 20_000 {
+		k, v := r.Uint32N(50), int(r.Uint32N(3))
+		switch r.Uint32N(4) {
+		case 0:
+			table.set(k, v)
+			naive[k] = v
+		case 1:
+			_, there := naive[k]
+			if table.add(k, v) == there {
+				t.Fatalf("step %d: add of key %d reports %v", i, k, there)
+			}
+			if !there {
+				naive[k] = v
+			}
+		case 2:
+			table.remove(k, v)
+			if naive[k] == v {
+				delete(naive, k)
+			}
+		}
+		if got := table.get(k); got != naive[k] {
+			t.Fatalf("step %d: key %d has %d, want %d", i, k, got, naive[k])
+		}
+	}
+	if all := table.all(); !maps.Equal(all, naive) {
+		t.Errorf("%v, want %v", all, naive)
+	}
+}
+
+// Whoever reads while others write sees what a key had before or has since.
+func TestTableReadersBesideWriters(t *testing.T) {
+	table := table[uint32, uint32]{part: func(n uint32) byte { return byte(n) }}
+	for k := range uint32(1000) {
+		table.set(k, k)
+	}
+	var wg sync.WaitGroup
+	for i := range uint32(4) {
+		wg.Go(func() {
+			for k := i; k < 1000; k += 4 {
+				table.remove(k, k)
+				table.add(k, 2*k)
+			}
+		})
+		wg.Go(func() {
+			for k := range uint32(1000) {
+				if v := table.get(k); v != k && v != 2*k && v != 0 {
+					t.Errorf("key %d has %d", k, v)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for k := range uint32(1000) {
+		if v := table.get(k); v != 2*k {
+			t.Errorf("in the end key %d has %d, want %d", k, v, 2*k)
+		}
+	}
+}

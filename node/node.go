@@ -64,6 +64,7 @@ type Config struct {
 	DialTimeout time.Duration                    // 0: DefaultDialTimeout
 	Memory      int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
 	Congestion  Congestion                       // how fast TCP connections in the mesh send; zero: BBR
+	Processors  int                              // processors to plan for; 0: GOMAXPROCS when New is called
 	Forwards    []Forward
 	Serves      []Serve
 	Active      func(brief bool) // called for packets of the mesh, see userstack.Config; nil: nobody asks
@@ -279,6 +280,7 @@ func (n *Node) openData() (err error) {
 		NodeKey: n.key().Public(),
 		Addr:    n.cfg.UDPAddr,
 		Port:    n.cfg.UDPPort,
+		Lanes:   n.cfg.lanes(),
 		NoUDP:   n.cfg.RelayOnly,
 		Listen:  n.cfg.ListenUDP,
 		Relay:   n.pool,

@@ -2,8 +2,9 @@
 // has proven an address, through the peer's relay until then and whenever the direct path is in doubt.
 //
 // WireGuard sends by it (send.go) and is given what comes (receive.go), to and from endpoints that are peers (endpoint.go). One
-// pair of UDP sockets carries WireGuard, disco and STUN (socket.go, classify.go). What a peer's path is, is decided by a machine for each peer
-// (path.go); the own addresses come from the interfaces and from STUN (candidates.go, prober.go).
+// UDP port carries WireGuard, disco and STUN (socket.go, classify.go), with one socket or several
+// for each address family (lanes.go). A machine for each peer decides which path its packets take
+// (path.go). Our own addresses come from the interfaces and from STUN (candidates.go, prober.go).
 //
 // Goroutines: the loop, which owns the peers, their machines and the prober, and through which no packet passes; and from Open
 // on one receiver for each socket. All end with Close.
@@ -16,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -38,6 +40,11 @@ type Config struct {
 	// are offered to peers; else Addr alone is.
 	Addr netip.Addr
 	Port uint16 // 0 picks one
+
+	// Lanes is the number of sockets for each address family, each with its own receiving
+	// goroutine: a power of two, at most MaxLanes; 0 means 1. There is one if Listen is set or the
+	// system cannot spread datagrams. See lanes.go.
+	Lanes int
 
 	NoUDP bool  // relays only
 	Relay Relay // nil: UDP only
@@ -89,7 +96,7 @@ type Conn struct {
 	discoPublic key.DiscoPublic
 	self        atomic.Pointer[key.NodePublic] // our node key of now
 
-	sock4, sock6 *socket                     // nil where there is none
+	sock4, sock6 group
 	receive      atomic.Pointer[receiveFunc] // WireGuard's; nil before Open
 	endpoints    sync.Map                    // key.NodePublic to *endpoint; read for each relayed batch
 
@@ -117,6 +124,9 @@ type counters struct {
 
 // New opens the sockets and starts the loop.
 func New(cfg Config) (*Conn, error) {
+	if err := checkLanes(cfg.Lanes); err != nil {
+		return nil, err
+	}
 	c := &Conn{
 		cfg:    cfg,
 		log:    cfg.log(),
@@ -140,7 +150,7 @@ func New(cfg Config) (*Conn, error) {
 	return c, nil
 }
 
-// openSockets opens a socket for each family. IPv6 is optional unless it was asked for.
+// openSockets opens the sockets of each family. IPv6 is optional unless it was asked for.
 func (c *Conn) openSockets() error {
 	if c.cfg.NoUDP {
 		return nil
@@ -148,21 +158,21 @@ func (c *Conn) openSockets() error {
 	want4, want6 := !c.cfg.Addr.Is6(), !c.cfg.Addr.Is4()
 	port := c.cfg.Port
 	if want4 {
-		s, err := c.openSocket("udp4", netip.AddrPortFrom(c.bindAddr(netip.IPv4Unspecified()), port))
+		g, err := c.openGroup("udp4", netip.AddrPortFrom(c.bindAddr(netip.IPv4Unspecified()), port))
 		if err != nil {
 			return fmt.Errorf("opening UDP port %d: %w", port, err)
 		}
-		c.sock4 = s
-		port = s.port() // the same in both families, so that one number describes the node
+		c.sock4 = g
+		port = g.port() // the same in both families, so that one number describes the node
 	}
 	if want6 {
-		s, err := c.openSocket("udp6", netip.AddrPortFrom(c.bindAddr(netip.IPv6Unspecified()), port))
+		g, err := c.openGroup("udp6", netip.AddrPortFrom(c.bindAddr(netip.IPv6Unspecified()), port))
 		if err != nil && c.cfg.Port == 0 {
-			s, err = c.openSocket("udp6", netip.AddrPortFrom(c.bindAddr(netip.IPv6Unspecified()), 0))
+			g, err = c.openGroup("udp6", netip.AddrPortFrom(c.bindAddr(netip.IPv6Unspecified()), 0))
 		}
 		switch {
 		case err == nil:
-			c.sock6 = s
+			c.sock6 = g
 		case !want4:
 			return fmt.Errorf("opening UDP port %d over IPv6: %w", port, err)
 		default:
@@ -200,19 +210,11 @@ func (c *Conn) openSocket(network string, addr netip.AddrPort) (*socket, error) 
 	return s, nil
 }
 
-// sockets returns those that are open.
-func (c *Conn) sockets() []*socket {
-	var all []*socket
-	for _, s := range []*socket{c.sock4, c.sock6} {
-		if s != nil {
-			all = append(all, s)
-		}
-	}
-	return all
-}
+// sockets returns those that are open, of both families.
+func (c *Conn) sockets() group { return slices.Concat(c.sock4, c.sock6) }
 
-// socketFor returns the socket of to's family, or nil.
-func (c *Conn) socketFor(to netip.AddrPort) *socket {
+// groupFor returns the sockets of to's family.
+func (c *Conn) groupFor(to netip.AddrPort) group {
 	if to.Addr().Is4() {
 		return c.sock4
 	}
@@ -223,12 +225,7 @@ func (c *Conn) socketFor(to netip.AddrPort) *socket {
 func (c *Conn) DiscoKey() key.DiscoPublic { return c.discoPublic }
 
 // LocalPort is the UDP port, 0 if there is none.
-func (c *Conn) LocalPort() uint16 {
-	for _, s := range c.sockets() {
-		return s.port()
-	}
-	return 0
-}
+func (c *Conn) LocalPort() uint16 { return c.sockets().port() }
 
 // SetPeers takes the whole set of peers. What is known about the path to a peer that stays is kept, unless its keys
 // changed.
@@ -278,9 +275,7 @@ func (c *Conn) Close() error {
 	var errs []error
 	c.once.Do(func() {
 		close(c.closec)
-		for _, s := range c.sockets() {
-			errs = append(errs, s.c.Close())
-		}
+		errs = c.sockets().close()
 	})
 	c.wg.Wait()
 	return errors.Join(errs...)

@@ -269,11 +269,11 @@ func TestWatchAddressSends(t *testing.T) {
 			if told(sentc) {
 				t.Error("told of a send to a peer that takes part in discovery")
 			}
-			a.c.Send([][]byte{{4}}, plain)
+			a.c.Send(0, [][]byte{{4}}, plain)
 			if !told(sentc) {
 				t.Error("not told of a send")
 			}
-			a.c.Send([][]byte{{4}}, plain)
+			a.c.Send(0, [][]byte{{4}}, plain)
 			if told(sentc) {
 				t.Error("told of a second send")
 			}

@@ -56,7 +56,7 @@ func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*
 		return
 	}
 	pong := disco.Seal(nil, l.c.discoPublic, l.sharedKey(peers[0]), &disco.Pong{TxID: m.TxID, Src: d.src})
-	l.c.sendDatagrams([][]byte{pong}, d.src)
+	l.c.sendDatagrams(0, [][]byte{pong}, d.src)
 }
 
 func (l *loop) handlePong(now time.Time, d discoPacket, m *disco.Pong, peers []*peer) {
@@ -104,7 +104,7 @@ func (l *loop) sendPing(p *peer, to netip.AddrPort, txid disco.TxID) {
 		return
 	}
 	b := disco.Seal(nil, l.c.discoPublic, shared, &disco.Ping{TxID: txid, NodeKey: l.nodeKey})
-	if err := l.c.sendDatagrams([][]byte{b}, to); err != nil {
+	if err := l.c.sendDatagrams(0, [][]byte{b}, to); err != nil {
 		l.c.log.Debug("ping not sent", "peer", p.Key, "addr", to, "err", err)
 	}
 }

@@ -62,8 +62,8 @@ func TestForgedCallMeMaybe(t *testing.T) {
 		b.c.call(func(l *loop) { shared = l.sharedKey(l.peers[a.key]) })
 		call := disco.Seal(nil, b.c.DiscoKey(), shared, &disco.CallMeMaybe{Endpoints: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.66:66")}})
 		before := w.net.Stats().NoRoute
-		a.c.HandleRelayed(1, c.key, [][]byte{call})                                            // sealed by b, brought as c's
-		b.c.sock4.Send([][]byte{call}, netip.AddrPortFrom(a.host.Addrs()[0], a.c.LocalPort())) // over UDP
+		a.c.HandleRelayed(1, c.key, [][]byte{call})                                               // sealed by b, brought as c's
+		b.c.sock4[0].Send([][]byte{call}, netip.AddrPortFrom(a.host.Addrs()[0], a.c.LocalPort())) // over UDP
 		time.Sleep(time.Second)
 		if d := a.c.Status().Dropped; d["disco_bad"] != 2 {
 			t.Errorf("dropped %v", d)

@@ -26,10 +26,11 @@ const (
 	late = 4 * handshakeTime
 )
 
-// The message types and sizes of WireGuard's handshake.
+// The message types of WireGuard, and the sizes of its handshake's.
 const (
 	wireGuardInitiation, initiationLen = 1, 148
 	wireGuardResponse, responseLen     = 2, 92
+	wireGuardData                      = 4
 )
 
 func isInitiation(b []byte) bool { return len(b) == initiationLen && b[0] == wireGuardInitiation }

@@ -36,7 +36,7 @@ func crossing(t *testing.T, w *world) (a, b *testNode, patience time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.c.Send([][]byte{testInitiation}, ep); err != nil {
+	if err := a.c.Send(0, [][]byte{testInitiation}, ep); err != nil {
 		t.Fatal(err)
 	}
 	if bytes.Compare(a.key[:], b.key[:]) < 0 {

@@ -31,7 +31,7 @@ func (l *loop) readLocal(now time.Time) (changed bool) {
 
 // refreshOwn recomputes our endpoints, and tells peers that are looking for us if they changed.
 func (l *loop) refreshOwn(now time.Time) {
-	own := ownEndpoints(l.prober.current(), l.local, portOf(l.c.sock4), portOf(l.c.sock6))
+	own := ownEndpoints(l.prober.current(), l.local, l.c.sock4.port(), l.c.sock6.port())
 	if slices.Equal(own, l.own) {
 		return
 	}
@@ -43,13 +43,6 @@ func (l *loop) refreshOwn(now time.Time) {
 			l.call(p)
 		}
 	}
-}
-
-func portOf(s *socket) uint16 {
-	if s == nil {
-		return 0
-	}
-	return s.port()
 }
 
 // fresh reports whether our endpoints may go into a CallMeMaybe. Without STUN servers only the interfaces are to know.
@@ -66,7 +59,7 @@ func (l *loop) fresh(now time.Time) bool {
 
 func (l *loop) setSTUN(servers []STUNServer) {
 	servers = servers[:min(len(servers), maxSTUNServers)]
-	servers = slices.DeleteFunc(slices.Clone(servers), func(s STUNServer) bool { return l.c.socketFor(s.Addr) == nil })
+	servers = slices.DeleteFunc(slices.Clone(servers), func(s STUNServer) bool { return len(l.c.groupFor(s.Addr)) == 0 })
 	if slices.Equal(servers, l.prober.servers) {
 		return
 	}
@@ -92,7 +85,7 @@ func (l *loop) startSTUN(now time.Time) {
 
 func (l *loop) sendSTUN(out []stunOut) {
 	for _, o := range out {
-		if err := l.c.sendDatagrams([][]byte{bindingRequest(o.txid)}, o.to); err != nil {
+		if err := l.c.sendDatagrams(0, [][]byte{bindingRequest(o.txid)}, o.to); err != nil {
 			l.c.log.Debug("STUN request not sent", "addr", o.to, "err", err)
 		}
 	}

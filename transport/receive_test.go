@@ -163,11 +163,11 @@ func TestSendErrorWithoutRelay(t *testing.T) {
 		peer := key.NewNodePrivate().Public()
 		c.SetPeers([]Peer{{Key: peer}})
 		ep := c.endpointOf(peer)
-		if err := c.Send([][]byte{packet("x")}, ep); !errors.Is(err, errNoPath) {
+		if err := c.Send(0, [][]byte{packet("x")}, ep); !errors.Is(err, errNoPath) {
 			t.Errorf("without an address: %v, want %v", err, errNoPath)
 		}
 		ep.route.Store(&route{direct: netip.MustParseAddrPort("192.0.2.1:1")})
-		if err := c.Send([][]byte{packet("x")}, ep); !errors.Is(err, errFlaky) {
+		if err := c.Send(0, [][]byte{packet("x")}, ep); !errors.Is(err, errFlaky) {
 			t.Errorf("got %v, want what the socket said", err)
 		}
 	})

@@ -13,14 +13,16 @@ import (
 // errNoPath is returned for a packet that has nowhere to go.
 var errNoPath = errors.New("transport: no path to peer")
 
-// Send sends WireGuard's messages to a peer by its present path, or to an address.
-func (c *Conn) Send(messages [][]byte, to conn.Endpoint) error {
+// Send sends WireGuard's messages to a peer by its present path, or to an address. Over UDP, lane i
+// uses socket i modulo the number of sockets, so lanes do not wait for each other. All sockets have
+// the same port, so the receiver sees no difference.
+func (c *Conn) Send(lane int, messages [][]byte, to conn.Endpoint) error {
 	switch ep := to.(type) {
 	case *endpoint:
-		return c.sendToPeer(messages, ep)
+		return c.sendToPeer(lane, messages, ep)
 	case *address:
 		c.addressSends.note()
-		return c.sendDatagrams(messages, ep.AddrPort)
+		return c.sendDatagrams(lane, messages, ep.AddrPort)
 	}
 	return conn.ErrWrongEndpointType
 }
@@ -50,7 +52,7 @@ func (c *Conn) WatchAddressSends() <-chan struct{} {
 }
 
 // sendToPeer sends by the peer's present route.
-func (c *Conn) sendToPeer(bufs [][]byte, e *endpoint) error {
+func (c *Conn) sendToPeer(lane int, bufs [][]byte, e *endpoint) error {
 	if !e.sent.Load() {
 		e.sent.Store(true)
 	}
@@ -63,7 +65,7 @@ func (c *Conn) sendToPeer(bufs [][]byte, e *endpoint) error {
 	}
 	direct := errNoPath
 	if r.direct.IsValid() {
-		if direct = c.sendDatagrams(bufs, r.direct); direct != nil {
+		if direct = c.sendDatagrams(lane, bufs, r.direct); direct != nil {
 			c.tell(sendFailed{e, r.direct, direct})
 		}
 	}
@@ -78,8 +80,8 @@ func (c *Conn) sendToPeer(bufs [][]byte, e *endpoint) error {
 }
 
 // sendDatagrams sends over UDP. What the system has no room for is lost, and counted.
-func (c *Conn) sendDatagrams(bufs [][]byte, to netip.AddrPort) error {
-	sock := c.socketFor(to)
+func (c *Conn) sendDatagrams(lane int, bufs [][]byte, to netip.AddrPort) error {
+	sock := c.groupFor(to).lane(lane)
 	if sock == nil {
 		return &net.OpError{Op: "write", Net: "udp", Addr: net.UDPAddrFromAddrPort(to), Err: errNoFamily}
 	}

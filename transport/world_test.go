@@ -175,7 +175,7 @@ func (n *testNode) send(to *testNode, text string) {
 	if err != nil {
 		n.w.t.Fatal(err)
 	}
-	n.c.Send([][]byte{packet(text)}, ep)
+	n.c.Send(0, [][]byte{packet(text)}, ep)
 }
 
 // stream sends a packet every 100 ms for d and returns what the receiver got of it: over UDP, over the relay, and how

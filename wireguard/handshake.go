@@ -133,12 +133,13 @@ func readCookie(b []byte) *device.MessageCookieReply {
 	return &reply
 }
 
-// newIndex returns a number for a session that no other has, and says whose it is.
-func (d *Device) newIndex(of owner) uint32 {
+// newIndex picks an unused random receiver index in p's lane, enters it as of, and returns it.
+func (d *Device) newIndex(p *peer, of owner) uint32 {
+	d.lanes.enter(p)
 	for {
 		var b [4]byte
 		rand.Read(b[:])
-		n := binary.LittleEndian.Uint32(b[:])
+		n := d.lanes.index(binary.LittleEndian.Uint32(b[:]), p)
 		if d.index.add(n, of) {
 			return n
 		}
@@ -148,7 +149,7 @@ func (d *Device) newIndex(of owner) uint32 {
 // shake begins a handshake with p.
 func (d *Device) shake(p *peer, now int64) {
 	d.cancel(p)
-	local := d.newIndex(owner{peer: p})
+	local := d.newIndex(p, owner{peer: p})
 	i, b, err := d.self.Load().newInitiation(p, local)
 	if err != nil {
 		d.index.remove(local, owner{peer: p})
@@ -159,7 +160,7 @@ func (d *Device) shake(p *peer, now int64) {
 	p.pending, p.began, p.retryAt = i, now, now+rekeyTimeout+jitter()
 	p.attempts++
 	p.cookies.AddMacs(b)
-	d.post(p, [][]byte{b}, now)
+	d.post(0, p, [][]byte{b}, now)
 	d.log.Debug("WireGuard handshake begins", "peer", p.key, "attempt", p.attempts)
 }
 
@@ -185,7 +186,7 @@ func (d *Device) takeInitiation(b []byte, ep conn.Endpoint, now int64) *peer {
 		d.bogus.Add(1)
 		return nil
 	}
-	local := d.newIndex(owner{})
+	local := d.newIndex(p, owner{})
 	k, response, err := g.answer(p, local, now)
 	if err != nil {
 		d.index.remove(local, owner{})
@@ -201,7 +202,7 @@ func (d *Device) takeInitiation(b []byte, ep conn.Endpoint, now int64) *peer {
 	d.answered(k)
 	p.handshaken.Store(time.Now().UnixNano())
 	p.cookies.AddMacs(response)
-	d.post(p, [][]byte{response}, now)
+	d.post(0, p, [][]byte{response}, now)
 	d.log.Debug("WireGuard handshake answered", "peer", p.key)
 	return p
 }

@@ -110,7 +110,7 @@ func (l *keeper) receive(m handshakeMessage) {
 	if now < l.loaded {
 		if !id.checker.CheckMAC2(m.b, m.ep.DstToBytes()) {
 			if reply, err := id.cookieReply(m.b, m.ep); err == nil {
-				d.bind.Send([][]byte{reply}, m.ep)
+				d.bind.Send(0, [][]byte{reply}, m.ep)
 			}
 			return
 		}
@@ -157,6 +157,7 @@ func (l *keeper) look(p *peer, now int64) {
 	at := l.lookAt(p, now)
 	if at == 0 {
 		delete(l.active, p)
+		l.d.lanes.leave(p)
 		return
 	}
 	l.active[p] = struct{}{}

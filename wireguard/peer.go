@@ -57,12 +57,13 @@ type attempt struct {
 	attempts  int         // since somebody asked
 	lastTaken int64       // when an initiation of the peer was last answered
 	derived   int64       // when the last session came about; 0: none is left
+	lane      int         // of the bind, by which its messages come; see lanes
 	cookies   device.CookieGenerator
 	newest    tai64n.Timestamp // of its initiations so far: older ones were seen
 }
 
 func newPeer(k key.NodePublic) *peer {
-	p := &peer{key: k}
+	p := &peer{key: k, attempt: attempt{lane: noLane}}
 	p.cookies.Init(device.NoisePublicKey(k))
 	return p
 }

@@ -15,9 +15,44 @@ const pumpBatches = 4
 // which is what a small packet would otherwise wait for; of large ones transmit makes batches.
 const inlineBytes = 1536
 
-// outlet sends what the Tun has. One goroutine at a time does; others leave their packets to it.
+// queue is the outbound side of a Tun, or one queue of a MultiQueue.
+type queue interface {
+	Notify(ready func())
+	Waiting() int
+	Read(bufs [][]byte, sizes []int, offset int) int
+}
+
+// oneOf is queue q of a MultiQueue.
+type oneOf struct {
+	tun MultiQueue
+	q   int
+}
+
+func (o oneOf) Notify(ready func()) { o.tun.NotifyQueue(o.q, ready) }
+func (o oneOf) Waiting() int        { return o.tun.WaitingQueue(o.q) }
+func (o oneOf) Read(bufs [][]byte, sizes []int, offset int) int {
+	return o.tun.ReadQueue(o.q, bufs, sizes, offset)
+}
+
+// outlets returns an outlet for each queue of the Tun.
+func outlets(d *Device) []*outlet {
+	m, ok := d.tun.(MultiQueue)
+	if !ok {
+		return []*outlet{newOutlet(d, d.tun, 0)}
+	}
+	all := make([]*outlet, m.Queues())
+	for q := range all {
+		all[q] = newOutlet(d, oneOf{m, q}, q)
+	}
+	return all
+}
+
+// outlet sends what one queue of the Tun has. One goroutine at a time does; others leave their
+// packets to it. Outlets write to no common memory, except the state of a peer to which several of
+// them send.
 type outlet struct {
 	d     *Device
+	queue queue
 	busy  atomic.Bool
 	restc chan struct{} // capacity 1: transmit is to go on
 
@@ -27,20 +62,20 @@ type outlet struct {
 	s     sender
 }
 
-func (o *outlet) init(d *Device) {
-	o.d, o.restc = d, make(chan struct{}, 1)
-	o.s.d = d
+func newOutlet(d *Device, q queue, lane int) *outlet {
+	o := &outlet{d: d, queue: q, restc: make(chan struct{}, 1), s: sender{d: d, lane: lane}}
 	n, size := d.tun.BatchSize(), headerLen+d.mtu+tagLen
 	o.bufs, o.sizes = make([][]byte, n), make([]int, n)
 	block := make([]byte, n*size)
 	for i := range o.bufs {
 		o.bufs[i] = block[i*size : (i+1)*size : (i+1)*size]
 	}
+	return o
 }
 
 // pump is called by whoever made a packet.
 func (o *outlet) pump() {
-	if o.busy.CompareAndSwap(false, true) && (o.d.tun.Waiting() > inlineBytes || !o.drain(pumpBatches)) {
+	if o.busy.CompareAndSwap(false, true) && (o.queue.Waiting() > inlineBytes || !o.drain(pumpBatches)) {
 		o.restc <- struct{}{} // has room, for only one is busy
 	}
 }
@@ -60,14 +95,14 @@ func (o *outlet) transmit() {
 // drain sends that many batches at the most. It reports false, and stays busy, if there may be more.
 func (o *outlet) drain(batches int) bool {
 	for range batches {
-		n := o.d.tun.Read(o.bufs, o.sizes, headerLen)
+		n := o.queue.Read(o.bufs, o.sizes, headerLen)
 		if n > 0 {
 			o.s.route(o.bufs[:n], o.sizes[:n])
 			continue
 		}
 		o.busy.Store(false)
 		// Somebody may have found us busy since.
-		if o.d.tun.Waiting() == 0 || !o.busy.CompareAndSwap(false, true) {
+		if o.queue.Waiting() == 0 || !o.busy.CompareAndSwap(false, true) {
 			return true
 		}
 	}
@@ -76,8 +111,9 @@ func (o *outlet) drain(batches int) bool {
 
 // sender encrypts and sends. Each goroutine that sends has its own.
 type sender struct {
-	d   *Device
-	out [][]byte
+	d    *Device
+	lane int // of the bind
+	out  [][]byte
 	nonce
 	last netip.Addr // of the destinations so far
 	peer *peer      // whose it is
@@ -131,7 +167,7 @@ func (s *sender) send(p *peer, bufs [][]byte, sizes []int, now int64) {
 	for i, b := range bufs {
 		s.out = append(s.out, k.seal(b, sizes[i], s.d.mtu, counter+uint64(i), &s.nonce))
 	}
-	s.d.post(p, s.out, now)
+	s.d.post(s.lane, p, s.out, now)
 	p.sentData(now)
 	if k.aging(now) {
 		s.d.ask(p, askHandshake)
@@ -149,7 +185,7 @@ func (s *sender) keepalive(p *peer, now int64) bool {
 		return false
 	}
 	b := k.seal(make([]byte, headerLen+tagLen), 0, s.d.mtu, counter, &s.nonce)
-	s.d.post(p, [][]byte{b}, now)
+	s.d.post(s.lane, p, [][]byte{b}, now)
 	if k.aging(now) {
 		s.d.ask(p, askHandshake)
 	}
@@ -176,14 +212,14 @@ func (s *sender) flush(p *peer, now int64) bool {
 	return len(packets) > 0
 }
 
-// post sends messages. What cannot be sent is lost, as on any network.
-func (d *Device) post(p *peer, messages [][]byte, now int64) {
+// post sends messages by a lane of the bind. What cannot be sent is lost, as on any network.
+func (d *Device) post(lane int, p *peer, messages [][]byte, now int64) {
 	ep := p.endpoint.Load()
 	if ep == nil {
 		return
 	}
 	p.sent(now)
-	if err := d.bind.Send(messages, *ep); err != nil {
+	if err := d.bind.Send(lane, messages, *ep); err != nil {
 		d.log.Debug("WireGuard message is not sent", "peer", p.key, "err", err)
 		return
 	}

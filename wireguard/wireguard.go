@@ -3,11 +3,14 @@
 //
 // A packet stays in one goroutine. What the Tun has is encrypted in place and sent by the goroutine that made it (send.go);
 // what the bind brings is decrypted in place and written to the Tun by the goroutine that received it (receive.go). So
-// nothing is reordered, no buffer changes hands, and nobody is woken for each step.
+// nothing is reordered, no buffer changes hands, and nobody is woken for each step. With several
+// processors, peers are spread over the lanes of the bind (lanes.go) and packets over the queues of
+// the Tun (MultiQueue), each with a goroutine of its own.
 //
-// Goroutines: transmit, which sends when there is much to send; and loop, which owns all handshakes and timers (loop.go). Packets
-// do not pass through it, but for those that waited for a session. Both end with Close. What comes is received by goroutines of
-// the bind.
+// Goroutines: transmit, one for each queue of the Tun, which sends when there is much to send; and
+// loop, which owns all handshakes and timers (loop.go). Packets do not pass through loop, except
+// those that waited for a session. All end with Close. What comes is received by goroutines of the
+// bind.
 package wireguard
 
 import (
@@ -41,12 +44,32 @@ type Tun interface {
 	Close() error
 }
 
+// MultiQueue is implemented by a Tun that has several queues of packets, so that several goroutines
+// can encrypt and send. The Tun chooses the queue by the destination address, because only packets
+// in one queue stay in order. The device then calls NotifyQueue, WaitingQueue and ReadQueue in
+// place of Notify, Waiting and Read.
+type MultiQueue interface {
+	Queues() int // at least 1; never changes
+	// NotifyQueue, WaitingQueue and ReadQueue do for queue q what Notify, Waiting and Read do for a
+	// Tun with one. ReadQueue is called for several queues at the same time, and for each queue by
+	// one goroutine at a time.
+	NotifyQueue(q int, ready func())
+	WaitingQueue(q int) int
+	ReadQueue(q int, bufs [][]byte, sizes []int, offset int) int
+}
+
 // Bind is where messages go to and come from.
 type Bind interface {
+	// Lanes is the number of lanes in which data messages arrive: a power of two that never
+	// changes. Messages whose receiver indexes are equal modulo Lanes arrive in one goroutine and
+	// in order.
+	Lanes() int
 	// Open has receive called with what comes, messages of one sender at a time, which it may change until it returns. Calls may
 	// run beside each other.
 	Open(receive func(messages [][]byte, from conn.Endpoint)) error
-	Send(messages [][]byte, to conn.Endpoint) error
+	// Send sends messages to one endpoint, in order. Calls with different lanes do not wait for
+	// each other. A lane is 0 or more, and can be more than Lanes.
+	Send(lane int, messages [][]byte, to conn.Endpoint) error
 	// Close returns when receive is not called any more, or will return at once.
 	Close() error
 }
@@ -83,17 +106,23 @@ type Device struct {
 	routes routes
 	index  table[uint32, owner] // by the number that we gave a session
 	peers  table[key.NodePublic, *peer]
+	lanes  lanes // of loop
 
 	receivers sync.Pool // of *receiver
 
 	mu     sync.Mutex // held while peers are changed, and by Up and Close
 	up     bool
-	out    outlet
-	mail   mailbox // for loop
+	outs   []*outlet // for each queue of the tun
+	mail   mailbox   // for loop
 	closec chan struct{}
 	once   sync.Once
 	wg     sync.WaitGroup
 
+	drops
+}
+
+// drops counts what was dropped, and why.
+type drops struct {
 	unroutable atomic.Uint64 // packets from the Tun for nobody's address
 	foreign    atomic.Uint64 // packets of peers from an address that is not theirs
 	bogus      atomic.Uint64 // messages that do not authenticate, are of no session, or were seen before
@@ -117,10 +146,11 @@ type identity struct {
 func New(tun Tun, bind Bind, k key.NodePrivate, log *slog.Logger) *Device {
 	d := &Device{tun: tun, bind: bind, log: log, mtu: tun.MTU(), start: time.Now(), closec: make(chan struct{})}
 	d.receivers.New = func() any { return &receiver{d: d} }
-	d.index.part = func(n uint32) byte { return byte(n >> 24) }
+	d.lanes = make(lanes, bind.Lanes())
+	d.index.part = func(n uint32) byte { return byte(n >> 24) } // the low bits are the lane
 	d.peers.part = func(k key.NodePublic) byte { return k[0] }
 	d.routes.init()
-	d.out.init(d)
+	d.outs = outlets(d)
 	d.mail.init()
 	d.SetKey(k)
 	return d
@@ -158,9 +188,11 @@ func (d *Device) Up() error {
 		return fmt.Errorf("wireguard: opening the way out: %w", err)
 	}
 	d.up = true
-	d.tun.Notify(d.out.pump)
+	for _, o := range d.outs {
+		o.queue.Notify(o.pump)
+		d.wg.Go(o.transmit)
+	}
 	d.wg.Go(d.loop)
-	d.wg.Go(d.out.transmit)
 	return nil
 }
 

@@ -118,8 +118,9 @@ func text(b []byte) string {
 
 // port is a Bind, and the conn.Endpoint of it.
 type port struct {
-	name string
-	pass atomic.Pointer[func(b []byte, to *port) bool] // decides about what is sent; nil: all passes
+	name  string
+	lanes int
+	pass  atomic.Pointer[func(b []byte, to *port) bool] // decides about what is sent; nil: all passes
 
 	inc  chan delivery
 	once sync.Once
@@ -133,7 +134,7 @@ type delivery struct {
 }
 
 func newPort(name string) *port {
-	return &port{name: name, inc: make(chan delivery, 4096), endc: make(chan struct{})}
+	return &port{name: name, lanes: 1, inc: make(chan delivery, 4096), endc: make(chan struct{})}
 }
 
 func (p *port) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
@@ -152,7 +153,9 @@ func (p *port) receive(take func(messages [][]byte, from conn.Endpoint)) {
 	}
 }
 
-func (p *port) Send(bufs [][]byte, ep conn.Endpoint) error {
+func (p *port) Lanes() int { return p.lanes }
+
+func (p *port) Send(_ int, bufs [][]byte, ep conn.Endpoint) error {
 	to := ep.(*port)
 	for _, b := range bufs {
 		if pass := p.pass.Load(); pass == nil || (*pass)(b, to) {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,6 +24,10 @@ const (
 
 	maxIdleWakeups = 8.0   // a second
 	maxIdleShare   = 0.001 // of one processor
+
+	// idleWindows are measured at the most. What else the machine does only adds to what a node uses: whenever a thread has
+	// to wait for a processor, Go's monitor thread wakes every 20 us meanwhile. So the best window counts.
+	idleWindows = 4
 )
 
 // cost is what a process has used since it began.
@@ -73,23 +78,29 @@ func (p *process) cost() (c cost) {
 func assertIdle(t *testing.T, nodes map[string]*process) {
 	t.Helper()
 	time.Sleep(idleSettle)
-	before := make(map[string]cost)
-	for name, p := range nodes {
-		before[name] = p.cost()
+	busy := maps.Clone(nodes)
+	for range idleWindows {
+		before := make(map[string]cost)
+		for name, p := range busy {
+			before[name] = p.cost()
+		}
+		time.Sleep(idleMeasure)
+		for name, p := range busy {
+			after, before := p.cost(), before[name]
+			elapsed := after.at.Sub(before.at).Seconds()
+			wakeups := float64(after.wakeups-before.wakeups) / elapsed
+			share := (after.used - before.used).Seconds() / elapsed
+			t.Logf("%s: %.1f wake-ups a second, %.3f %% of a processor", name, wakeups, 100*share)
+			if wakeups <= maxIdleWakeups && share <= maxIdleShare {
+				delete(busy, name)
+			}
+		}
+		if len(busy) == 0 {
+			return
+		}
 	}
-	time.Sleep(idleMeasure)
-	for name, p := range nodes {
-		after, before := p.cost(), before[name]
-		elapsed := after.at.Sub(before.at).Seconds()
-		wakeups := float64(after.wakeups-before.wakeups) / elapsed
-		share := (after.used - before.used).Seconds() / elapsed
-		t.Logf("%s: %.1f wake-ups a second, %.3f %% of a processor", name, wakeups, 100*share)
-		if wakeups > maxIdleWakeups {
-			t.Errorf("%s wakes %.1f times a second, want %v at the most", name, wakeups, maxIdleWakeups)
-		}
-		if share > maxIdleShare {
-			t.Errorf("%s uses %.3f %% of a processor, want %v %% at the most", name, 100*share, 100*maxIdleShare)
-		}
+	for name := range busy {
+		t.Errorf("%s never kept to %v wake-ups a second and %v %% of a processor", name, maxIdleWakeups, 100*maxIdleShare)
 	}
 }
 
@@ -106,14 +117,13 @@ func assertEchoes(t *testing.T, c net.Conn, text string) {
 	}
 }
 
-// Nodes that have joined a network rest when there is nothing to do, with and without an idle connection, and are there at
-// once when there is.
-func TestIdleNodesRest(t *testing.T) {
-	t.Parallel()
+// joinedNodes starts a network of alpha, beta and gamma, of which beta serves an echo service.
+func joinedNodes(t *testing.T) (hosts map[string]*netns, nodes map[string]*process) {
+	t.Helper()
 	const url = "http://10.98.1.1:8080"
 	hub := newNetns(t, "hub")
 	hub.forward()
-	hosts := make(map[string]*netns)
+	hosts, nodes = make(map[string]*netns), make(map[string]*process)
 	for i, name := range []string{"alpha", "beta", "gamma"} {
 		ns, subnet := newNetns(t, name), fmt.Sprintf("10.98.%d", i+1)
 		link(ns, "wan", hub, name)
@@ -130,44 +140,44 @@ func TestIdleNodesRest(t *testing.T) {
 	}
 	secret := strings.TrimSpace(mustDo(t, admin("users", "create", "ann"), admin("keys", "create", "--user", "ann", "--reusable")))
 	hosts["beta"].startServices("beta")
-	nodes := make(map[string]*process)
 	for name, ns := range hosts {
-		g := startGinnel(ns, key.NewNodePrivate(), "up", "--control", url, "--authkey", secret, "--hostname", name,
-			"--serve", echoPort+"=127.0.0.1:"+echoPort)
-		nodes[name] = g.process
+		nodes[name] = startGinnel(ns, key.NewNodePrivate(), "up", "--control", url, "--authkey", secret, "--hostname", name,
+			"--serve", echoPort+"=127.0.0.1:"+echoPort).process
 	}
-	dialBeta := func(from string) (c net.Conn) {
-		t.Helper()
-		eventually(t, from+" reaches beta", dialTimeout, func() bool {
-			var err error
-			c, err = hosts[from].viaSOCKS(defaultProxy, net.JoinHostPort("beta", echoPort))
-			return err == nil
-		})
-		t.Cleanup(func() { c.Close() })
-		return c
-	}
-	kept := dialBeta("alpha")
-	assertEchoes(t, kept, "before")
-	assertIdle(t, nodes)
-	assertEchoes(t, kept, "after")
-	assertEchoes(t, dialBeta("gamma"), "the first")
+	return hosts, nodes
 }
 
-// So does a node with a WireGuard file, which keeps the mapping of a NAT alive.
-func TestIdlePlainNodeRests(t *testing.T) {
-	t.Parallel()
+// dialEcho connects to an echo service through a node's proxy, once that reaches it.
+func (n *netns) dialEcho(host string) (c net.Conn) {
+	n.t.Helper()
+	eventually(n.t, n.name+" reaches "+host, dialTimeout, func() bool {
+		var err error
+		c, err = n.viaSOCKS(defaultProxy, net.JoinHostPort(host, echoPort))
+		return err == nil
+	})
+	n.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// Nodes rest when there is nothing to do, and are there at once when there is: gamma, which has only joined; alpha and beta
+// with an idle connection between them; and a node with a WireGuard file that keeps the mapping of a NAT alive. The test
+// is not parallel to others: on a busy machine everything takes longer, so Go's monitor thread wakes more often.
+func TestIdleNodesRest(t *testing.T) {
+	hosts, nodes := joinedNodes(t)
 	s := newSite(t)
-	g := s.up(wgFile{peer: []string{"PersistentKeepalive = 25"}})
-	c, err := s.client.viaSOCKS(defaultProxy, net.JoinHostPort(innerAddr4, echoPort))
-	if err != nil {
-		t.Fatal(err)
+	plain := s.up(wgFile{peer: []string{"PersistentKeepalive = 25"}})
+	nodes["plain"] = plain.process
+	kept := map[string]net.Conn{"alpha": hosts["alpha"].dialEcho("beta"), "plain": s.client.dialEcho(innerAddr4)}
+	for _, c := range kept {
+		assertEchoes(t, c, "before")
 	}
-	defer c.Close()
-	assertEchoes(t, c, "before")
-	tx := g.status().Peers[0].TxBytes
-	assertIdle(t, map[string]*process{"plain": g.process})
-	if now := g.status().Peers[0].TxBytes; now == tx {
-		t.Error("no keepalive was sent")
+	tx := plain.status().Peers[0].TxBytes
+	assertIdle(t, nodes)
+	if now := plain.status().Peers[0].TxBytes; now == tx {
+		t.Error("plain has sent no keepalive")
 	}
-	assertEchoes(t, c, "after")
+	for _, c := range kept {
+		assertEchoes(t, c, "after")
+	}
+	assertEchoes(t, hosts["gamma"].dialEcho("beta"), "the first")
 }

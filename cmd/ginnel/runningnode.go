@@ -18,7 +18,12 @@ import (
 
 const (
 	leavePatience = 3 * time.Second // for the server to forget an ephemeral node
-	joinPoll      = 20 * time.Millisecond
+
+	// A node that joins is asked whether it is ready after joinPoll at first, and then whenever it has waited 1/joinShare
+	// longer, at least every joinPollMax: the server may be away, or a login awaited, for days.
+	joinPoll    = 20 * time.Millisecond
+	joinShare   = 50
+	joinPollMax = time.Second
 )
 
 // runningNode is a node that a command runs, with its place in the file system. One goroutine keeps it (keep), another its
@@ -171,15 +176,17 @@ func (r *runningNode) awaitReady(ctx context.Context, timeout time.Duration) err
 		defer timer.Stop()
 		expired = timer.C
 	}
-	ticker := time.NewTicker(joinPoll)
-	defer ticker.Stop()
+	began := time.Now()
+	poll := time.NewTimer(joinPoll)
+	defer poll.Stop()
 	for {
 		why := r.NotReady()
 		if why == nil {
 			return nil
 		}
 		select {
-		case <-ticker.C:
+		case <-poll.C:
+			poll.Reset(joinPause(time.Since(began)))
 		case <-expired:
 			return notReady(timeout, why)
 		case <-ctx.Done():
@@ -190,6 +197,11 @@ func (r *runningNode) awaitReady(ctx context.Context, timeout time.Duration) err
 			return r.failure()
 		}
 	}
+}
+
+// joinPause is the time until the next question to a node that joins.
+func joinPause(waited time.Duration) time.Duration {
+	return min(max(waited/joinShare, joinPoll), joinPollMax)
 }
 
 // notReady is the error for scripts.

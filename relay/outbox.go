@@ -20,8 +20,9 @@ type outbox struct {
 
 	mu      sync.Mutex
 	queue   flowQueue
-	wire    *wire // nil while there is no connection
-	writing bool  // somebody holds the right to write
+	wire    *wire     // nil while there is no connection
+	rate    drainRate // of the wire
+	writing bool      // somebody holds the right to write
 	closed  bool
 	waiters []*waiter     // senders that wait for room
 	spare   []*waiter     // waiters to be used again
@@ -176,9 +177,10 @@ func (o *outbox) kick() {
 func (o *outbox) drain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	w := o.wire
+	w, now := o.wire, time.Now()
+	o.rate.begin(now)
 	for w != nil && !o.closed && o.wire == w {
-		s, ok := o.queue.next(quantum, time.Now())
+		s, ok := o.queue.next(quantum, now)
 		o.wakeLocked()
 		if !ok && !w.pending() {
 			break
@@ -186,6 +188,10 @@ func (o *outbox) drain() {
 		o.mu.Unlock()
 		err := o.writeAndFlush(w, s)
 		o.mu.Lock()
+		now = time.Now()
+		if o.rate.wrote(len(s.frames), now) && o.wire == w {
+			o.fitLocked()
+		}
 		if ok {
 			o.queue.release(s)
 		}
@@ -194,6 +200,12 @@ func (o *outbox) drain() {
 		}
 	}
 	o.doneLocked()
+}
+
+// fitLocked adapts the queue, and how much the system holds unsent, to the rate of the connection.
+func (o *outbox) fitLocked() {
+	o.queue.packets = o.rate.during(queueSpan, leastQueue, mostQueue)
+	o.wire.holdUnsent(o.rate.during(unsentSpan, leastUnsent, mostUnsent))
 }
 
 // writeAndFlush writes what earlier writes left behind, and then the span, which may be empty.
@@ -260,6 +272,7 @@ func (o *outbox) attach(w *wire) {
 		return
 	}
 	o.wire = w
+	o.rate, o.queue.packets = drainRate{}, 0
 	if !o.queue.empty() {
 		o.startLocked()
 	}

@@ -68,6 +68,8 @@ type flowQueue struct {
 	limits *queueLimits
 	budget *budget
 	ledger ledger
+	// packets, where it is not 0, takes the place of the limits for packets: what the connection takes in queueSpan.
+	packets int
 
 	flows map[flowID]*flow
 	turn  *flow // the flow to be served next, in a ring; nil if there is none
@@ -145,9 +147,15 @@ func (q *flowQueue) room(f *flow, c class) int {
 
 // limit returns how many bytes a flow may queue that is one of so many.
 func (q *flowQueue) limit(c class, flows int) int {
-	limit := q.limits.flow[c]
+	limit, total := q.limits.flow[c], q.limits.total
+	if q.packets > 0 {
+		total = q.packets
+		if c == classData {
+			limit = q.packets
+		}
+	}
 	if c == classData || c == classDisco {
-		limit = min(limit, max(q.limits.total/flows, minShare))
+		limit = min(limit, max(total/flows, minShare))
 	}
 	return limit
 }
@@ -214,7 +222,7 @@ func (q *flowQueue) take(f *flow, size int) span {
 		s.block.b = s.block.b[size:]
 		s.block.lent = true
 	}
-	if f.bytes*2 <= q.limits.flow[f.id.class] {
+	if f.bytes*2 <= q.limit(f.id.class, len(q.flows)) {
 		f.refusing = false
 	}
 	if f.head == nil {

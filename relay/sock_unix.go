@@ -33,7 +33,8 @@ type sock struct {
 	restf    func(fd uintptr) bool // s.tryRest, likewise
 	kick     func()                // starts whoever flushes; nil until start
 
-	held atomic.Bool // rest is not empty
+	held   atomic.Bool // rest is not empty
+	unsent int         // the limit that holdUnsent set last; one caller at a time
 
 	// Of the reading goroutine.
 	in    []byte // read and not asked for yet, at the end of inbuf
@@ -225,6 +226,15 @@ func writeSome(fd uintptr, b []byte) ([]byte, error) {
 		}
 	}
 	return b, nil
+}
+
+// holdUnsent limits what the system holds unsent. A change by less than a quarter is not worth a system call.
+func (s *sock) holdUnsent(limit int) {
+	if d := limit - s.unsent; 4*d < s.unsent && -4*d < s.unsent {
+		return
+	}
+	s.unsent = limit
+	s.raw.Control(func(fd uintptr) { setUnsent(fd, limit) })
 }
 
 // pending reports whether flush has something to do.

@@ -7,10 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notSentLimit is how many bytes a socket may hold that have not been sent yet. More would only wait in the system,
-// where nobody can drop or reorder them; what is on its way is not counted, so it costs no throughput.
-const notSentLimit = 128 << 10
-
 // userTimeout is how long sent bytes may stay unacknowledged before the connection counts as dead (1.2).
 const userTimeout = 15 * time.Second
 
@@ -24,6 +20,11 @@ func tuneSocket(c *net.TCPConn) {
 }
 
 func setSocketOptions(fd uintptr) {
-	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLimit)
+	setUnsent(fd, mostUnsent)
 	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+}
+
+// setUnsent limits how many bytes the system holds that have not been sent yet.
+func setUnsent(fd uintptr, limit int) {
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, limit)
 }

@@ -65,6 +65,13 @@ func (w *wire) flush() error {
 	return w.sock.flush(w.timeout)
 }
 
+// holdUnsent limits how many bytes the system may hold that it has not sent, where that is possible.
+func (w *wire) holdUnsent(limit int) {
+	if w.sock != nil {
+		w.sock.holdUnsent(limit)
+	}
+}
+
 // fail ends the connection at once; err is remembered if it is the first reason to do so.
 func (w *wire) fail(err error) {
 	w.blame(err)

@@ -1,0 +1,55 @@
+package relay
+
+import "time"
+
+// A queue holds what its connection takes in queueSpan, and at first, while that is not known, what its limits say. A
+// receiver on a slow link so gets a short queue: its backlog shows in the round trip time before a sender's TCP has sent
+// seconds ahead. One on a fast link gets room for the window of a long path.
+const (
+	queueSpan  = 100 * time.Millisecond
+	leastQueue = 32 << 10 // some full packets, whatever the rate
+	mostQueue  = 2 << 20  // 300 Mbit/s for 56 ms
+)
+
+// What the system holds unsent, where it can be told, is less than that: nobody can drop it, or send something more
+// urgent first. What is on its way is not counted, so a low limit costs no throughput.
+const (
+	unsentSpan  = 20 * time.Millisecond
+	leastUnsent = 16 << 10
+	mostUnsent  = 128 << 10
+)
+
+// rateSpan is how long a drain must last to tell the rate of its connection. What goes into the system's buffer at once
+// says nothing; that is less than the first such span.
+const rateSpan = 50 * time.Millisecond
+
+// drainRate measures how many bytes a second a connection takes while there is more to be sent than it takes.
+type drainRate struct {
+	since time.Time // when the present measurement began
+	bytes int       // what was written since
+	rate  float64   // bytes a second, averaged; 0 while unknown
+}
+
+// begin starts a measurement: the drain has found a backlog.
+func (r *drainRate) begin(now time.Time) { r.since, r.bytes = now, 0 }
+
+// wrote counts n bytes and reports whether a measurement has ended, and the rate may differ.
+func (r *drainRate) wrote(n int, now time.Time) bool {
+	r.bytes += n
+	took := now.Sub(r.since)
+	if took < rateSpan {
+		return false
+	}
+	rate := float64(r.bytes) / took.Seconds()
+	if r.rate > 0 {
+		rate = (r.rate + rate) / 2
+	}
+	r.rate = rate
+	r.begin(now)
+	return true
+}
+
+// during returns how many bytes the connection takes in d, within bounds.
+func (r *drainRate) during(d time.Duration, least, most int) int {
+	return int(min(max(r.rate*d.Seconds(), float64(least)), float64(most)))
+}

@@ -18,8 +18,13 @@ type conn struct {
 	net.Conn
 	srv     *Server
 	reach   reach
-	slot    *list.Element // in srv.gate, which guards it
-	evicted atomic.Bool   // closed to make room
+	evicted atomic.Bool // closed to make room
+
+	// The place in srv.gate, which guards it.
+	slot    *list.Element // nil: none
+	queue   *list.List    // that slot is in
+	entered time.Time     // when the place was taken
+	heard   time.Time     // when the client last said something after that
 
 	// For net/http's goroutine only.
 	served    bool      // the head of a request has come
@@ -49,7 +54,7 @@ func (c *conn) handshake() {
 		c.fail(err)
 		return
 	}
-	c.srv.gate.renew(c)
+	c.srv.gate.renew(c, time.Now())
 	c.ahead = buf[:n]
 	switch buf[0] {
 	case socks5Version:
@@ -169,18 +174,22 @@ const (
 	partBytes = 256 << 10
 )
 
-// part closes the connection after a last reply, or nil if that has been sent. Closing it at once could lose the reply:
-// input that was not read makes the kernel send a reset, which overtakes it. So the client is told that nothing more
-// will come, and is given a moment to hang up. Meanwhile it may be evicted.
+// part closes the connection after a last reply, or nil if that has been sent. Closing it at once
+// could lose the reply: input that was not read makes the kernel send a reset, which overtakes it.
+// So the client is told that nothing more will come, and is given a moment to hang up. It may be
+// evicted once the reply is on its way.
 func (c *conn) part(reply []byte) {
 	defer c.Close()
-	c.srv.admit(c)
+	if c.evicted.Load() {
+		return
+	}
 	c.SetDeadline(time.Now().Add(partTime))
 	if len(reply) > 0 {
 		if _, err := c.Write(reply); err != nil {
 			return
 		}
 	}
+	c.srv.admitIdle(c)
 	if closeWrite(c.Conn) == nil {
 		io.CopyN(io.Discard, c.Conn, partBytes)
 	}

@@ -3,9 +3,10 @@
 //
 // It knows nothing of the network behind it but [Server.Dial] and [Server.ListenPacket].
 //
-// A connection goes through three stages. In its handshake it sits in a bounded list from which the oldest is evicted
-// (gate.go). While its destination is dialled it is watched, so that a client that leaves ends the dial (watch.go).
-// Then two goroutines carry its bytes (tunnel.go, copy.go), and everything the handshake needed has been let go.
+// A connection goes through three stages. In its handshake it sits in a bounded list, from which it
+// is evicted if its client is silent while others wait (gate.go). While its destination is dialled
+// it is watched, so that a client that leaves ends the dial (watch.go). Then two goroutines carry
+// its bytes (tunnel.go, copy.go), and everything the handshake needed has been let go.
 //
 // Goroutines: one per call of Serve, ended by Close or its listener; one that runs net/http's accept loop over the
 // connections found to be HTTP, ended by Close; one per connection, ended by the end of its handshake or dial; one per

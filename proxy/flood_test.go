@@ -6,11 +6,15 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
 )
+
+// soonEvicted is a handshake timeout with which a silent client is evicted after 300 ms.
+const soonEvicted = 3 * time.Second
 
 // The oldest goes first; connections that are past their handshake are not touched.
 func TestOldestIsEvicted(t *testing.T) {
-	s := &Server{Dial: dialEcho, MaxHandshakes: 3}
+	s := &Server{Dial: dialEcho, MaxHandshakes: 3, HandshakeTimeout: soonEvicted}
 	addr := serve(t, s)
 	tunnel := dialChat(t, "tcp", addr)
 	openers["socks5"](tunnel)
@@ -56,13 +60,13 @@ func TestIdleHTTPConnectionsAreEvicted(t *testing.T) {
 func gateSize(s *Server) int {
 	s.gate.mu.Lock()
 	defer s.gate.mu.Unlock()
-	return s.gate.order.Len()
+	return s.gate.lenLocked()
 }
 
 // A request under way is not evicted.
 func TestBusyHTTPConnectionsAreNotEvicted(t *testing.T) {
 	tg := newTarget(t, "tcp")
-	s := &Server{Dial: tg.dial, MaxHandshakes: 1}
+	s := &Server{Dial: tg.dial, MaxHandshakes: 1, HandshakeTimeout: soonEvicted}
 	addr := serve(t, s)
 	busy := dialChat(t, "tcp", addr).say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
 	peer := tg.accept()
@@ -108,5 +112,21 @@ func TestAcceptErrorEvicts(t *testing.T) {
 	newChat(t, client).wantGone()
 	if got := s.Stats().HandshakesEvicted; got != 1 {
 		t.Errorf("evicted %d, want 1", got)
+	}
+}
+
+// Each connection that has to go is counted once, whatever its client had begun.
+func TestEvictionsAreCountedOnce(t *testing.T) {
+	const size, most = 50, 10
+	s := &Server{Dial: dialEcho, MaxHandshakes: most, HandshakeTimeout: soonEvicted}
+	addr := serve(t, s)
+	for i := range size {
+		dialChat(t, "tcp", addr).say([]string{"", "\x05", "\x05\x01\x00\x05", "\x04\x01", "GET http://a/ HT"}[i%5])
+	}
+	openers["socks5"](dialChat(t, "tcp", addr)) // is accepted after all others
+	eventually(t, "there is room", func() bool { return s.Stats().OpenConnections <= most+1 })
+	got := s.Stats()
+	if open := uint64(got.OpenConnections); got.HandshakesEvicted != size+1-open {
+		t.Errorf("of %d connections %d are open, and %d evictions are counted", size+1, open, got.HandshakesEvicted)
 	}
 }

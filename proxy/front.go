@@ -90,7 +90,7 @@ func (f *front) connState(nc net.Conn, state http.ConnState) {
 	case http.StateNew:
 		f.srv.live.wg.Add(1) // serve is counted, and calls this
 	case http.StateActive:
-		f.srv.gate.leave(c)
+		f.srv.gate.succeed(c, time.Now())
 		c.limitReads(time.Time{})
 	case http.StateIdle:
 		c.limitReads(time.Time{})
@@ -98,7 +98,7 @@ func (f *front) connState(nc net.Conn, state http.ConnState) {
 			c.part(nil)
 			return
 		}
-		f.srv.admit(c)
+		f.srv.admitIdle(c)
 	case http.StateClosed:
 		if !c.served {
 			c.failed(errNoRequest)

@@ -3,17 +3,19 @@ package proxy
 import (
 	"net"
 	"testing"
+	"time"
 )
 
-// Of two half-open connections in a gate for one, that goes which has been silent for longest, but not before one whose
-// words have not been read yet.
-func TestGateSparesWhoWaits(t *testing.T) {
+// A client that has spoken is not evicted for having been silent before we read it.
+func TestGateSparesUnreadInput(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	pair := func() (client net.Conn, c *conn) {
+	var clients []net.Conn
+	var conns []*conn
+	for range 3 {
 		client, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {
 			t.Fatal(err)
@@ -23,32 +25,24 @@ func TestGateSparesWhoWaits(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { client.Close(); server.Close() })
-		return client, &conn{Conn: server}
+		clients, conns = append(clients, client), append(conns, &conn{Conn: server})
 	}
-	_, silent := pair()
-	_, other := pair()
-	g := gate{max: 1}
-	g.enter(silent)
-	if got := g.enter(other); got != silent {
-		t.Error("the one that was silent for longest stayed")
+	clients[0].Write([]byte{socks5Version})
+	eventually(t, "there is something to read", func() bool { return hasInput(conns[0].Conn) })
+	var g gate
+	g.init(2, usualPatience*time.Second)
+	start := time.Unix(1000, 0)
+	for _, c := range conns {
+		g.enter(c, start)
 	}
-	client, waiting := pair()
-	client.Write([]byte{socks5Version})
-	eventually(t, "there is something to read", func() bool { return hasInput(waiting.Conn) })
-	g = gate{max: 1}
-	g.enter(waiting)
-	_, late := pair()
-	if got := g.enter(late); got != late {
-		t.Error("one that waits for us had to go")
+	late := start.Add(time.Second)
+	if displaced, _ := g.relieve(late); displaced != conns[1] {
+		t.Errorf("%p had to go, want the first of those that said nothing, %p", displaced, conns[1])
 	}
-	_, heard := pair()
-	_, quiet := pair()
-	_, third := pair()
-	g = gate{max: 2}
-	g.enter(heard)
-	g.enter(quiet)
-	g.renew(heard)
-	if got := g.enter(third); got != quiet {
-		t.Error("one that was heard had to go before one that was not")
+	if oldest := g.evictOldest(late); oldest != conns[2] {
+		t.Errorf("%p is the oldest, want %p, which said nothing", oldest, conns[2])
+	}
+	if oldest := g.evictOldest(late); oldest != conns[0] {
+		t.Errorf("%p is the oldest, want %p, which is the last", oldest, conns[0])
 	}
 }

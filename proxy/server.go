@@ -55,9 +55,11 @@ type Server struct {
 	// idle for as long as they like.
 	IdleTimeout time.Duration
 
-	// MaxHandshakes bounds the connections that are half-open or idle between HTTP requests (1024). When there are
-	// more, the one that has been so for longest is closed. Connections in use are bounded by the descriptors there
-	// are: when these run out, Serve waits for some, and gives up half-open connections.
+	// MaxHandshakes bounds the connections that are half-open or idle between HTTP requests (1024).
+	// When there are as many, Serve leaves further ones in the backlog of the listener until there
+	// is room: it closes those that are idle, and half-open ones whose client has been silent for
+	// too long (gate.go). Connections in use are bounded by the descriptors there are: when these
+	// run out, Serve waits for some, and gives up half-open connections.
 	MaxHandshakes int
 
 	// MaxAssociations bounds UDP associations (256). When there are as many, further ones are refused.
@@ -101,10 +103,14 @@ func orDefault[T int | time.Duration](v, def T) T {
 
 var discard = slog.New(slog.DiscardHandler)
 
+// patientShare is the part of HandshakeTimeout for which a full gate waits for a silent client at
+// the most.
+const patientShare = 2
+
 // prepare makes what the zero Server lacks. It runs once, before anything else does.
 func (s *Server) prepare() {
 	s.live.init()
-	s.gate.max = s.maxHandshakes()
+	s.gate.init(s.maxHandshakes(), s.handshakeTimeout()/patientShare)
 	s.socks5 = newSOCKS5(s.Auth)
 	s.front.init(s)
 	s.live.wg.Go(s.front.serve)
@@ -122,7 +128,10 @@ func (s *Server) Serve(ln net.Listener) error {
 		return fmt.Errorf("serving %v: %w", ln.Addr(), ErrNeedsAuth)
 	}
 	return s.whileLive(ln, func() error {
-		return s.accept(ln, func(nc net.Conn) { s.start(nc, reach) })
+		return s.accept(ln, func(nc net.Conn) {
+			s.start(nc, reach)
+			s.makeRoom()
+		})
 	})
 }
 
@@ -170,7 +179,7 @@ func (s *Server) accept(ln net.Listener, start func(net.Conn)) error {
 		}
 		// The commonest cause is a lack of file descriptors. The oldest half-open connection is worth less than a new
 		// one.
-		if oldest := s.gate.evictOldest(); oldest != nil {
+		if oldest := s.gate.evictOldest(time.Now()); oldest != nil {
 			s.evict(oldest)
 		}
 		if !s.live.sleep(delay) {
@@ -194,13 +203,42 @@ func (s *Server) start(nc net.Conn, reach reach) {
 		return
 	}
 	s.counters.openConnections.Add(1)
-	s.admit(c)
+	s.gate.enter(c, time.Now())
 	s.live.wg.Go(c.handshake)
 }
 
-// admit counts c as half-open, at the cost of the oldest that is.
-func (s *Server) admit(c *conn) {
-	if oldest := s.gate.enter(c); oldest != nil {
+// makeRoom returns once there is room for a further half-open connection, or the Server is closed.
+// Until then the accept loop leaves new clients in the backlog of its listener.
+func (s *Server) makeRoom() {
+	for {
+		displaced, wait := s.gate.relieve(time.Now())
+		switch {
+		case displaced != nil:
+			s.evict(displaced)
+		case wait == 0 || !s.awaitRoom(wait):
+			return
+		}
+	}
+}
+
+// awaitRoom waits until the gate may have room, for limit at the most. It reports false if the
+// Server is closed.
+func (s *Server) awaitRoom(limit time.Duration) bool {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-s.gate.roomc:
+	case <-t.C:
+	case <-s.live.donec:
+		return false
+	}
+	return true
+}
+
+// admitIdle counts c as idle, at the cost of the connection that has been idle for longest if there
+// are too many.
+func (s *Server) admitIdle(c *conn) {
+	if oldest := s.gate.enterIdle(c, time.Now()); oldest != nil {
 		s.evict(oldest)
 	}
 }

@@ -41,7 +41,7 @@ func (c *conn) connect(protocol protocol, a answers, destination string) {
 // dial runs open, which reaches destination, for as long as DialTimeout allows, the client stays and c is not closed. What
 // it opened is attached to c. An error is a *dialError and counted.
 func dial[T io.Closer](c *conn, destination string, open func(context.Context) (T, error)) (opened T, err error) {
-	c.srv.gate.leave(c)
+	c.srv.gate.succeed(c, time.Now())
 	c.SetDeadline(time.Time{})
 	ctx, cancel := context.WithTimeout(context.Background(), c.srv.dialTimeout())
 	defer cancel()

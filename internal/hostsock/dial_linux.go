@@ -2,6 +2,7 @@ package hostsock
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -18,15 +19,16 @@ func Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	if to.Addr().Zone() != "" {
 		return new(net.Dialer).DialContext(ctx, "tcp", to.String()) // which knows the numbers of zones
 	}
-	c, err := dial(ctx, netip.AddrPortFrom(reached(to.Addr().Unmap()), to.Port()))
+	c, err := dialRepeatedly(ctx, netip.AddrPortFrom(canonical(to.Addr().Unmap()), to.Port()))
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
 	}
 	return c, nil
 }
 
-// reached is where the system leads who asks for a: to itself if a is none.
-func reached(a netip.Addr) netip.Addr {
+// canonical maps the unspecified address to loopback, as connect(2) does: dialing 0.0.0.0 or ::
+// reaches this host.
+func canonical(a netip.Addr) netip.Addr {
 	switch a {
 	case netip.IPv4Unspecified():
 		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
@@ -36,7 +38,35 @@ func reached(a netip.Addr) netip.Addr {
 	return a
 }
 
-func dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
+// How long an attempt to connect to loopback may take: the first, and the last ones. Each takes
+// twice the time of the one before.
+const (
+	firstPatience = 10 * time.Millisecond
+	lastPatience  = 640 * time.Millisecond
+)
+
+// errNoAnswer is the error of an attempt that took too long.
+var errNoAnswer = errors.New("no answer yet")
+
+// dialRepeatedly dials until there is an answer. A handshake on loopback takes microseconds, except
+// when the backlog of the listener is full. The kernel then drops the SYN and repeats it after a
+// second, and more and more seldom. So this function gives the attempt up long before that and
+// makes another.
+func dialRepeatedly(ctx context.Context, to netip.AddrPort) (*Conn, error) {
+	if !to.Addr().IsLoopback() {
+		return dial(ctx, to, 0)
+	}
+	for patience := firstPatience; ; patience = min(2*patience, lastPatience) {
+		c, err := dial(ctx, to, patience)
+		if err != errNoAnswer {
+			return c, err
+		}
+	}
+}
+
+// dial makes one attempt. If patience is not 0 and there is no answer for so long, it returns
+// errNoAnswer.
+func dial(ctx context.Context, to netip.AddrPort, patience time.Duration) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -56,7 +86,7 @@ func dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.established(ctx); err != nil {
+	if err := c.established(ctx, patience); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -64,9 +94,9 @@ func dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
 }
 
 // established waits until the connection stands. On the host itself it mostly does already.
-func (c *Conn) established(ctx context.Context) error {
+func (c *Conn) established(ctx context.Context, patience time.Duration) error {
 	stop := func() bool { return true }
-	watched := false
+	waited := false
 	var failed error
 	err := c.raw.Write(func(fd uintptr) bool {
 		switch events := nonblock.Poll(fd, unix.POLLOUT); {
@@ -79,8 +109,11 @@ func (c *Conn) established(ctx context.Context) error {
 		case events&unix.POLLOUT != 0:
 			return true
 		}
-		if !watched {
-			watched = true
+		if !waited {
+			waited = true
+			if patience > 0 {
+				c.file.SetWriteDeadline(time.Now().Add(patience))
+			}
 			stop = context.AfterFunc(ctx, func() { c.file.SetWriteDeadline(time.Unix(1, 0)) })
 		}
 		return false
@@ -89,12 +122,17 @@ func (c *Conn) established(ctx context.Context) error {
 		return ctx.Err()
 	}
 	switch {
+	case err != nil && errors.Is(err, os.ErrDeadlineExceeded):
+		return errNoAnswer
 	case err != nil:
 		return err
 	case failed != nil:
 		return os.NewSyscallError("connect", failed)
 	case c.isSelf():
 		return os.NewSyscallError("connect", syscall.ECONNREFUSED)
+	}
+	if waited {
+		c.file.SetWriteDeadline(time.Time{})
 	}
 	return nil
 }

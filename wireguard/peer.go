@@ -13,9 +13,6 @@ import (
 	"ginnel/internal/key"
 )
 
-// maxStaged packets wait for a session. Of more the oldest go.
-const maxStaged = 128
-
 // peer is the other end of sessions.
 type peer struct {
 	key key.NodePublic
@@ -34,7 +31,7 @@ type peer struct {
 	mu       sync.Mutex // held while sessions change, and for staged
 	previous *keypair   // what is on its way may still come by it
 	next     *keypair   // of a handshake that the peer began; current once it is used
-	staged   [][]byte   // packets
+	staged   staged     // what waits for a session
 
 	asks atomic.Uint32 // what loop is asked for; see ask
 
@@ -87,12 +84,8 @@ func (p *peer) stage(bufs [][]byte, sizes []int) (dropped int) {
 		return len(bufs)
 	}
 	for i, b := range bufs {
-		p.staged = append(p.staged, append([]byte(nil), b[headerLen:headerLen+sizes[i]]...))
+		dropped += p.staged.add(b[headerLen : headerLen+sizes[i]])
 	}
-	if dropped = len(p.staged) - maxStaged; dropped <= 0 {
-		return 0
-	}
-	p.staged = append([][]byte(nil), p.staged[dropped:]...)
 	return dropped
 }
 
@@ -100,9 +93,7 @@ func (p *peer) stage(bufs [][]byte, sizes []int) (dropped int) {
 func (p *peer) unstage() [][]byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	packets := p.staged
-	p.staged = nil
-	return packets
+	return p.staged.take()
 }
 
 // expire ends sending by the present sessions.

@@ -43,7 +43,7 @@ func (d *Device) confirm(k *keypair) {
 	d.drop(p.previous)
 	p.previous, p.next = p.current.Load(), nil
 	d.install(p, k)
-	if len(p.staged) > 0 {
+	if len(p.staged.packets) > 0 {
 		d.ask(p, askFlush)
 	}
 }

@@ -2,6 +2,7 @@ package userstack
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"sync/atomic"
 
@@ -61,7 +62,7 @@ func (s *segmenter) load(pkt *stack.PacketBuffer) {
 	if n > len(s.rest) || n < s.l4+header.TCPMinimumSize {
 		return // never so: gVisor builds the headers in one piece. It would go out with a wrong checksum.
 	}
-	s.mss = int(g.MSS)
+	s.mss = cmp.Or(int(g.MSS), maxMTU) // 0 in what has no payload, before gVisor knows it
 	s.hdr, s.rest, s.left = s.rest[:n], s.rest[n:], s.left-n
 	s.seq = header.TCP(s.hdr[s.l4:]).SequenceNumber()
 }

@@ -136,7 +136,7 @@ func (n *Node) openServes() error {
 func (n *Node) openServe(s Serve) error {
 	addr := netip.AddrPortFrom(netip.Addr{}, s.Port)
 	dial := n.complaining(entryServe, addrText(s.Target), func(ctx context.Context) (net.Conn, error) {
-		return dialOnHost(ctx, s.Target.Network(), s.Target.String())
+		return dialPatiently(ctx, s.Target.Network(), s.Target.String())
 	})
 	if s.Target.Network() == "udp" {
 		pc, err := n.servePackets(addr)

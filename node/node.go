@@ -259,6 +259,7 @@ func (n *Node) openData() (err error) {
 		Buffers:    n.cfg.buffers(),
 		Congestion: n.cfg.Congestion,
 		Batch:      n.cfg.batch(),
+		Peer:       n.peerOf,
 		Router:     n.router.stackConfig(),
 		AnswerTSMP: n.cfg.Control != nil,
 		Active:     n.cfg.Active,

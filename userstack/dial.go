@@ -73,23 +73,30 @@ func (s *Stack) dialTCP(ctx context.Context, ap netip.AddrPort) (net.Conn, error
 	return c, nil
 }
 
-// grantAndConnect connects once there is memory for the connection.
+// grantAndConnect connects once it is the turn of the dial and there is memory for the connection.
 func (s *Stack) grantAndConnect(ctx context.Context, ap netip.AddrPort) (*Conn, error) {
+	t, err := s.dials.begin(ctx, s.dev.closec, ap)
+	if err != nil {
+		return nil, err
+	}
+	defer t.end()
 	g, err := s.memory.take(ctx, s.dev.closec)
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.connect(ctx, ap, g)
+	c, err := s.connect(ctx, t, g)
 	if err != nil {
 		s.memory.give(g)
 	}
 	return c, err
 }
 
-// connect sends a SYN and waits. gVisor repeats it after 1, 3, 7, 15 and 31 s, too seldom for a tunnel that is renewed
-// meanwhile: WireGuard needs 15 s to notice that a peer has restarted. So further attempts join the first, which goes on
-// since its answer may only be slow. What is decided first holds for all.
-func (s *Stack) connect(ctx context.Context, ap netip.AddrPort, g *share) (*Conn, error) {
+// connect sends a SYN and waits. gVisor repeats it after 1, 3, 7, 15 and 31 s, too seldom for a
+// tunnel that is renewed meanwhile: WireGuard needs 15 s to notice that a peer has restarted. So
+// further attempts join the first, which goes on because its answer may only be slow. What is
+// decided first holds for all. While the target answers other dials there are no further attempts:
+// each would wait there as the first does.
+func (s *Stack) connect(ctx context.Context, t *dialTarget, g *share) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, dialError(err)
 	}
@@ -107,7 +114,7 @@ func (s *Stack) connect(ctx context.Context, ap netip.AddrPort, g *share) (*Conn
 	defer again.Stop()
 	for due := true; ; {
 		if due {
-			a, err := s.attempt(ap, g, news)
+			a, err := s.attempt(t.addr, g, news)
 			if err != nil {
 				return nil, err
 			}
@@ -116,18 +123,20 @@ func (s *Stack) connect(ctx context.Context, ap netip.AddrPort, g *share) (*Conn
 		for _, a := range attempts {
 			switch done, err := a.outcome(); {
 			case err != nil:
+				if errors.Is(err, syscall.ECONNREFUSED) {
+					t.hear()
+				}
 				return nil, err
 			case done:
-				return newConn(s, g, a.take(), a.wq, s.mss(ap.Addr())), nil
+				t.hear()
+				return newConn(s, g, a.take(), a.wq, s.mss(t.addr.Addr())), nil
 			}
 		}
 		select {
 		case <-news:
 		case <-again.C:
-			due = true
-			if len(attempts) < connectAttempts-1 {
-				again.Reset(connectPatience)
-			}
+			due = len(attempts) < connectAttempts && !t.isAnswering()
+			again.Reset(connectPatience)
 		case <-ctx.Done():
 			return nil, dialError(ctx.Err())
 		case <-s.dev.closec:

@@ -30,7 +30,19 @@ const (
 type Filter func(Flow) bool
 
 // SetFilter replaces the filter; nil, which is the state after New, lets nothing in.
-func (s *Stack) SetFilter(f Filter) { s.dev.filter.Store(&f) }
+func (s *Stack) SetFilter(f Filter) {
+	allows := f
+	if f != nil {
+		f = func(flow Flow) bool {
+			if !allows(flow) {
+				return false
+			}
+			s.reopen(flow)
+			return true
+		}
+	}
+	s.dev.filter.Store(&f)
+}
 
 // accept decides about one inbound IP packet.
 //

@@ -2,10 +2,10 @@ package userstack
 
 import (
 	"context"
+	"math"
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -17,51 +17,184 @@ import (
 	"ginnel/internal/deepstack"
 )
 
-// Connections that are decided about before they are answered, so that who asks learns whether what is behind is there:
-// those to addresses behind this host, and those to ports of its own that a Gate holds.
+// This file has the connections that are decided about before they are answered, so that the peer
+// learns whether the destination is there: those to addresses behind this host, and those to ports
+// of its own that a Gate holds.
 
 const (
-	// maxIncoming connections may wait for an answer, of either sort; the SYNs of further ones are dropped.
-	maxIncoming = 1024
+	// maxPlaces requests are worked on at a time, and at least minPlaces. Between these, it is one
+	// for each placeMemory bytes that connections may buffer: a request takes some 30 KiB.
+	maxPlaces   = 4096
+	minPlaces   = 256
+	placeMemory = 64 << 10
 
-	// maxAtGate of them may be for one port, so that a port whose answers take long leaves room to others; further ones
-	// are refused.
-	maxAtGate = 256
+	// waitingRoom requests may wait for each place. One that waits takes about 1 KiB.
+	waitingRoom = 4
 )
 
-// incomingPatience is how long one of them waits for memory before it is refused.
+// incomingPatience is how long a request waits for memory before it is dropped.
 const incomingPatience = 10 * time.Second
 
+// incoming hands the SYNs of peers to gVisor's forwarders, as many at a time as admission allows.
+type incoming struct {
+	s *Stack
+
+	mu        sync.Mutex
+	admission admission
+}
+
+// requestPlaces is how many requests may be worked on at a time.
+func (c *Config) requestPlaces() int {
+	if c.Buffers == 0 {
+		return maxPlaces
+	}
+	return max(minPlaces, min(c.Buffers/placeMemory, maxPlaces))
+}
+
+// peerOf is Config.Peer without a nil.
+func (c *Config) peerOf() func(netip.Addr) netip.Addr {
+	if c.Peer != nil {
+		return c.Peer
+	}
+	return func(a netip.Addr) netip.Addr { return a }
+}
+
 // setIncoming has the stack ask the gates about what has no listener.
-func (s *Stack) setIncoming() {
-	s.gated = tcp.NewForwarder(s.gv, s.memory.listenSize(), maxIncoming, s.ask)
+func (s *Stack) setIncoming(cfg *Config) {
+	places := cfg.requestPlaces()
+	s.incoming.s = s
+	s.incoming.admission.init(places, waitingRoom*places, cfg.peerOf())
+	s.gated = s.newForwarder(s.ask)
 	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.takeSegment)
 }
 
-// takeSegment gets the segments that belong to no connection or listener. Where it reports false they are refused.
-func (s *Stack) takeSegment(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	if s.dev.isOwn(addrOf(id.LocalAddress)) {
-		_, held := s.gates.Load(id.LocalPort)
-		return held && s.gated.HandlePacket(id, pkt)
-	}
-	return s.foreign != nil && s.foreign.HandlePacket(id, pkt)
+// newForwarder makes a forwarder without a bound of its own: incoming has one.
+func (s *Stack) newForwarder(handle func(*Incoming)) *tcp.Forwarder {
+	work := func(req *tcp.ForwarderRequest) { s.work(req, handle) }
+	return tcp.NewForwarder(s.gv, s.memory.listenSize(), math.MaxInt, work)
 }
 
-// ask is called by the forwarder, each time in a goroutine of its own.
-func (s *Stack) ask(req *tcp.ForwarderRequest) {
+// takeSegment gets the segments that belong to no connection or listener. Where it reports false
+// they are refused.
+func (s *Stack) takeSegment(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	via := s.foreign
+	if s.dev.isOwn(addrOf(id.LocalAddress)) {
+		if _, held := s.gates.Load(id.LocalPort); !held {
+			return false
+		}
+		via = s.gated
+	}
+	const relevant = header.TCPFlagSyn | header.TCPFlagAck
+	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
+	if via == nil || flags&relevant != header.TCPFlagSyn {
+		return false
+	}
+	s.incoming.take(&request{id: id, via: via, syn: pkt.IncRef()})
+	return true
+}
+
+// reopen makes way for a SYN whose addresses and ports are those of a connection in TIME-WAIT. A
+// peer that opens many connections uses a port again before that state ends, and "MAY accept a new
+// SYN from the remote TCP endpoint to reopen the connection directly from the TIME-WAIT state" (RFC
+// 9293, section 3.6.1). gVisor does so only where there is a listener.
+func (s *Stack) reopen(f Flow) {
+	if f.Protocol != TCP {
+		return
+	}
+	id := stack.TransportEndpointID{
+		LocalAddress: addressOf(f.Dst.Addr()), LocalPort: f.Dst.Port(),
+		RemoteAddress: addressOf(f.Src.Addr()), RemotePort: f.Src.Port(),
+	}
+	ep, ok := s.gv.FindTransportEndpoint(protocolOf(f.Dst.Addr()), tcp.ProtocolNumber, id, nicID).(*tcp.Endpoint)
+	if ok && ep.EndpointState() == tcp.StateTimeWait {
+		ep.Abort()
+	}
+}
+
+// take takes over the SYN of a request.
+func (i *incoming) take(r *request) {
+	i.mu.Lock()
+	useless := i.admission.offer(i.now(), r)
+	i.mu.Unlock()
+	if useless != nil {
+		useless.DecRef()
+	}
+	i.begin()
+}
+
+// begin hands over all requests for which there is a place.
+func (i *incoming) begin() {
+	for {
+		i.mu.Lock()
+		r, syn := i.admission.next()
+		now := i.now()
+		i.mu.Unlock()
+		if r == nil {
+			return
+		}
+		if now-r.seen > requestLife || !r.via.HandlePacket(r.id, syn) {
+			i.mu.Lock()
+			i.admission.done(r)
+			i.mu.Unlock()
+		}
+		syn.DecRef()
+	}
+}
+
+// done takes back the place of a request, for the next.
+func (i *incoming) done(id stack.TransportEndpointID) {
+	i.mu.Lock()
+	i.admission.done(i.admission.requests[id])
+	i.mu.Unlock()
+	i.begin()
+}
+
+// close forgets the requests that wait.
+func (i *incoming) close() {
+	i.mu.Lock()
+	useless := i.admission.clear()
+	i.mu.Unlock()
+	for _, syn := range useless {
+		syn.DecRef()
+	}
+}
+
+// now is the time since the beginning of the stack's clock.
+func (i *incoming) now() time.Duration {
+	return i.s.gv.Clock().NowMonotonic().Sub(tcpip.MonotonicTime{})
+}
+
+// work is called by a forwarder, each time in a goroutine of its own. Before anything is done for a
+// request, there must be memory for its connection.
+func (s *Stack) work(req *tcp.ForwarderRequest, handle func(*Incoming)) {
 	deepstack.Grow()
 	in := newIncoming(s, req)
+	if in.awaitMemory() != nil {
+		in.end(silently)
+		return
+	}
+	handle(in)
+}
+
+// awaitMemory waits for a share for the connection.
+func (i *Incoming) awaitMemory() (err error) {
+	if i.share, _ = i.s.memory.tryTake(); i.share != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), incomingPatience)
+	defer cancel()
+	i.share, err = i.s.memory.take(ctx, i.s.dev.closec)
+	return err
+}
+
+// ask has a gate decide.
+func (s *Stack) ask(in *Incoming) {
 	g, held := s.gates.Load(in.Dst.Port())
 	if !held { // any more
 		in.Refuse()
 		return
 	}
-	in.gate = g.(*Gate)
-	if in.gate.waiting.Add(1) > maxAtGate {
-		in.Refuse()
-		return
-	}
-	in.gate.take(in)
+	g.(*Gate).take(in)
 }
 
 // Gate holds a TCP port on all addresses of a stack. Make it with OpenGate.
@@ -71,12 +204,11 @@ type Gate struct {
 	port uint16
 	take func(*Incoming)
 	once sync.Once
-
-	waiting atomic.Int64 // connections without an answer
 }
 
-// OpenGate has take called, each time in a goroutine of its own, for each connection that somebody wants to port and the
-// filter allows; it has to accept or refuse it.
+// OpenGate has take called, each time in a goroutine of its own, for each connection that somebody
+// wants to port and the filter allows; it has to accept, refuse or drop it. Requests wait while too
+// many others are being decided about.
 func (s *Stack) OpenGate(port uint16, take func(*Incoming)) (*Gate, error) {
 	local := &net.TCPAddr{Port: int(port)}
 	if s.closed.Load() {
@@ -110,7 +242,7 @@ type Incoming struct {
 	Src, Dst netip.AddrPort
 	s        *Stack
 	req      *tcp.ForwarderRequest
-	gate     *Gate // nil for those to foreign addresses
+	share    *share // of memory, for the connection
 }
 
 func newIncoming(s *Stack, req *tcp.ForwarderRequest) *Incoming {
@@ -125,37 +257,43 @@ func flowOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
 
 // Refuse resets the connection.
 func (i *Incoming) Refuse() {
-	i.req.Complete(true)
-	i.leave()
+	i.s.memory.give(i.share)
+	i.end(byReset)
 }
 
-// leave gives up the place among those that wait.
-func (i *Incoming) leave() {
-	if i.gate != nil {
-		i.gate.waiting.Add(-1)
-	}
+// Drop leaves the request without an answer, as if it had been lost. Its sender repeats it.
+func (i *Incoming) Drop() {
+	i.s.memory.give(i.share)
+	i.end(silently)
 }
 
-// Accept completes the handshake, once there is memory for the connection.
+// ending is how a request ends that did not lead to a connection, or has led to one.
+type ending int
+
+const (
+	silently ending = iota
+	byReset
+)
+
+// end gives up the place of the request.
+func (i *Incoming) end(how ending) {
+	id := i.req.ID()
+	i.req.Complete(how == byReset)
+	i.s.incoming.done(id)
+}
+
+// Accept completes the handshake.
 func (i *Incoming) Accept() (*Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), incomingPatience)
-	defer cancel()
-	g, err := i.s.memory.take(ctx, i.s.dev.closec)
-	if err != nil {
-		i.Refuse()
-		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), err)
-	}
-	defer i.leave()
-	defer i.req.Complete(false)
+	defer i.end(silently)
 	wq := new(waiter.Queue)
 	ep, terr := i.shakeHands(wq)
 	if terr != nil {
-		i.s.memory.give(g)
+		i.s.memory.give(i.share)
 		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), errorOf(terr))
 	}
 	setConnOptions(ep)
-	g.apply(ep)
-	return newConn(i.s, g, ep, wq, i.s.mss(i.Dst.Addr())), nil
+	i.share.apply(ep)
+	return newConn(i.s, i.share, ep, wq, i.s.mss(i.Dst.Addr())), nil
 }
 
 // shakeHands waits for the other side. Close of the stack ends it.

@@ -7,9 +7,16 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // A gate decides before anything is answered: an accepted connection is like any other, a refused one finds nobody.
@@ -70,57 +77,98 @@ func TestGate(t *testing.T) {
 	}
 }
 
-// Connections to a port that nobody has decided about are bounded, further ones are refused, and other ports have room all
-// the while. Close does not wait for those who ask.
-func TestGateIsBounded(t *testing.T) {
+// A request that is dropped is repeated by its sender.
+func TestDrop(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, 0)
-	asked := make(chan *Incoming, 2*maxIncoming)
-	if _, err := p.b.OpenGate(7, func(in *Incoming) { asked <- in }); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	dst := netip.AddrPortFrom(addrB4, 7).String()
-	const askers = maxAtGate + 50
-	ended := make(chan error, askers)
-	for range askers {
-		go func() {
-			_, err := p.a.DialContext(ctx, "tcp", dst)
-			ended <- err
-		}()
-	}
-	for range askers - maxAtGate {
-		if err := <-ended; !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("beyond what may wait: %v", err)
+	var asked atomic.Int64
+	if _, err := p.b.OpenGate(7, func(in *Incoming) {
+		if asked.Add(1) == 1 {
+			in.Drop()
+			return
 		}
-	}
-	waiting := make([]*Incoming, maxAtGate)
-	for i := range waiting {
-		waiting[i] = <-asked
-	}
-	if _, err := p.b.OpenGate(8, func(in *Incoming) {
-		if c, err := in.Accept(); err == nil {
-			c.Close()
-		}
+		acceptOne(t, in)
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := p.a.DialContext(ctx, "tcp", netip.AddrPortFrom(addrB4, 8).String())
-	if err != nil {
-		t.Fatalf("another port: %v", err)
+	c := crowd{t: t}
+	c.dial(p.a, netip.AddrPortFrom(addrB4, 7), 1)
+	c.wg.Wait()
+	if asked.Load() != 2 {
+		t.Errorf("asked %d times, want 2", asked.Load())
 	}
-	c.Close()
-	for _, in := range waiting[:10] {
+}
+
+// Close forgets the requests that wait.
+func TestCloseForgetsRequests(t *testing.T) {
+	p := newPair(t, 0)
+	openc := make(chan struct{})
+	if _, err := p.b.OpenGate(7, func(in *Incoming) {
+		<-openc
 		in.Refuse()
-		if err := <-ended; !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("refused: %v", err)
-		}
+	}); err != nil {
+		t.Fatal(err)
 	}
+	p.b.incoming.admission.places = 4
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() { p.a.DialContext(ctx, "tcp", netip.AddrPortFrom(addrB4, 7).String()) })
+	}
+	eventually(t, "the others wait", func() bool {
+		_, all := requests(p.b)
+		return all == 10
+	})
+	p.b.Close()
+	close(openc)
+	eventually(t, "nothing is left", func() bool {
+		working, all := requests(p.b)
+		return working == 0 && all == 0
+	})
 	cancel()
-	for range maxAtGate - 10 {
-		if err := <-ended; err == nil {
-			t.Error("connected")
+	wg.Wait()
+}
+
+// A connection that is dialed from the port of one that was closed by the other side does not wait
+// for the end of its TIME-WAIT state.
+func TestReopen(t *testing.T) {
+	p := newPair(t, 0)
+	if _, err := p.b.OpenGate(7, func(in *Incoming) { acceptOne(t, in) }); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		wq := new(waiter.Queue)
+		ep, terr := p.a.gv.NewEndpoint(tcp.ProtocolNumber, header.IPv4ProtocolNumber, wq)
+		if terr != nil {
+			t.Fatal(terr)
 		}
+		entry, readyc := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventErr)
+		wq.EventRegister(&entry)
+		if terr := ep.Bind(tcpip.FullAddress{Addr: addressOf(addrA4), Port: 5000}); terr != nil {
+			t.Fatal(terr)
+		}
+		ep.Connect(fullAddress(netip.AddrPortFrom(addrB4, 7)))
+		select {
+		case <-readyc:
+		case <-time.After(800 * time.Millisecond): // gVisor repeats a SYN after a second
+			t.Fatal("no answer to the first SYN")
+		}
+		wq.EventUnregister(&entry)
+		share, err := p.a.memory.take(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newConn(p.a, share, ep, wq, 1000)
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(c); string(got) != "x" || err != nil {
+			t.Errorf("got %q, %v", got, err)
+		}
+		c.Close()
+		eventually(t, "the connection has ended", func() bool {
+			return tcp.EndpointState(ep.State()) == tcp.StateClose
+		})
 	}
 }
 

@@ -11,8 +11,11 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// acceptBacklog connections may wait to be accepted; further ones are refused until there is room.
-const acceptBacklog = 256
+// backlog is how many connections may wait to be accepted, and how many may be in their handshake.
+// The SYNs of further ones are dropped, and repeated by their senders. If handshakes are too many,
+// the connections of further ones have no window scale and no selective acknowledgements, because
+// gVisor keeps all it knows of them in a SYN cookie.
+func (s *Stack) backlog() int { return s.incoming.admission.places }
 
 // Listener accepts TCP connections from the mesh. It is a net.Listener.
 type Listener struct {
@@ -37,7 +40,7 @@ func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
 		ep.SocketOptions().SetReceiveBufferSize(int64(size), true)
 	}
 	if terr == nil {
-		terr = bindListener(ep, addr)
+		terr = s.bindListener(ep, addr)
 	}
 	if terr != nil {
 		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), errorOf(terr))
@@ -66,13 +69,13 @@ func listenProtocol(a netip.Addr) tcpip.NetworkProtocolNumber {
 }
 
 // bindListener makes ep listen, or closes it.
-func bindListener(ep tcpip.Endpoint, addr netip.AddrPort) tcpip.Error {
+func (s *Stack) bindListener(ep tcpip.Endpoint, addr netip.AddrPort) tcpip.Error {
 	ep.SocketOptions().SetReuseAddress(true)
 	fa := fullAddress(addr)
 	fa.NIC = 0
 	terr := ep.Bind(fa)
 	if terr == nil {
-		terr = ep.Listen(acceptBacklog)
+		terr = ep.Listen(s.backlog())
 	}
 	if terr != nil {
 		ep.Close()

@@ -8,7 +8,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -20,8 +19,8 @@ const foreignNIC = nicID + 1
 // Router takes what is for addresses behind this host: the stack then speaks for them too. What reaches it has passed
 // the filter.
 type Router struct {
-	// TCP is called, each time in a goroutine of its own, for a connection that somebody wants; it has to take or refuse
-	// it.
+	// TCP is called, each time in a goroutine of its own, for a connection that somebody wants; it
+	// has to accept, refuse or drop it.
 	TCP func(*Incoming)
 	// UDP is called with a conn for each new pair of addresses. It must not block.
 	UDP func(src, dst netip.AddrPort, c net.Conn)
@@ -38,7 +37,7 @@ func (s *Stack) setRouter(r Router) error {
 	if terr := s.gv.SetSpoofing(foreignNIC, true); terr != nil {
 		return fmt.Errorf("userstack: answering for foreign addresses: %s", terr)
 	}
-	s.foreign = tcp.NewForwarder(s.gv, s.memory.listenSize(), maxIncoming, func(req *tcp.ForwarderRequest) { r.TCP(newIncoming(s, req)) })
+	s.foreign = s.newForwarder(r.TCP)
 	forUDP := udp.NewForwarder(s.gv, func(req *udp.ForwarderRequest) bool { return s.routeUDP(r, req) })
 	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 		return !s.dev.isOwn(addrOf(id.LocalAddress)) && forUDP.HandlePacket(id, pkt) // nobody listens on our own, and that is the answer

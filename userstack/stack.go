@@ -41,6 +41,10 @@ const (
 	tcpBufferDefault = 2 * firstShare
 	tcpBufferMax     = 16 << 20
 
+	// timeWait is how long a closed connection is remembered, in 7 KB. The usual minute is for
+	// packets that the network delivers late or twice; WireGuard drops the latter.
+	timeWait = 5 * time.Second
+
 	udpBuffer    = 1 << 20 // at the most, of the buffers of a conn; see Config.udpBuffer
 	udpBufferMax = 4 << 20
 )
@@ -63,6 +67,11 @@ type Config struct {
 	// Active, if set, is called when packets come and before one leaves; brief says that it may be a question or an answer, and not
 	// a part of much. It must be quick.
 	Active func(brief bool)
+
+	// Peer returns one address for all source addresses of a peer, so that the peer gets the share
+	// of one however many it has; nil means that each address is a peer. It is called for each
+	// request of a connection, and must be quick.
+	Peer func(netip.Addr) netip.Addr
 
 	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not asked about any.
 	Router *Router
@@ -103,9 +112,11 @@ type Stack struct {
 	mu    sync.Mutex
 	addrs map[netip.Addr]struct{} // what gv has
 
-	gates   sync.Map       // uint16 to *Gate
-	gated   *tcp.Forwarder // of connections that the gates are asked about
-	foreign *tcp.Forwarder // of those that the router is asked about; nil: there is none
+	gates    sync.Map       // uint16 to *Gate
+	gated    *tcp.Forwarder // of connections that the gates are asked about
+	foreign  *tcp.Forwarder // of those that the router is asked about; nil: there is none
+	incoming incoming       // what waits for either
+	dials    dials          // connections that are being made
 
 	closed    atomic.Bool
 	accepting atomic.Int64  // handshakes that somebody waits for in Incoming.Accept
@@ -162,7 +173,7 @@ func (s *Stack) setUp(cfg *Config) error {
 		return err
 	}
 	s.memory.init(s.gv, cfg.Buffers)
-	s.setIncoming()
+	s.setIncoming(cfg)
 	return s.addNIC(nicID, &s.dev.dispatcher)
 }
 
@@ -182,8 +193,9 @@ func (s *Stack) setOptions(cfg *Config) error {
 	// RACK is for CUBIC only, and hurts it: after a burst of losses gVisor's RACK sends one packet a round trip.
 	recovery := tcpip.TCPRecovery(0)
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
+	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	snd := tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax}
-	options := append(s.congestion.options(), &sack, &recovery, &reuse, &snd)
+	options := append(s.congestion.options(), &sack, &recovery, &reuse, &wait, &snd)
 	for _, o := range options {
 		if err := s.gv.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("userstack: setting TCP option %T: %s", o, err)
@@ -254,6 +266,7 @@ func (s *Stack) Close() error {
 		return nil
 	}
 	s.dev.Close() // first: a goroutine of gVisor may be blocked in it
+	s.incoming.close()
 	s.gv.Close()
 	s.endAccepts()
 	s.gv.Wait()

@@ -24,6 +24,7 @@ var roles = map[string]func(args []string) error{
 	"node":     serveNode,
 	"wire":     serveWire,
 	"crowd":    serveCrowd,
+	"rush":     serveRush,
 }
 
 // play runs a role and returns the exit status.

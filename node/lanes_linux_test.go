@@ -35,15 +35,17 @@ type numberQueue struct {
 	next, limit atomic.Int64
 }
 
+func (q *numberQueue) Notify(ready func()) { q.ready = ready }
+
 // allow has n more packets sent.
 func (q *numberQueue) allow(n int) {
 	q.limit.Add(int64(n))
 	q.ready()
 }
 
-func (q *numberQueue) waiting() int { return int(q.limit.Load()-q.next.Load()) * q.size }
+func (q *numberQueue) Waiting() int { return int(q.limit.Load()-q.next.Load()) * q.size }
 
-func (q *numberQueue) read(bufs [][]byte, sizes []int, offset int) (n int) {
+func (q *numberQueue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 	for ; n < len(bufs) && q.next.Load() < q.limit.Load(); n++ {
 		b := bufs[n][offset : offset+q.size]
 		b[0] = 0x45
@@ -64,17 +66,11 @@ type numberTun struct {
 	take   func(packets [][]byte, offset int)
 }
 
-func (u *numberTun) Queues() int                     { return len(u.queues) }
-func (u *numberTun) NotifyQueue(q int, ready func()) { u.queues[q].ready = ready }
-func (u *numberTun) WaitingQueue(q int) int          { return u.queues[q].waiting() }
-func (u *numberTun) ReadQueue(q int, bufs [][]byte, sizes []int, offset int) int {
-	return u.queues[q].read(bufs, sizes, offset)
-}
-
-func (u *numberTun) Notify(ready func()) { u.NotifyQueue(0, ready) }
-func (u *numberTun) Waiting() int        { return u.WaitingQueue(0) }
-func (u *numberTun) Read(bufs [][]byte, sizes []int, offset int) int {
-	return u.ReadQueue(0, bufs, sizes, offset)
+func (u *numberTun) Queues() (all []wireguard.Queue) {
+	for _, q := range u.queues {
+		all = append(all, q)
+	}
+	return all
 }
 
 func (u *numberTun) Write(bufs [][]byte, offset int) (int, error) {

@@ -260,6 +260,7 @@ func (n *Node) openData() (err error) {
 		Congestion: n.cfg.Congestion,
 		Batch:      n.cfg.batch(),
 		Peer:       n.peerOf,
+		Queues:     n.cfg.lanes(),
 		Router:     n.router.stackConfig(),
 		AnswerTSMP: n.cfg.Control != nil,
 		Active:     n.cfg.Active,
@@ -294,7 +295,7 @@ func (n *Node) openData() (err error) {
 		return err
 	}
 	n.wg0.conn = n.conn
-	n.wg0.dev = wireguard.New(n.stack.Device(), n.conn, n.cfg.Key, n.log)
+	n.wg0.dev = wireguard.New(stackTun{n.stack.Device()}, n.conn, n.cfg.Key, n.log)
 	return nil
 }
 

@@ -123,7 +123,7 @@ type stockTun struct {
 
 func newStockTun(d *userstack.Device) *stockTun {
 	s := &stockTun{Device: d, readyc: make(chan struct{}, 1), closec: make(chan struct{}), events: make(chan tun.Event)}
-	d.Notify(func() {
+	s.queue().Notify(func() {
 		select {
 		case s.readyc <- struct{}{}:
 		default:
@@ -132,9 +132,11 @@ func newStockTun(d *userstack.Device) *stockTun {
 	return s
 }
 
+func (s *stockTun) queue() *userstack.Queue { return s.Device.Queues()[0] }
+
 func (s *stockTun) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	for {
-		if n := s.Device.Read(bufs, sizes, offset); n > 0 {
+		if n := s.queue().Read(bufs, sizes, offset); n > 0 {
 			return n, nil
 		}
 		select {

@@ -29,6 +29,17 @@ type tunnels struct {
 	wanted  map[key.NodePublic]bool  // peers that this node has begun to speak with, and not they with us
 }
 
+// stackTun is the stack as WireGuard sees it.
+type stackTun struct{ *userstack.Device }
+
+// Queues implements wireguard.Tun.
+func (t stackTun) Queues() (all []wireguard.Queue) {
+	for _, q := range t.Device.Queues() {
+		all = append(all, q)
+	}
+	return all
+}
+
 // configure makes peers, which must not change any more, the whole set. It tells the device only what changed.
 func (w *tunnels) configure(peers []Peer) {
 	w.mu.Lock()

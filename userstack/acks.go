@@ -30,7 +30,7 @@ const (
 // filled now. So what must be acknowledged at once still is (RFC 5681, section 4.2). What follows in its connection
 // acknowledges no less.
 //
-// It has no lock and no clock; its owner is the device.
+// It has no lock and no clock; its owner is a queue.
 type acks struct {
 	full  uint32 // bytes of payload of a full segment
 	flows [ackFlows]ackFlow

@@ -27,7 +27,7 @@ const (
 // of the first, as that of a delayed acknowledgement would echo it (RFC 7323, section 4.3).
 type coalescer struct {
 	d     *Device // whose flows see acknowledgements first; nil: there are none
-	acked bool    // one has
+	acked uint    // queues whose flows have seen one, as bits
 
 	runs [coalesceFlows]run
 	n    int
@@ -194,8 +194,13 @@ func (c *coalescer) show(packet []byte, l4, hdr int) bool {
 	if f := header.TCP(packet[l4:]).Flags(); f&(header.TCPFlagAck|header.TCPFlagSyn|header.TCPFlagRst) != header.TCPFlagAck {
 		return true
 	}
-	c.acked = true
-	return c.d.received(packet, l4, hdr)
+	src := packet[12:16]
+	if packet[0]>>4 == 6 {
+		src = packet[8:24]
+	}
+	q := c.d.queueOf(src)
+	c.acked |= 1 << q
+	return c.d.queues[q].received(packet, l4, hdr)
 }
 
 // takeState makes the header of a joined packet say what that of the last packet in it does.

@@ -118,9 +118,9 @@ type Conn struct {
 	share   *share // of memory
 	growth  growth // of the receive window; owned by the reader
 
-	pending // what was written and not sent
-	dev     *Device
-	flow    *flow // nil: gVisor decides alone when something is sent
+	pending        // what was written and not sent
+	queue   *Queue // by which its packets leave
+	flow    *flow  // nil: gVisor decides alone when something is sent
 }
 
 // newConn takes over a connected endpoint, and the memory that was granted for it.
@@ -237,7 +237,7 @@ func (c *Conn) Close() error {
 		c.ep.Close()
 	}
 	if c.flow != nil && c.flow.dead() {
-		c.dev.endFlow(c.flow)
+		c.queue.endFlow(c.flow)
 	}
 	c.memory.part(c)
 	return nil

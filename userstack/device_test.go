@@ -30,25 +30,26 @@ func buffers(n int) ([][]byte, []int) {
 
 // Whoever queues a packet tells, and what is waiting already is told at once.
 func TestNotify(t *testing.T) {
-	d := newDevice(DefaultMTU, 0, tcpip.NewStdClock())
+	d := newDevice(DefaultMTU, 0, 1, tcpip.NewStdClock())
+	q := d.queues[0]
 	defer d.Close()
 	pkt := udpPacket(10)
 	defer pkt.DecRef()
-	d.enqueue(pkt)
+	q.enqueue(pkt)
 	told := 0
-	d.Notify(func() { told++ })
+	q.Notify(func() { told++ })
 	if told != 1 {
 		t.Errorf("told %d times of what was there, want once", told)
 	}
-	d.enqueue(pkt)
-	if told != 2 || d.Waiting() == 0 {
-		t.Errorf("told %d times, %d bytes waiting; want twice, and some", told, d.Waiting())
+	q.enqueue(pkt)
+	if told != 2 || q.Waiting() == 0 {
+		t.Errorf("told %d times, %d bytes waiting; want twice, and some", told, q.Waiting())
 	}
 	bufs, sizes := buffers(maxBatch)
-	if n := d.Read(bufs, sizes, 16); n != 2 || sizes[0] != 30 || d.Waiting() != 0 {
-		t.Errorf("%d packets of %d bytes and %d bytes left, want 2 of 30 and none", n, sizes[0], d.Waiting())
+	if n := q.Read(bufs, sizes, 16); n != 2 || sizes[0] != 30 || q.Waiting() != 0 {
+		t.Errorf("%d packets of %d bytes and %d bytes left, want 2 of 30 and none", n, sizes[0], q.Waiting())
 	}
-	if n := d.Read(bufs, sizes, 16); n != 0 {
+	if n := q.Read(bufs, sizes, 16); n != 0 {
 		t.Errorf("%d packets from an empty queue", n)
 	}
 }
@@ -80,7 +81,7 @@ func TestActive(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s.dev.acks.full = 0 // none is held
+		s.dev.queues[0].acks.full = 0 // none is held
 		s.dev.enqueue(c.pkt)
 		c.pkt.DecRef()
 		if want := []bool{c.brief, false, c.brief}; !slices.Equal(told, want) {
@@ -91,18 +92,19 @@ func TestActive(t *testing.T) {
 
 // A full queue stops UDP and TCP, drops the rest, and lets go when the device is closed.
 func TestFullQueue(t *testing.T) {
-	d := newDevice(DefaultMTU, 0, tcpip.NewStdClock())
+	d := newDevice(DefaultMTU, 0, 1, tcpip.NewStdClock())
+	q := d.queues[0]
 	pkt := udpPacket(1000)
 	defer pkt.DecRef()
-	for d.queued < maxQueued {
-		if err := d.enqueue(pkt); err != nil {
+	for q.queued < maxQueued {
+		if err := q.enqueue(pkt); err != nil {
 			t.Fatal(err)
 		}
 	}
 	icmp := udpPacket(10)
 	defer icmp.DecRef()
 	icmp.TransportProtocolNumber = header.ICMPv4ProtocolNumber
-	if err := d.enqueue(icmp); err == nil || d.drops.Load() != 1 {
+	if err := q.enqueue(icmp); err == nil || d.drops.Load() != 1 {
 		t.Errorf("ICMP on a full queue: %v, %d drops, want an error and 1", err, d.drops.Load())
 	}
 
@@ -110,7 +112,7 @@ func TestFullQueue(t *testing.T) {
 	results := make(chan tcpip.Error, 2)
 	for range 2 {
 		wg.Go(func() {
-			err := d.enqueue(pkt)
+			err := q.enqueue(pkt)
 			results <- err
 		})
 	}
@@ -120,7 +122,7 @@ func TestFullQueue(t *testing.T) {
 	case <-time.After(20 * time.Millisecond):
 	}
 	bufs, sizes := buffers(1)
-	if n := d.Read(bufs, sizes, 0); n != 1 {
+	if n := q.Read(bufs, sizes, 0); n != 1 {
 		t.Fatalf("%d packets, want 1", n)
 	}
 	if err := <-results; err != nil {
@@ -131,7 +133,7 @@ func TestFullQueue(t *testing.T) {
 		t.Error("a writer got through after Close")
 	}
 	wg.Wait()
-	if n := d.Read(bufs, sizes, 0); n != 0 {
+	if n := q.Read(bufs, sizes, 0); n != 0 {
 		t.Errorf("%d packets after Close", n)
 	}
 }
@@ -214,14 +216,15 @@ func TestPiecesAreCutTogether(t *testing.T) {
 		{"end", []*stack.PacketBuffer{tcpData(0, 300), tcpData(300, 300, fin), tcpData(601, 300)}, []int{600, 300}},
 		{"acknowledgement", []*stack.PacketBuffer{tcpData(0, 300), tcpData(300, 0), tcpData(300, 300)}, []int{300, 0, 300}},
 	} {
-		d := newDevice(DefaultMTU, 0, tcpip.NewStdClock())
+		d := newDevice(DefaultMTU, 0, 1, tcpip.NewStdClock())
+		q := d.queues[0]
 		for _, pkt := range c.in {
-			d.mu.Lock()
-			d.pushLocked(pkt)
-			d.mu.Unlock()
+			q.mu.Lock()
+			q.pushLocked(pkt)
+			q.mu.Unlock()
 		}
 		bufs, sizes := buffers(maxBatch)
-		n := d.Read(bufs, sizes, 0)
+		n := q.Read(bufs, sizes, 0)
 		var got []int
 		for i := range n {
 			packet := bufs[i][:sizes[i]]
@@ -235,8 +238,8 @@ func TestPiecesAreCutTogether(t *testing.T) {
 				}
 			}
 			got = append(got, len(tcp.Payload()))
-			if last := i == n-1; c.name == "end" && i == 0 != (tcp.Flags()&header.TCPFlagFin != 0) || last && d.Waiting() > 0 {
-				t.Errorf("%s: packet %d has flags %v, %d bytes wait", c.name, i, tcp.Flags(), d.Waiting())
+			if last := i == n-1; c.name == "end" && i == 0 != (tcp.Flags()&header.TCPFlagFin != 0) || last && q.Waiting() > 0 {
+				t.Errorf("%s: packet %d has flags %v, %d bytes wait", c.name, i, tcp.Flags(), q.Waiting())
 			}
 		}
 		if !slices.Equal(got, c.want) {

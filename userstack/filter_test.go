@@ -141,7 +141,7 @@ func FuzzInbound(f *testing.F) {
 	defer ln.Close()
 	var wg sync.WaitGroup
 	wg.Go(func() { // answers go nowhere
-		out := newOutlet(stack)
+		out := newOutlet(stack, 0)
 		bufs, sizes := buffers(maxBatch)
 		for out.read(bufs, sizes, 0) > 0 {
 		}

@@ -14,9 +14,9 @@ import (
 	"ginnel/internal/snoop"
 )
 
-// flow is what the device knows of a TCP connection. Under BBR it manages what the connection sends: gVisor hands over segments
+// flow is what a queue knows of a TCP connection. Under BBR it manages what the connection sends: gVisor hands over segments
 // and believes that they are sent, and a snoop.Sender decides when each packet leaves and repairs losses. Under CUBIC it only
-// measures the round-trip time for the receive window. The device's mutex guards it.
+// measures the round-trip time for the receive window. The queue's mutex guards it.
 //
 // The Conn of the connection makes its flow and is its owner; the flow ends when the peer has acknowledged the FIN, or
 // when gVisor gives the connection up.
@@ -62,9 +62,9 @@ func (c *Conn) manage(s *Stack) {
 	}
 	ep.SetOwner(f)
 	ep.UnlockUser()
-	c.dev, c.flow = s.dev, f
+	c.queue, c.flow = s.dev.queues[s.dev.queueOf(f.remote.AsSlice())], f
 	c.pending.init(c)
-	s.dev.addFlow(f)
+	c.queue.addFlow(f)
 }
 
 func flowIDOf(id *stack.TransportEndpointID) (f flowID) {
@@ -82,7 +82,7 @@ type lastSent struct {
 	echo   uint32 // TSecr
 }
 
-// KUID implements tcpip.PacketOwner, by which gVisor hands a packet's flow through to the device. It has no meaning here.
+// KUID implements tcpip.PacketOwner, by which gVisor hands a packet's flow through to the queue. It has no meaning here.
 func (f *flow) KUID() uint32 { return 0 }
 
 // KGID implements tcpip.PacketOwner.

@@ -200,7 +200,7 @@ func (p *longPath) noFlows() {
 	p.t.Helper()
 	p.run(time.Second)
 	for i, s := range p.ends {
-		if n := len(s.dev.flows.byID); n > 0 {
+		if n := len(s.dev.queues[0].flows.byID); n > 0 {
 			p.t.Errorf("%d flows are left at end %d", n, i)
 		}
 	}
@@ -264,13 +264,13 @@ func TestManyTransfersInASmallBudget(t *testing.T) {
 		}
 		s.memory.mu.Unlock()
 		unsent := 0
-		s.dev.mu.Lock()
-		for _, f := range s.dev.flows.byID {
+		s.dev.queues[0].mu.Lock()
+		for _, f := range s.dev.queues[0].flows.byID {
 			if f.snd != nil {
 				unsent += int(uint32(f.conn.written.Load()) - (f.snd.Acked() - f.counted + uint32(f.total)))
 			}
 		}
-		s.dev.mu.Unlock()
+		s.dev.queues[0].mu.Unlock()
 		if unsent > budget/2 {
 			t.Errorf("end %d holds %d bytes that are not acknowledged", i, unsent)
 		}

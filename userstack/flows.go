@@ -14,8 +14,8 @@ import (
 // quantum is how many packets a flow sends before it is the turn of the next.
 const quantum = 64
 
-// flows are the connections whose sending the device manages, and the order in which they are served: those that may send
-// now take turns, and the others wait for their time. The device's mutex guards them.
+// flows are the connections whose sending a queue manages, and the order in which they are served: those that may send
+// now take turns, and the others wait for their time. The queue's mutex guards them.
 type flows struct {
 	clock tcpip.Clock
 	start tcpip.MonotonicTime
@@ -46,7 +46,7 @@ func (fs *flows) init(clock tcpip.Clock, acks *acks, wake func()) {
 	fs.byID = make(map[flowID]*flow)
 }
 
-// now is the time since the start of the device, never 0.
+// now is the time since the start of the queue, never 0.
 func (fs *flows) now() time.Duration { return fs.clock.NowMonotonic().Sub(fs.start) + 1 }
 
 func (fs *flows) add(f *flow) {

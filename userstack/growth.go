@@ -42,7 +42,7 @@ func (c *Conn) consumed(n int) {
 	if rtt < shortRTT {
 		return
 	}
-	if want := c.growth.read(c.dev.flows.now(), rtt, n); want > 0 {
+	if want := c.growth.read(c.queue.flows.now(), rtt, n); want > 0 {
 		c.grow(receiving, func(have int) int { return min(want, 2*have) })
 	}
 }
@@ -75,7 +75,7 @@ func (c *Conn) grow(d direction, wanted func(have int) int) bool {
 		return false
 	}
 	c.applySize(d)
-	c.dev.idle.watch()
+	c.queue.idle.watch()
 	return true
 }
 
@@ -104,25 +104,25 @@ const idleShare = 5 * time.Second
 
 // idleWatch takes memory back from idle connections. Its timer runs only while a connection has more than it began with.
 type idleWatch struct {
-	d     *Device
-	timer tcpip.Timer // nil until there was need; the device's mutex guards it
+	q     *Queue
+	timer tcpip.Timer // nil until there was need; the queue's mutex guards it
 	runs  bool
 }
 
 // watch has the timer run.
 func (w *idleWatch) watch() {
-	w.d.mu.Lock()
-	defer w.d.mu.Unlock()
+	w.q.mu.Lock()
+	defer w.q.mu.Unlock()
 	w.startLocked()
 }
 
 func (w *idleWatch) startLocked() {
-	if w.runs || w.d.closed {
+	if w.runs || w.q.closed {
 		return
 	}
 	w.runs = true
 	if w.timer == nil {
-		w.timer = w.d.flows.clock.AfterFunc(idleShare, w.look)
+		w.timer = w.q.flows.clock.AfterFunc(idleShare, w.look)
 	} else {
 		w.timer.Reset(idleShare)
 	}
@@ -136,12 +136,12 @@ func (w *idleWatch) stopLocked() {
 
 // look takes back what idle connections have got, and goes on while others have any.
 func (w *idleWatch) look() {
-	w.d.mu.Lock()
+	w.q.mu.Lock()
 	w.runs = false
-	now := w.d.flows.now()
+	now := w.q.flows.now()
 	var idle [directions][]*Conn
 	busy := false
-	for _, f := range w.d.flows.byID {
+	for _, f := range w.q.flows.byID {
 		for d, since := range [directions]time.Duration{receiving: f.heard, sending: f.talked(now)} {
 			switch {
 			case now-since >= idleShare:
@@ -154,7 +154,7 @@ func (w *idleWatch) look() {
 	if busy {
 		w.startLocked()
 	}
-	w.d.mu.Unlock()
+	w.q.mu.Unlock()
 	for d, conns := range idle {
 		for _, c := range conns {
 			c.shrink(direction(d))

@@ -12,7 +12,7 @@ import (
 // A SYN-ACK that acknowledges another SYN is answered by a reset whose checksum is right.
 func TestResetDuringHandshake(t *testing.T) {
 	s := newStack(t, Config{}, addrA4)
-	out := newOutlet(s)
+	out := newOutlet(s, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.DialContext(ctx, "tcp", netip.AddrPortFrom(addrB4, 7).String()) })

@@ -97,7 +97,7 @@ func (p *longPath) settle() {
 		again = false
 		for i, s := range p.ends {
 			for {
-				n := s.Device().Read(p.bufs, p.sizes, 0)
+				n := s.Device().Queues()[0].Read(p.bufs, p.sizes, 0)
 				if n == 0 {
 					break
 				}

@@ -208,9 +208,7 @@ func (c *PacketConn) Cork() { c.s.dev.corks.Add(1) }
 // Uncork ends a Cork.
 func (c *PacketConn) Uncork() {
 	c.s.dev.corks.Add(-1)
-	if c.s.dev.Waiting() > 0 {
-		c.s.dev.tellReady()
-	}
+	c.s.dev.tellWaiting()
 }
 
 // WriteToUDPAddrPort sends one datagram of at most MaxDatagram bytes.
@@ -250,9 +248,7 @@ func (c *PacketConn) write(b []byte, to netip.AddrPort) (int, error) {
 		if !wouldBlock(terr) {
 			return 0, c.errorOf(terr)
 		}
-		if c.s.dev.Waiting() > 0 {
-			c.s.dev.tellReady() // or what is corked would wait for room that it takes itself
-		}
+		c.s.dev.tellWaiting() // or what is corked would wait for room that it takes itself
 		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
 			return 0, err
 		}

@@ -207,21 +207,21 @@ func TestSetAddrs(t *testing.T) {
 func TestCork(t *testing.T) {
 	s := newStack(t, Config{}, addrA4)
 	var told atomic.Int32
-	s.Device().Notify(func() { told.Add(1) })
+	s.Device().Queues()[0].Notify(func() { told.Add(1) })
 	c, err := s.ListenPacket(netip.AddrPort{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	const many = 10
-	before, waiting := told.Load(), s.dev.queue.n
+	before, waiting := told.Load(), s.dev.queues[0].packets.n
 	c.Cork()
 	for range many {
 		if _, err := c.WriteToUDPAddrPort(make([]byte, 100), netip.AddrPortFrom(addrB4, 7)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := s.dev.queue.n - waiting; n != many || told.Load() != before {
+	if n := s.dev.queues[0].packets.n - waiting; n != many || told.Load() != before {
 		t.Errorf("corked: %d wait and the reader was told %d times, want %d and none", n, told.Load()-before, many)
 	}
 	c.Uncork()

@@ -29,6 +29,7 @@ type pair struct {
 	blind bool // packets are not looked at
 	// buffers is the budget of each stack.
 	buffers int
+	queues  int // of each stack; 0 means 1
 
 	mu   sync.Mutex
 	bad  []string // what was wrong with packets on the wire
@@ -54,12 +55,14 @@ func newBlindPair(b testing.TB) *pair {
 }
 
 func (p *pair) start(t testing.TB) {
-	p.a = newStack(t, Config{MTU: p.mtu, Buffers: p.buffers}, addrA4, addrA6)
-	p.b = newStack(t, Config{MTU: p.mtu, Buffers: p.buffers}, addrB4, addrB6)
+	cfg := Config{MTU: p.mtu, Buffers: p.buffers, Queues: p.queues}
+	p.a, p.b = newStack(t, cfg, addrA4, addrA6), newStack(t, cfg, addrB4, addrB6)
 	p.b.SetFilter(func(Flow) bool { return true })
 	var wg sync.WaitGroup
-	wg.Go(func() { p.carry(p.a, p.b) })
-	wg.Go(func() { p.carry(p.b, p.a) })
+	for q := range p.a.Device().Queues() {
+		wg.Go(func() { p.carry(p.a, q, p.b) })
+		wg.Go(func() { p.carry(p.b, q, p.a) })
+	}
 	t.Cleanup(func() {
 		p.a.Close()
 		p.b.Close()
@@ -87,15 +90,15 @@ func newStack(t testing.TB, cfg Config, addrs ...netip.Addr) *Stack {
 	return s
 }
 
-// outlet reads what a stack sends, and waits for it.
+// outlet reads what a stack sends by one queue, and waits for it.
 type outlet struct {
-	d      *Device
+	q      *Queue
 	readyc chan struct{}
 }
 
-func newOutlet(s *Stack) *outlet {
-	o := &outlet{s.Device(), make(chan struct{}, 1)}
-	o.d.Notify(func() {
+func newOutlet(s *Stack, queue int) *outlet {
+	o := &outlet{s.Device().Queues()[queue], make(chan struct{}, 1)}
+	o.q.Notify(func() {
 		select {
 		case o.readyc <- struct{}{}:
 		default:
@@ -107,21 +110,21 @@ func newOutlet(s *Stack) *outlet {
 // read reports 0 when the stack is closed.
 func (o *outlet) read(bufs [][]byte, sizes []int, offset int) int {
 	for {
-		if n := o.d.Read(bufs, sizes, offset); n > 0 {
+		if n := o.q.Read(bufs, sizes, offset); n > 0 {
 			return n
 		}
 		select {
 		case <-o.readyc:
-		case <-o.d.closec:
+		case <-o.q.d.closec:
 			return 0
 		}
 	}
 }
 
-// carry takes packets from one stack to the other as WireGuard does, and looks at each.
-func (p *pair) carry(from, to *Stack) {
+// carry takes packets from a queue of one stack to the other as WireGuard does, and looks at each.
+func (p *pair) carry(from *Stack, queue int, to *Stack) {
 	const offset = 16
-	out := newOutlet(from)
+	out := newOutlet(from, queue)
 	bufs := make([][]byte, maxBatch)
 	for i := range bufs {
 		bufs[i] = make([]byte, offset+maxMTU)

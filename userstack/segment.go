@@ -24,7 +24,7 @@ const (
 )
 
 // segmenter turns the packets that gVisor queued into packets that fit the MTU: TCP segmentation offload, done as late
-// as possible. It holds one packet at a time. Its owner is the device's Read.
+// as possible. It holds one packet at a time. Its owner is the queue's Read.
 //
 // gVisor sends what a window allows, which may be any number of bytes. Where a packet continues the one before, what is left of
 // that is cut together with it: packets of one size leave the machine as one, and make one acknowledgement.

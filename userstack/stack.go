@@ -8,6 +8,7 @@
 package userstack
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -80,6 +81,9 @@ type Config struct {
 	// side, while they carry much. Only BBR knows.
 	Traffic func(all map[netip.Addr]Traffic, interval time.Duration)
 
+	// Queues is the number of queues by which packets leave, for as many goroutines to read: a power of two. 0 means 1.
+	Queues int
+
 	clock tcpip.Clock // nil: the system's
 }
 
@@ -135,6 +139,10 @@ func New(cfg Config) (*Stack, error) {
 	if cfg.Congestion > CUBIC {
 		return nil, fmt.Errorf("userstack: unknown congestion control %v", cfg.Congestion)
 	}
+	queues := cmp.Or(cfg.Queues, 1)
+	if queues < 1 || queues > maxQueues || queues&(queues-1) != 0 {
+		return nil, fmt.Errorf("userstack: %d queues are not a power of two up to %d", queues, maxQueues)
+	}
 	quiet()
 	gv := stack.New(stack.Options{
 		Clock:              cfg.clock,
@@ -142,9 +150,12 @@ func New(cfg Config) (*Stack, error) {
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		HandleLocal:        cfg.Router == nil, // the host's own addresses are reached without leaving it; see Router
 	})
-	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch, gv.Clock()), congestion: cfg.Congestion, addrs: make(map[netip.Addr]struct{})}
+	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch, queues, gv.Clock()), congestion: cfg.Congestion, addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
-	s.dev.tsmp, s.dev.report.tell = cfg.AnswerTSMP, cfg.Traffic
+	s.dev.tsmp = cfg.AnswerTSMP
+	for _, q := range s.dev.queues {
+		q.report.tell = cfg.Traffic
+	}
 	if cfg.Active != nil {
 		s.dev.active = cfg.Active
 	}
@@ -328,5 +339,9 @@ type Drops struct {
 
 // Dropped returns the counters so far.
 func (s *Stack) Dropped() Drops {
-	return Drops{Refused: s.dev.refused.Load(), Full: s.dev.drops.Load(), TooLong: s.dev.reading.malformed.Load()}
+	d := Drops{Refused: s.dev.refused.Load(), Full: s.dev.drops.Load()}
+	for _, q := range s.dev.queues {
+		d.TooLong += q.reading.malformed.Load()
+	}
+	return d
 }

@@ -19,9 +19,9 @@ const (
 	reportPackets  = 64 // sent since the last report, or nobody cares
 )
 
-// trafficReport tells what connections carry while they carry much. Its timer runs only then; the device's mutex guards it.
+// trafficReport tells what connections carry while they carry much. Its timer runs only then; the queue's mutex guards it.
 type trafficReport struct {
-	d     *Device
+	q     *Queue
 	tell  func(all map[netip.Addr]Traffic, since time.Duration) // nil: nobody wants to know
 	timer tcpip.Timer
 	runs  bool
@@ -35,9 +35,9 @@ func (r *trafficReport) noteLocked(now time.Duration, n int) {
 		return
 	}
 	r.runs, r.since = true, now
-	r.d.flows.eachTraffic(func(netip.Addr, Traffic) {}) // what was before is not of this interval
+	r.q.flows.eachTraffic(func(netip.Addr, Traffic) {}) // what was before is not of this interval
 	if r.timer == nil {
-		r.timer = r.d.flows.clock.AfterFunc(reportInterval, r.report)
+		r.timer = r.q.flows.clock.AfterFunc(reportInterval, r.report)
 	} else {
 		r.timer.Reset(reportInterval)
 	}
@@ -51,14 +51,14 @@ func (r *trafficReport) stopLocked() {
 
 // report tells, and goes on unless little was sent.
 func (r *trafficReport) report() {
-	r.d.mu.Lock()
-	if r.d.closed {
-		r.d.mu.Unlock()
+	r.q.mu.Lock()
+	if r.q.closed {
+		r.q.mu.Unlock()
 		return
 	}
-	now := r.d.flows.now()
+	now := r.q.flows.now()
 	all, interval := make(map[netip.Addr]Traffic), now-r.since
-	r.d.flows.eachTraffic(func(a netip.Addr, t Traffic) {
+	r.q.flows.eachTraffic(func(a netip.Addr, t Traffic) {
 		sum := all[a]
 		all[a] = Traffic{sum.Packets + t.Packets, sum.Lost + t.Lost, sum.Delivered + t.Delivered}
 	})
@@ -67,7 +67,7 @@ func (r *trafficReport) report() {
 	if r.runs {
 		r.timer.Reset(reportInterval)
 	}
-	r.d.mu.Unlock()
+	r.q.mu.Unlock()
 	r.tell(all, interval)
 }
 

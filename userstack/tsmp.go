@@ -70,5 +70,5 @@ func tsmpReply(packet, data []byte) []byte {
 func (d *Device) sendRaw(packet []byte) {
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
 	defer pkt.DecRef()
-	d.enqueue(pkt)
+	d.queueTo(packet).enqueue(pkt)
 }

@@ -43,13 +43,13 @@ func TestTSMP(t *testing.T) {
 			}
 			s.dev.Write([][]byte{request}, 0)
 			if !answers {
-				if s.dev.queued != 0 {
+				if s.dev.queues[0].queued != 0 {
 					t.Error("an answer of a stack that is to give none")
 				}
 				continue
 			}
 			bufs, sizes := [][]byte{make([]byte, 2000)}, []int{0}
-			if n := s.dev.Read(bufs, sizes, 0); n != 1 {
+			if n := s.dev.queues[0].Read(bufs, sizes, 0); n != 1 {
 				t.Fatalf("%d packets, want 1", n)
 			}
 			want := tsmpRequest(addrs[1], addrs[0], append(append([]byte{tsmpPong}, "12345678"...), 0, 0))

@@ -30,11 +30,11 @@ func newQueuedTun(queues int) *queuedTun {
 	return u
 }
 
-func (u *queuedTun) Queues() int                     { return len(u.queues) }
-func (u *queuedTun) NotifyQueue(q int, ready func()) { u.queues[q].Notify(ready) }
-func (u *queuedTun) WaitingQueue(q int) int          { return u.queues[q].Waiting() }
-func (u *queuedTun) ReadQueue(q int, bufs [][]byte, sizes []int, offset int) int {
-	return u.queues[q].Read(bufs, sizes, offset)
+func (u *queuedTun) Queues() (all []Queue) {
+	for _, q := range u.queues {
+		all = append(all, q)
+	}
+	return all
 }
 
 func (u *queuedTun) queueFor(dst netip.Addr) int { return int(dst.As16()[15]) % len(u.queues) }

@@ -15,34 +15,12 @@ const pumpBatches = 4
 // which is what a small packet would otherwise wait for; of large ones transmit makes batches.
 const inlineBytes = 1536
 
-// queue is the outbound side of a Tun, or one queue of a MultiQueue.
-type queue interface {
-	Notify(ready func())
-	Waiting() int
-	Read(bufs [][]byte, sizes []int, offset int) int
-}
-
-// oneOf is queue q of a MultiQueue.
-type oneOf struct {
-	tun MultiQueue
-	q   int
-}
-
-func (o oneOf) Notify(ready func()) { o.tun.NotifyQueue(o.q, ready) }
-func (o oneOf) Waiting() int        { return o.tun.WaitingQueue(o.q) }
-func (o oneOf) Read(bufs [][]byte, sizes []int, offset int) int {
-	return o.tun.ReadQueue(o.q, bufs, sizes, offset)
-}
-
 // outlets returns an outlet for each queue of the Tun.
 func outlets(d *Device) []*outlet {
-	m, ok := d.tun.(MultiQueue)
-	if !ok {
-		return []*outlet{newOutlet(d, d.tun, 0)}
-	}
-	all := make([]*outlet, m.Queues())
-	for q := range all {
-		all[q] = newOutlet(d, oneOf{m, q}, q)
+	queues := d.tun.Queues()
+	all := make([]*outlet, len(queues))
+	for i, q := range queues {
+		all[i] = newOutlet(d, q, i)
 	}
 	return all
 }
@@ -52,7 +30,7 @@ func outlets(d *Device) []*outlet {
 // them send.
 type outlet struct {
 	d     *Device
-	queue queue
+	queue Queue
 	busy  atomic.Bool
 	restc chan struct{} // capacity 1: transmit is to go on
 
@@ -62,7 +40,7 @@ type outlet struct {
 	s     sender
 }
 
-func newOutlet(d *Device, q queue, lane int) *outlet {
+func newOutlet(d *Device, q Queue, lane int) *outlet {
 	o := &outlet{d: d, queue: q, restc: make(chan struct{}, 1), s: sender{d: d, lane: lane}}
 	n, size := d.tun.BatchSize(), headerLen+d.mtu+tagLen
 	o.bufs, o.sizes = make([][]byte, n), make([]int, n)

@@ -5,7 +5,7 @@
 // what the bind brings is decrypted in place and written to the Tun by the goroutine that received it (receive.go). So
 // nothing is reordered, no buffer changes hands, and nobody is woken for each step. With several
 // processors, peers are spread over the lanes of the bind (lanes.go) and packets over the queues of
-// the Tun (MultiQueue), each with a goroutine of its own.
+// the Tun, each with a goroutine of its own.
 //
 // Goroutines: transmit, one for each queue of the Tun, which sends when there is much to send; and
 // loop, which owns all handshakes and timers (loop.go). Packets do not pass through loop, except
@@ -31,12 +31,10 @@ import (
 
 // Tun is where packets come from and go to.
 type Tun interface {
-	// Notify has ready called whenever there is something to read, by whoever made it.
-	Notify(ready func())
-	// Waiting returns about how many bytes there are to read, 0 only if there are none.
-	Waiting() int
-	// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It does not wait.
-	Read(bufs [][]byte, sizes []int, offset int) int
+	// Queues returns the queues of packets that come from it: one at least, and always the same. The Tun chooses the
+	// queue by the destination address, because only packets in one queue stay in order. Each queue is read by a
+	// goroutine of its own, which encrypts and sends what it reads.
+	Queues() []Queue
 	// Write takes whole IP packets, each from offset on, and does not keep them.
 	Write(bufs [][]byte, offset int) (int, error)
 	BatchSize() int // packets that are best exchanged in one call
@@ -44,18 +42,15 @@ type Tun interface {
 	Close() error
 }
 
-// MultiQueue is implemented by a Tun that has several queues of packets, so that several goroutines
-// can encrypt and send. The Tun chooses the queue by the destination address, because only packets
-// in one queue stay in order. The device then calls NotifyQueue, WaitingQueue and ReadQueue in
-// place of Notify, Waiting and Read.
-type MultiQueue interface {
-	Queues() int // at least 1; never changes
-	// NotifyQueue, WaitingQueue and ReadQueue do for queue q what Notify, Waiting and Read do for a
-	// Tun with one. ReadQueue is called for several queues at the same time, and for each queue by
-	// one goroutine at a time.
-	NotifyQueue(q int, ready func())
-	WaitingQueue(q int) int
-	ReadQueue(q int, bufs [][]byte, sizes []int, offset int) int
+// Queue is a queue of packets of a Tun.
+type Queue interface {
+	// Notify has ready called whenever there is something to read, by whoever made it.
+	Notify(ready func())
+	// Waiting returns about how many bytes there are to read, 0 only if there are none.
+	Waiting() int
+	// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It does not wait.
+	// One goroutine at a time reads.
+	Read(bufs [][]byte, sizes []int, offset int) int
 }
 
 // Bind is where messages go to and come from.

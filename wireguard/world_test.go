@@ -26,6 +26,8 @@ type tun struct {
 	in    [][]byte
 }
 
+func (u *tun) Queues() []Queue { return []Queue{u} }
+
 func (u *tun) Notify(ready func()) {
 	u.mu.Lock()
 	u.ready = ready

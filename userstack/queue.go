@@ -1,0 +1,365 @@
+package userstack
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+const (
+	// maxQueued bytes wait in a queue to be read. Beyond that TCP and UDP writers block, and everything else is dropped.
+	maxQueued = 256 << 10
+
+	// maxCorked of them wait for Uncork: a batch.
+	maxCorked = 64 << 10
+
+	// packetOverhead is what a queued packet costs beside its bytes, so that a queue of small ones is bounded too.
+	packetOverhead = 512
+)
+
+// Queue is where the packets to some of the remote addresses leave a Device. gVisor appends to it in any goroutine, and calls
+// ready, whose business it is that somebody reads. Queues share no lock.
+type Queue struct {
+	d     *Device
+	ready atomic.Pointer[func()] // see Notify
+
+	mu      sync.Mutex
+	packets ring[*stack.PacketBuffer]
+	queued  int       // bytes in packets
+	room    sync.Cond // on mu; signalled when queued falls below maxQueued, and when the device is closed
+	flows   flows
+	idle    idleWatch
+	report  trafficReport
+	acks    acks
+	look    tcpip.Timer   // runs lookAfterAcks; nil until there is need
+	looks   time.Duration // when it does; 0: not
+	closed  bool
+
+	reading segmenter // what Read is cutting; owned by whoever reads
+}
+
+func newQueue(d *Device, clock tcpip.Clock) *Queue {
+	q := &Queue{d: d}
+	q.flows.init(clock, &q.acks, q.serveFlows)
+	q.idle.q, q.report.q = q, q
+	q.room.L = &q.mu
+	q.acks.full = uint32(max(d.mtu-header.IPv6MinimumSize-header.TCPHeaderMaximumSize, 1)) // the least that fills a packet
+	return q
+}
+
+// Notify has ready called whenever there is something to read, in the goroutine that made it, which may hold locks of gVisor: it
+// must not write to the device. It is called at once if there is something already.
+func (q *Queue) Notify(ready func()) {
+	q.ready.Store(&ready)
+	if q.Waiting() > 0 {
+		ready()
+	}
+}
+
+// Waiting returns how many bytes there are to read, and what they cost.
+func (q *Queue) Waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.queued + q.flows.ready()
+}
+
+// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It does not wait. One goroutine
+// may read at a time.
+func (q *Queue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
+	n = q.readPackets(bufs, sizes, offset)
+	if n == len(bufs) {
+		return n
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := q.flows.now()
+	m := q.flows.read(now, bufs[n:], sizes[n:], offset)
+	q.report.noteLocked(now, m)
+	return n + m
+}
+
+// readPackets reads what is not of a flow: acknowledgements, datagrams, the beginnings and ends of connections.
+func (q *Queue) readPackets(bufs [][]byte, sizes []int, offset int) (n int) {
+	for n < len(bufs) {
+		if q.reading.empty() {
+			pkt := q.pop()
+			if pkt == nil {
+				return n
+			}
+			q.reading.load(pkt)
+		}
+		for q.reading.short() {
+			pkt := q.popNext()
+			if pkt == nil {
+				break
+			}
+			q.reading.extend(pkt)
+		}
+		size := q.reading.next(bufs[n][offset:])
+		if size == 0 {
+			continue // a packet that cannot be cut; counted by the segmenter
+		}
+		sizes[n] = size
+		n++
+	}
+	return n
+}
+
+func (q *Queue) pop() *stack.PacketBuffer {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.popLocked()
+}
+
+// popNext is pop if that continues what is being cut, or else nil.
+func (q *Queue) popNext() *stack.PacketBuffer {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if pkt := q.packets.first(); pkt == nil || !q.reading.continues(pkt) {
+		return nil
+	}
+	return q.popLocked()
+}
+
+func (q *Queue) popLocked() *stack.PacketBuffer {
+	pkt := q.packets.pop()
+	if pkt == nil {
+		return nil
+	}
+	full := q.queued >= maxQueued
+	q.queued -= cost(pkt)
+	if full && q.queued < maxQueued {
+		q.room.Broadcast()
+	}
+	return pkt
+}
+
+// enqueue queues a packet for Read. A full queue blocks TCP and UDP, whose senders wait as on any network, and drops the
+// rest.
+func (q *Queue) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
+	brief := isBriefPacket(pkt) // once it is queued its reader may take it apart
+	if f := flowFor(pkt); f != nil && q.manage(f, pkt) {
+		q.d.active(brief)
+		q.tellReady()
+		return nil
+	}
+	queued, err := q.push(pkt)
+	if queued {
+		q.d.active(brief)
+	}
+	if queued && !(q.d.corks.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && q.Waiting() < maxCorked) {
+		q.tellReady()
+	}
+	return err
+}
+
+// tellWaiting is tellReady if there is something to read.
+func (q *Queue) tellWaiting() {
+	if q.Waiting() > 0 {
+		q.tellReady()
+	}
+}
+
+func (q *Queue) tellReady() {
+	if ready := q.ready.Load(); ready != nil {
+		(*ready)()
+	}
+}
+
+// manage hands a packet over to its flow. It reports false for what does not wait for anything: that of a flow that has ended,
+// and what has no data.
+func (q *Queue) manage(f *flow, pkt *stack.PacketBuffer) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	tcp := header.TCP(pkt.TransportHeader().Slice())
+	flags := tcp.Flags()
+	switch {
+	case f.gone || q.closed || flags&header.TCPFlagSyn != 0:
+		return false
+	case f.passive:
+		f.acknowledge(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
+		return false
+	case flags&header.TCPFlagRst != 0:
+		f.reset(pkt.NetworkHeader().Slice(), tcp)
+		q.flows.remove(f)
+		return false
+	case pkt.Data().Size() == 0 && flags&header.TCPFlagFin == 0:
+		f.acknowledge(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
+		return false
+	}
+	now := q.flows.now()
+	if f.take(now, pkt.IncRef(), q.d.mtu) {
+		q.flows.place(f, now)
+	} else if f.shrunk {
+		q.flows.regrow(f, now)
+	}
+	return true
+}
+
+// serveFlows is called by the timer of the flows.
+func (q *Queue) serveFlows() {
+	q.mu.Lock()
+	q.flows.serve(q.flows.now())
+	ready, shrunk := q.flows.ready() > 0, q.flows.takeShrunk()
+	q.mu.Unlock()
+	if ready {
+		q.tellReady()
+	}
+	for _, f := range shrunk {
+		f.regrow()
+	}
+}
+
+// received shows a flow a TCP packet of its peer's, whose TCP header is packet[l4:hdr]. It reports whether gVisor is to see
+// it too.
+func (q *Queue) received(packet []byte, l4, hdr int) (show bool) {
+	id := inboundID(packet, l4)
+	q.mu.Lock()
+	f := q.flows.byID[id]
+	if f == nil {
+		q.mu.Unlock()
+		return true
+	}
+	defer q.mu.Unlock()
+	return q.flows.received(q.flows.now(), f, header.TCP(packet[l4:hdr]), len(packet)-hdr)
+}
+
+// addFlow has the device manage what a connection sends.
+func (q *Queue) addFlow(f *flow) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.closed {
+		q.flows.add(f)
+	}
+}
+
+// pathChanged is [Stack.PathChanged].
+func (q *Queue) pathChanged(matches func(netip.Addr) bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := q.flows.now()
+	for _, f := range q.flows.byID {
+		if !matches(f.remote) {
+			continue
+		}
+		f.clock.pathChanged(now)
+		if f.snd != nil {
+			f.snd.PathChanged(now)
+			q.flows.place(f, now)
+		}
+	}
+}
+
+// endFlow gives up the flow of a connection that gVisor has given up.
+func (q *Queue) endFlow(f *flow) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.flows.remove(f)
+}
+
+// push reports false if there is no more to read than before: the packet is refused, or waits.
+func (q *Queue) push(pkt *stack.PacketBuffer) (queued bool, err tcpip.Error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.queued >= maxQueued && !q.closed {
+		if !waits(pkt.TransportProtocolNumber) {
+			q.d.drops.Add(1)
+			return false, &tcpip.ErrNoBufferSpace{}
+		}
+		q.room.Wait()
+	}
+	if q.closed {
+		return false, &tcpip.ErrClosedForSend{}
+	}
+	if pkt.TransportProtocolNumber == header.TCPProtocolNumber && q.holdLocked(pkt) {
+		return false, nil
+	}
+	q.pushLocked(pkt.IncRef())
+	return true, nil
+}
+
+// holdLocked reports whether a TCP packet is an acknowledgement that waits.
+func (q *Queue) holdLocked(pkt *stack.PacketBuffer) bool {
+	p := ackerOf(pkt)
+	var now time.Duration
+	if p.kind == ackOnly {
+		now = q.flows.now()
+	}
+	first, held := q.acks.take(&p, pkt, now)
+	if first != nil {
+		q.pushLocked(first)
+	}
+	if held {
+		q.lookByLocked(q.acks.flows[p.id.place()].due, now)
+	}
+	return held
+}
+
+// lookByLocked has lookAfterAcks called at a time, or before.
+func (q *Queue) lookByLocked(at, now time.Duration) {
+	if q.looks != 0 && at >= q.looks {
+		return
+	}
+	q.looks = at
+	if q.look == nil {
+		q.look = q.flows.clock.AfterFunc(at-now, q.lookAfterAcks)
+		return
+	}
+	q.look.Reset(at - now)
+}
+
+// lookAfterAcks sends the acknowledgements that have waited for long enough.
+func (q *Queue) lookAfterAcks() {
+	if q.releaseAcks() {
+		q.tellReady()
+	}
+}
+
+// releaseAcks reports whether there is more to read than before.
+func (q *Queue) releaseAcks() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now, before := q.flows.now(), q.packets.n
+	q.looks = 0
+	if next := q.acks.overdue(now, q.pushLocked); next != 0 {
+		q.lookByLocked(next, now)
+	}
+	return q.packets.n > before
+}
+
+// pushLocked takes over a reference to pkt.
+func (q *Queue) pushLocked(pkt *stack.PacketBuffer) {
+	q.packets.push(pkt)
+	q.queued += cost(pkt)
+}
+
+// close unblocks writers and drops what is queued.
+func (q *Queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	for pkt := q.packets.pop(); pkt != nil; pkt = q.packets.pop() {
+		pkt.DecRef()
+	}
+	q.queued = 0
+	q.flows.close()
+	q.idle.stopLocked()
+	q.report.stopLocked()
+	q.acks.drop()
+	if q.look != nil {
+		q.look.Stop()
+	}
+	q.room.Broadcast()
+}
+
+func waits(p tcpip.TransportProtocolNumber) bool {
+	return p == header.TCPProtocolNumber || p == header.UDPProtocolNumber
+}
+
+// cost is what a packet counts for in Device.queued.
+func cost(pkt *stack.PacketBuffer) int { return pkt.Size() + packetOverhead }

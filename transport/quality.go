@@ -16,9 +16,9 @@ type Traffic struct {
 }
 
 const (
-	lossyPath    = 0.10 // of the packets lost: a direct path that is worth comparing with the relay
+	lossyPath    = 0.05 // of the packets lost: a direct path that is worth comparing with the relay
 	enoughSent   = 100  // packets that a report needs to say anything
-	lossyReports = 3    // in a row before the relay is tried
+	lossyReports = 3    // more than others before the relay is tried
 	trialReports = 5    // of a trial; its first two are for connections to find their speed
 
 	// relayGain is by how much more the relay must carry. It costs somebody else's bandwidth, and mostly latency.
@@ -49,7 +49,7 @@ const (
 //	     └────────────────────────────────────────────────────── tryDirect
 type quality struct {
 	prefers preference
-	lossy   int           // reports in a row
+	lossy   int           // reports of a lossy path, less those of a better one
 	reports int           // of the present trial
 	rates   [2]float64    // bytes a second: direct, relay; as last measured
 	recheck time.Duration // how long the present decision holds
@@ -96,7 +96,7 @@ func (q *quality) report(now time.Time, t *Traffic) (changed bool) {
 // watch looks at the direct path while it is used.
 func (q *quality) watch(now time.Time, t *Traffic) {
 	if float64(t.Lost) < lossyPath*float64(t.Packets) {
-		q.lossy = 0
+		q.lossy = max(q.lossy-1, 0)
 		return
 	}
 	q.rates[directRate] = rateOf(t)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/internal/netem"
 )
 
 // site is a private network behind a stock WireGuard peer, and a client that shall reach it:
@@ -43,13 +44,25 @@ const endpoint4 = gateAddr4 + ":51820"
 // newSite builds the networks and starts the stock peer, and the services on it and behind it.
 func newSite(t *testing.T) *site {
 	t.Helper()
+	return newSiteLinked(t, link)
+}
+
+// newLongSite is newSite with an emulated path, the same both ways, between router and gate.
+func newLongSite(t *testing.T, way netem.Config) *site {
+	t.Helper()
+	return newSiteLinked(t, func(a *netns, devA string, b *netns, devB string) { wireLink(a, devA, b, devB, way, way) })
+}
+
+// newSiteLinked is newSite with the link between router and gate that connect makes.
+func newSiteLinked(t *testing.T, connect func(a *netns, devA string, b *netns, devB string)) *site {
+	t.Helper()
 	s := &site{t: t, key: key.NewNodePrivate(), dir: newDir(t, "client")}
 	s.client, s.router = newNetns(t, "client"), newNetns(t, "router")
 	s.gate, s.inner = newNetns(t, "gate"), newNetns(t, "inner")
 	s.router.forward()
 	s.gate.forward()
 	link(s.client, "wan", s.router, "client")
-	link(s.router, "gate", s.gate, "wan")
+	connect(s.router, "gate", s.gate, "wan")
 	link(s.gate, "inner", s.inner, "wan")
 	s.inner.ip("link", "set", "wan", "mtu", "1420") // so that it does not lose its first large datagrams to path MTU discovery
 

@@ -1,0 +1,57 @@
+//go:build lab
+
+package lab
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"ginnel/internal/netem"
+)
+
+// The windows of 64 transfers on a long path would be 1 GB. A node with little memory has them share what there is: it keeps
+// within its budget, every transfer gets on, and none loses a byte, whether packets are lost or not.
+func TestMemoryIsKeptOnLongPath(t *testing.T) {
+	const (
+		given     = 32 // MiB
+		slack     = 4  // of which it may take more for a moment
+		transfers = 64
+		flood     = 4 << 20 // bytes a second of each transfer, each way: more than its share of the path
+	)
+	for _, loss := range []float64{0, 0.001} {
+		t.Run(fmt.Sprintf("loss %v", loss), func(t *testing.T) {
+			way := netem.Config{Delay: 75 * time.Millisecond, Rate: 200e6, Queue: 2 << 20, Loss: loss}
+			s := newLongSite(t, way)
+			g := s.up(wgFile{}, "--memory", fmt.Sprintf("%dMiB", given))
+			var all []*bulk
+			for range transfers {
+				c, err := s.client.viaSOCKS(defaultProxy, net.JoinHostPort(innerAddr4, bulkPort))
+				if err != nil {
+					t.Fatalf("connection %d: %v", len(all)+1, err)
+				}
+				all = append(all, startBulk(t, c, flood))
+			}
+			for range 20 {
+				for _, b := range all {
+					b.flows("on a long path", dialTimeout)
+				}
+			}
+			peak := g.memoryMB("VmHWM")
+			t.Logf("%d MiB at the most", peak)
+			if peak > given+slack {
+				t.Errorf("%d MiB were resident, want %d", peak, given)
+			}
+			for _, b := range all {
+				close(b.stopc)
+			}
+			for i, b := range all {
+				if err := <-b.done; err != nil {
+					t.Errorf("transfer %d: %v", i, err)
+				}
+			}
+			g.end()
+		})
+	}
+}

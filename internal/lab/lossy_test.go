@@ -1,0 +1,33 @@
+//go:build lab
+
+package lab
+
+import (
+	"testing"
+	"time"
+
+	"ginnel/node"
+)
+
+// Where the direct path loses most of what is sent, as behind a policer for UDP, bulk data take the relay. When the direct
+// path is good again, they take that.
+func TestRelayInsteadOfLossyPath(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, open, open)
+	b := m.alpha.bulk(meshRate)
+	m.alpha.awaitPath(node.PathDirect, 15*time.Second)
+	m.internet.nft(`table inet police { chain police { type filter hook forward priority filter;
+		udp length > 300 limit rate over 100 kbytes/second burst 8 kbytes drop; }; }`)
+	took := m.alpha.awaitPath(node.PathRelay, time.Minute)
+	t.Logf("took the relay after %v", took.Round(time.Second))
+	for range 50 {
+		b.flows("over the relay", dialTimeout)
+	}
+	m.internet.nft("delete table inet police")
+	took = m.alpha.awaitPath(node.PathDirect, 3*time.Minute)
+	t.Logf("took the direct path again after %v", took.Round(time.Second))
+	for range 50 {
+		b.flows("directly", dialTimeout)
+	}
+	b.finish()
+}

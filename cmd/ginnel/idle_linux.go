@@ -18,8 +18,9 @@ const (
 	idleAfter = time.Second
 
 	// What a quiet node does once in a while brings pages back, and giving them back costs more than that. So a quiet node
-	// gives memory back again only when it has been quiet for twice as long, or maxPause longer.
-	maxPause = 5 * time.Minute
+	// gives memory back again only when it has been quiet for 1/quietShare longer, or maxPause longer.
+	quietShare = 4
+	maxPause   = 5 * time.Minute
 
 	// restAfter is how long a node has to be quiet for not being looked at until it works.
 	restAfter = time.Minute
@@ -122,7 +123,7 @@ func (i *idler) look(elapsed, used time.Duration, resident int64) idleStep {
 	if share > idleShare {
 		slack += int64(calmSlack * float64(i.floor))
 	}
-	i.due = i.quiet + min(i.quiet, maxPause)
+	i.due = i.quiet + min(i.quiet/quietShare, maxPause)
 	i.trimmed = resident > i.floor+slack
 	if i.trimmed {
 		return trim

@@ -16,6 +16,7 @@ func newSock(conn net.Conn) net.Conn { return conn }
 func (s *sock) start(func())                                 {}
 func (s *sock) pending() bool                                { return false }
 func (s *sock) holdUnsent(int)                               {}
+func (s *sock) pace(int)                                     {}
 func (s *sock) await()                                       {}
 func (s *sock) readMore(io.Reader, []byte) (n int, dry bool) { return 0, false }
 func (s *sock) flush(time.Duration) error                    { return nil }

@@ -31,10 +31,12 @@ type sock struct {
 	raw      syscall.RawConn
 	tryf     func(fd uintptr) bool // s.try, bound once so that writing allocates nothing
 	restf    func(fd uintptr) bool // s.tryRest, likewise
+	pacef    func(fd uintptr)      // s.paceSocket, likewise
 	kick     func()                // starts whoever flushes; nil until start
 
 	held   atomic.Bool // rest is not empty
 	unsent int         // the limit that holdUnsent set last; one caller at a time
+	pacing pacing      // of pace; one caller at a time
 
 	// Of the reading goroutine.
 	in    []byte // read and not asked for yet, at the end of inbuf
@@ -67,7 +69,7 @@ func newSock(conn net.Conn) net.Conn {
 		return conn
 	}
 	s := &sock{Conn: conn, raw: raw}
-	s.tryf, s.restf, s.tryin = s.try, s.tryRest, s.tryRead
+	s.tryf, s.restf, s.tryin, s.pacef = s.try, s.tryRest, s.tryRead, s.paceSocket
 	return s
 }
 
@@ -235,6 +237,21 @@ func (s *sock) holdUnsent(limit int) {
 	}
 	s.unsent = limit
 	s.raw.Control(func(fd uintptr) { setUnsent(fd, limit) })
+}
+
+// pace counts n written bytes and has the system send in the way that suits the path.
+func (s *sock) pace(n int) {
+	if s.pacing.due(n) {
+		s.raw.Control(s.pacef)
+	}
+}
+
+func (s *sock) paceSocket(fd uintptr) {
+	state, ok := readTCPState(fd)
+	if ok && s.pacing.sample(state, time.Now()) {
+		setPacing(fd, s.pacing.limit)
+		setCongestion(fd, s.pacing.control)
+	}
 }
 
 // pending reports whether flush has something to do.

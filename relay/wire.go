@@ -51,6 +51,9 @@ func (w *wire) write(frames []byte) error {
 		w.conn.SetWriteDeadline(time.Now().Add(w.timeout))
 	}
 	_, err := w.conn.Write(frames)
+	if w.sock != nil {
+		w.sock.pace(len(frames))
+	}
 	return err
 }
 

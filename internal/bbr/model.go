@@ -26,6 +26,7 @@ const (
 	drainRounds  = 5    // after which the queue is as short as it gets: the bandwidth may have been overestimated
 	upGrowth     = 1.05 // in a round of probing, or there is no more
 	lossRounds   = 2    // in which losses of a probe are found after its end
+	standRounds  = 3    // with a standing queue, after which the bandwidth counts as overestimated
 
 	minPipePackets = 4
 	initialPackets = 10 // RFC 6928
@@ -40,13 +41,14 @@ const (
 const (
 	heavyLoss  = 0.10                 // of the packets of a round: congestion whatever the round-trip time
 	queueRTT   = 1.0 / 16             // of the minimum round-trip time: more than this on top of it is a queue
+	standRTT   = 1.0 / 4              // likewise, in each round-trip time of a round: a queue that stands
 	queueNoise = 2 * time.Millisecond // by which round-trip times differ without a queue
 
 	startupLosses = 6 // packets lost in a round before start-up may end because of loss
 )
 
 // maxAggregation bounds the data that may be in flight because acknowledgements come in bunches.
-const maxAggregation = 100 * time.Millisecond
+const maxAggregation = 30 * time.Millisecond
 
 // state is what the model does at present.
 type state uint8
@@ -114,6 +116,8 @@ type minRTT struct {
 	probe    time.Duration // the minimum since probeAt, which decides when to probe again
 	probeAt  time.Duration
 	smoothed time.Duration // recent round-trip times
+	low      time.Duration // the lowest of this round; 0: none yet
+	stands   int           // rounds in a row with a standing queue
 	done     time.Duration // when probeRTT may end; 0: in flight is not low enough yet
 	roundSet bool          // a round has begun since done was set
 	roundOK  bool          // and ended
@@ -186,6 +190,7 @@ func (m *Model) OnAck(s *Sample) {
 	m.updateBandwidth(s)
 	m.updateAggregation(s)
 	if m.round.start {
+		m.checkQueue()
 		m.checkFullPipe(s)
 		m.adaptLowerBounds()
 	}
@@ -195,6 +200,7 @@ func (m *Model) OnAck(s *Sample) {
 	m.checkProbeRTT(s)
 	if m.round.start {
 		m.loss.nextRound()
+		m.rtt.low = s.RTT
 		m.bw.latest, m.bounds.latest = s.rate(), s.InFlight
 	}
 	m.setPacingRate()

@@ -217,3 +217,49 @@ func TestShortPath(t *testing.T) {
 		t.Error("a path that has become long is not paced")
 	}
 }
+
+// A sender that often has nothing to send leaves startup, too, once a queue stands: the path carries
+// no more. Without a queue it may, so that startup goes on.
+func TestStartupEndsByQueue(t *testing.T) {
+	for _, c := range []struct {
+		rtt  time.Duration // while the rate does not grow
+		want bool
+	}{{102 * ms, false}, {120 * ms, false}, {150 * ms, true}} {
+		m := New(mss)
+		s := &Sample{Now: time.Second, AppLimited: true}
+		for _, n := range []int{20_000, 50_000, 100_000} {
+			trip(m, s, 100*ms, n)
+		}
+		for range 6 {
+			trip(m, s, c.rtt, int(c.rtt.Seconds()*1e6))
+		}
+		if got := m.State() != "startup"; got != c.want {
+			t.Errorf("round-trip time of %v instead of 100 ms: startup ended is %v", c.rtt, got)
+		}
+	}
+}
+
+// A bandwidth that was measured too high, as acknowledgements came together, makes a queue that
+// stands. Then the model takes the rate that it sees, and drains the queue, once in a cycle.
+func TestBandwidthIsCorrected(t *testing.T) {
+	m, s := steady(t)
+	m.bw.max[0] = 1.3e6
+	for round := range 3 {
+		if m.State() != "cruise" || m.Bandwidth() < 1.3e6 {
+			t.Fatalf("%s at %.0f bytes a second after %d rounds", m.State(), m.Bandwidth(), round)
+		}
+		trip(m, s, 140*ms, 140_000)
+	}
+	trip(m, s, 140*ms, 140_000)
+	if bw := m.Bandwidth(); m.State() != "down" || math.Abs(bw-1e6) > 1000 {
+		t.Errorf("%s at %.0f bytes a second, want the rate of 1,000,000", m.State(), bw)
+	}
+	m.enterCruise()
+	m.bw.max[0] = 1.3e6
+	for range 5 {
+		trip(m, s, 140*ms, 140_000)
+	}
+	if m.State() != "cruise" {
+		t.Errorf("%s: corrected again before the next probe", m.State())
+	}
+}

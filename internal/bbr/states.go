@@ -6,9 +6,11 @@ func (m *Model) enterStartup() {
 	m.state, m.gains = startup, gains{startupPacingGain, startupCwndGain}
 }
 
-// checkFullPipe notes that the pipe is full when the bandwidth has not grown by a quarter in three rounds.
+// checkFullPipe notes that the pipe is full when the bandwidth has not grown by a quarter in three
+// rounds. Rounds in which the application had too little to send do not count, unless there was a
+// queue all the time: it would have drained if the path could carry more.
 func (m *Model) checkFullPipe(s *Sample) {
-	if m.bw.now || s.AppLimited {
+	if m.bw.now || s.AppLimited && m.rtt.stands == 0 {
 		return
 	}
 	if m.bw.latest >= m.bw.full*fullBwGrowth {
@@ -46,16 +48,17 @@ func (m *Model) checkDrainDone(s *Sample) {
 
 // cycle is the time table of probing for bandwidth.
 type cycle struct {
-	since  time.Duration // when the present state was entered
-	wait   time.Duration // between probes
-	rounds int           // since the last probe
-	begun  int           // round in which probeBWUp or probeBWRefill was entered
-	upAcks int           // bytes acknowledged since inflightHi last grew
-	upStep int           // bytes after which it grows by a packet
-	grows  int           // rounds of growth: each doubles the speed
-	bw     float64       // of the round before, in probeBWUp
-	held   bool          // inflightHi has limited this round of probeBWUp
-	probed int           // rounds in which losses are still those of a probe; 0: they are not
+	since     time.Duration // when the present state was entered
+	wait      time.Duration // between probes
+	rounds    int           // since the last probe
+	begun     int           // round in which probeBWUp or probeBWRefill was entered
+	upAcks    int           // bytes acknowledged since inflightHi last grew
+	upStep    int           // bytes after which it grows by a packet
+	grows     int           // rounds of growth: each doubles the speed
+	bw        float64       // of the round before, in probeBWUp
+	held      bool          // inflightHi has limited this round of probeBWUp
+	corrected bool          // correctBandwidth was called since the last probe
+	probed    int           // rounds in which losses are still those of a probe; 0: they are not
 }
 
 func (m *Model) enterDown(now time.Duration) {
@@ -66,6 +69,15 @@ func (m *Model) enterDown(now time.Duration) {
 
 func (m *Model) enterCruise() {
 	m.state, m.gains = probeBWCruise, gains{1, cwndGain}
+}
+
+// correctBandwidth forgets a bandwidth that the path does not have. Acknowledgements that were held
+// up and came together make it look higher, and then its queue stands until the probing cycle after
+// the next. Once a cycle only: where others keep the queue full, sending less would not drain it.
+func (m *Model) correctBandwidth() {
+	m.bw.max = [2]float64{m.bw.latest, 0}
+	m.cycle.corrected = true
+	m.state, m.gains = probeBWDown, gains{downPacingGain, cwndGain}
 }
 
 func (m *Model) enterRefill() {
@@ -101,6 +113,8 @@ func (m *Model) updateCycle(s *Sample) {
 	case probeBWCruise:
 		if m.timeToProbe(s) {
 			m.enterRefill()
+		} else if m.round.start && m.rtt.stands >= standRounds && !m.cycle.corrected {
+			m.correctBandwidth()
 		}
 	case probeBWRefill:
 		if m.round.start && m.round.count > m.cycle.begun {
@@ -130,6 +144,16 @@ func (m *Model) timeToProbe(s *Sample) bool {
 	return s.Now-m.cycle.since > m.cycle.wait || m.round.count-m.cycle.begun > max(rounds, 1)
 }
 
+// checkQueue counts the rounds in a row in which there was a queue all the time.
+func (m *Model) checkQueue() {
+	r := &m.rtt
+	if r.low > r.min+time.Duration(float64(r.min)*standRTT)+queueNoise {
+		r.stands++
+	} else {
+		r.stands = 0
+	}
+}
+
 // updateRTT keeps the minimum of the last ten seconds, and decides when it has to be measured anew.
 func (m *Model) updateRTT(s *Sample) {
 	if s.RTT <= 0 {
@@ -141,6 +165,9 @@ func (m *Model) updateRTT(s *Sample) {
 	}
 	r.smoothed += (s.RTT - r.smoothed) / 8
 	m.loss.rtt = max(m.loss.rtt, s.RTT)
+	if r.low == 0 || s.RTT < r.low {
+		r.low = s.RTT
+	}
 	if r.probe == 0 || s.RTT <= r.probe || s.Now-r.probeAt > probeRTTInterval && m.state == probeRTT {
 		r.probe, r.probeAt = s.RTT, s.Now
 	}

@@ -18,9 +18,9 @@ const (
 	patience   = 10 * time.Second // for what happens within milliseconds
 )
 
-// Receiving from eight peers: system calls, decryption, and writing to a Tun that drops the packets.
-// In each round the peers fill the receiver's sockets before the clock runs, so sending is not
-// measured. One lane is how machines with up to three processors work.
+// Receiving from eight peers: system calls, decryption, and writing to a Tun that drops the
+// packets. In each round the peers fill the receiver's sockets before the clock runs, so sending is
+// not measured. One lane is how machines with up to three processors work.
 //
 //	go test -run '^$' -bench ReceiveLanes -cpu 1,2 ./node
 func BenchmarkReceiveLanes(b *testing.B) {
@@ -121,7 +121,8 @@ func benchSendQueues(b *testing.B, queues int) {
 	}
 }
 
-// Eight nodes that send to a ninth, all in this process, over TCP. With one processor to plan for, each has one lane.
+// Eight nodes that send to a ninth, all in this process, over TCP. With one processor to plan for,
+// each has one lane.
 //
 //	go test -run '^$' -bench NodeLanes -cpu 16 ./node
 func BenchmarkNodeLanes(b *testing.B) {

@@ -225,8 +225,8 @@ func TestLanesKeepOrder(t *testing.T) {
 	}
 }
 
-// directTo starts a server and others that reach it directly, all planned for as many processors. Each
-// of them has a connection to the server's port 9.
+// directTo starts a server and others that reach it directly, all planned for as many processors.
+// Each of them has a connection to the server's port 9.
 func directTo(tb testing.TB, clients, processors int) (out, in []net.Conn) {
 	tb.Helper()
 	m := newMesh(tb)

@@ -37,6 +37,8 @@ var (
 	descTransport  = desc("transport_dropped_total", "Packets that the transport dropped, by reason.", "reason")
 	descStack      = desc("stack_dropped_total", "Packets that the TCP/IP stack dropped, by reason.", "reason")
 	descWireGuard  = desc("wireguard_dropped_total", "Packets and messages that WireGuard dropped, by reason.", "reason")
+	descTCP        = desc("tcp_packets_total", "TCP packets with data to peers, by what became of them. Without BBR they are not counted.", "result")
+	descTimeouts   = desc("tcp_timeouts_total", "Expiries of TCP's retransmission timers.")
 	descRelay      = desc("relay_connected", "1 if there is a connection to a relay region.", "region", "name")
 	descRelayDrops = desc("relay_dropped_total", "Packets that were not sent to a relay region.", "region", "name")
 )
@@ -44,7 +46,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descReady, descPeerRx, descPeerTx, descPeerDirect, descConns, descOpen, descProxied,
-		descDatagrams, descFailures, descRefused, descTransport, descStack, descWireGuard, descRelay, descRelayDrops} {
+		descDatagrams, descFailures, descRefused, descTransport, descStack, descWireGuard, descTCP, descTimeouts, descRelay, descRelayDrops} {
 		ch <- d
 	}
 }
@@ -73,6 +75,12 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	count(descStack, d.Refused, "refused")
 	count(descStack, d.Full, "queue_full")
 	count(descStack, d.TooLong, "too_long")
+	t := c.n.stack.Recovery()
+	count(descTCP, t.Packets, "sent")
+	count(descTCP, t.Lost, "lost")
+	count(descTCP, t.Repeated, "repeated")
+	count(descTCP, t.Needless, "repeated_needlessly")
+	count(descTimeouts, t.Timeouts)
 	w := c.n.wg0.dev.Dropped()
 	count(descWireGuard, w.Unroutable, "unroutable")
 	count(descWireGuard, w.Foreign, "foreign")

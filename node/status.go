@@ -57,8 +57,9 @@ type PeerStatus struct {
 	Online        *bool          `json:"online,omitempty"`
 	LastSeen      time.Time      `json:"last_seen,omitzero"` // by the coordination server, of a peer that is not online
 	Path          PathKind       `json:"path"`
-	Endpoint      string         `json:"endpoint,omitempty"` // of a direct path
-	Relay         string         `json:"relay,omitempty"`    // of the peer
+	Endpoint      string         `json:"endpoint,omitempty"`     // of a direct path
+	Relay         string         `json:"relay,omitempty"`        // of the peer
+	DirectLossy   bool           `json:"direct_lossy,omitempty"` // there is a direct path, which loses so much that the relay is used
 	LatencyMS     float64        `json:"latency_ms,omitempty"`
 	RxBytes       uint64         `json:"rx_bytes"`
 	TxBytes       uint64         `json:"tx_bytes"`
@@ -174,7 +175,7 @@ func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wireguard.Sessio
 		out.Path, out.Endpoint = PathDirect, t.Direct.String()
 		out.LatencyMS = milliseconds(t.Latency)
 	case recent(s.Handshake):
-		out.Path = PathRelay
+		out.Path, out.DirectLossy = PathRelay, t.Lossy
 	}
 	return out
 }

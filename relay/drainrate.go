@@ -2,28 +2,31 @@ package relay
 
 import "time"
 
-// A queue holds what its connection takes in queueSpan, and at first, while that is not known, what its limits say. A
-// receiver on a slow link so gets a short queue: its backlog shows in the round trip time before a sender's TCP has sent
-// seconds ahead. One on a fast link gets room for the window of a long path.
+// A queue holds what its connection takes in queueSpan, and at first, while that is not known, what
+// its limits say. A receiver on a slow link so gets a short queue: its backlog shows in the round
+// trip time before a sender's TCP has sent seconds ahead. One on a fast link gets room for the
+// window of a long path.
 const (
 	queueSpan  = 100 * time.Millisecond
 	leastQueue = 32 << 10 // some full packets, whatever the rate
 	mostQueue  = 2 << 20  // 300 Mbit/s for 56 ms
 )
 
-// What the system holds unsent, where it can be told, is less than that: nobody can drop it, or send something more
-// urgent first. What is on its way is not counted, so a low limit costs no throughput.
+// What the system holds unsent, where it can be told, is less than that: nobody can drop it, or
+// send something more urgent first. What is on its way is not counted, so a low limit costs no
+// throughput.
 const (
 	unsentSpan  = 20 * time.Millisecond
 	leastUnsent = 16 << 10
 	mostUnsent  = 128 << 10
 )
 
-// rateSpan is how long a drain must last to tell the rate of its connection. What goes into the system's buffer at once
-// says nothing; that is less than the first such span.
+// rateSpan is how long a drain must last to tell the rate of its connection. What goes into the
+// system's buffer at once says nothing; that is less than the first such span.
 const rateSpan = 50 * time.Millisecond
 
-// drainRate measures how many bytes a second a connection takes while there is more to be sent than it takes.
+// drainRate measures how many bytes a second a connection takes while there is more to be sent than
+// it takes.
 type drainRate struct {
 	since time.Time // when the present measurement began
 	bytes int       // what was written since

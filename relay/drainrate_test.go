@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A queue holds a tenth of a second of its receiver's rate, whatever that is, and at least some packets; and all the
-// flows together hold no more.
+// A queue holds a tenth of a second of its receiver's rate, whatever that is, and at least some
+// packets; and all the flows together hold no more.
 func TestOutboxQueueFollowsRate(t *testing.T) {
 	for _, c := range []struct {
 		name        string

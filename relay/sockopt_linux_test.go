@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the system holds for a receiver that reads nothing, beyond what it has sent, is what it was told and less than
-// one buffer of its own more.
+// What the system holds for a receiver that reads nothing, beyond what it has sent, is what it was
+// told and less than one buffer of its own more.
 func TestSockHoldsUnsent(t *testing.T) {
 	for _, limit := range []int{leastUnsent, mostUnsent} {
 		near, far := tcpPair(t)

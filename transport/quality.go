@@ -6,7 +6,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// Traffic is what the connections to a peer have carried since the last report, as their sender knows it.
+// Traffic is what the connections to a peer have carried since the last report, as their sender
+// knows it.
 type Traffic struct {
 	Key       key.NodePublic
 	Packets   int           // that were sent, repeated ones included
@@ -21,7 +22,8 @@ const (
 	lossyReports = 3    // more than others before the relay is tried
 	trialReports = 5    // of a trial; its first two are for connections to find their speed
 
-	// relayGain is by how much more the relay must carry. It costs somebody else's bandwidth, and mostly latency.
+	// relayGain is by how much more the relay must carry. It costs somebody else's bandwidth, and
+	// mostly latency.
 	relayGain = 1.5
 
 	firstRecheck = time.Minute // until a decision is looked at again; twice that each time it is confirmed
@@ -38,8 +40,9 @@ const (
 	tryDirect // likewise
 )
 
-// quality compares the relay with a direct path that works, but loses many packets: where the relay carries more by a
-// factor, it is used. Neither loss nor latency alone tells that, so both are tried in turn. Like path it has no clock.
+// quality compares the relay with a direct path that works, but loses many packets: where the relay
+// carries more by a factor, it is used. Neither loss nor latency alone tells that, so both are
+// tried in turn. Like path it has no clock.
 //
 //	               lossy for a while                 carries more
 //	preferDirect ───────────────────► tryRelay ──────────────────► preferRelay
@@ -134,8 +137,8 @@ func rateOf(t *Traffic) float64 {
 	return float64(t.Delivered) / max(t.Interval, time.Millisecond).Seconds()
 }
 
-// Report tells what the connections to peers have carried lately, about once a second while they carry much. It does not
-// wait.
+// Report tells what the connections to peers have carried lately, about once a second while they
+// carry much. It does not wait.
 func (c *Conn) Report(all []Traffic) { c.tell(report(all)) }
 
 // report is a message to the loop.

@@ -91,7 +91,8 @@ func TestLittleTrafficSaysNothing(t *testing.T) {
 	}
 }
 
-// The loop sends through the relay what quality wants there, and directly again when that is no better.
+// The loop sends through the relay what quality wants there, and directly again when that is no
+// better.
 func TestReportsChooseTheRoute(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b := w.node("a", w.home(1, simnet.Easy)), w.node("b", w.home(2, simnet.Easy))

@@ -5,8 +5,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// chunk is a segment of gVisor's, of any size, whose data are sent in packets and kept until they are acknowledged. It
-// holds a reference to the segment; gVisor keeps the same memory for as long.
+// chunk is a segment of gVisor's, of any size, whose data are sent in packets and kept until they
+// are acknowledged. It holds a reference to the segment; gVisor keeps the same memory for as long.
 type chunk struct {
 	pkt  *stack.PacketBuffer
 	seq  uint32
@@ -78,7 +78,8 @@ func (c *chunks) drop(una uint32) {
 	}
 }
 
-// copy copies the bytes of the stream from seq on to b. It reports whether they end where a chunk does.
+// copy copies the bytes of the stream from seq on to b. It reports whether they end where a chunk
+// does.
 func (c *chunks) copy(b []byte, seq uint32) (whole bool) {
 	if c.at.rest == nil || c.at.seq != seq {
 		c.seek(seq)

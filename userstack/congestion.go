@@ -11,8 +11,8 @@ import (
 type Congestion uint8
 
 const (
-	// BBR has the stack pace its packets by a model of the path's bandwidth and round-trip time, and repair losses below
-	// gVisor's TCP: see flow.
+	// BBR has the stack pace its packets by a model of the path's bandwidth and round-trip time, and
+	// repair losses below gVisor's TCP: see flow.
 	BBR Congestion = iota
 
 	// CUBIC leaves both to gVisor: CUBIC (RFC 9438), and recovery from losses by SACK (RFC 6675).
@@ -39,8 +39,9 @@ func ParseCongestion(text string) (Congestion, error) {
 }
 
 const (
-	// What gVisor is set to under BBR. It sees no loss, so Reno never leaves slow start, and its own retransmission timer only
-	// finds out that a connection is dead: a flow repeats what was lost long before.
+	// What gVisor is set to under BBR. It sees no loss, so Reno never leaves slow start, and its own
+	// retransmission timer only finds out that a connection is dead: a flow repeats what was lost long
+	// before.
 	managedCongestion = "reno"
 	managedRTO        = 5 * time.Minute
 

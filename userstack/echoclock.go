@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// echoClock measures the round-trip time from timestamps that the peer echoes, also where only the peer sends data. It
-// includes the time for which the peer holds an echo, so the lowest of late is what counts.
+// echoClock measures the round-trip time from timestamps that the peer echoes, also where only the
+// peer sends data. It includes the time for which the peer holds an echo, so the lowest of late is
+// what counts.
 type echoClock struct {
 	offset uint32        // TSval at time 0 of the device's clock, which both count in milliseconds
 	known  bool          // there is an offset
@@ -52,7 +53,8 @@ func (c *echoClock) received(now time.Duration, echo uint32) {
 	}
 }
 
-// pathChanged forgets what was measured on another path. Echoes of what was sent there may still come for a while.
+// pathChanged forgets what was measured on another path. Echoes of what was sent there may still
+// come for a while.
 func (c *echoClock) pathChanged(now time.Duration) {
 	c.lowest.Store(0)
 	c.next, c.after = 0, milliseconds(now)+c.offset

@@ -14,12 +14,13 @@ import (
 	"ginnel/internal/snoop"
 )
 
-// flow is what a queue knows of a TCP connection. Under BBR it manages what the connection sends: gVisor hands over segments
-// and believes that they are sent, and a snoop.Sender decides when each packet leaves and repairs losses. Under CUBIC it only
-// measures the round-trip time for the receive window. The queue's mutex guards it.
+// flow is what a queue knows of a TCP connection. Under BBR it manages what the connection sends:
+// gVisor hands over segments and believes that they are sent, and a snoop.Sender decides when each
+// packet leaves and repairs losses. Under CUBIC it only measures the round-trip time for the
+// receive window. The queue's mutex guards it.
 //
-// The Conn of the connection makes its flow and is its owner; the flow ends when the peer has acknowledged the FIN, or
-// when gVisor gives the connection up.
+// The Conn of the connection makes its flow and is its owner; the flow ends when the peer has
+// acknowledged the FIN, or when gVisor gives the connection up.
 type flow struct {
 	id     flowID
 	remote netip.Addr
@@ -82,7 +83,8 @@ type lastSent struct {
 	echo   uint32 // TSecr
 }
 
-// KUID implements tcpip.PacketOwner, by which gVisor hands a packet's flow through to the queue. It has no meaning here.
+// KUID implements tcpip.PacketOwner, by which gVisor hands a packet's flow through to the queue. It
+// has no meaning here.
 func (f *flow) KUID() uint32 { return 0 }
 
 // KGID implements tcpip.PacketOwner.
@@ -105,8 +107,8 @@ func (f *flow) note(tcp header.TCP) {
 	}
 }
 
-// take takes over a segment with data, or a FIN, and a reference to it. It reports false if the segment has been taken
-// before: gVisor sends it again.
+// take takes over a segment with data, or a FIN, and a reference to it. It reports false if the
+// segment has been taken before: gVisor sends it again.
 func (f *flow) take(now time.Duration, pkt *stack.PacketBuffer, mtu int) bool {
 	tcp := header.TCP(pkt.TransportHeader().Slice())
 	f.note(tcp)
@@ -140,8 +142,8 @@ func (f *flow) start(now time.Duration, seq uint32, pkt *stack.PacketBuffer, mtu
 	}
 }
 
-// payload is the payload of a full packet. gVisor's own segments are shorter, because it leaves room for options that they
-// do not have.
+// payload is the payload of a full packet. gVisor's own segments are shorter, because it leaves
+// room for options that they do not have.
 func (f *flow) payload(pkt *stack.PacketBuffer, mtu int) int {
 	most := mtu - f.hdr.size()
 	if mss := int(pkt.GSOOptions.MSS); mss > 0 {
@@ -150,8 +152,8 @@ func (f *flow) payload(pkt *stack.PacketBuffer, mtu int) int {
 	return most
 }
 
-// repeated takes a segment that gVisor sends again. Either its own timer has expired, which is set so long that the flow has
-// tried for minutes, or the peer's router takes only shorter packets.
+// repeated takes a segment that gVisor sends again. Either its own timer has expired, which is set
+// so long that the flow has tried for minutes, or the peer's router takes only shorter packets.
 func (f *flow) repeated(now time.Duration, pkt *stack.PacketBuffer, mtu int) {
 	if mss := f.payload(pkt, mtu); mss < f.snd.MSS() {
 		f.snd.Recut(now, mss)
@@ -183,8 +185,9 @@ func (f *flow) progress() {
 	f.conn.progress(f.total)
 }
 
-// acknowledge takes a segment without data, which leaves at once. Its sequence number is that of what gVisor has handed
-// over, which may be beyond the peer's window: what has really been sent counts (RFC 9293, section 3.10.7.4).
+// acknowledge takes a segment without data, which leaves at once. Its sequence number is that of
+// what gVisor has handed over, which may be beyond the peer's window: what has really been sent
+// counts (RFC 9293, section 3.10.7.4).
 func (f *flow) acknowledge(now time.Duration, ip []byte, tcp header.TCP) {
 	f.note(tcp)
 	f.clock.sent(now, f.last.ts)
@@ -201,8 +204,8 @@ func (f *flow) limitSeq(ip []byte, tcp header.TCP) {
 	}
 }
 
-// regrow gives gVisor its window back, which it has taken for too large when its own retransmission timer expired. It locks
-// the endpoint.
+// regrow gives gVisor its window back, which it has taken for too large when its own retransmission
+// timer expired. It locks the endpoint.
 func (f *flow) regrow() {
 	f.shrunk = false
 	cc := tcpip.CongestionControlOption(managedCongestion)
@@ -216,7 +219,8 @@ func (f *flow) drop() {
 	f.conn.progress(math.MaxUint64)
 }
 
-// dead reports whether gVisor has given the connection up, so that nothing of it is to be sent any more.
+// dead reports whether gVisor has given the connection up, so that nothing of it is to be sent any
+// more.
 func (f *flow) dead() bool {
 	switch tcp.EndpointState(f.ep.State()) {
 	case tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
@@ -225,7 +229,8 @@ func (f *flow) dead() bool {
 	return true
 }
 
-// packetHeader is what all packets of a flow begin with: the IP header, and a TCP header whose only option is a timestamp.
+// packetHeader is what all packets of a flow begin with: the IP header, and a TCP header whose only
+// option is a timestamp.
 type packetHeader struct {
 	b  [header.IPv6MinimumSize + header.TCPMinimumSize + tcpOptions]byte
 	l4 int // where the TCP header begins
@@ -246,7 +251,8 @@ func (h *packetHeader) set(ip []byte, tcp header.TCP) {
 	header.TCP(h.b[h.l4:h.n]).SetDataOffset(uint8(size))
 }
 
-// timestamps reads the timestamp option where gVisor and everybody else puts it: first, after two NOPs.
+// timestamps reads the timestamp option where gVisor and everybody else puts it: first, after two
+// NOPs.
 func timestamps(options []byte) (ts, echo uint32, ok bool) {
 	if len(options) < tcpOptions || options[0] != header.TCPOptionNOP || options[1] != header.TCPOptionNOP ||
 		options[2] != header.TCPOptionTS || options[3] != header.TCPOptionTSLength {
@@ -292,8 +298,8 @@ func (f *flow) stamp(tcp header.TCP) {
 	}
 }
 
-// acked takes an acknowledgement of the peer's, and what it says of the window. It reports whether gVisor has to see it: it
-// must not see those by which it would find a loss.
+// acked takes an acknowledgement of the peer's, and what it says of the window. It reports whether
+// gVisor has to see it: it must not see those by which it would find a loss.
 func (f *flow) acked(now time.Duration, tcp header.TCP, payload int, sacks []snoop.Block) (show bool) {
 	if f.snd == nil {
 		return true
@@ -315,7 +321,8 @@ func (f *flow) acked(now time.Duration, tcp header.TCP, payload int, sacks []sno
 	return news || !busy
 }
 
-// probe is a packet that asks the peer for its window: without data, and below what it has acknowledged.
+// probe is a packet that asks the peer for its window: without data, and below what it has
+// acknowledged.
 func (f *flow) probe(b []byte) int {
 	copy(b, f.hdr.b[:f.hdr.n])
 	tcp := header.TCP(b[f.hdr.l4:f.hdr.n])

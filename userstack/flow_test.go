@@ -18,16 +18,19 @@ import (
 
 const ms = time.Millisecond
 
-// bottleneck is a path of a round-trip time and a rate, whose queue holds a part of the bandwidth-delay product.
+// bottleneck is a path of a round-trip time and a rate, whose queue holds a part of the
+// bandwidth-delay product.
 func bottleneck(rtt time.Duration, mbit int64, part float64) netem.Config {
 	bdp := float64(mbit*1e6/8) * rtt.Seconds()
 	return netem.Config{Delay: rtt / 2, Rate: mbit * 1e6, Queue: int(max(part*bdp, 20e3))}
 }
 
-// payloadPart is the part of the rate of a path that is payload: packets of 1,280 bytes with headers of 52.
+// payloadPart is the part of the rate of a path that is payload: packets of 1,280 bytes with
+// headers of 52.
 const payloadPart = float64(1280-52) / (1280 + underlay)
 
-// perTrip is how many bytes arrive in each round trip, as a part of what the path carries, over n of them.
+// perTrip is how many bytes arrive in each round trip, as a part of what the path carries, over n
+// of them.
 func (p *longPath) perTrip(x *transfer, rtt time.Duration, mbit int64, n int) float64 {
 	before := x.arrived.Load()
 	p.run(time.Duration(n) * rtt)
@@ -35,8 +38,8 @@ func (p *longPath) perTrip(x *transfer, rtt time.Duration, mbit int64, n int) fl
 	return float64(x.arrived.Load()-before) / float64(n) / best
 }
 
-// Windows follow the bandwidth-delay product: within 20 round trips a connection fills a path that holds 14 times what a window
-// is at first, each way. This fails when a window stops growing.
+// Windows follow the bandwidth-delay product: within 20 round trips a connection fills a path that
+// holds 14 times what a window is at first, each way. This fails when a window stops growing.
 func TestWindowsFollowThePath(t *testing.T) {
 	for from := range 2 {
 		t.Run([]string{"up", "down"}[from], func(t *testing.T) {
@@ -70,8 +73,28 @@ func TestWindowsUnderCUBIC(t *testing.T) {
 	}
 }
 
-// A path that loses or reorders packets at random carries about as much as any other. This fails when reordering is taken for
-// loss, or loss for congestion.
+// What is lost on the way is counted, and stays counted when its connection has ended.
+func TestRecoveryIsCounted(t *testing.T) {
+	way := bottleneck(20*ms, 100, 1)
+	way.Loss = 0.01
+	p := newLongPath(t, way, netem.Config{Delay: 10 * ms}, Config{})
+	x := p.bulk(0, 80)
+	p.run(time.Second)
+	x.near.(*Conn).SetLinger(0)
+	x.near.Close()
+	p.run(time.Second)
+	p.noFlows()
+	r, w := p.ends[0].Recovery(), p.ways[0].Stats()
+	if r.Packets < 1000 || r.Lost != w.Lost || r.Repeated < r.Lost-r.Lost/4 || r.Repeated > r.Lost+r.Lost/4 {
+		t.Errorf("%+v, and the path lost %d packets", r, w.Lost)
+	}
+	if got := p.ends[1].Recovery(); got.Packets != 0 {
+		t.Errorf("%+v of a side that sent nothing", got)
+	}
+}
+
+// A path that loses or reorders packets at random carries about as much as any other. This fails
+// when reordering is taken for loss, or loss for congestion.
 func TestRoughPaths(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -100,8 +123,8 @@ func TestRoughPaths(t *testing.T) {
 	}
 }
 
-// A peer that does not read closes its window. When the packet that opens it is lost, the peer is asked, long before gVisor
-// would. No byte is lost.
+// A peer that does not read closes its window. When the packet that opens it is lost, the peer is
+// asked, long before gVisor would. No byte is lost.
 func TestWindowUpdateIsLost(t *testing.T) {
 	p := newLongPath(t, netem.Config{Delay: 20 * ms}, netem.Config{Delay: 20 * ms}, Config{})
 	near, far := p.connect(0, 80)
@@ -124,8 +147,9 @@ func TestWindowUpdateIsLost(t *testing.T) {
 	}
 }
 
-// gVisor's own timer expires in an outage of minutes, and takes its window away. It is given back, or the connection would
-// grow by a packet a round trip afterwards. Data wait at both ends: an end that only reads gives up after 150 s, by keep-alive.
+// gVisor's own timer expires in an outage of minutes, and takes its window away. It is given back,
+// or the connection would grow by a packet a round trip afterwards. Data wait at both ends: an end
+// that only reads gives up after 150 s, by keep-alive.
 func TestLongOutage(t *testing.T) {
 	const rtt, mbit = 100 * ms, 50
 	way := bottleneck(rtt, mbit, 1)
@@ -146,8 +170,8 @@ func TestLongOutage(t *testing.T) {
 	}
 }
 
-// A connection that is given up with much unsent is reset for the peer at once: the RST has the sequence number that the peer
-// expects, and not that of what was never sent.
+// A connection that is given up with much unsent is reset for the peer at once: the RST has the
+// sequence number that the peer expects, and not that of what was never sent.
 func TestResetOfUnsentData(t *testing.T) {
 	way := bottleneck(40*ms, 5, 1)
 	p := newLongPath(t, way, way, Config{})
@@ -206,7 +230,8 @@ func (p *longPath) noFlows() {
 	}
 }
 
-// A dialogue beside a bulk transfer waits for the queue of the path only: what the bulk has unsent does not stand in its way.
+// A dialogue beside a bulk transfer waits for the queue of the path only: what the bulk has unsent
+// does not stand in its way.
 func TestDialogueBesideBulk(t *testing.T) {
 	const rtt, mbit = 40 * ms, 20
 	way := bottleneck(rtt, mbit, 4)
@@ -306,7 +331,8 @@ func TestIdleConnectionsGiveBack(t *testing.T) {
 	}
 }
 
-// A peer that sends no selective acknowledgements is sent to, too, if slowly where packets are lost.
+// A peer that sends no selective acknowledgements is sent to, too, if slowly where packets are
+// lost.
 func TestPeerWithoutSACK(t *testing.T) {
 	const rtt, mbit = 40 * ms, 20
 	way := bottleneck(rtt, mbit, 1)
@@ -350,8 +376,8 @@ func TestCongestionText(t *testing.T) {
 	}
 }
 
-// When packets take a longer path than before, as from a direct one to a relay's, a connection goes on at the new one's speed
-// within a few round trips once it is told.
+// When packets take a longer path than before, as from a direct one to a relay's, a connection goes
+// on at the new one's speed within a few round trips once it is told.
 func TestPathChanges(t *testing.T) {
 	const mbit = 50
 	short, long := bottleneck(10*ms, mbit, 4), bottleneck(150*ms, mbit, 1)

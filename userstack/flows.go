@@ -14,14 +14,16 @@ import (
 // quantum is how many packets a flow sends before it is the turn of the next.
 const quantum = 64
 
-// flows are the connections whose sending a queue manages, and the order in which they are served: those that may send
-// now take turns, and the others wait for their time. The queue's mutex guards them.
+// flows are the connections whose sending a queue manages, and the order in which they are served:
+// those that may send now take turns, and the others wait for their time. The queue's mutex guards
+// them.
 type flows struct {
 	clock tcpip.Clock
 	start tcpip.MonotonicTime
 	wake  func() // called when a flow may send, without the mutex
 
 	byID   map[flowID]*flow
+	ended  snoop.Stats    // of flows that have been removed
 	active ring[*flow] // may send now, in the order of their turns
 	timed  timed       // wait for their time
 	timer  tcpip.Timer
@@ -62,6 +64,9 @@ func (fs *flows) remove(f *flow) {
 	}
 	if fs.byID[f.id] == f {
 		delete(fs.byID, f.id)
+		if f.snd != nil {
+			fs.ended.Add(f.snd.Stats())
+		}
 	}
 }
 
@@ -82,8 +87,8 @@ func (fs *flows) place(f *flow, now time.Duration) {
 	}
 }
 
-// wait has the flow served again when it has something to do. A time that is later than the one that is set is found out
-// when that comes: the time moves with every acknowledgement.
+// wait has the flow served again when it has something to do. A time that is later than the one
+// that is set is found out when that comes: the time moves with every acknowledgement.
 func (fs *flows) wait(f *flow, now time.Duration) {
 	at := f.snd.Wake()
 	switch {
@@ -135,7 +140,8 @@ func (fs *flows) serve(now time.Duration) {
 	fs.setTimer(now)
 }
 
-// read fills bufs with packets of the active flows, each from offset on, and returns how many there are.
+// read fills bufs with packets of the active flows, each from offset on, and returns how many there
+// are.
 func (fs *flows) read(now time.Duration, bufs [][]byte, sizes []int, offset int) (n int) {
 	for ; n < len(bufs) && fs.asks.n > 0; n++ {
 		sizes[n] = fs.asks.pop().probe(bufs[n][offset:])
@@ -253,7 +259,8 @@ func (t *timed) Pop() any {
 	return f
 }
 
-// inboundID is the flow of a packet that comes in, whose TCP header begins at l4: addresses and ports the other way around.
+// inboundID is the flow of a packet that comes in, whose TCP header begins at l4: addresses and
+// ports the other way around.
 func inboundID(packet []byte, l4 int) (id flowID) {
 	src, dst := packet[12:16], packet[16:20]
 	if packet[0]>>4 == 6 {

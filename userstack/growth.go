@@ -9,15 +9,17 @@ import (
 // shortRTT is a round-trip time for which windows do not grow: firstShare is 2 Gbit/s then.
 const shortRTT = 2 * time.Millisecond
 
-// growth decides how much of a peer's data a connection needs in flight: what its reader took within the last round-trip
-// time, with room for that to double, as it does while the peer is in slow start (dynamic right-sizing, Fisk and Feng, 2001).
+// growth decides how much of a peer's data a connection needs in flight: what its reader took
+// within the last round-trip time, with room for that to double, as it does while the peer is in
+// slow start (dynamic right-sizing, Fisk and Feng, 2001).
 type growth struct {
 	since time.Duration // when copied was 0
 	copy  int           // bytes that the reader has taken since
 	last  int           // and in the round-trip time before
 }
 
-// read takes n bytes that the reader has taken, and returns how large the window should be at the least; 0 says nothing.
+// read takes n bytes that the reader has taken, and returns how large the window should be at the
+// least; 0 says nothing.
 func (g *growth) read(now, rtt time.Duration, n int) (want int) {
 	g.copy += n
 	elapsed := now - g.since
@@ -47,8 +49,8 @@ func (c *Conn) consumed(n int) {
 	}
 }
 
-// growSending is called when the send buffer is full. It reports whether there is more room now: where nearly all of it is in
-// flight, it is the buffer that limits the connection.
+// growSending is called when the send buffer is full. It reports whether there is more room now:
+// where nearly all of it is in flight, it is the buffer that limits the connection.
 func (c *Conn) growSending() bool {
 	switch {
 	case c.flow == nil:
@@ -65,8 +67,8 @@ func (c *Conn) growSending() bool {
 	return c.grow(sending, func(have int) int { return 2 * have })
 }
 
-// grow lets the connection buffer as much as wanted says, given what it may buffer now, and reports whether that is more than
-// before.
+// grow lets the connection buffer as much as wanted says, given what it may buffer now, and reports
+// whether that is more than before.
 func (c *Conn) grow(d direction, wanted func(have int) int) bool {
 	c.share.mu.Lock()
 	defer c.share.mu.Unlock()
@@ -102,7 +104,8 @@ func (c *Conn) applySize(d direction) {
 // idleShare is how long a connection must have been idle to lose what it has got by grow.
 const idleShare = 5 * time.Second
 
-// idleWatch takes memory back from idle connections. Its timer runs only while a connection has more than it began with.
+// idleWatch takes memory back from idle connections. Its timer runs only while a connection has
+// more than it began with.
 type idleWatch struct {
 	q     *Queue
 	timer tcpip.Timer // nil until there was need; the queue's mutex guards it

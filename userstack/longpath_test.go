@@ -17,8 +17,8 @@ import (
 	"ginnel/internal/netem"
 )
 
-// longPath is two stacks joined by an emulated path under a manual clock. Nothing depends on the time of the machine: the
-// clock moves on when every goroutine waits.
+// longPath is two stacks joined by an emulated path under a manual clock. Nothing depends on the
+// time of the machine: the clock moves on when every goroutine waits.
 type longPath struct {
 	t     *testing.T
 	clock *faketime.ManualClock
@@ -164,7 +164,8 @@ func (p *longPath) deliver(to int) {
 	}
 }
 
-// awaitIdle returns when no other goroutine can run. With one P that is exact: newLongPath sees to it.
+// awaitIdle returns when no other goroutine can run. With one P that is exact: newLongPath sees to
+// it.
 func awaitIdle() {
 	runnable := []metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}}
 	for {

@@ -2,8 +2,8 @@ package userstack
 
 import "sync/atomic"
 
-// notSent is how many bytes of a connection may wait to be sent for the first time, in gVisor and in the flow. More would only
-// grow old there, and take memory: what the path holds is not counted.
+// notSent is how many bytes of a connection may wait to be sent for the first time, in gVisor and
+// in the flow. More would only grow old there, and take memory: what the path holds is not counted.
 const notSent = 256 << 10
 
 // pending is what was written to a connection and has never been sent.

@@ -12,18 +12,21 @@ import (
 )
 
 const (
-	// maxQueued bytes wait in a queue to be read. Beyond that TCP and UDP writers block, and everything else is dropped.
+	// maxQueued bytes wait in a queue to be read. Beyond that TCP and UDP writers block, and
+	// everything else is dropped.
 	maxQueued = 256 << 10
 
 	// maxCorked of them wait for Uncork: a batch.
 	maxCorked = 64 << 10
 
-	// packetOverhead is what a queued packet costs beside its bytes, so that a queue of small ones is bounded too.
+	// packetOverhead is what a queued packet costs beside its bytes, so that a queue of small ones is
+	// bounded too.
 	packetOverhead = 512
 )
 
-// Queue is where the packets to some of the remote addresses leave a Device. gVisor appends to it in any goroutine, and calls
-// ready, whose business it is that somebody reads. Queues share no lock.
+// Queue is where the packets to some of the remote addresses leave a Device. gVisor appends to it
+// in any goroutine, and calls ready, whose business it is that somebody reads. Queues share no
+// lock.
 type Queue struct {
 	d     *Device
 	ready atomic.Pointer[func()] // see Notify
@@ -52,8 +55,9 @@ func newQueue(d *Device, clock tcpip.Clock) *Queue {
 	return q
 }
 
-// Notify has ready called whenever there is something to read, in the goroutine that made it, which may hold locks of gVisor: it
-// must not write to the device. It is called at once if there is something already.
+// Notify has ready called whenever there is something to read, in the goroutine that made it, which
+// may hold locks of gVisor: it must not write to the device. It is called at once if there is
+// something already.
 func (q *Queue) Notify(ready func()) {
 	q.ready.Store(&ready)
 	if q.Waiting() > 0 {
@@ -68,8 +72,8 @@ func (q *Queue) Waiting() int {
 	return q.queued + q.flows.ready()
 }
 
-// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It does not wait. One goroutine
-// may read at a time.
+// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It
+// does not wait. One goroutine may read at a time.
 func (q *Queue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 	n = q.readPackets(bufs, sizes, offset)
 	if n == len(bufs) {
@@ -83,7 +87,8 @@ func (q *Queue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 	return n + m
 }
 
-// readPackets reads what is not of a flow: acknowledgements, datagrams, the beginnings and ends of connections.
+// readPackets reads what is not of a flow: acknowledgements, datagrams, the beginnings and ends of
+// connections.
 func (q *Queue) readPackets(bufs [][]byte, sizes []int, offset int) (n int) {
 	for n < len(bufs) {
 		if q.reading.empty() {
@@ -139,8 +144,8 @@ func (q *Queue) popLocked() *stack.PacketBuffer {
 	return pkt
 }
 
-// enqueue queues a packet for Read. A full queue blocks TCP and UDP, whose senders wait as on any network, and drops the
-// rest.
+// enqueue queues a packet for Read. A full queue blocks TCP and UDP, whose senders wait as on any
+// network, and drops the rest.
 func (q *Queue) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	brief := isBriefPacket(pkt) // once it is queued its reader may take it apart
 	if f := flowFor(pkt); f != nil && q.manage(f, pkt) {
@@ -171,8 +176,8 @@ func (q *Queue) tellReady() {
 	}
 }
 
-// manage hands a packet over to its flow. It reports false for what does not wait for anything: that of a flow that has ended,
-// and what has no data.
+// manage hands a packet over to its flow. It reports false for what does not wait for anything:
+// that of a flow that has ended, and what has no data.
 func (q *Queue) manage(f *flow, pkt *stack.PacketBuffer) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -215,8 +220,8 @@ func (q *Queue) serveFlows() {
 	}
 }
 
-// received shows a flow a TCP packet of its peer's, whose TCP header is packet[l4:hdr]. It reports whether gVisor is to see
-// it too.
+// received shows a flow a TCP packet of its peer's, whose TCP header is packet[l4:hdr]. It reports
+// whether gVisor is to see it too.
 func (q *Queue) received(packet []byte, l4, hdr int) (show bool) {
 	id := inboundID(packet, l4)
 	q.mu.Lock()

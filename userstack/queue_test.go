@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Connections to many addresses, spread over several queues that are read beside each other, arrive whole; each leaves by the
-// queue of its address.
+// Connections to many addresses, spread over several queues that are read beside each other, arrive
+// whole; each leaves by the queue of its address.
 func TestSeveralQueues(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, queues: 4}
 	p.start(t)

@@ -11,8 +11,9 @@ import (
 // maxBlocks is how many blocks the option holds (RFC 2018, section 3).
 const maxBlocks = 4
 
-// stripSACK appends the selective acknowledgements in a TCP header to blocks and writes NOPs in their place, so that gVisor
-// does not see them. What is malformed is left to gVisor, which refuses it.
+// stripSACK appends the selective acknowledgements in a TCP header to blocks and writes NOPs in
+// their place, so that gVisor does not see them. What is malformed is left to gVisor, which refuses
+// it.
 func stripSACK(tcp header.TCP, blocks []snoop.Block) []snoop.Block {
 	o := tcp.Options()
 	if len(o) == tcpOptions && o[2] == header.TCPOptionTS {

@@ -5,7 +5,39 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"ginnel/internal/snoop"
 )
+
+// Recovery counts what all connections have sent under BBR, and how losses were repaired.
+type Recovery struct {
+	Packets  uint64 // with data that were sent, repeated ones included
+	Lost     uint64 // found lost
+	Repeated uint64 // sent again
+	Needless uint64 // of these, sent although the other side had them (RFC 2883)
+	Timeouts uint64 // expiries of retransmission timers (RFC 6298)
+}
+
+// Recovery returns the counters so far.
+func (s *Stack) Recovery() Recovery {
+	var sum snoop.Stats
+	for _, q := range s.dev.queues {
+		q.mu.Lock()
+		q.flows.addStats(&sum)
+		q.mu.Unlock()
+	}
+	return Recovery{sum.Packets, sum.Lost, sum.Repeated, sum.Spurious, sum.Timeouts}
+}
+
+// addStats adds what the flows have done, those that have ended included.
+func (fs *flows) addStats(sum *snoop.Stats) {
+	sum.Add(fs.ended)
+	for _, f := range fs.byID {
+		if f.snd != nil {
+			sum.Add(f.snd.Stats())
+		}
+	}
+}
 
 // Traffic is what connections to one address have carried since the last report.
 type Traffic struct {
@@ -19,7 +51,8 @@ const (
 	reportPackets  = 64 // sent since the last report, or nobody cares
 )
 
-// trafficReport tells what connections carry while they carry much. Its timer runs only then; the queue's mutex guards it.
+// trafficReport tells what connections carry while they carry much. Its timer runs only then; the
+// queue's mutex guards it.
 type trafficReport struct {
 	q     *Queue
 	tell  func(all map[netip.Addr]Traffic, since time.Duration) // nil: nobody wants to know

@@ -140,6 +140,9 @@ func pathText(p node.PeerStatus) string {
 		}
 		return "direct " + p.Endpoint
 	case node.PathRelay:
+		if p.DirectLossy {
+			return "relay " + p.Relay + " (the direct path loses packets)"
+		}
 		return "relay " + p.Relay
 	}
 	return "none"

@@ -22,6 +22,7 @@ func TestShowStatus(t *testing.T) {
 		{Name: "here", Addresses: addrs("100.64.0.2"), Routes: routes, Online: &online, Path: node.PathRelay, Relay: "fra", LastHandshake: time.Now().Add(-90 * time.Second)},
 		{Name: "away", Addresses: addrs("100.64.0.3"), Online: &offline, LastSeen: time.Now().Add(-75 * time.Hour), Path: node.PathNone},
 		{Name: "gone", Addresses: addrs("100.64.0.4"), Online: &offline, Path: node.PathNone},
+		{Name: "lost", Addresses: addrs("100.64.0.5"), Path: node.PathRelay, Relay: "fra", DirectLossy: true},
 		{Name: "wire", Addresses: addrs("10.9.0.1"), Path: node.PathDirect, Endpoint: "192.0.2.1:51820"},
 	}}
 	var out strings.Builder
@@ -32,6 +33,7 @@ func TestShowStatus(t *testing.T) {
 		`here  100\.64\.0\.2 10\.1\.0\.0/16 10\.2\.0\.0/16 10\.3\.0\.0/16 and 2 more +relay fra .* 1 min ago`,
 		`away  100\.64\.0\.3 +offline, last seen 3 days ago `,
 		`gone  100\.64\.0\.4 +offline  `,
+		`lost  100\.64\.0\.5 +relay fra \(the direct path loses packets\) .* never`,
 		`wire  10\.9\.0\.1 +direct 192\.0\.2\.1:51820 .* never`,
 	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {

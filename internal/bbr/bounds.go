@@ -42,8 +42,9 @@ func (m *Model) queued(rtt time.Duration) bool {
 	return rtt > m.rtt.min+time.Duration(float64(m.rtt.min)*queueRTT)+queueNoise
 }
 
-// bounds are limits that congestion has set. The upper one, inflightHi, is of the long term: what was in flight when
-// probing met congestion. The lower ones are of the short term: they hold until the next probe.
+// bounds are limits that congestion has set. The upper one, inflightHi, is of the long term: what
+// was in flight when probing met congestion. The lower ones are of the short term: they hold until
+// the next probe.
 type bounds struct {
 	inflightHi int
 	inflightLo int
@@ -71,8 +72,8 @@ func (m *Model) resetCongestion() {
 	m.bw.latest, m.bounds.latest = 0, 0
 }
 
-// adaptLowerBounds sends less after a congested round, unless the round was a probe, whose losses count for the upper
-// bound.
+// adaptLowerBounds sends less after a congested round, unless the round was a probe, whose losses
+// count for the upper bound.
 func (m *Model) adaptLowerBounds() {
 	if m.state == probeBWUp || m.state == probeBWRefill || m.state == startup || !m.congested() {
 		return
@@ -88,8 +89,8 @@ func (m *Model) adaptLowerBounds() {
 	b.inflightLo = max(b.latest, int(beta*float64(b.inflightLo)))
 }
 
-// OnLoss takes a packet that was found lost. If more than 2 % of what was in flight with it is lost, and there is a queue,
-// or if the loss is heavy, a probe has found the limit of the path.
+// OnLoss takes a packet that was found lost. If more than 2 % of what was in flight with it is
+// lost, and there is a queue, or if the loss is heavy, a probe has found the limit of the path.
 func (m *Model) OnLoss(now time.Duration, l *Loss) {
 	if m.cycle.probed == 0 {
 		return

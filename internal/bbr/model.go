@@ -92,7 +92,8 @@ type Model struct {
 // gains are those of the present state.
 type gains struct{ pacing, cwndG float64 }
 
-// round counts round trips: one ends when a packet that was sent after its beginning is acknowledged.
+// round counts round trips: one ends when a packet that was sent after its beginning is
+// acknowledged.
 type round struct {
 	count int
 	end   uint64 // Delivered by which it ends
@@ -123,7 +124,8 @@ type minRTT struct {
 	roundOK  bool          // and ended
 }
 
-// aggregation is how much more than the bandwidth arrives at once, since acknowledgements come in bunches.
+// aggregation is how much more than the bandwidth arrives at once, since acknowledgements come in
+// bunches.
 type aggregation struct {
 	start  time.Duration
 	acked  int
@@ -131,7 +133,8 @@ type aggregation struct {
 	rounds int    // of this window
 }
 
-// New returns the model of a path of which nothing is known. The mss is the payload of a full packet.
+// New returns the model of a path of which nothing is known. The mss is the payload of a full
+// packet.
 func New(mss int) *Model {
 	m := &Model{mss: mss, cwnd: initialPackets * mss}
 	m.bounds.reset()
@@ -172,7 +175,8 @@ func (m *Model) State() string { return m.state.String() }
 // SetMSS tells that full packets have another size from now on.
 func (m *Model) SetMSS(mss int) { m.mss = mss }
 
-// Handshake tells the round-trip time of the handshake, which is all that is known before the first acknowledgement.
+// Handshake tells the round-trip time of the handshake, which is all that is known before the first
+// acknowledgement.
 func (m *Model) Handshake(now, rtt time.Duration) {
 	if rtt > 0 && m.rtt.min == 0 && m.round.count == 0 {
 		m.pacingRate = startupPacingGain * float64(m.cwnd) / rtt.Seconds()
@@ -238,7 +242,8 @@ func (m *Model) advanceFilter() {
 	m.bw.max[1], m.bw.max[0] = m.bw.max[0], 0
 }
 
-// bdp is the bandwidth-delay product, times gain, in bytes. Without a round-trip time it is unknown.
+// bdp is the bandwidth-delay product, times gain, in bytes. Without a round-trip time it is
+// unknown.
 func (m *Model) bdp(bw, gain float64) int {
 	if m.rtt.min == 0 || bw == 0 {
 		return initialPackets * m.mss
@@ -274,13 +279,14 @@ func (m *Model) setPacingRate() {
 	}
 }
 
-// Quantum is how many bytes are best sent at once: about a millisecond's worth, which timers can keep.
+// Quantum is how many bytes are best sent at once: about a millisecond's worth, which timers can
+// keep.
 func (m *Model) Quantum() int {
 	return max(2*m.mss, min(int(m.PacingRate()*time.Millisecond.Seconds()), 64<<10))
 }
 
-// maxInFlight is how much in flight keeps the path busy: the bandwidth-delay product, what bunched acknowledgements hide,
-// and what is sent at once here and by the receiver.
+// maxInFlight is how much in flight keeps the path busy: the bandwidth-delay product, what bunched
+// acknowledgements hide, and what is sent at once here and by the receiver.
 func (m *Model) maxInFlight(gain float64) int {
 	n := m.bdp(m.boundedBW(), gain) + max(m.agg.extra[0], m.agg.extra[1])
 	return max(n, 3*m.Quantum(), minPipePackets*m.mss) + m.upSlack()
@@ -324,8 +330,8 @@ func (m *Model) boundCwnd() {
 	m.cwnd = min(m.cwnd, max(limit, minPipePackets*m.mss))
 }
 
-// OnTimeout tells that the retransmission timer has expired: everything in flight counts as lost. One packet is sent, and
-// the window doubles with each round trip until OnRecovered.
+// OnTimeout tells that the retransmission timer has expired: everything in flight counts as lost.
+// One packet is sent, and the window doubles with each round trip until OnRecovered.
 func (m *Model) OnTimeout(inFlight int) {
 	if !m.conserving && m.state != probeRTT {
 		m.priorCwnd = m.cwnd
@@ -335,7 +341,8 @@ func (m *Model) OnTimeout(inFlight int) {
 	m.reno.onTimeout(m.mss)
 }
 
-// OnRecovered tells that everything is acknowledged that was in flight at OnTimeout: the window is as before.
+// OnRecovered tells that everything is acknowledged that was in flight at OnTimeout: the window is
+// as before.
 func (m *Model) OnRecovered() {
 	if m.conserving {
 		m.conserving = false

@@ -54,8 +54,8 @@ func TestModelOfSteadyPath(t *testing.T) {
 	}
 }
 
-// The rules of the package's comment: more than 2 % lost is congestion if the round-trip time tells of a queue, more than 10 %
-// always.
+// The rules of the package's comment: more than 2 % lost is congestion if the round-trip time tells
+// of a queue, more than 10 % always.
 func TestCongested(t *testing.T) {
 	for _, c := range []struct {
 		lost int // of 100,000 bytes
@@ -76,7 +76,8 @@ func TestCongested(t *testing.T) {
 	}
 }
 
-// A round with congestion lowers what is sent until the next probe, at most by 30 %, and not below what has arrived.
+// A round with congestion lowers what is sent until the next probe, at most by 30 %, and not below
+// what has arrived.
 func TestLowerBounds(t *testing.T) {
 	m, s := steady(t)
 	before := m.PacingRate()
@@ -94,8 +95,8 @@ func TestLowerBounds(t *testing.T) {
 	}
 }
 
-// A probe that meets congestion ends, and sets how much may be in flight from then on: what was when the loss began to be
-// too much. The losses of a probe that has just ended count, too.
+// A probe that meets congestion ends, and sets how much may be in flight from then on: what was
+// when the loss began to be too much. The losses of a probe that has just ended count, too.
 func TestUpperBound(t *testing.T) {
 	loss := &Loss{Size: mss, TxInFlight: 150_000, LostSince: 5000}
 	m, s := steady(t)
@@ -140,8 +141,8 @@ func TestOnset(t *testing.T) {
 	}
 }
 
-// After the retransmission timer has expired one packet is sent, then more with each acknowledgement, and as much as before
-// once everything is repaired.
+// After the retransmission timer has expired one packet is sent, then more with each
+// acknowledgement, and as much as before once everything is repaired.
 func TestTimeout(t *testing.T) {
 	m, s := steady(t)
 	before := m.Cwnd()
@@ -175,8 +176,8 @@ func TestPathChanged(t *testing.T) {
 	}
 }
 
-// A short path has a window of its own: it doubles each round trip until something is lost, and is 0.7 of that then, once a
-// round trip. Nothing is paced.
+// A short path has a window of its own: it doubles each round trip until something is lost, and is
+// 0.7 of that then, once a round trip. Nothing is paced.
 func TestShortPath(t *testing.T) {
 	m, s := New(mss), &Sample{Now: time.Second, CwndLimited: true}
 	for range 5 {
@@ -218,8 +219,8 @@ func TestShortPath(t *testing.T) {
 	}
 }
 
-// A sender that often has nothing to send leaves startup, too, once a queue stands: the path carries
-// no more. Without a queue it may, so that startup goes on.
+// A sender that often has nothing to send leaves startup, too, once a queue stands: the path
+// carries no more. Without a queue it may, so that startup goes on.
 func TestStartupEndsByQueue(t *testing.T) {
 	for _, c := range []struct {
 		rtt  time.Duration // while the rate does not grow

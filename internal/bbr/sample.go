@@ -9,15 +9,17 @@ type Sample struct {
 	Delivered      uint64 // bytes delivered in the whole life of the connection
 	PriorDelivered uint64 // Delivered when the newest acknowledged packet was sent
 
-	// Interval is the time in which Delivered - PriorDelivered bytes were delivered: the longer one of the time that
-	// sending them took and the time between their acknowledgements. Zero means that the sample tells no rate.
+	// Interval is the time in which Delivered - PriorDelivered bytes were delivered: the longer one of
+	// the time that sending them took and the time between their acknowledgements. Zero means that the
+	// sample tells no rate.
 	Interval time.Duration
 
-	// RTT is the round-trip time of the newest packet that was sent once; zero means that there was none.
+	// RTT is the round-trip time of the newest packet that was sent once; zero means that there was
+	// none.
 	RTT time.Duration
 
-	// AppLimited says that the sender had nothing more to send at some time in the interval, so that the bandwidth
-	// may be higher than the rate.
+	// AppLimited says that the sender had nothing more to send at some time in the interval, so that
+	// the bandwidth may be higher than the rate.
 	AppLimited bool
 
 	Acked      int // bytes that this acknowledgement has newly delivered

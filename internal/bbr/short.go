@@ -5,16 +5,17 @@ import (
 	"time"
 )
 
-// shortRTT is the round-trip time below which a path is short: that of a local network. There the time that processes take to
-// be scheduled is longer than that of the network, so rates measured over a round trip say nothing, and timers cannot pace.
-// A window that grows until packets are lost is back within milliseconds, whatever it lost.
+// shortRTT is the round-trip time below which a path is short: that of a local network. There the
+// time that processes take to be scheduled is longer than that of the network, so rates measured
+// over a round trip say nothing, and timers cannot pace. A window that grows until packets are lost
+// is back within milliseconds, whatever it lost.
 const shortRTT = 2 * time.Millisecond
 
 // renoBeta is what is left of the window when packets were lost (RFC 9438, section 4.6).
 const renoBeta = 0.7
 
-// reno is the congestion window of a short path: slow start, then a packet a round trip (RFC 5681). The losses of one round
-// trip count once.
+// reno is the congestion window of a short path: slow start, then a packet a round trip (RFC 5681).
+// The losses of one round trip count once.
 type reno struct {
 	cwnd      int
 	threshold int    // end of slow start

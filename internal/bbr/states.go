@@ -25,7 +25,8 @@ func (m *Model) checkFullPipe(s *Sample) {
 
 func (m *Model) resetFullPipe(bw float64) { m.bw.full, m.bw.rounds, m.bw.now = bw, 0, false }
 
-// checkStartupDone leaves startup when the pipe is full: by the bandwidth, or by the loss that a full queue makes.
+// checkStartupDone leaves startup when the pipe is full: by the bandwidth, or by the loss that a
+// full queue makes.
 func (m *Model) checkStartupDone() {
 	if m.state != startup {
 		return
@@ -128,17 +129,17 @@ func (m *Model) updateCycle(s *Sample) {
 	}
 }
 
-// growing says whether a probe may still find more bandwidth: the last round has shown more than the one before, or
-// inflightHi has kept it from that. A connection that takes its share from others finds more in each round; one that has
-// the path for itself does not, and ends its probe.
+// growing says whether a probe may still find more bandwidth: the last round has shown more than
+// the one before, or inflightHi has kept it from that. A connection that takes its share from
+// others finds more in each round; one that has the path for itself does not, and ends its probe.
 func (m *Model) growing() bool {
 	grew := m.cycle.held || m.maxBW() > m.cycle.bw*upGrowth
 	m.cycle.bw, m.cycle.held = m.maxBW(), false
 	return grew
 }
 
-// timeToProbe says whether to look for more bandwidth: after two to three seconds, or as many rounds as Reno would need to
-// grow back, so that it has its share.
+// timeToProbe says whether to look for more bandwidth: after two to three seconds, or as many
+// rounds as Reno would need to grow back, so that it has its share.
 func (m *Model) timeToProbe(s *Sample) bool {
 	rounds := min(m.bdp(m.maxBW(), 1)/m.mss, 63)
 	return s.Now-m.cycle.since > m.cycle.wait || m.round.count-m.cycle.begun > max(rounds, 1)
@@ -179,7 +180,8 @@ func (m *Model) updateRTT(s *Sample) {
 	}
 }
 
-// checkProbeRTT has little in flight for a moment if the minimum has not been seen for five seconds.
+// checkProbeRTT has little in flight for a moment if the minimum has not been seen for five
+// seconds.
 func (m *Model) checkProbeRTT(s *Sample) {
 	r := &m.rtt
 	if m.state != probeRTT && m.bw.reached && r.probe > 0 && s.Now-r.probeAt > probeRTTInterval {

@@ -25,8 +25,9 @@ const (
 	maxIdleWakeups = 8.0   // a second
 	maxIdleShare   = 0.001 // of one processor
 
-	// idleWindows are measured at the most. What else the machine does only adds to what a node uses: whenever a thread has
-	// to wait for a processor, Go's monitor thread wakes every 20 us meanwhile. So the best window counts.
+	// idleWindows are measured at the most. What else the machine does only adds to what a node uses:
+	// whenever a thread has to wait for a processor, Go's monitor thread wakes every 20 us meanwhile.
+	// So the best window counts.
 	idleWindows = 4
 )
 
@@ -62,7 +63,8 @@ func (p *process) cost() (c cost) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	// Fields 14 and 15 are utime and stime in units of 1/100 s (proc_pid_stat(5)). The name, field 2, may hold spaces.
+	// Fields 14 and 15 are utime and stime in units of 1/100 s (proc_pid_stat(5)). The name, field 2,
+	// may hold spaces.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	for _, f := range fields[11:13] {
 		n, err := strconv.Atoi(f)
@@ -74,7 +76,8 @@ func (p *process) cost() (c cost) {
 	return c
 }
 
-// assertIdle waits until nodes are idle, and checks how often they wake and how much processor time they use.
+// assertIdle waits until nodes are idle, and checks how often they wake and how much processor time
+// they use.
 func assertIdle(t *testing.T, nodes map[string]*process) {
 	t.Helper()
 	time.Sleep(idleSettle)
@@ -159,9 +162,10 @@ func (n *netns) dialEcho(host string) (c net.Conn) {
 	return c
 }
 
-// Nodes rest when there is nothing to do, and are there at once when there is: gamma, which has only joined; alpha and beta
-// with an idle connection between them; and a node with a WireGuard file that keeps the mapping of a NAT alive. The test
-// is not parallel to others: on a busy machine everything takes longer, so Go's monitor thread wakes more often.
+// Nodes rest when there is nothing to do, and are there at once when there is: gamma, which has
+// only joined; alpha and beta with an idle connection between them; and a node with a WireGuard
+// file that keeps the mapping of a NAT alive. The test is not parallel to others: on a busy machine
+// everything takes longer, so Go's monitor thread wakes more often.
 func TestIdleNodesRest(t *testing.T) {
 	hosts, nodes := joinedNodes(t)
 	s := newSite(t)

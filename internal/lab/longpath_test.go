@@ -11,8 +11,9 @@ import (
 	"ginnel/internal/netem"
 )
 
-// The windows of 64 transfers on a long path would be 1 GB. A node with little memory has them share what there is: it keeps
-// within its budget, every transfer gets on, and none loses a byte, whether packets are lost or not.
+// The windows of 64 transfers on a long path would be 1 GB. A node with little memory has them
+// share what there is: it keeps within its budget, every transfer gets on, and none loses a byte,
+// whether packets are lost or not.
 func TestMemoryIsKeptOnLongPath(t *testing.T) {
 	const (
 		given     = 32 // MiB

@@ -9,8 +9,8 @@ import (
 	"ginnel/node"
 )
 
-// Where the direct path loses most of what is sent, as behind a policer for UDP, bulk data take the relay. When the direct
-// path is good again, they take that.
+// Where the direct path loses most of what is sent, as behind a policer for UDP, bulk data take the
+// relay. When the direct path is good again, they take that.
 func TestRelayInsteadOfLossyPath(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, open, open)
@@ -20,6 +20,9 @@ func TestRelayInsteadOfLossyPath(t *testing.T) {
 		udp length > 300 limit rate over 100 kbytes/second burst 8 kbytes drop; }; }`)
 	took := m.alpha.awaitPath(node.PathRelay, time.Minute)
 	t.Logf("took the relay after %v", took.Round(time.Second))
+	if !m.alpha.status().Peers[0].DirectLossy {
+		t.Error("the status does not say that the direct path loses packets")
+	}
 	for range 50 {
 		b.flows("over the relay", dialTimeout)
 	}

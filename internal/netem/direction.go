@@ -104,8 +104,9 @@ func (d *Direction) Send(now time.Duration, size int) (arrival time.Duration, v 
 	return arrival, Delivered
 }
 
-// lose decides whether the next packet is lost. Bursts follow the model of Gilbert: in one state everything is lost, in
-// the other nothing, and the chances to change between them give the loss and the mean length of a burst.
+// lose decides whether the next packet is lost. Bursts follow the model of Gilbert: in one state
+// everything is lost, in the other nothing, and the chances to change between them give the loss
+// and the mean length of a burst.
 func (d *Direction) lose() bool {
 	if d.cfg.Loss <= 0 {
 		return false

@@ -19,8 +19,8 @@ func TestDelay(t *testing.T) {
 	}
 }
 
-// A bottleneck of 8 Mbit/s sends a byte a microsecond: packets leave one after the other, and one that does not fit
-// into what waits is dropped.
+// A bottleneck of 8 Mbit/s sends a byte a microsecond: packets leave one after the other, and one
+// that does not fit into what waits is dropped.
 func TestBottleneck(t *testing.T) {
 	d := NewDirection(Config{Delay: 10 * ms, Rate: 8e6, Queue: 3000}, 1)
 	for i, want := range []time.Duration{11 * ms, 12 * ms, 13 * ms} {

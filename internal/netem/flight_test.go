@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Frames arrive in the order of their times, and those of one time in the order in which they were sent, whatever the order in
-// which they set out: the same as a list that is sorted.
+// Frames arrive in the order of their times, and those of one time in the order in which they were
+// sent, whatever the order in which they set out: the same as a list that is sorted.
 func TestFlightOrder(t *testing.T) {
 	type sent struct {
 		arrival time.Duration

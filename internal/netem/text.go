@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Parse reads the form that [Config.String] writes: fields separated by commas or spaces, in any order.
+// Parse reads the form that [Config.String] writes: fields separated by commas or spaces, in any
+// order.
 //
 //	delay=33ms,jitter=1ms,loss=0.1%,burst=3,reorder=1%,late=4ms,rate=300Mbit,queue=2500kB,max=1400
 //

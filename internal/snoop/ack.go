@@ -2,8 +2,8 @@ package snoop
 
 import "time"
 
-// Ack takes an acknowledgement up to ack, with the selective ones that came with it. Blocks that make no sense are
-// ignored.
+// Ack takes an acknowledgement up to ack, with the selective ones that came with it. Blocks that
+// make no sense are ignored.
 func (s *Sender) Ack(now time.Duration, ack uint32, sacks []Block) {
 	if after(ack, s.max) || after(s.una, ack) {
 		return // of nothing that was sent, or late: a later one has said as much
@@ -107,7 +107,8 @@ func (s *Sender) ackSelective(now time.Duration, sacks []Block, latest *newest, 
 	}
 }
 
-// isDuplicate reports whether the first block tells of a packet that has come twice (RFC 2883, section 4).
+// isDuplicate reports whether the first block tells of a packet that has come twice (RFC 2883,
+// section 4).
 func (s *Sender) isDuplicate(sacks []Block) bool {
 	b := sacks[0]
 	return !after(b.End, s.una) || len(sacks) > 1 && atLeast(b.Start, sacks[1].Start) && atLeast(sacks[1].End, b.End)
@@ -146,11 +147,12 @@ func (s *Sender) deliver(now time.Duration, n uint32, p *packet, latest *newest,
 	s.rack.update(now, p, s.rtt.min, s.rate.delivered)
 }
 
-// dupThresh is how many acknowledgements that repeat another tell a loss to a sender without SACK (RFC 5681).
+// dupThresh is how many acknowledgements that repeat another tell a loss to a sender without SACK
+// (RFC 5681).
 const dupThresh = 3
 
-// Duplicate takes an acknowledgement that says nothing new at all: it has no data, no selective acknowledgements, and the same
-// window. Three in a row tell a loss to a peer without SACK.
+// Duplicate takes an acknowledgement that says nothing new at all: it has no data, no selective
+// acknowledgements, and the same window. Three in a row tell a loss to a peer without SACK.
 func (s *Sender) Duplicate(now time.Duration) {
 	if s.flight == 0 || len(s.sacked) > 0 {
 		return

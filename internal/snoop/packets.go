@@ -14,7 +14,8 @@ const (
 // none is no packet number.
 const none = ^uint32(0)
 
-// packet is one packet of data that was sent and is not acknowledged cumulatively. Its range of the stream never changes.
+// packet is one packet of data that was sent and is not acknowledged cumulatively. Its range of the
+// stream never changes.
 type packet struct {
 	seq    uint32
 	length uint16 // in sequence numbers: a FIN has one
@@ -25,7 +26,8 @@ type packet struct {
 
 	sent time.Duration // the last time
 
-	// What the delivery rate is computed from (draft-cheng-iccrg-delivery-rate-estimation), as of the last sending.
+	// What the delivery rate is computed from (draft-cheng-iccrg-delivery-rate-estimation), as of the
+	// last sending.
 	delivered   uint64
 	deliveredAt time.Duration
 	firstSentAt time.Duration
@@ -36,8 +38,8 @@ type packet struct {
 
 func (p *packet) end() uint32 { return p.seq + uint32(p.length) }
 
-// packets are those between SND.UNA and what was sent last, in the order of the stream. A packet keeps its number, which
-// counts from the first one, while the ring grows.
+// packets are those between SND.UNA and what was sent last, in the order of the stream. A packet
+// keeps its number, which counts from the first one, while the ring grows.
 type packets struct {
 	ring  []packet // its length is a power of two
 	first uint32   // number of the oldest packet

@@ -18,8 +18,8 @@ func link(rtt time.Duration, mbit int64, bdps float64) netem.Config {
 // best is the most payload that a link carries, in Mbit/s.
 func best(mbit int64) float64 { return float64(mbit) * simMSS / (simMSS + simHeader) }
 
-// A connection gets nearly all of a path that it has for itself, whatever the delay, the rate and the queue, and although
-// some packets are lost or late.
+// A connection gets nearly all of a path that it has for itself, whatever the delay, the rate and
+// the queue, and although some packets are lost or late.
 func TestPaths(t *testing.T) {
 	for _, p := range []struct {
 		rtt  time.Duration
@@ -51,7 +51,8 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// Where packets are lost at random, there and back, on a very long path, a connection still carries most of it.
+// Where packets are lost at random, there and back, on a very long path, a connection still carries
+// most of it.
 func TestHeavyLoss(t *testing.T) {
 	way := link(200*ms, 100, 1)
 	way.Loss = 0.02
@@ -63,8 +64,9 @@ func TestHeavyLoss(t *testing.T) {
 	}
 }
 
-// Slow start overshoots the queue of the bottleneck. What is lost then is repaired within a few round trips: from a second
-// after the first drop on, half of the rate arrives in order in each quarter of a second.
+// Slow start overshoots the queue of the bottleneck. What is lost then is repaired within a few
+// round trips: from a second after the first drop on, half of the rate arrives in order in each
+// quarter of a second.
 func TestOvershoot(t *testing.T) {
 	for _, queue := range []float64{1, 0.25, 0.05} {
 		way := link(66*ms, 300, queue)
@@ -87,7 +89,8 @@ func TestOvershoot(t *testing.T) {
 	}
 }
 
-// Packets that pass others by less than a quarter of the round-trip time are hardly ever sent twice once that is known.
+// Packets that pass others by less than a quarter of the round-trip time are hardly ever sent twice
+// once that is known.
 func TestReorderingIsNotLoss(t *testing.T) {
 	way := link(20*ms, 100, 1)
 	way.Reorder, way.ReorderDelay = 0.05, 4*ms
@@ -102,7 +105,8 @@ func TestReorderingIsNotLoss(t *testing.T) {
 	}
 }
 
-// Connections that share a path share its rate. One that begins when another has all of it takes longer to get its share.
+// Connections that share a path share its rate. One that begins when another has all of it takes
+// longer to get its share.
 func TestFairness(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -132,7 +136,8 @@ func TestFairness(t *testing.T) {
 	}
 }
 
-// A path that stands still for some seconds is used again within a second after it works, and nothing is lost to TCP.
+// A path that stands still for some seconds is used again within a second after it works, and
+// nothing is lost to TCP.
 func TestOutage(t *testing.T) {
 	way := link(66*ms, 100, 1)
 	w := newWorld(way, netem.Config{Delay: way.Delay}, 1)
@@ -170,8 +175,8 @@ func (f *simFlow) until(t *testing.T, state string, limit time.Duration) time.Du
 	}
 }
 
-// A connection finds the bandwidth within some round trips, lets the queue of its start-up drain, and cruises with a short
-// queue; now and then it probes for more.
+// A connection finds the bandwidth within some round trips, lets the queue of its start-up drain,
+// and cruises with a short queue; now and then it probes for more.
 func TestStates(t *testing.T) {
 	way := link(40*ms, 20, 2)
 	w := newWorld(way, netem.Config{Delay: way.Delay}, 1)
@@ -215,7 +220,8 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// A path that becomes longer is found out: the round-trip time is measured again, with little in flight.
+// A path that becomes longer is found out: the round-trip time is measured again, with little in
+// flight.
 func TestLongerPath(t *testing.T) {
 	way := link(20*ms, 20, 8)
 	w := newWorld(way, netem.Config{Delay: way.Delay}, 1)

@@ -6,8 +6,8 @@ import (
 	"ginnel/internal/bbr"
 )
 
-// rack finds lost packets by time: one is lost if another that was sent later has arrived, and the time by which packets
-// may pass each other is over (RFC 8985).
+// rack finds lost packets by time: one is lost if another that was sent later has arrived, and the
+// time by which packets may pass each other is over (RFC 8985).
 type rack struct {
 	sent time.Duration // when the packet was sent that was sent last among those that arrived
 	end  uint32        // and where it ends
@@ -44,8 +44,8 @@ func (r *rack) update(now time.Duration, p *packet, minRTT time.Duration, delive
 	r.any = true
 }
 
-// spurious notes that a packet was taken for lost that was only late: packets pass each other by more than was thought.
-// The window grows once a round trip.
+// spurious notes that a packet was taken for lost that was only late: packets pass each other by
+// more than was thought. The window grows once a round trip.
 func (r *rack) spurious(delivered uint64) {
 	r.reordered = true
 	if delivered >= r.widened {
@@ -55,8 +55,8 @@ func (r *rack) spurious(delivered uint64) {
 	}
 }
 
-// slack is how much later than others a packet may arrive. Nothing is waited for while no packet was ever seen to pass
-// another, and three that were sent later have arrived.
+// slack is how much later than others a packet may arrive. Nothing is waited for while no packet
+// was ever seen to pass another, and three that were sent later have arrived.
 func (r *rack) slack(rtt *roundTrip, sacked int, recovering bool) time.Duration {
 	if !r.reordered && (recovering || sacked >= dupThresh) {
 		return 0
@@ -69,7 +69,8 @@ func (r *rack) sentBefore(p *packet) bool {
 	return r.any && (p.sent < r.sent || p.sent == r.sent && after(r.end, p.end()))
 }
 
-// detectLoss marks the packets that are lost by now. Others may be soon, for which it sets the timer.
+// detectLoss marks the packets that are lost by now. Others may be soon, for which it sets the
+// timer.
 func (s *Sender) detectLoss(now time.Duration) {
 	s.timer.reorder = 0
 	if s.holes {
@@ -100,7 +101,8 @@ func (s *Sender) sackedPackets() (n int) {
 	return n
 }
 
-// markHole marks the oldest packet as lost, unless it has been sent again already: what a peer without SACK tells.
+// markHole marks the oldest packet as lost, unless it has been sent again already: what a peer
+// without SACK tells.
 func (s *Sender) markHole(now time.Duration) {
 	if s.pkts.count == 0 {
 		return

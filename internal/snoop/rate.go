@@ -28,7 +28,8 @@ func (r *rate) stamp(p *packet, flight int) {
 	p.lostBefore, p.flight, p.appLimited = r.lost, uint32(flight), r.appLimited != 0
 }
 
-// newest is the packet sent last among those that an acknowledgement has newly delivered, as far as the sample needs it.
+// newest is the packet sent last among those that an acknowledgement has newly delivered, as far as
+// the sample needs it.
 type newest struct {
 	packet
 	any bool

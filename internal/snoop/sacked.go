@@ -5,8 +5,9 @@ import "slices"
 // Block is a range of sequence numbers, [Start, End).
 type Block struct{ Start, End uint32 }
 
-// blocks is a set of sequence numbers: ranges in order that do not touch. It holds what was acknowledged selectively, so
-// that a block that is repeated in every acknowledgement costs no look at its packets.
+// blocks is a set of sequence numbers: ranges in order that do not touch. It holds what was
+// acknowledged selectively, so that a block that is repeated in every acknowledgement costs no look
+// at its packets.
 type blocks []Block
 
 // maxBlocks bounds the set. A peer that acknowledges more holes is believed about the lowest ones.

@@ -59,7 +59,19 @@ type Stats struct {
 	Timeouts  uint64 // expiries of the retransmission timer
 }
 
-// New returns a Sender whose first byte has sequence number seq. The mss is the most payload of a packet.
+// Add adds what another Sender has done.
+func (s *Stats) Add(o Stats) {
+	s.Packets += o.Packets
+	s.Bytes += o.Bytes
+	s.Delivered += o.Delivered
+	s.Lost += o.Lost
+	s.Repeated += o.Repeated
+	s.Spurious += o.Spurious
+	s.Timeouts += o.Timeouts
+}
+
+// New returns a Sender whose first byte has sequence number seq. The mss is the most payload of a
+// packet.
 func New(seq uint32, mss int) *Sender {
 	s := &Sender{mss: mss, model: bbr.New(mss), una: seq, nxt: seq, max: seq, end: seq}
 	s.flying, s.toSend = newList(), newList()
@@ -92,7 +104,8 @@ func (s *Sender) Unsent() int { return int(s.end - s.nxt) }
 // Missing is how many bytes are lost and not sent again yet.
 func (s *Sender) Missing() int { return s.backlog }
 
-// TimedOut reports whether the retransmission timer has expired several times since anything was acknowledged.
+// TimedOut reports whether the retransmission timer has expired several times since anything was
+// acknowledged.
 func (s *Sender) TimedOut() bool { return s.rtt.backoff > 2 }
 
 // Idle reports whether everything that was handed over is acknowledged.
@@ -101,8 +114,8 @@ func (s *Sender) Idle() bool { return s.una == s.end }
 // InFlight is how many bytes are in flight.
 func (s *Sender) InFlight() int { return s.flight }
 
-// Queue takes over n sequence numbers from seq on; fin says that the last one is a FIN. It reports false for what it has
-// already: TCP has sent it again.
+// Queue takes over n sequence numbers from seq on; fin says that the last one is a FIN. It reports
+// false for what it has already: TCP has sent it again.
 func (s *Sender) Queue(now time.Duration, seq uint32, n int, fin bool) bool {
 	if seq != s.end {
 		return false
@@ -115,7 +128,8 @@ func (s *Sender) Queue(now time.Duration, seq uint32, n int, fin bool) bool {
 	return true
 }
 
-// PathChanged tells that packets take another path from now on: what was measured does not hold there.
+// PathChanged tells that packets take another path from now on: what was measured does not hold
+// there.
 func (s *Sender) PathChanged(now time.Duration) {
 	s.model.PathChanged()
 	s.rtt.min, s.rack.window, s.rtt.since = 0, 1, now
@@ -135,8 +149,8 @@ type Outgoing struct {
 	Repeated bool // it was sent before
 }
 
-// Next returns the next packet to send now. It reports false if there is none, or none may be sent yet: see Wake. The
-// packet counts as sent.
+// Next returns the next packet to send now. It reports false if there is none, or none may be sent
+// yet: see Wake. The packet counts as sent.
 func (s *Sender) Next(now time.Duration) (Outgoing, bool) {
 	if !s.pace.open(now) && !s.probe.due {
 		return Outgoing{}, false
@@ -240,8 +254,8 @@ type pacer struct{ next time.Duration }
 // open reports whether a packet may leave now.
 func (p *pacer) open(now time.Duration) bool { return now >= p.next }
 
-// sent moves the time of the next packet. Time that was missed may be made up for, as far as a quantum goes: a timer fires
-// late, and the rate would be missed otherwise.
+// sent moves the time of the next packet. Time that was missed may be made up for, as far as a
+// quantum goes: a timer fires late, and the rate would be missed otherwise.
 func (p *pacer) sent(now time.Duration, n int, m *bbr.Model) {
 	rate := m.PacingRate()
 	credit := time.Duration(float64(m.Quantum()) / rate * float64(time.Second))

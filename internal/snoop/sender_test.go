@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// talk is a conversation with a Sender whose packets have 1,000 bytes and whose first one has sequence number 0.
+// talk is a conversation with a Sender whose packets have 1,000 bytes and whose first one has
+// sequence number 0.
 type talk struct {
 	t   *testing.T
 	s   *Sender
@@ -24,7 +25,8 @@ func (c *talk) queue(n int) {
 	}
 }
 
-// want says which packets leave now, by their numbers in the stream, as if the time between packets were over.
+// want says which packets leave now, by their numbers in the stream, as if the time between packets
+// were over.
 func (c *talk) want(what string, numbers ...int) {
 	c.t.Helper()
 	var got []int
@@ -87,7 +89,8 @@ func (c *talk) check() {
 	}
 }
 
-// begin sends ten packets and has them acknowledged after 100 ms, so that the round-trip time is known.
+// begin sends ten packets and has them acknowledged after 100 ms, so that the round-trip time is
+// known.
 func (c *talk) begin() {
 	c.t.Helper()
 	c.queue(10)
@@ -97,7 +100,8 @@ func (c *talk) begin() {
 	c.wait(ms)
 }
 
-// A packet is lost when three that were sent later have arrived (RFC 8985, section 6.2: no reordering has been seen).
+// A packet is lost when three that were sent later have arrived (RFC 8985, section 6.2: no
+// reordering has been seen).
 func TestLossBySACK(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -119,8 +123,8 @@ func TestLossBySACK(t *testing.T) {
 	}
 }
 
-// After packets have been seen to pass each other, one is lost only if it is late by more than a quarter of the round-trip
-// time (section 6.2, step 4).
+// After packets have been seen to pass each other, one is lost only if it is late by more than a
+// quarter of the round-trip time (section 6.2, step 4).
 func TestReorderingWindow(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -141,7 +145,8 @@ func TestReorderingWindow(t *testing.T) {
 	c.want("for 26 ms: it is lost", 14)
 }
 
-// The window grows when the peer says that it had a packet already (RFC 2883), and when one arrives that was taken for lost.
+// The window grows when the peer says that it had a packet already (RFC 2883), and when one arrives
+// that was taken for lost.
 func TestSpuriousRepetitions(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -162,8 +167,8 @@ func TestSpuriousRepetitions(t *testing.T) {
 	}
 }
 
-// Of the last packets nobody tells that they are lost: after two round-trip times the last one is sent again (RFC 8985, section
-// 7.3), and what it brings tells of the rest.
+// Of the last packets nobody tells that they are lost: after two round-trip times the last one is
+// sent again (RFC 8985, section 7.3), and what it brings tells of the rest.
 func TestTailLossProbe(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -199,7 +204,8 @@ func TestProbeOfNewData(t *testing.T) {
 	c.want("a probe does not wait for its turn", 12)
 }
 
-// Without any answer everything is lost: the first packet is sent again, after twice the time each time, up to eight seconds.
+// Without any answer everything is lost: the first packet is sent again, after twice the time each
+// time, up to eight seconds.
 func TestRetransmissionTimeout(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -236,8 +242,8 @@ func TestRetransmissionTimeout(t *testing.T) {
 	}
 }
 
-// A peer without SACK is believed by its duplicate acknowledgements (RFC 5681, section 3.2), and that the next packet is lost,
-// too, where it acknowledges only a part (RFC 6582).
+// A peer without SACK is believed by its duplicate acknowledgements (RFC 5681, section 3.2), and
+// that the next packet is lost, too, where it acknowledges only a part (RFC 6582).
 func TestPeerWithoutSACK(t *testing.T) {
 	c := newTalk(t)
 	c.begin()

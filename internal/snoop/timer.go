@@ -51,8 +51,8 @@ func (s *Sender) settle() {
 	}
 }
 
-// Expire does what is due by now. Next may have something to send afterwards. It reports true if the peer is to be asked
-// for its window, which is done by a packet without data below the window.
+// Expire does what is due by now. Next may have something to send afterwards. It reports true if
+// the peer is to be asked for its window, which is done by a packet without data below the window.
 func (s *Sender) Expire(now time.Duration) (ask bool) {
 	defer s.settle()
 	if r := s.timer.reorder; r != 0 && r <= now {
@@ -100,7 +100,8 @@ func (s *Sender) sendProbe(now time.Duration) (Outgoing, bool) {
 	return o, true
 }
 
-// timeout takes everything in flight for lost. That says nothing about congestion: the path may not have worked at all.
+// timeout takes everything in flight for lost. That says nothing about congestion: the path may not
+// have worked at all.
 func (s *Sender) timeout(now time.Duration) {
 	s.stats.Timeouts++
 	s.rtt.backoff++
@@ -118,7 +119,8 @@ func (s *Sender) timeout(now time.Duration) {
 	s.timer.due = now + s.rtt.timeout()
 }
 
-// sortLost puts what is lost in the order of the stream: the first packet is what the peer waits for.
+// sortLost puts what is lost in the order of the stream: the first packet is what the peer waits
+// for.
 func (s *Sender) sortLost() {
 	s.toSend = newList()
 	for n := s.pkts.first; n != s.pkts.last(); n++ {
@@ -128,8 +130,8 @@ func (s *Sender) sortLost() {
 	}
 }
 
-// renege takes selective acknowledgements back. The oldest packet was acknowledged selectively and not cumulatively, so
-// the peer has given up what it had (RFC 2018, section 8).
+// renege takes selective acknowledgements back. The oldest packet was acknowledged selectively and
+// not cumulatively, so the peer has given up what it had (RFC 2018, section 8).
 func (s *Sender) renege() {
 	s.sacked = s.sacked[:0]
 	for n := s.pkts.first; n != s.pkts.last(); n++ {
@@ -140,8 +142,9 @@ func (s *Sender) renege() {
 	}
 }
 
-// Closed tells that the peer's window is closed and something waits for it to open: the peer is asked now and then, since
-// the packet that opens it may be lost. Open tells that it is not closed, or that nothing waits.
+// Closed tells that the peer's window is closed and something waits for it to open: the peer is
+// asked now and then, since the packet that opens it may be lost. Open tells that it is not closed,
+// or that nothing waits.
 func (s *Sender) Closed(now time.Duration) {
 	if s.pkts.count > 0 || s.timer.kind == persist && s.timer.due != 0 {
 		return
@@ -158,8 +161,8 @@ func (s *Sender) Open() {
 	}
 }
 
-// Recut forgets what was sent and not acknowledged, to send it again in packets of another size: the path takes no longer
-// ones. What the peer has of it already it throws away.
+// Recut forgets what was sent and not acknowledged, to send it again in packets of another size:
+// the path takes no longer ones. What the peer has of it already it throws away.
 func (s *Sender) Recut(now time.Duration, mss int) {
 	s.mss = mss
 	s.model.SetMSS(mss)

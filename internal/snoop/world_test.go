@@ -137,7 +137,8 @@ func (f *simFlow) send() {
 	}
 }
 
-// arrive has the receiver take a packet and acknowledge: each second one in order, and at once what is not.
+// arrive has the receiver take a packet and acknowledge: each second one in order, and at once what
+// is not.
 func (f *simFlow) arrive(o Outgoing) {
 	atOnce := f.r.take(Block{o.Seq, o.Seq + uint32(o.Len)})
 	f.received = append(f.received, mark{f.w.now, int(f.r.next - firstSeq)})

@@ -23,7 +23,7 @@ type flows struct {
 	wake  func() // called when a flow may send, without the mutex
 
 	byID   map[flowID]*flow
-	ended  snoop.Stats    // of flows that have been removed
+	ended  snoop.Stats // of flows that have been removed
 	active ring[*flow] // may send now, in the order of their turns
 	timed  timed       // wait for their time
 	timer  tcpip.Timer

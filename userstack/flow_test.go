@@ -83,10 +83,13 @@ func TestRecoveryIsCounted(t *testing.T) {
 	x.near.(*Conn).SetLinger(0)
 	x.near.Close()
 	p.run(time.Second)
-	p.noFlows()
+	if n := len(p.ends[0].dev.queues[0].flows.byID); n > 0 {
+		t.Errorf("%d flows are left", n)
+	}
 	r, w := p.ends[0].Recovery(), p.ways[0].Stats()
-	if r.Packets < 1000 || r.Lost != w.Lost || r.Repeated < r.Lost-r.Lost/4 || r.Repeated > r.Lost+r.Lost/4 {
-		t.Errorf("%+v, and the path lost %d packets", r, w.Lost)
+	lost := w.Lost + w.QueueFull
+	if r.Packets < 1000 || r.Lost < lost*9/10 || r.Lost > lost || r.Repeated < r.Lost*9/10 || r.Repeated > r.Lost+5 {
+		t.Errorf("%+v, and the path lost %d packets", r, lost)
 	}
 	if got := p.ends[1].Recovery(); got.Packets != 0 {
 		t.Errorf("%+v of a side that sent nothing", got)

@@ -72,10 +72,13 @@ func (m *Model) resetCongestion() {
 	m.bw.latest, m.bounds.latest = 0, 0
 }
 
-// adaptLowerBounds sends less after a congested round, unless the round was a probe, whose losses
-// count for the upper bound.
+// adaptLowerBounds sends less after a congested round, unless its losses are those of startup or of
+// a probe, which count for the upper bound.
 func (m *Model) adaptLowerBounds() {
-	if m.state == probeBWUp || m.state == probeBWRefill || m.state == startup || !m.congested() {
+	if m.state < probeBWDown || m.state == probeBWUp || m.state == probeBWRefill || !m.congested() {
+		return
+	}
+	if m.overshoot > 0 || m.cycle.probed > 0 {
 		return
 	}
 	b := &m.bounds

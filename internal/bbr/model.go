@@ -18,15 +18,16 @@ const (
 	probeRTTCwndGain  = 0.5
 	pacingMargin      = 0.01 // pace a little slower than the bandwidth, so that a queue drains
 
-	lossThresh   = 0.02 // of the packets of a round
-	beta         = 0.7  // multiplicative decrease
-	headroom     = 0.15 // left to others while cruising
-	fullBwGrowth = 1.25 // in a round, or the pipe may be full
-	fullBwRounds = 3
-	drainRounds  = 5    // after which the queue is as short as it gets: the bandwidth may have been overestimated
-	upGrowth     = 1.05 // in a round of probing, or there is no more
-	lossRounds   = 2    // in which losses of a probe are found after its end
-	standRounds  = 3    // with a standing queue, after which the bandwidth counts as overestimated
+	lossThresh      = 0.02 // of the packets of a round
+	beta            = 0.7  // multiplicative decrease
+	headroom        = 0.15 // left to others while cruising
+	fullBwGrowth    = 1.25 // in a round, or the pipe may be full
+	fullBwRounds    = 3
+	drainRounds     = 5    // after which the queue is as short as it gets: the bandwidth may have been overestimated
+	upGrowth        = 1.05 // in a round of probing, or there is no more
+	lossRounds      = 2    // in which losses of a probe are found after its end
+	overshootRounds = 2    // after drain, in which losses of startup are found
+	standRounds     = 2    // with a standing queue, after which the bandwidth counts as overestimated
 
 	minPipePackets = 4
 	initialPackets = 10 // RFC 6928
@@ -41,7 +42,7 @@ const (
 const (
 	heavyLoss  = 0.10                 // of the packets of a round: congestion whatever the round-trip time
 	queueRTT   = 1.0 / 16             // of the minimum round-trip time: more than this on top of it is a queue
-	standRTT   = 1.0 / 4              // likewise, in each round-trip time of a round: a queue that stands
+	standRTT   = 1.0 / 8              // likewise, in each round-trip time of a round: a queue that stands
 	queueNoise = 2 * time.Millisecond // by which round-trip times differ without a queue
 
 	startupLosses = 6 // packets lost in a round before start-up may end because of loss
@@ -76,12 +77,14 @@ type Model struct {
 	round  round
 	bw     bandwidth
 	rtt    minRTT
+	queue  standing
 	loss   losses
 	agg    aggregation
 	cycle  cycle
 	bounds bounds
 	reno   reno
 
+	overshoot  int // rounds in which losses are still those of startup
 	cwnd       int
 	priorCwnd  int // before probeRTT or a retransmission timeout, to return to
 	pacingRate float64
@@ -118,10 +121,15 @@ type minRTT struct {
 	probeAt  time.Duration
 	smoothed time.Duration // recent round-trip times
 	low      time.Duration // the lowest of this round; 0: none yet
-	stands   int           // rounds in a row with a standing queue
 	done     time.Duration // when probeRTT may end; 0: in flight is not low enough yet
 	roundSet bool          // a round has begun since done was set
 	roundOK  bool          // and ended
+}
+
+// standing is a queue that was there all the time.
+type standing struct {
+	rounds int     // in a row
+	bw     float64 // the lowest bandwidth of these rounds
 }
 
 // aggregation is how much more than the bandwidth arrives at once, since acknowledgements come in

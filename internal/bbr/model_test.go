@@ -225,7 +225,7 @@ func TestStartupEndsByQueue(t *testing.T) {
 	for _, c := range []struct {
 		rtt  time.Duration // while the rate does not grow
 		want bool
-	}{{102 * ms, false}, {120 * ms, false}, {150 * ms, true}} {
+	}{{102 * ms, false}, {110 * ms, false}, {120 * ms, true}} {
 		m := New(mss)
 		s := &Sample{Now: time.Second, AppLimited: true}
 		for _, n := range []int{20_000, 50_000, 100_000} {
@@ -240,12 +240,30 @@ func TestStartupEndsByQueue(t *testing.T) {
 	}
 }
 
+// While round-trip times are hardly longer than the lowest, nothing is held back to measure that.
+func TestMinRTTIsConfirmed(t *testing.T) {
+	for _, c := range []struct {
+		rtt  time.Duration
+		want bool // the minimum is measured anew
+	}{{105 * ms, false}, {112 * ms, true}} {
+		m, s := steady(t)
+		probed := false
+		for range 100 {
+			trip(m, s, c.rtt, int(c.rtt.Seconds()*1e6))
+			probed = probed || m.State() == "probe-rtt"
+		}
+		if probed != c.want {
+			t.Errorf("round-trip times of %v instead of 100 ms for 10 s: measured anew is %v", c.rtt, probed)
+		}
+	}
+}
+
 // A bandwidth that was measured too high, as acknowledgements came together, makes a queue that
 // stands. Then the model takes the rate that it sees, and drains the queue, once in a cycle.
 func TestBandwidthIsCorrected(t *testing.T) {
 	m, s := steady(t)
 	m.bw.max[0] = 1.3e6
-	for round := range 3 {
+	for round := range 2 {
 		if m.State() != "cruise" || m.Bandwidth() < 1.3e6 {
 			t.Fatalf("%s at %.0f bytes a second after %d rounds", m.State(), m.Bandwidth(), round)
 		}

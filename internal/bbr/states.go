@@ -10,7 +10,7 @@ func (m *Model) enterStartup() {
 // rounds. Rounds in which the application had too little to send do not count, unless there was a
 // queue all the time: it would have drained if the path could carry more.
 func (m *Model) checkFullPipe(s *Sample) {
-	if m.bw.now || s.AppLimited && m.rtt.stands == 0 {
+	if m.bw.now || s.AppLimited && m.queue.rounds == 0 {
 		return
 	}
 	if m.bw.latest >= m.bw.full*fullBwGrowth {
@@ -37,7 +37,7 @@ func (m *Model) checkStartupDone() {
 	}
 	if m.bw.reached {
 		m.state, m.gains = drain, gains{drainPacingGain, startupCwndGain}
-		m.cycle.begun = m.round.count
+		m.cycle.begun, m.overshoot = m.round.count, overshootRounds
 	}
 }
 
@@ -76,7 +76,7 @@ func (m *Model) enterCruise() {
 // up and came together make it look higher, and then its queue stands until the probing cycle after
 // the next. Once a cycle only: where others keep the queue full, sending less would not drain it.
 func (m *Model) correctBandwidth() {
-	m.bw.max = [2]float64{m.bw.latest, 0}
+	m.bw.max = [2]float64{m.queue.bw, 0}
 	m.cycle.corrected = true
 	m.state, m.gains = probeBWDown, gains{downPacingGain, cwndGain}
 }
@@ -101,6 +101,9 @@ func (m *Model) updateCycle(s *Sample) {
 		return
 	}
 	m.adaptUpperBounds(s)
+	if m.round.start && m.overshoot > 0 {
+		m.overshoot--
+	}
 	if m.round.start && m.cycle.probed > 0 && (m.state == probeBWDown || m.state == probeBWCruise) {
 		m.cycle.probed--
 	}
@@ -114,7 +117,7 @@ func (m *Model) updateCycle(s *Sample) {
 	case probeBWCruise:
 		if m.timeToProbe(s) {
 			m.enterRefill()
-		} else if m.round.start && m.rtt.stands >= standRounds && !m.cycle.corrected {
+		} else if m.round.start && m.queue.rounds >= standRounds && !m.cycle.corrected {
 			m.correctBandwidth()
 		}
 	case probeBWRefill:
@@ -145,17 +148,21 @@ func (m *Model) timeToProbe(s *Sample) bool {
 	return s.Now-m.cycle.since > m.cycle.wait || m.round.count-m.cycle.begun > max(rounds, 1)
 }
 
-// checkQueue counts the rounds in a row in which there was a queue all the time.
+// checkQueue counts the rounds in a row in which there was a queue all the time. In such a round the
+// bottleneck delivers what it can, or what it leaves to this connection.
 func (m *Model) checkQueue() {
-	r := &m.rtt
-	if r.low > r.min+time.Duration(float64(r.min)*standRTT)+queueNoise {
-		r.stands++
-	} else {
-		r.stands = 0
+	q := &m.queue
+	if m.rtt.low <= m.rtt.min+time.Duration(float64(m.rtt.min)*standRTT)+queueNoise {
+		*q = standing{}
+		return
+	}
+	if q.rounds++; q.rounds == 1 || m.bw.latest < q.bw {
+		q.bw = m.bw.latest
 	}
 }
 
 // updateRTT keeps the minimum of the last ten seconds, and decides when it has to be measured anew.
+// A time that is hardly longer confirms the minimum, so that nothing has to be held back for it.
 func (m *Model) updateRTT(s *Sample) {
 	if s.RTT <= 0 {
 		return
@@ -169,11 +176,18 @@ func (m *Model) updateRTT(s *Sample) {
 	if r.low == 0 || s.RTT < r.low {
 		r.low = s.RTT
 	}
-	if r.probe == 0 || s.RTT <= r.probe || s.Now-r.probeAt > probeRTTInterval && m.state == probeRTT {
+	near := r.min + time.Duration(float64(r.min)*queueRTT)
+	switch {
+	case r.probe == 0 || s.RTT <= r.probe || s.Now-r.probeAt > probeRTTInterval && m.state == probeRTT:
 		r.probe, r.probeAt = s.RTT, s.Now
+	case s.RTT <= near:
+		r.probeAt = s.Now
 	}
-	if r.min == 0 || s.RTT <= r.min || s.Now-r.at > minRTTFilter {
+	switch {
+	case r.min == 0 || s.RTT <= r.min || s.Now-r.at > minRTTFilter:
 		r.min, r.at = s.RTT, s.Now
+	case s.RTT <= near:
+		r.at = s.Now
 	}
 	if r.probe < r.min {
 		r.min, r.at = r.probe, r.probeAt

@@ -259,7 +259,7 @@ func TestMinRTTIsConfirmed(t *testing.T) {
 }
 
 // A bandwidth that was measured too high, as acknowledgements came together, makes a queue that
-// stands. Then the model takes the rate that it sees, and drains the queue, once in a cycle.
+// stands. Then the model takes the rate that it sees, and drains the queue: once, until it has gone.
 func TestBandwidthIsCorrected(t *testing.T) {
 	m, s := steady(t)
 	m.bw.max[0] = 1.3e6
@@ -279,6 +279,14 @@ func TestBandwidthIsCorrected(t *testing.T) {
 		trip(m, s, 140*ms, 140_000)
 	}
 	if m.State() != "cruise" {
-		t.Errorf("%s: corrected again before the next probe", m.State())
+		t.Errorf("%s: corrected again although the queue has not gone", m.State())
+	}
+	trip(m, s, 100*ms, 100_000)
+	m.bw.max[0] = 1.3e6
+	for range 4 {
+		trip(m, s, 140*ms, 140_000)
+	}
+	if m.State() != "down" {
+		t.Errorf("%s: not corrected again, when the queue had gone", m.State())
 	}
 }

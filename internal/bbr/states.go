@@ -74,7 +74,8 @@ func (m *Model) enterCruise() {
 
 // correctBandwidth forgets a bandwidth that the path does not have. Acknowledgements that were held
 // up and came together make it look higher, and then its queue stands until the probing cycle after
-// the next. Once a cycle only: where others keep the queue full, sending less would not drain it.
+// the next. Once only until the queue is gone: where others keep it full, sending less would not
+// drain it.
 func (m *Model) correctBandwidth() {
 	m.bw.max = [2]float64{m.queue.bw, 0}
 	m.cycle.corrected = true
@@ -153,7 +154,7 @@ func (m *Model) timeToProbe(s *Sample) bool {
 func (m *Model) checkQueue() {
 	q := &m.queue
 	if m.rtt.low <= m.rtt.min+time.Duration(float64(m.rtt.min)*standRTT)+queueNoise {
-		*q = standing{}
+		*q, m.cycle.corrected = standing{}, false
 		return
 	}
 	if q.rounds++; q.rounds == 1 || m.bw.latest < q.bw {

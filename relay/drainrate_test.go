@@ -32,17 +32,15 @@ func TestOutboxQueueFollowsRate(t *testing.T) {
 				defer reading.Wait()
 				defer o.wire.base.Close()
 				reading.Go(func() { readAt(o.far, c.rate) })
+				queued := 0           // at the most, at the end
 				for n := range 1000 { // for a second, twice what the receiver takes
 					for i := range c.flows {
 						o.send(testFlow(i, classData), testFrames(i, n, 2*c.rate/c.flows/1000+1, 1000), 0)
 					}
+					if n > 900 {
+						queued = max(queued, o.queuedBytes())
+					}
 					time.Sleep(time.Millisecond)
-				}
-				o.mu.Lock()
-				defer o.mu.Unlock()
-				queued := 0
-				for _, f := range o.queue.flows {
-					queued += f.bytes
 				}
 				if queued < c.least || queued > c.most {
 					t.Errorf("%d bytes queued, want between %d and %d", queued, c.least, c.most)
@@ -50,6 +48,15 @@ func TestOutboxQueueFollowsRate(t *testing.T) {
 			})
 		})
 	}
+}
+
+func (o *outbox) queuedBytes() (sum int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, f := range o.queue.flows {
+		sum += f.bytes
+	}
+	return sum
 }
 
 // readAt reads so many bytes a millisecond, until r ends.

@@ -123,7 +123,6 @@ type minRTT struct {
 	low      time.Duration // the lowest of this round; 0: none yet
 	done     time.Duration // when probeRTT may end; 0: in flight is not low enough yet
 	roundSet bool          // a round has begun since done was set
-	roundOK  bool          // and ended
 }
 
 // standing is a queue that was there all the time.

@@ -51,7 +51,6 @@ func (m *Model) checkDrainDone(s *Sample) {
 type cycle struct {
 	since     time.Duration // when the present state was entered
 	wait      time.Duration // between probes
-	rounds    int           // since the last probe
 	begun     int           // round in which probeBWUp or probeBWRefill was entered
 	upAcks    int           // bytes acknowledged since inflightHi last grew
 	upStep    int           // bytes after which it grows by a packet

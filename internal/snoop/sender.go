@@ -14,8 +14,6 @@ const (
 
 	minProbe = 2 * time.Millisecond
 	ackDelay = 50 * time.Millisecond // how long a peer may hold the acknowledgement of a single packet
-
-	noRTT = 100 * time.Millisecond // taken for the round-trip time while it is unknown
 )
 
 // Sender sends the data of one connection. Make it with New.

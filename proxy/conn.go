@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,10 +28,11 @@ type conn struct {
 	heard   time.Time     // when the client last said something after that
 
 	// For net/http's goroutine only.
-	served    bool      // the head of a request has come
-	unread    bool      // the last request has not been read to its end, so what follows is no request
-	hijacked  bool      // the conn has been taken over from net/http
-	readLimit time.Time // the read deadline that net/http cannot put off
+	served    bool            // the head of a request has come
+	unread    bool            // the last request has not been read to its end, so what follows is no request
+	hijacked  bool            // the conn has been taken over from net/http
+	readLimit time.Time       // the read deadline that net/http cannot put off
+	origins   *http.Transport // the client's connections to origins; nil until it asks one
 
 	// ahead was read from Conn but not yet consumed. It belongs to whoever may read the conn.
 	ahead []byte

@@ -15,24 +15,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Bounds on the connections to origins that are kept for the next request.
-const (
-	maxIdleOrigins     = 64
-	maxIdlePerOrigin   = 8
-	idleOriginTime     = 30 * time.Second
-	maxResponseHeaders = 1 << 20
-)
-
 func (f *front) initForward(errorLog *log.Logger) {
-	f.transport = http.Transport{
-		DialContext:            f.dialOrigin,
-		DisableCompression:     true, // the client says what it can decode
-		MaxIdleConns:           maxIdleOrigins,
-		MaxIdleConnsPerHost:    maxIdlePerOrigin,
-		IdleConnTimeout:        idleOriginTime,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: maxResponseHeaders,
-	}
 	f.forward = httputil.ReverseProxy{
 		Rewrite:        rewrite,
 		Transport:      f,

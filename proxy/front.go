@@ -16,11 +16,10 @@ import (
 
 // front is the HTTP side of a Server: net/http, fed with the connections that turned out to speak HTTP.
 type front struct {
-	srv       *Server
-	http      http.Server
-	conns     connQueue
-	transport http.Transport
-	forward   httputil.ReverseProxy
+	srv     *Server
+	http    http.Server
+	conns   connQueue
+	forward httputil.ReverseProxy
 }
 
 // maxHeaderBytes bounds a request's head, and with it what a half-open client can make us hold.
@@ -103,8 +102,10 @@ func (f *front) connState(nc net.Conn, state http.ConnState) {
 		if !c.served {
 			c.failed(errNoRequest)
 		}
+		c.leaveOrigins()
 		f.srv.live.wg.Done()
 	case http.StateHijacked:
+		c.leaveOrigins()
 		f.srv.live.wg.Done()
 	}
 }

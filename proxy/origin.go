@@ -6,7 +6,42 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 )
+
+// Bounds on the connections to origins that a client connection keeps for its next request. It makes
+// one request after another, so more than one to the same origin is of no use.
+const (
+	maxIdleOrigins     = 4
+	maxIdlePerOrigin   = 1
+	idleOriginTime     = 30 * time.Second
+	maxResponseHeaders = 1 << 20
+)
+
+// originsOf returns the connections to origins of a client connection. No other client's requests go
+// over them: an origin may have authenticated the connection and not the request, as it does with
+// NTLM and Negotiate, and then whoever uses the connection has that identity.
+func (f *front) originsOf(c *conn) *http.Transport {
+	if c.origins == nil {
+		c.origins = &http.Transport{
+			DialContext:            f.dialOrigin,
+			DisableCompression:     true, // the client says what it can decode
+			MaxIdleConns:           maxIdleOrigins,
+			MaxIdleConnsPerHost:    maxIdlePerOrigin,
+			IdleConnTimeout:        idleOriginTime,
+			ExpectContinueTimeout:  time.Second,
+			MaxResponseHeaderBytes: maxResponseHeaders,
+		}
+	}
+	return c.origins
+}
+
+// leaveOrigins closes the connections to origins that are idle: their client asks for no more.
+func (c *conn) leaveOrigins() {
+	if c.origins != nil {
+		c.origins.CloseIdleConnections()
+	}
+}
 
 // askerKey marks the context of the request that a dial is made for. The transport dials with a context that goes on
 // when that request is given up, but keeps its values.
@@ -15,7 +50,8 @@ type askerKey struct{}
 // RoundTrip implements http.RoundTripper.
 func (f *front) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx := r.Context()
-	res, err := f.transport.RoundTrip(r.WithContext(context.WithValue(ctx, askerKey{}, ctx)))
+	origins := f.originsOf(ctx.Value(connKey{}).(*conn))
+	res, err := origins.RoundTrip(r.WithContext(context.WithValue(ctx, askerKey{}, ctx)))
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		return res, err
 	}

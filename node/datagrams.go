@@ -8,27 +8,28 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"ginnel/proxy"
 	"ginnel/userstack"
 )
 
-// datagramConn is the far side of one UDP association of the proxy: a socket in the mesh, and from the first datagram
-// that leaves the mesh on one of the host as well. WriteTo takes names.
+// datagramConn is the far side of one UDP association of the proxy: a socket in the mesh, and from
+// the first datagram that leaves the mesh on sockets of the host as well. WriteTo takes names.
 //
-// While there is only the mesh, it is read directly. The host's socket needs a goroutine for each side to read
-// both at once; they end with Close.
+// While there is only the mesh, it is read directly. To read the host's sockets at the same time,
+// each socket has a goroutine; they end with Close.
 type datagramConn struct {
 	n    *Node
 	mesh *userstack.PacketConn
+	host hostSockets
 
 	mu     sync.Mutex
-	host   *net.UDPConn // nil until needed
 	names  map[string]namedAddr
 	closed bool
 
-	both     atomic.Bool // host is open, so reads are from received
+	both     atomic.Bool // a host's socket is open, so reads are from received
 	pumping  bool        // readMesh was started; owned by AwaitRead
 	next     datagram    // from received; owned by AwaitRead and ReadBatch
 	corked   bool        // between Cork and Uncork; owned by these and WriteTo
@@ -176,37 +177,62 @@ func (c *datagramConn) writeHost(b []byte, to netip.AddrPort) (int, error) {
 	if err := c.n.mayLeave(to.Addr()); err != nil {
 		return 0, err
 	}
-	host, err := c.openHost()
+	if to.Port() == 0 {
+		return 0, errPortZero
+	}
+	c.letGo()
+	sock, err := c.host.open(to, c.serveHost)
 	if err != nil {
 		return 0, err
 	}
-	c.letGo()
-	return host.WriteToUDPAddrPort(b, to)
+	n, err := sock.WriteToUDPAddrPort(b, to)
+	if !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return n, err
+	}
+	// The host no longer has the address that the socket is bound to.
+	c.host.drop(sock)
+	if sock, err = c.host.open(to, c.serveHost); err != nil {
+		return 0, err
+	}
+	return sock.WriteToUDPAddrPort(b, to)
 }
 
-// openHost opens the host's socket, once, and has both sides read from here on.
-func (c *datagramConn) openHost() (*net.UDPConn, error) {
+var errPortZero = errors.New("node: no datagram can be sent to port 0")
+
+// serveHost has both sides read from here on.
+func (c *datagramConn) serveHost(sock *net.UDPConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.closed:
-		return nil, net.ErrClosed
-	case c.host != nil:
-		return c.host, nil
+	if c.closed {
+		return // Close closes the socket, or has closed all of them
 	}
-	host, err := net.ListenUDP("udp", nil)
-	if err != nil {
-		return nil, err
+	if !c.both.Swap(true) {
+		c.mesh.SetReadDeadline(time.Unix(1, 0)) // ends an AwaitRead that knows only the mesh
 	}
-	c.host = host
-	c.both.Store(true)
-	c.mesh.SetReadDeadline(time.Unix(1, 0)) // ends an AwaitRead that knows only the mesh
-	c.wg.Go(c.readHost)
-	return host, nil
+	c.wg.Go(func() {
+		c.pump(func(b []byte) (int, netip.AddrPort, error) { return c.readHost(sock, b) })
+	})
 }
 
-// startMesh has a goroutine read the mesh's side from here on. It undoes the deadline that openHost, under the same
-// lock, has set.
+// hears reports whether a host on the host's network may send something to the association: the
+// association must have sent something to that host. Nobody there is believed to be in the mesh.
+func (c *datagramConn) hears(from netip.Addr) bool {
+	return c.host.expects(from) && !c.n.routes.Load().inMesh(from.Unmap())
+}
+
+// readHost reads a datagram from a host that may send it.
+func (c *datagramConn) readHost(sock *net.UDPConn, b []byte) (int, netip.AddrPort, error) {
+	for {
+		n, from, err := sock.ReadFromUDPAddrPort(b)
+		if err != nil || c.hears(from.Addr()) {
+			return n, from, err
+		}
+		c.n.foreignDatagrams.Add(1)
+	}
+}
+
+// startMesh has a goroutine read the mesh's side from here on. It undoes the deadline that serveHost,
+// under the same lock, has set.
 func (c *datagramConn) startMesh() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -218,10 +244,10 @@ func (c *datagramConn) startMesh() bool {
 	return true
 }
 
-// readMesh and readHost pass on what arrives until their socket is closed.
+// readMesh passes on what arrives from the mesh.
 func (c *datagramConn) readMesh() { c.pump(c.mesh.ReadFromUDPAddrPort) }
-func (c *datagramConn) readHost() { c.pump(c.host.ReadFromUDPAddrPort) }
 
+// pump passes on what arrives until its socket is closed.
 func (c *datagramConn) pump(read func([]byte) (int, netip.AddrPort, error)) {
 	b := make([]byte, userstack.MaxDatagram)
 	taken := make(chan struct{}, 1)
@@ -332,6 +358,7 @@ func (c *datagramConn) letGo() {
 // Close implements net.PacketConn.
 func (c *datagramConn) Close() error {
 	c.shutDown()
+	c.host.close()
 	c.wg.Wait()
 	return nil
 }
@@ -345,9 +372,6 @@ func (c *datagramConn) shutDown() {
 	c.closed = true
 	close(c.closec)
 	c.mesh.Close()
-	if c.host != nil {
-		c.host.Close()
-	}
 }
 
 // LocalAddr implements net.PacketConn.

@@ -68,6 +68,7 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descPeerDirect, oneIf(p.Path == PathDirect), id)
 	}
 	c.collectProxy(gauge, count)
+	count(descDatagrams, c.n.foreignDatagrams.Load(), "foreign")
 	for reason, n := range c.n.conn.Status().Dropped {
 		count(descTransport, n, reason)
 	}

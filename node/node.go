@@ -157,10 +157,11 @@ type Node struct {
 	routes atomic.Pointer[routes]
 	served servedPorts
 
-	strangers  strangers
-	private    atomic.Pointer[key.NodePrivate] // our key of now
-	checking   atomic.Bool                     // a check of the network runs for the API
-	unresolved sync.Map                        // key.NodePublic to error: why the name of a plain peer's endpoint has no address
+	strangers        strangers
+	private          atomic.Pointer[key.NodePrivate] // our key of now
+	checking         atomic.Bool                     // a check of the network runs for the API
+	foreignDatagrams atomic.Uint64                   // of hosts that no association has sent anything to
+	unresolved       sync.Map                        // key.NodePublic to error: why the name of a plain peer's endpoint has no address
 
 	entries []entry          // written by start only
 	local   []netip.AddrPort // TCP listeners on this machine; not changed once openListeners is done

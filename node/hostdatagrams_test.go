@@ -1,0 +1,130 @@
+package node
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"ginnel/proxy"
+)
+
+// hostPeer is a UDP socket on the host's network.
+func hostPeer(t *testing.T, addr string) *net.UDPConn {
+	t.Helper()
+	pc, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil {
+		t.Skip(err) // not every system has all of 127.0.0.0/8
+	}
+	t.Cleanup(func() { pc.Close() })
+	return pc
+}
+
+// An association hears only hosts that it has sent something to, from any port of theirs, and its
+// socket has the address that these hosts can reach.
+func TestStrangersDatagrams(t *testing.T) {
+	a, _ := two(t)
+	c, err := a.listenDatagrams(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	known, stranger := hostPeer(t, "127.0.0.1:0"), hostPeer(t, "127.0.0.2:0")
+	other := hostPeer(t, "127.0.0.1:0") // another port of the known host
+	to := known.LocalAddr().(*net.UDPAddr).AddrPort()
+	if _, err := c.WriteTo([]byte("question"), &proxy.Addr{IP: to.Addr(), Port: to.Port()}); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	_, from, err := known.ReadFromUDPAddrPort(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sock := c.(*datagramConn).host.socks[socketKind{ipv4: true, loopback: true}]
+	if got := sock.LocalAddr().(*net.UDPAddr).AddrPort(); got != from || !got.Addr().IsLoopback() {
+		t.Errorf("the socket for a destination on loopback is bound to %v", got)
+	}
+	for _, s := range []struct {
+		sock *net.UDPConn
+		text string
+	}{{stranger, "of a stranger"}, {known, "answer"}, {stranger, "of a stranger"}, {other, "answer from another port"}} {
+		if _, err := s.sock.WriteToUDPAddrPort([]byte(s.text), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"answer", "answer from another port"} {
+		if n, from, err := c.ReadFrom(buf); err != nil || string(buf[:n]) != want {
+			t.Errorf("received %q from %v (%v), want %q", buf[:n], from, err, want)
+		}
+	}
+	if got := a.foreignDatagrams.Load(); got != 2 {
+		t.Errorf("%d datagrams of strangers were counted, want 2", got)
+	}
+}
+
+// Nobody on the host's network is believed to have an address of the mesh, even if the association
+// would hear that address.
+func TestMeshAddressOnHostNetwork(t *testing.T) {
+	a, b := two(t)
+	pc, err := a.listenDatagrams(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	c := pc.(*datagramConn)
+	outside := netip.MustParseAddr("192.0.2.1")
+	if _, err := c.host.open(netip.AddrPortFrom(loopback, 9), c.serveHost); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []netip.Addr{b.addr, meshRange4.Addr().Next(), outside} {
+		c.host.speak(addr)
+	}
+	for addr, want := range map[netip.Addr]bool{
+		outside: true, netip.AddrFrom16(outside.As16()): true, loopback: true,
+		b.addr: false, meshRange4.Addr().Next(): false, netip.MustParseAddr("192.0.2.2"): false,
+	} {
+		if got := c.hears(addr); got != want {
+			t.Errorf("a datagram from %v on the host's network is let in: %v, want %v", addr, got, want)
+		}
+	}
+}
+
+// The hosts that may answer are bounded: the one not spoken to for longest is forgotten. A socket that
+// was given up is replaced.
+func TestHostSocketsAreBounded(t *testing.T) {
+	var h hostSockets
+	defer h.close()
+	served := 0
+	serve := func(*net.UDPConn) { served++ }
+	host := func(n int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(n >> 8), byte(n)}), 9)
+	}
+	for n := range maxSpoken {
+		if _, err := h.open(host(n+1), serve); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.open(host(1), serve)
+	sock, err := h.open(host(maxSpoken+1), serve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[int]bool{1: true, 2: false, 3: true, maxSpoken + 1: true} {
+		if got := h.expects(host(n).Addr()); got != want {
+			t.Errorf("host %d may answer is %v, want %v", n, got, want)
+		}
+	}
+	if len(h.spoken) > maxSpoken || served != 1 {
+		t.Errorf("%d hosts by %d sockets", len(h.spoken), served)
+	}
+	h.drop(sock)
+	if _, err := sock.WriteToUDPAddrPort([]byte("x"), host(1)); err == nil {
+		t.Error("a socket that was given up still sends")
+	}
+	if again, err := h.open(host(1), serve); err != nil || again == sock {
+		t.Errorf("no new socket for one that was given up (%v)", err)
+	}
+	h.close()
+	if _, err := h.open(host(1), serve); err == nil {
+		t.Error("a socket is opened after close")
+	}
+}

@@ -167,7 +167,17 @@ func (m *Model) PacingRate() float64 {
 	if m.isShort() {
 		return unpaced
 	}
-	return m.pacingRate
+	return max(m.pacingRate, m.leastRate())
+}
+
+// leastRate sends the smallest window in a round-trip time: however low the bandwidth was measured,
+// the next packets do not wait for longer.
+func (m *Model) leastRate() float64 {
+	rtt := m.rtt.smoothed
+	if rtt == 0 {
+		rtt = time.Second
+	}
+	return float64(minPipePackets*m.mss) / rtt.Seconds()
 }
 
 // Bandwidth is the estimated bandwidth of the path in bytes a second, 0 if it is unknown.
@@ -201,7 +211,7 @@ func (m *Model) OnAck(s *Sample) {
 	m.updateBandwidth(s)
 	m.updateAggregation(s)
 	if m.round.start {
-		m.checkQueue()
+		m.checkQueue(s)
 		m.checkFullPipe(s)
 		m.adaptLowerBounds()
 	}
@@ -212,14 +222,17 @@ func (m *Model) OnAck(s *Sample) {
 	if m.round.start {
 		m.loss.nextRound()
 		m.rtt.low = s.RTT
-		m.bw.latest, m.bounds.latest = s.rate(), s.InFlight
+		m.bw.latest, m.bounds.latest = s.rate(), int(s.Delivered-s.PriorDelivered)
 	}
 	m.setPacingRate()
 	m.setCwnd(s)
+	if !m.isShort() {
+		m.reno.cwnd = min(m.reno.cwnd, 2*m.cwnd) // it takes over where the round-trip time falls
+	}
 }
 
 func (m *Model) updateRound(s *Sample) {
-	m.round.start = s.PriorDelivered >= m.round.end
+	m.round.start = s.Acked > 0 && s.PriorDelivered >= m.round.end
 	if m.round.start {
 		m.round.end = s.Delivered
 		m.round.count++
@@ -278,10 +291,14 @@ func (m *Model) updateAggregation(s *Sample) {
 	m.agg.extra[0] = max(m.agg.extra[0], extra)
 }
 
-// setPacingRate follows the bandwidth. Before the pipe was full once the rate only grows.
+// setPacingRate follows the bandwidth. Before the pipe was full once the rate only grows, except that
+// the first round-trip time replaces the guess of New.
 func (m *Model) setPacingRate() {
 	rate := m.gains.pacing * m.boundedBW() * (1 - pacingMargin)
-	if rate > 0 && (m.bw.reached || rate > m.pacingRate || m.round.count <= 1 && m.rtt.min > 0) {
+	if m.round.count <= 1 && m.rtt.min > 0 {
+		m.pacingRate = startupPacingGain * float64(m.cwnd) / m.rtt.smoothed.Seconds()
+	}
+	if rate > 0 && (m.bw.reached || rate > m.pacingRate) {
 		m.pacingRate = rate
 	}
 }

@@ -290,3 +290,53 @@ func TestBandwidthIsCorrected(t *testing.T) {
 		t.Errorf("%s: not corrected again, when the queue had gone", m.State())
 	}
 }
+
+// A connection that sends little under a queue of others learns nothing of the bandwidth from that.
+func TestQueueOfOthersSaysNothing(t *testing.T) {
+	m, s := steady(t)
+	s.AppLimited = true
+	for range 8 {
+		trip(m, s, 150*ms, 64)
+	}
+	if bw := m.Bandwidth(); bw < 0.9e6 {
+		t.Errorf("bandwidth of %.0f bytes a second after some short messages, want 1,000,000", bw)
+	}
+	m = New(mss)
+	s = &Sample{Now: time.Second, AppLimited: true}
+	trip(m, s, 100*ms, 10_000)
+	for range 8 {
+		trip(m, s, 150*ms, 64)
+	}
+	if m.State() != "startup" {
+		t.Errorf("%s after some short messages, want startup", m.State())
+	}
+}
+
+// However low the bandwidth was measured, four packets leave in a round-trip time.
+func TestLeastRate(t *testing.T) {
+	m, _ := steady(t)
+	m.bw.max = [2]float64{10, 0}
+	m.setPacingRate()
+	if got := m.PacingRate(); math.Abs(got-40_000) > 1000 {
+		t.Errorf("%.0f bytes a second at 100 ms, want 40,000", got)
+	}
+	m = New(mss)
+	if got := m.PacingRate(); got < 10_000 {
+		t.Errorf("%.0f bytes a second before anything is known", got)
+	}
+}
+
+// A sample of losses alone begins no round.
+func TestLossesBeginNoRound(t *testing.T) {
+	m, s := steady(t)
+	before := m.round.count
+	lost := *s
+	lost.PriorDelivered, lost.Interval, lost.RTT, lost.Acked, lost.Lost = lost.Delivered, 0, 0, 0, 3000
+	m.OnAck(&lost)
+	if m.round.count != before {
+		t.Error("a sample without an arrival has begun a round")
+	}
+	if m.loss.lost != 3000 {
+		t.Errorf("%d lost bytes count for the round, want 3000", m.loss.lost)
+	}
+}

@@ -148,11 +148,12 @@ func (m *Model) timeToProbe(s *Sample) bool {
 	return s.Now-m.cycle.since > m.cycle.wait || m.round.count-m.cycle.begun > max(rounds, 1)
 }
 
-// checkQueue counts the rounds in a row in which there was a queue all the time. In such a round the
-// bottleneck delivers what it can, or what it leaves to this connection.
-func (m *Model) checkQueue() {
+// checkQueue counts the rounds in a row in which there was a queue all the time, and a good part of
+// it was of this connection. In such a round the bottleneck delivers what it can, or what it leaves
+// to this connection.
+func (m *Model) checkQueue(s *Sample) {
 	q := &m.queue
-	if m.rtt.low <= m.rtt.min+time.Duration(float64(m.rtt.min)*standRTT)+queueNoise {
+	if s.TxInFlight < m.bdp(m.maxBW(), 0.5) || m.rtt.low <= m.rtt.min+time.Duration(float64(m.rtt.min)*standRTT)+queueNoise {
 		*q, m.cycle.corrected = standing{}, false
 		return
 	}

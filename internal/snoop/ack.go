@@ -26,22 +26,22 @@ func (s *Sender) Ack(now time.Duration, ack uint32, sacks []Block) {
 		s.holes, s.dups = false, 0
 	case advanced:
 		s.dups = 0
-		s.holes = s.holes && len(s.sacked) == 0 && s.pkts.count > 0
+		s.holes = s.holes && after(s.holesEnd, ack)
 	}
 	if got.rtt > 0 {
 		s.rtt.add(got.rtt)
 	}
-	lostBefore := s.rate.lost
 	s.detectLoss(now)
-	if latest.any || s.rate.lost != lostBefore {
+	if latest.any || s.lost > 0 {
 		sample := s.rate.sample(now, &latest, s.rtt.min)
 		if latest.firstSentAt < s.rtt.since {
 			sample.Interval = 0
 		}
-		sample.RTT, sample.Acked, sample.Lost = got.rtt, int(s.rate.delivered-before), int(s.rate.lost-lostBefore)
+		sample.RTT, sample.Acked, sample.Lost = got.rtt, int(s.rate.delivered-before), s.lost
 		sample.InFlight, sample.CwndLimited = s.flight, s.rate.limited
 		s.model.OnAck(&sample)
-		s.rate.limited = false
+		s.rate.limited, s.lost = false, 0
+		s.pace.adapt(now, s.model)
 	}
 	if s.timer.recovering && atLeast(ack, s.timer.recovered) {
 		s.timer.recovering = false
@@ -98,12 +98,16 @@ func (s *Sender) ackSelective(now time.Duration, sacks []Block, latest *newest, 
 			continue
 		case i == 0 && s.isDuplicate(sacks):
 			s.stats.Spurious++
-			s.rack.spurious(s.rate.delivered)
+			s.rack.spurious(s.rate.delivered, s.flight)
 			continue
 		case !atLeast(b.Start, s.una) || after(b.End, s.nxt):
 			continue // older than what ack says, or of nothing that was sent in these packets
 		}
-		s.sacked.add(b, func(fresh Block) { s.deliverRange(now, fresh, latest, got) })
+		s.fresh = s.fresh[:0]
+		s.sacked.add(b, func(part Block) { s.fresh = append(s.fresh, part) })
+		for _, part := range s.fresh { // now that sacked holds all of them
+			s.deliverRange(now, part, latest, got)
+		}
 	}
 }
 
@@ -116,13 +120,13 @@ func (s *Sender) isDuplicate(sacks []Block) bool {
 
 // deliverRange notes the arrival of the packets of a range that has newly been acknowledged.
 func (s *Sender) deliverRange(now time.Duration, fresh Block, latest *newest, got *arrival) {
-	for n := s.pkts.search(fresh.Start); n != s.pkts.last(); n++ {
+	for n := s.pkts.search(fresh.Start); n != s.pkts.last(); n = s.pkts.next(n) {
 		p := s.pkts.at(n)
 		if !after(fresh.End, p.seq) {
 			return
 		}
 		whole := atLeast(p.seq, fresh.Start) && atLeast(fresh.End, p.end())
-		if p.status != arrived && (whole || s.sacked.holds(Block{p.seq, p.end()})) {
+		if p.status != arrived && (whole || s.sacked.holds(Block{p.seq, p.end()})) { // in parts
 			s.deliver(now, n, p, latest, got)
 			p.status = arrived
 		}
@@ -138,13 +142,13 @@ func (s *Sender) deliver(now time.Duration, n uint32, p *packet, latest *newest,
 	case lost: // it was only late
 		s.backlog -= int(p.length)
 		s.pkts.unlink(&s.toSend, n)
-		s.rack.spurious(s.rate.delivered)
+		s.rack.spurious(s.rate.delivered, s.flight)
 	}
 	s.rate.take(now, p, latest)
 	if p.sends == 1 && p.sent >= s.rtt.since && (got.rtt == 0 || p.sent >= got.sent) {
 		got.rtt, got.sent = max(now-p.sent, 1), p.sent
 	}
-	s.rack.update(now, p, s.rtt.min, s.rate.delivered)
+	s.rack.update(now, p, &s.rate, s.rtt.min, s.flight)
 }
 
 // dupThresh is how many acknowledgements that repeat another tell a loss to a sender without SACK
@@ -158,7 +162,7 @@ func (s *Sender) Duplicate(now time.Duration) {
 		return
 	}
 	if s.dups++; s.dups == dupThresh {
-		s.holes = true
+		s.holes, s.holesEnd = true, s.nxt
 		s.detectLoss(now)
 		s.settle()
 	}

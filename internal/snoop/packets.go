@@ -11,8 +11,11 @@ const (
 	arrived                // acknowledged selectively
 )
 
-// none is no packet number.
-const none = ^uint32(0)
+// none is no packet number. Numbers have 31 bits, so that none never comes up.
+const (
+	none      = ^uint32(0)
+	maxNumber = none >> 1
+)
 
 // packet is one packet of data that was sent and is not acknowledged cumulatively. Its range of the
 // stream never changes.
@@ -50,7 +53,14 @@ const minRing = 16
 
 func (p *packets) at(n uint32) *packet { return &p.ring[n&uint32(len(p.ring)-1)] }
 
-func (p *packets) last() uint32 { return p.first + p.count }
+// number is that of the packet i after the oldest.
+func (p *packets) number(i uint32) uint32 { return (p.first + i) & maxNumber }
+
+// next is the number after n.
+func (p *packets) next(n uint32) uint32 { return (n + 1) & maxNumber }
+
+// last is the number after that of the newest packet.
+func (p *packets) last() uint32 { return p.number(p.count) }
 
 // push returns a new packet, which is not cleared.
 func (p *packets) push() (uint32, *packet) {
@@ -66,13 +76,13 @@ func (p *packets) grow() {
 	old := *p
 	p.ring = make([]packet, max(minRing, 2*len(old.ring)))
 	for i := range old.count {
-		*p.at(old.first + i) = *old.at(old.first + i)
+		*p.at(old.number(i)) = *old.at(old.number(i))
 	}
 }
 
 // pop forgets the oldest packet. An empty ring that was large is given up.
 func (p *packets) pop() {
-	p.first++
+	p.first = p.next(p.first)
 	p.count--
 	if p.count == 0 && len(p.ring) > 4*minRing {
 		p.ring = nil
@@ -84,13 +94,13 @@ func (p *packets) search(seq uint32) uint32 {
 	lo, hi := uint32(0), p.count
 	for lo < hi {
 		mid := (lo + hi) / 2
-		if after(p.at(p.first+mid).end(), seq) {
+		if after(p.at(p.number(mid)).end(), seq) {
 			hi = mid
 		} else {
 			lo = mid + 1
 		}
 	}
-	return p.first + lo
+	return p.number(lo)
 }
 
 // list links packets by the time at which they were sent last.

@@ -18,18 +18,21 @@ type rack struct {
 	reordered bool   // a packet has arrived after others that were sent later
 	window    int    // quarters of the minimum round-trip time by which packets may pass each other
 	widened   uint64 // bytes that must be delivered before the window may grow again
-	round     bool
+	keep      int    // repairs after which the window is as in the beginning
 }
 
-const maxReorder = 16 // quarters
+const (
+	maxReorder  = 16 // quarters
+	keepReorder = 16 // repairs (RFC 8985, section 6.2)
+)
 
 func (r *rack) init() { r.window = 1 }
 
 // update takes a packet that has arrived.
-func (r *rack) update(now time.Duration, p *packet, minRTT time.Duration, delivered uint64) {
+func (r *rack) update(now time.Duration, p *packet, rate *rate, minRTT time.Duration, flight int) {
 	rtt := now - p.sent
 	if p.sends > 1 && rtt < minRTT {
-		r.spurious(delivered) // that is too soon: an earlier one has arrived, and was only late
+		r.spurious(rate.delivered, flight) // that is too soon: an earlier one has arrived, and was only late
 		return
 	}
 	if !r.any || p.sent > r.sent || p.sent == r.sent && after(p.end(), r.end) {
@@ -46,12 +49,18 @@ func (r *rack) update(now time.Duration, p *packet, minRTT time.Duration, delive
 
 // spurious notes that a packet was taken for lost that was only late: packets pass each other by
 // more than was thought. The window grows once a round trip.
-func (r *rack) spurious(delivered uint64) {
-	r.reordered = true
+func (r *rack) spurious(delivered uint64, flight int) {
+	r.reordered, r.keep = true, keepReorder
 	if delivered >= r.widened {
 		r.window = min(r.window+1, maxReorder)
-		r.widened = delivered + 1
-		r.round = true
+		r.widened = delivered + uint64(max(flight, 1))
+	}
+}
+
+// repair notes that a repair begins.
+func (r *rack) repair() {
+	if r.keep--; r.keep == 0 {
+		r.window = 1
 	}
 }
 
@@ -115,8 +124,15 @@ func (s *Sender) markHole(now time.Duration) {
 
 // lose notes that a packet in flight is lost.
 func (s *Sender) lose(now time.Duration, n uint32, p *packet) {
+	if s.toSend.head == none {
+		s.rack.repair()
+	}
 	s.giveUp(n, p)
 	s.stats.Lost++
+	if p.sent < s.rtt.since {
+		return // it says nothing of the path that is taken now
+	}
+	s.lost += int(p.length)
 	s.rate.lost += uint64(p.length)
 	s.model.OnLoss(now, &bbr.Loss{Size: int(p.length), TxInFlight: int(p.flight), LostSince: int(s.rate.lost - p.lostBefore)})
 }

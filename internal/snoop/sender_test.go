@@ -76,7 +76,7 @@ func (c *talk) ack(n int, ranges ...int) {
 func (c *talk) check() {
 	c.t.Helper()
 	s, flight, backlog := c.s, 0, 0
-	for n := s.pkts.first; n != s.pkts.last(); n++ {
+	for n := s.pkts.first; n != s.pkts.last(); n = s.pkts.next(n) {
 		switch p := s.pkts.at(n); p.status {
 		case inFlight:
 			flight += int(p.length)

@@ -84,7 +84,7 @@ func (s *Sender) sendProbe(now time.Duration) (Outgoing, bool) {
 	case s.flying.head == none:
 		return o, false
 	default:
-		n := s.pkts.last() - 1
+		n := s.pkts.number(s.pkts.count - 1)
 		p := s.pkts.at(n)
 		if p.status != inFlight { // it has arrived meanwhile, and others have not
 			n = s.flying.tail
@@ -123,7 +123,7 @@ func (s *Sender) timeout(now time.Duration) {
 // for.
 func (s *Sender) sortLost() {
 	s.toSend = newList()
-	for n := s.pkts.first; n != s.pkts.last(); n++ {
+	for n := s.pkts.first; n != s.pkts.last(); n = s.pkts.next(n) {
 		if s.pkts.at(n).status == lost {
 			s.pkts.append(&s.toSend, n)
 		}
@@ -134,7 +134,7 @@ func (s *Sender) sortLost() {
 // not cumulatively, so the peer has given up what it had (RFC 2018, section 8).
 func (s *Sender) renege() {
 	s.sacked = s.sacked[:0]
-	for n := s.pkts.first; n != s.pkts.last(); n++ {
+	for n := s.pkts.first; n != s.pkts.last(); n = s.pkts.next(n) {
 		if p := s.pkts.at(n); p.status == arrived {
 			p.status = lost
 			s.backlog += int(p.length)

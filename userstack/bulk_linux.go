@@ -141,7 +141,7 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 		if err := c.check(&c.writeDeadline); err != nil {
 			return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 		}
-		if c.pending.full() {
+		if c.mustWait() {
 			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
 				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 			}

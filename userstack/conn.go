@@ -186,7 +186,7 @@ func (c *Conn) write(b []byte) (done int, err error) {
 		if done == len(b) {
 			return done, nil
 		}
-		if c.pending.full() {
+		if c.mustWait() {
 			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
 				return done, err
 			}
@@ -210,6 +210,10 @@ func (c *Conn) write(b []byte) (done int, err error) {
 		}
 	}
 }
+
+// mustWait reports whether a writer has to wait until more has been sent. Nothing more will be on a
+// connection that the peer has reset: gVisor then says why.
+func (c *Conn) mustWait() bool { return c.pending.full() && !c.flow.dead() }
 
 // CloseWrite sends FIN once everything written has been sent; reading goes on.
 func (c *Conn) CloseWrite() error {

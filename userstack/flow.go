@@ -33,13 +33,13 @@ type flow struct {
 	chunks chunks        // what snd has not had acknowledged
 	hdr    packetHeader  // of the packets that leave
 	last   lastSent      // what the latest segment of gVisor's said
-	slack  int           // bytes of TCP options that gVisor leaves room for in every segment and that data do not have
+	slack  int           // bytes of TCP options (0: there is no SACK) that gVisor leaves room for in every segment and that data do not have
 
 	sched          // when the flow is to be served
 	total   uint64 // bytes that were sent for the first time, up to sequence number counted
 	counted uint32
 
-	window uint16 // that the peer has offered last, as it was written
+	window uint16 // that the peer has offered last in a packet without data, as it was written
 	shrunk bool   // gVisor's own retransmission timer has expired, and its window is one segment
 	fin    bool   // gVisor has sent a FIN
 	gone   bool   // the flow has ended
@@ -55,7 +55,7 @@ func (c *Conn) manage(s *Stack) {
 	if !ok {
 		return // never so: gVisor's TCP has no other
 	}
-	f := &flow{conn: c, ep: ep, passive: s.congestion == CUBIC}
+	f := &flow{conn: c, ep: ep, passive: s.congestion == CUBIC, sched: sched{index: -1}}
 	ep.LockUser()
 	f.id, f.remote = flowIDOf(&ep.TransportEndpointInfo.ID), addrOf(ep.TransportEndpointInfo.ID.RemoteAddress)
 	if ep.SACKPermitted {
@@ -118,15 +118,23 @@ func (f *flow) take(now time.Duration, pkt *stack.PacketBuffer, mtu int) bool {
 	if f.snd == nil {
 		f.start(now, seq, pkt, mtu)
 	}
+	mss := f.payload(pkt, mtu)
+	recut := mss < f.snd.MSS()
+	if recut {
+		f.snd.Recut(now, mss) // gVisor has heard that the path takes only shorter packets
+	}
 	n := data
 	if fin {
 		n++
 	}
 	if !f.snd.Queue(now, seq, n, fin) {
-		f.repeated(now, pkt, mtu)
+		// Either the path takes only shorter packets, or gVisor's own timer has expired, which is set
+		// so long that the flow has tried for minutes.
+		f.shrunk = !recut
 		pkt.DecRef()
 		return false
 	}
+	f.snd.Open()
 	f.fin = f.fin || fin
 	f.hdr.set(pkt.NetworkHeader().Slice(), tcp)
 	f.chunks.push(chunk{pkt: pkt, seq: seq, size: data, fin: fin})
@@ -150,16 +158,6 @@ func (f *flow) payload(pkt *stack.PacketBuffer, mtu int) int {
 		return min(mss+f.slack, most)
 	}
 	return most
-}
-
-// repeated takes a segment that gVisor sends again. Either its own timer has expired, which is set
-// so long that the flow has tried for minutes, or the peer's router takes only shorter packets.
-func (f *flow) repeated(now time.Duration, pkt *stack.PacketBuffer, mtu int) {
-	if mss := f.payload(pkt, mtu); mss < f.snd.MSS() {
-		f.snd.Recut(now, mss)
-		return
-	}
-	f.shrunk = true
 }
 
 // waiting is about how many bytes may leave now.
@@ -308,14 +306,19 @@ func (f *flow) acked(now time.Duration, tcp header.TCP, payload int, sacks []sno
 	f.snd.Ack(now, tcp.AckNumber(), sacks)
 	una := f.snd.Acked()
 	f.chunks.drop(una)
-	news := payload > 0 || una != before || f.window != tcp.WindowSize() || tcp.Flags()&^header.TCPFlagPsh != header.TCPFlagAck
-	if !news && len(sacks) == 0 && tcp.AckNumber() == una {
+	window := tcp.WindowSize()
+	news := payload > 0 || una != before || f.window != window || tcp.Flags()&^header.TCPFlagPsh != header.TCPFlagAck
+	if !news && len(sacks) == 0 && tcp.AckNumber() == una && f.slack == 0 {
 		f.snd.Duplicate(now)
 	}
-	if f.window = tcp.WindowSize(); f.window == 0 {
+	if payload == 0 {
+		f.window = window // gVisor has seen it; it takes none from data that it has already
+	}
+	switch {
+	case window == 0:
 		f.snd.Closed(now)
-	} else {
-		f.snd.Open()
+	case f.conn.unsent() == 0:
+		f.snd.Open() // otherwise gVisor sends as soon as it knows, and take opens
 	}
 	f.gone = f.gone || f.fin && f.snd.Idle()
 	return news || !busy

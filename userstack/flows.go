@@ -51,10 +51,7 @@ func (fs *flows) init(clock tcpip.Clock, acks *acks, wake func()) {
 // now is the time since the start of the queue, never 0.
 func (fs *flows) now() time.Duration { return fs.clock.NowMonotonic().Sub(fs.start) + 1 }
 
-func (fs *flows) add(f *flow) {
-	f.sched.index = -1
-	fs.byID[f.id] = f
-}
+func (fs *flows) add(f *flow) { fs.byID[f.id] = f }
 
 // remove ends a flow. Its place among the active ones is found empty later.
 func (fs *flows) remove(f *flow) {
@@ -156,12 +153,13 @@ func (fs *flows) read(now time.Duration, bufs [][]byte, sizes []int, offset int)
 		if fs.active.n > 0 {
 			limit = min(limit, n+quantum)
 		}
-		before := n
+		before, fresh := n, false
 		for n < limit {
 			out, ok := f.snd.Next(now)
 			if !ok {
 				break
 			}
+			fresh = fresh || !out.Repeated
 			if sizes[n] = f.build(bufs[n][offset:], out); sizes[n] > 0 {
 				n++
 			}
@@ -169,6 +167,8 @@ func (fs *flows) read(now time.Duration, bufs [][]byte, sizes []int, offset int)
 		if n > before {
 			f.spoke = now
 			f.progress()
+		}
+		if fresh { // a peer may have what is repeated, and then takes no acknowledgement from it
 			fs.acks.along(&f.id, f.last.ack)
 		}
 		fs.place(f, now)

@@ -144,7 +144,7 @@ func (m *memory) grow(s *share, d direction, n int) int {
 	if m.budget > 0 {
 		n = min(n, max(m.budget/2-m.granted[d], 0)/2)
 	}
-	if n = min(n, m.largest()-s.size[d]); n <= 0 {
+	if n = min(n, m.largest()-s.size[d]); n <= 0 || s.size[d] == 0 { // 0: give has taken the share back
 		return 0
 	}
 	m.granted[d] += n
@@ -162,7 +162,14 @@ func (m *memory) shrink(s *share, d direction) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.granted[d] -= n
+	m.freedLocked()
 	return true
+}
+
+// freedLocked wakes whoever waits for a share.
+func (m *memory) freedLocked() {
+	close(m.freec)
+	m.freec = make(chan struct{})
 }
 
 // give takes a share back.
@@ -176,8 +183,7 @@ func (m *memory) give(s *share) {
 		s.size[d] = 0
 	}
 	m.grants--
-	close(m.freec)
-	m.freec = make(chan struct{})
+	m.freedLocked()
 }
 
 const (

@@ -23,7 +23,15 @@ func (p *pending) init(c *Conn) {
 
 func (p *pending) add(n int) { p.written.Add(uint64(n)) }
 
-func (p *pending) unsent() int { return int(p.written.Load() - p.left.Load()) }
+// unsent is how many bytes have been written and not sent. A flow may have sent what add does not
+// know of yet.
+func (p *pending) unsent() int {
+	left, written := p.left.Load(), p.written.Load()
+	if left >= written {
+		return 0
+	}
+	return int(written - left)
+}
 
 // limit is how many bytes may be unsent.
 func (p *pending) limit() int { return min(notSent, int(p.most.Load())/2) }
@@ -37,11 +45,9 @@ func (p *pending) full() bool {
 	return p.unsent() >= p.limit() // nothing was sent meanwhile, so that progress will see that somebody waits
 }
 
-// progress notes that total bytes have been sent so far.
+// progress notes that total bytes have been sent so far; the FIN counts as one, and the end of the
+// flow as all.
 func (p *pending) progress(total uint64) {
-	if total > p.written.Load() {
-		total = p.written.Load() // the FIN counts as one, and the end of the flow as all
-	}
 	p.left.Store(total)
 	if p.blocked.Load() && p.unsent() <= p.limit()/2 && p.blocked.Swap(false) {
 		p.signal.NotifyEvent(0)

@@ -187,6 +187,9 @@ func (q *Queue) manage(f *flow, pkt *stack.PacketBuffer) bool {
 	case f.gone || q.closed || flags&header.TCPFlagSyn != 0:
 		return false
 	case f.passive:
+		if pkt.Data().Size() > 0 {
+			f.spoke = q.flows.now()
+		}
 		f.acknowledge(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
 		return false
 	case flags&header.TCPFlagRst != 0:
@@ -198,11 +201,10 @@ func (q *Queue) manage(f *flow, pkt *stack.PacketBuffer) bool {
 		return false
 	}
 	now := q.flows.now()
-	if f.take(now, pkt.IncRef(), q.d.mtu) {
-		q.flows.place(f, now)
-	} else if f.shrunk {
+	if !f.take(now, pkt.IncRef(), q.d.mtu) && f.shrunk {
 		q.flows.regrow(f, now)
 	}
+	q.flows.place(f, now)
 	return true
 }
 
@@ -245,6 +247,7 @@ func (q *Queue) addFlow(f *flow) {
 
 // pathChanged is [Stack.PathChanged].
 func (q *Queue) pathChanged(matches func(netip.Addr) bool) {
+	defer q.tellWaiting() // a flow may send what it had to wait for on the old path
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := q.flows.now()

@@ -34,7 +34,7 @@ func (s *Sender) Ack(now time.Duration, ack uint32, sacks []Block) {
 	s.detectLoss(now)
 	if latest.any || s.lost > 0 {
 		sample := s.rate.sample(now, &latest, s.rtt.min)
-		if latest.firstSentAt < s.rtt.since {
+		if latest.firstSentAt <= s.rtt.since {
 			sample.Interval = 0
 		}
 		sample.RTT, sample.Acked, sample.Lost = got.rtt, int(s.rate.delivered-before), s.lost
@@ -145,7 +145,7 @@ func (s *Sender) deliver(now time.Duration, n uint32, p *packet, latest *newest,
 		s.rack.spurious(s.rate.delivered, s.flight)
 	}
 	s.rate.take(now, p, latest)
-	if p.sends == 1 && p.sent >= s.rtt.since && (got.rtt == 0 || p.sent >= got.sent) {
+	if p.sends == 1 && p.sent > s.rtt.since && (got.rtt == 0 || p.sent >= got.sent) {
 		got.rtt, got.sent = max(now-p.sent, 1), p.sent
 	}
 	s.rack.update(now, p, &s.rate, s.rtt.min, s.flight)

@@ -129,7 +129,7 @@ func (s *Sender) lose(now time.Duration, n uint32, p *packet) {
 	}
 	s.giveUp(n, p)
 	s.stats.Lost++
-	if p.sent < s.rtt.since {
+	if p.sent <= s.rtt.since {
 		return // it says nothing of the path that is taken now
 	}
 	s.lost += int(p.length)

@@ -6,7 +6,7 @@ import "time"
 type roundTrip struct {
 	smoothed, variance time.Duration // 0: nothing measured yet
 	min                time.Duration // of the whole connection, 0 as well
-	since              time.Duration // packets sent before took another path
+	since              time.Duration // packets sent then or before took another path
 	backoff            uint          // doublings of the timeout since something arrived
 }
 

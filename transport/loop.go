@@ -275,6 +275,7 @@ func (l *loop) apply(now time.Time, p *peer, e effects) {
 // publish makes the path's decision the route of packets.
 func (l *loop) publish(now time.Time, p *peer) {
 	direct, relay := p.path.route(now)
+	p.quality.rest(now)
 	if p.quality.relayed() {
 		if relay || p.path.best.addr != p.compared {
 			p.quality.reset() // the direct path that was compared is no more

@@ -28,6 +28,10 @@ const (
 
 	firstRecheck = time.Minute // until a decision is looked at again; twice that each time it is confirmed
 	lastRecheck  = 16 * time.Minute
+
+	// bulkOver is how long after the last report nothing much is sent any more. The direct path, which
+	// is shorter, is then the better one for what little there is.
+	bulkOver = 10 * time.Second
 )
 
 // preference is which of two ways that work is used.
@@ -57,6 +61,7 @@ type quality struct {
 	rates   [2]float64    // bytes a second: direct, relay; as last measured
 	recheck time.Duration // how long the present decision holds
 	until   time.Time     // the present decision is not looked at again before
+	heard   time.Time     // when the last report came that says anything
 }
 
 const (
@@ -75,6 +80,7 @@ func (q *quality) report(now time.Time, t *Traffic) (changed bool) {
 	if t.Packets < enoughSent {
 		return false // an idle connection says nothing, and a trial waits for traffic
 	}
+	q.heard = now
 	before := q.relayed()
 	switch q.prefers {
 	case preferDirect:
@@ -94,6 +100,14 @@ func (q *quality) report(now time.Time, t *Traffic) (changed bool) {
 		}
 	}
 	return q.relayed() != before
+}
+
+// rest goes back to the direct path when bulk data have ended. The next ones that meet losses take
+// the relay after one report.
+func (q *quality) rest(now time.Time) {
+	if q.relayed() && now.Sub(q.heard) > bulkOver {
+		q.prefers, q.lossy, q.until = preferDirect, lossyReports-1, now
+	}
 }
 
 // watch looks at the direct path while it is used.

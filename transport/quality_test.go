@@ -124,3 +124,28 @@ func TestReportsChooseTheRoute(t *testing.T) {
 		}
 	})
 }
+
+// When bulk data have ended, whatever the comparison was about, the direct path is used again; and
+// the relay soon when there are more.
+func TestRelayIsLeftAfterBulk(t *testing.T) {
+	for _, seconds := range []int{lossyReports + 1, lossyReports + trialReports + 5} { // in a trial, and after it
+		c := newComparison(t, 0.3, 1e6, 2e6)
+		c.run(seconds)
+		if !c.q.relayed() {
+			t.Fatalf("after %d s the relay is not used", seconds)
+		}
+		c.q.rest(c.now.Add(bulkOver))
+		if !c.q.relayed() {
+			t.Error("the relay is left while a report may still come")
+		}
+		c.now = c.now.Add(bulkOver + time.Second)
+		c.q.report(c.now, &Traffic{Packets: enoughSent - 1, Interval: time.Second})
+		if c.q.rest(c.now); c.q.relayed() {
+			t.Errorf("the relay is used after bulk data that lasted for %d s have ended", seconds)
+		}
+		c.run(2)
+		if !c.q.relayed() {
+			t.Error("further bulk data do not take the relay")
+		}
+	}
+}

@@ -25,16 +25,29 @@ const (
 // system's buffer at once says nothing; that is less than the first such span.
 const rateSpan = 50 * time.Millisecond
 
+// rateLife is how long a rate holds while there is no backlog. A receiver that was slow once would
+// otherwise have a short queue for ever: what that holds is drained before its rate can be measured.
+const rateLife = 10 * time.Second
+
 // drainRate measures how many bytes a second a connection takes while there is more to be sent than
 // it takes.
 type drainRate struct {
 	since time.Time // when the present measurement began
 	bytes int       // what was written since
 	rate  float64   // bytes a second, averaged; 0 while unknown
+	known time.Time // when rate was measured last
 }
 
-// begin starts a measurement: the drain has found a backlog.
-func (r *drainRate) begin(now time.Time) { r.since, r.bytes = now, 0 }
+// begin starts a measurement: the drain has found a backlog. It reports whether it has forgotten a
+// rate that was measured too long ago.
+func (r *drainRate) begin(now time.Time) (forgotten bool) {
+	r.since, r.bytes = now, 0
+	if r.rate == 0 || now.Sub(r.known) < rateLife {
+		return false
+	}
+	r.rate = 0
+	return true
+}
 
 // wrote counts n bytes and reports whether a measurement has ended, and the rate may differ.
 func (r *drainRate) wrote(n int, now time.Time) bool {
@@ -47,8 +60,8 @@ func (r *drainRate) wrote(n int, now time.Time) bool {
 	if r.rate > 0 {
 		rate = (r.rate + rate) / 2
 	}
-	r.rate = rate
-	r.begin(now)
+	r.rate, r.known = rate, now
+	r.since, r.bytes = now, 0
 	return true
 }
 

@@ -82,3 +82,21 @@ func TestOutboxForgetsRate(t *testing.T) {
 		}
 	})
 }
+
+// A receiver that was slow once has as much room as a new one when that was long ago.
+func TestOldRateIsForgotten(t *testing.T) {
+	now := time.Now()
+	var r drainRate
+	r.begin(now)
+	r.wrote(1000, now.Add(rateSpan))
+	now = now.Add(rateSpan)
+	if r.rate == 0 || r.begin(now.Add(rateLife-time.Second)) || r.rate == 0 {
+		t.Error("a rate is forgotten while it holds")
+	}
+	if !r.begin(now.Add(rateLife)) || r.rate != 0 {
+		t.Error("an old rate is not forgotten")
+	}
+	if r.begin(now.Add(2 * rateLife)) {
+		t.Error("a rate that is not known is forgotten")
+	}
+}

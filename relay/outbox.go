@@ -178,7 +178,10 @@ func (o *outbox) drain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	w, now := o.wire, time.Now()
-	o.rate.begin(now)
+	if o.rate.begin(now) && w != nil {
+		o.queue.packets = 0
+		w.holdUnsent(mostUnsent)
+	}
 	for w != nil && !o.closed && o.wire == w {
 		s, ok := o.queue.next(quantum, now)
 		o.wakeLocked()
@@ -189,7 +192,7 @@ func (o *outbox) drain() {
 		err := o.writeAndFlush(w, s)
 		o.mu.Lock()
 		now = time.Now()
-		if o.rate.wrote(len(s.frames), now) && o.wire == w {
+		if o.wire == w && o.rate.wrote(len(s.frames), now) {
 			o.fitLocked()
 		}
 		if ok {

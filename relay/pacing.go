@@ -25,9 +25,10 @@ const (
 	// pacingLoss is the share of retransmitted bytes above which the rate is limited.
 	pacingLoss = 0.02
 
-	// A sample ends when so many bytes were written and so much time has passed.
-	sampleBytes = 256 << 10
-	sampleSpan  = 50 * time.Millisecond
+	// A sample ends after so many bytes or writes, when so much time has passed.
+	sampleBytes  = 256 << 10
+	sampleWrites = 64
+	sampleSpan   = 50 * time.Millisecond
 
 	// The limit follows the highest delivery rate of so many samples.
 	pacingSamples = 8
@@ -65,6 +66,7 @@ type tcpState struct {
 // pacing decides how the system sends what is written to one connection.
 type pacing struct {
 	written int // bytes since the last sample
+	writes  int // likewise
 	next    time.Time
 	last    tcpState
 	rates   [pacingSamples]uint64 // delivery rates of the last samples
@@ -81,10 +83,10 @@ type pacing struct {
 // due counts n written bytes and reports whether a sample is to be taken.
 func (p *pacing) due(n int) bool {
 	p.written += n
-	if p.written < sampleBytes {
+	if p.writes++; p.written < sampleBytes && p.writes < sampleWrites {
 		return false
 	}
-	p.written = 0
+	p.written, p.writes = 0, 0
 	return true
 }
 

@@ -80,6 +80,12 @@ func TestPacingSamplesSeldom(t *testing.T) {
 	if p.due(sampleBytes-1) || !p.due(1) || p.due(1) {
 		t.Errorf("samples are not due every %d bytes", sampleBytes)
 	}
+	for range sampleWrites - 2 {
+		p.due(1)
+	}
+	if !p.due(1) {
+		t.Errorf("samples are not due every %d writes", sampleWrites)
+	}
 	s, now := tcpState{rtt: 200 * time.Millisecond}, time.Now()
 	for range 100 {
 		p.sample(s, now)

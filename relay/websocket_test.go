@@ -98,6 +98,7 @@ func TestWebSocketServer(t *testing.T) {
 		if got := watcher.wantPresent(); got.peer != k.Public() || got.addr.Addr().String() != "198.51.100.1" || got.flags != presentRegular {
 			t.Errorf("announced as %+v", got)
 		}
+		synctest.Wait() // it is counted after it is announced
 		r.wantMetric(t, `ginnel_relay_accepted_connections_total{transport="websocket"}`, 1)
 
 		// Packets larger than a message reach it in several, and come from it in several.

@@ -12,9 +12,9 @@ const (
 	mostQueue  = 2 << 20  // 300 Mbit/s for 56 ms
 )
 
-// What the system holds unsent, where it can be told, is less than that: nobody can drop it, or
-// send something more urgent first. What is on its way is not counted, so a low limit costs no
-// throughput.
+// The kernel may hold less than that unsent, where it can be told so: what it holds can no longer be
+// dropped or overtaken by something more urgent. Bytes in flight are not counted, so a low limit costs
+// no throughput.
 const (
 	unsentSpan  = 20 * time.Millisecond
 	leastUnsent = 16 << 10

@@ -34,7 +34,7 @@ const (
 	bulkOver = 10 * time.Second
 )
 
-// preference is which of two ways that work is used.
+// preference says whether the direct path or the relay is used when both work.
 type preference uint8
 
 const (

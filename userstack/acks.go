@@ -9,26 +9,29 @@ import (
 )
 
 const (
-	// ackDelay is how long an acknowledgement waits at the most. "The delay MUST be less than 0.5 seconds" (RFC 9293, section
-	// 3.8.6.3); a peer that waits for it before it sends more, as Nagle's algorithm has it, waits no longer than this.
+	// ackDelay is how long an acknowledgement waits at the most. "The delay MUST be less than 0.5
+	// seconds" (RFC 9293, section 3.8.6.3); a peer that waits for it before it sends more, as Nagle's
+	// algorithm has it, waits no longer than this.
 	ackDelay = 10 * time.Millisecond
 
-	// bulkDelay is how long the acknowledgement of full segments waits for that of more, up to bulkAck segments. Senders count
-	// bytes or packets that are acknowledged, not acknowledgements (RFC 3465), and where a receiver joins what arrives together
-	// (GRO) they see no more of them.
+	// bulkDelay is how long the acknowledgement of full segments waits for that of more, up to bulkAck
+	// segments. Senders count bytes or packets that are acknowledged, not acknowledgements (RFC 3465),
+	// and where a receiver joins what arrives together (GRO) they see no more of them.
 	bulkDelay = time.Millisecond
 	bulkAck   = 8
 
-	// ackFlows connections are known at a time. Those of more have their acknowledgements sent at once.
+	// ackFlows connections are known at a time. Those of more have their acknowledgements sent at
+	// once.
 	ackFlows = 256
 )
 
-// acks has acknowledgements wait for something to travel with: the answer, which mostly follows soon, the next question, the
-// end of the stream, or the acknowledgement of more. gVisor sends one for whatever comes, and each costs as much as a packet.
+// acks has acknowledgements wait for something to travel with: the answer, which mostly follows
+// soon, the next question, the end of the stream, or the acknowledgement of more. gVisor sends one
+// for whatever comes, and each costs as much as a packet.
 //
-// An acknowledgement waits only if it repeats none, tells of no gap, and follows none that does, because that gap may be
-// filled now. So what must be acknowledged at once still is (RFC 5681, section 4.2). What follows in its connection
-// acknowledges no less.
+// An acknowledgement waits only if it is new, carries no SACK block, and the one before carried
+// none: that gap may be filled now. So what must be acknowledged at once still is (RFC 5681,
+// section 4.2). What follows in its connection acknowledges no less.
 //
 // It has no lock and no clock; its owner is a queue.
 type acks struct {
@@ -93,8 +96,9 @@ func ackerOf(pkt *stack.PacketBuffer) (a acker) {
 	return a
 }
 
-// take decides about a packet that is to leave, whose acker is p. It reports whether the packet waits, for which it takes a
-// reference, and returns another that has to leave before it, whose reference is then the caller's; nil: none.
+// take decides about a packet that is to leave, whose acker is p. It reports whether the packet
+// waits, for which it takes a reference, and returns another that has to leave before it, whose
+// reference is then the caller's; nil: none.
 func (a *acks) take(p *acker, pkt *stack.PacketBuffer, now time.Duration) (first *stack.PacketBuffer, waits bool) {
 	f := &a.flows[p.id.place()]
 	if f.id != p.id || p.kind == ackNone {
@@ -140,7 +144,8 @@ func (a *acks) delay(f *ackFlow, p *acker) time.Duration {
 	return 0
 }
 
-// along notes that data of a connection leave with acknowledgement ack, which makes the one that waits needless.
+// along notes that data of a connection leave with acknowledgement ack, which makes the one that
+// waits needless.
 func (a *acks) along(id *flowID, ack uint32) {
 	f := &a.flows[id.place()]
 	if f.id != *id {
@@ -171,8 +176,8 @@ func (a *acks) drop() {
 	}
 }
 
-// overdue calls send with each that has waited for long enough, whose reference is then send's, and returns when the next has; 0
-// if none waits.
+// overdue calls send with each that has waited for long enough, whose reference is then send's, and
+// returns when the next has; 0 if none waits.
 func (a *acks) overdue(now time.Duration, send func(*stack.PacketBuffer)) (next time.Duration) {
 	for i := range a.flows {
 		if a.held == 0 {

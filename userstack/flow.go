@@ -30,7 +30,7 @@ type flow struct {
 	passive bool // gVisor sends by itself
 
 	snd    *snoop.Sender // nil until gVisor has sent the first data
-	chunks chunks        // what snd has not had acknowledged
+	chunks chunks        // segments that the peer has not acknowledged
 	hdr    packetHeader  // of the packets that leave
 	last   lastSent      // what the latest segment of gVisor's said
 	slack  int           // bytes of TCP options (0: there is no SACK) that gVisor leaves room for in every segment and that data do not have
@@ -53,7 +53,7 @@ type flow struct {
 func (c *Conn) manage(s *Stack) {
 	ep, ok := c.ep.(*tcp.Endpoint)
 	if !ok {
-		return // never so: gVisor's TCP has no other
+		return // cannot happen: gVisor's TCP has no other endpoints
 	}
 	f := &flow{conn: c, ep: ep, passive: s.congestion == CUBIC, sched: sched{index: -1}}
 	ep.LockUser()

@@ -84,8 +84,8 @@ func (fs *flows) place(f *flow, now time.Duration) {
 	}
 }
 
-// wait has the flow served again when it has something to do. A time that is later than the one
-// that is set is found out when that comes: the time moves with every acknowledgement.
+// wait has the flow served again when it has something to do. A deadline that moves later, as it
+// does with every acknowledgement, is not updated in the heap: serve notices when the old one passes.
 func (fs *flows) wait(f *flow, now time.Duration) {
 	at := f.snd.Wake()
 	switch {
@@ -204,7 +204,7 @@ func (fs *flows) received(now time.Duration, f *flow, tcp header.TCP, payload in
 	return show
 }
 
-// regrow has the timer call regrow of a flow, which must not hold the mutex.
+// regrow has the timer call f.regrow, which must run without the queue's mutex.
 func (fs *flows) regrow(f *flow, now time.Duration) {
 	fs.shrunk = append(fs.shrunk, f)
 	fs.set = max(now, 1)

@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// firstShare is what a direction of a connection begins with if there is enough: what a switch needs.
+	// firstShare is what a direction of a connection begins with if there is enough: what a switch
+	// needs.
 	firstShare = 512 << 10
 
 	// minGrant is what it gets at the least: some segments, enough to get on.
@@ -39,14 +40,15 @@ func (e *waitedError) Timeout() bool { return errors.Is(e.cause, syscall.ETIMEDO
 
 // memory divides a budget among TCP connections, for each direction by itself.
 //
-// A connection begins with a share that becomes smaller as there are more of them; half of the budget is kept for that. The
-// other half is for connections whose path needs more: their shares grow with the bandwidth-delay product, and fall back when
-// they have been idle. When not even a small share is left, further connections wait until others end. The zero value knows
-// no bound.
+// A connection begins with a share that becomes smaller as there are more of them; half of the
+// budget is kept for that. The other half is for connections whose path needs more: their shares
+// grow with the bandwidth-delay product, and fall back when they have been idle. When not even a
+// small share is left, further connections wait until others end. The zero value knows no bound.
 //
-// A receive window that was offered cannot be taken back: the peer may already have sent what it allows. So the share of an
-// idle connection can be given to another while the peer may still send as much. What then comes is taken as long as there
-// is room, and is otherwise sent again by the peer.
+// A receive window that was offered cannot be taken back: the peer may already have sent what it
+// allows. So the share of an idle connection can be given to another while the peer may still send
+// as much. What then comes is taken as long as there is room, and is otherwise sent again by the
+// peer.
 type memory struct {
 	gv     *stack.Stack
 	budget int // bytes in each direction; 0: none
@@ -76,7 +78,8 @@ type share struct {
 
 func (m *memory) init(gv *stack.Stack, buffers int) {
 	m.gv, m.budget, m.freec = gv, buffers/2, make(chan struct{})
-	// The window scale follows from the largest buffer, so that the window can become as large as the budget ever allows.
+	// The window scale follows from the largest buffer, so that the window can become as large as the
+	// budget ever allows.
 	largest := 2 * m.largest()
 	o := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: min(tcpBufferDefault, largest), Max: largest}
 	if err := m.gv.SetTransportProtocolOption(tcp.ProtocolNumber, &o); err != nil {
@@ -128,7 +131,8 @@ func (m *memory) tryTake() (*share, <-chan struct{}) {
 	return s, nil
 }
 
-// nextLocked is what the next connection begins with: a part of what is free that becomes smaller as there are more.
+// nextLocked is what the next connection begins with: a part of what is free that becomes smaller
+// as there are more.
 func (m *memory) nextLocked() int {
 	if m.budget == 0 {
 		return firstShare
@@ -137,7 +141,8 @@ func (m *memory) nextLocked() int {
 	return max(minGrant, min(free/(2*(m.grants+1)), firstShare))
 }
 
-// grow adds up to n bytes to what a connection may buffer in a direction, and returns how many. The caller holds s.mu.
+// grow adds up to n bytes to what a connection may buffer in a direction, and returns how many. The
+// caller holds s.mu.
 func (m *memory) grow(s *share, d direction, n int) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -152,7 +157,8 @@ func (m *memory) grow(s *share, d direction, n int) int {
 	return n
 }
 
-// shrink takes back what a connection has got by grow, and reports whether there was any. The caller holds s.mu.
+// shrink takes back what a connection has got by grow, and reports whether there was any. The
+// caller holds s.mu.
 func (m *memory) shrink(s *share, d direction) bool {
 	n := s.size[d] - s.first
 	if n <= 0 {
@@ -199,8 +205,8 @@ type orphan struct {
 	pause time.Duration
 }
 
-// part takes back the share of a connection that is closed, once it holds nothing. A peer that takes nothing, and says so
-// again and again, would have it hold that for ever.
+// part takes back the share of a connection that is closed, once it holds nothing, or after
+// orphanLife: a peer that keeps its window at zero would otherwise hold the share for ever.
 func (m *memory) part(c *Conn) {
 	o := &orphan{c: c, since: time.Now(), pause: orphanLook}
 	if o.gone() {
@@ -210,7 +216,8 @@ func (m *memory) part(c *Conn) {
 	time.AfterFunc(o.pause, o.look)
 }
 
-// gone reports whether all was sent and acknowledged, the end of the stream included, or will never be.
+// gone reports whether all was sent and acknowledged, the end of the stream included, or will never
+// be.
 func (o *orphan) gone() bool {
 	switch tcp.EndpointState(o.c.ep.State()) {
 	case tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
@@ -238,22 +245,23 @@ func (s *share) apply(ep tcpip.Endpoint) {
 	setSendBuffer(ep, s.size[sending])
 }
 
-// setReceiveBuffer has ep offer its peer up to n bytes. gVisor offers half of the buffer, and keeps the rest for what packets
-// take besides their payload. The change is told with the next acknowledgement.
+// setReceiveBuffer has ep offer its peer up to n bytes. gVisor offers half of the buffer, and keeps
+// the rest for what packets take besides their payload. The change is told with the next
+// acknowledgement.
 func setReceiveBuffer(ep tcpip.Endpoint, n int) {
 	const notify = true
 	ep.SocketOptions().SetReceiveBufferSize(int64(2*n), !notify)
 }
 
-// setSendBuffer has ep keep up to n bytes until they are acknowledged. Told so, gVisor does not change the size itself, as it
-// would with the congestion window.
+// setSendBuffer has ep keep up to n bytes until they are acknowledged. Told so, gVisor does not
+// change the size itself, as it would with the congestion window.
 func setSendBuffer(ep tcpip.Endpoint, n int) {
 	const notify = true
 	ep.SocketOptions().SetSendBufferSize(int64(n), notify)
 }
 
-// listenSize is the size in bytes of the receive buffers with which a listener's connections are made, before they have a
-// share; 0 means the usual.
+// listenSize is the size in bytes of the receive buffers with which a listener's connections are
+// made, before they have a share; 0 means the usual.
 func (m *memory) listenSize() int {
 	if m.budget == 0 {
 		return 0

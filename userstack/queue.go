@@ -24,9 +24,8 @@ const (
 	packetOverhead = 512
 )
 
-// Queue is where the packets to some of the remote addresses leave a Device. gVisor appends to it
-// in any goroutine, and calls ready, whose business it is that somebody reads. Queues share no
-// lock.
+// Queue is where the packets to some of the remote addresses leave a Device. Any goroutine of gVisor's
+// may append to it and then calls ready, which has to arrange for a Read. Queues share no lock.
 type Queue struct {
 	d     *Device
 	ready atomic.Pointer[func()] // see Notify
@@ -176,8 +175,8 @@ func (q *Queue) tellReady() {
 	}
 }
 
-// manage hands a packet over to its flow. It reports false for what does not wait for anything:
-// that of a flow that has ended, and what has no data.
+// manage hands a packet over to its flow. It reports false for a packet that leaves at once: one
+// without data, or one of a flow that has ended.
 func (q *Queue) manage(f *flow, pkt *stack.PacketBuffer) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -23,11 +23,12 @@ const (
 	tcpLastFlags = header.TCPFlagFin | header.TCPFlagPsh
 )
 
-// segmenter turns the packets that gVisor queued into packets that fit the MTU: TCP segmentation offload, done as late
-// as possible. It holds one packet at a time. Its owner is the queue's Read.
+// segmenter turns the packets that gVisor queued into packets that fit the MTU: TCP segmentation
+// offload, done as late as possible. It holds one packet at a time. Its owner is the queue's Read.
 //
-// gVisor sends what a window allows, which may be any number of bytes. Where a packet continues the one before, what is left of
-// that is cut together with it: packets of one size leave the machine as one, and make one acknowledgement.
+// gVisor sends what a window allows, which may be any number of bytes. If a packet continues the
+// one before, the remainder of that is cut together with it: packets of one size leave the machine
+// as one, and make one acknowledgement.
 type segmenter struct {
 	pkt  *stack.PacketBuffer
 	hdr  []byte       // network and transport header of a packet to be cut, empty for one that goes out whole
@@ -121,7 +122,8 @@ func (s *segmenter) release() {
 	s.pkt, s.hdr, s.tail, s.rest, s.view = nil, nil, nil, nil, nil
 }
 
-// next writes the next packet to b and returns its size, or 0 if there is none because it does not fit.
+// next writes the next packet to b and returns its size, or 0 if there is none because it does not
+// fit.
 func (s *segmenter) next(b []byte) int {
 	size := s.left
 	if s.mss > 0 {

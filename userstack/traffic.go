@@ -48,7 +48,7 @@ type Traffic struct {
 
 const (
 	reportInterval = time.Second
-	reportPackets  = 64 // sent since the last report, or nobody cares
+	reportPackets  = 64 // fewer packets in an interval are not reported
 )
 
 // trafficReport tells what connections carry while they carry much. Its timer runs only then; the
@@ -58,7 +58,7 @@ type trafficReport struct {
 	tell  func(all map[netip.Addr]Traffic, since time.Duration) // nil: nobody wants to know
 	timer tcpip.Timer
 	runs  bool
-	sent  int           // packets since the timer was set, or since it was known that it need not be
+	sent  int           // packets since the last report
 	since time.Duration // when the last report was made
 }
 

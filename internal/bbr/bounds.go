@@ -72,8 +72,8 @@ func (m *Model) resetCongestion() {
 	m.bw.latest, m.bounds.latest = 0, 0
 }
 
-// adaptLowerBounds sends less after a congested round, unless its losses are those of startup or of
-// a probe, which count for the upper bound.
+// adaptLowerBounds lowers the short-term limits after a congested round. The losses of startup and
+// of a probe lower inflightHi instead.
 func (m *Model) adaptLowerBounds() {
 	if m.state < probeBWDown || m.state == probeBWUp || m.state == probeBWRefill || !m.congested() {
 		return

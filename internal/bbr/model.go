@@ -41,8 +41,8 @@ const (
 // What tells congestion from random loss; see the package's comment.
 const (
 	heavyLoss  = 0.10                 // of the packets of a round: congestion whatever the round-trip time
-	queueRTT   = 1.0 / 16             // of the minimum round-trip time: more than this on top of it is a queue
-	standRTT   = 1.0 / 8              // likewise, in each round-trip time of a round: a queue that stands
+	queueRTT   = 1.0 / 16             // of the minimum: a round-trip time that exceeds it by more shows a queue
+	standRTT   = 1.0 / 8              // likewise, if even the lowest of a round does: the queue stands
 	queueNoise = 2 * time.Millisecond // by which round-trip times differ without a queue
 
 	startupLosses = 6 // packets lost in a round before start-up may end because of loss

@@ -73,8 +73,8 @@ func (m *Model) enterCruise() {
 
 // correctBandwidth forgets a bandwidth that the path does not have. Acknowledgements that were held
 // up and came together make it look higher, and then its queue stands until the probing cycle after
-// the next. Once only until the queue is gone: where others keep it full, sending less would not
-// drain it.
+// the next. It is corrected once for each standing queue: if other connections keep the queue full,
+// sending less does not drain it.
 func (m *Model) correctBandwidth() {
 	m.bw.max = [2]float64{m.queue.bw, 0}
 	m.cycle.corrected = true
@@ -148,9 +148,9 @@ func (m *Model) timeToProbe(s *Sample) bool {
 	return s.Now-m.cycle.since > m.cycle.wait || m.round.count-m.cycle.begun > max(rounds, 1)
 }
 
-// checkQueue counts the rounds in a row in which there was a queue all the time, and a good part of
-// it was of this connection. In such a round the bottleneck delivers what it can, or what it leaves
-// to this connection.
+// checkQueue counts consecutive rounds in which the queue stood and this connection had enough in
+// flight to be part of the reason. In such a round the bottleneck delivers all that it can, or the
+// share of it that other connections leave.
 func (m *Model) checkQueue(s *Sample) {
 	q := &m.queue
 	if s.TxInFlight < m.bdp(m.maxBW(), 0.5) || m.rtt.low <= m.rtt.min+time.Duration(float64(m.rtt.min)*standRTT)+queueNoise {

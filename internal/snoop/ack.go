@@ -6,7 +6,7 @@ import "time"
 // make no sense are ignored.
 func (s *Sender) Ack(now time.Duration, ack uint32, sacks []Block) {
 	if after(ack, s.max) || after(s.una, ack) {
-		return // of nothing that was sent, or late: a later one has said as much
+		return // it acknowledges what was never sent, or less than an earlier one did
 	}
 	if after(ack, s.nxt) {
 		s.nxt = ack

@@ -6,10 +6,10 @@ import (
 	"ginnel/internal/bbr"
 )
 
-// rack finds lost packets by time: one is lost if another that was sent later has arrived, and the
-// time by which packets may pass each other is over (RFC 8985).
+// rack finds lost packets by time (RFC 8985): a packet is lost if one that was sent later has arrived
+// and the reordering window has passed.
 type rack struct {
-	sent time.Duration // when the packet was sent that was sent last among those that arrived
+	sent time.Duration // when the most recently sent packet that has arrived was sent
 	end  uint32        // and where it ends
 	rtt  time.Duration // its round-trip time
 	any  bool          // there is one

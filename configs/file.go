@@ -74,6 +74,9 @@ func notText(name string, b []byte) Position {
 	return Position{name, line, column}
 }
 
+// IsSecretFile reports whether Secret reads value from a file.
+func IsSecretFile(value string) bool { return strings.HasPrefix(value, secretPrefix) }
+
 // Secret returns the secret that a flag names: value itself or, for file:PATH, what the file holds without the line
 // break that ends it. Errors name the path and never the secret. Who may read the file is not checked: secrets mounted
 // into containers are readable by everybody who is in there.

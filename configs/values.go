@@ -14,6 +14,9 @@ import (
 // ProxyAuth is the user and password that a proxy demands. It prints without the password.
 type ProxyAuth struct{ User, Password string }
 
+// Plain returns USER:PASS, which ParseProxyAuth reads.
+func (a ProxyAuth) Plain() string { return a.User + ":" + a.Password }
+
 // ParseProxyAuth reads USER:PASS, or file:PATH of a file that holds them. Both must be there and fit into SOCKS5
 // (RFC 1929: at most 255 bytes each) and HTTP Basic (RFC 7617: no control characters). Errors never repeat the value.
 func ParseProxyAuth(value string) (ProxyAuth, error) {

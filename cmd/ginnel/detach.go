@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
@@ -97,13 +98,16 @@ type background struct {
 }
 
 // detach runs this command in the background until its node is ready.
-func detach(ctx context.Context, f *nodeFlags, u *upFlags, p program) error {
-	b, err := startBackground(f, p)
+func detach(cmd *cobra.Command, f *nodeFlags, u *upFlags, p program) error {
+	if err := checkReadableAgain(cmd.Flags(), p); err != nil {
+		return err
+	}
+	b, err := startBackground(cmd.Flags(), f, p)
 	if err != nil {
 		return err
 	}
 	defer b.news.Close()
-	ready, err := b.await(ctx, f.timeout, p)
+	ready, err := b.await(cmd.Context(), f.timeout, p)
 	if err != nil {
 		return err
 	}
@@ -117,14 +121,30 @@ func detach(ctx context.Context, f *nodeFlags, u *upFlags, p program) error {
 	return err
 }
 
-func startBackground(f *nodeFlags, p program) (*background, error) {
+// checkReadableAgain refuses files that only one process can read, such as /dev/stdin: this one has,
+// and the one in the background would have to.
+func checkReadableAgain(fs *pflag.FlagSet, p program) error {
+	for _, name := range []string{"config", "wireguard", "ca-file"} {
+		path := fs.Lookup(name).Value.String()
+		if path == "" {
+			path = p.getenv(envName(name))
+		}
+		if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+			return usagef("--%s %s is no regular file, which --detach wants: the process in the background has to read it, too", name, path)
+		}
+	}
+	return nil
+}
+
+func startBackground(fs *pflag.FlagSet, f *nodeFlags, p program) (*background, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	b := &background{cmd: exec.Command(self)}
-	b.cmd.Args = p.args
-	b.cmd.Env = withVariables(p.environ(), []variable{{readyFDName, "3"}})
+	args, secrets := hideSecrets(fs, p.args)
+	b.cmd.Args = args
+	b.cmd.Env = withVariables(p.environ(), append(secrets, variable{readyFDName, "3"}))
 	b.cmd.SysProcAttr = sessionAttributes()
 	log, err := b.openLog(f, p)
 	if err != nil {

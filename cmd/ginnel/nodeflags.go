@@ -58,6 +58,9 @@ type nodeFlags struct {
 // secretText is a secret that was given as it is or by file:PATH.
 type secretText string
 
+// Plain returns the secret.
+func (s secretText) Plain() string { return string(s) }
+
 func parseSecret(s string) (secretText, error) {
 	text, err := configs.Secret(s)
 	if err == nil && text == "" {

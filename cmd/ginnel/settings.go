@@ -217,6 +217,14 @@ func (f *parsed[T]) String() string { return f.text }
 func (f *parsed[T]) Type() string   { return f.typ }
 func (f *parsed[T]) isSecret() bool { return f.secret }
 
+// plain is the value as it can be given without a file.
+func (f *parsed[T]) plain() string {
+	if v, ok := any(f.value).(interface{ Plain() string }); ok {
+		return v.Plain()
+	}
+	return f.text
+}
+
 // parsedList is parsed for a flag that may be repeated.
 type parsedList[T any] struct {
 	parse  func(string) (T, error)

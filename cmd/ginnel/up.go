@@ -53,7 +53,7 @@ func runUp(cmd *cobra.Command, f *nodeFlags, u *upFlags, p program) error {
 	}
 	report := newReporter(p)
 	if u.detach && !report.inBackground() {
-		return detach(cmd.Context(), f, u, p)
+		return detach(cmd, f, u, p)
 	}
 	err := runForeground(cmd, f, report, p)
 	if err != nil {
@@ -65,6 +65,7 @@ func runUp(cmd *cobra.Command, f *nodeFlags, u *upFlags, p program) error {
 // runForeground runs the node in this process.
 func runForeground(cmd *cobra.Command, f *nodeFlags, report reporter, p program) error {
 	log := f.log.logger(p.stderr)
+	adviseSecrets(cmd.Flags(), log)
 	for _, name := range unknownEnvironment(cmd, p) {
 		log.Warn("environment variable is not a setting", "name", name)
 	}

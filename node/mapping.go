@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"ginnel/control"
@@ -43,10 +44,11 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 		out.Home = 0
 	}
 	exit := t.exitNode(m, domain, now)
+	owners := sync.OnceValue(func() map[netip.Prefix]*control.Node { return ownersOf(m) })
 	out.ExitLost = exit == nil && t.cfg.ExitNode != ""
 	for _, p := range m.Peers {
 		if usable(p, now) {
-			out.Peers = append(out.Peers, t.peer(p, domain, p == exit))
+			out.Peers = append(out.Peers, t.peer(p, domain, p == exit, owners))
 		}
 	}
 	t.setFilter(m)
@@ -60,11 +62,24 @@ func usable(p *control.Node, now time.Time) bool {
 	return !expired && !p.Key.IsZero() && (p.IsWireGuardOnly || !p.DiscoKey.IsZero() || p.HomeDERP != 0)
 }
 
-func (t *mapper) peer(p *control.Node, domain string, isExit bool) Peer {
+// ownersOf returns which node has which address.
+func ownersOf(m *control.NetMap) map[netip.Prefix]*control.Node {
+	owners := make(map[netip.Prefix]*control.Node, 2*len(m.Peers)+2)
+	for _, n := range append([]*control.Node{m.Self}, m.Peers...) {
+		for _, a := range n.Addresses {
+			if owners[a] == nil {
+				owners[a] = n
+			}
+		}
+	}
+	return owners
+}
+
+func (t *mapper) peer(p *control.Node, domain string, isExit bool, owners func() map[netip.Prefix]*control.Node) Peer {
 	out := Peer{
 		Name:      shortName(p.Name, domain),
 		Key:       p.Key,
-		Addresses: t.allowed(p, isExit),
+		Addresses: t.allowed(p, isExit, owners),
 		Disco:     p.DiscoKey,
 		Endpoints: p.Endpoints,
 		Region:    p.HomeDERP,
@@ -77,23 +92,42 @@ func (t *mapper) peer(p *control.Node, domain string, isExit bool) Peer {
 	return out
 }
 
-// allowed are the prefixes that go to a peer and may come from it.
-func (t *mapper) allowed(p *control.Node, isExit bool) (prefixes []netip.Prefix) {
+// allowed are the prefixes that go to a peer and may come from it: its addresses, and what it is the
+// router for. Whatever the server says, no route takes an address that another node has.
+func (t *mapper) allowed(p *control.Node, isExit bool, owners func() map[netip.Prefix]*control.Node) (prefixes []netip.Prefix) {
 	for _, a := range p.AllowedIPs {
-		switch {
-		case !a.IsValid():
-			continue
-		case a.IsSingleIP() && (slices.Contains(p.Addresses, a) || isMeshAddr(a.Addr())):
-		case a.Bits() == 0:
-			if !isExit {
-				continue
-			}
-		case !t.cfg.AcceptRoutes:
-			continue
+		if a.IsValid() && (slices.Contains(p.Addresses, a) || t.routes(a, isExit) && !t.takesNodes(a, owners)) {
+			prefixes = append(prefixes, a)
 		}
-		prefixes = append(prefixes, a)
 	}
 	return prefixes
+}
+
+// routes reports whether this node wants a route. Services have addresses of their own in the mesh,
+// which several nodes may be the way to.
+func (t *mapper) routes(route netip.Prefix, isExit bool) bool {
+	if route.Bits() == 0 {
+		return isExit
+	}
+	return t.cfg.AcceptRoutes || route.IsSingleIP() && isMeshAddr(route.Addr())
+}
+
+// takesNodes reports whether a route would take addresses of nodes.
+func (t *mapper) takesNodes(route netip.Prefix, owners func() map[netip.Prefix]*control.Node) bool {
+	switch {
+	case route.Bits() == 0:
+		return false // takes only what nothing else does
+	case route.IsSingleIP():
+		return owners()[route] != nil
+	case control.OverlapsMesh(route):
+		return true
+	}
+	for a := range owners() {
+		if route.Overlaps(a) {
+			return true
+		}
+	}
+	return false
 }
 
 // exitNode finds the peer that everything else leaves by; nil if none was asked for or it is not there.

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ginnel/configs"
+	"ginnel/control"
 	"ginnel/internal/egress"
 	"ginnel/internal/key"
 	"ginnel/node"
@@ -193,6 +194,8 @@ func (f *nodeFlags) routes() (routes []netip.Prefix, err error) {
 			return nil, usagef("--advertise-routes %s has bits set beyond its length; %s is meant", text, p.Masked())
 		case p.Bits() == 0:
 			return nil, usagef("--advertise-routes %s: --advertise-exit-node offers the way to everywhere", text)
+		case control.OverlapsMesh(p):
+			return nil, usagef("--advertise-routes %s holds addresses of the mesh's own nodes, which no router may take", text)
 		}
 		routes = append(routes, p)
 	}

@@ -149,6 +149,9 @@ func (s *Server) approveRoutes(ctx context.Context, id int64, routes []netip.Pre
 			if !p.IsValid() || p != p.Masked() {
 				return badRequest("%s is no prefix of a network", p)
 			}
+			if t.takesNodes(p) {
+				return badRequest("%s holds addresses of this network's nodes, which no router may take", p)
+			}
 			if !slices.Contains(rec.Approved, p) {
 				rec.Approved = append(rec.Approved, p)
 			}

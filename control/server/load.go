@@ -20,7 +20,7 @@ func (c *core) load(at moment) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
-	t := &tx{state: newState(c.cfg.BaseDomain), moment: at}
+	t := &tx{state: newState(c.cfg), moment: at}
 	late, err := t.loadAll(entries)
 	if err != nil {
 		return nil, err

@@ -322,6 +322,35 @@ func TestAutoApprovers(t *testing.T) {
 	})
 }
 
+// No approval, however wide, lets a router take addresses of nodes.
+func TestRoutesThatTakeNodes(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		r, w := n.newPeer("r"), n.join("w", k)
+		victim := n.join("victim", k).self().Addresses[0]
+		good := prefixes("10.2.0.0/16", "fd7a:115c:a1e0:b1a:0:7:a01:100/120")
+		r.host.RoutableIPs = append(prefixes(victim.String(), "100.64.0.0/16", "fd7a:115c:a1e0::/64", "100.0.0.0/8"), good...)
+		r.register(withKey(k))
+		settle()
+		n.setPolicy(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}],
+			"autoApprovers": {"routes": {"0.0.0.0/0": ["alice@"], "::/0": ["alice@"]}}}`)
+		time.Sleep(time.Second)
+		if got := w.sees("r").PrimaryRoutes; !slices.Equal(got, good) {
+			t.Errorf("approved are %v, want %v", got, good)
+		}
+		for _, allowed := range w.sees("r").AllowedIPs {
+			if allowed == victim {
+				t.Error("the address of another node leads to the router")
+			}
+		}
+		for _, route := range prefixes(victim.String(), "100.64.0.0/10") {
+			if _, err := n.server.approveRoutes(t.Context(), n.node("r").ID, []netip.Prefix{route}); err == nil {
+				t.Errorf("%s can be approved", route)
+			}
+		}
+	})
+}
+
 // The policy of the configuration is in force when the server starts, and replaces the one before.
 func TestConfiguredPolicy(t *testing.T) {
 	onNet(t, func(c *Config) { c.Policy = []byte(webPolicy) }, func(t *testing.T, n *testNet) {

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"ginnel/control"
 )
 
 func isExit(p netip.Prefix) bool { return p.Bits() == 0 }
@@ -45,6 +47,26 @@ func (p primaries) of(n *node) []netip.Prefix {
 	return list
 }
 
+// takesNodes reports whether a route would take addresses of this network's nodes, which no approval
+// allows.
+func (st *state) takesNodes(route netip.Prefix) bool {
+	if isExit(route) {
+		return false
+	}
+	for _, pool := range st.pools {
+		// Pools within the usual ranges are known to OverlapsMesh, which knows what else is in them.
+		if control.OverlapsMesh(route) || !control.OverlapsMesh(pool) && route.Overlaps(pool) {
+			return true
+		}
+	}
+	for a := range st.byAddr { // of a pool that the server had before
+		if route.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
 // servedBy returns what of the routes that a node advertises is approved.
 func (st *state) servedBy(rec *nodeRecord) []netip.Prefix {
 	if rec.Hostinfo == nil {
@@ -52,7 +74,8 @@ func (st *state) servedBy(rec *nodeRecord) []netip.Prefix {
 	}
 	var list []netip.Prefix
 	for _, p := range rec.Hostinfo.RoutableIPs {
-		if (slices.Contains(rec.Approved, p) || st.approves(rec, p)) && !slices.Contains(list, p) {
+		approved := slices.Contains(rec.Approved, p) || st.approves(rec, p)
+		if approved && !slices.Contains(list, p) && !st.takesNodes(p) {
 			list = append(list, p)
 		}
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"ginnel/control/policy"
@@ -30,11 +31,14 @@ type state struct {
 	byUser    map[string]int64
 
 	baseDomain string
+	pools      []netip.Prefix    // from which nodes get their addresses
 	revisions  map[string]uint64 // of the records in the store
 }
 
-func newState(baseDomain string) *state {
+func newState(cfg *Config) *state {
+	v4, v6 := cfg.prefixes()
 	return &state{
+		pools:      slices.DeleteFunc([]netip.Prefix{v4, v6}, func(p netip.Prefix) bool { return !p.IsValid() }),
 		users:      make(map[int64]*user),
 		nodes:      make(map[int64]*node),
 		keys:       make(map[int64]*authKey),
@@ -46,7 +50,7 @@ func newState(baseDomain string) *state {
 		byAddr:     make(map[netip.Addr]int64),
 		byHash:     make(map[[32]byte]int64),
 		byUser:     make(map[string]int64),
-		baseDomain: baseDomain,
+		baseDomain: cfg.BaseDomain,
 		revisions:  make(map[string]uint64),
 	}
 }

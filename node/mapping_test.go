@@ -1,0 +1,35 @@
+package node
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+
+	"ginnel/control"
+)
+
+// Whatever a server says, no route takes the address of another node; an exit node takes what is left,
+// and a service may have an address of its own.
+func TestRoutesDoNotTakeNodes(t *testing.T) {
+	victim := &control.Node{Addresses: prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128", "198.51.100.7/32")}
+	router := &control.Node{Addresses: prefixes("100.64.0.8/32"), AllowedIPs: prefixes(
+		"100.64.0.8/32", "100.64.0.7/32", "100.64.0.1/32", "100.64.0.0/24", "fd7a:115c:a1e0::/64", "198.51.100.0/24",
+		"10.0.0.0/8", "192.0.2.1/32", "100.64.99.1/32", "0.0.0.0/0", "::/0")}
+	m := &control.NetMap{Self: &control.Node{Addresses: prefixes("100.64.0.1/32")}, Peers: []*control.Node{router, victim}}
+	owners := sync.OnceValue(func() map[netip.Prefix]*control.Node { return ownersOf(m) })
+	for _, c := range []struct {
+		accept, exit bool
+		want         []netip.Prefix
+	}{
+		{false, false, prefixes("100.64.0.8/32", "100.64.99.1/32")},
+		{true, false, prefixes("100.64.0.8/32", "10.0.0.0/8", "192.0.2.1/32", "100.64.99.1/32")},
+		{false, true, prefixes("100.64.0.8/32", "100.64.99.1/32", "0.0.0.0/0", "::/0")},
+	} {
+		mapper := &mapper{cfg: &Control{AcceptRoutes: c.accept}, log: slog.New(slog.DiscardHandler)}
+		if got := mapper.allowed(router, c.exit, owners); !slices.Equal(got, c.want) {
+			t.Errorf("routes accepted %v, exit node %v: %v, want %v", c.accept, c.exit, got, c.want)
+		}
+	}
+}

@@ -103,8 +103,8 @@ func TestWireRate(t *testing.T) {
 			way := netem.Config{Delay: 5 * time.Millisecond, Rate: rate, Queue: int(rate / 8 / 100), MaxPacket: 1500}
 			a, b := wireEnds(t, way, way)
 			got := float64(bulkRate(t, a, b)) / float64(rate)
-			if got < 0.85 || got > 0.97 {
-				t.Errorf("a TCP connection has %.2f of %d Mbit/s; headers leave 0.96", got, rate/1e6)
+			if got < 0.85 || got > 0.98 { // the rate is measured over seconds, give or take a queue
+				t.Errorf("a TCP connection has %.3f of %d Mbit/s; headers leave 0.965", got, rate/1e6)
 			}
 			t.Logf("a TCP connection has %.3f of %d Mbit/s", got, rate/1e6)
 		})

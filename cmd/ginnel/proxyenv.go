@@ -13,23 +13,39 @@ import (
 
 // The environment by which programs find a proxy.
 
-// noProxy is what programs are to reach without it.
-const noProxy = "localhost,127.0.0.1,::1"
+// noProxy is what programs are to reach without it, besides what the environment says already.
+var noProxy = []string{"localhost", "127.0.0.1", "::1"}
 
 // variable is one of the environment.
 type variable struct{ name, value string }
 
-// proxyVariables are for a proxy at host:port. Some programs read the names in small letters, some in capitals.
-func proxyVariables(hostPort string, auth configs.ProxyAuth) (vars []variable) {
+// proxyVariables are for a proxy at host:port. Some programs read the names in small letters, some in
+// capitals. What p's environment exempts from proxies stays exempt: hosts of a CI system, say.
+func proxyVariables(hostPort string, auth configs.ProxyAuth, p program) (vars []variable) {
 	for _, v := range []variable{
 		{"http_proxy", proxyURL("http", hostPort, auth)},
 		{"https_proxy", proxyURL("http", hostPort, auth)},
 		{"all_proxy", proxyURL("socks5h", hostPort, auth)},
-		{"no_proxy", noProxy},
+		{"no_proxy", strings.Join(exempt(p), ",")},
 	} {
 		vars = append(vars, v, variable{strings.ToUpper(v.name), v.value})
 	}
 	return vars
+}
+
+// exempt lists what is reached without a proxy: the entries of both spellings, and noProxy. Entries are
+// separated by commas or spaces, and some programs know only commas.
+func exempt(p program) (entries []string) {
+	seen := make(map[string]bool)
+	for _, list := range []string{p.getenv("no_proxy"), p.getenv("NO_PROXY"), strings.Join(noProxy, ",")} {
+		for _, e := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r <= ' ' || r == 0x7f }) {
+			if !seen[e] {
+				seen[e] = true
+				entries = append(entries, e)
+			}
+		}
+	}
+	return entries
 }
 
 // proxyURL holds nothing that a shell or an env file would take for its own.
@@ -104,7 +120,11 @@ func (f envFormat) print(w io.Writer, vars []variable) error {
 		line = "export %s='%s'\n"
 	}
 	for _, v := range vars {
-		if _, err := fmt.Fprintf(w, line, v.name, v.value); err != nil {
+		value := v.value
+		if f == envShell {
+			value = strings.ReplaceAll(value, "'", `'\''`)
+		}
+		if _, err := fmt.Fprintf(w, line, v.name, value); err != nil {
 			return err
 		}
 	}

@@ -96,7 +96,7 @@ func runRun(cmd *cobra.Command, f *nodeFlags, p program, args []string) error {
 	if !ok {
 		return errors.New("the node has no proxy that a command could use")
 	}
-	c.cmd.Env = withVariables(withoutSecrets(p.environ()), proxyVariables(proxy, f.proxyAuth.value))
+	c.cmd.Env = withVariables(withoutSecrets(p.environ()), proxyVariables(proxy, f.proxyAuth.value, p))
 	return c.run(n)
 }
 

@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,6 +42,7 @@ func (bodyBuffers) Put(b []byte) { bodies.Put((*[bodyBufferSize]byte)(b)) }
 // serveAbsolute handles a request in absolute form (RFC 9112 section 3.2.2): it is for another server, unless it names
 // this one.
 func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
+	dropFragment(r)
 	if c.named(r.URL.Host) {
 		// To dial ourselves would come to the same, one connection later.
 		r.URL.Scheme, r.URL.Host, r.URL.User = "", "", nil
@@ -74,6 +76,18 @@ func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 		fw.failure = nil
 	}
 	c.unread = c.unread && !body.ended.Load()
+}
+
+// dropFragment leaves out what is for the client alone (RFC 9110, section 7.1) and what some clients
+// send all the same. net/http takes it for a part of what stands before it.
+func dropFragment(r *http.Request) {
+	uri, _, found := strings.Cut(r.RequestURI, "#")
+	if !found {
+		return
+	}
+	if u, err := url.ParseRequestURI(uri); err == nil {
+		r.RequestURI, r.URL, r.Host = uri, u, u.Host
+	}
 }
 
 // requestBody knows how far it has been read. The transport reads to the end before the origin can know that it is the

@@ -123,6 +123,18 @@ func TestRequestAsTheOriginSeesIt(t *testing.T) {
 		say:  "GET http://web/a%2fb|c//../%7e?x=;&%zz=1|2 HTTP/1.1\r\nHost: web\r\n\r\n",
 		want: "GET /a%2fb|c//../%7e?x=;&%zz=1|2 HTTP/1.1\r\nHost: web\r\n\r\n",
 	}, {
+		name: "fragment of a path",
+		say:  "GET http://web/a#b?c HTTP/1.1\r\nHost: web\r\n\r\n",
+		want: "GET /a HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
+		name: "fragment of a query",
+		say:  "GET http://web/a?b=%23c#d HTTP/1.1\r\nHost: web\r\n\r\n",
+		want: "GET /a?b=%23c HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
+		name: "fragment with two slashes",
+		say:  "GET http://web//a#d HTTP/1.1\r\nHost: web\r\n\r\n",
+		want: "GET //a HTTP/1.1\r\nHost: web\r\n\r\n",
+	}, {
 		name: "two slashes",
 		say:  "GET http://web//a HTTP/1.1\r\nHost: web\r\n\r\n",
 		want: "GET //a HTTP/1.1\r\nHost: web\r\n\r\n",

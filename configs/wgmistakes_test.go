@@ -26,6 +26,8 @@ func TestWireGuardMistakes(t *testing.T) {
 		{"URL alphabet", "[Interface]\nAddress=::1\nPrivateKey = " + strings.ReplaceAll(privateA, "+", "-"), "3:14: PrivateKey is not 32 bytes in base64"},
 		{"zero key", "[Interface]\nAddress=::1\nPrivateKey = " + zeroKey, "3:14: PrivateKey is all zero"},
 		{"public key", minimal + "[Peer]\nPublicKey = xyz\n", `5:13: PublicKey "xyz" has 3 characters, want the 44 of 32 bytes in base64`},
+		{"public key of low order", minimal + "[Peer]\nPublicKey = AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+			`5:13: PublicKey "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" is a point of low order, which nobody can have a private key for`},
 		{"zero public key", minimal + "[Peer]\nPublicKey = " + zeroKey, `5:13: PublicKey "` + zeroKey + `" is all zero`},
 		{"preshared key", peer + "PresharedKey = " + shared[1:], "6:16: PresharedKey has 43 characters, want the 44 of 32 bytes in base64"},
 		{"unknown key", minimal + "PrivateKye = " + privateA, `4:1: key "PrivateKye" is not known`},

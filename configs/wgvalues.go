@@ -39,6 +39,9 @@ func (p *wgParser) readPublicKey(e entry) {
 	if err == nil {
 		err = refuseZero(raw)
 	}
+	if err == nil && key.NodePublic(raw).Check() != nil {
+		err = errors.New("is a point of low order, which nobody can have a private key for")
+	}
 	if err != nil {
 		p.problems.add(e.at, "PublicKey %s %v", quote(e.value), err)
 		return

@@ -59,7 +59,7 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 // section 8).
 func usable(p *control.Node, now time.Time) bool {
 	expired := p.Expired || !p.KeyExpiry.IsZero() && !now.Before(p.KeyExpiry)
-	return !expired && !p.Key.IsZero() && (p.IsWireGuardOnly || !p.DiscoKey.IsZero() || p.HomeDERP != 0)
+	return !expired && p.Key.Check() == nil && (p.IsWireGuardOnly || !p.DiscoKey.IsZero() || p.HomeDERP != 0)
 }
 
 // ownersOf returns which node has which address.

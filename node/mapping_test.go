@@ -6,8 +6,10 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"ginnel/control"
+	"ginnel/internal/key"
 )
 
 // Whatever a server says, no route takes the address of another node; an exit node takes what is left,
@@ -30,6 +32,15 @@ func TestRoutesDoNotTakeNodes(t *testing.T) {
 		mapper := &mapper{cfg: &Control{AcceptRoutes: c.accept}, log: slog.New(slog.DiscardHandler)}
 		if got := mapper.allowed(router, c.exit, owners); !slices.Equal(got, c.want) {
 			t.Errorf("routes accepted %v, exit node %v: %v, want %v", c.accept, c.exit, got, c.want)
+		}
+	}
+}
+
+// A peer whose key nobody can have is left out.
+func TestPeerOfLowOrder(t *testing.T) {
+	for k, want := range map[key.NodePublic]bool{key.NewNodePrivate().Public(): true, {}: false, {0: 1}: false} {
+		if got := usable(&control.Node{Key: k, HomeDERP: 1}, time.Now()); got != want {
+			t.Errorf("a peer with the key %v is used: %v", k, got)
 		}
 	}
 }

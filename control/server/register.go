@@ -39,6 +39,9 @@ func (c *core) register(t *tx, r *registration) error {
 	if r.req.NodeKey.IsZero() {
 		return errNoNodeKey
 	}
+	if err := r.req.NodeKey.Check(); err != nil {
+		return fmt.Errorf("the request's node %w", err)
+	}
 	n := t.nodeByKey(r.req.NodeKey)
 	if n != nil && n.rec.Machine != r.machine {
 		return errOtherMachine

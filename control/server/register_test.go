@@ -47,6 +47,13 @@ func TestKeyRefusals(t *testing.T) {
 		if _, refused := n.newPeer("x").register(withKey("ginnel-auth-0")); refused != "invalid pre auth key" {
 			t.Errorf("unknown key: %q", refused)
 		}
+		_, refused := n.newPeer("x").register(func(r *control.RegisterRequest) {
+			withKey(short)(r)
+			r.NodeKey = key.NodePublic{0: 1}
+		})
+		if refused != "the request's node key is a point of low order, which nobody can have a private key for" {
+			t.Errorf("node key of low order: %q", refused)
+		}
 		time.Sleep(2 * time.Minute)
 		if _, refused := n.newPeer("x").register(withKey(short)); refused != "authkey expired" {
 			t.Errorf("expired key: %q", refused)

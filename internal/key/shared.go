@@ -18,8 +18,8 @@ const (
 type Shared struct{ k [Size]byte }
 
 func newShared(priv, pub *[Size]byte) (*Shared, error) {
-	if *pub == [Size]byte{} {
-		return nil, errZero
+	if err := checkPublic(*pub); err != nil {
+		return nil, err
 	}
 	s := new(Shared)
 	box.Precompute(&s.k, pub, priv)

@@ -55,7 +55,7 @@ func (c *core) admit(t *tx, e *entrant) (*node, error) {
 		return nil, err
 	}
 	rec.Machine, rec.Key, rec.User = e.r.machine, e.r.req.NodeKey, e.user
-	rec.Cap, rec.Tags, rec.AuthKey = e.r.req.Version, e.tags, e.authKey
+	rec.Cap, rec.Tags, rec.AuthKey = e.r.req.Version, sortedTags(e.tags), e.authKey
 	rec.Ephemeral = e.ephemeral
 	rec.Expiry = c.keyExpiry(t, e.r.req.Expiry, e.tags)
 	if e.r.req.Hostinfo != nil {
@@ -97,6 +97,15 @@ func (t *tx) heardOf(n *node) {
 	t.setNode(live)
 }
 
+// sameOwner reports whether a node belongs to the entrant's user, or has the entrant's tags. All tagged
+// nodes are shown with one user, which says nothing about who they are.
+func (e *entrant) sameOwner(rec *nodeRecord) bool {
+	if len(e.tags) > 0 || len(rec.Tags) > 0 {
+		return slices.Equal(sortedTags(e.tags), rec.Tags)
+	}
+	return e.user == rec.User
+}
+
 // vacated returns the node of the same owner and name whose place the entrant may take: it must have been away for longer
 // than a reconnect takes, and so must all when the server has just begun.
 func (c *core) vacated(t *tx, e *entrant) *node {
@@ -105,7 +114,7 @@ func (c *core) vacated(t *tx, e *entrant) *node {
 		return nil
 	}
 	n := t.nodes[t.byLabel[hostLabel(h.Hostname)]]
-	if n == nil || n.online || n.owner() != e.owner() || !t.tick.After(n.polled.Add(c.cfg.offlineGrace())) {
+	if n == nil || n.online || !e.sameOwner(n.rec) || !t.tick.After(n.polled.Add(c.cfg.offlineGrace())) {
 		return nil
 	}
 	return n

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -197,6 +198,49 @@ func TestTakeOver(t *testing.T) {
 		}
 		if seen := second.sees("job"); seen == nil || seen.Key != third.node.Public() {
 			t.Errorf("the peer sees %+v", seen)
+		}
+	})
+}
+
+// The place of a node with tags is for nodes with the same tags, and what an administrator has approved
+// for a node does not pass to another machine, to other tags or to another user.
+func TestTakeOverAcrossTags(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		keyFor := func(tags ...string) string {
+			return n.authKey(func(r *AuthKeyRequest) { r.TakeOver, r.Tags = true, tags })
+		}
+		route := prefixes("10.1.0.0/16")
+		router := n.newPeer("gate")
+		router.host.RoutableIPs = route
+		router.register(withKey(keyFor("tag:router", "tag:gate")))
+		id := n.node("gate").ID
+		approve := func() {
+			if _, err := n.server.approveRoutes(t.Context(), id, route); err != nil {
+				t.Fatal(err)
+			}
+		}
+		approve()
+		router.leave()
+		time.Sleep(defaultOfflineGrace + time.Minute)
+		for _, tags := range [][]string{{"tag:ci"}, {"tag:router"}, nil} {
+			n.join("gate", keyFor(tags...)).leave()
+		}
+		if got := n.node("gate"); got.ID != id || !slices.Equal(got.Routes.Approved, route) {
+			t.Errorf("others than its like have taken the place of %+v", got)
+		}
+		next := n.newPeer("gate")
+		next.host.RoutableIPs = route
+		next.register(withKey(keyFor("tag:gate", "tag:router")))
+		if got := n.node("gate"); got.ID != id || len(got.Routes.Approved) > 0 {
+			t.Errorf("a machine with the same tags is node %d with the routes %v approved, want node %d without", got.ID, got.Routes.Approved, id)
+		}
+		approve()
+		next.register(withKey(keyFor("tag:gate", "tag:router")))
+		if got := n.node("gate"); !slices.Equal(got.Routes.Approved, route) {
+			t.Error("approvals fall although machine and tags are the same")
+		}
+		if got, err := n.server.tagNode(t.Context(), id, []string{"tag:ci"}); err != nil || len(got.Routes.Approved) > 0 {
+			t.Errorf("with other tags the routes %v are still approved (%v)", got.Routes.Approved, err)
 		}
 	})
 }

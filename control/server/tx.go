@@ -65,8 +65,11 @@ func (t *tx) count(next counters) {
 
 // putNode stores a record of a node that is new or has changed.
 func (t *tx) putNode(rec *nodeRecord) {
-	t.store(recordPath(nodesPrefix, rec.ID), rec)
 	old := t.nodes[rec.ID]
+	if old != nil && !sameIdentity(old.rec, rec) {
+		rec.Approved = nil // they were given to somebody else
+	}
+	t.store(recordPath(nodesPrefix, rec.ID), rec)
 	n := &node{rec: rec, polled: t.tick}
 	if old != nil {
 		n = newLive(old)
@@ -75,6 +78,12 @@ func (t *tx) putNode(rec *nodeRecord) {
 	}
 	t.index(rec)
 	t.setNode(n)
+}
+
+// sameIdentity reports whether a node is still the same machine, with the same tags or the same user.
+func sameIdentity(a, b *nodeRecord) bool {
+	sameUser := a.User == b.User || len(a.Tags) > 0
+	return a.Machine == b.Machine && slices.Equal(a.Tags, b.Tags) && sameUser
 }
 
 // setNode puts a node into the state with what follows from its record; its record has been stored, or has not changed.

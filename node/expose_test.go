@@ -73,9 +73,10 @@ func TestForwardAndServe(t *testing.T) {
 // A served port is there as long as what it leads to is: who connects is refused when that is not, and nobody else gets
 // the port meanwhile. The node reaches it too.
 func TestServeRefusesForItsTarget(t *testing.T) {
-	local, err := net.Listen("tcp", "127.0.0.1:0")
+	// On an address of its own: another process takes a free port of 127.0.0.1 as soon as it is closed.
+	local, err := net.Listen("tcp", "127.0.0.77:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Skip(err) // not every system has all of 127.0.0.0/8
 	}
 	defer local.Close()
 	m := newMesh(t)

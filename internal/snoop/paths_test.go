@@ -21,6 +21,9 @@ func best(mbit int64) float64 { return float64(mbit) * simMSS / (simMSS + simHea
 // A connection gets nearly all of a path that it has for itself, whatever the delay, the rate and
 // the queue, and although some packets are lost or late.
 func TestPaths(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine; takes minutes under the race detector")
+	}
 	for _, p := range []struct {
 		rtt  time.Duration
 		mbit int64
@@ -54,6 +57,9 @@ func TestPaths(t *testing.T) {
 // Where packets are lost at random, there and back, on a very long path, a connection still carries
 // most of it.
 func TestHeavyLoss(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine; takes minutes under the race detector")
+	}
 	way := link(200*ms, 100, 1)
 	way.Loss = 0.02
 	w := newWorld(way, netem.Config{Delay: way.Delay, Loss: way.Loss}, 3)
@@ -109,6 +115,9 @@ func TestReorderingIsNotLoss(t *testing.T) {
 // Connections that share a path share its rate. One that begins when another has all of it takes
 // longer to get its share.
 func TestFairness(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine; takes minutes under the race detector")
+	}
 	for _, c := range []struct {
 		name  string
 		queue float64
@@ -224,6 +233,9 @@ func TestQueue(t *testing.T) {
 // A path that becomes longer is found out: the round-trip time is measured again, with little in
 // flight.
 func TestLongerPath(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine; takes minutes under the race detector")
+	}
 	way := link(20*ms, 20, 8)
 	w := newWorld(way, netem.Config{Delay: way.Delay}, 1)
 	f := w.connect(1 << 30)

@@ -3,6 +3,7 @@ package node
 import (
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"ginnel/proxy"
@@ -12,8 +13,11 @@ import (
 func hostPeer(t *testing.T, addr string) *net.UDPConn {
 	t.Helper()
 	pc, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil && runtime.GOOS != "linux" {
+		t.Skip(err) // Linux has all of 127.0.0.0/8 on loopback, others have one address
+	}
 	if err != nil {
-		t.Skip(err) // not every system has all of 127.0.0.0/8
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { pc.Close() })
 	return pc

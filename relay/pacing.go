@@ -39,10 +39,13 @@ const (
 	// A path has no queue while its round-trip time is at most so many times the lowest.
 	queueFactor = 1.25
 
-	// randomLosses is how many samples with losses and without a queue make a path a lossy one.
+	// randomLosses is how many samples with losses and without a queue make a path a lossy one, unless
+	// more than randomRest samples without loss lie between two of them.
 	randomLosses = 3
+	randomRest   = 100
 
-	// The rate has stopped growing when it has grown by less than this in so many samples.
+	// The rate has stopped growing when it has grown by less than this in so many samples, of
+	// sampleBytes at the least: a dialogue says nothing about the path.
 	steadyGrowth  = 1.25
 	steadySamples = 3
 )
@@ -73,6 +76,7 @@ type pacing struct {
 	n       int                   // samples taken
 	quiet   int                   // samples without loss since the last with loss
 	random  int                   // samples with loss and without a queue since the last with both
+	clean   int                   // samples without loss since the last of them
 	highest uint64                // delivery rate by which it last grew
 	steady  int                   // samples since
 
@@ -101,25 +105,41 @@ func (p *pacing) sample(s tcpState, now time.Time) bool {
 	p.rates[p.n%pacingSamples] = s.deliveryRate
 	p.n++
 	limit, control := p.limit, p.control
-	p.chooseControl(retrans > 0, float64(s.rtt) > queueFactor*float64(s.minRTT))
+	p.noteLoss(retrans > 0, float64(s.rtt) > queueFactor*float64(s.minRTT))
+	if sent >= sampleBytes {
+		p.noteRate(s.deliveryRate)
+	}
+	p.chooseControl()
 	p.adaptLimit(float64(retrans) > pacingLoss*float64(sent))
 	return p.limit != limit || p.control != control
 }
 
-// chooseControl follows the path from its start to a steady rate, and to random losses. A path that
-// had these keeps BBR.
-func (p *pacing) chooseControl(loses, queued bool) {
+// noteLoss counts the samples that speak for random losses.
+func (p *pacing) noteLoss(loses, queued bool) {
 	switch {
 	case loses && queued:
 		p.random = 0
 	case loses:
-		p.random++
+		p.random, p.clean = p.random+1, 0
+	default:
+		if p.clean++; p.clean > randomRest {
+			p.random = 0
+		}
 	}
-	if rate := p.last.deliveryRate; float64(rate) > steadyGrowth*float64(p.highest) {
+}
+
+// noteRate counts the samples in which the rate has not grown.
+func (p *pacing) noteRate(rate uint64) {
+	if float64(rate) > steadyGrowth*float64(p.highest) {
 		p.highest, p.steady = rate, 0
 	} else {
 		p.steady++
 	}
+}
+
+// chooseControl follows the path from its start to a steady rate, and to random losses. A path that
+// had these keeps BBR.
+func (p *pacing) chooseControl() {
 	switch {
 	case p.control == useBBR:
 	case p.random >= randomLosses:

@@ -74,6 +74,27 @@ func TestPacingChoosesCongestionControl(t *testing.T) {
 	}
 }
 
+// Losses that are far apart do not make a path a lossy one, and a dialogue does not tell its rate.
+func TestPacingNeedsEvidence(t *testing.T) {
+	var p pacing
+	s := &tcpState{rtt: 70 * time.Millisecond, minRTT: 66 * time.Millisecond, deliveryRate: 1e6}
+	for range 10 {
+		p.samples(1, s, 0.001)
+		p.samples(randomRest+1, s, 0)
+	}
+	if p.control != notBBR {
+		t.Errorf("congestion control %d after rare losses, want %d", p.control, notBBR)
+	}
+	p = pacing{}
+	for range 100 {
+		s.sent += sampleBytes - 1
+		p.sample(*s, p.next.Add(time.Second))
+	}
+	if p.n != 100 || p.control != systemChoice {
+		t.Errorf("congestion control %d after %d samples of a dialogue, want %d", p.control, p.n, systemChoice)
+	}
+}
+
 // Samples are taken at most once a round trip, and not for a few bytes.
 func TestPacingSamplesSeldom(t *testing.T) {
 	var p pacing

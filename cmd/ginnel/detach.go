@@ -130,7 +130,8 @@ func checkReadableAgain(fs *pflag.FlagSet, p program) error {
 			path = p.getenv(envName(name))
 		}
 		if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-			return usagef("--%s %s is no regular file, which --detach wants: the process in the background has to read it, too", name, path)
+			return usagef("--%s %s is no regular file, which --detach wants: the process in the background reads it, too",
+				name, path)
 		}
 	}
 	return nil

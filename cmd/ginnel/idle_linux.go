@@ -10,15 +10,18 @@ import (
 	"time"
 )
 
-// This file gives memory back to the kernel once a node is quiet: buffers, which Go's runtime would keep for minutes, and
-// pages of the program's file, which the kernel would keep for ever. What is needed again comes back within a millisecond.
+// This file gives memory back to the kernel once a node is quiet: buffers, which Go's runtime would
+// keep for minutes, and pages of the program's file, which the kernel would keep for ever. What is
+// needed again comes back within a millisecond.
 
 const (
-	// idleAfter is how long a node has to be quiet, or calm, before it gives memory back, and the time between two looks.
+	// idleAfter is how long a node has to be quiet, or calm, before it gives memory back, and the time
+	// between two looks.
 	idleAfter = time.Second
 
-	// What a quiet node does once in a while brings pages back, and giving them back costs more than that. So a quiet node
-	// gives memory back again only when it has been quiet for 1/quietShare longer, or maxPause longer.
+	// What a quiet node does once in a while brings pages back, and giving them back costs more than
+	// that. So a quiet node gives memory back again only when it has been quiet for 1/quietShare
+	// longer, or maxPause longer.
 	quietShare = 4
 	maxPause   = 5 * time.Minute
 
@@ -28,11 +31,13 @@ const (
 	// idleShare of one processor is the most that a quiet node uses, for its heartbeats.
 	idleShare = 0.01
 
-	// calmShare of one processor is the most that thousands of connections use that carry nothing but keep-alives.
+	// calmShare of one processor is the most that thousands of connections use that carry nothing but
+	// keep-alives.
 	calmShare = 0.1
 
-	// A node gives memory back when more than idleSlack bytes are resident beyond what was left the last time. While it is
-	// calm but not quiet, calmSlack of what was left comes on top, because it makes garbage all the time.
+	// A node gives memory back when more than idleSlack bytes are resident beyond what was left the
+	// last time. While it is calm but not quiet, calmSlack of what was left comes on top, because it
+	// makes garbage all the time.
 	idleSlack = 2 << 20
 	calmSlack = 0.25
 )
@@ -56,7 +61,8 @@ const (
 	rest                  // nothing; then watch
 )
 
-// usage is what an idler learns of the process, and what it does about it. processUsage implements it.
+// usage is what an idler learns of the process, and what it does about it. processUsage implements
+// it.
 type usage interface {
 	worked() time.Duration // processor time so far
 	resident() int64       // bytes
@@ -68,8 +74,8 @@ func (r *runningNode) giveBackWhenIdle() {
 	new(idler).run(processUsage{r.poll.Spent}, newWorkAlarm(), r.endc)
 }
 
-// run looks at the process until stopc is closed. When the process works, dozing and resting end. While i rests, no timer
-// runs.
+// run looks at the process until stopc is closed. When the process works, dozing and resting end.
+// While i rests, no timer runs.
 func (i *idler) run(u usage, work alarm, stopc <-chan struct{}) {
 	timer := time.NewTimer(idleAfter)
 	defer timer.Stop()
@@ -100,8 +106,8 @@ func (i *idler) run(u usage, work alarm, stopc <-chan struct{}) {
 	}
 }
 
-// look takes the time since the last look, the processor time that the process has used so far, and the bytes that are
-// resident.
+// look takes the time since the last look, the processor time that the process has used so far, and
+// the bytes that are resident.
 func (i *idler) look(elapsed, used time.Duration, resident int64) idleStep {
 	share := float64(used-i.used) / float64(elapsed)
 	i.used = used

@@ -232,7 +232,8 @@ func TestTakeOverAcrossTags(t *testing.T) {
 		next.host.RoutableIPs = route
 		next.register(withKey(keyFor("tag:gate", "tag:router")))
 		if got := n.node("gate"); got.ID != id || len(got.Routes.Approved) > 0 {
-			t.Errorf("a machine with the same tags is node %d with the routes %v approved, want node %d without", got.ID, got.Routes.Approved, id)
+			t.Errorf("a machine with the same tags is node %d with the routes %v approved, want node %d without",
+				got.ID, got.Routes.Approved, id)
 		}
 		approve()
 		next.register(withKey(keyFor("tag:gate", "tag:router")))

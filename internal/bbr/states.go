@@ -153,7 +153,8 @@ func (m *Model) timeToProbe(s *Sample) bool {
 // share of it that other connections leave.
 func (m *Model) checkQueue(s *Sample) {
 	q := &m.queue
-	if s.TxInFlight < m.bdp(m.maxBW(), 0.5) || m.rtt.low <= m.rtt.min+time.Duration(float64(m.rtt.min)*standRTT)+queueNoise {
+	stands := m.rtt.low > m.rtt.min+time.Duration(float64(m.rtt.min)*standRTT)+queueNoise
+	if s.TxInFlight < m.bdp(m.maxBW(), 0.5) || !stands {
 		*q, m.cycle.corrected = standing{}, false
 		return
 	}

@@ -44,11 +44,11 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 		out.Home = 0
 	}
 	exit := t.exitNode(m, domain, now)
-	owners := sync.OnceValue(func() map[netip.Prefix]*control.Node { return ownersOf(m) })
+	taken := sync.OnceValue(func() map[netip.Prefix]bool { return nodeAddresses(m) })
 	out.ExitLost = exit == nil && t.cfg.ExitNode != ""
 	for _, p := range m.Peers {
 		if usable(p, now) {
-			out.Peers = append(out.Peers, t.peer(p, domain, p == exit, owners))
+			out.Peers = append(out.Peers, t.peer(p, domain, p == exit, taken))
 		}
 	}
 	t.setFilter(m)
@@ -62,24 +62,22 @@ func usable(p *control.Node, now time.Time) bool {
 	return !expired && p.Key.Check() == nil && (p.IsWireGuardOnly || !p.DiscoKey.IsZero() || p.HomeDERP != 0)
 }
 
-// ownersOf returns which node has which address.
-func ownersOf(m *control.NetMap) map[netip.Prefix]*control.Node {
-	owners := make(map[netip.Prefix]*control.Node, 2*len(m.Peers)+2)
+// nodeAddresses returns the addresses of all nodes, this one included.
+func nodeAddresses(m *control.NetMap) map[netip.Prefix]bool {
+	all := make(map[netip.Prefix]bool, 2*len(m.Peers)+2)
 	for _, n := range append([]*control.Node{m.Self}, m.Peers...) {
 		for _, a := range n.Addresses {
-			if owners[a] == nil {
-				owners[a] = n
-			}
+			all[a] = true
 		}
 	}
-	return owners
+	return all
 }
 
-func (t *mapper) peer(p *control.Node, domain string, isExit bool, owners func() map[netip.Prefix]*control.Node) Peer {
+func (t *mapper) peer(p *control.Node, domain string, isExit bool, taken func() map[netip.Prefix]bool) Peer {
 	out := Peer{
 		Name:      shortName(p.Name, domain),
 		Key:       p.Key,
-		Addresses: t.allowed(p, isExit, owners),
+		Addresses: t.allowed(p, isExit, taken),
 		Disco:     p.DiscoKey,
 		Endpoints: p.Endpoints,
 		Region:    p.HomeDERP,
@@ -94,9 +92,9 @@ func (t *mapper) peer(p *control.Node, domain string, isExit bool, owners func()
 
 // allowed are the prefixes that go to a peer and may come from it: its addresses, and what it is the
 // router for. Whatever the server says, no route takes an address that another node has.
-func (t *mapper) allowed(p *control.Node, isExit bool, owners func() map[netip.Prefix]*control.Node) (prefixes []netip.Prefix) {
+func (t *mapper) allowed(p *control.Node, isExit bool, taken func() map[netip.Prefix]bool) (prefixes []netip.Prefix) {
 	for _, a := range p.AllowedIPs {
-		if a.IsValid() && (slices.Contains(p.Addresses, a) || t.routes(a, isExit) && !t.takesNodes(a, owners)) {
+		if a.IsValid() && (slices.Contains(p.Addresses, a) || t.routes(a, isExit) && !takesNodes(a, taken)) {
 			prefixes = append(prefixes, a)
 		}
 	}
@@ -112,17 +110,17 @@ func (t *mapper) routes(route netip.Prefix, isExit bool) bool {
 	return t.cfg.AcceptRoutes || route.IsSingleIP() && isMeshAddr(route.Addr())
 }
 
-// takesNodes reports whether a route would take addresses of nodes.
-func (t *mapper) takesNodes(route netip.Prefix, owners func() map[netip.Prefix]*control.Node) bool {
+// takesNodes reports whether a route would take one of the addresses that nodes have.
+func takesNodes(route netip.Prefix, taken func() map[netip.Prefix]bool) bool {
 	switch {
 	case route.Bits() == 0:
 		return false // takes only what nothing else does
 	case route.IsSingleIP():
-		return owners()[route] != nil
+		return taken()[route]
 	case control.OverlapsMesh(route):
 		return true
 	}
-	for a := range owners() {
+	for a := range taken() {
 		if route.Overlaps(a) {
 			return true
 		}

@@ -33,7 +33,8 @@ type flow struct {
 	chunks chunks        // segments that the peer has not acknowledged
 	hdr    packetHeader  // of the packets that leave
 	last   lastSent      // what the latest segment of gVisor's said
-	slack  int           // bytes of TCP options (0: there is no SACK) that gVisor leaves room for in every segment and that data do not have
+	sack   bool          // the peer acknowledges selectively
+	slack  int           // bytes of TCP options that gVisor leaves room for, and data do not have
 
 	sched          // when the flow is to be served
 	total   uint64 // bytes that were sent for the first time, up to sequence number counted
@@ -58,7 +59,7 @@ func (c *Conn) manage(s *Stack) {
 	f := &flow{conn: c, ep: ep, passive: s.congestion == CUBIC, sched: sched{index: -1}}
 	ep.LockUser()
 	f.id, f.remote = flowIDOf(&ep.TransportEndpointInfo.ID), addrOf(ep.TransportEndpointInfo.ID.RemoteAddress)
-	if ep.SACKPermitted {
+	if f.sack = ep.SACKPermitted; f.sack {
 		f.slack = header.TCPOptionsMaximumSize - tcpOptions
 	}
 	ep.SetOwner(f)
@@ -308,7 +309,7 @@ func (f *flow) acked(now time.Duration, tcp header.TCP, payload int, sacks []sno
 	f.chunks.drop(una)
 	window := tcp.WindowSize()
 	news := payload > 0 || una != before || f.window != window || tcp.Flags()&^header.TCPFlagPsh != header.TCPFlagAck
-	if !news && len(sacks) == 0 && tcp.AckNumber() == una && f.slack == 0 {
+	if !news && len(sacks) == 0 && tcp.AckNumber() == una && !f.sack {
 		f.snd.Duplicate(now)
 	}
 	if payload == 0 {

@@ -55,7 +55,7 @@ func (c *core) admit(t *tx, e *entrant) (*node, error) {
 		return nil, err
 	}
 	rec.Machine, rec.Key, rec.User = e.r.machine, e.r.req.NodeKey, e.user
-	rec.Cap, rec.Tags, rec.AuthKey = e.r.req.Version, sortedTags(e.tags), e.authKey
+	rec.Cap, rec.Tags, rec.AuthKey = e.r.req.Version, e.tags, e.authKey
 	rec.Ephemeral = e.ephemeral
 	rec.Expiry = c.keyExpiry(t, e.r.req.Expiry, e.tags)
 	if e.r.req.Hostinfo != nil {
@@ -101,7 +101,7 @@ func (t *tx) heardOf(n *node) {
 // nodes are shown with one user, which says nothing about who they are.
 func (e *entrant) sameOwner(rec *nodeRecord) bool {
 	if len(e.tags) > 0 || len(rec.Tags) > 0 {
-		return slices.Equal(sortedTags(e.tags), rec.Tags)
+		return slices.Equal(e.tags, rec.Tags) // both are sorted
 	}
 	return e.user == rec.User
 }

@@ -53,9 +53,12 @@ func (st *state) takesNodes(route netip.Prefix) bool {
 	if isExit(route) {
 		return false
 	}
+	if control.OverlapsMesh(route) {
+		return true
+	}
 	for _, pool := range st.pools {
-		// Pools within the usual ranges are known to OverlapsMesh, which knows what else is in them.
-		if control.OverlapsMesh(route) || !control.OverlapsMesh(pool) && route.Overlaps(pool) {
+		// OverlapsMesh has judged the usual ranges, and knows of what in them is no node's.
+		if !control.OverlapsMesh(pool) && route.Overlaps(pool) {
 			return true
 		}
 	}

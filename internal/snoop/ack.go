@@ -126,7 +126,7 @@ func (s *Sender) deliverRange(now time.Duration, fresh Block, latest *newest, go
 			return
 		}
 		whole := atLeast(p.seq, fresh.Start) && atLeast(fresh.End, p.end())
-		if p.status != arrived && (whole || s.sacked.holds(Block{p.seq, p.end()})) { // in parts
+		if p.status != arrived && (whole || s.sacked.holds(Block{p.seq, p.end()})) { // the rest came before
 			s.deliver(now, n, p, latest, got)
 			p.status = arrived
 		}

@@ -103,12 +103,16 @@ func (fs *flows) wait(f *flow, now time.Duration) {
 	fs.setTimer(now)
 }
 
-// setTimer has the timer fire when the first of the waiting flows is due, at the latest.
+// tick is how far apart the timer fires at the least, so that flows that are due soon after each
+// other are served together and their packets leave in one batch.
+const tick = 500 * time.Microsecond
+
+// setTimer has the timer fire at the first tick at which a waiting flow is due.
 func (fs *flows) setTimer(now time.Duration) {
 	if len(fs.timed) == 0 {
 		return
 	}
-	due := fs.timed[0].sched.due
+	due := (fs.timed[0].sched.due + tick - 1) / tick * tick
 	if fs.set != 0 && fs.set <= due {
 		return
 	}

@@ -251,29 +251,3 @@ func (s *Sender) transmit(now time.Duration, n uint32, p *packet) {
 		s.arm(now)
 	}
 }
-
-// pacer spaces packets out.
-type pacer struct {
-	next time.Duration // when the next packet may leave
-	rate float64       // that next was computed with
-}
-
-// open reports whether a packet may leave now.
-func (p *pacer) open(now time.Duration) bool { return now >= p.next }
-
-// sent moves the time of the next packet. Time that was missed may be made up for, as far as a
-// quantum goes: a timer fires late, and the rate would be missed otherwise.
-func (p *pacer) sent(now time.Duration, n int, m *bbr.Model) {
-	p.rate = m.PacingRate()
-	credit := time.Duration(float64(m.Quantum()) / p.rate * float64(time.Second))
-	p.next = max(p.next, now-credit) + time.Duration(float64(n)/p.rate*float64(time.Second))
-}
-
-// adapt has the next packet leave sooner where the rate has become much higher. Small differences are
-// not worth another timer.
-func (p *pacer) adapt(now time.Duration, m *bbr.Model) {
-	if rate := m.PacingRate(); p.next > now && rate > 2*p.rate && p.rate > 0 {
-		p.next = now + time.Duration(float64(p.next-now)*p.rate/rate)
-		p.rate = rate
-	}
-}

@@ -26,6 +26,7 @@ type simFlow struct {
 	armed    time.Duration // when the timer fires; 0: it does not
 	want     int           // bytes that the application has still to hand over
 	received []mark        // in order, as time goes on
+	bursts   int           // times at which packets left
 }
 
 // mark is how many bytes had arrived in order at a time.
@@ -46,7 +47,7 @@ const firstSeq = ^uint32(0) - 10_000
 const unsentInSim = 256 << 10
 
 func newWorld(out, back netem.Config, seed uint64) *world {
-	return &world{out: netem.NewDirection(out, seed), back: netem.NewDirection(back, seed+1)}
+	return &world{now: 1, out: netem.NewDirection(out, seed), back: netem.NewDirection(back, seed+1)}
 }
 
 // connect adds a connection that sends n bytes.
@@ -125,10 +126,13 @@ func (f *simFlow) fill() {
 }
 
 func (f *simFlow) send() {
-	for {
+	for first := true; ; first = false {
 		o, ok := f.s.Next(f.w.now)
 		if !ok {
 			return
+		}
+		if first {
+			f.bursts++
 		}
 		at, v := f.w.out.Send(f.w.now, o.Len+simHeader)
 		if v == netem.Delivered {

@@ -20,7 +20,7 @@ import (
 // mayImport lists for each package those of the project that it may import. Siblings do not know each other: only node
 // puts them together, and the command puts node together with what users write.
 var mayImport = map[string][]string{
-	"cmd/ginnel":         {"configs", "control", "control/server", "control/store", "node", "relay", "internal/busypoll", "internal/egress", "internal/key"},
+	"cmd/ginnel":         {"configs", "control", "control/policy", "control/server", "control/store", "node", "relay", "internal/busypoll", "internal/egress", "internal/key"},
 	"node":               {"control", "internal/filter", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/hostsock", "internal/key"},
 	"control":            {"internal/key", "internal/wsstream"},
 	"control/policy":     {"control"},

@@ -91,6 +91,11 @@ func newPolicyGet(p program) *cobra.Command {
 		if now.Text == "" && !c.json {
 			return errors.New("there is no policy: everybody may reach everybody")
 		}
+		if !c.json {
+			for _, test := range now.Failing {
+				fmt.Fprintf(p.stderr, "ginnel: the policy in force fails a test: %s\n", test)
+			}
+		}
 		return c.show(now, func(w io.Writer) error {
 			_, err := io.WriteString(w, now.Text)
 			return err

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"ginnel/control/policy"
 	"ginnel/control/server"
 	"ginnel/control/store"
 )
@@ -21,7 +22,7 @@ func (f *controlFlags) readPolicy() error {
 	if err != nil {
 		return usagef("--policy: %w", err)
 	}
-	if _, err := checkAlone(text); err != nil {
+	if _, err := policy.Parse(text); err != nil { // its tests need the nodes, which the state has
 		return usageError{placedIn(f.policy, err)}
 	}
 	f.policyText = text
@@ -50,12 +51,13 @@ func placedIn(file string, err error) error {
 // problems are the lines of an error about a policy.
 func problems(err error) []string { return strings.Split(err.Error(), "\n") }
 
-// startPolicy puts the policy file in force before anybody is served: its tests may fail on the nodes that there are.
+// startPolicy puts the policy file in force before anybody is served. If it has changed, its tests may fail on the nodes that
+// there are, and then nothing starts; one that was in force boots.
 func (s *controlService) startPolicy(ctx context.Context) error {
 	if s.f.policy == "" {
 		return nil
 	}
-	set, err := s.ctl.SetPolicy(ctx, s.f.policyText)
+	set, err := s.ctl.LoadPolicy(ctx, s.f.policyText)
 	if err != nil {
 		return usageError{placedIn(s.f.policy, err)}
 	}
@@ -119,7 +121,7 @@ func (s *controlService) usePolicy(f policyFile) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
 	defer cancel()
-	set, err := s.ctl.SetPolicy(ctx, []byte(f.text))
+	set, err := s.ctl.LoadPolicy(ctx, []byte(f.text))
 	if err != nil {
 		for _, line := range problems(err) {
 			s.log.Error(refused, "problem", fmt.Sprint(s.f.policy, ":", line))
@@ -127,5 +129,8 @@ func (s *controlService) usePolicy(f policyFile) {
 		return
 	}
 	s.warnOfPolicy(set)
+	for _, test := range set.Failing {
+		s.log.Warn("policy in force fails a test", "problem", fmt.Sprint(s.f.policy, ":", test))
+	}
 	s.log.Info("policy file is in force", "file", s.f.policy)
 }

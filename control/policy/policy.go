@@ -85,6 +85,9 @@ func (p *Policy) Warnings() []Problem {
 	return p.warned
 }
 
+// HasTests reports whether Check has anything to run.
+func (p *Policy) HasTests() bool { return p != nil && len(p.tests) > 0 }
+
 // TagAllowed reports whether a user, or a node that has the tag that is given in the place of the user, may give a node
 // the tag.
 func (p *Policy) TagAllowed(user, tag string) bool {

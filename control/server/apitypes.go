@@ -112,6 +112,7 @@ type Policy struct {
 	Text     string    `json:"text"`
 	Changed  time.Time `json:"changed,omitzero"`
 	Warnings []string  `json:"warnings"`
+	Failing  []string  `json:"failing_tests"` // on the nodes there are; the policy is in force all the same
 }
 
 // Page is a part of a list. Next, unless it is zero, is what the next part begins after.

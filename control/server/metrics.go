@@ -19,6 +19,7 @@ var frameKinds = [numFrameKinds]string{firstFrame: "first", deltaFrame: "delta",
 //
 //	ginnel_control_nodes                       nodes, by state: online, offline
 //	ginnel_control_contested_nodes             nodes whose key two processes use
+//	ginnel_control_policy_failing_tests        tests of the policy in force that fail on the nodes there are
 //	ginnel_control_streams                     open map streams
 //	ginnel_control_channels                    open connections of machines, by state: registered, unregistered
 //	ginnel_control_refused_channels_total      connections that did not become channels
@@ -76,6 +77,8 @@ func (m *metrics) observe(s *Server) {
 	gauge("nodes", "Nodes.", "offline", func() int { _, offline := s.core.census(); return offline })
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "ginnel_control_contested_nodes", Help: "Nodes whose key two processes use."},
 		func() float64 { return float64(s.core.contested()) })
+	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "ginnel_control_policy_failing_tests", Help: "Tests of the policy in force that fail."},
+		func() float64 { return float64(s.countFailingTests()) })
 	gauge("channels", "Connections of machines.", "registered", func() int {
 		open, strange := s.channels.counts()
 		return max(open-strange, 0)

@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"ginnel/control"
-	"ginnel/control/policy"
 	"ginnel/internal/key"
 )
 
@@ -32,6 +31,7 @@ type Server struct {
 	outer    http.Handler
 	admin    http.Handler
 	once     sync.Once
+	tests    policyTests
 }
 
 // New returns a server with the state of the store. It serves once it is given requests.
@@ -66,6 +66,7 @@ func New(cfg Config) (*Server, error) {
 		s.Close()
 		return nil, err
 	}
+	s.logFailingTests()
 	s.outer, s.admin = s.routes(), s.adminRoutes()
 	s.wg.Go(s.serveChannels)
 	return s, nil
@@ -103,11 +104,10 @@ func (s *Server) startPolicy() error {
 	if len(s.cfg.Policy) == 0 {
 		return nil
 	}
-	if _, err := policy.Parse(s.cfg.Policy); err != nil {
+	if _, err := s.LoadPolicy(context.Background(), s.cfg.Policy); err != nil {
 		return fmt.Errorf("reading the policy: %w", err)
 	}
-	_, err := s.SetPolicy(context.Background(), s.cfg.Policy)
-	return err
+	return nil
 }
 
 // ServeHTTP implements [http.Handler].

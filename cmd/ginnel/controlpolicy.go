@@ -19,14 +19,16 @@ func newControlPolicy(p program) *cobra.Command {
 }
 
 func newPolicyCheck(p program) *cobra.Command {
-	var alone bool
+	var alone, explain bool
 	where := new(adminFlags)
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Say what is wrong with a policy file, and change nothing",
 		Long: `check reads a policy file as the server would, and runs its tests on the server's
-nodes. With --offline it does what can be done without a server.`,
+nodes. With --offline it does what can be done without a server. With --explain it
+also lists what each entry does, and for how many of the nodes.`,
 		Example: `  ginnel control policy check policy.hujson
+  ginnel control policy check --explain policy.hujson
   ginnel control policy check --offline policy.hujson`,
 		Args: wantArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -39,13 +41,17 @@ nodes. With --offline it does what can be done without a server.`,
 			if alone {
 				checked, err = checkAlone(text)
 			} else if c.admin, err = where.open(p); err == nil {
-				err = c.call(cmd.Context(), http.MethodPost, "policy/check", hujson(text), &checked)
+				err = c.call(cmd.Context(), http.MethodPost, fmt.Sprintf("policy/check?explain=%t", explain), hujson(text), &checked)
+			}
+			if !explain {
+				checked.Explained = nil
 			}
 			return c.showPolicy(checked, err, "is good")
 		},
 	}
 	where.add(cmd.Flags())
 	cmd.Flags().BoolVar(&alone, "offline", false, "ask no server")
+	cmd.Flags().BoolVar(&explain, "explain", false, "list what each entry does")
 	return cmd
 }
 
@@ -69,6 +75,9 @@ func (c *adminCall) showPolicy(answer server.Policy, err error, became string) e
 		return err
 	}
 	return c.show(answer, func(w io.Writer) error {
+		for _, text := range answer.Explained {
+			fmt.Fprintf(w, "%s:%s\n", file, text)
+		}
 		for _, text := range answer.Warnings {
 			fmt.Fprintf(w, "%s:%s\n", file, text)
 		}

@@ -10,7 +10,6 @@ import (
 
 	"ginnel/control/policy"
 	"ginnel/control/server"
-	"ginnel/control/store"
 )
 
 // policyPoll is how often the policy file is looked at. A look reads it: the time of a change is too coarse to go by.
@@ -22,21 +21,31 @@ func (f *controlFlags) readPolicy() error {
 	if err != nil {
 		return usagef("--policy: %w", err)
 	}
-	if _, err := policy.Parse(text); err != nil { // its tests need the nodes, which the state has
+	if _, err := policy.ParseInForce(text); err != nil { // the rest is known with the state
 		return usageError{placedIn(f.policy, err)}
 	}
 	f.policyText = text
 	return nil
 }
 
-// checkAlone checks a policy by a server of no nodes, which is all that can be done without the one that it is for.
+// checkAlone checks a policy without nodes and users, which is all that can be done without the server that it is for.
 func checkAlone(text []byte) (server.Policy, error) {
-	s, err := server.New(server.Config{Store: store.NewMemory(), URL: "http://localhost", BaseDomain: defaultBaseDomain})
+	p, err := policy.Parse(text)
 	if err != nil {
 		return server.Policy{}, err
 	}
-	defer s.Close()
-	return s.SetPolicy(context.Background(), text)
+	if err := p.Check(nil); err != nil {
+		return server.Policy{}, err
+	}
+	return server.Policy{Text: string(text), Warnings: lines(p.Warnings()), Failing: []string{}, Explained: lines(p.Explain(nil))}, nil
+}
+
+func lines(problems []policy.Problem) []string {
+	texts := []string{}
+	for _, p := range problems {
+		texts = append(texts, p.String())
+	}
+	return texts
 }
 
 // placedIn puts the name of a file before each line and column.

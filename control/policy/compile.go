@@ -22,7 +22,8 @@ type Compiled struct {
 	// A bit for each rule, a row for each member: the member is among the sources, or among the destinations.
 	sends, receives bitRows
 
-	// Which rules let members see each other: all, or those of one user only. Capabilities alone are no reason.
+	// Which rules let members see each other: all, or those of one user only. A capability is a reason
+	// too: without the other node in its map, none has a use for it.
 	forAll, forOwn []uint64
 
 	shared    control.Rules // if not nil, the rules of every node
@@ -71,7 +72,7 @@ func (p *Policy) Compile(nodes []Node) *Compiled {
 func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
 	for _, t := range r.dst {
 		for m := range find.candidates(&t.who) {
-			if t.who.receives(c.members[m]) {
+			if r.at(&t.who, c.members[m]) {
 				c.receives.set(m, i)
 			}
 		}
@@ -83,22 +84,36 @@ func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
 		c.senders[i] = c.newSenders(i, r, find)
 		done[r.src] = i
 	}
-	switch {
-	case r.self:
-		c.senders[i].byOwner(c.members, func(m int) bool { return c.sends.has(m, i) })
-		if r.app == nil {
-			setBit(c.forOwn, i)
-		}
-	case r.app == nil:
+	if !r.self {
 		setBit(c.forAll, i)
+		return
 	}
+	c.senders[i].byOwner(c.members, func(m int) bool { return c.sends.has(m, i) })
+	setBit(c.forOwn, i)
+}
+
+// at reports whether the rule, by one of its destinations, is about something at a member. Applications
+// run on nodes: a capability is nothing for what is behind one.
+func (r *rule) at(who *selector, m *member) bool {
+	if r.app == nil {
+		return r.through(m) && who.receives(m)
+	}
+	return who.names(m) || who.kind == addresses && slices.ContainsFunc(m.addrs, func(a span) bool { return who.span.contains(a.first) })
+}
+
+// through reports whether the rule holds at a member, or behind it, if its destinations are there.
+func (r *rule) through(m *member) bool {
+	return r.via == nil || slices.ContainsFunc(r.via, func(tag string) bool { return slices.Contains(m.Tags, tag) })
 }
 
 func (c *Compiled) newSenders(i int, r *rule, find *index) *senders {
 	var spans []span
 	everything := false
 	for _, who := range r.src.who {
-		everything = everything || who.kind == anything
+		everything = everything || who.kind == everybody
+		if who.kind == anything {
+			spans = append(spans, c.wholeNet()...)
+		}
 		if who.kind == addresses {
 			spans = append(spans, who.span)
 		}
@@ -107,15 +122,39 @@ func (c *Compiled) newSenders(i int, r *rule, find *index) *senders {
 				continue
 			}
 			c.sends.set(m, i)
-			if who.kind != addresses && who.kind != anything {
+			if who.kind != addresses && who.kind != anything && who.kind != everybody {
 				spans = append(spans, c.members[m].addrs...)
 			}
 		}
 	}
-	if everything {
+	if everything { // with nothing left to add
 		return &senders{spans: wholeSpace, names: []string{"*"}, sum: sumOf([]string{"*"})}
 	}
 	return sendersOf(spans)
+}
+
+// meshRanges are where nodes have their addresses, unless the server is configured otherwise.
+var meshRanges = []span{
+	prefixSpan(netip.MustParsePrefix("100.64.0.0/10")),
+	prefixSpan(netip.MustParsePrefix("fd7a:115c:a1e0::/48")),
+}
+
+// wholeNet is what "*" is as a source: the addresses of the network, and its approved routes.
+func (c *Compiled) wholeNet() []span {
+	spans := slices.Clone(meshRanges)
+	for _, m := range c.members {
+		for _, a := range m.addrs {
+			if !within(meshRanges, a.first) {
+				spans = append(spans, a)
+			}
+		}
+		for _, route := range m.Routes {
+			if route.IsValid() && route.Bits() > 0 {
+				spans = append(spans, prefixSpan(route))
+			}
+		}
+	}
+	return spans
 }
 
 var wholeSpace = []span{
@@ -168,8 +207,8 @@ func (s *senders) of(r *rule, m *member) *senders {
 	return s
 }
 
-// MaySee reports whether a policy allows a flow between two nodes in one direction or the other. If not, they need not
-// know of each other.
+// MaySee reports whether a policy allows a flow between two nodes in one direction or the other, or
+// gives one a capability at the other. If not, they need not know of each other.
 func (c *Compiled) MaySee(a, b int64) bool {
 	i, ok1 := c.index[a]
 	j, ok2 := c.index[b]
@@ -182,31 +221,6 @@ func (c *Compiled) MaySee(a, b int64) bool {
 	for w := range sendsA {
 		flows := sendsA[w]&receivesB[w] | sendsB[w]&receivesA[w]
 		if flows&c.forAll[w] != 0 || own && flows&c.forOwn[w] != 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// MayUse reports whether a node has a use for a route of another: it may send something there, or hosts there may send it
-// something. The other's default routes are for the Internet alone.
-func (c *Compiled) MayUse(id int64, route netip.Prefix) bool {
-	index, ok := c.index[id]
-	if !ok || !route.IsValid() {
-		return false
-	}
-	wanted := []span{prefixSpan(route)}
-	if route.Bits() == 0 {
-		wanted = overlaps(internet, wanted)
-	}
-	for i, r := range c.rules {
-		if r.self || r.app != nil {
-			continue
-		}
-		if c.sends.has(index, i) && slices.ContainsFunc(r.dst, func(t target) bool { return t.who.touches(wanted) }) {
-			return true
-		}
-		if route.Bits() > 0 && c.receives.has(index, i) && meets(c.senders[i].spans, wanted[0]) {
 			return true
 		}
 	}

@@ -22,7 +22,7 @@ func TestRules(t *testing.T) {
 		want         string
 	}{
 		{"all", `{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`, 5,
-			`[{"SrcIPs":["*"],"DstPorts":[{"IP":"*","Ports":{"First":0,"Last":65535}}]}]`},
+			`[{"SrcIPs":["10.20.0.0/16","100.64.0.0/10","fd7a:115c:a1e0::/48"],"DstPorts":[{"IP":"*","Ports":{"First":0,"Last":65535}}]}]`},
 		{"none", `{}`, 5, `[]`},
 		{"unknown node", `{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`, 99, `[]`},
 		{"for another node", `{"acls": [{"action": "accept", "src": ["*"], "dst": ["carol@:80"]}]}`, 5, `[]`},
@@ -34,12 +34,12 @@ func TestRules(t *testing.T) {
 		{"sources as a prefix", `{"acls": [{"action": "accept", "proto": "47", "src": ["100.64.0.2", "100.64.0.3"], "dst": ["100.64.0.8:*"]}]}`, 8,
 			`[{"SrcIPs":["100.64.0.2/31"],"DstPorts":[{"IP":"100.64.0.8","Ports":{"First":0,"Last":65535}}],"IPProto":[47]}]`},
 		{"part of a route", `{"acls": [{"action": "accept", "src": ["*"], "dst": ["10.0.0.0/8:1", "10.20.3.0/24:2", "10.21.0.0/16:3"]}]}`, 6,
-			`[{"SrcIPs":["*"],"DstPorts":[{"IP":"10.20.0.0/16","Ports":{"First":1,"Last":1}},{"IP":"10.20.3.0/24","Ports":{"First":2,"Last":2}}]}]`},
+			`[{"SrcIPs":["10.20.0.0/16","100.64.0.0/10","fd7a:115c:a1e0::/48"],"DstPorts":[{"IP":"10.20.0.0/16","Ports":{"First":1,"Last":1}},{"IP":"10.20.3.0/24","Ports":{"First":2,"Last":2}}]}]`},
 		{"part of the Internet", `{"acls": [{"action": "accept", "src": ["*"], "dst": ["192.0.0.0/8:1"]}]}`, 7,
-			`[{"SrcIPs":["*"],"DstPorts":[{"IP":"192.0.0.0-192.167.255.255","Ports":{"First":1,"Last":1}},{"IP":"192.169.0.0-192.255.255.255","Ports":{"First":1,"Last":1}}]}]`},
+			`[{"SrcIPs":["10.20.0.0/16","100.64.0.0/10","fd7a:115c:a1e0::/48"],"DstPorts":[{"IP":"192.0.0.0-192.167.255.255","Ports":{"First":1,"Last":1}},{"IP":"192.169.0.0-192.255.255.255","Ports":{"First":1,"Last":1}}]}]`},
 		{"capabilities", `{"grants": [{"src": ["bob@example.com"], "dst": ["carol@", "100.64.0.8", "10.20.0.0/16"], "app": {"x.com/a": [{ "b": 1, }, "c"], "x.com/d": []}}]}`, 8,
 			`[{"SrcIPs":["100.64.0.3","fd7a:115c:a1e0::3"],"CapGrant":[{"Dsts":["100.64.0.8/32","fd7a:115c:a1e0::8/128"],"CapMap":{"x.com/a":[{"b":1},"c"],"x.com/d":[]}}]}]`},
-		{"capabilities of own nodes", `{"grants": [{"src": ["*"], "dst": ["autogroup:self"], "app": {"x.com/a": []}}]}`, 8,
+		{"capabilities of own nodes", `{"grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self"], "app": {"x.com/a": []}}]}`, 8,
 			`[{"SrcIPs":["100.64.0.8","fd7a:115c:a1e0::8"],"CapGrant":[{"Dsts":["100.64.0.8/32","fd7a:115c:a1e0::8/128"],"CapMap":{"x.com/a":[]}}]}]`},
 	} {
 		got, err := json.Marshal(parse(t, c.source).Compile(network()).Rules(c.node))
@@ -79,14 +79,14 @@ func (s speaker) some(words ...string) string {
 
 func (s speaker) policy() string {
 	people := []string{"*", "alice@", "bob@example.com", "group:a", "group:b", "autogroup:member"}
-	others := append(people[1:], "tag:web", "tag:db", "tag:router", "autogroup:tagged", "h", "lan", "100.64.0.0/29", "fd7a:115c:a1e0::5", "::/0", "10.20.1.1")
+	others := append(slices.Clone(people[1:]), "tag:web", "tag:db", "tag:router", "autogroup:tagged", "h", "lan", "100.64.0.0/29", "fd7a:115c:a1e0::5", "::/0", "10.20.1.1")
 	to := append(others, "*", "autogroup:internet", "8.0.0.0/7", "192.168.0.0/16")
 	ports := []string{"*", "22", "80", "22,53", "1-60"}
 	var acls, grants []string
 	for range s.IntN(5) {
-		src, dst := s.some(append(others, "*")...), to
+		src, dst := s.some(append(others, "*", "autogroup:danger-all")...), to
 		if s.IntN(4) == 0 {
-			src, dst = s.some(people...), append(to, "autogroup:self")
+			src, dst = s.some(people[1:]...), append(to, "autogroup:self")
 		}
 		var withPorts []string
 		for _, d := range dst {
@@ -106,8 +106,13 @@ func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, pro
 	to := newMember(at)
 	has := func(n Node, a netip.Addr) bool { return slices.Contains(n.Addrs, a) }
 	from := func(r *rule, s selector) bool {
-		if !r.self && s.kind == anything {
+		if s.kind == everybody {
 			return true
+		}
+		if s.kind == anything && !r.self {
+			routed := func(p netip.Prefix) bool { return p.Contains(src) }
+			return slices.ContainsFunc(meshRanges, func(s span) bool { return s.contains(src) }) ||
+				slices.ContainsFunc(nodes, func(n Node) bool { return slices.ContainsFunc(n.Routes, routed) })
 		}
 		if s.kind == addresses {
 			return s.span.contains(src)

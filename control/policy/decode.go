@@ -14,6 +14,34 @@ type decoder struct {
 	lines    []int // where lines begin
 	problems Problems
 	warnings Problems
+	sloppy   sloppiness
+
+	explanations []*explanation
+	users        []text
+}
+
+// nameUser notes that the file names a user.
+func (d *decoder) nameUser(t text) {
+	if !slices.ContainsFunc(d.users, func(u text) bool { return userName(u.string) == userName(t.string) }) {
+		d.users = append(d.users, t)
+	}
+}
+
+// sloppiness says what becomes of entries that were accepted once and are not any more.
+type sloppiness int
+
+const (
+	refuseSloppy sloppiness = iota
+	keepSloppy              // with a warning: the policy is in force already
+)
+
+// careless reports an entry that nobody means as it is written. It goes on if the policy is in force.
+func (d *decoder) careless(pos int, format string, args ...any) {
+	if d.sloppy == keepSloppy {
+		d.warn(pos, format, args...)
+		return
+	}
+	d.problem(pos, format, args...)
 }
 
 // text is a string of the file and where it stands.
@@ -67,7 +95,8 @@ type field struct {
 	value hujson.Value
 }
 
-// object reads an object whose names are free. A name that is there twice is a problem: it would have two meanings.
+// object reads an object whose names are free. A name that is there twice is a problem: it would have two meanings. Names
+// that begin with "#" are notes of tools that write policies.
 func (d *decoder) object(v hujson.Value, what string) []field {
 	o, ok := v.Value.(*hujson.Object)
 	if !ok {
@@ -78,6 +107,9 @@ func (d *decoder) object(v hujson.Value, what string) []field {
 	var fields []field
 	for _, m := range o.Members {
 		name := text{m.Name.Value.(hujson.Literal).String(), m.Name.StartOffset}
+		if strings.HasPrefix(name.string, "#") {
+			continue
+		}
 		if seen[name.string] {
 			d.problem(name.pos, "%q is there twice", name.string)
 			continue
@@ -104,6 +136,20 @@ func (d *decoder) record(v hujson.Value, what string, known ...string) map[strin
 		found[known[i]] = f
 	}
 	return found
+}
+
+// renamed has a field by the name that the format had for it once.
+func (d *decoder) renamed(fields map[string]field, now, once string) {
+	f, ok := fields[once]
+	if !ok {
+		return
+	}
+	if _, both := fields[now]; both {
+		d.problem(f.name.pos, "%q is what %q was called: write one of them", once, now)
+		return
+	}
+	d.warn(f.name.pos, "%q is what %q was called", once, now)
+	fields[now] = f
 }
 
 func (d *decoder) list(v hujson.Value, what string) []hujson.Value {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,7 +13,8 @@ import (
 
 // Bounds of a policy file. Each level of nesting costs the parser stack; the format needs six.
 const (
-	maxSize  = 1 << 20
+	// MaxSize is how long a policy file may be, wherever it comes from. As JSON it has to fit into a record of the store.
+	MaxSize  = 512 << 10
 	maxDepth = 100
 )
 
@@ -20,26 +22,35 @@ const (
 var leftOut = map[string]string{
 	"ssh":                 "no SSH access is given by the policy",
 	"sshTests":            "there are no SSH rules to test",
-	"nodeAttrs":           "nodes get no attributes from the policy",
+	"nodeAttrs":           "this server sends nodes no attributes",
 	"postures":            "nothing can refer to a posture",
-	"ipsets":              "nothing can refer to an IP set",
-	"derpMap":             "relays are configured at the server",
-	"randomizeClientPort": "nodes choose their ports themselves",
+	"derpMap":             "relays are configured at the server, with --derp-map",
+	"randomizeClientPort": "this server sends nodes no settings; a node that was started without a fixed port chooses one",
 	"disableIPv4":         "nodes have addresses of both families",
-	"OneCGNATRoute":       "nodes choose their routes themselves",
+	"OneCGNATRoute":       "this server sends nodes no settings",
 }
 
 // Parse reads a policy file. Its error is a Problems with everything that is wrong.
 //
 // A file that is empty or has only comments is refused, because nobody can say whether it should allow all or nothing:
 // "{}" allows nothing, and not to have a file allows everything.
-func Parse(src []byte) (*Policy, error) {
-	if len(src) > maxSize {
-		return nil, Problems{{1, 1, fmt.Sprintf("the file has %d bytes, more than %d", len(src), maxSize)}}
+func Parse(src []byte) (*Policy, error) { return parseFile(src, refuseSloppy) }
+
+// ParseInForce is Parse for a policy that was accepted before, perhaps by a version that was less strict:
+// what is refused only since then is a warning and has the effect that it had.
+func ParseInForce(src []byte) (*Policy, error) { return parseFile(src, keepSloppy) }
+
+// byteOrderMark begins files that some editors write. It means nothing in UTF-8.
+var byteOrderMark = []byte("\ufeff")
+
+func parseFile(src []byte, sloppy sloppiness) (*Policy, error) {
+	src = bytes.TrimPrefix(src, byteOrderMark)
+	if len(src) > MaxSize && sloppy == refuseSloppy {
+		return nil, Problems{{1, 1, fmt.Sprintf("the file has %d bytes, more than %d", len(src), MaxSize)}}
 	}
 	end := len(src)
 	src = append(bytes.Clone(src), '\n') // for a comment that the file ends with
-	d := &decoder{lines: []int{0}}
+	d := &decoder{lines: []int{0}, sloppy: sloppy}
 	for i, b := range src {
 		if b == '\n' {
 			d.lines = append(d.lines, i+1)
@@ -61,7 +72,8 @@ func Parse(src []byte) (*Policy, error) {
 		return nil, d.problems
 	}
 	slices.SortStableFunc(d.warnings, inOrder)
-	p.warned = d.warnings
+	p.warned, p.explained = d.warnings, d.explanations
+	p.users, p.place = d.users, func(pos int, text string) Problem { return d.note(pos, "%s", text) }
 	return p, nil
 }
 
@@ -116,10 +128,11 @@ func (d *decoder) policy(root hujson.Value) *Policy {
 	p := &Policy{
 		groups: make(map[string][]string),
 		hosts:  make(map[string]span),
+		sets:   make(map[string][]span),
 		owners: make(map[string][]selector),
 		routes: make(map[span][]selector),
 	}
-	known := []string{"groups", "hosts", "tagOwners", "autoApprovers", "acls", "grants", "tests", "defaultSrcPosture"}
+	known := []string{"groups", "hosts", "ipsets", "tagOwners", "autoApprovers", "acls", "grants", "tests", "defaultSrcPosture"}
 	for key := range leftOut {
 		known = append(known, key)
 	}
@@ -132,6 +145,7 @@ func (d *decoder) policy(root hujson.Value) *Policy {
 	// First the names, which the rest refers to.
 	read("groups", d.groups)
 	read("hosts", d.hosts)
+	read("ipsets", d.ipsets)
 	read("tagOwners", d.tagOwners)
 	read("autoApprovers", d.autoApprovers)
 	read("acls", d.acls)
@@ -143,12 +157,14 @@ func (d *decoder) policy(root hujson.Value) *Policy {
 	for key, why := range leftOut {
 		if f, ok := fields[key]; ok {
 			d.warn(f.name.pos, "%q has no effect: %s", f.name.string, why)
+			d.explain(f.name.pos, "has no effect: %s", why)
 		}
 	}
 	_, hasACLs := fields["acls"]
 	_, hasGrants := fields["grants"]
 	if !hasACLs && !hasGrants {
-		d.warn(root.StartOffset, "there are neither \"acls\" nor \"grants\": nothing is allowed")
+		d.warn(root.StartOffset, "there are neither \"acls\" nor \"grants\": nothing is allowed, which cuts the network; "+
+			"other servers take this for a policy that allows everything")
 	}
 	return p
 }
@@ -163,13 +179,15 @@ func (d *decoder) groups(p *Policy, v hujson.Value) {
 		for _, t := range d.texts(f.value, fmt.Sprintf("group %q", name)) {
 			switch {
 			case strings.HasPrefix(t.string, "group:"):
-				d.problem(t.pos, "%q in %q: groups cannot contain groups", t.string, name)
+				d.problem(t.pos, "%q in %q: groups cannot contain groups; list its users", t.string, name)
 			case !isUser(t.string):
 				d.problem(t.pos, "%q in %q is no user", t.string, name)
 			default:
 				users = append(users, userName(t.string))
+				d.nameUser(t)
 			}
 		}
+		d.explain(f.name.pos, "names a group of %d users", len(users))
 		slices.Sort(users)
 		p.groups[name] = slices.Compact(users)
 	}
@@ -197,6 +215,7 @@ func (d *decoder) hosts(p *Policy, v hujson.Value) {
 		if err != nil {
 			d.problem(t.pos, "host %q: %v", name, err)
 		}
+		d.explain(f.name.pos, "names %s", t.string)
 		p.hosts[name] = s
 	}
 }
@@ -220,13 +239,18 @@ func (d *decoder) tagOwners(p *Policy, v hujson.Value) {
 	fields := d.object(v, `"tagOwners"`)
 	for _, f := range fields { // an owner can be a tag that comes later
 		if !isTag(f.name.string) {
-			d.problem(f.name.pos, "%q is no tag: it must be \"tag:\", a letter, and then letters, digits and dashes",
-				f.name.string)
+			why := ""
+			if strings.Contains(f.name.string, "*") {
+				why = "; there are no patterns, list each tag"
+			}
+			d.problem(f.name.pos, "%q is no tag: it must be \"tag:\", a letter, and then letters, digits and dashes%s",
+				f.name.string, why)
 		}
 		p.owners[f.name.string] = nil
 	}
 	for _, f := range fields {
 		p.owners[f.name.string] = d.selectors(p, f.value, fmt.Sprintf("owners of %q", f.name.string), asOwner)
+		d.explain(f.name.pos, "lets %s give nodes this tag", cmp.Or(d.named(f), "nobody")).tag = f.name.string
 	}
 }
 
@@ -244,10 +268,13 @@ func isTag(s string) bool {
 func (d *decoder) autoApprovers(p *Policy, v hujson.Value) {
 	fields := d.record(v, `"autoApprovers"`, "routes", "exitNode", "services")
 	if f, ok := fields["exitNode"]; ok {
+		d.unused(f)
 		p.exits = d.selectors(p, f.value, `"exitNode"`, asOwner)
+		d.explain(f.name.pos, "approves exit nodes of %s", cmp.Or(d.named(f), "nobody"))
 	}
 	if f, ok := fields["services"]; ok {
 		d.warn(f.name.pos, "%q has no effect: nodes cannot advertise services", f.name.string)
+		d.explain(f.name.pos, "has no effect: nodes cannot advertise services")
 	}
 	f, ok := fields["routes"]
 	if !ok {
@@ -258,6 +285,8 @@ func (d *decoder) autoApprovers(p *Policy, v hujson.Value) {
 		if err != nil {
 			d.problem(f.name.pos, "route: %v", err)
 		}
+		d.unused(f)
+		d.explain(f.name.pos, "approves routes within it that nodes of %s advertise", cmp.Or(d.named(f), "nobody"))
 		p.routes[s] = append(p.routes[s], d.selectors(p, f.value, fmt.Sprintf("approvers of %q", f.name.string), asOwner)...)
 	}
 }

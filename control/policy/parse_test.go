@@ -58,7 +58,7 @@ func TestErrorText(t *testing.T) {
 }
 
 func TestTooLong(t *testing.T) {
-	if _, err := Parse(make([]byte, maxSize+1)); err == nil || err.Error() != "1:1: the file has 1048577 bytes, more than 1048576" {
+	if _, err := Parse(make([]byte, MaxSize+1)); err == nil || err.Error() != "1:1: the file has 524289 bytes, more than 524288" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -67,7 +67,7 @@ func TestTooLong(t *testing.T) {
 func TestTooDeep(t *testing.T) {
 	deep := strings.Repeat("[", 200)
 	for source, want := range map[string]string{
-		strings.Repeat("[", maxSize):                          "1:101: values are nested deeper than 100 levels",
+		strings.Repeat("[", MaxSize):                          "1:101: values are nested deeper than 100 levels",
 		strings.Repeat("[\"]\",", 200):                        "1:501: values are nested deeper than 100 levels",
 		strings.Repeat("[/*]*/", 200):                         "1:601: values are nested deeper than 100 levels",
 		strings.Repeat("[\"\\\"]\",", 200):                    "1:701: values are nested deeper than 100 levels",
@@ -91,7 +91,7 @@ func TestWarnings(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		`"ssh" has no effect: no SSH access is given by the policy`, `"nodeAttrs" has no effect: nodes get no attributes from the policy`,
+		`"ssh" has no effect: no SSH access is given by the policy`, `"nodeAttrs" has no effect: this server sends nodes no attributes`,
 		`"postures" has no effect: nothing can refer to a posture`, `"services" has no effect: nodes cannot advertise services`,
 	}
 	got := p.Warnings()
@@ -104,7 +104,8 @@ func TestWarnings(t *testing.T) {
 		}
 	}
 	p, err = Parse([]byte("{}"))
-	if err != nil || len(p.Warnings()) != 1 || p.Warnings()[0].String() != `1:1: there are neither "acls" nor "grants": nothing is allowed` {
+	if err != nil || len(p.Warnings()) != 1 || p.Warnings()[0].String() != `1:1: there are neither "acls" nor "grants": `+
+		`nothing is allowed, which cuts the network; other servers take this for a policy that allows everything` {
 		t.Errorf("got %v, %v", p.Warnings(), err)
 	}
 	if p = nil; p.Warnings() != nil {

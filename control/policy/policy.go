@@ -10,18 +10,25 @@
 //     warning says so.
 //   - A user is written "alice@" or as an address, "alice@example.com". In groups, owners and approvers, where nothing
 //     else can stand, "alice" will do. A node with tags belongs to its tags and not to its user.
-//   - "*" is every address, also those behind subnet routers and exit nodes. An address or a prefix as a destination is
-//     at every node that has it, routes to it, or is an exit node if it is on the Internet. autogroup:internet is the
-//     Internet at exit nodes; autogroup:self are the nodes of the source's own user.
-//   - Grants of applications are passed on to the nodes as they are; the server gives them no meaning.
+//   - "*" as a source is the addresses of the network and its approved routes; autogroup:danger-all is every address
+//     there is. "*" as a destination is everything, also what is behind subnet routers and exit nodes. An address or a
+//     prefix as a destination is at every node that has it, routes to it, or is an exit node if it is on the Internet.
+//     autogroup:internet is the Internet at exit nodes; autogroup:self are the nodes of the source's own user.
+//   - Users are compared without regard to case.
+//   - Grants of applications are passed on to the nodes as they are, and have both ends see each other. Of those for
+//     relays and shared files, the other end is told too (companion.go).
+//   - "via" leads the sources of a grant through routers with a tag and no others. If several of these serve one subnet,
+//     a node is told of all of them.
 //
 // What this package cannot enforce is never taken lightly. A key that only would have given more (ssh, nodeAttrs) is left
-// out with a warning; one that would have narrowed a rule (srcPosture, via) is refused.
+// out with a warning; one that would have narrowed a rule (srcPosture) is refused. So is an entry that nobody means as it
+// is written, except in a policy that is in force already (ParseInForce).
 //
 // The package is pure: it has no state, starts no goroutines, and takes no locks. Policy and Compiled do not change.
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -33,21 +40,27 @@ import (
 type Policy struct {
 	groups map[string][]string // users, by name with "group:"
 	hosts  map[string]span
+	sets   map[string][]span     // of addresses, by name with "ipset:"
 	owners map[string][]selector // by tag
 	exits  []selector            // who approves exit nodes
 	routes map[span][]selector   // who approves routes within
 	rules  []*rule
 	tests  []test
 	warned Problems
+
+	explained []*explanation
+	users     []text // who is named, at the first place of each
+	place     func(pos int, text string) Problem
 }
 
 // rule allows sources, all of them, some services of some destinations. An entry of the file becomes one or several.
 type rule struct {
 	src    *sources // shared by the rules of an entry
 	dst    []target
-	protos []int          // nil: TCP, UDP and ICMP
+	protos []int          // nil: TCP, UDP and the ICMP of both families
 	self   bool           // the destinations are the nodes of the source's own user; dst has one target
 	app    control.CapMap // not passage but capabilities; the targets have no ports
+	via    []string       // not nil: only behind nodes with one of these tags
 }
 
 // sources are who one entry of the file speaks of.
@@ -73,7 +86,7 @@ var allPorts = []control.PortRange{{First: 0, Last: 65535}}
 
 // allowAll is what holds without a policy.
 var allowAll = &Policy{rules: []*rule{{
-	src: &sources{[]selector{{kind: anything}}},
+	src: &sources{[]selector{{kind: everybody}}},
 	dst: []target{{selector{kind: anything}, allPorts}},
 }}}
 
@@ -83,6 +96,20 @@ func (p *Policy) Warnings() []Problem {
 		return nil
 	}
 	return p.warned
+}
+
+// UnknownUsers says which users the file names that nobody is, as far as known tells.
+func (p *Policy) UnknownUsers(known func(name string) bool) []Problem {
+	if p == nil {
+		return nil
+	}
+	var unknown []Problem
+	for _, u := range p.users {
+		if !known(userName(u.string)) {
+			unknown = append(unknown, p.place(u.pos, fmt.Sprintf("there is no user %q", u.string)))
+		}
+	}
+	return unknown
 }
 
 // HasTests reports whether Check has anything to run.

@@ -211,10 +211,10 @@ func checkReach(t *testing.T, c *Compiled, want map[string]bool) {
 			})
 		}
 		lan, net := netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("0.0.0.0/0")
-		if got, want := c.MayUse(n.ID, lan), uses("lan"); got != want && n.ID != 6 {
+		if got, want := c.MayUse(n.ID, 6, lan), uses("lan"); got != want && n.ID != 6 {
 			t.Errorf("%d may use the route to the lan: got %v, want %v", n.ID, got, want)
 		}
-		if got, want := c.MayUse(n.ID, net), uses("net"); got != want && n.ID != 7 {
+		if got, want := c.MayUse(n.ID, 7, net), uses("net"); got != want && n.ID != 7 {
 			t.Errorf("%d may use the exit node: got %v, want %v", n.ID, got, want)
 		}
 	}

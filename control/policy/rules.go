@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -19,10 +20,16 @@ func (d *decoder) acls(p *Policy, v hujson.Value) {
 
 func (d *decoder) acl(p *Policy, v hujson.Value) {
 	const what = "an entry of \"acls\""
-	fields := d.record(v, what, "action", "proto", "src", "dst", "srcPosture")
+	fields := d.record(v, what, "action", "proto", "src", "dst", "users", "ports", "srcPosture")
+	d.renamed(fields, "src", "users")
+	d.renamed(fields, "dst", "ports")
 	if f, ok := d.required(v, fields, "action", what); ok {
 		if t, ok := d.text(f.value, `"action"`); ok && t.string != "accept" {
-			d.problem(t.pos, "action %q is not supported: rules can only \"accept\"", t.string)
+			why := ""
+			if t.string == "check" {
+				why = ", and \"check\" asks for a login before SSH, which is not supported; write \"accept\" or leave the entry out"
+			}
+			d.problem(t.pos, "action %q is not supported: rules can only \"accept\"%s", t.string, why)
 		}
 	}
 	d.refuse(fields, "srcPosture")
@@ -39,7 +46,27 @@ func (d *decoder) acl(p *Policy, v hujson.Value) {
 			d.aclTarget(p, r, t)
 		}
 	}
+	d.idle(v, fields)
 	d.add(p, v, r)
+	d.explain(v.StartOffset, "lets %s reach %s%s", cmp.Or(d.named(fields["src"]), "nobody"), cmp.Or(d.named(fields["dst"]), "nothing"),
+		protoText(fields, r.protos)).of(r)
+}
+
+// idle warns of an entry that is about nobody.
+func (d *decoder) idle(v hujson.Value, fields map[string]field) {
+	for _, name := range []string{"src", "dst"} {
+		if list, ok := fields[name].value.Value.(*hujson.Array); ok && len(list.Elements) == 0 {
+			d.warn(v.StartOffset, "the entry has no effect: its %q is empty", name)
+			return
+		}
+	}
+}
+
+// unused warns of a list that is empty, and so says nothing.
+func (d *decoder) unused(f field) {
+	if f.value.Value != nil && isEmptyValue(f.value) {
+		d.warn(f.name.pos, "%q has no effect: it is empty", f.name.string)
+	}
 }
 
 // aclTarget reads a destination with its ports.
@@ -49,21 +76,35 @@ func (d *decoder) aclTarget(p *Policy, r *rule, t text) {
 		d.problem(t.pos, "%v", err)
 		return
 	}
-	who, ok := d.selector(p, text{host, t.pos}, asDestination)
+	all := d.expand(p, text{host, t.pos}, asDestination)
 	ports, err := parsePorts(portText)
 	switch {
 	case err != nil:
 		d.problem(t.pos, "%q: %v", t.string, err)
 	case !hasPorts(r.protos) && portText != "*":
 		d.problem(t.pos, "%q: the protocol has no ports; write \"*\"", t.string)
-	case ok:
-		r.dst = append(r.dst, target{who, ports})
+	default:
+		d.noPort(t, ports)
+		for _, who := range all {
+			r.dst = append(r.dst, target{who, ports})
+		}
+	}
+}
+
+// noPort reports a range that begins with port 0, which nothing is served on.
+func (d *decoder) noPort(t text, ports []control.PortRange) {
+	for _, p := range ports {
+		if p.First == 0 && p != allPorts[0] {
+			d.careless(t.pos, "%q: there is no port 0; write \"*\" for all ports", t.string)
+		}
 	}
 }
 
 func (d *decoder) proto(v hujson.Value) []int {
-	t, ok := d.text(v, `"proto"`)
-	if !ok {
+	t, ok := text{pos: v.StartOffset}, true
+	if v.Value.Kind() == '0' { // as good as a string with the number
+		t.string = string(v.Value.(hujson.Literal))
+	} else if t, ok = d.text(v, `"proto"`); !ok {
 		return nil
 	}
 	protos, err := parseProto(t.string)
@@ -85,29 +126,38 @@ func (d *decoder) refuse(fields map[string]field, names ...string) {
 // add adds a rule to the policy, in two parts if some destinations depend on whose nodes the sources are.
 func (d *decoder) add(p *Policy, v hujson.Value, r *rule) {
 	isSelf := func(t target) bool { return t.who.kind == self }
-	i := slices.IndexFunc(r.dst, isSelf)
-	if i < 0 {
-		p.rules = append(p.rules, r)
+	if !slices.ContainsFunc(r.dst, isSelf) {
+		p.addRule(r)
 		return
 	}
 	for _, s := range r.src.who {
 		switch s.kind {
-		case anything, user, group, anyMember:
-		default:
-			d.problem(v.StartOffset,
-				"\"autogroup:self\" needs sources that are users, groups, \"autogroup:member\" or \"*\"")
-			return
+		case user, group, anyMember:
+			continue
+		case anything:
+			d.careless(v.StartOffset, "\"autogroup:self\" with the source \"*\": \"*\" has no nodes of its own; write \"autogroup:member\"")
+			continue
 		}
+		d.problem(v.StartOffset, "\"autogroup:self\" needs sources that are users, groups or \"autogroup:member\"")
+		return
 	}
 	for _, t := range r.dst {
 		if isSelf(t) {
-			p.rules = append(p.rules, &rule{src: r.src, dst: []target{t}, protos: r.protos, self: true, app: r.app})
+			p.addRule(&rule{src: r.src, dst: []target{t}, protos: r.protos, self: true, app: r.app})
 		}
 	}
 	rest := *r
 	rest.dst = slices.DeleteFunc(slices.Clone(r.dst), isSelf)
 	if len(rest.dst) > 0 {
-		p.rules = append(p.rules, &rest)
+		p.addRule(&rest)
+	}
+}
+
+// addRule adds a rule with its companion.
+func (p *Policy) addRule(r *rule) {
+	p.rules = append(p.rules, r)
+	if other := r.companion(); other != nil {
+		p.rules = append(p.rules, other)
 	}
 }
 
@@ -120,42 +170,120 @@ func (d *decoder) grants(p *Policy, v hujson.Value) {
 // grant reads an entry whose destinations are the same for all its protocols, and so becomes a rule for each protocol.
 func (d *decoder) grant(p *Policy, v hujson.Value) {
 	const what = "an entry of \"grants\""
-	fields := d.record(v, what, "src", "dst", "ip", "app", "via", "srcPosture")
-	d.refuse(fields, "via", "srcPosture")
-	src := new(sources)
-	if f, ok := d.required(v, fields, "src", what); ok {
-		src.who = d.selectors(p, f.value, `"src"`, asSource)
+	g := grant{entry: v, fields: d.record(v, what, "src", "dst", "ip", "app", "via", "srcPosture"), src: new(sources)}
+	d.refuse(g.fields, "srcPosture")
+	if f, ok := d.required(v, g.fields, "src", what); ok {
+		g.src.who = d.selectors(p, f.value, `"src"`, asSource)
 	}
-	var dst []selector
-	if f, ok := d.required(v, fields, "dst", what); ok {
-		dst = d.selectors(p, f.value, `"dst"`, asDestination)
+	if f, ok := d.required(v, g.fields, "dst", what); ok {
+		g.dst = d.selectors(p, f.value, `"dst"`, asDestination)
 	}
-	ip, hasIP := fields["ip"]
-	app, hasApp := fields["app"]
-	if !hasIP && !hasApp && v.Value.Kind() == '{' {
+	ip, hasIP := g.fields["ip"]
+	app, hasApp := g.fields["app"]
+	switch {
+	case v.Value.Kind() != '{':
+	case !hasIP && !hasApp:
 		d.problem(v.StartOffset, "%s has neither \"ip\" nor \"app\"", what)
+	case isEmptyValue(ip.value) && isEmptyValue(app.value):
+		d.careless(v.StartOffset, "%s grants nothing: write what, such as \"ip\": [\"tcp:443\"]", what)
+	default:
+		d.idle(v, g.fields)
+		d.unused(ip)
+		d.unused(app)
+	}
+	if f, ok := g.fields["via"]; ok {
+		g.via = d.routers(p, &g, f)
 	}
 	if hasIP {
-		for _, t := range d.texts(ip.value, `"ip"`) {
-			protos, ports, err := parseService(t.string)
-			if err != nil {
-				d.problem(t.pos, "%v", err)
-				continue
-			}
-			r := &rule{src: src, protos: protos}
-			for _, who := range dst {
-				r.dst = append(r.dst, target{who, ports})
-			}
-			d.add(p, v, r)
-		}
+		d.grantPassage(p, &g, ip)
 	}
 	if hasApp {
-		r := &rule{src: src, app: d.capabilities(app.value)}
-		for _, who := range dst {
-			r.dst = append(r.dst, target{who: who})
-		}
-		d.add(p, v, r)
+		d.grantCapabilities(p, &g, app)
 	}
+}
+
+// grant is an entry of "grants" that is being read.
+type grant struct {
+	entry  hujson.Value
+	fields map[string]field
+	src    *sources
+	dst    []selector
+	via    []string
+}
+
+// isEmptyValue reports whether a list or an object is not there, or has nothing in it.
+func isEmptyValue(v hujson.Value) bool {
+	switch v := v.Value.(type) {
+	case *hujson.Array:
+		return len(v.Elements) == 0
+	case *hujson.Object:
+		return len(v.Members) == 0
+	}
+	return v.Value == nil // a literal is reported as such
+}
+
+// routers reads the tags of those nodes that the destinations are to be reached through.
+func (d *decoder) routers(p *Policy, g *grant, via field) []string {
+	tags := []string{}
+	for _, t := range d.texts(via.value, `"via"`) {
+		if s, ok := d.selector(p, t, asOwner); ok && s.kind == tag {
+			tags = append(tags, s.name)
+		} else if ok {
+			d.problem(t.pos, "%q in \"via\" is no tag: routers are named by their tags", t.string)
+		}
+	}
+	if _, hasApp := g.fields["app"]; hasApp {
+		d.problem(via.name.pos, "\"via\" is for \"ip\": capabilities are of nodes, which need no router; make two entries of this")
+	}
+	for _, who := range g.dst {
+		if who.kind != addresses && who.kind != theNet {
+			d.problem(via.name.pos, "\"via\" needs destinations behind routers: addresses, hosts, ipsets or \"autogroup:internet\"")
+			break
+		}
+	}
+	if len(tags) == 0 && isEmptyValue(via.value) {
+		d.problem(via.name.pos, "\"via\" is empty: name the tags of routers, or leave it out")
+	}
+	return tags
+}
+
+func (d *decoder) grantPassage(p *Policy, g *grant, ip field) {
+	note := d.explain(g.entry.StartOffset, "lets %s reach %s by %s%s", cmp.Or(d.named(g.fields["src"]), "nobody"),
+		cmp.Or(d.named(g.fields["dst"]), "nothing"), cmp.Or(d.named(ip), "no protocol"), viaText(g.via))
+	for _, t := range d.texts(ip.value, `"ip"`) {
+		protos, ports, err := parseService(t.string)
+		if err != nil {
+			d.problem(t.pos, "%v", err)
+			continue
+		}
+		d.noPort(t, ports)
+		r := &rule{src: g.src, protos: protos, via: g.via}
+		for _, who := range g.dst {
+			r.dst = append(r.dst, target{who, ports})
+		}
+		d.add(p, g.entry, r)
+		note.of(r)
+	}
+}
+
+func (d *decoder) grantCapabilities(p *Policy, g *grant, app field) {
+	r := &rule{src: g.src, app: d.capabilities(app.value)}
+	for _, who := range g.dst {
+		if who.kind == theNet {
+			d.careless(app.name.pos, "\"app\" for \"autogroup:internet\": capabilities are of nodes, not of what is behind them")
+		}
+		if who.kind == addresses && len(overlaps(meshRanges, []span{who.span})) == 0 {
+			d.warn(app.name.pos, "\"app\" has no effect at %s unless nodes have addresses there: capabilities are of nodes", who.span)
+		}
+		r.dst = append(r.dst, target{who: who})
+	}
+	if len(r.app) == 0 {
+		return
+	}
+	d.add(p, g.entry, r)
+	note := d.explain(g.entry.StartOffset, "gives %s at %s %s%s", cmp.Or(d.named(g.fields["src"]), "nobody"),
+		cmp.Or(d.named(g.fields["dst"]), "nothing"), capText(r.app), companionText(r))
+	note.of(r)
 }
 
 // parseService reads "*", "443", "80-90", "tcp:443", "gre:*". Without a protocol it is that of a rule that names none.

@@ -17,14 +17,15 @@ type selector struct {
 type kind int
 
 const (
-	anything  kind = iota + 1
-	user           // the nodes of a user
-	group          // the nodes of the users of a group
-	tag            // the nodes with a tag
-	anyMember      // the nodes of users
-	anyTagged      // the nodes with tags
-	self           // as a destination, the nodes of the source's own user
-	theNet         // as a destination, the Internet at exit nodes
+	anything  kind = iota + 1 // as a source, the network and its approved routes; as a destination, everything
+	everybody                 // as a source, every address there is
+	user                      // the nodes of a user
+	group                     // the nodes of the users of a group
+	tag                       // the nodes with a tag
+	anyMember                 // the nodes of users
+	anyTagged                 // the nodes with tags
+	self                      // as a destination, the nodes of the source's own user
+	theNet                    // as a destination, the Internet at exit nodes
 	addresses
 )
 
@@ -57,13 +58,14 @@ func newMember(n Node) *member {
 	return m
 }
 
-// userName is the name of a user without the sign that only tells it from the name of a host.
-func userName(s string) string { return strings.TrimSuffix(s, "@") }
+// userName is the name of a user without the sign that only tells it from the name of a host, and without
+// case: users are written as people type addresses.
+func userName(s string) string { return strings.ToLower(strings.TrimSuffix(s, "@")) }
 
 // names reports whether the node itself, not its addresses, is meant.
 func (s *selector) names(m *member) bool {
 	switch s.kind {
-	case anything:
+	case anything, everybody:
 		return true
 	case user:
 		return m.owner == s.name && m.owner != ""

@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/tailscale/hujson"
 )
@@ -28,7 +30,9 @@ type probe struct {
 func (d *decoder) tests(p *Policy, v hujson.Value) {
 	const what = "an entry of \"tests\""
 	for _, entry := range d.list(v, `"tests"`) {
-		fields := d.record(entry, what, "src", "proto", "accept", "deny", "srcPostureAttrs")
+		fields := d.record(entry, what, "src", "proto", "accept", "deny", "user", "allow", "srcPostureAttrs")
+		d.renamed(fields, "src", "user")
+		d.renamed(fields, "accept", "allow")
 		if f, ok := fields["srcPostureAttrs"]; ok {
 			d.problem(f.name.pos, "%q is not supported: no rule looks at postures", f.name.string)
 		}
@@ -53,6 +57,17 @@ func (d *decoder) tests(p *Policy, v hujson.Value) {
 				*probes = d.probes(p, f.value, strconv.Quote(name), t.protos)
 			}
 		}
+		if isEmptyValue(fields["accept"].value) && isEmptyValue(fields["deny"].value) {
+			d.warn(entry.StartOffset, "the test has no effect: it says neither what to \"accept\" nor what to \"deny\"")
+		}
+		var claims []string
+		if reached := d.named(fields["accept"]); reached != "" {
+			claims = append(claims, "reaches "+reached)
+		}
+		if kept := d.named(fields["deny"]); kept != "" {
+			claims = append(claims, "does not reach "+kept)
+		}
+		d.explain(entry.StartOffset, "tests that %s %s", t.name, cmp.Or(strings.Join(claims, " and "), "reaches nothing in particular"))
 		p.tests = append(p.tests, t)
 	}
 }

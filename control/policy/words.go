@@ -23,15 +23,42 @@ const (
 func (d *decoder) selectors(p *Policy, v hujson.Value, what string, as role) []selector {
 	var all []selector
 	for _, t := range d.texts(v, what) {
-		if s, ok := d.selector(p, t, as); ok {
-			all = append(all, s)
-		}
+		all = append(all, d.expand(p, t, as)...)
 	}
 	return all
 }
 
+// expand reads a word that may stand for several selectors: a set of addresses does.
+func (d *decoder) expand(p *Policy, t text, as role) (all []selector) {
+	if strings.HasPrefix(t.string, "ipset:") && (as == asSource || as == asDestination) {
+		set, ok := p.sets[t.string]
+		if !ok {
+			d.problem(t.pos, "%q is not among the ipsets", t.string)
+		}
+		for _, s := range set {
+			all = append(all, selector{kind: addresses, span: s})
+		}
+		return all
+	}
+	s, ok := d.selector(p, t, as)
+	if !ok {
+		return nil
+	}
+	if s.kind == user {
+		d.nameUser(t)
+	}
+	if s.kind == group && len(s.users) == 0 {
+		d.warn(t.pos, "%q has no users: here it stands for nobody", t.string)
+	}
+	return []selector{s}
+}
+
 // selector reads a word that stands for nodes or addresses. Whatever it refers to has to be in the file.
 func (d *decoder) selector(p *Policy, t text, as role) (selector, bool) {
+	if t.string == "autogroup:members" {
+		d.warn(t.pos, "%q is taken for \"autogroup:member\"", t.string)
+		t.string = "autogroup:member"
+	}
 	s, err := p.selector(t.string, as)
 	if err != nil {
 		d.problem(t.pos, "%v", err)
@@ -54,6 +81,16 @@ func (p *Policy) selector(word string, as role) (selector, error) {
 		return selector{kind: tag, name: word}, nil
 	case prefix == "autogroup" && prefix != word:
 		return autogroup(word, as)
+	case prefix == "svc" && prefix != word:
+		return selector{}, fmt.Errorf("%q: there are no services here; name the tag or the address of the nodes that serve it", word)
+	case prefix == "host" && prefix != word:
+		return selector{}, fmt.Errorf("%q: hosts are written without a prefix; write %q", word, word[len("host:"):])
+	case prefix == "ipset" && prefix != word:
+		return selector{}, fmt.Errorf("%q: a set of addresses can only be a source or a destination", word)
+	case prefix == "user" && prefix != word, strings.HasPrefix(word, "*@"):
+		return selector{}, fmt.Errorf("%q: users cannot be chosen by their domain; write \"autogroup:member\", or a group with its users", word)
+	case word == "*" && as == asOwner:
+		return selector{}, fmt.Errorf("\"*\" has no meaning here; write \"autogroup:member\" and \"autogroup:tagged\"")
 	case as == asOwner:
 		if !isUser(word) {
 			return selector{}, fmt.Errorf("%q is neither a user nor a group nor a tag", word)
@@ -88,6 +125,8 @@ func autogroup(word string, as role) (selector, error) {
 		"autogroup:tagged":   {anyTagged, []role{asSource, asDestination, asOwner}},
 		"autogroup:self":     {self, []role{asDestination}},
 		"autogroup:internet": {theNet, []role{asDestination}},
+
+		"autogroup:danger-all": {everybody, []role{asSource}},
 	}
 	known, ok := kinds[word]
 	if ok {
@@ -101,20 +140,24 @@ func autogroup(word string, as role) (selector, error) {
 	switch word {
 	case "autogroup:nonroot":
 		return selector{}, fmt.Errorf("%q is for SSH rules, which are not supported", word)
+	case "autogroup:shared":
+		return selector{}, fmt.Errorf("%q: no nodes are shared with other networks here; name users, groups or tags", word)
 	case "autogroup:admin", "autogroup:owner", "autogroup:it-admin", "autogroup:network-admin", "autogroup:billing-admin",
 		"autogroup:auditor":
-		return selector{}, fmt.Errorf("%q is not supported: users have no roles; use a group", word)
+		_, role, _ := strings.Cut(word, ":")
+		return selector{}, fmt.Errorf("%q is not supported: users have no roles here; write a group with the users, such as %q",
+			word, "group:"+role)
 	}
 	return selector{}, fmt.Errorf("%q is not supported", word)
 }
 
-// protocols are the names of IP protocols. ICMP is that of both families.
+// protocols are the names of IP protocols. The ICMP of IPv6 is a protocol of its own.
 var protocols = map[string][]int{
-	"icmp": {1, 58}, "igmp": {2}, "ipv4": {4}, "ip-in-ip": {4}, "tcp": {6}, "egp": {8}, "igp": {9}, "udp": {17}, "gre": {47},
+	"icmp": {1}, "igmp": {2}, "ipv4": {4}, "ip-in-ip": {4}, "tcp": {6}, "egp": {8}, "igp": {9}, "udp": {17}, "gre": {47},
 	"esp": {50}, "ah": {51}, "ipv6-icmp": {58}, "sctp": {132},
 }
 
-// parseProto reads a protocol by name or number. Nil is that of a rule that names none: TCP, UDP and ICMP.
+// parseProto reads a protocol by name or number. Nil is that of a rule that names none: TCP, UDP and the ICMP of both families.
 func parseProto(s string) ([]int, error) {
 	if s == "" {
 		return nil, nil

@@ -2,7 +2,7 @@ package server
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"time"
 
 	"ginnel/control/policy"
@@ -18,7 +18,7 @@ func (s *Server) currentPolicy(ctx context.Context) (p Policy, err error) {
 }
 
 func (t *tx) apiPolicy() Policy {
-	return Policy{Text: t.policyText, Changed: t.policySet, Warnings: warnings(t.policy), Failing: []string{}}
+	return Policy{Text: t.policyText, Changed: t.policySet, Warnings: t.warnings(t.policy), Failing: []string{}}
 }
 
 // SetPolicy puts a policy in force. One with mistakes, or whose tests fail, is refused, and the one
@@ -53,8 +53,8 @@ func (s *Server) LoadPolicy(ctx context.Context, text []byte) (Policy, error) {
 	return now, err
 }
 
-// checkPolicy says what SetPolicy would say, and changes nothing.
-func (s *Server) checkPolicy(ctx context.Context, text []byte) (checked Policy, err error) {
+// checkPolicy says what SetPolicy would say, or also what each entry does, and changes nothing.
+func (s *Server) checkPolicy(ctx context.Context, text []byte, detail policyDetail) (checked Policy, err error) {
 	p, err := policy.Parse(text)
 	if err != nil {
 		return Policy{}, badRequest("%v", err)
@@ -63,10 +63,22 @@ func (s *Server) checkPolicy(ctx context.Context, text []byte) (checked Policy, 
 		if err := p.Check(t.policyNodes()); err != nil {
 			return badRequest("%v", err)
 		}
+		checked = Policy{Text: string(text), Warnings: t.warnings(p), Failing: []string{}}
+		if detail == explained {
+			checked.Explained = textsOf(p.Explain(t.policyNodes()))
+		}
 		return nil
 	})
-	return Policy{Text: string(text), Warnings: warnings(p), Failing: []string{}}, err
+	return checked, err
 }
+
+// policyDetail is how much a check of a policy tells.
+type policyDetail int
+
+const (
+	verdictOnly policyDetail = iota
+	explained
+)
 
 // deletePolicy takes the policy away: everybody may do everything.
 func (s *Server) deletePolicy(ctx context.Context) error {
@@ -80,10 +92,17 @@ func (s *Server) deletePolicy(ctx context.Context) error {
 	})
 }
 
-func warnings(p *policy.Policy) []string {
+// warnings are what the writer of a policy should know, with the users whom nobody is.
+func (t *tx) warnings(p *policy.Policy) []string {
+	unknown := p.UnknownUsers(func(name string) bool { return t.byUser[name] != 0 })
+	return textsOf(slices.Concat(p.Warnings(), unknown))
+}
+
+// textsOf returns lines with their places. The result is not nil.
+func textsOf(problems []policy.Problem) []string {
 	texts := []string{}
-	for _, w := range p.Warnings() {
-		texts = append(texts, fmt.Sprint(w))
+	for _, p := range problems {
+		texts = append(texts, p.String())
 	}
 	return texts
 }

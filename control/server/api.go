@@ -12,10 +12,7 @@ import (
 	"time"
 )
 
-const (
-	apiRoot   = "/api/v1/"
-	maxPolicy = 512 << 10
-)
+const apiRoot = "/api/v1/"
 
 //go:embed openapi.json
 var openAPI []byte

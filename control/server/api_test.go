@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ginnel/control"
+	"ginnel/control/policy"
 )
 
 // apiDoc is as much of an OpenAPI document as the tests read.
@@ -302,7 +303,7 @@ func (c *caller) policy() {
 		c.t.Errorf("the policy at first: %v", p)
 	}
 	c.want(400, "PUT policy", "", "{")
-	c.want(413, "PUT policy", "", strings.Repeat(" ", maxPolicy+1))
+	c.want(413, "PUT policy", "", strings.Repeat(" ", policy.MaxSize+1))
 	c.want(200, "POST policy/check", "", webPolicy)
 	c.want(400, "POST policy/check", "", "[]")
 	c.want(200, "PUT policy", "", webPolicy)

@@ -1,8 +1,11 @@
 package server
 
 import (
+	"fmt"
 	"io"
 	"net/http"
+
+	"ginnel/control/policy"
 )
 
 // This file reads the requests of the API, calls the operations and hands back their answers. Nothing is decided here.
@@ -144,8 +147,8 @@ func (s *Server) apiPolicy(r *http.Request) (any, error) { return s.currentPolic
 // policyText reads a policy: it is the body of the request, not a document around it, so that a file can be sent as it is.
 func policyText(r *http.Request) ([]byte, error) {
 	text, err := io.ReadAll(r.Body)
-	if isTooLarge(err) || len(text) > maxPolicy {
-		return nil, &refusal{http.StatusRequestEntityTooLarge, "the policy is too large"}
+	if isTooLarge(err) || len(text) > policy.MaxSize {
+		return nil, &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("the policy has more than %d bytes", policy.MaxSize)}
 	}
 	if err != nil {
 		return nil, badRequest("reading the policy: %v", err)
@@ -170,7 +173,11 @@ func (s *Server) apiCheckPolicy(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.checkPolicy(r.Context(), text)
+	detail := verdictOnly
+	if r.URL.Query().Get("explain") == "true" {
+		detail = explained
+	}
+	return s.checkPolicy(r.Context(), text, detail)
 }
 
 func (s *Server) apiListTokens(r *http.Request) (any, error) {

@@ -113,6 +113,8 @@ type Policy struct {
 	Changed  time.Time `json:"changed,omitzero"`
 	Warnings []string  `json:"warnings"`
 	Failing  []string  `json:"failing_tests"` // on the nodes there are; the policy is in force all the same
+
+	Explained []string `json:"explained,omitzero"` // what each entry does, if a check was asked for it
 }
 
 // Page is a part of a list. Next, unless it is zero, is what the next part begins after.

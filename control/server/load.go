@@ -64,7 +64,7 @@ func (t *tx) loadAll(entries []store.Entry) ([]*nodeRecord, error) {
 	if t.policyText == "" {
 		return nodes, nil
 	}
-	p, err := policy.Parse([]byte(t.policyText))
+	p, err := policy.ParseInForce([]byte(t.policyText))
 	if err != nil {
 		return nil, fmt.Errorf("reading the stored policy: %w", err)
 	}

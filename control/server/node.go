@@ -163,6 +163,12 @@ func news(before, after *node) (patch *control.PeerChange, whole bool) {
 	return c, now.HomeDERP == 0 && old.HomeDERP != 0 // a patch cannot take the home away
 }
 
+// sameForSome compares what only some are told of: the node itself of a contest, those whom the policy leads through this
+// router of routes that another is elected for.
+func (n *node) sameForSome(other *node) bool {
+	return n.contest == other.contest && slices.Equal(n.served, other.served)
+}
+
 // sameButPatchable compares all that a patch cannot carry.
 func sameButPatchable(a, b *control.Node) bool {
 	return string(unpatchable(a)) == string(unpatchable(b))

@@ -100,7 +100,7 @@ func TestBadPolicy(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "2:") {
 			t.Errorf("got %v, want the line of the mistake", err)
 		}
-		if _, err := n.server.checkPolicy(t.Context(), []byte(`{"acls": []`)); err == nil {
+		if _, err := n.server.checkPolicy(t.Context(), []byte(`{"acls": []`), verdictOnly); err == nil {
 			t.Error("a bad policy was checked and found good")
 		}
 		p, err := n.server.currentPolicy(t.Context())

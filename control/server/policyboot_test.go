@@ -2,8 +2,12 @@ package server
 
 import (
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"ginnel/control/policy"
 )
 
 // A policy whose tests have come to fail because of a node stays in force when the server starts, which
@@ -49,5 +53,62 @@ func TestPolicyInForceBoots(t *testing.T) {
 		n.cfg.Policy = nil
 		n.restart()
 		warned(1)
+	})
+}
+
+// A check with details says what each entry does on the nodes there are, and whom nobody is; the longest
+// policy there may be is the same for each way in.
+func TestPolicyChecked(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		n.join("laptop", n.authKey(nil))
+		const text = `{"acls": [{"action": "accept", "src": ["Alice@", "bob@"], "dst": ["*:22"]}]}`
+		checked, err := n.server.checkPolicy(t.Context(), []byte(text), explained)
+		want := Policy{Text: text, Warnings: []string{`1:50: there is no user "bob@"`}, Failing: []string{},
+			Explained: []string{"1:11: lets Alice@, bob@ reach *:22 by TCP, UDP and ICMP (now 1 node to 1 node)"}}
+		if err != nil || !reflect.DeepEqual(checked, want) {
+			t.Errorf("got %+v, %v", checked, err)
+		}
+		if plain, err := n.server.checkPolicy(t.Context(), []byte(text), verdictOnly); err != nil || plain.Explained != nil {
+			t.Errorf("without details: %+v, %v", plain, err)
+		}
+		long := "{}" + strings.Repeat(" ", policy.MaxSize-2)
+		for text, status := range map[string]int{long: 200, long + " ": 413} {
+			for _, call := range []string{"POST policy/check", "PUT policy"} {
+				method, path, _ := strings.Cut(call, " ")
+				w := get(n.server.AdminHandler(), method, apiRoot+path, text)
+				if w.Code != status || status == 413 && !strings.Contains(w.Body.String(), "524288") {
+					t.Errorf("%s of %d bytes: got %d %s, want %d", call, len(text), w.Code, w.Body, status)
+				}
+			}
+		}
+		n.restart() // the longest fits into the store
+	})
+}
+
+// Routes that a grant leads through a router are shown to its sources by that router, elected or not.
+func TestPolicyVia(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		lan := prefixes("10.1.0.0/16")
+		for _, name := range []string{"eu", "us"} {
+			r := n.newPeer(name)
+			r.host.RoutableIPs = lan
+			r.register(withKey(n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:" + name} })))
+			r.stream()
+			r.update(nil)
+			settle()
+			n.approve(name, "10.1.0.0/16")
+		}
+		ops := n.join("ops", n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:ops"} }))
+		w := n.join("w", n.authKey(nil))
+		n.setPolicy(`{"tagOwners": {"tag:us": [], "tag:ops": []}, "grants": [
+			{"src": ["alice@"], "dst": ["10.1.0.0/16"], "ip": ["*"]},
+			{"src": ["tag:ops"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:us"]}]}`)
+		settle()
+		if eu, us := ops.sees("eu"), ops.sees("us"); us == nil || !slices.Contains(us.AllowedIPs, lan[0]) || eu != nil && slices.Contains(eu.AllowedIPs, lan[0]) {
+			t.Errorf("the sources of the grant are shown %+v and %+v", eu, us)
+		}
+		if eu, us := w.sees("eu"), w.sees("us"); eu == nil || !slices.Contains(eu.AllowedIPs, lan[0]) || us != nil && slices.Contains(us.AllowedIPs, lan[0]) {
+			t.Errorf("others are shown %+v and %+v", eu, us)
+		}
 	})
 }

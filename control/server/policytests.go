@@ -80,13 +80,9 @@ func (s *Server) logFailingTests() {
 
 // problemTexts are the lines of an error of the policy package. The result is not nil.
 func problemTexts(err error) []string {
-	texts := []string{}
 	problems, ok := errors.AsType[policy.Problems](err)
 	if !ok && err != nil {
-		return append(texts, err.Error())
+		return []string{err.Error()}
 	}
-	for _, p := range problems {
-		texts = append(texts, p.String())
-	}
-	return texts
+	return textsOf(problems)
 }

@@ -38,12 +38,13 @@ func (r *rules) peer(id int64, n *node) *control.Node {
 	v := *n.peer()
 	v.PrimaryRoutes = nil
 	for _, p := range n.primary {
-		if r.compiled.MayUse(id, p) {
+		if r.compiled.MayUse(id, n.rec.ID, p) {
 			v.PrimaryRoutes = append(v.PrimaryRoutes, p)
 		}
 	}
+	v.PrimaryRoutes = append(v.PrimaryRoutes, r.steered(id, n)...)
 	v.AllowedIPs = slices.Concat(v.Addresses, v.PrimaryRoutes)
-	if n.exitNode() && r.usesExit(id) {
+	if n.exitNode() && r.usesExit(id, n.rec.ID) {
 		v.AllowedIPs = append(v.AllowedIPs, exitRoutes...)
 	}
 	return &v
@@ -55,13 +56,25 @@ func (r *rules) usesAll(id int64, n *node) bool {
 	if r.compiled == nil {
 		return true
 	}
-	unused := func(p netip.Prefix) bool { return !r.compiled.MayUse(id, p) }
-	return !slices.ContainsFunc(n.primary, unused) && (!n.exitNode() || r.usesExit(id))
+	unused := func(p netip.Prefix) bool { return !r.compiled.MayUse(id, n.rec.ID, p) }
+	return !slices.ContainsFunc(n.primary, unused) && (!n.exitNode() || r.usesExit(id, n.rec.ID)) && len(r.steered(id, n)) == 0
+}
+
+// steered returns routes that a node is to use by this router because the policy says so, though another
+// is elected for them. If routers that the policy names are equally good, the node is shown all of them.
+func (r *rules) steered(id int64, n *node) []netip.Prefix {
+	var routes []netip.Prefix
+	for _, p := range n.served {
+		if !isExit(p) && !slices.Contains(n.primary, p) && n.usable() && r.compiled.Steered(id, n.rec.ID, p) {
+			routes = append(routes, p)
+		}
+	}
+	return routes
 }
 
 // usesExit reports whether a node may reach the Internet by others: both families are of use only together.
-func (r *rules) usesExit(id int64) bool {
-	return r.compiled.MayUse(id, exitRoutes[0]) || r.compiled.MayUse(id, exitRoutes[1])
+func (r *rules) usesExit(id, router int64) bool {
+	return r.compiled.MayUse(id, router, exitRoutes[0]) || r.compiled.MayUse(id, router, exitRoutes[1])
 }
 
 // filter returns what a node lets in. It is never nil.

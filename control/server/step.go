@@ -50,7 +50,7 @@ func newStep(before *step, after *view, ids []int64) *step {
 		case c.old == nil && c.now == nil:
 			continue
 		case c.old != nil && c.now != nil:
-			if c.patch, c.whole = news(c.old, c.now); c.patch == nil && !c.whole && c.old.contest == c.now.contest {
+			if c.patch, c.whole = news(c.old, c.now); c.patch == nil && !c.whole && c.old.sameForSome(c.now) {
 				continue
 			}
 		}

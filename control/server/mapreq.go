@@ -145,8 +145,11 @@ const (
 	onlyUnknown             // a stream may be overtaken by an update: it fills in only what is not known (section 5.1)
 )
 
-// update takes over what a node says of itself.
+// update takes over what a node says of itself. One whose key has expired has no say.
 func (t *tx) update(n *node, req *control.MapRequest, scope updateScope) {
+	if n.expired {
+		return
+	}
 	rec := *n.rec
 	if scope == everything || rec.Cap == 0 {
 		rec.Cap = req.Version

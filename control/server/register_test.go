@@ -276,6 +276,7 @@ func TestLoginAndRestart(t *testing.T) {
 		p := n.newPeer("laptop")
 		resp, _ := p.register(func(r *control.RegisterRequest) { r.Ephemeral = true })
 		n.restart()
+		settle() // the client has noticed
 		if _, err := n.server.ApproveLogin(t.Context(), resp.AuthURL[len(testURL+loginPath):], "alice"); err != nil {
 			t.Fatal(err)
 		}

@@ -10,13 +10,17 @@ import (
 // sentState is what a stream has shown of things that depend on who looks. Which peers it has shown needs no list: they are
 // those that the rules of its latest view let it see.
 type sentState struct {
-	id     int64
-	filter filterSum
+	id      int64
+	filter  filterSum
+	expired bool // the node's key: it has been shown itself and nothing else
 }
 
 // first returns the frame that a stream begins with: everything.
 func (v *view) first(sent *sentState, domain string, now time.Time) *control.MapResponse {
 	self := v.node(sent.id)
+	if sent.expired = self.expired; sent.expired {
+		return v.selfOnly(self, domain, now)
+	}
 	resp := &control.MapResponse{
 		Node:        self.peer(),
 		DERPMap:     v.derp,
@@ -42,13 +46,30 @@ func (v *view) first(sent *sentState, domain string, now time.Time) *control.Map
 	return resp
 }
 
+// selfOnly is what a node is told whose key has expired: that it is so, and what it needs to log in again. It is
+// nobody's any more, and the network is none of its business.
+func (v *view) selfOnly(self *node, domain string, now time.Time) *control.MapResponse {
+	resp := &control.MapResponse{
+		Node: self.peer(), DERPMap: v.derp, Domain: domain, ControlTime: now.UTC(),
+		Peers:         []*control.Node{},
+		PacketFilters: map[string]control.Rules{filterChunk: {}},
+	}
+	if u := v.user(self.owner()); u != nil {
+		resp.UserProfiles = []control.UserProfile{u.profile()}
+	}
+	return resp
+}
+
 // filterChunk is the name of the one chunk of packet filters that we send.
 const filterChunk = "base"
 
 // delta returns what a step means to one node, nil if nothing.
 func (s *step) delta(sent *sentState) *control.MapResponse {
-	resp := new(control.MapResponse)
 	mine := s.mine(sent.id)
+	if self := s.node(sent.id); sent.expired || self.expired {
+		return s.aroundExpiry(sent, mine, self)
+	}
+	resp := new(control.MapResponse)
 	if mine != nil && s.before.rules != s.rules || s.before.rules.generation != s.rules.generation {
 		s.compare(sent.id, resp)
 	} else {
@@ -74,6 +95,26 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 	resp.UserProfiles = append(resp.UserProfiles, own...)
 	if isEmpty(resp) {
 		return nil
+	}
+	return resp
+}
+
+// aroundExpiry is delta for a node whose key has expired, just now or before, or has been given time again.
+func (s *step) aroundExpiry(sent *sentState, mine *change, self *node) *control.MapResponse {
+	was := sent.expired
+	switch sent.expired = self.expired; {
+	case !self.expired:
+		return s.first(sent, "", time.Time{})
+	case was && mine == nil:
+		return nil
+	case was:
+		return &control.MapResponse{Node: self.peer()}
+	}
+	resp := &control.MapResponse{Node: self.peer(), PacketFilters: map[string]control.Rules{filterChunk: {}}}
+	for _, n := range s.before.nodes {
+		if n.rec.ID != sent.id && s.before.rules.sees(sent.id, n.rec.ID) {
+			resp.PeersRemoved = append(resp.PeersRemoved, n.rec.ID)
+		}
 	}
 	return resp
 }

@@ -99,7 +99,7 @@ func (s *step) frame(sent *sentState, compress string) ([]byte, error) {
 // plain reports whether the step is for this node the same as for all others: it is not about the node itself, nobody has
 // to be compared anew, the node lets in whom it did, it sees all that has changed, before and after, and all routes of that.
 func (s *step) plain(sent *sentState) bool {
-	if s.mine(sent.id) != nil || s.before.rules.generation != s.rules.generation {
+	if sent.expired || s.mine(sent.id) != nil || s.before.rules.generation != s.rules.generation {
 		return false
 	}
 	if s.rules.open() && s.before.rules.open() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -37,20 +38,63 @@ func newNodesExpire(p program) *cobra.Command {
 }
 
 func newNodesDelete(p program) *cobra.Command {
-	return adminCommand(p, &cobra.Command{
-		Use:     "delete NODE",
-		Short:   "Delete a node",
-		Example: `  ginnel control nodes delete laptop`,
-		Args:    wantArgs("NODE"),
+	var block bool
+	cmd := adminCommand(p, &cobra.Command{
+		Use:   "delete NODE",
+		Short: "Delete a node",
+		Long: `delete forgets a node. Its machine can come back as a new node, at once if it has a
+reusable key: the server's log says so then. With --block the machine is kept out
+until "nodes unblock" lets it in again.`,
+		Example: `  ginnel control nodes delete laptop
+  ginnel control nodes delete stolen --block`,
+		Args: wantArgs("NODE"),
 	}, func(ctx context.Context, c *adminCall) error {
 		n, err := c.findNode(ctx, c.args[0])
 		if err != nil {
 			return err
 		}
-		if err := c.call(ctx, http.MethodDelete, fmt.Sprint("nodes/", n.ID), nil, nil); err != nil {
+		if err := c.call(ctx, http.MethodDelete, fmt.Sprintf("nodes/%d?block=%t", n.ID, block), nil, nil); err != nil {
 			return err
 		}
+		if block {
+			return c.done("node %s is deleted, and its machine is kept out", n.Name)
+		}
 		return c.done("node %s is deleted", n.Name)
+	})
+	cmd.Flags().BoolVar(&block, "block", false, "keep its machine out")
+	return cmd
+}
+
+func newNodesBlocked(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:     "blocked",
+		Short:   "List the machines that are kept out",
+		Example: `  ginnel control nodes blocked`,
+		Args:    noArgs,
+	}, func(ctx context.Context, c *adminCall) error {
+		var list server.Page[server.Blocked]
+		if err := c.call(ctx, http.MethodGet, "blocked", nil, &list); err != nil {
+			return err
+		}
+		var rows [][]string
+		for _, b := range list.Items {
+			rows = append(rows, []string{b.Node, b.MachineKey.String(), day(b.Created)})
+		}
+		return c.table(list.Items, "NODE MACHINE SINCE", rows)
+	})
+}
+
+func newNodesUnblock(p program) *cobra.Command {
+	return adminCommand(p, &cobra.Command{
+		Use:     "unblock NODE",
+		Short:   "Let a machine in again, by the name of its node or by its key",
+		Example: `  ginnel control nodes unblock stolen`,
+		Args:    wantArgs("NODE"),
+	}, func(ctx context.Context, c *adminCall) error {
+		if err := c.call(ctx, http.MethodDelete, "blocked/"+url.PathEscape(c.args[0]), nil, nil); err != nil {
+			return err
+		}
+		return c.done("the machine of %s may come in again", c.args[0])
 	})
 }
 

@@ -19,7 +19,7 @@ import (
 func newControlNodes(p program) *cobra.Command {
 	return commandGroup(&cobra.Command{Use: "nodes", Short: "Administer the nodes of a network"},
 		newNodesList(p), newNodesShow(p), newNodesPending(p), newNodesApprove(p), newNodesRefuse(p), newNodesExpire(p),
-		newNodesDelete(p), newNodesRename(p), newNodesTag(p), newNodesMove(p), newNodesRoutes(p))
+		newNodesDelete(p), newNodesBlocked(p), newNodesUnblock(p), newNodesRename(p), newNodesTag(p), newNodesMove(p), newNodesRoutes(p))
 }
 
 func newNodesList(p program) *cobra.Command {

@@ -57,12 +57,19 @@ func (s *Server) node(ctx context.Context, id int64) (a Node, err error) {
 	return a, err
 }
 
-func (s *Server) deleteNode(ctx context.Context, id int64) error {
+// deleteNode forgets a node. Its machine is a new one if it comes back, which a reusable key lets it do at once; unless it
+// is blocked.
+func (s *Server) deleteNode(ctx context.Context, id int64, then returnRule) error {
 	return s.core.change(ctx, func(t *tx) error {
-		if t.nodes[id] == nil {
+		n := t.nodes[id]
+		if n == nil {
 			return notFound("there is no node with the number %d", id)
 		}
 		t.deleteNode(id)
+		if then == returnBlocked {
+			return t.block(n.rec)
+		}
+		t.after = append(t.after, func() { s.core.noteDeletion(n.rec, t.tick) })
 		return nil
 	})
 }
@@ -109,9 +116,6 @@ func (s *Server) tagNode(ctx context.Context, id int64, tags []string) (Node, er
 		if len(tags) == 0 && len(rec.Tags) > 0 {
 			return badRequest("a node with tags cannot be without; move it to a user instead")
 		}
-		if other := t.nodeOf(rec.Machine, taggedUser.ID); len(tags) > 0 && other != nil && other.rec.ID != id {
-			return conflict("the machine has the node %q with tags already", other.rec.Label)
-		}
 		rec.Tags = sortedTags(tags)
 		if len(tags) > 0 && !rec.expiredAt(t.now) {
 			rec.Expiry = time.Time{}
@@ -126,9 +130,6 @@ func (s *Server) moveNode(ctx context.Context, id int64, name string) (Node, err
 		u, err := t.userNamed(name)
 		if err != nil {
 			return err
-		}
-		if other := t.nodeOf(rec.Machine, u.ID); other != nil && other.rec.ID != id {
-			return conflict("the machine has the node %q of user %q already", other.rec.Label, name)
 		}
 		if len(rec.Tags) > 0 && rec.Expiry.IsZero() {
 			rec.Expiry = s.core.keyExpiry(t, time.Time{}, nil) // with tags it had none

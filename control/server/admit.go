@@ -13,7 +13,6 @@ const maxTags = 32
 var (
 	errHostinfo  = errors.New("the host information is too large")
 	errManyNodes = errors.New("the network has as many nodes as it may have")
-	errKeyInUse  = errors.New("the node key belongs to a node of another owner")
 )
 
 // entrant is a node about to be let in.
@@ -33,12 +32,13 @@ func (e *entrant) owner() int64 {
 	return e.user
 }
 
-// admit registers a node: the machine's own of the same owner with its new key, one whose place it takes, or a new one.
+// admit registers a node: the machine's own, whoever owned it and whatever key it had, one whose place it takes, or a new
+// one. A node is its machine: it stays itself, with its address and name, when its owner or its tags become others.
 func (c *core) admit(t *tx, e *entrant) (*node, error) {
-	old := t.nodeOf(e.r.machine, e.owner())
-	if holder := t.nodeByKey(e.r.req.NodeKey); holder != nil && holder != old {
-		return nil, errKeyInUse
+	if t.blocked[e.r.machine] != nil {
+		return nil, errBlocked
 	}
+	old := t.nodeOf(e.r.machine, e.r.req.NodeKey, e.owner())
 	if h := e.r.req.Hostinfo; h != nil && (len(mustJSON(h)) > maxHostinfo || len(h.RoutableIPs) > maxRoutes) {
 		return nil, errHostinfo
 	}
@@ -63,7 +63,10 @@ func (c *core) admit(t *tx, e *entrant) (*node, error) {
 	}
 	t.putNode(&rec)
 	t.heardOf(t.nodes[rec.ID])
-	t.after = append(t.after, func() { c.log.Info("node registered", "node", rec.Label, "id", rec.ID, "new", old == nil) })
+	t.after = append(t.after, func() {
+		c.log.Info("node registered", "node", rec.Label, "id", rec.ID, "new", old == nil)
+		c.noteReturn(&rec, t.tick)
+	})
 	return t.nodes[rec.ID], nil
 }
 

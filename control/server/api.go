@@ -42,6 +42,8 @@ func (s *Server) operations() []operation {
 		{"POST", "nodes/{id}/tags", numbered(s.apiTagNode)},
 		{"POST", "nodes/{id}/move", numbered(s.apiMoveNode)},
 		{"POST", "nodes/{id}/routes", numbered(s.apiApproveRoutes)},
+		{"GET", "blocked", s.apiListBlocked},
+		{"DELETE", "blocked/{id}", s.apiUnblock},
 		{"GET", "routes", s.apiListRoutes},
 		{"GET", "logins", s.apiListLogins},
 		{"POST", "logins/{id}/approve", s.apiApproveLogin},

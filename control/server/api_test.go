@@ -277,8 +277,11 @@ func (c *caller) nodes(n *testNet) {
 		c.t.Errorf("expired: %v", e)
 	}
 	c.want(409, "DELETE users/{id}", "1", "")
-	c.want(204, "DELETE nodes/{id}", "1", "")
+	c.want(204, "DELETE nodes/{id}?block=true", "1", "")
 	c.want(404, "DELETE nodes/{id}", "1", "")
+	c.want(200, "GET blocked", "", "")
+	c.want(204, "DELETE blocked/{id}", "a", "")
+	c.want(404, "DELETE blocked/{id}", "a", "")
 }
 
 func (c *caller) logins(n *testNet) {

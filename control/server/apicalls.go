@@ -77,7 +77,17 @@ func (s *Server) apiListNodes(r *http.Request) (any, error) {
 func (s *Server) apiNode(r *http.Request, id int64) (any, error) { return s.node(r.Context(), id) }
 
 func (s *Server) apiDeleteNode(r *http.Request, id int64) (any, error) {
-	return nil, s.deleteNode(r.Context(), id)
+	then := returnAllowed
+	if r.URL.Query().Get("block") == "true" {
+		then = returnBlocked
+	}
+	return nil, s.deleteNode(r.Context(), id, then)
+}
+
+func (s *Server) apiListBlocked(r *http.Request) (any, error) { return s.listBlocked(r.Context()) }
+
+func (s *Server) apiUnblock(r *http.Request) (any, error) {
+	return nil, s.unblock(r.Context(), r.PathValue("id"))
 }
 
 func (s *Server) apiExpireNode(r *http.Request, id int64) (any, error) {

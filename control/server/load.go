@@ -50,6 +50,8 @@ func (t *tx) loadAll(entries []store.Entry) ([]*nodeRecord, error) {
 			err = loadRecord(e, t.putKey)
 		case tokensPrefix:
 			err = loadRecord(e, t.putToken)
+		case blockedPrefix:
+			err = loadRecord(e, func(r *blockRecord) { t.blocked[r.Machine] = r })
 		case loginsPrefix:
 			err = loadRecord(e, t.putLogin)
 		case countersPath + "/":
@@ -129,6 +131,7 @@ func (c *core) reload(at moment) {
 	c.stale = false
 	old := c.st
 	c.st = st
+	st.deleted = old.deleted
 	t := &tx{state: st, moment: at, people: true, regroup: true}
 	for id := range old.nodes {
 		if st.nodes[id] == nil {

@@ -21,6 +21,8 @@ const (
 	keysPrefix   = "keys/"
 	tokensPrefix = "tokens/"
 	loginsPrefix = "logins/"
+
+	blockedPrefix = "blocked/" // blockRecord, by machine
 )
 
 func recordPath(prefix string, id int64) string { return prefix + strconv.FormatInt(id, 10) }
@@ -118,6 +120,13 @@ type token struct {
 	Name    string `json:",omitzero"`
 	Created time.Time
 	Expiry  time.Time `json:",omitzero"`
+}
+
+// blockRecord keeps a machine out.
+type blockRecord struct {
+	Machine key.MachinePublic
+	Node    string // the name of its node, when that was deleted
+	Created time.Time
 }
 
 // login is a node that waits to be let in.

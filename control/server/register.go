@@ -20,6 +20,7 @@ var (
 	errKeyRevoked   = errors.New("authkey revoked")
 	errLoginRefused = errors.New("the login was refused")
 	errBadFollowup  = errors.New("the login to follow is malformed")
+	errBlocked      = errors.New("an administrator has deleted this machine's node and blocked the machine")
 	errNoNodeKey    = errors.New("the request names no node key")
 	errManyLogins   = errors.New("too many logins are waiting to be approved")
 )
@@ -45,6 +46,9 @@ func (c *core) register(t *tx, r *registration) error {
 	n := t.nodeByKey(r.req.NodeKey)
 	if n != nil && n.rec.Machine != r.machine {
 		return errOtherMachine
+	}
+	if t.blocked[r.machine] != nil {
+		return errBlocked
 	}
 	hasKey := r.req.Auth != nil && r.req.Auth.AuthKey != ""
 	switch expiry := r.req.Expiry; {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,6 +22,9 @@ type state struct {
 	keys   map[int64]*authKey
 	tokens map[int64]*token
 	logins map[string]*login
+
+	blocked map[key.MachinePublic]*blockRecord
+	deleted map[key.MachinePublic]deletion // by an administrator, not long ago; not stored
 
 	// What the maps above hold, by other names.
 	byKey     map[key.NodePublic]int64
@@ -44,6 +48,8 @@ func newState(cfg *Config) *state {
 		keys:       make(map[int64]*authKey),
 		tokens:     make(map[int64]*token),
 		logins:     make(map[string]*login),
+		blocked:    make(map[key.MachinePublic]*blockRecord),
+		deleted:    make(map[key.MachinePublic]deletion),
 		byKey:      make(map[key.NodePublic]int64),
 		byMachine:  make(map[key.MachinePublic]map[int64]bool),
 		byLabel:    make(map[string]int64),
@@ -58,14 +64,22 @@ func newState(cfg *Config) *state {
 // nodeByKey returns the node with a key, or nil.
 func (st *state) nodeByKey(k key.NodePublic) *node { return st.nodes[st.byKey[k]] }
 
-// nodeOf returns the node of a machine that belongs to a user, or is tagged if the user is the one of all tags; or nil.
-func (st *state) nodeOf(m key.MachinePublic, owner int64) *node {
-	for id := range st.byMachine[m] {
-		if n := st.nodes[id]; n.owner() == owner {
-			return n
+// nodeOf returns the node of a machine, or nil. Older versions gave a machine a node for each owner; of several it is the
+// one with the node key, the one of the owner, or the oldest, in this order.
+func (st *state) nodeOf(m key.MachinePublic, k key.NodePublic, owner int64) *node {
+	ids := slices.Sorted(maps.Keys(st.byMachine[m]))
+	if len(ids) == 0 {
+		return nil
+	}
+	for _, is := range []func(n *node) bool{
+		func(n *node) bool { return n.rec.Key == k },
+		func(n *node) bool { return n.owner() == owner },
+	} {
+		if i := slices.IndexFunc(ids, func(id int64) bool { return is(st.nodes[id]) }); i >= 0 {
+			return st.nodes[ids[i]]
 		}
 	}
-	return nil
+	return st.nodes[ids[0]]
 }
 
 func (st *state) labelTaken(label string) bool { return st.byLabel[label] != 0 }

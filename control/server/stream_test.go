@@ -288,7 +288,7 @@ func TestDeletedNode(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		a, b := n.join("a", k), n.join("b", k)
-		if err := n.server.deleteNode(t.Context(), a.self().ID); err != nil {
+		if err := n.server.deleteNode(t.Context(), a.self().ID, returnAllowed); err != nil {
 			t.Fatal(err)
 		}
 		settle()

@@ -305,7 +305,7 @@ func (f *controlFlags) checkAddrs() (err error) {
 }
 
 // checkNetwork looks at what nodes are told.
-func (f *controlFlags) checkNetwork() error {
+func (f *controlFlags) checkNetwork() (err error) {
 	f.baseDomain = strings.ToLower(strings.Trim(f.baseDomain, "."))
 	if !isPlainName(f.baseDomain) || strings.Contains(f.baseDomain, "_") {
 		return usagef("--base-domain %q is not a domain", f.baseDomain)
@@ -318,7 +318,8 @@ func (f *controlFlags) checkNetwork() error {
 		return usagef("--ephemeral-timeout %s: a positive duration is wanted", f.ephemeralTimeout.text)
 	}
 	if f.derpMap != "" {
-		return f.readDERPMap()
+		f.relays, err = f.readDERPMap()
+		return err
 	}
 	if !f.embedded.value {
 		return usagef("--relay none needs --derp-map: nodes cannot find each other without any relay")

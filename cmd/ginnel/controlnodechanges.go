@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,18 +24,52 @@ func (c *adminCall) changeNode(ctx context.Context, operation string, doc any) (
 }
 
 func newNodesExpire(p program) *cobra.Command {
-	return adminCommand(p, &cobra.Command{
-		Use:     "expire NODE",
-		Short:   "Have a node log in again before it can go on",
-		Example: `  ginnel control nodes expire laptop`,
-		Args:    wantArgs("NODE"),
+	at := parsed[time.Time]{parse: parseMoment, typ: "time"}
+	var forEver bool
+	cmd := adminCommand(p, &cobra.Command{
+		Use:   "expire NODE",
+		Short: "Have a node log in again before it can go on: now, at some time or never",
+		Example: `  ginnel control nodes expire laptop
+  ginnel control nodes expire laptop --at 2027-01-31
+  ginnel control nodes expire laptop --at 2027-01-31T18:00:00+01:00
+  ginnel control nodes expire db-1 --never`,
+		Args: wantArgs("NODE"),
 	}, func(ctx context.Context, c *adminCall) error {
-		_, n, err := c.changeNode(ctx, "expire", nil)
-		if err != nil {
-			return err
+		doc := make(map[string]any)
+		switch {
+		case forEver && at.text != "":
+			return usagef("--at and --never exclude each other")
+		case forEver:
+			doc["never"] = true
+		case at.text != "":
+			doc["at"] = at.value
 		}
-		return c.say(n, "node %s is expired", n.Name)
+		_, n, err := c.changeNode(ctx, "expire", doc)
+		switch {
+		case err != nil:
+			return err
+		case n.Expired:
+			return c.say(n, "node %s is expired", n.Name)
+		case n.Expiry.IsZero():
+			return c.say(n, "node %s never expires", n.Name)
+		}
+		return c.say(n, "node %s expires at %s", n.Name, n.Expiry.Local().Format(time.RFC3339))
 	})
+	cmd.Flags().Var(&at, "at", "when, as 2027-01-31 or 2027-01-31T18:00:00Z")
+	cmd.Flags().BoolVar(&forEver, "never", false, "let its key be good for ever")
+	return cmd
+}
+
+// parseMoment reads a time of RFC 3339, or a day, which begins at midnight here.
+func parseMoment(s string) (time.Time, error) {
+	if at, err := time.ParseInLocation(time.DateOnly, s, time.Local); err == nil {
+		return at, nil
+	}
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil || at.IsZero() {
+		return at, fmt.Errorf("%q is not a time such as 2027-01-31 or 2027-01-31T18:00:00Z", s)
+	}
+	return at, nil
 }
 
 func newNodesDelete(p program) *cobra.Command {

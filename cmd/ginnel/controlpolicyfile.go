@@ -96,8 +96,9 @@ func (s *controlService) watchFiles(hup <-chan os.Signal) {
 			return
 		case <-hup:
 			asked = true
-			s.log.Info("reading the files again")
+			s.log.Info("reading the files again", "files", "certificates, --policy and --derp-map; other settings need a restart")
 			s.relay.ReloadCertificates()
+			s.useDERPMap()
 		case <-tick:
 		}
 		if s.f.policy == "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -18,40 +19,58 @@ import (
 const embeddedRegion = 900
 
 // readDERPMap reads the file of --derp-map, in the form that clients get.
-func (f *controlFlags) readDERPMap() error {
+func (f *controlFlags) readDERPMap() (relays control.DERPMap, err error) {
 	b, err := os.ReadFile(f.derpMap)
 	if err != nil {
-		return usagef("--derp-map: %w", err)
+		return relays, usagef("--derp-map: %w", err)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&f.relays); err != nil {
-		return usagef("--derp-map %s: %w", f.derpMap, err)
+	if err := d.Decode(&relays); err != nil {
+		return relays, usagef("--derp-map %s: %w", f.derpMap, err)
 	}
 	var m relay.Map // knows what a map must be like
 	if err := json.Unmarshal(b, &m); err != nil {
-		return usagef("--derp-map %s: %w", f.derpMap, err)
+		return relays, usagef("--derp-map %s: %w", f.derpMap, err)
 	}
 	if err := m.Validate(); err != nil {
-		return usagef("--derp-map %s: %w", f.derpMap, err)
+		return relays, usagef("--derp-map %s: %w", f.derpMap, err)
 	}
-	switch _, taken := f.relays.Regions[embeddedRegion]; {
-	case len(f.relays.Regions) == 0 && !f.embedded.value:
-		return usagef("--derp-map %s: there is no relay in it, and --relay is none", f.derpMap)
+	switch _, taken := relays.Regions[embeddedRegion]; {
+	case len(relays.Regions) == 0 && !f.embedded.value:
+		return relays, usagef("--derp-map %s: there is no relay in it, and --relay is none", f.derpMap)
 	case taken && f.embedded.value:
-		return usagef("--derp-map %s: region %d is that of the embedded relay; use another number, or --relay none", f.derpMap, embeddedRegion)
+		return relays, usagef("--derp-map %s: region %d is that of the embedded relay; use another number, or --relay none", f.derpMap, embeddedRegion)
 	}
-	return nil
+	return relays, nil
+}
+
+// useDERPMap reads the file of --derp-map again and tells all nodes, or says why not; then the relays before stay.
+func (s *controlService) useDERPMap() {
+	if s.f.derpMap == "" {
+		return
+	}
+	relays, err := s.f.readDERPMap()
+	if err != nil {
+		s.log.Error("DERP map refused, the relays before it stay", "err", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
+	defer cancel()
+	if err := s.ctl.SetDERPMap(ctx, s.derpMap(relays)); err != nil {
+		s.log.Error("DERP map not taken", "err", err)
+		return
+	}
+	s.log.Info("DERP map is in force", "file", s.f.derpMap, "regions", len(relays.Regions))
 }
 
 // derpMap adds the embedded relay to those of the file.
-func (s *controlService) derpMap(stunPort int) control.DERPMap {
-	m := s.f.relays
+func (s *controlService) derpMap(m control.DERPMap) control.DERPMap {
 	if !s.f.embedded.value {
 		return m
 	}
 	host := s.site.Hostname()
-	n := &control.DERPNode{Name: "900a", RegionID: embeddedRegion, HostName: host, CertName: s.pin, DERPPort: sitePort(s.site), STUNPort: stunPort}
+	n := &control.DERPNode{Name: "900a", RegionID: embeddedRegion, HostName: host, CertName: s.pin, DERPPort: sitePort(s.site), STUNPort: s.stunPort}
 	if addr, err := netip.ParseAddr(host); err == nil { // nobody need ask DNS for it
 		n.IPv4, n.IPv6 = addr.String(), "none"
 		if addr.Is6() {

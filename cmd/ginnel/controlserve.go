@@ -45,6 +45,8 @@ type controlService struct {
 	devKey server.AuthKey // of --dev
 	addr   string         // of the port, as bound
 	stun   string         // of the STUN server, as bound, or none
+	// stunPort is what clients are told of it: -1 for none, as the DERP map has it.
+	stunPort int
 
 	stopc   chan struct{}
 	wg      sync.WaitGroup
@@ -126,11 +128,11 @@ func (s *controlService) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stun, stunPort, err := s.openSTUN()
+	stun, err := s.openSTUN()
 	if err != nil {
 		return err
 	}
-	if err := s.newServers(ctx, stunPort); err != nil {
+	if err := s.newServers(ctx); err != nil {
 		if stun != nil {
 			stun.Close()
 		}
@@ -156,7 +158,7 @@ func (s *controlService) open(ctx context.Context) error {
 }
 
 // newServers makes the coordination server and the relay, which asks it whom to let in.
-func (s *controlService) newServers(ctx context.Context, stunPort int) (err error) {
+func (s *controlService) newServers(ctx context.Context) (err error) {
 	if s.store, err = store.Open(filepath.Join(s.dir, "control.db")); err != nil {
 		return err
 	}
@@ -165,7 +167,7 @@ func (s *controlService) newServers(ctx context.Context, stunPort int) (err erro
 		return err
 	}
 	cfg := server.Config{
-		Store: s.store, URL: s.site.String(), BaseDomain: s.f.baseDomain, DERPMap: s.derpMap(stunPort),
+		Store: s.store, URL: s.site.String(), BaseDomain: s.f.baseDomain, DERPMap: s.derpMap(s.f.relays),
 		EphemeralTimeout: s.f.ephemeralTimeout.value, NodeExpiry: s.f.nodeExpiry.value,
 		Version: buildVersion(), Log: s.log, Revoked: s.relay.Revoke,
 	}
@@ -216,11 +218,11 @@ func (s *controlService) openPort(ctx context.Context) (net.Listener, error) {
 	return ln, nil
 }
 
-// openSTUN opens the STUN server's port; nil and -1 if there is to be none. With --dev any will do.
-func (s *controlService) openSTUN() (net.PacketConn, int, error) {
-	s.stun = "none"
+// openSTUN opens the STUN server's port; nil if there is to be none. With --dev any will do.
+func (s *controlService) openSTUN() (net.PacketConn, error) {
+	s.stun, s.stunPort = "none", -1
 	if s.f.stun == "none" || !s.f.embedded.value {
-		return nil, -1, nil
+		return nil, nil
 	}
 	addr := s.f.stun
 	if addr == "" {
@@ -231,10 +233,11 @@ func (s *controlService) openSTUN() (net.PacketConn, int, error) {
 		pc, err = net.ListenPacket("udp", net.JoinHostPort(hostOf(addr), "0"))
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("opening the STUN port: %w", err)
+		return nil, fmt.Errorf("opening the STUN port: %w", err)
 	}
 	s.stun = pc.LocalAddr().String()
-	return pc, portNumber(s.stun), nil
+	s.stunPort = portNumber(s.stun)
+	return pc, nil
 }
 
 // servePort serves the port: what the relay has on it, and the rest from the coordination server.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -77,7 +78,7 @@ func newUsersRename(p program) *cobra.Command {
 func newUsersDelete(p program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "delete USER",
-		Short:   "Delete a user who has neither nodes nor keys",
+		Short:   "Delete a user who has neither nodes without tags nor good keys",
 		Example: `  ginnel control users delete ann`,
 		Args:    wantArgs("USER"),
 	}, func(ctx context.Context, c *adminCall) error {
@@ -98,9 +99,11 @@ func (a *admin) findUser(ctx context.Context, name string) (server.User, error) 
 	if err != nil {
 		return server.User{}, err
 	}
-	for _, u := range users {
-		if u.Name == name {
-			return u, nil
+	for _, same := range []func(a, b string) bool{func(a, b string) bool { return a == b }, strings.EqualFold} {
+		for _, u := range users {
+			if same(u.Name, name) {
+				return u, nil
+			}
 		}
 	}
 	return server.User{}, &adminError{http.StatusNotFound, fmt.Sprintf("there is no user %q", name)}

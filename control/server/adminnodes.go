@@ -30,14 +30,19 @@ type nodeFilter struct{ user, name string }
 
 func (s *Server) listNodes(ctx context.Context, f nodeFilter, w window) (p Page[Node], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
-		if f.user != "" && f.user != taggedUser.Name {
-			if _, err := t.userNamed(f.user); err != nil {
+		owner := int64(0)
+		switch {
+		case foldName(f.user) == taggedUser.Name:
+			owner = taggedUser.ID
+		case f.user != "":
+			u, err := t.userNamed(f.user)
+			if err != nil {
 				return err
 			}
+			owner = u.ID
 		}
 		keep := func(n *node) bool {
-			u := t.owner(n)
-			return (f.name == "" || n.rec.Label == f.name) && (f.user == "" || u != nil && u.Name == f.user)
+			return (f.name == "" || n.rec.Label == f.name) && (owner == 0 || n.owner() == owner)
 		}
 		p = page(t.nodes, w, keep, t.apiNode)
 		return nil
@@ -74,17 +79,18 @@ func (s *Server) deleteNode(ctx context.Context, id int64, then returnRule) erro
 	})
 }
 
-// expireNode has the key of a node expire, at once if no time is given.
-func (s *Server) expireNode(ctx context.Context, id int64, at time.Time) (Node, error) {
-	if err := checkTime(at); err != nil {
-		return Node{}, err
-	}
+// never is the expiry of a node whose key is good for ever.
+var never time.Time
+
+// expireNode has the key of a node expire, at once if at is nil.
+func (s *Server) expireNode(ctx context.Context, id int64, at *time.Time) (Node, error) {
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
-		if at.IsZero() {
-			at = t.now
+		if at == nil {
+			rec.Expiry = t.now.UTC()
+			return nil
 		}
 		rec.Expiry = at.UTC()
-		return nil
+		return checkTime(*at)
 	})
 }
 

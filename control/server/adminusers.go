@@ -13,12 +13,24 @@ const (
 	maxUserName = 128
 )
 
-// userNamed returns a user, or why there is none.
+// foldName is the name of a user without case: that of the state's byUser, and of the policy.
+func foldName(name string) string { return strings.ToLower(name) }
+
+// userNamed returns a user, or why there is none. Case makes no difference, except among users of older versions whose
+// names differ by nothing else.
 func (t *tx) userNamed(name string) (*user, error) {
-	if u := t.users[t.byUser[name]]; u != nil && name != "" {
-		return u, nil
+	u := t.users[t.byUser[foldName(name)]]
+	if u == nil || name == "" {
+		return nil, notFound("there is no user %q", name)
 	}
-	return nil, notFound("there is no user %q", name)
+	if u.Name != name {
+		for _, other := range t.users {
+			if other.Name == name {
+				return other, nil
+			}
+		}
+	}
+	return u, nil
 }
 
 func (t *tx) userNumbered(id int64) (*user, error) {
@@ -32,7 +44,7 @@ func (t *tx) checkUserName(name string) error {
 	switch {
 	case name == "" || len(name) > maxUserName || strings.ContainsAny(name, " \t\r\n\"'\\/,:") || strings.HasPrefix(name, "tag:"):
 		return badRequest("%q cannot be the name of a user", name)
-	case t.byUser[name] != 0 || name == taggedUser.Name:
+	case t.byUser[foldName(name)] != 0 || foldName(name) == taggedUser.Name:
 		return conflict("there is a user %q already", name)
 	}
 	return nil
@@ -77,7 +89,7 @@ func (s *Server) renameUser(ctx context.Context, id int64, name, display string)
 		}
 		next := *u
 		if name != "" && name != u.Name {
-			if err := t.checkUserName(name); err != nil {
+			if err := t.checkUserName(name); err != nil && foldName(name) != foldName(u.Name) {
 				return err
 			}
 			next.Name = name
@@ -92,7 +104,8 @@ func (s *Server) renameUser(ctx context.Context, id int64, name, display string)
 	return renamed, err
 }
 
-// deleteUser forgets a user who has no nodes; the keys that let nodes in as theirs go too.
+// deleteUser forgets a user who has neither nodes nor keys that are good. Nodes with tags are not the user's, and keys that
+// let nobody in any more go too.
 func (s *Server) deleteUser(ctx context.Context, id int64) error {
 	return s.core.change(ctx, func(t *tx) error {
 		u, err := t.userNumbered(id)
@@ -100,15 +113,16 @@ func (s *Server) deleteUser(ctx context.Context, id int64) error {
 			return err
 		}
 		for _, n := range t.nodes {
-			if n.rec.User == id {
+			if n.owner() == id {
 				return conflict("user %q still has nodes, %q for one", u.Name, n.rec.Label)
 			}
 		}
 		for _, k := range t.keys {
-			if k.User == id {
-				return conflict("user %q still has the pre-auth key %d", u.Name, k.ID)
+			if k.User == id && k.usable(t.now) == nil {
+				return conflict("user %q still has the pre-auth key %d, which is good", u.Name, k.ID)
 			}
 		}
+		t.dropKeysOf(id)
 		t.deleteUser(u)
 		return nil
 	})
@@ -131,6 +145,7 @@ func (s *Server) CreateAuthKey(ctx context.Context, req AuthKeyRequest) (made Au
 		if !req.Expiry.IsZero() && !req.Expiry.After(t.now) {
 			return badRequest("the key would have expired at %s", req.Expiry.Format(time.RFC3339))
 		}
+		t.pruneKeys()
 		if len(t.keys) >= maxKeys {
 			return conflict("there are %d pre-auth keys: delete some", len(t.keys))
 		}
@@ -186,7 +201,9 @@ func (s *Server) expireKey(ctx context.Context, id int64) (k AuthKey, err error)
 			return notFound("there is no pre-auth key with the number %d", id)
 		}
 		next := *old
-		next.Revoked = true
+		if old.usable(t.now) != errKeyExpired {
+			next.Expiry = t.now.UTC()
+		}
 		t.putKey(&next)
 		k = t.apiKey(&next)
 		return nil

@@ -173,7 +173,8 @@ type (
 		DisplayName string `json:"display_name"`
 	}
 	expireRequest struct {
-		At time.Time `json:"at"`
+		At    *time.Time `json:"at"` // nil: now
+		Never bool       `json:"never"`
 	}
 	renameRequest struct {
 		Name string `json:"name"`

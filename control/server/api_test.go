@@ -229,7 +229,7 @@ func (c *caller) keys(n *testNet) {
 	c.want(400, "POST keys", "", `{"user": "alice", "expiry": "1999-01-01T00:00:00Z"}`)
 	c.want(200, "GET keys?user=alice", "", "")
 	c.want(404, "GET keys?user=nobody", "", "")
-	if k := c.want(200, "POST keys/{id}/expire", "1", ""); k["state"] != "revoked" {
+	if k := c.want(200, "POST keys/{id}/expire", "1", ""); k["state"] != "expired" {
 		c.t.Errorf("expired: %v", k)
 	}
 	c.want(404, "POST keys/{id}/expire", "9", "")
@@ -275,6 +275,14 @@ func (c *caller) nodes(n *testNet) {
 	c.want(404, "POST nodes/{id}/move", "1", `{"user": "x"}`)
 	if e := c.want(200, "POST nodes/{id}/expire", "1", `{}`); e["expired"] != true {
 		c.t.Errorf("expired: %v", e)
+	}
+	c.want(400, "POST nodes/{id}/expire", "1", `{"at": "0001-01-01T00:00:00Z"}`)
+	c.want(400, "POST nodes/{id}/expire", "1", `{"at": "2030-01-01T00:00:00Z", "never": true}`)
+	if e := c.want(200, "POST nodes/{id}/expire", "1", `{"at": "2030-01-01T00:00:00Z"}`); e["expired"] != false || e["expiry"] != "2030-01-01T00:00:00Z" {
+		c.t.Errorf("to expire later: %v", e)
+	}
+	if e := c.want(200, "POST nodes/{id}/expire", "1", `{"never": true}`); e["expired"] != false || e["expiry"] != nil {
+		c.t.Errorf("never to expire: %v", e)
 	}
 	c.want(409, "DELETE users/{id}", "1", "")
 	c.want(204, "DELETE nodes/{id}?block=true", "1", "")

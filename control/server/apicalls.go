@@ -95,6 +95,14 @@ func (s *Server) apiExpireNode(r *http.Request, id int64) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	switch {
+	case req.Never && req.At != nil:
+		return nil, badRequest("\"at\" and \"never\" exclude each other")
+	case req.Never:
+		return s.expireNode(r.Context(), id, &never)
+	case req.At != nil && req.At.IsZero():
+		return nil, badRequest("\"at\" is the zero time: leave it out for now, or say \"never\": true")
+	}
 	return s.expireNode(r.Context(), id, req.At)
 }
 

@@ -73,7 +73,7 @@ type AuthKey struct {
 	Created   time.Time `json:"created"`
 	Expiry    time.Time `json:"expiry,omitzero"`
 	Used      time.Time `json:"used,omitzero"`
-	State     string    `json:"state"` // valid, used, expired or revoked
+	State     string    `json:"state"` // valid, used or expired; revoked of an older version
 }
 
 // AuthKeyRequest asks for a key.

@@ -68,7 +68,7 @@ func TestExtremeDates(t *testing.T) {
 			}
 			_, tokenErr := n.server.CreateToken(t.Context(), "x", at)
 			_, keyErr := n.server.CreateAuthKey(t.Context(), AuthKeyRequest{User: "alice", Expiry: at})
-			_, nodeErr := n.server.expireNode(t.Context(), n.node("a").ID, at)
+			_, nodeErr := n.server.expireNode(t.Context(), n.node("a").ID, &at)
 			for _, err := range []error{tokenErr, keyErr, nodeErr} {
 				if _, ok := errors.AsType[*refusal](err); !ok {
 					t.Errorf("%s: got %v, want it refused", text, err)

@@ -14,7 +14,7 @@ func TestExpiredNode(t *testing.T) {
 		id := n.node("laptop").ID
 		expire := func(at time.Time) {
 			t.Helper()
-			if _, err := n.server.expireNode(t.Context(), id, at); err != nil {
+			if _, err := n.server.expireNode(t.Context(), id, &at); err != nil {
 				t.Fatal(err)
 			}
 			settle()

@@ -62,8 +62,8 @@ func TestKeyRefusals(t *testing.T) {
 		if _, err := n.server.expireKey(t.Context(), keys.Items[len(keys.Items)-1].ID); err != nil {
 			t.Fatal(err)
 		}
-		if _, refused := n.newPeer("x").register(withKey(revoked)); refused != "authkey revoked" {
-			t.Errorf("revoked key: %q", refused)
+		if _, refused := n.newPeer("x").register(withKey(revoked)); refused != "authkey expired" {
+			t.Errorf("key that was made to expire: %q", refused)
 		}
 		if got := len(n.nodes()); got != 1 {
 			t.Errorf("%d nodes, want 1", got)

@@ -130,20 +130,30 @@ func (t *tx) unindex(rec *nodeRecord) {
 
 func (t *tx) putUser(u *user) {
 	if old := t.users[u.ID]; old != nil {
-		unset(t, t.byUser, old.Name)
+		t.forgetName(old)
 		t.regroup = t.regroup || old.Name != u.Name
 	}
 	t.store(recordPath(usersPrefix, u.ID), u)
-	set(t, t.byUser, u.Name, u.ID)
+	set(t, t.byUser, foldName(u.Name), u.ID)
 	set(t, t.users, u.ID, u)
 	t.people = true
 }
 
 func (t *tx) deleteUser(u *user) {
 	t.store(recordPath(usersPrefix, u.ID), nil)
-	unset(t, t.byUser, u.Name)
 	unset(t, t.users, u.ID)
+	t.forgetName(u)
 	t.people = true
+}
+
+// forgetName has nobody found by the name of a user, except another whose name differs by case alone.
+func (t *tx) forgetName(u *user) {
+	unset(t, t.byUser, foldName(u.Name))
+	for _, other := range t.users {
+		if other.ID != u.ID && foldName(other.Name) == foldName(u.Name) {
+			set(t, t.byUser, foldName(other.Name), other.ID)
+		}
+	}
 }
 
 func (t *tx) putKey(k *authKey) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"ginnel/control/policy"
 )
@@ -89,8 +90,10 @@ func TestPolicyChecked(t *testing.T) {
 func TestPolicyVia(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		lan := prefixes("10.1.0.0/16")
+		routers := make(map[string]*peer)
 		for _, name := range []string{"eu", "us"} {
 			r := n.newPeer(name)
+			routers[name] = r
 			r.host.RoutableIPs = lan
 			r.register(withKey(n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:" + name} })))
 			r.stream()
@@ -109,6 +112,14 @@ func TestPolicyVia(t *testing.T) {
 		}
 		if eu, us := w.sees("eu"), w.sees("us"); eu == nil || !slices.Contains(eu.AllowedIPs, lan[0]) || us != nil && slices.Contains(us.AllowedIPs, lan[0]) {
 			t.Errorf("others are shown %+v and %+v", eu, us)
+		}
+		routers["us"].away()
+		time.Sleep(defaultOfflineGrace + time.Second)
+		late := n.join("late", n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:ops"} }))
+		routers["us"].stream()
+		settle()
+		if us := late.sees("us"); us == nil || !online(us) || !slices.Contains(us.AllowedIPs, lan[0]) {
+			t.Errorf("one who came while the router was away is shown %+v", us)
 		}
 	})
 }

@@ -61,11 +61,12 @@ func (r *rules) usesAll(id int64, n *node) bool {
 }
 
 // steered returns routes that a node is to use by this router because the policy says so, though another
-// is elected for them. If routers that the policy names are equally good, the node is shown all of them.
+// is elected for them. If routers that the policy names are equally good, the node is shown all of them, whether they are
+// there or not: a change of that is told by a patch, which has no routes.
 func (r *rules) steered(id int64, n *node) []netip.Prefix {
 	var routes []netip.Prefix
 	for _, p := range n.served {
-		if !isExit(p) && !slices.Contains(n.primary, p) && n.usable() && r.compiled.Steered(id, n.rec.ID, p) {
+		if !isExit(p) && !slices.Contains(n.primary, p) && r.compiled.Steered(id, n.rec.ID, p) {
 			routes = append(routes, p)
 		}
 	}

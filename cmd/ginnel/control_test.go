@@ -302,6 +302,12 @@ func TestExamplePolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := serveDev(t)
+	if out := c.command(exitOK, "policy", "check", file); !strings.Contains(out, `there is no user "ben@"`) {
+		t.Errorf("users whom nobody is are not told of: %s", out)
+	}
+	for _, user := range []string{"ann", "Ben", "cleo@example.com"} {
+		c.command(exitOK, "users", "create", user)
+	}
 	for _, args := range [][]string{{"check", file}, {"check", "--offline", file}} {
 		if out := c.command(exitOK, append([]string{"policy"}, args...)...); out != file+" is good\n" {
 			t.Errorf("%v: %s", args, out)

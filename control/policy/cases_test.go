@@ -2,11 +2,13 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Files as people write them for this format and its relatives, and what is right for each: what it is
@@ -248,5 +250,23 @@ func TestWarnedOfNoEffect(t *testing.T) {
 		if err != nil || Problems(p.Warnings()).Error() != want {
 			t.Errorf("%s: got %v, %v, want %s", source, p.Warnings(), err, want)
 		}
+	}
+}
+
+// A file is read in time that grows with its length, also if it names very many users.
+func TestManyUsers(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(`{"acls": [], "groups": {"group:a": [`)
+	for i := range 40_000 {
+		fmt.Fprintf(&b, `"u%d@",`, i)
+	}
+	b.WriteString(`]}}`)
+	began := time.Now()
+	p := parse(t, b.String())
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if n := len(p.UnknownUsers(func(string) bool { return false })); n != 40_000 {
+		t.Errorf("%d users are unknown", n)
 	}
 }

@@ -18,11 +18,13 @@ type decoder struct {
 
 	explanations []*explanation
 	users        []text
+	usersSeen    map[string]bool
 }
 
 // nameUser notes that the file names a user.
 func (d *decoder) nameUser(t text) {
-	if !slices.ContainsFunc(d.users, func(u text) bool { return userName(u.string) == userName(t.string) }) {
+	if name := userName(t.string); !d.usersSeen[name] {
+		d.usersSeen[name] = true
 		d.users = append(d.users, t)
 	}
 }

@@ -50,7 +50,7 @@ func parseFile(src []byte, sloppy sloppiness) (*Policy, error) {
 	}
 	end := len(src)
 	src = append(bytes.Clone(src), '\n') // for a comment that the file ends with
-	d := &decoder{lines: []int{0}, sloppy: sloppy}
+	d := &decoder{lines: []int{0}, sloppy: sloppy, usersSeen: make(map[string]bool)}
 	for i, b := range src {
 		if b == '\n' {
 			d.lines = append(d.lines, i+1)

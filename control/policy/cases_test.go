@@ -38,9 +38,8 @@ func TestCases(t *testing.T) {
 			`1:2: "ssh" has no effect: no SSH access is given by the policy`, 2, `[]`},
 		{"p07-bom.json", none, none, 2, usual},
 		{"p08-danger-all.json", none, none, 4, `[{"SrcIPs":["*"],"DstPorts":[{"IP":"10.0.0.0/8",`},
-		{"p09-randomize-port.json", none,
-			`1:2: "randomizeClientPort" has no effect: this server sends nodes no settings; a node that was started without a fixed port chooses one`, 2, usual},
-		{"p10-nodeattrs.json", none, `1:2: "nodeAttrs" has no effect: this server sends nodes no attributes`, 2, usual},
+		{"p09-randomize-port.json", none, none, 2, usual},
+		{"p10-nodeattrs.json", none, none, 2, usual},
 		{"p11-via.json", none, none, 3, `[{"SrcIPs":["100.64.0.1","100.64.0.5"],"DstPorts":[{"IP":"1.0.0.0-9.255.255.255",`},
 		{"p11-via.json", none, none, 4, `[]`},
 		{"p12-ipset.json", none, none, 4, `"DstPorts":[{"IP":"10.114.32.0/24",`},
@@ -84,6 +83,24 @@ func TestCases(t *testing.T) {
 	listed, err := os.ReadDir("testdata/cases")
 	if err != nil || len(listed) != 23 {
 		t.Errorf("%d cases, %v: the table is for 23", len(listed), err)
+	}
+}
+
+// Nodes get the attributes that the policy has for them, and no others.
+func TestAttributes(t *testing.T) {
+	for source, want := range map[string]string{
+		`{"randomizeClientPort": true, "acls": []}`:                                                          `{"randomize-client-port":null}`,
+		`{"randomizeClientPort": false, "acls": []}`:                                                         `null`,
+		`{"nodeAttrs": [{"target": ["*"], "attr": ["magicdns-aaaa", "randomize-client-port"]}], "acls": []}`: `{"magicdns-aaaa":null,"randomize-client-port":null}`,
+		`{"nodeAttrs": [{"target": ["tag:db"], "attr": ["a"]}, {"target": ["carol@", "100.64.0.1"], "attr": ["b"]},
+			{"target": ["autogroup:member"], "app": {"x.com/c": [1]}}, {"target": ["autogroup:member"], "app": {"x.com/c": [2]}}],
+			"tagOwners": {"tag:db": []}, "acls": []}`: `{"b":null,"x.com/c":[1,2]}`,
+	} {
+		p := parse(t, source)
+		got, err := json.Marshal(p.Compile(network()).Attributes(8))
+		if err != nil || string(got) != want || len(p.Warnings()) != 0 {
+			t.Errorf("%s: got %s, %v, want %s; warned %v", source, got, err, want, p.Warnings())
+		}
 	}
 }
 
@@ -178,6 +195,11 @@ func TestParseInForce(t *testing.T) {
 		t.Fatalf("got %v, %v", p.Warnings(), err)
 	}
 	checkReach(t, p.Compile(network()), expand(t, "1 2 > 1 2: tcp/22 ping"))
+	const leftOutOnce = `{"nodeAttrs": [{"target": ["autogroup:admin"], "attr": ["a"]}, {"target": ["*"], "attr": ["b"]}],
+		"ipsets": {"x": 7}, "randomizeClientPort": "no", "acls": []}`
+	if p, err = ParseInForce([]byte(leftOutOnce)); err != nil || len(p.Warnings()) != 6 {
+		t.Errorf("sections that older versions left out: got %v, %v", p.Warnings(), err)
+	}
 	if _, err := ParseInForce([]byte(`{"acls": 7}`)); err == nil {
 		t.Error("what was never accepted is in force")
 	}
@@ -233,6 +255,8 @@ func TestWarnedOfNoEffect(t *testing.T) {
 		`{"groups": {"group:a": []}, "acls": [{"action": "accept", "src": ["group:a"], "dst": ["*:*"]}]}`: `1:67: "group:a" has no users: here it stands for nobody`,
 		`{"ipsets": {"ipset:a": []}, "acls": []}`:                                                         `1:13: "ipset:a" is empty: it stands for nothing`,
 		`{"acls": [], "tests": [{"src": "ann@"}]}`:                                                        `1:24: the test has no effect: it says neither what to "accept" nor what to "deny"`,
+		`{"acls": [], "nodeAttrs": [{"target": [], "attr": ["a"]}]}`:                                      `1:28: the entry has no effect: it gives nothing, or to nobody`,
+		`{"acls": [], "nodeAttrs": [{"target": ["*"], "attr": ["a"], "ipPool": []}]}`:                     `1:61: "ipPool" has no effect: nodes get the next address that is free`,
 		`{"acls": [], "autoApprovers": {"exitNode": []}}`:                                                 `1:32: "exitNode" has no effect: it is empty`,
 		`{"acls": [], "autoApprovers": {"routes": {"10.0.0.0/8": []}}}`:                                   `1:43: "10.0.0.0/8" has no effect: it is empty`,
 		`{"acls": [{"action": "accept", "src": ["autogroup:self:x"], "dst": []}]}`:                        ``,

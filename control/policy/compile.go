@@ -17,6 +17,7 @@ type Compiled struct {
 	members []*member
 	index   map[int64]int // of members, by ID
 	rules   []*rule
+	attrs   []attributes
 	senders []*senders // by rule; rules of one entry share them
 
 	// A bit for each rule, a row for each member: the member is among the sources, or among the destinations.
@@ -50,6 +51,7 @@ func (p *Policy) Compile(nodes []Node) *Compiled {
 		members:  make([]*member, len(nodes)),
 		index:    make(map[int64]int, len(nodes)),
 		rules:    p.rules,
+		attrs:    p.attrs,
 		senders:  make([]*senders, len(p.rules)),
 		sends:    newBitRows(len(nodes), len(p.rules)),
 		receives: newBitRows(len(nodes), len(p.rules)),
@@ -98,7 +100,7 @@ func (r *rule) at(who *selector, m *member) bool {
 	if r.app == nil {
 		return r.through(m) && who.receives(m)
 	}
-	return who.names(m) || who.kind == addresses && slices.ContainsFunc(m.addrs, func(a span) bool { return who.span.contains(a.first) })
+	return who.isAbout(m)
 }
 
 // through reports whether the rule holds at a member, or behind it, if its destinations are there.

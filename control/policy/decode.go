@@ -46,6 +46,18 @@ func (d *decoder) careless(pos int, format string, args ...any) {
 	d.problem(pos, format, args...)
 }
 
+// added reads a section that older versions left out. What is wrong with it in a policy that is in force is a warning.
+func (d *decoder) added(read func(*Policy, hujson.Value)) func(*Policy, hujson.Value) {
+	return func(p *Policy, v hujson.Value) {
+		before := len(d.problems)
+		read(p, v)
+		if d.sloppy == keepSloppy {
+			d.warnings = append(d.warnings, d.problems[before:]...)
+			d.problems = d.problems[:before]
+		}
+	}
+}
+
 // text is a string of the file and where it stands.
 type text struct {
 	string

@@ -20,14 +20,12 @@ const (
 
 // Keys of the format that this server does not act on. Without them less is given than with them.
 var leftOut = map[string]string{
-	"ssh":                 "no SSH access is given by the policy",
-	"sshTests":            "there are no SSH rules to test",
-	"nodeAttrs":           "this server sends nodes no attributes",
-	"postures":            "nothing can refer to a posture",
-	"derpMap":             "relays are configured at the server, with --derp-map",
-	"randomizeClientPort": "this server sends nodes no settings; a node that was started without a fixed port chooses one",
-	"disableIPv4":         "nodes have addresses of both families",
-	"OneCGNATRoute":       "this server sends nodes no settings",
+	"ssh":           "no SSH access is given by the policy",
+	"sshTests":      "there are no SSH rules to test",
+	"postures":      "nothing can refer to a posture",
+	"derpMap":       "relays are configured at the server, with --derp-map",
+	"disableIPv4":   "nodes have addresses of both families",
+	"OneCGNATRoute": "write the attribute \"one-cgnat?v=true\" in \"nodeAttrs\" instead",
 }
 
 // Parse reads a policy file. Its error is a Problems with everything that is wrong.
@@ -132,7 +130,7 @@ func (d *decoder) policy(root hujson.Value) *Policy {
 		owners: make(map[string][]selector),
 		routes: make(map[span][]selector),
 	}
-	known := []string{"groups", "hosts", "ipsets", "tagOwners", "autoApprovers", "acls", "grants", "tests", "defaultSrcPosture"}
+	known := []string{"groups", "hosts", "ipsets", "tagOwners", "autoApprovers", "acls", "grants", "nodeAttrs", "randomizeClientPort", "tests", "defaultSrcPosture"}
 	for key := range leftOut {
 		known = append(known, key)
 	}
@@ -145,11 +143,13 @@ func (d *decoder) policy(root hujson.Value) *Policy {
 	// First the names, which the rest refers to.
 	read("groups", d.groups)
 	read("hosts", d.hosts)
-	read("ipsets", d.ipsets)
+	read("ipsets", d.added(d.ipsets))
 	read("tagOwners", d.tagOwners)
 	read("autoApprovers", d.autoApprovers)
 	read("acls", d.acls)
 	read("grants", d.grants)
+	read("nodeAttrs", d.added(d.nodeAttrs))
+	read("randomizeClientPort", d.added(d.randomizeClientPort))
 	read("tests", d.tests)
 	if f, ok := fields["defaultSrcPosture"]; ok {
 		d.problem(f.name.pos, "%q is not supported: without it all rules would allow more than they should", f.name.string)

@@ -85,13 +85,13 @@ func TestTooDeep(t *testing.T) {
 
 // What has no effect is said, once the file is good.
 func TestWarnings(t *testing.T) {
-	source, marks := unmark(`{"acls": [], «1»"ssh": [{"action": "accept"}], «2»"nodeAttrs": [], «3»"postures": {}, "autoApprovers": {«4»"services": {}}}`)
+	source, marks := unmark(`{"acls": [], «1»"ssh": [{"action": "accept"}], «2»"disableIPv4": true, «3»"postures": {}, "autoApprovers": {«4»"services": {}}}`)
 	p, err := Parse([]byte(source))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		`"ssh" has no effect: no SSH access is given by the policy`, `"nodeAttrs" has no effect: this server sends nodes no attributes`,
+		`"ssh" has no effect: no SSH access is given by the policy`, `"disableIPv4" has no effect: nodes have addresses of both families`,
 		`"postures" has no effect: nothing can refer to a posture`, `"services" has no effect: nodes cannot advertise services`,
 	}
 	got := p.Warnings()

@@ -17,10 +17,11 @@
 //   - Users are compared without regard to case.
 //   - Grants of applications are passed on to the nodes as they are, and have both ends see each other. Of those for
 //     relays and shared files, the other end is told too (companion.go).
+//   - Attributes of nodes are passed on to them as they are.
 //   - "via" leads the sources of a grant through routers with a tag and no others. If several of these serve one subnet,
 //     a node is told of all of them.
 //
-// What this package cannot enforce is never taken lightly. A key that only would have given more (ssh, nodeAttrs) is left
+// What this package cannot enforce is never taken lightly. A key that only would have given more (ssh, postures) is left
 // out with a warning; one that would have narrowed a rule (srcPosture) is refused. So is an entry that nobody means as it
 // is written, except in a policy that is in force already (ParseInForce).
 //
@@ -45,6 +46,7 @@ type Policy struct {
 	exits  []selector            // who approves exit nodes
 	routes map[span][]selector   // who approves routes within
 	rules  []*rule
+	attrs  []attributes
 	tests  []test
 	warned Problems
 

@@ -16,7 +16,8 @@ type role int
 const (
 	asSource role = iota
 	asDestination
-	asOwner // of a tag, or as an approver
+	asOwner  // of a tag, or as an approver
+	asTarget // of attributes
 	inTest
 )
 
@@ -30,7 +31,7 @@ func (d *decoder) selectors(p *Policy, v hujson.Value, what string, as role) []s
 
 // expand reads a word that may stand for several selectors: a set of addresses does.
 func (d *decoder) expand(p *Policy, t text, as role) (all []selector) {
-	if strings.HasPrefix(t.string, "ipset:") && (as == asSource || as == asDestination) {
+	if strings.HasPrefix(t.string, "ipset:") && (as == asSource || as == asDestination || as == asTarget) {
 		set, ok := p.sets[t.string]
 		if !ok {
 			d.problem(t.pos, "%q is not among the ipsets", t.string)
@@ -121,8 +122,8 @@ func autogroup(word string, as role) (selector, error) {
 		kind kind
 		in   []role
 	}{
-		"autogroup:member":   {anyMember, []role{asSource, asDestination, asOwner}},
-		"autogroup:tagged":   {anyTagged, []role{asSource, asDestination, asOwner}},
+		"autogroup:member":   {anyMember, []role{asSource, asDestination, asOwner, asTarget}},
+		"autogroup:tagged":   {anyTagged, []role{asSource, asDestination, asOwner, asTarget}},
 		"autogroup:self":     {self, []role{asDestination}},
 		"autogroup:internet": {theNet, []role{asDestination}},
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"ginnel/control"
 	"ginnel/control/policy"
 )
 
@@ -120,6 +121,33 @@ func TestPolicyVia(t *testing.T) {
 		settle()
 		if us := late.sees("us"); us == nil || !online(us) || !slices.Contains(us.AllowedIPs, lan[0]) {
 			t.Errorf("one who came while the router was away is shown %+v", us)
+		}
+	})
+}
+
+// A node is told of its attributes with the first map, and when the policy gives it others.
+func TestPolicyAttributes(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		early := n.join("early", k)
+		web := n.join("web", n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:web"} }))
+		const attrs = `{"nodeAttrs": [{"target": ["alice@"], "attr": ["a"]}], "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`
+		n.setPolicy(attrs)
+		settle()
+		late := n.join("late", k)
+		has := func(p *peer) bool { _, ok := p.self().CapMap["a"]; return ok }
+		if !has(early) || !has(late) || has(web) {
+			t.Errorf("early %v, late %v, web %v", early.self().CapMap, late.self().CapMap, web.self().CapMap)
+		}
+		early.update(func(r *control.MapRequest) { r.Hostinfo.Hostname = "soon" })
+		settle()
+		if !has(early) || early.self().Name != "soon.net.test." {
+			t.Errorf("after another change: %+v", early.self())
+		}
+		n.setPolicy(strings.Replace(attrs, `["a"]`, `["b"]`, 1))
+		settle()
+		if has(early) || has(late) {
+			t.Error("what the policy does not give any more is still there")
 		}
 	})
 }

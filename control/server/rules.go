@@ -50,6 +50,24 @@ func (r *rules) peer(id int64, n *node) *control.Node {
 	return &v
 }
 
+// self returns a node as it sees itself: with the attributes that the policy gives it. It must not be changed.
+func (r *rules) self(n *node) *control.Node {
+	given := r.attributes(n.rec.ID)
+	if given == nil {
+		return n.peer()
+	}
+	v := *n.peer()
+	v.CapMap = given
+	return &v
+}
+
+func (r *rules) attributes(id int64) control.CapMap {
+	if r.compiled == nil {
+		return nil
+	}
+	return r.compiled.Attributes(id)
+}
+
 // usesAll reports whether a node has a use for all routes of another, so that it sees it as everybody would without a policy.
 // As long as neither changes, nor the policy, the answer stays.
 func (r *rules) usesAll(id int64, n *node) bool {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"reflect"
 	"slices"
 	"time"
 
@@ -22,7 +23,7 @@ func (v *view) first(sent *sentState, domain string, now time.Time) *control.Map
 		return v.selfOnly(self, domain, now)
 	}
 	resp := &control.MapResponse{
-		Node:        self.peer(),
+		Node:        v.rules.self(self),
 		DERPMap:     v.derp,
 		DNSConfig:   v.dns,
 		Domain:      domain,
@@ -83,8 +84,11 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 		sent.filter = sum
 		resp.PacketFilters = map[string]control.Rules{filterChunk: s.rules.filter(sent.id)}
 	}
+	if mine == nil && s.before.rules.generation != s.rules.generation {
+		mine = s.otherAttributes(sent.id)
+	}
 	if mine != nil && mine.now != nil {
-		resp.Node = mine.now.peer()
+		resp.Node = s.rules.self(mine.now)
 		resp.UserProfiles = s.profiles([]*control.Node{resp.Node})
 		if mine.old == nil || mine.old.contest != mine.now.contest {
 			mine.now.appendHealth(resp)
@@ -97,6 +101,15 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 		return nil
 	}
 	return resp
+}
+
+// otherAttributes returns a change of a node that has not changed, if the policy gives it other attributes than before.
+func (s *step) otherAttributes(id int64) *change {
+	if reflect.DeepEqual(s.before.rules.attributes(id), s.rules.attributes(id)) {
+		return nil
+	}
+	n := s.node(id)
+	return &change{id: id, old: n, now: n}
 }
 
 // aroundExpiry is delta for a node whose key has expired, just now or before, or has been given time again.

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"bytes"
+	"log/slog"
 	"os"
 	"reflect"
 	"slices"
@@ -19,7 +21,9 @@ func TestPolicyInForceBoots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	onNet(t, nil, func(t *testing.T, n *testNet) {
+	var log bytes.Buffer
+	adjust := func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }
+	onNet(t, adjust, func(t *testing.T, n *testNet) {
 		n.setPolicy(string(text))
 		warned := func(want int) {
 			t.Helper()
@@ -51,6 +55,9 @@ func TestPolicyInForceBoots(t *testing.T) {
 		}
 		n.cfg.Policy = text
 		n.restart()
+		if !strings.Contains(log.String(), "policy in force fails a test") || !strings.Contains(log.String(), "tag:db:80") {
+			t.Errorf("the log does not name the test: %s", log.String())
+		}
 		warned(1)
 		n.cfg.Policy = nil
 		n.restart()

@@ -93,7 +93,7 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	to := netip.AddrPortFrom(ip.Unmap().WithZone(""), dst.Port)
 	r := c.n.routes.Load()
 	if !r.inMesh(to.Addr()) {
-		return c.writeHost(b, to)
+		return c.writeHost(b, netip.AddrPortFrom(ip.Unmap(), dst.Port))
 	}
 	peer := r.peer(to.Addr())
 	if peer == nil && !r.isOwn(to.Addr()) {
@@ -217,7 +217,7 @@ func (c *datagramConn) serveHost(sock *net.UDPConn) {
 // hears reports whether a host on the host's network may send something to the association: the
 // association must have sent something to that host. Nobody there is believed to be in the mesh.
 func (c *datagramConn) hears(from netip.Addr) bool {
-	return c.host.expects(from) && !c.n.routes.Load().inMesh(from.Unmap())
+	return c.host.expects(from) && !c.n.routes.Load().inMesh(from.Unmap().WithZone(""))
 }
 
 // readHost reads a datagram from a host that may send it.

@@ -51,7 +51,7 @@ func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error)
 		return nil, fmt.Errorf("%q is not a port", portText)
 	}
 	if a, err := netip.ParseAddr(host); err == nil {
-		return n.dialAddr(ctx, network, netip.AddrPortFrom(a.Unmap().WithZone(""), uint16(port)))
+		return n.dialAddr(ctx, network, netip.AddrPortFrom(a.Unmap(), uint16(port)))
 	}
 	if n.leavesToProxy(network, host) {
 		return n.dialHost(ctx, network, addr)
@@ -160,11 +160,13 @@ func interleave(addrs []netip.Addr) []netip.Addr {
 	return out
 }
 
-// dialAddr connects to one address, through the mesh or from the host.
-func (n *Node) dialAddr(ctx context.Context, network string, ap netip.AddrPort) (net.Conn, error) {
+// dialAddr connects to one address, through the mesh or from the host. A zone counts on the host
+// only: the mesh is one link.
+func (n *Node) dialAddr(ctx context.Context, network string, hostAddr netip.AddrPort) (net.Conn, error) {
 	r := n.routes.Load()
+	ap := netip.AddrPortFrom(hostAddr.Addr().WithZone(""), hostAddr.Port())
 	if !r.inMesh(ap.Addr()) {
-		return n.dialHost(ctx, network, ap.String())
+		return n.dialHost(ctx, network, hostAddr.String())
 	}
 	peer := r.peer(ap.Addr())
 	if peer == nil && !r.isOwn(ap.Addr()) {

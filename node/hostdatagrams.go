@@ -19,13 +19,16 @@ type hostSockets struct {
 }
 
 // socketKind is what the destinations of one socket have in common.
-type socketKind struct{ ipv4, loopback bool }
+type socketKind struct {
+	ipv4, loopback bool
+	zone           string // of a link-local address
+}
 
 // maxSpoken is how many hosts may answer at a time. The one that was sent something the longest time
 // ago gives way.
 const maxSpoken = 256
 
-func kindOf(a netip.Addr) socketKind { return socketKind{a.Is4(), a.IsLoopback()} }
+func kindOf(a netip.Addr) socketKind { return socketKind{a.Is4(), a.IsLoopback(), a.Zone()} }
 
 // open returns the socket for a destination, and notes that the host may answer. A new socket is
 // handed to serve first.
@@ -48,7 +51,7 @@ func (h *hostSockets) open(to netip.AddrPort, serve func(*net.UDPConn)) (*net.UD
 		h.socks[kind] = sock
 		serve(sock)
 	}
-	h.speak(to.Addr())
+	h.speak(to.Addr().WithZone(""))
 	return sock, nil
 }
 

@@ -182,8 +182,8 @@ func (r *routes) isOwn(a netip.Addr) bool {
 // inMesh reports whether a belongs to the mesh, so that it must never be dialled on the host's network, whether or not
 // a peer has it.
 func (r *routes) inMesh(a netip.Addr) bool {
-	if a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast() {
-		return false // even where a peer is the way to everywhere
+	if a.IsLoopback() || a.IsUnspecified() {
+		return false // even where a peer is the way to everywhere: they mean this machine
 	}
 	return isMeshAddr(a) || r.peer(a) != nil ||
 		slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Contains(a) })

@@ -188,10 +188,16 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("inMesh(%s) = %v, want %v", addr, got, want)
 		}
 	}
-	// A peer that is the way to everywhere is not the way to this machine.
+	// A peer that is the way to everywhere is not the way to this machine. It is the way to special
+	// addresses, which the host's network must not see then: 169.254.169.254 tells secrets in a cloud.
 	r = newRoutes(&NetworkMap{Addresses: prefixes("10.9.0.2/24"), Peers: peers[:1]})
-	if r.inMesh(netip.MustParseAddr("127.0.0.1")) || !r.inMesh(netip.MustParseAddr("192.0.2.1")) {
-		t.Error("0.0.0.0/0 leads loopback into the mesh, or nothing")
+	for addr, want := range map[string]bool{
+		"127.0.0.1": false, "::1": false, "0.0.0.0": false, "::": false,
+		"192.0.2.1": true, "169.254.169.254": true, "224.0.0.1": true, "fe80::1": true, "ff02::1": true,
+	} {
+		if got := r.inMesh(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("with 0.0.0.0/0 and ::/0: inMesh(%s) = %v, want %v", addr, got, want)
+		}
 	}
 	if !r.isOwn(netip.MustParseAddr("10.9.0.2")) || r.isOwn(netip.MustParseAddr("10.9.0.3")) {
 		t.Error("own addresses are wrong")

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/things-go/go-socks5/statute"
 )
@@ -100,6 +101,13 @@ func parseDatagram(b []byte, dst *Addr) (n int, err error) {
 	}
 	if !validHost(dst.Name) {
 		return 0, errDatagram
+	}
+	if !strings.Contains(dst.Name, ":") {
+		return n, nil
+	}
+	// An IPv6 address, perhaps with a zone: DST.ADDR has no room for one otherwise.
+	if ip, err := netip.ParseAddr(withoutBrackets(dst.Name)); err == nil {
+		dst.Name, dst.IP = "", ip.Unmap()
 	}
 	return n, nil
 }

@@ -101,7 +101,7 @@ func (c *conn) serveSOCKS4() {
 		c.part(a.refused(errRefusedAuth))
 		return
 	}
-	host := req.name
+	host := withoutBrackets(req.name)
 	if host == "" {
 		host = req.addr.String()
 	}

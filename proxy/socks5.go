@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
+	"strings"
 
 	"github.com/things-go/go-socks5"
 	"github.com/things-go/go-socks5/statute"
@@ -91,7 +93,22 @@ func (c *conn) connectSOCKS5(to *statute.AddrSpec) {
 		c.part(a.refused(&net.DNSError{Err: "invalid name", Name: to.FQDN, IsNotFound: true}))
 		return
 	}
-	c.connect(protoSOCKS5, a, to.String())
+	host := to.FQDN
+	if to.AddrType != statute.ATYPDomain {
+		host = to.IP.String()
+	}
+	c.connect(protoSOCKS5, a, net.JoinHostPort(withoutBrackets(host), strconv.Itoa(to.Port)))
+}
+
+// withoutBrackets takes the brackets from an IPv6 address that a client has sent as a name in the
+// form that URLs have, "[fd00::1]". Other names stay as they are.
+func withoutBrackets(name string) string {
+	inner, opened := strings.CutPrefix(name, "[")
+	inner, closed := strings.CutSuffix(inner, "]")
+	if _, err := netip.ParseAddr(inner); opened && closed && err == nil {
+		return inner
+	}
+	return name
 }
 
 // validHost reports whether a name from a client may be passed on. An empty one would mean this host to many a dialler,

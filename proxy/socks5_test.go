@@ -29,6 +29,9 @@ func TestSOCKS5Conversations(t *testing.T) {
 			"number of octets of name that follow, there is no terminating NUL octet",
 		talk: "> 05 01 00\n< 05 00\n> 05 01 00 03 07 64 62 2e 6d 65 73 68 15 38\n= db.mesh:5432\n< 05 00 00 01 xx xx xx xx xx xx",
 	}, {
+		name: "IPv6 address as a name, in the form of URLs", // [fd00::1]
+		talk: "> 05 01 00\n< 05 00\n> 05 01 00 03 09 5b 66 64 30 30 3a 3a 31 5d 00 50\n= [fd00::1]:80\n< 05 00 00 01 xx xx xx xx xx xx",
+	}, {
 		name: "name of one letter",
 		talk: "> 05 01 00\n< 05 00\n> 05 01 00 03 01 61 00 50\n= a:80\n< 05 00 00 01 xx xx xx xx xx xx",
 	}, {

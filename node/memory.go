@@ -35,7 +35,12 @@ func (c *Config) buffers() int {
 // remains usable; 0 is the usual.
 func (c *Config) maxHandshakes() int { return c.upTo(1024, handshakeMemory) }
 
-func (c *Config) maxAssociations() int { return c.upTo(usualAssociations, associationMemory) }
+func (c *Config) maxAssociations() int {
+	if c.Associations > 0 {
+		return c.Associations
+	}
+	return c.upTo(usualAssociations, associationMemory)
+}
 
 // socketBuffer has all associations together keep about as much in the system's buffers as connections in the mesh do; 0 is the
 // usual.

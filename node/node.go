@@ -59,17 +59,18 @@ type Config struct {
 	MeshOnly  bool       // destinations outside the mesh are refused
 	WaitFor   []string   // the node is not ready before each has answered: host:port to a connection, a host to a ping
 
-	Proxies     []net.Addr                       // where to offer SOCKS5 and HTTP: "tcp" or "unix" addresses
-	ProxyAuth   func(user, password string) bool // nil: none asked for, and loopback or unix listeners only
-	DialTimeout time.Duration                    // 0: DefaultDialTimeout
-	Memory      int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
-	Congestion  Congestion                       // how fast TCP connections in the mesh send; zero: BBR
-	Processors  int                              // processors to plan for; 0: GOMAXPROCS when New is called
-	Forwards    []Forward
-	Serves      []Serve
-	Active      func(brief bool) // called for packets of the mesh, see userstack.Config; nil: nobody asks
-	Token       string           // what the local API asks for where it changes something; empty: such requests are refused
-	Shutdown    func()           // called when the local API is told to end the node; nil: it cannot be told so
+	Proxies      []net.Addr                       // where to offer SOCKS5 and HTTP: "tcp" or "unix" addresses
+	ProxyAuth    func(user, password string) bool // nil: none asked for, and loopback or unix listeners only
+	Associations int                              // of UDP that the proxy serves at a time; 0: 256, or fewer with little Memory
+	DialTimeout  time.Duration                    // 0: DefaultDialTimeout
+	Memory       int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
+	Congestion   Congestion                       // how fast TCP connections in the mesh send; zero: BBR
+	Processors   int                              // processors to plan for; 0: GOMAXPROCS when New is called
+	Forwards     []Forward
+	Serves       []Serve
+	Active       func(brief bool) // called for packets of the mesh, see userstack.Config; nil: nobody asks
+	Token        string           // what the local API asks for where it changes something; empty: such requests are refused
+	Shutdown     func()           // called when the local API is told to end the node; nil: it cannot be told so
 
 	// OutboundProxy names the proxy for a URL outside the mesh, relays included; nil: none. See internal/egress.
 	OutboundProxy func(*url.URL) (*url.URL, error)

@@ -28,14 +28,19 @@ type association struct {
 
 	sent, received meter
 	client         atomic.Pointer[netip.AddrPort] // the only sender allowed; its port is 0 until it is known
-	moved          atomic.Bool                    // a datagram has passed since awaitEnd last looked
-	open           atomic.Int32                   // goroutines that have not ended
-	closed         atomic.Bool
-	failure        firstError
+	usage
+	open    atomic.Int32 // goroutines that have not ended
+	closed  atomic.Bool
+	failure firstError
 }
 
-// errSilent ends an association that nobody uses.
-var errSilent = errors.New("no datagram for too long")
+var (
+	// errSilent ends an association that nobody uses.
+	errSilent = errors.New("no datagram for too long")
+
+	// errGaveWay ends one that has been idle when a new one needed its place.
+	errGaveWay = errors.New("was idle, and there were too many associations")
+)
 
 // associate starts an association, or says why not and closes c.
 func (c *conn) associate(announced *statute.AddrSpec) {
@@ -64,11 +69,17 @@ func (c *conn) newAssociation(announced *statute.AddrSpec) (*association, error)
 		// A client that came by a unix socket has no address to know its datagrams by.
 		return nil, errCommand
 	}
-	if s.counters.openAssociations.Add(1) > int64(s.maxAssociations()) {
-		s.counters.openAssociations.Add(-1)
+	as := &association{srv: s, control: c}
+	as.touch()
+	evicted, ok := s.udp.associations.add(as, there, s.maxAssociations())
+	if !ok {
 		return nil, errTooMany
 	}
-	as := &association{srv: s, control: c}
+	if evicted != nil {
+		evicted.failure.set(errGaveWay)
+		evicted.control.Close()
+	}
+	s.counters.openAssociations.Add(1)
 	as.sent.total, as.received.total = &s.counters.sent, &s.counters.received
 	as.client.Store(new(clientOf(announced, there)))
 	_, err := dial(c, "udp", func(ctx context.Context) (*association, error) { return as, as.listen(ctx, here) })
@@ -119,6 +130,7 @@ func (a *association) Close() error {
 	if a.closed.Swap(true) {
 		return nil
 	}
+	a.srv.udp.associations.remove(a)
 	a.srv.counters.openAssociations.Add(-1)
 	if a.local != nil {
 		a.local.Close()
@@ -175,41 +187,48 @@ func (a *association) sendSome(dst *Addr) error {
 	if err := a.in.await(); err != nil {
 		return err
 	}
-	s := a.srv.slabs.take(a.in)
+	s := a.srv.udp.slabs.take(a.in)
 	defer s.free()
 	if err := a.in.receive(s); err != nil {
 		return err
 	}
 	together(a.far, func() {
+		sent := 0
 		for i, b := range s.data {
-			a.sendOne(b, s.from[i], dst)
+			sent += a.sendOne(b, s.from[i], dst)
+		}
+		if sent > 0 {
+			a.touch()
+			a.srv.counters.datagramsSent.Add(uint64(sent))
 		}
 	})
 	return nil
 }
 
-func (a *association) sendOne(b []byte, from netip.AddrPort, dst *Addr) {
+// sendOne returns how many datagrams it has sent: 1 or 0.
+func (a *association) sendOne(b []byte, from netip.AddrPort, dst *Addr) int {
 	client := a.client.Load()
 	if from.Addr() != client.Addr() || client.Port() != 0 && from.Port() != client.Port() {
 		a.drop(1)
-		return
+		return 0
 	}
 	header, err := parseDatagram(b, dst)
 	if err != nil {
 		a.drop(1)
-		return
+		return 0
 	}
 	if client.Port() == 0 {
 		a.client.Store(new(from))
 	}
 	if _, err := a.far.WriteTo(b[header:], dst); err != nil {
 		a.drop(1)
-		return
+		return 0
 	}
-	a.moved.Store(true)
-	a.srv.counters.datagramsSent.Add(1)
 	a.sent.add(int64(len(b) - header))
+	return 1
 }
+
+func (a *association) lastUsed() time.Duration { return a.at() }
 
 // maxFarErrors in a row end an association. Single ones may be what an earlier datagram has brought about.
 const maxFarErrors = 100
@@ -234,7 +253,7 @@ func (a *association) receiveSome() error {
 	if err := a.back.await(); err != nil {
 		return err
 	}
-	s := a.srv.slabs.take(a.back)
+	s := a.srv.udp.slabs.take(a.back)
 	defer s.free()
 	if err := a.back.receive(s); err != nil {
 		return err
@@ -260,7 +279,7 @@ func (a *association) receiveSome() error {
 	if sent.Datagrams == 0 || err != nil {
 		return nil
 	}
-	a.moved.Store(true)
+	a.touch()
 	a.srv.counters.datagramsReceived.Add(uint64(sent.Datagrams))
 	a.received.add(int64(sent.Bytes - headers*sent.Datagrams/len(s.out))) // on average, if some are lost
 	return nil

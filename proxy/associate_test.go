@@ -301,6 +301,62 @@ func TestUDPIsBounded(t *testing.T) {
 	openUDP(dialChat(t, "tcp", addr))
 }
 
+// When all associations are taken, a new one takes the place of the one that has been idle for the
+// longest time.
+func TestIdleAssociationGivesWay(t *testing.T) {
+	s := &Server{ListenPacket: listenPacket, MaxAssociations: 2}
+	addr := serve(t, s)
+	idler, idle, fresh := dialChat(t, "tcp", addr), dialChat(t, "tcp", addr), dialChat(t, "tcp", addr)
+	for _, c := range []*chat{idle, idler, fresh} {
+		for _, a := range openAssociations(s) {
+			a.last.Add(-int64(busyTime))
+		}
+		openUDP(c)
+	}
+	idle.wantGone()
+	if got := len(openAssociations(s)); got != 2 {
+		t.Errorf("%d associations, want 2", got)
+	}
+	idler.Close() // it stood until now
+	eventually(t, "one association", func() bool { return s.Stats().OpenAssociations == 1 })
+}
+
+// A client cannot take the places of others: the one with most associations gives way.
+func TestGreediestClientGivesWay(t *testing.T) {
+	var as associations
+	greedy, modest := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")
+	old := time.Since(epoch) - time.Minute
+	add := func(client netip.Addr, age time.Duration) *association {
+		a := new(association)
+		a.last.Store(int64(old - age))
+		if evicted, ok := as.add(a, client, 3); evicted != nil || !ok {
+			t.Fatalf("evicted %v, %v", evicted, ok)
+		}
+		return a
+	}
+	add(modest, time.Hour)
+	add(greedy, 0)
+	want := add(greedy, time.Minute)
+	if evicted, ok := as.add(new(association), modest, 3); evicted != want || !ok {
+		t.Errorf("the association of another client, or a later one, gave way; ok %v", ok)
+	}
+	for a := range as.open {
+		a.last.Store(int64(time.Since(epoch)))
+	}
+	if evicted, ok := as.add(new(association), modest, 3); evicted != nil || ok {
+		t.Error("a busy association gave way")
+	}
+}
+
+func openAssociations(s *Server) (all []*association) {
+	s.udp.associations.mu.Lock()
+	defer s.udp.associations.mu.Unlock()
+	for a := range s.udp.associations.open {
+		all = append(all, a)
+	}
+	return all
+}
+
 // An error of the far side may be the echo of a datagram that nobody wanted; one that stays ends the association.
 func TestUDPFarErrors(t *testing.T) {
 	for _, tt := range []struct {
@@ -436,7 +492,9 @@ func TestDatagramHeaders(t *testing.T) {
 		{"00 00 00 04 fd 7a 11 5c a1 e0 00 00 00 00 00 00 00 00 00 01 01 bb", "[fd7a:115c:a1e0::1]:443"},
 		{"00 00 00 04 00 00 00 00 00 00 00 00 00 00 ff ff 01 02 03 04 00 50", "1.2.3.4:80"},
 		{"00 00 00 03 01 61 00 50", "a:80"},
-		{"ff ff 00 03 01 61 00 50", "a:80"}, // RSV is not looked at
+		{"ff ff 00 03 01 61 00 50", "a:80"},                                       // RSV is not looked at
+		{"00 00 00 03 09 5b 66 64 30 30 3a 3a 31 5d 00 50", "[fd00::1]:80"},       // the name [fd00::1]
+		{"00 00 00 03 0a 66 65 38 30 3a 3a 31 25 6c 6f 00 50", "[fe80::1%lo]:80"}, // the name fe80::1%lo
 	} {
 		var dst Addr
 		b := unhex(t, tt.hex)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -27,8 +28,8 @@ const (
 
 // ForwardPackets carries datagrams that arrive on pc to one destination, and its answers back. Each sender, told by its
 // IP address and port, has a conn of its own there, which dial opens and which ends when nothing has passed for
-// IdleTimeout. There are at most MaxAssociations senders; datagrams of further ones are dropped. Otherwise it is like
-// Forward.
+// IdleTimeout. There are at most MaxAssociations senders: a further one takes the place of the one that has been idle
+// for the longest time, and if all are busy its datagrams are dropped. Otherwise it is like Forward.
 //
 // If pc has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn, a datagram costs no allocation.
 func (s *Server) ForwardPackets(pc net.PacketConn, name string, dial DialFunc) error {
@@ -102,7 +103,7 @@ func (f *packetForward) receiveSome(in inlet) error {
 	if err := in.await(); err != nil {
 		return err
 	}
-	slab := f.srv.slabs.take(in)
+	slab := f.srv.udp.slabs.take(in)
 	defer slab.free()
 	if err := in.receive(slab); err != nil {
 		return err
@@ -128,13 +129,20 @@ func (f *packetForward) drop(datagrams int) {
 
 // sender returns the sender with that address, new if need be; nil if there are too many.
 func (f *packetForward) sender(addr netip.AddrPort) *sender {
-	s, others := f.find(addr)
-	if s != nil || others >= f.srv.maxAssociations() || !addr.IsValid() {
+	s, idle, full := f.find(addr)
+	switch {
+	case s != nil || !addr.IsValid():
 		return s
+	case full && idle == nil:
+		return nil
+	case full:
+		idle.failure.set(errGaveWay)
+		idle.Close()
 	}
 	s = &sender{f: f, addr: addr, closec: make(chan struct{}),
 		entry: entry{protocol: protoForward, destination: f.name, started: time.Now()}}
 	s.sent.total, s.received.total = &f.srv.counters.sent, &f.srv.counters.received
+	s.touch()
 	f.mu.Lock()
 	f.senders[addr] = s
 	f.mu.Unlock()
@@ -148,8 +156,13 @@ func (f *packetForward) sender(addr netip.AddrPort) *sender {
 	return s
 }
 
-func (f *packetForward) find(addr netip.AddrPort) (s *sender, all int) {
+// find returns the sender with that address, or else, if there are too many senders, the one that is
+// to give way.
+func (f *packetForward) find(addr netip.AddrPort) (s, idle *sender, full bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.senders[addr], len(f.senders)
+	if s = f.senders[addr]; s != nil || len(f.senders) < f.srv.maxAssociations() {
+		return s, nil, false
+	}
+	return nil, idlest(maps.Values(f.senders)), true
 }

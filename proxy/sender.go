@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"ginnel/internal/udpbatch"
@@ -17,10 +16,10 @@ import (
 type sender struct {
 	f      *packetForward
 	addr   netip.AddrPort
-	moved  atomic.Bool // a datagram has passed since the idle timer last looked
 	closec chan struct{}
 	once   sync.Once
 	entry  entry
+	usage
 
 	sent, received meter
 	failure        firstError
@@ -208,7 +207,7 @@ func (s *sender) send(up *upstream, datagrams [][]byte) {
 	if sent.Datagrams == 0 {
 		return
 	}
-	s.moved.Store(true)
+	s.touch()
 	s.sent.add(int64(sent.Bytes))
 	s.f.srv.counters.datagramsSent.Add(uint64(sent.Datagrams))
 }
@@ -234,7 +233,7 @@ func (s *sender) receiveSome(in inlet) error {
 	if err := in.await(); err != nil {
 		return err
 	}
-	slab := s.f.srv.slabs.take(in)
+	slab := s.f.srv.udp.slabs.take(in)
 	defer slab.free()
 	if err := in.receive(slab); err != nil {
 		return err
@@ -243,6 +242,7 @@ func (s *sender) receiveSome(in inlet) error {
 		for _, b := range slab.data {
 			s.receiveOne(b)
 		}
+		s.touch()
 	})
 	return nil
 }
@@ -252,10 +252,11 @@ func (s *sender) receiveOne(b []byte) {
 		s.f.drop(1)
 		return
 	}
-	s.moved.Store(true)
 	s.received.add(int64(len(b)))
 	s.f.srv.counters.datagramsReceived.Add(1)
 }
+
+func (s *sender) lastUsed() time.Duration { return s.at() }
 
 func (s *sender) log() {
 	e := s.entry

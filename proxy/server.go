@@ -62,7 +62,8 @@ type Server struct {
 	// run out, Serve waits for some, and gives up half-open connections.
 	MaxHandshakes int
 
-	// MaxAssociations bounds UDP associations (256). When there are as many, further ones are refused.
+	// MaxAssociations bounds UDP associations (256). When there are as many, a further one takes the
+	// place of the one that has been idle for the longest time; if all are busy it is refused.
 	MaxAssociations int
 
 	// SocketBuffer is the room that is asked for in each direction of a UDP socket of the host, in bytes (1 MiB).
@@ -78,7 +79,7 @@ type Server struct {
 	live     lifetime
 	gate     gate
 	counters counters
-	slabs    slabs
+	udp      udpState
 	front    front
 	socks5   *socks5.Server
 }

@@ -50,6 +50,7 @@ type nodeFlags struct {
 	relayOnly    bool
 	udpPort      uint16
 	dialTimeout  time.Duration
+	associations int
 	memory       parsed[int64]
 	congestion   parsed[node.Congestion]
 	log          logFlags
@@ -111,6 +112,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.relayOnly, "relay-only", false, "no direct UDP: relays carry everything")
 	fs.Uint16Var(&f.udpPort, "udp-port", 0, "UDP `port` (0: the file's ListenPort, or any)")
 	fs.DurationVar(&f.dialTimeout, "dial-timeout", node.DefaultDialTimeout, "how long a connection may take to be made")
+	fs.IntVar(&f.associations, "max-associations", 0, "how many UDP associations the proxy serves at a time; further ones take the place of idle ones (256)")
 	fs.Var(&f.memory, "memory", "`size` of memory that buffers and the runtime are sized by; connections wait and become slower rather than take much more (half of the control group's limit, a quarter of the machine's memory, at most 640MiB)")
 	fs.Var(&f.congestion, "congestion-control", "how fast connections in the mesh send: `bbr`, which paces by a model of the path and does not take random loss for congestion, or cubic (bbr)")
 	f.log.add(fs)
@@ -124,6 +126,9 @@ func (f *nodeFlags) check() error {
 	}
 	if f.dialTimeout <= 0 {
 		return usagef("--dial-timeout %v: a positive duration is wanted", f.dialTimeout)
+	}
+	if f.associations < 0 {
+		return usagef("--max-associations %d: a positive number is wanted", f.associations)
 	}
 	if f.timeout <= 0 {
 		return usagef("--timeout %v: a positive duration is wanted", f.timeout)
@@ -250,6 +255,7 @@ func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error)
 		MeshOnly:      f.meshOnly,
 		WaitFor:       f.waitFor.values,
 		DialTimeout:   f.dialTimeout,
+		Associations:  f.associations,
 		Congestion:    f.congestion.value,
 		Memory:        useMemory(f.memory.value, p, os.DirFS("/"), log),
 		Token:         newToken(),

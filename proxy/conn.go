@@ -28,11 +28,14 @@ type conn struct {
 	heard   time.Time     // when the client last said something after that
 
 	// For net/http's goroutine only.
+	http      bool            // net/http reads from the conn
 	served    bool            // the head of a request has come
 	unread    bool            // the last request has not been read to its end, so what follows is no request
 	hijacked  bool            // the conn has been taken over from net/http
 	readLimit time.Time       // the read deadline that net/http cannot put off
 	origins   *http.Transport // the client's connections to origins; nil until it asks one
+
+	head []byte // of the last request, in net/http's own buffer; see noteHead
 
 	// ahead was read from Conn but not yet consumed. It belongs to whoever may read the conn.
 	ahead []byte
@@ -69,6 +72,7 @@ func (c *conn) handshake() {
 		c.srv.counters.http.Add(1)
 		c.SetWriteDeadline(time.Time{})
 		c.limitReads(deadline)
+		c.http = true
 		c.srv.front.conns.push(c)
 	}
 }
@@ -91,13 +95,16 @@ func (c *conn) failed(err error) {
 // Read implements net.Conn.
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.ahead) == 0 {
-		return c.Conn.Read(p)
+		n, err := c.Conn.Read(p)
+		c.noteHead(p, n)
+		return n, err
 	}
 	n := copy(p, c.ahead)
 	c.ahead = c.ahead[n:]
 	if len(c.ahead) == 0 {
 		c.ahead = nil
 	}
+	c.noteHead(p, n)
 	return n, nil
 }
 

@@ -111,16 +111,46 @@ func TestRequestsThatCannotBeForwarded(t *testing.T) {
 		{"GET http:///path HTTP/1.1\r\nHost: web\r\n\r\n", wrongScheme},
 		{"CONNECT web HTTP/1.1\r\nHost: web\r\n\r\n", "CONNECT needs host:port\n"},
 		{"CONNECT :80 HTTP/1.1\r\nHost: web\r\n\r\n", "CONNECT needs host:port\n"},
-		{"CONNECT web:http HTTP/1.1\r\nHost: web\r\n\r\n", ""},
 		{"CONNECT web:65536 HTTP/1.1\r\nHost: web\r\n\r\n", "CONNECT needs host:port\n"},
 	} {
-		c := dialChat(t, "tcp", addr).say(tt.say)
-		if tt.want == "" { // net/http itself objects
-			c.hear("HTTP/1.1 400 Bad Request\r\n")
-			continue
-		}
-		wantResponse(t, c, 400, tt.want)
+		wantResponse(t, dialChat(t, "tcp", addr).say(tt.say), 400, tt.want)
 	}
+}
+
+// To what net/http itself refuses, the answer says what is wrong: with a first request, a long one,
+// and a later one.
+func TestMalformedRequestIsExplained(t *testing.T) {
+	addr := serve(t, &Server{Dial: dialEcho})
+	long := "X-Long: " + strings.Repeat("x", 3*sniffSize) + "\r\n"
+	before := "GET http:///path HTTP/1.1\r\nHost: web\r\n\r\n"
+	for _, tt := range []struct{ say, want string }{
+		{"GET http://web/% HTTP/1.1\r\nHost: web\r\n\r\n", `parse "http://web/%": invalid URL escape "%"`},
+		{"GET http://web/% HTTP/1.1\r\nHost: web\r\n" + long + "\r\n", `parse "http://web/%": invalid URL escape "%"`},
+		{"CONNECT web:http HTTP/1.1\r\nHost: web\r\n\r\n", `parse "http://web:http": invalid port ":http" after host`},
+		{"GET http://web/ HTTP/1.1\r\nHost: web\r\nno colon here\r\n\r\n", `malformed MIME header: missing colon: "no colon here"`},
+		{"GET http://web/\r\n\r\n", `malformed HTTP request "GET http://web/"`},
+	} {
+		wantResponse(t, dialChat(t, "tcp", addr).say(tt.say), 400, "400 Bad Request: "+tt.want+"\n")
+		c := dialChat(t, "tcp", addr).say(before)
+		wantResponse(t, c, 400, "Only http:// URLs can be asked for; for anything else use CONNECT\n")
+		res := readResponse(t, c.say(tt.say), "GET")
+		got, _ := io.ReadAll(res.Body)
+		if want := strings.TrimPrefix(tt.want, "malformed HTTP request \"G"); !strings.Contains(string(got), want) {
+			t.Errorf("as a second request: got %q, want %q", got, want)
+		}
+	}
+}
+
+// So it does where the origin's answer is malformed.
+func TestMalformedResponseIsExplained(t *testing.T) {
+	tg := newTarget(t, "tcp")
+	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
+	client.say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
+	peer := tg.accept()
+	peer.hear("GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+	peer.say("HTTP/1.1 200 OK\r\nno colon here\r\n\r\n")
+	wantResponse(t, client, 502, "reaching web: net/http: HTTP/1.x transport connection broken: "+
+		"malformed MIME header: missing colon: \"no colon here\"\n")
 }
 
 // A stream that breaks off is not passed off as a whole one.

@@ -179,7 +179,7 @@ func (f *front) hijack(c *conn, w http.ResponseWriter) bool {
 		c.Close()
 		return false
 	}
-	c.hijacked = true
+	c.hijacked, c.http, c.head = true, false, nil
 	ahead, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	c.takeAhead(ahead)
 	return true

@@ -27,6 +27,12 @@ type Control struct {
 
 	// Save keeps a new identity before it is used. Nil: it is lost with the process.
 	Save func(Identity) error
+
+	// SaveMap keeps the network map, and LastMap returns what SaveMap was given last, or nothing: the
+	// node starts on it while the server is away. Nil: it does not.
+	SaveMap func([]byte) error
+	LastMap func() ([]byte, error)
+
 	// Login is told of the page on which the node can be approved.
 	Login func(url string)
 

@@ -23,6 +23,7 @@ type membership struct {
 	cfg    *Control
 	client *control.Client
 	mapper mapper
+	maps   mapKeeper
 	homes  *homeChooser
 	old    key.NodePublic // the key before this one, until the server knows; owned by run
 	noKey  bool           // the pre-auth key does not count any more: somebody has to approve the node; owned by run
@@ -37,6 +38,7 @@ type membership struct {
 
 	mu            sync.Mutex
 	netmap        *control.NetMap // nil before the first
+	applied       time.Time       // when it was made the node's
 	err           error           // why there is no conversation with the server now; nil: there is
 	login         string          // the page on which the node waits to be approved
 	home          int
@@ -51,7 +53,7 @@ func newMembership(n *Node) (*membership, error) {
 		return nil, err
 	}
 	m := &membership{n: n, cfg: n.cfg.Control, client: client, homes: newHomeChooser(), joined: make(chan struct{}),
-		registered: make(chan struct{}, 1), mapper: mapper{cfg: n.cfg.Control, log: n.log}}
+		registered: make(chan struct{}, 1), mapper: mapper{cfg: n.cfg.Control, log: n.log}, maps: mapKeeper{cfg: n.cfg.Control}}
 	return m, nil
 }
 
@@ -60,6 +62,7 @@ func (m *membership) run(ctx context.Context) {
 	var wait control.Backoff
 	known := false  // the server has our registration
 	complaint := "" // the last one logged
+	defer m.flushMap()
 	for ctx.Err() == nil {
 		err := m.converse(ctx, &known, &wait)
 		if ctx.Err() != nil {
@@ -77,6 +80,8 @@ func (m *membership) run(ctx context.Context) {
 			complaint = text
 			m.complain(err)
 		}
+		m.startOnLast(err)
+		m.honourExpiry(time.Now())
 		if errors.Is(err, control.ErrUnknownNode) || errors.Is(err, errKeyExpired) {
 			known = false
 		}
@@ -109,7 +114,7 @@ func (m *membership) pause(ctx context.Context, d time.Duration) {
 
 // hopeless reports whether trying again cannot help a node that has never been in.
 func (m *membership) hopeless(err error) bool {
-	if m.hasJoined() {
+	if m.hasJoined() && !m.maps.onLast {
 		return false // the map that we have is better than none
 	}
 	if _, refused := errors.AsType[*control.RefusedError](err); refused {
@@ -166,6 +171,7 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 			}
 		})
 		m.apply(nm)
+		m.keepMap(nm)
 		if nm.Self.Key == m.n.key().Public() && expired(nm, time.Now()) { // of an older key it says nothing any more
 			m.noKey = true // who lets a key expire wants to be asked
 			return errors.Join(errKeyExpired, m.rotate())
@@ -225,6 +231,9 @@ func (m *membership) register(ctx context.Context) error {
 			m.pause(ctx, time.Second)
 		}
 		m.setLogin(resp.AuthURL)
+		if m.maps.onLast {
+			m.leavePeers("the coordination server does not know this node any more")
+		}
 		req.Followup, req.Auth = resp.AuthURL, nil
 	}
 }
@@ -279,7 +288,7 @@ func (m *membership) setErr(err error) {
 // apply makes a map the node's.
 func (m *membership) apply(nm *control.NetMap) {
 	m.mu.Lock()
-	m.netmap = nm
+	m.netmap, m.applied = nm, time.Now()
 	if m.home == 0 {
 		m.home = nm.Self.HomeDERP // from before
 	}

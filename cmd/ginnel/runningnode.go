@@ -134,6 +134,8 @@ func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir, p program) err
 		AuthKey:      string(f.authKey.value),
 		Identity:     id,
 		Save:         state.saveIdentity,
+		SaveMap:      state.saveMap,
+		LastMap:      state.loadMap,
 		Hostname:     hostname,
 		Tags:         f.tags,
 		Ephemeral:    f.ephemeral,

@@ -171,12 +171,37 @@ func (d *stateDir) saveIdentity(id node.Identity) error {
 	return d.write(d.identityPath(), append(b, '\n'))
 }
 
-// forgetIdentity deletes the keys; it is no error if there are none.
+// forgetIdentity deletes the keys, and the network map that they give access to; it is no error if
+// there are none.
 func (d *stateDir) forgetIdentity() error {
-	if err := os.Remove(d.identityPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("deleting the node's keys: %w", err)
+	for _, path := range []string{d.mapPath(), d.identityPath()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("deleting the node's keys: %w", err)
+		}
 	}
 	return nil
+}
+
+func (d *stateDir) mapPath() string { return filepath.Join(d.path, "netmap.json") }
+
+// saveMap keeps the network map for a start without the server.
+func (d *stateDir) saveMap(b []byte) error {
+	if d.path == "" {
+		return nil
+	}
+	return d.write(d.mapPath(), b)
+}
+
+// loadMap returns what saveMap has kept; nothing if that is none.
+func (d *stateDir) loadMap() ([]byte, error) {
+	if d.path == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(d.mapPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
 }
 
 // write replaces a file of the directory.

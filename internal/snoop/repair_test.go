@@ -119,6 +119,29 @@ func TestLossesOfOldPath(t *testing.T) {
 	}
 }
 
+// What was sent again and again on a path that did not work is tried at once on another, and with
+// the usual timeout from then on.
+func TestNewPathIsTriedAtOnce(t *testing.T) {
+	c := newTalk(t)
+	c.begin()
+	c.queue(1)
+	c.want("the next", 10)
+	for range 100 {
+		c.wait(100 * ms)
+		for _, ok := c.s.Next(c.now); ok; _, ok = c.s.Next(c.now) {
+		}
+	}
+	if wait := c.s.Wake() - c.now; wait < 2*time.Second {
+		t.Errorf("after 10 s without an answer the next attempt is due in %v", wait)
+	}
+	c.s.PathChanged(c.now)
+	c.wait(ms)
+	c.want("on the new path", 10)
+	if wait := c.s.Wake() - c.now; wait > time.Second {
+		t.Errorf("the next attempt on the new path is due in %v", wait)
+	}
+}
+
 // The window for reordering grows once a round trip, and shrinks when packets have been lost and not
 // reordered many times.
 func TestReorderingWindowShrinks(t *testing.T) {

@@ -133,10 +133,14 @@ func (s *Sender) Queue(now time.Duration, seq uint32, n int, fin bool) bool {
 }
 
 // PathChanged tells that packets take another path from now on: what was measured does not hold
-// there.
+// there. What has timed out on the old path is tried at once, not when its back-off ends.
 func (s *Sender) PathChanged(now time.Duration) {
 	s.model.PathChanged()
 	s.rtt.min, s.rack.window, s.rtt.since = 0, 1, now
+	if s.rtt.backoff > 0 && s.timer.due != 0 {
+		s.rtt.backoff, s.timer.due = 0, now
+		s.settle()
+	}
 }
 
 // resume is called before the first packet after a time in which nothing was in flight.

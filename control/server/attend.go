@@ -72,7 +72,9 @@ func (c *core) loginDue(t *tx, id string) {
 		t.after = append(t.after, func() { c.deadlines.set(id, c.loginEnds(l)) })
 	default:
 		waiting := c.attended[id].open > 0
-		t.after = append(t.after, func() { c.log.Info("login forgotten", "host", hostname(l.Hostinfo), "waiting", waiting) })
+		t.after = append(t.after, func() {
+			c.lines.forgotten.Write(t.tick, l.Source, "host", hostname(l.Hostinfo), "waiting", waiting)
+		})
 		c.endLogin(t, l, loginForgotten)
 	}
 }

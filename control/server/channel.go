@@ -6,12 +6,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"ginnel/control"
 	"ginnel/internal/key"
+	"ginnel/internal/share"
 )
 
 const (
@@ -26,18 +27,15 @@ const (
 	pathMachine    = "/machine/"
 )
 
-var (
-	errNoNode       = errors.New("no such node on this machine")
-	errManyMachines = errors.New("too many machines are waiting to be let in")
-)
+var errNoNode = errors.New("no such node on this machine")
 
 // channel is the connection of one machine.
 type channel struct {
 	*control.Conn
-	core  *core
-	all   *channels
-	log   *slog.Logger
-	known atomic.Bool // the machine has a node, or had one
+	core   *core
+	all    *channels
+	log    *slog.Logger
+	source netip.Prefix // where it comes from; see share.SourceOf
 }
 
 // channelKey is where the context of a request has its channel.
@@ -77,20 +75,20 @@ func (s *Server) serveChannels() { s.inner.Serve(s.channels) }
 
 // handleUpgrade turns a connection into a channel.
 func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
-	if !s.channels.beginHandshake() {
-		s.core.metrics.refusedChannels.Inc()
-		w.Header().Set("Retry-After", "5")
-		http.Error(w, "too many machines are connecting", http.StatusServiceUnavailable)
-		return
+	ctx, h, oldest := s.channels.beginHandshake(r.Context(), r.RemoteAddr)
+	if oldest != nil {
+		s.core.lines.displaced.Write(time.Now(), share.SourceOfHost(oldest.remote),
+			"limit", "handshakes", "remote", oldest.remote)
+		oldest.cancel()
 	}
-	conn, err := control.Accept(r.Context(), w, r, control.AcceptConfig{Key: s.core.key.Key})
-	s.channels.endHandshake()
+	conn, err := control.Accept(ctx, w, r, control.AcceptConfig{Key: s.core.key.Key})
+	s.channels.endHandshake(h)
 	if err != nil {
 		s.core.metrics.refusedChannels.Inc()
 		s.log.Debug("channel refused", "remote", r.RemoteAddr, "err", err)
 		return
 	}
-	ch := &channel{Conn: conn, core: s.core, all: s.channels, log: s.log}
+	ch := &channel{Conn: conn, core: s.core, all: s.channels, log: s.log, source: share.SourceOfHost(r.RemoteAddr)}
 	if err := s.place(r.Context(), ch); err != nil {
 		conn.Close()
 		s.core.metrics.refusedChannels.Inc()
@@ -102,14 +100,20 @@ func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 
 // place makes room for a channel: those of machines that have a node need none, so that strangers cannot keep them out.
 func (s *Server) place(ctx context.Context, ch *channel) error {
+	known := false
 	err := s.core.change(ctx, func(t *tx) error {
-		ch.known.Store(len(t.byMachine[ch.machine()]) > 0)
+		known = len(t.byMachine[ch.machine()]) > 0
 		return nil
 	})
-	if err == nil && !ch.known.Load() && !s.channels.reserve(s.cfg.maxUnregistered()) {
-		err = errManyMachines
+	if err != nil || known {
+		return err
 	}
-	return err
+	if oldest := s.channels.reserve(ch, s.cfg.maxUnregistered()); oldest != nil {
+		s.core.lines.displaced.Write(time.Now(), oldest.source,
+			"limit", "channels of unknown machines", "remote", oldest.RemoteAddr())
+		oldest.Conn.Close()
+	}
+	return nil
 }
 
 // serveMachine answers the requests of machines. The authority of a request says nothing (section 3).
@@ -149,11 +153,7 @@ func (ch *channel) supported(w http.ResponseWriter, version int) bool {
 }
 
 // admitted notes that a node of the machine is registered.
-func (ch *channel) admitted() {
-	if ch.known.CompareAndSwap(false, true) {
-		ch.all.release()
-	}
-}
+func (ch *channel) admitted() { ch.all.release(ch) }
 
 // refuse answers a request that failed.
 func (ch *channel) refuse(w http.ResponseWriter, err error) {

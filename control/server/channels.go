@@ -1,12 +1,15 @@
 package server
 
 import (
+	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 
 	"ginnel/internal/key"
+	"ginnel/internal/share"
 )
 
 // gate lets callers in until it is closed, and then waits for them to leave. The zero value is open.
@@ -37,15 +40,17 @@ func (g *gate) close() {
 }
 
 const (
-	// maxHandshakes bounds the connections that are becoming channels. None takes longer than control.Accept lets it.
+	// maxHandshakes bounds the connections that are becoming channels. None takes longer than
+	// control.Accept lets it. The next ends the oldest of the address that has most.
 	maxHandshakes = 4096
 	// maxMachineChannels bounds the channels of one machine. The next ends its oldest: one that lost its network without a
 	// word is there until it has missed a ping.
 	maxMachineChannels = 16
 )
 
-// channels are the open connections of machines, and the listener that serves them. Those of machines without a node are
-// bounded in number: any machine key can open one. newChannels makes it.
+// channels are the open connections of machines, and the listener that serves them. Those of
+// machines without a node are bounded in number, because any machine key can open one; when there
+// are too many, the oldest of the address that has most is closed. newChannels makes it.
 type channels struct {
 	openc chan *channel // to be served
 	stopc chan struct{} // closed when the server ends
@@ -53,9 +58,15 @@ type channels struct {
 
 	mu         sync.Mutex
 	number     int
-	strange    int
-	handshakes int
+	strange    share.Table[netip.Prefix, *channel] // of machines without a node
+	handshakes share.Table[netip.Prefix, *handshake]
 	byMachine  map[key.MachinePublic][]*channel // the oldest first
+}
+
+// handshake is a connection that is becoming a channel.
+type handshake struct {
+	remote string
+	cancel context.CancelFunc
 }
 
 func newChannels() *channels {
@@ -64,42 +75,52 @@ func newChannels() *channels {
 	}
 }
 
-// beginHandshake reports whether another connection may become a channel; then endHandshake has to follow.
-func (cs *channels) beginHandshake() bool {
+// beginHandshake makes room for a connection that becomes a channel, and returns another that has
+// to end for it, if any has. The handshake has to end with the context, and endHandshake has to
+// follow.
+func (cs *channels) beginHandshake(ctx context.Context, remote string) (hctx context.Context, h, displaced *handshake) {
+	h = &handshake{remote: remote}
+	hctx, h.cancel = context.WithCancel(ctx)
+	source := share.SourceOfHost(remote)
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if cs.handshakes >= maxHandshakes {
-		return false
+	if cs.handshakes.Len() >= maxHandshakes {
+		_, displaced, _ = cs.handshakes.Displace(source)
+		cs.handshakes.Remove(displaced)
 	}
-	cs.handshakes++
-	return true
+	cs.handshakes.Add(source, h)
+	return hctx, h, displaced
 }
 
-func (cs *channels) endHandshake() {
+func (cs *channels) endHandshake(h *handshake) {
+	h.cancel()
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	cs.handshakes--
+	cs.handshakes.Remove(h)
 }
 
-// reserve makes room for the channel of a machine without a node, or reports that there are too many.
-func (cs *channels) reserve(limit int) bool {
+// reserve notes the channel of a machine without a node, and returns another of the kind that has
+// to make room, if any has.
+func (cs *channels) reserve(ch *channel, limit int) (displaced *channel) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if cs.strange >= limit {
-		return false
+	if cs.strange.Len() >= limit {
+		_, displaced, _ = cs.strange.Displace(ch.source)
+		cs.strange.Remove(displaced)
 	}
-	cs.strange++
-	return true
+	cs.strange.Add(ch.source, ch)
+	return displaced
 }
 
-// release gives a reservation back: the channel is a node's by now.
-func (cs *channels) release() {
+// release notes that a channel is not a stranger's any more: its machine has a node, or the channel
+// has ended.
+func (cs *channels) release(ch *channel) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	cs.strange--
+	cs.strange.Remove(ch)
 }
 
-// open has a channel served; unless its machine is known it uses up a reservation.
+// open has a channel served.
 func (cs *channels) open(ch *channel) {
 	if oldest := cs.add(ch); oldest != nil {
 		oldest.Conn.Close()
@@ -129,7 +150,7 @@ func (cs *channels) add(ch *channel) (oldest *channel) {
 	return oldest
 }
 
-// forget undoes add, and gives a reservation back.
+// forget undoes add and reserve.
 func (cs *channels) forget(ch *channel) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -140,9 +161,7 @@ func (cs *channels) forget(ch *channel) {
 	if cs.byMachine[ch.machine()] = own; len(own) == 0 {
 		delete(cs.byMachine, ch.machine())
 	}
-	if ch.known.CompareAndSwap(false, true) { // a request that is still running does not give it back again
-		cs.strange--
-	}
+	cs.strange.Remove(ch)
 }
 
 // Accept implements net.Listener.
@@ -192,5 +211,5 @@ func (cs *channels) count(n int) {
 func (cs *channels) counts() (open, strange int) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return cs.number, cs.strange
+	return cs.number, cs.strange.Len()
 }

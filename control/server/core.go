@@ -42,6 +42,7 @@ type core struct {
 	store   Store
 	log     *slog.Logger
 	metrics *metrics
+	lines   strangerLines
 	plan    addressPlan
 	cmdc    chan *command
 	stopc   chan struct{}
@@ -148,6 +149,7 @@ func (c *core) batch(first *command) {
 	for b.room() && b.takeDue() {
 	}
 	b.commit()
+	c.lines.flush(b.tick)
 	for _, t := range b.txs {
 		c.settle(t)
 	}

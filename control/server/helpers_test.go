@@ -105,6 +105,7 @@ type peer struct {
 	node    key.NodePrivate
 	disco   key.DiscoPublic
 	host    control.Hostinfo
+	from    netip.Addr // where it dials from; the zero Addr: none that the server can see
 	wg      sync.WaitGroup
 	stop    context.CancelFunc // ends the stream
 
@@ -130,15 +131,24 @@ func (n *testNet) preparePeer(hostname string) *peer {
 
 func (p *peer) dial() {
 	p.t.Helper()
-	c, err := control.NewClient(control.ClientConfig{URL: testURL, MachineKey: p.machine, DialContext: p.net.dial})
+	c, err := control.NewClient(control.ClientConfig{URL: testURL, MachineKey: p.machine, DialContext: p.dialServer})
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.Client = c
 }
 
-func (n *testNet) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	return n.ln.DialContext(ctx, network, addr)
+func (p *peer) dialServer(ctx context.Context, _, _ string) (net.Conn, error) {
+	return p.net.ln.dial(ctx, p.from)
+}
+
+// newPeerFrom is newPeer with an address that the server sees.
+func (n *testNet) newPeerFrom(addr, hostname string) *peer {
+	p := n.preparePeer(hostname)
+	p.from = netip.MustParseAddr(addr)
+	p.dial()
+	n.t.Cleanup(p.leave)
+	return p
 }
 
 func (p *peer) request() control.RegisterRequest {

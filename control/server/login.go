@@ -1,13 +1,17 @@
 package server
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"ginnel/control"
+	"ginnel/internal/share"
 )
 
 const (
@@ -15,8 +19,9 @@ const (
 	loginPrefix = "ginnel-login-"
 	loginDigits = 24
 	loginLife   = 15 * time.Minute
-	// maxLogins bounds the logins that wait. One machine key has at most one for a node key, and maxMachineLogins in all:
-	// the next takes the place of its oldest.
+	// maxLogins bounds the logins that wait. The next takes the place of the oldest of the address
+	// that has most, because machine keys cost nothing. One machine key has at most one for a node
+	// key, and maxMachineLogins in all: the next takes the place of its oldest.
 	maxLogins        = 1000
 	maxMachineLogins = 4
 )
@@ -45,9 +50,9 @@ func (c *core) startLogin(t *tx, r *registration) error {
 		return errHostinfo
 	}
 	if len(own) >= maxMachineLogins {
-		c.endLogin(t, slices.MinFunc(own, func(a, b *login) int { return a.Until.Compare(b.Until) }), loginForgotten)
+		c.endLogin(t, slices.MinFunc(own, olderLogin), loginForgotten)
 	} else if len(t.logins) >= maxLogins {
-		return errManyLogins
+		c.displaceLogin(t, r.source)
 	}
 	l := &login{
 		ID:       loginPrefix + randomHex(loginDigits/2),
@@ -58,11 +63,30 @@ func (c *core) startLogin(t *tx, r *registration) error {
 		Until:    t.now.Add(loginLife).UTC(),
 		Hostinfo: r.req.Hostinfo,
 		Brief:    r.req.Ephemeral,
+		Source:   r.source,
 	}
 	t.putLogin(l)
 	c.noteLogin(t, l)
 	r.resp.AuthURL = c.loginURL(l.ID)
 	return nil
+}
+
+func olderLogin(a, b *login) int {
+	return cmp.Or(a.Until.Compare(b.Until), cmp.Compare(a.ID, b.ID))
+}
+
+// displaceLogin ends the login that gives way to one from an address.
+func (c *core) displaceLogin(t *tx, source netip.Prefix) {
+	var held share.Table[netip.Prefix, *login]
+	for _, l := range slices.SortedFunc(maps.Values(t.logins), olderLogin) {
+		held.Add(l.Source, l)
+	}
+	if _, oldest, ok := held.Displace(source); ok {
+		c.endLogin(t, oldest, loginForgotten)
+		t.after = append(t.after, func() {
+			c.lines.displaced.Write(t.tick, oldest.Source, "limit", "logins", "source", oldest.Source)
+		})
+	}
 }
 
 func (c *core) loginURL(id string) string { return c.cfg.url() + loginPath + id }
@@ -110,7 +134,7 @@ func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &req) || !ch.supported(w, req.Version) {
 		return
 	}
-	reg := &registration{machine: ch.machine(), req: &req}
+	reg := &registration{machine: ch.machine(), source: ch.source, req: &req}
 	defer ch.leaveLogin(r.Context(), reg)
 	for {
 		err := ch.core.change(r.Context(), func(t *tx) error { return ch.core.register(t, reg) })
@@ -122,7 +146,7 @@ func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
 			return
 		case err != nil:
 			ch.core.metrics.registrations.WithLabelValues(resultRefused).Inc()
-			ch.log.Info("registration refused", "machine", ch.machine(), "remote", r.RemoteAddr, "err", err)
+			ch.core.lines.refused.Write(time.Now(), ch.source, "machine", ch.machine(), "remote", r.RemoteAddr, "err", err)
 			writeJSON(w, http.StatusOK, responseTo(err))
 			return
 		case reg.wait == nil:

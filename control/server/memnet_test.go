@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"net"
+	"net/netip"
 	"sync"
 )
 
@@ -17,9 +18,23 @@ func newMemListener() *memListener {
 	return &memListener{connc: make(chan net.Conn), stopc: make(chan struct{})}
 }
 
-// DialContext connects to the listener, whatever the address.
-func (l *memListener) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+// fromAddr is the server's end of a connection from an address.
+type fromAddr struct {
+	net.Conn
+	remote netip.Addr
+}
+
+// RemoteAddr implements net.Conn.
+func (c fromAddr) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.remote, 12345))
+}
+
+// dial connects to the listener from an address, if one is given.
+func (l *memListener) dial(ctx context.Context, from netip.Addr) (net.Conn, error) {
 	client, server := net.Pipe()
+	if from.IsValid() {
+		server = fromAddr{server, from}
+	}
 	select {
 	case l.connc <- server:
 		return client, nil

@@ -139,6 +139,7 @@ type login struct {
 	Until    time.Time         // when the login is forgotten
 	Hostinfo *control.Hostinfo `json:",omitzero"`
 	Brief    bool              `json:",omitzero"` // the node asks to be ephemeral
+	Source   netip.Prefix      `json:",omitzero"` // where the request came from; see share.SourceOf
 
 	endc    chan struct{} // closed when the login was approved, refused or forgotten
 	refused bool          // before endc was closed

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -22,12 +23,12 @@ var (
 	errBadFollowup  = errors.New("the login to follow is malformed")
 	errBlocked      = errors.New("an administrator has deleted this machine's node and blocked the machine")
 	errNoNodeKey    = errors.New("the request names no node key")
-	errManyLogins   = errors.New("too many logins are waiting to be approved")
 )
 
 // registration is a request to register, and what comes of it.
 type registration struct {
 	machine key.MachinePublic
+	source  netip.Prefix // where the request comes from
 	req     *control.RegisterRequest
 
 	resp control.RegisterResponse

@@ -50,6 +50,7 @@ func New(cfg Config) (*Server, error) {
 		store:    cfg.Store,
 		log:      s.log,
 		metrics:  newMetrics(),
+		lines:    newStrangerLines(s.log),
 		plan:     plan,
 		cmdc:     make(chan *command),
 		stopc:    make(chan struct{}),

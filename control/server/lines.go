@@ -1,0 +1,36 @@
+package server
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"ginnel/internal/share"
+)
+
+// strangerRate bounds the log lines of one kind that strangers cause. An honest machine whose key
+// is wrong asks every 30 s at the most.
+var strangerRate = share.Rate[netip.Prefix]{Each: 5, All: 60, Span: time.Minute}
+
+// strangerLines are the log lines that anybody can cause who reaches the server, counted by the
+// address that they come from.
+type strangerLines struct {
+	refused   *share.Lines[netip.Prefix] // registrations
+	displaced *share.Lines[netip.Prefix] // channels, handshakes and logins of the address that has most
+	forgotten *share.Lines[netip.Prefix] // logins that nobody approved
+}
+
+func newStrangerLines(log *slog.Logger) strangerLines {
+	return strangerLines{
+		refused:   share.NewLines(log, slog.LevelInfo, "registration refused", strangerRate),
+		displaced: share.NewLines(log, slog.LevelWarn, "limit reached, the oldest of an address is ended", strangerRate),
+		forgotten: share.NewLines(log, slog.LevelInfo, "login forgotten", strangerRate),
+	}
+}
+
+// flush writes how many lines were left out lately.
+func (l *strangerLines) flush(now time.Time) {
+	l.refused.Flush(now)
+	l.displaced.Flush(now)
+	l.forgotten.Flush(now)
+}

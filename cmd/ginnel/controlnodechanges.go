@@ -153,6 +153,8 @@ func newNodesTag(p program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:   "tag NODE TAG...",
 		Short: "Give a node to these tags and no others; it is no user's then",
+		Long: `Give a node to these tags and no others; it is no user's then. If a policy is in
+force, each tag has to be among its tagOwners.`,
 		Example: `  ginnel control nodes tag db-1 tag:db
   ginnel control nodes tag web-1 tag:web,tag:public`,
 		Args: wantArgs("NODE", "TAG..."),

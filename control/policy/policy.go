@@ -130,6 +130,16 @@ func (p *Policy) TagAllowed(user, tag string) bool {
 	return selects(p.owners[tag], newMember(asker))
 }
 
+// TagOwned reports whether the policy says who owns a tag, be it nobody. Without a policy tags need
+// no owner.
+func (p *Policy) TagOwned(tag string) bool {
+	if p == nil {
+		return true
+	}
+	_, ok := p.owners[tag]
+	return ok
+}
+
 // Approves reports whether a route that n advertises needs no other approval. Default routes make an exit node; they are
 // approved as such and not as a part of something wider.
 func (p *Policy) Approves(n Node, route netip.Prefix) bool {

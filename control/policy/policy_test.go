@@ -51,6 +51,19 @@ func TestTagAllowed(t *testing.T) {
 	}
 }
 
+// A tag has an owner if the policy lists it, even without anybody; without a policy all have.
+func TestTagOwned(t *testing.T) {
+	p := parse(t, owningPolicy)
+	for tag, want := range map[string]bool{"tag:ops": true, "tag:nobody": true, "tag:unknown": false, "": false} {
+		if got := p.TagOwned(tag); got != want {
+			t.Errorf("%q has an owner: got %v, want %v", tag, got, want)
+		}
+	}
+	if p = nil; !p.TagOwned("tag:ops") {
+		t.Error("a tag needs an owner without a policy")
+	}
+}
+
 func TestApproves(t *testing.T) {
 	p := parse(t, owningPolicy)
 	alice, carol := Node{User: "alice"}, Node{User: "carol"}

@@ -113,10 +113,24 @@ func (s *Server) renameNode(ctx context.Context, id int64, name string) (Node, e
 	})
 }
 
+// checkTagOwners refuses tags that the policy does not know: no rule could name them, so they are
+// most likely misspelt.
+func (t *tx) checkTagOwners(tags []string) error {
+	for _, tag := range tags {
+		if !t.policy.TagOwned(tag) {
+			return badRequest("tag %q has no owner in the policy: add it under tagOwners first", tag)
+		}
+	}
+	return nil
+}
+
 // tagNode gives a node to tags. It cannot be taken from them again: who should it belong to?
 func (s *Server) tagNode(ctx context.Context, id int64, tags []string) (Node, error) {
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
 		if err := checkTags(tags); err != nil {
+			return err
+		}
+		if err := t.checkTagOwners(tags); err != nil {
 			return err
 		}
 		if len(tags) == 0 && len(rec.Tags) > 0 {

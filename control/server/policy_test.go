@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -369,6 +370,35 @@ func TestConfiguredPolicy(t *testing.T) {
 		settle()
 		if a.sees("b") == nil {
 			t.Error("the new policy is not in force")
+		}
+	})
+}
+
+// A node gets no tag that the policy does not know, and keeps what it has; the answer names the tag
+// and what to do.
+func TestTagWithoutOwner(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		n.join("a", n.authKey(nil))
+		id := n.node("a").ID
+		tag := func(tags ...string) error {
+			_, err := n.server.tagNode(t.Context(), id, tags)
+			return err
+		}
+		if err := tag("tag:any"); err != nil {
+			t.Errorf("without a policy: %v", err)
+		}
+		if _, err := n.server.SetPolicy(t.Context(), []byte(`{"tagOwners": {"tag:web": ["alice@"], "tag:none": []}}`)); err != nil {
+			t.Fatal(err)
+		}
+		const want = `tag "tag:wbe" has no owner in the policy: add it under tagOwners first`
+		if err := tag("tag:web", "tag:wbe"); err == nil || err.Error() != want || statusOf(err) != http.StatusBadRequest {
+			t.Errorf("a tag without an owner: %v, status %d; want %s", err, statusOf(err), want)
+		}
+		if got := n.node("a").Tags; !slices.Equal(got, []string{"tag:any"}) {
+			t.Errorf("refused, and the node has %v", got)
+		}
+		if err := tag("tag:web", "tag:none"); err != nil {
+			t.Errorf("tags with owners: %v", err)
 		}
 	})
 }

@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"ginnel/internal/hostsock"
+	"ginnel/internal/share"
 	"ginnel/proxy"
 	"ginnel/userstack"
 )
@@ -105,19 +106,17 @@ func (n *Node) openForward(f Forward) error {
 	return nil
 }
 
-// complaintPause is the least time between two lines about failures of one forward or served port.
-const complaintPause = 5 * time.Second
+// complaintRate bounds the lines about failures of one forward or served port, which peers can
+// cause.
+var complaintRate = share.Rate[netip.Addr]{Each: 1, All: 1, Span: 5 * time.Second}
 
 // complaining logs the failures of a dial function whose client has no way to be told of them.
 func (n *Node) complaining(kind entryKind, target string, dial func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
-	var last atomic.Int64 // Unix nanoseconds of the last line
+	lines := share.NewLines(n.log.With("kind", kind, "to", target), slog.LevelWarn, "connection not made", complaintRate)
 	return func(ctx context.Context) (net.Conn, error) {
 		c, err := dial(ctx)
 		if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
-			now, before := time.Now().UnixNano(), last.Load()
-			if now-before >= int64(complaintPause) && last.CompareAndSwap(before, now) {
-				n.log.Warn("connection not made", "kind", kind, "to", target, "err", err)
-			}
+			lines.Write(time.Now(), netip.Addr{}, "err", err)
 		}
 		return c, err
 	}

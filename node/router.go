@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"ginnel/userstack"
@@ -17,18 +15,15 @@ import (
 // A node that advertises routes carries what peers send there: as a subnet router or an exit node, in user space, by
 // connections of its own on the host's network. The packet filter of the map has decided about each before.
 
-const (
-	routedFlowIdle = 2 * time.Minute // of a pair of UDP addresses
-	routedFlowsMax = 1024
-	routedConnsMax = 4096
-)
+// routedFlowIdle is how long a pair of UDP addresses may be silent.
+const routedFlowIdle = 2 * time.Minute
 
 // router is the node as a router.
 type router struct {
 	n      *Node
 	routes []netip.Prefix // advertised
-	flows  atomic.Int32
-	conns  atomic.Int32
+	flows  routedFlows
+	conns  routedConns
 }
 
 // newRouter returns nil if there is nothing to route.
@@ -36,7 +31,9 @@ func newRouter(n *Node) *router {
 	if n.cfg.Control == nil || len(n.cfg.Control.AdvertiseRoutes) == 0 {
 		return nil
 	}
-	return &router{n: n, routes: n.cfg.Control.AdvertiseRoutes}
+	r := &router{n: n, routes: n.cfg.Control.AdvertiseRoutes}
+	r.flows.max, r.conns.max = routedFlowsMax, routedConnsMax
+	return r
 }
 
 // stackConfig is the stack's part.
@@ -88,32 +85,45 @@ func (r *router) carryTCP(in *userstack.Incoming) {
 		in.Refuse()
 		return
 	}
-	done := func() { r.conns.Add(-1) }
-	if r.conns.Add(1) > routedConnsMax {
-		done()
+	c := new(routedConn)
+	evicted, ok := r.conns.add(r.n.peerOf(in.Src.Addr()), c)
+	if !ok {
 		in.Refuse()
 		return
 	}
-	r.n.carry(in, in.Dst.String(), done, func(ctx context.Context) (net.Conn, error) {
-		return r.n.cfg.dialHost(ctx, "tcp", in.Dst.String())
+	if evicted != nil {
+		evicted.end()
+	}
+	r.n.carry(in, in.Dst.String(), func() { r.conns.remove(c) }, func(ctx context.Context) (net.Conn, error) {
+		far, err := r.n.cfg.dialHost(ctx, "tcp", in.Dst.String())
+		if err == nil && !c.opened(far) {
+			far.Close()
+			return nil, net.ErrClosed
+		}
+		return far, err
 	})
 }
 
-// startUDP carries the datagrams between two addresses, if there is room for one more pair.
+// startUDP carries the datagrams between two addresses. If there is no room for one more pair, the
+// idlest of the peer that has most makes some.
 func (r *router) startUDP(src, dst netip.AddrPort, near net.Conn) {
-	if !r.takes(dst.Addr()) || r.flows.Add(1) > routedFlowsMax {
-		r.flows.Add(-1)
+	if !r.takes(dst.Addr()) {
 		near.Close()
 		return
 	}
-	if !r.n.spawn(func() { r.carryUDP(dst, near) }) {
-		near.Close()
+	f := newRoutedFlow(near)
+	if evicted := r.flows.add(r.n.peerOf(src.Addr()), f); evicted != nil {
+		evicted.end()
+	}
+	if !r.n.spawn(func() { r.carryUDP(dst, f) }) {
+		r.flows.remove(f)
+		f.end()
 	}
 }
 
-func (r *router) carryUDP(dst netip.AddrPort, near net.Conn) {
-	defer r.flows.Add(-1)
-	defer near.Close()
+func (r *router) carryUDP(dst netip.AddrPort, f *routedFlow) {
+	defer r.flows.remove(f)
+	defer f.end()
 	far, err := r.n.dialOut(func(ctx context.Context) (net.Conn, error) {
 		return r.n.cfg.dialHost(ctx, "udp", dst.String())
 	})
@@ -121,21 +131,14 @@ func (r *router) carryUDP(dst netip.AddrPort, near net.Conn) {
 		r.n.log.Debug("routing datagrams", "to", dst, "err", err)
 		return
 	}
-	f := &routedFlow{near: near, far: far, endc: make(chan struct{})}
-	f.heard.Store(time.Now().UnixNano())
+	if !f.opened(far) {
+		far.Close()
+		return
+	}
 	f.wg.Go(func() { f.endWith(r.n.closec) })
-	f.wg.Go(func() { f.pump(far, near) })
-	f.pump(near, far)
+	f.wg.Go(func() { f.pump(far, f.near) })
+	f.pump(f.near, far)
 	f.wg.Wait()
-}
-
-// routedFlow is a pair of UDP addresses, one behind us.
-type routedFlow struct {
-	near, far net.Conn
-	heard     atomic.Int64 // Unix nanoseconds of the last datagram, in either direction
-	endc      chan struct{}
-	once      sync.Once
-	wg        sync.WaitGroup
 }
 
 // endWith closes the flow when the node is closed, unless it ends before.
@@ -145,14 +148,6 @@ func (f *routedFlow) endWith(closec <-chan struct{}) {
 		f.end()
 	case <-f.endc:
 	}
-}
-
-func (f *routedFlow) end() {
-	f.once.Do(func() {
-		close(f.endc)
-		f.near.Close()
-		f.far.Close()
-	})
 }
 
 // pump carries one direction until the flow is idle or a socket is closed.

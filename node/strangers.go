@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/internal/share"
 )
 
 const (
@@ -17,7 +18,8 @@ const (
 // joined may be faster than the news of it.
 type strangers struct {
 	mu      sync.Mutex
-	packets []strangerPacket // oldest first
+	packets []*strangerPacket // oldest first
+	held    share.Table[key.NodePublic, *strangerPacket]
 }
 
 type strangerPacket struct {
@@ -27,30 +29,35 @@ type strangerPacket struct {
 	at     time.Time
 }
 
-// keep takes a copy of the packets, and drops the oldest of others for them if need be.
+// keep takes a copy of the packets, and drops others for them if need be: the oldest of the node
+// that has most.
 func (s *strangers) keep(now time.Time, region int, from key.NodePublic, packets [][]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, b := range packets {
 		if len(s.packets) == strangersMax {
-			s.packets = slices.Delete(s.packets, 0, 1)
+			_, oldest, _ := s.held.Displace(from)
+			s.held.Remove(oldest)
+			s.packets = slices.DeleteFunc(s.packets, func(p *strangerPacket) bool { return p == oldest })
 		}
-		s.packets = append(s.packets, strangerPacket{region, from, slices.Clone(b), now})
+		p := &strangerPacket{region, from, slices.Clone(b), now}
+		s.packets = append(s.packets, p)
+		s.held.Add(from, p)
 	}
 }
 
 // take returns the packets of those that known knows now, and forgets old ones.
-func (s *strangers) take(now time.Time, known func(key.NodePublic) bool) (taken []strangerPacket) {
+func (s *strangers) take(now time.Time, known func(key.NodePublic) bool) (taken []*strangerPacket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.packets = slices.DeleteFunc(s.packets, func(p strangerPacket) bool {
-		if now.Sub(p.at) > strangersTime {
-			return true
-		}
-		if !known(p.from) {
+	s.packets = slices.DeleteFunc(s.packets, func(p *strangerPacket) bool {
+		old := now.Sub(p.at) > strangersTime
+		if !old && !known(p.from) {
 			return false
 		}
-		taken = append(taken, p)
+		if s.held.Remove(p); !old {
+			taken = append(taken, p)
+		}
 		return true
 	})
 	return taken

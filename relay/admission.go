@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/internal/share"
 )
 
 const (
@@ -50,7 +51,7 @@ func (s *Server) checkAdmission(client key.NodePublic, source netip.Addr) error 
 		if s.cfg.AdmissionStrict {
 			return fmt.Errorf("asking the admission controller: %w", err)
 		}
-		s.log.Warn("admission controller not reachable, client admitted", "key", client, "err", err)
+		s.lines.unadmitted.Write(time.Now(), share.SourceOf(source), "key", client, "err", err)
 		return nil
 	}
 	defer resp.Body.Close()

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 )
@@ -45,19 +46,82 @@ func (b *buffer) free() {
 	}
 }
 
-// budget bounds the memory of all queues of a server together. A limit of zero means no bound.
+// budget bounds the memory of queues. A limit of zero means no bound.
 type budget struct {
 	limit int64
 	used  atomic.Int64
+	of    *budget // what this one is a part of; nil: nothing
 }
+
+// greed is how many times what is free a part of a budget may use. So one part gets three quarters
+// of the whole at most, and some is always left for a part that comes later (Choudhury and Hahne,
+// "Dynamic Queue Length Thresholds", 1998).
+const greed = 3
 
 // take reserves n bytes and reports whether they were there.
 func (b *budget) take(n int) bool {
-	if used := b.used.Add(int64(n)); b.limit == 0 || used <= b.limit {
-		return true
+	used := b.used.Add(int64(n))
+	if b.limit != 0 && used > b.limit || !b.takeOfWhole(n, used) {
+		b.used.Add(-int64(n))
+		return false
 	}
-	b.used.Add(-int64(n))
-	return false
+	return true
 }
 
-func (b *budget) give(n int) { b.used.Add(-int64(n)) }
+// takeOfWhole reserves n bytes of what b is a part of, which uses so many then.
+func (b *budget) takeOfWhole(n int, used int64) bool {
+	if b.of == nil {
+		return true
+	}
+	if limit := b.of.limit; limit != 0 && used > greed*(limit-b.of.used.Load()) {
+		return false
+	}
+	return b.of.take(n)
+}
+
+func (b *budget) give(n int) {
+	b.used.Add(-int64(n))
+	if b.of != nil {
+		b.of.give(n)
+	}
+}
+
+// queueMemory is the budget of a server's queues. The queues to clients at one address share a part
+// of it.
+type queueMemory struct {
+	all budget
+
+	mu    sync.Mutex
+	parts map[netip.Prefix]*sourceMemory
+}
+
+// sourceMemory is the part of an address that has so many clients.
+type sourceMemory struct {
+	budget
+	clients int
+}
+
+// acquire returns the part of an address; release has to follow when the client's queue is closed.
+func (m *queueMemory) acquire(source netip.Prefix) *budget {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.parts[source]
+	if p == nil {
+		p = &sourceMemory{budget: budget{of: &m.all}}
+		if m.parts == nil {
+			m.parts = make(map[netip.Prefix]*sourceMemory)
+		}
+		m.parts[source] = p
+	}
+	p.clients++
+	return &p.budget
+}
+
+func (m *queueMemory) release(source netip.Prefix) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.parts[source]
+	if p.clients--; p.clients == 0 {
+		delete(m.parts, source)
+	}
+}

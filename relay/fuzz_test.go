@@ -226,7 +226,7 @@ func bareConn(s *Server, k key.NodePublic) *serverConn {
 	near, far := memPipe(1<<20, netip.AddrPort{}, netip.AddrPort{})
 	far.Close()
 	c := &serverConn{s: s, key: k, serial: s.serial.Add(1), flags: presentRegular, wire: newWire(near, near, time.Second)}
-	c.out = newOutbox(&s.wg, &serverLimits, &s.budget, s.metrics)
+	c.out = newOutbox(&s.wg, &serverLimits, &s.memory.all, s.metrics)
 	s.registry.add(c)
 	return c
 }

@@ -56,7 +56,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			continue
 		}
 		pause = 0
-		if l.s.accepts != nil && !l.s.accepts.Allow() {
+		if !l.s.accepts.allow(time.Now(), conn) {
 			l.s.metrics.refused.WithLabelValues(refusedRate).Inc()
 			conn.Close()
 			continue

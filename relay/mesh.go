@@ -45,7 +45,7 @@ func (s *Server) Mesh(rawURL string, cfg ClientConfig) error {
 	}
 	cfg.Key, cfg.MeshKey, cfg.Log = s.cfg.Key, s.cfg.MeshKey, s.log
 	l := &meshLink{s: s, target: t, cfg: cfg, known: make(map[key.NodePublic]struct{})}
-	l.out = &sender{box: newOutbox(&s.wg, &serverLimits, &s.budget, linkLedger{s.metrics})}
+	l.out = &sender{box: newOutbox(&s.wg, &serverLimits, &s.memory.all, linkLedger{s.metrics})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {

@@ -30,6 +30,7 @@ func (t traffic) add(frames []byte) {
 //
 //	ginnel_relay_accepted_connections_total        DERP connections that began, by transport (derp, websocket)
 //	ginnel_relay_refused_connections_total         connections turned away, by reason
+//	ginnel_relay_displaced_connections_total       connections that ended for those of other addresses while the server was full
 //	ginnel_relay_connections                       DERP connections that are open
 //	ginnel_relay_clients                           keys reachable, by where: local (connected here), remote (through the mesh)
 //	ginnel_relay_home_connections                  connections of clients whose home this is
@@ -53,6 +54,7 @@ type serverMetrics struct {
 
 	accepted  *prometheus.CounterVec
 	refused   *prometheus.CounterVec
+	displaced prometheus.Counter
 	received  [len(packetKinds)]traffic
 	sentTo    [len(packetKinds)]traffic
 	drops     [numDropReasons][len(packetKinds)]traffic
@@ -83,6 +85,7 @@ func newServerMetrics() *serverMetrics {
 	}
 	m.accepted = vec("accepted_connections_total", "DERP connections that began.", "transport")
 	m.refused = vec("refused_connections_total", "Connections turned away.", "reason")
+	m.displaced = one("displaced_connections_total", "Connections that ended for those of other addresses.")
 	forwards := vec("forwarded_packets_total", "Packets that crossed the mesh.", "direction")
 	m.forwards.in, m.forwards.out = forwards.WithLabelValues("in"), forwards.WithLabelValues("out")
 	m.pings = one("pings_total", "Ping frames received.")
@@ -125,7 +128,7 @@ func (m *serverMetrics) observe(s *Server) {
 	gauge("clients", clients, prometheus.Labels{"where": "remote"}, func() int { return s.registry.count().remote })
 	gauge("duplicate_clients", "Keys with more than one connection.", nil, func() int { return s.registry.count().duplicate })
 	gauge("watchers", "Mesh peers that watch.", nil, func() int { return s.registry.count().watchers })
-	gauge("queued_bytes", "Memory of all queues.", nil, func() int { return int(s.budget.used.Load()) })
+	gauge("queued_bytes", "Memory of all queues.", nil, func() int { return int(s.memory.all.used.Load()) })
 }
 
 // sent implements ledger.

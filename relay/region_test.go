@@ -248,7 +248,7 @@ func TestPoolRemembersWebSocket(t *testing.T) {
 			t.Fatalf("status %+v", st)
 		}
 		r.Server.mu.Lock()
-		for c := range r.conns {
+		for c := range r.conns.all() {
 			c.wire.fail(errTestDial)
 		}
 		r.Server.mu.Unlock()

@@ -57,10 +57,13 @@ type ServerConfig struct {
 	// Log gets connections and failures; nil discards them.
 	Log *slog.Logger
 
-	// MaxClients bounds the open DERP connections; 0 means 60000, negative no bound. Further ones get 503.
+	// MaxClients bounds the open DERP connections; 0 means 60000, negative no bound. Beyond it, the
+	// oldest of the address that has most ends for one of an address that has fewer; others get
+	// 503.
 	MaxClients int
-	// AcceptRate bounds the TCP connections accepted a second, with bursts of AcceptBurst; further ones are closed at
-	// once (4.8). 0 means no bound.
+	// AcceptRate bounds the TCP connections accepted a second, with bursts of AcceptBurst; further
+	// ones are closed at once (4.8). Addresses that have had few connections lately have a reserve
+	// of another AcceptBurst. 0 means no bound.
 	AcceptRate  float64
 	AcceptBurst int
 	// ClientRate bounds what is read from each client, in bytes a second, with bursts of ClientBurst bytes: clients
@@ -68,7 +71,9 @@ type ServerConfig struct {
 	ClientRate, ClientBurst int64
 	// WriteTimeout is how long a client may take nothing before it is cut; 0 means 2 s. Mesh peers have 30 s (4.3).
 	WriteTimeout time.Duration
-	// QueueMemory bounds the bytes queued to all clients together; 0 means 256 MiB. Beyond it packets are dropped.
+	// QueueMemory bounds the bytes queued to all clients together; 0 means 256 MiB. Beyond it
+	// packets are dropped, and so are those to an address whose clients have three times as much
+	// queued as is free.
 	QueueMemory int64
 
 	// AdmissionURL is asked whether a client may connect; empty admits all (6.2).
@@ -116,10 +121,11 @@ type Server struct {
 	mux      *http.ServeMux
 	metrics  *serverMetrics
 	meta     metaCert
-	budget   budget
+	memory   queueMemory
 	registry registry
 	keep     keepAlives
-	accepts  *rate.Limiter // nil if there is no bound
+	accepts  *acceptLimit // nil if there is no bound
+	lines    strangerLines
 	serial   atomic.Uint64 // of the latest connection
 	revoked  atomic.Uint64 // counts calls of Revoke
 
@@ -129,7 +135,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	closing bool
-	conns   map[*serverConn]struct{}    // all, logged in or not
+	conns   clients
 	serving map[io.Closer]chan struct{} // HTTP servers and STUN sockets; closed when they have ended
 	links   map[*meshLink]struct{}
 	certs   []*certFiles
@@ -145,17 +151,15 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		public:  cfg.Key.Public(),
 		log:     cfg.log(),
 		metrics: newServerMetrics(),
-		budget:  budget{limit: cmp.Or(cfg.QueueMemory, defaultQueueMemory)},
+		memory:  queueMemory{all: budget{limit: cmp.Or(cfg.QueueMemory, defaultQueueMemory)}},
+		accepts: newAcceptLimit(&cfg),
+		lines:   newStrangerLines(cfg.log()),
 		stopc:   make(chan struct{}),
-		conns:   make(map[*serverConn]struct{}),
 		serving: make(map[io.Closer]chan struct{}),
 		links:   make(map[*meshLink]struct{}),
 	}
 	s.meta = newMetaCert(s.public, time.Now())
 	s.keep.wg, s.keep.stopc = &s.wg, s.stopc
-	if cfg.AcceptRate > 0 {
-		s.accepts = rate.NewLimiter(rate.Limit(cfg.AcceptRate), max(cfg.AcceptBurst, 1))
-	}
 	s.mux = s.routes()
 	s.metrics.observe(s)
 	return s, nil
@@ -239,48 +243,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// refusal returns why no connection is taken now, empty if one is.
-func (s *Server) refusal() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.refusalLocked()
-}
-
-func (s *Server) refusalLocked() string {
-	switch limit := s.cfg.maxClients(); {
-	case s.closing:
-		return refusedClosing
-	case limit > 0 && len(s.conns) >= limit:
-		return refusedFull
-	}
-	return ""
-}
-
-// admit enters a connection and starts to serve it, or returns why not.
-func (s *Server) admit(c *serverConn) (refused string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if refused := s.refusalLocked(); refused != "" {
-		return refused
-	}
-	s.conns[c] = struct{}{}
-	s.wg.Go(c.run)
-	return ""
-}
-
-// leave is the end of a connection.
-func (s *Server) leave(c *serverConn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
-}
-
-func (s *Server) countConns() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.conns)
-}
-
 // tellGone sends PeerGone/Disconnected to those that are to be told.
 func (s *Server) tellGone(k key.NodePublic, told []*serverConn) {
 	for _, c := range told {
@@ -308,7 +270,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	again := s.closing
 	s.closing = true
-	conns, serving := slices.Collect(maps.Keys(s.conns)), maps.Clone(s.serving)
+	conns, serving := s.listConnsLocked(), maps.Clone(s.serving)
 	s.mu.Unlock()
 	if !again {
 		for c := range serving {
@@ -340,7 +302,7 @@ func (s *Server) stop() {
 	close(s.stopc)
 	s.calls.close()
 	s.mu.Lock()
-	conns, links := slices.Collect(maps.Keys(s.conns)), slices.Collect(maps.Keys(s.links))
+	conns, links := s.listConnsLocked(), slices.Collect(maps.Keys(s.links))
 	s.mu.Unlock()
 	for _, c := range conns {
 		c.wire.hangUp(net.ErrClosed)

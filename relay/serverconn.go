@@ -31,6 +31,7 @@ type serverConn struct {
 	out      *outbox
 	in       frameReader
 	remote   netip.AddrPort // zero if it is not known
+	source   netip.Prefix   // what remote is counted under
 	greeting []byte         // what the client is waiting for; nil once it is sent
 	serial   uint64         // no two connections have the same; from 1
 
@@ -94,6 +95,7 @@ func (c *serverConn) login() (*key.Shared, error) {
 		c.trust = meshPeer
 		c.flags |= presentMesh
 		c.wire.timeout = meshWriteTimeout
+		c.s.trustConn(c)
 	} else if err := c.s.checkAdmission(c.key, c.remote.Addr()); err != nil {
 		c.s.metrics.refused.WithLabelValues(refusedAdmission).Inc()
 		return nil, err

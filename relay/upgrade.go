@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/coder/websocket"
 
+	"ginnel/internal/share"
 	"ginnel/internal/wsstream"
 )
 
@@ -23,8 +25,8 @@ const (
 
 // handleUpgrade turns an HTTP request into a DERP connection.
 func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
-	if refused := s.refusal(); refused != "" {
-		s.metrics.refused.WithLabelValues(refused).Inc()
+	if refused := s.refusal(share.SourceOfHost(r.RemoteAddr)); refused != "" {
+		s.refused(refused, r.RemoteAddr)
 		w.Header().Set("Retry-After", "10")
 		http.Error(w, "this relay takes no more clients at the moment", http.StatusServiceUnavailable)
 		return
@@ -37,6 +39,15 @@ func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 		s.upgradeNative(w, r)
 	default:
 		http.Error(w, "DERP needs an upgrade of the connection", http.StatusUpgradeRequired)
+	}
+}
+
+// refused counts a client that is turned away before it is served, and logs what an operator can
+// mend.
+func (s *Server) refused(why, remote string) {
+	s.metrics.refused.WithLabelValues(why).Inc()
+	if why == refusedFull {
+		s.lines.full.Write(time.Now(), share.SourceOfHost(remote), "client", remote, "what", "client refused")
 	}
 }
 
@@ -106,8 +117,9 @@ func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 func (s *Server) newConn(w *wire, r *http.Request, greeting []byte) *serverConn {
 	c := &serverConn{s: s, wire: w, greeting: appendServerKey(greeting, s.public), serial: s.serial.Add(1), limiter: s.cfg.newLimiter()}
 	c.in.open(w.conn)
-	c.out = newOutbox(&s.wg, &serverLimits, &s.budget, s.metrics)
 	c.remote, _ = netip.ParseAddrPort(r.RemoteAddr)
+	c.source = share.SourceOf(c.remote.Addr())
+	c.out = newOutbox(&s.wg, &serverLimits, s.memory.acquire(c.source), s.metrics)
 	if r.Header.Get(headerIdealNode) != "" {
 		c.flags = presentNotIdeal
 	}
@@ -117,8 +129,9 @@ func (s *Server) newConn(w *wire, r *http.Request, greeting []byte) *serverConn 
 // enter starts serving c.
 func (s *Server) enter(c *serverConn, transport string) {
 	if refused := s.admit(c); refused != "" {
-		s.metrics.refused.WithLabelValues(refused).Inc()
+		s.refused(refused, c.remote.String())
 		c.wire.hangUp(nil)
+		s.memory.release(c.source)
 		return
 	}
 	s.metrics.accepted.WithLabelValues(transport).Inc()

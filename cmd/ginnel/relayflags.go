@@ -56,7 +56,7 @@ func (f *relayFlags) add(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.plain, "plain", false, "no TLS, for use behind something that does it")
 	fs.StringVar(&f.meshKey, "mesh-key", "", "`key` shared by the relays of a region, 64 hex digits or file:PATH")
 	fs.StringArrayVar(&f.meshWith, "mesh-with", nil, "`host` of another relay of the region; repeatable")
-	fs.IntVar(&f.maxClients, "max-clients", 60000, "`number` of clients at a time; further ones are refused")
+	fs.IntVar(&f.maxClients, "max-clients", 60000, "`number` of clients at a time; then the address that has most gives way")
 	size(&f.clientRate, "client-rate", "`size` of what is read from each client in a second (no limit)")
 	size(&f.clientBurst, "client-burst", "`size` of what each client may send at once above --client-rate")
 	size(&f.queueMemory, "queue-memory", "`size` of all that may be queued to slow clients (256MiB)")

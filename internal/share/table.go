@@ -4,11 +4,12 @@ import (
 	"container/heap"
 	"container/list"
 	"iter"
+	"maps"
 )
 
 // Table knows what each source holds of something limited, in the order in which it was taken, and
 // what has to be given back so that another source gets its share. The zero Table is empty. Every
-// method takes logarithmic time in the number of sources, or less; All takes linear time.
+// method takes logarithmic time in the number of sources, or less; Held and All take linear time.
 type Table[S, T comparable] struct {
 	held    map[T]*holding[S, T]
 	sources map[S]*source[S, T]
@@ -92,6 +93,9 @@ func (t *Table[S, T]) Count(s S) int {
 	}
 	return 0
 }
+
+// Held yields everything that is held, in no order. The table must not be changed meanwhile.
+func (t *Table[S, T]) Held() iter.Seq[T] { return maps.Keys(t.held) }
 
 // All yields what a source holds, the oldest first. The table must not be changed meanwhile.
 func (t *Table[S, T]) All(s S) iter.Seq[T] {

@@ -99,6 +99,9 @@ func TestTableAgainstNaive(t *testing.T) {
 					t.Fatalf("seed %d: All(%s) = %v, want %v; count %d", seed, s, got, want, table.Count(s))
 				}
 			}
+			if held := len(slices.Collect(table.Held())); held != len(n) {
+				t.Fatalf("seed %d: Held() yields %d, want %d", seed, held, len(n))
+			}
 			if table.Len() != len(n) || len(table.sources) != len(table.greed) {
 				t.Fatalf("seed %d: %d held, want %d; %d sources, %d in the heap",
 					seed, table.Len(), len(n), len(table.sources), len(table.greed))

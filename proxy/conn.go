@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"container/list"
 	"errors"
 	"io"
 	"net"
@@ -22,10 +21,9 @@ type conn struct {
 	evicted atomic.Bool // closed to make room
 
 	// The place in srv.gate, which guards it.
-	slot    *list.Element // nil: none
-	queue   *list.List    // that slot is in
-	entered time.Time     // when the place was taken
-	heard   time.Time     // when the client last said something after that
+	queue   *gateQueue // nil: none
+	entered time.Time  // when the place was taken
+	heard   time.Time  // when the client last said something after that
 
 	// For net/http's goroutine only.
 	http      bool            // net/http reads from the conn

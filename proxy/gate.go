@@ -1,9 +1,11 @@
 package proxy
 
 import (
-	"container/list"
+	"net/netip"
 	"sync"
 	"time"
+
+	"ginnel/internal/share"
 )
 
 // gate bounds the connections that have no destination: those in a handshake, and those that are
@@ -15,15 +17,22 @@ import (
 // silent for longer than patience. Good clients set the patience: it follows the time that their
 // handshakes take. Each eviction divides it by impatience, so a flood of silent clients soon evicts
 // itself as fast as it comes.
+//
+// Client addresses share the gate: what is evicted is of the address that has most.
 type gate struct {
 	max         int           // connections
 	maxPatience time.Duration // which patience does not exceed
 
 	mu         sync.Mutex
 	patience   time.Duration // for how long a client may be silent
-	handshakes list.List     // of *conn, the one that has been silent for longest at the front
-	idle       list.List     // of *conn, in the order in which they became idle
+	handshakes gateQueue     // the one that has been silent for longest is the oldest
+	idle       gateQueue     // in the order in which they became idle
 	roomc      chan struct{} // capacity 1: has an item when there may be room
+}
+
+// gateQueue has the connections of each address.
+type gateQueue struct {
+	share.Table[netip.Prefix, *conn]
 }
 
 const (
@@ -51,7 +60,8 @@ func (g *gate) init(max int, maxPatience time.Duration) {
 func (g *gate) enter(c *conn, now time.Time) { g.add(c, &g.handshakes, now) }
 
 // enterIdle adds c, which waits for a request or is about to be closed. If the gate is full it
-// returns the connection that has been idle for longest, which may be c.
+// returns the connection that has been idle for longest, of the address that has most of them. It
+// may be c.
 func (g *gate) enterIdle(c *conn, now time.Time) (displaced *conn) {
 	g.add(c, &g.idle, now)
 	g.mu.Lock()
@@ -59,16 +69,20 @@ func (g *gate) enterIdle(c *conn, now time.Time) (displaced *conn) {
 	if g.lenLocked() <= g.max {
 		return nil
 	}
-	return removeLocked(&g.idle, g.idle.Front())
+	_, displaced, _ = g.idle.Greediest()
+	removeLocked(displaced)
+	return displaced
 }
 
-func (g *gate) add(c *conn, l *list.List, now time.Time) {
+func (g *gate) add(c *conn, q *gateQueue, now time.Time) {
+	source := share.SourceOf(addrPortOf(c.RemoteAddr()).Addr())
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if c.slot != nil {
+	if c.queue != nil {
 		return
 	}
-	c.slot, c.queue, c.entered, c.heard = l.PushBack(c), l, now, now
+	q.Add(source, c)
+	c.queue, c.entered, c.heard = q, now, now
 }
 
 // leave removes c, which may have left before.
@@ -79,10 +93,10 @@ func (g *gate) leave(c *conn) {
 }
 
 func (g *gate) leaveLocked(c *conn) {
-	if c.slot == nil {
+	if c.queue == nil {
 		return
 	}
-	removeLocked(c.queue, c.slot)
+	removeLocked(c)
 	g.tellRoom()
 }
 
@@ -90,7 +104,7 @@ func (g *gate) leaveLocked(c *conn) {
 func (g *gate) succeed(c *conn, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if c.slot != nil && c.queue == &g.handshakes {
+	if c.queue == &g.handshakes {
 		g.learnLocked(now.Sub(c.entered))
 	}
 	g.leaveLocked(c)
@@ -110,14 +124,14 @@ func (g *gate) learnLocked(took time.Duration) {
 func (g *gate) renew(c *conn, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if c.slot != nil {
+	if c.queue != nil {
 		g.renewLocked(c, now)
 	}
 }
 
 func (g *gate) renewLocked(c *conn, now time.Time) {
 	c.heard = now
-	c.queue.MoveToBack(c.slot)
+	c.queue.Renew(c)
 }
 
 // relieve makes room in a gate that is over its bound. It returns a connection that has to go, or
@@ -130,21 +144,43 @@ func (g *gate) relieve(now time.Time) (displaced *conn, wait time.Duration) {
 		g.tellRoom() // to others that wait
 		return nil, 0
 	}
-	if front := g.idle.Front(); front != nil {
-		return removeLocked(&g.idle, front), 0
+	if c := g.idleFirstLocked(); c != nil {
+		removeLocked(c)
+		return c, 0
 	}
 	for range maxSpared {
-		c := g.handshakes.Front().Value.(*conn)
+		c := g.silentLocked()
 		if left := g.patience - now.Sub(c.heard); left > 0 {
 			return nil, left
 		}
 		if !hasInput(c.Conn) {
 			g.patience = max(g.patience/impatience, minPatience)
-			return removeLocked(&g.handshakes, c.slot), 0
+			removeLocked(c)
+			return c, 0
 		}
 		g.renewLocked(c, now)
 	}
 	return nil, roomCheck
+}
+
+// idleFirstLocked returns the idle connection that has to go before any handshake, nil if there is
+// none: a client can open it again. Those of an address are kept while another address has more
+// handshakes.
+func (g *gate) idleFirstLocked() *conn {
+	idleSource, idle, ok := g.idle.Greediest()
+	source, _, _ := g.handshakes.Greediest()
+	most := g.handshakes.Count(source)
+	if !ok || most > 1 && source != idleSource && most > g.idle.Count(idleSource) {
+		return nil
+	}
+	return idle
+}
+
+// silentLocked returns the handshake whose client has been silent for longest, of the address that
+// has most; nil if there is none.
+func (g *gate) silentLocked() *conn {
+	_, c, _ := g.handshakes.Greediest()
+	return c
 }
 
 // evictOldest removes and returns a connection for whose descriptor there is a better use: the one
@@ -153,20 +189,19 @@ func (g *gate) relieve(now time.Time) (displaced *conn, wait time.Duration) {
 func (g *gate) evictOldest(now time.Time) *conn {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if front := g.idle.Front(); front != nil {
-		return removeLocked(&g.idle, front)
-	}
-	if g.handshakes.Len() == 0 {
-		return nil
-	}
-	for range maxSpared {
-		c := g.handshakes.Front().Value.(*conn)
-		if !hasInput(c.Conn) {
-			break
+	c := g.idleFirstLocked()
+	if c == nil {
+		c = g.silentLocked()
+		for range maxSpared {
+			if c == nil || !hasInput(c.Conn) {
+				break
+			}
+			g.renewLocked(c, now)
+			c = g.silentLocked()
 		}
-		g.renewLocked(c, now)
 	}
-	return removeLocked(&g.handshakes, g.handshakes.Front())
+	removeLocked(c)
+	return c
 }
 
 func (g *gate) lenLocked() int { return g.handshakes.Len() + g.idle.Len() }
@@ -179,8 +214,10 @@ func (g *gate) tellRoom() {
 	}
 }
 
-func removeLocked(l *list.List, e *list.Element) *conn {
-	c := l.Remove(e).(*conn)
-	c.slot, c.queue = nil, nil
-	return c
+// removeLocked takes c out, if it is not nil.
+func removeLocked(c *conn) {
+	if c != nil {
+		c.queue.Remove(c)
+		c.queue = nil
+	}
 }

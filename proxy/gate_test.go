@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -22,12 +23,25 @@ func newGateTest(t *testing.T, max int) *gateTest {
 }
 
 // newcomer makes a connection whose client has said nothing, and has it enter.
-func (g *gateTest) newcomer() *conn {
+func (g *gateTest) newcomer() *conn { return g.newcomerFrom("127.0.0.1") }
+
+func (g *gateTest) newcomerFrom(addr string) *conn {
 	client, server := net.Pipe()
 	g.t.Cleanup(func() { client.Close(); server.Close() })
-	c := &conn{Conn: server}
+	c := &conn{Conn: connFrom{server, netip.MustParseAddr(addr)}}
 	g.enter(c, g.now)
 	return c
+}
+
+// connFrom is a connection from an address.
+type connFrom struct {
+	net.Conn
+	addr netip.Addr
+}
+
+// RemoteAddr implements net.Conn.
+func (c connFrom) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.addr, 1))
 }
 
 func (g *gateTest) want(displaced *conn, wait time.Duration) {
@@ -88,14 +102,14 @@ func TestGatePatience(t *testing.T) {
 		if c, _ := g.relieve(g.now); c == nil {
 			t.Fatal("nobody was evicted")
 		}
-		g.renew(g.handshakes.Front().Value.(*conn), g.now)
+		g.renew(g.silentLocked(), g.now)
 	}
 	succeed := func(took time.Duration) {
 		t.Helper()
 		c := g.newcomer()
 		g.pass(took)
 		g.succeed(c, g.now)
-		g.renew(g.handshakes.Front().Value.(*conn), g.now)
+		g.renew(g.silentLocked(), g.now)
 	}
 	g.newcomer()
 	evict(testPatience)
@@ -118,7 +132,7 @@ func TestGatePatience(t *testing.T) {
 		g.newcomer()
 		g.pass(usualPatience * testPatience)
 		g.relieve(g.now)
-		g.renew(g.handshakes.Front().Value.(*conn), g.now)
+		g.renew(g.silentLocked(), g.now)
 	}
 	evict(minPatience)
 }
@@ -139,6 +153,63 @@ func TestGateEvictsIdleConnectionsFirst(t *testing.T) {
 	}
 	g.leave(idle) // as Close does again
 	g.want(nil, 0)
+}
+
+// The address that has most handshakes gives way, silent as others may be, and before connections
+// of others that are idle.
+func TestGateIsSharedByAddresses(t *testing.T) {
+	g := newGateTest(t, 6)
+	honest := g.newcomerFrom("192.0.2.1")
+	idle := g.newcomerFrom("192.0.2.2")
+	g.succeed(idle, g.now)
+	g.enterIdle(idle, g.now)
+	var flood []*conn
+	for i := range 4 {
+		g.pass(testPatience / 8)
+		flood = append(flood, g.newcomerFrom([]string{"2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::4"}[i]))
+	}
+	g.want(nil, 0)
+	g.newcomerFrom("192.0.2.3")
+	g.pass(testPatience * 7 / 8)
+	g.want(flood[0], 0) // the honest one has been silent for longer
+	g.newcomerFrom("192.0.2.4")
+	g.want(flood[1], 0)
+	g.want(nil, 0)
+	g.newcomerFrom("192.0.2.5")
+	g.want(flood[2], 0)
+	g.newcomerFrom("192.0.2.6") // now all have one
+	g.want(idle, 0)
+	g.newcomerFrom("192.0.2.7")
+	g.want(honest, 0)
+	if oldest := g.evictOldest(g.now); oldest != flood[3] {
+		t.Errorf("%p is the oldest, want %p", oldest, flood[3])
+	}
+}
+
+// Idle connections of one address do not push out those of another.
+func TestGateSharesIdleConnections(t *testing.T) {
+	g := newGateTest(t, 4)
+	become := func(addr string) (c, displaced *conn) {
+		c = g.newcomerFrom(addr)
+		g.succeed(c, g.now)
+		return c, g.enterIdle(c, g.now)
+	}
+	become("192.0.2.1")
+	var flood []*conn
+	for range 3 {
+		c, _ := become("198.51.100.7")
+		flood = append(flood, c)
+	}
+	for i := range 3 {
+		if c, displaced := become("198.51.100.7"); displaced != flood[i] {
+			t.Errorf("%p had to go, want %p of the same address", displaced, flood[i])
+		} else {
+			flood = append(flood, c)
+		}
+	}
+	if _, displaced := become("192.0.2.1"); displaced != flood[3] {
+		t.Errorf("%p had to go for another address, want %p", displaced, flood[3])
+	}
 }
 
 // Clients that come at once are all served, however few may be in a handshake at a time and however

@@ -100,6 +100,7 @@ type Conn struct {
 	receive      atomic.Pointer[receiveFunc] // WireGuard's; nil before Open
 	endpoints    sync.Map                    // key.NodePublic to *endpoint; read for each relayed batch
 
+	expected expected // see arrivals.go
 	msgc     chan any // to the loop; see loop.go
 	closec   chan struct{}
 	once     sync.Once
@@ -116,6 +117,7 @@ type counters struct {
 	udpReceiveErrors atomic.Uint64
 	geneve           atomic.Uint64 // peer relays are not used
 	loopFull         atomic.Uint64 // disco and STUN faster than the loop
+	stunUnasked      atomic.Uint64 // STUN that answers no request of ours
 	discoUnknown     atomic.Uint64 // sender in no peer's record
 	discoBad         atomic.Uint64 // does not open or parse, or came a way it must not
 	relayedUnknown   atomic.Uint64 // relayed from a key that is no peer

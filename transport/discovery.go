@@ -10,18 +10,12 @@ import (
 
 // handleDisco applies the acceptance rules of the disco specification, section 2.
 func (l *loop) handleDisco(now time.Time, d discoPacket) {
-	peers := l.byDisco[disco.Sender(d.b)]
-	if len(peers) == 0 {
+	peers := l.byDisco[d.by.public]
+	if len(peers) == 0 { // since it arrived
 		l.c.counters.discoUnknown.Add(1)
 		return
 	}
-	shared := l.sharedKey(peers[0]) // the same for all of them
-	m, err := disco.Open(shared, d.b)
-	if err != nil {
-		l.c.counters.discoBad.Add(1)
-		return
-	}
-	switch m := m.(type) {
+	switch m := d.m.(type) {
 	case *disco.Ping:
 		l.handlePing(now, d, m, peers)
 	case *disco.Pong:
@@ -31,8 +25,6 @@ func (l *loop) handleDisco(now time.Time, d discoPacket) {
 	}
 	// Everything else belongs to peer relays, which may be ignored (section 1.4).
 }
-
-func (d *discoPacket) direct() bool { return d.src.IsValid() }
 
 // handlePing answers, to where the ping came from.
 func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*peer) {
@@ -89,7 +81,7 @@ func (l *loop) handlePong(now time.Time, d discoPacket, m *disco.Pong, peers []*
 // handleCallMeMaybe takes a peer's endpoints, which only its relay may bring (section 2.4).
 func (l *loop) handleCallMeMaybe(now time.Time, d discoPacket, m *disco.CallMeMaybe) {
 	p := l.peers[d.from]
-	if d.direct() || p == nil || p.Disco != disco.Sender(d.b) {
+	if d.direct() || p == nil || p.Disco != d.by.public {
 		l.c.counters.discoBad.Add(1)
 		return
 	}

@@ -5,29 +5,17 @@ import (
 	"crypto/rand"
 	mrand "math/rand/v2"
 	"net/netip"
-	"slices"
 	"time"
 
 	"ginnel/internal/disco"
 	"ginnel/internal/key"
 )
 
-// loopQueue messages may wait for the loop. Beyond that, packets for it are dropped and counted; calls wait.
-const loopQueue = 256
-
 // callPatience is how long a CallMeMaybe waits for STUN; then it goes with the addresses known.
 const callPatience = 500 * time.Millisecond
 
-// What is sent to the loop.
+// What is sent to the loop, besides what arrives for it (arrivals.go).
 type (
-	// discoPacket is a disco packet, from a UDP address or, with an invalid one, from a peer through a relay.
-	discoPacket struct {
-		b      []byte
-		src    netip.AddrPort
-		region int
-		from   key.NodePublic
-	}
-	stunPacket struct{ b []byte }
 	// wake tells of traffic to a peer that had none.
 	wake struct{ e *endpoint }
 	// sendFailed tells of an error of a direct path.
@@ -51,21 +39,6 @@ func (c *Conn) tell(m any) bool {
 	default:
 		c.counters.loopFull.Add(1)
 		return false
-	}
-}
-
-func (c *Conn) tellDisco(b []byte, src netip.AddrPort) {
-	c.tell(discoPacket{b: slices.Clone(b), src: src})
-}
-
-func (c *Conn) tellRelayedDisco(b []byte, region int, from key.NodePublic) {
-	c.tell(discoPacket{b: slices.Clone(b), region: region, from: from})
-}
-
-// tellSTUN takes responses only; requests are nobody's business here.
-func (c *Conn) tellSTUN(b []byte) {
-	if b[0] == 0x01 {
-		c.tell(stunPacket{slices.Clone(b)})
 	}
 }
 
@@ -116,10 +89,9 @@ type loop struct {
 // peer is a peer as the loop knows it.
 type peer struct {
 	Peer
-	ep     *endpoint
-	path   *path
-	shared *key.Shared    // nil until needed
-	used   netip.AddrPort // where packets go; invalid: through the relay
+	ep   *endpoint
+	path *path
+	used netip.AddrPort // where packets go; invalid: through the relay
 
 	quality  quality
 	compared netip.AddrPort // the direct path that quality knows
@@ -171,9 +143,10 @@ func (l *loop) run() {
 func (l *loop) handle(now time.Time, m any) {
 	switch m := m.(type) {
 	case discoPacket:
+		m.by.queued.Add(-1)
 		l.handleDisco(now, m)
 	case stunPacket:
-		l.handleSTUN(now, m.b)
+		l.handleSTUN(now, m)
 	case wake:
 		if p := l.peers[m.e.key]; p != nil && p.ep == m.e {
 			l.apply(now, p, l.activity(now, p))

@@ -80,20 +80,21 @@ func (l *loop) startSTUN(now time.Time) {
 		return
 	}
 	l.readLocal(now)
+	l.c.expected.stun.Clear() // of the round before
 	l.sendSTUN(l.prober.start(now))
 }
 
 func (l *loop) sendSTUN(out []stunOut) {
 	for _, o := range out {
+		l.c.expected.stun.Store(o.txid, nil)
 		if err := l.c.sendDatagrams(0, [][]byte{bindingRequest(o.txid)}, o.to); err != nil {
 			l.c.log.Debug("STUN request not sent", "addr", o.to, "err", err)
 		}
 	}
 }
 
-func (l *loop) handleSTUN(now time.Time, b []byte) {
-	txid, mapped, ok := parseBindingResponse(b)
-	if !ok || !l.prober.reply(now, txid, mapped) {
+func (l *loop) handleSTUN(now time.Time, p stunPacket) {
+	if !l.prober.reply(now, p.txid, p.mapped) {
 		return
 	}
 	l.refreshOwn(now)

@@ -44,8 +44,8 @@ func (l *loop) updatePeer(now time.Time, p *peer, pr Peer) {
 		l.unlinkDisco(p)
 		if !pr.Disco.IsZero() {
 			l.byDisco[pr.Disco] = append(l.byDisco[pr.Disco], p)
+			l.c.expected.expect(pr.Disco)
 		}
-		p.shared = nil
 		p.Disco = pr.Disco
 		e = p.path.reset(now)
 	}
@@ -75,6 +75,7 @@ func (l *loop) unlinkDisco(p *peer) {
 	rest := slices.DeleteFunc(l.byDisco[p.Disco], func(q *peer) bool { return q == p })
 	if len(rest) == 0 {
 		delete(l.byDisco, p.Disco)
+		l.c.expected.senders.Delete(p.Disco)
 	} else {
 		l.byDisco[p.Disco] = rest
 	}
@@ -82,8 +83,8 @@ func (l *loop) unlinkDisco(p *peer) {
 
 // sharedKey returns the key of the boxes with p, nil if p has no disco key.
 func (l *loop) sharedKey(p *peer) *key.Shared {
-	if p.shared == nil && !p.Disco.IsZero() {
-		p.shared, _ = l.c.disco.Shared(p.Disco) // fails for the zero key only
+	if s := l.c.expected.sender(p.Disco); s != nil {
+		return s.sharedKey(l.c.disco)
 	}
-	return p.shared
+	return nil
 }

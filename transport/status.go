@@ -92,6 +92,7 @@ func (c *counters) snapshot() map[string]uint64 {
 		"udp_receive":     c.udpReceiveErrors.Load(),
 		"peer_relay":      c.geneve.Load(),
 		"busy":            c.loopFull.Load(),
+		"stun_unasked":    c.stunUnasked.Load(),
 		"disco_unknown":   c.discoUnknown.Load(),
 		"disco_bad":       c.discoBad.Load(),
 		"relayed_unknown": c.relayedUnknown.Load(),

@@ -9,11 +9,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/things-go/go-socks5"
+
+	"ginnel/internal/share"
 )
 
 // Server is a proxy for local programs. Dial must be set; every other field may be left zero. Times and bounds that are
@@ -156,10 +159,13 @@ const (
 	maxAcceptDelay = time.Second
 )
 
+// acceptLines bounds the lines about such failures: clients can cause them.
+var acceptLines = share.Rate[netip.Prefix]{Each: 2, All: 2, Span: time.Minute}
+
 // accept hands connections to start until the listener fails or the Server is closed.
 func (s *Server) accept(ln net.Listener, start func(net.Conn)) error {
 	var delay time.Duration
-	var warned time.Time
+	lines := share.NewLines(s.log().With("listener", ln.Addr()), slog.LevelWarn, "accepting a connection failed", acceptLines)
 	for {
 		nc, err := ln.Accept()
 		if err == nil {
@@ -174,10 +180,7 @@ func (s *Server) accept(ln net.Listener, start func(net.Conn)) error {
 			return fmt.Errorf("accepting on %v: %w", ln.Addr(), err)
 		}
 		delay = min(max(2*delay, minAcceptDelay), maxAcceptDelay)
-		if time.Since(warned) >= maxAcceptDelay {
-			warned = time.Now()
-			s.log().Warn("accepting a connection failed", "listener", ln.Addr(), "err", err, "retry", delay)
-		}
+		lines.Write(time.Now(), netip.Prefix{}, "err", err, "retry", delay)
 		// The commonest cause is a lack of file descriptors. The oldest half-open connection is worth less than a new
 		// one.
 		if oldest := s.gate.evictOldest(time.Now()); oldest != nil {

@@ -140,6 +140,7 @@ func (s *Server) listConnsLocked() []*serverConn { return slices.Collect(s.conns
 type strangerLines struct {
 	full       *share.Lines[netip.Prefix]
 	unadmitted *share.Lines[netip.Prefix]
+	accepting  *share.Lines[netip.Prefix] // of no address
 }
 
 func newStrangerLines(log *slog.Logger) strangerLines {
@@ -147,6 +148,7 @@ func newStrangerLines(log *slog.Logger) strangerLines {
 	return strangerLines{
 		full:       share.NewLines(log, slog.LevelWarn, "relay full", r),
 		unadmitted: share.NewLines(log, slog.LevelWarn, "admission controller not reachable, client admitted", r),
+		accepting:  share.NewLines(log, slog.LevelWarn, "accepting a connection failed", r),
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -111,6 +113,27 @@ func (l *failingListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	return l.Listener.Accept()
+}
+
+// A system that lacks descriptors for long fills no log, and the failures are counted.
+func TestAcceptFailuresInLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged bytes.Buffer
+		n := newMemNet()
+		s := newTestServer(t, ServerConfig{Log: slog.New(slog.NewTextHandler(&logged, nil))})
+		ln := &failingListener{Listener: n.listen("relay.example:80")}
+		for range 100 {
+			ln.errs = append(ln.errs, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)})
+		}
+		serveUntilEnd(t, s, ln, nil)
+		time.Sleep(2 * time.Minute)
+		r := &memRelay{s, t, n}
+		r.client().ping()
+		written, counted := strings.Count(logged.String(), `msg="accepting`), strings.Count(logged.String(), "suppressed")
+		if written < 3 || written > 6 || counted < 1 || counted > 2 {
+			t.Errorf("%d lines of failures and %d with counts in 100 s:\n%s", written, counted, logged.String())
+		}
+	})
 }
 
 func TestAcceptSurvivesLackOfDescriptors(t *testing.T) {

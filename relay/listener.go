@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -49,7 +50,7 @@ func (l *listener) Accept() (net.Conn, error) {
 				return nil, err
 			}
 			pause = min(max(2*pause, 5*time.Millisecond), maxAcceptPause)
-			l.s.log.Warn("accepting a connection failed", "err", err, "pause", pause)
+			l.s.lines.accepting.Write(time.Now(), netip.Prefix{}, "err", err, "pause", pause)
 			if !l.pause(pause) {
 				return nil, net.ErrClosed
 			}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -76,7 +75,7 @@ type packetForward struct {
 	pc      datagrams
 	name    string
 	dial    DialFunc
-	waiting atomic.Int64 // bytes of datagrams that wait for a dial; at most forwardBudget
+	waiting waitingBytes // at most forwardBudget
 
 	mu      sync.Mutex
 	senders map[netip.AddrPort]*sender // only serve adds

@@ -234,6 +234,41 @@ func TestForwardPacketsBudget(t *testing.T) {
 	})
 }
 
+// One address that sends as much as it can, from many ports, leaves room for datagrams of another while dials last.
+func TestForwardPacketsBudgetIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{}
+		proceed, sizes := make(chan struct{}), make(chan int, 1000)
+		pc := forwardInBubble(t, s, func(ctx context.Context) (net.Conn, error) {
+			select {
+			case <-proceed:
+				return sink{sizes: sizes, closec: make(chan struct{})}, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		})
+		for i := range 50 {
+			pc.arrive(fmt.Sprintf("198.51.100.7:%d", i+1), 60000)
+		}
+		kept := 50 - int(s.Stats().DatagramsDropped)
+		if want := forwardBudget * waitingGreed / (waitingGreed + 1) / 60000; kept != want {
+			t.Errorf("%d datagrams of one address wait, want %d", kept, want)
+		}
+		before := s.Stats().DatagramsDropped
+		for range 2 {
+			pc.arrive("192.0.2.1:1", 60000)
+		}
+		if n := s.Stats().DatagramsDropped - before; n != 0 {
+			t.Errorf("%d of 2 datagrams of another address were dropped", n)
+		}
+		close(proceed)
+		synctest.Wait()
+		if len(sizes) != kept+2 {
+			t.Errorf("%d datagrams arrived, want %d", len(sizes), kept+2)
+		}
+	})
+}
+
 // sink is a conn to a destination that never answers.
 type sink struct {
 	net.Conn // nil: crash on any unexpected use

@@ -77,8 +77,7 @@ func (s *sender) keep(b []byte) (up *upstream, kept bool) {
 	if s.refuses || len(s.waiting) >= forwardQueue {
 		return nil, false
 	}
-	if s.f.waiting.Add(int64(len(b))) > forwardBudget {
-		s.f.waiting.Add(-int64(len(b)))
+	if !s.f.waiting.take(s.addr.Addr(), len(b)) {
 		return nil, false
 	}
 	s.waiting = append(s.waiting, append([]byte(nil), b...))
@@ -111,7 +110,7 @@ func (s *sender) takeWaitingLocked() [][]byte {
 	taken := s.waiting
 	s.waiting = nil
 	for _, b := range taken {
-		s.f.waiting.Add(-int64(len(b)))
+		s.f.waiting.give(s.addr.Addr(), len(b))
 	}
 	return taken
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -340,21 +341,21 @@ func TestGreediestClientGivesWay(t *testing.T) {
 	if evicted, ok := as.add(new(association), modest, 3); evicted != want || !ok {
 		t.Errorf("the association of another client, or a later one, gave way; ok %v", ok)
 	}
-	for a := range as.open {
+	for a := range as.open.Held() {
 		a.last.Store(int64(time.Since(epoch)))
 	}
 	if evicted, ok := as.add(new(association), modest, 3); evicted != nil || ok {
-		t.Error("a busy association gave way")
+		t.Error("a busy association gave way to a client that has more")
+	}
+	if evicted, ok := as.add(new(association), netip.MustParseAddr("127.0.0.4"), 3); evicted == nil || !ok {
+		t.Error("busy associations of one client kept out another that has none")
 	}
 }
 
 func openAssociations(s *Server) (all []*association) {
 	s.udp.associations.mu.Lock()
 	defer s.udp.associations.mu.Unlock()
-	for a := range s.udp.associations.open {
-		all = append(all, a)
-	}
-	return all
+	return slices.Collect(s.udp.associations.open.Held())
 }
 
 // An error of the far side may be the echo of a datagram that nobody wanted; one that stays ends the association.

@@ -3,11 +3,12 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
+
+	"ginnel/internal/share"
 )
 
 const (
@@ -27,8 +28,8 @@ const (
 
 // ForwardPackets carries datagrams that arrive on pc to one destination, and its answers back. Each sender, told by its
 // IP address and port, has a conn of its own there, which dial opens and which ends when nothing has passed for
-// IdleTimeout. There are at most MaxAssociations senders: a further one takes the place of the one that has been idle
-// for the longest time, and if all are busy its datagrams are dropped. Otherwise it is like Forward.
+// IdleTimeout. There are at most MaxAssociations senders: a further one takes the place of one that is idle, or of an
+// address that has more; if there is none, its datagrams are dropped. Otherwise it is like Forward.
 //
 // If pc has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn, a datagram costs no allocation.
 func (s *Server) ForwardPackets(pc net.PacketConn, name string, dial DialFunc) error {
@@ -79,6 +80,7 @@ type packetForward struct {
 
 	mu      sync.Mutex
 	senders map[netip.AddrPort]*sender // only serve adds
+	held    share.Table[netip.Prefix, *sender]
 }
 
 func (f *packetForward) serve(in inlet, local net.Addr) error {
@@ -144,6 +146,7 @@ func (f *packetForward) sender(addr netip.AddrPort) *sender {
 	s.touch()
 	f.mu.Lock()
 	f.senders[addr] = s
+	f.held.Add(share.SourceOf(addr.Addr()), s)
 	f.mu.Unlock()
 	f.srv.counters.forwarded.Add(1)
 	f.srv.counters.openAssociations.Add(1)
@@ -155,13 +158,13 @@ func (f *packetForward) sender(addr netip.AddrPort) *sender {
 	return s
 }
 
-// find returns the sender with that address, or else, if there are too many senders, the one that is
-// to give way.
+// find returns the sender with that address, or else, if there are too many senders, the one that
+// gives way, if any does.
 func (f *packetForward) find(addr netip.AddrPort) (s, idle *sender, full bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if s = f.senders[addr]; s != nil || len(f.senders) < f.srv.maxAssociations() {
 		return s, nil, false
 	}
-	return nil, idlest(maps.Values(f.senders)), true
+	return nil, givesWay(&f.held, share.SourceOf(addr.Addr())), true
 }

@@ -1,11 +1,12 @@
 package proxy
 
 import (
-	"iter"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ginnel/internal/share"
 )
 
 // busyTime is how long an association counts as busy after a datagram. A busy one never gives way to
@@ -34,15 +35,25 @@ type user interface {
 	lastUsed() time.Duration // since epoch
 }
 
-// idlest returns the one that has been unused for the longest time, or the zero value if all are busy.
-func idlest[T user](all iter.Seq[T]) (found T) {
+// givesWay returns what a new one of a source takes the place of: of what the greediest source holds,
+// that which has been unused for the longest time. If all of it is busy, its oldest gives way only to
+// a source that holds less; otherwise nothing does, and the result is the zero value.
+func givesWay[T user](held *share.Table[netip.Prefix, T], to netip.Prefix) (found T) {
+	greediest, _, _ := held.Greediest()
 	limit := time.Since(epoch) - busyTime
-	for u := range all {
+	for u := range held.All(greediest) {
 		if at := u.lastUsed(); at <= limit {
 			found, limit = u, at-1
 		}
 	}
-	return found
+	var none T
+	if found != none {
+		return found
+	}
+	if _, oldest, ok := held.Claim(to); ok {
+		return oldest
+	}
+	return none
 }
 
 // udpState is what a Server keeps for datagrams.
@@ -51,54 +62,30 @@ type udpState struct {
 	associations associations
 }
 
-// associations are the UDP associations that are open.
+// associations are the UDP associations that are open, by the address of the client.
 type associations struct {
 	mu   sync.Mutex
-	open map[*association]netip.Addr // with the client's address
+	open share.Table[netip.Prefix, *association]
 }
 
-// add adds an association. When there are limit already, the one that has been unused for the
-// longest time is removed and returned: of the client that has most of them, so that no client takes
-// what others use. If that client's are all busy, add reports false.
+// add adds an association. When there are limit already, another is removed and returned; if none
+// gives way, add reports false.
 func (as *associations) add(a *association, client netip.Addr, limit int) (evicted *association, ok bool) {
+	source := share.SourceOf(client)
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	if len(as.open) >= limit {
-		if evicted = idlest(as.ofLocked(as.greediestLocked())); evicted == nil {
+	if as.open.Len() >= limit {
+		if evicted = givesWay(&as.open, source); evicted == nil {
 			return nil, false
 		}
-		delete(as.open, evicted)
+		as.open.Remove(evicted)
 	}
-	if as.open == nil {
-		as.open = make(map[*association]netip.Addr)
-	}
-	as.open[a] = client
+	as.open.Add(source, a)
 	return evicted, true
 }
 
 func (as *associations) remove(a *association) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	delete(as.open, a)
-}
-
-// greediestLocked is the client that has most associations.
-func (as *associations) greediestLocked() (client netip.Addr) {
-	count := make(map[netip.Addr]int)
-	for _, c := range as.open {
-		if count[c]++; count[c] > count[client] {
-			client = c
-		}
-	}
-	return client
-}
-
-func (as *associations) ofLocked(client netip.Addr) iter.Seq[*association] {
-	return func(yield func(*association) bool) {
-		for a, c := range as.open {
-			if c == client && !yield(a) {
-				return
-			}
-		}
-	}
+	as.open.Remove(a)
 }

@@ -132,6 +132,7 @@ func (s *sender) Close() error {
 func (s *sender) leave() {
 	s.f.mu.Lock()
 	delete(s.f.senders, s.addr)
+	s.f.held.Remove(s)
 	s.f.mu.Unlock()
 	s.f.srv.live.remove(s)
 	s.f.srv.counters.openAssociations.Add(-1)

@@ -66,7 +66,7 @@ type Server struct {
 	MaxHandshakes int
 
 	// MaxAssociations bounds UDP associations (256). When there are as many, a further one takes the
-	// place of the one that has been idle for the longest time; if all are busy it is refused.
+	// place of one that is idle, or of a client address that has more; otherwise it is refused.
 	MaxAssociations int
 
 	// SocketBuffer is the room that is asked for in each direction of a UDP socket of the host, in bytes (1 MiB).

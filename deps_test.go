@@ -21,7 +21,7 @@ import (
 // puts them together, and the command puts node together with what users write.
 var mayImport = map[string][]string{
 	"cmd/ginnel":         {"configs", "control", "control/policy", "control/server", "control/store", "node", "relay", "internal/busypoll", "internal/egress", "internal/key"},
-	"node":               {"control", "internal/filter", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/hostsock", "internal/key", "internal/share"},
+	"node":               {"control", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/filter", "internal/hostsock", "internal/key", "internal/resolver", "internal/share"},
 	"control":            {"internal/key", "internal/wsstream"},
 	"control/policy":     {"control"},
 	"control/server":     {"control", "control/policy", "control/store", "internal/key", "internal/share"},
@@ -45,6 +45,7 @@ var mayImport = map[string][]string{
 	"internal/simnet":    {},
 	"internal/lab":       {},
 	"internal/share":     {},
+	"internal/resolver":  {},
 	"internal/snoop":     {"internal/bbr"},
 	"internal/udpbatch":  {},
 	"internal/wsstream":  {},

@@ -144,6 +144,7 @@ func (c *datagramConn) resolve(name string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
+	addrs = c.n.preferred(addrs)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.names) >= namesMax {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/internal/resolver"
 	"ginnel/proxy"
 	"ginnel/relay"
 	"ginnel/transport"
@@ -157,6 +158,7 @@ type Node struct {
 	netmap atomic.Pointer[NetworkMap]
 	routes atomic.Pointer[routes]
 	served servedPorts
+	names  *resolver.Resolver // of the map's DNS servers
 
 	strangers        strangers
 	private          atomic.Pointer[key.NodePrivate] // our key of now
@@ -199,6 +201,7 @@ func New(cfg Config) (*Node, error) {
 		started:       time.Now(),
 	}
 	n.private.Store(&n.cfg.Key)
+	n.names = newResolver(n)
 	if err := n.start(); err != nil {
 		n.Close()
 		return nil, err

@@ -3,11 +3,9 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"syscall"
 )
 
@@ -113,34 +111,4 @@ func searchList(host string, search []string) []string {
 		return append([]string{absolute}, list...)
 	}
 	return append(list, absolute)
-}
-
-// askServers asks the map's DNS servers, each in turn, by way of the mesh if they are in it.
-func (n *Node) askServers(ctx context.Context, name string, servers []netip.AddrPort) ([]netip.Addr, error) {
-	var turn atomic.Uint32
-	r := &net.Resolver{
-		PreferGo: true,
-		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			server := servers[int(turn.Add(1)-1)%len(servers)]
-			return n.dialAddr(ctx, network, server)
-		},
-	}
-	addrs, err := r.LookupNetIP(ctx, "ip", name)
-	if err != nil {
-		return nil, serverError(err, servers)
-	}
-	return addrs, nil
-}
-
-// serverError names the servers that were asked: net.Resolver names the host's, which were not.
-func serverError(err error, servers []netip.AddrPort) error {
-	dns, ok := errors.AsType[*net.DNSError](err)
-	if !ok {
-		return err
-	}
-	e := *dns
-	e.Name = strings.TrimSuffix(e.Name, ".")
-	e.Server = fmt.Sprint(servers)
-	e.UnwrapErr = dns
-	return &e
 }

@@ -1,0 +1,178 @@
+// Package resolver is a DNS stub resolver for servers in a given order, as resolv.conf(5) has it: the next server is
+// asked only if the one before has not answered, or has answered that it cannot tell. That a name does not exist is an
+// answer, and final.
+//
+// The package knows no network and reads no file of the host: its caller connects to the servers.
+package resolver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// Resolver asks servers. The zero value with Dial set is ready for use.
+type Resolver struct {
+	// Dial connects to a server over "udp" or "tcp".
+	Dial func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
+
+	outages outages
+}
+
+// LookupNetIP returns the addresses of a name, IPv6 first, each family in the order of the server that knew it. The name
+// is whole: no search domain is added. The error is a *net.DNSError.
+func (r *Resolver) LookupNetIP(ctx context.Context, name string, servers []netip.AddrPort) ([]netip.Addr, error) {
+	l, err := newLookup(name)
+	if err != nil {
+		return nil, &net.DNSError{Err: err.Error(), Name: name, IsNotFound: true}
+	}
+	var failures []error
+	for _, t := range r.outages.turns(servers, time.Now()) {
+		err := r.ask(ctx, t, l)
+		if l.isDecided() {
+			return l.result(t.server)
+		}
+		if errors.Is(ctx.Err(), context.Canceled) {
+			err = ctx.Err()
+		}
+		failures = append(failures, fmt.Errorf("%v: %w", t.server, cmp.Or(err, l.failure())))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, serversFailed(l.name, failures)
+}
+
+// serversFailed is the error of a name that no server has decided about.
+func serversFailed(name string, failures []error) error {
+	texts := make([]string, len(failures))
+	timeout := len(failures) > 0
+	var causes []error
+	for i, err := range failures {
+		texts[i] = err.Error()
+		timeout = timeout && isTimeout(err)
+		if _, isErrno := errors.AsType[syscall.Errno](err); !isErrno { // which would be taken for that of the destination
+			causes = append(causes, err)
+		}
+	}
+	return &net.DNSError{
+		UnwrapErr:   errors.Join(causes...),
+		Err:         cmp.Or(strings.Join(texts, "; "), "there is no server to ask"),
+		Name:        name,
+		IsTimeout:   timeout,
+		IsTemporary: true,
+	}
+}
+
+// lookup is one name that is asked for: its questions, A and AAAA, are open until a server has decided each.
+type lookup struct {
+	name      string // without the dot at the end
+	questions [2]question
+	wantsTCP  bool // the last server has more to say than a datagram holds
+	noEDNS    bool // the last server does not understand EDNS
+}
+
+var errNotAName = errors.New("not a name of the DNS")
+
+func newLookup(name string) (*lookup, error) {
+	whole := strings.TrimSuffix(name, ".")
+	if len(whole) > 253 { // 255 bytes on the wire (RFC 1035, section 2.3.4)
+		return nil, errNotAName
+	}
+	for label := range strings.SplitSeq(whole, ".") {
+		if label == "" || len(label) > 63 || strings.ContainsFunc(label, isForeign) {
+			return nil, errNotAName
+		}
+	}
+	n, err := dnsmessage.NewName(whole + ".")
+	if err != nil {
+		return nil, err
+	}
+	l := &lookup{name: whole}
+	for i, t := range [...]dnsmessage.Type{dnsmessage.TypeAAAA, dnsmessage.TypeA} {
+		l.questions[i].Question = dnsmessage.Question{Name: n, Type: t, Class: dnsmessage.ClassINET}
+	}
+	return l, nil
+}
+
+// isForeign reports whether no host's name has c.
+func isForeign(c rune) bool { return c <= ' ' || c >= 0x7f }
+
+// begin forgets what the server before could not decide.
+func (l *lookup) begin() {
+	l.wantsTCP, l.noEDNS = false, false
+	for i := range l.questions {
+		if q := &l.questions[i]; q.state != decided {
+			*q = question{Question: q.Question}
+		}
+	}
+	l.renewIDs()
+}
+
+// renewIDs makes IDs that are hard to guess, so that only the server can answer (RFC 5452, section 4.3). Answers to the
+// IDs before are not taken any more.
+func (l *lookup) renewIDs() {
+	id := uint16(rand.Uint32())
+	for i := range l.questions {
+		l.questions[i].id = id + uint16(i)
+	}
+}
+
+// each calls f with the questions in a state.
+func (l *lookup) each(s state, f func(*question)) (n int) {
+	for i := range l.questions {
+		if l.questions[i].state == s {
+			f(&l.questions[i])
+			n++
+		}
+	}
+	return n
+}
+
+func (l *lookup) count(s state) int { return l.each(s, func(*question) {}) }
+
+// hasAddrs reports whether there is something to connect to, whatever the other question may bring.
+func (l *lookup) hasAddrs() bool {
+	return len(l.questions[0].addrs) > 0 || len(l.questions[1].addrs) > 0
+}
+
+// isMissing reports whether a server has said that the name does not exist. That holds for all types (RFC 8020).
+func (l *lookup) isMissing() bool {
+	return l.questions[0].missing || l.questions[1].missing
+}
+
+// isDecided reports whether no other server has to be asked.
+func (l *lookup) isDecided() bool {
+	return l.hasAddrs() || l.isMissing() || l.count(decided) == len(l.questions)
+}
+
+// failure is why the last server has left a question open; nil if it has left it unanswered.
+func (l *lookup) failure() error {
+	for _, q := range l.questions {
+		if q.state == failed {
+			return q.err
+		}
+	}
+	return errSilent
+}
+
+// result is what a lookup that is decided has found out; server was the last to be asked.
+func (l *lookup) result(server netip.AddrPort) ([]netip.Addr, error) {
+	if l.hasAddrs() {
+		return append(l.questions[0].addrs, l.questions[1].addrs...), nil
+	}
+	text := "no such name"
+	if !l.isMissing() {
+		text = "the name has no address"
+	}
+	return nil, &net.DNSError{Err: text, Name: l.name, Server: server.String(), IsNotFound: true}
+}

@@ -1,0 +1,123 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// serveDNS runs a DNS server on the member; count has how many questions came.
+func (n *member) serveDNS(port uint16, names map[string][]netip.Addr) (count *atomic.Int32) {
+	n.mesh.t.Helper()
+	pc, err := n.ListenPacket(netip.AddrPortFrom(n.addr, port))
+	if err != nil {
+		n.mesh.t.Fatal(err)
+	}
+	count = new(atomic.Int32)
+	n.mesh.t.Cleanup(func() { pc.Close() })
+	go dnsServer(&countingConn{pc, count}, names)
+	return count
+}
+
+type countingConn struct {
+	net.PacketConn
+	count *atomic.Int32
+}
+
+func (c *countingConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.PacketConn.ReadFrom(b)
+	if err == nil {
+		c.count.Add(1)
+	}
+	return n, from, err
+}
+
+// "DNS = a, b" is an order: what a knows is found each time, what a does not know does not exist, and b is asked nothing.
+// That b is dead costs nothing. The servers of a domain are asked in the same way.
+func TestServersInOrder(t *testing.T) {
+	m := newMesh(t)
+	a, b, c := m.add("alpha"), m.add("beta"), m.add("gamma")
+	dead := netip.MustParseAddr("100.64.0.77")
+	for _, n := range []*member{b, c} {
+		n.startReady()
+	}
+	a.startReady()
+	private, public := make(map[string][]netip.Addr), make(map[string][]netip.Addr)
+	for i := range 40 {
+		private[fmt.Sprintf("db%d.example.", i)] = single4(i)
+	}
+	public["www.example."] = single4(99)
+	b.serveDNS(53, private)
+	others := c.serveDNS(53, public)
+	b.serveDNS(5301, private)
+	others2 := c.serveDNS(5302, public)
+	set := func(d DNS) {
+		t.Helper()
+		nm := a.netmap(false)
+		nm.DNS = d
+		nm.Peers = append(nm.Peers, Peer{Name: "dead", Key: newPublicKey(), Addresses: single(dead), Region: region})
+		if err := a.SetMap(nm); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expectAll := func(limit time.Duration) {
+		t.Helper()
+		start := time.Now()
+		for i := range 40 {
+			if addrs, err := a.lookup(t.Context(), fmt.Sprintf("db%d.example", i)); err != nil || !slices.Equal(addrs, single4(i)) {
+				t.Errorf("db%d.example: %v, %v", i, addrs, err)
+			}
+		}
+		if took := time.Since(start); took > limit {
+			t.Errorf("40 names took %v", took)
+		}
+		_, err := a.lookup(t.Context(), "www.example")
+		if dns, ok := errors.AsType[*net.DNSError](err); !ok || !dns.IsNotFound {
+			t.Errorf("www.example, which the first server does not know: %v", err)
+		}
+	}
+	set(DNS{Servers: []netip.Addr{b.addr, c.addr}})
+	expectAll(2 * time.Second)
+	set(DNS{Servers: []netip.Addr{b.addr, dead}})
+	expectAll(2 * time.Second)
+	set(DNS{Routes: map[string][]netip.AddrPort{"example": {netip.AddrPortFrom(b.addr, 5301), netip.AddrPortFrom(c.addr, 5302)}}})
+	expectAll(2 * time.Second)
+	if n := others.Load() + others2.Load(); n != 0 {
+		t.Errorf("the second server was asked %d times", n)
+	}
+}
+
+func single4(i int) []netip.Addr { return []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})} }
+
+// The families come in the order of RFC 6724, those first in which this node has an address.
+func TestPreferred(t *testing.T) {
+	a, _ := two(t, func(c *Config) {
+		c.Map.Peers[0].Addresses = append(c.Map.Peers[0].Addresses, prefixes("2001:db8::/32")...)
+	})
+	parse := func(texts ...string) (out []netip.Addr) {
+		for _, s := range texts {
+			out = append(out, netip.MustParseAddr(s))
+		}
+		return out
+	}
+	check := func(want []netip.Addr, of ...string) {
+		t.Helper()
+		if got := a.preferred(parse(of...)); !slices.Equal(got, want) {
+			t.Errorf("%v: %v, want %v", of, got, want)
+		}
+	}
+	check(parse("100.64.0.2", "100.64.0.3", "2001:db8::2"), "2001:db8::2", "100.64.0.2", "100.64.0.3") // no IPv6 of its own
+	check(parse("2001:db8::2", "2001:db8::1"), "2001:db8::2", "2001:db8::1")
+	m := a.netmap(false)
+	m.Addresses = append(m.Addresses, prefixes("2001:db8::1/128", "fd7a:115c:a1e0::1/128")...)
+	m.Peers[0].Addresses = append(m.Peers[0].Addresses, prefixes("2001:db8::/32")...)
+	if err := a.SetMap(m); err != nil {
+		t.Fatal(err)
+	}
+	check(parse("2001:db8::2", "100.64.0.2", "fd7a:115c:a1e0::2"), "fd7a:115c:a1e0::2", "100.64.0.2", "2001:db8::2")
+}

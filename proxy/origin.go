@@ -51,7 +51,7 @@ type askerKey struct{}
 func (f *front) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx := r.Context()
 	origins := f.originsOf(ctx.Value(connKey{}).(*conn))
-	res, err := origins.RoundTrip(r.WithContext(context.WithValue(ctx, askerKey{}, ctx)))
+	res, err := send(origins, r.WithContext(context.WithValue(ctx, askerKey{}, ctx)))
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		return res, err
 	}

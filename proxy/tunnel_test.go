@@ -50,6 +50,7 @@ func (tg *target) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 
 func (tg *target) accept() *chat {
 	tg.t.Helper()
+	tg.ln.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(10 * time.Second))
 	nc, err := tg.ln.Accept()
 	if err != nil {
 		tg.t.Fatal(err)

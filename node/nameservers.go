@@ -11,10 +11,17 @@ import (
 )
 
 // askServers asks the map's DNS servers in their order, each by way of the mesh if it is in it. The host's resolv.conf
-// has no say.
+// has no say. With Config.MeshOnly those outside the mesh are not asked.
 func (n *Node) askServers(ctx context.Context, name string, servers []netip.AddrPort) ([]netip.Addr, error) {
 	r := n.routes.Load()
-	if slices.ContainsFunc(servers, func(s netip.AddrPort) bool { return r.inMesh(s.Addr()) }) {
+	inMesh := func(s netip.AddrPort) bool { return r.inMesh(s.Addr()) }
+	if n.cfg.MeshOnly {
+		servers = slices.DeleteFunc(slices.Clone(servers), func(s netip.AddrPort) bool { return !inMesh(s) })
+		if len(servers) == 0 {
+			return nil, errNotOfMesh
+		}
+	}
+	if slices.ContainsFunc(servers, inMesh) {
 		if err := n.awaitUp(ctx); err != nil { // no server is to blame for the time that this takes
 			return nil, err
 		}
@@ -53,7 +60,7 @@ func precedence(a netip.Addr) int {
 	switch {
 	case a.Unmap().Is4():
 		return 1
-	case a.IsPrivate(): // unique local
+	case a.IsPrivate(), a.IsLoopback(): // unique local; few services are on ::1 alone
 		return 2
 	}
 	return 0

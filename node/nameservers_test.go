@@ -1,12 +1,16 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -93,6 +97,56 @@ func TestServersInOrder(t *testing.T) {
 }
 
 func single4(i int) []netip.Addr { return []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})} }
+
+// With --mesh-only, a name that nobody in the mesh can know is refused, and nobody is asked: neither the host's resolver,
+// nor a server of the map's that is outside.
+func TestMeshOnlyAsksNobody(t *testing.T) {
+	var asked atomic.Int32
+	before := net.DefaultResolver
+	defer func() { net.DefaultResolver = before }()
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		asked.Add(1)
+		return nil, syscall.ECONNREFUSED
+	}}
+	outside, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	go dnsServer(&countingConn{outside, &asked}, nil)
+	a, b := two(t, func(c *Config) { c.MeshOnly = true })
+	b.serveDNS(53, map[string][]netip.Addr{"db.corp.example.": {b.addr}})
+	for _, mesh := range []bool{false, true} {
+		m := a.netmap(false)
+		m.Mesh = mesh
+		m.DNS = DNS{
+			Search: []string{"corp.example"},
+			Routes: map[string][]netip.AddrPort{
+				"out.example":  {outside.LocalAddr().(*net.UDPAddr).AddrPort()},
+				"corp.example": {netip.AddrPortFrom(b.addr, 53)},
+			},
+		}
+		if err := a.SetMap(m); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"www.example.com", "www.example.com.", "x.out.example", "beta.local", "printer.local"} {
+			if addrs, err := a.lookup(t.Context(), name); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "--mesh-only") {
+				t.Errorf("%s: %v, %v; want a refusal that names --mesh-only", name, addrs, err)
+			}
+		}
+		for _, name := range []string{"db", "db.corp.example", "beta"} { // search domains go on after a refusal
+			if addrs, err := a.lookup(t.Context(), name); err != nil || !slices.Equal(addrs, []netip.Addr{b.addr}) {
+				t.Errorf("%s: %v, %v", name, addrs, err)
+			}
+		}
+		if addrs, err := a.lookup(t.Context(), "app.localhost"); err != nil || !addrs[0].IsLoopback() {
+			t.Errorf("app.localhost: %v, %v", addrs, err)
+		}
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("%d questions left the mesh", n)
+	}
+}
 
 // The families come in the order of RFC 6724, those first in which this node has an address.
 func TestPreferred(t *testing.T) {

@@ -17,8 +17,8 @@ func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 		return addrs, err
 	}
 	m := n.netmap.Load()
-	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
-		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if inDomain(name, "localhost") {
+		return []netip.Addr{loopback4, netip.IPv6Loopback()}, nil // without asking anybody (RFC 6761, section 6.3)
 	}
 	var firstErr error
 	for _, candidate := range searchList(host, m.DNS.Search) {
@@ -29,12 +29,18 @@ func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 		if firstErr == nil || ctx.Err() != nil {
 			firstErr = err
 		}
-		if dns, ok := errors.AsType[*net.DNSError](err); !ok || !dns.IsNotFound {
+		if dns, ok := errors.AsType[*net.DNSError](err); !(ok && dns.IsNotFound) && !errors.Is(err, errNotOfMesh) {
 			return nil, err
 		}
 	}
 	return nil, firstErr
 }
+
+// loopback4 is what localhost stands for in IPv4.
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// errNotOfMesh refuses a name about which nobody in the mesh can be asked.
+const errNotOfMesh = policyError("no server in the mesh knows such names, and --mesh-only is set")
 
 // lookupCandidate resolves one name of the search list of host.
 func (n *Node) lookupCandidate(ctx context.Context, m *NetworkMap, candidate, host string) ([]netip.Addr, error) {
@@ -48,11 +54,11 @@ func (n *Node) lookupCandidate(ctx context.Context, m *NetworkMap, candidate, ho
 		}
 		return n.askServers(ctx, candidate, servers)
 	}
-	if len(m.DNS.Servers) > 0 {
-		return n.askServers(ctx, candidate, onDNSPort(m.DNS.Servers))
-	}
-	if m.Mesh && n.cfg.MeshOnly && !strings.Contains(name, ".") {
+	if m.Mesh && n.cfg.MeshOnly && len(m.DNS.Servers) == 0 && !strings.Contains(name, ".") {
 		return nil, &net.DNSError{Err: "no such name in the mesh", Name: name, IsNotFound: true} // and the host's are not wanted
+	}
+	if n.cfg.MeshOnly || len(m.DNS.Servers) > 0 {
+		return n.askServers(ctx, candidate, onDNSPort(m.DNS.Servers))
 	}
 	if name != hostName(host) {
 		return nil, &net.DNSError{Err: "no such name", Name: name, IsNotFound: true} // the host's resolver searches by itself

@@ -176,6 +176,7 @@ func (n *Node) dialAddr(ctx context.Context, network string, hostAddr netip.Addr
 	if err := n.awaitUp(ctx); err != nil {
 		return nil, n.explain(err, ap, peer)
 	}
+	n.raceEndpoint(peer)
 	c, err := n.dialPeer(ctx, network, ap, peer)
 	if err != nil {
 		return nil, n.explain(err, ap, peer)
@@ -188,6 +189,7 @@ func (n *Node) wakePeer(p *Peer) {
 	if p != nil && n.wg0.want(p.Key) {
 		n.spawn(func() { n.urge(p.Key) })
 	}
+	n.raceEndpoint(p)
 }
 
 // How a first handshake that nobody has answered is helped along. The peer, or its relay, may have learned of us only after

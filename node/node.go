@@ -165,6 +165,7 @@ type Node struct {
 	checking         atomic.Bool                     // a check of the network runs for the API
 	foreignDatagrams atomic.Uint64                   // of hosts that no association has sent anything to
 	unresolved       sync.Map                        // key.NodePublic to error: why the name of a plain peer's endpoint has no address
+	contenders       sync.Map                        // key.NodePublic to []netip.AddrPort: what raceEndpoint has to try
 
 	entries []entry          // written by start only
 	local   []netip.AddrPort // TCP listeners on this machine; not changed once openListeners is done

@@ -209,6 +209,9 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s wireguard.Session, w
 		return
 	}
 	n.wg0.setEndpoint(p.Key, next)
+	if s.Handshake.IsZero() && why != dead { // else they are known
+		n.setContenders(p, addrs, next)
+	}
 	if s.Endpoint == "" {
 		n.log.Info("peer found", "peer", p.display(), "host", p.Endpoint.Host, "endpoint", next)
 		return

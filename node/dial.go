@@ -60,7 +60,7 @@ func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	return n.race(ctx, network, addrs, uint16(port))
+	return n.race(ctx, network, n.preferred(addrs), uint16(port))
 }
 
 // race dials the addresses of a name, each a little later than the one before or as soon as that has failed. The first

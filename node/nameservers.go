@@ -26,8 +26,7 @@ func (n *Node) askServers(ctx context.Context, name string, servers []netip.Addr
 			return nil, err
 		}
 	}
-	addrs, err := n.names.LookupNetIP(ctx, name, servers)
-	return n.preferred(addrs), err
+	return n.names.LookupNetIP(ctx, name, servers)
 }
 
 // newResolver makes the part that asks DNS servers.

@@ -245,6 +245,88 @@ func TestRace(t *testing.T) {
 	}
 }
 
+// So it does where the address that works, or the dead one, is behind a router or on the host.
+func TestRaceEverywhere(t *testing.T) {
+	m := newMesh(t)
+	a, b := m.add("alpha"), m.add("beta")
+	b.startReady()
+	b.serveHTTP(80, "")
+	host := netip.MustParseAddr("192.0.2.1")
+	a.start(func(c *Config) {
+		c.DialHost = func(ctx context.Context, _, addr string) (net.Conn, error) {
+			if addr != host.String()+":80" {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			near, far := net.Pipe()
+			far.Close()
+			return near, nil
+		}
+	})
+	nm := a.netmap(false)
+	nm.Addresses = append(nm.Addresses, prefixes("fd7a:115c:a1e0::1/128")...)
+	nm.Peers[0].Addresses = append(nm.Peers[0].Addresses, prefixes("2001:db8:7::/48", "198.51.100.0/24")...)
+	nm.DNS.Records = map[string][]netip.Addr{
+		"host.example":   {netip.MustParseAddr("2001:db8:9::1"), host},
+		"router.example": {netip.MustParseAddr("2001:db8:7::1"), host}, // the router carries nothing
+		"mesh.example":   {netip.MustParseAddr("198.51.100.1"), b.addr},
+		"mixed.example":  {netip.MustParseAddr("2001:db8:9::1"), b.addr},
+	}
+	if err := a.SetMap(nm); err != nil {
+		t.Fatal(err)
+	}
+	for name := range nm.DNS.Records {
+		start := time.Now()
+		c, err := a.DialContext(t.Context(), "tcp", name+":80")
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		c.Close()
+		if took := time.Since(start); took > 4*raceDelay {
+			t.Errorf("%s: took %v, want at most about %v", name, took, raceDelay)
+		}
+	}
+}
+
+// A datagram cannot be raced: it goes to a family that this node has.
+func TestDatagramToAnotherFamily(t *testing.T) {
+	a, b := two(t)
+	m := a.netmap(false)
+	m.Peers[0].Addresses = append(prefixes("fd7a:115c:a1e0::2/128"), m.Peers[0].Addresses...)
+	if err := a.SetMap(m); err != nil {
+		t.Fatal(err)
+	}
+	sink, err := b.ListenPacket(netip.AddrPortFrom(b.addr, 7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	heard := func(what string) {
+		t.Helper()
+		sink.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, _, err := sink.ReadFrom(make([]byte, 9)); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	pc, err := a.listenDatagrams(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	if _, err := pc.WriteTo([]byte("x"), &proxy.Addr{Name: "beta", Port: 7}); err != nil {
+		t.Error(err)
+	}
+	heard("an association")
+	c, err := a.DialContext(t.Context(), "udp", "beta:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Write([]byte("x"))
+	heard("a connected socket")
+}
+
 func TestInterleave(t *testing.T) {
 	addrs := func(texts ...string) (out []netip.Addr) {
 		for _, s := range texts {

@@ -35,7 +35,7 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 		Addresses: m.Self.Addresses,
 		Relays:    relayMap(m.DERPMap),
 		Home:      home,
-		DNS:       dnsConfig(m.DNS),
+		DNS:       t.dns(m.DNS),
 		Peers:     make([]Peer, 0, len(m.Peers)),
 		Filter:    t.accepts,
 		Mesh:      true,
@@ -225,6 +225,16 @@ func relayMap(m *control.DERPMap) relay.Map {
 		}
 	}
 	return out
+}
+
+// dns is who resolves names. With an exit node, names outside the mesh are asked of the map's servers by way of it, and if
+// there are none for all names, of those that the map has for want of others.
+func (t *mapper) dns(c *control.DNSConfig) DNS {
+	d := dnsConfig(c)
+	if t.cfg.ExitNode != "" && c != nil && len(d.Servers) == 0 {
+		d.Servers = resolvers(c.FallbackResolvers)
+	}
+	return d
 }
 
 // dnsConfig takes the resolvers that are addresses; those by HTTPS are left out.

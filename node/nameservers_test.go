@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"ginnel/control"
 )
 
 // serveDNS runs a DNS server on the member; count has how many questions came.
@@ -98,22 +100,67 @@ func TestServersInOrder(t *testing.T) {
 
 func single4(i int) []netip.Addr { return []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})} }
 
-// With --mesh-only, a name that nobody in the mesh can know is refused, and nobody is asked: neither the host's resolver,
-// nor a server of the map's that is outside.
-func TestMeshOnlyAsksNobody(t *testing.T) {
+// countHostQuestions counts what is asked of the host's resolver until the test ends.
+func countHostQuestions(t *testing.T) *atomic.Int32 {
+	t.Helper()
 	var asked atomic.Int32
 	before := net.DefaultResolver
-	defer func() { net.DefaultResolver = before }()
+	t.Cleanup(func() { net.DefaultResolver = before })
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		asked.Add(1)
 		return nil, syscall.ECONNREFUSED
 	}}
+	return &asked
+}
+
+// While the exit node is not there nothing leaves, and no question about a name does.
+func TestExitLostAsksNobody(t *testing.T) {
+	asked := countHostQuestions(t)
+	a, _ := two(t)
+	m := a.netmap(false)
+	m.ExitLost = true
+	if err := a.SetMap(m); err != nil {
+		t.Fatal(err)
+	}
+	if addrs, err := a.lookup(t.Context(), "www.example.com"); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("%v, %v; want a refusal", addrs, err)
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("%d questions to the host's resolver", n)
+	}
+}
+
+// With an exit node, the map's servers of last resort are for all names if there are no others.
+func TestServersWithExitNode(t *testing.T) {
+	global, fallback := "192.0.2.1", "192.0.2.2"
+	for _, c := range []struct{ exit, resolver, want string }{
+		{"", "", ""}, {"gate", "", fallback}, {"gate", global, global}, {"", global, global}, {"gate", "https://dns.example/q", fallback},
+	} {
+		dns := &control.DNSConfig{FallbackResolvers: []control.Resolver{{Addr: fallback}}}
+		if c.resolver != "" {
+			dns.Resolvers = []control.Resolver{{Addr: c.resolver}}
+		}
+		var want []netip.Addr
+		if c.want != "" {
+			want = []netip.Addr{netip.MustParseAddr(c.want)}
+		}
+		mapper := &mapper{cfg: &Control{ExitNode: c.exit}}
+		if got := mapper.dns(dns).Servers; !slices.Equal(got, want) {
+			t.Errorf("exit node %q, resolver %q: %v, want %v", c.exit, c.resolver, got, want)
+		}
+	}
+}
+
+// With --mesh-only, a name that nobody in the mesh can know is refused, and nobody is asked: neither the host's resolver,
+// nor a server of the map's that is outside.
+func TestMeshOnlyAsksNobody(t *testing.T) {
+	asked := countHostQuestions(t)
 	outside, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer outside.Close()
-	go dnsServer(&countingConn{outside, &asked}, nil)
+	go dnsServer(&countingConn{outside, asked}, nil)
 	a, b := two(t, func(c *Config) { c.MeshOnly = true })
 	b.serveDNS(53, map[string][]netip.Addr{"db.corp.example.": {b.addr}})
 	for _, mesh := range []bool{false, true} {

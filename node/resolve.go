@@ -63,6 +63,9 @@ func (n *Node) lookupCandidate(ctx context.Context, m *NetworkMap, candidate, ho
 	if name != hostName(host) {
 		return nil, &net.DNSError{Err: "no such name", Name: name, IsNotFound: true} // the host's resolver searches by itself
 	}
+	if err := n.mayLeave(netip.Addr{}); err != nil {
+		return nil, err // nor may the question
+	}
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 

@@ -8,16 +8,17 @@ import (
 	"ginnel/internal/key"
 )
 
-// The name of a plain peer's endpoint may have several addresses, of both families, and some of them may be dead. Until
-// the first handshake is answered they are tried one after the other, as addresses of TCP destinations are (RFC 8305).
+// The name of a plain peer's endpoint may have several addresses, of both families, and some of
+// them may be dead. Until the first handshake is answered they are tried one after the other, as
+// addresses of TCP destinations are (RFC 8305).
 
 const (
 	secondRound = time.Second      // before the next address once each had its raceDelay: a slow path needs more than that
 	raceTime    = 10 * time.Second // after which keepEndpoints goes on, at its own pace
 )
 
-// setContenders makes addrs what raceEndpoint tries, beginning after the one in use. A race that is under way goes on
-// with what it has.
+// setContenders makes addrs what raceEndpoint tries, beginning after the one in use. A race that is
+// under way goes on with what it has.
 func (n *Node) setContenders(p *Peer, addrs []netip.Addr, inUse netip.AddrPort) {
 	var all []netip.AddrPort
 	for _, a := range interleave(addrs) {
@@ -46,8 +47,9 @@ func (n *Node) raceEndpoint(p *Peer) {
 	}
 }
 
-// tryEndpoints moves a peer from address to address until a handshake is answered. WireGuard has begun one with the
-// first. Each beginning makes the answer to the one before worthless, so the second round is slower.
+// tryEndpoints moves a peer from address to address until a handshake is answered. WireGuard has
+// begun one with the first. Each beginning makes the answer to the one before worthless, so the
+// second round is slower.
 func (n *Node) tryEndpoints(k key.NodePublic, all []netip.AddrPort) {
 	begun := time.Now()
 	timer := time.NewTimer(raceDelay)

@@ -10,8 +10,8 @@ import (
 	"ginnel/internal/resolver"
 )
 
-// askServers asks the map's DNS servers in their order, each by way of the mesh if it is in it. The host's resolv.conf
-// has no say. With Config.MeshOnly those outside the mesh are not asked.
+// askServers asks the map's DNS servers in their order, each by way of the mesh if it is in it. The
+// host's resolv.conf has no say. With Config.MeshOnly those outside the mesh are not asked.
 func (n *Node) askServers(ctx context.Context, name string, servers []netip.AddrPort) ([]netip.Addr, error) {
 	r := n.routes.Load()
 	inMesh := func(s netip.AddrPort) bool { return r.inMesh(s.Addr()) }
@@ -32,8 +32,9 @@ func (n *Node) askServers(ctx context.Context, name string, servers []netip.Addr
 // newResolver makes the part that asks DNS servers.
 func newResolver(n *Node) *resolver.Resolver { return &resolver.Resolver{Dial: n.dialAddr} }
 
-// preferred sorts the addresses of a name as RFC 6724 does (section 6, rules 1 and 6): first those of a family in which
-// there is a way to them, and of these global IPv6 before IPv4 before unique local IPv6. Otherwise their order stays.
+// preferred sorts the addresses of a name as RFC 6724 does (section 6, rules 1 and 6): first those
+// of a family in which there is a way to them, and of these global IPv6 before IPv4 before unique
+// local IPv6. Otherwise their order stays.
 func (n *Node) preferred(addrs []netip.Addr) []netip.Addr {
 	isIPv4 := func(a netip.Addr) bool { return a.Unmap().Is4() }
 	if slices.ContainsFunc(addrs, isIPv4) == !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !isIPv4(a) }) {
@@ -65,7 +66,8 @@ func precedence(a netip.Addr) int {
 	return 0
 }
 
-// hasFamily reports whether this node, or the host if a is outside the mesh, has an address from which to speak to a.
+// hasFamily reports whether this node, or the host if a is outside the mesh, has an address from
+// which to speak to a.
 func (n *Node) hasFamily(a netip.Addr) bool {
 	if n.routes.Load().inMesh(a) {
 		return slices.ContainsFunc(n.stack.Addrs(), func(own netip.Addr) bool { return own.Is4() == a.Is4() })

@@ -43,8 +43,9 @@ func (c *countingConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, from, err
 }
 
-// "DNS = a, b" is an order: what a knows is found each time, what a does not know does not exist, and b is asked nothing.
-// That b is dead costs nothing. The servers of a domain are asked in the same way.
+// "DNS = a, b" is an order: what a knows is found each time, what a does not know does not exist,
+// and b is asked nothing. That b is dead costs nothing. The servers of a domain are asked in the
+// same way.
 func TestServersInOrder(t *testing.T) {
 	m := newMesh(t)
 	a, b, c := m.add("alpha"), m.add("beta"), m.add("gamma")
@@ -151,8 +152,8 @@ func TestServersWithExitNode(t *testing.T) {
 	}
 }
 
-// With --mesh-only, a name that nobody in the mesh can know is refused, and nobody is asked: neither the host's resolver,
-// nor a server of the map's that is outside.
+// With --mesh-only, a name that nobody in the mesh can know is refused, and nobody is asked:
+// neither the host's resolver, nor a server of the map's that is outside.
 func TestMeshOnlyAsksNobody(t *testing.T) {
 	asked := countHostQuestions(t)
 	outside, err := net.ListenPacket("udp", "127.0.0.1:0")

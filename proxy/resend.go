@@ -9,9 +9,9 @@ import (
 	"sync/atomic"
 )
 
-// send makes a request of an origin. An origin may close a kept connection at the moment when the next request is under
-// way to it. Then the request is sent again, on a new connection, if it is safe to do so (RFC 9110, section 9.2.2).
-// http.Transport does that for fewer methods.
+// send makes a request of an origin. An origin may close a kept connection at the moment when the
+// next request is under way to it. Then the request is sent again, on a new connection, if it is
+// safe to do so (RFC 9110, section 9.2.2). http.Transport does that for fewer methods.
 func send(t *http.Transport, r *http.Request) (*http.Response, error) {
 	for {
 		var a attempt
@@ -42,7 +42,8 @@ func (a *attempt) of(r *http.Request) *http.Request {
 	return out
 }
 
-// mayRepeat reports whether an attempt that has failed may be followed by another. It ends the attempt.
+// mayRepeat reports whether an attempt that has failed may be followed by another. It ends the
+// attempt.
 func (a *attempt) mayRepeat(r *http.Request) bool {
 	return isIdempotent(r.Method) && a.kept.Load() && !a.answered.Load() && a.body.end() == whole && r.Context().Err() == nil
 }
@@ -65,8 +66,8 @@ const (
 	over            // the attempt has ended
 )
 
-// attemptBody is the body of a request during one attempt. The transport may read it, and close it, after RoundTrip has
-// returned; by then it may belong to another attempt.
+// attemptBody is the body of a request during one attempt. The transport may read it, and close it,
+// after RoundTrip has returned; by then it may belong to another attempt.
 type attemptBody struct {
 	src io.Reader // closed by ReverseProxy
 

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// closeUnanswered ends a connection as an origin does that has closed it while a request was on its way: in order, or
-// with a reset, because there is something that it has not read.
+// closeUnanswered ends a connection as an origin does that has closed it while a request was on its
+// way: in order, or with a reset, because there is something that it has not read.
 func closeUnanswered(c *chat, reset bool) {
 	if reset {
 		c.Conn.(*net.TCPConn).SetLinger(0)
@@ -15,8 +15,9 @@ func closeUnanswered(c *chat, reset bool) {
 	c.Close()
 }
 
-// An origin may close a kept connection while a request is on its way there. The request is sent again if it may arrive
-// twice and its body is not consumed (RFC 9110, section 9.2.2); the client learns nothing of it.
+// An origin may close a kept connection while a request is on its way there. The request is sent
+// again if it may arrive twice and its body is not consumed (RFC 9110, section 9.2.2); the client
+// learns nothing of it.
 func TestKeptConnectionClosed(t *testing.T) {
 	for _, method := range []string{"GET", "HEAD", "OPTIONS", "DELETE", "PUT"} {
 		for _, reset := range []bool{false, true} {
@@ -63,7 +64,8 @@ func TestKeptConnectionClosedBeforeContinue(t *testing.T) {
 	}
 }
 
-// What may not arrive twice, or cannot be said again, is not sent again; nor is anything on a connection that was new.
+// What may not arrive twice, or cannot be said again, is not sent again; nor is anything on a
+// connection that was new.
 func TestNotSentAgain(t *testing.T) {
 	for _, c := range []struct{ what, request, sent string }{
 		{"a POST", "POST http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n", "POST /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n"},

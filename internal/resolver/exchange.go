@@ -12,15 +12,16 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// How long a server is waited for. Within that time the questions are sent again, because datagrams get lost and the next
-// server may know other names.
+// How long a server is waited for. Within that time the questions are sent again, because datagrams
+// get lost and the next server may know other names.
 const (
 	patience   = 5 * time.Second // the time of resolv.conf(5)
 	probeTime  = time.Second     // of a server that has not answered before
 	firstPause = time.Second     // before the questions are sent again; then twice that, and so on
 
-	// resolutionDelay is how long the addresses of one family wait for those of the other (RFC 8305, section 3), or twice
-	// the time that the first took, if that is longer: what comes over TCP takes three round trips.
+	// resolutionDelay is how long the addresses of one family wait for those of the other (RFC
+	// 8305, section 3), or twice the time that the first took, if that is longer: what comes over
+	// TCP takes three round trips.
 	resolutionDelay = 50 * time.Millisecond
 )
 
@@ -33,8 +34,8 @@ func (timeoutError) Temporary() bool { return true }
 
 const errSilent = timeoutError("it has not answered")
 
-// ask puts the open questions to one server, in datagrams, and over TCP what does not fit into them. All go over one
-// connection. The error is why the server was not reached.
+// ask puts the open questions to one server, in datagrams, and over TCP what does not fit into
+// them. All go over one connection. The error is why the server was not reached.
 func (r *Resolver) ask(ctx context.Context, t turn, l *lookup) error {
 	l.begin()
 	err := r.askUDP(ctx, t, l)
@@ -74,7 +75,7 @@ func (r *Resolver) askUDP(ctx context.Context, t turn, l *lookup) error {
 		return err
 	}
 	defer release()
-	a := &asking{c: c, l: l, begun: time.Now(), buf: make([]byte, 64<<10)}
+	a := &asking{c: c, l: l, begun: time.Now(), buf: make([]byte, 4<<10)}
 	for pause := firstPause; ; pause *= 2 {
 		err := a.send()
 		if err == nil {

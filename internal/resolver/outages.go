@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// outageTime is how long a server that has not answered is asked last. It is short, because names that only this server
-	// knows are missing meanwhile.
+	// outageTime is how long a server that has not answered is asked last. It is short, because
+	// names that only this server knows are missing meanwhile.
 	outageTime = 10 * time.Second
 	outagesMax = 256 // remembered; then all are forgotten
 )
@@ -30,8 +30,8 @@ type turn struct {
 	patience time.Duration
 }
 
-// turns is the order in which to ask servers: as given, with those last that have not answered lately. When an outage is
-// over, one lookup finds out in a short time whether the server is back.
+// turns is the order in which to ask servers: as given, with those last that have not answered
+// lately. When an outage is over, one lookup finds out in a short time whether the server is back.
 func (o *outages) turns(servers []netip.AddrPort, now time.Time) []turn {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// maxDatagram is what a server may answer in a datagram: more may be fragmented on its way (DNS flag day 2020).
+// maxDatagram is what a server may answer in a datagram: more may be fragmented on its way (DNS
+// flag day 2020).
 const maxDatagram = 1232
 
 // state is how far a question has come with the server that is being asked.
@@ -39,7 +40,8 @@ var (
 	errLarge   = errors.New("its answer over TCP is cut short, too")
 )
 
-// pack makes the message that asks it. With EDNS the answer may have maxDatagram bytes, otherwise 512.
+// pack makes the message that asks it. With EDNS the answer may have maxDatagram bytes, otherwise
+// 512.
 func (q *question) pack(withEDNS edns) ([]byte, error) {
 	m := dnsmessage.Message{
 		Header:    dnsmessage.Header{ID: q.id, RecursionDesired: true},
@@ -98,7 +100,8 @@ func (q *question) settle(p *dnsmessage.Parser, h dnsmessage.Header) {
 
 func (q *question) fail(err error) { q.state, q.err, q.addrs = failed, err, nil }
 
-// read takes the addresses of an answer. Those of an alias stand in the same answer, after the alias.
+// read takes the addresses of an answer. Those of an alias stand in the same answer, after the
+// alias.
 func (q *question) read(p *dnsmessage.Parser, h dnsmessage.Header) {
 	records := 0
 	for {

@@ -1,6 +1,6 @@
-// Package resolver is a DNS stub resolver for servers in a given order, as resolv.conf(5) has it: the next server is
-// asked only if the one before has not answered, or has answered that it cannot tell. That a name does not exist is an
-// answer, and final.
+// Package resolver is a DNS stub resolver for servers in a given order, as resolv.conf(5) has it:
+// the next server is asked only if the one before has not answered, or has answered that it cannot
+// tell. That a name does not exist is an answer, and final.
 //
 // The package knows no network and reads no file of the host: its caller connects to the servers.
 package resolver
@@ -28,8 +28,8 @@ type Resolver struct {
 	outages outages
 }
 
-// LookupNetIP returns the addresses of a name, IPv6 first, each family in the order of the server that knew it. The name
-// is whole: no search domain is added. The error is a *net.DNSError.
+// LookupNetIP returns the addresses of a name, IPv6 first, each family in the order of the server
+// that knew it. The name is whole: no search domain is added. The error is a *net.DNSError.
 func (r *Resolver) LookupNetIP(ctx context.Context, name string, servers []netip.AddrPort) ([]netip.Addr, error) {
 	l, err := newLookup(name)
 	if err != nil {
@@ -73,7 +73,8 @@ func serversFailed(name string, failures []error) error {
 	}
 }
 
-// lookup is one name that is asked for: its questions, A and AAAA, are open until a server has decided each.
+// lookup is one name that is asked for: its questions, A and AAAA, are open until a server has
+// decided each.
 type lookup struct {
 	name      string // without the dot at the end
 	questions [2]question
@@ -118,8 +119,8 @@ func (l *lookup) begin() {
 	l.renewIDs()
 }
 
-// renewIDs makes IDs that are hard to guess, so that only the server can answer (RFC 5452, section 4.3). Answers to the
-// IDs before are not taken any more.
+// renewIDs makes IDs that are hard to guess, so that only the server can answer (RFC 5452, section
+// 4.3). Answers to the IDs before are not taken any more.
 func (l *lookup) renewIDs() {
 	id := uint16(rand.Uint32())
 	for i := range l.questions {
@@ -145,7 +146,8 @@ func (l *lookup) hasAddrs() bool {
 	return len(l.questions[0].addrs) > 0 || len(l.questions[1].addrs) > 0
 }
 
-// isMissing reports whether a server has said that the name does not exist. That holds for all types (RFC 8020).
+// isMissing reports whether a server has said that the name does not exist. That holds for all
+// types (RFC 8020).
 func (l *lookup) isMissing() bool {
 	return l.questions[0].missing || l.questions[1].missing
 }

@@ -42,7 +42,8 @@ func newInternet(servers map[netip.AddrPort]reply) *internet {
 	return &internet{servers: servers, dials: make(map[netip.AddrPort]int), asked: make(map[netip.AddrPort][]dnsmessage.Type)}
 }
 
-// dial is Resolver.Dial. A pipe keeps the bounds of datagrams, since the reader's buffer has room for any.
+// dial is Resolver.Dial. A pipe keeps the bounds of datagrams, since the reader's buffer has room
+// for any.
 func (i *internet) dial(_ context.Context, network string, server netip.AddrPort) (net.Conn, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -145,8 +146,8 @@ func look(t *testing.T, r *Resolver, name string, servers ...netip.AddrPort) ([]
 	return addrs, dns, took
 }
 
-// "If there are multiple servers, the resolver library queries them in the order listed" (resolv.conf(5)): whatever the
-// first answers counts, and the second is not asked.
+// "If there are multiple servers, the resolver library queries them in the order listed"
+// (resolv.conf(5)): whatever the first answers counts, and the second is not asked.
 func TestOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newInternet(map[netip.AddrPort]reply{
@@ -216,7 +217,8 @@ func TestNextServer(t *testing.T) {
 	}
 }
 
-// A dead server costs its five seconds once, a short look every now and then, and is the first again when it is back.
+// A dead server costs its five seconds once, a short look every now and then, and is the first
+// again when it is back.
 func TestDeadServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		other := netip.MustParseAddr("10.0.0.2")
@@ -292,7 +294,8 @@ func TestOneFamilySilent(t *testing.T) {
 	}
 }
 
-// When no server answers, the error says so of each, in bounded time; so it does when the caller has no more time.
+// When no server answers, the error says so of each, in bounded time; so it does when the caller
+// has no more time.
 func TestNobodyAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Resolver{Dial: newInternet(map[netip.AddrPort]reply{first: silent, second: silent}).dial}

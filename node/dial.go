@@ -270,6 +270,8 @@ func (n *Node) explain(err error, ap netip.AddrPort, peer *Peer) error {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.why = fmt.Sprintf("connection refused: nothing listens on port %d there", ap.Port())
+	case isRejected(err):
+		e.why = fmt.Sprintf("refused: the network's policy does not let this node reach port %d there", ap.Port())
 	case errors.Is(err, syscall.ECONNRESET):
 		e.why = "connection reset while connecting"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):

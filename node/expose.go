@@ -145,7 +145,7 @@ func (n *Node) openServe(s Serve) error {
 		n.addPacketConn(entryServe, pc, func(pc net.PacketConn) error { return n.proxy.ForwardPackets(pc, addrText(s.Target), dial) })
 		return nil
 	}
-	gate, err := n.openGate(s.Port, func(in *userstack.Incoming) { n.carry(in, addrText(s.Target), func() {}, dial) })
+	gate, err := n.stack.OpenGate(s.Port, func(in *userstack.Incoming) { n.carry(in, addrText(s.Target), func() {}, dial) })
 	if err != nil {
 		return err
 	}

@@ -157,10 +157,10 @@ type Node struct {
 	mapMu  sync.Mutex // serializes SetMap
 	netmap atomic.Pointer[NetworkMap]
 	routes atomic.Pointer[routes]
-	served servedPorts
 	names  *resolver.Resolver // of the map's DNS servers
 
 	strangers        strangers
+	rejections       rejections
 	private          atomic.Pointer[key.NodePrivate] // our key of now
 	checking         atomic.Bool                     // a check of the network runs for the API
 	foreignDatagrams atomic.Uint64                   // of hosts that no association has sent anything to
@@ -269,6 +269,7 @@ func (n *Node) openData() (err error) {
 		Queues:     n.cfg.lanes(),
 		Router:     n.router.stackConfig(),
 		AnswerTSMP: n.cfg.Control != nil,
+		Rejected:   n.rejections.hear,
 		Active:     n.cfg.Active,
 		Traffic:    n.reportTraffic,
 	})

@@ -196,7 +196,7 @@ func TestDialErrors(t *testing.T) {
 		want error
 		text string
 	}{
-		{"beta:81", syscall.ETIMEDOUT, "peer beta: no answer"}, // not served: dropped without an answer
+		{"beta:81", syscall.ECONNREFUSED, "peer beta: connection refused: nothing listens on port 81 there"},
 		{"100.64.0.77:80", syscall.EHOSTUNREACH, "no peer has this address"},
 		{"[fd7a:115c:a1e0::1]:80", syscall.EHOSTUNREACH, "no peer has this address"},
 		{"127.0.0.1:80", fs.ErrPermission, "--mesh-only"},
@@ -225,8 +225,18 @@ func TestDialErrors(t *testing.T) {
 	ln.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, err := a.DialContext(ctx, "tcp", "beta:82"); !errors.Is(err, syscall.ETIMEDOUT) {
-		t.Errorf("a port that is served no longer: %v, want silence", err)
+	if _, err := a.DialContext(ctx, "tcp", "beta:82"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a port that is served no longer: %v, want a refusal", err)
+	}
+	c, err := a.DialContext(ctx, "udp", "beta:81")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Write([]byte("anybody there?"))
+	c.SetReadDeadline(time.Now().Add(2 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a datagram to a port that is not served: %v, want a refusal", err)
 	}
 }
 

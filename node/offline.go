@@ -33,7 +33,22 @@ var errNoSign = errors.New("no sign of life")
 
 // dialPeer connects to an address of a peer; nil is this node.
 func (n *Node) dialPeer(ctx context.Context, network string, ap netip.AddrPort, p *Peer) (net.Conn, error) {
-	if p == nil || !p.isOffline() {
+	if p == nil {
+		return n.stack.DialContext(ctx, network, ap.String())
+	}
+	if network != "tcp" {
+		return n.dialSigned(ctx, network, ap, p)
+	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	d := n.rejections.begin(ap, giveUp)
+	c, err := n.dialSigned(ctx, network, ap, p)
+	return c, n.rejections.end(d, err)
+}
+
+// dialSigned connects to a peer. One that the server sees offline has to give a sign of life.
+func (n *Node) dialSigned(ctx context.Context, network string, ap netip.AddrPort, p *Peer) (net.Conn, error) {
+	if !p.isOffline() {
 		return n.stack.DialContext(ctx, network, ap.String())
 	}
 	ctx, giveUp := context.WithCancelCause(ctx)

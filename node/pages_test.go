@@ -18,6 +18,7 @@ import (
 
 	"ginnel/proxy"
 	"ginnel/relay"
+	"ginnel/userstack"
 )
 
 // page fetches one of a node's own pages.
@@ -178,8 +179,13 @@ func TestNotReady(t *testing.T) {
 
 // The proxy says why in its own words: the peer and the reason.
 func TestProxyErrors(t *testing.T) {
-	a, _ := two(t, withProxy, func(c *Config) { c.DialTimeout = 300 * time.Millisecond; c.MeshOnly = true })
+	a, b := two(t, withProxy, func(c *Config) { c.DialTimeout = 300 * time.Millisecond; c.MeshOnly = true })
 	eventually(t, "ready", func() bool { return a.Status().State == StateRunning })
+	m := b.netmap(false)
+	m.Filter = func(f userstack.Flow) bool { return f.Dst.Port() == 82 }
+	if err := b.SetMap(m); err != nil {
+		t.Fatal(err)
+	}
 	proxyURL := &url.URL{Scheme: "http", Host: a.Status().Proxies[0]}
 	tr := &http.Transport{Proxy: http.ProxyURL(proxyURL)}
 	defer tr.CloseIdleConnections()
@@ -187,7 +193,8 @@ func TestProxyErrors(t *testing.T) {
 		status int
 		text   string
 	}{
-		"http://beta:81/":      {504, "peer beta"},
+		"http://beta:81/":      {504, "peer beta: no answer"},
+		"http://beta:82/":      {502, "nothing listens on port 82 there"},
 		"http://100.64.0.99/":  {502, "no peer has this address"},
 		"http://192.0.2.1/":    {403, "--mesh-only"},
 		"http://100.64.0.1:9/": {502, "nothing listens"},

@@ -46,9 +46,12 @@ type Device struct {
 	clientPorts portSet
 	// routes tells that there may be destinations behind this host, of which clientPorts know nothing.
 	routes atomic.Bool
-	tsmp   bool                         // TSMP pings are answered
+	tsmp   bool                         // TSMP is spoken: pings are answered, rejections sent and heard
 	own    atomic.Pointer[[]netip.Addr] // the stack's addresses; nil before there are any
-	corks  atomic.Int32                 // writers whose datagrams wait for each other; see PacketConn.Cork
+
+	rejected func(netip.AddrPort) // see Config.Rejected
+
+	corks atomic.Int32 // writers whose datagrams wait for each other; see PacketConn.Cork
 
 	queues []*Queue // a power of two
 

@@ -26,7 +26,8 @@ const (
 )
 
 // A Filter decides whether a flow from outside may begin. It is called for each packet that is no answer, from several
-// goroutines, and must be quick. What it refuses is dropped without an answer.
+// goroutines, and must be quick. What it refuses is dropped without an answer; TellRejected gives one. What it lets in and nobody listens for is
+// refused as other hosts refuse it: by a reset or an ICMP error.
 type Filter func(Flow) bool
 
 // SetFilter replaces the filter; nil, which is the state after New, lets nothing in.

@@ -65,6 +65,10 @@ type Config struct {
 	// AnswerTSMP has the stack answer the pings of the mesh's own protocol, past the filter.
 	AnswerTSMP bool
 
+	// Rejected, if set, is called when a peer says that its policy, or a firewall there, has dropped a SYN of ours to an
+	// address. It must be quick. Only a stack that answers TSMP hears of it.
+	Rejected func(to netip.AddrPort)
+
 	// Active, if set, is called when packets come and before one leaves; brief says that it may be a question or an answer, and not
 	// a part of much. It must be quick.
 	Active func(brief bool)
@@ -152,7 +156,7 @@ func New(cfg Config) (*Stack, error) {
 	})
 	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch, queues, gv.Clock()), congestion: cfg.Congestion, addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
-	s.dev.tsmp = cfg.AnswerTSMP
+	s.dev.tsmp, s.dev.rejected = cfg.AnswerTSMP, cfg.Rejected
 	for _, q := range s.dev.queues {
 		q.report.tell = cfg.Traffic
 	}

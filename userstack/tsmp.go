@@ -14,17 +14,23 @@ const (
 	tsmpPing     = 'p'
 	tsmpPong     = 'o'
 	tsmpPingSize = 9
-	tsmpPongSize = 11
 )
 
-// answerTSMP answers packet if it is a TSMP ping to one of our addresses, and reports whether it was TSMP at all.
+// answerTSMP takes a TSMP packet to one of our addresses: it answers a ping and passes on a rejection. It reports whether
+// the packet was TSMP at all.
 func (d *Device) answerTSMP(packet []byte) bool {
 	payload, ok := tsmpPayload(packet)
 	if !ok {
 		return false
 	}
-	if len(payload) >= tsmpPingSize && payload[0] == tsmpPing && d.isOwn(parsed{}.flow(packet).Dst.Addr()) {
+	if len(payload) == 0 || !d.isOwn(parsed{}.flow(packet).Dst.Addr()) {
+		return true
+	}
+	switch {
+	case payload[0] == tsmpPing && len(payload) >= tsmpPingSize:
 		d.sendRaw(tsmpReply(packet, payload[1:tsmpPingSize]))
+	case payload[0] == tsmpReject:
+		d.hearRejection(packet, payload)
 	}
 	return true
 }
@@ -49,21 +55,8 @@ func tsmpPayload(packet []byte) ([]byte, bool) {
 
 // tsmpReply builds the answer to packet, with its addresses exchanged.
 func tsmpReply(packet, data []byte) []byte {
-	pong := append(append([]byte{tsmpPong}, data...), 0, 0)
-	if packet[0]>>4 == 4 {
-		in := header.IPv4(packet)
-		b := make([]byte, header.IPv4MinimumSize, header.IPv4MinimumSize+tsmpPongSize)
-		out := header.IPv4(b)
-		out.Encode(&header.IPv4Fields{TotalLength: header.IPv4MinimumSize + tsmpPongSize, TTL: 64, Protocol: tsmpProtocol,
-			SrcAddr: in.DestinationAddress(), DstAddr: in.SourceAddress()})
-		out.SetChecksum(^out.CalculateChecksum())
-		return append(b, pong...)
-	}
-	in := header.IPv6(packet)
-	b := make([]byte, header.IPv6MinimumSize, header.IPv6MinimumSize+tsmpPongSize)
-	header.IPv6(b).Encode(&header.IPv6Fields{PayloadLength: tsmpPongSize, TransportProtocol: tsmpProtocol, HopLimit: 64,
-		SrcAddr: in.DestinationAddress(), DstAddr: in.SourceAddress()})
-	return append(b, pong...)
+	f := parsed{}.flow(packet)
+	return tsmpPacket(f.Dst.Addr(), f.Src.Addr(), append(append([]byte{tsmpPong}, data...), 0, 0))
 }
 
 // sendRaw sends a packet that gVisor knows nothing of; it is dropped if there is no room.

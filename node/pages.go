@@ -39,6 +39,7 @@ func (n *Node) pages() http.Handler {
 	mux.HandleFunc("GET /api/v1/netcheck", n.serveNetCheck)
 	mux.HandleFunc("POST /api/v1/ping", n.servePing)
 	mux.HandleFunc("POST /api/v1/reach", n.serveReach)
+	mux.HandleFunc("POST /api/v1/why", n.serveWhy)
 	mux.HandleFunc("POST /api/v1/shutdown", n.serveShutdown)
 	return mux
 }
@@ -140,6 +141,23 @@ func (n *Node) serveReach(w http.ResponseWriter, r *http.Request) {
 	default:
 		writeJSON(w, http.StatusOK, struct{}{})
 	}
+}
+
+// serveWhy walks the way to the form value "target", host:port or a host, with attempts that take at most the form value
+// "timeout".
+func (n *Node) serveWhy(w http.ResponseWriter, r *http.Request) {
+	if fromWebPage(w, r) {
+		return
+	}
+	target := r.FormValue("target")
+	patience, err := time.ParseDuration(r.FormValue("timeout"))
+	if target == "" || err != nil || patience <= 0 {
+		writeJSON(w, http.StatusBadRequest, apiError{"the form values target and timeout are wanted"})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), min(patience, n.cfg.dialTimeout()))
+	defer cancel()
+	writeJSON(w, http.StatusOK, n.Why(ctx, target))
 }
 
 // servePAC tells browsers to come here for the mesh and for nothing else.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -39,6 +40,13 @@ func (a *awaits) answered(target string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.open, target)
+}
+
+// targets are those that have not answered, in order.
+func (a *awaits) targets() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Sorted(maps.Keys(a.open))
 }
 
 // reason says what is missing; empty if nothing is.
@@ -126,3 +134,6 @@ func (n *Node) NotReady() error {
 	}
 	return e
 }
+
+// Awaited returns the targets of Config.WaitFor that have not answered yet.
+func (n *Node) Awaited() []string { return n.awaits.targets() }

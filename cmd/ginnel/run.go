@@ -110,7 +110,7 @@ and the environment over the file.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return applySettings(cmd, p) }
 	root.SetHelpCommand(newHelp())
-	root.AddCommand(newUp(p), newDown(p), newRun(p), newStatus(p), newPing(p), newWait(p), newNC(p), newLogout(p), newNetcheck(p), newRelay(p), newControl(p), newDemo(p), newVersion(p))
+	root.AddCommand(newUp(p), newDown(p), newRun(p), newStatus(p), newPing(p), newWait(p), newWhy(p), newNC(p), newLogout(p), newNetcheck(p), newRelay(p), newControl(p), newDemo(p), newVersion(p))
 	return root
 }
 

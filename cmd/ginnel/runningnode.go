@@ -190,7 +190,7 @@ func (r *runningNode) awaitReady(ctx context.Context, timeout time.Duration) err
 		case <-poll.C:
 			poll.Reset(joinPause(time.Since(began)))
 		case <-expired:
-			return notReady(timeout, why)
+			return r.notReady(ctx, timeout, why)
 		case <-ctx.Done():
 			return errToldToEnd
 		case <-r.askc:
@@ -206,13 +206,27 @@ func joinPause(waited time.Duration) time.Duration {
 	return min(max(waited/joinShare, joinPoll), joinPollMax)
 }
 
-// notReady is the error for scripts.
-func notReady(timeout time.Duration, why error) error {
+// notReady is the error for scripts, with the verdict about each target that has not answered, or about the node itself.
+func (r *runningNode) notReady(ctx context.Context, timeout time.Duration, why error) error {
 	status := exitTimeout
 	if errors.Is(why, node.ErrControlUnreachable) {
 		status = exitControl
 	}
-	return &statusError{status, fmt.Errorf("not ready after %v: %w", timeout, why)}
+	err := fmt.Errorf("not ready after %v: %w", timeout, why)
+	ctx, cancel := context.WithTimeout(ctx, whyPatience)
+	defer cancel()
+	targets := r.Awaited()
+	if len(targets) == 0 {
+		targets = []string{""}
+	}
+	for _, target := range targets {
+		v := r.Why(ctx, target)
+		err = withVerdict(err, &v)
+		if v.Broken == node.StepControl || v.Broken == node.StepLogin || v.Broken == node.StepJoin {
+			break // the same for all
+		}
+	}
+	return &statusError{status, err}
 }
 
 // await waits for the end of the node. It is no error if somebody asked for it.

@@ -27,7 +27,8 @@ func newWait(p program) *cobra.Command {
 		Short: "Wait until an address answers through the mesh",
 		Long: `wait returns with exit status 0 as soon as a connection to HOST:PORT can be made
 through the running node, or HOST alone answers a ping, and with 3 if that does
-not happen in time. The node, too, may still have to be started.`,
+not happen in time: then it says which step on the way is broken, as 'ginnel why'
+does. The node, too, may still have to be started.`,
 		Example: `  ginnel wait db.internal:5432 && make migrate
   ginnel wait --timeout 10s build-host`,
 		Args: oneArg("HOST[:PORT]"),
@@ -39,7 +40,8 @@ not happen in time. The node, too, may still have to be started.`,
 			if timeout <= 0 {
 				return usagef("--timeout %v: a positive duration is wanted", timeout)
 			}
-			return waitFor(cmd.Context(), timeout, func(ctx context.Context, patience time.Duration) error { return where.try(ctx, p, target, patience) })
+			err = waitFor(cmd.Context(), timeout, func(ctx context.Context, patience time.Duration) error { return where.try(ctx, p, target, patience) })
+			return where.explained(cmd.Context(), p, target, err)
 		},
 	}
 	where.add(cmd.Flags())
@@ -79,4 +81,21 @@ func (f *apiFlags) try(ctx context.Context, p program, target string, patience t
 	defer cancel()
 	var none struct{}
 	return a.call(ctx, http.MethodPost, "/api/v1/reach", url.Values{"target": {target}, "timeout": {patience.String()}}, &none)
+}
+
+// explained adds the node's verdict to err if that is a wait in vain.
+func (f *apiFlags) explained(ctx context.Context, p program, target string, err error) error {
+	late, ok := errors.AsType[*statusError](err)
+	if !ok || late.status != exitTimeout || ctx.Err() != nil {
+		return err
+	}
+	a, openErr := f.open(p)
+	if openErr != nil {
+		return err
+	}
+	v, askErr := a.why(ctx, target, whyPatience)
+	if askErr != nil {
+		return err
+	}
+	return &statusError{late.status, withVerdict(late.error, v)}
 }

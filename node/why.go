@@ -1,0 +1,444 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"ginnel/relay"
+)
+
+// Step is a step on the way to a service of the mesh.
+type Step string
+
+// The steps in their order. The first three are one: what a node lacks that has not joined its network.
+const (
+	StepControl   Step = "control" // the coordination server is not reachable
+	StepLogin     Step = "login"   // somebody has to approve the node
+	StepJoin      Step = "join"    // the node has no map for another reason
+	StepName      Step = "name"
+	StepMap       Step = "map"
+	StepPolicy    Step = "policy"
+	StepOnline    Step = "online"
+	StepPath      Step = "path"
+	StepHandshake Step = "handshake"
+	StepTCP       Step = "tcp"
+)
+
+// StepState is what was found out about a step.
+type StepState string
+
+// The states of a step.
+const (
+	StepFine    StepState = "fine"
+	StepBroken  StepState = "broken"
+	StepUnknown StepState = "unknown" // neither proved nor disproved
+)
+
+// WhyStep is one step of a Verdict.
+type WhyStep struct {
+	Step  Step      `json:"step"`
+	State StepState `json:"state"`
+	Text  string    `json:"text"`
+}
+
+// Verdict says whether a destination can be reached, and if not which step is the first that is broken. Its JSON is what
+// scripts read.
+type Verdict struct {
+	Target string    `json:"target"`
+	Steps  []WhyStep `json:"steps"`            // up to the broken one
+	Broken Step      `json:"broken,omitempty"` // empty: all is fine
+	Text   string    `json:"text,omitempty"`   // what is broken
+	Mend   string    `json:"mend,omitempty"`   // what to do about it
+}
+
+func (v *Verdict) add(step Step, state StepState, text string) {
+	v.Steps = append(v.Steps, WhyStep{step, state, text})
+}
+
+// fail ends the verdict with a broken step.
+func (v *Verdict) fail(step Step, text, mend string) {
+	v.add(step, StepBroken, text)
+	v.Broken, v.Text, v.Mend = step, text, mend
+}
+
+// Why walks the way to target, host:port, and stops at the first broken step. A target without a port is walked up to the
+// handshake, an empty one only to the node's own membership. The context bounds the attempts to connect.
+func (n *Node) Why(ctx context.Context, target string) Verdict {
+	w := &walk{n: n, v: Verdict{Target: target, Steps: []WhyStep{}}}
+	if !w.joins() || target == "" {
+		return w.v
+	}
+	w.host = target
+	if host, port, err := net.SplitHostPort(target); err == nil {
+		number, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || number == 0 {
+			w.v.fail(StepName, fmt.Sprintf("%q is not a port", port), "write HOST:PORT, such as db:5432")
+			return w.v
+		}
+		w.host, w.port = host, uint16(number)
+	}
+	if w.resolves(ctx) && w.locates() {
+		w.connects(ctx)
+	}
+	return w.v
+}
+
+// walk is one walk.
+type walk struct {
+	n    *Node
+	v    Verdict
+	host string
+	port uint16 // 0: there is none
+
+	addrs []netip.Addr // none for a name that is left to the proxy of the environment
+	addr  netip.Addr   // that the walk is about
+	peer  *Peer        // that has it; nil: none of the mesh, or this node
+	own   bool         // it is this node's
+}
+
+// joins finds out whether the node has a map.
+func (w *walk) joins() bool {
+	m := w.n.member
+	if m == nil || m.hasJoined() {
+		return true
+	}
+	switch state, reason, err := m.state(); {
+	case state == StateNeedsLogin:
+		w.v.fail(StepLogin, reason, "open that page, or start the node with --authkey KEY")
+	case errors.Is(err, ErrControlUnreachable):
+		w.v.fail(StepControl, reason, "check that "+w.n.cfg.Control.URL+" can be reached from here; HTTPS_PROXY names a proxy on the way")
+	default:
+		w.v.fail(StepJoin, reason, "wait, or look at the log of the coordination server")
+	}
+	return false
+}
+
+// resolves finds the addresses of the host.
+func (w *walk) resolves(ctx context.Context) bool {
+	if a, err := netip.ParseAddr(w.host); err == nil {
+		w.addrs = []netip.Addr{a.Unmap().WithZone("")}
+		w.v.add(StepName, StepFine, w.host+" is an address")
+		return true
+	}
+	if w.n.leavesToProxy("tcp", w.host) {
+		w.v.add(StepName, StepFine, w.host+" is left to the proxy of the environment to resolve")
+		return true
+	}
+	addrs, err := w.n.lookup(ctx, w.host)
+	if err == nil && len(addrs) == 0 {
+		err = &net.DNSError{Err: "no address", Name: w.host, IsNotFound: true}
+	}
+	if err != nil {
+		w.v.fail(StepName, err.Error(), w.nameMend(err))
+		return false
+	}
+	texts := make([]string, len(addrs))
+	for i, a := range addrs {
+		addrs[i] = a.Unmap()
+		texts[i] = addrs[i].String()
+	}
+	w.addrs = addrs
+	w.v.add(StepName, StepFine, w.host+" is "+strings.Join(texts, ", "))
+	return true
+}
+
+func (w *walk) nameMend(err error) string {
+	if errors.Is(err, syscall.EHOSTUNREACH) {
+		return "use one of their addresses, which 'ginnel status' lists, or rename one of the nodes"
+	}
+	dns, ok := errors.AsType[*net.DNSError](err)
+	switch {
+	case ok && dns.IsNotFound && w.n.netmap.Load().Mesh:
+		return "check the spelling: 'ginnel status' lists the names of the peers that policy lets this node see"
+	case ok && dns.IsNotFound:
+		return "check the spelling, or use an address"
+	}
+	return "check the DNS servers of the network, or use an address"
+}
+
+// locates finds out whose the address is.
+func (w *walk) locates() bool {
+	if len(w.addrs) == 0 {
+		w.v.add(StepMap, StepFine, w.host+" is outside the mesh")
+		return w.mayLeave()
+	}
+	r := w.n.routes.Load()
+	w.addr = w.addrs[0]
+	for _, a := range w.addrs {
+		if r.inMesh(a) {
+			w.addr = a
+			break
+		}
+	}
+	switch w.peer, w.own = r.peer(w.addr), r.isOwn(w.addr); {
+	case w.own:
+		w.peer = nil
+		w.v.add(StepMap, StepFine, w.addr.String()+" is this node's own")
+	case !r.inMesh(w.addr):
+		w.peer = nil
+		w.v.add(StepMap, StepFine, w.addr.String()+" is outside the mesh")
+		return w.mayLeave()
+	case w.peer == nil:
+		w.v.fail(StepMap, noPeerError(w.addr).Error(), "check the address; a node that policy hides from this one is not in its map")
+		return false
+	case r.hosts[w.addr] == w.peer:
+		w.v.add(StepMap, StepFine, w.addr.String()+" is peer "+w.peer.display())
+	default:
+		w.v.add(StepMap, StepFine, w.addr.String()+" is behind peer "+w.peer.display())
+	}
+	return true
+}
+
+// mayLeave finds out whether this node dials what is outside the mesh.
+func (w *walk) mayLeave() bool {
+	err := w.n.mayLeave(w.addr)
+	if err == nil {
+		w.v.add(StepPolicy, StepFine, "this node dials what is outside the mesh from its host")
+		return true
+	}
+	if router := w.unusedRouter(); router != "" {
+		w.failUnusedRoute(router, err)
+		return false
+	}
+	mend := "start the node without --mesh-only, or use an address of the mesh"
+	switch {
+	case w.n.cfg.MeshOnly:
+	case w.n.netmap.Load().ExitLost:
+		mend = "check that the exit node is online and offers to be one, or leave out --exit-node"
+	default:
+		mend = "dial it from this machine, without the proxy"
+	}
+	w.v.fail(StepPolicy, err.Error(), mend)
+	return false
+}
+
+// pongTime is how long a peer has to answer a ping beside the attempt to connect.
+const pongTime = 3 * time.Second
+
+// connects dials, and explains a failure by what else is known of the peer.
+func (w *walk) connects(ctx context.Context) {
+	if w.peer == nil {
+		w.judgeHost(w.dial(ctx))
+		return
+	}
+	pong := make(chan error, 1)
+	ping := func() { pong <- w.ping(ctx) }
+	if !w.n.spawn(ping) {
+		pong <- net.ErrClosed
+	}
+	if w.port == 0 {
+		w.judgePeer(nil, <-pong)
+		return
+	}
+	err := w.dial(ctx)
+	if answered(err) {
+		w.judgePeer(err, nil)
+		return
+	}
+	w.judgePeer(err, <-pong)
+}
+
+func (w *walk) dial(ctx context.Context) error {
+	if w.port == 0 {
+		return nil
+	}
+	var c net.Conn
+	var err error
+	if len(w.addrs) == 0 {
+		c, err = w.n.dialHost(ctx, "tcp", net.JoinHostPort(w.host, strconv.Itoa(int(w.port))))
+	} else {
+		c, err = w.n.race(ctx, "tcp", w.addrs, w.port)
+	}
+	if err != nil {
+		return err
+	}
+	c.Close()
+	return nil
+}
+
+func (w *walk) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pongTime)
+	defer cancel()
+	_, err := w.n.Ping(ctx, w.addr.String())
+	return err
+}
+
+// answered reports whether the result of a dial proves that packets go to the peer and come back.
+func answered(err error) bool {
+	return err == nil || isRejected(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// judgeHost is the verdict about what is not a peer's.
+func (w *walk) judgeHost(err error) {
+	if err == nil {
+		if w.port != 0 {
+			w.v.add(StepTCP, StepFine, "connected")
+		}
+		return
+	}
+	if router := w.unusedRouter(); router != "" {
+		w.failUnusedRoute(router, err)
+		return
+	}
+	mend := "check that the service runs and that this machine can reach it"
+	if w.own {
+		mend = fmt.Sprintf("start the node with --serve %d=LOCAL", w.port)
+	}
+	w.v.fail(StepTCP, err.Error(), mend)
+}
+
+// failUnusedRoute makes the map the broken step, in place of what it has said of an address outside the mesh.
+func (w *walk) failUnusedRoute(router string, err error) {
+	w.v.Steps = w.v.Steps[:1]
+	w.v.fail(StepMap, fmt.Sprintf("%v is behind peer %s, whose routes this node does not use: %v", w.addr, router, err),
+		"start the node with --accept-routes")
+}
+
+// unusedRouter names a peer that is the way to the address if only its routes were used; empty: there is none.
+func (w *walk) unusedRouter() string {
+	m := w.n.member
+	if m == nil || !w.addr.IsValid() {
+		return ""
+	}
+	m.mu.Lock()
+	nm := m.netmap
+	m.mu.Unlock()
+	if nm == nil {
+		return ""
+	}
+	for _, p := range nm.Peers {
+		for _, route := range p.AllowedIPs {
+			if route.Bits() > 0 && route.Contains(w.addr) {
+				return shortName(p.Name, magicSuffix(nm.Self))
+			}
+		}
+	}
+	return ""
+}
+
+// judgePeer is the verdict about a peer: dialled is the result of the dial, ponged that of the ping unless the dial has
+// said enough.
+func (w *walk) judgePeer(dialled, ponged error) {
+	if !w.policyLets(dialled) {
+		return
+	}
+	if ponged != nil && w.peer.isOffline() && w.n.stillOffline(w.peer) {
+		w.v.fail(StepOnline, "peer "+w.peer.display()+": "+w.peer.offlineText(), "start that node, or give it its network back")
+		return
+	}
+	w.v.add(StepOnline, StepFine, w.onlineText())
+	if !w.hasPath(ponged) {
+		return
+	}
+	s, _ := w.n.wg0.dev.Session(w.peer.Key)
+	proved := w.port == 0 && ponged == nil || w.port != 0 && answered(dialled)
+	if !proved && !recent(s.Handshake) {
+		w.v.fail(StepHandshake, "peer "+w.peer.display()+": "+w.n.silence(w.peer), w.handshakeMend())
+		return
+	}
+	w.v.add(StepHandshake, StepFine, handshakeText(s.Handshake))
+	switch {
+	case w.port == 0:
+	case dialled == nil:
+		w.v.add(StepTCP, StepFine, fmt.Sprintf("port %d accepts connections", w.port))
+	case errors.Is(dialled, syscall.ECONNREFUSED):
+		w.v.fail(StepTCP, dialled.Error(), fmt.Sprintf("start the service there; a ginnel node opens it by --serve %d=LOCAL", w.port))
+	case errors.Is(dialled, syscall.ETIMEDOUT) && w.n.netmap.Load().Mesh:
+		w.v.fail(StepTCP, dialled.Error(), "look for a firewall or a service that hangs there; nodes that do not say so may also drop what policy forbids")
+	default:
+		w.v.fail(StepTCP, dialled.Error(), "look for a firewall or a service that hangs there")
+	}
+}
+
+// policyLets adds the step of the network's policy, which only the peer can tell.
+func (w *walk) policyLets(dialled error) bool {
+	switch {
+	case isRejected(dialled):
+		self := w.n.netmap.Load().Addresses[0].Addr()
+		for _, p := range w.n.netmap.Load().Addresses {
+			if p.Addr().Is4() == w.addr.Is4() {
+				self = p.Addr()
+			}
+		}
+		dst := net.JoinHostPort(w.addr.String(), strconv.Itoa(int(w.port)))
+		w.v.fail(StepPolicy, dialled.Error(), fmt.Sprintf(`have the network's policy allow it, for example by {"action": "accept", "src": [%q], "dst": [%q]}`, self, dst))
+		return false
+	case w.port != 0 && answered(dialled):
+		w.v.add(StepPolicy, StepFine, fmt.Sprintf("port %d of peer %s is open to this node", w.port, w.peer.display()))
+	default:
+		w.v.add(StepPolicy, StepUnknown, "peer "+w.peer.display()+" has not rejected this node")
+	}
+	return true
+}
+
+func (w *walk) onlineText() string {
+	switch {
+	case w.peer.Online == nil:
+		return "nobody says whether peer " + w.peer.display() + " is there"
+	case w.peer.isOffline():
+		return w.peer.offlineText() + ", the server says, but it answers"
+	}
+	return "peer " + w.peer.display() + " is online"
+}
+
+// hasPath adds the step of the path, by relay or directly.
+func (w *walk) hasPath(ponged error) bool {
+	m, p := w.n.netmap.Load(), w.peer
+	ts, ps := w.n.conn.Status(), w.n.pool.Status()
+	s, _ := w.n.wg0.dev.Session(p.Key)
+	status := peerStatus(m, p, &ts, s)
+	switch {
+	case p.Plain && s.Endpoint == "":
+		w.v.fail(StepPath, "peer "+p.display()+": "+w.n.silence(p), "give the peer an Endpoint, or have it speak first")
+		return false
+	case p.Plain:
+		w.v.add(StepPath, StepFine, "endpoint "+s.Endpoint)
+	case ponged != nil:
+		text, mend := relayFault(m, p, &ps)
+		w.v.fail(StepPath, "peer "+p.display()+": "+text, mend)
+		return false
+	case status.Path == PathDirect:
+		w.v.add(StepPath, StepFine, "direct, "+status.Endpoint)
+	default:
+		w.v.add(StepPath, StepFine, "relay "+status.Relay)
+	}
+	return true
+}
+
+// relayFault says why a peer that does not answer has no path.
+func relayFault(m *NetworkMap, p *Peer, ps *relay.PoolStatus) (text, mend string) {
+	if p.Region == 0 && len(p.Endpoints) == 0 {
+		return "it has neither a relay nor an address", "check its relays there: 'ginnel netcheck'"
+	}
+	name := regionName(&m.Relays, p.Region)
+	for _, r := range ps.Regions {
+		if r.Region == p.Region && r.State != relay.RegionConnected && r.Err != nil {
+			return fmt.Sprintf("no direct path, and no connection to its relay %s: %v", name, r.Err),
+				"let TCP out to the relay, or name a proxy in HTTPS_PROXY; 'ginnel netcheck' shows which relays can be reached"
+		}
+	}
+	return "no answer, neither directly nor over its relay " + cmp.Or(name, "(it has none)"),
+		"check that the node runs and reaches its relay: 'ginnel netcheck' there"
+}
+
+func (w *walk) handshakeMend() string {
+	if w.peer.Plain {
+		return "check the keys on both sides, the address in Endpoint, and that UDP gets there"
+	}
+	return "restart the node on the side that changed its key; the peer may not know this node's key"
+}
+
+func handshakeText(at time.Time) string {
+	if at.IsZero() {
+		return "not needed yet"
+	}
+	return fmt.Sprintf("last one %v ago", time.Since(at).Round(time.Second))
+}

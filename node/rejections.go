@@ -9,10 +9,12 @@ import (
 	"time"
 )
 
-// A peer whose policy does not let a connection in says so by a TSMP rejection, each time a SYN comes. The first ones may
-// be too early: a peer that learns of this node only now refuses at first and lets in the next SYN.
+// A peer whose policy does not let a connection in says so by a TSMP rejection, each time a SYN
+// comes. The first ones may be too early: a peer that learns of this node only now refuses at first
+// and lets in the next SYN.
 
-// rejectionPatience is how long a dial goes on although the peer rejects it. TCP repeats its SYN after 1 and 3 seconds.
+// rejectionPatience is how long a dial goes on although the peer rejects it. TCP repeats its SYN
+// after 1 and 3 seconds.
 const rejectionPatience = 2 * time.Second
 
 // errRejected ends a dial that the peer goes on rejecting.
@@ -69,7 +71,8 @@ func (r *rejections) hear(to netip.AddrPort) {
 	}
 }
 
-// note remembers a rejection, and returns how to end the dials that have been rejected for long enough.
+// note remembers a rejection, and returns how to end the dials that have been rejected for long
+// enough.
 func (r *rejections) note(now time.Time, to netip.AddrPort) (ends []context.CancelCauseFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -82,7 +85,8 @@ func (r *rejections) note(now time.Time, to netip.AddrPort) (ends []context.Canc
 	return ends
 }
 
-// rejectedError is a dial that the peer has rejected. It is EACCES, as a socket of the system reports a firewall.
+// rejectedError is a dial that the peer has rejected. It is EACCES, as a socket of the system
+// reports a firewall.
 type rejectedError struct{ cause error }
 
 func (e *rejectedError) Error() string { return errRejected.Error() }

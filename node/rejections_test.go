@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// A peer says that policy does not let a connection in, so that a dial ends long before its time is up: through the proxy
-// with 403. What policy lets in and nobody serves is refused at once.
+// A peer says that policy does not let a connection in, so that a dial ends long before its time is
+// up: through the proxy with 403. What policy lets in and nobody serves is refused at once.
 func TestPeerRejects(t *testing.T) {
 	n := newNetwork(t)
 	if _, err := n.srv.SetPolicy(t.Context(), []byte(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:81"]}]}`)); err != nil {

@@ -18,7 +18,8 @@ import (
 // Step is a step on the way to a service of the mesh.
 type Step string
 
-// The steps in their order. The first three are one: what a node lacks that has not joined its network.
+// The steps in their order. The first three are one: what a node lacks that has not joined its
+// network.
 const (
 	StepControl   Step = "control" // the coordination server is not reachable
 	StepLogin     Step = "login"   // somebody has to approve the node
@@ -49,8 +50,8 @@ type WhyStep struct {
 	Text  string    `json:"text"`
 }
 
-// Verdict says whether a destination can be reached, and if not which step is the first that is broken. Its JSON is what
-// scripts read.
+// Verdict says whether a destination can be reached, and if not which step is the first that is
+// broken. Its JSON is what scripts read.
 type Verdict struct {
 	Target string    `json:"target"`
 	Steps  []WhyStep `json:"steps"`            // up to the broken one
@@ -69,8 +70,9 @@ func (v *Verdict) fail(step Step, text, mend string) {
 	v.Broken, v.Text, v.Mend = step, text, mend
 }
 
-// Why walks the way to target, host:port, and stops at the first broken step. A target without a port is walked up to the
-// handshake, an empty one only to the node's own membership. The context bounds the attempts to connect.
+// Why walks the way to target, host:port, and stops at the first broken step. A target without a
+// port is walked up to the handshake, an empty one only to the node's own membership. The context
+// bounds the attempts to connect.
 func (n *Node) Why(ctx context.Context, target string) Verdict {
 	w := &walk{n: n, v: Verdict{Target: target, Steps: []WhyStep{}}}
 	if !w.joins() || target == "" {
@@ -114,7 +116,8 @@ func (w *walk) joins() bool {
 	case state == StateNeedsLogin:
 		w.v.fail(StepLogin, reason, "open that page, or start the node with --authkey KEY")
 	case errors.Is(err, ErrControlUnreachable):
-		w.v.fail(StepControl, reason, "check that "+w.n.cfg.Control.URL+" can be reached from here; HTTPS_PROXY names a proxy on the way")
+		mend := "check that %s can be reached from here; HTTPS_PROXY names a proxy on the way"
+		w.v.fail(StepControl, reason, fmt.Sprintf(mend, w.n.cfg.Control.URL))
 	default:
 		w.v.fail(StepJoin, reason, "wait, or look at the log of the coordination server")
 	}
@@ -187,7 +190,8 @@ func (w *walk) locates() bool {
 		w.v.add(StepMap, StepFine, w.addr.String()+" is outside the mesh")
 		return w.mayLeave()
 	case w.peer == nil:
-		w.v.fail(StepMap, noPeerError(w.addr).Error(), "check the address; a node that policy hides from this one is not in its map")
+		w.v.fail(StepMap, noPeerError(w.addr).Error(),
+			"check the address; a node that policy hides from this one is not in its map")
 		return false
 	case r.hosts[w.addr] == w.peer:
 		w.v.add(StepMap, StepFine, w.addr.String()+" is peer "+w.peer.display())
@@ -295,14 +299,16 @@ func (w *walk) judgeHost(err error) {
 	w.v.fail(StepTCP, err.Error(), mend)
 }
 
-// failUnusedRoute makes the map the broken step, in place of what it has said of an address outside the mesh.
+// failUnusedRoute makes the map the broken step, in place of what it has said of an address outside
+// the mesh.
 func (w *walk) failUnusedRoute(router string, err error) {
 	w.v.Steps = w.v.Steps[:1]
 	w.v.fail(StepMap, fmt.Sprintf("%v is behind peer %s, whose routes this node does not use: %v", w.addr, router, err),
 		"start the node with --accept-routes")
 }
 
-// unusedRouter names a peer that is the way to the address if only its routes were used; empty: there is none.
+// unusedRouter names a peer that is the way to the address if only its routes were used; empty:
+// there is none.
 func (w *walk) unusedRouter() string {
 	m := w.n.member
 	if m == nil || !w.addr.IsValid() {
@@ -324,14 +330,15 @@ func (w *walk) unusedRouter() string {
 	return ""
 }
 
-// judgePeer is the verdict about a peer: dialled is the result of the dial, ponged that of the ping unless the dial has
-// said enough.
+// judgePeer is the verdict about a peer: dialled is the result of the dial, ponged that of the ping
+// unless the dial has said enough.
 func (w *walk) judgePeer(dialled, ponged error) {
 	if !w.policyLets(dialled) {
 		return
 	}
 	if ponged != nil && w.peer.isOffline() && w.n.stillOffline(w.peer) {
-		w.v.fail(StepOnline, "peer "+w.peer.display()+": "+w.peer.offlineText(), "start that node, or give it its network back")
+		w.v.fail(StepOnline, "peer "+w.peer.display()+": "+w.peer.offlineText(),
+			"start that node, or give it its network back")
 		return
 	}
 	w.v.add(StepOnline, StepFine, w.onlineText())
@@ -350,9 +357,11 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	case dialled == nil:
 		w.v.add(StepTCP, StepFine, fmt.Sprintf("port %d accepts connections", w.port))
 	case errors.Is(dialled, syscall.ECONNREFUSED):
-		w.v.fail(StepTCP, dialled.Error(), fmt.Sprintf("start the service there; a ginnel node opens it by --serve %d=LOCAL", w.port))
+		w.v.fail(StepTCP, dialled.Error(),
+			fmt.Sprintf("start the service there; a ginnel node opens it by --serve %d=LOCAL", w.port))
 	case errors.Is(dialled, syscall.ETIMEDOUT) && w.n.netmap.Load().Mesh:
-		w.v.fail(StepTCP, dialled.Error(), "look for a firewall or a service that hangs there; nodes that do not say so may also drop what policy forbids")
+		w.v.fail(StepTCP, dialled.Error(), "look for a firewall or a service that hangs there; "+
+			"some nodes also drop what policy forbids without saying so")
 	default:
 		w.v.fail(StepTCP, dialled.Error(), "look for a firewall or a service that hangs there")
 	}
@@ -369,7 +378,8 @@ func (w *walk) policyLets(dialled error) bool {
 			}
 		}
 		dst := net.JoinHostPort(w.addr.String(), strconv.Itoa(int(w.port)))
-		w.v.fail(StepPolicy, dialled.Error(), fmt.Sprintf(`have the network's policy allow it, for example by {"action": "accept", "src": [%q], "dst": [%q]}`, self, dst))
+		rule := fmt.Sprintf(`{"action": "accept", "src": [%q], "dst": [%q]}`, self, dst)
+		w.v.fail(StepPolicy, dialled.Error(), "have the network's policy allow it, for example by "+rule)
 		return false
 	case w.port != 0 && answered(dialled):
 		w.v.add(StepPolicy, StepFine, fmt.Sprintf("port %d of peer %s is open to this node", w.port, w.peer.display()))
@@ -422,7 +432,7 @@ func relayFault(m *NetworkMap, p *Peer, ps *relay.PoolStatus) (text, mend string
 	for _, r := range ps.Regions {
 		if r.Region == p.Region && r.State != relay.RegionConnected && r.Err != nil {
 			return fmt.Sprintf("no direct path, and no connection to its relay %s: %v", name, r.Err),
-				"let TCP out to the relay, or name a proxy in HTTPS_PROXY; 'ginnel netcheck' shows which relays can be reached"
+				"let TCP out to the relay, or name a proxy in HTTPS_PROXY; 'ginnel netcheck' shows what is reachable"
 		}
 	}
 	return "no answer, neither directly nor over its relay " + cmp.Or(name, "(it has none)"),

@@ -15,7 +15,8 @@ import (
 	"ginnel/userstack"
 )
 
-// wantBroken walks to target and checks which step is broken, and what is said of it; an empty step is none.
+// wantBroken walks to target and checks which step is broken, and what is said of it; an empty step
+// is none.
 func (n *member) wantBroken(target string, step Step, text, mend string) Verdict {
 	t := n.mesh.t
 	t.Helper()
@@ -41,7 +42,8 @@ func (v *Verdict) steps() (list []string) {
 	return list
 }
 
-// In a network with a server and a policy, each step that breaks is named, and the steps before it are fine.
+// In a network with a server and a policy, each step that breaks is named, and the steps before it
+// are fine.
 func TestWhy(t *testing.T) {
 	n := newNetwork(t)
 	if _, err := n.srv.SetPolicy(t.Context(), []byte(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:80-81"]}]}`)); err != nil {
@@ -104,7 +106,8 @@ func TestWhyBeforeJoining(t *testing.T) {
 	b.wantBroken("alpha:80", StepLogin, "waiting to be approved at http", "--authkey")
 }
 
-// A subnet that is not used is the fault of the map, not of whatever has the address on the host's network.
+// A subnet that is not used is the fault of the map, not of whatever has the address on the host's
+// network.
 func TestWhyUnusedRoute(t *testing.T) {
 	n := newNetwork(t)
 	policy := `{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}], "autoApprovers": {"routes": {"192.0.2.0/24": ["ann@"]}}}`
@@ -114,7 +117,8 @@ func TestWhyUnusedRoute(t *testing.T) {
 	a := n.join("alpha", func(c *Config) { c.MeshOnly = true })
 	n.join("gate", func(c *Config) { c.Control.AdvertiseRoutes = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} })
 	eventually(t, "the route is approved", func() bool {
-		return (&walk{n: a.Node, addr: netip.MustParseAddr("192.0.2.1")}).unusedRouter() == "gate"
+		w := walk{n: a.Node, addr: netip.MustParseAddr("192.0.2.1")}
+		return a.Node.member.hasJoined() && w.unusedRouter() == "gate"
 	})
 	v := a.wantBroken("192.0.2.1:80", StepMap, "192.0.2.1 is behind peer gate, whose routes this node does not use", "--accept-routes")
 	if want := []string{"name fine", "map broken"}; !slices.Equal(v.steps(), want) {
@@ -123,7 +127,8 @@ func TestWhyUnusedRoute(t *testing.T) {
 	a.wantBroken("198.51.100.1:80", StepPolicy, "outside the mesh", "--mesh-only")
 }
 
-// A peer whose relay cannot be reached, or that does not answer over it, has no path; one that drops packets is silent.
+// A peer whose relay cannot be reached, or that does not answer over it, has no path; one that
+// drops packets is silent.
 func TestWhyPath(t *testing.T) {
 	m := newMesh(t)
 	a, b := m.add("alpha"), m.add("beta")

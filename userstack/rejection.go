@@ -7,9 +7,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// A TSMP rejection tells the sender of a SYN that the filter of the receiver has dropped it. Behind the IP header stand
-// '!', the IP protocol, the reason, and the source and destination port of what was dropped; bit 0 of an eighth byte means
-// that the receiver is not sure.
+// A TSMP rejection tells the sender of a SYN that the filter of the receiver has dropped it. Behind
+// the IP header stand '!', the IP protocol, the reason, and the source and destination port of what
+// was dropped; bit 0 of an eighth byte means that the receiver is not sure.
 const (
 	tsmpReject     = '!'
 	tsmpRejectSize = 7
@@ -20,7 +20,8 @@ const (
 	rejectedByFirewall = 'W'
 )
 
-// TellRejected tells the sender of a flow that policy does not let it in. A stack that does not answer TSMP stays silent.
+// TellRejected tells the sender of a flow that policy does not let it in. A stack that does not
+// answer TSMP stays silent.
 func (s *Stack) TellRejected(f Flow) {
 	if s.dev.tsmp {
 		s.dev.sendRaw(tsmpRejection(f))
@@ -46,12 +47,13 @@ func tsmpPacket(src, dst netip.Addr, body []byte) []byte {
 		return append(b, body...)
 	}
 	b := make([]byte, header.IPv6MinimumSize, header.IPv6MinimumSize+len(body))
-	header.IPv6(b).Encode(&header.IPv6Fields{PayloadLength: uint16(len(body)), TransportProtocol: tsmpProtocol, HopLimit: 64,
-		SrcAddr: addressOf(src), DstAddr: addressOf(dst)})
+	header.IPv6(b).Encode(&header.IPv6Fields{PayloadLength: uint16(len(body)), TransportProtocol: tsmpProtocol,
+		HopLimit: 64, SrcAddr: addressOf(src), DstAddr: addressOf(dst)})
 	return append(b, body...)
 }
 
-// hearRejection passes on a rejection of a connection that this stack began. WireGuard has checked who sent it.
+// hearRejection passes on a rejection of a connection that this stack began. WireGuard has checked
+// who sent it.
 func (d *Device) hearRejection(packet, payload []byte) {
 	unsure := len(payload) > tsmpRejectSize && payload[tsmpRejectSize]&tsmpMayPass != 0
 	if d.rejected == nil || len(payload) < tsmpRejectSize || payload[1] != TCP || unsure {

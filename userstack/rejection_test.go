@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// A rejection has the form that stock nodes give it: '!', the protocol, the reason, and the ports of what was dropped.
+// A rejection has the form that stock nodes give it: '!', the protocol, the reason, and the ports
+// of what was dropped.
 func TestTellRejected(t *testing.T) {
 	for _, c := range []struct{ from, to, want string }{
 		{"100.64.0.2:1000", "100.64.0.1:80", "4500001b000000004063b1fd6440000164400002" + "21064103e80050"},

@@ -66,6 +66,7 @@ var onlyIn = map[string][]string{
 	"golang.zx2c4.com/wireguard":     {"node", "transport", "wireguard"},
 	"github.com/things-go/go-socks5": {"proxy"},
 	"github.com/pion/stun":           {"relay", "transport"},
+	"github.com/miekg/dns":           {"node"},
 	"github.com/coder/websocket":     {"control", "internal/wsstream", "relay"},
 	"github.com/spf13":               {"cmd/ginnel"},
 	"github.com/goccy/go-yaml":       {"configs"},

@@ -151,6 +151,20 @@ func ParseProxyAddr(s string) (Address, error) {
 	return a, nil
 }
 
+// ParseDNSAddr reads where a DNS server listens: host:port, a port alone for loopback, or *:port for every address of the
+// machine. An empty host, which proxies take for every address, is loopback here, because a DNS server asks for no password.
+func ParseDNSAddr(s string) (Address, error) {
+	listen := s
+	if port, ok := strings.CutPrefix(s, ":"); ok && !strings.Contains(port, ":") {
+		listen = port
+	}
+	a, err := parseListen("udp", listen)
+	if err != nil {
+		return Address{}, fmt.Errorf("%s: %w, want [host:]port", quote(s), err)
+	}
+	return a, nil
+}
+
 var (
 	errUnixUDP  = errors.New("unix sockets carry no UDP")
 	errBrackets = errors.New("there are too many colons (an IPv6 address needs brackets)")

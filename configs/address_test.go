@@ -164,6 +164,38 @@ func TestParseProxyAddr(t *testing.T) {
 	}
 }
 
+// A DNS server asks for no password, so that only an address that is written reaches beyond loopback.
+func TestParseDNSAddr(t *testing.T) {
+	for _, test := range []struct {
+		in, want string
+		local    bool
+	}{
+		{"53", "udp 127.0.0.1:53", true},
+		{":53", "udp 127.0.0.1:53", true},
+		{"0", "udp 127.0.0.1:0", true},
+		{"127.0.0.53:53", "udp 127.0.0.53:53", true},
+		{"[::1]:53", "udp [::1]:53", true},
+		{"*:53", "udp :53", false},
+		{"0.0.0.0:53", "udp 0.0.0.0:53", false},
+		{"172.17.0.1:53", "udp 172.17.0.1:53", false},
+	} {
+		a, err := ParseDNSAddr(test.in)
+		if got := show(a); err != nil || got != test.want || a.OnlyLocal() != test.local {
+			t.Errorf("%s: got %s, local %v, %v, want %s, %v", test.in, got, a.OnlyLocal(), err, test.want, test.local)
+		}
+	}
+	for in, want := range map[string]string{
+		"":         `port "" is not a number from 0 to 65535`,
+		"::1:53":   "an IPv6 address needs brackets",
+		"53/udp":   `port "53/udp" is not a number`,
+		"unix:/x":  `port "/x" is not a number`,
+		"unix:dns": `port "dns" is not a number`,
+	} {
+		_, err := ParseDNSAddr(in)
+		checkRefused(t, in, err, want, "want [host:]port")
+	}
+}
+
 // What is accepted is understood by package net, and reads the same when it is given back.
 func FuzzParseAddresses(f *testing.F) {
 	for _, s := range []string{"[::1]:8080:[fd7a::1]:80/udp", "unix:/x:db:1", "*:1:a.b:2", "80=unix:/x", "53=[::1]:53/udp", ":0", "1080", "a:1"} {

@@ -35,6 +35,7 @@ func TestExampleUp(t *testing.T) {
 		"proxy-auth":      func(s string) error { _, err := ParseProxyAuth(s); return err },
 		"forward":         func(s string) error { _, err := ParseForward(s); return err },
 		"serve":           func(s string) error { _, err := ParseServe(s); return err },
+		"dns":             func(s string) error { _, err := ParseDNSAddr(s); return err },
 		"mesh-only":       func(s string) error { _, err := strconv.ParseBool(s); return err },
 		"log-connections": func(s string) error { _, err := strconv.ParseBool(s); return err },
 		"dial-timeout":    func(s string) error { _, err := time.ParseDuration(s); return err },

@@ -13,7 +13,7 @@ import (
 // upKeys are flags of "ginnel up" as a command would register them.
 var upKeys = map[string]Kind{
 	"wireguard": Scalar, "state": Scalar, "proxy": List, "proxy-auth": Scalar, "forward": List, "serve": List,
-	"mesh-only": Scalar, "dial-timeout": Scalar, "udp-port": Scalar, "memory": Scalar,
+	"dns": Scalar, "mesh-only": Scalar, "dial-timeout": Scalar, "udp-port": Scalar, "memory": Scalar,
 	"log-level": Scalar, "log-format": Scalar, "log-connections": Scalar,
 }
 

@@ -50,6 +50,11 @@ func (n *Node) openListeners() error {
 			return fmt.Errorf("opening the forward to %s: %w", f.Target, err)
 		}
 	}
+	if n.cfg.DNS != nil {
+		if err := n.openDNS(n.cfg.DNS.String()); err != nil {
+			return fmt.Errorf("opening the DNS server: %w", err)
+		}
+	}
 	for _, e := range n.entries {
 		if a, ok := e.addr.(*net.TCPAddr); ok {
 			n.local = append(n.local, a.AddrPort())
@@ -73,9 +78,12 @@ const (
 	entryProxy   entryKind = iota
 	entryForward           // into the mesh
 	entryServe             // out of the mesh
+	entryDNS
 )
 
-func (k entryKind) String() string { return [...]string{"proxy", "forward", "served port"}[k] }
+func (k entryKind) String() string {
+	return [...]string{"proxy", "forward", "served port", "DNS server"}[k]
+}
 
 func (n *Node) addListener(kind entryKind, ln net.Listener, serve func(net.Listener) error) {
 	n.entries = append(n.entries, entry{kind, ln, ln.Addr(), func() error { return serve(ln) }})

@@ -68,6 +68,7 @@ type Config struct {
 	Congestion   Congestion                       // how fast TCP connections in the mesh send; zero: BBR
 	Processors   int                              // processors to plan for; 0: GOMAXPROCS when New is called
 	Forwards     []Forward
+	DNS          net.Addr // where to answer DNS questions, over UDP and TCP; nil: nowhere
 	Serves       []Serve
 	Active       func(brief bool) // called for packets of the mesh, see userstack.Config; nil: nobody asks
 	Token        string           // what the local API asks for where it changes something; empty: such requests are refused

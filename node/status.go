@@ -33,6 +33,7 @@ type Status struct {
 	Reason  string        `json:"reason,omitempty"` // why it is not running
 	Self    SelfStatus    `json:"self"`
 	Proxies []string      `json:"proxies"`
+	DNS     string        `json:"dns,omitempty"` // where DNS questions are answered
 	Peers   []PeerStatus  `json:"peers"`
 	Relays  []RelayStatus `json:"relays,omitempty"`
 	Health  []HealthIssue `json:"health"`
@@ -122,6 +123,7 @@ func (n *Node) Status() Status {
 		Endpoints: ts.Endpoints,
 		Started:   n.started,
 	}
+	s.DNS = n.dnsAddr()
 	for _, a := range n.proxyAddrs() {
 		s.Proxies = append(s.Proxies, addrText(a))
 	}

@@ -44,6 +44,7 @@ type nodeFlags struct {
 	proxyAuth    parsed[configs.ProxyAuth]
 	forwards     parsedList[configs.Forward]
 	serves       parsedList[configs.Serve]
+	dns          parsed[configs.Address]
 	waitFor      parsedList[string]
 	timeout      time.Duration
 	meshOnly     bool
@@ -80,6 +81,7 @@ func newNodeFlags(proxy string) *nodeFlags {
 		proxyAuth: parsed[configs.ProxyAuth]{parse: configs.ParseProxyAuth, typ: "user:pass", secret: true},
 		forwards:  parsedList[configs.Forward]{parse: configs.ParseForward},
 		serves:    parsedList[configs.Serve]{parse: configs.ParseServe},
+		dns:       parsed[configs.Address]{parse: configs.ParseDNSAddr, typ: "addr"},
 		waitFor:   parsedList[string]{parse: parseTarget},
 		memory:    parsed[int64]{parse: configs.ParseSize, typ: "size"},
 
@@ -106,6 +108,7 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.Var(&f.proxyAuth, "proxy-auth", "`user:pass`, or file:PATH with it, that proxies ask for; required unless all are on loopback or unix")
 	fs.VarP(&f.forwards, "forward", "L", "local port carried to a mesh service, as `[bind:]port:host:hostport[/udp]`; repeatable")
 	fs.Var(&f.serves, "serve", "port opened to the mesh, as `PORT=LOCAL[/udp]`; repeatable")
+	fs.Var(&f.dns, "dns", "`addr`ess of a DNS server, UDP and TCP, that answers as the mesh does: [bind:]port, on loopback without bind; it answers private addresses only")
 	fs.Var(&f.waitFor, "wait-for", "`host[:port]` that must answer before the node is ready: to a ping, or to a connection; repeatable")
 	fs.DurationVar(&f.timeout, "timeout", readyTimeout, "how long to wait for the node to be ready")
 	fs.BoolVar(&f.meshOnly, "mesh-only", false, "refuse destinations outside the mesh instead of dialling them")
@@ -276,6 +279,9 @@ func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error)
 	}
 	for _, fw := range f.forwards.values {
 		cfg.Forwards = append(cfg.Forwards, node.Forward{Listen: fw.Listen, Target: fw.Target.String()})
+	}
+	if f.dns.text != "" {
+		cfg.DNS = f.dns.value
 	}
 	for _, s := range f.serves.values {
 		cfg.Serves = append(cfg.Serves, node.Serve{Port: s.Port, Target: s.Target})

@@ -51,6 +51,7 @@ func TestScripts(t *testing.T) {
 			"certificate": makeCertificate,
 			"speaker":     speakFirst,
 			"sshserver":   serveSSH,
+			"askdns":      askDNS,
 		},
 	})
 }

@@ -113,6 +113,9 @@ func showStatus(out io.Writer, s *node.Status) error {
 		fmt.Fprintf(w, "! %s\n", strings.TrimSuffix(h.Text+"; "+h.Mend, "; "))
 	}
 	fmt.Fprintf(w, "proxy  %s\n", strings.Join(s.Proxies, ", "))
+	if s.DNS != "" {
+		fmt.Fprintf(w, "dns  %s\n", s.DNS)
+	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "PEER\tADDRESSES\tPATH\tRECEIVED\tSENT\tLAST HANDSHAKE")
 	for _, p := range s.Peers {

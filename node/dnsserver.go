@@ -1,0 +1,366 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// The local DNS server: it answers as the node itself resolves. The map knows the names of the
+// mesh, the map's servers answer for their domains, and everything else goes by the rules of a dial
+// by name.
+
+const (
+	dnsUDPSize  = 1232            // bytes of a datagram that no path fragments (DNS flag day 2020)
+	dnsPatience = 5 * time.Second // for an answer; stub resolvers ask again after that
+	dnsMeshTTL  = 60              // seconds for names of the mesh: nodes come, go and are renamed
+	dnsHostTTL  = 10              // seconds for names whose own TTL the resolver does not tell
+	resolvConf  = "/etc/resolv.conf"
+	dnsIdleRead = 10 * time.Minute // between two wake-ups of the UDP socket without questions
+)
+
+// nameServer is a dns.Handler.
+type nameServer struct {
+	n      *Node
+	addr   netip.AddrPort // of its sockets
+	limits dnsLimits
+}
+
+// openDNS opens the UDP and the TCP socket of the DNS server, both on one port.
+func (n *Node) openDNS(addr string) error {
+	pc, ln, err := listenDNS(addr)
+	if err != nil {
+		return err
+	}
+	s := &nameServer{n: n, addr: ln.Addr().(*net.TCPAddr).AddrPort()}
+	udp := &dns.Server{PacketConn: pc, Handler: s, UDPSize: dnsUDPSize, ReadTimeout: dnsIdleRead}
+	tcp := &dns.Server{Listener: &dnsListener{ln, &s.limits}, Handler: s}
+	n.entries = append(n.entries,
+		entry{kind: entryDNS, closer: dnsSocket{udp, pc}, addr: pc.LocalAddr(), serve: udp.ActivateAndServe},
+		entry{kind: entryDNS, closer: dnsSocket{tcp, ln}, addr: ln.Addr(), serve: tcp.ActivateAndServe})
+	if !s.addr.Addr().Unmap().IsLoopback() {
+		n.log.Warn("DNS server can be reached from other machines; it answers private addresses only", "listen", s.addr)
+	}
+	n.log.Info("answering DNS", "listen", ln.Addr())
+	return nil
+}
+
+// listenDNS opens both sockets. A free port of UDP need not be free for TCP, so it tries some.
+func listenDNS(addr string) (pc net.PacketConn, ln net.Listener, err error) {
+	const attempts = 8
+	for range attempts {
+		if pc, err = net.ListenPacket("udp", addr); err != nil {
+			return nil, nil, err
+		}
+		if ln, err = net.Listen("tcp", pc.LocalAddr().String()); err == nil {
+			return pc, ln, nil
+		}
+		pc.Close()
+		if _, port, _ := net.SplitHostPort(addr); port != "0" {
+			break
+		}
+	}
+	return nil, nil, err
+}
+
+// dnsSocket ends one of the two servers.
+type dnsSocket struct {
+	srv    *dns.Server
+	socket interface{ Close() error }
+}
+
+// Close ends the server without waiting for its handlers, for which serve waits.
+func (s dnsSocket) Close() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.srv.ShutdownContext(ctx) // which fails if it has not been started
+	return s.socket.Close()
+}
+
+// dnsAddr is where the DNS server listens; empty: there is none.
+func (n *Node) dnsAddr() string {
+	for _, e := range n.entries {
+		if e.kind == entryDNS {
+			return e.addr.String()
+		}
+	}
+	return ""
+}
+
+// ServeDNS implements dns.Handler.
+func (s *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
+	_, overTCP := w.RemoteAddr().(*net.TCPAddr)
+	src := sourceOf(w.RemoteAddr())
+	if !servesSource(src) {
+		return
+	}
+	r := s.respond(src, q)
+	size := dns.MaxMsgSize
+	if !overTCP {
+		size = dns.MinMsgSize
+		if opt := q.IsEdns0(); opt != nil {
+			size = min(max(int(opt.UDPSize()), dns.MinMsgSize), dnsUDPSize)
+		}
+	}
+	r.Truncate(size)
+	if err := w.WriteMsg(r); err != nil {
+		s.n.log.Debug("answering DNS", "to", w.RemoteAddr(), "err", err)
+	}
+}
+
+// respond makes the whole response to a question from src.
+func (s *nameServer) respond(src netip.Addr, q *dns.Msg) *dns.Msg {
+	r := new(dns.Msg).SetReply(q)
+	r.RecursionAvailable = true
+	opt := q.IsEdns0()
+	var why error
+	switch question := q.Question[0]; {
+	case q.Opcode != dns.OpcodeQuery:
+		r.Rcode = dns.RcodeNotImplemented
+	case opt != nil && opt.Version() != 0:
+		r.Rcode = dns.RcodeBadVers
+	case question.Qclass != dns.ClassINET, question.Qtype == dns.TypeAXFR, question.Qtype == dns.TypeIXFR:
+		r.Rcode = dns.RcodeRefused
+	default:
+		why = s.answer(src, r, opt != nil && opt.Do())
+	}
+	if opt == nil {
+		return r
+	}
+	r.SetEdns0(dnsUDPSize, opt.Do())
+	if why != nil { // for people, who read it in the output of dig (RFC 8914)
+		e := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeOther, ExtraText: why.Error()}
+		own := r.IsEdns0()
+		own.Option = append(own.Option, e)
+	}
+	return r
+}
+
+// errTooManyQuestions is for a source that waits for too many answers already.
+var errTooManyQuestions = errors.New("too many questions are waiting for an answer")
+
+// answer fills in r. The error says why there is no answer, for the client. Only what waits for
+// others is limited.
+func (s *nameServer) answer(src netip.Addr, r *dns.Msg, wantsDNSSEC bool) error {
+	m := s.n.member
+	joined := m == nil || m.hasJoined()
+	if joined {
+		if known, err := s.answerFromMap(r); known {
+			return err
+		}
+	}
+	if !s.limits.begin(src) {
+		return s.failed(r, errTooManyQuestions)
+	}
+	defer s.limits.end(src)
+	ctx, cancel := context.WithTimeout(context.Background(), dnsPatience)
+	defer cancel()
+	if !s.n.spawn(func() { s.n.cancelOnClose(ctx, cancel) }) {
+		return s.failed(r, net.ErrClosed)
+	}
+	if !joined {
+		if err := m.await(ctx); err != nil {
+			return s.failed(r, err)
+		}
+		if known, err := s.answerFromMap(r); known {
+			return err
+		}
+	}
+	return s.answerByOthers(ctx, r, wantsDNSSEC)
+}
+
+// answerByOthers asks the servers of the map or the host, by the rules of a dial by name.
+func (s *nameServer) answerByOthers(ctx context.Context, r *dns.Msg, wantsDNSSEC bool) error {
+	q, m := r.Question[0], s.n.netmap.Load()
+	servers, routed := m.DNS.route(hostName(q.Name), m.Domain)
+	if !routed {
+		servers = onDNSPort(m.DNS.Servers)
+	}
+	isLocal := isLocalhost(q.Name)
+	if len(servers) == 0 && !isLocal {
+		if err := s.n.mayLeave(netip.Addr{}); err != nil {
+			return s.failed(r, err)
+		}
+		if s.isHostsResolver() {
+			return s.failed(r, errOwnResolver)
+		}
+	}
+	switch {
+	case q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA:
+		return s.answerByLookup(ctx, r, servers, wantsDNSSEC)
+	case isLocal:
+		return nil
+	case len(servers) > 0:
+		return s.forward(ctx, r, servers, wantsDNSSEC)
+	case s.n.cfg.Control != nil && s.n.cfg.Control.ExitNode != "":
+		r.Rcode = dns.RcodeNotImplemented
+		return errors.New("with an exit node, only addresses can be asked of the host's resolver")
+	}
+	return s.answerFromHost(ctx, r)
+}
+
+// errOwnResolver is for a name that would come back here.
+var errOwnResolver = errors.New("the host's resolver is this server, and the network has none for other names")
+
+// isHostsResolver reports whether /etc/resolv.conf leads the host's questions here, where asking
+// the host never ends.
+func (s *nameServer) isHostsResolver() bool {
+	conf, err := dns.ClientConfigFromFile(resolvConf)
+	return err == nil && leadsTo(conf.Servers, s.addr)
+}
+
+// leadsTo reports whether one of the servers of a resolv.conf, which are asked on port 53, is own.
+func leadsTo(servers []string, own netip.AddrPort) bool {
+	isOwn := func(server string) bool { return reaches(server, own.Addr().Unmap()) }
+	return own.Port() == dnsPort && slices.ContainsFunc(servers, isOwn)
+}
+
+// failed turns an error of a look-up into a response code.
+func (s *nameServer) failed(r *dns.Msg, err error) error {
+	r.Rcode = dns.RcodeServerFailure
+	switch dnsErr, ok := errors.AsType[*net.DNSError](err); {
+	case errors.Is(err, fs.ErrPermission):
+		r.Rcode = dns.RcodeRefused
+	case ok && dnsErr.IsNotFound:
+		r.Rcode = dns.RcodeNameError
+	}
+	return err
+}
+
+func isLocalhost(name string) bool {
+	name = hostName(name)
+	return name == "localhost" || strings.HasSuffix(name, ".localhost")
+}
+
+// answerFromMap answers what the map alone knows: names of the mesh, the names of its addresses,
+// and that there is no such name in the mesh.
+func (s *nameServer) answerFromMap(r *dns.Msg) (known bool, err error) {
+	q := r.Question[0]
+	name := hostName(q.Name)
+	m, routes := s.n.netmap.Load(), s.n.routes.Load()
+	if a, ok := reverseAddr(name); ok {
+		return s.answerReverse(r, a), nil
+	}
+	addrs, known, err := routes.lookup(name)
+	switch {
+	case err != nil:
+		return true, s.failed(r, err)
+	case known:
+		r.Authoritative = true
+		addAddresses(r, addrs, dnsMeshTTL)
+		return true, nil
+	}
+	if servers, routed := m.DNS.route(name, m.Domain); !routed || len(servers) > 0 {
+		return false, nil
+	}
+	r.Authoritative = true
+	if name != m.Domain && !routes.hasBelow(name) { // else it exists, without records (RFC 8020)
+		r.Rcode = dns.RcodeNameError
+	}
+	return true, nil
+}
+
+// hasBelow reports whether a name of the mesh is below name.
+func (r *routes) hasBelow(name string) bool {
+	for known := range r.names {
+		if strings.HasSuffix(known, "."+name) {
+			return true
+		}
+	}
+	return false
+}
+
+// answerReverse answers for an address of the mesh.
+func (s *nameServer) answerReverse(r *dns.Msg, a netip.Addr) (known bool) {
+	m, routes := s.n.netmap.Load(), s.n.routes.Load()
+	name := m.Name
+	if p := routes.hosts[a]; p != nil {
+		name = p.Name
+	} else if !routes.isOwn(a) {
+		if !isMeshAddr(a) {
+			return false
+		}
+		r.Authoritative, r.Rcode = true, dns.RcodeNameError
+		return true
+	}
+	r.Authoritative = true
+	if name == "" {
+		r.Rcode = dns.RcodeNameError
+		return true
+	}
+	if name = hostName(name); m.Domain != "" && !strings.Contains(name, ".") {
+		name += "." + m.Domain
+	}
+	if q := r.Question[0]; q.Qtype == dns.TypePTR || q.Qtype == dns.TypeANY {
+		r.Answer = append(r.Answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR, dnsMeshTTL), Ptr: dns.Fqdn(name)})
+	}
+	return true
+}
+
+// reverseAddr reads a whole name below in-addr.arpa or ip6.arpa.
+func reverseAddr(name string) (a netip.Addr, ok bool) {
+	labels := strings.Split(name, ".")
+	slices.Reverse(labels)
+	switch {
+	case len(labels) == 6 && strings.HasSuffix(name, ".in-addr.arpa"):
+		a, err := netip.ParseAddr(strings.Join(labels[2:], "."))
+		return a, err == nil
+	case len(labels) == 34 && strings.HasSuffix(name, ".ip6.arpa"):
+		digits := strings.Join(labels[2:], "")
+		if len(digits) != 32 {
+			return a, false
+		}
+		var text []string
+		for digits != "" {
+			text, digits = append(text, digits[:4]), digits[4:]
+		}
+		a, err := netip.ParseAddr(strings.Join(text, ":"))
+		return a, err == nil
+	}
+	return a, false
+}
+
+func header(name string, rrtype uint16, ttl uint32) dns.RR_Header {
+	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}
+}
+
+// addAddresses adds those of the question's type; there may be none, which says that the name
+// exists all the same.
+func addAddresses(r *dns.Msg, addrs []netip.Addr, ttl uint32) {
+	q := r.Question[0]
+	for _, a := range addrs {
+		switch a = a.Unmap(); {
+		case a.Is4() && (q.Qtype == dns.TypeA || q.Qtype == dns.TypeANY):
+			r.Answer = append(r.Answer, &dns.A{Hdr: header(q.Name, dns.TypeA, ttl), A: a.AsSlice()})
+		case a.Is6() && (q.Qtype == dns.TypeAAAA || q.Qtype == dns.TypeANY):
+			h := header(q.Name, dns.TypeAAAA, ttl)
+			r.Answer = append(r.Answer, &dns.AAAA{Hdr: h, AAAA: a.WithZone("").AsSlice()})
+		}
+	}
+}
+
+// answerByLookup answers with the addresses that a dial by this name would use. A name without a
+// dot is searched for as there.
+func (s *nameServer) answerByLookup(ctx context.Context, r *dns.Msg, servers []netip.AddrPort, wantsDNSSEC bool) error {
+	name := r.Question[0].Name
+	if short := strings.TrimSuffix(name, "."); !strings.Contains(short, ".") {
+		name = short
+	}
+	addrs, err := s.n.lookup(ctx, name)
+	switch {
+	case err != nil && len(servers) > 0: // who alone say whether there are records of another type
+		return s.forward(ctx, r, servers, wantsDNSSEC)
+	case err != nil:
+		return s.failed(r, fmt.Errorf("looking up %s: %w", name, err))
+	}
+	addAddresses(r, addrs, dnsHostTTL)
+	return nil
+}

@@ -70,7 +70,7 @@ var onlyIn = map[string][]string{
 	"github.com/coder/websocket":     {"control", "internal/wsstream", "relay"},
 	"github.com/spf13":               {"cmd/ginnel"},
 	"github.com/goccy/go-yaml":       {"configs"},
-	"github.com/flynn/noise":         {"control", "wireguard"},
+	"github.com/flynn/noise":         {"control"},
 	"github.com/klauspost/compress":  {"control"},
 	"github.com/tailscale/hujson":    {"control/policy"},
 	"go.etcd.io/bbolt":               {"control/store"},

@@ -3,6 +3,8 @@ package wireguard
 import (
 	"testing"
 	"time"
+
+	"ginnel/internal/key"
 )
 
 // benchSession returns both ends of a session.
@@ -43,6 +45,19 @@ func BenchmarkSealOpen(b *testing.B) {
 		counter, _ := out.reserve(1)
 		if _, ok := in.open(out.seal(buf, benchPacket, 1420, counter, &n), &n); !ok {
 			b.Fatal("a message that does not open")
+		}
+	}
+}
+
+// Both sides of a handshake.
+func BenchmarkHandshake(b *testing.B) {
+	x, y := twoSides([key.Size]byte{})
+	b.ReportAllocs()
+	for b.Loop() {
+		i, m := x.begin(b, 1)
+		_, response := y.answer(b, m, 2)
+		if _, err := i.complete(response, 1); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

@@ -13,7 +13,8 @@ import (
 // keypair is one session with a peer. Any goroutine may send by it, and receive.
 type keypair struct {
 	peer          *peer
-	local, remote uint32 // numbers of the session, as we and the peer gave them
+	self          *identity // of ours
+	local, remote uint32    // numbers of the session, as we and the peer gave them
 	send, recv    cipher.AEAD
 	created       int64 // on the device's clock
 	initiator     bool  // we began it

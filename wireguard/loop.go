@@ -109,9 +109,7 @@ func (l *keeper) receive(m handshakeMessage) {
 	}
 	if now < l.loaded {
 		if !id.checker.CheckMAC2(m.b, m.ep.DstToBytes()) {
-			if reply, err := id.cookieReply(m.b, m.ep); err == nil {
-				d.bind.Send(0, [][]byte{reply}, m.ep)
-			}
+			d.challenge(id, m.b, m.ep)
 			return
 		}
 		if !l.limiter.Allow(m.ep.DstIP()) {

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"crypto/ecdh"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -57,10 +58,12 @@ type attempt struct {
 	lane      int         // of the bind, by which its messages come; see lanes
 	cookies   device.CookieGenerator
 	newest    tai64n.Timestamp // of its initiations so far: older ones were seen
+	public    *ecdh.PublicKey  // its static key
+	static    staticSecret
 }
 
 func newPeer(k key.NodePublic) *peer {
-	p := &peer{key: k, attempt: attempt{lane: noLane}}
+	p := &peer{key: k, attempt: attempt{lane: noLane, public: publicKey(k[:])}}
 	p.cookies.Init(device.NoisePublicKey(k))
 	return p
 }
@@ -136,4 +139,22 @@ func (p *peer) sentData(now int64) {
 	if p.answerDue.Load() == 0 {
 		p.answerDue.Store(now + keepaliveIn + rekeyTimeout + jitter())
 	}
+}
+
+// staticSecret is what our static key and the peer's have in common.
+type staticSecret struct {
+	self   *identity // whose it is; nil: none yet
+	secret []byte
+}
+
+// staticShared returns it. It is computed once for each key of ours. Only loop calls it.
+func (p *peer) staticShared(id *identity) ([]byte, error) {
+	if p.static.self != id {
+		secret, err := id.private.ECDH(p.public)
+		if err != nil {
+			return nil, err
+		}
+		p.static = staticSecret{id, secret}
+	}
+	return p.static.secret, nil
 }

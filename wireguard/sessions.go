@@ -1,14 +1,18 @@
 package wireguard
 
-// A peer has three sessions at the most. By current we send. By previous messages may still come that were on their way when
-// current came about. By next, whose handshake the peer began, we do not send before it has: until then it may not have our
-// answer. (Section 6.3.)
+// A peer has three sessions at the most. By current we send. By previous messages may still come
+// that were on their way when current came about. By next, whose handshake the peer began, we do
+// not send before it has: until then it may not have our answer. (Section 6.3.)
 
-// derived takes a session of a handshake that we began.
-func (d *Device) derived(k *keypair) {
+// derived takes a session of a handshake that we began. It reports false if the session is over
+// already.
+func (d *Device) derived(k *keypair) bool {
 	p := k.peer
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if d.over(k) {
+		return false
+	}
 	old := p.current.Load()
 	if p.next != nil {
 		// Both sides have begun one. The peer may send by either.
@@ -17,19 +21,22 @@ func (d *Device) derived(k *keypair) {
 	}
 	d.drop(p.previous)
 	p.previous = old
-	d.install(p, k)
+	p.current.Store(k)
+	return true
 }
 
-// answered takes a session of a handshake that the peer began.
-func (d *Device) answered(k *keypair) {
+// answered takes a session of a handshake that the peer began. It reports false if the session is
+// over already.
+func (d *Device) answered(k *keypair) bool {
 	p := k.peer
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if d.over(k) {
+		return false
+	}
 	d.drop(p.next)
 	p.next = k
-	if p.removed.Load() {
-		d.drop(k)
-	}
+	return true
 }
 
 // confirm takes that a message came by k: if it was the next session, it is the current one now.
@@ -42,18 +49,21 @@ func (d *Device) confirm(k *keypair) {
 	}
 	d.drop(p.previous)
 	p.previous, p.next = p.current.Load(), nil
-	d.install(p, k)
+	p.current.Store(k)
 	if len(p.staged.packets) > 0 {
 		d.ask(p, askFlush)
 	}
 }
 
-func (d *Device) install(p *peer, k *keypair) {
-	if p.removed.Load() {
-		d.drop(k)
-		return
+// over drops a new session, and reports true, if the peer was removed or our key replaced during
+// the handshake. Both happen before the peer's sessions are forgotten, which takes p.mu, so a
+// session is either forgotten or found here. p.mu is held.
+func (d *Device) over(k *keypair) bool {
+	if !k.peer.removed.Load() && k.self == d.self.Load() {
+		return false
 	}
-	p.current.Store(k)
+	d.drop(k)
+	return true
 }
 
 // drop ends a session, if there is one.

@@ -14,6 +14,7 @@
 package wireguard
 
 import (
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -132,9 +133,20 @@ type owner struct {
 
 // identity is our own key, and what follows from it.
 type identity struct {
-	private key.NodePrivate
+	private *ecdh.PrivateKey
 	public  key.NodePublic
 	checker device.CookieChecker // of messages to us
+}
+
+func newIdentity(k key.NodePrivate) *identity {
+	raw := k.Raw()
+	private, err := ecdh.X25519().NewPrivateKey(raw[:])
+	if err != nil {
+		panic(err) // never so: the key has the right length
+	}
+	id := &identity{private: private, public: k.Public()}
+	id.checker.Init(device.NoisePublicKey(id.public))
+	return id
 }
 
 // New makes a device without peers. Nothing passes before Up.
@@ -158,11 +170,11 @@ func (d *Device) now() int64 { return int64(time.Since(d.start)) + 1 }
 func (d *Device) SetKey(k key.NodePrivate) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	id := &identity{private: k, public: k.Public()}
-	id.checker.Init(device.NoisePublicKey(id.public))
-	if old := d.self.Swap(id); old == nil || old.public == id.public {
+	id := newIdentity(k)
+	if old := d.self.Load(); old != nil && old.public == id.public {
 		return
 	}
+	d.self.Store(id)
 	for _, p := range d.peers.all() {
 		d.forgetSessions(p)
 		d.ask(p, askReset)

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.zx2c4.com/wireguard/tai64n"
+
 	"ginnel/internal/key"
 )
 
@@ -466,7 +468,7 @@ func crowd(t *testing.T, from, b *host) {
 	p, _ := from.peer(b.key.Public())
 	b.mail.mu.Lock()
 	for range loadedAt {
-		_, m, err := from.self.Load().newInitiation(p, 1)
+		_, m, err := from.self.Load().newInitiation(p, 1, newEphemeral(), tai64n.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tai64n"
 )
 
@@ -22,26 +21,6 @@ func newEphemeral() *ecdh.PrivateKey {
 		panic(fmt.Sprintf("wireguard: making an ephemeral key: %v", err)) // only where FIPS 140 forbids the curve
 	}
 	return k
-}
-
-// challenge answers a message with a cookie (section 5.4.7).
-func (d *Device) challenge(id *identity, b []byte, from conn.Endpoint) {
-	reply, err := id.checker.CreateReply(b, binary.LittleEndian.Uint32(b[initiationSender:]), from.DstToBytes())
-	if err != nil {
-		return
-	}
-	message, err := binary.Append(make([]byte, 0, cookieLen), binary.LittleEndian, reply)
-	if err != nil {
-		panic(err) // never so: a reply has a fixed size
-	}
-	d.bind.Send(0, [][]byte{message}, from)
-}
-
-// readCookie reads a cookie reply.
-func readCookie(b []byte) *device.MessageCookieReply {
-	var reply device.MessageCookieReply
-	binary.Decode(b, binary.LittleEndian, &reply) // b has the right length
-	return &reply
 }
 
 // newIndex picks an unused random receiver index in p's lane, enters it as of, and returns it.

@@ -4,35 +4,23 @@ import (
 	"math"
 	"math/rand/v2"
 	"time"
-
-	"golang.zx2c4.com/wireguard/ratelimiter"
 )
 
-const (
-	// loadedAt messages of handshakes at once, senders have to prove their addresses for loadedFor.
-	loadedAt  = maxMail / 8
-	loadedFor = int64(time.Second)
-
-	// lookEvery is the time between two looks at a peer that has a session and nothing due. Packets set answerDue and
-	// keepaliveDue without waking loop, at least keepaliveIn ahead, so loop sees them before they are due.
-	lookEvery = keepaliveIn
-)
+// lookEvery is the time between two looks at a peer that has a session and nothing due. Packets set answerDue and
+// keepaliveDue without waking loop, at least keepaliveIn ahead, so loop sees them before they are due.
+const lookEvery = keepaliveIn
 
 // keeper is the state of loop.
 type keeper struct {
-	d       *Device
-	s       sender
-	active  map[*peer]struct{} // for which something is due, or may become
-	next    int64              // when they are to be looked at; not later than anything is due
-	loaded  int64              // until when; see loadedAt
-	limiter ratelimiter.Ratelimiter
+	d      *Device
+	s      sender
+	active map[*peer]struct{} // for which something is due, or may become
+	next   int64              // when they are to be looked at; not later than anything is due
 }
 
 // loop owns handshakes and timers.
 func (d *Device) loop() {
 	l := &keeper{d: d, s: sender{d: d}, active: make(map[*peer]struct{}), next: math.MaxInt64}
-	l.limiter.Init()
-	defer l.limiter.Close()
 	timer := time.NewTimer(time.Hour)
 	for {
 		select {
@@ -53,9 +41,6 @@ func (d *Device) loop() {
 func (l *keeper) work() {
 	messages, asked := l.d.mail.take()
 	now := l.d.now()
-	if len(messages) >= loadedAt {
-		l.loaded = now + loadedFor
-	}
 	for _, p := range asked {
 		l.answer(p, now)
 	}
@@ -95,26 +80,12 @@ func (l *keeper) begin(p *peer, now int64) {
 	}
 }
 
-// receive takes a message of a handshake.
+// receive takes a message of a handshake that was admitted.
 func (l *keeper) receive(m handshakeMessage) {
 	d, now := l.d, l.d.now()
 	if messageType(m.b) == typeCookie {
 		l.takeCookie(m.b)
 		return
-	}
-	id := d.self.Load()
-	if !id.checker.CheckMAC1(m.b) {
-		d.bogus.Add(1)
-		return
-	}
-	if now < l.loaded {
-		if !id.checker.CheckMAC2(m.b, m.ep.DstToBytes()) {
-			d.challenge(id, m.b, m.ep)
-			return
-		}
-		if !l.limiter.Allow(m.ep.DstIP()) {
-			return
-		}
 	}
 	switch messageType(m.b) {
 	case typeInitiation:

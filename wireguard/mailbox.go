@@ -7,8 +7,8 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// maxMail handshake messages wait for loop. More are dropped; those who sent them will again.
-const maxMail = 256
+// maxMail handshake messages wait for loop: a whole burst. More are dropped; their senders try again.
+const maxMail = loadBurst
 
 // mailbox is what loop is asked for and told.
 type mailbox struct {

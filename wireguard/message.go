@@ -12,10 +12,11 @@ const (
 	typeCookie     = 3
 	typeData       = 4
 
-	initiationLen = 148
-	responseLen   = 92
-	cookieLen     = 64
-	macsLen       = 32 // at the end of the first two
+	initiationLen  = 148
+	responseLen    = 92
+	cookieLen      = 64
+	cookieReceiver = 4
+	macsLen        = 32 // at the end of the first two
 
 	headerLen = 16 // of data: type, receiver, counter
 	tagLen    = 16

@@ -13,6 +13,7 @@ type receiver struct {
 	from conn.Endpoint // of the messages
 	now  int64
 	nonce
+	mac1 mac1
 
 	packets [][]byte // of these messages, each behind the header of its message
 
@@ -49,8 +50,8 @@ func (r *receiver) take(b []byte) {
 		r.open(b)
 	case !isHandshake(b):
 		r.d.bogus.Add(1)
-	case !r.d.mail.put(b, r.from):
-		r.d.full.Add(1)
+	default:
+		r.takeHandshake(b)
 	}
 }
 

@@ -10,7 +10,7 @@
 // Goroutines: transmit, one for each queue of the Tun, which sends when there is much to send; and
 // loop, which owns all handshakes and timers (loop.go). Packets do not pass through loop, except
 // those that waited for a session. All end with Close. What comes is received by goroutines of the
-// bind.
+// bind, which also drop handshake messages that loop need not see (admission.go).
 package wireguard
 
 import (
@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/crypto/blake2s"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 
@@ -105,6 +106,7 @@ type Device struct {
 	lanes  lanes // of loop
 
 	receivers sync.Pool // of *receiver
+	admission admission // of handshake messages
 
 	mu     sync.Mutex // held while peers are changed, and by Up and Close
 	up     bool
@@ -135,7 +137,8 @@ type owner struct {
 type identity struct {
 	private *ecdh.PrivateKey
 	public  key.NodePublic
-	checker device.CookieChecker // of messages to us
+	mac1Key [blake2s.Size]byte
+	checker device.CookieChecker // of cookies that we gave
 }
 
 func newIdentity(k key.NodePrivate) *identity {
@@ -145,6 +148,7 @@ func newIdentity(k key.NodePrivate) *identity {
 		panic(err) // never so: the key has the right length
 	}
 	id := &identity{private: private, public: k.Public()}
+	id.mac1Key = blake2s.Sum256(append([]byte(device.WGLabelMAC1), id.public[:]...))
 	id.checker.Init(device.NoisePublicKey(id.public))
 	return id
 }
@@ -159,6 +163,7 @@ func New(tun Tun, bind Bind, k key.NodePrivate, log *slog.Logger) *Device {
 	d.routes.init()
 	d.outs = outlets(d)
 	d.mail.init()
+	d.admission.init()
 	d.SetKey(k)
 	return d
 }

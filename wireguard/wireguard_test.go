@@ -10,8 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.zx2c4.com/wireguard/tai64n"
-
 	"ginnel/internal/key"
 )
 
@@ -434,49 +432,6 @@ func TestRenew(t *testing.T) {
 			t.Errorf("%d sessions begun, want 1", began.n())
 		}
 	})
-}
-
-// A crowd of initiations has everybody prove his address; who does gets through.
-func TestCookies(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		replies := b.count(typeCookie)
-		forged := newHost(t, 3)
-		forged.SetPeer(b.as())
-		crowd(t, forged, b)
-		synctest.Wait()
-		if replies.n() == 0 {
-			t.Fatal("nobody had to prove an address")
-		}
-		before := replies.n()
-		a.say(b, "x")
-		synctest.Wait()
-		if replies.n() != before+1 || len(b.tun.take()) != 0 {
-			t.Fatalf("%d cookies for one who has none, want 1", replies.n()-before)
-		}
-		// The load goes on when a tries again, now with a cookie.
-		time.Sleep(5*time.Second - time.Millisecond)
-		crowd(t, forged, b)
-		time.Sleep(400 * time.Millisecond)
-		wantTexts(t, b, "x")
-	})
-}
-
-// crowd has b find many initiations at once.
-func crowd(t *testing.T, from, b *host) {
-	t.Helper()
-	p, _ := from.peer(b.key.Public())
-	b.mail.mu.Lock()
-	for range loadedAt {
-		_, m, err := from.self.Load().newInitiation(p, 1, newEphemeral(), tai64n.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.cookies.AddMacs(m)
-		b.mail.messages = append(b.mail.messages, handshakeMessage{m, from.port})
-	}
-	b.mail.mu.Unlock()
-	b.mail.wake()
 }
 
 // Messages that make no sense are dropped, whatever their form.

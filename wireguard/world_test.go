@@ -121,6 +121,7 @@ func text(b []byte) string {
 // port is a Bind, and the conn.Endpoint of it.
 type port struct {
 	name  string
+	ip    netip.Addr
 	lanes int
 	pass  atomic.Pointer[func(b []byte, to *port) bool] // decides about what is sent; nil: all passes
 
@@ -136,7 +137,7 @@ type delivery struct {
 }
 
 func newPort(name string) *port {
-	return &port{name: name, lanes: 1, inc: make(chan delivery, 4096), endc: make(chan struct{})}
+	return &port{name: name, ip: netip.MustParseAddr("192.0.2.1"), lanes: 1, inc: make(chan delivery, 4096), endc: make(chan struct{})}
 }
 
 func (p *port) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
@@ -190,7 +191,7 @@ func (p *port) ClearSrc()           {}
 func (p *port) SrcToString() string { return "" }
 func (p *port) DstToString() string { return p.name }
 func (p *port) DstToBytes() []byte  { return []byte(p.name) }
-func (p *port) DstIP() netip.Addr   { return netip.MustParseAddr("192.0.2.1") }
+func (p *port) DstIP() netip.Addr   { return p.ip }
 func (p *port) SrcIP() netip.Addr   { return netip.Addr{} }
 
 // host is a device in the world.
@@ -204,6 +205,7 @@ type host struct {
 
 func newHost(t testing.TB, n int) *host {
 	h := &host{tun: new(tun), port: newPort(fmt.Sprint("host", n)), key: key.NewNodePrivate(), addr: netip.AddrFrom4([4]byte{100, 64, 0, byte(n)})}
+	h.port.ip = netip.AddrFrom4([4]byte{192, 0, 2, byte(n)})
 	h.Device = New(h.tun, h.port, h.key, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { h.Close() })
 	return h

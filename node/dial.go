@@ -227,9 +227,6 @@ func (n *Node) urge(k key.NodePublic) {
 		if !n.wg0.waits(k) {
 			return
 		}
-		if n.conn.InHandshake(k) {
-			continue // what has come may well be the answer, which a new beginning would undo
-		}
 		if (answered || time.Since(handshake) > blindUrge) && n.wg0.waits(k) {
 			n.wg0.dev.Begin(k)
 			handshake = time.Now()

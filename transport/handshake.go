@@ -5,8 +5,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"ginnel/internal/key"
 )
 
 // Two nodes that learn of each other at the same moment begin a handshake at the same moment. Our WireGuard makes two sessions
@@ -41,7 +39,6 @@ func isResponse(b []byte) bool   { return len(b) == responseLen && b[0] == wireG
 type handshakes struct {
 	mu    sync.Mutex
 	began time.Time   // our latest beginning; zero once it is answered
-	heard time.Time   // the latest message of the peer that was let through
 	aside []byte      // its beginning that crossed ours; nil: none
 	timer *time.Timer // runs while there is one
 }
@@ -60,7 +57,6 @@ func (h *handshakes) crosses(b []byte, patience time.Duration, now time.Time, tu
 	defer h.mu.Unlock()
 	wait := h.began.Add(patience).Sub(now)
 	if wait <= 0 || wait > patience {
-		h.heard = now
 		return false
 	}
 	if h.aside == nil {
@@ -71,36 +67,28 @@ func (h *handshakes) crosses(b []byte, patience time.Duration, now time.Time, tu
 }
 
 // answered takes an answer to ours, which makes what was put aside void.
-func (h *handshakes) answered(now time.Time) {
+func (h *handshakes) answered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.aside != nil {
 		h.timer.Stop()
 	}
-	h.began, h.aside, h.heard = time.Time{}, nil, now
+	h.began, h.aside = time.Time{}, nil
 }
 
 // resume returns what was put aside, nil if it is void.
-func (h *handshakes) resume(now time.Time) []byte {
+func (h *handshakes) resume() []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b := h.aside
-	if h.aside = nil; b != nil {
-		h.heard = now
-	}
+	h.aside = nil
 	return b
-}
-
-func (h *handshakes) last() time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.heard
 }
 
 // passHandshake reports whether a message that a relay has brought is for WireGuard now.
 func (c *Conn) passHandshake(e *endpoint, b []byte) bool {
 	if isResponse(b) {
-		e.handshakes.answered(time.Now())
+		e.handshakes.answered()
 	}
 	if !isInitiation(b) {
 		return true
@@ -114,14 +102,7 @@ func (c *Conn) passHandshake(e *endpoint, b []byte) bool {
 
 // resumeHandshake hands over the initiation that was held back; a timer calls it.
 func (c *Conn) resumeHandshake(e *endpoint) {
-	if b := e.handshakes.resume(time.Now()); b != nil {
+	if b := e.handshakes.resume(); b != nil {
 		c.takeRelayed(e, [][]byte{b})
 	}
-}
-
-// InHandshake reports whether a message of a handshake has come from a peer by its relay just now, with which WireGuard may
-// not be done.
-func (c *Conn) InHandshake(k key.NodePublic) bool {
-	e := c.endpointOf(k)
-	return e != nil && time.Since(e.handshakes.last()) < handshakeTime
 }

@@ -56,19 +56,9 @@ func TestCrossingBeginnings(t *testing.T) {
 		if got := a.take(); len(got) != 2 || got[0].text != "before" || got[1].text != "after" {
 			t.Errorf("at first got %v", got)
 		}
-		if a.c.InHandshake(b.key) {
-			t.Error("what waits counts as heard")
-		}
 		time.Sleep(2 * time.Millisecond)
 		if got := arrivedSizes(a); len(got) != 1 || got[0] != initiationLen {
 			t.Errorf("then got messages of %d bytes", got)
-		}
-		if !a.c.InHandshake(b.key) {
-			t.Error("what had its turn does not count as heard")
-		}
-		time.Sleep(handshakeTime)
-		if a.c.InHandshake(b.key) {
-			t.Error("the handshake has no end")
 		}
 		a.c.HandleRelayed(1, b.key, [][]byte{testInitiation})
 		time.Sleep(time.Millisecond)

@@ -104,6 +104,7 @@ func (d *Device) takeInitiation(b []byte, ep conn.Endpoint, now int64) *peer {
 		return nil
 	}
 	p.newest, p.lastTaken, p.derived = r.stamp, now, now
+	p.waitForPeer(now)
 	if p.roams.Load() || p.endpoint.Load() == nil {
 		p.moved(ep)
 	}

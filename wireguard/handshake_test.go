@@ -3,11 +3,149 @@ package wireguard
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"golang.zx2c4.com/wireguard/tai64n"
 
 	"ginnel/internal/key"
 )
+
+// Who has just answered a handshake does not begin one for five seconds, whatever asks for it, and
+// does when the peer has not used the session by then.
+func TestAnswererWaits(t *testing.T) {
+	for name, want := range map[string]func(a, b *host){
+		"packet": func(a, b *host) { b.say(a, "y") },
+		"persistent keepalive": func(a, b *host) {
+			p := a.as()
+			p.Keepalive = time.Second
+			b.SetPeer(p)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				a, b := two(t)
+				a.lose(typeData, 1000)
+				began := b.count(typeInitiation)
+				a.say(b, "x")
+				synctest.Wait()
+				want(a, b)
+				time.Sleep(5*time.Second - time.Millisecond)
+				if n := began.n(); n != 0 {
+					t.Errorf("%d handshakes begun by the one who answered", n)
+				}
+				time.Sleep(2 * time.Second)
+				if n := began.n(); n != 1 {
+					t.Errorf("%d handshakes begun when the session was not used, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// An attempt of our own waits when we have answered the peer, and ends when the peer uses the
+// session.
+func TestConfirmationEndsAttempts(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		a, b := two(t)
+		b.lose(typeInitiation, 1)
+		began := b.count(typeInitiation)
+		b.say(a, "from b")
+		time.Sleep(4900 * time.Millisecond)
+		a.lose(typeData, 1)
+		a.say(b, "lost")
+		time.Sleep(4 * time.Second)
+		if n := began.n(); n != 1 {
+			t.Errorf("%d handshakes begun while the peer has a session to use, want the first alone", n)
+		}
+		a.say(b, "from a")
+		wantTexts(t, b, "from a")
+		wantTexts(t, a, "from b")
+		b.say(a, "again")
+		wantTexts(t, a, "again")
+		time.Sleep(time.Minute)
+		if n := began.n(); n != 1 {
+			t.Errorf("%d handshakes begun though there is a session, want the first alone", n)
+		}
+	})
+}
+
+// When the peer uses a session that was given up meanwhile, our own attempt goes on: there is
+// nothing to send by.
+func TestConfirmationOfExpired(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		a, b := two(t)
+		held := a.hold(typeData)
+		a.say(b, "from a")
+		synctest.Wait()
+		b.lose(typeInitiation, 1)
+		b.Begin(a.key.Public())
+		b.say(a, "from b")
+		synctest.Wait()
+		b.port.deliver(*held, a.port)
+		wantTexts(t, b, "from a")
+		wantTexts(t, a)
+		a.port.filter(nil)
+		time.Sleep(6 * time.Second)
+		wantTexts(t, a, "from b")
+	})
+}
+
+// Packets that already wait when a session is renewed do not wait for another packet.
+func TestRenewWithWaitingPackets(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		a, b := two(t)
+		a.lose(typeInitiation, 1)
+		a.say(b, "x")
+		time.Sleep(time.Second)
+		a.Renew(b.key.Public())
+		wantTexts(t, b, "x")
+	})
+}
+
+// atOnce has h's loop find a message and the work of Begin together.
+func (h *host) atOnce(m []byte, from, other *host) {
+	p, _ := h.peer(other.key.Public())
+	p.expire()
+	p.asks.Store(askReset | askHandshake)
+	h.mail.mu.Lock()
+	h.mail.messages = append(h.mail.messages, handshakeMessage{m, from.port})
+	h.mail.asked = append(h.mail.asked, p)
+	h.mail.mu.Unlock()
+	h.mail.wake()
+	synctest.Wait()
+}
+
+// A message that has come is taken before another handshake begins, which then need not be.
+func TestMessagesBeforeBegin(t *testing.T) {
+	t.Run("initiation", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			a, b := two(t)
+			held := a.hold(typeInitiation)
+			a.say(b, "x")
+			synctest.Wait()
+			began, answered := b.count(typeInitiation), b.count(typeResponse)
+			b.atOnce(*held, a, a)
+			if began.n() != 0 || answered.n() != 1 {
+				t.Errorf("%d handshakes begun and %d answered, want the answer alone", began.n(), answered.n())
+			}
+			wantTexts(t, b, "x")
+		})
+	})
+	t.Run("response", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			a, b := two(t)
+			held := b.hold(typeResponse)
+			a.say(b, "x")
+			synctest.Wait()
+			began := a.count(typeInitiation)
+			a.atOnce(*held, b, b)
+			if n := began.n(); n != 0 {
+				t.Errorf("%d handshakes begun though the response was there", n)
+			}
+			wantTexts(t, b, "x")
+		})
+	})
+}
 
 // A session of a handshake during which our key changed, or the peer was removed, is not kept.
 func TestOverBeforeItBegan(t *testing.T) {

@@ -37,15 +37,16 @@ func (d *Device) loop() {
 	}
 }
 
-// work does what is in the mailbox.
+// work does what is in the mailbox. Messages come first: one of them may bring the session that was
+// asked for, and a handshake that begins makes the response to the one before worthless.
 func (l *keeper) work() {
 	messages, asked := l.d.mail.take()
+	for _, m := range messages {
+		l.receive(m)
+	}
 	now := l.d.now()
 	for _, p := range asked {
 		l.answer(p, now)
-	}
-	for _, m := range messages {
-		l.receive(m)
 	}
 }
 
@@ -54,8 +55,11 @@ func (l *keeper) answer(p *peer, now int64) {
 	defer l.look(p, now)
 	what := p.asks.Swap(0)
 	if what&askReset != 0 {
+		l.reset(p, now)
+	}
+	if what&askConfirmed != 0 && !p.needsSession(now) {
 		l.d.cancel(p)
-		p.began = 0
+		p.attempts = 0
 	}
 	if p.removed.Load() {
 		return
@@ -63,19 +67,27 @@ func (l *keeper) answer(p *peer, now int64) {
 	if what&askFlush != 0 {
 		l.s.flush(p, now)
 	}
-	if what&askHandshake != 0 {
+	if (what&askHandshake != 0 || what&askReset != 0 && p.waiting()) && p.needsSession(now) {
 		l.begin(p, now)
 	}
 }
 
-// begin begins a handshake with p, or has it wait for its time.
+// reset forgets what was tried with p. If the peer has begun a handshake that we answered since the
+// reset was asked for, the time of that still holds: the session is about to be used.
+func (l *keeper) reset(p *peer, now int64) {
+	l.d.cancel(p)
+	if !p.isAnswered(now) {
+		p.began = 0
+	}
+}
+
+// begin begins a handshake with p. Within rekeyTimeout of the last one, whoever began it, it waits.
 func (l *keeper) begin(p *peer, now int64) {
-	if p.began == 0 || now-p.began >= rekeyTimeout {
+	switch {
+	case p.began == 0 || now-p.began >= rekeyTimeout:
 		p.attempts = 0
 		l.d.shake(p, now)
-		return
-	}
-	if k := p.current.Load(); p.pending == nil && (k == nil || !k.usable(now) || k.aging(now)) {
+	case p.retryAt == 0:
 		p.attempts, p.retryAt = 0, p.began+rekeyTimeout
 	}
 }
@@ -142,8 +154,7 @@ func (l *keeper) lookAt(p *peer, now int64) int64 {
 	if at := p.answerDue.Load(); at != 0 && now >= at {
 		p.answerDue.CompareAndSwap(at, 0)
 		if p.pending == nil {
-			p.attempts = 0
-			l.d.shake(p, now)
+			l.begin(p, now)
 		}
 	}
 	if at := p.keepaliveDue.Load(); at != 0 && now >= at {
@@ -151,8 +162,7 @@ func (l *keeper) lookAt(p *peer, now int64) int64 {
 		l.s.keepalive(p, now)
 	}
 	if l.isSilent(p, now) && !l.s.keepalive(p, now) {
-		p.attempts = 0
-		l.d.shake(p, now)
+		l.begin(p, now)
 	}
 	if p.derived != 0 && now >= p.derived+forgetAfter {
 		p.derived = 0
@@ -161,10 +171,11 @@ func (l *keeper) lookAt(p *peer, now int64) int64 {
 	return l.nextLook(p, now)
 }
 
-// isSilent reports whether it is time for a persistent keepalive. While a handshake goes on there is no need of one.
+// isSilent reports whether it is time for a persistent keepalive. There is none while a handshake
+// goes on or waits for its time.
 func (l *keeper) isSilent(p *peer, now int64) bool {
 	every, last := p.keepalive.Load(), p.lastMessage.Load()
-	return every > 0 && p.pending == nil && (last == 0 || now >= last+every)
+	return every > 0 && p.retryAt == 0 && (last == 0 || now >= last+every)
 }
 
 // retry repeats a beginning that was not answered, or gives it up.
@@ -191,7 +202,7 @@ func (l *keeper) nextLook(p *peer, now int64) int64 {
 	sooner(p.retryAt)
 	sooner(p.answerDue.Load())
 	sooner(p.keepaliveDue.Load())
-	if every := p.keepalive.Load(); every > 0 && p.pending == nil {
+	if every := p.keepalive.Load(); every > 0 && p.retryAt == 0 {
 		sooner(p.lastMessage.Load() + every)
 	}
 	if p.derived != 0 {

@@ -60,6 +60,7 @@ const (
 	askHandshake             // make a session, unless one has just been tried for
 	askFlush                 // send what is staged
 	askReset                 // forget what was tried
+	askConfirmed             // the peer uses the session that we answered: forget what was tried
 )
 
 // ask tells loop what p needs. It never waits; a peer is in the mailbox once.

@@ -50,7 +50,7 @@ type peer struct {
 // attempt is what loop knows of a peer, and nobody else.
 type attempt struct {
 	pending   *initiation // waits for its response; nil: none
-	began     int64       // when it was sent
+	began     int64       // when it was sent, or an initiation of the peer answered
 	retryAt   int64       // when it is given up for another
 	attempts  int         // since somebody asked
 	lastTaken int64       // when an initiation of the peer was last answered
@@ -97,6 +97,13 @@ func (p *peer) unstage() [][]byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.staged.take()
+}
+
+// waiting reports whether packets wait for a session.
+func (p *peer) waiting() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.staged.packets) > 0
 }
 
 // expire ends sending by the present sessions.
@@ -157,4 +164,26 @@ func (p *peer) staticShared(id *identity) ([]byte, error) {
 		p.static = staticSecret{id, secret}
 	}
 	return p.static.secret, nil
+}
+
+// waitForPeer puts off a handshake of our own, because we have just answered one of the peer.
+func (p *peer) waitForPeer(now int64) {
+	p.began = now
+	if p.retryAt != 0 {
+		p.retryAt = now + rekeyTimeout + jitter()
+	}
+}
+
+// needsSession reports whether there is no session to send by, or one that is to be replaced.
+func (p *peer) needsSession(now int64) bool {
+	k := p.current.Load()
+	return k == nil || !k.usable(now) || k.aging(now)
+}
+
+// isAnswered reports whether the peer may send by a session any moment, because we have answered it
+// and nobody has asked for another since.
+func (p *peer) isAnswered(now int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.next != nil && p.next.usable(now)
 }

@@ -50,9 +50,7 @@ func (d *Device) confirm(k *keypair) {
 	d.drop(p.previous)
 	p.previous, p.next = p.current.Load(), nil
 	p.current.Store(k)
-	if len(p.staged.packets) > 0 {
-		d.ask(p, askFlush)
-	}
+	d.ask(p, askConfirmed|askFlush)
 }
 
 // over drops a new session, and reports true, if the peer was removed or our key replaced during

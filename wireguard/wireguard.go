@@ -261,7 +261,8 @@ func (d *Device) Renew(k key.NodePublic) {
 	}
 }
 
-// Begin is Renew that does not wait for a packet, nor for the time that otherwise is between two attempts.
+// Begin is Renew that does not wait for a packet, nor for the time that otherwise is between two attempts. A session whose
+// handshake the peer or a response has completed since the call is new enough.
 func (d *Device) Begin(k key.NodePublic) {
 	if p, ok := d.peer(k); ok {
 		p.expire()

@@ -125,6 +125,7 @@ type port struct {
 	lanes int
 	pass  atomic.Pointer[func(b []byte, to *port) bool] // decides about what is sent; nil: all passes
 
+	open atomic.Bool // what is sent to it is lost otherwise
 	inc  chan delivery
 	once sync.Once
 	endc chan struct{}
@@ -141,6 +142,7 @@ func newPort(name string) *port {
 }
 
 func (p *port) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
+	p.open.Store(true)
 	p.wg.Go(func() { p.receive(receive) })
 	return nil
 }
@@ -161,7 +163,7 @@ func (p *port) Lanes() int { return p.lanes }
 func (p *port) Send(_ int, bufs [][]byte, ep conn.Endpoint) error {
 	to := ep.(*port)
 	for _, b := range bufs {
-		if pass := p.pass.Load(); pass == nil || (*pass)(b, to) {
+		if pass := p.pass.Load(); (pass == nil || (*pass)(b, to)) && to.open.Load() {
 			to.deliver(b, p)
 		}
 	}

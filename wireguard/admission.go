@@ -141,7 +141,7 @@ func (m *mac1) valid(id *identity, b []byte) bool {
 	return subtle.ConstantTimeCompare(want, b[len(b)-macsLen:len(b)-macsLen+blake2s.Size128]) == 1
 }
 
-// takeHandshake passes a message of a handshake on to loop, or answers it with a cookie.
+// takeHandshake passes a message of a handshake on to loop if it is worth it.
 func (r *receiver) takeHandshake(b []byte) {
 	d, id := r.d, r.d.self.Load()
 	ok := true
@@ -159,7 +159,9 @@ func (r *receiver) takeHandshake(b []byte) {
 	}
 	switch d.verdict(id, b, r.from) {
 	case challenged:
-		d.challenge(id, b, r.from)
+		if !d.mail.putChallenged(b, r.from) {
+			d.full.Add(1)
+		}
 	case refused:
 		d.full.Add(1)
 	case admitted:

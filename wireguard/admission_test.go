@@ -142,11 +142,12 @@ func TestOneSourceBurdensItself(t *testing.T) {
 					a.say(b, fmt.Sprint(i))
 					wantTexts(t, b, fmt.Sprint(i))
 				}
-				if many := n > sourceBurst; (challenges > 0) != many {
+				many := n > sourceBurst
+				if (challenges > 0) != many {
 					t.Errorf("%d cookies", challenges)
 				}
-				if n := b.Dropped().Full - before; n != 0 {
-					t.Errorf("%d messages found no room", n)
+				if room := b.Dropped().Full == before; !many && !room {
+					t.Error("messages found no room")
 				}
 			})
 		})
@@ -248,6 +249,28 @@ func TestShares(t *testing.T) {
 		if len(s.all) > maxSources {
 			t.Fatalf("%d sources are remembered", len(s.all))
 		}
+	}
+}
+
+// Cookies that wait to be sent are bounded and take no room of messages that were admitted.
+func TestMailboxBounds(t *testing.T) {
+	var m mailbox
+	m.init()
+	for i := range maxMail + 1 {
+		p := newPort(fmt.Sprint("crowd", i))
+		if challenged := m.putChallenged(garbage(), p); challenged != (i < maxChallenged) {
+			t.Fatalf("message %d to be challenged is kept: %v", i, challenged)
+		}
+		if admitted := m.put(garbage(), p); admitted != (i < maxMail) {
+			t.Fatalf("message %d that was admitted is kept: %v", i, admitted)
+		}
+	}
+	if n := len(m.takeChallenged()); n != maxChallenged || len(m.takeChallenged()) != 0 {
+		t.Errorf("%d messages to be challenged, want %d once", n, maxChallenged)
+	}
+	p := newPort("x")
+	if !m.putChallenged(garbage(), p) || m.putChallenged(garbage(), p) || len(m.takeChallenged()) != 1 {
+		t.Error("a sender has room for more or less than one message")
 	}
 }
 

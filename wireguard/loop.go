@@ -48,6 +48,9 @@ func (l *keeper) work() {
 	for _, p := range asked {
 		l.answer(p, now)
 	}
+	for _, m := range l.d.mail.takeChallenged() {
+		l.d.challenge(l.d.self.Load(), m.b, m.ep)
+	}
 }
 
 // answer does what p needs.

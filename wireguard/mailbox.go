@@ -10,13 +10,19 @@ import (
 // maxMail handshake messages wait for loop: a whole burst. More are dropped; their senders try again.
 const maxMail = loadBurst
 
+// maxChallenged messages wait to be answered with a cookie, which takes longer than to receive them.
+// They have a place of their own, so a flood of them does not displace what was admitted, and each
+// sender has one, so a flood from one address and port does not displace the others.
+const maxChallenged = 256
+
 // mailbox is what loop is asked for and told.
 type mailbox struct {
 	wakec chan struct{} // capacity 1
 
-	mu       sync.Mutex
-	messages []handshakeMessage
-	asked    []*peer
+	mu         sync.Mutex
+	messages   []handshakeMessage
+	challenged map[string]handshakeMessage // by DstToBytes of the sender
+	asked      []*peer
 }
 
 type handshakeMessage struct {
@@ -36,6 +42,32 @@ func (m *mailbox) put(b []byte, ep conn.Endpoint) bool {
 	m.messages = append(m.messages, handshakeMessage{slices.Clone(b), ep})
 	m.wake()
 	return true
+}
+
+// putChallenged copies a message that is to be answered with a cookie. It reports false if there is
+// no room, or the sender has one that waits.
+func (m *mailbox) putChallenged(b []byte, ep conn.Endpoint) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sender := ep.DstToBytes()
+	if _, waits := m.challenged[string(sender)]; waits || len(m.challenged) >= maxChallenged {
+		return false
+	}
+	if m.challenged == nil {
+		m.challenged = make(map[string]handshakeMessage)
+	}
+	m.challenged[string(sender)] = handshakeMessage{slices.Clone(b), ep}
+	m.wake()
+	return true
+}
+
+// takeChallenged returns those.
+func (m *mailbox) takeChallenged() map[string]handshakeMessage {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	challenged := m.challenged
+	m.challenged = nil
+	return challenged
 }
 
 func (m *mailbox) wake() {

@@ -21,24 +21,24 @@ import (
 type apiFlags struct {
 	config  string
 	state   string
-	proxies parsedList[configs.Address]
+	proxies parsedList[nodeProxy]
 	byProxy *pflag.Flag
 }
 
 func (f *apiFlags) add(fs *pflag.FlagSet) {
-	f.proxies = parsedList[configs.Address]{parse: configs.ParseProxyAddr}
+	f.proxies = parsedList[nodeProxy]{parse: parseNodeProxy}
 	fs.StringVar(&f.config, "config", "", "YAML `file` with settings, as for 'ginnel up'")
 	fs.StringVar(&f.state, "state", "", "state `dir`ectory of the node, as for 'ginnel up'")
-	fs.Var(&f.proxies, "proxy", "`addr`ess of the node's proxy, instead of its state directory")
+	fs.Var(&f.proxies, "proxy", "`addr`ess or URL of the node's proxy, instead of its state directory")
 	f.byProxy = fs.Lookup("proxy")
 }
 
-// open finds the node: by the proxy that was named here, by the state directory that was named, by the environment that
-// 'ginnel run' has made, by the usual state directory, or by a proxy that is set elsewhere, since that setting is there
-// for the node and may be a list.
+// open finds the node: by the proxy that was named here, by the state directory that was named, by the URL of a proxy in
+// the environment, as 'ginnel run' and 'ginnel up --env' set it, by the usual state directory, or by a proxy that is set
+// elsewhere, since that setting is there for the node and may be a list.
 func (f *apiFlags) open(p program) (*api, error) {
 	if givenOnCommandLine(f.byProxy) {
-		return f.openProxy(), nil
+		return f.proxies.values[0].api(), nil
 	}
 	dir := f.state
 	if dir == "" {
@@ -50,17 +50,12 @@ func (f *apiFlags) open(p program) (*api, error) {
 	r, err := findRunning(dir)
 	if err != nil {
 		if f.state == "" && len(f.proxies.values) > 0 {
-			return f.openProxy(), nil
+			return f.proxies.values[0].api(), nil
 		}
 		return nil, err
 	}
 	network, addr := hostPort(r.Proxies[0])
 	return newAPI(network, addr, r.Token), nil
-}
-
-func (f *apiFlags) openProxy() *api {
-	a := f.proxies.values[0]
-	return newAPI(a.Network(), a.String(), "")
 }
 
 // api speaks with a running node over its proxy port.
@@ -94,6 +89,8 @@ func (a *api) call(ctx context.Context, method, path string, form url.Values, ou
 	}
 	if a.token != "" {
 		req.Header.Set("Authorization", "Bearer "+a.token)
+	} else if a.auth != (configs.ProxyAuth{}) {
+		req.SetBasicAuth(a.auth.User, a.auth.Password)
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 
@@ -20,21 +19,6 @@ import (
 
 // maxRefusal is how much of a proxy's refusal is read.
 const maxRefusal = 4 << 10
-
-// surroundingNode is the node of the 'ginnel run' that this process runs under, if there is one.
-func surroundingNode(p program) (*api, bool) {
-	u, err := url.Parse(p.getenv("all_proxy"))
-	if err != nil || u.Scheme != "socks5h" || u.User.Username() != proxyUser {
-		return nil, false
-	}
-	if ap, err := netip.ParseAddrPort(u.Host); err != nil || !ap.Addr().IsLoopback() {
-		return nil, false
-	}
-	a := newAPI("tcp", u.Host, "")
-	password, _ := u.User.Password()
-	a.auth = configs.ProxyAuth{User: proxyUser, Password: password}
-	return a, true
-}
 
 // tunnel is a connection to a destination in the mesh. Read begins with what came right behind the proxy's answer.
 type tunnel struct {

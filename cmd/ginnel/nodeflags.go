@@ -75,7 +75,7 @@ func parseSecret(s string) (secretText, error) {
 // newNodeFlags gives the proxy its default.
 func newNodeFlags(proxy string) *nodeFlags {
 	return &nodeFlags{
-		proxies:   preset(&parsedList[configs.Address]{parse: configs.ParseProxyAddr}, proxy),
+		proxies:   preset(&parsedList[configs.Address]{parse: parseListener}, proxy),
 		serverKey: parsed[key.MachinePublic]{parse: key.ParseMachinePublic, typ: "key"},
 		authKey:   parsed[secretText]{parse: parseSecret, typ: "key", secret: true},
 		proxyAuth: parsed[configs.ProxyAuth]{parse: configs.ParseProxyAuth, typ: "user:pass", secret: true},

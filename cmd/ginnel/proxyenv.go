@@ -2,19 +2,24 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"ginnel/configs"
 )
 
-// The environment by which programs find a proxy.
+// The environment by which programs find the proxy. The port speaks HTTP and SOCKS; each variable has the
+// form that all programs that read it understand.
 
 // noProxy is what programs are to reach without it, besides what the environment says already.
 var noProxy = []string{"localhost", "127.0.0.1", "::1"}
+
+// meshProxyVariable names the proxy for what speaks SOCKS, and the node for the commands of this program.
+// The flag --proxy of up and run has the same name in the environment; isProxyURL tells the two apart.
+const meshProxyVariable = envPrefix + "PROXY"
 
 // variable is one of the environment.
 type variable struct{ name, value string }
@@ -22,27 +27,49 @@ type variable struct{ name, value string }
 // proxyVariables are for a proxy at host:port. Some programs read the names in small letters, some in
 // capitals. What p's environment exempts from proxies stays exempt: hosts of a CI system, say.
 func proxyVariables(hostPort string, auth configs.ProxyAuth, p program) (vars []variable) {
+	web, direct := proxyURL("http", hostPort, auth), exempt(p)
 	for _, v := range []variable{
-		{"http_proxy", proxyURL("http", hostPort, auth)},
-		{"https_proxy", proxyURL("http", hostPort, auth)},
-		{"all_proxy", proxyURL("socks5h", hostPort, auth)},
-		{"no_proxy", strings.Join(exempt(p), ",")},
+		{"http_proxy", web},
+		{"https_proxy", web},
+		{"all_proxy", web}, // not socks5h://, with which httpx and others cannot even construct a client
+		{"grpc_proxy", web},
+		{"no_proxy", strings.Join(direct, ",")},
 	} {
 		vars = append(vars, v, variable{strings.ToUpper(v.name), v.value})
+	}
+	vars = append(vars,
+		variable{"npm_config_proxy", web}, // a file .npmrc wins over HTTP_PROXY, but not over these
+		variable{"npm_config_https_proxy", web},
+		variable{"npm_config_noproxy", strings.Join(merged(splitExempt(p.getenv("npm_config_noproxy")), direct), ",")},
+		variable{"NODE_USE_ENV_PROXY", "1"}, // Node.js from 22.21 and 24 on reads the others only with this
+		variable{meshProxyVariable, proxyURL("socks5h", hostPort, auth)},
+	)
+	if v, ok := gitSSH(p); ok {
+		vars = append(vars, v)
+	}
+	if v, ok := javaOptions(hostPort, auth, direct, p); ok {
+		vars = append(vars, v)
 	}
 	return vars
 }
 
 // exempt lists what is reached without a proxy: the entries of both spellings, and noProxy. Entries are
 // separated by commas or spaces, and some programs know only commas.
-func exempt(p program) (entries []string) {
+func exempt(p program) []string {
+	return merged(splitExempt(p.getenv("no_proxy")), splitExempt(p.getenv("NO_PROXY")), noProxy)
+}
+
+func splitExempt(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r <= ' ' || r == 0x7f })
+}
+
+// merged joins lists and leaves out what has been there before.
+func merged(lists ...[]string) (entries []string) {
 	seen := make(map[string]bool)
-	for _, list := range []string{p.getenv("no_proxy"), p.getenv("NO_PROXY"), strings.Join(noProxy, ",")} {
-		for _, e := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r <= ' ' || r == 0x7f }) {
-			if !seen[e] {
-				seen[e] = true
-				entries = append(entries, e)
-			}
+	for _, e := range slices.Concat(lists...) {
+		if !seen[e] {
+			seen[e] = true
+			entries = append(entries, e)
 		}
 	}
 	return entries
@@ -53,9 +80,10 @@ func proxyURL(scheme, hostPort string, auth configs.ProxyAuth) string {
 	if auth == (configs.ProxyAuth{}) {
 		return scheme + "://" + hostPort
 	}
-	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
-	return fmt.Sprintf("%s://%s:%s@%s", scheme, escape(auth.User), escape(auth.Password), hostPort)
+	return fmt.Sprintf("%s://%s:%s@%s", scheme, urlEscape(auth.User), urlEscape(auth.Password), hostPort)
 }
+
+func urlEscape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
 // reachableProxy is the first of a node's proxies that those variables can name, as this machine reaches it.
 func reachableProxy(proxies []string) (addr string, ok bool) {
@@ -95,38 +123,4 @@ func withVariables(environ []string, vars []variable) []string {
 		out = append(out, v.name+"="+v.value)
 	}
 	return out
-}
-
-// envFormat is how --env prints them.
-type envFormat string
-
-const (
-	envShell  envFormat = "sh"
-	envDotenv envFormat = "dotenv"
-	envGitHub envFormat = "github"
-)
-
-func parseEnvFormat(s string) (envFormat, error) {
-	switch f := envFormat(s); f {
-	case envShell, envDotenv, envGitHub:
-		return f, nil
-	}
-	return "", fmt.Errorf("%q is not a format: sh, dotenv or github is", s)
-}
-
-func (f envFormat) print(w io.Writer, vars []variable) error {
-	line := "%s=%s\n"
-	if f == envShell {
-		line = "export %s='%s'\n"
-	}
-	for _, v := range vars {
-		value := v.value
-		if f == envShell {
-			value = strings.ReplaceAll(value, "'", `'\''`)
-		}
-		if _, err := fmt.Fprintf(w, line, v.name, value); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -29,8 +29,11 @@ func newRun(p program) *cobra.Command {
 		Short: "Join, run a command behind the proxy, and leave",
 		Long: `run joins a network as an ephemeral node, opens a proxy on a free port with a
 random password, waits until the mesh is usable and each --wait-for answers, and
-runs CMD with http_proxy, https_proxy, all_proxy and no_proxy set to it, in small
-letters and capitals. Input, output and signals go to CMD as they are, and its
+runs CMD with http_proxy, https_proxy, all_proxy, grpc_proxy and no_proxy set to
+it, in small letters and capitals, and what npm, Node.js and git over SSH read.
+GINNEL_PROXY is its URL for what speaks SOCKS. A JVM cannot be told a password by
+its environment, so JAVA_TOOL_OPTIONS is set by 'ginnel up --env' alone, where no
+--proxy-auth is given. What no_proxy exempts stays exempt. Input, output and signals go to CMD as they are, and its
 exit status is run's: 128 and the signal's number if it died by one, 127 if there
 is no such command, 126 if it cannot be run. Then the node leaves its network; it
 leaves nothing behind, whichever way it ends.

@@ -20,7 +20,8 @@ import (
 // TestMain lets scripts run the test binary as ginnel.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"ginnel": func() { os.Exit(withSignals()) },
+		"ginnel":  func() { os.Exit(withSignals()) },
+		"gofetch": goFetch,
 	})
 }
 
@@ -32,6 +33,8 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata",
 		Setup: setUpScript,
+
+		Condition: scriptCondition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeport":  freePort,
 			"stop":      stopBackground,
@@ -52,6 +55,7 @@ func TestScripts(t *testing.T) {
 			"speaker":     speakFirst,
 			"sshserver":   serveSSH,
 			"askdns":      askDNS,
+			"web":         serveWeb,
 		},
 	})
 }
@@ -64,7 +68,8 @@ func setUpScript(env *testscript.Env) error {
 	}
 	env.Setenv("HOME", home)
 	env.Setenv("JOBS", fmt.Sprint(*jobs))
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "XDG_STATE_HOME"} {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "XDG_STATE_HOME",
+		"GIT_SSH", "GIT_SSH_COMMAND", "JAVA_TOOL_OPTIONS", "GINNEL_PROXY"} {
 		env.Setenv(name, "")
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
+	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/ssh"
@@ -47,8 +49,8 @@ func speakFirst(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// serveSSH starts an SSH server that lets everybody in; the command "cat" gives back its input, any other ends with status
-// 7: sshserver NAME.
+// serveSSH starts an SSH server that lets everybody in; the command "cat" gives back its input, git's command for a fetch is
+// run in the directory of the script, any other ends with status 7: sshserver NAME.
 func serveSSH(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: sshserver NAME")
@@ -71,12 +73,12 @@ func serveSSH(ts *testscript.TestScript, neg bool, args []string) {
 			if err != nil {
 				return
 			}
-			go runSSH(ch, requests)
+			go runSSH(ch, requests, ts.Getenv("WORK"))
 		}
 	})
 }
 
-func runSSH(ch ssh.Channel, requests <-chan *ssh.Request) {
+func runSSH(ch ssh.Channel, requests <-chan *ssh.Request, dir string) {
 	for r := range requests {
 		r.Reply(r.Type == "exec", nil)
 		if r.Type != "exec" {
@@ -84,9 +86,18 @@ func runSSH(ch ssh.Channel, requests <-chan *ssh.Request) {
 		}
 		status := struct{ Status uint32 }{7}
 		var command struct{ Line string }
-		if ssh.Unmarshal(r.Payload, &command) == nil && command.Line == "cat" {
-			io.Copy(ch, ch)
-			status.Status = 0
+		if ssh.Unmarshal(r.Payload, &command) == nil {
+			switch {
+			case command.Line == "cat":
+				io.Copy(ch, ch)
+				status.Status = 0
+			case strings.HasPrefix(command.Line, "git-upload-pack "):
+				git := exec.Command("sh", "-c", command.Line)
+				git.Dir, git.Stdin, git.Stdout = dir, ch, ch
+				if git.Run() == nil {
+					status.Status = 0
+				}
+			}
 		}
 		ch.SendRequest("exit-status", false, ssh.Marshal(&status))
 		ch.Close()

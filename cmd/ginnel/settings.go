@@ -65,7 +65,7 @@ func applyEnvironment(cmd *cobra.Command, p program, given map[string]bool) (err
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		name := envName(f.Name)
 		value := p.getenv(name)
-		if err != nil || given[f.Name] || !isSetting(f) || value == "" {
+		if err != nil || given[f.Name] || !isSetting(f) || value == "" || isOtherUse(f, value) {
 			return
 		}
 		values := []string{value}
@@ -80,6 +80,13 @@ func applyEnvironment(cmd *cobra.Command, p program, given map[string]bool) (err
 		given[f.Name] = true
 	})
 	return err
+}
+
+// isOtherUse reports whether a variable with the name of a setting is not meant as one: 'ginnel run' and
+// 'ginnel up --env' set GINNEL_PROXY to the URL of a node's proxy, and --proxy of a further node is where that listens.
+func isOtherUse(f *pflag.Flag, value string) bool {
+	_, listens := f.Value.(*parsedList[configs.Address])
+	return envName(f.Name) == meshProxyVariable && listens && isProxyURL(value)
 }
 
 // splitList cuts the value of a variable that stands for a repeated flag.
@@ -184,6 +191,9 @@ func flagError(err error) error {
 	f := e.GetFlag()
 	if s, ok := f.Value.(interface{ isSecret() bool }); ok && s.isSecret() {
 		return fmt.Errorf("invalid argument for \"--%s\" flag: %w", f.Name, e.Unwrap())
+	}
+	if isProxyURL(e.GetValue()) && strings.Contains(e.GetValue(), "@") {
+		return fmt.Errorf("invalid argument (not shown: it holds a password) for \"--%s\" flag: %w", f.Name, e.Unwrap())
 	}
 	if _, ok := errors.AsType[*strconv.NumError](e.Unwrap()); ok {
 		want := "a whole number in range is wanted"

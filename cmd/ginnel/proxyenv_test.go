@@ -1,0 +1,107 @@
+package main
+
+import (
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"ginnel/configs"
+)
+
+// What programs are told: each variable has the form that all of its readers understand, and what the user has set
+// there is kept.
+func TestProxyVariables(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := configs.ProxyAuth{User: "me", Password: "a b"}
+	const direct = "localhost,127.0.0.1,::1"
+	ssh := "ssh -o ProxyCommand='" + self + " nc %h %p'"
+	java := "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=1080 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=1080 -Dhttp.nonProxyHosts="
+	plain := map[string]string{
+		"http_proxy": "http://127.0.0.1:1080", "https_proxy": "http://127.0.0.1:1080", "all_proxy": "http://127.0.0.1:1080",
+		"grpc_proxy": "http://127.0.0.1:1080", "no_proxy": direct,
+		"npm_config_proxy": "http://127.0.0.1:1080", "npm_config_https_proxy": "http://127.0.0.1:1080", "npm_config_noproxy": direct,
+		"NODE_USE_ENV_PROXY": "1", "GINNEL_PROXY": "socks5h://127.0.0.1:1080", "GIT_SSH_COMMAND": ssh,
+		"JAVA_TOOL_OPTIONS": java + "localhost|*.localhost|127.0.0.1|[::1]",
+	}
+	with := func(changes map[string]string) map[string]string {
+		m := maps.Clone(plain)
+		maps.Copy(m, changes)
+		return m
+	}
+	withPassword := make(map[string]string)
+	for name, value := range plain {
+		if name != "JAVA_TOOL_OPTIONS" {
+			withPassword[name] = strings.Replace(value, "://", "://me:a%20b@", 1)
+		}
+	}
+	gitOption := strings.TrimPrefix(ssh, "ssh")
+	for _, test := range []struct {
+		name string
+		own  map[string]string
+		auth configs.ProxyAuth
+		want map[string]string
+	}{
+		{"plain", nil, configs.ProxyAuth{}, plain},
+		{"password", nil, secret, withPassword},
+		{"exempt", map[string]string{"no_proxy": ".corp.example 10.0.0.0/8", "NO_PROXY": "a:8080,10.0.0.0/9", "npm_config_noproxy": "npm.example"}, configs.ProxyAuth{},
+			with(map[string]string{
+				"no_proxy":           ".corp.example,10.0.0.0/8,a:8080,10.0.0.0/9," + direct,
+				"npm_config_noproxy": "npm.example,.corp.example,10.0.0.0/8,a:8080,10.0.0.0/9," + direct,
+				"JAVA_TOOL_OPTIONS":  java + "corp.example|*.corp.example|10.*|localhost|*.localhost|127.0.0.1|[::1]",
+			})},
+		{"git's command", map[string]string{"GIT_SSH_COMMAND": "ssh -i key"}, configs.ProxyAuth{},
+			with(map[string]string{"GIT_SSH_COMMAND": "ssh -i key" + gitOption})},
+		{"git's command with a proxy", map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"}, configs.ProxyAuth{},
+			with(map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"})},
+		{"Java's own", map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g -Dhttp.proxyHost=old -Dhttp.nonProxyHosts=*.example|localhost"}, configs.ProxyAuth{},
+			with(map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g " + java + "*.example|localhost|*.localhost|127.0.0.1|[::1]"})},
+		{"twice", plain, configs.ProxyAuth{}, plain},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := program{getenv: func(name string) string { return test.own[name] }}
+			got := make(map[string]string)
+			for _, v := range proxyVariables("127.0.0.1:1080", test.auth, p) {
+				got[v.name] = v.value
+			}
+			want := maps.Clone(test.want)
+			for _, name := range []string{"http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy"} {
+				want[strings.ToUpper(name)] = want[name]
+			}
+			for _, name := range slices.Sorted(maps.Keys(want)) {
+				if got[name] != want[name] {
+					t.Errorf("%s is\n  %s, want\n  %s", name, got[name], want[name])
+				}
+				delete(got, name)
+			}
+			if len(got) > 0 {
+				t.Errorf("also set: %v", got)
+			}
+		})
+	}
+	p := program{getenv: func(name string) string { return map[string]string{"GIT_SSH": "plink"}[name] }}
+	if v, ok := gitSSH(p); ok {
+		t.Errorf("GIT_SSH_COMMAND=%s takes the place of GIT_SSH", v.value)
+	}
+}
+
+// Words pass a shell and env files unharmed.
+func TestQuoting(t *testing.T) {
+	v := variable{"V", "ssh -o ProxyCommand='a\"b$c`d\\e' %h"}
+	for format, want := range map[envFormat]string{
+		envShell:  `export V='ssh -o ProxyCommand='\''a"b$c` + "`" + `d\e'\'' %h'`,
+		envDotenv: `V="ssh -o ProxyCommand='a\"b\$c\` + "`" + `d\\e' %h"`,
+		envGitHub: "V=" + v.value,
+	} {
+		if got := format.line(v); got != want {
+			t.Errorf("%s: %s, want %s", format, got, want)
+		}
+	}
+	if got := envDotenv.line(variable{"no_proxy", "localhost,127.0.0.1,::1"}); got != "no_proxy=localhost,127.0.0.1,::1" {
+		t.Errorf("quoted without need: %s", got)
+	}
+}

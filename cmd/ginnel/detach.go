@@ -161,7 +161,7 @@ func startBackground(fs *pflag.FlagSet, f *nodeFlags, p program) (*background, e
 	}
 	defer w.Close()
 	b.cmd.ExtraFiles = []*os.File{w}
-	if err := b.cmd.Start(); err != nil {
+	if err := p.reaper.start(b.cmd); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("starting in the background: %w", err)
 	}

@@ -22,6 +22,8 @@ func withSignals() int {
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
+	r := startReaper()
+	defer r.close()
 	return run(ctx, os.Args[1:], program{args: os.Args, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		getenv: os.Getenv, environ: os.Environ})
+		getenv: os.Getenv, environ: os.Environ, reaper: r})
 }

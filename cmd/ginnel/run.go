@@ -20,6 +20,7 @@ type program struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	environ        func() []string
+	reaper         *reaper // nil where no orphans come to this process
 }
 
 // nobodyReads reports whether err is that of writing to a standard output that is closed.

@@ -36,6 +36,7 @@ type child struct {
 	name    string
 	cmd     *exec.Cmd
 	signals chan os.Signal
+	reaper  *reaper
 
 	startc chan error    // has an item when the command was started, or could not be
 	endc   chan struct{} // closed when it has ended
@@ -54,7 +55,7 @@ func newChild(p program, args []string) (*child, error) {
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, p.stdout, p.stderr
 	cmd.SysProcAttr = childAttributes()
-	c := &child{name: args[0], cmd: cmd, signals: make(chan os.Signal, 64), startc: make(chan error, 1), endc: make(chan struct{})}
+	c := &child{name: args[0], cmd: cmd, signals: make(chan os.Signal, 64), reaper: p.reaper, startc: make(chan error, 1), endc: make(chan struct{})}
 	passed := slices.DeleteFunc(passedSignals(), signal.Ignored) // which is for the command too
 	signal.Notify(c.signals, passed...)
 	return c, nil
@@ -124,10 +125,11 @@ func (c *child) live() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(c.endc)
-	err := c.cmd.Start()
+	err := c.reaper.start(c.cmd)
 	c.startc <- err
 	if err == nil {
 		c.waited = c.cmd.Wait()
+		c.reaper.waited(c.cmd.Process.Pid)
 	}
 }
 

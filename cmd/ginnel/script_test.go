@@ -22,6 +22,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"ginnel":  func() { os.Exit(withSignals()) },
 		"gofetch": goFetch,
+
+		"subreaper": beSubreaper,
 	})
 }
 

@@ -39,10 +39,12 @@ func goFetch() {
 	os.Exit(0)
 }
 
-// scriptCondition knows [python:MODULE], and [node:OPTION] for an option that NODE_OPTIONS may have.
+// scriptCondition knows [pid1], that a process can be the first of a namespace, [python:MODULE], and [node:OPTION] for an option that NODE_OPTIONS may have.
 func scriptCondition(cond string) (bool, error) {
 	kind, name, _ := strings.Cut(cond, ":")
 	switch kind {
+	case "pid1":
+		return exec.Command("unshare", "--map-root-user", "--fork", "--pid", "--mount-proc", "true").Run() == nil, nil
 	case "python":
 		return exec.Command("python3", "-c", "import "+name).Run() == nil, nil
 	case "node":

@@ -8,10 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"net"
 	"net/http"
-	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -158,54 +155,4 @@ func (n *Node) serveWhy(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), min(patience, n.cfg.dialTimeout()))
 	defer cancel()
 	writeJSON(w, http.StatusOK, n.Why(ctx, target))
-}
-
-// servePAC tells browsers to come here for the mesh and for nothing else.
-func (n *Node) servePAC(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig")
-	fmt.Fprint(w, pacFile(r.Host, n.netmap.Load()))
-}
-
-// pacFile writes a proxy auto-configuration for the proxy at hostPort: names and addresses of the mesh, and names that
-// the browser finds to have such addresses, go there, everything else directly.
-func pacFile(hostPort string, m *NetworkMap) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "// Names and addresses of the mesh go through ginnel, everything else directly.\n")
-	fmt.Fprintf(&b, "function FindProxyForURL(url, host) {\n  var ginnel = %s;\n", js("SOCKS5 "+hostPort+"; PROXY "+hostPort))
-	for _, d := range m.DNS.Search {
-		fmt.Fprintf(&b, "  if (dnsDomainIs(host, %s)) return ginnel;\n", js("."+hostName(d)))
-	}
-	for _, p := range append([]Peer{{Name: m.Name}}, m.Peers...) {
-		if p.Name != "" {
-			fmt.Fprintf(&b, "  if (host == %s) return ginnel;\n", js(hostName(p.Name)))
-		}
-	}
-	var ranges []string
-	for _, prefix := range meshPrefixes(m) {
-		if prefix.Addr().Is4() {
-			mask := net.CIDRMask(prefix.Bits(), 32)
-			ranges = append(ranges, fmt.Sprintf("isInNet(ip, %s, %s)", js(prefix.Masked().Addr().String()), js(net.IP(mask).String())))
-		}
-	}
-	if len(m.DNS.Servers) > 0 || hasDefaultRoute(m) {
-		// Only the mesh knows which names are its own, or it is the way to all of them.
-		b.WriteString("  if (!/^[0-9.]+$/.test(host) && host != \"localhost\") return ginnel;\n")
-	}
-	b.WriteString("  var ip = /^[0-9.]+$/.test(host) ? host : dnsResolve(host);\n")
-	fmt.Fprintf(&b, "  if (ip && (%s)) return ginnel;\n", strings.Join(ranges, " ||\n             "))
-	b.WriteString("  return \"DIRECT\";\n}\n")
-	return b.String()
-}
-
-// hasDefaultRoute reports whether the mesh is the way to everywhere.
-func hasDefaultRoute(m *NetworkMap) bool {
-	return slices.ContainsFunc(m.Peers, func(p Peer) bool {
-		return slices.ContainsFunc(p.Addresses, func(a netip.Prefix) bool { return a.Bits() == 0 })
-	})
-}
-
-// js writes a string as JavaScript does; JSON is a part of it.
-func js(s string) string {
-	b, _ := json.Marshal(s) // a string cannot fail
-	return string(b)
 }

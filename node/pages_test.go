@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -310,30 +309,6 @@ func TestDatagrams(t *testing.T) {
 	}
 	if _, err := c.WriteTo([]byte("x"), &proxy.Addr{Name: "other.invalid", Port: 7}); err == nil {
 		t.Error("WriteTo after Close succeeded")
-	}
-}
-
-// The file is JavaScript that browsers take: every string is quoted, nothing of a name gets out of its quotes.
-func TestPACFile(t *testing.T) {
-	m := &NetworkMap{Name: "self", Addresses: prefixes("10.9.0.2/24"), DNS: DNS{Search: []string{"corp.example."}},
-		Peers: []Peer{{Name: `evil");alert("`, Addresses: prefixes("10.1.0.0/16", "fd00::/8")}, {Addresses: prefixes("10.1.0.0/16")}}}
-	got := pacFile("127.0.0.1:1080", m)
-	for _, want := range []string{
-		`"SOCKS5 127.0.0.1:1080; PROXY 127.0.0.1:1080"`, `dnsDomainIs(host, ".corp.example")`, `host == "self"`,
-		`isInNet(ip, "10.9.0.0", "255.255.255.0")`, `isInNet(ip, "100.64.0.0", "255.192.0.0")`, `evil\");alert(\"`,
-	} {
-		if !strings.Contains(got, want) {
-			t.Errorf("%s is missing in\n%s", want, got)
-		}
-	}
-	if n := strings.Count(got, `"10.1.0.0"`); n != 1 {
-		t.Errorf("a prefix of two peers stands there %d times", n)
-	}
-	lines := bufio.NewScanner(strings.NewReader(got))
-	for lines.Scan() {
-		if strings.Count(strings.ReplaceAll(lines.Text(), `\"`, ""), `"`)%2 != 0 {
-			t.Errorf("unbalanced quotes: %s", lines.Text())
-		}
 	}
 }
 

@@ -1,0 +1,127 @@
+package node
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// The file by which browsers come to the proxy for the mesh and for nothing else. Its size depends on the networks and
+// domains of the mesh, not on the number of peers.
+
+//go:embed proxy.js
+var pacRules string
+
+// pacPrefixes bounds the prefixes in the file, all of which a browser goes through for each request.
+const pacPrefixes = 256
+
+// pacMesh is what the rules know of the mesh. Names are in lower case, without a dot at the end.
+type pacMesh struct {
+	Proxy    string         `json:"proxy"`
+	AllNames bool           `json:"allNames"` // only the mesh knows which names are its own, or it is the way to all of them
+	Names    []string       `json:"names"`
+	Domains  []string       `json:"domains"` // with what is below them
+	Prefixes []netip.Prefix `json:"prefixes"`
+	Host     []netip.Prefix `json:"host"` // never in the mesh, whatever Prefixes holds
+}
+
+// hostOnly are the prefixes that belong to each host or link, even where a peer is the way to everywhere.
+var hostOnly = []netip.Prefix{
+	netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"),
+	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
+}
+
+func (n *Node) servePAC(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig")
+	fmt.Fprint(w, pacFile(r.Host, n.netmap.Load()))
+}
+
+// pacFile writes a proxy auto-configuration for the proxy at hostPort.
+func pacFile(hostPort string, m *NetworkMap) string {
+	mesh := pacMesh{
+		Proxy:    "SOCKS5 " + hostPort + "; PROXY " + hostPort,
+		AllNames: len(m.DNS.Servers) > 0 || hasDefaultRoute(m),
+		Names:    []string{},
+		Prefixes: fewPrefixes(meshPrefixes(m), pacPrefixes),
+		Host:     hostOnly,
+	}
+	domains := map[string]bool{hostName(m.Domain): true}
+	for _, d := range m.DNS.Search {
+		domains[hostName(d)] = true
+	}
+	for d := range m.DNS.Routes {
+		mesh.AllNames = mesh.AllNames || d == ""
+		domains[hostName(d)] = true
+	}
+	for _, p := range m.Peers {
+		name := hostName(p.Name)
+		switch _, domain, dotted := strings.Cut(name, "."); {
+		case !dotted: // needs no rule
+		case strings.Contains(domain, "."): // of another network
+			domains[domain] = true
+		default: // not all of a top-level domain
+			domains[name] = true
+		}
+	}
+	for name := range m.DNS.Records {
+		mesh.Names = append(mesh.Names, hostName(name))
+	}
+	slices.Sort(mesh.Names)
+	mesh.Domains = slices.DeleteFunc(slices.Sorted(maps.Keys(domains)), func(d string) bool {
+		_, parent, below := strings.Cut(d, ".")
+		for below && !domains[parent] {
+			_, parent, below = strings.Cut(parent, ".")
+		}
+		return d == "" || below || strings.HasSuffix(d, ".arpa") // no browser asks for names of addresses
+	})
+	b, _ := json.Marshal(mesh) // the type has nothing that fails
+	return "var mesh = " + string(b) + ";\n\n" + pacRules
+}
+
+// hasDefaultRoute reports whether the mesh is the way to everywhere.
+func hasDefaultRoute(m *NetworkMap) bool {
+	return slices.ContainsFunc(m.Peers, func(p Peer) bool {
+		return slices.ContainsFunc(p.Addresses, func(a netip.Prefix) bool { return a.Bits() == 0 })
+	})
+}
+
+// fewPrefixes covers sorted prefixes by at most so many. If that takes wider ones, further addresses go to the proxy,
+// which dials them on the host's network.
+func fewPrefixes(prefixes []netip.Prefix, most int) []netip.Prefix {
+	prefixes = aggregate(prefixes)
+	for wide := 1; len(prefixes) > most; wide++ {
+		for i, p := range prefixes {
+			bits := min(p.Bits(), p.Addr().BitLen()-min(wide*p.Addr().BitLen()/32, p.Addr().BitLen()))
+			prefixes[i] = netip.PrefixFrom(p.Addr(), bits).Masked()
+		}
+		prefixes = aggregate(prefixes)
+	}
+	return prefixes
+}
+
+// aggregate leaves out prefixes that lie in others, and joins two halves of one.
+func aggregate(sorted []netip.Prefix) (few []netip.Prefix) {
+	for _, p := range sorted {
+		if n := len(few); n > 0 && few[n-1].Overlaps(p) {
+			continue // sorted by address and length, it lies in the last one
+		}
+		few = append(few, p)
+		for len(few) > 1 {
+			a, b := few[len(few)-2], few[len(few)-1]
+			if a.Bits() != b.Bits() || a.Bits() == 0 || a.Addr().BitLen() != b.Addr().BitLen() {
+				break
+			}
+			both := netip.PrefixFrom(a.Addr(), a.Bits()-1).Masked()
+			if !both.Contains(b.Addr()) {
+				break
+			}
+			few = append(few[:len(few)-2], both)
+		}
+	}
+	return few
+}

@@ -182,6 +182,9 @@ func (f *nodeFlags) checkNetwork() error {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
 		return usagef("--control %q is not a URL with http:// or https:// and a host", f.control)
 	}
+	if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return usagef("--control %q must be scheme://host[:port] alone, such as %s://%s", f.control, u.Scheme, u.Host)
+	}
 	for _, t := range f.tags {
 		if !strings.HasPrefix(t, "tag:") || len(t) == len("tag:") {
 			return usagef("--tags %q: a tag is written tag:NAME", t)

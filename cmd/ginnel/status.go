@@ -148,7 +148,10 @@ func pathText(p node.PeerStatus) string {
 		}
 		return "relay " + p.Relay
 	}
-	return "none"
+	if p.RxBytes == 0 && p.TxBytes > 0 {
+		return "none: no answer"
+	}
+	return "idle" // nothing has been sent for a while
 }
 
 func join(addrs []netip.Addr) string {

@@ -23,6 +23,9 @@ func TestShowStatus(t *testing.T) {
 		{Name: "away", Addresses: addrs("100.64.0.3"), Online: &offline, LastSeen: time.Now().Add(-75 * time.Hour), Path: node.PathNone},
 		{Name: "gone", Addresses: addrs("100.64.0.4"), Online: &offline, Path: node.PathNone},
 		{Name: "lost", Addresses: addrs("100.64.0.5"), Path: node.PathRelay, Relay: "fra", DirectLossy: true},
+		{Name: "calm", Addresses: addrs("100.64.0.6"), Online: &online, Path: node.PathNone},
+		{Name: "used", Addresses: addrs("100.64.0.7"), Path: node.PathNone, RxBytes: 5, TxBytes: 5, LastHandshake: time.Now().Add(-time.Hour)},
+		{Name: "mute", Addresses: addrs("100.64.0.8"), Path: node.PathNone, TxBytes: 148},
 		{Name: "wire", Addresses: addrs("10.9.0.1"), Path: node.PathDirect, Endpoint: "192.0.2.1:51820"},
 	}}
 	var out strings.Builder
@@ -34,6 +37,9 @@ func TestShowStatus(t *testing.T) {
 		`away  100\.64\.0\.3 +offline, last seen 3 days ago `,
 		`gone  100\.64\.0\.4 +offline  `,
 		`lost  100\.64\.0\.5 +relay fra \(the direct path loses packets\) .* never`,
+		`calm  100\.64\.0\.6 +idle +0 B +0 B `,
+		`used  100\.64\.0\.7 +idle .* 1 h ago`,
+		`mute  100\.64\.0\.8 +none: no answer .* never`,
 		`wire  10\.9\.0\.1 +direct 192\.0\.2\.1:51820 .* never`,
 	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {

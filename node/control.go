@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strings"
 
 	"ginnel/control"
 	"ginnel/internal/key"
@@ -143,7 +144,8 @@ func (n *Node) controlTLS() *tls.Config {
 }
 
 func (n *Node) dialControl(ctx context.Context, network, addr string) (net.Conn, error) {
-	proxy, err := n.outboundProxy(&url.URL{Scheme: "https", Host: addr})
+	scheme, _, _ := strings.Cut(n.cfg.Control.URL, ":") // by which the environment chooses HTTP_PROXY or HTTPS_PROXY
+	proxy, err := n.outboundProxy(&url.URL{Scheme: scheme, Host: addr})
 	if err != nil {
 		return nil, err
 	}

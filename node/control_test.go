@@ -418,8 +418,12 @@ func TestExitNode(t *testing.T) {
 	if _, err := a.get("http://198.51.100.1/"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "the exit node is not there") {
 		t.Errorf("before the exit node is approved: %v", err)
 	}
+	eventually(t, "the reason of not being ready", func() bool {
+		s := a.Status()
+		return s.State == StateStarting && strings.HasPrefix(s.Reason, `exit node "beta": the peer is no exit node`)
+	})
 	n.admin("POST", "/api/v1/nodes/"+b.id()+"/routes", `{"approved": ["0.0.0.0/0", "::/0"]}`)
-	eventually(t, "the exit node is there", func() bool { return !a.Node.netmap.Load().ExitLost })
+	eventually(t, "the exit node is there", func() bool { return a.Node.netmap.Load().ExitLost == "" })
 	if got, err := a.get("http://198.51.100.1/"); got != "behind" || err != nil {
 		t.Errorf("through the exit node: %q, %v", got, err)
 	}

@@ -53,7 +53,7 @@ func (n *Node) mayLeave(to netip.Addr) error {
 	if n.member != nil && n.cfg.Control.ExitNode != "" && !n.member.hasJoined() {
 		return policyError("it is outside the mesh, and the exit node is not known yet")
 	}
-	if n.netmap.Load().ExitLost {
+	if n.netmap.Load().ExitLost != "" {
 		return policyError("it is outside the mesh, and the exit node is not there")
 	}
 	if to.IsValid() && hostsOnly(to) && n.guardsHost() {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -23,6 +24,8 @@ type mapper struct {
 	cfg    *Control
 	filter filter.Filter
 	log    *slog.Logger
+
+	exitLost string // as the last map had it
 }
 
 // networkMap translates m as it stands at a time of the server's clock.
@@ -45,7 +48,7 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 	}
 	exit := t.exitNode(m, domain, now)
 	taken := sync.OnceValue(func() map[netip.Prefix]bool { return nodeAddresses(m) })
-	out.ExitLost = exit == nil && t.cfg.ExitNode != ""
+	out.ExitLost = t.exitLost
 	for _, p := range m.Peers {
 		if usable(p, now) {
 			out.Peers = append(out.Peers, t.peer(p, domain, p == exit, taken))
@@ -134,16 +137,27 @@ func (t *mapper) exitNode(m *control.NetMap, domain string, now time.Time) *cont
 	if want == "" {
 		return nil
 	}
+	why := "no peer has this name or address"
 	for _, p := range m.Peers {
-		if !offersExit(p) || !usable(p, now) {
+		isAddr := slices.ContainsFunc(p.Addresses, func(a netip.Prefix) bool { return a.Addr().String() == want })
+		if !isAddr && hostName(p.Name) != want && hostName(shortName(p.Name, domain)) != want {
 			continue
 		}
-		isAddr := slices.ContainsFunc(p.Addresses, func(a netip.Prefix) bool { return a.Addr().String() == want })
-		if isAddr || hostName(p.Name) == want || hostName(shortName(p.Name, domain)) == want {
+		switch {
+		case !usable(p, now):
+			why = "its key has expired, or there is no way to it"
+		case !offersExit(p):
+			why = "the peer is no exit node, or the server has not approved it as one"
+		default:
+			t.exitLost = ""
 			return p
 		}
 	}
-	t.log.Warn("the exit node is not there: nothing outside the mesh is reached", "exit_node", t.cfg.ExitNode)
+	lost := fmt.Sprintf("exit node %q: %s; nothing outside the mesh is reached", t.cfg.ExitNode, why)
+	if lost != t.exitLost { // there are many maps
+		t.log.Warn("the exit node is not there: nothing outside the mesh is reached", "exit_node", t.cfg.ExitNode, "why", why)
+	}
+	t.exitLost = lost
 	return nil
 }
 

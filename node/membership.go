@@ -273,7 +273,7 @@ func (m *membership) setLogin(url string) {
 	if !news || url == "" {
 		return
 	}
-	m.n.log.Info("waiting to be approved", "url", url)
+	m.n.log.Info("waiting to be approved", "url", url, "key", m.n.key().Public())
 	if f := m.cfg.Login; f != nil {
 		f(url)
 	}

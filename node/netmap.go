@@ -27,8 +27,9 @@ type NetworkMap struct {
 	Filter userstack.Filter
 	// Mesh is for the map of a coordination server: its Filter also decides who may ping.
 	Mesh bool
-	// ExitLost tells that the peer through which everything else should leave is not there, so that nothing does.
-	ExitLost bool
+	// ExitLost tells why the peer through which everything else should leave is not there, so that nothing does; empty:
+	// it is there, or none is wanted.
+	ExitLost string
 }
 
 // Peer is another node. One with an Endpoint speaks plain WireGuard and is reached there, or wherever it was last heard

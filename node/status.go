@@ -147,6 +147,9 @@ func (n *Node) Status() Status {
 	if n.member != nil {
 		n.member.describe(&s, joining, reason, control)
 	}
+	if m.ExitLost != "" && s.State == StateRunning {
+		s.State, s.Reason = StateStarting, m.ExitLost
+	}
 	if reason := n.awaits.reason(); reason != "" && s.State == StateRunning {
 		s.State, s.Reason = StateStarting, reason
 	}

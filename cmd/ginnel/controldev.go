@@ -32,7 +32,10 @@ func (s *controlService) prepareDev(ctx context.Context) error {
 
 // invite prints the line with which another machine joins: nothing else goes there.
 func (s *controlService) invite(p program) error {
-	if host := s.site.Hostname(); s.site.Scheme == "http" && !isPrivateHost(host) {
+	if host := s.site.Hostname(); isLoopbackHost(host) {
+		s.log.Warn("the line on standard output works on this machine alone: no address was found that another machine can use; "+
+			"name one with --url http://ADDRESS:PORT, or with --listen", "host", host)
+	} else if s.site.Scheme == "http" && !isPrivateHost(host) {
 		s.log.Warn("nodes refuse plain HTTP to an address that is not private; name one with --url", "host", host)
 	}
 	s.log.Info("the line on standard output joins another machine; administer with 'ginnel control --state'",
@@ -53,7 +56,7 @@ func devURL(bound net.Addr) *url.URL {
 // machineAddr is the address that others reach this machine at, as far as it knows: of the interface that it goes out by, and
 // one to which nodes take plain HTTP if that has any.
 func machineAddr() netip.Addr {
-	out := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	out := anyAddr()
 	for _, far := range []string{"[2001:db8::1]:9", "192.0.2.1:9"} { // nothing is sent
 		if conn, err := net.Dial("udp", far); err == nil {
 			out = conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
@@ -67,6 +70,22 @@ func machineAddr() netip.Addr {
 		}
 	}
 	return best
+}
+
+// anyAddr is the address of any interface that other machines may reach; loopback if there is none.
+func anyAddr() netip.Addr {
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {
+			return p.Addr()
+		}
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+func isLoopbackHost(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
 // besides are the addresses of the interface that has this one.

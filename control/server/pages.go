@@ -146,7 +146,8 @@ var loginPage = template.Must(template.New("login").Parse(`<!DOCTYPE html>
 {{if .Known}}<p>The machine calls itself <b>{{.Hostname}}</b>{{with .OS}} and runs {{.}}{{end}}. An administrator of the
 network lets it in with</p>
 <pre>ginnel control nodes approve {{.ID}} --user NAME</pre>
-<p>until {{.Until}}. Compare the node's key first: <code>{{.Key}}</code></p>
+<p>until {{.Until}}. Compare the node's key first, which the node's log and <code>ginnel control nodes pending</code> show in the same form:
+<code>{{.Key}}</code></p>
 {{else}}<p>Nobody waits here: the login has been approved, refused, or was left for too long. The node's own log has a new
 address if it still asks.</p>
 {{end}}`))
@@ -168,7 +169,7 @@ func (s *Server) handleLoginPage(w http.ResponseWriter, r *http.Request) {
 			return nil
 		}
 		page.Known, page.Hostname = true, hostname(l.Hostinfo)
-		page.Key, page.Until = l.Key.String(), l.Until.Format(time.RFC3339)
+		page.Key, page.Until = l.Key.ShortString(), l.Until.Format(time.RFC3339)
 		if l.Hostinfo != nil {
 			page.OS = l.Hostinfo.OS
 		}

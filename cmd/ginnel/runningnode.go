@@ -24,6 +24,9 @@ const (
 	joinPoll    = 20 * time.Millisecond
 	joinShare   = 50
 	joinPollMax = time.Second
+
+	// noticeAfter is when somebody who waits for a node wants to know what it waits for.
+	noticeAfter = 2 * time.Second
 )
 
 // runningNode is a node that a command runs, with its place in the file system. One goroutine keeps it (keep), another its
@@ -178,6 +181,8 @@ func (r *runningNode) awaitReady(ctx context.Context, timeout time.Duration) err
 		defer timer.Stop()
 		expired = timer.C
 	}
+	notice := time.NewTimer(noticeAfter)
+	defer notice.Stop()
 	began := time.Now()
 	poll := time.NewTimer(joinPoll)
 	defer poll.Stop()
@@ -189,6 +194,8 @@ func (r *runningNode) awaitReady(ctx context.Context, timeout time.Duration) err
 		select {
 		case <-poll.C:
 			poll.Reset(joinPause(time.Since(began)))
+		case <-notice.C:
+			r.log.Warn("the node is not ready yet", "why", why)
 		case <-expired:
 			return r.notReady(ctx, timeout, why)
 		case <-ctx.Done():

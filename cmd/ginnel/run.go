@@ -108,7 +108,9 @@ and the environment over the file.`,
 			return usagef("no command given")
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w%s", flagError(err), unknownFlagHint(cmd, err))
+	})
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return applySettings(cmd, p) }
 	root.SetHelpCommand(newHelp())
 	root.AddCommand(newUp(p), newDown(p), newRun(p), newStatus(p), newPing(p), newWait(p), newWhy(p), newNC(p), newLogout(p), newNetcheck(p), newRelay(p), newControl(p), newDemo(p), newVersion(p))
@@ -133,7 +135,7 @@ func newHelp() *cobra.Command {
 // noArgs and oneArg check the number of arguments.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usagef("unknown command or argument %q for %q", args[0], cmd.CommandPath())
+		return usagef("unknown command or argument %q for %q%s", args[0], cmd.CommandPath(), unknownCommandHint(cmd, args[0]))
 	}
 	return nil
 }

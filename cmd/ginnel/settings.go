@@ -202,6 +202,9 @@ func flagError(err error) error {
 		}
 		return fmt.Errorf("invalid argument %q for \"--%s\" flag: %s", e.GetValue(), f.Name, want)
 	}
+	if _, ours := f.Value.(secretFlag); !ours && f.Value.Type() == "duration" { // pflag's own names no unit
+		return fmt.Errorf("invalid argument %q for \"--%s\" flag: a duration with its unit is wanted, such as --%[2]s 30s", e.GetValue(), f.Name)
+	}
 	return err
 }
 

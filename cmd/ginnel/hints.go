@@ -1,0 +1,99 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// What other programs of this trade call things, and words that are nearly right.
+
+// flagHints are flags of tailscale's commands, and what to write here.
+var flagHints = map[string]string{
+	"login-server":               "--control",
+	"auth-key":                   "--authkey",
+	"authkey-file":               "--authkey file:PATH",
+	"advertise-tags":             "--tags",
+	"statedir":                   "--state",
+	"socks5-server":              "--proxy",
+	"outbound-http-proxy-listen": "--proxy",
+	"port":                       "--udp-port",
+}
+
+// commandHints are commands of tailscale and headscale, and what to write here.
+var commandHints = map[string]string{
+	"preauthkeys": "ginnel control keys",
+	"authkeys":    "ginnel control keys",
+	"apikeys":     "ginnel control tokens",
+	"routes":      "ginnel control nodes routes",
+	"register":    "ginnel control nodes approve LOGIN --user USER",
+	"machines":    "ginnel control nodes",
+	"login":       "ginnel up",
+	"configtest":  "ginnel control policy check",
+}
+
+// maxTypos is how many letters a word may differ by from the one that is suggested.
+const maxTypos = 2
+
+// unknownFlagHint names the flag that was meant, as far as that can be guessed.
+func unknownFlagHint(cmd *cobra.Command, err error) string {
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok {
+		return ""
+	}
+	name := unknown.GetSpecifiedName()
+	if instead, known := flagHints[name]; known {
+		return "; here it is " + instead
+	}
+	best, least := "", maxTypos+1
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if d := editDistance(name, f.Name); d < least && d < len(name) {
+			best, least = f.Name, d
+		}
+	})
+	if best == "" {
+		return ""
+	}
+	return "; --" + best + " is meant?"
+}
+
+// unknownCommandHint names the command that was meant.
+func unknownCommandHint(cmd *cobra.Command, word string) string {
+	if instead, known := commandHints[word]; known {
+		return "; here it is '" + instead + "'"
+	}
+	best, least := "", maxTypos+1
+	for _, sub := range cmd.Commands() {
+		if d := editDistance(word, sub.Name()); d < least && d < len(word) {
+			best, least = sub.CommandPath(), d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return "; '" + best + "' is meant?"
+}
+
+// editDistance is the number of letters to insert, delete or replace between two words (Levenshtein).
+func editDistance(a, b string) int {
+	a, b = strings.ToLower(a), strings.ToLower(b)
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			changed := before
+			if a[i] != b[j] {
+				changed++
+			}
+			before = row[j+1]
+			row[j+1] = min(changed, before+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"ginnel/configs"
@@ -74,7 +75,7 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 		if errors.Is(err, node.ErrServerUnprotected) {
 			return nil, usagef("--control %s: %w, with --server-key mkey:…", f.control, node.ErrServerUnprotected)
 		}
-		return nil, err
+		return nil, portHint(err)
 	}
 	r.wg.Go(r.keep)
 	r.wg.Go(r.giveBackWhenIdle)
@@ -90,6 +91,17 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 		warnNoState(log, err)
 	}
 	return r, nil
+}
+
+// portHint says how to choose another port for a listener that could not be opened.
+func portHint(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w; --proxy, --forward and --udp-port name another, such as --proxy 127.0.0.1:1081", err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w; a port from 1024 on needs no rights, such as --proxy 127.0.0.1:1080", err)
+	}
+	return err
 }
 
 // useWireGuard makes the network that of the file.

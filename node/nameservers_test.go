@@ -119,7 +119,7 @@ func TestExitLostAsksNobody(t *testing.T) {
 	asked := countHostQuestions(t)
 	a, _ := two(t)
 	m := a.netmap(false)
-	m.ExitLost = true
+	m.ExitLost = "the exit node is not there"
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}

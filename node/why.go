@@ -215,7 +215,7 @@ func (w *walk) mayLeave() bool {
 	mend := "start the node without --mesh-only, or use an address of the mesh"
 	switch {
 	case w.n.cfg.MeshOnly:
-	case w.n.netmap.Load().ExitLost:
+	case w.n.netmap.Load().ExitLost != "":
 		mend = "check that the exit node is online and offers to be one, or leave out --exit-node"
 	default:
 		mend = "dial it from this machine, without the proxy"

@@ -97,7 +97,7 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 func portHint(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w; --proxy, --forward and --udp-port name another, such as --proxy 127.0.0.1:1081", err)
+		return fmt.Errorf("%w; --proxy, --forward, --dns and --udp-port name another, such as --proxy 127.0.0.1:1081", err)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("%w; a port from 1024 on needs no rights, such as --proxy 127.0.0.1:1080", err)
 	}

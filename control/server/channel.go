@@ -144,12 +144,7 @@ func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
 
 // supported answers 400 to a client that is too old.
 func (ch *channel) supported(w http.ResponseWriter, version int) bool {
-	if version >= control.MinCapabilityVersion {
-		return true
-	}
-	http.Error(w, "unsupported client version: "+(&control.VersionError{Version: version, Min: control.MinCapabilityVersion}).Error(),
-		http.StatusBadRequest)
-	return false
+	return ch.all.versions.supported(w, version)
 }
 
 // admitted notes that a node of the machine is registered.

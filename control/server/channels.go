@@ -56,6 +56,8 @@ type channels struct {
 	stopc chan struct{} // closed when the server ends
 	wg    sync.WaitGroup
 
+	versions versionCheck
+
 	mu         sync.Mutex
 	number     int
 	strange    share.Table[netip.Prefix, *channel] // of machines without a node

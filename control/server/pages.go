@@ -49,9 +49,7 @@ func (s *Server) handleKey(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the client has to say which version it speaks (?v=N)", http.StatusBadRequest)
 		return
 	}
-	if version < control.MinCapabilityVersion {
-		http.Error(w, "unsupported client version: "+(&control.VersionError{Version: version, Min: control.MinCapabilityVersion}).Error(),
-			http.StatusBadRequest)
+	if !s.channels.versions.supported(w, version) {
 		return
 	}
 	writeJSON(w, http.StatusOK, control.ServerKeys{PublicKey: s.PublicKey()})
@@ -107,7 +105,7 @@ func (s *Server) handleVersion(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{
 		"version":            s.cfg.Version,
 		"capability_version": control.CapabilityVersion,
-		"minimum_version":    control.MinCapabilityVersion,
+		"minimum_version":    s.channels.versions.least(),
 		"api":                "v1",
 	})
 }

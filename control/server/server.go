@@ -44,6 +44,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("control server: %w", err)
 	}
 	s := &Server{cfg: cfg, log: cfg.log(), channels: newChannels()}
+	s.channels.versions.setRelays(&cfg.DERPMap)
 	s.inner = s.newInner()
 	s.core = &core{
 		cfg:      &s.cfg,
@@ -125,7 +126,11 @@ func (s *Server) Collector() prometheus.Collector { return s.core.metrics.regist
 
 // SetDERPMap changes the relays, and tells all nodes.
 func (s *Server) SetDERPMap(ctx context.Context, m control.DERPMap) error {
-	return s.core.change(ctx, s.core.setDERPMap(&m))
+	err := s.core.change(ctx, s.core.setDERPMap(&m))
+	if err == nil {
+		s.channels.versions.setRelays(&m)
+	}
+	return err
 }
 
 // Close ends all connections of nodes and the loop, and returns when they have ended.

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -300,62 +299,6 @@ func TestUDPIsBounded(t *testing.T) {
 	first.Close()
 	eventually(t, "room", func() bool { return s.Stats().OpenAssociations == 1 })
 	openUDP(dialChat(t, "tcp", addr))
-}
-
-// When all associations are taken, a new one takes the place of the one that has been idle for the
-// longest time.
-func TestIdleAssociationGivesWay(t *testing.T) {
-	s := &Server{ListenPacket: listenPacket, MaxAssociations: 2}
-	addr := serve(t, s)
-	idler, idle, fresh := dialChat(t, "tcp", addr), dialChat(t, "tcp", addr), dialChat(t, "tcp", addr)
-	for _, c := range []*chat{idle, idler, fresh} {
-		for _, a := range openAssociations(s) {
-			a.last.Add(-int64(busyTime))
-		}
-		openUDP(c)
-	}
-	idle.wantGone()
-	if got := len(openAssociations(s)); got != 2 {
-		t.Errorf("%d associations, want 2", got)
-	}
-	idler.Close() // it stood until now
-	eventually(t, "one association", func() bool { return s.Stats().OpenAssociations == 1 })
-}
-
-// A client cannot take the places of others: the one with most associations gives way.
-func TestGreediestClientGivesWay(t *testing.T) {
-	var as associations
-	greedy, modest := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")
-	old := time.Since(epoch) - time.Minute
-	add := func(client netip.Addr, age time.Duration) *association {
-		a := new(association)
-		a.last.Store(int64(old - age))
-		if evicted, ok := as.add(a, client, 3); evicted != nil || !ok {
-			t.Fatalf("evicted %v, %v", evicted, ok)
-		}
-		return a
-	}
-	add(modest, time.Hour)
-	add(greedy, 0)
-	want := add(greedy, time.Minute)
-	if evicted, ok := as.add(new(association), modest, 3); evicted != want || !ok {
-		t.Errorf("the association of another client, or a later one, gave way; ok %v", ok)
-	}
-	for a := range as.open.Held() {
-		a.last.Store(int64(time.Since(epoch)))
-	}
-	if evicted, ok := as.add(new(association), modest, 3); evicted != nil || ok {
-		t.Error("a busy association gave way to a client that has more")
-	}
-	if evicted, ok := as.add(new(association), netip.MustParseAddr("127.0.0.4"), 3); evicted == nil || !ok {
-		t.Error("busy associations of one client kept out another that has none")
-	}
-}
-
-func openAssociations(s *Server) (all []*association) {
-	s.udp.associations.mu.Lock()
-	defer s.udp.associations.mu.Unlock()
-	return slices.Collect(s.udp.associations.open.Held())
 }
 
 // An error of the far side may be the echo of a datagram that nobody wanted; one that stays ends the association.

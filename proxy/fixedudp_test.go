@@ -86,30 +86,6 @@ func TestForwardPacketsBounds(t *testing.T) {
 	eventually(t, "no senders", func() bool { return s.Stats().OpenAssociations == 0 })
 }
 
-// When there are as many senders as may be, a new one takes the place of one that is idle.
-func TestIdleSenderGivesWay(t *testing.T) {
-	origin, pc := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
-	s := &Server{MaxAssociations: 2}
-	f := &packetForward{srv: s, pc: datagramsOf(pc), dial: dialUDP(origin.LocalAddr()), senders: make(map[netip.AddrPort]*sender)}
-	s.setup.Do(s.prepare)
-	defer s.Close()
-	from := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.IPv6Loopback(), port) }
-	first, second := f.sender(from(1)), f.sender(from(2))
-	if got := f.sender(from(3)); got != nil {
-		t.Error("a busy sender gave way")
-	}
-	first.last.Add(-int64(busyTime))
-	third := f.sender(from(3))
-	if third == nil || f.sender(from(2)) != second {
-		t.Error("an idle sender did not give way, or another one did")
-	}
-	select {
-	case <-first.closec:
-	default:
-		t.Error("the idle sender is not closed")
-	}
-}
-
 // Datagrams queue while their destination is dialled, up to a bound; Close ends the dial.
 func TestForwardPacketsSlowDial(t *testing.T) {
 	pc := listenUDP(t, "127.0.0.1")

@@ -14,25 +14,37 @@ import (
 	"ginnel/internal/key"
 )
 
-// logged keeps what a server logs.
-type logged struct {
+// logBuffer keeps what a server logs.
+type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *logged) Write(b []byte) (int, error) {
+func (l *logBuffer) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(b)
 }
 
-func (l *logged) count(text string) int {
+func (l *logBuffer) count(text string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Count(l.b.String(), text)
 }
 
-func withLog(l *logged) func(*Config) {
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *logBuffer) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
+}
+
+func withLog(l *logBuffer) func(*Config) {
 	return func(c *Config) { c.Log = slog.New(slog.NewTextHandler(l, nil)) }
 }
 
@@ -66,7 +78,7 @@ const contestWarning = "two processes use the key of one node"
 // Two processes with one key take the stream from each other. Everybody who can do something about it is told, and nobody
 // else is told too often.
 func TestContested(t *testing.T) {
-	log := new(logged)
+	log := new(logBuffer)
 	onNet(t, withLog(log), func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		watcher, a := n.join("watcher", k), n.join("laptop", k)
@@ -174,7 +186,7 @@ func TestContestedName(t *testing.T) {
 
 // Neither a process that is started anew, nor one that loses its connection again and again, contends with itself.
 func TestNotContested(t *testing.T) {
-	log := new(logged)
+	log := new(logBuffer)
 	onNet(t, withLog(log), func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
 		for range 20 {

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -95,7 +94,7 @@ func TestMachineWithTwoNodes(t *testing.T) {
 // A deleted node that is back at once is told of in the log; one whose machine is blocked stays out, also
 // after a restart, until it is unblocked.
 func TestDeletedNodeComesBack(t *testing.T) {
-	var log bytes.Buffer
+	var log logBuffer
 	adjust := func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }
 	onNet(t, adjust, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)

@@ -1,9 +1,9 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -27,7 +27,7 @@ func (s *slowStore) Transact(ctx context.Context, t store.Txn) (uint64, error) {
 // A machine may leave while its registration is being stored.
 func TestLeavingWhileRegistering(t *testing.T) {
 	st := &slowStore{Memory: store.NewMemory()}
-	var logged bytes.Buffer
+	var logged logBuffer
 	adjust := func(c *Config) {
 		c.Store, c.Log = st, slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -43,7 +43,7 @@ func TestLeavingWhileRegistering(t *testing.T) {
 		settle()
 		close(goc)
 		synctest.Wait()
-		if bytes.Contains(logged.Bytes(), []byte("panic")) {
+		if strings.Contains(logged.String(), "panic") {
 			t.Error(logged.String())
 		}
 	})

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"log/slog"
 	"os"
 	"reflect"
@@ -21,7 +20,7 @@ func TestPolicyInForceBoots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
+	var log logBuffer
 	adjust := func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }
 	onNet(t, adjust, func(t *testing.T, n *testNet) {
 		n.setPolicy(string(text))

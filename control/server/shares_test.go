@@ -1,9 +1,9 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -14,7 +14,7 @@ import (
 )
 
 // logTo has the server write its log, from Info on, to out.
-func logTo(out *bytes.Buffer) func(*Config) {
+func logTo(out io.Writer) func(*Config) {
 	return func(c *Config) { c.Log = slog.New(slog.NewTextHandler(out, nil)) }
 }
 
@@ -31,7 +31,7 @@ func (p *peer) idle() {
 func TestIdleChannelsOfOneAddress(t *testing.T) {
 	const limit = 8
 	for _, flood := range []string{"198.51.100.%d", "2001:db8::%d", "::ffff:198.51.100.%d"} {
-		var logged bytes.Buffer
+		var logged logBuffer
 		adjust := func(c *Config) { logTo(&logged)(c); c.MaxUnregistered = limit }
 		onNet(t, adjust, func(t *testing.T, n *testNet) {
 			host := func(i int) string {
@@ -119,7 +119,7 @@ func TestHandshakesOfOneAddress(t *testing.T) {
 
 // A stranger may begin as many logins as it likes: others' stay, and others may begin more.
 func TestLoginsOfOneAddress(t *testing.T) {
-	var logged bytes.Buffer
+	var logged logBuffer
 	onNet(t, logTo(&logged), func(t *testing.T, n *testNet) {
 		before := n.newPeerFrom("192.0.2.1", "before")
 		first, _ := before.register(nil)
@@ -183,7 +183,7 @@ func TestLoginSourceIsKept(t *testing.T) {
 // Refused registrations write a few lines for each address, and one that says how many were left
 // out.
 func TestRefusedRegistrationsInLog(t *testing.T) {
-	var logged bytes.Buffer
+	var logged logBuffer
 	onNet(t, logTo(&logged), func(t *testing.T, n *testNet) {
 		flood, honest := n.newPeerFrom("198.51.100.7", "flood"), n.newPeerFrom("192.0.2.1", "honest")
 		for range 500 {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/internal/neterr"
 )
 
 // This file opens a client's channel (control specification, sections 1.2, 1.4 and 3).
@@ -147,7 +148,7 @@ func ended(ctx context.Context, err error) error {
 func (c *Client) dialTCP(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := c.cfg.dial(ctx, network, addr)
 	if err != nil {
-		return nil, fmt.Errorf("dialling %s: %w", addr, err)
+		return nil, fmt.Errorf("dialling %s: %w", addr, neterr.Cause(addr, err))
 	}
 	return conn, nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/internal/neterr"
 	"ginnel/userstack"
 )
 
@@ -27,7 +28,7 @@ const raceDelay = 250 * time.Millisecond
 func (n *Node) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	c, err := n.dial(ctx, network, addr)
 	if err != nil {
-		return nil, fmt.Errorf("dialling %s: %w", addr, err)
+		return nil, fmt.Errorf("dialling %s: %w", addr, neterr.Cause(addr, err))
 	}
 	return c, nil
 }

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/things-go/go-socks5/statute"
+
+	"ginnel/internal/neterr"
 )
 
 // ErrNeedsAuth is returned by Serve for a listener that other machines can reach while nothing asks them for a
@@ -92,7 +94,10 @@ type dialError struct {
 	err         error
 }
 
-func (e *dialError) Error() string { return "reaching " + e.destination + ": " + e.err.Error() }
+func (e *dialError) Error() string {
+	return "reaching " + e.destination + ": " + neterr.Cause(e.destination, e.err).Error()
+}
+
 func (e *dialError) Unwrap() error { return e.err }
 
 // maxSentence bounds the text of an error in an HTTP body; a longer one is cut.

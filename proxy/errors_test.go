@@ -62,7 +62,8 @@ func TestFailedDials(t *testing.T) {
 			dialChat(t, "tcp", addr).send("05 01 00 05 01 00 03 01 61 00 50").
 				want(fmt.Sprintf("05 00 05 %02x 00 01 00 00 00 00 00 00", tt.socks)).wantEnd()
 			dialChat(t, "tcp", addr).send("04 01 00 50 01 02 03 04 00").want("00 5b 00 00 00 00 00 00").wantEnd()
-			body := "reaching a:80: " + tt.err.Error() + "\n"
+			cause := strings.TrimPrefix(strings.TrimPrefix(tt.err.Error(), "dial tcp: "), "dial: ") // "reaching" says that
+			body := "reaching a:80: " + cause + "\n"
 			if tt.err == context.DeadlineExceeded {
 				body = "reaching a:80: no answer within 30s: context deadline exceeded\n"
 			}

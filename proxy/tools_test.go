@@ -106,7 +106,7 @@ func TestProgramsSeeReasons(t *testing.T) {
 	for _, tt := range []struct{ proxy, want string }{
 		{"socks5h://" + addr, "(5)"}, // connection refused
 		{"socks4a://" + addr, "91"},  // request rejected
-		{"http://" + addr, "reaching web.mesh:80: dial tcp: connect: connection refused\n"},
+		{"http://" + addr, "reaching web.mesh:80: connect: connection refused\n"},
 	} {
 		cmd := exec.CommandContext(t.Context(), "curl", "-sS", "--max-time", "20", "-x", tt.proxy, "http://web.mesh/")
 		if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), tt.want) {

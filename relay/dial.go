@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"ginnel/internal/neterr"
 )
 
 // This file finds a server and makes the TCP connection to it (1.10).
@@ -153,7 +155,7 @@ func dialAny(ctx context.Context, cfg *ClientConfig, targets []*target) (net.Con
 func dialTCP(ctx context.Context, cfg *ClientConfig, t *target) (net.Conn, error) {
 	conn, err := dialDirectOrProxy(ctx, cfg, t)
 	if err != nil {
-		return nil, fmt.Errorf("dialling %s: %w", t.hostHeader(), err)
+		return nil, fmt.Errorf("dialling %s: %w", t.hostHeader(), neterr.Cause(t.hostHeader(), err))
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: clientKeepAlive, Interval: clientKeepAlive})

@@ -65,7 +65,7 @@ func (m *membership) run(ctx context.Context) {
 	defer m.flushMap()
 	for ctx.Err() == nil {
 		err := m.converse(ctx, &known, &wait)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || m.n.isClosed() { // whose end closes the client
 			return
 		}
 		m.setErr(err)

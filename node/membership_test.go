@@ -1,6 +1,44 @@
 package node
 
-import "testing"
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// logBuffer keeps what a node logs.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// The end of a node is no failure of the conversation with its server.
+func TestCloseIsNoFailure(t *testing.T) {
+	n := newNetwork(t)
+	for range 5 {
+		var log logBuffer
+		a := n.join("alpha", func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+		eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
+		a.Close()
+		if got := log.String(); strings.Contains(got, "no conversation") || strings.Contains(got, "use of closed") {
+			t.Errorf("closing the node was logged as a failure:\n%s", got)
+		}
+	}
+}
 
 // A node that has just started does not tell the server that it has no home: peers would lose the relay by which they
 // reached it before, and could not answer.

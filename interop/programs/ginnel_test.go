@@ -51,9 +51,15 @@ func (g *ginnel) up(server, key string) {
 	took := eventually(g.t, g.host.name+" has joined", func() bool {
 		g.process.mustRun()
 		s, err := g.status()
-		return err == nil && s.State == nodepkg.StateRunning
+		return err == nil && (s.State == nodepkg.StateRunning || lacksExit(s))
 	})
 	g.t.Logf("%s (ginnel) is up after %v", g.host.name, took.Round(time.Millisecond))
+}
+
+// lacksExit reports whether a node has joined, and is not ready only because its exit node is not
+// there.
+func lacksExit(s nodepkg.Status) bool {
+	return s.State == nodepkg.StateStarting && len(s.Self.Addresses) > 0 && strings.HasPrefix(s.Reason, "exit node ")
 }
 
 // status is what 'ginnel status' says.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	nodepkg "ginnel/node"
 )
 
 // outside is an address of the Internet, which in truth the hub has.
@@ -101,6 +103,9 @@ func routed(t *testing.T, m *mesh) (alpha *ginnel, beta *tailscaled, gamma *ginn
 	delta.args = []string{"--accept-routes"}
 	m.join(alpha, beta, gamma, delta)
 	m.reachAll()
+	if s, err := gamma.status(); err != nil || !lacksExit(s) {
+		t.Errorf("before the exit node is approved gamma is %q, %q (%v)", s.State, s.Reason, err)
+	}
 	return alpha, beta, gamma, delta
 }
 
@@ -174,5 +179,8 @@ func useRoutes(t *testing.T, site string, alpha *ginnel, beta *tailscaled, gamma
 		comes(t, n, behindBeta, "beta")
 	}
 	comes(t, gamma, site, beta.host.addr.String())
+	if s, err := gamma.status(); err != nil || s.State != nodepkg.StateRunning {
+		t.Errorf("with the exit node approved gamma is %q, %q (%v)", s.State, s.Reason, err)
+	}
 	comes(t, delta, site, alpha.host.addr.String())
 }

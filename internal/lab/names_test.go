@@ -83,7 +83,7 @@ func TestNamesThatFail(t *testing.T) {
 	s.startNameServers()
 	g := s.up(wgFile{iface: []string{"DNS = " + innerAddr4 + ", corp.example"}}, "--dial-timeout", "4s")
 	_, err := s.client.viaConnect(defaultProxy, "nosuch.corp.example:80")
-	assertRefused(t, "unknown name", err, "502", "nosuch.corp.example", "no such host")
+	assertRefused(t, "unknown name", err, "502", "nosuch.corp.example", "no such name")
 	r := s.client.tool(curl("--socks5-hostname", defaultProxy, "http://nosuch.corp.example/")...)
 	const cannotConnect = 97 // curl's CURLE_PROXY
 	if r.status != cannotConnect || !strings.Contains(r.stderr, "(4)") {
@@ -96,22 +96,30 @@ func TestNamesThatFail(t *testing.T) {
 	assertRefused(t, "silent DNS server", err, "504", "web.corp.example", "10.88.0.99")
 }
 
-// Without DNS in the file, names go to the host's resolver; --mesh-only does not change that, but what they resolve to
-// must lie in the mesh.
+// Without DNS in the file, names go to the host's resolver. With --mesh-only nobody is asked, because
+// the mesh knows no names.
 func TestNamesWithoutDNSInTheFile(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.startNameServers()
 	s.client.writeEtc("hosts", "127.0.0.1 localhost\n"+innerAddr4+" listed.example\n")
-	s.up(wgFile{}, "--mesh-only")
+	g := s.up(wgFile{})
 	for _, host := range []string{"host.example", "listed.example"} {
 		r := s.client.tool(curl("--socks5-hostname", defaultProxy, "http://"+host+"/")...)
 		if !strings.HasPrefix(r.stdout, "inner for") {
 			t.Errorf("%s: got %q %q", host, r.stdout, r.stderr)
 		}
 	}
-	_, err := s.client.viaConnect(defaultProxy, "localhost:80")
-	assertRefused(t, "localhost with --mesh-only", err, "403", "outside the mesh")
+	g.end()
+	s.up(wgFile{}, "--mesh-only")
+	for host, want := range map[string]string{
+		"host.example":   "no server in the mesh knows such names",
+		"listed.example": "no server in the mesh knows such names",
+		"localhost":      "outside the mesh",
+	} {
+		_, err := s.client.viaConnect(defaultProxy, host+":80")
+		assertRefused(t, host+" with --mesh-only", err, "403", want, "--mesh-only is set")
+	}
 }
 
 // assertRefused checks an answer to CONNECT.

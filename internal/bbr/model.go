@@ -160,11 +160,15 @@ func (m *Model) Cwnd() int {
 }
 
 const (
-	// quantumTime is how long a burst takes at the pacing rate. One of a millisecond, as in the draft,
-	// makes batches smaller where several connections are fast, and costs a tenth of their
-	// throughput; the queue of a bottleneck does not notice the difference.
-	quantumTime = 2 * time.Millisecond
-	maxQuantum  = 128 << 10
+	// quantumTime is how long a quantum takes at the pacing rate (draft, section 5.6.3).
+	quantumTime = time.Millisecond
+	maxQuantum  = 64 << 10
+
+	// Within a site processors are the limit, and larger batches save their time: with the usual
+	// quantum several fast connections carry a tenth less.
+	siteRTT         = 20 * time.Millisecond
+	siteQuantumTime = 2 * time.Millisecond
+	siteMaxQuantum  = 128 << 10
 )
 
 // unpaced is a rate at which packets leave as soon as they can.
@@ -312,10 +316,25 @@ func (m *Model) setPacingRate() {
 }
 
 // Quantum is how many bytes are best sent at once: what the rate gives in quantumTime, which timers
-// can keep, up to a batch of packets.
+// can keep.
 func (m *Model) Quantum() int {
-	return max(2*m.mss, min(int(m.PacingRate()*quantumTime.Seconds()), maxQuantum))
+	d, most := quantumTime, maxQuantum
+	if m.withinSite() {
+		d, most = siteQuantumTime, siteMaxQuantum
+	}
+	return max(2*m.mss, min(int(m.PacingRate()*d.Seconds()), most))
 }
+
+// Burst is how many bytes may leave together before their time has come: a quantum within a site, and
+// nothing on longer paths, where the queue of a bottleneck may be too short for bursts.
+func (m *Model) Burst() int {
+	if m.withinSite() {
+		return m.Quantum()
+	}
+	return 0
+}
+
+func (m *Model) withinSite() bool { return m.rtt.min < siteRTT }
 
 // maxInFlight is how much in flight keeps the path busy: the bandwidth-delay product, what bunched
 // acknowledgements hide, and what is sent at once here and by the receiver.

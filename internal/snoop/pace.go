@@ -6,8 +6,8 @@ import (
 	"ginnel/internal/bbr"
 )
 
-// pacer spaces packets out, in bursts of a quantum each (bbr.Model.Quantum). Packets that leave one
-// by one would each cost a timer and a system call.
+// pacer spaces packets out, in bursts where the path allows them (bbr.Model.Burst): packets that
+// leave one by one each cost a timer and a system call.
 type pacer struct {
 	next time.Duration // when the packets so far have taken the time that the rate gives them
 	rate float64       // that next was computed with
@@ -21,9 +21,13 @@ func (p *pacer) open(now time.Duration) bool { return !p.full || now >= p.next }
 // timer fires late, and the rate would be missed otherwise.
 func (p *pacer) sent(now time.Duration, n int, m *bbr.Model) {
 	p.rate = m.PacingRate()
-	quantum := time.Duration(float64(m.Quantum()) / p.rate * float64(time.Second))
-	p.next = max(p.next, now-quantum) + time.Duration(float64(n)/p.rate*float64(time.Second))
-	p.full = p.next >= now+quantum
+	p.next = max(p.next, now-p.time(m.Quantum())) + p.time(n)
+	p.full = p.next >= now+p.time(m.Burst())
+}
+
+// time is how long n bytes take at the rate.
+func (p *pacer) time(n int) time.Duration {
+	return time.Duration(float64(n) / p.rate * float64(time.Second))
 }
 
 // adapt has the next packet leave sooner where the rate has become much higher. Small differences are

@@ -54,18 +54,20 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// Packets leave in bursts of a quantum. With 100 Mbit/s that are 20 packets every 2 ms; one by one
-// they would need a timer for each.
+// Within a site packets leave in bursts of a quantum: with 100 Mbit/s 20 packets every 2 ms. One by
+// one they would need a timer for each. On longer paths they are spread.
 func TestBursts(t *testing.T) {
-	way := link(66*ms, 100, 1)
-	w := newWorld(way, netem.Config{Delay: way.Delay}, 1)
-	f := w.connect(1 << 30)
-	w.run(2 * time.Second)
-	packets, bursts := f.s.Stats().Packets, f.bursts
-	w.run(4 * time.Second)
-	packets, bursts = f.s.Stats().Packets-packets, f.bursts-bursts
-	if size := float64(packets) / float64(bursts); size < 15 || size > 25 {
-		t.Errorf("%d packets in %d bursts: %.1f in each, want 20", packets, bursts, size)
+	for rtt, want := range map[time.Duration]float64{10 * ms: 20, 66 * ms: 1} {
+		way := link(rtt, 100, 1)
+		w := newWorld(way, netem.Config{Delay: way.Delay}, 1)
+		f := w.connect(1 << 30)
+		w.run(2 * time.Second)
+		packets, bursts := f.s.Stats().Packets, f.bursts
+		w.run(4 * time.Second)
+		packets, bursts = f.s.Stats().Packets-packets, f.bursts-bursts
+		if size := float64(packets) / float64(bursts); size < want*3/4 || size > want*5/4+1 {
+			t.Errorf("%v: %d packets in %d bursts: %.1f in each, want %v", rtt, packets, bursts, size, want)
+		}
 	}
 }
 

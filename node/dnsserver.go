@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"ginnel/internal/share"
 )
 
 // The local DNS server: it answers as the node itself resolves. The map knows the names of the
@@ -31,7 +33,7 @@ const (
 type nameServer struct {
 	n      *Node
 	addr   netip.AddrPort // of its sockets
-	limits dnsLimits
+	limits *dnsLimits
 }
 
 // openDNS opens the UDP and the TCP socket of the DNS server, both on one port.
@@ -40,9 +42,9 @@ func (n *Node) openDNS(addr string) error {
 	if err != nil {
 		return err
 	}
-	s := &nameServer{n: n, addr: ln.Addr().(*net.TCPAddr).AddrPort()}
+	s := &nameServer{n: n, addr: ln.Addr().(*net.TCPAddr).AddrPort(), limits: newDNSLimits()}
 	udp := &dns.Server{PacketConn: pc, Handler: s, UDPSize: dnsUDPSize, ReadTimeout: dnsIdleRead}
-	tcp := &dns.Server{Listener: &dnsListener{ln, &s.limits}, Handler: s}
+	tcp := &dns.Server{Listener: &dnsListener{ln, s.limits}, Handler: s}
 	n.entries = append(n.entries,
 		entry{kind: entryDNS, closer: dnsSocket{udp, pc}, addr: pc.LocalAddr(), serve: udp.ActivateAndServe},
 		entry{kind: entryDNS, closer: dnsSocket{tcp, ln}, addr: ln.Addr(), serve: tcp.ActivateAndServe})
@@ -97,27 +99,30 @@ func (n *Node) dnsAddr() string {
 
 // ServeDNS implements dns.Handler.
 func (s *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
-	_, overTCP := w.RemoteAddr().(*net.TCPAddr)
-	src := sourceOf(w.RemoteAddr())
-	if !servesSource(src) {
-		return
-	}
-	r := s.respond(src, q)
 	size := dns.MaxMsgSize
-	if !overTCP {
+	var client netip.Addr
+	switch a := w.RemoteAddr().(type) {
+	case *net.TCPAddr:
+		client = a.AddrPort().Addr()
+	case *net.UDPAddr:
+		client = a.AddrPort().Addr()
+		if !servesClient(client) {
+			return
+		}
 		size = dns.MinMsgSize
 		if opt := q.IsEdns0(); opt != nil {
 			size = min(max(int(opt.UDPSize()), dns.MinMsgSize), dnsUDPSize)
 		}
 	}
+	r := s.respond(share.SourceOf(client), q)
 	r.Truncate(size)
 	if err := w.WriteMsg(r); err != nil {
 		s.n.log.Debug("answering DNS", "to", w.RemoteAddr(), "err", err)
 	}
 }
 
-// respond makes the whole response to a question from src.
-func (s *nameServer) respond(src netip.Addr, q *dns.Msg) *dns.Msg {
+// respond makes the whole response to a question of a source.
+func (s *nameServer) respond(src netip.Prefix, q *dns.Msg) *dns.Msg {
 	r := new(dns.Msg).SetReply(q)
 	r.RecursionAvailable = true
 	opt := q.IsEdns0()
@@ -149,7 +154,7 @@ var errTooManyQuestions = errors.New("too many questions are waiting for an answ
 
 // answer fills in r. The error says why there is no answer, for the client. Only what waits for
 // others is limited.
-func (s *nameServer) answer(src netip.Addr, r *dns.Msg, wantsDNSSEC bool) error {
+func (s *nameServer) answer(src netip.Prefix, r *dns.Msg, wantsDNSSEC bool) error {
 	m := s.n.member
 	joined := m == nil || m.hasJoined()
 	if joined {
@@ -157,10 +162,10 @@ func (s *nameServer) answer(src netip.Addr, r *dns.Msg, wantsDNSSEC bool) error 
 			return err
 		}
 	}
-	if !s.limits.begin(src) {
+	if !s.limits.questions.Take(src, 1) {
 		return s.failed(r, errTooManyQuestions)
 	}
-	defer s.limits.end(src)
+	defer s.limits.questions.Give(src, 1)
 	ctx, cancel := context.WithTimeout(context.Background(), dnsPatience)
 	defer cancel()
 	if !s.n.spawn(func() { s.n.cancelOnClose(ctx, cancel) }) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"ginnel/internal/share"
 )
 
 func withDNS(c *Config) { c.DNS = udp("127.0.0.1:0") }
@@ -244,8 +246,8 @@ func TestDNSRefusals(t *testing.T) {
 	}
 }
 
-// A source that waits for too many answers gets no more, but for what the map knows; nor has it
-// more connections than its share.
+// A source that waits for too many answers gets only what the map knows, and always leaves room for
+// other sources. Of too many connections the oldest ends.
 func TestDNSLimits(t *testing.T) {
 	a, _ := namesMesh(t)
 	m := *a.Node.netmap.Load()
@@ -263,7 +265,8 @@ func TestDNSLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	for range dnsSourceQuestions + 40 {
+	const most = dnsQuestions * 3 / 4
+	for range most + 40 {
 		b, err := new(dns.Msg).SetQuestion("x.slow.example.", dns.TypeTXT).Pack()
 		if err != nil {
 			t.Fatal(err)
@@ -285,12 +288,12 @@ func TestDNSLimits(t *testing.T) {
 		}
 	}
 	if refused != 40 {
-		t.Errorf("%d of %d questions were refused at once, want 40", refused, dnsSourceQuestions+40)
+		t.Errorf("%d of %d questions were refused at once, want 40", refused, most+40)
 	}
 	if r, err := a.question("udp", "beta", dns.TypeA, 0); err != nil || summary(r) != "NOERROR* 100.64.0.2" {
 		t.Errorf("a name of the mesh meanwhile: %v, %v", r, err)
 	}
-	conns := make([]net.Conn, dnsSourceConns+1)
+	conns := make([]net.Conn, dnsConns+1)
 	for i := range conns {
 		if conns[i], err = net.Dial("tcp", a.Status().DNS); err != nil {
 			t.Fatal(err)
@@ -311,48 +314,35 @@ func isTimeoutError(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// The shares: IPv6 sources count by /64, the greediest source loses its oldest connection, and
-// public sources get nothing.
-func TestDNSShares(t *testing.T) {
-	source := func(a string) netip.Addr { return sourceOf(&net.UDPAddr{IP: net.ParseIP(a), Port: 1}) }
-	if source("fd00::1:2:3:4") != source("fd00::5:6:7:8") || source("fd00:0:0:1::1") == source("fd00::1") || source("::1") != netip.IPv6Loopback() {
-		t.Error("IPv6 sources are not counted by /64")
-	}
-	for a, want := range map[string]bool{"127.0.0.1": true, "::1": true, "10.1.2.3": true, "192.168.0.9": true, "172.17.0.2": true, "fe80::1": true,
-		"fd00::1": true, "8.8.8.8": false, "2001:db8::1": false, "100.64.0.1": false, "::ffff:8.8.8.8": false} {
-		if servesSource(source(a)) != want {
-			t.Errorf("%s is served: %v, want %v", a, !want, want)
+// The server answers this machine and private networks only.
+func TestDNSIsNoOpenResolver(t *testing.T) {
+	for a, want := range map[string]bool{
+		"127.0.0.1": true, "::1": true, "10.1.2.3": true, "192.168.0.9": true, "172.17.0.2": true, "fe80::1": true,
+		"fd00::1": true, "::ffff:10.1.2.3": true,
+		"8.8.8.8": false, "2001:db8::1": false, "100.64.0.1": false, "::ffff:8.8.8.8": false,
+	} {
+		if got := servesClient(netip.MustParseAddr(a)); got != want {
+			t.Errorf("%s is served: %v, want %v", a, got, want)
 		}
 	}
-	var l dnsLimits
+}
+
+// When there are too many connections, the oldest of the source that has most ends.
+func TestDNSConnsAreShared(t *testing.T) {
+	l := newDNSLimits()
+	source := func(last byte) netip.Prefix { return share.SourceOf(netip.AddrFrom4([4]byte{10, 0, 0, last})) }
 	var greedy []*dnsConn
-	for range dnsSourceConns {
-		greedy = append(greedy, &dnsConn{src: source("10.0.0.1"), limits: &l})
-		if v := l.admit(greedy[len(greedy)-1]); v != nil {
-			t.Fatal("a connection within the share made another one go")
+	for i := range dnsConns {
+		c, from := &dnsConn{limits: l}, source(byte(i))
+		if i%2 == 0 {
+			greedy, from = append(greedy, c), source(255)
 		}
-	}
-	for i := range dnsConns - dnsSourceConns {
-		if v := l.admit(&dnsConn{src: source(fmt.Sprintf("10.0.1.%d", i)), limits: &l}); v != nil {
+		if v := l.admit(c, from); v != nil {
 			t.Fatal("a connection below the bound made another one go")
 		}
 	}
-	if v := l.admit(&dnsConn{src: source("10.0.2.1"), limits: &l}); v != greedy[0] {
+	if v := l.admit(&dnsConn{limits: l}, source(254)); v != greedy[0] {
 		t.Errorf("one more connection than there may be: %v goes, want the oldest of the greediest", v)
-	}
-	for i := range 4 {
-		for j := range dnsSourceQuestions {
-			if !l.begin(source(fmt.Sprintf("10.0.0.%d", i))) {
-				t.Fatalf("question %d of source %d is refused", j, i)
-			}
-		}
-	}
-	if l.begin(source("10.0.0.9")) {
-		t.Error("more questions than there may be")
-	}
-	l.end(source("10.0.0.1"))
-	if !l.begin(source("10.0.0.9")) || l.begin(source("10.0.0.9")) {
-		t.Error("a place that became free is not given once")
 	}
 }
 

@@ -31,12 +31,7 @@ func (fs *routedFlows) add(peer netip.Addr, f *routedFlow) (evicted *routedFlow)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.held.Len() >= fs.max {
-		greediest, _, _ := fs.held.Displace(peer)
-		for other := range fs.held.All(greediest) {
-			if evicted == nil || other.heard.Load() < evicted.heard.Load() {
-				evicted = other
-			}
-		}
+		evicted, _ = share.Idlest(&fs.held, func(f *routedFlow) int64 { return f.heard.Load() })
 		fs.held.Remove(evicted)
 	}
 	fs.held.Add(peer, f)

@@ -34,7 +34,8 @@ const (
 // If pc has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn, a datagram costs no allocation.
 func (s *Server) ForwardPackets(pc net.PacketConn, name string, dial DialFunc) error {
 	defer pc.Close()
-	f := &packetForward{srv: s, pc: datagramsOf(pc), name: name, dial: dial, senders: make(map[netip.AddrPort]*sender)}
+	f := &packetForward{srv: s, pc: datagramsOf(pc), name: name, dial: dial,
+		waiting: share.Budget[netip.Prefix]{Size: forwardBudget}, senders: make(map[netip.AddrPort]*sender)}
 	in, err := s.inletOf(pc)
 	if err != nil {
 		return err
@@ -76,7 +77,7 @@ type packetForward struct {
 	pc      datagrams
 	name    string
 	dial    DialFunc
-	waiting waitingBytes // at most forwardBudget
+	waiting share.Budget[netip.Prefix] // bytes of what waits for a dial, by the address that has sent it
 
 	mu      sync.Mutex
 	senders map[netip.AddrPort]*sender // only serve adds
@@ -130,7 +131,8 @@ func (f *packetForward) drop(datagrams int) {
 
 // sender returns the sender with that address, new if need be; nil if there are too many.
 func (f *packetForward) sender(addr netip.AddrPort) *sender {
-	s, idle, full := f.find(addr)
+	source := share.SourceOf(addr.Addr())
+	s, idle, full := f.find(addr, source)
 	switch {
 	case s != nil || !addr.IsValid():
 		return s
@@ -140,13 +142,13 @@ func (f *packetForward) sender(addr netip.AddrPort) *sender {
 		idle.failure.set(errGaveWay)
 		idle.Close()
 	}
-	s = &sender{f: f, addr: addr, closec: make(chan struct{}),
+	s = &sender{f: f, addr: addr, source: source, closec: make(chan struct{}),
 		entry: entry{protocol: protoForward, destination: f.name, started: time.Now()}}
 	s.sent.total, s.received.total = &f.srv.counters.sent, &f.srv.counters.received
 	s.touch()
 	f.mu.Lock()
 	f.senders[addr] = s
-	f.held.Add(share.SourceOf(addr.Addr()), s)
+	f.held.Add(source, s)
 	f.mu.Unlock()
 	f.srv.counters.forwarded.Add(1)
 	f.srv.counters.openAssociations.Add(1)
@@ -160,11 +162,11 @@ func (f *packetForward) sender(addr netip.AddrPort) *sender {
 
 // find returns the sender with that address, or else, if there are too many senders, the one that
 // gives way, if any does.
-func (f *packetForward) find(addr netip.AddrPort) (s, idle *sender, full bool) {
+func (f *packetForward) find(addr netip.AddrPort, source netip.Prefix) (s, idle *sender, full bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if s = f.senders[addr]; s != nil || len(f.senders) < f.srv.maxAssociations() {
 		return s, nil, false
 	}
-	return nil, givesWay(&f.held, share.SourceOf(addr.Addr())), true
+	return nil, givesWay(&f.held, source, (*sender).lastUsed), true
 }

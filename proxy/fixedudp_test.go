@@ -178,14 +178,7 @@ func TestForwardPacketsBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
 		proceed, sizes := make(chan struct{}), make(chan int, 1000)
-		pc := forwardInBubble(t, s, func(ctx context.Context) (net.Conn, error) {
-			select {
-			case <-proceed:
-				return sink{sizes: sizes, closec: make(chan struct{})}, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		})
+		pc := forwardInBubble(t, s, sinkAfter(proceed, sizes))
 		const large, senders, each = 60000, 5, 10
 		for range each {
 			for i := range senders {
@@ -215,19 +208,12 @@ func TestForwardPacketsBudgetIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
 		proceed, sizes := make(chan struct{}), make(chan int, 1000)
-		pc := forwardInBubble(t, s, func(ctx context.Context) (net.Conn, error) {
-			select {
-			case <-proceed:
-				return sink{sizes: sizes, closec: make(chan struct{})}, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		})
+		pc := forwardInBubble(t, s, sinkAfter(proceed, sizes))
 		for i := range 50 {
 			pc.arrive(fmt.Sprintf("198.51.100.7:%d", i+1), 60000)
 		}
 		kept := 50 - int(s.Stats().DatagramsDropped)
-		if want := forwardBudget * waitingGreed / (waitingGreed + 1) / 60000; kept != want {
+		if want := forwardBudget * 3 / 4 / 60000; kept != want {
 			t.Errorf("%d datagrams of one address wait, want %d", kept, want)
 		}
 		before := s.Stats().DatagramsDropped
@@ -243,6 +229,18 @@ func TestForwardPacketsBudgetIsShared(t *testing.T) {
 			t.Errorf("%d datagrams arrived, want %d", len(sizes), kept+2)
 		}
 	})
+}
+
+// sinkAfter dials a sink, which takes until proceed is closed.
+func sinkAfter(proceed <-chan struct{}, sizes chan<- int) DialFunc {
+	return func(ctx context.Context) (net.Conn, error) {
+		select {
+		case <-proceed:
+			return sink{sizes: sizes, closec: make(chan struct{})}, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // sink is a conn to a destination that never answers.

@@ -9,8 +9,8 @@ import (
 	"ginnel/internal/share"
 )
 
-// busyTime is how long an association counts as busy after a datagram. A busy one never gives way to
-// a new one, so a flood of new ones cannot end those in use.
+// busyTime is how long an association counts as busy after a datagram. A busy one gives way only to a
+// client that has fewer, so a flood of new ones does not end those in use.
 const busyTime = time.Second
 
 // epoch is what usage counts time from.
@@ -27,28 +27,18 @@ func (u *usage) touch() {
 	u.last.Store(int64(time.Since(epoch)))
 }
 
-func (u *usage) at() time.Duration { return time.Duration(u.last.Load()) }
-
-// user has a usage.
-type user interface {
-	comparable
-	lastUsed() time.Duration // since epoch
-}
+// lastUsed is the time since epoch.
+func (u *usage) lastUsed() time.Duration { return time.Duration(u.last.Load()) }
 
 // givesWay returns what a new one of a source takes the place of: of what the greediest source holds,
 // that which has been unused for the longest time. If all of it is busy, its oldest gives way only to
 // a source that holds less; otherwise nothing does, and the result is the zero value.
-func givesWay[T user](held *share.Table[netip.Prefix, T], to netip.Prefix) (found T) {
-	greediest, _, _ := held.Greediest()
-	limit := time.Since(epoch) - busyTime
-	for u := range held.All(greediest) {
-		if at := u.lastUsed(); at <= limit {
-			found, limit = u, at-1
-		}
-	}
+func givesWay[T comparable](
+	held *share.Table[netip.Prefix, T], to netip.Prefix, used func(T) time.Duration,
+) (found T) {
 	var none T
-	if found != none {
-		return found
+	if idlest, ok := share.Idlest(held, used); ok && time.Since(epoch)-used(idlest) >= busyTime {
+		return idlest
 	}
 	if _, oldest, ok := held.Claim(to); ok {
 		return oldest
@@ -75,7 +65,7 @@ func (as *associations) add(a *association, client netip.Addr, limit int) (evict
 	as.mu.Lock()
 	defer as.mu.Unlock()
 	if as.open.Len() >= limit {
-		if evicted = givesWay(&as.open, source); evicted == nil {
+		if evicted = givesWay(&as.open, source, (*association).lastUsed); evicted == nil {
 			return nil, false
 		}
 		as.open.Remove(evicted)

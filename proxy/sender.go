@@ -16,6 +16,7 @@ import (
 type sender struct {
 	f      *packetForward
 	addr   netip.AddrPort
+	source netip.Prefix // of addr
 	closec chan struct{}
 	once   sync.Once
 	entry  entry
@@ -77,7 +78,7 @@ func (s *sender) keep(b []byte) (up *upstream, kept bool) {
 	if s.refuses || len(s.waiting) >= forwardQueue {
 		return nil, false
 	}
-	if !s.f.waiting.take(s.addr.Addr(), len(b)) {
+	if !s.f.waiting.Take(s.source, len(b)) {
 		return nil, false
 	}
 	s.waiting = append(s.waiting, append([]byte(nil), b...))
@@ -110,7 +111,7 @@ func (s *sender) takeWaitingLocked() [][]byte {
 	taken := s.waiting
 	s.waiting = nil
 	for _, b := range taken {
-		s.f.waiting.give(s.addr.Addr(), len(b))
+		s.f.waiting.Give(s.source, len(b))
 	}
 	return taken
 }
@@ -255,8 +256,6 @@ func (s *sender) receiveOne(b []byte) {
 	s.received.add(int64(len(b)))
 	s.f.srv.counters.datagramsReceived.Add(1)
 }
-
-func (s *sender) lastUsed() time.Duration { return s.at() }
 
 func (s *sender) log() {
 	e := s.entry

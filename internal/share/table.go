@@ -1,6 +1,7 @@
 package share
 
 import (
+	"cmp"
 	"container/heap"
 	"container/list"
 	"iter"
@@ -139,6 +140,18 @@ func (t *Table[S, T]) Displace(s S) (of S, oldest T, ok bool) {
 		return s, own.oldest().v, true
 	}
 	return t.Greediest()
+}
+
+// Idlest returns what was used the longest time ago of what the greediest source holds; used tells
+// when. It reports false if the table is empty. It takes linear time in what the source holds.
+func Idlest[S, T comparable, C cmp.Ordered](t *Table[S, T], used func(T) C) (v T, ok bool) {
+	greediest, v, ok := t.Greediest()
+	for other := range t.All(greediest) {
+		if used(other) < used(v) {
+			v = other
+		}
+	}
+	return v, ok
 }
 
 // greed orders sources by how much they hold, those with most first; it implements heap.Interface.

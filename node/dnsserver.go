@@ -13,6 +13,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"ginnel/internal/resolver"
 	"ginnel/internal/share"
 )
 
@@ -21,12 +22,15 @@ import (
 // by name.
 
 const (
-	dnsUDPSize  = 1232            // bytes of a datagram that no path fragments (DNS flag day 2020)
-	dnsPatience = 5 * time.Second // for an answer; stub resolvers ask again after that
-	dnsMeshTTL  = 60              // seconds for names of the mesh: nodes come, go and are renamed
-	dnsHostTTL  = 10              // seconds for names whose own TTL the resolver does not tell
+	dnsUDPSize  = 1232 // bytes of a datagram that no path fragments (DNS flag day 2020)
+	dnsMeshTTL  = 60   // seconds for names of the mesh: nodes come, go and are renamed
+	dnsHostTTL  = 10   // seconds for names whose own TTL the resolver does not tell
 	resolvConf  = "/etc/resolv.conf"
 	dnsIdleRead = 10 * time.Minute // between two wake-ups of the UDP socket without questions
+
+	// dnsPatience is for an answer. Stub resolvers ask again after 5 s, and are answered by the next
+	// server if the first has been found dead by then.
+	dnsPatience = resolver.Patience + time.Second
 )
 
 // nameServer is a dns.Handler.
@@ -135,7 +139,7 @@ func (s *nameServer) respond(src netip.Prefix, q *dns.Msg) *dns.Msg {
 	case question.Qclass != dns.ClassINET, question.Qtype == dns.TypeAXFR, question.Qtype == dns.TypeIXFR:
 		r.Rcode = dns.RcodeRefused
 	default:
-		why = s.answer(src, r, opt != nil && opt.Do())
+		why = s.answer(src, q, r)
 	}
 	if opt == nil {
 		return r
@@ -152,9 +156,9 @@ func (s *nameServer) respond(src netip.Prefix, q *dns.Msg) *dns.Msg {
 // errTooManyQuestions is for a source that waits for too many answers already.
 var errTooManyQuestions = errors.New("too many questions are waiting for an answer")
 
-// answer fills in r. The error says why there is no answer, for the client. Only what waits for
-// others is limited.
-func (s *nameServer) answer(src netip.Prefix, r *dns.Msg, wantsDNSSEC bool) error {
+// answer fills in the response r to q. The error says why there is no answer, for the client. Only
+// what waits for others is limited.
+func (s *nameServer) answer(src netip.Prefix, q, r *dns.Msg) error {
 	m := s.n.member
 	joined := m == nil || m.hasJoined()
 	if joined {
@@ -179,17 +183,18 @@ func (s *nameServer) answer(src netip.Prefix, r *dns.Msg, wantsDNSSEC bool) erro
 			return err
 		}
 	}
-	return s.answerByOthers(ctx, r, wantsDNSSEC)
+	return s.answerByOthers(ctx, q, r)
 }
 
 // answerByOthers asks the servers of the map or the host, by the rules of a dial by name.
-func (s *nameServer) answerByOthers(ctx context.Context, r *dns.Msg, wantsDNSSEC bool) error {
-	q, m := r.Question[0], s.n.netmap.Load()
-	servers, routed := m.DNS.route(hostName(q.Name), m.Domain)
+func (s *nameServer) answerByOthers(ctx context.Context, q, r *dns.Msg) error {
+	asked, m := q.Question[0], s.n.netmap.Load()
+	name := hostName(asked.Name)
+	servers, routed := m.DNS.route(name, m.Domain)
 	if !routed {
 		servers = onDNSPort(m.DNS.Servers)
 	}
-	isLocal := isLocalhost(q.Name)
+	isLocal := inDomain(name, "localhost")
 	if len(servers) == 0 && !isLocal {
 		if err := s.n.mayLeave(netip.Addr{}); err != nil {
 			return s.failed(r, err)
@@ -198,13 +203,15 @@ func (s *nameServer) answerByOthers(ctx context.Context, r *dns.Msg, wantsDNSSEC
 			return s.failed(r, errOwnResolver)
 		}
 	}
+	isAddress := asked.Qtype == dns.TypeA || asked.Qtype == dns.TypeAAAA
+	isShort := !strings.Contains(name, ".") // the search domains of a dial by name count
 	switch {
-	case q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA:
-		return s.answerByLookup(ctx, r, servers, wantsDNSSEC)
-	case isLocal:
+	case isLocal && !isAddress:
 		return nil
-	case len(servers) > 0:
-		return s.forward(ctx, r, servers, wantsDNSSEC)
+	case len(servers) > 0 && !isLocal && !(isAddress && isShort):
+		return s.forward(ctx, q, r, servers)
+	case isAddress:
+		return s.answerByLookup(ctx, r)
 	case s.n.cfg.Control != nil && s.n.cfg.Control.ExitNode != "":
 		r.Rcode = dns.RcodeNotImplemented
 		return errors.New("with an exit node, only addresses can be asked of the host's resolver")
@@ -238,11 +245,6 @@ func (s *nameServer) failed(r *dns.Msg, err error) error {
 		r.Rcode = dns.RcodeNameError
 	}
 	return err
-}
-
-func isLocalhost(name string) bool {
-	name = hostName(name)
-	return name == "localhost" || strings.HasSuffix(name, ".localhost")
 }
 
 // answerFromMap answers what the map alone knows: names of the mesh, the names of its addresses,
@@ -354,16 +356,13 @@ func addAddresses(r *dns.Msg, addrs []netip.Addr, ttl uint32) {
 
 // answerByLookup answers with the addresses that a dial by this name would use. A name without a
 // dot is searched for as there.
-func (s *nameServer) answerByLookup(ctx context.Context, r *dns.Msg, servers []netip.AddrPort, wantsDNSSEC bool) error {
+func (s *nameServer) answerByLookup(ctx context.Context, r *dns.Msg) error {
 	name := r.Question[0].Name
 	if short := strings.TrimSuffix(name, "."); !strings.Contains(short, ".") {
 		name = short
 	}
 	addrs, err := s.n.lookup(ctx, name)
-	switch {
-	case err != nil && len(servers) > 0: // who alone say whether there are records of another type
-		return s.forward(ctx, r, servers, wantsDNSSEC)
-	case err != nil:
+	if err != nil {
 		return s.failed(r, fmt.Errorf("looking up %s: %w", name, err))
 	}
 	addAddresses(r, addrs, dnsHostTTL)

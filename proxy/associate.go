@@ -228,7 +228,6 @@ func (a *association) sendOne(b []byte, from netip.AddrPort, dst *Addr) int {
 	return 1
 }
 
-
 // maxFarErrors in a row end an association. Single ones may be what an earlier datagram has brought about.
 const maxFarErrors = 100
 

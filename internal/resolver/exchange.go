@@ -12,12 +12,14 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// How long a server is waited for. Within that time the questions are sent again, because datagrams
-// get lost and the next server may know other names.
+// Patience is how long a server is waited for: the time of resolv.conf(5). Within that time the
+// questions are sent again, because datagrams get lost and the next server may know other names. A
+// caller who has less time never finds out that the server is dead.
+const Patience = 5 * time.Second
+
 const (
-	patience   = 5 * time.Second // the time of resolv.conf(5)
-	probeTime  = time.Second     // of a server that has not answered before
-	firstPause = time.Second     // before the questions are sent again; then twice that, and so on
+	probeTime  = time.Second // of a server that has not answered before
+	firstPause = time.Second // before the questions are sent again; then twice that, and so on
 
 	// resolutionDelay is how long the addresses of one family wait for those of the other (RFC
 	// 8305, section 3), or twice the time that the first took, if that is longer: what comes over
@@ -151,11 +153,11 @@ func (a *asking) take(msg []byte) error {
 			return
 		}
 		a.answers++
-		if isConfused(h.RCode) && !a.l.noEDNS {
+		if isConfused(h.RCode) && !a.l.noEDNS && q.query == nil {
 			again = true
 			return
 		}
-		q.settle(&p, h)
+		q.settle(msg, &p, h)
 		a.l.wantsTCP = a.l.wantsTCP || q.state == truncated
 	})
 	if a.l.hasAddrs() && a.enough.IsZero() {
@@ -218,7 +220,7 @@ func converse(c net.Conn, l *lookup) (err error) {
 			case ok && h.Truncated:
 				q.fail(errLarge)
 			case ok:
-				q.settle(&p, h)
+				q.settle(msg, &p, h)
 			}
 		})
 	}

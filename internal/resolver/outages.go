@@ -40,7 +40,7 @@ func (o *outages) turns(servers []netip.AddrPort, now time.Time) []turn {
 		out, known := o.of[s]
 		switch {
 		case !known:
-			up = append(up, turn{s, patience})
+			up = append(up, turn{s, Patience})
 		case !now.Before(out.until):
 			out.until = now.Add(outageTime)
 			o.of[s] = out
@@ -51,7 +51,7 @@ func (o *outages) turns(servers []netip.AddrPort, now time.Time) []turn {
 	}
 	if len(up) == 0 {
 		for i := range down {
-			down[i].patience = patience
+			down[i].patience = Patience
 		}
 	}
 	return append(up, down...)

@@ -1,8 +1,10 @@
 package resolver
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -25,6 +27,8 @@ const (
 // question is a question of one type.
 type question struct {
 	dnsmessage.Question
+	query   []byte // asks it as it is, and is answered likewise; nil: addresses are asked for
+	answer  []byte // to query, once it is decided
 	id      uint16
 	state   state
 	addrs   []netip.Addr
@@ -43,6 +47,11 @@ var (
 // pack makes the message that asks it. With EDNS the answer may have maxDatagram bytes, otherwise
 // 512.
 func (q *question) pack(withEDNS edns) ([]byte, error) {
+	if q.query != nil {
+		msg := slices.Clone(q.query)
+		binary.BigEndian.PutUint16(msg, q.id)
+		return msg, nil
+	}
 	m := dnsmessage.Message{
 		Header:    dnsmessage.Header{ID: q.id, RecursionDesired: true},
 		Questions: []dnsmessage.Question{q.Question},
@@ -82,8 +91,8 @@ func (q *question) parse(msg []byte) (p dnsmessage.Parser, h dnsmessage.Header, 
 	return p, h, p.SkipAllQuestions() == nil
 }
 
-// settle takes the answer to q.
-func (q *question) settle(p *dnsmessage.Parser, h dnsmessage.Header) {
+// settle takes msg as the answer to q; p has read its questions.
+func (q *question) settle(msg []byte, p *dnsmessage.Parser, h dnsmessage.Header) {
 	switch {
 	case h.Truncated:
 		q.state = truncated
@@ -95,6 +104,9 @@ func (q *question) settle(p *dnsmessage.Parser, h dnsmessage.Header) {
 		q.fail(errServer)
 	default:
 		q.read(p, h)
+	}
+	if q.query != nil && q.state == decided {
+		q.answer = slices.Clone(msg)
 	}
 }
 
@@ -127,7 +139,7 @@ func (q *question) read(p *dnsmessage.Parser, h dnsmessage.Header) {
 }
 
 func (q *question) readRecord(p *dnsmessage.Parser, h dnsmessage.ResourceHeader) error {
-	if h.Type != q.Type || h.Class != q.Class {
+	if h.Type != q.Type || h.Class != q.Class || q.query != nil {
 		return p.SkipAnswer()
 	}
 	if h.Type == dnsmessage.TypeA {

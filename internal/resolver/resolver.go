@@ -13,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,11 +36,38 @@ func (r *Resolver) LookupNetIP(ctx context.Context, name string, servers []netip
 	if err != nil {
 		return nil, &net.DNSError{Err: err.Error(), Name: name, IsNotFound: true}
 	}
+	server, err := r.decide(ctx, l, servers)
+	if err != nil {
+		return nil, err
+	}
+	return l.result(server)
+}
+
+// Exchange passes a query of one question on as it is, except for its ID, and returns the answer of
+// the first server that can tell, be it that the name does not exist.
+func (r *Resolver) Exchange(ctx context.Context, query []byte, servers []netip.AddrPort) ([]byte, error) {
+	var p dnsmessage.Parser
+	if _, err := p.Start(query); err != nil {
+		return nil, fmt.Errorf("resolver: reading a query: %w", err)
+	}
+	q, err := p.Question()
+	if err != nil {
+		return nil, fmt.Errorf("resolver: reading a query: %w", err)
+	}
+	l := &lookup{name: strings.TrimSuffix(q.Name.String(), "."), questions: []question{{Question: q, query: query}}}
+	if _, err := r.decide(ctx, l, servers); err != nil {
+		return nil, err
+	}
+	return l.questions[0].answer, nil
+}
+
+// decide asks servers in their order until l is decided, and returns the last that it has asked.
+func (r *Resolver) decide(ctx context.Context, l *lookup, servers []netip.AddrPort) (last netip.AddrPort, err error) {
 	var failures []error
 	for _, t := range r.outages.turns(servers, time.Now()) {
 		err := r.ask(ctx, t, l)
 		if l.isDecided() {
-			return l.result(t.server)
+			return t.server, nil
 		}
 		if errors.Is(ctx.Err(), context.Canceled) {
 			err = ctx.Err()
@@ -49,7 +77,7 @@ func (r *Resolver) LookupNetIP(ctx context.Context, name string, servers []netip
 			break
 		}
 	}
-	return nil, serversFailed(l.name, failures)
+	return last, serversFailed(l.name, failures)
 }
 
 // serversFailed is the error of a name that no server has decided about.
@@ -73,11 +101,11 @@ func serversFailed(name string, failures []error) error {
 	}
 }
 
-// lookup is one name that is asked for: its questions, A and AAAA, are open until a server has
-// decided each.
+// lookup is one name that is asked for: its questions, such as AAAA and A, are open until a server
+// has decided each.
 type lookup struct {
 	name      string // without the dot at the end
-	questions [2]question
+	questions []question
 	wantsTCP  bool // the last server has more to say than a datagram holds
 	noEDNS    bool // the last server does not understand EDNS
 }
@@ -99,8 +127,8 @@ func newLookup(name string) (*lookup, error) {
 		return nil, err
 	}
 	l := &lookup{name: whole}
-	for i, t := range [...]dnsmessage.Type{dnsmessage.TypeAAAA, dnsmessage.TypeA} {
-		l.questions[i].Question = dnsmessage.Question{Name: n, Type: t, Class: dnsmessage.ClassINET}
+	for _, t := range [...]dnsmessage.Type{dnsmessage.TypeAAAA, dnsmessage.TypeA} {
+		l.questions = append(l.questions, question{Question: dnsmessage.Question{Name: n, Type: t, Class: dnsmessage.ClassINET}})
 	}
 	return l, nil
 }
@@ -113,7 +141,7 @@ func (l *lookup) begin() {
 	l.wantsTCP, l.noEDNS = false, false
 	for i := range l.questions {
 		if q := &l.questions[i]; q.state != decided {
-			*q = question{Question: q.Question}
+			*q = question{Question: q.Question, query: q.query}
 		}
 	}
 	l.renewIDs()
@@ -143,13 +171,13 @@ func (l *lookup) count(s state) int { return l.each(s, func(*question) {}) }
 
 // hasAddrs reports whether there is something to connect to, whatever the other question may bring.
 func (l *lookup) hasAddrs() bool {
-	return len(l.questions[0].addrs) > 0 || len(l.questions[1].addrs) > 0
+	return slices.ContainsFunc(l.questions, func(q question) bool { return len(q.addrs) > 0 })
 }
 
 // isMissing reports whether a server has said that the name does not exist. That holds for all
 // types (RFC 8020).
 func (l *lookup) isMissing() bool {
-	return l.questions[0].missing || l.questions[1].missing
+	return slices.ContainsFunc(l.questions, func(q question) bool { return q.missing })
 }
 
 // isDecided reports whether no other server has to be asked.
@@ -169,8 +197,12 @@ func (l *lookup) failure() error {
 
 // result is what a lookup that is decided has found out; server was the last to be asked.
 func (l *lookup) result(server netip.AddrPort) ([]netip.Addr, error) {
-	if l.hasAddrs() {
-		return append(l.questions[0].addrs, l.questions[1].addrs...), nil
+	var addrs []netip.Addr
+	for _, q := range l.questions {
+		addrs = append(addrs, q.addrs...)
+	}
+	if len(addrs) > 0 {
+		return addrs, nil
 	}
 	text := "no such name"
 	if !l.isMissing() {

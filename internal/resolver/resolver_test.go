@@ -234,7 +234,7 @@ func TestDeadServer(t *testing.T) {
 		for i := range 10 { // all at about the same time
 			wg.Go(func() {
 				time.Sleep(time.Duration(i) * 200 * time.Millisecond)
-				if _, _, took := look(t, r, "db.example", both...); took > patience {
+				if _, _, took := look(t, r, "db.example", both...); took > Patience {
 					t.Errorf("a look-up took %v", took)
 				}
 			})
@@ -302,7 +302,7 @@ func TestNobodyAnswers(t *testing.T) {
 		for range 2 { // known as dead or not
 			_, err, took := look(t, r, "db.example", both...)
 			if err == nil || !err.IsTimeout || err.IsNotFound || !strings.Contains(err.Error(), "192.0.2.1:53") ||
-				!strings.Contains(err.Error(), "192.0.2.2:53") || took != 2*patience {
+				!strings.Contains(err.Error(), "192.0.2.2:53") || took != 2*Patience {
 				t.Errorf("%v after %v", err, took)
 			}
 		}
@@ -314,7 +314,7 @@ func TestNobodyAnswers(t *testing.T) {
 		if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() || time.Since(start) != time.Second {
 			t.Errorf("with a second's time: %v after %v", err, time.Since(start))
 		}
-		if turns := r.outages.turns(both, time.Now()); turns[0] != (turn{first, patience}) {
+		if turns := r.outages.turns(both, time.Now()); turns[0] != (turn{first, Patience}) {
 			t.Errorf("a server that had no time to answer counts as dead: %v", turns)
 		}
 		gone, stop := context.WithCancel(t.Context())
@@ -347,7 +347,7 @@ func TestForgeries(t *testing.T) {
 				forge(&forged)
 				return []dnsmessage.Message{forged}
 			}})
-			if addrs, err, took := look(t, &Resolver{Dial: net.dial}, "db.example", first); err == nil || took != patience {
+			if addrs, err, took := look(t, &Resolver{Dial: net.dial}, "db.example", first); err == nil || took != Patience {
 				t.Errorf("%s: %v, %v after %v; want that it is passed over", what, addrs, err, took)
 			}
 		})
@@ -459,7 +459,7 @@ func FuzzAnswer(f *testing.F) {
 		if !ok {
 			return
 		}
-		q.settle(&p, h)
+		q.settle(msg, &p, h)
 		if q.state == open {
 			t.Error("an answer leaves its question open")
 		}

@@ -20,14 +20,14 @@ import (
 // mayImport lists for each package those of the project that it may import. Siblings do not know each other: only node
 // puts them together, and the command puts node together with what users write.
 var mayImport = map[string][]string{
-	"cmd/ginnel":         {"configs", "control", "control/policy", "control/server", "control/store", "node", "relay", "internal/busypoll", "internal/egress", "internal/key"},
-	"node":               {"control", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/filter", "internal/hostsock", "internal/key", "internal/neterr", "internal/resolver", "internal/share"},
+	"cmd/ginnel":         {"configs", "control", "control/policy", "control/server", "control/store", "node", "relay", "internal/busypoll", "internal/egress", "internal/key", "internal/meshaddr"},
+	"node":               {"control", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/filter", "internal/hostsock", "internal/key", "internal/meshaddr", "internal/neterr", "internal/resolver", "internal/share"},
 	"control":            {"internal/key", "internal/neterr", "internal/wsstream"},
-	"control/policy":     {"control"},
-	"control/server":     {"control", "control/policy", "control/store", "internal/key", "internal/share"},
+	"control/policy":     {"control", "internal/meshaddr"},
+	"control/server":     {"control", "control/policy", "control/store", "internal/key", "internal/meshaddr", "internal/share"},
 	"control/store":      {},
 	"internal/filter":    {"control"},
-	"transport":          {"internal/disco", "internal/key", "internal/udpbatch"},
+	"transport":          {"internal/disco", "internal/key", "internal/meshaddr", "internal/udpbatch"},
 	"wireguard":          {"internal/key"},
 	"relay":              {"internal/key", "internal/neterr", "internal/nonblock", "internal/share", "internal/wsstream"},
 	"proxy":              {"internal/deepstack", "internal/hostsock", "internal/neterr", "internal/nonblock", "internal/share", "internal/udpbatch"},
@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 	"internal/hostsock":  {"internal/nonblock"},
 	"internal/key":       {},
 	"internal/nonblock":  {},
+	"internal/meshaddr":  {},
 	"internal/netem":     {},
 	"internal/neterr":    {},
 	"internal/simnet":    {},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"ginnel/internal/meshaddr"
 	"ginnel/internal/resolver"
 	"ginnel/internal/share"
 )
@@ -292,7 +293,7 @@ func (s *nameServer) answerReverse(r *dns.Msg, a netip.Addr) (known bool) {
 	if p := routes.hosts[a]; p != nil {
 		name = p.Name
 	} else if !routes.isOwn(a) {
-		if !isMeshAddr(a) {
+		if !meshaddr.Contains(a) {
 			return false
 		}
 		r.Authoritative, r.Rcode = true, dns.RcodeNameError

@@ -12,6 +12,7 @@ import (
 
 	"ginnel/control"
 	"ginnel/internal/filter"
+	"ginnel/internal/meshaddr"
 	"ginnel/relay"
 	"ginnel/userstack"
 )
@@ -110,7 +111,7 @@ func (t *mapper) routes(route netip.Prefix, isExit bool) bool {
 	if route.Bits() == 0 {
 		return isExit
 	}
-	return t.cfg.AcceptRoutes || route.IsSingleIP() && isMeshAddr(route.Addr())
+	return t.cfg.AcceptRoutes || route.IsSingleIP() && meshaddr.Contains(route.Addr())
 }
 
 // takesNodes reports whether a route would take one of the addresses that nodes have.
@@ -120,7 +121,7 @@ func takesNodes(route netip.Prefix, taken func() map[netip.Prefix]bool) bool {
 		return false // takes only what nothing else does
 	case route.IsSingleIP():
 		return taken()[route]
-	case control.OverlapsMesh(route):
+	case meshaddr.TakenBy(route):
 		return true
 	}
 	for a := range taken() {

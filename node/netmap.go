@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/internal/meshaddr"
 	"ginnel/relay"
 	"ginnel/userstack"
 )
@@ -80,13 +81,6 @@ const dnsPort = 53
 // display names a peer for people.
 func (p *Peer) display() string { return cmp.Or(p.Name, p.Key.ShortString()) }
 
-// The addresses that are a mesh's, whatever the map says (RFC 6598; the part that ChromeOS uses is not).
-var (
-	meshRange4 = netip.MustParsePrefix("100.64.0.0/10")
-	chromeOS   = netip.MustParsePrefix("100.115.92.0/23")
-	meshRange6 = netip.MustParsePrefix("fd7a:115c:a1e0::/48")
-)
-
 // routes finds the peer for an address. It is immutable.
 type routes struct {
 	hosts map[netip.Addr]*Peer // prefixes of one address
@@ -154,11 +148,6 @@ func (r *routes) addName(name, domain string, prefixes []netip.Prefix) {
 	}
 }
 
-// isMeshAddr reports whether a is in the ranges of every mesh.
-func isMeshAddr(a netip.Addr) bool {
-	return meshRange4.Contains(a) && !chromeOS.Contains(a) || meshRange6.Contains(a)
-}
-
 // hostName is the form of a name that names are compared in.
 func hostName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
 
@@ -186,13 +175,14 @@ func (r *routes) inMesh(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsUnspecified() {
 		return false // even where a peer is the way to everywhere: they mean this machine
 	}
-	return isMeshAddr(a) || r.peer(a) != nil ||
+	return meshaddr.Contains(a) || r.peer(a) != nil ||
 		slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // meshPrefixes are the ranges that go through the mesh.
 func meshPrefixes(m *NetworkMap) []netip.Prefix {
-	prefixes := []netip.Prefix{meshRange4, meshRange6}
+	v4, v6 := meshaddr.Ranges()
+	prefixes := []netip.Prefix{v4, v6}
 	prefixes = append(prefixes, m.Addresses...)
 	for _, p := range m.Peers {
 		prefixes = append(prefixes, p.Addresses...)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"ginnel/internal/meshaddr"
 	"ginnel/userstack"
 )
 
@@ -47,7 +48,7 @@ func (r *router) stackConfig() *userstack.Router {
 // takes reports whether we have said that dst is behind us. A default route is the way to the Internet: not into private
 // networks, not to this host itself, and not to its neighbours (control specification, section 6.2).
 func (r *router) takes(dst netip.Addr) bool {
-	if r == nil || dst.Is4In6() || dst.IsLoopback() || dst.IsLinkLocalUnicast() || dst.IsMulticast() || dst.IsUnspecified() || isMeshAddr(dst) {
+	if r == nil || dst.Is4In6() || dst.IsLoopback() || dst.IsLinkLocalUnicast() || dst.IsMulticast() || dst.IsUnspecified() || meshaddr.Contains(dst) {
 		return false
 	}
 	return slices.ContainsFunc(r.routes, func(p netip.Prefix) bool {
@@ -66,7 +67,8 @@ func isPublic(a netip.Addr) bool {
 	if a.Is6() {
 		return public6.Contains(a)
 	}
-	return !reserved4.Contains(a) && !current4.Contains(a) && !a.IsPrivate() && !chromeOS.Contains(a)
+	carrier4, _ := meshaddr.Ranges()
+	return !reserved4.Contains(a) && !current4.Contains(a) && !a.IsPrivate() && !carrier4.Contains(a)
 }
 
 // isNeighbour reports whether a is in a network that an interface of this host is in. It is asked when something new is

@@ -5,22 +5,14 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"ginnel/internal/meshaddr"
 )
 
 // maxPerSubnet6 addresses of one IPv6 subnet are offered: privacy extensions give a host many.
 const maxPerSubnet6 = 2
 
-var (
-	meshRange4  = netip.MustParsePrefix("100.64.0.0/10")
-	notMesh4    = netip.MustParsePrefix("100.115.92.0/23") // ChromeOS containers
-	meshRange6  = netip.MustParsePrefix("fd7a:115c:a1e0::/48")
-	uniqueLocal = netip.MustParsePrefix("fc00::/7")
-)
-
-// isMesh reports whether a belongs to a mesh, ours or another on the same host: no path may lead through that.
-func isMesh(a netip.Addr) bool {
-	return meshRange4.Contains(a) && !notMesh4.Contains(a) || meshRange6.Contains(a)
-}
+var uniqueLocal = netip.MustParsePrefix("fc00::/7")
 
 // offered picks from the addresses of the interfaces those that peers may try (disco specification, section 4.1).
 // Regular addresses come alone if there are any, then those that may work, then loopback, for hosts without a network.
@@ -30,7 +22,7 @@ func offered(addrs []netip.Addr) []netip.Addr {
 	for _, a := range addrs {
 		a = a.Unmap().WithZone("")
 		switch {
-		case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || isMesh(a):
+		case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || meshaddr.Contains(a): // no path may lead through a mesh
 		case a.IsLoopback():
 			loopback = append(loopback, a)
 		case a.Is4() && a.IsLinkLocalUnicast(), uniqueLocal.Contains(a):

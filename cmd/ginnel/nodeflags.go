@@ -18,9 +18,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"ginnel/configs"
-	"ginnel/control"
 	"ginnel/internal/egress"
 	"ginnel/internal/key"
+	"ginnel/internal/meshaddr"
 	"ginnel/node"
 )
 
@@ -205,7 +205,7 @@ func (f *nodeFlags) routes() (routes []netip.Prefix, err error) {
 			return nil, usagef("--advertise-routes %s has bits set beyond its length; %s is meant", text, p.Masked())
 		case p.Bits() == 0:
 			return nil, usagef("--advertise-routes %s: --advertise-exit-node offers the way to everywhere", text)
-		case control.OverlapsMesh(p):
+		case meshaddr.TakenBy(p):
 			return nil, usagef("--advertise-routes %s holds addresses of the mesh's own nodes, which no router may take", text)
 		}
 		routes = append(routes, p)

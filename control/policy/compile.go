@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"ginnel/control"
+	"ginnel/internal/meshaddr"
 )
 
 // Compiled is what a policy means for a set of nodes. To make it costs time in proportion to the nodes, times the rules;
@@ -136,10 +137,10 @@ func (c *Compiled) newSenders(i int, r *rule, find *index) *senders {
 }
 
 // meshRanges are where nodes have their addresses, unless the server is configured otherwise.
-var meshRanges = []span{
-	prefixSpan(netip.MustParsePrefix("100.64.0.0/10")),
-	prefixSpan(netip.MustParsePrefix("fd7a:115c:a1e0::/48")),
-}
+var meshRanges = func() []span {
+	v4, v6 := meshaddr.Ranges()
+	return []span{prefixSpan(v4), prefixSpan(v6)}
+}()
 
 // wholeNet is what "*" is as a source: the addresses of the network, and its approved routes.
 func (c *Compiled) wholeNet() []span {

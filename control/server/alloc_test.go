@@ -4,10 +4,12 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+
+	"ginnel/internal/meshaddr"
 )
 
 func TestAllocate(t *testing.T) {
-	plan, err := newAddressPlan(defaultV4, defaultV6)
+	plan, err := newAddressPlan(meshaddr.Ranges())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"ginnel/control"
 	"ginnel/internal/key"
+	"ginnel/internal/meshaddr"
 )
 
 const (
@@ -22,10 +23,7 @@ const (
 	requestTimeout          = 30 * time.Second
 )
 
-var (
-	defaultV4 = netip.MustParsePrefix("100.64.0.0/10")
-	defaultV6 = netip.MustParsePrefix("fd7a:115c:a1e0::/48")
-)
+var ()
 
 // Config configures a [Server]. Store, URL and BaseDomain are required. It must not be changed afterwards.
 type Config struct {
@@ -100,7 +98,7 @@ func (c *Config) moment() moment {
 
 func (c *Config) prefixes() (v4, v6 netip.Prefix) {
 	if !c.V4.IsValid() && !c.V6.IsValid() {
-		return defaultV4, defaultV6
+		return meshaddr.Ranges()
 	}
 	return c.V4, c.V6
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -162,7 +163,7 @@ func TestNewRefuses(t *testing.T) {
 		"relative URL":  func(c *Config) { c.URL = "/control" },
 		"no domain":     func(c *Config) { c.BaseDomain = "" },
 		"bad domain":    func(c *Config) { c.BaseDomain = "Net..test" },
-		"bad range":     func(c *Config) { c.V4 = c.V6; c.V6 = defaultV4 },
+		"bad range":     func(c *Config) { c.V4 = c.V6; c.V6 = netip.MustParsePrefix("100.64.0.0/10") },
 		"bad policy":    func(c *Config) { c.Policy = []byte("{") },
 		"failing store": func(c *Config) { c.Store = closedStore() },
 	} {

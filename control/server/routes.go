@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"ginnel/control"
+	"ginnel/internal/meshaddr"
 )
 
 func isExit(p netip.Prefix) bool { return p.Bits() == 0 }
@@ -53,12 +53,12 @@ func (st *state) takesNodes(route netip.Prefix) bool {
 	if isExit(route) {
 		return false
 	}
-	if control.OverlapsMesh(route) {
+	if meshaddr.TakenBy(route) {
 		return true
 	}
 	for _, pool := range st.pools {
-		// OverlapsMesh has judged the usual ranges, and knows of what in them is no node's.
-		if !control.OverlapsMesh(pool) && route.Overlaps(pool) {
+		// TakenBy has judged the usual ranges, and knows of what in them is no node's.
+		if !meshaddr.TakenBy(pool) && route.Overlaps(pool) {
 			return true
 		}
 	}

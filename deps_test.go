@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"control/store":      {},
 	"internal/filter":    {"control"},
 	"transport":          {"internal/disco", "internal/key", "internal/meshaddr", "internal/udpbatch"},
-	"wireguard":          {"internal/key"},
+	"wireguard":          {"internal/key", "internal/share"},
 	"relay":              {"internal/key", "internal/neterr", "internal/nonblock", "internal/share", "internal/wsstream"},
 	"proxy":              {"internal/deepstack", "internal/hostsock", "internal/neterr", "internal/nonblock", "internal/share", "internal/udpbatch"},
 	"userstack":          {"internal/snoop", "internal/deepstack", "internal/hostsock", "internal/nonblock"},

@@ -30,11 +30,9 @@ type pacMesh struct {
 	Host     []netip.Prefix `json:"host"` // never in the mesh, whatever Prefixes holds
 }
 
-// hostOnly are the prefixes that belong to each host or link, even where a peer is the way to everywhere.
-var hostOnly = []netip.Prefix{
-	netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"),
-	netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
-}
+// thisHost are the prefixes that mean this machine even where a peer is the way to everywhere: see
+// routes.inMesh.
+var thisHost = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
 func (n *Node) servePAC(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig")
@@ -48,7 +46,7 @@ func pacFile(hostPort string, m *NetworkMap) string {
 		AllNames: len(m.DNS.Servers) > 0 || hasDefaultRoute(m),
 		Names:    []string{},
 		Prefixes: fewPrefixes(meshPrefixes(m), pacPrefixes),
-		Host:     hostOnly,
+		Host:     thisHost,
 	}
 	domains := map[string]bool{hostName(m.Domain): true}
 	for _, d := range m.DNS.Search {

@@ -96,7 +96,7 @@ func TestPACFileForEverything(t *testing.T) {
 	} {
 		answers := browse(t, pacFile("127.0.0.1:1080", m), nil, []string{"web.example", "192.0.2.1", "2001:db8::1", "127.0.0.1", "localhost", "fe80::1"})
 		for host, got := range answers {
-			isAddress := host == "192.0.2.1" || host == "2001:db8::1"
+			isAddress := host == "192.0.2.1" || host == "2001:db8::1" || host == "fe80::1"
 			want := pacAnswer{Mesh: host == "web.example" || isAddress && name == "exit"}
 			if got != want {
 				t.Errorf("%s: %s: %+v, want %+v", name, host, got, want)

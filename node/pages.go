@@ -121,16 +121,11 @@ func (n *Node) servePing(w http.ResponseWriter, r *http.Request) {
 
 // serveReach tries once whether the form value "target", host:port or a host, answers within the form value "timeout".
 func (n *Node) serveReach(w http.ResponseWriter, r *http.Request) {
-	if fromWebPage(w, r) {
+	target, patience, ok := n.readTarget(w, r)
+	if !ok {
 		return
 	}
-	target := r.FormValue("target")
-	patience, err := time.ParseDuration(r.FormValue("timeout"))
-	if target == "" || err != nil || patience <= 0 {
-		writeJSON(w, http.StatusBadRequest, apiError{"the form values target and timeout are wanted"})
-		return
-	}
-	switch err := n.tryTarget(r.Context(), target, min(patience, n.cfg.dialTimeout())); {
+	switch err := n.tryTarget(r.Context(), target, patience); {
 	case errors.Is(err, ErrNoSuchPeer):
 		writeJSON(w, http.StatusNotFound, apiError{err.Error()})
 	case err != nil:
@@ -140,19 +135,29 @@ func (n *Node) serveReach(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveWhy walks the way to the form value "target", host:port or a host, with attempts that take at most the form value
-// "timeout".
-func (n *Node) serveWhy(w http.ResponseWriter, r *http.Request) {
+// readTarget reads the form values "target" and "timeout", which DialTimeout bounds. It reports false
+// if it has refused the request.
+func (n *Node) readTarget(w http.ResponseWriter, r *http.Request) (target string, patience time.Duration, ok bool) {
 	if fromWebPage(w, r) {
-		return
+		return "", 0, false
 	}
-	target := r.FormValue("target")
+	target = r.FormValue("target")
 	patience, err := time.ParseDuration(r.FormValue("timeout"))
 	if target == "" || err != nil || patience <= 0 {
 		writeJSON(w, http.StatusBadRequest, apiError{"the form values target and timeout are wanted"})
+		return "", 0, false
+	}
+	return target, min(patience, n.cfg.dialTimeout()), true
+}
+
+// serveWhy walks the way to the form value "target", host:port or a host, with attempts that take at most the form value
+// "timeout".
+func (n *Node) serveWhy(w http.ResponseWriter, r *http.Request) {
+	target, patience, ok := n.readTarget(w, r)
+	if !ok {
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), min(patience, n.cfg.dialTimeout()))
+	ctx, cancel := context.WithTimeout(r.Context(), patience)
 	defer cancel()
 	writeJSON(w, http.StatusOK, n.Why(ctx, target))
 }

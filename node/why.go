@@ -127,7 +127,7 @@ func (w *walk) joins() bool {
 // resolves finds the addresses of the host.
 func (w *walk) resolves(ctx context.Context) bool {
 	if a, err := netip.ParseAddr(w.host); err == nil {
-		w.addrs = []netip.Addr{a.Unmap().WithZone("")}
+		w.addrs = []netip.Addr{a.Unmap()}
 		w.v.add(StepName, StepFine, w.host+" is an address")
 		return true
 	}
@@ -176,7 +176,7 @@ func (w *walk) locates() bool {
 	r := w.n.routes.Load()
 	w.addr = w.addrs[0]
 	for _, a := range w.addrs {
-		if r.inMesh(a) {
+		if a = a.WithZone(""); r.inMesh(a) { // the mesh is one link
 			w.addr = a
 			break
 		}

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/time/rate"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
+
+	"ginnel/internal/share"
 )
 
 // Handshake messages are judged by the goroutine that receives them, before loop sees them, because
@@ -36,9 +38,6 @@ const (
 	// maxSources are remembered. When there are more, all are forgotten: those who forge that many
 	// addresses are held back by loadRate.
 	maxSources = 4096
-
-	// ipv6SiteBits is the length of the prefix that one site has. It can use every address in it.
-	ipv6SiteBits = 64
 )
 
 // verdict is what becomes of a handshake message.
@@ -64,7 +63,7 @@ func (a *admission) init() {
 
 // judge takes a message with a valid MAC1.
 func (a *admission) judge(id *identity, b []byte, from conn.Endpoint, now time.Time) verdict {
-	source := sourceOf(from)
+	source := share.SourceOf(from.DstIP())
 	if a.sources.allow(source, now) && a.all.AllowN(now, 1) {
 		return admitted
 	}
@@ -77,22 +76,12 @@ func (a *admission) judge(id *identity, b []byte, from conn.Endpoint, now time.T
 	return admitted
 }
 
-// allowSource takes a message that can carry no proof.
-func (a *admission) allowSource(from conn.Endpoint, now time.Time) bool {
-	return a.sources.allow(sourceOf(from), now)
-}
-
-// sourceOf returns what shares are counted by: an IPv4 address or an IPv6 site.
-func sourceOf(from conn.Endpoint) netip.Addr {
-	a := from.DstIP().Unmap().WithZone("")
-	if !a.Is6() {
-		return a
+// judgeCookie takes a cookie reply, which can carry no proof.
+func (a *admission) judgeCookie(from conn.Endpoint, now time.Time) verdict {
+	if a.sources.allow(share.SourceOf(from.DstIP()), now) {
+		return admitted
 	}
-	site, err := a.Prefix(ipv6SiteBits)
-	if err != nil {
-		panic(err) // never so: it is an IPv6 address
-	}
-	return site.Addr()
+	return refused
 }
 
 // shares gives each source a rate of its own.
@@ -101,15 +90,15 @@ type shares struct {
 	burst int
 
 	mu  sync.Mutex
-	all map[netip.Addr]*rate.Limiter
+	all map[netip.Prefix]*rate.Limiter
 }
 
-func (s *shares) allow(source netip.Addr, now time.Time) bool {
+func (s *shares) allow(source netip.Prefix, now time.Time) bool {
 	s.mu.Lock()
 	l := s.all[source]
 	if l == nil {
 		if s.all == nil || len(s.all) >= maxSources {
-			s.all = make(map[netip.Addr]*rate.Limiter)
+			s.all = make(map[netip.Prefix]*rate.Limiter)
 		}
 		l = rate.NewLimiter(s.limit, s.burst)
 		s.all[source] = l
@@ -144,42 +133,31 @@ func (m *mac1) valid(id *identity, b []byte) bool {
 // takeHandshake passes a message of a handshake on to loop if it is worth it.
 func (r *receiver) takeHandshake(b []byte) {
 	d, id := r.d, r.d.self.Load()
-	ok := true
-	switch messageType(b) {
-	case typeInitiation:
-		ok = r.mac1.valid(id, b)
-	case typeResponse:
-		ok = d.index.get(binary.LittleEndian.Uint32(b[responseReceiver:])).peer != nil && r.mac1.valid(id, b)
-	case typeCookie:
-		ok = d.index.get(binary.LittleEndian.Uint32(b[cookieReceiver:])) != owner{}
-	}
-	if !ok {
+	if !r.isForUs(id, b) {
 		d.bogus.Add(1)
 		return
 	}
-	switch d.verdict(id, b, r.from) {
-	case challenged:
-		if !d.mail.putChallenged(b, r.from) {
-			d.full.Add(1)
-		}
-	case refused:
+	v := refused
+	if messageType(b) == typeCookie {
+		v = d.admission.judgeCookie(r.from, time.Now())
+	} else {
+		v = d.admission.judge(id, b, r.from, time.Now())
+	}
+	if !(v == admitted && d.mail.put(b, r.from) || v == challenged && d.mail.putChallenged(b, r.from)) {
 		d.full.Add(1)
-	case admitted:
-		if !d.mail.put(b, r.from) {
-			d.full.Add(1)
-		}
 	}
 }
 
-func (d *Device) verdict(id *identity, b []byte, from conn.Endpoint) verdict {
-	now := time.Now()
-	if messageType(b) != typeCookie {
-		return d.admission.judge(id, b, from, now)
+// isForUs reports whether the sender of a handshake message knows our public key, or answers a message
+// of ours.
+func (r *receiver) isForUs(id *identity, b []byte) bool {
+	switch messageType(b) {
+	case typeInitiation:
+		return r.mac1.valid(id, b)
+	case typeResponse:
+		return r.d.index.get(binary.LittleEndian.Uint32(b[responseReceiver:])).peer != nil && r.mac1.valid(id, b)
 	}
-	if !d.admission.allowSource(from, now) {
-		return refused
-	}
-	return admitted
+	return r.d.index.get(binary.LittleEndian.Uint32(b[cookieReceiver:])) != owner{}
 }
 
 // challenge answers a message with a cookie (section 5.4.7).

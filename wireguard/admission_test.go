@@ -11,6 +11,7 @@ import (
 	"golang.zx2c4.com/wireguard/tai64n"
 
 	"ginnel/internal/key"
+	"ginnel/internal/share"
 )
 
 // stranger makes initiations to a device that does not know it. MAC1 is valid: the device's key is
@@ -222,28 +223,31 @@ func TestProvenShare(t *testing.T) {
 	}
 }
 
-// Shares belong to an IPv4 address or an IPv6 site, and are not remembered without bound.
+// Each source has its share, an IPv6 site one together, and they are not remembered without bound.
 func TestShares(t *testing.T) {
-	for _, c := range []struct{ ip, source string }{
-		{"192.0.2.7", "192.0.2.7"},
-		{"::ffff:192.0.2.7", "192.0.2.7"},
-		{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"},
-		{"fe80::1%eth0", "fe80::"},
-	} {
-		p := newPort("x")
-		p.ip = netip.MustParseAddr(c.ip)
-		if got := sourceOf(p); got != netip.MustParseAddr(c.source) {
-			t.Errorf("source of %s is %s, want %s", c.ip, got, c.source)
+	var a admission
+	a.init()
+	site := newPort("x")
+	now := time.Now()
+	taken := 0
+	for i := range 2 * sourceBurst {
+		site.ip = netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: byte(i)})
+		if a.judgeCookie(site, now) == admitted {
+			taken++
 		}
 	}
-	p := newPort("x")
-	p.ip = netip.Addr{}
-	sourceOf(p) // an endpoint without an address is a source like any other
+	if taken != sourceBurst {
+		t.Errorf("%d messages of a site were admitted, want %d", taken, sourceBurst)
+	}
+	site.ip = netip.Addr{}
+	if a.judgeCookie(site, now) != admitted {
+		t.Error("an endpoint without an address is not a source like any other")
+	}
 	s := shares{limit: 1, burst: 1}
-	now := time.Now()
 	for i := range 3 * maxSources {
 		a := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-		if !s.allow(a, now) || s.allow(a, now) {
+		source := share.SourceOf(a)
+		if !s.allow(source, now) || s.allow(source, now) {
 			t.Fatalf("source %d has another share than one message", i)
 		}
 		if len(s.all) > maxSources {

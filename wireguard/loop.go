@@ -98,11 +98,9 @@ func (l *keeper) begin(p *peer, now int64) {
 // receive takes a message of a handshake that was admitted.
 func (l *keeper) receive(m handshakeMessage) {
 	d, now := l.d, l.d.now()
-	if messageType(m.b) == typeCookie {
-		l.takeCookie(m.b)
-		return
-	}
 	switch messageType(m.b) {
+	case typeCookie:
+		l.takeCookie(m.b)
 	case typeInitiation:
 		if p := d.takeInitiation(m.b, m.ep, now); p != nil {
 			l.look(p, now)

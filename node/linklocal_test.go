@@ -60,4 +60,10 @@ func TestLinkLocalAddressesOfPeer(t *testing.T) {
 		err.Error() != "dialling [fe80:1::1%lo]:7: the host was asked for [fe80:1::1%lo]:7" {
 		t.Errorf("outside the mesh: %v", err)
 	}
+	if v := n.Why(t.Context(), "[fe80:1::1%lo]:7"); v.Broken != StepTCP || v.Text != "the host was asked for [fe80:1::1%lo]:7" {
+		t.Errorf("outside the mesh: %+v", v)
+	}
+	if v := n.Why(t.Context(), "[fe80::1%lo]:7"); v.Broken != "" {
+		t.Errorf("in the mesh: %+v", v)
+	}
 }

@@ -1,4 +1,5 @@
-// Package ginnel_test holds the project to its own plan: who may import whom, and how files are formatted.
+// Package ginnel_test holds the project to its own plan: who may import whom, and how files are
+// formatted.
 package ginnel_test
 
 import (
@@ -17,8 +18,9 @@ import (
 	"testing"
 )
 
-// mayImport lists for each package those of the project that it may import. Siblings do not know each other: only node
-// puts them together, and the command puts node together with what users write.
+// mayImport lists for each package those of the project that it may import. Siblings do not know
+// each other: only node puts them together, and the command puts node together with what users
+// write.
 var mayImport = map[string][]string{
 	"cmd/ginnel":         {"configs", "control", "control/policy", "control/server", "control/store", "node", "relay", "internal/busypoll", "internal/egress", "internal/key", "internal/meshaddr"},
 	"node":               {"control", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/filter", "internal/hostsock", "internal/key", "internal/meshaddr", "internal/neterr", "internal/resolver", "internal/share"},
@@ -149,7 +151,8 @@ func forbidden(pkg, imported string, test bool) string {
 		if imported != library && !strings.HasPrefix(imported, library+"/") {
 			continue
 		}
-		// Tests may hold a package against any library but the reference implementations, which interop has.
+		// Tests may hold a package against any library but the reference implementations, which interop
+		// has.
 		if !slices.Contains(pkgs, pkg) && !(test && len(pkgs) > 0) {
 			return "this library is for " + cmp.Or(strings.Join(pkgs, ", "), "the tests in interop")
 		}

@@ -15,19 +15,19 @@ const (
 	loopback   = "127.0.0.1"
 )
 
-// Address is a place to listen at or to dial, in the terms of package net, whose Addr it implements: its network is
-// "tcp", "udp" or "unix".
+// Address is a place to listen at or to dial, in the terms of package net, whose Addr it
+// implements: its network is "tcp", "udp" or "unix".
 type Address struct{ network, address string }
 
 // Network returns the network for net.Listen or net.Dial.
 func (a Address) Network() string { return a.network }
 
-// String returns the address for net.Listen or net.Dial: host:port, or the path of a unix socket. An empty host is
-// every address of the machine.
+// String returns the address for net.Listen or net.Dial: host:port, or the path of a unix socket.
+// An empty host is every address of the machine.
 func (a Address) String() string { return a.address }
 
-// OnlyLocal reports whether nobody but this machine reaches a listener at a: it is a unix socket or on a loopback
-// address.
+// OnlyLocal reports whether nobody but this machine reaches a listener at a: it is a unix socket or
+// on a loopback address.
 func (a Address) OnlyLocal() bool {
 	if a.network == "unix" {
 		return true
@@ -40,23 +40,23 @@ func (a Address) OnlyLocal() bool {
 	return err == nil && addr.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
 }
 
-// Forward is a local port carried to a service of the mesh. Both sides are of the same network, but for a unix socket,
-// which is carried to TCP.
+// Forward is a local port carried to a service of the mesh. Both sides are of the same network, but
+// for a unix socket, which is carried to TCP.
 type Forward struct {
 	Listen Address
 	Target Address // its host may be a name of the mesh
 }
 
-// Serve is a port of the node in the mesh, and where on this machine its connections or datagrams go. The mesh side is
-// UDP if the target is, and TCP otherwise.
+// Serve is a port of the node in the mesh, and where on this machine its connections or datagrams
+// go. The mesh side is UDP if the target is, and TCP otherwise.
 type Serve struct {
 	Port   uint16
 	Target Address
 }
 
-// ParseForward reads [bind:]port:host:hostport, as ssh -L takes it, or unix:PATH:host:hostport; /udp at the end makes it
-// UDP. IPv6 addresses stand in brackets. Without bind, the listener is on loopback; an empty one or * is every address.
-// Port 0 is a free one.
+// ParseForward reads [bind:]port:host:hostport, as ssh -L takes it, or unix:PATH:host:hostport;
+// /udp at the end makes it UDP. IPv6 addresses stand in brackets. Without bind, the listener is on
+// loopback; an empty one or * is every address. Port 0 is a free one.
 func ParseForward(s string) (Forward, error) {
 	forward, err := parseForward(s)
 	if err != nil {
@@ -134,8 +134,8 @@ func parseTarget(network, s string) (Address, error) {
 	return dialAddress(network, host, port)
 }
 
-// ParseProxyAddr reads where a proxy listens: host:port, a port alone for loopback, :port or *:port for every address
-// of the machine, or unix:PATH. Port 0 is a free one.
+// ParseProxyAddr reads where a proxy listens: host:port, a port alone for loopback, :port or *:port
+// for every address of the machine, or unix:PATH. Port 0 is a free one.
 func ParseProxyAddr(s string) (Address, error) {
 	path, isUnix := strings.CutPrefix(s, unixPrefix)
 	var a Address
@@ -151,8 +151,9 @@ func ParseProxyAddr(s string) (Address, error) {
 	return a, nil
 }
 
-// ParseDNSAddr reads where a DNS server listens: host:port, a port alone for loopback, or *:port for every address of the
-// machine. An empty host, which proxies take for every address, is loopback here, because a DNS server asks for no password.
+// ParseDNSAddr reads where a DNS server listens: host:port, a port alone for loopback, or *:port
+// for every address of the machine. An empty host, which proxies take for every address, is
+// loopback here, because a DNS server asks for no password.
 func ParseDNSAddr(s string) (Address, error) {
 	listen := s
 	if port, ok := strings.CutPrefix(s, ":"); ok && !strings.Contains(port, ":") {

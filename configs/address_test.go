@@ -164,7 +164,8 @@ func TestParseProxyAddr(t *testing.T) {
 	}
 }
 
-// A DNS server asks for no password, so that only an address that is written reaches beyond loopback.
+// A DNS server asks for no password, so that only an address that is written reaches beyond
+// loopback.
 func TestParseDNSAddr(t *testing.T) {
 	for _, test := range []struct {
 		in, want string

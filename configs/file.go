@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// maxYAML bounds a --config file. The YAML parser's time grows with the square of some inputs; at this size the
-	// worst of them takes seconds.
+	// maxYAML bounds a --config file. The YAML parser's time grows with the square of some inputs; at
+	// this size the worst of them takes seconds.
 	maxYAML = 64 << 10
 	// maxWireGuard bounds a wg-quick file: some ten thousand peers.
 	maxWireGuard = 4 << 20
@@ -44,8 +44,8 @@ func tooLarge(name string, limit int64) Problems {
 	return Problems{{Position{File: name}, fmt.Sprintf("is larger than %d KiB", limit>>10)}}
 }
 
-// text returns b, the contents of the file name, without a byte order mark. What is larger than limit or not a text,
-// such as a file in UTF-16, is refused.
+// text returns b, the contents of the file name, without a byte order mark. What is larger than
+// limit or not a text, such as a file in UTF-16, is refused.
 func text(name string, b []byte, limit int64) (string, error) {
 	if int64(len(b)) > limit {
 		return "", tooLarge(name, limit)
@@ -77,9 +77,9 @@ func notText(name string, b []byte) Position {
 // IsSecretFile reports whether Secret reads value from a file.
 func IsSecretFile(value string) bool { return strings.HasPrefix(value, secretPrefix) }
 
-// Secret returns the secret that a flag names: value itself or, for file:PATH, what the file holds without the line
-// break that ends it. Errors name the path and never the secret. Who may read the file is not checked: secrets mounted
-// into containers are readable by everybody who is in there.
+// Secret returns the secret that a flag names: value itself or, for file:PATH, what the file holds
+// without the line break that ends it. Errors name the path and never the secret. Who may read the
+// file is not checked: secrets mounted into containers are readable by everybody who is in there.
 func Secret(value string) (string, error) {
 	path, ok := strings.CutPrefix(value, secretPrefix)
 	if !ok {

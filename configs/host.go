@@ -11,7 +11,8 @@ import (
 // maxName is the longest name that DNS can ask for.
 const maxName = 253
 
-// parseHost checks an address, without brackets, or a name, and returns addresses in their canonical form.
+// parseHost checks an address, without brackets, or a name, and returns addresses in their
+// canonical form.
 func parseHost(s string) (string, error) {
 	if s == "" {
 		return "", errors.New("host is empty")
@@ -25,8 +26,8 @@ func parseHost(s string) (string, error) {
 	return s, nil
 }
 
-// checkName accepts what a resolver could be asked for. Underscores are in use, though not in the letter of RFC 1123;
-// names in other scripts are asked for in their xn-- form.
+// checkName accepts what a resolver could be asked for. Underscores are in use, though not in the
+// letter of RFC 1123; names in other scripts are asked for in their xn-- form.
 func checkName(s string) error {
 	labels := strings.Split(strings.TrimSuffix(s, "."), ".")
 	for _, label := range labels {
@@ -58,8 +59,9 @@ func parsePort(s string, lowest uint16) (uint16, error) {
 	return uint16(port), nil
 }
 
-// cutHostPort takes host and port off the end of s, where an IPv6 address stands in brackets, and returns what is left
-// before them without its colon. It is how both ssh and wg read: from the right.
+// cutHostPort takes host and port off the end of s, where an IPv6 address stands in brackets, and
+// returns what is left before them without its colon. It is how both ssh and wg read: from the
+// right.
 func cutHostPort(s string) (rest, host, port string, err error) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {

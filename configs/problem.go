@@ -1,9 +1,10 @@
-// Package configs reads what users write: the YAML file of --config, wg-quick files of --wireguard, and the values of
-// the flags that are more than a word (forwards, served ports, proxy addresses, sizes, secrets).
+// Package configs reads what users write: the YAML file of --config, wg-quick files of --wireguard,
+// and the values of the flags that are more than a word (forwards, served ports, proxy addresses,
+// sizes, secrets).
 //
-// Parsers are pure and strict. A file's problems are all reported at once, each at its file:line:column, and no message
-// holds a secret. The package starts no goroutine and never logs: what the user ought to know and can live with comes
-// back as a warning.
+// Parsers are pure and strict. A file's problems are all reported at once, each at its
+// file:line:column, and no message holds a secret. The package starts no goroutine and never logs:
+// what the user ought to know and can live with comes back as a warning.
 package configs
 
 import (
@@ -20,8 +21,8 @@ const (
 	maxQuoted = 80
 )
 
-// Position is a place in a file. Lines and columns count from 1, columns in characters; a problem with the file as a
-// whole has neither.
+// Position is a place in a file. Lines and columns count from 1, columns in characters; a problem
+// with the file as a whole has neither.
 type Position struct {
 	File         string
 	Line, Column int
@@ -44,7 +45,8 @@ type Problem struct {
 // String returns file:line:column: text.
 func (p Problem) String() string { return p.Position.String() + ": " + p.Text }
 
-// Problems is the error for a file that cannot be used: everything wrong with it, in the order of the file.
+// Problems is the error for a file that cannot be used: everything wrong with it, in the order of
+// the file.
 type Problems []Problem
 
 // Error returns one line a problem.

@@ -17,8 +17,9 @@ type ProxyAuth struct{ User, Password string }
 // Plain returns USER:PASS, which ParseProxyAuth reads.
 func (a ProxyAuth) Plain() string { return a.User + ":" + a.Password }
 
-// ParseProxyAuth reads USER:PASS, or file:PATH of a file that holds them. Both must be there and fit into SOCKS5
-// (RFC 1929: at most 255 bytes each) and HTTP Basic (RFC 7617: no control characters). Errors never repeat the value.
+// ParseProxyAuth reads USER:PASS, or file:PATH of a file that holds them. Both must be there and
+// fit into SOCKS5 (RFC 1929: at most 255 bytes each) and HTTP Basic (RFC 7617: no control
+// characters). Errors never repeat the value.
 func ParseProxyAuth(value string) (ProxyAuth, error) {
 	s, err := Secret(value)
 	if err != nil {
@@ -49,8 +50,8 @@ func (a ProxyAuth) Format(f fmt.State, _ rune) { io.WriteString(f, a.String()) }
 // LogValue implements slog.LogValuer and shows the user only.
 func (a ProxyAuth) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
-// sizeUnits are the units of ParseSize: of two, of ten, and as Kubernetes writes those of two. A bare M is not among
-// them, since it means the one here and the other there.
+// sizeUnits are the units of ParseSize: of two, of ten, and as Kubernetes writes those of two. A
+// bare M is not among them, since it means the one here and the other there.
 var sizeUnits = map[string]int64{
 	"": 1, "B": 1,
 	"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,

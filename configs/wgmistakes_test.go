@@ -91,7 +91,8 @@ func TestWireGuardMistakes(t *testing.T) {
 	}
 }
 
-// A mistake must not bring a key to the terminal or into a log, wherever in the file the key has slipped to.
+// A mistake must not bring a key to the terminal or into a log, wherever in the file the key has
+// slipped to.
 func TestMistakesShowNoSecrets(t *testing.T) {
 	secret := strings.TrimSuffix(privateA, "=")
 	for _, file := range []string{

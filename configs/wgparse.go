@@ -195,10 +195,11 @@ type wgOwner struct {
 	line int
 }
 
-// merge makes peers of sections. Setting a configuration, wg hands every section to the device in the order of the
-// file, and the device decides: a section with a public key that was there before updates that peer, the keys it gives
-// replacing the former ones and its AllowedIPs, given or not, replacing all former AllowedIPs; a prefix belongs to the
-// peer that names it last; and a peer with the device's own key is passed over.
+// merge makes peers of sections. Setting a configuration, wg hands every section to the device in
+// the order of the file, and the device decides: a section with a public key that was there before
+// updates that peer, the keys it gives replacing the former ones and its AllowedIPs, given or not,
+// replacing all former AllowedIPs; a prefix belongs to the peer that names it last; and a peer with
+// the device's own key is passed over.
 func (p *wgParser) merge() {
 	var (
 		own     = p.config.PrivateKey.Public()
@@ -263,8 +264,8 @@ func (p *wgParser) allow(peer *WireGuardPeer, prefixes []allowedIP, owners map[n
 	}
 }
 
-// named names what is not known, if it is short and of letters only. Anything else may be a secret that slipped out of
-// its place.
+// named names what is not known, if it is short and of letters only. Anything else may be a secret
+// that slipped out of its place.
 func named(kind, name string) string {
 	notLetter := func(r rune) bool { lower := r | 0x20; return lower < 'a' || lower > 'z' }
 	if name == "" || len(name) > 24 || strings.ContainsFunc(name, notLetter) {

@@ -33,8 +33,8 @@ type entry struct {
 	at    Position
 }
 
-// lineScanner cuts a wg-quick file into lines as wg's config_read_line does: everything from a # on is a comment and
-// white space, wherever it is, means nothing.
+// lineScanner cuts a wg-quick file into lines as wg's config_read_line does: everything from a # on
+// is a comment and white space, wherever it is, means nothing.
 type lineScanner struct {
 	file string
 	rest string
@@ -94,7 +94,8 @@ func header(line string) (section, bool) {
 	return unknownSection, true
 }
 
-// items cuts the value of e at the separators, each of them one byte. Parts that hold nothing are left out.
+// items cuts the value of e at the separators, each of them one byte. Parts that hold nothing are
+// left out.
 func (e entry) items(separator func(rune) bool) []entry {
 	var items []entry
 	for rest, column := e.value, e.at.Column; rest != ""; {

@@ -18,7 +18,8 @@ const (
 	maxMTU   = 65500
 )
 
-// The read methods are named for the keys of wg-quick files. Each takes over one value, or reports why it cannot.
+// The read methods are named for the keys of wg-quick files. Each takes over one value, or reports
+// why it cannot.
 
 func (p *wgParser) readPrivateKey(e entry) {
 	p.keyAt = e.at
@@ -60,8 +61,8 @@ func (p *wgParser) readPresharedKey(e entry) {
 	p.peer().presharedKey = &psk
 }
 
-// decodeKey demands what wg's key_from_base64 demands: 44 characters of standard base64, the last a padding, and no
-// stray bits before it. The error never repeats the value.
+// decodeKey demands what wg's key_from_base64 demands: 44 characters of standard base64, the last a
+// padding, and no stray bits before it. The error never repeats the value.
 func decodeKey(s string) (k [key.Size]byte, err error) {
 	const length = 44
 	if s = squeeze(s); len(s) != length {
@@ -127,7 +128,8 @@ func (p *wgParser) readPrefix(e entry) (netip.Prefix, bool) {
 	return netip.PrefixFrom(addr, int(bits)), true
 }
 
-// readDNS tells resolvers from search domains by wg-quick's rule: digits and dots only, or a colon, is an address.
+// readDNS tells resolvers from search domains by wg-quick's rule: digits and dots only, or a colon,
+// is an address.
 func (p *wgParser) readDNS(e entry) {
 	for _, item := range e.items(isSpaceOrComma) {
 		switch {
@@ -171,7 +173,8 @@ func (p *wgParser) readMTU(e entry) {
 	p.config.MTU, p.mtuAt = int(mtu), e.at
 }
 
-// readEndpoint cuts at the last colon as wg does, so that an IPv6 address without brackets is understood too.
+// readEndpoint cuts at the last colon as wg does, so that an IPv6 address without brackets is
+// understood too.
 func (p *wgParser) readEndpoint(e entry) {
 	value := squeeze(e.value)
 	rest, host, port, err := cutHostPort(value)

@@ -23,8 +23,8 @@ type WireGuard struct {
 	Warnings   []Problem // lines without effect, and others that are hardly meant as they are written
 }
 
-// WireGuardPeer is one peer, after sections with the same public key have been merged. No prefix is allowed to two
-// peers.
+// WireGuardPeer is one peer, after sections with the same public key have been merged. No prefix is
+// allowed to two peers.
 type WireGuardPeer struct {
 	PublicKey           key.NodePublic
 	PresharedKey        key.Preshared
@@ -87,9 +87,10 @@ func worldAccessible(path string) bool {
 	return modeTells && file.Mode()&dir.Mode()&0o007 != 0
 }
 
-// ParseWireGuard reads b, the contents of the file name, the way wg-quick(8) and wg(8) do: whatever they accept is
-// accepted, with these exceptions. A private key and an address are required, names of services do not stand for port
-// numbers, and what would change the host (commands, routing tables, firewall marks) has no effect but a warning.
+// ParseWireGuard reads b, the contents of the file name, the way wg-quick(8) and wg(8) do: whatever
+// they accept is accepted, with these exceptions. A private key and an address are required, names
+// of services do not stand for port numbers, and what would change the host (commands, routing
+// tables, firewall marks) has no effect but a warning.
 //
 // An error is of type Problems.
 func ParseWireGuard(name string, b []byte) (*WireGuard, error) {

@@ -311,7 +311,8 @@ func TestLoadWireGuard(t *testing.T) {
 	}
 }
 
-// In a large file whose prefixes change their owner again and again, work that grows with the square would be felt.
+// In a large file whose prefixes change their owner again and again, work that grows with the
+// square would be felt.
 func TestLargeWireGuardFile(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(minimal)

@@ -12,7 +12,8 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Kind is what the value of a key may be. Whether its text makes sense is for the flag of that name to say.
+// Kind is what the value of a key may be. Whether its text makes sense is for the flag of that name
+// to say.
 type Kind int
 
 const (
@@ -42,9 +43,9 @@ func Load(path string, known map[string]Kind) ([]Setting, error) {
 	return Parse(path, b, known)
 }
 
-// Parse reads b, the contents of the file name: one YAML mapping whose keys are those of known. The settings are in the
-// order of the file. Unknown and repeated keys, values of the wrong kind, empty values, anchors, tags and a second
-// document are mistakes. An error is of type Problems.
+// Parse reads b, the contents of the file name: one YAML mapping whose keys are those of known. The
+// settings are in the order of the file. Unknown and repeated keys, values of the wrong kind, empty
+// values, anchors, tags and a second document are mistakes. An error is of type Problems.
 func Parse(name string, b []byte, known map[string]Kind) ([]Setting, error) {
 	s, err := text(name, b, maxYAML)
 	if err != nil {

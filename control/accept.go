@@ -16,7 +16,8 @@ import (
 	"ginnel/internal/wsstream"
 )
 
-// This file is the server's end of the upgrade to a channel (control specification, sections 2.1, 2.7 and 2.8).
+// This file is the server's end of the upgrade to a channel (control specification, sections 2.1,
+// 2.7 and 2.8).
 
 const (
 	upgradePath         = "/ts2021"
@@ -55,8 +56,9 @@ func (e *VersionError) Error() string {
 	return fmt.Sprintf("client speaks capability version %d, this server version %d and later", e.Version, e.Min)
 }
 
-// Accept turns an HTTP request into a channel. If it fails it has answered the request; the connection is closed by the
-// server's loop or was closed here. The channel outlives ctx, and the request: closing it is up to the caller.
+// Accept turns an HTTP request into a channel. If it fails it has answered the request; the
+// connection is closed by the server's loop or was closed here. The channel outlives ctx, and the
+// request: closing it is up to the caller.
 func Accept(ctx context.Context, w http.ResponseWriter, r *http.Request, cfg AcceptConfig) (*Conn, error) {
 	if cfg.Key.IsZero() {
 		http.Error(w, "the server has no key", http.StatusInternalServerError)

@@ -14,7 +14,8 @@ import (
 
 // What is said of a certificate that is not accepted, which is the most frequent trouble.
 
-// CertificateError says that TLS was refused by us, and what that may mean. It is an ErrUnreachable too.
+// CertificateError says that TLS was refused by us, and what that may mean. It is an ErrUnreachable
+// too.
 type CertificateError struct {
 	Host string
 	Err  error

@@ -67,8 +67,8 @@ func (ch *channel) close() {
 	ch.h2.Close()
 }
 
-// ServerKey returns the server's key: the pinned one, or else the one that the server gave when first asked. Callers
-// should remember and pin it.
+// ServerKey returns the server's key: the pinned one, or else the one that the server gave when
+// first asked. Callers should remember and pin it.
 func (c *Client) ServerKey(ctx context.Context) (key.MachinePublic, error) {
 	ctx, release, err := c.calls.begin(ctx)
 	if err != nil {
@@ -276,7 +276,8 @@ func (c *Client) attempt(ctx context.Context, open func(context.Context, net.Con
 	return open(ctx, conn)
 }
 
-// diagnose finds out why a handshake failed: an old version and a wrong key look the same (section 2.7).
+// diagnose finds out why a handshake failed: an old version and a wrong key look the same (section
+// 2.7).
 func (c *Client) diagnose(ctx context.Context, server key.MachinePublic, err error) error {
 	frame, said := errors.AsType[*errorFrame](err)
 	refused := said || errors.Is(err, errHungUp)

@@ -30,15 +30,16 @@ const (
 type ClientConfig struct {
 	URL        string             // of the server, http or https; required
 	MachineKey key.MachinePrivate // required
-	// ServerKey is the server's key if it is known: no other is accepted then. Zero: the server is asked once, over HTTPS,
-	// or over HTTP if the URL names a loopback or private address.
+	// ServerKey is the server's key if it is known: no other is accepted then. Zero: the server is
+	// asked once, over HTTPS, or over HTTP if the URL names a loopback or private address.
 	ServerKey key.MachinePublic
 
 	// DialContext makes TCP connections; nil: net.Dialer's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	TLS         *tls.Config // nil: the system's authorities; ServerName and NextProtos are set here
 
-	// Ping measures what the server wants to know of the way to ip: disco, TSMP, ICMP or peerapi. Nil: nothing can be.
+	// Ping measures what the server wants to know of the way to ip: disco, TSMP, ICMP or peerapi. Nil:
+	// nothing can be.
 	Ping func(ctx context.Context, kind string, ip netip.Addr) PingResponse
 
 	Version string       // of the program; empty: not told
@@ -66,8 +67,8 @@ func (c *ClientConfig) dial(ctx context.Context, network, addr string) (net.Conn
 	return c.DialContext(ctx, network, addr)
 }
 
-// Client is a node's end of the conversation with a coordination server. It opens a channel when one is needed and keeps
-// it; all requests share it. Methods may be called concurrently.
+// Client is a node's end of the conversation with a coordination server. It opens a channel when
+// one is needed and keeps it; all requests share it. Methods may be called concurrently.
 type Client struct {
 	cfg ClientConfig
 	log *slog.Logger
@@ -102,11 +103,12 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	return c, nil
 }
 
-// ErrUnprotected is a configuration by which anybody on the way could pass for the server: its key is not known, and
-// would be asked for over plain HTTP, across networks that others use.
+// ErrUnprotected is a configuration by which anybody on the way could pass for the server: its key
+// is not known, and would be asked for over plain HTTP, across networks that others use.
 var ErrUnprotected = errors.New("nothing protects the server's key on the way: https is wanted, or the key itself")
 
-// CheckServer says what NewClient would have against a server by its URL and its key, zero if that is not known.
+// CheckServer says what NewClient would have against a server by its URL and its key, zero if that
+// is not known.
 func CheckServer(text string, k key.MachinePublic) error {
 	u, err := serverURL(text)
 	if err != nil {

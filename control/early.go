@@ -6,8 +6,9 @@ import (
 	"io"
 )
 
-// A server may begin with a payload of its own before HTTP/2 does (control specification, section 2.6). Nothing in it
-// concerns us: it is skipped while the first bytes are read, and nobody waits for it.
+// A server may begin with a payload of its own before HTTP/2 does (control specification, section
+// 2.6). Nothing in it concerns us: it is skipped while the first bytes are read, and nobody waits
+// for it.
 
 const (
 	earlyMagic  = "\xff\xff\xffTS"
@@ -17,7 +18,8 @@ const (
 
 var errEarlySize = errors.New("channel begins with a payload of impossible size")
 
-// earlyConn is a client's channel without the early payload. It is not safe for several readers at once.
+// earlyConn is a client's channel without the early payload. It is not safe for several readers at
+// once.
 type earlyConn struct {
 	*Conn
 	head [earlyHeader]byte

@@ -10,19 +10,22 @@ import (
 	"ginnel/internal/key"
 )
 
-// What a Client returns, tested with errors.Is. A call that its context ended returns the cause of that instead.
+// What a Client returns, tested with errors.Is. A call that its context ended returns the cause of
+// that instead.
 var (
-	// ErrUnreachable: no conversation with the server came about, or it broke off. Trying again may help.
+	// ErrUnreachable: no conversation with the server came about, or it broke off. Trying again may
+	// help.
 	ErrUnreachable = errors.New("control: server cannot be reached")
 	// ErrUnauthorized: the server does not serve this machine, whatever is asked.
 	ErrUnauthorized = errors.New("control: server does not serve this machine")
-	// ErrUnknownNode: the server has no such node, or it belongs to another machine. Registering again may help.
+	// ErrUnknownNode: the server has no such node, or it belongs to another machine. Registering again
+	// may help.
 	ErrUnknownNode = errors.New("control: server does not know this node")
 	// ErrVersionRefused: the server does not speak our version of the protocol.
 	ErrVersionRefused = errors.New("control: server refuses this version of the protocol")
 
-	// ErrStreamEnded: the server has ended a map stream in an orderly way, on a channel that goes on. It does so when
-	// another process has begun one for the same node. It is an ErrUnreachable too.
+	// ErrStreamEnded: the server has ended a map stream in an orderly way, on a channel that goes on.
+	// It does so when another process has begun one for the same node. It is an ErrUnreachable too.
 	ErrStreamEnded = errors.New("server ended the stream, and goes on otherwise")
 
 	errClosed = fmt.Errorf("control: client closed: %w", net.ErrClosed)
@@ -33,8 +36,8 @@ type RefusedError struct{ Reason string }
 
 func (e *RefusedError) Error() string { return "control: server refuses to register: " + e.Reason }
 
-// KeyChangedError says that the server at the URL has another key than the one that was pinned or seen first. Nothing
-// was said to it.
+// KeyChangedError says that the server at the URL has another key than the one that was pinned or
+// seen first. Nothing was said to it.
 type KeyChangedError struct{ Known, Now key.MachinePublic }
 
 func (e *KeyChangedError) Error() string {
@@ -48,7 +51,8 @@ func (e *RateLimitError) Error() string {
 	return fmt.Sprintf("control: server wants to be asked again in %v", e.RetryAfter.Round(time.Second))
 }
 
-// StatusError is an answer of the server other than 200. What it wraps says what the status means there, if anything.
+// StatusError is an answer of the server other than 200. What it wraps says what the status means
+// there, if anything.
 type StatusError struct {
 	Path string
 	Code int

@@ -10,13 +10,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// This file is the framing of map responses (control specification, section 5.3): a little-endian length of four bytes,
-// then JSON, as it is or as one zstd frame of its own.
+// This file is the framing of map responses (control specification, section 5.3): a little-endian
+// length of four bytes, then JSON, as it is or as one zstd frame of its own.
 
 const (
 	frameHeader = 4
-	// maxFrame and maxDocument are the sizes in bytes that a frame may have before and after it is decompressed. A peer
-	// takes about a kilobyte of the document.
+	// maxFrame and maxDocument are the sizes in bytes that a frame may have before and after it is
+	// decompressed. A peer takes about a kilobyte of the document.
 	maxFrame    = 16 << 20
 	maxDocument = 64 << 20
 	// keepBuffer is the size of buffers that are kept from one frame to the next.
@@ -30,8 +30,8 @@ var (
 	errCompression  = errors.New("compression is not known")
 )
 
-// zstdEncoder and zstdDecoder hold memory worth sharing, and work on whole frames for as many callers at a time as there
-// are processors.
+// zstdEncoder and zstdDecoder hold memory worth sharing, and work on whole frames for as many
+// callers at a time as there are processors.
 var (
 	zstdEncoder = newZstdEncoder()
 	zstdDecoder = newZstdDecoder()
@@ -56,7 +56,8 @@ func newZstdDecoder() *zstd.Decoder {
 	return d
 }
 
-// AppendFrame appends resp as one frame. The compression is that of the MapRequest: empty or CompressZstd.
+// AppendFrame appends resp as one frame. The compression is that of the MapRequest: empty or
+// CompressZstd.
 func AppendFrame(b []byte, resp *MapResponse, compress string) ([]byte, error) {
 	doc, err := json.Marshal(resp)
 	if err != nil {
@@ -65,7 +66,8 @@ func AppendFrame(b []byte, resp *MapResponse, compress string) ([]byte, error) {
 	return appendFrame(b, doc, compress)
 }
 
-// KeepAliveFrame returns the frame that says nothing but that the stream is alive. It is always the same: encode it once.
+// KeepAliveFrame returns the frame that says nothing but that the stream is alive. It is always the
+// same: encode it once.
 func KeepAliveFrame(compress string) ([]byte, error) {
 	return appendFrame(nil, []byte(`{"KeepAlive":true}`), compress)
 }
@@ -106,7 +108,8 @@ type frameReader struct {
 	err      error
 }
 
-// next returns the JSON of the next frame, valid until the next call. It is io.EOF between two frames.
+// next returns the JSON of the next frame, valid until the next call. It is io.EOF between two
+// frames.
 func (r *frameReader) next() ([]byte, error) {
 	if r.err == nil {
 		var doc []byte
@@ -164,7 +167,8 @@ func keep(b []byte) []byte {
 	return b
 }
 
-// readGrowing appends n bytes of r to b. The buffer grows as they come: a length alone costs nobody memory.
+// readGrowing appends n bytes of r to b. The buffer grows as they come: a length alone costs nobody
+// memory.
 func readGrowing(r io.Reader, b []byte, n int) ([]byte, error) {
 	for n > 0 {
 		if len(b) == cap(b) {

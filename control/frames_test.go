@@ -77,7 +77,8 @@ func TestFrameLimits(t *testing.T) {
 	}
 }
 
-// bomb returns a small frame with a document that is too large, and does not say so at its beginning.
+// bomb returns a small frame with a document that is too large, and does not say so at its
+// beginning.
 func bomb(t *testing.T) []byte {
 	t.Helper()
 	var b bytes.Buffer

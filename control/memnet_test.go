@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// memPipe returns the two ends of a connection in memory that buffers up to limit bytes in each direction and knows
-// deadlines, half-closed ends aside. Unlike net.Pipe it lets a writer go on without a reader, as sockets do.
+// memPipe returns the two ends of a connection in memory that buffers up to limit bytes in each
+// direction and knows deadlines, half-closed ends aside. Unlike net.Pipe it lets a writer go on
+// without a reader, as sockets do.
 func memPipe(limit int, a, b netip.AddrPort) (*memConn, *memConn) {
 	ab, ba := newMemHalf(limit), newMemHalf(limit)
 	return &memConn{r: ba, w: ab, local: a, remote: b}, &memConn{r: ab, w: ba, local: b, remote: a}

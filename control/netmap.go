@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// baseChunk is the chunk of PacketFilters that PacketFilter stands for, and allEntries the key that means every one.
+// baseChunk is the chunk of PacketFilters that PacketFilter stands for, and allEntries the key that
+// means every one.
 const (
 	baseChunk  = "base"
 	allEntries = "*"
@@ -18,8 +19,8 @@ const (
 // errNoSelf is a stream that does not begin as it has to (control specification, section 5.4).
 var errNoSelf = errors.New("first map response lacks the node itself")
 
-// NetMap is what a stream has told so far: a snapshot that nobody changes. Snapshots of one stream share what has not
-// changed from one to the next, so that pointers tell what has.
+// NetMap is what a stream has told so far: a snapshot that nobody changes. Snapshots of one stream
+// share what has not changed from one to the next, so that pointers tell what has.
 type NetMap struct {
 	Self  *Node
 	Peers []*Node // by ID, ascending; see Peer
@@ -53,9 +54,9 @@ func (m *NetMap) Peer(id int64) *Node {
 	return nil
 }
 
-// Apply returns the map after one more frame, received at now; m itself stays as it was. A nil m is the beginning of a
-// stream. The result shares memory with m and r, and is m if the frame changes nothing at all (control specification,
-// section 5.5). It keeps to the order of tailscaled.
+// Apply returns the map after one more frame, received at now; m itself stays as it was. A nil m is
+// the beginning of a stream. The result shares memory with m and r, and is m if the frame changes
+// nothing at all (control specification, section 5.5). It keeps to the order of tailscaled.
 func (m *NetMap) Apply(r *MapResponse, now time.Time) (*NetMap, error) {
 	if r.KeepAlive && (m == nil || !r.hasNews()) {
 		return m, nil

@@ -5,10 +5,12 @@ import (
 	"slices"
 )
 
-// This file compares snapshots by what they share. Whoever takes only the latest of several snapshots misses nothing.
+// This file compares snapshots by what they share. Whoever takes only the latest of several
+// snapshots misses nothing.
 
-// PeerDiff lists how the peers of next differ from those of m, both of one stream or not: calls gone for those that are
-// no longer there and changed for those that are new or other than before. A nil m has none.
+// PeerDiff lists how the peers of next differ from those of m, both of one stream or not: calls
+// gone for those that are no longer there and changed for those that are new or other than before.
+// A nil m has none.
 func (m *NetMap) PeerDiff(next *NetMap, changed func(n *Node), gone func(n *Node)) {
 	var old []*Node
 	if m != nil {
@@ -47,8 +49,8 @@ const (
 	PartMessages // Health and DisplayMessages
 )
 
-// Changed tells in which parts next may differ from m, without comparing contents: what a server sends again counts as
-// changed. It is cheap; a nil m differs in all parts.
+// Changed tells in which parts next may differ from m, without comparing contents: what a server
+// sends again counts as changed. It is cheap; a nil m differs in all parts.
 func (m *NetMap) Changed(next *NetMap) (parts Part) {
 	if m == nil {
 		return PartSelf | PartPeers | PartDERP | PartDNS | PartFilter | PartUsers | PartMessages

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// This file is the part of a NetMap that can be large (control specification, section 5.5). A frame that changes one peer
-// costs a copy of that peer and of the list of pointers.
+// This file is the part of a NetMap that can be large (control specification, section 5.5). A frame
+// that changes one peer costs a copy of that peer and of the list of pointers.
 
 func compareNodes(a, b *Node) int { return cmp.Compare(a.ID, b.ID) }
 
@@ -100,8 +100,8 @@ func mergePeers(peers, changed []*Node) []*Node {
 	return append(merged, peers...)
 }
 
-// inherit keeps Online and LastSeen of the node that n replaces if n leaves them out and differs only in what a patch
-// could have said: tailscaled makes a patch of it.
+// inherit keeps Online and LastSeen of the node that n replaces if n leaves them out and differs
+// only in what a patch could have said: tailscaled makes a patch of it.
 func (n *Node) inherit(old *Node) {
 	online := n.Online == nil && old.Online != nil
 	seen := n.LastSeen.IsZero() && !old.LastSeen.IsZero()

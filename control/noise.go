@@ -12,8 +12,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// This file is the Noise handshake (control specification, sections 2.2 to 2.4): messages in, messages and keys out. It
-// reads and writes no connection.
+// This file is the Noise handshake (control specification, sections 2.2 to 2.4): messages in,
+// messages and keys out. It reads and writes no connection.
 
 // Types of what is sent on a channel.
 const (
@@ -139,7 +139,8 @@ func respond(server key.MachinePrivate, initiation []byte, random io.Reader) (*s
 	return s, msg, nil
 }
 
-// appendErrorFrame appends what a server sends in place of a response: text for people, not authenticated.
+// appendErrorFrame appends what a server sends in place of a response: text for people, not
+// authenticated.
 func appendErrorFrame(b []byte, text string) []byte {
 	text = text[:min(len(text), maxErrorText)]
 	b = append(b, typeError)
@@ -152,7 +153,8 @@ type errorFrame struct{ text string }
 
 func (e *errorFrame) Error() string { return fmt.Sprintf("server says %q", e.text) }
 
-// readResponse reads the server's answer to an initiation. The error is an *errorFrame if that was the answer.
+// readResponse reads the server's answer to an initiation. The error is an *errorFrame if that was
+// the answer.
 func readResponse(r io.Reader) ([]byte, error) {
 	msg := make([]byte, responseSize)
 	if _, err := io.ReadFull(r, msg[:messageHeader]); err != nil {

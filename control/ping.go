@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// This file answers PingRequests (control specification, section 10.2). A server can have this program send requests to
-// itself and to nobody else, and can control nothing by them.
+// This file answers PingRequests (control specification, section 10.2). A server can have this
+// program send requests to itself and to nobody else, and can control nothing by them.
 
 const (
 	pingTimeout = 15 * time.Second
@@ -137,8 +137,8 @@ func (p *ping) reply(ctx context.Context, method string, u *url.URL, body []byte
 	return resp.Body.Close()
 }
 
-// serveC2N answers an HTTP request that came inside a ping with the text of an HTTP response: "/echo" returns the body,
-// and nothing else is there.
+// serveC2N answers an HTTP request that came inside a ping with the text of an HTTP response:
+// "/echo" returns the body, and nothing else is there.
 func serveC2N(payload []byte) []byte {
 	answer := http.Response{StatusCode: http.StatusBadRequest, ProtoMajor: 1, ProtoMinor: 1}
 	body := []byte("unknown request\n")

@@ -19,10 +19,11 @@ var (
 	errEnded  = errors.New("server ended the stream")
 )
 
-// Poll opens the stream of the network map and yields a snapshot for each frame that changes it. It ends with one error,
-// unless the caller stops first: ErrUnknownNode, ErrUnauthorized, or an ErrUnreachable when the stream broke off.
-// Reconnecting is up to the caller, who keeps the last snapshot until a new stream has brought one. There should be one
-// stream at a time; its request should tell the node's whole state (section 5.1).
+// Poll opens the stream of the network map and yields a snapshot for each frame that changes it. It
+// ends with one error, unless the caller stops first: ErrUnknownNode, ErrUnauthorized, or an
+// ErrUnreachable when the stream broke off. Reconnecting is up to the caller, who keeps the last
+// snapshot until a new stream has brought one. There should be one stream at a time; its request
+// should tell the node's whole state (section 5.1).
 func (c *Client) Poll(ctx context.Context, req MapRequest) iter.Seq2[*NetMap, error] {
 	return func(yield func(*NetMap, error) bool) {
 		if err := c.poll(ctx, req, yield); err != nil {
@@ -88,7 +89,8 @@ func (c *Client) openStream(ctx context.Context, req *MapRequest) (io.ReadCloser
 	return resp.Body, ch, nil
 }
 
-// streamError explains the end of a stream. One that did not end in an orderly way takes the channel with it.
+// streamError explains the end of a stream. One that did not end in an orderly way takes the
+// channel with it.
 func (c *Client) streamError(ctx context.Context, ch *channel, err error) error {
 	switch cause := context.Cause(ctx); {
 	case cause == errSilent:

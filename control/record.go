@@ -18,14 +18,15 @@ import (
 	"ginnel/internal/key"
 )
 
-// This file is the record layer (control specification, sections 2.3 and 2.5). It is not the one of the Noise library:
-// nonces are big endian here, and records end at 4096 bytes.
+// This file is the record layer (control specification, sections 2.3 and 2.5). It is not the one of
+// the Noise library: nonces are big endian here, and records end at 4096 bytes.
 
 const (
 	recordSize    = 4096 // the header included
 	maxCiphertext = recordSize - messageHeader
 	maxPlaintext  = maxCiphertext - chacha20poly1305.Overhead
-	// recordsAtOnce is how many records one write to the connection below carries at most, and one read takes in.
+	// recordsAtOnce is how many records one write to the connection below carries at most, and one
+	// read takes in.
 	recordsAtOnce = 2
 )
 
@@ -42,16 +43,16 @@ type recordBuffer [recordsAtOnce * recordSize]byte
 // txBuffers are held by writers only while they write: most channels are idle most of the time.
 var txBuffers = sync.Pool{New: func() any { return new(recordBuffer) }}
 
-// Conn is an encrypted channel: a byte stream between a machine and a coordination server that know each other's keys.
-// Reading and writing are independent of each other. The first error of either side, a deadline that passes aside, is
-// returned by that side for ever.
+// Conn is an encrypted channel: a byte stream between a machine and a coordination server that know
+// each other's keys. Reading and writing are independent of each other. The first error of either
+// side, a deadline that passes aside, is returned by that side for ever.
 type Conn struct {
 	conn net.Conn
 	s    session
 	rx   rxState
 	tx   txState
-	// writeBy is the write deadline in Unix milliseconds; 0: none. The connection below has it too: here it keeps a write
-	// that comes too late from using up a record number.
+	// writeBy is the write deadline in Unix milliseconds; 0: none. The connection below has it too:
+	// here it keeps a write that comes too late from using up a record number.
 	writeBy atomic.Int64
 }
 
@@ -76,8 +77,8 @@ func (c *Conn) HandshakeHash() [32]byte { return c.s.hash }
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) { return c.rx.read(p) }
 
-// Write implements net.Conn. After a deadline has passed the rest of a record is sent before anything else; its bytes
-// were counted as written.
+// Write implements net.Conn. After a deadline has passed the rest of a record is sent before
+// anything else; its bytes were counted as written.
 func (c *Conn) Write(p []byte) (int, error) {
 	if by := c.writeBy.Load(); by != 0 && time.Now().UnixMilli() > by {
 		return 0, os.ErrDeadlineExceeded
@@ -172,7 +173,8 @@ func recordLength(header []byte) (int, error) {
 	return n, nil
 }
 
-// rxState is the reading side. A Read holds mu while it waits: others wait for it and not for the connection.
+// rxState is the reading side. A Read holds mu while it waits: others wait for it and not for the
+// connection.
 type rxState struct {
 	mu    sync.Mutex
 	src   io.Reader
@@ -231,7 +233,8 @@ func (rx *rxState) advance() error {
 	return err
 }
 
-// receive reads once. All plaintext has been read when it is called, so that the buffer may be moved.
+// receive reads once. All plaintext has been read when it is called, so that the buffer may be
+// moved.
 func (rx *rxState) receive() error {
 	rx.to = copy(rx.buf[:], rx.buf[rx.from:rx.to])
 	rx.from = 0
@@ -254,7 +257,8 @@ func (rx *rxState) receive() error {
 	return nil
 }
 
-// txState is the writing side. A Write holds mu until all is sent, as records must not mix; the write deadline bounds it.
+// txState is the writing side. A Write holds mu until all is sent, as records must not mix; the
+// write deadline bounds it.
 type txState struct {
 	mu      sync.Mutex
 	seal    seal

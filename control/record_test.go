@@ -239,7 +239,8 @@ func TestConn(t *testing.T) {
 	}
 }
 
-// A write that a deadline cuts anywhere goes on with the next one, and nothing is lost or sent twice.
+// A write that a deadline cuts anywhere goes on with the next one, and nothing is lost or sent
+// twice.
 func TestWriteGoesOnAfterDeadline(t *testing.T) {
 	cs, ss := sessions(t)
 	var tx txState

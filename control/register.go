@@ -27,10 +27,10 @@ var (
 	errNoAnswer   = fmt.Errorf("no answer within %v", requestTimeout)
 )
 
-// Register sends a registration (control specification, section 4). A response may say that the user has to visit
-// AuthURL, or that the node key has expired; neither is an error. With Followup the server answers when the user has
-// done so, which only ctx bounds. Errors are a *RefusedError if the server said why it refuses, a *RateLimitError, or
-// those of this package's variables.
+// Register sends a registration (control specification, section 4). A response may say that the
+// user has to visit AuthURL, or that the node key has expired; neither is an error. With Followup
+// the server answers when the user has done so, which only ctx bounds. Errors are a *RefusedError
+// if the server said why it refuses, a *RateLimitError, or those of this package's variables.
 func (c *Client) Register(ctx context.Context, req RegisterRequest) (*RegisterResponse, error) {
 	ctx, release, err := c.begin(ctx, req.Followup == "")
 	if err != nil {
@@ -119,8 +119,8 @@ func (c *Client) post(ctx context.Context, path string, doc any) (*http.Response
 	return nil, statusError(path, resp)
 }
 
-// do sends a request through the channel, whatever scheme and host u has (section 3). The channel is returned with errors
-// too, if there was one.
+// do sends a request through the channel, whatever scheme and host u has (section 3). The channel
+// is returned with errors too, if there was one.
 func (c *Client) do(ctx context.Context, method string, u *url.URL, body []byte) (*http.Response, *channel, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 	"ginnel/internal/wsstream"
 )
 
-// This file is the client's end of the upgrade to a channel (control specification, sections 2.1 and 2.8).
+// This file is the client's end of the upgrade to a channel (control specification, sections 2.1
+// and 2.8).
 
 const (
 	maxResponseHead = 16 << 10
@@ -27,11 +28,13 @@ const (
 var (
 	errHeadTooLong = errors.New("answer to the upgrade is too long")
 	errWrongSwitch = errors.New("server switched to another protocol")
-	// errHungUp is all that some servers say to a version, or a handshake, that they do not like (section 2.7).
+	// errHungUp is all that some servers say to a version, or a handshake, that they do not like
+	// (section 2.7).
 	errHungUp = errors.New("server hung up on the handshake")
 )
 
-// upgradeError is an answer other than 101: what is there is no coordination server, or something stands before it.
+// upgradeError is an answer other than 101: what is there is no coordination server, or something
+// stands before it.
 type upgradeError struct {
 	status string
 	text   string

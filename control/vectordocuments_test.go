@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// documentTypes are the types by the names of the vectors; nil for those that are not of this program.
+// documentTypes are the types by the names of the vectors; nil for those that are not of this
+// program.
 var documentTypes = map[string]any{
 	"OverTLSPublicKeyResponse": ServerKeys{},
 	"RegisterRequest":          RegisterRequest{},
@@ -54,7 +55,8 @@ func TestVectorDocuments(t *testing.T) {
 	}
 }
 
-// isZero reports whether a value says the same as none. Lists and objects do not: some of them mean something.
+// isZero reports whether a value says the same as none. Lists and objects do not: some of them mean
+// something.
 func isZero(v any) bool {
 	s, _ := v.(string)
 	return v == nil || v == false || v == 0.0 || v == "" || s == "0001-01-01T00:00:00Z" ||

@@ -7,15 +7,18 @@ import (
 	"ginnel/internal/key"
 )
 
-// CapabilityVersion is the version of the protocol that this package claims to speak (control specification, section 11).
+// CapabilityVersion is the version of the protocol that this package claims to speak (control
+// specification, section 11).
 const CapabilityVersion = 131
 
-// MinCapabilityVersion is what a server of ours asks of a client: none of the forms that are older is written or read.
+// MinCapabilityVersion is what a server of ours asks of a client: none of the forms that are older
+// is written or read.
 const MinCapabilityVersion = 113
 
-// The types of this file and its neighbours are the JSON documents of the protocol. Their fields are named as the
-// documents name them. A field that is absent, null or zero says the same, except where a nil slice or map means
-// "unchanged" and an empty one "none": all of them are written unless they are nil.
+// The types of this file and its neighbours are the JSON documents of the protocol. Their fields
+// are named as the documents name them. A field that is absent, null or zero says the same, except
+// where a nil slice or map means "unchanged" and an empty one "none": all of them are written
+// unless they are nil.
 
 // ServerKeys is the answer to GET /key (section 1.2).
 type ServerKeys struct {
@@ -80,7 +83,8 @@ type UserProfile struct {
 // CompressZstd is the only compression of map responses there is.
 const CompressZstd = "zstd"
 
-// MapRequest opens a stream of the network map, or updates what the server knows of the node (section 5.2).
+// MapRequest opens a stream of the network map, or updates what the server knows of the node
+// (section 5.2).
 type MapRequest struct {
 	Version       int
 	Compress      string `json:",omitzero"`
@@ -140,11 +144,13 @@ type MapResponse struct {
 	ClientVersion   *ClientVersion   `json:",omitzero"`
 }
 
-// Rules are the rules of one chunk of a packet filter. In a MapResponse nil, written as null, takes the chunk away, and
-// an empty list is a chunk without rules. The key "*" with null takes all chunks away before the others are applied.
+// Rules are the rules of one chunk of a packet filter. In a MapResponse nil, written as null, takes
+// the chunk away, and an empty list is a chunk without rules. The key "*" with null takes all
+// chunks away before the others are applied.
 type Rules []FilterRule
 
-// MessageDuplicateKey is the name of the display message by which our server tells a node that another process uses its key.
+// MessageDuplicateKey is the name of the display message by which our server tells a node that
+// another process uses its key.
 const MessageDuplicateKey = "duplicate-key"
 
 // DisplayMessage is news for the user (section 5.6).

@@ -63,7 +63,8 @@ type PeerChange struct {
 	KeyExpiry  *time.Time       `json:",omitzero"` // the zero time: none any more
 }
 
-// Hostinfo is what a node says of itself and its host (section 5.8). What is not named here is not sent on.
+// Hostinfo is what a node says of itself and its host (section 5.8). What is not named here is not
+// sent on.
 type Hostinfo struct {
 	IPNVersion      string         `json:",omitzero"`
 	BackendLogID    string         `json:",omitzero"`

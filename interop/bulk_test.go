@@ -10,8 +10,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// bulk is one party's half of a transfer in both directions. A relay drops what queues up, so that never more than
-// window packets are under way; each is answered.
+// bulk is one party's half of a transfer in both directions. A relay drops what queues up, so that
+// never more than window packets are under way; each is answered.
 type bulk struct {
 	p       *party
 	peer    key.NodePublic
@@ -60,8 +60,8 @@ func newBulk(p *party, peer key.NodePublic, packets, size int) *bulk {
 
 func (x *bulk) sum(h hash.Hash) string { return string(h.Sum(nil)) }
 
-// run ends when all is sent, answered and received. It reports errors without ending its goroutine, which may not be
-// the test's.
+// run ends when all is sent, answered and received. It reports errors without ending its goroutine,
+// which may not be the test's.
 func (x *bulk) run(t *testing.T) {
 	for x.acked < x.packets || x.got < x.packets {
 		for x.sent < x.packets && x.sent-x.acked < bulkWindow {

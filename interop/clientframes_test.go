@@ -63,9 +63,9 @@ func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, brw) // until the client ends too: what it sends to a closed connection would reset it
 }
 
-// TestClientFrames proves that our client makes of each frame of a server what theirs makes of it: it skips what is too
-// short or unknown, reads frames that grew, and ends the connection for the same ones. (A packet over 64 KiB, which no
-// server sends, only theirs would pass on.)
+// TestClientFrames proves that our client makes of each frame of a server what theirs makes of it:
+// it skips what is too short or unknown, reads frames that grew, and ends the connection for the
+// same ones. (A packet over 64 KiB, which no server sends, only theirs would pass on.)
 func TestClientFrames(t *testing.T) {
 	t.Parallel()
 	peer := key.NewNodePrivate().Public()

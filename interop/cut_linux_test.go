@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Socket filters (BPF) play the network here: what a filter drops never arrives, and nobody is told. Unlike sockets that
-// a test puts in between, they leave the real ones as they are, with their batches and offloads.
+// Socket filters (BPF) play the network here: what a filter drops never arrives, and nobody is
+// told. Unlike sockets that a test puts in between, they leave the real ones as they are, with
+// their batches and offloads.
 
 // dropAll is a filter that lets nothing in.
 var dropAll = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
@@ -26,7 +27,8 @@ func acceptFrom(ports ...uint16) []unix.SockFilter {
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff})
 }
 
-// filterUDP puts a filter on the UDP sockets of this process that are bound to port, nil removes it.
+// filterUDP puts a filter on the UDP sockets of this process that are bound to port, nil removes
+// it.
 func filterUDP(tb testing.TB, port uint16, prog []unix.SockFilter) {
 	tb.Helper()
 	filterSockets(tb, port, prog, unix.AF_INET, unix.AF_INET6)

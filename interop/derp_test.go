@@ -25,9 +25,9 @@ func discoLike(text string) []byte {
 	return append(append([]byte("TS\xf0\x9f\x92\xac"), make([]byte, 56)...), text...)
 }
 
-// TestEveryCarriage proves that a client of either make gets through every front of a relay of either make: it logs in,
-// is answered when it pings, and packets of all sizes pass both ways. The request headers show that fast start was used
-// where it could be, and only there.
+// TestEveryCarriage proves that a client of either make gets through every front of a relay of
+// either make: it logs in, is answered when it pings, and packets of all sizes pass both ways. The
+// request headers show that fast start was used where it could be, and only there.
 func TestEveryCarriage(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		for _, m := range clients {
@@ -66,8 +66,9 @@ func testCarriage(t *testing.T, h *relayHost, m maker, c carriage) {
 	}
 }
 
-// carriageSizes returns the sizes of packets to send and to receive. Their WebSockets take no message over 32 KiB, and
-// neither their client nor their server splits what it writes (DERP specification, section 1.8).
+// carriageSizes returns the sizes of packets to send and to receive. Their WebSockets take no
+// message over 32 KiB, and neither their client nor their server splits what it writes (DERP
+// specification, section 1.8).
 func carriageSizes(h *relayHost, m maker, c carriage) (out, in []int) {
 	small, all := []int{0, 1, 32, 1400, 30_000}, []int{0, 1, 32, 1400, 30_000, relay.MaxPacket}
 	out, in = all, all
@@ -80,8 +81,8 @@ func carriageSizes(h *relayHost, m maker, c carriage) (out, in []int) {
 	return out, in
 }
 
-// TestTooLarge proves that both servers end the connection of a client that announces a packet over 64 KiB, and that
-// neither client sends one.
+// TestTooLarge proves that both servers end the connection of a client that announces a packet over
+// 64 KiB, and that neither client sends one.
 func TestTooLarge(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		p := theirs.join(t, h, webSocket) // their HTTP client keeps the error to itself
@@ -97,8 +98,9 @@ func TestTooLarge(t *testing.T) {
 	})
 }
 
-// TestPin proves that their client trusts our self-signed certificate by the pin that we print for the map, sends the
-// relay's name along, and refuses another certificate; our client does the same with their relay.
+// TestPin proves that their client trusts our self-signed certificate by the pin that we print for
+// the map, sends the relay's name along, and refuses another certificate; our client does the same
+// with their relay.
 func TestPin(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		if !strings.HasPrefix(h.pin, "sha256-raw:") {
@@ -138,8 +140,8 @@ func connectNode(t *testing.T, m maker, node *relay.Node) error {
 	return c.Connect(t.Context())
 }
 
-// TestRoots proves that their client accepts our certificate through its roots, without a pin, and that it recognizes
-// our meta certificate in the chain; our client does the same with their relay.
+// TestRoots proves that their client accepts our certificate through its roots, without a pin, and
+// that it recognizes our meta certificate in the chain; our client does the same with their relay.
 func TestRoots(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		f := h.fronts[fastStart]
@@ -174,8 +176,9 @@ func TestRoots(t *testing.T) {
 	})
 }
 
-// TestPeerGone proves that who got a packet is told when its sender leaves, and who sends a disco packet to nobody is
-// told that too, three times at once and then once a second; other packets to nobody get no answer.
+// TestPeerGone proves that who got a packet is told when its sender leaves, and who sends a disco
+// packet to nobody is told that too, three times at once and then once a second; other packets to
+// nobody get no answer.
 func TestPeerGone(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		for _, sender := range clients {
@@ -216,9 +219,9 @@ func testNotHere(t *testing.T, p *party) {
 	}
 }
 
-// TestDuplicates proves that both servers treat two connections with one key alike, whatever client holds them: the
-// newer gets the packets until the older speaks, the other one takes over when one leaves, and only the end of the last
-// is told.
+// TestDuplicates proves that both servers treat two connections with one key alike, whatever client
+// holds them: the newer gets the packets until the older speaks, the other one takes over when one
+// leaves, and only the end of the last is told.
 func TestDuplicates(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		for _, first := range clients {
@@ -282,8 +285,8 @@ func eventuallyWithin(t testing.TB, limit time.Duration, what string, cond func(
 	}
 }
 
-// TestBulk proves that thousands of packets pass both ways at once, in order and unchanged, between all pairs of clients
-// over the carriages that frame differently.
+// TestBulk proves that thousands of packets pass both ways at once, in order and unchanged, between
+// all pairs of clients over the carriages that frame differently.
 func TestBulk(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		exchange(t, ours.join(t, h, fastStart), theirs.join(t, h, fastStart), 2000, 1240)

@@ -41,8 +41,8 @@ func buildDerper(t *testing.T) string {
 	return path
 }
 
-// startDerper runs the program with a self-signed certificate for loopback, meshed with another relay that it trusts,
-// until the test ends. The key file is one that the product made.
+// startDerper runs the program with a self-signed certificate for loopback, meshed with another
+// relay that it trusts, until the test ends. The key file is one that the product made.
 func startDerper(t *testing.T, mesh relay.MeshKey, with *relayHost) *relayHost {
 	t.Helper()
 	dir := t.TempDir()
@@ -136,9 +136,9 @@ func freeTCPAddr(t *testing.T) netip.AddrPort {
 	return ln.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// TestDerper proves that our relay and clients work with the program derper as it is installed: it runs with a key file
-// that we made, our clients trust its certificate by the pin that it prints, its STUN service tells our address, and it
-// and our relay form a mesh in both directions.
+// TestDerper proves that our relay and clients work with the program derper as it is installed: it
+// runs with a key file that we made, our clients trust its certificate by the pin that it prints,
+// its STUN service tells our address, and it and our relay form a mesh in both directions.
 func TestDerper(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()

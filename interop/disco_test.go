@@ -52,8 +52,9 @@ func (d discoPair) toTheirs(t *testing.T, packet []byte) []byte {
 	return plaintext
 }
 
-// TestDisco proves that our codec reads what theirs reads, refuses what it refuses and writes what it writes: thousands
-// of plaintexts of all types, cut, extended and random, go through both, and come out the same from both.
+// TestDisco proves that our codec reads what theirs reads, refuses what it refuses and writes what
+// it writes: thousands of plaintexts of all types, cut, extended and random, go through both, and
+// come out the same from both.
 func TestDisco(t *testing.T) {
 	d := newDiscoPair(t)
 	r := rand.New(rand.NewPCG(3, 4))

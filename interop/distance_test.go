@@ -11,8 +11,9 @@ import (
 	"tailscale.com/net/stun/stuntest"
 )
 
-// distantConn is a UDP socket whose datagrams take some time, as they do everywhere but on loopback: their network check
-// takes an answer that comes before its own bookkeeping for a socket that cannot send, and opens the socket anew.
+// distantConn is a UDP socket whose datagrams take some time, as they do everywhere but on
+// loopback: their network check takes an answer that comes before its own bookkeeping for a socket
+// that cannot send, and opens the socket anew.
 type distantConn struct{ *net.UDPConn }
 
 const distance = 20 * time.Millisecond

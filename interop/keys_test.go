@@ -9,7 +9,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// Keys cross the border in their text forms, so each test that uses one also proves that both sides write it alike.
+// Keys cross the border in their text forms, so each test that uses one also proves that both sides
+// write it alike.
 
 // convert reads into to what from writes.
 func convert(from encoding.TextMarshaler, to encoding.TextUnmarshaler) {
@@ -47,7 +48,8 @@ func ourDisco(k tskey.DiscoPublic) (out key.DiscoPublic) {
 	return out
 }
 
-// TestKeys proves that a key made by either side has the same public half and the same text on the other.
+// TestKeys proves that a key made by either side has the same public half and the same text on the
+// other.
 func TestKeys(t *testing.T) {
 	ours := key.NewNodePrivate()
 	if got, want := ourPublic(theirPrivate(ours).Public()), ours.Public(); got != want {

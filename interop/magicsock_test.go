@@ -7,9 +7,10 @@ import (
 	"ginnel/relay"
 )
 
-// TestRealNodes proves that two nodes of theirs, which know nothing but our relay and our STUN service, talk through the
-// relay while there is no UDP between them, find the direct path when there is, with the addresses that our STUN service
-// told them, and fall back when it goes away, all on one TCP connection.
+// TestRealNodes proves that two nodes of theirs, which know nothing but our relay and our STUN
+// service, talk through the relay while there is no UDP between them, find the direct path when
+// there is, with the addresses that our STUN service told them, and fall back when it goes away,
+// all on one TCP connection.
 func TestRealNodes(t *testing.T) {
 	t.Parallel()
 	h := startOurRelay(t, relay.ServerConfig{})

@@ -14,11 +14,12 @@ import (
 	"tailscale.com/envknob"
 )
 
-// atOnce is how many tests run at the same time. Most of them wait most of the time, for clocks of the other side that
-// cannot be turned.
+// atOnce is how many tests run at the same time. Most of them wait most of the time, for clocks of
+// the other side that cannot be turned.
 const atOnce = 6
 
-// TestMain keeps their code from looking beyond this machine, and fails the run if a goroutine of ours is left.
+// TestMain keeps their code from looking beyond this machine, and fails the run if a goroutine of
+// ours is left.
 func TestMain(m *testing.M) {
 	envknob.Setenv("IN_TS_TEST", "1")
 	envknob.Setenv("TS_DISABLE_PORTMAPPER", "1")
@@ -33,7 +34,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// quiet drops what their servers print through the log package: each client that leaves, for example.
+// quiet drops what their servers print through the log package: each client that leaves, for
+// example.
 type quiet struct{}
 
 func (quiet) Write(p []byte) (int, error) { return len(p), nil }

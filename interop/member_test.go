@@ -61,8 +61,8 @@ func introduceAll(relays relay.Map, a, b member) {
 	b.introduce(relays, entry(a))
 }
 
-// upgradeLimit is how long two members may take to find the direct path once there is one: their node looks every five
-// seconds while there is traffic, and may have looked just before.
+// upgradeLimit is how long two members may take to find the direct path once there is one: their
+// node looks every five seconds while there is traffic, and may have looked just before.
 const upgradeLimit = 20 * time.Second
 
 // wantDirect waits until a sends to b directly, at one of b's addresses, and the other way round.

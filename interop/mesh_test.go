@@ -37,8 +37,8 @@ func joinTrusted(tb testing.TB, h *relayHost, k key.NodePrivate, mesh relay.Mesh
 
 func watching(c *derphttp.Client) { c.WatchConnectionChanges = true }
 
-// TestMeshWatch proves that a trusted client that watches is told by both servers who is there, with the same flags and
-// the right address, who comes and who goes.
+// TestMeshWatch proves that a trusted client that watches is told by both servers who is there,
+// with the same flags and the right address, who comes and who goes.
 func TestMeshWatch(t *testing.T) {
 	mesh := newMeshKey()
 	eachRelay(t, relay.ServerConfig{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
@@ -60,7 +60,8 @@ func TestMeshWatch(t *testing.T) {
 	})
 }
 
-// wantPresent demands news of these clients, in any order, with their flags and an address on loopback.
+// wantPresent demands news of these clients, in any order, with their flags and an address on
+// loopback.
 func wantPresent(t *testing.T, w *party, want map[key.NodePublic]derp.PeerPresentFlags) {
 	t.Helper()
 	for len(want) > 0 {
@@ -80,8 +81,8 @@ func wantPresent(t *testing.T, w *party, want map[key.NodePublic]derp.PeerPresen
 	}
 }
 
-// joinSecondBest connects to the second relay of a region whose first one is down, so that the client says that this is
-// not the ideal one.
+// joinSecondBest connects to the second relay of a region whose first one is down, so that the
+// client says that this is not the ideal one.
 func joinSecondBest(t *testing.T, h *relayHost, m maker) *party {
 	t.Helper()
 	first, second := h.node(fastStart), h.node(fastStart)
@@ -104,8 +105,9 @@ func joinSecondBest(t *testing.T, h *relayHost, m maker) *party {
 	return newParty(t, m.name, theirClient{c}, k.Public())
 }
 
-// TestMeshForward proves that both servers deliver what a trusted client forwards for others, answer a forwarded disco
-// packet for nobody with NotHere, and close all connections of a key on demand.
+// TestMeshForward proves that both servers deliver what a trusted client forwards for others,
+// answer a forwarded disco packet for nobody with NotHere, and close all connections of a key on
+// demand.
 func TestMeshForward(t *testing.T) {
 	mesh := newMeshKey()
 	eachRelay(t, relay.ServerConfig{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
@@ -130,8 +132,8 @@ func TestMeshForward(t *testing.T) {
 	})
 }
 
-// TestClosePeer proves that both servers close all connections of a key when a trusted client says so, and tell watchers
-// once.
+// TestClosePeer proves that both servers close all connections of a key when a trusted client says
+// so, and tell watchers once.
 func TestClosePeer(t *testing.T) {
 	mesh := newMeshKey()
 	eachRelay(t, relay.ServerConfig{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
@@ -148,15 +150,16 @@ func TestClosePeer(t *testing.T) {
 	})
 }
 
-// TestMeshRefused proves that both servers end the connection of a client that watches with a wrong mesh key.
+// TestMeshRefused proves that both servers end the connection of a client that watches with a wrong
+// mesh key.
 func TestMeshRefused(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{MeshKey: newMeshKey()}, func(t *testing.T, h *relayHost) {
 		joinTrusted(t, h, key.NewNodePrivate(), newMeshKey(), watching).next(endEvent)
 	})
 }
 
-// theirMeshLink keeps a link from their server to another, as cmd/derper does, until the test ends. The result is
-// closed when the link has ended by itself.
+// theirMeshLink keeps a link from their server to another, as cmd/derper does, until the test ends.
+// The result is closed when the link has ended by itself.
 func theirMeshLink(tb testing.TB, from *relayHost, to *relayHost) <-chan struct{} {
 	tb.Helper()
 	s := from.server.(theirRelay)
@@ -226,8 +229,9 @@ func hello(e event) (n int) {
 	return n
 }
 
-// TestMesh proves that our relay and theirs form one region: clients of either make on either of them reach each other
-// in both directions, with thousands of packets unchanged, and are told when one leaves the region or is nowhere in it.
+// TestMesh proves that our relay and theirs form one region: clients of either make on either of
+// them reach each other in both directions, with thousands of packets unchanged, and are told when
+// one leaves the region or is nowhere in it.
 func TestMesh(t *testing.T) {
 	t.Parallel()
 	our, their := startMesh(t)
@@ -249,8 +253,8 @@ func TestMesh(t *testing.T) {
 	}
 }
 
-// TestMeshProber proves that a trusted client which sends an ordinary packet, as the probes of cmd/derpprobe do, reaches
-// a client of another server of the mesh.
+// TestMeshProber proves that a trusted client which sends an ordinary packet, as the probes of
+// cmd/derpprobe do, reaches a client of another server of the mesh.
 func TestMeshProber(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()
@@ -269,8 +273,8 @@ func TestMeshProber(t *testing.T) {
 
 func probing(c *derphttp.Client) { c.IsProber = true }
 
-// TestMeshSelf proves that their link ends when it finds that it leads to its own server, with our server at the other
-// end, and that our server tells it nothing.
+// TestMeshSelf proves that their link ends when it finds that it leads to its own server, with our
+// server at the other end, and that our server tells it nothing.
 func TestMeshSelf(t *testing.T) {
 	t.Parallel()
 	mesh, k := newMeshKey(), key.NewNodePrivate()
@@ -282,7 +286,8 @@ func TestMeshSelf(t *testing.T) {
 	}
 }
 
-// TestMeshReconnect proves that both kinds of link come back when the server at the other end was restarted.
+// TestMeshReconnect proves that both kinds of link come back when the server at the other end was
+// restarted.
 func TestMeshReconnect(t *testing.T) {
 	t.Parallel()
 	mesh, keys := newMeshKey(), [2]key.NodePrivate{key.NewNodePrivate(), key.NewNodePrivate()}

@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// nat is a router on loopback with one host behind it. It has a door for each destination: what the host sends to the
-// door leaves to the destination from the outside socket, and what the destination answers comes from the door.
+// nat is a router on loopback with one host behind it. It has a door for each destination: what the
+// host sends to the door leaves to the destination from the outside socket, and what the
+// destination answers comes from the door.
 type nat struct {
 	wg sync.WaitGroup
 

@@ -12,8 +12,9 @@ import (
 // ourClient is a Ginnel client.
 type ourClient struct{ *relay.Client }
 
-// connectOurs connects by the map, and by URL to a front without TLS, which maps cannot name. A client of ours asks for
-// a WebSocket only after the native upgrade was refused, which that front sees to.
+// connectOurs connects by the map, and by URL to a front without TLS, which maps cannot name. A
+// client of ours asks for a WebSocket only after the native upgrade was refused, which that front
+// sees to.
 func connectOurs(ctx context.Context, tb testing.TB, h *relayHost, c carriage, k key.NodePrivate) (derpClient, error) {
 	cfg := relay.ClientConfig{Key: k, Log: testLog(tb, "our client")}
 	return dialOurs(ctx, h, c, cfg)

@@ -24,7 +24,8 @@ func (r ourRelay) listener(ln net.Listener, conf *tls.Config) net.Listener {
 }
 func (r ourRelay) close() { r.Close() }
 
-// startOurRelay serves a Ginnel relay, with a key of its own unless cfg has one, until the test ends.
+// startOurRelay serves a Ginnel relay, with a key of its own unless cfg has one, until the test
+// ends.
 func startOurRelay(tb testing.TB, cfg relay.ServerConfig) *relayHost {
 	tb.Helper()
 	return startFronts(tb, "our relay", newOurRelay(tb, cfg))
@@ -62,8 +63,8 @@ func serveOurSTUN(tb testing.TB, h *relayHost) {
 	})
 }
 
-// testLog shows the log of a failing test, or of a verbose one, until the test ends: goroutines of WireGuard's have a last
-// word that nobody waits for.
+// testLog shows the log of a failing test, or of a verbose one, until the test ends: goroutines of
+// WireGuard's have a last word that nobody waits for.
 func testLog(tb testing.TB, who string) *slog.Logger {
 	w := &testOutput{w: tb.Output()}
 	tb.Cleanup(w.end)

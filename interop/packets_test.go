@@ -17,8 +17,8 @@ import (
 	"ginnel/relay"
 )
 
-// TestDatagrams proves that datagrams of all sizes pass between our stack and theirs in both directions, those in
-// fragments included: their tunnel is narrower than ours.
+// TestDatagrams proves that datagrams of all sizes pass between our stack and theirs in both
+// directions, those in fragments included: their tunnel is narrower than ours.
 func TestDatagrams(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
@@ -57,8 +57,8 @@ func askEcho(c net.Conn, b []byte) error {
 	}
 }
 
-// TestAnnouncement proves that our node takes the announcement of a disco key, which their nodes send inside the tunnel
-// as a protocol of its own, in silence.
+// TestAnnouncement proves that our node takes the announcement of a disco key, which their nodes
+// send inside the tunnel as a protocol of its own, in silence.
 func TestAnnouncement(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})

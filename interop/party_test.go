@@ -181,8 +181,8 @@ func (p *party) wantGone(peer key.NodePublic, reason string) {
 	}
 }
 
-// untilFence sends p a packet from itself, which comes behind all packets that went the same way before, and returns
-// what comes until then.
+// untilFence sends p a packet from itself, which comes behind all packets that went the same way
+// before, and returns what comes until then.
 func (p *party) untilFence() (events []event) {
 	p.tb.Helper()
 	fence := "fence " + rand8()

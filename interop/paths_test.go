@@ -16,8 +16,8 @@ import (
 
 // Networks that are less convenient than that of TestNodes, or busier.
 
-// TestCallMeMaybe proves that the direct path is found although neither map names an address of the other side: their
-// node, which then asks for nothing, is told by ours through the relay.
+// TestCallMeMaybe proves that the direct path is found although neither map names an address of the
+// other side: their node, which then asks for nothing, is told by ours through the relay.
 func TestCallMeMaybe(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
@@ -32,8 +32,8 @@ func TestCallMeMaybe(t *testing.T) {
 	k.finish()
 }
 
-// TestRelayOnly proves that a node of ours without UDP is reached through the relay for as long as it takes, and that
-// theirs does not believe in any other path.
+// TestRelayOnly proves that a node of ours without UDP is reached through the relay for as long as
+// it takes, and that theirs does not believe in any other path.
 func TestRelayOnly(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{RelayOnly: true})
@@ -48,8 +48,8 @@ func TestRelayOnly(t *testing.T) {
 	k.finish()
 }
 
-// TestTwoRegions proves that nodes whose homes are different relays, one of each make, reach each other without UDP: each
-// sends to the home of the other.
+// TestTwoRegions proves that nodes whose homes are different relays, one of each make, reach each
+// other without UDP: each sends to the home of the other.
 func TestTwoRegions(t *testing.T) {
 	t.Parallel()
 	first, second := startOurRelay(t, relay.ServerConfig{}), startTheirRelay(t, relay.ServerConfig{})
@@ -69,8 +69,8 @@ func TestTwoRegions(t *testing.T) {
 	k.finish()
 }
 
-// TestRelayRestart proves that a connection through a relay of either make outlives a restart of the relay: both nodes
-// come back by themselves.
+// TestRelayRestart proves that a connection through a relay of either make outlives a restart of
+// the relay: both nodes come back by themselves.
 func TestRelayRestart(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		serveDistantSTUN(t, h)
@@ -112,7 +112,8 @@ func TestIPv6Path(t *testing.T) {
 	k.finish()
 }
 
-// TestIPv6Inside proves that connections inside the mesh work over its IPv6 addresses, from either side.
+// TestIPv6Inside proves that connections inside the mesh work over its IPv6 addresses, from either
+// side.
 func TestIPv6Inside(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
@@ -161,8 +162,8 @@ func meetOver(t *testing.T, ln net.Listener, dial func() (net.Conn, error)) {
 	<-donec
 }
 
-// TestIdle proves that both nodes let a path go that is not used, which takes 45 s, and that traffic passes at once, and
-// directly soon after, when it begins again.
+// TestIdle proves that both nodes let a path go that is not used, which takes 45 s, and that
+// traffic passes at once, and directly soon after, when it begins again.
 func TestIdle(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
@@ -190,8 +191,9 @@ func TestIdle(t *testing.T) {
 	wantDirect(t, p.our, p.their)
 }
 
-// TestBulkDirect proves that a direct path carries as much as it can, in both directions at once, when both sides send
-// and receive in batches that the kernel joins and splits: the bytes arrive unchanged.
+// TestBulkDirect proves that a direct path carries as much as it can, in both directions at once,
+// when both sides send and receive in batches that the kernel joins and splits: the bytes arrive
+// unchanged.
 func TestBulkDirect(t *testing.T) {
 	const size = 32 << 20
 	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})

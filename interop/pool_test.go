@@ -85,8 +85,8 @@ func (c *poolClient) close() {
 	}
 }
 
-// TestPool proves that a node's pool connects over every carriage to relays of both makes, says which is its home, and
-// carries packets in bulk.
+// TestPool proves that a node's pool connects over every carriage to relays of both makes, says
+// which is its home, and carries packets in bulk.
 func TestPool(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		for _, c := range []carriage{fastStart, normalStart, webSocket} { // maps cannot say plain HTTP
@@ -104,8 +104,9 @@ func TestPool(t *testing.T) {
 	})
 }
 
-// TestPoolFastStartRefused proves that a pool comes through as WebSocket where the relay's own certificate is seen and
-// still something refuses the upgrade, which shows only after the login was sent.
+// TestPoolFastStartRefused proves that a pool comes through as WebSocket where the relay's own
+// certificate is seen and still something refuses the upgrade, which shows only after the login was
+// sent.
 func TestPoolFastStartRefused(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		h.fronts[fastStart].refuseNative()
@@ -129,7 +130,8 @@ func homes(t *testing.T, h *relayHost) (n int) {
 	return vars.Homes
 }
 
-// TestPoolHome proves that their relays count a pool at home where it says so, when it connects and when it moves.
+// TestPoolHome proves that their relays count a pool at home where it says so, when it connects and
+// when it moves.
 func TestPoolHome(t *testing.T) {
 	t.Parallel()
 	first, second := startTheirRelay(t, relay.ServerConfig{}), startTheirRelay(t, relay.ServerConfig{})
@@ -148,8 +150,8 @@ func twoRegions(first, second *relayHost) relay.Map {
 	return m
 }
 
-// TestPoolRoute proves that a pool answers a peer, whose home it does not know, through the region where it was heard,
-// and forgets that when their relay says that the peer is gone.
+// TestPoolRoute proves that a pool answers a peer, whose home it does not know, through the region
+// where it was heard, and forgets that when their relay says that the peer is gone.
 func TestPoolRoute(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		pool := joinPool(t, h.derpMap(fastStart), key.NewNodePrivate())
@@ -172,7 +174,8 @@ func TestPoolRoute(t *testing.T) {
 	})
 }
 
-// TestPoolRestart proves that a pool comes back when a relay is restarted, with the same key and with another one.
+// TestPoolRestart proves that a pool comes back when a relay is restarted, with the same key and
+// with another one.
 func TestPoolRestart(t *testing.T) {
 	for _, m := range []struct {
 		name  string
@@ -200,8 +203,8 @@ func TestPoolRestart(t *testing.T) {
 	}
 }
 
-// TestPoolNetworkChanged proves that a connection survives a change of the network when their relay answers the ping
-// with which the pool checks it.
+// TestPoolNetworkChanged proves that a connection survives a change of the network when their relay
+// answers the ping with which the pool checks it.
 func TestPoolNetworkChanged(t *testing.T) {
 	t.Parallel()
 	h := startTheirRelay(t, relay.ServerConfig{})

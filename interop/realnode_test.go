@@ -30,9 +30,9 @@ import (
 	"ginnel/relay"
 )
 
-// realNode is a node of theirs: the engine with path discovery and their WireGuard, and their TCP/IP stack on top, put
-// together as tailscaled does it in userspace mode. In place of the backend that follows a control server, introduce
-// tells it of its network.
+// realNode is a node of theirs: the engine with path discovery and their WireGuard, and their
+// TCP/IP stack on top, put together as tailscaled does it in userspace mode. In place of the
+// backend that follows a control server, introduce tells it of its network.
 type realNode struct {
 	tb    testing.TB
 	name  string
@@ -51,7 +51,8 @@ type realNode struct {
 	self      tailcfg.NodeView
 }
 
-// newRealNode starts a node with a UDP port of its own until the test ends. It knows nobody before introduce.
+// newRealNode starts a node with a UDP port of its own until the test ends. It knows nobody before
+// introduce.
 func newRealNode(tb testing.TB, name string, k key.NodePrivate, addr netip.Addr) *realNode {
 	tb.Helper()
 	logf := logger.WithPrefix(tstest.WhileTestRunningLogger(tb), name+": ")
@@ -89,7 +90,8 @@ func newRealNode(tb testing.TB, name string, k key.NodePrivate, addr netip.Addr)
 	return n
 }
 
-// freeUDPPort returns a port that is free in both families, so that one number names the sockets of a node.
+// freeUDPPort returns a port that is free in both families, so that one number names the sockets of
+// a node.
 func freeUDPPort(tb testing.TB) uint16 {
 	tb.Helper()
 	c, err := net.ListenUDP("udp", nil)
@@ -155,7 +157,8 @@ func (n *realNode) peerForIP(ip netip.Addr) (wgengine.PeerForIP, bool) {
 	return wgengine.PeerForIP{}, false
 }
 
-// introduce makes peers all that the node knows, in the form in which a control server would say it.
+// introduce makes peers all that the node knows, in the form in which a control server would say
+// it.
 func (n *realNode) introduce(relays relay.Map, peers ...node.Peer) {
 	n.tb.Helper()
 	var list []*tailcfg.Node
@@ -167,8 +170,8 @@ func (n *realNode) introduce(relays relay.Map, peers ...node.Peer) {
 	n.setMap(theirMap(n.tb, relays), list)
 }
 
-// setMap tells the node of its network as the backend does for a full map from control: sessions with a peer whose disco
-// key changed are dropped, because the peer was restarted.
+// setMap tells the node of its network as the backend does for a full map from control: sessions
+// with a peer whose disco key changed are dropped, because the peer was restarted.
 func (n *realNode) setMap(derp *tailcfg.DERPMap, peers []*tailcfg.Node) {
 	n.tb.Helper()
 	self := (&tailcfg.Node{ID: 1, StableID: "self", Name: n.name, Key: theirPublic(n.key.Public()),

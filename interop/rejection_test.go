@@ -10,7 +10,8 @@ import (
 	"ginnel/userstack"
 )
 
-// What our stack says of a connection that policy forbids, stock nodes read, and the other way round.
+// What our stack says of a connection that policy forbids, stock nodes read, and the other way
+// round.
 func TestRejections(t *testing.T) {
 	for _, ends := range [][2]string{
 		{"100.64.0.1:1000", "100.64.0.2:443"}, {"[fd7a:115c:a1e0::1]:1000", "[fd7a:115c:a1e0::2]:443"},

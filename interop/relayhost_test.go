@@ -132,8 +132,8 @@ func (f *front) close() {
 	<-f.donec
 }
 
-// frontTLS returns the TLS settings of a front, nil for none. What ends TLS on the way and lets only WebSocket through
-// does not know the meta certificate.
+// frontTLS returns the TLS settings of a front, nil for none. What ends TLS on the way and lets
+// only WebSocket through does not know the meta certificate.
 func frontTLS(s derpServer, c carriage, base *tls.Config) *tls.Config {
 	switch c {
 	case plainHTTP:

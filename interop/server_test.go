@@ -19,8 +19,8 @@ import (
 
 // What relays do besides relaying: limit, admit, restart, and answer plain HTTP.
 
-// TestRateLimit proves that both servers slow clients of either make down to their rate without losing a packet: a client
-// over it is not read from, and its TCP waits.
+// TestRateLimit proves that both servers slow clients of either make down to their rate without
+// losing a packet: a client over it is not read from, and its TCP waits.
 func TestRateLimit(t *testing.T) {
 	const rate, packets, size = 1 << 20, 200, 8 << 10 // each way
 	eachRelay(t, relay.ServerConfig{ClientRate: rate}, func(t *testing.T, h *relayHost) {
@@ -34,8 +34,8 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
-// TestAdmission proves that our server asks an admission controller as theirs does, in the types that controllers are
-// written with, and that both obey it.
+// TestAdmission proves that our server asks an admission controller as theirs does, in the types
+// that controllers are written with, and that both obey it.
 func TestAdmission(t *testing.T) {
 	var asked sync.Map // key text to source address
 	welcome := key.NewNodePrivate()
@@ -66,7 +66,8 @@ func TestAdmission(t *testing.T) {
 	})
 }
 
-// TestRestart proves that their client understands how our server announces a restart. Theirs does not announce it.
+// TestRestart proves that their client understands how our server announces a restart. Theirs does
+// not announce it.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	h := startOurRelay(t, relay.ServerConfig{})
@@ -80,7 +81,8 @@ func TestRestart(t *testing.T) {
 	p.next(endEvent)
 }
 
-// TestPages proves that our server answers plain requests as theirs does, to the headers that clients look at.
+// TestPages proves that our server answers plain requests as theirs does, to the headers that
+// clients look at.
 func TestPages(t *testing.T) {
 	t.Parallel()
 	our, their := newOurRelay(t, relay.ServerConfig{}), newTheirRelay(t, relay.ServerConfig{})

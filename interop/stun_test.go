@@ -46,8 +46,8 @@ func askSTUN(t *testing.T, c *net.UDPConn, server netip.AddrPort) netip.AddrPort
 	return mapped
 }
 
-// TestSTUNServer proves that their client code gets its address from our STUN service, over IPv4 and IPv6 from one
-// socket, as it does from theirs.
+// TestSTUNServer proves that their client code gets its address from our STUN service, over IPv4
+// and IPv6 from one socket, as it does from theirs.
 func TestSTUNServer(t *testing.T) {
 	for _, m := range makes {
 		t.Run(m.name, func(t *testing.T) {
@@ -68,8 +68,9 @@ func TestSTUNServer(t *testing.T) {
 	}
 }
 
-// TestSTUNRefusals proves that our STUN service answers exactly the requests that their parser takes, for thousands of
-// requests that were damaged at random, with and without a repaired fingerprint.
+// TestSTUNRefusals proves that our STUN service answers exactly the requests that their parser
+// takes, for thousands of requests that were damaged at random, with and without a repaired
+// fingerprint.
 func TestSTUNRefusals(t *testing.T) {
 	h := startOurRelay(t, relay.ServerConfig{})
 	serveOurSTUN(t, h)
@@ -169,8 +170,9 @@ func fingerprint(b []byte) []byte {
 	return b
 }
 
-// TestSTUNClient proves that our transport learns its address and the latency of a region from their STUN servers: the
-// one of cmd/derper, which answers IPv4 clients with an address of the other family, and the one of their tests.
+// TestSTUNClient proves that our transport learns its address and the latency of a region from
+// their STUN servers: the one of cmd/derper, which answers IPv4 clients with an address of the
+// other family, and the one of their tests.
 func TestSTUNClient(t *testing.T) {
 	h := startTheirRelay(t, relay.ServerConfig{})
 	serveTheirSTUN(t, h)
@@ -203,8 +205,8 @@ func TestSTUNClient(t *testing.T) {
 	}
 }
 
-// TestNetcheck proves that their network check measures our relay, by STUN where there is UDP and over HTTPS where there
-// is none, and makes it the home.
+// TestNetcheck proves that their network check measures our relay, by STUN where there is UDP and
+// over HTTPS where there is none, and makes it the home.
 func TestNetcheck(t *testing.T) {
 	for _, udp := range []bool{true, false} {
 		name := map[bool]string{true: "STUN", false: "HTTPS"}[udp]

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// What members say to each other: a TCP connection on which the other side sends everything back, and UDP probes one way
-// that measure for how long nothing passes.
+// What members say to each other: a TCP connection on which the other side sends everything back,
+// and UDP probes one way that measure for how long nothing passes.
 
 // echoPort is where members answer.
 const echoPort = 7

@@ -105,7 +105,8 @@ func goneReason(r derp.PeerGoneReasonType) string {
 	return fmt.Sprintf("reason %#x", byte(r))
 }
 
-// theirWebSocketClient is their DERP client in a WebSocket, put together as their HTTP client does it in browsers.
+// theirWebSocketClient is their DERP client in a WebSocket, put together as their HTTP client does
+// it in browsers.
 type theirWebSocketClient struct {
 	*derp.Client
 	conn net.Conn

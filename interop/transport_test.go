@@ -62,16 +62,17 @@ func (p *pair) relayed() (n uint64) {
 	return n
 }
 
-// How long a node may send into the void when a direct path dies: theirs believes in it for 6.5 s after the last answer;
-// ours gets an answer every 3 s and misses it after one.
+// How long a node may send into the void when a direct path dies: theirs believes in it for 6.5 s
+// after the last answer; ours gets an answer every 3 s and misses it after one.
 const (
 	theirFallback = 10 * time.Second
 	ourFallback   = 6 * time.Second
 )
 
-// TestNodes proves that our node and theirs talk, whoever dials, over relays of both makes: through the relay at once,
-// directly in both directions as soon as UDP passes, through the relay again within seconds when it no longer does,
-// and directly when it does again, all on one TCP connection whose bytes arrive unchanged.
+// TestNodes proves that our node and theirs talk, whoever dials, over relays of both makes: through
+// the relay at once, directly in both directions as soon as UDP passes, through the relay again
+// within seconds when it no longer does, and directly when it does again, all on one TCP connection
+// whose bytes arrive unchanged.
 func TestNodes(t *testing.T) {
 	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
 		serveDistantSTUN(t, h)
@@ -154,8 +155,8 @@ func wantPings(t *testing.T, p *pair, path node.PathKind) {
 	}
 }
 
-// TestTheirRestart proves that their node is reachable after a restart: through the relay even before our map says its
-// new disco key, and directly once it does.
+// TestTheirRestart proves that their node is reachable after a restart: through the relay even
+// before our map says its new disco key, and directly once it does.
 func TestTheirRestart(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
@@ -184,9 +185,9 @@ func TestTheirRestart(t *testing.T) {
 	k.finish()
 }
 
-// TestTheirSilentRestart proves that our node takes a new disco key in the map for what it is, the sign of a restart, and
-// does not go on with a session that the other side has lost: a connection begins at once, even if theirs does not speak
-// first.
+// TestTheirSilentRestart proves that our node takes a new disco key in the map for what it is, the
+// sign of a restart, and does not go on with a session that the other side has lost: a connection
+// begins at once, even if theirs does not speak first.
 func TestTheirSilentRestart(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
@@ -210,8 +211,9 @@ func TestTheirSilentRestart(t *testing.T) {
 	k.finish()
 }
 
-// TestOurRestart is TestTheirRestart with our node. When its map brings our new disco key, their node drops even a session
-// that is new; ours may notice only after 15 s, by WireGuard's rules, and TCP then waits as long again.
+// TestOurRestart is TestTheirRestart with our node. When its map brings our new disco key, their
+// node drops even a session that is new; ours may notice only after 15 s, by WireGuard's rules, and
+// TCP then waits as long again.
 func TestOurRestart(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
@@ -240,8 +242,8 @@ func TestOurRestart(t *testing.T) {
 	k.finish()
 }
 
-// TestTheirRoaming proves that our node follows when theirs moves to another port: a connection lives on and is direct
-// again without any news from a map.
+// TestTheirRoaming proves that our node follows when theirs moves to another port: a connection
+// lives on and is direct again without any news from a map.
 func TestTheirRoaming(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
@@ -261,8 +263,9 @@ func TestTheirRoaming(t *testing.T) {
 	k.finish()
 }
 
-// TestOurRoaming proves that their node follows when the NAT before ours gives it another outside port, as after a change
-// of network: our node sends on directly, theirs finds the new way, and a connection lives on.
+// TestOurRoaming proves that their node follows when the NAT before ours gives it another outside
+// port, as after a change of network: our node sends on directly, theirs finds the new way, and a
+// connection lives on.
 func TestOurRoaming(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{UDPAddr: loopbacks[0]})

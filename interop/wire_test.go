@@ -18,7 +18,8 @@ import (
 	"ginnel/relay"
 )
 
-// What no client says, said to both servers: they must agree on what ends a connection and what does not.
+// What no client says, said to both servers: they must agree on what ends a connection and what
+// does not.
 
 // rawConn is a TCP connection to the plain front of a relay.
 type rawConn struct {
@@ -110,8 +111,9 @@ func bothRelays(t *testing.T, mesh relay.MeshKey) [2]*relayHost {
 	return [2]*relayHost{startOurRelay(t, cfg), startTheirRelay(t, cfg)}
 }
 
-// TestOddFrames proves that our server ends a connection for the same frames as theirs, from clients and from trusted
-// clients: those of a wrong length, and those that need the mesh key. Unknown types never end one.
+// TestOddFrames proves that our server ends a connection for the same frames as theirs, from
+// clients and from trusted clients: those of a wrong length, and those that need the mesh key.
+// Unknown types never end one.
 func TestOddFrames(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()
@@ -144,7 +146,8 @@ func trustedInfo(mesh relay.MeshKey) string {
 	return fmt.Sprintf(`{"meshKey":"%s","version":2}`, meshKeyText(mesh))
 }
 
-// TestOddLogins proves that our server takes the same logins as theirs, down to how the JSON inside is written.
+// TestOddLogins proves that our server takes the same logins as theirs, down to how the JSON inside
+// is written.
 func TestOddLogins(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()
@@ -172,7 +175,8 @@ func TestOddLogins(t *testing.T) {
 	}
 }
 
-// TestFirstFrames proves that our server, like theirs, takes nothing but a good ClientInfo as the first frame.
+// TestFirstFrames proves that our server, like theirs, takes nothing but a good ClientInfo as the
+// first frame.
 func TestFirstFrames(t *testing.T) {
 	t.Parallel()
 	relays := bothRelays(t, relay.MeshKey{})
@@ -209,8 +213,8 @@ func TestFirstFrames(t *testing.T) {
 	}
 }
 
-// TestOddUpgrades proves that our server answers requests for an upgrade as theirs does: byte for byte where it agrees,
-// with the same status where it does not.
+// TestOddUpgrades proves that our server answers requests for an upgrade as theirs does: byte for
+// byte where it agrees, with the same status where it does not.
 func TestOddUpgrades(t *testing.T) {
 	t.Parallel()
 	relays := bothRelays(t, relay.MeshKey{})
@@ -243,7 +247,8 @@ func TestOddUpgrades(t *testing.T) {
 	}
 }
 
-// answer returns what a server says to an upgrade, up to the ServerKey frame, or the status of a refusal.
+// answer returns what a server says to an upgrade, up to the ServerKey frame, or the status of a
+// refusal.
 func (c *rawConn) answer() string {
 	c.t.Helper()
 	const size = 5 + 8 + 32 // of a ServerKey frame

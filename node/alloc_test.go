@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// Nothing is allocated for a packet between two nodes on a direct path: stack, WireGuard, sockets and back.
+// Nothing is allocated for a packet between two nodes on a direct path: stack, WireGuard, sockets
+// and back.
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes pools forget")

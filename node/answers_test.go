@@ -68,8 +68,9 @@ func asks(pc net.PacketConn, to netip.AddrPort, patience time.Duration) error {
 	}
 }
 
-// Where the policy lets nothing in, the answers to what a node has begun come in all the same, and nothing else does: for
-// connections, datagrams from any port, and pings; for a node that routes as well.
+// Where the policy lets nothing in, the answers to what a node has begun come in all the same, and
+// nothing else does: for connections, datagrams from any port, and pings; for a node that routes as
+// well.
 func TestAnswersComeIn(t *testing.T) {
 	n := newNetwork(t)
 	behind := func(c *Config) { c.Control.AdvertiseRoutes = []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")} }

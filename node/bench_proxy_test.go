@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// gateway starts a node with a proxy and another that serves a service of this machine in the mesh. It returns the proxy's
-// address, with the path between them direct.
+// gateway starts a node with a proxy and another that serves a service of this machine in the mesh.
+// It returns the proxy's address, with the path between them direct.
 func gateway(b *testing.B, target func(*Config)) (proxy string) {
 	b.Helper()
 	m := newMesh(b)
@@ -22,7 +22,8 @@ func gateway(b *testing.B, target func(*Config)) (proxy string) {
 	return here.Status().Proxies[0]
 }
 
-// BenchmarkRequest connects by the proxy to a service behind another node, asks, reads the answer and closes.
+// BenchmarkRequest connects by the proxy to a service behind another node, asks, reads the answer
+// and closes.
 func BenchmarkRequest(b *testing.B) {
 	service, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -8,10 +8,12 @@ import (
 	"testing"
 )
 
-// piece is what benchmarks move at a time: the payload of one segment before it is cut into 45 packets.
+// piece is what benchmarks move at a time: the payload of one segment before it is cut into 45
+// packets.
 const piece = 61560
 
-// connected starts two nodes with a TCP connection from one to the other, over the path that is wanted.
+// connected starts two nodes with a TCP connection from one to the other, over the path that is
+// wanted.
 func connected(b testing.TB, path PathKind) (c, s net.Conn) {
 	b.Helper()
 	m := newMesh(b)
@@ -38,7 +40,8 @@ func connected(b testing.TB, path PathKind) (c, s net.Conn) {
 	return c, s
 }
 
-// benchBulk moves data one way through WireGuard and reports allocations for each packet of 1,420 bytes.
+// benchBulk moves data one way through WireGuard and reports allocations for each packet of 1,420
+// bytes.
 func benchBulk(b *testing.B, path PathKind) {
 	c, s := connected(b, path)
 	received := make(chan int64, 1)

@@ -15,15 +15,16 @@ import (
 	"ginnel/internal/key"
 )
 
-// Control makes a node a member of a network that a coordination server keeps: the map comes from there, and the node
-// tells there what it knows of itself.
+// Control makes a node a member of a network that a coordination server keeps: the map comes from
+// there, and the node tells there what it knows of itself.
 type Control struct {
 	URL      string   // of the server; required
 	AuthKey  string   // a pre-auth key; empty: somebody has to approve the node, see Login
 	Identity Identity // of an earlier run; what is zero is made
 
-	// ServerKey is the only key that the server may have. Zero: the one of Identity, or if that has none the one that the
-	// server gives when it is first asked, over https or within private networks.
+	// ServerKey is the only key that the server may have. Zero: the one of Identity, or if that has
+	// none the one that the server gives when it is first asked, over https or within private
+	// networks.
 	ServerKey key.MachinePublic
 
 	// Save keeps a new identity before it is used. Nil: it is lost with the process.
@@ -43,8 +44,8 @@ type Control struct {
 	Version   string   // of the program
 
 	AcceptRoutes bool // use the subnets that peers are routers for
-	// AdvertiseRoutes are networks that this node offers to be the router for; 0.0.0.0/0 and ::/0 together make it an
-	// exit node. The server has to approve them.
+	// AdvertiseRoutes are networks that this node offers to be the router for; 0.0.0.0/0 and ::/0
+	// together make it an exit node. The server has to approve them.
 	AdvertiseRoutes []netip.Prefix
 
 	ExitNode string // name or address of the peer through which everything else leaves; empty: none
@@ -58,17 +59,21 @@ type Identity struct {
 	Server  key.MachinePublic  `json:"server_key"`
 }
 
-// ErrJoinRefused is what Run returns, wrapped with the server's reason, if the server does not let the node in.
+// ErrJoinRefused is what Run returns, wrapped with the server's reason, if the server does not let
+// the node in.
 var ErrJoinRefused = errors.New("the coordination server does not let this node in")
 
-// ErrServerKeyChanged is what Run returns, wrapped with the two keys, if the server has another key than the one that was
-// pinned or seen first. Nothing was said to it. A node that has a network map goes on with that instead.
+// ErrServerKeyChanged is what Run returns, wrapped with the two keys, if the server has another key
+// than the one that was pinned or seen first. Nothing was said to it. A node that has a network map
+// goes on with that instead.
 var ErrServerKeyChanged = errors.New("the coordination server has another key than the one that is known")
 
-// ErrControlUnreachable is a reason of not being ready: there has been no conversation with the server yet.
+// ErrControlUnreachable is a reason of not being ready: there has been no conversation with the
+// server yet.
 var ErrControlUnreachable = control.ErrUnreachable
 
-// ErrServerUnprotected is what New returns for a server whose key is not known and could not be asked for safely.
+// ErrServerUnprotected is what New returns for a server whose key is not known and could not be
+// asked for safely.
 var ErrServerUnprotected = control.ErrUnprotected
 
 // prepare completes the identity, and keeps it if it is new.
@@ -119,8 +124,8 @@ func (c *Control) save() error {
 	return nil
 }
 
-// newControlClient makes the client for the server. What it sends leaves by the host's network, by the proxy of the
-// environment if there is one, and never through the mesh.
+// newControlClient makes the client for the server. What it sends leaves by the host's network, by
+// the proxy of the environment if there is one, and never through the mesh.
 func (n *Node) newControlClient() (*control.Client, error) {
 	c := n.cfg.Control
 	return control.NewClient(control.ClientConfig{

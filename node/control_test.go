@@ -99,8 +99,8 @@ func (n *network) join(name string, change ...func(*Config)) *member {
 	return m
 }
 
-// Two nodes join with a key and know each other by name: a connection made while one is still joining waits for that,
-// goes by the relay at once, and by the direct path soon.
+// Two nodes join with a key and know each other by name: a connection made while one is still
+// joining waits for that, goes by the relay at once, and by the direct path soon.
 func TestJoin(t *testing.T) {
 	n := newNetwork(t)
 	b := n.join("beta")
@@ -228,7 +228,8 @@ func TestGiveUpWaitingForApproval(t *testing.T) {
 	eventually(t, "the connection to the server is closed", func() bool { return front.open() == 0 })
 }
 
-// The policy decides what comes in, within a second of its change and without anybody connecting anew.
+// The policy decides what comes in, within a second of its change and without anybody connecting
+// anew.
 func TestPolicy(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.join("alpha"), n.join("beta")
@@ -323,8 +324,8 @@ func (n *network) admin(method, path, body string) {
 	}
 }
 
-// A node whose key expires takes a new one and waits until somebody lets it in again, its pre-auth key notwithstanding. It
-// keeps its address and name, and is reached by those who knew it.
+// A node whose key expires takes a new one and waits until somebody lets it in again, its pre-auth
+// key notwithstanding. It keeps its address and name, and is reached by those who knew it.
 func TestKeyExpires(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.join("alpha"), n.join("beta")
@@ -357,8 +358,9 @@ func TestKeyExpires(t *testing.T) {
 	}
 }
 
-// A node routes to what is behind it once the server has approved that: connections and datagrams, what is there and what
-// is not, and nothing that it has not advertised. Only peers that accept routes use it.
+// A node routes to what is behind it once the server has approved that: connections and datagrams,
+// what is there and what is not, and nothing that it has not advertised. Only peers that accept
+// routes use it.
 func TestSubnetRouter(t *testing.T) {
 	n := newNetwork(t)
 	route := netip.MustParsePrefix("192.0.2.0/24")
@@ -400,7 +402,8 @@ func TestSubnetRouter(t *testing.T) {
 	}
 }
 
-// What is outside the mesh leaves by the exit node that was asked for, and by no other way while that is not there.
+// What is outside the mesh leaves by the exit node that was asked for, and by no other way while
+// that is not there.
 func TestExitNode(t *testing.T) {
 	n := newNetwork(t)
 	behind := newBehind(t)
@@ -438,7 +441,8 @@ func TestExitNode(t *testing.T) {
 	}
 }
 
-// behind is what there is behind a router: a page and an echo on one address, and nothing on others.
+// behind is what there is behind a router: a page and an echo on one address, and nothing on
+// others.
 type behind struct {
 	web  net.Listener
 	echo net.PacketConn

@@ -15,8 +15,8 @@ import (
 	"ginnel/control/server"
 )
 
-// The map says who resolves which names: split DNS goes to its servers, over the mesh; further records are known without
-// asking; names of the mesh that are none are asked of nobody.
+// The map says who resolves which names: split DNS goes to its servers, over the mesh; further
+// records are known without asking; names of the mesh that are none are asked of nobody.
 func TestNamesOfTheMap(t *testing.T) {
 	n := newNetwork(t, func(c *server.Config) {
 		c.DNS = control.DNSConfig{
@@ -59,7 +59,8 @@ func TestNamesOfTheMap(t *testing.T) {
 	}
 }
 
-// Where the environment names a proxy, the coordination server is reached through it, and so are relays.
+// Where the environment names a proxy, the coordination server is reached through it, and so are
+// relays.
 func TestControlThroughProxy(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		n := newNetwork(t)

@@ -126,7 +126,8 @@ func (c *datagramConn) awaitMesh() error {
 	return c.n.awaitUp(ctx)
 }
 
-// resolve returns one address for a name, remembered for a while: an association sends many datagrams to few names.
+// resolve returns one address for a name, remembered for a while: an association sends many
+// datagrams to few names.
 func (c *datagramConn) resolve(name string) (netip.Addr, error) {
 	c.mu.Lock()
 	known, ok := c.names[name]
@@ -232,8 +233,8 @@ func (c *datagramConn) readHost(sock *net.UDPConn, b []byte) (int, netip.AddrPor
 	}
 }
 
-// startMesh has a goroutine read the mesh's side from here on. It undoes the deadline that serveHost,
-// under the same lock, has set.
+// startMesh has a goroutine read the mesh's side from here on. It undoes the deadline that
+// serveHost, under the same lock, has set.
 func (c *datagramConn) startMesh() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -259,7 +260,8 @@ func (c *datagramConn) pump(read func([]byte) (int, netip.AddrPort, error)) {
 			return
 		}
 		if err != nil {
-			// One may be of an earlier datagram, such as a port that nobody listens on. Many, and the socket is broken.
+			// One may be of an earlier datagram, such as a port that nobody listens on. Many, and the socket
+			// is broken.
 			if errs++; errs == maxPumpErrors {
 				c.n.log.Warn("reading datagrams ended", "err", err)
 				return
@@ -337,8 +339,8 @@ func (c *datagramConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// Cork and Uncork have what is written between them leave together, as far as it goes into the mesh. They have the same
-// caller as WriteTo.
+// Cork and Uncork have what is written between them leave together, as far as it goes into the
+// mesh. They have the same caller as WriteTo.
 func (c *datagramConn) Cork() { c.corked = true }
 
 // Uncork ends a Cork.
@@ -347,8 +349,9 @@ func (c *datagramConn) Uncork() {
 	c.letGo()
 }
 
-// letGo is called before WriteTo waits for anything. Every datagram of the stack is held by a cork of one socket: those of others
-// must not wait too, and the answer to a look-up comes only when its question has left.
+// letGo is called before WriteTo waits for anything. Every datagram of the stack is held by a cork
+// of one socket: those of others must not wait too, and the answer to a look-up comes only when its
+// question has left.
 func (c *datagramConn) letGo() {
 	if c.holding {
 		c.holding = false

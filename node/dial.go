@@ -19,12 +19,12 @@ import (
 // raceDelay is the head start of one address of a name over the next (RFC 8305, section 8).
 const raceDelay = 250 * time.Millisecond
 
-// DialContext connects to addr, host:port, over "tcp" or "udp". A host in the mesh is reached through it and never on
-// the host's network; everything else is dialled from the host, by the proxy that its environment names if there is one,
-// unless the node was told to keep to the mesh.
+// DialContext connects to addr, host:port, over "tcp" or "udp". A host in the mesh is reached
+// through it and never on the host's network; everything else is dialled from the host, by the
+// proxy that its environment names if there is one, unless the node was told to keep to the mesh.
 //
-// Errors wrap the errno that a socket of the system would give, fs.ErrPermission if policy is the reason, and
-// *net.DNSError if the name is.
+// Errors wrap the errno that a socket of the system would give, fs.ErrPermission if policy is the
+// reason, and *net.DNSError if the name is.
 func (n *Node) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	c, err := n.dial(ctx, network, addr)
 	if err != nil {
@@ -64,8 +64,8 @@ func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return n.race(ctx, network, n.preferred(addrs), uint16(port))
 }
 
-// race dials the addresses of a name, each a little later than the one before or as soon as that has failed. The first
-// connection wins; if there is none, the first error counts.
+// race dials the addresses of a name, each a little later than the one before or as soon as that
+// has failed. The first connection wins; if there is none, the first error counts.
 func (n *Node) race(ctx context.Context, network string, addrs []netip.Addr, port uint16) (net.Conn, error) {
 	if len(addrs) == 1 {
 		return n.dialAddr(ctx, network, netip.AddrPortFrom(addrs[0].Unmap(), port))
@@ -139,7 +139,8 @@ func (r *contest) closeLosers(n int) {
 	}
 }
 
-// interleave alternates between the families, beginning with that of the first address (RFC 8305, section 4).
+// interleave alternates between the families, beginning with that of the first address (RFC 8305,
+// section 4).
 func interleave(addrs []netip.Addr) []netip.Addr {
 	var a, b []netip.Addr
 	for _, addr := range addrs {
@@ -193,21 +194,22 @@ func (n *Node) wakePeer(p *Peer) {
 	n.raceEndpoint(p)
 }
 
-// How a first handshake that nobody has answered is helped along. The peer, or its relay, may have learned of us only after
-// it was sent, and WireGuard itself tries again after five seconds. Pings find out when that is so: soon and often at
-// first, since most peers learn of a new one within milliseconds.
+// How a first handshake that nobody has answered is helped along. The peer, or its relay, may have
+// learned of us only after it was sent, and WireGuard itself tries again after five seconds. Pings
+// find out when that is so: soon and often at first, since most peers learn of a new one within
+// milliseconds.
 const (
 	firstUrge = 20 * time.Millisecond  // before the first ping, and for its answer; twice that the next time
 	lastUrge  = 250 * time.Millisecond // and not more than that
 	urgeTime  = 7 * time.Second        // after which WireGuard is left alone
 
-	// blindUrge is after how long the handshake is begun anew without an answer to a ping. To begin anew makes an answer
-	// that is under way worthless, so it is longer than a round trip.
+	// blindUrge is after how long the handshake is begun anew without an answer to a ping. To begin
+	// anew makes an answer that is under way worthless, so it is longer than a round trip.
 	blindUrge = 700 * time.Millisecond
 )
 
-// urge helps a first handshake along, and discovery with it: of a peer that has not learned of us there is no answer to
-// either.
+// urge helps a first handshake along, and discovery with it: of a peer that has not learned of us
+// there is no answer to either.
 func (n *Node) urge(k key.NodePublic) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()

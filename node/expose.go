@@ -18,10 +18,11 @@ import (
 	"ginnel/userstack"
 )
 
-// The listeners of a node: the proxies, the forwards that lead into the mesh and the served ports that lead out of it.
+// The listeners of a node: the proxies, the forwards that lead into the mesh and the served ports
+// that lead out of it.
 
-// openListeners opens the local ports. It comes first when a node starts: a port that is taken is the most likely
-// thing to be wrong.
+// openListeners opens the local ports. It comes first when a node starts: a port that is taken is
+// the most likely thing to be wrong.
 func (n *Node) openListeners() error {
 	n.proxy = &proxy.Server{
 		Dial:         n.dial,
@@ -177,8 +178,8 @@ func (n *Node) serveEntry(e entry) {
 // maxSocketPath is the room in sockaddr_un: 104 bytes where it is least, with a zero at the end.
 const maxSocketPath = 103
 
-// listenOn opens a "tcp" or "unix" listener. The socket file of a process that is gone is removed; one that answers is
-// taken.
+// listenOn opens a "tcp" or "unix" listener. The socket file of a process that is gone is removed;
+// one that answers is taken.
 func listenOn(a net.Addr) (net.Listener, error) {
 	if a.Network() == "unix" && len(a.String()) > maxSocketPath {
 		return nil, fmt.Errorf("%s: the path of a socket has at most %d bytes, not %d", a, maxSocketPath, len(a.String()))

@@ -71,10 +71,11 @@ func TestForwardAndServe(t *testing.T) {
 	}
 }
 
-// A served port is there as long as what it leads to is: who connects is refused when that is not, and nobody else gets
-// the port meanwhile. The node reaches it too.
+// A served port is there as long as what it leads to is: who connects is refused when that is not,
+// and nobody else gets the port meanwhile. The node reaches it too.
 func TestServeRefusesForItsTarget(t *testing.T) {
-	// On an address of its own: another process takes a free port of 127.0.0.1 as soon as it is closed.
+	// On an address of its own: another process takes a free port of 127.0.0.1 as soon as it is
+	// closed.
 	local, err := net.Listen("tcp", "127.0.0.77:0")
 	if err != nil && runtime.GOOS != "linux" {
 		t.Skip(err) // Linux has all of 127.0.0.0/8 on loopback, others have one address
@@ -107,7 +108,8 @@ func TestServeRefusesForItsTarget(t *testing.T) {
 	}
 }
 
-// The socket file of a node that was killed does not keep the next one from starting; one in use does.
+// The socket file of a node that was killed does not keep the next one from starting; one in use
+// does.
 func TestUnixListener(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "proxy.sock")
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})

@@ -16,8 +16,8 @@ const (
 	homePatient = 120 * time.Second // and one heard from so lately is kept when nothing answers
 )
 
-// homeChooser chooses the home relay by latency, and stays with it unless another is much better (DERP specification,
-// section 8.2). It has no clock.
+// homeChooser chooses the home relay by latency, and stays with it unless another is much better
+// (DERP specification, section 8.2). It has no clock.
 type homeChooser struct {
 	home     int // region; 0: none yet
 	reports  []latencyReport
@@ -31,7 +31,8 @@ type latencyReport struct {
 
 func newHomeChooser() *homeChooser { return &homeChooser{fallback: rand.Uint64()} }
 
-// choose takes a finished report, which may be empty, and what is known of the home's connection. It returns the home.
+// choose takes a finished report, which may be empty, and what is known of the home's connection.
+// It returns the home.
 func (c *homeChooser) choose(now time.Time, m *relay.Map, latency map[int]time.Duration, heard time.Time) int {
 	weighted := make(map[int]time.Duration)
 	for id, l := range latency {

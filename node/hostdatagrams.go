@@ -6,10 +6,11 @@ import (
 	"sync"
 )
 
-// hostSockets are the UDP sockets on the host's network of one association. Each is bound as narrowly
-// as the destinations allow that it serves: to a loopback address, or to the address from which the
-// host reaches the first of them. Only hosts that the association has sent something to may answer
-// (address-dependent filtering, RFC 4787, section 5), from any port of theirs, as TFTP servers do.
+// hostSockets are the UDP sockets on the host's network of one association. Each is bound as
+// narrowly as the destinations allow that it serves: to a loopback address, or to the address from
+// which the host reaches the first of them. Only hosts that the association has sent something to
+// may answer (address-dependent filtering, RFC 4787, section 5), from any port of theirs, as TFTP
+// servers do.
 type hostSockets struct {
 	mu     sync.Mutex
 	socks  map[socketKind]*net.UDPConn
@@ -24,8 +25,8 @@ type socketKind struct {
 	zone           string // of a link-local address
 }
 
-// maxSpoken is how many hosts may answer at a time. The one that was sent something the longest time
-// ago gives way.
+// maxSpoken is how many hosts may answer at a time. The one that was sent something the longest
+// time ago gives way.
 const maxSpoken = 256
 
 func kindOf(a netip.Addr) socketKind { return socketKind{a.Is4(), a.IsLoopback(), a.Zone()} }

@@ -92,8 +92,8 @@ func TestMeshAddressOnHostNetwork(t *testing.T) {
 	}
 }
 
-// The hosts that may answer are bounded: the one not spoken to for longest is forgotten. A socket that
-// was given up is replaced.
+// The hosts that may answer are bounded: the one not spoken to for longest is forgotten. A socket
+// that was given up is replaced.
 func TestHostSocketsAreBounded(t *testing.T) {
 	var h hostSockets
 	defer h.close()

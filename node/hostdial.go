@@ -14,7 +14,8 @@ import (
 	"ginnel/internal/hostsock"
 )
 
-// Destinations outside the mesh: dialled from the host, by the proxy of its environment, or not at all.
+// Destinations outside the mesh: dialled from the host, by the proxy of its environment, or not at
+// all.
 
 // policyError is a refusal by this node's own settings. It is fs.ErrPermission.
 type policyError string
@@ -44,8 +45,8 @@ func (n *Node) dialHost(ctx context.Context, network, addr string) (net.Conn, er
 	return n.cfg.dialHost(ctx, network, addr)
 }
 
-// mayLeave says no for a node that keeps to the mesh, and protects what listens on this machine only from clients on
-// others. A name is invalid here.
+// mayLeave says no for a node that keeps to the mesh, and protects what listens on this machine
+// only from clients on others. A name is invalid here.
 func (n *Node) mayLeave(to netip.Addr) error {
 	if n.cfg.MeshOnly {
 		return policyError("it is outside the mesh, and --mesh-only is set")
@@ -80,7 +81,8 @@ func hostsOnly(a netip.Addr) bool {
 	return a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified()
 }
 
-// leavesToProxy reports whether a name is left to the proxy of the environment to resolve: often nobody else can.
+// leavesToProxy reports whether a name is left to the proxy of the environment to resolve: often
+// nobody else can.
 func (n *Node) leavesToProxy(network, host string) bool {
 	if network != "tcp" || n.cfg.MeshOnly || len(n.netmap.Load().DNS.Servers) > 0 || n.cfg.Control != nil && n.cfg.Control.ExitNode != "" {
 		return false
@@ -108,8 +110,8 @@ func (n *Node) outboundProxy(u *url.URL) (*url.URL, error) {
 	return proxy, nil
 }
 
-// isOwnProxy reports whether a proxy is one of our listeners, however its address is written: each connection to it
-// would make us dial it again.
+// isOwnProxy reports whether a proxy is one of our listeners, however its address is written: each
+// connection to it would make us dial it again.
 func (n *Node) isOwnProxy(proxy *url.URL) bool {
 	port := proxy.Port()
 	if port == "" {

@@ -13,9 +13,11 @@ import (
 	"ginnel/userstack"
 )
 
-// Connections from the mesh that lead out of it: to what is behind this node, and to what it serves.
+// Connections from the mesh that lead out of it: to what is behind this node, and to what it
+// serves.
 
-// outDialTimeout is how long the destination may take. Who asks has sent its SYN several times by then.
+// outDialTimeout is how long the destination may take. Who asks has sent its SYN several times by
+// then.
 const outDialTimeout = 10 * time.Second
 
 // carry connects to the destination before it answers for it, so that the peer learns whether it is

@@ -50,8 +50,8 @@ func (k *mapKeeper) note(nm *control.NetMap, now time.Time) error {
 	return k.flush(now)
 }
 
-// flush saves what is not saved yet. An ephemeral node has no use for a map without its server, which
-// forgets it when it leaves.
+// flush saves what is not saved yet. An ephemeral node has no use for a map without its server,
+// which forgets it when it leaves.
 func (k *mapKeeper) flush(now time.Time) error {
 	nm := k.unsaved
 	if nm == nil || k.cfg.SaveMap == nil || k.cfg.Ephemeral {

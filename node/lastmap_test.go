@@ -63,8 +63,8 @@ func hasIssue(s Status, code string) bool {
 	return slices.ContainsFunc(s.Health, func(i HealthIssue) bool { return i.Code == code })
 }
 
-// While the server is away a node starts on the map of its last run, reaches peers, and says that the
-// server is away. Later it goes on with the server's map.
+// While the server is away a node starts on the map of its last run, reaches peers, and says that
+// the server is away. Later it goes on with the server's map.
 func TestStartOnLastMap(t *testing.T) {
 	n := newNetwork(t)
 	b := n.join("beta")

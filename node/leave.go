@@ -9,8 +9,8 @@ import (
 
 // Giving up the registration with a coordination server.
 
-// Logout ends the node's registration: the server forgets it if it is ephemeral, and otherwise asks for a new login. The
-// node does not join again; what is left for it is Close.
+// Logout ends the node's registration: the server forgets it if it is ephemeral, and otherwise asks
+// for a new login. The node does not join again; what is left for it is Close.
 func (n *Node) Logout(ctx context.Context) error {
 	m := n.member
 	if m == nil {
@@ -28,7 +28,8 @@ func (n *Node) Logout(ctx context.Context) error {
 	return err
 }
 
-// GiveUp is Logout for a node that does not run: it ends the registration that cfg.Control.Identity stands for.
+// GiveUp is Logout for a node that does not run: it ends the registration that cfg.Control.Identity
+// stands for.
 func GiveUp(ctx context.Context, cfg Config) error {
 	n := &Node{cfg: cfg, log: cfg.log()}
 	client, err := n.newControlClient()
@@ -76,7 +77,8 @@ func (n *Node) resume() {
 	}
 }
 
-// ask sends a registration. From then on the server may know the node, whatever becomes of the answer.
+// ask sends a registration. From then on the server may know the node, whatever becomes of the
+// answer.
 func (m *membership) ask(ctx context.Context, req control.RegisterRequest) (*control.RegisterResponse, error) {
 	m.setKnown(true)
 	resp, err := m.client.Register(ctx, req)

@@ -12,8 +12,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// Link-local addresses that a peer has are reached through the tunnel, whatever zone a client names,
-// and never on the host's network.
+// Link-local addresses that a peer has are reached through the tunnel, whatever zone a client
+// names, and never on the host's network.
 func TestLinkLocalAddressesOfPeer(t *testing.T) {
 	k := key.NewNodePrivate()
 	p := newStockPeer(t, &addressBind{ip: "127.0.0.1"}, k.Public())

@@ -9,7 +9,8 @@ import (
 	"ginnel/userstack"
 )
 
-// accepts is the stack's filter: what the map allows. What it allows and nobody serves, the stack refuses.
+// accepts is the stack's filter: what the map allows. What it allows and nobody serves, the stack
+// refuses.
 func (n *Node) accepts(f userstack.Flow) bool {
 	m := n.netmap.Load()
 	isOwn := n.routes.Load().isOwn(f.Dst.Addr())
@@ -32,11 +33,13 @@ func (n *Node) accepts(f userstack.Flow) bool {
 	return false
 }
 
-// Listen accepts TCP connections from peers on addr; an unspecified or invalid IP means all of the node's addresses.
+// Listen accepts TCP connections from peers on addr; an unspecified or invalid IP means all of the
+// node's addresses.
 func (n *Node) Listen(addr netip.AddrPort) (net.Listener, error) { return n.stack.Listen(addr) }
 
-// ListenPacket receives datagrams from peers on addr, as Listen does connections. On port 0 only answers to what was
-// sent come in. On another, answers come in even where the map's filter lets nobody begin.
+// ListenPacket receives datagrams from peers on addr, as Listen does connections. On port 0 only
+// answers to what was sent come in. On another, answers come in even where the map's filter lets
+// nobody begin.
 func (n *Node) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
 	c, err := n.servePackets(addr)
 	if err != nil {

@@ -19,8 +19,9 @@ import (
 
 // This file turns a coordination server's map into the node's own, and is the only one to do so.
 
-// mapper does that for one node, and keeps the packet filter of the map. Answers to what this node has sent are known to
-// the stack, which does not ask about them, but for what was sent from a port that others may send to.
+// mapper does that for one node, and keeps the packet filter of the map. Answers to what this node
+// has sent are known to the stack, which does not ask about them, but for what was sent from a port
+// that others may send to.
 type mapper struct {
 	cfg    *Control
 	filter filter.Filter
@@ -59,8 +60,8 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 	return out
 }
 
-// usable reports whether a peer can be spoken with: its key holds, and there is a way to it (control specification,
-// section 8).
+// usable reports whether a peer can be spoken with: its key holds, and there is a way to it
+// (control specification, section 8).
 func usable(p *control.Node, now time.Time) bool {
 	expired := p.Expired || !p.KeyExpiry.IsZero() && !now.Before(p.KeyExpiry)
 	return !expired && p.Key.Check() == nil && (p.IsWireGuardOnly || !p.DiscoKey.IsZero() || p.HomeDERP != 0)
@@ -94,8 +95,8 @@ func (t *mapper) peer(p *control.Node, domain string, isExit bool, taken func() 
 	return out
 }
 
-// allowed are the prefixes that go to a peer and may come from it: its addresses, and what it is the
-// router for. Whatever the server says, no route takes an address that another node has.
+// allowed are the prefixes that go to a peer and may come from it: its addresses, and what it is
+// the router for. Whatever the server says, no route takes an address that another node has.
 func (t *mapper) allowed(p *control.Node, isExit bool, taken func() map[netip.Prefix]bool) (prefixes []netip.Prefix) {
 	for _, a := range p.AllowedIPs {
 		if a.IsValid() && (slices.Contains(p.Addresses, a) || t.routes(a, isExit) && !takesNodes(a, taken)) {
@@ -132,7 +133,8 @@ func takesNodes(route netip.Prefix, taken func() map[netip.Prefix]bool) bool {
 	return false
 }
 
-// exitNode finds the peer that everything else leaves by; nil if none was asked for or it is not there.
+// exitNode finds the peer that everything else leaves by; nil if none was asked for or it is not
+// there.
 func (t *mapper) exitNode(m *control.NetMap, domain string, now time.Time) *control.Node {
 	want := hostName(t.cfg.ExitNode)
 	if want == "" {
@@ -242,8 +244,9 @@ func relayMap(m *control.DERPMap) relay.Map {
 	return out
 }
 
-// dns is who resolves names. With an exit node, names outside the mesh are asked of the map's servers by way of it, and if
-// there are none for all names, of those that the map has for want of others.
+// dns is who resolves names. With an exit node, names outside the mesh are asked of the map's
+// servers by way of it, and if there are none for all names, of those that the map has for want of
+// others.
 func (t *mapper) dns(c *control.DNSConfig) DNS {
 	d := dnsConfig(c)
 	if t.cfg.ExitNode != "" && c != nil && len(d.Servers) == 0 {

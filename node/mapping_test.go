@@ -11,8 +11,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// Whatever a server says, no route takes the address of another node; an exit node takes what is left,
-// and a service may have an address of its own.
+// Whatever a server says, no route takes the address of another node; an exit node takes what is
+// left, and a service may have an address of its own.
 func TestRoutesDoNotTakeNodes(t *testing.T) {
 	victim := &control.Node{Addresses: prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128", "198.51.100.7/32")}
 	router := &control.Node{Addresses: prefixes("100.64.0.8/32"), AllowedIPs: prefixes(

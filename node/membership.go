@@ -16,8 +16,9 @@ import (
 	"ginnel/transport"
 )
 
-// membership keeps a node agreed with its coordination server: one goroutine registers and follows the map (run), one
-// tells the server what changes here (report). The last map holds while the server is away.
+// membership keeps a node agreed with its coordination server: one goroutine registers and follows
+// the map (run), one tells the server what changes here (report). The last map holds while the
+// server is away.
 type membership struct {
 	n      *Node
 	cfg    *Control
@@ -136,8 +137,8 @@ func refusal(err error) error {
 	return ErrJoinRefused
 }
 
-// streamLasts is how long a stream has to last for its end to be no failure: two processes with one identity, or a
-// middlebox, may end each as soon as it has begun.
+// streamLasts is how long a stream has to last for its end to be no failure: two processes with one
+// identity, or a middlebox, may end each as soon as it has begun.
 const streamLasts = 10 * time.Second
 
 // converse registers if need be, and follows one stream of the map to its end.
@@ -238,7 +239,8 @@ func (m *membership) register(ctx context.Context) error {
 	}
 }
 
-// rotate gives the node a new key in place of one that has expired. It is kept before anybody learns of it.
+// rotate gives the node a new key in place of one that has expired. It is kept before anybody
+// learns of it.
 func (m *membership) rotate() error {
 	k := key.NewNodePrivate()
 	m.cfg.Identity.Node = k
@@ -313,7 +315,8 @@ func (m *membership) apply(nm *control.NetMap) {
 	notify(m.registered)
 }
 
-// report tells the server of our endpoints and home whenever they change, and again until it has heard.
+// report tells the server of our endpoints and home whenever they change, and again until it has
+// heard.
 func (m *membership) report(ctx context.Context) {
 	statuses := make(chan transport.Status, 1)
 	var wg sync.WaitGroup

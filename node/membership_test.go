@@ -40,8 +40,8 @@ func TestCloseIsNoFailure(t *testing.T) {
 	}
 }
 
-// A node that has just started does not tell the server that it has no home: peers would lose the relay by which they
-// reached it before, and could not answer.
+// A node that has just started does not tell the server that it has no home: peers would lose the
+// relay by which they reached it before, and could not answer.
 func TestRequestBeforeHome(t *testing.T) {
 	n := newNetwork(t)
 	a := n.join("alpha", func(c *Config) { c.Control.URL = "http://127.0.0.1:1" })

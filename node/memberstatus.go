@@ -11,7 +11,8 @@ import (
 
 // What the node's status says of its membership.
 
-// state is what the node's status says of the membership; reason is empty once the first map is there.
+// state is what the node's status says of the membership; reason is empty once the first map is
+// there.
 func (m *membership) state() (state State, reason string, server error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -29,8 +30,8 @@ func (m *membership) state() (state State, reason string, server error) {
 // hasJoined reports whether the node has had a map.
 func (m *membership) hasJoined() bool { return isClosed(m.joined) }
 
-// describe adds to the node's status what is known of the server. The state is that of before the map was looked at, so
-// that a node that is running has one.
+// describe adds to the node's status what is known of the server. The state is that of before the
+// map was looked at, so that a node that is running has one.
 func (m *membership) describe(s *Status, state State, reason string, err error) {
 	if state != StateRunning {
 		s.State, s.Reason = state, reason
@@ -47,7 +48,8 @@ func (m *membership) describe(s *Status, state State, reason string, err error) 
 	}
 }
 
-// hasRival reports whether another process uses this node's key, as the node has noticed or was told.
+// hasRival reports whether another process uses this node's key, as the node has noticed or was
+// told.
 func (m *membership) hasRival() bool {
 	return m.rival.present(time.Now()) || m.netmap != nil && m.netmap.DisplayMessages[control.MessageDuplicateKey] != nil
 }

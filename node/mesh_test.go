@@ -193,7 +193,8 @@ func eventually(t testing.TB, what string, done func() bool) {
 	t.Fatalf("%s: not within 10 s", what)
 }
 
-// handshakeAges waits until the last handshake with p is some time ago: WireGuard takes two within 20 ms for a flood.
+// handshakeAges waits until the last handshake with p is some time ago: WireGuard takes two within
+// 20 ms for a flood.
 func (n *member) handshakeAges(p *member) {
 	n.mesh.t.Helper()
 	eventually(n.mesh.t, "the handshake ages", func() bool {
@@ -232,7 +233,8 @@ func (n *member) get(url string) (string, error) {
 	return string(b), err
 }
 
-// testLog shows what a node logs with -v. Not through t: WireGuard's workers log a little after they have ended.
+// testLog shows what a node logs with -v. Not through t: WireGuard's workers log a little after
+// they have ended.
 func testLog(t testing.TB, name string) *slog.Logger {
 	if !testing.Verbose() {
 		return nil

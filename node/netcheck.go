@@ -37,7 +37,8 @@ const (
 	MappingHard Mapping = "hard" // another one for each
 )
 
-// NetReport is what a check found out about the network; its JSON is what scripts read. What is unknown is left out.
+// NetReport is what a check found out about the network; its JSON is what scripts read. What is
+// unknown is left out.
 type NetReport struct {
 	UDP         bool           `json:"udp"`
 	IPv4        bool           `json:"ipv4"`
@@ -60,8 +61,9 @@ type RelayReport struct {
 	Error     string  `json:"error,omitempty"`
 }
 
-// NetCheck finds out what the network between this machine and relays lets through, with sockets of its own. Of cfg it
-// uses Map.Relays, Map.Home, RelayOnly, UDPAddr, Roots, OutboundProxy, LookupHost and Log.
+// NetCheck finds out what the network between this machine and relays lets through, with sockets of
+// its own. Of cfg it uses Map.Relays, Map.Home, RelayOnly, UDPAddr, Roots, OutboundProxy,
+// LookupHost and Log.
 func NetCheck(ctx context.Context, cfg Config) (NetReport, error) {
 	if err := cfg.Map.Relays.Validate(); err != nil {
 		return NetReport{}, err
@@ -123,7 +125,8 @@ func (c *netCheck) probeUDP(ctx context.Context) error {
 	return nil
 }
 
-// awaitRound waits for the end of the round, which is no news to those who watch the transport if nothing else is.
+// awaitRound waits for the end of the round, which is no news to those who watch the transport if
+// nothing else is.
 func (c *netCheck) awaitRound(ctx context.Context, tr *transport.Conn) {
 	ticker := time.NewTicker(udpPoll)
 	defer ticker.Stop()
@@ -212,7 +215,8 @@ func (c *netCheck) finish() {
 	r.Home = regionName(&c.m.Relays, c.home())
 }
 
-// mapping compares what STUN servers saw with what this machine knows. One server alone cannot tell easy from hard.
+// mapping compares what STUN servers saw with what this machine knows. One server alone cannot tell
+// easy from hard.
 func (c *netCheck) mapping() Mapping {
 	seen := []netip.AddrPort{c.udp.Global4, c.udp.Global6}
 	switch {

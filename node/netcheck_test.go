@@ -82,7 +82,8 @@ func TestNetCheckOverIPv6(t *testing.T) {
 	}
 }
 
-// Through a proxy relays are measured by HTTPS, over both families, and the proxy is named without its password.
+// Through a proxy relays are measured by HTTPS, over both families, and the proxy is named without
+// its password.
 func TestNetCheckThroughProxy(t *testing.T) {
 	for _, family := range []string{"IPv4", "IPv6"} {
 		m := newMesh(t)

@@ -13,8 +13,9 @@ import (
 	"ginnel/userstack"
 )
 
-// NetworkMap is all that a node knows of its network. Where it comes from (a coordination server, a file, a program) is
-// not the node's business. A map handed to a node must not be changed afterwards.
+// NetworkMap is all that a node knows of its network. Where it comes from (a coordination server, a
+// file, a program) is not the node's business. A map handed to a node must not be changed
+// afterwards.
 type NetworkMap struct {
 	Name      string         // our own, for display
 	Domain    string         // of the names of the mesh, which are known with and without it; empty: none
@@ -28,13 +29,13 @@ type NetworkMap struct {
 	Filter userstack.Filter
 	// Mesh is for the map of a coordination server: its Filter also decides who may ping.
 	Mesh bool
-	// ExitLost tells why the peer through which everything else should leave is not there, so that nothing does; empty:
-	// it is there, or none is wanted.
+	// ExitLost tells why the peer through which everything else should leave is not there, so that
+	// nothing does; empty: it is there, or none is wanted.
 	ExitLost string
 }
 
-// Peer is another node. One with an Endpoint speaks plain WireGuard and is reached there, or wherever it was last heard
-// from. All others are reached through relays and by discovery.
+// Peer is another node. One with an Endpoint speaks plain WireGuard and is reached there, or
+// wherever it was last heard from. All others are reached through relays and by discovery.
 type Peer struct {
 	Name      string // for display and as a host name; may be empty
 	Key       key.NodePublic
@@ -70,8 +71,8 @@ type DNS struct {
 	Servers []netip.Addr // asked on port 53, through the mesh if they are in it; empty: the host's resolver
 	Search  []string     // domains for names without a dot
 
-	// Routes are domains that have servers of their own; of several the longest counts. Without servers, the map itself
-	// knows all names of the domain.
+	// Routes are domains that have servers of their own; of several the longest counts. Without
+	// servers, the map itself knows all names of the domain.
 	Routes  map[string][]netip.AddrPort
 	Records map[string][]netip.Addr // names beside those of nodes
 }
@@ -90,8 +91,8 @@ type routes struct {
 	keys  map[key.NodePublic]bool
 }
 
-// meshName is a host name of the mesh. A name that several nodes have leads to none of them: nobody could tell which
-// was meant.
+// meshName is a host name of the mesh. A name that several nodes have leads to none of them: nobody
+// could tell which was meant.
 type meshName struct {
 	addrs     []netip.Addr
 	ambiguous bool
@@ -169,8 +170,8 @@ func (r *routes) isOwn(a netip.Addr) bool {
 	return slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
-// inMesh reports whether a belongs to the mesh, so that it must never be dialled on the host's network, whether or not
-// a peer has it.
+// inMesh reports whether a belongs to the mesh, so that it must never be dialled on the host's
+// network, whether or not a peer has it.
 func (r *routes) inMesh(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsUnspecified() {
 		return false // even where a peer is the way to everywhere: they mean this machine

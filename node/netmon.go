@@ -39,7 +39,8 @@ func (n *Node) watchNetwork(ctx context.Context) {
 	}
 }
 
-// NetworkChanged has the node look at its network anew, as it does when the system tells of a change.
+// NetworkChanged has the node look at its network anew, as it does when the system tells of a
+// change.
 func (n *Node) NetworkChanged() {
 	n.conn.NetworkChanged()
 	n.pool.NetworkChanged()

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// networkEvents signals changes of links, addresses and routes until ctx ends. It needs no privilege.
+// networkEvents signals changes of links, addresses and routes until ctx ends. It needs no
+// privilege.
 func networkEvents(ctx context.Context, wg starter) (<-chan struct{}, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {

@@ -1,9 +1,10 @@
-// Package node is one member of a mesh in one process: it assembles the TCP/IP stack, WireGuard, the transport, the
-// relays and the local proxies, and keeps them agreed with the network map. It holds no protocol of its own.
+// Package node is one member of a mesh in one process: it assembles the TCP/IP stack, WireGuard,
+// the transport, the relays and the local proxies, and keeps them agreed with the network map. It
+// holds no protocol of its own.
 //
-// Goroutines: those of its parts; one for each listener; three that look after the network (upkeep.go, stun.go,
-// netmon.go); those that dial the addresses of a name, or out of the mesh; and one for each target that is waited for.
-// Close ends and awaits all.
+// Goroutines: those of its parts; one for each listener; three that look after the network
+// (upkeep.go, stun.go, netmon.go); those that dial the addresses of a name, or out of the mesh; and
+// one for each target that is waited for. Close ends and awaits all.
 package node
 
 import (
@@ -74,7 +75,8 @@ type Config struct {
 	Token        string           // what the local API asks for where it changes something; empty: such requests are refused
 	Shutdown     func()           // called when the local API is told to end the node; nil: it cannot be told so
 
-	// OutboundProxy names the proxy for a URL outside the mesh, relays included; nil: none. See internal/egress.
+	// OutboundProxy names the proxy for a URL outside the mesh, relays included; nil: none. See
+	// internal/egress.
 	OutboundProxy func(*url.URL) (*url.URL, error)
 	Roots         *x509.CertPool // trusted for relays besides the system's
 
@@ -91,13 +93,15 @@ type Config struct {
 	ConnLog *slog.Logger // gets a line for each proxied connection; nil discards
 }
 
-// Forward is a local port whose connections, or datagrams, are carried to Target, which may be a name of the mesh.
+// Forward is a local port whose connections, or datagrams, are carried to Target, which may be a
+// name of the mesh.
 type Forward struct {
 	Listen net.Addr // "tcp", "unix" or "udp"
 	Target string   // host:port
 }
 
-// Serve is a port of this node in the mesh that leads to Target on this machine: a "tcp", "unix" or "udp" address.
+// Serve is a port of this node in the mesh that leads to Target on this machine: a "tcp", "unix" or
+// "udp" address.
 type Serve struct {
 	Port   uint16
 	Target net.Addr
@@ -187,7 +191,8 @@ type Node struct {
 	wg     sync.WaitGroup
 }
 
-// New starts a node: it opens its listeners and sockets, and connects to what the map names in the background.
+// New starts a node: it opens its listeners and sockets, and connects to what the map names in the
+// background.
 func New(cfg Config) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -307,7 +312,8 @@ func (n *Node) openData() (err error) {
 	return nil
 }
 
-// receiveRelayed is called by the pool, which exists before the transport does but has no relays until SetMap.
+// receiveRelayed is called by the pool, which exists before the transport does but has no relays
+// until SetMap.
 func (n *Node) receiveRelayed(region int, from key.NodePublic, packets [][]byte) {
 	if n.member != nil && !n.routes.Load().keys[from] {
 		n.strangers.keep(time.Now(), region, from, packets)
@@ -325,8 +331,8 @@ func (n *Node) receiveStrangers() {
 	}
 }
 
-// SetMap makes m the network map, unless its relays make no sense. What m and the map before have in common is not
-// disturbed.
+// SetMap makes m the network map, unless its relays make no sense. What m and the map before have
+// in common is not disturbed.
 func (n *Node) SetMap(m NetworkMap) error {
 	if err := m.Relays.Validate(); err != nil {
 		return err
@@ -419,8 +425,8 @@ func (n *Node) fail(err error) {
 	}
 }
 
-// begin counts the caller among the goroutines that Close awaits, until it calls wg.Done. It reports false if the node is
-// closed.
+// begin counts the caller among the goroutines that Close awaits, until it calls wg.Done. It
+// reports false if the node is closed.
 func (n *Node) begin() bool {
 	n.lifeMu.Lock()
 	defer n.lifeMu.Unlock()
@@ -431,7 +437,8 @@ func (n *Node) begin() bool {
 	return true
 }
 
-// spawn starts a goroutine for a caller's work, which Close awaits. It reports false if the node is closed.
+// spawn starts a goroutine for a caller's work, which Close awaits. It reports false if the node is
+// closed.
 func (n *Node) spawn(f func()) bool {
 	if !n.begin() {
 		return false

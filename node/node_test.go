@@ -20,7 +20,8 @@ import (
 	"ginnel/userstack"
 )
 
-// Two nodes that know each other's keys and relay reach each other at once, and directly once they may discover.
+// Two nodes that know each other's keys and relay reach each other at once, and directly once they
+// may discover.
 func TestRelayThenDirect(t *testing.T) {
 	a, b := two(t)
 	b.serveHTTP(80, "from beta")
@@ -110,8 +111,8 @@ func TestTransferOverChangingPaths(t *testing.T) {
 	}
 }
 
-// Connections that are made while the node closes, and afterwards, fail in the usual way. Those to a name with several
-// addresses need goroutines.
+// Connections that are made while the node closes, and afterwards, fail in the usual way. Those to
+// a name with several addresses need goroutines.
 func TestDialBesideClose(t *testing.T) {
 	for range 20 {
 		m := newMesh(t)
@@ -312,8 +313,8 @@ func TestSetMap(t *testing.T) {
 	}
 }
 
-// A peer that has restarted is reached as soon as the map tells its new disco key, not when WireGuard gives up the old
-// session.
+// A peer that has restarted is reached as soon as the map tells its new disco key, not when
+// WireGuard gives up the old session.
 func TestPeerRestarts(t *testing.T) {
 	a, b := two(t)
 	a.mesh.introduce()

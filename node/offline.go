@@ -12,8 +12,8 @@ import (
 	"ginnel/userstack"
 )
 
-// A peer that the server sees offline may be there all the same: the server may be the one that is cut off. So it is
-// tried, but not for as long as others are.
+// A peer that the server sees offline may be there all the same: the server may be the one that is
+// cut off. So it is tried, but not for as long as others are.
 
 // offlinePatience is for a sign of life of such a peer.
 const offlinePatience = 3 * time.Second
@@ -64,8 +64,8 @@ func (n *Node) dialSigned(ctx context.Context, network string, ap netip.AddrPort
 	return c, err
 }
 
-// awaitSign gives up if for offlinePatience nothing comes from the peer: no answer of discovery, and none of WireGuard,
-// from which heard bytes had come before.
+// awaitSign gives up if for offlinePatience nothing comes from the peer: no answer of discovery,
+// and none of WireGuard, from which heard bytes had come before.
 func (n *Node) awaitSign(ctx context.Context, giveUp context.CancelCauseFunc, p *Peer, heard uint64) {
 	for {
 		if n.signWithin(ctx, offlinePatience, p) || ctx.Err() != nil || !n.stillOffline(p) {

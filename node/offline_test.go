@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A peer that the server sees offline is tried for a moment, and not for as long as a connection may take; one that
-// answers all the same is reached.
+// A peer that the server sees offline is tried for a moment, and not for as long as a connection
+// may take; one that answers all the same is reached.
 func TestOfflinePeer(t *testing.T) {
 	m := newMesh(t)
 	a, b := m.add("alpha"), m.add("beta")

@@ -11,13 +11,14 @@ import (
 	"strings"
 )
 
-// The file by which browsers come to the proxy for the mesh and for nothing else. Its size depends on the networks and
-// domains of the mesh, not on the number of peers.
+// The file by which browsers come to the proxy for the mesh and for nothing else. Its size depends
+// on the networks and domains of the mesh, not on the number of peers.
 
 //go:embed proxy.js
 var pacRules string
 
-// pacPrefixes bounds the prefixes in the file, all of which a browser goes through for each request.
+// pacPrefixes bounds the prefixes in the file, all of which a browser goes through for each
+// request.
 const pacPrefixes = 256
 
 // pacMesh is what the rules know of the mesh. Names are in lower case, without a dot at the end.
@@ -88,8 +89,8 @@ func hasDefaultRoute(m *NetworkMap) bool {
 	})
 }
 
-// fewPrefixes covers sorted prefixes by at most so many. If that takes wider ones, further addresses go to the proxy,
-// which dials them on the host's network.
+// fewPrefixes covers sorted prefixes by at most so many. If that takes wider ones, further
+// addresses go to the proxy, which dials them on the host's network.
 func fewPrefixes(prefixes []netip.Prefix, most int) []netip.Prefix {
 	prefixes = aggregate(prefixes)
 	for wide := 1; len(prefixes) > most; wide++ {

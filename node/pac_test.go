@@ -48,7 +48,8 @@ console.log(JSON.stringify(answers));`
 	return answers
 }
 
-// Names and addresses of the mesh come to the proxy, of both families, and nobody else is asked for them.
+// Names and addresses of the mesh come to the proxy, of both families, and nobody else is asked for
+// them.
 func TestPACFile(t *testing.T) {
 	m := &NetworkMap{Name: "self", Domain: "net.example", Addresses: prefixes("100.64.0.2/32", "fd7a:115c:a1e0::2/128"),
 		DNS: DNS{Search: []string{"net.example.", "Search.Example"},
@@ -87,7 +88,8 @@ func TestPACFile(t *testing.T) {
 	}
 }
 
-// Where the mesh is the way to everywhere, or resolves every name, everything but this host comes to the proxy.
+// Where the mesh is the way to everywhere, or resolves every name, everything but this host comes
+// to the proxy.
 func TestPACFileForEverything(t *testing.T) {
 	for name, m := range map[string]*NetworkMap{
 		"exit":    {Peers: []Peer{{Addresses: prefixes("0.0.0.0/0", "::/0")}}},

@@ -15,7 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// The node's own pages on the proxy port. The proxy lets only requests through whose Host is this machine.
+// The node's own pages on the proxy port. The proxy lets only requests through whose Host is this
+// machine.
 
 // pingTimeout bounds one ping of the API.
 const pingTimeout = 5 * time.Second
@@ -119,7 +120,8 @@ func (n *Node) servePing(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveReach tries once whether the form value "target", host:port or a host, answers within the form value "timeout".
+// serveReach tries once whether the form value "target", host:port or a host, answers within the
+// form value "timeout".
 func (n *Node) serveReach(w http.ResponseWriter, r *http.Request) {
 	target, patience, ok := n.readTarget(w, r)
 	if !ok {
@@ -135,8 +137,8 @@ func (n *Node) serveReach(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// readTarget reads the form values "target" and "timeout", which DialTimeout bounds. It reports false
-// if it has refused the request.
+// readTarget reads the form values "target" and "timeout", which DialTimeout bounds. It reports
+// false if it has refused the request.
 func (n *Node) readTarget(w http.ResponseWriter, r *http.Request) (target string, patience time.Duration, ok bool) {
 	if fromWebPage(w, r) {
 		return "", 0, false
@@ -150,8 +152,8 @@ func (n *Node) readTarget(w http.ResponseWriter, r *http.Request) (target string
 	return target, min(patience, n.cfg.dialTimeout()), true
 }
 
-// serveWhy walks the way to the form value "target", host:port or a host, with attempts that take at most the form value
-// "timeout".
+// serveWhy walks the way to the form value "target", host:port or a host, with attempts that take
+// at most the form value "timeout".
 func (n *Node) serveWhy(w http.ResponseWriter, r *http.Request) {
 	target, patience, ok := n.readTarget(w, r)
 	if !ok {

@@ -92,7 +92,8 @@ func TestPingIsNotForWebPages(t *testing.T) {
 	}
 }
 
-// On a listener that others can reach, the pages want the password, or the token of the state directory.
+// On a listener that others can reach, the pages want the password, or the token of the state
+// directory.
 func TestPagesOnTheNetwork(t *testing.T) {
 	m := newMesh(t)
 	a := m.add("alpha")

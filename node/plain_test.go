@@ -27,7 +27,8 @@ import (
 
 func newPublicKey() key.NodePublic { return key.NewNodePrivate().Public() }
 
-// addressBind is a stock device's bind to one address, at which it opens again after a BindUpdate: a host that moves.
+// addressBind is a stock device's bind to one address, at which it opens again after a BindUpdate:
+// a host that moves.
 type addressBind struct {
 	ip string
 	c  *net.UDPConn
@@ -274,7 +275,8 @@ func TestPlainPeerWrongKey(t *testing.T) {
 	}
 }
 
-// The name of a silent peer is looked up again, and the connection in use goes on at its new address.
+// The name of a silent peer is looked up again, and the connection in use goes on at its new
+// address.
 func TestPlainPeerMovesUnderItsName(t *testing.T) {
 	k := key.NewNodePrivate()
 	where := &addressBind{ip: "127.0.0.1"}
@@ -412,7 +414,8 @@ func TestNextAddr(t *testing.T) {
 	}
 }
 
-// Where the name of the only endpoint cannot be looked up, the node is not ready and everything that fails says why.
+// Where the name of the only endpoint cannot be looked up, the node is not ready and everything
+// that fails says why.
 func TestEndpointNameUnknown(t *testing.T) {
 	why := errors.New("the resolver is on holiday")
 	n, err := New(Config{

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// When a node is ready: its mesh is usable, and everything that it was told to wait for has answered.
+// When a node is ready: its mesh is usable, and everything that it was told to wait for has
+// answered.
 
 const (
 	awaitFirstPause = 50 * time.Millisecond // after a target has not answered; it grows by half
@@ -107,7 +108,8 @@ func (n *Node) tryTarget(ctx context.Context, target string, patience time.Durat
 	return c.Close()
 }
 
-// notReadyError says in Status's words why a node is not ready. What it wraps says whose fault that is, if it is known.
+// notReadyError says in Status's words why a node is not ready. What it wraps says whose fault that
+// is, if it is known.
 type notReadyError struct {
 	reason string
 	cause  error
@@ -116,8 +118,9 @@ type notReadyError struct {
 func (e *notReadyError) Error() string { return e.reason }
 func (e *notReadyError) Unwrap() error { return e.cause }
 
-// NotReady says why the mesh cannot be used yet; nil: it can. The error is an ErrControlUnreachable while there has been
-// no conversation with the coordination server, and net.ErrClosed after the node's end.
+// NotReady says why the mesh cannot be used yet; nil: it can. The error is an ErrControlUnreachable
+// while there has been no conversation with the coordination server, and net.ErrClosed after the
+// node's end.
 func (n *Node) NotReady() error {
 	s := n.Status()
 	switch s.State {

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// lookup resolves a host name: names of the mesh by the map, others by the map's DNS servers or the host's resolver.
-// Addresses come in the order in which to try them.
+// lookup resolves a host name: names of the mesh by the map, others by the map's DNS servers or the
+// host's resolver. Addresses come in the order in which to try them.
 func (n *Node) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	name := hostName(host)
 	if addrs, known, err := n.routes.Load().lookup(name); known {
@@ -78,8 +78,8 @@ func (r *routes) lookup(name string) (addrs []netip.Addr, known bool, err error)
 	return entry.addrs, known, err
 }
 
-// route finds the servers of the longest domain that name is in. Those of the mesh's own domain are none: nobody else
-// must be asked.
+// route finds the servers of the longest domain that name is in. Those of the mesh's own domain are
+// none: nobody else must be asked.
 func (d *DNS) route(name, domain string) (servers []netip.AddrPort, routed bool) {
 	longest := -1
 	for suffix, s := range d.Routes {
@@ -105,8 +105,8 @@ func onDNSPort(addrs []netip.Addr) (servers []netip.AddrPort) {
 	return servers
 }
 
-// searchList is the order in which resolv.conf(5) tries names: one with a dot first as it is, one without first in the
-// search domains. A dot at the end means that the name is whole.
+// searchList is the order in which resolv.conf(5) tries names: one with a dot first as it is, one
+// without first in the search domains. A dot at the end means that the name is whole.
 func searchList(host string, search []string) []string {
 	if strings.HasSuffix(host, ".") {
 		return []string{host}

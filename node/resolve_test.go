@@ -64,7 +64,8 @@ func answer(query []byte, names map[string][]netip.Addr) []byte {
 	return reply
 }
 
-// Names go to the map's DNS servers, by way of the mesh, with the search domains that resolv.conf(5) would try.
+// Names go to the map's DNS servers, by way of the mesh, with the search domains that
+// resolv.conf(5) would try.
 func TestNamesOverTheMesh(t *testing.T) {
 	a, b := two(t)
 	b.serveHTTP(80, "found")
@@ -105,7 +106,8 @@ func TestNamesOverTheMesh(t *testing.T) {
 	}
 }
 
-// A datagram to a name that is asked for in the mesh does not hold up its own look-up by what it is written together with.
+// A datagram to a name that is asked for in the mesh does not hold up its own look-up by what it is
+// written together with.
 func TestNameOfACorkedDatagram(t *testing.T) {
 	a, b := two(t)
 	pc, err := b.ListenPacket(netip.MustParseAddrPort("100.64.0.2:53"))

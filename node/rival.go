@@ -12,8 +12,9 @@ const (
 	rivalWindow = 2 * time.Minute // and after so long without a sign of it, it is gone
 )
 
-// rival notices another process with this node's key, from a state directory that was copied: servers serve one stream of
-// a node and end it when another begins, or serve both and tell each what the other says. It has no clock.
+// rival notices another process with this node's key, from a state directory that was copied:
+// servers serve one stream of a node and end it when another begins, or serve both and tell each
+// what the other says. It has no clock.
 type rival struct {
 	ends   []time.Time // of streams, by a server that was there for the next one; not older than rivalWindow
 	own    bool        // the server has shown our own discovery key
@@ -29,7 +30,8 @@ func (r *rival) streamEnded(now time.Time) {
 	}
 }
 
-// shown takes the discovery key that the server gives this node. Until it has shown ours, another is one of before.
+// shown takes the discovery key that the server gives this node. Until it has shown ours, another
+// is one of before.
 func (r *rival) shown(now time.Time, shown, ours key.DiscoPublic) {
 	switch {
 	case shown == ours:

@@ -9,8 +9,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// Streams that end once in a while give nobody away, and neither does a discovery key of before; many ends do, and a key
-// that was ours and is another's now.
+// Streams that end once in a while give nobody away, and neither does a discovery key of before;
+// many ends do, and a key that was ours and is another's now.
 func TestRival(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var r rival
@@ -66,7 +66,8 @@ func TestTwoProcessesWithOneKey(t *testing.T) {
 func TestMessagesOfTheServer(t *testing.T) {
 	a := newNetwork(t).join("alpha")
 	eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
-	// say has the server say so, until it sends the next map, which may be soon, and returns what is shown of it.
+	// say has the server say so, until it sends the next map, which may be soon, and returns what is
+	// shown of it.
 	say := func(change func(*control.NetMap)) (shown []HealthIssue) {
 		m := a.Node.member
 		m.mu.Lock()

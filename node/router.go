@@ -13,8 +13,9 @@ import (
 	"ginnel/userstack"
 )
 
-// A node that advertises routes carries what peers send there: as a subnet router or an exit node, in user space, by
-// connections of its own on the host's network. The packet filter of the map has decided about each before.
+// A node that advertises routes carries what peers send there: as a subnet router or an exit node,
+// in user space, by connections of its own on the host's network. The packet filter of the map has
+// decided about each before.
 
 // routedFlowIdle is how long a pair of UDP addresses may be silent.
 const routedFlowIdle = 2 * time.Minute
@@ -45,8 +46,9 @@ func (r *router) stackConfig() *userstack.Router {
 	return &userstack.Router{TCP: r.carryTCP, UDP: r.startUDP}
 }
 
-// takes reports whether we have said that dst is behind us. A default route is the way to the Internet: not into private
-// networks, not to this host itself, and not to its neighbours (control specification, section 6.2).
+// takes reports whether we have said that dst is behind us. A default route is the way to the
+// Internet: not into private networks, not to this host itself, and not to its neighbours (control
+// specification, section 6.2).
 func (r *router) takes(dst netip.Addr) bool {
 	if r == nil || dst.Is4In6() || dst.IsLoopback() || dst.IsLinkLocalUnicast() || dst.IsMulticast() || dst.IsUnspecified() || meshaddr.Contains(dst) {
 		return false
@@ -71,8 +73,8 @@ func isPublic(a netip.Addr) bool {
 	return !reserved4.Contains(a) && !current4.Contains(a) && !a.IsPrivate() && !carrier4.Contains(a)
 }
 
-// isNeighbour reports whether a is in a network that an interface of this host is in. It is asked when something new is
-// to be reached.
+// isNeighbour reports whether a is in a network that an interface of this host is in. It is asked
+// when something new is to be reached.
 func isNeighbour(a netip.Addr) bool {
 	addrs, err := net.InterfaceAddrs()
 	return err != nil || slices.ContainsFunc(addrs, func(have net.Addr) bool {

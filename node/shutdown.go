@@ -12,7 +12,8 @@ import (
 // logoutTimeout bounds what the API waits for the coordination server.
 const logoutTimeout = 10 * time.Second
 
-// serveShutdown ends the node, once it has given up its registration if the form value "logout" is "true".
+// serveShutdown ends the node, once it has given up its registration if the form value "logout" is
+// "true".
 func (n *Node) serveShutdown(w http.ResponseWriter, r *http.Request) {
 	if !n.hasToken(r) {
 		writeJSON(w, http.StatusUnauthorized, apiError{"this needs the token in the node's state directory"})

@@ -67,7 +67,8 @@ type PeerStatus struct {
 	LastHandshake time.Time      `json:"last_handshake,omitzero"`
 }
 
-// IsOffline reports whether the coordination server has no connection with the peer. It may be there all the same.
+// IsOffline reports whether the coordination server has no connection with the peer. It may be
+// there all the same.
 func (p *PeerStatus) IsOffline() bool { return p.Online != nil && !*p.Online }
 
 // RelayStatus is a relay region that is, or ought to be, connected.
@@ -244,8 +245,8 @@ func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 	return fmt.Errorf("connecting to the home relay %s", regionName(&m.Relays, m.Home))
 }
 
-// noEndpoint says why no peer can be reached where all of them would have to be looked up and none could be; nil if one
-// can be.
+// noEndpoint says why no peer can be reached where all of them would have to be looked up and none
+// could be; nil if one can be.
 func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]wireguard.Session) (err error) {
 	for i := range m.Peers {
 		p := &m.Peers[i]
@@ -299,8 +300,8 @@ type PingResult struct {
 // ErrNoSuchPeer is returned for a name or address that is no peer's.
 var ErrNoSuchPeer = errors.New("no such peer")
 
-// Ping asks a peer, given by name or address, for an answer through the mesh: by discovery, which tells the path, or
-// from a peer that speaks plain WireGuard by ICMP.
+// Ping asks a peer, given by name or address, for an answer through the mesh: by discovery, which
+// tells the path, or from a peer that speaks plain WireGuard by ICMP.
 func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	if n.member != nil {
 		if err := n.member.await(ctx); err != nil {

@@ -14,8 +14,8 @@ const (
 	strangersTime = 3 * time.Second // for which they are
 )
 
-// strangers keeps packets that relays bring from nodes that are not in the map, for a moment: a node that has just
-// joined may be faster than the news of it.
+// strangers keeps packets that relays bring from nodes that are not in the map, for a moment: a
+// node that has just joined may be faster than the news of it.
 type strangers struct {
 	mu      sync.Mutex
 	packets []*strangerPacket // oldest first

@@ -67,8 +67,8 @@ func (p *plainPeer) observe(now time.Time, s wireguard.Session) suspicion {
 	return moved
 }
 
-// due is when observe has to be called again although nothing more is sent to the peer; zero means never. A peer that owes
-// no answer is observed after the next send.
+// due is when observe has to be called again although nothing more is sent to the peer; zero means
+// never. A peer that owes no answer is observed after the next send.
 func (p *plainPeer) due() time.Time {
 	if p.silent.IsZero() {
 		return time.Time{}
@@ -79,8 +79,9 @@ func (p *plainPeer) due() time.Time {
 	return p.next
 }
 
-// bringUp sets WireGuard going once the names of plain peers are resolved: a handshake that finds no address is tried
-// again only after five seconds. What takes long, or fails, is left to keepEndpoints.
+// bringUp sets WireGuard going once the names of plain peers are resolved: a handshake that finds
+// no address is tried again only after five seconds. What takes long, or fails, is left to
+// keepEndpoints.
 func (n *Node) bringUp(ctx context.Context) {
 	defer close(n.upc)
 	if named := n.namedPeers(); len(named) > 0 {
@@ -110,7 +111,8 @@ func (n *Node) awaitUp(ctx context.Context) error {
 	}
 }
 
-// keepEndpoints resolves the names of plain peers' endpoints: when a peer is new, and when it goes silent.
+// keepEndpoints resolves the names of plain peers' endpoints: when a peer is new, and when it goes
+// silent.
 func (n *Node) keepEndpoints(ctx context.Context) {
 	n.bringUp(ctx)
 	known := make(map[key.NodePublic]*plainPeer)
@@ -127,8 +129,9 @@ func (n *Node) keepEndpoints(ctx context.Context) {
 	}
 }
 
-// awaitCheck waits until plain peers have to be looked at: at next, if it is not zero; some time after a send, which sentc
-// tells of; or when the map has changed. It reports false when ctx has ended.
+// awaitCheck waits until plain peers have to be looked at: at next, if it is not zero; some time
+// after a send, which sentc tells of; or when the map has changed. It reports false when ctx has
+// ended.
 func (n *Node) awaitCheck(ctx context.Context, sentc <-chan struct{}, next time.Time) bool {
 	timer := time.NewTimer(max(silenceCheck, time.Until(next)))
 	defer timer.Stop()
@@ -163,8 +166,8 @@ func (n *Node) namedPeers() (named []*Peer) {
 	return named
 }
 
-// checkEndpoints looks up the names of peers that call for it, and returns when it has to be called again although nothing
-// more is sent; zero means never.
+// checkEndpoints looks up the names of peers that call for it, and returns when it has to be called
+// again although nothing more is sent; zero means never.
 func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.NodePublic]*plainPeer) (next time.Time) {
 	sessions := n.wg0.dev.Sessions()
 	maps.DeleteFunc(known, func(k key.NodePublic, _ *plainPeer) bool { _, ok := sessions[k]; return !ok })
@@ -219,14 +222,16 @@ func (n *Node) findEndpoint(ctx context.Context, p *Peer, s wireguard.Session, w
 	n.log.Info("peer has moved", "peer", p.display(), "host", p.Endpoint.Host, "from", s.Endpoint, "to", next)
 }
 
-// lookupError is why the name of a plain peer's endpoint has no address; nil if it has one or none was looked for.
+// lookupError is why the name of a plain peer's endpoint has no address; nil if it has one or none
+// was looked for.
 func (n *Node) lookupError(p *Peer) error {
 	err, _ := n.unresolved.Load(p.Key)
 	e, _ := err.(error)
 	return e
 }
 
-// nextAddr is the address to use: current as long as it is listed and not dead, then the one after it.
+// nextAddr is the address to use: current as long as it is listed and not dead, then the one after
+// it.
 func nextAddr(addrs []netip.Addr, current netip.Addr, why suspicion) netip.Addr {
 	for i, a := range addrs {
 		if a.Unmap() == current.Unmap() {

@@ -16,8 +16,8 @@ import (
 	"ginnel/wireguard"
 )
 
-// tunnels is WireGuard and what it was told. A peer that takes part in discovery is told of only when there is something to
-// send to it or it shows itself: a network may have thousands.
+// tunnels is WireGuard and what it was told. A peer that takes part in discovery is told of only
+// when there is something to send to it or it shows itself: a network may have thousands.
 type tunnels struct {
 	dev    *wireguard.Device
 	conn   *transport.Conn
@@ -40,7 +40,8 @@ func (t stackTun) Queues() (all []wireguard.Queue) {
 	return all
 }
 
-// configure makes peers, which must not change any more, the whole set. It tells the device only what changed.
+// configure makes peers, which must not change any more, the whole set. It tells the device only
+// what changed.
 func (w *tunnels) configure(peers []Peer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -74,8 +75,8 @@ func (w *tunnels) wake(k key.NodePublic) (woken bool) {
 	return true
 }
 
-// want is wake for a peer that we begin to speak with. If both sides began anew whatever they began, neither would ever be
-// answered.
+// want is wake for a peer that we begin to speak with. If both sides began anew whatever they
+// began, neither would ever be answered.
 func (w *tunnels) want(k key.NodePublic) (woken bool) {
 	if !w.wake(k) {
 		return false
@@ -121,8 +122,8 @@ func (w *tunnels) replace(next map[key.NodePublic]Peer, dormant map[key.NodePubl
 	w.peers, w.dormant = next, dormant
 }
 
-// tell tells the device of p. Those that take part in discovery have an endpoint that stands for the peer, and the transport
-// knows the way; plain ones roam.
+// tell tells the device of p. Those that take part in discovery have an endpoint that stands for
+// the peer, and the transport knows the way; plain ones roam.
 func (w *tunnels) tell(p *Peer) {
 	c := wireguard.Peer{Key: p.Key, PresharedKey: p.PresharedKey, AllowedIPs: p.Addresses, Keepalive: p.Keepalive, Roams: p.Plain}
 	if !p.Plain {
@@ -147,7 +148,8 @@ func (w *tunnels) setEndpoint(k key.NodePublic, ap netip.AddrPort) {
 	}
 }
 
-// pathChanged tells the stack that the round-trip time to a peer, and what the path to it carries, are others now.
+// pathChanged tells the stack that the round-trip time to a peer, and what the path to it carries,
+// are others now.
 func (n *Node) pathChanged(k key.NodePublic) {
 	n.stack.PathChanged(func(a netip.Addr) bool {
 		owner, ok := n.wg0.dev.Owner(a)
@@ -155,8 +157,8 @@ func (n *Node) pathChanged(k key.NodePublic) {
 	})
 }
 
-// reportTraffic tells the transport how well the paths to peers carry what connections send, so that it can compare them with
-// the relay.
+// reportTraffic tells the transport how well the paths to peers carry what connections send, so
+// that it can compare them with the relay.
 func (n *Node) reportTraffic(all map[netip.Addr]userstack.Traffic, interval time.Duration) {
 	sums := make(map[key.NodePublic]transport.Traffic)
 	for a, t := range all {
@@ -177,8 +179,9 @@ func (w *tunnels) waits(k key.NodePublic) bool {
 	return ok && s.Handshake.IsZero()
 }
 
-// restarted reports whether the peer has lost its memory, and with it its session: a node makes a new disco key whenever
-// it starts. WireGuard alone would notice only when nothing has come back for 15 s.
+// restarted reports whether the peer has lost its memory, and with it its session: a node makes a
+// new disco key whenever it starts. WireGuard alone would notice only when nothing has come back
+// for 15 s.
 func restarted(old, p *Peer) bool {
 	return !old.Disco.IsZero() && !p.Disco.IsZero() && old.Disco != p.Disco
 }

@@ -12,11 +12,12 @@ import (
 	"github.com/things-go/go-socks5/statute"
 )
 
-// association is a UDP ASSOCIATE of RFC 1928 section 7: local takes datagrams with a header from the client, far sends
-// them without it, and the same backwards. Three goroutines serve it: one per direction, and one that waits for the end
-// of the control connection.
+// association is a UDP ASSOCIATE of RFC 1928 section 7: local takes datagrams with a header from
+// the client, far sends them without it, and the same backwards. Three goroutines serve it: one per
+// direction, and one that waits for the end of the control connection.
 //
-// No datagram is queued here. What comes faster than it can be passed on is dropped by the receiving socket.
+// No datagram is queued here. What comes faster than it can be passed on is dropped by the
+// receiving socket.
 type association struct {
 	srv     *Server
 	control *conn
@@ -104,10 +105,11 @@ func (a *association) listen(ctx context.Context, here netip.Addr) (err error) {
 	return nil
 }
 
-// clientOf is what is known of the client's socket, on the host ip, before it has sent anything. DST.ADDR and DST.PORT
-// "contain the address and port that the client expects to use to send UDP datagrams" (RFC 1928 section 4). They are
-// believed if that address is none or the one that the control connection came from. Any other was translated on the
-// way here, and its port may have been too.
+// clientOf is what is known of the client's socket, on the host ip, before it has sent anything.
+// DST.ADDR and DST.PORT "contain the address and port that the client expects to use to send UDP
+// datagrams" (RFC 1928 section 4). They are believed if that address is none or the one that the
+// control connection came from. Any other was translated on the way here, and its port may have
+// been too.
 func clientOf(announced *statute.AddrSpec, ip netip.Addr) netip.AddrPort {
 	said, ok := netip.AddrFromSlice(announced.IP)
 	said = said.Unmap()
@@ -152,8 +154,9 @@ func (a *association) ended(err error) {
 	a.control.log(a.entry, a.failure.get())
 }
 
-// awaitEnd returns when the control connection has ended: "A UDP association terminates when the TCP connection that
-// the UDP ASSOCIATE request arrived on terminates". What a client says there is discarded.
+// awaitEnd returns when the control connection has ended: "A UDP association terminates when the
+// TCP connection that the UDP ASSOCIATE request arrived on terminates". What a client says there is
+// discarded.
 func (a *association) awaitEnd() {
 	buf := make([]byte, 64)
 	for {
@@ -228,7 +231,8 @@ func (a *association) sendOne(b []byte, from netip.AddrPort, dst *Addr) int {
 	return 1
 }
 
-// maxFarErrors in a row end an association. Single ones may be what an earlier datagram has brought about.
+// maxFarErrors in a row end an association. Single ones may be what an earlier datagram has brought
+// about.
 const maxFarErrors = 100
 
 // receive passes datagrams on to the client.

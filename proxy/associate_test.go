@@ -44,7 +44,8 @@ func listenPacket(context.Context) (net.PacketConn, error) {
 	return hostPackets{u, map[string]netip.Addr{"localhost": netip.AddrFrom4([4]byte{127, 0, 0, 1}), "x": netip.AddrFrom4([4]byte{127, 0, 0, 1})}}, nil
 }
 
-// openUDP asks for an association, of which the client says nothing, and returns the address of the relay.
+// openUDP asks for an association, of which the client says nothing, and returns the address of the
+// relay.
 func openUDP(c *chat) netip.AddrPort {
 	c.t.Helper()
 	return askUDP(c, "00 00 00 00", "00 00")
@@ -117,7 +118,8 @@ func TestUDP(t *testing.T) {
 			t.Errorf("peer got %q, want %q", got, want)
 		}
 		peer.WriteToUDPAddrPort([]byte("answer"), far)
-		// "the DST.ADDR and DST.PORT [...] the UDP relay server" puts there are those of the sender, not of the name.
+		// "the DST.ADDR and DST.PORT [...] the UDP relay server" puts there are those of the sender, not
+		// of the name.
 		answer, from := receive(t, client)
 		if want := datagramTo(addrOf(peer), "answer"); !bytes.Equal(answer, want) || from != relay {
 			t.Errorf("client got %q from %v, want %q from %v", answer, from, want, relay)
@@ -145,7 +147,8 @@ func TestUDP(t *testing.T) {
 		got.BytesSent != uint64(len("by address"+"by name")) || got.BytesReceived != 4*uint64(len("answer")) {
 		t.Errorf("counted %+v", got)
 	}
-	// Anybody whom the client has not asked may answer too; which datagrams are let in is for the network to say.
+	// Anybody whom the client has not asked may answer too; which datagrams are let in is for the
+	// network to say.
 	stranger := listenUDP(t, "127.0.0.1")
 	_, far := exchange(t, client, peer, relay, datagramTo(addrOf(peer), "x"))
 	stranger.WriteToUDPAddrPort([]byte("hello"), far)
@@ -217,8 +220,8 @@ func TestUDPDrops(t *testing.T) {
 	}
 }
 
-// "The UDP relay server MUST [...] drop any datagrams arriving from any source IP address other than the one recorded
-// for the particular association" (RFC 1928 section 7).
+// "The UDP relay server MUST [...] drop any datagrams arriving from any source IP address other
+// than the one recorded for the particular association" (RFC 1928 section 7).
 func TestUDPForeignSenders(t *testing.T) {
 	client, peer := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
 	port := unhexPort(addrOf(client).Port())
@@ -301,7 +304,8 @@ func TestUDPIsBounded(t *testing.T) {
 	openUDP(dialChat(t, "tcp", addr))
 }
 
-// An error of the far side may be the echo of a datagram that nobody wanted; one that stays ends the association.
+// An error of the far side may be the echo of a datagram that nobody wanted; one that stays ends
+// the association.
 func TestUDPFarErrors(t *testing.T) {
 	for _, tt := range []struct {
 		errors int64
@@ -377,10 +381,12 @@ func TestUDPRefused(t *testing.T) {
 	dialChat(t, "unix", addr.String()).send(ask).want("05 00 05 07 00 01 00 00 00 00 00 00").wantEnd()
 }
 
-// An association ends when nothing has passed for a while; as long as something passes, it does not.
+// An association ends when nothing has passed for a while; as long as something passes, it does
+// not.
 func TestUDPIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// The sockets of a real association are out of the bubble's sight; only the goroutine that ends it is in it.
+		// The sockets of a real association are out of the bubble's sight; only the goroutine that ends
+		// it is in it.
 		var log syncBuffer
 		s := &Server{IdleTimeout: time.Minute, ConnLog: slog.New(slog.NewTextHandler(&log, nil))}
 		s.setup.Do(s.prepare)

@@ -195,7 +195,8 @@ func TestPasswordsAreNotLogged(t *testing.T) {
 	}
 }
 
-// A page may ask for a token of its own in Authorization; where the proxy needs no password, it leaves that alone.
+// A page may ask for a token of its own in Authorization; where the proxy needs no password, it
+// leaves that alone.
 func TestPagesSeeTheirOwnCredentials(t *testing.T) {
 	addr := serve(t, &Server{Dial: dialEcho, Pages: http.HandlerFunc(page)})
 	c := dialChat(t, "tcp", addr).say("GET /x HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer t\r\nProxy-Authorization: Basic YTpi\r\n\r\n")
@@ -214,7 +215,8 @@ func TestPagesOverUnix(t *testing.T) {
 	}
 }
 
-// Where others can reach the listener, its pages need the password too, and a Host that a resolver has no say in.
+// Where others can reach the listener, its pages need the password too, and a Host that a resolver
+// has no say in.
 func TestPagesForTheNetwork(t *testing.T) {
 	ln, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
@@ -246,7 +248,8 @@ func TestPagesForTheNetwork(t *testing.T) {
 	}
 }
 
-// A name that leads back to the listener ends there: the request arrives in origin form, with a Host that is not ours.
+// A name that leads back to the listener ends there: the request arrives in origin form, with a
+// Host that is not ours.
 func TestLoopThroughAName(t *testing.T) {
 	r := new(recorder)
 	s := &Server{Dial: r.dial, Pages: http.HandlerFunc(page)}

@@ -182,8 +182,8 @@ func TestTunnelDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// idleMemory opens n tunnels and returns what each has added to the heap and the stacks: the two net.Conns on our side
-// and all that we hold with them. The two of the test's own are taken off.
+// idleMemory opens n tunnels and returns what each has added to the heap and the stacks: the two
+// net.Conns on our side and all that we hold with them. The two of the test's own are taken off.
 func idleMemory(t testing.TB, n int, open func(*chat)) float64 {
 	t.Helper()
 	tg := newTarget(t, "tcp")

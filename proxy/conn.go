@@ -12,8 +12,8 @@ import (
 	"ginnel/internal/deepstack"
 )
 
-// conn is a client's connection, from Accept until it is closed. It reads what was read ahead before what is still to
-// come.
+// conn is a client's connection, from Accept until it is closed. It reads what was read ahead
+// before what is still to come.
 type conn struct {
 	net.Conn
 	srv     *Server
@@ -156,8 +156,8 @@ func (c *conn) close(by func(io.Closer) error) error {
 	return by(c.Conn)
 }
 
-// attach has x closed together with c, in place of what was attached before. It reports false if c is closed already;
-// x is left to the caller then.
+// attach has x closed together with c, in place of what was attached before. It reports false if c
+// is closed already; x is left to the caller then.
 func (c *conn) attach(x io.Closer) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -12,15 +12,17 @@ import (
 	"ginnel/internal/nonblock"
 )
 
-// spliceFrom is how many bytes must wait in a socket for the trip through a pipe to cost less than two copies.
+// spliceFrom is how many bytes must wait in a socket for the trip through a pipe to cost less than
+// two copies.
 const spliceFrom = 16 << 10
 
 // isSocket reports whether x is a stream socket of this host, which fromSocket can read.
 func isSocket(x any) bool { return hostsock.IsStream(x) }
 
-// fromSocket is carry for a src that isSocket. While nothing comes it holds no buffer. When more comes than a buffer
-// holds and dst is a TCP socket too, the kernel moves what is there by splice(2): in bursts, so that no connection keeps a
-// pipe, two descriptors, while it has nothing to move.
+// fromSocket is carry for a src that isSocket. While nothing comes it holds no buffer. When more
+// comes than a buffer holds and dst is a TCP socket too, the kernel moves what is there by
+// splice(2): in bursts, so that no connection keeps a pipe, two descriptors, while it has nothing
+// to move.
 func fromSocket(dst io.Writer, src io.Reader, m *meter) error {
 	raw, err := src.(syscall.Conn).SyscallConn()
 	if err != nil {
@@ -49,7 +51,8 @@ func fromSocket(dst io.Writer, src io.Reader, m *meter) error {
 	}
 }
 
-// socketReader reads from a socket into a buffer that it takes only when there is something to read.
+// socketReader reads from a socket into a buffer that it takes only when there is something to
+// read.
 type socketReader struct {
 	raw     syscall.RawConn
 	attempt func(fd uintptr) (done bool)
@@ -95,8 +98,8 @@ func (r *socketReader) release() {
 	r.buf = nil
 }
 
-// readiness tells when a socket of this host can be read, so that the buffer for it need not be held before. The zero
-// readiness says always.
+// readiness tells when a socket of this host can be read, so that the buffer for it need not be
+// held before. The zero readiness says always.
 type readiness struct{ raw syscall.RawConn }
 
 func readinessOf(x any) readiness {

@@ -58,16 +58,16 @@ var (
 	errFragment = errors.New("fragment of a datagram")
 )
 
-// parseDatagram reads the header at the start of b. n is its length; the rest of b is the data. It is our own because
-// the library's refuses short names and empty datagrams, and allocates.
+// parseDatagram reads the header at the start of b. n is its length; the rest of b is the data. It
+// is our own because the library's refuses short names and empty datagrams, and allocates.
 //
 // dst keeps its Name if it is the one in the datagram, so that a series to one name allocates once.
 func parseDatagram(b []byte, dst *Addr) (n int, err error) {
 	if len(b) < 5 {
 		return 0, errDatagram
 	}
-	// "An implementation that does not support fragmentation MUST drop any datagram whose FRAG field is other than
-	// X'00'."
+	// "An implementation that does not support fragmentation MUST drop any datagram whose FRAG field
+	// is other than X'00'."
 	if b[2] != 0 {
 		return 0, errFragment
 	}

@@ -31,7 +31,8 @@ func hangingDial(started chan struct{}, ended chan error) dialFunc {
 	}
 }
 
-// A dial ends when its client goes away, in whatever way and whether or not it has sent bytes ahead.
+// A dial ends when its client goes away, in whatever way and whether or not it has sent bytes
+// ahead.
 func TestClientLeavesDuringDial(t *testing.T) {
 	ways := []struct {
 		name  string
@@ -63,8 +64,8 @@ func TestClientLeavesDuringDial(t *testing.T) {
 					if err := <-ended; !errors.Is(err, context.Canceled) {
 						t.Errorf("dial ended with %v, want %v", err, context.Canceled)
 					}
-					// A TCP client that closes looks like one that has finished and waits. (One that leaves the reply
-					// to its greeting unread resets the connection.)
+					// A TCP client that closes looks like one that has finished and waits. (One that leaves the
+					// reply to its greeting unread resets the connection.)
 					if waits := name != "absolute" && (way.name == "finishing" || way.name == "closing" && network == "tcp" && name != "socks5"); waits {
 						if took := time.Since(asked); took < s.DialTimeout/finishedShare {
 							t.Errorf("dial ended after %v", took)

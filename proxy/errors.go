@@ -16,8 +16,8 @@ import (
 	"ginnel/internal/neterr"
 )
 
-// ErrNeedsAuth is returned by Serve for a listener that other machines can reach while nothing asks them for a
-// password.
+// ErrNeedsAuth is returned by Serve for a listener that other machines can reach while nothing asks
+// them for a password.
 var ErrNeedsAuth = errors.New("proxy: listener is neither loopback nor a unix socket, and there is no authentication")
 
 var (
@@ -42,8 +42,9 @@ const (
 	reasons = iota
 )
 
-// failures maps what Dial may return to what each protocol can say. The first row that matches counts. The errors
-// are the standard ones, so that any dialler can take part without knowing this package.
+// failures maps what Dial may return to what each protocol can say. The first row that matches
+// counts. The errors are the standard ones, so that any dialler can take part without knowing this
+// package.
 var failures = [reasons]struct {
 	matches func(error) bool
 	socks5  byte // RFC 1928 section 6, REP

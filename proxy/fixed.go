@@ -9,9 +9,10 @@ import (
 // DialFunc reaches the one destination of a forward. Its ctx ends as that of Server.Dial does.
 type DialFunc func(ctx context.Context) (net.Conn, error)
 
-// Forward carries every connection that ln accepts to one destination: a local port that leads into the network behind
-// the Server, or a port there that leads out. There is no handshake and no password, so who may reach ln is the caller's
-// to decide. name stands for the destination in logs. Otherwise it is like Serve.
+// Forward carries every connection that ln accepts to one destination: a local port that leads into
+// the network behind the Server, or a port there that leads out. There is no handshake and no
+// password, so who may reach ln is the caller's to decide. name stands for the destination in logs.
+// Otherwise it is like Serve.
 func (s *Server) Forward(ln net.Listener, name string, dial DialFunc) error {
 	defer ln.Close()
 	return s.whileLive(ln, func() error {
@@ -19,8 +20,8 @@ func (s *Server) Forward(ln net.Listener, name string, dial DialFunc) error {
 	})
 }
 
-// Carry carries one connection to its destination, which dial reaches, as Forward does those of a listener. It returns once bytes
-// are carried, or will never be.
+// Carry carries one connection to its destination, which dial reaches, as Forward does those of a
+// listener. It returns once bytes are carried, or will never be.
 func (s *Server) Carry(nc net.Conn, name string, dial DialFunc) {
 	s.setup.Do(s.prepare)
 	if !s.live.begin() {
@@ -42,8 +43,8 @@ func (s *Server) forward(nc net.Conn, name string, dial DialFunc) {
 	c.forward(name, dial)
 }
 
-// forward dials the destination and hands c to a tunnel. A client whose destination cannot be reached is reset, as if
-// it had tried itself.
+// forward dials the destination and hands c to a tunnel. A client whose destination cannot be
+// reached is reset, as if it had tried itself.
 func (c *conn) forward(name string, open DialFunc) {
 	e := entry{protocol: protoForward, destination: name, started: time.Now()}
 	upstream, err := dial(c, name, func(ctx context.Context) (net.Conn, error) { return open(ctx) })

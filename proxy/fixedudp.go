@@ -12,26 +12,28 @@ import (
 )
 
 const (
-	// maxReadErrors in a row, and a socket is taken for broken. Single ones are what an earlier datagram provoked, such
-	// as a port that nobody listens on.
+	// maxReadErrors in a row, and a socket is taken for broken. Single ones are what an earlier
+	// datagram provoked, such as a port that nobody listens on.
 	maxReadErrors = 100
 
-	// While the destination is dialled, this many datagrams of one sender wait, and this many bytes of all senders of
-	// one ForwardPackets together. Further ones are dropped.
+	// While the destination is dialled, this many datagrams of one sender wait, and this many bytes of
+	// all senders of one ForwardPackets together. Further ones are dropped.
 	forwardQueue  = 64
 	forwardBudget = 1 << 20
 
-	// failedSenderTime is how long a sender whose destination could not be reached is remembered. Its datagrams are
-	// dropped meanwhile: each would else be a dial and a line in the log.
+	// failedSenderTime is how long a sender whose destination could not be reached is remembered. Its
+	// datagrams are dropped meanwhile: each would else be a dial and a line in the log.
 	failedSenderTime = time.Second
 )
 
-// ForwardPackets carries datagrams that arrive on pc to one destination, and its answers back. Each sender, told by its
-// IP address and port, has a conn of its own there, which dial opens and which ends when nothing has passed for
-// IdleTimeout. There are at most MaxAssociations senders: a further one takes the place of one that is idle, or of an
-// address that has more; if there is none, its datagrams are dropped. Otherwise it is like Forward.
+// ForwardPackets carries datagrams that arrive on pc to one destination, and its answers back. Each
+// sender, told by its IP address and port, has a conn of its own there, which dial opens and which
+// ends when nothing has passed for IdleTimeout. There are at most MaxAssociations senders: a
+// further one takes the place of one that is idle, or of an address that has more; if there is
+// none, its datagrams are dropped. Otherwise it is like Forward.
 //
-// If pc has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn, a datagram costs no allocation.
+// If pc has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn, a datagram
+// costs no allocation.
 func (s *Server) ForwardPackets(pc net.PacketConn, name string, dial DialFunc) error {
 	defer pc.Close()
 	f := &packetForward{srv: s, pc: datagramsOf(pc), name: name, dial: dial,
@@ -70,8 +72,8 @@ func (d allocatingDatagrams) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (in
 	return d.pc.WriteTo(b, net.UDPAddrFromAddrPort(to))
 }
 
-// packetForward is one call of ForwardPackets. Its goroutine reads from pc and writes to the destination: what comes
-// faster than it can be passed on is dropped by the receiving socket.
+// packetForward is one call of ForwardPackets. Its goroutine reads from pc and writes to the
+// destination: what comes faster than it can be passed on is dropped by the receiving socket.
 type packetForward struct {
 	srv     *Server
 	pc      datagrams

@@ -116,7 +116,8 @@ func TestForwardPacketsSlowDial(t *testing.T) {
 	}
 }
 
-// memPackets is a net.PacketConn whose datagrams the test makes up. What is written to it goes nowhere.
+// memPackets is a net.PacketConn whose datagrams the test makes up. What is written to it goes
+// nowhere.
 type memPackets struct {
 	in     chan memDatagram
 	closec chan struct{}
@@ -154,7 +155,8 @@ func (p *memPackets) SetDeadline(time.Time) error               { return errors.
 func (p *memPackets) SetReadDeadline(time.Time) error           { return errors.ErrUnsupported }
 func (p *memPackets) SetWriteDeadline(time.Time) error          { return errors.ErrUnsupported }
 
-// forwardInBubble starts ForwardPackets and returns where its datagrams come from. It ends with the bubble.
+// forwardInBubble starts ForwardPackets and returns where its datagrams come from. It ends with the
+// bubble.
 func forwardInBubble(t *testing.T, s *Server, dial DialFunc) *memPackets {
 	pc := newMemPackets()
 	ended := make(chan error, 1)
@@ -172,8 +174,8 @@ func forwardInBubble(t *testing.T, s *Server, dial DialFunc) *memPackets {
 	return pc
 }
 
-// What waits for dials is bounded for all senders together, every datagram is counted once, and what was kept is sent
-// in order when the dial succeeds.
+// What waits for dials is bounded for all senders together, every datagram is counted once, and
+// what was kept is sent in order when the dial succeeds.
 func TestForwardPacketsBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
@@ -203,7 +205,8 @@ func TestForwardPacketsBudget(t *testing.T) {
 	})
 }
 
-// One address that sends as much as it can, from many ports, leaves room for datagrams of another while dials last.
+// One address that sends as much as it can, from many ports, leaves room for datagrams of another
+// while dials last.
 func TestForwardPacketsBudgetIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
@@ -254,7 +257,8 @@ func (c sink) Write(b []byte) (int, error) { c.sizes <- len(b); return len(b), n
 func (c sink) Close() error                { close(c.closec); return nil }
 func (c sink) Read([]byte) (int, error)    { <-c.closec; return 0, net.ErrClosed }
 
-// A destination that cannot be reached is not dialled for every datagram, nor logged; all are counted as dropped.
+// A destination that cannot be reached is not dialled for every datagram, nor logged; all are
+// counted as dropped.
 func TestForwardPacketsFailedDial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dials := 0

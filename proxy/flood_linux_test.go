@@ -18,8 +18,8 @@ import (
 	"ginnel/internal/hostsock"
 )
 
-// floodSize leaves room under the usual limit of descriptors: a flood holds one per client here and one per half-open
-// connection.
+// floodSize leaves room under the usual limit of descriptors: a flood holds one per client here and
+// one per half-open connection.
 func floodSize(t *testing.T, s *Server) int {
 	t.Helper()
 	var lim unix.Rlimit
@@ -65,7 +65,8 @@ func TestHalfOpenFlood(t *testing.T) {
 	}
 }
 
-// TestDescriptorsRunOut has a process of its own, whose limit of descriptors is lowered until Accept really fails.
+// TestDescriptorsRunOut has a process of its own, whose limit of descriptors is lowered until
+// Accept really fails.
 func TestDescriptorsRunOut(t *testing.T) {
 	if os.Getenv(childEnv) != "" {
 		if err := runOutOfDescriptors(); err != nil {
@@ -87,8 +88,8 @@ func TestDescriptorsRunOut(t *testing.T) {
 // childEnv is set in the child.
 const childEnv = "GINNEL_PROXY_TEST_CHILD"
 
-// runOutOfDescriptors floods a Server from within one process that may have 100 descriptors, and expects a good client
-// to be served during and after the shortage.
+// runOutOfDescriptors floods a Server from within one process that may have 100 descriptors, and
+// expects a good client to be served during and after the shortage.
 func runOutOfDescriptors() error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: 100}); err != nil {
 		return err
@@ -105,8 +106,8 @@ func runOutOfDescriptors() error {
 			flood = append(flood, nc)
 		}
 	}
-	// Three descriptors are left for the server. The last client is served only if others are evicted, one for each that
-	// is before it in the queue.
+	// Three descriptors are left for the server. The last client is served only if others are evicted,
+	// one for each that is before it in the queue.
 	for _, nc := range flood[:3] {
 		nc.Close()
 	}

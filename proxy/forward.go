@@ -28,7 +28,8 @@ func (f *front) initForward(errorLog *log.Logger) {
 	}
 }
 
-// bodyBufferSize is smaller than a tunnel's buffer, because ReverseProxy holds it while nothing comes, too.
+// bodyBufferSize is smaller than a tunnel's buffer, because ReverseProxy holds it while nothing
+// comes, too.
 const bodyBufferSize = 16 << 10
 
 var bodies = sync.Pool{New: func() any { return new([bodyBufferSize]byte) }}
@@ -39,8 +40,8 @@ type bodyBuffers struct{}
 func (bodyBuffers) Get() []byte  { return bodies.Get().(*[bodyBufferSize]byte)[:] }
 func (bodyBuffers) Put(b []byte) { bodies.Put((*[bodyBufferSize]byte)(b)) }
 
-// serveAbsolute handles a request in absolute form (RFC 9112 section 3.2.2): it is for another server, unless it names
-// this one.
+// serveAbsolute handles a request in absolute form (RFC 9112 section 3.2.2): it is for another
+// server, unless it names this one.
 func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 	dropFragment(r)
 	if c.named(r.URL.Host) {
@@ -59,8 +60,8 @@ func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 	if lastHop(w, r) {
 		return
 	}
-	// Without this net/http would wait for the whole request before it passes on a response that the origin begins
-	// early.
+	// Without this net/http would wait for the whole request before it passes on a response that the
+	// origin begins early.
 	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
 		panic("internal error: " + err.Error())
 	}
@@ -78,8 +79,8 @@ func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 	c.unread = c.unread && !body.ended.Load()
 }
 
-// dropFragment leaves out what is for the client alone (RFC 9110, section 7.1) and what some clients
-// send all the same. net/http takes it for a part of what stands before it.
+// dropFragment leaves out what is for the client alone (RFC 9110, section 7.1) and what some
+// clients send all the same. net/http takes it for a part of what stands before it.
 func dropFragment(r *http.Request) {
 	uri, _, found := strings.Cut(r.RequestURI, "#")
 	if !found {
@@ -90,8 +91,8 @@ func dropFragment(r *http.Request) {
 	}
 }
 
-// requestBody knows how far it has been read. The transport reads to the end before the origin can know that it is the
-// end.
+// requestBody knows how far it has been read. The transport reads to the end before the origin can
+// know that it is the end.
 type requestBody struct {
 	io.ReadCloser
 	sent  atomic.Uint64
@@ -117,8 +118,8 @@ var (
 	errNoResponse = errors.New("it closed the connection without an answer")
 )
 
-// lastHop obeys RFC 9110 section 7.6.2: an OPTIONS or TRACE whose Max-Forwards is 0 is answered and not forwarded, and
-// one more than that is counted down.
+// lastHop obeys RFC 9110 section 7.6.2: an OPTIONS or TRACE whose Max-Forwards is 0 is answered and
+// not forwarded, and one more than that is counted down.
 func lastHop(w http.ResponseWriter, r *http.Request) bool {
 	left, err := strconv.Atoi(r.Header.Get("Max-Forwards"))
 	if err != nil || r.Method != http.MethodOptions && r.Method != http.MethodTrace {
@@ -134,8 +135,9 @@ func lastHop(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// rewrite makes the request to the origin the one that the client would have sent itself. ReverseProxy has removed the
-// hop-by-hop headers; what else it changes, for the sake of servers that it stands before, is put back.
+// rewrite makes the request to the origin the one that the client would have sent itself.
+// ReverseProxy has removed the hop-by-hop headers; what else it changes, for the sake of servers
+// that it stands before, is put back.
 func rewrite(pr *httputil.ProxyRequest) {
 	in, out := pr.In, pr.Out
 	for _, name := range [...]string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
@@ -150,12 +152,13 @@ func rewrite(pr *httputil.ProxyRequest) {
 	out.Trailer = in.Trailer // the same map: net/http fills it in when it reaches the end of the body
 }
 
-// originPath is the path to ask an origin for, as it was written, or empty if net/url has to spell it.
+// originPath is the path to ask an origin for, as it was written, or empty if net/url has to spell
+// it.
 func originPath(r *http.Request) string {
 	_, rest, _ := strings.Cut(r.RequestURI, "://")
 	i := strings.IndexAny(rest, "/?")
-	// "If [...] the URI has an empty path and no query component, then the last proxy on the request chain MUST send a
-	// request-target of "*"" (RFC 9112 section 3.2.4).
+	// "If [...] the URI has an empty path and no query component, then the last proxy on the request
+	// chain MUST send a request-target of "*"" (RFC 9112 section 3.2.4).
 	if i < 0 && r.Method == http.MethodOptions {
 		return "*"
 	}
@@ -234,9 +237,9 @@ func (w *forwardWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *forwardWriter) WriteHeader(code int) {
-	// "A server MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 section 15.2). net/http sends 100
-	// (Continue) when the transport begins to read the body, so the origin's, which made it begin, would be a second
-	// one.
+	// "A server MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 section 15.2). net/http
+	// sends 100 (Continue) when the transport begins to read the body, so the origin's, which made it
+	// begin, would be a second one.
 	if code < 200 && (code == http.StatusContinue || !w.proto.ProtoAtLeast(1, 1)) {
 		return
 	}

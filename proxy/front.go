@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// front is the HTTP side of a Server: net/http, fed with the connections that turned out to speak HTTP.
+// front is the HTTP side of a Server: net/http, fed with the connections that turned out to speak
+// HTTP.
 type front struct {
 	srv     *Server
 	http    http.Server
@@ -47,12 +48,12 @@ func (f *front) init(s *Server) {
 
 var discardLog = log.New(io.Discard, "", 0)
 
-// serve returns when the queue is closed. That ends no connection: those are closed by the Server, to which each of
-// them belongs, and net/http's goroutines end with them.
+// serve returns when the queue is closed. That ends no connection: those are closed by the Server,
+// to which each of them belongs, and net/http's goroutines end with them.
 func (f *front) serve() { f.http.Serve(&f.conns) }
 
-// connQueue is the listener of net/http. It holds no connection: push waits for the accept loop, and gives up when the
-// Server, and with it the connection, is closed.
+// connQueue is the listener of net/http. It holds no connection: push waits for the accept loop,
+// and gives up when the Server, and with it the connection, is closed.
 type connQueue struct {
 	c     chan net.Conn
 	donec <-chan struct{}
@@ -81,8 +82,8 @@ func (q *connQueue) Close() error { return nil }
 // Addr implements net.Listener.
 func (q *connQueue) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
 
-// connState keeps count of net/http's goroutines, one per connection until it is closed or hijacked, and of the
-// connections that wait for a request.
+// connState keeps count of net/http's goroutines, one per connection until it is closed or
+// hijacked, and of the connections that wait for a request.
 func (f *front) connState(nc net.Conn, state http.ConnState) {
 	c := nc.(*conn)
 	switch state {
@@ -126,8 +127,8 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.srv.live.wg.Done()
 	c := r.Context().Value(connKey{}).(*conn)
 	c.served = true
-	// After the handler net/http reads what is left of the request's body, for as long as that takes. It is given a
-	// handshake's time, or none if the handler has panicked to break off the response.
+	// After the handler net/http reads what is left of the request's body, for as long as that takes.
+	// It is given a handshake's time, or none if the handler has panicked to break off the response.
 	rest := time.Unix(1, 0)
 	defer func() { c.limitRest(rest) }()
 	f.route(c, w, r)
@@ -151,7 +152,8 @@ func (c *conn) limitRest(until time.Time) {
 	}
 }
 
-// serveConnect leaves HTTP before it dials, so that the client is watched in the same way whatever it speaks.
+// serveConnect leaves HTTP before it dials, so that the client is watched in the same way whatever
+// it speaks.
 func (f *front) serveConnect(c *conn, w http.ResponseWriter, r *http.Request) {
 	if !f.authorized(w, r) {
 		return
@@ -172,7 +174,8 @@ func validPort(port string) bool {
 	return port == "" || err == nil && n > 0
 }
 
-// hijack takes c out of net/http's hands, with what the client sent ahead. If that fails, c is of no more use.
+// hijack takes c out of net/http's hands, with what the client sent ahead. If that fails, c is of
+// no more use.
 func (f *front) hijack(c *conn, w http.ResponseWriter) bool {
 	_, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// What parses is complete: it parses the same without what follows, and nothing shorter does. It holds what it says.
+// What parses is complete: it parses the same without what follows, and nothing shorter does. It
+// holds what it says.
 func FuzzSOCKS4(f *testing.F) {
 	f.Add([]byte("\x04\x01\x00\x50\x01\x02\x03\x04me\x00rest"))
 	f.Add([]byte("\x04\x01\x00\x50\x00\x00\x00\x04me\x00name\x00rest"))

@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// goroutines returns the stacks of other goroutines that run a function with one of the prefixes. It gives them some
-// time to end by themselves.
+// goroutines returns the stacks of other goroutines that run a function with one of the prefixes.
+// It gives them some time to end by themselves.
 func goroutines(prefixes ...string) string {
 	var found string
 	deadline := time.Now().Add(3 * time.Second)
@@ -53,7 +53,8 @@ func goroutines(prefixes ...string) string {
 	return found
 }
 
-// serve starts s on a loopback listener and returns its address. Zero fields stay zero, but Dial becomes the host's.
+// serve starts s on a loopback listener and returns its address. Zero fields stay zero, but Dial
+// becomes the host's.
 func serve(t testing.TB, s *Server) string {
 	t.Helper()
 	return serveOn(t, s, listen(t)).String()
@@ -68,7 +69,8 @@ func listen(t testing.TB) net.Listener {
 	return ln
 }
 
-// serveOn starts s on ln. When the test ends, s is closed and Serve must have returned what it promises.
+// serveOn starts s on ln. When the test ends, s is closed and Serve must have returned what it
+// promises.
 func serveOn(t testing.TB, s *Server, ln net.Listener) net.Addr {
 	t.Helper()
 	if s.Dial == nil {
@@ -88,7 +90,8 @@ func serveOn(t testing.TB, s *Server, ln net.Listener) net.Addr {
 	return ln.Addr()
 }
 
-// chat is one end of a conversation. Everything it does fails the test if it takes more than some seconds.
+// chat is one end of a conversation. Everything it does fails the test if it takes more than some
+// seconds.
 type chat struct {
 	t testing.TB
 	net.Conn
@@ -182,7 +185,8 @@ func unhex(t testing.TB, text string) []byte {
 	return b
 }
 
-// memConn is one end of an in-memory connection that can be half-closed. Nothing is buffered between the ends.
+// memConn is one end of an in-memory connection that can be half-closed. Nothing is buffered
+// between the ends.
 type memConn struct {
 	in, out       net.Conn
 	local, remote net.Addr

@@ -30,8 +30,8 @@ func origin(t testing.TB, h http.HandlerFunc) (dial dialFunc) {
 	return tg.dial
 }
 
-// rawOrigin is a destination that says what respond returns for the head of each request, byte by byte as it is. It
-// gives the requests it has heard.
+// rawOrigin is a destination that says what respond returns for the head of each request, byte by
+// byte as it is. It gives the requests it has heard.
 func rawOrigin(t testing.TB, respond func(head string) string) (dial dialFunc, requests chan string) {
 	t.Helper()
 	requests = make(chan string, 16)
@@ -69,8 +69,8 @@ func answerRaw(nc net.Conn, respond func(head string) string, requests chan stri
 
 func respondOK(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" }
 
-// clientOf returns an HTTP client that uses the proxy at addr, with credentials in the manner of user:password@ if they
-// are not empty.
+// clientOf returns an HTTP client that uses the proxy at addr, with credentials in the manner of
+// user:password@ if they are not empty.
 func httpClient(t testing.TB, addr string, credentials *url.Userinfo) *http.Client {
 	tr := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: addr, User: credentials})}
 	t.Cleanup(tr.CloseIdleConnections)

@@ -9,8 +9,8 @@ import (
 	"ginnel/internal/share"
 )
 
-// busyTime is how long an association counts as busy after a datagram. A busy one gives way only to a
-// client that has fewer, so a flood of new ones does not end those in use.
+// busyTime is how long an association counts as busy after a datagram. A busy one gives way only to
+// a client that has fewer, so a flood of new ones does not end those in use.
 const busyTime = time.Second
 
 // epoch is what usage counts time from.
@@ -30,9 +30,9 @@ func (u *usage) touch() {
 // lastUsed is the time since epoch.
 func (u *usage) lastUsed() time.Duration { return time.Duration(u.last.Load()) }
 
-// givesWay returns what a new one of a source takes the place of: of what the greediest source holds,
-// that which has been unused for the longest time. If all of it is busy, its oldest gives way only to
-// a source that holds less; otherwise nothing does, and the result is the zero value.
+// givesWay returns what a new one of a source takes the place of: of what the greediest source
+// holds, that which has been unused for the longest time. If all of it is busy, its oldest gives
+// way only to a source that holds less; otherwise nothing does, and the result is the zero value.
 func givesWay[T comparable](
 	held *share.Table[netip.Prefix, T], to netip.Prefix, used func(T) time.Duration,
 ) (found T) {

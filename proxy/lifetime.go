@@ -10,8 +10,8 @@ import (
 type lifetime struct {
 	donec chan struct{} // closed by end
 
-	// wg is added to only by a caller that begin let in, or by a goroutine that wg counts already. So nothing is added
-	// once Close waits.
+	// wg is added to only by a caller that begin let in, or by a goroutine that wg counts already. So
+	// nothing is added once Close waits.
 	wg sync.WaitGroup
 
 	mu      sync.Mutex
@@ -24,8 +24,8 @@ func (l *lifetime) init() {
 	l.closers = make(map[io.Closer]struct{})
 }
 
-// begin counts the caller as a goroutine that Close waits for, until it calls wg.Done. It reports false, and counts
-// nothing, if the end has come.
+// begin counts the caller as a goroutine that Close waits for, until it calls wg.Done. It reports
+// false, and counts nothing, if the end has come.
 func (l *lifetime) begin() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

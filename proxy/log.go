@@ -40,8 +40,8 @@ type entry struct {
 	sent, received uint64
 }
 
-// firstError keeps the first of the errors by which the goroutines of one connection end; the others follow from it, or
-// from our closing the connection.
+// firstError keeps the first of the errors by which the goroutines of one connection end; the
+// others follow from it, or from our closing the connection.
 type firstError struct{ p atomic.Pointer[error] }
 
 func (f *firstError) set(err error) {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Bounds on the connections to origins that a client connection keeps for its next request. It makes
-// one request after another, so more than one to the same origin is of no use.
+// Bounds on the connections to origins that a client connection keeps for its next request. It
+// makes one request after another, so more than one to the same origin is of no use.
 const (
 	maxIdleOrigins     = 4
 	maxIdlePerOrigin   = 1
@@ -18,9 +18,9 @@ const (
 	maxResponseHeaders = 1 << 20
 )
 
-// originsOf returns the connections to origins of a client connection. No other client's requests go
-// over them: an origin may have authenticated the connection and not the request, as it does with
-// NTLM and Negotiate, and then whoever uses the connection has that identity.
+// originsOf returns the connections to origins of a client connection. No other client's requests
+// go over them: an origin may have authenticated the connection and not the request, as it does
+// with NTLM and Negotiate, and then whoever uses the connection has that identity.
 func (f *front) originsOf(c *conn) *http.Transport {
 	if c.origins == nil {
 		c.origins = &http.Transport{
@@ -43,8 +43,8 @@ func (c *conn) leaveOrigins() {
 	}
 }
 
-// askerKey marks the context of the request that a dial is made for. The transport dials with a context that goes on
-// when that request is given up, but keeps its values.
+// askerKey marks the context of the request that a dial is made for. The transport dials with a
+// context that goes on when that request is given up, but keeps its values.
 type askerKey struct{}
 
 // RoundTrip implements http.RoundTripper.
@@ -62,8 +62,8 @@ func (f *front) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, &switchedError{res}
 }
 
-// switchedError carries a response by which the origin leaves HTTP past ReverseProxy, whose own way to go on would pump
-// with buffers held and goroutines that Close does not know.
+// switchedError carries a response by which the origin leaves HTTP past ReverseProxy, whose own way
+// to go on would pump with buffers held and goroutines that Close does not know.
 type switchedError struct{ res *http.Response }
 
 func (*switchedError) Error() string { return "protocol switched" }

@@ -10,8 +10,8 @@ import (
 
 // servePage answers a request to the listener itself.
 func (f *front) servePage(c *conn, w http.ResponseWriter, r *http.Request) {
-	// A page of the web can name an address of its own and then have that name lead here; the Host tells. No browser
-	// comes by a unix socket.
+	// A page of the web can name an address of its own and then have that name lead here; the Host
+	// tells. No browser comes by a unix socket.
 	if c.reach != reachUnix && !isLoopback(hostname(r.Host)) {
 		http.Error(w, "These pages are for requests to localhost", http.StatusMisdirectedRequest)
 		return
@@ -29,7 +29,8 @@ func (f *front) servePage(c *conn, w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) trustsPage(r *http.Request) bool { return s.TrustPage != nil && s.TrustPage(r) }
 
-// pageAuthorized accepts the password of the proxy for its pages too, in either header. It is not passed on.
+// pageAuthorized accepts the password of the proxy for its pages too, in either header. It is not
+// passed on.
 func (f *front) pageAuthorized(w http.ResponseWriter, r *http.Request) bool {
 	for _, header := range [...]string{"Proxy-Authorization", "Authorization"} {
 		if f.passwordIn(r, header) {
@@ -51,7 +52,8 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
-// isLoopback reports whether name stands for this machine and nothing else, whatever a resolver may say.
+// isLoopback reports whether name stands for this machine and nothing else, whatever a resolver may
+// say.
 func isLoopback(name string) bool {
 	if strings.EqualFold(strings.TrimSuffix(name, "."), "localhost") {
 		return true

@@ -11,8 +11,8 @@ import (
 	"ginnel/internal/udpbatch"
 )
 
-// sender is a client of a packetForward. One goroutine dials and waits for idleness, one receives; both end when it is
-// closed.
+// sender is a client of a packetForward. One goroutine dials and waits for idleness, one receives;
+// both end when it is closed.
 type sender struct {
 	f      *packetForward
 	addr   netip.AddrPort
@@ -85,7 +85,8 @@ func (s *sender) keep(b []byte) (up *upstream, kept bool) {
 	return nil, true
 }
 
-// connected sends what waits. Later datagrams go to upstream directly, but not before those are on their way.
+// connected sends what waits. Later datagrams go to upstream directly, but not before those are on
+// their way.
 func (s *sender) connected(up *upstream) {
 	for {
 		waiting := s.takeWaiting(up)

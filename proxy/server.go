@@ -19,43 +19,48 @@ import (
 	"ginnel/internal/share"
 )
 
-// Server is a proxy for local programs. Dial must be set; every other field may be left zero. Times and bounds that are
-// zero or less mean what stands in brackets. No field may be changed once Serve has been called.
+// Server is a proxy for local programs. Dial must be set; every other field may be left zero. Times
+// and bounds that are zero or less mean what stands in brackets. No field may be changed once Serve
+// has been called.
 //
 // Close waits for the functions in it, so they must return when their context ends.
 type Server struct {
-	// Dial reaches a destination. network is "tcp"; addr is host:port, where host may be a name, passed on as the
-	// client wrote it. ctx ends when the client goes away, after DialTimeout, or with Close. What a client is told of
-	// an error is decided by errors.Is and errors.As: fs.ErrPermission, ENETUNREACH, EHOSTUNREACH, a *net.DNSError that
-	// is not found, ECONNREFUSED, and timeouts.
+	// Dial reaches a destination. network is "tcp"; addr is host:port, where host may be a name,
+	// passed on as the client wrote it. ctx ends when the client goes away, after DialTimeout, or with
+	// Close. What a client is told of an error is decided by errors.Is and errors.As:
+	// fs.ErrPermission, ENETUNREACH, EHOSTUNREACH, a *net.DNSError that is not found, ECONNREFUSED,
+	// and timeouts.
 	//
-	// Half-close is passed on if the conn has CloseWrite. Bytes move by the conn's own io.ReaderFrom and io.WriterTo if
-	// it has them; both are given the client's socket itself.
+	// Half-close is passed on if the conn has CloseWrite. Bytes move by the conn's own io.ReaderFrom
+	// and io.WriterTo if it has them; both are given the client's socket itself.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// ListenPacket opens the far side of one UDP association; nil refuses UDP. WriteTo is given a *Addr, valid during
-	// the call only, whose host may be a name. ReadFrom returns a *Addr, an Addr or a *net.UDPAddr.
+	// ListenPacket opens the far side of one UDP association; nil refuses UDP. WriteTo is given a
+	// *Addr, valid during the call only, whose host may be a name. ReadFrom returns a *Addr, an Addr
+	// or a *net.UDPAddr.
 	ListenPacket func(ctx context.Context) (net.PacketConn, error)
 
 	// Auth says whether a password is right; nil allows everybody. It must compare in constant time.
 	Auth func(user, password string) bool
 
-	// Pages answers requests to the listener itself; nil means 404. It sees only requests whose Host is loopback, or
-	// that came by a unix socket, and on other listeners only those with the right password.
+	// Pages answers requests to the listener itself; nil means 404. It sees only requests whose Host
+	// is loopback, or that came by a unix socket, and on other listeners only those with the right
+	// password.
 	Pages http.Handler
 
-	// TrustPage lets a request for a page through that has no password, because it proves by other means that its
-	// sender may see it; nil means that there are none.
+	// TrustPage lets a request for a page through that has no password, because it proves by other
+	// means that its sender may see it; nil means that there are none.
 	TrustPage func(*http.Request) bool
 
 	// DialTimeout bounds a dial (30 s).
 	DialTimeout time.Duration
 
-	// HandshakeTimeout bounds the wait for a client's first bytes, and the reading of a request (10 s).
+	// HandshakeTimeout bounds the wait for a client's first bytes, and the reading of a request (10
+	// s).
 	HandshakeTimeout time.Duration
 
-	// IdleTimeout ends a kept-alive HTTP connection and a UDP association that carry nothing (5 min). Tunnels may be
-	// idle for as long as they like.
+	// IdleTimeout ends a kept-alive HTTP connection and a UDP association that carry nothing (5 min).
+	// Tunnels may be idle for as long as they like.
 	IdleTimeout time.Duration
 
 	// MaxHandshakes bounds the connections that are half-open or idle between HTTP requests (1024).
@@ -69,13 +74,15 @@ type Server struct {
 	// place of one that is idle, or of a client address that has more; otherwise it is refused.
 	MaxAssociations int
 
-	// SocketBuffer is the room that is asked for in each direction of a UDP socket of the host, in bytes (1 MiB).
+	// SocketBuffer is the room that is asked for in each direction of a UDP socket of the host, in
+	// bytes (1 MiB).
 	SocketBuffer int
 
 	// Log is for the operator; nil discards.
 	Log *slog.Logger
 
-	// ConnLog is given one line per tunnel, UDP association and HTTP request when it ends; nil discards.
+	// ConnLog is given one line per tunnel, UDP association and HTTP request when it ends; nil
+	// discards.
 	ConnLog *slog.Logger
 
 	setup    sync.Once
@@ -120,8 +127,9 @@ func (s *Server) prepare() {
 	s.live.wg.Go(s.front.serve)
 }
 
-// Serve accepts connections on ln until it fails or the Server is closed. It may be called for several listeners. ln is
-// closed when Serve returns; connections live on until Close. The error is never nil, and is net.ErrClosed after Close.
+// Serve accepts connections on ln until it fails or the Server is closed. It may be called for
+// several listeners. ln is closed when Serve returns; connections live on until Close. The error is
+// never nil, and is net.ErrClosed after Close.
 func (s *Server) Serve(ln net.Listener) error {
 	defer ln.Close()
 	if s.Dial == nil {
@@ -181,8 +189,8 @@ func (s *Server) accept(ln net.Listener, start func(net.Conn)) error {
 		}
 		delay = min(max(2*delay, minAcceptDelay), maxAcceptDelay)
 		lines.Write(time.Now(), netip.Prefix{}, "err", err, "retry", delay)
-		// The commonest cause is a lack of file descriptors. The oldest half-open connection is worth less than a new
-		// one.
+		// The commonest cause is a lack of file descriptors. The oldest half-open connection is worth
+		// less than a new one.
 		if oldest := s.gate.evictOldest(time.Now()); oldest != nil {
 			s.evict(oldest)
 		}
@@ -192,8 +200,8 @@ func (s *Server) accept(ln net.Listener, start func(net.Conn)) error {
 	}
 }
 
-// passes reports whether an error of Accept is about the state of the system or of one connection, and not about the
-// listener.
+// passes reports whether an error of Accept is about the state of the system or of one connection,
+// and not about the listener.
 func passes(err error) bool {
 	errno, ok := errors.AsType[syscall.Errno](err)
 	return ok && errno != syscall.EBADF && errno != syscall.EINVAL
@@ -253,8 +261,8 @@ func (s *Server) evict(c *conn) {
 	c.Close()
 }
 
-// Close ends everything: listeners, connections and dials. It returns when all of the Server's goroutines have ended,
-// and may be called again.
+// Close ends everything: listeners, connections and dials. It returns when all of the Server's
+// goroutines have ended, and may be called again.
 func (s *Server) Close() error {
 	s.setup.Do(s.prepare)
 	s.live.end()

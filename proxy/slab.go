@@ -12,8 +12,8 @@ import (
 const (
 	slabSlots = 16 // datagrams that are moved at a time, each in 64 KiB of which only what is needed is in memory
 
-	// maxSlabs are in use at a time; beside them there are slabs of one slot, so that those who are held up, by the look-up of a
-	// name for instance, do not hold much.
+	// maxSlabs are in use at a time; beside them there are slabs of one slot, so that those who are
+	// held up, by the look-up of a name for instance, do not hold much.
 	maxSlabs = 4
 )
 
@@ -79,19 +79,23 @@ func (s *slab) withHeader(i int, header []byte) []byte {
 
 // inlet is the receiving side of a datagram socket. One goroutine uses it.
 type inlet interface {
-	// await blocks until receive has something. Where that cannot be known it returns at once, and receive blocks.
+	// await blocks until receive has something. Where that cannot be known it returns at once, and
+	// receive blocks.
 	await() error
-	// batches reports whether receive can bring more than one datagram, for which it then does not block.
+	// batches reports whether receive can bring more than one datagram, for which it then does not
+	// block.
 	batches() bool
 	// receive fills s.data and s.from with what has come, which may turn out to be nothing for us.
 	receive(s *slab) error
 }
 
-// batchReader is what sockets of the network behind the Server may have, so that they are read as inlets are.
+// batchReader is what sockets of the network behind the Server may have, so that they are read as
+// inlets are.
 type batchReader interface {
 	// AwaitRead blocks until there may be something to read.
 	AwaitRead() error
-	// ReadBatch reads what has come without waiting, one datagram into each of bufs, and returns how many.
+	// ReadBatch reads what has come without waiting, one datagram into each of bufs, and returns how
+	// many.
 	ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error)
 }
 
@@ -109,8 +113,9 @@ func (s *Server) inletOf(x any) (inlet, error) {
 	}
 }
 
-// slottedInlet returns an inlet that receives each datagram into a slot of its own, where there is room for a header before it. Of
-// an unknown pc it calls ReadFrom, be there what else there may: with names for addresses it is no ordinary socket.
+// slottedInlet returns an inlet that receives each datagram into a slot of its own, where there is
+// room for a header before it. Of an unknown pc it calls ReadFrom, be there what else there may:
+// with names for addresses it is no ordinary socket.
 func slottedInlet(pc net.PacketConn) inlet {
 	if r, ok := pc.(batchReader); ok {
 		return batchInlet{r}
@@ -200,7 +205,8 @@ func (i connInlet) receive(s *slab) error {
 	return err
 }
 
-// corked is what a socket of the network behind the Server may be: what is written between Cork and Uncork leaves together.
+// corked is what a socket of the network behind the Server may be: what is written between Cork and
+// Uncork leaves together.
 type corked interface {
 	Cork()
 	Uncork()

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Those who move datagrams beyond a number have slabs of one slot, and large ones again when others are done.
+// Those who move datagrams beyond a number have slabs of one slot, and large ones again when others
+// are done.
 func TestSlabsAreBounded(t *testing.T) {
 	var all slabs
 	var taken []*slab
@@ -34,7 +35,8 @@ func TestSlabsAreBounded(t *testing.T) {
 	}
 }
 
-// A burst of datagrams of all sizes passes in order, there and back, by an association and by a forward.
+// A burst of datagrams of all sizes passes in order, there and back, by an association and by a
+// forward.
 func TestDatagramBursts(t *testing.T) {
 	peer := listenUDP(t, "127.0.0.1")
 	go func() {
@@ -60,7 +62,8 @@ func TestDatagramBursts(t *testing.T) {
 	})
 }
 
-// burst sends many datagrams, as many at a time as every socket has room for, and wants them back behind a header.
+// burst sends many datagrams, as many at a time as every socket has room for, and wants them back
+// behind a header.
 func burst(t *testing.T, client *net.UDPConn, send func(b []byte), header int) {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(1, 2))

@@ -10,8 +10,8 @@ import (
 	"strconv"
 )
 
-// SOCKS4 has no RFC. The documents are "SOCKS: A protocol for TCP proxy across firewalls" and, for names, "SOCKS 4A: A
-// Simple Extension to SOCKS 4 Protocol", both by Ying-Da Lee.
+// SOCKS4 has no RFC. The documents are "SOCKS: A protocol for TCP proxy across firewalls" and, for
+// names, "SOCKS 4A: A Simple Extension to SOCKS 4 Protocol", both by Ying-Da Lee.
 const (
 	socks4Version = 0x04
 
@@ -45,8 +45,8 @@ type socks4Request struct {
 	name    string // empty unless the client leaves the resolving to us
 }
 
-// parseSOCKS4 reads a request from the start of b and returns its length. It returns errShort if b is only the
-// beginning of one.
+// parseSOCKS4 reads a request from the start of b and returns its length. It returns errShort if b
+// is only the beginning of one.
 func parseSOCKS4(b []byte) (req socks4Request, n int, err error) {
 	if len(b) > 0 && b[0] != socks4Version {
 		return req, 0, errSOCKS4
@@ -76,7 +76,8 @@ func namesFollow(addr netip.Addr) bool {
 	return a[0] == 0 && a[1] == 0 && a[2] == 0 && a[3] != 0
 }
 
-// socks4String reads the string of at most limit bytes and the NUL that start at b[n], and returns where it ends.
+// socks4String reads the string of at most limit bytes and the NUL that start at b[n], and returns
+// where it ends.
 func socks4String(b []byte, n, limit int) (string, int, error) {
 	i := bytes.IndexByte(b[n:], 0)
 	switch {
@@ -88,7 +89,8 @@ func socks4String(b []byte, n, limit int) (string, int, error) {
 	return string(b[n : n+i]), n + i + 1, nil
 }
 
-// serveSOCKS4 reads a request and connects. There is no password in SOCKS4, so with Auth nothing is allowed.
+// serveSOCKS4 reads a request and connects. There is no password in SOCKS4, so with Auth nothing is
+// allowed.
 func (c *conn) serveSOCKS4() {
 	req, err := c.readSOCKS4()
 	if err != nil {
@@ -131,7 +133,8 @@ func (c *conn) readSOCKS4() (socks4Request, error) {
 	}
 }
 
-// socks4Answers makes the replies of SOCKS4: VN(1)=0 CD(1) DSTPORT(2) DSTIP(4), of which clients ignore the last two.
+// socks4Answers makes the replies of SOCKS4: VN(1)=0 CD(1) DSTPORT(2) DSTIP(4), of which clients
+// ignore the last two.
 type socks4Answers struct{}
 
 func (socks4Answers) granted(net.Addr) []byte { return []byte{0, socks4Granted, 0, 0, 0, 0, 0, 0} }

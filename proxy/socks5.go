@@ -18,10 +18,11 @@ import (
 
 const socks5Version = statute.VersionSocks5
 
-// newSOCKS5 configures the library to do the handshake (RFC 1928 sections 3 and 4, RFC 1929) and no more. Its own
-// handlers cannot be used: they dial without a context, tell reasons by the text of errors, keep their buffers for
-// the life of a connection, pump through them, and accept datagrams of anybody. So each command is handed back by
-// captureRequest, and the library returns before anything is dialled.
+// newSOCKS5 configures the library to do the handshake (RFC 1928 sections 3 and 4, RFC 1929) and no
+// more. Its own handlers cannot be used: they dial without a context, tell reasons by the text of
+// errors, keep their buffers for the life of a connection, pump through them, and accept datagrams
+// of anybody. So each command is handed back by captureRequest, and the library returns before
+// anything is dialled.
 func newSOCKS5(auth func(user, password string) bool) *socks5.Server {
 	var methods []socks5.Authenticator
 	if auth == nil {
@@ -111,8 +112,8 @@ func withoutBrackets(name string) string {
 	return name
 }
 
-// validHost reports whether a name from a client may be passed on. An empty one would mean this host to many a dialler,
-// and no name has spaces or control characters.
+// validHost reports whether a name from a client may be passed on. An empty one would mean this
+// host to many a dialler, and no name has spaces or control characters.
 func validHost(name string) bool {
 	for i := range len(name) {
 		if name[i] <= ' ' || name[i] == 0x7f {
@@ -122,8 +123,9 @@ func validHost(name string) bool {
 	return name != ""
 }
 
-// socks5Answers makes the replies of RFC 1928 section 6. The library's SendReply is not used: where the local address
-// is not one of the net package's it reports a failure for a connection that stands.
+// socks5Answers makes the replies of RFC 1928 section 6. The library's SendReply is not used: where
+// the local address is not one of the net package's it reports a failure for a connection that
+// stands.
 type socks5Answers struct{}
 
 func (socks5Answers) granted(local net.Addr) []byte {
@@ -138,7 +140,8 @@ func (socks5Answers) refused(err error) []byte {
 	return socks5Reply(code, netip.AddrPort{})
 }
 
-// socks5Reply is VER(1)=5 REP(1) RSV(1) ATYP(1) BND.ADDR(4 or 16) BND.PORT(2). An unknown address is 0.0.0.0:0.
+// socks5Reply is VER(1)=5 REP(1) RSV(1) ATYP(1) BND.ADDR(4 or 16) BND.PORT(2). An unknown address
+// is 0.0.0.0:0.
 func socks5Reply(code byte, bound netip.AddrPort) []byte {
 	if !bound.IsValid() {
 		bound = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)

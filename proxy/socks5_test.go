@@ -141,7 +141,8 @@ func TestSOCKS5LongestFields(t *testing.T) {
 	}
 }
 
-// A connection may stand whose address SOCKS5 cannot express. The library would call that a failure.
+// A connection may stand whose address SOCKS5 cannot express. The library would call that a
+// failure.
 func TestSOCKS5LocalAddressOfAnotherKind(t *testing.T) {
 	a := socks5Answers{}.granted(&net.UnixAddr{Name: "x", Net: "unix"})
 	if want := "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"; string(a) != want {
@@ -217,7 +218,8 @@ func TestParseSOCKS4Truncated(t *testing.T) {
 	}
 }
 
-// Every beginning of a handshake, cut off by the client, ends quietly; followed by garbage, it does no harm.
+// Every beginning of a handshake, cut off by the client, ends quietly; followed by garbage, it does
+// no harm.
 func TestTruncatedAndGarbledHandshakes(t *testing.T) {
 	auth := func(user, password string) bool { return user == "a" }
 	addr := serve(t, &Server{Dial: dialEcho, Auth: auth})

@@ -62,8 +62,8 @@ func tcpSocket(x any) syscall.RawConn {
 	return raw
 }
 
-// splice moves n bytes that wait in src to dst, or as many of them as it can without a failure of its own: there may be no
-// descriptors left for a pipe.
+// splice moves n bytes that wait in src to dst, or as many of them as it can without a failure of
+// its own: there may be no descriptors left for a pipe.
 func splice(dst, src syscall.RawConn, n int) (done int64, err error) {
 	p, err := takePipe()
 	if err != nil {

@@ -2,11 +2,11 @@ package proxy
 
 import "sync/atomic"
 
-// Stats is what a Server has counted since it was made. Bytes are payload: for an HTTP request in absolute form that
-// is what passed on the connection to the origin, its head included.
+// Stats is what a Server has counted since it was made. Bytes are payload: for an HTTP request in
+// absolute form that is what passed on the connection to the origin, its head included.
 //
-// A connection that the dialled side moves by itself (io.ReaderFrom or io.WriterTo) adds its bytes when a direction
-// ends.
+// A connection that the dialled side moves by itself (io.ReaderFrom or io.WriterTo) adds its bytes
+// when a direction ends.
 type Stats struct {
 	SOCKS5, SOCKS4, HTTP uint64 // connections, by what they turned out to speak
 	Forwarded            uint64 // connections and senders of datagrams to a fixed destination
@@ -70,7 +70,8 @@ func (s *Server) Stats() Stats {
 	}
 }
 
-// meter counts one direction of one connection, and adds to the total of its Server at the same time.
+// meter counts one direction of one connection, and adds to the total of its Server at the same
+// time.
 type meter struct {
 	n     atomic.Uint64
 	total *atomic.Uint64

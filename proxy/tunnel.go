@@ -18,8 +18,8 @@ type answers interface {
 	refused(err error) []byte
 }
 
-// connect dials destination for c, answers the client, and hands c to a tunnel. If there is none in the end, it closes
-// c.
+// connect dials destination for c, answers the client, and hands c to a tunnel. If there is none in
+// the end, it closes c.
 func (c *conn) connect(protocol protocol, a answers, destination string) {
 	e := entry{protocol: protocol, destination: destination, started: time.Now()}
 	upstream, err := dial(c, destination, func(ctx context.Context) (net.Conn, error) {
@@ -38,8 +38,8 @@ func (c *conn) connect(protocol protocol, a answers, destination string) {
 	c.tunnel(e, upstream, &c.srv.counters.sent, &c.srv.counters.received)
 }
 
-// dial runs open, which reaches destination, for as long as DialTimeout allows, the client stays and c is not closed. What
-// it opened is attached to c. An error is a *dialError and counted.
+// dial runs open, which reaches destination, for as long as DialTimeout allows, the client stays
+// and c is not closed. What it opened is attached to c. An error is a *dialError and counted.
 func dial[T io.Closer](c *conn, destination string, open func(context.Context) (T, error)) (opened T, err error) {
 	c.srv.gate.succeed(c, time.Now())
 	c.SetDeadline(time.Time{})
@@ -89,8 +89,8 @@ type tunnel struct {
 	failure        firstError
 }
 
-// tunnel starts a tunnel between c and upstream, which is attached to c already. It returns at once, so that whatever
-// the handshake needed can be freed: stacks, buffers, readers.
+// tunnel starts a tunnel between c and upstream, which is attached to c already. It returns at
+// once, so that whatever the handshake needed can be freed: stacks, buffers, readers.
 func (c *conn) tunnel(e entry, upstream io.ReadWriteCloser, sent, received *atomic.Uint64) {
 	t := &tunnel{client: c, upstream: upstream, entry: e}
 	t.sent.total, t.received.total = sent, received
@@ -131,9 +131,9 @@ func (t *tunnel) receive() {
 	}
 }
 
-// ended passes on how a direction ended: an end of the stream to dst, where the other direction goes on, or a failure,
-// which ends both. A dst that cannot be half-closed is closed: a destination that never learns that its client is gone
-// would be kept for ever.
+// ended passes on how a direction ended: an end of the stream to dst, where the other direction
+// goes on, or a failure, which ends both. A dst that cannot be half-closed is closed: a destination
+// that never learns that its client is gone would be kept for ever.
 func (t *tunnel) ended(dst any, err error) {
 	deepstack.Grow()
 	last := t.open.Add(-1) == 0
@@ -152,16 +152,16 @@ func (t *tunnel) ended(dst any, err error) {
 	}
 }
 
-// watchReset waits until the tunnel is closed, and closes it if the side whose stream has ended breaks its connection:
-// nobody reads there any more who would notice.
+// watchReset waits until the tunnel is closed, and closes it if the side whose stream has ended
+// breaks its connection: nobody reads there any more who would notice.
 func (t *tunnel) watchReset(side any) {
 	if waitReset(side) == nil {
 		t.abort(errReset)
 	}
 }
 
-// abort ends both directions by a reset, where the conns can send one: an orderly end would pass off a truncated stream
-// as a whole one.
+// abort ends both directions by a reset, where the conns can send one: an orderly end would pass
+// off a truncated stream as a whole one.
 func (t *tunnel) abort(err error) {
 	if t.over.Load() {
 		return

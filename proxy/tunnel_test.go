@@ -67,7 +67,8 @@ var openers = map[string]func(c *chat){
 	},
 }
 
-// pairs are the kinds of sockets that a tunnel may lie between: "tcp" is hostsock's, "net" that of package net.
+// pairs are the kinds of sockets that a tunnel may lie between: "tcp" is hostsock's, "net" that of
+// package net.
 var pairs = []struct{ listener, target string }{{"tcp", "tcp"}, {"tcp", "unix"}, {"unix", "tcp"}, {"unix", "unix"}, {"tcp", "net"}, {"net", "tcp"}}
 
 func serveKind(t testing.TB, kind string, s *Server) net.Addr {
@@ -148,7 +149,8 @@ func TestResetStaysAReset(t *testing.T) {
 	}
 }
 
-// The side that has said its last word can still break the connection, though nobody waits for more from it.
+// The side that has said its last word can still break the connection, though nobody waits for more
+// from it.
 func TestResetAfterHalfClose(t *testing.T) {
 	for _, name := range []string{"client", "peer"} {
 		t.Run(name, func(t *testing.T) {
@@ -239,8 +241,8 @@ func TestBytesSentAhead(t *testing.T) {
 	}
 }
 
-// A slow reader holds back the sender. Between two in-memory conns, which hold nothing, all that can be taken from the
-// sender is what the tunnel buffers.
+// A slow reader holds back the sender. Between two in-memory conns, which hold nothing, all that
+// can be taken from the sender is what the tunnel buffers.
 func TestSlowReaderHoldsBackSender(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newMemListener()
@@ -313,7 +315,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// A destination without half-close is closed when the client has finished; it could not learn of it otherwise.
+// A destination without half-close is closed when the client has finished; it could not learn of it
+// otherwise.
 func TestPeerWithoutHalfClose(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
@@ -367,7 +370,8 @@ func TestFastPathsSeeTheSocket(t *testing.T) {
 	})
 }
 
-// lengths is a reader that gives what it is told to, and keeps the lengths of the buffers it was given.
+// lengths is a reader that gives what it is told to, and keeps the lengths of the buffers it was
+// given.
 type lengths struct{ give, got []int }
 
 func (l *lengths) Read(p []byte) (int, error) {
@@ -406,7 +410,8 @@ func TestTunnelIsAConn(t *testing.T) {
 	})
 }
 
-// Bytes arrive unchanged over every kind of socket, whether read, spliced or buffered, both ways at once.
+// Bytes arrive unchanged over every kind of socket, whether read, spliced or buffered, both ways at
+// once.
 func TestBulkBothWays(t *testing.T) {
 	each(t, func(t *testing.T, s *Server, client, peer *chat) {
 		const size = 2 << 20

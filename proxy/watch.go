@@ -16,17 +16,17 @@ const (
 	stayed hangup = iota
 	// left: the connection is broken.
 	left
-	// finished: the stream has ended. The client may be gone, or wait for what the destination says, to which it need not
-	// have sent anything.
+	// finished: the stream has ended. The client may be gone, or wait for what the destination says,
+	// to which it need not have sent anything.
 	finished
 )
 
-// finishedShare is the part of DialTimeout for which a dial may go on once its client has sent all it had. Whether such
-// a client is still there cannot be learned before bytes are sent to it.
+// finishedShare is the part of DialTimeout for which a dial may go on once its client has sent all
+// it had. Whether such a client is still there cannot be learned before bytes are sent to it.
 const finishedShare = 6
 
-// watchAfter is how long a dial takes at the least for its client to be watched meanwhile. Most are done before, and nobody
-// minds one that goes on for so long.
+// watchAfter is how long a dial takes at the least for its client to be watched meanwhile. Most are
+// done before, and nobody minds one that goes on for so long.
 const watchAfter = 20 * time.Millisecond
 
 // watch cancels a dial when the client hangs up. It does not consume what the client sends ahead.
@@ -72,8 +72,8 @@ func (w *watch) stop() {
 	w.conn.SetReadDeadline(time.Time{})
 }
 
-// awaitHangupByRead is awaitHangup for conns that show their end only to a Read. It knows nothing of what happens after
-// the first byte that was sent ahead, which becomes part of c.ahead.
+// awaitHangupByRead is awaitHangup for conns that show their end only to a Read. It knows nothing
+// of what happens after the first byte that was sent ahead, which becomes part of c.ahead.
 func (c *conn) awaitHangupByRead() hangup {
 	if len(c.ahead) > 0 {
 		return stayed

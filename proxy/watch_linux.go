@@ -9,8 +9,8 @@ import (
 	"ginnel/internal/nonblock"
 )
 
-// awaitHangup blocks until the client hangs up, or the read deadline passes. poll(2) sees the end of a stream even if
-// there are unread bytes before it.
+// awaitHangup blocks until the client hangs up, or the read deadline passes. poll(2) sees the end
+// of a stream even if there are unread bytes before it.
 func (c *conn) awaitHangup() hangup {
 	if !isSocket(c.Conn) {
 		return c.awaitHangupByRead()
@@ -30,9 +30,9 @@ func (c *conn) awaitHangup() hangup {
 	return how
 }
 
-// waitReset blocks until a connection whose stream has ended is reset, or is closed by us. In the latter case, and
-// where x is no socket, it returns an error. A unix socket shows the peer's close too; TCP shows that only by the reset
-// that answers a keep-alive.
+// waitReset blocks until a connection whose stream has ended is reset, or is closed by us. In the
+// latter case, and where x is no socket, it returns an error. A unix socket shows the peer's close
+// too; TCP shows that only by the reset that answers a keep-alive.
 func waitReset(x any) error {
 	broken := int16(unix.POLLERR)
 	if _, ok := x.(*net.UnixConn); ok {

@@ -33,8 +33,8 @@ type (
 	admissionResponse struct{ Allow bool }
 )
 
-// checkAdmission asks the admission controller, if there is one, whether a client may connect. Failing open covers only
-// a request that fails, never a bad answer.
+// checkAdmission asks the admission controller, if there is one, whether a client may connect.
+// Failing open covers only a request that fails, never a bad answer.
 func (s *Server) checkAdmission(client key.NodePublic, source netip.Addr) error {
 	if s.cfg.AdmissionURL == "" {
 		return nil
@@ -68,8 +68,8 @@ func (s *Server) checkAdmission(client key.NodePublic, source netip.Addr) error 
 	return nil
 }
 
-// Revoke cuts a client off that the admission controller has let in and would refuse now. One whose answer is on its way is
-// asked about again. It does not block.
+// Revoke cuts a client off that the admission controller has let in and would refuse now. One whose
+// answer is on its way is asked about again. It does not block.
 func (s *Server) Revoke(client key.NodePublic) {
 	s.revoked.Add(1)
 	for _, c := range s.registry.connsOf(client) {
@@ -79,7 +79,8 @@ func (s *Server) Revoke(client key.NodePublic) {
 	}
 }
 
-// stillAdmitted asks again about a client that can be found by Revoke since now, if that was called in between.
+// stillAdmitted asks again about a client that can be found by Revoke since now, if that was called
+// in between.
 func (c *serverConn) stillAdmitted() error {
 	if c.trust == meshPeer || c.s.revoked.Load() == c.revoked {
 		return nil

@@ -100,7 +100,8 @@ func TestServerAdmissionInLogin(t *testing.T) {
 	})
 }
 
-// A client is cut off when it may not connect any more, also if that is decided while its login is on its way.
+// A client is cut off when it may not connect any more, also if that is decided while its login is
+// on its way.
 func TestRevoke(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		allow, meanwhile := true, func() {}

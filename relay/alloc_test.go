@@ -9,7 +9,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// record is what a read brings when a client sends in bulk: as many full-size packets as a TLS record holds.
+// record is what a read brings when a client sends in bulk: as many full-size packets as a TLS
+// record holds.
 func record(to key.NodePublic) []byte {
 	var b []byte
 	packet := make([]byte, benchPacket)
@@ -39,7 +40,8 @@ type forwardPath struct {
 	from, to *serverConn
 }
 
-// newForwardPath has the receiver's frames go through TCP if direct, else to nowhere by the draining goroutine.
+// newForwardPath has the receiver's frames go through TCP if direct, else to nowhere by the
+// draining goroutine.
 func newForwardPath(tb testing.TB, direct bool) *forwardPath {
 	s := newTestServer(tb, ServerConfig{})
 	f := &forwardPath{s: s, from: bareConn(s, key.NewNodePrivate().Public()), to: bareConn(s, key.NewNodePrivate().Public())}
@@ -84,7 +86,8 @@ func (discardConn) Write(p []byte) (int, error)      { return len(p), nil }
 func (discardConn) SetWriteDeadline(time.Time) error { return nil }
 func (discardConn) Close() error                     { return nil }
 
-// Nothing is allocated for a packet that crosses the server, whether the sender writes it itself or it queues.
+// Nothing is allocated for a packet that crosses the server, whether the sender writes it itself or
+// it queues.
 func TestForwardAllocatesNothing(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -122,8 +125,8 @@ func TestSendAllocatesNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkForward is the server's work for a packet without TLS: from the read buffer to the receiver's socket, or to
-// its queue and out again.
+// BenchmarkForward is the server's work for a packet without TLS: from the read buffer to the
+// receiver's socket, or to its queue and out again.
 func BenchmarkForward(b *testing.B) {
 	for _, direct := range []bool{true, false} {
 		name := map[bool]string{true: "direct", false: "queued"}[direct]
@@ -140,7 +143,8 @@ func BenchmarkForward(b *testing.B) {
 	}
 }
 
-// BenchmarkSend is a client's work for a batch of WireGuard packets, through TLS and into the socket.
+// BenchmarkSend is a client's work for a batch of WireGuard packets, through TLS and into the
+// socket.
 func BenchmarkSend(b *testing.B) {
 	srv := startServer(b, ServerConfig{})
 	c := dialTest(b, srv.region, ClientConfig{})

@@ -21,8 +21,9 @@ func benchBatch(n int) [][]byte {
 	return batch
 }
 
-// BenchmarkPairs relays full-size packets over TLS on loopback, everything in one process. Each sender has a window of
-// packets on their way, as the TCP inside would; one operation is one packet that arrived.
+// BenchmarkPairs relays full-size packets over TLS on loopback, everything in one process. Each
+// sender has a window of packets on their way, as the TCP inside would; one operation is one packet
+// that arrived.
 func BenchmarkPairs(b *testing.B) {
 	for _, pairs := range []int{1, 2, 8, 32} {
 		b.Run(fmt.Sprint(pairs), func(b *testing.B) {
@@ -128,8 +129,8 @@ func (f *benchFlow) send() {
 	}
 }
 
-// BenchmarkRoundTrip sends one small packet to a peer that sends it back: four passes through TLS, two through the
-// server.
+// BenchmarkRoundTrip sends one small packet to a peer that sends it back: four passes through TLS,
+// two through the server.
 func BenchmarkRoundTrip(b *testing.B) {
 	srv := startServer(b, ServerConfig{})
 	ka, kb := key.NewNodePrivate(), key.NewNodePrivate()

@@ -15,7 +15,8 @@ const (
 
 var bufferSizes = [...]int{smallBuffer, recordBuffer, largeBuffer}
 
-// bufferPools holds the free buffers of each size. It is all that the connections of a process share.
+// bufferPools holds the free buffers of each size. It is all that the connections of a process
+// share.
 var bufferPools [len(bufferSizes)]sync.Pool
 
 // buffer is a piece of memory with one owner, who gives it back with free.

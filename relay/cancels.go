@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// cancels makes the contexts of blocking calls that an object makes on its own account, and ends them when the object
-// is closed.
+// cancels makes the contexts of blocking calls that an object makes on its own account, and ends
+// them when the object is closed.
 type cancels struct {
 	mu     sync.Mutex
 	closed bool

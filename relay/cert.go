@@ -28,7 +28,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// This file is the server's side of TLS (1.3, 1.5): where certificates come from, and the one that is added to them.
+// This file is the server's side of TLS (1.3, 1.5): where certificates come from, and the one that
+// is added to them.
 
 const (
 	metaCertValidity   = 30 * 24 * time.Hour // before and after the server's start; nobody checks
@@ -38,7 +39,8 @@ const (
 
 var errNoServerCertificate = errors.New("relay: no certificate was configured")
 
-// metaCert is the DER form of the certificate that tells clients the server's key inside the TLS handshake (1.5).
+// metaCert is the DER form of the certificate that tells clients the server's key inside the TLS
+// handshake (1.5).
 type metaCert []byte
 
 func newMetaCert(server key.NodePublic, now time.Time) metaCert {
@@ -60,8 +62,9 @@ func newMetaCert(server key.NodePublic, now time.Time) metaCert {
 	return der
 }
 
-// TLSConfig returns the TLS settings of a relay: the certificates are those of base, its GetCertificate or Certificates,
-// each with the certificate added that spares clients a round trip (1.5). HTTP/2 is not offered: it cannot carry DERP.
+// TLSConfig returns the TLS settings of a relay: the certificates are those of base, its
+// GetCertificate or Certificates, each with the certificate added that spares clients a round trip
+// (1.5). HTTP/2 is not offered: it cannot carry DERP.
 func (s *Server) TLSConfig(base *tls.Config) *tls.Config {
 	conf := base.Clone()
 	conf.Certificates = nil
@@ -76,8 +79,8 @@ func (s *Server) TLSConfig(base *tls.Config) *tls.Config {
 	return conf
 }
 
-// metaAppender adds the meta certificate to the chains that base yields, and remembers the last result, which is
-// usually the only one.
+// metaAppender adds the meta certificate to the chains that base yields, and remembers the last
+// result, which is usually the only one.
 type metaAppender struct {
 	base *tls.Config
 	meta metaCert
@@ -117,8 +120,9 @@ func (m *metaAppender) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 	return &m.base.Certificates[0], nil
 }
 
-// FileTLS returns a base for [Server.TLSConfig] with a certificate chain and its key from PEM files. They are read again
-// when they change, until Close; should that fail the old certificate stays, and the log says so.
+// FileTLS returns a base for [Server.TLSConfig] with a certificate chain and its key from PEM
+// files. They are read again when they change, until Close; should that fail the old certificate
+// stays, and the log says so.
 func (s *Server) FileTLS(certFile, keyFile string) (*tls.Config, error) {
 	f := &certFiles{s: s, certFile: certFile, keyFile: keyFile, againc: make(chan struct{}, 1)}
 	if err := f.load(); err != nil {
@@ -161,7 +165,8 @@ type fileStamp struct {
 	size     int64
 }
 
-// watch looks after the files until the server ends. Handshakes do not wait for it, however long a disk takes.
+// watch looks after the files until the server ends. Handshakes do not wait for it, however long a
+// disk takes.
 func (f *certFiles) watch() {
 	tick := time.NewTicker(certCheckInterval)
 	defer tick.Stop()
@@ -204,8 +209,8 @@ func (f *certFiles) load() error {
 	return nil
 }
 
-// ACME returns a certificate manager for the hosts that keeps what it gets in dir. Its TLSConfig is a base for
-// [Server.TLSConfig]; its HTTPHandler, around [RedirectHandler], belongs on port 80.
+// ACME returns a certificate manager for the hosts that keeps what it gets in dir. Its TLSConfig is
+// a base for [Server.TLSConfig]; its HTTPHandler, around [RedirectHandler], belongs on port 80.
 func ACME(dir, email string, hosts ...string) *autocert.Manager {
 	return &autocert.Manager{
 		Prompt:     autocert.AcceptTOS,
@@ -215,9 +220,10 @@ func ACME(dir, email string, hosts ...string) *autocert.Manager {
 	}
 }
 
-// SelfSignedTLS returns a base for [Server.TLSConfig] with a self-signed certificate for the hosts, names or IP
-// addresses, and the pin by which clients trust it, the value for Node.CertName. Certificate and key are kept in dir, so
-// that the pin stays; one that cannot be used, or is not for these hosts, is an error and stays as it is.
+// SelfSignedTLS returns a base for [Server.TLSConfig] with a self-signed certificate for the hosts,
+// names or IP addresses, and the pin by which clients trust it, the value for Node.CertName.
+// Certificate and key are kept in dir, so that the pin stays; one that cannot be used, or is not
+// for these hosts, is an error and stays as it is.
 func SelfSignedTLS(dir string, hosts ...string) (conf *tls.Config, pin string, err error) {
 	path := filepath.Join(dir, "self-signed.pem") // key and certificate in one file: they only make sense together
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {

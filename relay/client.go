@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// A server sends something at least every 65 s; a client gives up after 120 s without a frame (4.4, 8.6). The
-	// deadline is not moved for every read but only when it is watchdogStep old.
+	// A server sends something at least every 65 s; a client gives up after 120 s without a frame
+	// (4.4, 8.6). The deadline is not moved for every read but only when it is watchdogStep old.
 	watchdog     = 120 * time.Second
 	watchdogStep = 5 * time.Second
 )
@@ -32,9 +32,11 @@ type ClientConfig struct {
 	Log *slog.Logger
 	// Roots are trusted besides the roots of the system.
 	Roots *x509.CertPool
-	// Proxy chooses the proxy for a relay, as [http.Transport] does; nil, or a nil result, dials directly.
+	// Proxy chooses the proxy for a relay, as [http.Transport] does; nil, or a nil result, dials
+	// directly.
 	Proxy func(relay *url.URL) (*url.URL, error)
-	// DialProxy connects to addr through the proxy that Proxy chose. Without it a chosen proxy is an error.
+	// DialProxy connects to addr through the proxy that Proxy chose. Without it a chosen proxy is an
+	// error.
 	DialProxy func(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error)
 	// DialContext makes all direct connections; nil means a [net.Dialer].
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -54,7 +56,8 @@ func (c *ClientConfig) dialContext() func(ctx context.Context, network, addr str
 	return c.DialContext
 }
 
-// MessageKind tells what a [Message] is. Kinds without an exported name are of no use outside this package.
+// MessageKind tells what a [Message] is. Kinds without an exported name are of no use outside this
+// package.
 type MessageKind uint8
 
 const (
@@ -73,8 +76,9 @@ type Message struct {
 	Data []byte
 }
 
-// Client is a connection to one relay. Send may be called from anywhere, Recv from one goroutine at a time; it must be
-// called all the time, for it also answers the server. A client that has failed stays failed.
+// Client is a connection to one relay. Send may be called from anywhere, Recv from one goroutine at
+// a time; it must be called all the time, for it also answers the server. A client that has failed
+// stays failed.
 type Client struct {
 	session *session
 	out     *sender
@@ -90,8 +94,9 @@ type Client struct {
 	pings map[pingData]chan error // each gets one item
 }
 
-// Dial connects to the relay at an https or http URL and logs in. The context bounds that only. Errors say what is wrong
-// with a certificate; where something on the way refuses the upgrade, it uses WebSocket.
+// Dial connects to the relay at an https or http URL and logs in. The context bounds that only.
+// Errors say what is wrong with a certificate; where something on the way refuses the upgrade, it
+// uses WebSocket.
 func Dial(ctx context.Context, rawURL string, cfg ClientConfig) (*Client, error) {
 	t, err := urlTarget(rawURL)
 	if err != nil {
@@ -133,7 +138,8 @@ func (c *Client) Transport() Transport { return c.session.transport }
 // ServerKey returns the key of the relay.
 func (c *Client) ServerKey() key.NodePublic { return c.session.server }
 
-// RemoteAddr returns the relay's address, or that of the proxy before it; zero if it is not an IP address.
+// RemoteAddr returns the relay's address, or that of the proxy before it; zero if it is not an IP
+// address.
 func (c *Client) RemoteAddr() netip.AddrPort { return addrPortOf(c.session.wire.conn.RemoteAddr()) }
 
 func addrPortOf(a net.Addr) netip.AddrPort {
@@ -144,14 +150,15 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Send sends packets to the client with key to, in one write where that is possible. It does not wait for the network
-// but for some 20 ms at most, when too much has queued; then packets are dropped and nobody is told, as when the relay
-// drops them. Errors are net.ErrClosed, and packets larger than [MaxPacket], which are left out.
+// Send sends packets to the client with key to, in one write where that is possible. It does not
+// wait for the network but for some 20 ms at most, when too much has queued; then packets are
+// dropped and nobody is told, as when the relay drops them. Errors are net.ErrClosed, and packets
+// larger than [MaxPacket], which are left out.
 func (c *Client) Send(to key.NodePublic, packets [][]byte) error { return c.out.send(to, packets) }
 
-// Recv waits for messages and returns all that one read brought. They are valid until the next call. Errors are final:
-// net.ErrClosed after Close, os.ErrDeadlineExceeded after 120 s of silence or 10 s in which the relay took nothing,
-// io.EOF if it hung up. Send fails from then on.
+// Recv waits for messages and returns all that one read brought. They are valid until the next
+// call. Errors are final: net.ErrClosed after Close, os.ErrDeadlineExceeded after 120 s of silence
+// or 10 s in which the relay took nothing, io.EOF if it hung up. Send fails from then on.
 func (c *Client) Recv() ([]Message, error) {
 	msgs, err := c.recv()
 	if err != nil {

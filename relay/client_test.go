@@ -110,8 +110,8 @@ func TestClientSendsVectors(t *testing.T) {
 	})
 }
 
-// The request is that of the vectors but for the order of the headers and User-Agent, which mean nothing.
-// "a client MUST keep the bytes its HTTP parser over-read" (1.6): everything in one write.
+// The request is that of the vectors but for the order of the headers and User-Agent, which mean
+// nothing. "a client MUST keep the bytes its HTTP parser over-read" (1.6): everything in one write.
 // One Recv returns all packets of one read, one Send is one write.
 func TestClientBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

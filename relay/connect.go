@@ -19,7 +19,8 @@ import (
 	"ginnel/internal/wsstream"
 )
 
-// This file is the client's side of a connection up to the end of the login: TLS, upgrade, ClientInfo (1.6 to 1.8, 2).
+// This file is the client's side of a connection up to the end of the login: TLS, upgrade,
+// ClientInfo (1.6 to 1.8, 2).
 
 // connectTimeout bounds all of it, from the first dial on (2.6).
 const connectTimeout = 10 * time.Second
@@ -44,7 +45,8 @@ func (t Transport) String() string {
 
 var errNoClientKey = errors.New("relay: client has no key")
 
-// upgradeError reports that something on the way answered in HTTP instead of letting the connection be upgraded.
+// upgradeError reports that something on the way answered in HTTP instead of letting the connection
+// be upgraded.
 type upgradeError struct {
 	status int    // 0 if the answer has none
 	answer string // its first line
@@ -55,8 +57,8 @@ func (e *upgradeError) Error() string {
 	return "the upgrade to DERP was answered with " + excerpt(e.answer)
 }
 
-// refusedUpgrade reports whether err means that WebSocket may get through where this connection did not. A server that
-// is only too busy would be so for WebSocket too.
+// refusedUpgrade reports whether err means that WebSocket may get through where this connection did
+// not. A server that is only too busy would be so for WebSocket too.
 func refusedUpgrade(err error) bool {
 	ue, ok := errors.AsType[*upgradeError](err)
 	return ok && ue.status != http.StatusServiceUnavailable && ue.status != http.StatusTooManyRequests
@@ -78,8 +80,8 @@ type session struct {
 	transport Transport
 }
 
-// connect connects to the first of targets that answers and logs in. A connection whose upgrade is refused is made
-// again as WebSocket.
+// connect connects to the first of targets that answers and logs in. A connection whose upgrade is
+// refused is made again as WebSocket.
 func connect(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello, first Transport) (*session, error) {
 	if cfg.Key.IsZero() {
 		return nil, errNoClientKey
@@ -265,8 +267,9 @@ func openWebSocket(ctx context.Context, conn net.Conn, t *target) (net.Conn, err
 	return c, nil
 }
 
-// httpAnswer returns an upgradeError if b, where a frame should begin, begins an HTTP answer: that is how a fast start
-// learns of a refused upgrade (1.7). The rest of the status line may have to be read.
+// httpAnswer returns an upgradeError if b, where a frame should begin, begins an HTTP answer: that
+// is how a fast start learns of a refused upgrade (1.7). The rest of the status line may have to be
+// read.
 func httpAnswer(b []byte, conn net.Conn) error {
 	if !bytes.HasPrefix(b, []byte("HTTP/")) {
 		return nil

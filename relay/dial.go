@@ -40,7 +40,8 @@ type target struct {
 	ideal    string // the name of the node that should have been reached; empty if this is it
 }
 
-// nodeTargets returns the servers of a region in the order in which they are tried; the first is the ideal one.
+// nodeTargets returns the servers of a region in the order in which they are tried; the first is
+// the ideal one.
 func nodeTargets(r *Region) []*target {
 	var ts []*target
 	var ideal string
@@ -136,7 +137,8 @@ func (t *target) routes() []dialRoute {
 	return rs
 }
 
-// dialAny connects to the first server that answers. Where TLS or DERP fails after that no other one is tried.
+// dialAny connects to the first server that answers. Where TLS or DERP fails after that no other
+// one is tried.
 func dialAny(ctx context.Context, cfg *ClientConfig, targets []*target) (net.Conn, *target, error) {
 	err := errNoNode
 	for _, t := range targets {
@@ -202,7 +204,8 @@ func newRace(dial func(ctx context.Context, network, addr string) (net.Conn, err
 	return &race{dial: dial, routes: routes, donec: make(chan dialled, len(routes))}
 }
 
-// run returns when all ways have come to an end; the first success ends the others. If all fail the error tells of each.
+// run returns when all ways have come to an end; the first success ends the others. If all fail the
+// error tells of each.
 func (r *race) run(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -142,7 +142,8 @@ func TestDialRace(t *testing.T) {
 	}
 }
 
-// The proxy that the configuration names carries the connection; without a way to dial it there is none.
+// The proxy that the configuration names carries the connection; without a way to dial it there is
+// none.
 func TestDialProxy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, ServerConfig{})

@@ -12,9 +12,9 @@ const (
 	mostQueue  = 2 << 20  // 300 Mbit/s for 56 ms
 )
 
-// The kernel may hold less than that unsent, where it can be told so: what it holds can no longer be
-// dropped or overtaken by something more urgent. Bytes in flight are not counted, so a low limit costs
-// no throughput.
+// The kernel may hold less than that unsent, where it can be told so: what it holds can no longer
+// be dropped or overtaken by something more urgent. Bytes in flight are not counted, so a low limit
+// costs no throughput.
 const (
 	unsentSpan  = 20 * time.Millisecond
 	leastUnsent = 16 << 10
@@ -26,7 +26,8 @@ const (
 const rateSpan = 50 * time.Millisecond
 
 // rateLife is how long a rate holds while there is no backlog. A receiver that was slow once would
-// otherwise have a short queue for ever: what that holds is drained before its rate can be measured.
+// otherwise have a short queue for ever: what that holds is drained before its rate can be
+// measured.
 const rateLife = 10 * time.Second
 
 // drainRate measures how many bytes a second a connection takes while there is more to be sent than

@@ -8,8 +8,8 @@ import (
 // maxExcerpt bounds what is shown of a text from the network.
 const maxExcerpt = 500
 
-// excerpt returns the start of a text from the network as one line of printable characters: people see it, mostly on
-// terminals, which act upon the others.
+// excerpt returns the start of a text from the network as one line of printable characters: people
+// see it, mostly on terminals, which act upon the others.
 func excerpt(text string) string {
 	text = strings.Map(func(r rune) rune {
 		switch {

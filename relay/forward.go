@@ -10,14 +10,15 @@ import (
 )
 
 const (
-	// sendPatience is how long a sender's reading goroutine waits for room in the queue to a receiver. Not reading on
-	// makes the sender's TCP wait, which is gentler than dropping.
+	// sendPatience is how long a sender's reading goroutine waits for room in the queue to a receiver.
+	// Not reading on makes the sender's TCP wait, which is gentler than dropping.
 	sendPatience = 25 * time.Millisecond
-	// A sender that had another destination within mixedFor must not be held up for long by one of them: after a wait
-	// it does not wait again for mixedRest times as long.
+	// A sender that had another destination within mixedFor must not be held up for long by one of
+	// them: after a wait it does not wait again for mixedRest times as long.
 	mixedFor  = 200 * time.Millisecond
 	mixedRest = 8
-	// maxDests bounds the destinations that a connection remembers; when there are more it starts anew.
+	// maxDests bounds the destinations that a connection remembers; when there are more it starts
+	// anew.
 	maxDests = 256
 )
 
@@ -52,13 +53,15 @@ type path struct {
 	hop      hop
 }
 
-// run is a number of consecutive frames in the read buffer, already RecvPacket, that go the same way.
+// run is a number of consecutive frames in the read buffer, already RecvPacket, that go the same
+// way.
 type run struct {
 	path
 	frames []byte // nil if there is no run
 }
 
-// handleFrames takes all whole frames out of the buffer. Consecutive packets for one client leave as one run.
+// handleFrames takes all whole frames out of the buffer. Consecutive packets for one client leave
+// as one run.
 func (c *serverConn) handleFrames() error {
 	var r run
 	b := c.in.buffered()
@@ -136,7 +139,8 @@ func (c *serverConn) checkHeader(t frameType, n uint32) error {
 	return nil
 }
 
-// addSend turns a SendPacket into the RecvPacket that its receiver gets, in place, and adds it to the run.
+// addSend turns a SendPacket into the RecvPacket that its receiver gets, in place, and adds it to
+// the run.
 func (c *serverConn) addSend(r *run, frame []byte) {
 	to := key.NodePublic(frame[headerSize:])
 	frame[0] = byte(frameRecvPacket)
@@ -268,7 +272,8 @@ func (rt *routes) waited(res sendResult, _ error) {
 	}
 }
 
-// tellNotHere answers a run of disco packets to nobody, at most three times at once and once a second (4.5).
+// tellNotHere answers a run of disco packets to nobody, at most three times at once and once a
+// second (4.5).
 func (c *serverConn) tellNotHere(peer key.NodePublic) {
 	if c.notHere == nil {
 		c.notHere = rate.NewLimiter(1, 3)
@@ -318,8 +323,8 @@ func (c *serverConn) noteHome(note homeNote) {
 	}
 }
 
-// tellWatcher sends a mesh peer what changes, until its connection ends. A peer that cannot keep up is cut: when it
-// comes back it gets everything anew.
+// tellWatcher sends a mesh peer what changes, until its connection ends. A peer that cannot keep up
+// is cut: when it comes back it gets everything anew.
 func (c *serverConn) tellWatcher() {
 	var b []byte
 	for range c.watch.wakec {

@@ -94,7 +94,8 @@ func appendHeader(b []byte, t frameType, n int) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(n))
 }
 
-// parseHeader reads the header at the front of b and reports whether there are enough bytes for one.
+// parseHeader reads the header at the front of b and reports whether there are enough bytes for
+// one.
 func parseHeader(b []byte) (t frameType, n uint32, ok bool) {
 	if len(b) < headerSize {
 		return 0, 0, false
@@ -102,7 +103,8 @@ func parseHeader(b []byte) (t frameType, n uint32, ok bool) {
 	return frameType(b[0]), binary.BigEndian.Uint32(b[1:]), true
 }
 
-// frameSize returns the size of the whole frame that frames begins with. Queues hold only whole frames.
+// frameSize returns the size of the whole frame that frames begins with. Queues hold only whole
+// frames.
 func frameSize(frames []byte) int {
 	return headerSize + int(binary.BigEndian.Uint32(frames[1:]))
 }
@@ -113,7 +115,8 @@ func appendServerKey(b []byte, k key.NodePublic) []byte {
 	return append(b, k[:]...)
 }
 
-// parseServerKey reads the payload of a ServerKey frame (2.2): trailing bytes are for the future and ignored.
+// parseServerKey reads the payload of a ServerKey frame (2.2): trailing bytes are for the future
+// and ignored.
 func parseServerKey(p []byte) (key.NodePublic, error) {
 	rest, ok := bytes.CutPrefix(p, []byte(serverKeyMagic))
 	if !ok || len(rest) < key.Size || len(p) > maxServerKey {
@@ -202,7 +205,8 @@ func appendPeerPresent(b []byte, p presence) []byte {
 	return append(b, byte(p.flags))
 }
 
-// parsePeerPresent reads the payload of a PeerPresent frame. Old servers leave out the flags, or all but the key.
+// parsePeerPresent reads the payload of a PeerPresent frame. Old servers leave out the flags, or
+// all but the key.
 func parsePeerPresent(b []byte) (p presence, ok bool) {
 	const addrEnd = key.Size + 16 + 2
 	if len(b) < key.Size {

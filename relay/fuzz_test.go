@@ -64,7 +64,8 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// FuzzLoginJSON checks that no JSON in a box breaks anything, and that what is understood survives a round trip.
+// FuzzLoginJSON checks that no JSON in a box breaks anything, and that what is understood survives
+// a round trip.
 func FuzzLoginJSON(f *testing.F) {
 	for _, v := range loadVectors(f).Vectors {
 		if s, ok := v.Inputs["json"].(string); ok {
@@ -123,7 +124,8 @@ func FuzzMap(f *testing.F) {
 	})
 }
 
-// FuzzSTUN checks that only what the reference accepts gets an answer: a strict reading of section 7.5 beside ours.
+// FuzzSTUN checks that only what the reference accepts gets an answer: a strict reading of section
+// 7.5 beside ours.
 func FuzzSTUN(f *testing.F) {
 	for _, v := range loadVectors(f).STUN {
 		f.Add(v.bytes(f))
@@ -173,8 +175,8 @@ func naiveSTUNAccept(b []byte) bool {
 	return bytes.Equal(b[len(b)-4:], []byte{byte(crc >> 24), byte(crc >> 16), byte(crc >> 8), byte(crc)})
 }
 
-// FuzzServerInput lets the server's reader loose on any bytes: nothing may break, whatever it forwards must be whole
-// RecvPacket frames, and how the bytes are cut into reads must not matter.
+// FuzzServerInput lets the server's reader loose on any bytes: nothing may break, whatever it
+// forwards must be whole RecvPacket frames, and how the bytes are cut into reads must not matter.
 func FuzzServerInput(f *testing.F) {
 	vectors := loadVectors(f)
 	for _, v := range append(vectors.Vectors, vectors.Malformed...) {
@@ -221,7 +223,8 @@ func serverInput(t *testing.T, s *Server, client, peer key.NodePublic, tr trust,
 	return got
 }
 
-// bareConn returns a connection of s that is entered but connected to nothing: what it is sent stays in its queue.
+// bareConn returns a connection of s that is entered but connected to nothing: what it is sent
+// stays in its queue.
 func bareConn(s *Server, k key.NodePublic) *serverConn {
 	near, far := memPipe(1<<20, netip.AddrPort{}, netip.AddrPort{})
 	far.Close()

@@ -174,8 +174,9 @@ func repeatError(err error, n int) (errs []error) {
 	return errs
 }
 
-// The whole path over sockets and TLS, with several senders to each receiver, clients that come and go, and one that
-// never reads: what arrives is whole and in order, and everything ends when it is closed.
+// The whole path over sockets and TLS, with several senders to each receiver, clients that come and
+// go, and one that never reads: what arrives is whole and in order, and everything ends when it is
+// closed.
 func TestLoopbackUnderLoad(t *testing.T) {
 	srv := startServer(t, ServerConfig{WriteTimeout: time.Hour})
 	stuckKey := key.NewNodePrivate()
@@ -271,7 +272,8 @@ func checkStream(t *testing.T, c *Client, senders int) {
 	}
 }
 
-// A WebSocket over real sockets ends with the code for a normal end, and its writes do not wait either.
+// A WebSocket over real sockets ends with the code for a normal end, and its writes do not wait
+// either.
 func TestLoopbackWebSocket(t *testing.T) {
 	srv := startServer(t, ServerConfig{})
 	k := key.NewNodePrivate()

@@ -16,7 +16,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// idleClientsEnv holds the region that this binary, run as a child, is to open idleClients connections to.
+// idleClientsEnv holds the region that this binary, run as a child, is to open idleClients
+// connections to.
 const (
 	idleClientsEnv = "GINNEL_TEST_IDLE_CLIENTS"
 	idleClients    = 1000
@@ -50,7 +51,8 @@ func runIdleClients(region string) int {
 	return 0
 }
 
-// BenchmarkIdleMemory reports what a server holds for each idle TLS client, the clients being in another process.
+// BenchmarkIdleMemory reports what a server holds for each idle TLS client, the clients being in
+// another process.
 func BenchmarkIdleMemory(b *testing.B) {
 	for b.Loop() {
 		heap, stack, resident := measureIdle(b)

@@ -16,8 +16,8 @@ const (
 
 var keepAliveFrame = appendHeader(nil, frameKeepAlive, 0)
 
-// keepAlives sends KeepAlive frames on all connections of a server from one goroutine, which exists while there is a
-// connection: a wheel of one second slots.
+// keepAlives sends KeepAlive frames on all connections of a server from one goroutine, which exists
+// while there is a connection: a wheel of one second slots.
 type keepAlives struct {
 	wg    *sync.WaitGroup
 	stopc <-chan struct{}

@@ -27,7 +27,8 @@ func TestServerWriteTimeout(t *testing.T) {
 			a.send(stuckMesh.public(), strings.Repeat("x", 1000))
 		}
 		start := time.Now()
-		// The connection is cut although nobody reads from it: the sender learns by PeerGone only if it got something.
+		// The connection is cut although nobody reads from it: the sender learns by PeerGone only if it
+		// got something.
 		for r.countConns() == 3 {
 			time.Sleep(10 * time.Millisecond)
 		}

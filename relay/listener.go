@@ -17,17 +17,18 @@ const (
 	maxAcceptPause       = time.Second
 )
 
-// Listen opens a TCP port for a relay. It has no Multipath TCP, which cannot be combined with the time limit by which
-// dead clients are found (1.2).
+// Listen opens a TCP port for a relay. It has no Multipath TCP, which cannot be combined with the
+// time limit by which dead clients are found (1.2).
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	return lc.Listen(ctx, "tcp", addr)
 }
 
-// Listener returns ln as [Server.Serve] uses it, for a program that has an [http.Server] of its own: it closes at once
-// what exceeds ServerConfig.AcceptRate, sets what relays need on the sockets, lives on when an accept fails for want of
-// file descriptors, and does TLS if conf, which [Server.TLSConfig] made, is not nil.
+// Listener returns ln as [Server.Serve] uses it, for a program that has an [http.Server] of its
+// own: it closes at once what exceeds ServerConfig.AcceptRate, sets what relays need on the
+// sockets, lives on when an accept fails for want of file descriptors, and does TLS if conf, which
+// [Server.TLSConfig] made, is not nil.
 func (s *Server) Listener(ln net.Listener, conf *tls.Config) net.Listener {
 	return &listener{Listener: ln, s: s, conf: conf, donec: make(chan struct{})}
 }
@@ -41,7 +42,8 @@ type listener struct {
 	donec chan struct{}
 }
 
-// Accept returns the next connection within the rate. It fails only after Close or when the listener below is closed.
+// Accept returns the next connection within the rate. It fails only after Close or when the
+// listener below is closed.
 func (l *listener) Accept() (net.Conn, error) {
 	for pause := time.Duration(0); ; {
 		conn, err := l.Listener.Accept()
@@ -66,8 +68,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// isTemporary reports whether accepting may succeed later: the system lacks descriptors or memory, or the client left
-// while it waited.
+// isTemporary reports whether accepting may succeed later: the system lacks descriptors or memory,
+// or the client left while it waited.
 func isTemporary(err error) bool {
 	for _, errno := range temporaryErrnos {
 		if errors.Is(err, errno) {

@@ -15,7 +15,8 @@ import (
 
 // This file is the login: what the sealed boxes of ClientInfo and ServerInfo hold (2.4, 2.5).
 
-// MeshKey is the secret that the servers of one region share (5.1). The zero value means that there is none.
+// MeshKey is the secret that the servers of one region share (5.1). The zero value means that there
+// is none.
 type MeshKey [32]byte
 
 // ParseMeshKey reads 64 hex digits; white space around them is ignored.
@@ -44,8 +45,8 @@ func (k MeshKey) equal(o MeshKey) bool {
 	return !k.IsZero() && subtle.ConstantTimeCompare(k[:], o[:]) == 1
 }
 
-// sealedMeshKey is the meshKey member of ClientInfo: left out when there is none, and an error when it is there
-// without being a key, null included (2.4).
+// sealedMeshKey is the meshKey member of ClientInfo: left out when there is none, and an error when
+// it is there without being a key, null included (2.4).
 type sealedMeshKey struct{ MeshKey }
 
 // MarshalJSON implements json.Marshaler.
@@ -94,8 +95,8 @@ func appendClientInfo(b []byte, client key.NodePublic, shared *key.Shared, info 
 	return shared.Seal(b, plain)
 }
 
-// openClientInfo reads the payload of a ClientInfo frame. The box proves that the peer holds the private half of the
-// key it claims (2.3).
+// openClientInfo reads the payload of a ClientInfo frame. The box proves that the peer holds the
+// private half of the key it claims (2.3).
 func openClientInfo(server key.NodePrivate, p []byte) (client key.NodePublic, shared *key.Shared, info clientInfo, err error) {
 	if len(p) < key.Size+key.NonceSize || len(p) > maxClientInfo {
 		return client, nil, info, &frameError{frameClientInfo, uint32(len(p)), "wrong length"}

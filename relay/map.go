@@ -28,7 +28,8 @@ type Map struct {
 
 // HomeParams adjusts the choice of the home region.
 type HomeParams struct {
-	// RegionScore multiplies the latency of a region: below 1 prefers it, above 1 penalises it, 0 or less is ignored.
+	// RegionScore multiplies the latency of a region: below 1 prefers it, above 1 penalises it, 0 or
+	// less is ignored.
 	RegionScore map[int]float64 `json:",omitempty"`
 }
 

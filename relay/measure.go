@@ -21,8 +21,8 @@ type Measurement struct {
 	RemoteAddr netip.AddrPort
 }
 
-// Measure asks the first relay of a region that answers for a page, for where UDP cannot measure the way to it. It does
-// not log in, so that the Key of cfg is not used.
+// Measure asks the first relay of a region that answers for a page, for where UDP cannot measure
+// the way to it. It does not log in, so that the Key of cfg is not used.
 func Measure(ctx context.Context, r *Region, cfg ClientConfig) (m Measurement, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()

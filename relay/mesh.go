@@ -19,8 +19,9 @@ var (
 	errSelfLink  = errors.New("relay: mesh link leads to this server itself")
 )
 
-// meshLink is the connection that this server opened to another one of its mesh (5.2). What comes on it is who is
-// connected there; what goes out is packets for them. The other direction has a connection of its own.
+// meshLink is the connection that this server opened to another one of its mesh (5.2). What comes
+// on it is who is connected there; what goes out is packets for them. The other direction has a
+// connection of its own.
 type meshLink struct {
 	s      *Server
 	target *target
@@ -33,8 +34,8 @@ type meshLink struct {
 	session *session // nil while there is no connection
 }
 
-// Mesh keeps a connection to another server of the mesh, https://host/derp, until Close. Of cfg it uses how to dial and
-// whom to trust; keys and log are the server's.
+// Mesh keeps a connection to another server of the mesh, https://host/derp, until Close. Of cfg it
+// uses how to dial and whom to trust; keys and log are the server's.
 func (s *Server) Mesh(rawURL string, cfg ClientConfig) error {
 	if s.cfg.MeshKey.IsZero() {
 		return errNoMeshKey
@@ -69,7 +70,8 @@ func (l linkLedger) dropped(c class, reason dropReason, frames []byte) {
 	l.m.dropped(c, reason, frames)
 }
 
-// run keeps the link up until the server ends, or for good if it turns out to lead to the server itself.
+// run keeps the link up until the server ends, or for good if it turns out to lead to the server
+// itself.
 func (l *meshLink) run() {
 	log := l.s.log.With("mesh", l.target.hostHeader())
 	for {
@@ -143,7 +145,8 @@ func (l *meshLink) stop() {
 	}
 }
 
-// read follows who is connected at the other end. News of a key may repeat: they set and unset (5.2).
+// read follows who is connected at the other end. News of a key may repeat: they set and unset
+// (5.2).
 func (l *meshLink) read(client *Client) error {
 	for {
 		msgs, err := client.recv()

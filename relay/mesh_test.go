@@ -74,7 +74,8 @@ func (w *meshWorld) login(server string, k key.NodePrivate, info clientInfo) *ra
 
 var testDisco = discoMagic + strings.Repeat("d", 60)
 
-// Clients of different servers reach each other; they learn when the other one leaves the region, not when it moves.
+// Clients of different servers reach each other; they learn when the other one leaves the region,
+// not when it moves.
 func TestMesh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newMeshWorld(t, "a", "b", "c")
@@ -121,7 +122,8 @@ func TestMesh(t *testing.T) {
 	})
 }
 
-// A monitoring program has the mesh key but sends like any client: its packets cross the mesh too (5.6).
+// A monitoring program has the mesh key but sends like any client: its packets cross the mesh too
+// (5.6).
 func TestMeshTrustedClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newMeshWorld(t, "a", "b")
@@ -236,7 +238,8 @@ func TestMeshAcceptor(t *testing.T) {
 	})
 }
 
-// However often a key comes and goes, a watcher that was not told yet has one thing to be told about it: the latest.
+// However often a key comes and goes, a watcher that was not told yet has one thing to be told
+// about it: the latest.
 func TestMeshSlowWatcher(t *testing.T) {
 	s := newTestServer(t, ServerConfig{})
 	k := key.NewNodePrivate().Public()
@@ -288,7 +291,8 @@ func TestMeshStuckWatcher(t *testing.T) {
 	})
 }
 
-// A server that finds itself at the other end gives up for good; without a mesh key there is no mesh.
+// A server that finds itself at the other end gives up for good; without a mesh key there is no
+// mesh.
 func TestMeshSelf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newMeshWorld(t, "a")

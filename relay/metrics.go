@@ -14,7 +14,8 @@ const (
 	refusedAdmission = "admission" // not admitted by the admission controller
 )
 
-// packetKinds are the values of the label kind, by the class of the packets. The other classes carry none.
+// packetKinds are the values of the label kind, by the class of the packets. The other classes
+// carry none.
 var packetKinds = [...]string{classData: "other", classDisco: "disco"}
 
 // traffic counts packets and bytes of frames of one kind.
@@ -25,8 +26,8 @@ func (t traffic) add(frames []byte) {
 	t.bytes.Add(float64(len(frames)))
 }
 
-// serverMetrics are the counters of a server. Bytes are those of DERP frames: packet, keys and frame header, without
-// what TLS adds.
+// serverMetrics are the counters of a server. Bytes are those of DERP frames: packet, keys and
+// frame header, without what TLS adds.
 //
 //	ginnel_relay_accepted_connections_total        DERP connections that began, by transport (derp, websocket)
 //	ginnel_relay_refused_connections_total         connections turned away, by reason

@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// outbox owns the right to write to one connection. Whoever finds the connection idle writes at once, in its own
-// goroutine, because that never waits for the network (see [sock]); all others queue, and one goroutine drains the
-// queue. Frames that queue before a connection is attached, or between two, are kept within the limits of the queue.
+// outbox owns the right to write to one connection. Whoever finds the connection idle writes at
+// once, in its own goroutine, because that never waits for the network (see [sock]); all others
+// queue, and one goroutine drains the queue. Frames that queue before a connection is attached, or
+// between two, are kept within the limits of the queue.
 //
 //	            send                     backlog
 //	idle ──────────────────► writing ───────────────► draining ─┐
@@ -47,8 +48,9 @@ type sendResult struct {
 	dropped int // bytes
 }
 
-// send writes or queues whole frames of one flow. Where the flow has no room it waits for patience at most, and not at
-// all if somebody waited in vain before; then it drops, and the ledger says so. The only error is net.ErrClosed.
+// send writes or queues whole frames of one flow. Where the flow has no room it waits for patience
+// at most, and not at all if somebody waited in vain before; then it drops, and the ledger says so.
+// The only error is net.ErrClosed.
 func (o *outbox) send(id flowID, frames []byte, patience time.Duration) (sendResult, error) {
 	var waited time.Duration
 	o.mu.Lock()
@@ -91,7 +93,8 @@ func (o *outbox) idleLocked() bool {
 	return o.wire != nil && o.wire.direct() && !o.writing && o.queue.empty() && !o.closed
 }
 
-// sendDirectLocked writes in the caller's goroutine. It holds the right to write, not the lock, while it does.
+// sendDirectLocked writes in the caller's goroutine. It holds the right to write, not the lock,
+// while it does.
 func (o *outbox) sendDirectLocked(c class, frames []byte) {
 	o.writing = true
 	w := o.wire
@@ -107,8 +110,8 @@ func (o *outbox) sendDirectLocked(c class, frames []byte) {
 	o.doneLocked()
 }
 
-// waitLocked waits until the flow has room for need bytes, d has passed, or the outbox is closed. It gives up the lock
-// meanwhile.
+// waitLocked waits until the flow has room for need bytes, d has passed, or the outbox is closed.
+// It gives up the lock meanwhile.
 func (o *outbox) waitLocked(id flowID, need int, d time.Duration) {
 	w := o.newWaiterLocked(d)
 	w.id, w.need = id, need
@@ -173,7 +176,8 @@ func (o *outbox) kick() {
 	o.startLocked()
 }
 
-// drain writes until nothing is left. It ends when the queue is empty, the connection broke or the outbox is closed.
+// drain writes until nothing is left. It ends when the queue is empty, the connection broke or the
+// outbox is closed.
 func (o *outbox) drain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -225,8 +229,8 @@ func (o *outbox) writeAndFlush(w *wire, s span) error {
 	return o.flush(w)
 }
 
-// write writes frames to w and accounts for them. If that fails so does the connection: its owner, who reads from it,
-// learns of it by its end. The caller holds the right to write.
+// write writes frames to w and accounts for them. If that fails so does the connection: its owner,
+// who reads from it, learns of it by its end. The caller holds the right to write.
 func (o *outbox) write(w *wire, c class, frames []byte) error {
 	err := w.write(frames)
 	if err != nil {
@@ -267,7 +271,8 @@ func (o *outbox) doneLocked() {
 	}
 }
 
-// attach makes w the connection to write to and starts sending what has queued. After close it does nothing.
+// attach makes w the connection to write to and starts sending what has queued. After close it does
+// nothing.
 func (o *outbox) attach(w *wire) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -281,7 +286,8 @@ func (o *outbox) attach(w *wire) {
 	}
 }
 
-// detach closes the connection, waits until nobody writes to it any more, and leaves the queue for the next one.
+// detach closes the connection, waits until nobody writes to it any more, and leaves the queue for
+// the next one.
 func (o *outbox) detach() {
 	o.mu.Lock()
 	w, idlec := o.wire, o.idlecLocked()
@@ -316,8 +322,8 @@ func (o *outbox) idlecLocked() chan struct{} {
 	return o.idlec
 }
 
-// close drops what has queued and ends all waiting; later sends fail. A drain that runs ends as soon as its write does:
-// the owner closes the connection.
+// close drops what has queued and ends all waiting; later sends fail. A drain that runs ends as
+// soon as its write does: the owner closes the connection.
 func (o *outbox) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

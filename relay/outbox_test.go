@@ -104,8 +104,8 @@ func TestOutboxBackPressure(t *testing.T) {
 	})
 }
 
-// A receiver that takes nothing costs its senders the patience once; after that they drop at once, until it has taken
-// half of what waits for it.
+// A receiver that takes nothing costs its senders the patience once; after that they drop at once,
+// until it has taken half of what waits for it.
 func TestOutboxStuckReceiverDelaysOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
@@ -165,7 +165,8 @@ func TestOutboxClose(t *testing.T) {
 	})
 }
 
-// A receiver that takes nothing for the write time limit is cut, and its frames are kept for the next connection.
+// A receiver that takes nothing for the write time limit is cut, and its frames are kept for the
+// next connection.
 func TestOutboxWriteTimeoutAndNextConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
@@ -188,7 +189,8 @@ func TestOutboxWriteTimeoutAndNextConnection(t *testing.T) {
 		o.attach(second.wire)
 		o.send(bulkID, testFrames(1, 100, 1, 1000), 0)
 		synctest.Wait()
-		// What was being written is lost, what has waited for more than a second too; the new frame is not.
+		// What was being written is lost, what has waited for more than a second too; the new frame is
+		// not.
 		if n := o.l.sentFrames.Load(); n != 1 {
 			t.Errorf("%d frames sent on the second connection, want 1", n)
 		}
@@ -265,8 +267,8 @@ func tcpPair(tb testing.TB) (near, far *net.TCPConn) {
 	return near, far
 }
 
-// Writing to a socket in the sender's goroutine never waits, however stuck the receiver; nothing is lost, cut or
-// reordered of what was accepted.
+// Writing to a socket in the sender's goroutine never waits, however stuck the receiver; nothing is
+// lost, cut or reordered of what was accepted.
 func TestOutboxDirectNeverWaits(t *testing.T) {
 	near, far := tcpPair(t)
 	base := newSock(near)
@@ -310,8 +312,8 @@ func TestOutboxDirectNeverWaits(t *testing.T) {
 	wg.Wait()
 }
 
-// Many senders, a receiver that stops now and then: every accepted frame arrives whole, each flow in its order. Run with
-// the race detector this is also the test of who holds which lock.
+// Many senders, a receiver that stops now and then: every accepted frame arrives whole, each flow
+// in its order. Run with the race detector this is also the test of who holds which lock.
 func TestOutboxDirectManySenders(t *testing.T) {
 	near, far := tcpPair(t)
 	base := newSock(near)

@@ -52,7 +52,8 @@ func handleProbe(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 }
 
-// handleNoContent lets clients find captive portals: whoever answers for them does not know the challenge (7.2).
+// handleNoContent lets clients find captive portals: whoever answers for them does not know the
+// challenge (7.2).
 func handleNoContent(w http.ResponseWriter, r *http.Request) {
 	if c := r.Header.Get("X-Tailscale-Challenge"); c != "" && len(c) <= 64 && strings.Trim(c, challengeChars) == "" {
 		w.Header().Set("X-Tailscale-Response", "response "+c)
@@ -79,8 +80,9 @@ func handleHome(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, homePage)
 }
 
-// RedirectHandler serves port 80 beside a TLS port: captive portal checks, everything else goes to https (7.1) on that
-// port. In ACME mode, give it to the certificate manager as the fallback of its own handler.
+// RedirectHandler serves port 80 beside a TLS port: captive portal checks, everything else goes to
+// https (7.1) on that port. In ACME mode, give it to the certificate manager as the fallback of its
+// own handler.
 func RedirectHandler(port int) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/generate_204", handleNoContent)

@@ -34,7 +34,8 @@ func startMemRelay(t *testing.T, cfg ServerConfig) *memRelay {
 	return &memRelay{s, t, n}
 }
 
-// metric returns the value of a metric of the server, written as Prometheus does: name{label="value"}.
+// metric returns the value of a metric of the server, written as Prometheus does:
+// name{label="value"}.
 func (s *Server) metric(tb testing.TB, name string) float64 {
 	tb.Helper()
 	families, err := s.metrics.registry.Gather()
@@ -93,7 +94,8 @@ func newRawPeer(t *testing.T, conn net.Conn, k key.NodePrivate) *rawPeer {
 	return &rawPeer{t: t, conn: conn, br: bufio.NewReader(conn), key: k}
 }
 
-// upgrade sends the request of the vectors, with extra header lines, and checks the answer to the byte.
+// upgrade sends the request of the vectors, with extra header lines, and checks the answer to the
+// byte.
 func (p *rawPeer) upgrade(server key.NodePublic, extra string) {
 	p.t.Helper()
 	request := string(loadVectors(p.t).find(p.t, "http_request_upgrade"))

@@ -25,16 +25,17 @@ const (
 	pingLimit    = 3 * time.Second  // for an answer after a network change
 )
 
-// ErrUnknownRegion reports a packet for a region that the map does not have, to a peer that no other relay knows.
+// ErrUnknownRegion reports a packet for a region that the map does not have, to a peer that no
+// other relay knows.
 var ErrUnknownRegion = errors.New("relay: region is not in the map")
 
 // PoolConfig configures a [Pool]. Key is required.
 type PoolConfig struct {
 	// Key is the node's key.
 	Key key.NodePrivate
-	// Receive gets the packets that came through a region: consecutive ones of the same source in one call. They are
-	// valid only during the call. It is called from one goroutine for each region, and holds up that region only. nil
-	// discards them.
+	// Receive gets the packets that came through a region: consecutive ones of the same source in one
+	// call. They are valid only during the call. It is called from one goroutine for each region, and
+	// holds up that region only. nil discards them.
 	Receive func(region int, from key.NodePublic, packets [][]byte)
 	// Log gets connections and failures; nil discards them.
 	Log *slog.Logger
@@ -70,8 +71,9 @@ func (c *PoolConfig) localAddrs() ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// Pool holds a node's connections to relays, at most one for each region of the map: one to the home that stands all
-// the time, the others made when there is something to send and closed 60 to 75 s after the last of it (8.3).
+// Pool holds a node's connections to relays, at most one for each region of the map: one to the
+// home that stands all the time, the others made when there is something to send and closed 60 to
+// 75 s after the last of it (8.3).
 type Pool struct {
 	cfg     atomic.Pointer[ClientConfig] // never modified; replaced under mu
 	local   func() ([]netip.Addr, error)
@@ -92,7 +94,8 @@ type Pool struct {
 	changec chan struct{} // closed at the next change of the status
 }
 
-// NewPool returns a pool that connects to nothing until it has a map, and a home or something to send.
+// NewPool returns a pool that connects to nothing until it has a map, and a home or something to
+// send.
 func NewPool(cfg PoolConfig) *Pool {
 	client := cfg.client()
 	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), stopc: make(chan struct{}), usedc: make(chan struct{}, 1),
@@ -109,8 +112,8 @@ func NewPool(cfg PoolConfig) *Pool {
 // discardPackets stands in for a Receive that is not there.
 func discardPackets(int, key.NodePublic, [][]byte) {}
 
-// SetMap replaces the map, which must not be modified afterwards. Connections to regions that have changed in any way
-// are closed; the home is connected to again, if it is still there.
+// SetMap replaces the map, which must not be modified afterwards. Connections to regions that have
+// changed in any way are closed; the home is connected to again, if it is still there.
 func (p *Pool) SetMap(m Map) {
 	p.mu.Lock()
 	if p.closed {
@@ -162,8 +165,8 @@ func (p *Pool) SetKey(k key.NodePrivate) {
 	p.settle()
 }
 
-// SetHome makes a region the home: the one whose connection stands, and whose relay is told so. 0 means none. A region
-// that the map lacks becomes the home when a map brings it.
+// SetHome makes a region the home: the one whose connection stands, and whose relay is told so. 0
+// means none. A region that the map lacks becomes the home when a map brings it.
 func (p *Pool) SetHome(region int) {
 	p.home.Store(int64(region))
 	p.settle()
@@ -178,10 +181,11 @@ func (p *Pool) settle() {
 	p.changed()
 }
 
-// Send sends packets to a peer whose home is region: through that region if it is connected, else through another one
-// on which the peer was heard, else through region as soon as it is connected. 0 is a region that is not known. It never
-// waits for the network, and for some 20 ms at most when too much has queued; then packets are dropped and counted.
-// Errors are net.ErrClosed, [ErrUnknownRegion], and packets larger than [MaxPacket], which are left out.
+// Send sends packets to a peer whose home is region: through that region if it is connected, else
+// through another one on which the peer was heard, else through region as soon as it is connected.
+// 0 is a region that is not known. It never waits for the network, and for some 20 ms at most when
+// too much has queued; then packets are dropped and counted. Errors are net.ErrClosed,
+// [ErrUnknownRegion], and packets larger than [MaxPacket], which are left out.
 func (p *Pool) Send(region int, to key.NodePublic, packets [][]byte) error {
 	for {
 		r := p.choose(region, to)
@@ -214,8 +218,9 @@ func (p *Pool) choose(id int, to key.NodePublic) *region {
 	return r
 }
 
-// NetworkChanged has the pool check its connections: one whose local address the machine no longer has is closed, and
-// so is one on which a ping is not answered within 3 s. The home is connected to again without delay.
+// NetworkChanged has the pool check its connections: one whose local address the machine no longer
+// has is closed, and so is one on which a ping is not answered within 3 s. The home is connected to
+// again without delay.
 func (p *Pool) NetworkChanged() {
 	addrs, err := p.local()
 	if err != nil {
@@ -235,7 +240,8 @@ func (p *Pool) used() {
 	}
 }
 
-// upkeep closes idle regions until the pool is closed. While no region but the home is in use, no timer runs.
+// upkeep closes idle regions until the pool is closed. While no region but the home is in use, no
+// timer runs.
 func (p *Pool) upkeep() {
 	timer := time.NewTimer(idleInterval)
 	defer timer.Stop()
@@ -283,8 +289,9 @@ func (p *Pool) Status() PoolStatus {
 	return st
 }
 
-// Watch yields a snapshot at once, and another one whenever a connection or the home changes; counters alone do not
-// count. Who is slow misses some but never the last. It ends with ctx and with the pool.
+// Watch yields a snapshot at once, and another one whenever a connection or the home changes;
+// counters alone do not count. Who is slow misses some but never the last. It ends with ctx and
+// with the pool.
 func (p *Pool) Watch(ctx context.Context) iter.Seq[PoolStatus] {
 	return func(yield func(PoolStatus) bool) {
 		for {
@@ -310,8 +317,8 @@ func (p *Pool) changed() {
 	p.changec = make(chan struct{})
 }
 
-// Close closes all connections and waits for the end of everything, calls of Receive included: it must not be called
-// from there.
+// Close closes all connections and waits for the end of everything, calls of Receive included: it
+// must not be called from there.
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	again := p.closed

@@ -185,8 +185,8 @@ func TestPoolHome(t *testing.T) {
 	})
 }
 
-// A region is connected when there is something to send, what was sent meanwhile arrives in order, and it is closed 60 to
-// 75 s after the last of it, whatever comes in.
+// A region is connected when there is something to send, what was sent meanwhile arrives in order,
+// and it is closed 60 to 75 s after the last of it, whatever comes in.
 func TestPoolOnDemandAndIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2)
@@ -239,8 +239,8 @@ func TestPoolWithoutIdleRegions(t *testing.T) {
 	})
 }
 
-// Section 8.5: a peer is answered on the connection where it was heard, without connecting to its home, until it is
-// gone from there; and that is learned anew.
+// Section 8.5: a peer is answered on the connection where it was heard, without connecting to its
+// home, until it is gone from there; and that is learned anew.
 func TestPoolReverseRoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2, 3)
@@ -290,10 +290,10 @@ func TestPoolBatches(t *testing.T) {
 	})
 }
 
-// Section 8.3: delay = min(n^2 * 10 ms, 5 s) * uniform(0.5, 1.5).
-// A login that is refused again and again is no success, although the server greets each time.
-// A region that nobody needs any more is given up, even if it never was connected.
-// While a region connects Send takes packets up to a bound, drops the rest soon, and never waits for long.
+// Section 8.3: delay = min(n^2 * 10 ms, 5 s) * uniform(0.5, 1.5). A login that is refused again and
+// again is no success, although the server greets each time. A region that nobody needs any more is
+// given up, even if it never was connected. While a region connects Send takes packets up to a
+// bound, drops the rest soon, and never waits for long.
 func TestPoolSendWhileConnecting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -364,13 +364,11 @@ func TestPoolSetMap(t *testing.T) {
 	})
 }
 
-// NetworkChanged: section 8.3, "after a rebind".
-// A connection that is dead without anybody knowing is found within 3 s.
-// A network change ends the time between two attempts.
-// A server that restarts is come back to as it asked (3.13).
-// Where the upgrade is refused on the way, a region uses WebSocket, at once the next time, and native DERP again when
-// that fails.
-// The same when the refusal is noticed only after a fast start.
+// NetworkChanged: section 8.3, "after a rebind". A connection that is dead without anybody knowing
+// is found within 3 s. A network change ends the time between two attempts. A server that restarts
+// is come back to as it asked (3.13). Where the upgrade is refused on the way, a region uses
+// WebSocket, at once the next time, and native DERP again when that fails. The same when the
+// refusal is noticed only after a fast start.
 func TestPoolWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1)

@@ -17,7 +17,8 @@ const (
 	numClasses
 )
 
-// flowID names a flow: the frames of one class from one sender (in a client's queue: to one receiver).
+// flowID names a flow: the frames of one class from one sender (in a client's queue: to one
+// receiver).
 type flowID struct {
 	peer  key.NodePublic
 	class class
@@ -61,14 +62,16 @@ type queueLimits struct {
 	maxAge time.Duration   // packets older than this are dropped instead of being sent
 }
 
-// flowQueue holds the frames that wait for one connection, in flows that take turns by deficit round robin; a flow
-// exists only while it is not empty. It is bounded for each flow, over all flows, in time, and by a budget shared with
-// other queues. It has no lock, clock or goroutine: its outbox has.
+// flowQueue holds the frames that wait for one connection, in flows that take turns by deficit
+// round robin; a flow exists only while it is not empty. It is bounded for each flow, over all
+// flows, in time, and by a budget shared with other queues. It has no lock, clock or goroutine: its
+// outbox has.
 type flowQueue struct {
 	limits *queueLimits
 	budget *budget
 	ledger ledger
-	// packets, where it is not 0, takes the place of the limits for packets: what the connection takes in queueSpan.
+	// packets, where it is not 0, takes the place of the limits for packets: what the connection takes
+	// in queueSpan.
 	packets int
 
 	flows map[flowID]*flow
@@ -82,8 +85,8 @@ type flow struct {
 	head, tail *block
 	bytes      int
 	deficit    int
-	// refusing is set when a sender waited in vain: others must not lose their time too. It ends when half of the
-	// flow has drained.
+	// refusing is set when a sender waited in vain: others must not lose their time too. It ends when
+	// half of the flow has drained.
 	refusing bool
 }
 
@@ -160,8 +163,9 @@ func (q *flowQueue) limit(c class, flows int) int {
 	return limit
 }
 
-// hasRoom reports whether it is worth waking a sender of need bytes that found the flow full: there is room for them
-// and, lest it be woken for each frame that leaves, for a quarter of what the flow may hold; half of it always will do.
+// hasRoom reports whether it is worth waking a sender of need bytes that found the flow full: there
+// is room for them and, lest it be woken for each frame that leaves, for a quarter of what the flow
+// may hold; half of it always will do.
 func (q *flowQueue) hasRoom(id flowID, need int) bool {
 	f := q.flows[id]
 	if f == nil {
@@ -171,7 +175,8 @@ func (q *flowQueue) hasRoom(id flowID, need int) bool {
 	return limit-f.bytes >= min(max(need, limit/4), limit/2)
 }
 
-// newBlock returns a block into which the first of frames fits, or nil if that is more than room or the budget.
+// newBlock returns a block into which the first of frames fits, or nil if that is more than room or
+// the budget.
 func (q *flowQueue) newBlock(frames []byte, room int, now time.Time) *block {
 	first := frameSize(frames)
 	if first > room {
@@ -190,7 +195,8 @@ func (q *flowQueue) newBlock(frames []byte, room int, now time.Time) *block {
 	return &buf.block
 }
 
-// next takes the next span, of one frame at least and otherwise of no more than most bytes. Give it back with release.
+// next takes the next span, of one frame at least and otherwise of no more than most bytes. Give it
+// back with release.
 func (q *flowQueue) next(most int, now time.Time) (span, bool) {
 	for q.turn != nil {
 		f := q.turn
@@ -271,8 +277,8 @@ func (q *flowQueue) refuse(id flowID) {
 	}
 }
 
-// refuses reports whether waiting for room in the flow is pointless: it is marked, or not the flow itself is full but
-// everything.
+// refuses reports whether waiting for room in the flow is pointless: it is marked, or not the flow
+// itself is full but everything.
 func (q *flowQueue) refuses(id flowID) bool {
 	f := q.flows[id]
 	return f == nil || f.refusing
@@ -320,8 +326,8 @@ func (q *flowQueue) freeBlock(b *block) {
 	buf.free()
 }
 
-// room returns how many bytes may be added. To a block that has waited for a good part of its time there is nothing to be
-// added: its frames expire together.
+// room returns how many bytes may be added. To a block that has waited for a good part of its time
+// there is nothing to be added: its frames expire together.
 func (b *block) room(now time.Time, maxAge time.Duration) int {
 	if now.Sub(b.since) > maxAge/4 {
 		return 0
@@ -346,7 +352,8 @@ func (f *flow) shift() {
 	}
 }
 
-// wholeFrames returns the size of the longest run of whole frames at the front of frames that is at most limit.
+// wholeFrames returns the size of the longest run of whole frames at the front of frames that is at
+// most limit.
 func wholeFrames(frames []byte, limit int) int {
 	if len(frames) <= limit {
 		return len(frames)

@@ -32,7 +32,8 @@ func testFlow(n int, c class) flowID {
 	return flowID{peer: key.NodePublic{byte(n), byte(n >> 8), 1}, class: c}
 }
 
-// testFrames returns count frames of size bytes each; the first bytes of each packet tell flow and number.
+// testFrames returns count frames of size bytes each; the first bytes of each packet tell flow and
+// number.
 func testFrames(flow, first, count, size int) []byte {
 	var b []byte
 	for i := range count {
@@ -168,7 +169,8 @@ func TestQueueExpires(t *testing.T) {
 	}
 }
 
-// Three senders share the receiver equally, whatever the sizes of their packets and however much each of them pushes.
+// Three senders share the receiver equally, whatever the sizes of their packets and however much
+// each of them pushes.
 func TestQueueFairness(t *testing.T) {
 	q, _ := newTestQueue(serverLimits)
 	now := time.Now()

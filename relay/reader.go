@@ -5,9 +5,9 @@ import (
 	"net"
 )
 
-// frameReader takes frames from a byte stream, as many at a time as one read brings. While it waits for the first byte
-// of a frame it holds no buffer, which is what makes idle connections cheap, and while it waits for more of one, it holds no
-// larger one than what has come needs.
+// frameReader takes frames from a byte stream, as many at a time as one read brings. While it waits
+// for the first byte of a frame it holds no buffer, which is what makes idle connections cheap, and
+// while it waits for more of one, it holds no larger one than what has come needs.
 //
 //	buf   taken │ read, not yet taken │ room for the next read
 //	            r                     w
@@ -27,7 +27,8 @@ func (f *frameReader) open(conn net.Conn) {
 	f.sock, _ = baseOf(conn).(*sock)
 }
 
-// preload gives the reader bytes that were read before it took over the stream. Called before the first read.
+// preload gives the reader bytes that were read before it took over the stream. Called before the
+// first read.
 func (f *frameReader) preload(b []byte) {
 	if len(b) > 0 {
 		f.buf = newBuffer(max(largeBuffer, len(b)))
@@ -43,16 +44,17 @@ func (f *frameReader) buffered() []byte {
 	return f.buf.b[f.r:f.w]
 }
 
-// take removes the first n of the buffered bytes. Of a frame to be dropped, n may go beyond them: the others are dropped
-// when they come.
+// take removes the first n of the buffered bytes. Of a frame to be dropped, n may go beyond them:
+// the others are dropped when they come.
 func (f *frameReader) take(n uint64) {
 	have := uint64(f.w - f.r)
 	f.skip += n - min(n, have)
 	f.r += int(min(n, have))
 }
 
-// read waits for more bytes and returns how many came. It grows the buffer to what the frame at its front announces:
-// the caller has seen that header after the last read, and refused it if it was too large.
+// read waits for more bytes and returns how many came. It grows the buffer to what the frame at its
+// front announces: the caller has seen that header after the last read, and refused it if it was
+// too large.
 func (f *frameReader) read() (n int, err error) {
 	if f.r == f.w && f.skip == 0 {
 		n, err = f.readIdle()
@@ -74,7 +76,8 @@ func (f *frameReader) read() (n int, err error) {
 	return 0, err
 }
 
-// readIdle waits for a header without a buffer. It does not wait for more: the header may be one to refuse.
+// readIdle waits for a header without a buffer. It does not wait for more: the header may be one to
+// refuse.
 func (f *frameReader) readIdle() (int, error) {
 	f.release()
 	n, err := f.src.Read(f.head[:])
@@ -91,7 +94,8 @@ func (f *frameReader) fill() (int, error) {
 	return n, err
 }
 
-// gather adds what has come already, up to the end of the buffer: packets that are passed on together cost less.
+// gather adds what has come already, up to the end of the buffer: packets that are passed on
+// together cost less.
 func (f *frameReader) gather() (all int) {
 	if f.sock == nil {
 		return 0

@@ -25,8 +25,8 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Whatever the pieces in which a stream comes, the same frames come out: small ones, the largest, and in between some
-// that are dropped unread, larger than any buffer.
+// Whatever the pieces in which a stream comes, the same frames come out: small ones, the largest,
+// and in between some that are dropped unread, larger than any buffer.
 func TestReaderPieces(t *testing.T) {
 	noise := make([]byte, 300_000)
 	rand.NewChaCha8([32]byte{1}).Read(noise)

@@ -59,8 +59,8 @@ type RegionStatus struct {
 	Drops              uint64 // packets that were not sent
 }
 
-// region is one region of a pool. While it is in use its goroutine connects, reads, and connects again; senders write
-// through out, which keeps what it can between connections.
+// region is one region of a pool. While it is in use its goroutine connects, reads, and connects
+// again; senders write through out, which keeps what it can between connections.
 type region struct {
 	pool  *Pool
 	id    int
@@ -159,8 +159,8 @@ func (r *region) wanted() bool {
 	return false
 }
 
-// serve connects and reads until the connection ends. Once the server has admitted the client there are no failures any
-// more.
+// serve connects and reads until the connection ends. Once the server has admitted the client there
+// are no failures any more.
 func (r *region) serve(failures *int) error {
 	home := r.home()
 	session, err := r.connect(home)
@@ -207,7 +207,8 @@ func (r *region) use(client *Client, told homeNote) bool {
 	return true
 }
 
-// ended takes note of the end of a connection, or of the attempt to make one, and returns how long to wait.
+// ended takes note of the end of a connection, or of the attempt to make one, and returns how long
+// to wait.
 func (r *region) ended(err error, failures int) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -237,7 +238,8 @@ func (r *region) logEnd(err error, failures int, wait time.Duration) {
 	}
 }
 
-// backoffLocked returns the time until the next attempt (8.3), or what a server that restarts asked for (3.13).
+// backoffLocked returns the time until the next attempt (8.3), or what a server that restarts asked
+// for (3.13).
 func (r *region) backoffLocked(failures int) time.Duration {
 	now := time.Now()
 	if r.restart.tryFor > 0 {
@@ -312,7 +314,8 @@ func (r *region) read(client *Client, failures *int) error {
 
 var errHungUp = errors.New("relay: the server hung up")
 
-// deliver hands on the packets at the front of msgs that have one source, and returns how many there are.
+// deliver hands on the packets at the front of msgs that have one source, and returns how many
+// there are.
 func (r *region) deliver(msgs []Message) int {
 	from, size := msgs[0].Peer, 0
 	r.batch = r.batch[:0]
@@ -353,8 +356,8 @@ func (r *region) setRestart(payload []byte) {
 	r.restart = advice
 }
 
-// closeIdle closes a region other than the home that has sent nothing for idleLimit. It reports whether the region is in
-// use and not the home, so that it has to be asked again.
+// closeIdle closes a region other than the home that has sent nothing for idleLimit. It reports
+// whether the region is in use and not the home, so that it has to be asked again.
 func (r *region) closeIdle(now time.Time) (inUse bool) {
 	if r.home() == isHome {
 		return false
@@ -367,8 +370,8 @@ func (r *region) closeIdle(now time.Time) (inUse bool) {
 	return r.running
 }
 
-// networkChanged checks the connection, and ends the time between two attempts. isLocal reports whether the machine has
-// an address; where that is not known it has all of them.
+// networkChanged checks the connection, and ends the time between two attempts. isLocal reports
+// whether the machine has an address; where that is not known it has all of them.
 func (r *region) networkChanged(isLocal func(netip.Addr) bool) {
 	r.mu.Lock()
 	client := r.client

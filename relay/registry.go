@@ -8,15 +8,16 @@ import (
 	"ginnel/internal/key"
 )
 
-// registry knows who can be reached, and where. The packet path reads a peer's atomics; everything else is guarded by
-// one lock, under which nothing is called.
+// registry knows who can be reached, and where. The packet path reads a peer's atomics; everything
+// else is guarded by one lock, under which nothing is called.
 type registry struct {
 	mu       sync.RWMutex
 	peers    map[key.NodePublic]*peer
 	watchers map[*watcher]struct{}
 }
 
-// peer is a key that can be reached: it has connections to this server, or is connected to another one of the mesh.
+// peer is a key that can be reached: it has connections to this server, or is connected to another
+// one of the mesh.
 type peer struct {
 	key    key.NodePublic
 	active atomic.Pointer[serverConn] // gets the packets; nil if there is no connection here
@@ -50,7 +51,8 @@ func (r *registry) add(c *serverConn) {
 	r.changedLocked(c.key)
 }
 
-// remove takes a connection out. If its key has now left the region it returns the connections to be told (4.5).
+// remove takes a connection out. If its key has now left the region it returns the connections to
+// be told (4.5).
 func (r *registry) remove(c *serverConn) (told []*serverConn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -136,7 +138,8 @@ func (r *registry) addLink(k key.NodePublic, link *meshLink) {
 	}
 }
 
-// removeLink undoes addLink. If k has now left the region it returns the connections to be told (5.3).
+// removeLink undoes addLink. If k has now left the region it returns the connections to be told
+// (5.3).
 func (r *registry) removeLink(k key.NodePublic, link *meshLink) (told []*serverConn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -203,8 +206,8 @@ func (r *registry) count() (n census) {
 type watcher struct {
 	wakec chan struct{} // has an item while dirty is not empty; closed when the connection ends
 
-	// Guarded by registry.mu: keys whose presence may have changed. Only the latest state of each is told, so there
-	// are never more of them than keys.
+	// Guarded by registry.mu: keys whose presence may have changed. Only the latest state of each is
+	// told, so there are never more of them than keys.
 	dirty map[key.NodePublic]struct{}
 }
 

@@ -33,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// goroutinesLeft returns the stacks of goroutines that tests should have ended, after some patience: a closed connection
-// needs a moment to tell its reader.
+// goroutinesLeft returns the stacks of goroutines that tests should have ended, after some
+// patience: a closed connection needs a moment to tell its reader.
 func goroutinesLeft() string {
 	var left string
 	for range 200 {

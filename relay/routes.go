@@ -6,11 +6,12 @@ import (
 	"ginnel/internal/key"
 )
 
-// maxRoutes bounds the peers whose relay is remembered. When there are more, any one is forgotten: the route only spares
-// a connection to the peer's home.
+// maxRoutes bounds the peers whose relay is remembered. When there are more, any one is forgotten:
+// the route only spares a connection to the peer's home.
 const maxRoutes = 4096
 
-// routeTable remembers through which region a peer was heard, so that it can be answered the same way (8.5).
+// routeTable remembers through which region a peer was heard, so that it can be answered the same
+// way (8.5).
 type routeTable struct {
 	mu sync.RWMutex
 	m  map[key.NodePublic]*region

@@ -14,7 +14,8 @@ import (
 var clientLimits = queueLimits{
 	flow:  [numClasses]int{classData: 256 << 10, classDisco: 16 << 10, classControl: 8 << 10, classPong: pongFrameSize},
 	total: 512 << 10,
-	// The first packet is kept until the connection stands: it is a WireGuard handshake, repeated after 5 s.
+	// The first packet is kept until the connection stands: it is a WireGuard handshake, repeated
+	// after 5 s.
 	maxAge: 5 * time.Second,
 }
 

@@ -33,15 +33,15 @@ const (
 	minRateBurst = key.Size + MaxPacket
 	// requestTimeout bounds TLS handshake and HTTP request, each; clients give up after 10 s.
 	requestTimeout = 15 * time.Second
-	// restartSpread is how long clients are asked to wait after a restart, on average, for each client connected:
-	// handshakes are spread out to what one core can do.
+	// restartSpread is how long clients are asked to wait after a restart, on average, for each client
+	// connected: handshakes are spread out to what one core can do.
 	restartSpread = time.Millisecond
 	maxRestart    = 10 * time.Second
 	restartTryFor = 5 * time.Second
 )
 
-// serverLimits bound the queue to a client: a burst of each sender, so many senders at once, and no packet that its
-// TCP has given up already.
+// serverLimits bound the queue to a client: a burst of each sender, so many senders at once, and no
+// packet that its TCP has given up already.
 var serverLimits = queueLimits{
 	flow:   [numClasses]int{classData: 256 << 10, classDisco: 16 << 10, classControl: 32 << 10, classPong: pongFrameSize},
 	total:  1 << 20,
@@ -66,10 +66,11 @@ type ServerConfig struct {
 	// of another AcceptBurst. 0 means no bound.
 	AcceptRate  float64
 	AcceptBurst int
-	// ClientRate bounds what is read from each client, in bytes a second, with bursts of ClientBurst bytes: clients
-	// over it are read from more slowly (4.7). 0 means no bound.
+	// ClientRate bounds what is read from each client, in bytes a second, with bursts of ClientBurst
+	// bytes: clients over it are read from more slowly (4.7). 0 means no bound.
 	ClientRate, ClientBurst int64
-	// WriteTimeout is how long a client may take nothing before it is cut; 0 means 2 s. Mesh peers have 30 s (4.3).
+	// WriteTimeout is how long a client may take nothing before it is cut; 0 means 2 s. Mesh peers
+	// have 30 s (4.3).
 	WriteTimeout time.Duration
 	// QueueMemory bounds the bytes queued to all clients together; 0 means 256 MiB. Beyond it
 	// packets are dropped, and so are those to an address whose clients have three times as much
@@ -112,8 +113,8 @@ func (c *ServerConfig) httpClient() *http.Client {
 	return c.HTTPClient
 }
 
-// Server is a DERP relay. It is an [http.Handler] for everything that a relay serves on its main port (7.1);
-// [Server.Serve] runs it on a listener.
+// Server is a DERP relay. It is an [http.Handler] for everything that a relay serves on its main
+// port (7.1); [Server.Serve] runs it on a listener.
 type Server struct {
 	cfg      ServerConfig
 	public   key.NodePublic
@@ -176,8 +177,9 @@ func (s *Server) MetricsHandler() http.Handler {
 // Collector returns the metrics of the server, to be registered with those of a larger program.
 func (s *Server) Collector() prometheus.Collector { return s.metrics.registry }
 
-// Serve serves the connections of ln until Close, and then returns net.ErrClosed: TLS with conf, which
-// [Server.TLSConfig] made, or plain HTTP if conf is nil. A failing accept does not end it unless ln itself is closed.
+// Serve serves the connections of ln until Close, and then returns net.ErrClosed: TLS with conf,
+// which [Server.TLSConfig] made, or plain HTTP if conf is nil. A failing accept does not end it
+// unless ln itself is closed.
 func (s *Server) Serve(ln net.Listener, conf *tls.Config) error {
 	var open openConns
 	hs := &http.Server{
@@ -204,7 +206,8 @@ func (s *Server) Serve(ln net.Listener, conf *tls.Config) error {
 	return err
 }
 
-// openConns counts the connections that an HTTP server has goroutines for: its Close does not wait for them.
+// openConns counts the connections that an HTTP server has goroutines for: its Close does not wait
+// for them.
 type openConns struct{ wg sync.WaitGroup }
 
 func (o *openConns) change(_ net.Conn, state http.ConnState) {
@@ -263,9 +266,9 @@ func (s *Server) sleep(d time.Duration) bool {
 	}
 }
 
-// Shutdown ends the server: it stops accepting, tells the clients that it restarts and when to come back (3.13), waits
-// until they have been told or ctx ends, and closes everything. It returns when all goroutines have ended, those of Serve
-// and ServeSTUN included.
+// Shutdown ends the server: it stops accepting, tells the clients that it restarts and when to come
+// back (3.13), waits until they have been told or ctx ends, and closes everything. It returns when
+// all goroutines have ended, those of Serve and ServeSTUN included.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	again := s.closing

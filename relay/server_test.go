@@ -224,9 +224,9 @@ func TestServerKeepAliveStops(t *testing.T) {
 	})
 }
 
-// Section 4.5: who is told that a peer is gone, and why.
-// "NotHere is sent only if the dropped packet is disco-looking, and limited ...: burst 3, refill 1 per second" (4.5).
-// Section 4.6: of several connections with one key, the one heard last gets the packets.
+// Section 4.5: who is told that a peer is gone, and why. "NotHere is sent only if the dropped
+// packet is disco-looking, and limited ...: burst 3, refill 1 per second" (4.5). Section 4.6: of
+// several connections with one key, the one heard last gets the packets.
 func TestServerLargestPacket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, ServerConfig{})
@@ -265,13 +265,13 @@ func TestServerLoginTimeout(t *testing.T) {
 }
 
 // A client that takes nothing is cut after the write time limit, a mesh peer much later (4.3).
-// Three senders to one slow reader get equal shares, a fourth one with little to send gets all of it through.
-// One stuck receiver does not hold up what its sender sends to others.
-// A slow receiver slows its only sender down instead of losing its packets; a sender with another destination is
-// slowed down by little.
-// A sender with several destinations is not slowed down to the pace of the slowest: it may wait for a ninth of its time.
-// Section 4.7: the rate of a client is kept by reading from it more slowly; nothing is lost.
-// Shutting down tells clients when to come back, and waits for those that take it.
+// Three senders to one slow reader get equal shares, a fourth one with little to send gets all of
+// it through. One stuck receiver does not hold up what its sender sends to others. A slow receiver
+// slows its only sender down instead of losing its packets; a sender with another destination is
+// slowed down by little. A sender with several destinations is not slowed down to the pace of the
+// slowest: it may wait for a ninth of its time. Section 4.7: the rate of a client is kept by
+// reading from it more slowly; nothing is lost. Shutting down tells clients when to come back, and
+// waits for those that take it.
 func TestServerShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, ServerConfig{WriteTimeout: time.Hour})
@@ -338,9 +338,9 @@ func TestServerCloseIsQuick(t *testing.T) {
 	})
 }
 
-// Section 6.2, with the vectors' request and answer.
-// A refused client gets no frame; a mesh peer is not asked about; closing does not wait for the controller.
-// The early bytes of a fast start belong to DERP (1.7), and there is no HTTP answer to it.
+// Section 6.2, with the vectors' request and answer. A refused client gets no frame; a mesh peer is
+// not asked about; closing does not wait for the controller. The early bytes of a fast start belong
+// to DERP (1.7), and there is no HTTP answer to it.
 func TestServerFastStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := loadVectors(t)

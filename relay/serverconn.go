@@ -23,8 +23,8 @@ const (
 	meshPeer       // it has the mesh key: section 5.1
 )
 
-// serverConn is one client's connection. Its goroutine logs the client in and then reads; forward.go tells what it does
-// with frames. Others write to it through out.
+// serverConn is one client's connection. Its goroutine logs the client in and then reads;
+// forward.go tells what it does with frames. Others write to it through out.
 type serverConn struct {
 	s        *Server
 	wire     *wire
@@ -154,7 +154,8 @@ func (c *serverConn) serve(shared *key.Shared) error {
 	return c.read()
 }
 
-// depart takes the client out and tells those who got packets from it, if this was its last connection (4.5).
+// depart takes the client out and tells those who got packets from it, if this was its last
+// connection (4.5).
 func (c *serverConn) depart() {
 	told := c.s.registry.remove(c)
 	if c.home == isHome {
@@ -177,7 +178,8 @@ func (c *serverConn) read() error {
 	}
 }
 
-// throttle waits until n more bytes are within the client's rate. Not reading makes its TCP wait (4.7).
+// throttle waits until n more bytes are within the client's rate. Not reading makes its TCP wait
+// (4.7).
 func (c *serverConn) throttle(n int) {
 	if c.limiter == nil || c.trust == meshPeer {
 		return

@@ -16,16 +16,16 @@ import (
 	"ginnel/internal/nonblock"
 )
 
-// sock is a TCP connection whose writes never wait for the network once start was called: what the system does not
-// take is kept, and flush writes it. So a goroutine that serves one peer can write to another's connection, through TLS,
-// and cannot be held up by it.
+// sock is a TCP connection whose writes never wait for the network once start was called: what the
+// system does not take is kept, and flush writes it. So a goroutine that serves one peer can write
+// to another's connection, through TLS, and cannot be held up by it.
 //
-// It reads as much as there is at a time, whatever it is asked for: TLS asks for a record or two. So its reader can take what
-// has come already, see readMore, and pass it on as one.
+// It reads as much as there is at a time, whatever it is asked for: TLS asks for a record or two.
+// So its reader can take what has come already, see readMore, and pass it on as one.
 //
-// What is kept is bounded. An outbox writes on only after pending was false, 72 KiB at most. The answers that TLS and
-// WebSocket give on their own, key updates and pongs, come at the pace at which the peer asks for them: one that asks and
-// does not read loses the connection at maxKept.
+// What is kept is bounded. An outbox writes on only after pending was false, 72 KiB at most. The
+// answers that TLS and WebSocket give on their own, key updates and pongs, come at the pace at
+// which the peer asks for them: one that asks and does not read loses the connection at maxKept.
 type sock struct {
 	net.Conn // TCP; not *net.TCPConn, whose ReadFrom would pass by what is kept
 	raw      syscall.RawConn
@@ -53,7 +53,8 @@ type sock struct {
 	err      error // first failure of a write: they all fail from then on
 }
 
-// maxKept is a batch and as much again for what is not an outbox's: more than a peer that reads at all leaves behind.
+// maxKept is a batch and as much again for what is not an outbox's: more than a peer that reads at
+// all leaves behind.
 const maxKept = 2 * largeBuffer
 
 var errKeptTooMuch = errors.New("relay: the other side wants answers but does not read them")
@@ -128,8 +129,9 @@ func (s *sock) await() {
 
 func readable(fd uintptr) bool { return nonblock.Poll(fd, unix.POLLIN) != 0 }
 
-// readMore is a Read of conn, a layer above s or s itself, that takes what has come already and neither waits nor asks the
-// system. It reports dry where there is nothing whole; otherwise a read that brings nothing has met an error, which comes again.
+// readMore is a Read of conn, a layer above s or s itself, that takes what has come already and
+// neither waits nor asks the system. It reports dry where there is nothing whole; otherwise a read
+// that brings nothing has met an error, which comes again.
 func (s *sock) readMore(conn io.Reader, p []byte) (n int, dry bool) {
 	s.stay = true
 	n, err := conn.Read(p)
@@ -230,7 +232,8 @@ func writeSome(fd uintptr, b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// holdUnsent limits what the system holds unsent. A change by less than a quarter is not worth a system call.
+// holdUnsent limits what the system holds unsent. A change by less than a quarter is not worth a
+// system call.
 func (s *sock) holdUnsent(limit int) {
 	if d := limit - s.unsent; 4*d < s.unsent && -4*d < s.unsent {
 		return
@@ -257,7 +260,8 @@ func (s *sock) paceSocket(fd uintptr) {
 // pending reports whether flush has something to do.
 func (s *sock) pending() bool { return s.held.Load() }
 
-// flush waits until nothing is kept any more. It fails when nothing moves for as long as limit. One caller at a time.
+// flush waits until nothing is kept any more. It fails when nothing moves for as long as limit. One
+// caller at a time.
 func (s *sock) flush(limit time.Duration) error {
 	for {
 		s.mu.Lock()

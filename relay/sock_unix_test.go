@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// What a peer makes the connection keep without reading any of it is bounded, and then the connection fails.
+// What a peer makes the connection keep without reading any of it is bounded, and then the
+// connection fails.
 func TestSockKeepsOnlySoMuch(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -69,8 +70,8 @@ func tlsPair(t *testing.T) (server, client *tls.Conn) {
 	return server, client
 }
 
-// What has come in many records is taken by one read, whatever TLS asked the system for; what is not whole waits, and the
-// end comes after all of it.
+// What has come in many records is taken by one read, whatever TLS asked the system for; what is
+// not whole waits, and the end comes after all of it.
 func TestReadsAreGathered(t *testing.T) {
 	const records, size = 9, 900
 	server, client := tlsPair(t)
@@ -111,7 +112,8 @@ func TestReadsAreGathered(t *testing.T) {
 	}
 }
 
-// A stream that ends within a frame is at its end, though TCP stays open: nothing more is waited for.
+// A stream that ends within a frame is at its end, though TCP stays open: nothing more is waited
+// for.
 func TestEndWithinAFrame(t *testing.T) {
 	server, client := tlsPair(t)
 	client.Write(testFrames(1, 0, 1, 900)[:100])

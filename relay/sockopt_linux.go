@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// userTimeout is how long sent bytes may stay unacknowledged before the connection counts as dead (1.2).
+// userTimeout is how long sent bytes may stay unacknowledged before the connection counts as dead
+// (1.2).
 const userTimeout = 15 * time.Second
 
 // tuneSocket sets what Linux offers. Failures are ignored: the connection works without.

@@ -11,7 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// This file is the STUN service, by which nodes learn the address that the world sees them at (7.5).
+// This file is the STUN service, by which nodes learn the address that the world sees them at
+// (7.5).
 
 const (
 	stunHeaderSize      = 20
@@ -27,8 +28,9 @@ type udpConn interface {
 	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 }
 
-// ServeSTUN answers Binding requests on conn, a UDP socket, until Close, and then returns net.ErrClosed. It answers only
-// what clients of DERP send, with no more bytes than a few above what was asked, and keeps no state.
+// ServeSTUN answers Binding requests on conn, a UDP socket, until Close, and then returns
+// net.ErrClosed. It answers only what clients of DERP send, with no more bytes than a few above
+// what was asked, and keeps no state.
 func (s *Server) ServeSTUN(conn net.PacketConn) error {
 	udp, ok := conn.(udpConn)
 	if !ok {

@@ -18,7 +18,8 @@ func TestSTUNVectors(t *testing.T) {
 			t.Errorf("from %s: got %x, want %x", from, got, want)
 		}
 	}
-	// A client of a dual-stack socket is answered with its IPv4 address, shorter than by the reference.
+	// A client of a dual-stack socket is answered with its IPv4 address, shorter than by the
+	// reference.
 	got, ok := r.answer(f.find(t, "stun_request"), netip.MustParseAddrPort("[::ffff:203.0.113.7]:41641"))
 	if want := f.find(t, "stun_response_ipv4"); !ok || !bytes.Equal(got, want) {
 		t.Errorf("mapped address: got %x, want %x", got, want)
@@ -37,7 +38,8 @@ func TestSTUNVectors(t *testing.T) {
 	}
 }
 
-// Cut at any length, or with any byte but those of the transaction id changed, a request gets no answer.
+// Cut at any length, or with any byte but those of the transaction id changed, a request gets no
+// answer.
 func TestSTUNStrict(t *testing.T) {
 	good := loadVectors(t).find(t, "stun_request")
 	from := netip.MustParseAddrPort("203.0.113.7:41641")

@@ -79,7 +79,8 @@ func (ca *testCA) issue(lifetime time.Duration, hosts ...string) tls.Certificate
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k, Leaf: leaf}
 }
 
-// Section 1.4: whom a client trusts, for what the map says about the node. Each refusal says what is wrong.
+// Section 1.4: whom a client trusts, for what the map says about the node. Each refusal says what
+// is wrong.
 func TestClientTrust(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, stranger := newTestCA(t), newTestCA(t)
@@ -172,8 +173,8 @@ func (r *recorder) seen() (out []string) {
 	return out
 }
 
-// startRecorder serves at relay.example:443 of n with a certificate of ca, with an http.Server of its own as a program
-// that embeds a relay would.
+// startRecorder serves at relay.example:443 of n with a certificate of ca, with an http.Server of
+// its own as a program that embeds a relay would.
 func startRecorder(t *testing.T, n *memNet, conf func(s *Server) *tls.Config) *recorder {
 	r := &recorder{Server: newTestServer(t, ServerConfig{})}
 	hs := &http.Server{Handler: r}
@@ -187,7 +188,8 @@ func startRecorder(t *testing.T, n *memNet, conf func(s *Server) *tls.Config) *r
 	return r
 }
 
-// Which start a client makes, and that it works: with TLS 1.3 the fast one, with 1.2 the normal one.
+// Which start a client makes, and that it works: with TLS 1.3 the fast one, with 1.2 the normal
+// one.
 func TestFastStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newTestCA(t)
@@ -215,7 +217,8 @@ func TestFastStart(t *testing.T) {
 	})
 }
 
-// echo sends a packet, and one larger than a WebSocket message, from one client of relay.example to another and back.
+// echo sends a packet, and one larger than a WebSocket message, from one client of relay.example to
+// another and back.
 func echo(t *testing.T, n *memNet, cfg ClientConfig, want Transport) {
 	t.Helper()
 	region := &Region{RegionID: 1, Nodes: []*Node{{Name: "1a", RegionID: 1, HostName: "relay.example"}}}
@@ -248,8 +251,8 @@ func echo(t *testing.T, n *memNet, cfg ClientConfig, want Transport) {
 	b.Close()
 }
 
-// inspector is a box between client and relay.example that ends TLS with its own certificate, as in many offices.
-// filter changes or answers requests.
+// inspector is a box between client and relay.example that ends TLS with its own certificate, as in
+// many offices. filter changes or answers requests.
 func startInspector(t *testing.T, inner *memNet, ca *testCA, filter func(req *http.Request) (answer string)) *memNet {
 	outer := newMemNet()
 	ln := outer.listen("relay.example:443")

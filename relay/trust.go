@@ -14,8 +14,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// This file is how a client decides whether it talks to the right server (1.4), and what the server's certificates tell
-// it beside that (1.5).
+// This file is how a client decides whether it talks to the right server (1.4), and what the
+// server's certificates tell it beside that (1.5).
 
 // metaCertPrefix is how the subject of the certificate begins that carries a server's DERP key.
 const metaCertPrefix = "derpkey"
@@ -56,8 +56,8 @@ func newVerifier(t *target, roots *x509.CertPool) *verifier {
 	return v
 }
 
-// config returns the TLS settings: like the reference client no ALPN and no resumption (1.3), and records of 16 KiB
-// from the start.
+// config returns the TLS settings: like the reference client no ALPN and no resumption (1.3), and
+// records of 16 KiB from the start.
 func (v *verifier) config() *tls.Config {
 	return &tls.Config{
 		ServerName:                  v.sni,
@@ -112,7 +112,8 @@ func (v *verifier) verifyPin(certs []*x509.Certificate) error {
 	return nil
 }
 
-// verifyChain tries the roots of the system, then those configured. The error is that of the latter if there are any.
+// verifyChain tries the roots of the system, then those configured. The error is that of the latter
+// if there are any.
 func (v *verifier) verifyChain(certs []*x509.Certificate) error {
 	opts := x509.VerifyOptions{DNSName: v.name, CurrentTime: v.now(), Intermediates: x509.NewCertPool()}
 	for _, c := range certs[1:] {
@@ -126,7 +127,8 @@ func (v *verifier) verifyChain(certs []*x509.Certificate) error {
 	return err
 }
 
-// CertPin returns the value of Node.CertName that makes clients trust exactly this certificate (1.4).
+// CertPin returns the value of Node.CertName that makes clients trust exactly this certificate
+// (1.4).
 func CertPin(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.Raw)
 	return pinPrefix + hex.EncodeToString(sum[:])

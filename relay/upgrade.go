@@ -51,8 +51,8 @@ func (s *Server) refused(why, remote string) {
 	}
 }
 
-// offersWebSocketProtocol reports whether the client can speak DERP inside a WebSocket, by the same rule by which the
-// WebSocket library then chooses the subprotocol.
+// offersWebSocketProtocol reports whether the client can speak DERP inside a WebSocket, by the same
+// rule by which the WebSocket library then chooses the subprotocol.
 func offersWebSocketProtocol(h http.Header) bool {
 	for _, list := range h.Values("Sec-WebSocket-Protocol") {
 		for token := range strings.SplitSeq(list, ",") {
@@ -94,8 +94,8 @@ func (s *Server) appendSwitching(b []byte) []byte {
 // controlOverhead is what a client adds to the payload of a ping or pong: header and mask.
 const controlOverhead = 6
 
-// upgradeWebSocket makes a WebSocket of the request. Pings and pongs, which its reader does not see, count against the
-// client's rate like the rest.
+// upgradeWebSocket makes a WebSocket of the request. Pings and pongs, which its reader does not
+// see, count against the client's rate like the rest.
 func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 	var c *serverConn
 	ws, err := wsstream.Accept(w, r, &websocket.AcceptOptions{

@@ -83,8 +83,8 @@ func unhex(tb testing.TB, s string) []byte {
 	return b
 }
 
-// encoders makes the frame of each vector from its inputs. Boxes are in TestBoxVectors, frames that only old servers
-// send in the parsers' tests.
+// encoders makes the frame of each vector from its inputs. Boxes are in TestBoxVectors, frames that
+// only old servers send in the parsers' tests.
 var encoders = map[string]func(tb testing.TB, f *vectorFile, v *vector) []byte{
 	"server_key": func(tb testing.TB, f *vectorFile, v *vector) []byte {
 		return appendServerKey(nil, f.public(tb, "server"))
@@ -260,7 +260,8 @@ func sharedVector(tb testing.TB, f *vectorFile) *key.Shared {
 	return s
 }
 
-// PeerPresent may be 32, 50, 51 or more bytes; between the first two the address is not there (3.7).
+// PeerPresent may be 32, 50, 51 or more bytes; between the first two the address is not there
+// (3.7).
 func TestParsePeerPresentLengths(t *testing.T) {
 	full := loadVectors(t).find(t, "peer_present_ipv6_mesh")[headerSize:]
 	for n := key.Size; n <= len(full); n++ {
@@ -396,7 +397,8 @@ func TestMeshKeyTellsNothing(t *testing.T) {
 	}
 }
 
-// appendClosePeer makes the frame by which a mesh peer has a client cut; the product only receives it.
+// appendClosePeer makes the frame by which a mesh peer has a client cut; the product only receives
+// it.
 func appendClosePeer(b []byte, peer key.NodePublic) []byte {
 	return append(appendHeader(b, frameClosePeer, key.Size), peer[:]...)
 }

@@ -155,8 +155,8 @@ func TestWebSocketRefusals(t *testing.T) {
 	})
 }
 
-// A WebSocket is one that offers the subprotocol, as a token of the list; others speak frames right away, as very old
-// clients do (1.8).
+// A WebSocket is one that offers the subprotocol, as a token of the list; others speak frames right
+// away, as very old clients do (1.8).
 func TestWebSocketSubprotocol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, ServerConfig{})

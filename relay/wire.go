@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// wire is an established DERP connection seen from the layer above: a byte stream in both directions that carries
-// frames, whatever lies below (TLS, plain TCP, WebSocket).
+// wire is an established DERP connection seen from the layer above: a byte stream in both
+// directions that carries frames, whatever lies below (TLS, plain TCP, WebSocket).
 type wire struct {
 	conn    net.Conn // what frames are read from and written to
 	base    net.Conn // the transport under conn: closing it takes no farewell and no waiting
@@ -34,8 +34,8 @@ func baseOf(conn net.Conn) net.Conn {
 	return conn
 }
 
-// start makes writes return without waiting from now on, where that is possible: kick is called when one leaves
-// something behind that flush must write. The connection must not have deadlines.
+// start makes writes return without waiting from now on, where that is possible: kick is called
+// when one leaves something behind that flush must write. The connection must not have deadlines.
 func (w *wire) start(kick func()) {
 	if w.sock != nil {
 		w.sock.start(kick)
@@ -68,7 +68,8 @@ func (w *wire) flush() error {
 	return w.sock.flush(w.timeout)
 }
 
-// holdUnsent limits how many bytes the system may hold that it has not sent, where that is possible.
+// holdUnsent limits how many bytes the system may hold that it has not sent, where that is
+// possible.
 func (w *wire) holdUnsent(limit int) {
 	if w.sock != nil {
 		w.sock.holdUnsent(limit)

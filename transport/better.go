@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// measured is an address of a peer with what a Pong taught about it. Here vni is always 0 and mtu always plainWireMTU;
-// they are fields because the specification's comparison is held to vectors in which they differ.
+// measured is an address of a peer with what a Pong taught about it. Here vni is always 0 and mtu
+// always plainWireMTU; they are fields because the specification's comparison is held to vectors in
+// which they differ.
 type measured struct {
 	addr    netip.AddrPort
 	vni     uint32 // 0: direct; else through a peer relay

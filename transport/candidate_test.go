@@ -8,8 +8,8 @@ import (
 	"ginnel/internal/disco"
 )
 
-// "What a ping does not do: it does not make the address the best address, does not extend trust, and does not trigger
-// a ping back. The candidate is pinged in the next discovery round."
+// "What a ping does not do: it does not make the address the best address, does not extend trust,
+// and does not trigger a ping back. The candidate is pinged in the next discovery round."
 func TestPathPinged(t *testing.T) {
 	pt := newPathTest(t)
 	id := disco.TxID{1}
@@ -51,9 +51,10 @@ func TestPathLearnedCandidateExpires(t *testing.T) {
 	}
 }
 
-// "Candidates from earlier CMMs that are not in L are removed, even when the same address is also in the network map; if
-// the best address is among them it is cleared. Each address in L except IPv6 link-local becomes a candidate. The 5 s
-// ping limit of all candidates of the peer is reset and a discovery round is run at once, without sending a CMM back."
+// "Candidates from earlier CMMs that are not in L are removed, even when the same address is also
+// in the network map; if the best address is among them it is cleared. Each address in L except
+// IPv6 link-local becomes a candidate. The 5 s ping limit of all candidates of the peer is reset
+// and a discovery round is run at once, without sending a CMM back."
 func TestPathCalled(t *testing.T) {
 	pt := newPathTest(t, public)
 	linkLocal := netip.MustParseAddrPort("[fe80::1]:41641")

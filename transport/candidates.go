@@ -14,8 +14,9 @@ const maxPerSubnet6 = 2
 
 var uniqueLocal = netip.MustParsePrefix("fc00::/7")
 
-// offered picks from the addresses of the interfaces those that peers may try (disco specification, section 4.1).
-// Regular addresses come alone if there are any, then those that may work, then loopback, for hosts without a network.
+// offered picks from the addresses of the interfaces those that peers may try (disco specification,
+// section 4.1). Regular addresses come alone if there are any, then those that may work, then
+// loopback, for hosts without a network.
 func offered(addrs []netip.Addr) []netip.Addr {
 	var regular, reserve, loopback []netip.Addr
 	subnets := make(map[netip.Prefix]int)
@@ -72,8 +73,8 @@ func systemAddrs() ([]netip.Addr, error) {
 	return all, nil
 }
 
-// ownEndpoints is what peers are told: the addresses that STUN servers saw, then those of the interfaces
-// (disco specification, section 4.5).
+// ownEndpoints is what peers are told: the addresses that STUN servers saw, then those of the
+// interfaces (disco specification, section 4.5).
 func ownEndpoints(r stunReport, local []netip.Addr, port4, port6 uint16) []netip.AddrPort {
 	var out []netip.AddrPort
 	add := func(ap netip.AddrPort) {

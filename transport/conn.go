@@ -1,13 +1,15 @@
-// Package transport moves WireGuard datagrams between peers by the best path there is: directly over UDP once discovery
-// has proven an address, through the peer's relay until then and whenever the direct path is in doubt.
+// Package transport moves WireGuard datagrams between peers by the best path there is: directly
+// over UDP once discovery has proven an address, through the peer's relay until then and whenever
+// the direct path is in doubt.
 //
-// WireGuard sends by it (send.go) and is given what comes (receive.go), to and from endpoints that are peers (endpoint.go). One
-// UDP port carries WireGuard, disco and STUN (socket.go, classify.go), with one socket or several
-// for each address family (lanes.go). A machine for each peer decides which path its packets take
-// (path.go). Our own addresses come from the interfaces and from STUN (candidates.go, prober.go).
+// WireGuard sends by it (send.go) and is given what comes (receive.go), to and from endpoints that
+// are peers (endpoint.go). One UDP port carries WireGuard, disco and STUN (socket.go, classify.go),
+// with one socket or several for each address family (lanes.go). A machine for each peer decides
+// which path its packets take (path.go). Our own addresses come from the interfaces and from STUN
+// (candidates.go, prober.go).
 //
-// Goroutines: the loop, which owns the peers, their machines and the prober, and through which no packet passes; and from Open
-// on one receiver for each socket. All end with Close.
+// Goroutines: the loop, which owns the peers, their machines and the prober, and through which no
+// packet passes; and from Open on one receiver for each socket. All end with Close.
 package transport
 
 import (
@@ -26,8 +28,8 @@ import (
 
 // Relay carries packets to peers through relays.
 type Relay interface {
-	// Send passes packets to the peer whose home is region, 0 if that is not known. It does not keep the packets and
-	// does not block for long.
+	// Send passes packets to the peer whose home is region, 0 if that is not known. It does not keep
+	// the packets and does not block for long.
 	Send(region int, to key.NodePublic, packets [][]byte) error
 }
 
@@ -36,8 +38,8 @@ type Config struct {
 	NodeKey key.NodePublic   // our own; required if any peer has a disco key
 	Disco   key.DiscoPrivate // zero: a fresh one is made
 
-	// Addr is the local address to bind. Invalid means all, in both families, and that the addresses of the interfaces
-	// are offered to peers; else Addr alone is.
+	// Addr is the local address to bind. Invalid means all, in both families, and that the addresses
+	// of the interfaces are offered to peers; else Addr alone is.
 	Addr netip.Addr
 	Port uint16 // 0 picks one
 
@@ -49,11 +51,12 @@ type Config struct {
 	NoUDP bool  // relays only
 	Relay Relay // nil: UDP only
 
-	// Contact, if set, is told of a peer that tries to reach us directly, before it can. It must be quick.
+	// Contact, if set, is told of a peer that tries to reach us directly, before it can. It must be
+	// quick.
 	Contact func(key.NodePublic)
 
-	// PathChanged, if set, is told of a peer whose packets take another way from now on: another address, or the relay instead of
-	// one. It is called by the loop and must be quick.
+	// PathChanged, if set, is told of a peer whose packets take another way from now on: another
+	// address, or the relay instead of one. It is called by the loop and must be quick.
 	PathChanged func(key.NodePublic)
 
 	// Listen opens the UDP sockets; nil means those of the system. The network is "udp4" or "udp6".
@@ -229,8 +232,8 @@ func (c *Conn) DiscoKey() key.DiscoPublic { return c.discoPublic }
 // LocalPort is the UDP port, 0 if there is none.
 func (c *Conn) LocalPort() uint16 { return c.sockets().port() }
 
-// SetPeers takes the whole set of peers. What is known about the path to a peer that stays is kept, unless its keys
-// changed.
+// SetPeers takes the whole set of peers. What is known about the path to a peer that stays is kept,
+// unless its keys changed.
 func (c *Conn) SetPeers(peers []Peer) {
 	for _, p := range peers {
 		// WireGuard may be told of the peer as soon as this returns, so its endpoint exists from here on.
@@ -245,7 +248,8 @@ func (c *Conn) SetNodeKey(k key.NodePublic) {
 	c.call(func(l *loop) { l.nodeKey = k })
 }
 
-// SetSTUN takes the whole set of STUN servers. Replies tell our address as others see it and how far each region is.
+// SetSTUN takes the whole set of STUN servers. Replies tell our address as others see it and how
+// far each region is.
 func (c *Conn) SetSTUN(servers []STUNServer) {
 	c.call(func(l *loop) { l.setSTUN(servers) })
 }
@@ -271,8 +275,8 @@ func (c *Conn) isClosed() bool {
 	}
 }
 
-// Close ends everything. Once it returns WireGuard is given nothing any more, but for what a caller of HandleRelayed,
-// or the timer of a handshake, is handing over.
+// Close ends everything. Once it returns WireGuard is given nothing any more, but for what a caller
+// of HandleRelayed, or the timer of a handshake, is handing over.
 func (c *Conn) Close() error {
 	var errs []error
 	c.once.Do(func() {
@@ -283,7 +287,8 @@ func (c *Conn) Close() error {
 	return errors.Join(errs...)
 }
 
-// regionAddr is how a region stands in a Pong: an address that is never on the wire as a destination.
+// regionAddr is how a region stands in a Pong: an address that is never on the wire as a
+// destination.
 func regionAddr(region int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 3, 3, 40}), uint16(region))
 }

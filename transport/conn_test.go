@@ -11,8 +11,8 @@ import (
 	"ginnel/internal/simnet"
 )
 
-// Two nodes that know only each other's keys and relay begin over the relay at once and move to a direct path, through
-// any NAT that lets them.
+// Two nodes that know only each other's keys and relay begin over the relay at once and move to a
+// direct path, through any NAT that lets them.
 func TestRelayThenDirect(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -82,8 +82,8 @@ func TestWithoutSTUN(t *testing.T) {
 	})
 }
 
-// When UDP is cut, packets go over the relay as well after at most a heartbeat and a second, and are back on UDP soon
-// after it is restored.
+// When UDP is cut, packets go over the relay as well after at most a heartbeat and a second, and
+// are back on UDP soon after it is restored.
 func TestFallBack(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b := w.node("a", w.home(1, simnet.Easy)), w.node("b", w.home(2, simnet.Easy))
@@ -159,7 +159,8 @@ func TestRoaming(t *testing.T) {
 	})
 }
 
-// A peer that restarted has another disco key; traffic goes over the relay until the map says so, and directly after.
+// A peer that restarted has another disco key; traffic goes over the relay until the map says so,
+// and directly after.
 func TestRestartedPeer(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b := w.node("a", w.home(1, simnet.Easy)), w.node("b", w.home(2, simnet.Easy))

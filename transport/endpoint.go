@@ -11,14 +11,16 @@ import (
 	"ginnel/internal/key"
 )
 
-// endpoint stands for a peer, not for an address: WireGuard holds one and the same for as long as the peer exists, and
-// which way a packet goes is decided when it is sent (disco specification, section 5.1).
+// endpoint stands for a peer, not for an address: WireGuard holds one and the same for as long as
+// the peer exists, and which way a packet goes is decided when it is sent (disco specification,
+// section 5.1).
 type endpoint struct {
 	key   key.NodePublic
 	route atomic.Pointer[route] // published by the loop, never nil
 
-	// awake tells that the loop knows of traffic to the peer and keeps its path; the send that finds it false wakes the
-	// loop. sent is set by each send and cleared by the loop, which so learns of activity without a clock on the way.
+	// awake tells that the loop knows of traffic to the peer and keeps its path; the send that finds
+	// it false wakes the loop. sent is set by each send and cleared by the loop, which so learns of
+	// activity without a clock on the way.
 	awake atomic.Bool
 	sent  atomic.Bool
 
@@ -61,8 +63,8 @@ func (e *endpoint) SrcIP() netip.Addr { return netip.Addr{} }
 // SrcToString implements conn.Endpoint.
 func (e *endpoint) SrcToString() string { return "" }
 
-// address is an endpoint that is an address: a sender that is not attributed to a peer, or a peer that speaks plain
-// WireGuard and roams by itself.
+// address is an endpoint that is an address: a sender that is not attributed to a peer, or a peer
+// that speaks plain WireGuard and roams by itself.
 type address struct{ netip.AddrPort }
 
 // DstToString implements conn.Endpoint.
@@ -86,7 +88,8 @@ func (a *address) SrcIP() netip.Addr { return netip.Addr{} }
 // SrcToString implements conn.Endpoint.
 func (a *address) SrcToString() string { return "" }
 
-// ParseEndpoint reads a peer's key in hex, or an IP address and port for a peer that speaks plain WireGuard.
+// ParseEndpoint reads a peer's key in hex, or an IP address and port for a peer that speaks plain
+// WireGuard.
 func (c *Conn) ParseEndpoint(s string) (conn.Endpoint, error) {
 	if len(s) == hex.EncodedLen(key.Size) {
 		k, err := hex.DecodeString(s)

@@ -7,19 +7,21 @@ import (
 	"time"
 )
 
-// Two nodes that learn of each other at the same moment begin a handshake at the same moment. Our WireGuard makes two sessions
-// of that, either of which does. The stock one, which may be the peer's, works on the messages of one peer in several
-// goroutines at once; when our beginning arrives together with our answer to its own, they get into each other's way, and
-// what comes out is a session that only one side has. Nothing passes until that is noticed, 15 seconds later. And at best it
-// answers, gives up its own beginning for that, and our answer is in vain.
+// Two nodes that learn of each other at the same moment begin a handshake at the same moment. Our
+// WireGuard makes two sessions of that, either of which does. The stock one, which may be the
+// peer's, works on the messages of one peer in several goroutines at once; when our beginning
+// arrives together with our answer to its own, they get into each other's way, and what comes out
+// is a session that only one side has. Nothing passes until that is noticed, 15 seconds later. And
+// at best it answers, gives up its own beginning for that, and our answer is in vain.
 //
-// So a beginning that crosses ours is put aside. The answer to ours, if it comes, makes it void; otherwise it takes its turn,
-// sooner on one side than on the other.
+// So a beginning that crosses ours is put aside. The answer to ours, if it comes, makes it void;
+// otherwise it takes its turn, sooner on one side than on the other.
 
 const (
 	handshakeTime = 20 * time.Millisecond // that one message of a handshake takes WireGuard, on a busy machine
 
-	// soon and late are after our beginning. In between the side that waits longer has the answer of the other.
+	// soon and late are after our beginning. In between the side that waits longer has the answer of
+	// the other.
 	soon = handshakeTime
 	late = 4 * handshakeTime
 )
@@ -34,8 +36,8 @@ const (
 func isInitiation(b []byte) bool { return len(b) == initiationLen && b[0] == wireGuardInitiation }
 func isResponse(b []byte) bool   { return len(b) == responseLen && b[0] == wireGuardResponse }
 
-// handshakes knows what goes on with a peer, as far as its relay brings it, where beginnings meet: before two peers have
-// spoken there is no other way.
+// handshakes knows what goes on with a peer, as far as its relay brings it, where beginnings meet:
+// before two peers have spoken there is no other way.
 type handshakes struct {
 	mu    sync.Mutex
 	began time.Time   // our latest beginning; zero once it is answered
@@ -50,8 +52,8 @@ func (h *handshakes) sent(now time.Time) {
 	h.began = now
 }
 
-// crosses reports whether a beginning comes less than patience after ours. Then it puts it aside, and has turn called, in a
-// goroutine of its own, when it has its turn.
+// crosses reports whether a beginning comes less than patience after ours. Then it puts it aside,
+// and has turn called, in a goroutine of its own, when it has its turn.
 func (h *handshakes) crosses(b []byte, patience time.Duration, now time.Time, turn func()) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -28,7 +28,8 @@ func arrivedSizes(n *testNode) (sizes []int) {
 	return sizes
 }
 
-// crossing is two nodes of which one has begun a handshake with the other; the patience is that of the former.
+// crossing is two nodes of which one has begun a handshake with the other; the patience is that of
+// the former.
 func crossing(t *testing.T, w *world) (a, b *testNode, patience time.Duration) {
 	a, b = w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
 	w.introduce(a, b)
@@ -47,7 +48,8 @@ func crossing(t *testing.T, w *world) (a, b *testNode, patience time.Duration) {
 
 func hexOf(k key.NodePublic) string { return newEndpoint(k).DstToString() }
 
-// A beginning that crosses ours waits, and what comes after it does not; when no answer has come it has its turn.
+// A beginning that crosses ours waits, and what comes after it does not; when no answer has come it
+// has its turn.
 func TestCrossingBeginnings(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b, patience := crossing(t, w)
@@ -85,7 +87,8 @@ func TestAnswerVoidsCrossingBeginning(t *testing.T) {
 	})
 }
 
-// Of two sides that both put the other's beginning aside one is sooner by more than a handshake takes.
+// Of two sides that both put the other's beginning aside one is sooner by more than a handshake
+// takes.
 func TestSidesDiffer(t *testing.T) {
 	if late-soon < 2*handshakeTime {
 		t.Errorf("sides wait for %v and %v", soon, late)

@@ -45,7 +45,8 @@ func (l *loop) refreshOwn(now time.Time) {
 	}
 }
 
-// fresh reports whether our endpoints may go into a CallMeMaybe. Without STUN servers only the interfaces are to know.
+// fresh reports whether our endpoints may go into a CallMeMaybe. Without STUN servers only the
+// interfaces are to know.
 func (l *loop) fresh(now time.Time) bool {
 	if len(l.prober.servers) > 0 {
 		r := l.prober.report
@@ -120,7 +121,8 @@ func (l *loop) afterSTUN(now time.Time) {
 	}
 }
 
-// networkChanged re-reads the interfaces. If our addresses changed, nothing proven about paths holds any more.
+// networkChanged re-reads the interfaces. If our addresses changed, nothing proven about paths
+// holds any more.
 func (l *loop) networkChanged() {
 	now := time.Now()
 	if l.readLocal(now) {

@@ -18,10 +18,11 @@ const (
 	goodEnough        = 5 * time.Millisecond    // at or below this latency nobody looks
 )
 
-// suspectAfter is how long the answer to a heartbeat may take before packets go over the relay as well. It is ours: the
-// specification waits for trust to run out, which loses up to five seconds of traffic more when a path dies. If nothing was
-// sent within heartbeatInterval before the heartbeat, no packet is at risk, and the answer is looked for at the next
-// heartbeat, so that an idle path needs no timer of a second.
+// suspectAfter is how long the answer to a heartbeat may take before packets go over the relay as
+// well. It is ours: the specification waits for trust to run out, which loses up to five seconds of
+// traffic more when a path dies. If nothing was sent within heartbeatInterval before the heartbeat,
+// no packet is at risk, and the answer is looked for at the next heartbeat, so that an idle path
+// needs no timer of a second.
 const suspectAfter = 1 * time.Second
 
 const (
@@ -31,9 +32,10 @@ const (
 	maxCalledAddrs = 64   // addresses taken from one CallMeMaybe
 )
 
-// path finds and keeps the direct path to one peer: which addresses to ping, which to use, when to stop believing in it
-// (disco specification, section 3). It has no clock, socket or goroutine: what happens is told to it with the time, what
-// is to be done comes back as effects, and next says when to call tick.
+// path finds and keeps the direct path to one peer: which addresses to ping, which to use, when to
+// stop believing in it (disco specification, section 3). It has no clock, socket or goroutine: what
+// happens is told to it with the time, what is to be done comes back as effects, and next says when
+// to call tick.
 //
 //	          send                   Pong                       heartbeats answered
 //	idle ───────────► discovering ──────────► direct, trusted ◄────────────┐
@@ -117,7 +119,8 @@ func (p *path) setEndpoints(now time.Time, addrs []netip.AddrPort) {
 	p.sweep(now)
 }
 
-// usable refuses what cannot be a peer's address. Link-local IPv6 needs a zone, which is not carried (section 2.4).
+// usable refuses what cannot be a peer's address. Link-local IPv6 needs a zone, which is not
+// carried (section 2.4).
 func usable(a netip.AddrPort) bool {
 	ip := a.Addr()
 	return a.IsValid() && a.Port() != 0 && !ip.IsUnspecified() && !ip.IsMulticast() && !(ip.Is6() && ip.IsLinkLocalUnicast()) && ip.Zone() == ""
@@ -202,7 +205,8 @@ func (p *path) relayPing(now time.Time) (id disco.TxID, ok bool) {
 	return id, true
 }
 
-// route is where packets go now: to direct if it is valid, and over the relay unless direct is trusted.
+// route is where packets go now: to direct if it is valid, and over the relay unless direct is
+// trusted.
 func (p *path) route(now time.Time) (direct netip.AddrPort, relay bool) {
 	return p.best.addr, !p.trusted(now)
 }
@@ -210,9 +214,10 @@ func (p *path) route(now time.Time) (direct netip.AddrPort, relay bool) {
 // trusted reports whether UDP alone is used.
 func (p *path) trusted(now time.Time) bool { return p.best.isSet() && !now.After(p.trustUntil) }
 
-// pinged takes a ping that the peer sent from addr, directly. It reports false for a duplicate, which needs no second
-// answer (section 2.2). It does not make addr a path: that takes a Pong. While we have traffic and no path, addr is
-// asked for one at once, as any other new candidate would be with the next packet.
+// pinged takes a ping that the peer sent from addr, directly. It reports false for a duplicate,
+// which needs no second answer (section 2.2). It does not make addr a path: that takes a Pong.
+// While we have traffic and no path, addr is asked for one at once, as any other new candidate
+// would be with the next packet.
 func (p *path) pinged(now time.Time, addr netip.AddrPort, txid disco.TxID) (e effects, first bool) {
 	c := p.candidates[addr]
 	if c == nil {
@@ -231,7 +236,8 @@ func (p *path) pinged(now time.Time, addr netip.AddrPort, txid disco.TxID) (e ef
 	return e, true
 }
 
-// ponged takes a Pong that arrived directly. It reports what was pinged, and whether that was ours to ask.
+// ponged takes a Pong that arrived directly. It reports what was pinged, and whether that was ours
+// to ask.
 func (p *path) ponged(now time.Time, txid disco.TxID) (sentPing, bool) {
 	sent, ok := p.pings[txid]
 	if !ok {
@@ -265,16 +271,16 @@ func (p *path) forgive(then time.Time) {
 	}
 }
 
-// pongedByRelay takes a Pong that came through a relay: it ends the ping and proves nothing about an address
-// (section 2.3, rule 5).
+// pongedByRelay takes a Pong that came through a relay: it ends the ping and proves nothing about
+// an address (section 2.3, rule 5).
 func (p *path) pongedByRelay(txid disco.TxID) (sentPing, bool) {
 	sent, ok := p.pings[txid]
 	delete(p.pings, txid)
 	return sent, ok
 }
 
-// calledMaybe takes the endpoints of a CallMeMaybe: they replace those of the one before, and everything is pinged at
-// once (section 2.4).
+// calledMaybe takes the endpoints of a CallMeMaybe: they replace those of the one before, and
+// everything is pinged at once (section 2.4).
 func (p *path) calledMaybe(now time.Time, addrs []netip.AddrPort) effects {
 	listed := make(map[netip.AddrPort]bool, len(addrs))
 	for _, a := range addrs[:min(len(addrs), maxCalledAddrs)] {
@@ -299,8 +305,8 @@ func (p *path) calledMaybe(now time.Time, addrs []netip.AddrPort) effects {
 		}
 		c.triedAt = time.Time{}
 	}
-	// A peer that calls may not know where we are. The specification answers with pings alone, which a NAT before the
-	// peer drops unless the peer pings us too; so it is told, if it was not just now.
+	// A peer that calls may not know where we are. The specification answers with pings alone, which a
+	// NAT before the peer drops unless the peer pings us too; so it is told, if it was not just now.
 	e := effects{callMeMaybe: now.Sub(p.lastCall) >= candidateInterval}
 	p.round(now, &e)
 	return e
@@ -316,8 +322,8 @@ func (p *path) sendFailed(addr netip.AddrPort) {
 	}
 }
 
-// reset tells that our own network changed: what was known about paths is worth nothing, the candidates stay
-// (section 3.8).
+// reset tells that our own network changed: what was known about paths is worth nothing, the
+// candidates stay (section 3.8).
 func (p *path) reset(now time.Time) effects {
 	p.clearBest()
 	clear(p.pings)
@@ -361,8 +367,8 @@ func (p *path) tick(now time.Time) effects {
 	return e
 }
 
-// expirePings forgets pings that will not be answered, and with the last hope the path they were sent on. It reports
-// whether an answer to a heartbeat is late.
+// expirePings forgets pings that will not be answered, and with the last hope the path they were
+// sent on. It reports whether an answer to a heartbeat is late.
 func (p *path) expirePings(now time.Time) (suspect bool) {
 	for id, s := range p.pings {
 		if now.Sub(s.at) >= pingTimeout {
@@ -379,7 +385,8 @@ func (p *path) expirePings(now time.Time) (suspect bool) {
 	return suspect
 }
 
-// wantsUpgrade says whether a heartbeat is also the time to look for something better (section 3.4).
+// wantsUpgrade says whether a heartbeat is also the time to look for something better (section
+// 3.4).
 func (p *path) wantsUpgrade(now time.Time) bool {
 	return p.lastRound.IsZero() || p.best.latency > goodEnough && now.Sub(p.lastRound) >= upgradeInterval
 }
@@ -394,7 +401,8 @@ func (p *path) round(now time.Time, e *effects) {
 	if !asked && len(p.candidates) > 0 {
 		return
 	}
-	// A peer that knows no address of ours can only be told; so the call goes out also if there was nothing to ping.
+	// A peer that knows no address of ours can only be told; so the call goes out also if there was
+	// nothing to ping.
 	p.lastRound = now
 	if now.Sub(p.lastCall) >= candidateInterval {
 		e.callMeMaybe = true

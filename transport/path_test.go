@@ -156,7 +156,8 @@ func TestPathKeepsLooking(t *testing.T) {
 	pt.wantRoute(noAddr, true)
 }
 
-// "An implementation must ... send a CMM itself, to be reached directly": also when it knows no address of the peer.
+// "An implementation must ... send a CMM itself, to be reached directly": also when it knows no
+// address of the peer.
 func TestPathWithoutCandidatesCalls(t *testing.T) {
 	pt := newPathTest(t)
 	pt.send()
@@ -166,7 +167,8 @@ func TestPathWithoutCandidatesCalls(t *testing.T) {
 	pt.wantCall(false)
 }
 
-// "Timer of 3 s ... Each tick: stop if the last such send is > 45 s ago; else ping the best address."
+// "Timer of 3 s ... Each tick: stop if the last such send is > 45 s ago; else ping the best
+// address."
 func TestPathHeartbeat(t *testing.T) {
 	pt := newPathTest(t, public)
 	pt.direct()
@@ -190,8 +192,8 @@ func TestPathHeartbeat(t *testing.T) {
 	}
 }
 
-// "Typical loss of a path": packets go over the relay as well once an answer is a second late, and over the relay alone
-// once a ping has timed out. The first Pong brings it back.
+// "Typical loss of a path": packets go over the relay as well once an answer is a second late, and
+// over the relay alone once a ping has timed out. The first Pong brings it back.
 func TestPathLoss(t *testing.T) {
 	pt := newPathTest(t, public)
 	pt.direct()
@@ -221,7 +223,8 @@ func TestPathLoss(t *testing.T) {
 	pt.wantRoute(public, false)
 }
 
-// While nothing is sent, nothing but heartbeats wakes the machine. A path that dies meanwhile is noticed one heartbeat later.
+// While nothing is sent, nothing but heartbeats wakes the machine. A path that dies meanwhile is
+// noticed one heartbeat later.
 func TestPathIdle(t *testing.T) {
 	pt := newPathTest(t, public)
 	pt.direct()
@@ -283,7 +286,8 @@ func TestPathRelayedPongProvesNothing(t *testing.T) {
 	pt.wantRoute(noAddr, true)
 }
 
-// "TxID must belong to an outstanding ping", and "the address that was pinged must still be a candidate".
+// "TxID must belong to an outstanding ping", and "the address that was pinged must still be a
+// candidate".
 func TestPathUnaskedPong(t *testing.T) {
 	pt := newPathTest(t, public)
 	pt.send()

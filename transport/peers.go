@@ -36,8 +36,8 @@ func (l *loop) addPeer(k key.NodePublic) *peer {
 	return p
 }
 
-// updatePeer takes what the map now says of p. A new disco key means that the peer started anew: nothing proven about
-// its old self holds.
+// updatePeer takes what the map now says of p. A new disco key means that the peer started anew:
+// nothing proven about its old self holds.
 func (l *loop) updatePeer(now time.Time, p *peer, pr Peer) {
 	var e effects
 	if p.Disco != pr.Disco {

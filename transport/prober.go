@@ -13,7 +13,8 @@ const (
 	stunTimeout  = 3 * time.Second        // of a round
 	stunSoftware = "tailnode"             // what derper insists on
 
-	// freshness is how old our own endpoints may be for a CallMeMaybe (disco specification, section 3.2).
+	// freshness is how old our own endpoints may be for a CallMeMaybe (disco specification, section
+	// 3.2).
 	freshness = 27 * time.Second
 
 	// Between rounds while there is traffic: below the 30 s after which many NATs forget.
@@ -31,8 +32,8 @@ type STUNServer struct {
 
 type stunTxID = [stun.TransactionIDSize]byte
 
-// prober asks STUN servers for our address (disco specification, sections 4.2 to 4.4). Like path it has no clock and no
-// socket.
+// prober asks STUN servers for our address (disco specification, sections 4.2 to 4.4). Like path it
+// has no clock and no socket.
 type prober struct {
 	txid    func() stunTxID
 	servers []STUNServer
@@ -58,7 +59,8 @@ type stunReport struct {
 	at      time.Time // when the round ended, zero while it runs
 	global4 netip.AddrPort
 	global6 netip.AddrPort
-	// varies tells that two servers saw different IPv4 addresses: the NAT is hard to traverse. known4 counts replies.
+	// varies tells that two servers saw different IPv4 addresses: the NAT is hard to traverse. known4
+	// counts replies.
 	varies  bool
 	known4  int
 	latency map[int]time.Duration // lowest of each region
@@ -141,7 +143,8 @@ func (p *prober) tick(now time.Time) []stunOut {
 	return nil
 }
 
-// patience is how long a round lasts: once somebody has answered, the rest gets twice that time after the last try.
+// patience is how long a round lasts: once somebody has answered, the rest gets twice that time
+// after the last try.
 func (p *prober) patience() time.Duration {
 	var slowest time.Duration
 	for _, d := range p.report.latency {

@@ -14,21 +14,24 @@ import (
 )
 
 const (
-	// receiveSlots rows of datagrams that the kernel joined, or single ones, are read by one system call.
+	// receiveSlots rows of datagrams that the kernel joined, or single ones, are read by one system
+	// call.
 	receiveSlots = 8
 
 	// maxMessages are handed to WireGuard in one call: a row, or several small ones.
 	maxMessages = 64
 )
 
-// receiveFunc is WireGuard's. It takes messages of one sender, and may change them until it returns.
+// receiveFunc is WireGuard's. It takes messages of one sender, and may change them until it
+// returns.
 type receiveFunc = func(messages [][]byte, from conn.Endpoint)
 
 var errOpen = errors.New("transport: open already")
 
-// Open has WireGuard given what comes, from then on. Calls of receive run beside each other: one for each socket, one for
-// each caller of HandleRelayed, and one for each handshake that was held back. Disco and STUN arrive by the same sockets, so
-// nothing is discovered before. Open can be called once.
+// Open has WireGuard given what comes, from then on. Calls of receive run beside each other: one
+// for each socket, one for each caller of HandleRelayed, and one for each handshake that was held
+// back. Disco and STUN arrive by the same sockets, so nothing is discovered before. Open can be
+// called once.
 func (c *Conn) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
 	if c.isClosed() {
 		return net.ErrClosed
@@ -76,8 +79,8 @@ func (r *receiver) run() {
 	}
 }
 
-// yield lets those go first who take what has been received, or all that the network has would be received before. What came in
-// one go is there for them at once, and is acknowledged once.
+// yield lets those go first who take what has been received, or all that the network has would be
+// received before. What came in one go is there for them at once, and is acknowledged once.
 func yield() {
 	if runtime.GOMAXPROCS(0) == 1 {
 		runtime.Gosched()
@@ -85,8 +88,8 @@ func yield() {
 }
 
 const (
-	// quickReadErrors in a row pass without a pause: they may be what datagrams that we sent have provoked. Further ones
-	// are about the socket, which is tried again more and more slowly.
+	// quickReadErrors in a row pass without a pause: they may be what datagrams that we sent have
+	// provoked. Further ones are about the socket, which is tried again more and more slowly.
 	quickReadErrors = 100
 	minReadDelay    = 5 * time.Millisecond
 	maxReadDelay    = time.Second
@@ -110,7 +113,8 @@ func (r *receiver) afterError(err error) {
 	}
 }
 
-// sort looks at each datagram of the batch. A row, which is what a peer has sent in one go, is not torn.
+// sort looks at each datagram of the batch. A row, which is what a peer has sent in one go, is not
+// torn.
 func (r *receiver) sort() {
 	for {
 		row, from, ok := r.batch.Next(r.row[:0])
@@ -149,8 +153,9 @@ func (r *receiver) flush() {
 	}
 }
 
-// HandleRelayed takes packets that a relay brought from a peer. It returns when WireGuard is done with them, so that a relay
-// that is faster is slowed down by TCP instead of losing packets here. Packets may be changed.
+// HandleRelayed takes packets that a relay brought from a peer. It returns when WireGuard is done
+// with them, so that a relay that is faster is slowed down by TCP instead of losing packets here.
+// Packets may be changed.
 func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) {
 	e := c.endpointOf(from)
 	if e == nil {
@@ -187,8 +192,8 @@ func (c *Conn) takeRelayed(e *endpoint, packets [][]byte) {
 	}
 }
 
-// isRelayedDisco is the classification of packets from relays: naked disco or WireGuard, nothing else
-// (disco specification, section 1.5).
+// isRelayedDisco is the classification of packets from relays: naked disco or WireGuard, nothing
+// else (disco specification, section 1.5).
 func isRelayedDisco(b []byte) bool {
 	class, geneve := classify(b)
 	return class == classDisco && !geneve

@@ -74,7 +74,8 @@ func TestParseEndpoint(t *testing.T) {
 	})
 }
 
-// flakyConn is a UDP socket whose first reads fail. After them comes one datagram, and then nothing.
+// flakyConn is a UDP socket whose first reads fail. After them comes one datagram, and then
+// nothing.
 type flakyConn struct {
 	fails  int // reads that are still to fail; owned by the reader
 	once   sync.Once
@@ -123,7 +124,8 @@ func newFlaky(t *testing.T, fails int, log *bytes.Buffer) (*Conn, <-chan string)
 	return c, textc
 }
 
-// A socket that fails for a while is no reason to be deaf from then on. It is tried again ever more slowly, and said once.
+// A socket that fails for a while is no reason to be deaf from then on. It is tried again ever more
+// slowly, and said once.
 func TestReceiveErrorsPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

@@ -27,7 +27,8 @@ func (c *Conn) Send(lane int, messages [][]byte, to conn.Endpoint) error {
 	return conn.ErrWrongEndpointType
 }
 
-// sendWatch tells one goroutine of the first send after it has asked, so that it needs no timer while there is none.
+// sendWatch tells one goroutine of the first send after it has asked, so that it needs no timer
+// while there is none.
 type sendWatch struct {
 	armed atomic.Bool
 	sentc chan struct{} // capacity 1
@@ -44,8 +45,9 @@ func (w *sendWatch) note() {
 	}
 }
 
-// WatchAddressSends returns a channel that gets an item at the next send to an address, which is what a peer has that
-// speaks plain WireGuard. It is for one goroutine, which calls it again after each item. It may get one item too many.
+// WatchAddressSends returns a channel that gets an item at the next send to an address, which is
+// what a peer has that speaks plain WireGuard. It is for one goroutine, which calls it again after
+// each item. It may get one item too many.
 func (c *Conn) WatchAddressSends() <-chan struct{} {
 	c.addressSends.armed.Store(true)
 	return c.addressSends.sentc

@@ -46,7 +46,8 @@ func (c *Conn) Status() Status {
 	return s
 }
 
-// Watch yields the state now and after each change, the latest if there were several. It ends with ctx or Close.
+// Watch yields the state now and after each change, the latest if there were several. It ends with
+// ctx or Close.
 func (c *Conn) Watch(ctx context.Context) iter.Seq[Status] {
 	return func(yield func(Status) bool) {
 		for {
@@ -107,11 +108,12 @@ type PingResult struct {
 	Region  int            // of that relay
 }
 
-// ErrUnknownPeer is returned for a key that is no peer's, or a peer that takes no part in discovery.
+// ErrUnknownPeer is returned for a key that is no peer's, or a peer that takes no part in
+// discovery.
 var ErrUnknownPeer = errors.New("transport: no such peer in discovery")
 
-// Ping asks a peer for an answer, by every way that may work, and returns the first. It counts as traffic: it also sets
-// discovery going.
+// Ping asks a peer for an answer, by every way that may work, and returns the first. It counts as
+// traffic: it also sets discovery going.
 func (c *Conn) Ping(ctx context.Context, k key.NodePublic) (PingResult, error) {
 	var ids []disco.TxID
 	answers := make(chan PingResult, maxCandidates+2)
@@ -162,7 +164,8 @@ func (l *loop) pingPeer(k key.NodePublic, answers chan<- PingResult) (ids []disc
 	return ids, true
 }
 
-// broadcast wakes those who wait for a change. A change while nobody waits is seen by the next to ask for the state.
+// broadcast wakes those who wait for a change. A change while nobody waits is seen by the next to
+// ask for the state.
 type broadcast struct {
 	mu sync.Mutex
 	c  chan struct{}

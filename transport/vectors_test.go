@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// vectors is the part of testdata/disco.json that this package answers for; the messages themselves are tested where
-// they are read and written.
+// vectors is the part of testdata/disco.json that this package answers for; the messages themselves
+// are tested where they are read and written.
 type vectors struct {
 	Classify []struct {
 		Name, Hex, Class string

@@ -178,8 +178,8 @@ func (n *testNode) send(to *testNode, text string) {
 	n.c.Send(0, [][]byte{packet(text)}, ep)
 }
 
-// stream sends a packet every 100 ms for d and returns what the receiver got of it: over UDP, over the relay, and how
-// many it did not get at all.
+// stream sends a packet every 100 ms for d and returns what the receiver got of it: over UDP, over
+// the relay, and how many it did not get at all.
 func (n *testNode) stream(to *testNode, d time.Duration) (direct, relayed, lost int) {
 	n.w.t.Helper()
 	to.take()

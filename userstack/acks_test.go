@@ -12,7 +12,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// ackTest takes packets of one connection; what left is known by its place in the order in which they were made.
+// ackTest takes packets of one connection; what left is known by its place in the order in which
+// they were made.
 type ackTest struct {
 	t    *testing.T
 	a    acks
@@ -148,7 +149,8 @@ func TestAcksOfGaps(t *testing.T) {
 	a.want("then all is well")
 }
 
-// The options of a SYN tell of no gap, so the first acknowledgement of whoever is connected to waits for the answer too.
+// The options of a SYN tell of no gap, so the first acknowledgement of whoever is connected to
+// waits for the answer too.
 func TestAcksAfterSYN(t *testing.T) {
 	for _, c := range []struct {
 		flags  header.TCPFlags
@@ -186,8 +188,8 @@ func TestAcksCollide(t *testing.T) {
 	test.want("and the other way round", 3)
 }
 
-// Against random traffic: what a peer of one connection learns is never less than what it would without acks, except for less
-// than eight full segments for a short time.
+// Against random traffic: what a peer of one connection learns is never less than what it would
+// without acks, except for less than eight full segments for a short time.
 func TestAcksAgainstNaive(t *testing.T) {
 	test := newAckTest(t)
 	var made []uint32

@@ -38,9 +38,10 @@ func TestAllocations(t *testing.T) {
 	wg.Wait()
 }
 
-// What gVisor allocates for one datagram on its way from a conn to a conn. All of it is inside gVisor: for sending, the
-// options of the write and a reader around the payload; for receiving, the queued packet and three times a view of its
-// network header. A socket that is not connected looks up a route for each datagram, which is two more.
+// What gVisor allocates for one datagram on its way from a conn to a conn. All of it is inside
+// gVisor: for sending, the options of the write and a reader around the payload; for receiving, the
+// queued packet and three times a view of its network header. A socket that is not connected looks
+// up a route for each datagram, which is two more.
 const (
 	datagramAllocations = 6
 	routeAllocations    = 2
@@ -64,7 +65,8 @@ func TestDatagramAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer bound.Close()
-	// An exchange is two datagrams, of which the echo sends the second by a socket that is not connected.
+	// An exchange is two datagrams, of which the echo sends the second by a socket that is not
+	// connected.
 	exchange := 2*datagramAllocations + routeAllocations
 	buf := make([]byte, 1200)
 	for _, c := range []struct {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// BenchmarkBulk moves data from a socket through two stacks, without encryption, to a socket. Allocations are per
-// 61,560 bytes, the size of one segment before it is cut.
+// BenchmarkBulk moves data from a socket through two stacks, without encryption, to a socket.
+// Allocations are per 61,560 bytes, the size of one segment before it is cut.
 func BenchmarkBulk(b *testing.B) {
 	p := newBlindPair(b)
 	a, z := p.connect(b, addrB4)

@@ -5,11 +5,12 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// briefSize is what a question has in bytes, or an answer that the next question follows soon. The end of much may be as short: few
-// of its packets are.
+// briefSize is what a question has in bytes, or an answer that the next question follows soon. The
+// end of much may be as short: few of its packets are.
 const briefSize = 512
 
-// isBrief reports whether a packet that came alone may be a question or an answer. What only acknowledges is neither.
+// isBrief reports whether a packet that came alone may be a question or an answer. What only
+// acknowledges is neither.
 func isBrief(packet []byte) bool {
 	if len(packet) > briefSize {
 		return false

@@ -13,8 +13,8 @@ const bulkSize = 64 << 10
 
 var bulkPool = sync.Pool{New: func() any { return new([bulkSize]byte) }}
 
-// ReadFrom implements io.ReaderFrom. A socket of the operating system as r is read straight into gVisor's memory, and
-// no buffer is held while r has nothing to say.
+// ReadFrom implements io.ReaderFrom. A socket of the operating system as r is read straight into
+// gVisor's memory, and no buffer is held while r has nothing to say.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
@@ -46,8 +46,8 @@ func (c *Conn) copyFrom(r io.Reader) (done int64, err error) {
 	}
 }
 
-// WriteTo implements io.WriterTo. To a socket of the operating system as w the bytes go straight from gVisor's memory.
-// It returns nil at the end of the stream.
+// WriteTo implements io.WriterTo. To a socket of the operating system as w the bytes go straight
+// from gVisor's memory. It returns nil at the end of the stream.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()

@@ -16,7 +16,8 @@ import (
 	"ginnel/internal/nonblock"
 )
 
-// rawConn returns the descriptor access of a TCP or Unix socket, whose reads and writes do not block.
+// rawConn returns the descriptor access of a TCP or Unix socket, whose reads and writes do not
+// block.
 func rawConn(v any) (syscall.RawConn, bool) {
 	if !hostsock.IsStream(v) {
 		return nil, false
@@ -30,8 +31,9 @@ const smallSize = 2 << 10
 
 var smallPool = sync.Pool{New: func() any { return new([smallSize]byte) }}
 
-// socketSource is a socket as the payload of gVisor's writes, which have to know their length before. Little is read into a
-// buffer; of much the system is asked how much it is, and gVisor reads it where it wants it.
+// socketSource is a socket as the payload of gVisor's writes, which have to know their length
+// before. Little is read into a buffer; of much the system is asked how much it is, and gVisor
+// reads it where it wants it.
 type socketSource struct {
 	c     *Conn
 	fd    uintptr
@@ -91,7 +93,8 @@ func (s *socketSource) write(fd uintptr) bool {
 	return true
 }
 
-// fill finds what is for the next write, limit bytes at the most. It reports io.EOF at the end and EAGAIN if there is nothing now.
+// fill finds what is for the next write, limit bytes at the most. It reports io.EOF at the end and
+// EAGAIN if there is nothing now.
 func (s *socketSource) fill(limit int) error {
 	s.left = 0
 	if s.bulk {
@@ -172,8 +175,8 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 // pieceSize is what ReadFrom writes at a time: as much as leaves the stack in one segment.
 func (c *Conn) pieceSize() int { return c.segment }
 
-// socketSink is a socket as the destination of gVisor's reads. Small pieces are gathered, so that they cost one system
-// call; large ones go out as they are.
+// socketSink is a socket as the destination of gVisor's reads. Small pieces are gathered, so that
+// they cost one system call; large ones go out as they are.
 type socketSink struct {
 	c       *Conn
 	fd      uintptr

@@ -10,21 +10,24 @@ import (
 )
 
 const (
-	// coalesceFlows is how many flows of one batch are joined at a time. A batch of more goes through, less joined.
+	// coalesceFlows is how many flows of one batch are joined at a time. A batch of more goes through,
+	// less joined.
 	coalesceFlows = 8
 
 	// coalesceMax is the largest joined packet: what an IPv4 header can say.
 	coalesceMax = 65535
 )
 
-// coalescer joins consecutive TCP segments of one flow within a batch, so that gVisor handles one large packet instead
-// of many (receive offload). It keeps slices of the batch and copies once, when a packet goes up. Packets of one flow
-// stay in order; flows may pass each other. The zero value is ready; it lives on the stack of device.Write.
+// coalescer joins consecutive TCP segments of one flow within a batch, so that gVisor handles one
+// large packet instead of many (receive offload). It keeps slices of the batch and copies once,
+// when a packet goes up. Packets of one flow stay in order; flows may pass each other. The zero
+// value is ready; it lives on the stack of device.Write.
 //
-// gVisor reads a stream and does not care how it was cut, or which segments were marked for pushing. So all that follows is
-// joined, whatever its size, and an acknowledgement without data that goes beyond the one before it takes its place. What the
-// joined packet says is the state after the last: its acknowledgement, window and echoed timestamp. Its own timestamp is that
-// of the first, as that of a delayed acknowledgement would echo it (RFC 7323, section 4.3).
+// gVisor reads a stream and does not care how it was cut, or which segments were marked for
+// pushing. So all that follows is joined, whatever its size, and an acknowledgement without data
+// that goes beyond the one before it takes its place. What the joined packet says is the state
+// after the last: its acknowledgement, window and echoed timestamp. Its own timestamp is that of
+// the first, as that of a delayed acknowledgement would echo it (RFC 7323, section 4.3).
 type coalescer struct {
 	d     *Device // whose flows see acknowledgements first; nil: there are none
 	acked uint    // queues whose flows have seen one, as bits
@@ -109,9 +112,9 @@ func (c *coalescer) start(r *run, packet []byte, l4, hdr int) {
 	r.seq, r.ack = tcp.SequenceNumber()+uint32(len(packet)-hdr), tcp.AckNumber()
 }
 
-// follows reports whether packet, of the run's flow, can be joined to it: it continues the sequence, and differs from
-// the first only in what joining may lose (length, identification, checksum, timestamp) or keeps (acknowledgement, window,
-// echoed timestamp, last flags).
+// follows reports whether packet, of the run's flow, can be joined to it: it continues the
+// sequence, and differs from the first only in what joining may lose (length, identification,
+// checksum, timestamp) or keeps (acknowledgement, window, echoed timestamp, last flags).
 func (c *coalescer) follows(r *run, packet []byte, hdr int) bool {
 	first := c.pkts[r.first]
 	payload := len(packet) - hdr
@@ -131,7 +134,8 @@ func (c *coalescer) follows(r *run, packet []byte, hdr int) bool {
 	return bytes.Equal(first[:4], packet[:4]) && first[7] == packet[7] // class and flow label, hop limit
 }
 
-// plain reports whether a header that is not a SYN tells of no gap: its only option, if it has any, is a timestamp.
+// plain reports whether a header that is not a SYN tells of no gap: its only option, if it has any,
+// is a timestamp.
 func plain(tcp header.TCP) bool { return tcp.DataOffset() == header.TCPMinimumSize || stamped(tcp) }
 
 // stamped reports whether a header's only option is a timestamp, in the usual place.

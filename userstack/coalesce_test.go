@@ -117,7 +117,8 @@ func TestCoalesce(t *testing.T) {
 	}
 }
 
-// What joining could lose is kept: the last acknowledgement, window, echo and flags, the first timestamp, correct lengths.
+// What joining could lose is kept: the last acknowledgement, window, echo and flags, the first
+// timestamp, correct lengths.
 func TestCoalesceKeeps(t *testing.T) {
 	last := data(100, 100)
 	last.flags |= header.TCPFlagPsh | header.TCPFlagFin
@@ -143,8 +144,9 @@ func TestCoalesceKeeps(t *testing.T) {
 	}
 }
 
-// Random batches, joined, say the same as the packets one by one: each flow's bytes and flags in the same order, acknowledgements
-// that never go back and end with the last, and each repetition of one.
+// Random batches, joined, say the same as the packets one by one: each flow's bytes and flags in
+// the same order, acknowledgements that never go back and end with the last, and each repetition of
+// one.
 func TestCoalesceAgainstNaive(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for round := range 2000 {
@@ -227,7 +229,8 @@ func flowOfPacket(p []byte, l4 int) string {
 	return fmt.Sprintf("%x %d", addrs, header.TCP(p[l4:]).SourcePort())
 }
 
-// conversation writes down what each flow says, byte by byte, so that it does not matter how it is cut.
+// conversation writes down what each flow says, byte by byte, so that it does not matter how it is
+// cut.
 func conversation(packets [][]byte) map[string]string {
 	out := map[string]*bytes.Buffer{}
 	for _, p := range packets {

@@ -12,8 +12,8 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// socket is a gVisor endpoint with what is needed to wait for it. Two channels are signalled, with room for one signal
-// each, when it may have become readable or writable.
+// socket is a gVisor endpoint with what is needed to wait for it. Two channels are signalled, with
+// room for one signal each, when it may have become readable or writable.
 type socket struct {
 	ep  tcpip.Endpoint
 	wq  *waiter.Queue
@@ -74,7 +74,8 @@ func (s *socket) wait(c <-chan struct{}, d *deadline) error {
 // over reports whether the socket or the stack has been closed.
 func (s *socket) over() bool { return s.closed.Load() || s.ended.Load() }
 
-// errorOf translates what the endpoint said. Once the socket or the stack is closed, whatever it was is net.ErrClosed.
+// errorOf translates what the endpoint said. Once the socket or the stack is closed, whatever it
+// was is net.ErrClosed.
 func (s *socket) errorOf(err tcpip.Error) error {
 	if s.over() {
 		return net.ErrClosed
@@ -98,8 +99,8 @@ func wouldBlock(err tcpip.Error) bool {
 	return ok
 }
 
-// Conn is a TCP connection through the stack. It is a net.Conn with CloseWrite, and moves bulk data from and to sockets
-// of the operating system without buffers of its own: see ReadFrom and WriteTo.
+// Conn is a TCP connection through the stack. It is a net.Conn with CloseWrite, and moves bulk data
+// from and to sockets of the operating system without buffers of its own: see ReadFrom and WriteTo.
 type Conn struct {
 	socket
 	deadlines
@@ -223,8 +224,8 @@ func (c *Conn) CloseWrite() error {
 	return opError(opClose, "tcp", c.local, c.remote, errorOf(c.ep.Shutdown(tcpip.ShutdownWrite)))
 }
 
-// SetLinger decides, as net.TCPConn does, what Close does with data not yet sent: 0 seconds drops it and resets the
-// connection, anything else sends it in the background.
+// SetLinger decides, as net.TCPConn does, what Close does with data not yet sent: 0 seconds drops
+// it and resets the connection, anything else sends it in the background.
 func (c *Conn) SetLinger(sec int) error {
 	c.linger.Store(sec == 0)
 	return nil

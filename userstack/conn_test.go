@@ -54,8 +54,8 @@ func randomBytes(n int, seed uint64) []byte {
 	return b
 }
 
-// Bulk data arrives whole in both directions at once, over both families and small and large MTUs, while the wire sees
-// only packets that any peer accepts.
+// Bulk data arrives whole in both directions at once, over both families and small and large MTUs,
+// while the wire sees only packets that any peer accepts.
 func TestBulk(t *testing.T) {
 	for _, mtu := range []int{576, 1280, 1420, 9000, 65500} {
 		for _, to := range []netip.Addr{addrB4, addrB6} {
@@ -85,7 +85,8 @@ func TestBulk(t *testing.T) {
 	}
 }
 
-// The short cuts between sockets of the operating system and the stack carry the same bytes, end included.
+// The short cuts between sockets of the operating system and the stack carry the same bytes, end
+// included.
 func TestSocketToSocket(t *testing.T) {
 	p := newPair(t, 0)
 	a, b := p.connect(t, addrB4)

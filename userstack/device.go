@@ -14,12 +14,13 @@ import (
 )
 
 const (
-	// maxBatch packets are joined at the most, and cut from one segment. Where they are large a batch is more than one.
+	// maxBatch packets are joined at the most, and cut from one segment. Where they are large a batch
+	// is more than one.
 	maxBatch = 64
 	minBatch = 8
 
-	// oneGo is what the kernel takes of UDP datagrams in one go, and a relay in four records of TLS, in bytes; overhead is what a
-	// packet gains until then, from WireGuard and at a relay from DERP.
+	// oneGo is what the kernel takes of UDP datagrams in one go, and a relay in four records of TLS,
+	// in bytes; overhead is what a packet gains until then, from WireGuard and at a relay from DERP.
 	oneGo    = 64 << 10
 	overhead = 32 + 37
 
@@ -27,9 +28,11 @@ const (
 	maxQueues = 16
 )
 
-// Device is the side of a Stack where its packets leave and others come in. link is its face towards gVisor.
+// Device is the side of a Stack where its packets leave and others come in. link is its face
+// towards gVisor.
 //
-// Outbound, packets wait in queues, chosen by the address that they go to. Inbound, Write goes straight into gVisor.
+// Outbound, packets wait in queues, chosen by the address that they go to. Inbound, Write goes
+// straight into gVisor.
 type Device struct {
 	mtu     int
 	batch   int // packets that are best exchanged in one call
@@ -83,8 +86,8 @@ func (d *Device) queueOf(addr []byte) int {
 	return int(host * 0x9e3779b1 >> 16 & uint32(len(d.queues)-1))
 }
 
-// segmentPackets is how many packets gVisor's segments are cut to: as many as leave in one go, so that a segment is one again
-// where it arrives.
+// segmentPackets is how many packets gVisor's segments are cut to: as many as leave in one go, so
+// that a segment is one again where it arrives.
 func segmentPackets(mtu int) int { return min(max(oneGo/(mtu+overhead), 1), maxBatch) }
 
 // queueTo returns the queue of a packet that begins with ip.
@@ -96,7 +99,8 @@ func (d *Device) queueTo(ip []byte) *Queue {
 	return d.queues[d.queueOf(dst)]
 }
 
-// Write takes the IP packets that WireGuard decrypted, each from offset on. They are copied before it returns.
+// Write takes the IP packets that WireGuard decrypted, each from offset on. They are copied before
+// it returns.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	p := d.dispatcher.Load()
 	if p == nil {

@@ -195,7 +195,8 @@ func tcpData(seq uint32, n int, change ...func(ip header.IPv4, tcp header.TCP)) 
 	return pkt
 }
 
-// What gVisor sends in pieces of any size leaves in packets of one size, as far as the pieces continue each other.
+// What gVisor sends in pieces of any size leaves in packets of one size, as far as the pieces
+// continue each other.
 func TestPiecesAreCutTogether(t *testing.T) {
 	fin := func(_ header.IPv4, tcp header.TCP) { tcp.SetFlags(uint8(header.TCPFlagAck | header.TCPFlagFin)) }
 	for _, c := range []struct {

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// Keep-alive as package net sets it for dialled conns: a peer that vanished is noticed within minutes.
+	// Keep-alive as package net sets it for dialled conns: a peer that vanished is noticed within
+	// minutes.
 	keepAliveIdle     = 15 * time.Second
 	keepAliveInterval = 15 * time.Second
 	keepAliveCount    = 9
@@ -28,8 +29,9 @@ const (
 	tcpOptions = 12 // bytes of TCP options in most segments: timestamps, padded
 )
 
-// DialContext connects to addr, an IP address and port, over "tcp" or "udp" and their 4 and 6 forms. Names are the
-// caller's to resolve. Errors are *net.OpError around the errno that the operating system would give.
+// DialContext connects to addr, an IP address and port, over "tcp" or "udp" and their 4 and 6
+// forms. Names are the caller's to resolve. Errors are *net.OpError around the errno that the
+// operating system would give.
 func (s *Stack) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
@@ -207,7 +209,8 @@ func dialError(err error) error {
 	return err
 }
 
-// mss is the payload of gVisor's full segments to an address like a: it leaves room for all options that there could be.
+// mss is the payload of gVisor's full segments to an address like a: it leaves room for all options
+// that there could be.
 func (s *Stack) mss(a netip.Addr) int {
 	ip := header.IPv4MinimumSize
 	if a.Is6() {

@@ -44,7 +44,8 @@ func TestWindowInRepeatedData(t *testing.T) {
 	}
 }
 
-// A writer that waits until more has been sent learns at once that the peer has reset the connection.
+// A writer that waits until more has been sent learns at once that the peer has reset the
+// connection.
 func TestResetEndsWrite(t *testing.T) {
 	way := bottleneck(40*ms, 5, 1)
 	p := newLongPath(t, way, way, Config{})
@@ -67,8 +68,8 @@ func TestResetEndsWrite(t *testing.T) {
 	}
 }
 
-// A flow may send bytes before its Conn has counted them as written. That is not taken for something
-// that waits to be sent.
+// A flow may send bytes before its Conn has counted them as written. That is not taken for
+// something that waits to be sent.
 func TestSentBeforeCounted(t *testing.T) {
 	p := &pending{limited: true}
 	p.most.Store(64 << 10)
@@ -96,8 +97,8 @@ func TestFlowOfClosedQueue(t *testing.T) {
 	c.queue.endFlow(c.flow)
 }
 
-// A share that was given back does not grow again, and what a connection gives up wakes whoever waits
-// for a share.
+// A share that was given back does not grow again, and what a connection gives up wakes whoever
+// waits for a share.
 func TestShareGivenBack(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: minBuffers * 64}
 	p.start(t)

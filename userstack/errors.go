@@ -9,8 +9,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
-// errorOf translates an error of gVisor to the one that the operating system would give, so that callers can tell a
-// refusal from an unreachable network with errors.Is and the constants of package syscall.
+// errorOf translates an error of gVisor to the one that the operating system would give, so that
+// callers can tell a refusal from an unreachable network with errors.Is and the constants of
+// package syscall.
 func errorOf(err tcpip.Error) error {
 	switch err.(type) {
 	case nil:

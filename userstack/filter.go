@@ -9,8 +9,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// Flow is an inbound packet that would begin something: a TCP SYN, a UDP datagram or an ICMP echo request that answers
-// nothing the stack has sent. Ports are zero where the protocol has none.
+// Flow is an inbound packet that would begin something: a TCP SYN, a UDP datagram or an ICMP echo
+// request that answers nothing the stack has sent. Ports are zero where the protocol has none.
 type Flow struct {
 	Protocol uint8 // IP protocol number
 	Src, Dst netip.AddrPort
@@ -25,9 +25,10 @@ const (
 	ICMPv6 = uint8(header.ICMPv6ProtocolNumber)
 )
 
-// A Filter decides whether a flow from outside may begin. It is called for each packet that is no answer, from several
-// goroutines, and must be quick. What it refuses is dropped without an answer; TellRejected gives one. What it lets in and nobody listens for is
-// refused as other hosts refuse it: by a reset or an ICMP error.
+// A Filter decides whether a flow from outside may begin. It is called for each packet that is no
+// answer, from several goroutines, and must be quick. What it refuses is dropped without an answer;
+// TellRejected gives one. What it lets in and nobody listens for is refused as other hosts refuse
+// it: by a reset or an ICMP error.
 type Filter func(Flow) bool
 
 // SetFilter replaces the filter; nil, which is the state after New, lets nothing in.
@@ -47,9 +48,10 @@ func (s *Stack) SetFilter(f Filter) {
 
 // accept decides about one inbound IP packet.
 //
-// Segments of TCP connections that exist, or claim to, pass: the stack itself knows which do. Datagrams to a port that
-// an outgoing conn holds pass: the conn knows whom it has spoken to. ICMP errors pass because the stack matches the
-// packet they quote. Fragments after the first pass because without the first they come to nothing.
+// Segments of TCP connections that exist, or claim to, pass: the stack itself knows which do.
+// Datagrams to a port that an outgoing conn holds pass: the conn knows whom it has spoken to. ICMP
+// errors pass because the stack matches the packet they quote. Fragments after the first pass
+// because without the first they come to nothing.
 func (d *Device) accept(packet []byte) bool {
 	p, ok := parsePacket(packet)
 	if ok && !p.begins {
@@ -81,7 +83,8 @@ type parsed struct {
 	begins bool   // it may begin a flow, so somebody has to allow it
 }
 
-// parsePacket reports false for what no rule could allow: malformed packets and protocols the stack does not speak.
+// parsePacket reports false for what no rule could allow: malformed packets and protocols the stack
+// does not speak.
 func parsePacket(packet []byte) (p parsed, ok bool) {
 	if len(packet) < header.IPv4MinimumSize {
 		return p, false
@@ -164,8 +167,8 @@ func (p parsed) flow(packet []byte) Flow {
 	return Flow{Protocol: p.proto, Src: netip.AddrPortFrom(src, sport), Dst: netip.AddrPortFrom(dst, dport), Packet: packet}
 }
 
-// skipExtensions finds the transport header behind IPv6 extension headers (RFC 8200, section 4). It is nil in a later
-// fragment.
+// skipExtensions finds the transport header behind IPv6 extension headers (RFC 8200, section 4). It
+// is nil in a later fragment.
 func skipExtensions(ip header.IPv6) (proto uint8, l4 []byte, ok bool) {
 	proto, l4 = ip.NextHeader(), ip.Payload()
 	for {
@@ -189,8 +192,9 @@ func skipExtensions(ip header.IPv6) (proto uint8, l4 []byte, ok bool) {
 	}
 }
 
-// portSet is a set of ports that is read for every inbound datagram, so without a lock. It counts, because several conns
-// may hold one port: one on IPv4 and one on IPv6, or each on an address of its own.
+// portSet is a set of ports that is read for every inbound datagram, so without a lock. It counts,
+// because several conns may hold one port: one on IPv4 and one on IPv6, or each on an address of
+// its own.
 type portSet [1 << 16]atomic.Uint32
 
 func (s *portSet) has(port uint16) bool { return s[port].Load() != 0 }

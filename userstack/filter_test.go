@@ -67,8 +67,8 @@ func (f Flow) text() string {
 	return fmt.Sprint(f.Protocol, f.Src, f.Dst)
 }
 
-// The announcement of a disco key inside the tunnel (disco specification, section 1.6) is consumed silently, as is
-// everything else the stack does not speak.
+// The announcement of a disco key inside the tunnel (disco specification, section 1.6) is consumed
+// silently, as is everything else the stack does not speak.
 func TestDiscoKeyAnnouncementIsDropped(t *testing.T) {
 	p := newPair(t, 0)
 	announcement := unhex(t, "45000035000000004063b1e364400001644000026107a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c")

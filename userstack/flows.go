@@ -85,7 +85,8 @@ func (fs *flows) place(f *flow, now time.Duration) {
 }
 
 // wait has the flow served again when it has something to do. A deadline that moves later, as it
-// does with every acknowledgement, is not updated in the heap: serve notices when the old one passes.
+// does with every acknowledgement, is not updated in the heap: serve notices when the old one
+// passes.
 func (fs *flows) wait(f *flow, now time.Duration) {
 	at := f.snd.Wake()
 	switch {

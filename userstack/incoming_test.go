@@ -19,7 +19,8 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// A gate decides before anything is answered: an accepted connection is like any other, a refused one finds nobody.
+// A gate decides before anything is answered: an accepted connection is like any other, a refused
+// one finds nobody.
 func TestGate(t *testing.T) {
 	p := newPair(t, 0)
 	next := make(chan func(*Incoming), 1)

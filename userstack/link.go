@@ -8,7 +8,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// link is the device as gVisor sees it. It is a type of its own because both sides have an MTU and a Close.
+// link is the device as gVisor sees it. It is a type of its own because both sides have an MTU and
+// a Close.
 type link struct {
 	d  *Device
 	up *atomic.Pointer[stack.NetworkDispatcher] // of the device; nil in it while detached
@@ -20,8 +21,8 @@ var (
 	_ stack.QueueingDiscipline = link{}
 )
 
-// WritePacket implements stack.QueueingDiscipline, so that gVisor hands packets over one by one instead of making a list
-// for each.
+// WritePacket implements stack.QueueingDiscipline, so that gVisor hands packets over one by one
+// instead of making a list for each.
 func (l link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error {
 	if l.d.routes.Load() && l.loop(pkt) {
 		return nil
@@ -51,14 +52,16 @@ func (l link) Attach(dispatcher stack.NetworkDispatcher) {
 // IsAttached implements stack.LinkEndpoint.
 func (l link) IsAttached() bool { return l.up.Load() != nil }
 
-// Capabilities says that checksums of inbound packets need no check: WireGuard has authenticated every byte.
+// Capabilities says that checksums of inbound packets need no check: WireGuard has authenticated
+// every byte.
 func (l link) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityRXChecksumOffload }
 
 // SupportedGSO asks gVisor for segments of up to GSOMaxSize, with checksums left to us.
 func (l link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
-// GSOMaxSize implements stack.GSOEndpoint. gVisor takes the headers that TCP could have, and a byte, off it. What is left fills
-// whole batches over IPv4; over IPv6 a packet more, which the next segment fills up.
+// GSOMaxSize implements stack.GSOEndpoint. gVisor takes the headers that TCP could have, and a
+// byte, off it. What is left fills whole batches over IPv4; over IPv6 a packet more, which the next
+// segment fills up.
 func (l link) GSOMaxSize() uint32 {
 	payload := l.d.segment * (l.d.mtu - header.IPv4MinimumSize - header.TCPHeaderMaximumSize)
 	return uint32(min(payload+header.TCPTotalHeaderMaximumSize+1, 64<<10-1))

@@ -25,8 +25,9 @@ type Listener struct {
 	accepting deadline
 }
 
-// Listen accepts connections to addr. An unspecified or invalid IP means every address of the stack, in its family or
-// in both; port 0 picks a free one. What arrives is still subject to the filter.
+// Listen accepts connections to addr. An unspecified or invalid IP means every address of the
+// stack, in its family or in both; port 0 picks a free one. What arrives is still subject to the
+// filter.
 func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
 	if s.closed.Load() {
 		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), net.ErrClosed)
@@ -136,7 +137,8 @@ func (l *Listener) family(ep tcpip.Endpoint) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// Close implements net.Listener. Accepted connections live on; those still in the backlog are reset.
+// Close implements net.Listener. Accepted connections live on; those still in the backlog are
+// reset.
 func (l *Listener) Close() error {
 	if !l.release() {
 		return opError(opClose, "tcp", nil, l.local, net.ErrClosed)

@@ -34,8 +34,8 @@ func accepting(t *testing.T, s *Stack, addr netip.AddrPort) <-chan *Conn {
 	return conns
 }
 
-// What connections whose readers are slow hold stays within the budget, however many there are, and every byte arrives once
-// they are read.
+// What connections whose readers are slow hold stays within the budget, however many there are, and
+// every byte arrives once they are read.
 func TestBuffersStayWithinBudget(t *testing.T) {
 	const budget, conns = 16 << 20, 100
 	p := &pair{mtu: DefaultMTU, buffers: budget}
@@ -250,7 +250,8 @@ func TestAcceptWaitsForRoom(t *testing.T) {
 	}
 }
 
-// The buffers of a node that has its default of memory, 640 MiB, have room for ten thousand connections.
+// The buffers of a node that has its default of memory, 640 MiB, have room for ten thousand
+// connections.
 func TestRoomForTenThousand(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: (640 - 20) << 20 / 2}
 	p.start(t)

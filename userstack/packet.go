@@ -17,8 +17,9 @@ const MaxDatagram = 65507
 
 // PacketConn is a UDP socket of the stack. It is a net.PacketConn and, if connected, a net.Conn.
 //
-// One that was bound to port 0, or connected, belongs to the side that speaks first: it receives only from those it has
-// sent to. One that was bound to a port is a service, and the filter decides who reaches it.
+// One that was bound to port 0, or connected, belongs to the side that speaks first: it receives
+// only from those it has sent to. One that was bound to a port is a service, and the filter decides
+// who reaches it.
 type PacketConn struct {
 	socket
 	deadlines
@@ -36,8 +37,8 @@ type PacketConn struct {
 	to   tcpip.FullAddress
 }
 
-// ListenPacket opens a UDP socket on addr. An unspecified or invalid IP means every address of the stack; port 0 picks a
-// free port and makes the socket a client (see PacketConn).
+// ListenPacket opens a UDP socket on addr. An unspecified or invalid IP means every address of the
+// stack; port 0 picks a free port and makes the socket a client (see PacketConn).
 func (s *Stack) ListenPacket(addr netip.AddrPort) (*PacketConn, error) {
 	c, err := s.newPacketConn(addr, netip.AddrPort{})
 	if err != nil {
@@ -112,7 +113,8 @@ func bindPacket(ep tcpip.Endpoint, local, remote netip.AddrPort) (netip.AddrPort
 	return addrPortOf(a), terr
 }
 
-// ReadFromUDPAddrPort receives one datagram and says where it came from. A datagram longer than b is cut.
+// ReadFromUDPAddrPort receives one datagram and says where it came from. A datagram longer than b
+// is cut.
 func (c *PacketConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	for {
 		n, from, err := c.read(b)
@@ -177,8 +179,9 @@ func (c *PacketConn) AwaitRead() error {
 	}
 }
 
-// ReadBatch reads what has come, without waiting: one datagram into each of bufs, and where it came from into from. It returns how
-// many there are, which may be none. A datagram longer than its buffer is cut.
+// ReadBatch reads what has come, without waiting: one datagram into each of bufs, and where it came
+// from into from. It returns how many there are, which may be none. A datagram longer than its
+// buffer is cut.
 func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort) (n int, err error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
@@ -201,8 +204,9 @@ func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort
 	return n, nil
 }
 
-// Cork has the datagrams that are written from here on wait for Uncork, unless there are many, so that they leave together. What
-// other sockets of the stack send at the same time may wait with them.
+// Cork has the datagrams that are written from here on wait for Uncork, unless there are many, so
+// that they leave together. What other sockets of the stack send at the same time may wait with
+// them.
 func (c *PacketConn) Cork() { c.s.dev.corks.Add(1) }
 
 // Uncork ends a Cork.
@@ -315,7 +319,8 @@ var (
 // spokenMax peers are remembered by one client socket. Beyond, the generation before is forgotten.
 const spokenMax = 4096
 
-// spokenTo is whom a client socket has sent to: two generations, so that it stays bounded without a clock.
+// spokenTo is whom a client socket has sent to: two generations, so that it stays bounded without a
+// clock.
 type spokenTo struct {
 	mu   sync.Mutex
 	last netip.AddrPort // spares the maps when one peer gets many datagrams

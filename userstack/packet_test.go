@@ -64,8 +64,8 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
-// A client socket hears only from those it has spoken to, although the filter lets nothing in; a socket on a port is a
-// service and hears nobody then.
+// A client socket hears only from those it has spoken to, although the filter lets nothing in; a
+// socket on a port is a service and hears nobody then.
 func TestUnaskedDatagrams(t *testing.T) {
 	p := newPair(t, 0)
 	p.serveEcho(t, 7)

@@ -18,7 +18,8 @@ import (
 // pingPayload is what ping(8) sends by default, in bytes.
 const pingPayload = 56
 
-// Ping sends one ICMP echo request to dst and returns the round-trip time. The context bounds the wait.
+// Ping sends one ICMP echo request to dst and returns the round-trip time. The context bounds the
+// wait.
 func (s *Stack) Ping(ctx context.Context, dst netip.Addr) (time.Duration, error) {
 	rtt, err := s.ping(ctx, dst.Unmap().WithZone(""))
 	if err != nil && s.closed.Load() {

@@ -24,8 +24,9 @@ const (
 	packetOverhead = 512
 )
 
-// Queue is where the packets to some of the remote addresses leave a Device. Any goroutine of gVisor's
-// may append to it and then calls ready, which has to arrange for a Read. Queues share no lock.
+// Queue is where the packets to some of the remote addresses leave a Device. Any goroutine of
+// gVisor's may append to it and then calls ready, which has to arrange for a Read. Queues share no
+// lock.
 type Queue struct {
 	d     *Device
 	ready atomic.Pointer[func()] // see Notify

@@ -12,12 +12,13 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// foreignNIC is the interface of a router at which packets for foreign addresses arrive. It takes all addresses for its
-// own, which the other must not: whoever listens on all addresses means those of the host.
+// foreignNIC is the interface of a router at which packets for foreign addresses arrive. It takes
+// all addresses for its own, which the other must not: whoever listens on all addresses means those
+// of the host.
 const foreignNIC = nicID + 1
 
-// Router takes what is for addresses behind this host: the stack then speaks for them too. What reaches it has passed
-// the filter.
+// Router takes what is for addresses behind this host: the stack then speaks for them too. What
+// reaches it has passed the filter.
 type Router struct {
 	// TCP is called, each time in a goroutine of its own, for a connection that somebody wants; it
 	// has to accept, refuse or drop it.
@@ -71,8 +72,8 @@ func (s sorter) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *sta
 // DeliverLinkPacket implements stack.NetworkDispatcher; there are no link headers.
 func (sorter) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer) {}
 
-// loop returns a packet for one of our own addresses to the stack. A stack that is a router as well cannot do so itself:
-// gVisor would then take every source for its own and drop the packet.
+// loop returns a packet for one of our own addresses to the stack. A stack that is a router as well
+// cannot do so itself: gVisor would then take every source for its own and drop the packet.
 func (l link) loop(pkt *stack.PacketBuffer) bool {
 	up := l.d.dispatcher.Load()
 	if up == nil || !l.d.isOwn(addrOf(destination(pkt.NetworkProtocolNumber, pkt.NetworkHeader().Slice()))) {

@@ -1,8 +1,11 @@
-// Package userstack is TCP/IP without privileges: a gVisor network stack with a Device for WireGuard on one side and Dial, Listen and Ping for programs on the other. Only this package names gVisor types.
+// Package userstack is TCP/IP without privileges: a gVisor network stack with a Device for
+// WireGuard on one side and Dial, Listen and Ping for programs on the other. Only this package
+// names gVisor types.
 //
-// Outbound, TCP leaves gVisor in segments of up to 64 KiB, which are cut to size just before they are encrypted
-// (segment.go). Inbound, packets of one flow that WireGuard delivers together are joined again before the stack sees
-// them (coalesce.go). Nothing comes in that was not asked for, unless the Filter allows it (filter.go).
+// Outbound, TCP leaves gVisor in segments of up to 64 KiB, which are cut to size just before they
+// are encrypted (segment.go). Inbound, packets of one flow that WireGuard delivers together are
+// joined again before the stack sees them (coalesce.go). Nothing comes in that was not asked for,
+// unless the Filter allows it (filter.go).
 //
 // Goroutines: none of its own. gVisor starts some, which end with Close.
 package userstack
@@ -36,8 +39,9 @@ const (
 
 	nicID = 1
 
-	// Sizes of TCP buffers. Connections begin with firstShare, and their buffers grow with the bandwidth-delay product up to
-	// tcpBufferMax in each direction, which is 450 Mbit/s over 300 ms; less of both where Config.Buffers does not suffice.
+	// Sizes of TCP buffers. Connections begin with firstShare, and their buffers grow with the
+	// bandwidth-delay product up to tcpBufferMax in each direction, which is 450 Mbit/s over 300 ms;
+	// less of both where Config.Buffers does not suffice.
 	tcpBufferMin     = 4 << 10
 	tcpBufferDefault = 2 * firstShare
 	tcpBufferMax     = 16 << 20
@@ -56,8 +60,8 @@ type Config struct {
 
 	Batch int // packets that are best read in one call; 0: as many as are fast
 
-	// Buffers bounds in bytes what the buffers of all TCP connections may hold together; 0 means no bound. A connection
-	// for which nothing is left waits.
+	// Buffers bounds in bytes what the buffers of all TCP connections may hold together; 0 means no
+	// bound. A connection for which nothing is left waits.
 	Buffers int
 
 	Congestion Congestion // how fast TCP connections send; the zero value is BBR
@@ -65,12 +69,12 @@ type Config struct {
 	// AnswerTSMP has the stack answer the pings of the mesh's own protocol, past the filter.
 	AnswerTSMP bool
 
-	// Rejected, if set, is called when a peer says that its policy, or a firewall there, has dropped a SYN of ours to an
-	// address. It must be quick. Only a stack that answers TSMP hears of it.
+	// Rejected, if set, is called when a peer says that its policy, or a firewall there, has dropped a
+	// SYN of ours to an address. It must be quick. Only a stack that answers TSMP hears of it.
 	Rejected func(to netip.AddrPort)
 
-	// Active, if set, is called when packets come and before one leaves; brief says that it may be a question or an answer, and not
-	// a part of much. It must be quick.
+	// Active, if set, is called when packets come and before one leaves; brief says that it may be a
+	// question or an answer, and not a part of much. It must be quick.
 	Active func(brief bool)
 
 	// Peer returns one address for all source addresses of a peer, so that the peer gets the share
@@ -78,14 +82,16 @@ type Config struct {
 	// request of a connection, and must be quick.
 	Peer func(netip.Addr) netip.Addr
 
-	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not asked about any.
+	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not
+	// asked about any.
 	Router *Router
 
-	// Traffic, if set, is told about every second what connections have carried in an interval, by the address of the other
-	// side, while they carry much. Only BBR knows.
+	// Traffic, if set, is told about every second what connections have carried in an interval, by the
+	// address of the other side, while they carry much. Only BBR knows.
 	Traffic func(all map[netip.Addr]Traffic, interval time.Duration)
 
-	// Queues is the number of queues by which packets leave, for as many goroutines to read: a power of two. 0 means 1.
+	// Queues is the number of queues by which packets leave, for as many goroutines to read: a power
+	// of two. 0 means 1.
 	Queues int
 
 	clock tcpip.Clock // nil: the system's
@@ -101,8 +107,8 @@ func (c *Config) mtu() (int, error) {
 	return c.MTU, nil
 }
 
-// udpBuffer is the size of a UDP conn's buffers in bytes. UDP is not counted in Buffers, but no conn has more of it than a
-// fraction.
+// udpBuffer is the size of a UDP conn's buffers in bytes. UDP is not counted in Buffers, but no
+// conn has more of it than a fraction.
 func (c *Config) udpBuffer() int {
 	if c.Buffers == 0 {
 		return udpBuffer
@@ -174,7 +180,8 @@ func New(cfg Config) (*Stack, error) {
 	return s, nil
 }
 
-// quiet keeps gVisor from writing to standard error, for the whole process. What it has to say is about single packets.
+// quiet keeps gVisor from writing to standard error, for the whole process. What it has to say is
+// about single packets.
 var quiet = sync.OnceFunc(func() { log.SetTarget(silence{}) })
 
 // silence is a log.Emitter.
@@ -205,7 +212,8 @@ func (s *Stack) addNIC(id tcpip.NICID, up *atomic.Pointer[stack.NetworkDispatche
 
 func (s *Stack) setOptions(cfg *Config) error {
 	sack := tcpip.TCPSACKEnabled(true)
-	// RACK is for CUBIC only, and hurts it: after a burst of losses gVisor's RACK sends one packet a round trip.
+	// RACK is for CUBIC only, and hurts it: after a burst of losses gVisor's RACK sends one packet a
+	// round trip.
 	recovery := tcpip.TCPRecovery(0)
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
@@ -232,8 +240,8 @@ func (s *Stack) Device() *Device { return s.dev }
 // Addrs returns the stack's own addresses. The caller must not change the slice.
 func (s *Stack) Addrs() []netip.Addr { return *s.dev.own.Load() }
 
-// SetAddrs makes addrs the whole set of the stack's own addresses. Connections on an address that goes away die.
-// Prefix lengths are ignored: there is one link, and everything is on it.
+// SetAddrs makes addrs the whole set of the stack's own addresses. Connections on an address that
+// goes away die. Prefix lengths are ignored: there is one link, and everything is on it.
 func (s *Stack) SetAddrs(addrs []netip.Prefix) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -275,7 +283,8 @@ func (s *Stack) SetAddrs(addrs []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-// Close ends the stack: connections and listeners are reset. Blocked calls, and later ones, return net.ErrClosed.
+// Close ends the stack: connections and listeners are reset. Blocked calls, and later ones, return
+// net.ErrClosed.
 func (s *Stack) Close() error {
 	if s.closed.Swap(true) {
 		return nil
@@ -288,7 +297,8 @@ func (s *Stack) Close() error {
 	return nil
 }
 
-// endAccepts ends the handshakes that began while gVisor closed: it has not seen them, and would wait for them.
+// endAccepts ends the handshakes that began while gVisor closed: it has not seen them, and would
+// wait for them.
 func (s *Stack) endAccepts() {
 	for s.accepting.Load() > 0 {
 		for _, ep := range s.gv.RegisteredEndpoints() {

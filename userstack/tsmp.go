@@ -6,9 +6,10 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// TSMP is a protocol of the mesh directly above IP: nodes ask with it whether another one answers, from within the
-// tunnel and past every filter (control specification, section 6.2). A ping is 'p' and eight bytes, which the answer
-// repeats after 'o', followed by the port of a service that we do not have.
+// TSMP is a protocol of the mesh directly above IP: nodes ask with it whether another one answers,
+// from within the tunnel and past every filter (control specification, section 6.2). A ping is 'p'
+// and eight bytes, which the answer repeats after 'o', followed by the port of a service that we do
+// not have.
 const (
 	tsmpProtocol = 99
 	tsmpPing     = 'p'
@@ -16,8 +17,8 @@ const (
 	tsmpPingSize = 9
 )
 
-// answerTSMP takes a TSMP packet to one of our addresses: it answers a ping and passes on a rejection. It reports whether
-// the packet was TSMP at all.
+// answerTSMP takes a TSMP packet to one of our addresses: it answers a ping and passes on a
+// rejection. It reports whether the packet was TSMP at all.
 func (d *Device) answerTSMP(packet []byte) bool {
 	payload, ok := tsmpPayload(packet)
 	if !ok {

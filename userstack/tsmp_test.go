@@ -24,7 +24,8 @@ func tsmpRequest(src, dst string, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// TSMP pings are answered with their data, although nothing is let in, and only by stacks that are to do so.
+// TSMP pings are answered with their data, although nothing is let in, and only by stacks that are
+// to do so.
 func TestTSMP(t *testing.T) {
 	for _, addrs := range [][2]string{{"100.64.0.1", "100.64.0.2"}, {"fd7a:115c:a1e0::1", "fd7a:115c:a1e0::2"}} {
 		for _, answers := range []bool{true, false} {

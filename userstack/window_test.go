@@ -13,8 +13,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// TestFullWindows proves that a connection goes on whose windows are full in both directions, when one side reads only once
-// its own bytes have been taken. What is left of a window must not be refused; lowerWindow tells why.
+// TestFullWindows proves that a connection goes on whose windows are full in both directions, when
+// one side reads only once its own bytes have been taken. What is left of a window must not be
+// refused; lowerWindow tells why.
 func TestFullWindows(t *testing.T) {
 	data := randomBytes(12<<20, 1)
 	for mtu := 1390; mtu <= 1400; mtu += 2 { // so that what is left of a window is small for some
@@ -29,8 +30,8 @@ func TestFullWindows(t *testing.T) {
 	}
 }
 
-// shortTail reports whether packet carries less than the unit of the window in its header. It is late, so that it finds the
-// window closed.
+// shortTail reports whether packet carries less than the unit of the window in its header. It is
+// late, so that it finds the window closed.
 func shortTail(packet []byte) bool {
 	_, hdr, _ := classify(packet)
 	n := len(packet) - hdr

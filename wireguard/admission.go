@@ -148,8 +148,8 @@ func (r *receiver) takeHandshake(b []byte) {
 	}
 }
 
-// isForUs reports whether the sender of a handshake message knows our public key, or answers a message
-// of ours.
+// isForUs reports whether the sender of a handshake message knows our public key, or answers a
+// message of ours.
 func (r *receiver) isForUs(id *identity, b []byte) bool {
 	switch messageType(b) {
 	case typeInitiation:

@@ -58,7 +58,8 @@ func (k *keypair) reserve(n int) (uint64, bool) {
 	return last - uint64(n), true
 }
 
-// seal makes the plaintext in b[headerLen:headerLen+n] a message and returns it. b has room for the tag and the padding.
+// seal makes the plaintext in b[headerLen:headerLen+n] a message and returns it. b has room for the
+// tag and the padding.
 func (k *keypair) seal(b []byte, n, mtu int, counter uint64, nonce *nonce) []byte {
 	padded := max(n, min((n+padding-1)&^(padding-1), mtu))
 	clear(b[headerLen+n : headerLen+padded])
@@ -69,8 +70,8 @@ func (k *keypair) seal(b []byte, n, mtu int, counter uint64, nonce *nonce) []byt
 	return k.send.Seal(b[:headerLen], nonce[:], b[headerLen:headerLen+padded], nil)
 }
 
-// open decrypts the message b in place and returns the plaintext, which follows the header. It reports false for what is
-// not the peer's, or came before.
+// open decrypts the message b in place and returns the plaintext, which follows the header. It
+// reports false for what is not the peer's, or came before.
 func (k *keypair) open(b []byte, nonce *nonce) ([]byte, bool) {
 	counter := binary.LittleEndian.Uint64(b[8:])
 	if counter >= rejectAfterMessages {

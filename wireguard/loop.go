@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// lookEvery is the time between two looks at a peer that has a session and nothing due. Packets set answerDue and
-// keepaliveDue without waking loop, at least keepaliveIn ahead, so loop sees them before they are due.
+// lookEvery is the time between two looks at a peer that has a session and nothing due. Packets set
+// answerDue and keepaliveDue without waking loop, at least keepaliveIn ahead, so loop sees them
+// before they are due.
 const lookEvery = keepaliveIn
 
 // keeper is the state of loop.

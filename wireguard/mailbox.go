@@ -7,12 +7,13 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// maxMail handshake messages wait for loop: a whole burst. More are dropped; their senders try again.
+// maxMail handshake messages wait for loop: a whole burst. More are dropped; their senders try
+// again.
 const maxMail = loadBurst
 
-// maxChallenged messages wait to be answered with a cookie, which takes longer than to receive them.
-// They have a place of their own, so a flood of them does not displace what was admitted, and each
-// sender has one, so a flood from one address and port does not displace the others.
+// maxChallenged messages wait to be answered with a cookie, which takes longer than to receive
+// them. They have a place of their own, so a flood of them does not displace what was admitted, and
+// each sender has one, so a flood from one address and port does not displace the others.
 const maxChallenged = 256
 
 // mailbox is what loop is asked for and told.

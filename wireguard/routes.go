@@ -9,8 +9,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// routes tells whose an address is. Nearly all of a mesh are single addresses, which are looked up; the rest is tried
-// from the longest on.
+// routes tells whose an address is. Nearly all of a mesh are single addresses, which are looked up;
+// the rest is tried from the longest on.
 type routes struct {
 	hosts table[netip.Addr, *peer]
 	nets  atomic.Pointer[[]route]

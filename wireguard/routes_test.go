@@ -7,7 +7,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// The longest prefix wins; of one that two peers have, the last has it; what a peer does not have any more is nobody's.
+// The longest prefix wins; of one that two peers have, the last has it; what a peer does not have
+// any more is nobody's.
 func TestRoutes(t *testing.T) {
 	var r routes
 	r.init()

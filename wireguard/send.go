@@ -7,12 +7,13 @@ import (
 	"sync/atomic"
 )
 
-// pumpBatches batches are sent by a goroutine that has made a packet and finds more; the rest is left to transmit. It has
-// something else to do, and may hold locks.
+// pumpBatches batches are sent by a goroutine that has made a packet and finds more; the rest is
+// left to transmit. It has something else to do, and may hold locks.
 const pumpBatches = 4
 
-// inlineBytes is how much waits at the most for a goroutine that has made a packet to send it itself. It spares waking another,
-// which is what a small packet would otherwise wait for; of large ones transmit makes batches.
+// inlineBytes is how much waits at the most for a goroutine that has made a packet to send it
+// itself. It spares waking another, which is what a small packet would otherwise wait for; of large
+// ones transmit makes batches.
 const inlineBytes = 1536
 
 // outlets returns an outlet for each queue of the Tun.
@@ -70,7 +71,8 @@ func (o *outlet) transmit() {
 	}
 }
 
-// drain sends that many batches at the most. It reports false, and stays busy, if there may be more.
+// drain sends that many batches at the most. It reports false, and stays busy, if there may be
+// more.
 func (o *outlet) drain(batches int) bool {
 	for range batches {
 		n := o.queue.Read(o.bufs, o.sizes, headerLen)

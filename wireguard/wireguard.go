@@ -1,11 +1,12 @@
-// Package wireguard is the WireGuard protocol (https://www.wireguard.com/papers/wireguard.pdf): handshakes, sessions, timers, and
-// which peer an address belongs to. Packets come from and go to a Tun, messages to and from a Bind.
+// Package wireguard is the WireGuard protocol (https://www.wireguard.com/papers/wireguard.pdf):
+// handshakes, sessions, timers, and which peer an address belongs to. Packets come from and go to a
+// Tun, messages to and from a Bind.
 //
-// A packet stays in one goroutine. What the Tun has is encrypted in place and sent by the goroutine that made it (send.go);
-// what the bind brings is decrypted in place and written to the Tun by the goroutine that received it (receive.go). So
-// nothing is reordered, no buffer changes hands, and nobody is woken for each step. With several
-// processors, peers are spread over the lanes of the bind (lanes.go) and packets over the queues of
-// the Tun, each with a goroutine of its own.
+// A packet stays in one goroutine. What the Tun has is encrypted in place and sent by the goroutine
+// that made it (send.go); what the bind brings is decrypted in place and written to the Tun by the
+// goroutine that received it (receive.go). So nothing is reordered, no buffer changes hands, and
+// nobody is woken for each step. With several processors, peers are spread over the lanes of the
+// bind (lanes.go) and packets over the queues of the Tun, each with a goroutine of its own.
 //
 // Goroutines: transmit, one for each queue of the Tun, which sends when there is much to send; and
 // loop, which owns all handshakes and timers (loop.go). Packets do not pass through loop, except
@@ -33,9 +34,9 @@ import (
 
 // Tun is where packets come from and go to.
 type Tun interface {
-	// Queues returns the queues of packets that come from it: one at least, and always the same. The Tun chooses the
-	// queue by the destination address, because only packets in one queue stay in order. Each queue is read by a
-	// goroutine of its own, which encrypts and sends what it reads.
+	// Queues returns the queues of packets that come from it: one at least, and always the same. The
+	// Tun chooses the queue by the destination address, because only packets in one queue stay in
+	// order. Each queue is read by a goroutine of its own, which encrypts and sends what it reads.
 	Queues() []Queue
 	// Write takes whole IP packets, each from offset on, and does not keep them.
 	Write(bufs [][]byte, offset int) (int, error)
@@ -50,8 +51,8 @@ type Queue interface {
 	Notify(ready func())
 	// Waiting returns about how many bytes there are to read, 0 only if there are none.
 	Waiting() int
-	// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It does not wait.
-	// One goroutine at a time reads.
+	// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It
+	// does not wait. One goroutine at a time reads.
 	Read(bufs [][]byte, sizes []int, offset int) int
 }
 
@@ -61,8 +62,8 @@ type Bind interface {
 	// changes. Messages whose receiver indexes are equal modulo Lanes arrive in one goroutine and
 	// in order.
 	Lanes() int
-	// Open has receive called with what comes, messages of one sender at a time, which it may change until it returns. Calls may
-	// run beside each other.
+	// Open has receive called with what comes, messages of one sender at a time, which it may change
+	// until it returns. Calls may run beside each other.
 	Open(receive func(messages [][]byte, from conn.Endpoint)) error
 	// Send sends messages to one endpoint, in order. Calls with different lanes do not wait for
 	// each other. A lane is 0 or more, and can be more than Lanes.
@@ -208,7 +209,8 @@ func (d *Device) Up() error {
 	return nil
 }
 
-// SetPeer adds a peer, or changes one, whose sessions stay. Of one that is there an Endpoint of nil is ignored.
+// SetPeer adds a peer, or changes one, whose sessions stay. Of one that is there an Endpoint of nil
+// is ignored.
 func (d *Device) SetPeer(c Peer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -253,7 +255,8 @@ func (d *Device) RemovePeer(k key.NodePublic) {
 	d.ask(p, askReset)
 }
 
-// Renew has the next packet to a peer wait for a new session. What comes under the old one is still taken.
+// Renew has the next packet to a peer wait for a new session. What comes under the old one is still
+// taken.
 func (d *Device) Renew(k key.NodePublic) {
 	if p, ok := d.peer(k); ok {
 		p.expire()
@@ -261,8 +264,9 @@ func (d *Device) Renew(k key.NodePublic) {
 	}
 }
 
-// Begin is Renew that does not wait for a packet, nor for the time that otherwise is between two attempts. A session whose
-// handshake the peer or a response has completed since the call is new enough.
+// Begin is Renew that does not wait for a packet, nor for the time that otherwise is between two
+// attempts. A session whose handshake the peer or a response has completed since the call is new
+// enough.
 func (d *Device) Begin(k key.NodePublic) {
 	if p, ok := d.peer(k); ok {
 		p.expire()

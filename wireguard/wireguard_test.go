@@ -80,7 +80,8 @@ func TestPresharedKey(t *testing.T) {
 	})
 }
 
-// A session is replaced by another without a packet being lost, whoever began it, for as long as there is traffic.
+// A session is replaced by another without a packet being lost, whoever began it, for as long as
+// there is traffic.
 func TestRekey(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		a, b := two(t)
@@ -149,7 +150,8 @@ func TestHandshakeLoss(t *testing.T) {
 	})
 }
 
-// A peer that does not answer is given up after 90 seconds, and what waited for it is dropped; the next packet begins anew.
+// A peer that does not answer is given up after 90 seconds, and what waited for it is dropped; the
+// next packet begins anew.
 func TestGiveUp(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		a, b := two(t)
@@ -353,7 +355,8 @@ func TestForeignAddresses(t *testing.T) {
 	})
 }
 
-// A peer that roams is answered where it was last heard from; one that does not, where it always was.
+// A peer that roams is answered where it was last heard from; one that does not, where it always
+// was.
 func TestRoaming(t *testing.T) {
 	for _, roams := range []bool{true, false} {
 		inBubble(t, func(t *testing.T) {
@@ -381,7 +384,8 @@ func TestRoaming(t *testing.T) {
 	}
 }
 
-// A peer that is removed is not heard any more, nor one whose key was exchanged; a node with a new key is a stranger.
+// A peer that is removed is not heard any more, nor one whose key was exchanged; a node with a new
+// key is a stranger.
 func TestRemoveAndReplace(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		a, b := two(t)

@@ -20,11 +20,12 @@ import (
 const (
 	// packetSize is that of a WireGuard message with a packet of 1,280 bytes, the MTU of a mesh.
 	packetSize = 1280 + 32
-	// window is how many packets of a pair may be on their way: the queue that derper has for a client. With more of them
-	// it drops, and what would be compared is how fast servers throw away.
+	// window is how many packets of a pair may be on their way: the queue that derper has for a
+	// client. With more of them it drops, and what would be compared is how fast servers throw away.
 	window = 32
-	// inFlight is how many packets of all pairs together may be on their way, as long as each has half a window. With more
-	// of them the clients, of which there are thousands here, come to read so late that servers take them for dead.
+	// inFlight is how many packets of all pairs together may be on their way, as long as each has half
+	// a window. With more of them the clients, of which there are thousands here, come to read so late
+	// that servers take them for dead.
 	inFlight = 16000
 	// lostAfter is when packets that have not arrived count as lost.
 	lostAfter = 200 * time.Millisecond
@@ -79,7 +80,8 @@ func flood(ctx context.Context, s *Spec) (load.Figures, error) {
 	return f, errors.Join(err, p.broken())
 }
 
-// begun waits until something has arrived of every pair. What is sent to a client that has just logged in may be lost.
+// begun waits until something has arrived of every pair. What is sent to a client that has just
+// logged in may be lost.
 func begun(ctx context.Context, pairs []*pair) error {
 	ctx, cancel := context.WithTimeout(ctx, tripLimit)
 	defer cancel()

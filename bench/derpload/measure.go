@@ -31,8 +31,8 @@ type Spec struct {
 	Duration time.Duration
 }
 
-// Measure does what the spec says. Packets that are not those that were sent are an error, as is a measurement in which
-// nothing arrived.
+// Measure does what the spec says. Packets that are not those that were sent are an error, as is a
+// measurement in which nothing arrived.
 func Measure(ctx context.Context, s Spec) (load.Figures, error) {
 	measure, ok := map[Kind]func(context.Context, *Spec) (load.Figures, error){Flood: flood, Trips: trips, Idle: idle}[s.Kind]
 	if !ok {

@@ -68,7 +68,8 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
-// TestNoRelay proves that a relay that is not there, or not the one that is expected, is an error of every measurement.
+// TestNoRelay proves that a relay that is not there, or not the one that is expected, is an error
+// of every measurement.
 func TestNoRelay(t *testing.T) {
 	other := newRegion(t)
 	other.Nodes[0].CertName = "sha256-raw:" + "00000000000000000000000000000000000000000000000000000000000000aa"

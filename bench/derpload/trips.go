@@ -61,7 +61,8 @@ type ball struct {
 	backc    chan uint64 // the number of a packet that came back
 }
 
-// serve sends the ball until it has come back once: a client that has just logged in may not be known to the others yet.
+// serve sends the ball until it has come back once: a client that has just logged in may not be
+// known to the others yet.
 func (b *ball) serve(ctx context.Context) error {
 	for begun := time.Now(); time.Since(begun) < tripLimit; {
 		if _, err := b.trip(ctx, tripLimit/50); !errors.Is(err, errNoReturn) {
@@ -85,7 +86,8 @@ func (b *ball) play(ctx context.Context, d time.Duration) (took []time.Duration,
 
 var errNoReturn = errors.New("derpload: a packet did not come back")
 
-// trip sends the ball and waits until it is back. One that comes back late is not taken for the next.
+// trip sends the ball and waits until it is back. One that comes back late is not taken for the
+// next.
 func (b *ball) trip(ctx context.Context, limit time.Duration) (took time.Duration, err error) {
 	b.number++
 	binary.BigEndian.PutUint64(b.message, b.number)

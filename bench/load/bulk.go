@@ -32,7 +32,8 @@ type flows struct {
 	err error // the first
 }
 
-// bulk counts what passes in the time after the warming up. Only what has arrived counts, and it has been compared.
+// bulk counts what passes in the time after the warming up. Only what has arrived counts, and it
+// has been compared.
 func bulk(ctx context.Context, s *Spec) (Figures, error) {
 	beside, err := openExchanges(ctx, s)
 	if err != nil {

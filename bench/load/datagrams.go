@@ -70,14 +70,16 @@ func (a *association) close() {
 	}
 }
 
-// send sends one datagram to the target. One that this machine has no room for is lost like any other.
+// send sends one datagram to the target. One that this machine has no room for is lost like any
+// other.
 func (a *association) send(b []byte, kind byte, run, seq uint64, size int) ([]byte, error) {
 	b = appendDatagram(append(b[:0], a.header...), kind, run, seq, size)
 	_, err := a.udp.Write(b)
 	return b, err
 }
 
-// working is an association by which an answer has come. One of tailscaled is deaf now and then; then another is not.
+// working is an association by which an answer has come. One of tailscaled is deaf now and then;
+// then another is not.
 func working(ctx context.Context, s *Spec) (*association, error) {
 	var errs []error
 	for range attempts {
@@ -126,8 +128,8 @@ func datagrams(ctx context.Context, s *Spec) (Figures, error) {
 	return Figures{"per_s": best}, nil
 }
 
-// attempt returns the highest rate of a few trials in which nothing was lost, 0 if there was none. It may be lower than the
-// one that was wanted: the sender has to wait for a processor too.
+// attempt returns the highest rate of a few trials in which nothing was lost, 0 if there was none.
+// It may be lower than the one that was wanted: the sender has to wait for a processor too.
 func (a *association) attempt(ctx context.Context, rate float64, d time.Duration) (best float64, err error) {
 	for range attempts {
 		got, lost, err := a.trial(ctx, rate, d)
@@ -179,7 +181,8 @@ func (a *association) trial(ctx context.Context, rate float64, d time.Duration) 
 	return float64(sent) / took.Seconds(), sent - arrived, nil
 }
 
-// flood sends at an even rate. What it could not send when it was due it sends later, not all at once.
+// flood sends at an even rate. What it could not send when it was due it sends later, not all at
+// once.
 func (a *association) flood(ctx context.Context, run uint64, rate float64, d time.Duration) (sent uint64, took time.Duration, err error) {
 	var b []byte
 	start := time.Now()

@@ -7,10 +7,12 @@ import (
 	"time"
 )
 
-// idleAtLeast is how long nothing happens: some programs clean up when they have nothing else to do.
+// idleAtLeast is how long nothing happens: some programs clean up when they have nothing else to
+// do.
 const idleAtLeast = 4 * time.Second
 
-// idle opens connections, and after a time in which nothing happens on them makes sure that they are still good.
+// idle opens connections, and after a time in which nothing happens on them makes sure that they
+// are still good.
 func idle(ctx context.Context, s *Spec) (Figures, error) {
 	before, err := costsOf(s.PIDs)
 	if err != nil {

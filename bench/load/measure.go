@@ -14,8 +14,9 @@ type Kind string
 
 // The measurements, and the figures that each gives.
 const (
-	// Bulk gives mbps; cpu_s_per_gb and peak_mb of the programs; stalled connections; least_percent, the share of the
-	// slowest of several; rival_mbps and rival_percent; beside_p50_ms and beside_p99_ms of the exchanges beside.
+	// Bulk gives mbps; cpu_s_per_gb and peak_mb of the programs; stalled connections; least_percent,
+	// the share of the slowest of several; rival_mbps and rival_percent; beside_p50_ms and
+	// beside_p99_ms of the exchanges beside.
 	Bulk       Kind = "bulk"
 	RoundTrips Kind = "trips"     // p50_us, p99_us; cpu_us of the programs for each
 	Requests   Kind = "requests"  // per_s, failed; cpu_us of the programs for each
@@ -62,8 +63,8 @@ type Rival struct {
 // Figures are results by name.
 type Figures map[string]float64
 
-// Measure does what the spec says. Bytes that are not those that were sent are an error, as is a measurement in which
-// nothing arrived.
+// Measure does what the spec says. Bytes that are not those that were sent are an error, as is a
+// measurement in which nothing arrived.
 func Measure(ctx context.Context, s Spec) (Figures, error) {
 	measure, ok := map[Kind]func(context.Context, *Spec) (Figures, error){
 		Bulk: bulk, RoundTrips: roundTrips, Requests: requests, Idle: idle, Datagrams: datagrams, First: first,

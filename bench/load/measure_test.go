@@ -73,7 +73,8 @@ func measurements(p Proxy, target netip.AddrPort) []Spec {
 	}
 }
 
-// TestMeasure proves that each measurement gives its figures by either protocol and without a proxy.
+// TestMeasure proves that each measurement gives its figures by either protocol and without a
+// proxy.
 func TestMeasure(t *testing.T) {
 	target := newTarget(t)
 	addr := newProxy(t, new(net.Dialer).DialContext)
@@ -193,7 +194,8 @@ func TestNothingArrives(t *testing.T) {
 	}
 }
 
-// TestRefused proves that what the proxy says is passed on, and that one that is not there is an error.
+// TestRefused proves that what the proxy says is passed on, and that one that is not there is an
+// error.
 func TestRefused(t *testing.T) {
 	target := newTarget(t)
 	addr := newProxy(t, func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") })

@@ -5,14 +5,16 @@ import (
 	"math/rand/v2"
 )
 
-// period is the length after which the pattern repeats. It is a prime, so that a piece that is lost, doubled or put in
-// another place by whatever works in powers of two or whole packets does not go unseen.
+// period is the length after which the pattern repeats. It is a prime, so that a piece that is
+// lost, doubled or put in another place by whatever works in powers of two or whole packets does
+// not go unseen.
 const period = 65521
 
 // maxPiece is the most that comes from the pattern at once.
 const maxPiece = 64 << 10
 
-// pattern is filled once and not changed; it is longer than the period so that every piece is in one place.
+// pattern is filled once and not changed; it is longer than the period so that every piece is in
+// one place.
 var pattern = makePattern()
 
 func makePattern() []byte {

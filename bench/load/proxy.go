@@ -78,7 +78,8 @@ func (p Proxy) persist(ctx context.Context, target netip.AddrPort) (c net.Conn, 
 	return nil, err
 }
 
-// bind ends what waits on a connection with the context. Stop undoes that; it reports false if the context was faster.
+// bind ends what waits on a connection with the context. Stop undoes that; it reports false if the
+// context was faster.
 func bind(ctx context.Context, c net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 }
@@ -96,7 +97,8 @@ func (p Proxy) open(ctx context.Context, target netip.AddrPort, kind byte, size 
 	return c, nil
 }
 
-// askCONNECT must not take more from the connection than the answer: the service never speaks first, so nothing follows it.
+// askCONNECT must not take more from the connection than the answer: the service never speaks
+// first, so nothing follows it.
 func askCONNECT(c net.Conn, target netip.AddrPort) error {
 	if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target); err != nil {
 		return err

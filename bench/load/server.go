@@ -126,7 +126,8 @@ func echo(c net.Conn) {
 	}
 }
 
-// stream sends frames and checks what comes. A client that does not send leaves the reading side waiting for its end.
+// stream sends frames and checks what comes. A client that does not send leaves the reading side
+// waiting for its end.
 func stream(c net.Conn, size int) {
 	var arrived atomic.Uint64
 	if size == 0 {
@@ -154,7 +155,8 @@ func sendPattern(w io.Writer, n uint64) error {
 	return nil
 }
 
-// check compares what comes with the pattern. It tells the count in steps, and when it is that of all.
+// check compares what comes with the pattern. It tells the count in steps, and when it is that of
+// all.
 func check(c net.Conn, arrived *atomic.Uint64, all uint64, tell func(count uint64) error) {
 	b := make([]byte, maxPiece)
 	var offset, told uint64
@@ -188,7 +190,8 @@ func writeFrame(c net.Conn, count uint64, piece []byte) error {
 	return err
 }
 
-// countDatagrams counts those of the latest run, which has the highest number. What comes late of others is left.
+// countDatagrams counts those of the latest run, which has the highest number. What comes late of
+// others is left.
 func (s *Server) countDatagrams() {
 	var run, count uint64
 	b := make([]byte, 64<<10)

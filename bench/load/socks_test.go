@@ -27,8 +27,8 @@ func fromHex(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestSOCKS5 proves what is sent and what is made of the answers (RFC 1928, sections 3, 4 and 6), and that nothing is taken
-// from the connection beyond the answer.
+// TestSOCKS5 proves what is sent and what is made of the answers (RFC 1928, sections 3, 4 and 6),
+// and that nothing is taken from the connection beyond the answer.
 func TestSOCKS5(t *testing.T) {
 	for _, c := range []struct {
 		name, target, answer, sent, addr string
@@ -62,7 +62,8 @@ func TestSOCKS5(t *testing.T) {
 	}
 }
 
-// TestSOCKS5Refuses proves that a refusal is an error with its code, and what is no SOCKS is one too.
+// TestSOCKS5Refuses proves that a refusal is an error with its code, and what is no SOCKS is one
+// too.
 func TestSOCKS5Refuses(t *testing.T) {
 	target := netip.MustParseAddrPort("100.64.0.1:8000")
 	for _, answer := range []string{"05ff", "0400", "0502", "0500 04000001 00000000 0000", "0500 05000002 00000000 0000", "485454502f31"} {
@@ -76,7 +77,8 @@ func TestSOCKS5Refuses(t *testing.T) {
 	}
 }
 
-// TestDatagramOf proves that the header is taken off for each kind of address, and that one that is cut is not.
+// TestDatagramOf proves that the header is taken off for each kind of address, and that one that is
+// cut is not.
 func TestDatagramOf(t *testing.T) {
 	for _, head := range []string{"000000 01 01020304 0050", "000000 04 00000000000000000000000000000001 0050", "000000 03 02 6162 0050"} {
 		h := fromHex(t, head)

@@ -7,10 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// datagramBuffer is what the ends of a measurement may have waiting, so that what is lost was lost on the way.
+// datagramBuffer is what the ends of a measurement may have waiting, so that what is lost was lost
+// on the way.
 const datagramBuffer = 8 << 20
 
-// enlarge gives a socket large buffers, beyond the limit of the system where the process may do that.
+// enlarge gives a socket large buffers, beyond the limit of the system where the process may do
+// that.
 func enlarge(c *net.UDPConn) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -83,9 +83,10 @@ type tally struct {
 	err          atomic.Pointer[error] // the last
 }
 
-// requests connects, asks, reads the answer, closes and begins again, in as many places as there are to be connections. It
-// closes first, as the service waits for that: not all proxies pass on that the service has closed. Requests that fail are
-// counted: a proxy that refuses some is slow, not broken.
+// requests connects, asks, reads the answer, closes and begins again, in as many places as there
+// are to be connections. It closes first, as the service waits for that: not all proxies pass on
+// that the service has closed. Requests that fail are counted: a proxy that refuses some is slow,
+// not broken.
 func requests(ctx context.Context, s *Spec) (Figures, error) {
 	repeating, stop := context.WithCancel(ctx)
 	defer stop()
@@ -155,7 +156,8 @@ func ask(ctx context.Context, p Proxy, target netip.AddrPort, number uint64) err
 	return readMessage(c, messageSize, number)
 }
 
-// first asks until there is an answer. Before the proxy is there it is refused, which is why it waits between attempts.
+// first asks until there is an answer. Before the proxy is there it is refused, which is why it
+// waits between attempts.
 func first(ctx context.Context, s *Spec) (Figures, error) {
 	for {
 		begun, cancel := context.WithTimeout(ctx, s.Duration)

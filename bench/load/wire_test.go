@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestPattern proves that pieces are the same wherever they are cut, and that a piece is not found at another place.
+// TestPattern proves that pieces are the same wherever they are cut, and that a piece is not found
+// at another place.
 func TestPattern(t *testing.T) {
 	whole := append(bytes.Clone(piece(0, maxPiece)), piece(maxPiece, maxPiece)...)
 	if !matches(whole, 0) {
@@ -31,8 +32,8 @@ func TestPattern(t *testing.T) {
 	}
 }
 
-// TestFrames proves that frames are understood however reads cut them, and that any byte of the pattern that is not right
-// is found.
+// TestFrames proves that frames are understood however reads cut them, and that any byte of the
+// pattern that is not right is found.
 func TestFrames(t *testing.T) {
 	const size, count = 40, 5
 	var stream []byte
@@ -59,7 +60,8 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-// TestFramesWithoutPattern proves that counts alone are understood, and the one that says that bytes were wrong.
+// TestFramesWithoutPattern proves that counts alone are understood, and the one that says that
+// bytes were wrong.
 func TestFramesWithoutPattern(t *testing.T) {
 	f := frames{}
 	b := binary.BigEndian.AppendUint64(nil, 7)
@@ -72,7 +74,8 @@ func TestFramesWithoutPattern(t *testing.T) {
 	}
 }
 
-// TestDatagram proves that a datagram is read as it was written, and that one with a byte missing or wrong is not whole.
+// TestDatagram proves that a datagram is read as it was written, and that one with a byte missing
+// or wrong is not whole.
 func TestDatagram(t *testing.T) {
 	b := appendDatagram(nil, datagramData, 5, 77, 100)
 	if kind, run, seq, ok := parseDatagram(b); len(b) != 100 || kind != datagramData || run != 5 || seq != 77 || !ok {

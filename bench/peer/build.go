@@ -28,8 +28,9 @@ var (
 	derperModule = module{dir: "bench/peers/derper", packages: []string{"tailscale.com/cmd/derper"}, toolchain: "go1.27.4"}
 )
 
-// Build makes what the contenders consist of, all in the same way: without C, as releases are, and with symbols, which take
-// no memory and let a profiler name what it sees. Programs that are up to date stay as they are.
+// Build makes what the contenders consist of, all in the same way: without C, as releases are, and
+// with symbols, which take no memory and let a profiler name what it sees. Programs that are up to
+// date stay as they are.
 func Build(ctx context.Context, root string, dir Programs, contenders []*Contender) error {
 	built := make(map[string]bool)
 	for _, c := range contenders {

@@ -59,7 +59,8 @@ func Contenders() []*Contender {
 	}
 }
 
-// PathContenders are those that are compared on emulated paths, in the order in which they take their turns.
+// PathContenders are those that are compared on emulated paths, in the order in which they take
+// their turns.
 func PathContenders() []*Contender {
 	own, both := []module{ginnelModule}, []module{ginnelModule, tailscaledModule}
 	one, two := proxiesAt(socksAddr, socksAddr), proxiesAt(socksAddr, httpAddr)
@@ -82,7 +83,8 @@ func PathContenders() []*Contender {
 	}
 }
 
-// WithBefore has every contender that is ours alone followed by the same of another build, from directory before.
+// WithBefore has every contender that is ours alone followed by the same of another build, from
+// directory before.
 func WithBefore(all []*Contender, before Programs) (both []*Contender) {
 	for _, c := range all {
 		both = append(both, c)
@@ -136,8 +138,8 @@ func (t *Trial) Close() {
 	}
 }
 
-// Prepare makes the machines and starts the servers that a contender needs. The service is behind the path, and all else
-// at the switch.
+// Prepare makes the machines and starts the servers that a contender needs. The service is behind
+// the path, and all else at the switch.
 func (g *Ground) Prepare(ctx context.Context, c *Contender, path netlab.Path) (*Trial, error) {
 	t := &Trial{Contender: c, path: path}
 	if err := g.prepare(ctx, t); err != nil {

@@ -29,7 +29,8 @@ type control struct {
 	process  *netlab.Process
 }
 
-// startControl starts a server whose mesh has one relay: the one that is given, or if that is nil the server's own.
+// startControl starts a server whose mesh has one relay: the one that is given, or if that is nil
+// the server's own.
 func startControl(ctx context.Context, lab *netlab.Lab, programs Programs, dir string, r *Relay) (*control, error) {
 	c := &control{programs: programs, dir: dir}
 	args := []string{"control", "serve", "--url", c.url(), "--listen", hubAddr(controlPort), "--state", dir, "--base-domain", "bench.example"}

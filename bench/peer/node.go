@@ -14,7 +14,8 @@ import (
 	"ginnel/bench/netlab"
 )
 
-// ServicePort is where the service of a node's machine is, on every address of the machine; the node opens it to the mesh.
+// ServicePort is where the service of a node's machine is, on every address of the machine; the
+// node opens it to the mesh.
 const ServicePort = 8000
 
 const (

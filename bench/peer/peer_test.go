@@ -64,7 +64,8 @@ func TestContenders(t *testing.T) {
 	}
 }
 
-// TestBefore proves that only what is ours alone is there twice, and that each keeps a name of its own.
+// TestBefore proves that only what is ours alone is there twice, and that each keeps a name of its
+// own.
 func TestBefore(t *testing.T) {
 	before := 0
 	names := make(map[string]bool)

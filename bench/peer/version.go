@@ -5,7 +5,8 @@ import (
 	"path"
 )
 
-// Versions are what the programs of the contenders were built from: the module of each, but for ours, and the version of Go.
+// Versions are what the programs of the contenders were built from: the module of each, but for
+// ours, and the version of Go.
 func Versions(dir Programs, contenders []*Contender) map[string]string {
 	all := make(map[string]string)
 	for _, c := range contenders {

@@ -51,8 +51,8 @@ func sample() *Results {
 	}
 }
 
-// TestTable proves that rows are in the order of measures and numbers, with medians, and that what was not measured is shown
-// as missing.
+// TestTable proves that rows are in the order of measures and numbers, with medians, and that what
+// was not measured is shown as missing.
 func TestTable(t *testing.T) {
 	r := sample()
 	const want = `median of 3 rounds           ginnel  tailscaled
@@ -73,7 +73,8 @@ down, 64 at a time, Mbit/s     10.0           -
 	}
 }
 
-// TestVerdicts proves that a ratio is held against its bar on the right side, and that bars without figures are left out.
+// TestVerdicts proves that a ratio is held against its bar on the right side, and that bars without
+// figures are left out.
 func TestVerdicts(t *testing.T) {
 	verdicts := make(map[string]string)
 	for _, line := range sample().verdicts()[1:] {
@@ -107,8 +108,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestNamesExist proves that bars and panels speak of contenders that there are: one that was renamed would vanish from the
-// report.
+// TestNamesExist proves that bars and panels speak of contenders that there are: one that was
+// renamed would vanish from the report.
 func TestNamesExist(t *testing.T) {
 	var known []string
 	for _, c := range peer.WithBefore(peer.Contenders(), "old") {
@@ -138,7 +139,8 @@ func TestNamesExist(t *testing.T) {
 	}
 }
 
-// TestChart proves that the chart is a document and that the lengths of its bars are in the ratio of the figures.
+// TestChart proves that the chart is a document and that the lengths of its bars are in the ratio
+// of the figures.
 func TestChart(t *testing.T) {
 	chart := sample().Chart()
 	var widths []float64

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// measure tells how a kind of figure is shown. In what is measured, # stands for the number at its end.
+// measure tells how a kind of figure is shown. In what is measured, # stands for the number at its
+// end.
 type measure struct {
 	what, figure string // as in "down8.mbps"
 	title        string

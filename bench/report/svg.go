@@ -35,7 +35,8 @@ const (
 	theirColour = "#9ca3af"
 )
 
-// Chart draws what there is of the panels. It is legible on light and dark pages, for it brings its own ground.
+// Chart draws what there is of the panels. It is legible on light and dark pages, for it brings its
+// own ground.
 func (r *Results) Chart() []byte {
 	var body bytes.Buffer
 	y := margin

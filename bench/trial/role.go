@@ -19,8 +19,9 @@ import (
 	"ginnel/bench/peer"
 )
 
-// A process of this program on a machine of the lab has one of these roles, which is its first argument. What else it has
-// to know is its second, as JSON; what it has found out it writes to standard output, as JSON.
+// A process of this program on a machine of the lab has one of these roles, which is its first
+// argument. What else it has to know is its second, as JSON; what it has found out it writes to
+// standard output, as JSON.
 const (
 	holdRole    = "hold"    // keeps a namespace until standard input ends
 	serveRole   = "serve"   // is the service

@@ -10,7 +10,8 @@ import (
 	"ginnel/bench/peer"
 )
 
-// TestPlay proves that only roles are taken for roles, and that one that does not understand says so and gives no figures.
+// TestPlay proves that only roles are taken for roles, and that one that does not understand says
+// so and gives no figures.
 func TestPlay(t *testing.T) {
 	for _, args := range [][]string{nil, {"-rounds", "3"}, {"nonsense"}} {
 		if known, err := Play(t.Context(), args, strings.NewReader(""), new(bytes.Buffer)); known || err != nil {
@@ -28,7 +29,8 @@ func TestPlay(t *testing.T) {
 	}
 }
 
-// TestWantedSteps proves that what is not wanted is left out, and a part with nothing else in it too.
+// TestWantedSteps proves that what is not wanted is left out, and a part with nothing else in it
+// too.
 func TestWantedSteps(t *testing.T) {
 	p := Full(2)
 	p.Steps = regexp.MustCompile(`^(up8|trips)$`)
@@ -59,8 +61,8 @@ func contender(t *testing.T, name string) *peer.Contender {
 	return nil
 }
 
-// TestParts proves that no step hides another by its name, that all have a length, and that the protocols are those that
-// are asked for.
+// TestParts proves that no step hides another by its name, that all have a length, and that the
+// protocols are those that are asked for.
 func TestParts(t *testing.T) {
 	c := contender(t, "tailscaled")
 	for name, p := range map[string]Plan{"full": Full(2), "scale": Scale(2), "smoke": Smoke()} {
@@ -85,8 +87,8 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// TestPartsOf proves that contenders are spared what they do not have: datagrams, nodes that could be quiet, and crowds where
-// there is a relay.
+// TestPartsOf proves that contenders are spared what they do not have: datagrams, nodes that could
+// be quiet, and crowds where there is a relay.
 func TestPartsOf(t *testing.T) {
 	for name, want := range map[string]string{
 		"ginnel": "quiet datagrams crowd1000 crowd2000 crowd4000 crowd10000", "wireproxy": "quiet crowd1000 crowd2000 crowd4000 crowd10000",

@@ -33,9 +33,10 @@ func (f *apiFlags) add(fs *pflag.FlagSet) {
 	f.byProxy = fs.Lookup("proxy")
 }
 
-// open finds the node: by the proxy that was named here, by the state directory that was named, by the URL of a proxy in
-// the environment, as 'ginnel run' and 'ginnel up --env' set it, by the usual state directory, or by a proxy that is set
-// elsewhere, since that setting is there for the node and may be a list.
+// open finds the node: by the proxy that was named here, by the state directory that was named, by
+// the URL of a proxy in the environment, as 'ginnel run' and 'ginnel up --env' set it, by the usual
+// state directory, or by a proxy that is set elsewhere, since that setting is there for the node
+// and may be a list.
 func (f *apiFlags) open(p program) (*api, error) {
 	if givenOnCommandLine(f.byProxy) {
 		return f.proxies.values[0].api(), nil

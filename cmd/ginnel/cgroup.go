@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// groupLimits yields what a controller's file says for each of the control groups that this process is in, of either version. In a
-// container the path of a group may be that of the host, of which only the top is to be seen; so all the way up is looked at.
+// groupLimits yields what a controller's file says for each of the control groups that this process
+// is in, of either version. In a container the path of a group may be that of the host, of which
+// only the top is to be seen; so all the way up is looked at.
 func groupLimits(system fs.FS, controller, version1, version2 string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		text, err := fs.ReadFile(system, "proc/self/cgroup")
@@ -38,7 +39,8 @@ func groupLimits(system fs.FS, controller, version1, version2 string) iter.Seq[s
 	}
 }
 
-// groupTimeLimited reports whether a control group limits the processor time that its processes use together.
+// groupTimeLimited reports whether a control group limits the processor time that its processes use
+// together.
 func groupTimeLimited(system fs.FS) bool {
 	for text := range groupLimits(system, "cpu", "cpu.cfs_quota_us", "cpu.max") {
 		// No limit is "max 100000" in version 2, and -1 in version 1.

@@ -20,7 +20,8 @@ import (
 // maxRefusal is how much of a proxy's refusal is read.
 const maxRefusal = 4 << 10
 
-// tunnel is a connection to a destination in the mesh. Read begins with what came right behind the proxy's answer.
+// tunnel is a connection to a destination in the mesh. Read begins with what came right behind the
+// proxy's answer.
 type tunnel struct {
 	net.Conn
 	r *bufio.Reader
@@ -36,8 +37,8 @@ func (t *tunnel) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// connect connects to target, host:port, through the node. A refusal is a nodeError. The context is for the making of
-// the connection alone.
+// connect connects to target, host:port, through the node. A refusal is a nodeError. The context is
+// for the making of the connection alone.
 func (a *api) connect(ctx context.Context, target string) (*tunnel, error) {
 	c, err := a.dial(ctx)
 	if err != nil {

@@ -11,7 +11,8 @@ func newControl(p program) *cobra.Command {
 	}, newControlServe(p), newControlUsers(p), newControlKeys(p), newControlNodes(p), newControlPolicy(p), newControlTokens(p))
 }
 
-// commandGroup is a command that does nothing without one of its own. A mistyped one is told of, not its flags.
+// commandGroup is a command that does nothing without one of its own. A mistyped one is told of,
+// not its flags.
 func commandGroup(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	cmd.Args = noArgs
 	cmd.FParseErrWhitelist.UnknownFlags = true

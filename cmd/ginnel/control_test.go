@@ -129,8 +129,9 @@ func (c *testControl) eventually(what string, ok func() bool) {
 	}
 }
 
-// From nothing: a server, a key made by command, two nodes that join with it, and a page that one of them fetches from the
-// other with nothing but the server's own relay between them, which is on the same port.
+// From nothing: a server, a key made by command, two nodes that join with it, and a page that one
+// of them fetches from the other with nothing but the server's own relay between them, which is on
+// the same port.
 func TestControlJoin(t *testing.T) {
 	page, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -187,7 +188,8 @@ func TestControlJoin(t *testing.T) {
 	c.command(exitFailure, "nodes", "show", "alpha")
 }
 
-// A node without a key waits for somebody to approve it, by the number or by the address that it shows.
+// A node without a key waits for somebody to approve it, by the number or by the address that it
+// shows.
 func TestControlApprove(t *testing.T) {
 	c := serveDev(t)
 	login := make(chan string, 1)
@@ -267,7 +269,8 @@ func TestControlOnePort(t *testing.T) {
 	}
 }
 
-// A policy file is put in force when it changes; one with mistakes is logged with its place, and the one before it stays.
+// A policy file is put in force when it changes; one with mistakes is logged with its place, and
+// the one before it stays.
 func TestControlPolicyFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "policy.hujson")
 	write := func(text string) {

@@ -34,7 +34,8 @@ const (
 // socketPath is where a server on a state directory is administered.
 func socketPath(dir string) string { return filepath.Join(dir, "admin.sock") }
 
-// listenAdmin opens the socket of the administrator. Whoever holds the lock of the directory may replace it.
+// listenAdmin opens the socket of the administrator. Whoever holds the lock of the directory may
+// replace it.
 func listenAdmin(dir string) (net.Listener, error) {
 	path := socketPath(dir)
 	if len(path) > maxSocketPath {
@@ -147,7 +148,8 @@ func (e *adminError) Error() string { return e.text }
 // hujson is a request that is sent as it is, not as JSON.
 type hujson []byte
 
-// call makes a request, of which in is the document, if there is one, and decodes the answer into out unless that is nil.
+// call makes a request, of which in is the document, if there is one, and decodes the answer into
+// out unless that is nil.
 func (a *admin) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	kind := "application/json"

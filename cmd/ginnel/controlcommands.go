@@ -37,8 +37,9 @@ func adminCommand(p program, cmd *cobra.Command, run func(ctx context.Context, c
 	return cmd
 }
 
-// wantArgs checks that there is one argument of each name; more of the last, if that ends with dots. None may be empty, as
-// that of a script is whose variable has no value, but those whose name is in brackets.
+// wantArgs checks that there is one argument of each name; more of the last, if that ends with
+// dots. None may be empty, as that of a script is whose variable has no value, but those whose name
+// is in brackets.
 func wantArgs(names ...string) cobra.PositionalArgs {
 	last := names[len(names)-1]
 	return func(cmd *cobra.Command, args []string) error {

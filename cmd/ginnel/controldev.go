@@ -53,8 +53,8 @@ func devURL(bound net.Addr) *url.URL {
 	return &url.URL{Scheme: "http", Host: net.JoinHostPort(host, fmt.Sprint(portNumber(bound.String())))}
 }
 
-// machineAddr is the address that others reach this machine at, as far as it knows: of the interface that it goes out by, and
-// one to which nodes take plain HTTP if that has any.
+// machineAddr is the address that others reach this machine at, as far as it knows: of the
+// interface that it goes out by, and one to which nodes take plain HTTP if that has any.
 func machineAddr() netip.Addr {
 	out := anyAddr()
 	for _, far := range []string{"[2001:db8::1]:9", "192.0.2.1:9"} { // nothing is sent

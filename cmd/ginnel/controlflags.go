@@ -149,8 +149,8 @@ func parseEmbedded(s string) (bool, error) {
 	return s == "embedded", nil
 }
 
-// check looks at what single flags cannot know, reads the files that must be good before anything starts, and settles what
-// was left open.
+// check looks at what single flags cannot know, reads the files that must be good before anything
+// starts, and settles what was left open.
 func (f *controlFlags) check() error {
 	if err := f.checkURL(); err != nil {
 		return err
@@ -238,7 +238,8 @@ func (f *controlFlags) checkTLS() error {
 	return nil
 }
 
-// isPrivateHost reports whether clients take plain HTTP to a host for good (control specification, section 1.4).
+// isPrivateHost reports whether clients take plain HTTP to a host for good (control specification,
+// section 1.4).
 func isPrivateHost(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return strings.EqualFold(host, "localhost") || err == nil && (addr.Unmap().IsLoopback() || addr.Unmap().IsPrivate())
@@ -256,8 +257,8 @@ func sitePort(u *url.URL) int {
 	return 443
 }
 
-// siteListen is where a server of this URL listens: where its host is for loopback, which nobody else is told of, and at all
-// of the machine's addresses otherwise.
+// siteListen is where a server of this URL listens: where its host is for loopback, which nobody
+// else is told of, and at all of the machine's addresses otherwise.
 func siteListen(u *url.URL) string {
 	return net.JoinHostPort(loopbackHost(u), strconv.Itoa(sitePort(u)))
 }
@@ -327,7 +328,8 @@ func (f *controlFlags) checkNetwork() (err error) {
 	return nil
 }
 
-// stateDir is the directory of the network; temporary if the environment has no place for one and --dev allows that.
+// stateDir is the directory of the network; temporary if the environment has no place for one and
+// --dev allows that.
 func (f *controlFlags) stateDir(p program) (dir string, temporary bool, err error) {
 	switch dir = cmp.Or(f.state, defaultControlState(p)); {
 	case dir == memState:
@@ -343,7 +345,8 @@ func (f *controlFlags) stateDir(p program) (dir string, temporary bool, err erro
 
 var errNoControlState = usageError{errors.New("--state DIR must be given: neither XDG_STATE_HOME nor HOME is set")}
 
-// defaultControlState is where a server is looked for if no directory is named; empty if there is no place for one.
+// defaultControlState is where a server is looked for if no directory is named; empty if there is
+// no place for one.
 func defaultControlState(p program) string {
 	dir := defaultState(p)
 	if dir == "" {

@@ -9,7 +9,8 @@ import (
 	"syscall"
 )
 
-// peekByte waits for the first byte of a connection and leaves it there: the relay wants the socket itself.
+// peekByte waits for the first byte of a connection and leaves it there: the relay wants the socket
+// itself.
 func peekByte(conn net.Conn) (byte, net.Conn, error) {
 	sys, ok := conn.(syscall.Conn)
 	if !ok {

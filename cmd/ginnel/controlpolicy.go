@@ -64,8 +64,8 @@ func readPolicyArg(path string) ([]byte, error) {
 	return text, nil
 }
 
-// showPolicy tells what a server said of the file that was given: its mistakes, with their places, or its warnings and
-// what became of it.
+// showPolicy tells what a server said of the file that was given: its mistakes, with their places,
+// or its warnings and what became of it.
 func (c *adminCall) showPolicy(answer server.Policy, err error, became string) error {
 	file := c.args[0]
 	if e, ok := errors.AsType[*adminError](err); ok && e.status == http.StatusBadRequest || err != nil && c.admin == nil {

@@ -12,10 +12,12 @@ import (
 	"ginnel/control/server"
 )
 
-// policyPoll is how often the policy file is looked at. A look reads it: the time of a change is too coarse to go by.
+// policyPoll is how often the policy file is looked at. A look reads it: the time of a change is
+// too coarse to go by.
 const policyPoll = 500 * time.Millisecond
 
-// readPolicy reads the policy file, and finds what is wrong with it as far as that can be known without a network.
+// readPolicy reads the policy file, and finds what is wrong with it as far as that can be known
+// without a network.
 func (f *controlFlags) readPolicy() error {
 	text, err := os.ReadFile(f.policy)
 	if err != nil {
@@ -28,7 +30,8 @@ func (f *controlFlags) readPolicy() error {
 	return nil
 }
 
-// checkAlone checks a policy without nodes and users, which is all that can be done without the server that it is for.
+// checkAlone checks a policy without nodes and users, which is all that can be done without the
+// server that it is for.
 func checkAlone(text []byte) (server.Policy, error) {
 	p, err := policy.Parse(text)
 	if err != nil {
@@ -60,8 +63,8 @@ func placedIn(file string, err error) error {
 // problems are the lines of an error about a policy.
 func problems(err error) []string { return strings.Split(err.Error(), "\n") }
 
-// startPolicy puts the policy file in force before anybody is served. If it has changed, its tests may fail on the nodes that
-// there are, and then nothing starts; one that was in force boots.
+// startPolicy puts the policy file in force before anybody is served. If it has changed, its tests
+// may fail on the nodes that there are, and then nothing starts; one that was in force boots.
 func (s *controlService) startPolicy(ctx context.Context) error {
 	if s.f.policy == "" {
 		return nil
@@ -80,7 +83,8 @@ func (s *controlService) warnOfPolicy(set server.Policy) {
 	}
 }
 
-// watchFiles puts the policy file in force when it has changed, and takes everything that comes from files anew on SIGHUP.
+// watchFiles puts the policy file in force when it has changed, and takes everything that comes
+// from files anew on SIGHUP.
 func (s *controlService) watchFiles(hup <-chan os.Signal) {
 	var tick <-chan time.Time
 	if s.f.policy != "" {

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// What watches a server from outside asks with HEAD as often as with GET, on either half of the port.
+// What watches a server from outside asks with HEAD as often as with GET, on either half of the
+// port.
 func TestControlProbes(t *testing.T) {
 	c := serveDev(t)
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}

@@ -45,7 +45,8 @@ func (f *controlFlags) readDERPMap() (relays control.DERPMap, err error) {
 	return relays, nil
 }
 
-// useDERPMap reads the file of --derp-map again and tells all nodes, or says why not; then the relays before stay.
+// useDERPMap reads the file of --derp-map again and tells all nodes, or says why not; then the
+// relays before stay.
 func (s *controlService) useDERPMap() {
 	if s.f.derpMap == "" {
 		return
@@ -87,8 +88,8 @@ func (s *controlService) derpMap(m control.DERPMap) control.DERPMap {
 	return m
 }
 
-// regionCode is a short name for the relay's region: the first label of the URL's host, or of this one if that is an
-// address.
+// regionCode is a short name for the relay's region: the first label of the URL's host, or of this
+// one if that is an address.
 func regionCode(site *url.URL) string {
 	host := site.Hostname()
 	if _, err := netip.ParseAddr(host); err == nil {

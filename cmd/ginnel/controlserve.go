@@ -25,7 +25,8 @@ import (
 )
 
 const (
-	// requestLimit bounds TLS handshake and HTTP request, each; what is upgraded has limits of its own.
+	// requestLimit bounds TLS handshake and HTTP request, each; what is upgraded has limits of its
+	// own.
 	requestLimit = 15 * time.Second
 	// lastRequests is how long requests that are being answered may take when the server ends.
 	lastRequests = time.Second
@@ -113,7 +114,8 @@ func (s *controlService) describe(p program) error {
 	return err
 }
 
-// open makes all parts and opens all ports, so that what is in the way is found before anybody is served.
+// open makes all parts and opens all ports, so that what is in the way is found before anybody is
+// served.
 func (s *controlService) open(ctx context.Context) error {
 	ln, err := s.openPort(ctx)
 	if err != nil {

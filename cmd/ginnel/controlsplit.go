@@ -14,8 +14,9 @@ const (
 	acceptPause      = 50 * time.Millisecond
 )
 
-// splitter tells the connections of one port apart by their first byte, so that TLS and plain HTTP can share it. run accepts;
-// each connection then has a goroutine until its first byte is there. Close ends all of them.
+// splitter tells the connections of one port apart by their first byte, so that TLS and plain HTTP
+// can share it. run accepts; each connection then has a goroutine until its first byte is there.
+// Close ends all of them.
 type splitter struct {
 	ln         net.Listener
 	log        *slog.Logger

@@ -8,7 +8,8 @@ import (
 	"ginnel/node"
 )
 
-// gate is a firewall for UDP: on loopback a direct path would be found before there is anything to see of the relay.
+// gate is a firewall for UDP: on loopback a direct path would be found before there is anything to
+// see of the relay.
 type gate struct{ open atomic.Bool }
 
 // listen opens a socket behind the gate.

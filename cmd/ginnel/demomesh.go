@@ -29,7 +29,8 @@ var loopback = netip.MustParseAddr("127.0.0.1")
 // demoRegion is in the range for private use (DERP specification, section 9.2).
 const demoRegion = 900
 
-// demoMesh is a mesh on loopback: a relay, a coordination server, a node that serves a web page and one that fetches it.
+// demoMesh is a mesh on loopback: a relay, a coordination server, a node that serves a web page and
+// one that fetches it.
 type demoMesh struct {
 	srv       *relay.Server
 	relayAddr net.Addr

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	// readyFDName is the variable that tells a process in the background where to report that it is ready, or why not.
+	// readyFDName is the variable that tells a process in the background where to report that it is
+	// ready, or why not.
 	readyFDName = "_GINNEL_READY_FD"
 	// detachGrace is for what a process in the background does besides waiting.
 	detachGrace = 10 * time.Second
@@ -121,8 +122,8 @@ func detach(cmd *cobra.Command, f *nodeFlags, u *upFlags, p program) error {
 	return err
 }
 
-// checkReadableAgain refuses files that only one process can read, such as /dev/stdin: this one has,
-// and the one in the background would have to.
+// checkReadableAgain refuses files that only one process can read, such as /dev/stdin: this one
+// has, and the one in the background would have to.
 func checkReadableAgain(fs *pflag.FlagSet, p program) error {
 	for _, name := range []string{"config", "wireguard", "ca-file"} {
 		path := fs.Lookup(name).Value.String()

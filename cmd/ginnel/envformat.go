@@ -25,7 +25,8 @@ func parseEnvFormat(s string) (envFormat, error) {
 	return "", fmt.Errorf("%q is not a format: sh, dotenv or github is", s)
 }
 
-// print writes the variables to w. It tells GitHub's runner, which reads the output of a step, what to hide there.
+// print writes the variables to w. It tells GitHub's runner, which reads the output of a step, what
+// to hide there.
 func (f envFormat) print(w, runner io.Writer, vars []variable, auth configs.ProxyAuth) error {
 	if f == envGitHub && auth != (configs.ProxyAuth{}) {
 		for _, secret := range merged([]string{auth.Password, urlEscape(auth.Password)}) {
@@ -50,8 +51,8 @@ func (f envFormat) line(v variable) string {
 	return v.name + "=" + v.value
 }
 
-// dotenvValue quotes a value that a shell or a reader of env files would take apart. Others stay as they are, because
-// some readers take quotes for a part of the value.
+// dotenvValue quotes a value that a shell or a reader of env files would take apart. Others stay as
+// they are, because some readers take quotes for a part of the value.
 func dotenvValue(s string) string {
 	if s == "" || plainWord.MatchString(s) {
 		return s

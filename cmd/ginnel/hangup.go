@@ -6,8 +6,9 @@ import (
 	"syscall"
 )
 
-// hangUps catches SIGHUP, which tells a server to read its files again, whether it has any or not: what ends other commands
-// when their terminal is closed must not end a server that is sent it by habit.
+// hangUps catches SIGHUP, which tells a server to read its files again, whether it has any or not:
+// what ends other commands when their terminal is closed must not end a server that is sent it by
+// habit.
 func hangUps() (<-chan os.Signal, func()) {
 	hup := make(chan os.Signal, 1)
 	signal.Ignore(syscall.SIGHUP) // it was a signal to end, and must not be one in between

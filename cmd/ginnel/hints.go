@@ -76,7 +76,8 @@ func unknownCommandHint(cmd *cobra.Command, word string) string {
 	return "; '" + best + "' is meant?"
 }
 
-// editDistance is the number of letters to insert, delete or replace between two words (Levenshtein).
+// editDistance is the number of letters to insert, delete or replace between two words
+// (Levenshtein).
 func editDistance(a, b string) int {
 	a, b = strings.ToLower(a), strings.ToLower(b)
 	row := make([]int, len(b)+1)

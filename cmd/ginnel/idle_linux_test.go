@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// A node gives memory back once it has become quiet, and again only when it holds more than its working set.
+// A node gives memory back once it has become quiet, and again only when it holds more than its
+// working set.
 func TestIdler(t *testing.T) {
 	const mb = 1 << 20
 	var i idler
@@ -93,7 +94,8 @@ func runIdler(t *testing.T, test func(u *fakeUsage, work *fakeAlarm)) {
 	})
 }
 
-// Memory is given back once after each work. Some time later the idler does not look until the process works again.
+// Memory is given back once after each work. Some time later the idler does not look until the
+// process works again.
 func TestIdlerRestsWithoutTimer(t *testing.T) {
 	runIdler(t, func(u *fakeUsage, work *fakeAlarm) {
 		for round := int64(1); round <= 3; round++ {
@@ -138,8 +140,8 @@ func TestIdlerTrimsRarely(t *testing.T) {
 	})
 }
 
-// While a node works it is looked at every second, so memory is given back soon after the end of the work, however long
-// the node was quiet before.
+// While a node works it is looked at every second, so memory is given back soon after the end of
+// the work, however long the node was quiet before.
 func TestIdlerWatchesWork(t *testing.T) {
 	for _, quiet := range []time.Duration{0, 10 * time.Second, time.Minute, time.Hour} {
 		runIdler(t, func(u *fakeUsage, work *fakeAlarm) {

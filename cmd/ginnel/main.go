@@ -1,5 +1,5 @@
-// Command ginnel is a way into a private mesh that needs no rights: a node with a local SOCKS5 and HTTP proxy, and the
-// relay, in one program.
+// Command ginnel is a way into a private mesh that needs no rights: a node with a local SOCKS5 and
+// HTTP proxy, and the relay, in one program.
 package main
 
 import (
@@ -14,8 +14,9 @@ func main() {
 	os.Exit(withSignals())
 }
 
-// withSignals runs the program until it is done or told to end, which a terminal does that is closed (SIGHUP). A second
-// signal ends it on the spot. Output that nobody reads any more is an error, not the end (SIGPIPE).
+// withSignals runs the program until it is done or told to end, which a terminal does that is
+// closed (SIGHUP). A second signal ends it on the spot. Output that nobody reads any more is an
+// error, not the end (SIGPIPE).
 func withSignals() int {
 	signal.Ignore(syscall.SIGPIPE)
 	ends := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, signal.Ignored) // by nohup, or in the background

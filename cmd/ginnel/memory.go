@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// This file decides how much memory a node may take: what --memory says, or a part of what there is.
+// This file decides how much memory a node may take: what --memory says, or a part of what there
+// is.
 
 const (
 	// minMemory is what a node takes that does next to nothing.
@@ -26,8 +27,8 @@ const (
 	maxDefaultMemory = 640 << 20
 )
 
-// useMemory has Go's runtime keep within budget bytes, or the default if it is 0, and returns it. GOMEMLIMIT wins as far as
-// the runtime is concerned.
+// useMemory has Go's runtime keep within budget bytes, or the default if it is 0, and returns it.
+// GOMEMLIMIT wins as far as the runtime is concerned.
 func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
 	budget = cmp.Or(budget, defaultMemory(system))
 	if p.getenv("GOMEMLIMIT") == "" {
@@ -37,8 +38,8 @@ func useMemory(budget int64, p program, system fs.FS, log *slog.Logger) int64 {
 	return budget
 }
 
-// defaultMemory is half of what the control group is allowed, which is shared with the programs that use the node, or a
-// quarter of the machine's memory.
+// defaultMemory is half of what the control group is allowed, which is shared with the programs
+// that use the node, or a quarter of the machine's memory.
 func defaultMemory(system fs.FS) int64 {
 	budget := int64(maxDefaultMemory)
 	if total, ok := machineMemory(system); ok {

@@ -228,8 +228,8 @@ func repeated(texts []string) (string, bool) {
 	return "", false
 }
 
-// openState opens the state directory. A node whose identity is in a file or in memory needs none but to be found, so it makes do without
-// if the default place cannot be used.
+// openState opens the state directory. A node whose identity is in a file or in memory needs none
+// but to be found, so it makes do without if the default place cannot be used.
 func (f *nodeFlags) openState(p program, log *slog.Logger) (*stateDir, error) {
 	if f.state != "" {
 		return openState(f.state)
@@ -328,7 +328,8 @@ func checkPassword(want configs.ProxyAuth) func(user, password string) bool {
 	}
 }
 
-// tokenUser is the name under which commands use a proxy that wants a password; the token of the node's API is theirs.
+// tokenUser is the name under which commands use a proxy that wants a password; the token of the
+// node's API is theirs.
 const tokenUser = "ginnel-token"
 
 func anyPassword(a, b func(user, password string) bool) func(user, password string) bool {

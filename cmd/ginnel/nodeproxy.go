@@ -53,8 +53,8 @@ func (n nodeProxy) api() *api {
 	return a
 }
 
-// surroundingNode is the node whose proxy the environment names by a URL: that of the 'ginnel run' that this process runs
-// under, or of an 'ginnel up --env'.
+// surroundingNode is the node whose proxy the environment names by a URL: that of the 'ginnel run'
+// that this process runs under, or of an 'ginnel up --env'.
 func surroundingNode(p program) (*api, bool) {
 	value := p.getenv(meshProxyVariable)
 	if !isProxyURL(value) {

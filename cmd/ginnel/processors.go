@@ -2,11 +2,13 @@ package main
 
 import "time"
 
-// This file decides how many Ps the Go scheduler of a node has, one or all, and whether the node polls. With several Ps the
-// scheduler wakes another thread whenever a goroutine becomes ready. A packet makes two or three goroutines ready that have
-// little to do, so waking the thread costs more than their work. A node therefore keeps to one P until that has no time left
-// or goroutines queue for it, and then takes all, unless other processes already occupy the processors: more threads would
-// only compete with them. A node that does nothing does not look at its load at all; see rests.
+// This file decides how many Ps the Go scheduler of a node has, one or all, and whether the node
+// polls. With several Ps the scheduler wakes another thread whenever a goroutine becomes ready. A
+// packet makes two or three goroutines ready that have little to do, so waking the thread costs
+// more than their work. A node therefore keeps to one P until that has no time left or goroutines
+// queue for it, and then takes all, unless other processes already occupy the processors: more
+// threads would only compete with them. A node that does nothing does not look at its load at all;
+// see rests.
 
 const (
 	busyLook  = 20 * time.Millisecond // between two looks at the load
@@ -54,7 +56,8 @@ func (p *pacer) look(elapsed time.Duration, e effort) bool {
 	p.recent.idle += weight * (e.idle - p.recent.idle)
 	p.patience = max(p.patience, minCalm)
 	p.since += elapsed
-	// Others who have just begun need theirs already; those who pause for a moment do not give them up.
+	// Others who have just begun need theirs already; those who pause for a moment do not give them
+	// up.
 	crowded := min(e.idle, p.recent.idle) < spare
 	switch {
 	case p.wide && !p.calm(crowded):
@@ -75,7 +78,8 @@ func (p *pacer) look(elapsed time.Duration, e effort) bool {
 	return true
 }
 
-// calm reports whether one processor does as well as all. Where others want them too, who has less than one is served best by it.
+// calm reports whether one processor does as well as all. Where others want them too, who has less
+// than one is served best by it.
 func (p *pacer) calm(crowded bool) bool {
 	if crowded {
 		return p.recent.load < fullLoad
@@ -86,13 +90,15 @@ func (p *pacer) calm(crowded bool) bool {
 // full reports whether there is more to do than one processor can.
 func (p *pacer) full() bool { return p.recent.load >= fullLoad || p.recent.queue >= fullQueue }
 
-// rests reports whether the load is so low that the next look can wait until the process works again. A node with all Ps goes
-// on looking, because it has to give them up after some time of calm.
+// rests reports whether the load is so low that the next look can wait until the process works
+// again. A node with all Ps goes on looking, because it has to give them up after some time of
+// calm.
 func (p *pacer) rests(elapsed time.Duration, e effort) bool {
 	return !p.wide && elapsed >= quietLook && e.load < restLoad
 }
 
-// polls reports whether to poll for packets, which is of use with one processor only; see package busypoll.
+// polls reports whether to poll for packets, which is of use with one processor only; see package
+// busypoll.
 func (p *pacer) polls() bool { return !p.wide && p.recent.idle >= pollSpare }
 
 // pauseAt is the time until the next look at a node with that load.

@@ -12,8 +12,9 @@ import (
 	"ginnel/internal/busypoll"
 )
 
-// paceProcessors paces until the node has ended. A node with a small budget has one P for good: each P has pools of its own,
-// and with several of them packets are received before others have worked on the ones before.
+// paceProcessors paces until the node has ended. A node with a small budget has one P for good:
+// each P has pools of its own, and with several of them packets are received before others have
+// worked on the ones before.
 func (r *runningNode) paceProcessors(budget int64) {
 	runtime.GOMAXPROCS(1)
 	defer runtime.SetDefaultGOMAXPROCS()
@@ -32,7 +33,8 @@ type meter interface {
 	read() (elapsed time.Duration, e effort)
 }
 
-// run looks at the effort and has use act on each decision, until stopc is closed. While p rests, no timer runs.
+// run looks at the effort and has use act on each decision, until stopc is closed. While p rests,
+// no timer runs.
 func (p *pacer) run(m meter, work alarm, use func(*pacer), stopc <-chan struct{}) {
 	timer := time.NewTimer(busyLook)
 	defer timer.Stop()
@@ -106,7 +108,8 @@ func (m *effortMeter) close() {
 	}
 }
 
-// waitSampling is how many times goroutines become ready for each whose waiting Go's runtime measures.
+// waitSampling is how many times goroutines become ready for each whose waiting Go's runtime
+// measures.
 const waitSampling = 8
 
 func (m *effortMeter) read() (elapsed time.Duration, e effort) {
@@ -126,8 +129,9 @@ func (m *effortMeter) read() (elapsed time.Duration, e effort) {
 	return elapsed, e
 }
 
-// readIdle returns for how many seconds the machine's processors have had nothing to do, summed up; 0: it does not say. "The
-// second value is the sum of how much time each core has spent idle, in seconds" (proc_uptime(5)).
+// readIdle returns for how many seconds the machine's processors have had nothing to do, summed up;
+// 0: it does not say. "The second value is the sum of how much time each core has spent idle, in
+// seconds" (proc_uptime(5)).
 func (m *effortMeter) readIdle() float64 {
 	if m.uptime == nil {
 		return 0
@@ -149,7 +153,8 @@ func idleOf(uptime []byte) float64 {
 	return seconds
 }
 
-// waited is about how many seconds goroutines have waited since the last call, those that are measured.
+// waited is about how many seconds goroutines have waited since the last call, those that are
+// measured.
 func (m *effortMeter) waited(h *metrics.Float64Histogram) (sum float64) {
 	first := len(m.counts) == 0
 	if first {

@@ -49,7 +49,8 @@ func TestPacerRestsWithoutTimer(t *testing.T) {
 	})
 }
 
-// When load begins a node soon has all processors, and some time after its end only one, without a look after that.
+// When load begins a node soon has all processors, and some time after its end only one, without a
+// look after that.
 func TestPacerFollowsLoad(t *testing.T) {
 	const soon = 400 * time.Millisecond
 	runPacer(t, func(m *fakeMeter, work *fakeAlarm, wide *atomic.Bool) {
@@ -76,7 +77,8 @@ func TestPacerFollowsLoad(t *testing.T) {
 	})
 }
 
-// Some work is too little to rest and too little for more than one processor: it is looked at a few times a second.
+// Some work is too little to rest and too little for more than one processor: it is looked at a few
+// times a second.
 func TestPacerWatchesLittleWork(t *testing.T) {
 	runPacer(t, func(m *fakeMeter, work *fakeAlarm, wide *atomic.Bool) {
 		m.now.Store(&effort{load: 2 * restLoad, idle: 2})

@@ -51,7 +51,8 @@ func TestPacer(t *testing.T) {
 	}
 }
 
-// The first look at a load that has begun after quiet sees some of that: processors are idle in it that now have others to serve.
+// The first look at a load that has begun after quiet sees some of that: processors are idle in it
+// that now have others to serve.
 func TestPacerAfterQuiet(t *testing.T) {
 	first := effort{0.3, 2.2, 1}
 	for _, then := range []struct {
@@ -73,7 +74,8 @@ func TestPacerAfterQuiet(t *testing.T) {
 	}
 }
 
-// A load that one processor can't carry and two carry easily does not have the number change all the time.
+// A load that one processor can't carry and two carry easily does not have the number change all
+// the time.
 func TestPacerIsPatient(t *testing.T) {
 	var p pacer
 	changes := 0

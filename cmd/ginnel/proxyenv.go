@@ -11,21 +11,22 @@ import (
 	"ginnel/configs"
 )
 
-// The environment by which programs find the proxy. The port speaks HTTP and SOCKS; each variable has the
-// form that all programs that read it understand.
+// The environment by which programs find the proxy. The port speaks HTTP and SOCKS; each variable
+// has the form that all programs that read it understand.
 
 // noProxy is what programs are to reach without it, besides what the environment says already.
 var noProxy = []string{"localhost", "127.0.0.1", "::1"}
 
-// meshProxyVariable names the proxy for what speaks SOCKS, and the node for the commands of this program.
-// The flag --proxy of up and run has the same name in the environment; isProxyURL tells the two apart.
+// meshProxyVariable names the proxy for what speaks SOCKS, and the node for the commands of this
+// program. The flag --proxy of up and run has the same name in the environment; isProxyURL tells
+// the two apart.
 const meshProxyVariable = envPrefix + "PROXY"
 
 // variable is one of the environment.
 type variable struct{ name, value string }
 
-// proxyVariables are for a proxy at host:port. Some programs read the names in small letters, some in
-// capitals. What p's environment exempts from proxies stays exempt: hosts of a CI system, say.
+// proxyVariables are for a proxy at host:port. Some programs read the names in small letters, some
+// in capitals. What p's environment exempts from proxies stays exempt: hosts of a CI system, say.
 func proxyVariables(hostPort string, auth configs.ProxyAuth, p program) (vars []variable) {
 	web, direct := proxyURL("http", hostPort, auth), exempt(p)
 	for _, v := range []variable{
@@ -53,8 +54,8 @@ func proxyVariables(hostPort string, auth configs.ProxyAuth, p program) (vars []
 	return vars
 }
 
-// exempt lists what is reached without a proxy: the entries of both spellings, and noProxy. Entries are
-// separated by commas or spaces, and some programs know only commas.
+// exempt lists what is reached without a proxy: the entries of both spellings, and noProxy. Entries
+// are separated by commas or spaces, and some programs know only commas.
 func exempt(p program) []string {
 	return merged(splitExempt(p.getenv("no_proxy")), splitExempt(p.getenv("NO_PROXY")), noProxy)
 }
@@ -85,7 +86,8 @@ func proxyURL(scheme, hostPort string, auth configs.ProxyAuth) string {
 
 func urlEscape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
-// reachableProxy is the first of a node's proxies that those variables can name, as this machine reaches it.
+// reachableProxy is the first of a node's proxies that those variables can name, as this machine
+// reaches it.
 func reachableProxy(proxies []string) (addr string, ok bool) {
 	for _, text := range proxies {
 		network, addr := hostPort(text)

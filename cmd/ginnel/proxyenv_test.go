@@ -10,8 +10,8 @@ import (
 	"ginnel/configs"
 )
 
-// What programs are told: each variable has the form that all of its readers understand, and what the user has set
-// there is kept.
+// What programs are told: each variable has the form that all of its readers understand, and what
+// the user has set there is kept.
 func TestProxyVariables(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

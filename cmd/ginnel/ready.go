@@ -13,7 +13,8 @@ import (
 // readyTimeout is how long commands wait for a mesh to be usable if they are not told otherwise.
 const readyTimeout = 60 * time.Second
 
-// parseTarget reads host:port or a host, an IPv6 address with or without brackets, and writes it in one way.
+// parseTarget reads host:port or a host, an IPv6 address with or without brackets, and writes it in
+// one way.
 func parseTarget(s string) (string, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil { // no port, then

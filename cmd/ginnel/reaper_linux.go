@@ -15,9 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reaper waits for processes whose parents have ended, in a process that gets them: PID 1 of a container, or one
-// with PR_SET_CHILD_SUBREAPER. Nobody else would, and they would stay as zombies until the limit of processes is reached.
-// It leaves this program's own children to whoever has started them.
+// reaper waits for processes whose parents have ended, in a process that gets them: PID 1 of a
+// container, or one with PR_SET_CHILD_SUBREAPER. Nobody else would, and they would stay as zombies
+// until the limit of processes is reached. It leaves this program's own children to whoever has
+// started them.
 type reaper struct {
 	mu  sync.Mutex
 	own map[int]bool // children of this program that nobody has waited for yet
@@ -100,7 +101,8 @@ func (r *reaper) start(cmd *exec.Cmd) error {
 	return err
 }
 
-// waited is called when a child of this program has been waited for. Its number may be that of an orphan then.
+// waited is called when a child of this program has been waited for. Its number may be that of an
+// orphan then.
 func (r *reaper) waited(pid int) {
 	if r == nil {
 		return

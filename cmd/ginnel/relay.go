@@ -198,7 +198,8 @@ func (s *relayService) listen(ctx context.Context) error {
 	return nil
 }
 
-// listenHTTP serves h at addr unless that is empty or none. what names the port in errors and in the log.
+// listenHTTP serves h at addr unless that is empty or none. what names the port in errors and in
+// the log.
 func (s *relayService) listenHTTP(what, addr string, h http.Handler) error {
 	if addr == "" || addr == "none" {
 		return nil

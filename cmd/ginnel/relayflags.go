@@ -136,7 +136,8 @@ func listenAddr(s string) (string, error) {
 	return s, nil
 }
 
-// isHostName accepts what may stand in a DNS name, and the asterisk of a certificate for all names of a domain.
+// isHostName accepts what may stand in a DNS name, and the asterisk of a certificate for all names
+// of a domain.
 func isHostName(s string) bool {
 	return s != "" && len(s) <= 253 && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_*", r))

@@ -30,8 +30,8 @@ func (s childStatus) Error() string {
 	return fmt.Sprintf("the command has ended with status %d", int(s))
 }
 
-// child is the command that run runs. Signals for this process are kept from its making on, and are the command's once it
-// runs.
+// child is the command that run runs. Signals for this process are kept from its making on, and are
+// the command's once it runs.
 type child struct {
 	name    string
 	cmd     *exec.Cmd
@@ -76,8 +76,8 @@ func notRun(name string, err error) error {
 
 func (c *child) stopSignals() { signal.Stop(c.signals) }
 
-// firstEnding is the first signal that would have ended this process. It may come a moment after the context has ended
-// by it.
+// firstEnding is the first signal that would have ended this process. It may come a moment after
+// the context has ended by it.
 func (c *child) firstEnding() (os.Signal, bool) {
 	timer := time.NewTimer(signalPatience)
 	defer timer.Stop()
@@ -120,7 +120,8 @@ func (c *child) run(n *runningNode) error {
 	}
 }
 
-// live starts the command and waits for its end, on one thread: the system ends the command with that.
+// live starts the command and waits for its end, on one thread: the system ends the command with
+// that.
 func (c *child) live() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -103,7 +103,8 @@ func runRun(cmd *cobra.Command, f *nodeFlags, p program, args []string) error {
 	return c.run(n)
 }
 
-// withoutSecrets leaves out what is for this program alone: a command need not be able to join by itself.
+// withoutSecrets leaves out what is for this program alone: a command need not be able to join by
+// itself.
 func withoutSecrets(environ []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")

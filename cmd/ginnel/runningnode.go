@@ -20,8 +20,9 @@ import (
 const (
 	leavePatience = 3 * time.Second // for the server to forget an ephemeral node
 
-	// A node that joins is asked whether it is ready after joinPoll at first, and then whenever it has waited 1/joinShare
-	// longer, at least every joinPollMax: the server may be away, or a login awaited, for days.
+	// A node that joins is asked whether it is ready after joinPoll at first, and then whenever it has
+	// waited 1/joinShare longer, at least every joinPollMax: the server may be away, or a login
+	// awaited, for days.
 	joinPoll    = 20 * time.Millisecond
 	joinShare   = 50
 	joinPollMax = time.Second
@@ -30,9 +31,10 @@ const (
 	noticeAfter = 2 * time.Second
 )
 
-// runningNode is a node that a command runs, with its place in the file system. One goroutine keeps it (keep), another its
-// memory low (giveBackWhenIdle), a third the number of processors right (paceProcessors), and a fourth keeps it awake while packets
-// follow each other closely (pollBusily); close ends them.
+// runningNode is a node that a command runs, with its place in the file system. One goroutine keeps
+// it (keep), another its memory low (giveBackWhenIdle), a third the number of processors right
+// (paceProcessors), and a fourth keeps it awake while packets follow each other closely
+// (pollBusily); close ends them.
 type runningNode struct {
 	*node.Node
 	state *stateDir
@@ -184,8 +186,8 @@ func (r *runningNode) askToEnd() { r.ask.Do(func() { close(r.askc) }) }
 // errToldToEnd is the end that somebody asked for.
 var errToldToEnd = errors.New("told to end")
 
-// awaitReady waits until the mesh is usable, at most for a positive timeout. The error has the exit status that says why
-// it is not; it is errToldToEnd if that came first.
+// awaitReady waits until the mesh is usable, at most for a positive timeout. The error has the exit
+// status that says why it is not; it is errToldToEnd if that came first.
 func (r *runningNode) awaitReady(ctx context.Context, timeout time.Duration) error {
 	var expired <-chan time.Time
 	if timeout > 0 {
@@ -225,7 +227,8 @@ func joinPause(waited time.Duration) time.Duration {
 	return min(max(waited/joinShare, joinPoll), joinPollMax)
 }
 
-// notReady is the error for scripts, with the verdict about each target that has not answered, or about the node itself.
+// notReady is the error for scripts, with the verdict about each target that has not answered, or
+// about the node itself.
 func (r *runningNode) notReady(ctx context.Context, timeout time.Duration, why error) error {
 	status := exitTimeout
 	if errors.Is(why, node.ErrControlUnreachable) {

@@ -127,7 +127,8 @@ func awaitFile(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s is not there after 10 s", args[0])
 }
 
-// getPage fetches a URL and prints the body as its output: get URL. Statuses of 400 and more are failures.
+// getPage fetches a URL and prints the body as its output: get URL. Statuses of 400 and more are
+// failures.
 func getPage(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] get URL")
@@ -170,7 +171,8 @@ func wantMode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// Every flag says what it is for, every command has an example, and no flag of one name means different things.
+// Every flag says what it is for, every command has an example, and no flag of one name means
+// different things.
 func TestHelpIsComplete(t *testing.T) {
 	root := newRoot(program{})
 	kinds := knownSettings(root)

@@ -15,8 +15,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// makeCertificate makes a self-signed certificate and its key, valid between two times counted from now:
-// certificate CERTFILE KEYFILE ADDRESS FROM TO.
+// makeCertificate makes a self-signed certificate and its key, valid between two times counted from
+// now: certificate CERTFILE KEYFILE ADDRESS FROM TO.
 func makeCertificate(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 5 {
 		ts.Fatalf("usage: certificate CERTFILE KEYFILE ADDRESS FROM TO")

@@ -13,8 +13,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// counterService starts a service that answers, at the end of what it is sent, how many bytes that were:
-// counter PORTVARIABLE.
+// counterService starts a service that answers, at the end of what it is sent, how many bytes that
+// were: counter PORTVARIABLE.
 func counterService(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: counter NAME")
@@ -38,8 +38,8 @@ func counterService(ts *testscript.TestScript, neg bool, args []string) {
 	}()
 }
 
-// noProcess makes sure that no process is left that has NAME=VALUE in its environment: noprocess NAME=VALUE. One that is
-// ending may take a moment.
+// noProcess makes sure that no process is left that has NAME=VALUE in its environment: noprocess
+// NAME=VALUE. One that is ending may take a moment.
 func noProcess(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: noprocess NAME=VALUE")
@@ -69,7 +69,8 @@ func processesWith(variable string) (commands []string) {
 	return commands
 }
 
-// awaitOutput runs a command again and again until its output holds a text: awaitoutput TEXT COMMAND ARG...
+// awaitOutput runs a command again and again until its output holds a text: awaitoutput TEXT
+// COMMAND ARG...
 func awaitOutput(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: [!] awaitoutput TEXT COMMAND ARG...")

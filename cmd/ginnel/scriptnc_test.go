@@ -31,8 +31,8 @@ func service(ts *testscript.TestScript, variable string, serve func(*net.TCPConn
 	}()
 }
 
-// speakFirst starts a service that says something, ends its side of the conversation, and then keeps what it is sent in a
-// file: speaker NAME FILE.
+// speakFirst starts a service that says something, ends its side of the conversation, and then
+// keeps what it is sent in a file: speaker NAME FILE.
 func speakFirst(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: speaker NAME FILE")
@@ -49,8 +49,9 @@ func speakFirst(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// serveSSH starts an SSH server that lets everybody in; the command "cat" gives back its input, git's command for a fetch is
-// run in the directory of the script, any other ends with status 7: sshserver NAME.
+// serveSSH starts an SSH server that lets everybody in; the command "cat" gives back its input,
+// git's command for a fetch is run in the directory of the script, any other ends with status 7:
+// sshserver NAME.
 func serveSSH(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: sshserver NAME")

@@ -13,7 +13,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// serveWeb starts two web servers with the files of the directory www, by HTTP and by HTTPS: web HTTP HTTPS.
+// serveWeb starts two web servers with the files of the directory www, by HTTP and by HTTPS: web
+// HTTP HTTPS.
 func serveWeb(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: web HTTP HTTPS")
@@ -39,7 +40,8 @@ func goFetch() {
 	os.Exit(0)
 }
 
-// scriptCondition knows [pid1], that a process can be the first of a namespace, [python:MODULE], and [node:OPTION] for an option that NODE_OPTIONS may have.
+// scriptCondition knows [pid1], that a process can be the first of a namespace, [python:MODULE],
+// and [node:OPTION] for an option that NODE_OPTIONS may have.
 func scriptCondition(cond string) (bool, error) {
 	kind, name, _ := strings.Cut(cond, ":")
 	switch kind {

@@ -25,8 +25,8 @@ func eachSecret(fs *pflag.FlagSet, f func(*pflag.Flag, secretFlag)) {
 	})
 }
 
-// adviseSecrets warns of secrets in the arguments of this process, which every user of the machine can
-// read.
+// adviseSecrets warns of secrets in the arguments of this process, which every user of the machine
+// can read.
 func adviseSecrets(fs *pflag.FlagSet, log *slog.Logger) {
 	eachSecret(fs, func(flag *pflag.Flag, _ secretFlag) {
 		if givenOnCommandLine(flag) && !configs.IsSecretFile(flag.Value.String()) {
@@ -36,8 +36,8 @@ func adviseSecrets(fs *pflag.FlagSet, log *slog.Logger) {
 	})
 }
 
-// hideSecrets moves secrets from the arguments to the environment, which only the user of the process
-// can read. A secret in a file moves, too: the file may be a pipe that has been read.
+// hideSecrets moves secrets from the arguments to the environment, which only the user of the
+// process can read. A secret in a file moves, too: the file may be a pipe that has been read.
 func hideSecrets(fs *pflag.FlagSet, args []string) (rest []string, secrets []variable) {
 	hidden := make(map[string]bool)
 	eachSecret(fs, func(flag *pflag.Flag, s secretFlag) {

@@ -82,8 +82,9 @@ func applyEnvironment(cmd *cobra.Command, p program, given map[string]bool) (err
 	return err
 }
 
-// isOtherUse reports whether a variable with the name of a setting is not meant as one: 'ginnel run' and
-// 'ginnel up --env' set GINNEL_PROXY to the URL of a node's proxy, and --proxy of a further node is where that listens.
+// isOtherUse reports whether a variable with the name of a setting is not meant as one: 'ginnel
+// run' and 'ginnel up --env' set GINNEL_PROXY to the URL of a node's proxy, and --proxy of a
+// further node is where that listens.
 func isOtherUse(f *pflag.Flag, value string) bool {
 	_, listens := f.Value.(*parsedList[configs.Address])
 	return envName(f.Name) == meshProxyVariable && listens && isProxyURL(value)
@@ -99,8 +100,8 @@ func splitList(value string) (values []string) {
 	return values
 }
 
-// applyFile sets flags from the YAML file at path. It may hold keys for other commands; what is no command's is an
-// error.
+// applyFile sets flags from the YAML file at path. It may hold keys for other commands; what is no
+// command's is an error.
 func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 	known := knownSettings(cmd.Root())
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
@@ -129,7 +130,8 @@ func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 	return nil
 }
 
-// knownSettings are the flags of all commands. What is a list for one is one for all that do not have it.
+// knownSettings are the flags of all commands. What is a list for one is one for all that do not
+// have it.
 func knownSettings(cmd *cobra.Command) map[string]configs.Kind {
 	known := make(map[string]configs.Kind)
 	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
@@ -165,8 +167,9 @@ func flagsWith(cmd *cobra.Command, name string) *pflag.FlagSet {
 	return nil
 }
 
-// unknownEnvironment lists variables that look like settings and are none, for a warning: a typing error would
-// otherwise go unseen. It is no error because others set such variables too, Kubernetes for a service named ginnel.
+// unknownEnvironment lists variables that look like settings and are none, for a warning: a typing
+// error would otherwise go unseen. It is no error because others set such variables too, Kubernetes
+// for a service named ginnel.
 func unknownEnvironment(cmd *cobra.Command, p program) (names []string) {
 	known := map[string]bool{envName("config"): true}
 	for name := range knownSettings(cmd.Root()) {
@@ -181,8 +184,9 @@ func unknownEnvironment(cmd *cobra.Command, p program) (names []string) {
 	return names
 }
 
-// flagError says what is wrong with the value of a flag. It leaves out the value of one that holds a secret, which pflag
-// would quote, and says what is wanted where strconv only says that something is not.
+// flagError says what is wrong with the value of a flag. It leaves out the value of one that holds
+// a secret, which pflag would quote, and says what is wanted where strconv only says that something
+// is not.
 func flagError(err error) error {
 	e, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
@@ -208,7 +212,8 @@ func flagError(err error) error {
 	return err
 }
 
-// parsed is a flag whose value has a form of its own; it is checked when it is set, so that the error can name the place.
+// parsed is a flag whose value has a form of its own; it is checked when it is set, so that the
+// error can name the place.
 type parsed[T any] struct {
 	parse  func(string) (T, error)
 	typ    string // shown in help

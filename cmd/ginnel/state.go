@@ -23,15 +23,16 @@ const (
 // memState is the state directory that is none.
 const memState = "mem:"
 
-// stateDir is where a node keeps what must outlive it and what commands need to find it. One node runs on a directory
-// at a time.
+// stateDir is where a node keeps what must outlive it and what commands need to find it. One node
+// runs on a directory at a time.
 type stateDir struct {
 	path  string   // empty: memory
 	lock  *os.File // held while a node runs on it
 	clean bool     // it holds nothing that must outlive the node, and is not to be left behind
 }
 
-// defaultState is the state directory if none is named; empty if the environment gives no place for one.
+// defaultState is the state directory if none is named; empty if the environment gives no place for
+// one.
 func defaultState(p program) string {
 	if dir := p.getenv("XDG_STATE_HOME"); dir != "" {
 		return filepath.Join(dir, "ginnel")
@@ -75,7 +76,8 @@ func stillThere(f *os.File) bool {
 	return err == nil && nerr == nil && os.SameFile(own, named)
 }
 
-// tryLock takes the lock. It tries more than once: commands that look for a running node hold it for a moment.
+// tryLock takes the lock. It tries more than once: commands that look for a running node hold it
+// for a moment.
 func tryLock(f *os.File) (err error) {
 	for range lockTries {
 		if err = lockFile(f); err == nil {
@@ -86,7 +88,8 @@ func tryLock(f *os.File) (err error) {
 	return err
 }
 
-// isLocked reports whether a node runs on the directory. A directory that cannot be looked into is taken to be in use.
+// isLocked reports whether a node runs on the directory. A directory that cannot be looked into is
+// taken to be in use.
 func isLocked(dir string) bool {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
 	if err != nil {
@@ -96,8 +99,8 @@ func isLocked(dir string) bool {
 	return lockFile(f) != nil
 }
 
-// checkPrivate refuses a directory that others may write to: what lies there is trusted. One that they may only look into
-// is closed to them, as it would have been made: there are keys in it.
+// checkPrivate refuses a directory that others may write to: what lies there is trusted. One that
+// they may only look into is closed to them, as it would have been made: there are keys in it.
 func checkPrivate(path string) error {
 	fi, err := os.Stat(path)
 	if err != nil {
@@ -140,8 +143,8 @@ func (d *stateDir) publish(r running) error {
 
 func (d *stateDir) identityPath() string { return filepath.Join(d.path, "identity.json") }
 
-// loadIdentity reads who the node is; nobody yet if there is no file. A file that makes no sense stops the start and is
-// kept: the network knows the node by it.
+// loadIdentity reads who the node is; nobody yet if there is no file. A file that makes no sense
+// stops the start and is kept: the network knows the node by it.
 func (d *stateDir) loadIdentity() (id node.Identity, err error) {
 	if d.path == "" {
 		return id, nil

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// beSubreaper becomes another program, to which orphans come as they do to PID 1: subreaper CMD ARG...
+// beSubreaper becomes another program, to which orphans come as they do to PID 1: subreaper CMD
+// ARG...
 func beSubreaper() {
 	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	path, err := exec.LookPath(os.Args[1])

@@ -13,8 +13,9 @@ import (
 
 // Variables of tools that read none of the usual ones.
 
-// gitSSH has git reach SSH servers through 'ginnel nc', which finds the node by GINNEL_PROXY. A command of the
-// user's stays, and gets a further option; ok is false if the user has a program that may know no options.
+// gitSSH has git reach SSH servers through 'ginnel nc', which finds the node by GINNEL_PROXY. A
+// command of the user's stays, and gets a further option; ok is false if the user has a program
+// that may know no options.
 func gitSSH(p program) (v variable, ok bool) {
 	const name = "GIT_SSH_COMMAND"
 	self, err := os.Executable()
@@ -45,8 +46,8 @@ func shellWord(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// javaOptions sets the properties of the JVM. They cannot hold a password that the JVM would send, so with one
-// there are none: everything that a Java program asks for would be refused.
+// javaOptions sets the properties of the JVM. They cannot hold a password that the JVM would send,
+// so with one there are none: everything that a Java program asks for would be refused.
 func javaOptions(hostPort string, auth configs.ProxyAuth, direct []string, p program) (v variable, ok bool) {
 	const name, nonProxy = "JAVA_TOOL_OPTIONS", "-Dhttp.nonProxyHosts="
 	host, port, err := net.SplitHostPort(hostPort)
@@ -69,11 +70,12 @@ func javaOptions(hostPort string, auth configs.ProxyAuth, direct []string, p pro
 	return variable{name, strings.Join(options, " ")}, true
 }
 
-// javaPattern is what can be an entry of http.nonProxyHosts: a name, whose first or last part may be *.
+// javaPattern is what can be an entry of http.nonProxyHosts: a name, whose first or last part may
+// be *.
 var javaPattern = regexp.MustCompile(`^(\*\.?)?[A-Za-z0-9_-][A-Za-z0-9_.-]*(\*)?$|^\*$|^\[[0-9a-fA-F:]+\]$`)
 
-// javaPatterns are the entries of no_proxy as http.nonProxyHosts can say them. A domain there does not include
-// the names below it. Prefixes that do not end at a dot cannot be said, nor can ports.
+// javaPatterns are the entries of no_proxy as http.nonProxyHosts can say them. A domain there does
+// not include the names below it. Prefixes that do not end at a dot cannot be said, nor can ports.
 func javaPatterns(direct []string) (patterns []string) {
 	for _, e := range direct {
 		var forms []string

@@ -9,8 +9,9 @@ import (
 	"syscall"
 )
 
-// trimProgram gives back the pages of the program's own file that it has read, most of them to start: those that are needed
-// again come back from the system's cache. It is a courtesy, so errors do not matter.
+// trimProgram gives back the pages of the program's own file that it has read, most of them to
+// start: those that are needed again come back from the system's cache. It is a courtesy, so errors
+// do not matter.
 func trimProgram() {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -34,8 +35,8 @@ func trimProgram() {
 	}
 }
 
-// isAtFixedAddress reports whether an ELF file is not relocated when it is loaded: what relocation has changed is only in
-// memory, also where it can no longer be written to.
+// isAtFixedAddress reports whether an ELF file is not relocated when it is loaded: what relocation
+// has changed is only in memory, also where it can no longer be written to.
 func isAtFixedAddress(program string) bool {
 	f, err := os.Open(program)
 	if err != nil {

@@ -49,7 +49,8 @@ does. The node, too, may still have to be started.`,
 	return cmd
 }
 
-// waitFor tries until try succeeds or time is up. An attempt may take a little longer than it was given.
+// waitFor tries until try succeeds or time is up. An attempt may take a little longer than it was
+// given.
 func waitFor(ctx context.Context, timeout time.Duration, try func(ctx context.Context, patience time.Duration) error) error {
 	end := time.Now().Add(timeout)
 	var why error

@@ -8,13 +8,15 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// attributes are what an entry of "nodeAttrs" gives to nodes: settings of clients, which the server passes on.
+// attributes are what an entry of "nodeAttrs" gives to nodes: settings of clients, which the server
+// passes on.
 type attributes struct {
 	who   []selector
 	given control.CapMap
 }
 
-// randomPort has clients choose their UDP port at random, for firewalls that cannot tell two behind them apart.
+// randomPort has clients choose their UDP port at random, for firewalls that cannot tell two behind
+// them apart.
 const randomPort = "randomize-client-port"
 
 func (d *decoder) nodeAttrs(p *Policy, v hujson.Value) {
@@ -64,8 +66,8 @@ func (d *decoder) randomizeClientPort(p *Policy, v hujson.Value) {
 	p.attrs = append(p.attrs, attributes{[]selector{{kind: anything}}, control.CapMap{randomPort: nil}})
 }
 
-// Attributes returns what the policy gives a node to know of itself. It depends on the node and on no other; it is nil if
-// there is nothing.
+// Attributes returns what the policy gives a node to know of itself. It depends on the node and on
+// no other; it is nil if there is nothing.
 func (c *Compiled) Attributes(id int64) control.CapMap {
 	i, ok := c.index[id]
 	if !ok {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Files as people write them for this format and its relatives, and what is right for each: what it is
-// refused for, or what is said of it and one effect that tells whether it was understood.
+// Files as people write them for this format and its relatives, and what is right for each: what it
+// is refused for, or what is said of it and one effect that tells whether it was understood.
 func TestCases(t *testing.T) {
 	ann := Node{ID: 1, User: "ann@example.com", Addrs: []netip.Addr{addr("100.64.0.1")}}
 	db := Node{ID: 2, Tags: []string{"tag:db"}, Addrs: []netip.Addr{addr("100.64.0.2")}}
@@ -104,7 +104,8 @@ func TestAttributes(t *testing.T) {
 	}
 }
 
-// A rule with "via" leads through the routers it names, and not through others; nobody else is steered.
+// A rule with "via" leads through the routers it names, and not through others; nobody else is
+// steered.
 func TestVia(t *testing.T) {
 	route, inet := netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("0.0.0.0/0")
 	router := func(id int64, tag string) Node {
@@ -130,8 +131,8 @@ func TestVia(t *testing.T) {
 	}
 }
 
-// A grant of capabilities alone has both ends see each other and lets nothing pass; relays and those who
-// share files are told whom they serve.
+// A grant of capabilities alone has both ends see each other and lets nothing pass; relays and
+// those who share files are told whom they serve.
 func TestAppGrants(t *testing.T) {
 	text, err := os.ReadFile("testdata/cases/g01-peer-relay.json")
 	if err != nil {

@@ -6,10 +6,11 @@ import (
 	"slices"
 )
 
-// Check runs the tests of the policy file on the nodes. Its error is a Problems with the tests that fail.
+// Check runs the tests of the policy file on the nodes. Its error is a Problems with the tests that
+// fail.
 //
-// A user or tag that has no node yet is tested as if it had two, and an address that no node has or routes to as if one
-// did: a policy can be right before the first node comes.
+// A user or tag that has no node yet is tested as if it had two, and an address that no node has or
+// routes to as if one did: a policy can be right before the first node comes.
 func (p *Policy) Check(nodes []Node) error {
 	if p == nil || len(p.tests) == 0 {
 		return nil

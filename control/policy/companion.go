@@ -2,16 +2,16 @@ package policy
 
 import "ginnel/control"
 
-// companions are the capabilities that clients need at the other end. Who may use a node as a relay, or
-// the files that it shares, is told so by the capability itself; that node has to be told whom it serves
-// by the companion, in the reverse direction.
+// companions are the capabilities that clients need at the other end. Who may use a node as a
+// relay, or the files that it shares, is told so by the capability itself; that node has to be told
+// whom it serves by the companion, in the reverse direction.
 var companions = map[string]string{
 	"tailscale.com/cap/relay": "tailscale.com/cap/relay-target",
 	"tailscale.com/cap/drive": "tailscale.com/cap/drive-sharer",
 }
 
-// companion returns the rule that goes with one of capabilities: its sources are the destinations of that,
-// and the other way round. It is nil if no capability has a companion.
+// companion returns the rule that goes with one of capabilities: its sources are the destinations
+// of that, and the other way round. It is nil if no capability has a companion.
 func (r *rule) companion() *rule {
 	given := make(control.CapMap)
 	for name := range r.app {

@@ -9,11 +9,12 @@ import (
 	"ginnel/internal/meshaddr"
 )
 
-// Compiled is what a policy means for a set of nodes. To make it costs time in proportion to the nodes, times the rules;
-// what is asked of it afterwards costs as much as the answer is long. Whoever holds it may share it.
+// Compiled is what a policy means for a set of nodes. To make it costs time in proportion to the
+// nodes, times the rules; what is asked of it afterwards costs as much as the answer is long.
+// Whoever holds it may share it.
 //
-// After a change of one node the server compiles anew and compares the Sum of each node with the one before: only nodes
-// whose sum differs need new rules.
+// After a change of one node the server compiles anew and compares the Sum of each node with the
+// one before: only nodes whose sum differs need new rules.
 type Compiled struct {
 	members []*member
 	index   map[int64]int // of members, by ID
@@ -21,7 +22,8 @@ type Compiled struct {
 	attrs   []attributes
 	senders []*senders // by rule; rules of one entry share them
 
-	// A bit for each rule, a row for each member: the member is among the sources, or among the destinations.
+	// A bit for each rule, a row for each member: the member is among the sources, or among the
+	// destinations.
 	sends, receives bitRows
 
 	// Which rules let members see each other: all, or those of one user only. A capability is a reason
@@ -71,7 +73,8 @@ func (p *Policy) Compile(nodes []Node) *Compiled {
 	return c
 }
 
-// addRule resolves rule i. Its sources are those of the rule in done if another of the same entry was first.
+// addRule resolves rule i. Its sources are those of the rule in done if another of the same entry
+// was first.
 func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
 	for _, t := range r.dst {
 		for m := range find.candidates(&t.who) {
@@ -95,8 +98,8 @@ func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
 	setBit(c.forOwn, i)
 }
 
-// at reports whether the rule, by one of its destinations, is about something at a member. Applications
-// run on nodes: a capability is nothing for what is behind one.
+// at reports whether the rule, by one of its destinations, is about something at a member.
+// Applications run on nodes: a capability is nothing for what is behind one.
 func (r *rule) at(who *selector, m *member) bool {
 	if r.app == nil {
 		return r.through(m) && who.receives(m)
@@ -230,7 +233,8 @@ func (c *Compiled) MaySee(a, b int64) bool {
 	return false
 }
 
-// share finds out whether all nodes have the same rules, as they do without a policy, and then makes them once.
+// share finds out whether all nodes have the same rules, as they do without a policy, and then
+// makes them once.
 func (c *Compiled) share() {
 	for _, r := range c.rules {
 		if r.self || r.app != nil || slices.ContainsFunc(r.dst, func(t target) bool { return t.who.kind != anything }) {

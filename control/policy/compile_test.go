@@ -13,8 +13,8 @@ import (
 	"ginnel/control"
 )
 
-// The rules as a node gets them: only its own addresses, its approved routes, or the Internet at an exit node; sources
-// that lie side by side as one range.
+// The rules as a node gets them: only its own addresses, its approved routes, or the Internet at an
+// exit node; sources that lie side by side as one range.
 func TestRules(t *testing.T) {
 	for _, c := range []struct {
 		name, source string
@@ -49,7 +49,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// Rules that do not depend on the nodes are the same memory for all of them; sources are shared even when rules are not.
+// Rules that do not depend on the nodes are the same memory for all of them; sources are shared
+// even when rules are not.
 func TestShared(t *testing.T) {
 	var none *Policy
 	c := none.Compile(network())
@@ -141,8 +142,8 @@ func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, pro
 	})
 }
 
-// What is compiled, sent as rules and enforced by the packet filter of the node is what the policy says, and so is what
-// the tests of a policy file look at.
+// What is compiled, sent as rules and enforced by the packet filter of the node is what the policy
+// says, and so is what the tests of a policy file look at.
 func TestAgainstSlow(t *testing.T) {
 	s := speaker{rand.New(rand.NewPCG(5, 6))}
 	protos := map[string]int{"tcp": 6, "udp": 17, "sctp": 132, "gre": 47, "ping": 1}
@@ -175,7 +176,8 @@ func TestAgainstSlow(t *testing.T) {
 	}
 }
 
-// Sums differ exactly where rules do: after one change only the nodes whose rules it touched need new ones.
+// Sums differ exactly where rules do: after one change only the nodes whose rules it touched need
+// new ones.
 func TestSum(t *testing.T) {
 	s := speaker{rand.New(rand.NewPCG(7, 8))}
 	changes := []func(n *Node){
@@ -212,7 +214,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// crowd is a policy of some size and n nodes: a tenth with one of ten tags, the others of n/5 users in five groups.
+// crowd is a policy of some size and n nodes: a tenth with one of ten tags, the others of n/5 users
+// in five groups.
 func crowd(t testing.TB, n int) (*Policy, []Node) {
 	nodes := make([]Node, n)
 	groups := make([][]string, 5)

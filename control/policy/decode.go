@@ -9,7 +9,8 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// decoder walks the syntax tree of a file. It goes on after each problem, so that all are found in one go.
+// decoder walks the syntax tree of a file. It goes on after each problem, so that all are found in
+// one go.
 type decoder struct {
 	lines    []int // where lines begin
 	problems Problems
@@ -37,7 +38,8 @@ const (
 	keepSloppy              // with a warning: the policy is in force already
 )
 
-// careless reports an entry that nobody means as it is written. It goes on if the policy is in force.
+// careless reports an entry that nobody means as it is written. It goes on if the policy is in
+// force.
 func (d *decoder) careless(pos int, format string, args ...any) {
 	if d.sloppy == keepSloppy {
 		d.warn(pos, format, args...)
@@ -46,7 +48,8 @@ func (d *decoder) careless(pos int, format string, args ...any) {
 	d.problem(pos, format, args...)
 }
 
-// added reads a section that older versions left out. What is wrong with it in a policy that is in force is a warning.
+// added reads a section that older versions left out. What is wrong with it in a policy that is in
+// force is a warning.
 func (d *decoder) added(read func(*Policy, hujson.Value)) func(*Policy, hujson.Value) {
 	return func(p *Policy, v hujson.Value) {
 		before := len(d.problems)
@@ -109,8 +112,8 @@ type field struct {
 	value hujson.Value
 }
 
-// object reads an object whose names are free. A name that is there twice is a problem: it would have two meanings. Names
-// that begin with "#" are notes of tools that write policies.
+// object reads an object whose names are free. A name that is there twice is a problem: it would
+// have two meanings. Names that begin with "#" are notes of tools that write policies.
 func (d *decoder) object(v hujson.Value, what string) []field {
 	o, ok := v.Value.(*hujson.Object)
 	if !ok {

@@ -27,7 +27,8 @@ func (d *decoder) explain(pos int, format string, args ...any) *explanation {
 	return e
 }
 
-// Explain says what each entry of the file does, and for how many of the nodes, in the order of the file.
+// Explain says what each entry of the file does, and for how many of the nodes, in the order of the
+// file.
 func (p *Policy) Explain(nodes []Node) []Problem {
 	if p == nil {
 		return nil

@@ -10,9 +10,9 @@ import (
 	"ginnel/control"
 )
 
-// Rules returns the packet filter of a node: what may come to its own addresses, to its routes and, if it is an exit node,
-// to the Internet. It is never nil, which would say something else in a map. The result and what it points to are shared
-// among nodes and must not be changed.
+// Rules returns the packet filter of a node: what may come to its own addresses, to its routes and,
+// if it is an exit node, to the Internet. It is never nil, which would say something else in a map.
+// The result and what it points to are shared among nodes and must not be changed.
 func (c *Compiled) Rules(id int64) control.Rules {
 	i, ok := c.index[id]
 	switch {
@@ -124,7 +124,8 @@ func appendPorts(all []control.NetPortRange, where string, ports []control.PortR
 	return all
 }
 
-// prefixes are the member's own addresses, as far as the rule is about them: applications run there.
+// prefixes are the member's own addresses, as far as the rule is about them: applications run
+// there.
 func (r *rule) prefixes(m *member) []netip.Prefix {
 	var own []netip.Prefix
 	for _, a := range m.addrs {

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// index finds the members that a selector may mean without asking all of them, so that many rules about few nodes each
-// stay cheap.
+// index finds the members that a selector may mean without asking all of them, so that many rules
+// about few nodes each stay cheap.
 type index struct {
 	all     int // how many there are
 	byOwner map[string][]int
@@ -50,7 +50,8 @@ func newIndex(members []*member) *index {
 	return x
 }
 
-// candidates yields at least the members that s selects, and sends or receives for; some of them twice.
+// candidates yields at least the members that s selects, and sends or receives for; some of them
+// twice.
 func (x *index) candidates(s *selector) iter.Seq[int] {
 	switch s.kind {
 	case user:

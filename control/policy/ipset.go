@@ -8,8 +8,8 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// ipsets reads sets of addresses. Each is a list of steps, "add" or "remove" with an address, a prefix, a
-// range or a host, taken one after the other.
+// ipsets reads sets of addresses. Each is a list of steps, "add" or "remove" with an address, a
+// prefix, a range or a host, taken one after the other.
 func (d *decoder) ipsets(p *Policy, v hujson.Value) {
 	for _, f := range d.object(v, `"ipsets"`) {
 		name := f.name.string

@@ -12,16 +12,16 @@ type routeUse struct {
 	steered bool // a rule names routers for the whole route: others are not to be used
 }
 
-// MayUse reports whether a node has a use for a route of another: it may send something there, or hosts
-// there may send it something. The other's default routes are for the Internet alone. If rules say via
-// which nodes the route is to be used, others are not.
+// MayUse reports whether a node has a use for a route of another: it may send something there, or
+// hosts there may send it something. The other's default routes are for the Internet alone. If
+// rules say via which nodes the route is to be used, others are not.
 func (c *Compiled) MayUse(id, router int64, route netip.Prefix) bool {
 	u := c.use(id, router, route)
 	return u.through || u.allowed && !u.steered
 }
 
-// Steered reports whether a node is to use a route of another because a rule says so, even if a third node
-// is elected for that route.
+// Steered reports whether a node is to use a route of another because a rule says so, even if a
+// third node is elected for that route.
 func (c *Compiled) Steered(id, router int64, route netip.Prefix) bool {
 	u := c.use(id, router, route)
 	return u.steered && u.through

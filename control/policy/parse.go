@@ -13,7 +13,8 @@ import (
 
 // Bounds of a policy file. Each level of nesting costs the parser stack; the format needs six.
 const (
-	// MaxSize is how long a policy file may be, wherever it comes from. As JSON it has to fit into a record of the store.
+	// MaxSize is how long a policy file may be, wherever it comes from. As JSON it has to fit into a
+	// record of the store.
 	MaxSize  = 512 << 10
 	maxDepth = 100
 )
@@ -30,12 +31,12 @@ var leftOut = map[string]string{
 
 // Parse reads a policy file. Its error is a Problems with everything that is wrong.
 //
-// A file that is empty or has only comments is refused, because nobody can say whether it should allow all or nothing:
-// "{}" allows nothing, and not to have a file allows everything.
+// A file that is empty or has only comments is refused, because nobody can say whether it should
+// allow all or nothing: "{}" allows nothing, and not to have a file allows everything.
 func Parse(src []byte) (*Policy, error) { return parseFile(src, refuseSloppy) }
 
-// ParseInForce is Parse for a policy that was accepted before, perhaps by a version that was less strict:
-// what is refused only since then is a warning and has the effect that it had.
+// ParseInForce is Parse for a policy that was accepted before, perhaps by a version that was less
+// strict: what is refused only since then is a warning and has the effect that it had.
 func ParseInForce(src []byte) (*Policy, error) { return parseFile(src, keepSloppy) }
 
 // byteOrderMark begins files that some editors write. It means nothing in UTF-8.
@@ -82,8 +83,8 @@ func inOrder(a, b Problem) int {
 	return a.Column - b.Column
 }
 
-// syntaxProblem takes the place of an error out of its text, the only place where the parser has it. What is missing at
-// the end is missing at end, not behind the line that was added.
+// syntaxProblem takes the place of an error out of its text, the only place where the parser has
+// it. What is missing at the end is missing at end, not behind the line that was added.
 func (d *decoder) syntaxProblem(err error, end int) Problem {
 	var line, column int
 	place, what, ok := strings.Cut(strings.TrimPrefix(err.Error(), "hujson: "), ": ")

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Every mistake is reported with its place and what was written there, all of them at once and nothing besides.
+// Every mistake is reported with its place and what was written there, all of them at once and
+// nothing besides.
 func TestProblems(t *testing.T) {
 	for name, parts := range sections(t, "testdata/problems.txt") {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +64,8 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
-// A million brackets end in an error, however they are hidden from whoever counts them, and not with the stack.
+// A million brackets end in an error, however they are hidden from whoever counts them, and not
+// with the stack.
 func TestTooDeep(t *testing.T) {
 	deep := strings.Repeat("[", 200)
 	for source, want := range map[string]string{

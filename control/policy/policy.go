@@ -1,8 +1,9 @@
-// Package policy reads the policy file and makes of it what the coordination server needs to know: which node gets which
-// packet filter, who sees whom, who may have a tag, and which routes need no hand to approve them.
+// Package policy reads the policy file and makes of it what the coordination server needs to know:
+// which node gets which packet filter, who sees whom, who may have a tag, and which routes need no
+// hand to approve them.
 //
-// The file is HuJSON, JSON with comments and trailing commas, in the format that the users of headscale and Tailscale
-// know. What is said there:
+// The file is HuJSON, JSON with comments and trailing commas, in the format that the users of
+// headscale and Tailscale know. What is said there:
 //
 //   - Without a file, which is a nil *Policy, every node may reach every other, nobody may ask for a tag, and no route
 //     approves itself.
@@ -21,11 +22,13 @@
 //   - "via" leads the sources of a grant through routers with a tag and no others. If several of these serve one subnet,
 //     a node is told of all of them.
 //
-// What this package cannot enforce is never taken lightly. A key that only would have given more (ssh, postures) is left
-// out with a warning; one that would have narrowed a rule (srcPosture) is refused. So is an entry that nobody means as it
-// is written, except in a policy that is in force already (ParseInForce).
+// What this package cannot enforce is never taken lightly. A key that only would have given more
+// (ssh, postures) is left out with a warning; one that would have narrowed a rule (srcPosture) is
+// refused. So is an entry that nobody means as it is written, except in a policy that is in force
+// already (ParseInForce).
 //
-// The package is pure: it has no state, starts no goroutines, and takes no locks. Policy and Compiled do not change.
+// The package is pure: it has no state, starts no goroutines, and takes no locks. Policy and
+// Compiled do not change.
 package policy
 
 import (
@@ -55,7 +58,8 @@ type Policy struct {
 	place     func(pos int, text string) Problem
 }
 
-// rule allows sources, all of them, some services of some destinations. An entry of the file becomes one or several.
+// rule allows sources, all of them, some services of some destinations. An entry of the file
+// becomes one or several.
 type rule struct {
 	src    *sources // shared by the rules of an entry
 	dst    []target
@@ -117,8 +121,8 @@ func (p *Policy) UnknownUsers(known func(name string) bool) []Problem {
 // HasTests reports whether Check has anything to run.
 func (p *Policy) HasTests() bool { return p != nil && len(p.tests) > 0 }
 
-// TagAllowed reports whether a user, or a node that has the tag that is given in the place of the user, may give a node
-// the tag.
+// TagAllowed reports whether a user, or a node that has the tag that is given in the place of the
+// user, may give a node the tag.
 func (p *Policy) TagAllowed(user, tag string) bool {
 	if p == nil {
 		return false
@@ -140,8 +144,8 @@ func (p *Policy) TagOwned(tag string) bool {
 	return ok
 }
 
-// Approves reports whether a route that n advertises needs no other approval. Default routes make an exit node; they are
-// approved as such and not as a part of something wider.
+// Approves reports whether a route that n advertises needs no other approval. Default routes make
+// an exit node; they are approved as such and not as a part of something wider.
 func (p *Policy) Approves(n Node, route netip.Prefix) bool {
 	if p == nil || !route.IsValid() {
 		return false

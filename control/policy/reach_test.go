@@ -14,7 +14,8 @@ import (
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// network is what the tables below speak of. Node N has the addresses 100.64.0.N and fd7a:115c:a1e0::N.
+// network is what the tables below speak of. Node N has the addresses 100.64.0.N and
+// fd7a:115c:a1e0::N.
 func network() []Node {
 	nodes := []Node{
 		{ID: 1, User: "alice"},
@@ -101,7 +102,8 @@ func filters(t *testing.T, c *Compiled) map[int64]*filter.Filter {
 	return all
 }
 
-// sections reads a file of tables: after a line "== NAME" a policy, and after a line "--" what is expected of it.
+// sections reads a file of tables: after a line "== NAME" a policy, and after a line "--" what is
+// expected of it.
 func sections(t testing.TB, file string) map[string][2]string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -120,7 +122,8 @@ func sections(t testing.TB, file string) map[string][2]string {
 	return all
 }
 
-// expand reads the lines of a table, "SOURCES > DESTINATIONS: SERVICES", each a list with spaces or "*".
+// expand reads the lines of a table, "SOURCES > DESTINATIONS: SERVICES", each a list with spaces or
+// "*".
 func expand(t *testing.T, lines string) map[string]bool {
 	t.Helper()
 	var names []string
@@ -159,8 +162,9 @@ func expand(t *testing.T, lines string) map[string]bool {
 	return flows
 }
 
-// Each policy lets in what its table says and nothing else: every place sends the first packet of every service to every
-// other, in both families, through the filters that the nodes would run. Nodes see each other exactly if a flow passes.
+// Each policy lets in what its table says and nothing else: every place sends the first packet of
+// every service to every other, in both families, through the filters that the nodes would run.
+// Nodes see each other exactly if a flow passes.
 func TestReach(t *testing.T) {
 	for name, parts := range sections(t, "testdata/reach.txt") {
 		t.Run(name, func(t *testing.T) {

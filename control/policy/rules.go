@@ -123,7 +123,8 @@ func (d *decoder) refuse(fields map[string]field, names ...string) {
 	}
 }
 
-// add adds a rule to the policy, in two parts if some destinations depend on whose nodes the sources are.
+// add adds a rule to the policy, in two parts if some destinations depend on whose nodes the
+// sources are.
 func (d *decoder) add(p *Policy, v hujson.Value, r *rule) {
 	isSelf := func(t target) bool { return t.who.kind == self }
 	if !slices.ContainsFunc(r.dst, isSelf) {
@@ -167,7 +168,8 @@ func (d *decoder) grants(p *Policy, v hujson.Value) {
 	}
 }
 
-// grant reads an entry whose destinations are the same for all its protocols, and so becomes a rule for each protocol.
+// grant reads an entry whose destinations are the same for all its protocols, and so becomes a rule
+// for each protocol.
 func (d *decoder) grant(p *Policy, v hujson.Value) {
 	const what = "an entry of \"grants\""
 	g := grant{entry: v, fields: d.record(v, what, "src", "dst", "ip", "app", "via", "srcPosture"), src: new(sources)}
@@ -286,7 +288,8 @@ func (d *decoder) grantCapabilities(p *Policy, g *grant, app field) {
 	note.of(r)
 }
 
-// parseService reads "*", "443", "80-90", "tcp:443", "gre:*". Without a protocol it is that of a rule that names none.
+// parseService reads "*", "443", "80-90", "tcp:443", "gre:*". Without a protocol it is that of a
+// rule that names none.
 func parseService(s string) (protos []int, ports []control.PortRange, err error) {
 	proto, portText, ok := strings.Cut(s, ":")
 	switch {

@@ -58,8 +58,8 @@ func newMember(n Node) *member {
 	return m
 }
 
-// userName is the name of a user without the sign that only tells it from the name of a host, and without
-// case: users are written as people type addresses.
+// userName is the name of a user without the sign that only tells it from the name of a host, and
+// without case: users are written as people type addresses.
 func userName(s string) string { return strings.ToLower(strings.TrimSuffix(s, "@")) }
 
 // names reports whether the node itself, not its addresses, is meant.
@@ -82,7 +82,8 @@ func (s *selector) names(m *member) bool {
 	return false
 }
 
-// sends reports whether packets from the selected can come from the node: its own, or those of hosts behind it.
+// sends reports whether packets from the selected can come from the node: its own, or those of
+// hosts behind it.
 func (s *selector) sends(m *member) bool {
 	if s.kind != addresses {
 		return s.names(m)
@@ -94,7 +95,8 @@ func (s *selector) sends(m *member) bool {
 	return slices.ContainsFunc(m.Routes, func(p netip.Prefix) bool { return p.Bits() > 0 && common(prefixSpan(p)) })
 }
 
-// at returns what of the selected is at the node or behind it. It does not know "*", which is everything.
+// at returns what of the selected is at the node or behind it. It does not know "*", which is
+// everything.
 func (s *selector) at(m *member) []span {
 	switch s.kind {
 	case theNet:

@@ -75,8 +75,8 @@ func (s span) String() string {
 	return s.first.String() + "-" + s.last.String()
 }
 
-// merge brings spans in order and joins those that overlap or touch. Addresses are given out one after the other, so the
-// nodes of a group are often few spans; a filter has to name no more.
+// merge brings spans in order and joins those that overlap or touch. Addresses are given out one
+// after the other, so the nodes of a group are often few spans; a filter has to name no more.
 func merge(spans []span) []span {
 	slices.SortFunc(spans, func(a, b span) int { return a.first.Compare(b.first) })
 	joined := spans[:0]
@@ -117,7 +117,8 @@ func spanOf(first, last string) span {
 	return span{netip.MustParseAddr(first), netip.MustParseAddr(last)}
 }
 
-// internet are the addresses that exit nodes are for: unicast and neither private nor of this network.
+// internet are the addresses that exit nodes are for: unicast and neither private nor of this
+// network.
 var internet = []span{
 	spanOf("1.0.0.0", "9.255.255.255"),
 	spanOf("11.0.0.0", "100.63.255.255"),

@@ -103,7 +103,8 @@ func (d *decoder) probes(p *Policy, v hujson.Value, what string, protos []int) [
 	return probes
 }
 
-// reaches reports whether the rules let a service through from an address to one that is at a member.
+// reaches reports whether the rules let a service through from an address to one that is at a
+// member.
 func (c *Compiled) reaches(protos []int, src netip.Addr, index int, dst netip.Addr, port uint16) bool {
 	m := c.members[index]
 	for i, r := range c.rules {
@@ -127,7 +128,8 @@ func (s *selector) holds(m *member, a netip.Addr) bool {
 	return s.kind == anything || slices.ContainsFunc(s.at(m), func(part span) bool { return part.contains(a) })
 }
 
-// serves reports whether the packet filter takes the target for one of the service. To ping, any rule will do.
+// serves reports whether the packet filter takes the target for one of the service. To ping, any
+// rule will do.
 func (r *rule) serves(t target, proto int, port uint16) bool {
 	const icmp, tcp, udp, icmp6, sctp = 1, 6, 17, 58, 132
 	switch {

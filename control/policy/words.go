@@ -54,7 +54,8 @@ func (d *decoder) expand(p *Policy, t text, as role) (all []selector) {
 	return []selector{s}
 }
 
-// selector reads a word that stands for nodes or addresses. Whatever it refers to has to be in the file.
+// selector reads a word that stands for nodes or addresses. Whatever it refers to has to be in the
+// file.
 func (d *decoder) selector(p *Policy, t text, as role) (selector, bool) {
 	if t.string == "autogroup:members" {
 		d.warn(t.pos, "%q is taken for \"autogroup:member\"", t.string)
@@ -158,7 +159,8 @@ var protocols = map[string][]int{
 	"esp": {50}, "ah": {51}, "ipv6-icmp": {58}, "sctp": {132},
 }
 
-// parseProto reads a protocol by name or number. Nil is that of a rule that names none: TCP, UDP and the ICMP of both families.
+// parseProto reads a protocol by name or number. Nil is that of a rule that names none: TCP, UDP
+// and the ICMP of both families.
 func parseProto(s string) ([]int, error) {
 	if s == "" {
 		return nil, nil
@@ -206,7 +208,8 @@ func parsePorts(s string) ([]control.PortRange, error) {
 	return ranges, nil
 }
 
-// splitPorts cuts "HOST:PORTS". The colon is the last one, so that an IPv6 address may go without brackets.
+// splitPorts cuts "HOST:PORTS". The colon is the last one, so that an IPv6 address may go without
+// brackets.
 func splitPorts(s string) (host, ports string, err error) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {

@@ -54,7 +54,8 @@ const (
 	maxPage     = 10_000
 )
 
-// window says which part of a list is asked for: at most limit entries whose numbers are greater than after.
+// window says which part of a list is asked for: at most limit entries whose numbers are greater
+// than after.
 type window struct {
 	after int64
 	limit int

@@ -62,8 +62,8 @@ func (s *Server) node(ctx context.Context, id int64) (a Node, err error) {
 	return a, err
 }
 
-// deleteNode forgets a node. Its machine is a new one if it comes back, which a reusable key lets it do at once; unless it
-// is blocked.
+// deleteNode forgets a node. Its machine is a new one if it comes back, which a reusable key lets
+// it do at once; unless it is blocked.
 func (s *Server) deleteNode(ctx context.Context, id int64, then returnRule) error {
 	return s.core.change(ctx, func(t *tx) error {
 		n := t.nodes[id]
@@ -94,7 +94,8 @@ func (s *Server) expireNode(ctx context.Context, id int64, at *time.Time) (Node,
 	})
 }
 
-// renameNode gives a node a name that it keeps, whatever its host is called; an empty one gives the host's name back.
+// renameNode gives a node a name that it keeps, whatever its host is called; an empty one gives the
+// host's name back.
 func (s *Server) renameNode(ctx context.Context, id int64, name string) (Node, error) {
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
 		if name == "" {
@@ -159,7 +160,8 @@ func (s *Server) moveNode(ctx context.Context, id int64, name string) (Node, err
 	})
 }
 
-// approveRoutes approves these routes of a node and no others, except those that the policy approves.
+// approveRoutes approves these routes of a node and no others, except those that the policy
+// approves.
 func (s *Server) approveRoutes(ctx context.Context, id int64, routes []netip.Prefix) (Node, error) {
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
 		if len(routes) > maxRoutes {

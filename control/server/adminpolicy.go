@@ -42,9 +42,9 @@ func (s *Server) SetPolicy(ctx context.Context, text []byte) (set Policy, err er
 	return set, err
 }
 
-// LoadPolicy puts the policy of a file in force, when the server starts or its file is read again. It
-// is SetPolicy, except that a policy which is in force already stays so, even if its tests fail on the
-// nodes that have come since: Policy.Failing says which.
+// LoadPolicy puts the policy of a file in force, when the server starts or its file is read again.
+// It is SetPolicy, except that a policy which is in force already stays so, even if its tests fail
+// on the nodes that have come since: Policy.Failing says which.
 func (s *Server) LoadPolicy(ctx context.Context, text []byte) (Policy, error) {
 	now, err := s.currentPolicy(ctx)
 	if err == nil && now.Text != string(text) {

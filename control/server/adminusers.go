@@ -16,8 +16,8 @@ const (
 // foldName is the name of a user without case: that of the state's byUser, and of the policy.
 func foldName(name string) string { return strings.ToLower(name) }
 
-// userNamed returns a user, or why there is none. Case makes no difference, except among users of older versions whose
-// names differ by nothing else.
+// userNamed returns a user, or why there is none. Case makes no difference, except among users of
+// older versions whose names differ by nothing else.
 func (t *tx) userNamed(name string) (*user, error) {
 	u := t.users[t.byUser[foldName(name)]]
 	if u == nil || name == "" {
@@ -104,8 +104,8 @@ func (s *Server) renameUser(ctx context.Context, id int64, name, display string)
 	return renamed, err
 }
 
-// deleteUser forgets a user who has neither nodes nor keys that are good. Nodes with tags are not the user's, and keys that
-// let nobody in any more go too.
+// deleteUser forgets a user who has neither nodes nor keys that are good. Nodes with tags are not
+// the user's, and keys that let nobody in any more go too.
 func (s *Server) deleteUser(ctx context.Context, id int64) error {
 	return s.core.change(ctx, func(t *tx) error {
 		u, err := t.userNumbered(id)

@@ -32,8 +32,9 @@ func (e *entrant) owner() int64 {
 	return e.user
 }
 
-// admit registers a node: the machine's own, whoever owned it and whatever key it had, one whose place it takes, or a new
-// one. A node is its machine: it stays itself, with its address and name, when its owner or its tags become others.
+// admit registers a node: the machine's own, whoever owned it and whatever key it had, one whose
+// place it takes, or a new one. A node is its machine: it stays itself, with its address and name,
+// when its owner or its tags become others.
 func (c *core) admit(t *tx, e *entrant) (*node, error) {
 	if t.blocked[e.r.machine] != nil {
 		return nil, errBlocked
@@ -90,7 +91,8 @@ func (c *core) settleIn(t *tx, e *entrant, rec *nodeRecord) error {
 	return nil
 }
 
-// heardOf notes that a node which has no stream yet has registered: its place is not vacant, nor is it to be removed.
+// heardOf notes that a node which has no stream yet has registered: its place is not vacant, nor is
+// it to be removed.
 func (t *tx) heardOf(n *node) {
 	if n.polled.IsZero() {
 		return
@@ -100,8 +102,8 @@ func (t *tx) heardOf(n *node) {
 	t.setNode(live)
 }
 
-// sameOwner reports whether a node belongs to the entrant's user, or has the entrant's tags. All tagged
-// nodes are shown with one user, which says nothing about who they are.
+// sameOwner reports whether a node belongs to the entrant's user, or has the entrant's tags. All
+// tagged nodes are shown with one user, which says nothing about who they are.
 func (e *entrant) sameOwner(rec *nodeRecord) bool {
 	if len(e.tags) > 0 || len(rec.Tags) > 0 {
 		return slices.Equal(e.tags, rec.Tags) // both are sorted
@@ -109,8 +111,8 @@ func (e *entrant) sameOwner(rec *nodeRecord) bool {
 	return e.user == rec.User
 }
 
-// vacated returns the node of the same owner and name whose place the entrant may take: it must have been away for longer
-// than a reconnect takes, and so must all when the server has just begun.
+// vacated returns the node of the same owner and name whose place the entrant may take: it must
+// have been away for longer than a reconnect takes, and so must all when the server has just begun.
 func (c *core) vacated(t *tx, e *entrant) *node {
 	h := e.r.req.Hostinfo
 	if h == nil {
@@ -143,7 +145,8 @@ func sortedTags(tags []string) []string {
 	return slices.Compact(list)
 }
 
-// responseTo turns an error of the decision into the answer that clients understand: it comes with status 200.
+// responseTo turns an error of the decision into the answer that clients understand: it comes with
+// status 200.
 func responseTo(err error) control.RegisterResponse {
 	return control.RegisterResponse{Error: err.Error()}
 }

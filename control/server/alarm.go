@@ -2,8 +2,8 @@ package server
 
 import "time"
 
-// alarmOf returns when something happens to a node by itself because it is away, or two are there, for so long; the zero time
-// means never.
+// alarmOf returns when something happens to a node by itself because it is away, or two are there,
+// for so long; the zero time means never.
 func (c *core) alarmOf(n *node) (at time.Time) {
 	if n == nil {
 		return at
@@ -36,7 +36,8 @@ func expiryOf(n *node) time.Time {
 	return n.rec.Expiry
 }
 
-// nodeDue does what the time has come for. Whatever it is, the node counts as changed, so that its alarm is set anew.
+// nodeDue does what the time has come for. Whatever it is, the node counts as changed, so that its
+// alarm is set anew.
 func (c *core) nodeDue(t *tx, id int64) {
 	n := t.nodes[id]
 	if n == nil {

@@ -18,8 +18,8 @@ var reserved = []netip.Prefix{
 
 var errNoAddress = errors.New("no address is free any more")
 
-// addressPlan says which addresses nodes get: the same number within a prefix of each family. A family whose prefix is not
-// valid is not given out.
+// addressPlan says which addresses nodes get: the same number within a prefix of each family. A
+// family whose prefix is not valid is not given out.
 type addressPlan struct{ v4, v6 netip.Prefix }
 
 func newAddressPlan(v4, v6 netip.Prefix) (addressPlan, error) {
@@ -44,8 +44,9 @@ func (p addressPlan) size() uint64 {
 	return n
 }
 
-// next returns the first pair after cursor that is free, and the cursor for the time after. Ranges are gone through from
-// end to end before an address is given a second time, so that nobody meets the address of a node that has just left.
+// next returns the first pair after cursor that is free, and the cursor for the time after. Ranges
+// are gone through from end to end before an address is given a second time, so that nobody meets
+// the address of a node that has just left.
 func (p addressPlan) next(cursor uint64, taken func(netip.Addr) bool) (v4, v6 netip.Addr, after uint64, err error) {
 	size := p.size()
 	for range size {

@@ -130,7 +130,8 @@ type caller struct {
 	called map[string]bool
 }
 
-// call returns the status and the answer. The operation is "METHOD path" of the description, {id} standing for id.
+// call returns the status and the answer. The operation is "METHOD path" of the description, {id}
+// standing for id.
 func (c *caller) call(op, id, body string) (int, map[string]any) {
 	c.t.Helper()
 	method, path, _ := strings.Cut(op, " ")

@@ -8,7 +8,8 @@ import (
 	"ginnel/control/policy"
 )
 
-// This file reads the requests of the API, calls the operations and hands back their answers. Nothing is decided here.
+// This file reads the requests of the API, calls the operations and hands back their answers.
+// Nothing is decided here.
 
 func (s *Server) apiListUsers(r *http.Request) (any, error) {
 	w, err := windowOf(r)
@@ -162,7 +163,8 @@ func (s *Server) apiRefuseLogin(r *http.Request) (any, error) {
 
 func (s *Server) apiPolicy(r *http.Request) (any, error) { return s.currentPolicy(r.Context()) }
 
-// policyText reads a policy: it is the body of the request, not a document around it, so that a file can be sent as it is.
+// policyText reads a policy: it is the body of the request, not a document around it, so that a
+// file can be sent as it is.
 func policyText(r *http.Request) ([]byte, error) {
 	text, err := io.ReadAll(r.Body)
 	if isTooLarge(err) || len(text) > policy.MaxSize {

@@ -42,8 +42,8 @@ type Node struct {
 	Routes     NodeRoutes        `json:"routes"`
 }
 
-// NodeRoutes are the routes of a node: those it offers, those an administrator approved, those in use, and those of the
-// latter that it is elected for among several.
+// NodeRoutes are the routes of a node: those it offers, those an administrator approved, those in
+// use, and those of the latter that it is elected for among several.
 type NodeRoutes struct {
 	Advertised []netip.Prefix `json:"advertised"`
 	Approved   []netip.Prefix `json:"approved"`

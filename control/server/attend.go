@@ -2,11 +2,13 @@ package server
 
 import "time"
 
-// loginGrace is how long a login waits without anybody who asks what has become of it. Clients ask at once, and keep asking
-// while they want to come in; it must be longer than they wait before they connect again.
+// loginGrace is how long a login waits without anybody who asks what has become of it. Clients ask
+// at once, and keep asking while they want to come in; it must be longer than they wait before they
+// connect again.
 const loginGrace = time.Minute
 
-// attendance says who asks what has become of a login: how many requests, and if none does, since when.
+// attendance says who asks what has become of a login: how many requests, and if none does, since
+// when.
 type attendance struct {
 	open int
 	left time.Time
@@ -31,8 +33,8 @@ func (c *core) unattend(t *tx, l *login) {
 	c.putAttendance(t, l, a)
 }
 
-// noteLogin begins the time of a login, or begins it again if nobody asks about it. What is left of the whole is known by the
-// time of day from before a restart, and by that alone.
+// noteLogin begins the time of a login, or begins it again if nobody asks about it. What is left of
+// the whole is known by the time of day from before a restart, and by that alone.
 func (c *core) noteLogin(t *tx, l *login) {
 	a := c.attended[l.ID]
 	if a.left = t.tick; a.ends.IsZero() {

@@ -90,7 +90,8 @@ func TestLoginLeft(t *testing.T) {
 	})
 }
 
-// A restart of the server gives clients time to come back; those that waited still wait when the store has failed.
+// A restart of the server gives clients time to come back; those that waited still wait when the
+// store has failed.
 func TestLoginLeftAndRestart(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		p := n.newPeer("laptop")

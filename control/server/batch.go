@@ -49,7 +49,8 @@ func (b *batch) takeWaiting() bool {
 	}
 }
 
-// takeDue runs what time has brought about, if anything. It is due again soon, until it has been done.
+// takeDue runs what time has brought about, if anything. It is due again soon, until it has been
+// done.
 func (b *batch) takeDue() bool {
 	if id, ok := b.alarms.pop(b.tick); ok {
 		b.alarms.set(id, b.tick.Add(retryStore))
@@ -74,7 +75,8 @@ func (b *batch) takeDue() bool {
 	return false
 }
 
-// commit stores what the commands have written. If the store fails, those fail that needed it; the others still happen.
+// commit stores what the commands have written. If the store fails, those fail that needed it; the
+// others still happen.
 func (b *batch) commit() {
 	err := b.persist()
 	if err == nil {
@@ -96,7 +98,8 @@ func (b *batch) commit() {
 	}
 }
 
-// rerun repeats a command that had nothing to store when others had; now that those have failed it may have.
+// rerun repeats a command that had nothing to store when others had; now that those have failed it
+// may have.
 func (b *batch) rerun(cmd *command, storeErr error) {
 	b.runOn(cmd)
 	if cmd.err == nil && cmd.wrote {

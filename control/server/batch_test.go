@@ -57,7 +57,8 @@ func TestSupersededInOneBatch(t *testing.T) {
 	})
 }
 
-// Dates that cannot be stored are refused, and one that gets through fails its command, not the server.
+// Dates that cannot be stored are refused, and one that gets through fails its command, not the
+// server.
 func TestExtremeDates(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		n.join("a", n.authKey(nil))

@@ -119,8 +119,9 @@ func (n *benchNet) close() {
 	n.server.Close()
 }
 
-// BenchmarkChange is what a change of one node costs with so many that are told of it, encryption and HTTP aside. The time
-// of an operation is up to the interval of the steps; frames tell what was written.
+// BenchmarkChange is what a change of one node costs with so many that are told of it, encryption
+// and HTTP aside. The time of an operation is up to the interval of the steps; frames tell what was
+// written.
 func BenchmarkChange(b *testing.B) {
 	for _, size := range []int{10, 100, 1000} {
 		b.Run(fmt.Sprintf("nodes=%d", size), func(b *testing.B) {

@@ -43,7 +43,8 @@ func (c *core) noteDeletion(rec *nodeRecord, now time.Time) {
 	c.st.deleted[rec.Machine] = deletion{rec.Label, now}
 }
 
-// noteReturn says that a node which was deleted is there again, because whoever deleted it may think that it is not.
+// noteReturn says that a node which was deleted is there again, because whoever deleted it may
+// think that it is not.
 func (c *core) noteReturn(rec *nodeRecord, now time.Time) {
 	d, ok := c.st.deleted[rec.Machine]
 	if !ok {

@@ -19,9 +19,11 @@ const (
 	maxBody = 1 << 20
 	// idleChannel is how long a channel may be open without a request.
 	idleChannel = 2 * time.Minute
-	// channelStreams is how many requests a channel may have at once: a stream, an update and what comes with features.
+	// channelStreams is how many requests a channel may have at once: a stream, an update and what
+	// comes with features.
 	channelStreams = 100
-	// A machine that is silent is asked whether it is there; one that does not answer, or takes nothing, is cut.
+	// A machine that is silent is asked whether it is there; one that does not answer, or takes
+	// nothing, is cut.
 	pingAfter      = time.Minute
 	channelTimeout = 15 * time.Second
 	pathMachine    = "/machine/"
@@ -98,7 +100,8 @@ func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	s.channels.open(ch)
 }
 
-// place makes room for a channel: those of machines that have a node need none, so that strangers cannot keep them out.
+// place makes room for a channel: those of machines that have a node need none, so that strangers
+// cannot keep them out.
 func (s *Server) place(ctx context.Context, ch *channel) error {
 	known := false
 	err := s.core.change(ctx, func(t *tx) error {
@@ -116,7 +119,8 @@ func (s *Server) place(ctx context.Context, ch *channel) error {
 	return nil
 }
 
-// serveMachine answers the requests of machines. The authority of a request says nothing (section 3).
+// serveMachine answers the requests of machines. The authority of a request says nothing (section
+// 3).
 func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
 	ch, ok := r.Context().Value(channelKey{}).(*channel)
 	if !ok {

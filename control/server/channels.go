@@ -12,7 +12,8 @@ import (
 	"ginnel/internal/share"
 )
 
-// gate lets callers in until it is closed, and then waits for them to leave. The zero value is open.
+// gate lets callers in until it is closed, and then waits for them to leave. The zero value is
+// open.
 type gate struct {
 	mu     sync.Mutex
 	closed bool
@@ -43,8 +44,8 @@ const (
 	// maxHandshakes bounds the connections that are becoming channels. None takes longer than
 	// control.Accept lets it. The next ends the oldest of the address that has most.
 	maxHandshakes = 4096
-	// maxMachineChannels bounds the channels of one machine. The next ends its oldest: one that lost its network without a
-	// word is there until it has missed a ping.
+	// maxMachineChannels bounds the channels of one machine. The next ends its oldest: one that lost
+	// its network without a word is there until it has missed a ping.
 	maxMachineChannels = 16
 )
 

@@ -33,7 +33,8 @@ func (n *testNet) crowd(size int, authKey string) []*peer {
 	return peers
 }
 
-// While nodes move, restart and leave, each of the others is told; in the end every map is what the server has.
+// While nodes move, restart and leave, each of the others is told; in the end every map is what the
+// server has.
 func TestChurn(t *testing.T) {
 	for name, policy := range map[string]string{"open": "", "policy": webPolicy} {
 		t.Run(name, func(t *testing.T) {

@@ -28,8 +28,8 @@ func (n *testNet) names() (text string) {
 	return text
 }
 
-// When the clock is set, by a day forward or back, nobody is thought to have been away for that long, nor expected for that
-// long: neither nodes nor those who wait to be let in.
+// When the clock is set, by a day forward or back, nobody is thought to have been away for that
+// long, nor expected for that long: neither nodes nor those who wait to be let in.
 func TestClockSet(t *testing.T) {
 	for what, step := range map[string]time.Duration{"forward": day, "back": -day} {
 		t.Run(what, func(t *testing.T) {
@@ -77,7 +77,8 @@ func TestClockSet(t *testing.T) {
 	}
 }
 
-// Keys expire by the time of day. One that has expired by a clock that was wrong is good again when that is set right.
+// Keys expire by the time of day. One that has expired by a clock that was wrong is good again when
+// that is set right.
 func TestClockSetAndExpiry(t *testing.T) {
 	c := new(clock)
 	adjust := func(cfg *Config) {

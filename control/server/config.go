@@ -25,7 +25,8 @@ const (
 
 var ()
 
-// Config configures a [Server]. Store, URL and BaseDomain are required. It must not be changed afterwards.
+// Config configures a [Server]. Store, URL and BaseDomain are required. It must not be changed
+// afterwards.
 type Config struct {
 	// Store keeps everything, the server's key too. It is not closed by the server.
 	Store Store
@@ -33,7 +34,8 @@ type Config struct {
 	URL string
 	// BaseDomain is the domain that the nodes' names are in, without a dot at its ends.
 	BaseDomain string
-	// V4 and V6 are where nodes get their addresses; if neither is valid, 100.64.0.0/10 and fd7a:115c:a1e0::/48.
+	// V4 and V6 are where nodes get their addresses; if neither is valid, 100.64.0.0/10 and
+	// fd7a:115c:a1e0::/48.
 	V4, V6 netip.Prefix
 	// DERPMap are the relays; see [Server.SetDERPMap].
 	DERPMap control.DERPMap
@@ -48,8 +50,8 @@ type Config struct {
 	OfflineGrace time.Duration
 	// NodeExpiry is how long the key of a node without tags is good for; 0 means for ever.
 	NodeExpiry time.Duration
-	// Revoked, unless it is nil, is called with each node key that is not good any more: of a node that was deleted, has
-	// expired or has another key. It must not block.
+	// Revoked, unless it is nil, is called with each node key that is not good any more: of a node
+	// that was deleted, has expired or has another key. It must not block.
 	Revoked func(key.NodePublic)
 	// MaxUnregistered bounds the connections of machines without a node; 0 means 4096.
 	MaxUnregistered int
@@ -83,8 +85,9 @@ func (c *Config) log() *slog.Logger {
 	return c.Log
 }
 
-// moment is when something happens, by both clocks. now is the time of day, for what has a date; it may be set forward and
-// back. tick does nothing but go on, for what lasts a while, as long as somebody may be away.
+// moment is when something happens, by both clocks. now is the time of day, for what has a date; it
+// may be set forward and back. tick does nothing but go on, for what lasts a while, as long as
+// somebody may be away.
 type moment struct{ now, tick time.Time }
 
 func (c *Config) moment() moment {

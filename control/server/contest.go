@@ -15,13 +15,14 @@ import (
 const (
 	// contestLife is how long a node counts as contested after its stream has last changed hands.
 	contestLife = 5 * time.Minute
-	// contestHold is how long the stream of a contested node is left alone: all others are told of each change of hands.
+	// contestHold is how long the stream of a contested node is left alone: all others are told of
+	// each change of hands.
 	contestHold = 30 * time.Second
 )
 
-// holder is a process that has, or had, the stream of a node. Each makes a disco key when it starts: if one is back after
-// another was there, both run, as with a state directory that was copied. A process that is started anew, or that roams,
-// does not look like that.
+// holder is a process that has, or had, the stream of a node. Each makes a disco key when it
+// starts: if one is back after another was there, both run, as with a state directory that was
+// copied. A process that is started anew, or that roams, does not look like that.
 type holder struct {
 	disco  key.DiscoPublic
 	remote string
@@ -33,10 +34,12 @@ type contest struct {
 	rival string // where the process is that does not have the stream
 }
 
-// maxPast is how many processes that had a stream are remembered: as many copies of one state are noticed.
+// maxPast is how many processes that had a stream are remembered: as many copies of one state are
+// noticed.
 const maxPast = 8
 
-// takeFrom has a stream follow the one before it, and reports whether that shows that processes take it from each other.
+// takeFrom has a stream follow the one before it, and reports whether that shows that processes
+// take it from each other.
 func (s *stream) takeFrom(old *stream) (contested bool) {
 	if s.holder.disco.IsZero() || old.holder.disco.IsZero() {
 		return false
@@ -50,7 +53,8 @@ func (s *stream) takeFrom(old *stream) (contested bool) {
 	return slices.ContainsFunc(old.past, func(h holder) bool { return h.disco == s.holder.disco })
 }
 
-// turn returns the stream that has to be waited for before s can begin, and how long at most; nil if it can now.
+// turn returns the stream that has to be waited for before s can begin, and how long at most; nil
+// if it can now.
 func (c *core) turn(t *tx, n *node, s *stream) (*stream, time.Duration) {
 	old := c.streams[n.rec.ID]
 	if n.contest == nil || old == nil || old.holder.disco == s.holder.disco {
@@ -62,7 +66,8 @@ func (c *core) turn(t *tx, n *node, s *stream) (*stream, time.Duration) {
 	return nil, 0
 }
 
-// awaitTurn waits for the end of a stream, or for some time, and reports whether whoever waits is still there.
+// awaitTurn waits for the end of a stream, or for some time, and reports whether whoever waits is
+// still there.
 func (c *core) awaitTurn(ctx context.Context, before *stream, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -78,8 +83,8 @@ func (c *core) awaitTurn(ctx context.Context, before *stream, wait time.Duration
 	}
 }
 
-// others reports whether an update comes from the process that does not have the stream of a contested node; nobody is told
-// what it says.
+// others reports whether an update comes from the process that does not have the stream of a
+// contested node; nobody is told what it says.
 func (c *core) others(n *node, disco key.DiscoPublic) bool {
 	s := c.streams[n.rec.ID]
 	return n.contest != nil && s != nil && s.holder.disco != disco
@@ -122,7 +127,8 @@ func hostOnly(addr string) string {
 	return addr
 }
 
-// displayVersion is the capability version of the first clients that know of display messages (section 5.6).
+// displayVersion is the capability version of the first clients that know of display messages
+// (section 5.6).
 const displayVersion = 117
 
 // appendHealth adds what a node is told is wrong with it, which takes back what was said before.

@@ -75,8 +75,8 @@ func (n *testNet) copyOf(p *peer, hostname string) *peer {
 
 const contestWarning = "two processes use the key of one node"
 
-// Two processes with one key take the stream from each other. Everybody who can do something about it is told, and nobody
-// else is told too often.
+// Two processes with one key take the stream from each other. Everybody who can do something about
+// it is told, and nobody else is told too often.
 func TestContested(t *testing.T) {
 	log := new(logBuffer)
 	onNet(t, withLog(log), func(t *testing.T, n *testNet) {
@@ -136,7 +136,8 @@ func warned(m *control.NetMap) bool {
 	return d != nil && strings.Contains(d.Text, "another process")
 }
 
-// Clients that know nothing of display messages are told in the old way, and each is told when it is over.
+// Clients that know nothing of display messages are told in the old way, and each is told when it
+// is over.
 func TestHealthOfOldClients(t *testing.T) {
 	for _, c := range []struct {
 		version          int
@@ -184,7 +185,8 @@ func TestContestedName(t *testing.T) {
 	})
 }
 
-// Neither a process that is started anew, nor one that loses its connection again and again, contends with itself.
+// Neither a process that is started anew, nor one that loses its connection again and again,
+// contends with itself.
 func TestNotContested(t *testing.T) {
 	log := new(logBuffer)
 	onNet(t, withLog(log), func(t *testing.T, n *testNet) {
@@ -221,7 +223,8 @@ func TestLabelFits(t *testing.T) {
 	}
 }
 
-// Any number of copies is noticed when one of them comes back, in whatever order; processes that follow each other are not.
+// Any number of copies is noticed when one of them comes back, in whatever order; processes that
+// follow each other are not.
 func TestTakeFrom(t *testing.T) {
 	var keys []key.DiscoPublic
 	for range maxPast + 2 {

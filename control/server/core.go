@@ -35,8 +35,8 @@ type Store interface {
 	Transact(ctx context.Context, t store.Txn) (uint64, error)
 }
 
-// core owns the state. Its loop takes commands, stores what they have changed, and only then answers them; from time to
-// time it tells the streams what is new, by a step that they follow.
+// core owns the state. Its loop takes commands, stores what they have changed, and only then
+// answers them; from time to time it tells the streams what is new, by a step that they follow.
 type core struct {
 	cfg     *Config
 	store   Store
@@ -77,7 +77,8 @@ type pending struct {
 	primaries primaries
 }
 
-// command is a function that the loop runs on the state. It may run more than once, of which the last time counts.
+// command is a function that the loop runs on the state. It may run more than once, of which the
+// last time counts.
 type command struct {
 	run   func(t *tx) error
 	err   error
@@ -131,7 +132,8 @@ func (c *core) wakeIn() time.Duration {
 	return max(wait, 0)
 }
 
-// batch runs a command, those that are waiting behind it, and what is due, stores all of it at once, and answers.
+// batch runs a command, those that are waiting behind it, and what is due, stores all of it at
+// once, and answers.
 func (c *core) batch(first *command) {
 	b := &batch{core: c, moment: c.cfg.moment()}
 	if b.now.Before(c.seen) {

@@ -76,8 +76,8 @@ func exitOn(err error) {
 	}
 }
 
-// After SIGKILL at any moment every key and node that was acknowledged is there, the server is the same, and no number,
-// address or name is given twice.
+// After SIGKILL at any moment every key and node that was acknowledged is there, the server is the
+// same, and no number, address or name is given twice.
 func TestKilled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
 	var lines []string
@@ -140,7 +140,8 @@ func runUntilKilled(t *testing.T, file string, after int) (lines []string) {
 	return lines
 }
 
-// checkAcknowledged holds one line of the child against the server. given are the numbers, addresses and names so far.
+// checkAcknowledged holds one line of the child against the server. given are the numbers,
+// addresses and names so far.
 func checkAcknowledged(t *testing.T, s *Server, f []string, given map[string]string) {
 	t.Helper()
 	switch f[0] {

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// A node whose key has expired is told of itself and of nothing else, on the stream it has and on a new one,
-// and may not change what others see of it; once it has time again, it is told of everybody.
+// A node whose key has expired is told of itself and of nothing else, on the stream it has and on a
+// new one, and may not change what others see of it; once it has time again, it is told of
+// everybody.
 func TestExpiredNode(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)

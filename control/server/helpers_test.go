@@ -287,7 +287,8 @@ func letsIn(m *control.NetMap, from netip.Addr) bool {
 	})
 }
 
-// within reports whether an address is in a source of a rule: everything, an address, a prefix or a range.
+// within reports whether an address is in a source of a rule: everything, an address, a prefix or a
+// range.
 func within(src string, a netip.Addr) bool {
 	first, last, isRange := strings.Cut(src, "-")
 	if p, err := netip.ParsePrefix(src); err == nil {

@@ -12,8 +12,9 @@ import (
 	"ginnel/internal/key"
 )
 
-// A node stays itself, with its number, address and name, when it logs in again as another user's or with
-// other tags, by a key or approved by hand; what was approved for it before is not any more.
+// A node stays itself, with its number, address and name, when it logs in again as another user's
+// or with other tags, by a key or approved by hand; what was approved for it before is not any
+// more.
 func TestMachineIsIdentity(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		n.setPolicy(`{"tagOwners": {"tag:ci": ["alice@"]}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`)
@@ -68,7 +69,8 @@ func TestMachineIsIdentity(t *testing.T) {
 	})
 }
 
-// Of several nodes that an older version gave a machine, the one that is meant goes on, and the others stay.
+// Of several nodes that an older version gave a machine, the one that is meant goes on, and the
+// others stay.
 func TestMachineWithTwoNodes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		p := n.newPeer("a")
@@ -91,8 +93,8 @@ func TestMachineWithTwoNodes(t *testing.T) {
 	})
 }
 
-// A deleted node that is back at once is told of in the log; one whose machine is blocked stays out, also
-// after a restart, until it is unblocked.
+// A deleted node that is back at once is told of in the log; one whose machine is blocked stays
+// out, also after a restart, until it is unblocked.
 func TestDeletedNodeComesBack(t *testing.T) {
 	var log logBuffer
 	adjust := func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }
@@ -148,7 +150,8 @@ func TestDeletedNodeComesBack(t *testing.T) {
 	})
 }
 
-// refuseWaitingLogin checks that a login which waited when its machine was blocked cannot be approved.
+// refuseWaitingLogin checks that a login which waited when its machine was blocked cannot be
+// approved.
 func (n *testNet) refuseWaitingLogin(p *peer) {
 	n.t.Helper()
 	p.node = key.NewNodePrivate()

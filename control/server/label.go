@@ -11,7 +11,8 @@ const (
 	maxName      = 255 // of a whole domain name
 )
 
-// hostLabel turns a host name into a DNS label (control specification, section 7.3). It is empty if nothing can be used.
+// hostLabel turns a host name into a DNS label (control specification, section 7.3). It is empty if
+// nothing can be used.
 func hostLabel(hostname string) string {
 	for _, suffix := range []string{".local", ".localdomain", ".lan"} {
 		if cut, ok := strings.CutSuffix(hostname, suffix); ok {

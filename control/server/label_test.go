@@ -38,7 +38,8 @@ func TestUniqueLabel(t *testing.T) {
 	}
 }
 
-// Whatever a machine calls itself, what becomes of it is a label that an administrator could have chosen.
+// Whatever a machine calls itself, what becomes of it is a label that an administrator could have
+// chosen.
 func FuzzHostLabel(f *testing.F) {
 	f.Add("Node_A.local")
 	f.Add("-\xff.lan")

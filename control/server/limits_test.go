@@ -89,7 +89,8 @@ func (s *stuck) Write(p []byte) (int, error) {
 	return s.sink.Write(p)
 }
 
-// A stream whose client is too far behind is ended instead of being told everything that it has missed.
+// A stream whose client is too far behind is ended instead of being told everything that it has
+// missed.
 func TestSlowClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newBenchNet(t, 2, store.NewMemory())

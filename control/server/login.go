@@ -107,7 +107,8 @@ func (c *core) followUp(t *tx, r *registration) error {
 	return nil
 }
 
-// approve lets in the node of a login, as a user's, with the tags it asks for if the policy has that user give them.
+// approve lets in the node of a login, as a user's, with the tags it asks for if the policy has
+// that user give them.
 func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
 	r := &registration{machine: l.Machine, req: &control.RegisterRequest{
 		Version: l.Cap, NodeKey: l.Key, Expiry: l.Expiry, Hostinfo: l.Hostinfo,

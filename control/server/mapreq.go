@@ -76,7 +76,8 @@ func (ch *channel) handleStream(w http.ResponseWriter, r *http.Request, req *con
 	}
 }
 
-// beginStream begins a stream, unless it has to wait for the end of another, or for some time at most.
+// beginStream begins a stream, unless it has to wait for the end of another, or for some time at
+// most.
 func (ch *channel) beginStream(ctx context.Context, s *stream, req *control.MapRequest) (before *stream, wait time.Duration, err error) {
 	err = ch.core.change(ctx, func(t *tx) error {
 		n, err := ch.nodeOf(t, req)
@@ -171,7 +172,8 @@ func (t *tx) update(n *node, req *control.MapRequest, scope updateScope) {
 	}
 }
 
-// takeHostinfo stores what a node says of its host. Its name follows the host's unless somebody gave it another.
+// takeHostinfo stores what a node says of its host. Its name follows the host's unless somebody
+// gave it another.
 func (t *tx) takeHostinfo(rec *nodeRecord, h *control.Hostinfo) {
 	next := *h
 	if old := rec.Hostinfo; next.NetInfo == nil && old != nil {
@@ -213,7 +215,8 @@ func sameRecord(a, b *nodeRecord) bool {
 		(a.Endpoints == nil) == (b.Endpoints == nil) && reflect.DeepEqual(a.Hostinfo, b.Hostinfo)
 }
 
-// readJSON reads the body of a request, which may come without a content type. If it fails it has answered.
+// readJSON reads the body of a request, which may come without a content type. If it fails it has
+// answered.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(v)
 	if err == nil {

@@ -12,8 +12,8 @@ import (
 	"ginnel/control"
 )
 
-// node is a node as the server sees it now: its record, what follows from it and from the others, and whether it is there.
-// It is never changed in place.
+// node is a node as the server sees it now: its record, what follows from it and from the others,
+// and whether it is there. It is never changed in place.
 type node struct {
 	rec     *nodeRecord
 	online  bool
@@ -125,8 +125,8 @@ func shownHostinfo(h *control.Hostinfo) *control.Hostinfo {
 	}
 }
 
-// news says how the sight of a node has changed: not at all, in fields that a patch can carry, or otherwise, when the whole
-// node has to be sent.
+// news says how the sight of a node has changed: not at all, in fields that a patch can carry, or
+// otherwise, when the whole node has to be sent.
 func news(before, after *node) (patch *control.PeerChange, whole bool) {
 	if before == after {
 		return nil, false
@@ -163,8 +163,8 @@ func news(before, after *node) (patch *control.PeerChange, whole bool) {
 	return c, now.HomeDERP == 0 && old.HomeDERP != 0 // a patch cannot take the home away
 }
 
-// sameForSome compares what only some are told of: the node itself of a contest, those whom the policy leads through this
-// router of routes that another is elected for.
+// sameForSome compares what only some are told of: the node itself of a contest, those whom the
+// policy leads through this router of routes that another is elected for.
 func (n *node) sameForSome(other *node) bool {
 	return n.contest == other.contest && slices.Equal(n.served, other.served)
 }

@@ -14,7 +14,8 @@ import (
 	"ginnel/control"
 )
 
-// This file is what the server answers outside of channels (control specification, sections 1.2 and 10.3).
+// This file is what the server answers outside of channels (control specification, sections 1.2 and
+// 10.3).
 
 // maxAdmitBody is what a relay may send to ask about a client.
 const maxAdmitBody = 4 << 10
@@ -55,7 +56,8 @@ func (s *Server) handleKey(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, control.ServerKeys{PublicKey: s.PublicKey()})
 }
 
-// handleChannel serves a channel. The gate has Close wait for it: an HTTP server does not once it has been upgraded.
+// handleChannel serves a channel. The gate has Close wait for it: an HTTP server does not once it
+// has been upgraded.
 func (s *Server) handleChannel(w http.ResponseWriter, r *http.Request) {
 	if !s.calls.enter() {
 		http.Error(w, "the server is closing", http.StatusServiceUnavailable)
@@ -65,8 +67,9 @@ func (s *Server) handleChannel(w http.ResponseWriter, r *http.Request) {
 	s.handleUpgrade(w, r)
 }
 
-// handleVerify tells relays whether a client is a node of ours. Relays elsewhere ask too, and have nothing to show for
-// themselves: whoever asks learns yes or no about a key that it already knows, and no more.
+// handleVerify tells relays whether a client is a node of ours. Relays elsewhere ask too, and have
+// nothing to show for themselves: whoever asks learns yes or no about a key that it already knows,
+// and no more.
 func (s *Server) handleVerify(w http.ResponseWriter, r *http.Request) {
 	var req control.AdmitRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAdmitBody)).Decode(&req); err != nil {
@@ -115,7 +118,8 @@ func handleNothing(http.ResponseWriter, *http.Request) {}
 // challengeChars are what a challenge may consist of.
 const challengeChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_:"
 
-// handleNoContent lets clients find captive portals: whoever answers for us does not know the challenge.
+// handleNoContent lets clients find captive portals: whoever answers for us does not know the
+// challenge.
 func handleNoContent(w http.ResponseWriter, r *http.Request) {
 	if c := r.Header.Get("X-Tailscale-Challenge"); c != "" && len(c) <= 64 && strings.Trim(c, challengeChars) == "" {
 		w.Header().Set("X-Tailscale-Response", "response "+c)
@@ -150,7 +154,8 @@ network lets it in with</p>
 address if it still asks.</p>
 {{end}}`))
 
-// handleLoginPage shows who asks to join, and how an administrator lets them in. The page itself can do nothing.
+// handleLoginPage shows who asks to join, and how an administrator lets them in. The page itself
+// can do nothing.
 func (s *Server) handleLoginPage(w http.ResponseWriter, r *http.Request) {
 	id, ok := parseLoginID(r.PathValue("id"))
 	if !ok {

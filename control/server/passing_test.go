@@ -67,8 +67,8 @@ func heapUsed() int {
 // passingPeers is more than there are addresses.
 var passingPeers = flag.Int("passing", 200, "nodes that come and go in TestPassingNodes")
 
-// Nodes of jobs come and go in great numbers. Whether they log out, end their stream, lose their connection or are never
-// heard of again after they have registered: of none is anything left.
+// Nodes of jobs come and go in great numbers. Whether they log out, end their stream, lose their
+// connection or are never heard of again after they have registered: of none is anything left.
 func TestPassingNodes(t *testing.T) {
 	adjust := func(c *Config) {
 		c.V4, c.V6 = netip.MustParsePrefix("10.1.0.0/26"), netip.MustParsePrefix("fd00::/64")

@@ -24,8 +24,8 @@ func (n *testNet) setPolicy(text string) {
 	}
 }
 
-// Nodes are shown to each other, and let each other in, as the policy has it; a change takes effect within a second and
-// without reconnecting.
+// Nodes are shown to each other, and let each other in, as the policy has it; a change takes effect
+// within a second and without reconnecting.
 func TestPolicy(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -60,7 +60,8 @@ func TestPolicy(t *testing.T) {
 	})
 }
 
-// Each change of the policy is one frame on the streams that there are: peers and filter change together.
+// Each change of the policy is one frame on the streams that there are: peers and filter change
+// together.
 func TestPolicyInOneFrame(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -174,7 +175,8 @@ func TestFailover(t *testing.T) {
 const lanPolicy = `{"tagOwners": {"tag:router": [], "tag:office": []}, "acls": [
 	{"action": "accept", "src": ["*"], "dst": ["tag:router:22"]}, {"action": "accept", "src": ["tag:office"], "dst": [LANS]}]}`
 
-// A node is told of those routes of others that the policy lets it use, and of no more, whatever changes.
+// A node is told of those routes of others that the policy lets it use, and of no more, whatever
+// changes.
 func TestRoutesByPolicy(t *testing.T) {
 	for name, early := range map[string]bool{"in the first frame": false, "in deltas": true} {
 		t.Run(name, func(t *testing.T) {
@@ -211,7 +213,8 @@ func (n *testNet) approve(node string, routes ...string) {
 	settle()
 }
 
-// routesFollow checks what two nodes are told of a router's routes while the policy and the nodes change.
+// routesFollow checks what two nodes are told of a router's routes while the policy and the nodes
+// change.
 func (n *testNet) routesFollow(office, stranger, router *peer) {
 	n.t.Helper()
 	lans := func(list string) { n.setPolicy(strings.ReplaceAll(lanPolicy, "LANS", list)) }
@@ -247,7 +250,8 @@ func (n *testNet) routesFollow(office, stranger, router *peer) {
 	want("no policy", stranger, "10.1.0.0/16", "10.2.0.0/16")
 }
 
-// A restart of the server does not move an office, whoever is back first, but one who is not back in time loses it.
+// A restart of the server does not move an office, whoever is back first, but one who is not back
+// in time loses it.
 func TestElectionAndRestart(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)

@@ -13,8 +13,8 @@ import (
 	"ginnel/control/policy"
 )
 
-// A policy whose tests have come to fail because of a node stays in force when the server starts, which
-// says so everywhere; to set it, or another like it, is refused.
+// A policy whose tests have come to fail because of a node stays in force when the server starts,
+// which says so everywhere; to set it, or another like it, is refused.
 func TestPolicyInForceBoots(t *testing.T) {
 	text, err := os.ReadFile("../policy/testdata/cases/b01-tests-at-boot.hujson")
 	if err != nil {
@@ -64,8 +64,8 @@ func TestPolicyInForceBoots(t *testing.T) {
 	})
 }
 
-// A check with details says what each entry does on the nodes there are, and whom nobody is; the longest
-// policy there may be is the same for each way in.
+// A check with details says what each entry does on the nodes there are, and whom nobody is; the
+// longest policy there may be is the same for each way in.
 func TestPolicyChecked(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		n.join("laptop", n.authKey(nil))
@@ -93,7 +93,8 @@ func TestPolicyChecked(t *testing.T) {
 	})
 }
 
-// Routes that a grant leads through a router are shown to its sources by that router, elected or not.
+// Routes that a grant leads through a router are shown to its sources by that router, elected or
+// not.
 func TestPolicyVia(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		lan := prefixes("10.1.0.0/16")

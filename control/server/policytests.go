@@ -13,8 +13,8 @@ import (
 // anybody: by metrics and health checks.
 const testsEvery = 10 * time.Second
 
-// policyTests are the results of the tests of the policy in force. They can change without the policy:
-// another node, or other tags, are enough.
+// policyTests are the results of the tests of the policy in force. They can change without the
+// policy: another node, or other tags, are enough.
 type policyTests struct {
 	mu      sync.Mutex
 	at      time.Time // zero: they have not been run, or the policy has changed since
@@ -66,8 +66,8 @@ func (s *Server) forgetTests() {
 	s.tests.at = time.Time{}
 }
 
-// logFailingTests says at the start which tests of the policy in force fail: it stays in force, because
-// a server that does not start helps nobody.
+// logFailingTests says at the start which tests of the policy in force fail: it stays in force,
+// because a server that does not start helps nobody.
 func (s *Server) logFailingTests() {
 	failing, err := s.failingTests(context.Background())
 	if err != nil {

@@ -7,9 +7,11 @@ import (
 )
 
 const (
-	// keyKept is how long a pre-auth key that lets nobody in is kept, so that whoever tries it is told why.
+	// keyKept is how long a pre-auth key that lets nobody in is kept, so that whoever tries it is told
+	// why.
 	keyKept = 30 * 24 * time.Hour
-	// maxPruned is how many keys are deleted with a change: a transaction of the store has a limit, too.
+	// maxPruned is how many keys are deleted with a change: a transaction of the store has a limit,
+	// too.
 	maxPruned = 32
 )
 
@@ -26,8 +28,8 @@ func (k *authKey) uselessSince(now time.Time) (since time.Time, ok bool) {
 	return k.Created, true // revoked by an older version, which did not note when
 }
 
-// pruneKeys deletes keys that have let nobody in for long. A node that was let in may come with its key again, so keys of
-// nodes stay, unless there is no room for others.
+// pruneKeys deletes keys that have let nobody in for long. A node that was let in may come with its
+// key again, so keys of nodes stay, unless there is no room for others.
 func (t *tx) pruneKeys() {
 	inUse := make(map[int64]bool)
 	if full := len(t.keys) >= maxKeys; !full {
@@ -54,8 +56,8 @@ func (t *tx) pruneKeys() {
 	}
 }
 
-// dropKeysOf deletes keys of a user who is being deleted, as many as fit into a transaction. Those that are left are pruned
-// with time, and let nobody in.
+// dropKeysOf deletes keys of a user who is being deleted, as many as fit into a transaction. Those
+// that are left are pruned with time, and let nobody in.
 func (t *tx) dropKeysOf(user int64) {
 	dropped := 0
 	for _, k := range t.keys {

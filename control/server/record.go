@@ -9,8 +9,9 @@ import (
 	"ginnel/internal/key"
 )
 
-// The records of this file are what the store holds, as JSON, each at its path. They are never changed in place: a change
-// puts another record in their place, so that whoever reads one needs no lock.
+// The records of this file are what the store holds, as JSON, each at its path. They are never
+// changed in place: a change puts another record in their place, so that whoever reads one needs no
+// lock.
 
 const (
 	serverPath   = "server"   // serverRecord

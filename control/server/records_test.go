@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Users are found whatever the case they are written in; two of an older version whose names differ by
-// nothing else keep apart.
+// Users are found whatever the case they are written in; two of an older version whose names differ
+// by nothing else keep apart.
 func TestUserNamesWithoutCase(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		ctx := t.Context()
@@ -51,7 +51,8 @@ func TestUserNamesWithoutCase(t *testing.T) {
 	})
 }
 
-// A user whose nodes all have tags, and whose keys let nobody in any more, can be deleted; the nodes go on.
+// A user whose nodes all have tags, and whose keys let nobody in any more, can be deleted; the
+// nodes go on.
 func TestDeleteUserOfTaggedNodes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		once := n.authKey(func(r *AuthKeyRequest) { r.Tags, r.Reusable = []string{"tag:ci"}, false })
@@ -83,8 +84,8 @@ func TestDeleteUserOfTaggedNodes(t *testing.T) {
 	})
 }
 
-// Keys that have let nobody in for long are deleted when others are made; those by which nodes are in stay,
-// because a node may come with its key again.
+// Keys that have let nobody in for long are deleted when others are made; those by which nodes are
+// in stay, because a node may come with its key again.
 func TestPrunedKeys(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		once := n.authKey(func(r *AuthKeyRequest) { r.Reusable = false })

@@ -11,7 +11,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// What a machine is told whose request is refused; the texts are those that clients and scripts know.
+// What a machine is told whose request is refused; the texts are those that clients and scripts
+// know.
 var (
 	errOtherMachine = errors.New("node exists with a different machine key")
 	errExtending    = errors.New("extending key is not allowed")
@@ -35,7 +36,8 @@ type registration struct {
 	wait *login // not decided until this login has ended
 }
 
-// register decides on a request, in the order of section 4.4 of the control specification. An error refuses it.
+// register decides on a request, in the order of section 4.4 of the control specification. An error
+// refuses it.
 func (c *core) register(t *tx, r *registration) error {
 	r.resp, r.wait = control.RegisterResponse{}, nil
 	if r.req.NodeKey.IsZero() {
@@ -102,7 +104,8 @@ func (t *tx) accept(r *registration, n *node) {
 	r.resp.MachineAuthorized = true
 }
 
-// registerByKey lets a node in that has a pre-auth key. n is the node that has its node key already, or nil.
+// registerByKey lets a node in that has a pre-auth key. n is the node that has its node key
+// already, or nil.
 func (c *core) registerByKey(t *tx, r *registration, n *node) error {
 	k := t.keys[t.byHash[hashSecret(r.req.Auth.AuthKey)]]
 	if k == nil || k.Hash != hashSecret(r.req.Auth.AuthKey) {
@@ -145,8 +148,8 @@ func (k *authKey) usable(now time.Time) error {
 	return nil
 }
 
-// tagsByKey returns the tags of a node that a key lets in: those of the key, or what the node asks for if either the key
-// has it or its user may give it.
+// tagsByKey returns the tags of a node that a key lets in: those of the key, or what the node asks
+// for if either the key has it or its user may give it.
 func (t *tx) tagsByKey(k *authKey, h *control.Hostinfo) ([]string, error) {
 	if h == nil || len(h.RequestTags) == 0 {
 		return k.Tags, nil
@@ -176,7 +179,8 @@ func (t *tx) requestedTags(tags []string, allowed func(tag string) bool) ([]stri
 	return sortedTags(tags), nil
 }
 
-// keyExpiry returns when a key that is registered now expires. Tagged nodes are machines that nobody logs in on again.
+// keyExpiry returns when a key that is registered now expires. Tagged nodes are machines that
+// nobody logs in on again.
 func (c *core) keyExpiry(t *tx, requested time.Time, tags []string) time.Time {
 	if len(tags) > 0 || c.cfg.NodeExpiry <= 0 {
 		return time.Time{}

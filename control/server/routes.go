@@ -10,11 +10,13 @@ import (
 
 func isExit(p netip.Prefix) bool { return p.Bits() == 0 }
 
-// primaries are the routers elected for subnets that more than one node may serve (control specification, section 8).
+// primaries are the routers elected for subnets that more than one node may serve (control
+// specification, section 8).
 type primaries map[netip.Prefix]int64
 
-// elect returns who routes each subnet. A router keeps its office while it is online, or may be back any moment after a
-// restart of the server; then the oldest that is online follows it; if none is, nothing changes.
+// elect returns who routes each subnet. A router keeps its office while it is online, or may be
+// back any moment after a restart of the server; then the oldest that is online follows it; if none
+// is, nothing changes.
 func elect(nodes []*node, before primaries) primaries {
 	next := make(primaries)
 	online := make(map[netip.Prefix]bool)
@@ -47,8 +49,8 @@ func (p primaries) of(n *node) []netip.Prefix {
 	return list
 }
 
-// takesNodes reports whether a route would take addresses of this network's nodes, which no approval
-// allows.
+// takesNodes reports whether a route would take addresses of this network's nodes, which no
+// approval allows.
 func (st *state) takesNodes(route netip.Prefix) bool {
 	if isExit(route) {
 		return false

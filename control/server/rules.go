@@ -8,11 +8,12 @@ import (
 	"ginnel/control/policy"
 )
 
-// rules are a policy applied to the nodes there are. A change of either makes other rules, so that whoever holds two can
-// tell by their pointers whether anything may have changed.
+// rules are a policy applied to the nodes there are. A change of either makes other rules, so that
+// whoever holds two can tell by their pointers whether anything may have changed.
 type rules struct {
 	compiled *policy.Compiled // nil: without a policy everybody may do everything
-	// generation is the same as long as only nodes have come, gone and changed: two that have not see each other as before.
+	// generation is the same as long as only nodes have come, gone and changed: two that have not see
+	// each other as before.
 	generation uint64
 }
 
@@ -24,13 +25,14 @@ var allowAll = control.Rules{{
 // open reports whether everybody sees everybody.
 func (r *rules) open() bool { return r.compiled == nil }
 
-// sees reports whether a node is shown another: only those are shown that may be talked to, or may talk to it.
+// sees reports whether a node is shown another: only those are shown that may be talked to, or may
+// talk to it.
 func (r *rules) sees(id, other int64) bool {
 	return r.compiled == nil || r.compiled.MaySee(id, other)
 }
 
-// peer returns a node as another sees it: with those of its routes that the policy gives the other a use for. It must not be
-// changed.
+// peer returns a node as another sees it: with those of its routes that the policy gives the other
+// a use for. It must not be changed.
 func (r *rules) peer(id int64, n *node) *control.Node {
 	if r.usesAll(id, n) {
 		return n.peer()
@@ -50,7 +52,8 @@ func (r *rules) peer(id int64, n *node) *control.Node {
 	return &v
 }
 
-// self returns a node as it sees itself: with the attributes that the policy gives it. It must not be changed.
+// self returns a node as it sees itself: with the attributes that the policy gives it. It must not
+// be changed.
 func (r *rules) self(n *node) *control.Node {
 	given := r.attributes(n.rec.ID)
 	if given == nil {
@@ -68,8 +71,8 @@ func (r *rules) attributes(id int64) control.CapMap {
 	return r.compiled.Attributes(id)
 }
 
-// usesAll reports whether a node has a use for all routes of another, so that it sees it as everybody would without a policy.
-// As long as neither changes, nor the policy, the answer stays.
+// usesAll reports whether a node has a use for all routes of another, so that it sees it as
+// everybody would without a policy. As long as neither changes, nor the policy, the answer stays.
 func (r *rules) usesAll(id int64, n *node) bool {
 	if r.compiled == nil {
 		return true
@@ -78,9 +81,10 @@ func (r *rules) usesAll(id int64, n *node) bool {
 	return !slices.ContainsFunc(n.primary, unused) && (!n.exitNode() || r.usesExit(id, n.rec.ID)) && len(r.steered(id, n)) == 0
 }
 
-// steered returns routes that a node is to use by this router because the policy says so, though another
-// is elected for them. If routers that the policy names are equally good, the node is shown all of them, whether they are
-// there or not: a change of that is told by a patch, which has no routes.
+// steered returns routes that a node is to use by this router because the policy says so, though
+// another is elected for them. If routers that the policy names are equally good, the node is shown
+// all of them, whether they are there or not: a change of that is told by a patch, which has no
+// routes.
 func (r *rules) steered(id int64, n *node) []netip.Prefix {
 	var routes []netip.Prefix
 	for _, p := range n.served {
@@ -91,7 +95,8 @@ func (r *rules) steered(id int64, n *node) []netip.Prefix {
 	return routes
 }
 
-// usesExit reports whether a node may reach the Internet by others: both families are of use only together.
+// usesExit reports whether a node may reach the Internet by others: both families are of use only
+// together.
 func (r *rules) usesExit(id, router int64) bool {
 	return r.compiled.MayUse(id, router, exitRoutes[0]) || r.compiled.MayUse(id, router, exitRoutes[1])
 }

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// schedule knows when something is due for which key, at most one time each. The zero value is empty.
+// schedule knows when something is due for which key, at most one time each. The zero value is
+// empty.
 type schedule[K cmp.Ordered] struct {
 	items map[K]*alarm[K]
 	queue alarms[K]

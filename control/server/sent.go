@@ -8,8 +8,8 @@ import (
 	"ginnel/control"
 )
 
-// sentState is what a stream has shown of things that depend on who looks. Which peers it has shown needs no list: they are
-// those that the rules of its latest view let it see.
+// sentState is what a stream has shown of things that depend on who looks. Which peers it has shown
+// needs no list: they are those that the rules of its latest view let it see.
 type sentState struct {
 	id      int64
 	filter  filterSum
@@ -47,8 +47,8 @@ func (v *view) first(sent *sentState, domain string, now time.Time) *control.Map
 	return resp
 }
 
-// selfOnly is what a node is told whose key has expired: that it is so, and what it needs to log in again. It is
-// nobody's any more, and the network is none of its business.
+// selfOnly is what a node is told whose key has expired: that it is so, and what it needs to log in
+// again. It is nobody's any more, and the network is none of its business.
 func (v *view) selfOnly(self *node, domain string, now time.Time) *control.MapResponse {
 	resp := &control.MapResponse{
 		Node: self.peer(), DERPMap: v.derp, Domain: domain, ControlTime: now.UTC(),
@@ -103,7 +103,8 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 	return resp
 }
 
-// otherAttributes returns a change of a node that has not changed, if the policy gives it other attributes than before.
+// otherAttributes returns a change of a node that has not changed, if the policy gives it other
+// attributes than before.
 func (s *step) otherAttributes(id int64) *change {
 	if reflect.DeepEqual(s.before.rules.attributes(id), s.rules.attributes(id)) {
 		return nil
@@ -112,7 +113,8 @@ func (s *step) otherAttributes(id int64) *change {
 	return &change{id: id, old: n, now: n}
 }
 
-// aroundExpiry is delta for a node whose key has expired, just now or before, or has been given time again.
+// aroundExpiry is delta for a node whose key has expired, just now or before, or has been given
+// time again.
 func (s *step) aroundExpiry(sent *sentState, mine *change, self *node) *control.MapResponse {
 	was := sent.expired
 	switch sent.expired = self.expired; {
@@ -132,8 +134,8 @@ func (s *step) aroundExpiry(sent *sentState, mine *change, self *node) *control.
 	return resp
 }
 
-// tell adds what a node has to be told of a change of another: it may have come into sight, or gone, or others of its routes
-// may be of use.
+// tell adds what a node has to be told of a change of another: it may have come into sight, or
+// gone, or others of its routes may be of use.
 func (s *step) tell(id int64, c *change, resp *control.MapResponse) {
 	saw := c.old != nil && s.before.rules.sees(id, c.id)
 	sees := c.now != nil && s.rules.sees(id, c.id)
@@ -147,7 +149,8 @@ func (s *step) tell(id int64, c *change, resp *control.MapResponse) {
 	}
 }
 
-// otherRoutes reports whether another policy, or the node as that has it, makes other routes of a node of use.
+// otherRoutes reports whether another policy, or the node as that has it, makes other routes of a
+// node of use.
 func (s *step) otherRoutes(id int64, c *change) bool {
 	return s.before.rules != s.rules && len(c.now.served) > 0 &&
 		!slices.Equal(s.before.rules.peer(id, c.old).AllowedIPs, s.rules.peer(id, c.now).AllowedIPs)
@@ -158,8 +161,8 @@ func isEmpty(r *control.MapResponse) bool {
 		len(r.PeersChanged)+len(r.PeersRemoved)+len(r.PeersChangedPatch)+len(r.UserProfiles) == 0
 }
 
-// compare finds what a node sees of all others after the policy has changed, or the node itself as the policy has it: any
-// peer may have appeared or gone.
+// compare finds what a node sees of all others after the policy has changed, or the node itself as
+// the policy has it: any peer may have appeared or gone.
 func (s *step) compare(id int64, resp *control.MapResponse) {
 	changes := s.changes
 	for _, n := range s.nodes {

@@ -1,8 +1,10 @@
-// Package server is the coordination server: it lets nodes in, gives them addresses and names, and keeps each of them told
-// of the others (control specification). Nodes speak ts2021 to it, administrators the API that openapi.json describes.
+// Package server is the coordination server: it lets nodes in, gives them addresses and names, and
+// keeps each of them told of the others (control specification). Nodes speak ts2021 to it,
+// administrators the API that openapi.json describes.
 //
-// Goroutines: the loop of a Server, which owns the state, and those of the HTTP server on the channels of nodes; Close ends them. Those of the
-// HTTP server that a Server is the handler of belong to that.
+// Goroutines: the loop of a Server, which owns the state, and those of the HTTP server on the
+// channels of nodes; Close ends them. Those of the HTTP server that a Server is the handler of
+// belong to that.
 package server
 
 import (
@@ -19,7 +21,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// Server is a coordination server. It is an [http.Handler] for everything that is served on its port.
+// Server is a coordination server. It is an [http.Handler] for everything that is served on its
+// port.
 type Server struct {
 	cfg      Config
 	log      *slog.Logger
@@ -115,7 +118,8 @@ func (s *Server) startPolicy() error {
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.outer.ServeHTTP(w, r) }
 
-// AdminHandler serves the API to whoever can reach it: put it behind a socket that only administrators can open.
+// AdminHandler serves the API to whoever can reach it: put it behind a socket that only
+// administrators can open.
 func (s *Server) AdminHandler() http.Handler { return s.admin }
 
 // PublicKey returns the key that clients know the server by.

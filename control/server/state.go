@@ -10,7 +10,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// state is everything that the server knows. It belongs to the loop, and is changed by transactions only.
+// state is everything that the server knows. It belongs to the loop, and is changed by transactions
+// only.
 type state struct {
 	counters   counters
 	policyText string
@@ -64,8 +65,9 @@ func newState(cfg *Config) *state {
 // nodeByKey returns the node with a key, or nil.
 func (st *state) nodeByKey(k key.NodePublic) *node { return st.nodes[st.byKey[k]] }
 
-// nodeOf returns the node of a machine, or nil. Older versions gave a machine a node for each owner; of several it is the
-// one with the node key, the one of the owner, or the oldest, in this order.
+// nodeOf returns the node of a machine, or nil. Older versions gave a machine a node for each
+// owner; of several it is the one with the node key, the one of the owner, or the oldest, in this
+// order.
 func (st *state) nodeOf(m key.MachinePublic, k key.NodePublic, owner int64) *node {
 	ids := slices.Sorted(maps.Keys(st.byMachine[m]))
 	if len(ids) == 0 {

@@ -8,8 +8,8 @@ import (
 	"ginnel/control"
 )
 
-// step is the way from one view of the network to the next. Streams follow a chain of them, each at its pace: a stream has
-// no queue, and the chain behind the slowest is collected as garbage.
+// step is the way from one view of the network to the next. Streams follow a chain of them, each at
+// its pace: a stream has no queue, and the chain behind the slowest is collected as garbage.
 type step struct {
 	*view                 // after the step
 	before  *view         // what a stream has shown when it takes the step; nil at the first
@@ -59,8 +59,8 @@ func newStep(before *step, after *view, ids []int64) *step {
 	return s
 }
 
-// compareUsers finds users who have changed, and notes whether there are others than before. Nobody needs to be told of a
-// user without nodes, but later views have to know of all.
+// compareUsers finds users who have changed, and notes whether there are others than before. Nobody
+// needs to be told of a user without nodes, but later views have to know of all.
 func (s *step) compareUsers() {
 	s.people = len(s.view.users) != len(s.before.users)
 	for id, u := range s.view.users {
@@ -84,7 +84,8 @@ func (s *step) follow(next *step) {
 	close(s.nextc)
 }
 
-// frame returns what the stream of a node has to write to take the step; nothing if the step does not concern it.
+// frame returns what the stream of a node has to write to take the step; nothing if the step does
+// not concern it.
 func (s *step) frame(sent *sentState, compress string) ([]byte, error) {
 	if s.plain(sent) {
 		return s.sharedFrame(compress)
@@ -96,8 +97,9 @@ func (s *step) frame(sent *sentState, compress string) ([]byte, error) {
 	return control.AppendFrame(nil, resp, compress)
 }
 
-// plain reports whether the step is for this node the same as for all others: it is not about the node itself, nobody has
-// to be compared anew, the node lets in whom it did, it sees all that has changed, before and after, and all routes of that.
+// plain reports whether the step is for this node the same as for all others: it is not about the
+// node itself, nobody has to be compared anew, the node lets in whom it did, it sees all that has
+// changed, before and after, and all routes of that.
 func (s *step) plain(sent *sentState) bool {
 	if sent.expired || s.mine(sent.id) != nil || s.before.rules.generation != s.rules.generation {
 		return false
@@ -148,7 +150,8 @@ func (s *step) sharedFrame(compress string) ([]byte, error) {
 	return f.frame, f.err
 }
 
-// appendTo adds the change for one who saw the node before, if it was there, and sees it now, if it is.
+// appendTo adds the change for one who saw the node before, if it was there, and sees it now, if it
+// is.
 func (c *change) appendTo(resp *control.MapResponse) {
 	switch {
 	case c.now == nil:

@@ -14,10 +14,11 @@ import (
 const (
 	keepAliveEvery  = 50 * time.Second
 	keepAliveSpread = 9 * time.Second
-	// frameTimeout is how long after a frame the next has to be taken, keepalives included. A client that is slower loses its
-	// stream, and comes back for a whole map.
+	// frameTimeout is how long after a frame the next has to be taken, keepalives included. A client
+	// that is slower loses its stream, and comes back for a whole map.
 	frameTimeout = keepAliveEvery + keepAliveSpread + 15*time.Second
-	// maxBehind is how many steps a stream may be behind before a whole map is less than what it has missed.
+	// maxBehind is how many steps a stream may be behind before a whole map is less than what it has
+	// missed.
 	maxBehind = 256
 )
 
@@ -82,8 +83,9 @@ func (c *core) poll(ctx context.Context, w http.ResponseWriter, s *stream, compr
 	return c.follow(ctx, s, cur, sent, compress, out)
 }
 
-// firstFrame returns the whole map, and the step that it belongs to. Few are made at a time: when a whole network comes back
-// at once, each of them takes many times the memory until it is compressed.
+// firstFrame returns the whole map, and the step that it belongs to. Few are made at a time: when a
+// whole network comes back at once, each of them takes many times the memory until it is
+// compressed.
 func (c *core) firstFrame(ctx context.Context, s *stream, sent *sentState, compress string) ([]byte, *step, error) {
 	select {
 	case c.encoders <- struct{}{}:
@@ -159,7 +161,8 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 	}
 }
 
-// farewell tells a node whose stream is at its end of a step that it may not have seen: the one that is the reason.
+// farewell tells a node whose stream is at its end of a step that it may not have seen: the one
+// that is the reason.
 func farewell(cur *step, sent *sentState, compress string, out *frameWriter) error {
 	for range maxBehind {
 		select {

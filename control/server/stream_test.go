@@ -41,7 +41,8 @@ func TestDelta(t *testing.T) {
 	})
 }
 
-// "Apply state from updates; from a stream request take a value only if nothing is stored yet" (5.1).
+// "Apply state from updates; from a stream request take a value only if nothing is stored yet"
+// (5.1).
 func TestStreamDoesNotOverwrite(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -114,7 +115,8 @@ func TestSuperseded(t *testing.T) {
 	})
 }
 
-// A node that is away is offline after the grace period, not before it; one that comes back in time never was.
+// A node that is away is offline after the grace period, not before it; one that comes back in time
+// never was.
 func TestOffline(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -202,8 +204,8 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
-// The place of a node with tags is for nodes with the same tags, and what an administrator has approved
-// for a node does not pass to another machine, to other tags or to another user.
+// The place of a node with tags is for nodes with the same tags, and what an administrator has
+// approved for a node does not pass to another machine, to other tags or to another user.
 func TestTakeOverAcrossTags(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		keyFor := func(tags ...string) string {
@@ -323,7 +325,8 @@ func TestBadRequests(t *testing.T) {
 	})
 }
 
-// When the store fails, what needs it fails with a clear answer and leaves nothing behind; the rest goes on.
+// When the store fails, what needs it fails with a clear answer and leaves nothing behind; the rest
+// goes on.
 func TestStoreFails(t *testing.T) {
 	onNet(t, func(c *Config) { c.Store = &failingStore{Memory: c.Store.(*store.Memory)} }, func(t *testing.T, n *testNet) {
 		failing := n.cfg.Store.(*failingStore)
@@ -360,7 +363,8 @@ func TestStoreFails(t *testing.T) {
 	})
 }
 
-// A write that seemed to fail, and did not, is found out: nothing is given twice, and the server goes on.
+// A write that seemed to fail, and did not, is found out: nothing is given twice, and the server
+// goes on.
 func TestStoreLies(t *testing.T) {
 	onNet(t, func(c *Config) { c.Store = &failingStore{Memory: c.Store.(*store.Memory)} }, func(t *testing.T, n *testNet) {
 		failing := n.cfg.Store.(*failingStore)
@@ -439,7 +443,8 @@ func TestUserRenamedUnderPolicy(t *testing.T) {
 	})
 }
 
-// A user is known to those who come later, however long ago the user was made, and nobody is told before.
+// A user is known to those who come later, however long ago the user was made, and nobody is told
+// before.
 func TestUserBeforeNodes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))

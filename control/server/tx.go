@@ -6,7 +6,8 @@ import (
 	"ginnel/control/policy"
 )
 
-// tx is one command's change of the state: made at once, undone if the command fails or the store does.
+// tx is one command's change of the state: made at once, undone if the command fails or the store
+// does.
 type tx struct {
 	*state
 	moment
@@ -80,13 +81,15 @@ func (t *tx) putNode(rec *nodeRecord) {
 	t.setNode(n)
 }
 
-// sameIdentity reports whether a node is still the same machine, with the same tags or the same user.
+// sameIdentity reports whether a node is still the same machine, with the same tags or the same
+// user.
 func sameIdentity(a, b *nodeRecord) bool {
 	sameUser := a.User == b.User || len(a.Tags) > 0
 	return a.Machine == b.Machine && slices.Equal(a.Tags, b.Tags) && sameUser
 }
 
-// setNode puts a node into the state with what follows from its record; its record has been stored, or has not changed.
+// setNode puts a node into the state with what follows from its record; its record has been stored,
+// or has not changed.
 func (t *tx) setNode(n *node) {
 	n.expired = n.rec.expiredAt(t.now)
 	n.served = t.servedBy(n.rec)
@@ -146,7 +149,8 @@ func (t *tx) deleteUser(u *user) {
 	t.people = true
 }
 
-// forgetName has nobody found by the name of a user, except another whose name differs by case alone.
+// forgetName has nobody found by the name of a user, except another whose name differs by case
+// alone.
 func (t *tx) forgetName(u *user) {
 	unset(t, t.byUser, foldName(u.Name))
 	for _, other := range t.users {

@@ -17,8 +17,8 @@ const (
 	pinVersion = 115
 )
 
-// versionCheck knows which versions of the protocol clients may speak. The zero value is of a server
-// without pinned relays.
+// versionCheck knows which versions of the protocol clients may speak. The zero value is of a
+// server without pinned relays.
 type versionCheck struct {
 	pinned atomic.Bool // the certificate of a relay is pinned
 }

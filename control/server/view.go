@@ -23,7 +23,8 @@ func (v *view) node(id int64) *node {
 	return nil
 }
 
-// with returns v.nodes with some replaced, added or, if they are nil, taken away. nodes are ordered by their numbers.
+// with returns v.nodes with some replaced, added or, if they are nil, taken away. nodes are ordered
+// by their numbers.
 func (v *view) with(ids []int64, lookup func(id int64) *node) []*node {
 	nodes := make([]*node, 0, len(v.nodes)+len(ids))
 	rest := v.nodes

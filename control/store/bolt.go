@@ -22,11 +22,12 @@ const (
 	maxCommit = 1024
 )
 
-// The buckets of the file: entries are the revision in 8 bytes and the value; the revision of the store is its sequence.
+// The buckets of the file: entries are the revision in 8 bytes and the value; the revision of the
+// store is its sequence.
 var entriesBucket = []byte("entries")
 
-// Bolt is a store in one file. A transaction that it has acknowledged is on the disk. Transactions that arrive while
-// another is written are written together.
+// Bolt is a store in one file. A transaction that it has acknowledged is on the disk. Transactions
+// that arrive while another is written are written together.
 type Bolt struct {
 	db      *bbolt.DB
 	feed    *feed
@@ -38,7 +39,8 @@ type Bolt struct {
 	err     error // of closing
 }
 
-// commit is a transaction on its way. The fields below donec belong to the committer until that is closed.
+// commit is a transaction on its way. The fields below donec belong to the committer until that is
+// closed.
 type commit struct {
 	txn   Txn
 	donec chan struct{}
@@ -48,7 +50,8 @@ type commit struct {
 	err      error
 }
 
-// Open opens the store in a file, which is made if there is none. It fails with ErrLocked if another process has it open.
+// Open opens the store in a file, which is made if there is none. It fails with ErrLocked if
+// another process has it open.
 func Open(path string) (*Bolt, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
 	switch {
@@ -92,7 +95,8 @@ func (b *Bolt) Get(_ context.Context, key string) (Entry, error) {
 	return e, nil
 }
 
-// List returns the entries whose keys begin with prefix, in their order, and the revision of the store.
+// List returns the entries whose keys begin with prefix, in their order, and the revision of the
+// store.
 func (b *Bolt) List(_ context.Context, prefix string) (list []Entry, revision uint64, err error) {
 	err = b.db.View(func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(entriesBucket)
@@ -131,8 +135,9 @@ func readError(err error) error {
 	return fmt.Errorf("reading the store: %w", err)
 }
 
-// Transact changes the store and returns its new revision, or ErrConflict. After any other error, such as a full disk or
-// the end of ctx, it is not known whether the change was made: whoever has to know reads.
+// Transact changes the store and returns its new revision, or ErrConflict. After any other error,
+// such as a full disk or the end of ctx, it is not known whether the change was made: whoever has
+// to know reads.
 func (b *Bolt) Transact(ctx context.Context, t Txn) (uint64, error) {
 	if err := t.check(); err != nil {
 		return 0, err

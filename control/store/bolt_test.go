@@ -171,7 +171,8 @@ func TestNotAStore(t *testing.T) {
 	}
 }
 
-// A full disk is an error to the caller; what was there stays, and with space again the store goes on.
+// A full disk is an error to the caller; what was there stays, and with space again the store goes
+// on.
 func TestFullDisk(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "test.db")
 	cmd := child(t, "full", file)

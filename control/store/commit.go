@@ -11,7 +11,8 @@ import (
 // errNothing rolls back a write without changes, which saves the way to the disk.
 var errNothing = errors.New("nothing to write")
 
-// run is the committer: it takes one transaction, with it all that are waiting, and writes them at once.
+// run is the committer: it takes one transaction, with it all that are waiting, and writes them at
+// once.
 func (b *Bolt) run() {
 	var batch []*commit
 	for {
@@ -80,8 +81,8 @@ func (b *Bolt) write(batch []*commit) {
 	}
 }
 
-// settle looks at what a write that failed has left behind: the last page may have been written all the same, and then
-// nobody was told of it.
+// settle looks at what a write that failed has left behind: the last page may have been written all
+// the same, and then nobody was told of it.
 func (b *Bolt) settle() {
 	var now uint64
 	err := b.db.View(func(tx *bbolt.Tx) error {

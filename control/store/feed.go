@@ -12,8 +12,8 @@ import (
 // feedLen is how many events are remembered for watchers that are behind.
 const feedLen = 8192
 
-// feed remembers the latest events and wakes those who wait for more. Watchers have no queues of their own: one that falls
-// behind by more than the feed remembers has to resync.
+// feed remembers the latest events and wakes those who wait for more. Watchers have no queues of
+// their own: one that falls behind by more than the feed remembers has to resync.
 type feed struct {
 	mu     sync.Mutex
 	events []Event       // in order
@@ -61,7 +61,8 @@ func (f *feed) wakeLocked() {
 	f.morec = make(chan struct{})
 }
 
-// after returns the events that followed a revision, and a channel that is closed when there are more.
+// after returns the events that followed a revision, and a channel that is closed when there are
+// more.
 func (f *feed) after(revision uint64) (events []Event, morec <-chan struct{}, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -75,7 +76,8 @@ func (f *feed) after(revision uint64) (events []Event, morec <-chan struct{}, er
 	return slices.Clone(f.events[i:]), f.morec, nil
 }
 
-// watch yields the events under prefix that follow a revision until ctx ends, or the error that ends it before.
+// watch yields the events under prefix that follow a revision until ctx ends, or the error that
+// ends it before.
 func (f *feed) watch(ctx context.Context, prefix string, revision uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for {

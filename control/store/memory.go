@@ -11,7 +11,8 @@ import (
 	"sync"
 )
 
-// Memory is a store without a disk, for a network that need not outlive its process. NewMemory makes one.
+// Memory is a store without a disk, for a network that need not outlive its process. NewMemory
+// makes one.
 type Memory struct {
 	feed *feed
 
@@ -41,7 +42,8 @@ func (m *Memory) Get(_ context.Context, key string) (Entry, error) {
 	return e, nil
 }
 
-// List returns the entries whose keys begin with prefix, in their order, and the revision of the store.
+// List returns the entries whose keys begin with prefix, in their order, and the revision of the
+// store.
 func (m *Memory) List(_ context.Context, prefix string) ([]Entry, uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

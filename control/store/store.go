@@ -1,6 +1,6 @@
-// Package store keeps the state of a coordination server: values under paths, read, listed, changed in transactions and
-// watched. Bolt keeps them in one file, Memory keeps them nowhere. The operations are those that etcd has, so that it can
-// take their place (docs/store.md).
+// Package store keeps the state of a coordination server: values under paths, read, listed, changed
+// in transactions and watched. Bolt keeps them in one file, Memory keeps them nowhere. The
+// operations are those that etcd has, so that it can take their place (docs/store.md).
 //
 // Goroutines: one per Bolt, which commits; Close ends it.
 package store
@@ -56,7 +56,8 @@ var (
 	ErrNotFound = errors.New("store: no such key")
 	// ErrConflict is returned if a condition did not hold. Nothing was changed.
 	ErrConflict = errors.New("store: changed in the meantime")
-	// ErrResync ends a watch that cannot go on without a gap: list again, and watch from the revision of the list.
+	// ErrResync ends a watch that cannot go on without a gap: list again, and watch from the revision
+	// of the list.
 	ErrResync = errors.New("store: events were missed")
 	// ErrLocked is returned by Open if another process has the file.
 	ErrLocked = errors.New("store: in use by another server")

@@ -195,7 +195,8 @@ func TestWatchResync(t *testing.T) {
 	})
 }
 
-// Everyone wants the next number, and each gets one of its own: no conflict is overlooked when transactions are grouped.
+// Everyone wants the next number, and each gets one of its own: no conflict is overlooked when
+// transactions are grouped.
 func TestConcurrentCounters(t *testing.T) {
 	onEach(t, func(t *testing.T, s store) {
 		var wg sync.WaitGroup

@@ -303,8 +303,8 @@ func (m *Model) updateAggregation(s *Sample) {
 	m.agg.extra[0] = max(m.agg.extra[0], extra)
 }
 
-// setPacingRate follows the bandwidth. Before the pipe was full once the rate only grows, except that
-// the first round-trip time replaces the guess of New.
+// setPacingRate follows the bandwidth. Before the pipe was full once the rate only grows, except
+// that the first round-trip time replaces the guess of New.
 func (m *Model) setPacingRate() {
 	rate := m.gains.pacing * m.boundedBW() * (1 - pacingMargin)
 	if m.round.count <= 1 && m.rtt.min > 0 {
@@ -325,8 +325,8 @@ func (m *Model) Quantum() int {
 	return max(2*m.mss, min(int(m.PacingRate()*d.Seconds()), most))
 }
 
-// Burst is how many bytes may leave together before their time has come: a quantum within a site, and
-// nothing on longer paths, where the queue of a bottleneck may be too short for bursts.
+// Burst is how many bytes may leave together before their time has come: a quantum within a site,
+// and nothing on longer paths, where the queue of a bottleneck may be too short for bursts.
 func (m *Model) Burst() int {
 	if m.withinSite() {
 		return m.Quantum()

@@ -259,7 +259,8 @@ func TestMinRTTIsConfirmed(t *testing.T) {
 }
 
 // A bandwidth that was measured too high, as acknowledgements came together, makes a queue that
-// stands. Then the model takes the rate that it sees, and drains the queue: once, until it has gone.
+// stands. Then the model takes the rate that it sees, and drains the queue: once, until it has
+// gone.
 func TestBandwidthIsCorrected(t *testing.T) {
 	m, s := steady(t)
 	m.bw.max[0] = 1.3e6

@@ -39,8 +39,9 @@ func (l *linux) await() {
 	l.raw.Read(l.tryf)
 }
 
-// try writes and reports that there is nothing to read yet. So its goroutine waits until the scheduler learns of what was written,
-// which it does at its next look: the kernel tells of every write, though nothing is ever read.
+// try writes and reports that there is nothing to read yet. So its goroutine waits until the
+// scheduler learns of what was written, which it does at its next look: the kernel tells of every
+// write, though nothing is ever read.
 func (l *linux) try(fd uintptr) bool {
 	if l.tried {
 		return true

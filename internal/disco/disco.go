@@ -1,5 +1,5 @@
-// Package disco is the codec of the discovery messages that peers exchange beside WireGuard to find a direct path
-// (disco specification, section 1). It is pure: no clock, no log, no state.
+// Package disco is the codec of the discovery messages that peers exchange beside WireGuard to find
+// a direct path (disco specification, section 1). It is pure: no clock, no log, no state.
 //
 // A disco packet is
 //
@@ -14,7 +14,8 @@
 //	version 1  always written as 0
 //	body
 //
-// Every address in a body takes 18 bytes: 16 of IP (IPv4 as IPv4-mapped IPv6), 2 of port. All integers are big endian.
+// Every address in a body takes 18 bytes: 16 of IP (IPv4 as IPv4-mapped IPv6), 2 of port. All
+// integers are big endian.
 package disco
 
 import (
@@ -29,8 +30,8 @@ import (
 const (
 	magic = "TS\xf0\x9f\x92\xac"
 
-	// headerLen is the length of magic and sender. A datagram of at least this length that starts with the magic is
-	// disco, even if it is too short for a box (section 1.5, rule 3).
+	// headerLen is the length of magic and sender. A datagram of at least this length that starts with
+	// the magic is disco, even if it is too short for a box (section 1.5, rule 3).
 	headerLen = len(magic) + key.Size
 
 	// Overhead is what Seal adds to a plaintext.
@@ -72,7 +73,8 @@ func Is(packet []byte) bool {
 	return len(packet) >= headerLen && string(packet[:len(magic)]) == magic
 }
 
-// Sender returns the sender that a packet, for which Is holds, claims to have. Only opening the box proves it.
+// Sender returns the sender that a packet, for which Is holds, claims to have. Only opening the box
+// proves it.
 func Sender(packet []byte) key.DiscoPublic {
 	return key.DiscoPublic(packet[len(magic):headerLen])
 }
@@ -97,7 +99,8 @@ func appendMessage(b []byte, m Message) []byte {
 	return m.appendBody(append(b, byte(m.kind()), 0))
 }
 
-// parse reads a plaintext. Bytes after the known part of a body are ignored, so that later versions can grow.
+// parse reads a plaintext. Bytes after the known part of a body are ignored, so that later versions
+// can grow.
 func parse(p []byte) (Message, error) {
 	if len(p) < 2 {
 		return nil, errShort

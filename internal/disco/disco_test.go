@@ -8,8 +8,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// Every message of the vectors, cut at every length, either fails or parses into something that is shorter; nothing
-// panics.
+// Every message of the vectors, cut at every length, either fails or parses into something that is
+// shorter; nothing panics.
 func TestTruncation(t *testing.T) {
 	for _, v := range loadVectors(t).Messages {
 		plain := unhex(t, v.PlaintextHex)
@@ -21,7 +21,8 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
-// "The header is not authenticated as such: changing the sender key changes k and so makes the box fail."
+// "The header is not authenticated as such: changing the sender key changes k and so makes the box
+// fail."
 func TestTamper(t *testing.T) {
 	a, b := key.NewDiscoPrivate(), key.NewDiscoPrivate()
 	toB, err := a.Shared(b.Public())

@@ -24,15 +24,16 @@ func (*Ping) kind() Kind { return KindPing }
 
 func (m *Ping) appendBody(b []byte) []byte {
 	b = append(b, m.TxID[:]...)
-	// Padding that is long enough would be read as a node key, so a missing one is then written as zero.
+	// Padding that is long enough would be read as a node key, so a missing one is then written as
+	// zero.
 	if !m.NodeKey.IsZero() || m.Padding >= key.Size {
 		b = append(b, m.NodeKey[:]...)
 	}
 	return append(b, make([]byte, m.Padding)...)
 }
 
-// parsePing accepts longer bodies on purpose: what follows the node key is padding. With fewer than 32 bytes after the
-// TxID there is no node key and all of them are padding.
+// parsePing accepts longer bodies on purpose: what follows the node key is padding. With fewer than
+// 32 bytes after the TxID there is no node key and all of them are padding.
 func parsePing(b []byte) (*Ping, error) {
 	if len(b) < len(TxID{}) {
 		return nil, errShort
@@ -71,7 +72,8 @@ func parsePong(b []byte) (*Pong, error) {
 	return m, nil
 }
 
-// CallMeMaybe tells a peer, through a relay, which addresses to ping now. The body is the addresses and nothing else.
+// CallMeMaybe tells a peer, through a relay, which addresses to ping now. The body is the addresses
+// and nothing else.
 type CallMeMaybe struct {
 	Endpoints []netip.AddrPort // may hold addresses the receiver must not use, such as IPv6 link-local ones
 }
@@ -80,7 +82,8 @@ func (*CallMeMaybe) kind() Kind { return KindCallMeMaybe }
 
 func (m *CallMeMaybe) appendBody(b []byte) []byte { return appendAddrPorts(b, m.Endpoints) }
 
-// parseCallMeMaybe never fails: a version or a length that is not understood reads as an empty list (section 1.2).
+// parseCallMeMaybe never fails: a version or a length that is not understood reads as an empty list
+// (section 1.2).
 func parseCallMeMaybe(version byte, b []byte) *CallMeMaybe {
 	if version != 0 || len(b)%addrPortLen != 0 {
 		return &CallMeMaybe{}

@@ -9,8 +9,9 @@ import (
 	"ginnel/internal/key"
 )
 
-// The messages of peer relays: a third node that forwards UDP between two that cannot reach each other. A node may
-// ignore them all (section 1.4); they are here so that whoever meets one knows what it is.
+// The messages of peer relays: a third node that forwards UDP between two that cannot reach each
+// other. A node may ignore them all (section 1.4); they are here so that whoever meets one knows
+// what it is.
 
 var errAddrs = errors.New("disco: relay endpoint without a whole number of addresses")
 

@@ -8,8 +8,8 @@ import (
 // closeWriter is what *net.TCPConn and *tls.Conn have besides net.Conn.
 type closeWriter interface{ CloseWrite() error }
 
-// withFirst returns a conn whose first bytes were read already. If there are none, it is conn itself, so that the system
-// can still splice it.
+// withFirst returns a conn whose first bytes were read already. If there are none, it is conn
+// itself, so that the system can still splice it.
 func withFirst(conn net.Conn, first []byte) net.Conn {
 	if len(first) == 0 {
 		return conn

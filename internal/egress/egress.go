@@ -1,8 +1,8 @@
-// Package egress dials TCP through the proxy that stands between this machine and the world: the one that the
-// environment names, spoken to by HTTP CONNECT or SOCKS5.
+// Package egress dials TCP through the proxy that stands between this machine and the world: the
+// one that the environment names, spoken to by HTTP CONNECT or SOCKS5.
 //
-// It starts no goroutine that outlives a dial. Names are passed on unresolved, since behind such a proxy there often is
-// no resolver for them. No error holds a proxy's password.
+// It starts no goroutine that outlives a dial. Names are passed on unresolved, since behind such a
+// proxy there often is no resolver for them. No error holds a proxy's password.
 package egress
 
 import (
@@ -18,16 +18,16 @@ import (
 	"strings"
 )
 
-// ErrRefused is wrapped by errors for a proxy that was reached, understood the request and turned it down: it demands
-// or rejects credentials, forbids the destination or did not reach it.
+// ErrRefused is wrapped by errors for a proxy that was reached, understood the request and turned
+// it down: it demands or rejects credentials, forbids the destination or did not reach it.
 var ErrRefused = errors.New("refused by proxy")
 
 var errScheme = errors.New("scheme is none of http, https, socks5 and socks5h")
 
 // Dialer dials through proxies. The zero value is ready for use.
 type Dialer struct {
-	// DialContext opens the TCP connection to the proxy; nil means that of a net.Dialer. Its conn is closed by Dial if
-	// it fails, and belongs to Dial's caller otherwise.
+	// DialContext opens the TCP connection to the proxy; nil means that of a net.Dialer. Its conn is
+	// closed by Dial if it fails, and belongs to Dial's caller otherwise.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// RootCAs are trusted to sign an https proxy's certificate; nil means the system's.
 	RootCAs *x509.CertPool
@@ -38,9 +38,9 @@ func Dial(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error) {
 	return new(Dialer).Dial(ctx, proxy, addr)
 }
 
-// Dial connects to addr, a host:port whose host may be a name, through proxy, whose scheme is http, https, socks5 or
-// socks5h. The context covers the dial only; until it ends, a silent proxy is waited for. The conn has CloseWrite if that
-// to the proxy has.
+// Dial connects to addr, a host:port whose host may be a name, through proxy, whose scheme is http,
+// https, socks5 or socks5h. The context covers the dial only; until it ends, a silent proxy is
+// waited for. The conn has CloseWrite if that to the proxy has.
 func (d *Dialer) Dial(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error) {
 	conn, err := d.dial(ctx, proxy, addr)
 	if err != nil {
@@ -86,7 +86,8 @@ func (d *Dialer) dialContext(ctx context.Context, network, addr string) (net.Con
 	return new(net.Dialer).DialContext(ctx, network, addr)
 }
 
-// secure puts TLS on a conn to the proxy where its scheme wants it; the handshake comes with the first write.
+// secure puts TLS on a conn to the proxy where its scheme wants it; the handshake comes with the
+// first write.
 func (d *Dialer) secure(conn net.Conn, proxy *url.URL, s security) net.Conn {
 	if s == inClear {
 		return conn
@@ -123,7 +124,8 @@ type target struct {
 
 func (t target) String() string { return net.JoinHostPort(t.host, strconv.Itoa(int(t.port))) }
 
-// parseTarget refuses what could break out of a request line, or does not fit into SOCKS5 (RFC 1928, section 5).
+// parseTarget refuses what could break out of a request line, or does not fit into SOCKS5 (RFC
+// 1928, section 5).
 func parseTarget(addr string) (target, error) {
 	host, service, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -143,7 +145,8 @@ func notInHost(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"#%/<>?@\[]^{|}`, r) || r == '`'
 }
 
-// proxyName is the proxy as errors show it: without user and password, and whatever follows the host.
+// proxyName is the proxy as errors show it: without user and password, and whatever follows the
+// host.
 func proxyName(proxy *url.URL) string {
 	return fmt.Sprintf("%s://%s", proxy.Scheme, proxy.Host)
 }

@@ -214,7 +214,8 @@ func (c *breakingConn) Write(b []byte) (int, error) {
 	return c.scriptedConn.Write(b)
 }
 
-// Wherever the conn to the proxy breaks, its error comes through, and it does not count as a refusal.
+// Wherever the conn to the proxy breaks, its error comes through, and it does not count as a
+// refusal.
 func TestConnBreaksAnywhere(t *testing.T) {
 	for proxy, answer := range map[string]string{
 		"http://corp":            ok + "\r\n",
@@ -268,7 +269,8 @@ func TestDialRefusesArguments(t *testing.T) {
 	}
 }
 
-// The proxy cannot be reached: the error of the network is kept, and the default port is the scheme's.
+// The proxy cannot be reached: the error of the network is kept, and the default port is the
+// scheme's.
 func TestDialErrors(t *testing.T) {
 	for scheme, port := range map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"} {
 		d := &Dialer{DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
@@ -291,7 +293,8 @@ func pipeProxy(serve func(net.Conn)) *Dialer {
 	}}
 }
 
-// A proxy may fall silent at any point; then the context ends the dial at its time, and the conn with it.
+// A proxy may fall silent at any point; then the context ends the dial at its time, and the conn
+// with it.
 func TestSilentProxy(t *testing.T) {
 	for name, test := range map[string]struct{ proxy, says string }{
 		"http at once":        {"http://corp", ""},
@@ -342,7 +345,8 @@ func TestSilentBody(t *testing.T) {
 	})
 }
 
-// The context is the dial's; what it does afterwards is of no concern to the conn, and neither are deadlines left over.
+// The context is the dial's; what it does afterwards is of no concern to the conn, and neither are
+// deadlines left over.
 func TestContextEndsAfterDial(t *testing.T) {
 	for proxy, answer := range map[string]string{"http://corp": ok + "\r\n", "socks5://corp": "\x05\x00\x05\x00\x00\x01abcdef"} {
 		synctest.Test(t, func(t *testing.T) {

@@ -9,13 +9,15 @@ import (
 	"golang.org/x/net/http/httpproxy"
 )
 
-// FromEnvironment returns the function that names the proxy for a URL, or nil for none, by the rules of net/http: it
-// looks at HTTP_PROXY for http and ws, at HTTPS_PROXY for https and wss, and at NO_PROXY for the hosts, domains, addresses
-// and prefixes that need none; names in lower case win over those in upper case, and what runs on this machine needs no
-// proxy. As with curl, ALL_PROXY stands in for what is not set and serves every other scheme.
+// FromEnvironment returns the function that names the proxy for a URL, or nil for none, by the
+// rules of net/http: it looks at HTTP_PROXY for http and ws, at HTTPS_PROXY for https and wss, and
+// at NO_PROXY for the hosts, domains, addresses and prefixes that need none; names in lower case
+// win over those in upper case, and what runs on this machine needs no proxy. As with curl,
+// ALL_PROXY stands in for what is not set and serves every other scheme.
 //
-// Only the URL's scheme and host are looked at. A proxy that is set but cannot be understood is an error for every URL it
-// would serve: dialling past it would be a surprise. Changes of the environment have no effect later.
+// Only the URL's scheme and host are looked at. A proxy that is set but cannot be understood is an
+// error for every URL it would serve: dialling past it would be a surprise. Changes of the
+// environment have no effect later.
 func FromEnvironment(getenv func(string) string) func(*url.URL) (*url.URL, error) {
 	all := fromVariable(getenv, "all_proxy", "ALL_PROXY")
 	web := fromVariable(getenv, "http_proxy", "HTTP_PROXY")
@@ -53,8 +55,8 @@ type variable struct {
 	err   error
 }
 
-// fromVariable reads a proxy: a URL, or host:port of an HTTP proxy. Its error keeps the value, which may hold a password,
-// to itself.
+// fromVariable reads a proxy: a URL, or host:port of an HTTP proxy. Its error keeps the value,
+// which may hold a password, to itself.
 func fromVariable(getenv func(string) string, names ...string) variable {
 	name, value := firstSet(getenv, names...)
 	if name == "" {

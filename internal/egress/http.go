@@ -19,14 +19,15 @@ const (
 	// maxBody is how much of a refusal's body is read, and maxExcerpt how much of its text is shown.
 	maxBody    = 4 << 10
 	maxExcerpt = 200
-	// bodyTimeout bounds the wait for that body: it is an explanation, not worth the whole time of a dial.
+	// bodyTimeout bounds the wait for that body: it is an explanation, not worth the whole time of a
+	// dial.
 	bodyTimeout = time.Second
 )
 
 var errHeaderSize = fmt.Errorf("header is larger than %d KiB", maxHeader>>10)
 
-// connectHTTP asks for a tunnel (RFC 9110, section 9.3.6). Like net/http, it takes a status of 200 for success and no
-// other.
+// connectHTTP asks for a tunnel (RFC 9110, section 9.3.6). Like net/http, it takes a status of 200
+// for success and no other.
 func connectHTTP(conn net.Conn, user *url.Userinfo, to target) (net.Conn, error) {
 	if err := writeConnect(conn, user, to); err != nil {
 		return nil, fmt.Errorf("sending CONNECT: %w", err)
@@ -50,8 +51,8 @@ func connectHTTP(conn net.Conn, user *url.Userinfo, to target) (net.Conn, error)
 	return withFirst(conn, first), nil
 }
 
-// headerReader reads an answer of bounded size and keeps the error that ended it, to tell a broken conn from an answer
-// that is not HTTP.
+// headerReader reads an answer of bounded size and keeps the error that ended it, to tell a broken
+// conn from an answer that is not HTTP.
 type headerReader struct {
 	conn net.Conn
 	left int
@@ -91,8 +92,8 @@ func credentials(user *url.Userinfo) string {
 	return base64.StdEncoding.EncodeToString([]byte(user.Username() + ":" + password))
 }
 
-// readResponse returns the final response; RFC 9110, section 15.2, allows any number of 1xx before it, of which 101 would
-// be final.
+// readResponse returns the final response; RFC 9110, section 15.2, allows any number of 1xx before
+// it, of which 101 would be final.
 func readResponse(br *bufio.Reader) (*http.Response, error) {
 	request := &http.Request{Method: http.MethodConnect}
 	for {
@@ -103,7 +104,8 @@ func readResponse(br *bufio.Reader) (*http.Response, error) {
 	}
 }
 
-// explain returns the status line, what the proxy accepts for authentication, and how the body begins.
+// explain returns the status line, what the proxy accepts for authentication, and how the body
+// begins.
 func explain(conn net.Conn, resp *http.Response) string {
 	text := resp.Status
 	if resp.StatusCode == http.StatusProxyAuthRequired {
@@ -122,8 +124,8 @@ func explain(conn net.Conn, resp *http.Response) string {
 	return text
 }
 
-// hide removes from text, which the proxy wrote, what it may have repeated of the credentials, and what a terminal would
-// act upon; and it shortens it.
+// hide removes from text, which the proxy wrote, what it may have repeated of the credentials, and
+// what a terminal would act upon; and it shortens it.
 func hide(text string, user *url.Userinfo) string {
 	if user == nil {
 		return excerpt(text)

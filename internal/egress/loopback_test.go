@@ -115,8 +115,8 @@ func proxies(t *testing.T) (urls []*url.URL, roots *x509.CertPool) {
 	}, roots
 }
 
-// Through real proxies, the SOCKS5 one an independent implementation: the first words, a question, and an answer that is
-// given only when the question has ended.
+// Through real proxies, the SOCKS5 one an independent implementation: the first words, a question,
+// and an answer that is given only when the question has ended.
 func TestHalfClose(t *testing.T) {
 	target := listen(t, greeter)
 	urls, roots := proxies(t)

@@ -9,8 +9,8 @@ import (
 	"net/url"
 )
 
-// The client half of RFC 1928 and RFC 1929. golang.org/x/net/proxy has one too, but its errors do not tell a proxy's
-// refusal from a broken conn, and the conn it returns hides CloseWrite.
+// The client half of RFC 1928 and RFC 1929. golang.org/x/net/proxy has one too, but its errors do
+// not tell a proxy's refusal from a broken conn, and the conn it returns hides CloseWrite.
 const (
 	socksVersion = 5
 	authVersion  = 1 // of the username/password subnegotiation

@@ -1,9 +1,10 @@
-// Package filter decides which IP packets of the mesh pass: the packet filter of the network map (control specification,
-// section 6), which every node enforces at its own door.
+// Package filter decides which IP packets of the mesh pass: the packet filter of the network map
+// (control specification, section 6), which every node enforces at its own door.
 //
-// Rules only allow. What they say is compiled once, when the map changes, so that a packet costs a few binary searches
-// however many rules there are. The state that packets share is the flow table alone; a packet of a flow that is known
-// takes no lock, and no packet allocates. The package starts no goroutines.
+// Rules only allow. What they say is compiled once, when the map changes, so that a packet costs a
+// few binary searches however many rules there are. The state that packets share is the flow table
+// alone; a packet of a flow that is known takes no lock, and no packet allocates. The package
+// starts no goroutines.
 package filter
 
 import (
@@ -19,20 +20,22 @@ type Config struct {
 	// Rules are those of all chunks of the map's filter. None: only answers come in.
 	Rules []control.FilterRule
 
-	// Local are the own addresses and the routes that this node advertises. Nothing comes in for another destination.
+	// Local are the own addresses and the routes that this node advertises. Nothing comes in for
+	// another destination.
 	Local []netip.Prefix
 
-	// HasCapability says whether the peer at an address has a node attribute, for the sources "cap:ATTRIBUTE". It is
-	// called while packets wait, from several goroutines. Nil: no peer has any.
+	// HasCapability says whether the peer at an address has a node attribute, for the sources
+	// "cap:ATTRIBUTE". It is called while packets wait, from several goroutines. Nil: no peer has any.
 	HasCapability func(src netip.Addr, capability string) bool
 
-	// Jailed are the sources that the rules are not for (section 6.4): the peers that the map says are jailed. Answers to
-	// flows of the time before do not pass either.
+	// Jailed are the sources that the rules are not for (section 6.4): the peers that the map says are
+	// jailed. Answers to flows of the time before do not pass either.
 	Jailed []netip.Prefix
 }
 
-// A Filter holds the rules and remembers the flows that have left, as far as it is told: the stack knows most of them
-// itself. Its zero value, the filter of a node without a map, lets nothing in. All methods may be called at the same time.
+// A Filter holds the rules and remembers the flows that have left, as far as it is told: the stack
+// knows most of them itself. Its zero value, the filter of a node without a map, lets nothing in.
+// All methods may be called at the same time.
 type Filter struct {
 	program atomic.Pointer[program]
 
@@ -54,8 +57,8 @@ type program struct {
 	jailedFlows *flowTable // nil if nobody is jailed
 }
 
-// Set replaces what is enforced; the flow table stays (section 6.3). On an error, which a rule in the obsolete form with
-// separate bits is, everything stays as it was.
+// Set replaces what is enforced; the flow table stays (section 6.3). On an error, which a rule in
+// the obsolete form with separate bits is, everything stays as it was.
 func (f *Filter) Set(cfg Config) error {
 	compiled, err := compile(cfg.Rules)
 	if err != nil {
@@ -120,8 +123,8 @@ func (f *Filter) sent(h *headers) {
 	flows.remember(h.flow(h.src, h.srcPort, h.dst, h.dstPort))
 }
 
-// Granted returns the capabilities that a peer at src has at dst, an address of this node, in the order of the rules
-// (section 6.5). It is nil if there are none.
+// Granted returns the capabilities that a peer at src has at dst, an address of this node, in the
+// order of the rules (section 6.5). It is nil if there are none.
 func (f *Filter) Granted(src, dst netip.Addr) control.CapMap {
 	p := f.program.Load()
 	if p == nil {

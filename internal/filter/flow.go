@@ -7,25 +7,28 @@ import (
 	"sync/atomic"
 )
 
-// flow identifies a UDP or SCTP flow: the local address, the remote address, and in the last word family, protocol, local
-// and remote port.
+// flow identifies a UDP or SCTP flow: the local address, the remote address, and in the last word
+// family, protocol, local and remote port.
 type flow [5]uint64
 
-// The table remembers at least the 512 flows that were used last, as the reference does (section 6.2), but for
-// coincidence: a flow lives in the one of the sets that a keyed hash names, and a set forgets what it has not used for the
-// longest time. That 512 flows need more than 64 places of one set is a matter of one in a million.
+// The table remembers at least the 512 flows that were used last, as the reference does (section
+// 6.2), but for coincidence: a flow lives in the one of the sets that a keyed hash names, and a set
+// forgets what it has not used for the longest time. That 512 flows need more than 64 places of one
+// set is a matter of one in a million.
 const (
 	flowSets = 16
 	flowWays = 64
 )
 
-// flowTable remembers flows. Flows that are known are looked up without a lock; a new one locks its set.
+// flowTable remembers flows. Flows that are known are looked up without a lock; a new one locks its
+// set.
 type flowTable struct {
 	seed maphash.Seed
 	sets [flowSets]flowSet
 }
 
-// flowSet is a part of the table. Its tags are apart from the flows so that a search reads few cache lines.
+// flowSet is a part of the table. Its tags are apart from the flows so that a search reads few
+// cache lines.
 type flowSet struct {
 	mu    sync.Mutex // held to put a flow in
 	clock atomic.Uint32
@@ -33,8 +36,8 @@ type flowSet struct {
 	slots [flowWays]flowSlot
 }
 
-// flowSlot holds a flow. Readers have no lock: a version that is odd, or differs after reading, says that the flow was
-// being replaced.
+// flowSlot holds a flow. Readers have no lock: a version that is odd, or differs after reading,
+// says that the flow was being replaced.
 type flowSlot struct {
 	version atomic.Uint32
 	used    atomic.Uint32 // the set's clock at the last use

@@ -110,7 +110,8 @@ func TestSent(t *testing.T) {
 	}
 }
 
-// Nothing on the packet path allocates: for packets that rules allow, that are answers, and that begin a flow.
+// Nothing on the packet path allocates: for packets that rules allow, that are answers, and that
+// begin a flow.
 func TestAllocations(t *testing.T) {
 	var f Filter
 	cfg := local()
@@ -135,8 +136,8 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// Under the race detector: packets of many flows in both directions while rules change. As long as there are no more flows
-// than the table has room for, none is lost.
+// Under the race detector: packets of many flows in both directions while rules change. As long as
+// there are no more flows than the table has room for, none is lost.
 func TestConcurrent(t *testing.T) {
 	var f Filter
 	set(t, &f, local())

@@ -7,7 +7,8 @@ import (
 	"ginnel/control"
 )
 
-// grant gives capabilities of applications. It is looked up when an application asks, not for packets.
+// grant gives capabilities of applications. It is looked up when an application asks, not for
+// packets.
 type grant struct {
 	src          spanSet
 	capabilities []string // of sources that are named by attribute

@@ -65,7 +65,8 @@ func (h *headers) parseIPv4(b []byte) parsed {
 	return h.parseTransport(b[size:total])
 }
 
-// metadataServer is 169.254.169.254, the one link-local address that is routed: hosts of clouds ask it about themselves.
+// metadataServer is 169.254.169.254, the one link-local address that is routed: hosts of clouds ask
+// it about themselves.
 const metadataServer = 169<<24 | 254<<16 | 169<<8 | 254
 
 func (h *headers) parseIPv6(b []byte) parsed {
@@ -85,8 +86,8 @@ func (h *headers) parseIPv6(b []byte) parsed {
 	return h.skipExtensions(b[6], b[40:total])
 }
 
-// skipExtensions finds the transport header behind those of RFC 8200, section 4, because the stack behind the filter
-// will find it too.
+// skipExtensions finds the transport header behind those of RFC 8200, section 4, because the stack
+// behind the filter will find it too.
 func (h *headers) skipExtensions(next uint8, b []byte) parsed {
 	const hopByHop, routing, fragment, destination = 0, 43, 44, 60
 	for {
@@ -112,8 +113,8 @@ func (h *headers) skipExtensions(next uint8, b []byte) parsed {
 	}
 }
 
-// later judges a fragment that is not the first. It must not begin inside the transport header: by overlapping it could
-// change what the filter has seen there (RFC 1858, section 3).
+// later judges a fragment that is not the first. It must not begin inside the transport header: by
+// overlapping it could change what the filter has seen there (RFC 1858, section 3).
 func (h *headers) later(offset int) parsed {
 	if offset < 8 || h.proto == protoTCP && offset < 20 {
 		return malformed
@@ -161,7 +162,8 @@ func isAnswer(proto, icmpType uint8) bool {
 	return icmpType >= unreachable && icmpType <= parameterProblem || icmpType == echoReply
 }
 
-// icmp reports whether the packet is of the ICMP of its own family; the other's is a protocol like any.
+// icmp reports whether the packet is of the ICMP of its own family; the other's is a protocol like
+// any.
 func (h *headers) icmp() bool {
 	return h.family == ipv4 && h.proto == protoICMPv4 || h.family == ipv6 && h.proto == protoICMPv6
 }

@@ -64,7 +64,8 @@ var (
 	here6, peer6 = netip.MustParseAddr("fd7a:115c:a1e0::1"), netip.MustParseAddr("fd7a:115c:a1e0::2")
 )
 
-// A filter that allows everything shows what never comes in: what cannot be read, and what never leaves its link.
+// A filter that allows everything shows what never comes in: what cannot be read, and what never
+// leaves its link.
 func TestDestinations(t *testing.T) {
 	var f Filter
 	set(t, &f, Config{Rules: allowAll(), Local: everywhere()})
@@ -89,7 +90,8 @@ func TestDestinations(t *testing.T) {
 	}
 }
 
-// "< 20 bytes, unparsable: drop". Every packet of the vectors, cut at every length, is dropped even if all is allowed.
+// "< 20 bytes, unparsable: drop". Every packet of the vectors, cut at every length, is dropped even
+// if all is allowed.
 func TestTruncation(t *testing.T) {
 	var f Filter
 	set(t, &f, Config{Rules: allowAll(), Local: everywhere()})
@@ -133,7 +135,8 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// "Non-first fragment accept", even without any rule; but not one that reaches into the transport header (RFC 1858).
+// "Non-first fragment accept", even without any rule; but not one that reaches into the transport
+// header (RFC 1858).
 func TestFragments(t *testing.T) {
 	var f Filter
 	set(t, &f, Config{Local: everywhere()})
@@ -191,7 +194,8 @@ func TestExtensions(t *testing.T) {
 	}
 }
 
-// Whatever arrives, nothing panics, and without rules and flows nothing comes in that could begin something.
+// Whatever arrives, nothing panics, and without rules and flows nothing comes in that could begin
+// something.
 func FuzzPacket(f *testing.F) {
 	v := loadVectors(f)
 	for _, p := range v.Packets {

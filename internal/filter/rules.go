@@ -10,8 +10,8 @@ import (
 	"ginnel/control"
 )
 
-// ruleSet are the rules about passage: a tree over sources of trees over destinations of services. It answers like trying
-// one rule after the other does.
+// ruleSet are the rules about passage: a tree over sources of trees over destinations of services.
+// It answers like trying one rule after the other does.
 type ruleSet struct {
 	bySource     [2]*tree[targets]
 	byCapability []capabilityRules
@@ -26,8 +26,9 @@ type capabilityRules struct {
 // targets are the destinations of some rules, in one family, with the services allowed there.
 type targets struct{ byAddr *tree[services] }
 
-// services are the ports allowed by some rules: ranges, in order and without overlap, of numbers made of a protocol and a
-// port. Of protocols without ports only those are there that a rule allows with all ports.
+// services are the ports allowed by some rules: ranges, in order and without overlap, of numbers
+// made of a protocol and a port. Of protocols without ports only those are there that a rule allows
+// with all ports.
 type services []serviceRange
 
 type serviceRange struct{ first, last uint32 }
@@ -53,8 +54,8 @@ type destination struct {
 	ports control.PortRange
 }
 
-// compile makes the rules ready. It refuses them all if one has the obsolete bits apart from the addresses (section 6.1):
-// read without them it would allow something else.
+// compile makes the rules ready. It refuses them all if one has the obsolete bits apart from the
+// addresses (section 6.1): read without them it would allow something else.
 func compile(rules []control.FilterRule) (compiled, error) {
 	var c compiled
 	read := make([]rule, 0, len(rules))
@@ -206,8 +207,8 @@ func (t *targets) allow(h *headers) bool {
 	return false
 }
 
-// allow reports whether the packet's service is among s. For ICMP any is as good as the other: a peer that is allowed
-// something at an address may ping it.
+// allow reports whether the packet's service is among s. For ICMP any is as good as the other: a
+// peer that is allowed something at an address may ping it.
 func (s *services) allow(h *headers) bool {
 	switch {
 	case s == nil:

@@ -11,7 +11,8 @@ import (
 	"ginnel/control"
 )
 
-// naive is the filter of section 6.2 read aloud: one rule after the other, all text parsed again for each packet.
+// naive is the filter of section 6.2 read aloud: one rule after the other, all text parsed again
+// for each packet.
 type naive struct {
 	rules []control.FilterRule
 	has   func(netip.Addr, string) bool

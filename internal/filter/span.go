@@ -57,12 +57,12 @@ func (a ip) next() ip {
 // span is a range of addresses with both its ends.
 type span struct{ first, last ip }
 
-// spanSet is a set of addresses: for each family spans that are in order and neither overlap nor touch, if merge was
-// called after the last add.
+// spanSet is a set of addresses: for each family spans that are in order and neither overlap nor
+// touch, if merge was called after the last add.
 type spanSet [2][]span
 
-// add adds what a rule names: an address, a prefix without host bits, a range "a-b", or "*". Anything else is not added
-// (section 6.1: an unparsable source or destination is skipped).
+// add adds what a rule names: an address, a prefix without host bits, a range "a-b", or "*".
+// Anything else is not added (section 6.1: an unparsable source or destination is skipped).
 func (s *spanSet) add(text string) {
 	if text == "*" {
 		s[ipv4] = append(s[ipv4], span{ip{}, last[ipv4]})

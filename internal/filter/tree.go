@@ -5,16 +5,17 @@ import (
 	"slices"
 )
 
-// tree answers which of many overlapping sets of addresses contain an address. It is a segment tree: the boundaries of
-// all sets cut the addresses into pieces, the leaves; a set is noted at the few inner nodes that together cover it, so
-// that wide and narrow sets need little space, and the sets around an address are those noted on the way up from its leaf.
+// tree answers which of many overlapping sets of addresses contain an address. It is a segment
+// tree: the boundaries of all sets cut the addresses into pieces, the leaves; a set is noted at the
+// few inner nodes that together cover it, so that wide and narrow sets need little space, and the
+// sets around an address are those noted on the way up from its leaf.
 type tree[T any] struct {
 	starts []ip // where the pieces begin; the first is zero
 	at     []*T // the children of node i are 2i and 2i+1, the leaves are the upper half; nil where nothing is noted
 }
 
-// newTree builds the tree of sets, each in order and without overlap. What is noted at a node is made by pack of the
-// indexes of the sets that belong there; nodes with the same sets share it.
+// newTree builds the tree of sets, each in order and without overlap. What is noted at a node is
+// made by pack of the indexes of the sets that belong there; nodes with the same sets share it.
 func newTree[T any](sets [][]span, pack func(sets []int) *T) *tree[T] {
 	t := &tree[T]{starts: []ip{{}}}
 	for _, set := range sets {

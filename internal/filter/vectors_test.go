@@ -89,8 +89,8 @@ func out(f *Filter, b []byte) bool {
 	return true
 }
 
-// The packets in their order, because what has left decides about what comes in; then once more with shields up, which is
-// how the rules are for everybody who is jailed.
+// The packets in their order, because what has left decides about what comes in; then once more
+// with shields up, which is how the rules are for everybody who is jailed.
 func TestVectors(t *testing.T) {
 	v := loadVectors(t)
 	run := func(t *testing.T, cfg Config, want func(i int) bool) {
@@ -148,7 +148,8 @@ func TestGranted(t *testing.T) {
 	}
 }
 
-// "Union over all rules whose SrcIPs contain src and whose Dsts contain dst, values appended per capability."
+// "Union over all rules whose SrcIPs contain src and whose Dsts contain dst, values appended per
+// capability."
 func TestGrantedUnion(t *testing.T) {
 	value := func(s string) []json.RawMessage { return []json.RawMessage{json.RawMessage(s)} }
 	dsts := []netip.Prefix{netip.MustParsePrefix("100.64.0.0/24")}

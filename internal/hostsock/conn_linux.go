@@ -81,7 +81,8 @@ func (r *rawConn) Control(f func(fd uintptr)) error {
 	return r.netError(r.RawConn.Control(f))
 }
 
-// netError turns an error of package os into that of package net: waiting ends by a deadline or because the conn is closed.
+// netError turns an error of package os into that of package net: waiting ends by a deadline or
+// because the conn is closed.
 func (r *rawConn) netError(err error) error {
 	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) && !r.ended.Load() {
 		return err
@@ -92,8 +93,9 @@ func (r *rawConn) netError(err error) error {
 // SyscallConn implements syscall.Conn.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) { return &c.raw, nil }
 
-// attempt is a Read or a Write under way. One goroutine at a time makes either, as package net has it: a second waits for mu until
-// the first is done, or ends by a deadline or by Close. What is handed to the poller is made once, for it would be an allocation.
+// attempt is a Read or a Write under way. One goroutine at a time makes either, as package net has
+// it: a second waits for mu until the first is done, or ends by a deadline or by Close. What is
+// handed to the poller is made once, for it would be an allocation.
 type attempt struct {
 	mu   sync.Mutex
 	b    []byte
@@ -175,7 +177,8 @@ func (c *Conn) CloseWrite() error {
 	return c.control("close", "shutdown", func(fd uintptr) error { return nonblock.Shutdown(fd, unix.SHUT_WR) })
 }
 
-// SetLinger decides, as net.TCPConn does, what Close does with data not yet sent: 0 seconds drops it and resets the connection.
+// SetLinger decides, as net.TCPConn does, what Close does with data not yet sent: 0 seconds drops
+// it and resets the connection.
 func (c *Conn) SetLinger(sec int) error {
 	l := unix.Linger{Linger: int32(max(sec, 0))}
 	if sec >= 0 {
@@ -205,8 +208,8 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// CloseEnded is Close for a connection both of whose streams have ended, or need not any more: the peer learns of it now, but
-// the descriptor is given back a little later, together with others.
+// CloseEnded is Close for a connection both of whose streams have ended, or need not any more: the
+// peer learns of it now, but the descriptor is given back a little later, together with others.
 func (c *Conn) CloseEnded() error {
 	err := c.raw.Control(func(fd uintptr) { nonblock.Shutdown(fd, unix.SHUT_RDWR) }) // fails where the peer has gone before
 	if err != nil || c.raw.ended.Swap(true) {
@@ -242,8 +245,8 @@ func (c *Conn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
 }
 
-// IsStream reports whether x is a stream socket of this host, of this package or of package net. Reads and writes by its
-// SyscallConn do not block.
+// IsStream reports whether x is a stream socket of this host, of this package or of package net.
+// Reads and writes by its SyscallConn do not block.
 func IsStream(x any) bool {
 	if _, unix := x.(*net.UnixConn); unix {
 		return true

@@ -371,7 +371,8 @@ func TestDescriptorsRunOut(t *testing.T) {
 	a.Close()
 }
 
-// useUpDescriptors takes all descriptors that there are until the test ends, with a limit that is not far.
+// useUpDescriptors takes all descriptors that there are until the test ends, with a limit that is
+// not far.
 func useUpDescriptors(t *testing.T) {
 	t.Helper()
 	var before unix.Rlimit
@@ -407,7 +408,8 @@ func TestDialRefused(t *testing.T) {
 	}
 }
 
-// A listener whose queue is full does not answer, and a dial that waits for it ends with its context.
+// A listener whose queue is full does not answer, and a dial that waits for it ends with its
+// context.
 func TestDialEnds(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -9,14 +9,15 @@ import (
 )
 
 const (
-	// leftoverDelay is how long a descriptor may wait for others to be closed with, and maxLeftovers how many wait at the most.
+	// leftoverDelay is how long a descriptor may wait for others to be closed with, and maxLeftovers
+	// how many wait at the most.
 	leftoverDelay = 50 * time.Millisecond
 	maxLeftovers  = 64
 )
 
-// leftovers are the descriptors of connections that have ended. Package os closes a file by a call of which the scheduler is
-// told: one after the other, they would keep the monitor thread awake. There is one of these for the process, as there is one
-// such thread and one limit of descriptors.
+// leftovers are the descriptors of connections that have ended. Package os closes a file by a call
+// of which the scheduler is told: one after the other, they would keep the monitor thread awake.
+// There is one of these for the process, as there is one such thread and one limit of descriptors.
 var leftovers closer
 
 // closer closes files a while after they are added, together.

@@ -14,7 +14,8 @@ import (
 	"ginnel/internal/nonblock"
 )
 
-// What package net asks for, too: a peer that is gone without a word is noticed after two and a half minutes.
+// What package net asks for, too: a peer that is gone without a word is noticed after two and a
+// half minutes.
 const (
 	keepAliveIdle     = 15 * time.Second
 	keepAliveInterval = 15 * time.Second
@@ -31,7 +32,8 @@ type listener struct {
 	forgets bool // connections are not set to what the listener is, as in gVisor's sandbox; once first is done
 }
 
-// Listen listens on addr as net.Listen does for "tcp", but for MPTCP, whose sockets do not hand on all that they are set to.
+// Listen listens on addr as net.Listen does for "tcp", but for MPTCP, whose sockets do not hand on
+// all that they are set to.
 func Listen(addr string) (net.Listener, error) {
 	var c net.ListenConfig
 	c.SetMultipathTCP(false)
@@ -54,8 +56,8 @@ func Listen(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// setOptions sets what package net sets for each connection, and does without what cannot be had as that does. The connections of a
-// listener have what it has.
+// setOptions sets what package net sets for each connection, and does without what cannot be had as
+// that does. The connections of a listener have what it has.
 func setOptions(fd uintptr) {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},

@@ -1,9 +1,9 @@
-// Package key holds the kinds of Curve25519 key that the wire protocols name, each as a type of its own, so that a
-// disco key cannot be passed where a node key is meant.
+// Package key holds the kinds of Curve25519 key that the wire protocols name, each as a type of its
+// own, so that a disco key cannot be passed where a node key is meant.
 //
-// Text forms follow the DERP specification, section 10: lower-case hex behind a prefix that tells the kind; readers
-// accept both cases. Private keys print as "(private key)" through fmt and slog whatever the verb; only MarshalText
-// reveals one, and only key files use it.
+// Text forms follow the DERP specification, section 10: lower-case hex behind a prefix that tells
+// the kind; readers accept both cases. Private keys print as "(private key)" through fmt and slog
+// whatever the verb; only MarshalText reveals one, and only key files use it.
 package key
 
 import (
@@ -45,7 +45,8 @@ func appendText(b []byte, prefix string, k *[Size]byte) []byte {
 	return hex.AppendEncode(b, k[:])
 }
 
-// parseText reads exactly prefix and 64 hex digits. The error never repeats the value: it may be a secret.
+// parseText reads exactly prefix and 64 hex digits. The error never repeats the value: it may be a
+// secret.
 func parseText(s, prefix string) (k [Size]byte, err error) {
 	digits, ok := strings.CutPrefix(s, prefix)
 	if !ok {

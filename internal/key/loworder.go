@@ -3,8 +3,8 @@ package key
 import "errors"
 
 // lowOrder are the public keys with which every shared secret is zero, whatever the private key
-// (RFC 7748, section 6.1): the points of order 1, 2, 4 and 8, and what is equal to one of them modulo
-// 2^255-19. Nobody has a private key for them, so whoever shows one proves nothing.
+// (RFC 7748, section 6.1): the points of order 1, 2, 4 and 8, and what is equal to one of them
+// modulo 2^255-19. Nobody has a private key for them, so whoever shows one proves nothing.
 var lowOrder = [...][Size]byte{
 	{},
 	{0: 1},
@@ -28,8 +28,8 @@ func nearPrime(low byte) (k [Size]byte) {
 
 var errLowOrder = errors.New("key is a point of low order, which nobody can have a private key for")
 
-// checkPublic refuses public keys with which nothing would be secret. The highest bit of a key has no
-// meaning (RFC 7748, section 5).
+// checkPublic refuses public keys with which nothing would be secret. The highest bit of a key has
+// no meaning (RFC 7748, section 5).
 func checkPublic(k [Size]byte) error {
 	if k == [Size]byte{} {
 		return errZero

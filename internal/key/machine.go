@@ -8,7 +8,8 @@ import (
 
 const machinePublicPrefix = "mkey:"
 
-// MachinePublic names a device, or a coordination server, to the other in the Noise channel between them.
+// MachinePublic names a device, or a coordination server, to the other in the Noise channel between
+// them.
 type MachinePublic [Size]byte
 
 // ParseMachinePublic reads the form "mkey:" and 64 hex digits.

@@ -12,7 +12,8 @@ const (
 	privatePrefix    = "privkey:"
 )
 
-// NodePublic names a node: its WireGuard static public key, which is also its address on DERP relays.
+// NodePublic names a node: its WireGuard static public key, which is also its address on DERP
+// relays.
 type NodePublic [Size]byte
 
 // ParseNodePublic reads the form "nodekey:" and 64 hex digits.
@@ -29,7 +30,8 @@ func (k NodePublic) String() string {
 	return string(appendText(nil, nodePublicPrefix, (*[Size]byte)(&k)))
 }
 
-// ShortString returns the first five base64 digits in brackets, the form WireGuard's logs use. Display only.
+// ShortString returns the first five base64 digits in brackets, the form WireGuard's logs use.
+// Display only.
 func (k NodePublic) ShortString() string {
 	return "[" + base64.StdEncoding.EncodeToString(k[:])[:5] + "]"
 }
@@ -51,14 +53,15 @@ func (k *NodePublic) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// NodePrivate is the private half of a node's identity: the WireGuard static private key. A DERP server's key has
-// the same form.
+// NodePrivate is the private half of a node's identity: the WireGuard static private key. A DERP
+// server's key has the same form.
 type NodePrivate struct{ k [Size]byte }
 
 // NewNodePrivate makes a fresh key.
 func NewNodePrivate() NodePrivate { return NodePrivate{generate()} }
 
-// NodePrivateFromRaw takes over 32 bytes that another program made, as a WireGuard configuration holds them.
+// NodePrivateFromRaw takes over 32 bytes that another program made, as a WireGuard configuration
+// holds them.
 func NodePrivateFromRaw(b [Size]byte) NodePrivate { return NodePrivate{b} }
 
 // ParseNodePrivate reads the form "privkey:" and 64 hex digits.

@@ -6,8 +6,8 @@ import (
 	"log/slog"
 )
 
-// Preshared is the symmetric key that a WireGuard peer may add to the handshake. The zero value is no key: to
-// WireGuard, both are the same.
+// Preshared is the symmetric key that a WireGuard peer may add to the handshake. The zero value is
+// no key: to WireGuard, both are the same.
 type Preshared struct{ k [Size]byte }
 
 const redactedPreshared = "(preshared key)"

@@ -39,8 +39,8 @@ func (s *Shared) SealWithNonce(dst []byte, nonce *[NonceSize]byte, plaintext []b
 	return box.SealAfterPrecomputation(dst, plaintext, nonce, &s.k)
 }
 
-// Open appends to dst the plaintext of sealed, which is a nonce followed by a box. It reports false if sealed is too
-// short, damaged or made for others.
+// Open appends to dst the plaintext of sealed, which is a nonce followed by a box. It reports false
+// if sealed is too short, damaged or made for others.
 func (s *Shared) Open(dst, sealed []byte) ([]byte, bool) {
 	if len(sealed) < Overhead {
 		return nil, false

@@ -44,8 +44,8 @@ func badFiles(private, public string) []badFile {
 	}
 }
 
-// A file that cannot be meant is refused with the line and column of each mistake. Nothing is started, and no piece of
-// a private key is repeated.
+// A file that cannot be meant is refused with the line and column of each mistake. Nothing is
+// started, and no piece of a private key is repeated.
 func TestBadFiles(t *testing.T) {
 	t.Parallel()
 	ns, dir := newNetns(t, "client"), newDir(t, "client")
@@ -125,8 +125,8 @@ func TestBadCommandLines(t *testing.T) {
 	}
 }
 
-// A tunnel that does not come up is told to whoever dials, with its endpoint and what to check, once the time for the
-// dial is over. The node itself runs, and ends when it is asked to.
+// A tunnel that does not come up is told to whoever dials, with its endpoint and what to check,
+// once the time for the dial is over. The node itself runs, and ends when it is asked to.
 func TestTunnelThatDoesNotComeUp(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -161,7 +161,8 @@ func TestTunnelThatDoesNotComeUp(t *testing.T) {
 	}
 }
 
-// MTUs that a file may have and the stack may not are refused before anything is started, like any other value.
+// MTUs that a file may have and the stack may not are refused before anything is started, like any
+// other value.
 func TestMTUTooSmall(t *testing.T) {
 	t.Parallel()
 	ns, dir := newNetns(t, "client"), newDir(t, "client")

@@ -20,8 +20,9 @@ import (
 	"ginnel/relay"
 )
 
-// A relay that cannot be reached or trusted is not used: the node says why on its pages and in its status, goes on
-// trying, serves its proxy meanwhile, and a dial to a peer ends with a reason when its time is over.
+// A relay that cannot be reached or trusted is not used: the node says why on its pages and in its
+// status, goes on trying, serves its proxy meanwhile, and a dial to a peer ends with a reason when
+// its time is over.
 func TestRelaysThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	m := newMeshHosts(t, open, open)
@@ -69,7 +70,8 @@ func TestRelaysThatCannotBeUsed(t *testing.T) {
 // certificate is one in a file, and how clients pin it.
 type certificate struct{ path, pin string }
 
-// expiredCertificate makes a certificate for an address that was valid until an hour ago, and its key.
+// expiredCertificate makes a certificate for an address that was valid until an hour ago, and its
+// key.
 func expiredCertificate(t *testing.T, addr string) (cert certificate, keyPath string) {
 	t.Helper()
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -18,11 +18,13 @@ import (
 	"time"
 )
 
-// A bulk transfer goes both ways on one connection at the same time and for as long as a test wants. The client opens
-// it with a seed and a rate, 8 bytes each, and sends a stream made from the seed. The server sends frames: their
-// length, how much it has received so far, and a piece of another stream from the same seed. When the client closes its
-// side the server answers with a frame of length 0 and the SHA-256 of what it has received. So the client knows at any
-// time what has passed end to end, and at the end that no byte was lost, doubled or changed, in either direction.
+// A bulk transfer goes both ways on one connection at the same time and for as long as a test
+// wants. The client opens it with a seed and a rate, 8 bytes each, and sends a stream made from the
+// seed. The server sends frames: their length, how much it has received so far, and a piece of
+// another stream from the same seed. When the client closes its side the server answers with a
+// frame of length 0 and the SHA-256 of what it has received. So the client knows at any time what
+// has passed end to end, and at the end that no byte was lost, doubled or changed, in either
+// direction.
 
 const (
 	bulkPort  = "5001"

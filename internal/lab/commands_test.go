@@ -14,8 +14,8 @@ import (
 	"ginnel/node"
 )
 
-// "ginnel status" and "ginnel ping" tell, in words and as JSON, what the node that runs in the same home does; the exit
-// status says whether there was an answer.
+// "ginnel status" and "ginnel ping" tell, in words and as JSON, what the node that runs in the same
+// home does; the exit status says whether there was an answer.
 func TestStatusAndPing(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -97,8 +97,8 @@ func assertFailedPings(t *testing.T, g *ginnel) {
 	}
 }
 
-// A second node does not get into the way of the first, and says what is taken: the state directory, the proxy's port,
-// the UDP port.
+// A second node does not get into the way of the first, and says what is taken: the state
+// directory, the proxy's port, the UDP port.
 func TestTwoNodesOnOneHost(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -126,8 +126,8 @@ func TestTwoNodesOnOneHost(t *testing.T) {
 	g.end()
 }
 
-// The proxy on a unix socket serves tools and commands, nobody else may open it, and a socket file of a process that
-// was killed is taken over.
+// The proxy on a unix socket serves tools and commands, nobody else may open it, and a socket file
+// of a process that was killed is taken over.
 func TestUnixProxy(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -12,10 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The role "crowd" opens many connections to one place, says at most the beginning of something on each, and holds all
-// of them.
+// The role "crowd" opens many connections to one place, says at most the beginning of something on
+// each, and holds all of them.
 
-// beginnings are what a client may say before it falls silent: nothing, and pieces of each protocol of the proxy.
+// beginnings are what a client may say before it falls silent: nothing, and pieces of each protocol
+// of the proxy.
 var beginnings = []string{"", "\x05", "\x05\x01\x00", "\x05\x01\x00\x05\x01\x00\x03\x20", "\x04\x01\x00", "GET http://10.88", "CONNECT 10.88.0.2:80 HTTP/1.1\r\nHost: "}
 
 // startCrowd starts the role and returns when all connections have been made.

@@ -21,7 +21,8 @@ func inMount(c command, prepare string) command {
 	return c
 }
 
-// A state directory on a full disk stops the start with the reason, and nothing half-written is left in it.
+// A state directory on a full disk stops the start with the reason, and nothing half-written is
+// left in it.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -39,8 +40,9 @@ func TestFullDisk(t *testing.T) {
 	assertSound(t, "ginnel", r.stdout+r.stderr, s.key.Raw())
 }
 
-// A coordination server whose disk is full refuses what it cannot keep and says why, and lives: what it knows can be read, and
-// with space again it goes on, for nodes that have waited too. Nothing that it has acknowledged is lost.
+// A coordination server whose disk is full refuses what it cannot keep and says why, and lives:
+// what it knows can be read, and with space again it goes on, for nodes that have waited too.
+// Nothing that it has acknowledged is lost.
 func TestServerFullDisk(t *testing.T) {
 	t.Parallel()
 	ns := newNetns(t, "server")
@@ -153,8 +155,9 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// A node that needs no state runs without a place for it, whether the home cannot be written to by its mode, is on a
-// file system that cannot be, or has become so after earlier runs. It says so, and commands find it by its proxy.
+// A node that needs no state runs without a place for it, whether the home cannot be written to by
+// its mode, is on a file system that cannot be, or has become so after earlier runs. It says so,
+// and commands find it by its proxy.
 func TestReadOnlyHome(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, prepare string }{

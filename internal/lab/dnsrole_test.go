@@ -15,7 +15,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// zone is what the DNS server of the lab knows. A name that begins with bigName is answered over TCP only.
+// zone is what the DNS server of the lab knows. A name that begins with bigName is answered over
+// TCP only.
 type zone map[string][]netip.Addr
 
 const bigName = "big."

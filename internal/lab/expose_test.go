@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// Local ports, and a unix socket, lead to places and names behind the peer, over TCP and UDP. Nothing of them is left
-// when the node has ended.
+// Local ports, and a unix socket, lead to places and names behind the peer, over TCP and UDP.
+// Nothing of them is left when the node has ended.
 func TestForwards(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -75,8 +75,8 @@ func assertUDPEcho(t *testing.T, pc *net.UDPConn, addr string, size int) {
 	}
 }
 
-// What --serve opens is reached from the peer and from behind it, over TCP and UDP. Nothing else of the node and its
-// host is: other ports are refused, and pings get no answer.
+// What --serve opens is reached from the peer and from behind it, over TCP and UDP. Nothing else of
+// the node and its host is: other ports are refused, and pings get no answer.
 func TestServes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -131,8 +131,8 @@ func serveUnix(t *testing.T, path string) {
 	t.Cleanup(func() { srv.Close() })
 }
 
-// assertRefusing checks that ports which are not served are refused at once. The services listen on some of them on the
-// host.
+// assertRefusing checks that ports which are not served are refused at once. The services listen on
+// some of them on the host.
 func assertRefusing(t *testing.T, from *netns) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -175,8 +175,9 @@ func assertUDPRefused(t *testing.T, from *netns, addr string) {
 	}
 }
 
-// With --mesh-only, destinations outside the mesh are refused in words, for every protocol. With it and without it, an
-// address of the mesh that no peer has is never dialled on the host's network, where somebody would answer here.
+// With --mesh-only, destinations outside the mesh are refused in words, for every protocol. With it
+// and without it, an address of the mesh that no peer has is never dialled on the host's network,
+// where somebody would answer here.
 func TestWhatMayLeave(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// metric reads a value of the node's /metrics, for example ginnel_proxy_refused_total{reason="handshake"}.
+// metric reads a value of the node's /metrics, for example
+// ginnel_proxy_refused_total{reason="handshake"}.
 func metric(t *testing.T, ns *netns, name string) float64 {
 	t.Helper()
 	_, body := ns.get(t, "http://"+defaultProxy+"/metrics")
@@ -51,7 +52,8 @@ func (p *process) memoryMB(field string) int {
 	return kb / 1024
 }
 
-// fetches is a good client: it fetches a page again and again through the proxy and notes how long each took.
+// fetches is a good client: it fetches a page again and again through the proxy and notes how long
+// each took.
 type fetches struct {
 	n, failed int
 	slowest   time.Duration
@@ -108,9 +110,9 @@ func (f *fetches) stop(t *testing.T, what string) {
 	}
 }
 
-// Ten thousand clients that say nothing, or half of something, do not keep a good client from its pages or disturb a
-// transfer; most of them are shown out, which is counted, memory stays bounded, and when they have gone nothing of them
-// is left.
+// Ten thousand clients that say nothing, or half of something, do not keep a good client from its
+// pages or disturb a transfer; most of them are shown out, which is counted, memory stays bounded,
+// and when they have gone nothing of them is left.
 func TestTenThousandHalfOpenClients(t *testing.T) {
 	const size = 10000
 	s := newSite(t)
@@ -141,8 +143,8 @@ func TestTenThousandHalfOpenClients(t *testing.T) {
 	g.end()
 }
 
-// With 64 descriptors the node serves what it can, and those that it cannot serve do not disturb the others. It works
-// as before when there are descriptors again.
+// With 64 descriptors the node serves what it can, and those that it cannot serve do not disturb
+// the others. It works as before when there are descriptors again.
 func TestFewDescriptors(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -48,8 +48,8 @@ func throw(n int, dial func() (net.Conn, error), say func(i int) []byte) {
 	wg.Wait()
 }
 
-// Garbage at the proxy's port, in the shape of each of its protocols or in none, is answered or hung up on. A good
-// client and a transfer do not notice, and nothing of it is left.
+// Garbage at the proxy's port, in the shape of each of its protocols or in none, is answered or
+// hung up on. A good client and a transfer do not notice, and nothing of it is left.
 func TestGarbageAtTheProxy(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -69,8 +69,8 @@ func TestGarbageAtTheProxy(t *testing.T) {
 	g.end()
 }
 
-// datagram makes garbage for the UDP port: noise, and noise in the shape of each message of WireGuard, of disco, STUN
-// and Geneve.
+// datagram makes garbage for the UDP port: noise, and noise in the shape of each message of
+// WireGuard, of disco, STUN and Geneve.
 func datagram(i int) []byte {
 	b := noise(rand.IntN(1400))
 	sizes := map[uint32]int{1: 148, 2: 92, 3: 64, 4: 32 + 16*rand.IntN(80)}
@@ -89,7 +89,8 @@ func datagram(i int) []byte {
 	return b
 }
 
-// Garbage at the UDP port is dropped. A transfer through the same port loses nothing by it, and the node does not grow.
+// Garbage at the UDP port is dropped. A transfer through the same port loses nothing by it, and the
+// node does not grow.
 func TestGarbageAtTheUDPPort(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -131,8 +132,8 @@ func TestGarbageAtTheUDPPort(t *testing.T) {
 	g.end()
 }
 
-// Garbage at the ports of the relay, before TLS, inside of it and as STUN, does not disturb what two nodes exchange by
-// way of it.
+// Garbage at the ports of the relay, before TLS, inside of it and as STUN, does not disturb what
+// two nodes exchange by way of it.
 func TestGarbageAtTheRelay(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, hard, hard)

@@ -40,7 +40,8 @@ func startGinnel(ns *netns, secret key.NodePrivate, args ...string) *ginnel {
 	return g
 }
 
-// launchGinnel starts ginnel and does not wait. At the end of the test its output is searched for what must not be there.
+// launchGinnel starts ginnel and does not wait. At the end of the test its output is searched for
+// what must not be there.
 func launchGinnel(ns *netns, secret key.NodePrivate, c command) *ginnel {
 	ns.t.Helper()
 	g := &ginnel{ns: ns, secrets: [][key.Size]byte{secret.Raw()}, started: time.Now()}
@@ -119,7 +120,8 @@ func (g *ginnel) end() {
 	g.assertNoFiles()
 }
 
-// assertNoFiles checks that the node has left no file in its home but the lock of the state directory.
+// assertNoFiles checks that the node has left no file in its home but the lock of the state
+// directory.
 func (g *ginnel) assertNoFiles() {
 	g.t.Helper()
 	filepath.WalkDir(g.home, func(path string, d os.DirEntry, err error) error {

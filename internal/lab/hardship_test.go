@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// narrow makes a link in the middle of the path to beta smaller than those at its ends. If it is silent, its routers
-// do not say so when they drop a packet.
+// narrow makes a link in the middle of the path to beta smaller than those at its ends. If it is
+// silent, its routers do not say so when they drop a packet.
 func (m *mesh) narrow(silent bool) {
 	m.t.Helper()
 	m.internet.ip("link", "set", "beta", "mtu", "1400")
@@ -28,9 +28,10 @@ func (m *mesh) narrow(silent bool) {
 	}
 }
 
-// On a path in the middle of which packets must be smaller than at its ends, everything arrives, in bulk as well as in
-// single packets of full size, and whether or not the routers there say what is too large: WireGuard's datagrams may be
-// cut into fragments, as those of the kernel's WireGuard may.
+// On a path in the middle of which packets must be smaller than at its ends, everything arrives, in
+// bulk as well as in single packets of full size, and whether or not the routers there say what is
+// too large: WireGuard's datagrams may be cut into fragments, as those of the kernel's WireGuard
+// may.
 func TestNarrowPath(t *testing.T) {
 	t.Parallel()
 	for _, silent := range []bool{false, true} {
@@ -93,8 +94,8 @@ func TestSleepInAMesh(t *testing.T) {
 	}
 }
 
-// A middlebox forgets the connection to the relay without a word: what is sent on it gets nowhere, while a new one would
-// do. The node notices and makes a new one.
+// A middlebox forgets the connection to the relay without a word: what is sent on it gets nowhere,
+// while a new one would do. The node notices and makes a new one.
 func TestRelayConnectionForgotten(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, hard, hard)
@@ -131,7 +132,8 @@ func (n *netns) localPort(remote int) int {
 	return 0
 }
 
-// A node that starts before its network does, or before names can be resolved, works as soon as there is one.
+// A node that starts before its network does, or before names can be resolved, works as soon as
+// there is one.
 func TestStartWithoutNetwork(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, endpoint string }{{"address", endpoint4}, {"name", "gate.example:51820"}} {
@@ -161,7 +163,8 @@ func TestStartWithoutNetwork(t *testing.T) {
 	}
 }
 
-// Of two addresses behind the name of an endpoint, of which the first is dead, the second is found in time for a dial.
+// Of two addresses behind the name of an endpoint, of which the first is dead, the second is found
+// in time for a dial.
 func TestEndpointNameWithADeadAddress(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -175,7 +178,8 @@ func TestEndpointNameWithADeadAddress(t *testing.T) {
 	g.end()
 }
 
-// Where the host has no IPv6 at all, IPv4 carries the tunnel, and IPv6 inside of it works all the same.
+// Where the host has no IPv6 at all, IPv4 carries the tunnel, and IPv6 inside of it works all the
+// same.
 func TestHostWithoutIPv6(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -191,7 +195,8 @@ func TestHostWithoutIPv6(t *testing.T) {
 	g.end()
 }
 
-// A client that does not read stops its sender; what waits for it is bounded, and others are not slowed down.
+// A client that does not read stops its sender; what waits for it is bounded, and others are not
+// slowed down.
 func TestSlowReaders(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The transfers of this file run on while something happens to the network under them. None may break, and none may
-// lose or double a byte.
+// The transfers of this file run on while something happens to the network under them. None may
+// break, and none may lose or double a byte.
 
 const (
 	healRate = 2 << 20 // bytes a second, each way
@@ -38,8 +38,8 @@ func (b *bulk) settled() {
 	b.longestSilence()
 }
 
-// The endpoint is a name. The peer comes back elsewhere as a new process that knows no session, as a server does that
-// has moved, and the name follows: the node looks the name up again by itself.
+// The endpoint is a name. The peer comes back elsewhere as a new process that knows no session, as
+// a server does that has moved, and the name follows: the node looks the name up again by itself.
 func TestPeerMovesAndItsNameFollows(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -68,8 +68,9 @@ func (s *site) moveGate() {
 	s.gate.ip("route", "replace", "default", "via", "203.0.113.1")
 }
 
-// The peer moves with its sessions and speaks first, as WireGuard peers do that roam: the node answers to where it is
-// now, at once, and whether its endpoint was written as an address or as a name that still leads to the old place.
+// The peer moves with its sessions and speaks first, as WireGuard peers do that roam: the node
+// answers to where it is now, at once, and whether its endpoint was written as an address or as a
+// name that still leads to the old place.
 func TestPeerRoams(t *testing.T) {
 	t.Parallel()
 	for _, host := range []string{gateAddr4, "gate.example"} {
@@ -94,8 +95,8 @@ func TestPeerRoams(t *testing.T) {
 	}
 }
 
-// The host of the node gets another address, in both orders: the old one goes first, as with a new lease, or the new
-// one comes first, as with a second network.
+// The host of the node gets another address, in both orders: the old one goes first, as with a new
+// lease, or the new one comes first, as with a second network.
 func TestOwnAddressChanges(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -119,7 +120,8 @@ func TestOwnAddressChanges(t *testing.T) {
 	g.end()
 }
 
-// UDP does not get through for 10 s, silently or with an error for each packet, and then does again.
+// UDP does not get through for 10 s, silently or with an error for each packet, and then does
+// again.
 func TestUDPCut(t *testing.T) {
 	t.Parallel()
 	for _, verdict := range []string{"drop", "reject"} {
@@ -140,7 +142,8 @@ func TestUDPCut(t *testing.T) {
 	}
 }
 
-// The wire is pulled out for a moment and the process's network is gone altogether: the node lives on.
+// The wire is pulled out for a moment and the process's network is gone altogether: the node lives
+// on.
 func TestLinkDown(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -116,8 +116,8 @@ func sweep() {
 	}
 }
 
-// build makes the program under test as it is released, the stock WireGuard, and a copy of this binary that anybody may
-// execute.
+// build makes the program under test as it is released, the stock WireGuard, and a copy of this
+// binary that anybody may execute.
 func build() error {
 	programs.ginnel = filepath.Join(programs.dir, "ginnel")
 	programs.wireguard = filepath.Join(programs.dir, "wireguard-go")

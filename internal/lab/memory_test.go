@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A node keeps within the memory that it was given, be there one transfer or many, as fast as they go; each of them gets
-// on, and none loses a byte.
+// A node keeps within the memory that it was given, be there one transfer or many, as fast as they
+// go; each of them gets on, and none loses a byte.
 func TestMemoryIsKept(t *testing.T) {
 	const (
 		given = 32       // MiB

@@ -52,7 +52,8 @@ type meshNode struct {
 // meshRate is that of transfers in a mesh, bytes a second each way.
 const meshRate = 2 << 20
 
-// newMesh builds the networks, starts relay and nodes, and waits until both are connected to the relay.
+// newMesh builds the networks, starts relay and nodes, and waits until both are connected to the
+// relay.
 func newMesh(t *testing.T, a, b access) *mesh {
 	t.Helper()
 	m := newMeshHosts(t, a, b)

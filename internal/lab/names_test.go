@@ -22,16 +22,17 @@ func labZone() zone {
 	}
 }
 
-// startNameServers starts the DNS server that a site's file names, and one on the client's own network that nobody
-// must ask.
+// startNameServers starts the DNS server that a site's file names, and one on the client's own
+// network that nobody must ask.
 func (s *site) startNameServers() (inside, outside *process) {
 	s.t.Helper()
 	s.client.writeEtc("resolv.conf", "nameserver 198.51.100.1\n")
 	return s.inner.startDNS(labZone()), s.router.startDNS(zone{"host.example.": {netip.MustParseAddr(innerAddr4)}})
 }
 
-// Names are resolved by the file's DNS servers through the tunnel, with its search domains, over TCP where UDP does
-// not carry the answer, for all protocols of the proxy; the host's resolver hears of none of them.
+// Names are resolved by the file's DNS servers through the tunnel, with its search domains, over
+// TCP where UDP does not carry the answer, for all protocols of the proxy; the host's resolver
+// hears of none of them.
 func TestNamesResolveThroughTheTunnel(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -96,8 +97,8 @@ func TestNamesThatFail(t *testing.T) {
 	assertRefused(t, "silent DNS server", err, "504", "web.corp.example", "10.88.0.99")
 }
 
-// Without DNS in the file, names go to the host's resolver. With --mesh-only nobody is asked, because
-// the mesh knows no names.
+// Without DNS in the file, names go to the host's resolver. With --mesh-only nobody is asked,
+// because the mesh knows no names.
 func TestNamesWithoutDNSInTheFile(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -47,8 +47,8 @@ func newNetns(t *testing.T, what string) *netns {
 // etc is the directory whose files programs in the namespace see in /etc.
 func (n *netns) etc() string { return filepath.Join("/etc/netns", n.name) }
 
-// writeEtc gives programs in the namespace a file of their own in /etc. One that exists is changed in place, so that
-// those that run see it.
+// writeEtc gives programs in the namespace a file of their own in /etc. One that exists is changed
+// in place, so that those that run see it.
 func (n *netns) writeEtc(name, text string) {
 	n.t.Helper()
 	if err := os.MkdirAll(n.etc(), 0o755); err != nil {
@@ -107,8 +107,9 @@ func (n *netns) forward() {
 	n.sysctl("net/ipv6/conf/all/forwarding", "1")
 }
 
-// nat makes the namespace a NAT router as in a home: "masquerade" maps a port of the inside to the same port wherever it
-// sends to, "masquerade random" to another one for each destination. Nothing comes in from wan unasked.
+// nat makes the namespace a NAT router as in a home: "masquerade" maps a port of the inside to the
+// same port wherever it sends to, "masquerade random" to another one for each destination. Nothing
+// comes in from wan unasked.
 func (n *netns) nat(wan, masquerade string) {
 	n.t.Helper()
 	n.nft(fmt.Sprintf(`table inet home {
@@ -163,8 +164,8 @@ func (n *netns) dial(network, addr string) (c net.Conn, err error) {
 // dialTimeout bounds connections that tests make.
 const dialTimeout = 20 * time.Second
 
-// DialContext is what packages that take a dialler want. The address must be literal: names are looked up on other
-// threads.
+// DialContext is what packages that take a dialler want. The address must be literal: names are
+// looked up on other threads.
 func (n *netns) DialContext(ctx context.Context, network, addr string) (c net.Conn, err error) {
 	err = n.do(func() error {
 		d := net.Dialer{Timeout: dialTimeout}

@@ -17,8 +17,8 @@ import (
 	"ginnel/relay"
 )
 
-// nodeOrder is what the role "node" reads from its standard input: the first makes a node, each further one is a new
-// network map for it, and the end of the input is the end of the node.
+// nodeOrder is what the role "node" reads from its standard input: the first makes a node, each
+// further one is a new network map for it, and the end of the input is the end of the node.
 type nodeOrder struct {
 	Key       key.NodePrivate
 	Name      string

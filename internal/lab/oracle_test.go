@@ -71,8 +71,8 @@ func (c *faultyConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// What the lab relies on most: a bulk transfer notices a single byte that is changed, lost or doubled, in either
-// direction, and nothing else.
+// What the lab relies on most: a bulk transfer notices a single byte that is changed, lost or
+// doubled, in either direction, and nothing else.
 func TestBulkNotices(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ up, down fault }{{}, {up: changed}, {up: dropped}, {up: doubled}, {down: changed}, {down: dropped}, {down: doubled}} {

@@ -10,8 +10,9 @@ import (
 	"ginnel/node"
 )
 
-// Two nodes talk over the relay at once, and directly within moments wherever their routers let them. Where these do
-// not, between two hard NATs or a hard one and one that filters, they go on over the relay.
+// Two nodes talk over the relay at once, and directly within moments wherever their routers let
+// them. Where these do not, between two hard NATs or a hard one and one that filters, they go on
+// over the relay.
 func TestPathsThroughRouters(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

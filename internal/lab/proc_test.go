@@ -185,7 +185,8 @@ func (w *transcript) String() string {
 	return w.b.String()
 }
 
-// await waits until the program has written text, and returns all of it up to there and the rest of that line.
+// await waits until the program has written text, and returns all of it up to there and the rest of
+// that line.
 func (p *process) await(w *transcript, text string, limit time.Duration) string {
 	p.t.Helper()
 	deadline := time.Now().Add(limit)

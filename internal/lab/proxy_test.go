@@ -53,8 +53,8 @@ var places = []struct{ host, page, from string }{
 	{innerAddr6, "inner", nodeAddr6},
 }
 
-// Each tool fetches pages from the peer itself and from the network behind it, over IPv4 and IPv6 inside the tunnel,
-// whichever of them the tunnel itself uses.
+// Each tool fetches pages from the peer itself and from the network behind it, over IPv4 and IPv6
+// inside the tunnel, whichever of them the tunnel itself uses.
 func TestToolsReachThePrivateNetwork(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -85,8 +85,9 @@ func TestToolsReachThePrivateNetwork(t *testing.T) {
 	}
 }
 
-// From the start of the process to the first byte of a page through the tunnel it takes less than a second: there is
-// nothing to wait for but two round trips. Connections made before the tunnel stands are not refused.
+// From the start of the process to the first byte of a page through the tunnel it takes less than a
+// second: there is nothing to wait for but two round trips. Connections made before the tunnel
+// stands are not refused.
 func TestFirstByte(t *testing.T) {
 	s := newSite(t)
 	var times []string
@@ -119,8 +120,9 @@ func TestFirstByte(t *testing.T) {
 	t.Logf("from the start of the process to the first proxied byte: %s", strings.Join(times, ", "))
 }
 
-// A proxy with a password, which alone may be offered to other machines, lets those in who know it, by each protocol
-// that can carry one, and not to what is this machine's alone. No log shows password, token or key.
+// A proxy with a password, which alone may be offered to other machines, lets those in who know it,
+// by each protocol that can carry one, and not to what is this machine's alone. No log shows
+// password, token or key.
 func TestPassword(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -152,8 +154,8 @@ func TestPassword(t *testing.T) {
 	}
 }
 
-// Datagrams of any size pass whole through an association, to addresses of both families, and answers say where they
-// come from. On a network that loses nothing none is lost.
+// Datagrams of any size pass whole through an association, to addresses of both families, and
+// answers say where they come from. On a network that loses nothing none is lost.
 func TestDatagramsOfAllSizes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -18,7 +18,8 @@ import (
 // relayRegion is the region of the lab's relay, as "ginnel relay serve" prints it.
 const relayRegion = 900
 
-// relayServer is "ginnel relay serve" as nobody, with a certificate that it has made itself and its pin.
+// relayServer is "ginnel relay serve" as nobody, with a certificate that it has made itself and its
+// pin.
 type relayServer struct {
 	*process
 	ns    *netns

@@ -10,7 +10,8 @@ import (
 	"ginnel/relay"
 )
 
-// A stock peer is killed and comes back where it was, knowing no session: a transfer through it goes on.
+// A stock peer is killed and comes back where it was, knowing no session: a transfer through it
+// goes on.
 func TestStockPeerRestarts(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -24,7 +25,8 @@ func TestStockPeerRestarts(t *testing.T) {
 	g.end()
 }
 
-// restartBeta kills beta and starts it again, with the same identity but not knowing anything of before.
+// restartBeta kills beta and starts it again, with the same identity but not knowing anything of
+// before.
 func (m *mesh) restartBeta() {
 	m.t.Helper()
 	m.beta.kill()
@@ -35,8 +37,8 @@ func (m *mesh) restartBeta() {
 	m.beta.tell()
 }
 
-// A node restarts, and the map tells its new disco key at once, as a coordination server does: the next connection to
-// it does not have to wait until WireGuard gives up the old session.
+// A node restarts, and the map tells its new disco key at once, as a coordination server does: the
+// next connection to it does not have to wait until WireGuard gives up the old session.
 func TestNodeRestarts(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, open, open)
@@ -56,7 +58,8 @@ func TestNodeRestarts(t *testing.T) {
 	m.alpha.awaitPath(node.PathDirect, 15*time.Second)
 }
 
-// A node restarts and nobody tells: it is reached again by way of the relay, once WireGuard has given up the old session.
+// A node restarts and nobody tells: it is reached again by way of the relay, once WireGuard has
+// given up the old session.
 func TestNodeRestartsUnannounced(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, open, open)
@@ -80,8 +83,8 @@ func TestNodeRestartsUnannounced(t *testing.T) {
 	}
 }
 
-// A peer that leaves the map is not reached any more, and says so; what it had begun ends. When it comes back it is
-// reached at once. The other peers notice nothing.
+// A peer that leaves the map is not reached any more, and says so; what it had begun ends. When it
+// comes back it is reached at once. The other peers notice nothing.
 func TestPeerLeavesTheMap(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, open, open)
@@ -105,8 +108,8 @@ func TestPeerLeavesTheMap(t *testing.T) {
 	b.finish()
 }
 
-// Two nodes whose home relays are in different regions reach each other by the other's home, and the end of one relay
-// leaves what goes by the other alone.
+// Two nodes whose home relays are in different regions reach each other by the other's home, and
+// the end of one relay leaves what goes by the other alone.
 func TestTwoRegions(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, hard, hard)

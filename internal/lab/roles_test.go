@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// This binary, started again with a role, is a process that serves something in a namespace. A role opens what it
-// serves, writes readyLine and serves until it is killed.
+// This binary, started again with a role, is a process that serves something in a namespace. A role
+// opens what it serves, writes readyLine and serves until it is killed.
 
 // roleVariable names the role in the environment.
 const roleVariable = "GINNEL_LAB_ROLE"

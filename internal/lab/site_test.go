@@ -118,7 +118,8 @@ func (s *site) file(f wgFile) string {
 	return writeFile(s.t, fmt.Sprintf("%s/wg%d.conf", s.dir, s.nodes), text)
 }
 
-// betweenHandshakes is what a stock peer wants between two handshakes of one client; less is a flood to it.
+// betweenHandshakes is what a stock peer wants between two handshakes of one client; less is a
+// flood to it.
 const betweenHandshakes = 30 * time.Millisecond
 
 // up starts ginnel with such a file and further flags.

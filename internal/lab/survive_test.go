@@ -10,7 +10,8 @@ import (
 	"ginnel/node"
 )
 
-// ordeal is one transfer in each direction between two nodes of a mesh, and what happens to the network meanwhile.
+// ordeal is one transfer in each direction between two nodes of a mesh, and what happens to the
+// network meanwhile.
 type ordeal struct {
 	*mesh
 	ab, ba *bulk
@@ -110,9 +111,10 @@ func (o *ordeal) roam(n *meshNode, from, to int) {
 	o.t.Logf("%s roamed: flows after %v (longest silence %v), direct and on the relay again after %v", n.order.Name, took, o.silence(), took+paths)
 }
 
-// One transfer in each direction outlives all of it, one after the other and some of it at once: UDP is cut and
-// restored, the relay is killed while it is not needed and while it is, it is restarted in good order, and each of the
-// nodes moves to another address. No connection breaks and no byte is lost or doubled.
+// One transfer in each direction outlives all of it, one after the other and some of it at once:
+// UDP is cut and restored, the relay is killed while it is not needed and while it is, it is
+// restarted in good order, and each of the nodes moves to another address. No connection breaks and
+// no byte is lost or doubled.
 func TestTransfersOutliveTheirPaths(t *testing.T) {
 	t.Parallel()
 	for _, a := range []access{open, easy} {
@@ -143,8 +145,8 @@ func (m *mesh) endRelay() {
 	m.t.Logf("relay told its clients and ended in %v", took.Round(time.Millisecond))
 }
 
-// On an access line that takes 20 ms each way and loses one packet in a hundred, the direct path is found and kept,
-// fallen back from and returned to like on any other.
+// On an access line that takes 20 ms each way and loses one packet in a hundred, the direct path is
+// found and kept, fallen back from and returned to like on any other.
 func TestLossyLine(t *testing.T) {
 	t.Parallel()
 	m := newMeshHosts(t, easy, open)

@@ -67,7 +67,8 @@ func TestSeveralPeers(t *testing.T) {
 	}
 }
 
-// MTU in the file is that of the tunnel: connections announce segments that fit it, and bulk passes.
+// MTU in the file is that of the tunnel: connections announce segments that fit it, and bulk
+// passes.
 func TestMTU(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -92,8 +93,8 @@ func TestMTU(t *testing.T) {
 	}
 }
 
-// Behind a NAT that forgets a mapping within seconds the peer reaches the node at any time with PersistentKeepalive,
-// and does not without it.
+// Behind a NAT that forgets a mapping within seconds the peer reaches the node at any time with
+// PersistentKeepalive, and does not without it.
 func TestKeepaliveHoldsTheNAT(t *testing.T) {
 	t.Parallel()
 	for _, keepalive := range []int{0, 1} {

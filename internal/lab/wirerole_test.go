@@ -25,7 +25,8 @@ func wireLink(a *netns, devA string, b *netns, devB string, forward, back netem.
 	middle := newNetns(a.t, "wire")
 	p := middle.role("wire", asRoot, devA, devB+"1", forward.String(), back.String())
 	p.await(&p.out, readyLine, dialTimeout)
-	// A device holds what the role has not read yet. The usual 1000 frames are less than a large window.
+	// A device holds what the role has not read yet. The usual 1000 frames are less than a large
+	// window.
 	middle.ip("link", "set", devA, "txqueuelen", "10000", "netns", a.name)
 	middle.ip("link", "set", devB+"1", "txqueuelen", "10000", "netns", b.name)
 	b.ip("link", "set", devB+"1", "name", devB)
@@ -63,8 +64,8 @@ func wireEnds(t *testing.T, forward, back netem.Config) (a, b *netns) {
 	return a, b
 }
 
-// ping sends that many echo requests of size bytes of payload from a to b's address and returns how many were answered,
-// and the mean round trip time.
+// ping sends that many echo requests of size bytes of payload from a to b's address and returns how
+// many were answered, and the mean round trip time.
 func (n *netns) ping(count, size int, interval time.Duration) (answered int, mean time.Duration) {
 	n.t.Helper()
 	out, _ := exec.Command("ip", "netns", "exec", n.name, "ping", "-q", "-M", "do", "-c", strconv.Itoa(count), "-W", "1",
@@ -78,7 +79,8 @@ func (n *netns) ping(count, size int, interval time.Duration) (answered int, mea
 	return answered, time.Duration(ms * float64(time.Millisecond))
 }
 
-// Each direction of a wire has the delay and the loss that it is set to, and longer packets than it takes vanish.
+// Each direction of a wire has the delay and the loss that it is set to, and longer packets than it
+// takes vanish.
 func TestWireDelayAndLoss(t *testing.T) {
 	t.Parallel()
 	a, _ := wireEnds(t, netem.Config{Delay: 20 * time.Millisecond, MaxPacket: 1000}, netem.Config{Delay: 10 * time.Millisecond, Loss: 0.2})
@@ -95,8 +97,8 @@ func TestWireDelayAndLoss(t *testing.T) {
 	}
 }
 
-// A bottleneck passes its rate, and 500 Mbit/s can be kept. Packets come as on a wire: what a sender hands to the kernel in
-// one piece, segmentation offload or not, does not pass as one.
+// A bottleneck passes its rate, and 500 Mbit/s can be kept. Packets come as on a wire: what a
+// sender hands to the kernel in one piece, segmentation offload or not, does not pass as one.
 func TestWireRate(t *testing.T) {
 	for _, rate := range []int64{20e6, 100e6, 500e6} {
 		t.Run(fmt.Sprint(rate/1e6), func(t *testing.T) {

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The conversions of pointers have to stand in the call itself, or the compiler does not know that what they point at is in
-// use.
+// The conversions of pointers have to stand in the call itself, or the compiler does not know that
+// what they point at is in use.
 
 func read(fd uintptr, b []byte) (int, error) {
 	for {
@@ -48,7 +48,8 @@ func poll(fd uintptr, events int16) int16 {
 	}
 }
 
-// Splice moves up to n bytes between a pipe and a socket, in the kernel. At the end of a stream it returns 0 and no error.
+// Splice moves up to n bytes between a pipe and a socket, in the kernel. At the end of a stream it
+// returns 0 and no error.
 func Splice(from, to uintptr, n int) (int, error) {
 	for {
 		moved, _, errno := syscall.RawSyscall6(unix.SYS_SPLICE, from, 0, to, 0, uintptr(n), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)

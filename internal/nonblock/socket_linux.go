@@ -37,8 +37,8 @@ func Accept(listener uintptr) (fd int, from netip.AddrPort, err error) {
 	}
 }
 
-// Connect begins to connect, and returns EINPROGRESS unless that is done; so it does, as EINTR, when a signal interrupts it. Zones
-// are not for it.
+// Connect begins to connect, and returns EINPROGRESS unless that is done; so it does, as EINTR,
+// when a signal interrupts it. Zones are not for it.
 func Connect(fd uintptr, to netip.AddrPort) error {
 	if to.Addr().Is4() {
 		sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: bigEndian(to.Port()), Addr: to.Addr().As4()}
@@ -96,7 +96,8 @@ func asError(errno syscall.Errno) error {
 	return nil
 }
 
-// addrPort is that of an address as the system has it, an IPv4 address in its own form. Its zone is a number.
+// addrPort is that of an address as the system has it, an IPv4 address in its own form. Its zone is
+// a number.
 func addrPort(sa *unix.RawSockaddrAny) netip.AddrPort {
 	switch sa.Addr.Family {
 	case unix.AF_INET:

@@ -7,8 +7,8 @@ import "sync"
 // Hahne, "Dynamic Queue Length Thresholds", 1998).
 const budgetGreed = 3
 
-// Budget is room of a given size, in any unit, that sources share. Size must not be changed once Take
-// has been called. Budget is safe for concurrent use.
+// Budget is room of a given size, in any unit, that sources share. Size must not be changed once
+// Take has been called. Budget is safe for concurrent use.
 type Budget[S comparable] struct {
 	Size int
 

@@ -11,14 +11,15 @@ import (
 )
 
 const (
-	// maxQueue is how many datagrams a Conn keeps that are not read yet; the newest is dropped, and counted as QueueFull.
+	// maxQueue is how many datagrams a Conn keeps that are not read yet; the newest is dropped, and
+	// counted as QueueFull.
 	maxQueue = 256
 	// maxPayload is the most that UDP over IPv4 can carry.
 	maxPayload = 65507
 )
 
-// Conn is a UDP socket. It is a net.PacketConn, with the methods of net.UDPConn for netip addresses. Sources are never
-// IPv4-mapped IPv6 addresses, though the socket is of both families.
+// Conn is a UDP socket. It is a net.PacketConn, with the methods of net.UDPConn for netip
+// addresses. Sources are never IPv4-mapped IPv6 addresses, though the socket is of both families.
 type Conn struct {
 	host *Host
 	port uint16
@@ -38,8 +39,8 @@ func newConn(h *Host, port uint16) *Conn {
 	return &Conn{host: h, port: port, changed: sync.NewCond(&h.net.mu)}
 }
 
-// ReadFromUDPAddrPort waits for a datagram and tells where it comes from: the public address of the outermost NAT before
-// its sender. What does not fit into b is lost.
+// ReadFromUDPAddrPort waits for a datagram and tells where it comes from: the public address of the
+// outermost NAT before its sender. What does not fit into b is lost.
 func (c *Conn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	c.host.net.mu.Lock()
 	defer c.host.net.mu.Unlock()
@@ -59,7 +60,8 @@ func (c *Conn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	}
 }
 
-// WriteToUDPAddrPort sends a datagram. It never waits, and as with any UDP, it cannot tell whether the datagram arrives.
+// WriteToUDPAddrPort sends a datagram. It never waits, and as with any UDP, it cannot tell whether
+// the datagram arrives.
 func (c *Conn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap().WithZone(""), to.Port())
 	c.host.net.mu.Lock()

@@ -163,7 +163,8 @@ func TestCloseInFlight(t *testing.T) {
 	})
 }
 
-// Many senders, readers and changes at once, for the race detector; every datagram is accounted for.
+// Many senders, readers and changes at once, for the race detector; every datagram is accounted
+// for.
 func TestConcurrency(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		nat := n.NewNAT(NATConfig{Kind: Easy, Addrs: []netip.Addr{nat4}})

@@ -29,8 +29,9 @@ type Host struct {
 	nextPort uint16
 }
 
-// NewHost attaches a host to the inside of a NAT, or to the internet if that is nil. To send, it uses the first of its
-// addresses that is of the destination's family. An address that is in use there already is a panic.
+// NewHost attaches a host to the inside of a NAT, or to the internet if that is nil. To send, it
+// uses the first of its addresses that is of the destination's family. An address that is in use
+// there already is a panic.
 func (n *Net) NewHost(behind *NAT, addrs ...netip.Addr) *Host {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -40,8 +41,8 @@ func (n *Net) NewHost(behind *NAT, addrs ...netip.Addr) *Host {
 	return h
 }
 
-// Move takes the host to another network, where it has other addresses, or none. Its sockets stay open, its link stays
-// the same. What is on its way to a former address is lost.
+// Move takes the host to another network, where it has other addresses, or none. Its sockets stay
+// open, its link stays the same. What is on its way to a former address is lost.
 func (h *Host) Move(behind *NAT, addrs ...netip.Addr) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
@@ -67,8 +68,8 @@ func (h *Host) Addrs() []netip.Addr {
 	return slices.Clone(h.addrs)
 }
 
-// SetLink changes the link of these addresses, as if each were an interface of its own, or the link of the whole host if
-// there are none.
+// SetLink changes the link of these addresses, as if each were an interface of its own, or the link
+// of the whole host if there are none.
 func (h *Host) SetLink(l Link, addrs ...netip.Addr) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()

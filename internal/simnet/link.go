@@ -8,8 +8,8 @@ import (
 
 const defaultMTU = 1500
 
-// Link is what lies between a host or NAT and the network it is attached to. It is the same in both directions. The zero
-// value is a perfect one.
+// Link is what lies between a host or NAT and the network it is attached to. It is the same in both
+// directions. The zero value is a perfect one.
 type Link struct {
 	Delay time.Duration
 	Loss  float64 // the part of datagrams that is lost, from 0 to 1
@@ -43,13 +43,15 @@ type device interface {
 	receiveLocked(now time.Time, p *packet)
 }
 
-// segment is a network on which devices reach each other by their addresses: the internet, or the inside of a NAT.
+// segment is a network on which devices reach each other by their addresses: the internet, or the
+// inside of a NAT.
 type segment struct {
 	devices map[netip.Addr]device
 	gateway *NAT // where all other packets go; nil for the internet
 }
 
-// attachLocked gives addr to d. If a NAT leaves such addresses as they are, they lead to it from its outside.
+// attachLocked gives addr to d. If a NAT leaves such addresses as they are, they lead to it from
+// its outside.
 func (s *segment) attachLocked(addr netip.Addr, d device) {
 	if _, taken := s.devices[addr]; taken || !addr.IsValid() || addr.Zone() != "" || addr.Is4In6() {
 		panic(fmt.Sprintf("simnet: address %v cannot be used, or is in use already", addr))

@@ -12,11 +12,12 @@ type NATKind int
 const (
 	// None is a router: addresses pass as they are, and whoever is outside may begin.
 	None NATKind = iota
-	// Easy keeps one public port for a socket inside, whomever it sends to (endpoint-independent mapping), and lets in
-	// only those it has sent to (address-and-port-dependent filtering): holes can be punched.
+	// Easy keeps one public port for a socket inside, whomever it sends to (endpoint-independent
+	// mapping), and lets in only those it has sent to (address-and-port-dependent filtering): holes
+	// can be punched.
 	Easy
-	// Hard takes another public port for every destination (address-and-port-dependent mapping), so that what one peer
-	// learns of a port is of no use to another.
+	// Hard takes another public port for every destination (address-and-port-dependent mapping), so
+	// that what one peer learns of a port is of no use to another.
 	Hard
 	// Blocked lets no UDP pass in either direction. Hosts inside reach each other.
 	Blocked
@@ -28,14 +29,16 @@ func (k NATKind) String() string { return [...]string{"none", "easy", "hard", "b
 // NATConfig describes a NAT.
 type NATConfig struct {
 	Kind NATKind
-	// Addrs are its public addresses, at most one of a family. An easy or hard NAT translates the families it has an
-	// address of and routes the others as they are: a usual home has a NAT for IPv4, and IPv6 without.
+	// Addrs are its public addresses, at most one of a family. An easy or hard NAT translates the
+	// families it has an address of and routes the others as they are: a usual home has a NAT for
+	// IPv4, and IPv6 without.
 	Addrs []netip.Addr
 	// Behind is the NAT around this one; nil means the internet.
 	Behind *NAT
 	// Hairpin lets hosts inside reach each other by their public ports.
 	Hairpin bool
-	// Timeout ends what a datagram from inside has opened when none has followed for so long; 0 means never.
+	// Timeout ends what a datagram from inside has opened when none has followed for so long; 0 means
+	// never.
 	Timeout time.Duration
 }
 
@@ -67,7 +70,8 @@ type mapping struct {
 	peers  map[netip.AddrPort]time.Time // the last datagram to each
 }
 
-// NewNAT attaches a NAT. A mistake in its configuration, or an address that is in use already, is a panic.
+// NewNAT attaches a NAT. A mistake in its configuration, or an address that is in use already, is a
+// panic.
 func (n *Net) NewNAT(cfg NATConfig) *NAT {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -105,8 +109,8 @@ func (t *NAT) SetLink(l Link) {
 	t.link = l
 }
 
-// Rebind forgets every mapping, as a NAT does that restarts. The next datagram from each socket inside gets a public port
-// that was not in use before.
+// Rebind forgets every mapping, as a NAT does that restarts. The next datagram from each socket
+// inside gets a public port that was not in use before.
 func (t *NAT) Rebind() {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()

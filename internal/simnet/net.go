@@ -1,6 +1,6 @@
-// Package simnet is an internet in memory, for tests only: hosts with UDP sockets, the NATs before them, and links that
-// delay, lose and break. It is made for testing/synctest and works outside of a bubble too; a Net belongs into the bubble
-// that made it.
+// Package simnet is an internet in memory, for tests only: hosts with UDP sockets, the NATs before
+// them, and links that delay, lose and break. It is made for testing/synctest and works outside of
+// a bubble too; a Net belongs into the bubble that made it.
 //
 //	            internet
 //	link │         │ link        │ link
@@ -8,12 +8,13 @@
 //	           link │       link │ │ link
 //	              Host        Host Host   reach each other without their NAT
 //
-// A datagram takes the sender's link, the links of the NATs on the way out and in, and the receiver's link, and the delays
-// of all of them. What happens at the same time happens in the order of sending, and which datagrams are lost depends on
-// the seed and on how many the sender sent to that destination before: a test sees the same net every time.
+// A datagram takes the sender's link, the links of the NATs on the way out and in, and the
+// receiver's link, and the delays of all of them. What happens at the same time happens in the
+// order of sending, and which datagrams are lost depends on the seed and on how many the sender
+// sent to that destination before: a test sees the same net every time.
 //
-// The only goroutines are those of timers, for the moment in which datagrams arrive or a deadline passes; Net.Close waits
-// for the former.
+// The only goroutines are those of timers, for the moment in which datagrams arrive or a deadline
+// passes; Net.Close waits for the former.
 package simnet
 
 import (
@@ -82,8 +83,8 @@ func New(seed uint64) *Net {
 	}
 }
 
-// Cut drops every datagram that would arrive at one host from the other, whatever its way, including those that are on
-// their way now. The other direction takes a call of its own.
+// Cut drops every datagram that would arrive at one host from the other, whatever its way,
+// including those that are on their way now. The other direction takes a call of its own.
 func (n *Net) Cut(from, to *Host) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -140,8 +141,8 @@ func (p *packet) size() int {
 	return 40 + 8 + len(p.payload)
 }
 
-// packetLocked makes a packet, with dice that are its own: whatever else is under way at the time cannot change how they
-// fall.
+// packetLocked makes a packet, with dice that are its own: whatever else is under way at the time
+// cannot change how they fall.
 func (n *Net) packetLocked(from *Host, src, dst netip.AddrPort, b []byte) *packet {
 	f := flow{from.id, src.Port(), dst}
 	hash := fnv.New64a()

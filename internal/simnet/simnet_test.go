@@ -143,8 +143,9 @@ func received(t *testing.T, c *Conn, text string) (from []netip.AddrPort, found 
 	}
 }
 
-// Both parties learn their public addresses, tell them to each other, send at the same time, and answer what comes in.
-// Without prediction of ports, this fails exactly if one NAT is hard and the other translates too.
+// Both parties learn their public addresses, tell them to each other, send at the same time, and
+// answer what comes in. Without prediction of ports, this fails exactly if one NAT is hard and the
+// other translates too.
 func TestHolePunching(t *testing.T) {
 	for _, test := range []struct {
 		a, b NATKind
@@ -203,8 +204,8 @@ func TestEasyNAT(t *testing.T) {
 		if seen.Addr() != nat4 || seen.Port() == 41641 {
 			t.Errorf("seen as %v", seen)
 		}
-		// RFC 4787, section 4.1: "The NAT reuses the port mapping for subsequent packets sent from the same internal IP
-		// address and port [...] to any external IP address and port."
+		// RFC 4787, section 4.1: "The NAT reuses the port mapping for subsequent packets sent from the
+		// same internal IP address and port [...] to any external IP address and port."
 		if again := observed(t, c, bob, at(bob4, 3478)); again != seen {
 			t.Errorf("seen as %v and %v", seen, again)
 		}
@@ -236,8 +237,9 @@ func TestHardNAT(t *testing.T) {
 		stun, other := listen(t, alice, 3478), listen(t, alice, 3479)
 		c := listen(t, n.NewHost(n.NewNAT(NATConfig{Kind: Hard, Addrs: []netip.Addr{nat4}}), lan1), 41641)
 
-		// RFC 4787, section 4.1: "The NAT reuses the port mapping for subsequent packets sent from the same internal IP
-		// address and port to the same external IP address and port while the mapping is still active."
+		// RFC 4787, section 4.1: "The NAT reuses the port mapping for subsequent packets sent from the
+		// same internal IP address and port to the same external IP address and port while the mapping is
+		// still active."
 		first, second := observed(t, c, stun, at(alice4, 3478)), observed(t, c, other, at(alice4, 3479))
 		if first == second || first.Addr() != nat4 || second.Addr() != nat4 {
 			t.Errorf("seen as %v and %v", first, second)
@@ -267,7 +269,8 @@ func TestBlockedUDP(t *testing.T) {
 	})
 }
 
-// A router without translation: whoever is outside may begin. A usual home is such a router for IPv6.
+// A router without translation: whoever is outside may begin. A usual home is such a router for
+// IPv6.
 func TestRoutedFamilies(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		out := listen(t, n.NewHost(nil, alice4, alice6), 7)

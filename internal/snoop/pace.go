@@ -30,8 +30,8 @@ func (p *pacer) time(n int) time.Duration {
 	return time.Duration(float64(n) / p.rate * float64(time.Second))
 }
 
-// adapt has the next packet leave sooner where the rate has become much higher. Small differences are
-// not worth another timer.
+// adapt has the next packet leave sooner where the rate has become much higher. Small differences
+// are not worth another timer.
 func (p *pacer) adapt(now time.Duration, m *bbr.Model) {
 	if rate := m.PacingRate(); p.next > now && rate > 2*p.rate && p.rate > 0 {
 		p.next = now + time.Duration(float64(p.next-now)*p.rate/rate)

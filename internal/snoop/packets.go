@@ -41,8 +41,8 @@ type packet struct {
 
 func (p *packet) end() uint32 { return p.seq + uint32(p.length) }
 
-// packets holds the packets that were sent and are not acknowledged cumulatively, in the order of the
-// stream. A packet keeps its number while the ring grows.
+// packets holds the packets that were sent and are not acknowledged cumulatively, in the order of
+// the stream. A packet keeps its number while the ring grows.
 type packets struct {
 	ring  []packet // its length is a power of two
 	first uint32   // number of the oldest packet

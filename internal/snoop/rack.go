@@ -6,8 +6,8 @@ import (
 	"ginnel/internal/bbr"
 )
 
-// rack finds lost packets by time (RFC 8985): a packet is lost if one that was sent later has arrived
-// and the reordering window has passed.
+// rack finds lost packets by time (RFC 8985): a packet is lost if one that was sent later has
+// arrived and the reordering window has passed.
 type rack struct {
 	sent time.Duration // when the most recently sent packet that has arrived was sent
 	end  uint32        // and where it ends

@@ -142,8 +142,8 @@ func TestNewPathIsTriedAtOnce(t *testing.T) {
 	}
 }
 
-// The window for reordering grows once a round trip, and shrinks when packets have been lost and not
-// reordered many times.
+// The window for reordering grows once a round trip, and shrinks when packets have been lost and
+// not reordered many times.
 func TestReorderingWindowShrinks(t *testing.T) {
 	var r rack
 	r.init()

@@ -1,6 +1,6 @@
-// Package udpbatch moves UDP datagrams by the batch. On Linux one system call moves many, and the kernel hands on those of one
-// sender, or to one receiver, as one for as long as it can (UDP_GRO, UDP_SEGMENT). Elsewhere, and with sockets that are not the
-// system's, each goes by itself.
+// Package udpbatch moves UDP datagrams by the batch. On Linux one system call moves many, and the
+// kernel hands on those of one sender, or to one receiver, as one for as long as it can (UDP_GRO,
+// UDP_SEGMENT). Elsewhere, and with sockets that are not the system's, each goes by itself.
 //
 // Goroutines: none.
 package udpbatch
@@ -19,7 +19,8 @@ type Conn interface {
 	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 }
 
-// Socket moves the datagrams of a Conn, which remains its owner's. One goroutine may receive with a Batch; any number may send.
+// Socket moves the datagrams of a Conn, which remains its owner's. One goroutine may receive with a
+// Batch; any number may send.
 type Socket struct {
 	c  Conn
 	os *osSocket // nil: one at a time
@@ -40,8 +41,8 @@ func New(c Conn) (*Socket, error) {
 // Batches reports whether a Receive can bring more than one datagram.
 func (s *Socket) Batches() bool { return s.os != nil }
 
-// SetBuffers asks the system for that many bytes of room in each direction. Without a capability its limits apply, which is half of a
-// megabyte with Linux unless somebody has raised it.
+// SetBuffers asks the system for that many bytes of room in each direction. Without a capability
+// its limits apply, which is half of a megabyte with Linux unless somebody has raised it.
 func (s *Socket) SetBuffers(bytes int) {
 	if s.os != nil {
 		s.os.setBuffers(bytes)
@@ -80,8 +81,9 @@ func countOf(datagrams [][]byte) Sent {
 func (s Sent) less(o Sent) Sent { return Sent{s.Datagrams - o.Datagrams, s.Bytes - o.Bytes} }
 func (s Sent) plus(o Sent) Sent { return Sent{s.Datagrams + o.Datagrams, s.Bytes + o.Bytes} }
 
-// Send sends datagrams to one address, in order; an invalid one means where the socket is connected to. Those that the system has
-// no room for, or a firewall in their way, are left out. An error means that nothing more can be sent there now.
+// Send sends datagrams to one address, in order; an invalid one means where the socket is connected
+// to. Those that the system has no room for, or a firewall in their way, are left out. An error
+// means that nothing more can be sent there now.
 func (s *Socket) Send(datagrams [][]byte, to netip.AddrPort) (sent Sent, err error) {
 	if s.os != nil {
 		return s.os.send(datagrams, to)
@@ -113,7 +115,8 @@ func (s *Socket) sendOne(b []byte, to netip.AddrPort) (err error) {
 // slotSize holds the largest datagram, and the most that the kernel joins.
 const slotSize = 64 << 10
 
-// Batch holds what one Receive has brought. Of its slots, 64 KiB each, only as much is in memory as was ever filled.
+// Batch holds what one Receive has brought. Of its slots, 64 KiB each, only as much is in memory as
+// was ever filled.
 type Batch struct {
 	osBatch
 	block  []byte // all slots
@@ -129,7 +132,8 @@ type got struct {
 	from    netip.AddrPort
 }
 
-// NewBatch returns a Batch of that many slots, which is how many datagrams, or rows of them, one Receive brings at the most.
+// NewBatch returns a Batch of that many slots, which is how many datagrams, or rows of them, one
+// Receive brings at the most.
 func NewBatch(slots int) *Batch {
 	b := &Batch{block: make([]byte, slots*slotSize), got: make([]got, slots)}
 	b.osBatch.init(b)
@@ -139,8 +143,8 @@ func NewBatch(slots int) *Batch {
 // Slot returns the memory of slot i, for whatever else it may be used between two Receives.
 func (b *Batch) Slot(i int) []byte { return b.block[i*slotSize : (i+1)*slotSize : (i+1)*slotSize] }
 
-// Next appends the next datagrams to row: one, or those that the kernel joined. It reports false if there are none. They are the
-// caller's to change until the next Receive.
+// Next appends the next datagrams to row: one, or those that the kernel joined. It reports false if
+// there are none. They are the caller's to change until the next Receive.
 func (b *Batch) Next(row [][]byte) (_ [][]byte, from netip.AddrPort, ok bool) {
 	if b.next == b.filled {
 		return row, netip.AddrPort{}, false

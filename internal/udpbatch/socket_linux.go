@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// A message with UDP_SEGMENT carries at most this many datagrams: older kernels refuse more, and a receiver on the
-	// same host gets the message as it was sent (disco specification, section 6.2).
+	// A message with UDP_SEGMENT carries at most this many datagrams: older kernels refuse more, and a
+	// receiver on the same host gets the message as it was sent (disco specification, section 6.2).
 	maxSegments   = 64
 	maxUDPPayload = 65507 // of a message over IPv4; IPv6 would allow 20 more
 )
 
 // osSocket moves batches with recvmmsg and sendmmsg.
 //
-// The system calls never block, so they are made without telling Go's scheduler; see package nonblock. The goroutine waits
-// in the network poller instead.
+// The system calls never block, so they are made without telling Go's scheduler; see package
+// nonblock. The goroutine waits in the network poller instead.
 type osSocket struct {
 	c   *net.UDPConn
 	raw syscall.RawConn
@@ -30,8 +30,9 @@ type osSocket struct {
 
 	gro bool
 
-	// gsoLimit is the largest datagram that UDP_SEGMENT works for, 0 if it does not work. A device without checksum
-	// offload and a route with a small MTU refuse what they would fragment if it came alone.
+	// gsoLimit is the largest datagram that UDP_SEGMENT works for, 0 if it does not work. A device
+	// without checksum offload and a route with a small MTU refuse what they would fragment if it came
+	// alone.
 	gsoLimit atomic.Int32
 	tx       sync.Pool // of *transmitter
 	zone     atomic.Pointer[zone]
@@ -244,8 +245,9 @@ func (t *transmitter) setName(to netip.AddrPort) {
 	}
 }
 
-// unload says what was sent, and forgets the batch: it belongs to the caller again. All of iovs is cleared, for after a part of
-// the batch was sent it is built anew from the start and the end still points at buffers.
+// unload says what was sent, and forgets the batch: it belongs to the caller again. All of iovs is
+// cleared, for after a part of the batch was sent it is built anew from the start and the end still
+// points at buffers.
 func (t *transmitter) unload() Sent {
 	sent := countOf(t.bufs[:t.sent]).less(t.lost)
 	t.bufs = nil
@@ -253,7 +255,8 @@ func (t *transmitter) unload() Sent {
 	return sent
 }
 
-// transmit sends the rest of the batch; it reports false to be called again once the socket is writable.
+// transmit sends the rest of the batch; it reports false to be called again once the socket is
+// writable.
 func (t *transmitter) transmit(fd uintptr) bool {
 	for t.sent < len(t.bufs) {
 		n := t.build()
@@ -282,7 +285,8 @@ func (t *transmitter) transmit(fd uintptr) bool {
 	return true
 }
 
-// recover decides what to do when the first message of those built was refused. It reports false to give up.
+// recover decides what to do when the first message of those built was refused. It reports false to
+// give up.
 func (t *transmitter) recover(errno syscall.Errno) bool {
 	first := len(t.bufs[t.sent])
 	switch {
@@ -310,8 +314,8 @@ func (s *osSocket) lowerGSOLimit(limit int) {
 	}
 }
 
-// build describes bufs[sent:] as messages and returns their number. Datagrams that follow each other share a message if
-// all but the last have the size of the first and the last is not longer.
+// build describes bufs[sent:] as messages and returns their number. Datagrams that follow each
+// other share a message if all but the last have the size of the first and the last is not longer.
 func (t *transmitter) build() (n int) {
 	limit := int(t.s.gsoLimit.Load())
 	if t.plain {
@@ -371,7 +375,8 @@ func runLength(bufs [][]byte, limit int) int {
 	return len(bufs)
 }
 
-// isDrop reports whether a send error means that just this datagram is lost: no room on the way out, or a firewall.
+// isDrop reports whether a send error means that just this datagram is lost: no room on the way
+// out, or a firewall.
 func isDrop(err error) bool {
 	return errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EMSGSIZE)
 }

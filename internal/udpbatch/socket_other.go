@@ -27,7 +27,8 @@ func (osBatch) init(*Batch) {}
 // wsaEMSGSIZE is Windows' EMSGSIZE, which package syscall has another number for.
 const wsaEMSGSIZE = syscall.Errno(10040)
 
-// isDrop reports whether a send error means that just this datagram is lost: no room on the way out, or it is too long.
+// isDrop reports whether a send error means that just this datagram is lost: no room on the way
+// out, or it is too long.
 func isDrop(err error) bool {
 	return errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.EMSGSIZE) || errors.Is(err, wsaEMSGSIZE)
 }

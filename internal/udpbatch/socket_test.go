@@ -77,7 +77,8 @@ func (s *testSocket) collect(t testing.TB, n int) (got [][]byte, from netip.Addr
 	return got, from
 }
 
-// Sockets that are connected send without an address, and those without batches speak with those that have them.
+// Sockets that are connected send without an address, and those without batches speak with those
+// that have them.
 func TestConnected(t *testing.T) {
 	server, old := open(t, "udp4", "127.0.0.1:0"), oneByOne(listen(t, "udp4", "127.0.0.1:0"))
 	batch := [][]byte{[]byte("one"), []byte("two"), []byte("six"), {}, []byte("seven")}

@@ -5,8 +5,9 @@ import (
 	"strconv"
 )
 
-// zone is an interface that link-local addresses belong to, as package net names it and as the kernel counts it. A socket mostly
-// hears of one, so that it remembers the last: asking the system costs more than a datagram.
+// zone is an interface that link-local addresses belong to, as package net names it and as the
+// kernel counts it. A socket mostly hears of one, so that it remembers the last: asking the system
+// costs more than a datagram.
 type zone struct {
 	name string
 	id   uint32
@@ -25,7 +26,8 @@ func (s *osSocket) zoneName(id uint32) string {
 	return z.name
 }
 
-// zoneID is 0 for no interface, and for one that does not exist: the kernel then refuses what it cannot send.
+// zoneID is 0 for no interface, and for one that does not exist: the kernel then refuses what it
+// cannot send.
 func (s *osSocket) zoneID(name string) uint32 {
 	if name == "" {
 		return 0

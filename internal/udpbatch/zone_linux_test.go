@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A link-local address is one of an interface, which comes with the address and goes with it, by name and, where that is gone, by
-// number.
+// A link-local address is one of an interface, which comes with the address and goes with it, by
+// name and, where that is gone, by number.
 func TestZones(t *testing.T) {
 	interfaces, err := net.Interfaces()
 	if err != nil || len(interfaces) == 0 {

@@ -1,6 +1,7 @@
-// Package wsstream carries a byte stream inside a WebSocket on a connection that there is already: the way through
-// middleboxes that strip any other upgrade. DERP (section 1.8) and ts2021 (section 2.8) both go through it, and to both the
-// borders of messages mean nothing. It starts no goroutines of its own.
+// Package wsstream carries a byte stream inside a WebSocket on a connection that there is already:
+// the way through middleboxes that strip any other upgrade. DERP (section 1.8) and ts2021 (section
+// 2.8) both go through it, and to both the borders of messages mean nothing. It starts no
+// goroutines of its own.
 package wsstream
 
 import (
@@ -17,8 +18,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// MaxMessage is the size in bytes of the largest message that a Conn writes, and of the largest that both sides of either
-// protocol take.
+// MaxMessage is the size in bytes of the largest message that a Conn writes, and of the largest
+// that both sides of either protocol take.
 const MaxMessage = 32 << 10
 
 var (
@@ -26,8 +27,8 @@ var (
 	errDialledTwice = errors.New("HTTP client wants a second connection")
 )
 
-// Conn is a byte stream. Addresses and deadlines are those of the connection below; a deadline that passes ends the
-// WebSocket.
+// Conn is a byte stream. Addresses and deadlines are those of the connection below; a deadline that
+// passes ends the WebSocket.
 type Conn struct {
 	net.Conn
 	ws      *websocket.Conn
@@ -82,7 +83,8 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 // Subprotocol is the one that was agreed on.
 func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
 
-// Refuse ends the WebSocket because what was asked for, or what is carried, is not what this side speaks.
+// Refuse ends the WebSocket because what was asked for, or what is carried, is not what this side
+// speaks.
 func (c *Conn) Refuse(reason string) {
 	c.end(websocket.StatusPolicyViolation, reason)
 }
@@ -143,7 +145,8 @@ func (c *Conn) end(code websocket.StatusCode, reason string) error {
 	return c.ws.Close(code, reason)
 }
 
-// hijacked remembers the connection that was hijacked through it, which the WebSocket library keeps to itself.
+// hijacked remembers the connection that was hijacked through it, which the WebSocket library keeps
+// to itself.
 type hijacked struct {
 	http.ResponseWriter
 	conn net.Conn

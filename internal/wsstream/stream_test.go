@@ -14,7 +14,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// serve answers WebSockets of the subprotocol and gives each stream to f, which owns it; it returns the server's address.
+// serve answers WebSockets of the subprotocol and gives each stream to f, which owns it; it returns
+// the server's address.
 func serve(t *testing.T, subprotocol string, f func(c *Conn)) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +45,8 @@ func dial(t *testing.T, addr string, cfg DialConfig) (*Conn, error) {
 
 var usual = DialConfig{MaxHead: 4 << 10, MaxMessage: MaxMessage}
 
-// What is written comes out as one stream, whatever the sizes on both sides, until the other side closes.
+// What is written comes out as one stream, whatever the sizes on both sides, until the other side
+// closes.
 func TestStream(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), 3*MaxMessage/16+1)
 	addr := serve(t, "stream", func(c *Conn) {

@@ -62,7 +62,8 @@ func checkStatus(t *testing.T, beta *tailscaled, path string) {
 	}
 }
 
-// checkStatusText looks at what people read: a line for each node, and nothing that is wrong below them.
+// checkStatusText looks at what people read: a line for each node, and nothing that is wrong below
+// them.
 func checkStatusText(t *testing.T, beta *tailscaled) {
 	t.Helper()
 	out := run(t, beta.cli("status"))

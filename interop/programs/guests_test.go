@@ -22,8 +22,8 @@ const (
 	refusedStatus = 4
 )
 
-// TestGuests proves that both servers refuse a wrong key in a way that our node understands, and forget a node of ours
-// that came with a key for guests as soon as it leaves.
+// TestGuests proves that both servers refuse a wrong key in a way that our node understands, and
+// forget a node of ours that came with a key for guests as soon as it leaves.
 func TestGuests(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(*testing.T) (server coordinator, key string){

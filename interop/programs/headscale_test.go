@@ -152,8 +152,8 @@ func (s *headscale) ask(t *testing.T, answer any, args ...string) {
 	}
 }
 
-// TestHeadscale proves that a node of ours joins headscale with a key, reaches a service behind tailscaled through its
-// proxies and the other way round, over derper, and then directly.
+// TestHeadscale proves that a node of ours joins headscale with a key, reaches a service behind
+// tailscaled through its proxies and the other way round, over derper, and then directly.
 func TestHeadscale(t *testing.T) {
 	t.Parallel()
 	relay := startDerper(t)
@@ -174,7 +174,8 @@ func TestHeadscale(t *testing.T) {
 	m.take("relay")
 }
 
-// TestHeadscaleSurvives proves that our node and tailscaled outlive restarts of headscale, derper and each other.
+// TestHeadscaleSurvives proves that our node and tailscaled outlive restarts of headscale, derper
+// and each other.
 func TestHeadscaleSurvives(t *testing.T) {
 	bothWays(t, func(t *testing.T) *mesh {
 		relay := startDerper(t)

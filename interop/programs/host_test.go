@@ -24,10 +24,12 @@ var hub6 = netip.MustParseAddr("fd77::1")
 // prefixes6 is where their addresses are.
 const prefixes6 = "fd77:0:0:"
 
-// servicePort is where each host has a web service of its own, on loopback, and where its node offers it in the mesh.
+// servicePort is where each host has a web service of its own, on loopback, and where its node
+// offers it in the mesh.
 const servicePort = 8000
 
-// otherPort is where the same service is once more, for those who may use the one and not the other.
+// otherPort is where the same service is once more, for those who may use the one and not the
+// other.
 const otherPort = 8001
 
 // echoPort is where what is sent comes back.
@@ -36,8 +38,8 @@ const echoPort = 8002
 // bulk is what the service sends behind the host's name when it is asked for /bulk.
 const bulk = 1 << 20
 
-// host is a machine: a network namespace with a wire to the hub. It can reach other hosts only after both have been
-// unlocked; until then all that they share is what runs in the hub.
+// host is a machine: a network namespace with a wire to the hub. It can reach other hosts only
+// after both have been unlocked; until then all that they share is what runs in the hub.
 type host struct {
 	t       *testing.T
 	name    string
@@ -71,7 +73,8 @@ func ip(args ...string) error {
 	return nil
 }
 
-// newHost makes a host until the test ends. Its service is at these further addresses too, which nobody else can reach.
+// newHost makes a host until the test ends. Its service is at these further addresses too, which
+// nobody else can reach.
 func newHost(t *testing.T, name string, behind ...string) *host {
 	t.Helper()
 	n := hosts.Add(1)
@@ -153,7 +156,8 @@ func (h *host) command(name string, args ...string) *exec.Cmd {
 	return exec.Command("nsenter", line...)
 }
 
-// beHost keeps the namespace that it was started in, and serves the host's web service, until standard input ends.
+// beHost keeps the namespace that it was started in, and serves the host's web service, until
+// standard input ends.
 func beHost(name string, behind []string) error {
 	if err := ip("link", "set", "lo", "up"); err != nil {
 		return err

@@ -9,15 +9,18 @@ import (
 	"time"
 )
 
-// joinRounds is 1 where it only has to be shown that joining works; 'make interop-join' asks for more.
+// joinRounds is 1 where it only has to be shown that joining works; 'make interop-join' asks for
+// more.
 var joinRounds = flag.Int("join-rounds", 1, "how often TestJoinTime has each program join each server")
 
-// askInterval is how often a node that joins is asked for the page of a peer, whatever became of earlier requests.
+// askInterval is how often a node that joins is asked for the page of a peer, whatever became of
+// earlier requests.
 const askInterval = 20 * time.Millisecond
 
-// TestJoinTime measures how long it takes from the start of a process that has nothing but a key until the first byte of
-// a peer has come through its proxy: of our node and of tailscaled in turn, on our server with our relay and on headscale
-// with derper. The peer is tailscaled. No time is too long; bytes that do not come are a failure.
+// TestJoinTime measures how long it takes from the start of a process that has nothing but a key
+// until the first byte of a peer has come through its proxy: of our node and of tailscaled in turn,
+// on our server with our relay and on headscale with derper. The peer is tailscaled. No time is too
+// long; bytes that do not come are a failure.
 func TestJoinTime(t *testing.T) {
 	for _, c := range []struct {
 		name  string

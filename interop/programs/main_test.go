@@ -24,7 +24,8 @@ const (
 // binariesVariable tells the tester where the programs are.
 const binariesVariable = "GINNEL_PROGRAMS_BINARIES"
 
-// atOnce is how many tests run at the same time. They wait for each other's clocks more than they compute.
+// atOnce is how many tests run at the same time. They wait for each other's clocks more than they
+// compute.
 const atOnce = 6
 
 func TestMain(m *testing.M) {
@@ -51,7 +52,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// runInside builds the programs and runs this binary again, in a network namespace that ends with it.
+// runInside builds the programs and runs this binary again, in a network namespace that ends with
+// it.
 func runInside() (status int, err error) {
 	dir, err := os.MkdirTemp("", "ginnel-programs-")
 	if err != nil {

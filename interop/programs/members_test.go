@@ -37,7 +37,8 @@ func says(t *testing.T, n node, as presence, of node) {
 	t.Logf("%s says %s of %s after %v", n.machine().name, as, name, took.Round(time.Millisecond))
 }
 
-// vanish proves that all others say of a node whether it is there, when it is killed and when it comes back.
+// vanish proves that all others say of a node whether it is there, when it is killed and when it
+// comes back.
 func (m *mesh) vanish(n node) {
 	m.t.Helper()
 	m.regard(n, online)
@@ -51,8 +52,9 @@ func (m *mesh) vanish(n node) {
 // expirer has a node log in again before it goes on.
 type expirer func(t *testing.T, n node)
 
-// expireOurs proves that a node of ours whose key is made to expire says that it needs a login, ends with a status that
-// says so if it is started again without one, and comes back as what it was, with a key.
+// expireOurs proves that a node of ours whose key is made to expire says that it needs a login,
+// ends with a status that says so if it is started again without one, and comes back as what it
+// was, with a key.
 func (m *mesh) expireOurs(g *ginnel, expire expirer) {
 	t := m.t
 	t.Helper()
@@ -125,8 +127,8 @@ func (m *mesh) registerAgain(d *tailscaled) {
 	}
 }
 
-// logOut proves that tailscaled is nobody's peer any more when it has logged out. What tailscaled keeps of it is that it is
-// offline, and our node forgets it.
+// logOut proves that tailscaled is nobody's peer any more when it has logged out. What tailscaled
+// keeps of it is that it is offline, and our node forgets it.
 func (m *mesh) logOut(d *tailscaled, ours *ginnel, theirs *tailscaled) {
 	t := m.t
 	t.Helper()
@@ -144,8 +146,8 @@ func (m *mesh) logOut(d *tailscaled, ours *ginnel, theirs *tailscaled) {
 	}
 }
 
-// TestServerMembers proves what our server, our node and tailscaled make of nodes that vanish, register again, expire and
-// log out.
+// TestServerMembers proves what our server, our node and tailscaled make of nodes that vanish,
+// register again, expire and log out.
 func TestServerMembers(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
@@ -177,8 +179,8 @@ func TestHeadscaleMembers(t *testing.T) {
 	m.logOut(gamma, alpha, beta)
 }
 
-// TestTakeOver proves that nodes that have lost their state, of either make, take the name and the addresses of what they
-// were before with a key that says so, and only once that is offline.
+// TestTakeOver proves that nodes that have lost their state, of either make, take the name and the
+// addresses of what they were before with a key that says so, and only once that is offline.
 func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)

@@ -75,7 +75,8 @@ func (m *mesh) pairs(f func(from, to node)) {
 	}
 }
 
-// exchange proves that every node reaches every other by name, short and full, and by address, and that bulk passes.
+// exchange proves that every node reaches every other by name, short and full, and by address, and
+// that bulk passes.
 func (m *mesh) exchange() {
 	m.t.Helper()
 	m.pairs(func(from, to node) {
@@ -105,15 +106,17 @@ func (m *mesh) recovered() {
 	})
 }
 
-// survive proves that the mesh goes on after a restart of the server and of each node, by which nobody has to log in again
-// or becomes somebody else. What end does to a node is what a restart begins with.
+// survive proves that the mesh goes on after a restart of the server and of each node, by which
+// nobody has to log in again or becomes somebody else. What end does to a node is what a restart
+// begins with.
 func (m *mesh) survive(end func(*process)) {
 	m.t.Helper()
 	m.withoutServer()
 	m.restartNodes(end)
 }
 
-// surviveRelayed proves that the mesh outlives a restart of all that it consists of, while it depends on the relay.
+// surviveRelayed proves that the mesh outlives a restart of all that it consists of, while it
+// depends on the relay.
 func (m *mesh) surviveRelayed() {
 	m.t.Helper()
 	m.reachAll()
@@ -124,7 +127,8 @@ func (m *mesh) surviveRelayed() {
 	m.survive((*process).stop)
 }
 
-// surviveDirect proves the same of a mesh with direct paths, which does not notice that the relay is away.
+// surviveDirect proves the same of a mesh with direct paths, which does not notice that the relay
+// is away.
 func (m *mesh) surviveDirect() {
 	m.t.Helper()
 	m.unlock(true)
@@ -135,7 +139,8 @@ func (m *mesh) surviveDirect() {
 	m.take("direct")
 }
 
-// bothWays restarts all that a mesh of our node and tailscaled consists of, one with a relay and one with direct paths.
+// bothWays restarts all that a mesh of our node and tailscaled consists of, one with a relay and
+// one with direct paths.
 func bothWays(t *testing.T, found func(*testing.T) *mesh) {
 	t.Parallel()
 	for name, survive := range map[string]func(*mesh){"relayed": (*mesh).surviveRelayed, "direct": (*mesh).surviveDirect} {
@@ -196,7 +201,8 @@ func (m *mesh) separated() {
 	})
 }
 
-// present waits until the server knows all nodes as connected, and makes sure that it knows no others.
+// present waits until the server knows all nodes as connected, and makes sure that it knows no
+// others.
 func (m *mesh) present() {
 	t := m.t
 	t.Helper()

@@ -16,7 +16,8 @@ import (
 type node interface {
 	// machine is where it runs.
 	machine() *host
-	// up starts the program and waits until the mesh is usable. Without a key it has to come back as what it was before.
+	// up starts the program and waits until the mesh is usable. Without a key it has to come back as
+	// what it was before.
 	up(server, key string)
 	// program is what runs now.
 	program() *process
@@ -26,7 +27,8 @@ type node interface {
 	address() netip.Addr
 	// knows reports whether a peer is in its map.
 	knows(peer string) bool
-	// sees says whether a peer in its map is connected to the server, in the words of what people and scripts are shown.
+	// sees says whether a peer in its map is connected to the server, in the words of what people and
+	// scripts are shown.
 	sees(peer string) presence
 	// path says how it reaches a peer: "relay", "direct", or what is the matter.
 	path(peer string) string

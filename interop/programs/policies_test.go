@@ -16,9 +16,10 @@ import (
 	"time"
 )
 
-// policies are what is put in force, one after the other, and what it lets pass: everything else must not. Node alpha is
-// ours and ann's; beta is bob's and gamma has tag:web, both of them tailscaled. The words $alpha, $beta and $gamma are
-// their addresses. What is allowed is written "FROM > TO: PORTS".
+// policies are what is put in force, one after the other, and what it lets pass: everything else
+// must not. Node alpha is ours and ann's; beta is bob's and gamma has tag:web, both of them
+// tailscaled. The words $alpha, $beta and $gamma are their addresses. What is allowed is written
+// "FROM > TO: PORTS".
 var policies = []struct{ name, text, allowed string }{
 	{"a policy without rules", `{}`, ``},
 	{"a user, a user and a port", `{"acls": [{"action": "accept", "src": ["ann@"], "dst": ["bob@:8000"]}]}`,
@@ -92,15 +93,15 @@ func (f flow) passes(limit time.Duration) bool {
 	return err == nil && got == f.to.machine().name
 }
 
-// How long a request may take that ought to be answered before there is another, and how long one is watched that ought
-// not to be answered.
+// How long a request may take that ought to be answered before there is another, and how long one
+// is watched that ought not to be answered.
 const (
 	flowLimit = 500 * time.Millisecond
 	denyLimit = time.Second
 )
 
-// settles waits until the flow is as it should be, and says when that was seen first: when an answer came, or when a
-// request began that had none.
+// settles waits until the flow is as it should be, and says when that was seen first: when an
+// answer came, or when a request began that had none.
 func (f flow) settles(begun time.Time, allowed bool) (time.Duration, error) {
 	limit := denyLimit
 	if allowed {
@@ -120,9 +121,9 @@ func (f flow) settles(begun time.Time, allowed bool) (time.Duration, error) {
 	}
 }
 
-// patience is how long a flow may take to settle. Two tailscaled that see each other anew begin handshakes at the same moment,
-// and sometimes end up with sessions that do not match, which they notice after 15 seconds. With us on one side it must not
-// come to that.
+// patience is how long a flow may take to settle. Two tailscaled that see each other anew begin
+// handshakes at the same moment, and sometimes end up with sessions that do not match, which they
+// notice after 15 seconds. With us on one side it must not come to that.
 func (f flow) patience() time.Duration {
 	if f.withOurs() {
 		return 10 * time.Second
@@ -188,9 +189,10 @@ func (s *ourServer) setPolicy(t *testing.T, text string) {
 	run(t, s.admin("policy", "set", file))
 }
 
-// TestServerPolicies proves that tailscaled and our node hold each other, and tailscaled holds tailscaled, to what the
-// policy of our server says, with connections that are really made; that nothing passes that is not allowed; and that each
-// change reaches all of them by the map stream they have.
+// TestServerPolicies proves that tailscaled and our node hold each other, and tailscaled holds
+// tailscaled, to what the policy of our server says, with connections that are really made; that
+// nothing passes that is not allowed; and that each change reaches all of them by the map stream
+// they have.
 func TestServerPolicies(t *testing.T) {
 	t.Parallel()
 	metrics := hubAddr(freeTCPPort(t, hub))

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// onlyFrom is a policy by which one node may use the service of another, and nothing else may be. It takes addresses.
+// onlyFrom is a policy by which one node may use the service of another, and nothing else may be.
+// It takes addresses.
 const onlyFrom = `{"acls": [{"action": "accept", "src": ["%s"], "dst": ["%s:8000"]}]} // HuJSON`
 
 // policyDelay is how long a change may take to have effect.
@@ -24,7 +25,8 @@ func (s *ourServer) allow(t *testing.T, from, to node) {
 	run(t, s.admin("policy", "set", file))
 }
 
-// becomes makes sure that a request of one node to another that begins after policyDelay succeeds, or fails.
+// becomes makes sure that a request of one node to another that begins after policyDelay succeeds,
+// or fails.
 func becomes(t *testing.T, success bool, from, to node) {
 	t.Helper()
 	begun := time.Now()
@@ -41,8 +43,8 @@ func becomes(t *testing.T, success bool, from, to node) {
 	}
 }
 
-// TestServerPolicy proves that tailscaled and our node both hold packets from each other to the policy of our server, and
-// that a change of it takes effect within a second.
+// TestServerPolicy proves that tailscaled and our node both hold packets from each other to the
+// policy of our server, and that a change of it takes effect within a second.
 func TestServerPolicy(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)

@@ -25,8 +25,9 @@ const (
 // ownID is the region of the relay in our server.
 const ownID = 900
 
-// TestServerRegions proves that tailscaled and our node find the same of two regions of our server, which are at different
-// distances: how far each is, and which is home; and that 'tailscale ping' names the region that it goes by.
+// TestServerRegions proves that tailscaled and our node find the same of two regions of our server,
+// which are at different distances: how far each is, and which is home; and that 'tailscale ping'
+// names the region that it goes by.
 func TestServerRegions(t *testing.T) {
 	t.Parallel()
 	far := *startGinnelRelay(t)
@@ -99,7 +100,8 @@ func checkOwnRegions(t *testing.T, g *ginnel) string {
 	return r.Home
 }
 
-// delayUDP passes on what comes to the port that it returns, and what is answered, as if the target were farther away.
+// delayUDP passes on what comes to the port that it returns, and what is answered, as if the target
+// were farther away.
 func delayUDP(t *testing.T, target netip.AddrPort, delay time.Duration) uint16 {
 	t.Helper()
 	front, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(hub, 0)))

@@ -60,7 +60,8 @@ func startRelay(t *testing.T, name string, command func(tcp, udp uint16) *exec.C
 	return r
 }
 
-// restart stops the relay and starts it again, with the same key and certificate. In between it calls away.
+// restart stops the relay and starts it again, with the same key and certificate. In between it
+// calls away.
 func (r *relayProgram) restart(t *testing.T, away func()) {
 	t.Helper()
 	before := r.pin
@@ -94,7 +95,8 @@ func freeUDPPort(t *testing.T, at netip.Addr) uint16 {
 	return uint16(c.LocalAddr().(*net.UDPAddr).Port)
 }
 
-// bareEnvironment is all that a program needs from its environment, with a home that nobody else uses.
+// bareEnvironment is all that a program needs from its environment, with a home that nobody else
+// uses.
 func bareEnvironment(home string) []string {
 	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, "TMPDIR=" + home}
 }

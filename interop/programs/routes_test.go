@@ -23,7 +23,8 @@ const (
 	behindBeta  = "10.98.2.5:8000"
 )
 
-// ownApprovers let ann's nodes be routers for half of what there is, and have no say about exit nodes.
+// ownApprovers let ann's nodes be routers for half of what there is, and have no say about exit
+// nodes.
 const ownApprovers = `{
 	"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}],
 	"autoApprovers": {"routes": {"10.98.2.0/23": ["ann@"]}},
@@ -92,7 +93,8 @@ func internet(t *testing.T) (address string) {
 	return ln.Addr().String()
 }
 
-// routed is a mesh with a router and exit node of each make, alpha and beta, and a client of each, gamma and delta.
+// routed is a mesh with a router and exit node of each make, alpha and beta, and a client of each,
+// gamma and delta.
 func routed(t *testing.T, m *mesh) (alpha *ginnel, beta *tailscaled, gamma *ginnel, delta *tailscaled) {
 	t.Helper()
 	alpha, beta = newGinnel(t, newHost(t, "alpha", "10.98.1.5")), newTailscaled(t, newHost(t, "beta", "10.98.2.5"))
@@ -109,8 +111,9 @@ func routed(t *testing.T, m *mesh) (alpha *ginnel, beta *tailscaled, gamma *ginn
 	return alpha, beta, gamma, delta
 }
 
-// TestServerRoutes proves that what is behind a router of either make is reached by clients of either make on our server,
-// and the Internet by way of an exit node, once that was approved: by hand, or by the policy.
+// TestServerRoutes proves that what is behind a router of either make is reached by clients of
+// either make on our server, and the Internet by way of an exit node, once that was approved: by
+// hand, or by the policy.
 func TestServerRoutes(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
@@ -155,7 +158,8 @@ func TestHeadscaleRoutes(t *testing.T) {
 	goes(t, alpha, behindBeta)
 }
 
-// leaveBy has a node use an exit node as soon as it knows it for one: a server tells of an approval after it has answered.
+// leaveBy has a node use an exit node as soon as it knows it for one: a server tells of an approval
+// after it has answered.
 func leaveBy(t *testing.T, d *tailscaled, exit string) {
 	t.Helper()
 	var out string
@@ -170,7 +174,8 @@ func leaveBy(t *testing.T, d *tailscaled, exit string) {
 	t.Logf("%s takes %s for an exit node after %v", d.host.name, exit, took.Round(time.Millisecond))
 }
 
-// useRoutes reaches what is behind both routers, and a site on the Internet by way of that of the other make.
+// useRoutes reaches what is behind both routers, and a site on the Internet by way of that of the
+// other make.
 func useRoutes(t *testing.T, site string, alpha *ginnel, beta *tailscaled, gamma *ginnel, delta *tailscaled) {
 	t.Helper()
 	leaveBy(t, delta, "alpha")

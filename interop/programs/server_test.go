@@ -25,8 +25,8 @@ type ourServer struct {
 	process *process
 }
 
-// startOurServer starts a server with a network of one user. That has one relay: the one that is given, or if it is nil
-// the server's own, on the same port. Further arguments are the server's.
+// startOurServer starts a server with a network of one user. That has one relay: the one that is
+// given, or if it is nil the server's own, on the same port. Further arguments are the server's.
 func startOurServer(t *testing.T, r *relayProgram, more ...string) *ourServer {
 	t.Helper()
 	s := newOurServer(t, "http", hub)
@@ -152,8 +152,9 @@ func (s *ourServer) approveRoutes(t *testing.T, node string) {
 	run(t, s.admin("nodes", "routes", "approve", node))
 }
 
-// TestServer proves that tailscaled joins our server, reaches a node of ours and another tailscaled by their names, over
-// our relay and then directly, and that the tailscale command finds all as it should be.
+// TestServer proves that tailscaled joins our server, reaches a node of ours and another tailscaled
+// by their names, over our relay and then directly, and that the tailscale command finds all as it
+// should be.
 func TestServer(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
@@ -171,7 +172,8 @@ func TestServer(t *testing.T) {
 	checkCommands(t, beta, "direct")
 }
 
-// TestServerSurvives proves that tailscaled and our node outlive restarts of our server, our relay and each other.
+// TestServerSurvives proves that tailscaled and our node outlive restarts of our server, our relay
+// and each other.
 func TestServerSurvives(t *testing.T) {
 	bothWays(t, func(t *testing.T) *mesh {
 		relay := startGinnelRelay(t)
@@ -179,8 +181,8 @@ func TestServerSurvives(t *testing.T) {
 	})
 }
 
-// TestServerAlone proves that one process on one port is server and relay enough for tailscaled and for our node, and
-// that they outlive its restart.
+// TestServerAlone proves that one process on one port is server and relay enough for tailscaled and
+// for our node, and that they outlive its restart.
 func TestServerAlone(t *testing.T) {
 	t.Parallel()
 	s := startOurServer(t, nil)

@@ -17,7 +17,8 @@ import (
 // soakTime is how long the transfers of TestSoak go on.
 const soakTime = time.Minute
 
-// A transfer sends a piece in every pause, which is enough for something to be under way at any time.
+// A transfer sends a piece in every pause, which is enough for something to be under way at any
+// time.
 const (
 	soakPiece = 8 << 10
 	soakPause = 10 * time.Millisecond
@@ -26,8 +27,9 @@ const (
 // soakAlive bounds the silence on a connection that goes on.
 const soakAlive = 30 * time.Second
 
-// TestSoak proves that one connection in each direction between tailscaled and our node, both carrying bytes there and
-// back, outlives whatever happens to server and relay, and to the direct path, for a minute, and loses nothing.
+// TestSoak proves that one connection in each direction between tailscaled and our node, both
+// carrying bytes there and back, outlives whatever happens to server and relay, and to the direct
+// path, for a minute, and loses nothing.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)

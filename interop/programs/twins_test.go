@@ -7,15 +7,17 @@ import (
 	"time"
 )
 
-// How much two processes with one identity may do while they are watched. They do a twentieth of it.
+// How much two processes with one identity may do while they are watched. They do a twentieth of
+// it.
 const (
 	twinsTime  = 6 * time.Second
 	twinsCPU   = 2 * time.Second
 	twinsLines = 300
 )
 
-// TestTwins proves that two processes with one identity, as a copied state directory makes them, do not make each other,
-// or a server of either make, busy; that nobody panics; and that the one that is left when the other ends is a member.
+// TestTwins proves that two processes with one identity, as a copied state directory makes them, do
+// not make each other, or a server of either make, busy; that nobody panics; and that the one that
+// is left when the other ends is a member.
 func TestTwins(t *testing.T) {
 	t.Parallel()
 	for name, found := range map[string]func(*testing.T) (m *mesh, server *process){

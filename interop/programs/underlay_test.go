@@ -16,8 +16,9 @@ import (
 	"time"
 )
 
-// TestServerIPv6 proves that one process of ours is server and relay enough where there is no IPv4, for tailscaled and for
-// our node, that they find direct ways there, and that they outlive its restart.
+// TestServerIPv6 proves that one process of ours is server and relay enough where there is no IPv4,
+// for tailscaled and for our node, that they find direct ways there, and that they outlive its
+// restart.
 func TestServerIPv6(t *testing.T) {
 	t.Parallel()
 	s := newOurServer(t, "http", hub6)
@@ -65,9 +66,9 @@ func checkEndpoints6(t *testing.T, alpha *ginnel, beta *tailscaled) {
 	}
 }
 
-// TestServerHTTPS proves that tailscaled and our node join a server of ours that has an https URL, and use its relay,
-// when they trust what vouches for its certificate, and that our node says so when it does not; and that they come back
-// after the server's restart.
+// TestServerHTTPS proves that tailscaled and our node join a server of ours that has an https URL,
+// and use its relay, when they trust what vouches for its certificate, and that our node says so
+// when it does not; and that they come back after the server's restart.
 func TestServerHTTPS(t *testing.T) {
 	t.Parallel()
 	for name, found := range map[string]func(*testing.T) (s *ourServer, roots string){
@@ -113,8 +114,8 @@ func TestServerHTTPS(t *testing.T) {
 	}
 }
 
-// startTrusted starts a server for the first time that the certificates in a file vouch for, which may have to be made by
-// the server first.
+// startTrusted starts a server for the first time that the certificates in a file vouch for, which
+// may have to be made by the server first.
 func (s *ourServer) startTrusted(t *testing.T, roots string) {
 	t.Helper()
 	s.process = start(t, "ginnel control", s.command(s.args...))

@@ -1,4 +1,5 @@
-// Package protect has the functions that wireproxy calls on OpenBSD to give up rights. Here they do nothing.
+// Package protect has the functions that wireproxy calls on OpenBSD to give up rights. Here they do
+// nothing.
 package protect
 
 // Pledge does nothing.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -28,16 +29,13 @@ type osSocket struct {
 	raw syscall.RawConn
 	v6  bool
 
-	gro bool
-
-	// gsoLimit is the largest datagram that UDP_SEGMENT works for, 0 if it does not work. A device
-	// without checksum offload and a route with a small MTU refuse what they would fragment if it came
-	// alone.
-	gsoLimit atomic.Int32
-	tx       sync.Pool // of *transmitter
-	zone     atomic.Pointer[zone]
+	gro  bool
+	gso  gsoLimits
+	tx   sync.Pool // of *transmitter
+	zone atomic.Pointer[zone]
 }
 
+// newOSSocket returns nil if a seccomp filter forbids the calls that move batches.
 func newOSSocket(c *net.UDPConn) (*osSocket, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -45,6 +43,10 @@ func newOSSocket(c *net.UDPConn) (*osSocket, error) {
 	}
 	s := &osSocket{c: c, raw: raw}
 	s.v6 = c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Is6()
+	allowed := false
+	if err := raw.Control(func(fd uintptr) { allowed = batchesAllowed(fd) }); err != nil || !allowed {
+		return nil, err
+	}
 	if err := raw.Control(s.setOptions); err != nil {
 		return nil, err
 	}
@@ -52,11 +54,20 @@ func newOSSocket(c *net.UDPConn) (*osSocket, error) {
 	return s, nil
 }
 
+// batchesAllowed makes both calls without a message, which does nothing.
+func batchesAllowed(fd uintptr) bool {
+	for _, call := range []uintptr{unix.SYS_RECVMMSG, unix.SYS_SENDMMSG} {
+		if _, _, errno := syscall.RawSyscall6(call, fd, 0, 0, unix.MSG_DONTWAIT, 0, 0); errno == syscall.EPERM || errno == syscall.ENOSYS {
+			return false
+		}
+	}
+	return true
+}
+
 func (s *osSocket) setOptions(fd uintptr) {
 	s.gro = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) == nil
-	if _, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT); err == nil {
-		s.gsoLimit.Store(maxUDPPayload)
-	}
+	_, err := unix.GetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT)
+	s.gso.supported = err == nil
 }
 
 func (s *osSocket) setBuffers(bytes int) {
@@ -174,6 +185,7 @@ type transmitter struct {
 	s     *osSocket
 	ready func(fd uintptr) bool // transmit, made once
 
+	to      netip.Addr
 	bufs    [][]byte // the batch; bufs[sent:] is still to go
 	sent    int
 	lost    Sent                  // of them, those that the system did not take
@@ -218,7 +230,7 @@ func (s *osSocket) send(bufs [][]byte, to netip.AddrPort) (sent Sent, err error)
 }
 
 func (t *transmitter) load(bufs [][]byte, to netip.AddrPort) {
-	t.bufs, t.sent, t.lost, t.refused, t.plain, t.errno = bufs, 0, Sent{}, 0, false, 0
+	t.to, t.bufs, t.sent, t.lost, t.refused, t.plain, t.errno = to.Addr(), bufs, 0, Sent{}, 0, false, 0
 	t.setName(to)
 	if n := len(bufs); cap(t.iovs) < n {
 		t.iovs = make([]unix.Iovec, n)
@@ -291,10 +303,10 @@ func (t *transmitter) recover(errno syscall.Errno) bool {
 	first := len(t.bufs[t.sent])
 	switch {
 	case t.count[0] > 1 && errno == syscall.EIO:
-		t.s.gsoLimit.Store(0) // the device computes no checksums
+		t.s.gso.lower(t.to, 0, time.Now()) // the device computes no checksums
 		return true
 	case t.count[0] > 1 && (errno == syscall.EINVAL || errno == syscall.EMSGSIZE):
-		t.s.lowerGSOLimit(first - 1)
+		t.s.gso.lower(t.to, first-1, time.Now())
 		t.plain = true
 		return true
 	case isDrop(errno):
@@ -305,21 +317,12 @@ func (t *transmitter) recover(errno syscall.Errno) bool {
 	return false
 }
 
-func (s *osSocket) lowerGSOLimit(limit int) {
-	for {
-		old := s.gsoLimit.Load()
-		if old <= int32(limit) || s.gsoLimit.CompareAndSwap(old, int32(limit)) {
-			return
-		}
-	}
-}
-
 // build describes bufs[sent:] as messages and returns their number. Datagrams that follow each
 // other share a message if all but the last have the size of the first and the last is not longer.
 func (t *transmitter) build() (n int) {
-	limit := int(t.s.gsoLimit.Load())
-	if t.plain {
-		limit = 0
+	limit := 0
+	if !t.plain {
+		limit = t.s.gso.of(t.to)
 	}
 	iovs := t.iovs[:0]
 	for rest := t.bufs[t.sent:]; len(rest) > 0; n++ {

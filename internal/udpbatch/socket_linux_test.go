@@ -87,7 +87,8 @@ func TestRunLength(t *testing.T) {
 	}
 }
 
-// A device that does not do GSO is found out once; nothing is lost meanwhile.
+// A device that does not do GSO, or a route with a small MTU, is found out once; nothing is lost
+// meanwhile, and datagrams to other destinations are joined as before.
 func TestGSOFallback(t *testing.T) {
 	a, b := open(t, "udp4", "127.0.0.1:0"), open(t, "udp4", "127.0.0.1:0")
 	bs := a.os
@@ -97,16 +98,18 @@ func TestGSOFallback(t *testing.T) {
 	if n := tx.build(); n != 1 {
 		t.Fatalf("%d messages, want 1", n)
 	}
-	if !tx.recover(syscall.EIO) || bs.gsoLimit.Load() != 0 {
-		t.Errorf("after EIO the limit is %d, want 0", bs.gsoLimit.Load())
+	to, other := b.addr().Addr(), netip.MustParseAddr("192.0.2.1")
+	if !tx.recover(syscall.EIO) || bs.gso.of(to) != 0 || bs.gso.of(other) != maxUDPPayload {
+		t.Errorf("after EIO the limit is %d, and %d elsewhere, want 0 and %d", bs.gso.of(to), bs.gso.of(other), maxUDPPayload)
 	}
 	if n := tx.build(); n != 3 {
 		t.Errorf("%d messages without GSO, want 3", n)
 	}
-	bs.gsoLimit.Store(maxUDPPayload)
+	bs.gso.narrow.Store(nil)
 	tx.build()
-	if !tx.recover(syscall.EMSGSIZE) || bs.gsoLimit.Load() != 99 || tx.build() != 3 {
-		t.Errorf("after EMSGSIZE the limit is %d, want 99, and this batch goes out plain", bs.gsoLimit.Load())
+	if !tx.recover(syscall.EMSGSIZE) || bs.gso.of(to) != 99 || bs.gso.of(other) != maxUDPPayload || tx.build() != 3 {
+		t.Errorf("after EMSGSIZE the limit is %d, and %d elsewhere, want 99 and %d, and this batch goes out plain",
+			bs.gso.of(to), bs.gso.of(other), maxUDPPayload)
 	}
 	if _, err := a.Send(batch, b.addr()); err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tai64n"
@@ -109,7 +108,6 @@ func (d *Device) takeInitiation(b []byte, ep conn.Endpoint, now int64) *peer {
 		p.moved(ep)
 	}
 	p.received(now, len(b))
-	p.handshaken.Store(time.Now().UnixNano())
 	p.cookies.AddMacs(response)
 	d.post(0, p, [][]byte{response}, now)
 	d.log.Debug("WireGuard handshake answered", "peer", p.key)
@@ -140,7 +138,6 @@ func (d *Device) takeResponse(b []byte, ep conn.Endpoint, now int64) *peer {
 		p.moved(ep)
 	}
 	p.received(now, len(b))
-	p.handshaken.Store(time.Now().UnixNano())
 	d.log.Debug("WireGuard handshake complete", "peer", p.key)
 	return p
 }

@@ -41,7 +41,7 @@ type peer struct {
 	keepaliveDue atomic.Int64 // a keepalive, for nothing was sent back
 	lastMessage  atomic.Int64 // that was sent or received
 
-	handshaken atomic.Int64 // Unix time of the last handshake, in nanoseconds
+	handshaken atomic.Int64 // Unix time of the last handshake, in nanoseconds; changed with mu held
 	rx, tx     atomic.Uint64
 
 	attempt // of loop

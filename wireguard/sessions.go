@@ -1,5 +1,7 @@
 package wireguard
 
+import "time"
+
 // A peer has three sessions at the most. By current we send. By previous messages may still come
 // that were on their way when current came about. By next, whose handshake the peer began, we do
 // not send before it has: until then it may not have our answer. (Section 6.3.)
@@ -22,6 +24,7 @@ func (d *Device) derived(k *keypair) bool {
 	d.drop(p.previous)
 	p.previous = old
 	p.current.Store(k)
+	p.handshaken.Store(time.Now().UnixNano())
 	return true
 }
 
@@ -36,6 +39,7 @@ func (d *Device) answered(k *keypair) bool {
 	}
 	d.drop(p.next)
 	p.next = k
+	p.handshaken.Store(time.Now().UnixNano())
 	return true
 }
 
@@ -81,4 +85,5 @@ func (d *Device) forgetSessions(p *peer) {
 	d.drop(p.previous)
 	d.drop(p.next)
 	p.previous, p.next = nil, nil
+	p.handshaken.Store(0)
 }

@@ -406,6 +406,9 @@ func TestRemoveAndReplace(t *testing.T) {
 
 		k := key.NewNodePrivate()
 		a.SetKey(k)
+		if s, _ := a.Session(b.key.Public()); !s.Handshake.IsZero() {
+			t.Errorf("with a new key the last handshake is that of the old one, at %v", s.Handshake)
+		}
 		a.say(b, "by a new key")
 		wantTexts(t, b)
 		b.RemovePeer(a.key.Public())

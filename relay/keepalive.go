@@ -8,9 +8,10 @@ import (
 
 const (
 	keepAliveTick = time.Second
-	// Each connection gets a KeepAlive every 60 to 65 s, however busy it is (4.4).
-	keepAliveMin    = 60 // ticks
-	keepAliveSpread = 5
+	// Each connection gets a KeepAlive every 20 to 24 s, however busy it is. derper sends one every 60
+	// to 65 s (4.4), but HAProxy closes a connection that is idle for 50 s, and nginx after 60 s.
+	keepAliveMin    = 20 // ticks
+	keepAliveSpread = 4
 	keepAliveSlots  = keepAliveMin + keepAliveSpread + 1
 )
 

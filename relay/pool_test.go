@@ -474,6 +474,36 @@ func TestPoolClose(t *testing.T) {
 	}
 }
 
+// A relay that takes what is sent and says nothing is left within seconds of the first packet, and
+// one that answers never.
+func TestPoolLeavesSilentRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t, 2)
+		w.addRegion(1)
+		s := startRawTLS(t, w.net, "r1.example")
+		silent, alive := w.pool(1), w.pool(2)
+		peer, client, _ := s.acceptLogin()
+		peer.admit(client, serverInfo{})
+		synctest.Wait()
+		time.Sleep(30 * time.Second)
+		dialled := w.dialled()
+		for range 60 {
+			alive.send(2, key.NewNodePrivate().Public(), "to nobody")
+			time.Sleep(time.Second)
+		}
+		if n := w.dialled() - dialled; n != 0 {
+			t.Errorf("%d connections beside one that works", n)
+		}
+		silent.wantState(1, RegionConnected)
+		silent.send(1, alive.key, "lost")
+		time.Sleep(pingLimit + time.Second)
+		synctest.Wait()
+		if st := silent.Status().Regions[0]; st.State == RegionConnected || w.dialled() == dialled {
+			t.Errorf("after %v the relay is %v and %d connections were made anew", pingLimit, st.State, w.dialled()-dialled)
+		}
+	})
+}
+
 // The table of routes has a bound, and one region's end leaves those of others.
 func TestRouteTable(t *testing.T) {
 	var rt routeTable

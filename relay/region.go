@@ -20,12 +20,17 @@ const (
 	maxRestartAdvice = 30 * time.Second
 	// restartRetry is the average time between two attempts while a server restarts.
 	restartRetry = 250 * time.Millisecond
+
+	// If a relay has said nothing for silenceLimit when something is sent to it, a ping follows, which
+	// has to be answered within pingLimit. There are silenceChecks between two such pings at least.
+	silenceLimit  = 2 * time.Second
+	silenceChecks = 10 * time.Second
 )
 
 var (
 	errIdle           = errors.New("relay: nothing to send")
 	errAddressGone    = errors.New("relay: the machine no longer has the connection's address")
-	errNoPong         = errors.New("relay: no answer after a network change")
+	errNoPong         = errors.New("relay: no answer to a ping")
 	errRegionReplaced = errors.New("relay: the map has changed")
 )
 
@@ -69,6 +74,7 @@ type region struct {
 
 	connected atomic.Bool
 	lastSend  atomic.Int64 // Unix nanoseconds
+	lastCheck atomic.Int64 // the same, of a silent relay
 
 	batch [][]byte      // of the region's goroutine: packets of one source
 	wakec chan struct{} // has an item when the time between two attempts is to end
@@ -76,7 +82,7 @@ type region struct {
 	mu       sync.Mutex
 	running  bool
 	closed   bool
-	checking bool // a ping after a network change is out
+	checking bool // a ping is out
 	state    RegionState
 	client   *Client // nil while there is no connection
 	told     homeNote
@@ -100,12 +106,24 @@ func (r *region) home() homeNote {
 
 // send sends packets through the region, which is connected for that if need be.
 func (r *region) send(to key.NodePublic, packets [][]byte) error {
-	r.lastSend.Store(time.Now().UnixNano())
+	now := time.Now().UnixNano()
+	r.lastSend.Store(now)
 	err := r.out.send(to, packets)
-	if !r.connected.Load() {
+	switch {
+	case !r.connected.Load():
 		r.ensure()
+	case r.suspects(now):
+		r.startCheck()
 	}
 	return err
+}
+
+// suspects reports whether the relay has been silent for so long that it may be dead, once for all
+// who send.
+func (r *region) suspects(now int64) bool {
+	last := r.lastCheck.Load()
+	return now-r.out.tally.lastHeard.Load() > int64(silenceLimit) && now-last > int64(silenceChecks) &&
+		r.lastCheck.CompareAndSwap(last, now)
 }
 
 // settle acts on what the home is now.
@@ -375,22 +393,26 @@ func (r *region) closeIdle(now time.Time) (inUse bool) {
 func (r *region) networkChanged(isLocal func(netip.Addr) bool) {
 	r.mu.Lock()
 	client := r.client
-	check := client != nil && !r.checking && !r.closed
 	if client == nil {
 		r.prefer = TransportNative // what refused the upgrade may not be on the way any more
 	}
 	r.mu.Unlock()
 	r.wake()
-	if !check {
+	if client == nil {
 		return
 	}
 	if local := addrPortOf(client.session.wire.conn.LocalAddr()).Addr(); local.IsValid() && !isLocal(local.WithZone("")) {
 		r.hangUp(errAddressGone)
 		return
 	}
+	r.startCheck()
+}
+
+// startCheck has the connection checked, unless that is being done.
+func (r *region) startCheck() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.checking && !r.closed {
+	if r.client != nil && !r.checking && !r.closed {
 		r.checking = true
 		r.pool.wg.Go(r.check)
 	}

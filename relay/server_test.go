@@ -163,7 +163,7 @@ func TestServerInfoFirst(t *testing.T) {
 	})
 }
 
-// "KeepAlive is sent each interval regardless of other traffic", 60 to 65 s (4.4).
+// "KeepAlive is sent each interval regardless of other traffic" (4.4), of 20 to 24 s.
 func TestServerKeepAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, ServerConfig{})
@@ -188,12 +188,12 @@ func TestServerKeepAlive(t *testing.T) {
 			if typ == frameKeepAlive {
 				alive++
 				each := time.Since(start) / time.Duration(alive)
-				if each < 60*time.Second || each > 66*time.Second {
+				if each < keepAliveMin*keepAliveTick || each > (keepAliveMin+keepAliveSpread)*keepAliveTick {
 					t.Errorf("KeepAlive %d after %v", alive, time.Since(start))
 				}
 			}
 		}
-		if alive != 4 {
+		if alive < 12 || alive > 14 {
 			t.Errorf("%d KeepAlives in 300 s", alive)
 		}
 	})

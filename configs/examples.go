@@ -2,7 +2,7 @@ package configs
 
 import "embed"
 
-// Examples holds a documented file of each kind: examples/up.yaml and examples/wireguard.conf.
+// Examples holds a documented file of each kind, such as examples/up.yaml.
 //
 //go:embed examples
 var Examples embed.FS

@@ -3,6 +3,8 @@ package configs
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -47,21 +49,15 @@ func Load(path string, known map[string]Kind) ([]Setting, error) {
 // settings are in the order of the file. Unknown and repeated keys, values of the wrong kind, empty
 // values, anchors, tags and a second document are mistakes. An error is of type Problems.
 func Parse(name string, b []byte, known map[string]Kind) ([]Setting, error) {
-	s, err := text(name, b, maxYAML)
+	r := yamlReader{file: name}
+	var settings []Setting
+	err := r.read(b, slices.Collect(maps.Keys(known)), func(key string, at Position, value ast.Node) {
+		settings = append(settings, Setting{key, at, r.values(key, known[key], value)})
+	})
 	if err != nil {
 		return nil, err
 	}
-	s = strings.ReplaceAll(s, "\r\n", "\n") // the parser would count such a line twice
-	file, err := parser.ParseBytes([]byte(s), 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		return nil, syntaxProblem(name, err)
-	}
-	r := yamlReader{file: name, known: known, lines: make(map[string]int)}
-	r.documents(file.Docs)
-	if len(r.problems) > 0 {
-		return nil, r.problems
-	}
-	return r.settings, nil
+	return settings, nil
 }
 
 // syntaxProblem leaves out what the parser would show of the source, which may hold secrets.
@@ -75,16 +71,35 @@ func syntaxProblem(name string, err error) Problems {
 	return problems
 }
 
-// yamlReader turns the syntax tree of one file into settings.
+// yamlReader walks the syntax tree of one file and notes what is wrong with it.
 type yamlReader struct {
 	file     string
-	known    map[string]Kind
-	lines    map[string]int // of the keys so far
-	settings []Setting
 	problems Problems
 }
 
-func (r *yamlReader) documents(docs []*ast.DocumentNode) {
+// eachKey is called with each key of a mapping, once.
+type eachKey func(key string, at Position, value ast.Node)
+
+// read reads b, the contents of the file: one document, a mapping whose keys are those of known. An
+// error is of type Problems.
+func (r *yamlReader) read(b []byte, known []string, each eachKey) error {
+	s, err := text(r.file, b, maxYAML)
+	if err != nil {
+		return err
+	}
+	s = strings.ReplaceAll(s, "\r\n", "\n") // the parser would count such a line twice
+	file, err := parser.ParseBytes([]byte(s), 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		return syntaxProblem(r.file, err)
+	}
+	r.documents(file.Docs, known, each)
+	if len(r.problems) > 0 {
+		return r.problems
+	}
+	return nil
+}
+
+func (r *yamlReader) documents(docs []*ast.DocumentNode, known []string, each eachKey) {
 	var seen bool
 	for _, doc := range docs {
 		if _, ok := doc.Body.(*ast.DirectiveNode); ok {
@@ -98,33 +113,33 @@ func (r *yamlReader) documents(docs []*ast.DocumentNode) {
 		switch body := doc.Body.(type) {
 		case nil: // nothing but comments
 		case ast.MapNode:
-			for entries := body.MapRange(); entries.Next(); {
-				r.setting(entries.KeyValue())
-			}
+			r.mapping(body, known, each)
 		default:
 			r.problems.add(r.at(body), "is not a mapping of keys to values, one \"key: value\" a line")
 		}
 	}
 }
 
-// setting reads one key.
-func (r *yamlReader) setting(node *ast.MappingValueNode) {
-	key, at := node.Key.GetToken().Value, r.at(node.Key)
-	if _, ok := node.Key.(ast.ScalarNode); !ok || node.Key.Type() == ast.MergeKeyType {
-		r.problems.add(at, "key is not a plain word")
-		return
+// mapping reads the keys of a mapping, which must be among those of known, or may be any if it is
+// nil.
+func (r *yamlReader) mapping(body ast.MapNode, known []string, each eachKey) {
+	lines := make(map[string]int) // of the keys so far
+	for entries := body.MapRange(); entries.Next(); {
+		node := entries.KeyValue()
+		key, at := node.Key.GetToken().Value, r.at(node.Key)
+		line, again := lines[key]
+		switch _, plain := node.Key.(ast.ScalarNode); {
+		case !plain || node.Key.Type() == ast.MergeKeyType:
+			r.problems.add(at, "key is not a plain word")
+		case known != nil && !slices.Contains(known, key):
+			r.problems.add(at, "%s: is not a known key%s", quote(key), suggestion(key, known))
+		case again:
+			r.problems.add(at, "%s: is given a second time, the first is on line %d", key, line)
+		default:
+			lines[key] = at.Line
+			each(key, at, node.Value)
+		}
 	}
-	kind, ok := r.known[key]
-	if !ok {
-		r.problems.add(at, "%s: is not a known key%s", quote(key), r.suggestion(key))
-		return
-	}
-	if line, again := r.lines[key]; again {
-		r.problems.add(at, "%s: is given a second time, the first is on line %d", key, line)
-		return
-	}
-	r.lines[key] = at.Line
-	r.settings = append(r.settings, Setting{key, at, r.values(key, kind, node.Value)})
 }
 
 // values reads what stands behind a key.
@@ -173,11 +188,11 @@ func (r *yamlReader) appendValue(values []Value, path string, node ast.Node) []V
 }
 
 // suggestion offers the key that differs only in how its words are joined.
-func (r *yamlReader) suggestion(key string) string {
+func suggestion(key string, known []string) string {
 	plain := func(s string) string { return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(s)) }
-	for known := range r.known {
-		if plain(known) == plain(key) {
-			return fmt.Sprintf(", did you mean %q?", known)
+	for _, k := range known {
+		if plain(k) == plain(key) {
+			return fmt.Sprintf(", did you mean %q?", k)
 		}
 	}
 	return ""

@@ -1,0 +1,176 @@
+package configs
+
+import (
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// DNS are the DNS settings of a network, which its coordination server tells all nodes.
+type DNS struct {
+	// Nameservers answer for all names outside the mesh, in this order; none: each node's own do.
+	// Each is an IP address, one with a port, or the https:// URL of a DNS-over-HTTPS server.
+	Nameservers []string
+	// Fallback answer for those names on nodes that need a nameserver and have none of their own.
+	Fallback []string
+	// Split has the nameservers of single domains. A domain without any has no names but Records.
+	Split map[string][]string
+	// Search are the domains in which names without a dot are looked for, after the mesh's own.
+	Search []string
+	// Records are further names of the mesh.
+	Records []DNSRecord
+}
+
+// DNSRecord is an address of a name; a name with several has several records.
+type DNSRecord struct {
+	Name string
+	Addr netip.Addr
+}
+
+// LoadDNS reads the YAML file of --dns-config; see [ParseDNS].
+func LoadDNS(path string) (DNS, error) {
+	b, err := readFile(path, maxYAML)
+	if err != nil {
+		return DNS{}, err
+	}
+	return ParseDNS(path, b)
+}
+
+// ParseDNS reads b, the contents of the file name: a YAML mapping with the keys nameservers,
+// fallback-nameservers, split, search-domains and records. It is as strict as [Parse]. An error is
+// of type Problems.
+func ParseDNS(name string, b []byte) (DNS, error) {
+	r := dnsReader{yamlReader: yamlReader{file: name}}
+	keys := []string{"nameservers", "fallback-nameservers", "split", "search-domains", "records"}
+	if err := r.read(b, keys, r.setting); err != nil {
+		return DNS{}, err
+	}
+	return r.dns, nil
+}
+
+type dnsReader struct {
+	yamlReader
+	dns DNS
+}
+
+func (r *dnsReader) setting(key string, at Position, value ast.Node) {
+	switch key {
+	case "nameservers":
+		r.dns.Nameservers = r.nameservers(key, value)
+	case "fallback-nameservers":
+		r.dns.Fallback = r.nameservers(key, value)
+	case "split":
+		r.split(at, value)
+	case "search-domains":
+		r.dns.Search = r.domains(key, value)
+	case "records":
+		r.records(at, value)
+	}
+}
+
+// nameservers reads a list of nameservers, which may be empty.
+func (r *dnsReader) nameservers(path string, node ast.Node) (list []string) {
+	for _, v := range r.values(path, List, node) {
+		if !isNameserver(v.Text) {
+			r.problems.add(v.At, "%s: %s is neither an IP address, one with a port, nor an https:// URL", path, quote(v.Text))
+			continue
+		}
+		list = append(list, v.Text)
+	}
+	return list
+}
+
+func isNameserver(s string) bool {
+	if u, err := url.Parse(s); err == nil && u.Scheme == "https" {
+		return u.Hostname() != "" && u.User == nil
+	}
+	a, err := netip.ParseAddr(s)
+	if ap, err2 := netip.ParseAddrPort(s); err2 == nil {
+		a, err = ap.Addr(), nil
+	}
+	return err == nil && a.Zone() == "" && !a.IsUnspecified()
+}
+
+func (r *dnsReader) split(at Position, node ast.Node) {
+	body, ok := node.(ast.MapNode)
+	if !ok {
+		r.problems.add(at, "split: is not a mapping of domains to lists of nameservers")
+		return
+	}
+	r.dns.Split = make(map[string][]string)
+	r.mapping(body, nil, func(key string, at Position, value ast.Node) {
+		domain, ok := r.domain(Value{key, at}, "split")
+		if ok {
+			r.dns.Split[domain] = r.nameservers("split."+key, value)
+		}
+	})
+}
+
+func (r *dnsReader) domains(path string, node ast.Node) (list []string) {
+	for _, v := range r.values(path, List, node) {
+		if domain, ok := r.domain(v, path); ok {
+			list = append(list, domain)
+		}
+	}
+	return list
+}
+
+// domain reads a name, and returns it in small letters without the dot at its end.
+func (r *dnsReader) domain(v Value, path string) (name string, ok bool) {
+	if err := checkName(v.Text); err != nil {
+		r.problems.add(v.At, "%s: %v", path, err)
+		return "", false
+	}
+	return strings.ToLower(strings.TrimSuffix(v.Text, ".")), true
+}
+
+func (r *dnsReader) records(at Position, node ast.Node) {
+	list, ok := node.(*ast.SequenceNode)
+	if !ok {
+		r.problems.add(at, "records: is not a list of name and value")
+		return
+	}
+	for _, item := range list.Values {
+		r.record(item)
+	}
+}
+
+// record reads one item: a name, a value and, if somebody wants to say it, their type.
+func (r *dnsReader) record(node ast.Node) {
+	body, ok := node.(ast.MapNode)
+	if !ok {
+		r.problems.add(r.at(node), "records: is not a mapping with the keys name and value")
+		return
+	}
+	given := make(map[string]Value)
+	r.mapping(body, []string{"name", "value", "type"}, func(key string, _ Position, value ast.Node) {
+		if values := r.values("records."+key, Scalar, value); len(values) == 1 {
+			given[key] = values[0]
+		}
+	})
+	for _, key := range []string{"name", "value"} {
+		if _, ok := given[key]; !ok {
+			r.problems.add(r.at(node), "records: %s is missing", key)
+			return
+		}
+	}
+	name, ok := r.domain(given["name"], "records.name")
+	value, kind := given["value"], given["type"]
+	addr, err := netip.ParseAddr(value.Text)
+	types := []string{"", "A"}
+	if addr.Is6() {
+		types[1] = "AAAA"
+	}
+	switch {
+	case !ok:
+	case err != nil || addr.Zone() != "":
+		r.problems.add(value.At, "records.value: %s is not an IP address; other records are not supported", quote(value.Text))
+	case !slices.Contains(types, kind.Text):
+		r.problems.add(kind.At, "records.type: %s is not the type of %s, which is %s", quote(kind.Text), addr, types[1])
+	default:
+		r.dns.Records = append(r.dns.Records, DNSRecord{name, addr})
+	}
+}

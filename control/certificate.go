@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +74,10 @@ func expired(err error) (invalid x509.CertificateInvalidError, ok bool) {
 // tlsError names the certificate if that is what was wrong.
 func (c *Client) tlsError(ctx context.Context, addr, host string, cfg *tls.Config, err error) error {
 	v, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
+	if (ok || noTLS) && c.isPlain(ctx, addr) {
+		return fmt.Errorf("TLS handshake with %s: the server speaks plain HTTP on this port; use http://%s", host, addr)
+	}
 	if !ok {
 		return fmt.Errorf("TLS handshake with %s: %w", host, err)
 	}
@@ -85,6 +90,28 @@ func (c *Client) tlsError(ctx context.Context, addr, host string, cfg *tls.Confi
 		e.server, _ = c.serverTime(ctx, addr, cfg, invalid.Cert) // without it less can be said
 	}
 	return e
+}
+
+// isPlain reports whether a coordination server answers without TLS at an address. It may speak TLS
+// there as well, for the clients of its relay.
+func (c *Client) isPlain(ctx context.Context, addr string) bool {
+	conn, err := c.dialTCP(ctx, "tcp", addr)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	var keys ServerKeys
+	err = bounded(ctx, conn, func() error {
+		if _, err := fmt.Fprintf(conn, "GET /key?v=%d HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", CapabilityVersion, addr); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponseHead+maxServerKey)), nil)
+		if err != nil {
+			return err
+		}
+		return json.NewDecoder(resp.Body).Decode(&keys)
+	})
+	return err == nil && !keys.PublicKey.IsZero()
 }
 
 // serverTime asks a server what time it is. Its certificate has to be good but for the time.

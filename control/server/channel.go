@@ -137,6 +137,8 @@ func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
 		ch.handleRegister(w, r)
 	case r.Method == http.MethodPost && r.URL.Path == pathMachine+"map":
 		ch.handleMap(w, r)
+	case r.Method == http.MethodHead && strings.HasPrefix(r.URL.Path, pathProbe):
+		ch.handleProbe(w, r)
 	case r.URL.Path == pathMachine+"whoami":
 		w.Write([]byte(ch.machine().String() + "\n"))
 	case strings.HasPrefix(r.URL.Path, pathMachine):

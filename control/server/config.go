@@ -23,8 +23,6 @@ const (
 	requestTimeout          = 30 * time.Second
 )
 
-var ()
-
 // Config configures a [Server]. Store, URL and BaseDomain are required. It must not be changed
 // afterwards.
 type Config struct {
@@ -39,7 +37,7 @@ type Config struct {
 	V4, V6 netip.Prefix
 	// DERPMap are the relays; see [Server.SetDERPMap].
 	DERPMap control.DERPMap
-	// DNS is sent to all nodes. Proxied is set, and BaseDomain put first in Domains.
+	// DNS is sent to all nodes; see [Server.SetDNS].
 	DNS control.DNSConfig
 	// Policy, unless empty, replaces the stored policy when the server starts.
 	Policy []byte
@@ -107,8 +105,7 @@ func (c *Config) prefixes() (v4, v6 netip.Prefix) {
 }
 
 // dns returns what nodes are told of names.
-func (c *Config) dns() *control.DNSConfig {
-	d := c.DNS
+func (c *Config) dns(d control.DNSConfig) *control.DNSConfig {
 	d.Proxied = true
 	d.Domains = append([]string{c.BaseDomain}, d.Domains...)
 	return &d

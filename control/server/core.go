@@ -51,6 +51,7 @@ type core struct {
 	key     serverRecord // never changes
 	// encoders has room for each whole map that is made at the same time.
 	encoders chan struct{}
+	probed   probedStreams
 
 	// What follows belongs to the loop.
 	st        *state
@@ -72,6 +73,7 @@ type pending struct {
 	people    bool // users have changed
 	regroup   bool // so has what the policy says of nodes that have not
 	derp      *control.DERPMap
+	dns       *control.DNSConfig
 	published time.Time // the latest step
 	ended     []*stream // superseded: they end once they can see why
 	primaries primaries
@@ -186,7 +188,7 @@ func (c *core) settle(t *tx) {
 
 // publishAt returns when the streams are to be told what is new, the zero time if nothing is.
 func (c *core) publishAt() time.Time {
-	if p := &c.pending; len(p.ids) == 0 && !p.people && !p.regroup && p.derp == nil {
+	if p := &c.pending; len(p.ids) == 0 && !p.people && !p.regroup && p.derp == nil && p.dns == nil {
 		return time.Time{}
 	}
 	every := time.Duration(len(c.streams)) * intervalPerStream

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,7 +106,8 @@ type peer struct {
 	node    key.NodePrivate
 	disco   key.DiscoPublic
 	host    control.Hostinfo
-	from    netip.Addr // where it dials from; the zero Addr: none that the server can see
+	from    netip.Addr  // where it dials from; the zero Addr: none that the server can see
+	cut     atomic.Bool // from its power, without a word to anybody
 	wg      sync.WaitGroup
 	stop    context.CancelFunc // ends the stream
 
@@ -139,7 +141,31 @@ func (p *peer) dial() {
 }
 
 func (p *peer) dialServer(ctx context.Context, _, _ string) (net.Conn, error) {
-	return p.net.ln.dial(ctx, p.from)
+	conn, err := p.net.ln.dial(ctx, p.from)
+	return poweredConn{conn, &p.cut}, err
+}
+
+// poweredConn is a connection of a machine that may be cut from its power.
+type poweredConn struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+// Read implements net.Conn. What arrives at a dead machine is lost.
+func (c poweredConn) Read(b []byte) (int, error) {
+	for {
+		if n, err := c.Conn.Read(b); err != nil || !c.cut.Load() {
+			return n, err
+		}
+	}
+}
+
+// Write implements net.Conn.
+func (c poweredConn) Write(b []byte) (int, error) {
+	if c.cut.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
 }
 
 // newPeerFrom is newPeer with an address that the server sees.

@@ -53,7 +53,7 @@ func (ch *channel) nodeOf(t *tx, req *control.MapRequest) (*node, error) {
 }
 
 func (ch *channel) handleStream(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
-	s := &stream{endc: make(chan struct{}), holder: holder{disco: req.DiscoKey, remote: r.RemoteAddr}}
+	s := newStream(ch.machine(), holder{disco: req.DiscoKey, remote: r.RemoteAddr})
 	for {
 		before, wait, err := ch.beginStream(r.Context(), s, req)
 		if err != nil {

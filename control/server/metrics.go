@@ -13,7 +13,7 @@ const (
 	resultRefused    = "refused"
 )
 
-var frameKinds = [numFrameKinds]string{firstFrame: "first", deltaFrame: "delta", aliveFrame: "keepalive"}
+var frameKinds = [numFrameKinds]string{firstFrame: "first", deltaFrame: "delta", aliveFrame: "keepalive", probeFrame: "probe"}
 
 // metrics are the counters of a server.
 //
@@ -25,7 +25,7 @@ var frameKinds = [numFrameKinds]string{firstFrame: "first", deltaFrame: "delta",
 //	ginnel_control_refused_channels_total      connections that did not become channels
 //	ginnel_control_registrations_total         answers, by result: registered, pending, expired, refused
 //	ginnel_control_steps_total                 changes of the network that streams were told of
-//	ginnel_control_frames_total                written to streams, by kind: first, delta, keepalive
+//	ginnel_control_frames_total                written to streams, by kind: first, delta, keepalive, probe
 //	ginnel_control_frame_bytes_total           the same in bytes
 //	ginnel_control_store_transactions_total    written to the store
 //	ginnel_control_store_errors_total          that the store did not take

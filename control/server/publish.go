@@ -14,14 +14,17 @@ func (c *core) publish(at moment) {
 	if c.pending.regroup {
 		c.regroup(at)
 	}
-	c.electRouters(before, at)
+	doubled := c.electRouters(before, at)
 	ids := slices.Sorted(maps.Keys(c.pending.ids))
-	next := &view{users: before.view.users, rules: before.rules, derp: before.derp, dns: before.dns}
+	next := &view{users: before.view.users, rules: before.rules, derp: before.derp, dns: before.dns, doubled: doubled}
 	if c.pending.people {
 		next.users = maps.Clone(c.st.users)
 	}
 	if c.pending.derp != nil {
 		next.derp = c.pending.derp
+	}
+	if c.pending.dns != nil {
+		next.dns = c.pending.dns
 	}
 	next.nodes = before.with(ids, func(id int64) *node { return c.st.nodes[id] })
 	switch {
@@ -87,15 +90,16 @@ func (c *core) policyConcerned(before *view, ids []int64) bool {
 	return false
 }
 
-// electRouters finds out who routes what, if any of the changes concerns a router.
-func (c *core) electRouters(before *step, at moment) {
+// electRouters finds out who routes what, if any of the changes concerns a router, and returns for
+// which routers another could stand in.
+func (c *core) electRouters(before *step, at moment) map[int64]bool {
 	concerned := false
 	for id := range c.pending.ids {
 		old, n := before.node(id), c.st.nodes[id]
 		concerned = concerned || old != nil && len(old.served) > 0 || n != nil && len(n.served) > 0
 	}
 	if !concerned {
-		return
+		return before.doubled
 	}
 	nodes := slices.SortedFunc(maps.Values(c.st.nodes), func(a, b *node) int { return byID(a, b.rec.ID) })
 	c.pending.primaries = elect(nodes, c.pending.primaries)
@@ -109,12 +113,21 @@ func (c *core) electRouters(before *step, at moment) {
 		}
 	}
 	c.settle(t)
+	return doubled(nodes)
 }
 
 // setDERPMap changes the relays that nodes are told of.
 func (c *core) setDERPMap(m *control.DERPMap) func(t *tx) error {
 	return func(t *tx) error {
 		t.after = append(t.after, func() { c.pending.derp = m })
+		return nil
+	}
+}
+
+// setDNS changes the DNS settings that nodes are told of.
+func (c *core) setDNS(d *control.DNSConfig) func(t *tx) error {
+	return func(t *tx) error {
+		t.after = append(t.after, func() { c.pending.dns = d })
 		return nil
 	}
 }

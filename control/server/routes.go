@@ -38,6 +38,29 @@ func elect(nodes []*node, before primaries) primaries {
 	return next
 }
 
+// doubled returns the routers that are online and serve a subnet that another does that is online
+// too.
+func doubled(nodes []*node) map[int64]bool {
+	first := make(map[netip.Prefix]int64)
+	both := make(map[int64]bool)
+	for _, n := range nodes {
+		if !n.usable() {
+			continue
+		}
+		for _, p := range n.served {
+			other, taken := first[p]
+			switch {
+			case isExit(p):
+			case taken:
+				both[other], both[n.rec.ID] = true, true
+			default:
+				first[p] = n.rec.ID
+			}
+		}
+	}
+	return both
+}
+
 // of returns the subnets that a node is elected for.
 func (p primaries) of(n *node) []netip.Prefix {
 	var list []netip.Prefix

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -55,20 +56,26 @@ func (r *rules) peer(id int64, n *node) *control.Node {
 // self returns a node as it sees itself: with the attributes that the policy gives it. It must not
 // be changed.
 func (r *rules) self(n *node) *control.Node {
-	given := r.attributes(n.rec.ID)
-	if given == nil {
-		return n.peer()
-	}
 	v := *n.peer()
-	v.CapMap = given
+	v.CapMap = r.attributes(n.rec.ID)
 	return &v
 }
 
+// forAll are the attributes that all nodes have. With file sharing (Taildrop) the programs of a
+// user, or those whose policy grants it, may send files to each other.
+var forAll = control.CapMap{"https://tailscale.com/cap/file-sharing": nil}
+
 func (r *rules) attributes(id int64) control.CapMap {
 	if r.compiled == nil {
-		return nil
+		return forAll
 	}
-	return r.compiled.Attributes(id)
+	given := r.compiled.Attributes(id)
+	if len(given) == 0 {
+		return forAll
+	}
+	all := maps.Clone(given)
+	maps.Copy(all, forAll)
+	return all
 }
 
 // usesAll reports whether a node has a use for all routes of another, so that it sees it as

@@ -88,7 +88,7 @@ func (c *core) start() error {
 		return err
 	}
 	c.st = st
-	empty := newStep(nil, &view{rules: &rules{}, derp: &c.cfg.DERPMap, dns: c.cfg.dns()}, nil)
+	empty := newStep(nil, &view{rules: &rules{}, derp: &c.cfg.DERPMap, dns: c.cfg.dns(c.cfg.DNS)}, nil)
 	c.latest.Store(empty)
 	t := &tx{state: st, moment: at, people: true, regroup: true}
 	for id := range st.nodes {
@@ -135,6 +135,12 @@ func (s *Server) SetDERPMap(ctx context.Context, m control.DERPMap) error {
 		s.channels.versions.setRelays(&m)
 	}
 	return err
+}
+
+// SetDNS changes the DNS settings, and tells all nodes. Proxied is set, and BaseDomain put first in
+// Domains.
+func (s *Server) SetDNS(ctx context.Context, d control.DNSConfig) error {
+	return s.core.change(ctx, s.core.setDNS(s.cfg.dns(d)))
 }
 
 // Close ends all connections of nodes and the loop, and returns when they have ended.

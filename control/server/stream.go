@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"ginnel/control"
+	"ginnel/internal/key"
 )
 
 const (
-	keepAliveEvery  = 50 * time.Second
-	keepAliveSpread = 9 * time.Second
+	// HAProxy closes a connection that is idle for 50 s, and nginx after 60 s.
+	keepAliveEvery  = 20 * time.Second
+	keepAliveSpread = 4 * time.Second
 	// frameTimeout is how long after a frame the next has to be taken, keepalives included. A client
 	// that is slower loses its stream, and comes back for a whole map.
 	frameTimeout = keepAliveEvery + keepAliveSpread + 15*time.Second
@@ -34,6 +36,16 @@ type stream struct {
 	holder holder
 	past   []holder // who had it before, the latest first
 	began  time.Time
+	// machine is what the node runs on.
+	machine key.MachinePublic
+	// answers has the number of the latest probe that the node has answered; see prober.
+	answers chan int
+	// heard is when a router was last heard that answers no more; zero for all others.
+	heard time.Time
+}
+
+func newStream(machine key.MachinePublic, h holder) *stream {
+	return &stream{endc: make(chan struct{}), machine: machine, answers: make(chan int, 1), holder: h}
 }
 
 // begin makes s the stream of its node, which is online from now on.
@@ -63,7 +75,9 @@ func (c *core) end(t *tx, s *stream) {
 		return // deleted just now
 	}
 	n := newLive(t.nodes[s.id])
-	n.polled = t.tick
+	if n.polled = t.tick; !s.heard.IsZero() {
+		n.polled = s.heard
+	}
 	t.setNode(n)
 }
 
@@ -126,7 +140,8 @@ func (c *core) await(ctx context.Context, s *stream) (*step, error) {
 	return cur, nil
 }
 
-// follow writes a frame for each step that concerns the node, and keepalives in between.
+// follow writes a frame for each step that concerns the node, and keepalives in between. It ends if
+// the node does not answer the probes that a router gets.
 func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState, compress string, out *frameWriter) error {
 	alive, err := control.KeepAliveFrame(compress)
 	if err != nil {
@@ -134,8 +149,19 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 	}
 	timer := time.NewTimer(keepAliveIn())
 	defer timer.Stop()
+	probe := newProber(c, s)
+	defer probe.stop()
 	for {
+		probe.follow(cur)
 		select {
+		case number := <-s.answers:
+			probe.answered(number)
+			continue
+		case <-probe.timer.C:
+			if err := probe.next(out, compress); err != nil {
+				return err
+			}
+			continue
 		case <-cur.nextc:
 			cur = cur.next
 			if c.latest.Load().serial-cur.serial > maxBehind {
@@ -187,6 +213,7 @@ const (
 	firstFrame frameKind = iota
 	deltaFrame
 	aliveFrame
+	probeFrame
 	numFrameKinds
 )
 

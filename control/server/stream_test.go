@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -55,6 +56,52 @@ func TestStreamDoesNotOverwrite(t *testing.T) {
 		if seen := b.sees("a"); seen == nil || seen.DiscoKey != known {
 			t.Errorf("after a stream with older state b sees %+v", seen)
 		}
+	})
+}
+
+// Changed DNS settings come in one frame, and to those who join later.
+func TestSetDNS(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		k := n.authKey(nil)
+		a := n.join("a", k)
+		_, frames := a.view()
+		if err := n.server.SetDNS(t.Context(), control.DNSConfig{
+			Domains: []string{"corp.example"}, Routes: map[string][]control.Resolver{"corp.example": {}},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if _, now := a.view(); now != frames+1 {
+			t.Errorf("%d frames, want 1", now-frames)
+		}
+		for _, p := range []*peer{a, n.join("b", k)} {
+			m, _ := p.view()
+			servers, routed := m.DNS.Routes["corp.example"]
+			if !m.DNS.Proxied || !slices.Equal(m.DNS.Domains, []string{"net.test", "corp.example"}) || !routed || len(servers) != 0 {
+				t.Errorf("%s has %+v", p.host.Hostname, m.DNS)
+			}
+		}
+	})
+}
+
+// Nodes may send files to each other (Taildrop), whatever the policy says of other attributes.
+func TestFileSharing(t *testing.T) {
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		a := n.join("a", n.authKey(nil))
+		expect := func(names ...string) {
+			t.Helper()
+			settle()
+			got := slices.Sorted(maps.Keys(a.self().CapMap))
+			if slices.Sort(names); !slices.Equal(got, names) {
+				t.Errorf("attributes %q, want %q", got, names)
+			}
+		}
+		const files = "https://tailscale.com/cap/file-sharing"
+		expect(files)
+		if _, err := n.server.LoadPolicy(t.Context(), []byte(`{"nodeAttrs": [{"target": ["*"], "attr": ["custom:x"]}]}`)); err != nil {
+			t.Fatal(err)
+		}
+		expect(files, "custom:x")
 	})
 }
 

@@ -11,8 +11,10 @@ type view struct {
 	nodes []*node // by number
 	users map[int64]*user
 	rules *rules
-	derp  *control.DERPMap
-	dns   *control.DNSConfig
+	// doubled are the routers for which another could stand in at once.
+	doubled map[int64]bool
+	derp    *control.DERPMap
+	dns     *control.DNSConfig
 }
 
 // node returns a node, or nil.

@@ -59,6 +59,10 @@ type Config struct {
 	// address, or the relay instead of one. It is called by the loop and must be quick.
 	PathChanged func(key.NodePublic)
 
+	// PeerBack, if set, is told of a peer that greets us by way of a relay, as nodes do when they are
+	// back at theirs; once a second at most. It is called by the loop and must be quick.
+	PeerBack func(key.NodePublic)
+
 	// Listen opens the UDP sockets; nil means those of the system. The network is "udp4" or "udp6".
 	Listen func(network string, addr netip.AddrPort) (PacketConn, error)
 
@@ -257,6 +261,12 @@ func (c *Conn) SetSTUN(servers []STUNServer) {
 // NetworkChanged tells that addresses or routes of the system changed. Paths are proven anew.
 func (c *Conn) NetworkChanged() {
 	c.call(func(l *loop) { l.networkChanged() })
+}
+
+// GreetByRelay pings the peers that there is traffic with and no direct path to, through their
+// relays, and does not wait for answers: so they learn that we are there again.
+func (c *Conn) GreetByRelay() {
+	c.call(func(l *loop) { l.greetByRelay() })
 }
 
 func (c *Conn) endpointOf(k key.NodePublic) *endpoint {

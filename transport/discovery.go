@@ -32,6 +32,7 @@ func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*
 		if p := l.peers[d.from]; p != nil && l.sharedKey(p) != nil {
 			pong := disco.Seal(nil, l.c.discoPublic, l.sharedKey(p), &disco.Pong{TxID: m.TxID, Src: regionAddr(d.region)})
 			l.sendRelayed(d.region, p.Key, pong)
+			l.greeted(now, p)
 		}
 		return
 	}
@@ -49,6 +50,31 @@ func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*
 	}
 	pong := disco.Seal(nil, l.c.discoPublic, l.sharedKey(peers[0]), &disco.Pong{TxID: m.TxID, Src: d.src})
 	l.c.sendDatagrams(0, [][]byte{pong}, d.src)
+}
+
+// greetEvery bounds what peers can have us do by pings.
+const greetEvery = time.Second
+
+// greeted reports a peer that has pinged us through a relay.
+func (l *loop) greeted(now time.Time, p *peer) {
+	if l.c.cfg.PeerBack == nil || now.Sub(p.greeted) < greetEvery {
+		return
+	}
+	p.greeted = now
+	l.c.cfg.PeerBack(p.Key)
+}
+
+func (l *loop) greetByRelay() {
+	now := time.Now()
+	for _, p := range l.peers {
+		if !p.path.active || p.path.trusted(now) && !p.quality.relayed() || l.sharedKey(p) == nil {
+			continue
+		}
+		if id, ok := p.path.relayPing(now); ok {
+			ping := disco.Seal(nil, l.c.discoPublic, l.sharedKey(p), &disco.Ping{TxID: id, NodeKey: l.nodeKey})
+			l.sendRelayed(p.Region, p.Key, ping)
+		}
+	}
 }
 
 func (l *loop) handlePong(now time.Time, d discoPacket, m *disco.Pong, peers []*peer) {

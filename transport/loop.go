@@ -96,6 +96,8 @@ type peer struct {
 	quality  quality
 	compared netip.AddrPort // the direct path that quality knows
 
+	greeted time.Time // when the peer was last reported as back
+
 	at    time.Time // when path.tick is due; see dueHeap
 	index int       // in the heap, -1 outside
 }

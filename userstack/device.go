@@ -158,6 +158,14 @@ func (d *Device) tellWaiting() {
 	}
 }
 
+// PathBack tells that the path to the addresses that matches names may carry packets again: what
+// waits for the end of a back-off is sent now.
+func (s *Stack) PathBack(matches func(netip.Addr) bool) {
+	for _, q := range s.dev.queues {
+		q.pathBack(matches)
+	}
+}
+
 // PathChanged tells that packets to the addresses that matches names take another path from now on.
 func (s *Stack) PathChanged(matches func(netip.Addr) bool) {
 	for _, q := range s.dev.queues {

@@ -263,6 +263,20 @@ func (q *Queue) pathChanged(matches func(netip.Addr) bool) {
 	}
 }
 
+// pathBack is [Stack.PathBack].
+func (q *Queue) pathBack(matches func(netip.Addr) bool) {
+	defer q.tellWaiting()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := q.flows.now()
+	for _, f := range q.flows.byID {
+		if f.snd != nil && matches(f.remote) {
+			f.snd.Retry(now)
+			q.flows.place(f, now)
+		}
+	}
+}
+
 // endFlow gives up the flow of a connection that gVisor has given up.
 func (q *Queue) endFlow(f *flow) {
 	q.mu.Lock()

@@ -137,6 +137,11 @@ func (s *Sender) Queue(now time.Duration, seq uint32, n int, fin bool) bool {
 func (s *Sender) PathChanged(now time.Duration) {
 	s.model.PathChanged()
 	s.rtt.min, s.rack.window, s.rtt.since = 0, 1, now
+	s.Retry(now)
+}
+
+// Retry has what waits for the end of a back-off sent now: the path is back.
+func (s *Sender) Retry(now time.Duration) {
 	if s.rtt.backoff > 0 && s.timer.due != 0 {
 		s.rtt.backoff, s.timer.due = 0, now
 		s.settle()

@@ -41,7 +41,6 @@ type Control struct {
 	Hostname  string   // as proposed to the server
 	Tags      []string // asked for, each with "tag:" before it
 	Ephemeral bool     // the server forgets the node when it leaves
-	Version   string   // of the program
 
 	AcceptRoutes bool // use the subnets that peers are routers for
 	// AdvertiseRoutes are networks that this node offers to be the router for; 0.0.0.0/0 and ::/0
@@ -135,7 +134,7 @@ func (n *Node) newControlClient() (*control.Client, error) {
 		DialContext: n.dialControl,
 		TLS:         n.controlTLS(),
 		Ping:        n.controlPing,
-		Version:     c.Version,
+		Version:     n.cfg.Version,
 		Log:         n.log,
 	})
 }

@@ -288,8 +288,14 @@ func TestHomeChooser(t *testing.T) {
 		{"nothing measured", time.Second, ms(), 0, 1},
 		{"home silent, others answer", 400 * time.Second, ms(0, 90, 80), 20 * time.Second, 3},
 		{"home not measured, but heard", time.Second, ms(0, 20, 0), time.Second, 3},
+		{"home measured, but dead", 400 * time.Second, ms(50, 90, 10), 20 * time.Second, 1},
+		{"the best is still shunned", 400 * time.Second, ms(50, 90, 10), 0, 1},
+		{"the best is no longer shunned", 400 * time.Second, ms(50, 90, 10), 0, 3},
 	} {
 		now = now.Add(step.after)
+		if step.what == "home measured, but dead" {
+			c.shun(c.home, now.Add(homeShunned))
+		}
 		var heard time.Time
 		if step.heard > 0 {
 			heard = now.Add(-step.heard)

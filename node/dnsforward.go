@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 
 	"github.com/miekg/dns"
 )
@@ -14,22 +13,34 @@ import (
 
 // forward asks the servers in their order, by way of the mesh if they are in it, and puts their
 // answer to q into r.
-func (s *nameServer) forward(ctx context.Context, q, r *dns.Msg, servers []netip.AddrPort) error {
+func (s *nameServer) forward(ctx context.Context, q, r *dns.Msg, servers []Nameserver) error {
+	query, err := forwarded(q).Pack()
+	if err != nil {
+		return s.failed(r, err)
+	}
+	b, err := s.n.exchange(ctx, query, servers)
+	if err != nil {
+		return s.failed(r, err)
+	}
+	if err := takeAnswer(r, b); err != nil {
+		return s.failed(r, err)
+	}
+	return nil
+}
+
+// forwarded is q as it is put to another server.
+func forwarded(q *dns.Msg) *dns.Msg {
 	out := new(dns.Msg)
 	out.RecursionDesired, out.Question = true, q.Question
 	opt := q.IsEdns0()
-	out.SetEdns0(dnsUDPSize, opt != nil && opt.Do())
-	query, err := out.Pack()
-	if err != nil {
-		return s.failed(r, err)
-	}
-	b, err := s.n.names.Exchange(ctx, query, servers)
-	if err != nil {
-		return s.failed(r, err)
-	}
+	return out.SetEdns0(dnsUDPSize, opt != nil && opt.Do())
+}
+
+// takeAnswer puts what another server has answered into r.
+func takeAnswer(r *dns.Msg, b []byte) error {
 	answer := new(dns.Msg)
 	if err := answer.Unpack(b); err != nil {
-		return s.failed(r, fmt.Errorf("reading the answer: %w", err))
+		return fmt.Errorf("reading the answer: %w", err)
 	}
 	r.Rcode, r.Answer, r.Ns, r.Extra = answer.Rcode, answer.Answer, answer.Ns, withoutOPT(answer.Extra)
 	return nil

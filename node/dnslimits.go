@@ -9,7 +9,7 @@ import (
 	"ginnel/internal/share"
 )
 
-// What clients of the local DNS server may take at a time, all together. Sources share it (see
+// What clients of a DNS server of this node may take at a time, all together. Sources share it (see
 // share.SourceOf).
 const (
 	dnsQuestions    = 512             // that wait for somebody else's answer
@@ -51,6 +51,7 @@ func (l *dnsLimits) forget(c *dnsConn) {
 type dnsListener struct {
 	net.Listener
 	limits *dnsLimits
+	serves func(netip.Addr) bool
 }
 
 // Accept implements net.Listener.
@@ -61,7 +62,7 @@ func (l *dnsListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		client := nc.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
-		if !servesClient(client) {
+		if !l.serves(client) {
 			nc.Close()
 			continue
 		}

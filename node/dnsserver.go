@@ -49,7 +49,7 @@ func (n *Node) openDNS(addr string) error {
 	}
 	s := &nameServer{n: n, addr: ln.Addr().(*net.TCPAddr).AddrPort(), limits: newDNSLimits()}
 	udp := &dns.Server{PacketConn: pc, Handler: s, UDPSize: dnsUDPSize, ReadTimeout: dnsIdleRead}
-	tcp := &dns.Server{Listener: &dnsListener{ln, s.limits}, Handler: s}
+	tcp := &dns.Server{Listener: &dnsListener{ln, s.limits, servesClient}, Handler: s}
 	n.entries = append(n.entries,
 		entry{kind: entryDNS, closer: dnsSocket{udp, pc}, addr: pc.LocalAddr(), serve: udp.ActivateAndServe},
 		entry{kind: entryDNS, closer: dnsSocket{tcp, ln}, addr: ln.Addr(), serve: tcp.ActivateAndServe})
@@ -193,7 +193,7 @@ func (s *nameServer) answerByOthers(ctx context.Context, q, r *dns.Msg) error {
 	name := hostName(asked.Name)
 	servers, routed := m.DNS.route(name, m.Domain)
 	if !routed {
-		servers = onDNSPort(m.DNS.Servers)
+		servers = m.DNS.Servers
 	}
 	isLocal := inDomain(name, "localhost")
 	if len(servers) == 0 && !isLocal {

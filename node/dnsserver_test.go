@@ -81,7 +81,7 @@ func namesMesh(t *testing.T) (a, b *member) {
 	m := a.netmap(false)
 	m.Domain = "net.example"
 	m.DNS = DNS{
-		Routes:  map[string][]netip.AddrPort{"corp.example": {netip.AddrPortFrom(b.addr, 54), netip.AddrPortFrom(b.addr, 53)}},
+		Routes:  map[string][]Nameserver{"corp.example": {{Addr: netip.AddrPortFrom(b.addr, 54)}, {Addr: netip.AddrPortFrom(b.addr, 53)}}},
 		Records: map[string][]netip.Addr{"www.app.net.example": {b.addr, netip.MustParseAddr("fd7a:115c:a1e0::2")}},
 	}
 	if err := a.SetMap(m); err != nil {
@@ -252,7 +252,7 @@ func TestDNSRefusals(t *testing.T) {
 func TestDNSLimits(t *testing.T) {
 	a, _ := namesMesh(t)
 	m := *a.Node.netmap.Load()
-	m.DNS.Routes = map[string][]netip.AddrPort{"slow.example": {netip.AddrPortFrom(netip.MustParseAddr("100.64.0.2"), 55)}}
+	m.DNS.Routes = map[string][]Nameserver{"slow.example": {{Addr: netip.MustParseAddrPort("100.64.0.2:55")}}}
 	pc, err := a.mesh.nodes[1].ListenPacket(netip.MustParseAddrPort("100.64.0.2:55")) // where nobody reads
 	if err != nil {
 		t.Fatal(err)

@@ -80,10 +80,11 @@ const (
 	entryForward           // into the mesh
 	entryServe             // out of the mesh
 	entryDNS
+	entryExitDNS
 )
 
 func (k entryKind) String() string {
-	return [...]string{"proxy", "forward", "served port", "DNS server"}[k]
+	return [...]string{"proxy", "forward", "served port", "DNS server", "DNS server of the exit node"}[k]
 }
 
 func (n *Node) addListener(kind entryKind, ln net.Listener, serve func(net.Listener) error) {

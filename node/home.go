@@ -21,7 +21,8 @@ const (
 type homeChooser struct {
 	home     int // region; 0: none yet
 	reports  []latencyReport
-	fallback uint64 // chooses the first home where nothing can be measured; fixed for the process
+	fallback uint64            // chooses the first home where nothing can be measured; fixed for the process
+	shunned  map[int]time.Time // regions that are not chosen, and until when
 }
 
 type latencyReport struct {
@@ -29,14 +30,20 @@ type latencyReport struct {
 	latency map[int]time.Duration
 }
 
-func newHomeChooser() *homeChooser { return &homeChooser{fallback: rand.Uint64()} }
+func newHomeChooser() *homeChooser {
+	return &homeChooser{fallback: rand.Uint64(), shunned: make(map[int]time.Time)}
+}
+
+// shun keeps a region from being chosen for some time because its relay does not answer, whatever
+// its latency is.
+func (c *homeChooser) shun(region int, until time.Time) { c.shunned[region] = until }
 
 // choose takes a finished report, which may be empty, and what is known of the home's connection.
 // It returns the home.
 func (c *homeChooser) choose(now time.Time, m *relay.Map, latency map[int]time.Duration, heard time.Time) int {
 	weighted := make(map[int]time.Duration)
 	for id, l := range latency {
-		if r := m.Regions[id]; r != nil && !r.NoMeasureNoHome {
+		if r := m.Regions[id]; r != nil && !r.NoMeasureNoHome && !now.Before(c.shunned[id]) {
 			weighted[id] = time.Duration(float64(l) * score(m, id))
 		}
 	}

@@ -24,7 +24,7 @@ func (n *Node) accepts(f userstack.Flow) bool {
 			return false
 		}
 	}
-	if m.Filter == nil || m.Filter(f) {
+	if m.Filter == nil || m.Filter(f) || isOwn && f.Protocol == userstack.TCP && n.exitDNS.admits(f.Src.Addr(), f.Dst.Port()) {
 		return true
 	}
 	if f.Protocol == userstack.TCP {

@@ -40,7 +40,6 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 		Addresses: m.Self.Addresses,
 		Relays:    relayMap(m.DERPMap),
 		Home:      home,
-		DNS:       t.dns(m.DNS),
 		Peers:     make([]Peer, 0, len(m.Peers)),
 		Filter:    t.accepts,
 		Mesh:      true,
@@ -49,6 +48,7 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 		out.Home = 0
 	}
 	exit := t.exitNode(m, domain, now)
+	out.DNS = t.dns(m.DNS, exit)
 	taken := sync.OnceValue(func() map[netip.Prefix]bool { return nodeAddresses(m) })
 	out.ExitLost = t.exitLost
 	for _, p := range m.Peers {
@@ -242,59 +242,4 @@ func relayMap(m *control.DERPMap) relay.Map {
 		}
 	}
 	return out
-}
-
-// dns is who resolves names. With an exit node, names outside the mesh are asked of the map's
-// servers by way of it, and if there are none for all names, of those that the map has for want of
-// others.
-func (t *mapper) dns(c *control.DNSConfig) DNS {
-	d := dnsConfig(c)
-	if t.cfg.ExitNode != "" && c != nil && len(d.Servers) == 0 {
-		d.Servers = resolvers(c.FallbackResolvers)
-	}
-	return d
-}
-
-// dnsConfig takes the resolvers that are addresses; those by HTTPS are left out.
-func dnsConfig(c *control.DNSConfig) DNS {
-	if c == nil {
-		return DNS{}
-	}
-	d := DNS{Servers: resolvers(c.Resolvers), Search: c.Domains, Records: make(map[string][]netip.Addr)}
-	for suffix, r := range c.Routes {
-		if d.Routes == nil {
-			d.Routes = make(map[string][]netip.AddrPort)
-		}
-		d.Routes[hostName(suffix)] = resolverAddrs(r)
-	}
-	for _, r := range c.ExtraRecords {
-		a, err := netip.ParseAddr(r.Value)
-		if err != nil || r.Type != "" && r.Type != "A" && r.Type != "AAAA" {
-			continue
-		}
-		name := hostName(r.Name)
-		d.Records[name] = append(d.Records[name], a.Unmap())
-	}
-	return d
-}
-
-func resolvers(list []control.Resolver) (addrs []netip.Addr) {
-	for _, ap := range resolverAddrs(list) {
-		if ap.Port() == dnsPort {
-			addrs = append(addrs, ap.Addr())
-		}
-	}
-	return addrs
-}
-
-func resolverAddrs(list []control.Resolver) (addrs []netip.AddrPort) {
-	addrs = []netip.AddrPort{} // not nil: an empty list means that nobody needs to be asked
-	for _, r := range list {
-		if a, err := netip.ParseAddr(r.Addr); err == nil {
-			addrs = append(addrs, netip.AddrPortFrom(a.Unmap(), dnsPort))
-		} else if ap, err := netip.ParseAddrPort(r.Addr); err == nil {
-			addrs = append(addrs, ap)
-		}
-	}
-	return addrs
 }

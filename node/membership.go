@@ -26,6 +26,7 @@ type membership struct {
 	mapper mapper
 	maps   mapKeeper
 	homes  *homeChooser
+	relays relayMeter
 	old    key.NodePublic // the key before this one, until the server knows; owned by run
 	noKey  bool           // the pre-auth key does not count any more: somebody has to approve the node; owned by run
 
@@ -54,7 +55,8 @@ func newMembership(n *Node) (*membership, error) {
 		return nil, err
 	}
 	m := &membership{n: n, cfg: n.cfg.Control, client: client, homes: newHomeChooser(), joined: make(chan struct{}),
-		registered: make(chan struct{}, 1), mapper: mapper{cfg: n.cfg.Control, log: n.log}, maps: mapKeeper{cfg: n.cfg.Control}}
+		registered: make(chan struct{}, 1), mapper: mapper{cfg: n.cfg.Control, log: n.log}, maps: mapKeeper{cfg: n.cfg.Control},
+		relays: relayMeter{newsc: make(chan struct{}, 1)}}
 	return m, nil
 }
 
@@ -291,6 +293,9 @@ func (m *membership) setErr(err error) {
 func (m *membership) apply(nm *control.NetMap) {
 	m.mu.Lock()
 	m.netmap, m.applied = nm, time.Now()
+	if m.relays.homeFrom.IsZero() {
+		m.relays.homeFrom, m.relays.noUDP = m.applied, m.n.cfg.RelayOnly
+	}
 	if m.home == 0 {
 		m.home = nm.Self.HomeDERP // from before
 	}
@@ -324,6 +329,7 @@ func (m *membership) report(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() { m.watchTransport(ctx, statuses) })
+	wg.Go(func() { m.measureRelays(ctx) })
 	select {
 	case <-m.joined:
 	case <-ctx.Done():
@@ -346,7 +352,7 @@ func (m *membership) report(ctx context.Context) {
 		}
 		select {
 		case s := <-statuses:
-			m.rehome(s)
+			m.takeSTUN(s)
 		case <-m.registered:
 		case <-ctx.Done():
 		}
@@ -370,18 +376,34 @@ func (m *membership) watchTransport(ctx context.Context, statuses chan transport
 	}
 }
 
-// rehome chooses the home anew after a measurement.
-func (m *membership) rehome(s transport.Status) {
-	heard := m.n.homeHeard()
+// takeSTUN takes a round of STUN, if it has ended.
+func (m *membership) takeSTUN(s transport.Status) {
+	if !s.Measured {
+		return
+	}
 	m.mu.Lock()
-	if !s.Measured || m.netmap == nil || m.err != nil {
+	m.relays.noUDP = len(s.Latency) == 0
+	m.mu.Unlock()
+	notify(m.relays.newsc)
+	if len(s.Latency) > 0 {
+		m.rehome(s.Latency)
+	}
+}
+
+// rehome chooses the home anew after a measurement.
+func (m *membership) rehome(latency map[int]time.Duration) {
+	heard := m.n.homeStatus().LastHeard
+	m.mu.Lock()
+	if m.netmap == nil || m.err != nil {
 		m.mu.Unlock()
 		return // peers could not learn of another home now
 	}
 	relays := relayMap(m.netmap.DERPMap)
-	home := m.homes.choose(time.Now(), &relays, s.Latency, heard)
+	home := m.homes.choose(time.Now(), &relays, latency, heard)
 	moved := home != m.home
-	m.home = home
+	if moved {
+		m.home, m.relays.homeFrom = home, time.Now()
+	}
 	m.mu.Unlock()
 	if moved {
 		m.n.log.Info("home relay", "region", regionName(&relays, home))
@@ -410,7 +432,7 @@ func (m *membership) hostinfo() *control.Hostinfo {
 	return &control.Hostinfo{
 		Hostname:        m.cfg.Hostname,
 		OS:              osName(),
-		IPNVersion:      m.cfg.Version,
+		IPNVersion:      m.n.cfg.Version,
 		App:             "ginnel",
 		GoArch:          runtime.GOARCH,
 		GoVersion:       runtime.Version(),
@@ -419,6 +441,7 @@ func (m *membership) hostinfo() *control.Hostinfo {
 		Userspace:       &userspace,
 		UserspaceRouter: &userspace,
 		NoLogsNoSupport: true,
+		Services:        m.n.exitDNS.services(),
 	}
 }
 

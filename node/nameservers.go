@@ -5,32 +5,96 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 
+	"ginnel/internal/meshaddr"
 	"ginnel/internal/resolver"
 )
 
-// askServers asks the map's DNS servers in their order, each by way of the mesh if it is in it. The
-// host's resolv.conf has no say. With Config.MeshOnly those outside the mesh are not asked.
-func (n *Node) askServers(ctx context.Context, name string, servers []netip.AddrPort) ([]netip.Addr, error) {
-	r := n.routes.Load()
-	inMesh := func(s netip.AddrPort) bool { return r.inMesh(s.Addr()) }
-	if n.cfg.MeshOnly {
-		servers = slices.DeleteFunc(slices.Clone(servers), func(s netip.AddrPort) bool { return !inMesh(s) })
-		if len(servers) == 0 {
-			return nil, errNotOfMesh
-		}
-	}
-	if slices.ContainsFunc(servers, inMesh) {
-		if err := n.awaitUp(ctx); err != nil { // no server is to blame for the time that this takes
-			return nil, err
-		}
-	}
-	return n.names.LookupNetIP(ctx, name, servers)
+const dnsPort = 53
+
+// Nameserver is a DNS server: one at an address, which is asked by UDP and TCP, or one with a URL,
+// which is asked by HTTPS (RFC 8484), or by HTTP if it is in the mesh.
+type Nameserver struct {
+	Addr netip.AddrPort
+	URL  string // empty: Addr counts
 }
 
-// newResolver makes the part that asks DNS servers.
-func newResolver(n *Node) *resolver.Resolver { return &resolver.Resolver{Dial: n.dialAddr} }
+// Nameservers returns the servers at port 53 of addresses.
+func Nameservers(addrs ...netip.Addr) (servers []Nameserver) {
+	for _, a := range addrs {
+		servers = append(servers, Nameserver{Addr: netip.AddrPortFrom(a, dnsPort)})
+	}
+	return servers
+}
+
+// addr is the address of a server; invalid if its URL has a name.
+func (s Nameserver) addr() netip.Addr {
+	if s.URL == "" {
+		return s.Addr.Addr()
+	}
+	a, _ := netip.ParseAddr(s.hostname())
+	return a.Unmap()
+}
+
+// hostname is the host in a server's URL.
+func (s Nameserver) hostname() string {
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		return ""
+	}
+	return hostName(u.Hostname())
+}
+
+// isHTTP reports whether a server's URL can be asked. Plain HTTP is for addresses of the mesh.
+func (s Nameserver) isHTTP() bool {
+	u, err := url.Parse(s.URL)
+	if err != nil || u.Hostname() == "" {
+		return false
+	}
+	return u.Scheme == "https" || u.Scheme == "http" && meshaddr.Contains(s.addr())
+}
+
+// askServers asks the map's DNS servers in their order, each by way of the mesh if it is in it. The
+// host's resolv.conf has no say. With Config.MeshOnly those outside the mesh are not asked.
+func (n *Node) askServers(ctx context.Context, name string, servers []Nameserver) ([]netip.Addr, error) {
+	list, err := n.askable(ctx, servers)
+	if err != nil {
+		return nil, err
+	}
+	return n.names.LookupNetIP(ctx, name, list)
+}
+
+// exchange passes a query on to the map's DNS servers; see askServers.
+func (n *Node) exchange(ctx context.Context, query []byte, servers []Nameserver) ([]byte, error) {
+	list, err := n.askable(ctx, servers)
+	if err != nil {
+		return nil, err
+	}
+	return n.names.Exchange(ctx, query, list)
+}
+
+// askable returns those servers that this node may ask, once it can.
+func (n *Node) askable(ctx context.Context, servers []Nameserver) (list []resolver.Server, err error) {
+	r := n.routes.Load()
+	wait := false
+	for _, s := range servers {
+		a := s.addr()
+		inMesh := a.IsValid() && r.inMesh(a)
+		wait = wait || inMesh
+		if inMesh || !n.cfg.MeshOnly {
+			list = append(list, resolver.Server(s))
+		}
+	}
+	if n.cfg.MeshOnly && len(list) == 0 {
+		return nil, errNotOfMesh
+	}
+	if wait {
+		err = n.awaitUp(ctx) // no server is to blame for the time that this takes
+	}
+	return list, err
+}
 
 // preferred sorts the addresses of a name as RFC 6724 does (section 6, rules 1 and 6): first those
 // of a family in which there is a way to them, and of these global IPv6 before IPv4 before unique

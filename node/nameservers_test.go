@@ -88,11 +88,11 @@ func TestServersInOrder(t *testing.T) {
 			t.Errorf("www.example, which the first server does not know: %v", err)
 		}
 	}
-	set(DNS{Servers: []netip.Addr{b.addr, c.addr}})
+	set(DNS{Servers: Nameservers(b.addr, c.addr)})
 	expectAll(2 * time.Second)
-	set(DNS{Servers: []netip.Addr{b.addr, dead}})
+	set(DNS{Servers: Nameservers(b.addr, dead)})
 	expectAll(2 * time.Second)
-	set(DNS{Routes: map[string][]netip.AddrPort{"example": {netip.AddrPortFrom(b.addr, 5301), netip.AddrPortFrom(c.addr, 5302)}}})
+	set(DNS{Routes: map[string][]Nameserver{"example": {{Addr: netip.AddrPortFrom(b.addr, 5301)}, {Addr: netip.AddrPortFrom(c.addr, 5302)}}}})
 	expectAll(2 * time.Second)
 	if n := others.Load() + others2.Load(); n != 0 {
 		t.Errorf("the second server was asked %d times", n)
@@ -131,23 +131,42 @@ func TestExitLostAsksNobody(t *testing.T) {
 	}
 }
 
-// With an exit node, the map's servers of last resort are for all names if there are no others.
+// With an exit node, names are asked of the map's servers and of the exit node; the map's servers
+// of last resort are asked if it has no others.
 func TestServersWithExitNode(t *testing.T) {
-	global, fallback := "192.0.2.1", "192.0.2.2"
-	for _, c := range []struct{ exit, resolver, want string }{
-		{"", "", ""}, {"gate", "", fallback}, {"gate", global, global}, {"", global, global}, {"gate", "https://dns.example/q", fallback},
+	global, fallback := Nameservers(netip.MustParseAddr("192.0.2.1"))[0], Nameservers(netip.MustParseAddr("192.0.2.2"))[0]
+	doh := Nameserver{URL: "https://dns.example/q"}
+	gate := Nameserver{URL: "http://100.64.0.9:4711/dns-query"}
+	answers := []control.Service{{Proto: "peerapi6", Port: 4712}, {Proto: "peerapi4", Port: 4711}, {Proto: "peerapi-dns-proxy", Port: 1}}
+	for _, c := range []struct {
+		exit     string
+		services []control.Service
+		resolver string
+		want     []Nameserver
+	}{
+		{"", nil, "", nil},
+		{"", answers, "192.0.2.1", []Nameserver{global}},
+		{"gate", nil, "", []Nameserver{fallback}},
+		{"gate", answers[:2], "", []Nameserver{fallback}},
+		{"gate", answers[2:], "", []Nameserver{fallback}},
+		{"gate", answers, "", []Nameserver{gate, fallback}},
+		{"gate", answers, "192.0.2.1", []Nameserver{global, gate}},
+		{"gate", answers, "https://dns.example/q", []Nameserver{doh, gate}},
+		{"gate", nil, "http://dns.example/q", []Nameserver{fallback}}, // in the clear
+		{"gate", nil, "tls://192.0.2.1", []Nameserver{fallback}},
+		{"gate", nil, "http://100.64.0.9:4711/dns-query", []Nameserver{gate}},
 	} {
-		dns := &control.DNSConfig{FallbackResolvers: []control.Resolver{{Addr: fallback}}}
+		dns := &control.DNSConfig{FallbackResolvers: []control.Resolver{{Addr: "192.0.2.2"}}}
 		if c.resolver != "" {
 			dns.Resolvers = []control.Resolver{{Addr: c.resolver}}
 		}
-		var want []netip.Addr
-		if c.want != "" {
-			want = []netip.Addr{netip.MustParseAddr(c.want)}
+		exit := &control.Node{
+			Addresses: []netip.Prefix{netip.MustParsePrefix("100.64.0.9/32")},
+			Hostinfo:  &control.Hostinfo{Services: c.services},
 		}
 		mapper := &mapper{cfg: &Control{ExitNode: c.exit}}
-		if got := mapper.dns(dns).Servers; !slices.Equal(got, want) {
-			t.Errorf("exit node %q, resolver %q: %v, want %v", c.exit, c.resolver, got, want)
+		if got := mapper.dns(dns, exit).Servers; !slices.Equal(got, c.want) {
+			t.Errorf("exit node %q with %v, resolver %q: %v, want %v", c.exit, c.services, c.resolver, got, c.want)
 		}
 	}
 }
@@ -169,9 +188,9 @@ func TestMeshOnlyAsksNobody(t *testing.T) {
 		m.Mesh = mesh
 		m.DNS = DNS{
 			Search: []string{"corp.example"},
-			Routes: map[string][]netip.AddrPort{
-				"out.example":  {outside.LocalAddr().(*net.UDPAddr).AddrPort()},
-				"corp.example": {netip.AddrPortFrom(b.addr, 53)},
+			Routes: map[string][]Nameserver{
+				"out.example":  {{Addr: outside.LocalAddr().(*net.UDPAddr).AddrPort()}},
+				"corp.example": Nameservers(b.addr),
 			},
 		}
 		if err := a.SetMap(m); err != nil {

@@ -154,7 +154,7 @@ func (c *netCheck) probeHTTPS(ctx context.Context) {
 }
 
 func (c *netCheck) probeRegion(ctx context.Context, id int) {
-	m, err := relay.Measure(ctx, c.m.Relays.Regions[id], relay.ClientConfig{Roots: c.n.cfg.Roots, Proxy: c.n.outboundProxy, DialProxy: c.n.dialer().Dial})
+	m, err := relay.Measure(ctx, c.m.Relays.Regions[id], c.n.relayClient())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {

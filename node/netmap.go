@@ -68,16 +68,21 @@ func (e Endpoint) addrPort() (netip.AddrPort, bool) {
 
 // DNS says who resolves names.
 type DNS struct {
-	Servers []netip.Addr // asked on port 53, through the mesh if they are in it; empty: the host's resolver
+	Servers []Nameserver // asked through the mesh if they are in it; empty: the host's resolver
 	Search  []string     // domains for names without a dot
 
 	// Routes are domains that have servers of their own; of several the longest counts. Without
 	// servers, the map itself knows all names of the domain.
-	Routes  map[string][]netip.AddrPort
+	Routes  map[string][]Nameserver
 	Records map[string][]netip.Addr // names beside those of nodes
-}
 
-const dnsPort = 53
+	// Withheld are names that this node must not answer for as an exit node; see [DNS.withholds].
+	Withheld []string
+
+	// Bootstrap are addresses of hosts in the URLs of nameservers. A host that is not in it is asked of
+	// the host's resolver.
+	Bootstrap map[string][]netip.Addr
+}
 
 // display names a peer for people.
 func (p *Peer) display() string { return cmp.Or(p.Name, p.Key.ShortString()) }

@@ -89,6 +89,7 @@ type Config struct {
 	// LookupHost resolves the names of endpoints and STUN servers; nil: the system's resolver.
 	LookupHost func(ctx context.Context, host string) ([]netip.Addr, error)
 
+	Version string       // of the program, as the status and the coordination server show it
 	Log     *slog.Logger // nil discards
 	ConnLog *slog.Logger // gets a line for each proxied connection; nil discards
 }
@@ -162,7 +163,8 @@ type Node struct {
 	mapMu  sync.Mutex // serializes SetMap
 	netmap atomic.Pointer[NetworkMap]
 	routes atomic.Pointer[routes]
-	names  *resolver.Resolver // of the map's DNS servers
+	names  resolver.Resolver // of the map's DNS servers
+	doh    *dohClient        // asks those that have a URL
 
 	strangers        strangers
 	rejections       rejections
@@ -170,6 +172,7 @@ type Node struct {
 	checking         atomic.Bool                     // a check of the network runs for the API
 	foreignDatagrams atomic.Uint64                   // of hosts that no association has sent anything to
 	unresolved       sync.Map                        // key.NodePublic to error: why the name of a plain peer's endpoint has no address
+	relayPongs       sync.Map                        // key.NodePublic to time.Time: the last answer to a ping by way of the relay
 	contenders       sync.Map                        // key.NodePublic to []netip.AddrPort: what raceEndpoint has to try
 
 	entries []entry          // written by start only
@@ -178,9 +181,10 @@ type Node struct {
 	// Each has capacity 1: news for keepEndpoints and keepSTUN that the map has changed.
 	peersChanged, relaysChanged chan struct{}
 
-	member *membership // nil without a coordination server
-	router *router     // nil unless routes are advertised
-	awaits awaits      // what the node waits for before it is ready
+	member  *membership // nil without a coordination server
+	router  *router     // nil unless routes are advertised
+	exitDNS *exitDNS    // nil unless this is an exit node
+	awaits  awaits      // what the node waits for before it is ready
 
 	failc  chan error    // has an item when the node cannot go on
 	upc    chan struct{} // closed once WireGuard is up
@@ -208,7 +212,8 @@ func New(cfg Config) (*Node, error) {
 		started:       time.Now(),
 	}
 	n.private.Store(&n.cfg.Key)
-	n.names = newResolver(n)
+	n.doh = newDoHClient(n)
+	n.names = resolver.Resolver{Dial: n.dialAddr, Post: n.doh.post}
 	if err := n.start(); err != nil {
 		n.Close()
 		return nil, err
@@ -253,6 +258,7 @@ func (n *Node) start() error {
 	n.wg.Go(func() { n.keepEndpoints(ctx) })
 	n.wg.Go(func() { n.keepSTUN(ctx) })
 	n.wg.Go(func() { n.watchNetwork(ctx) })
+	n.wg.Go(func() { n.watchRelays(ctx) })
 	if n.member != nil {
 		n.member.begin()
 	}
@@ -282,6 +288,9 @@ func (n *Node) openData() (err error) {
 	if err != nil {
 		return err
 	}
+	if err := n.openExitDNS(); err != nil {
+		return err
+	}
 	n.stack.SetFilter(n.accepts)
 	n.pool = relay.NewPool(relay.PoolConfig{
 		Key:       n.cfg.Key,
@@ -302,6 +311,7 @@ func (n *Node) openData() (err error) {
 		Contact: func(k key.NodePublic) { n.wg0.wake(k) },
 
 		PathChanged: n.pathChanged,
+		PeerBack:    n.peerBack,
 		Log:         n.log,
 	})
 	if err != nil {
@@ -349,32 +359,18 @@ func (n *Node) SetMap(m NetworkMap) error {
 	n.conn.SetPeers(transportPeers(m.Peers))
 	n.wg0.configure(m.Peers)
 	n.netmap.Store(&m)
-	n.routes.Store(newRoutes(&m))
+	routes := newRoutes(&m)
+	n.routes.Store(routes)
+	n.relayPongs.Range(func(k, _ any) bool {
+		if !routes.keys[k.(key.NodePublic)] {
+			n.relayPongs.Delete(k)
+		}
+		return true
+	})
 	notify(n.peersChanged)
 	notify(n.relaysChanged)
 	n.receiveStrangers()
 	return errors.Join(errs...)
-}
-
-// setHome makes a region the home relay.
-func (n *Node) setHome(region int) {
-	n.mapMu.Lock()
-	defer n.mapMu.Unlock()
-	m := *n.netmap.Load()
-	m.Home = region
-	n.netmap.Store(&m)
-	n.pool.SetHome(region)
-}
-
-// homeHeard is when something last came from the home relay; zero if never.
-func (n *Node) homeHeard() time.Time {
-	s := n.pool.Status()
-	for _, r := range s.Regions {
-		if r.Region == s.Home {
-			return r.LastHeard
-		}
-	}
-	return time.Time{}
 }
 
 // transportPeers are the peers that take part in discovery.
@@ -483,6 +479,7 @@ func (n *Node) shutDown() {
 	for _, e := range n.entries {
 		e.closer.Close()
 	}
+	n.doh.http.CloseIdleConnections()
 	if n.proxy != nil {
 		n.proxy.Close()
 	}

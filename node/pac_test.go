@@ -53,7 +53,7 @@ console.log(JSON.stringify(answers));`
 func TestPACFile(t *testing.T) {
 	m := &NetworkMap{Name: "self", Domain: "net.example", Addresses: prefixes("100.64.0.2/32", "fd7a:115c:a1e0::2/128"),
 		DNS: DNS{Search: []string{"net.example.", "Search.Example"},
-			Routes:  map[string][]netip.AddrPort{"corp.example": nil, "deep.net.example": nil, "64.100.in-addr.arpa": nil},
+			Routes:  map[string][]Nameserver{"corp.example": nil, "deep.net.example": nil, "64.100.in-addr.arpa": nil},
 			Records: map[string][]netip.Addr{"extra.example.org": nil}},
 		Peers: []Peer{
 			{Name: "peer", Addresses: prefixes("100.64.0.3/32")},
@@ -93,8 +93,8 @@ func TestPACFile(t *testing.T) {
 func TestPACFileForEverything(t *testing.T) {
 	for name, m := range map[string]*NetworkMap{
 		"exit":    {Peers: []Peer{{Addresses: prefixes("0.0.0.0/0", "::/0")}}},
-		"servers": {DNS: DNS{Servers: []netip.Addr{netip.MustParseAddr("10.0.0.53")}}},
-		"routes":  {DNS: DNS{Routes: map[string][]netip.AddrPort{"": nil}}},
+		"servers": {DNS: DNS{Servers: Nameservers(netip.MustParseAddr("10.0.0.53"))}},
+		"routes":  {DNS: DNS{Routes: map[string][]Nameserver{"": nil}}},
 	} {
 		answers := browse(t, pacFile("127.0.0.1:1080", m), nil, []string{"web.example", "192.0.2.1", "2001:db8::1", "127.0.0.1", "localhost", "fe80::1"})
 		for host, got := range answers {

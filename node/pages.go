@@ -3,11 +3,9 @@ package node
 import (
 	"context"
 	"crypto/subtle"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html/template"
 	"net/http"
 	"strings"
 	"time"
@@ -20,11 +18,6 @@ import (
 
 // pingTimeout bounds one ping of the API.
 const pingTimeout = 5 * time.Second
-
-//go:embed status.html
-var statusHTML string
-
-var statusPage = template.Must(template.New("status").Parse(statusHTML))
 
 func (n *Node) pages() http.Handler {
 	mux := http.NewServeMux()
@@ -65,15 +58,6 @@ type apiError struct {
 func (n *Node) hasToken(r *http.Request) bool {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	return ok && n.cfg.Token != "" && subtle.ConstantTimeCompare([]byte(token), []byte(n.cfg.Token)) == 1
-}
-
-func (n *Node) serveStatusPage(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if err := statusPage.Execute(w, n.Status()); err != nil {
-		n.log.Debug("writing the status page", "err", err)
-	}
 }
 
 func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {

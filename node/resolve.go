@@ -58,7 +58,7 @@ func (n *Node) lookupCandidate(ctx context.Context, m *NetworkMap, candidate, ho
 		return nil, &net.DNSError{Err: "no such name in the mesh", Name: name, IsNotFound: true} // and the host's are not wanted
 	}
 	if n.cfg.MeshOnly || len(m.DNS.Servers) > 0 {
-		return n.askServers(ctx, candidate, onDNSPort(m.DNS.Servers))
+		return n.askServers(ctx, candidate, m.DNS.Servers)
 	}
 	if name != hostName(host) {
 		return nil, &net.DNSError{Err: "no such name", Name: name, IsNotFound: true} // the host's resolver searches by itself
@@ -80,7 +80,7 @@ func (r *routes) lookup(name string) (addrs []netip.Addr, known bool, err error)
 
 // route finds the servers of the longest domain that name is in. Those of the mesh's own domain are
 // none: nobody else must be asked.
-func (d *DNS) route(name, domain string) (servers []netip.AddrPort, routed bool) {
+func (d *DNS) route(name, domain string) (servers []Nameserver, routed bool) {
 	longest := -1
 	for suffix, s := range d.Routes {
 		if len(suffix) > longest && inDomain(name, suffix) {
@@ -96,13 +96,6 @@ func (d *DNS) route(name, domain string) (servers []netip.AddrPort, routed bool)
 // inDomain reports whether name is domain or below it; the empty domain is above all.
 func inDomain(name, domain string) bool {
 	return domain == "" || name == domain || strings.HasSuffix(name, "."+domain)
-}
-
-func onDNSPort(addrs []netip.Addr) (servers []netip.AddrPort) {
-	for _, a := range addrs {
-		servers = append(servers, netip.AddrPortFrom(a, dnsPort))
-	}
-	return servers
 }
 
 // searchList is the order in which resolv.conf(5) tries names: one with a dot first as it is, one

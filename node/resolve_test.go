@@ -80,7 +80,7 @@ func TestNamesOverTheMesh(t *testing.T) {
 		"outside.example.": {netip.MustParseAddr("127.0.0.1")},
 	})
 	m := a.netmap(false)
-	m.DNS = DNS{Servers: []netip.Addr{b.addr}, Search: []string{"nowhere.example", "corp.example."}}
+	m.DNS = DNS{Servers: Nameservers(b.addr), Search: []string{"nowhere.example", "corp.example."}}
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestNameOfACorkedDatagram(t *testing.T) {
 	defer pc.Close()
 	go dnsServer(pc, map[string][]netip.Addr{"db.example.": {b.addr}})
 	m := a.netmap(false)
-	m.DNS = DNS{Servers: []netip.Addr{b.addr}}
+	m.DNS = DNS{Servers: Nameservers(b.addr)}
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}

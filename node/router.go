@@ -38,6 +38,15 @@ func newRouter(n *Node) *router {
 	return r
 }
 
+// isExit reports whether this node offers to be an exit node.
+func (r *router) isExit() bool {
+	if r == nil {
+		return false
+	}
+	isDefault := func(p netip.Prefix) bool { return p.Bits() == 0 }
+	return slices.ContainsFunc(r.routes, isDefault)
+}
+
 // stackConfig is the stack's part.
 func (r *router) stackConfig() *userstack.Router {
 	if r == nil {

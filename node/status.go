@@ -47,6 +47,7 @@ type SelfStatus struct {
 	Relay     string           `json:"relay,omitempty"` // home
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"`
 	Started   time.Time        `json:"started"`
+	Version   string           `json:"version,omitempty"` // of the program
 }
 
 // PeerStatus is one peer.
@@ -70,6 +71,9 @@ type PeerStatus struct {
 // IsOffline reports whether the coordination server has no connection with the peer. It may be
 // there all the same.
 func (p *PeerStatus) IsOffline() bool { return p.Online != nil && !*p.Online }
+
+// HasNoAnswer reports whether something was sent to the peer and nothing has come from it.
+func (p *PeerStatus) HasNoAnswer() bool { return p.RxBytes == 0 && p.TxBytes > 0 }
 
 // RelayStatus is a relay region that is, or ought to be, connected.
 type RelayStatus struct {
@@ -123,6 +127,7 @@ func (n *Node) Status() Status {
 		Relay:     regionName(&m.Relays, ps.Home),
 		Endpoints: ts.Endpoints,
 		Started:   n.started,
+		Version:   n.cfg.Version,
 	}
 	s.DNS = n.dnsAddr()
 	for _, a := range n.proxyAddrs() {
@@ -130,7 +135,7 @@ func (n *Node) Status() Status {
 	}
 	sessions := n.wg0.dev.Sessions()
 	for i := range m.Peers {
-		s.Peers = append(s.Peers, peerStatus(m, &m.Peers[i], &ts, sessions[m.Peers[i].Key]))
+		s.Peers = append(s.Peers, n.peerStatus(m, &m.Peers[i], &ts, sessions[m.Peers[i].Key]))
 	}
 	slices.SortFunc(s.Peers, func(a, b PeerStatus) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.NodeKey.String(), b.NodeKey.String()))
@@ -157,7 +162,7 @@ func (n *Node) Status() Status {
 	return s
 }
 
-func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wireguard.Session) PeerStatus {
+func (n *Node) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wireguard.Session) PeerStatus {
 	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: []netip.Addr{}, Online: p.Online, LastSeen: p.LastSeen, Path: PathNone,
 		RxBytes: s.Rx, TxBytes: s.Tx, LastHandshake: s.Handshake}
 	for _, prefix := range p.Addresses {
@@ -180,10 +185,16 @@ func peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wireguard.Sessio
 	case t.Trusted:
 		out.Path, out.Endpoint = PathDirect, t.Direct.String()
 		out.LatencyMS = milliseconds(t.Latency)
-	case recent(s.Handshake):
+	case recent(s.Handshake), n.hasPonged(p.Key):
 		out.Path, out.DirectLossy = PathRelay, t.Lossy
 	}
 	return out
+}
+
+// hasPonged reports whether a peer has answered a ping by way of its relay lately.
+func (n *Node) hasPonged(k key.NodePublic) bool {
+	at, ok := n.relayPongs.Load(k)
+	return ok && recent(at.(time.Time))
 }
 
 func relayStatus(m *NetworkMap, r *relay.RegionStatus) RelayStatus {
@@ -205,12 +216,11 @@ func relayStatus(m *NetworkMap, r *relay.RegionStatus) RelayStatus {
 	return out
 }
 
-// sessionLifetime is how long a WireGuard session lasts without a new handshake.
+// sessionLifetime is how long a WireGuard session lasts without a new handshake, and how long an
+// answer to a ping shows that there is a path.
 const sessionLifetime = 180 * time.Second
 
-func recent(handshake time.Time) bool {
-	return !handshake.IsZero() && time.Since(handshake) < sessionLifetime
-}
+func recent(t time.Time) bool { return !t.IsZero() && time.Since(t) < sessionLifetime }
 
 func milliseconds(d time.Duration) float64 {
 	return float64(d.Microseconds()) / 1000
@@ -345,6 +355,7 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 		r.Endpoint = pong.Addr.String()
 	} else {
 		r.Path, r.Relay = PathRelay, regionName(&n.netmap.Load().Relays, pong.Region)
+		n.relayPongs.Store(p.Key, time.Now())
 	}
 	return r, nil
 }

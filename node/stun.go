@@ -20,7 +20,11 @@ func (n *Node) keepSTUN(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		if !n.cfg.RelayOnly {
-			n.conn.SetSTUN(n.stunServers(ctx))
+			servers := n.stunServers(ctx)
+			n.conn.SetSTUN(servers)
+			if n.member != nil {
+				n.member.noSTUN(len(servers))
+			}
 		}
 		select {
 		case <-ticker.C:

@@ -404,7 +404,7 @@ func (w *walk) hasPath(ponged error) bool {
 	m, p := w.n.netmap.Load(), w.peer
 	ts, ps := w.n.conn.Status(), w.n.pool.Status()
 	s, _ := w.n.wg0.dev.Session(p.Key)
-	status := peerStatus(m, p, &ts, s)
+	status := w.n.peerStatus(m, p, &ts, s)
 	switch {
 	case p.Plain && s.Endpoint == "":
 		w.v.fail(StepPath, "peer "+p.display()+": "+w.n.silence(p), "give the peer an Endpoint, or have it speak first")

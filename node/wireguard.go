@@ -157,6 +157,14 @@ func (n *Node) pathChanged(k key.NodePublic) {
 	})
 }
 
+// peerBack has connections with a peer go on that may be back at its relay.
+func (n *Node) peerBack(k key.NodePublic) {
+	n.stack.PathBack(func(a netip.Addr) bool {
+		owner, ok := n.wg0.dev.Owner(a)
+		return ok && owner == k
+	})
+}
+
 // reportTraffic tells the transport how well the paths to peers carry what connections send, so
 // that it can compare them with the relay.
 func (n *Node) reportTraffic(all map[netip.Addr]userstack.Traffic, interval time.Duration) {

@@ -32,6 +32,7 @@ type controlFlags struct {
 	acmeEmail             string
 	plain                 bool
 	dns                   parsed[[]netip.Addr]
+	dnsConfig             string
 	ephemeralTimeout      parsed[time.Duration]
 	nodeExpiry            parsed[time.Duration]
 	embedded              parsed[bool] // the relay
@@ -42,7 +43,8 @@ type controlFlags struct {
 	site       *url.URL // nil with --dev until the port is known
 	how        tlsMode
 	policyText []byte
-	relays     control.DERPMap // of --derp-map
+	relays     control.DERPMap   // of --derp-map
+	names      control.DNSConfig // of --dns or --dns-config
 }
 
 // tlsMode is how the port is protected.
@@ -88,6 +90,7 @@ func (f *controlFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.acmeEmail, "acme-email", "", "`address` that Let's Encrypt may write to")
 	fs.BoolVar(&f.plain, "plain", false, "no TLS, for use behind something that does it")
 	fs.Var(&f.dns, "dns", "`addr`esses of the DNS servers that all nodes are to use, separated by commas")
+	fs.StringVar(&f.dnsConfig, "dns-config", "", "YAML `file` with DNS settings for all nodes: nameservers, split DNS, search domains, records")
 	fs.Var(&f.ephemeralTimeout, "ephemeral-timeout", "how long after it was last heard an ephemeral node is removed")
 	fs.Var(&f.nodeExpiry, "node-expiry", "how long a node without tags may stay before it has to log in again, such as 180d (0: for ever)")
 	fs.Var(&f.embedded, "relay", "`kind` of relay: embedded, or none if --derp-map names others")
@@ -317,6 +320,9 @@ func (f *controlFlags) checkNetwork() (err error) {
 	}
 	if f.ephemeralTimeout.value == 0 {
 		return usagef("--ephemeral-timeout %s: a positive duration is wanted", f.ephemeralTimeout.text)
+	}
+	if f.names, err = f.dnsSettings(); err != nil {
+		return err
 	}
 	if f.derpMap != "" {
 		f.relays, err = f.readDERPMap()

@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 
-	"ginnel/control"
 	"ginnel/control/server"
 	"ginnel/control/store"
 	"ginnel/relay"
@@ -68,9 +67,7 @@ func runControl(cmd *cobra.Command, f *controlFlags, p program) error {
 		defer os.RemoveAll(dir)
 	}
 	s := &controlService{f: f, log: f.log.logger(p.stderr), dir: dir, site: f.site, stopc: make(chan struct{}), failed: make(chan error, 8)}
-	for _, name := range unknownEnvironment(cmd, p) {
-		s.log.Warn("environment variable is not a setting", "name", name)
-	}
+	warnOfEnvironment(cmd, p, s.log)
 	state, err := openState(dir)
 	if err != nil {
 		return err
@@ -171,10 +168,7 @@ func (s *controlService) newServers(ctx context.Context) (err error) {
 	cfg := server.Config{
 		Store: s.store, URL: s.site.String(), BaseDomain: s.f.baseDomain, DERPMap: s.derpMap(s.f.relays),
 		EphemeralTimeout: s.f.ephemeralTimeout.value, NodeExpiry: s.f.nodeExpiry.value,
-		Version: buildVersion(), Log: s.log, Revoked: s.relay.Revoke,
-	}
-	for _, a := range s.f.dns.value {
-		cfg.DNS.Resolvers = append(cfg.DNS.Resolvers, control.Resolver{Addr: a.String()})
+		Version: buildVersion(), Log: s.log, Revoked: s.relay.Revoke, DNS: s.f.names,
 	}
 	if s.ctl, err = server.New(cfg); err != nil {
 		return err

@@ -121,7 +121,8 @@ func (m *demoMesh) join(name string) node.Config {
 		ListenUDP: m.udp.listen,
 		MeshOnly:  true,
 		Token:     newToken(),
-		Control:   &node.Control{URL: m.coordURL, AuthKey: m.authKey, Hostname: name, Version: buildVersion()},
+		Control:   &node.Control{URL: m.coordURL, AuthKey: m.authKey, Hostname: name},
+		Version:   buildVersion(),
 	}
 }
 

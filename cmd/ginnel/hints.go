@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,16 +49,24 @@ func unknownFlagHint(cmd *cobra.Command, err error) string {
 	if instead, known := flagHints[name]; known {
 		return "; here it is " + instead
 	}
-	best, least := "", maxTypos+1
-	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if d := editDistance(name, f.Name); d < least && d < len(name) {
-			best, least = f.Name, d
-		}
-	})
-	if best == "" {
-		return ""
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if best := nearest(name, names); best != "" {
+		return "; --" + best + " is meant?"
 	}
-	return "; --" + best + " is meant?"
+	return ""
+}
+
+// nearest returns the word that differs least from one that is not known, if that is by maxTypos at
+// most; empty if there is none.
+func nearest(word string, known []string) (best string) {
+	least := maxTypos + 1
+	for _, k := range known {
+		if d := editDistance(word, k); d < least && d < len(word) {
+			best, least = k, d
+		}
+	}
+	return best
 }
 
 // unknownCommandHint names the command that was meant.
@@ -64,16 +74,14 @@ func unknownCommandHint(cmd *cobra.Command, word string) string {
 	if instead, known := commandHints[word]; known {
 		return "; here it is '" + instead + "'"
 	}
-	best, least := "", maxTypos+1
+	paths := make(map[string]string)
 	for _, sub := range cmd.Commands() {
-		if d := editDistance(word, sub.Name()); d < least && d < len(word) {
-			best, least = sub.CommandPath(), d
-		}
+		paths[sub.Name()] = sub.CommandPath()
 	}
-	if best == "" {
-		return ""
+	if best := nearest(word, slices.Sorted(maps.Keys(paths))); best != "" {
+		return "; '" + paths[best] + "' is meant?"
 	}
-	return "; '" + best + "' is meant?"
+	return ""
 }
 
 // editDistance is the number of letters to insert, delete or replace between two words

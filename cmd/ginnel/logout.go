@@ -80,7 +80,7 @@ func logoutStopped(ctx context.Context, p program, dir, caFile string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, logoutPatience)
 	defer cancel()
-	cfg := node.Config{Control: &node.Control{URL: id.URL, Identity: id, Version: buildVersion()}, Roots: roots,
+	cfg := node.Config{Control: &node.Control{URL: id.URL, Identity: id}, Version: buildVersion(), Roots: roots,
 		OutboundProxy: egress.FromEnvironment(p.getenv)}
 	if err := node.GiveUp(ctx, cfg); err != nil {
 		err = fmt.Errorf("giving up the registration with %s: %w", id.URL, err)

@@ -137,7 +137,7 @@ func (f *nodeFlags) check() error {
 		return usagef("--timeout %v: a positive duration is wanted", f.timeout)
 	}
 	if f.memory.text != "" && f.memory.value < minMemory {
-		return usagef("--memory %s is too little to work with, which is %s", f.memory.text, size(minMemory))
+		return usagef("--memory %s is too little to work with, which is %s", f.memory.text, node.FormatBytes(minMemory))
 	}
 	for _, a := range f.proxies.values {
 		if !a.OnlyLocal() && f.proxyAuth.value == (configs.ProxyAuth{}) {
@@ -256,6 +256,7 @@ func warnNoState(log *slog.Logger, err error) {
 // nodeConfig translates flags, but for what is about the network.
 func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error) {
 	cfg := node.Config{
+		Version:       buildVersion(),
 		UDPPort:       f.udpPort,
 		RelayOnly:     f.relayOnly,
 		MeshOnly:      f.meshOnly,
@@ -341,7 +342,7 @@ func anyPassword(a, b func(user, password string) bool) func(user, password stri
 
 // wireGuardMap makes the network map that a wg-quick file amounts to.
 func wireGuardMap(wg *configs.WireGuard) node.NetworkMap {
-	m := node.NetworkMap{Addresses: wg.Addresses, DNS: node.DNS{Servers: wg.DNS, Search: wg.Search}}
+	m := node.NetworkMap{Addresses: wg.Addresses, DNS: node.DNS{Servers: node.Nameservers(wg.DNS...), Search: wg.Search}}
 	for _, p := range wg.Peers {
 		m.Peers = append(m.Peers, node.Peer{
 			Key:          p.PublicKey,

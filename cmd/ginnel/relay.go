@@ -74,9 +74,7 @@ func runRelay(cmd *cobra.Command, f *relayFlags, p program) error {
 	hup, forget := hangUps()
 	defer forget()
 	s := &relayService{f: f, log: f.log.logger(p.stderr), failed: make(chan error, 8)}
-	for _, name := range unknownEnvironment(cmd, p) {
-		s.log.Warn("environment variable is not a setting", "name", name)
-	}
+	warnOfEnvironment(cmd, p, s.log)
 	state, err := s.openState(p)
 	if err != nil {
 		return err

@@ -84,9 +84,7 @@ func runRun(cmd *cobra.Command, f *nodeFlags, p program, args []string) error {
 	defer c.stopSignals()
 	log := f.log.logger(p.stderr)
 	adviseSecrets(cmd.Flags(), log)
-	for _, name := range unknownEnvironment(cmd, p) {
-		log.Warn("environment variable is not a setting", "name", name)
-	}
+	warnOfEnvironment(cmd, p, log)
 	n, err := f.start(p, log)
 	if err != nil {
 		return err

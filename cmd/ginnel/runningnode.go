@@ -157,7 +157,6 @@ func (f *nodeFlags) useControl(cfg *node.Config, state *stateDir, p program) err
 		Tags:         f.tags,
 		Ephemeral:    f.ephemeral,
 		Login:        f.login(p),
-		Version:      buildVersion(),
 		AcceptRoutes: f.acceptRoutes,
 		ExitNode:     f.exitNode,
 

@@ -3,6 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,6 +114,9 @@ func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 		}
 	})
 	settings, err := configs.Load(path, known)
+	if _, noFile := errors.AsType[*fs.PathError](err); noFile {
+		return usagef("--config: %w", err)
+	}
 	if err != nil {
 		return usageError{err}
 	}
@@ -167,10 +174,10 @@ func flagsWith(cmd *cobra.Command, name string) *pflag.FlagSet {
 	return nil
 }
 
-// unknownEnvironment lists variables that look like settings and are none, for a warning: a typing
-// error would otherwise go unseen. It is no error because others set such variables too, Kubernetes
-// for a service named ginnel.
-func unknownEnvironment(cmd *cobra.Command, p program) (names []string) {
+// warnOfEnvironment warns of variables that look like settings and are none: a typing error would
+// otherwise go unseen. It is no error because others set such variables too, Kubernetes for a
+// service named ginnel.
+func warnOfEnvironment(cmd *cobra.Command, p program, log *slog.Logger) {
 	known := map[string]bool{envName("config"): true}
 	for name := range knownSettings(cmd.Root()) {
 		known[envName(name)] = true
@@ -178,10 +185,13 @@ func unknownEnvironment(cmd *cobra.Command, p program) (names []string) {
 	for _, kv := range p.environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		if strings.HasPrefix(name, envPrefix) && !known[name] && !strings.Contains(name, "_SERVICE_") && !strings.Contains(name, "_PORT") {
-			names = append(names, name)
+			args := []any{"name", name}
+			if meant := nearest(name, slices.Sorted(maps.Keys(known))); meant != "" {
+				args = append(args, "meant", meant+"?")
+			}
+			log.Warn("environment variable is not a setting", args...)
 		}
 	}
-	return names
 }
 
 // flagError says what is wrong with the value of a flag. It leaves out the value of one that holds

@@ -49,7 +49,7 @@ func openState(path string) (*stateDir, error) {
 		return &stateDir{}, nil
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("making the state directory: %w", err)
+		return nil, fmt.Errorf("making the state directory: %w; --state DIR names another", err)
 	}
 	if err := checkPrivate(path); err != nil {
 		return nil, err

@@ -123,7 +123,7 @@ func showStatus(out io.Writer, s *node.Status) error {
 		if name == "" {
 			name = p.NodeKey.ShortString()
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", name, addressText(p), pathText(p), size(p.RxBytes), size(p.TxBytes), ago(p.LastHandshake))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", name, addressText(p), pathText(p), node.FormatBytes(p.RxBytes), node.FormatBytes(p.TxBytes), ago(p.LastHandshake))
 	}
 	t.Flush()
 	return w.Flush()
@@ -148,7 +148,7 @@ func pathText(p node.PeerStatus) string {
 		}
 		return "relay " + p.Relay
 	}
-	if p.RxBytes == 0 && p.TxBytes > 0 {
+	if p.HasNoAnswer() {
 		return "none: no answer"
 	}
 	return "idle" // nothing has been sent for a while
@@ -176,22 +176,6 @@ func addressText(p node.PeerStatus) string {
 		texts = append(texts[:most], fmt.Sprintf("and %d more", len(texts)-most))
 	}
 	return strings.Join(texts, " ")
-}
-
-// size writes a number of bytes for people.
-func size(n uint64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	f := float64(n)
-	for _, u := range units[:len(units)-1] {
-		if f < 1024 {
-			if u == "B" {
-				return fmt.Sprintf("%d B", n)
-			}
-			return fmt.Sprintf("%.1f %s", f, u)
-		}
-		f /= 1024
-	}
-	return fmt.Sprintf("%.1f %s", f, units[len(units)-1])
 }
 
 // ago says how long ago something was, in no more detail than matters.

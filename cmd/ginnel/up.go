@@ -66,9 +66,7 @@ func runUp(cmd *cobra.Command, f *nodeFlags, u *upFlags, p program) error {
 func runForeground(cmd *cobra.Command, f *nodeFlags, report reporter, p program) error {
 	log := f.log.logger(p.stderr)
 	adviseSecrets(cmd.Flags(), log)
-	for _, name := range unknownEnvironment(cmd, p) {
-		log.Warn("environment variable is not a setting", "name", name)
-	}
+	warnOfEnvironment(cmd, p, log)
 	timeout := time.Duration(0) // a node that nobody waits for may take as long as it likes
 	if cmd.Flags().Changed("timeout") || report.inBackground() {
 		timeout = f.timeout

@@ -103,6 +103,15 @@ func (f *Filter) In(b []byte) bool {
 	return p != nil && p.in(&h)
 }
 
+// Allows reports whether the rules let src send UDP datagrams to dst, as In decides about the first.
+func (f *Filter) Allows(src netip.Addr, dst netip.AddrPort) bool {
+	h := headers{proto: protoUDP, dstPort: dst.Port()}
+	h.family, h.src = fromAddr(src)
+	_, h.dst = fromAddr(dst.Addr())
+	p := f.program.Load()
+	return p != nil && src.Is4() == dst.Addr().Is4() && p.in(&h)
+}
+
 // Sent remembers a UDP datagram that this node has sent from src, so that answers come in.
 func (f *Filter) Sent(src, dst netip.AddrPort) {
 	h := headers{proto: protoUDP, srcPort: src.Port(), dstPort: dst.Port()}

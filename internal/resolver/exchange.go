@@ -36,11 +36,16 @@ func (timeoutError) Temporary() bool { return true }
 
 const errSilent = timeoutError("it has not answered")
 
-// ask puts the open questions to one server, in datagrams, and over TCP what does not fit into
-// them. All go over one connection. The error is why the server was not reached.
+// ask puts the open questions to one server: by HTTP if it has a URL; otherwise in datagrams, and
+// over TCP what does not fit into them, over one connection each. The error is why the server was
+// not reached.
 func (r *Resolver) ask(ctx context.Context, t turn, l *lookup) error {
 	l.begin()
-	err := r.askUDP(ctx, t, l)
+	ask := r.askUDP
+	if t.server.URL != "" {
+		ask = r.askHTTP
+	}
+	err := ask(ctx, t, l)
 	switch {
 	case err == nil:
 		r.outages.end(t.server)
@@ -60,7 +65,7 @@ func isTimeout(err error) bool {
 
 // connect dials, and has the connection closed when ctx ends.
 func (r *Resolver) connect(ctx context.Context, network string, t turn) (c net.Conn, release func(), err error) {
-	c, err = r.Dial(ctx, network, t.server)
+	c, err = r.Dial(ctx, network, t.server.Addr)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -214,15 +219,7 @@ func converse(c net.Conn, l *lookup) (err error) {
 		if err != nil {
 			return err
 		}
-		l.each(truncated, func(q *question) {
-			p, h, ok := q.parse(msg)
-			switch {
-			case ok && h.Truncated:
-				q.fail(errLarge)
-			case ok:
-				q.settle(msg, &p, h)
-			}
-		})
+		l.each(truncated, func(q *question) { q.take(msg) })
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package resolver
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -16,7 +15,7 @@ const (
 // outages are the servers that have not answered. The zero value is ready for use.
 type outages struct {
 	mu sync.Mutex
-	of map[netip.AddrPort]outage
+	of map[Server]outage
 }
 
 type outage struct {
@@ -26,13 +25,13 @@ type outage struct {
 
 // turn is a server and how long to wait for it.
 type turn struct {
-	server   netip.AddrPort
+	server   Server
 	patience time.Duration
 }
 
 // turns is the order in which to ask servers: as given, with those last that have not answered
 // lately. When an outage is over, one lookup finds out in a short time whether the server is back.
-func (o *outages) turns(servers []netip.AddrPort, now time.Time) []turn {
+func (o *outages) turns(servers []Server, now time.Time) []turn {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var up, down []turn
@@ -58,24 +57,24 @@ func (o *outages) turns(servers []netip.AddrPort, now time.Time) []turn {
 }
 
 // begin notes that a server has not answered.
-func (o *outages) begin(s netip.AddrPort, now time.Time) {
+func (o *outages) begin(s Server, now time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.of == nil || len(o.of) >= outagesMax {
-		o.of = make(map[netip.AddrPort]outage)
+		o.of = make(map[Server]outage)
 	}
 	o.of[s] = outage{noticed: now, until: now.Add(outageTime)}
 }
 
 // end notes that a server has answered.
-func (o *outages) end(s netip.AddrPort) {
+func (o *outages) end(s Server) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.of, s)
 }
 
 // since reports whether a server's outage was noticed after a time.
-func (o *outages) since(s netip.AddrPort, t time.Time) bool {
+func (o *outages) since(s Server, t time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	out, known := o.of[s]

@@ -41,7 +41,7 @@ var (
 	errServer  = errors.New("it has failed to find out")
 	errLame    = errors.New("it does not know and asks nobody else")
 	errAnswer  = errors.New("its answer makes no sense")
-	errLarge   = errors.New("its answer over TCP is cut short, too")
+	errLarge   = errors.New("its answer is cut short where there is room for all of it")
 )
 
 // pack makes the message that asks it. With EDNS the answer may have maxDatagram bytes, otherwise

@@ -2,7 +2,8 @@
 // the next server is asked only if the one before has not answered, or has answered that it cannot
 // tell. That a name does not exist is an answer, and final.
 //
-// The package knows no network and reads no file of the host: its caller connects to the servers.
+// The package knows no network and reads no file of the host: its caller connects to the servers,
+// and speaks HTTP with those that are asked that way.
 package resolver
 
 import (
@@ -25,13 +26,30 @@ import (
 type Resolver struct {
 	// Dial connects to a server over "udp" or "tcp".
 	Dial func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
+	// Post sends a query to the URL of a server and returns its answer (RFC 8484). It is nil if no
+	// server has a URL.
+	Post func(ctx context.Context, url string, query []byte) ([]byte, error)
 
 	outages outages
 }
 
+// Server is a DNS server: one that is asked by UDP and TCP at an address, or by HTTP at a URL.
+type Server struct {
+	Addr netip.AddrPort
+	URL  string // empty: Addr counts
+}
+
+// String returns the address or the URL.
+func (s Server) String() string {
+	if s.URL != "" {
+		return s.URL
+	}
+	return s.Addr.String()
+}
+
 // LookupNetIP returns the addresses of a name, IPv6 first, each family in the order of the server
 // that knew it. The name is whole: no search domain is added. The error is a *net.DNSError.
-func (r *Resolver) LookupNetIP(ctx context.Context, name string, servers []netip.AddrPort) ([]netip.Addr, error) {
+func (r *Resolver) LookupNetIP(ctx context.Context, name string, servers []Server) ([]netip.Addr, error) {
 	l, err := newLookup(name)
 	if err != nil {
 		return nil, &net.DNSError{Err: err.Error(), Name: name, IsNotFound: true}
@@ -45,7 +63,7 @@ func (r *Resolver) LookupNetIP(ctx context.Context, name string, servers []netip
 
 // Exchange passes a query of one question on as it is, except for its ID, and returns the answer of
 // the first server that can tell, be it that the name does not exist.
-func (r *Resolver) Exchange(ctx context.Context, query []byte, servers []netip.AddrPort) ([]byte, error) {
+func (r *Resolver) Exchange(ctx context.Context, query []byte, servers []Server) ([]byte, error) {
 	var p dnsmessage.Parser
 	if _, err := p.Start(query); err != nil {
 		return nil, fmt.Errorf("resolver: reading a query: %w", err)
@@ -62,7 +80,7 @@ func (r *Resolver) Exchange(ctx context.Context, query []byte, servers []netip.A
 }
 
 // decide asks servers in their order until l is decided, and returns the last that it has asked.
-func (r *Resolver) decide(ctx context.Context, l *lookup, servers []netip.AddrPort) (last netip.AddrPort, err error) {
+func (r *Resolver) decide(ctx context.Context, l *lookup, servers []Server) (last Server, err error) {
 	var failures []error
 	for _, t := range r.outages.turns(servers, time.Now()) {
 		err := r.ask(ctx, t, l)
@@ -196,7 +214,7 @@ func (l *lookup) failure() error {
 }
 
 // result is what a lookup that is decided has found out; server was the last to be asked.
-func (l *lookup) result(server netip.AddrPort) ([]netip.Addr, error) {
+func (l *lookup) result(server Server) ([]netip.Addr, error) {
 	var addrs []netip.Addr
 	for _, q := range l.questions {
 		addrs = append(addrs, q.addrs...)

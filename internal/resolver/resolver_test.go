@@ -20,7 +20,7 @@ import (
 var (
 	first  = netip.MustParseAddrPort("192.0.2.1:53")
 	second = netip.MustParseAddrPort("192.0.2.2:53")
-	both   = []netip.AddrPort{first, second}
+	both   = []Server{{Addr: first}, {Addr: second}}
 
 	four = netip.MustParseAddr("10.0.0.1")
 	six  = netip.MustParseAddr("2001:db8::1")
@@ -134,7 +134,7 @@ func says(code dnsmessage.RCode) reply {
 func silent(string, dnsmessage.Message) []dnsmessage.Message { return nil }
 
 // look is what a look-up came to and how long it took.
-func look(t *testing.T, r *Resolver, name string, servers ...netip.AddrPort) ([]netip.Addr, *net.DNSError, time.Duration) {
+func look(t *testing.T, r *Resolver, name string, servers ...Server) ([]netip.Addr, *net.DNSError, time.Duration) {
 	t.Helper()
 	start := time.Now()
 	addrs, err := r.LookupNetIP(t.Context(), name, servers)
@@ -314,7 +314,7 @@ func TestNobodyAnswers(t *testing.T) {
 		if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() || time.Since(start) != time.Second {
 			t.Errorf("with a second's time: %v after %v", err, time.Since(start))
 		}
-		if turns := r.outages.turns(both, time.Now()); turns[0] != (turn{first, Patience}) {
+		if turns := r.outages.turns(both, time.Now()); turns[0] != (turn{both[0], Patience}) {
 			t.Errorf("a server that had no time to answer counts as dead: %v", turns)
 		}
 		gone, stop := context.WithCancel(t.Context())
@@ -347,7 +347,7 @@ func TestForgeries(t *testing.T) {
 				forge(&forged)
 				return []dnsmessage.Message{forged}
 			}})
-			if addrs, err, took := look(t, &Resolver{Dial: net.dial}, "db.example", first); err == nil || took != Patience {
+			if addrs, err, took := look(t, &Resolver{Dial: net.dial}, "db.example", both[0]); err == nil || took != Patience {
 				t.Errorf("%s: %v, %v after %v; want that it is passed over", what, addrs, err, took)
 			}
 		})
@@ -359,7 +359,7 @@ func TestForgeries(t *testing.T) {
 			m[0].Questions[0].Name = dnsmessage.MustNewName("db.EXAMPLE.")
 			return m
 		}})
-		if addrs, err, _ := look(t, &Resolver{Dial: net.dial}, "DB.example.", first); len(addrs) != 2 {
+		if addrs, err, _ := look(t, &Resolver{Dial: net.dial}, "DB.example.", both[0]); len(addrs) != 2 {
 			t.Errorf("in another case: %v, %v", addrs, err)
 		}
 	})
@@ -403,7 +403,7 @@ func TestTruncation(t *testing.T) {
 		if addrs, err, _ := look(t, r, "db.example", both...); !slices.Equal(addrs, []netip.Addr{four}) {
 			t.Errorf("%v, %v", addrs, err)
 		}
-		if turns := r.outages.turns(both, time.Now()); turns[0].server != first {
+		if turns := r.outages.turns(both, time.Now()); turns[0].server != both[0] {
 			t.Error("a server that answers in datagrams counts as dead")
 		}
 	})

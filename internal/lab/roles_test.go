@@ -25,6 +25,11 @@ var roles = map[string]func(args []string) error{
 	"wire":     serveWire,
 	"crowd":    serveCrowd,
 	"rush":     serveRush,
+
+	"handshakes": serveHandshakes,
+	"garbage":    serveGarbage,
+	"forge":      serveForge,
+	"strangers":  serveStrangers,
 }
 
 // play runs a role and returns the exit status.

@@ -131,6 +131,22 @@ func (h *host) wire(gateway netip.Addr, bits int) {
 	}
 }
 
+// plug puts the host's cable in or pulls it out, of which the hub hears nothing but silence.
+func (h *host) plug(in bool) {
+	h.t.Helper()
+	state := map[bool]string{true: "up", false: "down"}[in]
+	id := strconv.Itoa(h.process.cmd.Process.Pid)
+	lines := [][]string{{"ip", "link", "set", "eth0", state}}
+	if in { // which went with the link
+		lines = append(lines, []string{"ip", "route", "replace", "default", "via", h.addr.Prev().String()})
+	}
+	for _, line := range lines {
+		if out, err := exec.Command("nsenter", append([]string{"-t", id, "-n"}, line...)...).CombinedOutput(); err != nil {
+			h.t.Fatalf("%v on %s: %v: %s", line, h.name, err, out)
+		}
+	}
+}
+
 // unlock lets what the host sends to other hosts pass, or no longer.
 func (h *host) unlock(open bool) {
 	h.t.Helper()

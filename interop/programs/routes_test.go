@@ -189,3 +189,45 @@ func useRoutes(t *testing.T, site string, alpha *ginnel, beta *tailscaled, gamma
 	}
 	comes(t, delta, site, alpha.host.addr.String())
 }
+
+// routerLimit is how long a client may be without a subnet when a router has lost its power: 15 s
+// until the server has noticed, and a fetch that does not end.
+const routerLimit = 18 * time.Second
+
+// TestServerDeadRouter proves that of two routers for one subnet, of either make, the other takes
+// over when the cable of the elected one is pulled, and that clients of either make notice.
+func TestServerDeadRouter(t *testing.T) {
+	t.Parallel()
+	const subnet, behind = "10.98.4.0/24", "10.98.4.5:8000"
+	relay := startGinnelRelay(t)
+	s := startOurServer(t, relay)
+	m := newMesh(t, s, relay)
+	alpha, beta := newGinnel(t, newHost(t, "alpha", "10.98.4.5")), newTailscaled(t, newHost(t, "beta", "10.98.4.5"))
+	alpha.args, beta.args = []string{"--advertise-routes", subnet}, []string{"--advertise-routes", subnet}
+	gamma, delta := newGinnel(t, newHost(t, "gamma")), newTailscaled(t, newHost(t, "delta"))
+	gamma.args, delta.args = []string{"--accept-routes"}, []string{"--accept-routes"}
+	m.join(alpha, beta, gamma, delta)
+	m.reachAll()
+	s.approveRoutes(t, "alpha")
+	comes(t, gamma, behind, "alpha")
+	s.approveRoutes(t, "beta")
+	comes(t, delta, behind, "alpha")
+	time.Sleep(10 * time.Second) // both have answered the server by then
+	for _, c := range []struct{ dies, takes node }{{alpha, beta}, {beta, alpha}} {
+		dies, takes := c.dies.machine(), c.takes.machine()
+		dies.plug(false)
+		begun := time.Now()
+		for _, client := range []node{gamma, delta} {
+			comes(t, client, behind, takes.name)
+		}
+		if took := time.Since(begun); took > routerLimit {
+			t.Errorf("%s took %v to take over from %s, want %v at most", takes.name, took, dies.name, routerLimit)
+		}
+		dies.plug(true)
+		eventually(t, dies.name+" is back", func() bool {
+			_, err := get("socks5h", fetchLimit, gamma, fmt.Sprintf("http://%s:%d", dies.name, servicePort))
+			return err == nil
+		})
+		time.Sleep(10 * time.Second)
+	}
+}

@@ -19,6 +19,7 @@ type Plan struct {
 	Calm        time.Duration // before each, so that nothing is on its way from the one before
 	Conns       []int         // at a time in bulk
 	Directions  []load.Direction
+	Settled     time.Duration  // after the last traffic, until discovery sends nothing more
 	Quiet       time.Duration  // how long nodes are looked at that have nothing to do
 	Idle        []int          // connections, at a time
 	Crowds      []int          // of connections that are dialled at once
@@ -32,7 +33,7 @@ func Full(seconds float64) Plan {
 	return Plan{
 		Seconds: seconds, Settle: 3 * time.Second, Calm: time.Second / 2,
 		Conns: []int{1, 8, 64}, Directions: []load.Direction{load.Down, load.Up, load.Both},
-		Quiet: 20 * time.Second, Idle: []int{2000}, Crowds: []int{1000, 2000, 4000, 10000},
+		Settled: time.Minute, Quiet: 20 * time.Second, Idle: []int{2000}, Crowds: []int{1000, 2000, 4000, 10000},
 		IdleClients: []int{10000}, Pairs: []int{1, 100, 1000},
 	}
 }
@@ -103,7 +104,7 @@ func (p *Plan) quiet(c *peer.Contender) []step {
 	if !c.HasNodes() || c.Group != peer.DirectGroup {
 		return nil
 	}
-	return []step{{"quiet", load.Spec{Kind: load.Quiet, Duration: p.Quiet}}}
+	return []step{{"quiet", load.Spec{Kind: load.Quiet, Warmup: p.Settled, Duration: p.Quiet}}}
 }
 
 // exchanges are short.

@@ -213,9 +213,6 @@ func (s *nameServer) answerByOthers(ctx context.Context, q, r *dns.Msg) error {
 		return s.forward(ctx, q, r, servers)
 	case isAddress:
 		return s.answerByLookup(ctx, r)
-	case s.n.cfg.Control != nil && s.n.cfg.Control.ExitNode != "":
-		r.Rcode = dns.RcodeNotImplemented
-		return errors.New("with an exit node, only addresses can be asked of the host's resolver")
 	}
 	return s.answerFromHost(ctx, r)
 }

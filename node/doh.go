@@ -94,10 +94,10 @@ func (c *dohClient) lookup(ctx context.Context, host string) ([]netip.Addr, erro
 	if addrs := d.Bootstrap[hostName(host)]; len(addrs) > 0 {
 		return addrs, nil
 	}
-	if err := c.n.mayLeave(netip.Addr{}); err != nil {
-		return nil, err
-	}
-	if c.n.cfg.Control == nil || c.n.cfg.Control.ExitNode == "" {
+	if !c.n.wantsExit() {
+		if err := c.n.mayLeave(netip.Addr{}); err != nil {
+			return nil, err
+		}
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	}
 	known := slices.DeleteFunc(slices.Clone(d.Servers), func(s Nameserver) bool { return !s.addr().IsValid() })

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -203,6 +204,24 @@ func TestExitNodeRefuses(t *testing.T) {
 	eventually(t, "the policy is in force", func() bool { return ask(b) == 0 })
 	if status := ask(a); status != http.StatusOK {
 		t.Errorf("who may leave: status %d, want 200", status)
+	}
+}
+
+// Where nobody can be asked by way of the exit node, a name is refused, and the host is not asked.
+func TestExitWithoutNameservers(t *testing.T) {
+	asked := countHostQuestions(t)
+	_, exit, a := exitDNSNetwork(t, nil)
+	m := *a.Node.netmap.Load()
+	m.DNS.Servers = nil // as with an exit node that answers no questions
+	if err := a.SetMap(m); err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := a.lookup(t.Context(), "www.example.com")
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "by way of the exit node") {
+		t.Errorf("%v, %v; want a refusal", addrs, err)
+	}
+	if n := asked.Load(); n != 0 || exit.isClosed() {
+		t.Errorf("%d questions to the host's resolver", n)
 	}
 }
 

@@ -45,23 +45,33 @@ func (n *Node) dialHost(ctx context.Context, network, addr string) (net.Conn, er
 	return n.cfg.dialHost(ctx, network, addr)
 }
 
-// mayLeave says no for a node that keeps to the mesh, and protects what listens on this machine
-// only from clients on others. A name is invalid here.
+// mayLeave says no for a node that keeps to the mesh, or to an exit node, and protects what listens
+// on this machine only from clients on others. A name is invalid here.
+//
+// With an exit node whatever is not this machine lies in the mesh, as soon as the exit node is
+// there. So nothing else may leave by the host, whatever the map says by now.
 func (n *Node) mayLeave(to netip.Addr) error {
 	if n.cfg.MeshOnly {
 		return policyError("it is outside the mesh, and --mesh-only is set")
 	}
-	if n.member != nil && n.cfg.Control.ExitNode != "" && !n.member.hasJoined() {
-		return policyError("it is outside the mesh, and the exit node is not known yet")
-	}
-	if n.netmap.Load().ExitLost != "" {
-		return policyError("it is outside the mesh, and the exit node is not there")
+	lost := n.netmap.Load().ExitLost != ""
+	if (n.wantsExit() || lost) && !to.IsLoopback() && !to.IsUnspecified() {
+		switch {
+		case n.member != nil && !n.member.hasJoined():
+			return policyError("it is outside the mesh, and the exit node is not known yet")
+		case to.IsValid() || lost:
+			return policyError("it is outside the mesh, and the exit node is not there")
+		}
+		return policyError("nobody can be asked for it by way of the exit node: the network has no nameservers, and the exit node answers no questions")
 	}
 	if to.IsValid() && hostsOnly(to) && n.guardsHost() {
 		return policyError("it is this machine's own, and the proxy serves others too")
 	}
 	return nil
 }
+
+// wantsExit reports whether everything that is not in the mesh is to leave by an exit node.
+func (n *Node) wantsExit() bool { return n.cfg.Control != nil && n.cfg.Control.ExitNode != "" }
 
 // guardsHost reports whether clients may be on other machines.
 func (n *Node) guardsHost() bool {
@@ -84,7 +94,7 @@ func hostsOnly(a netip.Addr) bool {
 // leavesToProxy reports whether a name is left to the proxy of the environment to resolve: often
 // nobody else can.
 func (n *Node) leavesToProxy(network, host string) bool {
-	if network != "tcp" || n.cfg.MeshOnly || len(n.netmap.Load().DNS.Servers) > 0 || n.cfg.Control != nil && n.cfg.Control.ExitNode != "" {
+	if network != "tcp" || n.cfg.MeshOnly || len(n.netmap.Load().DNS.Servers) > 0 || n.wantsExit() {
 		return false
 	}
 	if _, inMesh := n.routes.Load().names[hostName(host)]; inMesh {

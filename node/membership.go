@@ -307,7 +307,7 @@ func (m *membership) apply(nm *control.NetMap) {
 	m.homes.home = m.home
 	home := m.home
 	m.mu.Unlock()
-	if err := m.n.SetMap(m.mapper.networkMap(nm, home)); err != nil {
+	if err := m.n.SetMap(m.mapper.networkMap(nm, home)); err != nil && !m.n.isClosed() {
 		m.n.log.Warn("using the network map", "err", err)
 	}
 	m.mu.Lock()

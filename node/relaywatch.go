@@ -164,6 +164,9 @@ func (m *membership) measureRelays(ctx context.Context) {
 		}
 		if !at.IsZero() && !at.After(now) {
 			latency := m.n.measureByHTTPS(ctx)
+			if ctx.Err() != nil {
+				return
+			}
 			if !dead.IsZero() && !dead.After(now) {
 				m.leaveHome(home.Region, latency)
 			} else {

@@ -51,7 +51,8 @@ func Load(path string, known map[string]Kind) ([]Setting, error) {
 func Parse(name string, b []byte, known map[string]Kind) ([]Setting, error) {
 	r := yamlReader{file: name}
 	var settings []Setting
-	err := r.read(b, slices.Collect(maps.Keys(known)), func(key string, at Position, value ast.Node) {
+	keys := slices.AppendSeq([]string{}, maps.Keys(known)) // not nil, which would stand for any
+	err := r.read(b, keys, func(key string, at Position, value ast.Node) {
 		settings = append(settings, Setting{key, at, r.values(key, known[key], value)})
 	})
 	if err != nil {

@@ -75,7 +75,9 @@ func expired(err error) (invalid x509.CertificateInvalidError, ok bool) {
 func (c *Client) tlsError(ctx context.Context, addr, host string, cfg *tls.Config, err error) error {
 	v, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
-	if (ok || noTLS) && c.isPlain(ctx, addr) {
+	// Where plain HTTP is not good enough, whoever answers it may be the one whose certificate is not
+	// accepted: nobody must be led from TLS to HTTP by that.
+	if (noTLS || ok && private(host)) && c.isPlain(ctx, addr) {
 		return fmt.Errorf("TLS handshake with %s: the server speaks plain HTTP on this port; use http://%s", host, addr)
 	}
 	if !ok {

@@ -504,6 +504,29 @@ func TestPoolLeavesSilentRelay(t *testing.T) {
 	})
 }
 
+// A relay whose answer to a ping waits behind packets is kept.
+func TestPoolKeepsBusyRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPoolWorld(t)
+		w.addRegion(1)
+		s := startRawTLS(t, w.net, "r1.example")
+		p := w.pool(1)
+		peer, client, _ := s.acceptLogin()
+		peer.admit(client, serverInfo{})
+		synctest.Wait()
+		time.Sleep(30 * time.Second)
+		p.send(1, key.NewNodePrivate().Public(), "which is followed by a ping")
+		time.Sleep(pingLimit / 2)
+		peer.write(keepAliveFrame)
+		time.Sleep(pingLimit)
+		synctest.Wait()
+		p.wantState(1, RegionConnected)
+		if n := w.dialled(); n != 1 {
+			t.Errorf("%d connections, want the first alone", n)
+		}
+	})
+}
+
 // The table of routes has a bound, and one region's end leaves those of others.
 func TestRouteTable(t *testing.T) {
 	var rt routeTable

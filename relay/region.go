@@ -21,8 +21,9 @@ const (
 	// restartRetry is the average time between two attempts while a server restarts.
 	restartRetry = 250 * time.Millisecond
 
-	// If a relay has said nothing for silenceLimit when something is sent to it, a ping follows, which
-	// has to be answered within pingLimit. There are silenceChecks between two such pings at least.
+	// If a relay has said nothing for silenceLimit when something is sent to it, a ping follows. Unless
+	// something comes from the relay within pingLimit, the connection is closed. Two such pings are
+	// silenceChecks apart at least.
 	silenceLimit  = 2 * time.Second
 	silenceChecks = 10 * time.Second
 )
@@ -74,7 +75,7 @@ type region struct {
 
 	connected atomic.Bool
 	lastSend  atomic.Int64 // Unix nanoseconds
-	lastCheck atomic.Int64 // the same, of a silent relay
+	lastCheck atomic.Int64 // when a silent relay was last pinged, Unix nanoseconds
 
 	batch [][]byte      // of the region's goroutine: packets of one source
 	wakec chan struct{} // has an item when the time between two attempts is to end
@@ -418,7 +419,7 @@ func (r *region) startCheck() {
 	}
 }
 
-// check closes the connection if the relay does not answer soon.
+// check closes the connection if nothing comes from the relay soon.
 func (r *region) check() {
 	r.mu.Lock()
 	client := r.client
@@ -426,7 +427,9 @@ func (r *region) check() {
 	if client != nil {
 		ctx, release := r.pool.calls.context(pingLimit)
 		defer release()
-		if _, err := client.Ping(ctx); err != nil {
+		start := time.Now().UnixNano()
+		// An answer may wait behind packets, which show as well that the relay is there.
+		if _, err := client.Ping(ctx); err != nil && r.out.tally.lastHeard.Load() <= start {
 			client.session.wire.hangUp(errNoPong)
 		}
 	}

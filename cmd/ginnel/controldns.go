@@ -17,7 +17,8 @@ func (f *controlFlags) dnsSettings() (names control.DNSConfig, err error) {
 		return names, nil
 	}
 	if len(f.dns.value) > 0 {
-		return names, usagef("--dns and --dns-config exclude each other: list the addresses as nameservers in %s", f.dnsConfig)
+		return names, usagef("--dns and --dns-config exclude each other: list the addresses as nameservers in %s",
+			f.dnsConfig)
 	}
 	settings, err := configs.LoadDNS(f.dnsConfig)
 	if err != nil {

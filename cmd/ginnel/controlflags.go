@@ -90,7 +90,8 @@ func (f *controlFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.acmeEmail, "acme-email", "", "`address` that Let's Encrypt may write to")
 	fs.BoolVar(&f.plain, "plain", false, "no TLS, for use behind something that does it")
 	fs.Var(&f.dns, "dns", "`addr`esses of the DNS servers that all nodes are to use, separated by commas")
-	fs.StringVar(&f.dnsConfig, "dns-config", "", "YAML `file` with DNS settings for all nodes: nameservers, split DNS, search domains, records")
+	fs.StringVar(&f.dnsConfig, "dns-config", "",
+		"YAML `file` with DNS settings for all nodes: nameservers, split DNS, search domains, records")
 	fs.Var(&f.ephemeralTimeout, "ephemeral-timeout", "how long after it was last heard an ephemeral node is removed")
 	fs.Var(&f.nodeExpiry, "node-expiry", "how long a node without tags may stay before it has to log in again, such as 180d (0: for ever)")
 	fs.Var(&f.embedded, "relay", "`kind` of relay: embedded, or none if --derp-map names others")

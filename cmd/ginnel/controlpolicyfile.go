@@ -100,7 +100,8 @@ func (s *controlService) watchFiles(hup <-chan os.Signal) {
 			return
 		case <-hup:
 			asked = true
-			s.log.Info("reading the files again", "files", "certificates, --policy, --derp-map and --dns-config; other settings need a restart")
+			s.log.Info("reading the files again",
+				"files", "certificates, --policy, --derp-map and --dns-config; other settings need a restart")
 			s.relay.ReloadCertificates()
 			s.useDERPMap()
 			s.useDNSConfig()

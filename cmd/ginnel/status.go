@@ -123,7 +123,8 @@ func showStatus(out io.Writer, s *node.Status) error {
 		if name == "" {
 			name = p.NodeKey.ShortString()
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", name, addressText(p), pathText(p), node.FormatBytes(p.RxBytes), node.FormatBytes(p.TxBytes), ago(p.LastHandshake))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", name, addressText(p), pathText(p),
+			node.FormatBytes(p.RxBytes), node.FormatBytes(p.TxBytes), ago(p.LastHandshake))
 	}
 	t.Flush()
 	return w.Flush()

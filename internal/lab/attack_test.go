@@ -5,6 +5,7 @@ package lab
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -221,6 +222,7 @@ func TestGreedyPeerOfARouter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	closed := behind.closedPorts()
 	kept, sent := 0, 0
 	for range tries {
 		for range 200 {
@@ -234,4 +236,31 @@ func TestGreedyPeerOfARouter(t *testing.T) {
 		}
 	}
 	assertKept(t, fmt.Sprintf("%d flows of a greedy peer", sent), kept, tries)
+	if arrived := behind.closedPorts() - closed; arrived < leastGreed {
+		t.Errorf("%d datagrams of the greedy peer have arrived, so the test shows little", arrived)
+	}
+}
+
+// leastGreed is more flows than a router has room for.
+const leastGreed = 2000
+
+// closedPorts counts the UDP datagrams to ports that nobody has open in the namespace.
+func (n *netns) closedPorts() (count int) {
+	n.t.Helper()
+	var text []byte
+	err := n.do(func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/snmp")
+		return err
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var received int
+		if _, err := fmt.Sscanf(line, "Udp: %d %d", &received, &count); err == nil {
+			return count
+		}
+	}
+	n.t.Fatalf("no count of UDP in %s", text)
+	return 0
 }

@@ -11,10 +11,11 @@ import (
 
 const (
 	// pinPrefix begins a CertName that pins a relay's certificate, and pinVersion is the least
-	// capability version whose clients understand it (tailscale 1.82). Older ones could join and then
-	// reach no relay.
+	// capability version whose clients can check it (tailscale 1.84). Older ones could join and then
+	// reach no relay: 1.80 takes the pin for a host name, and 1.82 refuses the certificate with the
+	// relay's key that follows the pinned one.
 	pinPrefix  = "sha256-raw:"
-	pinVersion = 115
+	pinVersion = 116
 )
 
 // versionCheck knows which versions of the protocol clients may speak. The zero value is of a
@@ -49,7 +50,7 @@ func (v *versionCheck) supported(w http.ResponseWriter, version int) bool {
 		return true
 	}
 	if version >= control.MinCapabilityVersion {
-		hint = " (the certificate of a relay is pinned, which older clients cannot check: upgrade to tailscale 1.82, " +
+		hint = " (the certificate of a relay is pinned, which older clients cannot check: upgrade to tailscale 1.84, " +
 			"or give the server a certificate of an authority, by --acme or --cert)"
 	}
 	text := fmt.Sprintf("unsupported client version: %v%s", &control.VersionError{Version: version, Min: least}, hint)

@@ -24,8 +24,8 @@ func TestOldClientsAndPinnedRelays(t *testing.T) {
 		{"relay.example", control.MinCapabilityVersion, ""},
 		{"", control.MinCapabilityVersion - 1, "client speaks capability version 112, this server version 113 and later\n"},
 		{"sha256-raw:00", pinVersion, ""},
-		{"sha256-raw:00", pinVersion - 1, "this server version 115 and later (the certificate of a relay is pinned"},
-		{"sha256-raw:00", control.MinCapabilityVersion - 1, "this server version 115 and later\n"},
+		{"sha256-raw:00", pinVersion - 1, "this server version 116 and later (the certificate of a relay is pinned"},
+		{"sha256-raw:00", control.MinCapabilityVersion - 1, "this server version 116 and later\n"},
 	} {
 		var v versionCheck
 		v.setRelays(relays("sha256-raw:00"))

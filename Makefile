@@ -83,7 +83,7 @@ interop:
 # Whole networks of tailscaled, derper, headscale and our programs: needs root or user namespaces. Building all of these
 # takes minutes the first time.
 interop-control:
-	@./.ci/need ip:iproute2 nsenter:util-linux
+	@./.ci/need ip:iproute2 nsenter:util-linux nginx:nginx-light haproxy:haproxy
 	cd interop && $(GO) test -count=1 -timeout 20m ./programs
 
 # How long our node and tailscaled take from the start of the process to the first byte of a peer, side by side.

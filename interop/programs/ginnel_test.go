@@ -22,6 +22,7 @@ type ginnel struct {
 	dir     string
 	args    []string // of 'ginnel up', besides those that every node has
 	env     []string
+	wrap    func(*testing.T, *exec.Cmd) *exec.Cmd // changes how the program is started, if not nil
 	process *process
 }
 
@@ -42,6 +43,9 @@ func (g *ginnel) upCommand(server, key string) *exec.Cmd {
 	}
 	cmd := g.host.command("ginnel", append(args, g.args...)...)
 	cmd.Env = append(bareEnvironment(g.dir), g.env...)
+	if g.wrap != nil {
+		return g.wrap(g.t, cmd)
+	}
 	return cmd
 }
 

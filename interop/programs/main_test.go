@@ -85,13 +85,16 @@ func runInside() (status int, err error) {
 func buildAll(dir string) error {
 	for _, b := range []struct {
 		module   string
+		into     string
 		packages []string
 	}{
-		{"../..", []string{"ginnel/cmd/ginnel"}},
-		{"..", []string{"tailscale.com/cmd/tailscale", "tailscale.com/cmd/tailscaled", "tailscale.com/cmd/derper"}},
-		{"../headscale", []string{"github.com/juanfont/headscale/cmd/headscale"}},
+		{"../..", "", []string{"ginnel/cmd/ginnel"}},
+		{"..", "", []string{"tailscale.com/cmd/tailscale", "tailscale.com/cmd/tailscaled", "tailscale.com/cmd/derper"}},
+		{"../headscale", "", []string{"github.com/juanfont/headscale/cmd/headscale"}},
+		{"../oldest", oldest, []string{"tailscale.com/cmd/tailscale", "tailscale.com/cmd/tailscaled"}},
 	} {
-		cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, b.packages...)...)
+		into := filepath.Join(dir, b.into) + "/"
+		cmd := exec.Command("go", append([]string{"build", "-o", into}, b.packages...)...)
 		cmd.Dir = b.module
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("building %s: %w\n%s", strings.Join(b.packages, " "), err, out)
@@ -99,6 +102,9 @@ func buildAll(dir string) error {
 	}
 	return nil
 }
+
+// oldest is the directory of the oldest stock client that our server admits with every relay.
+const oldest = "oldest"
 
 // binary is the path of a program that was built.
 func binary(name string) string { return filepath.Join(os.Getenv(binariesVariable), name) }

@@ -264,6 +264,12 @@ func holds(t *testing.T, flows []flow, allowed map[string]bool) {
 // openedStreams is how often the server with this page of metrics has begun a map stream.
 func openedStreams(t *testing.T, address string) int {
 	t.Helper()
+	return counter(t, address, `ginnel_control_frames_total{kind="first"}`)
+}
+
+// counter is the value of one of the metrics on a page.
+func counter(t *testing.T, address, name string) int {
+	t.Helper()
 	var d net.Dialer
 	client := &http.Client{Timeout: fetchLimit, Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
 	r, err := client.Get("http://" + address + "/metrics")
@@ -275,9 +281,9 @@ func openedStreams(t *testing.T, address string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := regexp.MustCompile(`(?m)^ginnel_control_frames_total\{kind="first"\} (\d+)$`).FindSubmatch(page)
+	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\d+)$`).FindSubmatch(page)
 	if found == nil {
-		t.Fatalf("the server does not count map streams:\n%s", page)
+		t.Fatalf("the page of metrics has no %s:\n%s", name, page)
 	}
 	n, err := strconv.Atoi(string(found[1]))
 	if err != nil {

@@ -20,8 +20,10 @@ type tailscaled struct {
 	t       *testing.T
 	host    *host
 	dir     string
+	release string   // directory of the programs: empty for the newest, or oldest
 	args    []string // of 'tailscale up', besides those that every node has
 	env     []string
+	wrap    func(*testing.T, *exec.Cmd) *exec.Cmd // changes how the program is started, if not nil
 	process *process
 }
 
@@ -37,9 +39,12 @@ func (d *tailscaled) proxy() string  { return netip.AddrPortFrom(d.host.addr, 10
 func (d *tailscaled) socket() string { return filepath.Join(d.dir, "socket") }
 
 func (d *tailscaled) daemon() *exec.Cmd {
-	cmd := d.host.command("tailscaled", "--tun=userspace-networking", "--socks5-server="+d.proxy(), "--statedir="+d.dir,
+	cmd := d.host.command(filepath.Join(d.release, "tailscaled"), "--tun=userspace-networking", "--socks5-server="+d.proxy(), "--statedir="+d.dir,
 		"--socket="+d.socket(), "--port=0", "--no-logs-no-support", "--verbose=1")
 	cmd.Env = append(append(bareEnvironment(d.dir), "TS_DISABLE_PORTMAPPER=1", "TS_LOGS_DIR="+d.dir), d.env...)
+	if d.wrap != nil {
+		return d.wrap(d.t, cmd)
+	}
 	return cmd
 }
 
@@ -67,7 +72,7 @@ func (d *tailscaled) up(server, key string) {
 
 // cli is the tailscale command, for this node.
 func (d *tailscaled) cli(args ...string) *exec.Cmd {
-	cmd := d.host.command("tailscale", append([]string{"--socket=" + d.socket()}, args...)...)
+	cmd := d.host.command(filepath.Join(d.release, "tailscale"), append([]string{"--socket=" + d.socket()}, args...)...)
 	cmd.Env = bareEnvironment(d.dir)
 	return cmd
 }

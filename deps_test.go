@@ -23,7 +23,7 @@ import (
 // write.
 var mayImport = map[string][]string{
 	"cmd/ginnel":         {"configs", "control", "control/policy", "control/server", "control/store", "node", "relay", "internal/busypoll", "internal/egress", "internal/key", "internal/meshaddr"},
-	"node":               {"control", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/filter", "internal/hostsock", "internal/key", "internal/meshaddr", "internal/neterr", "internal/resolver", "internal/share"},
+	"node":               {"control", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/filter", "internal/hostsock", "internal/key", "internal/meshaddr", "internal/neterr", "internal/resolver", "internal/share", "internal/sockowner"},
 	"control":            {"internal/key", "internal/neterr", "internal/wsstream"},
 	"control/policy":     {"control", "internal/meshaddr"},
 	"control/server":     {"control", "control/policy", "control/store", "internal/key", "internal/meshaddr", "internal/share"},
@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"transport":          {"internal/disco", "internal/key", "internal/meshaddr", "internal/udpbatch"},
 	"wireguard":          {"internal/key", "internal/share"},
 	"relay":              {"internal/key", "internal/neterr", "internal/nonblock", "internal/share", "internal/wsstream"},
-	"proxy":              {"internal/deepstack", "internal/hostsock", "internal/neterr", "internal/nonblock", "internal/share", "internal/udpbatch"},
+	"proxy":              {"internal/deepstack", "internal/hostsock", "internal/neterr", "internal/nonblock", "internal/share", "internal/sockowner", "internal/udpbatch"},
 	"userstack":          {"internal/snoop", "internal/deepstack", "internal/hostsock", "internal/nonblock"},
 	"configs":            {"internal/key"},
 	"internal/bbr":       {},
@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	"internal/lab":       {},
 	"internal/share":     {},
 	"internal/resolver":  {},
+	"internal/sockowner": {},
 	"internal/snoop":     {"internal/bbr"},
 	"internal/udpbatch":  {},
 	"internal/wsstream":  {},

@@ -14,6 +14,7 @@ import (
 
 	"ginnel/internal/hostsock"
 	"ginnel/internal/share"
+	"ginnel/internal/sockowner"
 	"ginnel/proxy"
 	"ginnel/userstack"
 )
@@ -46,6 +47,13 @@ func (n *Node) openListeners() error {
 		}
 		n.addListener(entryProxy, ln, n.proxy.Serve)
 	}
+	if a := n.cfg.UserProxy; a != nil && sockowner.Known(context.Background()) {
+		ln, err := listenOn(a)
+		if err != nil {
+			return fmt.Errorf("opening the proxy for this user: %w", err)
+		}
+		n.addListener(entryUserProxy, ln, n.proxy.ServeUser)
+	}
 	for _, f := range n.cfg.Forwards {
 		if err := n.openForward(f); err != nil {
 			return fmt.Errorf("opening the forward to %s: %w", f.Target, err)
@@ -76,15 +84,16 @@ type entry struct {
 type entryKind int
 
 const (
-	entryProxy   entryKind = iota
-	entryForward           // into the mesh
-	entryServe             // out of the mesh
+	entryProxy     entryKind = iota
+	entryUserProxy           // without a password, for this user
+	entryForward             // into the mesh
+	entryServe               // out of the mesh
 	entryDNS
 	entryExitDNS
 )
 
 func (k entryKind) String() string {
-	return [...]string{"proxy", "forward", "served port", "DNS server", "DNS server of the exit node"}[k]
+	return [...]string{"proxy", "proxy for this user", "forward", "served port", "DNS server", "DNS server of the exit node"}[k]
 }
 
 func (n *Node) addListener(kind entryKind, ln net.Listener, serve func(net.Listener) error) {
@@ -113,6 +122,16 @@ func (n *Node) openForward(f Forward) error {
 	dial := n.complaining(entryForward, f.Target, func(ctx context.Context) (net.Conn, error) { return n.dial(ctx, "tcp", f.Target) })
 	n.addListener(entryForward, ln, func(ln net.Listener) error { return n.proxy.Forward(ln, f.Target, dial) })
 	n.log.Info("forwarding", "listen", addrText(ln.Addr()), "to", f.Target)
+	return nil
+}
+
+// UserProxyAddr returns where the proxy of Config.UserProxy listens, or nil.
+func (n *Node) UserProxyAddr() net.Addr {
+	for _, e := range n.entries {
+		if e.kind == entryUserProxy {
+			return e.addr
+		}
+	}
 	return nil
 }
 

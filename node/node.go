@@ -63,6 +63,7 @@ type Config struct {
 
 	Proxies      []net.Addr                       // where to offer SOCKS5 and HTTP: "tcp" or "unix" addresses
 	ProxyAuth    func(user, password string) bool // nil: none asked for, and loopback or unix listeners only
+	UserProxy    net.Addr                         // of a proxy without a password, for programs of this user; nil or not Linux: none
 	Associations int                              // of UDP that the proxy serves at a time; 0: 256, or fewer with little Memory
 	DialTimeout  time.Duration                    // 0: DefaultDialTimeout
 	Memory       int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound

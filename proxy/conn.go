@@ -43,6 +43,9 @@ type conn struct {
 	attached io.Closer // closed together with the conn: a dial in progress, or what it led to
 }
 
+// needsPassword reports whether the client has to give one before it may use the proxy.
+func (c *conn) needsPassword() bool { return c.srv.Auth != nil && c.reach != reachUser }
+
 // sniffSize is how much of a first message is read at once. It holds any SOCKS request.
 const sniffSize = 512
 

@@ -50,7 +50,7 @@ func (f *front) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Request) {
 		f.servePage(c, w, r)
 		return
 	}
-	if !f.authorized(w, r) {
+	if !f.authorized(c, w, r) {
 		return
 	}
 	if r.URL.Scheme != "http" || !validHost(r.URL.Hostname()) || !validPort(r.URL.Port()) {

@@ -155,7 +155,7 @@ func (c *conn) limitRest(until time.Time) {
 // serveConnect leaves HTTP before it dials, so that the client is watched in the same way whatever
 // it speaks.
 func (f *front) serveConnect(c *conn, w http.ResponseWriter, r *http.Request) {
-	if !f.authorized(w, r) {
+	if !f.authorized(c, w, r) {
 		return
 	}
 	host, port, err := net.SplitHostPort(r.URL.Host)
@@ -189,8 +189,8 @@ func (f *front) hijack(c *conn, w http.ResponseWriter) bool {
 }
 
 // authorized checks the password for use of the proxy, and asks for one if it is missing or wrong.
-func (f *front) authorized(w http.ResponseWriter, r *http.Request) bool {
-	if f.srv.Auth == nil || f.passwordIn(r, "Proxy-Authorization") {
+func (f *front) authorized(c *conn, w http.ResponseWriter, r *http.Request) bool {
+	if !c.needsPassword() || f.passwordIn(r, "Proxy-Authorization") {
 		return true
 	}
 	f.srv.counters.authRefused.Add(1)

@@ -17,6 +17,7 @@ import (
 	"github.com/things-go/go-socks5"
 
 	"ginnel/internal/share"
+	"ginnel/internal/sockowner"
 )
 
 // Server is a proxy for local programs. Dial must be set; every other field may be left zero. Times
@@ -85,13 +86,14 @@ type Server struct {
 	// discards.
 	ConnLog *slog.Logger
 
-	setup    sync.Once
-	live     lifetime
-	gate     gate
-	counters counters
-	udp      udpState
-	front    front
-	socks5   *socks5.Server
+	setup      sync.Once
+	live       lifetime
+	gate       gate
+	counters   counters
+	udp        udpState
+	front      front
+	socks5     *socks5.Server // with Auth
+	socks5Open *socks5.Server // without
 }
 
 func (s *Server) dialTimeout() time.Duration { return orDefault(s.DialTimeout, 30*time.Second) }
@@ -122,7 +124,7 @@ const patientShare = 2
 func (s *Server) prepare() {
 	s.live.init()
 	s.gate.init(s.maxHandshakes(), s.handshakeTimeout()/patientShare)
-	s.socks5 = newSOCKS5(s.Auth)
+	s.socks5, s.socks5Open = newSOCKS5(s.Auth), newSOCKS5(nil)
 	s.front.init(s)
 	s.live.wg.Go(s.front.serve)
 }
@@ -142,6 +144,27 @@ func (s *Server) Serve(ln net.Listener) error {
 	return s.whileLive(ln, func() error {
 		return s.accept(ln, func(nc net.Conn) {
 			s.start(nc, reach)
+			s.makeRoom()
+		})
+	})
+}
+
+// ServeUser serves as Serve does, without asking for a password, the connections that programs of
+// this user on this machine make, and closes all others. ln is on a loopback address. Where the
+// system does not tell whose connection one is, all are closed.
+func (s *Server) ServeUser(ln net.Listener) error {
+	defer ln.Close()
+	if s.Dial == nil {
+		return errNoDial
+	}
+	return s.whileLive(ln, func() error {
+		return s.accept(ln, func(nc net.Conn) {
+			if !sockowner.IsOurs(nc) {
+				s.counters.authRefused.Add(1)
+				nc.Close()
+				return
+			}
+			s.start(nc, reachUser)
 			s.makeRoom()
 		})
 	})
@@ -277,6 +300,7 @@ const (
 	reachNetwork  reach = iota // other machines, or an address of a kind we do not know
 	reachLoopback              // this machine
 	reachUnix                  // whoever the permissions of a socket file allow
+	reachUser                  // this user on this machine
 )
 
 func reachOf(a net.Addr) reach {

@@ -98,7 +98,7 @@ func (c *conn) serveSOCKS4() {
 		return
 	}
 	var a socks4Answers
-	if c.srv.Auth != nil {
+	if c.needsPassword() {
 		c.srv.counters.authRefused.Add(1)
 		c.part(a.refused(errRefusedAuth))
 		return

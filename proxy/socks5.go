@@ -71,8 +71,11 @@ func captureRequest(_ context.Context, w io.Writer, req *socks5.Request) error {
 }
 
 func (c *conn) serveSOCKS5() {
-	h := &socks5Handshake{conn: c}
-	err := c.srv.socks5.ServeConn(h)
+	h, server := &socks5Handshake{conn: c}, c.srv.socks5Open
+	if c.needsPassword() {
+		server = c.srv.socks5
+	}
+	err := server.ServeConn(h)
 	switch {
 	case errors.Is(err, statute.ErrUserAuthFailed), errors.Is(err, statute.ErrNoSupportedAuth):
 		c.srv.counters.authRefused.Add(1)

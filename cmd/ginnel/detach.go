@@ -116,7 +116,7 @@ func detach(cmd *cobra.Command, f *nodeFlags, u *upFlags, p program) error {
 	b.cmd.Process.Release()
 	if u.env.value != "" {
 		proxy, _ := reachableProxy(ready.Proxies)
-		return u.env.value.print(p.stdout, p.stderr, proxyVariables(proxy, f.proxyAuth.value, p), f.proxyAuth.value)
+		return u.env.value.print(p.stdout, p.stderr, proxyVariables(proxyAccess{hostPort: proxy, auth: f.proxyAuth.value}, p), f.proxyAuth.value)
 	}
 	_, err = fmt.Fprintf(p.stdout, "up: proxy %s, process %d; 'ginnel down' ends it\n", strings.Join(ready.Proxies, ", "), pid)
 	return err

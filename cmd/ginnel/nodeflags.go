@@ -55,6 +55,7 @@ type nodeFlags struct {
 	memory       parsed[int64]
 	congestion   parsed[node.Congestion]
 	log          logFlags
+	userProxy    net.Addr         // of Config.UserProxy: set by run, not by a flag
 	showLogin    func(url string) // instead of on standard error; nil: there
 }
 
@@ -269,6 +270,7 @@ func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error)
 		OutboundProxy: egress.FromEnvironment(p.getenv),
 		Log:           log,
 		ConnLog:       f.log.connLogger(log),
+		UserProxy:     f.userProxy,
 	}
 	var err error
 	if cfg.Roots, err = f.roots(); err != nil {

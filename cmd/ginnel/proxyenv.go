@@ -25,10 +25,25 @@ const meshProxyVariable = envPrefix + "PROXY"
 // variable is one of the environment.
 type variable struct{ name, value string }
 
-// proxyVariables are for a proxy at host:port. Some programs read the names in small letters, some
-// in capitals. What p's environment exempts from proxies stays exempt: hosts of a CI system, say.
-func proxyVariables(hostPort string, auth configs.ProxyAuth, p program) (vars []variable) {
-	web, direct := proxyURL("http", hostPort, auth), exempt(p)
+// proxyAccess is how programs reach a proxy.
+type proxyAccess struct {
+	hostPort string
+	auth     configs.ProxyAuth // zero: it asks for no password
+	open     string            // host:port of another that asks this user for none; empty: there is no such
+}
+
+// withoutPassword returns host:port for programs that cannot give a password, or ok false.
+func (a proxyAccess) withoutPassword() (hostPort string, ok bool) {
+	if a.auth == (configs.ProxyAuth{}) {
+		return a.hostPort, true
+	}
+	return a.open, a.open != ""
+}
+
+// proxyVariables lead programs to a proxy. Some programs read the names in small letters, some in
+// capitals. What p's environment exempts from proxies stays exempt: hosts of a CI system, say.
+func proxyVariables(a proxyAccess, p program) (vars []variable) {
+	web, direct := proxyURL("http", a.hostPort, a.auth), exempt(p)
 	for _, v := range []variable{
 		{"http_proxy", web},
 		{"https_proxy", web},
@@ -43,12 +58,12 @@ func proxyVariables(hostPort string, auth configs.ProxyAuth, p program) (vars []
 		variable{"npm_config_https_proxy", web},
 		variable{"npm_config_noproxy", strings.Join(merged(splitExempt(p.getenv("npm_config_noproxy")), direct), ",")},
 		variable{"NODE_USE_ENV_PROXY", "1"}, // Node.js from 22.21 and 24 on reads the others only with this
-		variable{meshProxyVariable, proxyURL("socks5h", hostPort, auth)},
+		variable{meshProxyVariable, proxyURL("socks5h", a.hostPort, a.auth)},
 	)
 	if v, ok := gitSSH(p); ok {
 		vars = append(vars, v)
 	}
-	if v, ok := javaOptions(hostPort, auth, direct, p); ok {
+	if v, ok := javaOptions(a, direct, p); ok {
 		vars = append(vars, v)
 	}
 	return vars

@@ -39,33 +39,37 @@ func TestProxyVariables(t *testing.T) {
 			withPassword[name] = strings.Replace(value, "://", "://me:a%20b@", 1)
 		}
 	}
+	withOpen := maps.Clone(withPassword)
+	withOpen["JAVA_TOOL_OPTIONS"] = strings.ReplaceAll(plain["JAVA_TOOL_OPTIONS"], "1080", "1081")
 	gitOption := strings.TrimPrefix(ssh, "ssh")
 	for _, test := range []struct {
 		name string
 		own  map[string]string
 		auth configs.ProxyAuth
+		open string
 		want map[string]string
 	}{
-		{"plain", nil, configs.ProxyAuth{}, plain},
-		{"password", nil, secret, withPassword},
-		{"exempt", map[string]string{"no_proxy": ".corp.example 10.0.0.0/8", "NO_PROXY": "a:8080,10.0.0.0/9", "npm_config_noproxy": "npm.example"}, configs.ProxyAuth{},
+		{"plain", nil, configs.ProxyAuth{}, "", plain},
+		{"password", nil, secret, "", withPassword},
+		{"password, and a proxy without", nil, secret, "127.0.0.1:1081", withOpen},
+		{"exempt", map[string]string{"no_proxy": ".corp.example 10.0.0.0/8", "NO_PROXY": "a:8080,10.0.0.0/9", "npm_config_noproxy": "npm.example"}, configs.ProxyAuth{}, "",
 			with(map[string]string{
 				"no_proxy":           ".corp.example,10.0.0.0/8,a:8080,10.0.0.0/9," + direct,
 				"npm_config_noproxy": "npm.example,.corp.example,10.0.0.0/8,a:8080,10.0.0.0/9," + direct,
 				"JAVA_TOOL_OPTIONS":  java + "corp.example|*.corp.example|10.*|localhost|*.localhost|127.0.0.1|[::1]",
 			})},
-		{"git's command", map[string]string{"GIT_SSH_COMMAND": "ssh -i key"}, configs.ProxyAuth{},
+		{"git's command", map[string]string{"GIT_SSH_COMMAND": "ssh -i key"}, configs.ProxyAuth{}, "",
 			with(map[string]string{"GIT_SSH_COMMAND": "ssh -i key" + gitOption})},
-		{"git's command with a proxy", map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"}, configs.ProxyAuth{},
+		{"git's command with a proxy", map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"}, configs.ProxyAuth{}, "",
 			with(map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"})},
-		{"Java's own", map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g -Dhttp.proxyHost=old -Dhttp.nonProxyHosts=*.example|localhost"}, configs.ProxyAuth{},
+		{"Java's own", map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g -Dhttp.proxyHost=old -Dhttp.nonProxyHosts=*.example|localhost"}, configs.ProxyAuth{}, "",
 			with(map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g " + java + "*.example|localhost|*.localhost|127.0.0.1|[::1]"})},
-		{"twice", plain, configs.ProxyAuth{}, plain},
+		{"twice", plain, configs.ProxyAuth{}, "", plain},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := program{getenv: func(name string) string { return test.own[name] }}
 			got := make(map[string]string)
-			for _, v := range proxyVariables("127.0.0.1:1080", test.auth, p) {
+			for _, v := range proxyVariables(proxyAccess{"127.0.0.1:1080", test.auth, test.open}, p) {
 				got[v.name] = v.value
 			}
 			want := maps.Clone(test.want)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -32,11 +33,14 @@ random password, waits until the mesh is usable and each --wait-for answers, and
 runs CMD with http_proxy, https_proxy, all_proxy, grpc_proxy and no_proxy set to
 it, in small letters and capitals, and what npm, Node.js and git over SSH read.
 GINNEL_PROXY is its URL for what speaks SOCKS. A JVM cannot be told a password by
-its environment, so JAVA_TOOL_OPTIONS is set by 'ginnel up --env' alone, where no
---proxy-auth is given. What no_proxy exempts stays exempt. Input, output and signals go to CMD as they are, and its
-exit status is run's: 128 and the signal's number if it died by one, 127 if there
-is no such command, 126 if it cannot be run. Then the node leaves its network; it
-leaves nothing behind, whichever way it ends.
+its environment: on Linux JAVA_TOOL_OPTIONS leads it to a second port on loopback,
+which asks programs of the same user for no password and admits no others.
+What no_proxy exempts stays exempt.
+
+Input, output and signals go to CMD as they are, and its exit status is run's: 128
+and the signal's number if it died by one, 127 if there is no such command, 126 if
+it cannot be run. Then the node leaves its network; it leaves nothing behind,
+whichever way it ends.
 
 Nothing is run, and the exit status is 3, if the mesh is not ready in time, 4 if
 the node is not let in, and 5 if the coordination server cannot be reached.`,
@@ -77,6 +81,7 @@ func runRun(cmd *cobra.Command, f *nodeFlags, p program, args []string) error {
 	if f.proxyAuth.value == (configs.ProxyAuth{}) {
 		f.proxyAuth.value = configs.ProxyAuth{User: proxyUser, Password: randomPassword()}
 	}
+	f.userProxy = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
 	c, err := newChild(p, args)
 	if err != nil {
 		return err
@@ -97,7 +102,11 @@ func runRun(cmd *cobra.Command, f *nodeFlags, p program, args []string) error {
 	if !ok {
 		return errors.New("the node has no proxy that a command could use")
 	}
-	c.cmd.Env = withVariables(withoutSecrets(p.environ()), proxyVariables(proxy, f.proxyAuth.value, p))
+	access := proxyAccess{hostPort: proxy, auth: f.proxyAuth.value}
+	if a := n.UserProxyAddr(); a != nil {
+		access.open = a.String()
+	}
+	c.cmd.Env = withVariables(withoutSecrets(p.environ()), proxyVariables(access, p))
 	return c.run(n)
 }
 

@@ -7,8 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"ginnel/configs"
 )
 
 // Variables of tools that read none of the usual ones.
@@ -47,11 +45,13 @@ func shellWord(s string) string {
 }
 
 // javaOptions sets the properties of the JVM. They cannot hold a password that the JVM would send,
-// so with one there are none: everything that a Java program asks for would be refused.
-func javaOptions(hostPort string, auth configs.ProxyAuth, direct []string, p program) (v variable, ok bool) {
+// so they name a proxy that asks for none. If there is no such, nothing is set: everything that a
+// Java program asks for would be refused.
+func javaOptions(a proxyAccess, direct []string, p program) (v variable, ok bool) {
 	const name, nonProxy = "JAVA_TOOL_OPTIONS", "-Dhttp.nonProxyHosts="
+	hostPort, ok := a.withoutPassword()
 	host, port, err := net.SplitHostPort(hostPort)
-	if auth != (configs.ProxyAuth{}) || err != nil {
+	if !ok || err != nil {
 		return v, false
 	}
 	ours := []string{"-Dhttp.proxyHost=" + host, "-Dhttp.proxyPort=" + port, "-Dhttps.proxyHost=" + host, "-Dhttps.proxyPort=" + port}

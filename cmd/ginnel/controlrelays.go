@@ -72,11 +72,12 @@ func (s *controlService) derpMap(m control.DERPMap) control.DERPMap {
 	}
 	host := s.site.Hostname()
 	n := &control.DERPNode{Name: "900a", RegionID: embeddedRegion, HostName: host, CertName: s.pin, DERPPort: sitePort(s.site), STUNPort: s.stunPort}
-	if addr, err := netip.ParseAddr(host); err == nil { // nobody need ask DNS for it
-		n.IPv4, n.IPv6 = addr.String(), "none"
-		if addr.Is6() {
-			n.IPv4, n.IPv6 = "none", addr.String()
-		}
+	// A host that is an address has one family, and clients know that (DERP specification, section
+	// 1.10). "none" in the other's place is a name that 'tailscale debug derp' would look up.
+	if addr, err := netip.ParseAddr(host); err == nil && addr.Is4() {
+		n.IPv4 = addr.String()
+	} else if err == nil {
+		n.IPv6 = addr.String()
 	}
 	regions := map[int]*control.DERPRegion{
 		embeddedRegion: {RegionID: embeddedRegion, RegionCode: regionCode(s.site), RegionName: host, Nodes: []*control.DERPNode{n}},

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/net/netcheck"
 )
 
@@ -26,6 +27,25 @@ func checkPings(t *testing.T, beta *tailscaled) {
 			if out, err := try(beta.cli("ping", kind, "-c", "1", "--timeout", "5s", peer)); err != nil || !strings.Contains(out, "pong from "+peer) {
 				t.Errorf("tailscale ping %s %s: %v\n%s", kind, peer, err, indent(out))
 			}
+		}
+	}
+}
+
+// checkDebugDERP looks at what stock diagnostics say of the relay in the server's own process. They
+// try both families of every relay, so they complain once of one whose host is an IPv4 address.
+func checkDebugDERP(t *testing.T, beta *tailscaled) {
+	t.Helper()
+	out := run(t, beta.cli("debug", "derp", "900"))
+	var report ipnstate.DebugDERPRegionReport
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Errors) != 1 || !strings.HasSuffix(report.Errors[0], "over IPv6: dial tcp6: address "+hub.String()+": no suitable address found") {
+		t.Errorf("tailscale debug derp finds wrong %q, want only that the relay has no IPv6", report.Errors)
+	}
+	for _, found := range []string{"Successfully established a DERP connection", "returned IPv4 STUN response"} {
+		if !strings.Contains(strings.Join(report.Info, "\n"), found) {
+			t.Errorf("tailscale debug derp says %q, want %q in it", report.Info, found)
 		}
 	}
 }

@@ -113,6 +113,14 @@ func TestParseMistakes(t *testing.T) {
 	}
 }
 
+// A command without settings of its own takes none from a file.
+func TestParseKnowsNoKeys(t *testing.T) {
+	settings, err := Parse("up.yaml", []byte("state: a\n"), map[string]Kind{})
+	if err == nil || settings != nil || !strings.Contains(err.Error(), "is not a known key") {
+		t.Errorf("got %v, %v, want that state is not a known key", settings, err)
+	}
+}
+
 // A mistake beside a secret must not show it, though the YAML library would print the lines around.
 func TestParseMistakesShowNoSecrets(t *testing.T) {
 	for _, file := range []string{

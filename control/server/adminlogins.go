@@ -22,7 +22,7 @@ func (c *core) loginNumbered(t *tx, id string) (*login, error) {
 	if _, ok := parseLoginID(id); !ok {
 		return nil, badRequest("%q is not a login: one begins with %s", id, loginPrefix)
 	}
-	if l := t.logins[id]; l != nil && t.tick.Before(c.loginEnds(l)) {
+	if l := t.logins[id]; l != nil && t.mono.Before(c.loginDeadline(l)) {
 		return l, nil
 	}
 	return nil, notFound("nobody waits as %q", id)

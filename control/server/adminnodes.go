@@ -28,7 +28,7 @@ func (s *Server) changeNode(ctx context.Context, id int64, change func(t *tx, re
 // nodeFilter says which nodes are listed; empty fields let all pass.
 type nodeFilter struct{ user, name string }
 
-func (s *Server) listNodes(ctx context.Context, f nodeFilter, w window) (p Page[Node], err error) {
+func (s *Server) listNodes(ctx context.Context, f nodeFilter, w pageRequest) (p Page[Node], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
 		owner := int64(0)
 		switch {
@@ -74,13 +74,13 @@ func (s *Server) deleteNode(ctx context.Context, id int64, then returnRule) erro
 		if then == returnBlocked {
 			return t.block(n.rec)
 		}
-		t.after = append(t.after, func() { s.core.noteDeletion(n.rec, t.tick) })
+		t.after = append(t.after, func() { s.core.noteDeletion(n.rec, t.mono) })
 		return nil
 	})
 }
 
 // never is the expiry of a node whose key is good for ever.
-var never time.Time
+var noExpiry time.Time
 
 // expireNode has the key of a node expire, at once if at is nil.
 func (s *Server) expireNode(ctx context.Context, id int64, at *time.Time) (Node, error) {
@@ -172,7 +172,7 @@ func (s *Server) approveRoutes(ctx context.Context, id int64, routes []netip.Pre
 			if !p.IsValid() || p != p.Masked() {
 				return badRequest("%s is no prefix of a network", p)
 			}
-			if t.takesNodes(p) {
+			if t.coversNodes(p) {
 				return badRequest("%s holds addresses of this network's nodes, which no router may take", p)
 			}
 			if !slices.Contains(rec.Approved, p) {
@@ -191,7 +191,7 @@ func (s *Server) approveRoutes(ctx context.Context, id int64, routes []netip.Pre
 }
 
 // listRoutes lists what nodes advertise.
-func (s *Server) listRoutes(ctx context.Context, w window) (p Page[Route], err error) {
+func (s *Server) listRoutes(ctx context.Context, w pageRequest) (p Page[Route], err error) {
 	nodes := Page[Node]{}
 	err = s.core.change(ctx, func(t *tx) error {
 		nodes = page(t.nodes, w, func(n *node) bool { return n.rec.Hostinfo != nil && len(n.rec.Hostinfo.RoutableIPs) > 0 }, t.apiNode)

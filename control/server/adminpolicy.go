@@ -21,25 +21,33 @@ func (t *tx) apiPolicy() Policy {
 	return Policy{Text: t.policyText, Changed: t.policySet, Warnings: t.warnings(t.policy), Failing: []string{}}
 }
 
-// SetPolicy puts a policy in force. One with mistakes, or whose tests fail, is refused, and the one
-// before it stays.
+// SetPolicy puts a policy in force. If the policy has mistakes or fails its own tests, SetPolicy
+// returns an error and the current policy stays in force.
 func (s *Server) SetPolicy(ctx context.Context, text []byte) (set Policy, err error) {
-	p, err := policy.Parse(text)
-	if err != nil {
-		return Policy{}, badRequest("%v", err)
-	}
-	err = s.core.change(ctx, func(t *tx) error {
-		if err := p.Check(t.policyNodes()); err != nil {
-			return badRequest("%v", err)
-		}
+	err = s.withPolicy(ctx, text, func(t *tx, p *policy.Policy) {
 		if string(text) != t.policyText {
 			t.setPolicy(policyRecord{Text: string(text), Changed: t.now.UTC()}, p)
 		}
 		set = t.apiPolicy()
+	})
+	s.invalidateTests()
+	return set, err
+}
+
+// withPolicy parses a policy, runs its tests on the current nodes and, if it passes, calls f in the
+// same command.
+func (s *Server) withPolicy(ctx context.Context, text []byte, f func(t *tx, p *policy.Policy)) error {
+	p, err := policy.Parse(text)
+	if err != nil {
+		return badRequest("%v", err)
+	}
+	return s.core.change(ctx, func(t *tx) error {
+		if err := p.Check(t.policyNodes()); err != nil {
+			return badRequest("%v", err)
+		}
+		f(t, p)
 		return nil
 	})
-	s.forgetTests()
-	return set, err
 }
 
 // LoadPolicy puts the policy of a file in force, when the server starts or its file is read again.
@@ -53,21 +61,13 @@ func (s *Server) LoadPolicy(ctx context.Context, text []byte) (Policy, error) {
 	return now, err
 }
 
-// checkPolicy says what SetPolicy would say, or also what each entry does, and changes nothing.
+// checkPolicy makes the checks of SetPolicy and changes nothing.
 func (s *Server) checkPolicy(ctx context.Context, text []byte, detail policyDetail) (checked Policy, err error) {
-	p, err := policy.Parse(text)
-	if err != nil {
-		return Policy{}, badRequest("%v", err)
-	}
-	err = s.core.change(ctx, func(t *tx) error {
-		if err := p.Check(t.policyNodes()); err != nil {
-			return badRequest("%v", err)
-		}
+	err = s.withPolicy(ctx, text, func(t *tx, p *policy.Policy) {
 		checked = Policy{Text: string(text), Warnings: t.warnings(p), Failing: []string{}}
 		if detail == explained {
 			checked.Explained = textsOf(p.Explain(t.policyNodes()))
 		}
-		return nil
 	})
 	return checked, err
 }
@@ -87,7 +87,7 @@ func (s *Server) deletePolicy(ctx context.Context) error {
 			return nil
 		}
 		t.setPolicy(policyRecord{Changed: time.Time{}}, nil)
-		t.after = append(t.after, s.forgetTests)
+		t.after = append(t.after, s.invalidateTests)
 		return nil
 	})
 }

@@ -32,9 +32,9 @@ func (s *Server) CreateToken(ctx context.Context, name string, expiry time.Time)
 	return made, err
 }
 
-func (s *Server) listTokens(ctx context.Context, w window) (p Page[Token], err error) {
+func (s *Server) listTokens(ctx context.Context, w pageRequest) (p Page[Token], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
-		p = page(t.tokens, w, all[*token], (*token).api)
+		p = page(t.tokens, w, keepAll[*token], (*token).api)
 		return nil
 	})
 	return p, err

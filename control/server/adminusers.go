@@ -73,9 +73,9 @@ func (s *Server) CreateUser(ctx context.Context, name, display string) (made Use
 	return made, err
 }
 
-func (s *Server) listUsers(ctx context.Context, w window) (p Page[User], err error) {
+func (s *Server) listUsers(ctx context.Context, w pageRequest) (p Page[User], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
-		p = page(t.users, w, all[*user], (*user).api)
+		p = page(t.users, w, keepAll[*user], (*user).api)
 		return nil
 	})
 	return p, err
@@ -122,7 +122,7 @@ func (s *Server) deleteUser(ctx context.Context, id int64) error {
 				return conflict("user %q still has the pre-auth key %d, which is good", u.Name, k.ID)
 			}
 		}
-		t.dropKeysOf(id)
+		t.deleteKeysOf(id)
 		t.deleteUser(u)
 		return nil
 	})
@@ -177,9 +177,9 @@ func checkTags(tags []string) error {
 }
 
 // listKeys lists the keys of a user, or all.
-func (s *Server) listKeys(ctx context.Context, name string, w window) (p Page[AuthKey], err error) {
+func (s *Server) listKeys(ctx context.Context, name string, w pageRequest) (p Page[AuthKey], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
-		mine := all[*authKey]
+		mine := keepAll[*authKey]
 		if name != "" {
 			u, err := t.userNamed(name)
 			if err != nil {

@@ -16,7 +16,7 @@ var (
 )
 
 // entrant is a node about to be let in.
-type entrant struct {
+type admission struct {
 	r         *registration
 	user      int64
 	tags      []string
@@ -25,7 +25,7 @@ type entrant struct {
 	authKey   int64 // 0: approved by hand
 }
 
-func (e *entrant) owner() int64 {
+func (e *admission) owner() int64 {
 	if len(e.tags) > 0 {
 		return taggedUser.ID
 	}
@@ -35,16 +35,16 @@ func (e *entrant) owner() int64 {
 // admit registers a node: the machine's own, whoever owned it and whatever key it had, one whose
 // place it takes, or a new one. A node is its machine: it stays itself, with its address and name,
 // when its owner or its tags become others.
-func (c *core) admit(t *tx, e *entrant) (*node, error) {
+func (c *core) admit(t *tx, e *admission) (*node, error) {
 	if t.blocked[e.r.machine] != nil {
 		return nil, errBlocked
 	}
 	old := t.nodeOf(e.r.machine, e.r.req.NodeKey, e.owner())
-	if h := e.r.req.Hostinfo; h != nil && (len(mustJSON(h)) > maxHostinfo || len(h.RoutableIPs) > maxRoutes) {
+	if h := e.r.req.Hostinfo; h != nil && (hostinfoTooLarge(h) || len(h.RoutableIPs) > maxRoutes) {
 		return nil, errHostinfo
 	}
 	if old == nil && e.takeOver {
-		old = c.vacated(t, e)
+		old = c.nodeToTakeOver(t, e)
 	}
 	var rec nodeRecord
 	if old != nil {
@@ -52,7 +52,7 @@ func (c *core) admit(t *tx, e *entrant) (*node, error) {
 		if rec.Key != e.r.req.NodeKey || rec.Machine != e.r.machine {
 			rec.Disco, rec.Endpoints = [32]byte{}, nil // of another run, or another machine
 		}
-	} else if err := c.settleIn(t, e, &rec); err != nil {
+	} else if err := c.assignIdentity(t, e, &rec); err != nil {
 		return nil, err
 	}
 	rec.Machine, rec.Key, rec.User = e.r.machine, e.r.req.NodeKey, e.user
@@ -63,16 +63,16 @@ func (c *core) admit(t *tx, e *entrant) (*node, error) {
 		t.takeHostinfo(&rec, e.r.req.Hostinfo)
 	}
 	t.putNode(&rec)
-	t.heardOf(t.nodes[rec.ID])
+	t.noteContact(t.nodes[rec.ID])
 	t.after = append(t.after, func() {
 		c.log.Info("node registered", "node", rec.Label, "id", rec.ID, "new", old == nil)
-		c.noteReturn(&rec, t.tick)
+		c.noteReturn(&rec, t.mono)
 	})
 	return t.nodes[rec.ID], nil
 }
 
 // settleIn gives a new node what is its own for ever: a number, addresses and a name.
-func (c *core) settleIn(t *tx, e *entrant, rec *nodeRecord) error {
+func (c *core) assignIdentity(t *tx, e *admission, rec *nodeRecord) error {
 	if len(t.nodes) >= c.cfg.maxNodes() {
 		return errManyNodes
 	}
@@ -93,18 +93,18 @@ func (c *core) settleIn(t *tx, e *entrant, rec *nodeRecord) error {
 
 // heardOf notes that a node which has no stream yet has registered: its place is not vacant, nor is
 // it to be removed.
-func (t *tx) heardOf(n *node) {
+func (t *tx) noteContact(n *node) {
 	if n.polled.IsZero() {
 		return
 	}
-	live := newLive(n)
-	live.polled = t.tick
+	live := cloneNode(n)
+	live.polled = t.mono
 	t.setNode(live)
 }
 
 // sameOwner reports whether a node belongs to the entrant's user, or has the entrant's tags. All
 // tagged nodes are shown with one user, which says nothing about who they are.
-func (e *entrant) sameOwner(rec *nodeRecord) bool {
+func (e *admission) sameOwner(rec *nodeRecord) bool {
 	if len(e.tags) > 0 || len(rec.Tags) > 0 {
 		return slices.Equal(e.tags, rec.Tags) // both are sorted
 	}
@@ -113,13 +113,13 @@ func (e *entrant) sameOwner(rec *nodeRecord) bool {
 
 // vacated returns the node of the same owner and name whose place the entrant may take: it must
 // have been away for longer than a reconnect takes, and so must all when the server has just begun.
-func (c *core) vacated(t *tx, e *entrant) *node {
+func (c *core) nodeToTakeOver(t *tx, e *admission) *node {
 	h := e.r.req.Hostinfo
 	if h == nil {
 		return nil
 	}
 	n := t.nodes[t.byLabel[hostLabel(h.Hostname)]]
-	if n == nil || n.online || !e.sameOwner(n.rec) || !t.tick.After(n.polled.Add(c.cfg.offlineGrace())) {
+	if n == nil || n.online || !e.sameOwner(n.rec) || !t.mono.After(n.polled.Add(c.cfg.offlineGrace())) {
 		return nil
 	}
 	return n

@@ -34,12 +34,17 @@ type Node struct {
 	Expired    bool              `json:"expired"`
 	Ephemeral  bool              `json:"ephemeral"`
 	Contested  bool              `json:"contested"` // two processes use its key
-	Hostname   string            `json:"hostname"`  // as it calls itself
-	OS         string            `json:"os,omitzero"`
-	Version    string            `json:"version,omitzero"`
-	Relay      int               `json:"relay,omitzero"`
-	Endpoints  []netip.AddrPort  `json:"endpoints"`
-	Routes     NodeRoutes        `json:"routes"`
+	NodeHost
+	Relay     int              `json:"relay,omitzero"`
+	Endpoints []netip.AddrPort `json:"endpoints"`
+	Routes    NodeRoutes       `json:"routes"`
+}
+
+// NodeHost is what a node says of its host. Its fields are fields of Node in JSON.
+type NodeHost struct {
+	Hostname string `json:"hostname"`
+	OS       string `json:"os,omitzero"`
+	Version  string `json:"version,omitzero"` // of the client program
 }
 
 // NodeRoutes are the routes of a node: those it offers, those an administrator approved, those in
@@ -133,7 +138,7 @@ func (t *tx) apiNode(n *node) Node {
 		ID: rec.ID, Name: rec.Label, FQDN: n.name[:len(n.name)-1], Tags: list(rec.Tags), Addresses: rec.addrs(),
 		NodeKey: rec.Key, MachineKey: rec.Machine, Online: n.online, LastSeen: rec.LastSeen, Created: rec.Created,
 		Expiry: rec.Expiry, Expired: n.expired, Ephemeral: rec.Ephemeral,
-		Contested: n.contest != nil, Hostname: hostname(rec.Hostinfo),
+		Contested: n.duplicateKey != nil, NodeHost: NodeHost{Hostname: hostname(rec.Hostinfo)},
 		Relay: rec.home(), Endpoints: list(rec.Endpoints),
 		Routes: NodeRoutes{Approved: list(rec.Approved), Served: list(n.served), Primary: list(n.primary)},
 	}
@@ -171,8 +176,8 @@ func (k *authKey) state(now time.Time) string {
 }
 
 func (c *core) apiLogin(t *tx, l *login) Login {
-	a := Login{ID: l.ID, Hostname: hostname(l.Hostinfo), NodeKey: l.Key, MachineKey: l.Machine, Until: t.now.Add(c.loginEnds(l).Sub(t.tick)).UTC(),
-		Waiting: c.attended[l.ID].open > 0, Tags: []string{}}
+	a := Login{ID: l.ID, Hostname: hostname(l.Hostinfo), NodeKey: l.Key, MachineKey: l.Machine, Until: t.now.Add(c.loginDeadline(l).Sub(t.mono)).UTC(),
+		Waiting: c.loginWaits[l.ID].open > 0, Tags: []string{}}
 	if l.Hostinfo != nil {
 		a.OS, a.Tags = l.Hostinfo.OS, list(l.Hostinfo.RequestTags)
 	}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,24 +51,24 @@ func (b *batch) takeWaiting() bool {
 // takeDue runs what time has brought about, if anything. It is due again soon, until it has been
 // done.
 func (b *batch) takeDue() bool {
-	if id, ok := b.alarms.pop(b.tick); ok {
-		b.alarms.set(id, b.tick.Add(retryStore))
-		b.take(&command{run: func(t *tx) error { b.nodeDue(t, id); return nil }})
+	if id, ok := b.timers.nodes.pop(b.mono); ok {
+		b.timers.nodes.set(id, b.mono.Add(retryDue))
+		b.take(&command{run: func(t *tx) error { b.nodeTimeout(t, id); return nil }})
 		return true
 	}
-	if id, ok := b.expiries.pop(b.now); ok {
-		b.expiries.set(id, b.now.Add(retryStore))
-		b.take(&command{run: func(t *tx) error { b.nodeDue(t, id); return nil }})
+	if id, ok := b.timers.expiries.pop(b.now); ok {
+		b.timers.expiries.set(id, b.now.Add(retryDue))
+		b.take(&command{run: func(t *tx) error { b.nodeTimeout(t, id); return nil }})
 		return true
 	}
-	if id, ok := b.elections.pop(b.tick); ok {
-		b.elections.set(id, b.tick.Add(retryStore))
-		b.take(&command{run: func(t *tx) error { b.keepElection(t, id); return nil }})
+	if id, ok := b.timers.elections.pop(b.mono); ok {
+		b.timers.elections.set(id, b.mono.Add(retryDue))
+		b.take(&command{run: func(t *tx) error { b.storeElection(t, id); return nil }})
 		return true
 	}
-	if id, ok := b.deadlines.pop(b.tick); ok {
-		b.deadlines.set(id, b.tick.Add(retryStore))
-		b.take(&command{run: func(t *tx) error { b.loginDue(t, id); return nil }})
+	if id, ok := b.timers.logins.pop(b.mono); ok {
+		b.timers.logins.set(id, b.mono.Add(retryDue))
+		b.take(&command{run: func(t *tx) error { b.loginTimeout(t, id); return nil }})
 		return true
 	}
 	return false
@@ -87,7 +86,7 @@ func (b *batch) commit() {
 	for i := len(b.txs) - 1; i >= 0; i-- {
 		b.txs[i].rollback()
 	}
-	b.txs, b.stale = nil, true
+	b.txs, b.storage.stale = nil, true
 	for _, cmd := range b.cmds {
 		switch {
 		case cmd.wrote:
@@ -109,16 +108,16 @@ func (b *batch) rerun(cmd *command, storeErr error) {
 	}
 }
 
-// persist puts all writes into one transaction: of several to one record the last counts.
+// persist stores the writes of all commands in one transaction. The last write to a record counts.
 func (b *batch) persist() error {
-	records := make(map[string]any)
+	last := make(map[string]write)
 	var paths []string
 	for _, t := range b.txs {
 		for _, w := range t.writes {
-			if _, twice := records[w.path]; !twice {
+			if _, twice := last[w.path]; !twice {
 				paths = append(paths, w.path)
 			}
-			records[w.path] = w.record
+			last[w.path] = w
 		}
 	}
 	if len(paths) == 0 {
@@ -127,7 +126,7 @@ func (b *batch) persist() error {
 	var txn store.Txn
 	for _, path := range paths {
 		txn.If = append(txn.If, store.Condition{Key: path, Revision: b.st.revisions[path]})
-		record := records[path]
+		record := last[path].record
 		if record == nil {
 			txn.Del = append(txn.Del, path)
 			continue
@@ -138,16 +137,12 @@ func (b *batch) persist() error {
 		}
 		txn.Put = append(txn.Put, store.Put{Key: path, Value: value})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
-	revision, err := b.store.Transact(ctx, txn)
-	if err != nil {
+	if err := b.storage.commit(txn); err != nil {
 		return &storeError{err}
 	}
-	b.revision = revision
 	b.metrics.transactions.Inc()
 	for _, p := range txn.Put {
-		b.st.revisions[p.Key] = revision
+		b.st.revisions[p.Key] = b.storage.revision
 	}
 	for _, path := range txn.Del {
 		delete(b.st.revisions, path)

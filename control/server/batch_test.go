@@ -34,8 +34,8 @@ func TestSupersededInOneBatch(t *testing.T) {
 		p.register(withKey(n.authKey(func(r *AuthKeyRequest) { r.Ephemeral = true })))
 		c, id := n.server.core, n.node("a").ID
 		first, second := &stream{id: id, endc: make(chan struct{})}, &stream{id: id, endc: make(chan struct{})}
-		begin := func(s *stream) func(*tx) error { return func(t *tx) error { c.begin(t, s); return nil } }
-		end := func(s *stream) func(*tx) error { return func(t *tx) error { c.end(t, s); return nil } }
+		begin := func(s *stream) func(*tx) error { return func(t *tx) error { c.beginStream(t, s); return nil } }
+		end := func(s *stream) func(*tx) error { return func(t *tx) error { c.endStream(t, s); return nil } }
 		n.inOneBatch(begin(first))
 		n.inOneBatch(begin(second), end(first))
 		n.inOneBatch(func(t *tx) error {
@@ -71,7 +71,7 @@ func TestExtremeDates(t *testing.T) {
 			_, keyErr := n.server.CreateAuthKey(t.Context(), AuthKeyRequest{User: "alice", Expiry: at})
 			_, nodeErr := n.server.expireNode(t.Context(), n.node("a").ID, &at)
 			for _, err := range []error{tokenErr, keyErr, nodeErr} {
-				if _, ok := errors.AsType[*refusal](err); !ok {
+				if _, ok := errors.AsType[*operationError](err); !ok {
 					t.Errorf("%s: got %v, want it refused", text, err)
 				}
 			}

@@ -89,10 +89,10 @@ func (n *benchNet) stream(ctx context.Context, k key.NodePublic) {
 	s := &stream{endc: make(chan struct{})}
 	core.change(ctx, func(t *tx) error {
 		s.id = t.nodeByKey(k).rec.ID
-		core.begin(t, s)
+		core.beginStream(t, s)
 		return nil
 	})
-	core.poll(ctx, &sink{frames: &n.frames, bytes: &n.bytes, header: make(http.Header)}, s, control.CompressZstd)
+	core.serveStream(ctx, &sink{frames: &n.frames, bytes: &n.bytes, header: make(http.Header)}, s, control.CompressZstd)
 }
 
 // quiesce waits until no frame is written any more.
@@ -156,7 +156,7 @@ func BenchmarkFirstFrame(b *testing.B) {
 			v := n.server.core.latest.Load()
 			b.ReportAllocs()
 			for b.Loop() {
-				resp := v.first(&sentState{id: 1}, "net.test", time.Now())
+				resp := v.fullMap(&clientState{id: 1}, "net.test", time.Now())
 				if _, err := control.AppendFrame(nil, resp, control.CompressZstd); err != nil {
 					b.Fatal(err)
 				}

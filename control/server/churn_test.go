@@ -95,13 +95,13 @@ func (n *testNet) hasPolicy() bool {
 // compareView holds a map against what a stream that began now would get.
 func compareView(t *testing.T, n *testNet, p *peer) {
 	t.Helper()
-	m, _ := p.view()
+	m, _ := p.latestMap()
 	v := n.server.core.latest.Load()
 	if v.node(m.Self.ID) == nil {
 		t.Errorf("%s is not there any more", m.Self.Name)
 		return
 	}
-	want := v.first(&sentState{id: m.Self.ID}, "", m.ControlTime)
+	want := v.fullMap(&clientState{id: m.Self.ID}, "", m.ControlTime)
 	if len(want.Peers) != len(m.Peers) {
 		t.Errorf("%s has %d peers, want %d", m.Self.Name, len(m.Peers), len(want.Peers))
 		return
@@ -138,7 +138,7 @@ func linear(t *testing.T, n *testNet, peers []*peer) {
 	t.Helper()
 	total := func() (sum int) {
 		for _, p := range peers {
-			_, frames := p.view()
+			_, frames := p.latestMap()
 			sum += frames
 		}
 		return sum

@@ -86,11 +86,11 @@ func (c *Config) log() *slog.Logger {
 // moment is when something happens, by both clocks. now is the time of day, for what has a date; it
 // may be set forward and back. tick does nothing but go on, for what lasts a while, as long as
 // somebody may be away.
-type moment struct{ now, tick time.Time }
+type moment struct{ now, mono time.Time }
 
 func (c *Config) moment() moment {
-	m := moment{tick: time.Now()}
-	m.now = m.tick.Round(0)
+	m := moment{mono: time.Now()}
+	m.now = m.mono.Round(0)
 	if c.Now != nil {
 		m.now = c.Now().Round(0)
 	}

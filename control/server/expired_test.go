@@ -22,7 +22,7 @@ func TestExpiredNode(t *testing.T) {
 		}
 		alone := func(when string, name string, expired bool) {
 			t.Helper()
-			m, _ := laptop.view()
+			m, _ := laptop.latestMap()
 			if m.Self == nil || m.Self.Expired != expired || m.Self.Name != name+".net.test." || laptop.err != nil {
 				t.Errorf("%s: it sees itself as %+v, %v", when, m.Self, laptop.err)
 			}

@@ -254,7 +254,7 @@ func (p *peer) update(adjust func(*control.MapRequest)) {
 }
 
 // view returns the latest map, and how many frames brought it.
-func (p *peer) view() (*control.NetMap, int) {
+func (p *peer) latestMap() (*control.NetMap, int) {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -267,7 +267,7 @@ func (p *peer) view() (*control.NetMap, int) {
 // sees returns the peer with a label, or nil.
 func (p *peer) sees(label string) *control.Node {
 	p.t.Helper()
-	m, _ := p.view()
+	m, _ := p.latestMap()
 	for _, n := range m.Peers {
 		if n.Name == label+".net.test." {
 			return n
@@ -278,7 +278,7 @@ func (p *peer) sees(label string) *control.Node {
 
 func (p *peer) self() *control.Node {
 	p.t.Helper()
-	m, _ := p.view()
+	m, _ := p.latestMap()
 	return m.Self
 }
 
@@ -330,7 +330,7 @@ func within(src string, a netip.Addr) bool {
 
 func (n *testNet) nodes() []Node {
 	n.t.Helper()
-	p, err := n.server.listNodes(n.t.Context(), nodeFilter{}, window{})
+	p, err := n.server.listNodes(n.t.Context(), nodeFilter{}, pageRequest{})
 	if err != nil {
 		n.t.Fatal(err)
 	}

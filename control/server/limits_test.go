@@ -27,15 +27,15 @@ func TestUnregisteredChannels(t *testing.T) {
 			p.idle()
 			settle()
 		}
-		if open, strange := n.server.channels.counts(); open != 6 || strange != 2 {
-			t.Errorf("%d channels, %d of nobody, want 6 and 2", open, strange)
+		if open, unregistered := n.server.noiseConns.counts(); open != 6 || unregistered != 2 {
+			t.Errorf("%d channels, %d of nobody, want 6 and 2", open, unregistered)
 		}
 		for _, p := range strangers {
 			p.leave()
 		}
 		settle()
-		if open, strange := n.server.channels.counts(); open != 4 || strange != 0 {
-			t.Errorf("%d channels, %d of nobody are left, want 4 and 0", open, strange)
+		if open, unregistered := n.server.noiseConns.counts(); open != 4 || unregistered != 0 {
+			t.Errorf("%d channels, %d of nobody are left, want 4 and 0", open, unregistered)
 		}
 	})
 }
@@ -57,7 +57,7 @@ func TestStrangersDoNotLockOut(t *testing.T) {
 func TestManyChannelsOfOneMachine(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
-		more := make([]*peer, maxMachineChannels)
+		more := make([]*peer, maxMachineConns)
 		for i := range more {
 			more[i] = n.newPeer("a")
 			more[i].machine, more[i].node = a.machine, a.node
@@ -65,14 +65,14 @@ func TestManyChannelsOfOneMachine(t *testing.T) {
 			more[i].update(nil)
 		}
 		settle()
-		if open, strange := n.server.channels.counts(); open != maxMachineChannels || strange != 0 || a.err == nil {
-			t.Errorf("%d channels, %d of nobody, the oldest ended with %v", open, strange, a.err)
+		if open, unregistered := n.server.noiseConns.counts(); open != maxMachineConns || unregistered != 0 || a.err == nil {
+			t.Errorf("%d channels, %d of nobody, the oldest ended with %v", open, unregistered, a.err)
 		}
 		for _, p := range append(more, a) {
 			p.leave()
 		}
 		settle()
-		if left := len(n.server.channels.byMachine); left != 0 {
+		if left := len(n.server.noiseConns.byMachine); left != 0 {
 			t.Errorf("%d machines are remembered", left)
 		}
 	})
@@ -99,11 +99,11 @@ func TestSlowClient(t *testing.T) {
 		core, s := n.server.core, &stream{endc: make(chan struct{})}
 		core.change(t.Context(), func(t *tx) error {
 			s.id = t.nodeByKey(n.nodes[1]).rec.ID
-			core.begin(t, s)
+			core.beginStream(t, s)
 			return nil
 		})
 		var err error
-		n.wg.Go(func() { err = core.poll(context.Background(), w, s, "") })
+		n.wg.Go(func() { err = core.serveStream(context.Background(), w, s, "") })
 		for i := range 2 * maxBehind {
 			if err := n.move(i); err != nil {
 				t.Fatal(err)
@@ -196,7 +196,7 @@ func TestClosingAnswers(t *testing.T) {
 	}
 	s.Close()
 	w, r := httptest.NewRecorder(), httptest.NewRequest("POST", pathMachine+"map", nil)
-	s.serveMachine(w, r.WithContext(withChannel(t.Context(), &channel{})))
+	s.serveMachine(w, r.WithContext(withNoiseConn(t.Context(), &noiseConn{})))
 	if w.Code != http.StatusServiceUnavailable {
 		t.Errorf("got %d, want 503", w.Code)
 	}

@@ -39,34 +39,34 @@ func (c *core) startLogin(t *tx, r *registration) error {
 		if l.Machine != r.machine {
 			continue
 		}
-		if l.Key == r.req.NodeKey && t.tick.Before(c.loginEnds(l)) {
-			c.noteLogin(t, l)
+		if l.Key == r.req.NodeKey && t.mono.Before(c.loginDeadline(l)) {
+			c.resetLoginTimer(t, l)
 			r.resp.AuthURL = c.loginURL(l.ID)
 			return nil
 		}
 		own = append(own, l)
 	}
-	if h := r.req.Hostinfo; h != nil && len(mustJSON(h)) > maxHostinfo {
+	if h := r.req.Hostinfo; h != nil && hostinfoTooLarge(h) {
 		return errHostinfo
 	}
 	if len(own) >= maxMachineLogins {
-		c.endLogin(t, slices.MinFunc(own, olderLogin), loginForgotten)
+		c.endLogin(t, slices.MinFunc(own, olderLogin), loginExpired)
 	} else if len(t.logins) >= maxLogins {
 		c.displaceLogin(t, r.source)
 	}
 	l := &login{
-		ID:       loginPrefix + randomHex(loginDigits/2),
-		Machine:  r.machine,
-		Key:      r.req.NodeKey,
-		Cap:      r.req.Version,
-		Expiry:   r.req.Expiry,
-		Until:    t.now.Add(loginLife).UTC(),
-		Hostinfo: r.req.Hostinfo,
-		Brief:    r.req.Ephemeral,
-		Source:   r.source,
+		ID:        loginPrefix + randomHex(loginDigits/2),
+		Machine:   r.machine,
+		Key:       r.req.NodeKey,
+		Cap:       r.req.Version,
+		Expiry:    r.req.Expiry,
+		Until:     t.now.Add(loginLife).UTC(),
+		Hostinfo:  r.req.Hostinfo,
+		Ephemeral: r.req.Ephemeral,
+		Source:    r.source,
 	}
 	t.putLogin(l)
-	c.noteLogin(t, l)
+	c.resetLoginTimer(t, l)
 	r.resp.AuthURL = c.loginURL(l.ID)
 	return nil
 }
@@ -82,9 +82,9 @@ func (c *core) displaceLogin(t *tx, source netip.Prefix) {
 		held.Add(l.Source, l)
 	}
 	if _, oldest, ok := held.Displace(source); ok {
-		c.endLogin(t, oldest, loginForgotten)
+		c.endLogin(t, oldest, loginExpired)
 		t.after = append(t.after, func() {
-			c.lines.displaced.Write(t.tick, oldest.Source, "limit", "logins", "source", oldest.Source)
+			c.limited.displaced.Write(t.mono, oldest.Source, "limit", "logins", "source", oldest.Source)
 		})
 	}
 }
@@ -102,7 +102,7 @@ func (c *core) followUp(t *tx, r *registration) error {
 	if l == nil || l.Machine != r.machine || l.Key != r.req.NodeKey {
 		return c.startLogin(t, r)
 	}
-	c.attend(t, l)
+	c.addWaiter(t, l)
 	r.wait = l
 	return nil
 }
@@ -113,7 +113,7 @@ func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
 	r := &registration{machine: l.Machine, req: &control.RegisterRequest{
 		Version: l.Cap, NodeKey: l.Key, Expiry: l.Expiry, Hostinfo: l.Hostinfo,
 	}}
-	e := entrant{r: r, user: u.ID, ephemeral: l.Brief}
+	e := admission{r: r, user: u.ID, ephemeral: l.Ephemeral}
 	if l.Hostinfo != nil && len(l.Hostinfo.RequestTags) > 0 {
 		tags, err := t.requestedTags(l.Hostinfo.RequestTags, func(tag string) bool { return t.policy.TagAllowed(u.Name, tag) })
 		if err != nil {
@@ -130,28 +130,28 @@ func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
 }
 
 // handleRegister answers POST /machine/register.
-func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
+func (nc *noiseConn) handleRegister(w http.ResponseWriter, r *http.Request) {
 	var req control.RegisterRequest
-	if !readJSON(w, r, &req) || !ch.supported(w, req.Version) {
+	if !readJSON(w, r, &req) || !nc.supported(w, req.Version) {
 		return
 	}
-	reg := &registration{machine: ch.machine(), source: ch.source, req: &req}
-	defer ch.leaveLogin(r.Context(), reg)
+	reg := &registration{machine: nc.machine(), source: nc.source, req: &req}
+	defer nc.leaveLogin(r.Context(), reg)
 	for {
-		err := ch.core.change(r.Context(), func(t *tx) error { return ch.core.register(t, reg) })
+		err := nc.core.change(r.Context(), func(t *tx) error { return nc.core.register(t, reg) })
 		switch {
 		case r.Context().Err() != nil:
 			return
 		case isStoreError(err):
-			ch.refuse(w, err)
+			nc.refuse(w, err)
 			return
 		case err != nil:
-			ch.core.metrics.registrations.WithLabelValues(resultRefused).Inc()
-			ch.core.lines.refused.Write(time.Now(), ch.source, "machine", ch.machine(), "remote", r.RemoteAddr, "err", err)
+			nc.core.metrics.registrations.WithLabelValues(resultRefused).Inc()
+			nc.core.limited.refused.Write(time.Now(), nc.source, "machine", nc.machine(), "remote", r.RemoteAddr, "err", err)
 			writeJSON(w, http.StatusOK, responseTo(err))
 			return
 		case reg.wait == nil:
-			ch.answer(w, &reg.resp)
+			nc.answer(w, &reg.resp)
 			return
 		}
 		select {
@@ -162,29 +162,29 @@ func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
 			}
 		case <-r.Context().Done():
 			return
-		case <-ch.core.stopc:
-			ch.refuse(w, errClosed)
+		case <-nc.core.stopc:
+			nc.refuse(w, errClosed)
 			return
 		}
 	}
 }
 
 // leaveLogin notes that a machine does not wait any more.
-func (ch *channel) leaveLogin(ctx context.Context, reg *registration) {
+func (nc *noiseConn) leaveLogin(ctx context.Context, reg *registration) {
 	if l := reg.wait; l != nil {
-		ch.core.change(context.WithoutCancel(ctx), func(t *tx) error { ch.core.unattend(t, l); return nil })
+		nc.core.change(context.WithoutCancel(ctx), func(t *tx) error { nc.core.removeWaiter(t, l); return nil })
 	}
 }
 
-func (ch *channel) answer(w http.ResponseWriter, resp *control.RegisterResponse) {
+func (nc *noiseConn) answer(w http.ResponseWriter, resp *control.RegisterResponse) {
 	result := resultPending
 	switch {
 	case resp.MachineAuthorized:
-		ch.admitted()
+		nc.admitted()
 		result = resultRegistered
 	case resp.NodeKeyExpired:
 		result = resultExpired
 	}
-	ch.core.metrics.registrations.WithLabelValues(result).Inc()
+	nc.core.metrics.registrations.WithLabelValues(result).Inc()
 	writeJSON(w, http.StatusOK, resp)
 }

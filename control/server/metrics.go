@@ -32,14 +32,14 @@ var frameKinds = [numFrameKinds]string{firstFrame: "first", deltaFrame: "delta",
 type metrics struct {
 	registry *prometheus.Registry
 
-	streams         prometheus.Gauge
-	refusedChannels prometheus.Counter
-	registrations   *prometheus.CounterVec
-	steps           prometheus.Counter
-	frames          [numFrameKinds]prometheus.Counter
-	frameBytes      prometheus.Counter
-	transactions    prometheus.Counter
-	storeErrors     prometheus.Counter
+	streams       prometheus.Gauge
+	refusedConns  prometheus.Counter
+	registrations *prometheus.CounterVec
+	steps         prometheus.Counter
+	frames        [numFrameKinds]prometheus.Counter
+	frameBytes    prometheus.Counter
+	transactions  prometheus.Counter
+	storeErrors   prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -52,7 +52,7 @@ func newMetrics() *metrics {
 		return auto.NewCounterVec(prometheus.CounterOpts{Name: "ginnel_control_" + name, Help: help}, []string{label})
 	}
 	m.streams = auto.NewGauge(prometheus.GaugeOpts{Name: "ginnel_control_streams", Help: "Open map streams."})
-	m.refusedChannels = one("refused_channels_total", "Connections that did not become channels.")
+	m.refusedConns = one("refused_channels_total", "Connections that did not become channels.")
 	m.registrations = vec("registrations_total", "Answers to registrations.", "result")
 	m.steps = one("steps_total", "Changes of the network that streams were told of.")
 	frames := vec("frames_total", "Frames written to streams.", "kind")
@@ -73,21 +73,21 @@ func (m *metrics) observe(s *Server) {
 			Name: "ginnel_control_" + name, Help: help, ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(f()) })
 	}
-	gauge("nodes", "Nodes.", "online", func() int { online, _ := s.core.census(); return online })
-	gauge("nodes", "Nodes.", "offline", func() int { _, offline := s.core.census(); return offline })
+	gauge("nodes", "Nodes.", "online", func() int { online, _ := s.core.countNodes(); return online })
+	gauge("nodes", "Nodes.", "offline", func() int { _, offline := s.core.countNodes(); return offline })
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "ginnel_control_contested_nodes", Help: "Nodes whose key two processes use."},
-		func() float64 { return float64(s.core.contested()) })
+		func() float64 { return float64(s.core.countDuplicateKeys()) })
 	auto.NewGaugeFunc(prometheus.GaugeOpts{Name: "ginnel_control_policy_failing_tests", Help: "Tests of the policy in force that fail."},
 		func() float64 { return float64(s.countFailingTests()) })
 	gauge("channels", "Connections of machines.", "registered", func() int {
-		open, strange := s.channels.counts()
-		return max(open-strange, 0)
+		open, unregistered := s.noiseConns.counts()
+		return max(open-unregistered, 0)
 	})
-	gauge("channels", "Connections of machines.", "unregistered", func() int { _, strange := s.channels.counts(); return strange })
+	gauge("channels", "Connections of machines.", "unregistered", func() int { _, unregistered := s.noiseConns.counts(); return unregistered })
 }
 
 // census counts the nodes of the latest view.
-func (c *core) census() (online, offline int) {
+func (c *core) countNodes() (online, offline int) {
 	for _, n := range c.latest.Load().nodes {
 		if n.online {
 			online++
@@ -99,9 +99,9 @@ func (c *core) census() (online, offline int) {
 }
 
 // contested counts the nodes of the latest view whose key two processes use.
-func (c *core) contested() (number int) {
+func (c *core) countDuplicateKeys() (number int) {
 	for _, n := range c.latest.Load().nodes {
-		if n.contest != nil {
+		if n.duplicateKey != nil {
 			number++
 		}
 	}

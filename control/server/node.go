@@ -2,8 +2,8 @@ package server
 
 import (
 	"cmp"
-	"encoding/json"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -15,18 +15,18 @@ import (
 // node is a node as the server sees it now: its record, what follows from it and from the others,
 // and whether it is there. It is never changed in place.
 type node struct {
-	rec     *nodeRecord
-	online  bool
-	expired bool
-	polled  time.Time      // when its latest stream ended, or the server began; zero while it has one
-	served  []netip.Prefix // approved routes
-	primary []netip.Prefix // those of them that it is elected for
-	name    string         // whole, with a trailing dot
-	awaited bool           // it was elected for something when the server ended, and may be back any moment
-	contest *contest       // nil: one process uses its key, as far as is known
+	rec          *nodeRecord
+	online       bool
+	expired      bool
+	polled       time.Time      // when its latest stream ended, or the server began; zero while it has one
+	served       []netip.Prefix // approved routes
+	primary      []netip.Prefix // those of them that it is elected for
+	name         string         // whole, with a trailing dot
+	awaited      bool           // it was elected for something when the server ended, and may be back any moment
+	duplicateKey *duplicateKey  // nil: one process uses its key, as far as is known
 
 	once sync.Once
-	view *control.Node // see peer
+	wire *control.Node // see peer
 }
 
 // usable reports whether others can reach what is behind the node.
@@ -76,7 +76,7 @@ func (n *node) exitNode() bool {
 // peer returns the node as all others see it. It must not be changed.
 func (n *node) peer() *control.Node {
 	n.once.Do(n.render)
-	return n.view
+	return n.wire
 }
 
 func (n *node) render() {
@@ -111,7 +111,7 @@ func (n *node) render() {
 	if !online {
 		v.LastSeen = rec.LastSeen
 	}
-	n.view = v
+	n.wire = v
 }
 
 // shownHostinfo is what peers have a use for.
@@ -127,50 +127,56 @@ func shownHostinfo(h *control.Hostinfo) *control.Hostinfo {
 
 // news says how the sight of a node has changed: not at all, in fields that a patch can carry, or
 // otherwise, when the whole node has to be sent.
-func news(before, after *node) (patch *control.PeerChange, whole bool) {
+func diffNodes(before, after *node) (patch *control.PeerChange, whole bool) {
 	if before == after {
 		return nil, false
 	}
 	old, now := before.peer(), after.peer()
-	if !sameButPatchable(old, now) {
+	if !sameUnpatchable(old, now) {
 		return nil, true
 	}
 	c := &control.PeerChange{NodeID: now.ID}
-	changed := false
-	note := func(differs bool, set func()) {
-		if differs {
-			changed = true
-			set()
+	if old.HomeDERP != now.HomeDERP {
+		if now.HomeDERP == 0 {
+			return nil, true // in a patch 0 means that the home relay did not change
 		}
+		c.DERPRegion = now.HomeDERP
 	}
-	note(old.HomeDERP != now.HomeDERP, func() { c.DERPRegion = now.HomeDERP })
-	note(old.Cap != now.Cap, func() { c.Cap = now.Cap })
-	note(!slices.Equal(old.Endpoints, now.Endpoints), func() {
-		c.Endpoints = append(make([]netip.AddrPort, 0, len(now.Endpoints)), now.Endpoints...) // empty, not nil
-	})
-	note(old.Key != now.Key, func() { c.Key = &now.Key })
-	note(old.DiscoKey != now.DiscoKey, func() { c.DiscoKey = &now.DiscoKey })
-	note(*old.Online != *now.Online, func() {
+	if old.Cap != now.Cap {
+		c.Cap = now.Cap
+	}
+	if !slices.Equal(old.Endpoints, now.Endpoints) {
+		c.Endpoints = list(now.Endpoints) // not nil, which means that they did not change
+	}
+	if old.Key != now.Key {
+		c.Key = &now.Key
+	}
+	if old.DiscoKey != now.DiscoKey {
+		c.DiscoKey = &now.DiscoKey
+	}
+	if *old.Online != *now.Online {
 		c.Online = now.Online
 		if !*now.Online {
 			c.LastSeen = &now.LastSeen
 		}
-	})
-	note(!old.KeyExpiry.Equal(now.KeyExpiry), func() { c.KeyExpiry = &now.KeyExpiry })
-	if !changed {
+	}
+	if !old.KeyExpiry.Equal(now.KeyExpiry) {
+		c.KeyExpiry = &now.KeyExpiry
+	}
+	if reflect.DeepEqual(*c, control.PeerChange{NodeID: now.ID}) {
 		return nil, false
 	}
-	return c, now.HomeDERP == 0 && old.HomeDERP != 0 // a patch cannot take the home away
+	return c, false
 }
 
 // sameForSome compares what only some are told of: the node itself of a contest, those whom the
 // policy leads through this router of routes that another is elected for.
-func (n *node) sameForSome(other *node) bool {
-	return n.contest == other.contest && slices.Equal(n.served, other.served)
+func (n *node) sameForViewers(other *node) bool {
+	return n.duplicateKey == other.duplicateKey && slices.Equal(n.served, other.served)
 }
 
 // sameButPatchable compares all that a patch cannot carry.
-func sameButPatchable(a, b *control.Node) bool {
+func sameUnpatchable(a, b *control.Node) bool {
 	return string(unpatchable(a)) == string(unpatchable(b))
 }
 
@@ -180,15 +186,6 @@ func unpatchable(n *control.Node) []byte {
 	rest.Key, rest.DiscoKey = [32]byte{}, [32]byte{}
 	rest.Online, rest.LastSeen, rest.KeyExpiry = nil, time.Time{}, time.Time{}
 	return mustJSON(&rest)
-}
-
-// mustJSON encodes what always can be.
-func mustJSON(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("control/server: internal error: " + err.Error())
-	}
-	return b
 }
 
 // byID orders nodes.

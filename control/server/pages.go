@@ -23,9 +23,9 @@ const maxAdmitBody = 4 << 10
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /key", s.handleKey)
-	mux.HandleFunc("/ts2021", s.handleChannel)
-	mux.HandleFunc("GET "+loginPath+"{id}", hardened(s.handleLoginPage))
-	mux.HandleFunc("GET /machine/ping-response", handleNothing)
+	mux.HandleFunc("/ts2021", s.handleNoise)
+	mux.HandleFunc("GET "+loginPath+"{id}", withSecurityHeaders(s.handleLoginPage))
+	mux.HandleFunc("GET /machine/ping-response", handleEmpty)
 	mux.HandleFunc("POST /verify", s.handleVerify)
 	mux.HandleFunc("GET /healthz", s.handleHealth)
 	mux.HandleFunc("GET /health", s.handleHealth)
@@ -50,7 +50,7 @@ func (s *Server) handleKey(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the client has to say which version it speaks (?v=N)", http.StatusBadRequest)
 		return
 	}
-	if !s.channels.versions.supported(w, version) {
+	if !s.noiseConns.versions.supported(w, version) {
 		return
 	}
 	writeJSON(w, http.StatusOK, control.ServerKeys{PublicKey: s.PublicKey()})
@@ -58,7 +58,7 @@ func (s *Server) handleKey(w http.ResponseWriter, r *http.Request) {
 
 // handleChannel serves a channel. The gate has Close wait for it: an HTTP server does not once it
 // has been upgraded.
-func (s *Server) handleChannel(w http.ResponseWriter, r *http.Request) {
+func (s *Server) handleNoise(w http.ResponseWriter, r *http.Request) {
 	if !s.calls.enter() {
 		http.Error(w, "the server is closing", http.StatusServiceUnavailable)
 		return
@@ -89,6 +89,12 @@ func (s *Server) handleVerify(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, resp)
 }
 
+// health is the answer of a health check, after draft-inadarei-api-health-check.
+type health struct {
+	Output string `json:"output,omitzero"`
+	Status string `json:"status"` // pass or warn
+}
+
 // handleHealth answers 200 while the loop does. Anybody may ask, so it tells how many tests of the
 // policy fail, not which.
 func (s *Server) handleHealth(w http.ResponseWriter, r *http.Request) {
@@ -96,24 +102,32 @@ func (s *Server) handleHealth(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	answer := map[string]string{"status": "pass"}
+	answer := health{Status: "pass"}
 	if failing, err := s.recentFailingTests(r.Context()); err == nil && len(failing) > 0 {
-		answer["status"] = "warn"
-		answer["output"] = fmt.Sprintf("tests of the policy in force fail: %d; ginnel control policy get names them", len(failing))
+		answer.Status = "warn"
+		answer.Output = fmt.Sprintf("tests of the policy in force fail: %d; ginnel control policy get names them", len(failing))
 	}
 	writeJSON(w, http.StatusOK, answer)
 }
 
+// versionInfo is the answer to GET /version.
+type versionInfo struct {
+	API               string `json:"api"`
+	CapabilityVersion int    `json:"capability_version"`
+	MinimumVersion    int    `json:"minimum_version"`
+	Version           string `json:"version"`
+}
+
 func (s *Server) handleVersion(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, map[string]any{
-		"version":            s.cfg.Version,
-		"capability_version": control.CapabilityVersion,
-		"minimum_version":    s.channels.versions.least(),
-		"api":                "v1",
+	writeJSON(w, http.StatusOK, versionInfo{
+		API:               "v1",
+		CapabilityVersion: control.CapabilityVersion,
+		MinimumVersion:    s.noiseConns.versions.least(),
+		Version:           s.cfg.Version,
 	})
 }
 
-func handleNothing(http.ResponseWriter, *http.Request) {}
+func handleEmpty(http.ResponseWriter, *http.Request) {}
 
 // challengeChars are what a challenge may consist of.
 const challengeChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_:"
@@ -129,7 +143,7 @@ func handleNoContent(w http.ResponseWriter, r *http.Request) {
 }
 
 // hardened adds what keeps browsers from doing anything but showing the page.
-func hardened(h http.HandlerFunc) http.HandlerFunc {
+func withSecurityHeaders(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		head := w.Header()
 		head.Set("X-Frame-Options", "DENY")

@@ -36,18 +36,18 @@ func TestPolicy(t *testing.T) {
 		if laptop.sees("web") == nil || laptop.sees("phone") != nil || web.sees("laptop") == nil || web.sees("phone") == nil {
 			t.Error("the wrong nodes are seen")
 		}
-		m, _ := web.view()
+		m, _ := web.latestMap()
 		if !letsIn(m, laptop.self().Addresses[0].Addr()) || letsIn(m, web.self().Addresses[0].Addr()) {
 			t.Errorf("the web server lets the wrong ones in: %+v", m.Filter)
 		}
-		if m, _ := laptop.view(); len(m.Filter) != 0 || m.Filters["base"] == nil {
+		if m, _ := laptop.latestMap(); len(m.Filter) != 0 || m.Filters["base"] == nil {
 			t.Errorf("the laptop lets somebody in: %+v", m.Filters)
 		}
 		tablet := n.join("tablet", k)
 		if tablet.sees("web") == nil || tablet.sees("phone") != nil || web.sees("tablet") == nil || phone.sees("tablet") != nil {
 			t.Error("the wrong nodes see one that has come later")
 		}
-		if m, _ = web.view(); !letsIn(m, tablet.self().Addresses[1].Addr()) {
+		if m, _ = web.latestMap(); !letsIn(m, tablet.self().Addresses[1].Addr()) {
 			t.Errorf("the web server does not let the tablet in: %+v", m.Filter)
 		}
 		if err := n.server.deletePolicy(t.Context()); err != nil {
@@ -72,12 +72,12 @@ func TestPolicyInOneFrame(t *testing.T) {
 			t.Helper()
 			before := make(map[*peer]int)
 			for _, p := range all {
-				_, before[p] = p.view()
+				_, before[p] = p.latestMap()
 			}
 			change()
 			settle()
 			for _, p := range all {
-				m, frames := p.view()
+				m, frames := p.latestMap()
 				if frames-before[p] != 1 || p.err != nil || len(m.Peers) != peersOf[p] {
 					t.Errorf("%s: %s has %d peers after %d frames, %v, want %d after 1", what, p.host.Hostname, len(m.Peers),
 						frames-before[p], p.err, peersOf[p])

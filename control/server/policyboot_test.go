@@ -30,7 +30,7 @@ func TestPolicyInForceBoots(t *testing.T) {
 			if err != nil || now.Text != string(text) || len(now.Failing) != want {
 				t.Fatalf("in force is %+v, %v, want %d tests that fail", now, err, want)
 			}
-			n.server.forgetTests() // or the one before counts for a while
+			n.server.invalidateTests() // or the one before counts for a while
 			if got := n.server.countFailingTests(); got != want {
 				t.Errorf("the metric says %d, want %d", got, want)
 			}

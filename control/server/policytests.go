@@ -38,7 +38,7 @@ func (s *Server) failingTests(ctx context.Context) (failing []string, err error)
 	failing = problemTexts(p.Check(nodes))
 	s.tests.mu.Lock()
 	defer s.tests.mu.Unlock()
-	s.tests.at, s.tests.failing = s.cfg.moment().tick, failing
+	s.tests.at, s.tests.failing = s.cfg.moment().mono, failing
 	return failing, nil
 }
 
@@ -47,7 +47,7 @@ func (s *Server) recentFailingTests(ctx context.Context) ([]string, error) {
 	s.tests.mu.Lock()
 	at, failing := s.tests.at, s.tests.failing
 	s.tests.mu.Unlock()
-	if !at.IsZero() && s.cfg.moment().tick.Before(at.Add(testsEvery)) {
+	if !at.IsZero() && s.cfg.moment().mono.Before(at.Add(testsEvery)) {
 		return failing, nil
 	}
 	return s.failingTests(ctx)
@@ -60,7 +60,7 @@ func (s *Server) countFailingTests() int {
 }
 
 // forgetTests has the tests run again when they are asked for.
-func (s *Server) forgetTests() {
+func (s *Server) invalidateTests() {
 	s.tests.mu.Lock()
 	defer s.tests.mu.Unlock()
 	s.tests.at = time.Time{}

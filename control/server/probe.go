@@ -74,8 +74,8 @@ func (p *probedStreams) answer(path string, machine key.MachinePublic) bool {
 }
 
 // handleProbe takes the answer to a probe.
-func (ch *channel) handleProbe(w http.ResponseWriter, r *http.Request) {
-	if !ch.core.probed.answer(r.URL.Path, ch.machine()) {
+func (nc *noiseConn) handleProbe(w http.ResponseWriter, r *http.Request) {
+	if !nc.core.probed.answer(r.URL.Path, nc.machine()) {
 		http.NotFound(w, r)
 	}
 }
@@ -99,8 +99,8 @@ func newProber(c *core, s *stream) *prober {
 }
 
 // follow begins or ends the probes as the network at a step wants it.
-func (p *prober) follow(cur *step) {
-	switch wanted := cur.doubled[p.stream.id]; {
+func (p *prober) update(cur *step) {
+	switch wanted := cur.redundant[p.stream.id]; {
 	case wanted && p.number == 0:
 		p.number = p.core.probed.add(p.stream)
 		p.timer.Reset(0)

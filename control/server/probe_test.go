@@ -66,7 +66,7 @@ func TestDeadRouter(t *testing.T) {
 func TestProbeAnswers(t *testing.T) {
 	asked, other := key.NewMachinePrivate().Public(), key.NewMachinePrivate().Public()
 	var p probedStreams
-	s := newStream(asked, holder{})
+	s := newStream(asked, process{})
 	number := p.add(s)
 	for _, c := range []struct {
 		path    string

@@ -9,14 +9,14 @@ import (
 const (
 	// keyKept is how long a pre-auth key that lets nobody in is kept, so that whoever tries it is told
 	// why.
-	keyKept = 30 * 24 * time.Hour
+	invalidKeyRetention = 30 * 24 * time.Hour
 	// maxPruned is how many keys are deleted with a change: a transaction of the store has a limit,
 	// too.
 	maxPruned = 32
 )
 
 // uselessSince returns when a key has ceased to let nodes in. ok is false if it still does.
-func (k *authKey) uselessSince(now time.Time) (since time.Time, ok bool) {
+func (k *authKey) invalidSince(now time.Time) (since time.Time, ok bool) {
 	switch k.usable(now) {
 	case nil:
 		return since, false
@@ -43,8 +43,8 @@ func (t *tx) pruneKeys() {
 	}
 	var list []candidate
 	for _, k := range t.keys {
-		since, useless := k.uselessSince(t.now)
-		if useless && !inUse[k.ID] && (len(t.keys) >= maxKeys || t.now.Sub(since) > keyKept) {
+		since, useless := k.invalidSince(t.now)
+		if useless && !inUse[k.ID] && (len(t.keys) >= maxKeys || t.now.Sub(since) > invalidKeyRetention) {
 			list = append(list, candidate{k, since})
 		}
 	}
@@ -58,7 +58,7 @@ func (t *tx) pruneKeys() {
 
 // dropKeysOf deletes keys of a user who is being deleted, as many as fit into a transaction. Those
 // that are left are pruned with time, and let nobody in.
-func (t *tx) dropKeysOf(user int64) {
+func (t *tx) deleteKeysOf(user int64) {
 	dropped := 0
 	for _, k := range t.keys {
 		if k.User == user && dropped < maxPruned {

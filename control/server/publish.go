@@ -11,13 +11,13 @@ import (
 func (c *core) publish(at moment) {
 	before := c.latest.Load()
 	defer closeAll(c.pending.ended)
-	if c.pending.regroup {
-		c.regroup(at)
+	if c.pending.rulesChanged {
+		c.reapplyPolicy(at)
 	}
-	doubled := c.electRouters(before, at)
+	redundant := c.electRouters(before, at)
 	ids := slices.Sorted(maps.Keys(c.pending.ids))
-	next := &view{users: before.view.users, rules: before.rules, derp: before.derp, dns: before.dns, doubled: doubled}
-	if c.pending.people {
+	next := &snapshot{users: before.snapshot.users, rules: before.rules, derp: before.derp, dns: before.dns, redundant: redundant}
+	if c.pending.usersChanged {
 		next.users = maps.Clone(c.st.users)
 	}
 	if c.pending.derp != nil {
@@ -28,22 +28,22 @@ func (c *core) publish(at moment) {
 	}
 	next.nodes = before.with(ids, func(id int64) *node { return c.st.nodes[id] })
 	switch {
-	case c.pending.regroup && (c.st.policy != nil || !before.rules.open()):
+	case c.pending.rulesChanged && (c.st.policy != nil || !before.rules.allowAll()):
 		next.rules = c.st.compile(before.rules.generation + 1)
-	case c.st.policy != nil && c.policyConcerned(before.view, ids):
+	case c.st.policy != nil && c.affectsPolicy(before.snapshot, ids):
 		next.rules = c.st.compile(before.rules.generation)
 	}
 	s := newStep(before, next, ids)
-	if c.pending.people {
+	if c.pending.usersChanged {
 		s.compareUsers()
 	}
-	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: at.tick}
+	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: at.mono}
 	if s.empty() {
 		return
 	}
 	c.metrics.steps.Inc()
 	c.latest.Store(s)
-	before.follow(s)
+	before.link(s)
 	c.revoke(s)
 }
 
@@ -67,18 +67,18 @@ func (c *core) revoke(s *step) {
 }
 
 // regroup works out anew what the policy says of each node.
-func (c *core) regroup(at moment) {
+func (c *core) reapplyPolicy(at moment) {
 	t := &tx{state: c.st, moment: at}
 	for _, n := range c.st.nodes {
 		if !slices.Equal(n.served, c.st.servedBy(n.rec)) {
-			t.setNode(newLive(n))
+			t.setNode(cloneNode(n))
 		}
 	}
-	c.settle(t)
+	c.committed(t)
 }
 
 // policyConcerned reports whether any of the changes makes a difference to a policy.
-func (c *core) policyConcerned(before *view, ids []int64) bool {
+func (c *core) affectsPolicy(before *snapshot, ids []int64) bool {
 	for _, id := range ids {
 		old, now := before.node(id), c.st.nodes[id]
 		switch {
@@ -99,21 +99,21 @@ func (c *core) electRouters(before *step, at moment) map[int64]bool {
 		concerned = concerned || old != nil && len(old.served) > 0 || n != nil && len(n.served) > 0
 	}
 	if !concerned {
-		return before.doubled
+		return before.redundant
 	}
 	nodes := slices.SortedFunc(maps.Values(c.st.nodes), func(a, b *node) int { return byID(a, b.rec.ID) })
 	c.pending.primaries = elect(nodes, c.pending.primaries)
 	t := &tx{state: c.st, moment: at}
 	for _, n := range nodes {
 		if p := c.pending.primaries.of(n); !slices.Equal(p, n.primary) {
-			live := newLive(n)
+			live := cloneNode(n)
 			live.primary = p
 			t.setNode(live)
-			c.elections.set(n.rec.ID, at.tick)
+			c.timers.elections.set(n.rec.ID, at.mono)
 		}
 	}
-	c.settle(t)
-	return doubled(nodes)
+	c.committed(t)
+	return redundant(nodes)
 }
 
 // setDERPMap changes the relays that nodes are told of.

@@ -3,6 +3,7 @@ package server
 import (
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"ginnel/control"
@@ -26,7 +27,26 @@ const (
 	blockedPrefix = "blocked/" // blockRecord, by machine
 )
 
-func recordPath(prefix string, id int64) string { return prefix + strconv.FormatInt(id, 10) }
+// record is the content of one record of the store. Its JSON form is stored.
+type record interface {
+	path() string
+}
+
+func (r serverRecord) path() string { return serverPath }
+func (c counters) path() string     { return countersPath }
+func (r policyRecord) path() string { return policyPath }
+func (u *user) path() string        { return numberedPath(usersPrefix, u.ID) }
+func (r *nodeRecord) path() string  { return numberedPath(nodesPrefix, r.ID) }
+func (k *authKey) path() string     { return numberedPath(keysPrefix, k.ID) }
+func (k *token) path() string       { return numberedPath(tokensPrefix, k.ID) }
+func (l *login) path() string       { return loginsPrefix + l.ID }
+
+func (r *blockRecord) path() string {
+	_, digits, _ := strings.Cut(r.Machine.String(), ":")
+	return blockedPrefix + digits
+}
+
+func numberedPath(prefix string, id int64) string { return prefix + strconv.FormatInt(id, 10) }
 
 // serverRecord is the server's identity, the same for the life of the network.
 type serverRecord struct {
@@ -132,15 +152,15 @@ type blockRecord struct {
 
 // login is a node that waits to be let in.
 type login struct {
-	ID       string
-	Machine  key.MachinePublic
-	Key      key.NodePublic
-	Cap      int
-	Expiry   time.Time         // of the request to join
-	Until    time.Time         // when the login is forgotten
-	Hostinfo *control.Hostinfo `json:",omitzero"`
-	Brief    bool              `json:",omitzero"` // the node asks to be ephemeral
-	Source   netip.Prefix      `json:",omitzero"` // where the request came from; see share.SourceOf
+	ID        string
+	Machine   key.MachinePublic
+	Key       key.NodePublic
+	Cap       int
+	Expiry    time.Time         // of the request to join
+	Until     time.Time         // when the login is forgotten
+	Hostinfo  *control.Hostinfo `json:",omitzero"`
+	Ephemeral bool              `json:"Brief,omitzero"` // requested by the node
+	Source    netip.Prefix      `json:",omitzero"`      // where the request came from; see share.SourceOf
 
 	endc    chan struct{} // closed when the login was approved, refused or forgotten
 	refused bool          // before endc was closed

@@ -18,7 +18,7 @@ func TestUserNamesWithoutCase(t *testing.T) {
 		}
 		k := n.authKey(func(r *AuthKeyRequest) { r.User = "Alice" })
 		n.join("laptop", k)
-		if p, err := n.server.listNodes(ctx, nodeFilter{user: "aLiCe"}, window{}); err != nil || len(p.Items) != 1 {
+		if p, err := n.server.listNodes(ctx, nodeFilter{user: "aLiCe"}, pageRequest{}); err != nil || len(p.Items) != 1 {
 			t.Errorf("nodes of aLiCe: %+v, %v", p, err)
 		}
 		if u, err := n.server.renameUser(ctx, 1, "Alice", ""); err != nil || u.Name != "Alice" {
@@ -67,7 +67,7 @@ func TestDeleteUserOfTaggedNodes(t *testing.T) {
 		if err := n.server.deleteUser(t.Context(), 1); err != nil {
 			t.Fatalf("a user of tagged nodes: %v", err)
 		}
-		if list, err := n.server.listKeys(t.Context(), "", window{}); err != nil || len(list.Items) != 0 {
+		if list, err := n.server.listKeys(t.Context(), "", pageRequest{}); err != nil || len(list.Items) != 0 {
 			t.Errorf("of the user's keys there are %+v, %v", list, err)
 		}
 		if _, refused := n.newPeer("x").register(withKey(good)); refused != "invalid pre auth key" {
@@ -92,15 +92,15 @@ func TestPrunedKeys(t *testing.T) {
 		p := n.join("laptop", once)
 		p.leave() // a stream of two months takes its time, if only fake time
 		short := n.authKey(func(r *AuthKeyRequest) { r.Expiry = time.Now().Add(time.Hour) })
-		n.authKey(func(r *AuthKeyRequest) { r.Expiry = time.Now().Add(2 * keyKept) })
-		time.Sleep(keyKept)
+		n.authKey(func(r *AuthKeyRequest) { r.Expiry = time.Now().Add(2 * invalidKeyRetention) })
+		time.Sleep(invalidKeyRetention)
 		n.authKey(nil)
 		if _, refused := n.newPeer("x").register(withKey(short)); refused != "authkey expired" {
 			t.Errorf("an expired key: %q", refused)
 		}
 		time.Sleep(2 * time.Hour)
 		n.authKey(nil)
-		list, err := n.server.listKeys(t.Context(), "", window{})
+		list, err := n.server.listKeys(t.Context(), "", pageRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}

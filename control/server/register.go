@@ -62,7 +62,7 @@ func (c *core) register(t *tx, r *registration) error {
 		r.resp.NodeKeyExpired = true
 		return nil
 	case n != nil && !hasKey:
-		return t.known(r, n)
+		return t.reregister(r, n)
 	case r.req.Followup != "" && !hasKey:
 		return c.followUp(t, r)
 	case hasKey:
@@ -83,21 +83,21 @@ func (c *core) logOut(t *tx, n *node) {
 }
 
 // known answers a node that comes back.
-func (t *tx) known(r *registration, n *node) error {
+func (t *tx) reregister(r *registration, n *node) error {
 	switch {
 	case n.expired:
 		r.resp.NodeKeyExpired = true
 	case !r.req.Expiry.IsZero():
 		return errExtending
 	default:
-		t.heardOf(n)
-		t.accept(r, n)
+		t.noteContact(n)
+		t.authorize(r, n)
 	}
 	return nil
 }
 
 // accept answers that the node is registered.
-func (t *tx) accept(r *registration, n *node) {
+func (t *tx) authorize(r *registration, n *node) {
 	if u := t.owner(n); u != nil {
 		r.resp.User, r.resp.Login = u.wire(), u.login()
 	}
@@ -112,8 +112,8 @@ func (c *core) registerByKey(t *tx, r *registration, n *node) error {
 		return errInvalidKey
 	}
 	if n != nil && !n.expired && n.rec.AuthKey == k.ID {
-		t.heardOf(n)
-		t.accept(r, n) // the same request again, as after a restart: the key may have been used up by then
+		t.noteContact(n)
+		t.authorize(r, n) // the same request again, as after a restart: the key may have been used up by then
 		return nil
 	}
 	if err := k.usable(t.now); err != nil {
@@ -123,7 +123,7 @@ func (c *core) registerByKey(t *tx, r *registration, n *node) error {
 	if err != nil {
 		return err
 	}
-	e := entrant{r: r, user: k.User, tags: tags, takeOver: k.TakeOver, authKey: k.ID}
+	e := admission{r: r, user: k.User, tags: tags, takeOver: k.TakeOver, authKey: k.ID}
 	e.ephemeral = k.Ephemeral || r.req.Ephemeral // a node may ask for less than the key gives
 	if n, err = c.admit(t, &e); err != nil {
 		return err
@@ -131,7 +131,7 @@ func (c *core) registerByKey(t *tx, r *registration, n *node) error {
 	used := *k
 	used.Used = t.now.UTC()
 	t.putKey(&used)
-	t.accept(r, n)
+	t.authorize(r, n)
 	return nil
 }
 

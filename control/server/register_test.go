@@ -24,7 +24,7 @@ func TestJoinByKey(t *testing.T) {
 		if seen.Addresses[0] == self.Addresses[0] || seen.Addresses[1] == self.Addresses[1] {
 			t.Errorf("both have %v", seen.Addresses)
 		}
-		m, _ := b.view()
+		m, _ := b.latestMap()
 		if b.sees("node-a") == nil || m.DERPMap.Regions[900] == nil || !m.DNS.Proxied || m.Domain != "net.test" {
 			t.Errorf("b's map is incomplete: %+v", m)
 		}
@@ -58,7 +58,7 @@ func TestKeyRefusals(t *testing.T) {
 			t.Errorf("expired key: %q", refused)
 		}
 		revoked := n.authKey(nil)
-		keys, _ := n.server.listKeys(t.Context(), "alice", window{})
+		keys, _ := n.server.listKeys(t.Context(), "alice", pageRequest{})
 		if _, err := n.server.expireKey(t.Context(), keys.Items[len(keys.Items)-1].ID); err != nil {
 			t.Fatal(err)
 		}

@@ -25,12 +25,12 @@ func elect(nodes []*node, before primaries) primaries {
 			if isExit(p) {
 				continue
 			}
-			holder := before[p] == n.rec.ID
+			incumbent := before[p] == n.rec.ID
 			_, taken := next[p]
 			switch {
-			case n.usable() && (holder || !online[p]), n.awaited && !n.expired && holder:
+			case n.usable() && (incumbent || !online[p]), n.awaited && !n.expired && incumbent:
 				next[p], online[p] = n.rec.ID, true
-			case !online[p] && (holder || !taken):
+			case !online[p] && (incumbent || !taken):
 				next[p] = n.rec.ID
 			}
 		}
@@ -40,7 +40,7 @@ func elect(nodes []*node, before primaries) primaries {
 
 // doubled returns the routers that are online and serve a subnet that another does that is online
 // too.
-func doubled(nodes []*node) map[int64]bool {
+func redundant(nodes []*node) map[int64]bool {
 	first := make(map[netip.Prefix]int64)
 	both := make(map[int64]bool)
 	for _, n := range nodes {
@@ -74,7 +74,7 @@ func (p primaries) of(n *node) []netip.Prefix {
 
 // takesNodes reports whether a route would take addresses of this network's nodes, which no
 // approval allows.
-func (st *state) takesNodes(route netip.Prefix) bool {
+func (st *state) coversNodes(route netip.Prefix) bool {
 	if isExit(route) {
 		return false
 	}
@@ -103,7 +103,7 @@ func (st *state) servedBy(rec *nodeRecord) []netip.Prefix {
 	var list []netip.Prefix
 	for _, p := range rec.Hostinfo.RoutableIPs {
 		approved := slices.Contains(rec.Approved, p) || st.approves(rec, p)
-		if approved && !slices.Contains(list, p) && !st.takesNodes(p) {
+		if approved && !slices.Contains(list, p) && !st.coversNodes(p) {
 			list = append(list, p)
 		}
 	}
@@ -122,11 +122,11 @@ func primariesOf(nodes map[int64]*node) primaries {
 }
 
 // keepElection stores what a node is elected for, so that a restart makes no difference.
-func (c *core) keepElection(t *tx, id int64) {
+func (c *core) storeElection(t *tx, id int64) {
 	if n := t.nodes[id]; n != nil && !slices.Equal(n.primary, n.rec.Primary) {
 		rec := *n.rec
 		rec.Primary = n.primary
 		t.putNode(&rec)
 	}
-	t.after = append(t.after, func() { c.elections.set(id, time.Time{}) })
+	t.after = append(t.after, func() { c.timers.elections.set(id, time.Time{}) })
 }

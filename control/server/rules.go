@@ -24,7 +24,7 @@ var allowAll = control.Rules{{
 }}
 
 // open reports whether everybody sees everybody.
-func (r *rules) open() bool { return r.compiled == nil }
+func (r *rules) allowAll() bool { return r.compiled == nil }
 
 // sees reports whether a node is shown another: only those are shown that may be talked to, or may
 // talk to it.
@@ -63,18 +63,18 @@ func (r *rules) self(n *node) *control.Node {
 
 // forAll are the attributes that all nodes have. With file sharing (Taildrop) the programs of a
 // user, or those whose policy grants it, may send files to each other.
-var forAll = control.CapMap{"https://tailscale.com/cap/file-sharing": nil}
+var defaultAttributes = control.CapMap{"https://tailscale.com/cap/file-sharing": nil}
 
 func (r *rules) attributes(id int64) control.CapMap {
 	if r.compiled == nil {
-		return forAll
+		return defaultAttributes
 	}
 	given := r.compiled.Attributes(id)
 	if len(given) == 0 {
-		return forAll
+		return defaultAttributes
 	}
 	all := maps.Clone(given)
-	maps.Copy(all, forAll)
+	maps.Copy(all, defaultAttributes)
 	return all
 }
 

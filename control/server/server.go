@@ -24,17 +24,17 @@ import (
 // Server is a coordination server. It is an [http.Handler] for everything that is served on its
 // port.
 type Server struct {
-	cfg      Config
-	log      *slog.Logger
-	core     *core
-	channels *channels
-	inner    *http.Server // on the channels
-	calls    gate         // the requests on them, and those that become one
-	wg       sync.WaitGroup
-	outer    http.Handler
-	admin    http.Handler
-	once     sync.Once
-	tests    policyTests
+	cfg        Config
+	log        *slog.Logger
+	core       *core
+	noiseConns *noiseConns
+	inner      *http.Server // on the channels
+	calls      drain        // the requests on them, and those that become one
+	wg         sync.WaitGroup
+	outer      http.Handler
+	admin      http.Handler
+	once       sync.Once
+	tests      policyTests
 }
 
 // New returns a server with the state of the store. It serves once it is given requests.
@@ -46,22 +46,22 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("control server: %w", err)
 	}
-	s := &Server{cfg: cfg, log: cfg.log(), channels: newChannels()}
-	s.channels.versions.setRelays(&cfg.DERPMap)
+	s := &Server{cfg: cfg, log: cfg.log(), noiseConns: newNoiseConns()}
+	s.noiseConns.versions.setRelays(&cfg.DERPMap)
 	s.inner = s.newInner()
 	s.core = &core{
-		cfg:      &s.cfg,
-		store:    cfg.Store,
-		log:      s.log,
-		metrics:  newMetrics(),
-		lines:    newStrangerLines(s.log),
-		plan:     plan,
-		cmdc:     make(chan *command),
-		stopc:    make(chan struct{}),
-		streams:  make(map[int64]*stream),
-		attended: make(map[string]attendance),
-		encoders: make(chan struct{}, runtime.GOMAXPROCS(0)),
-		pending:  pending{ids: make(map[int64]bool)},
+		cfg:        &s.cfg,
+		log:        s.log,
+		metrics:    newMetrics(),
+		limited:    newLimitedLog(s.log),
+		plan:       plan,
+		cmdc:       make(chan *command),
+		stopc:      make(chan struct{}),
+		streams:    make(map[int64]*stream),
+		storage:    storage{Store: cfg.Store},
+		loginWaits: make(map[string]loginWait),
+		encoders:   make(chan struct{}, runtime.GOMAXPROCS(0)),
+		pending:    pending{ids: make(map[int64]bool)},
 	}
 	s.core.metrics.observe(s)
 	if err := s.core.start(); err != nil {
@@ -73,32 +73,34 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.logFailingTests()
 	s.outer, s.admin = s.routes(), s.adminRoutes()
-	s.wg.Go(s.serveChannels)
+	s.wg.Go(s.serveNoiseConns)
 	return s, nil
 }
 
 // start reads the state, makes the first view of it and starts the loop.
 func (c *core) start() error {
 	at := c.cfg.moment()
-	if err := c.loadKey(); err != nil {
+	k, err := c.storage.loadKey()
+	if err != nil {
 		return err
 	}
+	c.key = k
 	st, err := c.load(at)
 	if err != nil {
 		return err
 	}
 	c.st = st
-	empty := newStep(nil, &view{rules: &rules{}, derp: &c.cfg.DERPMap, dns: c.cfg.dns(c.cfg.DNS)}, nil)
+	empty := newStep(nil, &snapshot{rules: &rules{}, derp: &c.cfg.DERPMap, dns: c.cfg.dns(c.cfg.DNS)}, nil)
 	c.latest.Store(empty)
-	t := &tx{state: st, moment: at, people: true, regroup: true}
+	t := &tx{state: st, moment: at, usersChanged: true, rulesChanged: true}
 	for id := range st.nodes {
 		t.changed = append(t.changed, id)
 	}
 	for _, l := range st.logins {
-		c.noteLogin(t, l)
+		c.resetLoginTimer(t, l)
 	}
 	c.pending.primaries = primariesOf(st.nodes)
-	c.settle(t)
+	c.committed(t)
 	c.publish(at)
 	c.wg.Go(c.run)
 	return nil
@@ -132,7 +134,7 @@ func (s *Server) Collector() prometheus.Collector { return s.core.metrics.regist
 func (s *Server) SetDERPMap(ctx context.Context, m control.DERPMap) error {
 	err := s.core.change(ctx, s.core.setDERPMap(&m))
 	if err == nil {
-		s.channels.versions.setRelays(&m)
+		s.noiseConns.versions.setRelays(&m)
 	}
 	return err
 }
@@ -149,13 +151,13 @@ func (s *Server) Close() error {
 	s.wg.Wait()     // no further channel is handed out
 	s.inner.Close() // ends one that was handed out meanwhile
 	s.calls.close()
-	s.channels.wg.Wait()
+	s.noiseConns.wg.Wait()
 	s.core.wg.Wait()
 	return nil
 }
 
 func (s *Server) stop() {
 	close(s.core.stopc)
-	close(s.channels.stopc)
+	close(s.noiseConns.stopc)
 	s.inner.Close()
 }

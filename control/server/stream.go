@@ -31,11 +31,11 @@ var (
 
 // stream is the open map request of a node. A node has one; the next supersedes it.
 type stream struct {
-	id     int64
-	endc   chan struct{} // closed by the loop when the stream has ended or is to end
-	holder holder
-	past   []holder // who had it before, the latest first
-	began  time.Time
+	id      int64
+	endc    chan struct{} // closed by the loop when the stream has ended or is to end
+	process process
+	earlier []process // who had it before, the latest first
+	began   time.Time
 	// machine is what the node runs on.
 	machine key.MachinePublic
 	// answers has the number of the latest probe that the node has answered; see prober.
@@ -44,18 +44,18 @@ type stream struct {
 	heard time.Time
 }
 
-func newStream(machine key.MachinePublic, h holder) *stream {
-	return &stream{endc: make(chan struct{}), machine: machine, answers: make(chan int, 1), holder: h}
+func newStream(machine key.MachinePublic, p process) *stream {
+	return &stream{endc: make(chan struct{}), machine: machine, answers: make(chan int, 1), process: p}
 }
 
 // begin makes s the stream of its node, which is online from now on.
-func (c *core) begin(t *tx, s *stream) {
-	n := newLive(t.nodes[s.id])
+func (c *core) beginStream(t *tx, s *stream) {
+	n := cloneNode(t.nodes[s.id])
 	n.online, n.awaited = true, false
-	n.polled, s.began = time.Time{}, t.tick
+	n.polled, s.began = time.Time{}, t.mono
 	old := c.streams[s.id]
-	if old != nil && s.takeFrom(old) {
-		c.contend(t, n, s)
+	if old != nil && s.takeOverFrom(old) {
+		c.noteDuplicateKey(t, n, s)
 	}
 	t.setNode(n)
 	set(t, c.streams, s.id, s)
@@ -65,7 +65,7 @@ func (c *core) begin(t *tx, s *stream) {
 }
 
 // end is the end of a stream. If another has taken its place nothing happens to the node.
-func (c *core) end(t *tx, s *stream) {
+func (c *core) endStream(t *tx, s *stream) {
 	if c.streams[s.id] != s {
 		return
 	}
@@ -74,19 +74,19 @@ func (c *core) end(t *tx, s *stream) {
 	if t.nodes[s.id] == nil {
 		return // deleted just now
 	}
-	n := newLive(t.nodes[s.id])
-	if n.polled = t.tick; !s.heard.IsZero() {
+	n := cloneNode(t.nodes[s.id])
+	if n.polled = t.mono; !s.heard.IsZero() {
 		n.polled = s.heard
 	}
 	t.setNode(n)
 }
 
 // poll serves the stream of a node until the client, another stream or the server ends it.
-func (c *core) poll(ctx context.Context, w http.ResponseWriter, s *stream, compress string) error {
-	defer c.change(context.WithoutCancel(ctx), func(t *tx) error { c.end(t, s); return nil })
+func (c *core) serveStream(ctx context.Context, w http.ResponseWriter, s *stream, compress string) error {
+	defer c.change(context.WithoutCancel(ctx), func(t *tx) error { c.endStream(t, s); return nil })
 	out := &frameWriter{w: w, rc: http.NewResponseController(w), metrics: c.metrics}
-	sent := &sentState{id: s.id}
-	frame, cur, err := c.firstFrame(ctx, s, sent, compress)
+	client := &clientState{id: s.id}
+	frame, cur, err := c.firstFrame(ctx, s, client, compress)
 	if err != nil {
 		return err
 	}
@@ -94,13 +94,13 @@ func (c *core) poll(ctx context.Context, w http.ResponseWriter, s *stream, compr
 		return err
 	}
 	frame = nil // may be large
-	return c.follow(ctx, s, cur, sent, compress, out)
+	return c.writeSteps(ctx, s, cur, client, compress, out)
 }
 
 // firstFrame returns the whole map, and the step that it belongs to. Few are made at a time: when a
 // whole network comes back at once, each of them takes many times the memory until it is
 // compressed.
-func (c *core) firstFrame(ctx context.Context, s *stream, sent *sentState, compress string) ([]byte, *step, error) {
+func (c *core) firstFrame(ctx context.Context, s *stream, client *clientState, compress string) ([]byte, *step, error) {
 	select {
 	case c.encoders <- struct{}{}:
 	case <-s.endc:
@@ -111,11 +111,11 @@ func (c *core) firstFrame(ctx context.Context, s *stream, sent *sentState, compr
 		return nil, nil, errClosed
 	}
 	defer func() { <-c.encoders }()
-	cur, err := c.await(ctx, s)
+	cur, err := c.awaitNode(ctx, s)
 	if err != nil {
 		return nil, nil, err
 	}
-	frame, err := control.AppendFrame(nil, cur.first(sent, c.cfg.BaseDomain, c.cfg.moment().now), compress)
+	frame, err := control.AppendFrame(nil, cur.fullMap(client, c.cfg.BaseDomain, c.cfg.moment().now), compress)
 	if err != nil {
 		return nil, nil, fmt.Errorf("encoding the map: %w", err)
 	}
@@ -123,7 +123,7 @@ func (c *core) firstFrame(ctx context.Context, s *stream, sent *sentState, compr
 }
 
 // await returns the latest step once the node is in it.
-func (c *core) await(ctx context.Context, s *stream) (*step, error) {
+func (c *core) awaitNode(ctx context.Context, s *stream) (*step, error) {
 	cur := c.latest.Load()
 	for cur.node(s.id) == nil {
 		select {
@@ -142,7 +142,7 @@ func (c *core) await(ctx context.Context, s *stream) (*step, error) {
 
 // follow writes a frame for each step that concerns the node, and keepalives in between. It ends if
 // the node does not answer the probes that a router gets.
-func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState, compress string, out *frameWriter) error {
+func (c *core) writeSteps(ctx context.Context, s *stream, cur *step, client *clientState, compress string, out *frameWriter) error {
 	alive, err := control.KeepAliveFrame(compress)
 	if err != nil {
 		return err
@@ -152,7 +152,7 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 	probe := newProber(c, s)
 	defer probe.stop()
 	for {
-		probe.follow(cur)
+		probe.update(cur)
 		select {
 		case number := <-s.answers:
 			probe.answered(number)
@@ -167,7 +167,7 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 			if c.latest.Load().serial-cur.serial > maxBehind {
 				return errBehind
 			}
-			if n, err := out.writeStep(cur, sent, compress); err != nil {
+			if n, err := out.writeStep(cur, client, compress); err != nil {
 				return err
 			} else if n == 0 {
 				continue
@@ -177,7 +177,7 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 				return err
 			}
 		case <-s.endc:
-			return farewell(cur, sent, compress, out)
+			return writeLastSteps(cur, client, compress, out)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.stopc:
@@ -189,7 +189,7 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 
 // farewell tells a node whose stream is at its end of a step that it may not have seen: the one
 // that is the reason.
-func farewell(cur *step, sent *sentState, compress string, out *frameWriter) error {
+func writeLastSteps(cur *step, client *clientState, compress string, out *frameWriter) error {
 	for range maxBehind {
 		select {
 		case <-cur.nextc:
@@ -197,7 +197,7 @@ func farewell(cur *step, sent *sentState, compress string, out *frameWriter) err
 		default:
 			return errSuperseded
 		}
-		if _, err := out.writeStep(cur, sent, compress); err != nil {
+		if _, err := out.writeStep(cur, client, compress); err != nil {
 			return err
 		}
 	}
@@ -225,11 +225,11 @@ type frameWriter struct {
 }
 
 // writeStep writes what a step means to a node, and returns how many bytes that were.
-func (f *frameWriter) writeStep(cur *step, sent *sentState, compress string) (int, error) {
-	if cur.node(sent.id) == nil {
+func (f *frameWriter) writeStep(cur *step, client *clientState, compress string) (int, error) {
+	if cur.node(client.id) == nil {
 		return 0, errSuperseded
 	}
-	frame, err := cur.frame(sent, compress)
+	frame, err := cur.frame(client, compress)
 	if err != nil {
 		return 0, fmt.Errorf("encoding a change: %w", err)
 	}

@@ -19,14 +19,14 @@ func TestDelta(t *testing.T) {
 		k := n.authKey(nil)
 		a, b := n.join("a", k), n.join("b", k)
 		settle()
-		before, frames := b.view()
+		before, frames := b.latestMap()
 		ep := netip.MustParseAddrPort("192.0.2.1:41641")
 		a.host.NetInfo = &control.NetInfo{PreferredDERP: 900}
 		a.update(func(r *control.MapRequest) {
 			r.Endpoints = []netip.AddrPort{ep, netip.MustParseAddrPort("[fe80::1]:1"), netip.MustParseAddrPort("[fe80::1%eth0]:1")}
 		})
 		settle()
-		after, now := b.view()
+		after, now := b.latestMap()
 		seen := after.Peer(a.self().ID)
 		if len(seen.Endpoints) != 1 || seen.Endpoints[0] != ep || seen.HomeDERP != 900 {
 			t.Errorf("b sees %v at home in %d", seen.Endpoints, seen.HomeDERP)
@@ -64,18 +64,18 @@ func TestSetDNS(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		a := n.join("a", k)
-		_, frames := a.view()
+		_, frames := a.latestMap()
 		if err := n.server.SetDNS(t.Context(), control.DNSConfig{
 			Domains: []string{"corp.example"}, Routes: map[string][]control.Resolver{"corp.example": {}},
 		}); err != nil {
 			t.Fatal(err)
 		}
 		settle()
-		if _, now := a.view(); now != frames+1 {
+		if _, now := a.latestMap(); now != frames+1 {
 			t.Errorf("%d frames, want 1", now-frames)
 		}
 		for _, p := range []*peer{a, n.join("b", k)} {
-			m, _ := p.view()
+			m, _ := p.latestMap()
 			servers, routed := m.DNS.Routes["corp.example"]
 			if !m.DNS.Proxied || !slices.Equal(m.DNS.Domains, []string{"net.test", "corp.example"}) || !routed || len(servers) != 0 {
 				t.Errorf("%s has %+v", p.host.Hostname, m.DNS)
@@ -135,7 +135,7 @@ func TestSuperseded(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		a, b := n.join("a", k), n.join("b", k)
-		_, before := b.view()
+		_, before := b.latestMap()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		second := make(chan struct{})
@@ -154,7 +154,7 @@ func TestSuperseded(t *testing.T) {
 		if a.err == nil {
 			t.Error("the first stream goes on")
 		}
-		if _, after := b.view(); !online(b.sees("a")) || after != before {
+		if _, after := b.latestMap(); !online(b.sees("a")) || after != before {
 			t.Errorf("b was told of something in %d frames", after-before)
 		}
 		cancel()
@@ -198,8 +198,8 @@ func TestEphemeral(t *testing.T) {
 		b := n.join("b", n.authKey(nil))
 		k := n.authKey(func(r *AuthKeyRequest) { r.Ephemeral = true })
 		a := n.join("job", k)
-		never := n.newPeer("never")
-		never.register(withKey(k))
+		noExpiry := n.newPeer("never")
+		noExpiry.register(withKey(k))
 		time.Sleep(10 * defaultEphemeralTimeout)
 		if b.sees("job") == nil {
 			t.Error("removed while it was connected")
@@ -390,7 +390,7 @@ func TestStoreFails(t *testing.T) {
 		b.away()
 		b.stream()
 		settle()
-		if m, _ := b.view(); b.err == nil && len(m.Peers) != 1 || b.sees("a") == nil {
+		if m, _ := b.latestMap(); b.err == nil && len(m.Peers) != 1 || b.sees("a") == nil {
 			t.Errorf("a stream does not begin on a full disk: %v", b.err)
 		}
 		if loads := failing.loads.Load(); loads != 1 {
@@ -444,20 +444,20 @@ func TestStoreLies(t *testing.T) {
 func TestNewsForAll(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
-		_, before := a.view()
+		_, before := a.latestMap()
 		relays := control.DERPMap{Regions: map[int]*control.DERPRegion{901: {RegionID: 901, RegionCode: "other"}}}
 		if err := n.server.SetDERPMap(t.Context(), relays); err != nil {
 			t.Fatal(err)
 		}
 		settle()
-		if m, _ := a.view(); m.DERPMap.Regions[901] == nil || m.DERPMap.Regions[900] != nil {
+		if m, _ := a.latestMap(); m.DERPMap.Regions[901] == nil || m.DERPMap.Regions[900] != nil {
 			t.Errorf("the relays are %v", m.DERPMap.Regions)
 		}
 		if _, err := n.server.renameUser(t.Context(), 1, "eve", "Eve"); err != nil {
 			t.Fatal(err)
 		}
 		settle()
-		m, frames := a.view()
+		m, frames := a.latestMap()
 		if m.Users[m.Self.User].LoginName != "eve" || frames != before+2 {
 			t.Errorf("the users are %v after %d frames", m.Users, frames-before)
 		}
@@ -481,7 +481,7 @@ func TestUserRenamedUnderPolicy(t *testing.T) {
 			t.Fatal(err)
 		}
 		settle()
-		if m, _ := b.view(); a.sees("b") != nil || len(m.Filter) != 0 {
+		if m, _ := b.latestMap(); a.sees("b") != nil || len(m.Filter) != 0 {
 			t.Errorf("they still do, or let each other in: %v", m.Filter)
 		}
 		if _, err := n.server.moveNode(t.Context(), a.self().ID, "alice"); err == nil {
@@ -495,18 +495,18 @@ func TestUserRenamedUnderPolicy(t *testing.T) {
 func TestUserBeforeNodes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
-		_, before := a.view()
+		_, before := a.latestMap()
 		if _, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
 		settle()
-		if _, after := a.view(); after != before {
+		if _, after := a.latestMap(); after != before {
 			t.Errorf("told of a user without nodes in %d frames", after-before)
 		}
 		b := n.join("b", n.authKey(func(r *AuthKeyRequest) { r.User = "bob" }))
 		for _, p := range []*peer{a, b} {
-			if m, _ := p.view(); m.Users[1].LoginName != "alice" || m.Users[2].LoginName != "bob" {
+			if m, _ := p.latestMap(); m.Users[1].LoginName != "alice" || m.Users[2].LoginName != "bob" {
 				t.Errorf("%s knows %v", p.host.Hostname, m.Users)
 			}
 		}

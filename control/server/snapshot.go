@@ -7,18 +7,18 @@ import (
 )
 
 // view is the network at one moment, as streams show it. It is never changed.
-type view struct {
+type snapshot struct {
 	nodes []*node // by number
 	users map[int64]*user
 	rules *rules
 	// doubled are the routers for which another could stand in at once.
-	doubled map[int64]bool
-	derp    *control.DERPMap
-	dns     *control.DNSConfig
+	redundant map[int64]bool
+	derp      *control.DERPMap
+	dns       *control.DNSConfig
 }
 
 // node returns a node, or nil.
-func (v *view) node(id int64) *node {
+func (v *snapshot) node(id int64) *node {
 	if i, ok := slices.BinarySearchFunc(v.nodes, id, byID); ok {
 		return v.nodes[i]
 	}
@@ -27,7 +27,7 @@ func (v *view) node(id int64) *node {
 
 // with returns v.nodes with some replaced, added or, if they are nil, taken away. nodes are ordered
 // by their numbers.
-func (v *view) with(ids []int64, lookup func(id int64) *node) []*node {
+func (v *snapshot) with(ids []int64, lookup func(id int64) *node) []*node {
 	nodes := make([]*node, 0, len(v.nodes)+len(ids))
 	rest := v.nodes
 	for _, id := range ids {
@@ -44,7 +44,7 @@ func (v *view) with(ids []int64, lookup func(id int64) *node) []*node {
 }
 
 // user returns the owner of a node; tags have one too.
-func (v *view) user(id int64) *user {
+func (v *snapshot) user(id int64) *user {
 	if id == taggedUser.ID {
 		return taggedUser
 	}
@@ -52,7 +52,7 @@ func (v *view) user(id int64) *user {
 }
 
 // profiles returns the owners of nodes, each once.
-func (v *view) profiles(nodes []*control.Node) []control.UserProfile {
+func (v *snapshot) profiles(nodes []*control.Node) []control.UserProfile {
 	var list []control.UserProfile
 	seen := make(map[int64]bool)
 	for _, n := range nodes {

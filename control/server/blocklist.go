@@ -65,13 +65,8 @@ func (t *tx) block(rec *nodeRecord) error {
 	}
 	r := &blockRecord{Machine: rec.Machine, Node: rec.Label, Created: t.now.UTC()}
 	set(t, t.blocked, r.Machine, r)
-	t.store(blockedPath(r.Machine), r)
+	t.store(r)
 	return nil
-}
-
-func blockedPath(m key.MachinePublic) string {
-	_, digits, _ := strings.Cut(m.String(), ":")
-	return blockedPrefix + digits
 }
 
 // Blocked is a machine that is kept out.
@@ -101,7 +96,7 @@ func (s *Server) unblock(ctx context.Context, name string) error {
 			if m.String() == name || r.Node == name {
 				found = true
 				unset(t, t.blocked, m)
-				t.store(blockedPath(m), nil)
+				t.erase(r)
 			}
 		}
 		if !found {

@@ -86,7 +86,7 @@ func TestContested(t *testing.T) {
 		a.stays()
 		settle()
 		b := n.copyOf(a, "vm")
-		_, before := watcher.view()
+		_, before := watcher.latestMap()
 		b.stays()
 		time.Sleep(time.Hour)
 		settle()
@@ -96,7 +96,7 @@ func TestContested(t *testing.T) {
 		if log.count("node=laptop remote=")+log.count("node=vm remote=") != 1 {
 			t.Error("the warning does not name node and addresses")
 		}
-		_, after := watcher.view()
+		_, after := watcher.latestMap()
 		if frames := after - before; frames > 300 { // 120 changes of hands, and what each brings
 			t.Errorf("another node was told of it in %d frames in an hour", frames)
 		}
@@ -106,21 +106,21 @@ func TestContested(t *testing.T) {
 				contested = append(contested, node.Name)
 			}
 		}
-		if len(contested) != 1 || n.server.core.contested() != 1 {
+		if len(contested) != 1 || n.server.core.countDuplicateKeys() != 1 {
 			t.Errorf("contested: %v", contested)
 		}
 		for _, p := range []*peer{a, b} {
-			if m, _ := p.view(); !warned(m) {
+			if m, _ := p.latestMap(); !warned(m) {
 				t.Errorf("%s is told %q and %v", p.host.Hostname, m.Health, m.DisplayMessages)
 			}
 		}
-		if m, _ := watcher.view(); len(m.Health)+len(m.DisplayMessages) > 0 {
+		if m, _ := watcher.latestMap(); len(m.Health)+len(m.DisplayMessages) > 0 {
 			t.Errorf("another node is told %q", m.Health)
 		}
 		b.away()
-		time.Sleep(contestLife + contestHold)
+		time.Sleep(duplicateKeyLife + takeoverInterval)
 		settle()
-		if m, _ := a.view(); len(m.Health)+len(m.DisplayMessages) > 0 || n.server.core.contested() != 0 {
+		if m, _ := a.latestMap(); len(m.Health)+len(m.DisplayMessages) > 0 || n.server.core.countDuplicateKeys() != 0 {
 			t.Errorf("after its end: %q", m.Health)
 		}
 		seen := watcher.sees("laptop")
@@ -141,19 +141,19 @@ func warned(m *control.NetMap) bool {
 func TestHealthOfOldClients(t *testing.T) {
 	for _, c := range []struct {
 		version          int
-		contest          *contest
+		duplicateKey     *duplicateKey
 		health, messages int
 	}{
-		{displayVersion - 1, nil, 0, 0}, {displayVersion - 1, &contest{rival: "192.0.2.1"}, 1, 0},
-		{displayVersion, nil, 0, 1}, {displayVersion, &contest{rival: "192.0.2.1"}, 0, 1},
+		{displayVersion - 1, nil, 0, 0}, {displayVersion - 1, &duplicateKey{otherHost: "192.0.2.1"}, 1, 0},
+		{displayVersion, nil, 0, 1}, {displayVersion, &duplicateKey{otherHost: "192.0.2.1"}, 0, 1},
 	} {
-		n := &node{rec: &nodeRecord{Cap: c.version}, contest: c.contest}
+		n := &node{rec: &nodeRecord{Cap: c.version}, duplicateKey: c.duplicateKey}
 		var resp control.MapResponse
 		n.appendHealth(&resp)
 		if len(resp.Health) != c.health || len(resp.DisplayMessages) != c.messages {
 			t.Errorf("version %d: got %q and %v", c.version, resp.Health, resp.DisplayMessages)
 		}
-		if c.messages > 0 && (resp.DisplayMessages[control.MessageDuplicateKey] != nil) != (c.contest != nil) {
+		if c.messages > 0 && (resp.DisplayMessages[control.MessageDuplicateKey] != nil) != (c.duplicateKey != nil) {
 			t.Errorf("version %d: got %v", c.version, resp.DisplayMessages)
 		}
 		if c.messages == 0 && resp.Health == nil {
@@ -174,7 +174,7 @@ func TestContestedName(t *testing.T) {
 		var names []string
 		for range 600 {
 			time.Sleep(time.Second)
-			m, _ := watcher.view()
+			m, _ := watcher.latestMap()
 			if name := m.Peers[0].Name; !slices.Contains(names, name) {
 				names = append(names, name)
 			}
@@ -227,7 +227,7 @@ func TestLabelFits(t *testing.T) {
 // follow each other are not.
 func TestTakeFrom(t *testing.T) {
 	var keys []key.DiscoPublic
-	for range maxPast + 2 {
+	for range maxEarlier + 2 {
 		keys = append(keys, key.NewDiscoPrivate().Public())
 	}
 	for _, c := range []struct {
@@ -245,17 +245,17 @@ func TestTakeFrom(t *testing.T) {
 		var last *stream
 		var got bool
 		for _, i := range c.order {
-			s := &stream{holder: holder{disco: keys[i]}}
+			s := &stream{process: process{disco: keys[i]}}
 			if last != nil {
-				got = s.takeFrom(last)
+				got = s.takeOverFrom(last)
 			}
 			last = s
 		}
 		if got != c.want {
 			t.Errorf("%s: got %v", c.name, got)
 		}
-		if len(last.past) > maxPast {
-			t.Errorf("%s: %d are remembered", c.name, len(last.past))
+		if len(last.earlier) > maxEarlier {
+			t.Errorf("%s: %d are remembered", c.name, len(last.earlier))
 		}
 	}
 }

@@ -11,28 +11,28 @@ import (
 )
 
 // refusal is why an operation of an administrator was not done.
-type refusal struct {
+type operationError struct {
 	status int
 	text   string
 }
 
-func (r *refusal) Error() string { return r.text }
+func (r *operationError) Error() string { return r.text }
 
 func notFound(format string, args ...any) error {
-	return &refusal{http.StatusNotFound, fmt.Sprintf(format, args...)}
+	return &operationError{http.StatusNotFound, fmt.Sprintf(format, args...)}
 }
 
 func conflict(format string, args ...any) error {
-	return &refusal{http.StatusConflict, fmt.Sprintf(format, args...)}
+	return &operationError{http.StatusConflict, fmt.Sprintf(format, args...)}
 }
 
 func badRequest(format string, args ...any) error {
-	return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+	return &operationError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
 // statusOf returns the HTTP status of an error.
 func statusOf(err error) int {
-	if r, ok := errors.AsType[*refusal](err); ok {
+	if r, ok := errors.AsType[*operationError](err); ok {
 		return r.status
 	}
 	if isStoreError(err) {
@@ -56,13 +56,13 @@ const (
 
 // window says which part of a list is asked for: at most limit entries whose numbers are greater
 // than after.
-type window struct {
+type pageRequest struct {
 	after int64
 	limit int
 }
 
 // page returns a part of a map in the order of its numbers.
-func page[V, T any](m map[int64]V, w window, keep func(V) bool, show func(V) T) Page[T] {
+func page[V, T any](m map[int64]V, w pageRequest, keep func(V) bool, show func(V) T) Page[T] {
 	p := Page[T]{Items: []T{}}
 	limit := min(cmp.Or(w.limit, defaultPage), maxPage)
 	for _, id := range slices.Sorted(maps.Keys(m)) {
@@ -79,4 +79,4 @@ func page[V, T any](m map[int64]V, w window, keep func(V) bool, show func(V) T) 
 	return p
 }
 
-func all[V any](V) bool { return true }
+func keepAll[V any](V) bool { return true }

@@ -16,35 +16,34 @@ import (
 )
 
 const (
-	maxBody = 1 << 20
 	// idleChannel is how long a channel may be open without a request.
-	idleChannel = 2 * time.Minute
+	connIdleTimeout = 2 * time.Minute
 	// channelStreams is how many requests a channel may have at once: a stream, an update and what
 	// comes with features.
-	channelStreams = 100
+	maxConnRequests = 100
 	// A machine that is silent is asked whether it is there; one that does not answer, or takes
 	// nothing, is cut.
-	pingAfter      = time.Minute
-	channelTimeout = 15 * time.Second
-	pathMachine    = "/machine/"
+	pingAfter   = time.Minute
+	connTimeout = 15 * time.Second
+	pathMachine = "/machine/"
 )
 
 var errNoNode = errors.New("no such node on this machine")
 
 // channel is the connection of one machine.
-type channel struct {
+type noiseConn struct {
 	*control.Conn
 	core   *core
-	all    *channels
+	all    *noiseConns
 	log    *slog.Logger
 	source netip.Prefix // where it comes from; see share.SourceOf
 }
 
 // channelKey is where the context of a request has its channel.
-type channelKey struct{}
+type noiseConnKey struct{}
 
 // machine is whose the channel is.
-func (ch *channel) machine() key.MachinePublic { return ch.Peer() }
+func (nc *noiseConn) machine() key.MachinePublic { return nc.Peer() }
 
 // newInner returns what speaks HTTP/2 on the channels.
 func (s *Server) newInner() *http.Server {
@@ -53,66 +52,66 @@ func (s *Server) newInner() *http.Server {
 	return &http.Server{
 		Handler:     http.HandlerFunc(s.serveMachine),
 		Protocols:   protocols,
-		ConnContext: withChannel,
-		ConnState:   s.channels.change,
+		ConnContext: withNoiseConn,
+		ConnState:   s.noiseConns.change,
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: channelStreams,
+			MaxConcurrentStreams: maxConnRequests,
 			SendPingTimeout:      pingAfter,
-			PingTimeout:          channelTimeout,
-			WriteByteTimeout:     channelTimeout,
+			PingTimeout:          connTimeout,
+			WriteByteTimeout:     connTimeout,
 		},
-		IdleTimeout:       idleChannel,
+		IdleTimeout:       connIdleTimeout,
 		ReadHeaderTimeout: requestTimeout,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
 
-func withChannel(ctx context.Context, conn net.Conn) context.Context {
-	return context.WithValue(ctx, channelKey{}, conn)
+func withNoiseConn(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, noiseConnKey{}, conn)
 }
 
 // serveChannels serves the channels that are opened until the server is closed.
-func (s *Server) serveChannels() { s.inner.Serve(s.channels) }
+func (s *Server) serveNoiseConns() { s.inner.Serve(s.noiseConns) }
 
 // handleUpgrade turns a connection into a channel.
 func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
-	ctx, h, oldest := s.channels.beginHandshake(r.Context(), r.RemoteAddr)
+	ctx, h, oldest := s.noiseConns.beginHandshake(r.Context(), r.RemoteAddr)
 	if oldest != nil {
-		s.core.lines.displaced.Write(time.Now(), share.SourceOfHost(oldest.remote),
+		s.core.limited.displaced.Write(time.Now(), share.SourceOfHost(oldest.remote),
 			"limit", "handshakes", "remote", oldest.remote)
 		oldest.cancel()
 	}
 	conn, err := control.Accept(ctx, w, r, control.AcceptConfig{Key: s.core.key.Key})
-	s.channels.endHandshake(h)
+	s.noiseConns.endHandshake(h)
 	if err != nil {
-		s.core.metrics.refusedChannels.Inc()
+		s.core.metrics.refusedConns.Inc()
 		s.log.Debug("channel refused", "remote", r.RemoteAddr, "err", err)
 		return
 	}
-	ch := &channel{Conn: conn, core: s.core, all: s.channels, log: s.log, source: share.SourceOfHost(r.RemoteAddr)}
-	if err := s.place(r.Context(), ch); err != nil {
+	nc := &noiseConn{Conn: conn, core: s.core, all: s.noiseConns, log: s.log, source: share.SourceOfHost(r.RemoteAddr)}
+	if err := s.place(r.Context(), nc); err != nil {
 		conn.Close()
-		s.core.metrics.refusedChannels.Inc()
-		s.log.Debug("channel refused", "remote", r.RemoteAddr, "machine", ch.machine(), "err", err)
+		s.core.metrics.refusedConns.Inc()
+		s.log.Debug("channel refused", "remote", r.RemoteAddr, "machine", nc.machine(), "err", err)
 		return
 	}
-	s.channels.open(ch)
+	s.noiseConns.open(nc)
 }
 
 // place makes room for a channel: those of machines that have a node need none, so that strangers
 // cannot keep them out.
-func (s *Server) place(ctx context.Context, ch *channel) error {
+func (s *Server) place(ctx context.Context, nc *noiseConn) error {
 	known := false
 	err := s.core.change(ctx, func(t *tx) error {
-		known = len(t.byMachine[ch.machine()]) > 0
+		known = len(t.byMachine[nc.machine()]) > 0
 		return nil
 	})
 	if err != nil || known {
 		return err
 	}
-	if oldest := s.channels.reserve(ch, s.cfg.maxUnregistered()); oldest != nil {
-		s.core.lines.displaced.Write(time.Now(), oldest.source,
+	if oldest := s.noiseConns.reserve(nc, s.cfg.maxUnregistered()); oldest != nil {
+		s.core.limited.displaced.Write(time.Now(), oldest.source,
 			"limit", "channels of unknown machines", "remote", oldest.RemoteAddr())
 		oldest.Conn.Close()
 	}
@@ -122,7 +121,7 @@ func (s *Server) place(ctx context.Context, ch *channel) error {
 // serveMachine answers the requests of machines. The authority of a request says nothing (section
 // 3).
 func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
-	ch, ok := r.Context().Value(channelKey{}).(*channel)
+	nc, ok := r.Context().Value(noiseConnKey{}).(*noiseConn)
 	if !ok {
 		http.Error(w, "the request came by no channel", http.StatusInternalServerError)
 		return
@@ -134,13 +133,13 @@ func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
 	defer s.calls.leave()
 	switch {
 	case r.Method == http.MethodPost && r.URL.Path == pathMachine+"register":
-		ch.handleRegister(w, r)
+		nc.handleRegister(w, r)
 	case r.Method == http.MethodPost && r.URL.Path == pathMachine+"map":
-		ch.handleMap(w, r)
+		nc.handleMap(w, r)
 	case r.Method == http.MethodHead && strings.HasPrefix(r.URL.Path, pathProbe):
-		ch.handleProbe(w, r)
+		nc.handleProbe(w, r)
 	case r.URL.Path == pathMachine+"whoami":
-		w.Write([]byte(ch.machine().String() + "\n"))
+		w.Write([]byte(nc.machine().String() + "\n"))
 	case strings.HasPrefix(r.URL.Path, pathMachine):
 		http.Error(w, "not implemented", http.StatusNotImplemented)
 	default:
@@ -149,15 +148,15 @@ func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
 }
 
 // supported answers 400 to a client that is too old.
-func (ch *channel) supported(w http.ResponseWriter, version int) bool {
-	return ch.all.versions.supported(w, version)
+func (nc *noiseConn) supported(w http.ResponseWriter, version int) bool {
+	return nc.all.versions.supported(w, version)
 }
 
 // admitted notes that a node of the machine is registered.
-func (ch *channel) admitted() { ch.all.release(ch) }
+func (nc *noiseConn) admitted() { nc.all.release(nc) }
 
 // refuse answers a request that failed.
-func (ch *channel) refuse(w http.ResponseWriter, err error) {
+func (nc *noiseConn) refuse(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, errNoNode):
 		http.Error(w, "node not found", http.StatusNotFound)
@@ -166,9 +165,4 @@ func (ch *channel) refuse(w http.ResponseWriter, err error) {
 	default:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}
-}
-
-func isTooLarge(err error) bool {
-	_, ok := errors.AsType[*http.MaxBytesError](err)
-	return ok
 }

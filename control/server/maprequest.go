@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"net/netip"
 	"reflect"
@@ -20,12 +19,12 @@ const (
 )
 
 // handleMap answers POST /machine/map (control specification, sections 5.1 to 5.4).
-func (ch *channel) handleMap(w http.ResponseWriter, r *http.Request) {
+func (nc *noiseConn) handleMap(w http.ResponseWriter, r *http.Request) {
 	var req control.MapRequest
-	if !readJSON(w, r, &req) || !ch.supported(w, req.Version) {
+	if !readJSON(w, r, &req) || !nc.supported(w, req.Version) {
 		return
 	}
-	if req.Hostinfo != nil && (len(mustJSON(req.Hostinfo)) > maxHostinfo || len(req.Hostinfo.RoutableIPs) > maxRoutes) {
+	if h := req.Hostinfo; h != nil && (hostinfoTooLarge(h) || len(h.RoutableIPs) > maxRoutes) {
 		http.Error(w, errHostinfo.Error(), http.StatusBadRequest)
 		return
 	}
@@ -35,63 +34,65 @@ func (ch *channel) handleMap(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case req.Stream:
-		ch.handleStream(w, r, &req)
+		nc.handleStream(w, r, &req)
 	case req.OmitPeers:
-		ch.handleUpdate(w, r, &req)
+		nc.handleUpdate(w, r, &req)
 	default:
-		ch.handleFetch(w, r, &req)
+		nc.handleFetch(w, r, &req)
 	}
 }
 
+func hostinfoTooLarge(h *control.Hostinfo) bool { return len(mustJSON(h)) > maxHostinfo }
+
 // nodeOf returns the node of a request, which has to come from its machine.
-func (ch *channel) nodeOf(t *tx, req *control.MapRequest) (*node, error) {
+func (nc *noiseConn) nodeOf(t *tx, req *control.MapRequest) (*node, error) {
 	n := t.nodeByKey(req.NodeKey)
-	if n == nil || n.rec.Machine != ch.machine() {
+	if n == nil || n.rec.Machine != nc.machine() {
 		return nil, errNoNode
 	}
 	return n, nil
 }
 
-func (ch *channel) handleStream(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
-	s := newStream(ch.machine(), holder{disco: req.DiscoKey, remote: r.RemoteAddr})
+func (nc *noiseConn) handleStream(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
+	s := newStream(nc.machine(), process{disco: req.DiscoKey, remote: r.RemoteAddr})
 	for {
-		before, wait, err := ch.beginStream(r.Context(), s, req)
+		before, wait, err := nc.beginStream(r.Context(), s, req)
 		if err != nil {
-			ch.refuse(w, err)
+			nc.refuse(w, err)
 			return
 		}
 		if before == nil {
 			break
 		}
-		if !ch.core.awaitTurn(r.Context(), before, wait) {
-			ch.refuse(w, errClosed)
+		if !nc.core.awaitTakeover(r.Context(), before, wait) {
+			nc.refuse(w, errClosed)
 			return
 		}
 	}
-	ch.admitted()
-	ch.core.metrics.streams.Inc()
-	defer ch.core.metrics.streams.Dec()
-	if err := ch.core.poll(r.Context(), w, s, req.Compress); err != nil {
-		ch.log.Debug("stream ended", "node", s.id, "err", err)
+	nc.admitted()
+	nc.core.metrics.streams.Inc()
+	defer nc.core.metrics.streams.Dec()
+	if err := nc.core.serveStream(r.Context(), w, s, req.Compress); err != nil {
+		nc.log.Debug("stream ended", "node", s.id, "err", err)
 	}
 }
 
 // beginStream begins a stream, unless it has to wait for the end of another, or for some time at
 // most.
-func (ch *channel) beginStream(ctx context.Context, s *stream, req *control.MapRequest) (before *stream, wait time.Duration, err error) {
-	err = ch.core.change(ctx, func(t *tx) error {
-		n, err := ch.nodeOf(t, req)
+func (nc *noiseConn) beginStream(ctx context.Context, s *stream, req *control.MapRequest) (before *stream, wait time.Duration, err error) {
+	err = nc.core.change(ctx, func(t *tx) error {
+		n, err := nc.nodeOf(t, req)
 		if err != nil {
 			return err
 		}
-		s.id, s.past = n.rec.ID, nil
-		if before, wait = ch.core.turn(t, n, s); before != nil {
+		s.id, s.earlier = n.rec.ID, nil
+		if before, wait = nc.core.takeoverDelay(t, n, s); before != nil {
 			return nil
 		}
-		ch.core.begin(t, s)
+		nc.core.beginStream(t, s)
 		n = t.nodes[s.id]
 		scope := onlyUnknown
-		if n.contest != nil && n.rec.Disco != req.DiscoKey {
+		if n.duplicateKey != nil && n.rec.Disco != req.DiscoKey {
 			scope = everything // what is known is of the other process
 		}
 		t.update(n, req, scope)
@@ -100,39 +101,39 @@ func (ch *channel) beginStream(ctx context.Context, s *stream, req *control.MapR
 	return before, wait, err
 }
 
-func (ch *channel) handleUpdate(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
-	err := ch.core.change(r.Context(), func(t *tx) error {
-		n, err := ch.nodeOf(t, req)
-		if err == nil && !req.ReadOnly && !ch.core.others(n, req.DiscoKey) {
+func (nc *noiseConn) handleUpdate(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
+	err := nc.core.change(r.Context(), func(t *tx) error {
+		n, err := nc.nodeOf(t, req)
+		if err == nil && !req.ReadOnly && !nc.core.fromOtherProcess(n, req.DiscoKey) {
 			t.update(n, req, everything)
 		}
 		return err
 	})
 	if err != nil {
-		ch.refuse(w, err)
+		nc.refuse(w, err)
 		return
 	}
-	ch.admitted()
+	nc.admitted()
 	w.WriteHeader(http.StatusOK)
 }
 
 // handleFetch answers a request for the map as it is now, in one frame.
-func (ch *channel) handleFetch(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
+func (nc *noiseConn) handleFetch(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
 	s := &stream{endc: make(chan struct{})}
-	err := ch.core.change(r.Context(), func(t *tx) error {
-		n, err := ch.nodeOf(t, req)
+	err := nc.core.change(r.Context(), func(t *tx) error {
+		n, err := nc.nodeOf(t, req)
 		if err == nil {
 			s.id = n.rec.ID
 		}
 		return err
 	})
 	if err != nil {
-		ch.refuse(w, err)
+		nc.refuse(w, err)
 		return
 	}
-	frame, _, err := ch.core.firstFrame(r.Context(), s, &sentState{id: s.id}, req.Compress)
+	frame, _, err := nc.core.firstFrame(r.Context(), s, &clientState{id: s.id}, req.Compress)
 	if err != nil {
-		ch.refuse(w, err)
+		nc.refuse(w, err)
 		return
 	}
 	w.Write(frame)
@@ -163,7 +164,7 @@ func (t *tx) update(n *node, req *control.MapRequest, scope updateScope) {
 	}
 	if req.Hostinfo != nil && (scope == everything || rec.Hostinfo == nil) {
 		t.takeHostinfo(&rec, req.Hostinfo)
-		if n.contest != nil {
+		if n.duplicateKey != nil {
 			rec.Label = n.rec.Label // nobody could use a name that comes and goes
 		}
 	}
@@ -213,19 +214,4 @@ func usableEndpoints(list []netip.AddrPort) []netip.AddrPort {
 func sameRecord(a, b *nodeRecord) bool {
 	return a.Cap == b.Cap && a.Disco == b.Disco && a.Label == b.Label && slices.Equal(a.Endpoints, b.Endpoints) &&
 		(a.Endpoints == nil) == (b.Endpoints == nil) && reflect.DeepEqual(a.Hostinfo, b.Hostinfo)
-}
-
-// readJSON reads the body of a request, which may come without a content type. If it fails it has
-// answered.
-func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
-	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(v)
-	if err == nil {
-		return true
-	}
-	status := http.StatusBadRequest
-	if isTooLarge(err) {
-		status = http.StatusRequestEntityTooLarge
-	}
-	http.Error(w, "reading the request: "+err.Error(), status)
-	return false
 }

@@ -56,8 +56,8 @@ func TestIdleChannelsOfOneAddress(t *testing.T) {
 			if l, ok := n.onlyLogin(); !ok || !l.Waiting {
 				t.Errorf("%s: the new node's channel was ended: %+v", flood, l)
 			}
-			if _, strange := n.server.channels.counts(); strange != limit {
-				t.Errorf("%s: %d channels of unknown machines, want %d", flood, strange, limit)
+			if _, unregistered := n.server.noiseConns.counts(); unregistered != limit {
+				t.Errorf("%s: %d channels of unknown machines, want %d", flood, unregistered, limit)
 			}
 			if !strings.Contains(logged.String(), `limit="channels of unknown machines"`) {
 				t.Errorf("%s: nothing is logged:\n%s", flood, logged.String())
@@ -78,8 +78,8 @@ func TestManyMachinesOfOneAddress(t *testing.T) {
 			t.Fatalf("a third machine got %+v %s", resp, refused)
 		}
 		settle()
-		if _, strange := n.server.channels.counts(); strange != 1 {
-			t.Errorf("%d channels of unknown machines, want 1: the first is ended, the third has a node", strange)
+		if _, unregistered := n.server.noiseConns.counts(); unregistered != 1 {
+			t.Errorf("%d channels of unknown machines, want 1: the first is ended, the third has a node", unregistered)
 		}
 	})
 }
@@ -87,9 +87,9 @@ func TestManyMachinesOfOneAddress(t *testing.T) {
 // Connections of one address that do not finish their handshake are ended for that of another, and
 // for the next of its own.
 func TestHandshakesOfOneAddress(t *testing.T) {
-	cs := newChannels()
+	ncs := newNoiseConns()
 	begin := func(remote string) (context.Context, *handshake) {
-		ctx, h, oldest := cs.beginHandshake(t.Context(), remote)
+		ctx, h, oldest := ncs.beginHandshake(t.Context(), remote)
 		if oldest != nil {
 			oldest.cancel()
 		}
@@ -111,8 +111,8 @@ func TestHandshakesOfOneAddress(t *testing.T) {
 	if honest.Err() != nil || late.Err() != nil || ended != 11 || flood[10].Err() == nil || flood[11].Err() != nil {
 		t.Errorf("%d of the flood ended, want the first 11; honest ones: %v, %v", ended, honest.Err(), late.Err())
 	}
-	cs.endHandshake(last)
-	if n := cs.handshakes.Len(); n != maxHandshakes-1 {
+	ncs.endHandshake(last)
+	if n := ncs.handshakes.Len(); n != maxHandshakes-1 {
 		t.Errorf("%d handshakes, want %d", n, maxHandshakes-1)
 	}
 }
@@ -198,12 +198,12 @@ func TestRefusedRegistrationsInLog(t *testing.T) {
 			}
 			return found
 		}
-		if got := lines(`msg="registration refused"`); len(got) != strangerRate.Each+1 || !strings.Contains(got[len(got)-1], "192.0.2.1") {
-			t.Errorf("%d lines, want %d of the flood and one of the other:\n%s", len(got), strangerRate.Each, strings.Join(got, ""))
+		if got := lines(`msg="registration refused"`); len(got) != logRate.Each+1 || !strings.Contains(got[len(got)-1], "192.0.2.1") {
+			t.Errorf("%d lines, want %d of the flood and one of the other:\n%s", len(got), logRate.Each, strings.Join(got, ""))
 		}
-		time.Sleep(2*strangerRate.Span + clockCheck)
+		time.Sleep(2*logRate.Span + clockCheck)
 		synctest.Wait()
-		want := fmt.Sprintf(`msg="log lines suppressed" line="registration refused" count=%d`, 500-strangerRate.Each)
+		want := fmt.Sprintf(`msg="log lines suppressed" line="registration refused" count=%d`, 500-logRate.Each)
 		if got := lines("suppressed"); len(got) != 1 || !strings.Contains(got[0], want) {
 			t.Errorf("got %q, want one line with %q", got, want)
 		}

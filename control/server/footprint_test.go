@@ -33,14 +33,14 @@ func (n *testNet) footprint() footprint {
 		maps.Copy(f, footprint{
 			"nodes": len(t.nodes), "node keys": len(t.byKey), "machines": len(t.byMachine), "labels": len(t.byLabel),
 			"addresses": len(t.byAddr), "hashes": len(t.byHash), "logins": len(t.logins), "revisions": len(t.revisions),
-			"streams": len(c.streams), "alarms": len(c.alarms.items), "alarm queue": len(c.alarms.queue),
-			"deadlines": len(c.deadlines.items), "attended": len(c.attended), "primaries": len(c.pending.primaries),
+			"streams": len(c.streams), "alarms": len(c.timers.nodes.items), "alarm queue": len(c.timers.nodes.queue),
+			"deadlines": len(c.timers.logins.items), "attended": len(c.loginWaits), "primaries": len(c.pending.primaries),
 			"shown nodes": len(c.latest.Load().nodes),
 		})
 		return nil
 	})
-	open, strange := n.server.channels.counts()
-	f["channels"], f["strange channels"], f["machines with channels"] = open, strange, len(n.server.channels.byMachine)
+	open, unregistered := n.server.noiseConns.counts()
+	f["channels"], f["strange channels"], f["machines with channels"] = open, unregistered, len(n.server.noiseConns.byMachine)
 	families, err := c.metrics.registry.Gather()
 	if err != nil {
 		n.t.Fatal(err)

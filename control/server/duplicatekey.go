@@ -14,61 +14,61 @@ import (
 
 const (
 	// contestLife is how long a node counts as contested after its stream has last changed hands.
-	contestLife = 5 * time.Minute
+	duplicateKeyLife = 5 * time.Minute
 	// contestHold is how long the stream of a contested node is left alone: all others are told of
 	// each change of hands.
-	contestHold = 30 * time.Second
+	takeoverInterval = 30 * time.Second
 )
 
 // holder is a process that has, or had, the stream of a node. Each makes a disco key when it
 // starts: if one is back after another was there, both run, as with a state directory that was
 // copied. A process that is started anew, or that roams, does not look like that.
-type holder struct {
+type process struct {
 	disco  key.DiscoPublic
 	remote string
 }
 
 // contest says that two processes use the key of a node.
-type contest struct {
-	until time.Time
-	rival string // where the process is that does not have the stream
+type duplicateKey struct {
+	until     time.Time
+	otherHost string // where the process is that does not have the stream
 }
 
 // maxPast is how many processes that had a stream are remembered: as many copies of one state are
 // noticed.
-const maxPast = 8
+const maxEarlier = 8
 
 // takeFrom has a stream follow the one before it, and reports whether that shows that processes
 // take it from each other.
-func (s *stream) takeFrom(old *stream) (contested bool) {
-	if s.holder.disco.IsZero() || old.holder.disco.IsZero() {
+func (s *stream) takeOverFrom(old *stream) (contested bool) {
+	if s.process.disco.IsZero() || old.process.disco.IsZero() {
 		return false
 	}
-	if s.holder.disco == old.holder.disco {
-		s.past = old.past
+	if s.process.disco == old.process.disco {
+		s.earlier = old.earlier
 		return false
 	}
-	s.past = append([]holder{old.holder}, old.past...)
-	s.past = s.past[:min(len(s.past), maxPast)]
-	return slices.ContainsFunc(old.past, func(h holder) bool { return h.disco == s.holder.disco })
+	s.earlier = append([]process{old.process}, old.earlier...)
+	s.earlier = s.earlier[:min(len(s.earlier), maxEarlier)]
+	return slices.ContainsFunc(old.earlier, func(p process) bool { return p.disco == s.process.disco })
 }
 
 // turn returns the stream that has to be waited for before s can begin, and how long at most; nil
 // if it can now.
-func (c *core) turn(t *tx, n *node, s *stream) (*stream, time.Duration) {
+func (c *core) takeoverDelay(t *tx, n *node, s *stream) (*stream, time.Duration) {
 	old := c.streams[n.rec.ID]
-	if n.contest == nil || old == nil || old.holder.disco == s.holder.disco {
+	if n.duplicateKey == nil || old == nil || old.process.disco == s.process.disco {
 		return nil, 0
 	}
-	if wait := old.began.Add(contestHold).Sub(t.tick); wait > 0 {
-		return old, min(wait, contestHold)
+	if wait := old.began.Add(takeoverInterval).Sub(t.mono); wait > 0 {
+		return old, min(wait, takeoverInterval)
 	}
 	return nil, 0
 }
 
 // awaitTurn waits for the end of a stream, or for some time, and reports whether whoever waits is
 // still there.
-func (c *core) awaitTurn(ctx context.Context, before *stream, wait time.Duration) bool {
+func (c *core) awaitTakeover(ctx context.Context, before *stream, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
@@ -85,31 +85,31 @@ func (c *core) awaitTurn(ctx context.Context, before *stream, wait time.Duration
 
 // others reports whether an update comes from the process that does not have the stream of a
 // contested node; nobody is told what it says.
-func (c *core) others(n *node, disco key.DiscoPublic) bool {
+func (c *core) fromOtherProcess(n *node, disco key.DiscoPublic) bool {
 	s := c.streams[n.rec.ID]
-	return n.contest != nil && s != nil && s.holder.disco != disco
+	return n.duplicateKey != nil && s != nil && s.process.disco != disco
 }
 
 // contend notes that two processes take the stream of a node from each other.
-func (c *core) contend(t *tx, n *node, s *stream) {
-	if n.contest == nil {
-		node, one, other := n.rec.Label, s.holder.remote, s.past[0].remote
+func (c *core) noteDuplicateKey(t *tx, n *node, s *stream) {
+	if n.duplicateKey == nil {
+		node, one, other := n.rec.Label, s.process.remote, s.earlier[0].remote
 		t.after = append(t.after, func() {
 			c.log.Warn("two processes use the key of one node", "node", node, "remote", one, "other", other)
 		})
 	}
-	n.contest = &contest{until: t.tick.Add(contestLife), rival: hostOnly(s.past[0].remote)}
+	n.duplicateKey = &duplicateKey{until: t.mono.Add(duplicateKeyLife), otherHost: hostOnly(s.earlier[0].remote)}
 }
 
 // endContest lets a node be one process's again. Its name has not followed its host's meanwhile.
-func (t *tx) endContest(n *node) {
+func (t *tx) endDuplicateKey(n *node) {
 	rec := *n.rec
 	if name := hostname(rec.Hostinfo); !rec.Given && name != "" && !labelFits(rec.Label, name) {
 		rec.Label = uniqueLabel(name, func(l string) bool { return l != rec.Label && t.labelTaken(l) })
 		t.putNode(&rec)
 	}
-	live := newLive(t.nodes[rec.ID])
-	live.contest = nil
+	live := cloneNode(t.nodes[rec.ID])
+	live.duplicateKey = nil
 	t.setNode(live)
 }
 
@@ -134,9 +134,9 @@ const displayVersion = 117
 // appendHealth adds what a node is told is wrong with it, which takes back what was said before.
 func (n *node) appendHealth(resp *control.MapResponse) {
 	text := ""
-	if n.contest != nil {
+	if n.duplicateKey != nil {
 		text = fmt.Sprintf("another process, at %s, uses the key of this node, and each takes the network from the other: "+
-			"a copy of a state directory must not run beside the original; give one of them a state of its own", n.contest.rival)
+			"a copy of a state directory must not run beside the original; give one of them a state of its own", n.duplicateKey.otherHost)
 	}
 	switch {
 	case n.rec.Cap < displayVersion && text == "":

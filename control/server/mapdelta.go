@@ -10,17 +10,17 @@ import (
 
 // sentState is what a stream has shown of things that depend on who looks. Which peers it has shown
 // needs no list: they are those that the rules of its latest view let it see.
-type sentState struct {
+type clientState struct {
 	id      int64
 	filter  filterSum
 	expired bool // the node's key: it has been shown itself and nothing else
 }
 
 // first returns the frame that a stream begins with: everything.
-func (v *view) first(sent *sentState, domain string, now time.Time) *control.MapResponse {
-	self := v.node(sent.id)
-	if sent.expired = self.expired; sent.expired {
-		return v.selfOnly(self, domain, now)
+func (v *snapshot) fullMap(client *clientState, domain string, now time.Time) *control.MapResponse {
+	self := v.node(client.id)
+	if client.expired = self.expired; client.expired {
+		return v.expiredMap(self, domain, now)
 	}
 	resp := &control.MapResponse{
 		Node:        v.rules.self(self),
@@ -31,25 +31,25 @@ func (v *view) first(sent *sentState, domain string, now time.Time) *control.Map
 		ControlTime: now.UTC(),
 	}
 	for _, n := range v.nodes {
-		if n != self && v.rules.sees(sent.id, n.rec.ID) {
-			resp.Peers = append(resp.Peers, v.rules.peer(sent.id, n))
+		if n != self && v.rules.sees(client.id, n.rec.ID) {
+			resp.Peers = append(resp.Peers, v.rules.peer(client.id, n))
 		}
 	}
 	resp.UserProfiles = v.profiles(resp.Peers)
 	if u := v.user(self.owner()); u != nil {
 		resp.UserProfiles = append(resp.UserProfiles, u.profile())
 	}
-	if self.contest != nil {
+	if self.duplicateKey != nil {
 		self.appendHealth(resp)
 	}
-	sent.filter = v.rules.filterSum(sent.id)
-	resp.PacketFilters = map[string]control.Rules{filterChunk: v.rules.filter(sent.id)}
+	client.filter = v.rules.filterSum(client.id)
+	resp.PacketFilters = map[string]control.Rules{filterChunk: v.rules.filter(client.id)}
 	return resp
 }
 
 // selfOnly is what a node is told whose key has expired: that it is so, and what it needs to log in
 // again. It is nobody's any more, and the network is none of its business.
-func (v *view) selfOnly(self *node, domain string, now time.Time) *control.MapResponse {
+func (v *snapshot) expiredMap(self *node, domain string, now time.Time) *control.MapResponse {
 	resp := &control.MapResponse{
 		Node: self.peer(), DERPMap: v.derp, Domain: domain, ControlTime: now.UTC(),
 		Peers:         []*control.Node{},
@@ -65,32 +65,32 @@ func (v *view) selfOnly(self *node, domain string, now time.Time) *control.MapRe
 const filterChunk = "base"
 
 // delta returns what a step means to one node, nil if nothing.
-func (s *step) delta(sent *sentState) *control.MapResponse {
-	mine := s.mine(sent.id)
-	if self := s.node(sent.id); sent.expired || self.expired {
-		return s.aroundExpiry(sent, mine, self)
+func (s *step) delta(client *clientState) *control.MapResponse {
+	mine := s.changeOf(client.id)
+	if self := s.node(client.id); client.expired || self.expired {
+		return s.expiryDelta(client, mine, self)
 	}
 	resp := new(control.MapResponse)
 	if mine != nil && s.before.rules != s.rules || s.before.rules.generation != s.rules.generation {
-		s.compare(sent.id, resp)
+		s.compareAll(client.id, resp)
 	} else {
 		for i := range s.changes {
 			if c := &s.changes[i]; c != mine {
-				s.tell(sent.id, c, resp)
+				s.appendPeer(client.id, c, resp)
 			}
 		}
 	}
-	if sum := s.rules.filterSum(sent.id); s.before.rules != s.rules && sum != sent.filter {
-		sent.filter = sum
-		resp.PacketFilters = map[string]control.Rules{filterChunk: s.rules.filter(sent.id)}
+	if sum := s.rules.filterSum(client.id); s.before.rules != s.rules && sum != client.filter {
+		client.filter = sum
+		resp.PacketFilters = map[string]control.Rules{filterChunk: s.rules.filter(client.id)}
 	}
 	if mine == nil && s.before.rules.generation != s.rules.generation {
-		mine = s.otherAttributes(sent.id)
+		mine = s.attributesChange(client.id)
 	}
 	if mine != nil && mine.now != nil {
 		resp.Node = s.rules.self(mine.now)
 		resp.UserProfiles = s.profiles([]*control.Node{resp.Node})
-		if mine.old == nil || mine.old.contest != mine.now.contest {
+		if mine.old == nil || mine.old.duplicateKey != mine.now.duplicateKey {
 			mine.now.appendHealth(resp)
 		}
 	}
@@ -105,7 +105,7 @@ func (s *step) delta(sent *sentState) *control.MapResponse {
 
 // otherAttributes returns a change of a node that has not changed, if the policy gives it other
 // attributes than before.
-func (s *step) otherAttributes(id int64) *change {
+func (s *step) attributesChange(id int64) *change {
 	if reflect.DeepEqual(s.before.rules.attributes(id), s.rules.attributes(id)) {
 		return nil
 	}
@@ -115,11 +115,11 @@ func (s *step) otherAttributes(id int64) *change {
 
 // aroundExpiry is delta for a node whose key has expired, just now or before, or has been given
 // time again.
-func (s *step) aroundExpiry(sent *sentState, mine *change, self *node) *control.MapResponse {
-	was := sent.expired
-	switch sent.expired = self.expired; {
+func (s *step) expiryDelta(client *clientState, mine *change, self *node) *control.MapResponse {
+	was := client.expired
+	switch client.expired = self.expired; {
 	case !self.expired:
-		return s.first(sent, "", time.Time{})
+		return s.fullMap(client, "", time.Time{})
 	case was && mine == nil:
 		return nil
 	case was:
@@ -127,7 +127,7 @@ func (s *step) aroundExpiry(sent *sentState, mine *change, self *node) *control.
 	}
 	resp := &control.MapResponse{Node: self.peer(), PacketFilters: map[string]control.Rules{filterChunk: {}}}
 	for _, n := range s.before.nodes {
-		if n.rec.ID != sent.id && s.before.rules.sees(sent.id, n.rec.ID) {
+		if n.rec.ID != client.id && s.before.rules.sees(client.id, n.rec.ID) {
 			resp.PeersRemoved = append(resp.PeersRemoved, n.rec.ID)
 		}
 	}
@@ -136,13 +136,13 @@ func (s *step) aroundExpiry(sent *sentState, mine *change, self *node) *control.
 
 // tell adds what a node has to be told of a change of another: it may have come into sight, or
 // gone, or others of its routes may be of use.
-func (s *step) tell(id int64, c *change, resp *control.MapResponse) {
+func (s *step) appendPeer(id int64, c *change, resp *control.MapResponse) {
 	saw := c.old != nil && s.before.rules.sees(id, c.id)
 	sees := c.now != nil && s.rules.sees(id, c.id)
 	switch {
 	case saw && !sees:
 		resp.PeersRemoved = append(resp.PeersRemoved, c.id)
-	case sees && (!saw || c.whole || s.otherRoutes(id, c)):
+	case sees && (!saw || c.whole || s.routesChanged(id, c)):
 		resp.PeersChanged = append(resp.PeersChanged, s.rules.peer(id, c.now))
 	case sees:
 		c.appendTo(resp)
@@ -151,7 +151,7 @@ func (s *step) tell(id int64, c *change, resp *control.MapResponse) {
 
 // otherRoutes reports whether another policy, or the node as that has it, makes other routes of a
 // node of use.
-func (s *step) otherRoutes(id int64, c *change) bool {
+func (s *step) routesChanged(id int64, c *change) bool {
 	return s.before.rules != s.rules && len(c.now.served) > 0 &&
 		!slices.Equal(s.before.rules.peer(id, c.old).AllowedIPs, s.rules.peer(id, c.now).AllowedIPs)
 }
@@ -163,11 +163,11 @@ func isEmpty(r *control.MapResponse) bool {
 
 // compare finds what a node sees of all others after the policy has changed, or the node itself as
 // the policy has it: any peer may have appeared or gone.
-func (s *step) compare(id int64, resp *control.MapResponse) {
+func (s *step) compareAll(id int64, resp *control.MapResponse) {
 	changes := s.changes
 	for _, n := range s.nodes {
 		for len(changes) > 0 && changes[0].id < n.rec.ID {
-			s.tell(id, &changes[0], resp) // it is not there any more
+			s.appendPeer(id, &changes[0], resp) // it is not there any more
 			changes = changes[1:]
 		}
 		c := change{id: n.rec.ID, old: n, now: n}
@@ -175,10 +175,10 @@ func (s *step) compare(id int64, resp *control.MapResponse) {
 			c, changes = changes[0], changes[1:]
 		}
 		if c.id != id {
-			s.tell(id, &c, resp)
+			s.appendPeer(id, &c, resp)
 		}
 	}
 	for i := range changes {
-		s.tell(id, &changes[i], resp)
+		s.appendPeer(id, &changes[i], resp)
 	}
 }

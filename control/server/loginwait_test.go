@@ -82,7 +82,7 @@ func TestLoginLeft(t *testing.T) {
 		time.Sleep(loginGrace)
 		want("never waited", false, false)
 		n.server.core.change(t.Context(), func(*tx) error {
-			if kept := n.server.core.attended; len(kept) > 0 {
+			if kept := n.server.core.loginWaits; len(kept) > 0 {
 				t.Errorf("kept of logins that are gone: %v", kept)
 			}
 			return nil

@@ -9,30 +9,30 @@ import (
 	"net/netip"
 )
 
-// Addresses that have a meaning of their own (control specification, section 8).
+// reserved are addresses with a fixed meaning (control specification, section 8).
 var reserved = []netip.Prefix{
 	netip.MustParsePrefix("100.100.100.100/32"),
 	netip.MustParsePrefix("100.115.92.0/23"),
 	netip.MustParsePrefix("fd7a:115c:a1e0::53/128"),
 }
 
-var errNoAddress = errors.New("no address is free any more")
+var errNoAddress = errors.New("no free address is left")
 
-// addressPlan says which addresses nodes get: the same number within a prefix of each family. A
-// family whose prefix is not valid is not given out.
+// addressPlan assigns node addresses: addresses with the same offset in the IPv4 and the IPv6
+// prefix. An invalid prefix turns its family off.
 type addressPlan struct{ v4, v6 netip.Prefix }
 
 func newAddressPlan(v4, v6 netip.Prefix) (addressPlan, error) {
 	switch {
 	case v4.IsValid() && (!v4.Addr().Is4() || v4.Bits() > 30):
-		return addressPlan{}, fmt.Errorf("%s is no range of IPv4 addresses for nodes", v4)
+		return addressPlan{}, fmt.Errorf("%s is not a usable IPv4 range for nodes: at most 30 prefix bits", v4)
 	case v6.IsValid() && (!v6.Addr().Is6() || v6.Bits() > 126):
-		return addressPlan{}, fmt.Errorf("%s is no range of IPv6 addresses for nodes", v6)
+		return addressPlan{}, fmt.Errorf("%s is not a usable IPv6 range for nodes: at most 126 prefix bits", v6)
 	}
 	return addressPlan{v4.Masked(), v6.Masked()}, nil
 }
 
-// size is the number of pairs, unusable ones included.
+// size returns the number of offsets, including unusable ones.
 func (p addressPlan) size() uint64 {
 	n := uint64(math.MaxUint32)
 	if p.v4.IsValid() {
@@ -44,15 +44,15 @@ func (p addressPlan) size() uint64 {
 	return n
 }
 
-// next returns the first pair after cursor that is free, and the cursor for the time after. Ranges
-// are gone through from end to end before an address is given a second time, so that nobody meets
-// the address of a node that has just left.
+// next returns the first free address pair after cursor, and the next cursor. The whole range is
+// used before an address is assigned again, so that peers do not mistake a new node for one that
+// was just deleted.
 func (p addressPlan) next(cursor uint64, taken func(netip.Addr) bool) (v4, v6 netip.Addr, after uint64, err error) {
 	size := p.size()
 	for range size {
 		cursor++
 		if cursor >= size {
-			cursor = 1 // the first is the address of the net
+			cursor = 1 // offset 0 is the network address
 		}
 		v4, v6 = offset(p.v4, cursor), offset(p.v6, cursor)
 		if usable(v4, taken) && usable(v6, taken) {
@@ -64,7 +64,7 @@ func (p addressPlan) next(cursor uint64, taken func(netip.Addr) bool) (v4, v6 ne
 
 func usable(a netip.Addr, taken func(netip.Addr) bool) bool {
 	if !a.IsValid() {
-		return true // the family is not given out
+		return true // the family is off
 	}
 	for _, r := range reserved {
 		if r.Contains(a) {
@@ -74,7 +74,7 @@ func usable(a netip.Addr, taken func(netip.Addr) bool) bool {
 	return !taken(a)
 }
 
-// offset returns the n-th address of a prefix.
+// offset returns the address at offset n of a prefix.
 func offset(p netip.Prefix, n uint64) netip.Addr {
 	switch {
 	case !p.IsValid():

@@ -8,7 +8,7 @@ import (
 	"ginnel/control/policy"
 )
 
-// currentPolicy returns the policy in force, and which of its tests fail.
+// currentPolicy returns the policy in force, including its tests that fail.
 func (s *Server) currentPolicy(ctx context.Context) (p Policy, err error) {
 	if err = s.core.change(ctx, func(t *tx) error { p = t.apiPolicy(); return nil }); err != nil {
 		return p, err
@@ -50,9 +50,9 @@ func (s *Server) withPolicy(ctx context.Context, text []byte, f func(t *tx, p *p
 	})
 }
 
-// LoadPolicy puts the policy of a file in force, when the server starts or its file is read again.
-// It is SetPolicy, except that a policy which is in force already stays so, even if its tests fail
-// on the nodes that have come since: Policy.Failing says which.
+// LoadPolicy puts the policy of a file in force, when the server starts or the file is read again.
+// It differs from SetPolicy for a policy that is already in force: such a policy stays in force
+// even if its tests fail on nodes that were added since. Policy.Failing lists those tests.
 func (s *Server) LoadPolicy(ctx context.Context, text []byte) (Policy, error) {
 	now, err := s.currentPolicy(ctx)
 	if err == nil && now.Text != string(text) {
@@ -72,7 +72,7 @@ func (s *Server) checkPolicy(ctx context.Context, text []byte, detail policyDeta
 	return checked, err
 }
 
-// policyDetail is how much a check of a policy tells.
+// policyDetail says how much checkPolicy returns.
 type policyDetail int
 
 const (
@@ -80,7 +80,7 @@ const (
 	explained
 )
 
-// deletePolicy takes the policy away: everybody may do everything.
+// deletePolicy removes the policy, so that everything is allowed.
 func (s *Server) deletePolicy(ctx context.Context) error {
 	return s.core.change(ctx, func(t *tx) error {
 		if t.policy == nil {
@@ -92,13 +92,13 @@ func (s *Server) deletePolicy(ctx context.Context) error {
 	})
 }
 
-// warnings are what the writer of a policy should know, with the users whom nobody is.
+// warnings returns the warnings about a policy, including those about users that do not exist.
 func (t *tx) warnings(p *policy.Policy) []string {
 	unknown := p.UnknownUsers(func(name string) bool { return t.byUser[name] != 0 })
 	return textsOf(slices.Concat(p.Warnings(), unknown))
 }
 
-// textsOf returns lines with their places. The result is not nil.
+// textsOf formats problems with their positions. The result is not nil.
 func textsOf(problems []policy.Problem) []string {
 	texts := []string{}
 	for _, p := range problems {

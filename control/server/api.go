@@ -23,7 +23,7 @@ type operation struct {
 	serve        http.HandlerFunc
 }
 
-// operations are all there are; openapi.json describes each.
+// operations returns all operations of the API. openapi.json describes each.
 func (s *Server) operations() []operation {
 	return []operation{
 		{"GET", "users", answer(s.apiListUsers)},
@@ -58,7 +58,7 @@ func (s *Server) operations() []operation {
 	}
 }
 
-// apiRoutes serves the API and its description.
+// apiRoutes serves the API and its OpenAPI document.
 func (s *Server) apiRoutes() http.Handler {
 	mux := http.NewServeMux()
 	for _, op := range s.operations() {
@@ -75,7 +75,7 @@ func handleOpenAPI(w http.ResponseWriter, _ *http.Request) {
 }
 
 func handleNoOperation(w http.ResponseWriter, r *http.Request) {
-	writeError(w, notFound("%s %s is no operation of the API: see %sopenapi.json", r.Method, r.URL.Path, apiRoot))
+	writeError(w, notFound("%s %s is not an operation of the API: see %sopenapi.json", r.Method, r.URL.Path, apiRoot))
 }
 
 // answer serves an operation whose result is sent as JSON.
@@ -132,7 +132,7 @@ func pathID(r *http.Request) (int64, error) {
 	return id, nil
 }
 
-// withToken lets only those pass who have a token.
+// withToken serves h to requests that have a valid token.
 func (s *Server) withToken(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		secret, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -145,14 +145,14 @@ func (s *Server) withToken(h http.Handler) http.Handler {
 			writeError(w, err)
 		case !valid:
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			writeError(w, &operationError{http.StatusUnauthorized, "the API wants a token that is valid"})
+			writeError(w, &operationError{http.StatusUnauthorized, "the API requires a valid token"})
 		default:
 			h.ServeHTTP(w, r)
 		}
 	})
 }
 
-// body reads the document that comes with a request; an empty one is as good as {}.
+// body decodes the JSON body of a request. An empty body counts as {}.
 func body[T any](r *http.Request) (v T, err error) {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
@@ -165,7 +165,7 @@ func body[T any](r *http.Request) (v T, err error) {
 	return v, nil
 }
 
-// windowOf reads which part of a list is asked for.
+// pageRequestOf reads which part of a list a request asks for.
 func pageRequestOf(r *http.Request) (w pageRequest, err error) {
 	q := r.URL.Query()
 	if v := q.Get("after"); v != "" {
@@ -181,7 +181,7 @@ func pageRequestOf(r *http.Request) (w pageRequest, err error) {
 	return w, nil
 }
 
-// apiError is the answer to an operation that was not done.
+// apiError is the JSON answer to an operation that failed.
 type apiError struct {
 	Error string `json:"error"`
 }
@@ -190,7 +190,7 @@ func writeError(w http.ResponseWriter, err error) {
 	writeJSON(w, statusOf(err), apiError{err.Error()})
 }
 
-// The requests of the operations, as far as they are not named in apitypes.go.
+// The bodies of requests, except those in apitypes.go.
 type (
 	userRequest struct {
 		Name        string `json:"name"`

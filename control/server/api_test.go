@@ -374,7 +374,7 @@ func TestPages(t *testing.T) {
 			{"POST", "/ts2021", "", 400, ""},
 			{"GET", id, "", 200, "ginnel control nodes approve " + id[len(loginPath):]},
 			{"GET", id, "", 200, "&lt;b&gt;"},
-			{"GET", loginPath + loginPrefix + strings.Repeat("0", loginDigits), "", 404, "Nobody waits"},
+			{"GET", loginPath + loginPrefix + strings.Repeat("0", loginDigits), "", 404, "No node is waiting"},
 			{"GET", loginPath + "x", "", 400, ""},
 			{"POST", id, "", 405, ""},
 			{"HEAD", "/machine/ping-response?id=1", "", 200, ""},

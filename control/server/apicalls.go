@@ -8,8 +8,8 @@ import (
 	"ginnel/control/policy"
 )
 
-// This file reads the requests of the API, calls the operations and hands back their answers.
-// Nothing is decided here.
+// The functions of this file read the requests of the API and call the operations. They make no
+// decisions.
 
 func (s *Server) apiListUsers(r *http.Request) (a Page[User], err error) {
 	w, err := pageRequestOf(r)
@@ -164,12 +164,13 @@ func (s *Server) apiRefuseLogin(r *http.Request) error {
 
 func (s *Server) apiPolicy(r *http.Request) (Policy, error) { return s.currentPolicy(r.Context()) }
 
-// policyText reads a policy: it is the body of the request, not a document around it, so that a
-// file can be sent as it is.
+// policyText reads a policy. The request body is the policy itself, so that a file can be sent
+// unchanged.
 func policyText(r *http.Request) ([]byte, error) {
 	text, err := io.ReadAll(r.Body)
 	if isTooLarge(err) || len(text) > policy.MaxSize {
-		return nil, &operationError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the policy has more than %d bytes", policy.MaxSize)}
+		text := fmt.Sprintf("the policy is longer than %d bytes", policy.MaxSize)
+		return nil, &operationError{http.StatusRequestEntityTooLarge, text}
 	}
 	if err != nil {
 		return nil, badRequest("reading the policy: %v", err)

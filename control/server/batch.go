@@ -13,14 +13,14 @@ type batch struct {
 	*core
 	moment
 	cmds   []*command
-	txs    []*tx // of the commands that did not fail
+	txs    []*tx // of the commands that succeeded
 	writes int
 }
 
-// room reports whether another command fits in.
+// room reports whether another command fits into the transaction.
 func (b *batch) room() bool { return b.writes < store.MaxOps-batchRoom && len(b.cmds) < store.MaxOps }
 
-// take runs a command.
+// take adds a command and runs it.
 func (b *batch) take(cmd *command) {
 	b.cmds = append(b.cmds, cmd)
 	b.runOn(cmd)
@@ -37,7 +37,7 @@ func (b *batch) runOn(cmd *command) {
 	b.txs = append(b.txs, t)
 }
 
-// takeWaiting runs a command that is waiting, if there is one.
+// takeWaiting takes a command that waits to be run, if there is one.
 func (b *batch) takeWaiting() bool {
 	select {
 	case cmd := <-b.cmdc:
@@ -48,8 +48,8 @@ func (b *batch) takeWaiting() bool {
 	}
 }
 
-// takeDue runs what time has brought about, if anything. It is due again soon, until it has been
-// done.
+// takeDue runs the next event that is due, if any. The event is scheduled again for a retry; a
+// successful command reschedules or cancels it.
 func (b *batch) takeDue() bool {
 	if id, ok := b.timers.nodes.pop(b.mono); ok {
 		b.timers.nodes.set(id, b.mono.Add(retryDue))
@@ -74,14 +74,14 @@ func (b *batch) takeDue() bool {
 	return false
 }
 
-// commit stores what the commands have written. If the store fails, those fail that needed it; the
-// others still happen.
+// commit stores the writes of all commands. If the store fails, the commands that wrote fail and
+// the others take effect.
 func (b *batch) commit() {
 	err := b.persist()
 	if err == nil {
 		return
 	}
-	b.log.Error("storing failed", "err", err)
+	b.log.Error("state not stored", "err", err)
 	b.metrics.storeErrors.Inc()
 	for i := len(b.txs) - 1; i >= 0; i-- {
 		b.txs[i].rollback()
@@ -97,8 +97,8 @@ func (b *batch) commit() {
 	}
 }
 
-// rerun repeats a command that had nothing to store when others had; now that those have failed it
-// may have.
+// rerun repeats a command that wrote nothing, after the changes of the others were undone. Without
+// them it may have something to write; then it fails too.
 func (b *batch) rerun(cmd *command, storeErr error) {
 	b.runOn(cmd)
 	if cmd.err == nil && cmd.wrote {
@@ -150,7 +150,7 @@ func (b *batch) persist() error {
 	return nil
 }
 
-// storeError says that a change was not made because it could not be kept.
+// storeError means that a change was undone because it could not be stored.
 type storeError struct{ err error }
 
 func (e *storeError) Error() string { return fmt.Sprintf("storing the change: %v", e.err) }

@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	// returnTime is how soon a deleted node comes back that nobody has asked to.
+	// The return of a deleted node is logged if it happens within returnTime.
 	returnTime   = 10 * time.Minute
-	maxDeletions = 1000 // that are remembered; of more, the oldest is forgotten
+	maxDeletions = 1000 // remembered; beyond that the oldest is forgotten
 	maxBlocked   = 10_000
 )
 
-// returnRule says whether the machine of a deleted node may come back.
+// returnRule says whether the machine of a deleted node may register again.
 type returnRule int
 
 const (
@@ -28,10 +28,10 @@ const (
 // deletion is a node that an administrator has deleted.
 type deletion struct {
 	name string
-	at   time.Time // by the clock that only goes on
+	at   time.Time // monotonic clock
 }
 
-// noteDeletion remembers a deletion for a while.
+// noteDeletion remembers a deletion for noteReturn.
 func (c *core) noteDeletion(rec *nodeRecord, now time.Time) {
 	maps.DeleteFunc(c.st.deleted, func(_ key.MachinePublic, d deletion) bool { return now.Sub(d.at) > returnTime })
 	if len(c.st.deleted) >= maxDeletions {
@@ -43,8 +43,7 @@ func (c *core) noteDeletion(rec *nodeRecord, now time.Time) {
 	c.st.deleted[rec.Machine] = deletion{rec.Label, now}
 }
 
-// noteReturn says that a node which was deleted is there again, because whoever deleted it may
-// think that it is not.
+// noteReturn logs that a deleted node has registered again, which the administrator may not expect.
 func (c *core) noteReturn(rec *nodeRecord, now time.Time) {
 	d, ok := c.st.deleted[rec.Machine]
 	if !ok {
@@ -58,10 +57,10 @@ func (c *core) noteReturn(rec *nodeRecord, now time.Time) {
 		"node", rec.Label, "id", rec.ID, "was", d.name, "auth_key", rec.AuthKey, "after", now.Sub(d.at).Round(time.Second))
 }
 
-// block keeps the machine of a node out.
+// block stops the machine of a node from registering.
 func (t *tx) block(rec *nodeRecord) error {
 	if len(t.blocked) >= maxBlocked {
-		return conflict("%d machines are blocked: unblock some", len(t.blocked))
+		return conflict("the limit of %d blocked machines is reached: unblock some", len(t.blocked))
 	}
 	r := &blockRecord{Machine: rec.Machine, Node: rec.Label, Created: t.now.UTC()}
 	set(t, t.blocked, r.Machine, r)
@@ -69,10 +68,10 @@ func (t *tx) block(rec *nodeRecord) error {
 	return nil
 }
 
-// Blocked is a machine that is kept out.
+// Blocked is a machine that may not register.
 type Blocked struct {
 	MachineKey key.MachinePublic `json:"machine_key"`
-	Node       string            `json:"node"` // the name of its node, when that was deleted
+	Node       string            `json:"node"` // label of its node when that was deleted
 	Created    time.Time         `json:"created"`
 }
 
@@ -84,11 +83,14 @@ func (s *Server) listBlocked(ctx context.Context) (all Page[Blocked], err error)
 		}
 		return nil
 	})
-	slices.SortFunc(all.Items, func(a, b Blocked) int { return strings.Compare(a.MachineKey.String(), b.MachineKey.String()) })
+	slices.SortFunc(all.Items, func(a, b Blocked) int {
+		return strings.Compare(a.MachineKey.String(), b.MachineKey.String())
+	})
 	return all, err
 }
 
-// unblock lets a machine in again: that with the key, or all whose nodes had the name.
+// unblock allows machines to register again: the one with the machine key name, or all whose nodes
+// had the label name.
 func (s *Server) unblock(ctx context.Context, name string) error {
 	return s.core.change(ctx, func(t *tx) error {
 		found := false

@@ -13,11 +13,13 @@ import (
 )
 
 const (
-	// clockCheck is how often the time of day is looked at, which may be set.
+	// clockCheck is how long the loop sleeps at most, so that it notices when the wall clock is
+	// set.
 	clockCheck = time.Minute
-	// batchRoom is left free in a transaction for the writes of one more command.
+	// batchRoom operations of a store transaction are left free for the writes of one more command.
 	batchRoom = 16
-	// Streams are told of changes at most so often, depending on how many there are.
+	// The interval between two steps grows with the number of streams, within these limits, because
+	// each step costs work for each stream.
 	minInterval       = 10 * time.Millisecond
 	maxInterval       = 100 * time.Millisecond
 	intervalPerStream = 100 * time.Microsecond
@@ -52,33 +54,33 @@ type core struct {
 	seen       time.Time // wall clock at the latest batch
 }
 
-// pending is what streams have not been told yet.
+// pending are the changes since the latest step.
 type pending struct {
-	ids          map[int64]bool
-	usersChanged bool // users have changed
-	rulesChanged bool // so has what the policy says of nodes that have not
+	ids          map[int64]bool // of changed nodes
+	usersChanged bool
+	rulesChanged bool // the policy or the users that it names changed, so every node has to be evaluated anew
 	derp         *control.DERPMap
 	dns          *control.DNSConfig
-	published    time.Time // the latest step
-	ended        []*stream // superseded: they end once they can see why
+	published    time.Time // time of the latest step
+	ended        []*stream // streams that another one replaced; they end after the step that shows why
 	primaries    primaries
 }
 
-// command is a function that the loop runs on the state. It may run more than once, of which the
-// last time counts.
+// command is a function that the loop runs on the state. It may run more than once; the last run
+// counts.
 type command struct {
 	run   func(t *tx) error
 	err   error
 	wrote bool
-	donec chan struct{} // nil: nobody waits
+	donec chan struct{} // nil if nobody waits for the result
 }
 
-// change runs a command. When it returns nil, what was changed is stored.
+// change runs a command. If it returns nil, the changes are stored.
 func (c *core) change(ctx context.Context, run func(t *tx) error) error {
 	cmd := &command{run: run, donec: make(chan struct{})}
 	select {
 	case c.cmdc <- cmd:
-		<-cmd.donec // the loop has a time limit of its own
+		<-cmd.donec // the loop bounds the time of a command
 		return cmd.err
 	case <-c.stopc:
 		return errClosed
@@ -104,7 +106,7 @@ func (c *core) run() {
 	}
 }
 
-// wakeIn returns how long the loop can wait for a command.
+// wakeIn returns how long the loop may wait for a command before something else is due.
 func (c *core) wakeIn() time.Duration {
 	m := c.cfg.moment()
 	wait := clockCheck
@@ -114,8 +116,8 @@ func (c *core) wakeIn() time.Duration {
 	return max(min(wait, c.timers.wait(m)), 0)
 }
 
-// batch runs a command, those that are waiting behind it, and what is due, stores all of it at
-// once, and answers.
+// batch runs a command, the commands that wait behind it, and the events that are due. It stores
+// their changes in one transaction and then answers the commands.
 func (c *core) batch(first *command) {
 	b := &batch{core: c, moment: c.cfg.moment()}
 	if b.now.Before(c.seen) {
@@ -147,7 +149,8 @@ func (c *core) batch(first *command) {
 	}
 }
 
-// settle follows up on a change that is stored.
+// committed follows up on a transaction whose changes are stored: it schedules timers and marks
+// what the next step has to show.
 func (c *core) committed(t *tx) {
 	for _, f := range t.after {
 		f()
@@ -166,7 +169,7 @@ func (c *core) committed(t *tx) {
 	c.pending.rulesChanged = c.pending.rulesChanged || t.rulesChanged
 }
 
-// publishAt returns when the streams are to be told what is new, the zero time if nothing is.
+// publishAt returns when the next step is due. The zero time means that nothing has changed.
 func (c *core) publishAt() time.Time {
 	if p := &c.pending; len(p.ids) == 0 && !p.usersChanged && !p.rulesChanged && p.derp == nil && p.dns == nil {
 		return time.Time{}

@@ -13,34 +13,37 @@ import (
 )
 
 const (
-	// contestLife is how long a node counts as contested after its stream has last changed hands.
+	// duplicateKeyLife is how long a duplicate key is reported after the stream's latest change of
+	// process.
 	duplicateKeyLife = 5 * time.Minute
-	// contestHold is how long the stream of a contested node is left alone: all others are told of
-	// each change of hands.
+	// takeoverInterval is the shortest time that a process keeps the stream of a node with a
+	// duplicate key. Every change of process costs a step for all other nodes.
 	takeoverInterval = 30 * time.Second
 )
 
-// holder is a process that has, or had, the stream of a node. Each makes a disco key when it
-// starts: if one is back after another was there, both run, as with a state directory that was
-// copied. A process that is started anew, or that roams, does not look like that.
+// process identifies a client process that has or had the stream of a node. Each process makes a
+// disco key when it starts. If a process returns after another one had the stream, both are
+// running, for example because a state directory was copied. A restarted process looks different,
+// because its disco key is new, and so does a roaming one, because no other process had the stream
+// in between.
 type process struct {
 	disco  key.DiscoPublic
 	remote string
 }
 
-// contest says that two processes use the key of a node.
+// duplicateKey records that two processes use the key of one node.
 type duplicateKey struct {
 	until     time.Time
-	otherHost string // where the process is that does not have the stream
+	otherHost string // address of the process that does not have the stream
 }
 
-// maxPast is how many processes that had a stream are remembered: as many copies of one state are
-// noticed.
+// maxEarlier limits the remembered processes, and thereby how many copies of one state are
+// detected.
 const maxEarlier = 8
 
-// takeFrom has a stream follow the one before it, and reports whether that shows that processes
-// take it from each other.
-func (s *stream) takeOverFrom(old *stream) (contested bool) {
+// takeOverFrom makes s the successor of a stream. It reports whether the process of s had the
+// stream before another one, that is, whether the key is a duplicate.
+func (s *stream) takeOverFrom(old *stream) (duplicate bool) {
 	if s.process.disco.IsZero() || old.process.disco.IsZero() {
 		return false
 	}
@@ -53,8 +56,8 @@ func (s *stream) takeOverFrom(old *stream) (contested bool) {
 	return slices.ContainsFunc(old.earlier, func(p process) bool { return p.disco == s.process.disco })
 }
 
-// turn returns the stream that has to be waited for before s can begin, and how long at most; nil
-// if it can now.
+// takeoverDelay returns the stream that s has to wait for, and for how long at most. It returns nil
+// if s may begin now.
 func (c *core) takeoverDelay(t *tx, n *node, s *stream) (*stream, time.Duration) {
 	old := c.streams[n.rec.ID]
 	if n.duplicateKey == nil || old == nil || old.process.disco == s.process.disco {
@@ -66,8 +69,8 @@ func (c *core) takeoverDelay(t *tx, n *node, s *stream) (*stream, time.Duration)
 	return nil, 0
 }
 
-// awaitTurn waits for the end of a stream, or for some time, and reports whether whoever waits is
-// still there.
+// awaitTakeover waits until a stream ends or the time is over. It returns false if the request or
+// the server ends first.
 func (c *core) awaitTakeover(ctx context.Context, before *stream, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -83,14 +86,14 @@ func (c *core) awaitTakeover(ctx context.Context, before *stream, wait time.Dura
 	}
 }
 
-// others reports whether an update comes from the process that does not have the stream of a
-// contested node; nobody is told what it says.
+// fromOtherProcess reports whether an update of a node with a duplicate key comes from the process
+// that does not have the stream. Such an update is ignored.
 func (c *core) fromOtherProcess(n *node, disco key.DiscoPublic) bool {
 	s := c.streams[n.rec.ID]
 	return n.duplicateKey != nil && s != nil && s.process.disco != disco
 }
 
-// contend notes that two processes take the stream of a node from each other.
+// noteDuplicateKey records in n that two processes use its key, and logs the first time.
 func (c *core) noteDuplicateKey(t *tx, n *node, s *stream) {
 	if n.duplicateKey == nil {
 		node, one, other := n.rec.Label, s.process.remote, s.earlier[0].remote
@@ -101,11 +104,12 @@ func (c *core) noteDuplicateKey(t *tx, n *node, s *stream) {
 	n.duplicateKey = &duplicateKey{until: t.mono.Add(duplicateKeyLife), otherHost: hostOnly(s.earlier[0].remote)}
 }
 
-// endContest lets a node be one process's again. Its name has not followed its host's meanwhile.
+// endDuplicateKey ends the report of a duplicate key. The label did not follow the host name in the
+// meantime, so it is updated now.
 func (t *tx) endDuplicateKey(n *node) {
 	rec := *n.rec
 	if name := hostname(rec.Hostinfo); !rec.Given && name != "" && !labelFits(rec.Label, name) {
-		rec.Label = uniqueLabel(name, func(l string) bool { return l != rec.Label && t.labelTaken(l) })
+		rec.Label = t.labelOf(&rec, name)
 		t.putNode(&rec)
 	}
 	live := cloneNode(t.nodes[rec.ID])
@@ -113,7 +117,7 @@ func (t *tx) endDuplicateKey(n *node) {
 	t.setNode(live)
 }
 
-// labelFits reports whether a label is that of a host, or that with a number.
+// labelFits reports whether a label is derived from a host name, with or without a number.
 func labelFits(label, host string) bool {
 	base := uniqueLabel(host, func(string) bool { return false })
 	rest, ok := strings.CutPrefix(label, base)
@@ -127,16 +131,17 @@ func hostOnly(addr string) string {
 	return addr
 }
 
-// displayVersion is the capability version of the first clients that know of display messages
-// (section 5.6).
+// displayVersion is the first capability version whose clients know display messages (section 5.6).
 const displayVersion = 117
 
-// appendHealth adds what a node is told is wrong with it, which takes back what was said before.
+// appendHealth adds the node's health messages, or withdraws the earlier ones if there is nothing
+// to report.
 func (n *node) appendHealth(resp *control.MapResponse) {
 	text := ""
 	if n.duplicateKey != nil {
-		text = fmt.Sprintf("another process, at %s, uses the key of this node, and each takes the network from the other: "+
-			"a copy of a state directory must not run beside the original; give one of them a state of its own", n.duplicateKey.otherHost)
+		text = fmt.Sprintf("another process, at %s, uses this node's key, so each disconnects the other: do not run "+
+			"a copy of a state directory beside the original; give one of the two a new state directory",
+			n.duplicateKey.otherHost)
 	}
 	switch {
 	case n.rec.Cap < displayVersion && text == "":

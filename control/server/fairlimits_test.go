@@ -57,9 +57,9 @@ func TestIdleChannelsOfOneAddress(t *testing.T) {
 				t.Errorf("%s: the new node's channel was ended: %+v", flood, l)
 			}
 			if _, unregistered := n.server.noiseConns.counts(); unregistered != limit {
-				t.Errorf("%s: %d channels of unknown machines, want %d", flood, unregistered, limit)
+				t.Errorf("%s: %d connections of unregistered machines, want %d", flood, unregistered, limit)
 			}
-			if !strings.Contains(logged.String(), `limit="channels of unknown machines"`) {
+			if !strings.Contains(logged.String(), `limit="connections of unregistered machines"`) {
 				t.Errorf("%s: nothing is logged:\n%s", flood, logged.String())
 			}
 		})
@@ -79,7 +79,7 @@ func TestManyMachinesOfOneAddress(t *testing.T) {
 		}
 		settle()
 		if _, unregistered := n.server.noiseConns.counts(); unregistered != 1 {
-			t.Errorf("%d channels of unknown machines, want 1: the first is ended, the third has a node", unregistered)
+			t.Errorf("%d connections of unregistered machines, want 1: the first is ended, the third has a node", unregistered)
 		}
 	})
 }

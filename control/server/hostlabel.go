@@ -8,11 +8,11 @@ import (
 const (
 	maxLabel     = 63
 	defaultLabel = "node"
-	maxName      = 255 // of a whole domain name
+	maxName      = 255 // of a complete domain name
 )
 
-// hostLabel turns a host name into a DNS label (control specification, section 7.3). It is empty if
-// nothing can be used.
+// hostLabel turns a host name into a DNS label (control specification, section 7.3). The result is
+// empty if no character is usable.
 func hostLabel(hostname string) string {
 	for _, suffix := range []string{".local", ".localdomain", ".lan"} {
 		if cut, ok := strings.CutSuffix(hostname, suffix); ok {
@@ -41,7 +41,7 @@ func isAlphanumeric(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
 
-// uniqueLabel returns the label of a host name, numbered if it is taken.
+// uniqueLabel returns the label of a host name, with a number appended if it is taken.
 func uniqueLabel(hostname string, taken func(label string) bool) string {
 	base := hostLabel(hostname)
 	if base == "" {
@@ -59,5 +59,5 @@ func uniqueLabel(hostname string, taken func(label string) bool) string {
 	}
 }
 
-// validLabel reports whether an administrator's choice can be a label as it is.
+// validLabel reports whether a name chosen by an administrator is a label without any conversion.
 func validLabel(label string) bool { return label != "" && hostLabel(label) == label }

@@ -19,20 +19,21 @@ const (
 	loginPrefix = "ginnel-login-"
 	loginDigits = 24
 	loginLife   = 15 * time.Minute
-	// maxLogins bounds the logins that wait. The next takes the place of the oldest of the address
-	// that has most, because machine keys cost nothing. One machine key has at most one for a node
-	// key, and maxMachineLogins in all: the next takes the place of its oldest.
+	// maxLogins limits the waiting logins. Machine keys cost nothing, so beyond the limit a new
+	// login replaces the oldest one of the source address that has the most. A machine has at most
+	// one login for each node key and maxMachineLogins in total; a further one replaces its oldest.
 	maxLogins        = 1000
 	maxMachineLogins = 4
 )
 
-// parseLoginID reads the end of a login's URL.
+// parseLoginID checks a login ID, which is the last element of a login's URL.
 func parseLoginID(s string) (string, bool) {
 	digits, ok := strings.CutPrefix(s, loginPrefix)
 	return s, ok && len(digits) == loginDigits && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
-// startLogin has somebody asked whether the node may come in.
+// startLogin answers a registration with the URL of a login, which an administrator must approve. A
+// repeated registration gets the same login.
 func (c *core) startLogin(t *tx, r *registration) error {
 	var own []*login
 	for _, l := range t.logins {
@@ -75,7 +76,7 @@ func olderLogin(a, b *login) int {
 	return cmp.Or(a.Until.Compare(b.Until), cmp.Compare(a.ID, b.ID))
 }
 
-// displaceLogin ends the login that gives way to one from an address.
+// displaceLogin ends a login to make room for one from the given source.
 func (c *core) displaceLogin(t *tx, source netip.Prefix) {
 	var held share.Table[netip.Prefix, *login]
 	for _, l := range slices.SortedFunc(maps.Values(t.logins), olderLogin) {
@@ -91,7 +92,8 @@ func (c *core) displaceLogin(t *tx, source netip.Prefix) {
 
 func (c *core) loginURL(id string) string { return c.cfg.url() + loginPath + id }
 
-// followUp finds the login that a node waits for. If it is not known any more there is a new one.
+// followUp finds the login that a registration waits for. If the login no longer exists, followUp
+// starts a new one.
 func (c *core) followUp(t *tx, r *registration) error {
 	_, end, ok := strings.Cut(r.req.Followup, loginPath)
 	id, valid := parseLoginID(end)
@@ -107,21 +109,22 @@ func (c *core) followUp(t *tx, r *registration) error {
 	return nil
 }
 
-// approve lets in the node of a login, as a user's, with the tags it asks for if the policy has
-// that user give them.
+// approve admits the node of a login as a node of user u. The node gets the tags that it requests
+// if the policy allows u to assign them.
 func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
 	r := &registration{machine: l.Machine, req: &control.RegisterRequest{
 		Version: l.Cap, NodeKey: l.Key, Expiry: l.Expiry, Hostinfo: l.Hostinfo,
 	}}
-	e := admission{r: r, user: u.ID, ephemeral: l.Ephemeral}
+	a := admission{r: r, user: u.ID, ephemeral: l.Ephemeral}
 	if l.Hostinfo != nil && len(l.Hostinfo.RequestTags) > 0 {
-		tags, err := t.requestedTags(l.Hostinfo.RequestTags, func(tag string) bool { return t.policy.TagAllowed(u.Name, tag) })
+		allowed := func(tag string) bool { return t.policy.TagAllowed(u.Name, tag) }
+		tags, err := t.requestedTags(l.Hostinfo.RequestTags, allowed)
 		if err != nil {
 			return nil, err
 		}
-		e.tags = tags
+		a.tags = tags
 	}
-	n, err := c.admit(t, &e)
+	n, err := c.admit(t, &a)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +132,8 @@ func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
 	return n, nil
 }
 
-// handleRegister answers POST /machine/register.
+// handleRegister answers POST /machine/register. It holds the request until the login that it waits
+// for has ended.
 func (nc *noiseConn) handleRegister(w http.ResponseWriter, r *http.Request) {
 	var req control.RegisterRequest
 	if !readJSON(w, r, &req) || !nc.supported(w, req.Version) {
@@ -169,7 +173,7 @@ func (nc *noiseConn) handleRegister(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// leaveLogin notes that a machine does not wait any more.
+// leaveLogin records that a registration no longer waits for its login.
 func (nc *noiseConn) leaveLogin(ctx context.Context, reg *registration) {
 	if l := reg.wait; l != nil {
 		nc.core.change(context.WithoutCancel(ctx), func(t *tx) error { nc.core.removeWaiter(t, l); return nil })

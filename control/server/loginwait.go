@@ -2,27 +2,25 @@ package server
 
 import "time"
 
-// loginGrace is how long a login waits without anybody who asks what has become of it. Clients ask
-// at once, and keep asking while they want to come in; it must be longer than they wait before they
-// connect again.
+// loginGrace is how long a login is kept when no client waits for it. A client waits from the start
+// and keeps reconnecting, so loginGrace must be longer than the client's reconnect delay.
 const loginGrace = time.Minute
 
-// attendance says who asks what has become of a login: how many requests, and if none does, since
-// when.
+// loginWait counts the requests that wait for the outcome of a login.
 type loginWait struct {
-	open int
-	left time.Time
-	ends time.Time // when the login does, however many ask
+	open int       // number of requests that wait
+	left time.Time // when the latest one ended
+	ends time.Time // when the login expires at the latest
 }
 
-// attend notes that a login is asked about.
+// addWaiter records that a request waits for a login.
 func (c *core) addWaiter(t *tx, l *login) {
 	a := c.loginWaits[l.ID]
 	a.open++
 	c.setLoginWait(t, l, a)
 }
 
-// unattend notes that one who asked has gone. The login may have ended meanwhile.
+// removeWaiter records that a request stopped waiting. The login may have ended before.
 func (c *core) removeWaiter(t *tx, l *login) {
 	if t.logins[l.ID] == nil {
 		return
@@ -33,8 +31,8 @@ func (c *core) removeWaiter(t *tx, l *login) {
 	c.setLoginWait(t, l, a)
 }
 
-// noteLogin begins the time of a login, or begins it again if nobody asks about it. What is left of
-// the whole is known by the time of day from before a restart, and by that alone.
+// resetLoginTimer starts the timer of a login, or restarts loginGrace if no request waits for it.
+// After a restart of the server, only the wall clock tells how much of the login's life is left.
 func (c *core) resetLoginTimer(t *tx, l *login) {
 	a := c.loginWaits[l.ID]
 	if a.left = t.mono; a.ends.IsZero() {
@@ -48,14 +46,14 @@ func (c *core) setLoginWait(t *tx, l *login, a loginWait) {
 	t.after = append(t.after, func() { c.timers.logins.set(l.ID, c.loginDeadline(l)) })
 }
 
-// endLogin forgets a login and lets those go on who wait for it.
+// endLogin deletes a login and wakes the requests that wait for it.
 func (c *core) endLogin(t *tx, l *login, why loginOutcome) {
 	t.endLogin(l, why)
 	unset(t, c.loginWaits, l.ID)
 	t.after = append(t.after, func() { c.timers.logins.set(l.ID, time.Time{}) })
 }
 
-// loginEnds returns when a login is forgotten.
+// loginDeadline returns when a login expires.
 func (c *core) loginDeadline(l *login) time.Time {
 	a := c.loginWaits[l.ID]
 	if end := a.left.Add(loginGrace); a.open == 0 && end.Before(a.ends) {
@@ -64,7 +62,7 @@ func (c *core) loginDeadline(l *login) time.Time {
 	return a.ends
 }
 
-// loginDue forgets a login that nobody approved in time, or that nobody waits for any more.
+// loginTimeout expires a login that was not approved in time or that no client waits for any more.
 func (c *core) loginTimeout(t *tx, id string) {
 	l := t.logins[id]
 	switch {

@@ -8,15 +8,16 @@ import (
 	"ginnel/control"
 )
 
-// sentState is what a stream has shown of things that depend on who looks. Which peers it has shown
-// needs no list: they are those that the rules of its latest view let it see.
+// clientState is what the client of a stream has been sent, as far as it depends on the viewer. It
+// does not list the peers: the client has exactly those that the rules of its latest snapshot show
+// it.
 type clientState struct {
 	id      int64
-	filter  filterSum
-	expired bool // the node's key: it has been shown itself and nothing else
+	filter  filterSum // of the packet filter
+	expired bool      // the node's key has expired, so the client was sent its own node only
 }
 
-// first returns the frame that a stream begins with: everything.
+// fullMap returns the whole map, which is the first response of a stream.
 func (v *snapshot) fullMap(client *clientState, domain string, now time.Time) *control.MapResponse {
 	self := v.node(client.id)
 	if client.expired = self.expired; client.expired {
@@ -47,8 +48,8 @@ func (v *snapshot) fullMap(client *clientState, domain string, now time.Time) *c
 	return resp
 }
 
-// selfOnly is what a node is told whose key has expired: that it is so, and what it needs to log in
-// again. It is nobody's any more, and the network is none of its business.
+// expiredMap returns the map of a node whose key has expired. It contains only what the node needs
+// in order to log in again: no peers and an empty packet filter.
 func (v *snapshot) expiredMap(self *node, domain string, now time.Time) *control.MapResponse {
 	resp := &control.MapResponse{
 		Node: self.peer(), DERPMap: v.derp, Domain: domain, ControlTime: now.UTC(),
@@ -61,10 +62,10 @@ func (v *snapshot) expiredMap(self *node, domain string, now time.Time) *control
 	return resp
 }
 
-// filterChunk is the name of the one chunk of packet filters that we send.
+// filterChunk is the name of the only packet filter chunk that this server sends.
 const filterChunk = "base"
 
-// delta returns what a step means to one node, nil if nothing.
+// delta returns what the step changes for one client, or nil.
 func (s *step) delta(client *clientState) *control.MapResponse {
 	mine := s.changeOf(client.id)
 	if self := s.node(client.id); client.expired || self.expired {
@@ -103,8 +104,8 @@ func (s *step) delta(client *clientState) *control.MapResponse {
 	return resp
 }
 
-// otherAttributes returns a change of a node that has not changed, if the policy gives it other
-// attributes than before.
+// attributesChange returns a change for a node that did not change itself, if the policy now gives
+// it other attributes.
 func (s *step) attributesChange(id int64) *change {
 	if reflect.DeepEqual(s.before.rules.attributes(id), s.rules.attributes(id)) {
 		return nil
@@ -113,16 +114,16 @@ func (s *step) attributesChange(id int64) *change {
 	return &change{id: id, old: n, now: n}
 }
 
-// aroundExpiry is delta for a node whose key has expired, just now or before, or has been given
-// time again.
+// expiryDelta is delta for a node whose key has expired, at this step or earlier, or is valid
+// again.
 func (s *step) expiryDelta(client *clientState, mine *change, self *node) *control.MapResponse {
-	was := client.expired
+	wasExpired := client.expired
 	switch client.expired = self.expired; {
 	case !self.expired:
 		return s.fullMap(client, "", time.Time{})
-	case was && mine == nil:
+	case wasExpired && mine == nil:
 		return nil
-	case was:
+	case wasExpired:
 		return &control.MapResponse{Node: self.peer()}
 	}
 	resp := &control.MapResponse{Node: self.peer(), PacketFilters: map[string]control.Rules{filterChunk: {}}}
@@ -134,8 +135,8 @@ func (s *step) expiryDelta(client *clientState, mine *change, self *node) *contr
 	return resp
 }
 
-// tell adds what a node has to be told of a change of another: it may have come into sight, or
-// gone, or others of its routes may be of use.
+// appendPeer adds the change of another node as one node sees it: the other node may appear,
+// disappear or be shown with other routes.
 func (s *step) appendPeer(id int64, c *change, resp *control.MapResponse) {
 	saw := c.old != nil && s.before.rules.sees(id, c.id)
 	sees := c.now != nil && s.rules.sees(id, c.id)
@@ -149,8 +150,8 @@ func (s *step) appendPeer(id int64, c *change, resp *control.MapResponse) {
 	}
 }
 
-// otherRoutes reports whether another policy, or the node as that has it, makes other routes of a
-// node of use.
+// routesChanged reports whether the other node's AllowedIPs, as this viewer sees them, differ
+// between the two rule sets.
 func (s *step) routesChanged(id int64, c *change) bool {
 	return s.before.rules != s.rules && len(c.now.served) > 0 &&
 		!slices.Equal(s.before.rules.peer(id, c.old).AllowedIPs, s.rules.peer(id, c.now).AllowedIPs)
@@ -161,13 +162,14 @@ func isEmpty(r *control.MapResponse) bool {
 		len(r.PeersChanged)+len(r.PeersRemoved)+len(r.PeersChangedPatch)+len(r.UserProfiles) == 0
 }
 
-// compare finds what a node sees of all others after the policy has changed, or the node itself as
-// the policy has it: any peer may have appeared or gone.
+// compareAll adds the difference between the two snapshots as one node sees them. It is needed
+// after a change of the policy, or of the node's own place in it, because then any peer may appear
+// or disappear.
 func (s *step) compareAll(id int64, resp *control.MapResponse) {
 	changes := s.changes
 	for _, n := range s.nodes {
 		for len(changes) > 0 && changes[0].id < n.rec.ID {
-			s.appendPeer(id, &changes[0], resp) // it is not there any more
+			s.appendPeer(id, &changes[0], resp) // deleted
 			changes = changes[1:]
 		}
 		c := change{id: n.rec.ID, old: n, now: n}

@@ -11,7 +11,7 @@ import (
 	"ginnel/control"
 )
 
-// Limits of what a node may say of itself: all others are told.
+// Limits of what a node may say about itself, because all other nodes receive it.
 const (
 	maxHostinfo  = 32 << 10 // bytes of JSON
 	maxEndpoints = 64
@@ -44,7 +44,7 @@ func (nc *noiseConn) handleMap(w http.ResponseWriter, r *http.Request) {
 
 func hostinfoTooLarge(h *control.Hostinfo) bool { return len(mustJSON(h)) > maxHostinfo }
 
-// nodeOf returns the node of a request, which has to come from its machine.
+// nodeOf returns the node of a request. The request must come from the node's machine.
 func (nc *noiseConn) nodeOf(t *tx, req *control.MapRequest) (*node, error) {
 	n := t.nodeByKey(req.NodeKey)
 	if n == nil || n.rec.Machine != nc.machine() {
@@ -77,9 +77,11 @@ func (nc *noiseConn) handleStream(w http.ResponseWriter, r *http.Request, req *c
 	}
 }
 
-// beginStream begins a stream, unless it has to wait for the end of another, or for some time at
-// most.
-func (nc *noiseConn) beginStream(ctx context.Context, s *stream, req *control.MapRequest) (before *stream, wait time.Duration, err error) {
+// beginStream begins a stream, unless it must wait. Then it returns the stream to wait for and the
+// longest time to wait.
+func (nc *noiseConn) beginStream(
+	ctx context.Context, s *stream, req *control.MapRequest,
+) (before *stream, wait time.Duration, err error) {
 	err = nc.core.change(ctx, func(t *tx) error {
 		n, err := nc.nodeOf(t, req)
 		if err != nil {
@@ -93,7 +95,7 @@ func (nc *noiseConn) beginStream(ctx context.Context, s *stream, req *control.Ma
 		n = t.nodes[s.id]
 		scope := onlyUnknown
 		if n.duplicateKey != nil && n.rec.Disco != req.DiscoKey {
-			scope = everything // what is known is of the other process
+			scope = everything // the stored state is the other process's
 		}
 		t.update(n, req, scope)
 		return nil
@@ -117,7 +119,7 @@ func (nc *noiseConn) handleUpdate(w http.ResponseWriter, r *http.Request, req *c
 	w.WriteHeader(http.StatusOK)
 }
 
-// handleFetch answers a request for the map as it is now, in one frame.
+// handleFetch answers a request for the current map in one frame.
 func (nc *noiseConn) handleFetch(w http.ResponseWriter, r *http.Request, req *control.MapRequest) {
 	s := &stream{endc: make(chan struct{})}
 	err := nc.core.change(r.Context(), func(t *tx) error {
@@ -139,15 +141,17 @@ func (nc *noiseConn) handleFetch(w http.ResponseWriter, r *http.Request, req *co
 	w.Write(frame)
 }
 
-// updateScope says what of a map request counts.
+// updateScope says which fields of a map request are taken over.
 type updateScope int
 
 const (
-	everything  updateScope = iota
-	onlyUnknown             // a stream may be overtaken by an update: it fills in only what is not known (section 5.1)
+	everything updateScope = iota
+	// onlyUnknown takes over fields that have no stored value. It is for stream requests, which may
+	// be older than a stored update (section 5.1).
+	onlyUnknown
 )
 
-// update takes over what a node says of itself. One whose key has expired has no say.
+// update stores what a node says about itself. A node whose key has expired cannot change anything.
 func (t *tx) update(n *node, req *control.MapRequest, scope updateScope) {
 	if n.expired {
 		return
@@ -165,7 +169,7 @@ func (t *tx) update(n *node, req *control.MapRequest, scope updateScope) {
 	if req.Hostinfo != nil && (scope == everything || rec.Hostinfo == nil) {
 		t.takeHostinfo(&rec, req.Hostinfo)
 		if n.duplicateKey != nil {
-			rec.Label = n.rec.Label // nobody could use a name that comes and goes
+			rec.Label = n.rec.Label // otherwise it would alternate between two host names
 		}
 	}
 	if !sameRecord(n.rec, &rec) {
@@ -173,18 +177,18 @@ func (t *tx) update(n *node, req *control.MapRequest, scope updateScope) {
 	}
 }
 
-// takeHostinfo stores what a node says of its host. Its name follows the host's unless somebody
-// gave it another.
+// takeHostinfo puts the Hostinfo of a request into a record. The label follows the host name unless
+// an administrator has chosen it.
 func (t *tx) takeHostinfo(rec *nodeRecord, h *control.Hostinfo) {
 	next := *h
 	if old := rec.Hostinfo; next.NetInfo == nil && old != nil {
-		next.NetInfo = old.NetInfo // older clients send it only when it changes
+		next.NetInfo = old.NetInfo // older clients send NetInfo only when it changes
 	}
 	next.RoutableIPs = maskedRoutes(next.RoutableIPs)
 	renamed := rec.Hostinfo != nil && hostLabel(rec.Hostinfo.Hostname) != hostLabel(next.Hostname)
 	rec.Hostinfo = &next
 	if renamed && !rec.Given && next.Hostname != "" {
-		rec.Label = uniqueLabel(next.Hostname, func(label string) bool { return label != rec.Label && t.labelTaken(label) })
+		rec.Label = t.labelOf(rec, next.Hostname)
 	}
 }
 
@@ -198,7 +202,8 @@ func maskedRoutes(routes []netip.Prefix) []netip.Prefix {
 	return list
 }
 
-// usableEndpoints drops what nobody else can use, and what is too much. The result is not nil.
+// usableEndpoints drops endpoints that other nodes cannot reach and those beyond the limit. The
+// result is not nil.
 func usableEndpoints(list []netip.AddrPort) []netip.AddrPort {
 	kept := make([]netip.AddrPort, 0, min(len(list), maxEndpoints))
 	for _, ep := range list {
@@ -210,7 +215,7 @@ func usableEndpoints(list []netip.AddrPort) []netip.AddrPort {
 	return kept
 }
 
-// sameRecord compares what an update can change.
+// sameRecord compares the fields that an update can change.
 func sameRecord(a, b *nodeRecord) bool {
 	return a.Cap == b.Cap && a.Disco == b.Disco && a.Label == b.Label && slices.Equal(a.Endpoints, b.Endpoints) &&
 		(a.Endpoints == nil) == (b.Endpoints == nil) && reflect.DeepEqual(a.Hostinfo, b.Hostinfo)

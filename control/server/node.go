@@ -12,30 +12,30 @@ import (
 	"ginnel/control"
 )
 
-// node is a node as the server sees it now: its record, what follows from it and from the others,
-// and whether it is there. It is never changed in place.
+// node is the current state of a node: its record, what is derived from the record and from other
+// nodes, and whether the node is connected. It is never modified.
 type node struct {
 	rec          *nodeRecord
 	online       bool
 	expired      bool
-	polled       time.Time      // when its latest stream ended, or the server began; zero while it has one
-	served       []netip.Prefix // approved routes
-	primary      []netip.Prefix // those of them that it is elected for
-	name         string         // whole, with a trailing dot
-	awaited      bool           // it was elected for something when the server ended, and may be back any moment
-	duplicateKey *duplicateKey  // nil: one process uses its key, as far as is known
+	polled       time.Time      // when its latest stream ended or the server started; zero while it has a stream
+	served       []netip.Prefix // routes that are advertised and approved
+	primary      []netip.Prefix // the subset of served that it is elected for
+	name         string         // domain name with a trailing dot
+	awaited      bool           // elected for a subnet before the server restarted, and expected to reconnect
+	duplicateKey *duplicateKey  // nil: no other process is known to use its key
 
 	once sync.Once
 	wire *control.Node // see peer
 }
 
-// usable reports whether others can reach what is behind the node.
+// usable reports whether the node can route traffic for others.
 func (n *node) usable() bool { return n.online && !n.expired }
 
-// tagged reports whether the node belongs to its tags instead of a user.
+// tagged reports whether the node is owned by its tags instead of a user.
 func (n *node) tagged() bool { return len(n.rec.Tags) > 0 }
 
-// owner returns the number of the user that the node is shown with.
+// owner returns the ID of the user that the node is shown with.
 func (n *node) owner() int64 {
 	if n.tagged() {
 		return taggedUser.ID
@@ -60,20 +60,19 @@ func (rec *nodeRecord) home() int {
 	return rec.Hostinfo.NetInfo.PreferredDERP
 }
 
-// expiredAt reports whether the key has expired.
 func (rec *nodeRecord) expiredAt(now time.Time) bool {
 	return !rec.Expiry.IsZero() && !now.Before(rec.Expiry)
 }
 
-// exitRoutes are of use only together (section 8).
+// exitRoutes are the routes of an exit node. One without the other has no effect (section 8).
 var exitRoutes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
-// exitNode reports whether the node may be an exit node.
+// exitNode reports whether both exit routes of the node are approved.
 func (n *node) exitNode() bool {
 	return slices.Contains(n.served, exitRoutes[0]) && slices.Contains(n.served, exitRoutes[1])
 }
 
-// peer returns the node as all others see it. It must not be changed.
+// peer returns the node as a viewer without restrictions sees it. The result must not be modified.
 func (n *node) peer() *control.Node {
 	n.once.Do(n.render)
 	return n.wire
@@ -114,7 +113,7 @@ func (n *node) render() {
 	n.wire = v
 }
 
-// shownHostinfo is what peers have a use for.
+// shownHostinfo returns the part of a Hostinfo that other nodes need.
 func shownHostinfo(h *control.Hostinfo) *control.Hostinfo {
 	if h == nil {
 		return nil
@@ -125,8 +124,8 @@ func shownHostinfo(h *control.Hostinfo) *control.Hostinfo {
 	}
 }
 
-// news says how the sight of a node has changed: not at all, in fields that a patch can carry, or
-// otherwise, when the whole node has to be sent.
+// diffNodes returns how a node differs for others: as a patch, or whole if a patch cannot express
+// the difference. Both are zero if there is no difference.
 func diffNodes(before, after *node) (patch *control.PeerChange, whole bool) {
 	if before == after {
 		return nil, false
@@ -169,13 +168,13 @@ func diffNodes(before, after *node) (patch *control.PeerChange, whole bool) {
 	return c, false
 }
 
-// sameForSome compares what only some are told of: the node itself of a contest, those whom the
-// policy leads through this router of routes that another is elected for.
+// sameForViewers compares what only some viewers are sent: the duplicate key, which only the node
+// itself is told of, and routes that the policy steers some viewers to.
 func (n *node) sameForViewers(other *node) bool {
 	return n.duplicateKey == other.duplicateKey && slices.Equal(n.served, other.served)
 }
 
-// sameButPatchable compares all that a patch cannot carry.
+// sameUnpatchable compares the fields that a patch cannot carry.
 func sameUnpatchable(a, b *control.Node) bool {
 	return string(unpatchable(a)) == string(unpatchable(b))
 }
@@ -188,5 +187,4 @@ func unpatchable(n *control.Node) []byte {
 	return mustJSON(&rest)
 }
 
-// byID orders nodes.
 func byID(n *node, id int64) int { return cmp.Compare(n.rec.ID, id) }

@@ -2,33 +2,34 @@ package server
 
 import "time"
 
-// alarmOf returns when something happens to a node by itself because it is away, or two are there,
-// for so long; the zero time means never.
+// nodeDeadline returns when the absence of a node or its duplicate key has consequences; see
+// nodeTimeout. The zero time means never.
 func (c *core) nodeDeadline(n *node) (at time.Time) {
 	if n == nil {
 		return at
 	}
-	sooner := func(t time.Time) {
+	earliest := func(t time.Time) {
 		if at.IsZero() || t.Before(at) {
 			at = t
 		}
 	}
 	if n.duplicateKey != nil {
-		sooner(n.duplicateKey.until)
+		earliest(n.duplicateKey.until)
 	}
 	if n.polled.IsZero() {
 		return at // connected
 	}
 	if n.online || n.awaited {
-		sooner(n.polled.Add(c.cfg.offlineGrace()))
+		earliest(n.polled.Add(c.cfg.offlineGrace()))
 	}
 	if n.rec.Ephemeral {
-		sooner(n.polled.Add(c.cfg.ephemeralTimeout()))
+		earliest(n.polled.Add(c.cfg.ephemeralTimeout()))
 	}
 	return at
 }
 
-// expiryOf returns when the key of a node expires; the zero time means never, or that it has.
+// expiryOf returns when the key of a node will expire. The zero time means never, or that it has
+// expired already.
 func expiryOf(n *node) time.Time {
 	if n == nil || n.expired {
 		return time.Time{}
@@ -36,8 +37,8 @@ func expiryOf(n *node) time.Time {
 	return n.rec.Expiry
 }
 
-// nodeDue does what the time has come for. Whatever it is, the node counts as changed, so that its
-// alarm is set anew.
+// nodeTimeout does what is due for a node. It marks the node as changed in every case, so that its
+// timers are set again.
 func (c *core) nodeTimeout(t *tx, id int64) {
 	n := t.nodes[id]
 	if n == nil {
@@ -62,7 +63,7 @@ func (c *core) nodeTimeout(t *tx, id int64) {
 	}
 }
 
-// putOffline notes that a node has been away for too long.
+// markOffline makes a node offline that has been absent for longer than the grace period.
 func (t *tx) markOffline(n *node) {
 	rec := *n.rec
 	rec.LastSeen = t.now.Add(n.polled.Sub(t.mono)).UTC()
@@ -72,12 +73,15 @@ func (t *tx) markOffline(n *node) {
 	t.setNode(off)
 }
 
-// newLive returns a node that can be changed before it is put into the state.
+// cloneNode returns a copy of a node that may be modified until setNode publishes it.
 func cloneNode(n *node) *node {
-	return &node{rec: n.rec, online: n.online, polled: n.polled, primary: n.primary, awaited: n.awaited, duplicateKey: n.duplicateKey}
+	return &node{
+		rec: n.rec, online: n.online, polled: n.polled, primary: n.primary, awaited: n.awaited,
+		duplicateKey: n.duplicateKey,
+	}
 }
 
-// setBack corrects what was thought to have expired by a clock that was wrong.
+// clockSetBack makes keys valid again that had expired only because the wall clock was ahead.
 func (c *core) clockSetBack(at moment) {
 	t := &tx{state: c.st, moment: at}
 	for _, n := range c.st.nodes {

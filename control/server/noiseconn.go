@@ -16,13 +16,13 @@ import (
 )
 
 const (
-	// idleChannel is how long a channel may be open without a request.
+	// connIdleTimeout is how long a connection may be open without a request.
 	connIdleTimeout = 2 * time.Minute
-	// channelStreams is how many requests a channel may have at once: a stream, an update and what
-	// comes with features.
+	// maxConnRequests limits the concurrent requests on a connection: a stream, an update and those
+	// of optional features.
 	maxConnRequests = 100
-	// A machine that is silent is asked whether it is there; one that does not answer, or takes
-	// nothing, is cut.
+	// A machine that is silent for pingAfter gets an HTTP/2 ping. The connection is closed if it
+	// does not answer, or accepts no data, for connTimeout.
 	pingAfter   = time.Minute
 	connTimeout = 15 * time.Second
 	pathMachine = "/machine/"
@@ -30,22 +30,22 @@ const (
 
 var errNoNode = errors.New("no such node on this machine")
 
-// channel is the connection of one machine.
+// noiseConn is the Noise connection of a machine.
 type noiseConn struct {
 	*control.Conn
 	core   *core
 	all    *noiseConns
 	log    *slog.Logger
-	source netip.Prefix // where it comes from; see share.SourceOf
+	source netip.Prefix // address of the machine; see share.SourceOf
 }
 
-// channelKey is where the context of a request has its channel.
+// noiseConnKey is the key of the noiseConn in the context of a request.
 type noiseConnKey struct{}
 
-// machine is whose the channel is.
+// machine returns the key of the machine at the other end.
 func (nc *noiseConn) machine() key.MachinePublic { return nc.Peer() }
 
-// newInner returns what speaks HTTP/2 on the channels.
+// newInner returns the server that speaks HTTP/2 on the Noise connections.
 func (s *Server) newInner() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
@@ -71,10 +71,10 @@ func withNoiseConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, noiseConnKey{}, conn)
 }
 
-// serveChannels serves the channels that are opened until the server is closed.
+// serveNoiseConns serves Noise connections until the server is closed.
 func (s *Server) serveNoiseConns() { s.inner.Serve(s.noiseConns) }
 
-// handleUpgrade turns a connection into a channel.
+// handleUpgrade turns an HTTP connection into a Noise connection.
 func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	ctx, h, oldest := s.noiseConns.beginHandshake(r.Context(), r.RemoteAddr)
 	if oldest != nil {
@@ -86,22 +86,22 @@ func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	s.noiseConns.endHandshake(h)
 	if err != nil {
 		s.core.metrics.refusedConns.Inc()
-		s.log.Debug("channel refused", "remote", r.RemoteAddr, "err", err)
+		s.log.Debug("Noise connection refused", "remote", r.RemoteAddr, "err", err)
 		return
 	}
 	nc := &noiseConn{Conn: conn, core: s.core, all: s.noiseConns, log: s.log, source: share.SourceOfHost(r.RemoteAddr)}
-	if err := s.place(r.Context(), nc); err != nil {
+	if err := s.reserve(r.Context(), nc); err != nil {
 		conn.Close()
 		s.core.metrics.refusedConns.Inc()
-		s.log.Debug("channel refused", "remote", r.RemoteAddr, "machine", nc.machine(), "err", err)
+		s.log.Debug("Noise connection refused", "remote", r.RemoteAddr, "machine", nc.machine(), "err", err)
 		return
 	}
 	s.noiseConns.open(nc)
 }
 
-// place makes room for a channel: those of machines that have a node need none, so that strangers
-// cannot keep them out.
-func (s *Server) place(ctx context.Context, nc *noiseConn) error {
+// reserve counts a connection against the limit for machines without a node. Machines with a node
+// are exempt, so that others cannot keep them out.
+func (s *Server) reserve(ctx context.Context, nc *noiseConn) error {
 	known := false
 	err := s.core.change(ctx, func(t *tx) error {
 		known = len(t.byMachine[nc.machine()]) > 0
@@ -112,18 +112,18 @@ func (s *Server) place(ctx context.Context, nc *noiseConn) error {
 	}
 	if oldest := s.noiseConns.reserve(nc, s.cfg.maxUnregistered()); oldest != nil {
 		s.core.limited.displaced.Write(time.Now(), oldest.source,
-			"limit", "channels of unknown machines", "remote", oldest.RemoteAddr())
+			"limit", "connections of unregistered machines", "remote", oldest.RemoteAddr())
 		oldest.Conn.Close()
 	}
 	return nil
 }
 
-// serveMachine answers the requests of machines. The authority of a request says nothing (section
-// 3).
+// serveMachine answers the requests on Noise connections. The authority of a request is ignored
+// (section 3).
 func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
 	nc, ok := r.Context().Value(noiseConnKey{}).(*noiseConn)
 	if !ok {
-		http.Error(w, "the request came by no channel", http.StatusInternalServerError)
+		http.Error(w, "the request did not arrive on a Noise connection", http.StatusInternalServerError)
 		return
 	}
 	if !s.calls.enter() {
@@ -147,12 +147,12 @@ func (s *Server) serveMachine(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// supported answers 400 to a client that is too old.
+// supported answers 400 to a client that is too old, and returns false.
 func (nc *noiseConn) supported(w http.ResponseWriter, version int) bool {
 	return nc.all.versions.supported(w, version)
 }
 
-// admitted notes that a node of the machine is registered.
+// admitted records that the machine has a node.
 func (nc *noiseConn) admitted() { nc.all.release(nc) }
 
 // refuse answers a request that failed.
@@ -161,7 +161,7 @@ func (nc *noiseConn) refuse(w http.ResponseWriter, err error) {
 	case errors.Is(err, errNoNode):
 		http.Error(w, "node not found", http.StatusNotFound)
 	case isStoreError(err):
-		http.Error(w, "the server cannot keep its state at the moment", http.StatusServiceUnavailable)
+		http.Error(w, "the server cannot store changes at the moment", http.StatusServiceUnavailable)
 	default:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}

@@ -13,32 +13,35 @@ import (
 )
 
 const (
-	// maxHandshakes bounds the connections that are becoming channels. None takes longer than
-	// control.Accept lets it. The next ends the oldest of the address that has most.
+	// maxHandshakes limits the concurrent Noise handshakes; control.Accept limits the time of each.
+	// Beyond the limit, a new handshake ends the oldest one of the source address that has the
+	// most.
 	maxHandshakes = 4096
-	// maxMachineChannels bounds the channels of one machine. The next ends its oldest: one that lost
-	// its network without a word is there until it has missed a ping.
+	// maxMachineConns limits the connections of one machine. Beyond the limit, a new connection
+	// closes the oldest. A machine that lost its network leaves connections behind until they miss
+	// a ping.
 	maxMachineConns = 16
 )
 
-// channels are the open connections of machines, and the listener that serves them. Those of
-// machines without a node are bounded in number, because any machine key can open one; when there
-// are too many, the oldest of the address that has most is closed. newChannels makes it.
+// noiseConns are the open Noise connections, and the listener that hands them to the HTTP server.
+// Any machine key can open a connection, so the number of connections of machines without a node is
+// limited. Beyond the limit, the oldest of the source address that has the most is closed.
+// newNoiseConns makes it.
 type noiseConns struct {
 	openc chan *noiseConn // to be served
-	stopc chan struct{}   // closed when the server ends
+	stopc chan struct{}   // closed by Server.Close
 	wg    sync.WaitGroup
 
 	versions versionCheck
 
 	mu           sync.Mutex
 	number       int
-	unregistered share.Table[netip.Prefix, *noiseConn] // of machines without a node
+	unregistered share.Table[netip.Prefix, *noiseConn] // machines without a node
 	handshakes   share.Table[netip.Prefix, *handshake]
-	byMachine    map[key.MachinePublic][]*noiseConn // the oldest first
+	byMachine    map[key.MachinePublic][]*noiseConn // oldest first
 }
 
-// handshake is a connection that is becoming a channel.
+// handshake is an HTTP connection that is becoming a Noise connection.
 type handshake struct {
 	remote string
 	cancel context.CancelFunc
@@ -50,10 +53,11 @@ func newNoiseConns() *noiseConns {
 	}
 }
 
-// beginHandshake makes room for a connection that becomes a channel, and returns another that has
-// to end for it, if any has. The handshake has to end with the context, and endHandshake has to
-// follow.
-func (ncs *noiseConns) beginHandshake(ctx context.Context, remote string) (hctx context.Context, h, displaced *handshake) {
+// beginHandshake counts a handshake, and returns another one that must end to make room, if any.
+// The handshake must end when hctx does. The caller must call endHandshake afterwards.
+func (ncs *noiseConns) beginHandshake(
+	ctx context.Context, remote string,
+) (hctx context.Context, h, displaced *handshake) {
 	h = &handshake{remote: remote}
 	hctx, h.cancel = context.WithCancel(ctx)
 	source := share.SourceOfHost(remote)
@@ -74,8 +78,8 @@ func (ncs *noiseConns) endHandshake(h *handshake) {
 	ncs.handshakes.Remove(h)
 }
 
-// reserve notes the channel of a machine without a node, and returns another of the kind that has
-// to make room, if any has.
+// reserve records the connection of a machine without a node, and returns another such connection
+// that must be closed to make room, if any.
 func (ncs *noiseConns) reserve(nc *noiseConn, limit int) (displaced *noiseConn) {
 	ncs.mu.Lock()
 	defer ncs.mu.Unlock()
@@ -87,15 +91,15 @@ func (ncs *noiseConns) reserve(nc *noiseConn, limit int) (displaced *noiseConn) 
 	return displaced
 }
 
-// release notes that a channel is not a stranger's any more: its machine has a node, or the channel
-// has ended.
+// release stops counting a connection as one of a machine without a node, because the machine has a
+// node now or the connection has ended.
 func (ncs *noiseConns) release(nc *noiseConn) {
 	ncs.mu.Lock()
 	defer ncs.mu.Unlock()
 	ncs.unregistered.Remove(nc)
 }
 
-// open has a channel served.
+// open hands a connection to the HTTP server.
 func (ncs *noiseConns) open(nc *noiseConn) {
 	if oldest := ncs.add(nc); oldest != nil {
 		oldest.Conn.Close()
@@ -107,13 +111,14 @@ func (ncs *noiseConns) open(nc *noiseConn) {
 	}
 }
 
-// drop ends a channel that nobody serves.
+// drop closes a connection that is not served.
 func (ncs *noiseConns) drop(nc *noiseConn) {
 	nc.Conn.Close()
 	ncs.forget(nc)
 }
 
-// add notes a channel, and returns another of its machine that has to make room.
+// add records a connection, and returns the oldest of its machine if that must be closed to make
+// room.
 func (ncs *noiseConns) add(nc *noiseConn) (oldest *noiseConn) {
 	ncs.mu.Lock()
 	defer ncs.mu.Unlock()
@@ -155,13 +160,13 @@ func (ncs *noiseConns) Accept() (net.Conn, error) {
 	}
 }
 
-// Close implements net.Listener. The server ends the channels itself.
+// Close implements net.Listener. It does nothing, because the HTTP server closes its connections.
 func (ncs *noiseConns) Close() error { return nil }
 
 // Addr implements net.Listener.
 func (ncs *noiseConns) Addr() net.Addr { return new(net.TCPAddr) }
 
-// change counts the channels that are served.
+// change is the ConnState hook of the HTTP server. It counts the connections that are served.
 func (ncs *noiseConns) change(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
@@ -182,7 +187,8 @@ func (ncs *noiseConns) count(n int) {
 	ncs.number += n
 }
 
-// counts returns how many channels are open, and how many of those belong to no node so far.
+// counts returns the number of open connections, and how many of them belong to machines without a
+// node.
 func (ncs *noiseConns) counts() (open, unregistered int) {
 	ncs.mu.Lock()
 	defer ncs.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// refusal is why an operation of an administrator was not done.
+// operationError is the reason why an operation of the API failed, with its HTTP status.
 type operationError struct {
 	status int
 	text   string
@@ -30,7 +30,7 @@ func badRequest(format string, args ...any) error {
 	return &operationError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
-// statusOf returns the HTTP status of an error.
+// statusOf returns the HTTP status that an error is answered with.
 func statusOf(err error) int {
 	if r, ok := errors.AsType[*operationError](err); ok {
 		return r.status
@@ -41,7 +41,7 @@ func statusOf(err error) int {
 	return http.StatusBadRequest
 }
 
-// checkTime refuses times that JSON cannot carry in every time zone.
+// checkTime refuses times whose year JSON cannot represent in every time zone.
 func checkTime(at time.Time) error {
 	if year := at.UTC().Year(); !at.IsZero() && (year < 1 || year > 9998) {
 		return badRequest("the year %d is out of range", year)
@@ -54,14 +54,13 @@ const (
 	maxPage     = 10_000
 )
 
-// window says which part of a list is asked for: at most limit entries whose numbers are greater
-// than after.
+// pageRequest selects a part of a list: at most limit entries with IDs greater than after.
 type pageRequest struct {
 	after int64
 	limit int
 }
 
-// page returns a part of a map in the order of its numbers.
+// page returns the requested part of a map, ordered by ID.
 func page[V, T any](m map[int64]V, w pageRequest, keep func(V) bool, show func(V) T) Page[T] {
 	p := Page[T]{Items: []T{}}
 	limit := min(cmp.Or(w.limit, defaultPage), maxPage)

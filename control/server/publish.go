@@ -7,7 +7,7 @@ import (
 	"ginnel/control"
 )
 
-// publish makes the step from what the streams know to what the state is now.
+// publish makes the step from the latest snapshot to the current state.
 func (c *core) publish(at moment) {
 	before := c.latest.Load()
 	defer closeAll(c.pending.ended)
@@ -16,7 +16,9 @@ func (c *core) publish(at moment) {
 	}
 	redundant := c.electRouters(before, at)
 	ids := slices.Sorted(maps.Keys(c.pending.ids))
-	next := &snapshot{users: before.snapshot.users, rules: before.rules, derp: before.derp, dns: before.dns, redundant: redundant}
+	next := &snapshot{
+		users: before.snapshot.users, rules: before.rules, derp: before.derp, dns: before.dns, redundant: redundant,
+	}
 	if c.pending.usersChanged {
 		next.users = maps.Clone(c.st.users)
 	}
@@ -53,7 +55,7 @@ func closeAll(ended []*stream) {
 	}
 }
 
-// revoke tells which node keys are not good any more since the step.
+// revoke reports the node keys that the step made invalid.
 func (c *core) revoke(s *step) {
 	if c.cfg.Revoked == nil {
 		return
@@ -66,7 +68,7 @@ func (c *core) revoke(s *step) {
 	}
 }
 
-// regroup works out anew what the policy says of each node.
+// reapplyPolicy updates the served routes of all nodes after a change of the policy.
 func (c *core) reapplyPolicy(at moment) {
 	t := &tx{state: c.st, moment: at}
 	for _, n := range c.st.nodes {
@@ -77,7 +79,7 @@ func (c *core) reapplyPolicy(at moment) {
 	c.committed(t)
 }
 
-// policyConcerned reports whether any of the changes makes a difference to a policy.
+// affectsPolicy reports whether the policy has to be compiled anew because of changed nodes.
 func (c *core) affectsPolicy(before *snapshot, ids []int64) bool {
 	for _, id := range ids {
 		old, now := before.node(id), c.st.nodes[id]
@@ -90,8 +92,8 @@ func (c *core) affectsPolicy(before *snapshot, ids []int64) bool {
 	return false
 }
 
-// electRouters finds out who routes what, if any of the changes concerns a router, and returns for
-// which routers another could stand in.
+// electRouters repeats the election of routers if a changed node is or was one. It returns the
+// redundant routers.
 func (c *core) electRouters(before *step, at moment) map[int64]bool {
 	concerned := false
 	for id := range c.pending.ids {
@@ -116,7 +118,7 @@ func (c *core) electRouters(before *step, at moment) map[int64]bool {
 	return redundant(nodes)
 }
 
-// setDERPMap changes the relays that nodes are told of.
+// setDERPMap changes the relay map that nodes are sent.
 func (c *core) setDERPMap(m *control.DERPMap) func(t *tx) error {
 	return func(t *tx) error {
 		t.after = append(t.after, func() { c.pending.derp = m })
@@ -124,7 +126,7 @@ func (c *core) setDERPMap(m *control.DERPMap) func(t *tx) error {
 	}
 }
 
-// setDNS changes the DNS settings that nodes are told of.
+// setDNS changes the DNS settings that nodes are sent.
 func (c *core) setDNS(d *control.DNSConfig) func(t *tx) error {
 	return func(t *tx) error {
 		t.after = append(t.after, func() { c.pending.dns = d })

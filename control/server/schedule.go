@@ -11,8 +11,8 @@ import (
 // change that the event caused.
 const retryDue = 5 * time.Second
 
-// timers schedule the events that happen to nodes and logins without a request. The expiries of node
-// keys are on the wall clock (moment.now), all others on the monotonic clock (moment.mono).
+// timers schedule the events that happen to nodes and logins without a request. The expiries of
+// node keys are on the wall clock (moment.now), all others on the monotonic clock (moment.mono).
 type timers struct {
 	nodes     schedule[int64]  // absent nodes and duplicate keys; see core.nodeDeadline
 	expiries  schedule[int64]  // of node keys
@@ -34,8 +34,7 @@ func (t *timers) wait(m moment) time.Duration {
 	return wait
 }
 
-// schedule knows when something is due for which key, at most one time each. The zero value is
-// empty.
+// schedule holds the time at which each key is due, one time per key. The zero value is empty.
 type schedule[K cmp.Ordered] struct {
 	items map[K]*scheduled[K]
 	queue dueHeap[K]
@@ -47,7 +46,7 @@ type scheduled[K cmp.Ordered] struct {
 	index int
 }
 
-// set says when k is due, instead of what was said before; the zero time means never.
+// set replaces the time of k. The zero time removes k.
 func (s *schedule[K]) set(k K, at time.Time) {
 	a := s.items[k]
 	switch {
@@ -68,7 +67,7 @@ func (s *schedule[K]) set(k K, at time.Time) {
 	}
 }
 
-// next returns when pop has something to return; the zero time means never.
+// next returns the earliest time; the zero time means that the schedule is empty.
 func (s *schedule[K]) next() time.Time {
 	if len(s.queue) == 0 {
 		return time.Time{}
@@ -86,7 +85,7 @@ func (s *schedule[K]) pop(now time.Time) (k K, ok bool) {
 	return a.key, true
 }
 
-// alarms implements heap.Interface.
+// dueHeap implements heap.Interface.
 type dueHeap[K cmp.Ordered] []*scheduled[K]
 
 func (q dueHeap[K]) Len() int { return len(q) }

@@ -1,10 +1,10 @@
-// Package server is the coordination server: it lets nodes in, gives them addresses and names, and
-// keeps each of them told of the others (control specification). Nodes speak ts2021 to it,
-// administrators the API that openapi.json describes.
+// Package server is the coordination server. It registers nodes, assigns their addresses and names,
+// and tells each node about the others (control specification). Nodes speak the ts2021 protocol to
+// it. Administrators use the HTTP API that openapi.json describes.
 //
-// Goroutines: the loop of a Server, which owns the state, and those of the HTTP server on the
-// channels of nodes; Close ends them. Those of the HTTP server that a Server is the handler of
-// belong to that.
+// Goroutines: the loop of a Server, which owns the state, and the goroutines of the HTTP server
+// that serves the Noise connections of nodes. Close ends both. Goroutines of an HTTP server whose
+// handler is the Server belong to that HTTP server.
 package server
 
 import (
@@ -21,15 +21,15 @@ import (
 	"ginnel/internal/key"
 )
 
-// Server is a coordination server. It is an [http.Handler] for everything that is served on its
+// Server is a coordination server. Its [http.Handler] serves everything on the server's public
 // port.
 type Server struct {
 	cfg        Config
 	log        *slog.Logger
 	core       *core
 	noiseConns *noiseConns
-	inner      *http.Server // on the channels
-	calls      drain        // the requests on them, and those that become one
+	inner      *http.Server // on the Noise connections
+	calls      drain        // requests on Noise connections, and upgrades to one
 	wg         sync.WaitGroup
 	outer      http.Handler
 	admin      http.Handler
@@ -37,7 +37,7 @@ type Server struct {
 	tests      policyTests
 }
 
-// New returns a server with the state of the store. It serves once it is given requests.
+// New loads the state from the store and returns a server that is ready for requests.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// start reads the state, makes the first view of it and starts the loop.
+// start loads the state, publishes the first snapshot and starts the loop.
 func (c *core) start() error {
 	at := c.cfg.moment()
 	k, err := c.storage.loadKey()
@@ -106,7 +106,7 @@ func (c *core) start() error {
 	return nil
 }
 
-// startPolicy puts the policy of the configuration in force.
+// startPolicy puts the policy of the configuration in force, if it has one.
 func (s *Server) startPolicy() error {
 	if len(s.cfg.Policy) == 0 {
 		return nil
@@ -120,17 +120,17 @@ func (s *Server) startPolicy() error {
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.outer.ServeHTTP(w, r) }
 
-// AdminHandler serves the API to whoever can reach it: put it behind a socket that only
+// AdminHandler serves the API without asking for a token. Serve it on a socket that only
 // administrators can open.
 func (s *Server) AdminHandler() http.Handler { return s.admin }
 
-// PublicKey returns the key that clients know the server by.
+// PublicKey returns the key by which clients authenticate the server.
 func (s *Server) PublicKey() key.MachinePublic { return s.core.key.Key.Public() }
 
-// Collector returns the metrics of the server, to be registered with those of a larger program.
+// Collector returns the metrics of the server. The caller registers them with its own.
 func (s *Server) Collector() prometheus.Collector { return s.core.metrics.registry }
 
-// SetDERPMap changes the relays, and tells all nodes.
+// SetDERPMap replaces the relay map and sends it to all nodes.
 func (s *Server) SetDERPMap(ctx context.Context, m control.DERPMap) error {
 	err := s.core.change(ctx, s.core.setDERPMap(&m))
 	if err == nil {
@@ -139,16 +139,16 @@ func (s *Server) SetDERPMap(ctx context.Context, m control.DERPMap) error {
 	return err
 }
 
-// SetDNS changes the DNS settings, and tells all nodes. Proxied is set, and BaseDomain put first in
-// Domains.
+// SetDNS replaces the DNS settings and sends them to all nodes. It sets Proxied and puts BaseDomain
+// first in Domains.
 func (s *Server) SetDNS(ctx context.Context, d control.DNSConfig) error {
 	return s.core.change(ctx, s.core.setDNS(s.cfg.dns(d)))
 }
 
-// Close ends all connections of nodes and the loop, and returns when they have ended.
+// Close closes all connections of nodes, ends the loop and waits for both.
 func (s *Server) Close() error {
 	s.once.Do(s.stop)
-	s.wg.Wait()     // no further channel is handed out
+	s.wg.Wait()     // afterwards Accept hands out no further connection
 	s.inner.Close() // ends one that was handed out meanwhile
 	s.calls.close()
 	s.noiseConns.wg.Wait()

@@ -6,12 +6,12 @@ import (
 	"ginnel/control"
 )
 
-// view is the network at one moment, as streams show it. It is never changed.
+// snapshot is the network at one moment, as streams show it. It is never modified.
 type snapshot struct {
-	nodes []*node // by number
+	nodes []*node // ordered by ID
 	users map[int64]*user
 	rules *rules
-	// doubled are the routers for which another could stand in at once.
+	// redundant are the online routers whose subnets another online router also serves.
 	redundant map[int64]bool
 	derp      *control.DERPMap
 	dns       *control.DNSConfig
@@ -25,8 +25,8 @@ func (v *snapshot) node(id int64) *node {
 	return nil
 }
 
-// with returns v.nodes with some replaced, added or, if they are nil, taken away. nodes are ordered
-// by their numbers.
+// with returns v.nodes with the nodes ids replaced or added as lookup returns them, or removed if
+// lookup returns nil. ids must be sorted.
 func (v *snapshot) with(ids []int64, lookup func(id int64) *node) []*node {
 	nodes := make([]*node, 0, len(v.nodes)+len(ids))
 	rest := v.nodes
@@ -43,7 +43,7 @@ func (v *snapshot) with(ids []int64, lookup func(id int64) *node) []*node {
 	return append(nodes, rest...)
 }
 
-// user returns the owner of a node; tags have one too.
+// user returns the owner of a node by ID, including the owner of all tagged nodes.
 func (v *snapshot) user(id int64) *user {
 	if id == taggedUser.ID {
 		return taggedUser

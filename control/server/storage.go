@@ -88,18 +88,19 @@ func (s *storage) loadKey() (k serverRecord, err error) {
 	return k, nil
 }
 
-// load reads the whole state from the store. It changes nothing of c except the revision of storage.
+// load reads the whole state from the store. It changes nothing of c except the revision of
+// storage.
 func (c *core) load(at moment) (*state, error) {
 	entries, revision, err := c.storage.all()
 	if err != nil {
 		return nil, err
 	}
 	t := &tx{state: newState(c.cfg), moment: at}
-	late, err := t.loadAll(entries)
+	nodes, err := t.loadAll(entries)
 	if err != nil {
 		return nil, err
 	}
-	for _, rec := range late { // now that the policy is known
+	for _, rec := range nodes {
 		t.index(rec)
 		t.setNode(&node{rec: rec, polled: at.mono, awaited: len(rec.Primary) > 0})
 	}
@@ -110,7 +111,8 @@ func (c *core) load(at moment) (*state, error) {
 	return t.state, nil
 }
 
-// loadAll reads everything into the state but nodes, which it returns.
+// loadAll puts all records except nodes into the state, and returns the nodes. They come last
+// because their served routes depend on the policy.
 func (t *tx) loadAll(entries []store.Entry) ([]*nodeRecord, error) {
 	var nodes []*nodeRecord
 	for _, e := range entries {
@@ -157,7 +159,8 @@ func loadRecord[T any](e store.Entry, put func(*T)) error {
 	return nil
 }
 
-// reload takes the state from the store again, and keeps what is not stored: who is connected.
+// reload reads the state from the store again. It keeps what is not stored, such as which nodes are
+// connected.
 func (c *core) reload(at moment) {
 	if c.storage.unchanged() {
 		c.storage.stale = false
@@ -165,7 +168,7 @@ func (c *core) reload(at moment) {
 	}
 	st, err := c.load(at)
 	if err != nil {
-		c.log.Error("reading the state again failed", "err", err)
+		c.log.Error("state not reloaded", "err", err)
 		return
 	}
 	c.storage.stale = false
@@ -188,7 +191,7 @@ func (c *core) reload(at moment) {
 	}
 	for id, was := range old.logins {
 		if l := st.logins[id]; l != nil {
-			l.endc = was.endc // somebody may be waiting
+			l.endc = was.endc // requests may be waiting for it
 		} else {
 			close(was.endc)
 			delete(c.loginWaits, id)

@@ -6,17 +6,17 @@ import (
 	"ginnel/control/policy"
 )
 
-// tx is one command's change of the state: made at once, undone if the command fails or the store
-// does.
+// tx is the changes of one command. They are made at once, and undone if the command or the store
+// fails.
 type tx struct {
 	*state
 	moment
 	undo         []func()
 	writes       []write
-	changed      []int64  // nodes
-	usersChanged bool     // users have changed
-	rulesChanged bool     // the policy has changed, or the users that it names
-	after        []func() // to be called once the change is kept; they must not block
+	changed      []int64 // IDs of nodes
+	usersChanged bool
+	rulesChanged bool     // the policy changed, or the users that it names
+	after        []func() // called once the changes are stored; must not block
 }
 
 // write is a record to be stored at its path, or deleted if record is nil.
@@ -53,7 +53,7 @@ func assign[T any](t *tx, field *T, v T) {
 	*field = v
 }
 
-// rollback undoes the changes, the last first.
+// rollback undoes the changes in reverse order.
 func (t *tx) rollback() {
 	for _, undo := range slices.Backward(t.undo) {
 		undo()
@@ -66,17 +66,17 @@ func (t *tx) store(r record) { t.writes = append(t.writes, write{r.path(), r}) }
 // erase has a record deleted when the batch is committed.
 func (t *tx) erase(r record) { t.writes = append(t.writes, write{path: r.path()}) }
 
-// count changes the counters.
+// count stores new counters.
 func (t *tx) count(next counters) {
 	assign(t, &t.counters, next)
 	t.store(next)
 }
 
-// putNode stores a record of a node that is new or has changed.
+// putNode stores the record of a new or changed node.
 func (t *tx) putNode(rec *nodeRecord) {
 	old := t.nodes[rec.ID]
 	if old != nil && !sameIdentity(old.rec, rec) {
-		rec.Approved = nil // they were given to somebody else
+		rec.Approved = nil // approvals are for an identity, not for a node ID
 	}
 	t.store(rec)
 	n := &node{rec: rec, polled: t.mono}
@@ -89,15 +89,15 @@ func (t *tx) putNode(rec *nodeRecord) {
 	t.setNode(n)
 }
 
-// sameIdentity reports whether a node is still the same machine, with the same tags or the same
-// user.
+// sameIdentity reports whether two records have the same machine and the same owner: the same tags
+// or, without tags, the same user.
 func sameIdentity(a, b *nodeRecord) bool {
 	sameUser := a.User == b.User || len(a.Tags) > 0
 	return a.Machine == b.Machine && slices.Equal(a.Tags, b.Tags) && sameUser
 }
 
-// setNode puts a node into the state with what follows from its record; its record has been stored,
-// or has not changed.
+// setNode puts a node into the state and derives its fields from the record. It does not store the
+// record.
 func (t *tx) setNode(n *node) {
 	n.expired = n.rec.expiredAt(t.now)
 	n.served = t.servedBy(n.rec)
@@ -106,7 +106,6 @@ func (t *tx) setNode(n *node) {
 	t.changed = append(t.changed, n.rec.ID)
 }
 
-// deleteNode forgets a node.
 func (t *tx) deleteNode(id int64) {
 	n := t.nodes[id]
 	t.erase(n.rec)
@@ -157,8 +156,8 @@ func (t *tx) deleteUser(u *user) {
 	t.usersChanged = true
 }
 
-// forgetName has nobody found by the name of a user, except another whose name differs by case
-// alone.
+// unindexUser removes the name of a user from the index. Older versions allowed names that differ
+// only in case; another user with such a name takes the entry.
 func (t *tx) unindexUser(u *user) {
 	unset(t, t.byUser, foldName(u.Name))
 	for _, other := range t.users {
@@ -198,7 +197,8 @@ func (t *tx) putLogin(l *login) {
 	set(t, t.logins, l.ID, l)
 }
 
-// endLogin forgets a login and lets those go on who wait for it.
+// endLogin deletes a login and wakes the requests that wait for it. Callers use core.endLogin,
+// which also stops its timer.
 func (t *tx) endLogin(l *login, why loginOutcome) {
 	t.erase(l)
 	unset(t, t.logins, l.ID)
@@ -208,7 +208,7 @@ func (t *tx) endLogin(l *login, why loginOutcome) {
 	})
 }
 
-// loginEnd is how a login ended.
+// loginOutcome is how a login ended.
 type loginOutcome int
 
 const (

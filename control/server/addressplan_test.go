@@ -22,20 +22,20 @@ func TestAllocate(t *testing.T) {
 	taken[netip.MustParseAddr("100.64.0.2")] = true
 	taken[netip.MustParseAddr("fd7a:115c:a1e0::3")] = true
 	if v4, v6, _, _ := plan.next(cursor, isTaken); v4.String() != "100.64.0.4" || v6.String() != "fd7a:115c:a1e0::4" {
-		t.Errorf("past those that are taken: %s %s", v4, v6)
+		t.Errorf("after taken addresses: %s %s", v4, v6)
 	}
 	for _, reserved := range []string{"100.100.100.100", "100.115.92.0", "100.115.93.255"} {
 		a := netip.MustParseAddr(reserved)
 		n := uint64(a.As4()[1]-64)<<16 | uint64(a.As4()[2])<<8 | uint64(a.As4()[3])
 		if v4, _, _, _ := plan.next(n-1, isTaken); v4 == a {
-			t.Errorf("%s was given to a node", a)
+			t.Errorf("the reserved address %s was assigned", a)
 		}
 	}
 	if _, v6, _, _ := plan.next(0x52, isTaken); v6.String() != "fd7a:115c:a1e0::54" {
 		t.Errorf("after ::52 comes %s", v6)
 	}
 	if v4, _, cursor, _ := plan.next(1<<22-2, isTaken); v4.String() != "100.64.0.1" || cursor != 1 {
-		t.Errorf("at the end: %s at %d, want the beginning", v4, cursor)
+		t.Errorf("at the end of the range: %s at %d, want its start", v4, cursor)
 	}
 }
 
@@ -63,7 +63,7 @@ func TestAddressPlanRefuses(t *testing.T) {
 		v4, _ := netip.ParsePrefix(p[0])
 		v6, _ := netip.ParsePrefix(p[1])
 		if _, err := newAddressPlan(v4, v6); err == nil {
-			t.Errorf("%v: accepted", p)
+			t.Errorf("%v: not refused", p)
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"ginnel/internal/key"
 )
 
-// logBuffer keeps what a server logs.
+// logBuffer collects the log of a server.
 type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -48,8 +48,9 @@ func withLog(l *logBuffer) func(*Config) {
 	return func(c *Config) { c.Log = slog.New(slog.NewTextHandler(l, nil)) }
 }
 
-// stays keeps a stream open as a program does: it tells all, and comes back when it is put out.
-func (p *peer) stays() {
+// staysConnected keeps a stream open as the node program does: it sends an update, and reconnects
+// when the stream ends.
+func (p *peer) staysConnected() {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel
 	p.wg.Go(func() {
@@ -64,7 +65,7 @@ func (p *peer) stays() {
 	})
 }
 
-// copyOf is another process with the keys of a node, on another host.
+// copyOf returns another process with the keys of a node, on another host.
 func (n *testNet) copyOf(p *peer, hostname string) *peer {
 	c := n.newPeer(hostname)
 	c.machine, c.node, c.disco = p.machine, p.node, key.NewDiscoPrivate().Public()
@@ -73,71 +74,71 @@ func (n *testNet) copyOf(p *peer, hostname string) *peer {
 	return c
 }
 
-const contestWarning = "two processes use the key of one node"
+const duplicateKeyWarning = "two processes use the key of one node"
 
-// Two processes with one key take the stream from each other. Everybody who can do something about
-// it is told, and nobody else is told too often.
-func TestContested(t *testing.T) {
+// Two processes with one key take the stream from each other. The log, the API, the metrics and
+// both processes report it. Other nodes receive no message and few frames.
+func TestDuplicateKey(t *testing.T) {
 	log := new(logBuffer)
 	onNet(t, withLog(log), func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		watcher, a := n.join("watcher", k), n.join("laptop", k)
-		a.away()
-		a.stays()
+		a.endStream()
+		a.staysConnected()
 		settle()
 		b := n.copyOf(a, "vm")
 		_, before := watcher.latestMap()
-		b.stays()
+		b.staysConnected()
 		time.Sleep(time.Hour)
 		settle()
-		if got := log.count(contestWarning); got != 1 {
-			t.Errorf("warned %d times in an hour of one contest", got)
+		if got := log.count(duplicateKeyWarning); got != 1 {
+			t.Errorf("%d warnings in one hour, want 1", got)
 		}
 		if log.count("node=laptop remote=")+log.count("node=vm remote=") != 1 {
-			t.Error("the warning does not name node and addresses")
+			t.Error("the warning has no node and addresses")
 		}
 		_, after := watcher.latestMap()
-		if frames := after - before; frames > 300 { // 120 changes of hands, and what each brings
-			t.Errorf("another node was told of it in %d frames in an hour", frames)
+		if frames := after - before; frames > 300 { // the stream changes hands 120 times
+			t.Errorf("another node received %d frames in one hour", frames)
 		}
-		var contested []string
+		var names []string
 		for _, node := range n.nodes() {
 			if node.Contested {
-				contested = append(contested, node.Name)
+				names = append(names, node.Name)
 			}
 		}
-		if len(contested) != 1 || n.server.core.countDuplicateKeys() != 1 {
-			t.Errorf("contested: %v", contested)
+		if len(names) != 1 || n.server.core.countDuplicateKeys() != 1 {
+			t.Errorf("API and metrics: nodes with a duplicate key: %v, want 1", names)
 		}
 		for _, p := range []*peer{a, b} {
 			if m, _ := p.latestMap(); !warned(m) {
-				t.Errorf("%s is told %q and %v", p.host.Hostname, m.Health, m.DisplayMessages)
+				t.Errorf("%s received the health messages %q and %v", p.host.Hostname, m.Health, m.DisplayMessages)
 			}
 		}
 		if m, _ := watcher.latestMap(); len(m.Health)+len(m.DisplayMessages) > 0 {
-			t.Errorf("another node is told %q", m.Health)
+			t.Errorf("another node received the health messages %q", m.Health)
 		}
-		b.away()
+		b.endStream()
 		time.Sleep(duplicateKeyLife + takeoverInterval)
 		settle()
 		if m, _ := a.latestMap(); len(m.Health)+len(m.DisplayMessages) > 0 || n.server.core.countDuplicateKeys() != 0 {
-			t.Errorf("after its end: %q", m.Health)
+			t.Errorf("after the duplicate ended: health messages %q", m.Health)
 		}
 		seen := watcher.sees("laptop")
 		if !online(seen) || seen.DiscoKey != a.disco || n.node("laptop").Contested {
-			t.Errorf("after its end: seen as %+v", seen)
+			t.Errorf("after the duplicate ended: the node is seen as %+v", seen)
 		}
 	})
 }
 
-// warned reports whether a node has been told of its rival.
+// warned reports whether a node was told that another process uses its key.
 func warned(m *control.NetMap) bool {
 	d := m.DisplayMessages[control.MessageDuplicateKey]
 	return d != nil && strings.Contains(d.Text, "another process")
 }
 
-// Clients that know nothing of display messages are told in the old way, and each is told when it
-// is over.
+// Clients that do not know display messages receive health texts instead. Both kinds are withdrawn
+// when the duplicate has ended.
 func TestHealthOfOldClients(t *testing.T) {
 	for _, c := range []struct {
 		version          int
@@ -157,19 +158,19 @@ func TestHealthOfOldClients(t *testing.T) {
 			t.Errorf("version %d: got %v", c.version, resp.DisplayMessages)
 		}
 		if c.messages == 0 && resp.Health == nil {
-			t.Errorf("version %d: what was said before is not taken back", c.version)
+			t.Errorf("version %d: the earlier text is not withdrawn", c.version)
 		}
 	}
 }
 
-// While a node is contested its name is not changed by either.
-func TestContestedName(t *testing.T) {
+// While two processes use the key of a node, neither changes the node's name.
+func TestDuplicateKeyName(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		watcher, a := n.join("watcher", k), n.join("laptop", k)
-		a.away()
-		a.stays()
-		n.copyOf(a, "vm").stays()
+		a.endStream()
+		a.staysConnected()
+		n.copyOf(a, "vm").staysConnected()
 		time.Sleep(10 * time.Second)
 		var names []string
 		for range 600 {
@@ -180,31 +181,30 @@ func TestContestedName(t *testing.T) {
 			}
 		}
 		if len(names) != 1 {
-			t.Errorf("the node was called %q", names)
+			t.Errorf("the node had the names %q, want one", names)
 		}
 	})
 }
 
-// Neither a process that is started anew, nor one that loses its connection again and again,
-// contends with itself.
-func TestNotContested(t *testing.T) {
+// A restarted process and a process that reconnects repeatedly are not reported as duplicates.
+func TestNoDuplicateKey(t *testing.T) {
 	log := new(logBuffer)
 	onNet(t, withLog(log), func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
 		for range 20 {
-			for range 3 { // its old connection is not known to be gone
+			for range 3 { // the server does not know yet that the previous connection is dead
 				again := n.copyOf(a, "a")
 				again.disco = a.disco
 				again.stream()
 				time.Sleep(time.Second)
 			}
-			a = n.copyOf(a, "a") // a new run
+			a = n.copyOf(a, "a") // the process restarts
 			a.stream()
 			a.update(nil)
 			time.Sleep(time.Second)
 		}
-		if log.count(contestWarning) > 0 || n.node("a").Contested {
-			t.Error("taken for two")
+		if log.count(duplicateKeyWarning) > 0 || n.node("a").Contested {
+			t.Error("one process was reported as two")
 		}
 	})
 }
@@ -223,9 +223,9 @@ func TestLabelFits(t *testing.T) {
 	}
 }
 
-// Any number of copies is noticed when one of them comes back, in whatever order; processes that
-// follow each other are not.
-func TestTakeFrom(t *testing.T) {
+// A duplicate is detected when one of several copies returns, in whatever order the copies take the
+// stream. Processes that merely follow each other are not duplicates.
+func TestTakeOverFrom(t *testing.T) {
 	var keys []key.DiscoPublic
 	for range maxEarlier + 2 {
 		keys = append(keys, key.NewDiscoPrivate().Public())
@@ -233,12 +233,12 @@ func TestTakeFrom(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		order []int
-		want  bool // at the last of them
+		want  bool // of the last takeover
 	}{
-		{"started anew each time", []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, false},
-		{"connected again", []int{0, 0, 1, 1, 1}, false},
+		{"restarted each time", []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, false},
+		{"reconnected", []int{0, 0, 1, 1, 1}, false},
 		{"two copies", []int{0, 1, 0}, true},
-		{"two copies that connect again in between", []int{0, 1, 1, 1, 0}, true},
+		{"two copies that reconnect in between", []int{0, 1, 1, 1, 0}, true},
 		{"three in rotation", []int{0, 1, 2, 0}, true},
 		{"as many as are remembered", []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 0}, true},
 	} {
@@ -255,7 +255,7 @@ func TestTakeFrom(t *testing.T) {
 			t.Errorf("%s: got %v", c.name, got)
 		}
 		if len(last.earlier) > maxEarlier {
-			t.Errorf("%s: %d are remembered", c.name, len(last.earlier))
+			t.Errorf("%s: %d processes are remembered", c.name, len(last.earlier))
 		}
 	}
 }

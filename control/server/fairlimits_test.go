@@ -13,12 +13,12 @@ import (
 	"ginnel/control"
 )
 
-// logTo has the server write its log, from Info on, to out.
+// logTo makes the server log to out, from level Info on.
 func logTo(out io.Writer) func(*Config) {
 	return func(c *Config) { c.Log = slog.New(slog.NewTextHandler(out, nil)) }
 }
 
-// idle opens a channel that no node follows from: its registration is refused.
+// idle opens a connection on which no node registers, because its registration is refused.
 func (p *peer) idle() {
 	p.t.Helper()
 	if _, refused := p.register(func(r *control.RegisterRequest) { *r = control.RegisterRequest{} }); refused != errNoNodeKey.Error() {
@@ -26,9 +26,10 @@ func (p *peer) idle() {
 	}
 }
 
-// Idle channels of one address, whatever their number, keep no new node of another address out, nor
-// do they end the channel of one that waits. Those of one IPv6 network count together.
-func TestIdleChannelsOfOneAddress(t *testing.T) {
+// Any number of idle connections from one address neither prevents a node at another address from
+// joining, nor closes the connection of a node that waits. Addresses of one IPv6 network count as
+// one.
+func TestIdleConnectionsOfOneAddress(t *testing.T) {
 	const limit = 8
 	for _, flood := range []string{"198.51.100.%d", "2001:db8::%d", "::ffff:198.51.100.%d"} {
 		var logged logBuffer
@@ -48,13 +49,13 @@ func TestIdleChannelsOfOneAddress(t *testing.T) {
 			if refused != "" || resp.AuthURL == "" {
 				t.Fatalf("%s: a new node got %+v %s", flood, resp, refused)
 			}
-			honest.waits(resp.AuthURL)
+			honest.awaitLogin(resp.AuthURL)
 			for i := range 2 * limit {
 				n.newPeerFrom(host(i), "idle").idle()
 			}
 			settle()
 			if l, ok := n.onlyLogin(); !ok || !l.Waiting {
-				t.Errorf("%s: the new node's channel was ended: %+v", flood, l)
+				t.Errorf("%s: the new node's connection was closed: %+v", flood, l)
 			}
 			if _, unregistered := n.server.noiseConns.counts(); unregistered != limit {
 				t.Errorf("%s: %d connections of unregistered machines, want %d", flood, unregistered, limit)
@@ -66,7 +67,7 @@ func TestIdleChannelsOfOneAddress(t *testing.T) {
 	}
 }
 
-// An address has the oldest of its own channels ended, so that its latest machine gets in.
+// A new machine replaces the oldest connection from its own address.
 func TestManyMachinesOfOneAddress(t *testing.T) {
 	onNet(t, func(c *Config) { c.MaxUnregistered = 2 }, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -79,13 +80,13 @@ func TestManyMachinesOfOneAddress(t *testing.T) {
 		}
 		settle()
 		if _, unregistered := n.server.noiseConns.counts(); unregistered != 1 {
-			t.Errorf("%d connections of unregistered machines, want 1: the first is ended, the third has a node", unregistered)
+			t.Errorf("%d connections of unregistered machines, want 1: the first was closed, the third has a node", unregistered)
 		}
 	})
 }
 
-// Connections of one address that do not finish their handshake are ended for that of another, and
-// for the next of its own.
+// Unfinished handshakes from one address end to make room for one from another address, and for the
+// next from their own.
 func TestHandshakesOfOneAddress(t *testing.T) {
 	ncs := newNoiseConns()
 	begin := func(remote string) (context.Context, *handshake) {
@@ -109,7 +110,7 @@ func TestHandshakesOfOneAddress(t *testing.T) {
 		}
 	}
 	if honest.Err() != nil || late.Err() != nil || ended != 11 || flood[10].Err() == nil || flood[11].Err() != nil {
-		t.Errorf("%d of the flood ended, want the first 11; honest ones: %v, %v", ended, honest.Err(), late.Err())
+		t.Errorf("%d handshakes of the flood ended, want the first 11; the others: %v, %v", ended, honest.Err(), late.Err())
 	}
 	ncs.endHandshake(last)
 	if n := ncs.handshakes.Len(); n != maxHandshakes-1 {
@@ -117,13 +118,14 @@ func TestHandshakesOfOneAddress(t *testing.T) {
 	}
 }
 
-// A stranger may begin as many logins as it likes: others' stay, and others may begin more.
+// Any number of logins from one address neither ends logins from other addresses nor prevents new
+// ones.
 func TestLoginsOfOneAddress(t *testing.T) {
 	var logged logBuffer
 	onNet(t, logTo(&logged), func(t *testing.T, n *testNet) {
 		before := n.newPeerFrom("192.0.2.1", "before")
 		first, _ := before.register(nil)
-		time.Sleep(time.Second) // it is the oldest
+		time.Sleep(time.Second) // makes it the oldest
 		for i := range maxLogins / maxMachineLogins {
 			p := n.newPeerFrom("198.51.100.7", fmt.Sprint("flood", i))
 			for range maxMachineLogins {
@@ -134,7 +136,7 @@ func TestLoginsOfOneAddress(t *testing.T) {
 			}
 			p.leave()
 			if i == 0 {
-				time.Sleep(time.Second) // the first are the oldest
+				time.Sleep(time.Second) // makes the first ones the oldest
 			}
 		}
 		after := n.newPeerFrom("192.0.2.2", "after")
@@ -152,7 +154,7 @@ func TestLoginsOfOneAddress(t *testing.T) {
 			stays = stays || strings.HasSuffix(first.AuthURL, l.ID)
 		}
 		if !stays {
-			t.Errorf("the login %s, the oldest, has given way to the flood", first.AuthURL)
+			t.Errorf("the login %s, which was the oldest, was ended", first.AuthURL)
 		}
 		if len(logins.Items) != maxLogins || hosts["before"] != 1 || hosts["after"] != 1 || hosts["flood0"] != 2 {
 			t.Errorf("%d logins, before %d, after %d, the flood's oldest %d: want %d, 1, 1, 2",
@@ -164,7 +166,7 @@ func TestLoginsOfOneAddress(t *testing.T) {
 	})
 }
 
-// A login keeps the address that it came from when the server begins anew.
+// The source address of a login survives a restart of the server.
 func TestLoginSourceIsKept(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		n.newPeerFrom("2001:db8::5", "x").register(nil)
@@ -180,8 +182,8 @@ func TestLoginSourceIsKept(t *testing.T) {
 	})
 }
 
-// Refused registrations write a few lines for each address, and one that says how many were left
-// out.
+// The log has a few lines about refused registrations for each address, and one with the number of
+// suppressed lines.
 func TestRefusedRegistrationsInLog(t *testing.T) {
 	var logged logBuffer
 	onNet(t, logTo(&logged), func(t *testing.T, n *testNet) {
@@ -199,7 +201,7 @@ func TestRefusedRegistrationsInLog(t *testing.T) {
 			return found
 		}
 		if got := lines(`msg="registration refused"`); len(got) != logRate.Each+1 || !strings.Contains(got[len(got)-1], "192.0.2.1") {
-			t.Errorf("%d lines, want %d of the flood and one of the other:\n%s", len(got), logRate.Each, strings.Join(got, ""))
+			t.Errorf("%d lines, want %d about the flood and one about the other address:\n%s", len(got), logRate.Each, strings.Join(got, ""))
 		}
 		time.Sleep(2*logRate.Span + clockCheck)
 		synctest.Wait()

@@ -15,10 +15,10 @@ import (
 	"ginnel/control"
 )
 
-// footprint is how much of everything a server has.
+// footprint maps kinds of objects to how many of them a server has.
 type footprint map[string]int
 
-// footprint counts what nodes could leave behind.
+// footprint counts everything that nodes could leave behind.
 func (n *testNet) footprint() footprint {
 	n.t.Helper()
 	settle()
@@ -33,14 +33,15 @@ func (n *testNet) footprint() footprint {
 		maps.Copy(f, footprint{
 			"nodes": len(t.nodes), "node keys": len(t.byKey), "machines": len(t.byMachine), "labels": len(t.byLabel),
 			"addresses": len(t.byAddr), "hashes": len(t.byHash), "logins": len(t.logins), "revisions": len(t.revisions),
-			"streams": len(c.streams), "alarms": len(c.timers.nodes.items), "alarm queue": len(c.timers.nodes.queue),
-			"deadlines": len(c.timers.logins.items), "attended": len(c.loginWaits), "primaries": len(c.pending.primaries),
+			"streams": len(c.streams), "node timers": len(c.timers.nodes.items), "node timer queue": len(c.timers.nodes.queue),
+			"login timers": len(c.timers.logins.items), "login waits": len(c.loginWaits), "primaries": len(c.pending.primaries),
 			"shown nodes": len(c.latest.Load().nodes),
 		})
 		return nil
 	})
 	open, unregistered := n.server.noiseConns.counts()
-	f["channels"], f["strange channels"], f["machines with channels"] = open, unregistered, len(n.server.noiseConns.byMachine)
+	f["connections"], f["unregistered connections"] = open, unregistered
+	f["machines with connections"] = len(n.server.noiseConns.byMachine)
 	families, err := c.metrics.registry.Gather()
 	if err != nil {
 		n.t.Fatal(err)
@@ -55,21 +56,21 @@ func (n *testNet) footprint() footprint {
 	return f
 }
 
-// heapUsed is what is in use.
+// heapUsed returns the bytes of reachable heap objects.
 func heapUsed() int {
 	runtime.GC()
-	runtime.GC() // what finalizers have let go of
+	runtime.GC() // frees what finalizers released
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc)
 }
 
-// passingPeers is more than there are addresses.
-var passingPeers = flag.Int("passing", 200, "nodes that come and go in TestPassingNodes")
+// The default exceeds the number of addresses in the test's range.
+var shortLivedPeers = flag.Int("passing", 200, "nodes that come and go in TestShortLivedNodes")
 
-// Nodes of jobs come and go in great numbers. Whether they log out, end their stream, lose their
-// connection or are never heard of again after they have registered: of none is anything left.
-func TestPassingNodes(t *testing.T) {
+// Short-lived nodes leave nothing behind, whether they log out, end their stream, lose their
+// connection or disappear after registering.
+func TestShortLivedNodes(t *testing.T) {
 	adjust := func(c *Config) {
 		c.V4, c.V6 = netip.MustParsePrefix("10.1.0.0/26"), netip.MustParsePrefix("fd00::/64")
 		c.EphemeralTimeout = 5 * time.Second
@@ -77,22 +78,22 @@ func TestPassingNodes(t *testing.T) {
 	onNet(t, adjust, func(t *testing.T, n *testNet) {
 		k := n.authKey(func(r *AuthKeyRequest) { r.Ephemeral = true })
 		n.join("stays", n.authKey(nil))
-		n.pass(k, 0)
+		n.runShortLived(k, 0)
 		time.Sleep(10 * time.Second)
 		before, used := n.footprint(), heapUsed()
-		for i := range *passingPeers {
-			n.pass(k, i)
+		for i := range *shortLivedPeers {
+			n.runShortLived(k, i)
 		}
-		time.Sleep(5 * time.Minute) // until the timers of closed connections, too, would have fired
+		time.Sleep(5 * time.Minute) // longer than the timers of closed connections
 		synctest.Wait()
 		after := n.footprint()
 		for what, number := range after {
 			slack := 0
 			if what == "goroutines" {
-				slack = 5 // which are those of the whole process
+				slack = 5 // of the runtime and of other tests
 			}
 			if number > before[what]+slack || number < before[what]-slack {
-				t.Errorf("%s: %d, and %d before", what, number, before[what])
+				t.Errorf("%s: %d, before the test %d", what, number, before[what])
 			}
 		}
 		grown := heapUsed() - used
@@ -101,24 +102,24 @@ func TestPassingNodes(t *testing.T) {
 			t.Errorf("the heap has grown by %d bytes", grown)
 		}
 		if n.join("job", k).self().Name != "job.net.test." {
-			t.Error("the name is not free again")
+			t.Error("the name is still taken")
 		}
-		if got := counter(t, n, "ginnel_control_registrations_total"); got < *passingPeers {
-			t.Errorf("%d registrations were counted", got)
+		if got := counter(t, n, "ginnel_control_registrations_total"); got < *shortLivedPeers {
+			t.Errorf("the metric counted %d registrations", got)
 		}
 	})
 }
 
-// pass has a node come, and go in one of several ways.
-func (n *testNet) pass(authKey string, i int) {
+// runShortLived lets a node join and leave in one of several ways.
+func (n *testNet) runShortLived(authKey string, i int) {
 	n.t.Helper()
-	p := n.newPassing("job")
+	p := n.newShortLived("job")
 	if _, refused := p.register(withKey(authKey)); refused != "" {
 		n.t.Fatalf("%d: %s", i, refused)
 	}
 	time.Sleep(100 * time.Millisecond)
 	if i%5 == 4 {
-		p.Close() // and is not heard of again
+		p.Close() // it registers and is never seen again
 		return
 	}
 	p.stream()
@@ -134,19 +135,19 @@ func (n *testNet) pass(authKey string, i int) {
 	case 2:
 		p.leave()
 	case 3:
-		p.Close() // its connection, with the stream on it
+		p.Close() // closes the connection during the stream
 		p.leave()
 	}
 }
 
-// newPassing is newPeer for one who ends before the test does.
-func (n *testNet) newPassing(hostname string) *peer {
+// newShortLived is newPeer for a node that leaves before the test ends.
+func (n *testNet) newShortLived(hostname string) *peer {
 	p := n.preparePeer(hostname)
 	p.dial()
 	return p
 }
 
-// counter adds up what a metric counts.
+// counter returns the sum of a metric over all its labels.
 func counter(t *testing.T, n *testNet, name string) (sum int) {
 	t.Helper()
 	families, err := n.server.Collector().(*prometheus.Registry).Gather()

@@ -38,8 +38,7 @@ func TestUniqueLabel(t *testing.T) {
 	}
 }
 
-// Whatever a machine calls itself, what becomes of it is a label that an administrator could have
-// chosen.
+// Every host name results in a label that an administrator could have chosen.
 func FuzzHostLabel(f *testing.F) {
 	f.Add("Node_A.local")
 	f.Add("-\xff.lan")

@@ -13,7 +13,7 @@ import (
 	"ginnel/control/store"
 )
 
-// A change of one node costs each other node one frame, and nothing else that it has.
+// A change of one node costs each other node one frame, which contains nothing else.
 func TestDelta(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -29,7 +29,7 @@ func TestDelta(t *testing.T) {
 		after, now := b.latestMap()
 		seen := after.Peer(a.self().ID)
 		if len(seen.Endpoints) != 1 || seen.Endpoints[0] != ep || seen.HomeDERP != 900 {
-			t.Errorf("b sees %v at home in %d", seen.Endpoints, seen.HomeDERP)
+			t.Errorf("b sees the endpoints %v and the home region %d", seen.Endpoints, seen.HomeDERP)
 		}
 		if now != frames+1 || after.DNS != before.DNS || after.DERPMap != before.DERPMap {
 			t.Errorf("%d frames, want 1", now-frames)
@@ -49,7 +49,7 @@ func TestStreamDoesNotOverwrite(t *testing.T) {
 		k := n.authKey(nil)
 		a, b := n.join("a", k), n.join("b", k)
 		known := a.disco
-		a.away()
+		a.endStream()
 		a.disco, a.host.Hostname = b.disco, "renamed"
 		a.stream()
 		settle()
@@ -59,7 +59,7 @@ func TestStreamDoesNotOverwrite(t *testing.T) {
 	})
 }
 
-// Changed DNS settings come in one frame, and to those who join later.
+// Changed DNS settings are sent in one frame, and to nodes that join later.
 func TestSetDNS(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -84,7 +84,7 @@ func TestSetDNS(t *testing.T) {
 	})
 }
 
-// Nodes may send files to each other (Taildrop), whatever the policy says of other attributes.
+// Nodes may send files to each other (Taildrop), whatever attributes the policy gives.
 func TestFileSharing(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
@@ -130,7 +130,7 @@ func TestHostRenamed(t *testing.T) {
 	})
 }
 
-// A second stream ends the first, and nobody sees the node go.
+// A second stream ends the first, and other nodes do not notice.
 func TestSuperseded(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -152,33 +152,33 @@ func TestSuperseded(t *testing.T) {
 		time.Sleep(time.Minute)
 		settle()
 		if a.err == nil {
-			t.Error("the first stream goes on")
+			t.Error("the first stream has not ended")
 		}
 		if _, after := b.latestMap(); !online(b.sees("a")) || after != before {
-			t.Errorf("b was told of something in %d frames", after-before)
+			t.Errorf("b received %d frames, want none", after-before)
 		}
 		cancel()
 		a.wg.Wait()
 	})
 }
 
-// A node that is away is offline after the grace period, not before it; one that comes back in time
-// never was.
+// A node is offline once it has been absent for the grace period. If it returns in time, it is
+// never shown as offline.
 func TestOffline(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		a, b := n.join("a", k), n.join("b", k)
-		a.away()
+		a.endStream()
 		time.Sleep(defaultOfflineGrace / 2)
 		if !online(b.sees("a")) {
-			t.Error("offline at once")
+			t.Error("offline immediately")
 		}
 		a.stream()
 		time.Sleep(defaultOfflineGrace)
 		if !online(b.sees("a")) {
 			t.Error("offline although it came back")
 		}
-		a.away()
+		a.endStream()
 		gone := time.Now()
 		time.Sleep(defaultOfflineGrace + time.Second)
 		settle()
@@ -198,38 +198,38 @@ func TestEphemeral(t *testing.T) {
 		b := n.join("b", n.authKey(nil))
 		k := n.authKey(func(r *AuthKeyRequest) { r.Ephemeral = true })
 		a := n.join("job", k)
-		noExpiry := n.newPeer("never")
-		noExpiry.register(withKey(k))
+		neverPolled := n.newPeer("never")
+		neverPolled.register(withKey(k))
 		time.Sleep(10 * defaultEphemeralTimeout)
 		if b.sees("job") == nil {
 			t.Error("removed while it was connected")
 		}
 		if b.sees("never") != nil {
-			t.Error("one that never polled is still there")
+			t.Error("a node that never polled was not removed")
 		}
-		a.away()
+		a.endStream()
 		time.Sleep(defaultEphemeralTimeout - time.Second)
 		if b.sees("job") == nil {
-			t.Error("removed before its time")
+			t.Error("removed before the timeout")
 		}
 		time.Sleep(2 * time.Second)
 		settle()
 		if b.sees("job") != nil || len(n.nodes()) != 1 {
-			t.Error("still there after its time")
+			t.Error("not removed after the timeout")
 		}
-		// A restart of the server neither removes a node that comes back nor forgets one that does not.
+		// After a restart of the server, a node that does not return is still removed.
 		a = n.newPeer("job")
 		a.register(withKey(k))
 		n.restart()
 		time.Sleep(defaultEphemeralTimeout + time.Second)
 		settle()
 		if len(n.nodes()) != 1 {
-			t.Error("forgotten in a restart")
+			t.Error("not removed after a restart")
 		}
 	})
 }
 
-// The place of an offline node passes to the next of its name, with a key that says so.
+// With a take-over key, a new node takes over an offline node with the same name.
 func TestTakeOver(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(func(r *AuthKeyRequest) { r.TakeOver = true })
@@ -237,13 +237,13 @@ func TestTakeOver(t *testing.T) {
 		before := first.self()
 		second := n.join("job", k)
 		if second.self().Name != "job-1.net.test." {
-			t.Errorf("took the place of a node that is online: %s", second.self().Name)
+			t.Errorf("took over a node that is online: %s", second.self().Name)
 		}
 		first.leave()
 		time.Sleep(defaultOfflineGrace + time.Second)
 		third := n.join("job", k)
 		if self := third.self(); self.ID != before.ID || self.Addresses[0] != before.Addresses[0] || self.Name != before.Name {
-			t.Errorf("got %+v, want the place of %+v", self, before)
+			t.Errorf("got %+v, want to take over %+v", self, before)
 		}
 		if seen := second.sees("job"); seen == nil || seen.Key != third.node.Public() {
 			t.Errorf("the peer sees %+v", seen)
@@ -251,18 +251,18 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
-// The place of a node with tags is for nodes with the same tags, and what an administrator has
-// approved for a node does not pass to another machine, to other tags or to another user.
+// Only a node with the same tags can take over a tagged node. Routes that an administrator approved
+// do not pass to another machine, to other tags or to another user.
 func TestTakeOverAcrossTags(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		keyFor := func(tags ...string) string {
 			return n.authKey(func(r *AuthKeyRequest) { r.TakeOver, r.Tags = true, tags })
 		}
 		route := prefixes("10.1.0.0/16")
-		router := n.newPeer("gate")
+		router := n.newPeer("border")
 		router.host.RoutableIPs = route
 		router.register(withKey(keyFor("tag:router", "tag:gate")))
-		id := n.node("gate").ID
+		id := n.node("border").ID
 		approve := func() {
 			if _, err := n.server.approveRoutes(t.Context(), id, route); err != nil {
 				t.Fatal(err)
@@ -272,22 +272,22 @@ func TestTakeOverAcrossTags(t *testing.T) {
 		router.leave()
 		time.Sleep(defaultOfflineGrace + time.Minute)
 		for _, tags := range [][]string{{"tag:ci"}, {"tag:router"}, nil} {
-			n.join("gate", keyFor(tags...)).leave()
+			n.join("border", keyFor(tags...)).leave()
 		}
-		if got := n.node("gate"); got.ID != id || !slices.Equal(got.Routes.Approved, route) {
-			t.Errorf("others than its like have taken the place of %+v", got)
+		if got := n.node("border"); got.ID != id || !slices.Equal(got.Routes.Approved, route) {
+			t.Errorf("a node with other tags has taken over %+v", got)
 		}
-		next := n.newPeer("gate")
+		next := n.newPeer("border")
 		next.host.RoutableIPs = route
 		next.register(withKey(keyFor("tag:gate", "tag:router")))
-		if got := n.node("gate"); got.ID != id || len(got.Routes.Approved) > 0 {
+		if got := n.node("border"); got.ID != id || len(got.Routes.Approved) > 0 {
 			t.Errorf("a machine with the same tags is node %d with the routes %v approved, want node %d without",
 				got.ID, got.Routes.Approved, id)
 		}
 		approve()
 		next.register(withKey(keyFor("tag:gate", "tag:router")))
-		if got := n.node("gate"); !slices.Equal(got.Routes.Approved, route) {
-			t.Error("approvals fall although machine and tags are the same")
+		if got := n.node("border"); !slices.Equal(got.Routes.Approved, route) {
+			t.Error("approvals were dropped although machine and tags are the same")
 		}
 		if got, err := n.server.tagNode(t.Context(), id, []string{"tag:ci"}); err != nil || len(got.Routes.Approved) > 0 {
 			t.Errorf("with other tags the routes %v are still approved (%v)", got.Routes.Approved, err)
@@ -295,7 +295,8 @@ func TestTakeOverAcrossTags(t *testing.T) {
 	})
 }
 
-// A place that is not in use yet, or not again after a restart, is not vacant.
+// A node cannot be taken over before its first stream, nor within the grace period after a restart
+// of the server.
 func TestNoTakeOver(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(func(r *AuthKeyRequest) { r.TakeOver = true })
@@ -316,12 +317,12 @@ func TestNoTakeOver(t *testing.T) {
 		n.restart()
 		start(4)
 		time.Sleep(time.Minute)
-		start(4) // takes a place
-		start(5) // which is not vacant again by that
+		start(4) // takes over a node
+		start(5) // cannot take over the same node
 	})
 }
 
-// A stream without news gets keepalives often enough that the client's watchdog stays calm.
+// An idle stream gets keepalives often enough for the client's watchdog.
 func TestKeepAlive(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
@@ -350,7 +351,8 @@ func TestDeletedNode(t *testing.T) {
 	})
 }
 
-// What is too large, too old or for nobody is refused, and the channel goes on.
+// Requests that are too large, too old or from unknown nodes are refused, and the connection stays
+// open.
 func TestBadRequests(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
@@ -361,7 +363,7 @@ func TestBadRequests(t *testing.T) {
 		} {
 			a.host = h
 			if err := a.Update(t.Context(), a.mapRequest()); err == nil {
-				t.Errorf("%s: accepted", name)
+				t.Errorf("%s: not refused", name)
 			}
 		}
 		a.host = host
@@ -372,8 +374,8 @@ func TestBadRequests(t *testing.T) {
 	})
 }
 
-// When the store fails, what needs it fails with a clear answer and leaves nothing behind; the rest
-// goes on.
+// While the store fails, commands that write fail with a clear error and leave nothing behind.
+// Everything else works.
 func TestStoreFails(t *testing.T) {
 	onNet(t, func(c *Config) { c.Store = &failingStore{Memory: c.Store.(*store.Memory)} }, func(t *testing.T, n *testNet) {
 		failing := n.cfg.Store.(*failingStore)
@@ -385,20 +387,20 @@ func TestStoreFails(t *testing.T) {
 		}
 		c := n.newPeer("c")
 		if _, err := c.Register(t.Context(), func() control.RegisterRequest { r := c.request(); withKey(k)(&r); return r }()); err == nil {
-			t.Error("registered although nothing could be stored")
+			t.Error("registered although the store failed")
 		}
-		b.away()
+		b.endStream()
 		b.stream()
 		settle()
 		if m, _ := b.latestMap(); b.err == nil && len(m.Peers) != 1 || b.sees("a") == nil {
-			t.Errorf("a stream does not begin on a full disk: %v", b.err)
+			t.Errorf("no stream begins while the store fails: %v", b.err)
 		}
 		if loads := failing.loads.Load(); loads != 1 {
 			t.Errorf("the whole state was read %d times, want once: it has not changed", loads)
 		}
 		failing.err.Store(nil)
 		if u, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil || u.ID != 2 {
-			t.Errorf("with space again: %+v, %v", u, err)
+			t.Errorf("after the store recovered: %+v, %v", u, err)
 		}
 		if _, refused := c.register(withKey(k)); refused != "" {
 			t.Error(refused)
@@ -410,9 +412,9 @@ func TestStoreFails(t *testing.T) {
 	})
 }
 
-// A write that seemed to fail, and did not, is found out: nothing is given twice, and the server
-// goes on.
-func TestStoreLies(t *testing.T) {
+// If a write takes effect although it returned an error, the server notices. Nothing is assigned
+// twice.
+func TestStoreErrorAfterWrite(t *testing.T) {
 	onNet(t, func(c *Config) { c.Store = &failingStore{Memory: c.Store.(*store.Memory)} }, func(t *testing.T, n *testNet) {
 		failing := n.cfg.Store.(*failingStore)
 		k := n.authKey(nil)
@@ -440,8 +442,8 @@ func TestStoreLies(t *testing.T) {
 	})
 }
 
-// Relays and the names of users can change while streams are open.
-func TestNewsForAll(t *testing.T) {
+// The relay map and the names of users can change while streams are open.
+func TestRelaysAndUsersChange(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
 		_, before := a.latestMap()
@@ -462,12 +464,13 @@ func TestNewsForAll(t *testing.T) {
 			t.Errorf("the users are %v after %d frames", m.Users, frames-before)
 		}
 		if b := n.join("b", n.authKey(func(r *AuthKeyRequest) { r.User = "eve" })); b.self().User != m.Self.User {
-			t.Error("a user that was renamed is another")
+			t.Error("a renamed user has another ID")
 		}
 	})
 }
 
-// Under a policy a user's new name counts at once: the nodes that were alice's are nobody's now.
+// Renaming a user takes effect in the policy at once: no rule applies to the nodes under the new
+// new name.
 func TestUserRenamedUnderPolicy(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -482,16 +485,15 @@ func TestUserRenamedUnderPolicy(t *testing.T) {
 		}
 		settle()
 		if m, _ := b.latestMap(); a.sees("b") != nil || len(m.Filter) != 0 {
-			t.Errorf("they still do, or let each other in: %v", m.Filter)
+			t.Errorf("the nodes still see each other, or their packet filters are not empty: %v", m.Filter)
 		}
 		if _, err := n.server.moveNode(t.Context(), a.self().ID, "alice"); err == nil {
-			t.Error("moved to a user who is not there")
+			t.Error("moved to a user who does not exist")
 		}
 	})
 }
 
-// A user is known to those who come later, however long ago the user was made, and nobody is told
-// before.
+// A user is sent with the user's first node, however long ago the user was created, and not before.
 func TestUserBeforeNodes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
@@ -502,7 +504,7 @@ func TestUserBeforeNodes(t *testing.T) {
 		time.Sleep(time.Minute)
 		settle()
 		if _, after := a.latestMap(); after != before {
-			t.Errorf("told of a user without nodes in %d frames", after-before)
+			t.Errorf("received %d frames about a user without nodes", after-before)
 		}
 		b := n.join("b", n.authKey(func(r *AuthKeyRequest) { r.User = "bob" }))
 		for _, p := range []*peer{a, b} {

@@ -149,8 +149,8 @@ func (c *core) batch(first *command) {
 	}
 }
 
-// committed follows up on a transaction whose changes are stored: it schedules timers and marks
-// what the next step has to show.
+// committed follows up on the changes of a transaction once they are final: it schedules timers and
+// marks what the next step has to show.
 func (c *core) committed(t *tx) {
 	for _, f := range t.after {
 		f()

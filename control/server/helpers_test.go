@@ -107,7 +107,7 @@ type peer struct {
 	disco    key.DiscoPublic
 	host     control.Hostinfo
 	from     netip.Addr  // source address; the zero Addr: the server sees the listener's
-	powerOff atomic.Bool // from its power, without a word to anybody
+	powerOff atomic.Bool // the machine no longer sends, nor receives what is sent to it
 	wg       sync.WaitGroup
 	stop     context.CancelFunc // ends the stream
 

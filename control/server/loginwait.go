@@ -15,9 +15,9 @@ type loginWait struct {
 
 // addWaiter records that a request waits for a login.
 func (c *core) addWaiter(t *tx, l *login) {
-	a := c.loginWaits[l.ID]
-	a.open++
-	c.setLoginWait(t, l, a)
+	w := c.loginWaits[l.ID]
+	w.open++
+	c.setLoginWait(t, l, w)
 }
 
 // removeWaiter records that a request stopped waiting. The login may have ended before.
@@ -25,41 +25,46 @@ func (c *core) removeWaiter(t *tx, l *login) {
 	if t.logins[l.ID] == nil {
 		return
 	}
-	a := c.loginWaits[l.ID]
-	a.open--
-	a.left = t.mono
-	c.setLoginWait(t, l, a)
+	w := c.loginWaits[l.ID]
+	w.open--
+	w.left = t.mono
+	c.setLoginWait(t, l, w)
 }
 
 // resetLoginTimer starts the timer of a login, or restarts loginGrace if no request waits for it.
 // After a restart of the server, only the wall clock tells how much of the login's life is left.
 func (c *core) resetLoginTimer(t *tx, l *login) {
-	a := c.loginWaits[l.ID]
-	if a.left = t.mono; a.ends.IsZero() {
-		a.ends = t.mono.Add(min(l.Until.Sub(t.now), loginLife))
+	w := c.loginWaits[l.ID]
+	if w.left = t.mono; w.ends.IsZero() {
+		w.ends = t.mono.Add(min(l.Until.Sub(t.now), loginLife))
 	}
-	c.setLoginWait(t, l, a)
+	c.setLoginWait(t, l, w)
 }
 
-func (c *core) setLoginWait(t *tx, l *login, a loginWait) {
-	set(t, c.loginWaits, l.ID, a)
+func (c *core) setLoginWait(t *tx, l *login, w loginWait) {
+	set(t, c.loginWaits, l.ID, w)
 	t.after = append(t.after, func() { c.timers.logins.set(l.ID, c.loginDeadline(l)) })
 }
 
 // endLogin deletes a login and wakes the requests that wait for it.
 func (c *core) endLogin(t *tx, l *login, why loginOutcome) {
-	t.endLogin(l, why)
+	t.erase(l)
+	unset(t, t.logins, l.ID)
 	unset(t, c.loginWaits, l.ID)
-	t.after = append(t.after, func() { c.timers.logins.set(l.ID, time.Time{}) })
+	t.after = append(t.after, func() {
+		l.refused = why == loginRefused
+		close(l.endc)
+		c.timers.logins.set(l.ID, time.Time{})
+	})
 }
 
 // loginDeadline returns when a login expires.
 func (c *core) loginDeadline(l *login) time.Time {
-	a := c.loginWaits[l.ID]
-	if end := a.left.Add(loginGrace); a.open == 0 && end.Before(a.ends) {
+	w := c.loginWaits[l.ID]
+	if end := w.left.Add(loginGrace); w.open == 0 && end.Before(w.ends) {
 		return end
 	}
-	return a.ends
+	return w.ends
 }
 
 // loginTimeout expires a login that was not approved in time or that no client waits for any more.

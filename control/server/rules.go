@@ -130,7 +130,7 @@ func (r *rules) filterSum(id int64) filterSum {
 	return filterSum{sum: r.compiled.Sum(id)}
 }
 
-// policyNode is what a policy knows of a node.
+// policyNode returns what the policy needs to know about a node.
 func (st *state) policyNode(n *node) policy.Node {
 	p := policy.Node{
 		ID: n.rec.ID, Tags: n.rec.Tags, Addrs: n.rec.addrs(), Routes: subnets(n.served), ExitNode: n.exitNode(),

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// Proxies between client and server close idle connections: HAProxy after 50 s, nginx after 60
-	// s.
+	// Proxies between client and server close idle connections: HAProxy after 50 s and nginx after
+	// 60 s.
 	keepAliveEvery  = 20 * time.Second
 	keepAliveSpread = 4 * time.Second
 	// frameTimeout bounds how long the client may take to receive a frame, keepalives included. A

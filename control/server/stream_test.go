@@ -469,7 +469,7 @@ func TestRelaysAndUsersChange(t *testing.T) {
 	})
 }
 
-// Renaming a user takes effect in the policy at once: no rule applies to the nodes under the new
+// Renaming a user takes effect in the policy at once: no rule applies to the nodes under the
 // new name.
 func TestUserRenamedUnderPolicy(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {

@@ -197,17 +197,6 @@ func (t *tx) putLogin(l *login) {
 	set(t, t.logins, l.ID, l)
 }
 
-// endLogin deletes a login and wakes the requests that wait for it. Callers use core.endLogin,
-// which also stops its timer.
-func (t *tx) endLogin(l *login, why loginOutcome) {
-	t.erase(l)
-	unset(t, t.logins, l.ID)
-	t.after = append(t.after, func() {
-		l.refused = why == loginRefused
-		close(l.endc)
-	})
-}
-
 // loginOutcome is how a login ended.
 type loginOutcome int
 

@@ -29,7 +29,7 @@ func TestOldClientsAndPinnedRelays(t *testing.T) {
 	} {
 		var v versionCheck
 		v.setRelays(relays("sha256-raw:00"))
-		v.setRelays(relays(tt.certName)) // the last one counts
+		v.setRelays(relays(tt.certName)) // the latest call counts
 		w := httptest.NewRecorder()
 		switch ok := v.supported(w, tt.version); {
 		case ok != (tt.want == ""):

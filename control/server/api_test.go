@@ -216,7 +216,8 @@ func (c *caller) users() {
 }
 
 func (c *caller) keys(n *testNet) {
-	made := c.want(200, "POST keys", "", `{"user": "alice", "reusable": true, "tags": ["tag:a"], "expiry": "2030-01-01T00:00:00Z"}`)
+	made := c.want(200, "POST keys", "",
+		`{"user": "alice", "reusable": true, "tags": ["tag:a"], "expiry": "2030-01-01T00:00:00Z"}`)
 	if k, _ := made["key"].(string); !strings.HasPrefix(k, authKeyPrefix) {
 		c.t.Errorf("the key is %q", k)
 	}
@@ -279,7 +280,8 @@ func (c *caller) nodes(n *testNet) {
 	}
 	c.want(400, "POST nodes/{id}/expire", "1", `{"at": "0001-01-01T00:00:00Z"}`)
 	c.want(400, "POST nodes/{id}/expire", "1", `{"at": "2030-01-01T00:00:00Z", "never": true}`)
-	if e := c.want(200, "POST nodes/{id}/expire", "1", `{"at": "2030-01-01T00:00:00Z"}`); e["expired"] != false || e["expiry"] != "2030-01-01T00:00:00Z" {
+	const at = "2030-01-01T00:00:00Z"
+	if e := c.want(200, "POST nodes/{id}/expire", "1", `{"at": "`+at+`"}`); e["expired"] != false || e["expiry"] != at {
 		c.t.Errorf("with an expiry: %v", e)
 	}
 	if e := c.want(200, "POST nodes/{id}/expire", "1", `{"never": true}`); e["expired"] != false || e["expiry"] != nil {
@@ -394,7 +396,8 @@ func TestPages(t *testing.T) {
 				t.Errorf("%s %s: got %d %s, want %d and %q", c.method, c.path, w.Code, w.Body, c.status, c.has)
 			}
 		}
-		if w := get(n.server.AdminHandler(), "GET", "/metrics", ""); !strings.Contains(w.Body.String(), `ginnel_control_nodes{state="online"} 1`) {
+		w := get(n.server.AdminHandler(), "GET", "/metrics", "")
+		if !strings.Contains(w.Body.String(), `ginnel_control_nodes{state="online"} 1`) {
 			t.Errorf("metrics for administrators: got %d %s", w.Code, w.Body)
 		}
 		n.server.Close()

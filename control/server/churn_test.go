@@ -145,7 +145,9 @@ func linear(t *testing.T, n *testNet, peers []*peer) {
 		return sum
 	}
 	before := total()
-	peers[0].update(func(r *control.MapRequest) { r.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.77:7")} })
+	peers[0].update(func(r *control.MapRequest) {
+		r.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.77:7")}
+	})
 	settle()
 	if got := total() - before; got != len(peers) {
 		t.Errorf("one change among %d nodes cost %d frames", len(peers), got)

@@ -96,7 +96,8 @@ func TestClockSetAndExpiry(t *testing.T) {
 		c.set(0)
 		time.Sleep(clockCheck + time.Second)
 		settle()
-		if resp, refused := a.register(nil); n.node("a").Expired || a.self().Expired || refused != "" || !resp.MachineAuthorized {
+		resp, refused := a.register(nil)
+		if n.node("a").Expired || a.self().Expired || refused != "" || !resp.MachineAuthorized {
 			t.Errorf("the key is not valid again: %+v %s", resp, refused)
 		}
 		time.Sleep(12 * time.Hour)

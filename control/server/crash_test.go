@@ -57,7 +57,8 @@ func joinUntilKilled(file string) {
 
 func printJoin(ctx context.Context, c *core, authKey string) {
 	r := &registration{machine: key.NewMachinePrivate().Public(), req: &control.RegisterRequest{
-		Version: control.CapabilityVersion, NodeKey: key.NewNodePrivate().Public(), Auth: &control.RegisterAuth{AuthKey: authKey},
+		Version: control.CapabilityVersion, NodeKey: key.NewNodePrivate().Public(),
+		Auth: &control.RegisterAuth{AuthKey: authKey},
 	}}
 	var line string
 	exitOn(c.change(ctx, func(t *tx) error {
@@ -161,8 +162,9 @@ func checkAcknowledged(t *testing.T, s *Server, f []string, given map[string]str
 			t.Errorf("node %s is lost", f[1])
 			return
 		}
-		if got := fmt.Sprintf("%d %s %s %s", n.rec.ID, n.rec.V4, n.rec.V6, n.rec.Label); got != strings.Join([]string{f[1], f[3], f[4], f[5]}, " ") {
-			t.Errorf("node is %s, want %v", got, f)
+		want := strings.Join([]string{f[1], f[3], f[4], f[5]}, " ")
+		if got := fmt.Sprintf("%d %s %s %s", n.rec.ID, n.rec.V4, n.rec.V6, n.rec.Label); got != want {
+			t.Errorf("node is %s, want %s", got, want)
 		}
 		for _, mark := range []string{"id " + f[1], f[3], f[4], "name " + f[5]} {
 			if given[mark] != "" {

@@ -21,7 +21,8 @@ func logTo(out io.Writer) func(*Config) {
 // idle opens a connection on which no node registers, because its registration is refused.
 func (p *peer) idle() {
 	p.t.Helper()
-	if _, refused := p.register(func(r *control.RegisterRequest) { *r = control.RegisterRequest{} }); refused != errNoNodeKey.Error() {
+	_, refused := p.register(func(r *control.RegisterRequest) { *r = control.RegisterRequest{} })
+	if refused != errNoNodeKey.Error() {
 		p.t.Fatalf("refused with %q", refused)
 	}
 }
@@ -200,8 +201,10 @@ func TestRefusedRegistrationsInLog(t *testing.T) {
 			}
 			return found
 		}
-		if got := lines(`msg="registration refused"`); len(got) != logRate.Each+1 || !strings.Contains(got[len(got)-1], "192.0.2.1") {
-			t.Errorf("%d lines, want %d about the flood and one about the other address:\n%s", len(got), logRate.Each, strings.Join(got, ""))
+		got := lines(`msg="registration refused"`)
+		if len(got) != logRate.Each+1 || !strings.Contains(got[len(got)-1], "192.0.2.1") {
+			t.Errorf("%d lines, want %d about the flood and one about the other address:\n%s",
+				len(got), logRate.Each, strings.Join(got, ""))
 		}
 		time.Sleep(2*logRate.Span + clockCheck)
 		synctest.Wait()

@@ -22,7 +22,9 @@ import (
 const testURL = "http://127.0.0.1:1"
 
 var testRelays = control.DERPMap{Regions: map[int]*control.DERPRegion{
-	900: {RegionID: 900, RegionCode: "test", Nodes: []*control.DERPNode{{Name: "900a", RegionID: 900, HostName: "relay.test"}}},
+	900: {RegionID: 900, RegionCode: "test", Nodes: []*control.DERPNode{
+		{Name: "900a", RegionID: 900, HostName: "relay.test"},
+	}},
 }}
 
 // testNet is a server on an in-memory listener. It runs in a synctest bubble.

@@ -28,7 +28,8 @@ func TestMachineIsIdentity(t *testing.T) {
 			return func(p *peer) {
 				p.host.RequestTags = tags
 				resp, _ := p.register(nil)
-				if _, err := n.server.ApproveLogin(t.Context(), strings.TrimPrefix(resp.AuthURL, testURL+loginPath), user); err != nil {
+				id := strings.TrimPrefix(resp.AuthURL, testURL+loginPath)
+				if _, err := n.server.ApproveLogin(t.Context(), id, user); err != nil {
 					t.Error(err)
 				}
 				p.host.RequestTags = nil
@@ -58,7 +59,8 @@ func TestMachineIsIdentity(t *testing.T) {
 				t.Fatalf("%s: got %d nodes, want 1", c.name, len(got))
 			}
 			a := got[0]
-			if a.ID != first.ID || a.Name != "build" || !slices.Equal(a.Addresses, first.Addresses) || a.NodeKey != p.node.Public() {
+			if a.ID != first.ID || a.Name != "build" || !slices.Equal(a.Addresses, first.Addresses) ||
+				a.NodeKey != p.node.Public() {
 				t.Errorf("%s: got the node %+v, want %+v", c.name, a, first)
 			}
 			if a.User != c.owner || !slices.Equal(a.Tags, c.tags) || len(a.Routes.Approved) != 0 {
@@ -160,7 +162,8 @@ func (n *testNet) refuseWaitingLogin(p *peer) {
 	if err := n.server.deleteNode(n.t.Context(), n.nodes()[0].ID, returnBlocked); err != nil {
 		n.t.Fatal(err)
 	}
-	if _, err := n.server.ApproveLogin(n.t.Context(), strings.TrimPrefix(resp.AuthURL, testURL+loginPath), "alice"); err == nil {
+	id := strings.TrimPrefix(resp.AuthURL, testURL+loginPath)
+	if _, err := n.server.ApproveLogin(n.t.Context(), id, "alice"); err == nil {
 		n.t.Error("a login of a blocked machine was approved")
 	}
 }

@@ -149,7 +149,8 @@ func TestManyLogins(t *testing.T) {
 			t.Errorf("one more: %q", refused)
 		}
 		next, err := n.server.listLogins(t.Context())
-		if err != nil || len(next.Items) != maxLogins || next.Items[maxLogins-1].Hostname != "late" || next.Items[0].ID != logins.Items[1].ID {
+		if err != nil || len(next.Items) != maxLogins || next.Items[maxLogins-1].Hostname != "late" ||
+			next.Items[0].ID != logins.Items[1].ID {
 			t.Errorf("%d logins, %v: want %d, without the oldest and with the latest", len(next.Items), err, maxLogins)
 		}
 	})

@@ -44,7 +44,8 @@ func TestPolicy(t *testing.T) {
 			t.Errorf("the packet filter of the laptop is not empty: %+v", m.Filters)
 		}
 		tablet := n.join("tablet", k)
-		if tablet.sees("web") == nil || tablet.sees("phone") != nil || web.sees("tablet") == nil || phone.sees("tablet") != nil {
+		if tablet.sees("web") == nil || tablet.sees("phone") != nil ||
+			web.sees("tablet") == nil || phone.sees("tablet") != nil {
 			t.Error("the wrong nodes see a node that joined later")
 		}
 		if m, _ = web.latestMap(); !letsIn(m, tablet.self().Addresses[1].Addr()) {
@@ -156,7 +157,8 @@ func TestFailover(t *testing.T) {
 		expect := func(primary, other string) {
 			t.Helper()
 			a, b := w.sees(primary), w.sees(other)
-			if !slices.Contains(a.AllowedIPs, lan[0]) || !slices.Contains(a.PrimaryRoutes, lan[0]) || slices.Contains(b.AllowedIPs, lan[0]) {
+			if !slices.Contains(a.AllowedIPs, lan[0]) || !slices.Contains(a.PrimaryRoutes, lan[0]) ||
+				slices.Contains(b.AllowedIPs, lan[0]) {
 				t.Errorf("want %s elected: %v, and %v of %s", primary, a.AllowedIPs, b.AllowedIPs, other)
 			}
 			if !slices.Contains(a.AllowedIPs, exit[0]) || !slices.Contains(b.AllowedIPs, exit[1]) {
@@ -174,7 +176,8 @@ func TestFailover(t *testing.T) {
 }
 
 const lanPolicy = `{"tagOwners": {"tag:router": [], "tag:office": []}, "acls": [
-	{"action": "accept", "src": ["*"], "dst": ["tag:router:22"]}, {"action": "accept", "src": ["tag:office"], "dst": [LANS]}]}`
+	{"action": "accept", "src": ["*"], "dst": ["tag:router:22"]},
+	{"action": "accept", "src": ["tag:office"], "dst": [LANS]}]}`
 
 // A node is sent exactly those routes of other nodes that the policy lets it use, after every kind
 // of change.
@@ -392,9 +395,7 @@ func TestTagWithoutOwner(t *testing.T) {
 		if err := tag("tag:any"); err != nil {
 			t.Errorf("without a policy: %v", err)
 		}
-		if _, err := n.server.SetPolicy(t.Context(), []byte(`{"tagOwners": {"tag:web": ["alice@"], "tag:none": []}}`)); err != nil {
-			t.Fatal(err)
-		}
+		n.setPolicy(`{"tagOwners": {"tag:web": ["alice@"], "tag:none": []}}`)
 		const want = `tag "tag:wbe" has no owner in the policy: add it under tagOwners first`
 		if err := tag("tag:web", "tag:wbe"); err == nil || err.Error() != want || statusOf(err) != http.StatusBadRequest {
 			t.Errorf("a tag without an owner: %v, status %d; want %s", err, statusOf(err), want)

@@ -122,7 +122,8 @@ func TestKeysMakeRoom(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		if err := n.server.core.change(t.Context(), func(t *tx) error {
 			for i := range int64(maxKeys) { // in memory only, because the test just counts them
-				k := &authKey{ID: i + 1, User: 1, Hash: [32]byte{byte(i), byte(i >> 8), byte(i >> 16)}, Created: t.now, Expiry: t.now}
+				hash := [32]byte{byte(i), byte(i >> 8), byte(i >> 16)}
+				k := &authKey{ID: i + 1, User: 1, Hash: hash, Created: t.now, Expiry: t.now}
 				t.keys[k.ID], t.byHash[k.Hash] = k, k.ID
 			}
 			t.count(counters{AuthKey: maxKeys, User: 1})

@@ -134,7 +134,8 @@ func TestLoginRefusedAndExpired(t *testing.T) {
 		if later == nil || later.AuthURL == "" || later.AuthURL == resp.AuthURL {
 			t.Errorf("after the login expired: %+v, want another URL", later)
 		}
-		if _, refused := p.register(func(r *control.RegisterRequest) { r.Followup = testURL + "/register/../x" }); refused == "" {
+		malformed := func(r *control.RegisterRequest) { r.Followup = testURL + "/register/../x" }
+		if _, refused := p.register(malformed); refused == "" {
 			t.Error("a malformed followup URL was accepted")
 		}
 	})
@@ -180,7 +181,8 @@ func TestRotation(t *testing.T) {
 		}
 		settle()
 		after := b.sees("a")
-		if after == nil || after.ID != before.ID || after.Key != a.node.Public() || after.Addresses[0] != before.Addresses[0] {
+		if after == nil || after.ID != before.ID || after.Key != a.node.Public() ||
+			after.Addresses[0] != before.Addresses[0] {
 			t.Errorf("before %+v\nafter %+v", before, after)
 		}
 		a.node = old

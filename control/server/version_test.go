@@ -42,7 +42,9 @@ func TestOldClientsAndPinnedRelays(t *testing.T) {
 
 // GET /key checks the client's version against the current relay map.
 func TestKeyForOldClients(t *testing.T) {
-	pinned := control.DERPMap{Regions: map[int]*control.DERPRegion{900: {RegionID: 900, Nodes: []*control.DERPNode{{CertName: "sha256-raw:00"}}}}}
+	pinned := control.DERPMap{Regions: map[int]*control.DERPRegion{
+		900: {RegionID: 900, Nodes: []*control.DERPNode{{CertName: "sha256-raw:00"}}},
+	}}
 	s, err := New(Config{Store: store.NewMemory(), URL: testURL, BaseDomain: "net.test", DERPMap: pinned})
 	if err != nil {
 		t.Fatal(err)

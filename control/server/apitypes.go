@@ -116,7 +116,7 @@ type Policy struct {
 	Text     string    `json:"text"`
 	Changed  time.Time `json:"changed,omitzero"`
 	Warnings []string  `json:"warnings"`
-	Failing  []string  `json:"failing_tests"` // tests that fail on the current nodes; the policy is in force nevertheless
+	Failing  []string  `json:"failing_tests"` // tests that fail; the policy is in force nevertheless
 
 	Explained []string `json:"explained,omitzero"` // the effect of each entry; only if a check asked for it
 }

@@ -119,7 +119,7 @@ func (c *Config) check() error {
 	}
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("control server: URL %q must be http:// or https:// and a host", c.URL)
+		return fmt.Errorf("control server: URL %q must be http://HOST or https://HOST", c.URL)
 	}
 	for label := range strings.SplitSeq(c.BaseDomain, ".") {
 		if !validLabel(label) || len(c.BaseDomain) > maxName-maxLabel-2 {

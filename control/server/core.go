@@ -58,7 +58,7 @@ type core struct {
 type pending struct {
 	ids          map[int64]bool // of changed nodes
 	usersChanged bool
-	rulesChanged bool // the policy or the users that it names changed, so every node has to be evaluated anew
+	rulesChanged bool // the policy changed, or the users that it names
 	derp         *control.DERPMap
 	dns          *control.DNSConfig
 	published    time.Time // time of the latest step

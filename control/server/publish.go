@@ -30,7 +30,7 @@ func (c *core) publish(at moment) {
 	}
 	next.nodes = before.with(ids, func(id int64) *node { return c.st.nodes[id] })
 	switch {
-	case c.pending.rulesChanged && (c.st.policy != nil || !before.rules.allowAll()):
+	case c.pending.rulesChanged && (c.st.policy != nil || !before.rules.allowsAll()):
 		next.rules = c.st.compile(before.rules.generation + 1)
 	case c.st.policy != nil && c.affectsPolicy(before.snapshot, ids):
 		next.rules = c.st.compile(before.rules.generation)

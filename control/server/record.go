@@ -104,7 +104,7 @@ type nodeRecord struct {
 	V4        netip.Addr      `json:",omitzero"`
 	V6        netip.Addr      `json:",omitzero"`
 	Label     string
-	Given     bool              `json:",omitzero"` // an administrator chose Label, so it does not follow the host name
+	Given     bool              `json:",omitzero"` // an administrator chose Label
 	Tags      []string          `json:",omitzero"`
 	Expiry    time.Time         `json:",omitzero"` // of Key; zero: never
 	Ephemeral bool              `json:",omitzero"`
@@ -125,7 +125,7 @@ type authKey struct {
 	User      int64
 	Reusable  bool     `json:",omitzero"`
 	Ephemeral bool     `json:",omitzero"`
-	TakeOver  bool     `json:",omitzero"` // a new node may take over number, addresses and name of an offline node
+	TakeOver  bool     `json:",omitzero"` // a new node may take over an offline one
 	Tags      []string `json:",omitzero"`
 	Created   time.Time
 	Expiry    time.Time `json:",omitzero"`

@@ -114,7 +114,8 @@ func primariesOf(nodes map[int64]*node) primaries {
 	p := make(primaries)
 	for _, n := range nodes {
 		for _, r := range n.rec.Primary {
-			p[r] = max(p[r], n.rec.ID) // two nodes may claim a subnet, because their records are not stored in one transaction
+			// Two records may name a subnet, because they are not stored in one transaction.
+			p[r] = max(p[r], n.rec.ID)
 		}
 	}
 	return p

@@ -23,8 +23,8 @@ var allowAll = control.Rules{{
 	DstPorts: []control.NetPortRange{{IP: "*", Ports: control.PortRange{First: 0, Last: 65535}}},
 }}
 
-// allowAll reports whether there is no policy, so that all nodes see each other.
-func (r *rules) allowAll() bool { return r.compiled == nil }
+// allowsAll reports whether there is no policy, so that all nodes see each other.
+func (r *rules) allowsAll() bool { return r.compiled == nil }
 
 // sees reports whether node id is shown node other: the policy allows traffic between them in at
 // least one direction.
@@ -119,13 +119,13 @@ func (r *rules) filter(id int64) control.Rules {
 
 // filterSum identifies a packet filter without building it.
 type filterSum struct {
-	open bool
-	sum  policy.Sum
+	allowAll bool
+	sum      policy.Sum
 }
 
 func (r *rules) filterSum(id int64) filterSum {
 	if r.compiled == nil {
-		return filterSum{open: true}
+		return filterSum{allowAll: true}
 	}
 	return filterSum{sum: r.compiled.Sum(id)}
 }

@@ -105,7 +105,7 @@ func (s *step) isShared(client *clientState) bool {
 	if client.expired || s.changeOf(client.id) != nil || s.before.rules.generation != s.rules.generation {
 		return false
 	}
-	if s.rules.allowAll() && s.before.rules.allowAll() {
+	if s.rules.allowsAll() && s.before.rules.allowsAll() {
 		return true
 	}
 	if s.before.rules != s.rules && s.rules.filterSum(client.id) != client.filter {

@@ -48,7 +48,7 @@ var mayImport = map[string][]string{
 	"internal/lab":       {},
 	"internal/share":     {},
 	"internal/resolver":  {},
-	"internal/sockowner": {},
+	"internal/sockowner": {"internal/sys"},
 	"internal/snoop":     {"internal/bbr"},
 	"internal/sys":       {},
 	"internal/wsstream":  {},

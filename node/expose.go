@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"ginnel/internal/hostsock"
 	"ginnel/internal/share"
 	"ginnel/internal/sockowner"
+	"ginnel/internal/sys"
 	"ginnel/proxy"
 	"ginnel/userstack"
 )
@@ -205,7 +205,7 @@ func listenOn(a net.Addr) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: the path of a socket has at most %d bytes, not %d", a, maxSocketPath, len(a.String()))
 	}
 	if a.Network() == "tcp" {
-		return hostsock.Listen(a.String())
+		return sys.ListenTCP(a.String())
 	}
 	ln, err := net.Listen(a.Network(), a.String())
 	if errors.Is(err, syscall.EADDRINUSE) && isDeadSocket(a.String()) {

@@ -8,8 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ginnel/internal/hostsock"
-	"ginnel/internal/nonblock"
+	"ginnel/internal/sys"
 )
 
 // spliceFrom is how many bytes must wait in a socket for the trip through a pipe to cost less than
@@ -17,7 +16,7 @@ import (
 const spliceFrom = 16 << 10
 
 // isSocket reports whether x is a stream socket of this host, which fromSocket can read.
-func isSocket(x any) bool { return hostsock.IsStream(x) }
+func isSocket(x any) bool { return sys.IsStream(x) }
 
 // fromSocket is carry for a src that isSocket. While nothing comes it holds no buffer. When more
 // comes than a buffer holds and dst is a TCP socket too, the kernel moves what is there by
@@ -82,13 +81,13 @@ func (r *socketReader) copyTo(dst io.Writer) (int, error) {
 func (r *socketReader) try(fd uintptr) bool {
 	r.buf = buffers.Get().(*[bufferSize]byte)
 	r.waiting = 0
-	r.n, r.err = nonblock.Read(fd, r.buf[:])
+	r.n, r.err = sys.Read(fd, r.buf[:])
 	if r.err == unix.EAGAIN {
 		r.release()
 		return false
 	}
 	if r.n == bufferSize {
-		r.waiting, _ = nonblock.Waiting(fd)
+		r.waiting, _ = sys.Waiting(fd)
 	}
 	return true
 }
@@ -122,4 +121,4 @@ func (r readiness) wait() error {
 	return r.raw.Read(readable)
 }
 
-func readable(fd uintptr) bool { return nonblock.Poll(fd, unix.POLLIN) != 0 }
+func readable(fd uintptr) bool { return sys.Poll(fd, unix.POLLIN) != 0 }

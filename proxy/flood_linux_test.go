@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ginnel/internal/hostsock"
+	"ginnel/internal/sys"
 )
 
 // floodSize leaves room under the usual limit of descriptors: a flood holds one per client here and
@@ -94,7 +94,7 @@ func runOutOfDescriptors() error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: 100}); err != nil {
 		return err
 	}
-	ln, err := hostsock.Listen("127.0.0.1:0")
+	ln, err := sys.ListenTCP("127.0.0.1:0")
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/hostsock"
+	"ginnel/internal/sys"
 )
 
 // TestMain fails if the tests leave a goroutine of this package or of net/http behind.
@@ -62,7 +62,7 @@ func serve(t testing.TB, s *Server) string {
 
 func listen(t testing.TB) net.Listener {
 	t.Helper()
-	ln, err := hostsock.Listen("127.0.0.1:0")
+	ln, err := sys.ListenTCP("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/udpbatch"
+	"ginnel/internal/sys"
 )
 
 // sender is a client of a packetForward. One goroutine dials and waits for idleness, one receives;
@@ -38,7 +38,7 @@ type upstream struct {
 }
 
 // send sends what it can.
-func (u *upstream) send(datagrams [][]byte) (sent udpbatch.Sent) {
+func (u *upstream) send(datagrams [][]byte) (sent sys.Sent) {
 	if host, ok := u.in.(*hostInlet); ok {
 		sent, _ = host.sock.Send(datagrams, netip.AddrPort{})
 		return sent

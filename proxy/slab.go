@@ -6,7 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"ginnel/internal/udpbatch"
+	"ginnel/internal/sys"
 )
 
 const (
@@ -19,7 +19,7 @@ const (
 
 // slab is memory for datagrams while they are moved.
 type slab struct {
-	batch *udpbatch.Batch
+	batch *sys.Batch
 	owner *slabs           // nil for a small one
 	data  [][]byte         // what was received last
 	from  []netip.AddrPort // where each came from; invalid where the socket is connected
@@ -29,7 +29,7 @@ type slab struct {
 }
 
 func newSlab(slots int) *slab {
-	s := &slab{batch: udpbatch.NewBatch(slots), from: make([]netip.AddrPort, slots), sizes: make([]int, slots)}
+	s := &slab{batch: sys.NewBatch(slots), from: make([]netip.AddrPort, slots), sizes: make([]int, slots)}
 	for i := range slots {
 		s.bufs = append(s.bufs, s.batch.Slot(i)[datagramHeader:])
 	}
@@ -125,12 +125,12 @@ func slottedInlet(pc net.PacketConn) inlet {
 
 // hostInlet is that of a UDP socket of the host.
 type hostInlet struct {
-	sock  *udpbatch.Socket
+	sock  *sys.UDPSocket
 	ready readiness
 }
 
 func (s *Server) hostInlet(c *net.UDPConn) (*hostInlet, error) {
-	sock, err := udpbatch.New(c)
+	sock, err := sys.NewUDPSocket(c)
 	if err != nil {
 		return nil, err
 	}

@@ -7,8 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ginnel/internal/hostsock"
-	"ginnel/internal/nonblock"
+	"ginnel/internal/sys"
 )
 
 const (
@@ -52,7 +51,7 @@ func (p pipe) release(empty bool) {
 
 // tcpSocket returns x's descriptor if it is a TCP socket of this host, or nil.
 func tcpSocket(x any) syscall.RawConn {
-	if !hostsock.IsTCP(x) {
+	if !sys.IsTCP(x) {
 		return nil
 	}
 	raw, err := x.(syscall.Conn).SyscallConn()
@@ -89,7 +88,7 @@ func splice(dst, src syscall.RawConn, n int) (done int64, err error) {
 
 // fill takes what there is, without waiting. What keeps it from that, the next read will tell.
 func (p pipe) fill(src syscall.RawConn, n int) (got int) {
-	src.Control(func(fd uintptr) { got, _ = nonblock.Splice(fd, uintptr(p.w), n) })
+	src.Control(func(fd uintptr) { got, _ = sys.Splice(fd, uintptr(p.w), n) })
 	return got
 }
 
@@ -99,7 +98,7 @@ func (p pipe) drain(dst syscall.RawConn, n int) (done int, err error) {
 	err = dst.Write(func(fd uintptr) bool {
 		for done < n {
 			var moved int
-			if moved, failed = nonblock.Splice(uintptr(p.r), fd, n-done); failed != nil {
+			if moved, failed = sys.Splice(uintptr(p.r), fd, n-done); failed != nil {
 				return failed != unix.EAGAIN
 			}
 			if moved == 0 {

@@ -9,8 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/hostsock"
-	"ginnel/internal/nonblock"
+	"ginnel/internal/sys"
 )
 
 // sockets returns both ends of a connection, and what splice needs of the first.
@@ -18,7 +17,7 @@ func sockets(t *testing.T) (near, far net.Conn, raw syscall.RawConn) {
 	t.Helper()
 	ln := listen(t)
 	defer ln.Close()
-	near, err := hostsock.Dial(t.Context(), ln.Addr().(*net.TCPAddr).AddrPort())
+	near, err := sys.DialTCP(t.Context(), ln.Addr().(*net.TCPAddr).AddrPort())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,10 +50,10 @@ func TestSpliceUpToTheEnd(t *testing.T) {
 	_, to, dst := sockets(t)
 	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<11)
 	from.Write(sent)
-	from.(*hostsock.Conn).CloseWrite()
+	from.(*sys.TCPConn).CloseWrite()
 	eventually(t, "all has come", func() bool {
 		var n int
-		src.Control(func(fd uintptr) { n, _ = nonblock.Waiting(fd) })
+		src.Control(func(fd uintptr) { n, _ = sys.Waiting(fd) })
 		return n >= len(sent)
 	})
 	if n, err := splice(dst, src, len(sent)+1000); n != int64(len(sent)) || err != nil {
@@ -86,10 +85,10 @@ func TestSpliceToNobody(t *testing.T) {
 	from.Write(make([]byte, 1000))
 	eventually(t, "all has come", func() bool {
 		var n int
-		src.Control(func(fd uintptr) { n, _ = nonblock.Waiting(fd) })
+		src.Control(func(fd uintptr) { n, _ = sys.Waiting(fd) })
 		return n == 1000
 	})
-	to.(*hostsock.Conn).SetLinger(0)
+	to.(*sys.TCPConn).SetLinger(0)
 	to.Close()
 	if _, err := out.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Fatalf("not reset: %v", err)

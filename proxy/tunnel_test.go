@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
-	"ginnel/internal/hostsock"
+	"ginnel/internal/sys"
 )
 
 // target is a listener that the server under test dials, whatever it is asked for.
@@ -43,7 +43,7 @@ func newTarget(t testing.TB, kind string) *target {
 
 func (tg *target) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if tg.kind == "tcp" {
-		return hostsock.Dial(ctx, tg.ln.Addr().(*net.TCPAddr).AddrPort())
+		return sys.DialTCP(ctx, tg.ln.Addr().(*net.TCPAddr).AddrPort())
 	}
 	return new(net.Dialer).DialContext(ctx, tg.ln.Addr().Network(), tg.ln.Addr().String())
 }

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ginnel/internal/nonblock"
+	"ginnel/internal/sys"
 )
 
 // awaitHangup blocks until the client hangs up, or the read deadline passes. poll(2) sees the end
@@ -17,7 +17,7 @@ func (c *conn) awaitHangup() hangup {
 	}
 	how := stayed
 	awaitEvent(c.Conn, func(fd uintptr) bool {
-		switch events := nonblock.Poll(fd, unix.POLLRDHUP); {
+		switch events := sys.Poll(fd, unix.POLLRDHUP); {
 		case events&(unix.POLLERR|unix.POLLHUP) != 0:
 			how = left
 		case events&unix.POLLRDHUP == 0:
@@ -38,7 +38,7 @@ func waitReset(x any) error {
 	if _, ok := x.(*net.UnixConn); ok {
 		broken |= unix.POLLHUP
 	}
-	return awaitEvent(x, func(fd uintptr) bool { return nonblock.Poll(fd, 0)&broken != 0 })
+	return awaitEvent(x, func(fd uintptr) bool { return sys.Poll(fd, 0)&broken != 0 })
 }
 
 // hasInput reports whether there is something to be read from socket x.
@@ -50,7 +50,7 @@ func hasInput(x any) (has bool) {
 	if err != nil {
 		return false
 	}
-	raw.Control(func(fd uintptr) { has = nonblock.Poll(fd, unix.POLLIN)&unix.POLLIN != 0 })
+	raw.Control(func(fd uintptr) { has = sys.Poll(fd, unix.POLLIN)&unix.POLLIN != 0 })
 	return has
 }
 

@@ -1,6 +1,10 @@
 package relay
 
-import "time"
+import (
+	"time"
+
+	"ginnel/internal/sys"
+)
 
 // A relay forwards what other TCP senders have already paced, so its socket often has nothing left
 // to send. Linux calls such a sender limited by its application. Its BBR then never leaves STARTUP:
@@ -59,19 +63,12 @@ const (
 	useBBR
 )
 
-// tcpState is what the system tells about a TCP connection.
-type tcpState struct {
-	rtt, minRTT   time.Duration
-	deliveryRate  uint64 // bytes a second, of the last sample that the application did not limit
-	sent, retrans uint64 // bytes since the beginning
-}
-
 // pacing decides how the system sends what is written to one connection.
 type pacing struct {
 	written int // bytes since the last sample
 	writes  int // likewise
 	next    time.Time
-	last    tcpState
+	last    sys.TCPState
 	rates   [pacingSamples]uint64 // delivery rates of the last samples
 	n       int                   // samples taken
 	quiet   int                   // samples without loss since the last with loss
@@ -95,19 +92,19 @@ func (p *pacing) due(n int) bool {
 }
 
 // sample takes a sample and reports whether limit or control has changed.
-func (p *pacing) sample(s tcpState, now time.Time) bool {
+func (p *pacing) sample(s sys.TCPState, now time.Time) bool {
 	if now.Before(p.next) {
 		return false
 	}
-	p.next = now.Add(max(sampleSpan, s.rtt))
-	sent, retrans := s.sent-p.last.sent, s.retrans-p.last.retrans
+	p.next = now.Add(max(sampleSpan, s.RTT))
+	sent, retrans := s.Sent-p.last.Sent, s.Retrans-p.last.Retrans
 	p.last = s
-	p.rates[p.n%pacingSamples] = s.deliveryRate
+	p.rates[p.n%pacingSamples] = s.DeliveryRate
 	p.n++
 	limit, control := p.limit, p.control
-	p.noteLoss(retrans > 0, float64(s.rtt) > queueFactor*float64(s.minRTT))
+	p.noteLoss(retrans > 0, float64(s.RTT) > queueFactor*float64(s.MinRTT))
 	if sent >= sampleBytes {
-		p.noteRate(s.deliveryRate)
+		p.noteRate(s.DeliveryRate)
 	}
 	p.chooseControl()
 	p.adaptLimit(float64(retrans) > pacingLoss*float64(sent))

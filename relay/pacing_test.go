@@ -3,15 +3,17 @@ package relay
 import (
 	"testing"
 	"time"
+
+	"ginnel/internal/sys"
 )
 
 // samples takes n samples of a connection in which the given share of what is sent is lost.
-func (p *pacing) samples(n int, s *tcpState, lost float64) {
+func (p *pacing) samples(n int, s *sys.TCPState, lost float64) {
 	now := p.next
 	for range n {
 		const sent = 1 << 20
-		s.sent += sent
-		s.retrans += uint64(lost * sent)
+		s.Sent += sent
+		s.Retrans += uint64(lost * sent)
 		now = now.Add(time.Second)
 		p.sample(*s, now)
 	}
@@ -19,7 +21,7 @@ func (p *pacing) samples(n int, s *tcpState, lost float64) {
 
 func TestPacingLimitsRateWhileLossy(t *testing.T) {
 	var p pacing
-	s := &tcpState{rtt: 100 * time.Millisecond, minRTT: 66 * time.Millisecond, deliveryRate: 1e6}
+	s := &sys.TCPState{RTT: 100 * time.Millisecond, MinRTT: 66 * time.Millisecond, DeliveryRate: 1e6}
 	p.samples(10, s, 0.015)
 	if p.limit != 0 {
 		t.Errorf("limit of %d bytes a second with 1.5 %% lost, want none", p.limit)
@@ -28,12 +30,12 @@ func TestPacingLimitsRateWhileLossy(t *testing.T) {
 	if p.limit != 1.25e6 {
 		t.Errorf("limit of %d bytes a second with 3 %% lost, want 1,250,000", p.limit)
 	}
-	s.deliveryRate = 1.25e6
+	s.DeliveryRate = 1.25e6
 	p.samples(1, s, 0)
 	if p.limit != 1.5625e6 {
 		t.Errorf("limit of %d bytes a second when the rate grows, want 1,562,500", p.limit)
 	}
-	s.deliveryRate = 0.4e6
+	s.DeliveryRate = 0.4e6
 	p.samples(pacingSamples, s, 0)
 	if p.limit != 0.5e6 {
 		t.Errorf("limit of %d bytes a second when the rate falls, want 500,000", p.limit)
@@ -61,8 +63,8 @@ func TestPacingChoosesCongestionControl(t *testing.T) {
 		{"the path loses twice", []uint64{1e6, 2e6}, free, 0.001, systemChoice},
 	} {
 		var p pacing
-		s := &tcpState{rtt: c.rtt, minRTT: 66 * time.Millisecond}
-		for _, s.deliveryRate = range c.rates {
+		s := &sys.TCPState{RTT: c.rtt, MinRTT: 66 * time.Millisecond}
+		for _, s.DeliveryRate = range c.rates {
 			p.samples(1, s, c.lost)
 		}
 		if p.control != c.want {
@@ -77,7 +79,7 @@ func TestPacingChoosesCongestionControl(t *testing.T) {
 // Losses that are far apart do not make a path a lossy one, and a dialogue does not tell its rate.
 func TestPacingNeedsEvidence(t *testing.T) {
 	var p pacing
-	s := &tcpState{rtt: 70 * time.Millisecond, minRTT: 66 * time.Millisecond, deliveryRate: 1e6}
+	s := &sys.TCPState{RTT: 70 * time.Millisecond, MinRTT: 66 * time.Millisecond, DeliveryRate: 1e6}
 	for range 10 {
 		p.samples(1, s, 0.001)
 		p.samples(randomRest+1, s, 0)
@@ -87,7 +89,7 @@ func TestPacingNeedsEvidence(t *testing.T) {
 	}
 	p = pacing{}
 	for range 100 {
-		s.sent += sampleBytes - 1
+		s.Sent += sampleBytes - 1
 		p.sample(*s, p.next.Add(time.Second))
 	}
 	if p.n != 100 || p.control != systemChoice {
@@ -107,7 +109,7 @@ func TestPacingSamplesSeldom(t *testing.T) {
 	if !p.due(1) {
 		t.Errorf("samples are not due every %d writes", sampleWrites)
 	}
-	s, now := tcpState{rtt: 200 * time.Millisecond}, time.Now()
+	s, now := sys.TCPState{RTT: 200 * time.Millisecond}, time.Now()
 	for range 100 {
 		p.sample(s, now)
 		now = now.Add(10 * time.Millisecond)

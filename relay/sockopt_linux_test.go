@@ -1,3 +1,5 @@
+//go:build linux && !ginnel_stdnet
+
 package relay
 
 import (
@@ -7,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ginnel/internal/sys"
 )
 
 // What the system holds for a receiver that reads nothing, beyond what it has sent, is what it was
@@ -38,24 +42,24 @@ func TestSetPacingLimitsRate(t *testing.T) {
 	near, far := tcpPair(t)
 	go io.Copy(io.Discard, far)
 	s := newSock(near).(*sock)
-	state := func() (st tcpState) {
-		s.raw.Control(func(fd uintptr) { st, _ = readTCPState(fd) })
+	state := func() (st sys.TCPState) {
+		s.raw.Control(func(fd uintptr) { st, _ = sys.ReadTCPState(fd) })
 		return st
 	}
 	const rate = 4 << 20
-	s.raw.Control(func(fd uintptr) { setPacing(fd, rate) })
+	s.raw.Control(func(fd uintptr) { sys.SetPacing(fd, rate) })
 	begin := time.Now()
 	if _, err := near.Write(make([]byte, rate/2)); err != nil {
 		t.Fatal(err)
 	}
-	for state().sent < rate/2 {
+	for state().Sent < rate/2 {
 		time.Sleep(time.Millisecond)
 	}
 	if took := time.Since(begin); took < 250*time.Millisecond { // the first packets leave at once
 		t.Errorf("sent in %v what takes 500 ms at the limit", took)
 	}
 	s.raw.Control(func(fd uintptr) {
-		setPacing(fd, 0)
+		sys.SetPacing(fd, 0)
 		if limit, err := unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE); limit != math.MaxUint64 {
 			t.Errorf("limit of %d bytes a second (%v), want none", limit, err)
 		}
@@ -69,7 +73,7 @@ func TestSetCongestion(t *testing.T) {
 	use := func(c congestion) (name string) {
 		s.raw.Control(func(fd uintptr) {
 			setCongestion(fd, c)
-			name, _ = congestionControl(fd)
+			name = sys.Congestion(fd)
 		})
 		return name
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+
+	"ginnel/internal/sys"
 )
 
 // This file spreads peers over several sockets of one port. One goroutine receives from a socket
@@ -64,7 +66,28 @@ func (c *Conn) openGroup(network string, addr netip.AddrPort) (group, error) {
 	return append(group{s}, more...), nil
 }
 
-// checkLanes reports an invalid Config.Lanes. It has to be a power of two because laneProgram takes
+// openMore opens the sockets of lanes 1 and up on the port of first, which is lane 0. The kernel
+// gives each lane the data messages whose receiver index is its number modulo lanes.
+func openMore(first *net.UDPConn, network string, lanes int) (more []*socket, err error) {
+	conns, err := sys.ShareUDPPort(first, network, lanes, wireGuardData)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range conns {
+		s, err := newSocket(c)
+		if err != nil {
+			group(more).close()
+			for _, rest := range conns[i:] {
+				rest.Close()
+			}
+			return nil, err
+		}
+		more = append(more, s)
+	}
+	return more, nil
+}
+
+// checkLanes reports an invalid Config.Lanes. It has to be a power of two because the kernel takes
 // the remainder by a mask.
 func checkLanes(n int) error {
 	if n < 0 || n > MaxLanes || n&(n-1) != 0 {

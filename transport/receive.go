@@ -10,7 +10,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 
 	"ginnel/internal/key"
-	"ginnel/internal/udpbatch"
+	"ginnel/internal/sys"
 )
 
 const (
@@ -40,7 +40,7 @@ func (c *Conn) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
 		return errOpen
 	}
 	for _, s := range c.sockets() {
-		r := &receiver{c: c, sock: s, take: receive, batch: udpbatch.NewBatch(receiveSlots)}
+		r := &receiver{c: c, sock: s, take: receive, batch: sys.NewBatch(receiveSlots)}
 		c.wg.Go(r.run)
 	}
 	return nil
@@ -51,7 +51,7 @@ type receiver struct {
 	c     *Conn
 	sock  *socket
 	take  receiveFunc
-	batch *udpbatch.Batch
+	batch *sys.Batch
 	seen  addressCache
 
 	row      [][]byte

@@ -1,10 +1,12 @@
 package transport
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 
-	"ginnel/internal/udpbatch"
+	"ginnel/internal/sys"
 )
 
 // PacketConn is a UDP socket as the transport uses it. *net.UDPConn is one.
@@ -17,7 +19,7 @@ type PacketConn interface {
 
 // socket is a PacketConn that moves batches.
 type socket struct {
-	*udpbatch.Socket
+	*sys.UDPSocket
 	c PacketConn
 }
 
@@ -26,11 +28,11 @@ const socketBuffer = 7 << 20
 
 func newSocket(c PacketConn) (*socket, error) {
 	if uc, ok := c.(*net.UDPConn); ok {
-		if err := tune(uc); err != nil {
+		if err := sys.AllowFragments(uc); err != nil {
 			return nil, err
 		}
 	}
-	s, err := udpbatch.New(c)
+	s, err := sys.NewUDPSocket(c)
 	if err != nil {
 		return nil, err
 	}
@@ -44,4 +46,10 @@ func (s *socket) port() uint16 {
 		return a.AddrPort().Port()
 	}
 	return 0
+}
+
+// isUnreachable reports whether a send error says that the destination cannot be reached from here
+// now.
+func isUnreachable(err error) bool {
+	return errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL)
 }

@@ -56,6 +56,11 @@ func TestOwnConnection(t *testing.T) {
 		if !IsOurs(in) {
 			t.Errorf("a connection of this process to %s is not ours", dialAt)
 		}
+		client, _ := addrPort(in.RemoteAddr())
+		server, _ := addrPort(in.LocalAddr())
+		if !isOursByProc(os.Geteuid(), client, server) {
+			t.Errorf("by /proc a connection of this process to %s is not ours", dialAt)
+		}
 		c.Close()
 		for range 100 { // until the kernel has it closed
 			if !IsOurs(in) {
@@ -107,7 +112,9 @@ func TestConnectionOfAnotherUser(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := accept(t, ln)
-		if IsOurs(c) {
+		client, _ := addrPort(c.RemoteAddr())
+		server, _ := addrPort(c.LocalAddr())
+		if IsOurs(c) || isOursByProc(os.Geteuid(), client, server) {
 			t.Errorf("a connection of user %d is ours", user)
 		}
 		in.Close()

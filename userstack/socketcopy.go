@@ -1,0 +1,280 @@
+package userstack
+
+import (
+	"cmp"
+	"errors"
+	"io"
+	"net"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+
+	"ginnel/internal/deepstack"
+	"ginnel/internal/sys"
+)
+
+// smallSize is how much is read at first: most of what is not bulk.
+const smallSize = 2 << 10
+
+var smallPool = sync.Pool{New: func() any { return new([smallSize]byte) }}
+
+// socketSource is a socket as the payload of gVisor's writes, which have to know their length
+// before. Little is read into a buffer; of much the system is asked how much it is, and gVisor
+// reads it where it wants it.
+type socketSource struct {
+	c     *Conn
+	fd    uintptr
+	small *[smallSize]byte // from smallPool while it holds ahead; nil: nothing was read ahead
+	ahead []byte           // of the next write, before what waits in the socket
+	left  int              // bytes that wait there and are for the next write
+	bulk  bool             // more came the last time than is little
+	err   error            // of the last system call
+
+	done int64       // bytes written so far
+	terr tcpip.Error // of the last write
+}
+
+// Len implements tcpip.Payloader.
+func (s *socketSource) Len() int { return len(s.ahead) + s.left }
+
+// Read implements tcpip.Payloader.
+func (s *socketSource) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	if len(s.ahead) > 0 {
+		n := copy(b, s.ahead)
+		s.ahead = s.ahead[n:]
+		return n, nil
+	}
+	n, err := sys.Read(s.fd, b[:min(len(b), s.left)])
+	switch {
+	case err != nil:
+		s.err = err
+		return 0, err
+	case n == 0:
+		return 0, io.EOF
+	}
+	s.left -= n
+	return n, nil
+}
+
+// write moves what waits into gVisor, one piece of it. It reports false if nothing waits.
+func (s *socketSource) write(fd uintptr) bool {
+	s.fd, s.terr = fd, nil
+	if len(s.ahead) == 0 {
+		if s.err = s.fill(s.c.pieceSize()); s.err != nil {
+			return s.err != sys.ErrWouldBlock
+		}
+	}
+	if s.done == 0 {
+		deepstack.Grow() // not before there is something to send: until then the stack may be as small as it is
+	}
+	var n int64
+	n, s.terr = s.c.ep.Write(s, tcpip.WriteOptions{Atomic: true})
+	s.done += n
+	s.c.pending.add(int(n))
+	if len(s.ahead) == 0 {
+		s.release()
+	}
+	return true
+}
+
+// fill finds what is for the next write, limit bytes at the most. It reports io.EOF at the end and
+// EAGAIN if there is nothing now.
+func (s *socketSource) fill(limit int) error {
+	s.left = 0
+	if s.bulk {
+		n, err := sys.Waiting(s.fd)
+		if err != nil {
+			return err
+		}
+		if s.left = min(n, limit); n > 0 {
+			s.bulk = n >= smallSize
+			return nil
+		}
+	}
+	s.small = smallPool.Get().(*[smallSize]byte)
+	n, err := sys.Read(s.fd, s.small[:min(smallSize, limit)])
+	if n == 0 || err != nil {
+		s.release()
+		return cmp.Or(err, io.EOF)
+	}
+	s.ahead = s.small[:n]
+	if s.bulk = n == smallSize; s.bulk {
+		more, err := sys.Waiting(s.fd)
+		if err == nil {
+			s.left = min(more, limit-n)
+		}
+	}
+	return nil
+}
+
+// release gives up what was read ahead.
+func (s *socketSource) release() {
+	if s.small != nil {
+		smallPool.Put(s.small)
+		s.small, s.ahead = nil, nil
+	}
+}
+
+// readFromSocket is ReadFrom for sockets; it reports false for other readers.
+func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
+	rc, ok := sys.Stream(r)
+	if !ok {
+		return 0, nil, false
+	}
+	src := &socketSource{c: c}
+	defer src.release()
+	write := src.write // made once: a method value is an allocation
+	for {
+		if err := c.check(&c.writeDeadline); err != nil {
+			return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
+		}
+		if c.mustWait() {
+			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
+			}
+			continue
+		}
+		err := rc.Read(write)
+		switch {
+		case err != nil:
+			return src.done, err, true
+		case src.err == io.EOF:
+			return src.done, nil, true
+		case src.err != nil && src.err != sys.ErrWouldBlock:
+			return src.done, &net.OpError{Op: opRead, Net: "tcp", Err: src.err}, true
+		case src.terr == nil:
+		case wouldBlock(src.terr):
+			if c.growSending() {
+				continue
+			}
+			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
+			}
+		default:
+			return src.done, opError(opWrite, "tcp", c.local, c.remote, c.errorOf(src.terr)), true
+		}
+	}
+}
+
+// pieceSize is what ReadFrom writes at a time: as much as leaves the stack in one segment.
+func (c *Conn) pieceSize() int { return c.segment }
+
+// socketSink is a socket as the destination of gVisor's reads. Small pieces are gathered, so that
+// they cost one system call; large ones go out as they are.
+type socketSink struct {
+	c       *Conn
+	fd      uintptr
+	gather  *[bulkSize]byte // from bulkPool while it holds bytes[:n]
+	off, n  int             // gather[off:n] is not yet written
+	blocked bool            // the socket takes no more now
+	err     error
+
+	done int64       // bytes taken from gVisor so far
+	terr tcpip.Error // of the last read
+}
+
+const gatherBelow = 8 << 10
+
+var errBlocked = errors.New("socket takes no more")
+
+// Write implements io.Writer for tcpip.Endpoint.Read. A short count leaves the rest in gVisor.
+func (s *socketSink) Write(b []byte) (int, error) {
+	if len(b) < gatherBelow {
+		if s.gather == nil {
+			s.gather = bulkPool.Get().(*[bulkSize]byte)
+		}
+		if len(b) <= len(s.gather)-s.n {
+			s.n += copy(s.gather[s.n:], b)
+			return len(b), nil
+		}
+	}
+	if !s.flush() {
+		return 0, errBlocked
+	}
+	if len(b) < gatherBelow {
+		return s.Write(b)
+	}
+	return s.push(b)
+}
+
+// push writes b until all is written or the socket blocks.
+func (s *socketSink) push(b []byte) (done int, err error) {
+	for done < len(b) {
+		n, err := sys.Write(s.fd, b[done:])
+		switch {
+		case err == sys.ErrWouldBlock:
+			s.blocked = true
+			return done, errBlocked
+		case err != nil:
+			s.err = err
+			return done, err
+		default:
+			done += n
+		}
+	}
+	return done, nil
+}
+
+// flush writes what was gathered and reports whether all of it went out.
+func (s *socketSink) flush() bool {
+	if s.gather == nil {
+		return true
+	}
+	n, err := s.push(s.gather[s.off:s.n])
+	s.off += n
+	if err != nil {
+		return false
+	}
+	bulkPool.Put(s.gather)
+	s.gather, s.off, s.n = nil, 0, 0
+	return true
+}
+
+// read moves what gVisor has to the socket. It reports false if the socket takes no more now.
+func (s *socketSink) read(fd uintptr) bool {
+	s.fd, s.blocked, s.terr = fd, false, nil
+	if !s.flush() {
+		return !s.blocked
+	}
+	var res tcpip.ReadResult
+	res, s.terr = s.c.ep.Read(s, tcpip.ReadOptions{})
+	s.done += int64(res.Count)
+	s.c.consumed(res.Count)
+	s.flush()
+	return !s.blocked
+}
+
+// writeToSocket is WriteTo for sockets; it reports false for other writers.
+func (c *Conn) writeToSocket(w io.Writer) (done int64, err error, ok bool) {
+	rc, ok := sys.Stream(w)
+	if !ok {
+		return 0, nil, false
+	}
+	sink := &socketSink{c: c}
+	read := sink.read // made once: a method value is an allocation
+	for {
+		if err := c.check(&c.readDeadline); err != nil {
+			return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
+		}
+		err := rc.Write(read)
+		switch {
+		case err != nil:
+			return sink.done, err, true
+		case sink.err != nil:
+			return sink.done, &net.OpError{Op: opWrite, Net: "tcp", Err: sink.err}, true
+		case sink.terr == nil:
+		case wouldBlock(sink.terr):
+			if err := c.wait(c.inc, &c.readDeadline); err != nil {
+				return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
+			}
+		default:
+			if err := c.errorOf(sink.terr); err != io.EOF {
+				return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
+			}
+			return sink.done, nil, true
+		}
+	}
+}

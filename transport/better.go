@@ -6,7 +6,8 @@ import (
 )
 
 // measured is an address of a peer with what a Pong proved about it. Here vni is always 0 and mtu
-// always plainWireMTU. They are fields because the test vectors of the specification differ in them.
+// always plainWireMTU. They are fields because the test vectors of the specification differ in
+// them.
 type measured struct {
 	addr    netip.AddrPort
 	vni     uint32 // 0: direct; else through a peer relay
@@ -43,8 +44,8 @@ func better(a, b measured) bool {
 	return pa > pb
 }
 
-// percentFaster returns by how many percent of slow fast is faster. The ratio is truncated first, as
-// the specification does.
+// percentFaster returns by how many percent of slow fast is faster. The ratio is truncated first,
+// as the specification does.
 func percentFaster(fast, slow time.Duration) int { return 100 - int(100*fast/slow) }
 
 // placeBonus prefers near addresses, which are cheaper and more private at equal latency.

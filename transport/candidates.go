@@ -9,15 +9,15 @@ import (
 	"ginnel/internal/meshaddr"
 )
 
-// maxPerSubnet6 is how many addresses of one IPv6 subnet are offered, because privacy extensions give
-// a host many.
+// maxPerSubnet6 is how many addresses of one IPv6 subnet are offered, because privacy extensions
+// give a host many.
 const maxPerSubnet6 = 2
 
 var uniqueLocal = netip.MustParsePrefix("fc00::/7")
 
 // offered picks the interface addresses that peers may try (disco specification, section 4.1). It
-// returns regular addresses if there are any, otherwise those that may work (link-local IPv4, unique
-// local IPv6), otherwise loopback, which serves hosts without a network.
+// returns regular addresses if there are any, otherwise those that may work (link-local IPv4,
+// unique local IPv6), otherwise loopback, which serves hosts without a network.
 func offered(addrs []netip.Addr) []netip.Addr {
 	var regular, reserve, loopback []netip.Addr
 	subnets := make(map[netip.Prefix]int)

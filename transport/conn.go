@@ -3,10 +3,10 @@
 // direct path is in doubt.
 //
 // WireGuard sends (send.go) and receives (receive.go) with endpoints that stand for peers
-// (endpoint.go). One UDP port carries WireGuard, disco and STUN (socket.go, classify.go), with one or
-// more sockets for each address family (lanes.go). A state machine for each peer chooses the path of
-// its packets (path.go). Our own endpoints come from the interfaces and from STUN (candidates.go,
-// prober.go).
+// (endpoint.go). One UDP port carries WireGuard, disco and STUN (socket.go, classify.go), with one
+// or more sockets for each address family (lanes.go). A state machine for each peer chooses the
+// path of its packets (path.go). Our own endpoints come from the interfaces and from STUN
+// (candidates.go, prober.go).
 //
 // Goroutines: the loop, which owns the peers, their state machines and the prober, and which no
 // packet passes through; and one receiver for each socket, from Open on. All end with Close.
@@ -38,8 +38,8 @@ type Config struct {
 	NodeKey key.NodePublic   // our own; required if any peer has a disco key
 	Disco   key.DiscoPrivate // zero: New makes one
 
-	// Addr is the local address to bind. If it is invalid, all addresses of both families are bound and
-	// those of the interfaces are offered to peers. Otherwise Addr alone is offered.
+	// Addr is the local address to bind. If it is invalid, all addresses of both families are bound
+	// and those of the interfaces are offered to peers. Otherwise Addr alone is offered.
 	Addr netip.Addr
 	Port uint16 // 0 picks one
 
@@ -51,8 +51,8 @@ type Config struct {
 	NoUDP bool  // relays only
 	Relay Relay // nil: UDP only
 
-	// Contact, if set, is called for a peer that pings us directly, which it does before it sends data.
-	// The loop calls it, so it must not block.
+	// Contact, if set, is called for a peer that pings us directly, which it does before it sends
+	// data. The loop calls it, so it must not block.
 	Contact func(key.NodePublic)
 
 	// PathChanged, if set, is called for a peer whose packets take another path from now on: another
@@ -236,8 +236,8 @@ func (c *Conn) DiscoKey() key.DiscoPublic { return c.discoPublic }
 // LocalPort returns the UDP port, 0 if there is none.
 func (c *Conn) LocalPort() uint16 { return c.sockets().port() }
 
-// SetPeers replaces the set of peers. For a peer that stays, the state of its path is kept unless its
-// keys have changed.
+// SetPeers replaces the set of peers. For a peer that stays, the state of its path is kept unless
+// its keys have changed.
 func (c *Conn) SetPeers(peers []Peer) {
 	for _, p := range peers {
 		// WireGuard may be told about the peer as soon as SetPeers returns, so its endpoint must exist.
@@ -263,8 +263,8 @@ func (c *Conn) NetworkChanged() {
 	c.call(func(l *loop) { l.networkChanged() })
 }
 
-// GreetByRelay pings, through their relays, the peers that we exchange traffic with and have no direct
-// path to. So they learn that we are reachable again. It does not wait for answers.
+// GreetByRelay pings, through their relays, the peers that we exchange traffic with and have no
+// direct path to. So they learn that we are reachable again. It does not wait for answers.
 func (c *Conn) GreetByRelay() {
 	c.call(func(l *loop) { l.greetByRelay() })
 }

@@ -74,8 +74,8 @@ func (c *Conn) tellRelayedDisco(b []byte, region int, from key.NodePublic) {
 	c.tellOpened(b, discoPacket{region: region, from: from})
 }
 
-// tellOpened opens a packet and passes it to the loop. It drops packets of strangers, forgeries, and
-// packets beyond the share of their key.
+// tellOpened opens a packet and passes it to the loop. It drops packets of strangers, forgeries,
+// and packets beyond the share of their key.
 func (c *Conn) tellOpened(b []byte, d discoPacket) {
 	if d.by = c.expected.key(disco.Sender(b)); d.by == nil {
 		c.counters.discoUnknown.Add(1)

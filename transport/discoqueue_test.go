@@ -40,8 +40,8 @@ func sealed(sender key.DiscoPublic, box *key.Shared, i int) []byte {
 	return disco.Seal(nil, sender, box, m)
 }
 
-// While the loop is busy, messages of strangers, forgeries and unasked STUN answers take no place in
-// its queue. One peer takes its share and no more, so another peer's message still gets in.
+// While the loop is busy, messages of strangers, forgeries and unasked STUN answers take no place
+// in its queue. One peer takes its share and no more, so another peer's message still gets in.
 func TestLoopQueueIsKeptForPeers(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a := w.node("a", w.home(1, simnet.None))
@@ -80,7 +80,8 @@ func TestLoopQueueIsKeptForPeers(t *testing.T) {
 		release()
 		time.Sleep(time.Second)
 		d := a.c.Status().Dropped
-		if d["disco_unknown"] != 2*loopQueue || d["disco_bad"] != 4*loopQueue || d["stun_unasked"] != 2*loopQueue || d["busy"] != 2*loopQueue-keyQueue {
+		if d["disco_unknown"] != 2*loopQueue || d["disco_bad"] != 4*loopQueue || d["stun_unasked"] != 2*loopQueue ||
+			d["busy"] != 2*loopQueue-keyQueue {
 			t.Errorf("dropped %v", d)
 		}
 		for _, k := range []key.DiscoPublic{busy.Public(), quiet.Public()} {

@@ -136,8 +136,8 @@ func (l *loop) sendRelayed(region int, to key.NodePublic, packet []byte) {
 	}
 }
 
-// wantCall sends p a CallMeMaybe: at once if our own endpoints are fresh, otherwise after a round of
-// STUN (section 3.5).
+// wantCall sends p a CallMeMaybe: at once if our own endpoints are fresh, otherwise after a round
+// of STUN (section 3.5).
 func (l *loop) wantCall(now time.Time, p *peer) {
 	if l.c.cfg.Relay == nil || l.sharedKey(p) == nil || l.c.cfg.NoUDP {
 		return

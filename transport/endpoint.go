@@ -62,8 +62,8 @@ func (e *endpoint) SrcIP() netip.Addr { return netip.Addr{} }
 // SrcToString implements conn.Endpoint.
 func (e *endpoint) SrcToString() string { return "" }
 
-// address is an endpoint that is an address: of a sender that no peer is known for, or of a peer that
-// speaks plain WireGuard and roams by itself.
+// address is an endpoint that is an address: of a sender that no peer is known for, or of a peer
+// that speaks plain WireGuard and roams by itself.
 type address struct{ netip.AddrPort }
 
 // DstToString implements conn.Endpoint.

@@ -28,8 +28,8 @@ func arrivedSizes(n *testNode) (sizes []int) {
 	return sizes
 }
 
-// crossingNodes returns two nodes. Node a has just sent b an initiation and holds back one of b's for
-// the limit.
+// crossingNodes returns two nodes. Node a has just sent b an initiation and holds back one of b's
+// for the limit.
 func crossingNodes(t *testing.T, w *world) (a, b *testNode, limit time.Duration) {
 	a, b = w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
 	w.introduce(a, b)
@@ -48,8 +48,8 @@ func crossingNodes(t *testing.T, w *world) (a, b *testNode, limit time.Duration)
 
 func hexOf(k key.NodePublic) string { return newEndpoint(k).DstToString() }
 
-// An initiation that crosses ours is held back, packets after it are not, and it is delivered when no
-// response has come in time.
+// An initiation that crosses ours is held back, packets after it are not, and it is delivered when
+// no response has come in time.
 func TestCrossingInitiations(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b, limit := crossingNodes(t, w)
@@ -108,10 +108,12 @@ func TestHandshakeMessages(t *testing.T) {
 		initiation, response bool
 	}{
 		{testInitiation, true, false}, {testResponse, false, true}, {handshakeMessage(1, 92), false, false},
-		{handshakeMessage(2, 148), false, false}, {handshakeMessage(3, 64), false, false}, {handshakeMessage(4, 148), false, false}, {nil, false, false},
+		{handshakeMessage(2, 148), false, false}, {handshakeMessage(3, 64), false, false},
+		{handshakeMessage(4, 148), false, false}, {nil, false, false},
 	} {
 		if isInitiation(c.b) != c.initiation || isResponse(c.b) != c.response {
-			t.Errorf("type %v of %d bytes: initiation %v, response %v", c.b[:min(1, len(c.b))], len(c.b), isInitiation(c.b), isResponse(c.b))
+			t.Errorf("type %v of %d bytes: initiation %v, response %v", c.b[:min(1, len(c.b))], len(c.b), isInitiation(c.b),
+				isResponse(c.b))
 		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"ginnel/internal/sys"
 )
 
-// This file spreads peers over several sockets of one port. One goroutine receives from a socket and
-// decrypts, so one socket keeps at most one processor busy.
+// This file spreads peers over several sockets of one port. One goroutine receives from a socket
+// and decrypts, so one socket keeps at most one processor busy.
 //
 // With Config.Lanes > 1 each address family has that many sockets. The kernel delivers a WireGuard
 // data message to the socket whose number is the receiver index of the message modulo the number of
@@ -20,8 +20,8 @@ import (
 // MaxLanes is the largest Config.Lanes.
 const MaxLanes = 8
 
-// group is the sockets of one address family, one for each lane, all on one port. It is empty if the
-// family is not available.
+// group is the sockets of one address family, one for each lane, all on one port. It is empty if
+// the family is not available.
 type group []*socket
 
 // port returns the local port, 0 if there is none or it is not known.

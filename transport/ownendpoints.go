@@ -29,8 +29,8 @@ func (l *loop) readLocal(now time.Time) (changed bool) {
 	return changed
 }
 
-// refreshOwn recomputes our endpoints. If they have changed, it sends them to the peers that have no
-// direct path to us.
+// refreshOwn recomputes our endpoints. If they have changed, it sends them to the peers that have
+// no direct path to us.
 func (l *loop) refreshOwn(now time.Time) {
 	own := ownEndpoints(l.prober.current(), l.local, l.c.sock4.port(), l.c.sock6.port())
 	if slices.Equal(own, l.own) {
@@ -46,8 +46,8 @@ func (l *loop) refreshOwn(now time.Time) {
 	}
 }
 
-// fresh reports whether our endpoints are recent enough for a CallMeMaybe. Without STUN servers they
-// come from the interfaces alone.
+// fresh reports whether our endpoints are recent enough for a CallMeMaybe. Without STUN servers
+// they come from the interfaces alone.
 func (l *loop) fresh(now time.Time) bool {
 	if len(l.prober.servers) > 0 {
 		r := l.prober.report
@@ -123,8 +123,8 @@ func (l *loop) afterSTUN(now time.Time) {
 	}
 }
 
-// networkChanged reads the interfaces again. If our addresses have changed, no path counts as proven
-// any more.
+// networkChanged reads the interfaces again. If our addresses have changed, no path counts as
+// proven any more.
 func (l *loop) networkChanged() {
 	now := time.Now()
 	if l.readLocal(now) {

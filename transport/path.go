@@ -9,8 +9,9 @@ import (
 
 // Times of the disco specification, section 3.2.
 const (
-	heartbeatInterval = 3 * time.Second         // between pings of the address in use
-	sessionTimeout    = 45 * time.Second        // without a send, heartbeats end; a candidate known by pings alone is dropped
+	heartbeatInterval = 3 * time.Second // between pings of the address in use
+	// without a send, heartbeats end; a candidate known by pings alone is dropped
+	sessionTimeout    = 45 * time.Second
 	trustDuration     = 6500 * time.Millisecond // how long a Pong makes a path trusted
 	pingTimeout       = 5 * time.Second         // an unanswered ping is forgotten
 	candidateInterval = 5 * time.Second         // between two discovery pings to one candidate
@@ -21,8 +22,8 @@ const (
 // suspectAfter is how long the answer to a heartbeat may take before packets go through the relay
 // too. The specification has no such rule: it waits until trust runs out, which loses up to five
 // more seconds of traffic when a path dies. If nothing was sent within heartbeatInterval before the
-// heartbeat, no packet is at risk. Then the answer is checked at the next heartbeat, so an idle path
-// needs no timer of one second.
+// heartbeat, no packet is at risk. Then the answer is checked at the next heartbeat, so an idle
+// path needs no timer of one second.
 const suspectAfter = 1 * time.Second
 
 const (
@@ -34,8 +35,8 @@ const (
 
 // path finds and keeps the direct path to one peer: which addresses to ping, which one to use, and
 // when to stop trusting it (disco specification, section 3). It is a state machine without clock,
-// socket or goroutine. Its methods take events with their time and return effects to carry out; next
-// says when to call tick.
+// socket or goroutine. Its methods take events with their time and return effects to carry out;
+// next says when to call tick.
 //
 //	          send                   Pong                       heartbeats answered
 //	idle ───────────► discovering ──────────► direct, trusted ◄────────────┐
@@ -123,7 +124,8 @@ func (p *path) setEndpoints(now time.Time, addrs []netip.AddrPort) {
 // zone, which messages do not carry (section 2.4).
 func usable(a netip.AddrPort) bool {
 	ip := a.Addr()
-	return a.IsValid() && a.Port() != 0 && !ip.IsUnspecified() && !ip.IsMulticast() && !(ip.Is6() && ip.IsLinkLocalUnicast()) && ip.Zone() == ""
+	return a.IsValid() && a.Port() != 0 && !ip.IsUnspecified() && !ip.IsMulticast() &&
+		!(ip.Is6() && ip.IsLinkLocalUnicast()) && ip.Zone() == ""
 }
 
 func (p *path) hasRoom(now time.Time) bool {
@@ -215,9 +217,9 @@ func (p *path) route(now time.Time) (direct netip.AddrPort, relay bool) {
 // trusted reports whether packets take the direct path alone.
 func (p *path) trusted(now time.Time) bool { return p.best.isSet() && !now.After(p.trustUntil) }
 
-// pinged takes a ping that the peer sent directly from addr. It reports false for a duplicate, which
-// needs no second answer (section 2.2). Only a Pong makes addr a path. While we have traffic and no
-// path, addr is pinged at once, as any other new candidate is with the next packet.
+// pinged takes a ping that the peer sent directly from addr. It reports false for a duplicate,
+// which needs no second answer (section 2.2). Only a Pong makes addr a path. While we have traffic
+// and no path, addr is pinged at once, as any other new candidate is with the next packet.
 func (p *path) pinged(now time.Time, addr netip.AddrPort, txid disco.TxID) (e effects, first bool) {
 	c := p.candidates[addr]
 	if c == nil {
@@ -271,8 +273,8 @@ func (p *path) forgive(then time.Time) {
 	}
 }
 
-// pongedByRelay takes a Pong that came through a relay. It ends the ping and proves nothing about an
-// address (section 2.3, rule 5).
+// pongedByRelay takes a Pong that came through a relay. It ends the ping and proves nothing about
+// an address (section 2.3, rule 5).
 func (p *path) pongedByRelay(txid disco.TxID) (sentPing, bool) {
 	sent, ok := p.pings[txid]
 	delete(p.pings, txid)
@@ -368,8 +370,8 @@ func (p *path) tick(now time.Time) effects {
 	return e
 }
 
-// expirePings drops pings that timed out, and the path in use if it is not trusted and its ping timed
-// out. It reports whether the answer to a heartbeat is late.
+// expirePings drops pings that timed out, and the path in use if it is not trusted and its ping
+// timed out. It reports whether the answer to a heartbeat is late.
 func (p *path) expirePings(now time.Time) (suspect bool) {
 	for id, s := range p.pings {
 		if now.Sub(s.at) >= pingTimeout {

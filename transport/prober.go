@@ -32,8 +32,8 @@ type STUNServer struct {
 
 type stunTxID = [stun.TransactionIDSize]byte
 
-// prober asks STUN servers for our address (disco specification, sections 4.2 to 4.4). Like path, it
-// is a state machine without clock or socket.
+// prober asks STUN servers for our address (disco specification, sections 4.2 to 4.4). Like path,
+// it is a state machine without clock or socket.
 type prober struct {
 	txid    func() stunTxID
 	servers []STUNServer
@@ -191,7 +191,8 @@ func (p *prober) current() stunReport {
 
 // bindingRequest builds the request that derper answers: SOFTWARE, then FINGERPRINT (section 4.2).
 func bindingRequest(txid stunTxID) []byte {
-	m, err := stun.Build(stun.NewTransactionIDSetter(txid), stun.BindingRequest, stun.NewSoftware(stunSoftware), stun.Fingerprint)
+	m, err := stun.Build(stun.NewTransactionIDSetter(txid), stun.BindingRequest, stun.NewSoftware(stunSoftware),
+		stun.Fingerprint)
 	if err != nil {
 		panic("internal error: building a STUN request: " + err.Error())
 	}

@@ -45,8 +45,8 @@ const (
 )
 
 // quality compares the relay with a direct path that works but loses many packets. If the relay
-// carries more by the factor relayGain, it is used. Neither loss nor latency alone predicts that, so
-// quality tries both. Like path, it has no clock.
+// carries more by the factor relayGain, it is used. Neither loss nor latency alone predicts that,
+// so quality tries both. Like path, it has no clock.
 //
 //	               lossy for a while                 carries more
 //	preferDirect ───────────────────► tryRelay ──────────────────► preferRelay

@@ -30,8 +30,8 @@ var errOpen = errors.New("transport: open already")
 
 // Open starts the receivers, which pass WireGuard messages to receive. Calls of receive run
 // concurrently: one for each socket, one for each caller of HandleRelayed, and one for each
-// initiation that was held back. Disco and STUN use the same sockets, so discovery begins with Open.
-// Open can be called once.
+// initiation that was held back. Disco and STUN use the same sockets, so discovery begins with
+// Open. Open can be called once.
 func (c *Conn) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
 	if c.isClosed() {
 		return net.ErrClosed
@@ -89,7 +89,8 @@ func yield() {
 
 const (
 	// quickReadErrors is how many failed reads in a row cause no pause: ICMP answers to datagrams that
-	// we sent can cause them. After more, the socket itself is broken and is tried less and less often.
+	// we sent can cause them. After more, the socket itself is broken and is tried less and less
+	// often.
 	quickReadErrors = 100
 	minReadDelay    = 5 * time.Millisecond
 	maxReadDelay    = time.Second
@@ -192,8 +193,8 @@ func (c *Conn) takeRelayed(e *endpoint, packets [][]byte) {
 	}
 }
 
-// isRelayedDisco tells disco from WireGuard in packets from relays. There are no other kinds, and no
-// Geneve headers (disco specification, section 1.5).
+// isRelayedDisco tells disco from WireGuard in packets from relays. There are no other kinds, and
+// no Geneve headers (disco specification, section 1.5).
 func isRelayedDisco(b []byte) bool {
 	class, geneve := classify(b)
 	return class == classDisco && !geneve

@@ -13,9 +13,9 @@ import (
 // errNoPath is returned for a packet to a peer without a direct path and without a relay.
 var errNoPath = errors.New("transport: no path to peer")
 
-// Send sends messages of WireGuard to a peer by its current path, or to an address. Over UDP, lane i
-// uses socket i modulo the number of sockets, so lanes do not wait for each other. All sockets have
-// the same port, so the receiver sees no difference.
+// Send sends messages of WireGuard to a peer by its current path, or to an address. Over UDP, lane
+// i uses socket i modulo the number of sockets, so lanes do not wait for each other. All sockets
+// have the same port, so the receiver sees no difference.
 func (c *Conn) Send(lane int, messages [][]byte, to conn.Endpoint) error {
 	switch ep := to.(type) {
 	case *endpoint:
@@ -27,8 +27,8 @@ func (c *Conn) Send(lane int, messages [][]byte, to conn.Endpoint) error {
 	return conn.ErrWrongEndpointType
 }
 
-// sendWatch tells one goroutine about the first send after it asked. So the goroutine needs no timer
-// while nothing is sent.
+// sendWatch tells one goroutine about the first send after it asked. So the goroutine needs no
+// timer while nothing is sent.
 type sendWatch struct {
 	armed atomic.Bool
 	sentc chan struct{} // capacity 1
@@ -46,8 +46,8 @@ func (w *sendWatch) note() {
 }
 
 // WatchAddressSends returns a channel that gets an item at the next send to an address, i.e. to a
-// peer that speaks plain WireGuard. One goroutine may use it, and calls it again after each item. The
-// channel may get one item too many.
+// peer that speaks plain WireGuard. One goroutine may use it, and calls it again after each item.
+// The channel may get one item too many.
 func (c *Conn) WatchAddressSends() <-chan struct{} {
 	c.addressSends.armed.Store(true)
 	return c.addressSends.sentc

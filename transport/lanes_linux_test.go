@@ -27,7 +27,8 @@ import (
 // newLanes makes a Conn on addr. Before Open nothing reads its sockets.
 func newLanes(t *testing.T, lanes int, addr string, change ...func(*Config)) *Conn {
 	t.Helper()
-	cfg := Config{Addr: netip.MustParseAddr(addr), Lanes: lanes, LocalAddrs: func() ([]netip.Addr, error) { return nil, nil }}
+	cfg := Config{Addr: netip.MustParseAddr(addr), Lanes: lanes,
+		LocalAddrs: func() ([]netip.Addr, error) { return nil, nil }}
 	for _, f := range change {
 		f(&cfg)
 	}

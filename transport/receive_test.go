@@ -66,7 +66,8 @@ func TestParseEndpoint(t *testing.T) {
 		if err != nil || plain.DstToString() != "192.0.2.1:51820" {
 			t.Errorf("address endpoint %v, %v", plain, err)
 		}
-		for _, bad := range []string{"", "name:51820", "192.0.2.1", hex.EncodeToString(make([]byte, 32)), "zz" + hex.EncodeToString(b.key[1:])} {
+		for _, bad := range []string{"", "name:51820", "192.0.2.1", hex.EncodeToString(make([]byte, 32)), "zz" +
+			hex.EncodeToString(b.key[1:])} {
 			if _, err := bind.ParseEndpoint(bad); err == nil {
 				t.Errorf("ParseEndpoint(%q) succeeded", bad)
 			}
@@ -98,7 +99,11 @@ func (c *flakyConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 
 func (c *flakyConn) WriteToUDPAddrPort([]byte, netip.AddrPort) (int, error) { return 0, errFlaky }
 func (c *flakyConn) LocalAddr() net.Addr                                    { return &net.UDPAddr{Port: 1} }
-func (c *flakyConn) Close() error                                           { c.once.Do(func() { close(c.closec) }); return nil }
+func (c *flakyConn) Close() error {
+	c.once.Do(
+		func() { close(c.closec) })
+	return nil
+}
 
 // newFlaky makes a Conn whose one socket is a flakyConn, and returns the text of what comes.
 func newFlaky(t *testing.T, fails int, log *bytes.Buffer) (*Conn, <-chan string) {

@@ -19,8 +19,8 @@ import (
 // kernel sets it unless it is told otherwise (/proc/sys/kernel/overflowuid).
 const overflowID = 65534
 
-// bySockDiag reports whether the kernel answers questions about one socket (sock_diag(7)). Sandboxes
-// and seccomp filters may not allow them.
+// bySockDiag reports whether the kernel answers questions about one socket (sock_diag(7)).
+// Sandboxes and seccomp filters may not allow them.
 var bySockDiag = sync.OnceValue(func() bool {
 	return tryOn(context.Background(), func(client, server netip.AddrPort) bool {
 		_, ok := sys.ConnOwner(client, server)

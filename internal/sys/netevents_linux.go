@@ -26,8 +26,8 @@ func networkEvents(ctx context.Context, start func(func())) (<-chan struct{}, er
 	return events, nil
 }
 
-// readEvents sends a signal for each message. Its content does not matter because the receiver reads
-// the whole state anew.
+// readEvents sends a signal for each message. Its content does not matter because the receiver
+// reads the whole state anew.
 func readEvents(ctx context.Context, f *os.File, events chan<- struct{}) {
 	defer close(events)
 	stop := context.AfterFunc(ctx, func() { f.Close() })

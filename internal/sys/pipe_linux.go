@@ -75,8 +75,8 @@ func spliceAll(dst, src RawConn, n int) (done int64, err error) {
 	return done, nil
 }
 
-// fill takes up to n bytes that have arrived, without waiting. The next read of src reports an error
-// that stops it.
+// fill takes up to n bytes that have arrived, without waiting. The next read of src reports an
+// error that stops it.
 func (p pipe) fill(src RawConn, n int) (got int) {
 	src.Control(func(fd uintptr) { got, _ = splice(fd, uintptr(p.w), n) })
 	return got

@@ -75,5 +75,6 @@ func Write(fd uintptr, b []byte) (int, error) {
 // fails.
 func Poll(fd uintptr, events int16) int16 { return poll(fd, events) }
 
-// Waiting returns how many bytes have arrived and were not read yet. Only for descriptors of Stream.
+// Waiting returns how many bytes have arrived and were not read yet. Only for descriptors of
+// Stream.
 func Waiting(fd uintptr) (int, error) { return waiting(fd) }

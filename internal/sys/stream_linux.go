@@ -53,7 +53,8 @@ func poll(fd uintptr, events int16) int16 {
 	p := unix.PollFd{Fd: int32(fd), Events: events}
 	var none unix.Timespec
 	for {
-		_, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&none)), 0, 0, 0)
+		_, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&none)), 0,
+			0, 0)
 		if errno != unix.EINTR {
 			return p.Revents
 		}
@@ -64,7 +65,8 @@ func poll(fd uintptr, events int16) int16 {
 // returns 0 and no error.
 func splice(from, to uintptr, n int) (int, error) {
 	for {
-		moved, _, errno := syscall.RawSyscall6(unix.SYS_SPLICE, from, 0, to, 0, uintptr(n), unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		moved, _, errno := syscall.RawSyscall6(unix.SYS_SPLICE, from, 0, to, 0, uintptr(n),
+			unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
 		if errno != unix.EINTR {
 			return result(moved, errno)
 		}

@@ -23,7 +23,8 @@ func TestOptions(t *testing.T) {
 	a, b := connectTCP(t, "127.0.0.1:0")
 	for name, c := range map[string]*TCPConn{"dialled": a, "accepted": b} {
 		for _, o := range []struct{ level, name, want int }{
-			{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
+			{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
 			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
 		} {
 			c.raw.Control(func(fd uintptr) {
@@ -54,7 +55,8 @@ func TestCloseEnded(t *testing.T) {
 
 // A connection that is closed, in either way, is it from then on, and keeps its addresses.
 func TestClosed(t *testing.T) {
-	for name, end := range map[string]func(*TCPConn) error{"Close": (*TCPConn).Close, "CloseEnded": (*TCPConn).CloseEnded} {
+	for name, end := range map[string]func(*TCPConn) error{"Close": (*TCPConn).Close,
+		"CloseEnded": (*TCPConn).CloseEnded} {
 		dialled, accepted := connectTCP(t, "127.0.0.1:0")
 		for _, c := range []*TCPConn{dialled, accepted} {
 			local := c.LocalAddr().String()
@@ -270,7 +272,8 @@ func TestDialEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}),
+		unix.Listen(fd, 0)); err != nil {
 		t.Fatal(err)
 	}
 	sa, err := unix.Getsockname(fd)

@@ -20,7 +20,8 @@ func tcpSocket(a netip.Addr) (fd int, err error) {
 	if a.Is4() {
 		domain = unix.AF_INET
 	}
-	n, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	n, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, domain, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC,
+		unix.IPPROTO_TCP)
 	return result(n, errno)
 }
 
@@ -29,7 +30,8 @@ func accept(listener uintptr) (fd int, from netip.AddrPort, err error) {
 	for {
 		var sa unix.RawSockaddrAny
 		size := uint32(unix.SizeofSockaddrAny)
-		n, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)),
+		n, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, listener, uintptr(unsafe.Pointer(&sa)),
+			uintptr(unsafe.Pointer(&size)),
 			unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 		if errno == unix.EINTR {
 			continue
@@ -56,7 +58,8 @@ func connect(fd uintptr, to netip.AddrPort) error {
 func localAddr(fd uintptr) (netip.AddrPort, error) {
 	var sa unix.RawSockaddrAny
 	size := uint32(unix.SizeofSockaddrAny)
-	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
+	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&sa)),
+		uintptr(unsafe.Pointer(&size)))
 	return addrPort(&sa), asError(errno)
 }
 
@@ -69,13 +72,15 @@ func shutdown(fd uintptr, how int) error {
 // setOption sets an integer option of a socket.
 func setOption(fd uintptr, level, name, value int) error {
 	v := int32(value)
-	_, _, errno := syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, uintptr(level), uintptr(name), uintptr(unsafe.Pointer(&v)), unsafe.Sizeof(v), 0)
+	_, _, errno := syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, uintptr(level), uintptr(name), uintptr(unsafe.Pointer(&v)),
+		unsafe.Sizeof(v), 0)
 	return asError(errno)
 }
 
 // setLinger sets SO_LINGER.
 func setLinger(fd uintptr, l unix.Linger) error {
-	_, _, errno := syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&l)), unsafe.Sizeof(l), 0)
+	_, _, errno := syscall.RawSyscall6(unix.SYS_SETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_LINGER,
+		uintptr(unsafe.Pointer(&l)), unsafe.Sizeof(l), 0)
 	return asError(errno)
 }
 
@@ -83,7 +88,8 @@ func setLinger(fd uintptr, l unix.Linger) error {
 func socketError(fd uintptr) error {
 	var v int32
 	size := uint32(unsafe.Sizeof(v))
-	_, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_ERROR, uintptr(unsafe.Pointer(&v)),
+	_, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_ERROR,
+		uintptr(unsafe.Pointer(&v)),
 		uintptr(unsafe.Pointer(&size)), 0)
 	if errno == 0 {
 		errno = syscall.Errno(v)

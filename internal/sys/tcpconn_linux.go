@@ -94,9 +94,9 @@ func (r *rawConn) netError(err error) error {
 // SyscallConn implements syscall.Conn.
 func (c *TCPConn) SyscallConn() (syscall.RawConn, error) { return &c.raw, nil }
 
-// attempt is a Read or a Write in progress. As in package net, one goroutine at a time reads and one
-// writes; a second waits for mu until the first has ended. call is made once because a method value
-// is an allocation.
+// attempt is a Read or a Write in progress. As in package net, one goroutine at a time reads and
+// one writes; a second waits for mu until the first has ended. call is made once because a method
+// value is an allocation.
 type attempt struct {
 	mu   sync.Mutex
 	b    []byte
@@ -212,7 +212,8 @@ func (c *TCPConn) Close() error {
 // CloseEnded closes a connection both of whose streams have ended or are not needed any more. The
 // peer learns of it now; the descriptor is closed up to 50 ms later, together with others.
 func (c *TCPConn) CloseEnded() error {
-	err := c.raw.Control(func(fd uintptr) { shutdown(fd, unix.SHUT_RDWR) }) // an error means that the peer has closed first
+	// an error means that the peer has closed first
+	err := c.raw.Control(func(fd uintptr) { shutdown(fd, unix.SHUT_RDWR) })
 	if err != nil || c.raw.ended.Swap(true) {
 		return c.opError("close", net.ErrClosed)
 	}

@@ -31,7 +31,8 @@ type tcpListener struct {
 	forgets bool // connections are not set to what the listener is, as in gVisor's sandbox; once first is done
 }
 
-// listenTCP turns MPTCP off because sockets that an MPTCP tcpListener accepts do not inherit all options.
+// listenTCP turns MPTCP off because sockets that an MPTCP listener accepts do not inherit all
+// options.
 func listenTCP(addr string) (net.Listener, error) {
 	var c net.ListenConfig
 	c.SetMultipathTCP(false)
@@ -54,8 +55,8 @@ func listenTCP(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// setTCPOptions sets TCP_NODELAY and keep-alive as package net does, and ignores errors as net does.
-// Accepted sockets inherit them from the listener (Linux).
+// setTCPOptions sets TCP_NODELAY and keep-alive as package net does, and ignores errors as net
+// does. Accepted sockets inherit them from the listener (Linux).
 func setTCPOptions(fd uintptr) {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},

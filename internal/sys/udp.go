@@ -81,8 +81,8 @@ func (s Sent) less(o Sent) Sent { return Sent{s.Datagrams - o.Datagrams, s.Bytes
 func (s Sent) plus(o Sent) Sent { return Sent{s.Datagrams + o.Datagrams, s.Bytes + o.Bytes} }
 
 // Send sends datagrams to one address in order. An invalid address means the one that the socket is
-// connected to. Datagrams that the kernel has no room for or that a firewall refuses are dropped and
-// not counted in sent. An error means that nothing more can be sent there now.
+// connected to. Datagrams that the kernel has no room for or that a firewall refuses are dropped
+// and not counted in sent. An error means that nothing more can be sent there now.
 func (s *UDPSocket) Send(datagrams [][]byte, to netip.AddrPort) (sent Sent, err error) {
 	if s.os != nil {
 		return s.os.send(datagrams, to)

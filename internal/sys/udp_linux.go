@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// maxSegments is how many datagrams a message with UDP_SEGMENT may carry. Older kernels refuse more,
-	// and a receiver on the same host gets the message as it was sent (disco specification, section 6.2).
+	// maxSegments is how many datagrams a message with UDP_SEGMENT may carry. Older kernels refuse
+	// more, and a receiver on the same host gets the message as it was sent (disco specification,
+	// section 6.2).
 	maxSegments   = 64
 	maxUDPPayload = 65507 // of a message over IPv4; IPv6 would allow 20 more
 )
@@ -57,7 +58,8 @@ func newOSSocket(c *net.UDPConn) (*osSocket, error) {
 // batchesAllowed tries both calls with no messages, which has no effect.
 func batchesAllowed(fd uintptr) bool {
 	for _, call := range []uintptr{unix.SYS_RECVMMSG, unix.SYS_SENDMMSG} {
-		if _, _, errno := syscall.RawSyscall6(call, fd, 0, 0, unix.MSG_DONTWAIT, 0, 0); errno == syscall.EPERM || errno == syscall.ENOSYS {
+		if _, _, errno := syscall.RawSyscall6(call, fd, 0, 0, unix.MSG_DONTWAIT, 0, 0); errno == syscall.EPERM ||
+			errno == syscall.ENOSYS {
 			return false
 		}
 	}
@@ -109,7 +111,8 @@ type osBatch struct {
 
 func (o *osBatch) init(b *Batch) {
 	n := len(b.got)
-	o.msgs, o.iovs, o.names, o.ctrls = make([]message, n), make([]unix.Iovec, n), make([]unix.RawSockaddrInet6, n), make([]control, n)
+	o.msgs, o.iovs, o.names, o.ctrls = make([]message, n), make([]unix.Iovec, n), make([]unix.RawSockaddrInet6, n),
+		make([]control, n)
 	o.tryf = o.try
 	for i := range o.msgs {
 		o.iovs[i].Base = &b.Slot(i)[0]
@@ -161,7 +164,8 @@ func (s *osSocket) receive(b *Batch) error {
 // one datagram. The last may be shorter.
 func (s *osSocket) segmentSize(o *osBatch, i int) int {
 	c := &o.ctrls[i]
-	if s.gro && o.msgs[i].hdr.Controllen >= unix.SizeofCmsghdr+4 && c.hdr.Level == unix.SOL_UDP && c.hdr.Type == unix.UDP_GRO {
+	if s.gro && o.msgs[i].hdr.Controllen >= unix.SizeofCmsghdr+4 && c.hdr.Level == unix.SOL_UDP &&
+		c.hdr.Type == unix.UDP_GRO {
 		return max(int(*(*int32)(unsafe.Pointer(&c.value))), 0)
 	}
 	return 0

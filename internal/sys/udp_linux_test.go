@@ -84,7 +84,8 @@ func TestRunLength(t *testing.T) {
 		{b(40000, 30000), maxUDPPayload, 1},
 	} {
 		if got := runLength(c.bufs, c.limit); got != c.want {
-			t.Errorf("runLength of %d buffers, the first of %d, limit %d: %d, want %d", len(c.bufs), len(c.bufs[0]), c.limit, got, c.want)
+			t.Errorf("runLength of %d buffers, the first of %d, limit %d: %d, want %d", len(c.bufs), len(c.bufs[0]), c.limit,
+				got, c.want)
 		}
 	}
 }

@@ -27,8 +27,8 @@ func (s *osSocket) zoneName(id uint32) string {
 	return z.name
 }
 
-// zoneID returns the index of an interface, 0 if there is none of that name. The kernel then refuses
-// to send.
+// zoneID returns the index of an interface, 0 if there is none of that name. The kernel then
+// refuses to send.
 func (s *osSocket) zoneID(name string) uint32 {
 	if name == "" {
 		return 0

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// The loop's part that finds our own endpoints.
+// This file is the part of the loop that finds our own endpoints.
 
-// readLocal reads the addresses of the interfaces; it reports whether they changed.
+// readLocal reads the addresses of the interfaces and reports whether they have changed.
 func (l *loop) readLocal(now time.Time) (changed bool) {
 	if l.c.cfg.NoUDP {
 		return false
@@ -29,7 +29,8 @@ func (l *loop) readLocal(now time.Time) (changed bool) {
 	return changed
 }
 
-// refreshOwn recomputes our endpoints, and tells peers that are looking for us if they changed.
+// refreshOwn recomputes our endpoints. If they have changed, it sends them to the peers that have
+// no direct path to us.
 func (l *loop) refreshOwn(now time.Time) {
 	own := ownEndpoints(l.prober.current(), l.local, l.c.sock4.port(), l.c.sock6.port())
 	if slices.Equal(own, l.own) {
@@ -45,8 +46,8 @@ func (l *loop) refreshOwn(now time.Time) {
 	}
 }
 
-// fresh reports whether our endpoints may go into a CallMeMaybe. Without STUN servers only the
-// interfaces are to know.
+// fresh reports whether our endpoints are recent enough for a CallMeMaybe. Without STUN servers
+// they come from the interfaces alone.
 func (l *loop) fresh(now time.Time) bool {
 	if len(l.prober.servers) > 0 {
 		r := l.prober.report
@@ -69,7 +70,7 @@ func (l *loop) setSTUN(servers []STUNServer) {
 	l.startSTUN(time.Now())
 }
 
-// wantSTUN is told that traffic begins after a pause.
+// wantSTUN starts a round of STUN when traffic begins after a pause.
 func (l *loop) wantSTUN(now time.Time) {
 	if l.nextSTUN.IsZero() && now.Sub(l.prober.report.at) >= stunPeriodMin {
 		l.startSTUN(now)
@@ -81,7 +82,7 @@ func (l *loop) startSTUN(now time.Time) {
 		return
 	}
 	l.readLocal(now)
-	l.c.expected.stun.Clear() // of the round before
+	l.c.expected.stun.Clear() // requests of the previous round
 	l.sendSTUN(l.prober.start(now))
 }
 
@@ -100,11 +101,12 @@ func (l *loop) handleSTUN(now time.Time, p stunPacket) {
 	}
 	l.refreshOwn(now)
 	if l.prober.report.global4.IsValid() && len(l.calls) > 0 {
-		l.callAll(now) // the rest of the round would tell little more
+		l.callAll(now) // further answers would add little
 	}
 }
 
-// afterSTUN sends what waited for the end of a round, and plans the next while there is traffic.
+// afterSTUN sends the CallMeMaybes that waited for the end of a round. While there is traffic, it
+// plans the next round.
 func (l *loop) afterSTUN(now time.Time) {
 	if l.prober.running || l.prober.report.at.IsZero() {
 		return
@@ -121,8 +123,8 @@ func (l *loop) afterSTUN(now time.Time) {
 	}
 }
 
-// networkChanged re-reads the interfaces. If our addresses changed, nothing proven about paths
-// holds any more.
+// networkChanged reads the interfaces again. If our addresses have changed, no path counts as
+// proven any more.
 func (l *loop) networkChanged() {
 	now := time.Now()
 	if l.readLocal(now) {

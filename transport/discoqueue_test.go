@@ -24,7 +24,7 @@ func (n *testNode) holdLoop() (release func()) {
 	return func() { close(releasec) }
 }
 
-// boxes returns the key of the boxes that a disco key makes for n.
+// boxes returns the key of the boxes that the holder of a disco key makes for n.
 func (n *testNode) boxes(with key.DiscoPrivate) *key.Shared {
 	shared, err := with.Shared(n.c.DiscoKey())
 	if err != nil {
@@ -33,15 +33,15 @@ func (n *testNode) boxes(with key.DiscoPrivate) *key.Shared {
 	return shared
 }
 
-// sealed is a ping in the name of sender. It is forged if the box is not the sender's.
+// sealed returns a ping that names sender. It is forged if the box is made with another key.
 func sealed(sender key.DiscoPublic, box *key.Shared, i int) []byte {
 	m := &disco.Ping{}
 	binary.BigEndian.PutUint32(m.TxID[:], uint32(i))
 	return disco.Seal(nil, sender, box, m)
 }
 
-// While the loop is busy, strangers, forgers and whoever answers what nobody asked take no place in
-// its queue. One peer takes its share and no more, so that another's message still comes in.
+// While the loop is busy, messages of strangers, forgeries and unasked STUN answers take no place
+// in its queue. One peer takes its share and no more, so another peer's message still gets in.
 func TestLoopQueueIsKeptForPeers(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a := w.node("a", w.home(1, simnet.None))
@@ -70,33 +70,34 @@ func TestLoopQueueIsKeptForPeers(t *testing.T) {
 		for i := range 2 * loopQueue {
 			a.c.tellDisco(sealed(busy.Public(), busyBox, i), src)
 		}
-		if n := len(a.c.msgc); n != senderQueue {
-			t.Errorf("%d messages of one peer wait, want %d", n, senderQueue)
+		if n := len(a.c.msgc); n != keyQueue {
+			t.Errorf("%d messages of one peer wait, want %d", n, keyQueue)
 		}
 		a.c.tellDisco(sealed(quiet.Public(), quietBox, 1), src)
-		if n := len(a.c.msgc); n != senderQueue+1 {
+		if n := len(a.c.msgc); n != keyQueue+1 {
 			t.Errorf("%d messages wait, want that of another peer among them", n)
 		}
 		release()
 		time.Sleep(time.Second)
 		d := a.c.Status().Dropped
-		if d["disco_unknown"] != 2*loopQueue || d["disco_bad"] != 4*loopQueue || d["stun_unasked"] != 2*loopQueue || d["busy"] != 2*loopQueue-senderQueue {
+		if d["disco_unknown"] != 2*loopQueue || d["disco_bad"] != 4*loopQueue || d["stun_unasked"] != 2*loopQueue ||
+			d["busy"] != 2*loopQueue-keyQueue {
 			t.Errorf("dropped %v", d)
 		}
 		for _, k := range []key.DiscoPublic{busy.Public(), quiet.Public()} {
-			if n := a.c.expected.sender(k).queued.Load(); n != 0 {
+			if n := a.c.expected.key(k).queued.Load(); n != 0 {
 				t.Errorf("%d messages of %v count as waiting", n, k)
 			}
 		}
 		a.c.SetPeers(nil)
-		a.c.expected.senders.Range(func(k, _ any) bool {
+		a.c.expected.keys.Range(func(k, _ any) bool {
 			t.Errorf("%v is let through although it is no peer's", k)
 			return true
 		})
 	})
 }
 
-// The answer of a STUN server counts once, and those to an earlier round do not.
+// The answer of a STUN server counts once. Answers to an earlier round do not count.
 func TestSTUNAnswersCountOnce(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a := w.node("a", w.home(1, simnet.None))

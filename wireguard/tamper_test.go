@@ -11,7 +11,7 @@ import (
 	"ginnel/internal/key"
 )
 
-// lowOrder are points with which every secret is zero (RFC 7748, section 6.1).
+// lowOrder are points of low order: every shared secret with them is zero (RFC 7748, section 6.1).
 var lowOrder = [][key.Size]byte{
 	{},
 	{0: 1},
@@ -21,8 +21,8 @@ var lowOrder = [][key.Size]byte{
 		0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57},
 }
 
-// remac gives a message to the owner of a key the MAC1 that fits it.
-func remac(b []byte, to key.NodePublic) []byte {
+// withMAC1 returns a copy of a handshake message with a valid MAC1 for the given receiver.
+func withMAC1(b []byte, to key.NodePublic) []byte {
 	b = slices.Clone(b)
 	clear(b[len(b)-macsLen:])
 	var g device.CookieGenerator
@@ -31,78 +31,78 @@ func remac(b []byte, to key.NodePublic) []byte {
 	return b
 }
 
-// A message with any byte changed is refused by whoever reads it, and the genuine one still works
-// after all of them.
+// An initiation or a response with any authenticated byte changed is refused. The genuine message
+// still works afterwards.
 func TestTamper(t *testing.T) {
 	a, b := twoSides([key.Size]byte{9})
-	i, m := a.begin(t, 1)
+	i, m := a.initiate(t, 1)
 	for n := initiationEphemeral; n < initiationMACs; n++ {
 		for _, bits := range []byte{1, 0x80} {
 			c := slices.Clone(m)
 			c[n] ^= bits
-			// The curve ignores the highest bit of a point (RFC 7748, section 5), the hash does
-			// not.
-			if _, err := b.read(c); err == nil {
-				t.Errorf("an initiation with byte %d changed is read", n)
+			// The curve ignores the highest bit of a point (RFC 7748, section 5), but the
+			// transcript hash does not.
+			if _, err := b.consume(c); err == nil {
+				t.Errorf("an initiation with byte %d changed is accepted", n)
 			}
 		}
 	}
-	kb, response := b.answer(t, m, 2)
+	kb, response := b.respond(t, m, 2)
 	for n := responseEphemeral; n < responseMACs; n++ {
 		for _, bits := range []byte{1, 0x80} {
 			c := slices.Clone(response)
 			c[n] ^= bits
-			if _, err := i.complete(c, 1); err == nil {
-				t.Errorf("a response with byte %d changed makes a session", n)
+			if _, err := i.consumeResponse(c, 1); err == nil {
+				t.Errorf("a response with byte %d changed is accepted", n)
 			}
 		}
 	}
-	ka, err := i.complete(response, 1)
+	ka, err := i.consumeResponse(response, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantSession(t, ka, kb)
+	wantMatchingKeypairs(t, ka, kb)
 }
 
-// Points of low order are refused wherever one may stand, and leave no trace.
+// Points of low order are refused in every field and role, without a change of state.
 func TestLowOrder(t *testing.T) {
 	a, b := twoSides([key.Size]byte{})
-	i, m := a.begin(t, 1)
-	kb, response := b.answer(t, m, 2)
+	i, m := a.initiate(t, 1)
+	kb, response := b.respond(t, m, 2)
 	for _, point := range lowOrder {
 		c := slices.Clone(m)
 		copy(c[initiationEphemeral:], point[:])
-		if _, err := b.read(c); err == nil {
-			t.Errorf("an initiation with the ephemeral key %x is read", point)
+		if _, err := b.consume(c); err == nil {
+			t.Errorf("an initiation with the ephemeral key %x is accepted", point)
 		}
 		c = slices.Clone(response)
 		copy(c[responseEphemeral:], point[:])
-		if _, err := i.complete(c, 1); err == nil {
-			t.Errorf("a response with the ephemeral key %x makes a session", point)
+		if _, err := i.consumeResponse(c, 1); err == nil {
+			t.Errorf("a response with the ephemeral key %x is accepted", point)
 		}
 		p := newPeer(point)
 		p.psk.Store(new([key.Size]byte))
-		if _, _, err := a.id.newInitiation(p, 1, newEphemeral(), [12]byte{}); err == nil {
-			t.Errorf("a handshake with the static key %x begins", point)
+		if _, _, err := a.id.createInitiation(p, 1, newEphemeral(), [12]byte{}); err == nil {
+			t.Errorf("an initiation to the static key %x is created", point)
 		}
-		r, err := b.read(m)
+		r, err := b.consume(m)
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.ephemeral = publicKey(point[:])
-		if _, _, err := r.answer(b.of, b.id, 3, newEphemeral(), 1); err == nil {
+		if _, _, err := r.createResponse(b.peer, b.id, 3, newEphemeral(), 1); err == nil {
 			t.Errorf("an initiation with the ephemeral key %x is answered", point)
 		}
 	}
-	ka, err := i.complete(response, 1)
+	ka, err := i.consumeResponse(response, 1)
 	if err != nil {
-		t.Fatalf("after forged responses the genuine one: %v", err)
+		t.Fatalf("the genuine response after forged ones: %v", err)
 	}
-	wantSession(t, ka, kb)
+	wantMatchingKeypairs(t, ka, kb)
 }
 
-// hold keeps the first message of a type that h sends, and loses all of that type.
-func (h *host) hold(kind uint32) *[]byte {
+// intercept drops all messages of a type that h sends, and keeps a copy of the first.
+func (h *host) intercept(kind uint32) *[]byte {
 	var held []byte
 	h.port.filter(func(m []byte, _ *port) bool {
 		if messageType(m) == kind && held == nil {
@@ -113,47 +113,47 @@ func (h *host) hold(kind uint32) *[]byte {
 	return &held
 }
 
-// tampered are copies of a handshake message, each with another byte changed, with the MAC1 as it
-// was and with one that fits. Two fields are left out: MAC2, which does not count without load,
-// and, where MAC1 fits, the sender's index, which Noise does not cover.
-func tampered(b []byte, to key.NodePublic) (all [][]byte) {
+// tamperedCopies returns copies of a handshake message that each have one byte changed: one with
+// the original MAC1, and one with a MAC1 that is valid again. Two fields are left out: MAC2, which
+// is only checked under load, and the sender index with a valid MAC1, which nothing else
+// authenticates.
+func tamperedCopies(b []byte, to key.NodePublic) (all [][]byte) {
 	for n := range len(b) - macsLen/2 {
 		c := slices.Clone(b)
 		c[n] ^= 0x41
 		all = append(all, c)
 		if sender := n >= initiationSender && n < initiationSender+4; !sender && n < len(b)-macsLen {
-			all = append(all, remac(c, to))
+			all = append(all, withMAC1(c, to))
 		}
 	}
 	return all
 }
 
-// A device drops a handshake message with any byte changed, and takes the genuine one after all of
-// them.
+// A device drops a handshake message with any byte changed, and accepts the genuine one afterwards.
 func TestDeviceDropsTampered(t *testing.T) {
 	for name, kind := range map[string]uint32{"initiation": typeInitiation, "response": typeResponse} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
-				a, b := two(t)
+				a, b := newPair(t)
 				from, to := a, b
 				if kind == typeResponse {
 					from, to = b, a
 				}
-				held := from.hold(kind)
-				a.say(b, "x")
+				held := from.intercept(kind)
+				a.sendText(b, "x")
 				synctest.Wait()
-				responses, data := to.count(typeResponse), to.count(typeData)
-				messages := tampered(*held, to.key.Public())
+				responses, data := to.count(typeResponse), to.count(typeTransport)
+				messages := tamperedCopies(*held, to.key.Public())
 				before := to.Dropped().Bogus
 				for _, m := range messages {
 					to.port.deliver(m, from.port)
 					time.Sleep(5 * time.Millisecond)
 				}
 				if n := to.Dropped().Bogus - before; n != uint64(len(messages)) {
-					t.Errorf("%d of %d changed messages are dropped", n, len(messages))
+					t.Errorf("%d of %d changed messages were dropped, want all", n, len(messages))
 				}
 				if responses.n() != 0 || data.n() != 0 {
-					t.Errorf("%d responses and %d messages by a session", responses.n(), data.n())
+					t.Errorf("changed messages caused %d responses and %d transport data messages", responses.n(), data.n())
 				}
 				to.port.deliver(*held, from.port)
 				wantTexts(t, b, "x")
@@ -162,15 +162,15 @@ func TestDeviceDropsTampered(t *testing.T) {
 	}
 }
 
-// A cookie reply with any byte changed is dropped, and the genuine one is taken after all of them.
+// A cookie reply with any byte changed is dropped, and the genuine one is accepted afterwards.
 func TestDeviceDropsTamperedCookies(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		held := a.hold(typeInitiation)
-		a.say(b, "x")
+		a, b := newPair(t)
+		held := a.intercept(typeInitiation)
+		a.sendText(b, "x")
 		synctest.Wait()
-		replies := b.hold(typeCookie)
-		b.challenge(b.self.Load(), *held, a.port)
+		replies := b.intercept(typeCookieReply)
+		b.sendCookieReply(b.self.Load(), *held, a.port)
 		synctest.Wait()
 		p, _ := a.peer(b.key.Public())
 		for n := range *replies {
@@ -180,7 +180,7 @@ func TestDeviceDropsTamperedCookies(t *testing.T) {
 			a.port.deliver(c, b.port)
 			synctest.Wait()
 			if a.Dropped().Bogus != before+1 {
-				t.Errorf("a cookie reply with byte %d changed is not dropped", n)
+				t.Errorf("a cookie reply with byte %d changed was not dropped", n)
 			}
 		}
 		before := a.Dropped().Bogus
@@ -190,22 +190,22 @@ func TestDeviceDropsTamperedCookies(t *testing.T) {
 		p.cookies.AddMacs(m)
 		mac2 := [macsLen / 2]byte(m[len(m)-macsLen/2:])
 		if a.Dropped().Bogus != before || mac2 == [macsLen / 2]byte{} {
-			t.Error("the genuine reply is not taken")
+			t.Error("the genuine cookie reply was not accepted")
 		}
 	})
 }
 
-// A forged response with an ephemeral key of low order does not spoil the genuine one.
+// A forged response with an ephemeral key of low order does not prevent the genuine one.
 func TestForgedResponse(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		held := b.hold(typeResponse)
-		a.say(b, "x")
+		a, b := newPair(t)
+		held := b.intercept(typeResponse)
+		a.sendText(b, "x")
 		synctest.Wait()
 		for _, point := range lowOrder {
 			forged := slices.Clone(*held)
 			copy(forged[responseEphemeral:], point[:])
-			a.port.deliver(remac(forged, a.key.Public()), b.port)
+			a.port.deliver(withMAC1(forged, a.key.Public()), b.port)
 		}
 		a.port.deliver(*held, b.port)
 		wantTexts(t, b, "x")

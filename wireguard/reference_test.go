@@ -41,6 +41,7 @@ type subjectConfig struct {
 	peer     key.NodePublic
 	peerAddr netip.Addr
 	endpoint string // of the peer; empty if unknown
+	psk      [key.Size]byte
 }
 
 // ours is a subject with a device of this package.
@@ -63,7 +64,10 @@ func newOurs(t testing.TB, s subjectConfig) subject {
 		o.sent = append(o.sent, sentMessage{slices.Clone(b), to.name})
 		return false
 	})
-	p := Peer{Key: s.peer, AllowedIPs: []netip.Prefix{netip.PrefixFrom(s.peerAddr, s.peerAddr.BitLen())}, Roams: true}
+	p := Peer{
+		Key: s.peer, PresharedKey: key.PresharedFromRaw(s.psk), Roams: true,
+		AllowedIPs: []netip.Prefix{netip.PrefixFrom(s.peerAddr, s.peerAddr.BitLen())},
+	}
 	if s.endpoint != "" {
 		p.Endpoint = o.port(s.endpoint)
 	}
@@ -124,7 +128,8 @@ func newTheirs(t testing.TB, s subjectConfig) subject {
 	w.dev = device.NewDevice(w.tun, w.bind, device.NewLogger(device.LogLevelSilent, ""))
 	raw := s.key.Raw()
 	config := "private_key=" + hex.EncodeToString(raw[:]) + "\npublic_key=" + hex.EncodeToString(s.peer[:]) +
-		"\nallowed_ip=" + netip.PrefixFrom(s.peerAddr, s.peerAddr.BitLen()).String() + "\n"
+		"\nallowed_ip=" + netip.PrefixFrom(s.peerAddr, s.peerAddr.BitLen()).String() +
+		"\npreshared_key=" + hex.EncodeToString(s.psk[:]) + "\n"
 	if s.endpoint != "" {
 		config += "endpoint=" + s.endpoint + "\n"
 	}

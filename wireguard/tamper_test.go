@@ -9,6 +9,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 
 	"ginnel/internal/key"
+	"ginnel/internal/share"
 )
 
 // lowOrder are points of low order: every shared secret with them is zero (RFC 7748, section 6.1).
@@ -129,12 +130,49 @@ func tamperedCopies(b []byte, to key.NodePublic) (all [][]byte) {
 	return all
 }
 
-// A device drops a handshake message with any byte changed, and accepts the genuine one afterwards.
-func TestDeviceDropsTampered(t *testing.T) {
+// newRoamingPair returns two hosts that are peers of each other and roam, so that a forged message
+// that is accepted would move an endpoint.
+func newRoamingPair(t *testing.T) (a, b *host) {
+	a, b = newPair(t)
+	for _, pair := range [][2]*host{{a, b}, {b, a}} {
+		p := pair[0].asPeer()
+		p.Roams = true
+		pair[1].SetPeer(p)
+	}
+	return a, b
+}
+
+// wantRefused delivers messages to a host from an attacker's address. It checks that each is counted
+// as bogus and that no state changes, no packet is delivered and nothing is sent.
+func wantRefused(t *testing.T, to, from *host, messages [][]byte) {
+	t.Helper()
+	synctest.Wait()
+	sent := to.count(0)
+	before, bogus := snapshotOf(t, to, from), to.Dropped().Bogus
+	attacker := newPort("attacker")
+	for i, m := range messages {
+		to.port.deliver(m, attacker)
+		time.Sleep(5 * time.Millisecond) // below the rate limit of a source
+		if n := to.Dropped().Bogus; n != bogus+uint64(i)+1 {
+			t.Fatalf("message %d (%x) was not refused", i, m)
+		}
+		if snapshotOf(t, to, from) != before {
+			t.Fatalf("message %d (%x) was refused but changed state", i, m)
+		}
+	}
+	wantTexts(t, to)
+	if n := sent.n(); n != 0 {
+		t.Errorf("refused messages caused %d messages", n)
+	}
+}
+
+// A device refuses a handshake message with any byte changed, without a change of state, and accepts
+// the genuine one afterwards.
+func TestDeviceRefusesTamperedHandshake(t *testing.T) {
 	for name, kind := range map[string]uint32{"initiation": typeInitiation, "response": typeResponse} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
-				a, b := newPair(t)
+				a, b := newRoamingPair(t)
 				from, to := a, b
 				if kind == typeResponse {
 					from, to = b, a
@@ -142,19 +180,7 @@ func TestDeviceDropsTampered(t *testing.T) {
 				held := from.intercept(kind)
 				a.sendText(b, "x")
 				synctest.Wait()
-				responses, data := to.count(typeResponse), to.count(typeTransport)
-				messages := tamperedCopies(*held, to.key.Public())
-				before := to.Dropped().Bogus
-				for _, m := range messages {
-					to.port.deliver(m, from.port)
-					time.Sleep(5 * time.Millisecond)
-				}
-				if n := to.Dropped().Bogus - before; n != uint64(len(messages)) {
-					t.Errorf("%d of %d changed messages were dropped, want all", n, len(messages))
-				}
-				if responses.n() != 0 || data.n() != 0 {
-					t.Errorf("changed messages caused %d responses and %d transport data messages", responses.n(), data.n())
-				}
+				wantRefused(t, to, from, tamperedCopies(*held, to.key.Public()))
 				to.port.deliver(*held, from.port)
 				wantTexts(t, b, "x")
 			})
@@ -162,52 +188,127 @@ func TestDeviceDropsTampered(t *testing.T) {
 	}
 }
 
-// A cookie reply with any byte changed is dropped, and the genuine one is accepted afterwards.
-func TestDeviceDropsTamperedCookies(t *testing.T) {
+// A device refuses a transport data message with any byte changed, without a change of state: the
+// keypair stays unconfirmed and the replay window does not move. The genuine message is accepted
+// afterwards.
+func TestDeviceRefusesTamperedTransport(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := newPair(t)
-		held := a.intercept(typeInitiation)
-		a.sendText(b, "x")
-		synctest.Wait()
-		replies := b.intercept(typeCookieReply)
-		b.sendCookieReply(b.self.Load(), *held, a.port)
-		synctest.Wait()
-		p, _ := a.peer(b.key.Public())
-		for n := range *replies {
-			c := slices.Clone(*replies)
-			c[n] ^= 0x41
-			before := a.Dropped().Bogus
-			a.port.deliver(c, b.port)
+		a, b := newRoamingPair(t)
+		for _, text := range []string{"unconfirmed keypair", "confirmed keypair"} {
+			held := a.intercept(typeTransport)
+			a.sendText(b, text)
 			synctest.Wait()
-			if a.Dropped().Bogus != before+1 {
-				t.Errorf("a cookie reply with byte %d changed was not dropped", n)
+			var messages [][]byte
+			for n := range *held {
+				for bit := range 8 {
+					c := slices.Clone(*held)
+					c[n] ^= 1 << bit
+					messages = append(messages, c)
+				}
 			}
-		}
-		before := a.Dropped().Bogus
-		a.port.deliver(*replies, b.port)
-		synctest.Wait()
-		m := make([]byte, initiationLen)
-		p.cookies.AddMacs(m)
-		mac2 := [macsLen / 2]byte(m[len(m)-macsLen/2:])
-		if a.Dropped().Bogus != before || mac2 == [macsLen / 2]byte{} {
-			t.Error("the genuine cookie reply was not accepted")
+			for n := range *held {
+				messages = append(messages, (*held)[:n])
+			}
+			wantRefused(t, b, a, append(messages, append(slices.Clone(*held), 0)))
+			b.port.deliver(*held, a.port)
+			wantTexts(t, b, text)
+			wantRefused(t, b, a, [][]byte{*held})
 		}
 	})
 }
 
-// A forged response with an ephemeral key of low order does not prevent the genuine one.
-func TestForgedResponse(t *testing.T) {
+// A device refuses a cookie reply with any byte changed, without a change of state: no MAC2 is sent.
+// The genuine reply is accepted afterwards, and moves no endpoint.
+func TestDeviceRefusesTamperedCookieReply(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := newPair(t)
-		held := b.intercept(typeResponse)
+		a, b := newRoamingPair(t)
+		held := a.intercept(typeInitiation)
 		a.sendText(b, "x")
 		synctest.Wait()
-		for _, point := range lowOrder {
-			forged := slices.Clone(*held)
-			copy(forged[responseEphemeral:], point[:])
-			a.port.deliver(withMAC1(forged, a.key.Public()), b.port)
+		reply := b.intercept(typeCookieReply)
+		b.sendCookieReply(b.self.Load(), *held, a.port)
+		synctest.Wait()
+		var messages [][]byte
+		for n := range *reply {
+			c := slices.Clone(*reply)
+			c[n] ^= 0x41
+			messages = append(messages, c)
 		}
-		a.port.deliver(*held, b.port)
-		wantTexts(t, b, "x")
+		wantRefused(t, a, b, messages)
+
+		p, _ := a.peer(b.key.Public())
+		before, bogus := snapshotOf(t, a, b), a.Dropped().Bogus
+		a.port.deliver(*reply, newPort("elsewhere"))
+		synctest.Wait()
+		if snapshotOf(t, a, b) != before || a.Dropped().Bogus != bogus {
+			t.Error("the genuine cookie reply was refused, or changed more than the cookie")
+		}
+		m := slices.Clone(*held)
+		p.cookies.AddMacs(m)
+		if !b.self.Load().cookies.CheckMAC2(m, a.port.DstToBytes()) {
+			t.Error("no valid MAC2 after the genuine cookie reply")
+		}
 	})
+}
+
+// Under load a message needs a MAC2 over all its bytes: with any byte changed it is answered with a
+// cookie reply instead of being admitted.
+func TestTamperedMAC2(t *testing.T) {
+	h := newHost(t, 1)
+	id, from := h.self.Load(), newPort("source")
+	s := newUnknownPeer(h)
+	reply, err := id.cookies.CreateReply(s.initiation(t), 1, from.DstToBytes())
+	if err != nil || !s.to.cookies.ConsumeReply(reply) {
+		t.Fatal("no cookie", err)
+	}
+	m := s.initiation(t)
+	now := time.Now()
+	judge := func(b []byte, from *port) verdict {
+		var a admission
+		a.init()
+		for range sourceBurst {
+			a.perSource.allow(share.SourceOf(from.DstIP()), now)
+		}
+		return a.judge(id, b, from, now)
+	}
+	for n := range m {
+		c := slices.Clone(m)
+		c[n] ^= 0x41
+		if v := judge(c, from); v != needsCookie {
+			t.Errorf("byte %d changed: got verdict %d, want needsCookie", n, v)
+		}
+	}
+	if v := judge(m, newPort("elsewhere")); v != needsCookie {
+		t.Errorf("from another source: got verdict %d, want needsCookie", v)
+	}
+	if v := judge(m, from); v != admitted {
+		t.Errorf("genuine message: got verdict %d, want admitted", v)
+	}
+}
+
+// A device refuses handshake messages with an ephemeral key of low order, without a change of state.
+func TestDeviceRefusesLowOrder(t *testing.T) {
+	for name, kind := range map[string]uint32{"initiation": typeInitiation, "response": typeResponse} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				a, b := newRoamingPair(t)
+				from, to, offset := a, b, initiationEphemeral
+				if kind == typeResponse {
+					from, to, offset = b, a, responseEphemeral
+				}
+				held := from.intercept(kind)
+				a.sendText(b, "x")
+				synctest.Wait()
+				var messages [][]byte
+				for _, point := range lowOrder {
+					forged := slices.Clone(*held)
+					copy(forged[offset:], point[:])
+					messages = append(messages, withMAC1(forged, to.key.Public()))
+				}
+				wantRefused(t, to, from, messages)
+				to.port.deliver(*held, from.port)
+				wantTexts(t, b, "x")
+			})
+		})
+	}
 }

@@ -250,12 +250,12 @@ func (c *counter) n() int {
 	return int(c.Load())
 }
 
-// count counts the messages of a type that h sends from now on.
+// count counts the messages of a type that h sends from now on; type 0 means all.
 func (h *host) count(kind uint32) *counter {
 	c := new(counter)
 	before := h.port.pass.Load()
 	h.port.filter(func(b []byte, to *port) bool {
-		if messageType(b) == kind {
+		if kind == 0 || messageType(b) == kind {
 			c.Add(1)
 		}
 		return before == nil || (*before)(b, to)

@@ -257,7 +257,7 @@ func wantPackets(t *testing.T, s subject, want ...[]byte) {
 // the MAC2 that the initiator derives from it is accepted.
 func TestCookieReplyVector(t *testing.T) {
 	want := wantVectors(t)
-	h := vectorHost(t, vectorResponder, vectorInitiator, vectorInitiatorAddr)
+	h := vectorHost(vectorResponder, vectorInitiator, vectorInitiatorAddr)
 	initiator := newPort(vectorSource)
 	var reply []byte
 	h.port.filter(func(b []byte, _ *port) bool {
@@ -301,11 +301,11 @@ func mac(tb testing.TB, k, input []byte) []byte {
 	return h.Sum(nil)
 }
 
-// vectorHost returns a host with one role of the exchange. It is not up.
-func vectorHost(tb testing.TB, self, peer key.NodePrivate, peerAddr netip.Addr) *host {
+// vectorHost returns a host with one role of the exchange. It is not up, and therefore needs no
+// Close.
+func vectorHost(self, peer key.NodePrivate, peerAddr netip.Addr) *host {
 	h := &host{tun: new(tun), port: newPort("self"), key: self}
 	h.Device = New(h.tun, h.port, self, slog.New(slog.DiscardHandler))
-	tb.Cleanup(func() { h.Close() })
 	h.SetPeer(Peer{
 		Key: peer.Public(), PresharedKey: key.PresharedFromRaw(vectorPSK), Roams: true,
 		AllowedIPs: []netip.Prefix{netip.PrefixFrom(peerAddr, 32)}, Endpoint: newPort("peer"),

@@ -3,7 +3,6 @@ package wireguard
 import (
 	"bytes"
 	"encoding/binary"
-	"math"
 	"slices"
 	"testing"
 	"time"
@@ -69,7 +68,7 @@ func newFuzzInitiator(tb testing.TB) *fuzzDevice {
 
 func newFuzzDevice(h *host) *fuzzDevice {
 	d := &fuzzDevice{h: h}
-	d.loop = &handshakeLoop{d: h.Device, s: sealer{d: h.Device}, active: make(map[*peer]struct{}), nextCheck: math.MaxInt64}
+	d.loop = newHandshakeLoop(h.Device)
 	h.port.filter(func([]byte, *port) bool {
 		d.sent++
 		return false

@@ -44,10 +44,10 @@ func (d *Device) sendInitiation(p *peer, now int64) {
 	if err != nil {
 		d.indices.remove(local, indexEntry{peer: p})
 		d.log.Debug("WireGuard initiation not created", "peer", p.key, "err", err)
-		p.retransmitAt = now + rekeyTimeout
+		p.retransmitHandshakeAt = now + rekeyTimeout
 		return
 	}
-	p.initiation, p.lastHandshake, p.retransmitAt = i, now, now+rekeyTimeout+jitter()
+	p.initiation, p.lastSentHandshake, p.retransmitHandshakeAt = i, now, now+rekeyTimeout+jitter()
 	p.attempts++
 	p.cookies.AddMacs(b)
 	d.sendMessages(0, p, [][]byte{b}, now)
@@ -60,7 +60,7 @@ func (d *Device) cancelInitiation(p *peer) {
 		d.indices.remove(p.initiation.localIndex, indexEntry{peer: p})
 		p.initiation = nil
 	}
-	p.retransmitAt = 0
+	p.retransmitHandshakeAt = 0
 }
 
 // consumeInitiation decrypts an initiation and returns the peer that sent it, nil if there is no
@@ -91,7 +91,7 @@ func (d *Device) handleInitiation(b []byte, from conn.Endpoint, now int64) *peer
 	id := d.self.Load()
 	r, p := d.consumeInitiation(id, b)
 	if p == nil || !r.timestamp.After(p.lastTimestamp) ||
-		p.lastConsumed != 0 && now-p.lastConsumed < minInitiationInterval {
+		p.lastInitiationConsumption != 0 && now-p.lastInitiationConsumption < minInitiationInterval {
 		d.bogus.Add(1)
 		return nil
 	}
@@ -106,7 +106,7 @@ func (d *Device) handleInitiation(b []byte, from conn.Endpoint, now int64) *peer
 	if !d.addAsResponder(k) {
 		return nil
 	}
-	p.lastTimestamp, p.lastConsumed, p.lastKeypair = r.timestamp, now, now
+	p.lastTimestamp, p.lastInitiationConsumption, p.lastKeypair = r.timestamp, now, now
 	p.postponeHandshake(now)
 	if p.roams.Load() || p.endpoint.Load() == nil {
 		p.setEndpoint(from)
@@ -122,9 +122,9 @@ func (d *Device) handleInitiation(b []byte, from conn.Endpoint, now int64) *peer
 // postponeHandshake delays the next initiation of ours by Rekey-Timeout, because we have just
 // answered an initiation of the peer.
 func (p *peer) postponeHandshake(now int64) {
-	p.lastHandshake = now
-	if p.retransmitAt != 0 {
-		p.retransmitAt = now + rekeyTimeout + jitter()
+	p.lastSentHandshake = now
+	if p.retransmitHandshakeAt != 0 {
+		p.retransmitHandshakeAt = now + rekeyTimeout + jitter()
 	}
 }
 
@@ -143,7 +143,7 @@ func (d *Device) handleResponse(b []byte, from conn.Endpoint, now int64) *peer {
 		return nil
 	}
 	d.indices.set(k.localIndex, indexEntry{keypair: k})
-	p.initiation, p.retransmitAt, p.attempts = nil, 0, 0
+	p.initiation, p.retransmitHandshakeAt, p.attempts = nil, 0, 0
 	if !d.addAsInitiator(k) {
 		return nil
 	}

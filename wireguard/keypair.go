@@ -22,9 +22,9 @@ type keypair struct {
 	created     int64 // on the device's clock
 	isInitiator bool  // we initiated the handshake
 
-	state       atomic.Uint32 // a keypairState
-	sendCounter atomic.Uint64 // counter of the next message to be sent
-	requested   atomic.Bool   // the receiving side has requested the next handshake
+	state          atomic.Uint32 // a keypairState
+	sendCounter    atomic.Uint64 // counter of the next message to be sent
+	rekeyRequested atomic.Bool   // inbound has requested the next handshake; once per keypair
 
 	mu     sync.Mutex
 	replay replay.Filter // of received counters

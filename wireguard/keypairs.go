@@ -25,7 +25,7 @@ func (d *Device) addAsInitiator(k *keypair) bool {
 	d.dropKeypair(p.previous)
 	p.previous = old
 	p.current.Store(k)
-	p.handshaken.Store(time.Now().UnixNano())
+	p.handshakeTime.Store(time.Now().UnixNano())
 	return true
 }
 
@@ -40,7 +40,7 @@ func (d *Device) addAsResponder(k *keypair) bool {
 	}
 	d.dropKeypair(p.next)
 	p.next = k
-	p.handshaken.Store(time.Now().UnixNano())
+	p.handshakeTime.Store(time.Now().UnixNano())
 	return true
 }
 
@@ -87,7 +87,7 @@ func (d *Device) dropKeypairs(p *peer) {
 	d.dropKeypair(p.previous)
 	d.dropKeypair(p.next)
 	p.previous, p.next = nil, nil
-	p.handshaken.Store(0)
+	p.handshakeTime.Store(0)
 }
 
 // closeKeypairs ends sending with all keypairs of p.

@@ -38,15 +38,19 @@ func TestReplayWindow(t *testing.T) {
 	}
 	const last = rejectAfterMessages - 1 // the greatest counter
 	for name, steps := range map[string][]step{
-		"first counter":      {{0, true}, {0, false}, {1, true}, {0, false}},
-		"in reverse":         {{3, true}, {2, true}, {1, true}, {0, true}, {2, false}},
-		"window size - 1":    {{replayWindow - 1, true}, {0, true}, {0, false}},
-		"window size":        {{replayWindow, true}, {0, true}, {0, false}},
-		"window size + 1":    {{replayWindow + 1, true}, {0, false}, {1, true}, {1, false}},
-		"sliding by one":     {{0, true}, {replayWindow, true}, {0, false}, {replayWindow + 1, true}, {1, true}},
-		"sliding by blocks":  {{100, true}, {100 + 64*3, true}, {100, false}, {101, true}, {100 + 64*3, false}},
-		"whole ring skipped": {{5, true}, {5 + 3*8192, true}, {5, false}, {5 + 3*8192 - 8192, false}, {5 + 2*8192 + 64, true}},
-		"far ahead":          {{0, true}, {1 << 60, true}, {0, false}, {1<<60 - replayWindow, true}, {1<<60 - replayWindow - 1, false}},
+		"first counter":     {{0, true}, {0, false}, {1, true}, {0, false}},
+		"in reverse":        {{3, true}, {2, true}, {1, true}, {0, true}, {2, false}},
+		"window size - 1":   {{replayWindow - 1, true}, {0, true}, {0, false}},
+		"window size":       {{replayWindow, true}, {0, true}, {0, false}},
+		"window size + 1":   {{replayWindow + 1, true}, {0, false}, {1, true}, {1, false}},
+		"sliding by one":    {{0, true}, {replayWindow, true}, {0, false}, {replayWindow + 1, true}, {1, true}},
+		"sliding by blocks": {{100, true}, {100 + 64*3, true}, {100, false}, {101, true}, {100 + 64*3, false}},
+		"whole ring skipped": {
+			{5, true}, {5 + 3*8192, true}, {5, false}, {5 + 3*8192 - 8192, false}, {5 + 2*8192 + 64, true},
+		},
+		"far ahead": {
+			{0, true}, {1 << 60, true}, {0, false}, {1<<60 - replayWindow, true}, {1<<60 - replayWindow - 1, false},
+		},
 		"greatest counter": {
 			{last, true}, {last, false}, {last - replayWindow, true}, {last - replayWindow - 1, false}, {0, false},
 		},
@@ -158,8 +162,8 @@ func setCounter(t *testing.T, h, o *host, counter uint64) {
 	k.sendCounter.Store(counter)
 }
 
-// The message that uses up Rekey-After-Messages starts a handshake on either side, and the one before
-// it does not. No packet is lost.
+// The message that uses up Rekey-After-Messages starts a handshake on either side, and the one
+// before it does not. No packet is lost.
 func TestRekeyAfterMessages(t *testing.T) {
 	for _, initiator := range []bool{true, false} {
 		t.Run(fmt.Sprint("initiator ", initiator), func(t *testing.T) {
@@ -194,8 +198,8 @@ func TestRekeyAfterMessages(t *testing.T) {
 	}
 }
 
-// The message with the last counter below Reject-After-Messages is sent and accepted. The next packet
-// is staged until there is a new keypair.
+// The message with the last counter below Reject-After-Messages is sent and accepted. The next
+// packet is staged until there is a new keypair.
 func TestRejectAfterMessages(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		a, b := newPair(t)

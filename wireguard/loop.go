@@ -16,9 +16,13 @@ type handshakeLoop struct {
 	nextCheck int64              // when the timers of all active peers are checked; no later than the first expiry
 }
 
+func newHandshakeLoop(d *Device) *handshakeLoop {
+	return &handshakeLoop{d: d, s: sealer{d: d}, active: make(map[*peer]struct{}), nextCheck: math.MaxInt64}
+}
+
 // runHandshakes is the goroutine that owns all handshakes and handles expired timers.
 func (d *Device) runHandshakes() {
-	l := &handshakeLoop{d: d, s: sealer{d: d}, active: make(map[*peer]struct{}), nextCheck: math.MaxInt64}
+	l := newHandshakeLoop(d)
 	timer := time.NewTimer(time.Hour)
 	for {
 		select {
@@ -80,7 +84,7 @@ func (l *handshakeLoop) handlePeer(p *peer, now int64) {
 func (l *handshakeLoop) reset(p *peer, now int64) {
 	l.d.cancelInitiation(p)
 	if !p.awaitsConfirmation(now) {
-		p.lastHandshake = 0
+		p.lastSentHandshake = 0
 	}
 }
 
@@ -88,11 +92,11 @@ func (l *handshakeLoop) reset(p *peer, now int64) {
 // side initiated it, the initiation is delayed until then.
 func (l *handshakeLoop) startHandshake(p *peer, now int64) {
 	switch {
-	case p.lastHandshake == 0 || now-p.lastHandshake >= rekeyTimeout:
+	case p.lastSentHandshake == 0 || now-p.lastSentHandshake >= rekeyTimeout:
 		p.attempts = 0
 		l.d.sendInitiation(p, now)
-	case p.retransmitAt == 0:
-		p.attempts, p.retransmitAt = 0, p.lastHandshake+rekeyTimeout
+	case p.retransmitHandshakeAt == 0:
+		p.attempts, p.retransmitHandshakeAt = 0, p.lastSentHandshake+rekeyTimeout
 	}
 }
 

@@ -14,10 +14,10 @@ import (
 // Conversations of two devices, each ours or wireguard-go's. The same conversation runs in all four
 // combinations, and the packets that arrive have to be the same in all of them.
 //
-// Two differences in the number of handshakes are intended. wireguard-go has one handshake per peer:
-// if both sides initiate at once, each discards its own, and retransmits. We keep both. And if a
-// responder has a packet to send and the keypair is not confirmed within Rekey-Timeout, we initiate a
-// handshake, while wireguard-go waits for the next packet.
+// Two differences in the number of handshakes are intended. wireguard-go has one handshake per
+// peer: if both sides initiate at once, each discards its own, and retransmits. We keep both. And
+// if a responder has a packet to send and the keypair is not confirmed within Rekey-Timeout, we
+// initiate a handshake, while wireguard-go waits for the next packet.
 
 // mixedPair is two devices with a network between them.
 type mixedPair struct {

@@ -38,8 +38,8 @@ type peer struct {
 
 	timers
 
-	handshaken atomic.Int64 // Unix time of the latest handshake in nanoseconds; written with mu held
-	rx, tx     atomic.Uint64
+	handshakeTime atomic.Int64 // Unix time of the latest handshake in nanoseconds; written with mu held
+	rx, tx        atomic.Uint64
 
 	handshakeState
 }
@@ -47,18 +47,18 @@ type peer struct {
 // handshakeState is the part of a peer that only runHandshakes uses. Times are on the device's
 // clock, and 0 means none.
 type handshakeState struct {
-	initiation     *initiation // ours that has no response yet; nil if there is none
-	lastHandshake  int64       // when we last sent an initiation or answered one
-	retransmitAt   int64       // when the next initiation is due
-	attempts       int         // initiations sent since the handshake was requested
-	lastConsumed   int64       // when we last answered an initiation of the peer
-	lastKeypair    int64       // when the newest keypair was made; 0 if none is left
-	lane           int         // of the Bind, in which the peer's messages arrive; see lanes
-	cookies        device.CookieGenerator
-	lastTimestamp  tai64n.Timestamp // greatest of the peer's initiations; replays are not greater
-	public         *ecdh.PublicKey  // static key of the peer
-	staticSecret   []byte           // DH of both static keys; see staticStatic
-	staticSecretOf *identity        // our key that staticSecret belongs to; nil if there is none yet
+	initiation                *initiation // ours that has no response yet; nil if there is none
+	lastSentHandshake         int64       // when we last sent an initiation or answered one
+	retransmitHandshakeAt     int64       // when the next initiation is due
+	attempts                  int         // initiations sent since the handshake was requested
+	lastInitiationConsumption int64       // when we last answered an initiation of the peer
+	lastKeypair               int64       // when the newest keypair was made; 0 if none is left
+	lane                      int         // of the Bind, in which the peer's messages arrive; see lanes
+	cookies                   device.CookieGenerator
+	lastTimestamp             tai64n.Timestamp // greatest of the peer's initiations; replays are not greater
+	public                    *ecdh.PublicKey  // static key of the peer
+	staticSecret              []byte           // DH of both static keys; see staticStatic
+	staticSecretOf            *identity        // our key that staticSecret belongs to; nil if there is none yet
 }
 
 func newPeer(k key.NodePublic) *peer {
@@ -72,7 +72,7 @@ func (p *peer) state() PeerState {
 	if ep := p.endpoint.Load(); ep != nil {
 		s.Endpoint = (*ep).DstToString()
 	}
-	if t := p.handshaken.Load(); t != 0 {
+	if t := p.handshakeTime.Load(); t != 0 {
 		s.Handshake = time.Unix(0, t)
 	}
 	return s

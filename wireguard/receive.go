@@ -123,7 +123,7 @@ func (in *inbound) recordReceived() {
 		p.dataReceived(in.now)
 	}
 	// An initiator that only receives has to start the next handshake too (section 6.2).
-	if k.isInitiator && in.now-k.created >= rekeyOnReceiveAge && !k.requested.Swap(true) {
+	if k.isInitiator && in.now-k.created >= rekeyOnReceiveAge && !k.rekeyRequested.Swap(true) {
 		in.d.request(p, reqHandshake)
 	}
 	in.bytes, in.data = 0, false

@@ -11,18 +11,18 @@ import (
 // snapshot is the state that a message of a peer can change, except for cookies, which cannot be
 // read. Two snapshots are equal if nothing changed in between.
 type snapshot struct {
-	endpoint   conn.Endpoint
-	rx, tx     uint64
-	handshaken int64
-	indices    int
+	endpoint      conn.Endpoint
+	rx, tx        uint64
+	handshakeTime int64
+	indices       int
 
 	newHandshakeAt, sendKeepaliveAt, lastMessage int64
 
-	initiation                  *initiation
-	lastHandshake, retransmitAt int64
-	attempts                    int
-	lastConsumed, lastKeypair   int64
-	lastTimestamp               tai64n.Timestamp
+	initiation                               *initiation
+	lastSentHandshake, retransmitHandshakeAt int64
+	attempts                                 int
+	lastInitiationConsumption, lastKeypair   int64
+	lastTimestamp                            tai64n.Timestamp
 
 	current, previous, next keypairSnapshot
 }
@@ -49,12 +49,12 @@ func snapshotOf(tb testing.TB, h *host, other *host) snapshot {
 		tb.Fatal("no such peer")
 	}
 	return snapshot{
-		endpoint: *p.endpoint.Load(), rx: p.rx.Load(), tx: p.tx.Load(), handshaken: p.handshaken.Load(),
+		endpoint: *p.endpoint.Load(), rx: p.rx.Load(), tx: p.tx.Load(), handshakeTime: p.handshakeTime.Load(),
 		indices:        len(h.indices.all()),
 		newHandshakeAt: p.newHandshakeAt.Load(), sendKeepaliveAt: p.sendKeepaliveAt.Load(),
 		lastMessage: p.lastMessage.Load(),
-		initiation:  p.initiation, lastHandshake: p.lastHandshake, retransmitAt: p.retransmitAt,
-		attempts: p.attempts, lastConsumed: p.lastConsumed, lastKeypair: p.lastKeypair,
+		initiation:  p.initiation, lastSentHandshake: p.lastSentHandshake, retransmitHandshakeAt: p.retransmitHandshakeAt,
+		attempts: p.attempts, lastInitiationConsumption: p.lastInitiationConsumption, lastKeypair: p.lastKeypair,
 		lastTimestamp: p.lastTimestamp,
 		current:       snapshotOfKeypair(p.current.Load()), previous: snapshotOfKeypair(p.previous),
 		next: snapshotOfKeypair(p.next),

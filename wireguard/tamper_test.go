@@ -142,8 +142,8 @@ func newRoamingPair(t *testing.T) (a, b *host) {
 	return a, b
 }
 
-// wantRefused delivers messages to a host from an attacker's address. It checks that each is counted
-// as bogus and that no state changes, no packet is delivered and nothing is sent.
+// wantRefused delivers messages to a host from an attacker's address. It checks that each is
+// counted as bogus and that no state changes, no packet is delivered and nothing is sent.
 func wantRefused(t *testing.T, to, from *host, messages [][]byte) {
 	t.Helper()
 	synctest.Wait()
@@ -166,8 +166,8 @@ func wantRefused(t *testing.T, to, from *host, messages [][]byte) {
 	}
 }
 
-// A device refuses a handshake message with any byte changed, without a change of state, and accepts
-// the genuine one afterwards.
+// A device refuses a handshake message with any byte changed, without a change of state, and
+// accepts the genuine one afterwards.
 func TestDeviceRefusesTamperedHandshake(t *testing.T) {
 	for name, kind := range map[string]uint32{"initiation": typeInitiation, "response": typeResponse} {
 		t.Run(name, func(t *testing.T) {
@@ -217,8 +217,8 @@ func TestDeviceRefusesTamperedTransport(t *testing.T) {
 	})
 }
 
-// A device refuses a cookie reply with any byte changed, without a change of state: no MAC2 is sent.
-// The genuine reply is accepted afterwards, and moves no endpoint.
+// A device refuses a cookie reply with any byte changed, without a change of state: no MAC2 is
+// sent. The genuine reply is accepted afterwards, and moves no endpoint.
 func TestDeviceRefusesTamperedCookieReply(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		a, b := newRoamingPair(t)
@@ -286,7 +286,8 @@ func TestTamperedMAC2(t *testing.T) {
 	}
 }
 
-// A device refuses handshake messages with an ephemeral key of low order, without a change of state.
+// A device refuses handshake messages with an ephemeral key of low order, without a change of
+// state.
 func TestDeviceRefusesLowOrder(t *testing.T) {
 	for name, kind := range map[string]uint32{"initiation": typeInitiation, "response": typeResponse} {
 		t.Run(name, func(t *testing.T) {

@@ -76,7 +76,7 @@ func (l *handshakeLoop) expireTimers(p *peer, now int64) int64 {
 	if p.removed.Load() {
 		return 0
 	}
-	if p.retransmitAt != 0 && now >= p.retransmitAt {
+	if p.retransmitHandshakeAt != 0 && now >= p.retransmitHandshakeAt {
 		l.expiredRetransmitHandshake(p, now)
 	}
 	if at := p.newHandshakeAt.Load(); at != 0 && now >= at {
@@ -139,7 +139,7 @@ func (l *handshakeLoop) expiredZeroKeyMaterial(p *peer) {
 func (p *peer) persistentKeepaliveAt() int64 {
 	interval, last := p.keepalive.Load(), p.lastMessage.Load()
 	switch {
-	case interval <= 0 || p.retransmitAt != 0:
+	case interval <= 0 || p.retransmitHandshakeAt != 0:
 		return 0
 	case last == 0:
 		return 1
@@ -149,7 +149,7 @@ func (p *peer) persistentKeepaliveAt() int64 {
 
 // nextTimer returns when the timers of p have to be checked again, 0 if they do not.
 func (p *peer) nextTimer(now int64) int64 {
-	next := earliest(p.retransmitAt, p.newHandshakeAt.Load(), p.sendKeepaliveAt.Load(), p.persistentKeepaliveAt())
+	next := earliest(p.retransmitHandshakeAt, p.newHandshakeAt.Load(), p.sendKeepaliveAt.Load(), p.persistentKeepaliveAt())
 	if p.lastKeypair != 0 {
 		next = earliest(next, p.lastKeypair+zeroKeysAfter, now+timerCheckInterval)
 	}

@@ -13,7 +13,7 @@ type handshakeLoop struct {
 	d         *Device
 	s         sealer
 	active    map[*peer]struct{} // peers with a timer that is set, or that the packet path may set
-	nextCheck int64              // when the timers of all active peers are checked; no later than the first expiry
+	nextCheck int64              // of the timers of all active peers; not after the first of them expires
 }
 
 func newHandshakeLoop(d *Device) *handshakeLoop {

@@ -88,7 +88,7 @@ type Peer struct {
 	Keepalive  time.Duration // persistent keepalive interval; zero means none
 
 	// Endpoint is the address of the peer. If it is nil, the peer keeps the endpoint it has; a peer
-	// without one gets it from its first valid handshake message.
+	// without one gets it from the first valid initiation that it sends.
 	Endpoint conn.Endpoint
 	// Roams makes the endpoint follow the sender of the latest valid message of the peer.
 	Roams bool
@@ -267,8 +267,8 @@ func (d *Device) RemovePeer(k key.NodePublic) {
 	d.request(p, reqReset)
 }
 
-// ExpireKeypairs stops sending with the keypairs of a peer: the next packet to it starts a
-// handshake. Messages under the old keypairs are still accepted.
+// ExpireKeypairs stops sending with the keypairs of a peer: the next packet to it, or one that is
+// already staged, starts a handshake. Messages under the old keypairs are still accepted.
 func (d *Device) ExpireKeypairs(k key.NodePublic) {
 	if p, ok := d.peer(k); ok {
 		p.closeKeypairs()
@@ -277,8 +277,9 @@ func (d *Device) ExpireKeypairs(k key.NodePublic) {
 }
 
 // StartHandshake expires the keypairs of a peer and starts a handshake at once: it waits neither
-// for a packet nor for the end of Rekey-Timeout. No handshake is started if the peer initiates one,
-// or its response arrives, before runHandshakes handles the request.
+// for a packet nor for the end of Rekey-Timeout. Exceptions apply to messages that arrive before
+// runHandshakes handles the request: a response makes the handshake unnecessary, and after an
+// initiation of the peer our own waits for Rekey-Timeout.
 func (d *Device) StartHandshake(k key.NodePublic) {
 	if p, ok := d.peer(k); ok {
 		p.closeKeypairs()

@@ -86,7 +86,7 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	count(descWireGuard, w.Unroutable, "unroutable")
 	count(descWireGuard, w.Foreign, "foreign")
 	count(descWireGuard, w.Bogus, "bogus")
-	count(descWireGuard, w.Full, "no_room")
+	count(descWireGuard, w.NoRoom, "no_room")
 	m := c.n.netmap.Load()
 	for _, r := range c.n.pool.Status().Regions {
 		id, name := strconv.Itoa(r.Region), regionName(&m.Relays, r.Region) // names need not be unique

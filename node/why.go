@@ -345,7 +345,7 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	if !w.hasPath(ponged) {
 		return
 	}
-	s, _ := w.n.wg0.dev.Session(w.peer.Key)
+	s, _ := w.n.wg0.dev.PeerState(w.peer.Key)
 	proved := w.port == 0 && ponged == nil || w.port != 0 && answered(dialled)
 	if !proved && !recent(s.Handshake) {
 		w.v.fail(StepHandshake, "peer "+w.peer.display()+": "+w.n.silence(w.peer), w.handshakeMend())
@@ -403,7 +403,7 @@ func (w *walk) onlineText() string {
 func (w *walk) hasPath(ponged error) bool {
 	m, p := w.n.netmap.Load(), w.peer
 	ts, ps := w.n.conn.Status(), w.n.pool.Status()
-	s, _ := w.n.wg0.dev.Session(p.Key)
+	s, _ := w.n.wg0.dev.PeerState(p.Key)
 	status := w.n.peerStatus(m, p, &ts, s)
 	switch {
 	case p.Plain && s.Endpoint == "":

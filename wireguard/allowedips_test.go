@@ -7,10 +7,10 @@ import (
 	"ginnel/internal/key"
 )
 
-// The longest prefix wins; of one that two peers have, the last has it; what a peer does not have
-// any more is nobody's.
-func TestRoutes(t *testing.T) {
-	var r routes
+// The longest prefix wins. If two peers claim the same prefix, the last one gets it. A prefix that
+// its peer gives up belongs to nobody.
+func TestAllowedIPs(t *testing.T) {
+	var r allowedIPs
 	r.init()
 	named := map[string]*peer{}
 	for _, name := range []string{"all", "net", "host", "late"} {
@@ -26,7 +26,7 @@ func TestRoutes(t *testing.T) {
 	want := func(addr, name string) {
 		t.Helper()
 		if got := r.lookup(netip.MustParseAddr(addr)); got != named[name] {
-			t.Errorf("%s is not of %q", addr, name)
+			t.Errorf("%s does not belong to peer %q", addr, name)
 		}
 	}
 	set("all", "0.0.0.0/0", "::/0")
@@ -42,7 +42,7 @@ func TestRoutes(t *testing.T) {
 	set("late", "10.1.2.0/24", "10.1.2.3/32")
 	want("10.1.2.4", "late")
 	want("10.1.2.3", "late")
-	set("host", "fd00::1/128") // which no longer has the other, and so takes nothing away
+	set("host", "fd00::1/128") // gives up 10.1.2.3/32, which meanwhile belongs to late
 	want("10.1.2.3", "late")
 	r.remove(named["late"])
 	want("10.1.2.4", "net")

@@ -16,9 +16,10 @@ import (
 	"ginnel/internal/key"
 )
 
-// Devices on a wire that tests decide about, in the time of a bubble of synctest.
+// An in-memory network of devices. Tests decide which messages pass, in the fake time of synctest.
 
-// tun is a Tun whose packets tests make and look at.
+// tun is a Tun whose outgoing packets tests make and whose incoming packets they inspect. It has
+// one queue, itself.
 type tun struct {
 	mu    sync.Mutex
 	ready func()
@@ -69,7 +70,7 @@ func (u *tun) BatchSize() int { return 8 }
 func (u *tun) MTU() int       { return 1420 }
 func (u *tun) Close() error   { return nil }
 
-// send has packets leave by the Tun.
+// send queues outgoing packets.
 func (u *tun) send(packets ...[]byte) {
 	u.mu.Lock()
 	u.out = append(u.out, packets...)
@@ -80,7 +81,7 @@ func (u *tun) send(packets ...[]byte) {
 	}
 }
 
-// take returns what has come, as text.
+// take removes the incoming packets and returns their texts.
 func (u *tun) take() (texts []string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -91,7 +92,7 @@ func (u *tun) take() (texts []string) {
 	return texts
 }
 
-// packet is an IP packet with text in it.
+// packet returns an IP packet with text as its payload.
 func packet(src, dst netip.Addr, text string) []byte {
 	if src.Is6() {
 		b := make([]byte, 40+len(text))
@@ -118,14 +119,14 @@ func text(b []byte) string {
 	return string(b[20:])
 }
 
-// port is a Bind, and the conn.Endpoint of it.
+// port is a Bind and its own conn.Endpoint.
 type port struct {
 	name  string
 	ip    netip.Addr
 	lanes int
-	pass  atomic.Pointer[func(b []byte, to *port) bool] // decides about what is sent; nil: all passes
+	pass  atomic.Pointer[func(b []byte, to *port) bool] // decides which sent messages pass; nil means all
 
-	open atomic.Bool // what is sent to it is lost otherwise
+	open atomic.Bool // messages to a port that is not open are lost
 	inc  chan delivery
 	once sync.Once
 	endc chan struct{}
@@ -138,7 +139,10 @@ type delivery struct {
 }
 
 func newPort(name string) *port {
-	return &port{name: name, ip: netip.MustParseAddr("192.0.2.1"), lanes: 1, inc: make(chan delivery, 4096), endc: make(chan struct{})}
+	return &port{
+		name: name, ip: netip.MustParseAddr("192.0.2.1"), lanes: 1,
+		inc: make(chan delivery, 4096), endc: make(chan struct{}),
+	}
 }
 
 func (p *port) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
@@ -170,7 +174,7 @@ func (p *port) Send(_ int, bufs [][]byte, ep conn.Endpoint) error {
 	return nil
 }
 
-// filter decides from now on about what is sent; nil lets all pass.
+// filter makes pass decide which messages are sent from now on. nil lets all pass.
 func (p *port) filter(pass func(b []byte, to *port) bool) {
 	if pass == nil {
 		p.pass.Store(nil)
@@ -196,7 +200,7 @@ func (p *port) DstToBytes() []byte  { return []byte(p.name) }
 func (p *port) DstIP() netip.Addr   { return p.ip }
 func (p *port) SrcIP() netip.Addr   { return netip.Addr{} }
 
-// host is a device in the world.
+// host is a device with its Tun and port.
 type host struct {
 	*Device
 	tun  *tun
@@ -206,23 +210,26 @@ type host struct {
 }
 
 func newHost(t testing.TB, n int) *host {
-	h := &host{tun: new(tun), port: newPort(fmt.Sprint("host", n)), key: key.NewNodePrivate(), addr: netip.AddrFrom4([4]byte{100, 64, 0, byte(n)})}
+	h := &host{
+		tun: new(tun), port: newPort(fmt.Sprint("host", n)), key: key.NewNodePrivate(),
+		addr: netip.AddrFrom4([4]byte{100, 64, 0, byte(n)}),
+	}
 	h.port.ip = netip.AddrFrom4([4]byte{192, 0, 2, byte(n)})
 	h.Device = New(h.tun, h.port, h.key, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { h.Close() })
 	return h
 }
 
-// as is h as a peer.
-func (h *host) as() Peer {
+// asPeer returns the configuration of h as a peer.
+func (h *host) asPeer() Peer {
 	return Peer{Key: h.key.Public(), AllowedIPs: []netip.Prefix{netip.PrefixFrom(h.addr, 32)}, Endpoint: h.port}
 }
 
-// two returns hosts that know each other.
-func two(t testing.TB) (a, b *host) {
+// newPair returns two hosts that are peers of each other.
+func newPair(t testing.TB) (a, b *host) {
 	a, b = newHost(t, 1), newHost(t, 2)
-	a.SetPeer(b.as())
-	b.SetPeer(a.as())
+	a.SetPeer(b.asPeer())
+	b.SetPeer(a.asPeer())
 	for _, h := range []*host{a, b} {
 		if err := h.Up(); err != nil {
 			t.Fatal(err)
@@ -231,24 +238,24 @@ func two(t testing.TB) (a, b *host) {
 	return a, b
 }
 
-// say has h send text to o.
-func (h *host) say(o *host, text string) { h.tun.send(packet(h.addr, o.addr, text)) }
+// sendText makes h send a packet with text to o.
+func (h *host) sendText(o *host, text string) { h.tun.send(packet(h.addr, o.addr, text)) }
 
 // counter counts messages.
 type counter struct{ atomic.Int64 }
 
-// n returns their number once nobody has anything to do any more.
+// n returns the number once all goroutines of the bubble are idle.
 func (c *counter) n() int {
 	synctest.Wait()
 	return int(c.Load())
 }
 
-// count counts messages of a type that are sent from now on.
+// count counts the messages of a type that h sends from now on; type 0 means all.
 func (h *host) count(kind uint32) *counter {
 	c := new(counter)
 	before := h.port.pass.Load()
 	h.port.filter(func(b []byte, to *port) bool {
-		if messageType(b) == kind {
+		if kind == 0 || messageType(b) == kind {
 			c.Add(1)
 		}
 		return before == nil || (*before)(b, to)
@@ -256,14 +263,14 @@ func (h *host) count(kind uint32) *counter {
 	return c
 }
 
-// lose has h's messages of a type be lost from now on, as many as that.
+// lose drops the next n messages of a type that h sends.
 func (h *host) lose(kind uint32, n int64) {
 	var lost atomic.Int64
 	h.port.filter(func(b []byte, _ *port) bool { return messageType(b) != kind || lost.Add(1) > n })
 }
 
 func (h *host) handshakeAge(o *host) time.Duration {
-	s, _ := h.Session(o.key.Public())
+	s, _ := h.PeerState(o.key.Public())
 	if s.Handshake.IsZero() {
 		return -1
 	}

@@ -166,7 +166,7 @@ func TestRealRefusals(t *testing.T) {
 		}
 	}
 	var unknown x509.UnknownAuthorityError
-	if _, err := Dial(t.Context(), urls[1], "127.0.0.1:1"); !errors.As(err, &unknown) {
+	if _, err := new(Dialer).Dial(t.Context(), urls[1], "127.0.0.1:1"); !errors.As(err, &unknown) {
 		t.Errorf("https with a certificate of nobody's: got %v", err)
 	}
 }

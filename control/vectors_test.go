@@ -17,7 +17,7 @@ import (
 	"ginnel/internal/key"
 )
 
-// hexBytes is a byte string of the vectors.
+// hexBytes is a byte string of the test vectors, in hex.
 type hexBytes []byte
 
 func (h *hexBytes) UnmarshalText(b []byte) (err error) {
@@ -117,7 +117,14 @@ func vectors(t testing.TB) *vectorFile {
 	return &v
 }
 
-func machineKey(b []byte) key.MachinePrivate { return key.MachinePrivateFromRaw([32]byte(b)) }
+func machineKey(t testing.TB, b []byte) key.MachinePrivate {
+	t.Helper()
+	k, err := key.ParseMachinePrivate("privkey:" + hex.EncodeToString(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
 
 func TestVectorKeys(t *testing.T) {
 	v := vectors(t)
@@ -129,7 +136,7 @@ func TestVectorKeys(t *testing.T) {
 		case "machine":
 			if k.PrivateHex != nil {
 				p, perr := key.ParseMachinePrivate(k.PrivateText)
-				if perr != nil || p != machineKey(k.PrivateHex) {
+				if perr != nil || p != machineKey(t, k.PrivateHex) {
 					t.Errorf("%s: private text: %v", k.Kind, perr)
 				}
 				private = p.Public()
@@ -150,7 +157,7 @@ func TestVectorKeys(t *testing.T) {
 			}
 			parsed, err = key.ParseDiscoPublic(k.PublicText)
 		default:
-			continue // kinds that this program has no use for
+			continue // a kind of key that this program does not use
 		}
 		for _, public = range []fmt.Stringer{private, parsed} {
 			if public != nil && public.String() != k.PublicText {
@@ -249,7 +256,7 @@ func TestVectorUpgrade(t *testing.T) {
 		t.Errorf("header: got %x, %v", got, err)
 	}
 
-	// The server's answer: the head, the response and records may come in one piece.
+	// The HTTP head, the handshake response and the first records may arrive in one segment.
 	client, server := net.Pipe()
 	defer client.Close()
 	go func() {
@@ -261,7 +268,7 @@ func TestVectorUpgrade(t *testing.T) {
 		}
 		server.Write(all)
 	}()
-	i, msg, err := initiate(machineKey(v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131, bytes.NewReader(v.Noise.ClientEphemeral))
+	i, msg, err := initiate(machineKey(t, v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131, bytes.NewReader(v.Noise.ClientEphemeral))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,14 +7,9 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
-)
 
-// Addresses that have a meaning of their own (control specification, section 8).
-var reserved = []netip.Prefix{
-	netip.MustParsePrefix("100.100.100.100/32"),
-	netip.MustParsePrefix("100.115.92.0/23"),
-	netip.MustParsePrefix("fd7a:115c:a1e0::53/128"),
-}
+	"ginnel/internal/meshaddr"
+)
 
 var errNoAddress = errors.New("no address is free any more")
 
@@ -66,12 +61,7 @@ func usable(a netip.Addr, taken func(netip.Addr) bool) bool {
 	if !a.IsValid() {
 		return true // the family is not given out
 	}
-	for _, r := range reserved {
-		if r.Contains(a) {
-			return false
-		}
-	}
-	return !taken(a)
+	return !meshaddr.IsReserved(a) && !taken(a)
 }
 
 // offset returns the n-th address of a prefix.

@@ -15,19 +15,19 @@ const (
 	loopback   = "127.0.0.1"
 )
 
-// Address is an address to listen on or to dial. It implements net.Addr; its network is "tcp", "udp"
-// or "unix".
+// Address is an address to listen on or to dial. It implements net.Addr; its network is "tcp",
+// "udp" or "unix".
 type Address struct{ network, address string }
 
 // Network returns the network for net.Listen or net.Dial.
 func (a Address) Network() string { return a.network }
 
-// String returns the address for net.Listen or net.Dial: host:port, or the path of a unix socket. An
-// empty host means every address of the machine.
+// String returns the address for net.Listen or net.Dial: host:port, or the path of a unix socket.
+// An empty host means every address of the machine.
 func (a Address) String() string { return a.address }
 
-// OnlyLocal reports whether only this machine can reach a listener at a: it is a unix socket or on a
-// loopback address.
+// OnlyLocal reports whether only this machine can reach a listener at a: it is a unix socket or on
+// a loopback address.
 func (a Address) OnlyLocal() bool {
 	if a.network == "unix" {
 		return true
@@ -54,13 +54,14 @@ type Serve struct {
 	Target Address
 }
 
-// ParseForward parses [bind:]port:host:hostport, as ssh -L does, or unix:PATH:host:hostport. A final
-// /udp makes it UDP. IPv6 addresses must be in brackets. Without bind, the listener is on loopback; an
-// empty bind or * means every address. Port 0 means a free port.
+// ParseForward parses [bind:]port:host:hostport, as ssh -L does, or unix:PATH:host:hostport. A
+// final /udp makes it UDP. IPv6 addresses must be in brackets. Without bind, the listener is on
+// loopback; an empty bind or * means every address. Port 0 means a free port.
 func ParseForward(s string) (Forward, error) {
 	forward, err := parseForward(s)
 	if err != nil {
-		return Forward{}, fmt.Errorf("%s: %w, want [bind:]port:host:hostport[/udp] or unix:PATH:host:hostport, such as 5432:db:5432", quote(s), err)
+		return Forward{}, fmt.Errorf("%s: %w, want [bind:]port:host:hostport[/udp] or unix:PATH:host:hostport, "+
+			"such as 5432:db:5432", quote(s), err)
 	}
 	return forward, nil
 }
@@ -93,7 +94,8 @@ func parseForward(s string) (f Forward, err error) {
 func ParseServe(s string) (Serve, error) {
 	serve, err := parseServe(s)
 	if err != nil {
-		return Serve{}, fmt.Errorf("%s: %w, want PORT=LOCAL[/udp], where LOCAL is port, host:port or unix:PATH", quote(s), err)
+		return Serve{}, fmt.Errorf("%s: %w, want PORT=LOCAL[/udp], where LOCAL is port, host:port or unix:PATH",
+			quote(s), err)
 	}
 	return serve, nil
 }
@@ -151,9 +153,9 @@ func ParseProxyAddr(s string) (Address, error) {
 	return a, nil
 }
 
-// ParseDNSAddr parses the address on which a DNS server listens: host:port, a port alone for loopback,
-// or *:port for every address of the machine. Unlike for a proxy, an empty host means loopback, because
-// a DNS server has no authentication.
+// ParseDNSAddr parses the address on which a DNS server listens: host:port, a port alone for
+// loopback, or *:port for every address of the machine. Unlike for a proxy, an empty host means
+// loopback, because a DNS server has no authentication.
 func ParseDNSAddr(s string) (Address, error) {
 	listen := s
 	if port, ok := strings.CutPrefix(s, ":"); ok && !strings.Contains(port, ":") {

@@ -41,9 +41,9 @@ func LoadDNS(path string) (DNS, error) {
 	return ParseDNS(path, b)
 }
 
-// ParseDNS parses b, the contents of the file called name: a YAML mapping with the keys nameservers,
-// fallback-nameservers, split, search-domains and records. It is as strict as [Parse]. An error is of
-// type Problems.
+// ParseDNS parses b, the contents of the file called name: a YAML mapping with the keys
+// nameservers, fallback-nameservers, split, search-domains and records. It is as strict as [Parse].
+// An error is of type Problems.
 func ParseDNS(name string, b []byte) (DNS, error) {
 	r := dnsReader{yamlReader: yamlReader{file: name}}
 	keys := []string{"nameservers", "fallback-nameservers", "split", "search-domains", "records"}

@@ -44,8 +44,8 @@ func tooLarge(name string, limit int64) Problems {
 	return Problems{{Position{File: name}, fmt.Sprintf("is larger than %d KiB", limit>>10)}}
 }
 
-// text returns b, the contents of the file called name, without a byte order mark. It refuses contents
-// that are larger than limit, are not UTF-8, or have a zero byte, as UTF-16 does.
+// text returns b, the contents of the file called name, without a byte order mark. It refuses
+// contents that are larger than limit, are not UTF-8, or have a zero byte, as UTF-16 does.
 func text(name string, b []byte, limit int64) (string, error) {
 	if int64(len(b)) > limit {
 		return "", tooLarge(name, limit)
@@ -77,9 +77,10 @@ func notText(name string, b []byte) Position {
 // IsSecretFile reports whether value names a file that Secret would read.
 func IsSecretFile(value string) bool { return strings.HasPrefix(value, secretPrefix) }
 
-// Secret returns the secret that the value of a flag stands for: value itself or, for file:PATH, the
-// contents of the file without a final line break. Errors name the path and not the secret. The mode
-// of the file is not checked, because secrets mounted into containers are often readable by everybody.
+// Secret returns the secret that the value of a flag stands for: value itself or, for file:PATH,
+// the contents of the file without a final line break. Errors name the path and not the secret. The
+// mode of the file is not checked, because secrets mounted into containers are often readable by
+// everybody.
 func Secret(value string) (string, error) {
 	path, ok := strings.CutPrefix(value, secretPrefix)
 	if !ok {

@@ -26,8 +26,8 @@ func parseHost(s string) (string, error) {
 	return s, nil
 }
 
-// checkName checks that s can be a host name in DNS. It accepts underscores, which are in use although
-// RFC 1123 does not allow them. International names must be in their xn-- form.
+// checkName checks that s can be a host name in DNS. It accepts underscores, which are in use
+// although RFC 1123 does not allow them. International names must be in their xn-- form.
 func checkName(s string) error {
 	labels := strings.Split(strings.TrimSuffix(s, "."), ".")
 	for _, label := range labels {
@@ -59,8 +59,8 @@ func parsePort(s string, lowest uint16) (uint16, error) {
 	return uint16(port), nil
 }
 
-// cutHostPort splits s from the right, as ssh and wg do: into a rest, which may be empty, a host and a
-// port, separated by colons. An IPv6 address as the host must be in brackets.
+// cutHostPort splits s from the right, as ssh and wg do: into a rest, which may be empty, a host
+// and a port, separated by colons. An IPv6 address as the host must be in brackets.
 func cutHostPort(s string) (rest, host, port string, err error) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {

@@ -1,10 +1,10 @@
-// Package configs parses configuration that users write: the YAML files of --config and --dns-config,
-// wg-quick files of --wireguard, and structured values of flags (forwards, served ports, proxy
-// addresses, sizes, secrets).
+// Package configs parses configuration that users write: the YAML files of --config and
+// --dns-config, wg-quick files of --wireguard, and structured values of flags (forwards, served
+// ports, proxy addresses, sizes, secrets).
 //
-// Parsers are strict and have no side effects. All problems of a file are reported together, each with
-// file:line:column, and no message contains a secret. What is unusual but usable is returned as a
-// warning. The package starts no goroutines and does not log.
+// Parsers are strict and have no side effects. All problems of a file are reported together, each
+// with file:line:column, and no message contains a secret. What is unusual but usable is returned
+// as a warning. The package starts no goroutines and does not log.
 package configs
 
 import (
@@ -20,8 +20,8 @@ const (
 	maxMessage  = 200 // bytes of a message of the YAML parser, which may quote the file
 )
 
-// Position is a place in a file. Lines and columns count from 1, columns in characters. Both are zero
-// for a problem with the file as a whole.
+// Position is a place in a file. Lines and columns count from 1, columns in characters. Both are
+// zero for a problem with the file as a whole.
 type Position struct {
 	File         string
 	Line, Column int
@@ -44,7 +44,8 @@ type Problem struct {
 // String returns file:line:column: text.
 func (p Problem) String() string { return p.Position.String() + ": " + p.Text }
 
-// Problems is the error for a file that cannot be used: all of its mistakes, in the order of the file.
+// Problems is the error for a file that cannot be used: all of its mistakes, in the order of the
+// file.
 type Problems []Problem
 
 // Error returns a line for each problem.

@@ -18,9 +18,9 @@ type ProxyAuth struct{ User, Password string }
 // Plain returns USER:PASS, which ParseProxyAuth accepts.
 func (a ProxyAuth) Plain() string { return a.User + ":" + a.Password }
 
-// ParseProxyAuth parses USER:PASS, or file:PATH of a file that contains it. Neither part may be empty,
-// and both must fit into SOCKS5 (RFC 1929: at most 255 bytes each) and HTTP Basic (RFC 7617: no control
-// characters). Errors do not quote the value.
+// ParseProxyAuth parses USER:PASS, or file:PATH of a file that contains it. Neither part may be
+// empty, and both must fit into SOCKS5 (RFC 1929: at most 255 bytes each) and HTTP Basic (RFC 7617:
+// no control characters). Errors do not quote the value.
 func ParseProxyAuth(value string) (ProxyAuth, error) {
 	s, err := Secret(value)
 	if err != nil {
@@ -51,8 +51,9 @@ func (a ProxyAuth) Format(f fmt.State, _ rune) { io.WriteString(f, a.String()) }
 // LogValue implements slog.LogValuer. It does not reveal the password.
 func (a ProxyAuth) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
-// sizeUnits are the units of ParseSize: powers of two, their short forms in Kubernetes, and powers of
-// ten. A bare M is not accepted, because programs disagree whether it is a power of two or of ten.
+// sizeUnits are the units of ParseSize: powers of two, their short forms in Kubernetes, and powers
+// of ten. A bare M is not accepted, because programs disagree whether it is a power of two or of
+// ten.
 var sizeUnits = map[string]int64{
 	"": 1, "B": 1,
 	"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,

@@ -152,7 +152,8 @@ func TestKeysPrintNothing(t *testing.T) {
 	}
 }
 
-// A file that is cut at any byte is accepted, or refused with places inside it and without its secrets.
+// A file that is cut at any byte is accepted, or refused with places inside it and without its
+// secrets.
 func TestWireGuardCutAnywhere(t *testing.T) {
 	whole := example(t, "wireguard.conf")
 	for n := range whole {

@@ -226,7 +226,8 @@ func (p *wgParser) merge() {
 		p.allow(peer, s.allowed, owners)
 	}
 	for _, peer := range peers {
-		peer.AllowedIPs = slices.DeleteFunc(peer.AllowedIPs, func(prefix netip.Prefix) bool { return owners[prefix].peer != peer })
+		lost := func(prefix netip.Prefix) bool { return owners[prefix].peer != peer }
+		peer.AllowedIPs = slices.DeleteFunc(peer.AllowedIPs, lost)
 		p.config.Peers = append(p.config.Peers, *peer)
 	}
 }
@@ -258,15 +259,16 @@ func (p *wgParser) allow(peer *WireGuardPeer, prefixes []allowedIP, owners map[n
 			continue
 		}
 		if taken {
-			p.warnings.add(a.at, "AllowedIPs: %v is given to another peer on line %d; the last one has it", a.prefix, former.line)
+			p.warnings.add(a.at, "AllowedIPs: %v is given to another peer on line %d; the last one has it",
+				a.prefix, former.line)
 		}
 		owners[a.prefix] = wgOwner{peer, a.at.Line}
 		peer.AllowedIPs = append(peer.AllowedIPs, a.prefix)
 	}
 }
 
-// named returns kind followed by name in quotes. It omits a name that is long or has other characters
-// than letters, because that may be a misplaced secret.
+// named returns kind followed by name in quotes. It omits a name that is long or has other
+// characters than letters, because that may be a misplaced secret.
 func named(kind, name string) string {
 	notLetter := func(r rune) bool { lower := r | 0x20; return lower < 'a' || lower > 'z' }
 	if name == "" || len(name) > 24 || strings.ContainsFunc(name, notLetter) {

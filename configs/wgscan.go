@@ -33,8 +33,8 @@ type entry struct {
 	at    Position
 }
 
-// lineScanner splits a wg-quick file into lines like config_read_line of wg: a # starts a comment, and
-// white space has no meaning anywhere.
+// lineScanner splits a wg-quick file into lines like config_read_line of wg: a # starts a comment,
+// and white space has no meaning anywhere.
 type lineScanner struct {
 	file string
 	rest string

@@ -61,8 +61,8 @@ func (p *wgParser) readPresharedKey(e entry) {
 	p.peer().presharedKey = &psk
 }
 
-// decodeKey decodes a key as strictly as key_from_base64 of wg: 44 characters of standard base64, with
-// one padding character and no stray bits before it. The error does not quote the value.
+// decodeKey decodes a key as strictly as key_from_base64 of wg: 44 characters of standard base64,
+// with one padding character and no stray bits before it. The error does not quote the value.
 func decodeKey(s string) (k [key.Size]byte, err error) {
 	const length = 44
 	if s = squeeze(s); len(s) != length {
@@ -128,8 +128,8 @@ func (p *wgParser) readPrefix(e entry) (netip.Prefix, bool) {
 	return netip.PrefixFrom(addr, int(bits)), true
 }
 
-// readDNS distinguishes resolvers from search domains by the rule of wg-quick: an item with a colon, or
-// of only digits and dots, is an address.
+// readDNS distinguishes resolvers from search domains by the rule of wg-quick: an item with a
+// colon, or of only digits and dots, is an address.
 func (p *wgParser) readDNS(e entry) {
 	for _, item := range e.items(isSpaceOrComma) {
 		switch {
@@ -199,7 +199,8 @@ func (p *wgParser) readKeepalive(e entry) {
 	if value := squeeze(e.value); !strings.EqualFold(value, "off") {
 		var err error
 		if seconds, err = strconv.ParseUint(value, 10, 16); err != nil {
-			p.problems.add(e.at, `PersistentKeepalive: %s is neither "off" nor a number of seconds from 0 to 65535`, quote(e.value))
+			p.problems.add(e.at, `PersistentKeepalive: %s is neither "off" nor a number of seconds from 0 to 65535`,
+				quote(e.value))
 			return
 		}
 	}

@@ -85,8 +85,8 @@ func worldAccessible(path string) bool {
 	return modeBitsApply && file.Mode()&dir.Mode()&0o007 != 0
 }
 
-// ParseWireGuard parses b, the contents of the file called name. It accepts whatever wg-quick(8) and
-// wg(8) accept, with these exceptions:
+// ParseWireGuard parses b, the contents of the file called name. It accepts whatever wg-quick(8)
+// and wg(8) accept, with these exceptions:
 //
 //   - A private key and an address are required.
 //   - A port must be a number, not the name of a service.

@@ -16,7 +16,8 @@ import (
 	"ginnel/internal/safetext"
 )
 
-// Kind is the kind of value that a key has. The text of a value is checked by the flag of that name.
+// Kind is the kind of value that a key has. The text of a value is checked by the flag of that
+// name.
 type Kind int
 
 const (
@@ -46,9 +47,10 @@ func Load(path string, known map[string]Kind) ([]Setting, error) {
 	return Parse(path, b, known)
 }
 
-// Parse parses b, the contents of the file called name: one YAML mapping with keys of known. It returns
-// the settings in the order of the file. Unknown and repeated keys, values of the wrong kind, empty
-// values, anchors, tags and a second document are mistakes. An error is of type Problems.
+// Parse parses b, the contents of the file called name: one YAML mapping with keys of known. It
+// returns the settings in the order of the file. Unknown and repeated keys, values of the wrong
+// kind, empty values, anchors, tags and a second document are mistakes. An error is of type
+// Problems.
 func Parse(name string, b []byte, known map[string]Kind) ([]Setting, error) {
 	r := yamlReader{file: name}
 	var settings []Setting
@@ -62,8 +64,8 @@ func Parse(name string, b []byte, known map[string]Kind) ([]Setting, error) {
 	return settings, nil
 }
 
-// syntaxProblem returns the problem for an error of the YAML parser, without the excerpt of the file
-// that the parser would add: it may contain secrets.
+// syntaxProblem returns the problem for an error of the YAML parser, without the excerpt of the
+// file that the parser would add: it may contain secrets.
 func syntaxProblem(name string, err error) Problems {
 	var problems Problems
 	at, message := Position{File: name}, "is not YAML"
@@ -83,8 +85,8 @@ type yamlReader struct {
 // eachKey is called once with each key of a mapping.
 type eachKey func(key string, at Position, value ast.Node)
 
-// read parses b, the contents of the file: one document, a mapping with keys of known. An error is of
-// type Problems.
+// read parses b, the contents of the file: one document, a mapping with keys of known. An error is
+// of type Problems.
 func (r *yamlReader) read(b []byte, known []string, each eachKey) error {
 	s, err := text(r.file, b, maxYAML)
 	if err != nil {
@@ -200,8 +202,8 @@ func suggestion(key string, known []string) string {
 	return ""
 }
 
-// at returns the position at which a node starts. For a block mapping that is its first key, because
-// the mapping's own token is the first colon.
+// at returns the position at which a node starts. For a block mapping that is its first key,
+// because the mapping's own token is the first colon.
 func (r *yamlReader) at(node ast.Node) Position {
 	if mapping, ok := node.(*ast.MappingNode); ok && !mapping.IsFlowStyle && len(mapping.Values) > 0 {
 		node = mapping.Values[0].Key

@@ -121,8 +121,8 @@ func TestParseKnowsNoKeys(t *testing.T) {
 	}
 }
 
-// No problem shows a secret that is near the mistake, although the YAML library would print the lines
-// around it.
+// No problem shows a secret that is near the mistake, although the YAML library would print the
+// lines around it.
 func TestParseMistakesShowNoSecrets(t *testing.T) {
 	for _, file := range []string{
 		"authkey: hunter2hunter2\n\tx: y\n",

@@ -57,8 +57,8 @@ func (e *VersionError) Error() string {
 }
 
 // Accept upgrades an HTTP request to a channel. ctx bounds the handshake only: the channel outlives
-// it and the request, and the caller closes it. If Accept fails it has answered the request, and the
-// connection is closed, by Accept or by the HTTP server.
+// it and the request, and the caller closes it. If Accept fails it has answered the request, and
+// the connection is closed, by Accept or by the HTTP server.
 func Accept(ctx context.Context, w http.ResponseWriter, r *http.Request, cfg AcceptConfig) (*Conn, error) {
 	if cfg.Key.IsZero() {
 		http.Error(w, "the server has no key", http.StatusInternalServerError)

@@ -15,8 +15,8 @@ import (
 	"ginnel/internal/safetext"
 )
 
-// This file explains why the server's certificate was rejected, the most frequent reason for which a
-// new node cannot reach its server.
+// This file explains why the server's certificate was rejected, the most frequent reason for which
+// a new node cannot reach its server.
 
 // CertificateError: we rejected the server's certificate. Its text says what to check. It is an
 // ErrUnreachable too.
@@ -58,7 +58,8 @@ func (e *CertificateError) hint() string {
 // clockHint says whether this machine's clock is wrong or the certificate has expired.
 func (e *CertificateError) clockHint(cert *x509.Certificate) string {
 	text := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	valid := fmt.Sprintf("it is valid from %s to %s, and this machine's clock says %s", text(cert.NotBefore), text(cert.NotAfter), text(e.now))
+	valid := fmt.Sprintf("it is valid from %s to %s, and this machine's clock says %s",
+		text(cert.NotBefore), text(cert.NotAfter), text(e.now))
 	switch skew := e.now.Sub(e.server).Abs(); {
 	case e.server.IsZero():
 		return valid + "; either that is wrong or the certificate was not renewed"
@@ -77,7 +78,8 @@ func expired(err error) (invalid x509.CertificateInvalidError, ok bool) {
 	return invalid, ok && invalid.Reason == x509.Expired && invalid.Cert != nil
 }
 
-// tlsError explains a failed TLS handshake: by a CertificateError if the certificate was the reason.
+// tlsError explains a failed TLS handshake: by a CertificateError if the certificate was the
+// reason.
 func (c *Client) tlsError(ctx context.Context, addr, host string, cfg *tls.Config, err error) error {
 	v, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
@@ -110,7 +112,9 @@ func (c *Client) isPlain(ctx context.Context, addr string) bool {
 	defer conn.Close()
 	var keys ServerKeys
 	err = bounded(ctx, conn, func() error {
-		if _, err := fmt.Fprintf(conn, "GET /key?v=%d HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", CapabilityVersion, addr); err != nil {
+		_, err := fmt.Fprintf(conn, "GET /key?v=%d HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n",
+			CapabilityVersion, addr)
+		if err != nil {
 			return err
 		}
 		resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponseHead+maxServerKey)), nil)
@@ -124,7 +128,8 @@ func (c *Client) isPlain(ctx context.Context, addr string) bool {
 
 // serverTime reads the server's clock from the Date header of an HTTPS response. The certificate is
 // verified as of the middle of its validity, so everything except its dates must be right.
-func (c *Client) serverTime(ctx context.Context, addr string, cfg *tls.Config, cert *x509.Certificate) (now time.Time, err error) {
+func (c *Client) serverTime(ctx context.Context, addr string, cfg *tls.Config, cert *x509.Certificate) (
+	now time.Time, err error) {
 	conn, err := c.dialTCP(ctx, "tcp", addr)
 	if err != nil {
 		return now, err
@@ -137,7 +142,8 @@ func (c *Client) serverTime(ctx context.Context, addr string, cfg *tls.Config, c
 		if _, err := fmt.Fprintf(t, "HEAD / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", cfg.ServerName); err != nil {
 			return err
 		}
-		resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(t, maxResponseHead)), &http.Request{Method: http.MethodHead})
+		head := bufio.NewReader(io.LimitReader(t, maxResponseHead))
+		resp, err := http.ReadResponse(head, &http.Request{Method: http.MethodHead})
 		if err != nil {
 			return err
 		}

@@ -42,8 +42,8 @@ type channel struct {
 func newChannel(ctx context.Context, conn *Conn) (*channel, error) {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
-	// The scheme of requests is https (section 3). DialTLSContext therefore returns the channel itself:
-	// no TLS is added.
+	// The scheme of requests is https (section 3). DialTLSContext therefore returns the channel
+	// itself: no TLS is added.
 	dial := httpconn.DialOnce(&earlyConn{Conn: conn})
 	t := &http.Transport{DialTLSContext: dial, Protocols: &protocols, DisableCompression: true,
 		MaxResponseHeaderBytes: maxH2Headers, HTTP2: &http.HTTP2Config{StrictMaxConcurrentRequests: true,
@@ -60,8 +60,8 @@ func newChannel(ctx context.Context, conn *Conn) (*channel, error) {
 	return ch, nil
 }
 
-// usable reports whether ch accepts new requests. After a GOAWAY of the server it does not, although
-// requests in flight go on.
+// usable reports whether ch accepts new requests. After a GOAWAY of the server it does not,
+// although requests in flight go on.
 func (ch *channel) usable() bool {
 	return ch.h2.Err() == nil && (ch.h2.Available() > 0 || ch.h2.InFlight() > 0)
 }
@@ -71,8 +71,8 @@ func (ch *channel) close() {
 	ch.h2.Close()
 }
 
-// ServerKey returns the server's public key: the pinned one, or the one that the server gave when it
-// was asked first. Callers should store it and pin it from then on.
+// ServerKey returns the server's public key: the pinned one, or the one that the server gave when
+// it was asked first. Callers should store it and pin it from then on.
 func (c *Client) ServerKey(ctx context.Context) (key.MachinePublic, error) {
 	ctx, release, err := c.calls.begin(ctx)
 	if err != nil {
@@ -297,7 +297,8 @@ func (c *Client) diagnose(ctx context.Context, server key.MachinePublic, err err
 	case kerr != nil || !refused:
 		return unreachable(err)
 	case said:
-		return fmt.Errorf("%w (%d): %w", ErrVersionRefused, CapabilityVersion, &errorFrame{safetext.Line(frame.text, maxErrorText)})
+		frame = &errorFrame{safetext.Line(frame.text, maxErrorText)}
+		return fmt.Errorf("%w (%d): %w", ErrVersionRefused, CapabilityVersion, frame)
 	}
 	return fmt.Errorf("%w (%d), or this machine: %w", ErrVersionRefused, CapabilityVersion, err)
 }

@@ -31,16 +31,16 @@ const (
 type ClientConfig struct {
 	URL        string             // of the server, http or https; required
 	MachineKey key.MachinePrivate // required
-	// ServerKey pins the server's key: no other key is accepted. Zero: the server is asked for it once,
-	// over HTTPS, or over HTTP if the URL names a loopback or private address.
+	// ServerKey pins the server's key: no other key is accepted. Zero: the server is asked for it
+	// once, over HTTPS, or over HTTP if the URL names a loopback or private address.
 	ServerKey key.MachinePublic
 
 	// DialContext makes TCP connections; nil: that of a net.Dialer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	TLS         *tls.Config // nil: the system's authorities; the Client sets ServerName and NextProtos
 
-	// Ping pings the peer at ip when the server asks for it; kind is disco, TSMP, ICMP or peerapi. Nil:
-	// every such request is answered with "not supported".
+	// Ping pings the peer at ip when the server asks for it; kind is disco, TSMP, ICMP or peerapi.
+	// Nil: every such request is answered with "not supported".
 	Ping func(ctx context.Context, kind string, ip netip.Addr) PingResponse
 
 	Version string       // of the program, for the User-Agent; empty: none
@@ -99,13 +99,16 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, log: cfg.log(), url: u, dialc: make(chan struct{}, 1), server: cfg.ServerKey}
-	c.web = &http.Client{CheckRedirect: noRedirect, Transport: &http.Transport{DialContext: c.dialTCP, DialTLSContext: c.dialTLS,
-		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxH2Headers}}
+	c.web = &http.Client{CheckRedirect: noRedirect, Transport: &http.Transport{
+		DialContext: c.dialTCP, DialTLSContext: c.dialTLS,
+		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxH2Headers,
+	}}
 	return c, nil
 }
 
 // ErrUnprotected: the configuration would let anybody on the network path impersonate the server,
-// because the server's key is not pinned and would be fetched over plain HTTP from a public address.
+// because the server's key is not pinned and would be fetched over plain HTTP from a public
+// address.
 var ErrUnprotected = errors.New("nothing protects the server's key on the way: use https, or pin the key")
 
 // CheckServer returns the error that NewClient would return for a server with this URL and key; a

@@ -320,7 +320,8 @@ func TestWebSocketFallback(t *testing.T) {
 	})
 }
 
-// Concurrent requests share one channel. After a GOAWAY of the server the next request opens another.
+// Concurrent requests share one channel. After a GOAWAY of the server the next request opens
+// another.
 func TestChannelIsShared(t *testing.T) {
 	bubble(t, func(t *testing.T, s *testServer) {
 		s.inner.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) { time.Sleep(time.Second) })

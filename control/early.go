@@ -6,9 +6,9 @@ import (
 	"io"
 )
 
-// A server may send a payload before HTTP/2 starts, the early payload (control specification, section
-// 2.6). This client needs nothing in it. It is skipped while the first bytes of HTTP/2 are read, so
-// that opening a channel need not wait for it.
+// A server may send a payload before HTTP/2 starts, the early payload (control specification,
+// section 2.6). This client needs nothing in it. It is skipped while the first bytes of HTTP/2 are
+// read, so that opening a channel need not wait for it.
 
 const (
 	earlyMagic  = "\xff\xff\xffTS"

@@ -23,8 +23,8 @@ var (
 	// ErrVersionRefused: the server does not speak our version of the protocol.
 	ErrVersionRefused = errors.New("control: server refuses this version of the protocol")
 
-	// ErrStreamEnded: the server ended a map stream in an orderly way, while the channel stays open. It
-	// does so when another process opens a stream for the same node. It is an ErrUnreachable too.
+	// ErrStreamEnded: the server ended a map stream in an orderly way, while the channel stays open.
+	// It does so when another process opens a stream for the same node. It is an ErrUnreachable too.
 	ErrStreamEnded = errors.New("map stream closed by server")
 
 	errClosed = fmt.Errorf("control: client closed: %w", net.ErrClosed)
@@ -35,8 +35,8 @@ type RefusedError struct{ Reason string }
 
 func (e *RefusedError) Error() string { return "control: server refuses to register: " + e.Reason }
 
-// KeyChangedError: the server at the URL has another key than the one that was pinned or seen first.
-// No request was sent to it.
+// KeyChangedError: the server at the URL has another key than the one that was pinned or seen
+// first. No request was sent to it.
 type KeyChangedError struct{ Known, Now key.MachinePublic }
 
 func (e *KeyChangedError) Error() string {

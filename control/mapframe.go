@@ -56,7 +56,8 @@ func newZstdDecoder() *zstd.Decoder {
 	return d
 }
 
-// AppendFrame appends resp as one frame to b. compress is MapRequest.Compress: empty or CompressZstd.
+// AppendFrame appends resp as one frame to b. compress is MapRequest.Compress: empty or
+// CompressZstd.
 func AppendFrame(b []byte, resp *MapResponse, compress string) ([]byte, error) {
 	doc, err := json.Marshal(resp)
 	if err != nil {
@@ -65,8 +66,8 @@ func AppendFrame(b []byte, resp *MapResponse, compress string) ([]byte, error) {
 	return appendFrame(b, doc, compress)
 }
 
-// KeepAliveFrame returns a keepalive frame. It is the same for every stream with this compression, so
-// encode it once.
+// KeepAliveFrame returns a keepalive frame. It is the same for every stream with this compression,
+// so encode it once.
 func KeepAliveFrame(compress string) ([]byte, error) {
 	return appendFrame(nil, []byte(`{"KeepAlive":true}`), compress)
 }
@@ -149,10 +150,10 @@ func (r *frameReader) read() ([]byte, error) {
 // decompress appends the contents of one zstd frame to b.
 func decompress(frame, b []byte) ([]byte, error) {
 	doc, err := zstdDecoder.DecodeAll(frame, b)
-	if errors.Is(err, zstd.ErrDecoderSizeExceeded) || errors.Is(err, zstd.ErrWindowSizeExceeded) || len(doc) > maxDocument {
+	switch {
+	case errors.Is(err, zstd.ErrDecoderSizeExceeded), errors.Is(err, zstd.ErrWindowSizeExceeded), len(doc) > maxDocument:
 		return nil, errDocumentSize
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errZstd, err)
 	}
 	return doc, nil

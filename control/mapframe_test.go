@@ -77,8 +77,8 @@ func TestFrameLimits(t *testing.T) {
 	}
 }
 
-// bomb returns a small zstd frame that decompresses to more than maxDocument and does not declare its
-// size.
+// bomb returns a small zstd frame that decompresses to more than maxDocument and does not declare
+// its size.
 func bomb(t *testing.T) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// memPipe returns the two ends of a connection in memory with deadlines and without half-close. Each
-// direction buffers up to limit bytes, so that a writer needs no reader, as with sockets and unlike
-// net.Pipe.
+// memPipe returns the two ends of a connection in memory with deadlines and without half-close.
+// Each direction buffers up to limit bytes, so that a writer needs no reader, as with sockets and
+// unlike net.Pipe.
 func memPipe(limit int, a, b netip.AddrPort) (*memConn, *memConn) {
 	ab, ba := newMemHalf(limit), newMemHalf(limit)
 	return &memConn{r: ba, w: ab, local: a, remote: b}, &memConn{r: ab, w: ba, local: b, remote: a}

@@ -19,8 +19,8 @@ const (
 // errNoSelf: the first frame of a stream has no Node (control specification, section 5.4).
 var errNoSelf = errors.New("first map response lacks the node itself")
 
-// NetMap is an immutable snapshot of the network map after a frame of a map stream. Snapshots of one
-// stream share unchanged parts: a part has changed only if its pointer differs.
+// NetMap is an immutable snapshot of the network map after a frame of a map stream. Snapshots of
+// one stream share unchanged parts: a part has changed only if its pointer differs.
 type NetMap struct {
 	Self  *Node
 	Peers []*Node // by ID, ascending; see Peer
@@ -54,8 +54,8 @@ func (m *NetMap) Peer(id int64) *Node {
 	return nil
 }
 
-// Apply returns the map after one more frame, received at now, and leaves m unchanged. A nil m is the
-// start of a stream. The result shares memory with m and r; it is m itself if the frame changes
+// Apply returns the map after one more frame, received at now, and leaves m unchanged. A nil m is
+// the start of a stream. The result shares memory with m and r; it is m itself if the frame changes
 // nothing (control specification, section 5.5). Fields are applied in the order of tailscaled.
 func (m *NetMap) Apply(r *MapResponse, now time.Time) (*NetMap, error) {
 	if r.KeepAlive && (m == nil || !r.hasNews()) {

@@ -48,8 +48,8 @@ func applyPeers(peers []*Node, r *MapResponse, now time.Time) []*Node {
 	return e.peers
 }
 
-// sortNodes normalizes nodes and sorts them by ID. Of several with one ID it keeps the last; nil and
-// nodes without a positive ID are dropped.
+// sortNodes normalizes nodes and sorts them by ID. Of several with one ID it keeps the last; nil
+// and nodes without a positive ID are dropped.
 func sortNodes(nodes []*Node) []*Node {
 	if len(nodes) == 0 {
 		return nil
@@ -101,9 +101,9 @@ func mergePeers(peers, changed []*Node) []*Node {
 	return append(merged, peers...)
 }
 
-// inherit copies Online and LastSeen from old, which n replaces, if n lacks them and differs from old
-// only in fields that a PeerChange could have carried. tailscaled does so too: it converts such a
-// node into a patch.
+// inherit copies Online and LastSeen from old, which n replaces, if n lacks them and differs from
+// old only in fields that a PeerChange could have carried. tailscaled does so too: it converts such
+// a node into a patch.
 func (n *Node) inherit(old *Node) {
 	online := n.Online == nil && old.Online != nil
 	seen := n.LastSeen.IsZero() && !old.LastSeen.IsZero()

@@ -47,8 +47,8 @@ type session struct {
 	tx, rx  [32]byte // keys of the two directions
 }
 
-// prologue returns the Noise prologue. Both ends mix it in, so that the handshake fails if the version
-// was changed on the way.
+// prologue returns the Noise prologue. Both ends mix it in, so that the handshake fails if the
+// version was changed on the way.
 func prologue(version uint16) []byte {
 	return strconv.AppendUint([]byte("Tailscale Control Protocol v"), uint64(version), 10)
 }
@@ -66,7 +66,8 @@ type initiator struct {
 	server  key.MachinePublic
 }
 
-// initiate starts a handshake with server and returns the initiation. A nil random means crypto/rand.
+// initiate starts a handshake with server and returns the initiation. A nil random means
+// crypto/rand.
 func initiate(machine key.MachinePrivate, server key.MachinePublic, version uint16, random io.Reader) (
 	*initiator, [initiationSize]byte, error) {
 	var msg [initiationSize]byte
@@ -88,7 +89,8 @@ func initiate(machine key.MachinePrivate, server key.MachinePublic, version uint
 
 // finish processes the server's response. It must be called once only.
 func (i *initiator) finish(msg []byte) (*session, error) {
-	if len(msg) != responseSize || msg[0] != typeResponse || binary.BigEndian.Uint16(msg[1:]) != responseSize-messageHeader {
+	if len(msg) != responseSize || msg[0] != typeResponse ||
+		binary.BigEndian.Uint16(msg[1:]) != responseSize-messageHeader {
 		return nil, errResponse
 	}
 	_, tx, rx, err := i.state.ReadMessage(nil, msg[messageHeader:])

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// This file answers PingRequests (control specification, section 10.2). Answers go only to the server
-// itself, so it cannot make nodes send requests to other hosts. The requests that it can tunnel to
-// the node (c2n) change nothing on the node.
+// This file answers PingRequests (control specification, section 10.2). Answers go only to the
+// server itself, so it cannot make nodes send requests to other hosts. The requests that it can
+// tunnel to the node (c2n) change nothing on the node.
 
 const (
 	pingTimeout = 15 * time.Second
@@ -137,8 +137,8 @@ func (p *ping) reply(ctx context.Context, method string, u *url.URL, body []byte
 	return resp.Body.Close()
 }
 
-// serveC2N serves the HTTP request in the payload of a ping ("control to node") and returns the bytes
-// of the HTTP response. The only path is /echo, which returns the body of the request.
+// serveC2N serves the HTTP request in the payload of a ping ("control to node") and returns the
+// bytes of the HTTP response. The only path is /echo, which returns the body of the request.
 func serveC2N(payload []byte) []byte {
 	answer := http.Response{StatusCode: http.StatusBadRequest, ProtoMajor: 1, ProtoMinor: 1}
 	body := []byte("unknown request\n")

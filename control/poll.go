@@ -21,9 +21,9 @@ var (
 
 // Poll opens a map stream and yields a snapshot of the network map for each frame that changes it.
 // Unless the caller stops first, the sequence ends with one error: ErrUnknownNode, ErrUnauthorized,
-// or an ErrUnreachable if the stream broke. The caller reconnects, and keeps the last snapshot until
-// the new stream yields one. A node should have one stream at a time, and req should hold the node's
-// whole state (section 5.1).
+// or an ErrUnreachable if the stream broke. The caller reconnects, and keeps the last snapshot
+// until the new stream yields one. A node should have one stream at a time, and req should hold the
+// node's whole state (section 5.1).
 func (c *Client) Poll(ctx context.Context, req MapRequest) iter.Seq2[*NetMap, error] {
 	return func(yield func(*NetMap, error) bool) {
 		if err := c.poll(ctx, req, yield); err != nil {

@@ -19,8 +19,8 @@ import (
 )
 
 // This file is the record layer of the channel (control specification, sections 2.3 and 2.5). The
-// Noise library's own transport cannot be used: here nonces are big-endian, and a record has at most
-// 4096 bytes.
+// Noise library's own transport cannot be used: here nonces are big-endian, and a record has at
+// most 4096 bytes.
 
 const (
 	recordSize    = 4096 // including the header
@@ -41,13 +41,13 @@ var (
 // recordBuffer holds the records of one read or write.
 type recordBuffer [recordsAtOnce * recordSize]byte
 
-// txBuffers pools send buffers. A Conn holds one only during a write, because most channels are idle
-// most of the time.
+// txBuffers pools send buffers. A Conn holds one only during a write, because most channels are
+// idle most of the time.
 var txBuffers = sync.Pool{New: func() any { return new(recordBuffer) }}
 
 // Conn is an encrypted channel: a byte stream between a machine and a coordination server that have
-// proved their keys to each other. Reading and writing are independent of each other. Each direction
-// returns its first error for ever, except for a deadline that has passed.
+// proved their keys to each other. Reading and writing are independent of each other. Each
+// direction returns its first error for ever, except for a deadline that has passed.
 type Conn struct {
 	conn net.Conn
 	s    session
@@ -232,8 +232,8 @@ func (rx *rxState) advance() error {
 	return err
 }
 
-// receive reads from the connection once. It is called only when plain is empty, because it moves the
-// contents of buf.
+// receive reads from the connection once. It is called only when plain is empty, because it moves
+// the contents of buf.
 func (rx *rxState) receive() error {
 	rx.to = copy(rx.buf[:], rx.buf[rx.from:rx.to])
 	rx.from = 0
@@ -256,8 +256,8 @@ func (rx *rxState) receive() error {
 	return nil
 }
 
-// txState is the writing direction. Write holds mu until everything is sent, because the bytes of two
-// records must not mix. The write deadline bounds that time.
+// txState is the writing direction. Write holds mu until everything is sent, because the bytes of
+// two records must not mix. The write deadline bounds that time.
 type txState struct {
 	mu      sync.Mutex
 	seal    seal

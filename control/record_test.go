@@ -239,8 +239,8 @@ func TestConn(t *testing.T) {
 	}
 }
 
-// If a deadline interrupts a write at any byte, the next write continues, and nothing is lost or sent
-// twice.
+// If a deadline interrupts a write at any byte, the next write continues, and nothing is lost or
+// sent twice.
 func TestWriteGoesOnAfterDeadline(t *testing.T) {
 	cs, ss := sessions(t)
 	var tx txState

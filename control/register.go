@@ -170,8 +170,8 @@ func statusError(path string, resp *http.Response) error {
 	return e
 }
 
-// retryAfter parses a Retry-After header: seconds or a date. If that fails, or the wait is longer than
-// maxRetry, it returns five to ten seconds.
+// retryAfter parses a Retry-After header: seconds or a date. If that fails, or the wait is longer
+// than maxRetry, it returns five to ten seconds.
 func retryAfter(text string, now time.Time, random float64) time.Duration {
 	after := time.Duration(-1)
 	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {

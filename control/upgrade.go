@@ -35,8 +35,8 @@ var (
 	errHungUp = errors.New("server closed the connection during the handshake")
 )
 
-// upgradeError is an HTTP status other than 101: no coordination server is at the URL, or a proxy in
-// front of it does not pass the upgrade.
+// upgradeError is an HTTP status other than 101: no coordination server is at the URL, or a proxy
+// in front of it does not pass the upgrade.
 type upgradeError struct {
 	status string
 	text   string
@@ -72,7 +72,8 @@ func (o *opening) open(ctx context.Context, conn net.Conn) (*Conn, error) {
 	return o.handshake(ctx, conn, o.native)
 }
 
-// openWebSocket is open inside a WebSocket, for servers behind a proxy that passes no other upgrade.
+// openWebSocket is open inside a WebSocket, for servers behind a proxy that passes no other
+// upgrade.
 func (o *opening) openWebSocket(ctx context.Context, conn net.Conn) (*Conn, error) {
 	return o.handshake(ctx, conn, func(conn net.Conn, i *initiator, msg []byte) (*Conn, error) {
 		return o.webSocket(ctx, conn, i, msg)

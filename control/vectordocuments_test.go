@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// documentTypes maps the names of the test vectors to types; nil means that this program does not use
-// the document.
+// documentTypes maps the names of the test vectors to types; nil means that this program does not
+// use the document.
 var documentTypes = map[string]any{
 	"OverTLSPublicKeyResponse": ServerKeys{},
 	"RegisterRequest":          RegisterRequest{},

@@ -26,7 +26,8 @@ type ServerKeys struct {
 	PublicKey       key.MachinePublic `json:"publicKey"`
 }
 
-// RegisterRequest registers a node key, logs it out, or asks whether it is still valid (section 4.1).
+// RegisterRequest registers a node key, logs it out, or asks whether it is still valid (section
+// 4.1).
 type RegisterRequest struct {
 	Version    int
 	NodeKey    key.NodePublic
@@ -143,13 +144,13 @@ type MapResponse struct {
 	ClientVersion   *ClientVersion   `json:",omitzero"`
 }
 
-// Rules are the rules of one chunk of a packet filter. In a MapResponse nil, written as null, deletes
-// the chunk, and an empty list is a chunk without rules. The key "*" with null deletes all chunks
-// before the other keys are applied.
+// Rules are the rules of one chunk of a packet filter. In a MapResponse nil, written as null,
+// deletes the chunk, and an empty list is a chunk without rules. The key "*" with null deletes all
+// chunks before the other keys are applied.
 type Rules []FilterRule
 
-// MessageDuplicateKey is the ID of the display message by which our server tells a node that another
-// process uses the node's key.
+// MessageDuplicateKey is the ID of the display message by which our server tells a node that
+// another process uses the node's key.
 const MessageDuplicateKey = "duplicate-key"
 
 // DisplayMessage is a message for the user (section 5.6).

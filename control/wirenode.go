@@ -130,7 +130,8 @@ type NetInfo struct {
 	FirewallMode          string             `json:",omitzero"`
 }
 
-// DERPMap lists the relays (section 5.6). In a MapResponse it is a delta: a nil field has not changed.
+// DERPMap lists the relays (section 5.6). In a MapResponse it is a delta: a nil field has not
+// changed.
 type DERPMap struct {
 	HomeParams         *DERPHomeParams     `json:",omitzero"`
 	Regions            map[int]*DERPRegion `json:",omitzero"`

@@ -65,8 +65,8 @@ func (d *decoder) randomizeClientPort(p *Policy, v hujson.Value) {
 	p.attrs = append(p.attrs, attributes{[]selector{{kind: anything}}, control.CapMap{randomPort: nil}})
 }
 
-// Attributes returns the attributes that the policy gives a node, or nil. They do not depend on other
-// nodes.
+// Attributes returns the attributes that the policy gives a node, or nil. They do not depend on
+// other nodes.
 func (c *Compiled) Attributes(id int64) control.CapMap {
 	i, ok := c.index[id]
 	if !ok {
@@ -89,5 +89,6 @@ func (c *Compiled) Attributes(id int64) control.CapMap {
 
 // isAbout reports whether s selects the node itself or one of its own addresses.
 func (s *selector) isAbout(m *member) bool {
-	return s.names(m) || s.kind == addresses && slices.ContainsFunc(m.addrs, func(a span) bool { return s.span.contains(a.first) })
+	selected := func(a span) bool { return s.span.contains(a.first) }
+	return s.names(m) || s.kind == addresses && slices.ContainsFunc(m.addrs, selected)
 }

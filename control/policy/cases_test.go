@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Policy files as users of this format and its relatives write them. For each the test knows why it is
-// refused, or its warnings and one effect that shows that it was understood.
+// Policy files as users of this format and its relatives write them. For each the test knows why it
+// is refused, or its warnings and one effect that shows that it was understood.
 func TestCases(t *testing.T) {
 	ann := Node{ID: 1, User: "ann@example.com", Addrs: []netip.Addr{addr("100.64.0.1")}}
 	db := Node{ID: 2, Tags: []string{"tag:db"}, Addrs: []netip.Addr{addr("100.64.0.2")}}
@@ -104,8 +104,8 @@ func TestAttributes(t *testing.T) {
 	}
 }
 
-// A rule with "via" makes its sources use the routers that it names and no others. It does not affect
-// other nodes.
+// A rule with "via" makes its sources use the routers that it names and no others. It does not
+// affect other nodes.
 func TestVia(t *testing.T) {
 	route, inet := netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("0.0.0.0/0")
 	router := func(id int64, tag string) Node {
@@ -131,8 +131,8 @@ func TestVia(t *testing.T) {
 	}
 }
 
-// A grant of only capabilities makes both ends see each other and allows no packets. Peer relays and
-// nodes that share files are told whom they serve.
+// A grant of only capabilities makes both ends see each other and allows no packets. Peer relays
+// and nodes that share files are told whom they serve.
 func TestAppGrants(t *testing.T) {
 	text, err := os.ReadFile("testdata/cases/g01-peer-relay.json")
 	if err != nil {

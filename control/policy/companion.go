@@ -2,9 +2,9 @@ package policy
 
 import "ginnel/control"
 
-// companions maps capabilities to the one that clients need in the reverse direction. A node that may
-// use a peer relay, or the files that a node shares, learns it by the capability; the relay or the
-// sharer learns by the companion whom it serves.
+// companions maps capabilities to the one that clients need in the reverse direction. A node that
+// may use a peer relay, or the files that a node shares, learns it by the capability; the relay or
+// the sharer learns by the companion whom it serves.
 var companions = map[string]string{
 	"tailscale.com/cap/relay": "tailscale.com/cap/relay-target",
 	"tailscale.com/cap/drive": "tailscale.com/cap/drive-sharer",

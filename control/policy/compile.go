@@ -9,9 +9,9 @@ import (
 	"ginnel/internal/meshaddr"
 )
 
-// Compiled is a policy applied to a set of nodes. Compiling takes time in proportion to the number of
-// nodes times the number of rules; a query takes time in proportion to its answer. A Compiled may be
-// used concurrently.
+// Compiled is a policy applied to a set of nodes. Compiling takes time in proportion to the number
+// of nodes times the number of rules; a query takes time in proportion to its answer. A Compiled
+// may be used concurrently.
 //
 // After a change of a node the server compiles again and compares the Sum of each node with the
 // former one: only nodes whose sum differs need new rules.
@@ -74,7 +74,8 @@ func (p *Policy) Compile(nodes []Node) *Compiled {
 	return c
 }
 
-// addRule resolves rule i. If done has another rule of the same entry, its resolved sources are used.
+// addRule resolves rule i. If done has another rule of the same entry, its resolved sources are
+// used.
 func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
 	for _, t := range r.dst {
 		for m := range find.candidates(&t.who) {
@@ -98,8 +99,9 @@ func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
 	setBit(c.forOwn, i)
 }
 
-// at reports whether who, a destination of the rule, selects something at the member. Passage can also
-// be to addresses behind it; a capability is only for the node itself, because applications run there.
+// at reports whether who, a destination of the rule, selects something at the member. Passage can
+// also be to addresses behind it; a capability is only for the node itself, because applications
+// run there.
 func (r *rule) at(who *selector, m *member) bool {
 	if r.app == nil {
 		return r.through(m) && who.receives(m)
@@ -145,7 +147,8 @@ var meshRanges = func() []span {
 	return []span{prefixSpan(v4), prefixSpan(v6)}
 }()
 
-// meshAndRoutes returns what "*" means as a source: the addresses of the mesh and its approved routes.
+// meshAndRoutes returns what "*" means as a source: the addresses of the mesh and its approved
+// routes.
 func (c *Compiled) meshAndRoutes() []span {
 	spans := slices.Clone(meshRanges)
 	for _, m := range c.members {

@@ -13,8 +13,8 @@ import (
 	"ginnel/control"
 )
 
-// The rules of a node have as destinations only its own addresses, its approved routes and, at an exit
-// node, the Internet. Adjacent source addresses are one range.
+// The rules of a node have as destinations only its own addresses, its approved routes and, at an
+// exit node, the Internet. Adjacent source addresses are one range.
 func TestRules(t *testing.T) {
 	for _, c := range []struct {
 		name, source string
@@ -102,7 +102,8 @@ func (s speaker) policy() string {
 		"acls": [%s], "grants": [%s]}`, strings.Join(acls, ",\n"), strings.Join(grants, ",\n"))
 }
 
-// slow decides about a flow by reading the file rule by rule and word by word, without compiling it.
+// slow decides about a flow by reading the file rule by rule and word by word, without compiling
+// it.
 func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, proto int, port uint16) bool {
 	to := newMember(at)
 	has := func(n Node, a netip.Addr) bool { return slices.Contains(n.Addrs, a) }
@@ -142,8 +143,8 @@ func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, pro
 	})
 }
 
-// The packet filter of a node with the compiled rules decides as the policy file reads, and so do the
-// tests of a policy file.
+// The packet filter of a node with the compiled rules decides as the policy file reads, and so do
+// the tests of a policy file.
 func TestAgainstSlow(t *testing.T) {
 	s := speaker{rand.New(rand.NewPCG(5, 6))}
 	protos := map[string]int{"tcp": 6, "udp": 17, "sctp": 132, "gre": 47, "ping": 1}
@@ -176,8 +177,8 @@ func TestAgainstSlow(t *testing.T) {
 	}
 }
 
-// Two sums differ exactly if the rules differ, so that after a change only the affected nodes need new
-// rules.
+// Two sums differ exactly if the rules differ, so that after a change only the affected nodes need
+// new rules.
 func TestSum(t *testing.T) {
 	s := speaker{rand.New(rand.NewPCG(7, 8))}
 	changes := []func(n *Node){

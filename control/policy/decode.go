@@ -48,8 +48,8 @@ func (d *decoder) formerlyAccepted(pos int, format string, args ...any) {
 	d.problem(pos, format, args...)
 }
 
-// newSection wraps the parser of a section that older versions ignored. In a policy that is in force
-// its problems become warnings.
+// newSection wraps the parser of a section that older versions ignored. In a policy that is in
+// force its problems become warnings.
 func (d *decoder) newSection(read func(*Policy, hujson.Value)) func(*Policy, hujson.Value) {
 	return func(p *Policy, v hujson.Value) {
 		before := len(d.problems)
@@ -112,8 +112,8 @@ type field struct {
 	value hujson.Value
 }
 
-// object reads an object with arbitrary names. A repeated name is a problem. Names that begin with "#"
-// are ignored: tools that write policies use them for notes.
+// object reads an object with arbitrary names. A repeated name is a problem. Names that begin with
+// "#" are ignored: tools that write policies use them for notes.
 func (d *decoder) object(v hujson.Value, what string) []field {
 	o, ok := v.Value.(*hujson.Object)
 	if !ok {

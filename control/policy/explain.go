@@ -27,8 +27,8 @@ func (d *decoder) explain(pos int, format string, args ...any) *explanation {
 	return e
 }
 
-// Explain describes what each entry of the file does and to how many of the nodes it applies, in the
-// order of the file.
+// Explain describes what each entry of the file does and to how many of the nodes it applies, in
+// the order of the file.
 func (p *Policy) Explain(nodes []Node) []Problem {
 	if p == nil {
 		return nil
@@ -42,13 +42,16 @@ func (p *Policy) Explain(nodes []Node) []Problem {
 		said := e.Problem
 		switch {
 		case len(e.rules) > 0:
-			from := countOf(members, func(m *member) bool { return slices.ContainsFunc(e.rules, func(r *rule) bool { return r.isSource(m) }) })
+			from := countOf(members, func(m *member) bool {
+				return slices.ContainsFunc(e.rules, func(r *rule) bool { return r.isSource(m) })
+			})
 			to := countOf(members, func(m *member) bool {
 				return slices.ContainsFunc(e.rules, func(r *rule) bool { return r.isDestination(m) })
 			})
 			said.Text += fmt.Sprintf(" (now %s to %s)", from, to)
 		case e.tag != "":
-			said.Text += fmt.Sprintf(" (now on %s)", countOf(members, func(m *member) bool { return slices.Contains(m.Tags, e.tag) }))
+			tagged := countOf(members, func(m *member) bool { return slices.Contains(m.Tags, e.tag) })
+			said.Text += fmt.Sprintf(" (now on %s)", tagged)
 		}
 		all = append(all, said)
 	}

@@ -10,9 +10,9 @@ import (
 	"ginnel/control"
 )
 
-// Rules returns the packet filter of a node: what is allowed to its own addresses, to its routes and,
-// if it is an exit node, to the Internet. It is never nil, because a nil chunk in a network map
-// deletes the filter. The result is shared among nodes and must not be changed.
+// Rules returns the packet filter of a node: what is allowed to its own addresses, to its routes
+// and, if it is an exit node, to the Internet. It is never nil, because a nil chunk in a network
+// map deletes the filter. The result is shared among nodes and must not be changed.
 func (c *Compiled) Rules(id int64) control.Rules {
 	i, ok := c.index[id]
 	switch {

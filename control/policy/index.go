@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// index finds the members that a selector may select without testing all of them, so that many rules
-// for few nodes each stay cheap.
+// index finds the members that a selector may select without testing all of them, so that many
+// rules for few nodes each stay cheap.
 type index struct {
 	all     int // number of members
 	byOwner map[string][]int
@@ -50,8 +50,8 @@ func newIndex(members []*member) *index {
 	return x
 }
 
-// candidates yields a superset of the members that s selects as a source or as a destination, some of
-// them twice.
+// candidates yields a superset of the members that s selects as a source or as a destination, some
+// of them twice.
 func (x *index) candidates(s *selector) iter.Seq[int] {
 	switch s.kind {
 	case user:

@@ -8,8 +8,8 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// ipsets reads sets of addresses. Each is a list of steps that are applied in order: "add" or "remove"
-// with an address, a prefix, a range or a host.
+// ipsets reads sets of addresses. Each is a list of steps that are applied in order: "add" or
+// "remove" with an address, a prefix, a range or a host.
 func (d *decoder) ipsets(p *Policy, v hujson.Value) {
 	for _, f := range d.object(v, `"ipsets"`) {
 		name := f.name.string
@@ -50,7 +50,8 @@ func (p *Policy) setAddresses(s string) (span, error) {
 	if from, to, ok := strings.Cut(s, "-"); ok {
 		first, err1 := netip.ParseAddr(from)
 		last, err2 := netip.ParseAddr(to)
-		if err1 == nil && err2 == nil && first.BitLen() == last.BitLen() && !last.Less(first) && first.Zone()+last.Zone() == "" {
+		if err1 == nil && err2 == nil && first.BitLen() == last.BitLen() && !last.Less(first) &&
+			first.Zone() == "" && last.Zone() == "" {
 			return span{first, last}, nil
 		}
 	}

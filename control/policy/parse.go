@@ -19,8 +19,8 @@ const (
 	maxDepth = 100
 )
 
-// leftOut lists keys of the format that this server ignores, with the consequence. Ignoring them only
-// ever allows less.
+// leftOut lists keys of the format that this server ignores, with the consequence. Ignoring them
+// only ever allows less.
 var leftOut = map[string]string{
 	"ssh":           "no SSH access is given by the policy",
 	"sshTests":      "there are no SSH rules to test",
@@ -32,8 +32,8 @@ var leftOut = map[string]string{
 
 // Parse parses a policy file. Its error is a Problems with everything that is wrong.
 //
-// A file that is empty or has only comments is refused, because it could be meant to allow everything
-// or nothing: "{}" allows nothing, and having no file allows everything.
+// A file that is empty or has only comments is refused, because it could be meant to allow
+// everything or nothing: "{}" allows nothing, and having no file allows everything.
 func Parse(src []byte) (*Policy, error) { return parseFile(src, strict) }
 
 // ParseInForce is Parse for a policy that was accepted before, perhaps by an older and less strict
@@ -84,8 +84,8 @@ func inOrder(a, b Problem) int {
 	return a.Column - b.Column
 }
 
-// syntaxProblem parses line and column out of the text of a parser error, which has them nowhere else.
-// A position in the appended line is moved back to end, the end of the file.
+// syntaxProblem parses line and column out of the text of a parser error, which has them nowhere
+// else. A position in the appended line is moved back to end, the end of the file.
 func (d *decoder) syntaxProblem(err error, end int) Problem {
 	var line, column int
 	place, what, ok := strings.Cut(strings.TrimPrefix(err.Error(), "hujson: "), ": ")
@@ -132,7 +132,8 @@ func (d *decoder) policy(root hujson.Value) *Policy {
 		owners: make(map[string][]selector),
 		routes: make(map[span][]selector),
 	}
-	known := []string{"groups", "hosts", "ipsets", "tagOwners", "autoApprovers", "acls", "grants", "nodeAttrs", "randomizeClientPort", "tests", "defaultSrcPosture"}
+	known := []string{"groups", "hosts", "ipsets", "tagOwners", "autoApprovers", "acls", "grants", "nodeAttrs",
+		"randomizeClientPort", "tests", "defaultSrcPosture"}
 	for key := range leftOut {
 		known = append(known, key)
 	}
@@ -206,8 +207,8 @@ func (d *decoder) hosts(p *Policy, v hujson.Value) {
 	for _, f := range d.object(v, `"hosts"`) {
 		name := f.name.string
 		if !isUser(name) || strings.Contains(name, "@") {
-			d.problem(f.name.pos, "%q is not a name of a host: it must not be empty, an address, or contain any of \"@:/*,\" or space",
-				name)
+			d.problem(f.name.pos, "%q is not a name of a host: it must not be empty, an address, "+
+				"or contain any of \"@:/*,\" or space", name)
 		}
 		t, ok := d.text(f.value, fmt.Sprintf("host %q", name))
 		if !ok {

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Every mistake is reported with its place and the text there, all of them together and nothing else.
+// Every mistake is reported with its place and the text there, all of them together and nothing
+// else.
 func TestProblems(t *testing.T) {
 	for name, parts := range sections(t, "testdata/problems.txt") {
 		t.Run(name, func(t *testing.T) {
@@ -63,8 +64,8 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
-// Deeply nested brackets cause an error and not a stack overflow, also if comments or strings hide some
-// of them.
+// Deeply nested brackets cause an error and not a stack overflow, also if comments or strings hide
+// some of them.
 func TestTooDeep(t *testing.T) {
 	deep := strings.Repeat("[", 200)
 	for source, want := range map[string]string{
@@ -114,8 +115,8 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// No input makes the parser panic. A policy that parses can be compiled; otherwise the error names a
-// place.
+// No input makes the parser panic. A policy that parses can be compiled; otherwise the error names
+// a place.
 func FuzzParse(f *testing.F) {
 	for _, file := range []string{"testdata/reach.txt", "testdata/problems.txt"} {
 		for _, parts := range sections(f, file) {

@@ -54,8 +54,8 @@ func (d *decoder) expand(p *Policy, t text, as role) (all []selector) {
 	return []selector{s}
 }
 
-// selector parses a word that selects nodes or addresses. Names that it refers to must be defined in
-// the file.
+// selector parses a word that selects nodes or addresses. Names that it refers to must be defined
+// in the file.
 func (d *decoder) selector(p *Policy, t text, as role) (selector, bool) {
 	if t.string == "autogroup:members" {
 		d.warn(t.pos, "%q is read as \"autogroup:member\"", t.string)
@@ -84,13 +84,15 @@ func (p *Policy) selector(word string, as role) (selector, error) {
 	case prefix == "autogroup" && prefix != word:
 		return autogroup(word, as)
 	case prefix == "svc" && prefix != word:
-		return selector{}, fmt.Errorf("%q: there are no services here; name the tag or the address of the nodes that serve it", word)
+		return selector{}, fmt.Errorf("%q: there are no services here; name the tag or the address of the nodes "+
+			"that serve it", word)
 	case prefix == "host" && prefix != word:
 		return selector{}, fmt.Errorf("%q: hosts are written without a prefix; write %q", word, word[len("host:"):])
 	case prefix == "ipset" && prefix != word:
 		return selector{}, fmt.Errorf("%q: a set of addresses can only be a source or a destination", word)
 	case prefix == "user" && prefix != word, strings.HasPrefix(word, "*@"):
-		return selector{}, fmt.Errorf("%q: users cannot be chosen by their domain; write \"autogroup:member\", or a group with its users", word)
+		return selector{}, fmt.Errorf("%q: users cannot be chosen by their domain; write \"autogroup:member\", "+
+			"or a group with its users", word)
 	case word == "*" && as == asOwner:
 		return selector{}, fmt.Errorf("\"*\" has no meaning here; write \"autogroup:member\" and \"autogroup:tagged\"")
 	case as == asOwner:
@@ -147,8 +149,8 @@ func autogroup(word string, as role) (selector, error) {
 	case "autogroup:admin", "autogroup:owner", "autogroup:it-admin", "autogroup:network-admin", "autogroup:billing-admin",
 		"autogroup:auditor":
 		_, role, _ := strings.Cut(word, ":")
-		return selector{}, fmt.Errorf("%q is not supported: users have no roles here; write a group with the users, such as %q",
-			word, "group:"+role)
+		return selector{}, fmt.Errorf("%q is not supported: users have no roles here; write a group with the users, "+
+			"such as %q", word, "group:"+role)
 	}
 	return selector{}, fmt.Errorf("%q is not supported", word)
 }

@@ -28,8 +28,8 @@
 //
 // A key that this package cannot enforce is never ignored silently. If the key would only have
 // allowed more (ssh, postures), it is left out with a warning. If it would have narrowed a rule
-// (srcPosture), the file is refused. Entries that are certainly mistakes are refused too, except in a
-// policy that is already in force (ParseInForce).
+// (srcPosture), the file is refused. Entries that are certainly mistakes are refused too, except in
+// a policy that is already in force (ParseInForce).
 //
 // The package has no state, starts no goroutines and takes no locks. Policy and Compiled are
 // immutable.
@@ -62,8 +62,8 @@ type Policy struct {
 	place     func(pos int, text string) Problem
 }
 
-// rule allows all of its sources some services of some destinations. An entry of the file becomes one
-// rule or several.
+// rule allows all of its sources some services of some destinations. An entry of the file becomes
+// one rule or several.
 type rule struct {
 	src    *sources // shared by the rules of an entry
 	dst    []target
@@ -125,8 +125,8 @@ func (p *Policy) UnknownUsers(known func(name string) bool) []Problem {
 // HasTests reports whether the file has tests for Check to run.
 func (p *Policy) HasTests() bool { return p != nil && len(p.tests) > 0 }
 
-// TagAllowed reports whether a user may give a node the tag. user may also be a tag; then the answer
-// is for a node with that tag.
+// TagAllowed reports whether a user may give a node the tag. user may also be a tag; then the
+// answer is for a node with that tag.
 func (p *Policy) TagAllowed(user, tag string) bool {
 	if p == nil {
 		return false
@@ -148,8 +148,8 @@ func (p *Policy) TagOwned(tag string) bool {
 	return ok
 }
 
-// Approves reports whether a route that n advertises is approved automatically. A default route makes
-// n an exit node, so the approvers of exit nodes count for it and not those of routes.
+// Approves reports whether a route that n advertises is approved automatically. A default route
+// makes n an exit node, so the approvers of exit nodes count for it and not those of routes.
 func (p *Policy) Approves(n Node, route netip.Prefix) bool {
 	if p == nil || !route.IsValid() {
 		return false

@@ -102,8 +102,8 @@ func filters(t *testing.T, c *Compiled) map[int64]*filter.Filter {
 	return all
 }
 
-// sections reads a file of tables. Each has a line "== NAME", a policy, a line "--" and the expected
-// result.
+// sections reads a file of tables. Each has a line "== NAME", a policy, a line "--" and the
+// expected result.
 func sections(t testing.TB, file string) map[string][2]string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -122,8 +122,8 @@ func sections(t testing.TB, file string) map[string][2]string {
 	return all
 }
 
-// expand parses the lines of a table, "SOURCES > DESTINATIONS: SERVICES". Each part is "*" or a list
-// separated by spaces.
+// expand parses the lines of a table, "SOURCES > DESTINATIONS: SERVICES". Each part is "*" or a
+// list separated by spaces.
 func expand(t *testing.T, lines string) map[string]bool {
 	t.Helper()
 	var names []string
@@ -163,8 +163,8 @@ func expand(t *testing.T, lines string) map[string]bool {
 }
 
 // Each policy allows exactly the flows of its table. Every place sends the first packet of every
-// service to every other place, in both families, through the packet filters of the nodes. Two nodes
-// see each other exactly if a flow between them is allowed.
+// service to every other place, in both families, through the packet filters of the nodes. Two
+// nodes see each other exactly if a flow between them is allowed.
 func TestReach(t *testing.T) {
 	for name, parts := range sections(t, "testdata/reach.txt") {
 		t.Run(name, func(t *testing.T) {

@@ -12,16 +12,16 @@ type routeUse struct {
 	steered bool // a rule with "via" covers the whole route: only the routers that it names may be used
 }
 
-// MayUse reports whether a node may use a route of a router: the node may send to it, or hosts behind
-// it may send to the node. A default route counts only for the Internet. If a rule with "via" covers
-// the route, only the routers that it names may be used.
+// MayUse reports whether a node may use a route of a router: the node may send to it, or hosts
+// behind it may send to the node. A default route counts only for the Internet. If a rule with
+// "via" covers the route, only the routers that it names may be used.
 func (c *Compiled) MayUse(id, router int64, route netip.Prefix) bool {
 	u := c.use(id, router, route)
 	return u.through || u.allowed && !u.steered
 }
 
-// Steered reports whether a rule with "via" makes a node use a route of this router, even if another
-// router is the primary one for the route.
+// Steered reports whether a rule with "via" makes a node use a route of this router, even if
+// another router is the primary one for the route.
 func (c *Compiled) Steered(id, router int64, route netip.Prefix) bool {
 	u := c.use(id, router, route)
 	return u.steered && u.through

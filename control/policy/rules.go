@@ -48,8 +48,8 @@ func (d *decoder) acl(p *Policy, v hujson.Value) {
 	}
 	d.warnNoEnds(v, fields)
 	d.add(p, v, r)
-	d.explain(v.StartOffset, "lets %s reach %s%s", cmp.Or(d.named(fields["src"]), "nobody"), cmp.Or(d.named(fields["dst"]), "nothing"),
-		protoText(fields, r.protos)).of(r)
+	d.explain(v.StartOffset, "lets %s reach %s%s", cmp.Or(d.named(fields["src"]), "nobody"),
+		cmp.Or(d.named(fields["dst"]), "nothing"), protoText(fields, r.protos)).of(r)
 }
 
 // warnNoEnds warns if the entry has no sources or no destinations.
@@ -135,7 +135,8 @@ func (d *decoder) add(p *Policy, v hujson.Value, r *rule) {
 		case user, group, anyMember:
 			continue
 		case anything:
-			d.formerlyAccepted(v.StartOffset, "\"autogroup:self\" with the source \"*\": \"*\" has no nodes of its own; write \"autogroup:member\"")
+			d.formerlyAccepted(v.StartOffset, "\"autogroup:self\" with the source \"*\": \"*\" has no nodes of its own; "+
+				"write \"autogroup:member\"")
 			continue
 		}
 		d.problem(v.StartOffset, "\"autogroup:self\" needs sources that are users, groups or \"autogroup:member\"")
@@ -234,11 +235,13 @@ func (d *decoder) routers(p *Policy, g *grant, via field) []string {
 		}
 	}
 	if _, hasApp := g.fields["app"]; hasApp {
-		d.problem(via.name.pos, "\"via\" is for \"ip\": capabilities are of nodes, which need no router; make two entries of this")
+		d.problem(via.name.pos, "\"via\" is for \"ip\": capabilities are of nodes, which need no router; "+
+			"make two entries of this")
 	}
 	for _, who := range g.dst {
 		if who.kind != addresses && who.kind != exitInternet {
-			d.problem(via.name.pos, "\"via\" needs destinations behind routers: addresses, hosts, ipsets or \"autogroup:internet\"")
+			d.problem(via.name.pos, "\"via\" needs destinations behind routers: addresses, hosts, ipsets "+
+				"or \"autogroup:internet\"")
 			break
 		}
 	}
@@ -271,10 +274,12 @@ func (d *decoder) grantCapabilities(p *Policy, g *grant, app field) {
 	r := &rule{src: g.src, app: d.capabilities(app.value)}
 	for _, who := range g.dst {
 		if who.kind == exitInternet {
-			d.formerlyAccepted(app.name.pos, "\"app\" for \"autogroup:internet\": capabilities are of nodes, not of what is behind them")
+			d.formerlyAccepted(app.name.pos, "\"app\" for \"autogroup:internet\": capabilities are of nodes, "+
+				"not of what is behind them")
 		}
 		if who.kind == addresses && len(overlaps(meshRanges, []span{who.span})) == 0 {
-			d.warn(app.name.pos, "\"app\" has no effect at %s unless nodes have addresses there: capabilities are of nodes", who.span)
+			d.warn(app.name.pos, "\"app\" has no effect at %s unless nodes have addresses there: "+
+				"capabilities are of nodes", who.span)
 		}
 		r.dst = append(r.dst, target{who: who})
 	}

@@ -62,7 +62,8 @@ func newMember(n Node) *member {
 // distinguishes users from hosts.
 func userName(s string) string { return strings.ToLower(strings.TrimSuffix(s, "@")) }
 
-// names reports whether s selects the node by its user or tags. Selectors of addresses name no node.
+// names reports whether s selects the node by its user or tags. Selectors of addresses name no
+// node.
 func (s *selector) names(m *member) bool {
 	switch s.kind {
 	case anything, everybody:
@@ -82,8 +83,8 @@ func (s *selector) names(m *member) bool {
 	return false
 }
 
-// sends reports whether packets from what s selects can come from the node: from itself, or from hosts
-// behind its routes.
+// sends reports whether packets from what s selects can come from the node: from itself, or from
+// hosts behind its routes.
 func (s *selector) sends(m *member) bool {
 	if s.kind != addresses {
 		return s.names(m)

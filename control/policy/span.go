@@ -75,8 +75,8 @@ func (s span) String() string {
 	return s.first.String() + "-" + s.last.String()
 }
 
-// merge sorts spans and joins those that overlap or touch. Nodes get consecutive addresses, so a group
-// of nodes often becomes a few spans, which keeps packet filters short.
+// merge sorts spans and joins those that overlap or touch. Nodes get consecutive addresses, so a
+// group of nodes often becomes a few spans, which keeps packet filters short.
 func merge(spans []span) []span {
 	slices.SortFunc(spans, func(a, b span) int { return a.first.Compare(b.first) })
 	joined := spans[:0]

@@ -67,7 +67,8 @@ func (d *decoder) tests(p *Policy, v hujson.Value) {
 		if kept := d.named(fields["deny"]); kept != "" {
 			claims = append(claims, "does not reach "+kept)
 		}
-		d.explain(entry.StartOffset, "tests that %s %s", t.name, cmp.Or(strings.Join(claims, " and "), "reaches nothing in particular"))
+		claim := cmp.Or(strings.Join(claims, " and "), "reaches nothing in particular")
+		d.explain(entry.StartOffset, "tests that %s %s", t.name, claim)
 		p.tests = append(p.tests, t)
 	}
 }

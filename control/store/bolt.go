@@ -94,8 +94,8 @@ func (b *Bolt) Get(_ context.Context, key string) (Entry, error) {
 	return e, nil
 }
 
-// List returns the entries whose keys begin with prefix, sorted by key, and the revision of the store
-// at the same moment.
+// List returns the entries whose keys begin with prefix, sorted by key, and the revision of the
+// store at the same moment.
 func (b *Bolt) List(_ context.Context, prefix string) (list []Entry, revision uint64, err error) {
 	err = b.db.View(func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(entriesBucket)

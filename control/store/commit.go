@@ -39,8 +39,8 @@ func (b *Bolt) gather(batch []*commit) []*commit {
 	return batch
 }
 
-// write commits the transactions in order, each with conditions and a revision of its own, and wakes
-// their callers.
+// write commits the transactions in order, each with conditions and a revision of its own, and
+// wakes their callers.
 func (b *Bolt) write(batch []*commit) {
 	var revision uint64
 	err := b.db.Update(func(tx *bbolt.Tx) error {
@@ -82,8 +82,8 @@ func (b *Bolt) write(batch []*commit) {
 	}
 }
 
-// settle finds out what a failed write has left in the file. If its last page, the meta page, reached
-// the disk, the batch is committed although Update failed; then watchers must resync.
+// settle finds out what a failed write has left in the file. If its last page, the meta page,
+// reached the disk, the batch is committed although Update failed; then watchers must resync.
 func (b *Bolt) settle() {
 	var now uint64
 	err := b.db.View(func(tx *bbolt.Tx) error {

@@ -12,8 +12,8 @@ import (
 // feedLen is how many events are kept for watchers that are behind.
 const feedLen = 8192
 
-// feed keeps the latest events and wakes watchers. Watchers have no queues of their own: one that is
-// more than feedLen events behind gets ErrResync.
+// feed keeps the latest events and wakes watchers. Watchers have no queues of their own: one that
+// is more than feedLen events behind gets ErrResync.
 type feed struct {
 	mu     sync.Mutex
 	events []Event       // in order
@@ -75,8 +75,8 @@ func (f *feed) after(revision uint64) (events []Event, morec <-chan struct{}, er
 	return slices.Clone(f.events[i:]), f.morec, nil
 }
 
-// watch yields the events of keys with a prefix after a revision, until ctx ends. If the watch fails
-// before, it yields the error last.
+// watch yields the events of keys with a prefix after a revision, until ctx ends. If the watch
+// fails before, it yields the error last.
 func (f *feed) watch(ctx context.Context, prefix string, revision uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for {

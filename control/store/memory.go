@@ -11,8 +11,8 @@ import (
 	"sync"
 )
 
-// Memory is a store without a file, for tests and for networks that need not outlive the process. Make
-// it with NewMemory.
+// Memory is a store without a file, for tests and for networks that need not outlive the process.
+// Make it with NewMemory.
 type Memory struct {
 	feed *feed
 
@@ -42,8 +42,8 @@ func (m *Memory) Get(_ context.Context, key string) (Entry, error) {
 	return e, nil
 }
 
-// List returns the entries whose keys begin with prefix, sorted by key, and the revision of the store
-// at the same moment.
+// List returns the entries whose keys begin with prefix, sorted by key, and the revision of the
+// store at the same moment.
 func (m *Memory) List(_ context.Context, prefix string) ([]Entry, uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

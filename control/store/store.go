@@ -2,8 +2,8 @@
 // with transactions and watches. Bolt keeps it in one file, Memory in memory.
 //
 // The operations are those of etcd, so that etcd can replace Bolt (docs/store.md). One server alone
-// uses only List and Transact. Get and Watch are for several servers on one store; until those exist,
-// only the tests that every store must pass call them.
+// uses only List and Transact. Get and Watch are for several servers on one store; until those
+// exist, only the tests that every store must pass call them.
 //
 // Goroutines: one per Bolt, the committer; Close ends it.
 package store
@@ -35,8 +35,8 @@ type Txn struct {
 	Del []string // keys, which need not exist
 }
 
-// Condition holds if the entry at Key was last written at Revision, or if Revision is 0 and Key has no
-// entry.
+// Condition holds if the entry at Key was last written at Revision, or if Revision is 0 and Key has
+// no entry.
 type Condition struct {
 	Key      string
 	Revision uint64

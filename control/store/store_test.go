@@ -195,8 +195,8 @@ func TestWatchResync(t *testing.T) {
 	})
 }
 
-// Concurrent writers increment one counter by compare-and-swap, and each gets a number of its own: no
-// conflict is overlooked when transactions are grouped.
+// Concurrent writers increment one counter by compare-and-swap, and each gets a number of its own:
+// no conflict is overlooked when transactions are grouped.
 func TestConcurrentCounters(t *testing.T) {
 	onEach(t, func(t *testing.T, s store) {
 		var wg sync.WaitGroup

@@ -1,8 +1,8 @@
-// Package egress dials TCP through an outgoing proxy, by HTTP CONNECT or SOCKS5, and finds the proxy
-// that the environment names (HTTPS_PROXY and its like).
+// Package egress dials TCP through an outgoing proxy, by HTTP CONNECT or SOCKS5, and finds the
+// proxy that the environment names (HTTPS_PROXY and its like).
 //
-// Host names are passed to the proxy unresolved, because networks that require a proxy often have no
-// resolver for them. No error contains the proxy's password. No goroutine outlives a dial.
+// Host names are passed to the proxy unresolved, because networks that require a proxy often have
+// no resolver for them. No error contains the proxy's password. No goroutine outlives a dial.
 package egress
 
 import (
@@ -18,8 +18,8 @@ import (
 	"strings"
 )
 
-// ErrRefused is wrapped by the error of a dial that the proxy answered with a refusal: it demands or
-// rejects credentials, forbids the destination, or could not reach it.
+// ErrRefused is wrapped by the error of a dial that the proxy answered with a refusal: it demands
+// or rejects credentials, forbids the destination, or could not reach it.
 var ErrRefused = errors.New("refused by proxy")
 
 var errScheme = errors.New("scheme is none of http, https, socks5 and socks5h")
@@ -87,7 +87,8 @@ func (d *Dialer) secure(conn net.Conn, proxy *url.URL, s security) net.Conn {
 	if s == inClear {
 		return conn
 	}
-	return tls.Client(conn, &tls.Config{ServerName: proxy.Hostname(), RootCAs: d.RootCAs, NextProtos: []string{"http/1.1"}})
+	cfg := &tls.Config{ServerName: proxy.Hostname(), RootCAs: d.RootCAs, NextProtos: []string{"http/1.1"}}
+	return tls.Client(conn, cfg)
 }
 
 // protocol is how to reach and ask a proxy with a URL of one scheme.
@@ -119,8 +120,8 @@ type target struct {
 
 func (t target) String() string { return net.JoinHostPort(t.host, strconv.Itoa(int(t.port))) }
 
-// parseTarget splits host:port. It refuses hosts that could break out of an HTTP request line, or do
-// not fit into a SOCKS5 request (RFC 1928, section 5).
+// parseTarget splits host:port. It refuses hosts that could break out of an HTTP request line, or
+// do not fit into a SOCKS5 request (RFC 1928, section 5).
 func parseTarget(addr string) (target, error) {
 	host, service, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// scriptedConn is a proxy that says what it has to say whatever it is asked.
+// scriptedConn is a connection to a proxy that sends a fixed answer and records what it receives.
 type scriptedConn struct {
 	net.Conn // nil: crash on any unexpected use
 	answer   *bytes.Reader
@@ -33,7 +33,7 @@ func (c *scriptedConn) dialer(dialled *string) *Dialer {
 	}}
 }
 
-// converse dials addr through a proxy that answers so.
+// converse dials addr through a proxy that sends answer.
 func converse(t *testing.T, proxy, addr, answer string) (*scriptedConn, net.Conn, error) {
 	t.Helper()
 	u, err := url.Parse(proxy)
@@ -80,7 +80,7 @@ func TestCONNECT(t *testing.T) {
 	}
 }
 
-// What may go wrong on the way, and how it reads.
+// Failures of the proxy, and the text of the errors.
 func TestRefusals(t *testing.T) {
 	const db = `dialling "db:5432" through proxy `
 	for _, test := range []struct {
@@ -123,7 +123,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Whatever the proxy writes back, the password stays here.
+// No error contains the password, even if the proxy sends it back.
 func TestErrorsShowNoPassword(t *testing.T) {
 	for _, proxy := range []string{"http://ann:s3%2F+cret@corp", "socks5://ann:s3%2F+cret@corp", "http://s3%2F+cret@corp"} {
 		u, _ := url.Parse(proxy)
@@ -156,7 +156,7 @@ func TestSOCKS5(t *testing.T) {
 			"\x05\x02\x00\x02\x05\x01\x00\x01\xc0\x00\x02\x01\x00\x50", ""},
 		{"socks5://" + long + ":" + long + "@corp:1080", "192.0.2.1:80", "\x05\x02\x01\x00\x05\x00\x00\x03\x00\x00\x00",
 			"\x05\x02\x00\x02\x01\xff" + long + "\xff" + long + "\x05\x01\x00\x01\xc0\x00\x02\x01\x00\x50", ""},
-		{"socks5://ann@corp:1080", long + ":65535", "\x05\x02\x05\x00\x05\x00\x00\x03\x00\x00\x00", // the version of the subnegotiation is not looked at
+		{"socks5://ann@corp:1080", long + ":65535", "\x05\x02\x05\x00\x05\x00\x00\x03\x00\x00\x00", // with a wrong version in the answer of the subnegotiation
 			"\x05\x02\x00\x02\x01\x03ann\x00\x05\x01\x00\x03\xff" + long + "\xff\xff", ""},
 	} {
 		script, conn, err := converse(t, test.proxy, test.addr, test.answer)
@@ -173,7 +173,7 @@ func TestSOCKS5(t *testing.T) {
 	}
 }
 
-// An answer that ends too soon, at whatever byte, is no connection.
+// An answer that ends too early, at any byte, makes the dial fail.
 func TestAnswersCutAnywhere(t *testing.T) {
 	for proxy, answer := range map[string]string{
 		"http://corp":             "HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n",
@@ -192,10 +192,10 @@ func TestAnswersCutAnywhere(t *testing.T) {
 	}
 }
 
-// breakingConn fails at one of its reads and writes.
+// breakingConn fails after a number of reads and writes.
 type breakingConn struct {
 	*scriptedConn
-	left int // until then
+	left int // reads and writes before it fails
 }
 
 var errBroken = errors.New("broken")
@@ -214,8 +214,7 @@ func (c *breakingConn) Write(b []byte) (int, error) {
 	return c.scriptedConn.Write(b)
 }
 
-// Wherever the conn to the proxy breaks, its error comes through, and it does not count as a
-// refusal.
+// If the connection to the proxy breaks at any step, Dial returns that error, and not ErrRefused.
 func TestConnBreaksAnywhere(t *testing.T) {
 	for proxy, answer := range map[string]string{
 		"http://corp":            ok + "\r\n",
@@ -269,8 +268,8 @@ func TestDialRefusesArguments(t *testing.T) {
 	}
 }
 
-// The proxy cannot be reached: the error of the network is kept, and the default port is the
-// scheme's.
+// If the proxy cannot be reached, Dial wraps the network's error. The default port depends on the
+// scheme.
 func TestDialErrors(t *testing.T) {
 	for scheme, port := range map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"} {
 		d := &Dialer{DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
@@ -284,7 +283,7 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
-// pipeProxy dials one end of a pipe and gives the other, the proxy's, to serve.
+// pipeProxy returns a Dialer whose connections are pipes; serve gets the proxy's end.
 func pipeProxy(serve func(net.Conn)) *Dialer {
 	return &Dialer{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()
@@ -293,8 +292,8 @@ func pipeProxy(serve func(net.Conn)) *Dialer {
 	}}
 }
 
-// A proxy may fall silent at any point; then the context ends the dial at its time, and the conn
-// with it.
+// If the proxy falls silent at any step, the end of the context ends the dial and closes the
+// connection.
 func TestSilentProxy(t *testing.T) {
 	for name, test := range map[string]struct{ proxy, says string }{
 		"http at once":        {"http://corp", ""},
@@ -330,7 +329,8 @@ func TestSilentProxy(t *testing.T) {
 	}
 }
 
-// A proxy that promises an explanation and does not give it delays the refusal by a second only.
+// A proxy that announces a body for its refusal and does not send it delays the dial by only a
+// second.
 func TestSilentBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := pipeProxy(func(conn net.Conn) {
@@ -345,8 +345,7 @@ func TestSilentBody(t *testing.T) {
 	})
 }
 
-// The context is the dial's; what it does afterwards is of no concern to the conn, and neither are
-// deadlines left over.
+// After the dial, neither the end of its context nor a deadline that it set affects the connection.
 func TestContextEndsAfterDial(t *testing.T) {
 	for proxy, answer := range map[string]string{"http://corp": ok + "\r\n", "socks5://corp": "\x05\x00\x05\x00\x00\x01abcdef"} {
 		synctest.Test(t, func(t *testing.T) {

@@ -9,17 +9,19 @@ import (
 	"golang.org/x/net/http/httpproxy"
 )
 
-// FromEnvironment returns a function that returns the proxy for a URL, or nil if the URL needs none.
-// The environment is read once, by the rules of net/http:
+// FromEnvironment returns a function that returns the proxy for a URL, or nil if the URL needs
+// none. The environment is read once, by the rules of net/http:
 //
 //   - HTTP_PROXY is used for http and ws, HTTPS_PROXY for https and wss.
 //   - NO_PROXY lists hosts, domains, addresses and prefixes that need no proxy. Hosts on loopback
 //     never need one.
 //   - A variable in lower case takes precedence over the same one in upper case.
-//   - As with curl, ALL_PROXY replaces a variable that is not set, and is used for all other schemes.
+//   - As with curl, ALL_PROXY replaces a variable that is not set, and is used for all other
+//     schemes.
 //
-// Only the URL's scheme and host matter. A variable that is set but is not a usable proxy is an error
-// for every URL that it applies to, because a direct dial would bypass a proxy that was wanted.
+// Only the URL's scheme and host matter. A variable that is set but is not a usable proxy is an
+// error for every URL that it applies to, because a direct dial would bypass a proxy that was
+// wanted.
 func FromEnvironment(getenv func(string) string) func(*url.URL) (*url.URL, error) {
 	all := fromVariable(getenv, "all_proxy", "ALL_PROXY")
 	web := fromVariable(getenv, "http_proxy", "HTTP_PROXY")

@@ -24,8 +24,8 @@ const (
 
 var errHeaderSize = fmt.Errorf("header is larger than %d KiB", maxHeader>>10)
 
-// connectHTTP asks for a tunnel (RFC 9110, section 9.3.6). Like net/http, it accepts only status 200
-// as success.
+// connectHTTP asks for a tunnel (RFC 9110, section 9.3.6). Like net/http, it accepts only status
+// 200 as success.
 func connectHTTP(conn net.Conn, user *url.Userinfo, to target) (net.Conn, error) {
 	if err := writeConnect(conn, user, to); err != nil {
 		return nil, fmt.Errorf("sending CONNECT: %w", err)
@@ -102,8 +102,8 @@ func readResponse(br *bufio.Reader) (*http.Response, error) {
 	}
 }
 
-// explain returns the status line, the authentication schemes that the proxy offers after a 407, and
-// the beginning of the body.
+// explain returns the status line, the authentication schemes that the proxy offers after a 407,
+// and the beginning of the body.
 func explain(conn net.Conn, resp *http.Response) string {
 	text := resp.Status
 	if resp.StatusCode == http.StatusProxyAuthRequired {

@@ -9,9 +9,9 @@ import (
 	"net/url"
 )
 
-// This file is the client of SOCKS5 (RFC 1928, RFC 1929). golang.org/x/net/proxy is not used because
-// its errors do not distinguish a refusal from a broken connection, and because the connection that
-// it returns hides CloseWrite.
+// This file is the client of SOCKS5 (RFC 1928, RFC 1929). golang.org/x/net/proxy is not used
+// because its errors do not distinguish a refusal from a broken connection, and because the
+// connection that it returns hides CloseWrite.
 const (
 	socksVersion = 5
 	authVersion  = 1 // of the username/password subnegotiation (RFC 1929)

@@ -55,8 +55,8 @@ type program struct {
 	jailedFlows *flowTable // nil if no peer is jailed
 }
 
-// Set replaces the configuration and keeps the flow tables (section 6.3). It fails if a rule has the
-// obsolete form with separate bits; then the former configuration stays in force.
+// Set replaces the configuration and keeps the flow tables (section 6.3). It fails if a rule has
+// the obsolete form with separate bits; then the former configuration stays in force.
 func (f *Filter) Set(cfg Config) error {
 	rules, err := compile(cfg.Rules)
 	if err != nil {
@@ -108,7 +108,8 @@ func (f *Filter) Allows(src netip.Addr, dst netip.AddrPort) bool {
 	return p != nil && src.Is4() == dst.Addr().Is4() && p.in(&h)
 }
 
-// Sent records that this node has sent a UDP datagram from src to dst, so that answers are accepted.
+// Sent records that this node has sent a UDP datagram from src to dst, so that answers are
+// accepted.
 func (f *Filter) Sent(src, dst netip.AddrPort) {
 	h := headers{proto: protoUDP, srcPort: src.Port(), dstPort: dst.Port()}
 	h.family, h.src = fromAddr(src.Addr())

@@ -13,8 +13,8 @@ type flow [5]uint64
 
 // The flow table is a set-associative cache with LRU replacement in each set; a keyed hash selects
 // the set of a flow. It holds twice the 512 flows that the reference implementation remembers
-// (section 6.2), so that the last 512 flows are all present unless more than 64 of them fall into one
-// set, which happens once in about a million cases.
+// (section 6.2), so that the last 512 flows are all present unless more than 64 of them fall into
+// one set, which happens once in about a million cases.
 const (
 	flowSets = 16
 	flowWays = 64
@@ -35,8 +35,8 @@ type flowSet struct {
 	slots [flowWays]flowSlot
 }
 
-// flowSlot holds a flow, guarded by a sequence lock: if version is odd, or has changed when a reader
-// has read the words, the flow was being replaced.
+// flowSlot holds a flow, guarded by a sequence lock: if version is odd, or has changed when a
+// reader has read the words, the flow was being replaced.
 type flowSlot struct {
 	version atomic.Uint32
 	used    atomic.Uint32 // the set's clock at the last use

@@ -44,7 +44,8 @@ func TestFlows(t *testing.T) {
 	}
 }
 
-// A flow in use stays in the table while thousands of others are inserted; an unused one is evicted.
+// A flow in use stays in the table while thousands of others are inserted; an unused one is
+// evicted.
 func TestFlowsLRU(t *testing.T) {
 	var f Filter
 	set(t, &f, local())
@@ -110,8 +111,8 @@ func TestSent(t *testing.T) {
 	}
 }
 
-// Nothing on the packet path allocates: neither for packets that rules allow, nor for answers, nor for
-// packets that open a flow.
+// Nothing on the packet path allocates: neither for packets that rules allow, nor for answers, nor
+// for packets that open a flow.
 func TestAllocations(t *testing.T) {
 	var f Filter
 	cfg := local()
@@ -136,8 +137,8 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// For the race detector: packets of many flows in both directions while rules change. No flow is lost
-// as long as all of them fit into the table.
+// For the race detector: packets of many flows in both directions while rules change. No flow is
+// lost as long as all of them fit into the table.
 func TestConcurrent(t *testing.T) {
 	var f Filter
 	set(t, &f, local())

@@ -21,9 +21,9 @@ type headers struct {
 	srcPort, dstPort uint16 // zero if the protocol has no ports
 }
 
-// parse parses an IP packet and ignores padding behind it. It reports false for packets that no rule
-// can allow: malformed ones, fragments other than the first, and those to multicast and link-local
-// destinations.
+// parse parses an IP packet and ignores padding behind it. It reports false for packets that no
+// rule can allow: malformed ones, fragments other than the first, and those to multicast and
+// link-local destinations.
 func (h *headers) parse(b []byte) bool {
 	if len(b) < 20 {
 		return false
@@ -77,8 +77,8 @@ func (h *headers) parseIPv6(b []byte) bool {
 	return h.skipExtensions(b[6], b[40:total])
 }
 
-// skipExtensions parses the transport header behind the extension headers (RFC 8200, section 4). The
-// netstack skips the same extension headers, so that both see the same transport header.
+// skipExtensions parses the transport header behind the extension headers (RFC 8200, section 4).
+// The netstack skips the same extension headers, so that both see the same transport header.
 func (h *headers) skipExtensions(next uint8, b []byte) bool {
 	const hopByHop, routing, fragment, destination = 0, 43, 44, 60
 	for {

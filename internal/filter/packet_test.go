@@ -9,7 +9,8 @@ import (
 	"ginnel/control"
 )
 
-// packet describes a packet. Its checksums are zero, because the filter leaves them to the netstack.
+// packet describes a packet. Its checksums are zero, because the filter leaves them to the
+// netstack.
 type packet struct {
 	proto            uint8
 	src, dst         netip.Addr
@@ -64,8 +65,8 @@ var (
 	here6, peer6 = netip.MustParseAddr("fd7a:115c:a1e0::1"), netip.MustParseAddr("fd7a:115c:a1e0::2")
 )
 
-// Even a filter that allows everything refuses multicast and link-local destinations, except for the
-// metadata service of clouds.
+// Even a filter that allows everything refuses multicast and link-local destinations, except for
+// the metadata service of clouds.
 func TestDestinations(t *testing.T) {
 	var f Filter
 	set(t, &f, Config{Rules: allowAll(), Local: everywhere()})

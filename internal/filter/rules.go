@@ -194,8 +194,8 @@ func (t *targets) allow(h *headers) bool {
 	return false
 }
 
-// allow reports whether the packet's service is in s. ICMP needs only that any service is allowed: a
-// peer that may reach something at an address may ping it.
+// allow reports whether the packet's service is in s. ICMP needs only that any service is allowed:
+// a peer that may reach something at an address may ping it.
 func (s *services) allow(h *headers) bool {
 	switch {
 	case s == nil:

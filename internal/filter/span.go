@@ -17,8 +17,8 @@ const (
 	ipv6
 )
 
-// ip is an address as a number, which compares faster than a netip.Addr. Its family is known from the
-// context.
+// ip is an address as a number, which compares faster than a netip.Addr. Its family is known from
+// the context.
 type ip struct{ hi, lo uint64 }
 
 var last = [2]ip{ipv4: {lo: math.MaxUint32}, ipv6: {math.MaxUint64, math.MaxUint64}}
@@ -62,8 +62,8 @@ type span struct{ first, last ip }
 // overlap nor touch.
 type spanSet [2][]span
 
-// add adds the addresses that a rule names: an address, a prefix without host bits, a range "a-b", or
-// "*". Anything else is skipped (section 6.1).
+// add adds the addresses that a rule names: an address, a prefix without host bits, a range "a-b",
+// or "*". Anything else is skipped (section 6.1).
 func (s *spanSet) add(text string) {
 	if text == "*" {
 		s[ipv4] = append(s[ipv4], span{ip{}, last[ipv4]})

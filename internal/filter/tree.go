@@ -6,9 +6,9 @@ import (
 )
 
 // tree finds which of many overlapping sets of addresses contain an address. It is a segment tree.
-// The boundaries of all sets divide the address space into elementary intervals, the leaves. Each set
-// is stored at the few nodes whose intervals together make it up. The sets that contain an address
-// are those stored on the path from its leaf to the root.
+// The boundaries of all sets divide the address space into elementary intervals, the leaves. Each
+// set is stored at the few nodes whose intervals together make it up. The sets that contain an
+// address are those stored on the path from its leaf to the root.
 type tree[T any] struct {
 	starts []ip // first addresses of the elementary intervals; the first is zero
 	// at holds the value of each node, or nil. The children of node i are 2i and 2i+1; the leaves are
@@ -16,9 +16,9 @@ type tree[T any] struct {
 	at []*T
 }
 
-// newTree builds the tree of sets, each of which is sorted and without overlap. pack makes the value
-// of a node from the indexes of the sets that are stored there. Nodes with the same sets share one
-// value.
+// newTree builds the tree of sets, each of which is sorted and without overlap. pack makes the
+// value of a node from the indexes of the sets that are stored there. Nodes with the same sets
+// share one value.
 func newTree[T any](sets [][]span, pack func(sets []int) *T) *tree[T] {
 	t := &tree[T]{starts: []ip{{}}}
 	for _, set := range sets {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A request goes over the connection that was given, whatever host its URL names. A second connection
-// is refused.
+// A request goes over the connection that was given, whatever host its URL names. A second
+// connection is refused.
 func TestDialOnce(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()

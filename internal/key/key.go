@@ -1,5 +1,5 @@
-// Package key has a type for each kind of Curve25519 key in the wire protocols, so that the compiler
-// rejects a disco key where a node key is needed.
+// Package key has a type for each kind of Curve25519 key in the wire protocols, so that the
+// compiler rejects a disco key where a node key is needed.
 //
 // The text form of a key is a prefix for its kind and 64 lower-case hex digits (DERP specification,
 // section 10); parsers accept upper case too. fmt and slog print a private key as "(private key)";
@@ -45,8 +45,8 @@ func appendText(b []byte, prefix string, k *[Size]byte) []byte {
 	return hex.AppendEncode(b, k[:])
 }
 
-// parseText parses a key of exactly prefix and 64 hex digits. Its error does not quote s, which may be
-// a secret.
+// parseText parses a key of exactly prefix and 64 hex digits. Its error does not quote s, which may
+// be a secret.
 func parseText(s, prefix string) (k [Size]byte, err error) {
 	digits, ok := strings.CutPrefix(s, prefix)
 	if !ok {

@@ -53,15 +53,15 @@ func (k *NodePublic) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// NodePrivate is a node's private key: its static private key in WireGuard. The key of a DERP server
-// has this type too.
+// NodePrivate is a node's private key: its static private key in WireGuard. The key of a DERP
+// server has this type too.
 type NodePrivate struct{ k [Size]byte }
 
 // NewNodePrivate generates a key.
 func NewNodePrivate() NodePrivate { return NodePrivate{generate()} }
 
-// NodePrivateFromRaw returns the key with these bytes, for keys in other text forms such as that of a
-// WireGuard configuration.
+// NodePrivateFromRaw returns the key with these bytes, for keys in other text forms such as that of
+// a WireGuard configuration.
 func NodePrivateFromRaw(b [Size]byte) NodePrivate { return NodePrivate{b} }
 
 // ParseNodePrivate reads the form "privkey:" and 64 hex digits.

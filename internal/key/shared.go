@@ -39,8 +39,8 @@ func (s *Shared) SealWithNonce(dst []byte, nonce *[NonceSize]byte, plaintext []b
 	return box.SealAfterPrecomputation(dst, plaintext, nonce, &s.k)
 }
 
-// Open decrypts sealed, a nonce followed by a box, and appends the plaintext to dst. It reports false
-// if sealed is too short, damaged or sealed with another key.
+// Open decrypts sealed, a nonce followed by a box, and appends the plaintext to dst. It reports
+// false if sealed is too short, damaged or sealed with another key.
 func (s *Shared) Open(dst, sealed []byte) ([]byte, bool) {
 	if len(sealed) < Overhead {
 		return nil, false

@@ -1,6 +1,7 @@
 // Package safetext makes text from other hosts safe to show: error pages of servers, messages of a
-// coordination server, names that clients ask for. Such text ends up on terminals and in logs, where
-// it could move the cursor, reorder what is written around it, or add lines that look like ours.
+// coordination server, names that clients ask for. Such text ends up on terminals and in logs,
+// where it could move the cursor, reorder what is written around it, or add lines that look like
+// ours.
 package safetext
 
 import (

@@ -7,8 +7,8 @@ import "sync"
 // Hahne, "Dynamic Queue Length Thresholds", 1998).
 const budgetFactor = 3
 
-// Budget is an amount of a given Size, in any unit, that sources share. Size must not be changed once
-// Take has been called. Budget is safe for concurrent use.
+// Budget is an amount of a given Size, in any unit, that sources share. Size must not be changed
+// once Take has been called. Budget is safe for concurrent use.
 type Budget[S comparable] struct {
 	Size int
 

@@ -8,8 +8,8 @@ import (
 )
 
 // Lines writes log lines with one message, bounded by a Rate, so that a source that causes many can
-// neither fill the log nor displace the lines of other sources. Suppressed lines are counted, and the
-// count is logged. Lines is safe for concurrent use. Make it with NewLines.
+// neither fill the log nor displace the lines of other sources. Suppressed lines are counted, and
+// the count is logged. Lines is safe for concurrent use. Make it with NewLines.
 type Lines[S comparable] struct {
 	log     *slog.Logger
 	level   slog.Level

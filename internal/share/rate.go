@@ -39,8 +39,8 @@ func (r *Rate[S]) over(now time.Time) bool {
 	return r.began.IsZero() || now.Before(r.began) || now.Sub(r.began) >= r.Span
 }
 
-// Suppressed returns how often Allow has refused in the span that has ended, and resets the count. It
-// returns zero while the span lasts, so that the number is reported once per span.
+// Suppressed returns how often Allow has refused in the span that has ended, and resets the count.
+// It returns zero while the span lasts, so that the number is reported once per span.
 func (r *Rate[S]) Suppressed(now time.Time) int {
 	if !r.over(now) {
 		return 0

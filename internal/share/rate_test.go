@@ -53,8 +53,8 @@ func TestRateMemory(t *testing.T) {
 	}
 }
 
-// A thousand lines of one source are reduced to a few lines and a count. Lines of another source are
-// still written.
+// A thousand lines of one source are reduced to a few lines and a count. Lines of another source
+// are still written.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
 	l := NewLines(slog.New(slog.NewTextHandler(&out, nil)), slog.LevelInfo, "door slammed", Rate[string]{Each: 3, All: 10, Span: time.Minute})

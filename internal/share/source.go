@@ -1,7 +1,7 @@
-// Package share divides a limited resource fairly among sources, such as client addresses, so that no
-// source takes all of it. [Table] tracks who holds how many of a limited number of things, [Budget]
-// divides an amount, [Rate] bounds events per span of time, and [Lines] bounds log lines. The package
-// has no clock and starts no goroutines.
+// Package share divides a limited resource fairly among sources, such as client addresses, so that
+// no source takes all of it. [Table] tracks who holds how many of a limited number of things,
+// [Budget] divides an amount, [Rate] bounds events per span of time, and [Lines] bounds log lines.
+// The package has no clock and starts no goroutines.
 package share
 
 import "net/netip"
@@ -11,8 +11,8 @@ import "net/netip"
 const sourceBits6 = 64
 
 // SourceOf returns the source of an address: the address itself for IPv4, its /64 for IPv6. An
-// IPv4-mapped address counts as IPv4, and zones are ignored. All invalid addresses, such as that of a
-// client of a unix socket, are one source: the zero Prefix.
+// IPv4-mapped address counts as IPv4, and zones are ignored. All invalid addresses, such as that of
+// a client of a unix socket, are one source: the zero Prefix.
 func SourceOf(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := a.BitLen()

@@ -8,10 +8,10 @@ import (
 	"maps"
 )
 
-// Table records which things, such as connections, each source holds, from the oldest to the newest.
-// When there is no room for another thing, it says which one must go so that the shares become
-// fairer. The zero Table is empty. Methods take at most logarithmic time in the number of sources,
-// except Held and All, which take linear time.
+// Table records which things, such as connections, each source holds, from the oldest to the
+// newest. When there is no room for another thing, it says which one must go so that the shares
+// become fairer. The zero Table is empty. Methods take at most logarithmic time in the number of
+// sources, except Held and All, which take linear time.
 type Table[S, T comparable] struct {
 	held     map[T]*holding[S, T]
 	sources  map[S]*source[S, T]
@@ -116,9 +116,9 @@ func (t *Table[S, T]) All(s S) iter.Seq[T] {
 	}
 }
 
-// Greediest returns the source that holds most and the oldest thing that it holds. Of several sources
-// with the same count, it is the one that holds the oldest thing. It reports false if the table is
-// empty.
+// Greediest returns the source that holds most and the oldest thing that it holds. Of several
+// sources with the same count, it is the one that holds the oldest thing. It reports false if the
+// table is empty.
 func (t *Table[S, T]) Greediest() (s S, oldest T, ok bool) {
 	if len(t.byCount) == 0 {
 		return s, oldest, false
@@ -133,9 +133,9 @@ func (t *Table[S, T]) Claim(s S) (of S, oldest T, ok bool) {
 	return of, oldest, ok && t.Count(of) > t.Count(s)+1
 }
 
-// Displace is Claim for a thing that s may hold in any case. If Claim finds none, the oldest thing of
-// s itself must go or, if s holds nothing, the oldest of the greediest source. It reports false only
-// if the table is empty.
+// Displace is Claim for a thing that s may hold in any case. If Claim finds none, the oldest thing
+// of s itself must go or, if s holds nothing, the oldest of the greediest source. It reports false
+// only if the table is empty.
 func (t *Table[S, T]) Displace(s S) (of S, oldest T, ok bool) {
 	if of, oldest, ok = t.Claim(s); ok {
 		return of, oldest, true
@@ -146,8 +146,9 @@ func (t *Table[S, T]) Displace(s S) (of S, oldest T, ok bool) {
 	return t.Greediest()
 }
 
-// Idlest returns the least recently used thing of the greediest source; used returns the time of the
-// last use. It reports false if the table is empty. It takes linear time in what that source holds.
+// Idlest returns the least recently used thing of the greediest source; used returns the time of
+// the last use. It reports false if the table is empty. It takes linear time in what that source
+// holds.
 func Idlest[S, T comparable, C cmp.Ordered](t *Table[S, T], used func(T) C) (v T, ok bool) {
 	greediest, v, ok := t.Greediest()
 	for other := range t.All(greediest) {

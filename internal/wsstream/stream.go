@@ -1,7 +1,7 @@
 // Package wsstream carries a byte stream in the binary messages of a WebSocket, on an existing
-// connection. DERP (DERP specification, section 1.8) and ts2021 (control specification, section 2.8)
-// use it to pass middleboxes that strip every other HTTP upgrade; message boundaries mean nothing to
-// either protocol. The package starts no goroutines.
+// connection. DERP (DERP specification, section 1.8) and ts2021 (control specification, section
+// 2.8) use it to pass middleboxes that strip every other HTTP upgrade; message boundaries mean
+// nothing to either protocol. The package starts no goroutines.
 package wsstream
 
 import (
@@ -57,7 +57,9 @@ type DialConfig struct {
 
 // Dial requests a WebSocket on conn. If it fails, the caller still owns conn.
 func Dial(ctx context.Context, conn net.Conn, cfg DialConfig) (*Conn, error) {
-	tr := &http.Transport{DialContext: httpconn.DialOnce(conn), DisableKeepAlives: true, MaxResponseHeaderBytes: cfg.MaxHead}
+	tr := &http.Transport{
+		DialContext: httpconn.DialOnce(conn), DisableKeepAlives: true, MaxResponseHeaderBytes: cfg.MaxHead,
+	}
 	defer tr.CloseIdleConnections()
 	ws, _, err := websocket.Dial(ctx, cfg.URL, &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: tr, CheckRedirect: noRedirect},

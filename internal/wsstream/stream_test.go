@@ -14,8 +14,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// serve starts a server that accepts WebSockets with a subprotocol and passes each stream to f, which
-// owns it. It returns the server's address.
+// serve starts a server that accepts WebSockets with a subprotocol and passes each stream to f,
+// which owns it. It returns the server's address.
 func serve(t *testing.T, subprotocol string, f func(c *Conn)) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

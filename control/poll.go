@@ -41,8 +41,8 @@ func (c *Client) poll(ctx context.Context, req MapRequest, yield func(*NetMap, e
 	defer release()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	dog := time.AfterFunc(watchdogTimeout, func() { cancel(errSilent) })
-	defer dog.Stop()
+	watchdog := time.AfterFunc(watchdogTimeout, func() { cancel(errSilent) })
+	defer watchdog.Stop()
 
 	req.Version, req.Compress = CapabilityVersion, CompressZstd
 	req.Stream, req.KeepAlive, req.OmitPeers, req.ReadOnly = true, true, false, false
@@ -61,14 +61,14 @@ func (c *Client) poll(ctx context.Context, req MapRequest, yield func(*NetMap, e
 		if err != nil {
 			return c.streamError(ctx, ch, err)
 		}
-		dog.Stop() // the time that yield takes does not count
+		watchdog.Stop() // the time that yield takes does not count
 		if ping != nil {
 			c.answerPing(ping)
 		}
 		if next != nil && !yield(next, nil) {
 			return nil
 		}
-		dog.Reset(watchdogTimeout)
+		watchdog.Reset(watchdogTimeout)
 	}
 }
 

@@ -117,19 +117,20 @@ func (c *Conn) noteDeadline(t time.Time) {
 	c.writeBy.Store(t.UnixMilli())
 }
 
-// seal is the key of one direction with the nonce of its next record.
-type seal struct {
+// cipherState is the key of one direction and the nonce of its next record, as in the Noise
+// specification.
+type cipherState struct {
 	aead  cipher.AEAD
 	next  uint64
 	nonce [chacha20poly1305.NonceSize]byte
 }
 
-func (s *seal) init(k [32]byte) {
+func (s *cipherState) init(k [32]byte) {
 	s.aead, _ = chacha20poly1305.New(k[:]) // fails only for a key of another length
 }
 
 // advance sets the nonce of the next record.
-func (s *seal) advance() error {
+func (s *cipherState) advance() error {
 	if s.next == math.MaxUint64 {
 		return errNoNonceLeft
 	}
@@ -139,7 +140,7 @@ func (s *seal) advance() error {
 }
 
 // appendRecord appends a record with plaintext to b, which must have the capacity for it.
-func (s *seal) appendRecord(b, plaintext []byte) ([]byte, error) {
+func (s *cipherState) appendRecord(b, plaintext []byte) ([]byte, error) {
 	if err := s.advance(); err != nil {
 		return b, err
 	}
@@ -149,7 +150,7 @@ func (s *seal) appendRecord(b, plaintext []byte) ([]byte, error) {
 }
 
 // open decrypts a ciphertext in place.
-func (s *seal) open(ciphertext []byte) ([]byte, error) {
+func (s *cipherState) open(ciphertext []byte) ([]byte, error) {
 	if err := s.advance(); err != nil {
 		return nil, err
 	}
@@ -177,7 +178,7 @@ func recordLength(header []byte) (int, error) {
 type rxState struct {
 	mu    sync.Mutex
 	src   io.Reader
-	seal  seal
+	cs    cipherState
 	plain []byte // decrypted and not yet read; a slice of buf
 	from  int    // buf[from:to] is received and not yet decrypted
 	to    int
@@ -187,7 +188,7 @@ type rxState struct {
 }
 
 func (rx *rxState) init(k [32]byte, src io.Reader, first []byte) {
-	rx.seal.init(k)
+	rx.cs.init(k)
 	rx.src = src
 	rx.early = append([]byte(nil), first...)
 }
@@ -227,7 +228,7 @@ func (rx *rxState) advance() error {
 	if len(have) < messageHeader+n {
 		return rx.receive()
 	}
-	rx.plain, err = rx.seal.open(have[messageHeader : messageHeader+n])
+	rx.plain, err = rx.cs.open(have[messageHeader : messageHeader+n])
 	rx.from += messageHeader + n
 	return err
 }
@@ -260,13 +261,13 @@ func (rx *rxState) receive() error {
 // two records must not mix. The write deadline bounds that time.
 type txState struct {
 	mu      sync.Mutex
-	seal    seal
+	cs      cipherState
 	pending []byte        // sealed and not yet sent; a slice of buf
 	buf     *recordBuffer // nil if nothing is pending
 	err     error
 }
 
-func (tx *txState) init(k [32]byte) { tx.seal.init(k) }
+func (tx *txState) init(k [32]byte) { tx.cs.init(k) }
 
 func (tx *txState) write(dst io.Writer, p []byte) (n int, err error) {
 	tx.mu.Lock()
@@ -305,7 +306,7 @@ func (tx *txState) sealSome(p []byte) (n int, err error) {
 		if len(part) == 0 {
 			break
 		}
-		if b, err = tx.seal.appendRecord(b, part); err != nil {
+		if b, err = tx.cs.appendRecord(b, part); err != nil {
 			return 0, err
 		}
 		n += len(part)

@@ -42,12 +42,12 @@ func sessions(t testing.TB) (client, server *session) {
 // sealed returns the records of plaintexts, one for each, as they are sent.
 func sealed(t testing.TB, s *session, plaintexts ...[]byte) []byte {
 	t.Helper()
-	var seal seal
-	seal.init(s.tx)
+	var cs cipherState
+	cs.init(s.tx)
 	var wire []byte
 	for _, p := range plaintexts {
 		var err error
-		if wire, err = seal.appendRecord(wire, p); err != nil {
+		if wire, err = cs.appendRecord(wire, p); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -180,7 +180,7 @@ func TestRecordNumbersEnd(t *testing.T) {
 	client, server := sessions(t)
 	var tx txState
 	tx.init(client.tx)
-	tx.seal.next = math.MaxUint64 - 1
+	tx.cs.next = math.MaxUint64 - 1
 	var wire bytes.Buffer
 	if n, err := tx.write(&wire, []byte("last")); n != 4 || err != nil {
 		t.Errorf("last record: %d, %v", n, err)
@@ -191,7 +191,7 @@ func TestRecordNumbersEnd(t *testing.T) {
 		}
 	}
 	rx := newReader(server, io.MultiReader(&wire, bytes.NewReader(sealed(t, client, []byte("x")))))
-	rx.seal.next = math.MaxUint64 - 1
+	rx.cs.next = math.MaxUint64 - 1
 	got, err := io.ReadAll(readerFunc(rx.read))
 	if string(got) != "last" || !errors.Is(err, errNoNonceLeft) {
 		t.Errorf("reading: %q, %v", got, err)

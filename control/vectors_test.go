@@ -192,12 +192,12 @@ func TestVectorRecords(t *testing.T) {
 		var wire bytes.Buffer
 		rx.init(dir.to.rx, &wire, nil)
 		for _, r := range dir.records {
-			tx.seal.next, rx.seal.next = r.Counter, r.Counter
+			tx.cs.next, rx.cs.next = r.Counter, r.Counter
 			if n, err := tx.write(&wire, r.Plaintext); err != nil || n != len(r.Plaintext) {
 				t.Fatalf("%s: writing record %d: %d, %v", dir.name, r.Counter, n, err)
 			}
-			if !bytes.Equal(wire.Bytes(), r.Wire) || !bytes.Equal(tx.seal.nonce[:], r.Nonce) {
-				t.Errorf("%s: record %d: got %x with nonce %x, want %x", dir.name, r.Counter, wire.Bytes(), tx.seal.nonce, r.Wire)
+			if !bytes.Equal(wire.Bytes(), r.Wire) || !bytes.Equal(tx.cs.nonce[:], r.Nonce) {
+				t.Errorf("%s: record %d: got %x with nonce %x, want %x", dir.name, r.Counter, wire.Bytes(), tx.cs.nonce, r.Wire)
 			}
 			got := make([]byte, len(r.Plaintext)+1)
 			if n, err := rx.read(got); err != nil || !bytes.Equal(got[:n], r.Plaintext) {
@@ -214,7 +214,7 @@ func TestVectorSplitWrite(t *testing.T) {
 	plaintext := bytes.Repeat([]byte("0123456789abcdef"), split.PlaintextLen/16+1)[:split.PlaintextLen]
 	var tx txState
 	tx.init(client.tx)
-	tx.seal.next = split.FirstCounter
+	tx.cs.next = split.FirstCounter
 	var wire bytes.Buffer
 	if _, err := tx.write(&wire, plaintext); err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func TestVectorSplitWrite(t *testing.T) {
 	}
 	var rx rxState
 	rx.init(server.rx, &wire, nil)
-	rx.seal.next = split.FirstCounter
+	rx.cs.next = split.FirstCounter
 	got := make([]byte, len(plaintext))
 	if _, err := io.ReadFull(readerFunc(rx.read), got); err != nil || !bytes.Equal(got, plaintext) {
 		t.Errorf("reading: %v", err)

@@ -28,8 +28,9 @@ func Check(src []byte, nodes []Node) (Report, error) {
 // Check runs the tests of the policy file on the nodes. Its error is a Problems with the tests that
 // fail.
 //
-// So that a policy can be tested before the first node joins, stand-ins are added to the nodes: two
-// for each user or tag without a node, and one for each address that no node has or routes to.
+// So that a policy can be tested before the first node joins, a source or destination without nodes
+// is tested with stand-ins: two nodes for a user or tag, and one router for an address that no node
+// has or routes to.
 func (p *Policy) Check(nodes []Node) error {
 	if p == nil || len(p.tests) == 0 {
 		return nil

@@ -88,7 +88,8 @@ func TestDialFailuresInStats(t *testing.T) {
 	}
 }
 
-// An error may quote what a client or a peer said. It is shown as one line of limited length.
+// An error may quote what a client or a peer said. It is shown as text, on one line, and not at any
+// length.
 func TestSentenceIsHarmless(t *testing.T) {
 	got := sentence(errors.New("no <b>name</b>\r\nX-Evil: 1\x00\x7f\u009b31m\xff" + strings.Repeat("é", maxSentence)))
 	if want := "no <b>name</b> X-Evil: 1???31m?é"; !strings.HasPrefix(got, want) {

@@ -8,12 +8,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"syscall"
 
 	"github.com/things-go/go-socks5/statute"
 
 	"ginnel/internal/neterr"
+	"ginnel/internal/safetext"
 )
 
 // ErrNeedsAuth is returned by Serve for a listener that other machines can reach while nothing asks
@@ -104,16 +104,5 @@ func (e *dialError) Unwrap() error { return e.err }
 // maxSentence bounds the text of an error in an HTTP body; a longer one is cut.
 const maxSentence = 1 << 10
 
-// sentence is err as one line that is safe to show: names in it come from clients.
-func sentence(err error) string {
-	text := strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == '\uFFFD' || r >= 0x80 && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, err.Error())
-	if len(text) > maxSentence {
-		text = strings.ToValidUTF8(text[:maxSentence], "") + "..."
-	}
-	return text
-}
+// sentence returns err as one line that is safe to show, because names in it come from clients.
+func sentence(err error) string { return safetext.Line(err.Error(), maxSentence) }

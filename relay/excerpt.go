@@ -1,33 +1,12 @@
 package relay
 
-import (
-	"strings"
-	"unicode"
-)
+import "ginnel/internal/safetext"
 
 // maxExcerpt bounds what is shown of a text from the network.
 const maxExcerpt = 500
 
-// excerpt returns the start of a text from the network as one line of printable characters: people
-// see it, mostly on terminals, which act upon the others.
-func excerpt(text string) string {
-	text = strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsPrint(r):
-			return r
-		case unicode.IsSpace(r):
-			return ' '
-		}
-		return '?'
-	}, strings.ToValidUTF8(text, "?"))
-	text = strings.Join(strings.Fields(text), " ")
-	for i := range text { // a cut between characters
-		if i >= maxExcerpt {
-			return text[:i] + "..."
-		}
-	}
-	return text
-}
+// excerpt returns the start of a text from the network, safe to show.
+func excerpt(text string) string { return safetext.Line(text, maxExcerpt) }
 
 // shown is an error whose text may quote what came from the network.
 type shown struct{ error }

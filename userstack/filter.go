@@ -50,8 +50,10 @@ func (s *Stack) SetFilter(f Filter) {
 //
 // Segments of TCP connections that exist, or claim to, pass: the stack itself knows which do.
 // Datagrams to a port that an outgoing conn holds pass: the conn knows whom it has spoken to. ICMP
-// errors pass because the stack matches the packet they quote. Fragments after the first pass
-// because without the first they come to nothing.
+// errors pass because the stack matches the packet they quote. Fragments after the first pass:
+// without the first they are never delivered, and gVisor's reassembler drops a datagram whose
+// fragments overlap, so that none can overwrite the header that the filter has seen (RFC 1858,
+// section 3).
 func (d *Device) accept(packet []byte) bool {
 	p, ok := parsePacket(packet)
 	if ok && !p.begins {

@@ -30,17 +30,13 @@ func (f *controlFlags) readPolicy() error {
 	return nil
 }
 
-// checkAlone checks a policy without nodes and users, which is all that can be done without the
-// server that it is for.
-func checkAlone(text []byte) (server.Policy, error) {
-	p, err := policy.Parse(text)
+// checkOffline checks a policy without a server, and therefore without nodes and users.
+func checkOffline(text []byte) (server.Policy, error) {
+	report, err := policy.Check(text, nil)
 	if err != nil {
 		return server.Policy{}, err
 	}
-	if err := p.Check(nil); err != nil {
-		return server.Policy{}, err
-	}
-	return server.Policy{Text: string(text), Warnings: lines(p.Warnings()), Failing: []string{}, Explained: lines(p.Explain(nil))}, nil
+	return server.Policy{Text: string(text), Warnings: lines(report.Warnings), Failing: []string{}, Explained: lines(report.Explained)}, nil
 }
 
 func lines(problems []policy.Problem) []string {

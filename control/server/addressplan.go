@@ -7,14 +7,9 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
-)
 
-// reserved are addresses with a fixed meaning (control specification, section 8).
-var reserved = []netip.Prefix{
-	netip.MustParsePrefix("100.100.100.100/32"),
-	netip.MustParsePrefix("100.115.92.0/23"),
-	netip.MustParsePrefix("fd7a:115c:a1e0::53/128"),
-}
+	"ginnel/internal/meshaddr"
+)
 
 var errNoAddress = errors.New("no free address is left")
 
@@ -66,12 +61,7 @@ func usable(a netip.Addr, taken func(netip.Addr) bool) bool {
 	if !a.IsValid() {
 		return true // the family is off
 	}
-	for _, r := range reserved {
-		if r.Contains(a) {
-			return false
-		}
-	}
-	return !taken(a)
+	return !meshaddr.IsReserved(a) && !taken(a)
 }
 
 // offset returns the address at offset n of a prefix.

@@ -77,8 +77,8 @@ func TestFrameLimits(t *testing.T) {
 	}
 }
 
-// bomb returns a small frame with a document that is too large, and does not say so at its
-// beginning.
+// bomb returns a small zstd frame that decompresses to more than maxDocument and does not declare
+// its size.
 func bomb(t *testing.T) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -98,7 +98,7 @@ func bomb(t *testing.T) []byte {
 	return wire
 }
 
-// A length alone costs nobody memory.
+// A frame header with a large length and no data behind it does not allocate that much.
 func TestFrameLengthAllocatesNothing(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -145,7 +145,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// frameOf returns the first frame of a network of many peers.
+// frameOf returns the encoded first frame of a network with many peers.
 func frameOf(b *testing.B, peers int) (frame []byte, size int) {
 	b.Helper()
 	r := firstFrame(peers)

@@ -10,7 +10,7 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// role says where a selector stands, because not every word makes sense everywhere.
+// role says where a selector stands in the file. Some words are valid only in some roles.
 type role int
 
 const (
@@ -29,7 +29,7 @@ func (d *decoder) selectors(p *Policy, v hujson.Value, what string, as role) []s
 	return all
 }
 
-// expand reads a word that may stand for several selectors: a set of addresses does.
+// expand parses a word that may stand for several selectors, as the name of an ipset does.
 func (d *decoder) expand(p *Policy, t text, as role) (all []selector) {
 	if strings.HasPrefix(t.string, "ipset:") && (as == asSource || as == asDestination || as == asTarget) {
 		set, ok := p.sets[t.string]
@@ -54,11 +54,11 @@ func (d *decoder) expand(p *Policy, t text, as role) (all []selector) {
 	return []selector{s}
 }
 
-// selector reads a word that stands for nodes or addresses. Whatever it refers to has to be in the
-// file.
+// selector parses a word that selects nodes or addresses. Names that it refers to must be defined
+// in the file.
 func (d *decoder) selector(p *Policy, t text, as role) (selector, bool) {
 	if t.string == "autogroup:members" {
-		d.warn(t.pos, "%q is taken for \"autogroup:member\"", t.string)
+		d.warn(t.pos, "%q is read as \"autogroup:member\"", t.string)
 		t.string = "autogroup:member"
 	}
 	s, err := p.selector(t.string, as)
@@ -84,13 +84,15 @@ func (p *Policy) selector(word string, as role) (selector, error) {
 	case prefix == "autogroup" && prefix != word:
 		return autogroup(word, as)
 	case prefix == "svc" && prefix != word:
-		return selector{}, fmt.Errorf("%q: there are no services here; name the tag or the address of the nodes that serve it", word)
+		return selector{}, fmt.Errorf("%q: there are no services here; name the tag or the address of the nodes "+
+			"that serve it", word)
 	case prefix == "host" && prefix != word:
 		return selector{}, fmt.Errorf("%q: hosts are written without a prefix; write %q", word, word[len("host:"):])
 	case prefix == "ipset" && prefix != word:
 		return selector{}, fmt.Errorf("%q: a set of addresses can only be a source or a destination", word)
 	case prefix == "user" && prefix != word, strings.HasPrefix(word, "*@"):
-		return selector{}, fmt.Errorf("%q: users cannot be chosen by their domain; write \"autogroup:member\", or a group with its users", word)
+		return selector{}, fmt.Errorf("%q: users cannot be chosen by their domain; write \"autogroup:member\", "+
+			"or a group with its users", word)
 	case word == "*" && as == asOwner:
 		return selector{}, fmt.Errorf("\"*\" has no meaning here; write \"autogroup:member\" and \"autogroup:tagged\"")
 	case as == asOwner:
@@ -102,7 +104,7 @@ func (p *Policy) selector(word string, as role) (selector, error) {
 		return selector{kind: anything}, nil
 	case strings.Contains(word, "@"):
 		if !isUser(word) {
-			return selector{}, fmt.Errorf("%q is no user", word)
+			return selector{}, fmt.Errorf("%q is not a user", word)
 		}
 		return selector{kind: user, name: userName(word)}, nil
 	}
@@ -126,7 +128,7 @@ func autogroup(word string, as role) (selector, error) {
 		"autogroup:member":   {anyMember, []role{asSource, asDestination, asOwner, asTarget}},
 		"autogroup:tagged":   {anyTagged, []role{asSource, asDestination, asOwner, asTarget}},
 		"autogroup:self":     {self, []role{asDestination}},
-		"autogroup:internet": {theNet, []role{asDestination}},
+		"autogroup:internet": {exitInternet, []role{asDestination}},
 
 		"autogroup:danger-all": {everybody, []role{asSource}},
 	}
@@ -147,20 +149,20 @@ func autogroup(word string, as role) (selector, error) {
 	case "autogroup:admin", "autogroup:owner", "autogroup:it-admin", "autogroup:network-admin", "autogroup:billing-admin",
 		"autogroup:auditor":
 		_, role, _ := strings.Cut(word, ":")
-		return selector{}, fmt.Errorf("%q is not supported: users have no roles here; write a group with the users, such as %q",
-			word, "group:"+role)
+		return selector{}, fmt.Errorf("%q is not supported: users have no roles here; write a group with the users, "+
+			"such as %q", word, "group:"+role)
 	}
 	return selector{}, fmt.Errorf("%q is not supported", word)
 }
 
-// protocols are the names of IP protocols. The ICMP of IPv6 is a protocol of its own.
+// protocols maps names to IP protocol numbers. ICMP for IPv6 has a name and number of its own.
 var protocols = map[string][]int{
 	"icmp": {1}, "igmp": {2}, "ipv4": {4}, "ip-in-ip": {4}, "tcp": {6}, "egp": {8}, "igp": {9}, "udp": {17}, "gre": {47},
 	"esp": {50}, "ah": {51}, "ipv6-icmp": {58}, "sctp": {132},
 }
 
-// parseProto reads a protocol by name or number. Nil is that of a rule that names none: TCP, UDP
-// and the ICMP of both families.
+// parseProto parses the name or number of a protocol. For an empty text it returns nil, which means
+// TCP, UDP and ICMP of both families.
 func parseProto(s string) ([]int, error) {
 	if s == "" {
 		return nil, nil
@@ -171,10 +173,10 @@ func parseProto(s string) ([]int, error) {
 	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 256 {
 		return []int{n}, nil
 	}
-	return nil, fmt.Errorf("%q is no protocol: it must be a name like \"tcp\" or a number from 1 to 255", s)
+	return nil, fmt.Errorf("%q is not a protocol: it must be a name like \"tcp\" or a number from 1 to 255", s)
 }
 
-// hasPorts reports whether the protocols that a rule names have ports to choose among.
+// hasPorts reports whether all of the protocols have ports; protos is as in a rule.
 func hasPorts(protos []int) bool {
 	for _, p := range protos {
 		if p != 6 && p != 17 && p != 132 {
@@ -184,7 +186,7 @@ func hasPorts(protos []int) bool {
 	return true
 }
 
-// parsePorts reads "*", "80", "8000-8100", or several of them with commas.
+// parsePorts parses "*", "80", "8000-8100", or a list of them with commas.
 func parsePorts(s string) ([]control.PortRange, error) {
 	if s == "*" {
 		return allPorts, nil
@@ -199,17 +201,16 @@ func parsePorts(s string) ([]control.PortRange, error) {
 		last, err2 := strconv.ParseUint(to, 10, 16)
 		switch {
 		case err1 != nil || err2 != nil:
-			return nil, fmt.Errorf("%q is no port: it must be a number up to 65535, a range, or \"*\"", part)
+			return nil, fmt.Errorf("%q is not a port: it must be a number up to 65535, a range, or \"*\"", part)
 		case first > last:
-			return nil, fmt.Errorf("%q is no range of ports: its end comes first", part)
+			return nil, fmt.Errorf("%q is not a range of ports: it ends before it begins", part)
 		}
 		ranges = append(ranges, control.PortRange{First: uint16(first), Last: uint16(last)})
 	}
 	return ranges, nil
 }
 
-// splitPorts cuts "HOST:PORTS". The colon is the last one, so that an IPv6 address may go without
-// brackets.
+// splitPorts splits "HOST:PORTS" at the last colon, so that an IPv6 address needs no brackets.
 func splitPorts(s string) (host, ports string, err error) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {

@@ -11,15 +11,15 @@ import (
 )
 
 // This file is the framing of map responses (control specification, section 5.3): a little-endian
-// length of four bytes, then JSON, as it is or as one zstd frame of its own.
+// length of four bytes, then JSON, either plain or as one zstd frame.
 
 const (
 	frameHeader = 4
-	// maxFrame and maxDocument are the sizes in bytes that a frame may have before and after it is
-	// decompressed. A peer takes about a kilobyte of the document.
+	// maxFrame and maxDocument are the largest sizes of a frame in bytes, compressed and decompressed.
+	// A peer takes about a kilobyte of the document.
 	maxFrame    = 16 << 20
 	maxDocument = 64 << 20
-	// keepBuffer is the size of buffers that are kept from one frame to the next.
+	// keepBuffer is the capacity in bytes up to which a buffer is reused for the next frame.
 	keepBuffer = 256 << 10
 )
 
@@ -27,11 +27,11 @@ var (
 	errFrameSize    = errors.New("map response has an impossible size")
 	errDocumentSize = errors.New("map response is too large to be decompressed")
 	errZstd         = errors.New("map response cannot be decompressed")
-	errCompression  = errors.New("compression is not known")
+	errCompression  = errors.New("compression of the map response is unknown")
 )
 
-// zstdEncoder and zstdDecoder hold memory worth sharing, and work on whole frames for as many
-// callers at a time as there are processors.
+// zstdEncoder and zstdDecoder are shared because their state takes megabytes. Each serves as many
+// callers at the same time as there are processors.
 var (
 	zstdEncoder = newZstdEncoder()
 	zstdDecoder = newZstdDecoder()
@@ -43,7 +43,7 @@ func newZstdEncoder() *zstd.Encoder {
 	if err != nil {
 		panic(fmt.Sprintf("control: zstd refuses its options: %v", err))
 	}
-	e.EncodeAll(nil, nil) // it makes its channels now, and not in the test that comes first
+	e.EncodeAll(nil, nil) // creates the encoder's channels here, outside the synctest bubble of a test
 	return e
 }
 
@@ -56,7 +56,7 @@ func newZstdDecoder() *zstd.Decoder {
 	return d
 }
 
-// AppendFrame appends resp as one frame. The compression is that of the MapRequest: empty or
+// AppendFrame appends resp as one frame to b. compress is MapRequest.Compress: empty or
 // CompressZstd.
 func AppendFrame(b []byte, resp *MapResponse, compress string) ([]byte, error) {
 	doc, err := json.Marshal(resp)
@@ -66,8 +66,8 @@ func AppendFrame(b []byte, resp *MapResponse, compress string) ([]byte, error) {
 	return appendFrame(b, doc, compress)
 }
 
-// KeepAliveFrame returns the frame that says nothing but that the stream is alive. It is always the
-// same: encode it once.
+// KeepAliveFrame returns a keepalive frame. It is the same for every stream with this compression,
+// so encode it once.
 func KeepAliveFrame(compress string) ([]byte, error) {
 	return appendFrame(nil, []byte(`{"KeepAlive":true}`), compress)
 }
@@ -91,7 +91,7 @@ func appendFrame(b, doc []byte, compress string) ([]byte, error) {
 	return b, nil
 }
 
-// frameLimit returns how long a frame may be.
+// frameLimit returns the largest size of a frame in bytes, without its header.
 func frameLimit(compress string) int {
 	if compress == "" {
 		return maxDocument
@@ -99,7 +99,7 @@ func frameLimit(compress string) int {
 	return maxFrame
 }
 
-// frameReader reads the frames of a stream. Its first error is returned for ever.
+// frameReader reads the frames of a stream. After its first error it returns that error for ever.
 type frameReader struct {
 	src      io.Reader
 	compress string
@@ -108,8 +108,8 @@ type frameReader struct {
 	err      error
 }
 
-// next returns the JSON of the next frame, valid until the next call. It is io.EOF between two
-// frames.
+// next returns the JSON of the next frame, valid until the next call. The error is io.EOF if the
+// stream ends between two frames.
 func (r *frameReader) next() ([]byte, error) {
 	if r.err == nil {
 		var doc []byte
@@ -150,16 +150,16 @@ func (r *frameReader) read() ([]byte, error) {
 // decompress appends the contents of one zstd frame to b.
 func decompress(frame, b []byte) ([]byte, error) {
 	doc, err := zstdDecoder.DecodeAll(frame, b)
-	if errors.Is(err, zstd.ErrDecoderSizeExceeded) || errors.Is(err, zstd.ErrWindowSizeExceeded) || len(doc) > maxDocument {
+	switch {
+	case errors.Is(err, zstd.ErrDecoderSizeExceeded), errors.Is(err, zstd.ErrWindowSizeExceeded), len(doc) > maxDocument:
 		return nil, errDocumentSize
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errZstd, err)
 	}
 	return doc, nil
 }
 
-// keep returns b for further use, unless it is too large to lie around until the next large frame.
+// keep returns b for reuse, or nil if it is too large to be held while the stream is idle.
 func keep(b []byte) []byte {
 	if cap(b) > keepBuffer {
 		return nil
@@ -167,8 +167,8 @@ func keep(b []byte) []byte {
 	return b
 }
 
-// readGrowing appends n bytes of r to b. The buffer grows as they come: a length alone costs nobody
-// memory.
+// readGrowing appends n bytes of r to b. The buffer grows as bytes arrive, so that a large length
+// without data allocates nothing.
 func readGrowing(r io.Reader, b []byte, n int) ([]byte, error) {
 	for n > 0 {
 		if len(b) == cap(b) {

@@ -5,23 +5,23 @@ import (
 	"slices"
 )
 
-// routeUse is what the rules say about a node, a router and one of its routes.
+// routeUse is what the rules allow a node with one route of one router.
 type routeUse struct {
-	allowed bool // by a rule that names no routers
-	through bool // by a rule that names this router
-	steered bool // a rule names routers for the whole route: others are not to be used
+	allowed bool // a rule without "via" allows it
+	through bool // a rule with "via" allows it by this router
+	steered bool // a rule with "via" covers the whole route: only the routers that it names may be used
 }
 
-// MayUse reports whether a node has a use for a route of another: it may send something there, or
-// hosts there may send it something. The other's default routes are for the Internet alone. If
-// rules say via which nodes the route is to be used, others are not.
+// MayUse reports whether a node may use a route of a router: the node may send to it, or hosts
+// behind it may send to the node. A default route counts only for the Internet. If a rule with
+// "via" covers the route, only the routers that it names may be used.
 func (c *Compiled) MayUse(id, router int64, route netip.Prefix) bool {
 	u := c.use(id, router, route)
 	return u.through || u.allowed && !u.steered
 }
 
-// Steered reports whether a node is to use a route of another because a rule says so, even if a
-// third node is elected for that route.
+// Steered reports whether a rule with "via" makes a node use a route of this router, even if
+// another router is the primary one for the route.
 func (c *Compiled) Steered(id, router int64, route netip.Prefix) bool {
 	u := c.use(id, router, route)
 	return u.steered && u.through
@@ -58,10 +58,10 @@ func (c *Compiled) use(id, router int64, route netip.Prefix) (u routeUse) {
 	return u
 }
 
-// coversAll reports whether all of the addresses, which are nobody's own, are selected.
+// coversAll reports whether s selects all of the addresses, which belong to no node.
 func (s *selector) coversAll(spans []span) bool {
 	return !slices.ContainsFunc(spans, func(wanted span) bool {
-		if s.kind == theNet {
+		if s.kind == exitInternet {
 			return !slices.ContainsFunc(internet, func(part span) bool { return part.covers(wanted) })
 		}
 		return s.kind != addresses || !s.span.covers(wanted)

@@ -10,16 +10,16 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// test is an entry of "tests": what its source must and must not reach.
+// test is an entry of "tests": the destinations that its source must and must not reach.
 type test struct {
 	src    selector
 	name   string // of the source, as it is written
-	protos []int  // one of them is enough to reach
+	protos []int  // it is enough to reach the destination by one of them
 	accept []probe
 	deny   []probe
 }
 
-// probe is a destination with a port.
+// probe is a destination of a test, with a port.
 type probe struct {
 	text
 	line, column int
@@ -67,12 +67,13 @@ func (d *decoder) tests(p *Policy, v hujson.Value) {
 		if kept := d.named(fields["deny"]); kept != "" {
 			claims = append(claims, "does not reach "+kept)
 		}
-		d.explain(entry.StartOffset, "tests that %s %s", t.name, cmp.Or(strings.Join(claims, " and "), "reaches nothing in particular"))
+		claim := cmp.Or(strings.Join(claims, " and "), "reaches nothing in particular")
+		d.explain(entry.StartOffset, "tests that %s %s", t.name, claim)
 		p.tests = append(p.tests, t)
 	}
 }
 
-// testSelector reads who a test is about: somebody, or one address.
+// testSelector parses the source or a destination of a test: a user, group, tag or single address.
 func (d *decoder) testSelector(p *Policy, t text) (selector, bool) {
 	s, ok := d.selector(p, t, inTest)
 	if ok && s.kind == addresses && s.span.first != s.span.last {
@@ -103,8 +104,7 @@ func (d *decoder) probes(p *Policy, v hujson.Value, what string, protos []int) [
 	return probes
 }
 
-// reaches reports whether the rules let a service through from an address to one that is at a
-// member.
+// reaches reports whether the rules allow a service from an address to one at or behind a member.
 func (c *Compiled) reaches(protos []int, src netip.Addr, index int, dst netip.Addr, port uint16) bool {
 	m := c.members[index]
 	for i, r := range c.rules {
@@ -123,13 +123,13 @@ func (c *Compiled) reaches(protos []int, src netip.Addr, index int, dst netip.Ad
 	return false
 }
 
-// holds reports whether an address that is at or behind the member is meant.
+// holds reports whether s selects an address that is at or behind the member.
 func (s *selector) holds(m *member, a netip.Addr) bool {
 	return s.kind == anything || slices.ContainsFunc(s.at(m), func(part span) bool { return part.contains(a) })
 }
 
-// serves reports whether the packet filter takes the target for one of the service. To ping, any
-// rule will do.
+// serves reports whether the packet filter allows the service by this target. For ICMP any rule is
+// enough, as in the packet filter.
 func (r *rule) serves(t target, proto int, port uint16) bool {
 	const icmp, tcp, udp, icmp6, sctp = 1, 6, 17, 58, 132
 	switch {

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// A stream that begins with the frame of a map comes to the same map, at each step of a long
-// stream.
+// Applying the Frame of a map to nothing gives the same map, at each step of a long stream.
 func TestFrameRestoresMap(t *testing.T) {
 	now := time.Date(2026, 11, 22, 13, 0, 30, 0, time.UTC)
 	var m, none *NetMap

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/relay/internal/derp"
 )
 
 const (
@@ -27,7 +28,7 @@ type ClientConfig struct {
 	// Key is the node's key: its public half is the address at which others reach it.
 	Key key.NodePrivate
 	// MeshKey makes the client a trusted one; zero for all others (5.1).
-	MeshKey MeshKey
+	MeshKey derp.MeshKey
 	// Log gets what goes wrong; nil discards it.
 	Log *slog.Logger
 	// Roots are trusted besides the roots of the system.
@@ -64,9 +65,9 @@ const (
 	MessagePacket      MessageKind = iota // a packet from Peer
 	MessagePeerGone                       // Peer cannot be reached here any more
 	MessageHealth                         // Data is the server's complaint about this connection; empty: none any more
-	messageLoggedIn                       // the server has admitted the client
-	messageRestarting                     // Data is the payload of the frame
-	messagePeerPresent                    // Data is the payload of the frame
+	MessageLoggedIn                       // the server has admitted the client
+	MessageRestarting                     // Data is the payload of the frame
+	MessagePeerPresent                    // Data is the payload of the frame
 )
 
 // Message is something that came from a relay.
@@ -91,7 +92,7 @@ type Client struct {
 
 	mu    sync.Mutex
 	ended bool
-	pings map[pingData]chan error // each gets one item
+	pings map[derp.PingData]chan error // each gets one item
 }
 
 // Dial connects to the relay at an https or http URL and logs in. The context bounds that only.
@@ -111,7 +112,7 @@ func DialRegion(ctx context.Context, r *Region, cfg ClientConfig) (*Client, erro
 }
 
 func newHello(cfg *ClientConfig) *hello {
-	return &hello{info: clientInfo{MeshKey: sealedMeshKey{cfg.MeshKey}, Version: protocolVersion, CanAckPings: true}}
+	return &hello{info: derp.ClientInfo{MeshKey: derp.SealedMeshKey{MeshKey: cfg.MeshKey}, Version: derp.ProtocolVersion, CanAckPings: true}}
 }
 
 func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello) (*Client, error) {
@@ -128,8 +129,8 @@ func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *he
 // start begins to use the session for what c.out has to send.
 func (c *Client) start() {
 	c.out.bucket.Store(nil)
-	c.session.wire.start(c.out.box.kick)
-	c.out.box.attach(c.session.wire)
+	c.session.wire.Start(c.out.box.Kick)
+	c.out.box.Attach(c.session.wire)
 }
 
 // Transport returns what carries the frames.
@@ -140,7 +141,7 @@ func (c *Client) ServerKey() key.NodePublic { return c.session.server }
 
 // RemoteAddr returns the relay's address, or that of the proxy before it; zero if it is not an IP
 // address.
-func (c *Client) RemoteAddr() netip.AddrPort { return addrPortOf(c.session.wire.conn.RemoteAddr()) }
+func (c *Client) RemoteAddr() netip.AddrPort { return addrPortOf(c.session.wire.Conn.RemoteAddr()) }
 
 func addrPortOf(a net.Addr) netip.AddrPort {
 	if tcp, ok := a.(*net.TCPAddr); ok {
@@ -162,7 +163,7 @@ func (c *Client) Send(to key.NodePublic, packets [][]byte) error { return c.out.
 func (c *Client) Recv() ([]Message, error) {
 	msgs, err := c.recv()
 	if err != nil {
-		c.out.box.close()
+		c.out.box.Close()
 	}
 	return msgs, err
 }
@@ -181,10 +182,10 @@ func (c *Client) recv() ([]Message, error) {
 			return c.msgs, nil
 		}
 		if now := time.Now(); now.Sub(c.armed) > watchdogStep {
-			c.session.wire.conn.SetReadDeadline(now.Add(watchdog + watchdogStep))
+			c.session.wire.Conn.SetReadDeadline(now.Add(watchdog + watchdogStep))
 			c.armed = now
 		}
-		if _, err := c.session.in.read(); err != nil {
+		if _, err := c.session.in.Read(); err != nil {
 			return nil, c.fail(err)
 		}
 		c.out.tally.lastHeard.Store(time.Now().UnixNano())
@@ -193,10 +194,10 @@ func (c *Client) recv() ([]Message, error) {
 
 // fail ends the connection for good.
 func (c *Client) fail(err error) error {
-	c.session.wire.fail(err)
-	c.session.in.release()
+	c.session.wire.Fail(err)
+	c.session.in.Release()
 	c.endPings()
-	c.err = c.session.wire.failure(err)
+	c.err = c.session.wire.Failure(err)
 	return c.err
 }
 
@@ -204,24 +205,24 @@ func (c *Client) fail(err error) error {
 func (c *Client) parse() error {
 	in := &c.session.in
 	for {
-		b := in.buffered()
-		t, n, ok := parseHeader(b)
+		b := in.Buffered()
+		t, n, ok := derp.ParseHeader(b)
 		if !ok {
 			return nil
 		}
-		if n > maxFrameToClient {
-			if err := httpAnswer(b, c.session.wire.conn); err != nil {
+		if n > derp.MaxFrameToClient {
+			if err := httpAnswer(b, c.session.wire.Conn); err != nil {
 				return err
 			}
-			return &frameError{t, n, "too large"}
+			return &derp.FrameError{Typ: t, Length: n, Reason: "too large"}
 		}
-		size := headerSize + int(n)
+		size := derp.HeaderSize + int(n)
 		if len(b) < size && isServerFrame(t) && n <= maxFromServer {
 			return nil
 		}
-		in.take(uint64(size))
+		in.Take(uint64(size))
 		if len(b) >= size {
-			if err := c.handle(t, b[headerSize:size]); err != nil {
+			if err := c.handle(t, b[derp.HeaderSize:size]); err != nil {
 				return err
 			}
 		}
@@ -229,52 +230,52 @@ func (c *Client) parse() error {
 }
 
 // maxFromServer is the largest frame that the client acts on; larger ones are skipped.
-const maxFromServer = key.Size + MaxPacket
+const maxFromServer = key.Size + derp.MaxPacket
 
 // isServerFrame reports whether a client acts on such a frame.
-func isServerFrame(t frameType) bool {
+func isServerFrame(t derp.FrameType) bool {
 	switch t {
-	case frameServerInfo, frameRecvPacket, framePeerGone, framePeerPresent, framePing, framePong, frameHealth, frameRestarting:
+	case derp.FrameServerInfo, derp.FrameRecvPacket, derp.FramePeerGone, derp.FramePeerPresent, derp.FramePing, derp.FramePong, derp.FrameHealth, derp.FrameRestarting:
 		return true
 	}
 	return false
 }
 
 // handle acts on a frame or makes a message of it. Frames that are too short are skipped (3.1).
-func (c *Client) handle(t frameType, p []byte) error {
+func (c *Client) handle(t derp.FrameType, p []byte) error {
 	switch t {
-	case frameRecvPacket:
+	case derp.FrameRecvPacket:
 		if len(p) >= key.Size {
 			c.msgs = append(c.msgs, Message{MessagePacket, key.NodePublic(p[:key.Size]), p[key.Size:]})
 		}
-	case frameServerInfo:
-		info, err := openServerInfo(c.session.shared, p)
+	case derp.FrameServerInfo:
+		info, err := derp.OpenServerInfo(c.session.shared, p)
 		if err != nil {
 			return fmt.Errorf("reading the server's answer to the login: %w", err)
 		}
 		c.out.limit(info)
-		c.msgs = append(c.msgs, Message{Kind: messageLoggedIn})
-	case framePeerGone:
-		if peer, _, ok := parsePeerGone(p); ok {
+		c.msgs = append(c.msgs, Message{Kind: MessageLoggedIn})
+	case derp.FramePeerGone:
+		if peer, _, ok := derp.ParsePeerGone(p); ok {
 			c.msgs = append(c.msgs, Message{Kind: MessagePeerGone, Peer: peer})
 		}
-	case framePeerPresent:
-		if present, ok := parsePeerPresent(p); ok {
-			c.msgs = append(c.msgs, Message{messagePeerPresent, present.peer, p})
+	case derp.FramePeerPresent:
+		if present, ok := derp.ParsePeerPresent(p); ok {
+			c.msgs = append(c.msgs, Message{MessagePeerPresent, present.Peer, p})
 		}
-	case framePing:
-		if data, ok := parsePing(p); ok {
-			c.out.box.send(flowID{class: classPong}, appendPong(nil, data), 0)
+	case derp.FramePing:
+		if data, ok := derp.ParsePing(p); ok {
+			c.out.box.Send(derp.FlowID{Class: derp.ClassPong}, derp.AppendPong(nil, data), 0)
 		}
-	case framePong:
-		if data, ok := parsePing(p); ok {
+	case derp.FramePong:
+		if data, ok := derp.ParsePing(p); ok {
 			c.endPing(data, nil)
 		}
-	case frameHealth:
+	case derp.FrameHealth:
 		c.msgs = append(c.msgs, Message{Kind: MessageHealth, Data: p})
-	case frameRestarting:
-		if _, ok := parseRestarting(p); ok {
-			c.msgs = append(c.msgs, Message{Kind: messageRestarting, Data: p})
+	case derp.FrameRestarting:
+		if _, ok := derp.ParseRestarting(p); ok {
+			c.msgs = append(c.msgs, Message{Kind: MessageRestarting, Data: p})
 		}
 	}
 	return nil
@@ -282,12 +283,12 @@ func (c *Client) handle(t frameType, p []byte) error {
 
 // Ping measures the time to the relay and back. Recv must be running meanwhile.
 func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
-	var data pingData
+	var data derp.PingData
 	rand.Read(data[:])
 	start := time.Now()
 	donec := c.addPing(data)
 	defer c.endPing(data, nil)
-	if _, err := c.out.box.send(flowID{class: classControl}, appendPing(nil, data), 0); err != nil {
+	if _, err := c.out.box.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendPing(nil, data), 0); err != nil {
 		return 0, err
 	}
 	select {
@@ -299,7 +300,7 @@ func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 }
 
 // addPing returns the channel on which endPing tells the end of a Ping.
-func (c *Client) addPing(data pingData) <-chan error {
+func (c *Client) addPing(data derp.PingData) <-chan error {
 	donec := make(chan error, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -308,14 +309,14 @@ func (c *Client) addPing(data pingData) <-chan error {
 		return donec
 	}
 	if c.pings == nil {
-		c.pings = make(map[pingData]chan error)
+		c.pings = make(map[derp.PingData]chan error)
 	}
 	c.pings[data] = donec
 	return donec
 }
 
 // endPing ends the Ping that data belongs to, if there is one.
-func (c *Client) endPing(data pingData, err error) {
+func (c *Client) endPing(data derp.PingData, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if donec := c.pings[data]; donec != nil {
@@ -336,14 +337,14 @@ func (c *Client) endPings() {
 }
 
 // noteHome tells the relay whether it is the client's home (3.5).
-func (c *Client) noteHome(note homeNote) {
-	c.out.box.send(flowID{class: classControl}, appendNotePreferred(nil, note), 0)
+func (c *Client) noteHome(note derp.HomeNote) {
+	c.out.box.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendNotePreferred(nil, note), 0)
 }
 
 // Close ends the connection; Recv and Send then return net.ErrClosed.
 func (c *Client) Close() error {
-	c.out.box.close()
-	c.session.wire.hangUp(net.ErrClosed)
+	c.out.box.Close()
+	c.session.wire.HangUp(net.ErrClosed)
 	c.endPings()
 	c.own.Wait()
 	return nil

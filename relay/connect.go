@@ -17,6 +17,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/internal/wsstream"
+	"ginnel/relay/internal/derp"
 )
 
 // This file is the client's side of a connection up to the end of the login: TLS, upgrade,
@@ -66,15 +67,15 @@ func refusedUpgrade(err error) bool {
 
 // hello is what a client says in its login.
 type hello struct {
-	info  clientInfo
-	home  homeNote // told at once if it is isHome
-	watch bool     // ask for the presence of all clients: mesh (5.2)
+	info  derp.ClientInfo
+	home  derp.HomeNote // told at once if it is isHome
+	watch bool          // ask for the presence of all clients: mesh (5.2)
 }
 
 // session is a connection after the login.
 type session struct {
-	wire      *wire
-	in        frameReader
+	wire      *derp.FrameConn
+	in        derp.FrameReader
 	server    key.NodePublic
 	shared    *key.Shared
 	transport Transport
@@ -127,7 +128,7 @@ func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *
 			return nil, fmt.Errorf("setting up TLS: %w", err)
 		}
 		if cs := tc.ConnectionState(); cs.Version >= tls.VersionTLS13 {
-			server, _ = parseMetaCert(cs.PeerCertificates)
+			server, _ = derp.ParseMetaCert(cs.PeerCertificates)
 		}
 		conn = tc
 	}
@@ -140,23 +141,23 @@ func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *
 	case tr == TransportWebSocket:
 		s.transport = TransportWebSocket
 		if conn, err = openWebSocket(ctx, conn, t); err == nil {
-			s.in.open(conn)
+			s.in.Open(conn)
 			err = s.normalStart(cfg, conn, h)
 		}
 	case !server.IsZero():
-		s.in.open(conn)
+		s.in.Open(conn)
 		err = s.fastStart(cfg, conn, t, h)
 	default:
-		s.in.open(conn)
+		s.in.Open(conn)
 		if err = s.upgrade(conn, t); err == nil {
 			err = s.normalStart(cfg, conn, h)
 		}
 	}
 	if err != nil {
-		s.in.release()
+		s.in.Release()
 		return nil, err
 	}
-	s.wire = newWire(conn, base, clientWriteTimeout)
+	s.wire = derp.NewFrameConn(conn, base, clientWriteTimeout)
 	return s, nil
 }
 
@@ -168,14 +169,14 @@ func appendRequest(b []byte, t *target, extra ...string) []byte {
 		b = append(append(b, line...), "\r\n"...)
 	}
 	if t.ideal != "" {
-		b = fmt.Appendf(b, "%s: %s\r\n", headerIdealNode, t.ideal)
+		b = fmt.Appendf(b, "%s: %s\r\n", derp.HeaderIdealNode, t.ideal)
 	}
 	return append(b, "\r\n"...)
 }
 
 // fastStart sends request and login at once, for the server's key is known (1.7).
 func (s *session) fastStart(cfg *ClientConfig, conn net.Conn, t *target, h *hello) error {
-	b, err := s.appendLogin(appendRequest(nil, t, headerFastStart+": 1"), cfg, h)
+	b, err := s.appendLogin(appendRequest(nil, t, derp.HeaderFastStart+": 1"), cfg, h)
 	if err != nil {
 		return err
 	}
@@ -199,7 +200,7 @@ func (s *session) upgrade(conn net.Conn, t *target) error {
 		return &upgradeError{resp.StatusCode, resp.Proto + " " + resp.Status}
 	}
 	early, _ := br.Peek(br.Buffered())
-	s.in.preload(early)
+	s.in.Preload(early)
 	return nil
 }
 
@@ -222,16 +223,16 @@ func (s *session) normalStart(cfg *ClientConfig, conn net.Conn, h *hello) error 
 
 func (s *session) readServerKey() (key.NodePublic, error) {
 	for {
-		b := s.in.buffered()
-		t, n, ok := parseHeader(b)
-		if ok && (t != frameServerKey || n > maxServerKey) {
-			return key.NodePublic{}, errServerGreeting
+		b := s.in.Buffered()
+		t, n, ok := derp.ParseHeader(b)
+		if ok && (t != derp.FrameServerKey || n > derp.MaxServerKey) {
+			return key.NodePublic{}, derp.ErrServerGreeting
 		}
-		if size := headerSize + int(n); ok && len(b) >= size {
-			s.in.take(uint64(size))
-			return parseServerKey(b[headerSize:size])
+		if size := derp.HeaderSize + int(n); ok && len(b) >= size {
+			s.in.Take(uint64(size))
+			return derp.ParseServerKey(b[derp.HeaderSize:size])
 		}
-		if _, err := s.in.read(); err != nil {
+		if _, err := s.in.Read(); err != nil {
 			return key.NodePublic{}, err
 		}
 	}
@@ -243,12 +244,12 @@ func (s *session) appendLogin(b []byte, cfg *ClientConfig, h *hello) ([]byte, er
 	if s.shared, err = cfg.Key.Shared(s.server); err != nil {
 		return nil, fmt.Errorf("checking the server's key: %w", err)
 	}
-	b = appendClientInfo(b, cfg.Key.Public(), s.shared, h.info)
-	if h.home == isHome {
-		b = appendNotePreferred(b, isHome)
+	b = derp.AppendClientInfo(b, cfg.Key.Public(), s.shared, h.info)
+	if h.home == derp.IsHome {
+		b = derp.AppendNotePreferred(b, derp.IsHome)
 	}
 	if h.watch {
-		b = appendHeader(b, frameWatchConns, 0)
+		b = derp.AppendHeader(b, derp.FrameWatchConns, 0)
 	}
 	return b, nil
 }
@@ -258,8 +259,8 @@ func openWebSocket(ctx context.Context, conn net.Conn, t *target) (net.Conn, err
 	u := t.url()
 	u.Scheme = "http" // TLS is there already
 	c, err := wsstream.Dial(ctx, conn, wsstream.DialConfig{
-		URL: u.String(), Host: t.hostHeader(), Subprotocol: webSocketProtocol, MaxHead: maxUpgradeAnswer,
-		MaxMessage: maxFrameToClient, // the reference server exceeds its own limit for large packets (1.8)
+		URL: u.String(), Host: t.hostHeader(), Subprotocol: derp.WebSocketProtocol, MaxHead: maxUpgradeAnswer,
+		MaxMessage: derp.MaxFrameToClient, // the reference server exceeds its own limit for large packets (1.8)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the WebSocket: %w", err)

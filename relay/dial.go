@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ginnel/internal/neterr"
+	"ginnel/relay/internal/derp"
 )
 
 // This file finds a server and makes the TCP connection to it (1.10).
@@ -159,11 +160,7 @@ func dialTCP(ctx context.Context, cfg *ClientConfig, t *target) (net.Conn, error
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", t.hostHeader(), neterr.Cause(t.hostHeader(), err))
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: clientKeepAlive, Interval: clientKeepAlive})
-		tuneSocket(tcp)
-	}
-	return newSock(conn), nil
+	return derp.WrapTCP(conn, net.KeepAliveConfig{Enable: true, Idle: clientKeepAlive, Interval: clientKeepAlive}), nil
 }
 
 func dialDirectOrProxy(ctx context.Context, cfg *ClientConfig, t *target) (net.Conn, error) {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/relay/internal/derp"
+	"ginnel/relay/internal/rawpeer"
 )
 
 // Which ways lead to a node, for what the map says (1.10).
@@ -146,7 +148,7 @@ func TestDialRace(t *testing.T) {
 // none.
 func TestDialProxy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := startMemRelay(t, ServerConfig{})
+		r := rawpeer.StartServer(t)
 		proxy := &url.URL{Scheme: "http", Host: "proxy.example:3128"}
 		var asked []string
 		cfg := ClientConfig{
@@ -160,7 +162,7 @@ func TestDialProxy(t *testing.T) {
 				return nil, errTestDial
 			},
 		}
-		if _, err := Dial(t.Context(), memURL, cfg); !errors.Is(err, errNoDialProxy) {
+		if _, err := Dial(t.Context(), rawpeer.URL, cfg); !errors.Is(err, errNoDialProxy) {
 			t.Errorf("without DialProxy: %v", err)
 		}
 		cfg.DialProxy = func(ctx context.Context, u *url.URL, addr string) (net.Conn, error) {
@@ -168,19 +170,23 @@ func TestDialProxy(t *testing.T) {
 				t.Errorf("asked for %s through %s", addr, u)
 			}
 			time.Sleep(3 * time.Second) // the 1.5 s for a node do not apply here
-			return r.net.DialContext(ctx, "tcp", addr)
+			return r.Net.DialContext(ctx, "tcp", addr)
 		}
-		c, err := Dial(t.Context(), memURL, cfg)
+		go func() {
+			peer, client, _ := r.AcceptLogin()
+			peer.Admit(client, derp.ServerInfo{Version: 2})
+		}()
+		c, err := Dial(t.Context(), rawpeer.URL, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantKind(t, c, messageLoggedIn)
+		WantKind(t, c, MessageLoggedIn)
 		c.Close()
-		if asked[0] != memURL {
+		if asked[0] != rawpeer.URL {
 			t.Errorf("asked for the proxy of %q", asked)
 		}
 		cfg.Proxy = func(*url.URL) (*url.URL, error) { return nil, errors.New("bad NO_PROXY") }
-		if _, err := Dial(t.Context(), memURL, cfg); err == nil || !strings.Contains(err.Error(), "choosing a proxy: bad NO_PROXY") {
+		if _, err := Dial(t.Context(), rawpeer.URL, cfg); err == nil || !strings.Contains(err.Error(), "choosing a proxy: bad NO_PROXY") {
 			t.Errorf("got %v", err)
 		}
 	})

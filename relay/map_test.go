@@ -106,3 +106,32 @@ func TestHostPort(t *testing.T) {
 		}
 	}
 }
+
+// FuzzMap checks that a map that parses is valid, and survives a round trip.
+func FuzzMap(f *testing.F) {
+	f.Add([]byte(mapJSON))
+	f.Add([]byte(`{"Regions":{"1":null,"2":{"RegionID":2}}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := parseMap(b)
+		if err != nil {
+			return
+		}
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatalf("%s parses but does not encode: %v", b, err)
+		}
+		again, err := parseMap(text)
+		if err != nil {
+			t.Fatalf("%s parses, but not again as %s: %v", b, text, err)
+		}
+		if text2, _ := json.Marshal(again); !bytes.Equal(text, text2) {
+			t.Errorf("%s becomes %s", text, text2)
+		}
+		for _, r := range m.Regions {
+			for _, target := range nodeTargets(r) {
+				target.routes()
+				target.url()
+			}
+		}
+	})
+}

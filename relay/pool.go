@@ -80,9 +80,9 @@ type Pool struct {
 	deliver func(region int, from key.NodePublic, packets [][]byte)
 	log     *slog.Logger
 	routes  routeTable
-	calls   cancels
+	ctx     context.Context // ended by Close
+	cancel  context.CancelFunc
 	wg      sync.WaitGroup
-	stopc   chan struct{} // closed by Close
 	usedc   chan struct{} // has an item when upkeep is to begin checking for idle regions; capacity 1
 
 	regions atomic.Pointer[map[int]*region] // never modified; replaced under mu
@@ -98,8 +98,9 @@ type Pool struct {
 // send.
 func NewPool(cfg PoolConfig) *Pool {
 	client := cfg.client()
-	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), stopc: make(chan struct{}), usedc: make(chan struct{}, 1),
+	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), usedc: make(chan struct{}, 1),
 		changec: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.cfg.Store(&client)
 	if p.deliver == nil {
 		p.deliver = discardPackets
@@ -199,7 +200,7 @@ func (p *Pool) Send(region int, to key.NodePublic, packets [][]byte) error {
 		// The map has just replaced the region.
 	}
 	select {
-	case <-p.stopc:
+	case <-p.ctx.Done():
 		return net.ErrClosed
 	default:
 		return ErrUnknownRegion
@@ -259,7 +260,7 @@ func (p *Pool) upkeep() {
 				timer.Reset(idleInterval)
 				due = timer.C
 			}
-		case <-p.stopc:
+		case <-p.ctx.Done():
 			return
 		}
 	}
@@ -325,8 +326,7 @@ func (p *Pool) Close() error {
 	p.closed = true
 	p.mu.Unlock()
 	if !again {
-		close(p.stopc)
-		p.calls.close()
+		p.cancel()
 		for _, r := range *p.regions.Load() {
 			r.close()
 		}

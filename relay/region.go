@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"ginnel/internal/key"
+	"ginnel/relay/internal/derp"
 )
 
 const (
@@ -86,23 +88,23 @@ type region struct {
 	checking bool // a ping is out
 	state    RegionState
 	client   *Client // nil while there is no connection
-	told     homeNote
+	told     derp.HomeNote
 	prefer   Transport // what worked last where native DERP did not
 	err      error
 	health   string
-	restart  restart   // the server's advice for the end of this connection
-	until    time.Time // the end of the time in which it restarts
+	restart  derp.Restart // the server's advice for the end of this connection
+	until    time.Time    // the end of the time in which it restarts
 }
 
 func newRegion(p *Pool, id int, entry *Region) *region {
 	return &region{pool: p, id: id, entry: entry, out: newSender(&p.wg), prefer: TransportNative, wakec: make(chan struct{}, 1)}
 }
 
-func (r *region) home() homeNote {
+func (r *region) home() derp.HomeNote {
 	if r.pool.home.Load() == int64(r.id) {
-		return isHome
+		return derp.IsHome
 	}
-	return notHome
+	return derp.NotHome
 }
 
 // send sends packets through the region, which is connected for that if need be.
@@ -138,7 +140,7 @@ func (r *region) settle() {
 	if tell {
 		client.noteHome(home)
 	}
-	if home == isHome {
+	if home == derp.IsHome {
 		r.ensure()
 	}
 }
@@ -170,7 +172,7 @@ func (r *region) run() {
 func (r *region) wanted() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.closed && (r.home() == isHome || time.Since(time.Unix(0, r.lastSend.Load())) < idleLimit) {
+	if !r.closed && (r.home() == derp.IsHome || time.Since(time.Unix(0, r.lastSend.Load())) < idleLimit) {
 		return true
 	}
 	r.running = false
@@ -188,41 +190,41 @@ func (r *region) serve(failures *int) error {
 	}
 	client := &Client{out: r.out, session: session}
 	if !r.use(client, home) {
-		session.wire.hangUp(net.ErrClosed)
+		session.wire.HangUp(net.ErrClosed)
 		return net.ErrClosed
 	}
 	client.start()
 	r.settle() // the home may have changed meanwhile
 	err = r.read(client, failures)
 	r.connected.Store(false)
-	r.out.box.detach()
+	r.out.box.Detach()
 	client.endPings()
 	r.pool.routes.forgetRegion(r)
 	return err
 }
 
-func (r *region) connect(home homeNote) (*session, error) {
+func (r *region) connect(home derp.HomeNote) (*session, error) {
 	r.mu.Lock()
 	r.state = RegionConnecting
 	prefer := r.prefer
 	r.mu.Unlock()
 	r.pool.changed()
-	ctx, release := r.pool.calls.context(connectTimeout)
-	defer release()
+	ctx, cancel := context.WithTimeout(r.pool.ctx, connectTimeout)
+	defer cancel()
 	h := newHello(r.pool.cfg.Load())
 	h.home = home
 	return connect(ctx, r.pool.cfg.Load(), nodeTargets(r.entry), h, prefer)
 }
 
 // use makes client the one that others see, and reports whether it is still wanted.
-func (r *region) use(client *Client, told homeNote) bool {
+func (r *region) use(client *Client, told derp.HomeNote) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return false
 	}
 	r.client, r.told, r.prefer = client, told, client.session.transport
-	r.restart, r.health = restart{}, ""
+	r.restart, r.health = derp.Restart{}, ""
 	return true
 }
 
@@ -261,11 +263,11 @@ func (r *region) logEnd(err error, failures int, wait time.Duration) {
 // for (3.13).
 func (r *region) backoffLocked(failures int) time.Duration {
 	now := time.Now()
-	if r.restart.tryFor > 0 {
-		in := min(time.Duration(r.restart.reconnectIn)*time.Millisecond, maxRestartAdvice)
+	if r.restart.TryFor > 0 {
+		in := min(time.Duration(r.restart.ReconnectIn)*time.Millisecond, maxRestartAdvice)
 		in = max(in, jitter(minBackoff)) // a server that means nothing but "now" must not get a storm
-		r.until = now.Add(in + min(time.Duration(r.restart.tryFor)*time.Millisecond, maxRestartAdvice))
-		r.restart = restart{}
+		r.until = now.Add(in + min(time.Duration(r.restart.TryFor)*time.Millisecond, maxRestartAdvice))
+		r.restart = derp.Restart{}
 		return in
 	}
 	if now.Before(r.until) {
@@ -290,7 +292,7 @@ func (r *region) wait(d time.Duration) {
 	select {
 	case <-timer.C:
 	case <-r.wakec:
-	case <-r.pool.stopc:
+	case <-r.pool.ctx.Done():
 	}
 }
 
@@ -318,12 +320,12 @@ func (r *region) read(client *Client, failures *int) error {
 				n = r.deliver(msgs)
 			case MessagePeerGone:
 				r.pool.routes.forget(m.Peer, r)
-			case messageLoggedIn:
+			case MessageLoggedIn:
 				*failures = 0
 				r.admitted()
 			case MessageHealth:
 				r.setHealth(excerpt(string(m.Data)))
-			case messageRestarting:
+			case MessageRestarting:
 				r.setRestart(m.Data)
 			}
 			msgs = msgs[n:]
@@ -369,7 +371,7 @@ func (r *region) setHealth(text string) {
 }
 
 func (r *region) setRestart(payload []byte) {
-	advice, _ := parseRestarting(payload)
+	advice, _ := derp.ParseRestarting(payload)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.restart = advice
@@ -378,7 +380,7 @@ func (r *region) setRestart(payload []byte) {
 // closeIdle closes a region other than the home that has sent nothing for idleLimit. It reports
 // whether the region is in use and not the home, so that it has to be asked again.
 func (r *region) closeIdle(now time.Time) (inUse bool) {
-	if r.home() == isHome {
+	if r.home() == derp.IsHome {
 		return false
 	}
 	if now.Sub(time.Unix(0, r.lastSend.Load())) >= idleLimit {
@@ -402,7 +404,7 @@ func (r *region) networkChanged(isLocal func(netip.Addr) bool) {
 	if client == nil {
 		return
 	}
-	if local := addrPortOf(client.session.wire.conn.LocalAddr()).Addr(); local.IsValid() && !isLocal(local.WithZone("")) {
+	if local := addrPortOf(client.session.wire.Conn.LocalAddr()).Addr(); local.IsValid() && !isLocal(local.WithZone("")) {
 		r.hangUp(errAddressGone)
 		return
 	}
@@ -425,12 +427,12 @@ func (r *region) check() {
 	client := r.client
 	r.mu.Unlock()
 	if client != nil {
-		ctx, release := r.pool.calls.context(pingLimit)
-		defer release()
+		ctx, cancel := context.WithTimeout(r.pool.ctx, pingLimit)
+		defer cancel()
 		start := time.Now().UnixNano()
 		// An answer may wait behind packets, which show as well that the relay is there.
 		if _, err := client.Ping(ctx); err != nil && r.out.tally.lastHeard.Load() <= start {
-			client.session.wire.hangUp(errNoPong)
+			client.session.wire.HangUp(errNoPong)
 		}
 	}
 	r.mu.Lock()
@@ -445,7 +447,7 @@ func (r *region) hangUp(reason error) {
 	r.mu.Unlock()
 	if client != nil {
 		r.connected.Store(false)
-		client.session.wire.hangUp(reason)
+		client.session.wire.HangUp(reason)
 	}
 }
 
@@ -454,7 +456,7 @@ func (r *region) close() {
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
-	r.out.box.close()
+	r.out.box.Close()
 	r.hangUp(errRegionReplaced)
 	r.wake()
 }

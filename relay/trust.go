@@ -11,14 +11,11 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/relay/internal/derp"
 )
 
 // This file is how a client decides whether it talks to the right server (1.4), and what the
 // server's certificates tell it beside that (1.5).
-
-// metaCertPrefix is how the subject of the certificate begins that carries a server's DERP key.
-const metaCertPrefix = "derpkey"
 
 var (
 	errNoCertificate = errors.New("server shows no certificate")
@@ -88,7 +85,7 @@ func (v *verifier) verify(cs tls.ConnectionState) error {
 func (v *verifier) verifyPin(certs []*x509.Certificate) error {
 	var leaf *x509.Certificate
 	for _, c := range certs {
-		if strings.HasPrefix(c.Subject.CommonName, metaCertPrefix) {
+		if derp.IsMetaCert(c) {
 			continue
 		}
 		if leaf != nil {
@@ -132,21 +129,4 @@ func (v *verifier) verifyChain(certs []*x509.Certificate) error {
 func CertPin(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.Raw)
 	return pinPrefix + hex.EncodeToString(sum[:])
-}
-
-// parseMetaCert returns the server key that the certificates carry, and whether they do (1.5).
-func parseMetaCert(certs []*x509.Certificate) (key.NodePublic, bool) {
-	for _, c := range certs {
-		digits, ok := strings.CutPrefix(c.Subject.CommonName, metaCertPrefix)
-		if !ok || len(digits) != 2*key.Size || c.SerialNumber == nil || c.SerialNumber.Sign() <= 0 || c.SerialNumber.BitLen() > 8 {
-			continue
-		}
-		raw, err := hex.DecodeString(digits)
-		if err != nil {
-			continue
-		}
-		k := key.NodePublic(raw)
-		return k, !k.IsZero()
-	}
-	return key.NodePublic{}, false
 }

@@ -1,0 +1,102 @@
+package derp
+
+import (
+	"io"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A queue holds a tenth of a second of its receiver's rate, whatever that is, and at least some
+// packets; and all the flows together hold no more.
+func TestOutboxQueueFollowsRate(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		rate        int // bytes a millisecond that the receiver reads
+		flows       int
+		least, most int // bytes queued
+	}{
+		{"1 Mbit/s", 125, 1, 28 << 10, 33 << 10},
+		{"20 Mbit/s", 2500, 1, 200_000, 260_000},
+		{"20 Mbit/s, 8 flows", 2500, 8, 200_000, 270_000},
+		{"100 Mbit/s", 12_500, 1, 1_000_000, 1_300_000},
+		{"1 Gbit/s", 125_000, 1, mostQueue - 2*125_000, mostQueue},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newTestOutbox(1000)
+				defer o.end()
+				o.Attach(o.wire)
+				var reading sync.WaitGroup
+				defer reading.Wait()
+				defer o.wire.base.Close()
+				reading.Go(func() { readAt(o.far, c.rate) })
+				queued := 0           // at the most, at the end
+				for n := range 1000 { // for a second, twice what the receiver takes
+					for i := range c.flows {
+						o.Send(testFlow(i, ClassData), testFrames(i, n, 2*c.rate/c.flows/1000+1, 1000), 0)
+					}
+					if n > 900 {
+						queued = max(queued, o.queuedBytes())
+					}
+					time.Sleep(time.Millisecond)
+				}
+				if queued < c.least || queued > c.most {
+					t.Errorf("%d bytes queued, want between %d and %d", queued, c.least, c.most)
+				}
+			})
+		})
+	}
+}
+
+func (o *Outbox) queuedBytes() (sum int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, f := range o.queue.flows {
+		sum += f.bytes
+	}
+	return sum
+}
+
+// readAt reads so many bytes a millisecond, until r ends.
+func readAt(r io.Reader, rate int) {
+	buf := make([]byte, rate)
+	for {
+		if _, err := io.ReadFull(r, buf); err != nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// What is known of one connection does not hold for the next.
+func TestOutboxForgetsRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newTestOutbox(1000)
+		defer o.end()
+		o.rate, o.queue.packets = drainRate{rate: 1}, leastQueue
+		o.Attach(o.wire)
+		if got, want := o.queue.limit(ClassData, 1), testLimits.Flow[ClassData]; got != want {
+			t.Errorf("a flow may queue %d bytes for a new connection, want %d", got, want)
+		}
+	})
+}
+
+// A receiver that was slow once has as much room as a new one when that was long ago.
+func TestOldRateIsForgotten(t *testing.T) {
+	now := time.Now()
+	var r drainRate
+	r.begin(now)
+	r.wrote(1000, now.Add(rateSpan))
+	now = now.Add(rateSpan)
+	if r.rate == 0 || r.begin(now.Add(rateLife-time.Second)) || r.rate == 0 {
+		t.Error("a rate is forgotten while it holds")
+	}
+	if !r.begin(now.Add(rateLife)) || r.rate != 0 {
+		t.Error("an old rate is not forgotten")
+	}
+	if r.begin(now.Add(2 * rateLife)) {
+		t.Error("a rate that is not known is forgotten")
+	}
+}

@@ -1,0 +1,342 @@
+package derp
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+)
+
+// BatchSize is what goes into one write, in bytes: four full TLS records.
+const BatchSize = 64 << 10
+
+// Outbox owns the right to write to one connection. Whoever finds the connection idle writes at
+// once, in its own goroutine, because that never waits for the network (see [sock]); all others
+// queue, and one goroutine drains the queue. Frames that queue before a connection is attached, or
+// between two, are kept within the limits of the queue.
+//
+//	            send                     backlog
+//	idle ──────────────────► writing ───────────────► draining ─┐
+//	  ▲                         │ nothing left            │     │ until nothing is left
+//	  └─────────────────────────┴─────────────────────────┴─────┘
+type Outbox struct {
+	wg *sync.WaitGroup // of the owner: holds the draining goroutine
+
+	mu      sync.Mutex
+	queue   flowQueue
+	wire    *FrameConn // nil while there is no connection
+	rate    drainRate  // of the wire
+	writing bool       // somebody holds the right to write
+	closed  bool
+	waiters []*waiter     // senders that wait for room
+	spare   []*waiter     // waiters to be used again
+	idlec   chan struct{} // made for those who wait for the end of writing
+}
+
+// waiter is a sender that waits until its flow has room.
+type waiter struct {
+	id    FlowID
+	need  int // bytes
+	roomc chan struct{}
+	timer *time.Timer
+}
+
+func NewOutbox(wg *sync.WaitGroup, limits *QueueLimits, b *Budget, l ledger) *Outbox {
+	return &Outbox{wg: wg, queue: flowQueue{limits: limits, budget: b, ledger: l}}
+}
+
+// SendResult tells what send did with frames that it could not pass on at once.
+type SendResult struct {
+	Waited  time.Duration
+	Dropped int // bytes
+}
+
+// Send writes or queues whole frames of one flow. Where the flow has no room it waits for patience
+// at most, and not at all if somebody waited in vain before; then it drops, and the ledger says so.
+// The only error is net.ErrClosed.
+func (o *Outbox) Send(id FlowID, frames []byte, patience time.Duration) (SendResult, error) {
+	var waited time.Duration
+	o.mu.Lock()
+	if o.idleLocked() && len(frames) <= LargeBuffer {
+		o.sendDirectLocked(id.Class, frames)
+		o.mu.Unlock()
+		return SendResult{}, nil
+	}
+	for !o.closed {
+		now := time.Now()
+		frames = o.queue.push(id, frames, now)
+		o.startLocked()
+		if len(frames) == 0 {
+			o.mu.Unlock()
+			return SendResult{Waited: waited}, nil
+		}
+		if waited >= patience {
+			if patience > 0 {
+				o.queue.refuse(id)
+			}
+			break
+		}
+		if o.queue.refuses(id) {
+			break
+		}
+		o.waitLocked(id, len(frames), patience-waited)
+		waited += time.Since(now)
+	}
+	reason, err := dropQueueTail, error(nil)
+	if o.closed {
+		reason, err = dropGone, net.ErrClosed
+	}
+	o.mu.Unlock()
+	o.queue.ledger.Dropped(id.Class, reason, frames)
+	return SendResult{Waited: waited, Dropped: len(frames)}, err
+}
+
+// idleLocked reports whether a sender may write itself.
+func (o *Outbox) idleLocked() bool {
+	return o.wire != nil && o.wire.direct() && !o.writing && o.queue.empty() && !o.closed
+}
+
+// sendDirectLocked writes in the caller's goroutine. It holds the right to write, not the lock,
+// while it does.
+func (o *Outbox) sendDirectLocked(c Class, frames []byte) {
+	o.writing = true
+	w := o.wire
+	o.mu.Unlock()
+	err := o.write(w, c, frames)
+	o.mu.Lock()
+	if err != nil {
+		o.letGoLocked(w)
+	} else if !o.closed && (w.pending() || !o.queue.empty()) {
+		o.wg.Go(o.drain)
+		return
+	}
+	o.doneLocked()
+}
+
+// waitLocked waits until the flow has room for need bytes, d has passed, or the outbox is closed.
+// It gives up the lock meanwhile.
+func (o *Outbox) waitLocked(id FlowID, need int, d time.Duration) {
+	w := o.newWaiterLocked(d)
+	w.id, w.need = id, need
+	o.waiters = append(o.waiters, w)
+	o.mu.Unlock()
+	select {
+	case <-w.roomc:
+	case <-w.timer.C:
+	}
+	o.mu.Lock()
+	w.timer.Stop()
+	for i, other := range o.waiters {
+		if other == w {
+			o.waiters = append(o.waiters[:i], o.waiters[i+1:]...)
+			break
+		}
+	}
+	select {
+	case <-w.roomc: // woken and timed out at once
+	default:
+	}
+	o.spare = append(o.spare, w)
+}
+
+func (o *Outbox) newWaiterLocked(d time.Duration) *waiter {
+	n := len(o.spare)
+	if n == 0 {
+		return &waiter{roomc: make(chan struct{}, 1), timer: time.NewTimer(d)}
+	}
+	w := o.spare[n-1]
+	o.spare = o.spare[:n-1]
+	w.timer.Reset(d)
+	return w
+}
+
+// wakeLocked wakes the waiters whose flows have room now.
+func (o *Outbox) wakeLocked() {
+	kept := o.waiters[:0]
+	for _, w := range o.waiters {
+		if o.closed || o.queue.hasRoom(w.id, w.need) {
+			w.roomc <- struct{}{} // has room for one, and w leaves the list
+			continue
+		}
+		kept = append(kept, w)
+	}
+	clear(o.waiters[len(kept):])
+	o.waiters = kept
+}
+
+// startLocked starts the drain if there is something to drain and nobody writing.
+func (o *Outbox) startLocked() {
+	if o.wire != nil && !o.writing && !o.closed {
+		o.writing = true
+		o.wg.Go(o.drain)
+	}
+}
+
+// Kick starts the drain for bytes that the connection holds back; see [sock].
+func (o *Outbox) Kick() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.startLocked()
+}
+
+// drain writes until nothing is left. It ends when the queue is empty, the connection broke or the
+// outbox is closed.
+func (o *Outbox) drain() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w, now := o.wire, time.Now()
+	if o.rate.begin(now) && w != nil {
+		o.queue.packets = 0
+		w.holdUnsent(mostUnsent)
+	}
+	for w != nil && !o.closed && o.wire == w {
+		s, ok := o.queue.next(quantum, now)
+		o.wakeLocked()
+		if !ok && !w.pending() {
+			break
+		}
+		o.mu.Unlock()
+		err := o.writeAndFlush(w, s)
+		o.mu.Lock()
+		now = time.Now()
+		if o.wire == w && o.rate.wrote(len(s.frames), now) {
+			o.fitLocked()
+		}
+		if ok {
+			o.queue.release(s)
+		}
+		if err != nil {
+			o.letGoLocked(w)
+		}
+	}
+	o.doneLocked()
+}
+
+// fitLocked adapts the queue, and how much the system holds unsent, to the rate of the connection.
+func (o *Outbox) fitLocked() {
+	o.queue.packets = o.rate.during(queueSpan, leastQueue, mostQueue)
+	o.wire.holdUnsent(o.rate.during(unsentSpan, leastUnsent, mostUnsent))
+}
+
+// writeAndFlush writes what earlier writes left behind, and then the span, which may be empty.
+func (o *Outbox) writeAndFlush(w *FrameConn, s span) error {
+	if err := o.flush(w); err != nil || len(s.frames) == 0 {
+		if len(s.frames) > 0 {
+			o.queue.ledger.Dropped(s.class, dropWriteError, s.frames)
+		}
+		return err
+	}
+	if err := o.write(w, s.class, s.frames); err != nil {
+		return err
+	}
+	return o.flush(w)
+}
+
+// write writes frames to w and accounts for them. If that fails so does the connection: its owner,
+// who reads from it, learns of it by its end. The caller holds the right to write.
+func (o *Outbox) write(w *FrameConn, c Class, frames []byte) error {
+	err := w.write(frames)
+	if err != nil {
+		o.queue.ledger.Dropped(c, dropWriteError, frames)
+		w.Fail(err)
+	} else {
+		o.queue.ledger.Sent(c, frames)
+	}
+	return err
+}
+
+func (o *Outbox) flush(w *FrameConn) error {
+	err := w.flush()
+	if err != nil {
+		w.Fail(err)
+	}
+	return err
+}
+
+// letGoLocked forgets a connection that failed.
+func (o *Outbox) letGoLocked(w *FrameConn) {
+	if o.wire == w {
+		o.wire = nil
+	}
+}
+
+// doneLocked gives up the right to write.
+func (o *Outbox) doneLocked() {
+	o.writing = false
+	if o.closed {
+		o.queue.discard(dropGone)
+	} else if !o.queue.empty() {
+		o.startLocked() // attached again, or more came between the last look and now
+	}
+	if o.idlec != nil && !o.writing {
+		close(o.idlec)
+		o.idlec = nil
+	}
+}
+
+// Attach makes w the connection to write to and starts sending what has queued. After close it does
+// nothing.
+func (o *Outbox) Attach(w *FrameConn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return
+	}
+	o.wire = w
+	o.rate, o.queue.packets = drainRate{}, 0
+	if !o.queue.empty() {
+		o.startLocked()
+	}
+}
+
+// Detach closes the connection, waits until nobody writes to it any more, and leaves the queue for
+// the next one.
+func (o *Outbox) Detach() {
+	o.mu.Lock()
+	w, idlec := o.wire, o.idlecLocked()
+	o.wire = nil
+	o.mu.Unlock()
+	if w != nil {
+		w.Fail(net.ErrClosed)
+	}
+	if idlec != nil {
+		<-idlec
+	}
+}
+
+// Settle waits until nothing is left to be written, or ctx ends.
+func (o *Outbox) Settle(ctx context.Context) {
+	o.mu.Lock()
+	idlec := o.idlecLocked()
+	o.mu.Unlock()
+	if idlec != nil {
+		select {
+		case <-idlec:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// idlecLocked returns a channel that is closed when nobody writes any more, nil if nobody does now.
+func (o *Outbox) idlecLocked() chan struct{} {
+	if o.writing && o.idlec == nil {
+		o.idlec = make(chan struct{})
+	}
+	return o.idlec
+}
+
+// Close drops what has queued and ends all waiting; later sends fail. A drain that runs ends as
+// soon as its write does: the owner closes the connection.
+func (o *Outbox) Close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return
+	}
+	o.closed = true
+	o.wire = nil
+	o.wakeLocked()
+	if !o.writing {
+		o.queue.discard(dropGone)
+	}
+}

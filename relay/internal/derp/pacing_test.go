@@ -1,0 +1,118 @@
+package derp
+
+import (
+	"testing"
+	"time"
+)
+
+// samples takes n samples of a connection in which the given share of what is sent is lost.
+func (p *pacing) samples(n int, s *tcpState, lost float64) {
+	now := p.next
+	for range n {
+		const sent = 1 << 20
+		s.sent += sent
+		s.retrans += uint64(lost * sent)
+		now = now.Add(time.Second)
+		p.sample(*s, now)
+	}
+}
+
+func TestPacingLimitsRateWhileLossy(t *testing.T) {
+	var p pacing
+	s := &tcpState{rtt: 100 * time.Millisecond, minRTT: 66 * time.Millisecond, deliveryRate: 1e6}
+	p.samples(10, s, 0.015)
+	if p.limit != 0 {
+		t.Errorf("limit of %d bytes a second with 1.5 %% lost, want none", p.limit)
+	}
+	p.samples(1, s, 0.03)
+	if p.limit != 1.25e6 {
+		t.Errorf("limit of %d bytes a second with 3 %% lost, want 1,250,000", p.limit)
+	}
+	s.deliveryRate = 1.25e6
+	p.samples(1, s, 0)
+	if p.limit != 1.5625e6 {
+		t.Errorf("limit of %d bytes a second when the rate grows, want 1,562,500", p.limit)
+	}
+	s.deliveryRate = 0.4e6
+	p.samples(pacingSamples, s, 0)
+	if p.limit != 0.5e6 {
+		t.Errorf("limit of %d bytes a second when the rate falls, want 500,000", p.limit)
+	}
+	p.samples(pacingRest, s, 0)
+	if p.limit != 0 {
+		t.Errorf("limit of %d bytes a second long after the last loss, want none", p.limit)
+	}
+}
+
+func TestPacingChoosesCongestionControl(t *testing.T) {
+	free, queued := 70*time.Millisecond, 120*time.Millisecond
+	for _, c := range []struct {
+		name  string
+		rates []uint64
+		rtt   time.Duration
+		lost  float64 // of the last samples
+		want  congestion
+	}{
+		{"the rate grows", []uint64{1e6, 2e6, 4e6, 8e6, 16e6}, free, 0, systemChoice},
+		{"the rate has grown", []uint64{1e6, 2e6, 2e6, 2e6, 2e6}, free, 0, notBBR},
+		{"a full queue loses", []uint64{1e6, 2e6, 2e6, 2e6, 2e6}, queued, 0.01, notBBR},
+		{"the path loses", []uint64{1e6, 1e6, 1e6, 1e6, 1e6}, free, 0.001, useBBR},
+		{"the path loses from the start", []uint64{1e6, 2e6, 4e6}, free, 0.001, useBBR},
+		{"the path loses twice", []uint64{1e6, 2e6}, free, 0.001, systemChoice},
+	} {
+		var p pacing
+		s := &tcpState{rtt: c.rtt, minRTT: 66 * time.Millisecond}
+		for _, s.deliveryRate = range c.rates {
+			p.samples(1, s, c.lost)
+		}
+		if p.control != c.want {
+			t.Errorf("%s: congestion control %d, want %d", c.name, p.control, c.want)
+		}
+		if p.samples(3, s, 0); c.want == useBBR && p.control != useBBR {
+			t.Errorf("%s: BBR is given up without losses", c.name)
+		}
+	}
+}
+
+// Losses that are far apart do not make a path a lossy one, and a dialogue does not tell its rate.
+func TestPacingNeedsEvidence(t *testing.T) {
+	var p pacing
+	s := &tcpState{rtt: 70 * time.Millisecond, minRTT: 66 * time.Millisecond, deliveryRate: 1e6}
+	for range 10 {
+		p.samples(1, s, 0.001)
+		p.samples(randomRest+1, s, 0)
+	}
+	if p.control != notBBR {
+		t.Errorf("congestion control %d after rare losses, want %d", p.control, notBBR)
+	}
+	p = pacing{}
+	for range 100 {
+		s.sent += sampleBytes - 1
+		p.sample(*s, p.next.Add(time.Second))
+	}
+	if p.n != 100 || p.control != systemChoice {
+		t.Errorf("congestion control %d after %d samples of a dialogue, want %d", p.control, p.n, systemChoice)
+	}
+}
+
+// Samples are taken at most once a round trip, and not for a few bytes.
+func TestPacingSamplesSeldom(t *testing.T) {
+	var p pacing
+	if p.due(sampleBytes-1) || !p.due(1) || p.due(1) {
+		t.Errorf("samples are not due every %d bytes", sampleBytes)
+	}
+	for range sampleWrites - 2 {
+		p.due(1)
+	}
+	if !p.due(1) {
+		t.Errorf("samples are not due every %d writes", sampleWrites)
+	}
+	s, now := tcpState{rtt: 200 * time.Millisecond}, time.Now()
+	for range 100 {
+		p.sample(s, now)
+		now = now.Add(10 * time.Millisecond)
+	}
+	if p.n != 5 {
+		t.Errorf("%d samples in a second of round trips of 200 ms, want 5", p.n)
+	}
+}

@@ -1,0 +1,341 @@
+package server
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"ginnel/internal/key"
+	"ginnel/relay/internal/derp"
+)
+
+const (
+	// sendPatience is how long a sender's reading goroutine waits for room in the queue to a receiver.
+	// Not reading on makes the sender's TCP wait, which is gentler than dropping.
+	sendPatience = 25 * time.Millisecond
+	// A sender that had another destination within mixedFor must not be held up for long by one of
+	// them: after a wait it does not wait again for mixedRest times as long.
+	mixedFor  = 200 * time.Millisecond
+	mixedRest = 8
+	// maxDests bounds the destinations that a connection remembers; when there are more it starts
+	// anew.
+	maxDests = 256
+)
+
+var errClosedByMesh = errors.New("relay: closed by a mesh peer")
+
+// dest is what a connection remembers of one that it sends to.
+type dest struct {
+	peer  *peer
+	known uint64 // serial of the connection that is subscribed to the leaving of this client; 0 is none
+}
+
+// routes finds destinations without a lock that others use. It belongs to the reading goroutine.
+type routes struct {
+	dests     map[key.NodePublic]*dest
+	last      *dest
+	mixed     time.Time // when the destination changed last, zero if that is long ago
+	impatient time.Time // no waiting before this
+}
+
+// hop tells how far packets have come.
+type hop uint8
+
+const (
+	firstHop  hop = iota // from the client itself, by SendPacket
+	secondHop            // from another server of the mesh, by ForwardPacket: never forwarded again (5.4)
+)
+
+// path is what the packets of a run have in common.
+type path struct {
+	from, to key.NodePublic
+	class    derp.Class
+	hop      hop
+}
+
+// run is a number of consecutive frames in the read buffer, already RecvPacket, that go the same
+// way.
+type run struct {
+	path
+	frames []byte // nil if there is no run
+}
+
+// handleFrames takes all whole frames out of the buffer. Consecutive packets for one client leave
+// as one run.
+func (c *serverConn) handleFrames() error {
+	var r run
+	b := c.in.Buffered()
+	if len(b) > 0 && c.peer.active.Load() != c {
+		c.s.registry.heard(c) // "any frame from a connection of the set" (4.6)
+	}
+	for {
+		t, n, ok := derp.ParseHeader(b)
+		if !ok {
+			break
+		}
+		if err := c.checkHeader(t, n); err != nil {
+			c.forward(&r)
+			return err
+		}
+		size := derp.HeaderSize + int(n)
+		if !isClientFrame(t) { // dropped, however long it is (3.1)
+			c.s.metrics.unknown.Inc()
+			c.in.Take(derp.HeaderSize + uint64(n))
+			b = c.in.Buffered()
+			continue
+		}
+		if len(b) < size {
+			break
+		}
+		frame := b[:size]
+		b = b[size:]
+		c.in.Take(uint64(size))
+		switch t {
+		case derp.FrameSendPacket:
+			c.addSend(&r, frame)
+		case derp.FrameForwardPacket:
+			c.addForward(&r, frame)
+		default:
+			c.forward(&r)
+			c.handleControl(t, frame[derp.HeaderSize:])
+		}
+	}
+	c.forward(&r)
+	return nil
+}
+
+// isClientFrame reports whether a server acts on such a frame.
+func isClientFrame(t derp.FrameType) bool {
+	switch t {
+	case derp.FrameSendPacket, derp.FrameNotePreferred, derp.FrameForwardPacket, derp.FrameWatchConns, derp.FrameClosePeer, derp.FramePing:
+		return true
+	}
+	return false
+}
+
+// checkHeader refuses what closes the connection (3.1).
+func (c *serverConn) checkHeader(t derp.FrameType, n uint32) error {
+	least, most := uint32(0), ^uint32(0)
+	switch t {
+	case derp.FrameSendPacket:
+		least, most = key.Size, key.Size+derp.MaxPacket
+	case derp.FrameForwardPacket:
+		least, most = 2*key.Size, derp.MaxForwardPayload
+	case derp.FrameNotePreferred:
+		least, most = 1, 1
+	case derp.FrameWatchConns:
+		most = 0
+	case derp.FrameClosePeer:
+		least, most = key.Size, key.Size
+	case derp.FramePing:
+		least, most = derp.PingSize, derp.MaxPing
+	}
+	if n < least || n > most {
+		return &derp.FrameError{Typ: t, Length: n, Reason: "wrong length"}
+	}
+	if c.trust != meshPeer && (t == derp.FrameForwardPacket || t == derp.FrameWatchConns || t == derp.FrameClosePeer) {
+		return &derp.FrameError{Typ: t, Length: n, Reason: "needs the mesh key"}
+	}
+	return nil
+}
+
+// addSend turns a SendPacket into the RecvPacket that its receiver gets, in place, and adds it to
+// the run.
+func (c *serverConn) addSend(r *run, frame []byte) {
+	to := key.NodePublic(frame[derp.HeaderSize:])
+	frame[0] = byte(derp.FrameRecvPacket)
+	copy(frame[derp.HeaderSize:], c.key[:])
+	c.addRun(r, path{from: c.key, to: to, hop: firstHop}, frame)
+}
+
+// addForward turns a ForwardPacket into a RecvPacket, which is shorter by the destination.
+func (c *serverConn) addForward(r *run, frame []byte) {
+	from, to := key.NodePublic(frame[derp.HeaderSize:]), key.NodePublic(frame[derp.HeaderSize+key.Size:])
+	payload := len(frame) - derp.HeaderSize - key.Size
+	frame = frame[key.Size:]
+	copy(frame[derp.HeaderSize:], from[:])
+	derp.AppendHeader(frame[:0], derp.FrameRecvPacket, payload)
+	c.s.metrics.forwards.in.Inc()
+	c.addRun(r, path{from: from, to: to, hop: secondHop}, frame)
+}
+
+// addRun adds a frame to the run, after forwarding the run if the frame does not belong to it.
+func (c *serverConn) addRun(r *run, p path, frame []byte) {
+	if derp.LooksLikeDisco(frame[derp.SendOverhead:]) {
+		p.class = derp.ClassDisco
+	}
+	if r.frames != nil && r.path != p {
+		c.forward(r)
+	}
+	if r.frames == nil {
+		*r = run{p, frame}
+		return
+	}
+	end := len(r.frames)
+	r.frames = r.frames[:end+len(frame)]
+	if &r.frames[end] != &frame[0] {
+		copy(r.frames[end:], frame) // a ForwardPacket left a gap
+	}
+}
+
+// forward sends the run on its way (4.5) and empties it.
+func (c *serverConn) forward(r *run) {
+	if r.frames == nil {
+		return
+	}
+	c.s.metrics.received[r.class].add(r.frames)
+	d := c.dest(r.to)
+	var to *serverConn
+	var link *meshLink
+	if d != nil {
+		to, link = d.peer.active.Load(), d.peer.link.Load()
+	}
+	switch {
+	case to != nil:
+		c.subscribe(d, r, to)
+		c.routes.waited(to.out.Send(derp.FlowID{Peer: r.from, Class: r.class}, r.frames, c.routes.patience(r.class)))
+	case link != nil && r.hop == firstHop:
+		c.routes.waited(link.forward(r, c.routes.patience(r.class)))
+	default:
+		reason := derp.DropUnknownDest
+		if r.hop == secondHop {
+			reason = derp.DropUnknownDestOnForward
+		}
+		c.s.metrics.Dropped(r.class, reason, r.frames)
+		if r.class == derp.ClassDisco {
+			c.tellNotHere(r.to)
+		}
+	}
+	r.frames = nil
+}
+
+// dest looks up a destination, nil if nobody knows it.
+func (c *serverConn) dest(k key.NodePublic) *dest {
+	rt := &c.routes
+	if d := rt.last; d != nil && d.peer.key == k && !d.peer.gone.Load() {
+		return d
+	}
+	d := rt.dests[k]
+	if d == nil || d.peer.gone.Load() {
+		p := c.s.registry.lookup(k)
+		if p == nil {
+			delete(rt.dests, k)
+			return nil
+		}
+		d = &dest{peer: p}
+		if rt.dests == nil || len(rt.dests) >= maxDests {
+			rt.dests = make(map[key.NodePublic]*dest)
+		}
+		rt.dests[k] = d
+	}
+	if rt.last != nil {
+		rt.mixed = time.Now()
+	}
+	rt.last = d
+	return d
+}
+
+// subscribe makes sure that to is told when the source of a run leaves.
+func (c *serverConn) subscribe(d *dest, r *run, to *serverConn) {
+	switch {
+	case r.hop == firstHop && d.known != to.serial:
+		c.s.registry.subscribe(r.from, to)
+		d.known = to.serial
+	case r.hop == secondHop && !c.s.registry.subscribed(r.from, to):
+		c.s.registry.subscribe(r.from, to)
+	}
+}
+
+// patience returns how long the next run may wait for room.
+func (rt *routes) patience(cl derp.Class) time.Duration {
+	if cl != derp.ClassData {
+		return 0
+	}
+	if rt.mixed.IsZero() {
+		return sendPatience
+	}
+	now := time.Now()
+	if now.Sub(rt.mixed) > mixedFor {
+		rt.mixed = time.Time{}
+		return sendPatience
+	}
+	if now.Before(rt.impatient) {
+		return 0
+	}
+	return sendPatience
+}
+
+// waited takes note of a wait.
+func (rt *routes) waited(res derp.SendResult, _ error) {
+	if res.Waited > 0 && !rt.mixed.IsZero() {
+		rt.impatient = time.Now().Add(mixedRest * res.Waited)
+	}
+}
+
+// tellNotHere answers a run of disco packets to nobody, at most three times at once and once a
+// second (4.5).
+func (c *serverConn) tellNotHere(peer key.NodePublic) {
+	if c.notHere == nil {
+		c.notHere = rate.NewLimiter(1, 3)
+	}
+	if c.notHere.Allow() {
+		c.out.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendPeerGone(nil, peer, derp.GoneNotHere), 0)
+		c.s.metrics.peerGone.WithLabelValues("not_here").Inc()
+	}
+}
+
+// handleControl acts on a frame that is not a packet; its length has been checked.
+func (c *serverConn) handleControl(t derp.FrameType, p []byte) {
+	switch t {
+	case derp.FramePing:
+		data, _ := derp.ParsePing(p)
+		var pong [derp.PongFrameSize]byte
+		c.s.metrics.pings.Inc()
+		if res, err := c.out.Send(derp.FlowID{Class: derp.ClassPong}, derp.AppendPong(pong[:0], data), 0); res.Dropped == 0 && err == nil {
+			c.s.metrics.pongs.Inc()
+		}
+	case derp.FrameNotePreferred:
+		c.noteHome(derp.HomeNote(min(p[0], 1)))
+	case derp.FrameWatchConns:
+		if c.key != c.s.public && c.watch == nil { // a link to itself is ignored (5.2)
+			c.s.registry.watch(c)
+			c.s.wg.Go(c.tellWatcher)
+		}
+	case derp.FrameClosePeer:
+		for _, other := range c.s.registry.connsOf(key.NodePublic(p)) {
+			other.wire.Fail(errClosedByMesh)
+		}
+	}
+}
+
+// noteHome counts the clients whose home this is (3.5).
+func (c *serverConn) noteHome(note derp.HomeNote) {
+	if note == c.home {
+		return
+	}
+	c.home = note
+	if note == derp.IsHome {
+		c.s.metrics.home.Inc()
+		c.s.metrics.homeMoves.WithLabelValues("in").Inc()
+	} else {
+		c.s.metrics.home.Dec()
+		c.s.metrics.homeMoves.WithLabelValues("out").Inc()
+	}
+}
+
+// tellWatcher sends a mesh peer what changes, until its connection ends. A peer that cannot keep up
+// is cut: when it comes back it gets everything anew.
+func (c *serverConn) tellWatcher() {
+	var b []byte
+	for range c.watch.wakec {
+		b = c.s.registry.news(c.watch, b[:0])
+		res, err := c.out.Send(derp.FlowID{Class: derp.ClassControl}, b, meshWriteTimeout)
+		if res.Dropped > 0 || err != nil {
+			c.wire.Fail(errSlowWatcher)
+			return
+		}
+	}
+}
+
+var errSlowWatcher = errors.New("relay: mesh peer does not take its updates")

@@ -1,0 +1,263 @@
+package server
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"ginnel/internal/key"
+	"ginnel/relay/internal/derp"
+)
+
+// registry knows who can be reached, and where. The packet path reads a peer's atomics; everything
+// else is guarded by one lock, under which nothing is called.
+type registry struct {
+	mu       sync.RWMutex
+	peers    map[key.NodePublic]*peer
+	watchers map[*watcher]struct{}
+}
+
+// peer is a key that can be reached: it has connections to this server, or is connected to another
+// one of the mesh.
+type peer struct {
+	key    key.NodePublic
+	active atomic.Pointer[serverConn] // gets the packets; nil if there is no connection here
+	link   atomic.Pointer[meshLink]   // the way through the mesh; nil if there is none
+	gone   atomic.Bool                // no longer in the registry: look the key up again
+
+	// Guarded by registry.mu.
+	conns     []*serverConn // the one heard last is the last, and active
+	links     []*meshLink   // in order of their announcements; the first is in use (5.3)
+	receivers map[*serverConn]struct{}
+}
+
+// census is what the registry counts.
+type census struct{ local, remote, duplicate, watchers int }
+
+// lookup returns the peer with that key, or nil.
+func (r *registry) lookup(k key.NodePublic) *peer {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.peers[k]
+}
+
+// add enters a connection and makes it the active one of its key (4.6).
+func (r *registry) add(c *serverConn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.peerLocked(c.key)
+	p.conns = append(p.conns, c)
+	p.active.Store(c)
+	c.peer = p
+	r.changedLocked(c.key)
+}
+
+// remove takes a connection out. If its key has now left the region it returns the connections to
+// be told (4.5).
+func (r *registry) remove(c *serverConn) (told []*serverConn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for src := range c.sources {
+		delete(src.receivers, c)
+	}
+	c.sources = nil
+	if c.watch != nil {
+		delete(r.watchers, c.watch)
+		close(c.watch.wakec)
+	}
+	p := c.peer
+	p.conns = slices.DeleteFunc(p.conns, func(o *serverConn) bool { return o == c })
+	if n := len(p.conns); n > 0 {
+		p.active.Store(p.conns[n-1])
+		return nil
+	}
+	p.conns = nil
+	p.active.Store(nil)
+	r.changedLocked(c.key)
+	return r.settleLocked(p)
+}
+
+// heard makes c the active connection of its key, because a frame came from it (4.6).
+func (r *registry) heard(c *serverConn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := c.peer
+	if i := slices.Index(p.conns, c); i >= 0 {
+		p.conns = append(slices.Delete(p.conns, i, i+1), c)
+		p.active.Store(c)
+	}
+}
+
+// connsOf returns all connections of a key.
+func (r *registry) connsOf(k key.NodePublic) []*serverConn {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if p := r.peers[k]; p != nil {
+		return slices.Clone(p.conns)
+	}
+	return nil
+}
+
+// subscribe notes that to got packets from the key src, so that it is told when src leaves.
+func (r *registry) subscribe(src key.NodePublic, to *serverConn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.peers[src]
+	if p == nil || !slices.Contains(to.peer.conns, to) {
+		return // either has left meanwhile
+	}
+	if p.receivers == nil {
+		p.receivers = make(map[*serverConn]struct{})
+	}
+	p.receivers[to] = struct{}{}
+	if to.sources == nil {
+		to.sources = make(map[*peer]struct{})
+	}
+	to.sources[p] = struct{}{}
+}
+
+// subscribed reports whether subscribe is needless.
+func (r *registry) subscribed(src key.NodePublic, to *serverConn) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	p := r.peers[src]
+	if p == nil {
+		return true // a source that is not known cannot leave
+	}
+	_, ok := p.receivers[to]
+	return ok
+}
+
+// addLink notes that k is connected to the server at the other end of link (5.2).
+func (r *registry) addLink(k key.NodePublic, link *meshLink) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.peerLocked(k)
+	if !slices.Contains(p.links, link) {
+		p.links = append(p.links, link)
+		p.link.Store(p.links[0])
+	}
+}
+
+// removeLink undoes addLink. If k has now left the region it returns the connections to be told
+// (5.3).
+func (r *registry) removeLink(k key.NodePublic, link *meshLink) (told []*serverConn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.peers[k]
+	if p == nil || !slices.Contains(p.links, link) {
+		return nil
+	}
+	p.links = slices.DeleteFunc(p.links, func(l *meshLink) bool { return l == link })
+	p.link.Store(nil)
+	if len(p.links) > 0 {
+		p.link.Store(p.links[0])
+	}
+	return r.settleLocked(p)
+}
+
+// peerLocked returns the peer with key k, new if need be.
+func (r *registry) peerLocked(k key.NodePublic) *peer {
+	p := r.peers[k]
+	if p == nil {
+		p = &peer{key: k}
+		if r.peers == nil {
+			r.peers = make(map[key.NodePublic]*peer)
+		}
+		r.peers[k] = p
+	}
+	return p
+}
+
+// settleLocked forgets p if nothing leads to it any more, and returns who is to be told then.
+func (r *registry) settleLocked(p *peer) (told []*serverConn) {
+	if len(p.conns) > 0 || len(p.links) > 0 {
+		return nil
+	}
+	p.gone.Store(true)
+	delete(r.peers, p.key)
+	for c := range p.receivers {
+		delete(c.sources, p)
+		told = append(told, c)
+	}
+	p.receivers = nil
+	return told
+}
+
+// count takes the census.
+func (r *registry) count() (n census) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, p := range r.peers {
+		switch len(p.conns) {
+		case 0:
+			n.remote++
+			continue
+		case 1:
+		default:
+			n.duplicate++
+		}
+		n.local++
+	}
+	n.watchers = len(r.watchers)
+	return n
+}
+
+// watcher is what a mesh peer that sent WatchConns has not been told yet (5.2).
+type watcher struct {
+	wakec chan struct{} // has an item while dirty is not empty; closed when the connection ends
+
+	// Guarded by registry.mu: keys whose presence may have changed. Only the latest state of each is
+	// told, so there are never more of them than keys.
+	dirty map[key.NodePublic]struct{}
+}
+
+// watch enters a watcher for c, to whom all present keys are news.
+func (r *registry) watch(c *serverConn) *watcher {
+	w := &watcher{wakec: make(chan struct{}, 1), dirty: make(map[key.NodePublic]struct{})}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, p := range r.peers {
+		if len(p.conns) > 0 {
+			w.dirty[k] = struct{}{}
+		}
+	}
+	if r.watchers == nil {
+		r.watchers = make(map[*watcher]struct{})
+	}
+	r.watchers[w] = struct{}{}
+	c.watch = w
+	w.wake()
+	return w
+}
+
+func (w *watcher) wake() {
+	select {
+	case w.wakec <- struct{}{}:
+	default:
+	}
+}
+
+// changedLocked tells the watchers that the presence of k may have changed.
+func (r *registry) changedLocked(k key.NodePublic) {
+	for w := range r.watchers {
+		w.dirty[k] = struct{}{}
+		w.wake()
+	}
+}
+
+// news appends to b the frames that tell w what has changed since the last call.
+func (r *registry) news(w *watcher, b []byte) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k := range w.dirty {
+		if p := r.peers[k]; p != nil && len(p.conns) > 0 {
+			c := p.conns[len(p.conns)-1]
+			b = derp.AppendPeerPresent(b, derp.Presence{Peer: k, Addr: c.remote, Flags: c.flags})
+		} else {
+			b = derp.AppendPeerGone(b, k, derp.GoneDisconnected)
+		}
+	}
+	clear(w.dirty)
+	return b
+}

@@ -1,0 +1,325 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/time/rate"
+
+	"ginnel/internal/key"
+	"ginnel/relay/internal/derp"
+)
+
+const (
+	defaultWriteTimeout = 2 * time.Second
+	meshWriteTimeout    = 30 * time.Second
+	defaultMaxClients   = 60_000
+	defaultQueueMemory  = 256 << 20
+	// minRateBurst lets the largest frame pass a rate limit (4.7).
+	minRateBurst = key.Size + derp.MaxPacket
+	// requestTimeout bounds TLS handshake and HTTP request, each; clients give up after 10 s.
+	requestTimeout = 15 * time.Second
+	// restartSpread is how long clients are asked to wait after a restart, on average, for each client
+	// connected: handshakes are spread out to what one core can do.
+	restartSpread = time.Millisecond
+	maxRestart    = 10 * time.Second
+	restartTryFor = 5 * time.Second
+)
+
+// serverLimits bound the queue to a client: a burst of each sender, so many senders at once, and no
+// packet that its TCP has given up already.
+var serverLimits = derp.QueueLimits{
+	Flow:   [derp.NumClasses]int{derp.ClassData: 256 << 10, derp.ClassDisco: 16 << 10, derp.ClassControl: 32 << 10, derp.ClassPong: derp.PongFrameSize},
+	Total:  1 << 20,
+	MaxAge: time.Second,
+}
+
+// Config configures a [Server]. Only Key is required.
+type Config struct {
+	// Key identifies the server to clients and to the other servers of its mesh; see [LoadKey].
+	Key key.NodePrivate
+	// MeshKey is shared by the servers of a region; zero means that nobody is trusted to be one (5.1).
+	MeshKey derp.MeshKey
+	// Log gets connections and failures; nil discards them.
+	Log *slog.Logger
+
+	// MaxClients bounds the open DERP connections; 0 means 60000, negative no bound. Beyond it, the
+	// oldest of the address that has most ends for one of an address that has fewer; others get
+	// 503.
+	MaxClients int
+	// AcceptRate bounds the TCP connections accepted a second, with bursts of AcceptBurst; further
+	// ones are closed at once (4.8). Addresses that have had few connections lately have a reserve
+	// of another AcceptBurst. 0 means no bound.
+	AcceptRate  float64
+	AcceptBurst int
+	// ClientRate bounds what is read from each client, in bytes a second, with bursts of ClientBurst
+	// bytes: clients over it are read from more slowly (4.7). 0 means no bound.
+	ClientRate, ClientBurst int64
+	// WriteTimeout is how long a client may take nothing before it is cut; 0 means 2 s. Mesh peers
+	// have 30 s (4.3).
+	WriteTimeout time.Duration
+	// QueueMemory bounds the bytes queued to all clients together; 0 means 256 MiB. Beyond it
+	// packets are dropped, and so are those to an address whose clients have three times as much
+	// queued as is free.
+	QueueMemory int64
+
+	// AdmissionURL is asked whether a client may connect; empty admits all (6.2).
+	AdmissionURL string
+	// AdmissionStrict refuses clients while AdmissionURL cannot be reached, instead of admitting them.
+	AdmissionStrict bool
+	// HTTPClient asks AdmissionURL; nil means a client of its own.
+	HTTPClient *http.Client
+}
+
+func (c *Config) maxClients() int { return cmp.Or(c.MaxClients, defaultMaxClients) }
+
+func (c *Config) writeTimeout() time.Duration {
+	return cmp.Or(c.WriteTimeout, defaultWriteTimeout)
+}
+
+// newLimiter returns what holds one client to ClientRate, nil if there is no bound.
+func (c *Config) newLimiter() *rate.Limiter {
+	if c.ClientRate <= 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(c.ClientRate), int(min(max(c.ClientBurst, minRateBurst), math.MaxInt)))
+}
+
+func (c *Config) log() *slog.Logger {
+	if c.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Log
+}
+
+func (c *Config) httpClient() *http.Client {
+	if c.HTTPClient == nil {
+		return new(http.Client)
+	}
+	return c.HTTPClient
+}
+
+// Server is a DERP relay. It is an [http.Handler] for everything that a relay serves on its main
+// port (7.1); [Server.Serve] runs it on a listener.
+type Server struct {
+	cfg      Config
+	public   key.NodePublic
+	log      *slog.Logger
+	mux      *http.ServeMux
+	metrics  *serverMetrics
+	meta     []byte // the certificate that carries public, in DER form
+	memory   *queueMemory
+	registry registry
+	keep     keepAlives
+	accepts  *acceptLimit // nil if there is no bound
+	lines    strangerLines
+	serial   atomic.Uint64 // of the latest connection
+	revoked  atomic.Uint64 // counts calls of Revoke
+
+	ctx    context.Context // ended by stop
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	closing bool
+	conns   clients
+	serving map[io.Closer]chan struct{} // HTTP servers and STUN sockets; closed when they have ended
+	links   map[*meshLink]struct{}
+	certs   []*certFiles
+}
+
+// New returns a server that serves nobody yet. It fails only if cfg lacks the key.
+func New(cfg Config) (*Server, error) {
+	if cfg.Key.IsZero() {
+		return nil, errors.New("relay: server has no key")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Server{
+		cfg:     cfg,
+		public:  cfg.Key.Public(),
+		log:     cfg.log(),
+		metrics: newServerMetrics(),
+		memory:  newQueueMemory(cmp.Or(cfg.QueueMemory, defaultQueueMemory)),
+		accepts: newAcceptLimit(&cfg),
+		lines:   newStrangerLines(cfg.log()),
+		ctx:     ctx,
+		cancel:  cancel,
+		serving: make(map[io.Closer]chan struct{}),
+		links:   make(map[*meshLink]struct{}),
+	}
+	s.meta = derp.NewMetaCert(s.public, time.Now())
+	s.keep.wg, s.keep.stopc = &s.wg, ctx.Done()
+	s.mux = s.routes()
+	s.metrics.observe(s)
+	return s, nil
+}
+
+// PublicKey returns the key that clients know the server by.
+func (s *Server) PublicKey() key.NodePublic { return s.public }
+
+// MetricsHandler serves the metrics of the server to Prometheus.
+func (s *Server) MetricsHandler() http.Handler {
+	return promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{})
+}
+
+// Collector returns the metrics of the server, to be registered with those of a larger program.
+func (s *Server) Collector() prometheus.Collector { return s.metrics.registry }
+
+// Serve serves the connections of ln until Close, and then returns net.ErrClosed: TLS with conf,
+// which [Server.TLSConfig] made, or plain HTTP if conf is nil. A failing accept does not end it
+// unless ln itself is closed.
+func (s *Server) Serve(ln net.Listener, conf *tls.Config) error {
+	var open openConns
+	hs := &http.Server{
+		Handler:           s,
+		ConnState:         open.change,
+		ReadHeaderTimeout: requestTimeout,
+		ReadTimeout:       2 * requestTimeout,
+		WriteTimeout:      2 * requestTimeout,
+		IdleTimeout:       2 * requestTimeout,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	if !s.beginServing(hs) {
+		ln.Close()
+		return net.ErrClosed
+	}
+	defer s.endServing(hs)
+	err := hs.Serve(s.Listener(ln, conf))
+	hs.Close()
+	open.wg.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return net.ErrClosed
+	}
+	return err
+}
+
+// openConns counts the connections that an HTTP server has goroutines for: its Close does not wait
+// for them.
+type openConns struct{ wg sync.WaitGroup }
+
+func (o *openConns) change(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		o.wg.Add(1)
+	case http.StateHijacked, http.StateClosed:
+		o.wg.Done()
+	}
+}
+
+// beginServing has c closed when the server is, and reports false if it is already.
+func (s *Server) beginServing(c io.Closer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.serving[c] = make(chan struct{})
+	return true
+}
+
+func (s *Server) endServing(c io.Closer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.serving[c])
+	delete(s.serving, c)
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect { // any other answer than an error would promise a tunnel (7.1)
+		http.Error(w, "this is not a proxy", http.StatusForbidden)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// tellGone sends PeerGone/Disconnected to those that are to be told.
+func (s *Server) tellGone(k key.NodePublic, told []*serverConn) {
+	for _, c := range told {
+		c.out.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendPeerGone(nil, k, derp.GoneDisconnected), 0)
+		s.metrics.peerGone.WithLabelValues("disconnected").Inc()
+	}
+}
+
+// sleep waits, and reports whether the server still runs.
+func (s *Server) sleep(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+// Shutdown ends the server: it stops accepting, tells the clients that it restarts and when to come
+// back (3.13), waits until they have been told or ctx ends, and closes everything. It returns when
+// all goroutines have ended, those of Serve and ServeSTUN included.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	again := s.closing
+	s.closing = true
+	conns, serving := s.listConnsLocked(), maps.Clone(s.serving)
+	s.mu.Unlock()
+	if !again {
+		for c := range serving {
+			c.Close()
+		}
+		for _, c := range conns {
+			c.out.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendRestarting(nil, restartAdvice(len(conns))), 0)
+		}
+		for _, c := range conns {
+			c.out.Settle(ctx)
+		}
+		s.stop()
+	}
+	for _, donec := range serving {
+		<-donec
+	}
+	s.wg.Wait()
+	return nil
+}
+
+// restartAdvice spreads the return of so many clients over time.
+func restartAdvice(clients int) derp.Restart {
+	in := rand.N(min(2*restartSpread*time.Duration(clients), maxRestart) + 1)
+	return derp.Restart{ReconnectIn: uint32(in.Milliseconds()), TryFor: uint32(restartTryFor.Milliseconds())}
+}
+
+// stop ends all that runs; nothing new begins any more. Called once.
+func (s *Server) stop() {
+	s.cancel()
+	s.mu.Lock()
+	conns, links := s.listConnsLocked(), slices.Collect(maps.Keys(s.links))
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.wire.HangUp(net.ErrClosed)
+	}
+	for _, l := range links {
+		l.stop()
+	}
+}
+
+// Close is Shutdown without waiting for slow clients.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return s.Shutdown(ctx)
+}

@@ -1,0 +1,198 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"ginnel/internal/key"
+	"ginnel/relay/internal/derp"
+)
+
+// loginTimeout bounds the writing of ServerKey, and again the reading of ClientInfo (2.6).
+const loginTimeout = 10 * time.Second
+
+// trust is what a client may do.
+type trust uint8
+
+const (
+	ordinary trust = iota
+	meshPeer       // it has the mesh key: section 5.1
+)
+
+// serverConn is one client's connection. Its goroutine logs the client in and then reads;
+// forward.go tells what it does with frames. Others write to it through out.
+type serverConn struct {
+	s        *Server
+	wire     *derp.FrameConn
+	out      *derp.Outbox
+	in       derp.FrameReader
+	remote   netip.AddrPort // zero if it is not known
+	source   netip.Prefix   // what remote is counted under
+	greeting []byte         // what the client is waiting for; nil once it is sent
+	serial   uint64         // no two connections have the same; from 1
+
+	// Set by the login and constant from then on.
+	key   key.NodePublic
+	trust trust
+	flags derp.PresentFlags
+	peer  *peer
+
+	revoked uint64 // calls of Server.Revoke before the client was admitted
+
+	// Of the reading goroutine.
+	routes  routes
+	home    derp.HomeNote
+	notHere *rate.Limiter // of PeerGone/NotHere frames; nil until one is due
+	limiter *rate.Limiter // of what is read; nil if there is no limit
+
+	keepEvery, keepSlot int                // guarded by keepAlives.mu
+	sources             map[*peer]struct{} // guarded by registry.mu: those whose leaving must be told here
+	watch               *watcher           // guarded by registry.mu
+}
+
+// run is the life of a connection (4.2).
+func (c *serverConn) run() {
+	log := c.s.log.With("client", c.remote.String())
+	shared, err := c.login()
+	if err != nil {
+		log.Debug("client refused", "err", err)
+	} else {
+		log = log.With("key", c.key)
+		log.Debug("client connected")
+		err = c.serve(shared)
+		log.Debug("client disconnected", "reason", err)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.s.metrics.timeouts.Inc()
+		}
+	}
+	c.wire.HangUp(err)
+	c.out.Close()
+	c.in.Release()
+	c.s.leave(c)
+}
+
+// login greets the client and finds out who it is.
+func (c *serverConn) login() (*key.Shared, error) {
+	conn := c.wire.Conn
+	conn.SetDeadline(time.Now().Add(loginTimeout))
+	if _, err := conn.Write(c.greeting); err != nil {
+		return nil, fmt.Errorf("greeting the client: %w", err)
+	}
+	c.greeting = nil
+	conn.SetDeadline(time.Now().Add(loginTimeout))
+	info, shared, err := c.readClientInfo()
+	if err != nil {
+		c.s.metrics.refused.WithLabelValues(refusedHandshake).Inc()
+		return nil, fmt.Errorf("reading the login: %w", err)
+	}
+	conn.SetDeadline(time.Time{})
+	c.revoked = c.s.revoked.Load()
+	if c.s.cfg.MeshKey.Equal(info.MeshKey.MeshKey) {
+		c.trust = meshPeer
+		c.flags |= derp.PresentMesh
+		c.wire.Timeout = meshWriteTimeout
+		c.s.trustConn(c)
+	} else if err := c.s.checkAdmission(c.key, c.remote.Addr()); err != nil {
+		c.s.metrics.refused.WithLabelValues(refusedAdmission).Inc()
+		return nil, err
+	}
+	if info.IsProber {
+		c.flags |= derp.PresentProber
+	}
+	if c.flags == 0 {
+		c.flags = derp.PresentRegular
+	}
+	return shared, nil
+}
+
+// readClientInfo reads the first frame, which must be ClientInfo.
+func (c *serverConn) readClientInfo() (info derp.ClientInfo, shared *key.Shared, err error) {
+	for {
+		b := c.in.Buffered()
+		t, n, ok := derp.ParseHeader(b)
+		if ok && (t != derp.FrameClientInfo || n > derp.MaxClientInfo) {
+			return info, nil, &derp.FrameError{Typ: t, Length: n, Reason: "want ClientInfo"}
+		}
+		if size := derp.HeaderSize + int(n); ok && len(b) >= size {
+			c.key, shared, info, err = derp.OpenClientInfo(c.s.cfg.Key, b[derp.HeaderSize:size])
+			c.in.Take(uint64(size))
+			return info, shared, err
+		}
+		if _, err := c.in.Read(); err != nil {
+			return info, nil, err
+		}
+	}
+}
+
+// serve enters the client, answers its login and reads until the connection ends.
+func (c *serverConn) serve(shared *key.Shared) error {
+	reg := &c.s.registry
+	reg.add(c)
+	defer c.depart()
+	if err := c.stillAdmitted(); err != nil {
+		c.s.metrics.refused.WithLabelValues(refusedAdmission).Inc()
+		return err
+	}
+	if c.flags&derp.PresentNotIdeal != 0 {
+		c.s.metrics.notIdeal.Inc()
+		defer c.s.metrics.notIdeal.Dec()
+	}
+	// ServerInfo is the second frame, whatever has queued for the client by now (2.1).
+	c.wire.Conn.SetWriteDeadline(time.Now().Add(c.wire.Timeout))
+	if _, err := c.wire.Conn.Write(derp.AppendServerInfo(nil, shared, derp.ServerInfo{Version: derp.ProtocolVersion})); err != nil {
+		return fmt.Errorf("answering the login: %w", err)
+	}
+	c.wire.Conn.SetWriteDeadline(time.Time{})
+	c.wire.Start(c.out.Kick)
+	c.out.Attach(c.wire)
+	c.s.keep.add(c)
+	defer c.s.keep.remove(c)
+	return c.read()
+}
+
+// depart takes the client out and tells those who got packets from it, if this was its last
+// connection (4.5).
+func (c *serverConn) depart() {
+	told := c.s.registry.remove(c)
+	if c.home == derp.IsHome {
+		c.s.metrics.home.Dec()
+	}
+	c.s.tellGone(c.key, told)
+}
+
+// read handles frames until the connection ends.
+func (c *serverConn) read() error {
+	for {
+		if err := c.handleFrames(); err != nil {
+			return err
+		}
+		n, err := c.in.Read()
+		if err != nil {
+			return c.wire.Failure(err)
+		}
+		c.throttle(n)
+	}
+}
+
+// throttle waits until n more bytes are within the client's rate. Not reading makes its TCP wait
+// (4.7).
+func (c *serverConn) throttle(n int) {
+	if c.limiter == nil || c.trust == meshPeer {
+		return
+	}
+	now := time.Now()
+	var wait time.Duration
+	for burst := c.limiter.Burst(); n > 0; n -= burst {
+		wait = c.limiter.ReserveN(now, min(n, burst)).DelayFrom(now) // the later ends later
+	}
+	if wait <= 0 {
+		return
+	}
+	c.s.metrics.throttled.Add(wait.Seconds())
+	c.s.sleep(wait)
+}

@@ -83,12 +83,12 @@ type Message struct {
 type Client struct {
 	session *session
 	out     *sender
-	own     sync.WaitGroup // of the outbox, unless it belongs to a region
+	wg      sync.WaitGroup // of the outbox, unless it belongs to a region
 
 	// Of the goroutine that calls Recv.
-	msgs  []Message
-	armed time.Time // when the watchdog was set
-	err   error     // that ended Recv
+	msgs        []Message
+	watchdogSet time.Time // when the watchdog was set
+	err         error     // that ended Recv
 
 	mu    sync.Mutex
 	ended bool
@@ -103,25 +103,25 @@ func Dial(ctx context.Context, rawURL string, cfg ClientConfig) (*Client, error)
 	if err != nil {
 		return nil, err
 	}
-	return dialClient(ctx, &cfg, []*target{t}, newHello(&cfg))
+	return dialClient(ctx, &cfg, []*target{t}, newLoginOptions(&cfg))
 }
 
 // DialRegion connects to the first relay of a region that answers (1.10).
 func DialRegion(ctx context.Context, r *Region, cfg ClientConfig) (*Client, error) {
-	return dialClient(ctx, &cfg, nodeTargets(r), newHello(&cfg))
+	return dialClient(ctx, &cfg, nodeTargets(r), newLoginOptions(&cfg))
 }
 
-func newHello(cfg *ClientConfig) *hello {
-	return &hello{info: derp.ClientInfo{MeshKey: derp.SealedMeshKey{MeshKey: cfg.MeshKey}, Version: derp.ProtocolVersion, CanAckPings: true}}
+func newLoginOptions(cfg *ClientConfig) *loginOptions {
+	return &loginOptions{info: derp.ClientInfo{MeshKey: derp.SealedMeshKey{MeshKey: cfg.MeshKey}, Version: derp.ProtocolVersion, CanAckPings: true}}
 }
 
-func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello) (*Client, error) {
+func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *loginOptions) (*Client, error) {
 	s, err := connect(ctx, cfg, targets, h, TransportNative)
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{session: s}
-	c.out = newSender(&c.own)
+	c.out = newSender(&c.wg)
 	c.start()
 	return c, nil
 }
@@ -129,8 +129,8 @@ func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *he
 // start begins to use the session for what c.out has to send.
 func (c *Client) start() {
 	c.out.bucket.Store(nil)
-	c.session.wire.Start(c.out.box.Kick)
-	c.out.box.Attach(c.session.wire)
+	c.session.conn.Start(c.out.box.StartDrain)
+	c.out.box.Attach(c.session.conn)
 }
 
 // Transport returns what carries the frames.
@@ -141,7 +141,7 @@ func (c *Client) ServerKey() key.NodePublic { return c.session.server }
 
 // RemoteAddr returns the relay's address, or that of the proxy before it; zero if it is not an IP
 // address.
-func (c *Client) RemoteAddr() netip.AddrPort { return addrPortOf(c.session.wire.Conn.RemoteAddr()) }
+func (c *Client) RemoteAddr() netip.AddrPort { return addrPortOf(c.session.conn.Conn.RemoteAddr()) }
 
 func addrPortOf(a net.Addr) netip.AddrPort {
 	if tcp, ok := a.(*net.TCPAddr); ok {
@@ -181,23 +181,23 @@ func (c *Client) recv() ([]Message, error) {
 		if len(c.msgs) > 0 {
 			return c.msgs, nil
 		}
-		if now := time.Now(); now.Sub(c.armed) > watchdogStep {
-			c.session.wire.Conn.SetReadDeadline(now.Add(watchdog + watchdogStep))
-			c.armed = now
+		if now := time.Now(); now.Sub(c.watchdogSet) > watchdogStep {
+			c.session.conn.Conn.SetReadDeadline(now.Add(watchdog + watchdogStep))
+			c.watchdogSet = now
 		}
 		if _, err := c.session.in.Read(); err != nil {
 			return nil, c.fail(err)
 		}
-		c.out.tally.lastHeard.Store(time.Now().UnixNano())
+		c.out.counters.lastHeard.Store(time.Now().UnixNano())
 	}
 }
 
 // fail ends the connection for good.
 func (c *Client) fail(err error) error {
-	c.session.wire.Fail(err)
+	c.session.conn.Fail(err)
 	c.session.in.Release()
 	c.endPings()
-	c.err = c.session.wire.Failure(err)
+	c.err = c.session.conn.Cause(err)
 	return c.err
 }
 
@@ -211,7 +211,7 @@ func (c *Client) parse() error {
 			return nil
 		}
 		if n > derp.MaxFrameToClient {
-			if err := httpAnswer(b, c.session.wire.Conn); err != nil {
+			if err := httpAnswer(b, c.session.conn.Conn); err != nil {
 				return err
 			}
 			return &derp.FrameError{Typ: t, Length: n, Reason: "too large"}
@@ -344,8 +344,8 @@ func (c *Client) noteHome(note derp.HomeNote) {
 // Close ends the connection; Recv and Send then return net.ErrClosed.
 func (c *Client) Close() error {
 	c.out.box.Close()
-	c.session.wire.HangUp(net.ErrClosed)
+	c.session.conn.HangUp(net.ErrClosed)
 	c.endPings()
-	c.own.Wait()
+	c.wg.Wait()
 	return nil
 }

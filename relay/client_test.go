@@ -304,7 +304,7 @@ func TestClientStuckServer(t *testing.T) {
 		if d := time.Since(start); d != clientWriteTimeout || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("failed after %v with %v", d, err)
 		}
-		if n := c.out.tally.drops.Load(); n < 700 {
+		if n := c.out.counters.drops.Load(); n < 700 {
 			t.Errorf("%d drops counted", n)
 		}
 	})
@@ -355,7 +355,7 @@ func TestClientTokenBucket(t *testing.T) {
 		p.WantFrame(derp.FrameSendPacket)
 		p.WantFrame(derp.FrameSendPacket)
 		p.WantFrame(derp.FrameNotePreferred)
-		if n := c.out.tally.drops.Load(); n != 3 {
+		if n := c.out.counters.drops.Load(); n != 3 {
 			t.Errorf("%d drops counted, want 3", n)
 		}
 		time.Sleep(time.Second)

@@ -65,8 +65,8 @@ func refusedUpgrade(err error) bool {
 	return ok && ue.status != http.StatusServiceUnavailable && ue.status != http.StatusTooManyRequests
 }
 
-// hello is what a client says in its login.
-type hello struct {
+// loginOptions is what a client says in its login.
+type loginOptions struct {
 	info  derp.ClientInfo
 	home  derp.HomeNote // told at once if it is isHome
 	watch bool          // ask for the presence of all clients: mesh (5.2)
@@ -74,7 +74,7 @@ type hello struct {
 
 // session is a connection after the login.
 type session struct {
-	wire      *derp.FrameConn
+	conn      *derp.FrameConn
 	in        derp.FrameReader
 	server    key.NodePublic
 	shared    *key.Shared
@@ -83,7 +83,7 @@ type session struct {
 
 // connect connects to the first of targets that answers and logs in. A connection whose upgrade is
 // refused is made again as WebSocket.
-func connect(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello, first Transport) (*session, error) {
+func connect(ctx context.Context, cfg *ClientConfig, targets []*target, h *loginOptions, first Transport) (*session, error) {
 	if cfg.Key.IsZero() {
 		return nil, errNoClientKey
 	}
@@ -97,7 +97,7 @@ func connect(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello
 	return s, err
 }
 
-func connectOnce(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello, tr Transport) (*session, error) {
+func connectOnce(ctx context.Context, cfg *ClientConfig, targets []*target, h *loginOptions, tr Transport) (*session, error) {
 	base, t, err := dialAny(ctx, cfg, targets)
 	if err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func connectOnce(ctx context.Context, cfg *ClientConfig, targets []*target, h *h
 	}
 	if err != nil {
 		base.Close()
-		return nil, fmt.Errorf("connecting to relay %s: %w", t.hostHeader(), shown{cmp.Or(ctx.Err(), err)})
+		return nil, fmt.Errorf("connecting to relay %s: %w", t.hostHeader(), printableError{cmp.Or(ctx.Err(), err)})
 	}
 	return s, nil
 }
@@ -119,7 +119,7 @@ func connectOnce(ctx context.Context, cfg *ClientConfig, targets []*target, h *h
 func closer(conn net.Conn) func() { return func() { conn.Close() } }
 
 // login does everything above TCP.
-func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *hello, tr Transport) (*session, error) {
+func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *loginOptions, tr Transport) (*session, error) {
 	conn := base
 	var server key.NodePublic
 	if !t.plain {
@@ -157,7 +157,7 @@ func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *
 		s.in.Release()
 		return nil, err
 	}
-	s.wire = derp.NewFrameConn(conn, base, clientWriteTimeout)
+	s.conn = derp.NewFrameConn(conn, base, clientWriteTimeout)
 	return s, nil
 }
 
@@ -175,7 +175,7 @@ func appendRequest(b []byte, t *target, extra ...string) []byte {
 }
 
 // fastStart sends request and login at once, for the server's key is known (1.7).
-func (s *session) fastStart(cfg *ClientConfig, conn net.Conn, t *target, h *hello) error {
+func (s *session) fastStart(cfg *ClientConfig, conn net.Conn, t *target, h *loginOptions) error {
 	b, err := s.appendLogin(appendRequest(nil, t, derp.HeaderFastStart+": 1"), cfg, h)
 	if err != nil {
 		return err
@@ -205,7 +205,7 @@ func (s *session) upgrade(conn net.Conn, t *target) error {
 }
 
 // normalStart learns the server's key from its first frame and logs in.
-func (s *session) normalStart(cfg *ClientConfig, conn net.Conn, h *hello) error {
+func (s *session) normalStart(cfg *ClientConfig, conn net.Conn, h *loginOptions) error {
 	p, err := s.readServerKey()
 	if err != nil {
 		return fmt.Errorf("reading the server's key: %w", err)
@@ -239,7 +239,7 @@ func (s *session) readServerKey() (key.NodePublic, error) {
 }
 
 // appendLogin appends ClientInfo and what is to be said right after it.
-func (s *session) appendLogin(b []byte, cfg *ClientConfig, h *hello) ([]byte, error) {
+func (s *session) appendLogin(b []byte, cfg *ClientConfig, h *loginOptions) ([]byte, error) {
 	var err error
 	if s.shared, err = cfg.Key.Shared(s.server); err != nil {
 		return nil, fmt.Errorf("checking the server's key: %w", err)

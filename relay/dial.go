@@ -181,33 +181,33 @@ func dialDirectOrProxy(ctx context.Context, cfg *ClientConfig, t *target) (net.C
 	if len(routes) == 0 {
 		return nil, errNoFamily
 	}
-	return newRace(cfg.dialContext(), routes).run(ctx)
+	return newDialRace(cfg.dialContext(), routes).run(ctx)
 }
 
-// race dials several ways at once and keeps the first connection.
-type race struct {
+// dialRace dials several ways at once and keeps the first connection.
+type dialRace struct {
 	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	routes []dialRoute
 	wg     sync.WaitGroup
-	donec  chan dialled
+	donec  chan dialResult
 }
 
-type dialled struct {
+type dialResult struct {
 	conn net.Conn
 	err  error
 }
 
-func newRace(dial func(ctx context.Context, network, addr string) (net.Conn, error), routes []dialRoute) *race {
-	return &race{dial: dial, routes: routes, donec: make(chan dialled, len(routes))}
+func newDialRace(dial func(ctx context.Context, network, addr string) (net.Conn, error), routes []dialRoute) *dialRace {
+	return &dialRace{dial: dial, routes: routes, donec: make(chan dialResult, len(routes))}
 }
 
 // run returns when all ways have come to an end; the first success ends the others. If all fail the
 // error tells of each.
-func (r *race) run(ctx context.Context) (net.Conn, error) {
+func (r *dialRace) run(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, route := range r.routes {
-		r.wg.Go(r.lane(ctx, route))
+		r.wg.Go(r.dialOne(ctx, route))
 	}
 	var first net.Conn
 	var failed error
@@ -231,10 +231,10 @@ func (r *race) run(ctx context.Context) (net.Conn, error) {
 	return nil, failed
 }
 
-// lane returns the dialling of one way.
-func (r *race) lane(ctx context.Context, route dialRoute) func() {
+// dialOne returns the dialling of one way.
+func (r *dialRace) dialOne(ctx context.Context, route dialRoute) func() {
 	return func() {
 		conn, err := r.dial(ctx, route.network, route.addr)
-		r.donec <- dialled{conn, err}
+		r.donec <- dialResult{conn, err}
 	}
 }

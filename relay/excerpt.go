@@ -29,11 +29,11 @@ func excerpt(text string) string {
 	return text
 }
 
-// shown is an error whose text may quote what came from the network.
-type shown struct{ error }
+// printableError is an error whose text may quote what came from the network.
+type printableError struct{ error }
 
 // Error implements error.
-func (e shown) Error() string { return excerpt(e.error.Error()) }
+func (e printableError) Error() string { return excerpt(e.error.Error()) }
 
 // Unwrap returns the error as it was.
-func (e shown) Unwrap() error { return e.error }
+func (e printableError) Unwrap() error { return e.error }

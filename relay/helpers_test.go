@@ -91,12 +91,12 @@ func DialRegionWebSocket(ctx context.Context, r *Region, cfg ClientConfig) (*Cli
 }
 
 func dialWebSocketTo(ctx context.Context, targets []*target, cfg ClientConfig) (*Client, error) {
-	s, err := connect(ctx, &cfg, targets, newHello(&cfg), TransportWebSocket)
+	s, err := connect(ctx, &cfg, targets, newLoginOptions(&cfg), TransportWebSocket)
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{session: s}
-	c.out = newSender(&c.own)
+	c.out = newSender(&c.wg)
 	c.start()
 	return c, nil
 }

@@ -47,7 +47,7 @@ func Measure(ctx context.Context, r *Region, cfg ClientConfig) (m Measurement, e
 		resp, err = http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxUpgradeAnswer)), nil)
 	}
 	if err != nil {
-		return m, fmt.Errorf("measuring relay %s: %w", t.hostHeader(), shown{cmp.Or(ctx.Err(), err)})
+		return m, fmt.Errorf("measuring relay %s: %w", t.hostHeader(), printableError{cmp.Or(ctx.Err(), err)})
 	}
 	m.Latency = time.Since(start)
 	resp.Body.Close()

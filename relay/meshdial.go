@@ -30,7 +30,7 @@ func (d *MeshDialer) Host() string { return d.target.hostHeader() }
 
 // Dial connects, logs in and asks for the presence of all clients. It gives up after 10 s.
 func (d *MeshDialer) Dial(ctx context.Context) (*MeshConn, error) {
-	h := newHello(&d.cfg)
+	h := newLoginOptions(&d.cfg)
 	h.info.CanAckPings, h.watch = false, true
 	s, err := connect(ctx, &d.cfg, []*target{d.target}, h, TransportNative)
 	if err != nil {
@@ -48,7 +48,7 @@ func (c *MeshConn) ServerKey() key.NodePublic { return c.session.server }
 // Serve lets out write to the connection and calls handle with each message until the connection
 // ends; the error says why. A write may take nothing for timeout. The caller detaches out then.
 func (c *MeshConn) Serve(out *derp.Outbox, timeout time.Duration, handle func(Message)) error {
-	c.session.wire.Timeout = timeout
+	c.session.conn.Timeout = timeout
 	client := &Client{out: &sender{box: out}, session: c.session}
 	client.start()
 	for {
@@ -63,4 +63,4 @@ func (c *MeshConn) Serve(out *derp.Outbox, timeout time.Duration, handle func(Me
 }
 
 // HangUp ends the connection: Serve returns err.
-func (c *MeshConn) HangUp(err error) { c.session.wire.HangUp(err) }
+func (c *MeshConn) HangUp(err error) { c.session.conn.HangUp(err) }

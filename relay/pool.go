@@ -75,15 +75,15 @@ func (c *PoolConfig) localAddrs() ([]netip.Addr, error) {
 // home that stands all the time, the others made when there is something to send and closed 60 to
 // 75 s after the last of it (8.3).
 type Pool struct {
-	cfg     atomic.Pointer[ClientConfig] // never modified; replaced under mu
-	local   func() ([]netip.Addr, error)
-	deliver func(region int, from key.NodePublic, packets [][]byte)
-	log     *slog.Logger
-	routes  routeTable
-	ctx     context.Context // ended by Close
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	usedc   chan struct{} // has an item when upkeep is to begin checking for idle regions; capacity 1
+	cfg        atomic.Pointer[ClientConfig] // never modified; replaced under mu
+	local      func() ([]netip.Addr, error)
+	deliver    func(region int, from key.NodePublic, packets [][]byte)
+	log        *slog.Logger
+	routes     routeTable
+	ctx        context.Context // ended by Close
+	cancel     context.CancelFunc
+	wg         sync.WaitGroup
+	idleCheckc chan struct{} // has an item when upkeep is to begin checking for idle regions; capacity 1
 
 	regions atomic.Pointer[map[int]*region] // never modified; replaced under mu
 
@@ -98,7 +98,7 @@ type Pool struct {
 // send.
 func NewPool(cfg PoolConfig) *Pool {
 	client := cfg.client()
-	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), usedc: make(chan struct{}, 1),
+	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), idleCheckc: make(chan struct{}, 1),
 		changec: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.cfg.Store(&client)
@@ -106,7 +106,7 @@ func NewPool(cfg PoolConfig) *Pool {
 		p.deliver = discardPackets
 	}
 	p.regions.Store(new(map[int]*region))
-	p.wg.Go(p.upkeep)
+	p.wg.Go(p.closeIdleRegions)
 	return p
 }
 
@@ -140,7 +140,7 @@ func (p *Pool) SetMap(m Map) {
 			r.close()
 		}
 	}
-	p.settle()
+	p.applyHome()
 }
 
 // SetKey makes the pool that of a node that has another key now: all connections are made anew.
@@ -163,21 +163,21 @@ func (p *Pool) SetKey(k key.NodePrivate) {
 	for _, r := range old {
 		r.close()
 	}
-	p.settle()
+	p.applyHome()
 }
 
 // SetHome makes a region the home: the one whose connection stands, and whose relay is told so. 0
 // means none. A region that the map lacks becomes the home when a map brings it.
 func (p *Pool) SetHome(region int) {
 	p.home.Store(int64(region))
-	p.settle()
-	p.used() // the old home may be idle
+	p.applyHome()
+	p.startIdleCheck() // the old home may be idle
 }
 
-// settle has all regions act on what the home is now.
-func (p *Pool) settle() {
+// applyHome has all regions act on what the home is now.
+func (p *Pool) applyHome() {
 	for _, r := range *p.regions.Load() {
-		r.settle()
+		r.applyHome()
 	}
 	p.changed()
 }
@@ -233,23 +233,23 @@ func (p *Pool) NetworkChanged() {
 	}
 }
 
-// used has upkeep look for idle regions until there is none in use but the home.
-func (p *Pool) used() {
+// startIdleCheck has upkeep look for idle regions until there is none in use but the home.
+func (p *Pool) startIdleCheck() {
 	select {
-	case p.usedc <- struct{}{}:
+	case p.idleCheckc <- struct{}{}:
 	default:
 	}
 }
 
-// upkeep closes idle regions until the pool is closed. While no region but the home is in use, no
+// closeIdleRegions closes idle regions until the pool is closed. While no region but the home is in use, no
 // timer runs.
-func (p *Pool) upkeep() {
+func (p *Pool) closeIdleRegions() {
 	timer := time.NewTimer(idleInterval)
 	defer timer.Stop()
 	due := timer.C
 	for {
 		select {
-		case <-p.usedc:
+		case <-p.idleCheckc:
 			if due == nil {
 				timer.Reset(idleInterval)
 				due = timer.C

@@ -26,8 +26,8 @@ const (
 	// If a relay has said nothing for silenceLimit when something is sent to it, a ping follows. Unless
 	// something comes from the relay within pingLimit, the connection is closed. Two such pings are
 	// silenceChecks apart at least.
-	silenceLimit  = 2 * time.Second
-	silenceChecks = 10 * time.Second
+	silenceLimit = 2 * time.Second
+	silencePings = 10 * time.Second
 )
 
 var (
@@ -77,7 +77,7 @@ type region struct {
 
 	connected atomic.Bool
 	lastSend  atomic.Int64 // Unix nanoseconds
-	lastCheck atomic.Int64 // when a silent relay was last pinged, Unix nanoseconds
+	lastPing  atomic.Int64 // when a silent relay was last pinged, Unix nanoseconds
 
 	batch [][]byte      // of the region's goroutine: packets of one source
 	wakec chan struct{} // has an item when the time between two attempts is to end
@@ -85,15 +85,15 @@ type region struct {
 	mu       sync.Mutex
 	running  bool
 	closed   bool
-	checking bool // a ping is out
+	pinging  bool // a ping is out
 	state    RegionState
 	client   *Client // nil while there is no connection
-	told     derp.HomeNote
+	toldHome derp.HomeNote
 	prefer   Transport // what worked last where native DERP did not
 	err      error
 	health   string
-	restart  derp.Restart // the server's advice for the end of this connection
-	until    time.Time    // the end of the time in which it restarts
+	restart  derp.RestartAdvice // the server's advice for the end of this connection
+	until    time.Time          // the end of the time in which it restarts
 }
 
 func newRegion(p *Pool, id int, entry *Region) *region {
@@ -114,62 +114,62 @@ func (r *region) send(to key.NodePublic, packets [][]byte) error {
 	err := r.out.send(to, packets)
 	switch {
 	case !r.connected.Load():
-		r.ensure()
-	case r.suspects(now):
-		r.startCheck()
+		r.start()
+	case r.silentTooLong(now):
+		r.startPing()
 	}
 	return err
 }
 
-// suspects reports whether the relay has been silent for so long that it may be dead, once for all
+// silentTooLong reports whether the relay has been silent for so long that it may be dead, once for all
 // who send.
-func (r *region) suspects(now int64) bool {
-	last := r.lastCheck.Load()
-	return now-r.out.tally.lastHeard.Load() > int64(silenceLimit) && now-last > int64(silenceChecks) &&
-		r.lastCheck.CompareAndSwap(last, now)
+func (r *region) silentTooLong(now int64) bool {
+	last := r.lastPing.Load()
+	return now-r.out.counters.lastHeard.Load() > int64(silenceLimit) && now-last > int64(silencePings) &&
+		r.lastPing.CompareAndSwap(last, now)
 }
 
-// settle acts on what the home is now.
-func (r *region) settle() {
+// applyHome acts on what the home is now.
+func (r *region) applyHome() {
 	home := r.home()
 	r.mu.Lock()
 	client := r.client
-	tell := client != nil && r.told != home
-	r.told = home
+	tell := client != nil && r.toldHome != home
+	r.toldHome = home
 	r.mu.Unlock()
 	if tell {
 		client.noteHome(home)
 	}
 	if home == derp.IsHome {
-		r.ensure()
+		r.start()
 	}
 }
 
-// ensure has the region's goroutine run.
-func (r *region) ensure() {
+// start has the region's goroutine run.
+func (r *region) start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.running && !r.closed {
 		r.running = true
 		r.pool.wg.Go(r.run)
-		r.pool.used()
+		r.pool.startIdleCheck()
 	}
 }
 
 // run keeps the region connected for as long as that is wanted.
 func (r *region) run() {
-	for failures := 0; r.wanted(); {
+	for failures := 0; r.stillNeeded(); {
 		err := r.serve(&failures)
 		failures++
-		wait := r.ended(err, failures)
+		wait := r.noteEnd(err, failures)
 		r.logEnd(err, failures, wait)
 		r.wait(wait)
 	}
 	r.pool.changed()
 }
 
-// wanted reports whether the region is in use; if not, it is idle from now on.
-func (r *region) wanted() bool {
+// stillNeeded reports whether the region is in use; if not, it is idle from now on.
+func (r *region) stillNeeded() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.closed && (r.home() == derp.IsHome || time.Since(time.Unix(0, r.lastSend.Load())) < idleLimit) {
@@ -190,11 +190,11 @@ func (r *region) serve(failures *int) error {
 	}
 	client := &Client{out: r.out, session: session}
 	if !r.use(client, home) {
-		session.wire.HangUp(net.ErrClosed)
+		session.conn.HangUp(net.ErrClosed)
 		return net.ErrClosed
 	}
 	client.start()
-	r.settle() // the home may have changed meanwhile
+	r.applyHome() // the home may have changed meanwhile
 	err = r.read(client, failures)
 	r.connected.Store(false)
 	r.out.box.Detach()
@@ -211,7 +211,7 @@ func (r *region) connect(home derp.HomeNote) (*session, error) {
 	r.pool.changed()
 	ctx, cancel := context.WithTimeout(r.pool.ctx, connectTimeout)
 	defer cancel()
-	h := newHello(r.pool.cfg.Load())
+	h := newLoginOptions(r.pool.cfg.Load())
 	h.home = home
 	return connect(ctx, r.pool.cfg.Load(), nodeTargets(r.entry), h, prefer)
 }
@@ -223,14 +223,14 @@ func (r *region) use(client *Client, told derp.HomeNote) bool {
 	if r.closed {
 		return false
 	}
-	r.client, r.told, r.prefer = client, told, client.session.transport
-	r.restart, r.health = derp.Restart{}, ""
+	r.client, r.toldHome, r.prefer = client, told, client.session.transport
+	r.restart, r.health = derp.RestartAdvice{}, ""
 	return true
 }
 
-// ended takes note of the end of a connection, or of the attempt to make one, and returns how long
+// noteEnd takes note of the end of a connection, or of the attempt to make one, and returns how long
 // to wait.
-func (r *region) ended(err error, failures int) time.Duration {
+func (r *region) noteEnd(err error, failures int) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.client, r.err = nil, err
@@ -267,7 +267,7 @@ func (r *region) backoffLocked(failures int) time.Duration {
 		in := min(time.Duration(r.restart.ReconnectIn)*time.Millisecond, maxRestartAdvice)
 		in = max(in, jitter(minBackoff)) // a server that means nothing but "now" must not get a storm
 		r.until = now.Add(in + min(time.Duration(r.restart.TryFor)*time.Millisecond, maxRestartAdvice))
-		r.restart = derp.Restart{}
+		r.restart = derp.RestartAdvice{}
 		return in
 	}
 	if now.Before(r.until) {
@@ -347,8 +347,8 @@ func (r *region) deliver(msgs []Message) int {
 		r.batch = append(r.batch, m.Data)
 		size += len(m.Data)
 	}
-	r.out.tally.rxPackets.Add(uint64(len(r.batch)))
-	r.out.tally.rxBytes.Add(uint64(size))
+	r.out.counters.rxPackets.Add(uint64(len(r.batch)))
+	r.out.counters.rxBytes.Add(uint64(size))
 	r.pool.routes.learn(from, r)
 	r.pool.deliver(r.id, from, r.batch)
 	return len(r.batch)
@@ -404,25 +404,25 @@ func (r *region) networkChanged(isLocal func(netip.Addr) bool) {
 	if client == nil {
 		return
 	}
-	if local := addrPortOf(client.session.wire.Conn.LocalAddr()).Addr(); local.IsValid() && !isLocal(local.WithZone("")) {
+	if local := addrPortOf(client.session.conn.Conn.LocalAddr()).Addr(); local.IsValid() && !isLocal(local.WithZone("")) {
 		r.hangUp(errAddressGone)
 		return
 	}
-	r.startCheck()
+	r.startPing()
 }
 
-// startCheck has the connection checked, unless that is being done.
-func (r *region) startCheck() {
+// startPing has the connection checked, unless that is being done.
+func (r *region) startPing() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.client != nil && !r.checking && !r.closed {
-		r.checking = true
-		r.pool.wg.Go(r.check)
+	if r.client != nil && !r.pinging && !r.closed {
+		r.pinging = true
+		r.pool.wg.Go(r.pingOrHangUp)
 	}
 }
 
-// check closes the connection if nothing comes from the relay soon.
-func (r *region) check() {
+// pingOrHangUp closes the connection if nothing comes from the relay soon.
+func (r *region) pingOrHangUp() {
 	r.mu.Lock()
 	client := r.client
 	r.mu.Unlock()
@@ -431,13 +431,13 @@ func (r *region) check() {
 		defer cancel()
 		start := time.Now().UnixNano()
 		// An answer may wait behind packets, which show as well that the relay is there.
-		if _, err := client.Ping(ctx); err != nil && r.out.tally.lastHeard.Load() <= start {
-			client.session.wire.HangUp(errNoPong)
+		if _, err := client.Ping(ctx); err != nil && r.out.counters.lastHeard.Load() <= start {
+			client.session.conn.HangUp(errNoPong)
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.checking = false
+	r.pinging = false
 }
 
 // hangUp ends the connection, if there is one, for a reason.
@@ -447,7 +447,7 @@ func (r *region) hangUp(reason error) {
 	r.mu.Unlock()
 	if client != nil {
 		r.connected.Store(false)
-		client.session.wire.HangUp(reason)
+		client.session.conn.HangUp(reason)
 	}
 }
 
@@ -463,7 +463,7 @@ func (r *region) close() {
 
 // status returns a snapshot.
 func (r *region) status() RegionStatus {
-	t := &r.out.tally
+	t := &r.out.counters
 	st := RegionStatus{
 		Region:    r.id,
 		RxPackets: t.rxPackets.Load(), RxBytes: t.rxBytes.Load(),

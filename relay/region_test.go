@@ -181,7 +181,7 @@ func TestPoolFollowsRestart(t *testing.T) {
 		p := w.pool(1)
 		peer, client, _ := s.AcceptLogin()
 		peer.Admit(client, derp.ServerInfo{Version: 2})
-		peer.Write(derp.AppendRestarting(nil, derp.Restart{ReconnectIn: 3000, TryFor: 5000}))
+		peer.Write(derp.AppendRestarting(nil, derp.RestartAdvice{ReconnectIn: 3000, TryFor: 5000}))
 		synctest.Wait()
 		s.Ln.Close()
 		peer.Conn.Close()

@@ -16,8 +16,8 @@ func TestSendAllocatesNothing(t *testing.T) {
 	near, far := relaytest.TCPPair(t)
 	go io.Copy(io.Discard, far)
 	base := derp.WrapTCP(near, net.KeepAliveConfig{})
-	c := &Client{session: &session{wire: derp.NewFrameConn(base, base, time.Second)}}
-	c.out = newSender(&c.own)
+	c := &Client{session: &session{conn: derp.NewFrameConn(base, base, time.Second)}}
+	c.out = newSender(&c.wg)
 	c.start()
 	defer c.Close()
 	batch, to := relaytest.Batch(46), key.NewNodePrivate().Public()

@@ -25,13 +25,13 @@ const clientPatience = 20 * time.Millisecond
 
 // sender makes frames of packets and hands them to an outbox.
 type sender struct {
-	box    *derp.Outbox
-	bucket atomic.Pointer[rate.Limiter] // what the server asked the client to keep to (2.5); nil is no limit
-	tally  tally
+	box      *derp.Outbox
+	bucket   atomic.Pointer[rate.Limiter] // what the server asked the client to keep to (2.5); nil is no limit
+	counters trafficCounters
 }
 
-// tally counts what passed through the connections of a sender.
-type tally struct {
+// trafficCounters counts what passed through the connections of a sender.
+type trafficCounters struct {
 	txPackets, txBytes, drops atomic.Uint64
 	rxPackets, rxBytes        atomic.Uint64
 	lastHeard                 atomic.Int64 // when anything came, in Unix nanoseconds
@@ -47,15 +47,15 @@ func newSender(wg *sync.WaitGroup) *sender {
 func (s *sender) Sent(c derp.Class, frames []byte) {
 	if c == derp.ClassData || c == derp.ClassDisco {
 		n := derp.CountFrames(frames)
-		s.tally.txPackets.Add(uint64(n))
-		s.tally.txBytes.Add(uint64(len(frames) - n*derp.SendOverhead))
+		s.counters.txPackets.Add(uint64(n))
+		s.counters.txBytes.Add(uint64(len(frames) - n*derp.SendOverhead))
 	}
 }
 
 // Dropped implements ledger.
 func (s *sender) Dropped(c derp.Class, _ derp.DropReason, frames []byte) {
 	if c == derp.ClassData || c == derp.ClassDisco {
-		s.tally.drops.Add(uint64(derp.CountFrames(frames)))
+		s.counters.drops.Add(uint64(derp.CountFrames(frames)))
 	}
 }
 
@@ -82,7 +82,7 @@ func (s *sender) send(to key.NodePublic, packets [][]byte) error {
 		}
 		size := derp.SendOverhead + len(p)
 		if bucket != nil && !bucket.AllowN(time.Now(), size) {
-			s.tally.drops.Add(1)
+			s.counters.drops.Add(1)
 			continue
 		}
 		c := derp.ClassData

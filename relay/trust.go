@@ -24,17 +24,17 @@ var (
 
 // verifier checks the certificates of one server.
 type verifier struct {
-	sni      string // the name asked for; empty for an IP address
-	name     string // the name or address that the certificate must be for; empty if any will do
-	pin      string // lower-case hex SHA-256 of the only certificate; instead of a chain to a root
-	unproven bool   // no chain to a root is asked for: tests
-	roots    *x509.CertPool
-	now      func() time.Time
+	sni       string // the name asked for; empty for an IP address
+	name      string // the name or address that the certificate must be for; empty if any will do
+	pin       string // lower-case hex SHA-256 of the only certificate; instead of a chain to a root
+	skipChain bool   // no chain to a root is asked for: tests
+	roots     *x509.CertPool
+	now       func() time.Time
 }
 
 // newVerifier returns the checks for a target; roots are trusted besides those of the system.
 func newVerifier(t *target, roots *x509.CertPool) *verifier {
-	v := &verifier{name: t.host, roots: roots, now: time.Now, unproven: t.insecure}
+	v := &verifier{name: t.host, roots: roots, now: time.Now, skipChain: t.insecure}
 	if _, err := netip.ParseAddr(t.host); err != nil {
 		v.sni = t.host
 	}
@@ -72,7 +72,7 @@ func (v *verifier) verify(cs tls.ConnectionState) error {
 	if v.pin != "" {
 		return v.verifyPin(cs.PeerCertificates)
 	}
-	if !v.unproven {
+	if !v.skipChain {
 		return v.verifyChain(cs.PeerCertificates)
 	}
 	if v.name != "" {

@@ -53,7 +53,7 @@ func (s *Server) checkAdmission(client key.NodePublic, source netip.Addr) error 
 		if s.cfg.AdmissionStrict {
 			return fmt.Errorf("asking the admission controller: %w", err)
 		}
-		s.lines.unadmitted.Write(time.Now(), share.SourceOf(source), "key", client, "err", err)
+		s.clientLogs.unadmitted.Write(time.Now(), share.SourceOf(source), "key", client, "err", err)
 		return nil
 	}
 	defer resp.Body.Close()
@@ -76,7 +76,7 @@ func (s *Server) Revoke(client key.NodePublic) {
 	s.revoked.Add(1)
 	for _, c := range s.registry.connsOf(client) {
 		if c.trust != meshPeer {
-			c.wire.Fail(errRevoked)
+			c.conn.Fail(errRevoked)
 		}
 	}
 }

@@ -52,12 +52,12 @@ func newForwardPath(tb testing.TB, direct bool) *forwardPath {
 		near, far := relaytest.TCPPair(tb)
 		go io.Copy(io.Discard, far)
 		base := derp.WrapTCP(near, net.KeepAliveConfig{})
-		f.to.wire = derp.NewFrameConn(base, base, time.Second)
-		f.to.wire.Start(f.to.out.Kick)
+		f.to.conn = derp.NewFrameConn(base, base, time.Second)
+		f.to.conn.Start(f.to.out.StartDrain)
 	} else {
-		f.to.wire = derp.NewFrameConn(discardConn{}, discardConn{}, time.Second)
+		f.to.conn = derp.NewFrameConn(discardConn{}, discardConn{}, time.Second)
 	}
-	f.to.out.Attach(f.to.wire)
+	f.to.out.Attach(f.to.conn)
 	return f
 }
 
@@ -74,10 +74,10 @@ func (f *forwardPath) step(tb testing.TB) {
 }
 
 func (f *forwardPath) close() {
-	f.from.depart()
-	f.to.depart()
+	f.from.unregister()
+	f.to.unregister()
 	f.to.out.Close()
-	f.to.wire.Fail(net.ErrClosed)
+	f.to.conn.Fail(net.ErrClosed)
 	f.from.in.Release()
 }
 

@@ -97,7 +97,7 @@ func (m *metaAppender) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 // files. They are read again when they change, until Close; should that fail the old certificate
 // stays, and the log says so.
 func (s *Server) FileTLS(certFile, keyFile string) (*tls.Config, error) {
-	f := &certFiles{s: s, certFile: certFile, keyFile: keyFile, againc: make(chan struct{}, 1)}
+	f := &certFiles{s: s, certFile: certFile, keyFile: keyFile, reloadc: make(chan struct{}, 1)}
 	if err := f.load(); err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (s *Server) ReloadCertificates() {
 	defer s.mu.Unlock()
 	for _, f := range s.certs {
 		select {
-		case f.againc <- struct{}{}:
+		case f.reloadc <- struct{}{}:
 		default: // about to be
 		}
 	}
@@ -128,8 +128,8 @@ type certFiles struct {
 	s                 *Server
 	certFile, keyFile string
 	cert              atomic.Pointer[tls.Certificate]
-	stamp             [2]fileStamp  // of the files that cert was read from; of the goroutine that loads
-	againc            chan struct{} // has room for one: they are to be looked at now
+	stamps            [2]fileStamp  // of the files that cert was read from; of the goroutine that loads
+	reloadc           chan struct{} // has room for one: they are to be looked at now
 }
 
 // fileStamp tells whether a file has changed.
@@ -148,7 +148,7 @@ func (f *certFiles) watch() {
 		case <-f.s.ctx.Done():
 			return
 		case <-tick.C:
-		case <-f.againc:
+		case <-f.reloadc:
 		}
 		if err := f.load(); err != nil {
 			f.s.log.Warn("certificate files cannot be used, the old certificate stays", "err", err)
@@ -170,7 +170,7 @@ func (f *certFiles) load() error {
 		}
 		stamp[i] = fileStamp{info.ModTime(), info.Size()}
 	}
-	if f.cert.Load() != nil && stamp == f.stamp {
+	if f.cert.Load() != nil && stamp == f.stamps {
 		return nil
 	}
 	cert, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
@@ -178,7 +178,7 @@ func (f *certFiles) load() error {
 		return fmt.Errorf("reading the certificate from %s and %s: %w", f.certFile, f.keyFile, err)
 	}
 	f.cert.Store(&cert)
-	f.stamp = stamp
+	f.stamps = stamp
 	return nil
 }
 

@@ -109,8 +109,8 @@ func (s *Server) admit(c *serverConn) (refused string) {
 // displace ends a connection for that of another address.
 func (c *serverConn) displace() {
 	c.s.metrics.displaced.Inc()
-	c.s.lines.full.Write(time.Now(), c.source, "client", c.remote, "what", "connection ended for another address")
-	c.wire.Fail(errDisplaced)
+	c.s.clientLogs.full.Write(time.Now(), c.source, "client", c.remote, "what", "connection ended for another address")
+	c.conn.Fail(errDisplaced)
 }
 
 // leave is the end of a connection.
@@ -136,16 +136,16 @@ func (s *Server) trustConn(c *serverConn) {
 
 func (s *Server) listConnsLocked() []*serverConn { return slices.Collect(s.conns.all()) }
 
-// strangerLines are the log lines that anybody can cause who reaches the server.
-type strangerLines struct {
+// clientLogs are the log lines that anybody can cause who reaches the server.
+type clientLogs struct {
 	full       *share.Lines[netip.Prefix]
 	unadmitted *share.Lines[netip.Prefix]
 	accepting  *share.Lines[netip.Prefix] // of no address
 }
 
-func newStrangerLines(log *slog.Logger) strangerLines {
+func newClientLogs(log *slog.Logger) clientLogs {
 	r := share.Rate[netip.Prefix]{Each: 2, All: 30, Span: time.Minute}
-	return strangerLines{
+	return clientLogs{
 		full:       share.NewLines(log, slog.LevelWarn, "relay full", r),
 		unadmitted: share.NewLines(log, slog.LevelWarn, "admission controller not reachable, client admitted", r),
 		accepting:  share.NewLines(log, slog.LevelWarn, "accepting a connection failed", r),

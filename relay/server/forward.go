@@ -16,8 +16,8 @@ const (
 	sendPatience = 25 * time.Millisecond
 	// A sender that had another destination within mixedFor must not be held up for long by one of
 	// them: after a wait it does not wait again for mixedRest times as long.
-	mixedFor  = 200 * time.Millisecond
-	mixedRest = 8
+	changeMemory = 200 * time.Millisecond
+	restFactor   = 8
 	// maxDests bounds the destinations that a connection remembers; when there are more it starts
 	// anew.
 	maxDests = 256
@@ -25,18 +25,18 @@ const (
 
 var errClosedByMesh = errors.New("relay: closed by a mesh peer")
 
-// dest is what a connection remembers of one that it sends to.
-type dest struct {
-	peer  *peer
-	known uint64 // serial of the connection that is subscribed to the leaving of this client; 0 is none
+// destination is what a connection remembers of one that it sends to.
+type destination struct {
+	peer       *peer
+	subscribed uint64 // serial of the connection that is subscribed to the leaving of this client; 0 is none
 }
 
-// routes finds destinations without a lock that others use. It belongs to the reading goroutine.
-type routes struct {
-	dests     map[key.NodePublic]*dest
-	last      *dest
-	mixed     time.Time // when the destination changed last, zero if that is long ago
-	impatient time.Time // no waiting before this
+// destCache finds destinations without a lock that others use. It belongs to the reading goroutine.
+type destCache struct {
+	byKey       map[key.NodePublic]*destination
+	last        *destination
+	changed     time.Time // when the destination changed last, zero if that is long ago
+	noWaitUntil time.Time // no waiting before this
 }
 
 // hop tells how far packets have come.
@@ -67,7 +67,7 @@ func (c *serverConn) handleFrames() error {
 	var r run
 	b := c.in.Buffered()
 	if len(b) > 0 && c.peer.active.Load() != c {
-		c.s.registry.heard(c) // "any frame from a connection of the set" (4.6)
+		c.s.registry.activate(c) // "any frame from a connection of the set" (4.6)
 	}
 	for {
 		t, n, ok := derp.ParseHeader(b)
@@ -194,9 +194,9 @@ func (c *serverConn) forward(r *run) {
 	switch {
 	case to != nil:
 		c.subscribe(d, r, to)
-		c.routes.waited(to.out.Send(derp.FlowID{Peer: r.from, Class: r.class}, r.frames, c.routes.patience(r.class)))
+		c.dests.waited(to.out.Send(derp.FlowID{Peer: r.from, Class: r.class}, r.frames, c.dests.patience(r.class)))
 	case link != nil && r.hop == firstHop:
-		c.routes.waited(link.forward(r, c.routes.patience(r.class)))
+		c.dests.waited(link.forward(r, c.dests.patience(r.class)))
 	default:
 		reason := derp.DropUnknownDest
 		if r.hop == secondHop {
@@ -204,78 +204,78 @@ func (c *serverConn) forward(r *run) {
 		}
 		c.s.metrics.Dropped(r.class, reason, r.frames)
 		if r.class == derp.ClassDisco {
-			c.tellNotHere(r.to)
+			c.sendNotHere(r.to)
 		}
 	}
 	r.frames = nil
 }
 
 // dest looks up a destination, nil if nobody knows it.
-func (c *serverConn) dest(k key.NodePublic) *dest {
-	rt := &c.routes
+func (c *serverConn) dest(k key.NodePublic) *destination {
+	rt := &c.dests
 	if d := rt.last; d != nil && d.peer.key == k && !d.peer.gone.Load() {
 		return d
 	}
-	d := rt.dests[k]
+	d := rt.byKey[k]
 	if d == nil || d.peer.gone.Load() {
 		p := c.s.registry.lookup(k)
 		if p == nil {
-			delete(rt.dests, k)
+			delete(rt.byKey, k)
 			return nil
 		}
-		d = &dest{peer: p}
-		if rt.dests == nil || len(rt.dests) >= maxDests {
-			rt.dests = make(map[key.NodePublic]*dest)
+		d = &destination{peer: p}
+		if rt.byKey == nil || len(rt.byKey) >= maxDests {
+			rt.byKey = make(map[key.NodePublic]*destination)
 		}
-		rt.dests[k] = d
+		rt.byKey[k] = d
 	}
 	if rt.last != nil {
-		rt.mixed = time.Now()
+		rt.changed = time.Now()
 	}
 	rt.last = d
 	return d
 }
 
 // subscribe makes sure that to is told when the source of a run leaves.
-func (c *serverConn) subscribe(d *dest, r *run, to *serverConn) {
+func (c *serverConn) subscribe(d *destination, r *run, to *serverConn) {
 	switch {
-	case r.hop == firstHop && d.known != to.serial:
+	case r.hop == firstHop && d.subscribed != to.serial:
 		c.s.registry.subscribe(r.from, to)
-		d.known = to.serial
+		d.subscribed = to.serial
 	case r.hop == secondHop && !c.s.registry.subscribed(r.from, to):
 		c.s.registry.subscribe(r.from, to)
 	}
 }
 
 // patience returns how long the next run may wait for room.
-func (rt *routes) patience(cl derp.Class) time.Duration {
+func (rt *destCache) patience(cl derp.Class) time.Duration {
 	if cl != derp.ClassData {
 		return 0
 	}
-	if rt.mixed.IsZero() {
+	if rt.changed.IsZero() {
 		return sendPatience
 	}
 	now := time.Now()
-	if now.Sub(rt.mixed) > mixedFor {
-		rt.mixed = time.Time{}
+	if now.Sub(rt.changed) > changeMemory {
+		rt.changed = time.Time{}
 		return sendPatience
 	}
-	if now.Before(rt.impatient) {
+	if now.Before(rt.noWaitUntil) {
 		return 0
 	}
 	return sendPatience
 }
 
 // waited takes note of a wait.
-func (rt *routes) waited(res derp.SendResult, _ error) {
-	if res.Waited > 0 && !rt.mixed.IsZero() {
-		rt.impatient = time.Now().Add(mixedRest * res.Waited)
+func (rt *destCache) waited(res derp.SendResult, _ error) {
+	if res.Waited > 0 && !rt.changed.IsZero() {
+		rt.noWaitUntil = time.Now().Add(restFactor * res.Waited)
 	}
 }
 
-// tellNotHere answers a run of disco packets to nobody, at most three times at once and once a
+// sendNotHere answers a run of disco packets to nobody, at most three times at once and once a
 // second (4.5).
-func (c *serverConn) tellNotHere(peer key.NodePublic) {
+func (c *serverConn) sendNotHere(peer key.NodePublic) {
 	if c.notHere == nil {
 		c.notHere = rate.NewLimiter(1, 3)
 	}
@@ -300,11 +300,11 @@ func (c *serverConn) handleControl(t derp.FrameType, p []byte) {
 	case derp.FrameWatchConns:
 		if c.key != c.s.public && c.watch == nil { // a link to itself is ignored (5.2)
 			c.s.registry.watch(c)
-			c.s.wg.Go(c.tellWatcher)
+			c.s.wg.Go(c.feedWatcher)
 		}
 	case derp.FrameClosePeer:
 		for _, other := range c.s.registry.connsOf(key.NodePublic(p)) {
-			other.wire.Fail(errClosedByMesh)
+			other.conn.Fail(errClosedByMesh)
 		}
 	}
 }
@@ -324,15 +324,15 @@ func (c *serverConn) noteHome(note derp.HomeNote) {
 	}
 }
 
-// tellWatcher sends a mesh peer what changes, until its connection ends. A peer that cannot keep up
+// feedWatcher sends a mesh peer what changes, until its connection ends. A peer that cannot keep up
 // is cut: when it comes back it gets everything anew.
-func (c *serverConn) tellWatcher() {
+func (c *serverConn) feedWatcher() {
 	var b []byte
 	for range c.watch.wakec {
-		b = c.s.registry.news(c.watch, b[:0])
+		b = c.s.registry.appendChanges(c.watch, b[:0])
 		res, err := c.out.Send(derp.FlowID{Class: derp.ClassControl}, b, meshWriteTimeout)
 		if res.Dropped > 0 || err != nil {
-			c.wire.Fail(errSlowWatcher)
+			c.conn.Fail(errSlowWatcher)
 			return
 		}
 	}

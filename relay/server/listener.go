@@ -54,14 +54,14 @@ func (l *listener) Accept() (net.Conn, error) {
 				return nil, err
 			}
 			pause = min(max(2*pause, 5*time.Millisecond), maxAcceptPause)
-			l.s.lines.accepting.Write(time.Now(), netip.Prefix{}, "err", err, "pause", pause)
+			l.s.clientLogs.accepting.Write(time.Now(), netip.Prefix{}, "err", err, "pause", pause)
 			if !l.pause(pause) {
 				return nil, net.ErrClosed
 			}
 			continue
 		}
 		pause = 0
-		if !l.s.accepts.allow(time.Now(), conn) {
+		if !l.s.acceptLimit.allow(time.Now(), conn) {
 			l.s.metrics.refused.WithLabelValues(refusedRate).Inc()
 			conn.Close()
 			continue

@@ -47,7 +47,7 @@ func (s *Server) Mesh(rawURL string, cfg relay.ClientConfig) error {
 		return err
 	}
 	l := &meshLink{s: s, dialer: dialer, known: make(map[key.NodePublic]struct{})}
-	l.out = derp.NewOutbox(&s.wg, &serverLimits, s.memory.all, linkLedger{s.metrics})
+	l.out = derp.NewOutbox(&s.wg, &serverLimits, s.memory.all, meshCounter{s.metrics})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -58,16 +58,16 @@ func (s *Server) Mesh(rawURL string, cfg relay.ClientConfig) error {
 	return nil
 }
 
-// linkLedger counts the packets that leave through the mesh.
-type linkLedger struct{ m *serverMetrics }
+// meshCounter counts the packets that leave through the mesh.
+type meshCounter struct{ m *serverMetrics }
 
-func (l linkLedger) Sent(c derp.Class, frames []byte) {
+func (l meshCounter) Sent(c derp.Class, frames []byte) {
 	if int(c) < len(packetKinds) {
 		l.m.forwards.out.Add(float64(derp.CountFrames(frames)))
 	}
 }
 
-func (l linkLedger) Dropped(c derp.Class, reason derp.DropReason, frames []byte) {
+func (l meshCounter) Dropped(c derp.Class, reason derp.DropReason, frames []byte) {
 	l.m.Dropped(c, reason, frames)
 }
 
@@ -150,7 +150,7 @@ func (l *meshLink) handle(m relay.Message) {
 }
 
 func (l *meshLink) forget(k key.NodePublic) {
-	l.s.tellGone(k, l.s.registry.removeLink(k, l))
+	l.s.sendPeerGone(k, l.s.registry.removeLink(k, l))
 }
 
 // forgetAll is the end of a connection: nobody is reachable through it any more.

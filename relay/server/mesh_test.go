@@ -249,28 +249,28 @@ func TestMeshSlowWatcher(t *testing.T) {
 	k := key.NewNodePrivate().Public()
 	c := bareConn(s, key.NewNodePrivate().Public())
 	w := s.registry.watch(c)
-	if n := derp.CountFrames(s.registry.news(w, nil)); n != 1 {
+	if n := derp.CountFrames(s.registry.appendChanges(w, nil)); n != 1 {
 		t.Errorf("%d news for a new watcher, want itself", n)
 	}
 	for i := range 100 {
 		other := bareConn(s, k)
 		if i < 99 {
-			other.depart()
+			other.unregister()
 		}
 	}
-	b := s.registry.news(w, nil)
+	b := s.registry.appendChanges(w, nil)
 	if p, ok := derp.ParsePeerPresent(b[derp.HeaderSize:]); derp.CountFrames(b) != 1 || !ok || p.Peer != k {
 		t.Errorf("news %x, want that %v is present", b, k)
 	}
-	s.registry.lookup(k).conns[0].depart()
-	b = s.registry.news(w, nil)
+	s.registry.lookup(k).conns[0].unregister()
+	b = s.registry.appendChanges(w, nil)
 	if peer, reason, ok := derp.ParsePeerGone(b[derp.HeaderSize:]); derp.CountFrames(b) != 1 || !ok || peer != k || reason != derp.GoneDisconnected {
 		t.Errorf("news %x, want that %v is gone", b, k)
 	}
-	if b := s.registry.news(w, nil); len(b) != 0 {
+	if b := s.registry.appendChanges(w, nil); len(b) != 0 {
 		t.Errorf("news %x without a change", b)
 	}
-	c.depart()
+	c.unregister()
 }
 
 // A watcher that takes nothing for the time limit of mesh peers is cut; others are not held up.

@@ -20,8 +20,8 @@ const homePage = `<!DOCTYPE html>
 other directly. There is nothing to see here.</p>
 `
 
-// routes returns the handler of everything.
-func (s *Server) routes() *http.ServeMux {
+// newMux returns the handler of everything.
+func (s *Server) newMux() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/derp", s.handleUpgrade)
 	mux.HandleFunc("/derp/probe", handleProbe)

@@ -31,8 +31,8 @@ type peer struct {
 	receivers map[*serverConn]struct{}
 }
 
-// census is what the registry counts.
-type census struct{ local, remote, duplicate, watchers int }
+// registryCounts is what the registry counts.
+type registryCounts struct{ local, remote, duplicate, watchers int }
 
 // lookup returns the peer with that key, or nil.
 func (r *registry) lookup(k key.NodePublic) *peer {
@@ -74,11 +74,11 @@ func (r *registry) remove(c *serverConn) (told []*serverConn) {
 	p.conns = nil
 	p.active.Store(nil)
 	r.changedLocked(c.key)
-	return r.settleLocked(p)
+	return r.removeUnreachableLocked(p)
 }
 
-// heard makes c the active connection of its key, because a frame came from it (4.6).
-func (r *registry) heard(c *serverConn) {
+// activate makes c the active connection of its key, because a frame came from it (4.6).
+func (r *registry) activate(c *serverConn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := c.peer
@@ -153,7 +153,7 @@ func (r *registry) removeLink(k key.NodePublic, link *meshLink) (told []*serverC
 	if len(p.links) > 0 {
 		p.link.Store(p.links[0])
 	}
-	return r.settleLocked(p)
+	return r.removeUnreachableLocked(p)
 }
 
 // peerLocked returns the peer with key k, new if need be.
@@ -169,8 +169,8 @@ func (r *registry) peerLocked(k key.NodePublic) *peer {
 	return p
 }
 
-// settleLocked forgets p if nothing leads to it any more, and returns who is to be told then.
-func (r *registry) settleLocked(p *peer) (told []*serverConn) {
+// removeUnreachableLocked forgets p if nothing leads to it any more, and returns who is to be told then.
+func (r *registry) removeUnreachableLocked(p *peer) (told []*serverConn) {
 	if len(p.conns) > 0 || len(p.links) > 0 {
 		return nil
 	}
@@ -185,7 +185,7 @@ func (r *registry) settleLocked(p *peer) (told []*serverConn) {
 }
 
 // count takes the census.
-func (r *registry) count() (n census) {
+func (r *registry) count() (n registryCounts) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, p := range r.peers {
@@ -246,8 +246,8 @@ func (r *registry) changedLocked(k key.NodePublic) {
 	}
 }
 
-// news appends to b the frames that tell w what has changed since the last call.
-func (r *registry) news(w *watcher, b []byte) []byte {
+// appendChanges appends to b the frames that tell w what has changed since the last call.
+func (r *registry) appendChanges(w *watcher, b []byte) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k := range w.dirty {

@@ -117,19 +117,19 @@ func (c *Config) httpClient() *http.Client {
 // Server is a DERP relay. It is an [http.Handler] for everything that a relay serves on its main
 // port (7.1); [Server.Serve] runs it on a listener.
 type Server struct {
-	cfg      Config
-	public   key.NodePublic
-	log      *slog.Logger
-	mux      *http.ServeMux
-	metrics  *serverMetrics
-	meta     []byte // the certificate that carries public, in DER form
-	memory   *queueMemory
-	registry registry
-	keep     keepAlives
-	accepts  *acceptLimit // nil if there is no bound
-	lines    strangerLines
-	serial   atomic.Uint64 // of the latest connection
-	revoked  atomic.Uint64 // counts calls of Revoke
+	cfg         Config
+	public      key.NodePublic
+	log         *slog.Logger
+	mux         *http.ServeMux
+	metrics     *serverMetrics
+	meta        []byte // the certificate that carries public, in DER form
+	memory      *queueMemory
+	registry    registry
+	keepAlives  keepAlives
+	acceptLimit *acceptLimit // nil if there is no bound
+	clientLogs  clientLogs
+	serial      atomic.Uint64 // of the latest connection
+	revoked     atomic.Uint64 // counts calls of Revoke
 
 	ctx    context.Context // ended by stop
 	cancel context.CancelFunc
@@ -150,21 +150,21 @@ func New(cfg Config) (*Server, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{
-		cfg:     cfg,
-		public:  cfg.Key.Public(),
-		log:     cfg.log(),
-		metrics: newServerMetrics(),
-		memory:  newQueueMemory(cmp.Or(cfg.QueueMemory, defaultQueueMemory)),
-		accepts: newAcceptLimit(&cfg),
-		lines:   newStrangerLines(cfg.log()),
-		ctx:     ctx,
-		cancel:  cancel,
-		serving: make(map[io.Closer]chan struct{}),
-		links:   make(map[*meshLink]struct{}),
+		cfg:         cfg,
+		public:      cfg.Key.Public(),
+		log:         cfg.log(),
+		metrics:     newServerMetrics(),
+		memory:      newQueueMemory(cmp.Or(cfg.QueueMemory, defaultQueueMemory)),
+		acceptLimit: newAcceptLimit(&cfg),
+		clientLogs:  newClientLogs(cfg.log()),
+		ctx:         ctx,
+		cancel:      cancel,
+		serving:     make(map[io.Closer]chan struct{}),
+		links:       make(map[*meshLink]struct{}),
 	}
 	s.meta = derp.NewMetaCert(s.public, time.Now())
-	s.keep.wg, s.keep.stopc = &s.wg, ctx.Done()
-	s.mux = s.routes()
+	s.keepAlives.wg, s.keepAlives.stopc = &s.wg, ctx.Done()
+	s.mux = s.newMux()
 	s.metrics.observe(s)
 	return s, nil
 }
@@ -249,8 +249,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// tellGone sends PeerGone/Disconnected to those that are to be told.
-func (s *Server) tellGone(k key.NodePublic, told []*serverConn) {
+// sendPeerGone sends PeerGone/Disconnected to those that are to be told.
+func (s *Server) sendPeerGone(k key.NodePublic, told []*serverConn) {
 	for _, c := range told {
 		c.out.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendPeerGone(nil, k, derp.GoneDisconnected), 0)
 		s.metrics.peerGone.WithLabelValues("disconnected").Inc()
@@ -286,7 +286,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			c.out.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendRestarting(nil, restartAdvice(len(conns))), 0)
 		}
 		for _, c := range conns {
-			c.out.Settle(ctx)
+			c.out.WaitIdle(ctx)
 		}
 		s.stop()
 	}
@@ -298,9 +298,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // restartAdvice spreads the return of so many clients over time.
-func restartAdvice(clients int) derp.Restart {
+func restartAdvice(clients int) derp.RestartAdvice {
 	in := rand.N(min(2*restartSpread*time.Duration(clients), maxRestart) + 1)
-	return derp.Restart{ReconnectIn: uint32(in.Milliseconds()), TryFor: uint32(restartTryFor.Milliseconds())}
+	return derp.RestartAdvice{ReconnectIn: uint32(in.Milliseconds()), TryFor: uint32(restartTryFor.Milliseconds())}
 }
 
 // stop ends all that runs; nothing new begins any more. Called once.
@@ -310,7 +310,7 @@ func (s *Server) stop() {
 	conns, links := s.listConnsLocked(), slices.Collect(maps.Keys(s.links))
 	s.mu.Unlock()
 	for _, c := range conns {
-		c.wire.HangUp(net.ErrClosed)
+		c.conn.HangUp(net.ErrClosed)
 	}
 	for _, l := range links {
 		l.stop()

@@ -218,11 +218,11 @@ func TestServerKeepAliveStops(t *testing.T) {
 			p.Conn.Close()
 		}
 		time.Sleep(2 * keepAliveTick)
-		r.keep.mu.Lock()
-		if r.keep.running || r.keep.size != 0 {
-			t.Errorf("running = %v with %d connections", r.keep.running, r.keep.size)
+		r.keepAlives.mu.Lock()
+		if r.keepAlives.running || r.keepAlives.size != 0 {
+			t.Errorf("running = %v with %d connections", r.keepAlives.running, r.keepAlives.size)
 		}
-		r.keep.mu.Unlock()
+		r.keepAlives.mu.Unlock()
 		p := r.Client()
 		time.Sleep(66 * time.Second)
 		p.WantFrame(derp.FrameKeepAlive)

@@ -28,7 +28,7 @@ const (
 // forward.go tells what it does with frames. Others write to it through out.
 type serverConn struct {
 	s        *Server
-	wire     *derp.FrameConn
+	conn     *derp.FrameConn
 	out      *derp.Outbox
 	in       derp.FrameReader
 	remote   netip.AddrPort // zero if it is not known
@@ -45,7 +45,7 @@ type serverConn struct {
 	revoked uint64 // calls of Server.Revoke before the client was admitted
 
 	// Of the reading goroutine.
-	routes  routes
+	dests   destCache
 	home    derp.HomeNote
 	notHere *rate.Limiter // of PeerGone/NotHere frames; nil until one is due
 	limiter *rate.Limiter // of what is read; nil if there is no limit
@@ -70,7 +70,7 @@ func (c *serverConn) run() {
 			c.s.metrics.timeouts.Inc()
 		}
 	}
-	c.wire.HangUp(err)
+	c.conn.HangUp(err)
 	c.out.Close()
 	c.in.Release()
 	c.s.leave(c)
@@ -78,7 +78,7 @@ func (c *serverConn) run() {
 
 // login greets the client and finds out who it is.
 func (c *serverConn) login() (*key.Shared, error) {
-	conn := c.wire.Conn
+	conn := c.conn.Conn
 	conn.SetDeadline(time.Now().Add(loginTimeout))
 	if _, err := conn.Write(c.greeting); err != nil {
 		return nil, fmt.Errorf("greeting the client: %w", err)
@@ -95,7 +95,7 @@ func (c *serverConn) login() (*key.Shared, error) {
 	if c.s.cfg.MeshKey.Equal(info.MeshKey.MeshKey) {
 		c.trust = meshPeer
 		c.flags |= derp.PresentMesh
-		c.wire.Timeout = meshWriteTimeout
+		c.conn.Timeout = meshWriteTimeout
 		c.s.trustConn(c)
 	} else if err := c.s.checkAdmission(c.key, c.remote.Addr()); err != nil {
 		c.s.metrics.refused.WithLabelValues(refusedAdmission).Inc()
@@ -133,7 +133,7 @@ func (c *serverConn) readClientInfo() (info derp.ClientInfo, shared *key.Shared,
 func (c *serverConn) serve(shared *key.Shared) error {
 	reg := &c.s.registry
 	reg.add(c)
-	defer c.depart()
+	defer c.unregister()
 	if err := c.stillAdmitted(); err != nil {
 		c.s.metrics.refused.WithLabelValues(refusedAdmission).Inc()
 		return err
@@ -143,26 +143,26 @@ func (c *serverConn) serve(shared *key.Shared) error {
 		defer c.s.metrics.notIdeal.Dec()
 	}
 	// ServerInfo is the second frame, whatever has queued for the client by now (2.1).
-	c.wire.Conn.SetWriteDeadline(time.Now().Add(c.wire.Timeout))
-	if _, err := c.wire.Conn.Write(derp.AppendServerInfo(nil, shared, derp.ServerInfo{Version: derp.ProtocolVersion})); err != nil {
+	c.conn.Conn.SetWriteDeadline(time.Now().Add(c.conn.Timeout))
+	if _, err := c.conn.Conn.Write(derp.AppendServerInfo(nil, shared, derp.ServerInfo{Version: derp.ProtocolVersion})); err != nil {
 		return fmt.Errorf("answering the login: %w", err)
 	}
-	c.wire.Conn.SetWriteDeadline(time.Time{})
-	c.wire.Start(c.out.Kick)
-	c.out.Attach(c.wire)
-	c.s.keep.add(c)
-	defer c.s.keep.remove(c)
+	c.conn.Conn.SetWriteDeadline(time.Time{})
+	c.conn.Start(c.out.StartDrain)
+	c.out.Attach(c.conn)
+	c.s.keepAlives.add(c)
+	defer c.s.keepAlives.remove(c)
 	return c.read()
 }
 
-// depart takes the client out and tells those who got packets from it, if this was its last
+// unregister takes the client out and tells those who got packets from it, if this was its last
 // connection (4.5).
-func (c *serverConn) depart() {
+func (c *serverConn) unregister() {
 	told := c.s.registry.remove(c)
 	if c.home == derp.IsHome {
 		c.s.metrics.home.Dec()
 	}
-	c.s.tellGone(c.key, told)
+	c.s.sendPeerGone(c.key, told)
 }
 
 // read handles frames until the connection ends.
@@ -173,7 +173,7 @@ func (c *serverConn) read() error {
 		}
 		n, err := c.in.Read()
 		if err != nil {
-			return c.wire.Failure(err)
+			return c.conn.Cause(err)
 		}
 		c.throttle(n)
 	}

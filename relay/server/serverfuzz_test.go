@@ -99,13 +99,13 @@ func serverInput(t *testing.T, s *Server, client, peer key.NodePublic, tr trust,
 	from.trust = tr
 	from.in.Open(r)
 	from.read()
-	from.depart()
+	from.unregister()
 	near, far := relaytest.Pipe(8<<20, netip.AddrPort{}, netip.AddrPort{})
-	to.wire = derp.NewFrameConn(near, near, time.Second)
-	to.out.Attach(to.wire)
-	to.out.Settle(t.Context())
-	to.depart()
-	to.wire.Fail(net.ErrClosed)
+	to.conn = derp.NewFrameConn(near, near, time.Second)
+	to.out.Attach(to.conn)
+	to.out.WaitIdle(t.Context())
+	to.unregister()
+	to.conn.Fail(net.ErrClosed)
 	frames, err := io.ReadAll(far)
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func serverInput(t *testing.T, s *Server, client, peer key.NodePublic, tr trust,
 func bareConn(s *Server, k key.NodePublic) *serverConn {
 	near, far := relaytest.Pipe(1<<20, netip.AddrPort{}, netip.AddrPort{})
 	far.Close()
-	c := &serverConn{s: s, key: k, serial: s.serial.Add(1), flags: derp.PresentRegular, wire: derp.NewFrameConn(near, near, time.Second)}
+	c := &serverConn{s: s, key: k, serial: s.serial.Add(1), flags: derp.PresentRegular, conn: derp.NewFrameConn(near, near, time.Second)}
 	c.out = derp.NewOutbox(&s.wg, &serverLimits, s.memory.all, s.metrics)
 	s.registry.add(c)
 	return c

@@ -40,7 +40,7 @@ func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 func (s *Server) refused(why, remote string) {
 	s.metrics.refused.WithLabelValues(why).Inc()
 	if why == refusedFull {
-		s.lines.full.Write(time.Now(), share.SourceOfHost(remote), "client", remote, "what", "client refused")
+		s.clientLogs.full.Write(time.Now(), share.SourceOfHost(remote), "client", remote, "what", "client refused")
 	}
 }
 
@@ -72,7 +72,7 @@ func (s *Server) upgradeNative(w http.ResponseWriter, r *http.Request) {
 		early, _ := brw.Reader.Peek(n)
 		c.in.Preload(early)
 	}
-	s.enter(c, "derp")
+	s.startServing(c, "derp")
 }
 
 // controlOverhead is what a client adds to the payload of a ping or pong: header and mask.
@@ -94,12 +94,12 @@ func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c = s.newConn(derp.NewFrameConn(ws, derp.BaseOf(ws.Conn), s.cfg.writeTimeout()), r, nil)
-	s.enter(c, "websocket")
+	s.startServing(c, "websocket")
 }
 
 // newConn returns a connection that greets with greeting and ServerKey.
 func (s *Server) newConn(w *derp.FrameConn, r *http.Request, greeting []byte) *serverConn {
-	c := &serverConn{s: s, wire: w, greeting: derp.AppendServerKey(greeting, s.public), serial: s.serial.Add(1), limiter: s.cfg.newLimiter()}
+	c := &serverConn{s: s, conn: w, greeting: derp.AppendServerKey(greeting, s.public), serial: s.serial.Add(1), limiter: s.cfg.newLimiter()}
 	c.in.Open(w.Conn)
 	c.remote, _ = netip.ParseAddrPort(r.RemoteAddr)
 	c.source = share.SourceOf(c.remote.Addr())
@@ -110,11 +110,11 @@ func (s *Server) newConn(w *derp.FrameConn, r *http.Request, greeting []byte) *s
 	return c
 }
 
-// enter starts serving c.
-func (s *Server) enter(c *serverConn, transport string) {
+// startServing starts serving c.
+func (s *Server) startServing(c *serverConn, transport string) {
 	if refused := s.admit(c); refused != "" {
 		s.refused(refused, c.remote.String())
-		c.wire.HangUp(nil)
+		c.conn.HangUp(nil)
 		s.memory.release(c.source)
 		return
 	}

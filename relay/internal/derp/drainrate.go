@@ -7,9 +7,9 @@ import "time"
 // trip time before a sender's TCP has sent seconds ahead. One on a fast link gets room for the
 // window of a long path.
 const (
-	queueSpan  = 100 * time.Millisecond
-	leastQueue = 32 << 10 // some full packets, whatever the rate
-	mostQueue  = 2 << 20  // 300 Mbit/s for 56 ms
+	queueSpan = 100 * time.Millisecond
+	minQueue  = 32 << 10 // some full packets, whatever the rate
+	maxQueue  = 2 << 20  // 300 Mbit/s for 56 ms
 )
 
 // The kernel may hold less than that unsent, where it can be told so: what it holds can no longer
@@ -25,33 +25,33 @@ const (
 // system's buffer at once says nothing; that is less than the first such span.
 const rateSpan = 50 * time.Millisecond
 
-// rateLife is how long a rate holds while there is no backlog. A receiver that was slow once would
+// maxRateAge is how long a rate holds while there is no backlog. A receiver that was slow once would
 // otherwise have a short queue for ever: what that holds is drained before its rate can be
 // measured.
-const rateLife = 10 * time.Second
+const maxRateAge = 10 * time.Second
 
 // drainRate measures how many bytes a second a connection takes while there is more to be sent than
 // it takes.
 type drainRate struct {
-	since time.Time // when the present measurement began
-	bytes int       // what was written since
-	rate  float64   // bytes a second, averaged; 0 while unknown
-	known time.Time // when rate was measured last
+	since    time.Time // when the present measurement began
+	bytes    int       // what was written since
+	rate     float64   // bytes a second, averaged; 0 while unknown
+	measured time.Time // when rate was measured last
 }
 
-// begin starts a measurement: the drain has found a backlog. It reports whether it has forgotten a
+// start starts a measurement: the drain has found a backlog. It reports whether it has forgotten a
 // rate that was measured too long ago.
-func (r *drainRate) begin(now time.Time) (forgotten bool) {
+func (r *drainRate) start(now time.Time) (forgotten bool) {
 	r.since, r.bytes = now, 0
-	if r.rate == 0 || now.Sub(r.known) < rateLife {
+	if r.rate == 0 || now.Sub(r.measured) < maxRateAge {
 		return false
 	}
 	r.rate = 0
 	return true
 }
 
-// wrote counts n bytes and reports whether a measurement has ended, and the rate may differ.
-func (r *drainRate) wrote(n int, now time.Time) bool {
+// add counts n bytes and reports whether a measurement has ended, and the rate may differ.
+func (r *drainRate) add(n int, now time.Time) bool {
 	r.bytes += n
 	took := now.Sub(r.since)
 	if took < rateSpan {
@@ -61,12 +61,12 @@ func (r *drainRate) wrote(n int, now time.Time) bool {
 	if r.rate > 0 {
 		rate = (r.rate + rate) / 2
 	}
-	r.rate, r.known = rate, now
+	r.rate, r.measured = rate, now
 	r.since, r.bytes = now, 0
 	return true
 }
 
-// during returns how many bytes the connection takes in d, within bounds.
-func (r *drainRate) during(d time.Duration, least, most int) int {
+// bytesIn returns how many bytes the connection takes in d, within bounds.
+func (r *drainRate) bytesIn(d time.Duration, least, most int) int {
 	return int(min(max(r.rate*d.Seconds(), float64(least)), float64(most)))
 }

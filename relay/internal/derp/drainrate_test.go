@@ -21,16 +21,16 @@ func TestOutboxQueueFollowsRate(t *testing.T) {
 		{"20 Mbit/s", 2500, 1, 200_000, 260_000},
 		{"20 Mbit/s, 8 flows", 2500, 8, 200_000, 270_000},
 		{"100 Mbit/s", 12_500, 1, 1_000_000, 1_300_000},
-		{"1 Gbit/s", 125_000, 1, mostQueue - 2*125_000, mostQueue},
+		{"1 Gbit/s", 125_000, 1, maxQueue - 2*125_000, maxQueue},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := newTestOutbox(1000)
 				defer o.end()
-				o.Attach(o.wire)
+				o.Attach(o.conn)
 				var reading sync.WaitGroup
 				defer reading.Wait()
-				defer o.wire.base.Close()
+				defer o.conn.base.Close()
 				reading.Go(func() { readAt(o.far, c.rate) })
 				queued := 0           // at the most, at the end
 				for n := range 1000 { // for a second, twice what the receiver takes
@@ -75,8 +75,8 @@ func TestOutboxForgetsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
 		defer o.end()
-		o.rate, o.queue.packets = drainRate{rate: 1}, leastQueue
-		o.Attach(o.wire)
+		o.rate, o.queue.packetLimit = drainRate{rate: 1}, minQueue
+		o.Attach(o.conn)
 		if got, want := o.queue.limit(ClassData, 1), testLimits.Flow[ClassData]; got != want {
 			t.Errorf("a flow may queue %d bytes for a new connection, want %d", got, want)
 		}
@@ -87,16 +87,16 @@ func TestOutboxForgetsRate(t *testing.T) {
 func TestOldRateIsForgotten(t *testing.T) {
 	now := time.Now()
 	var r drainRate
-	r.begin(now)
-	r.wrote(1000, now.Add(rateSpan))
+	r.start(now)
+	r.add(1000, now.Add(rateSpan))
 	now = now.Add(rateSpan)
-	if r.rate == 0 || r.begin(now.Add(rateLife-time.Second)) || r.rate == 0 {
+	if r.rate == 0 || r.start(now.Add(maxRateAge-time.Second)) || r.rate == 0 {
 		t.Error("a rate is forgotten while it holds")
 	}
-	if !r.begin(now.Add(rateLife)) || r.rate != 0 {
+	if !r.start(now.Add(maxRateAge)) || r.rate != 0 {
 		t.Error("an old rate is not forgotten")
 	}
-	if r.begin(now.Add(2 * rateLife)) {
+	if r.start(now.Add(2 * maxRateAge)) {
 		t.Error("a rate that is not known is forgotten")
 	}
 }

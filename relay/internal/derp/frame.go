@@ -248,21 +248,21 @@ func ParsePing(p []byte) (d PingData, ok bool) {
 	return PingData(p[:PingSize]), true
 }
 
-// Restart is what a Restarting frame advises (3.13), both in milliseconds.
-type Restart struct {
+// RestartAdvice is what a Restarting frame advises (3.13), both in milliseconds.
+type RestartAdvice struct {
 	ReconnectIn uint32 // to wait before reconnecting
 	TryFor      uint32 // to keep trying before failures count as usual
 }
 
-func AppendRestarting(b []byte, r Restart) []byte {
+func AppendRestarting(b []byte, r RestartAdvice) []byte {
 	b = AppendHeader(b, FrameRestarting, 8)
 	b = binary.BigEndian.AppendUint32(b, r.ReconnectIn)
 	return binary.BigEndian.AppendUint32(b, r.TryFor)
 }
 
-func ParseRestarting(p []byte) (r Restart, ok bool) {
+func ParseRestarting(p []byte) (r RestartAdvice, ok bool) {
 	if len(p) < 8 {
 		return r, false
 	}
-	return Restart{binary.BigEndian.Uint32(p), binary.BigEndian.Uint32(p[4:])}, true
+	return RestartAdvice{binary.BigEndian.Uint32(p), binary.BigEndian.Uint32(p[4:])}, true
 }

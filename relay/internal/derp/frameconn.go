@@ -52,8 +52,8 @@ func (w *FrameConn) Start(kick func()) {
 	}
 }
 
-// direct reports whether write returns without waiting for the network.
-func (w *FrameConn) direct() bool { return w.sock != nil }
+// nonblocking reports whether write returns without waiting for the network.
+func (w *FrameConn) nonblocking() bool { return w.sock != nil }
 
 // write writes whole frames. One caller at a time.
 func (w *FrameConn) write(frames []byte) error {
@@ -88,21 +88,21 @@ func (w *FrameConn) holdUnsent(limit int) {
 
 // Fail ends the connection at once; err is remembered if it is the first reason to do so.
 func (w *FrameConn) Fail(err error) {
-	w.blame(err)
+	w.setCause(err)
 	w.base.Close()
 }
 
 // HangUp is fail, but tells the other side first if that takes no waiting.
 func (w *FrameConn) HangUp(err error) {
-	w.blame(err) // before the goodbye makes a read fail, for another reason
-	if w.direct() {
+	w.setCause(err) // before the goodbye makes a read fail, for another reason
+	if w.nonblocking() {
 		w.Conn.Close()
 	}
 	w.base.Close()
 }
 
-// blame remembers the first reason for the end.
-func (w *FrameConn) blame(err error) {
+// setCause remembers the first reason for the end.
+func (w *FrameConn) setCause(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.cause == nil {
@@ -110,8 +110,8 @@ func (w *FrameConn) blame(err error) {
 	}
 }
 
-// Failure returns why the connection ended: the first reason given to fail, else err.
-func (w *FrameConn) Failure(err error) error {
+// Cause returns why the connection ended: the first reason given to fail, else err.
+func (w *FrameConn) Cause(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.cause != nil {

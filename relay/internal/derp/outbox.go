@@ -24,7 +24,7 @@ type Outbox struct {
 
 	mu      sync.Mutex
 	queue   flowQueue
-	wire    *FrameConn // nil while there is no connection
+	conn    *FrameConn // nil while there is no connection
 	rate    drainRate  // of the wire
 	writing bool       // somebody holds the right to write
 	closed  bool
@@ -42,7 +42,7 @@ type waiter struct {
 }
 
 func NewOutbox(wg *sync.WaitGroup, limits *QueueLimits, b *Budget, l ledger) *Outbox {
-	return &Outbox{wg: wg, queue: flowQueue{limits: limits, budget: b, ledger: l}}
+	return &Outbox{wg: wg, queue: flowQueue{limits: limits, budget: b, counter: l}}
 }
 
 // SendResult tells what send did with frames that it could not pass on at once.
@@ -87,30 +87,30 @@ func (o *Outbox) Send(id FlowID, frames []byte, patience time.Duration) (SendRes
 		reason, err = dropGone, net.ErrClosed
 	}
 	o.mu.Unlock()
-	o.queue.ledger.Dropped(id.Class, reason, frames)
+	o.queue.counter.Dropped(id.Class, reason, frames)
 	return SendResult{Waited: waited, Dropped: len(frames)}, err
 }
 
 // idleLocked reports whether a sender may write itself.
 func (o *Outbox) idleLocked() bool {
-	return o.wire != nil && o.wire.direct() && !o.writing && o.queue.empty() && !o.closed
+	return o.conn != nil && o.conn.nonblocking() && !o.writing && o.queue.empty() && !o.closed
 }
 
 // sendDirectLocked writes in the caller's goroutine. It holds the right to write, not the lock,
 // while it does.
 func (o *Outbox) sendDirectLocked(c Class, frames []byte) {
 	o.writing = true
-	w := o.wire
+	w := o.conn
 	o.mu.Unlock()
 	err := o.write(w, c, frames)
 	o.mu.Lock()
 	if err != nil {
-		o.letGoLocked(w)
+		o.forgetConnLocked(w)
 	} else if !o.closed && (w.pending() || !o.queue.empty()) {
 		o.wg.Go(o.drain)
 		return
 	}
-	o.doneLocked()
+	o.endWriteLocked()
 }
 
 // waitLocked waits until the flow has room for need bytes, d has passed, or the outbox is closed.
@@ -166,14 +166,14 @@ func (o *Outbox) wakeLocked() {
 
 // startLocked starts the drain if there is something to drain and nobody writing.
 func (o *Outbox) startLocked() {
-	if o.wire != nil && !o.writing && !o.closed {
+	if o.conn != nil && !o.writing && !o.closed {
 		o.writing = true
 		o.wg.Go(o.drain)
 	}
 }
 
-// Kick starts the drain for bytes that the connection holds back; see [sock].
-func (o *Outbox) Kick() {
+// StartDrain starts the drain for bytes that the connection holds back; see [sock].
+func (o *Outbox) StartDrain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.startLocked()
@@ -184,12 +184,12 @@ func (o *Outbox) Kick() {
 func (o *Outbox) drain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	w, now := o.wire, time.Now()
-	if o.rate.begin(now) && w != nil {
-		o.queue.packets = 0
+	w, now := o.conn, time.Now()
+	if o.rate.start(now) && w != nil {
+		o.queue.packetLimit = 0
 		w.holdUnsent(mostUnsent)
 	}
-	for w != nil && !o.closed && o.wire == w {
+	for w != nil && !o.closed && o.conn == w {
 		s, ok := o.queue.next(quantum, now)
 		o.wakeLocked()
 		if !ok && !w.pending() {
@@ -199,30 +199,30 @@ func (o *Outbox) drain() {
 		err := o.writeAndFlush(w, s)
 		o.mu.Lock()
 		now = time.Now()
-		if o.wire == w && o.rate.wrote(len(s.frames), now) {
-			o.fitLocked()
+		if o.conn == w && o.rate.add(len(s.frames), now) {
+			o.adaptLocked()
 		}
 		if ok {
 			o.queue.release(s)
 		}
 		if err != nil {
-			o.letGoLocked(w)
+			o.forgetConnLocked(w)
 		}
 	}
-	o.doneLocked()
+	o.endWriteLocked()
 }
 
-// fitLocked adapts the queue, and how much the system holds unsent, to the rate of the connection.
-func (o *Outbox) fitLocked() {
-	o.queue.packets = o.rate.during(queueSpan, leastQueue, mostQueue)
-	o.wire.holdUnsent(o.rate.during(unsentSpan, leastUnsent, mostUnsent))
+// adaptLocked adapts the queue, and how much the system holds unsent, to the rate of the connection.
+func (o *Outbox) adaptLocked() {
+	o.queue.packetLimit = o.rate.bytesIn(queueSpan, minQueue, maxQueue)
+	o.conn.holdUnsent(o.rate.bytesIn(unsentSpan, leastUnsent, mostUnsent))
 }
 
 // writeAndFlush writes what earlier writes left behind, and then the span, which may be empty.
 func (o *Outbox) writeAndFlush(w *FrameConn, s span) error {
 	if err := o.flush(w); err != nil || len(s.frames) == 0 {
 		if len(s.frames) > 0 {
-			o.queue.ledger.Dropped(s.class, dropWriteError, s.frames)
+			o.queue.counter.Dropped(s.class, dropWriteError, s.frames)
 		}
 		return err
 	}
@@ -237,10 +237,10 @@ func (o *Outbox) writeAndFlush(w *FrameConn, s span) error {
 func (o *Outbox) write(w *FrameConn, c Class, frames []byte) error {
 	err := w.write(frames)
 	if err != nil {
-		o.queue.ledger.Dropped(c, dropWriteError, frames)
+		o.queue.counter.Dropped(c, dropWriteError, frames)
 		w.Fail(err)
 	} else {
-		o.queue.ledger.Sent(c, frames)
+		o.queue.counter.Sent(c, frames)
 	}
 	return err
 }
@@ -253,15 +253,15 @@ func (o *Outbox) flush(w *FrameConn) error {
 	return err
 }
 
-// letGoLocked forgets a connection that failed.
-func (o *Outbox) letGoLocked(w *FrameConn) {
-	if o.wire == w {
-		o.wire = nil
+// forgetConnLocked forgets a connection that failed.
+func (o *Outbox) forgetConnLocked(w *FrameConn) {
+	if o.conn == w {
+		o.conn = nil
 	}
 }
 
-// doneLocked gives up the right to write.
-func (o *Outbox) doneLocked() {
+// endWriteLocked gives up the right to write.
+func (o *Outbox) endWriteLocked() {
 	o.writing = false
 	if o.closed {
 		o.queue.discard(dropGone)
@@ -282,8 +282,8 @@ func (o *Outbox) Attach(w *FrameConn) {
 	if o.closed {
 		return
 	}
-	o.wire = w
-	o.rate, o.queue.packets = drainRate{}, 0
+	o.conn = w
+	o.rate, o.queue.packetLimit = drainRate{}, 0
 	if !o.queue.empty() {
 		o.startLocked()
 	}
@@ -293,8 +293,8 @@ func (o *Outbox) Attach(w *FrameConn) {
 // the next one.
 func (o *Outbox) Detach() {
 	o.mu.Lock()
-	w, idlec := o.wire, o.idlecLocked()
-	o.wire = nil
+	w, idlec := o.conn, o.idlecLocked()
+	o.conn = nil
 	o.mu.Unlock()
 	if w != nil {
 		w.Fail(net.ErrClosed)
@@ -304,8 +304,8 @@ func (o *Outbox) Detach() {
 	}
 }
 
-// Settle waits until nothing is left to be written, or ctx ends.
-func (o *Outbox) Settle(ctx context.Context) {
+// WaitIdle waits until nothing is left to be written, or ctx ends.
+func (o *Outbox) WaitIdle(ctx context.Context) {
 	o.mu.Lock()
 	idlec := o.idlecLocked()
 	o.mu.Unlock()
@@ -334,7 +334,7 @@ func (o *Outbox) Close() {
 		return
 	}
 	o.closed = true
-	o.wire = nil
+	o.conn = nil
 	o.wakeLocked()
 	if !o.writing {
 		o.queue.discard(dropGone)

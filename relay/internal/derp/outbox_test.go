@@ -17,15 +17,15 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// atomicLedger counts frames from several goroutines.
-type atomicLedger struct {
+// atomicCounter counts frames from several goroutines.
+type atomicCounter struct {
 	sentFrames atomic.Int64
 	drops      [NumDropReasons]atomic.Int64
 }
 
-func (l *atomicLedger) Sent(_ Class, frames []byte) { l.sentFrames.Add(int64(CountFrames(frames))) }
+func (l *atomicCounter) Sent(_ Class, frames []byte) { l.sentFrames.Add(int64(CountFrames(frames))) }
 
-func (l *atomicLedger) Dropped(_ Class, r DropReason, frames []byte) {
+func (l *atomicCounter) Dropped(_ Class, r DropReason, frames []byte) {
 	l.drops[r].Add(int64(CountFrames(frames)))
 }
 
@@ -33,8 +33,8 @@ func (l *atomicLedger) Dropped(_ Class, r DropReason, frames []byte) {
 type testOutbox struct {
 	*Outbox
 	wg   sync.WaitGroup
-	l    atomicLedger
-	wire *FrameConn
+	l    atomicCounter
+	conn *FrameConn
 	far  *relaytest.Conn
 }
 
@@ -42,14 +42,14 @@ func newTestOutbox(limit int) *testOutbox {
 	o := new(testOutbox)
 	o.Outbox = NewOutbox(&o.wg, &testLimits, new(Budget), &o.l)
 	near, far := relaytest.Pipe(limit, netip.AddrPort{}, netip.AddrPort{})
-	o.wire, o.far = NewFrameConn(near, near, 2*time.Second), far
+	o.conn, o.far = NewFrameConn(near, near, 2*time.Second), far
 	return o
 }
 
 // end closes everything and waits.
 func (o *testOutbox) end() {
 	o.Close()
-	o.wire.Fail(net.ErrClosed)
+	o.conn.Fail(net.ErrClosed)
 	o.wg.Wait()
 }
 
@@ -66,7 +66,7 @@ func TestOutboxKeepsFramesUntilAttached(t *testing.T) {
 		if n := o.l.sentFrames.Load(); n != 0 {
 			t.Fatalf("%d frames sent without a connection", n)
 		}
-		o.Attach(o.wire)
+		o.Attach(o.conn)
 		got := make([]byte, len(frames))
 		if _, err := io.ReadFull(o.far, got); err != nil || string(got) != string(frames) {
 			t.Errorf("frames changed on the way (%v)", err)
@@ -78,7 +78,7 @@ func TestOutboxKeepsFramesUntilAttached(t *testing.T) {
 func TestOutboxBackPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
-		o.Attach(o.wire)
+		o.Attach(o.conn)
 		frames := testFrames(1, 0, 500, 1000)
 		var reading sync.WaitGroup
 		reading.Go(func() {
@@ -111,9 +111,9 @@ func TestOutboxBackPressure(t *testing.T) {
 func TestOutboxStuckReceiverDelaysOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
-		o.wire.Timeout = time.Hour
+		o.conn.Timeout = time.Hour
 		defer o.end()
-		o.Attach(o.wire)
+		o.Attach(o.conn)
 		frames := testFrames(1, 0, 500, 1000)
 		const patience = 25 * time.Millisecond
 		res, _ := o.Send(bulkID, frames, patience)
@@ -140,7 +140,7 @@ func TestOutboxStuckReceiverDelaysOnce(t *testing.T) {
 func TestOutboxClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
-		o.Attach(o.wire)
+		o.Attach(o.conn)
 		frames := testFrames(1, 0, 500, 1000)
 		var waiting sync.WaitGroup
 		for i := range 3 {
@@ -173,7 +173,7 @@ func TestOutboxWriteTimeoutAndNextConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
 		defer o.end()
-		o.Attach(o.wire)
+		o.Attach(o.conn)
 		start := time.Now()
 		frames := testFrames(1, 0, 100, 1000)
 		o.Send(bulkID, frames, 0)
@@ -183,12 +183,12 @@ func TestOutboxWriteTimeoutAndNextConnection(t *testing.T) {
 		if d := time.Since(start).Round(10 * time.Millisecond); d != 2*time.Second {
 			t.Errorf("cut after %v, want 2s", d)
 		}
-		if err := o.wire.Failure(nil); !errors.Is(err, os.ErrDeadlineExceeded) {
+		if err := o.conn.Cause(nil); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("cut because of %v, want a time-out", err)
 		}
 		o.Detach()
 		second := newTestOutbox(1 << 20)
-		o.Attach(second.wire)
+		o.Attach(second.conn)
 		o.Send(bulkID, testFrames(1, 100, 1, 1000), 0)
 		synctest.Wait()
 		// What was being written is lost, what has waited for more than a second too; the new frame is
@@ -199,7 +199,7 @@ func TestOutboxWriteTimeoutAndNextConnection(t *testing.T) {
 		if n := o.l.drops[dropWriteError].Load() + o.l.drops[dropQueueHead].Load(); n != 100 {
 			t.Errorf("%d of 100 frames dropped", n)
 		}
-		second.wire.Fail(net.ErrClosed)
+		second.conn.Fail(net.ErrClosed)
 	})
 }
 
@@ -207,12 +207,12 @@ func TestOutboxDetachWaitsForWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(10)
 		defer o.end()
-		o.Attach(o.wire)
+		o.Attach(o.conn)
 		o.Send(bulkID, testFrames(1, 0, 10, 1000), 0)
 		synctest.Wait() // the writer is stuck
 		o.Detach()
 		o.mu.Lock()
-		if o.writing || o.Outbox.wire != nil {
+		if o.writing || o.Outbox.conn != nil {
 			t.Error("somebody still writes after detach")
 		}
 		o.mu.Unlock()
@@ -223,18 +223,18 @@ func TestOutboxSettle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
 		defer o.end()
-		o.Attach(o.wire)
-		o.Settle(t.Context()) // nothing to wait for
+		o.Attach(o.conn)
+		o.WaitIdle(t.Context()) // nothing to wait for
 		o.Send(bulkID, testFrames(1, 0, 10, 1000), 0)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
-		o.Settle(ctx)
+		o.WaitIdle(ctx)
 		if d := time.Since(start); d != time.Second {
 			t.Errorf("waited %v for a stuck receiver, want until the end of the context", d)
 		}
 		go io.Copy(io.Discard, o.far)
-		o.Settle(t.Context())
+		o.WaitIdle(t.Context())
 		if n := o.l.sentFrames.Load(); n != 10 {
 			t.Errorf("settled with %d of 10 frames sent", n)
 		}
@@ -247,15 +247,15 @@ func TestOutboxDirectNeverWaits(t *testing.T) {
 	near, far := relaytest.TCPPair(t)
 	base := newSock(near)
 	w := NewFrameConn(base, base, 10*time.Second)
-	if !w.direct() {
+	if !w.nonblocking() {
 		return // not on this system
 	}
 	var wg sync.WaitGroup
-	var l atomicLedger
+	var l atomicCounter
 	limits := testLimits
 	limits.MaxAge = time.Hour
 	o := NewOutbox(&wg, &limits, new(Budget), &l)
-	w.Start(o.Kick)
+	w.Start(o.StartDrain)
 	o.Attach(w)
 	start := time.Now()
 	for i := range 400 { // 4 MB into a socket that nobody reads
@@ -293,9 +293,9 @@ func TestOutboxDirectManySenders(t *testing.T) {
 	base := newSock(near)
 	w := NewFrameConn(base, base, 10*time.Second)
 	var wg sync.WaitGroup
-	var l atomicLedger
+	var l atomicCounter
 	o := NewOutbox(&wg, &testLimits, new(Budget), &l)
-	w.Start(o.Kick)
+	w.Start(o.StartDrain)
 	o.Attach(w)
 	const senders, each = 8, 300
 	var sending sync.WaitGroup
@@ -325,7 +325,7 @@ func TestOutboxDirectManySenders(t *testing.T) {
 		}
 	}()
 	sending.Wait()
-	o.Settle(t.Context())
+	o.WaitIdle(t.Context())
 	o.Close()
 	near.CloseWrite()
 	got, total := <-readc, 0

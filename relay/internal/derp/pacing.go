@@ -33,16 +33,16 @@ const (
 	// The limit follows the highest delivery rate of so many samples.
 	pacingSamples = 8
 
-	// pacingRest is how many samples without loss end the limit.
-	pacingRest = 200
+	// lossFreeSamples is how many samples without loss end the limit.
+	lossFreeSamples = 200
 
 	// A path has no queue while its round-trip time is at most so many times the lowest.
 	queueFactor = 1.25
 
-	// randomLosses is how many samples with losses and without a queue make a path a lossy one, unless
+	// minRandomLosses is how many samples with losses and without a queue make a path a lossy one, unless
 	// more than randomRest samples without loss lie between two of them.
-	randomLosses = 3
-	randomRest   = 100
+	minRandomLosses = 3
+	maxRandomGap    = 100
 
 	// The rate has stopped growing when it has grown by less than this in so many samples, of
 	// sampleBytes at the least: a dialogue says nothing about the path.
@@ -68,17 +68,17 @@ type tcpState struct {
 
 // pacing decides how the system sends what is written to one connection.
 type pacing struct {
-	written int // bytes since the last sample
-	writes  int // likewise
-	next    time.Time
-	last    tcpState
-	rates   [pacingSamples]uint64 // delivery rates of the last samples
-	n       int                   // samples taken
-	quiet   int                   // samples without loss since the last with loss
-	random  int                   // samples with loss and without a queue since the last with both
-	clean   int                   // samples without loss since the last of them
-	highest uint64                // delivery rate by which it last grew
-	steady  int                   // samples since
+	written         int // bytes since the last sample
+	writes          int // likewise
+	next            time.Time
+	last            tcpState
+	rates           [pacingSamples]uint64 // delivery rates of the last samples
+	n               int                   // samples taken
+	sinceLoss       int                   // samples without loss since the last with loss
+	randomLosses    int                   // samples with loss and without a queue since the last with both
+	sinceRandomLoss int                   // samples without loss since the last of them
+	highest         uint64                // delivery rate by which it last grew
+	sinceGrowth     int                   // samples since
 
 	limit   uint64 // bytes a second; 0 for none
 	control congestion
@@ -118,12 +118,12 @@ func (p *pacing) sample(s tcpState, now time.Time) bool {
 func (p *pacing) noteLoss(loses, queued bool) {
 	switch {
 	case loses && queued:
-		p.random = 0
+		p.randomLosses = 0
 	case loses:
-		p.random, p.clean = p.random+1, 0
+		p.randomLosses, p.sinceRandomLoss = p.randomLosses+1, 0
 	default:
-		if p.clean++; p.clean > randomRest {
-			p.random = 0
+		if p.sinceRandomLoss++; p.sinceRandomLoss > maxRandomGap {
+			p.randomLosses = 0
 		}
 	}
 }
@@ -131,9 +131,9 @@ func (p *pacing) noteLoss(loses, queued bool) {
 // noteRate counts the samples in which the rate has not grown.
 func (p *pacing) noteRate(rate uint64) {
 	if float64(rate) > steadyGrowth*float64(p.highest) {
-		p.highest, p.steady = rate, 0
+		p.highest, p.sinceGrowth = rate, 0
 	} else {
-		p.steady++
+		p.sinceGrowth++
 	}
 }
 
@@ -142,9 +142,9 @@ func (p *pacing) noteRate(rate uint64) {
 func (p *pacing) chooseControl() {
 	switch {
 	case p.control == useBBR:
-	case p.random >= randomLosses:
+	case p.randomLosses >= minRandomLosses:
 		p.control = useBBR
-	case p.steady >= steadySamples:
+	case p.sinceGrowth >= steadySamples:
 		p.control = notBBR
 	}
 }
@@ -153,14 +153,14 @@ func (p *pacing) chooseControl() {
 func (p *pacing) adaptLimit(tooMuch bool) {
 	switch {
 	case tooMuch:
-		p.quiet = 0
+		p.sinceLoss = 0
 	case p.limit == 0:
 		return
 	default:
-		p.quiet++
+		p.sinceLoss++
 	}
 	p.limit = 0
-	if p.quiet < pacingRest {
+	if p.sinceLoss < lossFreeSamples {
 		for _, r := range p.rates {
 			p.limit = max(p.limit, r)
 		}

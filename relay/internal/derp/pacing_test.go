@@ -38,7 +38,7 @@ func TestPacingLimitsRateWhileLossy(t *testing.T) {
 	if p.limit != 0.5e6 {
 		t.Errorf("limit of %d bytes a second when the rate falls, want 500,000", p.limit)
 	}
-	p.samples(pacingRest, s, 0)
+	p.samples(lossFreeSamples, s, 0)
 	if p.limit != 0 {
 		t.Errorf("limit of %d bytes a second long after the last loss, want none", p.limit)
 	}
@@ -80,7 +80,7 @@ func TestPacingNeedsEvidence(t *testing.T) {
 	s := &tcpState{rtt: 70 * time.Millisecond, minRTT: 66 * time.Millisecond, deliveryRate: 1e6}
 	for range 10 {
 		p.samples(1, s, 0.001)
-		p.samples(randomRest+1, s, 0)
+		p.samples(maxRandomGap+1, s, 0)
 	}
 	if p.control != notBBR {
 		t.Errorf("congestion control %d after rare losses, want %d", p.control, notBBR)

@@ -27,8 +27,8 @@ type FlowID struct {
 // quantum is the share in bytes that a flow gets per turn: one TLS record.
 const quantum = RecordBuffer
 
-// minShare is what a flow may queue however many other flows there are.
-const minShare = 8 << 10
+// minFlowShare is what a flow may queue however many other flows there are.
+const minFlowShare = 8 << 10
 
 // DropReason tells why packets were dropped (4.3).
 type DropReason uint8
@@ -67,16 +67,16 @@ type QueueLimits struct {
 // flows, in time, and by a budget shared with other queues. It has no lock, clock or goroutine: its
 // outbox has.
 type flowQueue struct {
-	limits *QueueLimits
-	budget *Budget
-	ledger ledger
+	limits  *QueueLimits
+	budget  *Budget
+	counter ledger
 	// packets, where it is not 0, takes the place of the limits for packets: what the connection takes
 	// in queueSpan.
-	packets int
+	packetLimit int
 
-	flows map[FlowID]*flow
-	turn  *flow // the flow to be served next, in a ring; nil if there is none
-	spare *flow // emptied flows to be used again
+	flows   map[FlowID]*flow
+	current *flow // the flow to be served next, in a ring; nil if there is none
+	unused  *flow // emptied flows to be used again
 }
 
 type flow struct {
@@ -92,11 +92,11 @@ type flow struct {
 
 // block is a piece of a flow: whole frames one behind the other.
 type block struct {
-	next  *block
-	buf   *buffer
-	b     []byte    // the frames not yet taken; grows in place up to its capacity
-	since time.Time // arrival of the first of them
-	lent  bool      // a span of it is being written
+	next    *block
+	buf     *buffer
+	b       []byte    // the frames not yet taken; grows in place up to its capacity
+	since   time.Time // arrival of the first of them
+	writing bool      // a span of it is being written
 }
 
 // span is what a writer takes at a time: whole frames of one flow.
@@ -107,7 +107,7 @@ type span struct {
 	last   bool // nothing else of the block is left: it belongs to the span
 }
 
-func (q *flowQueue) empty() bool { return q.turn == nil }
+func (q *flowQueue) empty() bool { return q.current == nil }
 
 // push appends as many whole frames as there is room for and returns the others.
 func (q *flowQueue) push(id FlowID, frames []byte, now time.Time) (rest []byte) {
@@ -151,14 +151,14 @@ func (q *flowQueue) room(f *flow, c Class) int {
 // limit returns how many bytes a flow may queue that is one of so many.
 func (q *flowQueue) limit(c Class, flows int) int {
 	limit, total := q.limits.Flow[c], q.limits.Total
-	if q.packets > 0 {
-		total = q.packets
+	if q.packetLimit > 0 {
+		total = q.packetLimit
 		if c == ClassData {
-			limit = q.packets
+			limit = q.packetLimit
 		}
 	}
 	if c == ClassData || c == ClassDisco {
-		limit = min(limit, max(total/flows, minShare))
+		limit = min(limit, max(total/flows, minFlowShare))
 	}
 	return limit
 }
@@ -198,8 +198,8 @@ func (q *flowQueue) newBlock(frames []byte, room int, now time.Time) *block {
 // next takes the next span, of one frame at least and otherwise of no more than most bytes. Give it
 // back with release.
 func (q *flowQueue) next(most int, now time.Time) (span, bool) {
-	for q.turn != nil {
-		f := q.turn
+	for q.current != nil {
+		f := q.current
 		if q.expire(f, now) {
 			continue
 		}
@@ -209,7 +209,7 @@ func (q *flowQueue) next(most int, now time.Time) (span, bool) {
 		}
 		if size == 0 {
 			f.deficit += quantum
-			q.turn = f.next
+			q.current = f.next
 			continue
 		}
 		f.deficit -= size
@@ -226,7 +226,7 @@ func (q *flowQueue) take(f *flow, size int) span {
 		f.shift()
 	} else {
 		s.block.b = s.block.b[size:]
-		s.block.lent = true
+		s.block.writing = true
 	}
 	if f.bytes*2 <= q.limit(f.id.Class, len(q.flows)) {
 		f.refusing = false
@@ -242,7 +242,7 @@ func (q *flowQueue) release(s span) {
 	if s.last {
 		q.freeBlock(s.block)
 	} else {
-		s.block.lent = false
+		s.block.writing = false
 	}
 }
 
@@ -251,23 +251,23 @@ func (q *flowQueue) expire(f *flow, now time.Time) bool {
 	if f.id.Class == ClassControl || f.id.Class == ClassPong {
 		return false
 	}
-	if f.head.lent || now.Sub(f.head.since) <= q.limits.MaxAge {
+	if f.head.writing || now.Sub(f.head.since) <= q.limits.MaxAge {
 		return false
 	}
 	s := q.take(f, len(f.head.b))
-	q.ledger.Dropped(s.class, dropQueueHead, s.frames)
+	q.counter.Dropped(s.class, dropQueueHead, s.frames)
 	q.release(s)
 	return true
 }
 
 // discard drops everything.
 func (q *flowQueue) discard(reason DropReason) {
-	for q.turn != nil {
-		s := q.take(q.turn, len(q.turn.head.b))
-		q.ledger.Dropped(s.class, reason, s.frames)
+	for q.current != nil {
+		s := q.take(q.current, len(q.current.head.b))
+		q.counter.Dropped(s.class, reason, s.frames)
 		q.release(s)
 	}
-	q.flows, q.spare = nil, nil
+	q.flows, q.unused = nil, nil
 }
 
 // refuse marks the flow as one that nobody should wait for.
@@ -285,18 +285,18 @@ func (q *flowQueue) refuses(id FlowID) bool {
 }
 
 func (q *flowQueue) addFlow(id FlowID) *flow {
-	f := q.spare
+	f := q.unused
 	if f == nil {
 		f = new(flow)
 	} else {
-		q.spare = f.next
+		q.unused = f.next
 	}
 	*f = flow{id: id}
-	if q.turn == nil {
+	if q.current == nil {
 		f.prev, f.next = f, f
-		q.turn = f
+		q.current = f
 	} else { // last in the ring
-		f.prev, f.next = q.turn.prev, q.turn
+		f.prev, f.next = q.current.prev, q.current
 		f.prev.next, f.next.prev = f, f
 	}
 	if q.flows == nil {
@@ -308,15 +308,15 @@ func (q *flowQueue) addFlow(id FlowID) *flow {
 
 func (q *flowQueue) removeFlow(f *flow) {
 	f.prev.next, f.next.prev = f.next, f.prev
-	if q.turn == f {
-		q.turn = f.next
+	if q.current == f {
+		q.current = f.next
 	}
-	if q.turn == f {
-		q.turn = nil
+	if q.current == f {
+		q.current = nil
 	}
 	delete(q.flows, f.id)
-	*f = flow{next: q.spare}
-	q.spare = f
+	*f = flow{next: q.unused}
+	q.unused = f
 }
 
 func (q *flowQueue) freeBlock(b *block) {

@@ -17,21 +17,21 @@ var testLimits = QueueLimits{
 	MaxAge: time.Second,
 }
 
-// testLedger counts packets.
-type testLedger struct {
+// testCounter counts packets.
+type testCounter struct {
 	sentFrames int
 	drops      [NumDropReasons]int
 }
 
-func (l *testLedger) Sent(_ Class, frames []byte) { l.sentFrames += CountFrames(frames) }
+func (l *testCounter) Sent(_ Class, frames []byte) { l.sentFrames += CountFrames(frames) }
 
-func (l *testLedger) Dropped(_ Class, r DropReason, frames []byte) {
+func (l *testCounter) Dropped(_ Class, r DropReason, frames []byte) {
 	l.drops[r] += CountFrames(frames)
 }
 
-func newTestQueue(limits QueueLimits) (*flowQueue, *testLedger) {
-	l := new(testLedger)
-	return &flowQueue{limits: &limits, budget: new(Budget), ledger: l}, l
+func newTestQueue(limits QueueLimits) (*flowQueue, *testCounter) {
+	l := new(testCounter)
+	return &flowQueue{limits: &limits, budget: new(Budget), counter: l}, l
 }
 
 // testFlow names a flow after a number.

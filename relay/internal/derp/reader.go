@@ -12,13 +12,13 @@ import (
 //	buf   taken │ read, not yet taken │ room for the next read
 //	            r                     w
 type FrameReader struct {
-	src  io.Reader
-	sock *sock   // at the bottom of src, if what it has read already can be taken together; else nil
-	buf  *buffer // nil while nothing is left in it
-	r, w int
-	dry  bool   // all that has come was read
-	skip uint64 // bytes still to come of a frame that is being dropped
-	head [HeaderSize]byte
+	src     io.Reader
+	sock    *sock   // at the bottom of src, if what it has read already can be taken together; else nil
+	buf     *buffer // nil while nothing is left in it
+	r, w    int
+	drained bool   // all that has come was read
+	skip    uint64 // bytes still to come of a frame that is being dropped
+	header  [HeaderSize]byte
 }
 
 // Open makes src the source.
@@ -82,10 +82,10 @@ func (f *FrameReader) Read() (n int, err error) {
 // refuse.
 func (f *FrameReader) readIdle() (int, error) {
 	f.Release()
-	n, err := f.src.Read(f.head[:])
+	n, err := f.src.Read(f.header[:])
 	if n > 0 {
 		f.buf = NewBuffer(LargeBuffer)
-		f.w = copy(f.buf.B, f.head[:n])
+		f.w = copy(f.buf.B, f.header[:n])
 	}
 	return n, err
 }
@@ -102,9 +102,9 @@ func (f *FrameReader) gather() (all int) {
 	if f.sock == nil {
 		return 0
 	}
-	for f.dry = false; f.w < len(f.buf.B); {
+	for f.drained = false; f.w < len(f.buf.B); {
 		var n int
-		if n, f.dry = f.sock.readMore(f.src, f.buf.B[f.w:]); n == 0 {
+		if n, f.drained = f.sock.readMore(f.src, f.buf.B[f.w:]); n == 0 {
 			break
 		}
 		f.w += n
@@ -115,7 +115,7 @@ func (f *FrameReader) gather() (all int) {
 
 // await waits for more with what is left in a buffer of its size.
 func (f *FrameReader) await() {
-	if f.sock == nil || !f.dry || f.buf == nil {
+	if f.sock == nil || !f.drained || f.buf == nil {
 		return
 	}
 	left := f.Buffered()

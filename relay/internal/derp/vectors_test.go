@@ -53,7 +53,7 @@ var encoders = map[string]func(tb testing.TB, f *relaytest.VectorFile, v *relayt
 		return AppendPong(nil, PingData(v.Input(tb, "data_hex")))
 	},
 	"restarting": func(tb testing.TB, f *relaytest.VectorFile, v *relaytest.Vector) []byte {
-		return AppendRestarting(nil, Restart{uint32(v.Inputs["reconnect_in_ms"].(float64)), uint32(v.Inputs["try_for_ms"].(float64))})
+		return AppendRestarting(nil, RestartAdvice{uint32(v.Inputs["reconnect_in_ms"].(float64)), uint32(v.Inputs["try_for_ms"].(float64))})
 	},
 }
 
@@ -128,7 +128,7 @@ func TestParseVectors(t *testing.T) {
 			t.Errorf("%s: got %x, %v", name, d, ok)
 		}
 	}
-	if r, ok := ParseRestarting(f.Find(t, "restarting")[HeaderSize:]); !ok || r != (Restart{1500, 5000}) {
+	if r, ok := ParseRestarting(f.Find(t, "restarting")[HeaderSize:]); !ok || r != (RestartAdvice{1500, 5000}) {
 		t.Errorf("restarting: got %+v, %v", r, ok)
 	}
 	if !LooksLikeDisco(f.Find(t, "send_packet_disco")[SendOverhead:]) || LooksLikeDisco(f.Find(t, "send_packet")[SendOverhead:]) {

@@ -13,7 +13,6 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/internal/share"
-	"ginnel/relay/internal/derp"
 )
 
 const (
@@ -22,11 +21,12 @@ const (
 )
 
 var (
-	errNotAdmitted = errors.New("the admission controller refuses the client")
-	errRevoked     = errors.New("the admission of the client was revoked")
+	errNotAdmitted = errors.New("admission controller refused the client")
+	errRevoked     = errors.New("admission of the client was revoked")
 )
 
-// admissionRequest and admissionResponse are what is exchanged with an admission controller (6.2).
+// admissionRequest and admissionResponse are what the relay sends to an admission controller and what
+// it gets back (6.2).
 type (
 	admissionRequest struct {
 		NodePublic key.NodePublic
@@ -35,15 +35,18 @@ type (
 	admissionResponse struct{ Allow bool }
 )
 
-// checkAdmission asks the admission controller, if there is one, whether a client may connect.
-// Failing open covers only a request that fails, never a bad answer.
+// checkAdmission asks the admission controller, if there is one, whether a client may connect. A
+// request that fails admits the client unless AdmissionStrict is set; a bad answer never does.
 func (s *Server) checkAdmission(client key.NodePublic, source netip.Addr) error {
 	if s.cfg.AdmissionURL == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, admissionTimeout)
 	defer cancel()
-	body := derp.MustJSON(admissionRequest{NodePublic: client, Source: source})
+	body, err := json.Marshal(admissionRequest{NodePublic: client, Source: source})
+	if err != nil {
+		return fmt.Errorf("asking the admission controller: %w", err)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.cfg.AdmissionURL, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("asking the admission controller: %w", err)
@@ -70,8 +73,8 @@ func (s *Server) checkAdmission(client key.NodePublic, source netip.Addr) error 
 	return nil
 }
 
-// Revoke cuts a client off that the admission controller has let in and would refuse now. One whose
-// answer is on its way is asked about again. It does not block.
+// Revoke closes the connections of a client that the admission controller would refuse now. If the
+// controller is just being asked about the client, it is asked again. Revoke does not block.
 func (s *Server) Revoke(client key.NodePublic) {
 	s.revoked.Add(1)
 	for _, c := range s.registry.connsOf(client) {
@@ -81,8 +84,8 @@ func (s *Server) Revoke(client key.NodePublic) {
 	}
 }
 
-// stillAdmitted asks again about a client that can be found by Revoke since now, if that was called
-// in between.
+// stillAdmitted asks the admission controller again if Revoke was called after it answered and
+// before the client was registered, where Revoke finds it.
 func (c *serverConn) stillAdmitted() error {
 	if c.trust == meshPeer || c.s.revoked.Load() == c.revoked {
 		return nil

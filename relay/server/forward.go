@@ -11,31 +11,33 @@ import (
 )
 
 const (
-	// sendPatience is how long a sender's reading goroutine waits for room in the queue to a receiver.
-	// Not reading on makes the sender's TCP wait, which is gentler than dropping.
+	// sendPatience is how long the reading goroutine of a sender waits for room in a receiver's
+	// queue. While it does not read, the sender's TCP waits, which loses fewer packets than
+	// dropping.
 	sendPatience = 25 * time.Millisecond
-	// A sender that had another destination within mixedFor must not be held up for long by one of
-	// them: after a wait it does not wait again for mixedRest times as long.
+	// A sender that has sent to another destination within changeMemory must not be held up for
+	// long by one destination: after a wait, it does not wait again for restFactor times as long.
 	changeMemory = 200 * time.Millisecond
 	restFactor   = 8
-	// maxDests bounds the destinations that a connection remembers; when there are more it starts
-	// anew.
+	// maxDests bounds the destinations that a connection caches. When there are more, the cache is
+	// emptied.
 	maxDests = 256
 )
 
 var errClosedByMesh = errors.New("relay: closed by a mesh peer")
 
-// destination is what a connection remembers of one that it sends to.
+// destination is a peer that a connection has sent to.
 type destination struct {
 	peer       *peer
-	subscribed uint64 // serial of the connection that is subscribed to the leaving of this client; 0 is none
+	subscribed uint64 // serial of the connection that will be told when this client leaves; 0 is none
 }
 
-// destCache finds destinations without a lock that others use. It belongs to the reading goroutine.
+// destCache finds destinations without a lock that other connections use. It belongs to the reading
+// goroutine.
 type destCache struct {
 	byKey       map[key.NodePublic]*destination
 	last        *destination
-	changed     time.Time // when the destination changed last, zero if that is long ago
+	changed     time.Time // when the destination changed last; zero if that is long ago
 	noWaitUntil time.Time // no waiting before this
 }
 
@@ -54,8 +56,8 @@ type path struct {
 	hop      hop
 }
 
-// run is a number of consecutive frames in the read buffer, already RecvPacket, that go the same
-// way.
+// run is a number of consecutive frames in the read buffer that take the same path. They are
+// already RecvPacket frames.
 type run struct {
 	path
 	frames []byte // nil if there is no run
@@ -67,7 +69,7 @@ func (c *serverConn) handleFrames() error {
 	var r run
 	b := c.in.Buffered()
 	if len(b) > 0 && c.peer.active.Load() != c {
-		c.s.registry.activate(c) // "any frame from a connection of the set" (4.6)
+		c.s.registry.activate(c) // every frame makes its connection the active one (4.6)
 	}
 	for {
 		t, n, ok := derp.ParseHeader(b)
@@ -105,7 +107,7 @@ func (c *serverConn) handleFrames() error {
 	return nil
 }
 
-// isClientFrame reports whether a server acts on such a frame.
+// isClientFrame reports whether a server acts on frames of this type.
 func isClientFrame(t derp.FrameType) bool {
 	switch t {
 	case derp.FrameSendPacket, derp.FrameNotePreferred, derp.FrameForwardPacket, derp.FrameWatchConns, derp.FrameClosePeer, derp.FramePing:
@@ -114,7 +116,7 @@ func isClientFrame(t derp.FrameType) bool {
 	return false
 }
 
-// checkHeader refuses what closes the connection (3.1).
+// checkHeader returns an error for a frame that closes the connection (3.1).
 func (c *serverConn) checkHeader(t derp.FrameType, n uint32) error {
 	least, most := uint32(0), ^uint32(0)
 	switch t {
@@ -149,7 +151,8 @@ func (c *serverConn) addSend(r *run, frame []byte) {
 	c.addRun(r, path{from: c.key, to: to, hop: firstHop}, frame)
 }
 
-// addForward turns a ForwardPacket into a RecvPacket, which is shorter by the destination.
+// addForward turns a ForwardPacket into a RecvPacket, which lacks the destination, and adds it to
+// the run.
 func (c *serverConn) addForward(r *run, frame []byte) {
 	from, to := key.NodePublic(frame[derp.HeaderSize:]), key.NodePublic(frame[derp.HeaderSize+key.Size:])
 	payload := len(frame) - derp.HeaderSize - key.Size
@@ -160,7 +163,7 @@ func (c *serverConn) addForward(r *run, frame []byte) {
 	c.addRun(r, path{from: from, to: to, hop: secondHop}, frame)
 }
 
-// addRun adds a frame to the run, after forwarding the run if the frame does not belong to it.
+// addRun adds a frame to the run. If the frame takes another path, it forwards the run first.
 func (c *serverConn) addRun(r *run, p path, frame []byte) {
 	if derp.LooksLikeDisco(frame[derp.SendOverhead:]) {
 		p.class = derp.ClassDisco
@@ -175,11 +178,11 @@ func (c *serverConn) addRun(r *run, p path, frame []byte) {
 	end := len(r.frames)
 	r.frames = r.frames[:end+len(frame)]
 	if &r.frames[end] != &frame[0] {
-		copy(r.frames[end:], frame) // a ForwardPacket left a gap
+		copy(r.frames[end:], frame) // close the gap that a ForwardPacket left
 	}
 }
 
-// forward sends the run on its way (4.5) and empties it.
+// forward sends the run to its destination (4.5) and empties it.
 func (c *serverConn) forward(r *run) {
 	if r.frames == nil {
 		return
@@ -210,7 +213,7 @@ func (c *serverConn) forward(r *run) {
 	r.frames = nil
 }
 
-// dest looks up a destination, nil if nobody knows it.
+// dest looks up a destination. It returns nil if the key is unknown.
 func (c *serverConn) dest(k key.NodePublic) *destination {
 	rt := &c.dests
 	if d := rt.last; d != nil && d.peer.key == k && !d.peer.gone.Load() {
@@ -236,7 +239,7 @@ func (c *serverConn) dest(k key.NodePublic) *destination {
 	return d
 }
 
-// subscribe makes sure that to is told when the source of a run leaves.
+// subscribe makes sure that the receiver will be told when the source of the run leaves.
 func (c *serverConn) subscribe(d *destination, r *run, to *serverConn) {
 	switch {
 	case r.hop == firstHop && d.subscribed != to.serial:
@@ -266,15 +269,15 @@ func (rt *destCache) patience(cl derp.Class) time.Duration {
 	return sendPatience
 }
 
-// waited takes note of a wait.
+// waited notes how long a run has waited.
 func (rt *destCache) waited(res derp.SendResult, _ error) {
 	if res.Waited > 0 && !rt.changed.IsZero() {
 		rt.noWaitUntil = time.Now().Add(restFactor * res.Waited)
 	}
 }
 
-// sendNotHere answers a run of disco packets to nobody, at most three times at once and once a
-// second (4.5).
+// sendNotHere answers a run of disco packets for an unknown key: three times at once, then at most
+// once a second (4.5).
 func (c *serverConn) sendNotHere(peer key.NodePublic) {
 	if c.notHere == nil {
 		c.notHere = rate.NewLimiter(1, 3)
@@ -285,7 +288,7 @@ func (c *serverConn) sendNotHere(peer key.NodePublic) {
 	}
 }
 
-// handleControl acts on a frame that is not a packet; its length has been checked.
+// handleControl acts on a frame that is not a packet. Its length has been checked.
 func (c *serverConn) handleControl(t derp.FrameType, p []byte) {
 	switch t {
 	case derp.FramePing:
@@ -298,7 +301,7 @@ func (c *serverConn) handleControl(t derp.FrameType, p []byte) {
 	case derp.FrameNotePreferred:
 		c.noteHome(derp.HomeNote(min(p[0], 1)))
 	case derp.FrameWatchConns:
-		if c.key != c.s.public && c.watch == nil { // a link to itself is ignored (5.2)
+		if c.key != c.s.public && c.watch == nil { // a mesh link of the server to itself is ignored (5.2)
 			c.s.registry.watch(c)
 			c.s.wg.Go(c.feedWatcher)
 		}
@@ -309,7 +312,7 @@ func (c *serverConn) handleControl(t derp.FrameType, p []byte) {
 	}
 }
 
-// noteHome counts the clients whose home this is (3.5).
+// noteHome counts the clients that have this relay as their home (3.5).
 func (c *serverConn) noteHome(note derp.HomeNote) {
 	if note == c.home {
 		return
@@ -324,8 +327,8 @@ func (c *serverConn) noteHome(note derp.HomeNote) {
 	}
 }
 
-// feedWatcher sends a mesh peer what changes, until its connection ends. A peer that cannot keep up
-// is cut: when it comes back it gets everything anew.
+// feedWatcher sends a mesh peer the changes of presence until its connection ends. A peer that
+// takes too few is disconnected: when it comes back it gets the whole state.
 func (c *serverConn) feedWatcher() {
 	var b []byte
 	for range c.watch.wakec {
@@ -338,4 +341,4 @@ func (c *serverConn) feedWatcher() {
 	}
 }
 
-var errSlowWatcher = errors.New("relay: mesh peer does not take its updates")
+var errSlowWatcher = errors.New("relay: mesh peer is too slow to take its updates")

@@ -32,17 +32,18 @@ const (
 	defaultQueueMemory  = 256 << 20
 	// minRateBurst lets the largest frame pass a rate limit (4.7).
 	minRateBurst = key.Size + derp.MaxPacket
-	// requestTimeout bounds TLS handshake and HTTP request, each; clients give up after 10 s.
+	// requestTimeout bounds the TLS handshake, and again the HTTP request. Clients give up after 10
+	// s.
 	requestTimeout = 15 * time.Second
-	// restartSpread is how long clients are asked to wait after a restart, on average, for each client
-	// connected: handshakes are spread out to what one core can do.
+	// restartSpread is how much later, on average, each connected client is asked to come back
+	// after a restart. It is about the time that one core needs for a login.
 	restartSpread = time.Millisecond
 	maxRestart    = 10 * time.Second
 	restartTryFor = 5 * time.Second
 )
 
-// serverLimits bound the queue to a client: a burst of each sender, so many senders at once, and no
-// packet that its TCP has given up already.
+// serverLimits bounds the queue to a client: a burst of each sender, the bursts of several senders
+// at once, and no packet so old that the TCP inside has sent it again.
 var serverLimits = derp.QueueLimits{
 	Flow:   [derp.NumClasses]int{derp.ClassData: 256 << 10, derp.ClassDisco: 16 << 10, derp.ClassControl: 32 << 10, derp.ClassPong: derp.PongFrameSize},
 	Total:  1 << 20,
@@ -58,31 +59,32 @@ type Config struct {
 	// Log gets connections and failures; nil discards them.
 	Log *slog.Logger
 
-	// MaxClients bounds the open DERP connections; 0 means 60000, negative no bound. Beyond it, the
-	// oldest of the address that has most ends for one of an address that has fewer; others get
-	// 503.
+	// MaxClients bounds the open DERP connections; 0 means 60000, negative means no bound. When the
+	// relay is full, the oldest connection of the address that has the most ends in favour of an
+	// address that has fewer. Other new connections get 503.
 	MaxClients int
-	// AcceptRate bounds the TCP connections accepted a second, with bursts of AcceptBurst; further
-	// ones are closed at once (4.8). Addresses that have had few connections lately have a reserve
-	// of another AcceptBurst. 0 means no bound.
+	// AcceptRate bounds the TCP connections accepted per second, with bursts of AcceptBurst.
+	// Further ones are closed at once (4.8). Addresses that have had few connections lately have a
+	// reserve of another AcceptBurst. 0 means no bound.
 	AcceptRate  float64
 	AcceptBurst int
-	// ClientRate bounds what is read from each client, in bytes a second, with bursts of ClientBurst
-	// bytes: clients over it are read from more slowly (4.7). 0 means no bound.
+	// ClientRate bounds the bytes read from each client per second, with bursts of ClientBurst
+	// bytes. Clients that send faster are read from more slowly (4.7). 0 means no bound.
 	ClientRate, ClientBurst int64
-	// WriteTimeout is how long a client may take nothing before it is cut; 0 means 2 s. Mesh peers
-	// have 30 s (4.3).
+	// WriteTimeout is how long a client may take no bytes before its connection is closed; 0 means
+	// 2 s. Mesh peers have 30 s (4.3).
 	WriteTimeout time.Duration
 	// QueueMemory bounds the bytes queued to all clients together; 0 means 256 MiB. Beyond it
-	// packets are dropped, and so are those to an address whose clients have three times as much
-	// queued as is free.
+	// packets are dropped. Packets to an address are dropped earlier, when its clients have three
+	// times as many bytes queued as are free.
 	QueueMemory int64
 
 	// AdmissionURL is asked whether a client may connect; empty admits all (6.2).
 	AdmissionURL string
-	// AdmissionStrict refuses clients while AdmissionURL cannot be reached, instead of admitting them.
+	// AdmissionStrict refuses clients while AdmissionURL cannot be reached. Otherwise they are
+	// admitted.
 	AdmissionStrict bool
-	// HTTPClient asks AdmissionURL; nil means a client of its own.
+	// HTTPClient sends the requests to AdmissionURL; nil means a client of its own.
 	HTTPClient *http.Client
 }
 
@@ -92,7 +94,7 @@ func (c *Config) writeTimeout() time.Duration {
 	return cmp.Or(c.WriteTimeout, defaultWriteTimeout)
 }
 
-// newLimiter returns what holds one client to ClientRate, nil if there is no bound.
+// newLimiter returns the limiter for one client's bytes, or nil if there is no bound.
 func (c *Config) newLimiter() *rate.Limiter {
 	if c.ClientRate <= 0 {
 		return nil
@@ -169,20 +171,20 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// PublicKey returns the key that clients know the server by.
+// PublicKey returns the server's key, which clients check.
 func (s *Server) PublicKey() key.NodePublic { return s.public }
 
-// MetricsHandler serves the metrics of the server to Prometheus.
+// MetricsHandler serves the server's metrics to Prometheus.
 func (s *Server) MetricsHandler() http.Handler {
 	return promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{})
 }
 
-// Collector returns the metrics of the server, to be registered with those of a larger program.
+// Collector returns the server's metrics, to be registered with those of a larger program.
 func (s *Server) Collector() prometheus.Collector { return s.metrics.registry }
 
-// Serve serves the connections of ln until Close, and then returns net.ErrClosed: TLS with conf,
-// which [Server.TLSConfig] made, or plain HTTP if conf is nil. A failing accept does not end it
-// unless ln itself is closed.
+// Serve serves the connections of ln until Close, and then returns net.ErrClosed. It speaks TLS
+// with conf, which [Server.TLSConfig] made, or plain HTTP if conf is nil. A failing accept does not
+// end it unless ln itself is closed.
 func (s *Server) Serve(ln net.Listener, conf *tls.Config) error {
 	var open openConns
 	hs := &http.Server{
@@ -209,8 +211,8 @@ func (s *Server) Serve(ln net.Listener, conf *tls.Config) error {
 	return err
 }
 
-// openConns counts the connections that an HTTP server has goroutines for: its Close does not wait
-// for them.
+// openConns counts the connections for which an HTTP server has goroutines, because the server's
+// Close does not wait for them.
 type openConns struct{ wg sync.WaitGroup }
 
 func (o *openConns) change(_ net.Conn, state http.ConnState) {
@@ -222,7 +224,8 @@ func (o *openConns) change(_ net.Conn, state http.ConnState) {
 	}
 }
 
-// beginServing has c closed when the server is, and reports false if it is already.
+// beginServing has c closed together with the server. It reports false if the server is closed
+// already.
 func (s *Server) beginServing(c io.Closer) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -242,14 +245,14 @@ func (s *Server) endServing(c io.Closer) {
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodConnect { // any other answer than an error would promise a tunnel (7.1)
+	if r.Method == http.MethodConnect { // success would promise a tunnel (7.1)
 		http.Error(w, "this is not a proxy", http.StatusForbidden)
 		return
 	}
 	s.mux.ServeHTTP(w, r)
 }
 
-// sendPeerGone sends PeerGone/Disconnected to those that are to be told.
+// sendPeerGone tells subscribers that the key has left the region.
 func (s *Server) sendPeerGone(k key.NodePublic, told []*serverConn) {
 	for _, c := range told {
 		c.out.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendPeerGone(nil, k, derp.GoneDisconnected), 0)
@@ -257,7 +260,7 @@ func (s *Server) sendPeerGone(k key.NodePublic, told []*serverConn) {
 	}
 }
 
-// sleep waits, and reports whether the server still runs.
+// sleep waits for d. It reports whether the server still runs.
 func (s *Server) sleep(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -269,9 +272,9 @@ func (s *Server) sleep(d time.Duration) bool {
 	}
 }
 
-// Shutdown ends the server: it stops accepting, tells the clients that it restarts and when to come
-// back (3.13), waits until they have been told or ctx ends, and closes everything. It returns when
-// all goroutines have ended, those of Serve and ServeSTUN included.
+// Shutdown ends the server. It stops accepting, tells the clients that it restarts and when to come
+// back (3.13), and closes everything once they have been told or ctx has ended. It returns when all
+// goroutines have ended, including those of Serve and ServeSTUN.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	again := s.closing
@@ -297,13 +300,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// restartAdvice spreads the return of so many clients over time.
+// restartAdvice returns advice that spreads the return of the clients over time.
 func restartAdvice(clients int) derp.RestartAdvice {
 	in := rand.N(min(2*restartSpread*time.Duration(clients), maxRestart) + 1)
 	return derp.RestartAdvice{ReconnectIn: uint32(in.Milliseconds()), TryFor: uint32(restartTryFor.Milliseconds())}
 }
 
-// stop ends all that runs; nothing new begins any more. Called once.
+// stop ends all that runs, after closing has been set. It is called once.
 func (s *Server) stop() {
 	s.cancel()
 	s.mu.Lock()

@@ -21,41 +21,41 @@ type trust uint8
 
 const (
 	ordinary trust = iota
-	meshPeer       // it has the mesh key: section 5.1
+	meshPeer       // it has shown the mesh key (5.1)
 )
 
-// serverConn is one client's connection. Its goroutine logs the client in and then reads;
-// forward.go tells what it does with frames. Others write to it through out.
+// serverConn is the connection of one client. Its goroutine logs the client in and then reads;
+// forward.go has what it does with frames. Other goroutines write to the client through out.
 type serverConn struct {
 	s        *Server
 	conn     *derp.FrameConn
 	out      *derp.Outbox
 	in       derp.FrameReader
-	remote   netip.AddrPort // zero if it is not known
-	source   netip.Prefix   // what remote is counted under
-	greeting []byte         // what the client is waiting for; nil once it is sent
-	serial   uint64         // no two connections have the same; from 1
+	remote   netip.AddrPort // zero if unknown
+	source   netip.Prefix   // the address block by which remote is counted
+	greeting []byte         // sent before the login, then nil
+	serial   uint64         // unique among the server's connections, from 1
 
-	// Set by the login and constant from then on.
+	// Set by the login, constant afterwards.
 	key   key.NodePublic
 	trust trust
 	flags derp.PresentFlags
 	peer  *peer
 
-	revoked uint64 // calls of Server.Revoke before the client was admitted
+	revoked uint64 // calls of Server.Revoke before the admission controller was asked
 
-	// Of the reading goroutine.
+	// Owned by the reading goroutine.
 	dests   destCache
 	home    derp.HomeNote
-	notHere *rate.Limiter // of PeerGone/NotHere frames; nil until one is due
-	limiter *rate.Limiter // of what is read; nil if there is no limit
+	notHere *rate.Limiter // limits PeerGone frames with reason NotHere; nil until one is due
+	limiter *rate.Limiter // limits the bytes that are read; nil if there is no limit
 
 	keepEvery, keepSlot int                // guarded by keepAlives.mu
-	sources             map[*peer]struct{} // guarded by registry.mu: those whose leaving must be told here
+	sources             map[*peer]struct{} // guarded by registry.mu; the peers whose leaving this client must be told
 	watch               *watcher           // guarded by registry.mu
 }
 
-// run is the life of a connection (4.2).
+// run logs the client in and serves it until its connection ends (4.2).
 func (c *serverConn) run() {
 	log := c.s.log.With("client", c.remote.String())
 	shared, err := c.login()
@@ -129,7 +129,7 @@ func (c *serverConn) readClientInfo() (info derp.ClientInfo, shared *key.Shared,
 	}
 }
 
-// serve enters the client, answers its login and reads until the connection ends.
+// serve registers the client, answers its login and reads until the connection ends.
 func (c *serverConn) serve(shared *key.Shared) error {
 	reg := &c.s.registry
 	reg.add(c)
@@ -142,7 +142,7 @@ func (c *serverConn) serve(shared *key.Shared) error {
 		c.s.metrics.notIdeal.Inc()
 		defer c.s.metrics.notIdeal.Dec()
 	}
-	// ServerInfo is the second frame, whatever has queued for the client by now (2.1).
+	// ServerInfo must be the second frame, although packets may be queued for the client by now (2.1).
 	c.conn.Conn.SetWriteDeadline(time.Now().Add(c.conn.Timeout))
 	if _, err := c.conn.Conn.Write(derp.AppendServerInfo(nil, shared, derp.ServerInfo{Version: derp.ProtocolVersion})); err != nil {
 		return fmt.Errorf("answering the login: %w", err)
@@ -155,8 +155,8 @@ func (c *serverConn) serve(shared *key.Shared) error {
 	return c.read()
 }
 
-// unregister takes the client out and tells those who got packets from it, if this was its last
-// connection (4.5).
+// unregister takes the client out of the registry. If this was its last connection, the clients
+// that got packets from it are told (4.5).
 func (c *serverConn) unregister() {
 	told := c.s.registry.remove(c)
 	if c.home == derp.IsHome {
@@ -179,8 +179,8 @@ func (c *serverConn) read() error {
 	}
 }
 
-// throttle waits until n more bytes are within the client's rate. Not reading makes its TCP wait
-// (4.7).
+// throttle waits until n more bytes are within the client's rate. While the server does not read,
+// the client's TCP waits (4.7).
 func (c *serverConn) throttle(n int) {
 	if c.limiter == nil || c.trust == meshPeer {
 		return
@@ -188,7 +188,7 @@ func (c *serverConn) throttle(n int) {
 	now := time.Now()
 	var wait time.Duration
 	for burst := c.limiter.Burst(); n > 0; n -= burst {
-		wait = c.limiter.ReserveN(now, min(n, burst)).DelayFrom(now) // the later ends later
+		wait = c.limiter.ReserveN(now, min(n, burst)).DelayFrom(now) // the last reservation ends last
 	}
 	if wait <= 0 {
 		return

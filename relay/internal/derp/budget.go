@@ -2,7 +2,7 @@ package derp
 
 import "sync/atomic"
 
-// Budget bounds the memory of queues, in bytes. A limit of zero means no bound: so the zero value
+// Budget bounds the memory of queues, in bytes. A limit of zero means no bound, so the zero value
 // only counts.
 type Budget struct {
 	limit  int64
@@ -10,12 +10,13 @@ type Budget struct {
 	used   atomic.Int64
 }
 
-// shareFactor is how many times the free bytes of its parent a part may use. So one part gets three
-// quarters of the whole at most, and some is always left for a part that comes later (Choudhury and
-// Hahne, "Dynamic Queue Length Thresholds", 1998).
+// shareFactor is how many times the free bytes of its parent a part may use. One part therefore
+// gets three quarters of the whole at most, and some memory is left for parts that come later
+// (Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998).
 const shareFactor = 3
 
-// NewBudget returns a budget of limit bytes. If parent is not nil, its bytes count there too.
+// NewBudget returns a budget of limit bytes. If parent is not nil, every byte counts against the
+// parent too.
 func NewBudget(limit int64, parent *Budget) *Budget {
 	return &Budget{limit: limit, parent: parent}
 }

@@ -5,21 +5,20 @@ import "sync"
 // Sizes of the pooled buffers.
 const (
 	smallBuffer  = 2 << 10  // the first packets of a quiet flow
-	RecordBuffer = 16 << 10 // what one TLS record carries
-	LargeBuffer  = 72 << 10 // any frame, or a batch of 64 KiB behind the beginning of a frame
+	RecordBuffer = 16 << 10 // the content of one TLS record
+	LargeBuffer  = 72 << 10 // any frame, or a batch of 64 KiB behind the beginning of another frame
 )
 
 var bufferSizes = [...]int{smallBuffer, RecordBuffer, LargeBuffer}
 
-// bufferPools holds the free buffers of each size. It is all that the connections of a process
-// share.
+// bufferPools holds the free buffers of each size. All connections of the process share it.
 var bufferPools [len(bufferSizes)]sync.Pool
 
-// buffer is a piece of memory with one owner, who gives it back with free.
+// buffer is memory with one owner, who returns it with Free.
 type buffer struct {
-	B     []byte // the whole of it
+	B     []byte // all of the memory
 	pool  *sync.Pool
-	block block // what a queue needs to know of a buffer that it holds
+	block block // used by a queue that holds the buffer
 }
 
 // NewBuffer returns a buffer of at least size bytes with undefined content.
@@ -33,10 +32,11 @@ func NewBuffer(size int) *buffer {
 		}
 		return &buffer{B: make([]byte, n), pool: &bufferPools[i]}
 	}
-	return &buffer{B: make([]byte, size)} // larger than any frame that is relayed; left to the collector
+	return &buffer{B: make([]byte, size)} // larger than any frame that is relayed: not pooled
 }
 
-// Free gives the buffer back; the caller must not use it any more. A nil buffer is fine.
+// Free returns the buffer to its pool. The caller must not use it any more. Free of a nil buffer
+// does nothing.
 func (b *buffer) Free() {
 	if b != nil && b.pool != nil {
 		b.pool.Put(b)

@@ -10,7 +10,7 @@ import (
 	"ginnel/internal/key"
 )
 
-// This file is the codec: every frame of section 3, without state, locks or logs.
+// This file encodes and decodes the frames of section 3. It has no state, locks or logs.
 //
 //	0  1  frame type
 //	1  4  payload length N, big endian
@@ -26,7 +26,7 @@ const (
 	FrameSendPacket    FrameType = 0x04 // C→S  32 destination, packet
 	FrameRecvPacket    FrameType = 0x05 // S→C  32 source, packet
 	FrameKeepAlive     FrameType = 0x06 // S→C  empty
-	FrameNotePreferred FrameType = 0x07 // C→S  1: 0x00 not my home, else my home
+	FrameNotePreferred FrameType = 0x07 // C→S  1: 0x00 not the home, else the home
 	FramePeerGone      FrameType = 0x08 // S→C  32 peer, 1 reason
 	FramePeerPresent   FrameType = 0x09 // S→M  32 peer, 16 address, 2 port, 1 flags
 	FrameForwardPacket FrameType = 0x0a // M→S  32 source, 32 destination, packet
@@ -61,13 +61,13 @@ const (
 // serverKeyMagic opens the first frame of a server: "DERP" and a key emoji (2.2).
 const serverKeyMagic = "DERP\U0001F511"
 
-// DiscoMagic opens a disco message, the node to node path discovery that relays also carry.
+// DiscoMagic begins a disco message, by which nodes find direct paths. Relays carry disco too.
 const DiscoMagic = "TS\U0001F4AC"
 
-// DiscoMinSize is magic, key, nonce: what looks like disco is at least this long (section 0).
+// DiscoMinSize is the size of magic, sender key and nonce: the shortest disco message (section 0).
 const DiscoMinSize = len(DiscoMagic) + key.Size + key.NonceSize
 
-// LooksLikeDisco reports whether the server treats packet as a disco message (section 0).
+// LooksLikeDisco reports whether the relay treats packet as a disco message (section 0).
 func LooksLikeDisco(packet []byte) bool {
 	return len(packet) >= DiscoMinSize && string(packet[:len(DiscoMagic)]) == DiscoMagic
 }
@@ -77,7 +77,8 @@ var (
 	ErrPacketTooBig   = fmt.Errorf("relay: packet is larger than %d bytes", MaxPacket)
 )
 
-// FrameError reports a frame that the protocol does not allow; the connection it came on is closed.
+// FrameError reports a frame that the protocol does not allow. Whoever receives one closes the
+// connection.
 type FrameError struct {
 	Typ    FrameType
 	Length uint32
@@ -94,8 +95,7 @@ func AppendHeader(b []byte, t FrameType, n int) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(n))
 }
 
-// ParseHeader reads the header at the front of b and reports whether there are enough bytes for
-// one.
+// ParseHeader reads the header at the front of b. ok is false if b is shorter than a header.
 func ParseHeader(b []byte) (t FrameType, n uint32, ok bool) {
 	if len(b) < HeaderSize {
 		return 0, 0, false
@@ -103,7 +103,7 @@ func ParseHeader(b []byte) (t FrameType, n uint32, ok bool) {
 	return FrameType(b[0]), binary.BigEndian.Uint32(b[1:]), true
 }
 
-// FrameSize returns the size of the whole frame that frames begins with. Queues hold only whole
+// FrameSize returns the size of the first frame in frames, header included. frames must hold whole
 // frames.
 func FrameSize(frames []byte) int {
 	return HeaderSize + int(binary.BigEndian.Uint32(frames[1:]))
@@ -115,8 +115,8 @@ func AppendServerKey(b []byte, k key.NodePublic) []byte {
 	return append(b, k[:]...)
 }
 
-// ParseServerKey reads the payload of a ServerKey frame (2.2): trailing bytes are for the future
-// and ignored.
+// ParseServerKey reads the payload of a ServerKey frame (2.2). It ignores trailing bytes, which
+// later versions may use.
 func ParseServerKey(p []byte) (key.NodePublic, error) {
 	rest, ok := bytes.CutPrefix(p, []byte(serverKeyMagic))
 	if !ok || len(rest) < key.Size || len(p) > MaxServerKey {
@@ -142,7 +142,7 @@ func AppendNotePreferred(b []byte, home HomeNote) []byte {
 	return append(AppendHeader(b, FrameNotePreferred, 1), byte(home))
 }
 
-// HomeNote is the byte of a NotePreferred frame (3.5).
+// HomeNote is the payload of a NotePreferred frame: whether the relay is the client's home (3.5).
 type HomeNote byte
 
 const (
@@ -182,13 +182,13 @@ func ParsePeerGone(p []byte) (peer key.NodePublic, reason GoneReason, ok bool) {
 type PresentFlags byte
 
 const (
-	PresentRegular  PresentFlags = 1 << iota // exactly when no other flag is set
+	PresentRegular  PresentFlags = 1 << iota // set exactly if no other flag is
 	PresentMesh                              // connected with the mesh key
 	PresentProber                            // a monitoring client
-	PresentNotIdeal                          // reached this node because a better one did not answer
+	PresentNotIdeal                          // the client wanted another node of the region, which did not answer
 )
 
-// Presence is what a PeerPresent frame says.
+// Presence is the content of a PeerPresent frame.
 type Presence struct {
 	Peer  key.NodePublic
 	Addr  netip.AddrPort // zero if unknown
@@ -209,7 +209,7 @@ func AppendPeerPresent(b []byte, p Presence) []byte {
 }
 
 // ParsePeerPresent reads the payload of a PeerPresent frame. Old servers leave out the flags, or
-// all but the key.
+// everything except the key.
 func ParsePeerPresent(b []byte) (p Presence, ok bool) {
 	const addrEnd = key.Size + 16 + 2
 	if len(b) < key.Size {
@@ -229,7 +229,7 @@ func ParsePeerPresent(b []byte) (p Presence, ok bool) {
 	return p, true
 }
 
-// PingData is what a Ping carries and its Pong repeats.
+// PingData is the payload of a Ping, which its Pong repeats.
 type PingData [PingSize]byte
 
 func AppendPing(b []byte, d PingData) []byte {
@@ -240,7 +240,7 @@ func AppendPong(b []byte, d PingData) []byte {
 	return append(AppendHeader(b, FramePong, PingSize), d[:]...)
 }
 
-// ParsePing reads the payload of a Ping or Pong; what follows the first 8 bytes is not repeated.
+// ParsePing reads the payload of a Ping or Pong. Only the first 8 bytes are repeated in a Pong.
 func ParsePing(p []byte) (d PingData, ok bool) {
 	if len(p) < PingSize {
 		return d, false
@@ -248,10 +248,10 @@ func ParsePing(p []byte) (d PingData, ok bool) {
 	return PingData(p[:PingSize]), true
 }
 
-// RestartAdvice is what a Restarting frame advises (3.13), both in milliseconds.
+// RestartAdvice is the content of a Restarting frame (3.13), in milliseconds.
 type RestartAdvice struct {
-	ReconnectIn uint32 // to wait before reconnecting
-	TryFor      uint32 // to keep trying before failures count as usual
+	ReconnectIn uint32 // wait before reconnecting
+	TryFor      uint32 // keep trying before failures count as usual
 }
 
 func AppendRestarting(b []byte, r RestartAdvice) []byte {

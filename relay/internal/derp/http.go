@@ -6,18 +6,20 @@ import (
 	"ginnel/internal/key"
 )
 
-// This file is what both ends of the HTTP upgrade have in common (1.6 to 1.8).
+// This file has what both ends of the HTTP upgrade need (1.6 to 1.8).
 
 const (
-	// headerFastStart, with the value 1, announces that ClientInfo follows the request at once (1.7).
+	// HeaderFastStart, with the value 1, announces that ClientInfo follows the request without
+	// waiting for the answer (1.7).
 	HeaderFastStart = "Derp-Fast-Start"
-	// HeaderIdealNode names the node that the client would rather have reached.
+	// HeaderIdealNode names the node that the client would have preferred to reach.
 	HeaderIdealNode = "Ideal-Node"
-	// WebSocketProtocol is the subprotocol of DERP in a WebSocket (1.8).
+	// WebSocketProtocol is the WebSocket subprotocol of DERP (1.8).
 	WebSocketProtocol = "derp"
 )
 
-// AppendSwitching appends the answer of a server to a native upgrade: exactly these lines (1.6).
+// AppendSwitching appends a server's answer to a native upgrade. Clients expect exactly these lines
+// (1.6).
 func AppendSwitching(b []byte, server key.NodePublic) []byte {
 	return fmt.Appendf(b, "HTTP/1.1 101 Switching Protocols\r\n"+
 		"Upgrade: DERP\r\n"+

@@ -13,20 +13,21 @@ import (
 	"ginnel/internal/key"
 )
 
-// This file is the login: what the sealed boxes of ClientInfo and ServerInfo hold (2.4, 2.5).
+// This file encodes and decodes the sealed boxes of the login, in ClientInfo and ServerInfo frames
+// (2.4, 2.5).
 
 // MeshKey is the secret that the servers of one region share (5.1). The zero value means that there
-// is none.
+// is no mesh.
 type MeshKey [32]byte
 
-// ParseMeshKey reads 64 hex digits; white space around them is ignored.
+// ParseMeshKey reads 64 hex digits and ignores white space around them.
 func ParseMeshKey(s string) (k MeshKey, err error) {
 	s = strings.TrimSpace(s)
 	if len(s) != hex.EncodedLen(len(k)) {
 		return k, fmt.Errorf("mesh key has %d characters, want %d hex digits", len(s), hex.EncodedLen(len(k)))
 	}
 	if _, err := hex.Decode(k[:], []byte(s)); err != nil {
-		return MeshKey{}, errors.New("mesh key is not hexadecimal") // without the digits: it is a secret
+		return MeshKey{}, errors.New("mesh key is not hexadecimal") // hex's own error would quote the secret
 	}
 	return k, nil
 }
@@ -34,19 +35,19 @@ func ParseMeshKey(s string) (k MeshKey, err error) {
 // IsZero reports whether there is no mesh key.
 func (k MeshKey) IsZero() bool { return k == MeshKey{} }
 
-// Format implements fmt.Formatter so that no verb reveals the key.
+// Format implements fmt.Formatter. No verb reveals the key.
 func (k MeshKey) Format(f fmt.State, _ rune) { io.WriteString(f, "(mesh key)") }
 
-// LogValue implements slog.LogValuer and reveals nothing.
+// LogValue implements slog.LogValuer. It reveals nothing.
 func (k MeshKey) LogValue() slog.Value { return slog.StringValue("(mesh key)") }
 
-// Equal compares in constant time; an absent key equals nothing.
+// Equal compares in constant time. The zero key equals no key, not even itself.
 func (k MeshKey) Equal(o MeshKey) bool {
 	return !k.IsZero() && subtle.ConstantTimeCompare(k[:], o[:]) == 1
 }
 
-// SealedMeshKey is the meshKey member of ClientInfo: left out when there is none, and an error when
-// it is there without being a key, null included (2.4).
+// SealedMeshKey is the meshKey member of ClientInfo. It is left out if there is no key. If it is
+// present, it must be a key: null and the empty string are errors (2.4).
 type SealedMeshKey struct{ MeshKey }
 
 // MarshalJSON implements json.Marshaler.
@@ -68,7 +69,7 @@ func (k *SealedMeshKey) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// ClientInfo is the JSON that a client introduces itself with (2.4).
+// ClientInfo is the JSON by which a client introduces itself (2.4).
 type ClientInfo struct {
 	MeshKey     SealedMeshKey `json:"meshKey,omitzero"`
 	Version     int           `json:"version,omitempty"`
@@ -77,27 +78,30 @@ type ClientInfo struct {
 	AppName     string        `json:"AppName,omitempty"`
 }
 
-// ServerInfo is the JSON that a server answers with (2.5).
+// ServerInfo is the JSON by which a server admits a client (2.5).
 type ServerInfo struct {
 	Version                   int `json:"version,omitempty"`
 	TokenBucketBytesPerSecond int `json:"TokenBucketBytesPerSecond,omitempty"`
 	TokenBucketBytesBurst     int `json:"TokenBucketBytesBurst,omitempty"`
 }
 
-// errBox reports a box that does not open: damaged, or made with or for another key.
+// errBox reports a box that does not open. It was damaged, or sealed with or for another key.
 var errBox = errors.New("opening the box: not sealed by this peer for this key")
 
-// AppendClientInfo appends the ClientInfo frame of the client that shares shared with the server.
+// AppendClientInfo appends a ClientInfo frame, sealed with the secret that the client shares with
+// the server.
 func AppendClientInfo(b []byte, client key.NodePublic, shared *key.Shared, info ClientInfo) []byte {
-	plain := MustJSON(info)
+	plain := marshal(info)
 	b = AppendHeader(b, FrameClientInfo, key.Size+key.Overhead+len(plain))
 	b = append(b, client[:]...)
 	return shared.Seal(b, plain)
 }
 
-// OpenClientInfo reads the payload of a ClientInfo frame. The box proves that the peer holds the
-// private half of the key it claims (2.3).
-func OpenClientInfo(server key.NodePrivate, p []byte) (client key.NodePublic, shared *key.Shared, info ClientInfo, err error) {
+// OpenClientInfo reads the payload of a ClientInfo frame. If the box opens, the peer holds the
+// private half of the key that it claims (2.3).
+func OpenClientInfo(server key.NodePrivate, p []byte) (
+	client key.NodePublic, shared *key.Shared, info ClientInfo, err error,
+) {
 	if len(p) < key.Size+key.NonceSize || len(p) > MaxClientInfo {
 		return client, nil, info, &FrameError{FrameClientInfo, uint32(len(p)), "wrong length"}
 	}
@@ -105,37 +109,36 @@ func OpenClientInfo(server key.NodePrivate, p []byte) (client key.NodePublic, sh
 	if shared, err = server.Shared(client); err != nil {
 		return client, nil, info, fmt.Errorf("checking the client key: %w", err)
 	}
-	err = openJSON(shared, p[key.Size:], &info)
+	info, err = openJSON[ClientInfo](shared, p[key.Size:])
 	return client, shared, info, err
 }
 
 // AppendServerInfo appends a ServerInfo frame.
 func AppendServerInfo(b []byte, shared *key.Shared, info ServerInfo) []byte {
-	plain := MustJSON(info)
+	plain := marshal(info)
 	b = AppendHeader(b, FrameServerInfo, key.Overhead+len(plain))
 	return shared.Seal(b, plain)
 }
 
 // OpenServerInfo reads the payload of a ServerInfo frame.
-func OpenServerInfo(shared *key.Shared, p []byte) (info ServerInfo, err error) {
-	err = openJSON(shared, p, &info)
-	return info, err
+func OpenServerInfo(shared *key.Shared, p []byte) (ServerInfo, error) {
+	return openJSON[ServerInfo](shared, p)
 }
 
-func openJSON(shared *key.Shared, sealed []byte, v any) error {
+func openJSON[T ClientInfo | ServerInfo](shared *key.Shared, sealed []byte) (info T, err error) {
 	plain, ok := shared.Open(nil, sealed)
 	if !ok {
-		return errBox
+		return info, errBox
 	}
-	if err := json.Unmarshal(plain, v); err != nil {
-		return fmt.Errorf("reading the JSON in the box: %w", err)
+	if err := json.Unmarshal(plain, &info); err != nil {
+		return info, fmt.Errorf("reading the JSON in the box: %w", err)
 	}
-	return nil
+	return info, nil
 }
 
-// MustJSON encodes a value of this file, none of which can fail.
-func MustJSON(v any) []byte {
-	b, err := json.Marshal(v)
+// marshal encodes info, which cannot fail.
+func marshal[T ClientInfo | ServerInfo](info T) []byte {
+	b, err := json.Marshal(info)
 	if err != nil {
 		panic("relay: internal error: " + err.Error())
 	}

@@ -13,7 +13,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// This file is the certificate by which a server tells its DERP key inside the TLS handshake (1.5).
+// This file makes and reads the certificate that carries a server's DERP key inside the TLS
+// handshake (1.5).
 
 const (
 	// metaCertPrefix begins the common name of that certificate; the key follows in hex.
@@ -24,7 +25,7 @@ const (
 
 // NewMetaCert returns the certificate of a server in DER form.
 func NewMetaCert(server key.NodePublic, now time.Time) []byte {
-	pub, priv, err := ed25519.GenerateKey(nil) // thrown away: nothing is ever signed with it again
+	pub, priv, err := ed25519.GenerateKey(nil) // the key is thrown away: it never signs anything else
 	if err != nil {
 		panic("relay: internal error: " + err.Error())
 	}
@@ -42,16 +43,21 @@ func NewMetaCert(server key.NodePublic, now time.Time) []byte {
 	return der
 }
 
+// isVersion reports whether a serial number is a version of the protocol.
+func isVersion(serial *big.Int) bool {
+	return serial != nil && serial.Sign() > 0 && serial.BitLen() <= 8
+}
+
 // IsMetaCert reports whether the common name of a certificate marks it as one that carries a key.
 func IsMetaCert(c *x509.Certificate) bool {
 	return strings.HasPrefix(c.Subject.CommonName, metaCertPrefix)
 }
 
-// ParseMetaCert returns the server key that the certificates carry, and whether they do (1.5).
+// ParseMetaCert returns the server key that one of the certificates carries, and whether one does.
 func ParseMetaCert(certs []*x509.Certificate) (key.NodePublic, bool) {
 	for _, c := range certs {
 		digits, ok := strings.CutPrefix(c.Subject.CommonName, metaCertPrefix)
-		if !ok || len(digits) != 2*key.Size || c.SerialNumber == nil || c.SerialNumber.Sign() <= 0 || c.SerialNumber.BitLen() > 8 {
+		if !ok || len(digits) != 2*key.Size || !isVersion(c.SerialNumber) {
 			continue
 		}
 		raw, err := hex.DecodeString(digits)

@@ -7,30 +7,30 @@ import (
 	"time"
 )
 
-// BatchSize is what goes into one write, in bytes: four full TLS records.
+// BatchSize is how many bytes go into one write: four full TLS records.
 const BatchSize = 64 << 10
 
-// Outbox owns the right to write to one connection. Whoever finds the connection idle writes at
-// once, in its own goroutine, because that never waits for the network (see [sock]); all others
-// queue, and one goroutine drains the queue. Frames that queue before a connection is attached, or
-// between two, are kept within the limits of the queue.
+// Outbox owns the right to write to one connection. A sender that finds the connection idle writes
+// at once in its own goroutine, because such a write never waits for the network (see [FrameConn]).
+// All other senders queue, and one goroutine drains the queue. Frames that are sent before a
+// connection is attached, or between two connections, stay in the queue within its limits.
 //
 //	            send                     backlog
 //	idle ──────────────────► writing ───────────────► draining ─┐
 //	  ▲                         │ nothing left            │     │ until nothing is left
 //	  └─────────────────────────┴─────────────────────────┴─────┘
 type Outbox struct {
-	wg *sync.WaitGroup // of the owner: holds the draining goroutine
+	wg *sync.WaitGroup // of the owner; counts the draining goroutine
 
 	mu      sync.Mutex
 	queue   flowQueue
 	conn    *FrameConn // nil while there is no connection
-	rate    drainRate  // of the wire
-	writing bool       // somebody holds the right to write
+	rate    drainRate  // of conn
+	writing bool       // a sender or the draining goroutine holds the right to write
 	closed  bool
-	waiters []*waiter     // senders that wait for room
+	waiters []*waiter     // senders that wait for room in the queue
 	spare   []*waiter     // waiters to be used again
-	idlec   chan struct{} // made for those who wait for the end of writing
+	idlec   chan struct{} // closed when nobody writes any more; nil unless somebody waits for that
 }
 
 // waiter is a sender that waits until its flow has room.
@@ -41,19 +41,21 @@ type waiter struct {
 	timer *time.Timer
 }
 
-func NewOutbox(wg *sync.WaitGroup, limits *QueueLimits, b *Budget, l ledger) *Outbox {
+// NewOutbox returns an outbox without a connection. wg belongs to the owner of the outbox and
+// counts its goroutine. budget bounds its memory together with that of other outboxes.
+func NewOutbox(wg *sync.WaitGroup, limits *QueueLimits, b *Budget, l FrameCounter) *Outbox {
 	return &Outbox{wg: wg, queue: flowQueue{limits: limits, budget: b, counter: l}}
 }
 
-// SendResult tells what send did with frames that it could not pass on at once.
+// SendResult tells what Send did with frames that it could not pass on at once.
 type SendResult struct {
 	Waited  time.Duration
 	Dropped int // bytes
 }
 
-// Send writes or queues whole frames of one flow. Where the flow has no room it waits for patience
-// at most, and not at all if somebody waited in vain before; then it drops, and the ledger says so.
-// The only error is net.ErrClosed.
+// Send writes or queues whole frames of one flow. If the flow has no room, Send waits for it, at
+// most for patience. It does not wait if another sender has waited for this flow in vain. Frames
+// that find no room are dropped and counted. The only error is net.ErrClosed.
 func (o *Outbox) Send(id FlowID, frames []byte, patience time.Duration) (SendResult, error) {
 	var waited time.Duration
 	o.mu.Lock()
@@ -91,13 +93,13 @@ func (o *Outbox) Send(id FlowID, frames []byte, patience time.Duration) (SendRes
 	return SendResult{Waited: waited, Dropped: len(frames)}, err
 }
 
-// idleLocked reports whether a sender may write itself.
+// idleLocked reports whether a sender may write in its own goroutine.
 func (o *Outbox) idleLocked() bool {
 	return o.conn != nil && o.conn.nonblocking() && !o.writing && o.queue.empty() && !o.closed
 }
 
-// sendDirectLocked writes in the caller's goroutine. It holds the right to write, not the lock,
-// while it does.
+// sendDirectLocked writes in the caller's goroutine. Meanwhile it holds the right to write, but not
+// the lock.
 func (o *Outbox) sendDirectLocked(c Class, frames []byte) {
 	o.writing = true
 	w := o.conn
@@ -113,8 +115,8 @@ func (o *Outbox) sendDirectLocked(c Class, frames []byte) {
 	o.endWriteLocked()
 }
 
-// waitLocked waits until the flow has room for need bytes, d has passed, or the outbox is closed.
-// It gives up the lock meanwhile.
+// waitLocked waits until the flow has room for need bytes, until d has passed, or until the outbox
+// is closed. It releases the lock meanwhile.
 func (o *Outbox) waitLocked(id FlowID, need int, d time.Duration) {
 	w := o.newWaiterLocked(d)
 	w.id, w.need = id, need
@@ -150,12 +152,12 @@ func (o *Outbox) newWaiterLocked(d time.Duration) *waiter {
 	return w
 }
 
-// wakeLocked wakes the waiters whose flows have room now.
+// wakeLocked wakes the waiters whose flows now have room.
 func (o *Outbox) wakeLocked() {
 	kept := o.waiters[:0]
 	for _, w := range o.waiters {
 		if o.closed || o.queue.hasRoom(w.id, w.need) {
-			w.roomc <- struct{}{} // has room for one, and w leaves the list
+			w.roomc <- struct{}{} // does not block: capacity 1, and w leaves the list
 			continue
 		}
 		kept = append(kept, w)
@@ -164,7 +166,7 @@ func (o *Outbox) wakeLocked() {
 	o.waiters = kept
 }
 
-// startLocked starts the drain if there is something to drain and nobody writing.
+// startLocked starts the draining goroutine unless somebody is writing.
 func (o *Outbox) startLocked() {
 	if o.conn != nil && !o.writing && !o.closed {
 		o.writing = true
@@ -172,15 +174,14 @@ func (o *Outbox) startLocked() {
 	}
 }
 
-// StartDrain starts the drain for bytes that the connection holds back; see [sock].
+// StartDrain writes the bytes that the connection holds back; see [FrameConn.Start].
 func (o *Outbox) StartDrain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.startLocked()
 }
 
-// drain writes until nothing is left. It ends when the queue is empty, the connection broke or the
-// outbox is closed.
+// drain writes until the queue is empty, the connection has failed or the outbox is closed.
 func (o *Outbox) drain() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -212,13 +213,14 @@ func (o *Outbox) drain() {
 	o.endWriteLocked()
 }
 
-// adaptLocked adapts the queue, and how much the system holds unsent, to the rate of the connection.
+// adaptLocked fits the limits of the queue, and of the bytes that the system holds unsent, to the
+// rate of the connection.
 func (o *Outbox) adaptLocked() {
 	o.queue.packetLimit = o.rate.bytesIn(queueSpan, minQueue, maxQueue)
 	o.conn.holdUnsent(o.rate.bytesIn(unsentSpan, leastUnsent, mostUnsent))
 }
 
-// writeAndFlush writes what earlier writes left behind, and then the span, which may be empty.
+// writeAndFlush first writes what earlier writes left behind, then the span, which may be empty.
 func (o *Outbox) writeAndFlush(w *FrameConn, s span) error {
 	if err := o.flush(w); err != nil || len(s.frames) == 0 {
 		if len(s.frames) > 0 {
@@ -232,8 +234,9 @@ func (o *Outbox) writeAndFlush(w *FrameConn, s span) error {
 	return o.flush(w)
 }
 
-// write writes frames to w and accounts for them. If that fails so does the connection: its owner,
-// who reads from it, learns of it by its end. The caller holds the right to write.
+// write writes frames to the connection and counts them. If the write fails, it fails the
+// connection; the goroutine that reads from the connection learns the cause there. The caller holds
+// the right to write.
 func (o *Outbox) write(w *FrameConn, c Class, frames []byte) error {
 	err := w.write(frames)
 	if err != nil {
@@ -266,7 +269,7 @@ func (o *Outbox) endWriteLocked() {
 	if o.closed {
 		o.queue.discard(dropGone)
 	} else if !o.queue.empty() {
-		o.startLocked() // attached again, or more came between the last look and now
+		o.startLocked() // another connection was attached, or frames came since the last look
 	}
 	if o.idlec != nil && !o.writing {
 		close(o.idlec)
@@ -274,7 +277,7 @@ func (o *Outbox) endWriteLocked() {
 	}
 }
 
-// Attach makes w the connection to write to and starts sending what has queued. After close it does
+// Attach makes w the connection to write to, and starts to send what is queued. After Close it does
 // nothing.
 func (o *Outbox) Attach(w *FrameConn) {
 	o.mu.Lock()
@@ -289,8 +292,8 @@ func (o *Outbox) Attach(w *FrameConn) {
 	}
 }
 
-// Detach closes the connection, waits until nobody writes to it any more, and leaves the queue for
-// the next one.
+// Detach closes the connection and waits until nobody writes to it any more. The queue keeps its
+// frames for the next connection.
 func (o *Outbox) Detach() {
 	o.mu.Lock()
 	w, idlec := o.conn, o.idlecLocked()
@@ -304,7 +307,7 @@ func (o *Outbox) Detach() {
 	}
 }
 
-// WaitIdle waits until nothing is left to be written, or ctx ends.
+// WaitIdle waits until nothing is left to be written, or until ctx ends.
 func (o *Outbox) WaitIdle(ctx context.Context) {
 	o.mu.Lock()
 	idlec := o.idlecLocked()
@@ -317,7 +320,8 @@ func (o *Outbox) WaitIdle(ctx context.Context) {
 	}
 }
 
-// idlecLocked returns a channel that is closed when nobody writes any more, nil if nobody does now.
+// idlecLocked returns a channel that is closed when nobody writes any more. It is nil if nobody
+// writes now.
 func (o *Outbox) idlecLocked() chan struct{} {
 	if o.writing && o.idlec == nil {
 		o.idlec = make(chan struct{})
@@ -325,8 +329,8 @@ func (o *Outbox) idlecLocked() chan struct{} {
 	return o.idlec
 }
 
-// Close drops what has queued and ends all waiting; later sends fail. A drain that runs ends as
-// soon as its write does: the owner closes the connection.
+// Close drops what is queued and ends all waiting; later sends fail. A running drain ends with its
+// current write: the owner must close the connection.
 func (o *Outbox) Close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

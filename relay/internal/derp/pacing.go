@@ -3,88 +3,91 @@ package derp
 import "time"
 
 // A relay forwards what other TCP senders have already paced, so its socket often has nothing left
-// to send. Linux calls such a sender limited by its application. Its BBR then never leaves STARTUP:
-// it sends each burst at 2.9 times the bandwidth of the path and with 2.9 bandwidth-delay products
-// in flight, for as long as the connection lasts. Every 10 s it sends next to nothing for 200 ms
-// (PROBE_RTT), which the connections of a relay cannot hide. Over 66 ms and 300 Mbit/s, one
-// connection between two nodes at a time, rates in Mbit/s:
+// to send. Linux calls such a sender application-limited. The kernel's BBR then never leaves
+// STARTUP: it sends each burst at 2.9 times the bandwidth of the path, with 2.9 bandwidth-delay
+// products in flight, for as long as the connection lasts. Every 10 s it sends almost nothing for
+// 200 ms (PROBE_RTT), which delays the relayed traffic. Measured over 66 ms and 300 Mbit/s, with
+// one connection between two nodes at a time, rates in Mbit/s:
 //
-//	                        down  up   dropped by the bottleneck  p99 of an exchange beside it
-//	kernel's BBR            227   232  5 and 15 %                 473 and 473 ms
-//	BBR, with a rate limit  239   234  0.4 and 0.4 %              209 and 205 ms
-//	CUBIC                   251   251  0.01 and 0 %               139 and 133 ms
+//	                       down  up   dropped by the bottleneck  p99 of an exchange beside it
+//	kernel's BBR           227   232  5 and 15 %                 473 and 473 ms
+//	BBR with a rate limit  239   234  0.4 and 0.4 %              209 and 205 ms
+//	CUBIC                  251   251  0.01 and 0 %               139 and 133 ms
 //
-// So a connection goes from BBR, which finds a bandwidth faster, to CUBIC, where the system allows
-// it, once its rate does not grow any more. It goes to BBR when it loses packets on a path without
-// a queue, where CUBIC gives up. And its rate is limited while it loses many packets.
+// A connection therefore starts with the system's choice. If that is BBR, which finds the bandwidth
+// faster, it changes to CUBIC once its rate has stopped growing. It changes to BBR when it loses
+// packets on a path without a queue, because CUBIC takes such losses for congestion. While it loses
+// many packets, its rate is limited.
 const (
-	// pacingGain is what BBR itself probes with (draft-ietf-ccwg-bbr, section 4.6.3): a path that
-	// becomes faster is used after some samples.
+	// pacingGain is the factor with which BBR itself probes for bandwidth (draft-ietf-ccwg-bbr,
+	// section 4.6.3): the connection uses a path that becomes faster after a few samples.
 	pacingGain = 1.25
 
 	// pacingLoss is the share of retransmitted bytes above which the rate is limited.
 	pacingLoss = 0.02
 
-	// A sample ends after so many bytes or writes, when so much time has passed.
+	// A sample ends after sampleBytes or sampleWrites, but not before sampleSpan has passed.
 	sampleBytes  = 256 << 10
 	sampleWrites = 64
 	sampleSpan   = 50 * time.Millisecond
 
-	// The limit follows the highest delivery rate of so many samples.
+	// The limit follows the highest delivery rate of the last pacingSamples samples.
 	pacingSamples = 8
 
 	// lossFreeSamples is how many samples without loss end the limit.
 	lossFreeSamples = 200
 
-	// A path has no queue while its round-trip time is at most so many times the lowest.
+	// A path has no queue while its round-trip time is at most queueFactor times the lowest.
 	queueFactor = 1.25
 
-	// minRandomLosses is how many samples with losses and without a queue make a path a lossy one, unless
-	// more than randomRest samples without loss lie between two of them.
+	// minRandomLosses is how many samples with losses and without a queue show that a path loses
+	// packets at random. Two of them count together only if at most maxRandomGap samples without
+	// loss lie between them.
 	minRandomLosses = 3
 	maxRandomGap    = 100
 
-	// The rate has stopped growing when it has grown by less than this in so many samples, of
-	// sampleBytes at the least: a dialogue says nothing about the path.
+	// The rate has stopped growing when it has grown by less than steadyGrowth in steadySamples
+	// samples. Samples of less than sampleBytes do not count, because a dialogue tells nothing
+	// about the path.
 	steadyGrowth  = 1.25
 	steadySamples = 3
 )
 
-// congestion is the congestion control that suits a connection.
+// congestion is a choice of congestion control for a connection.
 type congestion uint8
 
 const (
-	systemChoice congestion = iota // the one that the system begins with
-	notBBR                         // CUBIC instead of BBR
+	systemChoice congestion = iota // what the system begins with
+	notBBR                         // samples taken
 	useBBR
 )
 
 // tcpState is what the system tells about a TCP connection.
 type tcpState struct {
 	rtt, minRTT   time.Duration
-	deliveryRate  uint64 // bytes a second, of the last sample that the application did not limit
-	sent, retrans uint64 // bytes since the beginning
+	deliveryRate  uint64 // bytes a second, of the last sample that was not application-limited
+	sent, retrans uint64 // bytes since the connection began
 }
 
-// pacing decides how the system sends what is written to one connection.
+// pacing decides the congestion control and the rate limit of one connection.
 type pacing struct {
 	written         int // bytes since the last sample
-	writes          int // likewise
+	writes          int // since the last sample
 	next            time.Time
 	last            tcpState
 	rates           [pacingSamples]uint64 // delivery rates of the last samples
 	n               int                   // samples taken
-	sinceLoss       int                   // samples without loss since the last with loss
-	randomLosses    int                   // samples with loss and without a queue since the last with both
-	sinceRandomLoss int                   // samples without loss since the last of them
-	highest         uint64                // delivery rate by which it last grew
-	sinceGrowth     int                   // samples since
+	sinceLoss       int                   // samples without loss since the last one with loss
+	randomLosses    int                   // samples with loss and without a queue, since the last one with both
+	sinceRandomLoss int                   // samples without loss since the last random loss
+	highest         uint64                // delivery rate when it last grew
+	sinceGrowth     int                   // samples since then
 
-	limit   uint64 // bytes a second; 0 for none
+	limit   uint64 // bytes a second; 0 means none
 	control congestion
 }
 
-// due counts n written bytes and reports whether a sample is to be taken.
+// due counts n written bytes and reports whether to take a sample.
 func (p *pacing) due(n int) bool {
 	p.written += n
 	if p.writes++; p.written < sampleBytes && p.writes < sampleWrites {
@@ -114,7 +117,7 @@ func (p *pacing) sample(s tcpState, now time.Time) bool {
 	return p.limit != limit || p.control != control
 }
 
-// noteLoss counts the samples that speak for random losses.
+// noteLoss counts the samples that show random losses.
 func (p *pacing) noteLoss(loses, queued bool) {
 	switch {
 	case loses && queued:
@@ -137,8 +140,8 @@ func (p *pacing) noteRate(rate uint64) {
 	}
 }
 
-// chooseControl follows the path from its start to a steady rate, and to random losses. A path that
-// had these keeps BBR.
+// chooseControl changes to CUBIC at a steady rate, and to BBR after random losses. A connection
+// that has had random losses keeps BBR.
 func (p *pacing) chooseControl() {
 	switch {
 	case p.control == useBBR:
@@ -149,7 +152,7 @@ func (p *pacing) chooseControl() {
 	}
 }
 
-// adaptLimit limits the rate while too much is lost, and for some time after.
+// adaptLimit limits the rate while too much is lost, and for lossFreeSamples after that.
 func (p *pacing) adaptLimit(tooMuch bool) {
 	switch {
 	case tooMuch:

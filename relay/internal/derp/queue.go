@@ -6,28 +6,28 @@ import (
 	"ginnel/internal/key"
 )
 
-// Class keeps kinds of frames apart in a queue, so that none of them can push out another.
+// Class separates the kinds of frames in a queue, so that no kind can displace another.
 type Class uint8
 
 const (
 	ClassData    Class = iota // packets
-	ClassDisco                // packets that look like disco: small, rare and needed to leave the relay
+	ClassDisco                // packets that look like disco: small, rare, needed to find a direct path
 	ClassControl              // KeepAlive, PeerGone, PeerPresent, Restarting
-	ClassPong                 // at most one is pending, as section 3.11 has it
+	ClassPong                 // at most one is queued (3.11)
 	NumClasses
 )
 
-// FlowID names a flow: the frames of one class from one sender (in a client's queue: to one
-// receiver).
+// FlowID names a flow: the frames of one class from one sender. In a client's queue, it is the
+// frames of one class to one receiver.
 type FlowID struct {
 	Peer  key.NodePublic
 	Class Class
 }
 
-// quantum is the share in bytes that a flow gets per turn: one TLS record.
+// quantum is how many bytes a flow may send in each round of deficit round robin: one TLS record.
 const quantum = RecordBuffer
 
-// minFlowShare is what a flow may queue however many other flows there are.
+// minFlowShare is how many bytes a flow may queue, however many other flows there are.
 const minFlowShare = 8 << 10
 
 // DropReason tells why packets were dropped (4.3).
@@ -39,7 +39,7 @@ const (
 	dropGone       // the receiver left while they were queued
 	dropQueueHead  // too old
 	dropQueueTail  // no room
-	dropWriteError // the connection broke while they were written
+	dropWriteError // the connection failed while they were written
 	NumDropReasons
 )
 
@@ -49,34 +49,34 @@ func (r DropReason) String() string {
 		"queue_head", "queue_tail", "write_error"}[r]
 }
 
-// ledger counts what becomes of the frames of a queue. It must be safe for concurrent use.
-type ledger interface {
+// FrameCounter counts the frames that leave a queue. It must be safe for concurrent use.
+type FrameCounter interface {
 	Sent(c Class, frames []byte)
 	Dropped(c Class, reason DropReason, frames []byte)
 }
 
-// QueueLimits bounds a flowQueue.
+// QueueLimits bounds the queue of an outbox.
 type QueueLimits struct {
 	Flow   [NumClasses]int // bytes that one flow may queue
-	Total  int             // bytes that the flows share out among them when there are many
-	MaxAge time.Duration   // packets older than this are dropped instead of being sent
+	Total  int             // bytes that all flows share when there are many
+	MaxAge time.Duration   // older packets are dropped instead of being sent
 }
 
-// flowQueue holds the frames that wait for one connection, in flows that take turns by deficit
-// round robin; a flow exists only while it is not empty. It is bounded for each flow, over all
-// flows, in time, and by a budget shared with other queues. It has no lock, clock or goroutine: its
+// flowQueue holds the frames that wait for one connection. Its flows take turns by deficit round
+// robin (Shreedhar and Varghese, 1995). It is bounded for each flow, over all flows, in time, and
+// by a budget that it shares with other queues. It has no lock, clock or goroutine of its own: its
 // outbox has.
 type flowQueue struct {
 	limits  *QueueLimits
 	budget  *Budget
-	counter ledger
-	// packets, where it is not 0, takes the place of the limits for packets: what the connection takes
+	counter FrameCounter
+	// packetLimit, unless it is 0, replaces the limits for packets: it is what the connection takes
 	// in queueSpan.
 	packetLimit int
 
 	flows   map[FlowID]*flow
-	current *flow // the flow to be served next, in a ring; nil if there is none
-	unused  *flow // emptied flows to be used again
+	current *flow // the next flow in the ring of flows; nil if the queue is empty
+	unused  *flow // list of flow structs to be used again
 }
 
 type flow struct {
@@ -85,31 +85,31 @@ type flow struct {
 	head, tail *block
 	bytes      int
 	deficit    int
-	// refusing is set when a sender waited in vain: others must not lose their time too. It ends when
-	// half of the flow has drained.
+	// refusing is set after a sender waited for room in vain, so that other senders drop at once
+	// instead. It ends when half of the flow has drained.
 	refusing bool
 }
 
-// block is a piece of a flow: whole frames one behind the other.
+// block is a part of a flow: whole frames, one behind the other.
 type block struct {
 	next    *block
 	buf     *buffer
 	b       []byte    // the frames not yet taken; grows in place up to its capacity
-	since   time.Time // arrival of the first of them
-	writing bool      // a span of it is being written
+	since   time.Time // arrival of the first frame
+	writing bool      // a span of the block is being written
 }
 
-// span is what a writer takes at a time: whole frames of one flow.
+// span is a run of whole frames of one flow, taken out of the queue to be written.
 type span struct {
 	class  Class
 	frames []byte
 	block  *block
-	last   bool // nothing else of the block is left: it belongs to the span
+	last   bool // no other frames of the block are left: the block is freed with the span
 }
 
 func (q *flowQueue) empty() bool { return q.current == nil }
 
-// push appends as many whole frames as there is room for and returns the others.
+// push appends as many whole frames as there is room for, and returns the others.
 func (q *flowQueue) push(id FlowID, frames []byte, now time.Time) (rest []byte) {
 	f := q.flows[id]
 	room := q.room(f, id.Class)
@@ -118,7 +118,7 @@ func (q *flowQueue) push(id FlowID, frames []byte, now time.Time) (rest []byte) 
 		room = q.room(f, id.Class)
 	}
 	if f == nil && len(frames) > 0 {
-		room = max(room, FrameSize(frames)) // the largest frame must pass an empty queue
+		room = max(room, FrameSize(frames)) // an empty flow takes one frame of any size
 	}
 	for len(frames) > 0 {
 		if f == nil || wholeFrames(frames, min(room, f.tail.room(now, q.limits.MaxAge))) == 0 {
@@ -140,7 +140,7 @@ func (q *flowQueue) push(id FlowID, frames []byte, now time.Time) (rest []byte) 
 	return nil
 }
 
-// room returns how many bytes the flow f, nil if it does not exist, may still queue.
+// room returns how many more bytes the flow f may queue. f is nil if the flow does not exist yet.
 func (q *flowQueue) room(f *flow, c Class) int {
 	if f == nil {
 		return q.limit(c, len(q.flows)+1)
@@ -148,11 +148,11 @@ func (q *flowQueue) room(f *flow, c Class) int {
 	return q.limit(c, len(q.flows)) - f.bytes
 }
 
-// limit returns how many bytes a flow may queue that is one of so many.
+// limit returns how many bytes each flow of a class may queue while there are so many flows.
 func (q *flowQueue) limit(c Class, flows int) int {
 	limit, total := q.limits.Flow[c], q.limits.Total
 	if q.packetLimit > 0 {
-		total = q.packetLimit
+		total = q.packetLimit // bytes that all flows share when there are many
 		if c == ClassData {
 			limit = q.packetLimit
 		}
@@ -163,9 +163,9 @@ func (q *flowQueue) limit(c Class, flows int) int {
 	return limit
 }
 
-// hasRoom reports whether it is worth waking a sender of need bytes that found the flow full: there
-// is room for them and, lest it be woken for each frame that leaves, for a quarter of what the flow
-// may hold; half of it always will do.
+// hasRoom reports whether to wake a sender that found the flow full and has need bytes to queue.
+// There must be room for them, and for a quarter of the flow's limit, so that the sender is not
+// woken for each frame that leaves. Room for half of the limit is always enough.
 func (q *flowQueue) hasRoom(id FlowID, need int) bool {
 	f := q.flows[id]
 	if f == nil {
@@ -175,7 +175,7 @@ func (q *flowQueue) hasRoom(id FlowID, need int) bool {
 	return limit-f.bytes >= min(max(need, limit/4), limit/2)
 }
 
-// newBlock returns a block into which the first of frames fits, or nil if that is more than room or
+// newBlock returns a block for the first of frames. It returns nil if that frame exceeds room or
 // the budget.
 func (q *flowQueue) newBlock(frames []byte, room int, now time.Time) *block {
 	first := FrameSize(frames)
@@ -195,17 +195,17 @@ func (q *flowQueue) newBlock(frames []byte, room int, now time.Time) *block {
 	return &buf.block
 }
 
-// next takes the next span, of one frame at least and otherwise of no more than most bytes. Give it
-// back with release.
-func (q *flowQueue) next(most int, now time.Time) (span, bool) {
+// next takes the next span: at least one frame, and otherwise at most maxBytes. The caller returns
+// the span with release.
+func (q *flowQueue) next(maxBytes int, now time.Time) (span, bool) {
 	for q.current != nil {
 		f := q.current
 		if q.expire(f, now) {
 			continue
 		}
-		size := wholeFrames(f.head.b, min(f.deficit, most))
+		size := wholeFrames(f.head.b, min(f.deficit, maxBytes))
 		if first := FrameSize(f.head.b); size == 0 && first <= f.deficit {
-			size = first // larger than that: alone
+			size = first // a frame larger than maxBytes goes alone
 		}
 		if size == 0 {
 			f.deficit += quantum
@@ -218,7 +218,7 @@ func (q *flowQueue) next(most int, now time.Time) (span, bool) {
 	return span{}, false
 }
 
-// take cuts size bytes off the head of f.
+// take removes size bytes from the head of f.
 func (q *flowQueue) take(f *flow, size int) span {
 	s := span{class: f.id.Class, frames: f.head.b[:size], block: f.head, last: size == len(f.head.b)}
 	f.bytes -= size
@@ -237,7 +237,7 @@ func (q *flowQueue) take(f *flow, size int) span {
 	return s
 }
 
-// release gives back the memory of a span.
+// release returns the memory of a span.
 func (q *flowQueue) release(s span) {
 	if s.last {
 		q.freeBlock(s.block)
@@ -246,7 +246,7 @@ func (q *flowQueue) release(s span) {
 	}
 }
 
-// expire drops the first block of f if it has waited too long, and reports whether it did.
+// expire drops the first block of f if it is too old, and reports whether it did.
 func (q *flowQueue) expire(f *flow, now time.Time) bool {
 	if f.id.Class == ClassControl || f.id.Class == ClassPong {
 		return false
@@ -260,7 +260,7 @@ func (q *flowQueue) expire(f *flow, now time.Time) bool {
 	return true
 }
 
-// discard drops everything.
+// discard drops all frames.
 func (q *flowQueue) discard(reason DropReason) {
 	for q.current != nil {
 		s := q.take(q.current, len(q.current.head.b))
@@ -270,15 +270,15 @@ func (q *flowQueue) discard(reason DropReason) {
 	q.flows, q.unused = nil, nil
 }
 
-// refuse marks the flow as one that nobody should wait for.
+// refuse makes senders to this flow drop at once instead of waiting for room.
 func (q *flowQueue) refuse(id FlowID) {
 	if f := q.flows[id]; f != nil {
 		f.refusing = true
 	}
 }
 
-// refuses reports whether waiting for room in the flow is pointless: it is marked, or not the flow
-// itself is full but everything.
+// refuses reports whether waiting for room in the flow is pointless. That is so if refuse was
+// called, or if the flow is empty: then the budget is what is exhausted.
 func (q *flowQueue) refuses(id FlowID) bool {
 	f := q.flows[id]
 	return f == nil || f.refusing
@@ -326,8 +326,8 @@ func (q *flowQueue) freeBlock(b *block) {
 	buf.Free()
 }
 
-// room returns how many bytes may be added. To a block that has waited for a good part of its time
-// there is nothing to be added: its frames expire together.
+// room returns how many bytes may be added to the block. It is 0 once the block has waited for a
+// quarter of maxAge, because the frames of a block expire together.
 func (b *block) room(now time.Time, maxAge time.Duration) int {
 	if now.Sub(b.since) > maxAge/4 {
 		return 0
@@ -352,8 +352,8 @@ func (f *flow) shift() {
 	}
 }
 
-// wholeFrames returns the size of the longest run of whole frames at the front of frames that is at
-// most limit.
+// wholeFrames returns the size of the longest prefix of frames that consists of whole frames and is
+// at most limit.
 func wholeFrames(frames []byte, limit int) int {
 	if len(frames) <= limit {
 		return len(frames)
@@ -368,7 +368,7 @@ func wholeFrames(frames []byte, limit int) int {
 	}
 }
 
-// CountFrames returns how many frames there are.
+// CountFrames returns the number of frames.
 func CountFrames(frames []byte) int {
 	n := 0
 	for len(frames) > 0 {

@@ -6,17 +6,17 @@ import (
 )
 
 // FrameReader takes frames from a byte stream, as many at a time as one read brings. While it waits
-// for the first byte of a frame it holds no buffer, which is what makes idle connections cheap, and
-// while it waits for more of one, it holds no larger one than what has come needs.
+// for the first byte of a frame it holds no buffer, so idle connections need little memory. While
+// it waits for the rest of a frame, it holds the smallest buffer for what has come.
 //
 //	buf   taken │ read, not yet taken │ room for the next read
 //	            r                     w
 type FrameReader struct {
 	src     io.Reader
-	sock    *sock   // at the bottom of src, if what it has read already can be taken together; else nil
-	buf     *buffer // nil while nothing is left in it
+	sock    *sock   // the lowest layer of src, if it can hand out what it has read already; else nil
+	buf     *buffer // nil while it would be empty
 	r, w    int
-	drained bool   // all that has come was read
+	drained bool   // all bytes that have come were read
 	skip    uint64 // bytes still to come of a frame that is being dropped
 	header  [HeaderSize]byte
 }
@@ -29,8 +29,8 @@ func (f *FrameReader) Open(src io.Reader) {
 	}
 }
 
-// Preload gives the reader bytes that were read before it took over the stream. Called before the
-// first read.
+// Preload gives the reader bytes that were read before it took over the stream. It must be called
+// before the first Read.
 func (f *FrameReader) Preload(b []byte) {
 	if len(b) > 0 {
 		f.buf = NewBuffer(max(LargeBuffer, len(b)))
@@ -38,7 +38,7 @@ func (f *FrameReader) Preload(b []byte) {
 	}
 }
 
-// Buffered returns the bytes that have been read but not taken. They are valid until the next read.
+// Buffered returns the bytes that have been read and not taken. They are valid until the next Read.
 func (f *FrameReader) Buffered() []byte {
 	if f.buf == nil {
 		return nil
@@ -46,17 +46,17 @@ func (f *FrameReader) Buffered() []byte {
 	return f.buf.B[f.r:f.w]
 }
 
-// Take removes the first n of the buffered bytes. Of a frame to be dropped, n may go beyond them:
-// the others are dropped when they come.
+// Take removes the first n of the buffered bytes. To drop a frame, n may exceed them: the rest is
+// dropped when it comes.
 func (f *FrameReader) Take(n uint64) {
 	have := uint64(f.w - f.r)
 	f.skip += n - min(n, have)
 	f.r += int(min(n, have))
 }
 
-// Read waits for more bytes and returns how many came. It grows the buffer to what the frame at its
-// front announces: the caller has seen that header after the last read, and refused it if it was
-// too large.
+// Read waits for more bytes and returns how many came. It grows the buffer to the size that the
+// frame at its front announces; the caller has seen that header after the last Read and has refused
+// it if it was too large.
 func (f *FrameReader) Read() (n int, err error) {
 	if f.r == f.w && f.skip == 0 {
 		n, err = f.readIdle()
@@ -78,8 +78,8 @@ func (f *FrameReader) Read() (n int, err error) {
 	return 0, err
 }
 
-// readIdle waits for a header without a buffer. It does not wait for more: the header may be one to
-// refuse.
+// readIdle waits for a header without a buffer. It does not read further, because the caller may
+// have to refuse the header.
 func (f *FrameReader) readIdle() (int, error) {
 	f.Release()
 	n, err := f.src.Read(f.header[:])
@@ -96,8 +96,8 @@ func (f *FrameReader) fill() (int, error) {
 	return n, err
 }
 
-// gather adds what has come already, up to the end of the buffer: packets that are passed on
-// together cost less.
+// gather adds the bytes that have come already, up to the end of the buffer. Packets that are
+// passed on together cost less.
 func (f *FrameReader) gather() (all int) {
 	if f.sock == nil {
 		return 0
@@ -113,7 +113,7 @@ func (f *FrameReader) gather() (all int) {
 	return all
 }
 
-// await waits for more with what is left in a buffer of its size.
+// await waits for more bytes while it holds what is left in a buffer of the smallest size.
 func (f *FrameReader) await() {
 	if f.sock == nil || !f.drained || f.buf == nil {
 		return
@@ -147,7 +147,7 @@ func (f *FrameReader) makeRoom() {
 	f.r, f.w = 0, len(left)
 }
 
-// Release gives the buffer back.
+// Release returns the buffer.
 func (f *FrameReader) Release() {
 	f.buf.Free()
 	f.buf, f.r, f.w = nil, 0, 0

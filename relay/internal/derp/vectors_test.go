@@ -205,13 +205,13 @@ func TestBoxVectors(t *testing.T) {
 			if err != nil || got != want || client != f.Public(t, "client") {
 				t.Errorf("%s: got %+v of %v, %v, want %+v", v.Name, got, client, err, want)
 			}
-			checkSealed(t, f, &v, MustJSON(want), payload[key.Size:])
+			checkSealed(t, f, &v, marshal(want), payload[key.Size:])
 		}
 		if want, ok := servers[v.Name]; ok {
 			if got, err := OpenServerInfo(f.Shared(t), payload); err != nil || got != want {
 				t.Errorf("%s: got %+v, %v, want %+v", v.Name, got, err, want)
 			}
-			checkSealed(t, f, &v, MustJSON(want), payload)
+			checkSealed(t, f, &v, marshal(want), payload)
 		}
 	}
 }

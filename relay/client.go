@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// A server sends something at least every 65 s; a client gives up after 120 s without a frame
-	// (4.4, 8.6). The deadline is not moved for every read but only when it is watchdogStep old.
+	// A server sends something at least every 65 s. A client gives up after 120 s without a frame
+	// (4.4, 8.6). The deadline is not moved for every read, only when it is watchdogStep old.
 	watchdog     = 120 * time.Second
 	watchdogStep = 5 * time.Second
 )
@@ -29,15 +29,15 @@ type ClientConfig struct {
 	Key key.NodePrivate
 	// MeshKey makes the client a trusted one; zero for all others (5.1).
 	MeshKey derp.MeshKey
-	// Log gets what goes wrong; nil discards it.
+	// Log gets failures; nil discards them.
 	Log *slog.Logger
-	// Roots are trusted besides the roots of the system.
+	// Roots are trusted in addition to the roots of the system.
 	Roots *x509.CertPool
-	// Proxy chooses the proxy for a relay, as [http.Transport] does; nil, or a nil result, dials
-	// directly.
+	// Proxy chooses the proxy for a relay, as [http.Transport] does. If it is nil or returns nil,
+	// the relay is dialed directly.
 	Proxy func(relay *url.URL) (*url.URL, error)
-	// DialProxy connects to addr through the proxy that Proxy chose. Without it a chosen proxy is an
-	// error.
+	// DialProxy connects to addr through the proxy that Proxy chose. Without it, a chosen proxy is
+	// an error.
 	DialProxy func(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error)
 	// DialContext makes all direct connections; nil means a [net.Dialer].
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -57,47 +57,46 @@ func (c *ClientConfig) dialContext() func(ctx context.Context, network, addr str
 	return c.DialContext
 }
 
-// MessageKind tells what a [Message] is. Kinds without an exported name are of no use outside this
-// package.
+// MessageKind tells what a [Message] is.
 type MessageKind uint8
 
 const (
-	MessagePacket      MessageKind = iota // a packet from Peer
-	MessagePeerGone                       // Peer cannot be reached here any more
-	MessageHealth                         // Data is the server's complaint about this connection; empty: none any more
-	MessageLoggedIn                       // the server has admitted the client
-	MessageRestarting                     // Data is the payload of the frame
-	MessagePeerPresent                    // Data is the payload of the frame
+	MessagePacket      MessageKind = iota // Data is a packet from Peer
+	MessagePeerGone                       // Peer can no longer be reached at this relay
+	MessageHealth                         // Data is the relay's complaint about this connection; empty: it is over
+	MessageLoggedIn                       // the relay has admitted the client
+	MessageRestarting                     // Data is the payload of a Restarting frame
+	MessagePeerPresent                    // Peer is connected, Data is the frame's payload; only with a mesh key
 )
 
-// Message is something that came from a relay.
+// Message is what Recv returns: something that came from a relay.
 type Message struct {
 	Kind MessageKind
 	Peer key.NodePublic
 	Data []byte
 }
 
-// Client is a connection to one relay. Send may be called from anywhere, Recv from one goroutine at
-// a time; it must be called all the time, for it also answers the server. A client that has failed
-// stays failed.
+// Client is a connection to one relay. Send may be called from any goroutine, Recv from one at a
+// time. Recv must be called without a pause, because it also answers the relay's pings. A client
+// that has failed stays failed.
 type Client struct {
 	session *session
 	out     *sender
-	wg      sync.WaitGroup // of the outbox, unless it belongs to a region
+	wg      sync.WaitGroup // of the outbox, unless that belongs to a region
 
-	// Of the goroutine that calls Recv.
+	// Owned by the goroutine that calls Recv.
 	msgs        []Message
-	watchdogSet time.Time // when the watchdog was set
-	err         error     // that ended Recv
+	watchdogSet time.Time // when the read deadline was set
+	err         error     // the error that ended Recv
 
 	mu    sync.Mutex
 	ended bool
-	pings map[derp.PingData]chan error // each gets one item
+	pings map[derp.PingData]chan error // each channel gets one item
 }
 
-// Dial connects to the relay at an https or http URL and logs in. The context bounds that only.
-// Errors say what is wrong with a certificate; where something on the way refuses the upgrade, it
-// uses WebSocket.
+// Dial connects to the relay at an https or http URL and logs in; ctx bounds only that. If
+// something on the way refuses the upgrade to DERP, Dial uses WebSocket. Errors say what is wrong
+// with a certificate.
 func Dial(ctx context.Context, rawURL string, cfg ClientConfig) (*Client, error) {
 	t, err := urlTarget(rawURL)
 	if err != nil {
@@ -112,7 +111,11 @@ func DialRegion(ctx context.Context, r *Region, cfg ClientConfig) (*Client, erro
 }
 
 func newLoginOptions(cfg *ClientConfig) *loginOptions {
-	return &loginOptions{info: derp.ClientInfo{MeshKey: derp.SealedMeshKey{MeshKey: cfg.MeshKey}, Version: derp.ProtocolVersion, CanAckPings: true}}
+	return &loginOptions{info: derp.ClientInfo{
+		MeshKey:     derp.SealedMeshKey{MeshKey: cfg.MeshKey},
+		Version:     derp.ProtocolVersion,
+		CanAckPings: true,
+	}}
 }
 
 func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *loginOptions) (*Client, error) {
@@ -126,7 +129,7 @@ func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *lo
 	return c, nil
 }
 
-// start begins to use the session for what c.out has to send.
+// start sends over the session from now on.
 func (c *Client) start() {
 	c.out.bucket.Store(nil)
 	c.session.conn.Start(c.out.box.StartDrain)
@@ -139,8 +142,8 @@ func (c *Client) Transport() Transport { return c.session.transport }
 // ServerKey returns the key of the relay.
 func (c *Client) ServerKey() key.NodePublic { return c.session.server }
 
-// RemoteAddr returns the relay's address, or that of the proxy before it; zero if it is not an IP
-// address.
+// RemoteAddr returns the address of the relay, or of the proxy before it. It is zero if that is not
+// an IP address.
 func (c *Client) RemoteAddr() netip.AddrPort { return addrPortOf(c.session.conn.Conn.RemoteAddr()) }
 
 func addrPortOf(a net.Addr) netip.AddrPort {
@@ -151,15 +154,16 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Send sends packets to the client with key to, in one write where that is possible. It does not
-// wait for the network but for some 20 ms at most, when too much has queued; then packets are
-// dropped and nobody is told, as when the relay drops them. Errors are net.ErrClosed, and packets
-// larger than [MaxPacket], which are left out.
+// Send sends packets to the client with key to, in one write if possible. It never waits for the
+// network. If too much is queued it waits 20 ms at most; then it drops packets without an error, as
+// the relay does. Errors are net.ErrClosed, and one for packets larger than [MaxPacket], which are
+// left out.
 func (c *Client) Send(to key.NodePublic, packets [][]byte) error { return c.out.send(to, packets) }
 
 // Recv waits for messages and returns all that one read brought. They are valid until the next
-// call. Errors are final: net.ErrClosed after Close, os.ErrDeadlineExceeded after 120 s of silence
-// or 10 s in which the relay took nothing, io.EOF if it hung up. Send fails from then on.
+// call. Errors are final, and Send fails afterwards: net.ErrClosed after Close,
+// os.ErrDeadlineExceeded after 120 s without a frame or 10 s in which the relay took no bytes,
+// io.EOF if the relay closed the connection.
 func (c *Client) Recv() ([]Message, error) {
 	msgs, err := c.recv()
 	if err != nil {
@@ -168,7 +172,7 @@ func (c *Client) Recv() ([]Message, error) {
 	return msgs, err
 }
 
-// recv is Recv, but leaves the outbox to be used with the next connection.
+// recv is Recv, except that it leaves the outbox open for the next connection.
 func (c *Client) recv() ([]Message, error) {
 	if c.err != nil {
 		return nil, c.err
@@ -229,13 +233,14 @@ func (c *Client) parse() error {
 	}
 }
 
-// maxFromServer is the largest frame that the client acts on; larger ones are skipped.
+// maxFromServer is the largest payload that the client handles. Larger frames are skipped.
 const maxFromServer = key.Size + derp.MaxPacket
 
-// isServerFrame reports whether a client acts on such a frame.
+// isServerFrame reports whether a client handles frames of this type.
 func isServerFrame(t derp.FrameType) bool {
 	switch t {
-	case derp.FrameServerInfo, derp.FrameRecvPacket, derp.FramePeerGone, derp.FramePeerPresent, derp.FramePing, derp.FramePong, derp.FrameHealth, derp.FrameRestarting:
+	case derp.FrameRecvPacket, derp.FramePing, derp.FramePong, derp.FramePeerGone, derp.FramePeerPresent,
+		derp.FrameServerInfo, derp.FrameHealth, derp.FrameRestarting:
 		return true
 	}
 	return false
@@ -281,7 +286,7 @@ func (c *Client) handle(t derp.FrameType, p []byte) error {
 	return nil
 }
 
-// Ping measures the time to the relay and back. Recv must be running meanwhile.
+// Ping measures the round-trip time to the relay. Recv must be running meanwhile.
 func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 	var data derp.PingData
 	rand.Read(data[:])
@@ -299,7 +304,7 @@ func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// addPing returns the channel on which endPing tells the end of a Ping.
+// addPing registers a ping. The channel gets the result when the ping ends.
 func (c *Client) addPing(data derp.PingData) <-chan error {
 	donec := make(chan error, 1)
 	c.mu.Lock()
@@ -315,7 +320,7 @@ func (c *Client) addPing(data derp.PingData) <-chan error {
 	return donec
 }
 
-// endPing ends the Ping that data belongs to, if there is one.
+// endPing ends the ping with that data, if there is one.
 func (c *Client) endPing(data derp.PingData, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -325,7 +330,7 @@ func (c *Client) endPing(data derp.PingData, err error) {
 	}
 }
 
-// endPings ends all of them, those still to come included.
+// endPings ends all pings, including later ones.
 func (c *Client) endPings() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -341,7 +346,7 @@ func (c *Client) noteHome(note derp.HomeNote) {
 	c.out.box.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendNotePreferred(nil, note), 0)
 }
 
-// Close ends the connection; Recv and Send then return net.ErrClosed.
+// Close ends the connection. Recv and Send then return net.ErrClosed.
 func (c *Client) Close() error {
 	c.out.box.Close()
 	c.session.conn.HangUp(net.ErrClosed)

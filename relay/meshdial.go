@@ -8,8 +8,8 @@ import (
 	"ginnel/relay/internal/derp"
 )
 
-// MeshDialer connects a relay to another relay of its mesh (5.2). It serves package relay/server
-// only: nobody else can make the outbox that a [MeshConn] writes through.
+// MeshDialer connects a relay to another relay of its mesh (5.2). Only package relay/server can use
+// it, because the outbox that [MeshConn.Serve] needs is internal.
 type MeshDialer struct {
 	cfg    ClientConfig
 	target *target
@@ -42,7 +42,9 @@ func (d *MeshDialer) Dial(ctx context.Context) (*MeshConn, error) {
 // MeshConn is a connection to another relay of the mesh, after the login.
 type MeshConn struct{ session *session }
 
-// ServerKey returns the key of the other relay.
+// Serve lets out write to the connection and calls handle with each message until the connection
+// ends. The error says why it ended. A write fails if the other relay takes no bytes for timeout.
+// Afterwards the caller must detach out.
 func (c *MeshConn) ServerKey() key.NodePublic { return c.session.server }
 
 // Serve lets out write to the connection and calls handle with each message until the connection
@@ -62,5 +64,5 @@ func (c *MeshConn) Serve(out *derp.Outbox, timeout time.Duration, handle func(Me
 	}
 }
 
-// HangUp ends the connection: Serve returns err.
+// HangUp ends the connection. Serve then returns err.
 func (c *MeshConn) HangUp(err error) { c.session.conn.HangUp(err) }

@@ -18,23 +18,23 @@ import (
 const (
 	minBackoff = 10 * time.Millisecond
 	maxBackoff = 5 * time.Second
-	// maxRestartAdvice bounds what a server may ask for with a Restarting frame (3.13).
+	// maxRestartAdvice bounds each time that a server may ask for with a Restarting frame (3.13).
 	maxRestartAdvice = 30 * time.Second
 	// restartRetry is the average time between two attempts while a server restarts.
 	restartRetry = 250 * time.Millisecond
 
-	// If a relay has said nothing for silenceLimit when something is sent to it, a ping follows. Unless
-	// something comes from the relay within pingLimit, the connection is closed. Two such pings are
-	// silenceChecks apart at least.
+	// If no bytes have come from a relay for silenceLimit when something is sent to it, a ping
+	// follows. The connection is closed unless bytes come within pingLimit. Two such pings are at
+	// least silencePings apart.
 	silenceLimit = 2 * time.Second
 	silencePings = 10 * time.Second
 )
 
 var (
-	errIdle           = errors.New("relay: nothing to send")
-	errAddressGone    = errors.New("relay: the machine no longer has the connection's address")
+	errIdle           = errors.New("relay: region is idle")
+	errAddressGone    = errors.New("relay: the connection's local address is gone")
 	errNoPong         = errors.New("relay: no answer to a ping")
-	errRegionReplaced = errors.New("relay: the map has changed")
+	errRegionReplaced = errors.New("relay: the map no longer has the region as it was")
 )
 
 // RegionState tells what a pool does about a region.
@@ -42,7 +42,7 @@ type RegionState uint8
 
 const (
 	RegionIdle       RegionState = iota // not in use
-	RegionConnecting                    // connecting, or waiting to be admitted
+	RegionConnecting                    // connecting, or waiting for the answer to the login
 	RegionConnected                     // in use
 	RegionWaiting                       // between two attempts
 )
@@ -57,47 +57,53 @@ type RegionStatus struct {
 	Region     int
 	State      RegionState
 	Transport  Transport
-	RemoteAddr netip.AddrPort // of the relay, or of the proxy before it; zero if there is no connection
-	Err        error          // the latest failure; nil once connected, and after a connection that ended for idleness
+	RemoteAddr netip.AddrPort // of the relay, or of the proxy before it; zero without a connection
+	Err        error          // the latest failure; nil once connected, and after a close because the region was idle
 	Health     string         // what the relay complains about; empty if nothing
-	LastHeard  time.Time      // when something came from the relay; zero if never
+	LastHeard  time.Time      // when bytes came from the relay last; zero if never
 
 	RxPackets, RxBytes uint64 // received; bytes of packets
-	TxPackets, TxBytes uint64 // sent
+	TxPackets, TxBytes uint64 // sent; bytes of packets
 	Drops              uint64 // packets that were not sent
 }
 
 // region is one region of a pool. While it is in use its goroutine connects, reads, and connects
-// again; senders write through out, which keeps what it can between connections.
+// again. Senders write through out, which queues packets while there is no connection.
 type region struct {
 	pool  *Pool
 	id    int
-	entry *Region // of the map
+	entry *Region // from the map
 	out   *sender
 
 	connected atomic.Bool
 	lastSend  atomic.Int64 // Unix nanoseconds
 	lastPing  atomic.Int64 // when a silent relay was last pinged, Unix nanoseconds
 
-	batch [][]byte      // of the region's goroutine: packets of one source
-	wakec chan struct{} // has an item when the time between two attempts is to end
+	batch [][]byte      // packets of one source; owned by the region's goroutine
+	wakec chan struct{} // has an item when the wait between two attempts is to end; capacity 1
 
 	mu       sync.Mutex
 	running  bool
 	closed   bool
-	pinging  bool // a ping is out
+	pinging  bool // pingOrHangUp is running
 	state    RegionState
-	client   *Client // nil while there is no connection
-	toldHome derp.HomeNote
-	prefer   Transport // what worked last where native DERP did not
+	client   *Client       // nil while there is no connection
+	toldHome derp.HomeNote // what the relay was told about the home
+	prefer   Transport     // the transport that worked last when native DERP was refused
 	err      error
 	health   string
-	restart  derp.RestartAdvice // the server's advice for the end of this connection
-	until    time.Time          // the end of the time in which it restarts
+	restart  restart
+}
+
+// restart is what a region knows about a restart of its relay (3.13).
+type restart struct {
+	advice derp.RestartAdvice // from the relay, for the end of this connection
+	until  time.Time          // until then attempts follow the advice, not the backoff
 }
 
 func newRegion(p *Pool, id int, entry *Region) *region {
-	return &region{pool: p, id: id, entry: entry, out: newSender(&p.wg), prefer: TransportNative, wakec: make(chan struct{}, 1)}
+	return &region{pool: p, id: id, entry: entry, out: newSender(&p.wg),
+		prefer: TransportNative, wakec: make(chan struct{}, 1)}
 }
 
 func (r *region) home() derp.HomeNote {
@@ -107,7 +113,7 @@ func (r *region) home() derp.HomeNote {
 	return derp.NotHome
 }
 
-// send sends packets through the region, which is connected for that if need be.
+// send sends packets through the region. It starts to connect if the region is not in use.
 func (r *region) send(to key.NodePublic, packets [][]byte) error {
 	now := time.Now().UnixNano()
 	r.lastSend.Store(now)
@@ -121,15 +127,15 @@ func (r *region) send(to key.NodePublic, packets [][]byte) error {
 	return err
 }
 
-// silentTooLong reports whether the relay has been silent for so long that it may be dead, once for all
-// who send.
+// silentTooLong reports whether the relay has been silent for so long that it may be dead. Of
+// several senders, one gets true.
 func (r *region) silentTooLong(now int64) bool {
 	last := r.lastPing.Load()
 	return now-r.out.counters.lastHeard.Load() > int64(silenceLimit) && now-last > int64(silencePings) &&
 		r.lastPing.CompareAndSwap(last, now)
 }
 
-// applyHome acts on what the home is now.
+// applyHome acts on the current home.
 func (r *region) applyHome() {
 	home := r.home()
 	r.mu.Lock()
@@ -145,7 +151,7 @@ func (r *region) applyHome() {
 	}
 }
 
-// start has the region's goroutine run.
+// start starts the region's goroutine unless it is running.
 func (r *region) start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,7 +162,7 @@ func (r *region) start() {
 	}
 }
 
-// run keeps the region connected for as long as that is wanted.
+// run keeps the region connected while it is needed.
 func (r *region) run() {
 	for failures := 0; r.stillNeeded(); {
 		err := r.serve(&failures)
@@ -168,7 +174,7 @@ func (r *region) run() {
 	r.pool.changed()
 }
 
-// stillNeeded reports whether the region is in use; if not, it is idle from now on.
+// stillNeeded reports whether the region is in use. If it is not, it becomes idle.
 func (r *region) stillNeeded() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -180,8 +186,8 @@ func (r *region) stillNeeded() bool {
 	return false
 }
 
-// serve connects and reads until the connection ends. Once the server has admitted the client there
-// are no failures any more.
+// serve connects and reads until the connection ends. It sets failures to 0 once the relay has
+// admitted the client.
 func (r *region) serve(failures *int) error {
 	home := r.home()
 	session, err := r.connect(home)
@@ -194,7 +200,7 @@ func (r *region) serve(failures *int) error {
 		return net.ErrClosed
 	}
 	client.start()
-	r.applyHome() // the home may have changed meanwhile
+	r.applyHome() // the home may have changed while connecting
 	err = r.read(client, failures)
 	r.connected.Store(false)
 	r.out.box.Detach()
@@ -216,7 +222,7 @@ func (r *region) connect(home derp.HomeNote) (*session, error) {
 	return connect(ctx, r.pool.cfg.Load(), nodeTargets(r.entry), h, prefer)
 }
 
-// use makes client the one that others see, and reports whether it is still wanted.
+// use publishes client as the region's connection. It reports whether the region is still wanted.
 func (r *region) use(client *Client, told derp.HomeNote) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -224,18 +230,18 @@ func (r *region) use(client *Client, told derp.HomeNote) bool {
 		return false
 	}
 	r.client, r.toldHome, r.prefer = client, told, client.session.transport
-	r.restart, r.health = derp.RestartAdvice{}, ""
+	r.restart.advice, r.health = derp.RestartAdvice{}, ""
 	return true
 }
 
-// noteEnd takes note of the end of a connection, or of the attempt to make one, and returns how long
-// to wait.
+// noteEnd notes the end of a connection or of an attempt. It returns how long to wait before the
+// next attempt.
 func (r *region) noteEnd(err error, failures int) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.client, r.err = nil, err
 	if refusedUpgrade(err) && r.prefer != TransportWebSocket {
-		r.prefer = TransportWebSocket // a fast start learns only now that it was refused
+		r.prefer = TransportWebSocket // a fast start learns of the refusal only now
 	} else if failures > 1 {
 		r.prefer = TransportNative
 	}
@@ -247,7 +253,8 @@ func (r *region) noteEnd(err error, failures int) time.Duration {
 	return r.backoffLocked(failures)
 }
 
-// logEnd tells of the first failure in a row aloud.
+// logEnd logs the end of a connection or of an attempt. Only the first failure in a row is logged
+// at level Info.
 func (r *region) logEnd(err error, failures int, wait time.Duration) {
 	switch {
 	case wait == 0:
@@ -259,18 +266,18 @@ func (r *region) logEnd(err error, failures int, wait time.Duration) {
 	}
 }
 
-// backoffLocked returns the time until the next attempt (8.3), or what a server that restarts asked
-// for (3.13).
+// backoffLocked returns the time until the next attempt (8.3), or the time that a restarting server
+// has asked for (3.13).
 func (r *region) backoffLocked(failures int) time.Duration {
 	now := time.Now()
-	if r.restart.TryFor > 0 {
-		in := min(time.Duration(r.restart.ReconnectIn)*time.Millisecond, maxRestartAdvice)
-		in = max(in, jitter(minBackoff)) // a server that means nothing but "now" must not get a storm
-		r.until = now.Add(in + min(time.Duration(r.restart.TryFor)*time.Millisecond, maxRestartAdvice))
-		r.restart = derp.RestartAdvice{}
+	if r.restart.advice.TryFor > 0 {
+		in := min(time.Duration(r.restart.advice.ReconnectIn)*time.Millisecond, maxRestartAdvice)
+		in = max(in, jitter(minBackoff)) // clients must not all come at once if the server says 0
+		r.restart.until = now.Add(in + min(time.Duration(r.restart.advice.TryFor)*time.Millisecond, maxRestartAdvice))
+		r.restart.advice = derp.RestartAdvice{}
 		return in
 	}
-	if now.Before(r.until) {
+	if now.Before(r.restart.until) {
 		return jitter(restartRetry)
 	}
 	return jitter(min(time.Duration(failures*failures)*minBackoff, maxBackoff))
@@ -281,7 +288,7 @@ func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d)
 }
 
-// wait waits for d, less if the region is woken or the pool closed.
+// wait waits for d. It returns earlier if the region is woken or the pool is closed.
 func (r *region) wait(d time.Duration) {
 	if d <= 0 {
 		return
@@ -303,7 +310,7 @@ func (r *region) wake() {
 	}
 }
 
-// read hands on what comes until the connection ends.
+// read handles messages until the connection ends.
 func (r *region) read(client *Client, failures *int) error {
 	for {
 		msgs, err := client.recv()
@@ -333,10 +340,10 @@ func (r *region) read(client *Client, failures *int) error {
 	}
 }
 
-var errHungUp = errors.New("relay: the server hung up")
+var errHungUp = errors.New("relay: the server closed the connection")
 
-// deliver hands on the packets at the front of msgs that have one source, and returns how many
-// there are.
+// deliver hands on the packets at the front of msgs that have the same source. It returns their
+// number.
 func (r *region) deliver(msgs []Message) int {
 	from, size := msgs[0].Peer, 0
 	r.batch = r.batch[:0]
@@ -354,7 +361,7 @@ func (r *region) deliver(msgs []Message) int {
 	return len(r.batch)
 }
 
-// admitted is the server's answer to the login.
+// admitted notes that the server has answered the login.
 func (r *region) admitted() {
 	r.mu.Lock()
 	r.state, r.err = RegionConnected, nil
@@ -374,11 +381,11 @@ func (r *region) setRestart(payload []byte) {
 	advice, _ := derp.ParseRestarting(payload)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.restart = advice
+	r.restart.advice = advice
 }
 
 // closeIdle closes a region other than the home that has sent nothing for idleLimit. It reports
-// whether the region is in use and not the home, so that it has to be asked again.
+// whether the region is in use and not the home, so that it must be checked again.
 func (r *region) closeIdle(now time.Time) (inUse bool) {
 	if r.home() == derp.IsHome {
 		return false
@@ -391,27 +398,28 @@ func (r *region) closeIdle(now time.Time) (inUse bool) {
 	return r.running
 }
 
-// networkChanged checks the connection, and ends the time between two attempts. isLocal reports
-// whether the machine has an address; where that is not known it has all of them.
+// networkChanged checks the connection and ends the wait between two attempts. isLocal reports
+// whether the machine has an address. It reports true for all if the addresses are unknown.
 func (r *region) networkChanged(isLocal func(netip.Addr) bool) {
 	r.mu.Lock()
 	client := r.client
 	if client == nil {
-		r.prefer = TransportNative // what refused the upgrade may not be on the way any more
+		r.prefer = TransportNative // the proxy that refused the upgrade may not be on the way any more
 	}
 	r.mu.Unlock()
 	r.wake()
 	if client == nil {
 		return
 	}
-	if local := addrPortOf(client.session.conn.Conn.LocalAddr()).Addr(); local.IsValid() && !isLocal(local.WithZone("")) {
+	local := addrPortOf(client.session.conn.Conn.LocalAddr()).Addr()
+	if local.IsValid() && !isLocal(local.WithZone("")) {
 		r.hangUp(errAddressGone)
 		return
 	}
 	r.startPing()
 }
 
-// startPing has the connection checked, unless that is being done.
+// startPing starts pingOrHangUp unless it is running.
 func (r *region) startPing() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -421,7 +429,7 @@ func (r *region) startPing() {
 	}
 }
 
-// pingOrHangUp closes the connection if nothing comes from the relay soon.
+// pingOrHangUp closes the connection if no bytes come from the relay within pingLimit.
 func (r *region) pingOrHangUp() {
 	r.mu.Lock()
 	client := r.client
@@ -430,7 +438,7 @@ func (r *region) pingOrHangUp() {
 		ctx, cancel := context.WithTimeout(r.pool.ctx, pingLimit)
 		defer cancel()
 		start := time.Now().UnixNano()
-		// An answer may wait behind packets, which show as well that the relay is there.
+		// The answer may wait behind packets, which show too that the relay is alive.
 		if _, err := client.Ping(ctx); err != nil && r.out.counters.lastHeard.Load() <= start {
 			client.session.conn.HangUp(errNoPong)
 		}
@@ -440,7 +448,7 @@ func (r *region) pingOrHangUp() {
 	r.pinging = false
 }
 
-// hangUp ends the connection, if there is one, for a reason.
+// hangUp ends the connection, if there is one.
 func (r *region) hangUp(reason error) {
 	r.mu.Lock()
 	client := r.client

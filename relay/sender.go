@@ -11,30 +11,34 @@ import (
 	"ginnel/relay/internal/derp"
 )
 
-// clientLimits bound what a client queues for a relay: while it connects, or when the line is full.
+// clientLimits bound what a client queues for a relay while it connects or while the connection is
+// busy.
 var clientLimits = derp.QueueLimits{
-	Flow:  [derp.NumClasses]int{derp.ClassData: 256 << 10, derp.ClassDisco: 16 << 10, derp.ClassControl: 8 << 10, derp.ClassPong: derp.PongFrameSize},
+	Flow: [derp.NumClasses]int{
+		derp.ClassData: 256 << 10, derp.ClassDisco: 16 << 10,
+		derp.ClassControl: 8 << 10, derp.ClassPong: derp.PongFrameSize,
+	},
 	Total: 512 << 10,
-	// The first packet is kept until the connection stands: it is a WireGuard handshake, repeated
-	// after 5 s.
+	// The first packet is kept until the client is connected: it is usually a WireGuard handshake
+	// initiation, which is sent again after 5 s.
 	MaxAge: 5 * time.Second,
 }
 
-// clientPatience is how long Send may wait for room.
+// clientPatience is how long Send may wait for room in the queue.
 const clientPatience = 20 * time.Millisecond
 
-// sender makes frames of packets and hands them to an outbox.
+// sender turns packets into frames and hands them to an outbox.
 type sender struct {
 	box      *derp.Outbox
-	bucket   atomic.Pointer[rate.Limiter] // what the server asked the client to keep to (2.5); nil is no limit
+	bucket   atomic.Pointer[rate.Limiter] // rate that the server asked the client to keep (2.5); nil means no limit
 	counters trafficCounters
 }
 
-// trafficCounters counts what passed through the connections of a sender.
+// trafficCounters count what passed through the connections of a sender.
 type trafficCounters struct {
 	txPackets, txBytes, drops atomic.Uint64
 	rxPackets, rxBytes        atomic.Uint64
-	lastHeard                 atomic.Int64 // when anything came, in Unix nanoseconds
+	lastHeard                 atomic.Int64 // when bytes came last, in Unix nanoseconds
 }
 
 func newSender(wg *sync.WaitGroup) *sender {
@@ -43,7 +47,7 @@ func newSender(wg *sync.WaitGroup) *sender {
 	return s
 }
 
-// Sent implements ledger.
+// Sent implements derp.FrameCounter.
 func (s *sender) Sent(c derp.Class, frames []byte) {
 	if c == derp.ClassData || c == derp.ClassDisco {
 		n := derp.CountFrames(frames)
@@ -52,7 +56,7 @@ func (s *sender) Sent(c derp.Class, frames []byte) {
 	}
 }
 
-// Dropped implements ledger.
+// Dropped implements derp.FrameCounter.
 func (s *sender) Dropped(c derp.Class, _ derp.DropReason, frames []byte) {
 	if c == derp.ClassData || c == derp.ClassDisco {
 		s.counters.drops.Add(uint64(derp.CountFrames(frames)))
@@ -68,7 +72,7 @@ func (s *sender) limit(info derp.ServerInfo) {
 	s.bucket.Store(rate.NewLimiter(rate.Limit(info.TokenBucketBytesPerSecond), info.TokenBucketBytesBurst))
 }
 
-// send sends packets to one peer; see Client.Send.
+// send sends packets to one peer; see [Client.Send].
 func (s *sender) send(to key.NodePublic, packets [][]byte) error {
 	buf := derp.NewBuffer(derp.LargeBuffer)
 	defer buf.Free()

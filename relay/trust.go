@@ -14,25 +14,25 @@ import (
 	"ginnel/relay/internal/derp"
 )
 
-// This file is how a client decides whether it talks to the right server (1.4), and what the
-// server's certificates tell it beside that (1.5).
+// This file decides whether a client talks to the right relay (1.4).
 
 var (
-	errNoCertificate = errors.New("server shows no certificate")
+	errNoCertificate = errors.New("server sent no certificate")
 	errPinCount      = errors.New("want exactly one certificate besides the one with the relay's key")
 )
 
-// verifier checks the certificates of one server.
+// verifier checks the certificates of one relay.
 type verifier struct {
-	sni       string // the name asked for; empty for an IP address
-	name      string // the name or address that the certificate must be for; empty if any will do
-	pin       string // lower-case hex SHA-256 of the only certificate; instead of a chain to a root
-	skipChain bool   // no chain to a root is asked for: tests
+	sni       string // server name sent; empty for an IP address
+	name      string // the certificate must be for this name or address; empty accepts any
+	pin       string // lower-case hex SHA-256 of the only accepted certificate, in place of a chain
+	skipChain bool   // accept certificates without a chain to a root: for tests
 	roots     *x509.CertPool
 	now       func() time.Time
 }
 
-// newVerifier returns the checks for a target; roots are trusted besides those of the system.
+// newVerifier returns the checks for a target. roots are trusted in addition to those of the
+// system.
 func newVerifier(t *target, roots *x509.CertPool) *verifier {
 	v := &verifier{name: t.host, roots: roots, now: time.Now, skipChain: t.insecure}
 	if _, err := netip.ParseAddr(t.host); err != nil {
@@ -53,12 +53,12 @@ func newVerifier(t *target, roots *x509.CertPool) *verifier {
 	return v
 }
 
-// config returns the TLS settings: like the reference client no ALPN and no resumption (1.3), and
-// records of 16 KiB from the start.
+// config returns the TLS settings. Like the reference client it uses neither ALPN nor session
+// resumption (1.3). Records have their full size of 16 KiB from the start.
 func (v *verifier) config() *tls.Config {
 	return &tls.Config{
 		ServerName:                  v.sni,
-		InsecureSkipVerify:          true, // in favour of VerifyConnection
+		InsecureSkipVerify:          true, // VerifyConnection replaces the standard checks
 		VerifyConnection:            v.verify,
 		MinVersion:                  tls.VersionTLS12,
 		DynamicRecordSizingDisabled: true,
@@ -81,7 +81,8 @@ func (v *verifier) verify(cs tls.ConnectionState) error {
 	return nil
 }
 
-// verifyPin checks the one certificate that counts, instead of a chain.
+// verifyPin checks the pinned certificate. It must be the only one beside the one that carries the
+// server's key.
 func (v *verifier) verifyPin(certs []*x509.Certificate) error {
 	var leaf *x509.Certificate
 	for _, c := range certs {
@@ -100,8 +101,8 @@ func (v *verifier) verifyPin(certs []*x509.Certificate) error {
 		return fmt.Errorf("certificate is %s, want %s", got, pinPrefix+v.pin)
 	}
 	if now := v.now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
-		return fmt.Errorf("pinned certificate is valid from %s to %s, now it is %s", leaf.NotBefore.Format(time.RFC3339),
-			leaf.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("pinned certificate is valid from %s to %s, now it is %s",
+			leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	if v.name != "" {
 		return leaf.VerifyHostname(v.name)
@@ -109,8 +110,8 @@ func (v *verifier) verifyPin(certs []*x509.Certificate) error {
 	return nil
 }
 
-// verifyChain tries the roots of the system, then those configured. The error is that of the latter
-// if there are any.
+// verifyChain tries the roots of the system, then those configured. If roots are configured, the
+// error is theirs.
 func (v *verifier) verifyChain(certs []*x509.Certificate) error {
 	opts := x509.VerifyOptions{DNSName: v.name, CurrentTime: v.now(), Intermediates: x509.NewCertPool()}
 	for _, c := range certs[1:] {
@@ -124,7 +125,7 @@ func (v *verifier) verifyChain(certs []*x509.Certificate) error {
 	return err
 }
 
-// CertPin returns the value of Node.CertName that makes clients trust exactly this certificate
+// CertPin returns the value of [Node] CertName by which clients trust exactly this certificate
 // (1.4).
 func CertPin(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.Raw)

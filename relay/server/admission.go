@@ -76,7 +76,7 @@ func (s *Server) checkAdmission(client key.NodePublic, source netip.Addr) error 
 // Revoke closes the connections of a client that the admission controller would refuse now. If the
 // controller is just being asked about the client, it is asked again. Revoke does not block.
 func (s *Server) Revoke(client key.NodePublic) {
-	s.revoked.Add(1)
+	s.revocations.Add(1)
 	for _, c := range s.registry.connsOf(client) {
 		if c.trust != meshPeer {
 			c.conn.Fail(errRevoked)
@@ -87,7 +87,7 @@ func (s *Server) Revoke(client key.NodePublic) {
 // stillAdmitted asks the admission controller again if Revoke was called after it answered and
 // before the client was registered, where Revoke finds it.
 func (c *serverConn) stillAdmitted() error {
-	if c.trust == meshPeer || c.s.revoked.Load() == c.revoked {
+	if c.trust == meshPeer || c.s.revocations.Load() == c.revocations {
 		return nil
 	}
 	return c.s.checkAdmission(c.key, c.remote.Addr())

@@ -25,8 +25,8 @@ import (
 	"ginnel/relay"
 )
 
-// This file is the server's side of TLS (1.3, 1.5): where certificates come from, and the one that
-// is added to them.
+// This file has the server's side of TLS: where its certificates come from, and how the certificate
+// that carries its key is added to them (1.3, 1.5).
 
 const (
 	selfSignedValidity = 10 * 365 * 24 * time.Hour
@@ -35,15 +35,15 @@ const (
 
 var errNoServerCertificate = errors.New("relay: no certificate was configured")
 
-// TLSConfig returns the TLS settings of a relay: the certificates are those of base, its
-// GetCertificate or Certificates, each with the certificate added that spares clients a round trip
-// (1.5). HTTP/2 is not offered: it cannot carry DERP.
+// TLSConfig returns the TLS settings of a relay. The certificates are those of base, from its
+// GetCertificate or Certificates, each followed by the certificate that carries the server's key
+// and saves clients a round trip (1.5). HTTP/2 is not offered, because it cannot carry DERP.
 func (s *Server) TLSConfig(base *tls.Config) *tls.Config {
 	conf := base.Clone()
 	conf.Certificates = nil
 	conf.GetCertificate = (&metaAppender{base: base, meta: s.meta}).certificate
 	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
-	conf.SessionTicketsDisabled = true // clients do not resume (1.3)
+	conf.SessionTicketsDisabled = true // clients do not resume sessions (1.3)
 	conf.DynamicRecordSizingDisabled = true
 	conf.NextProtos = []string{"http/1.1"}
 	if slices.Contains(base.NextProtos, acme.ALPNProto) {
@@ -52,8 +52,8 @@ func (s *Server) TLSConfig(base *tls.Config) *tls.Config {
 	return conf
 }
 
-// metaAppender adds the meta certificate to the chains that base yields, and remembers the last
-// result, which is usually the only one.
+// metaAppender appends the certificate with the server's key to the chains of base. It caches the
+// last result, which is usually the only one.
 type metaAppender struct {
 	base *tls.Config
 	meta []byte // the certificate to add, in DER form
@@ -94,8 +94,8 @@ func (m *metaAppender) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 }
 
 // FileTLS returns a base for [Server.TLSConfig] with a certificate chain and its key from PEM
-// files. They are read again when they change, until Close; should that fail the old certificate
-// stays, and the log says so.
+// files. The files are read again when they change, until Close. If they cannot be used then, the
+// old certificate stays and the log says so.
 func (s *Server) FileTLS(certFile, keyFile string) (*tls.Config, error) {
 	f := &certFiles{s: s, certFile: certFile, keyFile: keyFile, reloadc: make(chan struct{}, 1)}
 	if err := f.load(); err != nil {
@@ -106,40 +106,40 @@ func (s *Server) FileTLS(certFile, keyFile string) (*tls.Config, error) {
 	if s.closing {
 		return nil, net.ErrClosed
 	}
-	s.certs = append(s.certs, f)
+	s.running.certs = append(s.running.certs, f)
 	s.wg.Go(f.watch)
 	return &tls.Config{GetCertificate: f.certificate}, nil
 }
 
-// ReloadCertificates has the files of [Server.FileTLS] read at once that have changed.
+// ReloadCertificates has the files of [Server.FileTLS] checked at once, and read if they have
+// changed.
 func (s *Server) ReloadCertificates() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, f := range s.certs {
+	for _, f := range s.running.certs {
 		select {
 		case f.reloadc <- struct{}{}:
-		default: // about to be
+		default: // a check is about to start
 		}
 	}
 }
 
-// certFiles is a certificate in two files.
+// certFiles is a certificate and its key in two files.
 type certFiles struct {
 	s                 *Server
 	certFile, keyFile string
 	cert              atomic.Pointer[tls.Certificate]
-	stamps            [2]fileStamp  // of the files that cert was read from; of the goroutine that loads
-	reloadc           chan struct{} // has room for one: they are to be looked at now
+	stamps            [2]fileStamp  // of the files that cert was read from; owned by the goroutine that loads
+	reloadc           chan struct{} // has an item when the files are to be checked now; capacity 1
 }
 
-// fileStamp tells whether a file has changed.
+// fileStamp shows whether a file has changed.
 type fileStamp struct {
 	modified time.Time
 	size     int64
 }
 
-// watch looks after the files until the server ends. Handshakes do not wait for it, however long a
-// disk takes.
+// watch checks the files until the server ends. Handshakes never wait for the disk.
 func (f *certFiles) watch() {
 	tick := time.NewTicker(certCheckInterval)
 	defer tick.Stop()
@@ -151,7 +151,7 @@ func (f *certFiles) watch() {
 		case <-f.reloadc:
 		}
 		if err := f.load(); err != nil {
-			f.s.log.Warn("certificate files cannot be used, the old certificate stays", "err", err)
+			f.s.log.Warn("certificate files not reloaded, the old certificate stays", "err", err)
 		}
 	}
 }
@@ -182,8 +182,9 @@ func (f *certFiles) load() error {
 	return nil
 }
 
-// ACME returns a certificate manager for the hosts that keeps what it gets in dir. Its TLSConfig is
-// a base for [Server.TLSConfig]; its HTTPHandler, around [RedirectHandler], belongs on port 80.
+// ACME returns a certificate manager for the hosts that stores its certificates in dir. Its
+// TLSConfig is a base for [Server.TLSConfig]. Its HTTPHandler, with [RedirectHandler] as the
+// fallback, must serve port 80.
 func ACME(dir, email string, hosts ...string) *autocert.Manager {
 	return &autocert.Manager{
 		Prompt:     autocert.AcceptTOS,
@@ -194,11 +195,11 @@ func ACME(dir, email string, hosts ...string) *autocert.Manager {
 }
 
 // SelfSignedTLS returns a base for [Server.TLSConfig] with a self-signed certificate for the hosts,
-// names or IP addresses, and the pin by which clients trust it, the value for Node.CertName.
-// Certificate and key are kept in dir, so that the pin stays; one that cannot be used, or is not
-// for these hosts, is an error and stays as it is.
+// which are names or IP addresses. pin is the value for [relay.Node] CertName by which clients
+// trust it. Certificate and key are stored in dir, so that the pin stays the same. A stored
+// certificate that cannot be used, or is for other hosts, is an error and is not changed.
 func SelfSignedTLS(dir string, hosts ...string) (conf *tls.Config, pin string, err error) {
-	path := filepath.Join(dir, "self-signed.pem") // key and certificate in one file: they only make sense together
+	path := filepath.Join(dir, "self-signed.pem") // key and certificate in one file, so that they always match
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := writeSelfSigned(path, hosts); err != nil {
 			return nil, "", fmt.Errorf("making a self-signed certificate: %w", err)
@@ -210,12 +211,13 @@ func SelfSignedTLS(dir string, hosts ...string) (conf *tls.Config, pin string, e
 	}
 	for _, h := range hosts {
 		if err := cert.Leaf.VerifyHostname(h); err != nil {
-			return nil, "", fmt.Errorf("using the self-signed certificate in %s, which was made for another name (use that one, or remove the file for a new certificate with a new pin): %w", path, err)
+			return nil, "", fmt.Errorf("using the self-signed certificate in %s, which was made for another name "+
+				"(use that one, or remove the file for a new certificate with a new pin): %w", path, err)
 		}
 	}
 	if time.Now().After(cert.Leaf.NotAfter) {
-		return nil, "", fmt.Errorf("using the self-signed certificate in %s: it expired on %s; remove the file for a new certificate with a new pin",
-			path, cert.Leaf.NotAfter.Format(time.DateOnly))
+		return nil, "", fmt.Errorf("using the self-signed certificate in %s: it expired on %s; "+
+			"remove the file for a new certificate with a new pin", path, cert.Leaf.NotAfter.Format(time.DateOnly))
 	}
 	return &tls.Config{Certificates: []tls.Certificate{cert}}, relay.CertPin(cert.Leaf), nil
 }

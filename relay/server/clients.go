@@ -3,28 +3,22 @@ package server
 import (
 	"errors"
 	"iter"
-	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"ginnel/internal/share"
 )
 
-// This file is what addresses share: the connections that a server has at a time, those that it
-// accepts in a second, and the lines that strangers write to its log. Memory of queues is in
-// buffer.go.
+// This file shares the connections that a server may have among the addresses of its clients. Other
+// resources that addresses share are in acceptlimit.go, queuememory.go and clientlogs.go.
 
-var errDisplaced = errors.New("relay full, and the client's address has more connections than others")
+var errDisplaced = errors.New("relay is full and the client's address has more connections than others")
 
-// clients are the open connections of a server, logged in or not. Its owner guards it.
+// clients are the open connections of a server, logged in or not. Its owner guards it with a lock.
 type clients struct {
 	bySource share.Table[netip.Prefix, *serverConn]
-	mesh     map[*serverConn]struct{} // of mesh peers, which give way to nobody
+	mesh     map[*serverConn]struct{} // of mesh peers, which are never displaced
 }
 
 func (cs *clients) len() int { return cs.bySource.Len() + len(cs.mesh) }
@@ -45,8 +39,8 @@ func (cs *clients) all() iter.Seq[*serverConn] {
 	}
 }
 
-// trust takes the connection of a mesh peer out of what addresses share, unless it has been
-// displaced before.
+// trust marks the connection of a mesh peer, so that it cannot be displaced. It does nothing if the
+// connection has been displaced already.
 func (cs *clients) trust(c *serverConn) {
 	if !cs.bySource.Remove(c) {
 		return
@@ -62,9 +56,9 @@ func (cs *clients) remove(c *serverConn) {
 	delete(cs.mesh, c)
 }
 
-// room returns which connection has to end so that an address may have one more, if any has. It
-// reports false if there is no room: no other address has more than this one. Connections in use
-// are worth more than a new one, so none gives way to an equal.
+// room reports whether an address may have one more connection. If another connection has to end
+// for it, displaced is that one. Only an address that has more connections than this one loses any:
+// a connection in use is worth more than a new one.
 func (cs *clients) room(source netip.Prefix, limit int) (displaced *serverConn, ok bool) {
 	if limit <= 0 || cs.len() < limit {
 		return nil, true
@@ -73,7 +67,8 @@ func (cs *clients) room(source netip.Prefix, limit int) (displaced *serverConn, 
 	return displaced, ok
 }
 
-// refusal returns why no connection of an address is taken now, empty if one is.
+// refusal returns why a connection of an address would be refused now, or "" if it would be
+// admitted.
 func (s *Server) refusal(source netip.Prefix) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +81,7 @@ func (s *Server) refusal(source netip.Prefix) string {
 	return ""
 }
 
-// admit enters a connection and starts to serve it, or returns why not.
+// admit enters a connection and starts to serve it. It returns "" or why it does not.
 func (s *Server) admit(c *serverConn) (refused string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,14 +101,14 @@ func (s *Server) admit(c *serverConn) (refused string) {
 	return ""
 }
 
-// displace ends a connection for that of another address.
+// displace ends a connection in favour of one of another address.
 func (c *serverConn) displace() {
 	c.s.metrics.displaced.Inc()
 	c.s.clientLogs.full.Write(time.Now(), c.source, "client", c.remote, "what", "connection ended for another address")
 	c.conn.Fail(errDisplaced)
 }
 
-// leave is the end of a connection.
+// leave removes a connection that has ended.
 func (s *Server) leave(c *serverConn) {
 	s.mu.Lock()
 	s.conns.remove(c)
@@ -127,7 +122,7 @@ func (s *Server) countConns() int {
 	return s.conns.len()
 }
 
-// trustConn notes that a connection is a mesh peer's.
+// trustConn marks a connection as that of a mesh peer.
 func (s *Server) trustConn(c *serverConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,66 +130,3 @@ func (s *Server) trustConn(c *serverConn) {
 }
 
 func (s *Server) listConnsLocked() []*serverConn { return slices.Collect(s.conns.all()) }
-
-// clientLogs are the log lines that anybody can cause who reaches the server.
-type clientLogs struct {
-	full       *share.Lines[netip.Prefix]
-	unadmitted *share.Lines[netip.Prefix]
-	accepting  *share.Lines[netip.Prefix] // of no address
-}
-
-func newClientLogs(log *slog.Logger) clientLogs {
-	r := share.Rate[netip.Prefix]{Each: 2, All: 30, Span: time.Minute}
-	return clientLogs{
-		full:       share.NewLines(log, slog.LevelWarn, "relay full", r),
-		unadmitted: share.NewLines(log, slog.LevelWarn, "admission controller not reachable, client admitted", r),
-		accepting:  share.NewLines(log, slog.LevelWarn, "accepting a connection failed", r),
-	}
-}
-
-const (
-	acceptSpan = time.Second
-	// acceptShare is the part of AcceptBurst that an address may take of the reserve in acceptSpan.
-	acceptShare = 4
-)
-
-// acceptLimit bounds the connections that are accepted in a second. Beside the burst that everybody
-// may take there is a reserve of the same size, for addresses that have had few connections lately:
-// one that takes all that it can get does not keep others out.
-type acceptLimit struct {
-	burst int
-
-	mu     sync.Mutex
-	bucket *rate.Limiter
-	recent share.Rate[netip.Prefix]
-}
-
-// newAcceptLimit returns nil if there is no bound.
-func newAcceptLimit(cfg *Config) *acceptLimit {
-	if cfg.AcceptRate <= 0 {
-		return nil
-	}
-	burst := max(cfg.AcceptBurst, 1)
-	every := int(min(cfg.AcceptRate, 1e9)) + 2*burst + 1 // no more are accepted in a span
-	return &acceptLimit{
-		burst:  burst,
-		bucket: rate.NewLimiter(rate.Limit(cfg.AcceptRate), 2*burst),
-		recent: share.Rate[netip.Prefix]{Each: max(burst/acceptShare, 1), All: every, Span: acceptSpan},
-	}
-}
-
-// allow reports whether a connection is accepted. A nil limit allows all.
-func (l *acceptLimit) allow(now time.Time, conn net.Conn) bool {
-	if l == nil {
-		return true
-	}
-	source := share.SourceOfHost(conn.RemoteAddr().String())
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	left := l.bucket.TokensAt(now)
-	if left < 1 {
-		return false
-	}
-	modest := l.recent.Allow(now, source)
-	return (modest || left >= float64(l.burst+1)) && l.bucket.AllowN(now, 1)
-}

@@ -110,7 +110,8 @@ func (c *serverConn) handleFrames() error {
 // isClientFrame reports whether a server acts on frames of this type.
 func isClientFrame(t derp.FrameType) bool {
 	switch t {
-	case derp.FrameSendPacket, derp.FrameNotePreferred, derp.FrameForwardPacket, derp.FrameWatchConns, derp.FrameClosePeer, derp.FramePing:
+	case derp.FrameSendPacket, derp.FrameForwardPacket, derp.FramePing,
+		derp.FrameNotePreferred, derp.FrameWatchConns, derp.FrameClosePeer:
 		return true
 	}
 	return false
@@ -295,7 +296,8 @@ func (c *serverConn) handleControl(t derp.FrameType, p []byte) {
 		data, _ := derp.ParsePing(p)
 		var pong [derp.PongFrameSize]byte
 		c.s.metrics.pings.Inc()
-		if res, err := c.out.Send(derp.FlowID{Class: derp.ClassPong}, derp.AppendPong(pong[:0], data), 0); res.Dropped == 0 && err == nil {
+		res, err := c.out.Send(derp.FlowID{Class: derp.ClassPong}, derp.AppendPong(pong[:0], data), 0)
+		if res.Dropped == 0 && err == nil {
 			c.s.metrics.pongs.Inc()
 		}
 	case derp.FrameNotePreferred:

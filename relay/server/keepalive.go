@@ -19,16 +19,22 @@ const (
 
 var keepAliveFrame = derp.AppendKeepAlive(nil)
 
-// keepAlives sends KeepAlive frames on all connections of a server from one goroutine, which exists
-// while there is a connection: a wheel of one second slots.
+// keepAlive is when a connection gets its KeepAlive frames.
+type keepAlive struct {
+	every int // ticks between two of them
+	slot  int // of the next one
+}
+
+// keepAlives sends KeepAlive frames on all connections of a server. It is a timing wheel with slots
+// of one second, turned by one goroutine that exists while there are connections.
 type keepAlives struct {
 	wg    *sync.WaitGroup
 	stopc <-chan struct{}
 
 	mu      sync.Mutex
 	running bool
-	now     int // slot
-	size    int
+	now     int // the current slot
+	size    int // number of connections
 	slots   [keepAliveSlots]map[*serverConn]struct{}
 }
 
@@ -36,7 +42,7 @@ type keepAlives struct {
 func (k *keepAlives) add(c *serverConn) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	c.keepEvery = keepAliveMin + rand.IntN(keepAliveSpread)
+	c.keepAlive.every = keepAliveMin + rand.IntN(keepAliveSpread)
 	k.size++
 	k.putLocked(c)
 	if !k.running {
@@ -45,20 +51,20 @@ func (k *keepAlives) add(c *serverConn) {
 	}
 }
 
-// remove ends them.
+// remove ends the keepalives on c.
 func (k *keepAlives) remove(c *serverConn) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.size--
-	delete(k.slots[c.keepSlot], c)
+	delete(k.slots[c.keepAlive.slot], c)
 }
 
 func (k *keepAlives) putLocked(c *serverConn) {
-	c.keepSlot = (k.now + c.keepEvery) % keepAliveSlots
-	if k.slots[c.keepSlot] == nil {
-		k.slots[c.keepSlot] = make(map[*serverConn]struct{})
+	c.keepAlive.slot = (k.now + c.keepAlive.every) % keepAliveSlots
+	if k.slots[c.keepAlive.slot] == nil {
+		k.slots[c.keepAlive.slot] = make(map[*serverConn]struct{})
 	}
-	k.slots[c.keepSlot][c] = struct{}{}
+	k.slots[c.keepAlive.slot][c] = struct{}{}
 }
 
 func (k *keepAlives) run() {
@@ -80,7 +86,8 @@ func (k *keepAlives) run() {
 	}
 }
 
-// advance moves on by one slot and returns the connections whose turn it is, and whether to go on.
+// advance moves on by one slot. It returns the connections that are due, and whether connections
+// are left.
 func (k *keepAlives) advance() (due []*serverConn, more bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

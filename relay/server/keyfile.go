@@ -14,9 +14,9 @@ import (
 // keyFile is the JSON of derper's key file (section 10).
 type keyFile struct{ PrivateKey key.NodePrivate }
 
-// LoadKey reads a server's key from a file of derper's format, or makes the key and the file,
-// readable by its owner only, if there is none. A file that cannot be used is an error and stays as
-// it is.
+// LoadKey reads a server's key from a file in derper's format. If there is no file, it makes a key
+// and the file, readable by its owner only. A file that cannot be used is an error and is not
+// changed.
 func LoadKey(path string) (key.NodePrivate, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -47,8 +47,8 @@ func newKeyFile(path string) (key.NodePrivate, error) {
 	return f.PrivateKey, nil
 }
 
-// writeSecret makes a file with mode 0600 that is either complete or not there. It does not replace
-// one.
+// writeSecret makes a file with mode 0600 that is either complete or absent. It does not replace an
+// existing file.
 func writeSecret(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err

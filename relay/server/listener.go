@@ -19,8 +19,8 @@ const (
 	maxAcceptPause       = time.Second
 )
 
-// Listen opens a TCP port for a relay. It has no Multipath TCP, which cannot be combined with the
-// time limit by which dead clients are found (1.2).
+// Listen opens a TCP port for a relay. It disables Multipath TCP, which does not support the time
+// limit by which dead clients are found (1.2).
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
@@ -28,8 +28,8 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 }
 
 // Listener returns ln as [Server.Serve] uses it, for a program that has an [http.Server] of its
-// own: it closes at once what exceeds ServerConfig.AcceptRate, sets what relays need on the
-// sockets, lives on when an accept fails for want of file descriptors, and does TLS if conf, which
+// own. It closes connections beyond Config.AcceptRate at once, sets the socket options of a relay,
+// continues after an accept that failed for lack of file descriptors, and speaks TLS if conf, which
 // [Server.TLSConfig] made, is not nil.
 func (s *Server) Listener(ln net.Listener, conf *tls.Config) net.Listener {
 	return &listener{Listener: ln, s: s, conf: conf, donec: make(chan struct{})}
@@ -44,7 +44,7 @@ type listener struct {
 	donec chan struct{}
 }
 
-// Accept returns the next connection within the rate. It fails only after Close or when the
+// Accept returns the next connection within the rate. It fails only after Close, or when the
 // listener below is closed.
 func (l *listener) Accept() (net.Conn, error) {
 	for pause := time.Duration(0); ; {
@@ -70,8 +70,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// isTemporary reports whether accepting may succeed later: the system lacks descriptors or memory,
-// or the client left while it waited.
+// isTemporary reports whether accepting may succeed later. That is so if the system lacks
+// descriptors or memory, or if the client has left before it was accepted.
 func isTemporary(err error) bool {
 	for _, errno := range temporaryErrnos {
 		if errors.Is(err, errno) {
@@ -85,7 +85,7 @@ var temporaryErrnos = [...]syscall.Errno{
 	syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EINTR,
 }
 
-// pause waits, and reports whether the listener is still open.
+// pause waits for d. It reports whether the listener is still open.
 func (l *listener) pause(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -97,7 +97,7 @@ func (l *listener) pause(d time.Duration) bool {
 	}
 }
 
-// prepare tunes an accepted connection and puts TLS on it.
+// prepare sets the socket options of an accepted connection and puts TLS on it.
 func (l *listener) prepare(conn net.Conn) net.Conn {
 	conn = derp.WrapTCP(conn, net.KeepAliveConfig{Enable: true, Idle: tcpKeepAliveIdle, Interval: tcpKeepAliveInterval})
 	if l.conf == nil {

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	meshRetry        = 5 * time.Second // after a link broke (5.2)
-	meshForwardLimit = 5 * time.Second // for which a link may take nothing before it is cut
+	meshRetry        = 5 * time.Second // after a link has broken (5.2)
+	meshForwardLimit = 5 * time.Second // a link that takes no bytes for so long is closed
 )
 
 var (
@@ -21,14 +21,14 @@ var (
 	errSelfLink  = errors.New("relay: mesh link leads to this server itself")
 )
 
-// meshLink is the connection that this server opened to another one of its mesh (5.2). What comes
-// on it is who is connected there; what goes out is packets for them. The other direction has a
-// connection of its own.
+// meshLink is the connection that this server has opened to another server of its mesh (5.2). On it
+// come announcements of the clients there; packets for them go out. Packets from the other server
+// come on the connection that the other server has opened.
 type meshLink struct {
 	s      *Server
 	dialer *relay.MeshDialer
 	out    *derp.Outbox                // keeps frames between connections
-	known  map[key.NodePublic]struct{} // reachable through it; of the goroutine that reads
+	known  map[key.NodePublic]struct{} // keys reachable through it; owned by the goroutine that reads
 
 	mu      sync.Mutex
 	stopped bool
@@ -36,7 +36,7 @@ type meshLink struct {
 }
 
 // Mesh keeps a connection to another server of the mesh, https://host/derp, until Close. Of cfg it
-// uses how to dial and whom to trust; keys and log are the server's.
+// uses the dialing functions and the roots; keys and log are the server's.
 func (s *Server) Mesh(rawURL string, cfg relay.ClientConfig) error {
 	if s.cfg.MeshKey.IsZero() {
 		return errNoMeshKey
@@ -53,7 +53,7 @@ func (s *Server) Mesh(rawURL string, cfg relay.ClientConfig) error {
 	if s.closing {
 		return net.ErrClosed
 	}
-	s.links[l] = struct{}{}
+	s.running.links[l] = struct{}{}
 	s.wg.Go(l.run)
 	return nil
 }
@@ -71,7 +71,7 @@ func (l meshCounter) Dropped(c derp.Class, reason derp.DropReason, frames []byte
 	l.m.Dropped(c, reason, frames)
 }
 
-// run keeps the link up until the server ends, or for good if it turns out to lead to the server
+// run keeps the link connected until the server ends. It gives up if the link leads to the server
 // itself.
 func (l *meshLink) run() {
 	log := l.s.log.With("mesh", l.dialer.Host())
@@ -134,8 +134,8 @@ func (l *meshLink) stop() {
 	}
 }
 
-// handle follows which clients are connected to the other relay. It may be told the same twice
-// (5.2).
+// handle follows which clients are connected to the other server. An announcement may repeat an
+// earlier one (5.2).
 func (l *meshLink) handle(m relay.Message) {
 	switch m.Kind {
 	case relay.MessageLoggedIn:
@@ -153,7 +153,7 @@ func (l *meshLink) forget(k key.NodePublic) {
 	l.s.sendPeerGone(k, l.s.registry.removeLink(k, l))
 }
 
-// forgetAll is the end of a connection: nobody is reachable through it any more.
+// forgetAll forgets the keys behind a connection that has ended.
 func (l *meshLink) forgetAll() {
 	for k := range l.known {
 		l.forget(k)
@@ -161,7 +161,7 @@ func (l *meshLink) forgetAll() {
 	clear(l.known)
 }
 
-// forward sends a run of RecvPacket frames to the server at the other end.
+// forward sends a run of RecvPacket frames to the other server, as ForwardPacket frames.
 func (l *meshLink) forward(r *run, patience time.Duration) (res derp.SendResult, err error) {
 	buf := derp.NewBuffer(derp.LargeBuffer)
 	defer buf.Free()

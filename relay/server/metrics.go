@@ -7,17 +7,17 @@ import (
 	"ginnel/relay/internal/derp"
 )
 
-// Why the server refused a connection, as the metrics name it.
+// The values of the label reason: why the server refused a connection.
 const (
-	refusedRate      = "rate"      // more connections a second than accepted
+	refusedRate      = "rate"      // more connections per second than accepted
 	refusedFull      = "full"      // as many clients as allowed
-	refusedClosing   = "closing"   // shutting down
-	refusedHandshake = "handshake" // no proper login in time
-	refusedAdmission = "admission" // not admitted by the admission controller
+	refusedClosing   = "closing"   // the server is shutting down
+	refusedHandshake = "handshake" // no valid login in time
+	refusedAdmission = "admission" // refused by the admission controller
 )
 
-// packetKinds are the values of the label kind, by the class of the packets. The other classes
-// carry none.
+// packetKinds are the values of the label kind for each class of packets. The other classes carry
+// no packets.
 var packetKinds = [...]string{derp.ClassData: "other", derp.ClassDisco: "disco"}
 
 // traffic counts packets and bytes of frames of one kind.
@@ -28,30 +28,30 @@ func (t traffic) add(frames []byte) {
 	t.bytes.Add(float64(len(frames)))
 }
 
-// serverMetrics are the counters of a server. Bytes are those of DERP frames: packet, keys and
-// frame header, without what TLS adds.
+// serverMetrics are the counters of a server. Their names begin with ginnel_relay_. Bytes are those
+// of DERP frames: packet, keys and frame header, without what TLS adds.
 //
-//	ginnel_relay_accepted_connections_total        DERP connections that began, by transport (derp, websocket)
-//	ginnel_relay_refused_connections_total         connections turned away, by reason
-//	ginnel_relay_displaced_connections_total       connections that ended for those of other addresses while the server was full
-//	ginnel_relay_connections                       DERP connections that are open
-//	ginnel_relay_clients                           keys reachable, by where: local (connected here), remote (through the mesh)
-//	ginnel_relay_home_connections                  connections of clients whose home this is
-//	ginnel_relay_not_ideal_connections             connections of clients that would rather use another node
-//	ginnel_relay_duplicate_clients                 keys with more than one connection
-//	ginnel_relay_watchers                          mesh peers that watch
-//	ginnel_relay_received_packets_total, _bytes_total  from clients, by kind (disco, other)
-//	ginnel_relay_sent_packets_total, _bytes_total      to clients, by kind
-//	ginnel_relay_dropped_packets_total, _bytes_total   by reason and kind
-//	ginnel_relay_forwarded_packets_total           through the mesh, by direction (in, out)
-//	ginnel_relay_queued_bytes                      memory of all queues
-//	ginnel_relay_pings_total, _pongs_total         Ping frames received, Pong frames sent
-//	ginnel_relay_peer_gone_frames_total            sent, by reason (disconnected, not_here)
-//	ginnel_relay_unknown_frames_total              frames skipped
-//	ginnel_relay_home_moves_total                  clients that made this their home or left, by direction (in, out)
-//	ginnel_relay_write_timeouts_total              connections cut because the client took nothing for too long
-//	ginnel_relay_throttled_seconds_total           time for which clients over their rate were not read from
-//	ginnel_relay_stun_requests_total               by disposition (success, not_stun, read_error, write_error)
+//	accepted_connections_total            DERP connections accepted, by transport (derp, websocket)
+//	refused_connections_total             connections turned away, by reason
+//	displaced_connections_total           connections ended for other addresses while it was full
+//	connections                           DERP connections that are open
+//	clients                               keys reachable, by where: local, remote (through the mesh)
+//	home_connections                      connections of clients that have this relay as their home
+//	not_ideal_connections                 connections of clients that wanted another node of the region
+//	duplicate_clients                     keys with more than one connection
+//	watchers                              mesh peers that follow the presence of clients
+//	received_packets_total, _bytes_total  from clients, by kind (disco, other)
+//	sent_packets_total, _bytes_total      to clients, by kind
+//	dropped_packets_total, _bytes_total   by reason and kind
+//	forwarded_packets_total               through the mesh, by direction (in, out)
+//	queued_bytes                          memory of all queues
+//	pings_total, _pongs_total             Ping frames received, Pong frames sent
+//	peer_gone_frames_total                sent, by reason (disconnected, not_here)
+//	unknown_frames_total                  frames skipped
+//	home_moves_total                      clients that made it their home or left it, by direction
+//	write_timeouts_total                  connections closed because the client took no bytes
+//	throttled_seconds_total               time during which clients over their rate were not read from
+//	stun_requests_total                   datagrams, by disposition (success, not_stun, ...)
 type serverMetrics struct {
 	registry *prometheus.Registry
 
@@ -86,21 +86,21 @@ func newServerMetrics() *serverMetrics {
 	gauge := func(name, help string) prometheus.Gauge {
 		return auto.NewGauge(prometheus.GaugeOpts{Name: "ginnel_relay_" + name, Help: help})
 	}
-	m.accepted = vec("accepted_connections_total", "DERP connections that began.", "transport")
+	m.accepted = vec("accepted_connections_total", "DERP connections accepted.", "transport")
 	m.refused = vec("refused_connections_total", "Connections turned away.", "reason")
-	m.displaced = one("displaced_connections_total", "Connections that ended for those of other addresses.")
-	forwards := vec("forwarded_packets_total", "Packets that crossed the mesh.", "direction")
+	m.displaced = one("displaced_connections_total", "Connections ended for other addresses while the server was full.")
+	forwards := vec("forwarded_packets_total", "Packets forwarded through the mesh.", "direction")
 	m.forwards.in, m.forwards.out = forwards.WithLabelValues("in"), forwards.WithLabelValues("out")
 	m.pings = one("pings_total", "Ping frames received.")
 	m.pongs = one("pongs_total", "Pong frames sent.")
 	m.peerGone = vec("peer_gone_frames_total", "PeerGone frames sent.", "reason")
 	m.unknown = one("unknown_frames_total", "Frames skipped.")
-	m.homeMoves = vec("home_moves_total", "Clients that made this relay their home, or no longer.", "direction")
-	m.timeouts = one("write_timeouts_total", "Connections cut because the client took nothing for too long.")
-	m.throttled = one("throttled_seconds_total", "Time for which clients over their rate were not read from.")
-	m.stun = vec("stun_requests_total", "Datagrams to the STUN port.", "disposition")
-	m.home = gauge("home_connections", "Connections of clients whose home this is.")
-	m.notIdeal = gauge("not_ideal_connections", "Connections of clients that would rather use another node.")
+	m.homeMoves = vec("home_moves_total", "Clients that made this relay their home or left it.", "direction")
+	m.timeouts = one("write_timeouts_total", "Connections closed because the client took no bytes for too long.")
+	m.throttled = one("throttled_seconds_total", "Time during which clients over their rate were not read from.")
+	m.stun = vec("stun_requests_total", "Datagrams that came to the STUN port.", "disposition")
+	m.home = gauge("home_connections", "Connections of clients that have this relay as their home.")
+	m.notIdeal = gauge("not_ideal_connections", "Connections of clients that wanted another node of the region.")
 
 	packets := vec("received_packets_total", "Packets from clients.", "kind")
 	bytes := vec("received_bytes_total", "Bytes of frames with packets from clients.", "kind")
@@ -112,7 +112,8 @@ func newServerMetrics() *serverMetrics {
 		m.received[i] = traffic{packets.WithLabelValues(kind), bytes.WithLabelValues(kind)}
 		m.sentTo[i] = traffic{sentPackets.WithLabelValues(kind), sentBytes.WithLabelValues(kind)}
 		for r := range derp.NumDropReasons {
-			m.drops[r][i] = traffic{dropPackets.WithLabelValues(r.String(), kind), dropBytes.WithLabelValues(r.String(), kind)}
+			reason := r.String()
+			m.drops[r][i] = traffic{dropPackets.WithLabelValues(reason, kind), dropBytes.WithLabelValues(reason, kind)}
 		}
 	}
 	return m
@@ -126,22 +127,24 @@ func (m *serverMetrics) observe(s *Server) {
 		auto.NewGaugeFunc(opts, func() float64 { return float64(value()) })
 	}
 	const clients = "Keys that can be reached."
+	local, remote := prometheus.Labels{"where": "local"}, prometheus.Labels{"where": "remote"}
+	count := s.registry.count
 	gauge("connections", "DERP connections that are open.", nil, s.countConns)
-	gauge("clients", clients, prometheus.Labels{"where": "local"}, func() int { return s.registry.count().local })
-	gauge("clients", clients, prometheus.Labels{"where": "remote"}, func() int { return s.registry.count().remote })
-	gauge("duplicate_clients", "Keys with more than one connection.", nil, func() int { return s.registry.count().duplicate })
-	gauge("watchers", "Mesh peers that watch.", nil, func() int { return s.registry.count().watchers })
+	gauge("clients", clients, local, func() int { return count().local })
+	gauge("clients", clients, remote, func() int { return count().remote })
+	gauge("duplicate_clients", "Keys with more than one connection.", nil, func() int { return count().duplicate })
+	gauge("watchers", "Mesh peers that follow the presence of clients.", nil, func() int { return count().watchers })
 	gauge("queued_bytes", "Memory of all queues.", nil, func() int { return int(s.memory.all.InUse()) })
 }
 
-// Sent implements ledger.
+// Sent implements derp.FrameCounter.
 func (m *serverMetrics) Sent(c derp.Class, frames []byte) {
 	if int(c) < len(m.sentTo) {
 		m.sentTo[c].add(frames)
 	}
 }
 
-// Dropped implements ledger.
+// Dropped implements derp.FrameCounter.
 func (m *serverMetrics) Dropped(c derp.Class, reason derp.DropReason, frames []byte) {
 	if int(c) < len(packetKinds) {
 		m.drops[reason][c].add(frames)

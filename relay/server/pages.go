@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// This file is what a relay serves besides DERP (7.1 to 7.3).
+// This file has the pages that a relay serves besides DERP (7.1 to 7.3).
 
 // httpsPort is the port that https URLs leave out.
 const httpsPort = 443
@@ -20,7 +20,7 @@ const homePage = `<!DOCTYPE html>
 other directly. There is nothing to see here.</p>
 `
 
-// newMux returns the handler of everything.
+// newMux returns the handler of all paths.
 func (s *Server) newMux() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/derp", s.handleUpgrade)
@@ -33,7 +33,7 @@ func (s *Server) newMux() *http.ServeMux {
 	return mux
 }
 
-// hardened adds what keeps browsers from doing anything but showing the page.
+// hardened adds the headers that let browsers only show the page.
 func hardened(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		head := w.Header()
@@ -46,7 +46,7 @@ func hardened(h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// handleProbe answers clients that measure the way here over HTTPS because they have no UDP.
+// handleProbe answers clients that measure the latency over HTTPS because UDP is blocked.
 func handleProbe(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.Error(w, "only GET and HEAD are answered here", http.StatusMethodNotAllowed)
@@ -55,8 +55,8 @@ func handleProbe(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 }
 
-// handleNoContent lets clients find captive portals: whoever answers for them does not know the
-// challenge (7.2).
+// handleNoContent lets clients find captive portals: a portal that answers in the relay's place
+// does not know the challenge (7.2).
 func handleNoContent(w http.ResponseWriter, r *http.Request) {
 	if c := r.Header.Get("X-Tailscale-Challenge"); c != "" && len(c) <= 64 && strings.Trim(c, challengeChars) == "" {
 		w.Header().Set("X-Tailscale-Response", "response "+c)
@@ -83,9 +83,9 @@ func handleHome(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, homePage)
 }
 
-// RedirectHandler serves port 80 beside a TLS port: captive portal checks, everything else goes to
-// https (7.1) on that port. In ACME mode, give it to the certificate manager as the fallback of its
-// own handler.
+// RedirectHandler is for port 80 beside a TLS port. It answers captive portal checks and redirects
+// everything else to https on that port (7.1). With ACME, pass it to the certificate manager's
+// HTTPHandler as the fallback.
 func RedirectHandler(port int) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/generate_204", handleNoContent)

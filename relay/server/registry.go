@@ -9,39 +9,39 @@ import (
 	"ginnel/relay/internal/derp"
 )
 
-// registry knows who can be reached, and where. The packet path reads a peer's atomics; everything
-// else is guarded by one lock, under which nothing is called.
+// registry knows which keys can be reached, and where. The packet path only reads the atomics of a
+// peer. Everything else is guarded by one lock, under which no other code is called.
 type registry struct {
 	mu       sync.RWMutex
 	peers    map[key.NodePublic]*peer
 	watchers map[*watcher]struct{}
 }
 
-// peer is a key that can be reached: it has connections to this server, or is connected to another
-// one of the mesh.
+// peer is a key that can be reached: it has connections to this server, or to another server of the
+// mesh.
 type peer struct {
 	key    key.NodePublic
 	active atomic.Pointer[serverConn] // gets the packets; nil if there is no connection here
-	link   atomic.Pointer[meshLink]   // the way through the mesh; nil if there is none
-	gone   atomic.Bool                // no longer in the registry: look the key up again
+	link   atomic.Pointer[meshLink]   // the mesh link to it; nil if there is none
+	gone   atomic.Bool                // no longer in the registry: the key must be looked up again
 
 	// Guarded by registry.mu.
-	conns     []*serverConn // the one heard last is the last, and active
-	links     []*meshLink   // in order of their announcements; the first is in use (5.3)
-	receivers map[*serverConn]struct{}
+	conns     []*serverConn            // the last one is active: the connection that sent the latest frame
+	links     []*meshLink              // in the order of their announcements; the first is in use (5.3)
+	receivers map[*serverConn]struct{} // connections that have got packets from this peer
 }
 
-// registryCounts is what the registry counts.
+// registryCounts is the number of keys by place, and of watchers.
 type registryCounts struct{ local, remote, duplicate, watchers int }
 
-// lookup returns the peer with that key, or nil.
+// lookup returns the peer with key k, or nil.
 func (r *registry) lookup(k key.NodePublic) *peer {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.peers[k]
 }
 
-// add enters a connection and makes it the active one of its key (4.6).
+// add registers a connection and makes it the active one of its key (4.6).
 func (r *registry) add(c *serverConn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -52,8 +52,8 @@ func (r *registry) add(c *serverConn) {
 	r.changedLocked(c.key)
 }
 
-// remove takes a connection out. If its key has now left the region it returns the connections to
-// be told (4.5).
+// remove takes a connection out. If its key has now left the region, it returns the connections
+// that must be told (4.5).
 func (r *registry) remove(c *serverConn) (told []*serverConn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,7 +77,7 @@ func (r *registry) remove(c *serverConn) (told []*serverConn) {
 	return r.removeUnreachableLocked(p)
 }
 
-// activate makes c the active connection of its key, because a frame came from it (4.6).
+// activate makes c the active connection of its key, because c has sent a frame (4.6).
 func (r *registry) activate(c *serverConn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -98,13 +98,14 @@ func (r *registry) connsOf(k key.NodePublic) []*serverConn {
 	return nil
 }
 
-// subscribe notes that to got packets from the key src, so that it is told when src leaves.
+// subscribe notes that the connection to has got packets from the key src and must be told when src
+// leaves.
 func (r *registry) subscribe(src key.NodePublic, to *serverConn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.peers[src]
 	if p == nil || !slices.Contains(to.peer.conns, to) {
-		return // either has left meanwhile
+		return // one of the two has left meanwhile
 	}
 	if p.receivers == nil {
 		p.receivers = make(map[*serverConn]struct{})
@@ -116,19 +117,19 @@ func (r *registry) subscribe(src key.NodePublic, to *serverConn) {
 	to.sources[p] = struct{}{}
 }
 
-// subscribed reports whether subscribe is needless.
+// subscribed reports whether subscribe would change nothing.
 func (r *registry) subscribed(src key.NodePublic, to *serverConn) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	p := r.peers[src]
 	if p == nil {
-		return true // a source that is not known cannot leave
+		return true // an unknown source cannot leave
 	}
 	_, ok := p.receivers[to]
 	return ok
 }
 
-// addLink notes that k is connected to the server at the other end of link (5.2).
+// addLink notes that key k is connected to the server at the other end of link (5.2).
 func (r *registry) addLink(k key.NodePublic, link *meshLink) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -139,8 +140,8 @@ func (r *registry) addLink(k key.NodePublic, link *meshLink) {
 	}
 }
 
-// removeLink undoes addLink. If k has now left the region it returns the connections to be told
-// (5.3).
+// removeLink undoes addLink. If k has now left the region, it returns the connections that must be
+// told (5.3).
 func (r *registry) removeLink(k key.NodePublic, link *meshLink) (told []*serverConn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -156,7 +157,7 @@ func (r *registry) removeLink(k key.NodePublic, link *meshLink) (told []*serverC
 	return r.removeUnreachableLocked(p)
 }
 
-// peerLocked returns the peer with key k, new if need be.
+// peerLocked returns the peer with key k. It makes one if there is none.
 func (r *registry) peerLocked(k key.NodePublic) *peer {
 	p := r.peers[k]
 	if p == nil {
@@ -169,7 +170,8 @@ func (r *registry) peerLocked(k key.NodePublic) *peer {
 	return p
 }
 
-// removeUnreachableLocked forgets p if nothing leads to it any more, and returns who is to be told then.
+// removeUnreachableLocked removes p if it has neither connection nor link any more. It returns the
+// connections that must be told.
 func (r *registry) removeUnreachableLocked(p *peer) (told []*serverConn) {
 	if len(p.conns) > 0 || len(p.links) > 0 {
 		return nil
@@ -184,7 +186,7 @@ func (r *registry) removeUnreachableLocked(p *peer) (told []*serverConn) {
 	return told
 }
 
-// count takes the census.
+// count counts the keys and watchers.
 func (r *registry) count() (n registryCounts) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -203,16 +205,17 @@ func (r *registry) count() (n registryCounts) {
 	return n
 }
 
-// watcher is what a mesh peer that sent WatchConns has not been told yet (5.2).
+// watcher is a mesh peer that has sent WatchConns and must be told about changes of presence (5.2).
 type watcher struct {
 	wakec chan struct{} // has an item while dirty is not empty; closed when the connection ends
 
-	// Guarded by registry.mu: keys whose presence may have changed. Only the latest state of each is
-	// told, so there are never more of them than keys.
+	// dirty holds the keys whose presence may have changed since the last appendChanges; guarded by
+	// registry.mu. Only the latest state of each key is sent, so the set is bounded by the number
+	// of keys.
 	dirty map[key.NodePublic]struct{}
 }
 
-// watch enters a watcher for c, to whom all present keys are news.
+// watch makes c a watcher. At first, all present keys count as changed.
 func (r *registry) watch(c *serverConn) *watcher {
 	w := &watcher{wakec: make(chan struct{}, 1), dirty: make(map[key.NodePublic]struct{})}
 	r.mu.Lock()
@@ -238,7 +241,7 @@ func (w *watcher) wake() {
 	}
 }
 
-// changedLocked tells the watchers that the presence of k may have changed.
+// changedLocked notes for all watchers that the presence of k may have changed.
 func (r *registry) changedLocked(k key.NodePublic) {
 	for w := range r.watchers {
 		w.dirty[k] = struct{}{}

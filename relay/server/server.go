@@ -45,7 +45,10 @@ const (
 // serverLimits bounds the queue to a client: a burst of each sender, the bursts of several senders
 // at once, and no packet so old that the TCP inside has sent it again.
 var serverLimits = derp.QueueLimits{
-	Flow:   [derp.NumClasses]int{derp.ClassData: 256 << 10, derp.ClassDisco: 16 << 10, derp.ClassControl: 32 << 10, derp.ClassPong: derp.PongFrameSize},
+	Flow: [derp.NumClasses]int{
+		derp.ClassData: 256 << 10, derp.ClassDisco: 16 << 10,
+		derp.ClassControl: 32 << 10, derp.ClassPong: derp.PongFrameSize,
+	},
 	Total:  1 << 20,
 	MaxAge: time.Second,
 }
@@ -131,7 +134,7 @@ type Server struct {
 	acceptLimit *acceptLimit // nil if there is no bound
 	clientLogs  clientLogs
 	serial      atomic.Uint64 // of the latest connection
-	revoked     atomic.Uint64 // counts calls of Revoke
+	revocations atomic.Uint64 // number of calls of Revoke
 
 	ctx    context.Context // ended by stop
 	cancel context.CancelFunc
@@ -140,9 +143,14 @@ type Server struct {
 	mu      sync.Mutex
 	closing bool
 	conns   clients
-	serving map[io.Closer]chan struct{} // HTTP servers and STUN sockets; closed when they have ended
-	links   map[*meshLink]struct{}
-	certs   []*certFiles
+	running running
+}
+
+// running are the parts of a server that start and end independently of its clients.
+type running struct {
+	services map[io.Closer]chan struct{} // HTTP servers and STUN sockets; closed when they have ended
+	links    map[*meshLink]struct{}
+	certs    []*certFiles
 }
 
 // New returns a server that serves nobody yet. It fails only if cfg lacks the key.
@@ -161,8 +169,10 @@ func New(cfg Config) (*Server, error) {
 		clientLogs:  newClientLogs(cfg.log()),
 		ctx:         ctx,
 		cancel:      cancel,
-		serving:     make(map[io.Closer]chan struct{}),
-		links:       make(map[*meshLink]struct{}),
+		running: running{
+			services: make(map[io.Closer]chan struct{}),
+			links:    make(map[*meshLink]struct{}),
+		},
 	}
 	s.meta = derp.NewMetaCert(s.public, time.Now())
 	s.keepAlives.wg, s.keepAlives.stopc = &s.wg, ctx.Done()
@@ -232,15 +242,15 @@ func (s *Server) beginServing(c io.Closer) bool {
 	if s.closing {
 		return false
 	}
-	s.serving[c] = make(chan struct{})
+	s.running.services[c] = make(chan struct{})
 	return true
 }
 
 func (s *Server) endServing(c io.Closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	close(s.serving[c])
-	delete(s.serving, c)
+	close(s.running.services[c])
+	delete(s.running.services, c)
 }
 
 // ServeHTTP implements [http.Handler].
@@ -279,10 +289,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	again := s.closing
 	s.closing = true
-	conns, serving := s.listConnsLocked(), maps.Clone(s.serving)
+	conns, services := s.listConnsLocked(), maps.Clone(s.running.services)
 	s.mu.Unlock()
 	if !again {
-		for c := range serving {
+		for c := range services {
 			c.Close()
 		}
 		for _, c := range conns {
@@ -293,7 +303,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 		s.stop()
 	}
-	for _, donec := range serving {
+	for _, donec := range services {
 		<-donec
 	}
 	s.wg.Wait()
@@ -310,7 +320,7 @@ func restartAdvice(clients int) derp.RestartAdvice {
 func (s *Server) stop() {
 	s.cancel()
 	s.mu.Lock()
-	conns, links := s.listConnsLocked(), slices.Collect(maps.Keys(s.links))
+	conns, links := s.listConnsLocked(), slices.Collect(maps.Keys(s.running.links))
 	s.mu.Unlock()
 	for _, c := range conns {
 		c.conn.HangUp(net.ErrClosed)

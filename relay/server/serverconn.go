@@ -42,7 +42,7 @@ type serverConn struct {
 	flags derp.PresentFlags
 	peer  *peer
 
-	revoked uint64 // calls of Server.Revoke before the admission controller was asked
+	revocations uint64 // calls of Server.Revoke before the admission controller was asked
 
 	// Owned by the reading goroutine.
 	dests   destCache
@@ -50,9 +50,11 @@ type serverConn struct {
 	notHere *rate.Limiter // limits PeerGone frames with reason NotHere; nil until one is due
 	limiter *rate.Limiter // limits the bytes that are read; nil if there is no limit
 
-	keepEvery, keepSlot int                // guarded by keepAlives.mu
-	sources             map[*peer]struct{} // guarded by registry.mu; the peers whose leaving this client must be told
-	watch               *watcher           // guarded by registry.mu
+	keepAlive keepAlive // guarded by keepAlives.mu
+
+	// Guarded by registry.mu.
+	sources map[*peer]struct{} // peers whose leaving this client must be told
+	watch   *watcher
 }
 
 // run logs the client in and serves it until its connection ends (4.2).
@@ -91,7 +93,7 @@ func (c *serverConn) login() (*key.Shared, error) {
 		return nil, fmt.Errorf("reading the login: %w", err)
 	}
 	conn.SetDeadline(time.Time{})
-	c.revoked = c.s.revoked.Load()
+	c.revocations = c.s.revocations.Load()
 	if c.s.cfg.MeshKey.Equal(info.MeshKey.MeshKey) {
 		c.trust = meshPeer
 		c.flags |= derp.PresentMesh
@@ -144,7 +146,8 @@ func (c *serverConn) serve(shared *key.Shared) error {
 	}
 	// ServerInfo must be the second frame, although packets may be queued for the client by now (2.1).
 	c.conn.Conn.SetWriteDeadline(time.Now().Add(c.conn.Timeout))
-	if _, err := c.conn.Conn.Write(derp.AppendServerInfo(nil, shared, derp.ServerInfo{Version: derp.ProtocolVersion})); err != nil {
+	answer := derp.AppendServerInfo(nil, shared, derp.ServerInfo{Version: derp.ProtocolVersion})
+	if _, err := c.conn.Conn.Write(answer); err != nil {
 		return fmt.Errorf("answering the login: %w", err)
 	}
 	c.conn.Conn.SetWriteDeadline(time.Time{})

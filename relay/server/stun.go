@@ -11,8 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// This file is the STUN service, by which nodes learn the address that the world sees them at
-// (7.5).
+// This file has the STUN service, by which nodes learn their public address (7.5).
 
 const (
 	stunHeaderSize      = 20
@@ -22,15 +21,15 @@ const (
 	stunPause           = 10 * time.Millisecond
 )
 
-// udpConn is what a UDP socket has and net.PacketConn lacks: addresses that need no memory.
+// udpConn has the methods of a UDP socket that return addresses without allocating.
 type udpConn interface {
 	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
 	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 }
 
 // ServeSTUN answers Binding requests on conn, a UDP socket, until Close, and then returns
-// net.ErrClosed. It answers only what clients of DERP send, with no more bytes than a few above
-// what was asked, and keeps no state.
+// net.ErrClosed. It answers only requests as DERP clients send them. An answer is at most a few
+// bytes longer than its request, and no state is kept.
 func (s *Server) ServeSTUN(conn net.PacketConn) error {
 	udp, ok := conn.(udpConn)
 	if !ok {
@@ -79,7 +78,8 @@ func (s *Server) stunCounter(disposition string) prometheus.Counter {
 // stunResponder makes answers. It reuses its messages.
 type stunResponder struct{ request, response stun.Message }
 
-// answer returns the answer to a request, valid until the next call, or false if it gets none.
+// answer returns the answer to a request, valid until the next call. It returns false if the
+// request is not to be answered.
 func (r *stunResponder) answer(b []byte, from netip.AddrPort) ([]byte, bool) {
 	if !r.accept(b) {
 		return nil, false
@@ -104,7 +104,7 @@ func (r *stunResponder) accept(b []byte) bool {
 	if binary.BigEndian.Uint16(b) != stun.BindingRequest.Value() {
 		return false
 	}
-	// Attributes must fill the datagram, whatever length the header gives.
+	// The attributes must fill the datagram, even if the header gives another length.
 	r.request.Raw = append(r.request.Raw[:0], b...)
 	binary.BigEndian.PutUint16(r.request.Raw[2:], uint16(len(b)-stunHeaderSize))
 	if r.request.Decode() != nil {

@@ -14,7 +14,7 @@ import (
 	"ginnel/relay/internal/derp"
 )
 
-// This file is the server's side of the HTTP upgrade (1.6 to 1.8).
+// This file has the server's side of the HTTP upgrade (1.6 to 1.8).
 
 // handleUpgrade turns an HTTP request into a DERP connection.
 func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
@@ -28,15 +28,15 @@ func (s *Server) handleUpgrade(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case upgrade == "websocket" && offersWebSocketProtocol(r.Header):
 		s.upgradeWebSocket(w, r)
-	case upgrade == "derp" || upgrade == "websocket": // very old clients said websocket and spoke frames
+	case upgrade == "derp" || upgrade == "websocket": // very old clients say websocket and speak native DERP
 		s.upgradeNative(w, r)
 	default:
 		http.Error(w, "DERP needs an upgrade of the connection", http.StatusUpgradeRequired)
 	}
 }
 
-// refused counts a client that is turned away before it is served, and logs what an operator can
-// mend.
+// refused counts a client that is refused before it is served. It logs the reason if an operator
+// can do something about it.
 func (s *Server) refused(why, remote string) {
 	s.metrics.refused.WithLabelValues(why).Inc()
 	if why == refusedFull {
@@ -44,8 +44,8 @@ func (s *Server) refused(why, remote string) {
 	}
 }
 
-// offersWebSocketProtocol reports whether the client can speak DERP inside a WebSocket, by the same
-// rule by which the WebSocket library then chooses the subprotocol.
+// offersWebSocketProtocol reports whether the client can speak DERP inside a WebSocket. It applies
+// the rule by which the WebSocket library then chooses the subprotocol.
 func offersWebSocketProtocol(h http.Header) bool {
 	for _, list := range h.Values("Sec-WebSocket-Protocol") {
 		for token := range strings.SplitSeq(list, ",") {
@@ -78,15 +78,18 @@ func (s *Server) upgradeNative(w http.ResponseWriter, r *http.Request) {
 // controlOverhead is what a client adds to the payload of a ping or pong: header and mask.
 const controlOverhead = 6
 
-// upgradeWebSocket makes a WebSocket of the request. Pings and pongs, which its reader does not
-// see, count against the client's rate like the rest.
+// upgradeWebSocket turns the request into a WebSocket. Pings and pongs count against the client's
+// rate, although the reader of frames does not see them.
 func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 	var c *serverConn
 	ws, err := wsstream.Accept(w, r, &websocket.AcceptOptions{
-		OnPingReceived:     func(_ context.Context, p []byte) bool { c.throttle(controlOverhead + len(p)); return true },
+		OnPingReceived: func(_ context.Context, p []byte) bool {
+			c.throttle(controlOverhead + len(p))
+			return true
+		},
 		OnPongReceived:     func(_ context.Context, p []byte) { c.throttle(controlOverhead + len(p)) },
 		Subprotocols:       []string{derp.WebSocketProtocol},
-		InsecureSkipVerify: true, // every origin: pages have to log in with a key like everybody (1.8)
+		InsecureSkipVerify: true, // any origin: pages must log in with a key like other clients (1.8)
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
@@ -97,9 +100,15 @@ func (s *Server) upgradeWebSocket(w http.ResponseWriter, r *http.Request) {
 	s.startServing(c, "websocket")
 }
 
-// newConn returns a connection that greets with greeting and ServerKey.
+// newConn returns a connection that begins with greeting and ServerKey.
 func (s *Server) newConn(w *derp.FrameConn, r *http.Request, greeting []byte) *serverConn {
-	c := &serverConn{s: s, conn: w, greeting: derp.AppendServerKey(greeting, s.public), serial: s.serial.Add(1), limiter: s.cfg.newLimiter()}
+	c := &serverConn{
+		s:        s,
+		conn:     w,
+		greeting: derp.AppendServerKey(greeting, s.public),
+		serial:   s.serial.Add(1),
+		limiter:  s.cfg.newLimiter(),
+	}
 	c.in.Open(w.Conn)
 	c.remote, _ = netip.ParseAddrPort(r.RemoteAddr)
 	c.source = share.SourceOf(c.remote.Addr())
@@ -110,7 +119,7 @@ func (s *Server) newConn(w *derp.FrameConn, r *http.Request, greeting []byte) *s
 	return c
 }
 
-// startServing starts serving c.
+// startServing starts to serve c, or closes it if it is refused.
 func (s *Server) startServing(c *serverConn, transport string) {
 	if refused := s.admit(c); refused != "" {
 		s.refused(refused, c.remote.String())

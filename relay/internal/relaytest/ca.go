@@ -22,7 +22,8 @@ type CA struct {
 func NewCA(tb testing.TB) *CA {
 	ca := &CA{tb: tb, key: newECKey(tb)}
 	tmpl := &x509.Certificate{Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(1000 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+		NotAfter: time.Now().Add(1000 * time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, ca.key.Public(), ca.key)
 	if err != nil {
 		tb.Fatal(err)
@@ -50,7 +51,8 @@ func (ca *CA) Pool() *x509.CertPool {
 // Issue makes a certificate that ends after lifetime; a host may be a name or an address.
 func (ca *CA) Issue(lifetime time.Duration, hosts ...string) tls.Certificate {
 	k := newECKey(ca.tb)
-	tmpl := &x509.Certificate{Subject: pkix.Name{CommonName: hosts[0]}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(lifetime),
+	tmpl := &x509.Certificate{Subject: pkix.Name{CommonName: hosts[0]},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(lifetime),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	for _, h := range hosts {
 		if ip := net.ParseIP(h); ip != nil {

@@ -164,7 +164,8 @@ type Net struct {
 }
 
 func NewNet() *Net {
-	return &Net{Limit: 256 << 10, listeners: make(map[string]*Listener), client: netip.MustParseAddr("198.51.100.1"), port: 40000}
+	client := netip.MustParseAddr("198.51.100.1")
+	return &Net{Limit: 256 << 10, listeners: make(map[string]*Listener), client: client, port: 40000}
 }
 
 func (n *Net) SetClient(a netip.Addr) {

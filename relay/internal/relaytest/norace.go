@@ -2,4 +2,5 @@
 
 package relaytest
 
+// RaceSlack is what the race detector adds to allocations.
 const RaceSlack = 0

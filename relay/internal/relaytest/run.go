@@ -29,6 +29,16 @@ func Run(m *testing.M) (code int) {
 	return 0
 }
 
+// isRelated reports whether a stack is of this project's code or of a connection that it uses.
+func isRelated(stack string) bool {
+	for _, part := range []string{"ginnel/relay", "net/http", "websocket"} {
+		if strings.Contains(stack, part) {
+			return true
+		}
+	}
+	return false
+}
+
 // goroutinesLeft returns the stacks of goroutines that tests should have ended, after some
 // patience: a closed connection needs a moment to tell its reader.
 func goroutinesLeft() string {
@@ -38,7 +48,7 @@ func goroutinesLeft() string {
 		buf = buf[:runtime.Stack(buf, true)]
 		left = ""
 		for _, g := range strings.Split(string(buf), "\n\n")[1:] {
-			if strings.Contains(g, "ginnel/relay") || strings.Contains(g, "net/http") || strings.Contains(g, "websocket") {
+			if isRelated(g) {
 				left += g + "\n\n"
 			}
 		}

@@ -218,7 +218,7 @@ func (c *Client) parse() error {
 			if err := httpAnswer(b, c.session.conn.Conn); err != nil {
 				return err
 			}
-			return &derp.FrameError{Typ: t, Length: n, Reason: "too large"}
+			return &derp.FrameError{Type: t, Length: n, Reason: "too large"}
 		}
 		size := derp.HeaderSize + int(n)
 		if len(b) < size && isServerFrame(t) && n <= maxFromServer {

@@ -104,7 +104,7 @@ func TestClientSendsVectors(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := make([]byte, len(want))
-			if _, err := io.ReadFull(p.Br, got); err != nil || !bytes.Equal(got, want) {
+			if _, err := io.ReadFull(p.Reader, got); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%s: sent %x, %v", name, got, err)
 			}
 		}

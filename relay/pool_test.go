@@ -324,7 +324,7 @@ func TestPoolSendWhileConnecting(t *testing.T) {
 		if kept := 2500 - st.Drops; kept < 200 || kept*1437 > 2*uint64(relay.ClientQueueTotal) {
 			t.Errorf("%d packets kept", kept)
 		}
-		s.Ln.Close()
+		s.Listener.Close()
 	})
 }
 

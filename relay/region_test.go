@@ -183,7 +183,7 @@ func TestPoolFollowsRestart(t *testing.T) {
 		peer.Admit(client, derp.ServerInfo{Version: 2})
 		peer.Write(derp.AppendRestarting(nil, derp.RestartAdvice{ReconnectIn: 3000, TryFor: 5000}))
 		synctest.Wait()
-		s.Ln.Close()
+		s.Listener.Close()
 		peer.Conn.Close()
 		start := time.Now()
 		synctest.Wait()

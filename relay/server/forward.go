@@ -135,10 +135,10 @@ func (c *serverConn) checkHeader(t derp.FrameType, n uint32) error {
 		least, most = derp.PingSize, derp.MaxPing
 	}
 	if n < least || n > most {
-		return &derp.FrameError{Typ: t, Length: n, Reason: "wrong length"}
+		return &derp.FrameError{Type: t, Length: n, Reason: "wrong length"}
 	}
 	if c.trust != meshPeer && (t == derp.FrameForwardPacket || t == derp.FrameWatchConns || t == derp.FrameClosePeer) {
-		return &derp.FrameError{Typ: t, Length: n, Reason: "needs the mesh key"}
+		return &derp.FrameError{Type: t, Length: n, Reason: "needs the mesh key"}
 	}
 	return nil
 }

@@ -99,7 +99,7 @@ func TestServerForwardsVectors(t *testing.T) {
 			client.Write(f.Find(t, send))
 			want := f.Find(t, recv)
 			got := make([]byte, len(want))
-			if _, err := io.ReadFull(peer.Br, got); err != nil || !bytes.Equal(got, want) {
+			if _, err := io.ReadFull(peer.Reader, got); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%s: receiver got %x, want %x", send, got, want)
 			}
 		}

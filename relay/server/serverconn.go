@@ -118,7 +118,7 @@ func (c *serverConn) readClientInfo() (info derp.ClientInfo, shared *key.Shared,
 		b := c.in.Buffered()
 		t, n, ok := derp.ParseHeader(b)
 		if ok && (t != derp.FrameClientInfo || n > derp.MaxClientInfo) {
-			return info, nil, &derp.FrameError{Typ: t, Length: n, Reason: "want ClientInfo"}
+			return info, nil, &derp.FrameError{Type: t, Length: n, Reason: "want ClientInfo"}
 		}
 		if size := derp.HeaderSize + int(n); ok && len(b) >= size {
 			c.key, shared, info, err = derp.OpenClientInfo(c.s.cfg.Key, b[derp.HeaderSize:size])

@@ -80,14 +80,14 @@ var (
 // FrameError reports a frame that the protocol does not allow. Whoever receives one closes the
 // connection.
 type FrameError struct {
-	Typ    FrameType
+	Type   FrameType
 	Length uint32
 	Reason string
 }
 
 // Error implements error.
 func (e *FrameError) Error() string {
-	return fmt.Sprintf("frame of type %#02x with %d bytes: %s", byte(e.Typ), e.Length, e.Reason)
+	return fmt.Sprintf("frame of type %#02x with %d bytes: %s", byte(e.Type), e.Length, e.Reason)
 }
 
 func AppendHeader(b []byte, t FrameType, n int) []byte {

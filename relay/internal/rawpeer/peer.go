@@ -17,27 +17,29 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// Peer is a client, or a server, that speaks frames by hand.
+// Peer is one end of a connection, which writes and reads frames one by one. It is a client, or the
+// end of a [Server].
 type Peer struct {
-	t    *testing.T
-	Conn net.Conn
-	Br   *bufio.Reader
-	Key  key.NodePrivate
+	t      *testing.T
+	Conn   net.Conn
+	Reader *bufio.Reader
+	Key    key.NodePrivate
 }
 
+// New returns a peer on conn.
 func New(t *testing.T, conn net.Conn, k key.NodePrivate) *Peer {
-	return &Peer{t: t, Conn: conn, Br: bufio.NewReader(conn), Key: k}
+	return &Peer{t: t, Conn: conn, Reader: bufio.NewReader(conn), Key: k}
 }
 
-// Upgrade sends the request of the vectors, with extra header lines, and checks the answer to the
-// byte.
+// Upgrade sends the upgrade request of the vectors with extra header lines. It checks every byte of
+// the answer.
 func (p *Peer) Upgrade(server key.NodePublic, extra string) {
 	p.t.Helper()
 	request := string(relaytest.LoadVectors(p.t).Find(p.t, "http_request_upgrade"))
 	p.Write([]byte(request[:len(request)-2] + extra + "\r\n"))
 	want := derp.AppendSwitching(nil, server)
 	got := make([]byte, len(want))
-	if _, err := io.ReadFull(p.Br, got); err != nil || !bytes.Equal(got, want) {
+	if _, err := io.ReadFull(p.Reader, got); err != nil || !bytes.Equal(got, want) {
 		p.t.Fatalf("answer to the upgrade: %q, %v, want %q", got, err, want)
 	}
 	if k, err := derp.ParseServerKey(p.WantFrame(derp.FrameServerKey)); err != nil || k != server {
@@ -45,7 +47,7 @@ func (p *Peer) Upgrade(server key.NodePublic, extra string) {
 	}
 }
 
-// Login sends ClientInfo and waits to be admitted.
+// Login sends ClientInfo and waits until the relay has admitted the peer.
 func (p *Peer) Login(server key.NodePublic, info derp.ClientInfo) {
 	p.t.Helper()
 	shared, err := p.Key.Shared(server)
@@ -59,8 +61,10 @@ func (p *Peer) Login(server key.NodePublic, info derp.ClientInfo) {
 	}
 }
 
+// Public returns the peer's public key.
 func (p *Peer) Public() key.NodePublic { return p.Key.Public() }
 
+// Write writes frames.
 func (p *Peer) Write(b []byte) {
 	p.t.Helper()
 	if _, err := p.Conn.Write(b); err != nil {
@@ -68,6 +72,7 @@ func (p *Peer) Write(b []byte) {
 	}
 }
 
+// Send sends a packet.
 func (p *Peer) Send(to key.NodePublic, packet string) {
 	p.t.Helper()
 	p.Write(derp.AppendSendPacket(nil, to, []byte(packet)))
@@ -76,16 +81,16 @@ func (p *Peer) Send(to key.NodePublic, packet string) {
 // Next returns the next frame.
 func (p *Peer) Next() (derp.FrameType, []byte, error) {
 	var head [derp.HeaderSize]byte
-	if _, err := io.ReadFull(p.Br, head[:]); err != nil {
+	if _, err := io.ReadFull(p.Reader, head[:]); err != nil {
 		return 0, nil, err
 	}
 	t, n, _ := derp.ParseHeader(head[:])
 	payload := make([]byte, n)
-	_, err := io.ReadFull(p.Br, payload)
+	_, err := io.ReadFull(p.Reader, payload)
 	return t, payload, err
 }
 
-// WantFrame returns the payload of the next frame, which must be of that type.
+// WantFrame returns the payload of the next frame, which must be of type want.
 func (p *Peer) WantFrame(want derp.FrameType) []byte {
 	p.t.Helper()
 	p.Conn.SetReadDeadline(time.Now().Add(time.Minute - time.Second)) // sooner than a KeepAlive
@@ -97,7 +102,7 @@ func (p *Peer) WantFrame(want derp.FrameType) []byte {
 	return payload
 }
 
-// WantPacket checks that the next frame is a packet.
+// WantPacket checks that the next frame is that packet.
 func (p *Peer) WantPacket(from key.NodePublic, packet string) {
 	p.t.Helper()
 	got := p.WantFrame(derp.FrameRecvPacket)
@@ -106,7 +111,7 @@ func (p *Peer) WantPacket(from key.NodePublic, packet string) {
 	}
 }
 
-// WantGone checks that the next frame tells that a peer is gone.
+// WantGone checks that the next frame says that peer is gone.
 func (p *Peer) WantGone(peer key.NodePublic, reason derp.GoneReason) {
 	p.t.Helper()
 	got, why, ok := derp.ParsePeerGone(p.WantFrame(derp.FramePeerGone))
@@ -115,7 +120,7 @@ func (p *Peer) WantGone(peer key.NodePublic, reason derp.GoneReason) {
 	}
 }
 
-// WantPresent returns the presence in the next frame.
+// WantPresent returns the content of the next frame, which must be a PeerPresent.
 func (p *Peer) WantPresent() derp.Presence {
 	p.t.Helper()
 	payload := p.WantFrame(derp.FramePeerPresent)
@@ -126,13 +131,14 @@ func (p *Peer) WantPresent() derp.Presence {
 	return present
 }
 
-// WantIdle checks that nothing comes, and that the connection stands, once everybody waits.
+// WantIdle checks that no frame comes and the connection is not closed, once all goroutines of the
+// bubble wait.
 func (p *Peer) WantIdle() {
 	p.t.Helper()
 	synctest.Wait()
 	p.Conn.SetReadDeadline(time.Now())
 	defer p.Conn.SetReadDeadline(time.Time{})
-	if b, err := p.Br.Peek(1); !relaytest.IsTimeout(err) {
+	if b, err := p.Reader.Peek(1); !relaytest.IsTimeout(err) {
 		t, payload, _ := p.Next()
 		p.t.Fatalf("got %x and %v, frame %#02x %x, want nothing", b, err, byte(t), payload)
 	}
@@ -148,7 +154,7 @@ func (p *Peer) WantClosed() {
 	}
 }
 
-// Ping checks that the other side is there and has handled all that came before.
+// Ping checks that the other end answers, and so has handled all earlier frames.
 func (p *Peer) Ping() {
 	p.t.Helper()
 	data := derp.PingData([]byte("ginnel!!"))

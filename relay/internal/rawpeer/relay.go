@@ -16,7 +16,7 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// relayURL is where a [testRelay] is reached.
+// URL is the address of a [Relay].
 const URL = "http://relay.example/derp"
 
 // testServer is what this package needs of a relay server.
@@ -26,7 +26,7 @@ type testServer interface {
 	Close() error
 }
 
-// Relay is a relay server in a synctest bubble, reached over plain HTTP at memURL.
+// Relay is a relay server in a synctest bubble, reached over plain HTTP at [URL].
 type Relay struct {
 	T         *testing.T
 	Net       *relaytest.Net
@@ -34,7 +34,7 @@ type Relay struct {
 	MeshKey   derp.MeshKey
 }
 
-// StartRelay serves s on a network of its own. meshKey is the server's mesh key.
+// StartRelay serves s on a network of its own. meshKey is the mesh key of s.
 func StartRelay(t *testing.T, s testServer, meshKey derp.MeshKey) *Relay {
 	t.Helper()
 	r := &Relay{T: t, Net: relaytest.NewNet(), ServerKey: s.PublicKey(), MeshKey: meshKey}
@@ -42,7 +42,7 @@ func StartRelay(t *testing.T, s testServer, meshKey derp.MeshKey) *Relay {
 	return r
 }
 
-// Serve serves ln until the end of the test, and checks that Serve ends because s is
+// Serve serves ln until the end of the test. It checks that Serve of s returns because s was
 // closed.
 func Serve(tb testing.TB, s testServer, ln net.Listener, conf *tls.Config) {
 	errc := make(chan error, 1)
@@ -58,7 +58,7 @@ func Serve(tb testing.TB, s testServer, ln net.Listener, conf *tls.Config) {
 // metricSource is a server that has metrics.
 type metricSource interface{ Collector() prometheus.Collector }
 
-// Metric returns the value of a metric, named as Prometheus writes it: name{label="value"}.
+// Metric returns the value of a metric, with its name as Prometheus writes it: name{label="value"}.
 func Metric(tb testing.TB, s metricSource, name string) float64 {
 	tb.Helper()
 	families, err := s.Collector().(prometheus.Gatherer).Gather()
@@ -94,7 +94,7 @@ func WantMetric(tb testing.TB, s metricSource, name string, want float64) {
 	}
 }
 
-// Dial connects a peer that has sent nothing yet.
+// Dial connects a peer. It has sent nothing yet.
 func (r *Relay) Dial() *Peer {
 	r.T.Helper()
 	conn, err := r.Net.DialContext(r.T.Context(), "tcp", "relay.example:80")
@@ -111,6 +111,7 @@ func (r *Relay) Client() *Peer {
 	return r.ClientWithKey(key.NewNodePrivate())
 }
 
+// ClientWithKey is Client with the peer's key.
 func (r *Relay) ClientWithKey(k key.NodePrivate) *Peer {
 	r.T.Helper()
 	p := r.Dial()
@@ -129,7 +130,7 @@ func (r *Relay) MeshClient() *Peer {
 	return p
 }
 
-// Get does an HTTP request on a connection of its own.
+// Get sends an HTTP request on a connection of its own.
 func (r *Relay) Get(method, path string, header http.Header) *http.Response {
 	r.T.Helper()
 	conn, err := r.Net.DialContext(r.T.Context(), "tcp", "relay.example:80")

@@ -19,6 +19,7 @@ type CA struct {
 	key  *ecdsa.PrivateKey
 }
 
+// NewCA returns a certificate authority with a key of its own.
 func NewCA(tb testing.TB) *CA {
 	ca := &CA{tb: tb, key: newECKey(tb)}
 	tmpl := &x509.Certificate{Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour),
@@ -42,13 +43,14 @@ func newECKey(tb testing.TB) *ecdsa.PrivateKey {
 	return k
 }
 
+// Pool returns a pool that trusts the authority.
 func (ca *CA) Pool() *x509.CertPool {
 	p := x509.NewCertPool()
 	p.AddCert(ca.Cert)
 	return p
 }
 
-// Issue makes a certificate that ends after lifetime; a host may be a name or an address.
+// Issue makes a certificate for hosts, which are names or IP addresses. It expires after lifetime.
 func (ca *CA) Issue(lifetime time.Duration, hosts ...string) tls.Certificate {
 	k := newECKey(ca.tb)
 	tmpl := &x509.Certificate{Subject: pkix.Name{CommonName: hosts[0]},

@@ -11,27 +11,28 @@ import (
 	"time"
 )
 
-// Pipe returns the two ends of a connection in memory that buffers up to limit bytes in each
-// direction and knows deadlines, half-closed ends aside. Unlike net.Pipe it lets a writer go on
-// without a reader, as sockets do.
+// Pipe returns the two ends of a connection in memory. Each direction buffers up to limit bytes, so
+// that a writer can continue without a reader, as on a socket and unlike net.Pipe. Deadlines work;
+// half-closing does not exist.
 func Pipe(limit int, a, b netip.AddrPort) (*Conn, *Conn) {
-	ab, ba := newMemHalf(limit), newMemHalf(limit)
+	ab, ba := newHalf(limit), newHalf(limit)
 	return &Conn{r: ba, w: ab, local: a, remote: b}, &Conn{r: ab, w: ba, local: b, remote: a}
 }
 
+// Conn is one end of a connection in memory.
 type Conn struct {
-	r, w          *memHalf
+	r, w          *half
 	local, remote netip.AddrPort
 }
 
-// memHalf is one direction.
-type memHalf struct {
+// half is one direction of a connection.
+type half struct {
 	mu       sync.Mutex
 	cond     *sync.Cond
 	limit    int
 	buf      []byte
-	closed   bool // by the writer: io.EOF after the rest
-	broken   bool // by the reader
+	closed   bool // by the writer: io.EOF after the buffered bytes
+	broken   bool // by the reader: writes fail
 	deadline [2]time.Time
 	timer    [2]*time.Timer
 }
@@ -41,17 +42,17 @@ const (
 	writing = 1
 )
 
-func newMemHalf(limit int) *memHalf {
-	h := &memHalf{limit: limit}
+func newHalf(limit int) *half {
+	h := &half{limit: limit}
 	h.cond = sync.NewCond(&h.mu)
 	return h
 }
 
-func (h *memHalf) expired(side int) bool {
+func (h *half) expired(side int) bool {
 	return !h.deadline[side].IsZero() && !time.Now().Before(h.deadline[side])
 }
 
-func (h *memHalf) setDeadline(side int, t time.Time) {
+func (h *half) setDeadline(side int, t time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.deadline[side] = t
@@ -65,6 +66,7 @@ func (h *memHalf) setDeadline(side int, t time.Time) {
 	h.cond.Broadcast()
 }
 
+// Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
 	h := c.r
 	h.mu.Lock()
@@ -87,8 +89,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 }
 
-var errMemReset = errors.New("connection reset by peer")
+var errReset = errors.New("connection reset by peer")
 
+// Write implements net.Conn.
 func (c *Conn) Write(p []byte) (n int, err error) {
 	h := c.w
 	h.mu.Lock()
@@ -98,7 +101,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 		case h.closed:
 			return n, net.ErrClosed
 		case h.broken:
-			return n, errMemReset
+			return n, errReset
 		case h.expired(writing):
 			return n, os.ErrDeadlineExceeded
 		case room > 0:
@@ -113,9 +116,10 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// Close implements net.Conn.
 func (c *Conn) Close() error {
 	for _, d := range []struct {
-		h    *memHalf
+		h    *half
 		side int
 	}{{c.r, reading}, {c.w, writing}} {
 		d.h.mu.Lock()
@@ -135,39 +139,47 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-func (c *Conn) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.local) }
+// LocalAddr implements net.Conn.
+func (c *Conn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(c.local) }
+
+// RemoteAddr implements net.Conn.
 func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
 
+// SetDeadline implements net.Conn.
 func (c *Conn) SetDeadline(t time.Time) error {
 	c.SetReadDeadline(t)
 	return c.SetWriteDeadline(t)
 }
 
+// SetReadDeadline implements net.Conn.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.r.setDeadline(reading, t)
 	return nil
 }
 
+// SetWriteDeadline implements net.Conn.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.w.setDeadline(writing, t)
 	return nil
 }
 
-// Net is a network in memory: listeners by "host:port", dialled by memNet.DialContext.
+// Net is a network in memory. Its listeners are named "host:port"; DialContext connects to them.
 type Net struct {
 	Limit int // bytes that each direction of a connection buffers
 
 	mu        sync.Mutex
 	listeners map[string]*Listener
-	client    netip.Addr // the address that dials; 100.64.0.1 unless set
+	client    netip.Addr // the address from which DialContext dials
 	port      uint16
 }
 
+// NewNet returns a network whose connections buffer 256 KiB in each direction.
 func NewNet() *Net {
 	client := netip.MustParseAddr("198.51.100.1")
 	return &Net{Limit: 256 << 10, listeners: make(map[string]*Listener), client: client, port: 40000}
 }
 
+// SetClient sets the address from which DialContext dials.
 func (n *Net) SetClient(a netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -183,7 +195,7 @@ func (n *Net) Listen(addr string) *Listener {
 	return l
 }
 
-var errMemRefused = errors.New("connection refused")
+var errRefused = errors.New("connection refused")
 
 // DialContext connects to a listener.
 func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -196,19 +208,20 @@ func (n *Net) DialContext(ctx context.Context, network, addr string) (net.Conn, 
 	a := netip.AddrPortFrom(n.client, n.port)
 	n.mu.Unlock()
 	if l == nil {
-		return nil, errMemRefused
+		return nil, errRefused
 	}
 	near, far := Pipe(n.Limit, a, netip.MustParseAddrPort("203.0.113.1:443"))
 	select {
 	case l.connc <- far:
 		return near, nil
 	case <-l.donec:
-		return nil, errMemRefused
+		return nil, errRefused
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
+// Listener accepts the connections to one address of a [Net].
 type Listener struct {
 	net   *Net
 	addr  string
@@ -217,6 +230,7 @@ type Listener struct {
 	donec chan struct{}
 }
 
+// Accept implements net.Listener.
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.connc:
@@ -226,6 +240,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
+// Close implements net.Listener.
 func (l *Listener) Close() error {
 	l.once.Do(l.close)
 	return nil
@@ -248,6 +263,7 @@ func (l *Listener) close() {
 	}
 }
 
+// Addr implements net.Listener.
 func (l *Listener) Addr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("203.0.113.1:443"))
 }

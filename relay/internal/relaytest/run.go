@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Run runs the tests of a package. It fails the run if a goroutine of the relay, or of a
-// connection of it, is left.
+// Run runs the tests of a package. It fails if goroutines of the relay, or of its connections, are
+// left afterwards.
 func Run(m *testing.M) (code int) {
 	if code := m.Run(); code != 0 {
 		return code
@@ -39,8 +39,8 @@ func isRelated(stack string) bool {
 	return false
 }
 
-// goroutinesLeft returns the stacks of goroutines that tests should have ended, after some
-// patience: a closed connection needs a moment to tell its reader.
+// goroutinesLeft returns the stacks of goroutines that tests should have ended. It waits up to a
+// second, because the reader of a closed connection needs a moment to end.
 func goroutinesLeft() string {
 	var left string
 	for range 200 {
@@ -61,7 +61,7 @@ func goroutinesLeft() string {
 	return left
 }
 
-// Log shows the log of a failing test, or of a verbose one.
+// Log returns a logger whose output is shown for a failing test, or with -v.
 func Log(tb testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
@@ -72,7 +72,7 @@ type RoundTripper func(*http.Request) (*http.Response, error)
 // RoundTrip implements http.RoundTripper.
 func (f RoundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// IsTimeout reports whether err is that of a deadline.
+// IsTimeout reports whether err comes from a deadline.
 func IsTimeout(err error) bool {
 	ne, ok := errors.AsType[net.Error](err)
 	return ok && ne.Timeout()

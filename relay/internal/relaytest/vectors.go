@@ -21,6 +21,7 @@ type VectorFile struct {
 	STUN      []Vector
 }
 
+// Vector is one message: what it was made from, and its bytes in hex.
 type Vector struct {
 	Name   string
 	Inputs map[string]any
@@ -28,6 +29,7 @@ type Vector struct {
 	Expect string
 }
 
+// LoadVectors returns the vectors.
 func LoadVectors(tb testing.TB) *VectorFile {
 	tb.Helper()
 	f := new(VectorFile)
@@ -51,14 +53,17 @@ func (f *VectorFile) Find(tb testing.TB, name string) []byte {
 	return nil
 }
 
+// Public returns the public key with that name: client, server or peer.
 func (f *VectorFile) Public(tb testing.TB, name string) key.NodePublic {
 	return key.NodePublic(unhex(tb, f.Keys[name+"_public_hex"]))
 }
 
+// Private returns the private key with that name.
 func (f *VectorFile) Private(tb testing.TB, name string) key.NodePrivate {
 	return key.NodePrivateFromRaw([32]byte(unhex(tb, f.Keys[name+"_private_hex"])))
 }
 
+// Bytes returns the message.
 func (v *Vector) Bytes(tb testing.TB) []byte { return unhex(tb, v.Hex) }
 
 // Input returns an input that is given in hex.
@@ -80,7 +85,7 @@ func unhex(tb testing.TB, s string) []byte {
 	return b
 }
 
-// Shared returns what the client and the server of the vectors seal their boxes with.
+// Shared returns the secret that client and server of the vectors share.
 func (f *VectorFile) Shared(tb testing.TB) *key.Shared {
 	tb.Helper()
 	s, err := f.Private(tb, "client").Shared(f.Public(tb, "server"))

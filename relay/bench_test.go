@@ -13,9 +13,9 @@ import (
 	"ginnel/relay/server"
 )
 
-// BenchmarkPairs relays full-size packets over TLS on loopback, everything in one process. Each
-// sender has a window of packets on their way, as the TCP inside would; one operation is one packet
-// that arrived.
+// BenchmarkPairs relays full-size packets over TLS on loopback, with clients and relay in one
+// process. Each sender keeps a window of packets in flight, as the TCP inside would. One operation
+// is one packet that arrived.
 func BenchmarkPairs(b *testing.B) {
 	for _, pairs := range []int{1, 2, 8, 32} {
 		b.Run(fmt.Sprint(pairs), func(b *testing.B) {
@@ -63,7 +63,7 @@ func (m *meter) report(b *testing.B, d time.Duration) {
 	b.ReportMetric(float64(d.Nanoseconds())/got, "ns/packet")
 }
 
-// benchFlow is a pair of clients.
+// benchFlow is a sending and a receiving client.
 type benchFlow struct {
 	m        *meter
 	from, to *relay.Client
@@ -122,7 +122,7 @@ func (f *benchFlow) send() {
 }
 
 // BenchmarkRoundTrip sends one small packet to a peer that sends it back: four passes through TLS,
-// two through the server.
+// two through the relay.
 func BenchmarkRoundTrip(b *testing.B) {
 	srv := startServer(b, server.Config{})
 	ka, kb := key.NewNodePrivate(), key.NewNodePrivate()
@@ -166,8 +166,7 @@ func BenchmarkHandshake(b *testing.B) {
 	}
 }
 
-// BenchmarkSend is a client's work for a batch of WireGuard packets, through TLS and into the
-// socket.
+// BenchmarkSend is a client's work for a batch of WireGuard packets, through TLS into the socket.
 func BenchmarkSend(b *testing.B) {
 	srv := startServer(b, server.Config{})
 	c := relay.DialTest(b, srv.region, relay.ClientConfig{})

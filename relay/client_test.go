@@ -18,7 +18,7 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// Each malformed vector for the client, against a real client.
+// Each malformed vector for clients has the effect on a real client that the vector states.
 func TestClientVectors(t *testing.T) {
 	f := relaytest.LoadVectors(t)
 	covered := 0
@@ -55,7 +55,7 @@ func TestClientVectors(t *testing.T) {
 	}
 }
 
-// The good frames of the vectors, as the client hands them on. Ignored ones leave no trace.
+// The client hands on the well-formed frames of the vectors, and skips those that it must ignore.
 func TestClientReceivesVectors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := relaytest.LoadVectors(t)
@@ -92,7 +92,7 @@ func TestClientReceivesVectors(t *testing.T) {
 	})
 }
 
-// What a client sends is what the vectors say.
+// The client sends the bytes of the vectors.
 func TestClientSendsVectors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := relaytest.LoadVectors(t)
@@ -113,9 +113,7 @@ func TestClientSendsVectors(t *testing.T) {
 	})
 }
 
-// The request is that of the vectors but for the order of the headers and User-Agent, which mean
-// nothing. "a client MUST keep the bytes its HTTP parser over-read" (1.6): everything in one write.
-// One Recv returns all packets of one read, one Send is one write.
+// One Recv returns all packets of one read, and one Send is one write.
 func TestClientBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)
@@ -161,6 +159,7 @@ func TestClientBatches(t *testing.T) {
 	})
 }
 
+// A packet larger than MaxPacket is an error; the packets beside it are sent.
 func TestClientRefusesLargePackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)
@@ -177,7 +176,7 @@ func TestClientRefusesLargePackets(t *testing.T) {
 	})
 }
 
-// A frame of up to 1 MiB is no reason to fail (3.1), even if nobody can use it.
+// A frame of up to 1 MiB does not fail the connection (3.1), even if the client has no use for it.
 func TestClientSkipsLargeFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)
@@ -197,7 +196,7 @@ func TestClientSkipsLargeFrames(t *testing.T) {
 	})
 }
 
-// "no frame received for 120 s: connection fails" (8.6), and any frame is a sign of life.
+// "no frame received for 120 s: connection fails" (8.6). Any frame counts.
 func TestClientSilentServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)
@@ -221,7 +220,7 @@ func TestClientSilentServer(t *testing.T) {
 	})
 }
 
-// Close ends whatever is being waited for, can be repeated, and later calls say why they fail.
+// Close ends every blocked call and may be repeated. Later calls return net.ErrClosed.
 func TestClientClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)
@@ -279,7 +278,8 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// A server that takes nothing for 10 s fails the connection; sending meanwhile never takes long.
+// A server that takes no bytes for 10 s fails the connection. Send does not block for long
+// meanwhile.
 func TestClientStuckServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)

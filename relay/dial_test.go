@@ -49,7 +49,7 @@ func TestNodeTargets(t *testing.T) {
 	}
 }
 
-// slowNet dials as told: how long each address takes, and what comes of it.
+// slowNet dials as it is told: how long each address takes, and with which result.
 type slowNet struct {
 	mu    sync.Mutex
 	takes map[string]time.Duration
@@ -144,8 +144,8 @@ func TestDialRace(t *testing.T) {
 	}
 }
 
-// The proxy that the configuration names carries the connection; without a way to dial it there is
-// none.
+// The proxy that the configuration names carries the connection. Without a way to dial it, Dial
+// fails.
 func TestDialProxy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rawpeer.StartServer(t)

@@ -2,7 +2,7 @@ package relay
 
 import "time"
 
-// What tests outside the package need of its inside.
+// What external tests need of the package's inside.
 const (
 	IdleLimit      = idleLimit
 	IdleInterval   = idleInterval

@@ -24,7 +24,7 @@ func DialTest(tb testing.TB, r *Region, cfg ClientConfig) *Client {
 	return c
 }
 
-// WantKind receives until a message of that kind comes.
+// WantKind receives until a message of that kind comes, and returns it.
 func WantKind(tb testing.TB, c *Client, kind MessageKind) Message {
 	tb.Helper()
 	for {

@@ -19,14 +19,14 @@ import (
 	"ginnel/relay/server"
 )
 
-// idleClientsEnv holds the region that this binary, run as a child, is to open idleClients
-// connections to.
+// idleClientsEnv holds a region in JSON. It makes this binary a child process that opens
+// idleClients connections to the region.
 const (
 	idleClientsEnv = "GINNEL_TEST_IDLE_CLIENTS"
 	idleClients    = 1000
 )
 
-// runIdleClients is the child: it connects, says so, and hangs up when its input ends.
+// runIdleClients is the child process: it connects, reports that, and ends when its input ends.
 func runIdleClients(region string) int {
 	var r relay.Region
 	if err := json.Unmarshal([]byte(region), &r); err != nil {
@@ -54,7 +54,7 @@ func runIdleClients(region string) int {
 	return 0
 }
 
-// BenchmarkIdleMemory reports what a server holds for each idle TLS client, the clients being in
+// BenchmarkIdleMemory reports the memory of a server for each idle TLS client. The clients are in
 // another process.
 func BenchmarkIdleMemory(b *testing.B) {
 	for b.Loop() {
@@ -65,7 +65,7 @@ func BenchmarkIdleMemory(b *testing.B) {
 	}
 }
 
-// measureIdle returns bytes for each client.
+// measureIdle returns the bytes for each client.
 func measureIdle(tb testing.TB) (heap, stack, resident float64) {
 	srv := startServer(tb, server.Config{})
 	region, err := json.Marshal(srv.region)
@@ -105,7 +105,7 @@ func measureIdle(tb testing.TB) (heap, stack, resident float64) {
 
 type memory struct{ heap, stack, resident uint64 }
 
-// takeMemory measures after several collections, which also shrink the stacks.
+// takeMemory measures after several garbage collections, which also shrink the stacks.
 func takeMemory(tb testing.TB) memory {
 	for range 5 {
 		runtime.GC()

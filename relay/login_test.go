@@ -15,6 +15,8 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
+// The request is that of the vectors, except for the order of the headers and the User-Agent, which
+// do not matter.
 func TestClientRequest(t *testing.T) {
 	f := relaytest.LoadVectors(t)
 	for name, extra := range map[string][]string{"http_request_upgrade": nil, "http_request_fast_start": {derp.HeaderFastStart + ": 1"}} {
@@ -49,6 +51,8 @@ func headerLines(request []byte) []string {
 	return lines
 }
 
+// "a client MUST keep the bytes its HTTP parser over-read" (1.6): the server sends everything in
+// one write.
 func TestClientKeepsOverRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)
@@ -77,6 +81,7 @@ func TestClientKeepsOverRead(t *testing.T) {
 	})
 }
 
+// Each mistake of a server during the login fails Dial, with an error that names the mistake.
 func TestDialErrors(t *testing.T) {
 	greeting := func(s *rawpeer.Server) []byte { return derp.AppendSwitching(nil, s.Key.Public()) }
 	for name, c := range map[string]struct {
@@ -127,6 +132,7 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
+// The context ends Dial at any point. It does not end the client that Dial has returned.
 func TestDialContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)
@@ -164,6 +170,7 @@ func TestDialContext(t *testing.T) {
 	})
 }
 
+// A client that made a fast start recognises an HTTP answer (1.7).
 func TestClientHTTPAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)
@@ -184,7 +191,7 @@ func TestTransportNames(t *testing.T) {
 	}
 }
 
-// An answer in HTTP where a frame should begin tells whether WebSocket is worth trying.
+// The status of an HTTP answer in place of a frame decides whether WebSocket is tried.
 func TestHTTPAnswer(t *testing.T) {
 	for answer, refused := range map[string]bool{
 		"HTTP/1.1 403 Forbidden\r\nServer: x\r\n": true,

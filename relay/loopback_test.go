@@ -18,7 +18,7 @@ import (
 	"ginnel/relay/server"
 )
 
-// Connections that send garbage, half a handshake or nothing do not disturb those that work.
+// Connections that send garbage, half a handshake or nothing do not disturb working ones.
 func TestHostileConnections(t *testing.T) {
 	srv := startServer(t, server.Config{})
 	k := key.NewNodePrivate()
@@ -62,9 +62,8 @@ func TestHostileConnections(t *testing.T) {
 	}
 }
 
-// The whole path over sockets and TLS, with several senders to each receiver, clients that come and
-// go, and one that never reads: what arrives is whole and in order, and everything ends when it is
-// closed.
+// Clients and relay over sockets and TLS, with several senders for each receiver, clients that come
+// and go, and one that never reads. Packets arrive whole and in order, and Close ends everything.
 func TestLoopbackUnderLoad(t *testing.T) {
 	srv := startServer(t, server.Config{WriteTimeout: time.Hour})
 	stuckKey := key.NewNodePrivate()
@@ -122,7 +121,7 @@ func TestLoopbackUnderLoad(t *testing.T) {
 	receiving.Wait()
 }
 
-// numbered is a batch whose packets tell their batch, number and check sum.
+// numbered returns a batch of packets that carry the number of their batch and their own.
 func numbered(batch int) (packets [][]byte) {
 	for i := range 10 {
 		packets = append(packets, bytes.Repeat([]byte{byte(batch), byte(i)}, 300+i))
@@ -130,7 +129,7 @@ func numbered(batch int) (packets [][]byte) {
 	return packets
 }
 
-// checkStream receives until all senders have said that they are through.
+// checkStream receives until all senders have sent their last packet.
 func checkStream(t *testing.T, c *relay.Client, senders int) {
 	type at struct{ batch, n int }
 	last := make(map[key.NodePublic]at)
@@ -160,8 +159,8 @@ func checkStream(t *testing.T, c *relay.Client, senders int) {
 	}
 }
 
-// A WebSocket over real sockets ends with the code for a normal end, and its writes do not wait
-// either.
+// A WebSocket over sockets carries the largest packets, and ends with the status for a normal
+// closure.
 func TestLoopbackWebSocket(t *testing.T) {
 	srv := startServer(t, server.Config{})
 	k := key.NewNodePrivate()

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// mapJSON has every member of section 9, as the reference writes it.
+// mapJSON has every member of section 9 as the reference implementation writes it.
 const mapJSON = `{
 	"HomeParams": {"RegionScore": {"1": 0.5, "900": 2}},
 	"Regions": {
@@ -65,7 +65,7 @@ func TestMapJSON(t *testing.T) {
 	}
 }
 
-// Each problem is reported with the place where it is, all of them at once.
+// Validate reports all problems at once, each with its place.
 func TestMapValidate(t *testing.T) {
 	node := `{"Name":"%","RegionID":1,"HostName":"h"}`
 	for text, want := range map[string][]string{
@@ -107,7 +107,7 @@ func TestHostPort(t *testing.T) {
 	}
 }
 
-// FuzzMap checks that a map that parses is valid, and survives a round trip.
+// FuzzMap checks that a map that parses is valid and survives a round trip.
 func FuzzMap(f *testing.F) {
 	f.Add([]byte(mapJSON))
 	f.Add([]byte(`{"Regions":{"1":null,"2":{"RegionID":2}}}`))

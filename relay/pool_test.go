@@ -22,7 +22,7 @@ import (
 	"ginnel/relay/server"
 )
 
-// poolWorld is a network in memory with relays, one for each region, named r1.example and so on.
+// poolWorld is a network in memory with one relay for each region, at r1.example and so on.
 type poolWorld struct {
 	t    *testing.T
 	net  *relaytest.Net
@@ -31,7 +31,7 @@ type poolWorld struct {
 	srv  map[int]*server.Server
 
 	mu    sync.Mutex
-	dials []time.Time // when something was dialled
+	dials []time.Time // times of all dials
 }
 
 func newPoolWorld(t *testing.T, regions ...int) *poolWorld {
@@ -190,8 +190,8 @@ func TestPoolHome(t *testing.T) {
 	})
 }
 
-// A region is connected when there is something to send, what was sent meanwhile arrives in order,
-// and it is closed 60 to 75 s after the last of it, whatever comes in.
+// A region is connected when there is something to send, and packets queued meanwhile arrive in
+// order. It is closed 60 to 75 s after the last packet was sent, whatever is received.
 func TestPoolOnDemandAndIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2)
@@ -220,7 +220,7 @@ func TestPoolOnDemandAndIdle(t *testing.T) {
 	})
 }
 
-// A pool looks for idle regions only while one other than the home is in use.
+// A pool checks for idle regions only while a region other than the home is in use.
 func TestPoolWithoutIdleRegions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2)
@@ -244,8 +244,8 @@ func TestPoolWithoutIdleRegions(t *testing.T) {
 	})
 }
 
-// Section 8.5: a peer is answered on the connection where it was heard, without connecting to its
-// home, until it is gone from there; and that is learned anew.
+// A peer is answered through the region its packets came through, without connecting to its home,
+// until it is gone from there (8.5). The route is learned again with its next packet.
 func TestPoolReverseRoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2, 3)
@@ -295,10 +295,8 @@ func TestPoolBatches(t *testing.T) {
 	})
 }
 
-// Section 8.3: delay = min(n^2 * 10 ms, 5 s) * uniform(0.5, 1.5). A login that is refused again and
-// again is no success, although the server greets each time. A region that nobody needs any more is
-// given up, even if it never was connected. While a region connects Send takes packets up to a
-// bound, drops the rest soon, and never waits for long.
+// While a region connects, Send takes packets up to a bound, soon drops the rest, and never waits
+// for long.
 func TestPoolSendWhileConnecting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -328,7 +326,8 @@ func TestPoolSendWhileConnecting(t *testing.T) {
 	})
 }
 
-// A new map closes what has changed or gone, connects to the home again, and leaves the rest alone.
+// A new map closes regions that have changed or are gone, connects to the home again, and leaves
+// the other regions alone.
 func TestPoolSetMap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2, 3)
@@ -369,11 +368,7 @@ func TestPoolSetMap(t *testing.T) {
 	})
 }
 
-// NetworkChanged: section 8.3, "after a rebind". A connection that is dead without anybody knowing
-// is found within 3 s. A network change ends the time between two attempts. A server that restarts
-// is come back to as it asked (3.13). Where the upgrade is refused on the way, a region uses
-// WebSocket, at once the next time, and native DERP again when that fails. The same when the
-// refusal is noticed only after a fast start.
+// Watch yields the last state after each change, and ends with the pool or with its context.
 func TestPoolWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1)
@@ -426,7 +421,7 @@ func TestPoolWatch(t *testing.T) {
 	})
 }
 
-// Close ends what is going on, whatever that is, and may be repeated.
+// Close ends every state of a region at once and may be repeated.
 func TestPoolClose(t *testing.T) {
 	for name, prepare := range map[string]func(w *poolWorld) *testPool{
 		"idle":      func(w *poolWorld) *testPool { return w.pool(0) },
@@ -483,8 +478,8 @@ func TestPoolClose(t *testing.T) {
 	}
 }
 
-// A relay that takes what is sent and says nothing is left within seconds of the first packet, and
-// one that answers never.
+// A relay that takes packets and says nothing is left within seconds of the first packet. A relay
+// that answers is never left.
 func TestPoolLeavesSilentRelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 2)
@@ -513,7 +508,7 @@ func TestPoolLeavesSilentRelay(t *testing.T) {
 	})
 }
 
-// A relay whose answer to a ping waits behind packets is kept.
+// A relay is kept if its answer to a ping waits behind packets.
 func TestPoolKeepsBusyRelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -536,7 +531,7 @@ func TestPoolKeepsBusyRelay(t *testing.T) {
 	})
 }
 
-// What a map should not have, nulls in place of regions and nodes, is passed over.
+// Nulls in place of regions and nodes, which a map should not have, are skipped.
 func TestPoolToleratesNulls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1)

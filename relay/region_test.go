@@ -21,6 +21,7 @@ import (
 	"ginnel/relay/server"
 )
 
+// Section 8.3: delay = min(n^2 * 10 ms, 5 s) * uniform(0.5, 1.5).
 func TestPoolBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -58,6 +59,8 @@ func TestPoolBackoff(t *testing.T) {
 
 func jitterBounds(d time.Duration) (least, most time.Duration) { return d / 2, d * 3 / 2 }
 
+// A login that is refused again and again counts as a failure each time, although the server greets
+// the client.
 func TestPoolRefusedLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -73,6 +76,7 @@ func TestPoolRefusedLogin(t *testing.T) {
 	})
 }
 
+// A region that is no longer needed becomes idle, even if it was never connected.
 func TestPoolGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -89,6 +93,7 @@ func TestPoolGivesUp(t *testing.T) {
 	})
 }
 
+// After a network change, a connection with a local address that is gone is replaced at once (8.3).
 func TestPoolNetworkChanged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2)
@@ -122,6 +127,7 @@ func TestPoolNetworkChanged(t *testing.T) {
 	})
 }
 
+// After a network change, a dead connection is found within 3 s.
 func TestPoolNetworkChangedDeadConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -154,6 +160,7 @@ func TestPoolNetworkChangedDeadConnection(t *testing.T) {
 	})
 }
 
+// A network change ends the wait between two attempts.
 func TestPoolNetworkChangedWhileWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -173,6 +180,7 @@ func TestPoolNetworkChangedWhileWaiting(t *testing.T) {
 	})
 }
 
+// A client comes back to a restarting server when the server has asked for it (3.13).
 func TestPoolFollowsRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -205,6 +213,7 @@ func TestPoolFollowsRestart(t *testing.T) {
 	})
 }
 
+// The status shows what the relay complains about, without control characters.
 func TestPoolHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := relaytest.LoadVectors(t)
@@ -236,6 +245,7 @@ func TestPoolHealth(t *testing.T) {
 	})
 }
 
+// After a refused upgrade a region connects by WebSocket at once, also the next time.
 func TestPoolRemembersWebSocket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := relaytest.NewNet()
@@ -264,6 +274,7 @@ func TestPoolRemembersWebSocket(t *testing.T) {
 	})
 }
 
+// A region changes to WebSocket if the refusal is noticed only after a fast start.
 func TestPoolWebSocketAfterFastStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
@@ -290,5 +301,5 @@ func TestRegionStateNames(t *testing.T) {
 	}
 }
 
-// errRegionTest is any failure.
+// errRegionTest is an arbitrary failure.
 var errRegionTest = errors.New("failed for the test")

@@ -15,7 +15,7 @@ import (
 	"ginnel/relay/server"
 )
 
-// TestMain fails the run if a goroutine of this package, or of a connection of it, is left.
+// TestMain runs the tests, or the clients of BenchmarkIdleMemory.
 func TestMain(m *testing.M) {
 	if region := os.Getenv(idleClientsEnv); region != "" {
 		os.Exit(runIdleClients(region))
@@ -23,14 +23,14 @@ func TestMain(m *testing.M) {
 	os.Exit(relaytest.Run(m))
 }
 
-// relayNode is a server on loopback and what clients need to find it.
+// relayNode is a server on loopback, and what clients need to find it.
 type relayNode struct {
 	*server.Server
 	addr   string
 	region *relay.Region
 }
 
-// startServer serves TLS on loopback with a self-signed certificate until the test ends.
+// startServer serves TLS on loopback with a self-signed certificate until the end of the test.
 func startServer(tb testing.TB, cfg server.Config) *relayNode {
 	tb.Helper()
 	s := newServer(tb, cfg)

@@ -6,7 +6,7 @@ import (
 	"ginnel/internal/key"
 )
 
-// The table of routes has a bound, and one region's end leaves those of others.
+// The table of routes is bounded. The end of one region leaves the routes through others.
 func TestRouteTable(t *testing.T) {
 	var rt routeTable
 	a, b := new(region), new(region)

@@ -11,7 +11,7 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// Nothing is allocated for a packet that a client sends.
+// A client sends packets without allocating.
 func TestSendAllocatesNothing(t *testing.T) {
 	near, far := relaytest.TCPPair(t)
 	go io.Copy(io.Discard, far)

@@ -22,8 +22,8 @@ import (
 	"ginnel/relay/server"
 )
 
-// Section 1.4: whom a client trusts, for what the map says about the node. Each refusal says what
-// is wrong.
+// Section 1.4: which certificates a client trusts for each description of a node. Each error says
+// what is wrong.
 func TestClientTrust(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, stranger := relaytest.NewCA(t), relaytest.NewCA(t)
@@ -91,8 +91,7 @@ func TestClientTrust(t *testing.T) {
 	})
 }
 
-// Section 1.5, field by field.
-// recorder is a relay behind a handler that notes the requests.
+// recorder is a relay behind a handler that records the requests.
 type recorder struct {
 	*server.Server
 	mu       sync.Mutex
@@ -106,7 +105,7 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.Server.ServeHTTP(w, req)
 }
 
-// seen returns what was asked for: the Upgrade and Derp-Fast-Start headers of each request.
+// seen returns the Upgrade and Derp-Fast-Start headers of each request.
 func (r *recorder) seen() (out []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -116,8 +115,8 @@ func (r *recorder) seen() (out []string) {
 	return out
 }
 
-// startRecorder serves at relay.example:443 of n with a certificate of ca, with an http.Server of
-// its own as a program that embeds a relay would.
+// startRecorder serves relay.example:443 of n with an http.Server of its own, as a program that
+// embeds a relay would.
 func startRecorder(t *testing.T, n *relaytest.Net, conf func(s *server.Server) *tls.Config) *recorder {
 	r := &recorder{Server: newServer(t, server.Config{})}
 	hs := &http.Server{Handler: r}
@@ -131,8 +130,7 @@ func startRecorder(t *testing.T, n *relaytest.Net, conf func(s *server.Server) *
 	return r
 }
 
-// Which start a client makes, and that it works: with TLS 1.3 the fast one, with 1.2 the normal
-// one.
+// A client makes a fast start with TLS 1.3 and a normal one with TLS 1.2, and both work.
 func TestFastStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := relaytest.NewCA(t)
@@ -160,8 +158,8 @@ func TestFastStart(t *testing.T) {
 	})
 }
 
-// echo sends a packet, and one larger than a WebSocket message, from one client of relay.example to
-// another and back.
+// echo sends packets of several sizes from one client of relay.example to another and back,
+// including one larger than a WebSocket message.
 func echo(t *testing.T, n *relaytest.Net, cfg relay.ClientConfig, want relay.Transport) {
 	t.Helper()
 	region := &relay.Region{RegionID: 1, Nodes: []*relay.Node{{Name: "1a", RegionID: 1, HostName: "relay.example"}}}
@@ -194,8 +192,8 @@ func echo(t *testing.T, n *relaytest.Net, cfg relay.ClientConfig, want relay.Tra
 	b.Close()
 }
 
-// inspector is a box between client and relay.example that ends TLS with its own certificate, as in
-// many offices. filter changes or answers requests.
+// startInspector starts a TLS-inspecting proxy between clients and relay.example: it ends TLS with
+// a certificate of its own. filter changes requests, or answers them.
 func startInspector(t *testing.T, inner *relaytest.Net, ca *relaytest.CA, filter func(req *http.Request) (answer string)) *relaytest.Net {
 	outer := relaytest.NewNet()
 	ln := outer.Listen("relay.example:443")
@@ -240,7 +238,7 @@ func inspect(t *testing.T, inner *relaytest.Net, client net.Conn, filter func(re
 	wg.Wait()
 }
 
-// What an inspector lets through decides how the client connects.
+// What an inspecting proxy lets through decides the transport.
 func TestInspectors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := relaytest.NewCA(t)
@@ -286,8 +284,7 @@ func TestInspectors(t *testing.T) {
 	})
 }
 
-// The relay's TLS settings (1.3).
-// refuseDERP is an inspector's filter that lets WebSocket through but not DERP.
+// refuseDERP is a filter that refuses native DERP and passes WebSocket.
 func refuseDERP(req *http.Request) string {
 	if req.Header.Get("Upgrade") == "DERP" {
 		return "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
@@ -295,7 +292,7 @@ func refuseDERP(req *http.Request) string {
 	return ""
 }
 
-// refuser refuses upgrades to DERP as something behind the TLS of the relay would.
+// refuser refuses upgrades to native DERP behind the TLS of the relay.
 type refuser struct{ http.Handler }
 
 func (h refuser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -306,7 +303,7 @@ func (h refuser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Handler.ServeHTTP(w, r)
 }
 
-// newHTTPServer serves h until the returned function is called.
+// newHTTPServer serves h until stop is called.
 func newHTTPServer(t *testing.T, ln net.Listener, h http.Handler) (stop func()) {
 	hs := &http.Server{Handler: h}
 	done := make(chan struct{})

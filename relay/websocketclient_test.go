@@ -15,7 +15,7 @@ import (
 	"ginnel/relay/server"
 )
 
-// The client's WebSocket: what it reads and writes is a stream.
+// The client's WebSocket carries a byte stream in both directions.
 func TestWebSocketClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := rawpeer.StartRelay(t, newServer(t, server.Config{}), derp.MeshKey{})

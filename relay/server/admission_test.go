@@ -17,6 +17,8 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
+// Section 6.2, with the request and the answer of the vectors. A refused client gets no frame, and
+// a mesh peer is not asked about.
 func TestServerAdmission(t *testing.T) {
 	f := relaytest.LoadVectors(t)
 	var body []byte
@@ -103,8 +105,7 @@ func TestServerAdmissionInLogin(t *testing.T) {
 	})
 }
 
-// A client is cut off when it may not connect any more, also if that is decided while its login is
-// on its way.
+// Revoke disconnects a client, also one whose login is in progress.
 func TestRevoke(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		allow, meanwhile := true, func() {}

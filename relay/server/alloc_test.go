@@ -11,8 +11,8 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// record is what a read brings when a client sends in bulk: as many full-size packets as a TLS
-// record holds.
+// record returns what one read brings of a bulk transfer: as many full-size packets as fit into a
+// TLS record.
 func record(to key.NodePublic) []byte {
 	var b []byte
 	packet := make([]byte, relaytest.PacketSize)
@@ -24,7 +24,7 @@ func record(to key.NodePublic) []byte {
 
 const recordPackets = derp.RecordBuffer / (derp.SendOverhead + relaytest.PacketSize)
 
-// repeatReader yields b again and again, as a whole if the reader has room for it.
+// repeatReader yields b again and again.
 type repeatReader struct {
 	b []byte
 	r int
@@ -36,14 +36,14 @@ func (r *repeatReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// forwardPath is a client of a server, and another one to which it sends.
+// forwardPath is a sender and a receiver of a server.
 type forwardPath struct {
 	s        *Server
 	from, to *serverConn
 }
 
-// newForwardPath has the receiver's frames go through TCP if direct, else to nowhere by the
-// draining goroutine.
+// newForwardPath returns a path to a receiver. If direct, the sender writes to TCP itself;
+// otherwise the draining goroutine writes to a discarding connection.
 func newForwardPath(tb testing.TB, direct bool) *forwardPath {
 	s := newTestServer(tb, Config{})
 	f := &forwardPath{s: s, from: bareConn(s, key.NewNodePrivate().Public()), to: bareConn(s, key.NewNodePrivate().Public())}
@@ -81,15 +81,14 @@ func (f *forwardPath) close() {
 	f.from.in.Release()
 }
 
-// discardConn takes everything.
+// discardConn discards what is written.
 type discardConn struct{ net.Conn }
 
 func (discardConn) Write(p []byte) (int, error)      { return len(p), nil }
 func (discardConn) SetWriteDeadline(time.Time) error { return nil }
 func (discardConn) Close() error                     { return nil }
 
-// Nothing is allocated for a packet that crosses the server, whether the sender writes it itself or
-// it queues.
+// A packet crosses the server without allocations, whether the sender writes it or it is queued.
 func TestForwardAllocatesNothing(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -13,7 +13,7 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// Handshakes go on with the certificate that there is while the files cannot be read, nor given up.
+// Handshakes use the old certificate while a read of the files hangs.
 func TestCertFilesOnHungDisk(t *testing.T) {
 	dir := t.TempDir()
 	f := &certFiles{certFile: filepath.Join(dir, "cert.pem"), keyFile: filepath.Join(dir, "key.pem")}

@@ -19,8 +19,9 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// A full relay ends the oldest connection of an address that has more than that of the newcomer,
-// and refuses a newcomer of an address that has as many as others. Mesh peers stay.
+// A full relay ends the oldest connection of an address that has more connections than the new
+// client's, and refuses a client whose address has as many as any other. Mesh peers are never
+// displaced.
 func TestClientsAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged bytes.Buffer
@@ -67,7 +68,7 @@ func TestClientsAreShared(t *testing.T) {
 	})
 }
 
-// addressed is a connection of which only the address is known.
+// addressed is a connection of which only the remote address is used.
 type addressed struct {
 	net.Conn
 	remote string
@@ -77,8 +78,8 @@ func (a addressed) RemoteAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(a.remote))
 }
 
-// An address that connects as fast as it can leaves room for others, within the rate, and one that
-// is alone gets all of it.
+// An address that connects as fast as it can leaves room for other addresses, and alone it gets the
+// whole rate.
 func TestAcceptsAreShared(t *testing.T) {
 	for _, c := range []struct {
 		rate  float64
@@ -108,7 +109,7 @@ func TestAcceptsAreShared(t *testing.T) {
 	}
 }
 
-// The clients of one address cannot queue so much that there is no memory for those of another.
+// The clients of one address cannot fill all queue memory.
 func TestQueueMemoryIsShared(t *testing.T) {
 	const limit, piece = 1 << 20, 2 << 10
 	m := newQueueMemory(limit)
@@ -147,7 +148,8 @@ func TestQueueMemoryIsShared(t *testing.T) {
 	}
 }
 
-// While the admission controller is away, strangers write no line each.
+// While the admission controller cannot be reached, the number of log lines is limited for each
+// address.
 func TestUnadmittedLines(t *testing.T) {
 	var logged bytes.Buffer
 	away := relaytest.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, errors.New("away") })

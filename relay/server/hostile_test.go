@@ -17,7 +17,7 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// Logged-in clients that send nonsense lose their connection and nothing else.
+// A logged-in client that sends garbage loses its connection; other clients do not notice.
 func TestHostileFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -36,7 +36,7 @@ func TestHostileFrames(t *testing.T) {
 	})
 }
 
-// More connections a second than allowed are closed at once and counted; serving goes on (4.8).
+// Connections beyond AcceptRate are closed at once and counted (4.8).
 func TestAcceptRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{AcceptRate: 1, AcceptBurst: 3})
@@ -52,7 +52,7 @@ func TestAcceptRate(t *testing.T) {
 	})
 }
 
-// failingListener fails like a system that lacks file descriptors, then works, then is broken.
+// failingListener returns errors, then connections.
 type failingListener struct {
 	net.Listener
 	errs []error
@@ -67,7 +67,7 @@ func (l *failingListener) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-// A system that lacks descriptors for long fills no log, and the failures are counted.
+// A long lack of descriptors does not fill the log; suppressed lines are counted.
 func TestAcceptFailuresInLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged bytes.Buffer
@@ -88,6 +88,8 @@ func TestAcceptFailuresInLog(t *testing.T) {
 	})
 }
 
+// The server continues after a temporary failure of accept, and ends after a lasting one. Close
+// ends the pause between two accepts.
 func TestAcceptSurvivesLackOfDescriptors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := relaytest.NewNet()

@@ -17,6 +17,8 @@ import (
 	"ginnel/relay/internal/rawpeer"
 )
 
+// A client that takes no bytes is disconnected after the write timeout, a mesh peer much later
+// (4.3).
 func TestServerWriteTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{MeshKey: testMeshKey})
@@ -47,6 +49,8 @@ func TestServerWriteTimeout(t *testing.T) {
 	})
 }
 
+// Three senders to one slow reader get equal shares. A fourth one that sends little gets everything
+// through.
 func TestServerFairness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -105,6 +109,7 @@ func TestServerFairness(t *testing.T) {
 	})
 }
 
+// A stuck receiver does not hold up what its sender sends to others.
 func TestServerStuckReceiverDoesNotHoldUpOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{WriteTimeout: time.Hour})
@@ -131,6 +136,7 @@ func TestServerStuckReceiverDoesNotHoldUpOthers(t *testing.T) {
 	})
 }
 
+// A slow receiver slows its only sender down instead of losing packets.
 func TestServerBackPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -149,6 +155,8 @@ func TestServerBackPressure(t *testing.T) {
 	})
 }
 
+// A sender with several destinations is not slowed down to the slowest of them: it waits for a
+// ninth of its time at most.
 func TestServerMixedDestinations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -188,6 +196,7 @@ func TestServerMixedDestinations(t *testing.T) {
 	})
 }
 
+// Section 4.7: a client is held to its rate by reading more slowly; no packet is lost.
 func TestServerClientRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{ClientRate: 100_000, ClientBurst: 1})
@@ -211,7 +220,7 @@ func TestServerClientRate(t *testing.T) {
 	})
 }
 
-// Sizes beyond 32 bits are what they say, wherever this runs, and none is no limit.
+// Rates beyond 32 bits work on all systems, and 0 means no limit.
 func TestClientLimiter(t *testing.T) {
 	for _, c := range []struct {
 		rate, burst int64
@@ -246,6 +255,7 @@ func TestServerMaxClients(t *testing.T) {
 	})
 }
 
+// At most one Pong is queued for a client that does not read (3.11).
 func TestServerPongFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})

@@ -14,7 +14,7 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// meshWorld is a region of servers a, b, ... reached at http://a.example and so on.
+// meshWorld is a region of servers a, b, ... at http://a.example and so on.
 type meshWorld struct {
 	t   *testing.T
 	net *relaytest.Net
@@ -334,8 +334,8 @@ func TestMeshWrongKey(t *testing.T) {
 	})
 }
 
-// appendClosePeer makes the frame by which a mesh peer has a client cut; the product only receives
-// it.
+// appendClosePeer makes the frame by which a mesh peer disconnects a client. The product never
+// sends it.
 func appendClosePeer(b []byte, peer key.NodePublic) []byte {
 	return append(derp.AppendHeader(b, derp.FrameClosePeer, key.Size), peer[:]...)
 }

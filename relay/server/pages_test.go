@@ -63,7 +63,7 @@ func TestPages(t *testing.T) {
 	})
 }
 
-// Section 7.2: the challenge is repeated if it is harmless.
+// Section 7.2: the challenge is repeated if its characters are harmless.
 func TestNoContentChallenge(t *testing.T) {
 	for challenge, want := range map[string]string{
 		"ts_derp1.example":      "response ts_derp1.example",
@@ -109,7 +109,7 @@ func TestRedirectHandler(t *testing.T) {
 	}
 }
 
-// Every metric has the project's prefix, help, and a unit in its name where it has one.
+// Every metric has the project's prefix, a help text, and its unit in its name.
 func TestMetrics(t *testing.T) {
 	s := newTestServer(t, Config{})
 	for _, refused := range []string{refusedRate, refusedFull} {

@@ -20,7 +20,7 @@ import (
 
 var testMeshKey = derp.MeshKey{1, 2, 3}
 
-// Each malformed vector for the server, against a real connection.
+// Each malformed vector for servers has the effect on a real connection that the vector states.
 func TestServerVectors(t *testing.T) {
 	f := relaytest.LoadVectors(t)
 	covered := 0
@@ -79,7 +79,7 @@ func isHandshake(name string) bool {
 	return strings.HasPrefix(name, "client_info") || name == "first_frame_not_client_info"
 }
 
-// The good frames of the vectors do at the server what section 4 says.
+// The well-formed frames of the vectors have the effects of section 4.
 func TestServerForwardsVectors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := relaytest.LoadVectors(t)
@@ -149,7 +149,7 @@ func TestServerForwardsVectors(t *testing.T) {
 	})
 }
 
-// ServerInfo is the second frame even if packets wait already (2.1).
+// ServerInfo is the second frame, even if packets are queued already (2.1).
 func TestServerInfoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -168,7 +168,7 @@ func TestServerInfoFirst(t *testing.T) {
 	})
 }
 
-// "KeepAlive is sent each interval regardless of other traffic" (4.4), of 20 to 24 s.
+// "KeepAlive is sent each interval regardless of other traffic" (4.4), here every 20 to 24 s.
 func TestServerKeepAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -204,7 +204,7 @@ func TestServerKeepAlive(t *testing.T) {
 	})
 }
 
-// Keepalives of many connections need no goroutine each, and stop when the connections do.
+// One goroutine sends the keepalives of all connections, and ends with the last connection.
 func TestServerKeepAliveStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -229,9 +229,7 @@ func TestServerKeepAliveStops(t *testing.T) {
 	})
 }
 
-// Section 4.5: who is told that a peer is gone, and why. "NotHere is sent only if the dropped
-// packet is disco-looking, and limited ...: burst 3, refill 1 per second" (4.5). Section 4.6: of
-// several connections with one key, the one heard last gets the packets.
+// The largest packet passes, and so does one after it.
 func TestServerLargestPacket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -244,7 +242,7 @@ func TestServerLargestPacket(t *testing.T) {
 	})
 }
 
-// A login that does not come in time ends the connection (2.6).
+// A connection without a login in time is closed (2.6).
 func TestServerLoginTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -269,14 +267,7 @@ func TestServerLoginTimeout(t *testing.T) {
 	})
 }
 
-// A client that takes nothing is cut after the write time limit, a mesh peer much later (4.3).
-// Three senders to one slow reader get equal shares, a fourth one with little to send gets all of
-// it through. One stuck receiver does not hold up what its sender sends to others. A slow receiver
-// slows its only sender down instead of losing its packets; a sender with another destination is
-// slowed down by little. A sender with several destinations is not slowed down to the pace of the
-// slowest: it may wait for a ninth of its time. Section 4.7: the rate of a client is kept by
-// reading from it more slowly; nothing is lost. Shutting down tells clients when to come back, and
-// waits for those that take it.
+// Shutdown tells clients when to come back, and waits for those that read it.
 func TestServerShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{WriteTimeout: time.Hour})
@@ -322,7 +313,8 @@ func TestServerShutdown(t *testing.T) {
 	})
 }
 
-// Closing ends at once what waits: logins, clients, throttled readers, senders in back-pressure.
+// Close ends at once whatever waits: logins, clients, throttled readers, senders that wait for
+// room.
 func TestServerCloseIsQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{ClientRate: 1000, WriteTimeout: time.Hour})
@@ -343,9 +335,8 @@ func TestServerCloseIsQuick(t *testing.T) {
 	})
 }
 
-// Section 6.2, with the vectors' request and answer. A refused client gets no frame; a mesh peer is
-// not asked about; closing does not wait for the controller. The early bytes of a fast start belong
-// to DERP (1.7), and there is no HTTP answer to it.
+// The bytes behind the request of a fast start are DERP frames (1.7), and the request gets no HTTP
+// answer.
 func TestServerFastStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := relaytest.LoadVectors(t)
@@ -397,7 +388,6 @@ func TestServerHomeMetrics(t *testing.T) {
 	})
 }
 
-// Only one Pong is pending for a client that does not read (3.11).
 func TestServerNeedsKey(t *testing.T) {
 	if _, err := New(Config{}); err == nil {
 		t.Error("server without a key")

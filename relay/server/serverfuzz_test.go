@@ -19,8 +19,7 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// FuzzSTUN checks that only what the reference accepts gets an answer: a strict reading of section
-// 7.5 beside ours.
+// FuzzSTUN compares the requests that are answered with a literal reading of section 7.5.
 func FuzzSTUN(f *testing.F) {
 	for _, v := range relaytest.LoadVectors(f).STUN {
 		f.Add(v.Bytes(f))
@@ -42,7 +41,7 @@ func FuzzSTUN(f *testing.F) {
 	})
 }
 
-// naiveSTUNAccept is section 7.5 word by word.
+// naiveSTUNAccept is section 7.5, literally.
 func naiveSTUNAccept(b []byte) bool {
 	if len(b) < 20 || b[0]>>6 != 0 || string(b[4:8]) != "\x21\x12\xa4\x42" || b[0] != 0 || b[1] != 1 {
 		return false
@@ -70,8 +69,8 @@ func naiveSTUNAccept(b []byte) bool {
 	return bytes.Equal(b[len(b)-4:], []byte{byte(crc >> 24), byte(crc >> 16), byte(crc >> 8), byte(crc)})
 }
 
-// FuzzServerInput lets the server's reader loose on any bytes: nothing may break, whatever it
-// forwards must be whole RecvPacket frames, and how the bytes are cut into reads must not matter.
+// FuzzServerInput gives any bytes to the server's reader. All it forwards must be whole frames, and
+// how the bytes are split into reads must not matter.
 func FuzzServerInput(f *testing.F) {
 	vectors := relaytest.LoadVectors(f)
 	for _, v := range append(vectors.Vectors, vectors.Malformed...) {
@@ -93,7 +92,7 @@ func FuzzServerInput(f *testing.F) {
 	})
 }
 
-// serverInput has client send what r yields, and returns the frames that peer is to get.
+// serverInput lets client send what r yields. It returns the frames that peer gets.
 func serverInput(t *testing.T, s *Server, client, peer key.NodePublic, tr trust, r io.Reader) (got [][]byte) {
 	from, to := bareConn(s, client), bareConn(s, peer)
 	from.trust = tr
@@ -122,8 +121,7 @@ func serverInput(t *testing.T, s *Server, client, peer key.NodePublic, tr trust,
 	return got
 }
 
-// bareConn returns a connection of s that is entered but connected to nothing: what it is sent
-// stays in its queue.
+// bareConn returns a registered connection of s without a network: frames for it stay in its queue.
 func bareConn(s *Server, k key.NodePublic) *serverConn {
 	near, far := relaytest.Pipe(1<<20, netip.AddrPort{}, netip.AddrPort{})
 	far.Close()
@@ -133,7 +131,7 @@ func bareConn(s *Server, k key.NodePublic) *serverConn {
 	return c
 }
 
-// A SendPacket becomes the RecvPacket of the vectors, in place.
+// The server turns a SendPacket into the RecvPacket of the vectors.
 func TestSendBecomesRecv(t *testing.T) {
 	f := relaytest.LoadVectors(t)
 	for send, recv := range map[string]string{"send_packet": "recv_packet", "send_packet_empty": "recv_packet_empty"} {
@@ -146,7 +144,7 @@ func TestSendBecomesRecv(t *testing.T) {
 	}
 }
 
-// Neither key of a server's configuration can be printed.
+// A configuration does not reveal its mesh key when it is printed.
 func TestConfigTellsNoMeshKey(t *testing.T) {
 	cfg := Config{MeshKey: testMeshKey}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {

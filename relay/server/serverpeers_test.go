@@ -10,6 +10,7 @@ import (
 	"ginnel/relay/internal/derp"
 )
 
+// Section 4.5: who is told that a peer is gone.
 func TestServerPeerGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -43,6 +44,8 @@ func TestServerPeerGone(t *testing.T) {
 	})
 }
 
+// "NotHere is sent only if the dropped packet is disco-looking, and limited ...: burst 3, refill 1
+// per second" (4.5).
 func TestServerNotHere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -71,6 +74,8 @@ func TestServerNotHere(t *testing.T) {
 	})
 }
 
+// Section 4.6: of several connections with one key, the one that sent the latest frame gets the
+// packets.
 func TestServerDuplicates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{MeshKey: testMeshKey})

@@ -41,8 +41,8 @@ func TestSTUNVectors(t *testing.T) {
 	}
 }
 
-// Cut at any length, or with any byte but those of the transaction id changed, a request gets no
-// answer.
+// A request that is cut at any length, or changed in any byte except those of the transaction id,
+// gets no answer.
 func TestSTUNStrict(t *testing.T) {
 	good := relaytest.LoadVectors(t).Find(t, "stun_request")
 	from := netip.MustParseAddrPort("203.0.113.7:41641")

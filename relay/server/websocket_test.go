@@ -16,7 +16,7 @@ import (
 	"ginnel/relay/internal/derp"
 )
 
-// browser is a WebSocket client that is not ours.
+// browser is a WebSocket client of another library user: a page in a browser.
 type browser struct {
 	t  *testing.T
 	ws *websocket.Conn
@@ -41,7 +41,7 @@ func (r *memRelay) browse(protocols ...string) (*browser, *http.Response) {
 	return &browser{r.T, ws}, resp
 }
 
-// login logs in, the frame cut into messages at odd places.
+// login logs in with a frame that is split into several messages.
 func (b *browser) login(server key.NodePublic, k key.NodePrivate) []byte {
 	b.t.Helper()
 	stream := b.read(nil, derp.HeaderSize+40)
@@ -70,7 +70,7 @@ func (b *browser) write(p []byte) {
 	}
 }
 
-// read appends messages until there are n bytes; it fails on messages that are too large.
+// read appends messages to stream until it has n bytes.
 func (b *browser) read(stream []byte, n int) []byte {
 	b.t.Helper()
 	for len(stream) < n {
@@ -133,7 +133,7 @@ func TestWebSocketServer(t *testing.T) {
 	})
 }
 
-// What breaks the rules is closed with the code that says so.
+// A violation of the protocol closes the WebSocket with the matching status.
 func TestWebSocketRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -156,8 +156,8 @@ func TestWebSocketRefusals(t *testing.T) {
 	})
 }
 
-// A WebSocket is one that offers the subprotocol, as a token of the list; others speak frames right
-// away, as very old clients do (1.8).
+// An upgrade to WebSocket must offer the subprotocol as a token of its list. Other upgrades speak
+// native frames, as very old clients do (1.8).
 func TestWebSocketSubprotocol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
@@ -172,7 +172,7 @@ func TestWebSocketSubprotocol(t *testing.T) {
 	})
 }
 
-// Pings, which the WebSocket answers on its own, count against the rate of a client.
+// WebSocket pings, which the library answers, count against the rate of a client.
 func TestWebSocketPingsAreThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{ClientRate: 1000, ClientBurst: 1})

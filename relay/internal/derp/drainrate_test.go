@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A queue holds a tenth of a second of its receiver's rate, whatever that is, and at least some
-// packets; and all the flows together hold no more.
+// All flows of a queue together hold what the receiver takes in a tenth of a second, and at least some
+// packets.
 func TestOutboxQueueFollowsRate(t *testing.T) {
 	for _, c := range []struct {
 		name        string
@@ -59,7 +59,7 @@ func (o *Outbox) queuedBytes() (sum int) {
 	return sum
 }
 
-// readAt reads so many bytes a millisecond, until r ends.
+// readAt reads so many bytes each millisecond until r ends.
 func readAt(r io.Reader, rate int) {
 	buf := make([]byte, rate)
 	for {
@@ -70,7 +70,7 @@ func readAt(r io.Reader, rate int) {
 	}
 }
 
-// What is known of one connection does not hold for the next.
+// The rate of one connection does not hold for the next one.
 func TestOutboxForgetsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
@@ -83,7 +83,7 @@ func TestOutboxForgetsRate(t *testing.T) {
 	})
 }
 
-// A receiver that was slow once has as much room as a new one when that was long ago.
+// A receiver that was slow long ago has as much room as a new one.
 func TestOldRateIsForgotten(t *testing.T) {
 	now := time.Now()
 	var r drainRate

@@ -8,7 +8,7 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// FuzzFrames checks that what a parser takes is what its encoder makes.
+// FuzzFrames checks that what a parser accepts is what the encoder makes.
 func FuzzFrames(f *testing.F) {
 	vectors := relaytest.LoadVectors(f)
 	for _, list := range [][]relaytest.Vector{vectors.Vectors, vectors.Malformed} {
@@ -57,8 +57,8 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// FuzzLoginJSON checks that no JSON in a box breaks anything, and that what is understood survives
-// a round trip.
+// FuzzLoginJSON checks that any JSON in a box is safe to open, and that accepted JSON survives a
+// round trip.
 func FuzzLoginJSON(f *testing.F) {
 	for _, v := range relaytest.LoadVectors(f).Vectors {
 		if s, ok := v.Inputs["json"].(string); ok {

@@ -29,7 +29,7 @@ func (l *atomicCounter) Dropped(_ Class, r DropReason, frames []byte) {
 	l.drops[r].Add(int64(CountFrames(frames)))
 }
 
-// testOutbox is an outbox with a connection in memory that buffers limit bytes.
+// testOutbox is an outbox on a connection in memory that buffers limit bytes.
 type testOutbox struct {
 	*Outbox
 	wg   sync.WaitGroup
@@ -74,7 +74,7 @@ func TestOutboxKeepsFramesUntilAttached(t *testing.T) {
 	})
 }
 
-// A sender whose flow is full waits, until there is room.
+// A sender whose flow is full waits until there is room.
 func TestOutboxBackPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
@@ -106,8 +106,8 @@ func TestOutboxBackPressure(t *testing.T) {
 	})
 }
 
-// A receiver that takes nothing costs its senders the patience once; after that they drop at once,
-// until it has taken half of what waits for it.
+// Only one sender waits for a receiver that takes no bytes. After that, senders drop at once until
+// half of the flow has drained.
 func TestOutboxStuckReceiverDelaysOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
@@ -136,7 +136,7 @@ func TestOutboxStuckReceiverDelaysOnce(t *testing.T) {
 	})
 }
 
-// Closing ends every wait; what is sent later fails.
+// Close ends every wait. Later sends fail.
 func TestOutboxClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
@@ -167,7 +167,7 @@ func TestOutboxClose(t *testing.T) {
 	})
 }
 
-// A receiver that takes nothing for the write time limit is cut, and its frames are kept for the
+// A connection that takes no bytes for the write timeout fails, and its queued frames stay for the
 // next connection.
 func TestOutboxWriteTimeoutAndNextConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestOutboxDetachWaitsForWriter(t *testing.T) {
 	})
 }
 
-func TestOutboxSettle(t *testing.T) {
+func TestOutboxWaitIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newTestOutbox(1000)
 		defer o.end()
@@ -241,8 +241,8 @@ func TestOutboxSettle(t *testing.T) {
 	})
 }
 
-// Writing to a socket in the sender's goroutine never waits, however stuck the receiver; nothing is
-// lost, cut or reordered of what was accepted.
+// Writing to a socket in the sender's goroutine never waits, even for a stuck receiver. No accepted
+// byte is lost or reordered.
 func TestOutboxDirectNeverWaits(t *testing.T) {
 	near, far := relaytest.TCPPair(t)
 	base := newSock(near)
@@ -286,8 +286,8 @@ func TestOutboxDirectNeverWaits(t *testing.T) {
 	wg.Wait()
 }
 
-// Many senders, a receiver that stops now and then: every accepted frame arrives whole, each flow
-// in its order. Run with the race detector this is also the test of who holds which lock.
+// With many senders and a receiver that pauses, every accepted frame arrives whole, and each flow
+// in its order. Under the race detector this also tests the locking.
 func TestOutboxDirectManySenders(t *testing.T) {
 	near, far := relaytest.TCPPair(t)
 	base := newSock(near)

@@ -17,6 +17,7 @@ func (p *pacing) samples(n int, s *tcpState, lost float64) {
 	}
 }
 
+// The rate is limited while many packets are lost, and for some time after.
 func TestPacingLimitsRateWhileLossy(t *testing.T) {
 	var p pacing
 	s := &tcpState{rtt: 100 * time.Millisecond, minRTT: 66 * time.Millisecond, deliveryRate: 1e6}
@@ -74,7 +75,8 @@ func TestPacingChoosesCongestionControl(t *testing.T) {
 	}
 }
 
-// Losses that are far apart do not make a path a lossy one, and a dialogue does not tell its rate.
+// Random losses that are far apart do not count together, and a dialogue tells nothing about the
+// rate.
 func TestPacingNeedsEvidence(t *testing.T) {
 	var p pacing
 	s := &tcpState{rtt: 70 * time.Millisecond, minRTT: 66 * time.Millisecond, deliveryRate: 1e6}
@@ -95,7 +97,7 @@ func TestPacingNeedsEvidence(t *testing.T) {
 	}
 }
 
-// Samples are taken at most once a round trip, and not for a few bytes.
+// A sample is taken at most once per round trip, and not for a few bytes.
 func TestPacingSamplesSeldom(t *testing.T) {
 	var p pacing
 	if p.due(sampleBytes-1) || !p.due(1) || p.due(1) {

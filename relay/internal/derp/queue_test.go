@@ -34,13 +34,13 @@ func newTestQueue(limits QueueLimits) (*flowQueue, *testCounter) {
 	return &flowQueue{limits: &limits, budget: new(Budget), counter: l}, l
 }
 
-// testFlow names a flow after a number.
+// testFlow returns the flow with a number.
 func testFlow(n int, c Class) FlowID {
 	return FlowID{Peer: key.NodePublic{byte(n), byte(n >> 8), 1}, Class: c}
 }
 
-// testFrames returns count frames of size bytes each; the first bytes of each packet tell flow and
-// number.
+// testFrames returns count frames of size bytes each. Each packet begins with the numbers of its
+// flow and of itself.
 func testFrames(flow, first, count, size int) []byte {
 	var b []byte
 	for i := range count {
@@ -51,7 +51,7 @@ func testFrames(flow, first, count, size int) []byte {
 	return b
 }
 
-// drainQueue takes everything, and returns the packets' names in order.
+// drainQueue takes everything out of the queue and returns the names of the packets in order.
 func drainQueue(q *flowQueue, now time.Time) (names []string) {
 	for {
 		s, ok := q.next(quantum, now)
@@ -93,7 +93,7 @@ func TestQueueKeepsOrderAndGivesMemoryBack(t *testing.T) {
 	}
 }
 
-// One flow cannot have more than its limit, all flows together little more than the total.
+// A flow cannot exceed its limit, and all flows together can exceed the total only by little.
 func TestQueueBounds(t *testing.T) {
 	q, _ := newTestQueue(testLimits)
 	now := time.Now()
@@ -138,7 +138,7 @@ func TestQueueBudget(t *testing.T) {
 	}
 }
 
-// The largest frame passes any queue that is empty, and is not cut.
+// The largest frame passes any empty queue uncut.
 func TestQueueLargestFrame(t *testing.T) {
 	limits := testLimits
 	limits.Flow[ClassData] = 1000
@@ -155,7 +155,7 @@ func TestQueueLargestFrame(t *testing.T) {
 	}
 }
 
-// Packets that waited for too long are dropped at the head, and make room for new ones.
+// Packets that are too old are dropped at the head and make room for new ones.
 func TestQueueExpires(t *testing.T) {
 	q, l := newTestQueue(testLimits)
 	t0 := time.Now()
@@ -176,8 +176,7 @@ func TestQueueExpires(t *testing.T) {
 	}
 }
 
-// Three senders share the receiver equally, whatever the sizes of their packets and however much
-// each of them pushes.
+// Three senders share the receiver equally, whatever their packet sizes and rates.
 func TestQueueFairness(t *testing.T) {
 	q, _ := newTestQueue(testLimits)
 	now := time.Now()
@@ -205,7 +204,7 @@ func TestQueueFairness(t *testing.T) {
 	}
 }
 
-// A disco packet gets through a queue full of bulk, soon.
+// A disco packet soon passes a queue full of bulk packets.
 func TestQueueDiscoPassesBulk(t *testing.T) {
 	q, _ := newTestQueue(testLimits)
 	now := time.Now()
@@ -229,7 +228,7 @@ func TestQueueDiscoPassesBulk(t *testing.T) {
 	t.Error("disco packet still waits after each flow had its turn")
 }
 
-// The queue is checked against a naive one: a list for each flow.
+// The queue behaves as a naive one that has a list for each flow.
 func TestQueueAgainstNaive(t *testing.T) {
 	for seed := range uint64(15) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
@@ -273,8 +272,8 @@ func TestQueueAgainstNaive(t *testing.T) {
 	}
 }
 
-// A block of which a part is being written is not given away, although the rest of it has expired.
-func TestQueueKeepsLentBlock(t *testing.T) {
+// A block is not freed while a span of it is being written, although the rest of it has expired.
+func TestQueueKeepsBlockBeingWritten(t *testing.T) {
 	q, l := newTestQueue(testLimits)
 	now := time.Now()
 	q.push(testFlow(1, ClassData), testFrames(1, 0, 10, 1000), now)

@@ -25,8 +25,8 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Whatever the pieces in which a stream comes, the same frames come out: small ones, the largest,
-// and in between some that are dropped unread, larger than any buffer.
+// The frames that come out do not depend on the pieces in which the stream comes. Some frames are
+// small, some are the largest, and some, larger than any buffer, are dropped unread.
 func TestReaderPieces(t *testing.T) {
 	noise := make([]byte, 300_000)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
@@ -96,7 +96,7 @@ func readFrames(f *FrameReader) (frames [][]byte, err error) {
 	}
 }
 
-// A stream that ends inside a frame, kept or dropped, ends unexpectedly.
+// A stream that ends inside a frame, kept or dropped, ends with io.ErrUnexpectedEOF.
 func TestReaderTruncated(t *testing.T) {
 	for _, frame := range [][]byte{testFrames(1, 0, 1, 100), append(AppendHeader(nil, 0x7f, 95), make([]byte, 95)...)} {
 		for n := 1; n < len(frame); n++ {
@@ -108,7 +108,7 @@ func TestReaderTruncated(t *testing.T) {
 	}
 }
 
-// The header alone of a frame that is too large must not make the reader hold memory for it.
+// A reader holds no memory for a frame that is too large, after it has seen the header.
 func TestReaderTrustsNoHeader(t *testing.T) {
 	header := AppendHeader(nil, FrameSendPacket, math.MaxInt32)
 	f := &FrameReader{src: io.MultiReader(bytes.NewReader(header), &errReader{errors.New("end of test")})}

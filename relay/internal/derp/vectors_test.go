@@ -10,8 +10,8 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// encoders makes the frame of each vector from its inputs. Boxes are in TestBoxVectors, frames that
-// only old servers send in the parsers' tests.
+// encoders makes the frame of each vector from its inputs. Boxes are in TestBoxVectors; frames that
+// only old servers send are in the tests of the parsers.
 var encoders = map[string]func(tb testing.TB, f *relaytest.VectorFile, v *relaytest.Vector) []byte{
 	"server_key": func(tb testing.TB, f *relaytest.VectorFile, v *relaytest.Vector) []byte {
 		return AppendServerKey(nil, f.Public(tb, "server"))
@@ -136,7 +136,7 @@ func TestParseVectors(t *testing.T) {
 	}
 }
 
-// Every parser refuses what is cut short, at every length, and none goes beyond the end.
+// Every parser refuses a payload that is cut short at any length, and none reads beyond its end.
 func TestParsersTruncated(t *testing.T) {
 	f := relaytest.LoadVectors(t)
 	for name, parse := range map[string]func(p []byte) bool{
@@ -171,8 +171,7 @@ func TestParsersTruncated(t *testing.T) {
 	}
 }
 
-// PeerPresent may be 32, 50, 51 or more bytes; between the first two the address is not there
-// (3.7).
+// PeerPresent has 32, 50, 51 or more bytes. With fewer than 50, the address is missing (3.7).
 func TestParsePeerPresentLengths(t *testing.T) {
 	full := relaytest.LoadVectors(t).Find(t, "peer_present_ipv6_mesh")[HeaderSize:]
 	for n := key.Size; n <= len(full); n++ {
@@ -216,7 +215,7 @@ func TestBoxVectors(t *testing.T) {
 	}
 }
 
-// checkSealed checks that plain is the JSON of the vector to the byte, and seals to its box.
+// checkSealed checks that plain is the JSON of the vector, byte for byte, and seals to its box.
 func checkSealed(t *testing.T, f *relaytest.VectorFile, v *relaytest.Vector, plain, box []byte) {
 	t.Helper()
 	if want := v.Inputs["json"].(string); string(plain) != want {
@@ -228,7 +227,7 @@ func checkSealed(t *testing.T, f *relaytest.VectorFile, v *relaytest.Vector, pla
 	}
 }
 
-// Whatever byte of a login changes on the way, it does not pass.
+// A login with any byte changed is refused.
 func TestLoginTampered(t *testing.T) {
 	f := relaytest.LoadVectors(t)
 	client := f.Find(t, "client_info_mesh")[HeaderSize:]

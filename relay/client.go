@@ -27,8 +27,9 @@ const (
 type ClientConfig struct {
 	// Key is the node's key: its public half is the address at which others reach it.
 	Key key.NodePrivate
-	// MeshKey makes the client a trusted one; zero for all others (5.1).
-	MeshKey derp.MeshKey
+	// MeshKey makes the relay trust the client as a server of its mesh; zero for all other clients
+	// (5.1).
+	MeshKey MeshKey
 	// Log gets failures; nil discards them.
 	Log *slog.Logger
 	// Roots are trusted in addition to the roots of the system.

@@ -41,7 +41,7 @@ type Region struct {
 	Latitude        float64 `json:",omitempty"`
 	Longitude       float64 `json:",omitempty"`
 	Avoid           bool    `json:",omitempty"` // deprecated: left out of most measurements
-	NoMeasureNoHome bool    `json:",omitempty"` // never measured, never a home; used only to reach peers that have it as their home
+	NoMeasureNoHome bool    `json:",omitempty"` // never measured, never a home; used to reach peers at home there
 	Nodes           []*Node // in order of preference
 }
 

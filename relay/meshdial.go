@@ -42,13 +42,12 @@ func (d *MeshDialer) Dial(ctx context.Context) (*MeshConn, error) {
 // MeshConn is a connection to another relay of the mesh, after the login.
 type MeshConn struct{ session *session }
 
-// Serve lets out write to the connection and calls handle with each message until the connection
-// ends. The error says why it ended. A write fails if the other relay takes no bytes for timeout.
-// Afterwards the caller must detach out.
+// ServerKey returns the key of the other relay.
 func (c *MeshConn) ServerKey() key.NodePublic { return c.session.server }
 
 // Serve lets out write to the connection and calls handle with each message until the connection
-// ends; the error says why. A write may take nothing for timeout. The caller detaches out then.
+// ends. The error says why it ended. A write fails if the other relay takes no bytes for timeout.
+// Afterwards the caller must detach out.
 func (c *MeshConn) Serve(out *derp.Outbox, timeout time.Duration, handle func(Message)) error {
 	c.session.conn.Timeout = timeout
 	client := &Client{out: &sender{box: out}, session: c.session}

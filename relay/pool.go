@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	idleLimit    = 60 * time.Second // a region other than the home is closed after so long without sending (8.3)
-	idleInterval = 15 * time.Second // between two checks for idle regions, while one other than the home is in use
+	idleLimit    = 60 * time.Second // without sending: then a region other than the home is closed (8.3)
+	idleInterval = 15 * time.Second // between two checks, while a region other than the home is in use
 	pingLimit    = 3 * time.Second  // for the answer to a ping after a network change
 )
 
@@ -34,8 +34,8 @@ type PoolConfig struct {
 	// Key is the node's key.
 	Key key.NodePrivate
 	// Receive gets the packets that came through a region, consecutive ones of one source together.
-	// They are valid only during the call. Each region calls it from one goroutine, and waits for
-	// it. nil discards the packets.
+	// They are valid only during the call. Each region calls Receive from one goroutine, which
+	// reads nothing more until it returns. nil discards the packets.
 	Receive func(region int, from key.NodePublic, packets [][]byte)
 	// Log gets connections and failures; nil discards them.
 	Log *slog.Logger
@@ -242,7 +242,8 @@ func (p *Pool) startIdleCheck() {
 	}
 }
 
-// closeIdle closes idle regions. It reports whether regions other than the home are in use.
+// closeIdleRegions closes idle regions until the pool is closed. No timer runs while only the home
+// is in use.
 func (p *Pool) closeIdleRegions() {
 	timer := time.NewTimer(idleInterval)
 	defer timer.Stop()
@@ -266,7 +267,7 @@ func (p *Pool) closeIdleRegions() {
 	}
 }
 
-// closeIdle closes idle regions. It reports whether regions other than the home were in use.
+// closeIdle closes idle regions. It reports whether regions other than the home are in use.
 func (p *Pool) closeIdle(now time.Time) (inUse bool) {
 	for _, r := range *p.regions.Load() {
 		inUse = r.closeIdle(now) || inUse

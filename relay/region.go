@@ -58,7 +58,7 @@ type RegionStatus struct {
 	State      RegionState
 	Transport  Transport
 	RemoteAddr netip.AddrPort // of the relay, or of the proxy before it; zero without a connection
-	Err        error          // the latest failure; nil once connected, and after a close because the region was idle
+	Err        error          // the latest failure; nil once connected, and after a close for idleness
 	Health     string         // what the relay complains about; empty if nothing
 	LastHeard  time.Time      // when bytes came from the relay last; zero if never
 

@@ -30,7 +30,7 @@ const clientPatience = 20 * time.Millisecond
 // sender turns packets into frames and hands them to an outbox.
 type sender struct {
 	box      *derp.Outbox
-	bucket   atomic.Pointer[rate.Limiter] // rate that the server asked the client to keep (2.5); nil means no limit
+	bucket   atomic.Pointer[rate.Limiter] // rate that the server asked for (2.5); nil means no limit
 	counters trafficCounters
 }
 

@@ -25,8 +25,8 @@ var (
 	errRevoked     = errors.New("admission of the client was revoked")
 )
 
-// admissionRequest and admissionResponse are what the relay sends to an admission controller and what
-// it gets back (6.2).
+// admissionRequest and admissionResponse are the request to an admission controller and its answer
+// (6.2).
 type (
 	admissionRequest struct {
 		NodePublic key.NodePublic

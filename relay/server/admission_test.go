@@ -17,8 +17,8 @@ import (
 	"ginnel/relay/internal/relaytest"
 )
 
-// Section 6.2, with the request and the answer of the vectors. A refused client gets no frame, and
-// a mesh peer is not asked about.
+// Section 6.2, with the request and the answer of the vectors. Only an explicit permission admits a
+// client. A controller that cannot be reached admits it too, unless AdmissionStrict is set.
 func TestServerAdmission(t *testing.T) {
 	f := relaytest.LoadVectors(t)
 	var body []byte
@@ -63,6 +63,8 @@ func TestServerAdmission(t *testing.T) {
 	}
 }
 
+// A refused client gets no frame, a mesh peer is not asked about, and closing the server does not
+// wait for the controller.
 func TestServerAdmissionInLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := make(chan string, 10)

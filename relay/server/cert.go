@@ -129,7 +129,7 @@ type certFiles struct {
 	s                 *Server
 	certFile, keyFile string
 	cert              atomic.Pointer[tls.Certificate]
-	stamps            [2]fileStamp  // of the files that cert was read from; owned by the goroutine that loads
+	stamps            [2]fileStamp  // of the files that cert was read from; owned by the loading goroutine
 	reloadc           chan struct{} // has an item when the files are to be checked now; capacity 1
 }
 

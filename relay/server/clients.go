@@ -57,8 +57,8 @@ func (cs *clients) remove(c *serverConn) {
 }
 
 // room reports whether an address may have one more connection. If another connection has to end
-// for it, displaced is that one. Only an address that has more connections than this one loses any:
-// a connection in use is worth more than a new one.
+// for it, displaced is that connection. Only an address that has more connections than this one can
+// lose any, because a connection in use is worth more than a new one.
 func (cs *clients) room(source netip.Prefix, limit int) (displaced *serverConn, ok bool) {
 	if limit <= 0 || cs.len() < limit {
 		return nil, true
@@ -81,7 +81,7 @@ func (s *Server) refusal(source netip.Prefix) string {
 	return ""
 }
 
-// admit enters a connection and starts to serve it. It returns "" or why it does not.
+// admit enters a connection and starts to serve it. It returns "", or the reason for a refusal.
 func (s *Server) admit(c *serverConn) (refused string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,7 +26,7 @@ type peer struct {
 	gone   atomic.Bool                // no longer in the registry: the key must be looked up again
 
 	// Guarded by registry.mu.
-	conns     []*serverConn            // the last one is active: the connection that sent the latest frame
+	conns     []*serverConn            // the last one is active: it sent the latest frame
 	links     []*meshLink              // in the order of their announcements; the first is in use (5.3)
 	receivers map[*serverConn]struct{} // connections that have got packets from this peer
 }

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"ginnel/internal/key"
+	"ginnel/relay"
 	"ginnel/relay/internal/derp"
 )
 
@@ -57,8 +58,8 @@ var serverLimits = derp.QueueLimits{
 type Config struct {
 	// Key identifies the server to clients and to the other servers of its mesh; see [LoadKey].
 	Key key.NodePrivate
-	// MeshKey is shared by the servers of a region; zero means that nobody is trusted to be one (5.1).
-	MeshKey derp.MeshKey
+	// MeshKey is shared by the servers of a region. Zero means that this server has no mesh (5.1).
+	MeshKey relay.MeshKey
 	// Log gets connections and failures; nil discards them.
 	Log *slog.Logger
 

@@ -144,7 +144,7 @@ func (c *serverConn) serve(shared *key.Shared) error {
 		c.s.metrics.notIdeal.Inc()
 		defer c.s.metrics.notIdeal.Dec()
 	}
-	// ServerInfo must be the second frame, although packets may be queued for the client by now (2.1).
+	// ServerInfo must be the second frame, even if packets are queued for the client by now (2.1).
 	c.conn.Conn.SetWriteDeadline(time.Now().Add(c.conn.Timeout))
 	answer := derp.AppendServerInfo(nil, shared, derp.ServerInfo{Version: derp.ProtocolVersion})
 	if _, err := c.conn.Conn.Write(answer); err != nil {

@@ -78,7 +78,7 @@ type Message struct {
 }
 
 // Client is a connection to one relay. Send may be called from any goroutine, Recv from one at a
-// time. Recv must be called without a pause, because it also answers the relay's pings. A client
+// time. Recv must be called all the time, because it also answers the relay's pings. A client
 // that has failed stays failed.
 type Client struct {
 	session *session

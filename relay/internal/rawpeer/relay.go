@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,13 +46,15 @@ func StartRelay(t *testing.T, s testServer, meshKey derp.MeshKey) *Relay {
 // Serve serves ln until the end of the test. It checks that Serve of s returns because s was
 // closed.
 func Serve(tb testing.TB, s testServer, ln net.Listener, conf *tls.Config) {
-	errc := make(chan error, 1)
-	go func() { errc <- s.Serve(ln, conf) }()
-	tb.Cleanup(func() {
-		s.Close()
-		if err := <-errc; !errors.Is(err, net.ErrClosed) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Serve(ln, conf); !errors.Is(err, net.ErrClosed) {
 			tb.Errorf("Serve = %v, want net.ErrClosed", err)
 		}
+	})
+	tb.Cleanup(func() {
+		s.Close()
+		wg.Wait()
 	})
 }
 

@@ -80,7 +80,8 @@ func TestClientReceivesVectors(t *testing.T) {
 			}
 			p.Write(f.Find(t, name))
 			msgs, err := c.Recv()
-			if err != nil || len(msgs) != 1 || msgs[0].Kind != m.Kind || msgs[0].Peer != m.Peer || !bytes.Equal(msgs[0].Data, m.Data) {
+			if err != nil || len(msgs) != 1 || msgs[0].Kind != m.Kind || msgs[0].Peer != m.Peer ||
+				!bytes.Equal(msgs[0].Data, m.Data) {
 				t.Errorf("%s: got %+v, %v, want %+v", name, msgs, err, m)
 			}
 		}
@@ -164,7 +165,8 @@ func TestClientRefusesLargePackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := rawpeer.StartServer(t)
 		c, p := clientOf(s, ClientConfig{})
-		err := c.Send(p.Public(), [][]byte{[]byte("a"), make([]byte, derp.MaxPacket+1), []byte("b"), make([]byte, derp.MaxPacket)})
+		err := c.Send(p.Public(), [][]byte{[]byte("a"), make([]byte, derp.MaxPacket+1), []byte("b"),
+			make([]byte, derp.MaxPacket)})
 		if !errors.Is(err, derp.ErrPacketTooBig) {
 			t.Errorf("got %v", err)
 		}
@@ -183,7 +185,8 @@ func TestClientSkipsLargeFrames(t *testing.T) {
 		c, p := clientOf(s, ClientConfig{})
 		go func() {
 			for _, typ := range []derp.FrameType{0x7f, derp.FrameRecvPacket, derp.FrameHealth} {
-				p.Conn.Write(append(derp.AppendHeader(nil, typ, derp.MaxFrameToClient), make([]byte, derp.MaxFrameToClient)...))
+				p.Conn.Write(append(derp.AppendHeader(nil, typ, derp.MaxFrameToClient),
+					make([]byte, derp.MaxFrameToClient)...))
 			}
 			frame := derp.AppendSendPacket(nil, s.Key.Public(), []byte("after"))
 			frame[0] = byte(derp.FrameRecvPacket)
@@ -210,7 +213,8 @@ func TestClientSilentServer(t *testing.T) {
 		p.Write(derp.AppendKeepAlive(nil))
 		start := time.Now()
 		err := <-errc
-		if d := time.Since(start); d < watchdog || d > watchdog+watchdogStep || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if d := time.Since(start); d < watchdog || d > watchdog+watchdogStep ||
+			!errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("failed after %v with %v", d, err)
 		}
 		if _, again := c.Recv(); again != err {

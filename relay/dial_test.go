@@ -24,7 +24,8 @@ func TestTargetRoutes(t *testing.T) {
 		want []dialRoute
 	}{
 		{Node{HostName: "h"}, []dialRoute{{"tcp4", "h:443"}, {"tcp6", "h:443"}}},
-		{Node{HostName: "h", DERPPort: 8443, IPv4: "192.0.2.1", IPv6: "2001:db8::1"}, []dialRoute{{"tcp4", "192.0.2.1:8443"}, {"tcp6", "[2001:db8::1]:8443"}}},
+		{Node{HostName: "h", DERPPort: 8443, IPv4: "192.0.2.1", IPv6: "2001:db8::1"},
+			[]dialRoute{{"tcp4", "192.0.2.1:8443"}, {"tcp6", "[2001:db8::1]:8443"}}},
 		{Node{HostName: "h", IPv4: "none"}, []dialRoute{{"tcp6", "h:443"}}},
 		{Node{HostName: "h", IPv6: "192.0.2.1"}, []dialRoute{{"tcp4", "h:443"}}},
 		{Node{HostName: "h", IPv4: "none", IPv6: "none"}, nil},
@@ -40,7 +41,8 @@ func TestTargetRoutes(t *testing.T) {
 }
 
 func TestNodeTargets(t *testing.T) {
-	ts := nodeTargets(&Region{Nodes: []*Node{nil, {Name: "1a", HostName: "a", STUNOnly: true}, {Name: "1b", HostName: "b"}, nil, {Name: "1c", HostName: "c"}}})
+	ts := nodeTargets(&Region{Nodes: []*Node{nil, {Name: "1a", HostName: "a", STUNOnly: true},
+		{Name: "1b", HostName: "b"}, nil, {Name: "1c", HostName: "c"}}})
 	if len(ts) != 2 || ts[0].host != "b" || ts[1].host != "c" || ts[0].ideal != "" || ts[1].ideal != "1b" {
 		t.Errorf("got %+v", ts)
 	}
@@ -103,14 +105,20 @@ func TestDialRace(t *testing.T) {
 		want  string // host that is reached; empty for an error
 		after time.Duration
 	}{
-		"the faster wins":  {map[string]time.Duration{"tcp4 a:443": 100 * time.Millisecond, "tcp6 a:443": 50 * time.Millisecond}, nil, "a", 50 * time.Millisecond},
-		"both at once":     {nil, nil, "a", 0},
-		"one fails":        {map[string]time.Duration{"tcp4 a:443": 100 * time.Millisecond}, map[string]error{"tcp6 a:443": errTestDial}, "a", 100 * time.Millisecond},
-		"both fail":        {nil, map[string]error{"tcp4 a:443": errTestDial, "tcp6 a:443": errTestDial}, "b", 0},
-		"one is too slow":  {map[string]time.Duration{"tcp4 a:443": time.Hour, "tcp6 a:443": time.Hour}, nil, "b", nodeTimeout},
-		"nobody is there":  {nil, map[string]error{"tcp4 a:443": errTestDial, "tcp6 a:443": errTestDial, "tcp4 b:443": errTestDial, "tcp6 b:443": errTestDial}, "", 0},
-		"nobody in time":   {map[string]time.Duration{"tcp4 a:443": time.Hour, "tcp6 a:443": time.Hour, "tcp4 b:443": time.Hour, "tcp6 b:443": time.Hour}, nil, "", 2 * nodeTimeout},
-		"slower, but only": {map[string]time.Duration{"tcp4 a:443": time.Second}, map[string]error{"tcp6 a:443": errTestDial}, "a", time.Second},
+		"the faster wins": {map[string]time.Duration{"tcp4 a:443": 100 * time.Millisecond,
+			"tcp6 a:443": 50 * time.Millisecond}, nil, "a", 50 * time.Millisecond},
+		"both at once": {nil, nil, "a", 0},
+		"one fails": {map[string]time.Duration{"tcp4 a:443": 100 * time.Millisecond},
+			map[string]error{"tcp6 a:443": errTestDial}, "a", 100 * time.Millisecond},
+		"both fail": {nil, map[string]error{"tcp4 a:443": errTestDial, "tcp6 a:443": errTestDial}, "b", 0},
+		"one is too slow": {map[string]time.Duration{"tcp4 a:443": time.Hour, "tcp6 a:443": time.Hour}, nil, "b",
+			nodeTimeout},
+		"nobody is there": {nil, map[string]error{"tcp4 a:443": errTestDial, "tcp6 a:443": errTestDial,
+			"tcp4 b:443": errTestDial, "tcp6 b:443": errTestDial}, "", 0},
+		"nobody in time": {map[string]time.Duration{"tcp4 a:443": time.Hour, "tcp6 a:443": time.Hour,
+			"tcp4 b:443": time.Hour, "tcp6 b:443": time.Hour}, nil, "", 2 * nodeTimeout},
+		"slower, but only": {map[string]time.Duration{"tcp4 a:443": time.Second},
+			map[string]error{"tcp6 a:443": errTestDial}, "a", time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -139,7 +147,8 @@ func TestDialRace(t *testing.T) {
 	if _, _, err := dialAny(t.Context(), &ClientConfig{}, nil); !errors.Is(err, errNoNode) {
 		t.Errorf("region without nodes: %v", err)
 	}
-	if _, err := dialTCP(t.Context(), &ClientConfig{}, &target{host: "h", v4: "none", v6: "none"}); !errors.Is(err, errNoFamily) {
+	none := &target{host: "h", v4: "none", v6: "none"}
+	if _, err := dialTCP(t.Context(), &ClientConfig{}, none); !errors.Is(err, errNoFamily) {
 		t.Errorf("node without families: %v", err)
 	}
 }
@@ -186,7 +195,8 @@ func TestDialProxy(t *testing.T) {
 			t.Errorf("asked for the proxy of %q", asked)
 		}
 		cfg.Proxy = func(*url.URL) (*url.URL, error) { return nil, errors.New("bad NO_PROXY") }
-		if _, err := Dial(t.Context(), rawpeer.URL, cfg); err == nil || !strings.Contains(err.Error(), "choosing a proxy: bad NO_PROXY") {
+		if _, err := Dial(t.Context(), rawpeer.URL, cfg); err == nil ||
+			!strings.Contains(err.Error(), "choosing a proxy: bad NO_PROXY") {
 			t.Errorf("got %v", err)
 		}
 	})

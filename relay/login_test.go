@@ -19,18 +19,21 @@ import (
 // do not matter.
 func TestClientRequest(t *testing.T) {
 	f := relaytest.LoadVectors(t)
-	for name, extra := range map[string][]string{"http_request_upgrade": nil, "http_request_fast_start": {derp.HeaderFastStart + ": 1"}} {
+	for name, extra := range map[string][]string{"http_request_upgrade": nil,
+		"http_request_fast_start": {derp.HeaderFastStart + ": 1"}} {
 		tg := &target{host: "derp.example", port: 443, path: "/derp"}
 		if extra != nil {
 			tg.ideal = "1a"
 		}
-		if got, want := headerLines(appendRequest(nil, tg, extra...)), headerLines(f.Find(t, name)); !slices.Equal(got, want) {
+		if got, want := headerLines(appendRequest(nil, tg, extra...)),
+			headerLines(f.Find(t, name)); !slices.Equal(got, want) {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
 	}
 	for _, c := range []struct{ url, host string }{
 		{"https://h.example/derp", "h.example"}, {"https://h.example:444/derp", "h.example:444"},
-		{"http://h.example/derp", "h.example"}, {"http://h.example:443/", "h.example:443"}, {"https://[2001:db8::1]", "[2001:db8::1]"},
+		{"http://h.example/derp", "h.example"}, {"http://h.example:443/", "h.example:443"},
+		{"https://[2001:db8::1]", "[2001:db8::1]"},
 	} {
 		tg, err := urlTarget(c.url)
 		if err != nil || tg.hostHeader() != c.host || tg.path != "/derp" {
@@ -88,25 +91,35 @@ func TestDialErrors(t *testing.T) {
 		serve func(s *rawpeer.Server, p *rawpeer.Peer)
 		want  string
 	}{
-		"closes at once": {func(s *rawpeer.Server, p *rawpeer.Peer) {}, "reading the answer to the upgrade: unexpected EOF"},
-		"no HTTP":        {func(s *rawpeer.Server, p *rawpeer.Peer) { p.Write([]byte("SSH-2.0\r\n\r\n")) }, "malformed HTTP"},
-		"no greeting":    {func(s *rawpeer.Server, p *rawpeer.Peer) { p.Write(greeting(s)) }, "reading the server's key: EOF"},
+		"closes at once": {func(s *rawpeer.Server, p *rawpeer.Peer) {},
+			"reading the answer to the upgrade: unexpected EOF"},
+		"no HTTP": {func(s *rawpeer.Server, p *rawpeer.Peer) { p.Write([]byte("SSH-2.0\r\n\r\n")) },
+			"malformed HTTP"},
+		"no greeting": {func(s *rawpeer.Server, p *rawpeer.Peer) { p.Write(greeting(s)) },
+			"reading the server's key: EOF"},
 		"cut greeting": {func(s *rawpeer.Server, p *rawpeer.Peer) {
 			p.Write(append(greeting(s), derp.AppendServerKey(nil, s.Key.Public())[:20]...))
 		}, "unexpected EOF"},
-		"another frame": {func(s *rawpeer.Server, p *rawpeer.Peer) { p.Write(append(greeting(s), derp.AppendKeepAlive(nil)...)) }, "not that of a DERP server"},
+		"another frame": {func(s *rawpeer.Server, p *rawpeer.Peer) {
+			p.Write(append(greeting(s),
+				derp.AppendKeepAlive(nil)...))
+		}, "not that of a DERP server"},
 		"long greeting": {func(s *rawpeer.Server, p *rawpeer.Peer) {
 			p.Write(derp.AppendHeader(greeting(s), derp.FrameServerKey, 1025))
 		}, "not that of a DERP server"},
 		"wrong magic": {func(s *rawpeer.Server, p *rawpeer.Peer) {
 			p.Write(append(derp.AppendHeader(greeting(s), derp.FrameServerKey, 40), make([]byte, 40)...))
 		}, "not that of a DERP server"},
-		"the zero key": {func(s *rawpeer.Server, p *rawpeer.Peer) { p.Write(derp.AppendServerKey(greeting(s), key.NodePublic{})) }, "checking the server's key: key is all zero"},
+		"the zero key": {func(s *rawpeer.Server, p *rawpeer.Peer) {
+			p.Write(derp.AppendServerKey(greeting(s),
+				key.NodePublic{}))
+		}, "checking the server's key: key is all zero"},
 		"text that a terminal would act upon": {func(s *rawpeer.Server, p *rawpeer.Peer) {
 			p.Write([]byte("HTTP/1.1 503 \x1b]0;mine\a busy\r\nContent-Length: 0\r\n\r\n"))
 		}, "answered with HTTP/1.1 503 ?]0;mine? busy"},
 		"endless header": {func(s *rawpeer.Server, p *rawpeer.Peer) {
-			p.Write([]byte("HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("A: b\r\n", maxUpgradeAnswer/6) + "\r\n"))
+			p.Write([]byte("HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("A: b\r\n",
+				maxUpgradeAnswer/6) + "\r\n"))
 		}, "reading the answer to the upgrade: unexpected EOF"},
 		"silence": {func(s *rawpeer.Server, p *rawpeer.Peer) { time.Sleep(time.Minute) }, "context deadline exceeded"},
 	} {
@@ -119,8 +132,10 @@ func TestDialErrors(t *testing.T) {
 					p.Conn.Close()
 				}()
 				start := time.Now()
-				_, err := Dial(t.Context(), rawpeer.URL, ClientConfig{Key: key.NewNodePrivate(), DialContext: s.Net.DialContext})
-				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "relay.example") {
+				_, err := Dial(t.Context(), rawpeer.URL, ClientConfig{Key: key.NewNodePrivate(),
+					DialContext: s.Net.DialContext})
+				if err == nil || !strings.Contains(err.Error(), c.want) ||
+					!strings.Contains(err.Error(), "relay.example") {
 					t.Errorf("got %v, want %q in it", err, c.want)
 				}
 				if d := time.Since(start); d > connectTimeout {
@@ -184,7 +199,8 @@ func TestClientHTTPAnswer(t *testing.T) {
 }
 
 func TestTransportNames(t *testing.T) {
-	for tr, want := range map[Transport]string{TransportNone: "none", TransportNative: "native", TransportWebSocket: "websocket", TransportPlain: "plain"} {
+	for tr, want := range map[Transport]string{TransportNone: "none", TransportNative: "native",
+		TransportWebSocket: "websocket", TransportPlain: "plain"} {
 		if tr.String() != want {
 			t.Errorf("got %v, want %s", tr, want)
 		}

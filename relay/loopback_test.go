@@ -150,7 +150,8 @@ func checkStream(t *testing.T, c *relay.Client, senders int) {
 				if !bytes.Equal(m.Data, bytes.Repeat([]byte{byte(now.batch), byte(now.n)}, 300+now.n)) {
 					t.Errorf("packet %v changed", now)
 				}
-				if before, ok := last[m.Peer]; ok && (now.batch < before.batch || now.batch == before.batch && now.n <= before.n) {
+				if before, ok := last[m.Peer]; ok && (now.batch < before.batch || now.batch == before.batch &&
+					now.n <= before.n) {
 					t.Errorf("packet %v after %v", now, before)
 				}
 				last[m.Peer] = now

@@ -35,9 +35,11 @@ type poolWorld struct {
 }
 
 func newPoolWorld(t *testing.T, regions ...int) *poolWorld {
-	w := &poolWorld{t: t, net: relaytest.NewNet(), srv: make(map[int]*server.Server), m: relay.Map{Regions: make(map[int]*relay.Region)}}
+	w := &poolWorld{t: t, net: relaytest.NewNet(), srv: make(map[int]*server.Server),
+		m: relay.Map{Regions: make(map[int]*relay.Region)}}
 	ca := relaytest.NewCA(t)
-	w.base = &tls.Config{Certificates: []tls.Certificate{ca.Issue(1000*time.Hour, "r1.example", "r2.example", "r3.example")}}
+	w.base = &tls.Config{Certificates: []tls.Certificate{ca.Issue(1000*time.Hour, "r1.example", "r2.example",
+		"r3.example")}}
 	for _, id := range regions {
 		w.addRegion(id)
 		w.serve(id)
@@ -48,7 +50,8 @@ func newPoolWorld(t *testing.T, regions ...int) *poolWorld {
 func (w *poolWorld) host(id int) string { return fmt.Sprintf("r%d.example", id) }
 
 func (w *poolWorld) addRegion(id int) {
-	w.m.Regions[id] = &relay.Region{RegionID: id, Nodes: []*relay.Node{{Name: fmt.Sprintf("%da", id), RegionID: id, HostName: w.host(id), InsecureForTests: true}}}
+	w.m.Regions[id] = &relay.Region{RegionID: id, Nodes: []*relay.Node{{Name: fmt.Sprintf("%da", id), RegionID: id,
+		HostName: w.host(id), InsecureForTests: true}}}
 }
 
 // serve starts the relay of a region.
@@ -91,13 +94,14 @@ type received struct {
 func (w *poolWorld) pool(home int, change ...func(*relay.PoolConfig)) *testPool {
 	k := key.NewNodePrivate()
 	p := &testPool{t: w.t, key: k.Public(), gotc: make(chan received, 1000)}
-	cfg := relay.PoolConfig{Key: k, Log: relaytest.Log(w.t), DialContext: w.dial, Receive: func(region int, from key.NodePublic, packets [][]byte) {
-		r := received{region: region, from: from}
-		for _, b := range packets {
-			r.packets = append(r.packets, string(b))
-		}
-		p.gotc <- r
-	}}
+	cfg := relay.PoolConfig{Key: k, Log: relaytest.Log(w.t), DialContext: w.dial,
+		Receive: func(region int, from key.NodePublic, packets [][]byte) {
+			r := received{region: region, from: from}
+			for _, b := range packets {
+				r.packets = append(r.packets, string(b))
+			}
+			p.gotc <- r
+		}}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -165,7 +169,8 @@ func TestPoolHome(t *testing.T) {
 		p.wantState(2, relay.RegionIdle)
 		rawpeer.WantMetric(t, w.srv[1], "ginnel_relay_home_connections", 1)
 		st := p.region(1)
-		if st.Transport != relay.TransportNative || st.RemoteAddr.String() != "203.0.113.1:443" || st.LastHeard.IsZero() || p.Status().Home != 1 {
+		if st.Transport != relay.TransportNative || st.RemoteAddr.String() != "203.0.113.1:443" ||
+			st.LastHeard.IsZero() || p.Status().Home != 1 {
 			t.Errorf("status %+v", st)
 		}
 		time.Sleep(time.Hour) // the home is never idle
@@ -209,7 +214,8 @@ func TestPoolOnDemandAndIdle(t *testing.T) {
 			t.Errorf("closed after %v", d)
 		}
 		a.wantState(2, relay.RegionIdle)
-		if st := a.region(2); st.Err != nil || st.TxPackets != 3 || st.TxBytes != 3 || st.RxPackets == 0 || st.Transport != relay.TransportNone {
+		if st := a.region(2); st.Err != nil || st.TxPackets != 3 || st.TxBytes != 3 || st.RxPackets == 0 ||
+			st.Transport != relay.TransportNone {
 			t.Errorf("status %+v", st)
 		}
 		for len(a.gotc) > 0 {
@@ -503,7 +509,8 @@ func TestPoolLeavesSilentRelay(t *testing.T) {
 		time.Sleep(relay.PingLimit + time.Second)
 		synctest.Wait()
 		if st := silent.Status().Regions[0]; st.State == relay.RegionConnected || w.dialled() == dialled {
-			t.Errorf("after %v the relay is %v and %d connections were made anew", relay.PingLimit, st.State, w.dialled()-dialled)
+			t.Errorf("after %v the relay is %v and %d connections were made anew", relay.PingLimit, st.State,
+				w.dialled()-dialled)
 		}
 	})
 }
@@ -538,7 +545,8 @@ func TestPoolToleratesNulls(t *testing.T) {
 		p := w.pool(2)
 		entry := *w.m.Regions[1]
 		entry.Nodes = append([]*relay.Node{nil}, entry.Nodes...)
-		p.SetMap(relay.Map{Regions: map[int]*relay.Region{1: &entry, 2: {RegionID: 2, Nodes: []*relay.Node{nil}}, 3: nil}})
+		p.SetMap(relay.Map{Regions: map[int]*relay.Region{1: &entry, 2: {RegionID: 2, Nodes: []*relay.Node{nil}},
+			3: nil}})
 		p.send(1, key.NewNodePrivate().Public(), "on its way")
 		p.wantState(1, relay.RegionConnected)
 		p.wantState(2, relay.RegionWaiting)

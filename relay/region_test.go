@@ -40,7 +40,8 @@ func TestPoolBackoff(t *testing.T) {
 		if n < 60 || n > 100 {
 			t.Errorf("%d attempts in 5 minutes", n)
 		}
-		if st := p.region(1); st.State != relay.RegionWaiting || st.Err == nil || !strings.Contains(st.Err.Error(), "connection refused") {
+		if st := p.region(1); st.State != relay.RegionWaiting || st.Err == nil ||
+			!strings.Contains(st.Err.Error(), "connection refused") {
 			t.Errorf("status %+v", st)
 		}
 
@@ -66,7 +67,8 @@ func TestPoolRefusedLogin(t *testing.T) {
 		w := newPoolWorld(t)
 		w.addRegion(1)
 		away := relaytest.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, errRegionTest })
-		s := newServer(t, server.Config{AdmissionURL: "http://controller.example", AdmissionStrict: true, HTTPClient: &http.Client{Transport: away}})
+		s := newServer(t, server.Config{AdmissionURL: "http://controller.example", AdmissionStrict: true,
+			HTTPClient: &http.Client{Transport: away}})
 		rawpeer.Serve(t, s, w.net.Listen("r1.example:443"), s.TLSConfig(w.base))
 		w.pool(1)
 		time.Sleep(time.Minute)
@@ -255,9 +257,11 @@ func TestPoolRemembersWebSocket(t *testing.T) {
 		})
 		outer := startInspector(t, inner, ca, refuseDERP)
 		self := key.NewNodePrivate()
-		p := relay.NewPool(relay.PoolConfig{Key: self, Roots: ca.Pool(), DialContext: outer.DialContext, Log: relaytest.Log(t)})
+		p := relay.NewPool(relay.PoolConfig{Key: self, Roots: ca.Pool(), DialContext: outer.DialContext,
+			Log: relaytest.Log(t)})
 		defer p.Close()
-		p.SetMap(relay.Map{Regions: map[int]*relay.Region{1: {RegionID: 1, Nodes: []*relay.Node{{Name: "1a", RegionID: 1, HostName: "relay.example"}}}}})
+		p.SetMap(relay.Map{Regions: map[int]*relay.Region{1: {RegionID: 1,
+			Nodes: []*relay.Node{{Name: "1a", RegionID: 1, HostName: "relay.example"}}}}})
 		p.SetHome(1)
 		synctest.Wait()
 		st := p.Status().Regions[0]
@@ -294,7 +298,8 @@ func TestPoolWebSocketAfterFastStart(t *testing.T) {
 }
 
 func TestRegionStateNames(t *testing.T) {
-	for s, want := range map[relay.RegionState]string{relay.RegionIdle: "idle", relay.RegionConnecting: "connecting", relay.RegionConnected: "connected", relay.RegionWaiting: "waiting"} {
+	for s, want := range map[relay.RegionState]string{relay.RegionIdle: "idle", relay.RegionConnecting: "connecting",
+		relay.RegionConnected: "connected", relay.RegionWaiting: "waiting"} {
 		if s.String() != want {
 			t.Errorf("got %v, want %s", s, want)
 		}

@@ -44,9 +44,10 @@ func startServer(tb testing.TB, cfg server.Config) *relayNode {
 	}
 	rawpeer.Serve(tb, s, ln, s.TLSConfig(base))
 	port := ln.Addr().(*net.TCPAddr).Port
-	return &relayNode{Server: s, addr: ln.Addr().String(), region: &relay.Region{RegionID: 1, RegionCode: "test", Nodes: []*relay.Node{
-		{Name: "1a", RegionID: 1, HostName: "127.0.0.1", DERPPort: port, CertName: pin},
-	}}}
+	return &relayNode{Server: s, addr: ln.Addr().String(), region: &relay.Region{RegionID: 1, RegionCode: "test",
+		Nodes: []*relay.Node{
+			{Name: "1a", RegionID: 1, HostName: "127.0.0.1", DERPPort: port, CertName: pin},
+		}}}
 }
 
 func TestEndToEnd(t *testing.T) {
@@ -80,7 +81,8 @@ func TestEndToEndInMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		rawpeer.Serve(t, s, n.Listen("relay.example:443"), s.TLSConfig(base))
-		region := &relay.Region{RegionID: 1, Nodes: []*relay.Node{{Name: "1a", RegionID: 1, HostName: "relay.example", CertName: pin}}}
+		region := &relay.Region{RegionID: 1, Nodes: []*relay.Node{{Name: "1a", RegionID: 1, HostName: "relay.example",
+			CertName: pin}}}
 		ka, kb := key.NewNodePrivate(), key.NewNodePrivate()
 		a := relay.DialTest(t, region, relay.ClientConfig{Key: ka, DialContext: n.DialContext})
 		b := relay.DialTest(t, region, relay.ClientConfig{Key: kb, DialContext: n.DialContext})

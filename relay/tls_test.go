@@ -25,6 +25,8 @@ import (
 // Section 1.4: which certificates a client trusts for each description of a node. Each error says
 // what is wrong.
 func TestClientTrust(t *testing.T) {
+	type node = relay.Node
+	pin := relay.CertPin
 	synctest.Test(t, func(t *testing.T) {
 		ca, stranger := relaytest.NewCA(t), relaytest.NewCA(t)
 		const day = 24 * time.Hour
@@ -37,27 +39,38 @@ func TestClientTrust(t *testing.T) {
 			node relay.Node
 			want string // in the error; empty if the client is to trust
 		}{
-			"chain":                         {good, relay.Node{HostName: "relay.example"}, ""},
-			"CertName equal to HostName":    {good, relay.Node{HostName: "relay.example", CertName: "relay.example"}, ""},
-			"other host":                    {other, relay.Node{HostName: "relay.example"}, "valid for front.example, not relay.example"},
-			"expired":                       {expired, relay.Node{HostName: "relay.example"}, "expired"},
-			"unknown authority":             {unknown, relay.Node{HostName: "relay.example"}, "unknown authority"},
-			"fronted":                       {other, relay.Node{HostName: "relay.example", CertName: "front.example"}, ""},
-			"fronted by another":            {good, relay.Node{HostName: "relay.example", CertName: "front.example"}, "not front.example"},
-			"control characters in a name":  {ca.Issue(time.Hour, "\x1b[31mred"), relay.Node{HostName: "relay.example"}, "?[31mred"},
-			"address":                       {byIP, relay.Node{HostName: "192.0.2.1"}, ""},
-			"address not in it":             {good, relay.Node{HostName: "192.0.2.1"}, "192.0.2.1"},
-			"pin":                           {unknown, relay.Node{HostName: "relay.example", CertName: relay.CertPin(unknown.Leaf)}, ""},
-			"pin with address":              {unknown, relay.Node{HostName: "192.0.2.1", CertName: relay.CertPin(unknown.Leaf)}, ""},
-			"wrong pin":                     {good, relay.Node{HostName: "relay.example", CertName: relay.CertPin(unknown.Leaf)}, "want " + relay.CertPin(unknown.Leaf)},
-			"pin of an expired one":         {expired, relay.Node{HostName: "relay.example", CertName: relay.CertPin(expired.Leaf)}, "pinned certificate is valid from"},
-			"pin for another host":          {other, relay.Node{HostName: "relay.example", CertName: relay.CertPin(other.Leaf)}, "not relay.example"},
-			"pin of one among two":          {withChain, relay.Node{HostName: "relay.example", CertName: relay.CertPin(good.Leaf)}, "exactly one certificate"},
-			"insecure":                      {unknown, relay.Node{HostName: "strange.example", InsecureForTests: true}, ""},
-			"insecure, expired":             {expired, relay.Node{HostName: "relay.example", InsecureForTests: true}, ""},
-			"insecure, same CertName":       {unknown, relay.Node{HostName: "s.example", CertName: "s.example", InsecureForTests: true}, ""},
-			"insecure, CertName of another": {good, relay.Node{HostName: "relay.example", CertName: "front.example", InsecureForTests: true}, "not front.example"},
-			"insecure, wrong pin":           {good, relay.Node{HostName: "relay.example", CertName: relay.CertPin(unknown.Leaf), InsecureForTests: true}, "want " + relay.CertPin(unknown.Leaf)},
+			"chain":                      {good, node{HostName: "relay.example"}, ""},
+			"CertName equal to HostName": {good, node{HostName: "relay.example", CertName: "relay.example"}, ""},
+			"other host": {other, node{HostName: "relay.example"},
+				"valid for front.example, not relay.example"},
+			"expired":           {expired, node{HostName: "relay.example"}, "expired"},
+			"unknown authority": {unknown, node{HostName: "relay.example"}, "unknown authority"},
+			"fronted":           {other, node{HostName: "relay.example", CertName: "front.example"}, ""},
+			"fronted by another": {good, node{HostName: "relay.example", CertName: "front.example"},
+				"not front.example"},
+			"control characters in a name": {ca.Issue(time.Hour, "\x1b[31mred"), node{HostName: "relay.example"},
+				"?[31mred"},
+			"address":           {byIP, node{HostName: "192.0.2.1"}, ""},
+			"address not in it": {good, node{HostName: "192.0.2.1"}, "192.0.2.1"},
+			"pin": {unknown, node{HostName: "relay.example", CertName: pin(unknown.Leaf)},
+				""},
+			"pin with address": {unknown, node{HostName: "192.0.2.1", CertName: pin(unknown.Leaf)}, ""},
+			"wrong pin": {good, node{HostName: "relay.example", CertName: pin(unknown.Leaf)},
+				"want " + pin(unknown.Leaf)},
+			"pin of an expired one": {expired, node{HostName: "relay.example", CertName: pin(expired.Leaf)},
+				"pinned certificate is valid from"},
+			"pin for another host": {other, node{HostName: "relay.example", CertName: pin(other.Leaf)},
+				"not relay.example"},
+			"pin of one among two": {withChain, node{HostName: "relay.example", CertName: pin(good.Leaf)},
+				"exactly one certificate"},
+			"insecure":          {unknown, node{HostName: "strange.example", InsecureForTests: true}, ""},
+			"insecure, expired": {expired, node{HostName: "relay.example", InsecureForTests: true}, ""},
+			"insecure, same CertName": {unknown, node{HostName: "s.example", CertName: "s.example",
+				InsecureForTests: true}, ""},
+			"insecure, CertName of another": {good, node{HostName: "relay.example", CertName: "front.example",
+				InsecureForTests: true}, "not front.example"},
+			"insecure, wrong pin": {good, node{HostName: "relay.example", CertName: pin(unknown.Leaf),
+				InsecureForTests: true}, "want " + pin(unknown.Leaf)},
 		} {
 			n := relaytest.NewNet()
 			s := newServer(t, server.Config{})
@@ -84,7 +97,8 @@ func TestClientTrust(t *testing.T) {
 				wantSNI = ""
 			}
 			if hello.ServerName != wantSNI || len(hello.SupportedProtos) != 0 {
-				t.Errorf("%s: SNI %q and ALPN %q, want %q and none (1.3)", name, hello.ServerName, hello.SupportedProtos, wantSNI)
+				t.Errorf("%s: SNI %q and ALPN %q, want %q and none (1.3)", name, hello.ServerName,
+					hello.SupportedProtos, wantSNI)
 			}
 			s.Close()
 		}
@@ -145,7 +159,8 @@ func TestFastStart(t *testing.T) {
 				conf.MaxVersion = tls.VersionTLS12
 				return conf
 			}, "DERP"},
-			{func(s *server.Server) *tls.Config { return base }, "DERP"}, // something that takes the meta certificate out
+			// something that takes the meta certificate out
+			{func(s *server.Server) *tls.Config { return base }, "DERP"},
 		} {
 			n := relaytest.NewNet()
 			r := startRecorder(t, n, c.conf)
@@ -194,7 +209,8 @@ func echo(t *testing.T, n *relaytest.Net, cfg relay.ClientConfig, want relay.Tra
 
 // startInspector starts a TLS-inspecting proxy between clients and relay.example: it ends TLS with
 // a certificate of its own. filter changes requests, or answers them.
-func startInspector(t *testing.T, inner *relaytest.Net, ca *relaytest.CA, filter func(req *http.Request) (answer string)) *relaytest.Net {
+func startInspector(t *testing.T, inner *relaytest.Net, ca *relaytest.CA,
+	filter func(req *http.Request) (answer string)) *relaytest.Net {
 	outer := relaytest.NewNet()
 	ln := outer.Listen("relay.example:443")
 	conf := &tls.Config{Certificates: []tls.Certificate{ca.Issue(time.Hour, "relay.example")}}
@@ -277,7 +293,8 @@ func TestInspectors(t *testing.T) {
 			requests++
 			return "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 		})
-		_, err := relay.Dial(t.Context(), "https://relay.example/derp", relay.ClientConfig{Key: key.NewNodePrivate(), Roots: ca.Pool(), DialContext: outer.DialContext})
+		_, err := relay.Dial(t.Context(), "https://relay.example/derp",
+			relay.ClientConfig{Key: key.NewNodePrivate(), Roots: ca.Pool(), DialContext: outer.DialContext})
 		if err == nil || !strings.Contains(err.Error(), "503 Service Unavailable") || requests != 1 {
 			t.Errorf("got %v after %d requests", err, requests)
 		}

@@ -79,7 +79,8 @@ func TestServerAdmissionInLogin(t *testing.T) {
 			}
 			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(`{"Allow":false}`))}, nil
 		})
-		r := startMemRelay(t, Config{AdmissionURL: "http://controller.example", AdmissionStrict: true, MeshKey: testMeshKey,
+		r := startMemRelay(t, Config{AdmissionURL: "http://controller.example", AdmissionStrict: true,
+			MeshKey:    testMeshKey,
 			HTTPClient: &http.Client{Transport: transport}})
 		r.Net.SetClient(netip.MustParseAddr("203.0.113.7"))
 		r.MeshClient().Ping()
@@ -116,7 +117,8 @@ func TestRevoke(t *testing.T) {
 			meanwhile()
 			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(answer))}, nil
 		})
-		r := startMemRelay(t, Config{AdmissionURL: "http://controller.example", AdmissionStrict: true, MeshKey: testMeshKey,
+		r := startMemRelay(t, Config{AdmissionURL: "http://controller.example", AdmissionStrict: true,
+			MeshKey:    testMeshKey,
 			HTTPClient: &http.Client{Transport: transport}})
 		trusted, revoked, other := r.MeshClient(), r.Client(), r.Client()
 		r.Revoke(revoked.Public())

@@ -46,7 +46,8 @@ type forwardPath struct {
 // otherwise the draining goroutine writes to a discarding connection.
 func newForwardPath(tb testing.TB, direct bool) *forwardPath {
 	s := newTestServer(tb, Config{})
-	f := &forwardPath{s: s, from: bareConn(s, key.NewNodePrivate().Public()), to: bareConn(s, key.NewNodePrivate().Public())}
+	f := &forwardPath{s: s, from: bareConn(s, key.NewNodePrivate().Public()),
+		to: bareConn(s, key.NewNodePrivate().Public())}
 	f.from.in.Open(&repeatReader{b: record(f.to.key)})
 	if direct {
 		near, far := relaytest.TCPPair(tb)

@@ -33,7 +33,8 @@ func TestServerTLSConfig(t *testing.T) {
 		hello := &tls.ClientHelloInfo{ServerName: name, SupportedVersions: []uint16{tls.VersionTLS13},
 			SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}}
 		got, err := conf.GetCertificate(hello)
-		if err != nil || len(got.Certificate) != 2 || string(got.Certificate[0]) != string(want.Certificate[0]) || string(got.Certificate[1]) != string(s.meta) {
+		if err != nil || len(got.Certificate) != 2 || string(got.Certificate[0]) != string(want.Certificate[0]) ||
+			string(got.Certificate[1]) != string(s.meta) {
 			t.Errorf("%q: got %v, %v", name, got, err)
 		}
 		if again, _ := conf.GetCertificate(hello); again != got {
@@ -112,7 +113,8 @@ func writePEM(t *testing.T, certFile, keyFile string, c tls.Certificate) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for file, b := range map[string][]byte{certFile: pemBlock("CERTIFICATE", c.Certificate[0]), keyFile: pemBlock("PRIVATE KEY", der)} {
+	for file, b := range map[string][]byte{certFile: pemBlock("CERTIFICATE", c.Certificate[0]),
+		keyFile: pemBlock("PRIVATE KEY", der)} {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -132,11 +134,13 @@ func TestSelfSignedTLS(t *testing.T) {
 	if _, again, err := SelfSignedTLS(dir, "192.0.2.1"); err != nil || again != pin {
 		t.Errorf("second time: pin %s, %v, want %s", again, err, pin)
 	}
-	m := relay.Map{Regions: map[int]*relay.Region{1: {RegionID: 1, Nodes: []*relay.Node{{Name: "a", RegionID: 1, HostName: "h", CertName: pin}}}}}
+	m := relay.Map{Regions: map[int]*relay.Region{1: {RegionID: 1,
+		Nodes: []*relay.Node{{Name: "a", RegionID: 1, HostName: "h", CertName: pin}}}}}
 	if err := m.Validate(); err != nil {
 		t.Errorf("pin %q is not one for the map: %v", pin, err)
 	}
-	if _, _, err := SelfSignedTLS(dir, "other.example"); err == nil || !strings.Contains(err.Error(), "remove the file for a new certificate") {
+	if _, _, err := SelfSignedTLS(dir, "other.example"); err == nil ||
+		!strings.Contains(err.Error(), "remove the file for a new certificate") {
 		t.Errorf("for another host: %v", err)
 	}
 	if _, _, err := SelfSignedTLS(t.TempDir()); err == nil {
@@ -186,7 +190,8 @@ func TestLoadKey(t *testing.T) {
 	if k, err := LoadKey(derper); err != nil || k.Public() != f.Public(t, "server") {
 		t.Errorf("derper's file: %v, %v", k.Public(), err)
 	}
-	for _, content := range []string{"", "{}", `{"PrivateKey":""}`, `{"PrivateKey":"privkey:00"}`, f.Keys["server_private_text"]} {
+	for _, content := range []string{"", "{}", `{"PrivateKey":""}`, `{"PrivateKey":"privkey:00"}`,
+		f.Keys["server_private_text"]} {
 		bad := filepath.Join(dir, "bad.key")
 		os.WriteFile(bad, []byte(content), 0o600)
 		_, err := LoadKey(bad)

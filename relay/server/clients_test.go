@@ -25,7 +25,8 @@ import (
 func TestClientsAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged bytes.Buffer
-		r := startMemRelay(t, Config{MaxClients: 5, MeshKey: testMeshKey, Log: slog.New(slog.NewTextHandler(&logged, nil))})
+		r := startMemRelay(t, Config{MaxClients: 5, MeshKey: testMeshKey,
+			Log: slog.New(slog.NewTextHandler(&logged, nil))})
 		from := func(a string) { r.Net.SetClient(netip.MustParseAddr(a)) }
 		refused := func(who string) {
 			t.Helper()
@@ -104,7 +105,8 @@ func TestAcceptsAreShared(t *testing.T) {
 		}
 		most := c.rate*seconds + 2*float64(max(c.burst, 1))
 		if honest != asked || float64(flood+honest) > most || float64(flood) < 0.9*(c.rate*seconds) {
-			t.Errorf("%+v: %d of the flood, %d of %d others accepted; want all of the others, %v at most", c, flood, honest, asked, most)
+			t.Errorf("%+v: %d of the flood, %d of %d others accepted; want all of the others, %v at most", c, flood,
+				honest, asked, most)
 		}
 	}
 }

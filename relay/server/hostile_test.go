@@ -75,13 +75,15 @@ func TestAcceptFailuresInLog(t *testing.T) {
 		s := newTestServer(t, Config{Log: slog.New(slog.NewTextHandler(&logged, nil))})
 		ln := &failingListener{Listener: n.Listen("relay.example:80")}
 		for range 100 {
-			ln.errs = append(ln.errs, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", syscall.EMFILE)})
+			ln.errs = append(ln.errs, &net.OpError{Op: "accept", Net: "tcp",
+				Err: os.NewSyscallError("accept4", syscall.EMFILE)})
 		}
 		rawpeer.Serve(t, s, ln, nil)
 		time.Sleep(2 * time.Minute)
 		r := &memRelay{s, &rawpeer.Relay{T: t, Net: n, ServerKey: s.PublicKey()}}
 		r.Client().Ping()
-		written, counted := strings.Count(logged.String(), `msg="accepting`), strings.Count(logged.String(), "suppressed")
+		written, counted := strings.Count(logged.String(), `msg="accepting`),
+			strings.Count(logged.String(), "suppressed")
 		if written < 3 || written > 6 || counted < 1 || counted > 2 {
 			t.Errorf("%d lines of failures and %d with counts in 100 s:\n%s", written, counted, logged.String())
 		}
@@ -105,11 +107,13 @@ func TestAcceptSurvivesLackOfDescriptors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t, Config{})
 		broken := errors.New("broken for good")
-		if err := s.Serve(&failingListener{Listener: relaytest.NewNet().Listen("a:80"), errs: []error{broken}}, nil); !errors.Is(err, broken) {
+		if err := s.Serve(&failingListener{Listener: relaytest.NewNet().Listen("a:80"), errs: []error{broken}},
+			nil); !errors.Is(err, broken) {
 			t.Errorf("Serve = %v", err)
 		}
 		// Close ends a pause.
-		ln := s.Listener(&failingListener{Listener: relaytest.NewNet().Listen("a:80"), errs: repeatError(syscall.EMFILE, 100)}, nil)
+		ln := s.Listener(&failingListener{Listener: relaytest.NewNet().Listen("a:80"),
+			errs: repeatError(syscall.EMFILE, 100)}, nil)
 		go func() {
 			time.Sleep(10 * time.Second)
 			ln.Close()

@@ -32,14 +32,16 @@ func newMeshWorld(t *testing.T, names ...string) *meshWorld {
 func (w *meshWorld) start(name string, k key.NodePrivate) *memRelay {
 	s := newTestServer(w.t, Config{Key: k, MeshKey: testMeshKey})
 	rawpeer.Serve(w.t, s, w.net.Listen(name+".example:80"), nil)
-	w.srv[name] = &memRelay{s, &rawpeer.Relay{T: w.t, Net: &relaytest.Net{}, ServerKey: s.PublicKey(), MeshKey: testMeshKey}}
+	w.srv[name] = &memRelay{s, &rawpeer.Relay{T: w.t, Net: &relaytest.Net{}, ServerKey: s.PublicKey(),
+		MeshKey: testMeshKey}}
 	return w.srv[name]
 }
 
 // link makes a link from one server to another.
 func (w *meshWorld) link(from, to string) {
 	w.t.Helper()
-	if err := w.srv[from].Mesh("http://"+to+".example/derp", relay.ClientConfig{DialContext: w.net.DialContext}); err != nil {
+	if err := w.srv[from].Mesh("http://"+to+".example/derp",
+		relay.ClientConfig{DialContext: w.net.DialContext}); err != nil {
 		w.t.Fatal(err)
 	}
 	synctest.Wait()
@@ -102,7 +104,8 @@ func TestMesh(t *testing.T) {
 		a := w.srv["a"].Server
 		rawpeer.WantMetric(t, a, `ginnel_relay_forwarded_packets_total{direction="out"}`, 1)
 		rawpeer.WantMetric(t, a, `ginnel_relay_forwarded_packets_total{direction="in"}`, 32)
-		rawpeer.WantMetric(t, a, `ginnel_relay_clients{where="remote"}`, 2) // bob, and a itself: its links are clients of b and c
+		// bob, and a itself: its links are clients of b and c
+		rawpeer.WantMetric(t, a, `ginnel_relay_clients{where="remote"}`, 2)
 		rawpeer.WantMetric(t, a, "ginnel_relay_watchers", 2)
 
 		// It moves to c: nobody is told, packets follow.
@@ -132,8 +135,10 @@ func TestMeshTrustedClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newMeshWorld(t, "a", "b")
 		w.linkAll()
-		prober := w.login("a", key.NewNodePrivate(), derp.ClientInfo{Version: 2, IsProber: true, MeshKey: derp.SealedMeshKey{MeshKey: testMeshKey}})
-		other := w.login("b", key.NewNodePrivate(), derp.ClientInfo{Version: 2, IsProber: true, MeshKey: derp.SealedMeshKey{MeshKey: testMeshKey}})
+		prober := w.login("a", key.NewNodePrivate(), derp.ClientInfo{Version: 2, IsProber: true,
+			MeshKey: derp.SealedMeshKey{MeshKey: testMeshKey}})
+		other := w.login("b", key.NewNodePrivate(), derp.ClientInfo{Version: 2, IsProber: true,
+			MeshKey: derp.SealedMeshKey{MeshKey: testMeshKey}})
 		prober.Send(other.Public(), "hello")
 		other.WantPacket(prober.Public(), "hello")
 		other.Send(prober.Public(), "hello yourself")
@@ -264,7 +269,8 @@ func TestMeshSlowWatcher(t *testing.T) {
 	}
 	s.registry.lookup(k).conns[0].unregister()
 	b = s.registry.appendChanges(w, nil)
-	if peer, reason, ok := derp.ParsePeerGone(b[derp.HeaderSize:]); derp.CountFrames(b) != 1 || !ok || peer != k || reason != derp.GoneDisconnected {
+	if peer, reason, ok := derp.ParsePeerGone(b[derp.HeaderSize:]); derp.CountFrames(b) != 1 || !ok || peer != k ||
+		reason != derp.GoneDisconnected {
 		t.Errorf("news %x, want that %v is gone", b, k)
 	}
 	if b := s.registry.appendChanges(w, nil); len(b) != 0 {
@@ -305,7 +311,8 @@ func TestMeshSelf(t *testing.T) {
 		if n := rawpeer.Metric(t, w.srv["a"], `ginnel_relay_accepted_connections_total{transport="derp"}`); n != 1 {
 			t.Errorf("%v connections to itself", n)
 		}
-		if err := newTestServer(t, Config{}).Mesh("https://a.example", relay.ClientConfig{}); !errors.Is(err, errNoMeshKey) {
+		err := newTestServer(t, Config{}).Mesh("https://a.example", relay.ClientConfig{})
+		if !errors.Is(err, errNoMeshKey) {
 			t.Errorf("mesh without a key: %v", err)
 		}
 		if err := w.srv["a"].Mesh("a.example", relay.ClientConfig{}); err == nil {

@@ -32,14 +32,16 @@ func TestPages(t *testing.T) {
 			{"POST", "/derp/probe", 405, "", nil},
 			{"GET", "/generate_204", 204, "-", map[string]string{"X-Tailscale-Response": "",
 				"Cache-Control": "no-cache, no-store, must-revalidate, no-transform, max-age=0"}},
-			{"GET", "/bootstrap-dns?q=control.example", 200, "-", map[string]string{"Content-Type": "application/json"}},
+			{"GET", "/bootstrap-dns?q=control.example", 200, "-",
+				map[string]string{"Content-Type": "application/json"}},
 			{"GET", "/robots.txt", 200, "User-agent: *\nDisallow: /\n", hardened},
 			{"GET", "/", 200, "Ginnel", hardened},
 			{"GET", "/anything/else", 200, "Ginnel", hardened},
 		} {
 			resp := r.Get(c.method, c.path, nil)
 			body, _ := io.ReadAll(resp.Body)
-			if resp.StatusCode != c.status || !strings.Contains(string(body), strings.Trim(c.body, "-")) || c.body == "-" && len(body) > 0 {
+			if resp.StatusCode != c.status || !strings.Contains(string(body), strings.Trim(c.body, "-")) ||
+				c.body == "-" && len(body) > 0 {
 				t.Errorf("%s %s: %s %q, want %d %q", c.method, c.path, resp.Status, body, c.status, c.body)
 			}
 			for name, want := range c.headers {
@@ -47,7 +49,8 @@ func TestPages(t *testing.T) {
 					t.Errorf("%s %s: %s: %s, want %s", c.method, c.path, name, got, want)
 				}
 			}
-			if c.headers["X-Frame-Options"] != "" && !strings.Contains(resp.Header.Get("Content-Security-Policy"), "default-src 'none'") {
+			if c.headers["X-Frame-Options"] != "" && !strings.Contains(resp.Header.Get("Content-Security-Policy"),
+				"default-src 'none'") {
 				t.Errorf("%s %s: policy %q", c.method, c.path, resp.Header.Get("Content-Security-Policy"))
 			}
 		}
@@ -56,7 +59,8 @@ func TestPages(t *testing.T) {
 			t.Errorf("upgrade to h2c: %s", resp.Status)
 		}
 		for _, upgrade := range []string{"derp", "DeRp", "WebSocket"} { // the last: very old clients (1.6)
-			if resp := r.Get("GET", "/derp", http.Header{"Upgrade": {upgrade}}); resp.StatusCode != 101 || resp.Header.Get("Derp-Version") != "2" {
+			if resp := r.Get("GET", "/derp", http.Header{"Upgrade": {upgrade}}); resp.StatusCode != 101 ||
+				resp.Header.Get("Derp-Version") != "2" {
 				t.Errorf("upgrade to %s: %s", upgrade, resp.Status)
 			}
 		}
@@ -104,7 +108,8 @@ func TestRedirectHandler(t *testing.T) {
 		w := httptest.NewRecorder()
 		RedirectHandler(c.port).ServeHTTP(w, req)
 		if w.Code != c.status || w.Header().Get("Location") != c.location {
-			t.Errorf("%s %s%s: %d %q, want %d %q", c.method, c.host, c.path, w.Code, w.Header().Get("Location"), c.status, c.location)
+			t.Errorf("%s %s%s: %d %q, want %d %q", c.method, c.host, c.path, w.Code, w.Header().Get("Location"),
+				c.status, c.location)
 		}
 	}
 }
@@ -119,8 +124,10 @@ func TestMetrics(t *testing.T) {
 	s.MetricsHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	body := w.Body.String()
 	for _, want := range []string{
-		"ginnel_relay_connections 0", `ginnel_relay_clients{where="remote"} 0`, `ginnel_relay_refused_connections_total{reason="rate"} 1`,
-		`ginnel_relay_dropped_bytes_total{kind="disco",reason="queue_head"} 0`, "ginnel_relay_throttled_seconds_total 0", "ginnel_relay_queued_bytes 0",
+		"ginnel_relay_connections 0", `ginnel_relay_clients{where="remote"} 0`,
+		`ginnel_relay_refused_connections_total{reason="rate"} 1`,
+		`ginnel_relay_dropped_bytes_total{kind="disco",reason="queue_head"} 0`,
+		"ginnel_relay_throttled_seconds_total 0", "ginnel_relay_queued_bytes 0",
 	} {
 		if !strings.Contains(body, "\n"+want+"\n") {
 			t.Errorf("no line %q", want)

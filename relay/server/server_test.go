@@ -46,7 +46,8 @@ func serverVector(t *testing.T, f *relaytest.VectorFile, v *relaytest.Vector) {
 		p = r.Dial()
 		p.Key = f.Private(t, "client")
 		p.Upgrade(r.public, "")
-	case v.Inputs["frame_type"] == "0x0a" || strings.Contains(v.Name, "close_peer") || v.Name == "watch_conns_with_payload":
+	case v.Inputs["frame_type"] == "0x0a" || strings.Contains(v.Name, "close_peer") ||
+		v.Name == "watch_conns_with_payload":
 		p = r.MeshClient()
 		if strings.Contains(v.Name, "without_mesh_key") {
 			p = r.Client()
@@ -95,7 +96,8 @@ func TestServerForwardsVectors(t *testing.T) {
 		client.WantFrame(derp.FrameServerInfo)
 		peer := r.ClientWithKey(f.Private(t, "peer"))
 
-		for send, recv := range map[string]string{"send_packet": "recv_packet", "send_packet_empty": "recv_packet_empty"} {
+		for send, recv := range map[string]string{"send_packet": "recv_packet",
+			"send_packet_empty": "recv_packet_empty"} {
 			client.Write(f.Find(t, send))
 			want := f.Find(t, recv)
 			got := make([]byte, len(want))
@@ -104,16 +106,19 @@ func TestServerForwardsVectors(t *testing.T) {
 			}
 		}
 		client.Write(f.Find(t, "send_packet_disco"))
-		if got, want := peer.WantFrame(derp.FrameRecvPacket)[key.Size:], f.Find(t, "send_packet_disco")[derp.SendOverhead:]; !bytes.Equal(got, want) {
+		if got, want := peer.WantFrame(derp.FrameRecvPacket)[key.Size:],
+			f.Find(t, "send_packet_disco")[derp.SendOverhead:]; !bytes.Equal(got, want) {
 			t.Errorf("disco packet became %x", got)
 		}
 		for _, name := range []string{"ping", "ping_long"} {
 			client.Write(f.Find(t, name))
-			if got, want := client.WantFrame(derp.FramePong), f.Find(t, "pong")[derp.HeaderSize:]; !bytes.Equal(got, want) {
+			if got, want := client.WantFrame(derp.FramePong),
+				f.Find(t, "pong")[derp.HeaderSize:]; !bytes.Equal(got, want) {
 				t.Errorf("%s is answered with %x, want %x", name, got, want)
 			}
 		}
-		for _, name := range []string{"note_preferred_true", "note_preferred_false", "unknown_frame", "pong", "keep_alive", "health_problem"} {
+		for _, name := range []string{"note_preferred_true", "note_preferred_false", "unknown_frame", "pong",
+			"keep_alive", "health_problem"} {
 			client.Write(f.Find(t, name))
 		}
 		client.Ping()
@@ -355,7 +360,8 @@ func TestServerFastStart(t *testing.T) {
 		}
 		p.WantPacket(f.Public(t, "client"), "early")
 		// The vector's request says that another node would have been ideal.
-		if got := watcher.WantPresent(); got.Flags != derp.PresentNotIdeal || got.Addr.Addr().String() != "198.51.100.1" {
+		if got := watcher.WantPresent(); got.Flags != derp.PresentNotIdeal ||
+			got.Addr.Addr().String() != "198.51.100.1" {
 			t.Errorf("announced as %+v", got)
 		}
 		r.wantMetric(t, "ginnel_relay_not_ideal_connections", 1)

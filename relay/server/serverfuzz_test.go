@@ -35,7 +35,8 @@ func FuzzSTUN(f *testing.F) {
 			return
 		}
 		var m stun.Message
-		if err := stun.Decode(answer, &m); err != nil || len(answer) != 32 || !bytes.Equal(m.TransactionID[:], b[8:20]) {
+		if err := stun.Decode(answer, &m); err != nil || len(answer) != 32 ||
+			!bytes.Equal(m.TransactionID[:], b[8:20]) {
 			t.Errorf("%x is answered with %x (%v)", b, answer, err)
 		}
 	})
@@ -125,7 +126,8 @@ func serverInput(t *testing.T, s *Server, client, peer key.NodePublic, tr trust,
 func bareConn(s *Server, k key.NodePublic) *serverConn {
 	near, far := relaytest.Pipe(1<<20, netip.AddrPort{}, netip.AddrPort{})
 	far.Close()
-	c := &serverConn{s: s, key: k, serial: s.serial.Add(1), flags: derp.PresentRegular, conn: derp.NewFrameConn(near, near, time.Second)}
+	c := &serverConn{s: s, key: k, serial: s.serial.Add(1), flags: derp.PresentRegular,
+		conn: derp.NewFrameConn(near, near, time.Second)}
 	c.out = derp.NewOutbox(&s.wg, &serverLimits, s.memory.all, s.metrics)
 	s.registry.add(c)
 	return c
@@ -148,7 +150,8 @@ func TestSendBecomesRecv(t *testing.T) {
 func TestConfigTellsNoMeshKey(t *testing.T) {
 	cfg := Config{MeshKey: testMeshKey}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
-		if text := fmt.Sprintf(verb, cfg); strings.Contains(text, fmt.Sprintf("%x", testMeshKey[:4])) || strings.Contains(text, fmt.Sprint(testMeshKey[0], testMeshKey[1])) {
+		if text := fmt.Sprintf(verb, cfg); strings.Contains(text, fmt.Sprintf("%x", testMeshKey[:4])) ||
+			strings.Contains(text, fmt.Sprint(testMeshKey[0], testMeshKey[1])) {
 			t.Errorf("%s prints %s", verb, text)
 		}
 	}

@@ -15,7 +15,8 @@ import (
 func TestSTUNVectors(t *testing.T) {
 	f := relaytest.LoadVectors(t)
 	var r stunResponder
-	for name, from := range map[string]string{"stun_response_ipv4": "203.0.113.7:41641", "stun_response_ipv6": "[2001:db8::17]:41641"} {
+	for name, from := range map[string]string{"stun_response_ipv4": "203.0.113.7:41641",
+		"stun_response_ipv6": "[2001:db8::17]:41641"} {
 		got, ok := r.answer(f.Find(t, "stun_request"), netip.MustParseAddrPort(from))
 		if want := f.Find(t, name); !ok || !bytes.Equal(got, want) {
 			t.Errorf("from %s: got %x, want %x", from, got, want)

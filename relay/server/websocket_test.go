@@ -1,8 +1,6 @@
 package server
 
 import (
-	"context"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -26,9 +24,7 @@ type browser struct {
 func (r *memRelay) browse(protocols ...string) (*browser, *http.Response) {
 	r.T.Helper()
 	ws, resp, err := websocket.Dial(r.T.Context(), "ws://relay.example/derp", &websocket.DialOptions{
-		HTTPClient: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return r.Net.DialContext(ctx, network, addr)
-		}}},
+		HTTPClient:      &http.Client{Transport: &http.Transport{DialContext: r.Net.DialContext}},
 		HTTPHeader:      http.Header{"Origin": {"https://elsewhere.example"}},
 		Subprotocols:    protocols,
 		CompressionMode: websocket.CompressionContextTakeover,
@@ -91,12 +87,14 @@ func TestWebSocketServer(t *testing.T) {
 		watcher.Write(derp.AppendHeader(nil, derp.FrameWatchConns, 0))
 		watcher.WantPresent()
 		b, resp := r.browse("other", "derp")
-		if got := resp.Header.Get("Sec-WebSocket-Protocol"); got != "derp" || resp.Header.Get("Sec-WebSocket-Extensions") != "" || resp.Header.Get("Derp-Version") != "" {
+		if got := resp.Header.Get("Sec-WebSocket-Protocol"); got != "derp" ||
+			resp.Header.Get("Sec-WebSocket-Extensions") != "" || resp.Header.Get("Derp-Version") != "" {
 			t.Errorf("answer %+v", resp.Header)
 		}
 		k := key.NewNodePrivate()
 		b.login(r.public, k)
-		if got := watcher.WantPresent(); got.Peer != k.Public() || got.Addr.Addr().String() != "198.51.100.1" || got.Flags != derp.PresentRegular {
+		if got := watcher.WantPresent(); got.Peer != k.Public() || got.Addr.Addr().String() != "198.51.100.1" ||
+			got.Flags != derp.PresentRegular {
 			t.Errorf("announced as %+v", got)
 		}
 		synctest.Wait() // it is counted after it is announced
@@ -141,15 +139,19 @@ func TestWebSocketRefusals(t *testing.T) {
 			do   func(b *browser)
 			want websocket.StatusCode
 		}{
-			"text":            {func(b *browser) { b.ws.Write(t.Context(), websocket.MessageText, []byte("hello")) }, websocket.StatusUnsupportedData},
-			"too large":       {func(b *browser) { b.write(make([]byte, wsstream.MaxMessage+1)) }, websocket.StatusMessageTooBig},
-			"forbidden frame": {func(b *browser) { b.write(derp.AppendHeader(nil, derp.FrameWatchConns, 0)) }, websocket.StatusNormalClosure},
+			"text": {func(b *browser) { b.ws.Write(t.Context(), websocket.MessageText, []byte("hello")) },
+				websocket.StatusUnsupportedData},
+			"too large": {func(b *browser) { b.write(make([]byte, wsstream.MaxMessage+1)) },
+				websocket.StatusMessageTooBig},
+			"forbidden frame": {func(b *browser) { b.write(derp.AppendHeader(nil, derp.FrameWatchConns, 0)) },
+				websocket.StatusNormalClosure},
 		} {
 			b, _ := r.browse("derp")
 			b.login(r.public, key.NewNodePrivate())
 			c.do(b)
 			_, _, err := b.ws.Read(t.Context())
-			if got := websocket.CloseStatus(err); got != c.want && !(c.want == websocket.StatusNormalClosure && err != nil) {
+			if got := websocket.CloseStatus(err); got != c.want &&
+				!(c.want == websocket.StatusNormalClosure && err != nil) {
 				t.Errorf("%s: closed with %v (%v), want %v", name, got, err, c.want)
 			}
 		}
@@ -161,12 +163,15 @@ func TestWebSocketRefusals(t *testing.T) {
 func TestWebSocketSubprotocol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startMemRelay(t, Config{})
-		for list, want := range map[string]string{"derp": "derp", "a, derp": "derp", "DERP": "DERP", "xderp": "", "a,derpy": "", "": ""} {
-			resp := r.Get("GET", "/derp", http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Version": {"13"},
-				"Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}, "Sec-Websocket-Protocol": {list}})
+		for list, want := range map[string]string{"derp": "derp", "a, derp": "derp", "DERP": "DERP", "xderp": "",
+			"a,derpy": "", "": ""} {
+			resp := r.Get("GET", "/derp", http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"},
+				"Sec-Websocket-Version": {"13"},
+				"Sec-Websocket-Key":     {"AAAAAAAAAAAAAAAAAAAAAA=="}, "Sec-Websocket-Protocol": {list}})
 			upgrade := map[bool]string{true: "websocket", false: "DERP"}[want != ""]
 			if got := resp.Header.Get("Sec-WebSocket-Protocol"); got != want || resp.Header.Get("Upgrade") != upgrade {
-				t.Errorf("%q: got subprotocol %q of %q, want %q of %q", list, got, resp.Header.Get("Upgrade"), want, upgrade)
+				t.Errorf("%q: got subprotocol %q of %q, want %q of %q", list, got, resp.Header.Get("Upgrade"), want,
+					upgrade)
 			}
 		}
 	})

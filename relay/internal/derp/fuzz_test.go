@@ -35,7 +35,8 @@ func FuzzFrames(f *testing.F) {
 				again, known = AppendPeerGone(nil, k, reason), 33
 			}
 		case FramePeerPresent:
-			if present, ok := ParsePeerPresent(p); ok && len(p) >= peerPresentSize && !present.Addr.Addr().Is4() && present.Addr.IsValid() {
+			if present, ok := ParsePeerPresent(p); ok && len(p) >= peerPresentSize && !present.Addr.Addr().Is4() &&
+				present.Addr.IsValid() {
 				again, known = AppendPeerPresent(nil, present), peerPresentSize
 			}
 		case FramePing:

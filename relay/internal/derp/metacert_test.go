@@ -36,7 +36,8 @@ func TestMetaCert(t *testing.T) {
 		t.Errorf("parsed as %v, %v", k, ok)
 	}
 	digits := hex.EncodeToString(server[:])
-	for _, cn := range []string{"derpkey", "derpkey" + digits[1:], "derpkey" + digits + "0", "derpkeyg" + digits[1:], "derpkey" + strings.Repeat("0", 64), digits} {
+	for _, cn := range []string{"derpkey", "derpkey" + digits[1:], "derpkey" + digits + "0", "derpkeyg" + digits[1:],
+		"derpkey" + strings.Repeat("0", 64), digits} {
 		bad := *c
 		bad.Subject.CommonName = cn
 		if _, ok := ParseMetaCert([]*x509.Certificate{&bad}); ok {

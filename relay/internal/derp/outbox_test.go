@@ -317,7 +317,8 @@ func TestOutboxDirectManySenders(t *testing.T) {
 			}
 			i := int(frame[HeaderSize])
 			var flow, n int
-			if _, err := fmt.Sscanf(string(frame[SendOverhead:SendOverhead+20]), "%d/%d.", &flow, &n); err != nil || flow != i || n < next[i] {
+			if _, err := fmt.Sscanf(string(frame[SendOverhead:SendOverhead+20]), "%d/%d.", &flow, &n); err != nil ||
+				flow != i || n < next[i] {
 				t.Errorf("flow %d: got %q, want %d or later", i, frame[SendOverhead:SendOverhead+20], next[i])
 			}
 			next[i] = n + 1

@@ -12,7 +12,8 @@ import (
 
 // testLimits are those of the queue from a server to a client.
 var testLimits = QueueLimits{
-	Flow:   [NumClasses]int{ClassData: 256 << 10, ClassDisco: 16 << 10, ClassControl: 32 << 10, ClassPong: PongFrameSize},
+	Flow: [NumClasses]int{ClassData: 256 << 10, ClassDisco: 16 << 10, ClassControl: 32 << 10,
+		ClassPong: PongFrameSize},
 	Total:  1 << 20,
 	MaxAge: time.Second,
 }
@@ -167,7 +168,8 @@ func TestQueueExpires(t *testing.T) {
 	}
 	got := drainQueue(q, late)
 	if len(got) != 201 || got[0] != "control" && got[0] != "1/1000" || l.drops[dropQueueHead] != 262 {
-		t.Errorf("%d dropped, %d left, first %q; want all of the old ones dropped", l.drops[dropQueueHead], len(got), got[0])
+		t.Errorf("%d dropped, %d left, first %q; want all of the old ones dropped", l.drops[dropQueueHead], len(got),
+			got[0])
 	}
 	q.push(testFlow(1, ClassData), testFrames(1, 0, 3, 1000), t0)
 	q.push(FlowID{Class: ClassControl}, AppendKeepAlive(nil), t0)
@@ -267,7 +269,8 @@ func TestQueueAgainstNaive(t *testing.T) {
 		}
 		q.discard(dropGone)
 		if l.drops[dropGone] != pushed-out || q.budget.used.Load() != 0 {
-			t.Fatalf("seed %d: %d discarded, want %d; %d bytes left", seed, l.drops[dropGone], pushed-out, q.budget.used.Load())
+			t.Fatalf("seed %d: %d discarded, want %d; %d bytes left", seed, l.drops[dropGone], pushed-out,
+				q.budget.used.Load())
 		}
 	}
 }

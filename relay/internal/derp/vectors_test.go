@@ -19,7 +19,10 @@ var encoders = map[string]func(tb testing.TB, f *relaytest.VectorFile, v *relayt
 	"send_packet":       encodeSend,
 	"send_packet_empty": encodeSend,
 	"send_packet_disco": encodeSend,
-	"keep_alive":        func(testing.TB, *relaytest.VectorFile, *relaytest.Vector) []byte { return AppendKeepAlive(nil) },
+	"keep_alive": func(testing.TB, *relaytest.VectorFile,
+		*relaytest.Vector) []byte {
+		return AppendKeepAlive(nil)
+	},
 	"note_preferred_true": func(testing.TB, *relaytest.VectorFile, *relaytest.Vector) []byte {
 		return AppendNotePreferred(nil, IsHome)
 	},
@@ -53,7 +56,8 @@ var encoders = map[string]func(tb testing.TB, f *relaytest.VectorFile, v *relayt
 		return AppendPong(nil, PingData(v.Input(tb, "data_hex")))
 	},
 	"restarting": func(tb testing.TB, f *relaytest.VectorFile, v *relaytest.Vector) []byte {
-		return AppendRestarting(nil, RestartAdvice{uint32(v.Inputs["reconnect_in_ms"].(float64)), uint32(v.Inputs["try_for_ms"].(float64))})
+		return AppendRestarting(nil, RestartAdvice{uint32(v.Inputs["reconnect_in_ms"].(float64)),
+			uint32(v.Inputs["try_for_ms"].(float64))})
 	},
 }
 
@@ -113,13 +117,17 @@ func TestParseVectors(t *testing.T) {
 			t.Errorf("%s: got %v, %v", name, k, err)
 		}
 	}
-	for name, want := range map[string]GoneReason{"peer_gone_disconnected": 0, "peer_gone_not_here": 1, "peer_gone_legacy": 0} {
-		if k, reason, ok := ParsePeerGone(f.Find(t, name)[HeaderSize:]); !ok || reason != want || k != f.Public(t, "peer") {
+	for name, want := range map[string]GoneReason{"peer_gone_disconnected": 0, "peer_gone_not_here": 1,
+		"peer_gone_legacy": 0} {
+		if k, reason, ok := ParsePeerGone(f.Find(t, name)[HeaderSize:]); !ok || reason != want ||
+			k != f.Public(t, "peer") {
 			t.Errorf("%s: got %v, %v, %v", name, k, reason, ok)
 		}
 	}
-	for name, want := range map[string]string{"peer_present_legacy_key_only": "invalid AddrPort", "peer_present_legacy_no_flags": "203.0.113.7:41641"} {
-		if p, ok := ParsePeerPresent(f.Find(t, name)[HeaderSize:]); !ok || p.Peer != f.Public(t, "peer") || p.Flags != 0 || p.Addr.String() != want {
+	for name, want := range map[string]string{"peer_present_legacy_key_only": "invalid AddrPort",
+		"peer_present_legacy_no_flags": "203.0.113.7:41641"} {
+		if p, ok := ParsePeerPresent(f.Find(t, name)[HeaderSize:]); !ok || p.Peer != f.Public(t, "peer") ||
+			p.Flags != 0 || p.Addr.String() != want {
 			t.Errorf("%s: got %+v, %v", name, p, ok)
 		}
 	}
@@ -131,7 +139,8 @@ func TestParseVectors(t *testing.T) {
 	if r, ok := ParseRestarting(f.Find(t, "restarting")[HeaderSize:]); !ok || r != (RestartAdvice{1500, 5000}) {
 		t.Errorf("restarting: got %+v, %v", r, ok)
 	}
-	if !LooksLikeDisco(f.Find(t, "send_packet_disco")[SendOverhead:]) || LooksLikeDisco(f.Find(t, "send_packet")[SendOverhead:]) {
+	if !LooksLikeDisco(f.Find(t, "send_packet_disco")[SendOverhead:]) ||
+		LooksLikeDisco(f.Find(t, "send_packet")[SendOverhead:]) {
 		t.Error("disco is not told from data")
 	}
 }
@@ -166,7 +175,8 @@ func TestParsersTruncated(t *testing.T) {
 			t.Errorf("header of %d bytes accepted", n)
 		}
 	}
-	if _, err := ParseServerKey(append(f.Find(t, "server_key")[HeaderSize:], make([]byte, MaxServerKey-39)...)); err == nil {
+	if _, err := ParseServerKey(append(f.Find(t, "server_key")[HeaderSize:],
+		make([]byte, MaxServerKey-39)...)); err == nil {
 		t.Error("greeting of more than 1024 bytes accepted")
 	}
 }

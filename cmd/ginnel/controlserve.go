@@ -20,7 +20,7 @@ import (
 
 	"ginnel/control/server"
 	"ginnel/control/store"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 const (
@@ -40,7 +40,7 @@ type controlService struct {
 	site   *url.URL // by which nodes find the server
 	store  *store.Bolt
 	ctl    *server.Server
-	relay  *relay.Server
+	relay  *relayserver.Server
 	pin    string         // of a self-signed certificate
 	devKey server.AuthKey // of --dev
 	addr   string         // of the port, as bound
@@ -179,12 +179,12 @@ func (s *controlService) newServers(ctx context.Context) (err error) {
 
 // newRelay makes the relay. It serves nobody before the coordination server is there to be asked.
 func (s *controlService) newRelay() error {
-	key, err := relay.LoadKey(filepath.Join(s.dir, "relay.key"))
+	key, err := relayserver.LoadKey(filepath.Join(s.dir, "relay.key"))
 	if err != nil {
 		return err
 	}
 	ask := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ctl.ServeHTTP(w, r) })
-	s.relay, err = relay.NewServer(relay.ServerConfig{
+	s.relay, err = relayserver.New(relayserver.Config{
 		Key: key, Log: s.log,
 		AdmissionURL: "http://control/verify", AdmissionStrict: true, HTTPClient: &http.Client{Transport: inProcess{ask}},
 	})
@@ -204,9 +204,9 @@ func (s *controlService) openPort(ctx context.Context) (net.Listener, error) {
 			addr = siteListen(s.site)
 		}
 	}
-	ln, err := relay.Listen(ctx, addr)
+	ln, err := relayserver.Listen(ctx, addr)
 	if errors.Is(err, syscall.EADDRINUSE) && s.f.listen == "" && s.site == nil {
-		ln, err = relay.Listen(ctx, ":0")
+		ln, err = relayserver.Listen(ctx, ":0")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the server's port: %w", err)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"syscall"
 
@@ -12,24 +13,23 @@ import (
 	"ginnel/internal/nonblock"
 )
 
-// spliceFrom is how many bytes must wait in a socket for the trip through a pipe to cost less than
-// two copies.
-const spliceFrom = 16 << 10
+// minSplice is how many bytes must be unread in a socket for splice(2) through a pipe to cost less
+// than a read and a write.
+const minSplice = 16 << 10
 
-// isSocket reports whether x is a stream socket of this host, which fromSocket can read.
-func isSocket(x any) bool { return hostsock.IsStream(x) }
+// isSocket reports whether c is a stream socket of this host, which copyFromSocket can read.
+func isSocket(c io.Closer) bool { return hostsock.IsStream(c) }
 
-// fromSocket is carry for a src that isSocket. While nothing comes it holds no buffer. When more
-// comes than a buffer holds and dst is a TCP socket too, the kernel moves what is there by
-// splice(2): in bursts, so that no connection keeps a pipe, two descriptors, while it has nothing
-// to move.
-func fromSocket(dst io.Writer, src io.Reader, m *meter) error {
+// copyFromSocket is copyStream for a src that is a socket of this host. While it waits it holds no
+// buffer. If a read fills its buffer and dst is a TCP socket too, the rest of what has arrived is
+// moved by splice(2). The pipe is held for that burst only, because a pipe costs two descriptors.
+func copyFromSocket(dst, src io.ReadWriteCloser, m *meter) error {
 	raw, err := src.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return err
 	}
 	r := socketReader{raw: raw}
-	r.attempt = r.try
+	r.readFn = r.tryRead
 	to := tcpSocket(dst)
 	for {
 		n, err := r.copyTo(dst)
@@ -40,10 +40,10 @@ func fromSocket(dst io.Writer, src io.Reader, m *meter) error {
 		if err != nil {
 			return err
 		}
-		if to == nil || r.waiting < spliceFrom {
+		if to == nil || r.unread < minSplice {
 			continue
 		}
-		spliced, err := splice(to, raw, r.waiting)
+		spliced, err := splice(to, raw, r.unread)
 		m.add(spliced)
 		if err != nil {
 			return err
@@ -51,21 +51,22 @@ func fromSocket(dst io.Writer, src io.Reader, m *meter) error {
 	}
 }
 
-// socketReader reads from a socket into a buffer that it takes only when there is something to
-// read.
+// socketReader reads from a socket into a buffer that it holds only from a successful read until the
+// bytes are written.
 type socketReader struct {
-	raw     syscall.RawConn
-	attempt func(fd uintptr) (done bool)
+	raw    syscall.RawConn
+	readFn func(fd uintptr) (done bool) // tryRead as a value, made once to save an allocation per read
 
-	buf     *[bufferSize]byte // nil between reads
-	n       int
-	err     error
-	waiting int // bytes left in the socket after a read that filled buf
+	buf    *[bufferSize]byte // nil between reads
+	n      int
+	err    error
+	unread int // bytes left in the socket after a read that filled buf
 }
 
-// copyTo waits for bytes and writes them to dst. At the end of the stream it returns io.EOF.
+// copyTo waits for bytes, reads once, and writes what it has read to dst. At the end of the stream it
+// returns io.EOF.
 func (r *socketReader) copyTo(dst io.Writer) (int, error) {
-	if err := r.raw.Read(r.attempt); err != nil {
+	if err := r.raw.Read(r.readFn); err != nil {
 		return 0, err
 	}
 	defer r.release()
@@ -78,17 +79,17 @@ func (r *socketReader) copyTo(dst io.Writer) (int, error) {
 	return dst.Write(r.buf[:r.n])
 }
 
-// try reads without blocking. It reports false if there is nothing to read yet.
-func (r *socketReader) try(fd uintptr) bool {
+// tryRead reads without blocking. It returns false if there is nothing to read yet.
+func (r *socketReader) tryRead(fd uintptr) bool {
 	r.buf = buffers.Get().(*[bufferSize]byte)
-	r.waiting = 0
+	r.unread = 0
 	r.n, r.err = nonblock.Read(fd, r.buf[:])
 	if r.err == unix.EAGAIN {
 		r.release()
 		return false
 	}
 	if r.n == bufferSize {
-		r.waiting, _ = nonblock.Waiting(fd)
+		r.unread, _ = nonblock.Waiting(fd)
 	}
 	return true
 }
@@ -98,12 +99,12 @@ func (r *socketReader) release() {
 	r.buf = nil
 }
 
-// readiness tells when a socket of this host can be read, so that the buffer for it need not be
-// held before. The zero readiness says always.
+// readiness waits until a socket of this host is readable, so that its reader need not hold a buffer
+// while it waits. The wait of the zero readiness returns at once.
 type readiness struct{ raw syscall.RawConn }
 
-func readinessOf(x any) readiness {
-	s, ok := x.(syscall.Conn)
+func readinessOf(pc net.PacketConn) readiness {
+	s, ok := pc.(syscall.Conn)
 	if !ok {
 		return readiness{}
 	}
@@ -114,7 +115,7 @@ func readinessOf(x any) readiness {
 	return readiness{raw}
 }
 
-// wait blocks until there is something to read.
+// wait blocks until the socket is readable.
 func (r readiness) wait() error {
 	if r.raw == nil {
 		return nil

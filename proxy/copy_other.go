@@ -2,15 +2,18 @@
 
 package proxy
 
-import "io"
+import (
+	"io"
+	"net"
+)
 
-// isSocket says that no conn can be read without holding a buffer here.
-func isSocket(any) bool { return false }
+// isSocket returns false, because copyFromSocket exists on Linux only.
+func isSocket(io.Closer) bool { return false }
 
-func fromSocket(dst io.Writer, src io.Reader, m *meter) error { return copyBuffered(dst, src, m) }
+func copyFromSocket(dst, src io.ReadWriteCloser, m *meter) error { return copyBuffered(dst, src, m) }
 
 type readiness struct{}
 
-func readinessOf(any) readiness { return readiness{} }
+func readinessOf(net.PacketConn) readiness { return readiness{} }
 
 func (readiness) wait() error { return nil }

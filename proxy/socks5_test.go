@@ -11,9 +11,9 @@ func TestSOCKS5Conversations(t *testing.T) {
 	auth := func(user, password string) bool { return user == "ann" && password == "pw" }
 	tests := []struct {
 		name string
-		rule string // from RFC 1928 unless it says 1929
+		rule string // quoted from RFC 1928, or from RFC 1929 if it starts with 1929
 		auth func(user, password string) bool
-		talk string // lines: > from the client, < from the server, =addr dialled, . the end
+		talk string // lines: > sent by the client, < sent by the server, = address dialled, . end of the stream
 	}{{
 		name: "IPv4",
 		rule: "the address is a version-4 IP address, with a length of 4 octets",
@@ -53,7 +53,7 @@ func TestSOCKS5Conversations(t *testing.T) {
 		name: "no method at all",
 		talk: "> 05 00\n< 05 ff\n.",
 	}, {
-		name: "a password that nobody asked for",
+		name: "a password that is not needed",
 		talk: "> 05 01 02\n< 05 02\n> 01 01 61 01 62\n< 01 00",
 	}, {
 		name: "password",
@@ -81,14 +81,14 @@ func TestSOCKS5Conversations(t *testing.T) {
 		name: "a command that does not exist",
 		talk: "> 05 01 00\n< 05 00\n> 05 09 00 01 00 00 00 00 00 00\n< 05 07 00 01 00 00 00 00 00 00\n.",
 	}, {
-		name: "UDP where there is none",
+		name: "UDP without ListenPacket",
 		talk: "> 05 01 00\n< 05 00\n> 05 03 00 01 00 00 00 00 00 00\n< 05 07 00 01 00 00 00 00 00 00\n.",
 	}, {
 		name: "an address type that does not exist",
 		rule: "X'08' Address type not supported",
 		talk: "> 05 01 00\n< 05 00\n> 05 01 00 02 00 00 00 00 00 00\n< 05 08 00 01 00 00 00 00 00 00\n.",
 	}, {
-		name: "an empty name, which many a dialler would take for this host",
+		name: "an empty name, which dialling might take for this host",
 		talk: "> 05 01 00\n< 05 00\n> 05 01 00 03 00 00 50\n< 05 04 00 01 00 00 00 00 00 00\n.",
 	}, {
 		name: "a name with a line end",
@@ -109,7 +109,7 @@ func TestSOCKS5Conversations(t *testing.T) {
 	}
 }
 
-// converse plays a conversation with the server at addr, whose dials r records.
+// converse holds the conversation talk with the server at addr, whose dials r records.
 func converse(t *testing.T, r *recorder, addr, talk string) {
 	t.Helper()
 	c := dialChat(t, "tcp", addr)
@@ -128,7 +128,7 @@ func converse(t *testing.T, r *recorder, addr, talk string) {
 	}
 }
 
-// The names of 255 bytes, users of 255 and passwords of 255 that the formats have room for.
+// Names, users and passwords may have 255 bytes, the most that the formats can express.
 func TestSOCKS5LongestFields(t *testing.T) {
 	long := strings.Repeat("x", 255)
 	r := &recorder{next: dialEcho}
@@ -141,14 +141,13 @@ func TestSOCKS5LongestFields(t *testing.T) {
 	}
 }
 
-// A connection may stand whose address SOCKS5 cannot express. The library would call that a
-// failure.
+// A local address that SOCKS5 cannot express is sent as 0.0.0.0:0. The library would send a failure.
 func TestSOCKS5LocalAddressOfAnotherKind(t *testing.T) {
-	a := socks5Answers{}.granted(&net.UnixAddr{Name: "x", Net: "unix"})
+	a := socks5Replies{}.granted(&net.UnixAddr{Name: "x", Net: "unix"})
 	if want := "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"; string(a) != want {
 		t.Errorf("got % x, want % x", a, want)
 	}
-	a = socks5Answers{}.granted(&net.TCPAddr{IP: net.IPv6loopback, Port: 258})
+	a = socks5Replies{}.granted(&net.TCPAddr{IP: net.IPv6loopback, Port: 258})
 	if want := "\x05\x00\x00\x04" + strings.Repeat("\x00", 15) + "\x01\x01\x02"; string(a) != want {
 		t.Errorf("got % x, want % x", a, want)
 	}
@@ -157,7 +156,7 @@ func TestSOCKS5LocalAddressOfAnotherKind(t *testing.T) {
 func TestSOCKS4Conversations(t *testing.T) {
 	tests := []struct {
 		name string
-		rule string // from the papers named in socks4.go
+		rule string // quoted from the documents named in socks4.go
 		auth func(user, password string) bool
 		talk string
 	}{{
@@ -218,8 +217,8 @@ func TestParseSOCKS4Truncated(t *testing.T) {
 	}
 }
 
-// Every beginning of a handshake, cut off by the client, ends quietly; followed by garbage, it does
-// no harm.
+// Every prefix of a handshake, cut off by the client or followed by garbage, ends only its own
+// connection.
 func TestTruncatedAndGarbledHandshakes(t *testing.T) {
 	auth := func(user, password string) bool { return user == "a" }
 	addr := serve(t, &Server{Dial: dialEcho, Auth: auth})

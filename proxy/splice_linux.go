@@ -12,20 +12,21 @@ import (
 )
 
 const (
-	pipeSize = 1 << 20 // asked for; the system may give less
-	maxPipes = 2       // kept for the next bursts
+	pipeSize = 1 << 20 // bytes; the system may grant less
+	maxPipes = 2       // kept in idlePipes
 )
 
-// pipe is what splice(2) moves bytes through. It is empty between bursts.
+// pipe is the pipe through which splice(2) moves bytes from one socket to another. It is empty
+// between bursts.
 type pipe struct{ r, w int }
 
-// pipes are those that nobody uses, for the process.
-var pipes = make(chan pipe, maxPipes)
+// idlePipes holds the pipes that the process keeps for the next bursts.
+var idlePipes = make(chan pipe, maxPipes)
 
 // takePipe returns an empty pipe.
 func takePipe() (pipe, error) {
 	select {
-	case p := <-pipes:
+	case p := <-idlePipes:
 		return p, nil
 	default:
 	}
@@ -33,67 +34,68 @@ func takePipe() (pipe, error) {
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return pipe{}, os.NewSyscallError("pipe2", err)
 	}
-	unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize) // or what it is without
+	unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize) // best effort: the default size works too
 	return pipe{fds[0], fds[1]}, nil
 }
 
-// release keeps p for others, if it is empty and there is room.
-func (p pipe) release(empty bool) {
-	if empty {
-		select {
-		case pipes <- p:
-			return
-		default:
-		}
+// keep puts p, which must be empty, into idlePipes, or closes it if there are enough.
+func (p pipe) keep() {
+	select {
+	case idlePipes <- p:
+	default:
+		p.close()
 	}
+}
+
+func (p pipe) close() {
 	unix.Close(p.r)
 	unix.Close(p.w)
 }
 
-// tcpSocket returns x's descriptor if it is a TCP socket of this host, or nil.
-func tcpSocket(x any) syscall.RawConn {
-	if !hostsock.IsTCP(x) {
+// tcpSocket returns the descriptor of c if c is a TCP socket of this host, otherwise nil.
+func tcpSocket(c io.Closer) syscall.RawConn {
+	if !hostsock.IsTCP(c) {
 		return nil
 	}
-	raw, err := x.(syscall.Conn).SyscallConn()
+	raw, err := c.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil
 	}
 	return raw
 }
 
-// splice moves n bytes that wait in src to dst, or as many of them as it can without a failure of
-// its own: there may be no descriptors left for a pipe.
+// splice moves n bytes that are unread in src to dst. It may move fewer: if there is no descriptor
+// for a pipe it moves none, and returns no error, because the bytes can still be copied.
 func splice(dst, src syscall.RawConn, n int) (done int64, err error) {
 	p, err := takePipe()
 	if err != nil {
 		return 0, nil
 	}
-	empty := true
-	defer func() { p.release(empty) }()
 	for n > 0 {
 		got := p.fill(src, n)
 		if got == 0 {
-			return done, nil
+			break
 		}
 		n -= got
 		moved, err := p.drain(dst, got)
 		done += int64(moved)
 		if err != nil {
-			empty = moved == got
+			p.close() // because it may hold bytes of this connection
 			return done, err
 		}
 	}
+	p.keep()
 	return done, nil
 }
 
-// fill takes what there is, without waiting. What keeps it from that, the next read will tell.
+// fill moves up to n bytes from src into p, without waiting. It ignores errors, because the next read
+// reports them.
 func (p pipe) fill(src syscall.RawConn, n int) (got int) {
 	src.Control(func(fd uintptr) { got, _ = nonblock.Splice(fd, uintptr(p.w), n) })
 	return got
 }
 
-// drain gives n bytes to dst.
+// drain moves n bytes from p to dst. It waits while dst cannot take them.
 func (p pipe) drain(dst syscall.RawConn, n int) (done int, err error) {
 	var failed error
 	err = dst.Write(func(fd uintptr) bool {
@@ -103,7 +105,7 @@ func (p pipe) drain(dst syscall.RawConn, n int) (done int, err error) {
 				return failed != unix.EAGAIN
 			}
 			if moved == 0 {
-				failed = io.ErrUnexpectedEOF // for the pipe has more
+				failed = io.ErrUnexpectedEOF // the pipe still holds bytes
 				return true
 			}
 			done += moved

@@ -13,7 +13,7 @@ import (
 	"ginnel/internal/nonblock"
 )
 
-// sockets returns both ends of a connection, and what splice needs of the first.
+// sockets returns both ends of a TCP connection, and the descriptor of the first.
 func sockets(t *testing.T) (near, far net.Conn, raw syscall.RawConn) {
 	t.Helper()
 	ln := listen(t)
@@ -32,27 +32,27 @@ func sockets(t *testing.T) (near, far net.Conn, raw syscall.RawConn) {
 	return near, far, tcpSocket(near)
 }
 
-// emptyPool makes sure that a pipe that splice leaves behind is seen.
-func emptyPool(t *testing.T) {
+// emptyIdlePipes closes the idle pipes, so that a pipe that splice keeps is noticed.
+func emptyIdlePipes(t *testing.T) {
 	t.Helper()
 	for {
 		select {
-		case p := <-pipes:
-			p.release(false)
+		case p := <-idlePipes:
+			p.close()
 		default:
 			return
 		}
 	}
 }
 
-// What waits is moved, up to the end of the stream, however much more was asked for.
+// splice moves what is unread, up to the end of the stream, even if more was asked for.
 func TestSpliceUpToTheEnd(t *testing.T) {
 	in, from, src := sockets(t)
 	_, to, dst := sockets(t)
 	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<11)
 	from.Write(sent)
 	from.(*hostsock.Conn).CloseWrite()
-	eventually(t, "all has come", func() bool {
+	eventually(t, "all bytes have arrived", func() bool {
 		var n int
 		src.Control(func(fd uintptr) { n, _ = nonblock.Waiting(fd) })
 		return n >= len(sent)
@@ -65,11 +65,11 @@ func TestSpliceUpToTheEnd(t *testing.T) {
 		t.Errorf("bytes changed: %v", err)
 	}
 	if _, err := in.Read(got); err != io.EOF {
-		t.Errorf("the end is gone: %v", err)
+		t.Errorf("got %v after the last byte, want io.EOF", err)
 	}
 }
 
-// Where nothing waits nothing is moved, and nobody waits.
+// If nothing is unread, splice moves nothing and does not wait.
 func TestSpliceNothing(t *testing.T) {
 	_, _, src := sockets(t)
 	_, _, dst := sockets(t)
@@ -78,13 +78,13 @@ func TestSpliceNothing(t *testing.T) {
 	}
 }
 
-// A pipe from which the destination did not take all is not used again.
-func TestSpliceToNobody(t *testing.T) {
-	emptyPool(t)
+// A pipe that still holds bytes after an error of the destination is not kept.
+func TestSpliceToClosedSocket(t *testing.T) {
+	emptyIdlePipes(t)
 	_, from, src := sockets(t)
 	out, to, dst := sockets(t)
 	from.Write(make([]byte, 1000))
-	eventually(t, "all has come", func() bool {
+	eventually(t, "all bytes have arrived", func() bool {
 		var n int
 		src.Control(func(fd uintptr) { n, _ = nonblock.Waiting(fd) })
 		return n == 1000
@@ -97,7 +97,7 @@ func TestSpliceToNobody(t *testing.T) {
 	if n, err := splice(dst, src, 1000); n != 0 || !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("got %d, %v, want EPIPE", n, err)
 	}
-	if len(pipes) != 0 {
-		t.Error("a pipe with bytes in it is kept")
+	if len(idlePipes) != 0 {
+		t.Error("a pipe with bytes in it was kept")
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// The programs that people have agree with us on what the protocols are.
+// Common programs understand our side of the protocols.
 func TestPrograms(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 1<<16)
 	r := &recorder{next: origin(t, func(w http.ResponseWriter, r *http.Request) {
@@ -75,7 +75,7 @@ func TestPrograms(t *testing.T) {
 			if !strings.HasSuffix(out, tt.want) || tt.args[0] == "curl" && out != tt.want {
 				t.Errorf("%v: got %.200q, want %.200q", tt.args, out, tt.want)
 			}
-			if got := r.last(); got != tt.dial && got != "" { // "": a kept connection was used
+			if got := r.last(); got != tt.dial && got != "" { // "": an idle connection was reused
 				t.Errorf("dialled %q, want %q", got, tt.dial)
 			}
 		})
@@ -97,7 +97,7 @@ func run(t *testing.T, in string, args ...string) string {
 	return out.String()
 }
 
-// curl tells a user what the proxy told it.
+// curl shows the reason for a failed dial.
 func TestProgramsSeeReasons(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("not installed: curl")

@@ -12,9 +12,9 @@ import (
 	"github.com/things-go/go-socks5/statute"
 )
 
-// association is a UDP ASSOCIATE of RFC 1928 section 7. It receives datagrams with a header from the
-// client on local and sends them without it on far, and the other way round. Three goroutines serve
-// it: one per direction, and one that waits for the end of the control connection.
+// association is a UDP ASSOCIATE of RFC 1928 section 7. It receives datagrams with a header from
+// the client on local and sends them without it on far, and the other way round. Three goroutines
+// serve it: one per direction, and one that waits for the end of the control connection.
 //
 // It has no queue: if datagrams arrive faster than they can be sent, the receiving socket drops
 // them.
@@ -63,8 +63,8 @@ func (c *conn) associate(announced *statute.AddrSpec) {
 	as.start()
 }
 
-// newAssociation opens the sockets of an association, which are closed together with c. announced is
-// DST.ADDR and DST.PORT of the request.
+// newAssociation opens the sockets of an association, which are closed together with c. announced
+// is DST.ADDR and DST.PORT of the request.
 func (c *conn) newAssociation(announced *statute.AddrSpec) (*association, error) {
 	s := c.srv
 	local, client := addrPortOf(c.LocalAddr()).Addr(), addrPortOf(c.RemoteAddr()).Addr()
@@ -93,7 +93,8 @@ func (c *conn) newAssociation(announced *statute.AddrSpec) (*association, error)
 	return as, nil
 }
 
-// listen opens the two sockets. The one for the client has the IP address of the control connection.
+// listen opens the two sockets. The one for the client has the IP address of the control
+// connection.
 func (a *association) listen(ctx context.Context, local netip.Addr) (err error) {
 	if a.local, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0))); err != nil {
 		return err
@@ -112,8 +113,8 @@ func (a *association) listen(ctx context.Context, local netip.Addr) (err error) 
 // clientOf returns the address of the client's UDP socket, with port 0 if the port is not known
 // before its first datagram. ip is the source of the control connection. DST.ADDR and DST.PORT of
 // the request "contain the address and port that the client expects to use to send UDP datagrams"
-// (RFC 1928 section 4). The port is used if DST.ADDR is unspecified or equal to ip. If it is another
-// address, a NAT has translated it, and may have translated the port too.
+// (RFC 1928 section 4). The port is used if DST.ADDR is unspecified or equal to ip. If it is
+// another address, a NAT has translated it, and may have translated the port too.
 func clientOf(announced *statute.AddrSpec, ip netip.Addr) netip.AddrPort {
 	addr, ok := netip.AddrFromSlice(announced.IP)
 	addr = addr.Unmap()
@@ -189,8 +190,8 @@ func (a *association) send() {
 	}
 }
 
-// sendBatch waits for datagrams of the client and sends them. After an error no further datagram can
-// be received. dst is scratch space.
+// sendBatch waits for datagrams of the client and sends them. After an error no further datagram
+// can be received. dst is scratch space.
 func (a *association) sendBatch(dst *Addr) error {
 	if err := a.localIn.wait(); err != nil {
 		return err
@@ -236,8 +237,8 @@ func (a *association) sendOne(b []byte, from netip.AddrPort, dst *Addr) int {
 	return 1
 }
 
-// maxFarErrors is the number of consecutive errors of the far socket that end an association. Single
-// errors may be the consequence of an earlier datagram, such as an ICMP port unreachable.
+// maxFarErrors is the number of consecutive errors of the far socket that end an association.
+// Single errors may be the consequence of an earlier datagram, such as an ICMP port unreachable.
 const maxFarErrors = 100
 
 // receive sends the datagrams of the network behind the proxy to the client.

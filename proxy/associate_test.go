@@ -147,8 +147,8 @@ func TestUDP(t *testing.T) {
 		got.BytesSent != uint64(len("by address"+"by name")) || got.BytesReceived != 4*uint64(len("answer")) {
 		t.Errorf("counted %+v", got)
 	}
-	// A datagram from an address that the client has not sent to is forwarded too. Filtering is left to
-	// the network behind the proxy.
+	// A datagram from an address that the client has not sent to is forwarded too. Filtering is left
+	// to the network behind the proxy.
 	stranger := listenUDP(t, "127.0.0.1")
 	_, far := exchange(t, client, peer, relay, datagramTo(addrOf(peer), "x"))
 	stranger.WriteToUDPAddrPort([]byte("hello"), far)

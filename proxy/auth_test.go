@@ -215,8 +215,8 @@ func TestPagesOverUnix(t *testing.T) {
 	}
 }
 
-// On a listener that other machines can reach, pages need the password, and a Host that means loopback
-// without a resolver.
+// On a listener that other machines can reach, pages need the password, and a Host that means
+// loopback without a resolver.
 func TestPagesForTheNetwork(t *testing.T) {
 	ln, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
@@ -248,8 +248,8 @@ func TestPagesForTheNetwork(t *testing.T) {
 	}
 }
 
-// A request whose name resolves to the listener itself does not loop: it arrives again in origin form,
-// with a Host that is refused.
+// A request whose name resolves to the listener itself does not loop: it arrives again in origin
+// form, with a Host that is refused.
 func TestNameOfTheListenerItself(t *testing.T) {
 	r := new(recorder)
 	s := &Server{Dial: r.dial, Pages: http.HandlerFunc(page)}

@@ -223,8 +223,8 @@ func idleMemory(t testing.TB, n int, open func(*chat)) float64 {
 	return (inUse() - direct) / float64(n)
 }
 
-// inUse returns the size of heap and stacks after the collector has emptied the pools and shrunk the
-// stacks.
+// inUse returns the size of heap and stacks after the collector has emptied the pools and shrunk
+// the stacks.
 func inUse() float64 {
 	for range 5 {
 		runtime.GC()

@@ -15,8 +15,8 @@ const (
 	idleBufferSize = 2 << 10
 )
 
-// buffers are held while bytes are copied. While a connection waits for bytes it holds none, except a
-// small one if its conn cannot tell before a Read whether there are bytes (copyBuffered).
+// buffers are held while bytes are copied. While a connection waits for bytes it holds none, except
+// a small one if its conn cannot tell before a Read whether there are bytes (copyBuffered).
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // copyStream copies bytes from src to dst until src ends, and returns nil then, or until either
@@ -43,8 +43,8 @@ func copyStream(dst, src io.ReadWriteCloser, m *meter) error {
 	return copyBuffered(dst, src, m)
 }
 
-// copyBuffered waits with a small buffer. It takes a large one as soon as a read fills the small one,
-// and returns it after a short read.
+// copyBuffered waits with a small buffer. It takes a large one as soon as a read fills the small
+// one, and returns it after a short read.
 func copyBuffered(dst io.Writer, src io.Reader, m *meter) error {
 	small := make([]byte, idleBufferSize)
 	buf := small

@@ -51,8 +51,8 @@ func copyFromSocket(dst, src io.ReadWriteCloser, m *meter) error {
 	}
 }
 
-// socketReader reads from a socket into a buffer that it holds only from a successful read until the
-// bytes are written.
+// socketReader reads from a socket into a buffer that it holds only from a successful read until
+// the bytes are written.
 type socketReader struct {
 	raw    syscall.RawConn
 	readFn func(fd uintptr) (done bool) // tryRead as a value, made once to save an allocation per read
@@ -63,8 +63,8 @@ type socketReader struct {
 	unread int // bytes left in the socket after a read that filled buf
 }
 
-// copyTo waits for bytes, reads once, and writes what it has read to dst. At the end of the stream it
-// returns io.EOF.
+// copyTo waits for bytes, reads once, and writes what it has read to dst. At the end of the stream
+// it returns io.EOF.
 func (r *socketReader) copyTo(dst io.Writer) (int, error) {
 	if err := r.raw.Read(r.readFn); err != nil {
 		return 0, err
@@ -99,8 +99,8 @@ func (r *socketReader) release() {
 	r.buf = nil
 }
 
-// readiness waits until a socket of this host is readable, so that its reader need not hold a buffer
-// while it waits. The wait of the zero readiness returns at once.
+// readiness waits until a socket of this host is readable, so that its reader need not hold a
+// buffer while it waits. The wait of the zero readiness returns at once.
 type readiness struct{ raw syscall.RawConn }
 
 func readinessOf(pc net.PacketConn) readiness {

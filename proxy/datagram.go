@@ -11,8 +11,8 @@ import (
 	"github.com/things-go/go-socks5/statute"
 )
 
-// Addr is the source or destination of a datagram in the network behind the proxy: an IP address, or
-// a name that is not resolved yet.
+// Addr is the source or destination of a datagram in the network behind the proxy: an IP address,
+// or a name that is not resolved yet.
 type Addr struct {
 	Name string     // empty if IP is valid
 	IP   netip.Addr // invalid if Name is set

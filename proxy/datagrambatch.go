@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// batchSlots is how many datagrams a large batch receives at a time. Each slot has 64 KiB of address
-	// space; only the pages that were written to take memory.
+	// batchSlots is how many datagrams a large batch receives at a time. Each slot has 64 KiB of
+	// address space; only the pages that were written to take memory.
 	batchSlots = 16
 
 	// maxLargeBatches bounds the large batches that a Server uses at a time. Beyond it, batches of one

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Beyond maxLargeBatches a batch has one slot. Large ones are available again after others were freed.
+// Beyond maxLargeBatches a batch has one slot. Large ones are available again after others were
+// freed.
 func TestLargeBatchesAreBounded(t *testing.T) {
 	var pool batchPool
 	var taken []*datagramBatch
@@ -61,8 +62,8 @@ func TestDatagramBursts(t *testing.T) {
 	})
 }
 
-// burst sends datagrams, as many at a time as every socket buffer has room for. It expects each to come
-// back with a header of that length before it.
+// burst sends datagrams, as many at a time as every socket buffer has room for. It expects each to
+// come back with a header of that length before it.
 func burst(t *testing.T, client *net.UDPConn, send func(b []byte), header int) {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(1, 2))

@@ -31,8 +31,8 @@ func hangingDial(started chan struct{}, ended chan error) dialFunc {
 	}
 }
 
-// A dial is cancelled when its client hangs up, in any way, whether or not the client has sent bytes
-// ahead.
+// A dial is cancelled when its client hangs up, in any way, whether or not the client has sent
+// bytes ahead.
 func TestHangupDuringDial(t *testing.T) {
 	ways := []struct {
 		name   string
@@ -81,8 +81,8 @@ func TestHangupDuringDial(t *testing.T) {
 	}
 }
 
-// A client that half-closes its connection during the dial still gets the answer, even if it has sent
-// nothing.
+// A client that half-closes its connection during the dial still gets the answer, even if it has
+// sent nothing.
 func TestHalfClosedClientIsAnswered(t *testing.T) {
 	for name, request := range requests {
 		if name == "absolute" {

@@ -27,7 +27,8 @@ var (
 	errTooMany      = errors.New("too many UDP associations")
 )
 
-// reason is the cause of a failed dial, as far as the protocols can express it. It indexes failures.
+// reason is the cause of a failed dial, as far as the protocols can express it. It indexes
+// failures.
 type reason int
 
 const (

@@ -88,8 +88,8 @@ func TestDialFailuresInStats(t *testing.T) {
 	}
 }
 
-// An error may quote a client or a peer. sentence makes it one line of bounded length without control
-// characters.
+// An error may quote a client or a peer. sentence makes it one line of bounded length without
+// control characters.
 func TestSentenceIsHarmless(t *testing.T) {
 	got := sentence(errors.New("no <b>name</b>\r\nX-Evil: 1\x00\x7f\u009b31m\xff" + strings.Repeat("é", maxSentence)))
 	if want := "no <b>name</b>??X-Evil: 1???31m?é"; !strings.HasPrefix(got, want) {

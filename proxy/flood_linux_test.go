@@ -18,8 +18,8 @@ import (
 	"ginnel/internal/hostsock"
 )
 
-// floodSize returns how many clients fit under the limit of descriptors: each takes one here, and each
-// connection in a handshake takes one in s.
+// floodSize returns how many clients fit under the limit of descriptors: each takes one here, and
+// each connection in a handshake takes one in s.
 func floodSize(t *testing.T, s *Server) int {
 	t.Helper()
 	var lim unix.Rlimit
@@ -106,8 +106,8 @@ func runOutOfDescriptors() error {
 			flood = append(flood, nc)
 		}
 	}
-	// This leaves three descriptors for the server. The last client is served only if the server evicts
-	// one connection for each client before it in the backlog.
+	// This leaves three descriptors for the server. The last client is served only if the server
+	// evicts one connection for each client before it in the backlog.
 	for _, nc := range flood[:3] {
 		nc.Close()
 	}

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// running runs serve until the test ends, and fails the test unless serve then returns net.ErrClosed.
+// running runs serve until the test ends, and fails the test unless serve then returns
+// net.ErrClosed.
 func running(t *testing.T, s *Server, serve func() error) {
 	t.Helper()
 	done := make(chan error, 1)

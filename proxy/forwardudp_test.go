@@ -155,8 +155,8 @@ func (p *memPackets) SetDeadline(time.Time) error               { return errors.
 func (p *memPackets) SetReadDeadline(time.Time) error           { return errors.ErrUnsupported }
 func (p *memPackets) SetWriteDeadline(time.Time) error          { return errors.ErrUnsupported }
 
-// forwardInBubble starts ForwardPackets on a memPackets and returns that. It closes s at the end of the
-// test.
+// forwardInBubble starts ForwardPackets on a memPackets and returns that. It closes s at the end of
+// the test.
 func forwardInBubble(t *testing.T, s *Server, dial DialFunc) *memPackets {
 	pc := newMemPackets()
 	ended := make(chan error, 1)
@@ -174,8 +174,8 @@ func forwardInBubble(t *testing.T, s *Server, dial DialFunc) *memPackets {
 	return pc
 }
 
-// The bytes that all sessions queue during their dials are bounded. Every datagram is counted once, and
-// the queued ones are sent in order after the dial.
+// The bytes that all sessions queue during their dials are bounded. Every datagram is counted once,
+// and the queued ones are sent in order after the dial.
 func TestForwardPacketsQueuedBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
@@ -205,8 +205,8 @@ func TestForwardPacketsQueuedBytes(t *testing.T) {
 	})
 }
 
-// An address that sends as much as it can, from many ports, cannot fill the queues: datagrams of another
-// address are still queued.
+// An address that sends as much as it can, from many ports, cannot fill the queues: datagrams of
+// another address are still queued.
 func TestForwardPacketsQueuedBytesAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
@@ -257,8 +257,8 @@ func (c sink) Write(b []byte) (int, error) { c.sizes <- len(b); return len(b), n
 func (c sink) Close() error                { close(c.closec); return nil }
 func (c sink) Read([]byte) (int, error)    { <-c.closec; return 0, net.ErrClosed }
 
-// After a failed dial, further datagrams cause neither a dial nor a log line for a while. All are counted
-// as dropped.
+// After a failed dial, further datagrams cause neither a dial nor a log line for a while. All are
+// counted as dropped.
 func TestForwardPacketsFailedDial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dials := 0

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A request that parses also parses without the bytes after it, and no prefix of it parses. Its fields
-// hold the bytes of the input.
+// A request that parses also parses without the bytes after it, and no prefix of it parses. Its
+// fields hold the bytes of the input.
 func FuzzSOCKS4(f *testing.F) {
 	f.Add([]byte("\x04\x01\x00\x50\x01\x02\x03\x04me\x00rest"))
 	f.Add([]byte("\x04\x01\x00\x50\x00\x00\x00\x04me\x00name\x00rest"))
@@ -75,8 +75,8 @@ func FuzzDatagram(f *testing.F) {
 	})
 }
 
-// Whatever a client sends, the server closes the connection after the client has ended its stream, and
-// keeps serving.
+// Whatever a client sends, the server closes the connection after the client has ended its stream,
+// and keeps serving.
 func FuzzServer(f *testing.F) {
 	for _, request := range requests {
 		f.Add([]byte(request + "data"))

@@ -55,8 +55,8 @@ func (l *limitTest) want(evicted *conn, wait time.Duration) {
 
 func (l *limitTest) pass(d time.Duration) { l.now = l.now.Add(d) }
 
-// Over the bound, the limit first waits for the clients it holds. Then it evicts the one that has been
-// silent for longest.
+// Over the bound, the limit first waits for the clients it holds. Then it evicts the one that has
+// been silent for longest.
 func TestLimitWaitsBeforeItEvicts(t *testing.T) {
 	l := newLimitTest(t, 2)
 	first := l.connect()

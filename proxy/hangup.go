@@ -16,8 +16,8 @@ const (
 	hangupNone hangup = iota
 	// hangupBroken: the connection is broken.
 	hangupBroken
-	// hangupEOF: the client has ended its stream. It may have closed its socket, or only half-closed it
-	// and wait for a destination that speaks first.
+	// hangupEOF: the client has ended its stream. It may have closed its socket, or only half-closed
+	// it and wait for a destination that speaks first.
 	hangupEOF
 )
 
@@ -72,8 +72,8 @@ func (w *hangupWatch) stop() {
 	w.conn.SetReadDeadline(time.Time{})
 }
 
-// awaitHangupByRead is awaitHangup for conns that show a hang-up only to Read. If the client sends a
-// byte ahead, the byte becomes part of c.ahead, and a later hang-up is not seen.
+// awaitHangupByRead is awaitHangup for conns that show a hang-up only to Read. If the client sends
+// a byte ahead, the byte becomes part of c.ahead, and a later hang-up is not seen.
 func (c *conn) awaitHangupByRead() hangup {
 	if len(c.ahead) > 0 {
 		return hangupNone

@@ -33,8 +33,8 @@ func (c *conn) awaitHangup() hangup {
 
 // waitReset blocks until the peer resets a connection whose stream has ended, and returns nil then.
 // It returns an error if we close the connection, or if c is no socket of this host. A unix socket
-// also reports the peer's close (POLLHUP). TCP does not: there the reset comes in answer to the next
-// keep-alive probe.
+// also reports the peer's close (POLLHUP). TCP does not: there the reset comes in answer to the
+// next keep-alive probe.
 func waitReset(c io.Closer) error {
 	broken := int16(unix.POLLERR)
 	if _, ok := c.(*net.UnixConn); ok {

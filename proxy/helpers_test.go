@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// goroutines returns the stacks of other goroutines that run a function with one of the prefixes. It
-// waits up to three seconds for them to end.
+// goroutines returns the stacks of other goroutines that run a function with one of the prefixes.
+// It waits up to three seconds for them to end.
 func goroutines(prefixes ...string) string {
 	var found string
 	deadline := time.Now().Add(3 * time.Second)
@@ -53,8 +53,8 @@ func goroutines(prefixes ...string) string {
 	return found
 }
 
-// serve starts s on a loopback listener and returns its address. If Dial is nil, s dials on the host's
-// network.
+// serve starts s on a loopback listener and returns its address. If Dial is nil, s dials on the
+// host's network.
 func serve(t testing.TB, s *Server) string {
 	t.Helper()
 	return serveOn(t, s, listen(t)).String()
@@ -213,7 +213,8 @@ func (c *memConn) SetDeadline(d time.Time) error {
 }
 func (c *memConn) Close() error { return errors.Join(c.in.Close(), c.out.Close()) }
 
-// memListener accepts the connections that its dial method makes, and returns the errors sent to errs.
+// memListener accepts the connections that its dial method makes, and returns the errors sent to
+// errs.
 type memListener struct {
 	conns chan net.Conn
 	errs  chan error

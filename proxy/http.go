@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// httpProxy is the HTTP side of a Server: net/http's server, which is fed the connections that speak
-// HTTP.
+// httpProxy is the HTTP side of a Server: net/http's server, which is fed the connections that
+// speak HTTP.
 type httpProxy struct {
 	srv     *Server
 	server  http.Server
@@ -153,8 +153,8 @@ func (c *conn) boundBodyRest(deadline time.Time) {
 	}
 }
 
-// serveConnect takes the connection over from net/http before it dials, so that dial can watch for a
-// hang-up as it does for SOCKS.
+// serveConnect takes the connection over from net/http before it dials, so that dial can watch for
+// a hang-up as it does for SOCKS.
 func (h *httpProxy) serveConnect(c *conn, w http.ResponseWriter, r *http.Request) {
 	if !h.authorized(c, w, r) {
 		return

@@ -30,8 +30,8 @@ func origin(t testing.TB, h http.HandlerFunc) (dial dialFunc) {
 	return tg.dial
 }
 
-// rawOrigin starts a server that answers the head of each request with exactly the bytes that respond
-// returns. The heads are sent to requests.
+// rawOrigin starts a server that answers the head of each request with exactly the bytes that
+// respond returns. The heads are sent to requests.
 func rawOrigin(t testing.TB, respond func(head string) string) (dial dialFunc, requests chan string) {
 	t.Helper()
 	requests = make(chan string, 16)

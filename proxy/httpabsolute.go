@@ -30,8 +30,8 @@ func (h *httpProxy) initReverse(errorLog *log.Logger) {
 	}
 }
 
-// bodyBufferSize is smaller than bufferSize, because ReverseProxy holds its buffer even while it waits
-// for bytes.
+// bodyBufferSize is smaller than bufferSize, because ReverseProxy holds its buffer even while it
+// waits for bytes.
 const bodyBufferSize = 16 << 10
 
 var bodies = sync.Pool{New: func() any { return new([bodyBufferSize]byte) }}
@@ -62,8 +62,8 @@ func (h *httpProxy) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Reques
 	if answeredByMaxForwards(w, r) {
 		return
 	}
-	// Without this, net/http would read the whole request before it sends a response that the origin has
-	// begun early.
+	// Without this, net/http would read the whole request before it sends a response that the origin
+	// has begun early.
 	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
 		panic("internal error: " + err.Error())
 	}
@@ -82,7 +82,8 @@ func (h *httpProxy) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Reques
 }
 
 // dropFragment removes the fragment of the request's URL. It is not meant to be sent (RFC 9110
-// section 7.1), but some clients send it, and net/http would take it for a part of the path or query.
+// section 7.1), but some clients send it, and net/http would take it for a part of the path or
+// query.
 func dropFragment(r *http.Request) {
 	uri, _, found := strings.Cut(r.RequestURI, "#")
 	if !found {
@@ -119,8 +120,8 @@ var (
 	errNoResponse = errors.New("connection closed without a response")
 )
 
-// answeredByMaxForwards implements RFC 9110 section 7.6.2 for OPTIONS and TRACE. If Max-Forwards is 0
-// it answers the request and returns true. Otherwise it decrements Max-Forwards.
+// answeredByMaxForwards implements RFC 9110 section 7.6.2 for OPTIONS and TRACE. If Max-Forwards is
+// 0 it answers the request and returns true. Otherwise it decrements Max-Forwards.
 func answeredByMaxForwards(w http.ResponseWriter, r *http.Request) bool {
 	left, err := strconv.Atoi(r.Header.Get("Max-Forwards"))
 	if err != nil || r.Method != http.MethodOptions && r.Method != http.MethodTrace {
@@ -137,8 +138,8 @@ func answeredByMaxForwards(w http.ResponseWriter, r *http.Request) bool {
 }
 
 // rewrite makes the request the one that the client would have sent to the origin directly.
-// ReverseProxy has removed the hop-by-hop headers, as it must. rewrite undoes its other changes, which
-// are for reverse proxies, and removes the headers that are for a proxy.
+// ReverseProxy has removed the hop-by-hop headers, as it must. rewrite undoes its other changes,
+// which are for reverse proxies, and removes the headers that are for a proxy.
 func rewrite(pr *httputil.ProxyRequest) {
 	in, out := pr.In, pr.Out
 	for _, name := range [...]string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
@@ -223,8 +224,8 @@ func (h *httpProxy) switchProtocols(aw *absoluteWriter, res *http.Response) {
 	c.startTunnel(aw.entry, upstream, new(atomic.Uint64), new(atomic.Uint64))
 }
 
-// absoluteWriter writes the response to a request in absolute form. It corrects what ReverseProxy and
-// net/http would add to the origin's response.
+// absoluteWriter writes the response to a request in absolute form. It corrects what ReverseProxy
+// and net/http would add to the origin's response.
 type absoluteWriter struct {
 	http.ResponseWriter
 	conn     *conn

@@ -170,7 +170,8 @@ func TestResponseCutShort(t *testing.T) {
 	}
 }
 
-// If the origin's response is cut off while the client still sends, the client is disconnected at once.
+// If the origin's response is cut off while the client still sends, the client is disconnected at
+// once.
 func TestResponseCutShortDuringRequest(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial, HandshakeTimeout: time.Hour}))

@@ -12,8 +12,8 @@ import (
 var refusedByHTTP = []byte("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n" +
 	"Connection: close\r\n\r\n400 Bad Request")
 
-// maxReason bounds the reason that is sent to the client, in bytes. The reason quotes the request, so
-// it can be long.
+// maxReason bounds the reason that is sent to the client, in bytes. The reason quotes the request,
+// so it can be long.
 const maxReason = 300
 
 // Write implements net.Conn. If p is net/http's response to a malformed request, Write adds what is
@@ -27,9 +27,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// recordHead is called after n bytes were read into p, the unused part of net/http's read buffer. It
-// makes c.head alias the bytes that net/http has read since it last filled the buffer from its start,
-// which include the whole head of the request that it parses.
+// recordHead is called after n bytes were read into p, the unused part of net/http's read buffer.
+// It makes c.head alias the bytes that net/http has read since it last filled the buffer from its
+// start, which include the whole head of the request that it parses.
 func (c *conn) recordHead(p []byte, n int) {
 	if n == 0 || !c.http {
 		return

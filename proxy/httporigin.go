@@ -37,16 +37,17 @@ func (h *httpProxy) originsOf(c *conn) *http.Transport {
 	return c.origins
 }
 
-// closeIdleOrigins closes the idle connections to origin servers, because the client makes no further
-// requests.
+// closeIdleOrigins closes the idle connections to origin servers, because the client makes no
+// further requests.
 func (c *conn) closeIdleOrigins() {
 	if c.origins != nil {
 		c.origins.CloseIdleConnections()
 	}
 }
 
-// requestContextKey is the key of the request's own context in the context of its dial. The transport
-// dials with a context that has the values of the request's context but is not cancelled with it.
+// requestContextKey is the key of the request's own context in the context of its dial. The
+// transport dials with a context that has the values of the request's context but is not cancelled
+// with it.
 type requestContextKey struct{}
 
 // RoundTrip implements http.RoundTripper.
@@ -64,8 +65,9 @@ func (h *httpProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, &switchedError{res}
 }
 
-// switchedError carries a 101 response past ReverseProxy to reverseFailed. ReverseProxy would copy the
-// streams itself, with buffers that it holds while idle and goroutines that Close does not wait for.
+// switchedError carries a 101 response past ReverseProxy to reverseFailed. ReverseProxy would copy
+// the streams itself, with buffers that it holds while idle and goroutines that Close does not wait
+// for.
 type switchedError struct{ res *http.Response }
 
 func (*switchedError) Error() string { return "protocol switched" }

@@ -13,8 +13,9 @@ import (
 // loginKey is the context key of the login of a connection to loginOrigin.
 type loginKey struct{}
 
-// loginOrigin is an origin server that authenticates connections, as with NTLM and Negotiate: a login
-// takes two requests on one connection, and later requests on that connection belong to the user.
+// loginOrigin is an origin server that authenticates connections, as with NTLM and Negotiate: a
+// login takes two requests on one connection, and later requests on that connection belong to the
+// user.
 func loginOrigin(t *testing.T) dialFunc {
 	type login struct{ challenged, user string }
 	srv := &http.Server{
@@ -59,7 +60,8 @@ func (c *chat) ask(authorization string) (int, string) {
 	return res.StatusCode, string(body)
 }
 
-// A login at an origin belongs to the client connection that made it; requests of others do not use it.
+// A login at an origin belongs to the client connection that made it; requests of others do not use
+// it.
 func TestLoginStaysWithItsClient(t *testing.T) {
 	addr := serve(t, &Server{Dial: loginOrigin(t)})
 	clients, stranger := make([]*chat, 60), dialChat(t, "tcp", addr)

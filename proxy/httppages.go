@@ -29,9 +29,9 @@ func (h *httpProxy) servePage(c *conn, w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) trustsPage(r *http.Request) bool { return s.TrustPage != nil && s.TrustPage(r) }
 
-// pageAuthorized checks the password for a page, which is the password of the proxy. It accepts it in
-// either header, and removes that header. If no header has it, it answers the request with 401 and
-// returns false.
+// pageAuthorized checks the password for a page, which is the password of the proxy. It accepts it
+// in either header, and removes that header. If no header has it, it answers the request with 401
+// and returns false.
 func (h *httpProxy) pageAuthorized(w http.ResponseWriter, r *http.Request) bool {
 	for _, header := range [...]string{"Proxy-Authorization", "Authorization"} {
 		if h.passwordIn(r, header) {
@@ -53,8 +53,8 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
-// isLoopback reports whether name means this machine without asking a resolver: a loopback address or
-// localhost.
+// isLoopback reports whether name means this machine without asking a resolver: a loopback address
+// or localhost.
 func isLoopback(name string) bool {
 	if strings.EqualFold(strings.TrimSuffix(name, "."), "localhost") {
 		return true

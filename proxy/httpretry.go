@@ -11,8 +11,8 @@ import (
 
 // roundTrip sends a request to an origin server. The origin may close a reused connection while the
 // request is on its way. Then the request is sent again on a new connection, if its method is
-// idempotent and its body was not read (RFC 9110 section 9.2.2). http.Transport itself retries fewer
-// methods.
+// idempotent and its body was not read (RFC 9110 section 9.2.2). http.Transport itself retries
+// fewer methods.
 func roundTrip(t *http.Transport, r *http.Request) (*http.Response, error) {
 	for {
 		var a attempt
@@ -68,9 +68,9 @@ const (
 	bodyEnded            // the attempt has ended
 )
 
-// attemptBody is the body of a request during one attempt. The transport may read and close it after
-// RoundTrip has returned. By then the next attempt may use src, so reads fail once the attempt has
-// ended.
+// attemptBody is the body of a request during one attempt. The transport may read and close it
+// after RoundTrip has returned. By then the next attempt may use src, so reads fail once the
+// attempt has ended.
 type attemptBody struct {
 	src io.Reader // ReverseProxy closes it
 
@@ -97,8 +97,8 @@ func (b *attemptBody) markRead() bodyState {
 	return b.state
 }
 
-// end ends the attempt and returns the state of the body before that. A request without a body has a
-// nil attemptBody, whose state is bodyUnread.
+// end ends the attempt and returns the state of the body before that. A request without a body has
+// a nil attemptBody, whose state is bodyUnread.
 func (b *attemptBody) end() bodyState {
 	if b == nil {
 		return bodyUnread

@@ -53,8 +53,8 @@ func TestReusedConnectionClosedBeforeContinue(t *testing.T) {
 	}
 }
 
-// A request is not sent again if its method is not idempotent, if its body was read, if a response has
-// begun, or if its connection was new.
+// A request is not sent again if its method is not idempotent, if its body was read, if a response
+// has begun, or if its connection was new.
 func TestNoRetry(t *testing.T) {
 	for _, c := range []struct{ what, request, sent string }{
 		{"a POST", "POST http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n", "POST /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n"},

@@ -18,8 +18,8 @@ type packetSource interface {
 	receive(b *datagramBatch) error
 }
 
-// batchReader is what a socket of the network behind the Server may implement, so that a batch costs
-// one call.
+// batchReader is what a socket of the network behind the Server may implement, so that a batch
+// costs one call.
 type batchReader interface {
 	// AwaitRead blocks until there may be a datagram to read.
 	AwaitRead() error

@@ -46,8 +46,8 @@ type Server struct {
 	Auth func(user, password string) bool
 
 	// Pages answers HTTP requests that are for the listener itself; nil means 404. It sees a request
-	// only if its Host is loopback or it came over a unix socket. On a listener that other machines can
-	// reach, the request also needs the right password.
+	// only if its Host is loopback or it came over a unix socket. On a listener that other machines
+	// can reach, the request also needs the right password.
 	Pages http.Handler
 
 	// TrustPage reports whether a request for a page needs no password, because it proves by other
@@ -76,15 +76,15 @@ type Server struct {
 	// is idle, or one of a client address that has more; if there is none, it is refused.
 	MaxAssociations int
 
-	// SocketBuffer is the size of the send and receive buffers that UDP sockets of the host ask for, in
-	// bytes (1 MiB).
+	// SocketBuffer is the size of the send and receive buffers that UDP sockets of the host ask for,
+	// in bytes (1 MiB).
 	SocketBuffer int
 
 	// Log receives what an operator has to know; nil discards it.
 	Log *slog.Logger
 
-	// ConnLog receives one line per tunnel, UDP association and HTTP request when it ends; nil discards
-	// them.
+	// ConnLog receives one line per tunnel, UDP association and HTTP request when it ends; nil
+	// discards them.
 	ConnLog *slog.Logger
 
 	setup      sync.Once
@@ -258,8 +258,8 @@ func (s *Server) makeRoom() {
 	}
 }
 
-// awaitRoom waits until s.limit may have room, at most for timeout. It returns false if the Server is
-// closed.
+// awaitRoom waits until s.limit may have room, at most for timeout. It returns false if the Server
+// is closed.
 func (s *Server) awaitRoom(timeout time.Duration) bool {
 	t := time.NewTimer(timeout)
 	defer t.Stop()

@@ -141,7 +141,8 @@ func TestSOCKS5LongestFields(t *testing.T) {
 	}
 }
 
-// A local address that SOCKS5 cannot express is sent as 0.0.0.0:0. The library would send a failure.
+// A local address that SOCKS5 cannot express is sent as 0.0.0.0:0. The library would send a
+// failure.
 func TestSOCKS5LocalAddressOfAnotherKind(t *testing.T) {
 	a := socks5Replies{}.granted(&net.UnixAddr{Name: "x", Net: "unix"})
 	if want := "\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"; string(a) != want {

@@ -88,8 +88,8 @@ func splice(dst, src syscall.RawConn, n int) (done int64, err error) {
 	return done, nil
 }
 
-// fill moves up to n bytes from src into p, without waiting. It ignores errors, because the next read
-// reports them.
+// fill moves up to n bytes from src into p, without waiting. It ignores errors, because the next
+// read reports them.
 func (p pipe) fill(src syscall.RawConn, n int) (got int) {
 	src.Control(func(fd uintptr) { got, _ = nonblock.Splice(fd, uintptr(p.w), n) })
 	return got

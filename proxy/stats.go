@@ -2,8 +2,8 @@ package proxy
 
 import "sync/atomic"
 
-// Stats holds the counters of a Server. Bytes are payload; for an HTTP request in absolute form that
-// is what passed on the connection to the origin server, headers included.
+// Stats holds the counters of a Server. Bytes are payload; for an HTTP request in absolute form
+// that is what passed on the connection to the origin server, headers included.
 //
 // If the conn of Dial copies the bytes itself (io.ReaderFrom or io.WriterTo), they are counted when
 // the direction ends.

@@ -67,8 +67,8 @@ var openers = map[string]func(c *chat){
 	},
 }
 
-// pairs lists the kinds of sockets that a tunnel may join. "tcp" is a TCP socket of hostsock, "net" one
-// of package net.
+// pairs lists the kinds of sockets that a tunnel may join. "tcp" is a TCP socket of hostsock, "net"
+// one of package net.
 var pairs = []struct{ listener, target string }{{"tcp", "tcp"}, {"tcp", "unix"}, {"unix", "tcp"}, {"unix", "unix"}, {"tcp", "net"}, {"net", "tcp"}}
 
 func serveKind(t testing.TB, kind string, s *Server) net.Addr {
@@ -137,7 +137,8 @@ func TestResetByPeer(t *testing.T) {
 	})
 }
 
-// A reset is passed on as a reset, because after an orderly end a truncated stream would look complete.
+// A reset is passed on as a reset, because after an orderly end a truncated stream would look
+// complete.
 func TestResetIsPassedOn(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
@@ -149,7 +150,8 @@ func TestResetIsPassedOn(t *testing.T) {
 	}
 }
 
-// A reset from the side that has half-closed is noticed, although the tunnel no longer reads from it.
+// A reset from the side that has half-closed is noticed, although the tunnel no longer reads from
+// it.
 func TestResetAfterHalfClose(t *testing.T) {
 	for _, name := range []string{"client", "peer"} {
 		t.Run(name, func(t *testing.T) {
@@ -241,8 +243,8 @@ func TestBytesSentAhead(t *testing.T) {
 	}
 }
 
-// A slow reader slows down the sender. In-memory conns have no buffers, so only what the tunnel buffers
-// can be sent.
+// A slow reader slows down the sender. In-memory conns have no buffers, so only what the tunnel
+// buffers can be sent.
 func TestBackpressureInMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newMemListener()

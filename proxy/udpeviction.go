@@ -58,8 +58,8 @@ type associations struct {
 	open share.Table[netip.Prefix, *association]
 }
 
-// add adds a. If there are already limit associations it removes and returns another. If none may be
-// evicted, a is not added, and ok is false.
+// add adds a. If there are already limit associations it removes and returns another. If none may
+// be evicted, a is not added, and ok is false.
 func (as *associations) add(a *association, client netip.Addr, limit int) (evicted *association, ok bool) {
 	source := share.SourceOf(client)
 	as.mu.Lock()

@@ -26,8 +26,8 @@ func TestIdleAssociationIsEvicted(t *testing.T) {
 	eventually(t, "one association", func() bool { return s.Stats().OpenAssociations == 1 })
 }
 
-// The evicted association belongs to the client that has the most, so that one client cannot take the
-// associations of others.
+// The evicted association belongs to the client that has the most, so that one client cannot take
+// the associations of others.
 func TestGreediestClientIsEvicted(t *testing.T) {
 	var as associations
 	greedy, modest := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")

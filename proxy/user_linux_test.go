@@ -10,8 +10,9 @@ import (
 	"testing"
 )
 
-// ServeUser serves programs of this user without a password, in every protocol. A listener of Serve on
-// the same Server still asks for one. A program of another user is disconnected without an answer.
+// ServeUser serves programs of this user without a password, in every protocol. A listener of Serve
+// on the same Server still asks for one. A program of another user is disconnected without an
+// answer.
 func TestServeUser(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("curl is not installed")

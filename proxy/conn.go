@@ -28,7 +28,7 @@ type conn struct {
 	// Used only by net/http's goroutine.
 	http            bool            // net/http reads from the conn
 	served          bool            // the head of a request has arrived
-	bodyUnread      bool            // the body of the last request was not read to its end
+	bodyLeft        bool            // part of the last request's body was not read
 	hijacked        bool            // the conn was taken over from net/http
 	maxReadDeadline time.Time       // net/http cannot set a later read deadline; zero: no bound
 	origins         *http.Transport // the client's connections to origin servers; nil until it asks one

@@ -106,7 +106,7 @@ func (f *udpForward) serve(source packetSource, local net.Addr) error {
 			continue
 		}
 		if failed++; failed == maxReadErrors || errors.Is(err, net.ErrClosed) {
-			return fmt.Errorf("receiving on %v: %w", local, err)
+			return fmt.Errorf("proxy: receiving on %v: %w", local, err)
 		}
 	}
 }

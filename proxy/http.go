@@ -95,7 +95,7 @@ func (h *httpProxy) connState(nc net.Conn, state http.ConnState) {
 		c.boundReadDeadline(time.Time{})
 	case http.StateIdle:
 		c.boundReadDeadline(time.Time{})
-		if c.bodyUnread {
+		if c.bodyLeft {
 			c.lingerClose(nil) // what follows is the rest of the body, not a request
 			return
 		}

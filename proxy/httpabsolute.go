@@ -70,7 +70,7 @@ func (h *httpProxy) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Reques
 	h.srv.counters.httpRequests.Add(1)
 	body := &requestBody{ReadCloser: r.Body}
 	r.Body = body
-	c.bodyUnread = r.ContentLength != 0
+	c.bodyLeft = r.ContentLength != 0
 	aw := &absoluteWriter{ResponseWriter: w, conn: c, proto: r, body: body}
 	aw.entry = entry{protocol: protoHTTP, destination: r.URL.Host, started: time.Now()}
 	aw.failure = errCutShort // stays if ReverseProxy panics, which is how it aborts a response
@@ -78,7 +78,7 @@ func (h *httpProxy) serveAbsolute(c *conn, w http.ResponseWriter, r *http.Reques
 	if h.reverse.ServeHTTP(aw, r); aw.failure == errCutShort {
 		aw.failure = nil
 	}
-	c.bodyUnread = c.bodyUnread && !body.ended.Load()
+	c.bodyLeft = c.bodyLeft && !body.ended.Load()
 }
 
 // dropFragment removes the fragment of the request's URL. It is not meant to be sent (RFC 9110

@@ -210,7 +210,7 @@ func (s *Server) accept(ln net.Listener, start func(net.Conn)) error {
 			return errServerClosed
 		}
 		if !isTransient(err) {
-			return fmt.Errorf("accepting on %v: %w", ln.Addr(), err)
+			return fmt.Errorf("proxy: accepting on %v: %w", ln.Addr(), err)
 		}
 		delay = min(max(2*delay, minAcceptDelay), maxAcceptDelay)
 		lines.Write(time.Now(), netip.Prefix{}, "err", err, "retry", delay)

@@ -41,7 +41,8 @@ func listenPacket(context.Context) (net.PacketConn, error) {
 		return nil, err
 	}
 	u.SetReadBuffer(1 << 20)
-	return hostPackets{u, map[string]netip.Addr{"localhost": netip.AddrFrom4([4]byte{127, 0, 0, 1}), "x": netip.AddrFrom4([4]byte{127, 0, 0, 1})}}, nil
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	return hostPackets{u, map[string]netip.Addr{"localhost": loopback, "x": loopback}}, nil
 }
 
 // openUDP requests an association without announcing the client's address. It returns the address
@@ -156,7 +157,9 @@ func TestUDP(t *testing.T) {
 		t.Errorf("client got %q", got)
 	}
 	control.Close()
-	eventually(t, "the association ends with its control connection", func() bool { return s.Stats().OpenAssociations == 0 })
+	eventually(t, "the association ends with its control connection", func() bool {
+		return s.Stats().OpenAssociations == 0
+	})
 }
 
 // active returns the field active of the only association.
@@ -298,7 +301,8 @@ func TestUDPIsBounded(t *testing.T) {
 	first := dialChat(t, "tcp", addr)
 	openUDP(first)
 	openUDP(dialChat(t, "tcp", addr))
-	dialChat(t, "tcp", addr).send("05 01 00 05 03 00 01 00 00 00 00 00 00").want("05 00 05 01 00 01 00 00 00 00 00 00").wantEnd()
+	dialChat(t, "tcp", addr).send("05 01 00 05 03 00 01 00 00 00 00 00 00").
+		want("05 00 05 01 00 01 00 00 00 00 00 00").wantEnd()
 	first.Close()
 	eventually(t, "room", func() bool { return s.Stats().OpenAssociations == 1 })
 	openUDP(dialChat(t, "tcp", addr))

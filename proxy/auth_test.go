@@ -66,7 +66,9 @@ func TestConnectAfter407(t *testing.T) {
 
 func TestMalformedCredentials(t *testing.T) {
 	addr := serve(t, &Server{Auth: annOnly, Dial: dialEcho})
-	for _, header := range []string{"", "Basic", "Basic ", "Basic !!!", "Basic YW5u", "Bearer YW5uOnNlY3JldA==", "YW5uOnNlY3JldA=="} {
+	for _, header := range []string{
+		"", "Basic", "Basic ", "Basic !!!", "Basic YW5u", "Bearer YW5uOnNlY3JldA==", "YW5uOnNlY3JldA==",
+	} {
 		dialChat(t, "tcp", addr).say("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nProxy-Authorization: " + header + "\r\n\r\n").
 			hear("HTTP/1.1 407 ")
 	}
@@ -152,7 +154,8 @@ func TestPages(t *testing.T) {
 }
 
 func TestNoPages(t *testing.T) {
-	dialChat(t, "tcp", serve(t, &Server{Dial: dialEcho})).say("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").hear("HTTP/1.1 404 ")
+	addr := serve(t, &Server{Dial: dialEcho})
+	dialChat(t, "tcp", addr).say("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").hear("HTTP/1.1 404 ")
 }
 
 // A Server may have listeners of several kinds. Each has the rules of its kind.
@@ -190,7 +193,8 @@ func TestPasswordsAreNotLogged(t *testing.T) {
 		}
 	}
 	s.Close()
-	if got := out.String(); strings.Contains(got, "secret") || strings.Contains(got, annBasic) || strings.Count(got, "connection ended") < 3 {
+	got := out.String()
+	if strings.Contains(got, "secret") || strings.Contains(got, annBasic) || strings.Count(got, "connection ended") < 3 {
 		t.Errorf("logged\n%s", got)
 	}
 }
@@ -199,7 +203,8 @@ func TestPasswordsAreNotLogged(t *testing.T) {
 // password itself.
 func TestPagesSeeTheirOwnCredentials(t *testing.T) {
 	addr := serve(t, &Server{Dial: dialEcho, Pages: http.HandlerFunc(page)})
-	c := dialChat(t, "tcp", addr).say("GET /x HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer t\r\nProxy-Authorization: Basic YTpi\r\n\r\n")
+	c := dialChat(t, "tcp", addr).say("GET /x HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer t\r\n" +
+		"Proxy-Authorization: Basic YTpi\r\n\r\n")
 	if got, _ := io.ReadAll(readResponse(t, c, "GET").Body); string(got) != "page /x Bearer t" {
 		t.Errorf("got %q", got)
 	}

@@ -30,7 +30,10 @@ func TestCloseDuring(t *testing.T) {
 		{"SOCKS4 dial", hang, func(c *chat) { c.say(requests["socks4"]); <-started }},
 		{"CONNECT dial", hang, func(c *chat) { c.say(requests["connect"]); <-started }},
 		{"CONNECT dial, data ahead", hang, func(c *chat) { c.say(requests["connect"] + "ahead"); <-started }},
-		{"CONNECT dial, finished with data ahead", hang, func(c *chat) { c.say(requests["connect"] + "ahead").finish(); <-started }},
+		{"CONNECT dial, half-closed with data ahead", hang, func(c *chat) {
+			c.say(requests["connect"] + "ahead").finish()
+			<-started
+		}},
 		{"absolute-form dial", hang, func(c *chat) { c.say(requests["absolute"]); <-started }},
 		{"lingering close", dialFail(io.EOF), func(c *chat) { c.say(requests["socks4"]).want("00 5b 00 00 00 00 00 00") }},
 		{"idle SOCKS5 tunnel", dialEcho, openers["socks5"]},
@@ -42,7 +45,9 @@ func TestCloseDuring(t *testing.T) {
 			return near, nil
 		}, func(c *chat) { openers["socks5"](c); fill(c) }},
 		{"waiting for a response", silent, func(c *chat) { c.say(requests["absolute"]) }},
-		{"half-way through a response", answerSlowly, func(c *chat) { c.say(requests["absolute"]).hear("HTTP/1.1 200 OK\r\n") }},
+		{"half-way through a response", answerSlowly, func(c *chat) {
+			c.say(requests["absolute"]).hear("HTTP/1.1 200 OK\r\n")
+		}},
 		{"half-way through a request", silent, func(c *chat) {
 			c.say("POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nstart")
 		}},
@@ -66,8 +71,9 @@ func TestCloseDuring(t *testing.T) {
 				t.Errorf("Close took %v", took)
 			}
 			<-served
-			if left := goroutines("ginnel/proxy.(*Server", "ginnel/proxy.(*conn)", "ginnel/proxy.(*tunnel", "ginnel/proxy.(*assoc",
-				"ginnel/proxy.(*hangupWatch", "ginnel/proxy.(*httpProxy"); left != "" {
+			left := goroutines("ginnel/proxy.(*Server", "ginnel/proxy.(*conn)", "ginnel/proxy.(*tunnel",
+				"ginnel/proxy.(*assoc", "ginnel/proxy.(*hangupWatch", "ginnel/proxy.(*httpProxy")
+			if left != "" {
 				t.Errorf("goroutines left behind:\n%s", left)
 			}
 			s.Close()

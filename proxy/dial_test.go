@@ -66,7 +66,9 @@ func TestHangupDuringDial(t *testing.T) {
 					}
 					// A TCP client that closes its socket looks like one that has half-closed it. (In SOCKS5 the
 					// socket has an unread reply, so that closing it sends a reset.)
-					if waits := name != "absolute" && (way.name == "finishing" || way.name == "closing" && network == "tcp" && name != "socks5"); waits {
+					looksHalfClosed := way.name == "finishing" ||
+						way.name == "closing" && network == "tcp" && name != "socks5"
+					if name != "absolute" && looksHalfClosed {
 						if took := time.Since(asked); took < s.DialTimeout/eofDivisor {
 							t.Errorf("dial ended after %v", took)
 						}
@@ -194,7 +196,8 @@ func TestDialTimeout(t *testing.T) {
 					client.Close()
 				}
 				got := <-answer
-				want := map[string]string{"socks5": "\x06\x00\x01", "socks4": "\x5b", "connect": "no answer within 30s", "absolute": "no answer within 30s"}
+				want := map[string]string{"socks5": "\x06\x00\x01", "socks4": "\x5b",
+					"connect": "no answer within 30s", "absolute": "no answer within 30s"}
 				if !strings.Contains(got, want[name]) || s.Stats().DialFailures.TimedOut != 1 {
 					t.Errorf("got %q, counted %+v", got, s.Stats().DialFailures)
 				}

@@ -62,13 +62,14 @@ func TestFailedDials(t *testing.T) {
 			dialChat(t, "tcp", addr).send("05 01 00 05 01 00 03 01 61 00 50").
 				want(fmt.Sprintf("05 00 05 %02x 00 01 00 00 00 00 00 00", tt.socks)).wantEnd()
 			dialChat(t, "tcp", addr).send("04 01 00 50 01 02 03 04 00").want("00 5b 00 00 00 00 00 00").wantEnd()
-			cause := strings.TrimPrefix(strings.TrimPrefix(tt.err.Error(), "dial tcp: "), "dial: ") // the prefix "reaching" replaces it
+			// The prefix "reaching" replaces "dial".
+			cause := strings.TrimPrefix(strings.TrimPrefix(tt.err.Error(), "dial tcp: "), "dial: ")
 			body := "reaching a:80: " + cause + "\n"
 			if tt.err == context.DeadlineExceeded {
 				body = "reaching a:80: no answer within 30s: context deadline exceeded\n"
 			}
-			for _, request := range []string{"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n"} {
-				wantResponse(t, dialChat(t, "tcp", addr).say(request), tt.http, body)
+			for _, name := range []string{"connect", "absolute"} {
+				wantResponse(t, dialChat(t, "tcp", addr).say(requests[name]), tt.http, body)
 			}
 			if got := s.counters.failed[tt.want].Load(); got != 4 {
 				t.Errorf("counted %d, want 4", got)

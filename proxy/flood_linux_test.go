@@ -32,7 +32,8 @@ func floodSize(t *testing.T, s *Server) int {
 // A good client is served while others hold a flood of unfinished handshakes, in any state.
 func TestHalfOpenFlood(t *testing.T) {
 	for name, opening := range map[string]string{
-		"silent": "", "SOCKS5": "\x05", "SOCKS4": "\x04\x01", "HTTP": "GET http://a/ HT", "TLS": "\x16\x03\x01\x02\x00\x01\x00",
+		"silent": "", "SOCKS5": "\x05", "SOCKS4": "\x04\x01", "HTTP": "GET http://a/ HT",
+		"TLS": "\x16\x03\x01\x02\x00\x01\x00",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &Server{Dial: dialEcho}

@@ -83,11 +83,13 @@ func FuzzServer(f *testing.F) {
 	}
 	f.Add([]byte("\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00"))
 	f.Add([]byte("\x05\x02\x00\x02\x01\x01a\x01b"))
-	f.Add([]byte("POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n"))
+	f.Add([]byte("POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		"5\r\nhello\r\n0\r\nX: y\r\n\r\n"))
 	f.Add([]byte("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"))
 	f.Add([]byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 	f.Add([]byte("OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\nTRACE http://a/ HTTP/1.0\r\n\r\n"))
-	s := &Server{Dial: dialEcho, ListenPacket: listenPacket, HandshakeTimeout: 5 * time.Second, DialTimeout: 5 * time.Second}
+	const timeout = 5 * time.Second
+	s := &Server{Dial: dialEcho, ListenPacket: listenPacket, HandshakeTimeout: timeout, DialTimeout: timeout}
 	addr := serve(f, s)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c := dialChat(t, "tcp", addr)

@@ -83,7 +83,9 @@ func TestMethods(t *testing.T) {
 		w.Write(body)
 	})}
 	c := httpClient(t, serve(t, s), nil)
-	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "M-SEARCH"} {
+	for _, method := range []string{
+		"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "M-SEARCH",
+	} {
 		var body io.Reader
 		if method != "GET" && method != "HEAD" && method != "TRACE" {
 			body = strings.NewReader("content")
@@ -148,7 +150,8 @@ func TestRequestAtOrigin(t *testing.T) {
 	}, {
 		name: "hop-by-hop and Proxy-*",
 		say: "GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: X-Mine, keep-alive\r\nX-Mine: 1\r\nKeep-Alive: 1\r\n" +
-			"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic YTpi\r\nproxy-foo: 1\r\nTE: gzip\r\nUpgrade: x\r\nX-Yours: 2\r\n\r\n",
+			"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic YTpi\r\nproxy-foo: 1\r\n" +
+			"TE: gzip\r\nUpgrade: x\r\nX-Yours: 2\r\n\r\n",
 		want: "GET / HTTP/1.1\r\nHost: web\r\nX-Yours: 2\r\n\r\n",
 	}, {
 		name: "forwarding headers of the client are kept",
@@ -194,8 +197,8 @@ func TestRequestAtOrigin(t *testing.T) {
 func TestResponseAtClient(t *testing.T) {
 	tests := []struct{ name, request, say, want string }{{
 		name: "hop-by-hop and Proxy-*",
-		say: "HTTP/1.1 200 OK\r\nConnection: keep-alive, x-mine\r\nX-Mine: 1\r\nKeep-Alive: 1\r\nProxy-Authenticate: x\r\nProxy-Status: y\r\n" +
-			"Date: d\r\nContent-Type: a/b\r\nContent-Length: 2\r\n\r\nok",
+		say: "HTTP/1.1 200 OK\r\nConnection: keep-alive, x-mine\r\nX-Mine: 1\r\nKeep-Alive: 1\r\n" +
+			"Proxy-Authenticate: x\r\nProxy-Status: y\r\nDate: d\r\nContent-Type: a/b\r\nContent-Length: 2\r\n\r\nok",
 		want: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: a/b\r\nDate: d\r\n\r\nok",
 	}, {
 		name: "no Content-Type is added",
@@ -235,8 +238,10 @@ func TestResponseAtClient(t *testing.T) {
 		want: "HTTP/1.1 304 Not Modified\r\nDate: d\r\nEtag: e\r\n\r\n",
 	}, {
 		name: "compressed content stays compressed",
-		say:  "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Type: a/b\r\nDate: d\r\nContent-Length: 2\r\n\r\n\x1f\x8b",
-		want: "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\nContent-Type: a/b\r\nDate: d\r\n\r\n\x1f\x8b",
+		say: "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Type: a/b\r\nDate: d\r\n" +
+			"Content-Length: 2\r\n\r\n\x1f\x8b",
+		want: "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\nContent-Type: a/b\r\n" +
+			"Date: d\r\n\r\n\x1f\x8b",
 	}}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

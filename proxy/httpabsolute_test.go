@@ -62,7 +62,8 @@ func TestKeepAlive(t *testing.T) {
 }
 
 func TestUpgrade(t *testing.T) {
-	const request = "GET http://web/ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nProxy-Connection: Upgrade\r\n\r\n"
+	const request = "GET http://web/ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Proxy-Connection: Upgrade\r\n\r\n"
 	tg := newTarget(t, "tcp")
 	s := &Server{Dial: tg.dial}
 	client := dialChat(t, "tcp", serve(t, s)).say(request + "early")
@@ -95,11 +96,12 @@ func TestUpgradeRefusedOrWrong(t *testing.T) {
 
 func TestMaxForwards(t *testing.T) {
 	addr := serve(t, &Server{Dial: dialFail(io.EOF)})
-	res := readResponse(t, dialChat(t, "tcp", addr).say("OPTIONS http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n"), "OPTIONS")
+	const rest = " http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n"
+	res := readResponse(t, dialChat(t, "tcp", addr).say("OPTIONS"+rest), "OPTIONS")
 	if res.StatusCode != 200 {
 		t.Errorf("OPTIONS: status %d", res.StatusCode)
 	}
-	wantResponse(t, dialChat(t, "tcp", addr).say("TRACE http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n"), 405, "TRACE is not supported by this proxy\n")
+	wantResponse(t, dialChat(t, "tcp", addr).say("TRACE"+rest), 405, "TRACE is not supported by this proxy\n")
 }
 
 func TestRequestsThatCannotBeForwarded(t *testing.T) {
@@ -127,7 +129,8 @@ func TestMalformedRequestIsExplained(t *testing.T) {
 		{"GET http://web/% HTTP/1.1\r\nHost: web\r\n\r\n", `parse "http://web/%": invalid URL escape "%"`},
 		{"GET http://web/% HTTP/1.1\r\nHost: web\r\n" + long + "\r\n", `parse "http://web/%": invalid URL escape "%"`},
 		{"CONNECT web:http HTTP/1.1\r\nHost: web\r\n\r\n", `parse "http://web:http": invalid port ":http" after host`},
-		{"GET http://web/ HTTP/1.1\r\nHost: web\r\nno colon here\r\n\r\n", `malformed MIME header: missing colon: "no colon here"`},
+		{"GET http://web/ HTTP/1.1\r\nHost: web\r\nno colon here\r\n\r\n",
+			`malformed MIME header: missing colon: "no colon here"`},
 		{"GET http://web/\r\n\r\n", `malformed HTTP request "GET http://web/"`},
 	} {
 		wantResponse(t, dialChat(t, "tcp", addr).say(tt.say), 400, "400 Bad Request: "+tt.want+"\n")
@@ -216,8 +219,9 @@ func TestFullDuplex(t *testing.T) {
 // After the response, the rest of a request is waited for no longer than HandshakeTimeout.
 func TestRestOfRequest(t *testing.T) {
 	for name, request := range map[string]string{
-		"page":     "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nstart",
-		"origin":   "POST http://early/ HTTP/1.1\r\nHost: web\r\nProxy-Authorization: " + annBasic + "\r\nContent-Length: 10\r\n\r\nstart",
+		"page": "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nstart",
+		"origin": "POST http://early/ HTTP/1.1\r\nHost: web\r\nProxy-Authorization: " + annBasic + "\r\n" +
+			"Content-Length: 10\r\n\r\nstart",
 		"password": "POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nstart",
 	} {
 		t.Run(name, func(t *testing.T) {

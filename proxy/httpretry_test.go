@@ -57,8 +57,10 @@ func TestReusedConnectionClosedBeforeContinue(t *testing.T) {
 // has begun, or if its connection was new.
 func TestNoRetry(t *testing.T) {
 	for _, c := range []struct{ what, request, sent string }{
-		{"a POST", "POST http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n", "POST /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n"},
-		{"a body", "PUT http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody", "PUT /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody"},
+		{"a POST", "POST http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n",
+			"POST /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n"},
+		{"a body", "PUT http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody",
+			"PUT /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody"},
 		{"an answer that has begun", "GET http://web/2 HTTP/1.1\r\nHost: web\r\n\r\n", ""},
 		{"a new connection", "GET http://other/2 HTTP/1.1\r\nHost: other\r\n\r\n", "GET /2 HTTP/1.1\r\nHost: other\r\n\r\n"},
 	} {

@@ -69,7 +69,9 @@ var openers = map[string]func(c *chat){
 
 // pairs lists the kinds of sockets that a tunnel may join. "tcp" is a TCP socket of hostsock, "net"
 // one of package net.
-var pairs = []struct{ listener, target string }{{"tcp", "tcp"}, {"tcp", "unix"}, {"unix", "tcp"}, {"unix", "unix"}, {"tcp", "net"}, {"net", "tcp"}}
+var pairs = []struct{ listener, target string }{
+	{"tcp", "tcp"}, {"tcp", "unix"}, {"unix", "tcp"}, {"unix", "unix"}, {"tcp", "net"}, {"net", "tcp"},
+}
 
 func serveKind(t testing.TB, kind string, s *Server) net.Addr {
 	t.Helper()
@@ -477,7 +479,9 @@ func TestConnLog(t *testing.T) {
 	client.hear("1234567").wantEnd()
 	eventually(t, "a line", func() bool { return strings.Contains(out.String(), "\n") })
 	line := out.String()
-	for _, want := range []string{"protocol=socks5", "client=" + client.LocalAddr().String(), "destination=a:80", "sent=5", "received=7", "duration="} {
+	for _, want := range []string{
+		"protocol=socks5", "client=" + client.LocalAddr().String(), "destination=a:80", "sent=5", "received=7", "duration=",
+	} {
 		if !strings.Contains(line, want) {
 			t.Errorf("%q lacks %q", line, want)
 		}

@@ -49,7 +49,8 @@ func TestServeUser(t *testing.T) {
 		t.Skip("only root can be another user")
 	}
 	before := s.Stats().AuthRefused
-	if got := fetch(12345, "-x", open, "http://web.mesh/"); !strings.HasSuffix(got, " 000") || strings.Contains(got, "ok") {
+	got := fetch(12345, "-x", open, "http://web.mesh/")
+	if !strings.HasSuffix(got, " 000") || strings.Contains(got, "ok") {
 		t.Errorf("by another user: %q, want no answer", got)
 	}
 	if got := s.Stats().AuthRefused - before; got != 1 {

@@ -131,7 +131,7 @@ func TestOnset(t *testing.T) {
 		l    Loss
 		want int
 	}{
-		{Loss{Size: 1000, TxInFlight: 100_000, LostSince: 1000}, 101_020}, // at the first loss the fraction is below 2 % until more is sent
+		{Loss{Size: 1000, TxInFlight: 100_000, LostSince: 1000}, 101_020}, // the fraction reaches 2 % only after more is sent
 		{Loss{Size: 1000, TxInFlight: 100_000, LostSince: 3000}, 99_000},
 	} {
 		if got := c.l.onset(); got != c.want {

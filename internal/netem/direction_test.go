@@ -149,7 +149,9 @@ func TestText(t *testing.T) {
 	if c, err := Parse(""); err != nil || c != (Config{}) || c.String() != "" {
 		t.Errorf("nothing: %+v, %v", c, err)
 	}
-	for _, bad := range []string{"delay", "delay=3", "speed=1", "loss=100%", "loss=-1%", "rate=1Mbyte", "queue=-5kB", "max=x"} {
+	for _, bad := range []string{
+		"delay", "delay=3", "speed=1", "loss=100%", "loss=-1%", "rate=1Mbyte", "queue=-5kB", "max=x",
+	} {
 		if c, err := Parse(bad); err == nil {
 			t.Errorf("%s: got %+v, want an error", bad, c)
 		}

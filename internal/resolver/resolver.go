@@ -107,7 +107,8 @@ func serversFailed(name string, failures []error) error {
 	for i, err := range failures {
 		texts[i] = err.Error()
 		timeout = timeout && isTimeout(err)
-		if _, isErrno := errors.AsType[syscall.Errno](err); !isErrno { // callers would take an errno for that of the destination
+		// Callers would take an errno for one of the destination.
+		if _, isErrno := errors.AsType[syscall.Errno](err); !isErrno {
 			causes = append(causes, err)
 		}
 	}
@@ -147,7 +148,8 @@ func newLookup(name string) (*lookup, error) {
 	}
 	l := &lookup{name: whole}
 	for _, t := range [...]dnsmessage.Type{dnsmessage.TypeAAAA, dnsmessage.TypeA} {
-		l.questions = append(l.questions, question{Question: dnsmessage.Question{Name: n, Type: t, Class: dnsmessage.ClassINET}})
+		q := dnsmessage.Question{Name: n, Type: t, Class: dnsmessage.ClassINET}
+		l.questions = append(l.questions, question{Question: q})
 	}
 	return l, nil
 }

@@ -26,6 +26,8 @@ var (
 	six  = netip.MustParseAddr("2001:db8::1")
 )
 
+type message = dnsmessage.Message
+
 // reply returns the answers to a query; there may be none.
 type reply func(network string, query dnsmessage.Message) []dnsmessage.Message
 
@@ -39,7 +41,8 @@ type internet struct {
 }
 
 func newInternet(servers map[netip.AddrPort]reply) *internet {
-	return &internet{servers: servers, dials: make(map[netip.AddrPort]int), asked: make(map[netip.AddrPort][]dnsmessage.Type)}
+	return &internet{servers: servers, dials: make(map[netip.AddrPort]int),
+		asked: make(map[netip.AddrPort][]dnsmessage.Type)}
 }
 
 // dial is a Resolver.Dial. A pipe preserves the bounds of datagrams as long as they fit into the
@@ -151,8 +154,10 @@ func look(t *testing.T, r *Resolver, name string, servers ...Server) ([]netip.Ad
 func TestOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newInternet(map[netip.AddrPort]reply{
-			first:  knows(map[string][]netip.Addr{"private.example": {four, six}, "nothing.example": nil}),
-			second: knows(map[string][]netip.Addr{"private.example": {netip.MustParseAddr("10.9.9.9")}, "public.example": {four}}),
+			first: knows(map[string][]netip.Addr{"private.example": {four, six}, "nothing.example": nil}),
+			second: knows(map[string][]netip.Addr{
+				"private.example": {netip.MustParseAddr("10.9.9.9")}, "public.example": {four},
+			}),
 		})
 		r := &Resolver{Dial: net.dial}
 		for range 40 {
@@ -222,7 +227,9 @@ func TestNextServer(t *testing.T) {
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		other := netip.MustParseAddr("10.0.0.2")
-		net := newInternet(map[netip.AddrPort]reply{first: silent, second: knows(map[string][]netip.Addr{"db.example": {other}})})
+		net := newInternet(map[netip.AddrPort]reply{
+			first: silent, second: knows(map[string][]netip.Addr{"db.example": {other}}),
+		})
 		r := &Resolver{Dial: net.dial}
 		want := func(addr netip.Addr, limit time.Duration) {
 			t.Helper()
@@ -280,7 +287,7 @@ func TestLoss(t *testing.T) {
 func TestOneFamilySilent(t *testing.T) {
 	for _, deaf := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
 		synctest.Test(t, func(t *testing.T) {
-			net := newInternet(map[netip.AddrPort]reply{first: func(network string, query dnsmessage.Message) []dnsmessage.Message {
+			net := newInternet(map[netip.AddrPort]reply{first: func(network string, query message) []message {
 				if query.Questions[0].Type == deaf {
 					return nil
 				}
@@ -340,7 +347,7 @@ func TestForgeries(t *testing.T) {
 		"no question":   func(m *dnsmessage.Message) { m.Questions = nil },
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			net := newInternet(map[netip.AddrPort]reply{first: func(_ string, query dnsmessage.Message) []dnsmessage.Message {
+			net := newInternet(map[netip.AddrPort]reply{first: func(_ string, query message) []message {
 				forged := respond(query, dnsmessage.RCodeSuccess)
 				forged.Answers = records(query.Questions[0], []netip.Addr{evil, netip.MustParseAddr("2001:db8::666")})
 				forged.Questions = slices.Clone(forged.Questions)
@@ -353,7 +360,7 @@ func TestForgeries(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) { // names are compared case-insensitively
-		net := newInternet(map[netip.AddrPort]reply{first: func(network string, query dnsmessage.Message) []dnsmessage.Message {
+		net := newInternet(map[netip.AddrPort]reply{first: func(network string, query message) []message {
 			m := knows(map[string][]netip.Addr{"DB.example": {four, six}})(network, query)
 			m[0].Questions = []dnsmessage.Question{query.Questions[0]}
 			m[0].Questions[0].Name = dnsmessage.MustNewName("db.EXAMPLE.")
@@ -412,7 +419,7 @@ func TestTruncation(t *testing.T) {
 // A server that does not understand EDNS is asked again without it.
 func TestWithoutEDNS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := newInternet(map[netip.AddrPort]reply{first: func(network string, query dnsmessage.Message) []dnsmessage.Message {
+		net := newInternet(map[netip.AddrPort]reply{first: func(network string, query message) []message {
 			if len(query.Additionals) > 0 {
 				m := respond(query, dnsmessage.RCodeFormatError)
 				m.Questions = nil
@@ -432,7 +439,10 @@ func TestInvalidNames(t *testing.T) {
 		t.Error("a server was asked")
 		return nil, io.EOF
 	}}
-	for _, name := range []string{"", ".", "a..b", ".a", strings.Repeat("x", 64) + ".example", strings.Repeat("x.", 127) + "x", "a b.example", "b\u00fccher.example", "a\x00.example"} {
+	for _, name := range []string{
+		"", ".", "a..b", ".a", strings.Repeat("x", 64) + ".example", strings.Repeat("x.", 127) + "x",
+		"a b.example", "b\u00fccher.example", "a\x00.example",
+	} {
 		if _, err, _ := look(t, r, name, both...); err == nil || !err.IsNotFound {
 			t.Errorf("%q: %v, want no such name", name, err)
 		}

@@ -83,7 +83,8 @@ func TestDeadlines(t *testing.T) {
 			start := time.Now()
 			_, _, err := c.ReadFromUDPAddrPort(buf)
 			var timeout net.Error
-			if !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &timeout) || !timeout.Timeout() || time.Since(start) != want {
+			isTimeout := errors.Is(err, os.ErrDeadlineExceeded) && errors.As(err, &timeout) && timeout.Timeout()
+			if !isTimeout || time.Since(start) != want {
 				t.Errorf("got %v after %v, want a timeout after %v", err, time.Since(start), want)
 			}
 		}

@@ -355,7 +355,8 @@ func TestNATBehindNAT(t *testing.T) {
 		if seen := observed(t, c, stun, at(alice4, 3478)); seen.Addr() != nat4 {
 			t.Errorf("seen as %v", seen)
 		}
-		if seen := observed(t, c, neighbour, netip.MustParseAddrPort("100.64.0.2:7")); seen.Addr() != netip.MustParseAddr("100.64.0.1") {
+		seen := observed(t, c, neighbour, netip.MustParseAddrPort("100.64.0.2:7"))
+		if seen.Addr() != netip.MustParseAddr("100.64.0.1") {
 			t.Errorf("the neighbour sees %v", seen)
 		}
 	})

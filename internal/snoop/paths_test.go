@@ -124,7 +124,8 @@ func TestReorderingIsNotLoss(t *testing.T) {
 	w.run(6 * time.Second)
 	after := f.s.Stats()
 	full = w.out.Stats().QueueFull - full // dropped, so their retransmission is not spurious
-	if again, all := after.Repeated-before.Repeated-full, after.Packets-before.Packets; float64(again) > 0.002*float64(all) {
+	again, all := after.Repeated-before.Repeated-full, after.Packets-before.Packets
+	if float64(again) > 0.002*float64(all) {
 		t.Errorf("%d of %d packets were sent again", again, all)
 	}
 }

@@ -136,7 +136,8 @@ func (s *Sender) markLost(now time.Duration, n uint32, p *packet) {
 	}
 	s.newlyLost += int(p.length)
 	s.rate.lost += uint64(p.length)
-	s.model.OnLoss(now, &bbr.Loss{Size: int(p.length), TxInFlight: int(p.flight), LostSince: int(s.rate.lost - p.lostBefore)})
+	since := int(s.rate.lost - p.lostBefore)
+	s.model.OnLoss(now, &bbr.Loss{Size: int(p.length), TxInFlight: int(p.flight), LostSince: since})
 }
 
 // moveToLost moves a packet from flightList to lostList.

@@ -116,7 +116,8 @@ func TestLossesOfOldPath(t *testing.T) {
 	c.ack(10, 12, 16)
 	c.want("the lost ones", 10, 11)
 	if c.s.newlyLost != 0 || c.s.rate.lost != 0 || c.s.Stats().Lost != 2 {
-		t.Errorf("%d and %d bytes count for the new path, and %d packets in all; want none, none and 2", c.s.newlyLost, c.s.rate.lost, c.s.Stats().Lost)
+		t.Errorf("%d and %d bytes count for the new path, and %d packets in all; want none, none and 2",
+			c.s.newlyLost, c.s.rate.lost, c.s.Stats().Lost)
 	}
 }
 

@@ -34,7 +34,8 @@ func (s *Sender) arm(now time.Duration) {
 	switch {
 	case s.pkts.count == 0:
 		s.timer.due = 0
-	case s.flight > 0 && s.lostBytes == 0 && len(s.sacked) == 0 && !s.probe.sent && s.rtt.backoff == 0 && s.rtt.smoothed > 0:
+	case s.flight > 0 && s.lostBytes == 0 && len(s.sacked) == 0 && !s.probe.sent &&
+		s.rtt.backoff == 0 && s.rtt.smoothed > 0:
 		s.timer.kind = tailProbe
 		s.timer.due = now + min(s.rtt.probe(s.peerAckDelay()), s.rtt.timeout())
 	default:

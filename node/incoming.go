@@ -48,7 +48,7 @@ func (n *Node) carry(in *userstack.Incoming, name string, done func(), dial func
 		return
 	}
 	c := &countedConn{Conn: near, done: done}
-	n.proxy.Carry(c, name, func(context.Context) (net.Conn, error) { return far, nil })
+	n.proxy.ForwardConn(c, name, func(context.Context) (net.Conn, error) { return far, nil })
 }
 
 // countedConn is counted until it is closed.

@@ -128,7 +128,7 @@ func (f *flow) take(now time.Duration, pkt *stack.PacketBuffer, mtu int) bool {
 	if fin {
 		n++
 	}
-	if !f.snd.Queue(now, seq, n, fin) {
+	if !f.snd.Queue(now, snoop.Segment{Seq: seq, Len: n, Fin: fin}) {
 		// Either the path takes only shorter packets, or gVisor's own timer has expired, which is set
 		// so long that the flow has tried for minutes.
 		f.shrunk = !recut

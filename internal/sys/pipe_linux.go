@@ -18,12 +18,12 @@ const (
 type pipe struct{ r, w int }
 
 // pipes holds unused pipes of the process.
-var pipes = make(chan pipe, maxPipes)
+var idlePipes = make(chan pipe, maxPipes)
 
 // takePipe returns an empty pipe.
 func takePipe() (pipe, error) {
 	select {
-	case p := <-pipes:
+	case p := <-idlePipes:
 		return p, nil
 	default:
 	}
@@ -38,7 +38,7 @@ func takePipe() (pipe, error) {
 // keep makes an empty pipe available to later calls, or closes it if there are enough.
 func (p pipe) keep() {
 	select {
-	case pipes <- p:
+	case idlePipes <- p:
 	default:
 		p.close()
 	}
@@ -62,12 +62,8 @@ func spliceAll(dst, src RawConn, n int) (done int64, err error) {
 		n -= got
 		moved, err := p.drain(dst, got)
 		done += int64(moved)
-		switch {
-		case err != nil && moved < got:
-			p.close() // it is not empty
-			return done, err
-		case err != nil:
-			p.keep()
+		if err != nil {
+			p.close() // because it may hold bytes of this connection
 			return done, err
 		}
 	}

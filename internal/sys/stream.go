@@ -43,6 +43,26 @@ func Stream(x any) (c RawConn, ok bool) {
 	return c, err == nil
 }
 
+// TCPStream is Stream for TCP sockets alone, whose descriptors Splice takes.
+func TCPStream(x any) (c RawConn, ok bool) {
+	if !IsTCP(x) {
+		return nil, false
+	}
+	c, err := x.(syscall.Conn).SyscallConn()
+	return c, err == nil
+}
+
+// PacketSocket returns access to the descriptor of a datagram socket, for Poll. It reports false for
+// conns that are no sockets, and in portable builds.
+func PacketSocket(pc net.PacketConn) (_ RawConn, ok bool) {
+	s, ok := pc.(syscall.Conn)
+	if !ok || !rawStreams {
+		return nil, false
+	}
+	raw, err := s.SyscallConn()
+	return raw, err == nil
+}
+
 // Nonblocking returns access to the descriptor of a TCP connection, for Read, Write and Poll. It
 // reports false where the system has no calls for that.
 func Nonblocking(c *net.TCPConn) (_ RawConn, ok bool) {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// textQuery asks for a TXT record.
+// textQuery returns a query for a TXT record.
 func textQuery(t *testing.T, name string) []byte {
 	t.Helper()
 	m := dnsmessage.Message{
@@ -27,7 +27,7 @@ func textQuery(t *testing.T, name string) []byte {
 	return b
 }
 
-// text answers with a TXT record, in datagrams only as much of it as says that there is more.
+// text answers with a TXT record. By UDP the answer is truncated if there are several words.
 func text(words ...string) reply {
 	return func(network string, query dnsmessage.Message) []dnsmessage.Message {
 		m := respond(query, dnsmessage.RCodeSuccess)
@@ -40,20 +40,20 @@ func text(words ...string) reply {
 	}
 }
 
-// A query goes to one server after the other until one can tell, by TCP if need be, and its answer
-// comes back whole: also that the name does not exist.
+// Exchange asks one server after the other until one does not fail, by TCP after a truncated
+// answer, and returns the whole answer, even if it is that the name does not exist.
 func TestExchange(t *testing.T) {
 	for what, c := range map[string]struct {
-		first reply // nil: it is not there
+		first reply // nil: dialling it fails
 		want  []string
 		code  dnsmessage.RCode
 	}{
-		"knows":          {first: text("one"), want: []string{"one"}},
-		"has much":       {first: text("one", "two"), want: []string{"one", "two"}},
-		"knows no name":  {first: says(dnsmessage.RCodeNameError), code: dnsmessage.RCodeNameError},
-		"fails":          {first: says(dnsmessage.RCodeServerFailure), want: []string{"second"}},
-		"does not grasp": {first: says(dnsmessage.RCodeNotImplemented), want: []string{"second"}},
-		"is not there":   {want: []string{"second"}},
+		"knows":            {first: text("one"), want: []string{"one"}},
+		"truncates":        {first: text("one", "two"), want: []string{"one", "two"}},
+		"knows no name":    {first: says(dnsmessage.RCodeNameError), code: dnsmessage.RCodeNameError},
+		"fails":            {first: says(dnsmessage.RCodeServerFailure), want: []string{"second"}},
+		"lacks the opcode": {first: says(dnsmessage.RCodeNotImplemented), want: []string{"second"}},
+		"is not there":     {want: []string{"second"}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			in := newInternet(map[netip.AddrPort]reply{second: text("second")})
@@ -79,7 +79,7 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// What is no query is not sent, and nobody's answer is an error.
+// A malformed query is not sent. If no server can be reached, the error is not IsNotFound.
 func TestExchangeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := newInternet(nil)

@@ -7,28 +7,28 @@ import (
 	"time"
 )
 
-// When all associations are taken, a new one takes the place of the one that has been idle for the
-// longest time.
-func TestIdleAssociationGivesWay(t *testing.T) {
+// At the bound, a new association evicts the one that has been idle for longest.
+func TestIdleAssociationIsEvicted(t *testing.T) {
 	s := &Server{ListenPacket: listenPacket, MaxAssociations: 2}
 	addr := serve(t, s)
-	idler, idle, fresh := dialChat(t, "tcp", addr), dialChat(t, "tcp", addr), dialChat(t, "tcp", addr)
-	for _, c := range []*chat{idle, idler, fresh} {
+	newer, older, fresh := dialChat(t, "tcp", addr), dialChat(t, "tcp", addr), dialChat(t, "tcp", addr)
+	for _, c := range []*chat{older, newer, fresh} {
 		for _, a := range openAssociations(s) {
 			a.last.Add(-int64(busyTime))
 		}
 		openUDP(c)
 	}
-	idle.wantGone()
+	older.wantGone()
 	if got := len(openAssociations(s)); got != 2 {
 		t.Errorf("%d associations, want 2", got)
 	}
-	idler.Close() // it stood until now
+	newer.Close() // it was not evicted
 	eventually(t, "one association", func() bool { return s.Stats().OpenAssociations == 1 })
 }
 
-// A client cannot take the places of others: the one with most associations gives way.
-func TestGreediestClientGivesWay(t *testing.T) {
+// The evicted association belongs to the client that has the most, so that one client cannot take
+// the associations of others.
+func TestGreediestClientIsEvicted(t *testing.T) {
 	var as associations
 	greedy, modest := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")
 	old := time.Since(epoch) - time.Minute
@@ -44,13 +44,13 @@ func TestGreediestClientGivesWay(t *testing.T) {
 	add(greedy, 0)
 	want := add(greedy, time.Minute)
 	if evicted, ok := as.add(new(association), modest, 3); evicted != want || !ok {
-		t.Errorf("the association of another client, or a later one, gave way; ok %v", ok)
+		t.Errorf("the association of another client, or a later one, was evicted; ok %v", ok)
 	}
 	for a := range as.open.Held() {
 		a.last.Store(int64(time.Since(epoch)))
 	}
 	if evicted, ok := as.add(new(association), modest, 3); evicted != nil || ok {
-		t.Error("a busy association gave way to a client that has more")
+		t.Error("a busy association was evicted for a client that has more")
 	}
 	if evicted, ok := as.add(new(association), netip.MustParseAddr("127.0.0.4"), 3); evicted == nil || !ok {
 		t.Error("busy associations of one client kept out another that has none")
@@ -63,26 +63,24 @@ func openAssociations(s *Server) (all []*association) {
 	return slices.Collect(s.udp.associations.open.Held())
 }
 
-// When there are as many senders as may be, a new one takes the place of one that is idle.
-func TestIdleSenderGivesWay(t *testing.T) {
+// At the bound, a new session evicts one that is idle.
+func TestIdleSessionIsEvicted(t *testing.T) {
 	origin, pc := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
 	s := &Server{MaxAssociations: 2}
-	f := &packetForward{srv: s, pc: datagramsOf(pc), dial: dialUDP(origin.LocalAddr()), senders: make(map[netip.AddrPort]*sender)}
 	s.setup.Do(s.prepare)
+	f := newUDPForward(s, pc, "origin", dialUDP(origin.LocalAddr()))
 	defer s.Close()
 	from := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.IPv6Loopback(), port) }
-	first, second := f.sender(from(1)), f.sender(from(2))
-	if got := f.sender(from(3)); got != nil {
-		t.Error("a busy sender gave way")
+	first, second := f.session(from(1)), f.session(from(2))
+	if got := f.session(from(3)); got != nil {
+		t.Error("a busy session was evicted")
 	}
 	first.last.Add(-int64(busyTime))
-	third := f.sender(from(3))
-	if third == nil || f.sender(from(2)) != second {
-		t.Error("an idle sender did not give way, or another one did")
+	third := f.session(from(3))
+	if third == nil || f.session(from(2)) != second {
+		t.Error("the idle session was not evicted, or another one was")
 	}
-	select {
-	case <-first.closec:
-	default:
-		t.Error("the idle sender is not closed")
+	if first.ctx.Err() == nil {
+		t.Error("the evicted session is not closed")
 	}
 }

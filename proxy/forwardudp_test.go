@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// Each sender gets answers of its own, of every size.
+// Each client gets the answers to its own datagrams, of every size.
 func TestForwardPackets(t *testing.T) {
 	origin, pc := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
 	go func() {
@@ -55,8 +55,8 @@ func TestForwardPackets(t *testing.T) {
 	if n, err := clients[0].Read(buf); err != nil || !bytes.Equal(buf[:n], large) {
 		t.Errorf("%d bytes came back, %v, want %d", n, err, len(large))
 	}
-	// A datagram is counted after it was sent, so its receiver may be here first.
-	eventually(t, "3 senders, 4 datagrams each way", func() bool {
+	// A datagram is counted after it was sent, so the test may have received it before.
+	eventually(t, "3 sessions, 4 datagrams each way", func() bool {
 		st := s.Stats()
 		return st.OpenAssociations == 3 && st.DatagramsSent == 4 && st.DatagramsReceived == 4
 	})
@@ -69,7 +69,7 @@ func dialUDP(to net.Addr) DialFunc {
 	}
 }
 
-// Senders are bounded, what exceeds is dropped and counted, and idle ones make room.
+// Sessions are bounded. Datagrams of further clients are dropped and counted. Idle sessions end.
 func TestForwardPacketsBounds(t *testing.T) {
 	origin, pc := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
 	s := &Server{MaxAssociations: 2, IdleTimeout: 50 * time.Millisecond}
@@ -83,7 +83,7 @@ func TestForwardPacketsBounds(t *testing.T) {
 		c.Write([]byte("x"))
 	}
 	eventually(t, "3 drops", func() bool { return s.Stats().DatagramsDropped == 3 })
-	eventually(t, "no senders", func() bool { return s.Stats().OpenAssociations == 0 })
+	eventually(t, "no sessions", func() bool { return s.Stats().OpenAssociations == 0 })
 }
 
 // Datagrams queue while their destination is dialled, up to a bound; Close ends the dial.
@@ -116,8 +116,8 @@ func TestForwardPacketsSlowDial(t *testing.T) {
 	}
 }
 
-// memPackets is a net.PacketConn whose datagrams the test makes up. What is written to it goes
-// nowhere.
+// memPackets is a net.PacketConn that receives what the test passes to arrive, and discards what is
+// written to it.
 type memPackets struct {
 	in     chan memDatagram
 	closec chan struct{}
@@ -133,7 +133,7 @@ func newMemPackets() *memPackets {
 	return &memPackets{in: make(chan memDatagram), closec: make(chan struct{})}
 }
 
-// arrive has a datagram read, and waits until all that follows from it has been done.
+// arrive delivers a datagram, and waits until all goroutines of the bubble are idle again.
 func (p *memPackets) arrive(from string, size int) {
 	p.in <- memDatagram{netip.MustParseAddrPort(from), size}
 	synctest.Wait()
@@ -155,41 +155,41 @@ func (p *memPackets) SetDeadline(time.Time) error               { return errors.
 func (p *memPackets) SetReadDeadline(time.Time) error           { return errors.ErrUnsupported }
 func (p *memPackets) SetWriteDeadline(time.Time) error          { return errors.ErrUnsupported }
 
-// forwardInBubble starts ForwardPackets and returns where its datagrams come from. It ends with the
-// bubble.
+// forwardInBubble starts ForwardPackets on a memPackets and returns that. It closes s at the end of
+// the test.
 func forwardInBubble(t *testing.T, s *Server, dial DialFunc) *memPackets {
 	pc := newMemPackets()
 	ended := make(chan error, 1)
 	go func() { ended <- s.ForwardPackets(pc, "somewhere", dial) }()
 	t.Cleanup(func() {
-		synctest.Wait() // it has begun
+		synctest.Wait() // until ForwardPackets has started
 		s.Close()
 		if err := <-ended; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("ended with %v, want net.ErrClosed", err)
 		}
 		if got := s.Stats(); got.OpenAssociations != 0 {
-			t.Errorf("after Close there are %d senders", got.OpenAssociations)
+			t.Errorf("after Close there are %d sessions", got.OpenAssociations)
 		}
 	})
 	return pc
 }
 
-// What waits for dials is bounded for all senders together, every datagram is counted once, and
-// what was kept is sent in order when the dial succeeds.
-func TestForwardPacketsBudget(t *testing.T) {
+// The bytes that all sessions queue during their dials are bounded. Every datagram is counted once,
+// and the queued ones are sent in order after the dial.
+func TestForwardPacketsQueuedBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
 		proceed, sizes := make(chan struct{}), make(chan int, 1000)
 		pc := forwardInBubble(t, s, sinkAfter(proceed, sizes))
-		const large, senders, each = 60000, 5, 10
+		const large, clients, each = 60000, 5, 10
 		for range each {
-			for i := range senders {
+			for i := range clients {
 				pc.arrive(fmt.Sprintf("192.0.2.%d:1", i+1), large)
 			}
 		}
-		const kept = forwardBudget / large
-		if got := s.Stats(); got.DatagramsDropped != senders*each-kept {
-			t.Errorf("%d of %d datagrams dropped, want all but %d", got.DatagramsDropped, senders*each, kept)
+		const kept = maxQueuedBytes / large
+		if got := s.Stats(); got.DatagramsDropped != clients*each-kept {
+			t.Errorf("%d of %d datagrams dropped, want all but %d", got.DatagramsDropped, clients*each, kept)
 		}
 		close(proceed)
 		synctest.Wait()
@@ -199,15 +199,15 @@ func TestForwardPacketsBudget(t *testing.T) {
 		}
 		for range kept {
 			if n := <-sizes; n != large {
-				t.Errorf("a datagram of %d bytes overtook those that waited", n)
+				t.Errorf("a datagram of %d bytes was sent before the queued ones", n)
 			}
 		}
 	})
 }
 
-// One address that sends as much as it can, from many ports, leaves room for datagrams of another
-// while dials last.
-func TestForwardPacketsBudgetIsShared(t *testing.T) {
+// An address that sends as much as it can, from many ports, cannot fill the queues: datagrams of
+// another address are still queued.
+func TestForwardPacketsQueuedBytesAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
 		proceed, sizes := make(chan struct{}), make(chan int, 1000)
@@ -216,8 +216,8 @@ func TestForwardPacketsBudgetIsShared(t *testing.T) {
 			pc.arrive(fmt.Sprintf("198.51.100.7:%d", i+1), 60000)
 		}
 		kept := 50 - int(s.Stats().DatagramsDropped)
-		if want := forwardBudget * 3 / 4 / 60000; kept != want {
-			t.Errorf("%d datagrams of one address wait, want %d", kept, want)
+		if want := maxQueuedBytes * 3 / 4 / 60000; kept != want {
+			t.Errorf("%d datagrams of one address are queued, want %d", kept, want)
 		}
 		before := s.Stats().DatagramsDropped
 		for range 2 {
@@ -234,7 +234,7 @@ func TestForwardPacketsBudgetIsShared(t *testing.T) {
 	})
 }
 
-// sinkAfter dials a sink, which takes until proceed is closed.
+// sinkAfter returns a DialFunc that waits until proceed is closed and then returns a sink.
 func sinkAfter(proceed <-chan struct{}, sizes chan<- int) DialFunc {
 	return func(ctx context.Context) (net.Conn, error) {
 		select {
@@ -257,7 +257,7 @@ func (c sink) Write(b []byte) (int, error) { c.sizes <- len(b); return len(b), n
 func (c sink) Close() error                { close(c.closec); return nil }
 func (c sink) Read([]byte) (int, error)    { <-c.closec; return 0, net.ErrClosed }
 
-// A destination that cannot be reached is not dialled for every datagram, nor logged; all are
+// After a failed dial, further datagrams cause neither a dial nor a log line for a while. All are
 // counted as dropped.
 func TestForwardPacketsFailedDial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -269,9 +269,9 @@ func TestForwardPacketsFailedDial(t *testing.T) {
 			pc.arrive("192.0.2.1:1", 100)
 		}
 		if lines := strings.Count(log.String(), "connection ended"); dials != 1 || lines != 1 {
-			t.Errorf("%d dials and %d lines in the log for one sender, want 1 and 1", dials, lines)
+			t.Errorf("%d dials and %d log lines for one client, want 1 and 1", dials, lines)
 		}
-		time.Sleep(failedSenderTime + time.Millisecond)
+		time.Sleep(failedSessionTime + time.Millisecond)
 		pc.arrive("192.0.2.1:1", 100)
 		if dials != 2 {
 			t.Errorf("%d dials after a second, want 2", dials)
@@ -282,10 +282,10 @@ func TestForwardPacketsFailedDial(t *testing.T) {
 	})
 }
 
-// A datagram costs no allocation on its way there or back.
+// Forwarding a datagram and its answer does not allocate.
 func TestForwardPacketsAllocations(t *testing.T) {
 	if raceEnabled {
-		t.Skip("the race detector makes pools forget")
+		t.Skip("sync.Pool drops items at random under the race detector")
 	}
 	origin, pc := listenUDP(t, "127.0.0.1"), listenUDP(t, "127.0.0.1")
 	s := &Server{}

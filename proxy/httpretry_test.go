@@ -1,26 +1,15 @@
 package proxy
 
 import (
-	"net"
 	"net/http"
 	"testing"
 )
 
-// closeUnanswered ends a connection as an origin does that has closed it while a request was on its
-// way: in order, or with a reset, because there is something that it has not read.
-func closeUnanswered(c *chat, reset bool) {
-	if reset {
-		c.Conn.(*net.TCPConn).SetLinger(0)
-	}
-	c.Close()
-}
-
-// An origin may close a kept connection while a request is on its way there. The request is sent
-// again if it may arrive twice and its body is not consumed (RFC 9110, section 9.2.2); the client
-// learns nothing of it.
-func TestKeptConnectionClosed(t *testing.T) {
+// If an origin closes a reused connection while a request is on its way, in order or with a reset,
+// the request is sent again (RFC 9110 section 9.2.2). The client does not notice.
+func TestReusedConnectionClosed(t *testing.T) {
 	for _, method := range []string{"GET", "HEAD", "OPTIONS", "DELETE", "PUT"} {
-		for _, reset := range []bool{false, true} {
+		for how, closeConn := range map[string]func(*chat){"close": func(c *chat) { c.Close() }, "reset": reset} {
 			tg := newTarget(t, "tcp")
 			client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
 			client.say("GET http://web/1 HTTP/1.1\r\nHost: web\r\n\r\n")
@@ -33,18 +22,18 @@ func TestKeptConnectionClosed(t *testing.T) {
 			}
 			client.say(method + " http://web/2 HTTP/1.1\r\nHost: web\r\n" + length + "\r\n")
 			origin.hear(method + " /2 HTTP/1.1\r\n")
-			closeUnanswered(origin, reset)
+			closeConn(origin)
 			again := tg.accept()
 			again.hear(method + " /2 HTTP/1.1\r\nHost: web\r\n" + length + "\r\n").say("HTTP/1.1 204 No Content\r\n\r\n")
 			if res := readResponse(t, client, method); res.StatusCode != http.StatusNoContent {
-				t.Errorf("%s, reset %v: status %d", method, reset, res.StatusCode)
+				t.Errorf("%s, %s: status %d", method, how, res.StatusCode)
 			}
 		}
 	}
 }
 
-// A body that waits for the origin's "100 Continue" is not consumed.
-func TestKeptConnectionClosedBeforeContinue(t *testing.T) {
+// The body of a request that waits for 100 (Continue) was not read, so the request is sent again.
+func TestReusedConnectionClosedBeforeContinue(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
 	client.say("GET http://web/1 HTTP/1.1\r\nHost: web\r\n\r\n")
@@ -64,12 +53,14 @@ func TestKeptConnectionClosedBeforeContinue(t *testing.T) {
 	}
 }
 
-// What may not arrive twice, or cannot be said again, is not sent again; nor is anything on a
-// connection that was new.
-func TestNotSentAgain(t *testing.T) {
+// A request is not sent again if its method is not idempotent, if its body was read, if a response
+// has begun, or if its connection was new.
+func TestNoRetry(t *testing.T) {
 	for _, c := range []struct{ what, request, sent string }{
-		{"a POST", "POST http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n", "POST /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n"},
-		{"a body", "PUT http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody", "PUT /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody"},
+		{"a POST", "POST http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n",
+			"POST /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 0\r\n\r\n"},
+		{"a body", "PUT http://web/2 HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody",
+			"PUT /2 HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\n\r\nbody"},
 		{"an answer that has begun", "GET http://web/2 HTTP/1.1\r\nHost: web\r\n\r\n", ""},
 		{"a new connection", "GET http://other/2 HTTP/1.1\r\nHost: other\r\n\r\n", "GET /2 HTTP/1.1\r\nHost: other\r\n\r\n"},
 	} {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// The programs that people have agree with us on what the protocols are.
+// Common programs understand our side of the protocols.
 func TestPrograms(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 1<<16)
 	r := &recorder{next: origin(t, func(w http.ResponseWriter, r *http.Request) {
@@ -31,6 +31,7 @@ func TestPrograms(t *testing.T) {
 	unix := serveKind(t, "unix", s).String()
 
 	const url = "http://web.mesh/"
+	const get = "GET / HTTP/1.0\r\nHost: h\r\n\r\n"
 	with := func(args ...string) []string { return append([]string{"curl", "-sS", "--max-time", "20"}, args...) }
 	tests := []struct {
 		name string
@@ -41,15 +42,18 @@ func TestPrograms(t *testing.T) {
 	}{
 		{"socks5h", with("-x", "socks5h://ann:secret@"+addr, url), "", "GET web.mesh ", "web.mesh:80"},
 		{"socks5-hostname", with("--socks5-hostname", openAddr, url), "", "GET web.mesh ", "web.mesh:80"},
-		{"socks5 address", with("-x", "socks5://ann:secret@"+addr, "http://100.64.0.7:81/"), "", "GET 100.64.0.7:81 ", "100.64.0.7:81"},
-		{"socks5 IPv6", with("-g", "-x", "socks5h://ann:secret@"+addr, "http://[fd7a::1]/"), "", "GET [fd7a::1] ", "[fd7a::1]:80"},
+		{"socks5 address", with("-x", "socks5://ann:secret@"+addr, "http://100.64.0.7:81/"), "",
+			"GET 100.64.0.7:81 ", "100.64.0.7:81"},
+		{"socks5 IPv6", with("-g", "-x", "socks5h://ann:secret@"+addr, "http://[fd7a::1]/"), "",
+			"GET [fd7a::1] ", "[fd7a::1]:80"},
 		{"socks4a", with("-x", "socks4a://"+openAddr, url), "", "GET web.mesh ", "web.mesh:80"},
 		{"socks4", with("-x", "socks4://"+openAddr, "http://100.64.0.7/"), "", "GET 100.64.0.7 ", "100.64.0.7:80"},
 		{"http", with("-x", "http://ann:secret@"+addr, url), "", "GET web.mesh ", "web.mesh:80"},
 		{"http/1.0", with("-0", "-x", "http://ann:secret@"+addr, url), "", "GET web.mesh ", "web.mesh:80"},
 		{"http twice", with("-x", "http://ann:secret@"+addr, url, url), "", "GET web.mesh GET web.mesh ", "web.mesh:80"},
 		{"post", with("-x", "http://ann:secret@"+addr, "-d", "text", url), "", "POST web.mesh text", "web.mesh:80"},
-		{"post from a pipe", with("-x", "http://ann:secret@"+addr, "-H", "Expect: 100-continue", "-T", "-", url), "text", "PUT web.mesh text", "web.mesh:80"},
+		{"post from a pipe", with("-x", "http://ann:secret@"+addr, "-H", "Expect: 100-continue", "-T", "-", url),
+			"text", "PUT web.mesh text", "web.mesh:80"},
 		{"connect", with("-p", "-x", "http://ann:secret@"+addr, url), "", "GET web.mesh ", "web.mesh:80"},
 		{"connect/1.0", with("-p", "--proxy1.0", addr, "-U", "ann:secret", url), "", "GET web.mesh ", "web.mesh:80"},
 		{"connect, big", with("-p", "-x", "http://ann:secret@"+addr, url+"big"), "", big, "web.mesh:80"},
@@ -59,9 +63,9 @@ func TestPrograms(t *testing.T) {
 		{"page", with("http://" + addr + "/status"), "", "page /status ", ""},
 		{"page by proxy", with("-x", addr, "http://localhost:"+port(addr)+"/status"), "", "page /status ", ""},
 		{"page by unix socket", with("--unix-socket", unix, "http://ginnel/status"), "", "page /status ", ""},
-		{"nc connect", []string{"nc", "-X", "connect", "-x", openAddr, "web.mesh", "80"}, "GET / HTTP/1.0\r\nHost: h\r\n\r\n", "GET h ", "web.mesh:80"},
-		{"nc socks5", []string{"nc", "-X", "5", "-x", openAddr, "web.mesh", "80"}, "GET / HTTP/1.0\r\nHost: h\r\n\r\n", "GET h ", "web.mesh:80"},
-		{"nc socks4", []string{"nc", "-X", "4", "-x", openAddr, "100.64.0.7", "80"}, "GET / HTTP/1.0\r\nHost: h\r\n\r\n", "GET h ", "100.64.0.7:80"},
+		{"nc connect", []string{"nc", "-X", "connect", "-x", openAddr, "web.mesh", "80"}, get, "GET h ", "web.mesh:80"},
+		{"nc socks5", []string{"nc", "-X", "5", "-x", openAddr, "web.mesh", "80"}, get, "GET h ", "web.mesh:80"},
+		{"nc socks4", []string{"nc", "-X", "4", "-x", openAddr, "100.64.0.7", "80"}, get, "GET h ", "100.64.0.7:80"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -75,7 +79,7 @@ func TestPrograms(t *testing.T) {
 			if !strings.HasSuffix(out, tt.want) || tt.args[0] == "curl" && out != tt.want {
 				t.Errorf("%v: got %.200q, want %.200q", tt.args, out, tt.want)
 			}
-			if got := r.last(); got != tt.dial && got != "" { // "": a kept connection was used
+			if got := r.last(); got != tt.dial && got != "" { // "": an idle connection was reused
 				t.Errorf("dialled %q, want %q", got, tt.dial)
 			}
 		})
@@ -97,7 +101,7 @@ func run(t *testing.T, in string, args ...string) string {
 	return out.String()
 }
 
-// curl tells a user what the proxy told it.
+// curl shows the reason for a failed dial.
 func TestProgramsSeeReasons(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("not installed: curl")

@@ -9,34 +9,34 @@ import (
 	"time"
 )
 
-// Those who move datagrams beyond a number have slabs of one slot, and large ones again when others
-// are done.
-func TestSlabsAreBounded(t *testing.T) {
-	var all slabs
-	var taken []*slab
-	for range maxSlabs + 3 {
-		taken = append(taken, all.take(batchInlet{}))
+// Beyond maxLargeBatches a batch has one slot. Large ones are available again after others were
+// freed.
+func TestLargeBatchesAreBounded(t *testing.T) {
+	var pool batchPool
+	var taken []*datagramBatch
+	for range maxLargeBatches + 3 {
+		taken = append(taken, pool.get(batchSource{}))
 	}
-	for i, s := range taken {
-		if want := i < maxSlabs; len(s.bufs) > 1 != want {
-			t.Errorf("slab %d has %d slots", i, len(s.bufs))
+	for i, b := range taken {
+		if want := i < maxLargeBatches; len(b.slots) > 1 != want {
+			t.Errorf("batch %d has %d slots", i, len(b.slots))
 		}
 	}
-	for _, s := range taken {
-		s.free()
+	for _, b := range taken {
+		b.free()
 	}
-	s := all.take(batchInlet{})
-	if len(s.bufs) == 1 {
-		t.Error("after all were given back there is no large one")
+	b := pool.get(batchSource{})
+	if len(b.slots) == 1 {
+		t.Error("got a small batch after all large ones were freed")
 	}
-	s.free()
-	if s := all.take(connInlet{}); len(s.bufs) > 1 || all.large.Load() != 0 {
-		t.Error("who receives one at a time, and may wait for it, has a large one")
+	b.free()
+	if b := pool.get(connSource{}); len(b.slots) > 1 || pool.large.Load() != 0 {
+		t.Error("got a large batch for a source that receives one datagram at a time and may block")
 	}
 }
 
-// A burst of datagrams of all sizes passes in order, there and back, by an association and by a
-// forward.
+// A burst of datagrams of all sizes passes in order in both directions, through an association and
+// through a forward.
 func TestDatagramBursts(t *testing.T) {
 	peer := listenUDP(t, "127.0.0.1")
 	go func() {
@@ -62,8 +62,8 @@ func TestDatagramBursts(t *testing.T) {
 	})
 }
 
-// burst sends many datagrams, as many at a time as every socket has room for, and wants them back
-// behind a header.
+// burst sends datagrams, as many at a time as every socket buffer has room for. It expects each to
+// come back with a header of that length before it.
 func burst(t *testing.T, client *net.UDPConn, send func(b []byte), header int) {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -73,7 +73,7 @@ func burst(t *testing.T, client *net.UDPConn, send func(b []byte), header int) {
 		for n := range 30 {
 			size := 8 + rnd.IntN(1200)
 			if n%3 > 0 && len(want) > 0 {
-				size = len(want[len(want)-1]) // equal ones go together
+				size = len(want[len(want)-1]) // datagrams of equal size may be batched
 			}
 			b := make([]byte, size)
 			binary.BigEndian.PutUint64(b, uint64(round*1000+n))

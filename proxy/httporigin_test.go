@@ -10,11 +10,12 @@ import (
 	"testing"
 )
 
-// loginKey is where the identity of an origin's connection is in the context of its requests.
+// loginKey is the context key of the login of a connection to loginOrigin.
 type loginKey struct{}
 
-// loginOrigin is an origin that authenticates connections, as NTLM and Negotiate do: a login takes
-// two requests on one connection, and every later request on it has the identity.
+// loginOrigin is an origin server that authenticates connections, as with NTLM and Negotiate: a
+// login takes two requests on one connection, and later requests on that connection belong to the
+// user.
 func loginOrigin(t *testing.T) dialFunc {
 	type login struct{ challenged, user string }
 	srv := &http.Server{
@@ -44,7 +45,7 @@ func loginOrigin(t *testing.T) dialFunc {
 	return func(context.Context, string, string) (net.Conn, error) { return ln.dial(), nil }
 }
 
-// ask makes a request as one client connection and returns status and body.
+// ask makes a request and returns the status and body of the response.
 func (c *chat) ask(authorization string) (int, string) {
 	c.t.Helper()
 	header := ""
@@ -59,7 +60,8 @@ func (c *chat) ask(authorization string) (int, string) {
 	return res.StatusCode, string(body)
 }
 
-// A login belongs to the client connection that made it, whatever others ask for meanwhile.
+// A login at an origin belongs to the client connection that made it; requests of others do not use
+// it.
 func TestLoginStaysWithItsClient(t *testing.T) {
 	addr := serve(t, &Server{Dial: loginOrigin(t)})
 	clients, stranger := make([]*chat, 60), dialChat(t, "tcp", addr)
@@ -83,8 +85,8 @@ func TestLoginStaysWithItsClient(t *testing.T) {
 	}
 }
 
-// When a client goes, its idle connections to origins do, too.
-func TestOriginsGoWithTheirClient(t *testing.T) {
+// When a client disconnects, its idle connections to origin servers are closed.
+func TestIdleOriginsCloseWithTheirClient(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
 	client.say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// running runs serve until the test ends and wants it to return net.ErrClosed.
+// running runs serve until the test ends, and fails the test unless serve then returns
+// net.ErrClosed.
 func running(t *testing.T, s *Server, serve func() error) {
 	t.Helper()
 	done := make(chan error, 1)
@@ -26,7 +27,7 @@ func running(t *testing.T, s *Server, serve func() error) {
 	})
 }
 
-// A forwarded connection carries everything, half-close included.
+// A forward copies all bytes in both directions, and passes on half-close.
 func TestForward(t *testing.T) {
 	origin, ln := listen(t), listen(t)
 	s := &Server{}
@@ -66,7 +67,7 @@ func TestForward(t *testing.T) {
 	}
 }
 
-// A client whose destination refuses is cut off, and others are not disturbed.
+// If the dial fails, the client is disconnected and the forward keeps serving.
 func TestForwardRefused(t *testing.T) {
 	ln := listen(t)
 	s := &Server{}
@@ -76,7 +77,7 @@ func TestForwardRefused(t *testing.T) {
 	for range 3 {
 		c, err := net.Dial("tcp", ln.Addr().String())
 		if errors.Is(err, syscall.ECONNRESET) {
-			continue // the reset came as soon as the kernel had connected
+			continue // the reset came during connect
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A client that has spoken is not evicted for having been silent before we read it.
-func TestGateSparesUnreadInput(t *testing.T) {
+// A client whose input we have not read yet is not evicted for silence.
+func TestLimitSparesUnreadInput(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -29,20 +29,20 @@ func TestGateSparesUnreadInput(t *testing.T) {
 	}
 	clients[0].Write([]byte{socks5Version})
 	eventually(t, "there is something to read", func() bool { return hasInput(conns[0].Conn) })
-	var g gate
-	g.init(2, usualPatience*time.Second)
+	var l handshakeLimit
+	l.init(2, usualDivisor*time.Second)
 	start := time.Unix(1000, 0)
 	for _, c := range conns {
-		g.enter(c, start)
+		l.addHandshake(c, start)
 	}
 	late := start.Add(time.Second)
-	if displaced, _ := g.relieve(late); displaced != conns[1] {
-		t.Errorf("%p had to go, want the first of those that said nothing, %p", displaced, conns[1])
+	if evicted, _ := l.makeRoom(late); evicted != conns[1] {
+		t.Errorf("%p was evicted, want the first whose client sent nothing, %p", evicted, conns[1])
 	}
-	if oldest := g.evictOldest(late); oldest != conns[2] {
-		t.Errorf("%p is the oldest, want %p, which said nothing", oldest, conns[2])
+	if oldest := l.evictOldest(late); oldest != conns[2] {
+		t.Errorf("%p is the oldest, want %p, whose client sent nothing", oldest, conns[2])
 	}
-	if oldest := g.evictOldest(late); oldest != conns[0] {
-		t.Errorf("%p is the oldest, want %p, which is the last", oldest, conns[0])
+	if oldest := l.evictOldest(late); oldest != conns[0] {
+		t.Errorf("%p is the oldest, want %p, the last one left", oldest, conns[0])
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Bounds on the connections to origins that a client connection keeps for its next request. It
-// makes one request after another, so more than one to the same origin is of no use.
+// Bounds of the idle connections to origin servers that one client connection keeps. A client
+// connection makes one request after another, so it cannot use a second one to the same origin.
 const (
 	maxIdleOrigins     = 4
 	maxIdlePerOrigin   = 1
@@ -18,14 +18,15 @@ const (
 	maxResponseHeaders = 1 << 20
 )
 
-// originsOf returns the connections to origins of a client connection. No other client's requests
-// go over them: an origin may have authenticated the connection and not the request, as it does
-// with NTLM and Negotiate, and then whoever uses the connection has that identity.
-func (f *front) originsOf(c *conn) *http.Transport {
+// originsOf returns the transport that holds the connections to origin servers of one client
+// connection. They are not shared between clients, because an origin may authenticate a connection
+// instead of each request (NTLM, Negotiate). A request of another client on that connection would
+// have the same identity.
+func (h *httpProxy) originsOf(c *conn) *http.Transport {
 	if c.origins == nil {
 		c.origins = &http.Transport{
-			DialContext:            f.dialOrigin,
-			DisableCompression:     true, // the client says what it can decode
+			DialContext:            h.dialOrigin,
+			DisableCompression:     true, // only the client's own Accept-Encoding is sent
 			MaxIdleConns:           maxIdleOrigins,
 			MaxIdleConnsPerHost:    maxIdlePerOrigin,
 			IdleConnTimeout:        idleOriginTime,
@@ -36,22 +37,24 @@ func (f *front) originsOf(c *conn) *http.Transport {
 	return c.origins
 }
 
-// leaveOrigins closes the connections to origins that are idle: their client asks for no more.
-func (c *conn) leaveOrigins() {
+// closeIdleOrigins closes the idle connections to origin servers, because the client makes no
+// further requests.
+func (c *conn) closeIdleOrigins() {
 	if c.origins != nil {
 		c.origins.CloseIdleConnections()
 	}
 }
 
-// askerKey marks the context of the request that a dial is made for. The transport dials with a
-// context that goes on when that request is given up, but keeps its values.
-type askerKey struct{}
+// requestContextKey is the key of the request's own context in the context of its dial. The
+// transport dials with a context that has the values of the request's context but is not cancelled
+// with it.
+type requestContextKey struct{}
 
 // RoundTrip implements http.RoundTripper.
-func (f *front) RoundTrip(r *http.Request) (*http.Response, error) {
+func (h *httpProxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx := r.Context()
-	origins := f.originsOf(ctx.Value(connKey{}).(*conn))
-	res, err := send(origins, r.WithContext(context.WithValue(ctx, askerKey{}, ctx)))
+	origins := h.originsOf(ctx.Value(connKey{}).(*conn))
+	res, err := roundTrip(origins, r.WithContext(context.WithValue(ctx, requestContextKey{}, ctx)))
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		return res, err
 	}
@@ -62,23 +65,24 @@ func (f *front) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, &switchedError{res}
 }
 
-// switchedError carries a response by which the origin leaves HTTP past ReverseProxy, whose own way
-// to go on would pump with buffers held and goroutines that Close does not know.
+// switchedError carries a 101 response past ReverseProxy to reverseFailed. ReverseProxy would copy
+// the streams itself, with buffers that it holds while idle and goroutines that Close does not wait
+// for.
 type switchedError struct{ res *http.Response }
 
 func (*switchedError) Error() string { return "protocol switched" }
 
 // dialOrigin dials for the transport.
-func (f *front) dialOrigin(ctx context.Context, network, addr string) (net.Conn, error) {
-	s := f.srv
+func (h *httpProxy) dialOrigin(ctx context.Context, network, addr string) (net.Conn, error) {
+	s := h.srv
 	if !s.live.begin() {
 		return nil, errServerClosed
 	}
 	defer s.live.wg.Done()
 	ctx, cancel := context.WithTimeout(ctx, s.dialTimeout())
 	defer cancel()
-	if asker, ok := ctx.Value(askerKey{}).(context.Context); ok {
-		defer context.AfterFunc(asker, cancel)()
+	if request, ok := ctx.Value(requestContextKey{}).(context.Context); ok {
+		defer context.AfterFunc(request, cancel)()
 	}
 	nc, err := s.Dial(ctx, network, addr)
 	if err != nil {
@@ -92,7 +96,7 @@ func (f *front) dialOrigin(ctx context.Context, network, addr string) (net.Conn,
 	return o, nil
 }
 
-// originConn is a connection of the transport's. It counts, and Close of the Server ends it.
+// originConn is a connection to an origin server. It counts its bytes, and Server.Close closes it.
 type originConn struct {
 	net.Conn
 	srv *Server
@@ -112,7 +116,7 @@ func (o *originConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite passes on half-close, for a connection that was upgraded.
+// CloseWrite half-closes a connection that has switched protocols.
 func (o *originConn) CloseWrite() error { return closeWrite(o.Conn) }
 
 // Close implements net.Conn.

@@ -62,7 +62,8 @@ func TestKeepAlive(t *testing.T) {
 }
 
 func TestUpgrade(t *testing.T) {
-	const request = "GET http://web/ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nProxy-Connection: Upgrade\r\n\r\n"
+	const request = "GET http://web/ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Proxy-Connection: Upgrade\r\n\r\n"
 	tg := newTarget(t, "tcp")
 	s := &Server{Dial: tg.dial}
 	client := dialChat(t, "tcp", serve(t, s)).say(request + "early")
@@ -95,11 +96,12 @@ func TestUpgradeRefusedOrWrong(t *testing.T) {
 
 func TestMaxForwards(t *testing.T) {
 	addr := serve(t, &Server{Dial: dialFail(io.EOF)})
-	res := readResponse(t, dialChat(t, "tcp", addr).say("OPTIONS http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n"), "OPTIONS")
+	const rest = " http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n"
+	res := readResponse(t, dialChat(t, "tcp", addr).say("OPTIONS"+rest), "OPTIONS")
 	if res.StatusCode != 200 {
 		t.Errorf("OPTIONS: status %d", res.StatusCode)
 	}
-	wantResponse(t, dialChat(t, "tcp", addr).say("TRACE http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n"), 405, "TRACE ends here\n")
+	wantResponse(t, dialChat(t, "tcp", addr).say("TRACE"+rest), 405, "TRACE is not supported by this proxy\n")
 }
 
 func TestRequestsThatCannotBeForwarded(t *testing.T) {
@@ -117,8 +119,8 @@ func TestRequestsThatCannotBeForwarded(t *testing.T) {
 	}
 }
 
-// To what net/http itself refuses, the answer says what is wrong: with a first request, a long one,
-// and a later one.
+// The response to a request that net/http refuses says what is wrong, for the first request on a
+// connection, for a long one, and for a later one.
 func TestMalformedRequestIsExplained(t *testing.T) {
 	addr := serve(t, &Server{Dial: dialEcho})
 	long := "X-Long: " + strings.Repeat("x", 3*sniffSize) + "\r\n"
@@ -127,7 +129,8 @@ func TestMalformedRequestIsExplained(t *testing.T) {
 		{"GET http://web/% HTTP/1.1\r\nHost: web\r\n\r\n", `parse "http://web/%": invalid URL escape "%"`},
 		{"GET http://web/% HTTP/1.1\r\nHost: web\r\n" + long + "\r\n", `parse "http://web/%": invalid URL escape "%"`},
 		{"CONNECT web:http HTTP/1.1\r\nHost: web\r\n\r\n", `parse "http://web:http": invalid port ":http" after host`},
-		{"GET http://web/ HTTP/1.1\r\nHost: web\r\nno colon here\r\n\r\n", `malformed MIME header: missing colon: "no colon here"`},
+		{"GET http://web/ HTTP/1.1\r\nHost: web\r\nno colon here\r\n\r\n",
+			`malformed MIME header: missing colon: "no colon here"`},
 		{"GET http://web/\r\n\r\n", `malformed HTTP request "GET http://web/"`},
 	} {
 		wantResponse(t, dialChat(t, "tcp", addr).say(tt.say), 400, "400 Bad Request: "+tt.want+"\n")
@@ -141,7 +144,7 @@ func TestMalformedRequestIsExplained(t *testing.T) {
 	}
 }
 
-// So it does where the origin's answer is malformed.
+// The response to the client says what is wrong with a malformed response of the origin.
 func TestMalformedResponseIsExplained(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
@@ -153,7 +156,7 @@ func TestMalformedResponseIsExplained(t *testing.T) {
 		"malformed MIME header: missing colon: \"no colon here\"\n")
 }
 
-// A stream that breaks off is not passed off as a whole one.
+// If the origin's response is cut off, so is the response to the client: it does not end in order.
 func TestResponseCutShort(t *testing.T) {
 	for name, head := range map[string]string{"length": "Content-Length: 100", "chunks": "Transfer-Encoding: chunked"} {
 		t.Run(name, func(t *testing.T) {
@@ -170,7 +173,8 @@ func TestResponseCutShort(t *testing.T) {
 	}
 }
 
-// Nor does it wait for a client that is still sending.
+// If the origin's response is cut off while the client still sends, the client is disconnected at
+// once.
 func TestResponseCutShortDuringRequest(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial, HandshakeTimeout: time.Hour}))
@@ -181,8 +185,8 @@ func TestResponseCutShortDuringRequest(t *testing.T) {
 	discardAll(client)
 }
 
-// A client that leaves while its request is under way ends it at the origin too.
-func TestClientLeavesDuringResponse(t *testing.T) {
+// If the client disconnects during a response, the request to the origin is cancelled.
+func TestClientClosesDuringResponse(t *testing.T) {
 	done := make(chan struct{})
 	s := &Server{Dial: origin(t, func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
@@ -198,7 +202,7 @@ func TestClientLeavesDuringResponse(t *testing.T) {
 	<-done
 }
 
-// An origin may answer before it has been told everything, and both go on at once.
+// An origin may respond before it has received the whole request. Both directions go on at once.
 func TestFullDuplex(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
@@ -212,11 +216,12 @@ func TestFullDuplex(t *testing.T) {
 	client.hear("reply")
 }
 
-// The rest of a request that has been answered is waited for no longer than its beginning.
+// After the response, the rest of a request is waited for no longer than HandshakeTimeout.
 func TestRestOfRequest(t *testing.T) {
 	for name, request := range map[string]string{
-		"page":     "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nstart",
-		"origin":   "POST http://early/ HTTP/1.1\r\nHost: web\r\nProxy-Authorization: " + annBasic + "\r\nContent-Length: 10\r\n\r\nstart",
+		"page": "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nstart",
+		"origin": "POST http://early/ HTTP/1.1\r\nHost: web\r\nProxy-Authorization: " + annBasic + "\r\n" +
+			"Content-Length: 10\r\n\r\nstart",
 		"password": "POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 10\r\n\r\nstart",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -230,7 +235,7 @@ func TestRestOfRequest(t *testing.T) {
 				if answer, _ := io.ReadAll(client); !strings.HasPrefix(string(answer), "HTTP/1.1 40") {
 					t.Errorf("got %q", answer)
 				}
-				if took := time.Since(begun); took > 10*time.Second+partTime {
+				if took := time.Since(begun); took > 10*time.Second+lingerTime {
 					t.Errorf("lasted %v", took)
 				}
 				client.Close()
@@ -239,7 +244,7 @@ func TestRestOfRequest(t *testing.T) {
 	}
 }
 
-// dialEarly is a Dial to an origin that refuses a request before it has read all of it.
+// dialEarly is a Dial to an origin that responds before it has read the whole request.
 func dialEarly(context.Context, string, string) (net.Conn, error) {
 	near, far := memPipe()
 	go func() {
@@ -250,8 +255,8 @@ func dialEarly(context.Context, string, string) (net.Conn, error) {
 	return near, nil
 }
 
-// A slow origin holds back the client's upload, and a slow client the origin's response.
-func TestSlowSidesOfAForward(t *testing.T) {
+// A slow origin slows down the client's upload, and a slow client the origin's response.
+func TestAbsoluteBackpressure(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
 	client.say("POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 1000000000\r\n\r\n")

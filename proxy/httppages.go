@@ -8,43 +8,44 @@ import (
 	"strings"
 )
 
-// servePage answers a request to the listener itself.
-func (f *front) servePage(c *conn, w http.ResponseWriter, r *http.Request) {
-	// A page of the web can name an address of its own and then have that name lead here; the Host
-	// tells. No browser comes by a unix socket.
+// servePage answers a request that is for the listener itself.
+func (h *httpProxy) servePage(c *conn, w http.ResponseWriter, r *http.Request) {
+	// DNS rebinding: a web site can let its own name resolve to a loopback address, and then a browser
+	// sends its requests here. Such requests have the name in Host. Browsers do not use unix sockets.
 	if c.reach != reachUnix && !isLoopback(hostname(r.Host)) {
 		http.Error(w, "These pages are for requests to localhost", http.StatusMisdirectedRequest)
 		return
 	}
-	if c.reach == reachNetwork && !f.srv.trustsPage(r) && !f.pageAuthorized(w, r) {
+	if c.reach == reachNetwork && !h.srv.trustsPage(r) && !h.pageAuthorized(w, r) {
 		return
 	}
 	r.Header.Del("Proxy-Authorization")
-	if f.srv.Pages == nil {
+	if h.srv.Pages == nil {
 		http.NotFound(w, r)
 		return
 	}
-	f.srv.Pages.ServeHTTP(w, r)
+	h.srv.Pages.ServeHTTP(w, r)
 }
 
 func (s *Server) trustsPage(r *http.Request) bool { return s.TrustPage != nil && s.TrustPage(r) }
 
-// pageAuthorized accepts the password of the proxy for its pages too, in either header. It is not
-// passed on.
-func (f *front) pageAuthorized(w http.ResponseWriter, r *http.Request) bool {
+// pageAuthorized checks the password for a page, which is the password of the proxy. It accepts it
+// in either header, and removes that header. If no header has it, it answers the request with 401
+// and returns false.
+func (h *httpProxy) pageAuthorized(w http.ResponseWriter, r *http.Request) bool {
 	for _, header := range [...]string{"Proxy-Authorization", "Authorization"} {
-		if f.passwordIn(r, header) {
+		if h.passwordIn(r, header) {
 			r.Header.Del(header)
 			return true
 		}
 	}
-	f.srv.counters.authRefused.Add(1)
+	h.srv.counters.authRefused.Add(1)
 	w.Header().Set("WWW-Authenticate", challenge)
 	http.Error(w, "These pages need the user name and password of the proxy", http.StatusUnauthorized)
 	return false
 }
 
-// hostname is a Host without its port and brackets.
+// hostname returns a Host without its port and brackets.
 func hostname(host string) string {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		return name
@@ -52,8 +53,8 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
-// isLoopback reports whether name stands for this machine and nothing else, whatever a resolver may
-// say.
+// isLoopback reports whether name means this machine without asking a resolver: a loopback address
+// or localhost.
 func isLoopback(name string) bool {
 	if strings.EqualFold(strings.TrimSuffix(name, "."), "localhost") {
 		return true
@@ -62,8 +63,8 @@ func isLoopback(name string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// named reports whether host is the address of the listener that c came to.
-func (c *conn) named(host string) bool {
+// isListenerAddr reports whether host is the address of the listener that accepted c.
+func (c *conn) isListenerAddr(host string) bool {
 	local, ok := c.LocalAddr().(*net.TCPAddr)
 	if !ok {
 		return false

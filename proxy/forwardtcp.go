@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// DialFunc reaches the one destination of a forward. Its ctx ends as that of Server.Dial does.
+// DialFunc connects to the one destination of a forward. Its ctx ends as that of Server.Dial does.
 type DialFunc func(ctx context.Context) (net.Conn, error)
 
-// Forward carries every connection that ln accepts to one destination: a local port that leads into
-// the network behind the Server, or a port there that leads out. There is no handshake and no
-// password, so who may reach ln is the caller's to decide. name stands for the destination in logs.
+// Forward forwards every connection that ln accepts to one destination: from a local port into the
+// network behind the Server, or from a port there to a local one. There is no handshake and no
+// password, so the caller decides who can connect to ln. name stands for the destination in logs.
 // Otherwise it is like Serve.
 func (s *Server) Forward(ln net.Listener, name string, dial DialFunc) error {
 	defer ln.Close()
-	return s.whileLive(ln, func() error {
+	return s.runUntilClosed(ln, func() error {
 		return s.accept(ln, func(nc net.Conn) { s.live.wg.Go(func() { s.forward(nc, name, dial) }) })
 	})
 }
 
-// Carry carries one connection to its destination, which dial reaches, as Forward does those of a
-// listener. It returns once bytes are carried, or will never be.
-func (s *Server) Carry(nc net.Conn, name string, dial DialFunc) {
+// ForwardConn forwards the single connection nc, as Forward does those of a listener. It returns
+// when the dial has failed or the tunnel has started.
+func (s *Server) ForwardConn(nc net.Conn, name string, dial DialFunc) {
 	s.setup.Do(s.prepare)
 	if !s.live.begin() {
 		nc.Close()
@@ -43,8 +43,8 @@ func (s *Server) forward(nc net.Conn, name string, dial DialFunc) {
 	c.forward(name, dial)
 }
 
-// forward dials the destination and hands c to a tunnel. A client whose destination cannot be
-// reached is reset, as if it had tried itself.
+// forward dials the destination and starts a tunnel. If the dial fails, the client gets a reset, as
+// from a port that refuses connections.
 func (c *conn) forward(name string, open DialFunc) {
 	e := entry{protocol: protoForward, destination: name, started: time.Now()}
 	upstream, err := dial(c, name, func(ctx context.Context) (net.Conn, error) { return open(ctx) })
@@ -56,5 +56,5 @@ func (c *conn) forward(name string, open DialFunc) {
 		c.Close()
 		return
 	}
-	c.tunnel(e, upstream, &c.srv.counters.sent, &c.srv.counters.received)
+	c.startTunnel(e, upstream, &c.srv.counters.sent, &c.srv.counters.received)
 }

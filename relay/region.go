@@ -31,10 +31,10 @@ const (
 )
 
 var (
-	errIdle           = errors.New("relay: region is idle")
-	errAddressGone    = errors.New("relay: the connection's local address is gone")
-	errNoPong         = errors.New("relay: no answer to a ping")
-	errRegionReplaced = errors.New("relay: the map no longer has the region as it was")
+	errIdle         = errors.New("relay: region is idle")
+	errAddressGone  = errors.New("relay: the connection's local address is gone")
+	errNoPong       = errors.New("relay: no answer to a ping")
+	errRegionClosed = errors.New("relay: region closed by the pool")
 )
 
 // RegionState tells what a pool does about a region.
@@ -465,7 +465,7 @@ func (r *region) close() {
 	r.closed = true
 	r.mu.Unlock()
 	r.out.box.Close()
-	r.hangUp(errRegionReplaced)
+	r.hangUp(errRegionClosed)
 	r.wake()
 }
 

@@ -22,8 +22,8 @@ import (
 // each other: only node puts them together, and the command puts node together with what users
 // write.
 var mayImport = map[string][]string{
-	"cmd/ginnel":         {"configs", "control", "control/policy", "control/server", "control/store", "node", "relay", "internal/busypoll", "internal/egress", "internal/key", "internal/meshaddr"},
-	"node":               {"control", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/filter", "internal/hostsock", "internal/key", "internal/meshaddr", "internal/neterr", "internal/resolver", "internal/share", "internal/sockowner"},
+	"cmd/ginnel":         {"configs", "control", "control/policy", "control/server", "control/store", "node", "relay", "tuning", "internal/egress", "internal/key", "internal/meshaddr"},
+	"node":               {"control", "proxy", "relay", "transport", "tuning", "userstack", "wireguard", "internal/egress", "internal/filter", "internal/hostsock", "internal/key", "internal/meshaddr", "internal/neterr", "internal/resolver", "internal/share", "internal/sockowner"},
 	"control":            {"internal/key", "internal/neterr", "internal/wsstream"},
 	"control/policy":     {"control", "internal/meshaddr"},
 	"control/server":     {"control", "control/policy", "control/store", "internal/key", "internal/meshaddr", "internal/share"},
@@ -32,12 +32,11 @@ var mayImport = map[string][]string{
 	"transport":          {"internal/disco", "internal/key", "internal/meshaddr", "internal/udpbatch"},
 	"wireguard":          {"internal/key", "internal/share"},
 	"relay":              {"internal/key", "internal/neterr", "internal/nonblock", "internal/share", "internal/wsstream"},
-	"proxy":              {"internal/deepstack", "internal/hostsock", "internal/neterr", "internal/nonblock", "internal/share", "internal/sockowner", "internal/udpbatch"},
-	"userstack":          {"internal/snoop", "internal/deepstack", "internal/hostsock", "internal/nonblock"},
+	"proxy":              {"tuning", "internal/hostsock", "internal/neterr", "internal/nonblock", "internal/share", "internal/sockowner", "internal/udpbatch"},
+	"userstack":          {"tuning", "internal/snoop", "internal/hostsock", "internal/nonblock"},
+	"tuning":             {"internal/sys"},
 	"configs":            {"internal/key"},
 	"internal/bbr":       {},
-	"internal/busypoll":  {},
-	"internal/deepstack": {},
 	"internal/disco":     {"internal/key"},
 	"internal/egress":    {},
 	"internal/hostsock":  {"internal/nonblock"},
@@ -52,6 +51,7 @@ var mayImport = map[string][]string{
 	"internal/resolver":  {},
 	"internal/sockowner": {},
 	"internal/snoop":     {"internal/bbr"},
+	"internal/sys":       {},
 	"internal/udpbatch":  {},
 	"internal/wsstream":  {},
 }

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/deepstack"
+	"ginnel/tuning"
 )
 
 // conn is a client's connection, from Accept until it is closed. It reads what was read ahead
@@ -51,7 +51,7 @@ const sniffSize = 512
 
 // handshake reads the first bytes and goes on in the protocol that they belong to.
 func (c *conn) handshake() {
-	deepstack.Grow()
+	tuning.GrowStack()
 	deadline := time.Now().Add(c.srv.handshakeTimeout())
 	c.SetDeadline(deadline)
 	buf := make([]byte, sniffSize)

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/deepstack"
+	"ginnel/tuning"
 )
 
 // answers says in a client's protocol how its request to connect ended.
@@ -135,7 +135,7 @@ func (t *tunnel) receive() {
 // goes on, or a failure, which ends both. A dst that cannot be half-closed is closed: a destination
 // that never learns that its client is gone would be kept for ever.
 func (t *tunnel) ended(dst any, err error) {
-	deepstack.Grow()
+	tuning.GrowStack()
 	last := t.open.Add(-1) == 0
 	switch {
 	case err != nil:

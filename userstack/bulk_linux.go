@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 
-	"ginnel/internal/deepstack"
 	"ginnel/internal/hostsock"
 	"ginnel/internal/nonblock"
+	"ginnel/tuning"
 )
 
 // rawConn returns the descriptor access of a TCP or Unix socket, whose reads and writes do not
@@ -81,7 +81,7 @@ func (s *socketSource) write(fd uintptr) bool {
 		}
 	}
 	if s.done == 0 {
-		deepstack.Grow() // not before there is something to send: until then the stack may be as small as it is
+		tuning.GrowStack() // only now, because a connection that sends nothing needs no larger stack
 	}
 	var n int64
 	n, s.terr = s.c.ep.Write(s, tcpip.WriteOptions{Atomic: true})

@@ -1,10 +1,11 @@
-package main
+package tuning
 
 import (
 	"testing"
 	"testing/fstest"
 )
 
+// A limit of any group on the way up counts, in both versions of control groups.
 func TestGroupTimeLimited(t *testing.T) {
 	for name, c := range map[string]struct {
 		files   map[string]string

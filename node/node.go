@@ -55,13 +55,13 @@ type Config struct {
 	UserProxy    net.Addr                         // of a proxy without a password, for programs of this user; nil or not Linux: none
 	Associations int                              // of UDP that the proxy serves at a time; 0: 256, or fewer with little Memory
 	DialTimeout  time.Duration                    // 0: DefaultDialTimeout
-	Memory       int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
+	Memory       int64                            // bytes for the process, which size buffers and queues; 0: Tuning's, or no bound
 	Congestion   Congestion                       // how fast TCP connections in the mesh send; zero: BBR
-	Processors   int                              // processors to plan for; 0: GOMAXPROCS when New is called, if Tuning is nil
+	Processors   int                              // to plan for; 0: those of Tuning, or GOMAXPROCS when New is called
 	Forwards     []Forward
 	DNS          net.Addr // where to answer DNS questions, over UDP and TCP; nil: nowhere
 	Serves       []Serve
-	Tuning       *tuning.Process // from tuning.Start; where Memory or Processors is 0 its values count; nil: the process is not tuned
+	Tuning       *tuning.Process // from tuning.Start; nil: the process is not tuned
 	Token        string          // what the local API asks for where it changes something; empty: such requests are refused
 	Shutdown     func()          // called when the local API is told to end the node; nil: it cannot be told so
 

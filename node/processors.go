@@ -17,8 +17,8 @@ const laneMemory = 32 << 20
 // 8 from sixteen on. The other half is for TCP, the proxies and sending. A small budget of memory
 // allows fewer.
 //
-// It is decided once, by Config.Processors, or by GOMAXPROCS when the node is made. By default
-// GOMAXPROCS is the number of processors that the machine, the affinity mask and the control group
+// It is decided once, by Config.Processors, or by GOMAXPROCS when the node is made. By default that
+// is the number of processors that the machine, the affinity mask and the control group
 // allow. A tuned process lowers it while there is little to do; then New takes the number from
 // before, see tuning.Process.
 func (c *Config) lanes() int {

@@ -11,8 +11,8 @@ import (
 // process is in, and for all groups above it. controller and version1 are the names of the
 // controller and its file in version 1 of control groups, version2 is the file in version 2.
 //
-// In a container /proc/self/cgroup may show the path on the host, of which only the root is mounted.
-// Therefore files that do not exist are skipped, and the way up is walked to the end.
+// In a container /proc/self/cgroup may show the path on the host, of which only the root is
+// mounted. Therefore files that do not exist are skipped, and the way up is walked to the end.
 func groupLimits(system fs.FS, controller, version1, version2 string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		text, err := fs.ReadFile(system, "proc/self/cgroup")

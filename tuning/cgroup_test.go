@@ -11,14 +11,36 @@ func TestGroupTimeLimited(t *testing.T) {
 		files   map[string]string
 		limited bool
 	}{
-		"no groups":            {nil, false},
-		"no limit":             {map[string]string{"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, false},
-		"limited":              {map[string]string{"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, true},
-		"a container":          {map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, true},
-		"a slice above":        {map[string]string{"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "50000 100000\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, true},
-		"no limit, version 1":  {map[string]string{"proc/self/cgroup": "4:cpu,cpuacct:/a\n", "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "-1\n"}, false},
-		"limited by version 1": {map[string]string{"proc/self/cgroup": "4:cpu,cpuacct:/a\n0::/\n", "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "50000\n"}, true},
-		"another's limit":      {map[string]string{"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/b/cpu.max": "50000 100000\n"}, false},
+		"no groups": {nil, false},
+		"no limit": {map[string]string{
+			"proc/self/cgroup":        "0::/a\n",
+			"sys/fs/cgroup/a/cpu.max": "max 100000\n",
+		}, false},
+		"limited": {map[string]string{
+			"proc/self/cgroup":        "0::/a\n",
+			"sys/fs/cgroup/a/cpu.max": "150000 100000\n",
+		}, true},
+		"a container": {map[string]string{
+			"proc/self/cgroup":      "0::/\n",
+			"sys/fs/cgroup/cpu.max": "50000 100000\n",
+		}, true},
+		"a slice above": {map[string]string{
+			"proc/self/cgroup":          "0::/a/b\n",
+			"sys/fs/cgroup/a/cpu.max":   "50000 100000\n",
+			"sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+		}, true},
+		"no limit, version 1": {map[string]string{
+			"proc/self/cgroup":                     "4:cpu,cpuacct:/a\n",
+			"sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "-1\n",
+		}, false},
+		"limited by version 1": {map[string]string{
+			"proc/self/cgroup":                     "4:cpu,cpuacct:/a\n0::/\n",
+			"sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "50000\n",
+		}, true},
+		"another's limit": {map[string]string{
+			"proc/self/cgroup":        "0::/a\n",
+			"sys/fs/cgroup/b/cpu.max": "50000 100000\n",
+		}, false},
 	} {
 		system := fstest.MapFS{}
 		for file, text := range c.files {

@@ -17,8 +17,8 @@ import (
 // nothing of that limit; with GOGC alone a heap of live data may double before it is collected. So
 // this is not a matter of speed, and Mode Off keeps it.
 //
-// Effect (docs/performance.md): with --memory 32MiB and 64 transfers a node has 32 MiB resident, and
-// 89 MB without a bound. Test: go test -tags lab -run TestMemoryIsKept -v ./internal/lab.
+// Effect (docs/performance.md): with --memory 32MiB and 64 transfers a node has 32 MiB resident,
+// and 89 MB without a bound. Test: go test -tags lab -run TestMemoryIsKept -v ./internal/lab.
 
 // MinMemory is the least budget in bytes: what a node takes that does next to nothing.
 const MinMemory = 24 << 20

@@ -41,8 +41,8 @@ func (n *netpoller) poll() {
 }
 
 // try writes and reports that there is nothing to read yet. So the goroutine waits until the
-// scheduler learns of the write, at its next poll. Nothing is ever read, because epoll reports every
-// write anew.
+// scheduler learns of the write, at its next poll. Nothing is ever read, because epoll reports
+// every write anew.
 func (n *netpoller) try(fd uintptr) bool {
 	if n.tried {
 		return true

@@ -10,8 +10,8 @@ import (
 	"ginnel/internal/sys"
 )
 
-// trimProgram gives back the resident pages of the program's own file, most of which were needed
-// to start only. Pages that are needed again come from the page cache. Errors do not matter, because
+// trimProgram gives back the resident pages of the program's own file, most of which were needed to
+// start only. Pages that are needed again come from the page cache. Errors do not matter, because
 // the process works without this.
 func trimProgram() {
 	program, err := os.Readlink("/proc/self/exe")

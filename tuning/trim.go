@@ -12,9 +12,9 @@ import (
 // This file gives memory back to the kernel once the process is idle: free memory of the heap, and
 // pages of the program's own file.
 //
-// Why: Go's runtime keeps what the heap has freed for minutes, and the kernel keeps the pages of the
-// program until memory is short, while a node waits for hours. What is needed again comes back within
-// a millisecond.
+// Why: Go's runtime keeps what the heap has freed for minutes, and the kernel keeps the pages of
+// the program until memory is short, while a node waits for hours. What is needed again comes back
+// within a millisecond.
 //
 // Gain (docs/performance.md): a node that has joined and is idle has 6 to 12 MB resident instead of
 // 19.

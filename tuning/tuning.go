@@ -1,6 +1,7 @@
 // Package tuning fits the Go runtime of this process to the work of a mesh node, which is many
 // small packets and long pauses. The settings belong to the process, so one package owns them all:
-// the number of Ps (GOMAXPROCS), spinning for the next packet, giving memory back, Go's memory limit.
+// the number of Ps (GOMAXPROCS), spinning for the next packet, giving memory back, Go's memory
+// limit.
 //
 // Start is the only door. A program that embeds nodes calls it once and gives the result to each:
 //

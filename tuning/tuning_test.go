@@ -20,7 +20,8 @@ func start(t *testing.T, cfg Config) *Process {
 	return p
 }
 
-// useProcs sets GOMAXPROCS for the time of a test, and undoes what the environment of the test says.
+// useProcs sets GOMAXPROCS for the time of a test, and undoes what the environment of the test
+// says.
 func useProcs(t *testing.T, n int) {
 	t.Setenv("GOMAXPROCS", "")
 	t.Setenv("GOMEMLIMIT", "")

@@ -87,7 +87,7 @@ func newNodeFlags(proxy string) *nodeFlags {
 		dns:       parsed[configs.Address]{parse: configs.ParseDNSAddr, typ: "addr"},
 		waitFor:   parsedList[string]{parse: parseTarget},
 		memory:    parsed[int64]{parse: configs.ParseSize, typ: "size"},
-		tuning:    parsed[tuning.Mode]{parse: tuning.ParseMode, typ: "on|off"},
+		tuning:    parsed[tuning.Mode]{parse: tuning.ParseMode, typ: "on"},
 
 		congestion: parsed[node.Congestion]{parse: node.ParseCongestion, typ: "name"},
 	}
@@ -121,7 +121,8 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.dialTimeout, "dial-timeout", node.DefaultDialTimeout, "how long a connection may take to be made")
 	fs.IntVar(&f.associations, "max-associations", 0, "how many UDP associations the proxy serves at a time; further ones take the place of idle ones (256)")
 	fs.Var(&f.memory, "memory", "`size` of memory that buffers and the runtime are sized by; connections wait and become slower rather than take much more (half of the control group's limit, a quarter of the machine's memory, at most 640MiB)")
-	fs.Var(&f.tuning, "tuning", "`on|off`: fit the Go runtime to the node's work: number of Ps, spinning, giving memory back; off keeps the memory budget only (on)")
+	fs.Var(&f.tuning, "tuning", "`on` lets the node choose its number of processors, poll the network and give memory back; "+
+		"off leaves the Go runtime alone, except for the memory budget (on)")
 	fs.Var(&f.congestion, "congestion-control", "how fast connections in the mesh send: `bbr`, which paces by a model of the path and does not take random loss for congestion, or cubic (bbr)")
 	f.log.add(fs)
 	f.log.addConnections(fs)

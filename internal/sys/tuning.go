@@ -23,7 +23,8 @@ func YieldProcessor() { yieldProcessor() }
 func DiscardPages(start, end uintptr) error { return discardPages(start, end) }
 
 // StartWorkTimer has the kernel send WorkSignal to the process once the process has used d of user
-// time from now on (ITIMER_VIRTUAL). A process has one such timer: a new start replaces the old one.
+// time from now on (ITIMER_VIRTUAL). A process has one such timer: a new start replaces the old
+// one.
 func StartWorkTimer(d time.Duration) error { return startWorkTimer(d) }
 
 // WorkSignal is the signal of StartWorkTimer.

@@ -205,7 +205,7 @@ func New(cfg Config) (*Node, error) {
 	n.private.Store(&n.cfg.Key)
 	n.doh = newDoHClient(n)
 	n.names = resolver.Resolver{Dial: n.dialAddr, Post: n.doh.post}
-	if err := n.start(); err != nil {
+	if err := cfg.Tuning.WithAllPs(n.start); err != nil {
 		n.Close()
 		return nil, err
 	}

@@ -97,8 +97,7 @@ type Process struct {
 	processors int
 	log        *slog.Logger
 
-	oneP    atomic.Bool // GOMAXPROCS is 1, so receivers yield
-	changed bool        // GOMAXPROCS was set here
+	procs   procs
 	spinner *spinner
 
 	once  sync.Once
@@ -138,7 +137,7 @@ func Start(cfg Config) (*Process, error) {
 }
 
 func (p *Process) start() {
-	p.oneP.Store(p.processors == 1)
+	p.procs.one.Store(p.processors == 1)
 	_, err := sys.ProcessorTime()
 	measurable := err == nil
 	if measurable {
@@ -147,9 +146,9 @@ func (p *Process) start() {
 	switch small := p.memory < onePMemory; {
 	case os.Getenv("GOMAXPROCS") != "": // the user has chosen
 	case small || measurable && runtime.NumCPU() == 1:
-		p.useOneP()
+		p.procs.useOne()
 	case measurable:
-		p.useOneP()
+		p.procs.useOne()
 		p.wg.Go(p.spin)
 		p.wg.Go(p.chooseProcessors)
 	}
@@ -166,7 +165,7 @@ func (p *Process) Close() {
 func (p *Process) close() {
 	close(p.stopc)
 	p.wg.Wait()
-	p.restoreProcessors()
+	p.procs.restore()
 	debug.SetMemoryLimit(p.oldLimit)
 	started.Store(false)
 }

@@ -52,7 +52,7 @@ func TestOff(t *testing.T) {
 	if got := p.spinner.spentTime(); got != 0 || p.spinner.allowed.Load() {
 		t.Errorf("has spun for %v", got)
 	}
-	if p.oneP.Load() {
+	if p.procs.one.Load() {
 		t.Error("yields")
 	}
 	if got := runtime.NumGoroutine(); got > before {
@@ -62,6 +62,7 @@ func TestOff(t *testing.T) {
 		t.Errorf("the memory limit is %d, want %d", got, want)
 	}
 	p.Close()
+	p.WithAllPs(func() error { return nil })
 	if got := runtime.GOMAXPROCS(0); got != 3 {
 		t.Errorf("GOMAXPROCS is %d after Close, want 3", got)
 	}
@@ -72,8 +73,8 @@ func TestOn(t *testing.T) {
 	needMeasurable(t)
 	useProcs(t, 3)
 	p := start(t, Config{})
-	if got := runtime.GOMAXPROCS(0); got != 1 || !p.oneP.Load() {
-		t.Errorf("GOMAXPROCS is %d, receivers yield: %v; want 1 and true", got, p.oneP.Load())
+	if got := runtime.GOMAXPROCS(0); got != 1 || !p.procs.one.Load() {
+		t.Errorf("GOMAXPROCS is %d, receivers yield: %v; want 1 and true", got, p.procs.one.Load())
 	}
 	if got := p.Processors(); got != 3 {
 		t.Errorf("%d processors, want the 3 before Start", got)
@@ -83,8 +84,7 @@ func TestOn(t *testing.T) {
 	}
 	p.Close()
 	p.Close()
-	runtime.SetDefaultGOMAXPROCS()
-	byDefault := runtime.GOMAXPROCS(0)
+	byDefault := defaultProcs()
 	p = start(t, Config{})
 	p.Close()
 	if got := runtime.GOMAXPROCS(0); got != byDefault {
@@ -95,12 +95,36 @@ func TestOn(t *testing.T) {
 	}
 }
 
+// defaultProcs is the GOMAXPROCS that the runtime chooses.
+func defaultProcs() int {
+	runtime.SetDefaultGOMAXPROCS()
+	return runtime.GOMAXPROCS(0)
+}
+
+// WithAllPs has the default GOMAXPROCS during each call, and returns to the choice after the last.
+func TestWithAllPs(t *testing.T) {
+	useProcs(t, 3)
+	byDefault, failure := defaultProcs(), errors.New("failure")
+	p := start(t, Config{Memory: MinMemory})
+	err := p.WithAllPs(func() error {
+		p.WithAllPs(func() error { return nil })
+		p.procs.useOne() // a choice in the meantime
+		if got := runtime.GOMAXPROCS(0); got != byDefault {
+			t.Errorf("GOMAXPROCS is %d, want %d", got, byDefault)
+		}
+		return failure
+	})
+	if got := runtime.GOMAXPROCS(0); err != failure || got != 1 {
+		t.Errorf("%v, GOMAXPROCS is %d; want %v and 1", err, got, failure)
+	}
+}
+
 // A small budget has one P on every system.
 func TestSmallBudget(t *testing.T) {
 	useProcs(t, 3)
 	p := start(t, Config{Memory: onePMemory - 1})
-	if got := runtime.GOMAXPROCS(0); got != 1 || !p.oneP.Load() {
-		t.Errorf("GOMAXPROCS is %d, receivers yield: %v; want 1 and true", got, p.oneP.Load())
+	if got := runtime.GOMAXPROCS(0); got != 1 || !p.procs.one.Load() {
+		t.Errorf("GOMAXPROCS is %d, receivers yield: %v; want 1 and true", got, p.procs.one.Load())
 	}
 }
 
@@ -110,8 +134,8 @@ func TestEnvironmentWins(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "3")
 	t.Setenv("GOMEMLIMIT", "1GiB")
 	p := start(t, Config{Memory: MinMemory})
-	if got := runtime.GOMAXPROCS(0); got != 3 || p.oneP.Load() {
-		t.Errorf("GOMAXPROCS is %d, receivers yield: %v; want 3 and false", got, p.oneP.Load())
+	if got := runtime.GOMAXPROCS(0); got != 3 || p.procs.one.Load() {
+		t.Errorf("GOMAXPROCS is %d, receivers yield: %v; want 3 and false", got, p.procs.one.Load())
 	}
 	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 {
 		t.Errorf("the memory limit is %d, want that of before", got)
@@ -145,6 +169,9 @@ func TestNilProcess(t *testing.T) {
 	p.Bulk()
 	p.Yield()
 	p.Close()
+	if called := false; p.WithAllPs(func() error { called = true; return nil }) != nil || !called {
+		t.Error("WithAllPs has not called the function")
+	}
 	if p.Memory() != 0 || p.Processors() != 0 {
 		t.Errorf("budget %d, %d processors", p.Memory(), p.Processors())
 	}

@@ -17,7 +17,7 @@ import "runtime"
 // Benchmark: make bench-peers PEERS='-only ginnel -steps ^down', with a build without the call as
 // -before. When processor time per GB no longer differs, the call can go.
 func (p *Process) Yield() {
-	if p != nil && p.oneP.Load() {
+	if p != nil && p.procs.one.Load() {
 		runtime.Gosched()
 	}
 }

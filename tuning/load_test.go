@@ -17,14 +17,13 @@ func needMeasurable(t testing.TB) {
 	}
 }
 
-// The meter shows the work of the process.
-func TestLoadMeter(t *testing.T) {
-	needMeasurable(t)
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	m := newLoadMeter(func() time.Duration { return 0 })
-	defer m.close()
+const turnsFor = 100 * time.Millisecond
+
+// takeTurns has 8 goroutines take turns on the P, and returns the load of that time.
+func takeTurns(m *loadMeter) (elapsed time.Duration, l load) {
+	m.read()
 	var wg sync.WaitGroup
-	end := time.Now().Add(100 * time.Millisecond)
+	end := time.Now().Add(turnsFor)
 	for range 8 {
 		wg.Go(func() {
 			for time.Now().Before(end) {
@@ -33,9 +32,24 @@ func TestLoadMeter(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	elapsed, l := m.read()
-	if elapsed < 100*time.Millisecond || l.used <= 0 || l.used > 1.5 {
-		t.Errorf("%v of work are %v processors in %v", 100*time.Millisecond, l.used, elapsed)
+	return m.read()
+}
+
+// The meter shows the work of the process.
+func TestLoadMeter(t *testing.T) {
+	needMeasurable(t)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	m := newLoadMeter(func() time.Duration { return 0 })
+	defer m.close()
+	elapsed, l := takeTurns(m)
+	for range 5 { // on a busy machine the process may lose its processor for long
+		if l.queued >= 2 && l.queued <= 14 {
+			break
+		}
+		elapsed, l = takeTurns(m)
+	}
+	if elapsed < turnsFor || l.used <= 0 || l.used > 1.5 {
+		t.Errorf("%v of work are %v processors in %v", turnsFor, l.used, elapsed)
 	}
 	if l.queued < 2 || l.queued > 14 {
 		t.Errorf("8 goroutines that take turns are a queue of %v", l.queued)

@@ -24,6 +24,9 @@ import (
 // Gain (docs/performance.md): median round trip 176 → 115 us, 99th percentile 365 → 221 us, for 116
 // → 155 us of processor time; short connections, 1 at a time, 1394 → 1523 a second.
 //
+// That was measured on a machine with idle processors. Without any, the policy forbids spinning,
+// and a build without it does as well (go1.26.8: 226 and 227 us).
+//
 // Benchmark: make bench-peers PEERS='-only ginnel -steps ^(trips|requests1)$', with a build whose
 // maySpin returns false as -before. BenchmarkSpin here is the cost of one poll.
 

@@ -10,7 +10,7 @@
 //	n, err := node.New(node.Config{Tuning: t, …})
 //
 // The package is not under internal/, because such a program has the same wishes as the command.
-// A program that sets GOMAXPROCS itself leaves Config.Mode at Off, or does not call Start.
+// A program that sets GOMAXPROCS itself sets Config.Mode to Off, or does not call Start.
 //
 // The parts, each with its reason, its gain and the benchmark that shows the gain:
 //

@@ -23,8 +23,8 @@ import (
 // write.
 var mayImport = map[string][]string{
 	"cmd/ginnel": {
-		"configs", "control", "control/policy", "control/server", "control/store", "internal/busypoll",
-		"internal/egress", "internal/key", "internal/meshaddr", "internal/sys", "node", "relay", "relay/server",
+		"configs", "control", "control/policy", "control/server", "control/store", "internal/egress", "internal/key",
+		"internal/meshaddr", "internal/sys", "node", "relay", "relay/server", "tuning",
 	},
 	"configs":        {"internal/key", "internal/safetext"},
 	"control":        {"internal/httpconn", "internal/key", "internal/neterr", "internal/safetext", "internal/wsstream"},
@@ -34,8 +34,6 @@ var mayImport = map[string][]string{
 	},
 	"control/store":      {},
 	"internal/bbr":       {},
-	"internal/busypoll":  {},
-	"internal/deepstack": {},
 	"internal/disco":     {"internal/key"},
 	"internal/egress":    {"internal/safetext"},
 	"internal/filter":    {"control"},
@@ -56,19 +54,17 @@ var mayImport = map[string][]string{
 	"node": {
 		"control", "internal/egress", "internal/filter", "internal/key", "internal/meshaddr", "internal/neterr",
 		"internal/resolver", "internal/share", "internal/sockowner", "internal/sys", "proxy", "relay", "transport",
-		"userstack", "wireguard",
+		"tuning", "userstack", "wireguard",
 	},
-	"proxy": {
-		"internal/deepstack", "internal/neterr", "internal/safetext", "internal/share", "internal/sockowner",
-		"internal/sys",
-	},
+	"proxy":                    {"internal/neterr", "internal/safetext", "internal/share", "internal/sockowner", "internal/sys", "tuning"},
 	"relay":                    {"internal/key", "internal/neterr", "internal/safetext", "internal/wsstream", "relay/internal/derp"},
 	"relay/internal/derp":      {"internal/key", "internal/sys"},
 	"relay/internal/rawpeer":   {"internal/key", "relay/internal/derp", "relay/internal/relaytest"},
 	"relay/internal/relaytest": {"internal/key"},
 	"relay/server":             {"internal/key", "internal/share", "internal/wsstream", "relay", "relay/internal/derp"},
 	"transport":                {"internal/disco", "internal/key", "internal/meshaddr", "internal/sys"},
-	"userstack":                {"internal/deepstack", "internal/snoop", "internal/sys"},
+	"tuning":                   {"internal/sys"},
+	"userstack":                {"internal/snoop", "internal/sys", "tuning"},
 	"wireguard":                {"internal/key", "internal/share"},
 }
 

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/deepstack"
+	"ginnel/tuning"
 )
 
 // conn is the connection of a client, from Accept until it is closed. Read returns the bytes of
@@ -52,7 +52,7 @@ const sniffSize = 512
 
 // handshake reads the first bytes and serves the protocol that they tell.
 func (c *conn) handshake() {
-	deepstack.Grow()
+	tuning.GrowStack()
 	deadline := time.Now().Add(c.srv.handshakeTimeout())
 	c.SetDeadline(deadline)
 	buf := make([]byte, sniffSize)

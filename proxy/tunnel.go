@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/deepstack"
+	"ginnel/tuning"
 )
 
 // replies makes the replies to a request to connect, in the protocol of the client.
@@ -137,7 +137,7 @@ func (t *tunnel) receive() {
 // half-closed it closes the tunnel, because otherwise a destination that never learns of the end
 // might stay open for ever.
 func (t *tunnel) ended(dst io.Closer, err error) {
-	deepstack.Grow()
+	tuning.GrowStack()
 	last := t.open.Add(-1) == 0
 	switch {
 	case err != nil:

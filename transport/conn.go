@@ -69,6 +69,10 @@ type Config struct {
 	// LocalAddrs lists the addresses of the interfaces; nil asks the system.
 	LocalAddrs func() ([]netip.Addr, error)
 
+	// Yield, if set, is called by each receiver when it has handed on what one read brought, and
+	// before it reads again. It may let other goroutines run.
+	Yield func()
+
 	Log *slog.Logger // nil discards
 }
 
@@ -77,6 +81,12 @@ func (c *Config) log() *slog.Logger {
 		return c.Log
 	}
 	return slog.New(slog.DiscardHandler)
+}
+
+func (c *Config) yield() {
+	if c.Yield != nil {
+		c.Yield()
+	}
 }
 
 func (c *Config) localAddrs() ([]netip.Addr, error) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"runtime"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -74,16 +73,8 @@ func (r *receiver) run() {
 		default:
 			r.errs, r.delay = 0, 0
 			r.sort()
-			yield()
+			r.c.cfg.yield()
 		}
-	}
-}
-
-// yield lets those go first who take what has been received, or all that the network has would be
-// received before. What came in one go is there for them at once, and is acknowledged once.
-func yield() {
-	if runtime.GOMAXPROCS(0) == 1 {
-		runtime.Gosched()
 	}
 }
 
@@ -176,7 +167,7 @@ func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) 
 		}
 		packets = packets[min(n+1, len(packets)):]
 	}
-	yield()
+	c.cfg.yield()
 }
 
 // takeRelayed gives packets to WireGuard if Open was called.

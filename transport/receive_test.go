@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,6 +46,25 @@ func TestLifetime(t *testing.T) {
 		b.c.NetworkChanged()
 		if s := b.c.Status(); len(s.Peers) != 0 {
 			t.Errorf("status after Close: %+v", s)
+		}
+	})
+}
+
+// A receiver yields after each read, and a relay after each batch.
+func TestYield(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var yields atomic.Int64
+		counting := func(cfg *Config) { cfg.Yield = func() { yields.Add(1) } }
+		a, b := w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None), counting)
+		w.introduce(a, b)
+		time.Sleep(time.Second)
+		if yields.Load() == 0 {
+			t.Error("no yield after disco messages were read")
+		}
+		before := yields.Load()
+		b.c.HandleRelayed(1, a.key, [][]byte{packet("one"), packet("two")})
+		if got := yields.Load() - before; got != 1 {
+			t.Errorf("%d yields for a relayed batch, want 1", got)
 		}
 	})
 }

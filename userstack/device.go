@@ -34,10 +34,10 @@ const (
 // Outbound, packets wait in queues, chosen by the address that they go to. Inbound, Write goes
 // straight into gVisor.
 type Device struct {
-	mtu     int
-	batch   int // packets that are best exchanged in one call
-	segment int // packets that a segment of gVisor's is cut to: whole batches
-	active  func(brief bool)
+	mtu      int
+	batch    int // packets that are best exchanged in one call
+	segment  int // packets that a segment of gVisor's is cut to: whole batches
+	activity Activity
 
 	once   sync.Once
 	closec chan struct{}
@@ -64,7 +64,7 @@ type Device struct {
 
 // newDevice makes a device with so many queues, a power of two.
 func newDevice(mtu, batch, queues int, clock tcpip.Clock) *Device {
-	d := &Device{mtu: mtu, segment: segmentPackets(mtu), active: func(bool) {}, closec: make(chan struct{})}
+	d := &Device{mtu: mtu, segment: segmentPackets(mtu), activity: noActivity{}, closec: make(chan struct{})}
 	if d.batch = cmp.Or(batch, max(d.segment, minBatch)); d.batch < d.segment {
 		d.segment -= d.segment % d.batch
 	}
@@ -106,7 +106,11 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	if p == nil {
 		return 0, os.ErrClosed
 	}
-	d.active(len(bufs) == 1 && isBrief(bufs[0][offset:]))
+	kind := bulk
+	if len(bufs) == 1 {
+		kind = trafficOf(bufs[0][offset:])
+	}
+	d.tell(kind)
 	up := *p
 	if d.routes.Load() {
 		up = sorter{d}

@@ -54,27 +54,33 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// Packets of both directions are told of: which may be of a dialogue, and which not.
-func TestActive(t *testing.T) {
-	var told []bool
-	s := newStack(t, Config{Active: func(brief bool) { told = append(told, brief) }}, addrA4)
+// told is an Activity that lists what it hears.
+type told []traffic
+
+func (a *told) Dialogue() { *a = append(*a, dialogue) }
+func (a *told) Bulk()     { *a = append(*a, bulk) }
+
+// An Activity hears of packets in both directions, and whether they may belong to a dialogue.
+func TestActivity(t *testing.T) {
+	var heard told
+	s := newStack(t, Config{Activity: &heard}, addrA4)
 	flags := func(f header.TCPFlags) func(header.IPv4, header.TCP) {
 		return func(_ header.IPv4, tcp header.TCP) { tcp.SetFlags(uint8(f)) }
 	}
 	for _, c := range []struct {
-		what  string
-		pkt   *stack.PacketBuffer
-		brief bool
+		what string
+		pkt  *stack.PacketBuffer
+		want traffic
 	}{
-		{"a datagram", udpPacket(10), true},
-		{"a large datagram", udpPacket(1000), false},
-		{"a question", tcpData(1, 64), true},
-		{"bulk", tcpData(1, 1000), false},
-		{"an acknowledgement", tcpData(1, 0, flags(header.TCPFlagAck)), false},
-		{"the end", tcpData(1, 0, flags(header.TCPFlagAck|header.TCPFlagFin)), true},
-		{"the beginning", tcpData(1, 0, flags(header.TCPFlagSyn)), true},
+		{"a datagram", udpPacket(10), dialogue},
+		{"a large datagram", udpPacket(1000), bulk},
+		{"a question", tcpData(1, 64), dialogue},
+		{"bulk", tcpData(1, 1000), bulk},
+		{"an acknowledgement", tcpData(1, 0, flags(header.TCPFlagAck)), bulk},
+		{"the end", tcpData(1, 0, flags(header.TCPFlagAck|header.TCPFlagFin)), dialogue},
+		{"the beginning", tcpData(1, 0, flags(header.TCPFlagSyn)), dialogue},
 	} {
-		told = nil
+		heard = nil
 		packet := c.pkt.ToView().ToSlice()
 		for _, b := range [][][]byte{{packet}, {packet, packet}} {
 			if _, err := s.dev.Write(b, 0); err != nil {
@@ -84,8 +90,8 @@ func TestActive(t *testing.T) {
 		s.dev.queues[0].acks.full = 0 // none is held
 		s.dev.enqueue(c.pkt)
 		c.pkt.DecRef()
-		if want := []bool{c.brief, false, c.brief}; !slices.Equal(told, want) {
-			t.Errorf("%s: told %v, want %v", c.what, told, want)
+		if want := (told{c.want, bulk, c.want}); !slices.Equal(heard, want) {
+			t.Errorf("%s: heard %v, want %v", c.what, heard, want)
 		}
 	}
 }

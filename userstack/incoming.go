@@ -14,7 +14,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
-	"ginnel/internal/deepstack"
+	"ginnel/tuning"
 )
 
 // This file has the connections that are decided about before they are answered, so that the peer
@@ -167,7 +167,7 @@ func (i *incoming) now() time.Duration {
 // work is called by a forwarder, each time in a goroutine of its own. Before anything is done for a
 // request, there must be memory for its connection.
 func (s *Stack) work(req *tcp.ForwarderRequest, handle func(*Incoming)) {
-	deepstack.Grow()
+	tuning.GrowStack()
 	in := newIncoming(s, req)
 	if in.awaitMemory() != nil {
 		in.end(silently)

@@ -147,15 +147,15 @@ func (q *Queue) popLocked() *stack.PacketBuffer {
 // enqueue queues a packet for Read. A full queue blocks TCP and UDP, whose senders wait as on any
 // network, and drops the rest.
 func (q *Queue) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
-	brief := isBriefPacket(pkt) // once it is queued its reader may take it apart
+	kind := trafficOfBuffer(pkt) // now, because the reader of the queue may take the packet apart
 	if f := flowFor(pkt); f != nil && q.manage(f, pkt) {
-		q.d.active(brief)
+		q.d.tell(kind)
 		q.tellReady()
 		return nil
 	}
 	queued, err := q.push(pkt)
 	if queued {
-		q.d.active(brief)
+		q.d.tell(kind)
 	}
 	if queued && !(q.d.corks.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && q.Waiting() < maxCorked) {
 		q.tellReady()

@@ -9,8 +9,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 
-	"ginnel/internal/deepstack"
 	"ginnel/internal/sys"
+	"ginnel/tuning"
 )
 
 // smallSize is how much is read at first: most of what is not bulk.
@@ -68,7 +68,7 @@ func (s *socketSource) write(fd uintptr) bool {
 		}
 	}
 	if s.done == 0 {
-		deepstack.Grow() // not before there is something to send: until then the stack may be as small as it is
+		tuning.GrowStack() // only now, because a connection that sends nothing needs no larger stack
 	}
 	var n int64
 	n, s.terr = s.c.ep.Write(s, tcpip.WriteOptions{Atomic: true})

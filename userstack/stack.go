@@ -73,9 +73,7 @@ type Config struct {
 	// SYN of ours to an address. It must be quick. Only a stack that answers TSMP hears of it.
 	Rejected func(to netip.AddrPort)
 
-	// Active, if set, is called when packets come and before one leaves; brief says that it may be a
-	// question or an answer, and not a part of much. It must be quick.
-	Active func(brief bool)
+	Activity Activity // hears of packets; nil: nobody does
 
 	// Peer returns one address for all source addresses of a peer, so that the peer gets the share
 	// of one however many it has; nil means that each address is a peer. It is called for each
@@ -166,8 +164,8 @@ func New(cfg Config) (*Stack, error) {
 	for _, q := range s.dev.queues {
 		q.report.tell = cfg.Traffic
 	}
-	if cfg.Active != nil {
-		s.dev.active = cfg.Active
+	if cfg.Activity != nil {
+		s.dev.activity = cfg.Activity
 	}
 	err = s.setUp(&cfg)
 	if err == nil && cfg.Router != nil {

@@ -1,4 +1,4 @@
-package deepstack
+package tuning
 
 import (
 	"sync"
@@ -16,9 +16,10 @@ func descend(depth int, p *int) int {
 	return descend(depth-1, &x) + *p
 }
 
-// A short life that goes deep costs less when the stack has grown at once.
-func BenchmarkDescend(b *testing.B) {
-	for name, first := range map[string]func(){"grown": Grow, "growing": func() {}} {
+// BenchmarkStack is a short-lived goroutine that goes deep, with its stack grown at once and with
+// the stack growing on demand.
+func BenchmarkStack(b *testing.B) {
+	for name, first := range map[string]func(){"grown": GrowStack, "growing": func() {}} {
 		b.Run(name, func(b *testing.B) {
 			var wg sync.WaitGroup
 			for b.Loop() {
@@ -32,9 +33,9 @@ func BenchmarkDescend(b *testing.B) {
 	}
 }
 
-// Grow leaves no trace.
-func TestGrow(t *testing.T) {
-	if n := testing.AllocsPerRun(100, Grow); n != 0 {
+// GrowStack allocates nothing.
+func TestGrowStack(t *testing.T) {
+	if n := testing.AllocsPerRun(100, GrowStack); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

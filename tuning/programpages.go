@@ -1,4 +1,4 @@
-package main
+package tuning
 
 import (
 	"encoding/binary"
@@ -6,12 +6,13 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"ginnel/internal/sys"
 )
 
-// trimProgram gives back the pages of the program's own file that it has read, most of them to
-// start: those that are needed again come back from the system's cache. It is a courtesy, so errors
-// do not matter.
+// trimProgram gives back the resident pages of the program's own file, most of which were needed to
+// start only. Pages that are needed again come from the page cache. Errors do not matter, because
+// the process works without this.
 func trimProgram() {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -24,19 +25,19 @@ func trimProgram() {
 	for line := range strings.Lines(string(maps)) {
 		fields := strings.Fields(line)
 		if len(fields) < 6 || fields[5] != program || !strings.HasPrefix(fields[1], "r-") {
-			continue // what can be written to is not only in the file
+			continue // writable pages differ from the file
 		}
 		from, to, _ := strings.Cut(fields[0], "-")
 		start, err1 := strconv.ParseUint(from, 16, 64)
 		end, err2 := strconv.ParseUint(to, 16, 64)
 		if err1 == nil && err2 == nil && start < end {
-			syscall.RawSyscall(syscall.SYS_MADVISE, uintptr(start), uintptr(end-start), syscall.MADV_DONTNEED)
+			sys.DiscardPages(uintptr(start), uintptr(end))
 		}
 	}
 }
 
-// isAtFixedAddress reports whether an ELF file is not relocated when it is loaded: what relocation
-// has changed is only in memory, also where it can no longer be written to.
+// isAtFixedAddress reports whether an ELF file is not relocated when it is loaded. What relocation
+// has written is in memory only, also where the pages are read-only afterwards.
 func isAtFixedAddress(program string) bool {
 	f, err := os.Open(program)
 	if err != nil {

@@ -1,4 +1,4 @@
-package main
+package tuning
 
 import (
 	"os"
@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// A program goes on after its pages were given back, and holds fewer of them.
+// A program goes on after its pages were given back, and fewer of them are resident.
 func TestTrimProgram(t *testing.T) {
+	needMeasurable(t)
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +40,7 @@ func residentFile(t *testing.T) (kB int) {
 	return kB
 }
 
-// What cannot be read as an ELF file, or is relocated, is left alone.
+// A file that is not ELF, or is relocated, is not at a fixed address.
 func TestIsAtFixedAddress(t *testing.T) {
 	for name, c := range map[string]struct {
 		text string

@@ -1,4 +1,4 @@
-package main
+package tuning
 
 import (
 	"sync"
@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// A node gives memory back once it has become quiet, and again only when it holds more than its
+// Memory is given back once the process is quiet, and again only when it holds more than its
 // working set.
-func TestIdler(t *testing.T) {
+func TestTrimmer(t *testing.T) {
 	const mb = 1 << 20
-	var i idler
+	var tr trimmer
 	var used time.Duration
 	for n, step := range []struct {
 		used     time.Duration // since the step before
 		resident int64
-		want     idleStep
+		want     trimStep
 	}{
-		{200 * time.Millisecond, 24 * mb, watch}, // it starts
+		{200 * time.Millisecond, 24 * mb, watch}, // start
 		{2 * time.Millisecond, 24 * mb, trim},
-		{time.Millisecond, 9 * mb, watch}, // these came back, so they are the working set
-		{time.Millisecond, 9 * mb, doze},
-		{time.Millisecond, 10 * mb, doze},
-		{time.Millisecond, 12 * mb, trim}, // little work that needed much
+		{time.Millisecond, 9 * mb, watch}, // resident again, so this is the working set
+		{time.Millisecond, 9 * mb, awaitDue},
+		{time.Millisecond, 10 * mb, awaitDue},
+		{time.Millisecond, 12 * mb, trim}, // little work that needed much memory
 		{time.Millisecond, 9 * mb, watch},
 		{900 * time.Millisecond, 90 * mb, watch}, // work
 		{900 * time.Millisecond, 90 * mb, watch},
@@ -40,7 +40,7 @@ func TestIdler(t *testing.T) {
 		{150 * time.Millisecond, 90 * mb, watch}, // work
 	} {
 		used += step.used
-		if got := i.look(idleAfter, used, step.resident); got != step.want {
+		if got := tr.look(trimInterval, used, step.resident); got != step.want {
 			t.Fatalf("step %d: got %v, want %v", n, got, step.want)
 		}
 	}
@@ -69,7 +69,7 @@ func (a *fakeAlarm) await(limit time.Duration, stopc <-chan struct{}) (worked bo
 	return false
 }
 
-// fakeUsage is a process that the test has work and hold memory.
+// fakeUsage is a process whose work and memory the test sets.
 type fakeUsage struct {
 	used, held     atomic.Int64
 	looks, trimmed atomic.Int64
@@ -81,25 +81,25 @@ func (u *fakeUsage) worked() time.Duration { return time.Duration(u.used.Load())
 func (u *fakeUsage) resident() int64       { u.looks.Add(1); return u.held.Load() }
 func (u *fakeUsage) giveBack()             { u.trimmed.Add(1); u.held.Store(workingSet) }
 
-// runIdler runs an idler in a bubble.
-func runIdler(t *testing.T, test func(u *fakeUsage, work *fakeAlarm)) {
+// runTrimmer runs a trimmer in a bubble.
+func runTrimmer(t *testing.T, test func(u *fakeUsage, work *fakeAlarm)) {
 	synctest.Test(t, func(t *testing.T) {
 		u, work, stopc := new(fakeUsage), &fakeAlarm{firec: make(chan struct{})}, make(chan struct{})
 		u.held.Store(24 << 20)
 		var wg sync.WaitGroup
-		wg.Go(func() { new(idler).run(u, work, stopc) })
+		wg.Go(func() { new(trimmer).run(u, work, stopc) })
 		test(u, work)
 		close(stopc)
 		wg.Wait()
 	})
 }
 
-// Memory is given back once after each work. Some time later the idler does not look until the
-// process works again.
-func TestIdlerRestsWithoutTimer(t *testing.T) {
-	runIdler(t, func(u *fakeUsage, work *fakeAlarm) {
+// Memory is given back once after each piece of work. Some time later the trimmer does not look
+// until the process works again.
+func TestTrimmerRestsWithoutTimer(t *testing.T) {
+	runTrimmer(t, func(u *fakeUsage, work *fakeAlarm) {
 		for round := int64(1); round <= 3; round++ {
-			time.Sleep(5 * idleAfter / 2)
+			time.Sleep(5 * trimInterval / 2)
 			if got := u.trimmed.Load(); got != round {
 				t.Errorf("round %d: memory was given back %d times", round, got)
 			}
@@ -123,9 +123,9 @@ func TestIdlerRestsWithoutTimer(t *testing.T) {
 	})
 }
 
-// What brings memory back again and again in a quiet node does not have it given back as often.
-func TestIdlerTrimsRarely(t *testing.T) {
-	runIdler(t, func(u *fakeUsage, work *fakeAlarm) {
+// A quiet process that needs memory again and again does not give it back as often.
+func TestTrimmerTrimsRarely(t *testing.T) {
+	runTrimmer(t, func(u *fakeUsage, work *fakeAlarm) {
 		for range time.Hour / (10 * time.Second) {
 			u.held.Store(24 << 20)
 			time.Sleep(10 * time.Second)
@@ -134,18 +134,18 @@ func TestIdlerTrimsRarely(t *testing.T) {
 			default:
 			}
 		}
-		if got, most := u.trimmed.Load(), int64(20+time.Hour/maxPause); got > most {
-			t.Errorf("memory was given back %d times in an hour, want %d at the most", got, most)
+		if got, most := u.trimmed.Load(), int64(20+time.Hour/maxTrimPause); got > most {
+			t.Errorf("memory was given back %d times in an hour, want %d at most", got, most)
 		}
 	})
 }
 
-// While a node works it is looked at every second, so memory is given back soon after the end of
-// the work, however long the node was quiet before.
-func TestIdlerWatchesWork(t *testing.T) {
+// A process that works is looked at every second, so memory is given back soon after the end of the
+// work, however long the process was quiet before.
+func TestTrimmerWatchesWork(t *testing.T) {
 	for _, quiet := range []time.Duration{0, 10 * time.Second, time.Minute, time.Hour} {
-		runIdler(t, func(u *fakeUsage, work *fakeAlarm) {
-			time.Sleep(3*idleAfter + quiet)
+		runTrimmer(t, func(u *fakeUsage, work *fakeAlarm) {
+			time.Sleep(3*trimInterval + quiet)
 			work.firec <- struct{}{}
 			awaits := work.awaits.Load()
 			for range 600 {
@@ -154,10 +154,10 @@ func TestIdlerWatchesWork(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 			}
 			if got := work.awaits.Load() - awaits; got != 0 {
-				t.Errorf("quiet for %v: dozed %d times during the work", quiet, got)
+				t.Errorf("quiet for %v: waited %d times during the work", quiet, got)
 			}
 			trimmed := u.trimmed.Load()
-			time.Sleep(5 * idleAfter / 2)
+			time.Sleep(5 * trimInterval / 2)
 			if got := u.trimmed.Load(); got != trimmed+1 {
 				t.Errorf("quiet for %v: memory was given back %d times after the end of the work", quiet, got-trimmed)
 			}
@@ -167,6 +167,7 @@ func TestIdlerWatchesWork(t *testing.T) {
 
 // The system tells what the process uses.
 func TestUsage(t *testing.T) {
+	needMeasurable(t)
 	before := processorTime()
 	for start := time.Now(); time.Since(start) < 30*time.Millisecond; {
 	}

@@ -1,4 +1,4 @@
-package main
+package tuning
 
 import (
 	"io/fs"
@@ -7,9 +7,12 @@ import (
 	"strings"
 )
 
-// groupLimits yields what a controller's file says for each of the control groups that this process
-// is in, of either version. In a container the path of a group may be that of the host, of which
-// only the top is to be seen; so all the way up is looked at.
+// groupLimits yields the content of a controller's limit file for each control group that this
+// process is in, and for all groups above it. controller and version1 are the names of the
+// controller and its file in version 1 of control groups, version2 is the file in version 2.
+//
+// In a container /proc/self/cgroup may show the path on the host, of which only the root is
+// mounted. Therefore files that do not exist are skipped, and the way up is walked to the end.
 func groupLimits(system fs.FS, controller, version1, version2 string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		text, err := fs.ReadFile(system, "proc/self/cgroup")
@@ -39,8 +42,7 @@ func groupLimits(system fs.FS, controller, version1, version2 string) iter.Seq[s
 	}
 }
 
-// groupTimeLimited reports whether a control group limits the processor time that its processes use
-// together.
+// groupTimeLimited reports whether a control group limits the processor time of its processes.
 func groupTimeLimited(system fs.FS) bool {
 	for text := range groupLimits(system, "cpu", "cpu.cfs_quota_us", "cpu.max") {
 		// No limit is "max 100000" in version 2, and -1 in version 1.

@@ -1,4 +1,4 @@
-package busypoll
+package tuning
 
 import (
 	"io"
@@ -45,68 +45,71 @@ func trip(t testing.TB, c net.Conn) {
 	}
 }
 
-// running returns a Poller that may look, with one P.
-func running(t testing.TB) *Poller {
+// runningSpinner returns a spinner that may spin, with one P and the network of the system.
+func runningSpinner(t testing.TB) *spinner {
+	needMeasurable(t)
+	k, err := newNetpoller()
+	if err != nil {
+		t.Fatal(err)
+	}
 	procs := runtime.GOMAXPROCS(1)
-	p, stopc := New(), make(chan struct{})
-	p.Allow(true)
+	s, stopc := newSpinner(), make(chan struct{})
+	s.allow()
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := p.Run(stopc); err != nil {
-			t.Error(err)
-		}
-	})
+	wg.Go(func() { s.run(k, stopc) })
 	t.Cleanup(func() {
 		close(stopc)
 		wg.Wait()
+		k.close()
 		runtime.GOMAXPROCS(procs)
 	})
-	return p
+	return s
 }
 
-// While a Poller looks, connections are served as ever; when nothing comes it sleeps.
-func TestPollerServes(t *testing.T) {
-	p, c := running(t), echo(t)
+// While a spinner spins, connections are served as ever. When no packet passes it sleeps.
+func TestSpinnerServes(t *testing.T) {
+	s, c := runningSpinner(t), echo(t)
 	deadline := time.Now().Add(time.Minute)
-	for n := 0; n < 1000 || p.Spent() == 0; n++ {
+	for n := 0; n < 1000 || s.spentTime() == 0; n++ {
 		if time.Now().After(deadline) {
-			t.Fatalf("never looked in %d round trips", n)
+			t.Fatalf("has not polled in %d round trips", n)
 		}
-		p.Active(true)
-		p.Active(true)
+		s.dialogue()
+		s.dialogue()
 		trip(t, c)
 	}
-	for !p.asleep.Load() {
+	for !s.asleep.Load() {
 		if time.Now().After(deadline) {
-			t.Fatal("looks for ever")
+			t.Fatal("spins without end")
 		}
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// BenchmarkActive is what a batch of packets pays.
-func BenchmarkActive(b *testing.B) {
-	for name, allowed := range map[string]bool{"allowed": true, "not": false} {
+// BenchmarkDialogue is what a batch of packets costs.
+func BenchmarkDialogue(b *testing.B) {
+	for name, set := range map[string]func(*spinner){"allowed": (*spinner).allow, "forbidden": (*spinner).forbid} {
 		b.Run(name, func(b *testing.B) {
-			p := New()
-			p.Allow(allowed)
+			s := newSpinner()
+			set(s)
 			for b.Loop() {
-				p.Active(true)
+				s.dialogue()
 			}
 		})
 	}
 }
 
-// BenchmarkLook is one time around: a yield, and a question to the kernel.
-func BenchmarkLook(b *testing.B) {
+// BenchmarkSpin is one turn of spinning: a yield and a poll.
+func BenchmarkSpin(b *testing.B) {
+	needMeasurable(b)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	sys, err := newSystem()
+	k, err := newNetpoller()
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer sys.close()
+	defer k.close()
 	for b.Loop() {
-		sys.yield()
-		sys.await()
+		k.yield()
+		k.poll()
 	}
 }

@@ -109,12 +109,16 @@ type walk struct {
 // joins finds out whether the node has a map.
 func (w *walk) joins() bool {
 	m := w.n.member
-	if m == nil || m.hasJoined() {
+	if m == nil {
 		return true
 	}
 	switch state, reason, err := m.state(); {
+	case state == StateNeedsLogin && m.hasExpired():
+		w.v.fail(StepLogin, keyExpired.Text+": "+reason, keyExpired.Mend)
 	case state == StateNeedsLogin:
 		w.v.fail(StepLogin, reason, "open that page, or start the node with --authkey KEY")
+	case m.hasJoined():
+		return true
 	case errors.Is(err, ErrControlUnreachable):
 		mend := "check that %s can be reached from here; HTTPS_PROXY names a proxy on the way"
 		w.v.fail(StepControl, reason, fmt.Sprintf(mend, w.n.cfg.Control.URL))

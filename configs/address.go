@@ -60,7 +60,7 @@ type Serve struct {
 func ParseForward(s string) (Forward, error) {
 	forward, err := parseForward(s)
 	if err != nil {
-		return Forward{}, fmt.Errorf("%s: %w, want [bind:]port:host:hostport[/udp] or unix:PATH:host:hostport, such as 5432:db:5432", quote(s), err)
+		return Forward{}, fmt.Errorf("%s: %w, want [bind:]port:host:hostport[/udp] or unix:PATH:host:hostport, such as -L 5432:db:5432", quote(s), err)
 	}
 	return forward, nil
 }
@@ -72,7 +72,11 @@ func parseForward(s string) (f Forward, err error) {
 		return f, err
 	}
 	path, isUnix := strings.CutPrefix(listen, unixPrefix)
+	_, localErr := parsePort(host, 0)
+	_, targetErr := parsePort(port, 0)
 	switch {
+	case listen == "" && localErr == nil && targetErr != nil: // PORT:HOST
+		err = fmt.Errorf("port of the target %s is missing", quote(port))
 	case listen == "":
 		err = errors.New("local port is missing")
 	case isUnix && network == "udp":

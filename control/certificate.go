@@ -78,7 +78,7 @@ func (c *Client) tlsError(ctx context.Context, addr, host string, cfg *tls.Confi
 	// Where plain HTTP is not good enough, whoever answers it may be the one whose certificate is not
 	// accepted: nobody must be led from TLS to HTTP by that.
 	if (noTLS || ok && private(host)) && c.isPlain(ctx, addr) {
-		return fmt.Errorf("TLS handshake with %s: the server speaks plain HTTP on this port; use http://%s", host, addr)
+		return fmt.Errorf("TLS handshake with %s: %w; use http://%s", host, ErrPlainPort, addr)
 	}
 	if !ok {
 		return fmt.Errorf("TLS handshake with %s: %w", host, err)

@@ -29,6 +29,10 @@ var (
 	ErrStreamEnded = errors.New("server ended the stream, and goes on otherwise")
 
 	errClosed = fmt.Errorf("control: client closed: %w", net.ErrClosed)
+
+	// ErrPlainPort: the URL begins with https://, and the port speaks plain HTTP. It is an
+	// ErrUnreachable too.
+	ErrPlainPort = errors.New("the server speaks plain HTTP on this port")
 )
 
 // RefusedError is a server's refusal to register, in its own words.

@@ -57,7 +57,7 @@ type controlService struct {
 
 func runControl(cmd *cobra.Command, f *controlFlags, p program) error {
 	if err := f.check(); err != nil {
-		return err
+		return withStrayVariables(err, cmd, p)
 	}
 	dir, temporary, err := f.stateDir(p)
 	if err != nil {

@@ -195,6 +195,9 @@ func (f *certFiles) load() error {
 		if err != nil {
 			return fmt.Errorf("reading the certificate: %w", err)
 		}
+		if f.cert.Load() != nil && !info.Mode().IsRegular() { // a pipe would keep the reader waiting
+			return fmt.Errorf("reading the certificate: %s is not a regular file, and nothing else is read again", path)
+		}
 		stamp[i] = fileStamp{info.ModTime(), info.Size()}
 	}
 	if f.cert.Load() != nil && stamp == f.stamp {

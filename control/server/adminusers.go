@@ -142,6 +142,9 @@ func (s *Server) CreateAuthKey(ctx context.Context, req AuthKeyRequest) (made Au
 		if err := checkTags(req.Tags); err != nil {
 			return err
 		}
+		if err := t.checkTagOwners(req.Tags); err != nil {
+			return err
+		}
 		if !req.Expiry.IsZero() && !req.Expiry.After(t.now) {
 			return badRequest("the key would have expired at %s", req.Expiry.Format(time.RFC3339))
 		}

@@ -60,7 +60,7 @@ type Serve struct {
 func ParseForward(s string) (Forward, error) {
 	forward, err := parseForward(s)
 	if err != nil {
-		return Forward{}, fmt.Errorf("%s: %w, want [bind:]port:host:hostport[/udp] or unix:PATH:host:hostport, such as -L 5432:db:5432", quote(s), err)
+		return Forward{}, fmt.Errorf("%s: %w, want [bind:]port:host:hostport[/udp] or unix:PATH:host:hostport, such as 5432:db:5432", quote(s), err)
 	}
 	return forward, nil
 }

@@ -20,9 +20,9 @@ type wgParser struct {
 	sections  []*wgPeerSection // in the order of the file
 	seen      map[string]int   // the lines of the keys of [Interface]
 	skipped   int              // sections that are not known
-	amnezia   bool             // a key of AmneziaWG was reported
 	problems  Problems
 	warnings  Problems
+	amnezia   bool // a key of AmneziaWG was reported
 }
 
 // wgPeerSection is one [Peer] as it stands in the file; nil is what it does not mention.
@@ -103,6 +103,7 @@ func (p *wgParser) parse(s string) {
 			continue
 		}
 		p.entry(in, e)
+		p.noteAmnezia(e)
 	}
 }
 
@@ -131,7 +132,7 @@ func (p *wgParser) entry(in section, e entry) {
 	k, known := wgKeys[strings.ToLower(e.key)]
 	switch {
 	case !known:
-		p.unknownKey(e)
+		p.problems.add(e.keyAt, "%s is not known", named("key", e.key))
 		return
 	case in == noSection:
 		p.problems.add(e.keyAt, "%s stands before the first section, it belongs into %v", k.name, k.section)
@@ -265,17 +266,11 @@ func (p *wgParser) allow(peer *WireGuardPeer, prefixes []allowedIP, owners map[n
 	}
 }
 
-// maxMixedName is the longest name with digits that an error repeats. It is less of a key than
-// anybody could use.
-const maxMixedName = 6
-
-// named names what is not known, if it is short and of letters only, or very short and of letters
-// and digits. Anything else may be a secret that slipped out of its place.
+// named names what is not known, if it is short and of letters only. Anything else may be a secret
+// that slipped out of its place.
 func named(kind, name string) string {
 	notLetter := func(r rune) bool { lower := r | 0x20; return lower < 'a' || lower > 'z' }
-	notMixed := func(r rune) bool { return notLetter(r) && (r < '0' || r > '9') }
-	mixed := len(name) <= maxMixedName && !strings.ContainsFunc(name, notMixed)
-	if name == "" || len(name) > 24 || strings.ContainsFunc(name, notLetter) && !mixed {
+	if name == "" || len(name) > 24 || strings.ContainsFunc(name, notLetter) && !isShortName(name) {
 		return kind
 	}
 	return kind + " " + quote(name)

@@ -177,7 +177,7 @@ func (f *certFiles) watch() {
 		case <-tick.C:
 		case <-f.againc:
 		}
-		if err := f.load(); err != nil {
+		if err := f.reload(); err != nil {
 			f.s.log.Warn("certificate files cannot be used, the old certificate stays", "err", err)
 		}
 	}
@@ -194,9 +194,6 @@ func (f *certFiles) load() error {
 		info, err := os.Stat(path)
 		if err != nil {
 			return fmt.Errorf("reading the certificate: %w", err)
-		}
-		if f.cert.Load() != nil && !info.Mode().IsRegular() { // a pipe would keep the reader waiting
-			return fmt.Errorf("reading the certificate: %s is not a regular file, and nothing else is read again", path)
 		}
 		stamp[i] = fileStamp{info.ModTime(), info.Size()}
 	}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"errors"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -379,8 +378,8 @@ func TestConfiguredPolicy(t *testing.T) {
 	})
 }
 
-// Neither a node nor a pre-auth key gets a tag that the policy does not know, and a node keeps what it
-// has; the answer names the tag and what to do.
+// A node gets no tag that the policy does not know, and keeps what it has; the answer names the tag
+// and what to do.
 func TestTagWithoutOwner(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		n.join("a", n.authKey(nil))
@@ -389,11 +388,7 @@ func TestTagWithoutOwner(t *testing.T) {
 			_, err := n.server.tagNode(t.Context(), id, tags)
 			return err
 		}
-		key := func(tags ...string) error {
-			_, err := n.server.CreateAuthKey(t.Context(), AuthKeyRequest{User: "alice", Tags: tags})
-			return err
-		}
-		if err := errors.Join(tag("tag:any"), key("tag:any")); err != nil {
+		if err := tag("tag:any"); err != nil {
 			t.Errorf("without a policy: %v", err)
 		}
 		if _, err := n.server.SetPolicy(t.Context(), []byte(`{"tagOwners": {"tag:web": ["alice@"], "tag:none": []}}`)); err != nil {
@@ -403,17 +398,10 @@ func TestTagWithoutOwner(t *testing.T) {
 		if err := tag("tag:web", "tag:wbe"); err == nil || err.Error() != want || statusOf(err) != http.StatusBadRequest {
 			t.Errorf("a tag without an owner: %v, status %d; want %s", err, statusOf(err), want)
 		}
-		keys, _ := n.server.listKeys(t.Context(), "alice", window{})
-		if err := key("tag:wbe", "tag:web"); err == nil || err.Error() != want || statusOf(err) != http.StatusBadRequest {
-			t.Errorf("a key with a tag without an owner: %v, status %d; want %s", err, statusOf(err), want)
-		}
-		if after, _ := n.server.listKeys(t.Context(), "alice", window{}); len(after.Items) != len(keys.Items) {
-			t.Error("refused, and the key is there")
-		}
 		if got := n.node("a").Tags; !slices.Equal(got, []string{"tag:any"}) {
 			t.Errorf("refused, and the node has %v", got)
 		}
-		if err := errors.Join(tag("tag:web", "tag:none"), key("tag:web", "tag:none")); err != nil {
+		if err := tag("tag:web", "tag:none"); err != nil {
 			t.Errorf("tags with owners: %v", err)
 		}
 	})

@@ -67,7 +67,7 @@ var duplicateKey = HealthIssue{Code: "duplicate-key", Text: "another process use
 
 // keyExpired is for a node that has to be let in again.
 var keyExpired = HealthIssue{Code: "key-expired", Text: errKeyExpired.Error(),
-	Mend: "log in on the page that 'ginnel status' shows, start the node with --authkey KEY, or have an administrator prolong the key " +
+	Mend: "log in on the page that the reason names, start the node with --authkey KEY, or have an administrator prolong the key " +
 		"('ginnel control nodes expire NODE --never')"}
 
 // messages are what the server has to say to the user.

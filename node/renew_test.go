@@ -101,10 +101,18 @@ func TestLetInWhileDown(t *testing.T) {
 	if _, err := n.srv.ApproveLogin(t.Context(), page[strings.LastIndex(page, "/")+1:], "ann"); err != nil {
 		t.Fatal(err)
 	}
-	next := saved.Next.Public()
+	next, left := saved.Next.Public(), saved
 	c := n.join("beta", keep, func(c *Config) { c.Control.Identity, c.Control.AuthKey = saved, "" })
 	eventually(t, "beta is back", func() bool { return c.Status().State == StateRunning })
 	if got := c.Status().Self.NodeKey; got != next || c.id() != before || !saved.Next.IsZero() {
 		t.Errorf("came back by %v as node %s, want %v and %s", got, c.id(), next, before)
 	}
+	c.Close()
+	cfg := c.cfg
+	cfg.Control.Identity = left
+	if err := GiveUp(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	d := n.join("beta", func(c *Config) { c.Control.Identity, c.Control.AuthKey = saved, "" })
+	eventually(t, "the node was given up by either key", func() bool { return d.Status().State == StateNeedsLogin })
 }

@@ -73,7 +73,11 @@ func parseForward(s string) (f Forward, err error) {
 		return f, err
 	}
 	path, isUnix := strings.CutPrefix(listen, unixPrefix)
+	_, localErr := parsePort(host, 0)
+	_, targetErr := parsePort(port, 0)
 	switch {
+	case listen == "" && localErr == nil && targetErr != nil: // PORT:HOST
+		err = fmt.Errorf("port of the target %s is missing", quote(port))
 	case listen == "":
 		err = errors.New("local port is missing")
 	case isUnix && network == "udp":

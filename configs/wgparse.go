@@ -22,6 +22,7 @@ type wgParser struct {
 	skipped   int              // number of unknown sections
 	problems  Problems
 	warnings  Problems
+	amnezia   bool // a key of AmneziaWG was reported
 }
 
 // wgPeerSection is a [Peer] section of the file. A nil field is not given in it.
@@ -102,6 +103,7 @@ func (p *wgParser) parse(s string) {
 			continue
 		}
 		p.entry(in, e)
+		p.noteAmnezia(e)
 	}
 }
 
@@ -271,7 +273,7 @@ func (p *wgParser) allow(peer *WireGuardPeer, prefixes []allowedIP, owners map[n
 // characters than letters, because that may be a misplaced secret.
 func named(kind, name string) string {
 	notLetter := func(r rune) bool { lower := r | 0x20; return lower < 'a' || lower > 'z' }
-	if name == "" || len(name) > 24 || strings.ContainsFunc(name, notLetter) {
+	if name == "" || len(name) > 24 || strings.ContainsFunc(name, notLetter) && !isShortName(name) {
 		return kind
 	}
 	return kind + " " + quote(name)

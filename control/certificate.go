@@ -86,7 +86,7 @@ func (c *Client) tlsError(ctx context.Context, addr, host string, cfg *tls.Confi
 	// Whoever presents a rejected certificate may be an attacker, who can answer plain HTTP too. After
 	// a rejected certificate, only private hosts lead to the advice to use http://.
 	if (noTLS || ok && private(host)) && c.isPlain(ctx, addr) {
-		return fmt.Errorf("TLS handshake with %s: the server speaks plain HTTP on this port; use http://%s", host, addr)
+		return fmt.Errorf("TLS handshake with %s: %w; use http://%s", host, ErrPlainPort, addr)
 	}
 	if !ok {
 		return fmt.Errorf("TLS handshake with %s: %w", host, err)

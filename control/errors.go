@@ -28,6 +28,10 @@ var (
 	ErrStreamEnded = errors.New("map stream closed by server")
 
 	errClosed = fmt.Errorf("control: client closed: %w", net.ErrClosed)
+
+	// ErrPlainPort: the URL begins with https://, and the port speaks plain HTTP. It is an
+	// ErrUnreachable too.
+	ErrPlainPort = errors.New("the server speaks plain HTTP on this port")
 )
 
 // RefusedError is a refusal to register, with the text that the server gave.

@@ -82,6 +82,7 @@ func (s *controlService) warnOfPolicy(set server.Policy) {
 // watchFiles puts the policy file in force when it has changed, and takes everything that comes
 // from files anew on SIGHUP.
 func (s *controlService) watchFiles(hup <-chan os.Signal) {
+	defer close(s.filesc)
 	var tick <-chan time.Time
 	if s.f.policy != "" {
 		ticker := time.NewTicker(policyPoll)
@@ -117,6 +118,9 @@ func (s *controlService) watchFiles(hup <-chan os.Signal) {
 type policyFile struct{ text, problem string }
 
 func readPolicyFile(path string) policyFile {
+	if err := checkRegular(path); err != nil {
+		return policyFile{problem: err.Error()}
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return policyFile{problem: err.Error()}

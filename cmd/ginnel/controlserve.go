@@ -50,14 +50,16 @@ type controlService struct {
 
 	stopc   chan struct{}
 	wg      sync.WaitGroup
-	failed  chan error // has room for all listeners
-	opened  []func()   // what closes what was opened
+	files   sync.WaitGroup // counts watchFiles, which a file may hold up
+	filesc  chan struct{}  // closed when watchFiles has ended; nil if it has not begun
+	failed  chan error     // has room for all listeners
+	opened  []func()       // what closes what was opened
 	servers []*http.Server
 }
 
 func runControl(cmd *cobra.Command, f *controlFlags, p program) error {
 	if err := f.check(); err != nil {
-		return err
+		return withStrayVariables(err, cmd, p)
 	}
 	dir, temporary, err := f.stateDir(p)
 	if err != nil {
@@ -84,7 +86,8 @@ func (s *controlService) run(ctx context.Context, p program) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	s.wg.Go(func() { s.watchFiles(hup) })
+	s.filesc = make(chan struct{})
+	s.files.Go(func() { s.watchFiles(hup) })
 	s.log.Info("coordination server is up", "url", s.site.String(), "addr", s.addr, "stun", s.stun,
 		"relay", s.f.embedded.text, "domain", s.f.baseDomain, "state", s.dir)
 	if err := s.describe(p); err != nil {
@@ -336,4 +339,17 @@ func (s *controlService) close() {
 		s.opened[i]()
 	}
 	s.wg.Wait()
+	s.endFiles()
+}
+
+// endFiles waits for the end of watchFiles, except where a file system keeps it for good.
+func (s *controlService) endFiles() {
+	if s.filesc == nil {
+		return
+	}
+	select {
+	case <-s.filesc:
+	case <-time.After(lastRequests):
+		s.log.Warn("a file is still being read")
+	}
 }

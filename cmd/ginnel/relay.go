@@ -69,7 +69,7 @@ type relayService struct {
 
 func runRelay(cmd *cobra.Command, f *relayFlags, p program) error {
 	if err := f.check(); err != nil {
-		return err
+		return withStrayVariables(err, cmd, p)
 	}
 	ctx := cmd.Context()
 	hup, forget := hangUps()

@@ -5,11 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"ginnel/configs"
@@ -81,7 +81,7 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 		if errors.Is(err, node.ErrServerUnprotected) {
 			return nil, usagef("--control %s: %w, with --server-key mkey:…", f.control, node.ErrServerUnprotected)
 		}
-		return nil, portHint(err)
+		return nil, f.portHint(err)
 	}
 	r.wg.Go(r.keep)
 	if err := r.state.publish(running{PID: os.Getpid(), Proxies: r.Status().Proxies, Token: cfg.Token}); err != nil {
@@ -94,20 +94,12 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 	return r, nil
 }
 
-// portHint says how to choose another port for a listener that could not be opened.
-func portHint(err error) error {
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w; --proxy, --forward, --dns and --udp-port name another, such as --proxy 127.0.0.1:1081", err)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%w; a port from 1024 on needs no rights, such as --proxy 127.0.0.1:1080", err)
-	}
-	return err
-}
-
 // useWireGuard makes the network that of the file.
 func (f *nodeFlags) useWireGuard(cfg *node.Config, log *slog.Logger) error {
 	wg, err := configs.LoadWireGuard(f.wireguard)
+	if _, noFile := errors.AsType[*fs.PathError](err); noFile {
+		return noFileError("--wireguard", f.wireguard, "--wireguard /etc/wireguard/wg0.conf", err)
+	}
 	if err != nil {
 		return usageError{err}
 	}

@@ -57,7 +57,7 @@ func openState(path string) (*stateDir, error) {
 	}
 	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("opening the state directory: %w", err)
+		return nil, fmt.Errorf("opening the state directory: %w; --state DIR names another", err)
 	}
 	if err := tryLock(lock); err != nil {
 		lock.Close()

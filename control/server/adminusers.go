@@ -143,6 +143,9 @@ func (s *Server) CreateAuthKey(ctx context.Context, req AuthKeyRequest) (made Au
 		if err := checkTags(req.Tags); err != nil {
 			return err
 		}
+		if err := t.checkTagOwners(req.Tags); err != nil {
+			return err
+		}
 		if !req.Expiry.IsZero() && !req.Expiry.After(t.now) {
 			return badRequest("the expiry %s is in the past", req.Expiry.Format(time.RFC3339))
 		}

@@ -245,6 +245,38 @@ func TestKeepAlive(t *testing.T) {
 	})
 }
 
+// Keepalives come after 20 to 24 s, which is below the idle limits of nginx and HAProxy, and not all
+// at once.
+func TestKeepAliveInterval(t *testing.T) {
+	least, most := time.Hour, time.Duration(0)
+	for range 10_000 {
+		d := keepAliveIn()
+		least, most = min(least, d), max(most, d)
+	}
+	if least < 20*time.Second || most >= 24*time.Second || most-least < 3*time.Second {
+		t.Errorf("between %v and %v, want between 20s and 24s, spread", least, most)
+	}
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		n.join("a", n.authKey(nil))
+		settle()
+		count := func() int { return counter(t, n, "ginnel_control_frames_total") } // nothing else is written
+		const step = 100 * time.Millisecond
+		last, waited := count(), time.Duration(0)
+		for seen := 0; seen < 10; waited += step {
+			time.Sleep(step)
+			if waited > 25*time.Second {
+				t.Fatalf("no keepalive for %v", waited)
+			}
+			if now := count(); now != last {
+				if seen > 0 && waited < 20*time.Second-2*step { // of the first the beginning is not known
+					t.Errorf("a keepalive after %v", waited)
+				}
+				last, waited, seen = now, 0, seen+1
+			}
+		}
+	})
+}
+
 func TestDeletedNode(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)

@@ -150,7 +150,7 @@ func (f *certFiles) watch() {
 		case <-tick.C:
 		case <-f.reloadc:
 		}
-		if err := f.load(); err != nil {
+		if err := f.reload(); err != nil {
 			f.s.log.Warn("certificate files not reloaded, the old certificate stays", "err", err)
 		}
 	}

@@ -19,12 +19,12 @@ import (
 )
 
 // mayImport lists for each package those of the project that it may import. Siblings do not know
-// each other: only node puts them together, and the command puts node together with what users
-// write.
+// each other: only node puts them together, and the commands (internal/cli) put node together with
+// what users write. Nothing but package main imports the commands; main imports nothing else.
 var mayImport = map[string][]string{
 	"cmd/ginnel": {
-		"configs", "control", "control/policy", "control/server", "control/store", "internal/egress", "internal/key",
-		"internal/meshaddr", "internal/sys", "node", "relay", "relay/server", "tuning",
+		"internal/cli", "internal/cli/controlcmd", "internal/cli/democmd", "internal/cli/nodecmd",
+		"internal/cli/relaycmd",
 	},
 	"configs":        {"internal/key", "internal/safetext"},
 	"control":        {"internal/httpconn", "internal/key", "internal/neterr", "internal/safetext", "internal/wsstream"},
@@ -32,25 +32,44 @@ var mayImport = map[string][]string{
 	"control/server": {
 		"control", "control/policy", "control/store", "internal/key", "internal/meshaddr", "internal/share",
 	},
-	"control/store":      {},
-	"internal/bbr":       {},
-	"internal/disco":     {"internal/key"},
-	"internal/egress":    {"internal/safetext"},
-	"internal/filter":    {"control"},
-	"internal/httpconn":  {},
-	"internal/key":       {},
-	"internal/lab":       {},
-	"internal/meshaddr":  {},
-	"internal/netem":     {},
-	"internal/neterr":    {},
-	"internal/resolver":  {},
-	"internal/safetext":  {},
-	"internal/share":     {},
-	"internal/simnet":    {},
-	"internal/snoop":     {"internal/bbr"},
-	"internal/sockowner": {"internal/sys"},
-	"internal/sys":       {},
-	"internal/wsstream":  {"internal/httpconn"},
+	"control/store": {},
+	"internal/bbr":  {},
+	"internal/cli":  {"configs", "internal/sys"},
+	"internal/cli/controlcmd": {
+		"configs", "control", "control/policy", "control/server", "control/store", "internal/cli",
+		"internal/cli/service", "internal/cli/statedir", "internal/egress", "relay", "relay/server",
+	},
+	"internal/cli/democmd": {
+		"control", "control/server", "control/store", "internal/cli", "internal/key", "node", "relay/server",
+	},
+	"internal/cli/nodeapi": {"configs", "internal/cli", "internal/cli/statedir", "node"},
+	"internal/cli/nodecmd": {
+		"configs", "internal/cli", "internal/cli/nodeapi", "internal/cli/proxyenv", "internal/cli/statedir",
+		"internal/egress", "internal/key", "internal/meshaddr", "internal/sys", "node", "relay", "tuning",
+	},
+	"internal/cli/proxyenv": {"configs", "internal/cli"},
+	"internal/cli/relaycmd": {
+		"configs", "internal/cli", "internal/cli/service", "internal/cli/statedir", "relay", "relay/server",
+	},
+	"internal/cli/service":  {"internal/sys"},
+	"internal/cli/statedir": {"internal/cli", "internal/sys", "node"},
+	"internal/disco":        {"internal/key"},
+	"internal/egress":       {"internal/safetext"},
+	"internal/filter":       {"control"},
+	"internal/httpconn":     {},
+	"internal/key":          {},
+	"internal/lab":          {},
+	"internal/meshaddr":     {},
+	"internal/netem":        {},
+	"internal/neterr":       {},
+	"internal/resolver":     {},
+	"internal/safetext":     {},
+	"internal/share":        {},
+	"internal/simnet":       {},
+	"internal/snoop":        {"internal/bbr"},
+	"internal/sockowner":    {"internal/sys"},
+	"internal/sys":          {},
+	"internal/wsstream":     {"internal/httpconn"},
 	"node": {
 		"control", "internal/egress", "internal/filter", "internal/key", "internal/meshaddr", "internal/neterr",
 		"internal/resolver", "internal/share", "internal/sockowner", "internal/sys", "proxy", "relay", "transport",
@@ -70,14 +89,15 @@ var mayImport = map[string][]string{
 
 // tests may also import these.
 var testsMayImport = map[string][]string{
-	"control/policy":      {"internal/filter"},
-	"internal/snoop":      {"internal/netem"},
-	"node":                {"control/server", "control/store", "relay/server"},
-	"relay":               {"relay/internal/rawpeer", "relay/internal/relaytest", "relay/server"},
-	"relay/internal/derp": {"relay/internal/relaytest"},
-	"relay/server":        {"relay/internal/rawpeer", "relay/internal/relaytest"},
-	"transport":           {"internal/simnet"},
-	"userstack":           {"internal/netem"},
+	"control/policy":          {"internal/filter"},
+	"internal/cli/controlcmd": {"internal/key", "node"},
+	"internal/snoop":          {"internal/netem"},
+	"node":                    {"control/server", "control/store", "relay/server"},
+	"relay":                   {"relay/internal/rawpeer", "relay/internal/relaytest", "relay/server"},
+	"relay/internal/derp":     {"relay/internal/relaytest"},
+	"relay/server":            {"relay/internal/rawpeer", "relay/internal/relaytest"},
+	"transport":               {"internal/simnet"},
+	"userstack":               {"internal/netem"},
 }
 
 // onlyIn lists libraries whose types must not spread.
@@ -89,14 +109,17 @@ var onlyIn = map[string][]string{
 	"github.com/miekg/dns":           {"node"},
 	"github.com/coder/websocket":     {"control", "internal/wsstream", "relay/server"},
 	"golang.org/x/crypto/acme":       {"relay/server"},
-	"github.com/spf13":               {"cmd/ginnel"},
-	"github.com/goccy/go-yaml":       {"configs"},
-	"github.com/flynn/noise":         {"control"},
-	"github.com/klauspost/compress":  {"control"},
-	"github.com/tailscale/hujson":    {"control/policy"},
-	"go.etcd.io/bbolt":               {"control/store"},
-	"tailscale.com":                  {},
-	"github.com/juanfont/headscale":  {},
+	"github.com/spf13": {
+		"cmd/ginnel", "internal/cli", "internal/cli/controlcmd", "internal/cli/democmd", "internal/cli/nodeapi",
+		"internal/cli/nodecmd", "internal/cli/relaycmd",
+	},
+	"github.com/goccy/go-yaml":      {"configs"},
+	"github.com/flynn/noise":        {"control"},
+	"github.com/klauspost/compress": {"control"},
+	"github.com/tailscale/hujson":   {"control/policy"},
+	"go.etcd.io/bbolt":              {"control/store"},
+	"tailscale.com":                 {},
+	"github.com/juanfont/headscale": {},
 }
 
 // sources calls f with each Go file of the main module.

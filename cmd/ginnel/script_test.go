@@ -15,12 +15,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+
+	"ginnel/internal/cli"
 )
 
 // TestMain lets scripts run the test binary as ginnel.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"ginnel":  func() { os.Exit(withSignals()) },
+		"ginnel":  func() { main() },
 		"gofetch": goFetch,
 
 		"subreaper": beSubreaper,
@@ -175,8 +177,8 @@ func wantMode(ts *testscript.TestScript, neg bool, args []string) {
 // Every flag says what it is for, every command has an example, and no flag of one name means
 // different things.
 func TestHelpIsComplete(t *testing.T) {
-	root := newRoot(program{})
-	kinds := knownSettings(root)
+	root := cli.NewRoot(cli.Program{}, commands(cli.Program{})...)
+	kinds := cli.KnownSettings(root)
 	if len(kinds) < 20 {
 		t.Errorf("only %d settings", len(kinds))
 	}
@@ -189,8 +191,9 @@ func TestHelpIsComplete(t *testing.T) {
 		}
 	}
 	var out strings.Builder
-	code := run(context.Background(), []string{"up", "--help"}, program{stdout: &out, stderr: &out, getenv: func(string) string { return "" }, environ: os.Environ})
-	if code != exitOK || !strings.Contains(out.String(), "ginnel up --wireguard wg0.conf") {
+	p := cli.Program{Stdout: &out, Stderr: &out, Getenv: func(string) string { return "" }, Environ: os.Environ}
+	code := cli.Run(context.Background(), p, cli.NewRoot(p, commands(p)...), []string{"up", "--help"})
+	if code != cli.ExitOK || !strings.Contains(out.String(), "ginnel up --wireguard wg0.conf") {
 		t.Errorf("up --help exits with %d and prints\n%s", code, out.String())
 	}
 }

@@ -1,0 +1,100 @@
+package nodecmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ginnel/internal/cli"
+	"ginnel/internal/cli/nodeapi"
+	"ginnel/internal/cli/statedir"
+	"ginnel/internal/egress"
+	"ginnel/node"
+)
+
+// logoutPatience is for the server's answer where no node runs.
+const logoutPatience = 10 * time.Second
+
+func NewLogout(p cli.Program) *cobra.Command {
+	var which ownNode
+	var caFile string
+	cmd := &cobra.Command{
+		Use:   "logout",
+		Short: "Give up the node's registration and delete its keys",
+		Long: `logout stops the node on the state directory if it runs, has the coordination
+server end its registration, and deletes the keys. The next 'ginnel up' joins as a
+new node. If the server cannot be reached, the keys stay, and the exit status is 5.`,
+		Example: `  ginnel logout
+  ginnel logout --state /var/lib/ginnel`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir := which.dir(p)
+			if statedir.IsLocked(dir) {
+				return logoutRunning(cmd.Context(), dir)
+			}
+			return logoutStopped(cmd.Context(), p, dir, caFile)
+		},
+	}
+	which.add(cmd.Flags())
+	cmd.Flags().StringVar(&caFile, "ca-file", "", "`file` with further roots of trust for the server, PEM")
+	return cmd
+}
+
+// logoutRunning has the running node do it.
+func logoutRunning(ctx context.Context, dir string) error {
+	err := endNode(ctx, dir, url.Values{"logout": {"true"}})
+	if e, ok := errors.AsType[*nodeapi.Error](err); ok && e.Status == http.StatusGatewayTimeout {
+		return cli.WithStatus(cli.ExitControl, err)
+	}
+	if err != nil {
+		return err
+	}
+	d := &statedir.Dir{Path: dir}
+	return d.ForgetIdentity()
+}
+
+// logoutStopped does it for a node that does not run.
+func logoutStopped(ctx context.Context, p cli.Program, dir, caFile string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || dir == "" {
+		return noRegistration(dir)
+	}
+	d, err := statedir.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	id, err := d.LoadIdentity()
+	if err != nil {
+		return err
+	}
+	if id.Machine.IsZero() || id.URL == "" {
+		return noRegistration(dir)
+	}
+	roots, err := rootsWith(caFile)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, logoutPatience)
+	defer cancel()
+	cfg := node.Config{Control: &node.Control{URL: id.URL, Identity: id}, Version: p.BuildVersion(), Roots: roots,
+		OutboundProxy: egress.FromEnvironment(p.Getenv)}
+	if err := node.GiveUp(ctx, cfg); err != nil {
+		err = fmt.Errorf("giving up the registration with %s: %w", id.URL, err)
+		if errors.Is(err, node.ErrControlUnreachable) || errors.Is(err, context.DeadlineExceeded) {
+			return cli.WithStatus(cli.ExitControl, err)
+		}
+		return err
+	}
+	return d.ForgetIdentity()
+}
+
+func noRegistration(dir string) error {
+	return fmt.Errorf("the state directory %s holds no registration", dir)
+}

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Program is what a command knows of the world around it.
+type Program struct {
+	Args           []string // with its own name
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+	Environ        func() []string
+	Reaper         *Reaper // nil where no orphans come to this process
+	version        string  // set by the linker in releases; empty in other builds
+}
+
+// nobodyReads reports whether err is that of writing to a standard output that is closed.
+func (p Program) nobodyReads(err error) bool {
+	e, ok := errors.AsType[*fs.PathError](err)
+	out, isFile := p.Stdout.(*os.File)
+	return ok && isFile && e.Path == out.Name() && errors.Is(e, syscall.EPIPE)
+}
+
+// BuildVersion is the linker's version, or the revision that the binary was built from.
+func (p Program) BuildVersion() string {
+	if p.version != "" {
+		return p.version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "devel " + s.Value[:12]
+		}
+	}
+	return "devel"
+}
+
+// Main runs the program until it is done or told to end, which a terminal does that is
+// closed (SIGHUP). A second signal ends it on the spot. Output that nobody reads any more is an
+// error, not the end (SIGPIPE).
+func Main(version string, commands func(Program) []*cobra.Command) int {
+	signal.Ignore(syscall.SIGPIPE)
+	ends := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, signal.Ignored) // by nohup, or in the background
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)()
+	r := startReaper()
+	defer r.close()
+	p := Program{Args: os.Args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Getenv: os.Getenv, Environ: os.Environ, Reaper: r, version: version}
+	return Run(ctx, p, NewRoot(p, commands(p)...), os.Args[1:])
+}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"ginnel/internal/cli"
 	relayserver "ginnel/relay/server"
@@ -20,7 +19,7 @@ type tlsSettings = *tls.Config
 // Its directory has the name of the host: a server that moves needs another, and one that comes
 // back has its old pin.
 func (s *controlService) certificates() (tlsSettings, error) {
-	if s.f.how != tlsSelfSigned && s.f.how != tlsForRelay {
+	if s.options.how != tlsSelfSigned && s.options.how != tlsForRelay {
 		return nil, nil
 	}
 	host := s.site.Hostname()
@@ -30,7 +29,7 @@ func (s *controlService) certificates() (tlsSettings, error) {
 		return nil, err
 	}
 	s.pin = pin
-	if s.f.how == tlsForRelay {
+	if s.options.how == tlsForRelay {
 		return conf, nil
 	}
 	path := filepath.Join(dir, "certificate.pem")
@@ -44,37 +43,17 @@ func (s *controlService) certificates() (tlsSettings, error) {
 
 // tlsConfig returns how the port speaks TLS; selfSigned is what certificates made.
 func (s *controlService) tlsConfig(selfSigned tlsSettings) (tlsSettings, error) {
-	switch s.f.how {
+	switch s.options.how {
 	case tlsElsewhere:
 		return nil, nil
 	case tlsFiles:
-		conf, err := s.relay.FileTLS(s.f.cert, s.f.key)
-		if err != nil {
-			return nil, cli.Usage(err)
-		}
-		s.warnOfCertificate()
-		return s.relay.TLSConfig(conf), nil
+		return s.options.FileTLS(s.relay, s.log, "url", s.site.Hostname())
 	case tlsACME:
 		if port := cli.PortNumber(s.addr); port != 443 {
 			s.log.Warn("Let's Encrypt asks on port 443, which has to lead here", "addr", s.addr)
 		}
-		m := relayserver.ACME(filepath.Join(s.dir, "acme"), s.f.acmeEmail, s.site.Hostname())
+		m := relayserver.ACME(filepath.Join(s.dir, "acme"), s.options.ACMEEmail, s.site.Hostname())
 		return s.relay.TLSConfig(m.TLSConfig()), nil
 	}
 	return s.relay.TLSConfig(selfSigned), nil
-}
-
-// warnOfCertificate says what clients will not like about the certificate in the files.
-func (s *controlService) warnOfCertificate() {
-	cert, err := tls.LoadX509KeyPair(s.f.cert, s.f.key)
-	if err != nil {
-		return // it was good a moment ago
-	}
-	if now := time.Now(); now.After(cert.Leaf.NotAfter) || now.Before(cert.Leaf.NotBefore) {
-		s.log.Warn("the certificate is not valid now; nodes will refuse it", "file", s.f.cert,
-			"not_before", cert.Leaf.NotBefore, "not_after", cert.Leaf.NotAfter)
-	}
-	if err := cert.Leaf.VerifyHostname(s.site.Hostname()); err != nil {
-		s.log.Warn("the certificate is not for the host of --url; nodes will refuse it", "file", s.f.cert, "err", err)
-	}
 }

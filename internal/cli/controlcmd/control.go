@@ -14,7 +14,7 @@ func New(p cli.Program) *cobra.Command {
 }
 
 func newControlServe(p cli.Program) *cobra.Command {
-	f := newControlFlags()
+	o := newServeOptions()
 	cmd := &cobra.Command{
 		Use:   "serve --url URL",
 		Short: "Run a coordination server with its relay until SIGTERM or SIGINT",
@@ -39,8 +39,8 @@ which another machine joins.`,
   ginnel control serve --url https://control.example.com --plain --listen 127.0.0.1:8080
   ginnel control serve --url http://192.168.1.2:8080 --policy policy.hujson`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runControl(cmd, f, p) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd, p) },
 	}
-	f.add(cmd.Flags())
+	o.addFlags(cmd.Flags())
 	return cmd
 }

@@ -20,28 +20,28 @@ import (
 const embeddedRegion = 900
 
 // readDERPMap reads the file of --derp-map, in the form that clients get.
-func (f *controlFlags) readDERPMap() (relays control.DERPMap, err error) {
-	b, err := os.ReadFile(f.derpMap)
+func (o *serveOptions) readDERPMap() (relays control.DERPMap, err error) {
+	b, err := os.ReadFile(o.derpMap)
 	if err != nil {
 		return relays, cli.Usagef("--derp-map: %w", err)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&relays); err != nil {
-		return relays, cli.Usagef("--derp-map %s: %w", f.derpMap, err)
+		return relays, cli.Usagef("--derp-map %s: %w", o.derpMap, err)
 	}
 	var m relay.Map // knows what a map must be like
 	if err := json.Unmarshal(b, &m); err != nil {
-		return relays, cli.Usagef("--derp-map %s: %w", f.derpMap, err)
+		return relays, cli.Usagef("--derp-map %s: %w", o.derpMap, err)
 	}
 	if err := m.Validate(); err != nil {
-		return relays, cli.Usagef("--derp-map %s: %w", f.derpMap, err)
+		return relays, cli.Usagef("--derp-map %s: %w", o.derpMap, err)
 	}
 	switch _, taken := relays.Regions[embeddedRegion]; {
-	case len(relays.Regions) == 0 && !f.embedded.Value:
-		return relays, cli.Usagef("--derp-map %s: there is no relay in it, and --relay is none", f.derpMap)
-	case taken && f.embedded.Value:
-		return relays, cli.Usagef("--derp-map %s: region %d is that of the embedded relay; use another number, or --relay none", f.derpMap, embeddedRegion)
+	case len(relays.Regions) == 0 && !o.embedded.Value:
+		return relays, cli.Usagef("--derp-map %s: there is no relay in it, and --relay is none", o.derpMap)
+	case taken && o.embedded.Value:
+		return relays, cli.Usagef("--derp-map %s: region %d is that of the embedded relay; use another number, or --relay none", o.derpMap, embeddedRegion)
 	}
 	return relays, nil
 }
@@ -49,30 +49,30 @@ func (f *controlFlags) readDERPMap() (relays control.DERPMap, err error) {
 // useDERPMap reads the file of --derp-map again and tells all nodes, or says why not; then the
 // relays before stay.
 func (s *controlService) useDERPMap() {
-	if s.f.derpMap == "" {
+	if s.options.derpMap == "" {
 		return
 	}
 	var relays control.DERPMap
-	err := cli.CheckRegular(s.f.derpMap)
+	err := cli.CheckRegular(s.options.derpMap)
 	if err == nil {
-		relays, err = s.f.readDERPMap()
+		relays, err = s.options.readDERPMap()
 	}
 	if err != nil {
 		s.log.Error("DERP map refused, the relays before it stay", "err", err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), applyLimit)
 	defer cancel()
 	if err := s.ctl.SetDERPMap(ctx, s.derpMap(relays)); err != nil {
 		s.log.Error("DERP map not taken", "err", err)
 		return
 	}
-	s.log.Info("DERP map is in force", "file", s.f.derpMap, "regions", len(relays.Regions))
+	s.log.Info("DERP map is in force", "file", s.options.derpMap, "regions", len(relays.Regions))
 }
 
 // derpMap adds the embedded relay to those of the file.
 func (s *controlService) derpMap(m control.DERPMap) control.DERPMap {
-	if !s.f.embedded.Value {
+	if !s.options.embedded.Value {
 		return m
 	}
 	host := s.site.Hostname()

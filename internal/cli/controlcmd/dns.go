@@ -10,18 +10,18 @@ import (
 
 // dnsSettings returns the DNS settings of the network: those of --dns-config, which is read, or of
 // --dns.
-func (f *controlFlags) dnsSettings() (names control.DNSConfig, err error) {
-	if f.dnsConfig == "" {
-		for _, a := range f.dns.Value {
+func (o *serveOptions) dnsSettings() (names control.DNSConfig, err error) {
+	if o.dnsConfig == "" {
+		for _, a := range o.dns.Value {
 			names.Resolvers = append(names.Resolvers, control.Resolver{Addr: a.String()})
 		}
 		return names, nil
 	}
-	if len(f.dns.Value) > 0 {
+	if len(o.dns.Value) > 0 {
 		return names, cli.Usagef("--dns and --dns-config exclude each other: list the addresses as nameservers in %s",
-			f.dnsConfig)
+			o.dnsConfig)
 	}
-	settings, err := configs.LoadDNS(f.dnsConfig)
+	settings, err := configs.LoadDNS(o.dnsConfig)
 	if err != nil {
 		return names, cli.Usagef("--dns-config: %w", err)
 	}
@@ -53,23 +53,23 @@ func dnsResolvers(servers []string) []control.Resolver {
 // useDNSConfig reads the file of --dns-config again and tells all nodes, or says why not; then the
 // settings before stay.
 func (s *controlService) useDNSConfig() {
-	if s.f.dnsConfig == "" {
+	if s.options.dnsConfig == "" {
 		return
 	}
 	var names control.DNSConfig
-	err := cli.CheckRegular(s.f.dnsConfig)
+	err := cli.CheckRegular(s.options.dnsConfig)
 	if err == nil {
-		names, err = s.f.dnsSettings()
+		names, err = s.options.dnsSettings()
 	}
 	if err != nil {
 		s.log.Error("DNS settings refused, the settings before them stay", "err", err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), applyLimit)
 	defer cancel()
 	if err := s.ctl.SetDNS(ctx, names); err != nil {
 		s.log.Error("DNS settings not taken", "err", err)
 		return
 	}
-	s.log.Info("DNS settings are in force", "file", s.f.dnsConfig)
+	s.log.Info("DNS settings are in force", "file", s.options.dnsConfig)
 }

@@ -11,23 +11,27 @@ import (
 	"ginnel/control/policy"
 	"ginnel/control/server"
 	"ginnel/internal/cli"
+	"ginnel/internal/cli/service"
 )
 
 // policyPoll is how often the policy file is looked at. A look reads it: the time of a change is
 // too coarse to go by.
 const policyPoll = 500 * time.Millisecond
 
+// applyLimit bounds how long new settings from a file may take to be in force.
+const applyLimit = 15 * time.Second
+
 // readPolicy reads the policy file, and finds what is wrong with it as far as that can be known
 // without a network.
-func (f *controlFlags) readPolicy() error {
-	text, err := os.ReadFile(f.policy)
+func (o *serveOptions) readPolicy() error {
+	text, err := os.ReadFile(o.policy)
 	if err != nil {
 		return cli.Usagef("--policy: %w", err)
 	}
 	if _, err := policy.ParseInForce(text); err != nil { // the rest is known with the state
-		return cli.Usage(placedIn(f.policy, err))
+		return cli.Usage(placedIn(o.policy, err))
 	}
-	f.policyText = text
+	o.policyText = text
 	return nil
 }
 
@@ -63,12 +67,12 @@ func problems(err error) []string { return strings.Split(err.Error(), "\n") }
 // startPolicy puts the policy file in force before anybody is served. If it has changed, its tests
 // may fail on the nodes that there are, and then nothing starts; one that was in force boots.
 func (s *controlService) startPolicy(ctx context.Context) error {
-	if s.f.policy == "" {
+	if s.options.policy == "" {
 		return nil
 	}
-	set, err := s.ctl.LoadPolicy(ctx, s.f.policyText)
+	set, err := s.ctl.LoadPolicy(ctx, s.options.policyText)
 	if err != nil {
-		return cli.Usage(placedIn(s.f.policy, err))
+		return cli.Usage(placedIn(s.options.policy, err))
 	}
 	s.warnOfPolicy(set)
 	return nil
@@ -76,43 +80,35 @@ func (s *controlService) startPolicy(ctx context.Context) error {
 
 func (s *controlService) warnOfPolicy(set server.Policy) {
 	for _, w := range set.Warnings {
-		s.log.Warn("policy file", "warning", fmt.Sprint(s.f.policy, ":", w))
+		s.log.Warn("policy file", "warning", fmt.Sprint(s.options.policy, ":", w))
 	}
 }
 
-// watchFiles puts the policy file in force when it has changed, and takes everything that comes
-// from files anew on SIGHUP.
-func (s *controlService) watchFiles(hup <-chan os.Signal) {
-	defer close(s.filesc)
-	var tick <-chan time.Time
-	if s.f.policy != "" {
-		ticker := time.NewTicker(policyPoll)
-		defer ticker.Stop()
-		tick = ticker.C
-	}
-	seen := policyFile{text: string(s.f.policyText)}
-	for {
-		asked := false
-		select {
-		case <-s.stopc:
-			return
-		case <-hup:
-			asked = true
-			s.log.Info("reading the files again",
-				"files", "certificates, --policy, --derp-map and --dns-config; other settings need a restart")
-			s.relay.ReloadCertificates()
-			s.useDERPMap()
-			s.useDNSConfig()
-		case <-tick:
+// watchFiles puts the policy file in force when it has changed. On SIGHUP it puts everything in force
+// that comes from files.
+func (s *controlService) watchFiles() {
+	seen := policyFile{text: string(s.options.policyText)}
+	files := service.Files{Reload: func() {
+		s.log.Info("reading the files again",
+			"files", "certificates, --policy, --derp-map and --dns-config; other settings need a restart")
+		s.relay.ReloadCertificates()
+		s.useDERPMap()
+		s.useDNSConfig()
+		if s.options.policy != "" {
+			seen = readPolicyFile(s.options.policy)
+			s.usePolicy(seen)
 		}
-		if s.f.policy == "" {
-			continue
-		}
-		if now := readPolicyFile(s.f.policy); now != seen || asked {
-			s.usePolicy(now)
-			seen = now
+	}}
+	if s.options.policy != "" {
+		files.Poll = policyPoll
+		files.Look = func() {
+			if now := readPolicyFile(s.options.policy); now != seen {
+				s.usePolicy(now)
+				seen = now
+			}
 		}
 	}
+	s.runner.WatchFiles(files)
 }
 
 // policyFile is what was found at the place of the policy.
@@ -136,18 +132,18 @@ func (s *controlService) usePolicy(f policyFile) {
 		s.log.Error(refused, "problem", f.problem)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), requestLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), applyLimit)
 	defer cancel()
 	set, err := s.ctl.LoadPolicy(ctx, []byte(f.text))
 	if err != nil {
 		for _, line := range problems(err) {
-			s.log.Error(refused, "problem", fmt.Sprint(s.f.policy, ":", line))
+			s.log.Error(refused, "problem", fmt.Sprint(s.options.policy, ":", line))
 		}
 		return
 	}
 	s.warnOfPolicy(set)
 	for _, test := range set.Failing {
-		s.log.Warn("policy in force fails a test", "problem", fmt.Sprint(s.f.policy, ":", test))
+		s.log.Warn("policy in force fails a test", "problem", fmt.Sprint(s.options.policy, ":", test))
 	}
-	s.log.Info("policy file is in force", "file", s.f.policy)
+	s.log.Info("policy file is in force", "file", s.options.policy)
 }

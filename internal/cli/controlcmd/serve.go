@@ -10,9 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -26,18 +24,9 @@ import (
 	relayserver "ginnel/relay/server"
 )
 
-const (
-	// requestLimit bounds TLS handshake and HTTP request, each; what is upgraded has limits of its
-	// own.
-	requestLimit = 15 * time.Second
-	// lastRequests is how long requests that are being answered may take when the server ends.
-	lastRequests = time.Second
-	maxHeader    = 16 << 10
-)
-
 // controlService is a coordination server with its relay and all its listeners.
 type controlService struct {
-	f       *controlFlags
+	options *serveOptions
 	log     *slog.Logger
 	dir     string   // of the state
 	version string   // of this program, for the nodes
@@ -52,27 +41,22 @@ type controlService struct {
 	// stunPort is what clients are told of it: -1 for none, as the DERP map has it.
 	stunPort int
 
-	stopc   chan struct{}
-	wg      sync.WaitGroup
-	files   sync.WaitGroup // counts watchFiles, which a file may hold up
-	filesc  chan struct{}  // closed when watchFiles has ended; nil if it has not begun
-	failed  chan error     // has room for all listeners
-	opened  []func()       // what closes what was opened
-	servers []*http.Server
+	runner *service.Runner
 }
 
-func runControl(cmd *cobra.Command, f *controlFlags, p cli.Program) error {
-	if err := f.check(); err != nil {
+// run serves until the context of the command ends.
+func (o *serveOptions) run(cmd *cobra.Command, p cli.Program) error {
+	if err := o.check(); err != nil {
 		return cli.WithStrayVariables(err, cmd, p)
 	}
-	dir, temporary, err := f.stateDir(p)
+	dir, temporary, err := o.stateDir(p)
 	if err != nil {
 		return err
 	}
 	if temporary {
 		defer os.RemoveAll(dir)
 	}
-	s := &controlService{f: f, log: f.log.Logger(p.Stderr), dir: dir, version: p.BuildVersion(), site: f.site, stopc: make(chan struct{}), failed: make(chan error, 8)}
+	s := &controlService{options: o, log: o.Log.Logger(p.Stderr), dir: dir, version: p.BuildVersion(), site: o.site}
 	cli.WarnOfEnvironment(cmd, p, s.log)
 	state, err := statedir.Open(dir)
 	if err != nil {
@@ -84,34 +68,30 @@ func runControl(cmd *cobra.Command, f *controlFlags, p cli.Program) error {
 
 // Run serves until ctx ends or a listener fails.
 func (s *controlService) run(ctx context.Context, p cli.Program) error {
-	hup, forget := service.HangUps()
-	defer forget()
-	defer s.close()
+	s.runner = service.New(s.log)
+	defer s.runner.Close()
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	s.filesc = make(chan struct{})
-	s.files.Go(func() { s.watchFiles(hup) })
+	s.watchFiles()
 	s.log.Info("coordination server is up", "url", s.site.String(), "addr", s.addr, "stun", s.stun,
-		"relay", s.f.embedded.Text, "domain", s.f.baseDomain, "state", s.dir)
+		"relay", s.options.embedded.Text, "domain", s.options.baseDomain, "state", s.dir)
 	if err := s.describe(p); err != nil {
 		return err
 	}
-	select {
-	case err := <-s.failed:
+	if err := s.runner.Wait(ctx); err != nil {
 		return err
-	case <-ctx.Done():
 	}
-	s.drain()
+	s.runner.Drain(s.relay) // clients that stay to the end are no failure
 	return nil
 }
 
 // describe prints what people need next.
 func (s *controlService) describe(p cli.Program) error {
-	if s.f.dev {
+	if s.options.dev {
 		return s.invite(p)
 	}
-	if s.f.how != tlsSelfSigned {
+	if s.options.how != tlsSelfSigned {
 		return nil
 	}
 	_, err := fmt.Fprintf(p.Stdout, "certificate pin: %s\n", s.pin)
@@ -125,7 +105,7 @@ func (s *controlService) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.closeLater(func() { ln.Close() })
+	s.runner.CloseLater(func() { ln.Close() })
 	s.addr = ln.Addr().String()
 	if s.site == nil {
 		s.site = devURL(ln.Addr())
@@ -145,13 +125,13 @@ func (s *controlService) open(ctx context.Context) error {
 		return err
 	}
 	if stun != nil {
-		s.serve(func() error { return s.relay.ServeSTUN(stun) })
+		s.runner.Serve(func() error { return s.relay.ServeSTUN(stun) })
 	}
 	tlsConf, err := s.tlsConfig(conf)
 	if err != nil {
 		return err
 	}
-	if s.f.dev {
+	if s.options.dev {
 		if err := s.prepareDev(ctx); err != nil {
 			return err
 		}
@@ -168,19 +148,19 @@ func (s *controlService) newServers(ctx context.Context) (err error) {
 	if s.store, err = store.Open(filepath.Join(s.dir, "control.db")); err != nil {
 		return err
 	}
-	s.closeLater(func() { s.store.Close() })
+	s.runner.CloseLater(func() { s.store.Close() })
 	if err := s.newRelay(); err != nil {
 		return err
 	}
 	cfg := server.Config{
-		Store: s.store, URL: s.site.String(), BaseDomain: s.f.baseDomain, DERPMap: s.derpMap(s.f.relays),
-		EphemeralTimeout: s.f.ephemeralTimeout.Value, NodeExpiry: s.f.nodeExpiry.Value,
-		Version: s.version, Log: s.log, Revoked: s.relay.Revoke, DNS: s.f.names,
+		Store: s.store, URL: s.site.String(), BaseDomain: s.options.baseDomain, DERPMap: s.derpMap(s.options.relays),
+		EphemeralTimeout: s.options.ephemeralTimeout.Value, NodeExpiry: s.options.nodeExpiry.Value,
+		Version: s.version, Log: s.log, Revoked: s.relay.Revoke, DNS: s.options.names,
 	}
 	if s.ctl, err = server.New(cfg); err != nil {
 		return err
 	}
-	s.closeLater(func() { s.ctl.Close() })
+	s.runner.CloseLater(func() { s.ctl.Close() })
 	return s.startPolicy(ctx)
 }
 
@@ -198,13 +178,13 @@ func (s *controlService) newRelay() error {
 	if err != nil {
 		return err
 	}
-	s.closeLater(func() { s.relay.Close() })
+	s.runner.CloseLater(func() { s.relay.Close() })
 	return nil
 }
 
 // openPort opens the port of server and relay. With --dev any will do.
 func (s *controlService) openPort(ctx context.Context) (net.Listener, error) {
-	addr := s.f.listen
+	addr := s.options.Listen
 	if addr == "" {
 		addr = devListen
 		if s.site != nil {
@@ -212,7 +192,7 @@ func (s *controlService) openPort(ctx context.Context) (net.Listener, error) {
 		}
 	}
 	ln, err := relayserver.Listen(ctx, addr)
-	if errors.Is(err, syscall.EADDRINUSE) && s.f.listen == "" && s.site == nil {
+	if errors.Is(err, syscall.EADDRINUSE) && s.options.Listen == "" && s.site == nil {
 		ln, err = relayserver.Listen(ctx, ":0")
 	}
 	if err != nil {
@@ -224,15 +204,15 @@ func (s *controlService) openPort(ctx context.Context) (net.Listener, error) {
 // openSTUN opens the STUN server's port; nil if there is to be none. With --dev any will do.
 func (s *controlService) openSTUN() (net.PacketConn, error) {
 	s.stun, s.stunPort = "none", -1
-	if s.f.stun == "none" || !s.f.embedded.Value {
+	if s.options.STUN == "none" || !s.options.embedded.Value {
 		return nil, nil
 	}
-	addr := s.f.stun
+	addr := s.options.STUN
 	if addr == "" {
-		addr = s.f.defaultSTUN()
+		addr = s.options.defaultSTUN()
 	}
 	pc, err := net.ListenPacket("udp", addr)
-	if errors.Is(err, syscall.EADDRINUSE) && s.f.stun == "" {
+	if errors.Is(err, syscall.EADDRINUSE) && s.options.STUN == "" {
 		pc, err = net.ListenPacket("udp", net.JoinHostPort(hostOf(addr), "0"))
 	}
 	if err != nil {
@@ -247,21 +227,21 @@ func (s *controlService) openSTUN() (net.PacketConn, error) {
 func (s *controlService) servePort(ln net.Listener, conf tlsSettings) {
 	mux := http.NewServeMux()
 	mux.Handle("/", s.ctl)
-	if s.f.embedded.Value {
+	if s.options.embedded.Value {
 		for _, path := range []string{"/derp", "/derp/", "/bootstrap-dns", "/robots.txt"} {
 			mux.Handle(path, s.relay)
 		}
 	}
-	hs := s.newHTTPServer(mux)
-	if s.f.how != tlsForRelay {
-		s.serve(func() error { return hs.Serve(s.relay.Listener(ln, conf)) })
+	hs := s.runner.HTTPServer(mux)
+	if s.options.how != tlsForRelay {
+		s.runner.Serve(func() error { return hs.Serve(s.relay.Listener(ln, conf)) })
 		return
 	}
 	split := service.NewSplitter(ln, s.log)
-	s.closeLater(func() { split.Close() })
-	s.wg.Go(split.Run)
-	s.serve(func() error { return hs.Serve(s.relay.Listener(split.TLS, conf)) })
-	s.serve(func() error { return hs.Serve(s.relay.Listener(split.Plain, nil)) })
+	s.runner.CloseLater(func() { split.Close() })
+	s.runner.Go(split.Run)
+	s.runner.Serve(func() error { return hs.Serve(s.relay.Listener(split.TLS, conf)) })
+	s.runner.Serve(func() error { return hs.Serve(s.relay.Listener(split.Plain, nil)) })
 }
 
 // serveAside serves what is not for nodes: administration and metrics.
@@ -270,90 +250,10 @@ func (s *controlService) serveAside() error {
 	if err != nil {
 		return err
 	}
-	s.serveHTTP(ln, s.ctl.AdminHandler())
-	if s.f.metrics == "" || s.f.metrics == "none" {
-		return nil
-	}
+	s.runner.ServeHTTPOn(ln, s.ctl.AdminHandler())
 	all := prometheus.NewRegistry()
 	all.MustRegister(s.ctl.Collector(), s.relay.Collector())
-	pages, err := net.Listen("tcp", s.f.metrics)
-	if err != nil {
-		return fmt.Errorf("opening the metrics port: %w", err)
-	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(all, promhttp.HandlerOpts{}))
-	s.serveHTTP(pages, mux)
-	s.log.Info("listening", "for", "metrics", "addr", pages.Addr())
-	return nil
-}
-
-// serveHTTP serves a handler alone on a listener.
-func (s *controlService) serveHTTP(ln net.Listener, h http.Handler) {
-	hs := s.newHTTPServer(h)
-	s.serve(func() error { return hs.Serve(ln) })
-}
-
-func (s *controlService) newHTTPServer(h http.Handler) *http.Server {
-	hs := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: requestLimit,
-		ReadTimeout:       2 * requestLimit,
-		WriteTimeout:      2 * requestLimit,
-		IdleTimeout:       2 * requestLimit,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	s.servers = append(s.servers, hs)
-	return hs
-}
-
-// serve runs f until the service is closed; an end before that ends the service.
-func (s *controlService) serve(f func() error) {
-	s.wg.Go(func() { s.serveUntilClosed(f) })
-}
-
-func (s *controlService) serveUntilClosed(f func() error) {
-	if err := f(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
-		s.failed <- err
-	}
-}
-
-// drain lets requests end and tells the relay's clients to come back.
-func (s *controlService) drain() {
-	s.log.Info("draining")
-	requests, cancel := context.WithTimeout(context.Background(), lastRequests)
-	defer cancel()
-	for _, hs := range s.servers {
-		hs.Shutdown(requests)
-	}
-	clients, cancel := context.WithTimeout(context.Background(), service.DrainTime)
-	defer cancel()
-	s.relay.Shutdown(clients)
-}
-
-// closeLater has something closed when the service is, the last first.
-func (s *controlService) closeLater(f func()) { s.opened = append(s.opened, f) }
-
-func (s *controlService) close() {
-	close(s.stopc)
-	for _, hs := range s.servers {
-		hs.Close()
-	}
-	for i := len(s.opened) - 1; i >= 0; i-- {
-		s.opened[i]()
-	}
-	s.wg.Wait()
-	s.endFiles()
-}
-
-// endFiles waits for the end of watchFiles, except where a file system keeps it for good.
-func (s *controlService) endFiles() {
-	if s.filesc == nil {
-		return
-	}
-	select {
-	case <-s.filesc:
-	case <-time.After(lastRequests):
-		s.log.Warn("a file is still being read")
-	}
+	return s.runner.ListenHTTP("metrics", s.options.Metrics, mux)
 }

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -17,28 +16,24 @@ import (
 
 	"ginnel/control"
 	"ginnel/internal/cli"
+	"ginnel/internal/cli/service"
 	"ginnel/internal/cli/statedir"
 )
 
-// controlFlags are the flags of control serve.
-type controlFlags struct {
-	config, state         string
-	url                   string
-	dev                   bool
-	listen, stun, metrics string
-	baseDomain            string
-	policy                string
-	cert, key             string
-	acme                  bool
-	acmeEmail             string
-	plain                 bool
-	dns                   cli.Parsed[[]netip.Addr]
-	dnsConfig             string
-	ephemeralTimeout      cli.Parsed[time.Duration]
-	nodeExpiry            cli.Parsed[time.Duration]
-	embedded              cli.Parsed[bool] // the relay
-	derpMap               string
-	log                   cli.LogFlags
+// serveOptions are the flags of control serve.
+type serveOptions struct {
+	service.Options
+	url        string
+	dev        bool
+	baseDomain string
+	policy     string
+	dns        cli.Parsed[[]netip.Addr]
+	dnsConfig  string
+
+	ephemeralTimeout cli.Parsed[time.Duration]
+	nodeExpiry       cli.Parsed[time.Duration]
+	embedded         cli.Parsed[bool] // the relay
+	derpMap          string
 
 	// What check made of them.
 	site       *url.URL // nil with --dev until the port is known
@@ -66,8 +61,8 @@ const (
 	proxiedListen     = "127.0.0.1:8080"
 )
 
-func newControlFlags() *controlFlags {
-	return &controlFlags{
+func newServeOptions() *serveOptions {
+	return &serveOptions{
 		dns:              cli.Parsed[[]netip.Addr]{Parse: parseAddrs, Kind: "ip,..."},
 		ephemeralTimeout: cli.Parsed[time.Duration]{Parse: parseLifetime, Kind: "duration", Text: "60s", Value: time.Minute},
 		nodeExpiry:       cli.Parsed[time.Duration]{Parse: parseLifetime, Kind: "duration", Text: "0"},
@@ -75,29 +70,24 @@ func newControlFlags() *controlFlags {
 	}
 }
 
-func (f *controlFlags) add(fs *pflag.FlagSet) {
-	fs.StringVar(&f.config, "config", "", "YAML `file` with settings by the names of these flags")
-	fs.StringVar(&f.url, "url", "", "`URL` by which nodes find the server")
-	fs.BoolVar(&f.dev, "dev", false, "need no other flag, and print the line with which another machine joins")
-	fs.StringVar(&f.state, "state", "", "`dir`ectory of the network and its keys (ginnel-control beside the node's)")
-	fs.StringVar(&f.listen, "listen", "", "TCP `addr`ess of server and relay (the URL's port, on loopback if the URL is; 127.0.0.1:8080 for --plain with an https URL)")
-	fs.StringVar(&f.stun, "stun", "", "UDP `addr`ess of the STUN server, or none (:3478, on loopback if the URL is)")
-	fs.StringVar(&f.metrics, "metrics", "none", "TCP `addr`ess of a page with Prometheus metrics, or none")
-	fs.StringVar(&f.baseDomain, "base-domain", defaultBaseDomain, "`domain` that the nodes' names are in")
-	fs.StringVar(&f.policy, "policy", "", "HuJSON `file` that says who may reach whom (without a policy, everybody everybody)")
-	fs.StringVar(&f.cert, "cert", "", "`file` with the certificate chain, PEM")
-	fs.StringVar(&f.key, "key", "", "`file` with its private key, PEM")
-	fs.BoolVar(&f.acme, "acme", false, "get a certificate from Let's Encrypt for the URL's host")
-	fs.StringVar(&f.acmeEmail, "acme-email", "", "`address` that Let's Encrypt may write to")
-	fs.BoolVar(&f.plain, "plain", false, "no TLS, for use behind something that does it")
-	fs.Var(&f.dns, "dns", "`addr`esses of the DNS servers that all nodes are to use, separated by commas")
-	fs.StringVar(&f.dnsConfig, "dns-config", "",
+func (o *serveOptions) addFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.url, "url", "", "`URL` by which nodes find the server")
+	fs.BoolVar(&o.dev, "dev", false, "need no other flag, and print the line with which another machine joins")
+	fs.StringVar(&o.baseDomain, "base-domain", defaultBaseDomain, "`domain` that the nodes' names are in")
+	fs.StringVar(&o.policy, "policy", "", "HuJSON `file` that says who may reach whom (without a policy, everybody everybody)")
+	fs.Var(&o.dns, "dns", "`addr`esses of the DNS servers that all nodes are to use, separated by commas")
+	fs.StringVar(&o.dnsConfig, "dns-config", "",
 		"YAML `file` with DNS settings for all nodes: nameservers, split DNS, search domains, records")
-	fs.Var(&f.ephemeralTimeout, "ephemeral-timeout", "how long after it was last heard an ephemeral node is removed")
-	fs.Var(&f.nodeExpiry, "node-expiry", "how long a node without tags may stay before it has to log in again, such as 180d (0: for ever)")
-	fs.Var(&f.embedded, "relay", "`kind` of relay: embedded, or none if --derp-map names others")
-	fs.StringVar(&f.derpMap, "derp-map", "", "JSON `file` with the DERP map of further relays")
-	f.log.Add(fs)
+	fs.Var(&o.ephemeralTimeout, "ephemeral-timeout", "how long after it was last heard an ephemeral node is removed")
+	fs.Var(&o.nodeExpiry, "node-expiry", "how long a node without tags may stay before it has to log in again, such as 180d (0: for ever)")
+	fs.Var(&o.embedded, "relay", "`kind` of relay: embedded, or none if --derp-map names others")
+	fs.StringVar(&o.derpMap, "derp-map", "", "JSON `file` with the DERP map of further relays")
+	o.Add(fs, service.Usage{
+		State:  "`dir`ectory of the network and its keys (ginnel-control beside the node's)",
+		Listen: "TCP `addr`ess of server and relay (the URL's port, on loopback if the URL is; 127.0.0.1:8080 for --plain with an https URL)",
+		STUN:   "UDP `addr`ess of the STUN server, or none (:3478, on loopback if the URL is)",
+		ACME:   "get a certificate from Let's Encrypt for the URL's host",
+	})
 }
 
 // parseAddrs reads addresses separated by commas.
@@ -156,48 +146,48 @@ func parseEmbedded(s string) (bool, error) {
 
 // check looks at what single flags cannot know, reads the files that must be good before anything
 // starts, and settles what was left open.
-func (f *controlFlags) check() error {
-	if err := f.checkURL(); err != nil {
+func (o *serveOptions) check() error {
+	if err := o.checkURL(); err != nil {
 		return err
 	}
-	if err := f.checkTLS(); err != nil {
+	if err := o.checkTLS(); err != nil {
 		return err
 	}
-	if err := f.checkAddrs(); err != nil {
+	if err := o.checkAddrs(); err != nil {
 		return err
 	}
-	if err := f.checkNetwork(); err != nil {
+	if err := o.checkNetwork(); err != nil {
 		return err
 	}
-	if f.policy != "" {
-		return f.readPolicy()
+	if o.policy != "" {
+		return o.readPolicy()
 	}
 	return nil
 }
 
-func (f *controlFlags) checkURL() error {
-	if f.url == "" {
-		if f.dev {
+func (o *serveOptions) checkURL() error {
+	if o.url == "" {
+		if o.dev {
 			return nil
 		}
 		return cli.Usagef("--url URL must be given, by which nodes find the server; --dev finds one by itself")
 	}
-	u, err := url.Parse(f.url)
+	u, err := url.Parse(o.url)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return cli.Usagef("--url %q is not a URL with http:// or https:// and a host", f.url)
+		return cli.Usagef("--url %q is not a URL with http:// or https:// and a host", o.url)
 	}
 	if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return cli.Usagef("--url %q must have nothing but scheme, host and port: clients drop the rest", f.url)
+		return cli.Usagef("--url %q must have nothing but scheme, host and port: clients drop the rest", o.url)
 	}
 	if _, err := netip.ParseAddr(u.Hostname()); err != nil && !isPlainName(u.Hostname()) {
-		return cli.Usagef("--url %q: %q is neither a host name nor an IP address", f.url, u.Hostname())
+		return cli.Usagef("--url %q: %q is neither a host name nor an IP address", o.url, u.Hostname())
 	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return cli.Usagef("--url %q: %s is not a port", f.url, port)
+			return cli.Usagef("--url %q: %s is not a port", o.url, port)
 		}
 	}
-	f.site = &url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}
+	o.site = &url.URL{Scheme: u.Scheme, Host: strings.ToLower(u.Host)}
 	return nil
 }
 
@@ -206,37 +196,28 @@ func isPlainName(s string) bool {
 	return cli.IsHostName(s) && !strings.Contains(s, "*") && !strings.Contains("."+s+".", "..")
 }
 
-func (f *controlFlags) checkTLS() error {
-	modes := 0
-	for _, on := range []bool{f.cert != "" || f.key != "", f.acme, f.plain} {
-		if on {
-			modes++
-		}
+func (o *serveOptions) checkTLS() error {
+	if err := o.CheckCertificate(); err != nil {
+		return err
 	}
-	http := f.dev && f.site == nil || f.site != nil && f.site.Scheme == "http"
+	http := o.dev && o.site == nil || o.site != nil && o.site.Scheme == "http"
 	switch {
-	case modes > 1:
-		return cli.Usagef("--cert with --key, --acme and --plain exclude each other")
-	case (f.cert == "") != (f.key == ""):
-		return cli.Usagef("--cert and --key must be given together")
-	case f.acmeEmail != "" && !f.acme:
-		return cli.Usagef("--acme-email is only for --acme")
-	case http && modes > 0 && !f.plain:
+	case http && o.CertificateModes() > 0 && !o.Plain:
 		return cli.Usagef("--cert and --acme are for a --url with https://")
-	case http && !f.plain && !f.dev && !isPrivateHost(f.site.Hostname()):
-		return cli.Usagef("--url %s: plain HTTP is for loopback and private addresses; use https://, or say --plain if it must be", f.url)
+	case http && !o.Plain && !o.dev && !isPrivateHost(o.site.Hostname()):
+		return cli.Usagef("--url %s: plain HTTP is for loopback and private addresses; use https://, or say --plain if it must be", o.url)
 	case http:
-		f.how = tlsForRelay
-	case f.plain:
-		f.how = tlsElsewhere
-	case f.cert != "":
-		f.how = tlsFiles
-		if _, err := tls.LoadX509KeyPair(f.cert, f.key); err != nil {
-			return cli.Usagef("--cert %s and --key %s: %w", f.cert, f.key, err)
+		o.how = tlsForRelay
+	case o.Plain:
+		o.how = tlsElsewhere
+	case o.Cert != "":
+		o.how = tlsFiles
+		if _, err := tls.LoadX509KeyPair(o.Cert, o.Key); err != nil {
+			return cli.Usagef("--cert %s and --key %s: %w", o.Cert, o.Key, err)
 		}
-	case f.acme:
-		f.how = tlsACME
-		if _, err := netip.ParseAddr(f.site.Hostname()); err == nil {
+	case o.ACME:
+		o.how = tlsACME
+		if _, err := netip.ParseAddr(o.site.Hostname()); err == nil {
 			return cli.Usagef("--acme needs a host name in --url, not an IP address")
 		}
 	}
@@ -278,59 +259,48 @@ func loopbackHost(u *url.URL) string {
 }
 
 // defaultSTUN is beside the port: nodes look for it at the host of the URL.
-func (f *controlFlags) defaultSTUN() string {
-	if f.site == nil {
+func (o *serveOptions) defaultSTUN() string {
+	if o.site == nil {
 		return net.JoinHostPort("", defaultSTUNPort)
 	}
-	return net.JoinHostPort(loopbackHost(f.site), defaultSTUNPort)
+	return net.JoinHostPort(loopbackHost(o.site), defaultSTUNPort)
 }
 
 // checkAddrs looks at what is listened on. With --dev, what is not given stays empty.
-func (f *controlFlags) checkAddrs() (err error) {
-	if f.listen == "" && !f.dev {
-		f.listen = siteListen(f.site)
-		if f.how == tlsElsewhere {
-			f.listen = proxiedListen
+func (o *serveOptions) checkAddrs() error {
+	if o.Listen == "" && !o.dev {
+		o.Listen = siteListen(o.site)
+		if o.how == tlsElsewhere {
+			o.Listen = proxiedListen
 		}
 	}
-	if f.stun == "" && !f.dev {
-		f.stun = f.defaultSTUN()
+	if o.STUN == "" && !o.dev {
+		o.STUN = o.defaultSTUN()
 	}
-	for _, a := range []struct {
-		flag  string
-		value *string
-	}{{"listen", &f.listen}, {"stun", &f.stun}, {"metrics", &f.metrics}} {
-		if *a.value == "" || *a.value == "none" && a.flag != "listen" {
-			continue
-		}
-		if *a.value, err = cli.ListenAddr(*a.value); err != nil {
-			return cli.Usagef("--%s: %w", a.flag, err)
-		}
-	}
-	return nil
+	return o.CheckAddrs()
 }
 
 // checkNetwork looks at what nodes are told.
-func (f *controlFlags) checkNetwork() (err error) {
-	f.baseDomain = strings.ToLower(strings.Trim(f.baseDomain, "."))
-	if !isPlainName(f.baseDomain) || strings.Contains(f.baseDomain, "_") {
-		return cli.Usagef("--base-domain %q is not a domain", f.baseDomain)
+func (o *serveOptions) checkNetwork() (err error) {
+	o.baseDomain = strings.ToLower(strings.Trim(o.baseDomain, "."))
+	if !isPlainName(o.baseDomain) || strings.Contains(o.baseDomain, "_") {
+		return cli.Usagef("--base-domain %q is not a domain", o.baseDomain)
 	}
-	if f.site != nil && strings.HasSuffix("."+f.site.Hostname(), "."+f.baseDomain) {
+	if o.site != nil && strings.HasSuffix("."+o.site.Hostname(), "."+o.baseDomain) {
 		return cli.Usagef("--base-domain %s: the server's own name %s is in it, and nodes would look for that among themselves; use another, or a domain below it",
-			f.baseDomain, f.site.Hostname())
+			o.baseDomain, o.site.Hostname())
 	}
-	if f.ephemeralTimeout.Value == 0 {
-		return cli.Usagef("--ephemeral-timeout %s: a positive duration is wanted", f.ephemeralTimeout.Text)
+	if o.ephemeralTimeout.Value == 0 {
+		return cli.Usagef("--ephemeral-timeout %s: a positive duration is wanted", o.ephemeralTimeout.Text)
 	}
-	if f.names, err = f.dnsSettings(); err != nil {
+	if o.names, err = o.dnsSettings(); err != nil {
 		return err
 	}
-	if f.derpMap != "" {
-		f.relays, err = f.readDERPMap()
+	if o.derpMap != "" {
+		o.relays, err = o.readDERPMap()
 		return err
 	}
-	if !f.embedded.Value {
+	if !o.embedded.Value {
 		return cli.Usagef("--relay none needs --derp-map: nodes cannot find each other without any relay")
 	}
 	return nil
@@ -338,13 +308,13 @@ func (f *controlFlags) checkNetwork() (err error) {
 
 // stateDir is the directory of the network; temporary if the environment has no place for one and
 // --dev allows that.
-func (f *controlFlags) stateDir(p cli.Program) (dir string, temporary bool, err error) {
-	switch dir = cmp.Or(f.state, defaultControlState(p)); {
+func (o *serveOptions) stateDir(p cli.Program) (dir string, temporary bool, err error) {
+	switch dir = cmp.Or(o.State, defaultControlState(p)); {
 	case dir == statedir.Memory:
 		return "", false, cli.Usagef("--state %s: a coordination server needs a directory for its network", statedir.Memory)
 	case dir != "":
 		return dir, false, nil
-	case !f.dev:
+	case !o.dev:
 		return "", false, errNoControlState
 	}
 	dir, err = os.MkdirTemp("", "ginnel-control-")
@@ -355,13 +325,7 @@ var errNoControlState = cli.Usagef("--state DIR must be given: neither XDG_STATE
 
 // defaultControlState is where a server is looked for if no directory is named; empty if there is
 // no place for one.
-func defaultControlState(p cli.Program) string {
-	dir := statedir.Default(p)
-	if dir == "" {
-		return ""
-	}
-	return filepath.Join(filepath.Dir(dir), "ginnel-control")
-}
+func defaultControlState(p cli.Program) string { return statedir.DefaultBeside(p, "ginnel-control") }
 
 // hostOf is the host of an address, empty for all of the machine's.
 func hostOf(addr string) string {

@@ -24,13 +24,13 @@ func TestControlListens(t *testing.T) {
 		{[]string{"--url", "https://control.example.com"}, ":443", ":3478"},
 		{[]string{"--url", "https://control.example.com", "--plain"}, "127.0.0.1:8080", ":3478"},
 	} {
-		f, fs := newControlFlags(), pflag.NewFlagSet("serve", pflag.ContinueOnError)
-		f.add(fs)
+		o, fs := newServeOptions(), pflag.NewFlagSet("serve", pflag.ContinueOnError)
+		o.addFlags(fs)
 		if err := fs.Parse(test.args); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.check(); err != nil || f.listen != test.listen || f.stun != test.stun {
-			t.Errorf("%v: listens on %s, STUN on %s, %v; want %s and %s", test.args, f.listen, f.stun, err, test.listen, test.stun)
+		if err := o.check(); err != nil || o.Listen != test.listen || o.STUN != test.stun {
+			t.Errorf("%v: listens on %s, STUN on %s, %v; want %s and %s", test.args, o.Listen, o.STUN, err, test.listen, test.stun)
 		}
 	}
 }

@@ -4,15 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,7 +26,7 @@ func New(p cli.Program) *cobra.Command {
 }
 
 func newRelayServe(p cli.Program) *cobra.Command {
-	f := new(relayFlags)
+	o := new(serveOptions)
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a DERP relay and STUN server until SIGTERM or SIGINT",
@@ -43,84 +40,74 @@ Files are read again when they change, and on SIGHUP.`,
   ginnel relay serve --cert relay.pem --key relay.key --metrics 127.0.0.1:9100
   ginnel relay serve --listen :8443 --hostname 192.0.2.1 --http none`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runRelay(cmd, f, p) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd, p) },
 	}
-	f.add(cmd.Flags())
+	o.addFlags(cmd.Flags())
 	return cmd
 }
 
 // relayService is a relay with all its listeners.
 type relayService struct {
-	f    *relayFlags
-	log  *slog.Logger
-	dir  string
-	srv  *relayserver.Server
-	mesh relay.MeshKey
-	pin  string // of a self-signed certificate
-	addr string // of the relay, as bound
-	stun string // of the STUN server, as bound, or none
+	options *serveOptions
+	log     *slog.Logger
+	dir     string
+	srv     *relayserver.Server
+	mesh    relay.MeshKey
+	pin     string // of a self-signed certificate
+	addr    string // of the relay, as bound
+	stun    string // of the STUN server, as bound, or none
 
-	acme      http.Handler // answers ACME's challenges; nil without ACME
-	wg        sync.WaitGroup
-	failed    chan error     // has room for all listeners
-	plainHTTP []*http.Server // those without TLS: ACME and redirects, metrics
+	acme   http.Handler // answers ACME's challenges; nil without ACME
+	runner *service.Runner
 }
 
-func runRelay(cmd *cobra.Command, f *relayFlags, p cli.Program) error {
-	if err := f.check(); err != nil {
+// run serves until the context of the command ends.
+func (o *serveOptions) run(cmd *cobra.Command, p cli.Program) error {
+	if err := o.check(); err != nil {
 		return cli.WithStrayVariables(err, cmd, p)
 	}
-	ctx := cmd.Context()
-	hup, forget := service.HangUps()
-	defer forget()
-	s := &relayService{f: f, log: f.log.Logger(p.Stderr), failed: make(chan error, 8)}
+	s := &relayService{options: o, log: o.Log.Logger(p.Stderr)}
 	cli.WarnOfEnvironment(cmd, p, s.log)
 	state, err := s.openState(p)
 	if err != nil {
 		return err
 	}
 	defer state.Close()
+	s.runner = service.New(s.log)
+	defer s.runner.Close()
+	return s.run(cmd.Context(), p)
+}
+
+// run serves until ctx ends or a listener fails.
+func (s *relayService) run(ctx context.Context, p cli.Program) error {
 	if err := s.newServer(); err != nil {
 		return err
 	}
-	defer s.close()
+	s.runner.CloseLater(func() { s.srv.Close() })
 	if err := s.listen(ctx); err != nil {
 		return err
 	}
+	s.runner.WatchFiles(service.Files{Reload: s.reload})
 	if err := s.describe(p); err != nil {
 		return err
 	}
-	if err := s.wait(ctx, hup); err != nil {
+	if err := s.runner.Wait(ctx); err != nil {
 		return err
 	}
-	s.log.Info("draining")
-	drain, cancel := context.WithTimeout(context.Background(), service.DrainTime)
-	defer cancel()
-	return s.srv.Shutdown(drain)
+	return s.runner.Drain(s.srv)
 }
 
-// wait returns when ctx ends or a listener fails. On SIGHUP the certificate is read again.
-func (s *relayService) wait(ctx context.Context, hup <-chan os.Signal) error {
-	for {
-		select {
-		case err := <-s.failed:
-			return err
-		case <-hup:
-			s.log.Info("reading the files again")
-			s.srv.ReloadCertificates()
-		case <-ctx.Done():
-			return nil
-		}
-	}
+func (s *relayService) reload() {
+	s.log.Info("reading the files again")
+	s.srv.ReloadCertificates()
 }
 
 func (s *relayService) openState(p cli.Program) (*statedir.Dir, error) {
-	s.dir = s.f.state
+	s.dir = s.options.State
 	if s.dir == "" {
-		if s.dir = statedir.Default(p); s.dir == "" {
+		if s.dir = statedir.DefaultBeside(p, "ginnel-relay"); s.dir == "" {
 			return nil, cli.Usagef("--state DIR must be given: neither XDG_STATE_HOME nor HOME is set")
 		}
-		s.dir = filepath.Join(filepath.Dir(s.dir), "ginnel-relay")
 	}
 	if s.dir == statedir.Memory {
 		return nil, cli.Usagef("--state %s: a relay needs a directory for its keys", statedir.Memory)
@@ -133,8 +120,8 @@ func (s *relayService) newServer() error {
 	if err != nil {
 		return err
 	}
-	if s.f.meshKey != "" {
-		text, err := configs.Secret(s.f.meshKey)
+	if s.options.mesh.key != "" {
+		text, err := configs.Secret(s.options.mesh.key)
 		if err != nil {
 			return cli.Usagef("--mesh-key: %w", err)
 		}
@@ -146,14 +133,14 @@ func (s *relayService) newServer() error {
 		Key:             key,
 		MeshKey:         s.mesh,
 		Log:             s.log,
-		MaxClients:      s.f.maxClients,
-		AcceptRate:      s.f.acceptRate,
-		AcceptBurst:     s.f.acceptBurst,
-		ClientRate:      s.f.clientRate.Value,
-		ClientBurst:     s.f.clientBurst.Value,
-		QueueMemory:     s.f.queueMemory.Value,
-		AdmissionURL:    s.f.admissionURL,
-		AdmissionStrict: s.f.admissionStrict,
+		MaxClients:      s.options.clients.most,
+		AcceptRate:      s.options.accept.rate,
+		AcceptBurst:     s.options.accept.burst,
+		ClientRate:      s.options.clients.rate.Value,
+		ClientBurst:     s.options.clients.burst.Value,
+		QueueMemory:     s.options.clients.queueMemory.Value,
+		AdmissionURL:    s.options.admission.url,
+		AdmissionStrict: s.options.admission.strict,
 	})
 	return err
 }
@@ -164,31 +151,31 @@ func (s *relayService) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ln, err := relayserver.Listen(ctx, s.f.listen)
+	ln, err := relayserver.Listen(ctx, s.options.Listen)
 	if err != nil {
 		return fmt.Errorf("opening the relay's port: %w", err)
 	}
-	s.serve(func() error { return s.srv.Serve(ln, conf) })
+	s.runner.Serve(func() error { return s.srv.Serve(ln, conf) })
 	s.addr, s.stun = ln.Addr().String(), "none"
-	if s.f.stun != "none" {
-		pc, err := net.ListenPacket("udp", s.f.stun)
+	if s.options.STUN != "none" {
+		pc, err := net.ListenPacket("udp", s.options.STUN)
 		if err != nil {
 			return fmt.Errorf("opening the STUN port: %w", err)
 		}
-		s.serve(func() error { return s.srv.ServeSTUN(pc) })
+		s.runner.Serve(func() error { return s.srv.ServeSTUN(pc) })
 		s.stun = pc.LocalAddr().String()
 	}
 	plain := relayserver.RedirectHandler(cli.PortNumber(s.addr))
 	if s.acme != nil {
 		plain = s.acme
 	}
-	if err := s.listenHTTP("HTTP", s.f.http, plain); err != nil {
+	if err := s.runner.ListenHTTP("HTTP", s.options.http, plain); err != nil {
 		return err
 	}
-	if err := s.listenHTTP("metrics", s.f.metrics, s.srv.MetricsHandler()); err != nil {
+	if err := s.runner.ListenHTTP("metrics", s.options.Metrics, s.srv.MetricsHandler()); err != nil {
 		return err
 	}
-	for _, host := range s.f.meshWith {
+	for _, host := range s.options.mesh.with {
 		if err := s.srv.Mesh("https://"+host+"/derp", relay.ClientConfig{}); err != nil {
 			return cli.Usagef("--mesh-with %s: %w", host, err)
 		}
@@ -196,58 +183,16 @@ func (s *relayService) listen(ctx context.Context) error {
 	return nil
 }
 
-// listenHTTP serves h at addr unless that is empty or none. what names the port in errors and in
-// the log.
-func (s *relayService) listenHTTP(what, addr string, h http.Handler) error {
-	if addr == "" || addr == "none" {
-		return nil
-	}
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		return fmt.Errorf("opening the %s port: %w", what, err)
-	}
-	hs := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
-	s.plainHTTP = append(s.plainHTTP, hs)
-	s.serve(func() error { return hs.Serve(ln) })
-	s.log.Info("listening", "for", what, "addr", ln.Addr())
-	return nil
-}
-
-// serve runs f until the service is closed; an end before that ends the service.
-func (s *relayService) serve(f func() error) {
-	s.wg.Go(func() { s.serveUntilClosed(f) })
-}
-
-func (s *relayService) serveUntilClosed(f func() error) {
-	if err := f(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
-		s.failed <- err
-	}
-}
-
-func (s *relayService) close() {
-	for _, hs := range s.plainHTTP {
-		hs.Close()
-	}
-	s.srv.Close()
-	s.wg.Wait()
-}
-
 // tlsConfig is nil without TLS.
 func (s *relayService) tlsConfig() (*tls.Config, error) {
 	switch {
-	case s.f.plain:
+	case s.options.Plain:
 		return nil, nil
-	case s.f.cert != "":
-		conf, err := s.srv.FileTLS(s.f.cert, s.f.key)
-		if err != nil {
-			return nil, cli.Usage(err)
-		}
-		s.warnOfCertificate()
-		return s.srv.TLSConfig(conf), nil
-	case s.f.acme:
-		m := relayserver.ACME(filepath.Join(s.dir, "acme"), s.f.acmeEmail, s.f.hostnames...)
-		s.acme = m.HTTPHandler(relayserver.RedirectHandler(cli.PortNumber(s.f.listen)))
+	case s.options.Cert != "":
+		return s.options.FileTLS(s.srv, s.log, "hostname", s.options.hostnames...)
+	case s.options.ACME:
+		m := relayserver.ACME(filepath.Join(s.dir, "acme"), s.options.ACMEEmail, s.options.hostnames...)
+		s.acme = m.HTTPHandler(relayserver.RedirectHandler(cli.PortNumber(s.options.Listen)))
 		return s.srv.TLSConfig(m.TLSConfig()), nil
 	}
 	hosts, err := s.hosts()
@@ -262,27 +207,10 @@ func (s *relayService) tlsConfig() (*tls.Config, error) {
 	return s.srv.TLSConfig(conf), nil
 }
 
-// warnOfCertificate says what clients will not like about the certificate in the files.
-func (s *relayService) warnOfCertificate() {
-	cert, err := tls.LoadX509KeyPair(s.f.cert, s.f.key)
-	if err != nil {
-		return // it was good a moment ago
-	}
-	if now := time.Now(); now.After(cert.Leaf.NotAfter) || now.Before(cert.Leaf.NotBefore) {
-		s.log.Warn("the certificate is not valid now; clients will refuse it", "file", s.f.cert,
-			"not_before", cert.Leaf.NotBefore, "not_after", cert.Leaf.NotAfter)
-	}
-	for _, h := range s.f.hostnames {
-		if err := cert.Leaf.VerifyHostname(h); err != nil {
-			s.log.Warn("the certificate is not for --hostname; clients that go there will refuse it", "file", s.f.cert, "err", err)
-		}
-	}
-}
-
 // hosts are the names on a self-signed certificate.
 func (s *relayService) hosts() ([]string, error) {
-	if len(s.f.hostnames) > 0 {
-		return s.f.hostnames, nil
+	if len(s.options.hostnames) > 0 {
+		return s.options.hostnames, nil
 	}
 	host, err := os.Hostname()
 	if err != nil {

@@ -43,6 +43,16 @@ func Default(p cli.Program) string {
 	return ""
 }
 
+// DefaultBeside is the directory of another name beside the node's, with the state of a server. It is
+// empty if the environment gives no place for one.
+func DefaultBeside(p cli.Program, name string) string {
+	dir := Default(p)
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(dir), name)
+}
+
 // Open makes and locks the directory.
 func Open(path string) (*Dir, error) {
 	if path == Memory {

@@ -1,4 +1,4 @@
-package controlcmd
+package service
 
 import (
 	"log/slog"
@@ -9,7 +9,7 @@ import (
 // A file that is never read to its end does not keep the server from ending.
 func TestEndWhileFileIsRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &controlService{log: slog.New(slog.DiscardHandler), filesc: make(chan struct{}), stopc: make(chan struct{})}
-		s.close() // the bubble panics if this waits for good
+		r := &Runner{log: slog.New(slog.DiscardHandler), filesc: make(chan struct{}), stopc: make(chan struct{})}
+		r.Close() // the bubble panics if this waits for good
 	})
 }

@@ -51,7 +51,7 @@ var mayImport = map[string][]string{
 	"internal/cli/relaycmd": {
 		"configs", "internal/cli", "internal/cli/service", "internal/cli/statedir", "relay", "relay/server",
 	},
-	"internal/cli/service":  {"internal/sys"},
+	"internal/cli/service":  {"internal/cli", "internal/sys", "relay/server"},
 	"internal/cli/statedir": {"internal/cli", "internal/sys", "node"},
 	"internal/disco":        {"internal/key"},
 	"internal/egress":       {"internal/safetext"},

@@ -22,7 +22,8 @@ func main() { os.Exit(cli.Main(version, commands)) }
 // commands are those of the program, in the order of its help.
 func commands(p cli.Program) []*cobra.Command {
 	return []*cobra.Command{
-		nodecmd.NewUp(p), nodecmd.NewDown(p), nodecmd.NewRun(p), nodecmd.NewStatus(p), nodecmd.NewPing(p), nodecmd.NewWait(p), nodecmd.NewWhy(p), nodecmd.NewNC(p), nodecmd.NewLogout(p), nodecmd.NewNetcheck(p),
+		nodecmd.NewUp(p), nodecmd.NewDown(p), nodecmd.NewRun(p), nodecmd.NewStatus(p), nodecmd.NewPing(p), nodecmd.NewWait(p),
+		nodecmd.NewWhy(p), nodecmd.NewNC(p), nodecmd.NewLogout(p), nodecmd.NewNetcheck(p),
 		relaycmd.New(p), controlcmd.New(p), democmd.New(p),
 	}
 }

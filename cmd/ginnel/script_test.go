@@ -72,7 +72,8 @@ func setUpScript(env *testscript.Env) error {
 	}
 	env.Setenv("HOME", home)
 	env.Setenv("JOBS", fmt.Sprint(*jobs))
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "XDG_STATE_HOME",
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
+		"all_proxy", "no_proxy", "XDG_STATE_HOME",
 		"GIT_SSH", "GIT_SSH_COMMAND", "JAVA_TOOL_OPTIONS", "GINNEL_PROXY"} {
 		env.Setenv(name, "")
 	}

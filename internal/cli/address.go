@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// ParseTarget reads host:port or a host, an IPv6 address with or without brackets, and writes it in
-// one way.
+// ParseTarget checks host:port, or a host alone, and returns it in canonical form. An IPv6 address
+// alone may have brackets.
 func ParseTarget(s string) (string, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil { // no port, then
@@ -53,14 +53,15 @@ func ListenAddr(s string) (string, error) {
 	return s, nil
 }
 
-// IsHostName accepts what may stand in a DNS name, and the asterisk of a certificate for all names
-// of a domain.
+// IsHostName reports whether s has the characters and the length of a DNS name. It accepts the
+// asterisk of a wildcard certificate.
 func IsHostName(s string) bool {
 	return s != "" && len(s) <= 253 && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_*", r))
 	})
 }
 
+// PortNumber returns the port of host:port, or 0 if there is none.
 func PortNumber(addr string) int {
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -70,6 +71,7 @@ func PortNumber(addr string) int {
 	return n
 }
 
+// JoinAddrs writes addresses on one line.
 func JoinAddrs(addrs []netip.Addr) string {
 	texts := make([]string, len(addrs))
 	for i, a := range addrs {

@@ -15,17 +15,17 @@ import (
 // envPrefix begins the environment variable of every flag.
 const envPrefix = "GINNEL_"
 
-// EnvName is the environment variable of a flag.
+// EnvName returns the name of the environment variable for a flag.
 func EnvName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// MeshProxyVariable names the proxy for what speaks SOCKS, and the node for the commands of this
-// program. The flag --proxy of up and run has the same name in the environment; IsProxyURL tells
-// the two apart.
+// MeshProxyVariable holds the URL of a node's proxy. Programs use it as a SOCKS proxy, and the
+// commands of this program find the node by it. It is also the variable of the flag --proxy of up
+// and run, whose value is an address to listen on; IsProxyURL tells the two apart.
 const MeshProxyVariable = envPrefix + "PROXY"
 
-// proxySchemes are those of a URL that names a node's proxy: its port speaks all of them.
+// proxySchemes are the URL schemes for a node's proxy. Its port speaks all of them.
 var proxySchemes = []string{"socks5h", "socks5", "http"}
 
 // IsProxyURL tells the URL of a proxy from an address to listen at.
@@ -34,17 +34,17 @@ func IsProxyURL(s string) bool {
 	return ok && slices.Contains(proxySchemes, scheme)
 }
 
-// isOtherUse reports whether a variable with the name of a setting is not meant as one: 'ginnel
-// run' and 'ginnel up --env' set GINNEL_PROXY to the URL of a node's proxy, and --proxy of a
-// further node is where that listens.
+// isOtherUse reports whether the environment variable of a flag is not meant as the value of the
+// flag. 'ginnel run' and 'ginnel up --env' set GINNEL_PROXY to the URL of their node's proxy, and
+// it must not become the address that another node listens on.
 func isOtherUse(f *pflag.Flag, value string) bool {
 	_, listens := f.Value.(*List[configs.Address])
 	return EnvName(f.Name) == MeshProxyVariable && listens && IsProxyURL(value)
 }
 
-// WarnOfEnvironment warns of variables that look like settings and are none: a typing error would
-// otherwise go unseen. It is no error because others set such variables too, Kubernetes for a
-// service named ginnel.
+// WarnOfEnvironment warns of variables that begin with GINNEL_ and are not settings, because a
+// misspelt one would go unseen. It is not an error, because others set such variables too:
+// Kubernetes does for a service named ginnel.
 func WarnOfEnvironment(cmd *cobra.Command, p Program, log *slog.Logger) {
 	for _, s := range strayVariables(cmd, p) {
 		args := []any{"name", s.name}
@@ -55,8 +55,8 @@ func WarnOfEnvironment(cmd *cobra.Command, p Program, log *slog.Logger) {
 	}
 }
 
-// WithStrayVariables adds to a usage error the variables that look like settings and are none: one
-// of them may be what is missing.
+// WithStrayVariables adds to a usage error the variables that WarnOfEnvironment warns of. One of
+// them may be the missing setting, misspelt.
 func WithStrayVariables(err error, cmd *cobra.Command, p Program) error {
 	if err == nil {
 		return nil
@@ -71,8 +71,11 @@ func WithStrayVariables(err error, cmd *cobra.Command, p Program) error {
 	return err
 }
 
-// strayVariable is a variable of the environment that looks like a setting and is none.
-type strayVariable struct{ name, meant string } // meant is the nearest setting; empty: none is near
+// strayVariable is an environment variable that begins with GINNEL_ and is not a setting.
+type strayVariable struct {
+	name  string
+	meant string // the setting with the most similar name; empty: none is similar
+}
 
 func strayVariables(cmd *cobra.Command, p Program) (stray []strayVariable) {
 	known := map[string]bool{EnvName("config"): true}
@@ -81,7 +84,8 @@ func strayVariables(cmd *cobra.Command, p Program) (stray []strayVariable) {
 	}
 	for _, kv := range p.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, envPrefix) && !known[name] && !strings.Contains(name, "_SERVICE_") && !strings.Contains(name, "_PORT") {
+		if strings.HasPrefix(name, envPrefix) && !known[name] && !strings.Contains(name, "_SERVICE_") &&
+			!strings.Contains(name, "_PORT") {
 			stray = append(stray, strayVariable{name, nearest(name, slices.Sorted(maps.Keys(known)))})
 		}
 	}

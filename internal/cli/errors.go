@@ -28,7 +28,7 @@ func (e *statusError) Unwrap() error { return e.err }
 // WithStatus gives an error its own exit status.
 func WithStatus(status int, err error) error { return &statusError{status, err} }
 
-// ExitStatus returns the exit status for an error that has been shown or needs no words of its own.
+// ExitStatus returns the exit status of a command that failed with err.
 func ExitStatus(err error) int {
 	if IsUsage(err) {
 		return ExitUsage
@@ -39,24 +39,26 @@ func ExitStatus(err error) int {
 	return ExitFailure
 }
 
-// usageError is a mistake of the user's, in the command line, the environment or a file.
+// usageError is a mistake in the command line, the environment or a file.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// Usage marks an error as a mistake of the user's. The program then ends with ExitUsage.
+// Usage marks an error as a mistake in the command line, the environment or a file. The program
+// then ends with ExitUsage.
 func Usage(err error) error { return usageError{err} }
 
-// IsUsage reports whether an error is a mistake of the user's.
+// IsUsage reports whether an error was made by Usage or Usagef.
 func IsUsage(err error) bool {
 	_, ok := errors.AsType[usageError](err)
 	return ok
 }
 
-// Usagef formats an error that is a mistake of the user's.
+// Usagef formats an error as fmt.Errorf does and marks it as Usage does.
 func Usagef(format string, args ...any) error { return Usage(fmt.Errorf(format, args...)) }
 
-// ChildStatus is the exit status of a command that has said by itself what there was to say.
+// ChildStatus is the exit status of a command that run ran. The program ends with it and prints
+// nothing, because the command has reported its failure itself.
 type ChildStatus int
 
 func (s ChildStatus) Error() string {

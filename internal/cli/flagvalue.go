@@ -9,16 +9,17 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Parsed is a flag whose value has a form of its own; it is checked when it is set, so that the
-// error can name the place.
+// Parsed is a flag whose value is parsed when it is set. An error can then say whether the value
+// came from the command line, the environment or a line of a file.
 type Parsed[T any] struct {
 	Parse  func(string) (T, error)
 	Kind   string // shown in help
-	Secret bool   // its value is not shown
-	Text   string
+	Secret bool   // its value is not shown in errors
+	Text   string // as it was given
 	Value  T
 }
 
+// Set implements pflag.Value.
 func (f *Parsed[T]) Set(s string) error {
 	v, err := f.Parse(s)
 	if err != nil {
@@ -28,13 +29,17 @@ func (f *Parsed[T]) Set(s string) error {
 	return nil
 }
 
+// String implements pflag.Value.
 func (f *Parsed[T]) String() string { return f.Text }
 
+// Type implements pflag.Value.
 func (f *Parsed[T]) Type() string { return f.Kind }
 
+// IsSecret implements SecretFlag.
 func (f *Parsed[T]) IsSecret() bool { return f.Secret }
 
-// Plain is the value as it can be given without a file.
+// Plain returns the text of the value. For a secret that was given as file:PATH this is the content
+// of the file.
 func (f *Parsed[T]) Plain() string {
 	if v, ok := any(f.Value).(interface{ Plain() string }); ok {
 		return v.Plain()
@@ -42,7 +47,7 @@ func (f *Parsed[T]) Plain() string {
 	return f.Text
 }
 
-// List is Parsed for a flag that may be repeated.
+// List is like Parsed, for a flag that may be repeated.
 type List[T any] struct {
 	Parse  func(string) (T, error)
 	Texts  []string
@@ -50,6 +55,7 @@ type List[T any] struct {
 	set    bool // the default was replaced
 }
 
+// Set implements pflag.Value. The first value replaces the default.
 func (f *List[T]) Set(s string) error {
 	v, err := f.Parse(s)
 	if err != nil {
@@ -62,12 +68,13 @@ func (f *List[T]) Set(s string) error {
 	return nil
 }
 
+// String implements pflag.Value.
 func (f *List[T]) String() string { return strings.Join(f.Texts, ",") }
 
-// Type is what isList looks for.
+// Type implements pflag.Value. By this type isList knows that the flag may be repeated.
 func (f *List[T]) Type() string { return "stringArray" }
 
-// Preset gives a list its default, which a first Set replaces.
+// Preset gives a list its default. The first call of Set replaces it.
 func Preset[T any](f *List[T], s string) *List[T] {
 	if err := f.Set(s); err != nil {
 		panic(fmt.Sprintf("internal error: default %q: %v", s, err))
@@ -76,9 +83,9 @@ func Preset[T any](f *List[T], s string) *List[T] {
 	return f
 }
 
-// flagError says what is wrong with the value of a flag. It leaves out the value of one that holds
-// a secret, which pflag would quote, and says what is wanted where strconv only says that something
-// is not.
+// flagError rewrites an error of pflag about the value of a flag. It leaves out a value that is a
+// secret, which pflag would quote. Where the error of strconv only says that the value is wrong, it
+// says which form is wanted.
 func flagError(err error) error {
 	e, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
@@ -99,7 +106,8 @@ func flagError(err error) error {
 		return fmt.Errorf("invalid argument %q for \"--%s\" flag: %s", e.GetValue(), f.Name, want)
 	}
 	if _, ours := f.Value.(SecretFlag); !ours && f.Value.Type() == "duration" { // pflag's own names no unit
-		return fmt.Errorf("invalid argument %q for \"--%s\" flag: a duration with its unit is wanted, such as --%[2]s 30s", e.GetValue(), f.Name)
+		return fmt.Errorf("invalid argument %q for \"--%s\" flag: a duration with its unit is wanted, such as --%[2]s 30s",
+			e.GetValue(), f.Name)
 	}
 	return err
 }

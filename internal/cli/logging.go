@@ -19,6 +19,7 @@ type LogFlags struct {
 	connections bool
 }
 
+// Add adds the flags that every long-running command has.
 func (l *LogFlags) Add(fs *pflag.FlagSet) {
 	l.Level = Parsed[slog.Level]{Parse: parseLevel, Kind: "level", Text: "info"}
 	l.format = Parsed[string]{Parse: parseFormat, Kind: "format"}
@@ -26,12 +27,14 @@ func (l *LogFlags) Add(fs *pflag.FlagSet) {
 	fs.Var(&l.format, "log-format", "`format` of log lines: text or json (text on a terminal, json otherwise)")
 }
 
+// AddConnections adds the flag of commands that proxy connections.
 func (l *LogFlags) AddConnections(fs *pflag.FlagSet) {
 	fs.BoolVar(&l.connections, "log-connections", false, "log each proxied connection when it ends")
 }
 
 func parseLevel(s string) (slog.Level, error) {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn,
+		"error": slog.LevelError}
 	if l, ok := levels[strings.ToLower(s)]; ok {
 		return l, nil
 	}

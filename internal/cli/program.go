@@ -14,9 +14,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Program is what a command knows of the world around it.
+// Program is the process around a command: its arguments, standard streams and environment.
 type Program struct {
-	Args           []string // with its own name
+	Args           []string // os.Args, with the name of the program
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Getenv         func(string) string
@@ -25,14 +25,16 @@ type Program struct {
 	version        string  // set by the linker in releases; empty in other builds
 }
 
-// nobodyReads reports whether err is that of writing to a standard output that is closed.
+// nobodyReads reports whether err is the failure to write to a standard output that its reader has
+// closed.
 func (p Program) nobodyReads(err error) bool {
 	e, ok := errors.AsType[*fs.PathError](err)
 	out, isFile := p.Stdout.(*os.File)
 	return ok && isFile && e.Path == out.Name() && errors.Is(e, syscall.EPIPE)
 }
 
-// BuildVersion is the linker's version, or the revision that the binary was built from.
+// BuildVersion returns the version that the linker has set, or else the revision that the binary
+// was built from.
 func (p Program) BuildVersion() string {
 	if p.version != "" {
 		return p.version
@@ -49,12 +51,13 @@ func (p Program) BuildVersion() string {
 	return "devel"
 }
 
-// Main runs the program until it is done or told to end, which a terminal does that is
-// closed (SIGHUP). A second signal ends it on the spot. Output that nobody reads any more is an
-// error, not the end (SIGPIPE).
+// Main runs the program and returns its exit status. SIGINT, SIGTERM and SIGHUP, which a closing
+// terminal sends, end the context of the command; a second signal kills the process. A signal that
+// was ignored at the start, by nohup or in the background of a shell, stays ignored. SIGPIPE is
+// ignored, so that writing to a closed pipe is an error instead.
 func Main(version string, commands func(Program) []*cobra.Command) int {
 	signal.Ignore(syscall.SIGPIPE)
-	ends := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, signal.Ignored) // by nohup, or in the background
+	ends := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, signal.Ignored)
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()

@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// CheckRegular refuses to read again what is not a regular file: a pipe, which is good for one
-// reading at the start, would keep its reader waiting.
+// CheckRegular returns an error unless path is a regular file. Files that are read again must be
+// regular, because a pipe can be read only once, and a second reader would wait for ever.
 func CheckRegular(path string) error {
 	fi, err := os.Stat(path)
 	if err != nil {

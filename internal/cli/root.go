@@ -89,6 +89,7 @@ func NoArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// OneArg checks that there is exactly one argument. name is what the usage line calls it.
 func OneArg(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -101,8 +102,8 @@ func OneArg(name string) cobra.PositionalArgs {
 	}
 }
 
-// CommandGroup is a command that does nothing without one of its own. A mistyped one is told of,
-// not its flags.
+// CommandGroup makes cmd a command that only has subcommands. If a subcommand is mistyped, the
+// error is about its name, not about its flags, which cmd does not have.
 func CommandGroup(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	cmd.Args = NoArgs
 	cmd.FParseErrWhitelist.UnknownFlags = true

@@ -36,12 +36,13 @@ func AdviseSecrets(fs *pflag.FlagSet, log *slog.Logger) {
 	})
 }
 
-// SecretText is a secret that was given as it is or by file:PATH.
+// SecretText is a secret that was given as it is, or in a file by file:PATH.
 type SecretText string
 
 // Plain returns the secret.
 func (s SecretText) Plain() string { return string(s) }
 
+// ParseSecret reads a secret that is given as it is, or as file:PATH. It must not be empty.
 func ParseSecret(s string) (SecretText, error) {
 	text, err := configs.Secret(s)
 	if err == nil && text == "" {

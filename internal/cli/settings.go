@@ -14,6 +14,8 @@ import (
 // onCommandLine is the annotation of flags that were given there, not by a setting.
 const onCommandLine = "command line"
 
+// GivenOnCommandLine reports whether the value of a flag comes from the command line, not from a
+// setting.
 func GivenOnCommandLine(f *pflag.Flag) bool {
 	_, ok := f.Annotations[onCommandLine]
 	return ok

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Sleep waits unless ctx ends first.
+// Sleep waits for d. It returns the error of ctx if that ends first.
 func Sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):

@@ -27,7 +27,8 @@ func newVersion(p Program) *cobra.Command {
 		Example: "  ginnel version --json",
 		Args:    NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			v := versionInfo{Version: p.BuildVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Protocols: protocols}
+			v := versionInfo{Version: p.BuildVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+				Protocols: protocols}
 			if asJSON {
 				return json.NewEncoder(p.Stdout).Encode(v)
 			}

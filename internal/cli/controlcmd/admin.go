@@ -40,7 +40,8 @@ func socketPath(dir string) string { return filepath.Join(dir, "admin.sock") }
 func listenAdmin(dir string) (net.Listener, error) {
 	path := socketPath(dir)
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("opening the admin socket: the path %s has more than %d bytes; use a shorter --state", path, maxSocketPath)
+		return nil, fmt.Errorf("opening the admin socket: the path %s has more than %d bytes; use a shorter --state", path,
+			maxSocketPath)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("opening the admin socket: %w", err)
@@ -92,7 +93,8 @@ func (f *adminFlags) open(p cli.Program) (*admin, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}
-	return &admin{client: newAdminClient(&http.Transport{DialContext: dial}), base: "http://control", where: path, dir: dir}, nil
+	return &admin{client: newAdminClient(&http.Transport{DialContext: dial}), base: "http://control", where: path,
+		dir: dir}, nil
 }
 
 func newAdminClient(t *http.Transport) *http.Client {
@@ -110,7 +112,8 @@ func (f *adminFlags) openRemote(p cli.Program) (*admin, error) {
 		return nil, cli.Usagef("--server needs --token: 'ginnel control tokens create' makes one on the server's machine")
 	}
 	proxy := egress.FromEnvironment(p.Getenv)
-	t := &http.Transport{Proxy: func(r *http.Request) (*url.URL, error) { return proxy(r.URL) }, TLSClientConfig: new(tls.Config)}
+	t := &http.Transport{Proxy: func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
+		TLSClientConfig: new(tls.Config)}
 	if f.caFile != "" {
 		pem, err := os.ReadFile(f.caFile)
 		if err != nil {
@@ -192,7 +195,9 @@ func (a *admin) unreachable(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return err
 	case a.dir != "" && gone:
-		err = fmt.Errorf("no coordination server runs on the state directory %s; start one with 'ginnel control serve', or name one with --state, or with --server and --token", a.dir)
+		err = fmt.Errorf(
+			"no coordination server runs on the state directory %s; start one with 'ginnel control serve', "+
+				"or name one with --state, or with --server and --token", a.dir)
 	case a.dir != "" && errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("the coordination server on %s is another user's: %w", a.dir, err)
 	default:
@@ -208,7 +213,10 @@ func (a *admin) read(resp *http.Response, out any) error {
 	}
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized && a.token != "":
-		return cli.WithStatus(cli.ExitRefused, fmt.Errorf("the coordination server at %s does not take the token; 'ginnel control tokens create' on its machine makes another", a.where))
+		return cli.WithStatus(cli.ExitRefused,
+			fmt.Errorf(
+				"the coordination server at %s does not take the token; "+
+					"'ginnel control tokens create' on its machine makes another", a.where))
 	case resp.StatusCode >= 300:
 		var e struct{ Error string }
 		if json.Unmarshal(b, &e) == nil && e.Error != "" {

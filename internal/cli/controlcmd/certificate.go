@@ -37,7 +37,8 @@ func (s *controlService) certificates() (tlsSettings, error) {
 	if err := os.WriteFile(path, public, 0o644); err != nil {
 		return nil, fmt.Errorf("writing the certificate for nodes: %w", err)
 	}
-	s.log.Warn("the certificate is self-signed: nodes need it as --ca-file, stock clients in their system's store", "file", path)
+	s.log.Warn("the certificate is self-signed: nodes need it as --ca-file, stock clients in their system's store", "file",
+		path)
 	return conf, nil
 }
 

@@ -6,11 +6,13 @@ import (
 	"ginnel/internal/cli"
 )
 
+// New returns the command control with its subcommands.
 func New(p cli.Program) *cobra.Command {
 	return cli.CommandGroup(&cobra.Command{
 		Use:   "control",
 		Short: "Run a coordination server, and administer it",
-	}, newControlServe(p), newControlUsers(p), newControlKeys(p), newControlNodes(p), newControlPolicy(p), newControlTokens(p))
+	}, newControlServe(p), newControlUsers(p), newControlKeys(p), newControlNodes(p), newControlPolicy(p),
+		newControlTokens(p))
 }
 
 func newControlServe(p cli.Program) *cobra.Command {

@@ -55,7 +55,8 @@ func (l *logBuffer) String() string {
 }
 
 func testProgram(stdout, stderr io.Writer) cli.Program {
-	return cli.Program{Stdout: stdout, Stderr: stderr, Getenv: func(string) string { return "" }, Environ: func() []string { return nil }}
+	return cli.Program{Stdout: stdout, Stderr: stderr, Getenv: func(string) string { return "" },
+		Environ: func() []string { return nil }}
 }
 
 // runCommand runs the program with the commands of this package alone.
@@ -75,7 +76,8 @@ func serveDev(t *testing.T, args ...string) *testControl {
 	ctx, cancel := context.WithCancel(context.Background())
 	out, in := io.Pipe()
 	var wg sync.WaitGroup
-	args = append([]string{"control", "serve", "--dev", "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--state", c.state}, args...)
+	args = append([]string{"control", "serve", "--dev", "--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0", "--state",
+		c.state}, args...)
 	wg.Go(func() {
 		if code := runCommand(ctx, testProgram(in, &c.log), args); code != cli.ExitOK {
 			t.Errorf("control serve ends with %d", code)
@@ -101,7 +103,8 @@ func serveDev(t *testing.T, args ...string) *testControl {
 func (c *testControl) command(want int, args ...string) string {
 	c.t.Helper()
 	var out, errs bytes.Buffer
-	code := runCommand(c.t.Context(), testProgram(&out, &errs), append(append([]string{"control"}, args...), "--state", c.state))
+	code := runCommand(c.t.Context(), testProgram(&out, &errs),
+		append(append([]string{"control"}, args...), "--state", c.state))
 	if code != want {
 		c.t.Fatalf("%v ends with %d, want %d: %s%s", args, code, want, &out, &errs)
 	}
@@ -111,7 +114,8 @@ func (c *testControl) command(want int, args ...string) string {
 // join starts a node that the key lets in, and waits until it is.
 func (c *testControl) join(name, key string, change func(*node.Config)) *node.Node {
 	c.t.Helper()
-	cfg := node.Config{UDPAddr: netip.MustParseAddr("127.0.0.1"), Control: &node.Control{URL: c.url, AuthKey: key, Hostname: name}}
+	cfg := node.Config{UDPAddr: netip.MustParseAddr("127.0.0.1"),
+		Control: &node.Control{URL: c.url, AuthKey: key, Hostname: name}}
 	if change != nil {
 		change(&cfg)
 	}
@@ -141,7 +145,10 @@ func TestControlJoin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })}
+	web := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		io.WriteString(w, "hello")
+	})}
 	go web.Serve(page)
 	defer web.Close()
 
@@ -171,7 +178,8 @@ func TestControlJoin(t *testing.T) {
 	}
 
 	var nodes []server.Node
-	if err := json.Unmarshal([]byte(c.command(cli.ExitOK, "nodes", "list", "--json")), &nodes); err != nil || len(nodes) != 2 {
+	if err := json.Unmarshal([]byte(c.command(cli.ExitOK, "nodes", "list", "--json")), &nodes); err != nil ||
+		len(nodes) != 2 {
 		t.Fatalf("%d nodes, %v", len(nodes), err)
 	}
 	if nodes[1].Name != "alpha" || !nodes[1].Online || nodes[1].Relay != embeddedRegion || nodes[1].User != devUser {
@@ -179,7 +187,8 @@ func TestControlJoin(t *testing.T) {
 	}
 	c.command(cli.ExitOK, "nodes", "rename", "beta", "gamma")
 	c.eventually("alpha knows the new name", func() bool { return a.Status().Peers[0].Name == "gamma" })
-	if out := c.command(cli.ExitOK, "nodes", "show", "gamma.ginnel.internal"); !strings.Contains(out, "state              online") {
+	if out := c.command(cli.ExitOK, "nodes", "show", "gamma.ginnel.internal"); !strings.Contains(out,
+		"state              online") {
 		t.Error(out)
 	}
 	c.command(cli.ExitOK, "nodes", "tag", "gamma", "tag:web,tag:old")
@@ -209,7 +218,8 @@ func TestControlApprove(t *testing.T) {
 		return strings.Contains(out, "alpha") && strings.Contains(out, "ginnel-login-") && strings.Contains(out, " waiting ")
 	})
 	c.command(cli.ExitFailure, "nodes", "approve", url, "--user", "nobody")
-	if out := c.command(cli.ExitOK, "nodes", "approve", url, "--user", "dev"); !strings.HasPrefix(out, "node alpha of dev is let in, with the addresses 100.64.0.1 ") {
+	if out := c.command(cli.ExitOK, "nodes", "approve", url, "--user", "dev"); !strings.HasPrefix(out,
+		"node alpha of dev is let in, with the addresses 100.64.0.1 ") {
 		t.Error(out)
 	}
 	c.eventually("alpha has joined", func() bool { return n.Status().State == node.StateRunning })
@@ -229,7 +239,8 @@ func TestControlRoutes(t *testing.T) {
 		{[]string{"revoke", "office", "0.0.0.0/0"}, "approved 10.20.0.0/16,"},
 		{[]string{"revoke", "office"}, "approved -"},
 	} {
-		if out := c.command(cli.ExitOK, append([]string{"nodes", "routes"}, step.args...)...); !strings.Contains(out, step.want) {
+		if out := c.command(cli.ExitOK, append([]string{"nodes", "routes"}, step.args...)...); !strings.Contains(out,
+			step.want) {
 			t.Errorf("%v: %s, want %s", step.args, out, step.want)
 		}
 	}
@@ -290,9 +301,12 @@ func TestControlPolicyFile(t *testing.T) {
 		t.Errorf("the policy is %s", out)
 	}
 	write(`{"acls": [], "groups": {}}`)
-	c.eventually("the change is in force", func() bool { return c.command(cli.ExitOK, "policy", "get") == `{"acls": [], "groups": {}}` })
+	c.eventually("the change is in force", func() bool {
+		return c.command(cli.ExitOK, "policy", "get") == `{"acls": [], "groups": {}}`
+	})
 	os.Remove(file)
-	c.eventually("that the file is gone is logged", func() bool { return strings.Contains(c.log.String(), "no such file") })
+	c.eventually("that the file is gone is logged",
+		func() bool { return strings.Contains(c.log.String(), "no such file") })
 	if out := c.command(cli.ExitOK, "policy", "get"); out != `{"acls": [], "groups": {}}` {
 		t.Errorf("the policy is %s", out)
 	}
@@ -344,7 +358,8 @@ func TestExampleControl(t *testing.T) {
 		}
 	}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if shown := slices.Contains(got, f.Name) || strings.Contains(string(text), "\n# "+f.Name+": "); cli.IsSetting(f) && !shown {
+		shown := slices.Contains(got, f.Name) || strings.Contains(string(text), "\n# "+f.Name+": ")
+		if cli.IsSetting(f) && !shown {
 			t.Errorf("the example leaves out %s", f.Name)
 		}
 	})

@@ -41,7 +41,9 @@ func (o *serveOptions) readDERPMap() (relays control.DERPMap, err error) {
 	case len(relays.Regions) == 0 && !o.embedded.Value:
 		return relays, cli.Usagef("--derp-map %s: there is no relay in it, and --relay is none", o.derpMap)
 	case taken && o.embedded.Value:
-		return relays, cli.Usagef("--derp-map %s: region %d is that of the embedded relay; use another number, or --relay none", o.derpMap, embeddedRegion)
+		return relays, cli.Usagef("--derp-map %s: region %d is that of the embedded relay; "+
+			"use another number, or --relay none",
+			o.derpMap, embeddedRegion)
 	}
 	return relays, nil
 }
@@ -76,7 +78,8 @@ func (s *controlService) derpMap(m control.DERPMap) control.DERPMap {
 		return m
 	}
 	host := s.site.Hostname()
-	n := &control.DERPNode{Name: "900a", RegionID: embeddedRegion, HostName: host, CertName: s.pin, DERPPort: sitePort(s.site), STUNPort: s.stunPort}
+	n := &control.DERPNode{Name: "900a", RegionID: embeddedRegion, HostName: host, CertName: s.pin,
+		DERPPort: sitePort(s.site), STUNPort: s.stunPort}
 	// A host that is an address has one family, and clients know that (DERP specification, section
 	// 1.10). "none" in the other's place is a name that 'tailscale debug derp' would look up.
 	if addr, err := netip.ParseAddr(host); err == nil && addr.Is4() {
@@ -85,7 +88,8 @@ func (s *controlService) derpMap(m control.DERPMap) control.DERPMap {
 		n.IPv6 = addr.String()
 	}
 	regions := map[int]*control.DERPRegion{
-		embeddedRegion: {RegionID: embeddedRegion, RegionCode: regionCode(s.site), RegionName: host, Nodes: []*control.DERPNode{n}},
+		embeddedRegion: {RegionID: embeddedRegion, RegionCode: regionCode(s.site), RegionName: host,
+			Nodes: []*control.DERPNode{n}},
 	}
 	for id, r := range m.Regions {
 		regions[id] = r

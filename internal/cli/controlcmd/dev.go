@@ -22,7 +22,8 @@ const (
 
 // prepareDev makes user and key, before anybody is served.
 func (s *controlService) prepareDev(ctx context.Context) error {
-	a := &admin{client: &http.Client{Transport: inProcess{s.ctl.AdminHandler()}}, base: "http://control", where: "this process"}
+	a := &admin{client: &http.Client{Transport: inProcess{s.ctl.AdminHandler()}}, base: "http://control",
+		where: "this process"}
 	err := a.call(ctx, http.MethodPost, "users", map[string]string{"name": devUser}, nil)
 	if e, ok := errors.AsType[*adminError](err); err != nil && (!ok || e.status != http.StatusConflict) {
 		return err
@@ -34,8 +35,9 @@ func (s *controlService) prepareDev(ctx context.Context) error {
 // invite prints the line with which another machine joins: nothing else goes there.
 func (s *controlService) invite(p cli.Program) error {
 	if host := s.site.Hostname(); isLoopbackHost(host) {
-		s.log.Warn("the line on standard output works on this machine alone: no address was found that another machine can use; "+
-			"name one with --url http://ADDRESS:PORT, or with --listen", "host", host)
+		s.log.Warn(
+			"the line on standard output works on this machine alone: no address was found that another machine can use; "+
+				"name one with --url http://ADDRESS:PORT, or with --listen", "host", host)
 	} else if s.site.Scheme == "http" && !isPrivateHost(host) {
 		s.log.Warn("nodes refuse plain HTTP to an address that is not private; name one with --url", "host", host)
 	}
@@ -68,7 +70,8 @@ func machineAddr() netip.Addr {
 	return bestAddr(out, besides(out))
 }
 
-// bestAddr chooses among the address that this machine goes out by and the others of that interface.
+// bestAddr chooses among the address that this machine goes out by and the others of that
+// interface.
 func bestAddr(out netip.Addr, others []netip.Addr) netip.Addr {
 	best := out
 	for _, a := range others {
@@ -79,8 +82,8 @@ func bestAddr(out netip.Addr, others []netip.Addr) netip.Addr {
 	return best
 }
 
-// anyAddr is the first of the interfaces' addresses that other machines may reach; loopback if there
-// is none.
+// anyAddr is the first of the interfaces' addresses that other machines may reach; loopback if
+// there is none.
 func anyAddr(addrs []net.Addr) netip.Addr {
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {

@@ -49,7 +49,8 @@ A key lets one node in, or any number with --reusable.`,
 	fs.BoolVar(&req.Ephemeral, "ephemeral", false, "forget each node when it leaves")
 	fs.StringSliceVar(&req.Tags, "tags", nil, "`tag`s that the nodes get, each as tag:NAME; repeatable")
 	fs.Var(&expiry, "expiry", "how long the key lets nodes in, such as 24h or 90d (0: for ever)")
-	fs.BoolVar(&req.TakeOver, "take-over", false, "have a node take name and addresses of one that is offline and has the same name and owner")
+	fs.BoolVar(&req.TakeOver, "take-over", false,
+		"have a node take name and addresses of one that is offline and has the same name and owner")
 	return cmd
 }
 

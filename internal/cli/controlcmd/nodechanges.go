@@ -188,7 +188,10 @@ func newNodesMove(p cli.Program) *cobra.Command {
 }
 
 func newNodesRoutes(p cli.Program) *cobra.Command {
-	return cli.CommandGroup(&cobra.Command{Use: "routes", Short: "Administer the subnets, and the Internet, that nodes lead to"},
+	return cli.CommandGroup(&cobra.Command{
+		Use:   "routes",
+		Short: "Administer the subnets, and the Internet, that nodes lead to",
+	},
 		newRoutesList(p), newRoutesApprove(p), newRoutesRevoke(p))
 }
 
@@ -258,7 +261,8 @@ func newRoutesRevoke(p cli.Program) *cobra.Command {
 func isDefaultRoute(p netip.Prefix) bool { return p.Bits() == 0 }
 
 // changeRoutes has next choose which routes are approved from now on.
-func (c *adminCall) changeRoutes(ctx context.Context, next func(approved, given, advertised []netip.Prefix) []netip.Prefix) error {
+func (c *adminCall) changeRoutes(ctx context.Context,
+	next func(approved, given, advertised []netip.Prefix) []netip.Prefix) error {
 	given, err := parsePrefixes(c.args[1:])
 	if err != nil {
 		return err

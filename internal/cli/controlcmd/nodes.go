@@ -20,7 +20,8 @@ import (
 func newControlNodes(p cli.Program) *cobra.Command {
 	return cli.CommandGroup(&cobra.Command{Use: "nodes", Short: "Administer the nodes of a network"},
 		newNodesList(p), newNodesShow(p), newNodesPending(p), newNodesApprove(p), newNodesRefuse(p), newNodesExpire(p),
-		newNodesDelete(p), newNodesBlocked(p), newNodesUnblock(p), newNodesRename(p), newNodesTag(p), newNodesMove(p), newNodesRoutes(p))
+		newNodesDelete(p), newNodesBlocked(p), newNodesUnblock(p), newNodesRename(p), newNodesTag(p), newNodesMove(p),
+		newNodesRoutes(p))
 }
 
 func newNodesList(p cli.Program) *cobra.Command {
@@ -42,7 +43,8 @@ func newNodesList(p cli.Program) *cobra.Command {
 		}
 		var rows [][]string
 		for _, n := range nodes {
-			rows = append(rows, []string{fmt.Sprint(n.ID), n.Name, nodeOwner(n), cli.JoinAddrs(n.Addresses), nodeState(n), dash(n.OS), nodeExpiry(n)})
+			rows = append(rows, []string{fmt.Sprint(n.ID), n.Name, nodeOwner(n), cli.JoinAddrs(n.Addresses), nodeState(n),
+				dash(n.OS), nodeExpiry(n)})
 		}
 		return c.table(nodes, "ID NODE OWNER ADDRESSES STATE OS EXPIRES", rows)
 	})
@@ -103,9 +105,11 @@ func newNodesShow(p cli.Program) *cobra.Command {
 func showNode(w io.Writer, n server.Node) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, line := range [][2]string{
-		{"node", fmt.Sprintf("%s (%d)", n.FQDN, n.ID)}, {"owner", nodeOwner(n)}, {"addresses", cli.JoinAddrs(n.Addresses)}, {"state", nodeState(n)},
+		{"node", fmt.Sprintf("%s (%d)", n.FQDN, n.ID)}, {"owner", nodeOwner(n)}, {"addresses", cli.JoinAddrs(n.Addresses)},
+		{"state", nodeState(n)},
 		{"last seen", lastSeen(n)}, {"created", day(n.Created)}, {"expires", nodeExpiry(n)}, {"host", n.Hostname},
-		{"system", dash(n.OS)}, {"version", dash(n.Version)}, {"node key", n.NodeKey.String()}, {"machine key", n.MachineKey.String()},
+		{"system", dash(n.OS)}, {"version", dash(n.Version)}, {"node key", n.NodeKey.String()},
+		{"machine key", n.MachineKey.String()},
 		{"relay", fmt.Sprint(n.Relay)}, {"endpoints", words(n.Endpoints)}, {"routes advertised", words(n.Routes.Advertised)},
 		{"routes approved", words(n.Routes.Approved)}, {"routes served", words(n.Routes.Served)},
 	} {
@@ -158,7 +162,8 @@ func newNodesPending(p cli.Program) *cobra.Command {
 			if l.Waiting {
 				state = "waiting"
 			}
-			rows = append(rows, []string{l.ID, dash(l.Hostname), dash(l.OS), dash(strings.Join(l.Tags, ",")), l.NodeKey.ShortString(), state, day(l.Until)})
+			rows = append(rows, []string{l.ID, dash(l.Hostname), dash(l.OS), dash(strings.Join(l.Tags, ",")),
+				l.NodeKey.ShortString(), state, day(l.Until)})
 		}
 		return c.table(logins, "LOGIN HOST OS TAGS KEY STATE UNTIL", rows)
 	})
@@ -180,7 +185,8 @@ func newNodesApprove(p cli.Program) *cobra.Command {
 			return cli.Usagef("--user USER must be given: whose the node is to be")
 		}
 		var n server.Node
-		if err := c.call(ctx, http.MethodPost, "logins/"+loginArg(c.args[0])+"/approve", map[string]string{"user": user}, &n); err != nil {
+		path := "logins/" + loginArg(c.args[0]) + "/approve"
+		if err := c.call(ctx, http.MethodPost, path, map[string]string{"user": user}, &n); err != nil {
 			return err
 		}
 		return c.say(n, "node %s of %s is let in, with the addresses %s", n.Name, nodeOwner(n), cli.JoinAddrs(n.Addresses))

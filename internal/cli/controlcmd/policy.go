@@ -42,7 +42,8 @@ also lists what each entry does, and for how many of the nodes.`,
 			if alone {
 				checked, err = checkOffline(text)
 			} else if c.admin, err = where.open(p); err == nil {
-				err = c.call(cmd.Context(), http.MethodPost, fmt.Sprintf("policy/check?explain=%t", explain), hujson(text), &checked)
+				err = c.call(cmd.Context(), http.MethodPost, fmt.Sprintf("policy/check?explain=%t", explain), hujson(text),
+					&checked)
 			}
 			if !explain {
 				checked.Explained = nil

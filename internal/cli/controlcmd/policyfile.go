@@ -41,7 +41,8 @@ func checkOffline(text []byte) (server.Policy, error) {
 	if err != nil {
 		return server.Policy{}, err
 	}
-	return server.Policy{Text: string(text), Warnings: lines(report.Warnings), Failing: []string{}, Explained: lines(report.Explained)}, nil
+	return server.Policy{Text: string(text), Warnings: lines(report.Warnings), Failing: []string{},
+		Explained: lines(report.Explained)}, nil
 }
 
 func lines(problems []policy.Problem) []string {
@@ -84,8 +85,8 @@ func (s *controlService) warnOfPolicy(set server.Policy) {
 	}
 }
 
-// watchFiles puts the policy file in force when it has changed. On SIGHUP it puts everything in force
-// that comes from files.
+// watchFiles puts the policy file in force when it has changed. On SIGHUP it puts everything in
+// force that comes from files.
 func (s *controlService) watchFiles() {
 	seen := policyFile{text: string(s.options.policyText)}
 	files := service.Files{Reload: func() {

@@ -42,7 +42,8 @@ func TestControlProbes(t *testing.T) {
 			if got := resp.Header.Get("X-Tailscale-Response"); test.path == "/generate_204" && got != "response ts_test" {
 				t.Errorf("%s %s: the challenge is answered with %q", method, test.path, got)
 			}
-			if got := resp.Header.Get("Access-Control-Allow-Origin"); test.want == http.StatusOK && test.path[:3] == "/de" && got != "*" {
+			if got := resp.Header.Get("Access-Control-Allow-Origin"); test.want == http.StatusOK && test.path[:3] == "/de" &&
+				got != "*" {
 				t.Errorf("%s %s: browsers of other sites may not look: %q", method, test.path, got)
 			}
 		}

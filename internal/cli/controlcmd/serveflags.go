@@ -74,19 +74,22 @@ func (o *serveOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.url, "url", "", "`URL` by which nodes find the server")
 	fs.BoolVar(&o.dev, "dev", false, "need no other flag, and print the line with which another machine joins")
 	fs.StringVar(&o.baseDomain, "base-domain", defaultBaseDomain, "`domain` that the nodes' names are in")
-	fs.StringVar(&o.policy, "policy", "", "HuJSON `file` that says who may reach whom (without a policy, everybody everybody)")
+	fs.StringVar(&o.policy, "policy", "",
+		"HuJSON `file` that says who may reach whom (without a policy, everybody everybody)")
 	fs.Var(&o.dns, "dns", "`addr`esses of the DNS servers that all nodes are to use, separated by commas")
 	fs.StringVar(&o.dnsConfig, "dns-config", "",
 		"YAML `file` with DNS settings for all nodes: nameservers, split DNS, search domains, records")
 	fs.Var(&o.ephemeralTimeout, "ephemeral-timeout", "how long after it was last heard an ephemeral node is removed")
-	fs.Var(&o.nodeExpiry, "node-expiry", "how long a node without tags may stay before it has to log in again, such as 180d (0: for ever)")
+	fs.Var(&o.nodeExpiry, "node-expiry",
+		"how long a node without tags may stay before it has to log in again, such as 180d (0: for ever)")
 	fs.Var(&o.embedded, "relay", "`kind` of relay: embedded, or none if --derp-map names others")
 	fs.StringVar(&o.derpMap, "derp-map", "", "JSON `file` with the DERP map of further relays")
 	o.Add(fs, service.Usage{
-		State:  "`dir`ectory of the network and its keys (ginnel-control beside the node's)",
-		Listen: "TCP `addr`ess of server and relay (the URL's port, on loopback if the URL is; 127.0.0.1:8080 for --plain with an https URL)",
-		STUN:   "UDP `addr`ess of the STUN server, or none (:3478, on loopback if the URL is)",
-		ACME:   "get a certificate from Let's Encrypt for the URL's host",
+		State: "`dir`ectory of the network and its keys (ginnel-control beside the node's)",
+		Listen: "TCP `addr`ess of server and relay (the URL's port, on loopback if the URL is; " +
+			"127.0.0.1:8080 for --plain with an https URL)",
+		STUN: "UDP `addr`ess of the STUN server, or none (:3478, on loopback if the URL is)",
+		ACME: "get a certificate from Let's Encrypt for the URL's host",
 	})
 }
 
@@ -205,7 +208,8 @@ func (o *serveOptions) checkTLS() error {
 	case http && o.CertificateModes() > 0 && !o.Plain:
 		return cli.Usagef("--cert and --acme are for a --url with https://")
 	case http && !o.Plain && !o.dev && !isPrivateHost(o.site.Hostname()):
-		return cli.Usagef("--url %s: plain HTTP is for loopback and private addresses; use https://, or say --plain if it must be", o.url)
+		return cli.Usagef(
+			"--url %s: plain HTTP is for loopback and private addresses; use https://, or say --plain if it must be", o.url)
 	case http:
 		o.how = tlsForRelay
 	case o.Plain:
@@ -252,7 +256,8 @@ func siteListen(u *url.URL) string {
 // loopbackHost is the host of a URL that leads nowhere but to this machine; empty for others.
 func loopbackHost(u *url.URL) string {
 	host := u.Hostname()
-	if addr, err := netip.ParseAddr(host); strings.EqualFold(host, "localhost") || err == nil && addr.Unmap().IsLoopback() {
+	addr, err := netip.ParseAddr(host)
+	if strings.EqualFold(host, "localhost") || err == nil && addr.Unmap().IsLoopback() {
 		return host
 	}
 	return ""
@@ -287,7 +292,9 @@ func (o *serveOptions) checkNetwork() (err error) {
 		return cli.Usagef("--base-domain %q is not a domain", o.baseDomain)
 	}
 	if o.site != nil && strings.HasSuffix("."+o.site.Hostname(), "."+o.baseDomain) {
-		return cli.Usagef("--base-domain %s: the server's own name %s is in it, and nodes would look for that among themselves; use another, or a domain below it",
+		return cli.Usagef(
+			"--base-domain %s: the server's own name %s is in it, and nodes would look for that among themselves; "+
+				"use another, or a domain below it",
 			o.baseDomain, o.site.Hostname())
 	}
 	if o.ephemeralTimeout.Value == 0 {

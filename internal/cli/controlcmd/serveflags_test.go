@@ -30,7 +30,8 @@ func TestControlListens(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := o.check(); err != nil || o.Listen != test.listen || o.STUN != test.stun {
-			t.Errorf("%v: listens on %s, STUN on %s, %v; want %s and %s", test.args, o.Listen, o.STUN, err, test.listen, test.stun)
+			t.Errorf("%v: listens on %s, STUN on %s, %v; want %s and %s", test.args, o.Listen, o.STUN, err, test.listen,
+				test.stun)
 		}
 	}
 }

@@ -13,7 +13,10 @@ import (
 )
 
 func newControlTokens(p cli.Program) *cobra.Command {
-	return cli.CommandGroup(&cobra.Command{Use: "tokens", Short: "Administer the tokens that let programs elsewhere administer the server"},
+	return cli.CommandGroup(&cobra.Command{
+		Use:   "tokens",
+		Short: "Administer the tokens that let programs elsewhere administer the server",
+	},
 		newTokensCreate(p), newTokensList(p), newTokensDelete(p))
 }
 

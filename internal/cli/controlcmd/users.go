@@ -69,7 +69,8 @@ func newUsersRename(p cli.Program) *cobra.Command {
 			return err
 		}
 		var u server.User
-		if err := c.call(ctx, http.MethodPatch, fmt.Sprint("users/", old.ID), map[string]string{"name": c.args[1]}, &u); err != nil {
+		req := map[string]string{"name": c.args[1]}
+		if err := c.call(ctx, http.MethodPatch, fmt.Sprint("users/", old.ID), req, &u); err != nil {
 			return err
 		}
 		return c.say(u, "user %s is now %s", old.Name, u.Name)

@@ -24,6 +24,7 @@ const (
 	demoPoll    = 5 * time.Millisecond
 )
 
+// New returns the command demo.
 func New(p cli.Program) *cobra.Command {
 	var once bool
 	cmd := &cobra.Command{
@@ -89,7 +90,8 @@ func (d *demo) run(ctx context.Context) error {
 // stay keeps the mesh for the user until ctx ends.
 func (d *demo) stay(ctx context.Context) {
 	proxy := d.mesh.here.Status().Proxies[0]
-	d.printf("\nTry it, and look at the node at http://%s/ :\n\n    curl --proxy socks5h://%s http://%s/\n\nCtrl-C ends the demo.\n", proxy, proxy, thereName)
+	d.printf("\nTry it, and look at the node at http://%s/ :\n\n", proxy)
+	d.printf("    curl --proxy socks5h://%s http://%s/\n\nCtrl-C ends the demo.\n", proxy, thereName)
 	if d.err == nil {
 		<-ctx.Done()
 	}

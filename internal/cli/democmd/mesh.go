@@ -104,7 +104,8 @@ func (m *demoMesh) startControl(ctx context.Context) error {
 		return err
 	}
 	m.coordURL = "http://" + ln.Addr().String()
-	m.coord, err = server.New(server.Config{Store: store.NewMemory(), URL: m.coordURL, BaseDomain: demoDomain, DERPMap: m.relays()})
+	m.coord, err = server.New(server.Config{Store: store.NewMemory(), URL: m.coordURL, BaseDomain: demoDomain,
+		DERPMap: m.relays()})
 	if err != nil {
 		ln.Close()
 		return err

@@ -29,6 +29,7 @@ type Flags struct {
 	byProxy *pflag.Flag
 }
 
+// Add adds the flags to a command.
 func (f *Flags) Add(fs *pflag.FlagSet) {
 	f.proxies = cli.List[nodeProxy]{Parse: parseNodeProxy}
 	fs.StringVar(&f.config, "config", "", "YAML `file` with settings, as for 'ginnel up'")
@@ -72,9 +73,11 @@ type Client struct {
 	auth   configs.ProxyAuth // for the proxy, if it wants one
 }
 
+// New returns a client of the node whose proxy listens at addr. token is the one of its state
+// directory, or empty if it is not known.
 func New(network, addr, token string) *Client {
-	var d net.Dialer
-	a := &Client{where: addr, token: token, dial: func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, addr) }}
+	dial := func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, network, addr) }
+	a := &Client{where: addr, token: token, dial: dial}
 	if token != "" {
 		a.auth = configs.ProxyAuth{User: ProxyUser, Password: token}
 	}
@@ -135,7 +138,8 @@ func (a *Client) refusal(resp *http.Response, body []byte) error {
 	case json.Unmarshal(body, &e) == nil && e.Error != "":
 		return &Error{resp.StatusCode, e.Error}
 	case resp.StatusCode == http.StatusProxyAuthRequired, resp.StatusCode == http.StatusUnauthorized:
-		return fmt.Errorf("asking the node at %s: its proxy wants a password; use its state directory on that machine", a.where)
+		return fmt.Errorf("asking the node at %s: its proxy wants a password; use its state directory on that machine",
+			a.where)
 	}
 	return fmt.Errorf("asking the node at %s: %s", a.where, resp.Status)
 }

@@ -64,7 +64,8 @@ func (a *Client) Connect(ctx context.Context, target string) (*tunnel, error) {
 
 // askFor has the proxy make the connection.
 func (a *Client) askFor(c net.Conn, target string) (*tunnel, error) {
-	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: target}, Host: target, Header: make(http.Header)}
+	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: target}, Host: target,
+		Header: make(http.Header)}
 	if a.auth != (configs.ProxyAuth{}) {
 		credentials := base64.StdEncoding.EncodeToString([]byte(a.auth.User + ":" + a.auth.Password))
 		req.Header.Set("Proxy-Authorization", "Basic "+credentials)

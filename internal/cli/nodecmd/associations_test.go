@@ -23,12 +23,13 @@ func TestMaxAssociations(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f, fs := newNodeFlags("127.0.0.1:0"), pflag.NewFlagSet("up", pflag.ContinueOnError)
-	f.add(fs)
+	o, fs := newNodeOptions("127.0.0.1:0"), pflag.NewFlagSet("up", pflag.ContinueOnError)
+	o.addFlags(fs)
 	if err := fs.Parse([]string{"--wireguard", file, "--state", statedir.Memory, "--max-associations", "2"}); err != nil {
 		t.Fatal(err)
 	}
-	n, err := f.start(cli.Program{Getenv: os.Getenv, Environ: os.Environ, Stderr: os.Stderr}, slog.New(slog.DiscardHandler))
+	n, err := o.start(cli.Program{Getenv: os.Getenv, Environ: os.Environ, Stderr: os.Stderr},
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

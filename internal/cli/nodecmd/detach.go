@@ -32,27 +32,30 @@ const (
 	endPatience = 5 * time.Second
 )
 
-// upFlags are those that up alone has.
-type upFlags struct {
+// upOptions are those of up.
+type upOptions struct {
+	*nodeOptions
 	detach bool
 	env    cli.Parsed[proxyenv.Format]
 }
 
-func (u *upFlags) add(fs *pflag.FlagSet) {
-	u.env = cli.Parsed[proxyenv.Format]{Parse: proxyenv.ParseFormat, Kind: "format"}
-	fs.BoolVar(&u.detach, "detach", false, "run in the background; return once the proxy can carry traffic")
-	fs.Var(&u.env, "env", "with --detach, print the proxy variables in a `format`: sh, dotenv or github")
+func (o *upOptions) addFlags(fs *pflag.FlagSet) {
+	o.nodeOptions.addFlags(fs)
+	o.env = cli.Parsed[proxyenv.Format]{Parse: proxyenv.ParseFormat, Kind: "format"}
+	fs.BoolVar(&o.detach, "detach", false, "run in the background; return once the proxy can carry traffic")
+	fs.Var(&o.env, "env", "with --detach, print the proxy variables in a `format`: sh, dotenv or github")
 	fs.Lookup("env").NoOptDefVal = string(proxyenv.Shell)
 }
 
-func (u *upFlags) check(f *nodeFlags) error {
-	if u.env.Value == "" {
+// checkDetach makes sure that --env is of use.
+func (o *upOptions) checkDetach() error {
+	if o.env.Value == "" {
 		return nil
 	}
-	if !u.detach {
+	if !o.detach {
 		return cli.Usagef("--env is only for --detach: nothing could read the variables while the node runs")
 	}
-	for _, a := range f.proxies.Values {
+	for _, a := range o.local.proxies.Values {
 		if a.Network() == "tcp" {
 			return nil
 		}
@@ -103,27 +106,29 @@ type background struct {
 	log  string // file; empty: none
 }
 
-// detach runs this command in the background until its node is ready.
-func detach(cmd *cobra.Command, f *nodeFlags, u *upFlags, p cli.Program) error {
+// runDetached runs this command in the background until its node is ready.
+func (o *upOptions) runDetached(cmd *cobra.Command, p cli.Program) error {
 	if err := checkReadableAgain(cmd.Flags(), p); err != nil {
 		return err
 	}
-	b, err := startBackground(cmd.Flags(), f, p)
+	b, err := startBackground(cmd.Flags(), o.nodeOptions, p)
 	if err != nil {
 		return err
 	}
 	defer b.news.Close()
-	ready, err := b.await(cmd.Context(), f.timeout, p)
+	ready, err := b.await(cmd.Context(), o.timeout, p)
 	if err != nil {
 		return err
 	}
 	pid := b.cmd.Process.Pid
 	b.cmd.Process.Release()
-	if u.env.Value != "" {
+	if o.env.Value != "" {
 		proxy, _ := proxyenv.Reachable(ready.Proxies)
-		return u.env.Value.Print(p.Stdout, p.Stderr, proxyenv.Variables(proxyenv.Access{HostPort: proxy, Auth: f.proxyAuth.Value}, p), f.proxyAuth.Value)
+		return o.env.Value.Print(p.Stdout, p.Stderr,
+			proxyenv.Variables(proxyenv.Access{HostPort: proxy, Auth: o.local.proxyAuth.Value}, p), o.local.proxyAuth.Value)
 	}
-	_, err = fmt.Fprintf(p.Stdout, "up: proxy %s, process %d; 'ginnel down' ends it\n", strings.Join(ready.Proxies, ", "), pid)
+	_, err = fmt.Fprintf(p.Stdout, "up: proxy %s, process %d; 'ginnel down' ends it\n", strings.Join(ready.Proxies, ", "),
+		pid)
 	return err
 }
 
@@ -143,7 +148,7 @@ func checkReadableAgain(fs *pflag.FlagSet, p cli.Program) error {
 	return nil
 }
 
-func startBackground(fs *pflag.FlagSet, f *nodeFlags, p cli.Program) (*background, error) {
+func startBackground(fs *pflag.FlagSet, o *nodeOptions, p cli.Program) (*background, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -153,7 +158,7 @@ func startBackground(fs *pflag.FlagSet, f *nodeFlags, p cli.Program) (*backgroun
 	b.cmd.Args = args
 	b.cmd.Env = proxyenv.With(p.Environ(), append(secrets, proxyenv.Variable{Name: readyFDName, Value: "3"}))
 	b.cmd.SysProcAttr = sys.OwnSession()
-	log, err := b.openLog(f, p)
+	log, err := b.openLog(o, p)
 	if err != nil {
 		return nil, err
 	}
@@ -176,8 +181,8 @@ func startBackground(fs *pflag.FlagSet, f *nodeFlags, p cli.Program) (*backgroun
 }
 
 // openLog makes the file for what the process says; none for a node that is to leave no trace.
-func (b *background) openLog(f *nodeFlags, p cli.Program) (*os.File, error) {
-	dir := f.state
+func (b *background) openLog(o *nodeOptions, p cli.Program) (*os.File, error) {
+	dir := o.state
 	if dir == "" {
 		dir = statedir.Default(p)
 	}
@@ -187,7 +192,7 @@ func (b *background) openLog(f *nodeFlags, p cli.Program) (*os.File, error) {
 	if statedir.IsLocked(dir) {
 		return nil, fmt.Errorf("another ginnel runs on the state directory %s; stop it, or name another with --state", dir)
 	}
-	if f.ephemeral {
+	if o.join.ephemeral {
 		return nil, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -222,7 +227,8 @@ func (b *background) await(ctx context.Context, timeout time.Duration, p cli.Pro
 			if ctx.Err() != nil {
 				return n, errors.New("interrupted before the node was ready; it was stopped")
 			}
-			return n, cli.WithStatus(cli.ExitTimeout, fmt.Errorf("the process in the background has not said anything for %v; it was stopped", timeout+detachGrace))
+			return n, cli.WithStatus(cli.ExitTimeout,
+				fmt.Errorf("the process in the background has not said anything for %v; it was stopped", timeout+detachGrace))
 		default:
 			return n, b.failure(said)
 		}
@@ -248,7 +254,8 @@ func (b *background) failure(said string) error {
 	case said != "":
 		err = errors.New(said)
 	case b.log != "":
-		err = fmt.Errorf("the process in the background has ended before it was ready (%v); see %s", b.cmd.ProcessState, b.log)
+		err = fmt.Errorf("the process in the background has ended before it was ready (%v); see %s", b.cmd.ProcessState,
+			b.log)
 	default:
 		err = fmt.Errorf("the process in the background has ended before it was ready (%v)", b.cmd.ProcessState)
 	}

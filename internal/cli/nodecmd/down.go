@@ -39,6 +39,7 @@ func (f *ownNode) dir(p cli.Program) string {
 	return statedir.Default(p)
 }
 
+// NewDown returns the command down.
 func NewDown(p cli.Program) *cobra.Command {
 	var which ownNode
 	cmd := &cobra.Command{

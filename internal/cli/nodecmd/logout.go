@@ -22,9 +22,9 @@ import (
 // logoutPatience is for the server's answer where no node runs.
 const logoutPatience = 10 * time.Second
 
+// NewLogout returns the command logout.
 func NewLogout(p cli.Program) *cobra.Command {
-	var which ownNode
-	var caFile string
+	var o logoutOptions
 	cmd := &cobra.Command{
 		Use:   "logout",
 		Short: "Give up the node's registration and delete its keys",
@@ -34,17 +34,25 @@ new node. If the server cannot be reached, the keys stay, and the exit status is
 		Example: `  ginnel logout
   ginnel logout --state /var/lib/ginnel`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir := which.dir(p)
-			if statedir.IsLocked(dir) {
-				return logoutRunning(cmd.Context(), dir)
-			}
-			return logoutStopped(cmd.Context(), p, dir, caFile)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), p) },
 	}
-	which.add(cmd.Flags())
-	cmd.Flags().StringVar(&caFile, "ca-file", "", "`file` with further roots of trust for the server, PEM")
+	o.which.add(cmd.Flags())
+	cmd.Flags().StringVar(&o.caFile, "ca-file", "", "`file` with further roots of trust for the server, PEM")
 	return cmd
+}
+
+// logoutOptions say which node gives up its registration.
+type logoutOptions struct {
+	which  ownNode
+	caFile string
+}
+
+func (o *logoutOptions) run(ctx context.Context, p cli.Program) error {
+	dir := o.which.dir(p)
+	if statedir.IsLocked(dir) {
+		return logoutRunning(ctx, dir)
+	}
+	return o.logoutStopped(ctx, p, dir)
 }
 
 // logoutRunning has the running node do it.
@@ -61,7 +69,7 @@ func logoutRunning(ctx context.Context, dir string) error {
 }
 
 // logoutStopped does it for a node that does not run.
-func logoutStopped(ctx context.Context, p cli.Program, dir, caFile string) error {
+func (o *logoutOptions) logoutStopped(ctx context.Context, p cli.Program, dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || dir == "" {
 		return noRegistration(dir)
 	}
@@ -77,7 +85,7 @@ func logoutStopped(ctx context.Context, p cli.Program, dir, caFile string) error
 	if id.Machine.IsZero() || id.URL == "" {
 		return noRegistration(dir)
 	}
-	roots, err := rootsWith(caFile)
+	roots, err := rootsWith(o.caFile)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"ginnel/internal/cli/proxyenv"
 )
 
+// NewNC returns the command nc.
 func NewNC(p cli.Program) *cobra.Command {
 	var o ncOptions
 	cmd := &cobra.Command{

@@ -20,10 +20,9 @@ import (
 	"ginnel/relay"
 )
 
+// NewNetcheck returns the command netcheck.
 func NewNetcheck(p cli.Program) *cobra.Command {
-	var where nodeapi.Flags
-	var asJSON bool
-	var derpMap, caFile string
+	var o netcheckOptions
 	cmd := &cobra.Command{
 		Use:   "netcheck",
 		Short: "Find out what the network between this machine and the relays lets through",
@@ -35,34 +34,41 @@ running node, or of a file.`,
   ginnel netcheck --json | jq .mapping
   ginnel netcheck --derp-map derpmap.json`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			var r node.NetReport
-			var err error
-			if derpMap != "" {
-				r, err = checkByFile(cmd.Context(), p, derpMap, caFile)
-			} else {
-				r, err = checkByNode(cmd.Context(), p, &where)
-			}
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return json.NewEncoder(p.Stdout).Encode(r)
-			}
-			return showNetReport(p.Stdout, &r)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), p) },
 	}
 	fs := cmd.Flags()
-	where.Add(fs)
-	fs.BoolVar(&asJSON, "json", false, "print JSON")
-	fs.StringVar(&derpMap, "derp-map", "", "JSON `file` with the relays, instead of the running node's")
-	fs.StringVar(&caFile, "ca-file", "", "`file` with further roots of trust for relays, PEM, with --derp-map")
+	o.where.Add(fs)
+	fs.BoolVar(&o.asJSON, "json", false, "print JSON")
+	fs.StringVar(&o.derpMap, "derp-map", "", "JSON `file` with the relays, instead of the running node's")
+	fs.StringVar(&o.caFile, "ca-file", "", "`file` with further roots of trust for relays, PEM, with --derp-map")
 	return cmd
 }
 
+// netcheckOptions say which relays are measured: those of the node, or those of the file derpMap.
+type netcheckOptions struct {
+	where           nodeapi.Flags
+	derpMap, caFile string
+	asJSON          bool
+}
+
+func (o *netcheckOptions) run(ctx context.Context, p cli.Program) error {
+	check := o.checkByNode
+	if o.derpMap != "" {
+		check = o.checkByFile
+	}
+	r, err := check(ctx, p)
+	if err != nil {
+		return err
+	}
+	if o.asJSON {
+		return json.NewEncoder(p.Stdout).Encode(r)
+	}
+	return showNetReport(p.Stdout, &r)
+}
+
 // checkByNode asks the running node.
-func checkByNode(ctx context.Context, p cli.Program, where *nodeapi.Flags) (r node.NetReport, err error) {
-	a, err := where.Open(p)
+func (o *netcheckOptions) checkByNode(ctx context.Context, p cli.Program) (r node.NetReport, err error) {
+	a, err := o.where.Open(p)
 	if err != nil {
 		return r, err
 	}
@@ -70,30 +76,32 @@ func checkByNode(ctx context.Context, p cli.Program, where *nodeapi.Flags) (r no
 }
 
 // checkByFile measures the way to the relays of a file.
-func checkByFile(ctx context.Context, p cli.Program, file, caFile string) (node.NetReport, error) {
-	b, err := os.ReadFile(file)
+func (o *netcheckOptions) checkByFile(ctx context.Context, p cli.Program) (r node.NetReport, err error) {
+	b, err := os.ReadFile(o.derpMap)
 	if err != nil {
-		return node.NetReport{}, cli.Usagef("--derp-map: %w", err)
+		return r, cli.Usagef("--derp-map: %w", err)
 	}
 	var m relay.Map
 	if err := json.Unmarshal(b, &m); err != nil {
-		return node.NetReport{}, cli.Usagef("--derp-map %s: %w", file, err)
+		return r, cli.Usagef("--derp-map %s: %w", o.derpMap, err)
 	}
 	if err := m.Validate(); err != nil {
-		return node.NetReport{}, cli.Usagef("--derp-map %s: %w", file, err)
+		return r, cli.Usagef("--derp-map %s: %w", o.derpMap, err)
 	}
-	roots, err := rootsWith(caFile)
+	roots, err := rootsWith(o.caFile)
 	if err != nil {
-		return node.NetReport{}, err
+		return r, err
 	}
-	return node.NetCheck(ctx, node.Config{Map: node.NetworkMap{Relays: m}, Roots: roots, OutboundProxy: egress.FromEnvironment(p.Getenv)})
+	return node.NetCheck(ctx, node.Config{
+		Map: node.NetworkMap{Relays: m}, Roots: roots, OutboundProxy: egress.FromEnvironment(p.Getenv),
+	})
 }
 
 func showNetReport(w io.Writer, r *node.NetReport) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(t, "UDP\t%s\n", yesNo(r.UDP))
-	fmt.Fprintf(t, "IPv4\t%s\n", withGlobal(r.IPv4, r.GlobalV4))
-	fmt.Fprintf(t, "IPv6\t%s\n", withGlobal(r.IPv6, r.GlobalV6))
+	fmt.Fprintf(t, "UDP\t%s\n", yesNo[r.UDP])
+	fmt.Fprintf(t, "IPv4\t%s\n", yesNo[r.IPv4]+seenAs(r.GlobalV4))
+	fmt.Fprintf(t, "IPv6\t%s\n", yesNo[r.IPv6]+seenAs(r.GlobalV6))
 	fmt.Fprintf(t, "mapping\t%s\n", cmp.Or(string(r.Mapping), "unknown"))
 	fmt.Fprintf(t, "home relay\t%s\n", cmp.Or(r.Home, "none"))
 	if r.Proxy != "" {
@@ -117,16 +125,12 @@ func showNetReport(w io.Writer, r *node.NetReport) error {
 	return t.Flush()
 }
 
-func yesNo(is bool) string {
-	if is {
-		return "yes"
-	}
-	return "no"
-}
+var yesNo = map[bool]string{true: "yes", false: "no"}
 
-func withGlobal(is bool, global netip.AddrPort) string {
+// seenAs follows the answer for an address family if this machine's address there is known.
+func seenAs(global netip.AddrPort) string {
 	if global.IsValid() {
-		return yesNo(is) + ", seen as " + global.String()
+		return ", seen as " + global.String()
 	}
-	return yesNo(is)
+	return ""
 }

@@ -20,6 +20,7 @@ import (
 // pingInterval is the time between two pings.
 const pingInterval = time.Second
 
+// NewPing returns the command ping.
 func NewPing(p cli.Program) *cobra.Command {
 	var where nodeapi.Flags
 	run := pinger{out: p.Stdout}

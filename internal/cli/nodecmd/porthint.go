@@ -11,8 +11,8 @@ import (
 )
 
 // portHint adds to the error of a listener which flag names its port, and how to choose another.
-func (f *nodeFlags) portHint(err error) error {
-	example := f.otherPort(err)
+func (o *nodeOptions) portHint(err error) error {
+	example := o.otherPort(err)
 	op, ok := errors.AsType[*net.OpError](err)
 	onSocket := ok && op.Addr != nil && op.Addr.Network() == "unix"
 	switch {
@@ -27,7 +27,7 @@ func (f *nodeFlags) portHint(err error) error {
 }
 
 // otherPort is the flag whose listener could not be opened, with a port that may be free.
-func (f *nodeFlags) otherPort(err error) string {
+func (o *nodeOptions) otherPort(err error) string {
 	const example = "--proxy 127.0.0.1:1081"
 	op, ok := errors.AsType[*net.OpError](err)
 	if !ok || op.Addr == nil {
@@ -38,12 +38,12 @@ func (f *nodeFlags) otherPort(err error) string {
 		return port != 0 && port == cli.PortNumber(op.Addr.String())
 	}
 	udp := op.Addr.Network() == "udp"
-	for _, a := range f.proxies.Values {
+	for _, a := range o.local.proxies.Values {
 		if !udp && is(a) {
 			return "--proxy " + withPort(a, 1081)
 		}
 	}
-	for _, forward := range f.forwards.Values {
+	for _, forward := range o.local.forwards.Values {
 		if listen := forward.Listen; udp == (listen.Network() == "udp") && is(listen) {
 			suffix := ""
 			if udp {
@@ -52,8 +52,8 @@ func (f *nodeFlags) otherPort(err error) string {
 			return "-L " + withPort(listen, 15432) + ":" + forward.Target.String() + suffix
 		}
 	}
-	if f.dns.Text != "" && is(f.dns.Value) {
-		return "--dns " + withPort(f.dns.Value, 5353)
+	if o.local.dns.Text != "" && is(o.local.dns.Value) {
+		return "--dns " + withPort(o.local.dns.Value, 5353)
 	}
 	if udp { // or the ListenPort of a wg-quick file
 		return "--udp-port 41642"

@@ -12,10 +12,10 @@ import (
 
 // The flag whose port cannot be opened is named, with another port.
 func TestPortHint(t *testing.T) {
-	f := newNodeFlags("127.0.0.1:80")
-	f.udpPort = 53
+	o := newNodeOptions("127.0.0.1:80")
+	o.traffic.udpPort = 53
 	for flag, value := range map[interface{ Set(string) error }]string{
-		&f.forwards: "443:db:5432,53:dns:53/udp", &f.dns: "54",
+		&o.local.forwards: "443:db:5432,53:dns:53/udp", &o.local.dns: "54",
 	} {
 		for v := range strings.SplitSeq(value, ",") {
 			if err := flag.Set(v); err != nil {
@@ -38,11 +38,13 @@ func TestPortHint(t *testing.T) {
 		{udp(54), syscall.EADDRINUSE, taken + "--dns 127.0.0.1:5353"},
 		{tcp(54), syscall.EACCES, low + "--dns 127.0.0.1:5353"},
 		{udp(55), syscall.EADDRINUSE, taken + "--udp-port 41642"},
-		{&net.UnixAddr{Net: "unix", Name: "/run/p.sock"}, syscall.EACCES, "; choose another path, such as unix:/tmp/ginnel.sock"},
+		{&net.UnixAddr{Net: "unix", Name: "/run/p.sock"}, syscall.EACCES,
+			"; choose another path, such as unix:/tmp/ginnel.sock"},
 		{tcp(80), syscall.EMFILE, ""},
 	} {
-		cause := fmt.Errorf("opening: %w", &net.OpError{Op: "listen", Net: test.addr.Network(), Addr: test.addr, Err: test.errno})
-		if got, want := f.portHint(cause).Error(), cause.Error()+test.want; got != want {
+		cause := fmt.Errorf("opening: %w", &net.OpError{Op: "listen", Net: test.addr.Network(), Addr: test.addr,
+			Err: test.errno})
+		if got, want := o.portHint(cause).Error(), cause.Error()+test.want; got != want {
 			t.Errorf("%s %v: %q, want %q", test.addr.Network(), test.addr, got, want)
 		}
 	}

@@ -27,7 +27,7 @@ const proxyUser = "ginnel"
 
 // NewRun is the command that joins for the time of another.
 func NewRun(p cli.Program) *cobra.Command {
-	f := newNodeFlags(freeProxy)
+	o := &runOptions{newNodeOptions(freeProxy)}
 	cmd := &cobra.Command{
 		Use:   "run --control URL | --wireguard FILE [--wait-for HOST[:PORT]]... -- CMD [ARG]...",
 		Short: "Join, run a command behind the proxy, and leave",
@@ -56,56 +56,60 @@ the node is not let in, and 5 if the coordination server cannot be reached.`,
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return runRun(cmd, f, p, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, p, args) },
 	}
 	fs := cmd.Flags()
 	fs.SetInterspersed(false)
-	f.add(fs)
-	f.log.Level.Text, f.log.Level.Value = "warn", slog.LevelWarn // the output is CMD's
+	o.addFlags(fs)
+	o.log.Level.Text, o.log.Level.Value = "warn", slog.LevelWarn // the output is CMD's
 	fs.Lookup("log-level").DefValue = "warn"
-	f.ephemeral = true
+	o.join.ephemeral = true
 	fs.Lookup("ephemeral").DefValue = "true"
 	return cmd
 }
 
-func runRun(cmd *cobra.Command, f *nodeFlags, p cli.Program, args []string) error {
-	if f.wireguard != "" && !cmd.Flags().Changed("ephemeral") {
-		f.ephemeral = false // there is no server to forget it
+// runOptions are those of run.
+type runOptions struct{ *nodeOptions }
+
+// run runs a command behind the proxy of a node.
+func (o *runOptions) run(cmd *cobra.Command, p cli.Program, args []string) error {
+	if o.wireguard != "" && !cmd.Flags().Changed("ephemeral") {
+		o.join.ephemeral = false // there is no server to forget it
 	}
-	if err := f.check(); err != nil {
+	if err := o.check(); err != nil {
 		return cli.WithStrayVariables(err, cmd, p)
 	}
-	if f.state == "" && (f.ephemeral || f.wireguard != "") {
-		f.state = statedir.Memory
+	if o.state == "" && (o.join.ephemeral || o.wireguard != "") {
+		o.state = statedir.Memory
 	}
-	if !slices.ContainsFunc(f.proxies.Values, func(a configs.Address) bool { return a.Network() == "tcp" }) {
-		f.proxies.Set(freeProxy) // the variables cannot name another kind
+	if !slices.ContainsFunc(o.local.proxies.Values, func(a configs.Address) bool { return a.Network() == "tcp" }) {
+		o.local.proxies.Set(freeProxy) // the variables cannot name another kind
 	}
-	if f.proxyAuth.Value == (configs.ProxyAuth{}) {
-		f.proxyAuth.Value = configs.ProxyAuth{User: proxyUser, Password: randomPassword()}
+	if o.local.proxyAuth.Value == (configs.ProxyAuth{}) {
+		o.local.proxyAuth.Value = configs.ProxyAuth{User: proxyUser, Password: randomPassword()}
 	}
-	f.userProxy = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
+	o.local.userProxy = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
 	c, err := newChild(p, args)
 	if err != nil {
 		return err
 	}
 	defer c.stopSignals()
-	log := f.log.Logger(p.Stderr)
+	log := o.log.Logger(p.Stderr)
 	cli.AdviseSecrets(cmd.Flags(), log)
 	cli.WarnOfEnvironment(cmd, p, log)
-	n, err := f.start(p, log)
+	n, err := o.start(p, log)
 	if err != nil {
 		return err
 	}
 	defer n.close()
-	if err := joinFor(cmd.Context(), f, n, c); err != nil {
+	if err := o.joinFor(cmd.Context(), n, c); err != nil {
 		return err
 	}
 	proxy, ok := proxyenv.Reachable(n.Status().Proxies)
 	if !ok {
 		return errors.New("the node has no proxy that a command could use")
 	}
-	access := proxyenv.Access{HostPort: proxy, Auth: f.proxyAuth.Value}
+	access := proxyenv.Access{HostPort: proxy, Auth: o.local.proxyAuth.Value}
 	if a := n.UserProxyAddr(); a != nil {
 		access.Open = a.String()
 	}
@@ -123,8 +127,8 @@ func withoutSecrets(environ []string) []string {
 }
 
 // joinFor waits until the mesh is ready for the child.
-func joinFor(ctx context.Context, f *nodeFlags, n *runningNode, c *child) error {
-	err := n.awaitReady(ctx, f.timeout)
+func (o *runOptions) joinFor(ctx context.Context, n *runningNode, c *child) error {
+	err := n.awaitReady(ctx, o.timeout)
 	if err == nil && ctx.Err() != nil {
 		err = errToldToEnd
 	}

@@ -51,7 +51,8 @@ func newChild(p cli.Program, args []string) (*child, error) {
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.Stdin, p.Stdout, p.Stderr
 	cmd.SysProcAttr = sys.DieWithParent()
-	c := &child{name: args[0], cmd: cmd, signals: make(chan os.Signal, 64), reaper: p.Reaper, startc: make(chan error, 1), endc: make(chan struct{})}
+	c := &child{name: args[0], cmd: cmd, signals: make(chan os.Signal, 64), reaper: p.Reaper, startc: make(chan error, 1),
+		endc: make(chan struct{})}
 	passed := slices.DeleteFunc(passedSignals(), signal.Ignored) // which is for the command too
 	signal.Notify(c.signals, passed...)
 	return c, nil

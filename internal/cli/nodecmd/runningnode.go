@@ -50,29 +50,29 @@ type runningNode struct {
 }
 
 // start starts the node that the flags describe.
-func (f *nodeFlags) start(p cli.Program, log *slog.Logger) (*runningNode, error) {
-	cfg, err := f.nodeConfig(p, log)
+func (o *nodeOptions) start(p cli.Program, log *slog.Logger) (*runningNode, error) {
+	cfg, err := o.nodeConfig(p, log)
 	if err != nil {
 		return nil, err
 	}
-	if f.wireguard != "" {
-		if err := f.useWireGuard(&cfg, log); err != nil {
+	if o.wireguard != "" {
+		if err := o.useWireGuard(&cfg, log); err != nil {
 			return nil, err
 		}
 	}
-	r := &runningNode{log: log, leave: f.ephemeral, askc: make(chan struct{}), endc: make(chan struct{})}
+	r := &runningNode{log: log, leave: o.join.ephemeral, askc: make(chan struct{}), endc: make(chan struct{})}
 	cfg.Shutdown = r.askToEnd
-	if r.state, err = f.openState(p, log); err != nil {
+	if r.state, err = o.openState(p, log); err != nil {
 		return nil, err
 	}
-	r.state.RemoveAtEnd = f.ephemeral
-	if f.control != "" {
-		if err := f.useControl(&cfg, r.state, p); err != nil {
+	r.state.RemoveAtEnd = o.join.ephemeral
+	if o.join.url != "" {
+		if err := o.useControl(&cfg, r.state, p); err != nil {
 			r.state.Close()
 			return nil, err
 		}
 	}
-	if r.tuning, err = tuning.Start(tuning.Config{Mode: f.tuning.Value, Memory: f.memory.Value, Log: log}); err != nil {
+	if r.tuning, err = tuning.Start(tuning.Config{Mode: o.tuning.Value, Memory: o.memory.Value, Log: log}); err != nil {
 		r.state.Close()
 		return nil, err
 	}
@@ -81,13 +81,14 @@ func (f *nodeFlags) start(p cli.Program, log *slog.Logger) (*runningNode, error)
 		r.tuning.Close()
 		r.state.Close()
 		if errors.Is(err, node.ErrServerUnprotected) {
-			return nil, cli.Usagef("--control %s: %w, with --server-key mkey:…", f.control, node.ErrServerUnprotected)
+			return nil, cli.Usagef("--control %s: %w, with --server-key mkey:…", o.join.url, node.ErrServerUnprotected)
 		}
-		return nil, f.portHint(err)
+		return nil, o.portHint(err)
 	}
 	r.wg.Go(r.keep)
-	if err := r.state.Publish(statedir.Running{PID: os.Getpid(), Proxies: r.Status().Proxies, Token: cfg.Token}); err != nil {
-		if f.state != "" || f.control != "" && !f.ephemeral {
+	if err := r.state.Publish(statedir.Running{PID: os.Getpid(), Proxies: r.Status().Proxies,
+		Token: cfg.Token}); err != nil {
+		if o.state != "" || o.join.url != "" && !o.join.ephemeral {
 			r.close()
 			return nil, err
 		}
@@ -97,10 +98,10 @@ func (f *nodeFlags) start(p cli.Program, log *slog.Logger) (*runningNode, error)
 }
 
 // useWireGuard makes the network that of the file.
-func (f *nodeFlags) useWireGuard(cfg *node.Config, log *slog.Logger) error {
-	wg, err := configs.LoadWireGuard(f.wireguard)
+func (o *nodeOptions) useWireGuard(cfg *node.Config, log *slog.Logger) error {
+	wg, err := configs.LoadWireGuard(o.wireguard)
 	if _, noFile := errors.AsType[*fs.PathError](err); noFile {
-		return cli.NoFileError("--wireguard", f.wireguard, "--wireguard /etc/wireguard/wg0.conf", err)
+		return cli.NoFileError("--wireguard", o.wireguard, "--wireguard /etc/wireguard/wg0.conf", err)
 	}
 	if err != nil {
 		return cli.Usage(err)
@@ -119,39 +120,39 @@ func (f *nodeFlags) useWireGuard(cfg *node.Config, log *slog.Logger) error {
 const meshMTU = 1280
 
 // useControl makes the network that of the server.
-func (f *nodeFlags) useControl(cfg *node.Config, state *statedir.Dir, p cli.Program) error {
-	if f.ephemeral {
+func (o *nodeOptions) useControl(cfg *node.Config, state *statedir.Dir, p cli.Program) error {
+	if o.join.ephemeral {
 		state = &statedir.Dir{} // the identity ends with the node
 	}
 	id, err := state.LoadIdentity()
 	if err != nil {
 		return err
 	}
-	hostname := f.hostname
+	hostname := o.join.hostname
 	if hostname == "" {
 		if hostname, err = os.Hostname(); err != nil {
 			hostname = "node"
 		}
 	}
-	routes, err := f.routes()
+	routes, err := o.routes()
 	if err != nil {
 		return err
 	}
 	cfg.MTU = meshMTU
 	cfg.Control = &node.Control{
-		URL:          strings.TrimRight(f.control, "/"),
-		ServerKey:    f.serverKey.Value,
-		AuthKey:      string(f.authKey.Value),
+		URL:          strings.TrimRight(o.join.url, "/"),
+		ServerKey:    o.join.serverKey.Value,
+		AuthKey:      string(o.join.authKey.Value),
 		Identity:     id,
 		Save:         state.SaveIdentity,
 		SaveMap:      state.SaveMap,
 		LastMap:      state.LoadMap,
 		Hostname:     hostname,
-		Tags:         f.tags,
-		Ephemeral:    f.ephemeral,
-		Login:        f.login(p),
-		AcceptRoutes: f.acceptRoutes,
-		ExitNode:     f.exitNode,
+		Tags:         o.join.tags,
+		Ephemeral:    o.join.ephemeral,
+		Login:        o.login(p),
+		AcceptRoutes: o.join.acceptRoutes,
+		ExitNode:     o.join.exitNode,
 
 		AdvertiseRoutes: routes,
 	}
@@ -159,9 +160,9 @@ func (f *nodeFlags) useControl(cfg *node.Config, state *statedir.Dir, p cli.Prog
 }
 
 // login shows where the node can be approved, if the log does not.
-func (f *nodeFlags) login(p cli.Program) func(url string) {
-	if f.showLogin != nil || f.log.Level.Value <= slog.LevelInfo {
-		return f.showLogin
+func (o *nodeOptions) login(p cli.Program) func(url string) {
+	if o.showLogin != nil || o.log.Level.Value <= slog.LevelInfo {
+		return o.showLogin
 	}
 	return func(url string) { fmt.Fprintf(p.Stderr, "ginnel: to let this node into the network, open %s\n", url) }
 }

@@ -37,7 +37,8 @@ func TestTuningFlag(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "")
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
 	file := filepath.Join(t.TempDir(), "wg0.conf")
-	text := "[Interface]\nPrivateKey = " + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32)) + "\nAddress = 10.9.9.1/32\n"
+	text := "[Interface]\nPrivateKey = " + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32)) +
+		"\nAddress = 10.9.9.1/32\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -46,12 +47,14 @@ func TestTuningFlag(t *testing.T) {
 		want int
 	}{{"off", 3}, {"on", 1}} {
 		runtime.GOMAXPROCS(3)
-		f, fs := newNodeFlags("127.0.0.1:0"), pflag.NewFlagSet("up", pflag.ContinueOnError)
-		f.add(fs)
-		if err := fs.Parse([]string{"--wireguard", file, "--state", statedir.Memory, "--tuning", c.mode, "--memory", "32MiB"}); err != nil {
+		o, fs := newNodeOptions("127.0.0.1:0"), pflag.NewFlagSet("up", pflag.ContinueOnError)
+		o.addFlags(fs)
+		if err := fs.Parse([]string{"--wireguard", file, "--state", statedir.Memory, "--tuning", c.mode, "--memory",
+			"32MiB"}); err != nil {
 			t.Fatal(err)
 		}
-		n, err := f.start(cli.Program{Getenv: os.Getenv, Environ: os.Environ, Stderr: os.Stderr}, slog.New(slog.DiscardHandler))
+		n, err := o.start(cli.Program{Getenv: os.Getenv, Environ: os.Environ, Stderr: os.Stderr},
+			slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

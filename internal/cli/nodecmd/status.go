@@ -21,9 +21,9 @@ import (
 // watchInterval is how often status --watch looks.
 const watchInterval = time.Second
 
+// NewStatus returns the command status.
 func NewStatus(p cli.Program) *cobra.Command {
-	var where nodeapi.Flags
-	var asJSON, watch bool
+	var o statusOptions
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the running node, its peers and the path to each",
@@ -31,26 +31,34 @@ func NewStatus(p cli.Program) *cobra.Command {
   ginnel status --json | jq '.peers[] | select(.path != "direct")'
   ginnel status --proxy 127.0.0.1:1080 --watch`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := where.Open(p)
-			if err != nil {
-				return err
-			}
-			view := statusView{a, func(s *node.Status) error { return showStatus(p.Stdout, s) }}
-			if asJSON {
-				view.show = func(s *node.Status) error { return json.NewEncoder(p.Stdout).Encode(s) }
-			}
-			if watch {
-				return view.watch(cmd.Context())
-			}
-			_, err = view.once(cmd.Context(), "")
-			return err
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), p) },
 	}
-	where.Add(cmd.Flags())
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one object a line with --watch")
-	cmd.Flags().BoolVar(&watch, "watch", false, "print again whenever something has changed, until interrupted")
+	o.where.Add(cmd.Flags())
+	cmd.Flags().BoolVar(&o.asJSON, "json", false, "print JSON, one object a line with --watch")
+	cmd.Flags().BoolVar(&o.watch, "watch", false, "print again whenever something has changed, until interrupted")
 	return cmd
+}
+
+// statusOptions say which node's status is shown, and how.
+type statusOptions struct {
+	where         nodeapi.Flags
+	asJSON, watch bool
+}
+
+func (o *statusOptions) run(ctx context.Context, p cli.Program) error {
+	a, err := o.where.Open(p)
+	if err != nil {
+		return err
+	}
+	view := statusView{a, func(s *node.Status) error { return showStatus(p.Stdout, s) }}
+	if o.asJSON {
+		view.show = func(s *node.Status) error { return json.NewEncoder(p.Stdout).Encode(s) }
+	}
+	if o.watch {
+		return view.watch(ctx)
+	}
+	_, err = view.once(ctx, "")
+	return err
 }
 
 // statusView is a node's status and how to show it.

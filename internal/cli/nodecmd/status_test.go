@@ -19,12 +19,15 @@ func TestShowStatus(t *testing.T) {
 	}
 	addrs := func(text string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(text)} }
 	s := node.Status{State: node.StateRunning, Proxies: []string{"127.0.0.1:1080"}, Peers: []node.PeerStatus{
-		{Name: "here", Addresses: addrs("100.64.0.2"), Routes: routes, Online: &online, Path: node.PathRelay, Relay: "fra", LastHandshake: time.Now().Add(-90 * time.Second)},
-		{Name: "away", Addresses: addrs("100.64.0.3"), Online: &offline, LastSeen: time.Now().Add(-75 * time.Hour), Path: node.PathNone},
+		{Name: "here", Addresses: addrs("100.64.0.2"), Routes: routes, Online: &online, Path: node.PathRelay, Relay: "fra",
+			LastHandshake: time.Now().Add(-90 * time.Second)},
+		{Name: "away", Addresses: addrs("100.64.0.3"), Online: &offline, LastSeen: time.Now().Add(-75 * time.Hour),
+			Path: node.PathNone},
 		{Name: "gone", Addresses: addrs("100.64.0.4"), Online: &offline, Path: node.PathNone},
 		{Name: "lost", Addresses: addrs("100.64.0.5"), Path: node.PathRelay, Relay: "fra", DirectLossy: true},
 		{Name: "calm", Addresses: addrs("100.64.0.6"), Online: &online, Path: node.PathNone},
-		{Name: "used", Addresses: addrs("100.64.0.7"), Path: node.PathNone, RxBytes: 5, TxBytes: 5, LastHandshake: time.Now().Add(-time.Hour)},
+		{Name: "used", Addresses: addrs("100.64.0.7"), Path: node.PathNone, RxBytes: 5, TxBytes: 5,
+			LastHandshake: time.Now().Add(-time.Hour)},
 		{Name: "mute", Addresses: addrs("100.64.0.8"), Path: node.PathNone, TxBytes: 148},
 		{Name: "wire", Addresses: addrs("10.9.0.1"), Path: node.PathDirect, Endpoint: "192.0.2.1:51820"},
 	}}

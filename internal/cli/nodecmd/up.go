@@ -12,8 +12,7 @@ import (
 
 // NewUp is the command that joins and stays.
 func NewUp(p cli.Program) *cobra.Command {
-	f := newNodeFlags("127.0.0.1:1080")
-	var u upFlags
+	o := &upOptions{nodeOptions: newNodeOptions("127.0.0.1:1080")}
 	cmd := &cobra.Command{
 		Use:   "up --control URL | --wireguard FILE",
 		Short: "Join and serve the proxies until SIGTERM or SIGINT",
@@ -42,22 +41,22 @@ is left running.`,
   ginnel up --config up.yaml
   eval "$(ginnel up --control https://mesh.example.com --detach --env)"; ginnel down`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runUp(cmd, f, &u, p) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd, p) },
 	}
-	f.add(cmd.Flags())
-	u.add(cmd.Flags())
+	o.addFlags(cmd.Flags())
 	return cmd
 }
 
-func runUp(cmd *cobra.Command, f *nodeFlags, u *upFlags, p cli.Program) error {
-	if err := errors.Join(f.check(), u.check(f)); err != nil {
+// run runs the node, in this process or in the background.
+func (o *upOptions) run(cmd *cobra.Command, p cli.Program) error {
+	if err := errors.Join(o.nodeOptions.check(), o.checkDetach()); err != nil {
 		return cli.WithStrayVariables(err, cmd, p)
 	}
 	report := newReporter(p)
-	if u.detach && !report.inBackground() {
-		return detach(cmd, f, u, p)
+	if o.detach && !report.inBackground() {
+		return o.runDetached(cmd, p)
 	}
-	err := runForeground(cmd, f, report, p)
+	err := o.runForeground(cmd, report, p)
 	if err != nil {
 		report.end(news{Error: err.Error()})
 	}
@@ -65,31 +64,31 @@ func runUp(cmd *cobra.Command, f *nodeFlags, u *upFlags, p cli.Program) error {
 }
 
 // runForeground runs the node in this process.
-func runForeground(cmd *cobra.Command, f *nodeFlags, report reporter, p cli.Program) error {
-	log := f.log.Logger(p.Stderr)
+func (o *upOptions) runForeground(cmd *cobra.Command, report reporter, p cli.Program) error {
+	log := o.log.Logger(p.Stderr)
 	cli.AdviseSecrets(cmd.Flags(), log)
 	cli.WarnOfEnvironment(cmd, p, log)
 	timeout := time.Duration(0) // a node that nobody waits for may take as long as it likes
 	if cmd.Flags().Changed("timeout") || report.inBackground() {
-		timeout = f.timeout
+		timeout = o.timeout
 	}
 	if report.inBackground() {
-		f.showLogin = func(url string) { report.tell(news{Login: url}) }
+		o.showLogin = func(url string) { report.tell(news{Login: url}) }
 	}
-	n, err := f.start(p, log)
+	n, err := o.start(p, log)
 	if err != nil {
 		return err
 	}
 	s := n.Status()
 	log.Info("up", "addresses", s.Self.Addresses, "proxies", s.Proxies, "peers", len(s.Peers), "udp_port", n.UDPPort())
-	err = serveUp(cmd.Context(), f, n, timeout, report)
+	err = o.serve(cmd.Context(), n, timeout, report)
 	n.close()
 	log.Info("down")
 	return err
 }
 
-// serveUp runs the node to its end.
-func serveUp(ctx context.Context, f *nodeFlags, n *runningNode, timeout time.Duration, report reporter) error {
+// serve runs the node to its end.
+func (o *upOptions) serve(ctx context.Context, n *runningNode, timeout time.Duration, report reporter) error {
 	switch err := n.awaitReady(ctx, timeout); {
 	case errors.Is(err, errToldToEnd):
 		return nil
@@ -97,7 +96,7 @@ func serveUp(ctx context.Context, f *nodeFlags, n *runningNode, timeout time.Dur
 		return err
 	}
 	s := n.Status()
-	if f.control != "" {
+	if o.join.url != "" {
 		n.log.Info("joined", "name", s.Self.Name, "addresses", s.Self.Addresses, "peers", len(s.Peers), "relay", s.Self.Relay)
 	}
 	report.end(news{Ready: true, Proxies: s.Proxies})

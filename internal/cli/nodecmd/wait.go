@@ -22,6 +22,7 @@ const (
 	waitGrace      = time.Second            // for the node to say what has become of it
 )
 
+// NewWait returns the command wait.
 func NewWait(p cli.Program) *cobra.Command {
 	var o waitOptions
 	cmd := &cobra.Command{
@@ -63,7 +64,8 @@ func (o *waitOptions) run(ctx context.Context, p cli.Program, text string) error
 
 // waitFor tries until try succeeds or time is up. An attempt may take a little longer than it was
 // given.
-func waitFor(ctx context.Context, timeout time.Duration, try func(ctx context.Context, patience time.Duration) error) error {
+func waitFor(ctx context.Context, timeout time.Duration,
+	try func(ctx context.Context, patience time.Duration) error) error {
 	end := time.Now().Add(timeout)
 	var why error
 	for pause := waitFirstPause; ; pause = min(pause*3/2, waitMaxPause) {
@@ -93,7 +95,8 @@ func (o *waitOptions) try(ctx context.Context, p cli.Program, target string, pat
 	ctx, cancel := context.WithTimeout(ctx, patience+waitGrace)
 	defer cancel()
 	var none struct{}
-	return a.Call(ctx, http.MethodPost, "/api/v1/reach", url.Values{"target": {target}, "timeout": {patience.String()}}, &none)
+	return a.Call(ctx, http.MethodPost, "/api/v1/reach", url.Values{"target": {target}, "timeout": {patience.String()}},
+		&none)
 }
 
 // explained adds the node's verdict to err if that is a wait in vain.

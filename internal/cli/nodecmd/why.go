@@ -23,6 +23,7 @@ const (
 	whyPatience = 2 * time.Second  // for those of a command that has given up
 )
 
+// NewWhy returns the command why.
 func NewWhy(p cli.Program) *cobra.Command {
 	var w whyRun
 	cmd := &cobra.Command{

@@ -18,6 +18,7 @@ const (
 	GitHub Format = "github"
 )
 
+// ParseFormat parses the value of --env.
 func ParseFormat(s string) (Format, error) {
 	switch f := Format(s); f {
 	case Shell, Dotenv, GitHub:

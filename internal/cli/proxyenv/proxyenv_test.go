@@ -21,12 +21,14 @@ func TestProxyVariables(t *testing.T) {
 	secret := configs.ProxyAuth{User: "me", Password: "a b"}
 	const direct = "localhost,127.0.0.1,::1"
 	gitOption := " -o ProxyCommand='" + self + " nc %h %p'"
-	ssh := "sh -c " + shellWord("c=$(git config core.sshCommand); set --"+gitOption+` "$@"; eval "${c:-ssh} \"\$@\""`) + " ssh"
+	ssh := "sh -c " + shellWord("c=$(git config core.sshCommand); set --"+gitOption+` "$@"; eval "${c:-ssh} \"\$@\""`) +
+		" ssh"
 	java := "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=1080 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=1080 -Dhttp.nonProxyHosts="
 	plain := map[string]string{
 		"http_proxy": "http://127.0.0.1:1080", "https_proxy": "http://127.0.0.1:1080", "all_proxy": "http://127.0.0.1:1080",
 		"grpc_proxy": "http://127.0.0.1:1080", "no_proxy": direct,
-		"npm_config_proxy": "http://127.0.0.1:1080", "npm_config_https_proxy": "http://127.0.0.1:1080", "npm_config_noproxy": direct,
+		"npm_config_proxy": "http://127.0.0.1:1080", "npm_config_https_proxy": "http://127.0.0.1:1080",
+		"npm_config_noproxy": direct,
 		"NODE_USE_ENV_PROXY": "1", "GINNEL_PROXY": "socks5h://127.0.0.1:1080", "GIT_SSH_COMMAND": ssh,
 		"JAVA_TOOL_OPTIONS": java + "localhost|*.localhost|127.0.0.1|[::1]",
 	}
@@ -53,7 +55,8 @@ func TestProxyVariables(t *testing.T) {
 		{"plain", nil, configs.ProxyAuth{}, "", plain},
 		{"password", nil, secret, "", withPassword},
 		{"password, and a proxy without", nil, secret, "127.0.0.1:1081", withOpen},
-		{"exempt", map[string]string{"no_proxy": ".corp.example 10.0.0.0/8", "NO_PROXY": "a:8080,10.0.0.0/9", "npm_config_noproxy": "npm.example"}, configs.ProxyAuth{}, "",
+		{"exempt", map[string]string{"no_proxy": ".corp.example 10.0.0.0/8", "NO_PROXY": "a:8080,10.0.0.0/9",
+			"npm_config_noproxy": "npm.example"}, configs.ProxyAuth{}, "",
 			with(map[string]string{
 				"no_proxy":           ".corp.example,10.0.0.0/8,a:8080,10.0.0.0/9," + direct,
 				"npm_config_noproxy": "npm.example,.corp.example,10.0.0.0/8,a:8080,10.0.0.0/9," + direct,
@@ -61,11 +64,15 @@ func TestProxyVariables(t *testing.T) {
 			})},
 		{"git's command", map[string]string{"GIT_SSH_COMMAND": "ssh -i key"}, configs.ProxyAuth{}, "",
 			with(map[string]string{"GIT_SSH_COMMAND": "ssh -i key" + gitOption})},
-		{"git's command with a proxy", map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"}, configs.ProxyAuth{}, "",
+		{"git's command with a proxy", map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"},
+			configs.ProxyAuth{}, "",
 			with(map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"})},
-		{"git's command with a proxy in other letters", map[string]string{"GIT_SSH_COMMAND": "ssh -oproxycommand=none"}, configs.ProxyAuth{}, "",
+		{"git's command with a proxy in other letters", map[string]string{"GIT_SSH_COMMAND": "ssh -oproxycommand=none"},
+			configs.ProxyAuth{}, "",
 			with(map[string]string{"GIT_SSH_COMMAND": "ssh -oproxycommand=none"})},
-		{"Java's own", map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g -Dhttp.proxyHost=old -Dhttp.nonProxyHosts=*.example|localhost"}, configs.ProxyAuth{}, "",
+		{"Java's own",
+			map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g -Dhttp.proxyHost=old -Dhttp.nonProxyHosts=*.example|localhost"},
+			configs.ProxyAuth{}, "",
 			with(map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g " + java + "*.example|localhost|*.localhost|127.0.0.1|[::1]"})},
 		{"twice", plain, configs.ProxyAuth{}, "", plain},
 	} {
@@ -113,8 +120,8 @@ func TestQuoting(t *testing.T) {
 	}
 }
 
-// GitHub's runner reads a value of several lines between two lines with a delimiter, which cannot be
-// in the value.
+// GitHub's runner reads a value of several lines between two lines with a delimiter, which cannot
+// be in the value.
 func TestGitHubLines(t *testing.T) {
 	value := "-Da=b\nPATH=/evil\nV<<EOF"
 	text := GitHub.line(Variable{"V", value})

@@ -36,9 +36,9 @@ func gitSSH(p cli.Program) (v Variable, ok bool) {
 }
 
 // gitSSHScript runs the command of core.sshCommand, or ssh, with an option added to those that git
-// gives. GIT_SSH_COMMAND wins over the setting, so the script has to look it up. ssh takes the first
-// value of an option that it is given twice, which is the user's. As git does not know the name sh,
-// it finds out by 'ssh -G' what options the command takes.
+// gives. GIT_SSH_COMMAND wins over the setting, so the script has to look it up. ssh takes the
+// first value of an option that it is given twice, which is the user's. As git does not know the
+// name sh, it finds out by 'ssh -G' what options the command takes.
 func gitSSHScript(option string) string {
 	return "c=$(git config core.sshCommand); set -- " + option + ` "$@"; eval "${c:-ssh} \"\$@\""`
 }
@@ -64,7 +64,8 @@ func javaOptions(a Access, direct []string, p cli.Program) (v Variable, ok bool)
 	if !ok || err != nil {
 		return v, false
 	}
-	ours := []string{"-Dhttp.proxyHost=" + host, "-Dhttp.proxyPort=" + port, "-Dhttps.proxyHost=" + host, "-Dhttps.proxyPort=" + port}
+	ours := []string{"-Dhttp.proxyHost=" + host, "-Dhttp.proxyPort=" + port, "-Dhttps.proxyHost=" + host,
+		"-Dhttps.proxyPort=" + port}
 	patterns := javaPatterns(direct)
 	var kept []string
 	for _, option := range strings.Fields(p.Getenv(name)) {

@@ -60,15 +60,19 @@ func (o *serveOptions) addFlags(fs *pflag.FlagSet) {
 		*v = cli.Parsed[int64]{Parse: configs.ParseSize, Kind: "size"}
 		fs.Var(v, name, usage)
 	}
-	fs.StringVar(&o.http, "http", "", "TCP `addr`ess for plain HTTP: ACME, captive portal checks, redirects (:80 with --acme, otherwise none)")
-	fs.StringArrayVar(&o.hostnames, "hostname", nil, "`name` or IP address on the certificate; repeatable (this host's name)")
+	fs.StringVar(&o.http, "http", "",
+		"TCP `addr`ess for plain HTTP: ACME, captive portal checks, redirects (:80 with --acme, otherwise none)")
+	fs.StringArrayVar(&o.hostnames, "hostname", nil,
+		"`name` or IP address on the certificate; repeatable (this host's name)")
 	fs.StringVar(&o.mesh.key, "mesh-key", "", "`key` shared by the relays of a region, 64 hex digits or file:PATH")
 	fs.StringArrayVar(&o.mesh.with, "mesh-with", nil, "`host` of another relay of the region; repeatable")
-	fs.IntVar(&o.clients.most, "max-clients", 60000, "`number` of clients at a time; then the address that has most gives way")
+	fs.IntVar(&o.clients.most, "max-clients", 60000,
+		"`number` of clients at a time; then the address that has most gives way")
 	size(&o.clients.rate, "client-rate", "`size` of what is read from each client in a second (no limit)")
 	size(&o.clients.burst, "client-burst", "`size` of what each client may send at once above --client-rate")
 	size(&o.clients.queueMemory, "queue-memory", "`size` of all that may be queued to slow clients (256MiB)")
-	fs.Float64Var(&o.accept.rate, "accept-rate", 0, "`number` of connections accepted in a second; further ones are closed (0: no limit)")
+	fs.Float64Var(&o.accept.rate, "accept-rate", 0,
+		"`number` of connections accepted in a second; further ones are closed (0: no limit)")
 	fs.IntVar(&o.accept.burst, "accept-burst", 0, "`number` of connections accepted at once above --accept-rate")
 	fs.StringVar(&o.admission.url, "admission-url", "", "`URL` that is asked whether a client may connect")
 	fs.BoolVar(&o.admission.strict, "admission-strict", false, "refuse clients while --admission-url does not answer")

@@ -21,6 +21,7 @@ import (
 	relayserver "ginnel/relay/server"
 )
 
+// New returns the command relay with its subcommand.
 func New(p cli.Program) *cobra.Command {
 	return cli.CommandGroup(&cobra.Command{Use: "relay", Short: "Run a DERP relay"}, newRelayServe(p))
 }
@@ -226,7 +227,8 @@ func (s *relayService) describe(p cli.Program) error {
 	if err != nil {
 		return err
 	}
-	n := relay.Node{Name: "900a", RegionID: 900, HostName: hosts[0], CertName: s.pin, DERPPort: cli.PortNumber(s.addr), STUNPort: -1}
+	n := relay.Node{Name: "900a", RegionID: 900, HostName: hosts[0], CertName: s.pin, DERPPort: cli.PortNumber(s.addr),
+		STUNPort: -1}
 	if s.stun != "none" {
 		n.STUNPort = cli.PortNumber(s.stun)
 	}

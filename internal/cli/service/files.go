@@ -2,8 +2,8 @@ package service
 
 import "time"
 
-// Files say how a server reads its files again. Both functions are called by one goroutine, which is
-// not the one that serves: a file system may keep a reader for good.
+// Files say how a server reads its files again. Both functions are called by one goroutine, which
+// is not the one that serves: a file system may keep a reader for good.
 type Files struct {
 	Reload func()        // on SIGHUP
 	Look   func()        // every Poll; not called if Poll is 0

@@ -91,10 +91,12 @@ func CheckAddr(flag string, addr *string) (err error) {
 	return nil
 }
 
-// FileTLS returns the TLS settings for the certificate in the files of --cert and --key. It warns of
-// everything for which clients will refuse the certificate. hosts are the names that clients use,
-// given by the flag.
-func (o *Options) FileTLS(relay *relayserver.Server, log *slog.Logger, flag string, hosts ...string) (*tls.Config, error) {
+// FileTLS returns the TLS settings for the certificate in the files of --cert and --key. It warns
+// of everything for which clients will refuse the certificate. hosts are the names that clients
+// use, given by the flag.
+func (o *Options) FileTLS(relay *relayserver.Server, log *slog.Logger, flag string, hosts ...string) (
+	*tls.Config, error,
+) {
 	conf, err := relay.FileTLS(o.Cert, o.Key)
 	if err != nil {
 		return nil, cli.Usage(err)

@@ -30,8 +30,8 @@ const (
 	maxServers = 8
 )
 
-// Runner runs the listeners of a server until Close. The first listener that ends by itself ends the
-// server. A Runner belongs to one goroutine.
+// Runner runs the listeners of a server until Close. The first listener that ends by itself ends
+// the server. A Runner belongs to one goroutine.
 type Runner struct {
 	log     *slog.Logger
 	hupc    chan os.Signal
@@ -45,11 +45,12 @@ type Runner struct {
 	servers []*http.Server
 }
 
-// New returns a Runner without listeners. From now on SIGHUP does not end the process but has it read
-// its files again, even if it has none: what ends other commands when their terminal is closed must
-// not end a server that is sent it by habit.
+// New returns a Runner without listeners. From now on SIGHUP does not end the process but has it
+// read its files again, even if it has none: what ends other commands when their terminal is closed
+// must not end a server that is sent it by habit.
 func New(log *slog.Logger) *Runner {
-	r := &Runner{log: log, hupc: make(chan os.Signal, 1), stopc: make(chan struct{}), failedc: make(chan error, maxServers)}
+	r := &Runner{log: log, hupc: make(chan os.Signal, 1), stopc: make(chan struct{}),
+		failedc: make(chan error, maxServers)}
 	signal.Ignore(syscall.SIGHUP) // it was a signal to end, and must not be one in between
 	signal.Notify(r.hupc, syscall.SIGHUP)
 	return r

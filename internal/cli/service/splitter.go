@@ -16,10 +16,10 @@ const (
 	acceptPause      = 50 * time.Millisecond
 )
 
-// splitter tells the connections of one port apart by their first byte, so that TLS and plain HTTP
+// Splitter tells the connections of one port apart by their first byte, so that TLS and plain HTTP
 // can share it. run accepts; each connection then has a goroutine until its first byte is there.
 // Close ends all of them.
-type splitter struct {
+type Splitter struct {
 	ln         net.Listener
 	log        *slog.Logger
 	TLS, Plain *branch
@@ -30,12 +30,13 @@ type splitter struct {
 	waiting map[net.Conn]bool // for their first byte
 }
 
-func NewSplitter(ln net.Listener, log *slog.Logger) *splitter {
-	return &splitter{ln: ln, log: log, TLS: newBranch(ln), Plain: newBranch(ln), waiting: make(map[net.Conn]bool)}
+// NewSplitter returns a Splitter of the connections of ln, which Run accepts.
+func NewSplitter(ln net.Listener, log *slog.Logger) *Splitter {
+	return &Splitter{ln: ln, log: log, TLS: newBranch(ln), Plain: newBranch(ln), waiting: make(map[net.Conn]bool)}
 }
 
 // Run accepts until Close. A failure, as for want of file descriptors, does not end it.
-func (s *splitter) Run() {
+func (s *Splitter) Run() {
 	for {
 		conn, err := s.ln.Accept()
 		switch {
@@ -50,7 +51,7 @@ func (s *splitter) Run() {
 	}
 }
 
-func (s *splitter) admit(conn net.Conn) {
+func (s *Splitter) admit(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -62,7 +63,7 @@ func (s *splitter) admit(conn net.Conn) {
 }
 
 // sort gives a connection to its branch.
-func (s *splitter) sort(conn net.Conn) {
+func (s *Splitter) sort(conn net.Conn) {
 	conn.SetReadDeadline(time.Now().Add(firstByteTimeout))
 	first, whole, err := sys.Peek(conn)
 	conn.SetReadDeadline(time.Time{})
@@ -78,7 +79,7 @@ func (s *splitter) sort(conn net.Conn) {
 }
 
 // leave reports whether the splitter is still open.
-func (s *splitter) leave(conn net.Conn) bool {
+func (s *Splitter) leave(conn net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.waiting, conn)
@@ -86,7 +87,7 @@ func (s *splitter) leave(conn net.Conn) bool {
 }
 
 // Close closes the port and what has not said anything yet.
-func (s *splitter) Close() error {
+func (s *Splitter) Close() error {
 	err := s.ln.Close()
 	s.TLS.Close()
 	s.Plain.Close()

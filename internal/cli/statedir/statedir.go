@@ -43,8 +43,8 @@ func Default(p cli.Program) string {
 	return ""
 }
 
-// DefaultBeside is the directory of another name beside the node's, with the state of a server. It is
-// empty if the environment gives no place for one.
+// DefaultBeside is the directory of another name beside the node's, with the state of a server. It
+// is empty if the environment gives no place for one.
 func DefaultBeside(p cli.Program, name string) string {
 	dir := Default(p)
 	if dir == "" {
@@ -120,7 +120,8 @@ func CheckPrivate(path string) error {
 		return fmt.Errorf("the state directory %s is not a directory", path)
 	}
 	if fi.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("the state directory %s may be written to by others (mode %v); make it 0700", path, fi.Mode().Perm())
+		return fmt.Errorf("the state directory %s may be written to by others (mode %v); make it 0700", path,
+			fi.Mode().Perm())
 	}
 	if fi.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" { // where the bits mean nothing
 		if err := os.Chmod(path, 0o700); err != nil {
@@ -167,7 +168,8 @@ func (d *Dir) LoadIdentity() (id node.Identity, err error) {
 		return id, fmt.Errorf("reading the node's identity: %w", err)
 	}
 	if err := json.Unmarshal(b, &id); err != nil || id.Machine.IsZero() {
-		return id, fmt.Errorf("reading the node's identity: %s is damaged; restore it, or move it away to join as a new node", d.identityPath())
+		return id, fmt.Errorf("reading the node's identity: %s is damaged; restore it, or move it away to join as a new node",
+			d.identityPath())
 	}
 	return id, nil
 }
@@ -257,7 +259,8 @@ func (d *Dir) Close() {
 // FindRunning reads the file of the node that runs on dir.
 func FindRunning(dir string) (Running, error) {
 	var r Running
-	none := fmt.Errorf("no node runs on the state directory %s; start one with 'ginnel up', or name its proxy with --proxy", dir)
+	none := fmt.Errorf(
+		"no node runs on the state directory %s; start one with 'ginnel up', or name its proxy with --proxy", dir)
 	if dir == "" || dir == Memory {
 		return r, cli.Usagef("name the node's state directory with --state, or its proxy with --proxy")
 	}

@@ -111,7 +111,7 @@ var onlyIn = map[string][]string{
 	"golang.org/x/crypto/acme":       {"relay/server"},
 	"github.com/spf13": {
 		"cmd/ginnel", "internal/cli", "internal/cli/controlcmd", "internal/cli/democmd", "internal/cli/nodeapi",
-		"internal/cli/nodecmd", "internal/cli/relaycmd",
+		"internal/cli/nodecmd", "internal/cli/relaycmd", "internal/cli/service",
 	},
 	"github.com/goccy/go-yaml":      {"configs"},
 	"github.com/flynn/noise":        {"control"},

@@ -10,9 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// What other programs of this trade call things, and words that are nearly right.
-
-// flagHints are flags of tailscale's commands, and what to write here.
+// flagHints maps flags of tailscale to the flags of this program.
 var flagHints = map[string]string{
 	"login-server":               "--control",
 	"auth-key":                   "--authkey",
@@ -24,7 +22,7 @@ var flagHints = map[string]string{
 	"port":                       "--udp-port",
 }
 
-// commandHints are commands of tailscale and headscale, and what to write here.
+// commandHints maps commands of tailscale and headscale to the commands of this program.
 var commandHints = map[string]string{
 	"preauthkeys":    "ginnel control keys",
 	"preauthkey":     "ginnel control keys",
@@ -40,13 +38,14 @@ var commandHints = map[string]string{
 	"configtest":     "ginnel control policy check",
 }
 
-// deleteWords are what other programs call the command delete of a group.
+// deleteWords are the names that other programs have for the subcommand delete.
 var deleteWords = []string{"destroy", "remove", "rm"}
 
-// maxTypos is how many letters a word may differ by from the one that is suggested.
+// maxTypos is the largest edit distance between a word and a suggestion.
 const maxTypos = 2
 
-// unknownFlagHint names the flag that was meant, as far as that can be guessed.
+// unknownFlagHint suggests a flag for one that does not exist. It is empty if there is no
+// suggestion.
 func unknownFlagHint(cmd *cobra.Command, err error) string {
 	unknown, ok := errors.AsType[*pflag.NotExistError](err)
 	if !ok {
@@ -64,8 +63,8 @@ func unknownFlagHint(cmd *cobra.Command, err error) string {
 	return ""
 }
 
-// nearest returns the word that differs least from one that is not known, if that is by maxTypos at
-// most; empty if there is none.
+// nearest returns the known word with the smallest edit distance to word, or nothing if all differ
+// by more than maxTypos.
 func nearest(word string, known []string) (best string) {
 	least := maxTypos + 1
 	for _, k := range known {
@@ -76,8 +75,8 @@ func nearest(word string, known []string) (best string) {
 	return best
 }
 
-// unknownCommandHint names the command that was meant, be it misspelt or another program's word, or
-// both.
+// unknownCommandHint suggests a command for one that does not exist: a similar one, or the one that
+// does what a command of another program does.
 func unknownCommandHint(cmd *cobra.Command, word string) string {
 	if instead, known := commandHints[word]; known {
 		return "; here it is '" + instead + "'"

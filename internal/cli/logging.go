@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// LogFlags are the flags of commands that run for long.
+// LogFlags are the flags about the log.
 type LogFlags struct {
 	Level       Parsed[slog.Level]
 	format      Parsed[string]
@@ -75,7 +75,7 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// ConnLogger is where lines about connections go; nil if they are not wanted.
+// ConnLogger returns the logger for lines about connections, or nil without --log-connections.
 func (l *LogFlags) ConnLogger(log *slog.Logger) *slog.Logger {
 	if !l.connections {
 		return nil
@@ -83,7 +83,7 @@ func (l *LogFlags) ConnLogger(log *slog.Logger) *slog.Logger {
 	return log
 }
 
-// IsTerminal is good enough to choose a format by.
+// IsTerminal reports whether a file is a character device. That is good enough to choose a format.
 func IsTerminal(f *os.File) bool {
 	fi, err := f.Stat()
 	return err == nil && fi.Mode()&os.ModeCharDevice != 0

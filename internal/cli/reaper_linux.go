@@ -14,10 +14,9 @@ import (
 	"ginnel/internal/sys"
 )
 
-// Reaper waits for processes whose parents have ended, in a process that gets them: PID 1 of a
-// container, or one with PR_SET_CHILD_SUBREAPER. Nobody else would, and they would stay as zombies
-// until the limit of processes is reached. It leaves this program's own children to whoever has
-// started them.
+// Reaper waits for orphans in a process that inherits them: PID 1 of a container, or a process with
+// PR_SET_CHILD_SUBREAPER. Otherwise they would stay as zombies until the limit of processes is
+// reached. It does not wait for this program's own children.
 type Reaper struct {
 	mu  sync.Mutex
 	own map[int]bool // children of this program that nobody has waited for yet
@@ -27,7 +26,8 @@ type Reaper struct {
 	wg    sync.WaitGroup
 }
 
-// startReaper returns nil where no orphans come to this process. A nil reaper works.
+// startReaper returns nil if this process does not inherit orphans. The methods of a nil Reaper
+// work.
 func startReaper() *Reaper {
 	if os.Getpid() != 1 && !sys.IsSubreaper() {
 		return nil
@@ -38,7 +38,8 @@ func startReaper() *Reaper {
 	return r
 }
 
-// loop looks for orphans first, since some may have ended before this program was executed.
+// loop reaps once before it waits for signals, because orphans may have ended before this program
+// was executed.
 func (r *Reaper) loop() {
 	for {
 		r.reap()
@@ -61,7 +62,7 @@ func (r *Reaper) reap() {
 	}
 }
 
-// endedChildren are the zombies among the children of a process. Without /proc none are found.
+// endedChildren returns the zombies among the children of a process. Without /proc it finds none.
 func endedChildren(parent int) (pids []int) {
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, file := range files {
@@ -80,7 +81,8 @@ func endedChildren(parent int) (pids []int) {
 	return pids
 }
 
-// Start starts a child of this program. The lock is held until the child is known to be one.
+// Start starts a child of this program. It holds the lock until the child is in own, so that reap
+// cannot take it for an orphan.
 func (r *Reaper) Start(cmd *exec.Cmd) error {
 	if r == nil {
 		return cmd.Start()
@@ -94,8 +96,8 @@ func (r *Reaper) Start(cmd *exec.Cmd) error {
 	return err
 }
 
-// Waited is called when a child of this program has been waited for. Its number may be that of an
-// orphan then.
+// Waited removes a child that this program has waited for. From then on its PID may be that of an
+// orphan.
 func (r *Reaper) Waited(pid int) {
 	if r == nil {
 		return

@@ -4,7 +4,7 @@ package cli
 
 import "os/exec"
 
-// Reaper is of use where orphans come to a process other than the system's own.
+// Reaper does nothing here: only on Linux does a process other than the first inherit orphans.
 type Reaper struct{}
 
 func startReaper() *Reaper { return nil }

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Run runs one command and returns the exit status. All errors are shown here, and only here.
+// Run runs one command and returns the exit status. Only Run prints errors.
 func Run(ctx context.Context, p Program, root *cobra.Command, args []string) int {
 	root.SetArgs(args)
 	root.SetOut(p.Stdout)
@@ -22,7 +22,7 @@ func Run(ctx context.Context, p Program, root *cobra.Command, args []string) int
 		return int(e)
 	}
 	if p.nobodyReads(err) {
-		return ExitFailure // and whoever has stopped reading, as head does, wants to hear no more
+		return ExitFailure // the reader, such as head, has left on purpose
 	}
 	fmt.Fprintf(p.Stderr, "ginnel: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nginnel: "))
 	if IsUsage(err) {
@@ -66,7 +66,7 @@ and the environment over the file.`,
 	return root
 }
 
-// newHelp is cobra's help command, which takes a mistyped topic for a success.
+// newHelp replaces cobra's help command, which exits with 0 for a topic that does not exist.
 func newHelp() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND]",
@@ -81,7 +81,7 @@ func newHelp() *cobra.Command {
 	}
 }
 
-// NoArgs and OneArg check the number of arguments.
+// NoArgs checks that there are no arguments.
 func NoArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return Usagef("unknown command or argument %q for %q%s", args[0], cmd.CommandPath(), unknownCommandHint(cmd, args[0]))

@@ -9,14 +9,14 @@ import (
 	"ginnel/configs"
 )
 
-// SecretFlag is the value of a flag that holds a secret: *parsed implements it.
+// SecretFlag is the value of a flag that holds a secret: *Parsed implements it.
 type SecretFlag interface {
 	IsSecret() bool
-	// Plain is the secret itself, read from its file if it was given as file:PATH.
+	// Plain returns the secret itself, also if it was given as file:PATH.
 	Plain() string
 }
 
-// EachSecret calls f with the flags that were given and hold a secret.
+// EachSecret calls f for each flag that is a secret and has a value.
 func EachSecret(fs *pflag.FlagSet, f func(*pflag.Flag, SecretFlag)) {
 	fs.VisitAll(func(flag *pflag.Flag) {
 		if s, ok := flag.Value.(SecretFlag); ok && s.IsSecret() && flag.Value.String() != "" {
@@ -25,8 +25,8 @@ func EachSecret(fs *pflag.FlagSet, f func(*pflag.Flag, SecretFlag)) {
 	})
 }
 
-// AdviseSecrets warns of secrets in the arguments of this process, which every user of the machine
-// can read.
+// AdviseSecrets warns of secrets in the arguments of this process, because every user of the
+// machine can read those.
 func AdviseSecrets(fs *pflag.FlagSet, log *slog.Logger) {
 	EachSecret(fs, func(flag *pflag.Flag, _ SecretFlag) {
 		if GivenOnCommandLine(flag) && !configs.IsSecretFile(flag.Value.String()) {

@@ -11,7 +11,7 @@ import (
 	"ginnel/configs"
 )
 
-// onCommandLine is the annotation of flags that were given there, not by a setting.
+// onCommandLine annotates flags whose value comes from the command line.
 const onCommandLine = "command line"
 
 // GivenOnCommandLine reports whether the value of a flag comes from the command line, not from a
@@ -21,7 +21,7 @@ func GivenOnCommandLine(f *pflag.Flag) bool {
 	return ok
 }
 
-// IsSetting reports whether a flag can come from elsewhere than the command line.
+// IsSetting reports whether a flag may come from the environment or from a file.
 func IsSetting(f *pflag.Flag) bool { return f.Name != "help" && f.Name != "config" }
 
 // isList reports whether a flag may be repeated.
@@ -30,7 +30,8 @@ func isList(f *pflag.Flag) bool {
 	return kind == "stringArray" || kind == "stringSlice"
 }
 
-// ApplySettings sets the flags that were not given from the environment and the configuration file.
+// ApplySettings sets the flags that are not on the command line from the environment, and then the
+// remaining ones from the configuration file.
 func ApplySettings(cmd *cobra.Command, p Program) error {
 	given := make(map[string]bool)
 	cmd.Flags().Visit(func(f *pflag.Flag) {
@@ -75,7 +76,7 @@ func applyEnvironment(cmd *cobra.Command, p Program, given map[string]bool) (err
 	return err
 }
 
-// SplitList cuts the value of a variable that stands for a repeated flag.
+// SplitList splits the value of an environment variable for a flag that may be repeated.
 func SplitList(value string) (values []string) {
 	for _, v := range strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == '\n' }) {
 		if v = strings.TrimSpace(v); v != "" {
@@ -85,13 +86,13 @@ func SplitList(value string) (values []string) {
 	return values
 }
 
-// applyFile sets flags from the YAML file at path. It may hold keys for other commands; what is no
-// command's is an error.
+// applyFile sets flags from the YAML file at path. The file may have settings of other commands. A
+// key that no command has is an error.
 func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 	known := KnownSettings(cmd.Root())
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if IsSetting(f) {
-			known[f.Name] = kindOf(f) // which may be another command's list of that name
+			known[f.Name] = kindOf(f) // another command may have a list of this name
 		}
 	})
 	settings, err := configs.Load(path, known)
@@ -104,7 +105,7 @@ func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 	for _, s := range settings {
 		flags := cmd.Flags()
 		if flags.Lookup(s.Key) == nil {
-			flags = flagsWith(cmd.Root(), s.Key) // which is not run; its values are looked at all the same
+			flags = flagsWith(cmd.Root(), s.Key) // of another command; a wrong value is an error all the same
 		}
 		if given[s.Key] {
 			continue
@@ -118,8 +119,8 @@ func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 	return nil
 }
 
-// NoFileError says which flag names a file that cannot be read, and shows by an example what is
-// wanted.
+// NoFileError returns a usage error about the flag that names an unreadable file, with an example
+// of its value.
 func NoFileError(flag, path, example string, err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		err = e.Err
@@ -127,8 +128,8 @@ func NoFileError(flag, path, example string, err error) error {
 	return Usagef("%s %s: %w; the path of a file that is there is wanted, such as %s", flag, path, err, example)
 }
 
-// KnownSettings are the flags of all commands. What is a list for one is one for all that do not
-// have it.
+// KnownSettings returns the settings of a command and its subcommands. A flag that is a list in one
+// of them is a list in the result.
 func KnownSettings(cmd *cobra.Command) map[string]configs.Kind {
 	known := make(map[string]configs.Kind)
 	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
@@ -151,7 +152,7 @@ func kindOf(f *pflag.Flag) configs.Kind {
 	return configs.Scalar
 }
 
-// flagsWith are the flags of the first command that has this one.
+// flagsWith returns the flags of the first command that has a flag of this name.
 func flagsWith(cmd *cobra.Command, name string) *pflag.FlagSet {
 	if cmd.LocalFlags().Lookup(name) != nil {
 		return cmd.LocalFlags()

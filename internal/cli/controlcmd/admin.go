@@ -29,14 +29,14 @@ import (
 const (
 	adminTimeout  = 30 * time.Second
 	maxAnswer     = 256 << 20
-	maxSocketPath = 103 // the room in sockaddr_un where it is least
+	maxSocketPath = 103 // the smallest limit of all systems (sockaddr_un)
 )
 
-// socketPath is where a server on a state directory is administered.
+// socketPath returns the path of the socket by which a server on a state directory is administered.
 func socketPath(dir string) string { return filepath.Join(dir, "admin.sock") }
 
-// listenAdmin opens the socket of the administrator. Whoever holds the lock of the directory may
-// replace it.
+// listenAdmin opens the admin socket. The caller holds the lock of the directory, so an old socket
+// may be replaced.
 func listenAdmin(dir string) (net.Listener, error) {
 	path := socketPath(dir)
 	if len(path) > maxSocketPath {
@@ -50,7 +50,7 @@ func listenAdmin(dir string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the admin socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil { // nobody is served before
+	if err := os.Chmod(path, 0o600); err != nil { // nobody is served before this
 		ln.Close()
 		return nil, fmt.Errorf("opening the admin socket: %w", err)
 	}
@@ -141,7 +141,7 @@ type admin struct {
 	token  string
 }
 
-// adminError is why the server did not do what it was asked for.
+// adminError is an answer of the server that refuses a request.
 type adminError struct {
 	status int
 	text   string
@@ -152,8 +152,8 @@ func (e *adminError) Error() string { return e.text }
 // hujson is a request that is sent as it is, not as JSON.
 type hujson []byte
 
-// call makes a request, of which in is the document, if there is one, and decodes the answer into
-// out unless that is nil.
+// call makes a request with the document in, unless that is nil. It decodes the answer into out,
+// unless that is nil.
 func (a *admin) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	kind := "application/json"
@@ -232,7 +232,7 @@ func (a *admin) read(resp *http.Response, out any) error {
 	return nil
 }
 
-// refused is an error of the server's; what it cannot make sense of is a mistake in the command.
+// refused returns a usage error if the server calls the request bad, and e otherwise.
 func (a *admin) refused(e *adminError) error {
 	if e.status == http.StatusBadRequest {
 		return cli.Usage(e)
@@ -259,7 +259,7 @@ func listAll[T any](ctx context.Context, a *admin, path string, query url.Values
 	}
 }
 
-// inProcess brings requests to a handler without a network between them.
+// inProcess is an http.RoundTripper that calls a handler of this process.
 type inProcess struct{ h http.Handler }
 
 // RoundTrip implements http.RoundTripper.
@@ -278,7 +278,7 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// answer keeps what a handler writes.
+// answer is an http.ResponseWriter that keeps the answer.
 type answer struct {
 	header http.Header
 	status int

@@ -15,9 +15,9 @@ import (
 // tlsSettings are nil for a port without TLS.
 type tlsSettings = *tls.Config
 
-// certificates makes or finds the self-signed certificate, if that is what is used, and its pin.
-// Its directory has the name of the host: a server that moves needs another, and one that comes
-// back has its old pin.
+// certificates makes or loads the self-signed certificate, if one is used, and sets its pin. The
+// directory has the name of the host: a server under another name needs another certificate, and
+// one that returns to its old name has its old pin.
 func (s *controlService) certificates() (tlsSettings, error) {
 	if s.options.how != tlsSelfSigned && s.options.how != tlsForRelay {
 		return nil, nil

@@ -15,9 +15,7 @@ import (
 	"ginnel/internal/cli"
 )
 
-// This file is what all commands that administer a server are made of.
-
-// adminCall is a command that was given, and the server that it is for.
+// adminCall is one call of a command that administers a server.
 type adminCall struct {
 	*admin
 	args []string
@@ -25,7 +23,7 @@ type adminCall struct {
 	json bool
 }
 
-// adminCommand completes a command that asks a running server.
+// adminCommand adds the flags that find the server to cmd, and has cmd call run with the server.
 func adminCommand(p cli.Program, cmd *cobra.Command, run func(ctx context.Context, c *adminCall) error) *cobra.Command {
 	where := new(adminFlags)
 	where.add(cmd.Flags())
@@ -39,9 +37,9 @@ func adminCommand(p cli.Program, cmd *cobra.Command, run func(ctx context.Contex
 	return cmd
 }
 
-// wantArgs checks that there is one argument of each name; more of the last, if that ends with
-// dots. None may be empty, as that of a script is whose variable has no value, but those whose name
-// is in brackets.
+// wantArgs checks that there is one argument for each name, and any number for a last name that
+// ends with dots. Empty arguments are refused, which usually are unset variables in a script,
+// except for names in [brackets].
 func wantArgs(names ...string) cobra.PositionalArgs {
 	last := names[len(names)-1]
 	return func(cmd *cobra.Command, args []string) error {
@@ -60,7 +58,7 @@ func wantArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// numberArg is the number of something that has one.
+// numberArg reads the ID of an object. what names the object in the error.
 func numberArg(what, arg string) (int64, error) {
 	n, err := strconv.ParseInt(arg, 10, 64)
 	if err != nil || n <= 0 {
@@ -69,7 +67,7 @@ func numberArg(what, arg string) (int64, error) {
 	return n, nil
 }
 
-// show prints a document: JSON if that was asked for, and otherwise by human.
+// show prints a document: as JSON with --json, and otherwise by human.
 func (c *adminCall) show(doc any, human func(io.Writer) error) error {
 	if c.json {
 		return json.NewEncoder(c.out).Encode(doc)
@@ -77,7 +75,7 @@ func (c *adminCall) show(doc any, human func(io.Writer) error) error {
 	return human(c.out)
 }
 
-// say prints a sentence, or the document that the server answered with.
+// say prints a sentence, or with --json the server's answer.
 func (c *adminCall) say(doc any, format string, args ...any) error {
 	return c.show(doc, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, format+"\n", args...)
@@ -85,12 +83,12 @@ func (c *adminCall) say(doc any, format string, args ...any) error {
 	})
 }
 
-// said is the JSON of what leaves nothing to show.
+// said is the JSON output of a command that leaves no object to show.
 type said struct {
 	Done string `json:"done"`
 }
 
-// done prints a sentence about something that is no more.
+// done prints a sentence about an object that has been deleted.
 func (c *adminCall) done(format string, args ...any) error {
 	return c.say(said{fmt.Sprintf(format, args...)}, format, args...)
 }
@@ -107,7 +105,7 @@ func (c *adminCall) table(doc any, head string, rows [][]string) error {
 	})
 }
 
-// day is a time for people, to the minute; never if there is none.
+// day formats a time to the minute. It returns never for the zero time.
 func day(t time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -115,7 +113,7 @@ func day(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04")
 }
 
-// dash stands for an empty cell.
+// dash returns a dash for an empty cell.
 func dash(s string) string {
 	if s == "" {
 		return "-"
@@ -123,7 +121,7 @@ func dash(s string) string {
 	return s
 }
 
-// after is the time at the end of a duration; none for 0.
+// after returns the time when d from now has passed, or the zero time for 0.
 func after(d time.Duration) time.Time {
 	if d == 0 {
 		return time.Time{}

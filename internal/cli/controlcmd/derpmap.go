@@ -16,7 +16,7 @@ import (
 	"ginnel/relay"
 )
 
-// embeddedRegion is the number of the region of the relay in the server.
+// embeddedRegion is the region ID of the server's own relay.
 const embeddedRegion = 900
 
 // readDERPMap reads the file of --derp-map, in the form that clients get.
@@ -30,7 +30,7 @@ func (o *serveOptions) readDERPMap() (relays control.DERPMap, err error) {
 	if err := d.Decode(&relays); err != nil {
 		return relays, cli.Usagef("--derp-map %s: %w", o.derpMap, err)
 	}
-	var m relay.Map // knows what a map must be like
+	var m relay.Map // which validates
 	if err := json.Unmarshal(b, &m); err != nil {
 		return relays, cli.Usagef("--derp-map %s: %w", o.derpMap, err)
 	}
@@ -48,8 +48,8 @@ func (o *serveOptions) readDERPMap() (relays control.DERPMap, err error) {
 	return relays, nil
 }
 
-// useDERPMap reads the file of --derp-map again and tells all nodes, or says why not; then the
-// relays before stay.
+// useDERPMap reads the file of --derp-map again and sends it to all nodes. If the file is wrong, it
+// logs that, and the old relays stay.
 func (s *controlService) useDERPMap() {
 	if s.options.derpMap == "" {
 		return

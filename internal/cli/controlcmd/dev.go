@@ -32,7 +32,8 @@ func (s *controlService) prepareDev(ctx context.Context) error {
 	return a.call(ctx, http.MethodPost, "keys", req, &s.devKey)
 }
 
-// invite prints the line with which another machine joins: nothing else goes there.
+// invite prints the line with which another machine joins. It is all that --dev prints to standard
+// output.
 func (s *controlService) invite(p cli.Program) error {
 	if host := s.site.Hostname(); isLoopbackHost(host) {
 		s.log.Warn(
@@ -56,8 +57,8 @@ func devURL(bound net.Addr) *url.URL {
 	return &url.URL{Scheme: "http", Host: net.JoinHostPort(host, fmt.Sprint(cli.PortNumber(bound.String())))}
 }
 
-// machineAddr is the address that others reach this machine at, as far as it knows: of the
-// interface that it goes out by, and one to which nodes take plain HTTP if that has any.
+// machineAddr guesses the address by which others reach this machine. It takes the interface of the
+// default route, and of its addresses one to which nodes accept plain HTTP.
 func machineAddr() netip.Addr {
 	addrs, _ := net.InterfaceAddrs()
 	out := anyAddr(addrs)
@@ -98,7 +99,7 @@ func isLoopbackHost(host string) bool {
 	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
-// besides are the addresses of the interface that has this one.
+// besides returns all addresses of the interface that has the address one.
 func besides(one netip.Addr) []netip.Addr {
 	interfaces, _ := net.Interfaces()
 	for _, i := range interfaces {

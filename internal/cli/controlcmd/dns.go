@@ -40,8 +40,8 @@ func (o *serveOptions) dnsSettings() (names control.DNSConfig, err error) {
 	return names, nil
 }
 
-// dnsResolvers returns the servers in the form of the wire, where a list that is empty must not be
-// left out.
+// dnsResolvers returns the servers as wire documents. An empty list must not be left out of the
+// document, so the result is never nil.
 func dnsResolvers(servers []string) []control.Resolver {
 	list := []control.Resolver{}
 	for _, s := range servers {
@@ -50,8 +50,8 @@ func dnsResolvers(servers []string) []control.Resolver {
 	return list
 }
 
-// useDNSConfig reads the file of --dns-config again and tells all nodes, or says why not; then the
-// settings before stay.
+// useDNSConfig reads the file of --dns-config again and sends it to all nodes. If the file is
+// wrong, it logs that, and the old settings stay.
 func (s *controlService) useDNSConfig() {
 	if s.options.dnsConfig == "" {
 		return

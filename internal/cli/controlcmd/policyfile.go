@@ -14,21 +14,20 @@ import (
 	"ginnel/internal/cli/service"
 )
 
-// policyPoll is how often the policy file is looked at. A look reads it: the time of a change is
-// too coarse to go by.
+// policyPoll is how often the policy file is read to see whether it has changed. Its modification
+// time is too coarse for that.
 const policyPoll = 500 * time.Millisecond
 
 // applyLimit bounds how long new settings from a file may take to be in force.
 const applyLimit = 15 * time.Second
 
-// readPolicy reads the policy file, and finds what is wrong with it as far as that can be known
-// without a network.
+// readPolicy reads the policy file, and checks it as far as that is possible without a network.
 func (o *serveOptions) readPolicy() error {
 	text, err := os.ReadFile(o.policy)
 	if err != nil {
 		return cli.Usagef("--policy: %w", err)
 	}
-	if _, err := policy.ParseInForce(text); err != nil { // the rest is known with the state
+	if _, err := policy.ParseInForce(text); err != nil { // the rest needs the state of the network
 		return cli.Usage(placedIn(o.policy, err))
 	}
 	o.policyText = text
@@ -65,8 +64,9 @@ func placedIn(file string, err error) error {
 // problems are the lines of an error about a policy.
 func problems(err error) []string { return strings.Split(err.Error(), "\n") }
 
-// startPolicy puts the policy file in force before anybody is served. If it has changed, its tests
-// may fail on the nodes that there are, and then nothing starts; one that was in force boots.
+// startPolicy puts the policy file in force before anybody is served. If the policy has changed and
+// its tests fail on the nodes of the network, the server does not start. A policy that was in force
+// before is accepted.
 func (s *controlService) startPolicy(ctx context.Context) error {
 	if s.options.policy == "" {
 		return nil
@@ -112,7 +112,7 @@ func (s *controlService) watchFiles() {
 	s.runner.WatchFiles(files)
 }
 
-// policyFile is what was found at the place of the policy.
+// policyFile is the content of the policy file, or why it cannot be read.
 type policyFile struct{ text, problem string }
 
 func readPolicyFile(path string) policyFile {
@@ -126,7 +126,7 @@ func readPolicyFile(path string) policyFile {
 	return policyFile{text: string(text)}
 }
 
-// usePolicy puts a policy in force, or says why not; then the one before stays.
+// usePolicy puts a policy in force. If it has mistakes, it logs them, and the old policy stays.
 func (s *controlService) usePolicy(f policyFile) {
 	const refused = "policy file refused, the policy before it stays"
 	if f.problem != "" {

@@ -66,7 +66,7 @@ func (o *serveOptions) run(cmd *cobra.Command, p cli.Program) error {
 	return s.run(cmd.Context(), p)
 }
 
-// Run serves until ctx ends or a listener fails.
+// run serves until ctx ends or a listener fails.
 func (s *controlService) run(ctx context.Context, p cli.Program) error {
 	s.runner = service.New(s.log)
 	defer s.runner.Close()
@@ -86,7 +86,8 @@ func (s *controlService) run(ctx context.Context, p cli.Program) error {
 	return nil
 }
 
-// describe prints what people need next.
+// describe prints what users need to join: the line of --dev, or the pin of a self-signed
+// certificate.
 func (s *controlService) describe(p cli.Program) error {
 	if s.options.dev {
 		return s.invite(p)
@@ -98,8 +99,7 @@ func (s *controlService) describe(p cli.Program) error {
 	return err
 }
 
-// open makes all parts and opens all ports, so that what is in the way is found before anybody is
-// served.
+// open opens all ports before anybody is served, so that a port that is taken stops the start.
 func (s *controlService) open(ctx context.Context) error {
 	ln, err := s.openPort(ctx)
 	if err != nil {
@@ -143,7 +143,8 @@ func (s *controlService) open(ctx context.Context) error {
 	return nil
 }
 
-// newServers makes the coordination server and the relay, which asks it whom to let in.
+// newServers makes the coordination server and the relay, which asks the server whether a client
+// may connect.
 func (s *controlService) newServers(ctx context.Context) (err error) {
 	if s.store, err = store.Open(filepath.Join(s.dir, "control.db")); err != nil {
 		return err
@@ -164,7 +165,7 @@ func (s *controlService) newServers(ctx context.Context) (err error) {
 	return s.startPolicy(ctx)
 }
 
-// newRelay makes the relay. It serves nobody before the coordination server is there to be asked.
+// newRelay makes the relay. Nobody uses it before the coordination server exists.
 func (s *controlService) newRelay() error {
 	key, err := relayserver.LoadKey(filepath.Join(s.dir, "relay.key"))
 	if err != nil {
@@ -182,7 +183,8 @@ func (s *controlService) newRelay() error {
 	return nil
 }
 
-// openPort opens the port of server and relay. With --dev any will do.
+// openPort opens the port of server and relay. With --dev it takes a free port if the default one
+// is taken.
 func (s *controlService) openPort(ctx context.Context) (net.Listener, error) {
 	addr := s.options.Listen
 	if addr == "" {
@@ -201,7 +203,8 @@ func (s *controlService) openPort(ctx context.Context) (net.Listener, error) {
 	return ln, nil
 }
 
-// openSTUN opens the STUN server's port; nil if there is to be none. With --dev any will do.
+// openSTUN opens the port of the STUN server, or returns nil without one. With --dev it takes a
+// free port if the default one is taken.
 func (s *controlService) openSTUN() (net.PacketConn, error) {
 	s.stun, s.stunPort = "none", -1
 	if s.options.STUN == "none" || !s.options.embedded.Value {
@@ -223,7 +226,7 @@ func (s *controlService) openSTUN() (net.PacketConn, error) {
 	return pc, nil
 }
 
-// servePort serves the port: what the relay has on it, and the rest from the coordination server.
+// servePort serves the relay's paths and the coordination server on one port.
 func (s *controlService) servePort(ln net.Listener, conf tlsSettings) {
 	mux := http.NewServeMux()
 	mux.Handle("/", s.ctl)
@@ -244,7 +247,7 @@ func (s *controlService) servePort(ln net.Listener, conf tlsSettings) {
 	s.runner.Serve(func() error { return hs.Serve(s.relay.Listener(split.Plain, nil)) })
 }
 
-// serveAside serves what is not for nodes: administration and metrics.
+// serveAside serves administration and metrics, which have ports of their own.
 func (s *controlService) serveAside() error {
 	ln, err := listenAdmin(s.dir)
 	if err != nil {

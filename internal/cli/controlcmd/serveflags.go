@@ -43,15 +43,15 @@ type serveOptions struct {
 	names      control.DNSConfig // of --dns or --dns-config
 }
 
-// tlsMode is how the port is protected.
+// tlsMode is where the TLS of the port comes from.
 type tlsMode int
 
 const (
 	tlsSelfSigned tlsMode = iota
 	tlsFiles
 	tlsACME
-	tlsElsewhere // something in front does it
-	tlsForRelay  // plain HTTP, but for the relay's clients, who want TLS
+	tlsElsewhere // a reverse proxy speaks TLS
+	tlsForRelay  // plain HTTP, except for clients of the relay, which want TLS
 )
 
 const (
@@ -105,10 +105,10 @@ func parseAddrs(s string) (addrs []netip.Addr, err error) {
 	return addrs, nil
 }
 
-// longestDays bounds durations: nobody means more, and a time.Duration cannot hold much more.
+// longestDays is the longest duration of a flag, in days. A time.Duration cannot hold much more.
 const longestDays = 100 * 365
 
-// parseLifetime reads a duration; of days too, which keys are good for.
+// parseLifetime reads a duration, which may be in days.
 func parseLifetime(s string) (time.Duration, error) {
 	const longest = longestDays * 24 * time.Hour
 	if days, ok := strings.CutSuffix(s, "d"); ok && isNumber(days) {
@@ -122,7 +122,7 @@ func parseLifetime(s string) (time.Duration, error) {
 		return d, nil
 	}
 	if _, err := time.ParseDuration(strings.Map(toZero, s)); err == nil && !isNumber(s) && !strings.HasPrefix(s, "-") {
-		return 0, tooLong(s) // the form is good
+		return 0, tooLong(s)
 	}
 	return 0, fmt.Errorf("%q is not a duration such as 60s, 24h or 180d", s)
 }
@@ -147,8 +147,8 @@ func parseEmbedded(s string) (bool, error) {
 	return s == "embedded", nil
 }
 
-// check looks at what single flags cannot know, reads the files that must be good before anything
-// starts, and settles what was left open.
+// check checks what concerns several flags, reads the files that must be good before the start, and
+// sets what was left open.
 func (o *serveOptions) check() error {
 	if err := o.checkURL(); err != nil {
 		return err
@@ -194,7 +194,8 @@ func (o *serveOptions) checkURL() error {
 	return nil
 }
 
-// isPlainName accepts the names of hosts, and not those of certificates.
+// isPlainName reports whether s is the name of a host. Unlike the name on a certificate it has no
+// asterisk.
 func isPlainName(s string) bool {
 	return cli.IsHostName(s) && !strings.Contains(s, "*") && !strings.Contains("."+s+".", "..")
 }
@@ -228,8 +229,8 @@ func (o *serveOptions) checkTLS() error {
 	return nil
 }
 
-// isPrivateHost reports whether clients take plain HTTP to a host for good (control specification,
-// section 1.4).
+// isPrivateHost reports whether clients accept plain HTTP to a host (control specification, section
+// 1.4).
 func isPrivateHost(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return strings.EqualFold(host, "localhost") || err == nil && (addr.Unmap().IsLoopback() || addr.Unmap().IsPrivate())
@@ -247,13 +248,13 @@ func sitePort(u *url.URL) int {
 	return 443
 }
 
-// siteListen is where a server of this URL listens: where its host is for loopback, which nobody
-// else is told of, and at all of the machine's addresses otherwise.
+// siteListen returns the default listen address for a URL: on loopback if the host of the URL is,
+// and otherwise on all addresses of the machine.
 func siteListen(u *url.URL) string {
 	return net.JoinHostPort(loopbackHost(u), strconv.Itoa(sitePort(u)))
 }
 
-// loopbackHost is the host of a URL that leads nowhere but to this machine; empty for others.
+// loopbackHost returns the host of a URL if it is loopback, and otherwise nothing.
 func loopbackHost(u *url.URL) string {
 	host := u.Hostname()
 	addr, err := netip.ParseAddr(host)
@@ -263,7 +264,8 @@ func loopbackHost(u *url.URL) string {
 	return ""
 }
 
-// defaultSTUN is beside the port: nodes look for it at the host of the URL.
+// defaultSTUN returns the default address of the STUN server. It is on the host of the URL, where
+// nodes look for it.
 func (o *serveOptions) defaultSTUN() string {
 	if o.site == nil {
 		return net.JoinHostPort("", defaultSTUNPort)
@@ -271,7 +273,8 @@ func (o *serveOptions) defaultSTUN() string {
 	return net.JoinHostPort(loopbackHost(o.site), defaultSTUNPort)
 }
 
-// checkAddrs looks at what is listened on. With --dev, what is not given stays empty.
+// checkAddrs sets and checks the addresses to listen on. With --dev those that are not given stay
+// empty.
 func (o *serveOptions) checkAddrs() error {
 	if o.Listen == "" && !o.dev {
 		o.Listen = siteListen(o.site)
@@ -313,8 +316,8 @@ func (o *serveOptions) checkNetwork() (err error) {
 	return nil
 }
 
-// stateDir is the directory of the network; temporary if the environment has no place for one and
-// --dev allows that.
+// stateDir returns the directory of the network. With --dev it is a temporary one if the
+// environment has no place for it.
 func (o *serveOptions) stateDir(p cli.Program) (dir string, temporary bool, err error) {
 	switch dir = cmp.Or(o.State, defaultControlState(p)); {
 	case dir == statedir.Memory:
@@ -330,11 +333,11 @@ func (o *serveOptions) stateDir(p cli.Program) (dir string, temporary bool, err 
 
 var errNoControlState = cli.Usagef("--state DIR must be given: neither XDG_STATE_HOME nor HOME is set")
 
-// defaultControlState is where a server is looked for if no directory is named; empty if there is
-// no place for one.
+// defaultControlState returns the state directory of a server for which none is named. It is empty
+// if the environment has no place for it.
 func defaultControlState(p cli.Program) string { return statedir.DefaultBeside(p, "ginnel-control") }
 
-// hostOf is the host of an address, empty for all of the machine's.
+// hostOf returns the host of an address, or nothing if that is unspecified.
 func hostOf(addr string) string {
 	host, _, _ := net.SplitHostPort(addr)
 	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {

@@ -8,8 +8,8 @@ import (
 	"ginnel/node"
 )
 
-// gate is a firewall for UDP: on loopback a direct path would be found before there is anything to
-// see of the relay.
+// gate is a firewall for UDP. Without it the nodes would find a direct path on loopback before they
+// use the relay.
 type gate struct{ open atomic.Bool }
 
 // listen opens a socket behind the gate.
@@ -26,7 +26,7 @@ type gatedConn struct {
 	gate *gate
 }
 
-// WriteToUDPAddrPort drops what the gate does not let out.
+// WriteToUDPAddrPort drops the packet while the gate is closed.
 func (c *gatedConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if !c.gate.open.Load() {
 		return len(b), nil

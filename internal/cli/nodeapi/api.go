@@ -38,10 +38,10 @@ func (f *Flags) Add(fs *pflag.FlagSet) {
 	f.byProxy = fs.Lookup("proxy")
 }
 
-// Open finds the node: by the proxy that was named here, by the state directory that was named, by
-// the URL of a proxy in the environment, as 'ginnel run' and 'ginnel up --env' set it, by the usual
-// state directory, or by a proxy that is set elsewhere, since that setting is there for the node
-// and may be a list.
+// Open finds the running node. It takes the first of these that is given: the proxy on the command
+// line, the state directory, the URL of a proxy in the environment (which 'ginnel run' and 'ginnel
+// up --env' set), the node in the default state directory, and the first proxy of the settings. The
+// last may be meant for 'ginnel up', which is why it comes last.
 func (f *Flags) Open(p cli.Program) (*Client, error) {
 	if cli.GivenOnCommandLine(f.byProxy) {
 		return f.proxies.Values[0].api(), nil
@@ -86,7 +86,7 @@ func New(network, addr, token string) *Client {
 	return a
 }
 
-// whyGrace is how much longer than its attempts the node may take to answer.
+// whyGrace is how much longer than its attempts the answer of the node may take.
 const whyGrace = 5 * time.Second
 
 // Call makes a request and decodes the answer into out.
@@ -124,7 +124,7 @@ func (a *Client) Call(ctx context.Context, method, path string, form url.Values,
 	return nil
 }
 
-// Error is what the node itself answered.
+// Error is an answer of the node that refuses a request.
 type Error struct {
 	Status int
 	Text   string
@@ -144,14 +144,14 @@ func (a *Client) refusal(resp *http.Response, body []byte) error {
 	return fmt.Errorf("asking the node at %s: %s", a.where, resp.Status)
 }
 
-// ProxyUser is the name under which commands use a proxy that wants a password; the token of the
-// node's API is theirs.
+// ProxyUser is the user name that commands give to a proxy that wants a password. The password is
+// the token of the API.
 const ProxyUser = "ginnel-token"
 
-// NewToken makes a secret for the local API.
+// NewToken makes a token for the API.
 func NewToken() string { return rand.Text() }
 
-// Why asks the node for its verdict about target.
+// Why asks the node for its verdict about target. patience is for the attempts that the node makes.
 func (a *Client) Why(ctx context.Context, target string, patience time.Duration) (*node.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience+whyGrace)
 	defer cancel()

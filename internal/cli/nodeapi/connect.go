@@ -15,13 +15,11 @@ import (
 	"ginnel/configs"
 )
 
-// Connections through the proxy of a running node.
-
-// maxRefusal is how much of a proxy's refusal is read.
+// maxRefusal bounds what is read of a proxy's refusal, in bytes.
 const maxRefusal = 4 << 10
 
-// tunnel is a connection to a destination in the mesh. Read begins with what came right behind the
-// proxy's answer.
+// tunnel is a connection to a destination in the mesh. Read begins with the bytes that came right
+// after the proxy's answer.
 type tunnel struct {
 	net.Conn
 	r *bufio.Reader
@@ -29,10 +27,10 @@ type tunnel struct {
 
 func (t *tunnel) Read(p []byte) (int, error) { return t.r.Read(p) }
 
-// ReadFrom lets the system copy to the connection itself where it can.
+// ReadFrom implements io.ReaderFrom, so that the system can copy from a file to the socket.
 func (t *tunnel) ReadFrom(r io.Reader) (int64, error) { return io.Copy(t.Conn, r) }
 
-// CloseWrite passes on the end of what is sent.
+// CloseWrite sends the end of the stream.
 func (t *tunnel) CloseWrite() error {
 	if c, ok := t.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
@@ -40,8 +38,8 @@ func (t *tunnel) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// Connect connects to target, host:port, through the node. A refusal is a Error. The context is
-// for the making of the connection alone.
+// Connect connects to target, host:port, through the node. A refusal is an *Error. ctx bounds only
+// the time until the connection is made.
 func (a *Client) Connect(ctx context.Context, target string) (*tunnel, error) {
 	c, err := a.dial(ctx)
 	if err != nil {
@@ -62,7 +60,7 @@ func (a *Client) Connect(ctx context.Context, target string) (*tunnel, error) {
 	return t, nil
 }
 
-// askFor has the proxy make the connection.
+// askFor asks the proxy on c for a connection to target.
 func (a *Client) askFor(c net.Conn, target string) (*tunnel, error) {
 	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: target}, Host: target,
 		Header: make(http.Header)}
@@ -82,7 +80,7 @@ func (a *Client) askFor(c net.Conn, target string) (*tunnel, error) {
 		return t, nil
 	}
 	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)) // as much as there is
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)) // a part of the text is better than none
 	if resp.StatusCode == http.StatusProxyAuthRequired {
 		return nil, a.refusal(resp, nil)
 	}

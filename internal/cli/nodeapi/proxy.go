@@ -9,7 +9,7 @@ import (
 	"ginnel/internal/cli"
 )
 
-// nodeProxy is where a command finds the proxy of a running node.
+// nodeProxy is the address of the proxy of a running node, with its password.
 type nodeProxy struct {
 	configs.Address
 	auth configs.ProxyAuth // zero: none
@@ -23,7 +23,7 @@ func parseNodeProxy(s string) (nodeProxy, error) {
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Port() == "" || strings.Trim(u.Path, "/") != "" {
-		return nodeProxy{}, errors.New("want socks5h://[USER:PASS@]HOST:PORT") // the error of url.Parse has the password
+		return nodeProxy{}, errors.New("want socks5h://[USER:PASS@]HOST:PORT") // not the error of url.Parse, which quotes the password
 	}
 	a, err := configs.ParseProxyAddr(u.Host)
 	password, _ := u.User.Password()
@@ -36,8 +36,8 @@ func (n nodeProxy) api() *Client {
 	return a
 }
 
-// surroundingNode is the node whose proxy the environment names by a URL: that of the 'ginnel run'
-// that this process runs under, or of an 'ginnel up --env'.
+// surroundingNode returns the node whose proxy has its URL in the environment: the node of the
+// 'ginnel run' that this process runs in, or of an 'ginnel up --env'.
 func surroundingNode(p cli.Program) (*Client, bool) {
 	value := p.Getenv(cli.MeshProxyVariable)
 	if !cli.IsProxyURL(value) {
@@ -45,7 +45,7 @@ func surroundingNode(p cli.Program) (*Client, bool) {
 	}
 	n, err := parseNodeProxy(value)
 	if err != nil {
-		return nil, false // applySettings has complained
+		return nil, false // cli.ApplySettings has reported it
 	}
 	a := n.api()
 	a.where += " (" + cli.MeshProxyVariable + ")"

@@ -23,16 +23,16 @@ import (
 )
 
 const (
-	// readyFDName is the variable that tells a process in the background where to report that it is
-	// ready, or why not.
+	// readyFDName is the environment variable with the file descriptor to which a process in the
+	// background reports.
 	readyFDName = "_GINNEL_READY_FD"
-	// detachGrace is for what a process in the background does besides waiting.
+	// detachGrace is how much longer than --timeout the report may take.
 	detachGrace = 10 * time.Second
-	// endPatience is for its end, when it is not wanted any more.
+	// endPatience is how long a process in the background may take to end before it is killed.
 	endPatience = 5 * time.Second
 )
 
-// upOptions are those of up.
+// upOptions are the flags of up.
 type upOptions struct {
 	*nodeOptions
 	detach bool
@@ -47,7 +47,7 @@ func (o *upOptions) addFlags(fs *pflag.FlagSet) {
 	fs.Lookup("env").NoOptDefVal = string(proxyenv.Shell)
 }
 
-// checkDetach makes sure that --env is of use.
+// checkDetach makes sure that --env is given only where its output can be used.
 func (o *upOptions) checkDetach() error {
 	if o.env.Value == "" {
 		return nil
@@ -63,7 +63,7 @@ func (o *upOptions) checkDetach() error {
 	return cli.Usagef("--env wants a --proxy on a TCP port: the variables cannot name another")
 }
 
-// news is what a process in the background reports, each a line of JSON.
+// news is a report of a process in the background: one line of JSON.
 type news struct {
 	Login   string   `json:"login,omitempty"` // where the node can be approved
 	Ready   bool     `json:"ready,omitempty"`
@@ -71,10 +71,11 @@ type news struct {
 	Error   string   `json:"error,omitempty"`
 }
 
-// reporter is where news goes; nowhere if w is nil.
+// reporter sends news to the process in the foreground. It does nothing if w is nil.
 type reporter struct{ w io.WriteCloser }
 
-// newReporter finds the process that waits for this one; none if this one runs in the foreground.
+// newReporter returns a reporter to the process that waits for this one. If this process is in the
+// foreground, the reporter does nothing.
 func newReporter(p cli.Program) reporter {
 	fd, err := strconv.ParseUint(p.Getenv(readyFDName), 10, 16)
 	if err != nil || fd < 3 {
@@ -87,11 +88,11 @@ func (r reporter) inBackground() bool { return r.w != nil }
 
 func (r reporter) tell(n news) {
 	if r.w != nil {
-		json.NewEncoder(r.w).Encode(n) // whoever has gone does not need it
+		json.NewEncoder(r.w).Encode(n) // fails only if the reader has gone
 	}
 }
 
-// end tells what there is to tell last.
+// end sends the last news.
 func (r reporter) end(n news) {
 	r.tell(n)
 	if r.w != nil {
@@ -132,8 +133,8 @@ func (o *upOptions) runDetached(cmd *cobra.Command, p cli.Program) error {
 	return err
 }
 
-// checkReadableAgain refuses files that only one process can read, such as /dev/stdin: this one
-// has, and the one in the background would have to.
+// checkReadableAgain refuses files that can be read only once, such as /dev/stdin. This process has
+// read them, and the one in the background has to read them too.
 func checkReadableAgain(fs *pflag.FlagSet, p cli.Program) error {
 	for _, name := range []string{"config", "wireguard", "ca-file"} {
 		path := fs.Lookup(name).Value.String()
@@ -180,7 +181,8 @@ func startBackground(fs *pflag.FlagSet, o *nodeOptions, p cli.Program) (*backgro
 	return b, nil
 }
 
-// openLog makes the file for what the process says; none for a node that is to leave no trace.
+// openLog opens the file for the output of the process. There is none for an ephemeral node, which
+// leaves no trace.
 func (b *background) openLog(o *nodeOptions, p cli.Program) (*os.File, error) {
 	dir := o.state
 	if dir == "" {
@@ -205,7 +207,7 @@ func (b *background) openLog(o *nodeOptions, p cli.Program) (*os.File, error) {
 	return os.OpenFile(b.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
 }
 
-// await reads the news up to the best, or to the end of the process.
+// await reads news until the node is ready or the process has ended.
 func (b *background) await(ctx context.Context, timeout time.Duration, p cli.Program) (news, error) {
 	b.news.SetReadDeadline(time.Now().Add(timeout + detachGrace))
 	stop := context.AfterFunc(ctx, func() { b.news.SetReadDeadline(time.Unix(1, 0)) })
@@ -235,7 +237,7 @@ func (b *background) await(ctx context.Context, timeout time.Duration, p cli.Pro
 	}
 }
 
-// stop ends a process that is not wanted any more.
+// stop ends the process, and kills it after endPatience.
 func (b *background) stop() {
 	b.cmd.Process.Signal(endSignal)
 	kill := time.AfterFunc(endPatience, func() { b.cmd.Process.Kill() })
@@ -243,7 +245,7 @@ func (b *background) stop() {
 	b.cmd.Wait()
 }
 
-// failure is why the process has ended.
+// failure returns why the process has ended. said is its own last error, if it sent one.
 func (b *background) failure(said string) error {
 	err := b.cmd.Wait()
 	status := cli.ExitFailure
@@ -262,7 +264,7 @@ func (b *background) failure(said string) error {
 	return cli.WithStatus(status, err)
 }
 
-// inheritedFile is one that the process was started with.
+// inheritedFile returns a file that this process has inherited.
 func inheritedFile(fd uintptr) *os.File {
 	sys.CloseOnExec(fd)
 	return os.NewFile(fd, "ready")

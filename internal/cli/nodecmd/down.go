@@ -20,7 +20,7 @@ const (
 	downPoll     = 10 * time.Millisecond
 )
 
-// ownNode says which running node a command means that has to be allowed to end it.
+// ownNode names a running node by its state directory. Only its user may end it.
 type ownNode struct {
 	config string
 	state  string
@@ -58,7 +58,7 @@ has. An ephemeral node leaves its network; another one keeps its place there.`,
 	return cmd
 }
 
-// endNode has the node on a state directory end, and waits for that.
+// endNode tells the node on a state directory to end, and waits until it has.
 func endNode(ctx context.Context, dir string, how url.Values) error {
 	r, err := statedir.FindRunning(dir)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 func hideSecrets(fs *pflag.FlagSet, args []string) (rest []string, secrets []proxyenv.Variable) {
 	hidden := make(map[string]bool)
 	cli.EachSecret(fs, func(flag *pflag.Flag, s cli.SecretFlag) {
-		if text := s.Plain(); !configs.IsSecretFile(text) { // or it would be taken for the name of one
+		if text := s.Plain(); !configs.IsSecretFile(text) { // which would be read as file:PATH
 			hidden["--"+flag.Name] = true
 			secrets = append(secrets, proxyenv.Variable{Name: cli.EnvName(flag.Name), Value: text})
 		}

@@ -19,7 +19,7 @@ import (
 	"ginnel/node"
 )
 
-// logoutPatience is for the server's answer where no node runs.
+// logoutPatience bounds the time for the answer of the server if no node runs.
 const logoutPatience = 10 * time.Second
 
 // NewLogout returns the command logout.
@@ -55,7 +55,7 @@ func (o *logoutOptions) run(ctx context.Context, p cli.Program) error {
 	return o.logoutStopped(ctx, p, dir)
 }
 
-// logoutRunning has the running node do it.
+// logoutRunning tells the running node to log out and end, and then deletes its keys.
 func logoutRunning(ctx context.Context, dir string) error {
 	err := endNode(ctx, dir, url.Values{"logout": {"true"}})
 	if e, ok := errors.AsType[*nodeapi.Error](err); ok && e.Status == http.StatusGatewayTimeout {
@@ -68,7 +68,7 @@ func logoutRunning(ctx context.Context, dir string) error {
 	return d.ForgetIdentity()
 }
 
-// logoutStopped does it for a node that does not run.
+// logoutStopped logs a node out that does not run.
 func (o *logoutOptions) logoutStopped(ctx context.Context, p cli.Program, dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || dir == "" {
 		return noRegistration(dir)

@@ -62,8 +62,8 @@ func (o *ncOptions) run(ctx context.Context, p cli.Program, host, port string) e
 	return (&netcat{conn: conn, p: p, sentc: make(chan struct{})}).run(ctx)
 }
 
-// Connect connects to target, host:port: through the node, or without it if the environment exempts
-// target from proxies.
+// connect connects to target, host:port, through the node. If the environment exempts target from
+// proxies, it connects without the node.
 func (o *ncOptions) connect(ctx context.Context, p cli.Program, target string) (net.Conn, error) {
 	if !proxyenv.IsExempt(p, target) {
 		a, err := o.where.Open(p)
@@ -80,7 +80,7 @@ func (o *ncOptions) connect(ctx context.Context, p cli.Program, target string) (
 	return c, nil
 }
 
-// joinTarget puts a port to a host, whose brackets may be there or not.
+// joinTarget joins host and port. An IPv6 address may have brackets.
 func joinTarget(host, port string) string {
 	if target, err := cli.ParseTarget(host); err == nil {
 		host = target
@@ -92,31 +92,31 @@ func joinTarget(host, port string) string {
 type netcat struct {
 	conn  net.Conn
 	p     cli.Program
-	sentc chan struct{} // closed at the end of standard input, or of the way out
+	sentc chan struct{} // closed when send has ended
 	wg    sync.WaitGroup
 }
 
-// run ends when both directions have ended, or ctx.
+// run returns when both directions have ended, or ctx.
 func (n *netcat) run(ctx context.Context) error {
 	defer n.conn.Close()
 	stop := context.AfterFunc(ctx, func() { n.conn.Close() })
 	defer stop()
-	n.wg.Go(n.send) // and is not awaited: nothing ends a read of standard input
+	n.wg.Go(n.send) // not awaited, because nothing interrupts a read of standard input
 	_, err := io.Copy(n.p.Stdout, n.conn)
 	if ctx.Err() != nil {
 		return nil
 	}
 	if err != nil {
 		if errors.Is(err, syscall.EPIPE) {
-			return nil // nobody wants to read any more
+			return nil // the reader has left
 		}
 		return err
 	}
 	if c, ok := n.p.Stdout.(io.Closer); ok {
-		c.Close() // tells the reader
+		c.Close() // the reader sees the end
 	}
 	if f, ok := n.p.Stdin.(*os.File); ok && cli.IsTerminal(f) {
-		return nil // nobody at a terminal waits for a conversation that is over
+		return nil // the user would have to press Ctrl-D
 	}
 	select {
 	case <-n.sentc:
@@ -129,7 +129,7 @@ func (n *netcat) run(ctx context.Context) error {
 func (n *netcat) send() {
 	defer close(n.sentc)
 	if _, err := io.Copy(n.conn, n.p.Stdin); err != nil {
-		return // the other direction shows what is wrong
+		return // the other direction fails too, and reports it
 	}
 	if c, ok := n.conn.(interface{ CloseWrite() error }); ok {
 		c.CloseWrite()

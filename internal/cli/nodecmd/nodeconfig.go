@@ -18,7 +18,7 @@ import (
 	"ginnel/node"
 )
 
-// nodeConfig translates flags, but for what is about the network.
+// nodeConfig returns the configuration of the node without the network.
 func (o *nodeOptions) nodeConfig(p cli.Program, log *slog.Logger) (node.Config, error) {
 	cfg := node.Config{
 		Version:       p.BuildVersion(),
@@ -70,7 +70,7 @@ func rootsWith(caFile string) (*x509.CertPool, error) {
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
-		pool = x509.NewCertPool() // the file's alone
+		pool = x509.NewCertPool() // only the file's
 	}
 	if !pool.AppendCertsFromPEM(pem) {
 		return nil, cli.Usagef("--ca-file %s holds no certificate", caFile)
@@ -78,7 +78,8 @@ func rootsWith(caFile string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// absolute is the address by which others find a listener, whatever directory they are in.
+// absolute returns a with an absolute path if it is a unix socket, so that commands find it from
+// any directory.
 func absolute(a configs.Address) net.Addr {
 	if path, err := filepath.Abs(a.String()); a.Network() == "unix" && err == nil {
 		return &net.UnixAddr{Net: "unix", Name: path}
@@ -102,7 +103,7 @@ func anyPassword(a, b func(user, password string) bool) func(user, password stri
 	}
 }
 
-// wireGuardMap makes the network map that a wg-quick file amounts to.
+// wireGuardMap returns the network map for a wg-quick file.
 func wireGuardMap(wg *configs.WireGuard) node.NetworkMap {
 	m := node.NetworkMap{Addresses: wg.Addresses, DNS: node.DNS{Servers: node.Nameservers(wg.DNS...), Search: wg.Search}}
 	for _, p := range wg.Peers {
@@ -118,8 +119,9 @@ func wireGuardMap(wg *configs.WireGuard) node.NetworkMap {
 	return m
 }
 
-// Open opens the state directory. A node whose identity is in a file or in memory needs none
-// but to be found, so it makes do without if the default place cannot be used.
+// openState opens the state directory. A node whose identity is in a file or in memory needs it
+// only to be found by commands. Such a node starts without one if the default directory cannot be
+// used.
 func (o *nodeOptions) openState(p cli.Program, log *slog.Logger) (*statedir.Dir, error) {
 	if o.state != "" {
 		return statedir.Open(o.state)

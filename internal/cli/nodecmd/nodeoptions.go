@@ -71,7 +71,7 @@ type trafficOptions struct {
 	congestion  cli.Parsed[node.Congestion]
 }
 
-// newNodeOptions gives the proxy its default.
+// newNodeOptions returns the defaults. proxy is where the proxy listens.
 func newNodeOptions(proxy string) *nodeOptions {
 	return &nodeOptions{
 		join: joinOptions{
@@ -157,7 +157,7 @@ func (o *trafficOptions) addFlags(fs *pflag.FlagSet) {
 			"random loss for congestion, or cubic (bbr)")
 }
 
-// check looks at what single flags cannot know.
+// check checks what concerns several flags.
 func (o *nodeOptions) check() error {
 	if err := o.checkNetwork(); err != nil {
 		return err
@@ -197,7 +197,7 @@ func (o *nodeOptions) check() error {
 	return nil
 }
 
-// checkNetwork makes sure that there is one network to join, and that the flags are for that kind.
+// checkNetwork makes sure that exactly one network is named, and that all flags fit it.
 func (o *nodeOptions) checkNetwork() error {
 	switch {
 	case o.join.url == "" && o.wireguard == "":
@@ -244,7 +244,7 @@ func (o *nodeOptions) onlyForControl() map[string]bool {
 	}
 }
 
-// routes are the networks to be the router for.
+// routes returns the networks that the node is a router for.
 func (o *nodeOptions) routes() (routes []netip.Prefix, err error) {
 	for _, text := range o.join.advertise {
 		p, err := netip.ParsePrefix(text)
@@ -279,7 +279,7 @@ func repeated(texts []string) (string, bool) {
 	return "", false
 }
 
-// readyTimeout is how long commands wait for a mesh to be usable if they are not told otherwise.
+// readyTimeout is the default of --timeout.
 const readyTimeout = 60 * time.Second
 
 // parseListener reads where the proxy of a node to start listens.

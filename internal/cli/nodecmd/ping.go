@@ -97,7 +97,7 @@ func (r *pinger) run(ctx context.Context) error {
 	return nil
 }
 
-// once makes one ping. Its error is one that no further ping would mend.
+// once makes one ping. It returns an error only if further pings would fail too.
 func (r *pinger) once(ctx context.Context, seq int) error {
 	var result node.PingResult
 	err := r.api.Call(ctx, http.MethodPost, "/api/v1/ping", url.Values{"peer": {r.peer}}, &result)
@@ -121,7 +121,7 @@ func (r *pinger) once(ctx context.Context, seq int) error {
 	if said.Status == http.StatusGatewayTimeout {
 		return nil
 	}
-	return err // about the request, which another one would not mend
+	return err // the request is wrong
 }
 
 func (r *pinger) show(l pingLine) error {

@@ -10,7 +10,7 @@ import (
 	"ginnel/internal/cli"
 )
 
-// portHint adds to the error of a listener which flag names its port, and how to choose another.
+// portHint adds to the error of a listener which flag has its port, and how to choose another.
 func (o *nodeOptions) portHint(err error) error {
 	example := o.otherPort(err)
 	op, ok := errors.AsType[*net.OpError](err)
@@ -26,7 +26,7 @@ func (o *nodeOptions) portHint(err error) error {
 	return err
 }
 
-// otherPort is the flag whose listener could not be opened, with a port that may be free.
+// otherPort returns the flag whose listener could not be opened, with another port.
 func (o *nodeOptions) otherPort(err error) string {
 	const example = "--proxy 127.0.0.1:1081"
 	op, ok := errors.AsType[*net.OpError](err)
@@ -61,7 +61,8 @@ func (o *nodeOptions) otherPort(err error) string {
 	return example
 }
 
-// withPort is an address to listen on with another port, or the next one if it has that.
+// withPort returns an address with another port, or with the next one if the address has that
+// already.
 func withPort(a configs.Address, port int) string {
 	host, _, err := net.SplitHostPort(a.String())
 	if err != nil {

@@ -22,10 +22,10 @@ import (
 // freeProxy lets the system choose where run's proxy listens.
 const freeProxy = "127.0.0.1:0"
 
-// proxyUser is whom the random password of run's proxy belongs to.
+// proxyUser is the user name for run's proxy, whose password is random.
 const proxyUser = "ginnel"
 
-// NewRun is the command that joins for the time of another.
+// NewRun returns the command run.
 func NewRun(p cli.Program) *cobra.Command {
 	o := &runOptions{newNodeOptions(freeProxy)}
 	cmd := &cobra.Command{
@@ -68,7 +68,7 @@ the node is not let in, and 5 if the coordination server cannot be reached.`,
 	return cmd
 }
 
-// runOptions are those of run.
+// runOptions are the flags of run.
 type runOptions struct{ *nodeOptions }
 
 // run runs a command behind the proxy of a node.
@@ -117,7 +117,7 @@ func (o *runOptions) run(cmd *cobra.Command, p cli.Program, args []string) error
 	return c.run(n)
 }
 
-// withoutSecrets leaves out what is for this program alone: a command need not be able to join by
+// withoutSecrets leaves out the secrets of this program, with which the command could join by
 // itself.
 func withoutSecrets(environ []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
@@ -142,7 +142,7 @@ func (o *runOptions) joinFor(ctx context.Context, n *runningNode, c *child) erro
 	return cli.WithStatus(status, fmt.Errorf("told to end before %s was started", c.name))
 }
 
-// signalStatus is the exit status of what has died by a signal, as shells report it.
+// signalStatus returns the exit status that shells report for a process that a signal has killed.
 func signalStatus(s os.Signal) int {
 	if n, ok := s.(syscall.Signal); ok {
 		return 128 + int(n)

@@ -23,11 +23,12 @@ const (
 	exitNotFound    = 127
 )
 
-// signalPatience is for a signal that has been noticed elsewhere already.
+// signalPatience is how long a signal that has ended the context may take to reach the channel of
+// signals.
 const signalPatience = 100 * time.Millisecond
 
-// child is the command that run runs. Signals for this process are kept from its making on, and are
-// the command's once it runs.
+// child is the command that run runs. It catches signals for this process from the start, and
+// passes them to the command once that runs.
 type child struct {
 	name    string
 	cmd     *exec.Cmd
@@ -36,7 +37,7 @@ type child struct {
 
 	startc chan error    // has an item when the command was started, or could not be
 	endc   chan struct{} // closed when it has ended
-	waited error         // as Wait said; set before endc is closed
+	waited error         // result of Wait; set before endc is closed
 	wg     sync.WaitGroup
 }
 
@@ -44,7 +45,7 @@ type child struct {
 func newChild(p cli.Program, args []string) (*child, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	if errors.Is(cmd.Err, exec.ErrDot) {
-		cmd.Err = nil // whoever has the working directory in PATH wants that
+		cmd.Err = nil // the working directory is in PATH on purpose
 	}
 	if cmd.Err != nil {
 		return nil, notRun(args[0], cmd.Err)
@@ -53,7 +54,7 @@ func newChild(p cli.Program, args []string) (*child, error) {
 	cmd.SysProcAttr = sys.DieWithParent()
 	c := &child{name: args[0], cmd: cmd, signals: make(chan os.Signal, 64), reaper: p.Reaper, startc: make(chan error, 1),
 		endc: make(chan struct{})}
-	passed := slices.DeleteFunc(passedSignals(), signal.Ignored) // which is for the command too
+	passed := slices.DeleteFunc(passedSignals(), signal.Ignored) // the command inherits that
 	signal.Notify(c.signals, passed...)
 	return c, nil
 }
@@ -73,8 +74,8 @@ func notRun(name string, err error) error {
 
 func (c *child) stopSignals() { signal.Stop(c.signals) }
 
-// firstEnding is the first signal that would have ended this process. It may come a moment after
-// the context has ended by it.
+// firstEnding returns the first signal that asks this process to end. It may arrive a moment after
+// it has ended the context.
 func (c *child) firstEnding() (os.Signal, bool) {
 	timer := time.NewTimer(signalPatience)
 	defer timer.Stop()
@@ -90,7 +91,7 @@ func (c *child) firstEnding() (os.Signal, bool) {
 	}
 }
 
-// run runs the command to its end. The error has its exit status; nil is 0.
+// run runs the command to its end. The error has the exit status, unless that is 0.
 func (c *child) run(n *runningNode) error {
 	restorePipeSignal()
 	c.wg.Go(c.live)
@@ -117,8 +118,8 @@ func (c *child) run(n *runningNode) error {
 	}
 }
 
-// live starts the command and waits for its end, on one thread: the system ends the command with
-// that.
+// live starts the command and waits for its end on one thread, because the system kills the command
+// when the thread that started it ends.
 func (c *child) live() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -13,16 +13,15 @@ import (
 // endSignal asks a process to end.
 const endSignal = syscall.SIGTERM
 
-// passedSignals are those that a command may want to hear of. What stops processes and lets them go
-// on is between them and their terminal.
+// passedSignals are passed to the command. Job control signals are not among them: the terminal
+// sends them to the command too.
 func passedSignals() []os.Signal {
 	return []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
 		syscall.SIGWINCH, syscall.SIGALRM}
 }
 
-// sentByTerminal reports whether the command has the signal already: a terminal sends it to all
-// processes in its foreground, and a second one often means something else to a program than the
-// first.
+// sentByTerminal reports whether the command has the signal already. A terminal sends it to all
+// processes in the foreground, and many programs take a second one for a stronger request.
 func sentByTerminal(s os.Signal) bool {
 	if s != syscall.SIGINT && s != syscall.SIGQUIT && s != syscall.SIGWINCH {
 		return false
@@ -30,6 +29,6 @@ func sentByTerminal(s os.Signal) bool {
 	return sys.InForeground()
 }
 
-// restorePipeSignal lets commands die by SIGPIPE again, which this process ignores and they would
-// inherit. A signal that is taken note of is at its default in them.
+// restorePipeSignal makes SIGPIPE kill the command, although this process ignores it. An ignored
+// signal is inherited by children; a caught one is reset to its default.
 func restorePipeSignal() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }

@@ -22,14 +22,13 @@ import (
 const (
 	leavePatience = 3 * time.Second // for the server to forget an ephemeral node
 
-	// A node that joins is asked whether it is ready after joinPoll at first, and then whenever it has
-	// waited 1/joinShare longer, at least every joinPollMax: the server may be away, or a login
-	// awaited, for days.
+	// A node that joins is asked whether it is ready after joinPoll at first. The pause grows with
+	// the time waited, as 1/joinShare of it, up to joinPollMax, because a login may take days.
 	joinPoll    = 20 * time.Millisecond
 	joinShare   = 50
 	joinPollMax = time.Second
 
-	// noticeAfter is when somebody who waits for a node wants to know what it waits for.
+	// noticeAfter is when the log says what a node that is not ready waits for.
 	noticeAfter = 2 * time.Second
 )
 
@@ -45,7 +44,7 @@ type runningNode struct {
 	ask   sync.Once
 	askc  chan struct{} // closed when the node was told to end by its API
 	endc  chan struct{} // closed when the node has ended
-	ended error         // why it did so by itself; set before endc is closed
+	ended error         // why it ended by itself; set before endc is closed
 	wg    sync.WaitGroup
 }
 
@@ -97,7 +96,7 @@ func (o *nodeOptions) start(p cli.Program, log *slog.Logger) (*runningNode, erro
 	return r, nil
 }
 
-// useWireGuard makes the network that of the file.
+// useWireGuard sets the network from the wg-quick file.
 func (o *nodeOptions) useWireGuard(cfg *node.Config, log *slog.Logger) error {
 	wg, err := configs.LoadWireGuard(o.wireguard)
 	if _, noFile := errors.AsType[*fs.PathError](err); noFile {
@@ -116,10 +115,10 @@ func (o *nodeOptions) useWireGuard(cfg *node.Config, log *slog.Logger) error {
 	return nil
 }
 
-// meshMTU is what all members of a server's network count on.
+// meshMTU is the MTU of all nodes of a coordination server, in bytes.
 const meshMTU = 1280
 
-// useControl makes the network that of the server.
+// useControl sets the network from the flags about the coordination server.
 func (o *nodeOptions) useControl(cfg *node.Config, state *statedir.Dir, p cli.Program) error {
 	if o.join.ephemeral {
 		state = &statedir.Dir{} // the identity ends with the node
@@ -159,7 +158,7 @@ func (o *nodeOptions) useControl(cfg *node.Config, state *statedir.Dir, p cli.Pr
 	return nil
 }
 
-// login shows where the node can be approved, if the log does not.
+// login returns the function that shows the address of a login. It is nil if the log shows it.
 func (o *nodeOptions) login(p cli.Program) func(url string) {
 	if o.showLogin != nil || o.log.Level.Value <= slog.LevelInfo {
 		return o.showLogin
@@ -167,20 +166,20 @@ func (o *nodeOptions) login(p cli.Program) func(url string) {
 	return func(url string) { fmt.Fprintf(p.Stderr, "ginnel: to let this node into the network, open %s\n", url) }
 }
 
-// keep waits for the node's end.
+// keep runs the node until its end.
 func (r *runningNode) keep() {
 	r.ended = r.Run(context.Background())
 	close(r.endc)
 }
 
-// askToEnd is what the API calls.
+// askToEnd is called when the API is told to shut the node down.
 func (r *runningNode) askToEnd() { r.ask.Do(func() { close(r.askc) }) }
 
-// errToldToEnd is the end that somebody asked for.
+// errToldToEnd is returned if a user has ended the node before it was ready.
 var errToldToEnd = errors.New("told to end")
 
-// awaitReady waits until the mesh is usable, at most for a positive timeout. The error has the exit
-// status that says why it is not; it is errToldToEnd if that came first.
+// awaitReady waits until the mesh is usable, at most for timeout if that is positive. The error has
+// an exit status that says why it is not. It is errToldToEnd if the node was told to end first.
 func (r *runningNode) awaitReady(ctx context.Context, timeout time.Duration) error {
 	var expired <-chan time.Time
 	if timeout > 0 {
@@ -215,13 +214,13 @@ func (r *runningNode) awaitReady(ctx context.Context, timeout time.Duration) err
 	}
 }
 
-// joinPause is the time until the next question to a node that joins.
+// joinPause returns the time until a node that joins is asked again.
 func joinPause(waited time.Duration) time.Duration {
 	return min(max(waited/joinShare, joinPoll), joinPollMax)
 }
 
-// notReady is the error for scripts, with the verdict about each target that has not answered, or
-// about the node itself.
+// notReady returns the error after a timeout. It has the verdict about each target of --wait-for
+// that has not answered, or about the node itself.
 func (r *runningNode) notReady(ctx context.Context, timeout time.Duration, why error) error {
 	status := cli.ExitTimeout
 	if errors.Is(why, node.ErrControlUnreachable) {
@@ -244,7 +243,7 @@ func (r *runningNode) notReady(ctx context.Context, timeout time.Duration, why e
 	return cli.WithStatus(status, err)
 }
 
-// await waits for the end of the node. It is no error if somebody asked for it.
+// await waits for the end of the node. It returns nil if a user has ended it.
 func (r *runningNode) await(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -256,7 +255,7 @@ func (r *runningNode) await(ctx context.Context) error {
 	}
 }
 
-// failure is why the node has ended by itself.
+// failure returns why the node has ended by itself.
 func (r *runningNode) failure() error {
 	if errors.Is(r.ended, node.ErrJoinRefused) || errors.Is(r.ended, node.ErrServerKeyChanged) {
 		return cli.WithStatus(cli.ExitRefused, r.ended)
@@ -264,7 +263,7 @@ func (r *runningNode) failure() error {
 	return r.ended
 }
 
-// Close ends the node, which an ephemeral one tells the server first.
+// close ends the node. An ephemeral node logs out first.
 func (r *runningNode) close() {
 	if r.leave {
 		r.logout()
@@ -283,5 +282,5 @@ func (r *runningNode) logout() {
 	}
 }
 
-// randomPassword is for a proxy that others on this machine must not use.
+// randomPassword makes a password for a proxy that other users of this machine must not use.
 func randomPassword() string { return rand.Text() }

@@ -67,7 +67,8 @@ type statusView struct {
 	show func(*node.Status) error
 }
 
-// once shows the status of now, unless that is essentially last. It returns what that is now.
+// once shows the current status, unless its essence is last. It returns the essence of the current
+// status.
 func (v *statusView) once(ctx context.Context, last string) (string, error) {
 	var s node.Status
 	if err := v.api.Call(ctx, http.MethodGet, "/api/v1/status", nil, &s); err != nil {
@@ -93,7 +94,7 @@ func (v *statusView) watch(ctx context.Context) error {
 	}
 }
 
-// essence is what a watcher wants to hear of: not every byte that passes.
+// essence returns the status without the fields that change with every packet.
 func essence(s node.Status) string {
 	peers := make([]node.PeerStatus, len(s.Peers))
 	for i, p := range s.Peers {
@@ -101,12 +102,12 @@ func essence(s node.Status) string {
 		peers[i] = p
 	}
 	s.Peers = peers
-	b, _ := json.Marshal(s) // the type has nothing that fails
+	b, _ := json.Marshal(s) // cannot fail for this type
 	return string(b)
 }
 
 func showStatus(out io.Writer, s *node.Status) error {
-	w := bufio.NewWriter(out) // whose first error stays
+	w := bufio.NewWriter(out) // keeps its first error until Flush
 	fmt.Fprintf(w, "%s  %s", s.State, cli.JoinAddrs(s.Self.Addresses))
 	if s.Self.Name != "" {
 		fmt.Fprintf(w, "  %s", s.Self.Name)
@@ -164,7 +165,7 @@ func pathText(p node.PeerStatus) string {
 	return "idle" // nothing has been sent for a while
 }
 
-// addressText lists what a peer has and is the way to, not more than a line holds.
+// addressText lists the addresses and routes of a peer, at most as many as fit on a line.
 func addressText(p node.PeerStatus) string {
 	const most = 4
 	var texts []string
@@ -180,7 +181,7 @@ func addressText(p node.PeerStatus) string {
 	return strings.Join(texts, " ")
 }
 
-// ago says how long ago something was, in no more detail than matters.
+// ago says how long ago a time was, in one unit.
 func ago(t time.Time) string {
 	if t.IsZero() {
 		return "never"

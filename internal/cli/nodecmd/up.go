@@ -10,7 +10,7 @@ import (
 	"ginnel/internal/cli"
 )
 
-// NewUp is the command that joins and stays.
+// NewUp returns the command up.
 func NewUp(p cli.Program) *cobra.Command {
 	o := &upOptions{nodeOptions: newNodeOptions("127.0.0.1:1080")}
 	cmd := &cobra.Command{

@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	waitFirstPause = 50 * time.Millisecond // it grows by half
+	waitFirstPause = 50 * time.Millisecond // grows by half each time
 	waitMaxPause   = time.Second
 	waitAttempt    = 5 * time.Second        // for one attempt
-	waitLeast      = 100 * time.Millisecond // for an attempt that can still tell something new
-	waitGrace      = time.Second            // for the node to say what has become of it
+	waitLeast      = 100 * time.Millisecond // the shortest time in which an attempt is worthwhile
+	waitGrace      = time.Second            // for the answer of the node
 )
 
 // NewWait returns the command wait.
@@ -62,8 +62,8 @@ func (o *waitOptions) run(ctx context.Context, p cli.Program, text string) error
 	return o.explained(ctx, p, target, err)
 }
 
-// waitFor tries until try succeeds or time is up. An attempt may take a little longer than it was
-// given.
+// waitFor calls try until it succeeds or timeout has passed. An attempt may take a little longer
+// than its patience.
 func waitFor(ctx context.Context, timeout time.Duration,
 	try func(ctx context.Context, patience time.Duration) error) error {
 	end := time.Now().Add(timeout)
@@ -86,7 +86,7 @@ func waitFor(ctx context.Context, timeout time.Duration,
 	}
 }
 
-// try asks for an answer once.
+// try asks the node once whether target answers.
 func (o *waitOptions) try(ctx context.Context, p cli.Program, target string, patience time.Duration) error {
 	a, err := o.where.Open(p)
 	if err != nil {
@@ -99,7 +99,7 @@ func (o *waitOptions) try(ctx context.Context, p cli.Program, target string, pat
 		&none)
 }
 
-// explained adds the node's verdict to err if that is a wait in vain.
+// explained adds the node's verdict to err if that is a timeout.
 func (o *waitOptions) explained(ctx context.Context, p cli.Program, target string, err error) error {
 	if cli.ExitStatus(err) != cli.ExitTimeout || ctx.Err() != nil {
 		return err

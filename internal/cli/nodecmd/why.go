@@ -20,7 +20,7 @@ import (
 
 const (
 	whyTimeout  = 10 * time.Second // for the attempts of the command
-	whyPatience = 2 * time.Second  // for those of a command that has given up
+	whyPatience = 2 * time.Second  // for the attempts after another command has given up
 )
 
 // NewWhy returns the command why.
@@ -84,7 +84,7 @@ func (w *whyRun) run(ctx context.Context, p cli.Program, text string) error {
 	return verdictError(v)
 }
 
-// showSteps prints a line for each step; the error that follows tells the broken one.
+// showSteps prints a line for each step. The mend follows in the error.
 func showSteps(out io.Writer, v *node.Verdict) error {
 	t := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	for _, s := range v.Steps {
@@ -93,7 +93,7 @@ func showSteps(out io.Writer, v *node.Verdict) error {
 	return t.Flush()
 }
 
-// verdictError is nil for a verdict that all is fine.
+// verdictError returns nil if no step is broken.
 func verdictError(v *node.Verdict) error {
 	if v.Broken == "" {
 		return nil
@@ -111,7 +111,7 @@ func verdictStatus(v *node.Verdict) int {
 	return cli.ExitFailure
 }
 
-// verdictText names the first broken step and its mend. What has been said before is left out.
+// verdictText names the first broken step and its mend. It leaves out what said contains.
 func verdictText(v *node.Verdict, said string) string {
 	text := "the first broken step is " + string(v.Broken)
 	if !strings.Contains(said, v.Text) {
@@ -123,7 +123,7 @@ func verdictText(v *node.Verdict, said string) string {
 	return text
 }
 
-// withVerdict adds to err why a target does not answer, if that is known.
+// withVerdict adds a verdict to err, if there is one and a step is broken.
 func withVerdict(err error, v *node.Verdict) error {
 	if v == nil || v.Broken == "" {
 		return err

@@ -9,7 +9,7 @@ import (
 	"ginnel/configs"
 )
 
-// Format is how --env prints them.
+// Format is a format in which --env prints variables.
 type Format string
 
 const (
@@ -27,8 +27,8 @@ func ParseFormat(s string) (Format, error) {
 	return "", fmt.Errorf("%q is not a format: sh, dotenv or github is", s)
 }
 
-// Print writes the variables to w. It tells GitHub's runner, which reads the output of a step, what
-// to hide there.
+// Print writes the variables to w. In GitHub's format it writes masks for the secrets to runner,
+// which reads the output of each step.
 func (f Format) Print(w, runner io.Writer, vars []Variable, auth configs.ProxyAuth) error {
 	if f == GitHub && auth != (configs.ProxyAuth{}) {
 		for _, secret := range merged([]string{auth.Password, urlEscape(auth.Password)}) {
@@ -57,8 +57,8 @@ func (f Format) line(v Variable) string {
 	return v.Name + "=" + v.Value
 }
 
-// dotenvValue quotes a value that a shell or a reader of env files would take apart. Others stay as
-// they are, because some readers take quotes for a part of the value.
+// dotenvValue quotes a value that a shell or a reader of env files would split or expand. It does
+// not quote others, because some readers take quotes for a part of the value.
 func dotenvValue(s string) string {
 	if s == "" || plainWord.MatchString(s) {
 		return s

@@ -14,23 +14,21 @@ import (
 	"ginnel/internal/cli"
 )
 
-// The environment by which programs find the proxy. The port speaks HTTP and SOCKS; each variable
-// has the form that all programs that read it understand.
-
-// noProxy is what programs are to reach without it, besides what the environment says already.
+// noProxy are the hosts of this machine, which programs reach without the proxy.
 var noProxy = []string{"localhost", "127.0.0.1", "::1"}
 
-// Variable is one of the environment.
+// Variable is an environment variable.
 type Variable struct{ Name, Value string }
 
-// Access is how programs reach a proxy.
+// Access is how programs reach the proxy of a node, whose port speaks HTTP and SOCKS.
 type Access struct {
 	HostPort string
-	Auth     configs.ProxyAuth // zero: it asks for no password
-	Open     string            // host:port of another that asks this user for none; empty: there is no such
+	Auth     configs.ProxyAuth // zero: the proxy wants no password
+	Open     string            // host:port of a second proxy that wants no password from this user; empty: there is none
 }
 
-// withoutPassword returns host:port for programs that cannot give a password, or ok false.
+// withoutPassword returns host:port of a proxy for programs that cannot give a password. ok is
+// false if there is none.
 func (a Access) withoutPassword() (hostPort string, ok bool) {
 	if a.Auth == (configs.ProxyAuth{}) {
 		return a.HostPort, true
@@ -38,24 +36,24 @@ func (a Access) withoutPassword() (hostPort string, ok bool) {
 	return a.Open, a.Open != ""
 }
 
-// Variables lead programs to a proxy. Some programs read the names in small letters, some in
-// capitals. What p's environment exempts from proxies stays exempt: hosts of a CI system, say.
+// Variables returns the variables that lead programs to a proxy. Some programs read the names in
+// small letters, some in capitals. Hosts that p's environment exempts from proxies stay exempt.
 func Variables(a Access, p cli.Program) (vars []Variable) {
 	web, direct := proxyURL("http", a.HostPort, a.Auth), exempt(p)
 	for _, v := range []Variable{
 		{"http_proxy", web},
 		{"https_proxy", web},
-		{"all_proxy", web}, // not socks5h://, with which httpx and others cannot even construct a client
+		{"all_proxy", web}, // httpx and others fail at once with socks5h://
 		{"grpc_proxy", web},
 		{"no_proxy", strings.Join(direct, ",")},
 	} {
 		vars = append(vars, v, Variable{strings.ToUpper(v.Name), v.Value})
 	}
 	vars = append(vars,
-		Variable{"npm_config_proxy", web}, // a file .npmrc wins over HTTP_PROXY, but not over these
+		Variable{"npm_config_proxy", web}, // .npmrc overrides HTTP_PROXY, but not these
 		Variable{"npm_config_https_proxy", web},
 		Variable{"npm_config_noproxy", strings.Join(merged(splitExempt(p.Getenv("npm_config_noproxy")), direct), ",")},
-		Variable{"NODE_USE_ENV_PROXY", "1"}, // Node.js from 22.21 and 24 on reads the others only with this
+		Variable{"NODE_USE_ENV_PROXY", "1"}, // Node.js since 22.21 and 24 reads the others only with this
 		Variable{cli.MeshProxyVariable, proxyURL("socks5h", a.HostPort, a.Auth)},
 	)
 	if v, ok := gitSSH(p); ok {
@@ -67,14 +65,14 @@ func Variables(a Access, p cli.Program) (vars []Variable) {
 	return vars
 }
 
-// exempt lists what is reached without a proxy: the entries of both spellings, and noProxy. Entries
-// are separated by commas or spaces, and some programs know only commas.
+// exempt lists the hosts that are reached without a proxy: those of no_proxy, of NO_PROXY and of
+// noProxy. Entries are separated by commas or spaces; some programs know only commas.
 func exempt(p cli.Program) []string {
 	return merged(splitExempt(p.Getenv("no_proxy")), splitExempt(p.Getenv("NO_PROXY")), noProxy)
 }
 
-// IsExempt reports whether target, host:port, is reached without a proxy, by the rules of net/http:
-// what is on this machine is, too.
+// IsExempt reports whether target, host:port, is reached without a proxy. The rules are those of
+// net/http, for which this machine is always exempt.
 func IsExempt(p cli.Program, target string) bool {
 	const proxy = "proxy.invalid"
 	cfg := httpproxy.Config{HTTPSProxy: proxy, NoProxy: strings.Join(exempt(p), ",")}
@@ -86,7 +84,7 @@ func splitExempt(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r <= ' ' || r == 0x7f })
 }
 
-// merged joins lists and leaves out what has been there before.
+// merged joins lists without duplicates.
 func merged(lists ...[]string) (entries []string) {
 	seen := make(map[string]bool)
 	for _, e := range slices.Concat(lists...) {
@@ -98,7 +96,7 @@ func merged(lists ...[]string) (entries []string) {
 	return entries
 }
 
-// proxyURL holds nothing that a shell or an env file would take for its own.
+// proxyURL returns a URL without characters that mean something to a shell or in an env file.
 func proxyURL(scheme, hostPort string, auth configs.ProxyAuth) string {
 	if auth == (configs.ProxyAuth{}) {
 		return scheme + "://" + hostPort
@@ -108,8 +106,7 @@ func proxyURL(scheme, hostPort string, auth configs.ProxyAuth) string {
 
 func urlEscape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
-// Reachable is the first of a node's proxies that those variables can name, as this machine
-// reaches it.
+// Reachable returns the first TCP proxy of a node, as host:port by which this machine reaches it.
 func Reachable(proxies []string) (addr string, ok bool) {
 	for _, text := range proxies {
 		network, addr := cli.HostPort(text)
@@ -131,7 +128,7 @@ func Reachable(proxies []string) (addr string, ok bool) {
 	return "", false
 }
 
-// With replaces variables in an environment.
+// With returns environ with vars in place of the variables of the same names.
 func With(environ []string, vars []Variable) []string {
 	replaced := make(map[string]bool)
 	for _, v := range vars {

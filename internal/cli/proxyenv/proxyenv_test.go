@@ -23,7 +23,8 @@ func TestProxyVariables(t *testing.T) {
 	gitOption := " -o ProxyCommand='" + self + " nc %h %p'"
 	ssh := "sh -c " + shellWord("c=$(git config core.sshCommand); set --"+gitOption+` "$@"; eval "${c:-ssh} \"\$@\""`) +
 		" ssh"
-	java := "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=1080 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=1080 -Dhttp.nonProxyHosts="
+	java := "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=1080 " +
+		"-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=1080 -Dhttp.nonProxyHosts="
 	plain := map[string]string{
 		"http_proxy": "http://127.0.0.1:1080", "https_proxy": "http://127.0.0.1:1080", "all_proxy": "http://127.0.0.1:1080",
 		"grpc_proxy": "http://127.0.0.1:1080", "no_proxy": direct,
@@ -145,7 +146,8 @@ func TestIsExempt(t *testing.T) {
 	p := cli.Program{Getenv: func(name string) string { return own[name] }}
 	for target, want := range map[string]bool{
 		"127.0.0.1:22": true, "[::1]:22": true, "localhost:22": true, "127.9.9.9:22": true,
-		"a.corp.example:22": true, "10.1.2.3:22": true, "11.1.2.3:22": false, "git.example:22": true, "a.git.example:22": true,
+		"a.corp.example:22": true, "10.1.2.3:22": true, "11.1.2.3:22": false, "git.example:22": true,
+		"a.git.example:22": true,
 		"ports.example:22": true, "ports.example:23": false, "db:5432": false, "100.64.0.1:22": false,
 	} {
 		if got := IsExempt(p, target); got != want {

@@ -78,7 +78,7 @@ func (o *serveOptions) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.admission.strict, "admission-strict", false, "refuse clients while --admission-url does not answer")
 }
 
-// check looks at what single flags cannot know, and settles what one means for another.
+// check checks what concerns several flags, and sets what follows from others.
 func (o *serveOptions) check() error {
 	if err := o.CheckCertificate(); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (o *serveOptions) checkNames() error {
 	return nil
 }
 
-// minQueueMemory is room for one packet of full size.
+// minQueueMemory has room for one packet of the largest size, in bytes.
 const minQueueMemory = 64 << 10
 
 func (o *serveOptions) checkLimits() error {
@@ -141,7 +141,7 @@ func (o *serveOptions) checkLimits() error {
 	return nil
 }
 
-// checkAdmission is strict: a controller that can never be asked would let everybody in.
+// checkAdmission refuses a URL that can never be asked, because then everybody could connect.
 func (o *serveOptions) checkAdmission() error {
 	if o.admission.url == "" {
 		if o.admission.strict {

@@ -146,7 +146,8 @@ func (s *relayService) newServer() error {
 	return err
 }
 
-// listen opens everything, so that a port that is taken is found before anything is said to run.
+// listen opens all ports before the relay is said to be up, so that a port that is taken stops the
+// start.
 func (s *relayService) listen(ctx context.Context) error {
 	conf, err := s.tlsConfig()
 	if err != nil {
@@ -220,7 +221,7 @@ func (s *relayService) hosts() ([]string, error) {
 	return []string{host}, nil
 }
 
-// describe prints what a DERP map needs to know of this relay.
+// describe prints what a DERP map needs to know about this relay.
 func (s *relayService) describe(p cli.Program) error {
 	s.log.Info("relay is up", "addr", s.addr, "stun", s.stun, "key", s.srv.PublicKey().String())
 	hosts, err := s.hosts()

@@ -17,7 +17,7 @@ const (
 )
 
 // Splitter tells the connections of one port apart by their first byte, so that TLS and plain HTTP
-// can share it. run accepts; each connection then has a goroutine until its first byte is there.
+// can share it. Run accepts; each connection then has a goroutine until its first byte is there.
 // Close ends all of them.
 type Splitter struct {
 	ln         net.Listener
@@ -35,7 +35,8 @@ func NewSplitter(ln net.Listener, log *slog.Logger) *Splitter {
 	return &Splitter{ln: ln, log: log, TLS: newBranch(ln), Plain: newBranch(ln), waiting: make(map[net.Conn]bool)}
 }
 
-// Run accepts until Close. A failure, as for want of file descriptors, does not end it.
+// Run accepts until Close. It goes on after a failed accept, such as one for lack of file
+// descriptors.
 func (s *Splitter) Run() {
 	for {
 		conn, err := s.ln.Accept()
@@ -86,7 +87,7 @@ func (s *Splitter) leave(conn net.Conn) bool {
 	return !s.closed
 }
 
-// Close closes the port and what has not said anything yet.
+// Close closes the port and the connections that have not sent anything yet.
 func (s *Splitter) Close() error {
 	err := s.ln.Close()
 	s.TLS.Close()

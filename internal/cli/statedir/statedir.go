@@ -20,19 +20,19 @@ const (
 	lockPause = 20 * time.Millisecond
 )
 
-// Memory is the state directory that is none.
+// Memory stands for no directory: the state is in memory.
 const Memory = "mem:"
 
-// Dir is where a node keeps what must outlive it and what commands need to find it. One node
-// runs on a directory at a time.
+// Dir is a directory with what must outlive a node and with what commands need to find it. Its lock
+// allows one node at a time.
 type Dir struct {
 	Path        string   // empty: memory
 	lock        *os.File // held while a node runs on it
-	RemoveAtEnd bool     // it holds nothing that must outlive the node, and is not to be left behind
+	RemoveAtEnd bool     // Close deletes the directory, because nothing in it must outlive the node
 }
 
-// Default is the state directory if none is named; empty if the environment gives no place for
-// one.
+// Default returns the state directory of a node for which none is named. It is empty if neither
+// XDG_STATE_HOME nor HOME is set.
 func Default(p cli.Program) string {
 	if dir := p.Getenv("XDG_STATE_HOME"); dir != "" {
 		return filepath.Join(dir, "ginnel")
@@ -43,8 +43,8 @@ func Default(p cli.Program) string {
 	return ""
 }
 
-// DefaultBeside is the directory of another name beside the node's, with the state of a server. It
-// is empty if the environment gives no place for one.
+// DefaultBeside returns a directory of another name beside the default one, for the state of a
+// server. It is empty if there is no default.
 func DefaultBeside(p cli.Program, name string) string {
 	dir := Default(p)
 	if dir == "" {
@@ -72,22 +72,22 @@ func Open(path string) (*Dir, error) {
 		lock.Close()
 		return nil, fmt.Errorf("another ginnel runs on the state directory %s; stop it, or name another with --state", path)
 	}
-	if !stillThere(lock) { // the node before us has removed it in between
+	if !stillThere(lock) { // the node before has deleted the lock file meanwhile
 		lock.Close()
 		return Open(path)
 	}
 	return &Dir{Path: path, lock: lock}, nil
 }
 
-// stillThere reports whether a file is the one of its name.
+// stillThere reports whether the path of an open file still leads to that file.
 func stillThere(f *os.File) bool {
 	own, err := f.Stat()
 	named, nerr := os.Stat(f.Name())
 	return err == nil && nerr == nil && os.SameFile(own, named)
 }
 
-// tryLock takes the lock. It tries more than once: commands that look for a running node hold it
-// for a moment.
+// tryLock takes the lock. It tries several times, because commands that look for a running node
+// hold it for a moment.
 func tryLock(f *os.File) (err error) {
 	for range lockTries {
 		if err = sys.Lock(f); err == nil {
@@ -98,8 +98,8 @@ func tryLock(f *os.File) (err error) {
 	return err
 }
 
-// IsLocked reports whether a node runs on the directory. A directory that cannot be looked into is
-// taken to be in use.
+// IsLocked reports whether a node runs on the directory. If the lock cannot be opened, the answer
+// is yes.
 func IsLocked(dir string) bool {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
 	if err != nil {
@@ -109,8 +109,8 @@ func IsLocked(dir string) bool {
 	return sys.Lock(f) != nil
 }
 
-// CheckPrivate refuses a directory that others may write to: what lies there is trusted. One that
-// they may only look into is closed to them, as it would have been made: there are keys in it.
+// CheckPrivate refuses a directory that others may write to, because its content is trusted. If
+// others may only read it, CheckPrivate takes that right away, because there are keys in it.
 func CheckPrivate(path string) error {
 	fi, err := os.Stat(path)
 	if err != nil {
@@ -123,7 +123,7 @@ func CheckPrivate(path string) error {
 		return fmt.Errorf("the state directory %s may be written to by others (mode %v); make it 0700", path,
 			fi.Mode().Perm())
 	}
-	if fi.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" { // where the bits mean nothing
+	if fi.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" { // where these bits mean nothing
 		if err := os.Chmod(path, 0o700); err != nil {
 			return fmt.Errorf("closing the state directory to others: %w", err)
 		}
@@ -131,7 +131,7 @@ func CheckPrivate(path string) error {
 	return nil
 }
 
-// Running is the file by which commands find the node.
+// Running is the content of the file by which commands find the running node.
 type Running struct {
 	PID     int      `json:"pid"`
 	Proxies []string `json:"proxies"`
@@ -140,7 +140,7 @@ type Running struct {
 
 func (d *Dir) runningPath() string { return filepath.Join(d.Path, "node.json") }
 
-// Publish writes the file for commands.
+// Publish writes the file by which commands find the node.
 func (d *Dir) Publish(r Running) error {
 	if d.Path == "" {
 		return nil
@@ -154,8 +154,8 @@ func (d *Dir) Publish(r Running) error {
 
 func (d *Dir) identityPath() string { return filepath.Join(d.Path, "identity.json") }
 
-// LoadIdentity reads who the node is; nobody yet if there is no file. A file that makes no sense
-// stops the start and is kept: the network knows the node by it.
+// LoadIdentity reads the identity of the node. It is zero if there is no file. A damaged file is an
+// error and is kept, because the network knows the node by the keys in it.
 func (d *Dir) LoadIdentity() (id node.Identity, err error) {
 	if d.Path == "" {
 		return id, nil
@@ -174,7 +174,8 @@ func (d *Dir) LoadIdentity() (id node.Identity, err error) {
 	return id, nil
 }
 
-// SaveIdentity keeps it, so that it is either the old or the new one whatever happens.
+// SaveIdentity replaces the identity. After a crash the file holds either the old one or the new
+// one.
 func (d *Dir) SaveIdentity(id node.Identity) error {
 	if d.Path == "" {
 		return nil
@@ -186,8 +187,8 @@ func (d *Dir) SaveIdentity(id node.Identity) error {
 	return d.write(d.identityPath(), append(b, '\n'))
 }
 
-// ForgetIdentity deletes the keys, and the network map that they give access to; it is no error if
-// there are none.
+// ForgetIdentity deletes the keys and the network map that they give access to. Files that do not
+// exist are no error.
 func (d *Dir) ForgetIdentity() error {
 	for _, path := range []string{d.mapPath(), d.identityPath()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -199,7 +200,7 @@ func (d *Dir) ForgetIdentity() error {
 
 func (d *Dir) mapPath() string { return filepath.Join(d.Path, "netmap.json") }
 
-// SaveMap keeps the network map for a start without the server.
+// SaveMap keeps the network map, so that the node can start while the server is away.
 func (d *Dir) SaveMap(b []byte) error {
 	if d.Path == "" {
 		return nil
@@ -207,7 +208,7 @@ func (d *Dir) SaveMap(b []byte) error {
 	return d.write(d.mapPath(), b)
 }
 
-// LoadMap returns what SaveMap has kept; nothing if that is none.
+// LoadMap returns the map that SaveMap has kept, or nil.
 func (d *Dir) LoadMap() ([]byte, error) {
 	if d.Path == "" {
 		return nil, nil
@@ -219,7 +220,7 @@ func (d *Dir) LoadMap() ([]byte, error) {
 	return b, err
 }
 
-// write replaces a file of the directory.
+// write replaces a file of the directory in one step.
 func (d *Dir) write(path string, b []byte) error {
 	tmp := path + ".new"
 	err := writeSynced(tmp, b)
@@ -227,7 +228,7 @@ func (d *Dir) write(path string, b []byte) error {
 		err = os.Rename(tmp, path)
 	}
 	if err != nil {
-		os.Remove(tmp) // of a full disk, not even the rest of it
+		os.Remove(tmp) // do not leave a part of it on a full disk
 		return fmt.Errorf("writing to the state directory: %w", err)
 	}
 	return nil
@@ -243,7 +244,7 @@ func writeSynced(path string, b []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// Close lets another node have the directory.
+// Close unlocks the directory.
 func (d *Dir) Close() {
 	if d.Path == "" {
 		return
@@ -251,12 +252,12 @@ func (d *Dir) Close() {
 	os.Remove(d.runningPath())
 	if d.RemoveAtEnd {
 		os.Remove(d.lock.Name())
-		os.Remove(d.Path) // stays if something else is in it
+		os.Remove(d.Path) // fails if something else is in it
 	}
 	d.lock.Close()
 }
 
-// FindRunning reads the file of the node that runs on dir.
+// FindRunning reads the file of the node that runs on dir. If none runs, that is an error.
 func FindRunning(dir string) (Running, error) {
 	var r Running
 	none := fmt.Errorf(
@@ -265,7 +266,7 @@ func FindRunning(dir string) (Running, error) {
 		return r, cli.Usagef("name the node's state directory with --state, or its proxy with --proxy")
 	}
 	b, err := os.ReadFile(filepath.Join(dir, "node.json"))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !IsLocked(dir) { // one that was killed leaves its file behind
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !IsLocked(dir) { // a killed node leaves its file behind
 		return r, none
 	}
 	if err != nil {

@@ -10,23 +10,23 @@ import (
 	"ginnel/node"
 )
 
-// ordeal is one transfer in each direction between two nodes of a mesh, and what happens to the
-// network meanwhile.
-type ordeal struct {
+// transferPair is one transfer in each direction between two nodes of a mesh, whose network changes
+// meanwhile.
+type transferPair struct {
 	*mesh
 	ab, ba *bulk
 }
 
-func startOrdeal(m *mesh, rate uint64) *ordeal {
+func startTransferPair(m *mesh, rate uint64) *transferPair {
 	m.t.Helper()
-	o := &ordeal{mesh: m, ab: m.alpha.bulk(rate)}
+	o := &transferPair{mesh: m, ab: m.alpha.bulk(rate)}
 	o.ba = m.beta.bulk(rate)
 	o.awaitPaths(node.PathDirect, 20*time.Second)
 	return o
 }
 
-// flows waits until both transfers go on, and returns how long the later one took.
-func (o *ordeal) flows(what string, limit time.Duration) time.Duration {
+// flows waits until both transfers have made progress and returns how long that took.
+func (o *transferPair) flows(what string, limit time.Duration) time.Duration {
 	o.t.Helper()
 	start := time.Now()
 	o.ab.flows(what+", from alpha", limit)
@@ -34,11 +34,13 @@ func (o *ordeal) flows(what string, limit time.Duration) time.Duration {
 	return time.Since(start).Round(time.Millisecond)
 }
 
-// silence is the longest that either transfer was silent since this was last asked.
-func (o *ordeal) silence() time.Duration { return max(o.ab.longestSilence(), o.ba.longestSilence()) }
+// silence returns the longest silence of either transfer since its last call.
+func (o *transferPair) silence() time.Duration {
+	return max(o.ab.longestSilence(), o.ba.longestSilence())
+}
 
-// settle lets the transfers run for a while and forgets how long they were silent.
-func (o *ordeal) settle(d time.Duration) {
+// settle lets the transfers run undisturbed for a while and resets the longest silence.
+func (o *transferPair) settle(d time.Duration) {
 	o.t.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		o.flows("undisturbed", dialTimeout)
@@ -46,8 +48,8 @@ func (o *ordeal) settle(d time.Duration) {
 	o.silence()
 }
 
-// awaitPaths waits until both nodes reach each other in this way.
-func (o *ordeal) awaitPaths(want node.PathKind, limit time.Duration) time.Duration {
+// awaitPaths waits until both nodes' paths are of the wanted kind.
+func (o *transferPair) awaitPaths(want node.PathKind, limit time.Duration) time.Duration {
 	o.t.Helper()
 	start := time.Now()
 	o.alpha.awaitPath(want, limit)
@@ -55,24 +57,25 @@ func (o *ordeal) awaitPaths(want node.PathKind, limit time.Duration) time.Durati
 	return time.Since(start).Round(time.Millisecond)
 }
 
-func (o *ordeal) finish() {
+func (o *transferPair) finish() {
 	o.t.Helper()
 	o.ab.finish()
 	o.ba.finish()
 }
 
-// cut takes UDP away: the transfers go on over the relay within seconds.
-func (o *ordeal) cut() {
+// cut blocks UDP and checks that the transfers continue over the relay within seconds.
+func (o *transferPair) cut() {
 	o.t.Helper()
 	o.settle(time.Second)
 	o.cutUDP()
 	took := o.flows("after UDP is cut", 10*time.Second)
 	paths := o.awaitPaths(node.PathRelay, 20*time.Second)
-	o.t.Logf("UDP cut: goes on over the relay after %v (longest silence %v); status says so after %v", took, o.silence(), took+paths)
+	o.t.Logf("UDP cut: over the relay after %v (longest silence %v), in the status after %v", took, o.silence(),
+		took+paths)
 }
 
-// restore gives UDP back: the transfers become direct again.
-func (o *ordeal) restore() {
+// restore unblocks UDP and checks that the transfers return to the direct path.
+func (o *transferPair) restore() {
 	o.t.Helper()
 	o.settle(time.Second)
 	o.restoreUDP()
@@ -81,8 +84,9 @@ func (o *ordeal) restore() {
 	o.t.Logf("UDP restored: direct again after %v (longest silence %v)", paths, o.silence())
 }
 
-// relayOutage kills the relay and starts it again, with both paths as they are.
-func (o *ordeal) relayOutage(what string, outage time.Duration, end func(), allowed time.Duration) {
+// relayOutage ends the relay by end, starts it again after outage, and checks that the transfers
+// continue. If allowed is not zero, it bounds their longest silence.
+func (o *transferPair) relayOutage(what string, outage time.Duration, end func(), allowed time.Duration) {
 	o.t.Helper()
 	o.settle(time.Second)
 	end()
@@ -99,7 +103,7 @@ func (o *ordeal) relayOutage(what string, outage time.Duration, end func(), allo
 }
 
 // roam gives a node's host another address.
-func (o *ordeal) roam(n *meshNode, from, to int) {
+func (o *transferPair) roam(n *meshNode, from, to int) {
 	o.t.Helper()
 	o.settle(time.Second)
 	n.host.ip("addr", "del", n.insideAddr(from)+"/24", "dev", "wan")
@@ -108,19 +112,20 @@ func (o *ordeal) roam(n *meshNode, from, to int) {
 	took := o.flows(n.order.Name+" has roamed", 30*time.Second)
 	n.awaitRelay(20 * time.Second)
 	paths := o.awaitPaths(node.PathDirect, 30*time.Second)
-	o.t.Logf("%s roamed: flows after %v (longest silence %v), direct and on the relay again after %v", n.order.Name, took, o.silence(), took+paths)
+	o.t.Logf("%s roamed: flows after %v (longest silence %v), direct and connected to the relay again after %v", n.order.Name, took,
+		o.silence(), took+paths)
 }
 
-// One transfer in each direction outlives all of it, one after the other and some of it at once:
-// UDP is cut and restored, the relay is killed while it is not needed and while it is, it is
-// restarted in good order, and each of the nodes moves to another address. No connection breaks and
-// no byte is lost or doubled.
+// One transfer in each direction survives a series of events, some of them at the same time: UDP is
+// blocked and unblocked; the relay is killed, both while it is unused and while it carries the
+// transfers; it is restarted gracefully; and each node moves to another address. No connection
+// breaks, and no byte is lost or duplicated.
 func TestTransfersOutliveTheirPaths(t *testing.T) {
 	t.Parallel()
 	for _, a := range []access{open, easy} {
 		t.Run(string(a), func(t *testing.T) {
 			t.Parallel()
-			o := startOrdeal(newMesh(t, a, a), meshRate)
+			o := startTransferPair(newMesh(t, a, a), meshRate)
 			o.cut()
 			o.restore()
 			o.relayOutage("relay killed for 2 s, direct path", 2*time.Second, func() { o.relay.kill() }, time.Second)
@@ -135,18 +140,18 @@ func TestTransfersOutliveTheirPaths(t *testing.T) {
 	}
 }
 
-// endRelay ends the relay in good order.
+// endRelay shuts the relay down gracefully.
 func (m *mesh) endRelay() {
 	m.t.Helper()
 	status, took := m.relay.terminate()
 	if status != 0 || took > 6*time.Second {
 		m.t.Errorf("relay ended with status %d after %v", status, took.Round(time.Millisecond))
 	}
-	m.t.Logf("relay told its clients and ended in %v", took.Round(time.Millisecond))
+	m.t.Logf("relay shut down gracefully in %v", took.Round(time.Millisecond))
 }
 
-// On an access line that takes 20 ms each way and loses one packet in a hundred, the direct path is
-// found and kept, fallen back from and returned to like on any other.
+// On an access line with 20 ms of delay each way and 1 % loss, the direct path is found and kept,
+// left when UDP is blocked and taken again afterwards, as on any other line.
 func TestLossyLine(t *testing.T) {
 	t.Parallel()
 	m := newMeshHosts(t, easy, open)
@@ -154,15 +159,15 @@ func TestLossyLine(t *testing.T) {
 	wireLink(m.alpha.host, "wan", m.alpha.router, "inside", lossy, lossy)
 	link(m.beta.host, "wan", m.beta.router, "inside")
 	m.start()
-	o := startOrdeal(m, 64<<10)
+	o := startTransferPair(m, 64<<10)
 	o.settle(5 * time.Second)
 	p := o.alpha.status().Peers[0]
 	if p.LatencyMS < 40 || p.LatencyMS > 400 {
-		t.Errorf("latency over a line of 40 ms there and back is %v ms", p.LatencyMS)
+		t.Errorf("latency is %v ms on a line with a round trip of 40 ms", p.LatencyMS)
 	}
 	for range 20 {
 		if o.settle(200 * time.Millisecond); o.alpha.path() != node.PathDirect || o.beta.path() != node.PathDirect {
-			t.Errorf("a line that loses 1 %% is not used directly")
+			t.Errorf("the path over a line with 1 %% loss is not direct")
 			break
 		}
 	}

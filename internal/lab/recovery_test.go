@@ -9,27 +9,27 @@ import (
 	"time"
 )
 
-// The transfers of this file run on while something happens to the network under them. None may
-// break, and none may lose or double a byte.
+// In these tests the network changes below running transfers. No connection may break, and no byte
+// may be lost or duplicated.
 
 const (
-	healRate = 2 << 20 // bytes a second, each way
-	newAddr4 = "203.0.113.9"
+	recoveryRate = 2 << 20 // bytes a second, each way
+	newAddr4     = "203.0.113.9"
 )
 
-// startInnerBulk starts a transfer with the inner host through the proxy.
+// startInnerBulk starts a transfer with the inner host through the node's proxy.
 func (s *site) startInnerBulk() *bulk {
 	s.t.Helper()
 	c, err := s.client.viaSOCKS(defaultProxy, net.JoinHostPort(innerAddr4, bulkPort))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	b := startBulk(s.t, c, healRate)
+	b := startBulk(s.t, c, recoveryRate)
 	b.flows("at first", dialTimeout)
 	return b
 }
 
-// settled lets a transfer run for a moment.
+// settled waits for some undisturbed progress and resets the longest silence.
 func (b *bulk) settled() {
 	b.t.Helper()
 	for range 20 {
@@ -38,8 +38,9 @@ func (b *bulk) settled() {
 	b.longestSilence()
 }
 
-// The endpoint is a name. The peer comes back elsewhere as a new process that knows no session, as
-// a server does that has moved, and the name follows: the node looks the name up again by itself.
+// The endpoint is a name. The peer moves to another address and restarts there without its
+// sessions, as a server that is replaced, and the name is changed. The node looks the name up again
+// by itself.
 func TestPeerMovesAndItsNameFollows(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -51,7 +52,7 @@ func TestPeerMovesAndItsNameFollows(t *testing.T) {
 	s.moveGate()
 	s.peer.restart()
 	hosts(newAddr4)
-	took := b.flows("after the peer has moved and its name with it", 45*time.Second)
+	took := b.flows("after the peer has moved and its name was changed", 45*time.Second)
 	t.Logf("healed %v after the peer had moved (longest silence %v)", took.Round(time.Millisecond), b.longestSilence())
 	if got, want := g.status().Peers[0].Endpoint, newAddr4+":51820"; got != want {
 		t.Errorf("status shows the peer at %s, want %s", got, want)
@@ -68,9 +69,9 @@ func (s *site) moveGate() {
 	s.gate.ip("route", "replace", "default", "via", "203.0.113.1")
 }
 
-// The peer moves with its sessions and speaks first, as WireGuard peers do that roam: the node
-// answers to where it is now, at once, and whether its endpoint was written as an address or as a
-// name that still leads to the old place.
+// The peer moves with its sessions and sends first, as a roaming WireGuard peer does. The node
+// replies to the new address at once, even if its endpoint is configured as an address or as a name
+// that still has the old address.
 func TestPeerRoams(t *testing.T) {
 	t.Parallel()
 	for _, host := range []string{gateAddr4, "gate.example"} {
@@ -95,8 +96,9 @@ func TestPeerRoams(t *testing.T) {
 	}
 }
 
-// The host of the node gets another address, in both orders: the old one goes first, as with a new
-// lease, or the new one comes first, as with a second network.
+// The node's host changes its address twice. First the old address is removed before the new one is
+// added, as with a new lease. Then the new one is added before the old one is removed, as with a
+// second network.
 func TestOwnAddressChanges(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -108,20 +110,21 @@ func TestOwnAddressChanges(t *testing.T) {
 	s.client.addr("wan", "198.51.100.33/24")
 	s.client.ip("route", "add", "default", "via", "198.51.100.1")
 	took := b.flows("after the host has another address", 30*time.Second)
-	t.Logf("without an address for 2 s: healed %v after the new one (longest silence %v)", took.Round(time.Millisecond), b.longestSilence())
+	t.Logf("without an address for 2 s: healed %v after the new one (longest silence %v)", took.Round(time.Millisecond),
+		b.longestSilence())
 
 	s.client.sysctl("net/ipv4/conf/all/promote_secondaries", "1")
 	s.client.addr("wan", "198.51.100.44/24")
 	s.client.ip("addr", "del", "198.51.100.33/24", "dev", "wan")
 	s.client.ip("route", "replace", "default", "via", "198.51.100.1")
 	took = b.flows("after the host has changed to a second address", 30*time.Second)
-	t.Logf("second address before the first goes: healed after %v (longest silence %v)", took.Round(time.Millisecond), b.longestSilence())
+	t.Logf("second address added before the first is removed: healed after %v (longest silence %v)",
+		took.Round(time.Millisecond), b.longestSilence())
 	b.finish()
 	g.end()
 }
 
-// UDP does not get through for 10 s, silently or with an error for each packet, and then does
-// again.
+// UDP is blocked for 10 s, by dropping packets or by rejecting each with an ICMP error.
 func TestUDPCut(t *testing.T) {
 	t.Parallel()
 	for _, verdict := range []string{"drop", "reject"} {
@@ -131,7 +134,8 @@ func TestUDPCut(t *testing.T) {
 			g := s.up(wgFile{})
 			b := s.startInnerBulk()
 			b.settled()
-			s.router.nft(fmt.Sprintf("table inet cut { chain cut { type filter hook forward priority filter; meta l4proto udp %s; }; }", verdict))
+			s.router.nft(fmt.Sprintf("table inet cut { chain cut { type filter hook forward priority filter; "+
+				"meta l4proto udp %s; }; }", verdict))
 			time.Sleep(10 * time.Second)
 			s.router.nft("delete table inet cut")
 			took := b.flows("after UDP gets through again", 30*time.Second)
@@ -142,8 +146,7 @@ func TestUDPCut(t *testing.T) {
 	}
 }
 
-// The wire is pulled out for a moment and the process's network is gone altogether: the node lives
-// on.
+// The node survives that its link is down, and its routes are gone, for some seconds.
 func TestLinkDown(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

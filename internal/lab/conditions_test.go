@@ -15,31 +15,36 @@ import (
 	"time"
 )
 
-// narrow makes a link in the middle of the path to beta smaller than those at its ends. If it is
-// silent, its routers do not say so when they drop a packet.
-func (m *mesh) narrow(silent bool) {
+// narrow gives a link in the middle of the path to beta a smaller MTU than the links at its ends.
+func (m *mesh) narrow() {
 	m.t.Helper()
 	m.internet.ip("link", "set", "beta", "mtu", "1400")
 	m.beta.router.ip("link", "set", "wan", "mtu", "1400")
-	if silent {
-		for _, n := range []*netns{m.internet, m.beta.router} {
-			n.nft("table inet silent { chain out { type filter hook output priority filter; icmp type destination-unreachable drop; }; }")
-		}
+}
+
+// dropICMPErrors makes the routers at the narrow link drop too large packets without ICMP errors.
+func (m *mesh) dropICMPErrors() {
+	m.t.Helper()
+	for _, n := range []*netns{m.internet, m.beta.router} {
+		n.nft("table inet silent { chain out { type filter hook output priority filter; " +
+			"icmp type destination-unreachable drop; }; }")
 	}
 }
 
-// On a path in the middle of which packets must be smaller than at its ends, everything arrives, in
-// bulk as well as in single packets of full size, and whether or not the routers there say what is
-// too large: WireGuard's datagrams may be cut into fragments, as those of the kernel's WireGuard
-// may.
+// If the MTU in the middle of a path is smaller than at its ends, everything still arrives: bulk
+// data and single packets of full size, with and without ICMP errors. The nodes' datagrams may be
+// fragmented, as those of the kernel's WireGuard may.
 func TestNarrowPath(t *testing.T) {
 	t.Parallel()
 	for _, silent := range []bool{false, true} {
 		t.Run(fmt.Sprintf("silent %v", silent), func(t *testing.T) {
 			t.Parallel()
 			m := newMesh(t, open, open)
-			m.narrow(silent)
-			o := startOrdeal(m, meshRate)
+			m.narrow()
+			if silent {
+				m.dropICMPErrors()
+			}
+			o := startTransferPair(m, meshRate)
 			o.settle(time.Second)
 			o.finish()
 			c, err := m.alpha.host.viaSOCKS(defaultProxy, net.JoinHostPort("beta", echoPort))
@@ -52,14 +57,14 @@ func TestNarrowPath(t *testing.T) {
 				message := bytes.Repeat([]byte{'x'}, size)
 				c.Write(message)
 				if n, err := io.ReadFull(c, message); err != nil {
-					t.Fatalf("a single packet with %d bytes of TCP: %d came back: %v", size, n, err)
+					t.Fatalf("a single segment of %d bytes: %d bytes came back: %v", size, n, err)
 				}
 			}
 		})
 	}
 }
 
-// A host that sleeps stops everything for a while. When it wakes, transfers go on.
+// Transfers continue after the host was suspended. Here only the node's process is stopped.
 func TestSleep(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -75,7 +80,7 @@ func TestSleep(t *testing.T) {
 	g.end()
 }
 
-// So do those of a node in a mesh whose peer sleeps, whichever path it is on.
+// The same holds in a mesh whose peer was suspended, on the direct path and on the relay.
 func TestSleepInAMesh(t *testing.T) {
 	t.Parallel()
 	for _, a := range []access{open, hard} {
@@ -94,21 +99,22 @@ func TestSleepInAMesh(t *testing.T) {
 	}
 }
 
-// A middlebox forgets the connection to the relay without a word: what is sent on it gets nowhere,
-// while a new one would do. The node notices and makes a new one.
+// A middlebox drops the packets of the TCP connection to the relay without a reset. A new
+// connection would pass. The node notices and opens one.
 func TestRelayConnectionForgotten(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, hard, hard)
 	b := m.alpha.bulk(meshRate)
 	b.settled()
 	port := m.alpha.host.localPort(m.relay.node.DERPPort)
-	m.alpha.router.nft(fmt.Sprintf("table inet forget { chain forget { type filter hook forward priority filter; tcp sport %d drop; tcp dport %d drop; }; }", port, port))
+	m.alpha.router.nft(fmt.Sprintf("table inet forget { chain forget { type filter hook forward priority filter; "+
+		"tcp sport %[1]d drop; tcp dport %[1]d drop; }; }", port))
 	took := b.flows("after the relay connection was forgotten", 60*time.Second)
 	t.Logf("relay connection forgotten: flows again after %v", took.Round(time.Millisecond))
 	b.finish()
 }
 
-// localPort is the local port of the TCP connection to a remote port.
+// localPort returns the local port of the namespace's established TCP connection to a remote port.
 func (n *netns) localPort(remote int) int {
 	n.t.Helper()
 	var text []byte
@@ -132,8 +138,8 @@ func (n *netns) localPort(remote int) int {
 	return 0
 }
 
-// A node that starts before its network does, or before names can be resolved, works as soon as
-// there is one.
+// A node that starts without a network, or before names can be resolved, works as soon as both are
+// there.
 func TestStartWithoutNetwork(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, endpoint string }{{"address", endpoint4}, {"name", "gate.example:51820"}} {
@@ -152,19 +158,19 @@ func TestStartWithoutNetwork(t *testing.T) {
 			s.client.writeEtc("hosts", "127.0.0.1 localhost\n"+gateAddr4+" gate.example\n")
 			start := time.Now()
 			if err := <-waiting; err != nil {
-				t.Errorf("a connection that was made before there was a network: %v", err)
+				t.Errorf("a connection opened before there was a network: %v", err)
 			}
-			t.Logf("network up after 4 s: the waiting connection stands %v later", time.Since(start).Round(time.Millisecond))
+			t.Logf("network up after 4 s: the waiting fetch ended %v later", time.Since(start).Round(time.Millisecond))
 			if err := s.client.fetch(innerAddr4); err != nil {
-				t.Errorf("afterwards: %v", err)
+				t.Errorf("fetching a page afterwards: %v", err)
 			}
 			g.end()
 		})
 	}
 }
 
-// Of two addresses behind the name of an endpoint, of which the first is dead, the second is found
-// in time for a dial.
+// If an endpoint's name has two addresses and the first does not answer, the node tries the second
+// before a dial times out.
 func TestEndpointNameWithADeadAddress(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -178,8 +184,7 @@ func TestEndpointNameWithADeadAddress(t *testing.T) {
 	g.end()
 }
 
-// Where the host has no IPv6 at all, IPv4 carries the tunnel, and IPv6 inside of it works all the
-// same.
+// On a host without IPv6 the tunnel runs over IPv4, and still carries IPv6.
 func TestHostWithoutIPv6(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -195,8 +200,8 @@ func TestHostWithoutIPv6(t *testing.T) {
 	g.end()
 }
 
-// A client that does not read stops its sender; what waits for it is bounded, and others are not
-// slowed down.
+// If a client does not read, the node stops reading from its server. The data buffered for it are
+// bounded, and other clients are not slowed down.
 func TestSlowReaders(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -216,7 +221,8 @@ func TestSlowReaders(t *testing.T) {
 		b.flows("beside clients that do not read", dialTimeout)
 	}
 	after := g.residentMB()
-	t.Logf("%d clients that do not read: %d MB before, %d MB with them, longest silence of another %v", readers, before, after, b.longestSilence())
+	t.Logf("%d clients that do not read: %d MB before, %d MB with them, longest silence of another %v", readers, before,
+		after, b.longestSilence())
 	if after > before+readers*8 {
 		t.Errorf("memory went from %d to %d MB", before, after)
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// fault changes one byte of what passes a connection.
+// fault is a change to one byte of the data on a connection.
 type fault int
 
 const (
@@ -17,7 +17,8 @@ const (
 	doubled
 )
 
-// apply makes the fault at the offset at of a stream whose next piece is b and begins at pos.
+// apply returns b, which begins at offset pos of a stream, with the fault at offset at of the
+// stream.
 func (f fault) apply(b []byte, pos, at int) []byte {
 	i := at - pos
 	if f == noFault || i < 0 || i >= len(b) {
@@ -35,7 +36,7 @@ func (f fault) apply(b []byte, pos, at int) []byte {
 	return out
 }
 
-// faultyConn is a server's connection with a fault in one direction.
+// faultyConn is a server's connection with a fault in at most one direction.
 type faultyConn struct {
 	net.Conn
 	up, down fault
@@ -44,7 +45,7 @@ type faultyConn struct {
 	received int
 }
 
-// faultAt is where the fault is.
+// faultAt is the offset of the fault in its stream.
 const faultAt = 100000
 
 func (c *faultyConn) Write(b []byte) (int, error) {
@@ -71,11 +72,12 @@ func (c *faultyConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// What the lab relies on most: a bulk transfer notices a single byte that is changed, lost or
-// doubled, in either direction, and nothing else.
+// The tests of the lab rely on this: a bulk transfer fails if a single byte is changed, lost or
+// doubled in either direction, and only then.
 func TestBulkNotices(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ up, down fault }{{}, {up: changed}, {up: dropped}, {up: doubled}, {down: changed}, {down: dropped}, {down: doubled}} {
+	for _, c := range []struct{ up, down fault }{{}, {up: changed}, {up: dropped}, {up: doubled}, {down: changed},
+		{down: dropped}, {down: doubled}} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -91,7 +93,7 @@ func TestBulkNotices(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := startBulk(t, conn, 100<<20)
-		eventually(t, "the fault is over", dialTimeout, func() bool {
+		eventually(t, "the transfer is past the fault", dialTimeout, func() bool {
 			return len(b.done) > 0 || b.down.Load() > 2*faultAt && b.up.Load() > 2*faultAt
 		})
 		close(b.stopc)

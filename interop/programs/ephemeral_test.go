@@ -8,23 +8,23 @@ import (
 	"testing"
 )
 
-// upLine is a node of ours that is there for a while.
-func upLine(h *host, dir, server, key string, more ...string) *exec.Cmd {
+// ginnelUp returns a command that runs our node on h with its files in dir.
+func ginnelUp(h *host, dir, server, key string, more ...string) *exec.Cmd {
 	cmd := h.command("ginnel", append([]string{"up", "--control", server, "--authkey", key, "--hostname", h.name,
 		"--proxy", "unix:" + filepath.Join(dir, "proxy"), "--state", filepath.Join(dir, "state")}, more...)...)
 	cmd.Env = bareEnvironment(dir)
 	return cmd
 }
 
-// How 'ginnel up' ends when it is not ready in time, and when the server does not let it in.
+// Exit statuses of 'ginnel up': not ready in time, and refused by the server.
 const (
 	unreadyStatus = 3
 	refusedStatus = 4
 )
 
-// TestGuests proves that both servers refuse a wrong key in a way that our node understands, and
-// forget a node of ours that came with a key for guests as soon as it leaves.
-func TestGuests(t *testing.T) {
+// TestEphemeralNodes proves that both servers refuse a wrong key in a way that our node
+// understands, and delete our node with an ephemeral key as soon as it leaves.
+func TestEphemeralNodes(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(*testing.T) (server coordinator, key string){
 		"headscale": func(t *testing.T) (coordinator, string) {
@@ -43,19 +43,20 @@ func TestGuests(t *testing.T) {
 			server, key := open(t)
 			h := newHost(t, "alpha")
 
-			out, err := try(upLine(h, t.TempDir(), server.url(), "wrong"))
-			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != refusedStatus || !strings.Contains(out, "does not let this node in") {
+			out, err := try(ginnelUp(h, t.TempDir(), server.url(), "wrong"))
+			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != refusedStatus ||
+				!strings.Contains(out, "does not let this node in") {
 				t.Errorf("with a wrong key: %v\n%s", err, indent(out))
 			}
 
-			p := start(t, "alpha (ginnel)", upLine(h, t.TempDir(), server.url(), key, "--ephemeral"))
+			p := start(t, "alpha (ginnel)", ginnelUp(h, t.TempDir(), server.url(), key, "--ephemeral"))
 			p.await(`"joined"`)
 			if all := server.members(t); !all["alpha"] {
 				t.Errorf("the server knows %v, want alpha, connected", all)
 			}
 			p.stop()
 			if all := server.members(t); len(all) != 0 {
-				t.Errorf("when alpha has left the server knows %v", all)
+				t.Errorf("after alpha has left, the server knows %v", all)
 			}
 		})
 	}

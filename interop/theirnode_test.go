@@ -30,10 +30,10 @@ import (
 	"ginnel/relay"
 )
 
-// realNode is a node of theirs: the engine with path discovery and their WireGuard, and their
-// TCP/IP stack on top, put together as tailscaled does it in userspace mode. In place of the
-// backend that follows a control server, introduce tells it of its network.
-type realNode struct {
+// theirNode is their node: the engine with path discovery and their WireGuard, with their TCP/IP
+// stack on top, assembled as tailscaled does it in userspace mode. setPeers replaces the backend
+// that follows a coordination server.
+type theirNode struct {
 	tb    testing.TB
 	name  string
 	key   key.NodePrivate
@@ -51,12 +51,12 @@ type realNode struct {
 	self      tailcfg.NodeView
 }
 
-// newRealNode starts a node with a UDP port of its own until the test ends. It knows nobody before
-// introduce.
-func newRealNode(tb testing.TB, name string, k key.NodePrivate, addr netip.Addr) *realNode {
+// newTheirNode starts a node with its own UDP port until the test ends. It has no peers before
+// setPeers.
+func newTheirNode(tb testing.TB, name string, k key.NodePrivate, addr netip.Addr) *theirNode {
 	tb.Helper()
 	logf := logger.WithPrefix(tstest.WhileTestRunningLogger(tb), name+": ")
-	n := &realNode{tb: tb, name: name, key: k, addr: addr, sys: tsd.NewSystem(), routes: routemanager.New(nil)}
+	n := &theirNode{tb: tb, name: name, key: k, addr: addr, sys: tsd.NewSystem(), routes: routemanager.New(nil)}
 	dialer := &tsdial.Dialer{Logf: logf}
 	dialer.SetBus(n.sys.Bus.Get())
 	eng, err := wgengine.NewUserspaceEngine(logf, wgengine.Config{
@@ -74,7 +74,8 @@ func newRealNode(tb testing.TB, name string, k key.NodePrivate, addr netip.Addr)
 	n.eng = eng
 	n.sys.Set(eng)
 	tb.Cleanup(n.close)
-	if n.stack, err = netstack.Create(logf, n.sys.Tun.Get(), eng, n.sys.MagicSock.Get(), dialer, n.sys.DNSManager.Get(), n.sys.ProxyMapper()); err != nil {
+	if n.stack, err = netstack.Create(logf, n.sys.Tun.Get(), eng, n.sys.MagicSock.Get(), dialer, n.sys.DNSManager.Get(),
+		n.sys.ProxyMapper()); err != nil {
 		tb.Fatal(err)
 	}
 	n.sys.Tun.Get().Start()
@@ -90,8 +91,8 @@ func newRealNode(tb testing.TB, name string, k key.NodePrivate, addr netip.Addr)
 	return n
 }
 
-// freeUDPPort returns a port that is free in both families, so that one number names the sockets of
-// a node.
+// freeUDPPort returns a UDP port that is free in both address families, because a node's sockets
+// share one port number.
 func freeUDPPort(tb testing.TB) uint16 {
 	tb.Helper()
 	c, err := net.ListenUDP("udp", nil)
@@ -102,9 +103,9 @@ func freeUDPPort(tb testing.TB) uint16 {
 	return c.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 }
 
-func (n *realNode) close() { n.closing.Do(n.shutDown) }
+func (n *theirNode) close() { n.closing.Do(n.shutDown) }
 
-func (n *realNode) shutDown() {
+func (n *theirNode) shutDown() {
 	if n.stack != nil {
 		n.stack.Close()
 	}
@@ -112,8 +113,8 @@ func (n *realNode) shutDown() {
 	n.sys.Bus.Get().Close()
 }
 
-// noteStatus keeps the endpoints that the node would tell a control server.
-func (n *realNode) noteStatus(s *wgengine.Status, err error) {
+// noteStatus records the endpoints that the node would report to a coordination server.
+func (n *theirNode) noteStatus(s *wgengine.Status, err error) {
 	if err != nil || s == nil {
 		return
 	}
@@ -126,7 +127,7 @@ func (n *realNode) noteStatus(s *wgengine.Status, err error) {
 	n.endpoints = addrs
 }
 
-func (n *realNode) peerByIP(ip netip.Addr) (tskey.NodePublic, bool) {
+func (n *theirNode) peerByIP(ip netip.Addr) (tskey.NodePublic, bool) {
 	r, ok := n.routes.Outbound().Lookup(ip)
 	if !ok {
 		return tskey.NodePublic{}, false
@@ -134,7 +135,7 @@ func (n *realNode) peerByIP(ip netip.Addr) (tskey.NodePublic, bool) {
 	return r.Key, true
 }
 
-func (n *realNode) allowedIPs(k tskey.NodePublic) ([]netip.Prefix, bool) {
+func (n *theirNode) allowedIPs(k tskey.NodePublic) ([]netip.Prefix, bool) {
 	n.mu.Lock()
 	p, ok := n.peers[k]
 	n.mu.Unlock()
@@ -144,7 +145,7 @@ func (n *realNode) allowedIPs(k tskey.NodePublic) ([]netip.Prefix, bool) {
 	return n.routes.PeerAllowedIPs(p.ID())
 }
 
-func (n *realNode) peerForIP(ip netip.Addr) (wgengine.PeerForIP, bool) {
+func (n *theirNode) peerForIP(ip netip.Addr) (wgengine.PeerForIP, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, p := range n.peers {
@@ -157,9 +158,9 @@ func (n *realNode) peerForIP(ip netip.Addr) (wgengine.PeerForIP, bool) {
 	return wgengine.PeerForIP{}, false
 }
 
-// introduce makes peers all that the node knows, in the form in which a control server would say
-// it.
-func (n *realNode) introduce(relays relay.Map, peers ...node.Peer) {
+// setPeers gives the node a network map with these peers, in the form that a coordination server
+// sends.
+func (n *theirNode) setPeers(relays relay.Map, peers ...node.Peer) {
 	n.tb.Helper()
 	var list []*tailcfg.Node
 	for i, p := range peers {
@@ -170,9 +171,9 @@ func (n *realNode) introduce(relays relay.Map, peers ...node.Peer) {
 	n.setMap(theirMap(n.tb, relays), list)
 }
 
-// setMap tells the node of its network as the backend does for a full map from control: sessions
-// with a peer whose disco key changed are dropped, because the peer was restarted.
-func (n *realNode) setMap(derp *tailcfg.DERPMap, peers []*tailcfg.Node) {
+// setMap applies a full network map as their backend does. If a peer's disco key has changed, the
+// peer has restarted, and its sessions are dropped.
+func (n *theirNode) setMap(derp *tailcfg.DERPMap, peers []*tailcfg.Node) {
 	n.tb.Helper()
 	self := (&tailcfg.Node{ID: 1, StableID: "self", Name: n.name, Key: theirPublic(n.key.Public()),
 		Addresses: prefixes(n.addr), AllowedIPs: prefixes(n.addr)}).View()
@@ -209,7 +210,7 @@ func (n *realNode) setMap(derp *tailcfg.DERPMap, peers []*tailcfg.Node) {
 }
 
 // waitReady waits until the node has connected to a relay and knows its endpoints.
-func (n *realNode) waitReady() {
+func (n *theirNode) waitReady() {
 	n.tb.Helper()
 	eventually(n.tb, n.name+" has a relay and endpoints", func() bool {
 		n.eng.RequestStatus()
@@ -217,24 +218,24 @@ func (n *realNode) waitReady() {
 	})
 }
 
-func (n *realNode) ownEndpoints() []netip.AddrPort {
+func (n *theirNode) ownEndpoints() []netip.AddrPort {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.endpoints)
 }
 
-func (n *realNode) public() key.NodePublic { return n.key.Public() }
-func (n *realNode) disco() key.DiscoPublic { return ourDisco(n.sys.MagicSock.Get().DiscoPublicKey()) }
-func (n *realNode) udpPort() uint16        { return n.sys.MagicSock.Get().LocalPort() }
-func (n *realNode) address() netip.Addr    { return n.addr }
+func (n *theirNode) public() key.NodePublic { return n.key.Public() }
+func (n *theirNode) disco() key.DiscoPublic { return ourDisco(n.sys.MagicSock.Get().DiscoPublicKey()) }
+func (n *theirNode) udpPort() uint16        { return n.sys.MagicSock.Get().LocalPort() }
+func (n *theirNode) address() netip.Addr    { return n.addr }
 
-// path returns the direct address of a peer that the node uses, invalid if there is none.
-func (n *realNode) path(peer key.NodePublic) netip.AddrPort {
+// path returns the direct address by which the node sends to a peer, invalid if there is none.
+func (n *theirNode) path(peer key.NodePublic) netip.AddrPort {
 	ap, _ := netip.ParseAddrPort(n.status(peer).CurAddr)
 	return ap
 }
 
-func (n *realNode) status(peer key.NodePublic) ipnstate.PeerStatus {
+func (n *theirNode) status(peer key.NodePublic) ipnstate.PeerStatus {
 	sb := ipnstate.StatusBuilder{WantPeers: true}
 	n.eng.UpdateStatus(&sb)
 	if p := sb.Status().Peer[theirPublic(peer)]; p != nil {
@@ -243,18 +244,18 @@ func (n *realNode) status(peer key.NodePublic) ipnstate.PeerStatus {
 	return ipnstate.PeerStatus{}
 }
 
-func (n *realNode) dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+func (n *theirNode) dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return n.stack.DialContextTCP(ctx, to)
 }
 
-func (n *realNode) dialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+func (n *theirNode) dialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return n.stack.DialContextUDPWithBind(ctx, n.addr, to)
 }
 
-func (n *realNode) listenTCP(port uint16) (net.Listener, error) {
+func (n *theirNode) listenTCP(port uint16) (net.Listener, error) {
 	return n.stack.ListenTCP("tcp4", netip.AddrPortFrom(n.addr, port).String())
 }
 
-func (n *realNode) listenUDP(port uint16) (net.PacketConn, error) {
+func (n *theirNode) listenUDP(port uint16) (net.PacketConn, error) {
 	return n.stack.ListenPacket("udp4", netip.AddrPortFrom(n.addr, port).String())
 }

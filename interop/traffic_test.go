@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// What members say to each other: a TCP connection on which the other side sends everything back,
-// and UDP probes one way that measure for how long nothing passes.
+// The traffic between members: a TCP connection whose other side echoes everything, and UDP probes
+// in one direction, which measure how long nothing arrives.
 
-// echoPort is where members answer.
+// echoPort is the port of the echo service, over TCP and UDP.
 const echoPort = 7
 
-// serveEcho answers TCP and UDP on echoPort of m until the test ends or m is closed.
+// serveEcho serves echo over TCP and UDP on m until the test ends or m is closed.
 func serveEcho(tb testing.TB, m member) {
 	tb.Helper()
 	ln, err := m.listenTCP(echoPort)
@@ -38,7 +38,7 @@ func serveEcho(tb testing.TB, m member) {
 	tb.Cleanup(func() {
 		ln.Close()
 		pc.Close()
-		m.close() // so that no connection is left
+		m.close() // closes the remaining connections
 		wg.Wait()
 	})
 }
@@ -70,13 +70,14 @@ func echoDatagrams(pc net.PacketConn) {
 	}
 }
 
-// talk is a TCP connection with random bytes at a steady rate, all of which come back.
-type talk struct {
+// echoStream is a TCP connection that sends random bytes at a steady rate, all of which must come
+// back.
+type echoStream struct {
 	tb   testing.TB
 	conn net.Conn
 
 	stop    atomic.Bool
-	back    atomic.Int64 // bytes
+	back    atomic.Int64 // bytes that have come back
 	out, in [sha256.Size]byte
 	sent    int64
 	errs    [2]error
@@ -88,16 +89,16 @@ const (
 	talkEvery = 20 * time.Millisecond // about 1.6 MB/s each way
 )
 
-// startTalk dials from a to b, who echoes.
-func startTalk(tb testing.TB, a, b member) *talk {
+// startEchoStream starts a stream from a to the echo service of b.
+func startEchoStream(tb testing.TB, a, b member) *echoStream {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), patience)
+	ctx, cancel := context.WithTimeout(tb.Context(), waitLimit)
 	defer cancel()
 	conn, err := a.dialTCP(ctx, netip.AddrPortFrom(b.address(), echoPort))
 	if err != nil {
 		tb.Fatalf("%v dials %v: %v", a.address(), b.address(), err)
 	}
-	k := &talk{tb: tb, conn: conn}
+	k := &echoStream{tb: tb, conn: conn}
 	k.wg.Go(k.write)
 	k.wg.Go(k.read)
 	tb.Cleanup(func() {
@@ -108,7 +109,7 @@ func startTalk(tb testing.TB, a, b member) *talk {
 	return k
 }
 
-func (k *talk) write() {
+func (k *echoStream) write() {
 	var seed [32]byte
 	binary.NativeEndian.PutUint64(seed[:], uint64(time.Now().UnixNano()))
 	random, h := rand.NewChaCha8(seed), sha256.New()
@@ -130,7 +131,7 @@ func (k *talk) write() {
 	h.Sum(k.out[:0])
 }
 
-func (k *talk) read() {
+func (k *echoStream) read() {
 	h := sha256.New()
 	buf := make([]byte, talkChunk)
 	for {
@@ -148,18 +149,18 @@ func (k *talk) read() {
 	h.Sum(k.in[:0])
 }
 
-// more waits until n more bytes have come back.
-func (k *talk) more(limit time.Duration, n int64) {
+// awaitBytes waits until n more bytes have come back.
+func (k *echoStream) awaitBytes(limit time.Duration, n int64) {
 	k.tb.Helper()
 	want := k.back.Load() + n
 	eventuallyWithin(k.tb, limit, fmt.Sprintf("%d bytes more come back", n), func() bool { return k.back.Load() >= want })
 }
 
-// finish ends the connection and demands that all that was sent came back unchanged.
-func (k *talk) finish() {
+// finish ends the stream and checks that everything came back unchanged.
+func (k *echoStream) finish() {
 	k.tb.Helper()
 	k.stop.Store(true)
-	k.conn.SetReadDeadline(time.Now().Add(patience))
+	k.conn.SetReadDeadline(time.Now().Add(waitLimit))
 	k.wg.Wait()
 	k.conn.Close()
 	if k.errs[0] != nil || k.errs[1] != nil {
@@ -171,15 +172,15 @@ func (k *talk) finish() {
 	k.tb.Logf("%d bytes came back unchanged", k.sent)
 }
 
-// probes are UDP datagrams one way, ten each second. They measure for how long nothing arrives.
+// probes are UDP datagrams in one direction, ten a second, which measure how long nothing arrives.
 type probes struct {
 	stopc chan struct{}
 	wg    sync.WaitGroup
 
 	mu   sync.Mutex
 	seen int
-	last time.Time     // arrival
-	gap  time.Duration // the longest time between two
+	last time.Time     // of the last arrival
+	gap  time.Duration // the longest time between two arrivals
 }
 
 const (
@@ -244,14 +245,14 @@ func (p *probes) receive(in net.PacketConn) {
 	}
 }
 
-// reset forgets the gaps so far.
+// reset clears the longest gap.
 func (p *probes) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gap = 0
 }
 
-// longest returns the longest time without a probe since reset, the present one included.
+// longest returns the longest gap since reset, including the current one.
 func (p *probes) longest() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -14,10 +14,11 @@ import (
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }
 
-// patience is how long a test waits for what must come. Nothing takes so long unless it is broken.
-const patience = 15 * time.Second
+// waitLimit is how long a test waits for an event that must come. Nothing takes that long unless it
+// is broken.
+const waitLimit = 15 * time.Second
 
-// eventKind is what can happen to a client of a relay.
+// eventKind is the kind of an event of a relay client.
 type eventKind string
 
 const (
@@ -28,7 +29,7 @@ const (
 	endEvent        eventKind = "end of the connection"
 )
 
-// event is what happened; data is text for events that are not packets.
+// event is an event of a relay client. For events other than packets, data is a text.
 type event struct {
 	kind eventKind
 	peer key.NodePublic
@@ -36,7 +37,7 @@ type event struct {
 	err  error
 }
 
-// derpClient is a client of either make.
+// derpClient is a relay client of either make.
 type derpClient interface {
 	send(to key.NodePublic, packet []byte) error
 	receive() ([]event, error)
@@ -45,19 +46,19 @@ type derpClient interface {
 	close()
 }
 
-// maker connects a client of one make.
-type maker struct {
+// clientKind connects relay clients of one make.
+type clientKind struct {
 	name    string
-	connect func(ctx context.Context, tb testing.TB, h *relayHost, c carriage, k key.NodePrivate) (derpClient, error)
+	connect func(ctx context.Context, tb testing.TB, h *relayHost, c upgradeMode, k key.NodePrivate) (derpClient, error)
 }
 
-// clients are the clients of both makes.
-var clients = []maker{{"our client", connectOurs}, {"their client", connectTheirs}}
+// clients are both kinds.
+var clients = []clientKind{{"our client", connectOurs}, {"their client", connectTheirs}}
 
 var ours, theirs = clients[0], clients[1]
 
-// party is a connected client with its events in a queue.
-type party struct {
+// testClient is a connected relay client whose events are queued.
+type testClient struct {
 	derpClient
 	tb     testing.TB
 	name   string
@@ -67,14 +68,14 @@ type party struct {
 }
 
 // join connects a client with a new key until the test ends.
-func (m maker) join(tb testing.TB, h *relayHost, c carriage) *party {
+func (m clientKind) join(tb testing.TB, h *relayHost, c upgradeMode) *testClient {
 	tb.Helper()
 	return m.joinAs(tb, h, c, key.NewNodePrivate())
 }
 
-func (m maker) joinAs(tb testing.TB, h *relayHost, c carriage, k key.NodePrivate) *party {
+func (m clientKind) joinAs(tb testing.TB, h *relayHost, c upgradeMode, k key.NodePrivate) *testClient {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), patience)
+	ctx, cancel := context.WithTimeout(tb.Context(), waitLimit)
 	defer cancel()
 	d, err := m.connect(ctx, tb, h, c, k)
 	if err != nil {
@@ -83,20 +84,22 @@ func (m maker) joinAs(tb testing.TB, h *relayHost, c carriage, k key.NodePrivate
 	if got := d.serverKey(); got != h.public {
 		tb.Errorf("%s over %s to %s: server key %v, want %v", m.name, c, h.name, got, h.public)
 	}
-	p := newParty(tb, m.name, d, k.Public())
-	p.wantPong() // a fast start is over before the relay knows of the client
+	p := newTestClient(tb, m.name, d, k.Public())
+	p.wantPong() // with a fast start the relay may not have registered the client yet
 	return p
 }
 
-func newParty(tb testing.TB, name string, d derpClient, public key.NodePublic) *party {
-	p := &party{derpClient: d, tb: tb, name: name, public: public, events: make(chan event, 1<<14), donec: make(chan struct{})}
+func newTestClient(tb testing.TB, name string, d derpClient, public key.NodePublic) *testClient {
+	p := &testClient{derpClient: d, tb: tb, name: name, public: public, events: make(chan event, 1<<14),
+		donec: make(chan struct{})}
 	go p.read()
 	tb.Cleanup(p.leave)
 	return p
 }
 
-// read queues events until the connection ends. A full queue is the test's mistake and ends it too.
-func (p *party) read() {
+// read queues events until the connection ends. A full queue is a mistake of the test and closes
+// the connection.
+func (p *testClient) read() {
 	defer close(p.donec)
 	for {
 		events, err := p.receive()
@@ -117,23 +120,23 @@ func (p *party) read() {
 	}
 }
 
-// leave hangs up.
-func (p *party) leave() {
+// leave closes the connection.
+func (p *testClient) leave() {
 	p.close()
 	<-p.donec
 }
 
-// say sends one packet.
-func (p *party) say(to key.NodePublic, packet []byte) {
+// mustSend sends one packet.
+func (p *testClient) mustSend(to key.NodePublic, packet []byte) {
 	p.tb.Helper()
 	if err := p.send(to, packet); err != nil {
 		p.tb.Fatalf("%s: sending %d bytes: %v", p.name, len(packet), err)
 	}
 }
 
-// await waits for any event; it reports false if none comes.
-func (p *party) await() (event, bool) {
-	timer := time.NewTimer(patience)
+// await waits for the next event. It reports false if none arrives.
+func (p *testClient) await() (event, bool) {
+	timer := time.NewTimer(waitLimit)
 	defer timer.Stop()
 	select {
 	case e := <-p.events:
@@ -144,7 +147,7 @@ func (p *party) await() (event, bool) {
 }
 
 // next waits for an event of one of the kinds and drops others.
-func (p *party) next(kinds ...eventKind) event {
+func (p *testClient) next(kinds ...eventKind) event {
 	p.tb.Helper()
 	for {
 		e, ok := p.await()
@@ -160,33 +163,33 @@ func (p *party) next(kinds ...eventKind) event {
 	}
 }
 
-// wantPacket demands that the next packet is this one.
-func (p *party) wantPacket(from key.NodePublic, want []byte) {
+// wantPacket checks that the next packet has this sender and content.
+func (p *testClient) wantPacket(from key.NodePublic, want []byte) {
 	p.tb.Helper()
 	e := p.next(packetEvent)
 	if e.peer != from || !bytes.Equal(e.data, want) {
-		p.tb.Fatalf("%s: got %s from %v, want %s from %v", p.name, brief(e.data), e.peer, brief(want), from)
+		p.tb.Fatalf("%s: got %s from %v, want %s from %v", p.name, excerpt(e.data), e.peer, excerpt(want), from)
 	}
 }
 
-// wantGone demands that the next news of a peer's leaving is about this one.
-func (p *party) wantGone(peer key.NodePublic, reason string) {
+// wantGone checks that the next PeerGone names this peer and reason.
+func (p *testClient) wantGone(peer key.NodePublic, reason string) {
 	p.tb.Helper()
 	e := p.next(goneEvent)
 	if e.peer != peer {
-		p.tb.Fatalf("%s: told that %v is gone, want %v", p.name, e.peer, peer)
+		p.tb.Fatalf("%s: PeerGone for %v, want %v", p.name, e.peer, peer)
 	}
 	if e.data != nil && string(e.data) != reason {
-		p.tb.Fatalf("%s: told the reason %q, want %q", p.name, e.data, reason)
+		p.tb.Fatalf("%s: PeerGone with reason %q, want %q", p.name, e.data, reason)
 	}
 }
 
-// untilFence sends p a packet from itself, which comes behind all packets that went the same way
-// before, and returns what comes until then.
-func (p *party) untilFence() (events []event) {
+// untilFence sends a packet from p to itself, and returns the events that arrive before it. The
+// relay delivers it after all earlier packets of the same path.
+func (p *testClient) untilFence() (events []event) {
 	p.tb.Helper()
 	fence := "fence " + rand8()
-	p.say(p.public, []byte(fence))
+	p.mustSend(p.public, []byte(fence))
 	for {
 		e, ok := p.await()
 		if !ok || e.kind == endEvent {
@@ -199,18 +202,18 @@ func (p *party) untilFence() (events []event) {
 	}
 }
 
-// wantPong demands that the relay answers a ping.
-func (p *party) wantPong() {
+// wantPong checks that the relay answers a ping.
+func (p *testClient) wantPong() {
 	p.tb.Helper()
-	ctx, cancel := context.WithTimeout(p.tb.Context(), patience)
+	ctx, cancel := context.WithTimeout(p.tb.Context(), waitLimit)
 	defer cancel()
 	if err := p.ping(ctx); err != nil {
 		p.tb.Errorf("%s: ping: %v", p.name, err)
 	}
 }
 
-// brief describes a packet for an error message.
-func brief(b []byte) string {
+// excerpt describes a packet in an error message.
+func excerpt(b []byte) string {
 	if len(b) <= 40 {
 		return fmt.Sprintf("%q", b)
 	}

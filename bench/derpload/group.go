@@ -10,38 +10,38 @@ import (
 	"ginnel/relay"
 )
 
-// atOnce is how many clients log in at the same time.
-const atOnce = 16
+// parallelLogins is how many clients log in at the same time.
+const parallelLogins = 16
 
-// client is a client with its key.
+// client is a relay client with its public key.
 type client struct {
 	*relay.Client
 	key key.NodePublic
 }
 
-// handler is called with what comes to a client, by the goroutine that reads for it.
+// handler is called for each message to a client, on the goroutine that reads for it.
 type handler func(number int, c *client, m relay.Message) error
 
 func nothing(int, *client, relay.Message) error { return nil }
 
-// party is a number of clients of one server.
-type party struct {
+// group is a number of clients of one server.
+type group struct {
 	region  *relay.Region
 	handle  handler
 	clients []*client
 	next    atomic.Int64
-	over    atomic.Bool
+	closing atomic.Bool
 	wg      sync.WaitGroup
 
 	mu  sync.Mutex
 	err error // the first
 }
 
-// connect logs clients in and begins to read for each.
-func connect(ctx context.Context, region *relay.Region, n int, handle handler) (*party, error) {
-	p := &party{region: region, handle: handle, clients: make([]*client, n)}
+// connect logs n clients in and starts to read for each.
+func connect(ctx context.Context, region *relay.Region, n int, handle handler) (*group, error) {
+	p := &group{region: region, handle: handle, clients: make([]*client, n)}
 	var wg sync.WaitGroup
-	for range min(atOnce, n) {
+	for range min(parallelLogins, n) {
 		wg.Go(func() { p.login(ctx) })
 	}
 	wg.Wait()
@@ -52,8 +52,8 @@ func connect(ctx context.Context, region *relay.Region, n int, handle handler) (
 	return p, nil
 }
 
-// login takes one client after the other.
-func (p *party) login(ctx context.Context) {
+// login connects clients, one after the other, until all are taken.
+func (p *group) login(ctx context.Context) {
 	for p.broken() == nil {
 		i := int(p.next.Add(1)) - 1
 		if i >= len(p.clients) {
@@ -71,7 +71,7 @@ func (p *party) login(ctx context.Context) {
 	}
 }
 
-func (p *party) read(number int, c *client) {
+func (p *group) read(number int, c *client) {
 	for {
 		msgs, err := c.Recv()
 		if err != nil {
@@ -87,24 +87,24 @@ func (p *party) read(number int, c *client) {
 	}
 }
 
-// note keeps the first error before the end.
-func (p *party) note(err error) {
+// note keeps the first error, except for those after close.
+func (p *group) note(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err == nil && !p.over.Load() {
+	if p.err == nil && !p.closing.Load() {
 		p.err = err
 	}
 }
 
-// broken returns what went wrong.
-func (p *party) broken() error {
+// broken returns the first error.
+func (p *group) broken() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
 }
 
-func (p *party) close() {
-	p.over.Store(true)
+func (p *group) close() {
+	p.closing.Store(true)
 	for _, c := range p.clients {
 		if c != nil {
 			c.Close()

@@ -16,14 +16,15 @@ import (
 	"ginnel/bench/trial"
 )
 
-// Ground is a network in the namespace of this process, and a directory for what programs write.
-type Ground struct {
-	peer.Ground
+// Testbed is a network in the namespace of this process, and a directory for the output of
+// programs.
+type Testbed struct {
+	peer.Testbed
 	dir string
 }
 
-// NewGround creates the network. For tcpBuffer see [netlab.Config].
-func NewGround(programs peer.Programs, tcpBuffer int) (*Ground, error) {
+// NewTestbed creates the network. For tcpBuffer see [netlab.Config].
+func NewTestbed(programs peer.Programs, tcpBuffer int) (*Testbed, error) {
 	dir, err := os.MkdirTemp("", "ginnel-bench-")
 	if err != nil {
 		return nil, err
@@ -33,11 +34,11 @@ func NewGround(programs peer.Programs, tcpBuffer int) (*Ground, error) {
 		os.RemoveAll(dir)
 		return nil, fmt.Errorf("making the network: %w", err)
 	}
-	return &Ground{peer.Ground{Lab: lab, Programs: programs, Dir: dir, Forward: trial.Forward()}, dir}, nil
+	return &Testbed{peer.Testbed{Lab: lab, Programs: programs, Dir: dir, Forward: trial.Forward()}, dir}, nil
 }
 
-// Close ends all programs and removes what they have written.
-func (g *Ground) Close() error {
+// Close ends all programs and removes their output.
+func (g *Testbed) Close() error {
 	g.Lab.Close()
 	return os.RemoveAll(g.dir)
 }
@@ -76,11 +77,11 @@ func machine() string {
 	if err != nil {
 		kernel = []byte("unknown")
 	}
-	return fmt.Sprintf("%d cores of %s, Linux %s, with %s processes running before", runtime.NumCPU(), name, bytes.TrimSpace(kernel), busy())
+	return fmt.Sprintf("%d cores of %s, Linux %s, with %s processes running before", runtime.NumCPU(), name,
+		bytes.TrimSpace(kernel), busy())
 }
 
-// busy returns the load average of the last minute: how many processes were running before the
-// comparison.
+// busy returns the load average of the minute before the comparison.
 func busy() string {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

@@ -44,9 +44,9 @@ func TestNarrowPath(t *testing.T) {
 			if silent {
 				m.dropICMPErrors()
 			}
-			o := startTransferPair(m, meshRate)
-			o.settle(time.Second)
-			o.finish()
+			tp := startTransferPair(m, meshRate)
+			tp.settle(time.Second)
+			tp.finish()
 			c, err := m.alpha.host.viaSOCKS(defaultProxy, net.JoinHostPort("beta", echoPort))
 			if err != nil {
 				t.Fatal(err)

@@ -19,101 +19,101 @@ type transferPair struct {
 
 func startTransferPair(m *mesh, rate uint64) *transferPair {
 	m.t.Helper()
-	o := &transferPair{mesh: m, ab: m.alpha.bulk(rate)}
-	o.ba = m.beta.bulk(rate)
-	o.awaitPaths(node.PathDirect, 20*time.Second)
-	return o
+	tp := &transferPair{mesh: m, ab: m.alpha.bulk(rate)}
+	tp.ba = m.beta.bulk(rate)
+	tp.awaitPaths(node.PathDirect, 20*time.Second)
+	return tp
 }
 
 // flows waits until both transfers have made progress and returns how long that took.
-func (o *transferPair) flows(what string, limit time.Duration) time.Duration {
-	o.t.Helper()
+func (tp *transferPair) flows(what string, limit time.Duration) time.Duration {
+	tp.t.Helper()
 	start := time.Now()
-	o.ab.flows(what+", from alpha", limit)
-	o.ba.flows(what+", from beta", limit)
+	tp.ab.flows(what+", from alpha", limit)
+	tp.ba.flows(what+", from beta", limit)
 	return time.Since(start).Round(time.Millisecond)
 }
 
 // silence returns the longest silence of either transfer since its last call.
-func (o *transferPair) silence() time.Duration {
-	return max(o.ab.longestSilence(), o.ba.longestSilence())
+func (tp *transferPair) silence() time.Duration {
+	return max(tp.ab.longestSilence(), tp.ba.longestSilence())
 }
 
 // settle lets the transfers run undisturbed for a while and resets the longest silence.
-func (o *transferPair) settle(d time.Duration) {
-	o.t.Helper()
+func (tp *transferPair) settle(d time.Duration) {
+	tp.t.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); {
-		o.flows("undisturbed", dialTimeout)
+		tp.flows("undisturbed", dialTimeout)
 	}
-	o.silence()
+	tp.silence()
 }
 
 // awaitPaths waits until both nodes' paths are of the wanted kind.
-func (o *transferPair) awaitPaths(want node.PathKind, limit time.Duration) time.Duration {
-	o.t.Helper()
+func (tp *transferPair) awaitPaths(want node.PathKind, limit time.Duration) time.Duration {
+	tp.t.Helper()
 	start := time.Now()
-	o.alpha.awaitPath(want, limit)
-	o.beta.awaitPath(want, limit)
+	tp.alpha.awaitPath(want, limit)
+	tp.beta.awaitPath(want, limit)
 	return time.Since(start).Round(time.Millisecond)
 }
 
-func (o *transferPair) finish() {
-	o.t.Helper()
-	o.ab.finish()
-	o.ba.finish()
+func (tp *transferPair) finish() {
+	tp.t.Helper()
+	tp.ab.finish()
+	tp.ba.finish()
 }
 
 // cut blocks UDP and checks that the transfers continue over the relay within seconds.
-func (o *transferPair) cut() {
-	o.t.Helper()
-	o.settle(time.Second)
-	o.cutUDP()
-	took := o.flows("after UDP is cut", 10*time.Second)
-	paths := o.awaitPaths(node.PathRelay, 20*time.Second)
-	o.t.Logf("UDP cut: over the relay after %v (longest silence %v), in the status after %v", took, o.silence(),
+func (tp *transferPair) cut() {
+	tp.t.Helper()
+	tp.settle(time.Second)
+	tp.cutUDP()
+	took := tp.flows("after UDP is cut", 10*time.Second)
+	paths := tp.awaitPaths(node.PathRelay, 20*time.Second)
+	tp.t.Logf("UDP cut: over the relay after %v (longest silence %v), in the status after %v", took, tp.silence(),
 		took+paths)
 }
 
 // restore unblocks UDP and checks that the transfers return to the direct path.
-func (o *transferPair) restore() {
-	o.t.Helper()
-	o.settle(time.Second)
-	o.restoreUDP()
-	paths := o.awaitPaths(node.PathDirect, 30*time.Second)
-	o.flows("after UDP is back", 15*time.Second)
-	o.t.Logf("UDP restored: direct again after %v (longest silence %v)", paths, o.silence())
+func (tp *transferPair) restore() {
+	tp.t.Helper()
+	tp.settle(time.Second)
+	tp.restoreUDP()
+	paths := tp.awaitPaths(node.PathDirect, 30*time.Second)
+	tp.flows("after UDP is back", 15*time.Second)
+	tp.t.Logf("UDP restored: direct again after %v (longest silence %v)", paths, tp.silence())
 }
 
 // relayOutage ends the relay by end, starts it again after outage, and checks that the transfers
 // continue. If allowed is not zero, it bounds their longest silence.
-func (o *transferPair) relayOutage(what string, outage time.Duration, end func(), allowed time.Duration) {
-	o.t.Helper()
-	o.settle(time.Second)
+func (tp *transferPair) relayOutage(what string, outage time.Duration, end func(), allowed time.Duration) {
+	tp.t.Helper()
+	tp.settle(time.Second)
 	end()
 	time.Sleep(outage)
-	o.relay.start()
-	took := o.flows(what, 20*time.Second)
-	o.alpha.awaitRelay(15 * time.Second)
-	o.beta.awaitRelay(15 * time.Second)
-	silence := o.silence()
-	o.t.Logf("%s: flows %v after its start (longest silence %v)", what, took, silence)
+	tp.relay.start()
+	took := tp.flows(what, 20*time.Second)
+	tp.alpha.awaitRelay(15 * time.Second)
+	tp.beta.awaitRelay(15 * time.Second)
+	silence := tp.silence()
+	tp.t.Logf("%s: flows %v after its start (longest silence %v)", what, took, silence)
 	if allowed > 0 && silence > allowed {
-		o.t.Errorf("%s: silent for %v, want no more than %v", what, silence, allowed)
+		tp.t.Errorf("%s: silent for %v, want no more than %v", what, silence, allowed)
 	}
 }
 
 // roam gives a node's host another address.
-func (o *transferPair) roam(n *meshNode, from, to int) {
-	o.t.Helper()
-	o.settle(time.Second)
+func (tp *transferPair) roam(n *meshNode, from, to int) {
+	tp.t.Helper()
+	tp.settle(time.Second)
 	n.host.ip("addr", "del", n.insideAddr(from)+"/24", "dev", "wan")
 	n.host.addr("wan", n.insideAddr(to)+"/24")
 	n.host.ip("route", "replace", "default", "via", n.gateway())
-	took := o.flows(n.order.Name+" has roamed", 30*time.Second)
+	took := tp.flows(n.order.Name+" has roamed", 30*time.Second)
 	n.awaitRelay(20 * time.Second)
-	paths := o.awaitPaths(node.PathDirect, 30*time.Second)
-	o.t.Logf("%s roamed: flows after %v (longest silence %v), direct and connected to the relay again after %v", n.order.Name, took,
-		o.silence(), took+paths)
+	paths := tp.awaitPaths(node.PathDirect, 30*time.Second)
+	tp.t.Logf("%s roamed: flows after %v (longest silence %v), direct and connected to the relay again after %v",
+		n.order.Name, took, tp.silence(), took+paths)
 }
 
 // One transfer in each direction survives a series of events, some of them at the same time: UDP is
@@ -125,17 +125,17 @@ func TestTransfersOutliveTheirPaths(t *testing.T) {
 	for _, a := range []access{open, easy} {
 		t.Run(string(a), func(t *testing.T) {
 			t.Parallel()
-			o := startTransferPair(newMesh(t, a, a), meshRate)
-			o.cut()
-			o.restore()
-			o.relayOutage("relay killed for 2 s, direct path", 2*time.Second, func() { o.relay.kill() }, time.Second)
-			o.cut()
-			o.relayOutage("relay killed for 2 s, relayed", 2*time.Second, func() { o.relay.kill() }, 0)
-			o.relayOutage("relay restarted, relayed", 0, func() { o.endRelay() }, 0)
-			o.restore()
-			o.roam(o.alpha, 2, 3)
-			o.roam(o.beta, 2, 4)
-			o.finish()
+			tp := startTransferPair(newMesh(t, a, a), meshRate)
+			tp.cut()
+			tp.restore()
+			tp.relayOutage("relay killed for 2 s, direct path", 2*time.Second, func() { tp.relay.kill() }, time.Second)
+			tp.cut()
+			tp.relayOutage("relay killed for 2 s, relayed", 2*time.Second, func() { tp.relay.kill() }, 0)
+			tp.relayOutage("relay restarted, relayed", 0, func() { tp.endRelay() }, 0)
+			tp.restore()
+			tp.roam(tp.alpha, 2, 3)
+			tp.roam(tp.beta, 2, 4)
+			tp.finish()
 		})
 	}
 }
@@ -159,19 +159,19 @@ func TestLossyLine(t *testing.T) {
 	wireLink(m.alpha.host, "wan", m.alpha.router, "inside", lossy, lossy)
 	link(m.beta.host, "wan", m.beta.router, "inside")
 	m.start()
-	o := startTransferPair(m, 64<<10)
-	o.settle(5 * time.Second)
-	p := o.alpha.status().Peers[0]
+	tp := startTransferPair(m, 64<<10)
+	tp.settle(5 * time.Second)
+	p := tp.alpha.status().Peers[0]
 	if p.LatencyMS < 40 || p.LatencyMS > 400 {
 		t.Errorf("latency is %v ms on a line with a round trip of 40 ms", p.LatencyMS)
 	}
 	for range 20 {
-		if o.settle(200 * time.Millisecond); o.alpha.path() != node.PathDirect || o.beta.path() != node.PathDirect {
+		if tp.settle(200 * time.Millisecond); tp.alpha.path() != node.PathDirect || tp.beta.path() != node.PathDirect {
 			t.Errorf("the path over a line with 1 %% loss is not direct")
 			break
 		}
 	}
-	o.cut()
-	o.restore()
-	o.finish()
+	tp.cut()
+	tp.restore()
+	tp.finish()
 }

@@ -14,7 +14,7 @@ func TestKeyTagWithoutOwner(t *testing.T) {
 			return err
 		}
 		count := func() int {
-			keys, err := n.server.listKeys(t.Context(), "alice", window{})
+			keys, err := n.server.listKeys(t.Context(), "alice", pageRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}

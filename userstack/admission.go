@@ -26,16 +26,16 @@ import (
 // Sources take turns, and so do the destinations of one source. The first rule bounds the room for
 // waiting requests too. A request that finds no room is dropped, and its sender repeats it.
 type admission struct {
-	places int                         // for requests that are worked on
-	room   int                         // for requests that wait
-	peerOf func(netip.Addr) netip.Addr // names the source that an address belongs to
+	places     int                         // for requests that are worked on
+	maxWaiting int                         // for requests that wait
+	peerOf     func(netip.Addr) netip.Addr // names the source that an address belongs to
 
-	working  int
-	waiting  int
-	requests map[stack.TransportEndpointID]*request
-	sources  map[netip.Addr]*source
-	toward   map[netip.AddrPort]int // requests that are worked on, by destination
-	turns    list.List              // of *source: those that have requests waiting
+	working   int
+	waiting   int
+	requests  map[stack.TransportEndpointID]*request
+	sources   map[netip.Addr]*source
+	workingTo map[netip.AddrPort]int // requests that are worked on, by destination
+	turns     list.List              // of *source: those that have requests waiting
 }
 
 // requestLife is how long a request waits after its SYN was last repeated. Its sender has most
@@ -71,10 +71,10 @@ type requestQueue struct {
 }
 
 func (a *admission) init(places, room int, peerOf func(netip.Addr) netip.Addr) {
-	a.places, a.room, a.peerOf = places, room, peerOf
+	a.places, a.maxWaiting, a.peerOf = places, room, peerOf
 	a.requests = make(map[stack.TransportEndpointID]*request)
 	a.sources = make(map[netip.Addr]*source)
-	a.toward = make(map[netip.AddrPort]int)
+	a.workingTo = make(map[netip.AddrPort]int)
 }
 
 // offer adds a request. It returns the SYN that is of no use: an older one of the same request, or
@@ -87,14 +87,14 @@ func (a *admission) offer(now time.Duration, r *request) (useless *stack.PacketB
 		useless, known.syn, known.seen = known.syn, r.syn, now // with another sequence number if its sender began anew
 		return useless
 	}
-	src, dst := flowOf(r.id)
+	src, dst := endsOf(r.id)
 	peer := a.peerOf(src.Addr())
 	s := a.sources[peer]
 	waiting := 0
 	if s != nil {
 		waiting = s.waiting
 	}
-	if waiting >= a.room-a.waiting {
+	if waiting >= a.maxWaiting-a.waiting {
 		return r.syn
 	}
 	if s == nil {
@@ -138,16 +138,16 @@ func (a *admission) next() (*request, *stack.PacketBuffer) {
 		for range s.turns.Len() {
 			q := s.turns.Front().Value.(*requestQueue)
 			s.turns.MoveToBack(q.turn)
-			if q.working < a.places/2-a.toward[q.to] {
-				return a.begin(q)
+			if q.working < a.places/2-a.workingTo[q.to] {
+				return a.start(q)
 			}
 		}
 	}
 	return nil, nil
 }
 
-// begin takes the oldest request of a queue and gives it a place.
-func (a *admission) begin(q *requestQueue) (*request, *stack.PacketBuffer) {
+// start takes the oldest request of a queue and gives it a place.
+func (a *admission) start(q *requestQueue) (*request, *stack.PacketBuffer) {
 	s, r := q.source, q.waiting[0]
 	q.waiting[0] = nil
 	q.waiting = q.waiting[1:]
@@ -164,7 +164,7 @@ func (a *admission) begin(q *requestQueue) (*request, *stack.PacketBuffer) {
 	a.working++
 	s.working++
 	q.working++
-	a.toward[q.to]++
+	a.workingTo[q.to]++
 	syn := r.syn
 	r.syn = nil
 	return r, syn
@@ -178,8 +178,8 @@ func (a *admission) done(r *request) {
 	a.working--
 	s.working--
 	q.working--
-	if a.toward[q.to]--; a.toward[q.to] == 0 {
-		delete(a.toward, q.to)
+	if a.workingTo[q.to]--; a.workingTo[q.to] == 0 {
+		delete(a.workingTo, q.to)
 	}
 	if q.working == 0 && len(q.waiting) == 0 {
 		delete(s.queues, q.to)
@@ -197,7 +197,7 @@ func (a *admission) clear() (useless []*stack.PacketBuffer) {
 			delete(a.requests, id)
 		}
 	}
-	a.room = 0
+	a.maxWaiting = 0
 	a.turns.Init()
 	return useless
 }

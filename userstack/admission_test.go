@@ -74,9 +74,9 @@ func (a *admissionTest) endAll() {
 // wantEmpty checks that nothing is left of requests that have ended.
 func (a *admissionTest) wantEmpty() {
 	a.t.Helper()
-	if a.working != 0 || a.waiting != 0 || len(a.requests)+len(a.sources)+len(a.toward)+a.turns.Len() != 0 {
+	if a.working != 0 || a.waiting != 0 || len(a.requests)+len(a.sources)+len(a.workingTo)+a.turns.Len() != 0 {
 		a.t.Errorf("left: %d worked on, %d waiting, %d requests, %d sources, %d destinations, %d turns",
-			a.working, a.waiting, len(a.requests), len(a.sources), len(a.toward), a.turns.Len())
+			a.working, a.waiting, len(a.requests), len(a.sources), len(a.workingTo), a.turns.Len())
 	}
 }
 
@@ -106,7 +106,7 @@ func TestAdmissionLeavesPlaces(t *testing.T) {
 	if got := a.beginAll(); got[peerA] != 0 || got[peerB] != 16 {
 		t.Errorf("another source got %d places, want 16; the first got %d more", got[peerB], got[peerA])
 	}
-	if got := a.toward[web]; got <= 16 {
+	if got := a.workingTo[web]; got <= 16 {
 		t.Errorf("the other source got no place for the same destination")
 	}
 }

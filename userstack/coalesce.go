@@ -29,10 +29,10 @@ const (
 // after the last: its acknowledgement, window and echoed timestamp. Its own timestamp is that of
 // the first, as that of a delayed acknowledgement would echo it (RFC 7323, section 4.3).
 type coalescer struct {
-	d     *Device // whose flows see acknowledgements first; nil: there are none
-	acked uint    // queues whose flows have seen one, as bits
+	d           *Device // whose flows see acknowledgements first; nil: there are none
+	ackedQueues uint    // queues whose flows have seen one, as bits
 
-	runs [coalesceFlows]run
+	runs [coalesceFlows]segmentRun
 	n    int
 
 	next [maxBatch]int16 // packet i of the batch is followed in its run by next[i]
@@ -40,8 +40,8 @@ type coalescer struct {
 	used int
 }
 
-// run is a row of segments that follow each other in one flow.
-type run struct {
+// segmentRun is a row of segments that follow each other in one flow.
+type segmentRun struct {
 	first, last int16 // indexes into pkts
 	l4, hdr     int   // where the TCP header begins and ends
 	size        int   // of the joined packet
@@ -58,13 +58,13 @@ func (c *coalescer) add(packet []byte, up stack.NetworkDispatcher) {
 	}
 	lowerWindow(packet[l4:])
 	i := c.find(packet, l4)
-	if kind == loneTCP {
+	if kind == unmergeableTCP {
 		if i >= 0 {
 			c.flushRun(&c.runs[i], up) // what came before it in its flow goes first
 			c.n--
 			c.runs[i] = c.runs[c.n]
 		}
-		if c.show(packet, l4, hdr) {
+		if c.passToFlow(packet, l4, hdr) {
 			deliver(packet, up)
 		}
 		return
@@ -106,16 +106,16 @@ func (c *coalescer) flush(up stack.NetworkDispatcher) {
 	c.n, c.used = 0, 0
 }
 
-func (c *coalescer) start(r *run, packet []byte, l4, hdr int) {
+func (c *coalescer) start(r *segmentRun, packet []byte, l4, hdr int) {
 	i, tcp := c.keep(packet), header.TCP(packet[l4:])
-	*r = run{first: i, last: i, l4: l4, hdr: hdr, size: len(packet), ended: ends(tcp)}
+	*r = segmentRun{first: i, last: i, l4: l4, hdr: hdr, size: len(packet), ended: endsStream(tcp)}
 	r.seq, r.ack = tcp.SequenceNumber()+uint32(len(packet)-hdr), tcp.AckNumber()
 }
 
 // follows reports whether packet, of the run's flow, can be joined to it: it continues the
 // sequence, and differs from the first only in what joining may lose (length, identification,
 // checksum, timestamp) or keeps (acknowledgement, window, echoed timestamp, last flags).
-func (c *coalescer) follows(r *run, packet []byte, hdr int) bool {
+func (c *coalescer) follows(r *segmentRun, packet []byte, hdr int) bool {
 	first := c.pkts[r.first]
 	payload := len(packet) - hdr
 	if r.ended || hdr != r.hdr || r.size+payload > coalesceMax {
@@ -125,7 +125,7 @@ func (c *coalescer) follows(r *run, packet []byte, hdr int) bool {
 	more := int32(b.AckNumber() - r.ack)
 	alone := payload == 0 || r.size == r.hdr // an acknowledgement, which is counted if it repeats another
 	if b.SequenceNumber() != r.seq || more < 0 || more == 0 && alone ||
-		(a.Flags()^b.Flags())&^tcpLastFlags != 0 || !bytes.Equal(a.Options(), b.Options()) && !(stamped(a) && stamped(b)) {
+		(a.Flags()^b.Flags())&^tcpLastFlags != 0 || !bytes.Equal(a.Options(), b.Options()) && !(timestampOnly(a) && timestampOnly(b)) {
 		return false
 	}
 	if r.l4 == header.IPv4MinimumSize {
@@ -134,23 +134,25 @@ func (c *coalescer) follows(r *run, packet []byte, hdr int) bool {
 	return bytes.Equal(first[:4], packet[:4]) && first[7] == packet[7] // class and flow label, hop limit
 }
 
-// plain reports whether a header that is not a SYN tells of no gap: its only option, if it has any,
+// plainOptions reports whether a header that is not a SYN tells of no gap: its only option, if it has any,
 // is a timestamp.
-func plain(tcp header.TCP) bool { return tcp.DataOffset() == header.TCPMinimumSize || stamped(tcp) }
+func plainOptions(tcp header.TCP) bool {
+	return tcp.DataOffset() == header.TCPMinimumSize || timestampOnly(tcp)
+}
 
-// stamped reports whether a header's only option is a timestamp, in the usual place.
-func stamped(tcp header.TCP) bool {
+// timestampOnly reports whether a header's only option is a timestamp, in the usual place.
+func timestampOnly(tcp header.TCP) bool {
 	o := tcp.Options()
 	return len(o) == tcpOptions && o[0] == header.TCPOptionNOP && o[1] == header.TCPOptionNOP && o[2] == header.TCPOptionTS
 }
 
-func (c *coalescer) extend(r *run, packet []byte) {
+func (c *coalescer) extend(r *segmentRun, packet []byte) {
 	i, tcp := c.keep(packet), header.TCP(packet[r.l4:])
 	c.next[r.last] = i
 	r.last = i
 	r.size += len(packet) - r.hdr
 	r.seq += uint32(len(packet) - r.hdr)
-	r.ack, r.ended = tcp.AckNumber(), ends(tcp)
+	r.ack, r.ended = tcp.AckNumber(), endsStream(tcp)
 }
 
 func (c *coalescer) keep(packet []byte) int16 {
@@ -162,10 +164,10 @@ func (c *coalescer) keep(packet []byte) int16 {
 }
 
 // flushRun passes one run up as one packet.
-func (c *coalescer) flushRun(r *run, up stack.NetworkDispatcher) {
+func (c *coalescer) flushRun(r *segmentRun, up stack.NetworkDispatcher) {
 	first := c.pkts[r.first]
 	if r.first == r.last {
-		if c.show(first, r.l4, r.hdr) {
+		if c.passToFlow(first, r.l4, r.hdr) {
 			deliver(first, up)
 		}
 		return
@@ -176,22 +178,22 @@ func (c *coalescer) flushRun(r *run, up stack.NetworkDispatcher) {
 	for i := c.next[r.first]; i >= 0; i = c.next[i] {
 		n += copy(b[n:], c.pkts[i][r.hdr:])
 	}
-	takeState(b[r.l4:r.hdr], c.pkts[r.last][r.l4:r.hdr])
+	copyLastState(b[r.l4:r.hdr], c.pkts[r.last][r.l4:r.hdr])
 	// The checksums are left wrong: the device tells gVisor not to look at them.
 	if b[0]>>4 == 4 {
 		header.IPv4(b).SetTotalLength(uint16(r.size))
 	} else {
 		header.IPv6(b).SetPayloadLength(uint16(r.size - header.IPv6MinimumSize))
 	}
-	if !c.show(b, r.l4, r.hdr) {
+	if !c.passToFlow(b, r.l4, r.hdr) {
 		v.Release()
 		return
 	}
 	deliverView(v, up)
 }
 
-// show shows a TCP packet to its flow, and reports whether gVisor is to see it.
-func (c *coalescer) show(packet []byte, l4, hdr int) bool {
+// passToFlow shows a TCP packet to its flow, and reports whether gVisor is to see it.
+func (c *coalescer) passToFlow(packet []byte, l4, hdr int) bool {
 	if c.d == nil || hdr < l4+header.TCPMinimumSize || hdr > len(packet) {
 		return true
 	}
@@ -203,31 +205,31 @@ func (c *coalescer) show(packet []byte, l4, hdr int) bool {
 		src = packet[8:24]
 	}
 	q := c.d.queueOf(src)
-	c.acked |= 1 << q
+	c.ackedQueues |= 1 << q
 	return c.d.queues[q].received(packet, l4, hdr)
 }
 
-// takeState makes the header of a joined packet say what that of the last packet in it does.
-func takeState(tcp, last []byte) {
+// copyLastState makes the header of a joined packet say what that of the last packet in it does.
+func copyLastState(tcp, last []byte) {
 	tcp[tcpFlagsOffset] |= last[tcpFlagsOffset] & byte(tcpLastFlags)
 	copy(tcp[tcpAckOffset:tcpAckOffset+4], last[tcpAckOffset:])
 	copy(tcp[tcpWindowOffset:tcpWindowOffset+2], last[tcpWindowOffset:])
-	if stamped(tcp) {
+	if timestampOnly(tcp) {
 		copy(tcp[tcpEchoOffset:tcpEchoOffset+4], last[tcpEchoOffset:])
 	}
 }
 
-// kind is what the coalescer does with a packet.
-type kind int
+// packetKind is what the coalescer does with a packet.
+type packetKind int
 
 const (
-	notTCP  kind = iota // passes on its own
-	loneTCP             // passes on its own, after what its flow has sent so far
-	joinTCP             // may be joined
+	notTCP         packetKind = iota // passes on its own
+	unmergeableTCP                   // passes on its own, after what its flow has sent so far
+	mergeableTCP                     // may be joined
 )
 
 // classify tells the kind of packet and where its TCP header begins and ends.
-func classify(packet []byte) (l4, hdr int, k kind) {
+func classify(packet []byte) (l4, hdr int, k packetKind) {
 	switch {
 	case len(packet) < header.IPv4MinimumSize:
 		return 0, 0, notTCP
@@ -254,16 +256,16 @@ func classify(packet []byte) (l4, hdr int, k kind) {
 	hdr = l4 + int(tcp.DataOffset())
 	const unusual = header.TCPFlagSyn | header.TCPFlagRst | header.TCPFlagUrg
 	if hdr < l4+header.TCPMinimumSize || hdr > len(packet) || tcp.Flags()&unusual != 0 || tcp.Flags()&header.TCPFlagAck == 0 {
-		return l4, hdr, loneTCP
+		return l4, hdr, unmergeableTCP
 	}
-	if hdr == len(packet) && (tcp.Flags() != header.TCPFlagAck || !plain(tcp)) {
-		return l4, hdr, loneTCP // it ends the stream, or tells of a gap
+	if hdr == len(packet) && (tcp.Flags() != header.TCPFlagAck || !plainOptions(tcp)) {
+		return l4, hdr, unmergeableTCP // it ends the stream, or tells of a gap
 	}
-	return l4, hdr, joinTCP
+	return l4, hdr, mergeableTCP
 }
 
-// ends reports whether nothing may be joined after a segment.
-func ends(tcp header.TCP) bool { return tcp.Flags()&header.TCPFlagFin != 0 }
+// endsStream reports whether nothing may be joined after a segment.
+func endsStream(tcp header.TCP) bool { return tcp.Flags()&header.TCPFlagFin != 0 }
 
 // sameFlow compares addresses and ports.
 func sameFlow(a []byte, al4 int, b []byte, bl4 int) bool {

@@ -48,17 +48,17 @@ const (
 	// Under CUBIC, what was lost in an outage of the tunnel is sent again soon after it.
 	cubicMaxRTO = 8 * time.Second
 
-	// patience is how long a connection lasts without an answer, as with Linux.
-	patience = 15 * time.Minute
+	// userTimeout is how long a connection lasts without an answer, as with Linux.
+	userTimeout = 15 * time.Minute
 )
 
 // options are gVisor's settings for c, in the order in which they must be made.
 func (c Congestion) options() []tcpip.SettableTransportProtocolOption {
 	if c == CUBIC {
-		cc, rto, retries := tcpip.CongestionControlOption("cubic"), tcpip.TCPMaxRTOOption(cubicMaxRTO), tcpip.TCPMaxRetriesOption(patience/cubicMaxRTO)
+		cc, rto, retries := tcpip.CongestionControlOption("cubic"), tcpip.TCPMaxRTOOption(cubicMaxRTO), tcpip.TCPMaxRetriesOption(userTimeout/cubicMaxRTO)
 		return []tcpip.SettableTransportProtocolOption{&cc, &rto, &retries}
 	}
-	cc, retries := tcpip.CongestionControlOption(managedCongestion), tcpip.TCPMaxRetriesOption(patience/managedRTO)
+	cc, retries := tcpip.CongestionControlOption(managedCongestion), tcpip.TCPMaxRetriesOption(userTimeout/managedRTO)
 	most, least := tcpip.TCPMaxRTOOption(managedRTO), tcpip.TCPMinRTOOption(managedRTO)
 	return []tcpip.SettableTransportProtocolOption{&cc, &most, &least, &retries}
 }

@@ -15,27 +15,27 @@ import (
 // socket is a gVisor endpoint with what is needed to wait for it. Two channels are signalled, with
 // room for one signal each, when it may have become readable or writable.
 type socket struct {
-	ep  tcpip.Endpoint
-	wq  *waiter.Queue
-	in  waiter.Entry
-	out waiter.Entry
+	ep         tcpip.Endpoint
+	wq         *waiter.Queue
+	readEntry  waiter.Entry
+	writeEntry waiter.Entry
 
-	inc, outc chan struct{}
-	closec    chan struct{} // closed by release
-	closed    atomic.Bool
-	ended     *atomic.Bool // the stack is closed
+	readablec, writablec chan struct{}
+	closec               chan struct{} // closed by release
+	closed               atomic.Bool
+	stackClosed          *atomic.Bool // the stack is closed
 }
 
-// hold registers for the events of an endpoint of stack. The socket owns ep from here on.
-func (s *socket) hold(stack *Stack, ep tcpip.Endpoint, wq *waiter.Queue) {
-	s.ep, s.wq, s.ended = ep, wq, &stack.closed
-	s.inc, s.outc = make(chan struct{}, 1), make(chan struct{}, 1)
+// attach registers for the events of an endpoint of stack. The socket owns ep from here on.
+func (s *socket) attach(stack *Stack, ep tcpip.Endpoint, wq *waiter.Queue) {
+	s.ep, s.wq, s.stackClosed = ep, wq, &stack.closed
+	s.readablec, s.writablec = make(chan struct{}, 1), make(chan struct{}, 1)
 	s.closec = make(chan struct{})
 	const always = waiter.EventErr | waiter.EventHUp
-	s.in.Init(signal(s.inc), waiter.ReadableEvents|always)
-	s.out.Init(signal(s.outc), waiter.WritableEvents|always)
-	wq.EventRegister(&s.in)
-	wq.EventRegister(&s.out)
+	s.readEntry.Init(signal(s.readablec), waiter.ReadableEvents|always)
+	s.writeEntry.Init(signal(s.writablec), waiter.WritableEvents|always)
+	wq.EventRegister(&s.readEntry)
+	wq.EventRegister(&s.writeEntry)
 }
 
 // signal is a channel as gVisor wants to hear of events. NotifyEvent never blocks.
@@ -53,8 +53,8 @@ func (s *socket) release() bool {
 	if s.closed.Swap(true) {
 		return false
 	}
-	s.wq.EventUnregister(&s.in)
-	s.wq.EventUnregister(&s.out)
+	s.wq.EventUnregister(&s.readEntry)
+	s.wq.EventUnregister(&s.writeEntry)
 	close(s.closec)
 	return true
 }
@@ -71,13 +71,13 @@ func (s *socket) wait(c <-chan struct{}, d *deadline) error {
 	}
 }
 
-// over reports whether the socket or the stack has been closed.
-func (s *socket) over() bool { return s.closed.Load() || s.ended.Load() }
+// isClosed reports whether the socket or the stack has been closed.
+func (s *socket) isClosed() bool { return s.closed.Load() || s.stackClosed.Load() }
 
 // errorOf translates what the endpoint said. Once the socket or the stack is closed, whatever it
 // was is net.ErrClosed.
 func (s *socket) errorOf(err tcpip.Error) error {
-	if s.over() {
+	if s.isClosed() {
 		return net.ErrClosed
 	}
 	return errorOf(err)
@@ -85,10 +85,10 @@ func (s *socket) errorOf(err tcpip.Error) error {
 
 // check returns the error of a call that begins now.
 func (s *socket) check(d *deadline) error {
-	if s.over() {
+	if s.isClosed() {
 		return net.ErrClosed
 	}
-	if d.passed() {
+	if d.hasExpired() {
 		return os.ErrDeadlineExceeded
 	}
 	return nil
@@ -107,27 +107,27 @@ type Conn struct {
 	local, remote net.Addr
 	linger        atomic.Bool // Close resets instead of closing
 
-	rmu  sync.Mutex        // one reader at a time
-	into tcpip.SliceWriter // what read fills; here so that it costs no allocation
+	rmu     sync.Mutex        // one reader at a time
+	readBuf tcpip.SliceWriter // what read fills; here so that it costs no allocation
 
-	wmu  sync.Mutex   // one writer at a time
-	from bytes.Reader // what write takes from
+	wmu      sync.Mutex   // one writer at a time
+	writeBuf bytes.Reader // what write takes from
 
-	mss     int // payload of a full packet of gVisor's, in bytes
-	segment int // of the largest segment that is cut
-	memory  *memory
-	share   *share // of memory
-	growth  growth // of the receive window; owned by the reader
+	mss         int // payload of a full packet of gVisor's, in bytes
+	segmentSize int // of the largest segment that is cut
+	memory      *memory
+	share       *share      // of memory
+	growth      windowSizer // of the receive window; owned by the reader
 
-	pending        // what was written and not sent
-	queue   *Queue // by which its packets leave
-	flow    *flow  // nil: gVisor decides alone when something is sent
+	notSent          // what was written and not sent
+	queue   *Queue   // by which its packets leave
+	flow    *tcpFlow // nil: gVisor decides alone when something is sent
 }
 
 // newConn takes over a connected endpoint, and the memory that was granted for it.
 func newConn(s *Stack, g *share, ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
-	c := &Conn{mss: mss, segment: mss * s.dev.segment, memory: &s.memory, share: g}
-	c.hold(s, ep, wq)
+	c := &Conn{mss: mss, segmentSize: mss * s.dev.segment, memory: &s.memory, share: g}
+	c.attach(s, ep, wq)
 	if a, err := ep.GetLocalAddress(); err == nil {
 		c.local = net.TCPAddrFromAddrPort(addrPortOf(a))
 	}
@@ -154,9 +154,9 @@ func (c *Conn) read(b []byte) (int, error) {
 		if len(b) == 0 {
 			return 0, nil
 		}
-		c.into = b
-		res, err := c.ep.Read(&c.into, tcpip.ReadOptions{})
-		c.into = nil
+		c.readBuf = b
+		res, err := c.ep.Read(&c.readBuf, tcpip.ReadOptions{})
+		c.readBuf = nil
 		switch {
 		case res.Count > 0:
 			c.consumed(res.Count)
@@ -164,7 +164,7 @@ func (c *Conn) read(b []byte) (int, error) {
 		case !wouldBlock(err):
 			return 0, c.errorOf(err)
 		}
-		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+		if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 			return 0, err
 		}
 	}
@@ -179,7 +179,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 }
 
 func (c *Conn) write(b []byte) (done int, err error) {
-	defer c.from.Reset(nil)
+	defer c.writeBuf.Reset(nil)
 	for {
 		if err := c.check(&c.writeDeadline); err != nil {
 			return done, err
@@ -188,25 +188,25 @@ func (c *Conn) write(b []byte) (done int, err error) {
 			return done, nil
 		}
 		if c.mustWait() {
-			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+			if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 				return done, err
 			}
 			continue
 		}
-		c.from.Reset(b[done:min(len(b), done+bulkSize)]) // anew each time: gVisor may take bytes and not accept them
-		n, terr := c.ep.Write(&c.from, tcpip.WriteOptions{})
+		c.writeBuf.Reset(b[done:min(len(b), done+bulkSize)]) // anew each time: gVisor may take bytes and not accept them
+		n, terr := c.ep.Write(&c.writeBuf, tcpip.WriteOptions{})
 		done += int(n)
-		c.pending.add(int(n))
+		c.notSent.add(int(n))
 		if terr == nil {
 			continue
 		}
 		if !wouldBlock(terr) {
 			return done, c.errorOf(terr)
 		}
-		if c.growSending() {
+		if c.growSendBuffer() {
 			continue
 		}
-		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+		if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 			return done, err
 		}
 	}
@@ -214,11 +214,11 @@ func (c *Conn) write(b []byte) (done int, err error) {
 
 // mustWait reports whether a writer has to wait until more has been sent. Nothing more will be on a
 // connection that the peer has reset: gVisor then says why.
-func (c *Conn) mustWait() bool { return c.pending.full() && !c.flow.dead() }
+func (c *Conn) mustWait() bool { return c.notSent.full() && !c.flow.connEnded() }
 
 // CloseWrite sends FIN once everything written has been sent; reading goes on.
 func (c *Conn) CloseWrite() error {
-	if c.over() {
+	if c.isClosed() {
 		return opError(opClose, "tcp", c.local, c.remote, net.ErrClosed)
 	}
 	return opError(opClose, "tcp", c.local, c.remote, errorOf(c.ep.Shutdown(tcpip.ShutdownWrite)))
@@ -241,10 +241,10 @@ func (c *Conn) Close() error {
 	} else {
 		c.ep.Close()
 	}
-	if c.flow != nil && c.flow.dead() {
+	if c.flow != nil && c.flow.connEnded() {
 		c.queue.endFlow(c.flow)
 	}
-	c.memory.part(c)
+	c.memory.releaseWhenSent(c)
 	return nil
 }
 

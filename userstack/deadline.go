@@ -7,11 +7,11 @@ import (
 
 // deadline is a time after which a wait ends. The zero value never does.
 type deadline struct {
-	mu    sync.Mutex
-	timer *time.Timer
-	donec chan struct{} // closed once the deadline has passed; nil: never asked for
-	past  bool
-	gen   int // counts calls of set, so that a late timer of an earlier one does nothing
+	mu      sync.Mutex
+	timer   *time.Timer
+	donec   chan struct{} // closed once the deadline has passed; nil: never asked for
+	expired bool
+	gen     int // counts calls of set, so that a late timer of an earlier one does nothing
 }
 
 // wait returns a channel that is closed when the deadline passes.
@@ -24,11 +24,11 @@ func (d *deadline) wait() <-chan struct{} {
 	return d.donec
 }
 
-// passed reports whether the deadline is over.
-func (d *deadline) passed() bool {
+// hasExpired reports whether the deadline is over.
+func (d *deadline) hasExpired() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.past
+	return d.expired
 }
 
 // set moves the deadline; the zero time removes it.
@@ -39,10 +39,10 @@ func (d *deadline) set(t time.Time) {
 		d.timer.Stop()
 		d.timer = nil
 	}
-	if d.past || d.donec == nil {
+	if d.expired || d.donec == nil {
 		d.donec = make(chan struct{})
 	}
-	d.past = false
+	d.expired = false
 	d.gen++
 	if t.IsZero() {
 		return
@@ -52,7 +52,7 @@ func (d *deadline) set(t time.Time) {
 		d.timer = time.AfterFunc(wait, func() { d.expire(gen) })
 		return
 	}
-	d.past = true
+	d.expired = true
 	close(d.donec)
 }
 
@@ -61,7 +61,7 @@ func (d *deadline) expire(gen int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.gen == gen {
-		d.past = true
+		d.expired = true
 		close(d.donec)
 	}
 }

@@ -19,10 +19,10 @@ const (
 	maxBatch = 64
 	minBatch = 8
 
-	// oneGo is what the kernel takes of UDP datagrams in one go, and a relay in four records of TLS,
+	// batchBytes is what the kernel takes of UDP datagrams in one go, and a relay in four records of TLS,
 	// in bytes; overhead is what a packet gains until then, from WireGuard and at a relay from DERP.
-	oneGo    = 64 << 10
-	overhead = 32 + 37
+	batchBytes     = 64 << 10
+	tunnelOverhead = 32 + 37
 
 	// maxQueues is bounded by the bits of coalescer.acked.
 	maxQueues = 16
@@ -42,24 +42,24 @@ type Device struct {
 	once   sync.Once
 	closec chan struct{}
 
-	dispatcher atomic.Pointer[stack.NetworkDispatcher]
-	foreign    atomic.Pointer[stack.NetworkDispatcher] // for what is not for us; nil unless we are a router
-	filter     atomic.Pointer[Filter]
+	dispatcher       atomic.Pointer[stack.NetworkDispatcher]
+	routedDispatcher atomic.Pointer[stack.NetworkDispatcher] // for what is not for us; nil unless we are a router
+	filter           atomic.Pointer[Filter]
 	// clientPorts are the UDP ports of conns that filter their senders themselves.
 	clientPorts portSet
 	// routes tells that there may be destinations behind this host, of which clientPorts know nothing.
-	routes atomic.Bool
-	tsmp   bool                         // TSMP is spoken: pings are answered, rejections sent and heard
-	own    atomic.Pointer[[]netip.Addr] // the stack's addresses; nil before there are any
+	isRouter atomic.Bool
+	tsmp     bool                         // TSMP is spoken: pings are answered, rejections sent and heard
+	own      atomic.Pointer[[]netip.Addr] // the stack's addresses; nil before there are any
 
-	rejected func(netip.AddrPort) // see Config.Rejected
+	onRejected func(netip.AddrPort) // see Config.Rejected
 
-	corks atomic.Int32 // writers whose datagrams wait for each other; see PacketConn.Cork
+	corked atomic.Int32 // writers whose datagrams wait for each other; see PacketConn.Cork
 
 	queues []*Queue // a power of two
 
-	drops   atomic.Uint64 // outbound packets dropped because the queue was full
-	refused atomic.Uint64 // inbound packets that no flow or filter accounts for
+	queueFull atomic.Uint64 // outbound packets dropped because the queue was full
+	filtered  atomic.Uint64 // inbound packets that no flow or filter accounts for
 }
 
 // newDevice makes a device with so many queues, a power of two.
@@ -88,7 +88,7 @@ func (d *Device) queueOf(addr []byte) int {
 
 // segmentPackets is how many packets gVisor's segments are cut to: as many as leave in one go, so
 // that a segment is one again where it arrives.
-func segmentPackets(mtu int) int { return min(max(oneGo/(mtu+overhead), 1), maxBatch) }
+func segmentPackets(mtu int) int { return min(max(batchBytes/(mtu+tunnelOverhead), 1), maxBatch) }
 
 // queueTo returns the queue of a packet that begins with ip.
 func (d *Device) queueTo(ip []byte) *Queue {
@@ -108,8 +108,8 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	}
 	d.active(len(bufs) == 1 && isBrief(bufs[0][offset:]))
 	up := *p
-	if d.routes.Load() {
-		up = sorter{d}
+	if d.isRouter.Load() {
+		up = nicSelector{d}
 	}
 	c := coalescer{d: d}
 	for _, b := range bufs {
@@ -119,8 +119,8 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 		}
 	}
 	c.flush(up)
-	for acked := c.acked; acked != 0; acked &= acked - 1 {
-		d.queues[bits.TrailingZeros(acked)].tellWaiting() // an acknowledgement lets a flow send more
+	for acked := c.ackedQueues; acked != 0; acked &= acked - 1 {
+		d.queues[bits.TrailingZeros(acked)].notifyIfReadable() // an acknowledgement lets a flow send more
 	}
 	return len(bufs), nil
 }
@@ -142,7 +142,7 @@ func (d *Device) shutDown() {
 		q.close()
 	}
 	d.dispatcher.Store(nil)
-	d.foreign.Store(nil)
+	d.routedDispatcher.Store(nil)
 	close(d.closec)
 }
 
@@ -151,10 +151,10 @@ func (d *Device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	return d.queueTo(pkt.NetworkHeader().Slice()).enqueue(pkt)
 }
 
-// tellWaiting has the readers called of all queues in which something waits.
-func (d *Device) tellWaiting() {
+// notifyReadable has the readers called of all queues in which something waits.
+func (d *Device) notifyReadable() {
 	for _, q := range d.queues {
-		q.tellWaiting()
+		q.notifyIfReadable()
 	}
 }
 

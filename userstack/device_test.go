@@ -96,7 +96,7 @@ func TestFullQueue(t *testing.T) {
 	q := d.queues[0]
 	pkt := udpPacket(1000)
 	defer pkt.DecRef()
-	for q.queued < maxQueued {
+	for q.queuedBytes < maxQueued {
 		if err := q.enqueue(pkt); err != nil {
 			t.Fatal(err)
 		}
@@ -104,8 +104,8 @@ func TestFullQueue(t *testing.T) {
 	icmp := udpPacket(10)
 	defer icmp.DecRef()
 	icmp.TransportProtocolNumber = header.ICMPv4ProtocolNumber
-	if err := q.enqueue(icmp); err == nil || d.drops.Load() != 1 {
-		t.Errorf("ICMP on a full queue: %v, %d drops, want an error and 1", err, d.drops.Load())
+	if err := q.enqueue(icmp); err == nil || d.queueFull.Load() != 1 {
+		t.Errorf("ICMP on a full queue: %v, %d drops, want an error and 1", err, d.queueFull.Load())
 	}
 
 	var wg sync.WaitGroup

@@ -22,9 +22,9 @@ const (
 	keepAliveInterval = 15 * time.Second
 	keepAliveCount    = 9
 
-	// connectAttempts are begun one after the other, connectPatience apart.
-	connectAttempts = 4
-	connectPatience = 8 * time.Second
+	// maxConnectAttempts are begun one after the other, connectPatience apart.
+	maxConnectAttempts = 4
+	connectRetryDelay  = 8 * time.Second
 
 	tcpOptions = 12 // bytes of TCP options in most segments: timestamps, padded
 )
@@ -82,13 +82,13 @@ func (s *Stack) grantAndConnect(ctx context.Context, ap netip.AddrPort) (*Conn, 
 		return nil, err
 	}
 	defer t.end()
-	g, err := s.memory.take(ctx, s.dev.closec)
+	g, err := s.memory.acquire(ctx, s.dev.closec)
 	if err != nil {
 		return nil, err
 	}
 	c, err := s.connect(ctx, t, g)
 	if err != nil {
-		s.memory.give(g)
+		s.memory.release(g)
 	}
 	return c, err
 }
@@ -105,18 +105,18 @@ func (s *Stack) connect(ctx context.Context, t *dialTarget, g *share) (*Conn, er
 	if s.closed.Load() {
 		return nil, net.ErrClosed
 	}
-	var attempts []*attempt
+	var attempts []*connectAttempt
 	defer func() {
 		for _, a := range attempts {
 			a.abandon()
 		}
 	}()
 	news := make(signal, 1)
-	again := time.NewTimer(connectPatience)
+	again := time.NewTimer(connectRetryDelay)
 	defer again.Stop()
 	for due := true; ; {
 		if due {
-			a, err := s.attempt(t.addr, g, news)
+			a, err := s.startConnect(t.addr, g, news)
 			if err != nil {
 				return nil, err
 			}
@@ -126,19 +126,19 @@ func (s *Stack) connect(ctx context.Context, t *dialTarget, g *share) (*Conn, er
 			switch done, err := a.outcome(); {
 			case err != nil:
 				if errors.Is(err, syscall.ECONNREFUSED) {
-					t.hear()
+					t.noteAnswer()
 				}
 				return nil, err
 			case done:
-				t.hear()
+				t.noteAnswer()
 				return newConn(s, g, a.take(), a.wq, s.mss(t.addr.Addr())), nil
 			}
 		}
 		select {
 		case <-news:
 		case <-again.C:
-			due = len(attempts) < connectAttempts && !t.isAnswering()
-			again.Reset(connectPatience)
+			due = len(attempts) < maxConnectAttempts && !t.isAnswering()
+			again.Reset(connectRetryDelay)
 		case <-ctx.Done():
 			return nil, dialError(ctx.Err())
 		case <-s.dev.closec:
@@ -147,17 +147,17 @@ func (s *Stack) connect(ctx context.Context, t *dialTarget, g *share) (*Conn, er
 	}
 }
 
-// attempt is a TCP connection in the making.
-type attempt struct {
+// connectAttempt is a TCP connection in the making.
+type connectAttempt struct {
 	ep    tcpip.Endpoint // nil once taken
 	wq    *waiter.Queue
 	entry waiter.Entry
 	err   tcpip.Error // of the beginning
 }
 
-// attempt begins one; news tells of its progress.
-func (s *Stack) attempt(ap netip.AddrPort, g *share, news signal) (*attempt, error) {
-	a := &attempt{wq: new(waiter.Queue)}
+// startConnect begins one; news tells of its progress.
+func (s *Stack) startConnect(ap netip.AddrPort, g *share, news signal) (*connectAttempt, error) {
+	a := &connectAttempt{wq: new(waiter.Queue)}
 	var err tcpip.Error
 	if a.ep, err = s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(ap.Addr()), a.wq); err != nil {
 		return nil, errorOf(err)
@@ -171,7 +171,7 @@ func (s *Stack) attempt(ap netip.AddrPort, g *share, news signal) (*attempt, err
 }
 
 // outcome reports whether the connection stands, or why it never will.
-func (a *attempt) outcome() (done bool, err error) {
+func (a *connectAttempt) outcome() (done bool, err error) {
 	if _, started := a.err.(*tcpip.ErrConnectStarted); !started && a.err != nil {
 		return false, errorOf(a.err)
 	}
@@ -186,7 +186,7 @@ func (a *attempt) outcome() (done bool, err error) {
 }
 
 // take hands the connection over.
-func (a *attempt) take() tcpip.Endpoint {
+func (a *connectAttempt) take() tcpip.Endpoint {
 	ep := a.ep
 	a.wq.EventUnregister(&a.entry)
 	a.ep = nil
@@ -194,7 +194,7 @@ func (a *attempt) take() tcpip.Endpoint {
 }
 
 // abandon ends an attempt that was not taken.
-func (a *attempt) abandon() {
+func (a *connectAttempt) abandon() {
 	if a.ep != nil {
 		a.wq.EventUnregister(&a.entry)
 		a.ep.Abort()

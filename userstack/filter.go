@@ -39,7 +39,7 @@ func (s *Stack) SetFilter(f Filter) {
 			if !allows(flow) {
 				return false
 			}
-			s.reopen(flow)
+			s.endTimeWait(flow)
 			return true
 		}
 	}
@@ -54,10 +54,10 @@ func (s *Stack) SetFilter(f Filter) {
 // because without the first they come to nothing.
 func (d *Device) accept(packet []byte) bool {
 	p, ok := parsePacket(packet)
-	if ok && !p.begins {
+	if ok && !p.initiates {
 		return true
 	}
-	if ok && p.proto == UDP && d.clientPorts.has(binary.BigEndian.Uint16(p.l4[2:])) && (!d.routes.Load() || d.isOwn(p.flow(packet).Dst.Addr())) {
+	if ok && p.proto == UDP && d.clientPorts.has(binary.BigEndian.Uint16(p.l4[2:])) && (!d.isRouter.Load() || d.isOwn(p.flow(packet).Dst.Addr())) {
 		return true
 	}
 	if !ok && d.tsmp && d.answerTSMP(packet) {
@@ -66,7 +66,7 @@ func (d *Device) accept(packet []byte) bool {
 	if f := d.filter.Load(); ok && f != nil && *f != nil && (*f)(p.flow(packet)) {
 		return true
 	}
-	d.refused.Add(1)
+	d.filtered.Add(1)
 	return false
 }
 
@@ -76,16 +76,16 @@ func (d *Device) isOwn(a netip.Addr) bool {
 	return own != nil && slices.Contains(*own, a)
 }
 
-// parsed is what the filter needs to know about a packet.
-type parsed struct {
-	proto  uint8
-	l4     []byte // transport header and payload; empty for a later fragment
-	begins bool   // it may begin a flow, so somebody has to allow it
+// parsedPacket is what the filter needs to know about a packet.
+type parsedPacket struct {
+	proto     uint8
+	l4        []byte // transport header and payload; empty for a later fragment
+	initiates bool   // it may begin a flow, so somebody has to allow it
 }
 
 // parsePacket reports false for what no rule could allow: malformed packets and protocols the stack
 // does not speak.
-func parsePacket(packet []byte) (p parsed, ok bool) {
+func parsePacket(packet []byte) (p parsedPacket, ok bool) {
 	if len(packet) < header.IPv4MinimumSize {
 		return p, false
 	}
@@ -116,16 +116,16 @@ func parsePacket(packet []byte) (p parsed, ok bool) {
 }
 
 // transport looks at the transport header.
-func (p parsed) transport() (parsed, bool) {
+func (p parsedPacket) transport() (parsedPacket, bool) {
 	switch p.proto {
 	case TCP:
 		if len(p.l4) < header.TCPMinimumSize {
 			return p, false
 		}
 		flags := header.TCP(p.l4).Flags()
-		p.begins = flags&header.TCPFlagSyn != 0 && flags&header.TCPFlagAck == 0
+		p.initiates = flags&header.TCPFlagSyn != 0 && flags&header.TCPFlagAck == 0
 	case UDP:
-		p.begins = true
+		p.initiates = true
 		return p, len(p.l4) >= header.UDPMinimumSize
 	case ICMPv4:
 		if len(p.l4) < header.ICMPv4MinimumSize {
@@ -134,7 +134,7 @@ func (p parsed) transport() (parsed, bool) {
 		switch header.ICMPv4(p.l4).Type() {
 		case header.ICMPv4DstUnreachable, header.ICMPv4TimeExceeded, header.ICMPv4ParamProblem, header.ICMPv4EchoReply:
 		default:
-			p.begins = true
+			p.initiates = true
 		}
 	case ICMPv6:
 		if len(p.l4) < header.ICMPv6MinimumSize {
@@ -144,7 +144,7 @@ func (p parsed) transport() (parsed, bool) {
 		case header.ICMPv6DstUnreachable, header.ICMPv6PacketTooBig, header.ICMPv6TimeExceeded, header.ICMPv6ParamProblem,
 			header.ICMPv6EchoReply:
 		default:
-			p.begins = true
+			p.initiates = true
 		}
 	default:
 		return p, false
@@ -153,7 +153,7 @@ func (p parsed) transport() (parsed, bool) {
 }
 
 // flow describes packet, which parsed as p, for a Filter.
-func (p parsed) flow(packet []byte) Flow {
+func (p parsedPacket) flow(packet []byte) Flow {
 	var src, dst netip.Addr
 	if packet[0]>>4 == 4 {
 		src, dst = netip.AddrFrom4([4]byte(packet[12:16])), netip.AddrFrom4([4]byte(packet[16:20]))

@@ -50,11 +50,11 @@ func TestParsePacket(t *testing.T) {
 		{"header longer than it is", unhex(t, "4f00001c000000004011000064400002644000010035003500080000"), false, false, ""},
 	} {
 		p, ok := parsePacket(c.packet)
-		if ok != c.ok || ok && p.begins != c.begins {
-			t.Errorf("%s: ok %v, begins %v, want %v, %v", c.name, ok, p.begins, c.ok, c.begins)
+		if ok != c.ok || ok && p.initiates != c.begins {
+			t.Errorf("%s: ok %v, begins %v, want %v, %v", c.name, ok, p.initiates, c.ok, c.begins)
 			continue
 		}
-		if ok && p.begins {
+		if ok && p.initiates {
 			f := p.flow(c.packet)
 			if got := f.text(); got != c.flow {
 				t.Errorf("%s: flow %s, want %s", c.name, got, c.flow)
@@ -77,8 +77,8 @@ func TestDiscoKeyAnnouncementIsDropped(t *testing.T) {
 	p.drop = func([]byte) bool { sent = true; return false }
 	p.mu.Unlock()
 	p.b.Device().Write([][]byte{announcement}, 0)
-	if p.b.dev.refused.Load() != 1 {
-		t.Errorf("%d packets counted as refused, want 1", p.b.dev.refused.Load())
+	if p.b.dev.filtered.Load() != 1 {
+		t.Errorf("%d packets counted as refused, want 1", p.b.dev.filtered.Load())
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

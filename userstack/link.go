@@ -24,7 +24,7 @@ var (
 // WritePacket implements stack.QueueingDiscipline, so that gVisor hands packets over one by one
 // instead of making a list for each.
 func (l link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error {
-	if l.d.routes.Load() && l.loop(pkt) {
+	if l.d.isRouter.Load() && l.deliverLocally(pkt) {
 		return nil
 	}
 	return l.d.enqueue(pkt)

@@ -15,7 +15,7 @@ import (
 // The SYNs of further ones are dropped, and repeated by their senders. If handshakes are too many,
 // the connections of further ones have no window scale and no selective acknowledgements, because
 // gVisor keeps all it knows of them in a SYN cookie.
-func (s *Stack) backlog() int { return s.incoming.admission.places }
+func (s *Stack) backlog() int { return s.synQueue.admission.places }
 
 // Listener accepts TCP connections from the mesh. It is a net.Listener.
 type Listener struct {
@@ -47,7 +47,7 @@ func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
 		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), errorOf(terr))
 	}
 	l := &Listener{s: s}
-	l.hold(s, ep, wq)
+	l.attach(s, ep, wq)
 	local, terr := ep.GetLocalAddress()
 	if terr != nil {
 		l.Close()
@@ -87,7 +87,7 @@ func (s *Stack) bindListener(ep tcpip.Endpoint, addr netip.AddrPort) tcpip.Error
 // Accept implements net.Listener.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
-		if l.over() {
+		if l.isClosed() {
 			return nil, opError(opAccept, "tcp", nil, l.local, net.ErrClosed)
 		}
 		ep, wq, terr := l.ep.Accept(nil)
@@ -104,7 +104,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if !wouldBlock(terr) {
 			return nil, opError(opAccept, "tcp", nil, l.local, l.errorOf(terr))
 		}
-		if err := l.wait(l.inc, &l.accepting); err != nil {
+		if err := l.wait(l.readablec, &l.accepting); err != nil {
 			return nil, opError(opAccept, "tcp", nil, l.local, err)
 		}
 	}
@@ -113,7 +113,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 // awaitMemory waits for a share for a connection.
 func (l *Listener) awaitMemory() (*share, error) {
 	for {
-		g, freec := l.s.memory.tryTake()
+		g, freec := l.s.memory.tryAcquire()
 		if g != nil {
 			return g, nil
 		}

@@ -19,8 +19,8 @@ const (
 	// needs.
 	firstShare = 512 << 10
 
-	// minGrant is what it gets at the least: some segments, enough to get on.
-	minGrant = 8 << 10
+	// minShare is what it gets at the least: some segments, enough to get on.
+	minShare = 8 << 10
 
 	// minBuffers is room for a few connections.
 	minBuffers = 1 << 20
@@ -29,14 +29,14 @@ const (
 // ErrFull is the error of a dial for whose connection there is no room.
 var ErrFull = errors.New("the memory given to connections is used up")
 
-// waitedError is that of a dial that found no room in time, for the reason that its context gives.
-type waitedError struct{ cause error }
+// noMemoryError is that of a dial that found no room in time, for the reason that its context gives.
+type noMemoryError struct{ cause error }
 
-func (e *waitedError) Error() string   { return ErrFull.Error() + ": " + e.cause.Error() }
-func (e *waitedError) Unwrap() []error { return []error{ErrFull, e.cause} }
+func (e *noMemoryError) Error() string   { return ErrFull.Error() + ": " + e.cause.Error() }
+func (e *noMemoryError) Unwrap() []error { return []error{ErrFull, e.cause} }
 
 // Timeout makes package net's errors see what it is.
-func (e *waitedError) Timeout() bool { return errors.Is(e.cause, syscall.ETIMEDOUT) }
+func (e *noMemoryError) Timeout() bool { return errors.Is(e.cause, syscall.ETIMEDOUT) }
 
 // memory divides a budget among TCP connections, for each direction by itself.
 //
@@ -55,7 +55,7 @@ type memory struct {
 
 	mu      sync.Mutex
 	granted [directions]int // bytes
-	grants  int             // connections
+	shares  int             // connections
 	freec   chan struct{}   // closed and replaced when a connection has ended
 }
 
@@ -92,31 +92,31 @@ func (m *memory) largest() int {
 	if m.budget == 0 {
 		return tcpBufferMax
 	}
-	return min(max(m.budget/4, minGrant), tcpBufferMax)
+	return min(max(m.budget/4, minShare), tcpBufferMax)
 }
 
-// take waits for a share, which give takes back.
-func (m *memory) take(ctx context.Context, closec <-chan struct{}) (*share, error) {
+// acquire waits for a share, which give takes back.
+func (m *memory) acquire(ctx context.Context, closec <-chan struct{}) (*share, error) {
 	for {
-		s, freec := m.tryTake()
+		s, freec := m.tryAcquire()
 		if s != nil {
 			return s, nil
 		}
 		select {
 		case <-freec:
 		case <-ctx.Done():
-			return nil, &waitedError{dialError(context.Cause(ctx))}
+			return nil, &noMemoryError{dialError(context.Cause(ctx))}
 		case <-closec:
 			return nil, net.ErrClosed
 		}
 	}
 }
 
-// tryTake returns a share, or what is closed when it is worth asking again.
-func (m *memory) tryTake() (*share, <-chan struct{}) {
+// tryAcquire returns a share, or what is closed when it is worth asking again.
+func (m *memory) tryAcquire() (*share, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := m.nextLocked()
+	n := m.firstSizeLocked()
 	for d := range m.granted {
 		if m.budget > 0 && m.granted[d]+n > m.budget {
 			return nil, m.freec
@@ -127,18 +127,18 @@ func (m *memory) tryTake() (*share, <-chan struct{}) {
 		m.granted[d] += n
 		s.size[d] = n
 	}
-	m.grants++
+	m.shares++
 	return s, nil
 }
 
-// nextLocked is what the next connection begins with: a part of what is free that becomes smaller
+// firstSizeLocked is what the next connection begins with: a part of what is free that becomes smaller
 // as there are more.
-func (m *memory) nextLocked() int {
+func (m *memory) firstSizeLocked() int {
 	if m.budget == 0 {
 		return firstShare
 	}
 	free := m.budget/2 - max(m.granted[receiving], m.granted[sending])
-	return max(minGrant, min(free/(2*(m.grants+1)), firstShare))
+	return max(minShare, min(free/(2*(m.shares+1)), firstShare))
 }
 
 // grow adds up to n bytes to what a connection may buffer in a direction, and returns how many. The
@@ -168,18 +168,18 @@ func (m *memory) shrink(s *share, d direction) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.granted[d] -= n
-	m.freedLocked()
+	m.wakeWaitersLocked()
 	return true
 }
 
-// freedLocked wakes whoever waits for a share.
-func (m *memory) freedLocked() {
+// wakeWaitersLocked wakes whoever waits for a share.
+func (m *memory) wakeWaitersLocked() {
 	close(m.freec)
 	m.freec = make(chan struct{})
 }
 
-// give takes a share back.
-func (m *memory) give(s *share) {
+// release takes a share back.
+func (m *memory) release(s *share) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.mu.Lock()
@@ -188,14 +188,14 @@ func (m *memory) give(s *share) {
 		m.granted[d] -= s.size[d]
 		s.size[d] = 0
 	}
-	m.grants--
-	m.freedLocked()
+	m.shares--
+	m.wakeWaitersLocked()
 }
 
 const (
-	orphanLook = 10 * time.Millisecond // before it is first looked at; twice that each time
-	orphanLast = time.Second           // and not more than that
-	orphanLife = 2 * time.Minute
+	orphanFirstPoll = 10 * time.Millisecond // before it is first looked at; twice that each time
+	orphanMaxPoll   = time.Second           // and not more than that
+	orphanLife      = 2 * time.Minute
 )
 
 // orphan is a connection that is closed and has yet to send what was written to it.
@@ -205,38 +205,38 @@ type orphan struct {
 	pause time.Duration
 }
 
-// part takes back the share of a connection that is closed, once it holds nothing, or after
+// releaseWhenSent takes back the share of a connection that is closed, once it holds nothing, or after
 // orphanLife: a peer that keeps its window at zero would otherwise hold the share for ever.
-func (m *memory) part(c *Conn) {
-	o := &orphan{c: c, since: time.Now(), pause: orphanLook}
-	if o.gone() {
-		m.give(c.share)
+func (m *memory) releaseWhenSent(c *Conn) {
+	o := &orphan{c: c, since: time.Now(), pause: orphanFirstPoll}
+	if o.isDone() {
+		m.release(c.share)
 		return
 	}
-	time.AfterFunc(o.pause, o.look)
+	time.AfterFunc(o.pause, o.poll)
 }
 
-// gone reports whether all was sent and acknowledged, the end of the stream included, or will never
+// isDone reports whether all was sent and acknowledged, the end of the stream included, or will never
 // be.
-func (o *orphan) gone() bool {
+func (o *orphan) isDone() bool {
 	switch tcp.EndpointState(o.c.ep.State()) {
 	case tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
-		return o.c.ended.Load()
+		return o.c.stackClosed.Load()
 	}
 	return true
 }
 
-func (o *orphan) look() {
+func (o *orphan) poll() {
 	late := time.Since(o.since) > orphanLife
 	if late {
 		o.c.ep.Abort()
 	}
-	if late || o.gone() {
-		o.c.memory.give(o.c.share)
+	if late || o.isDone() {
+		o.c.memory.release(o.c.share)
 		return
 	}
-	o.pause = min(2*o.pause, orphanLast)
-	time.AfterFunc(o.pause, o.look)
+	o.pause = min(2*o.pause, orphanMaxPoll)
+	time.AfterFunc(o.pause, o.poll)
 }
 
 // apply sizes the buffers of ep, which has not told anybody of more yet.
@@ -266,5 +266,5 @@ func (m *memory) listenSize() int {
 	if m.budget == 0 {
 		return 0
 	}
-	return 2 * minGrant // which no share makes smaller
+	return 2 * minShare // which no share makes smaller
 }

@@ -72,7 +72,7 @@ func TestBuffersStayWithinBudget(t *testing.T) {
 		t.Errorf("%d connections hold %d bytes, want at most %d", conns, total, budget)
 	}
 	t.Logf("%d connections hold %d bytes, of %d", conns, total, budget)
-	if total < conns*minGrant/2 {
+	if total < conns*minShare/2 {
 		t.Errorf("%d connections hold no more than %d bytes", conns, total)
 	}
 	got := 0
@@ -98,7 +98,7 @@ func TestConnectionsBeyondBudget(t *testing.T) {
 	p.start(t)
 	accepted := accepting(t, p.b, netip.AddrPortFrom(addrB4, 80))
 	var conns, far []net.Conn
-	for p.a.memory.granted[receiving]+minGrant <= p.a.memory.budget {
+	for p.a.memory.granted[receiving]+minShare <= p.a.memory.budget {
 		c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
 		if err != nil {
 			t.Fatal(err)
@@ -144,7 +144,7 @@ func TestCloseEndsWaitForRoom(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: minBuffers}
 	p.start(t)
 	for g := new(share); g != nil; {
-		g, _ = p.a.memory.tryTake()
+		g, _ = p.a.memory.tryAcquire()
 	}
 	errc := make(chan error, 1)
 	go func() {
@@ -186,7 +186,7 @@ func TestClosedConnKeepsGrant(t *testing.T) {
 func grantsOf(s *Stack) (number, bytes int) {
 	s.memory.mu.Lock()
 	defer s.memory.mu.Unlock()
-	return s.memory.grants, s.memory.granted[receiving] + s.memory.granted[sending]
+	return s.memory.shares, s.memory.granted[receiving] + s.memory.granted[sending]
 }
 
 // allGiven waits until connections that are closed have given back what they were granted.
@@ -230,7 +230,7 @@ func TestAcceptWaitsForRoom(t *testing.T) {
 			}
 			defer l.Close()
 			for g := new(share); g != nil; {
-				g, _ = p.b.memory.tryTake()
+				g, _ = p.b.memory.tryAcquire()
 			}
 			near, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
 			if err != nil {
@@ -257,7 +257,7 @@ func TestRoomForTenThousand(t *testing.T) {
 	p.start(t)
 	granted := 0
 	for {
-		g, _ := p.a.memory.tryTake()
+		g, _ := p.a.memory.tryAcquire()
 		if g == nil {
 			break
 		}

@@ -42,7 +42,7 @@ func (s *Stack) ping(ctx context.Context, dst netip.Addr) (time.Duration, error)
 		return 0, errorOf(terr)
 	}
 	var sock socket
-	sock.hold(s, ep, wq)
+	sock.attach(s, ep, wq)
 	defer ep.Close()
 	defer sock.release()
 	if terr := ep.Connect(fullAddress(netip.AddrPortFrom(dst, 0))); terr != nil {
@@ -65,7 +65,7 @@ func (s *Stack) ping(ctx context.Context, dst netip.Addr) (time.Duration, error)
 			return 0, errorOf(terr)
 		}
 		select {
-		case <-sock.inc:
+		case <-sock.readablec:
 		case <-ctx.Done():
 			return 0, dialError(ctx.Err())
 		case <-s.dev.closec:

@@ -16,8 +16,8 @@ const (
 	// everything else is dropped.
 	maxQueued = 256 << 10
 
-	// maxCorked of them wait for Uncork: a batch.
-	maxCorked = 64 << 10
+	// corkLimit of them wait for Uncork: a batch.
+	corkLimit = 64 << 10
 
 	// packetOverhead is what a queued packet costs beside its bytes, so that a queue of small ones is
 	// bounded too.
@@ -31,25 +31,25 @@ type Queue struct {
 	d     *Device
 	ready atomic.Pointer[func()] // see Notify
 
-	mu      sync.Mutex
-	packets ring[*stack.PacketBuffer]
-	queued  int       // bytes in packets
-	room    sync.Cond // on mu; signalled when queued falls below maxQueued, and when the device is closed
-	flows   flows
-	idle    idleWatch
-	report  trafficReport
-	acks    acks
-	look    tcpip.Timer   // runs lookAfterAcks; nil until there is need
-	looks   time.Duration // when it does; 0: not
-	closed  bool
+	mu          sync.Mutex
+	packets     ring[*stack.PacketBuffer]
+	queuedBytes int       // bytes in packets
+	room        sync.Cond // on mu; signalled when queued falls below maxQueued, and when the device is closed
+	flows       flows
+	reclaimer   idleReclaimer
+	report      trafficReport
+	acks        delayedAcks
+	ackTimer    tcpip.Timer   // runs lookAfterAcks; nil until there is need
+	ackTimerAt  time.Duration // when it does; 0: not
+	closed      bool
 
-	reading segmenter // what Read is cutting; owned by whoever reads
+	segmenter segmenter // what Read is cutting; owned by whoever reads
 }
 
 func newQueue(d *Device, clock tcpip.Clock) *Queue {
 	q := &Queue{d: d}
 	q.flows.init(clock, &q.acks, q.serveFlows)
-	q.idle.q, q.report.q = q, q
+	q.reclaimer.q, q.report.q = q, q
 	q.room.L = &q.mu
 	q.acks.full = uint32(max(d.mtu-header.IPv6MinimumSize-header.TCPHeaderMaximumSize, 1)) // the least that fills a packet
 	return q
@@ -69,7 +69,7 @@ func (q *Queue) Notify(ready func()) {
 func (q *Queue) Waiting() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.queued + q.flows.ready()
+	return q.queuedBytes + q.flows.ready()
 }
 
 // Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It
@@ -91,21 +91,21 @@ func (q *Queue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 // connections.
 func (q *Queue) readPackets(bufs [][]byte, sizes []int, offset int) (n int) {
 	for n < len(bufs) {
-		if q.reading.empty() {
+		if q.segmenter.empty() {
 			pkt := q.pop()
 			if pkt == nil {
 				return n
 			}
-			q.reading.load(pkt)
+			q.segmenter.load(pkt)
 		}
-		for q.reading.short() {
-			pkt := q.popNext()
+		for q.segmenter.hasPartial() {
+			pkt := q.popContinuation()
 			if pkt == nil {
 				break
 			}
-			q.reading.extend(pkt)
+			q.segmenter.join(pkt)
 		}
-		size := q.reading.next(bufs[n][offset:])
+		size := q.segmenter.next(bufs[n][offset:])
 		if size == 0 {
 			continue // a packet that cannot be cut; counted by the segmenter
 		}
@@ -121,11 +121,11 @@ func (q *Queue) pop() *stack.PacketBuffer {
 	return q.popLocked()
 }
 
-// popNext is pop if that continues what is being cut, or else nil.
-func (q *Queue) popNext() *stack.PacketBuffer {
+// popContinuation is pop if that continues what is being cut, or else nil.
+func (q *Queue) popContinuation() *stack.PacketBuffer {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if pkt := q.packets.first(); pkt == nil || !q.reading.continues(pkt) {
+	if pkt := q.packets.first(); pkt == nil || !q.segmenter.continues(pkt) {
 		return nil
 	}
 	return q.popLocked()
@@ -136,9 +136,9 @@ func (q *Queue) popLocked() *stack.PacketBuffer {
 	if pkt == nil {
 		return nil
 	}
-	full := q.queued >= maxQueued
-	q.queued -= cost(pkt)
-	if full && q.queued < maxQueued {
+	full := q.queuedBytes >= maxQueued
+	q.queuedBytes -= queueCost(pkt)
+	if full && q.queuedBytes < maxQueued {
 		q.room.Broadcast()
 	}
 	return pkt
@@ -157,14 +157,14 @@ func (q *Queue) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	if queued {
 		q.d.active(brief)
 	}
-	if queued && !(q.d.corks.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && q.Waiting() < maxCorked) {
+	if queued && !(q.d.corked.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && q.Waiting() < corkLimit) {
 		q.tellReady()
 	}
 	return err
 }
 
-// tellWaiting is tellReady if there is something to read.
-func (q *Queue) tellWaiting() {
+// notifyIfReadable is tellReady if there is something to read.
+func (q *Queue) notifyIfReadable() {
 	if q.Waiting() > 0 {
 		q.tellReady()
 	}
@@ -178,33 +178,33 @@ func (q *Queue) tellReady() {
 
 // manage hands a packet over to its flow. It reports false for a packet that leaves at once: one
 // without data, or one of a flow that has ended.
-func (q *Queue) manage(f *flow, pkt *stack.PacketBuffer) bool {
+func (q *Queue) manage(f *tcpFlow, pkt *stack.PacketBuffer) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	tcp := header.TCP(pkt.TransportHeader().Slice())
 	flags := tcp.Flags()
 	switch {
-	case f.gone || q.closed || flags&header.TCPFlagSyn != 0:
+	case f.ended || q.closed || flags&header.TCPFlagSyn != 0:
 		return false
-	case f.passive:
+	case f.measureOnly:
 		if pkt.Data().Size() > 0 {
-			f.spoke = q.flows.now()
+			f.lastSent = q.flows.now()
 		}
-		f.acknowledge(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
+		f.passAck(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
 		return false
 	case flags&header.TCPFlagRst != 0:
-		f.reset(pkt.NetworkHeader().Slice(), tcp)
+		f.passReset(pkt.NetworkHeader().Slice(), tcp)
 		q.flows.remove(f)
 		return false
 	case pkt.Data().Size() == 0 && flags&header.TCPFlagFin == 0:
-		f.acknowledge(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
+		f.passAck(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
 		return false
 	}
 	now := q.flows.now()
-	if !f.take(now, pkt.IncRef(), q.d.mtu) && f.shrunk {
-		q.flows.regrow(f, now)
+	if !f.enqueue(now, pkt.IncRef(), q.d.mtu) && f.windowLost {
+		q.flows.restoreWindow(f, now)
 	}
-	q.flows.place(f, now)
+	q.flows.schedule(f, now)
 	return true
 }
 
@@ -212,13 +212,13 @@ func (q *Queue) manage(f *flow, pkt *stack.PacketBuffer) bool {
 func (q *Queue) serveFlows() {
 	q.mu.Lock()
 	q.flows.serve(q.flows.now())
-	ready, shrunk := q.flows.ready() > 0, q.flows.takeShrunk()
+	ready, shrunk := q.flows.ready() > 0, q.flows.takeWindowLost()
 	q.mu.Unlock()
 	if ready {
 		q.tellReady()
 	}
 	for _, f := range shrunk {
-		f.regrow()
+		f.restoreWindow()
 	}
 }
 
@@ -237,7 +237,7 @@ func (q *Queue) received(packet []byte, l4, hdr int) (show bool) {
 }
 
 // addFlow has the device manage what a connection sends.
-func (q *Queue) addFlow(f *flow) {
+func (q *Queue) addFlow(f *tcpFlow) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.closed {
@@ -247,7 +247,7 @@ func (q *Queue) addFlow(f *flow) {
 
 // pathChanged is [Stack.PathChanged].
 func (q *Queue) pathChanged(matches func(netip.Addr) bool) {
-	defer q.tellWaiting() // a flow may send what it had to wait for on the old path
+	defer q.notifyIfReadable() // a flow may send what it had to wait for on the old path
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := q.flows.now()
@@ -258,27 +258,27 @@ func (q *Queue) pathChanged(matches func(netip.Addr) bool) {
 		f.clock.pathChanged(now)
 		if f.snd != nil {
 			f.snd.PathChanged(now)
-			q.flows.place(f, now)
+			q.flows.schedule(f, now)
 		}
 	}
 }
 
 // pathBack is [Stack.PathBack].
 func (q *Queue) pathBack(matches func(netip.Addr) bool) {
-	defer q.tellWaiting()
+	defer q.notifyIfReadable()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := q.flows.now()
 	for _, f := range q.flows.byID {
 		if f.snd != nil && matches(f.remote) {
 			f.snd.Retry(now)
-			q.flows.place(f, now)
+			q.flows.schedule(f, now)
 		}
 	}
 }
 
 // endFlow gives up the flow of a connection that gVisor has given up.
-func (q *Queue) endFlow(f *flow) {
+func (q *Queue) endFlow(f *tcpFlow) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.flows.remove(f)
@@ -288,9 +288,9 @@ func (q *Queue) endFlow(f *flow) {
 func (q *Queue) push(pkt *stack.PacketBuffer) (queued bool, err tcpip.Error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.queued >= maxQueued && !q.closed {
-		if !waits(pkt.TransportProtocolNumber) {
-			q.d.drops.Add(1)
+	for q.queuedBytes >= maxQueued && !q.closed {
+		if !blocksWriter(pkt.TransportProtocolNumber) {
+			q.d.queueFull.Add(1)
 			return false, &tcpip.ErrNoBufferSpace{}
 		}
 		q.room.Wait()
@@ -298,58 +298,58 @@ func (q *Queue) push(pkt *stack.PacketBuffer) (queued bool, err tcpip.Error) {
 	if q.closed {
 		return false, &tcpip.ErrClosedForSend{}
 	}
-	if pkt.TransportProtocolNumber == header.TCPProtocolNumber && q.holdLocked(pkt) {
+	if pkt.TransportProtocolNumber == header.TCPProtocolNumber && q.holdAckLocked(pkt) {
 		return false, nil
 	}
 	q.pushLocked(pkt.IncRef())
 	return true, nil
 }
 
-// holdLocked reports whether a TCP packet is an acknowledgement that waits.
-func (q *Queue) holdLocked(pkt *stack.PacketBuffer) bool {
-	p := ackerOf(pkt)
+// holdAckLocked reports whether a TCP packet is an acknowledgement that waits.
+func (q *Queue) holdAckLocked(pkt *stack.PacketBuffer) bool {
+	p := ackInfoOf(pkt)
 	var now time.Duration
-	if p.kind == ackOnly {
+	if p.kind == pureAck {
 		now = q.flows.now()
 	}
-	first, held := q.acks.take(&p, pkt, now)
+	first, held := q.acks.offer(&p, pkt, now)
 	if first != nil {
 		q.pushLocked(first)
 	}
 	if held {
-		q.lookByLocked(q.acks.flows[p.id.place()].due, now)
+		q.setAckTimerLocked(q.acks.flows[p.id.slot()].due, now)
 	}
 	return held
 }
 
-// lookByLocked has lookAfterAcks called at a time, or before.
-func (q *Queue) lookByLocked(at, now time.Duration) {
-	if q.looks != 0 && at >= q.looks {
+// setAckTimerLocked has lookAfterAcks called at a time, or before.
+func (q *Queue) setAckTimerLocked(at, now time.Duration) {
+	if q.ackTimerAt != 0 && at >= q.ackTimerAt {
 		return
 	}
-	q.looks = at
-	if q.look == nil {
-		q.look = q.flows.clock.AfterFunc(at-now, q.lookAfterAcks)
+	q.ackTimerAt = at
+	if q.ackTimer == nil {
+		q.ackTimer = q.flows.clock.AfterFunc(at-now, q.ackTimerFired)
 		return
 	}
-	q.look.Reset(at - now)
+	q.ackTimer.Reset(at - now)
 }
 
-// lookAfterAcks sends the acknowledgements that have waited for long enough.
-func (q *Queue) lookAfterAcks() {
-	if q.releaseAcks() {
+// ackTimerFired sends the acknowledgements that have waited for long enough.
+func (q *Queue) ackTimerFired() {
+	if q.sendDueAcks() {
 		q.tellReady()
 	}
 }
 
-// releaseAcks reports whether there is more to read than before.
-func (q *Queue) releaseAcks() bool {
+// sendDueAcks reports whether there is more to read than before.
+func (q *Queue) sendDueAcks() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now, before := q.flows.now(), q.packets.n
-	q.looks = 0
-	if next := q.acks.overdue(now, q.pushLocked); next != 0 {
-		q.lookByLocked(next, now)
+	q.ackTimerAt = 0
+	if next := q.acks.releaseDue(now, q.pushLocked); next != 0 {
+		q.setAckTimerLocked(next, now)
 	}
 	return q.packets.n > before
 }
@@ -357,7 +357,7 @@ func (q *Queue) releaseAcks() bool {
 // pushLocked takes over a reference to pkt.
 func (q *Queue) pushLocked(pkt *stack.PacketBuffer) {
 	q.packets.push(pkt)
-	q.queued += cost(pkt)
+	q.queuedBytes += queueCost(pkt)
 }
 
 // close unblocks writers and drops what is queued.
@@ -368,20 +368,20 @@ func (q *Queue) close() {
 	for pkt := q.packets.pop(); pkt != nil; pkt = q.packets.pop() {
 		pkt.DecRef()
 	}
-	q.queued = 0
+	q.queuedBytes = 0
 	q.flows.close()
-	q.idle.stopLocked()
+	q.reclaimer.stopLocked()
 	q.report.stopLocked()
-	q.acks.drop()
-	if q.look != nil {
-		q.look.Stop()
+	q.acks.dropAll()
+	if q.ackTimer != nil {
+		q.ackTimer.Stop()
 	}
 	q.room.Broadcast()
 }
 
-func waits(p tcpip.TransportProtocolNumber) bool {
+func blocksWriter(p tcpip.TransportProtocolNumber) bool {
 	return p == header.TCPProtocolNumber || p == header.UDPProtocolNumber
 }
 
-// cost is what a packet counts for in Device.queued.
-func cost(pkt *stack.PacketBuffer) int { return pkt.Size() + packetOverhead }
+// queueCost is what a packet counts for in Device.queued.
+func queueCost(pkt *stack.PacketBuffer) int { return pkt.Size() + packetOverhead }

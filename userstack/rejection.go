@@ -13,16 +13,16 @@ import (
 const (
 	tsmpReject     = '!'
 	tsmpRejectSize = 7
-	tsmpMayPass    = 0x1
+	tsmpUncertain  = 0x1
 
 	rejectedByPolicy   = 'A'
 	rejectedByShields  = 'S'
 	rejectedByFirewall = 'W'
 )
 
-// TellRejected tells the sender of a flow that policy does not let it in. A stack that does not
+// SendRejection tells the sender of a flow that policy does not let it in. A stack that does not
 // answer TSMP stays silent.
-func (s *Stack) TellRejected(f Flow) {
+func (s *Stack) SendRejection(f Flow) {
 	if s.dev.tsmp {
 		s.dev.sendRaw(tsmpRejection(f))
 	}
@@ -52,16 +52,16 @@ func tsmpPacket(src, dst netip.Addr, body []byte) []byte {
 	return append(b, body...)
 }
 
-// hearRejection passes on a rejection of a connection that this stack began. WireGuard has checked
+// receiveRejection passes on a rejection of a connection that this stack began. WireGuard has checked
 // who sent it.
-func (d *Device) hearRejection(packet, payload []byte) {
-	unsure := len(payload) > tsmpRejectSize && payload[tsmpRejectSize]&tsmpMayPass != 0
-	if d.rejected == nil || len(payload) < tsmpRejectSize || payload[1] != TCP || unsure {
+func (d *Device) receiveRejection(packet, payload []byte) {
+	unsure := len(payload) > tsmpRejectSize && payload[tsmpRejectSize]&tsmpUncertain != 0
+	if d.onRejected == nil || len(payload) < tsmpRejectSize || payload[1] != TCP || unsure {
 		return
 	}
 	switch payload[2] {
 	case rejectedByPolicy, rejectedByShields, rejectedByFirewall:
-		ends := parsed{}.flow(packet)
-		d.rejected(netip.AddrPortFrom(ends.Src.Addr(), binary.BigEndian.Uint16(payload[5:])))
+		ends := parsedPacket{}.flow(packet)
+		d.onRejected(netip.AddrPortFrom(ends.Src.Addr(), binary.BigEndian.Uint16(payload[5:])))
 	}
 }

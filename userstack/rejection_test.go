@@ -17,7 +17,7 @@ func TestTellRejected(t *testing.T) {
 	} {
 		f := Flow{Protocol: TCP, Src: netip.MustParseAddrPort(c.from), Dst: netip.MustParseAddrPort(c.to)}
 		s := newStack(t, Config{AnswerTSMP: true}, f.Dst.Addr())
-		s.TellRejected(f)
+		s.SendRejection(f)
 		bufs, sizes := [][]byte{make([]byte, 2000)}, []int{0}
 		if n := s.dev.queues[0].Read(bufs, sizes, 0); n != 1 {
 			t.Fatalf("%d packets, want 1", n)
@@ -26,7 +26,7 @@ func TestTellRejected(t *testing.T) {
 			t.Errorf("%s: sent %x\nwant %s", c.from, got, c.want)
 		}
 		silent := newStack(t, Config{}, f.Dst.Addr())
-		if silent.TellRejected(f); silent.dev.queues[0].queued != 0 {
+		if silent.SendRejection(f); silent.dev.queues[0].queuedBytes != 0 {
 			t.Error("a stack without TSMP told of a rejection")
 		}
 	}

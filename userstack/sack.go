@@ -8,8 +8,8 @@ import (
 	"ginnel/internal/snoop"
 )
 
-// maxBlocks is how many blocks the option holds (RFC 2018, section 3).
-const maxBlocks = 4
+// maxSACKBlocks is how many blocks the option holds (RFC 2018, section 3).
+const maxSACKBlocks = 4
 
 // stripSACK appends the selective acknowledgements in a TCP header to blocks and writes NOPs in
 // their place, so that gVisor does not see them. What is malformed is left to gVisor, which refuses

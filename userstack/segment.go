@@ -30,18 +30,18 @@ const (
 // one before, the remainder of that is cut together with it: packets of one size leave the machine
 // as one, and make one acknowledgement.
 type segmenter struct {
-	pkt  *stack.PacketBuffer
-	hdr  []byte       // network and transport header of a packet to be cut, empty for one that goes out whole
-	tail []byte       // of the packet before, in spare; goes before rest
-	rest []byte       // what is left of the present view
-	view *buffer.View // the next one
-	left int          // bytes in tail, rest and all that follows
+	pkt       *stack.PacketBuffer
+	hdr       []byte       // network and transport header of a packet to be cut, empty for one that goes out whole
+	carried   []byte       // of the packet before, in spare; goes before rest
+	rest      []byte       // what is left of the present view
+	view      *buffer.View // the next one
+	remaining int          // bytes in tail, rest and all that follows
 
 	mss int    // payload of a piece; 0: pkt goes out whole
 	l4  int    // where the transport header begins in hdr
 	seq uint32 // TCP sequence number of the next piece
 
-	spare []byte // room for tail
+	carriedBuf []byte // room for tail
 
 	malformed atomic.Uint64 // packets that could not be cut, or are longer than the buffers to read into
 }
@@ -52,7 +52,7 @@ func (s *segmenter) empty() bool { return s.pkt == nil }
 func (s *segmenter) load(pkt *stack.PacketBuffer) {
 	views, offset := pkt.AsViewList()
 	s.pkt, s.view, s.rest, s.hdr = pkt, views.Front(), nil, nil
-	s.left, s.mss = pkt.Size(), 0
+	s.remaining, s.mss = pkt.Size(), 0
 	s.skip(offset)
 	g := &pkt.GSOOptions
 	if g.Type == stack.GSONone || !g.NeedsCsum {
@@ -64,13 +64,13 @@ func (s *segmenter) load(pkt *stack.PacketBuffer) {
 		return // never so: gVisor builds the headers in one piece. It would go out with a wrong checksum.
 	}
 	s.mss = cmp.Or(int(g.MSS), maxMTU) // 0 in what has no payload, before gVisor knows it
-	s.hdr, s.rest, s.left = s.rest[:n], s.rest[n:], s.left-n
+	s.hdr, s.rest, s.remaining = s.rest[:n], s.rest[n:], s.remaining-n
 	s.seq = header.TCP(s.hdr[s.l4:]).SequenceNumber()
 }
 
-// short reports whether what is left does not fill a packet, and may be continued.
-func (s *segmenter) short() bool {
-	return s.pkt != nil && s.mss > 0 && s.left > 0 && s.left < s.mss &&
+// hasPartial reports whether what is left does not fill a packet, and may be continued.
+func (s *segmenter) hasPartial() bool {
+	return s.pkt != nil && s.mss > 0 && s.remaining > 0 && s.remaining < s.mss &&
 		header.TCP(s.hdr[s.l4:]).Flags()&^header.TCPFlagPsh == header.TCPFlagAck
 }
 
@@ -81,7 +81,7 @@ func (s *segmenter) continues(pkt *stack.PacketBuffer) bool {
 		return false
 	}
 	ip, tcp := pkt.NetworkHeader().Slice(), header.TCP(pkt.TransportHeader().Slice())
-	if len(ip) != s.l4 || len(ip)+len(tcp) != len(s.hdr) || tcp.SequenceNumber() != s.seq+uint32(s.left) ||
+	if len(ip) != s.l4 || len(ip)+len(tcp) != len(s.hdr) || tcp.SequenceNumber() != s.seq+uint32(s.remaining) ||
 		tcp.Flags()&^tcpLastFlags != header.TCPFlagAck || !bytes.Equal(tcp[:4], s.hdr[s.l4:s.l4+4]) {
 		return false
 	}
@@ -91,17 +91,17 @@ func (s *segmenter) continues(pkt *stack.PacketBuffer) bool {
 	return bytes.Equal(ip[:4], s.hdr[:4]) && bytes.Equal(ip[8:], s.hdr[8:s.l4]) // class and flow label, addresses
 }
 
-// extend goes on with pkt, which continues what is left, and whose reference it takes over.
-func (s *segmenter) extend(pkt *stack.PacketBuffer) {
-	left := s.left
-	if cap(s.spare) < left {
-		s.spare = make([]byte, s.mss)
+// join goes on with pkt, which continues what is left, and whose reference it takes over.
+func (s *segmenter) join(pkt *stack.PacketBuffer) {
+	left := s.remaining
+	if cap(s.carriedBuf) < left {
+		s.carriedBuf = make([]byte, s.mss)
 	}
-	tail := s.spare[:left]
-	s.take(tail)
+	tail := s.carriedBuf[:left]
+	s.copyOut(tail)
 	s.release()
 	s.load(pkt)
-	s.tail, s.left, s.seq = tail, s.left+left, s.seq-uint32(left)
+	s.carried, s.remaining, s.seq = tail, s.remaining+left, s.seq-uint32(left)
 }
 
 // skip passes over the first n bytes of the views.
@@ -119,13 +119,13 @@ func (s *segmenter) skip(n int) {
 
 func (s *segmenter) release() {
 	s.pkt.DecRef()
-	s.pkt, s.hdr, s.tail, s.rest, s.view = nil, nil, nil, nil, nil
+	s.pkt, s.hdr, s.carried, s.rest, s.view = nil, nil, nil, nil, nil
 }
 
 // next writes the next packet to b and returns its size, or 0 if there is none because it does not
 // fit.
 func (s *segmenter) next(b []byte) int {
-	size := s.left
+	size := s.remaining
 	if s.mss > 0 {
 		size = min(size, s.mss)
 	}
@@ -135,21 +135,21 @@ func (s *segmenter) next(b []byte) int {
 		return 0
 	}
 	n := copy(b, s.hdr)
-	s.take(b[n : n+size])
-	s.left -= size
+	s.copyOut(b[n : n+size])
+	s.remaining -= size
 	if s.mss > 0 {
 		s.finish(b[:n+size], size)
 	}
-	if s.left == 0 {
+	if s.remaining == 0 {
 		s.release()
 	}
 	return n + size
 }
 
-// take moves the next len(b) bytes to b.
-func (s *segmenter) take(b []byte) {
-	n := copy(b, s.tail)
-	b, s.tail = b[n:], s.tail[n:]
+// copyOut moves the next len(b) bytes to b.
+func (s *segmenter) copyOut(b []byte) {
+	n := copy(b, s.carried)
+	b, s.carried = b[n:], s.carried[n:]
 	for len(b) > 0 {
 		if len(s.rest) == 0 {
 			s.rest, s.view = s.view.AsSlice(), s.view.Next()
@@ -164,7 +164,7 @@ func (s *segmenter) finish(packet []byte, payload int) {
 	tcp := packet[s.l4:]
 	binary.BigEndian.PutUint32(tcp[4:], s.seq)
 	s.seq += uint32(payload)
-	if s.left > 0 {
+	if s.remaining > 0 {
 		tcp[tcpFlagsOffset] &^= byte(tcpLastFlags)
 	}
 	lowerWindow(tcp)

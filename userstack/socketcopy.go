@@ -13,29 +13,29 @@ import (
 	"ginnel/internal/sys"
 )
 
-// smallSize is how much is read at first: most of what is not bulk.
-const smallSize = 2 << 10
+// firstReadSize is how much is read at first: most of what is not bulk.
+const firstReadSize = 2 << 10
 
-var smallPool = sync.Pool{New: func() any { return new([smallSize]byte) }}
+var firstReadPool = sync.Pool{New: func() any { return new([firstReadSize]byte) }}
 
 // socketSource is a socket as the payload of gVisor's writes, which have to know their length
 // before. Little is read into a buffer; of much the system is asked how much it is, and gVisor
 // reads it where it wants it.
 type socketSource struct {
-	c     *Conn
-	fd    uintptr
-	small *[smallSize]byte // from smallPool while it holds ahead; nil: nothing was read ahead
-	ahead []byte           // of the next write, before what waits in the socket
-	left  int              // bytes that wait there and are for the next write
-	bulk  bool             // more came the last time than is little
-	err   error            // of the last system call
+	c         *Conn
+	fd        uintptr
+	readAhead *[firstReadSize]byte // from smallPool while it holds ahead; nil: nothing was read ahead
+	ahead     []byte               // of the next write, before what waits in the socket
+	queued    int                  // bytes that wait there and are for the next write
+	bulk      bool                 // more came the last time than is little
+	err       error                // of the last system call
 
 	done int64       // bytes written so far
 	terr tcpip.Error // of the last write
 }
 
 // Len implements tcpip.Payloader.
-func (s *socketSource) Len() int { return len(s.ahead) + s.left }
+func (s *socketSource) Len() int { return len(s.ahead) + s.queued }
 
 // Read implements tcpip.Payloader.
 func (s *socketSource) Read(b []byte) (int, error) {
@@ -47,7 +47,7 @@ func (s *socketSource) Read(b []byte) (int, error) {
 		s.ahead = s.ahead[n:]
 		return n, nil
 	}
-	n, err := sys.Read(s.fd, b[:min(len(b), s.left)])
+	n, err := sys.Read(s.fd, b[:min(len(b), s.queued)])
 	switch {
 	case err != nil:
 		s.err = err
@@ -55,7 +55,7 @@ func (s *socketSource) Read(b []byte) (int, error) {
 	case n == 0:
 		return 0, io.EOF
 	}
-	s.left -= n
+	s.queued -= n
 	return n, nil
 }
 
@@ -63,7 +63,7 @@ func (s *socketSource) Read(b []byte) (int, error) {
 func (s *socketSource) write(fd uintptr) bool {
 	s.fd, s.terr = fd, nil
 	if len(s.ahead) == 0 {
-		if s.err = s.fill(s.c.pieceSize()); s.err != nil {
+		if s.err = s.prepare(s.c.pieceSize()); s.err != nil {
 			return s.err != sys.ErrWouldBlock
 		}
 	}
@@ -73,38 +73,38 @@ func (s *socketSource) write(fd uintptr) bool {
 	var n int64
 	n, s.terr = s.c.ep.Write(s, tcpip.WriteOptions{Atomic: true})
 	s.done += n
-	s.c.pending.add(int(n))
+	s.c.notSent.add(int(n))
 	if len(s.ahead) == 0 {
 		s.release()
 	}
 	return true
 }
 
-// fill finds what is for the next write, limit bytes at the most. It reports io.EOF at the end and
+// prepare finds what is for the next write, limit bytes at the most. It reports io.EOF at the end and
 // EAGAIN if there is nothing now.
-func (s *socketSource) fill(limit int) error {
-	s.left = 0
+func (s *socketSource) prepare(limit int) error {
+	s.queued = 0
 	if s.bulk {
 		n, err := sys.Waiting(s.fd)
 		if err != nil {
 			return err
 		}
-		if s.left = min(n, limit); n > 0 {
-			s.bulk = n >= smallSize
+		if s.queued = min(n, limit); n > 0 {
+			s.bulk = n >= firstReadSize
 			return nil
 		}
 	}
-	s.small = smallPool.Get().(*[smallSize]byte)
-	n, err := sys.Read(s.fd, s.small[:min(smallSize, limit)])
+	s.readAhead = firstReadPool.Get().(*[firstReadSize]byte)
+	n, err := sys.Read(s.fd, s.readAhead[:min(firstReadSize, limit)])
 	if n == 0 || err != nil {
 		s.release()
 		return cmp.Or(err, io.EOF)
 	}
-	s.ahead = s.small[:n]
-	if s.bulk = n == smallSize; s.bulk {
+	s.ahead = s.readAhead[:n]
+	if s.bulk = n == firstReadSize; s.bulk {
 		more, err := sys.Waiting(s.fd)
 		if err == nil {
-			s.left = min(more, limit-n)
+			s.queued = min(more, limit-n)
 		}
 	}
 	return nil
@@ -112,9 +112,9 @@ func (s *socketSource) fill(limit int) error {
 
 // release gives up what was read ahead.
 func (s *socketSource) release() {
-	if s.small != nil {
-		smallPool.Put(s.small)
-		s.small, s.ahead = nil, nil
+	if s.readAhead != nil {
+		firstReadPool.Put(s.readAhead)
+		s.readAhead, s.ahead = nil, nil
 	}
 }
 
@@ -132,7 +132,7 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 			return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 		}
 		if c.mustWait() {
-			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+			if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 			}
 			continue
@@ -147,10 +147,10 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 			return src.done, &net.OpError{Op: opRead, Net: "tcp", Err: src.err}, true
 		case src.terr == nil:
 		case wouldBlock(src.terr):
-			if c.growSending() {
+			if c.growSendBuffer() {
 				continue
 			}
-			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+			if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 			}
 		default:
@@ -160,7 +160,7 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 }
 
 // pieceSize is what ReadFrom writes at a time: as much as leaves the stack in one segment.
-func (c *Conn) pieceSize() int { return c.segment }
+func (c *Conn) pieceSize() int { return c.segmentSize }
 
 // socketSink is a socket as the destination of gVisor's reads. Small pieces are gathered, so that
 // they cost one system call; large ones go out as they are.
@@ -176,13 +176,13 @@ type socketSink struct {
 	terr tcpip.Error // of the last read
 }
 
-const gatherBelow = 8 << 10
+const gatherMax = 8 << 10
 
-var errBlocked = errors.New("socket takes no more")
+var errSocketFull = errors.New("socket takes no more")
 
 // Write implements io.Writer for tcpip.Endpoint.Read. A short count leaves the rest in gVisor.
 func (s *socketSink) Write(b []byte) (int, error) {
-	if len(b) < gatherBelow {
+	if len(b) < gatherMax {
 		if s.gather == nil {
 			s.gather = bulkPool.Get().(*[bulkSize]byte)
 		}
@@ -192,9 +192,9 @@ func (s *socketSink) Write(b []byte) (int, error) {
 		}
 	}
 	if !s.flush() {
-		return 0, errBlocked
+		return 0, errSocketFull
 	}
-	if len(b) < gatherBelow {
+	if len(b) < gatherMax {
 		return s.Write(b)
 	}
 	return s.push(b)
@@ -207,7 +207,7 @@ func (s *socketSink) push(b []byte) (done int, err error) {
 		switch {
 		case err == sys.ErrWouldBlock:
 			s.blocked = true
-			return done, errBlocked
+			return done, errSocketFull
 		case err != nil:
 			s.err = err
 			return done, err
@@ -267,7 +267,7 @@ func (c *Conn) writeToSocket(w io.Writer) (done int64, err error, ok bool) {
 			return sink.done, &net.OpError{Op: opWrite, Net: "tcp", Err: sink.err}, true
 		case sink.terr == nil:
 		case wouldBlock(sink.terr):
-			if err := c.wait(c.inc, &c.readDeadline); err != nil {
+			if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 				return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
 			}
 		default:

@@ -126,11 +126,11 @@ type Stack struct {
 	mu    sync.Mutex
 	addrs map[netip.Addr]struct{} // what gv has
 
-	gates    sync.Map       // uint16 to *Gate
-	gated    *tcp.Forwarder // of connections that the gates are asked about
-	foreign  *tcp.Forwarder // of those that the router is asked about; nil: there is none
-	incoming incoming       // what waits for either
-	dials    dials          // connections that are being made
+	requestListeners sync.Map       // uint16 to *Gate
+	ownForwarder     *tcp.Forwarder // of connections that the gates are asked about
+	routedForwarder  *tcp.Forwarder // of those that the router is asked about; nil: there is none
+	synQueue         synQueue       // what waits for either
+	dials            dialLimiter    // connections that are being made
 
 	closed    atomic.Bool
 	accepting atomic.Int64  // handshakes that somebody waits for in Incoming.Accept
@@ -153,7 +153,7 @@ func New(cfg Config) (*Stack, error) {
 	if queues < 1 || queues > maxQueues || queues&(queues-1) != 0 {
 		return nil, fmt.Errorf("userstack: %d queues are not a power of two up to %d", queues, maxQueues)
 	}
-	quiet()
+	silenceLog()
 	gv := stack.New(stack.Options{
 		Clock:              cfg.clock,
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
@@ -162,9 +162,9 @@ func New(cfg Config) (*Stack, error) {
 	})
 	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch, queues, gv.Clock()), congestion: cfg.Congestion, addrs: make(map[netip.Addr]struct{})}
 	s.dev.own.Store(&[]netip.Addr{})
-	s.dev.tsmp, s.dev.rejected = cfg.AnswerTSMP, cfg.Rejected
+	s.dev.tsmp, s.dev.onRejected = cfg.AnswerTSMP, cfg.Rejected
 	for _, q := range s.dev.queues {
-		q.report.tell = cfg.Traffic
+		q.report.callback = cfg.Traffic
 	}
 	if cfg.Active != nil {
 		s.dev.active = cfg.Active
@@ -180,22 +180,22 @@ func New(cfg Config) (*Stack, error) {
 	return s, nil
 }
 
-// quiet keeps gVisor from writing to standard error, for the whole process. What it has to say is
+// silenceLog keeps gVisor from writing to standard error, for the whole process. What it has to say is
 // about single packets.
-var quiet = sync.OnceFunc(func() { log.SetTarget(silence{}) })
+var silenceLog = sync.OnceFunc(func() { log.SetTarget(discardEmitter{}) })
 
-// silence is a log.Emitter.
-type silence struct{}
+// discardEmitter is a log.Emitter.
+type discardEmitter struct{}
 
 // Emit implements log.Emitter.
-func (silence) Emit(int, log.Level, time.Time, string, ...any) {}
+func (discardEmitter) Emit(int, log.Level, time.Time, string, ...any) {}
 
 func (s *Stack) setUp(cfg *Config) error {
 	if err := s.setOptions(cfg); err != nil {
 		return err
 	}
 	s.memory.init(s.gv, cfg.Buffers)
-	s.setIncoming(cfg)
+	s.setRequestHandlers(cfg)
 	return s.addNIC(nicID, &s.dev.dispatcher)
 }
 
@@ -290,7 +290,7 @@ func (s *Stack) Close() error {
 		return nil
 	}
 	s.dev.Close() // first: a goroutine of gVisor may be blocked in it
-	s.incoming.close()
+	s.synQueue.close()
 	s.gv.Close()
 	s.endAccepts()
 	s.gv.Wait()
@@ -346,16 +346,16 @@ func addrPortOf(fa tcpip.FullAddress) netip.AddrPort {
 
 // Drops counts packets that the stack dropped.
 type Drops struct {
-	Refused uint64 // inbound: malformed, or neither an answer nor allowed by the filter
-	Full    uint64 // outbound: the queue to WireGuard was full
-	TooLong uint64 // outbound: longer than WireGuard's buffers
+	Filtered uint64 // inbound: malformed, or neither an answer nor allowed by the filter
+	Full     uint64 // outbound: the queue to WireGuard was full
+	TooLong  uint64 // outbound: longer than WireGuard's buffers
 }
 
 // Dropped returns the counters so far.
 func (s *Stack) Dropped() Drops {
-	d := Drops{Refused: s.dev.refused.Load(), Full: s.dev.drops.Load()}
+	d := Drops{Filtered: s.dev.filtered.Load(), Full: s.dev.queueFull.Load()}
 	for _, q := range s.dev.queues {
-		d.TooLong += q.reading.malformed.Load()
+		d.TooLong += q.segmenter.malformed.Load()
 	}
 	return d
 }

@@ -11,11 +11,11 @@ import (
 
 // Recovery counts what all connections have sent under BBR, and how losses were repaired.
 type Recovery struct {
-	Packets  uint64 // with data that were sent, repeated ones included
-	Lost     uint64 // found lost
-	Repeated uint64 // sent again
-	Needless uint64 // of these, sent although the other side had them (RFC 2883)
-	Timeouts uint64 // expiries of retransmission timers (RFC 6298)
+	Packets       uint64 // with data that were sent, repeated ones included
+	Lost          uint64 // found lost
+	Retransmitted uint64 // sent again
+	Spurious      uint64 // of these, sent although the other side had them (RFC 2883)
+	Timeouts      uint64 // expiries of retransmission timers (RFC 6298)
 }
 
 // Recovery returns the counters so far.
@@ -54,20 +54,20 @@ const (
 // trafficReport tells what connections carry while they carry much. Its timer runs only then; the
 // queue's mutex guards it.
 type trafficReport struct {
-	q     *Queue
-	tell  func(all map[netip.Addr]Traffic, since time.Duration) // nil: nobody wants to know
-	timer tcpip.Timer
-	runs  bool
-	sent  int           // packets since the last report
-	since time.Duration // when the last report was made
+	q        *Queue
+	callback func(all map[netip.Addr]Traffic, since time.Duration) // nil: nobody wants to know
+	timer    tcpip.Timer
+	running  bool
+	sent     int           // packets since the last report
+	since    time.Duration // when the last report was made
 }
 
 // noteLocked is told of packets that were sent.
 func (r *trafficReport) noteLocked(now time.Duration, n int) {
-	if r.sent += n; r.runs || r.tell == nil || r.sent < reportPackets {
+	if r.sent += n; r.running || r.callback == nil || r.sent < reportPackets {
 		return
 	}
-	r.runs, r.since = true, now
+	r.running, r.since = true, now
 	r.q.flows.eachTraffic(func(netip.Addr, Traffic) {}) // what was before is not of this interval
 	if r.timer == nil {
 		r.timer = r.q.flows.clock.AfterFunc(reportInterval, r.report)
@@ -95,13 +95,13 @@ func (r *trafficReport) report() {
 		sum := all[a]
 		all[a] = Traffic{sum.Packets + t.Packets, sum.Lost + t.Lost, sum.Delivered + t.Delivered}
 	})
-	r.runs = r.sent >= reportPackets
+	r.running = r.sent >= reportPackets
 	r.sent, r.since = 0, now
-	if r.runs {
+	if r.running {
 		r.timer.Reset(reportInterval)
 	}
 	r.q.mu.Unlock()
-	r.tell(all, interval)
+	r.callback(all, interval)
 }
 
 // eachTraffic calls f with what each flow has carried since the last call.
@@ -111,8 +111,8 @@ func (fs *flows) eachTraffic(f func(netip.Addr, Traffic)) {
 			continue
 		}
 		s := w.snd.Stats()
-		t := Traffic{int(s.Packets - w.told.Packets), int(s.Lost - w.told.Lost), int(s.Delivered - w.told.Delivered)}
-		if w.told = s; t != (Traffic{}) {
+		t := Traffic{int(s.Packets - w.reported.Packets), int(s.Lost - w.reported.Lost), int(s.Delivered - w.reported.Delivered)}
+		if w.reported = s; t != (Traffic{}) {
 			f(w.remote, t)
 		}
 	}

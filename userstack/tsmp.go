@@ -24,14 +24,14 @@ func (d *Device) answerTSMP(packet []byte) bool {
 	if !ok {
 		return false
 	}
-	if len(payload) == 0 || !d.isOwn(parsed{}.flow(packet).Dst.Addr()) {
+	if len(payload) == 0 || !d.isOwn(parsedPacket{}.flow(packet).Dst.Addr()) {
 		return true
 	}
 	switch {
 	case payload[0] == tsmpPing && len(payload) >= tsmpPingSize:
 		d.sendRaw(tsmpReply(packet, payload[1:tsmpPingSize]))
 	case payload[0] == tsmpReject:
-		d.hearRejection(packet, payload)
+		d.receiveRejection(packet, payload)
 	}
 	return true
 }
@@ -56,7 +56,7 @@ func tsmpPayload(packet []byte) ([]byte, bool) {
 
 // tsmpReply builds the answer to packet, with its addresses exchanged.
 func tsmpReply(packet, data []byte) []byte {
-	f := parsed{}.flow(packet)
+	f := parsedPacket{}.flow(packet)
 	return tsmpPacket(f.Dst.Addr(), f.Src.Addr(), append(append([]byte{tsmpPong}, data...), 0, 0))
 }
 

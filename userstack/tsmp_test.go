@@ -44,7 +44,7 @@ func TestTSMP(t *testing.T) {
 			}
 			s.dev.Write([][]byte{request}, 0)
 			if !answers {
-				if s.dev.queues[0].queued != 0 {
+				if s.dev.queues[0].queuedBytes != 0 {
 					t.Error("an answer of a stack that is to give none")
 				}
 				continue

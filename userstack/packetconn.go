@@ -23,18 +23,18 @@ const MaxDatagram = 65507
 type PacketConn struct {
 	socket
 	deadlines
-	s      *Stack
-	local  netip.AddrPort
-	remote netip.AddrPort // zero unless connected
-	port   uint16         // the client port to give back; 0 for a service
-	spoken *spokenTo      // nil unless unconnected and a client
+	s            *Stack
+	local        netip.AddrPort
+	remote       netip.AddrPort // zero unless connected
+	port         uint16         // the client port to give back; 0 for a service
+	destinations *destinations  // nil unless unconnected and a client
 
 	// What gVisor is handed for each datagram; here so that it costs no allocation.
-	rmu  sync.Mutex // one reader at a time
-	into tcpip.SliceWriter
-	wmu  sync.Mutex // one writer at a time
-	from bytes.Reader
-	to   tcpip.FullAddress
+	rmu      sync.Mutex // one reader at a time
+	readBuf  tcpip.SliceWriter
+	wmu      sync.Mutex // one writer at a time
+	writeBuf bytes.Reader
+	writeTo  tcpip.FullAddress
 }
 
 // ListenPacket opens a UDP socket on addr. An unspecified or invalid IP means every address of the
@@ -86,9 +86,9 @@ func (s *Stack) newPacketConn(local, remote netip.AddrPort) (*PacketConn, error)
 		s.dev.clientPorts.add(c.port)
 	}
 	if local.Port() == 0 && !remote.IsValid() {
-		c.spoken = newSpokenTo()
+		c.destinations = newDestinations()
 	}
-	c.hold(s, ep, wq)
+	c.attach(s, ep, wq)
 	if s.closed.Load() { // meanwhile, so that Close may have missed it
 		c.Close()
 		return nil, net.ErrClosed
@@ -121,10 +121,10 @@ func (c *PacketConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) 
 		if err != nil {
 			return 0, netip.AddrPort{}, opError(opRead, "udp", c.LocalAddr(), nil, err)
 		}
-		if c.spoken == nil || c.spoken.has(from) {
+		if c.destinations == nil || c.destinations.has(from) {
 			return n, from, nil
 		}
-		c.s.dev.refused.Add(1)
+		c.s.dev.filtered.Add(1)
 	}
 }
 
@@ -133,33 +133,33 @@ func (c *PacketConn) read(b []byte) (int, netip.AddrPort, error) {
 	defer c.rmu.Unlock()
 	for {
 		n, from, err := c.tryRead(b)
-		if err != errNothing {
+		if err != errNoDatagram {
 			return n, from, err
 		}
-		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+		if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 			return 0, netip.AddrPort{}, err
 		}
 	}
 }
 
-// errNothing says that there is nothing to read now.
-var errNothing = errors.New("no datagram")
+// errNoDatagram says that there is nothing to read now.
+var errNoDatagram = errors.New("no datagram")
 
 // tryRead is read without waiting. The caller holds rmu.
 func (c *PacketConn) tryRead(b []byte) (int, netip.AddrPort, error) {
 	if err := c.check(&c.readDeadline); err != nil {
 		return 0, netip.AddrPort{}, err
 	}
-	c.into = b
-	res, terr := c.ep.Read(&c.into, tcpip.ReadOptions{NeedRemoteAddr: true})
-	c.into = nil
+	c.readBuf = b
+	res, terr := c.ep.Read(&c.readBuf, tcpip.ReadOptions{NeedRemoteAddr: true})
+	c.readBuf = nil
 	_, short := terr.(*tcpip.ErrBadBuffer) // a datagram for which b has no room at all
 	switch {
 	case terr == nil || short:
 		from := addrPortOf(res.RemoteAddr)
 		return min(res.Count, len(b)), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
 	case wouldBlock(terr):
-		return 0, netip.AddrPort{}, errNothing
+		return 0, netip.AddrPort{}, errNoDatagram
 	}
 	return 0, netip.AddrPort{}, c.errorOf(terr)
 }
@@ -173,7 +173,7 @@ func (c *PacketConn) AwaitRead() error {
 		if c.ep.Readiness(waiter.ReadableEvents|waiter.EventErr|waiter.EventHUp) != 0 {
 			return nil
 		}
-		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+		if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 			return opError(opRead, "udp", c.LocalAddr(), nil, err)
 		}
 	}
@@ -188,14 +188,14 @@ func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort
 	for n < len(bufs) {
 		size, addr, err := c.tryRead(bufs[n])
 		switch {
-		case err == errNothing:
+		case err == errNoDatagram:
 			return n, nil
 		case err != nil && n > 0:
 			return n, nil // it comes again, or was of an earlier datagram
 		case err != nil:
 			return 0, opError(opRead, "udp", c.LocalAddr(), nil, err)
-		case c.spoken != nil && !c.spoken.has(addr):
-			c.s.dev.refused.Add(1)
+		case c.destinations != nil && !c.destinations.has(addr):
+			c.s.dev.filtered.Add(1)
 		default:
 			sizes[n], from[n] = size, addr
 			n++
@@ -207,19 +207,19 @@ func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort
 // Cork has the datagrams that are written from here on wait for Uncork, unless there are many, so
 // that they leave together. What other sockets of the stack send at the same time may wait with
 // them.
-func (c *PacketConn) Cork() { c.s.dev.corks.Add(1) }
+func (c *PacketConn) Cork() { c.s.dev.corked.Add(1) }
 
 // Uncork ends a Cork.
 func (c *PacketConn) Uncork() {
-	c.s.dev.corks.Add(-1)
-	c.s.dev.tellWaiting()
+	c.s.dev.corked.Add(-1)
+	c.s.dev.notifyReadable()
 }
 
 // WriteToUDPAddrPort sends one datagram of at most MaxDatagram bytes.
 func (c *PacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	if c.spoken != nil {
-		c.spoken.add(to)
+	if c.destinations != nil {
+		c.destinations.add(to)
 	}
 	n, err := c.write(b, to)
 	if err != nil {
@@ -234,26 +234,26 @@ func (c *PacketConn) write(b []byte, to netip.AddrPort) (int, error) {
 	}
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	defer c.from.Reset(nil)
+	defer c.writeBuf.Reset(nil)
 	var opts tcpip.WriteOptions
 	if !c.remote.IsValid() {
-		c.to = fullAddress(to)
-		opts.To = &c.to
+		c.writeTo = fullAddress(to)
+		opts.To = &c.writeTo
 	}
 	for {
 		if err := c.check(&c.writeDeadline); err != nil {
 			return 0, err
 		}
-		c.from.Reset(b)
-		n, terr := c.ep.Write(&c.from, opts)
+		c.writeBuf.Reset(b)
+		n, terr := c.ep.Write(&c.writeBuf, opts)
 		if terr == nil {
 			return int(n), nil
 		}
 		if !wouldBlock(terr) {
 			return 0, c.errorOf(terr)
 		}
-		c.s.dev.tellWaiting() // or what is corked would wait for room that it takes itself
-		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+		c.s.dev.notifyReadable() // or what is corked would wait for room that it takes itself
+		if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 			return 0, err
 		}
 	}
@@ -316,34 +316,34 @@ var (
 	_ net.Conn       = (*PacketConn)(nil)
 )
 
-// spokenMax peers are remembered by one client socket. Beyond, the generation before is forgotten.
-const spokenMax = 4096
+// maxDestinations peers are remembered by one client socket. Beyond, the generation before is forgotten.
+const maxDestinations = 4096
 
-// spokenTo is whom a client socket has sent to: two generations, so that it stays bounded without a
+// destinations is whom a client socket has sent to: two generations, so that it stays bounded without a
 // clock.
-type spokenTo struct {
+type destinations struct {
 	mu   sync.Mutex
 	last netip.AddrPort // spares the maps when one peer gets many datagrams
 	now  map[netip.AddrPort]struct{}
 	old  map[netip.AddrPort]struct{}
 }
 
-func newSpokenTo() *spokenTo { return &spokenTo{now: make(map[netip.AddrPort]struct{})} }
+func newDestinations() *destinations { return &destinations{now: make(map[netip.AddrPort]struct{})} }
 
-func (s *spokenTo) add(a netip.AddrPort) {
+func (s *destinations) add(a netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a == s.last {
 		return
 	}
-	if len(s.now) >= spokenMax {
+	if len(s.now) >= maxDestinations {
 		s.old, s.now = s.now, make(map[netip.AddrPort]struct{})
 	}
 	s.now[a] = struct{}{}
 	s.last = a
 }
 
-func (s *spokenTo) has(a netip.AddrPort) bool {
+func (s *destinations) has(a netip.AddrPort) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a == s.last {

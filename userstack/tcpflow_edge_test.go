@@ -71,8 +71,8 @@ func TestResetEndsWrite(t *testing.T) {
 // A flow may send bytes before its Conn has counted them as written. That is not taken for
 // something that waits to be sent.
 func TestSentBeforeCounted(t *testing.T) {
-	p := &pending{limited: true}
-	p.most.Store(64 << 10)
+	p := &notSent{limited: true}
+	p.sendBufferSize.Store(64 << 10)
 	p.progress(40 << 10)
 	if p.add(40 << 10); p.full() || p.unsent() != 0 {
 		t.Errorf("%d bytes count as unsent after all were sent", p.unsent())
@@ -103,9 +103,9 @@ func TestShareGivenBack(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: minBuffers * 64}
 	p.start(t)
 	m := &p.a.memory
-	s, _ := m.tryTake()
+	s, _ := m.tryAcquire()
 	s.mu.Lock()
-	if m.grow(s, receiving, minGrant) == 0 {
+	if m.grow(s, receiving, minShare) == 0 {
 		t.Fatal("a share of an empty budget does not grow")
 	}
 	_, freec := m.tryTakeAll()
@@ -116,8 +116,8 @@ func TestShareGivenBack(t *testing.T) {
 	default:
 		t.Error("whoever waits for a share is not woken when a connection shrinks")
 	}
-	m.give(s)
-	if n := m.grow(s, receiving, minGrant); n != 0 {
+	m.release(s)
+	if n := m.grow(s, receiving, minShare); n != 0 {
 		t.Errorf("a share that was given back grows by %d", n)
 	}
 }
@@ -125,7 +125,7 @@ func TestShareGivenBack(t *testing.T) {
 // tryTakeAll takes shares until there is none left.
 func (m *memory) tryTakeAll() (shares []*share, freec <-chan struct{}) {
 	for {
-		s, freec := m.tryTake()
+		s, freec := m.tryAcquire()
 		if s == nil {
 			return shares, freec
 		}

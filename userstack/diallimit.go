@@ -14,15 +14,15 @@ import (
 // makes good for a lost SYN only after a second.
 const maxUnanswered = 512
 
-// dials are the dials under way. The zero value is ready for use.
-type dials struct {
+// dialLimiter are the dials under way. The zero value is ready for use.
+type dialLimiter struct {
 	mu sync.Mutex
 	to map[netip.AddrPort]*dialTarget
 }
 
 // dialTarget has the dials to one address and port.
 type dialTarget struct {
-	dials    *dials
+	dials    *dialLimiter
 	addr     netip.AddrPort
 	users    int           // dials that have a turn or wait for one; guarded by dials.mu
 	turns    chan struct{} // has an item for each that has a turn
@@ -30,7 +30,7 @@ type dialTarget struct {
 }
 
 // begin waits for a turn, in the order of the calls. The caller calls end if there is no error.
-func (d *dials) begin(ctx context.Context, closec <-chan struct{}, to netip.AddrPort) (*dialTarget, error) {
+func (d *dialLimiter) begin(ctx context.Context, closec <-chan struct{}, to netip.AddrPort) (*dialTarget, error) {
 	t := d.join(to)
 	select {
 	case t.turns <- struct{}{}:
@@ -55,7 +55,7 @@ func (t *dialTarget) end() {
 	t.leave()
 }
 
-func (d *dials) join(to netip.AddrPort) *dialTarget {
+func (d *dialLimiter) join(to netip.AddrPort) *dialTarget {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	t := d.to[to]
@@ -78,11 +78,11 @@ func (t *dialTarget) leave() {
 	}
 }
 
-// hear notes that the target has answered a dial, whatever the answer.
-func (t *dialTarget) hear() { t.answered.Store(time.Now().UnixNano()) }
+// noteAnswer notes that the target has answered a dial, whatever the answer.
+func (t *dialTarget) noteAnswer() { t.answered.Store(time.Now().UnixNano()) }
 
 // isAnswering reports whether the target has answered a dial not long ago. Then an unanswered SYN
 // most likely waits there, and the way to the target works.
 func (t *dialTarget) isAnswering() bool {
-	return time.Since(time.Unix(0, t.answered.Load())) < connectPatience
+	return time.Since(time.Unix(0, t.answered.Load())) < connectRetryDelay
 }

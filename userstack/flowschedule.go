@@ -22,42 +22,42 @@ type flows struct {
 	start tcpip.MonotonicTime
 	wake  func() // called when a flow may send, without the mutex
 
-	byID   map[flowID]*flow
-	ended  snoop.Stats // of flows that have been removed
-	active ring[*flow] // may send now, in the order of their turns
-	timed  timed       // wait for their time
-	timer  tcpip.Timer
-	set    time.Duration // when the timer fires; 0: it does not
+	byID    map[flowID]*tcpFlow
+	ended   snoop.Stats    // of flows that have been removed
+	active  ring[*tcpFlow] // may send now, in the order of their turns
+	waiting deadlineHeap   // wait for their time
+	timer   tcpip.Timer
+	timerAt time.Duration // when the timer fires; 0: it does not
 
-	sacks [maxBlocks]snoop.Block // room for those of one packet
-	asks  ring[*flow]            // peers are to be asked for their windows
+	sacks  [maxSACKBlocks]snoop.Block // room for those of one packet
+	probes ring[*tcpFlow]             // peers are to be asked for their windows
 
-	shrunk []*flow // gVisor has taken their windows away
-	acks   *acks   // acknowledgements that wait for something to travel with
+	windowLost []*tcpFlow   // gVisor has taken their windows away
+	acks       *delayedAcks // acknowledgements that wait for something to travel with
 }
 
-// sched is the place of a flow in the order of service.
-type sched struct {
-	active bool
-	index  int           // in timed; -1: not there
-	due    time.Duration // when it is to be served, while it is in timed
+// schedule is the place of a flow in the order of service.
+type schedule struct {
+	active    bool
+	heapIndex int           // in timed; -1: not there
+	due       time.Duration // when it is to be served, while it is in timed
 }
 
-func (fs *flows) init(clock tcpip.Clock, acks *acks, wake func()) {
+func (fs *flows) init(clock tcpip.Clock, acks *delayedAcks, wake func()) {
 	fs.clock, fs.start, fs.acks, fs.wake = clock, clock.NowMonotonic(), acks, wake
-	fs.byID = make(map[flowID]*flow)
+	fs.byID = make(map[flowID]*tcpFlow)
 }
 
 // now is the time since the start of the queue, never 0.
 func (fs *flows) now() time.Duration { return fs.clock.NowMonotonic().Sub(fs.start) + 1 }
 
-func (fs *flows) add(f *flow) { fs.byID[f.id] = f }
+func (fs *flows) add(f *tcpFlow) { fs.byID[f.id] = f }
 
 // remove ends a flow. Its place among the active ones is found empty later.
-func (fs *flows) remove(f *flow) {
-	f.drop()
-	if f.sched.index >= 0 {
-		heap.Remove(&fs.timed, f.sched.index)
+func (fs *flows) remove(f *tcpFlow) {
+	f.abandon()
+	if f.schedule.heapIndex >= 0 {
+		heap.Remove(&fs.waiting, f.schedule.heapIndex)
 	}
 	if fs.byID[f.id] == f {
 		delete(fs.byID, f.id)
@@ -67,37 +67,37 @@ func (fs *flows) remove(f *flow) {
 	}
 }
 
-// place puts a flow where it belongs after something has happened to it.
-func (fs *flows) place(f *flow, now time.Duration) {
+// schedule puts a flow where it belongs after something has happened to it.
+func (fs *flows) schedule(f *tcpFlow, now time.Duration) {
 	switch {
-	case f.gone:
+	case f.ended:
 		fs.remove(f)
-	case f.snd == nil || f.sched.active:
+	case f.snd == nil || f.schedule.active:
 	case f.snd.Ready(now):
-		if f.sched.index >= 0 {
-			heap.Remove(&fs.timed, f.sched.index)
+		if f.schedule.heapIndex >= 0 {
+			heap.Remove(&fs.waiting, f.schedule.heapIndex)
 		}
-		f.sched.active = true
+		f.schedule.active = true
 		fs.active.push(f)
 	default:
-		fs.wait(f, now)
+		fs.scheduleWake(f, now)
 	}
 }
 
-// wait has the flow served again when it has something to do. A deadline that moves later, as it
+// scheduleWake has the flow served again when it has something to do. A deadline that moves later, as it
 // does with every acknowledgement, is not updated in the heap: serve notices when the old one
 // passes.
-func (fs *flows) wait(f *flow, now time.Duration) {
+func (fs *flows) scheduleWake(f *tcpFlow, now time.Duration) {
 	at := f.snd.Wake()
 	switch {
 	case at == 0:
 		return
-	case f.sched.index < 0:
-		f.sched.due = at
-		heap.Push(&fs.timed, f)
-	case at < f.sched.due:
-		f.sched.due = at
-		heap.Fix(&fs.timed, f.sched.index)
+	case f.schedule.heapIndex < 0:
+		f.schedule.due = at
+		heap.Push(&fs.waiting, f)
+	case at < f.schedule.due:
+		f.schedule.due = at
+		heap.Fix(&fs.waiting, f.schedule.heapIndex)
 	default:
 		return
 	}
@@ -110,14 +110,14 @@ const tick = 500 * time.Microsecond
 
 // setTimer has the timer fire at the first tick at which a waiting flow is due.
 func (fs *flows) setTimer(now time.Duration) {
-	if len(fs.timed) == 0 {
+	if len(fs.waiting) == 0 {
 		return
 	}
-	due := (fs.timed[0].sched.due + tick - 1) / tick * tick
-	if fs.set != 0 && fs.set <= due {
+	due := (fs.waiting[0].schedule.due + tick - 1) / tick * tick
+	if fs.timerAt != 0 && fs.timerAt <= due {
 		return
 	}
-	fs.set = due
+	fs.timerAt = due
 	d := max(due-now, 0)
 	if fs.timer == nil {
 		fs.timer = fs.clock.AfterFunc(d, fs.wake)
@@ -128,16 +128,16 @@ func (fs *flows) setTimer(now time.Duration) {
 
 // serve does what is due for the flows whose time has come.
 func (fs *flows) serve(now time.Duration) {
-	if fs.set != 0 && fs.set <= now {
-		fs.set = 0
+	if fs.timerAt != 0 && fs.timerAt <= now {
+		fs.timerAt = 0
 	}
-	for len(fs.timed) > 0 && fs.timed[0].sched.due <= now {
-		f := heap.Pop(&fs.timed).(*flow)
+	for len(fs.waiting) > 0 && fs.waiting[0].schedule.due <= now {
+		f := heap.Pop(&fs.waiting).(*tcpFlow)
 		if f.snd.Expire(now) && f.conn.unsent() > 0 {
-			fs.asks.push(f)
+			fs.probes.push(f)
 		}
-		f.gone = f.gone || f.snd.TimedOut() && f.dead()
-		fs.place(f, now)
+		f.ended = f.ended || f.snd.TimedOut() && f.connEnded()
+		fs.schedule(f, now)
 	}
 	fs.setTimer(now)
 }
@@ -145,13 +145,13 @@ func (fs *flows) serve(now time.Duration) {
 // read fills bufs with packets of the active flows, each from offset on, and returns how many there
 // are.
 func (fs *flows) read(now time.Duration, bufs [][]byte, sizes []int, offset int) (n int) {
-	for ; n < len(bufs) && fs.asks.n > 0; n++ {
-		sizes[n] = fs.asks.pop().probe(bufs[n][offset:])
+	for ; n < len(bufs) && fs.probes.n > 0; n++ {
+		sizes[n] = fs.probes.pop().buildProbe(bufs[n][offset:])
 	}
 	for n < len(bufs) && fs.active.n > 0 {
 		f := fs.active.pop()
-		f.sched.active = false
-		if f.gone {
+		f.schedule.active = false
+		if f.ended {
 			continue
 		}
 		limit := len(bufs)
@@ -165,18 +165,18 @@ func (fs *flows) read(now time.Duration, bufs [][]byte, sizes []int, offset int)
 				break
 			}
 			fresh = fresh || !out.Repeated
-			if sizes[n] = f.build(bufs[n][offset:], out); sizes[n] > 0 {
+			if sizes[n] = f.buildPacket(bufs[n][offset:], out); sizes[n] > 0 {
 				n++
 			}
 		}
 		if n > before {
-			f.spoke = now
+			f.lastSent = now
 			f.progress()
 		}
 		if fresh { // a peer may have what is repeated, and then takes no acknowledgement from it
-			fs.acks.along(&f.id, f.last.ack)
+			fs.acks.piggybacked(&f.id, f.latest.ack)
 		}
-		fs.place(f, now)
+		fs.schedule(f, now)
 	}
 	return n
 }
@@ -185,34 +185,34 @@ func (fs *flows) read(now time.Duration, bufs [][]byte, sizes []int, offset int)
 func (fs *flows) ready() (bytes int) {
 	switch {
 	case fs.active.n == 1:
-		bytes = max(fs.active.first().waiting(), 1)
+		bytes = max(fs.active.first().sendable(), 1)
 	case fs.active.n > 1:
-		bytes = maxCorked
+		bytes = corkLimit
 	}
-	return bytes + fs.asks.n*header.TCPMinimumSize
+	return bytes + fs.probes.n*header.TCPMinimumSize
 }
 
 // received takes a TCP packet of a peer's. It reports whether gVisor is to see it.
-func (fs *flows) received(now time.Duration, f *flow, tcp header.TCP, payload int) (show bool) {
+func (fs *flows) received(now time.Duration, f *tcpFlow, tcp header.TCP, payload int) (show bool) {
 	if payload > 0 {
-		f.heard = now
+		f.lastHeard = now
 		if _, echo, ok := timestamps(tcp.Options()); ok {
 			f.clock.received(now, echo)
 		}
 	}
-	if f.passive {
+	if f.measureOnly {
 		return true
 	}
 	sacks := stripSACK(tcp, fs.sacks[:0])
-	show = f.acked(now, tcp, payload, sacks)
-	fs.place(f, now)
+	show = f.receiveAck(now, tcp, payload, sacks)
+	fs.schedule(f, now)
 	return show
 }
 
-// regrow has the timer call f.regrow, which must run without the queue's mutex.
-func (fs *flows) regrow(f *flow, now time.Duration) {
-	fs.shrunk = append(fs.shrunk, f)
-	fs.set = max(now, 1)
+// restoreWindow has the timer call f.regrow, which must run without the queue's mutex.
+func (fs *flows) restoreWindow(f *tcpFlow, now time.Duration) {
+	fs.windowLost = append(fs.windowLost, f)
+	fs.timerAt = max(now, 1)
 	if fs.timer == nil {
 		fs.timer = fs.clock.AfterFunc(0, fs.wake)
 	} else {
@@ -220,9 +220,9 @@ func (fs *flows) regrow(f *flow, now time.Duration) {
 	}
 }
 
-func (fs *flows) takeShrunk() []*flow {
-	all := fs.shrunk
-	fs.shrunk = nil
+func (fs *flows) takeWindowLost() []*tcpFlow {
+	all := fs.windowLost
+	fs.windowLost = nil
 	return all
 }
 
@@ -231,36 +231,36 @@ func (fs *flows) close() {
 	for _, f := range fs.byID {
 		fs.remove(f)
 	}
-	fs.active, fs.asks = ring[*flow]{}, ring[*flow]{}
+	fs.active, fs.probes = ring[*tcpFlow]{}, ring[*tcpFlow]{}
 	if fs.timer != nil {
 		fs.timer.Stop()
 	}
 }
 
-// timed is a heap, by the time at which flows are due.
-type timed []*flow
+// deadlineHeap is a heap, by the time at which flows are due.
+type deadlineHeap []*tcpFlow
 
-func (t timed) Len() int           { return len(t) }
-func (t timed) Less(i, j int) bool { return t[i].sched.due < t[j].sched.due }
-func (t timed) Swap(i, j int) {
+func (t deadlineHeap) Len() int           { return len(t) }
+func (t deadlineHeap) Less(i, j int) bool { return t[i].schedule.due < t[j].schedule.due }
+func (t deadlineHeap) Swap(i, j int) {
 	t[i], t[j] = t[j], t[i]
-	t[i].sched.index, t[j].sched.index = i, j
+	t[i].schedule.heapIndex, t[j].schedule.heapIndex = i, j
 }
 
 // Push implements heap.Interface.
-func (t *timed) Push(x any) {
-	f := x.(*flow)
-	f.sched.index = len(*t)
+func (t *deadlineHeap) Push(x any) {
+	f := x.(*tcpFlow)
+	f.schedule.heapIndex = len(*t)
 	*t = append(*t, f)
 }
 
 // Pop implements heap.Interface.
-func (t *timed) Pop() any {
+func (t *deadlineHeap) Pop() any {
 	old := *t
 	f := old[len(old)-1]
 	old[len(old)-1] = nil
 	*t = old[:len(old)-1]
-	f.sched.index = -1
+	f.schedule.heapIndex = -1
 	return f
 }
 

@@ -16,7 +16,7 @@ import (
 // they were made.
 type ackTest struct {
 	t    *testing.T
-	a    acks
+	a    delayedAcks
 	now  time.Duration
 	made []*stack.PacketBuffer
 	left []int
@@ -26,7 +26,7 @@ func newAckTest(t *testing.T) *ackTest {
 	a := &ackTest{t: t, now: 1e9}
 	a.a.full = 1420
 	t.Cleanup(func() {
-		a.a.drop()
+		a.a.dropAll()
 		if a.a.held != 0 {
 			t.Errorf("%d are held after all were dropped", a.a.held)
 		}
@@ -40,14 +40,14 @@ func newAckTest(t *testing.T) *ackTest {
 }
 
 func (a *ackTest) take(kind ackKind, port, ack uint32) {
-	a.takeOf(&acker{id: flowID{ports: port}, kind: kind, ack: ack})
+	a.takeOf(&ackInfo{id: flowID{ports: port}, kind: kind, ack: ack})
 }
 
-func (a *ackTest) takeOf(p *acker) {
+func (a *ackTest) takeOf(p *ackInfo) {
 	a.t.Helper()
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{})
 	a.made = append(a.made, pkt)
-	first, held := a.a.take(p, pkt, a.now)
+	first, held := a.a.offer(p, pkt, a.now)
 	if first != nil {
 		a.leave(first)
 		first.DecRef()
@@ -84,68 +84,68 @@ func (a *ackTest) want(rule string, left ...int) {
 func TestAcks(t *testing.T) {
 	const port = 7
 	a := newAckTest(t)
-	a.take(ackNone, port, 0)
+	a.take(noAck, port, 0)
 	a.want("a connection begins", 0)
-	a.take(ackOnly, port, 1000)
+	a.take(pureAck, port, 1000)
 	a.want("the other side learns at once that it stands", 1)
-	a.take(ackOnly, port, 1064)
+	a.take(pureAck, port, 1064)
 	a.want("a small message's waits")
-	a.take(ackAlong, port, 1064)
+	a.take(piggybackedAck, port, 1064)
 	a.want("the answer takes it along", 3)
-	a.take(ackOnly, port, 1128)
-	a.take(ackOnly, port, 1192)
+	a.take(pureAck, port, 1128)
+	a.take(pureAck, port, 1192)
 	a.want("every second leaves, for the one before too", 5)
-	a.take(ackOnly, port, 1192)
+	a.take(pureAck, port, 1192)
 	a.want("one that repeats another leaves", 6)
-	a.take(ackOnly, port, 1256)
-	a.take(ackOnly, port, 1256)
+	a.take(pureAck, port, 1256)
+	a.take(pureAck, port, 1256)
 	a.want("so does the other, that waited", 7, 8)
 	const full = 1420
 	overdue := func(at, next time.Duration) {
 		t.Helper()
-		if got := a.a.overdue(at, func(p *stack.PacketBuffer) { a.leave(p); p.DecRef() }); got != next {
+		if got := a.a.releaseDue(at, func(p *stack.PacketBuffer) { a.leave(p); p.DecRef() }); got != next {
 			t.Errorf("after %v the next is due at %v, want %v", at-a.now, got, next)
 		}
 	}
-	a.take(ackOnly, port, 1256+full)
+	a.take(pureAck, port, 1256+full)
 	a.want("a full segment's waits")
-	a.take(ackOnly, port, 1256+7*full)
+	a.take(pureAck, port, 1256+7*full)
 	a.want("for those of seven")
-	a.take(ackOnly, port, 1256+8*full)
+	a.take(pureAck, port, 1256+8*full)
 	a.want("that of eight leaves", 11)
-	a.take(ackOnly, port, 1256+9*full)
-	overdue(a.now+bulkDelay-1, a.now+bulkDelay)
+	a.take(pureAck, port, 1256+9*full)
+	overdue(a.now+bulkAckDelay-1, a.now+bulkAckDelay)
 	a.want("but not for long: not yet")
-	overdue(a.now+bulkDelay, 0)
+	overdue(a.now+bulkAckDelay, 0)
 	a.want("but not for long: now", 12)
-	a.take(ackOnly, port, 1256+10*full-1)
+	a.take(pureAck, port, 1256+10*full-1)
 	a.want("that of less waits")
 	overdue(a.now+ackDelay-1, a.now+ackDelay)
 	a.want("longer: not yet")
 	overdue(a.now+ackDelay, 0)
 	a.want("longer: now", 13)
-	a.take(ackOnly, port, 1256+11*full-2)
-	a.take(ackOnly, port, 1256+12*full)
-	overdue(a.now+bulkDelay, 0)
+	a.take(pureAck, port, 1256+11*full-2)
+	a.take(pureAck, port, 1256+12*full)
+	overdue(a.now+bulkAckDelay, 0)
 	a.want("not so if more comes", 15)
-	a.take(ackOnly, port, 1256+12*full+1)
-	a.take(ackNone, port, 0)
+	a.take(pureAck, port, 1256+12*full+1)
+	a.take(noAck, port, 0)
 	a.want("ports are used again", 16, 17)
-	a.take(ackOnly, port, 9000)
+	a.take(pureAck, port, 9000)
 	a.want("by another connection, which stands", 18)
 }
 
 // What tells of a gap leaves at once, and so does what follows it, by which the gap may be filled.
 func TestAcksOfGaps(t *testing.T) {
 	a := newAckTest(t)
-	a.take(ackAlong, 7, 1000)
-	a.takeOf(&acker{id: flowID{ports: 7}, kind: ackOnly, ack: 1100, gap: true})
+	a.take(piggybackedAck, 7, 1000)
+	a.takeOf(&ackInfo{id: flowID{ports: 7}, kind: pureAck, ack: 1100, sack: true})
 	a.want("a gap", 0, 1)
-	a.takeOf(&acker{id: flowID{ports: 7}, kind: ackOnly, ack: 1200, gap: true})
+	a.takeOf(&ackInfo{id: flowID{ports: 7}, kind: pureAck, ack: 1200, sack: true})
 	a.want("a gap is filled, another is left", 2)
-	a.take(ackOnly, 7, 1300)
+	a.take(pureAck, 7, 1300)
 	a.want("the other is filled", 3)
-	a.take(ackOnly, 7, 1400)
+	a.take(pureAck, 7, 1400)
 	a.want("then all is well")
 }
 
@@ -166,8 +166,8 @@ func TestAcksAfterSYN(t *testing.T) {
 		copy(pkt.TransportHeader().Push(cap(tcp)), append(tcp, c.option...))
 		ip := header.IPv4(pkt.NetworkHeader().Push(header.IPv4MinimumSize))
 		ip.Encode(&header.IPv4Fields{SrcAddr: addressOf(addrA4), DstAddr: addressOf(addrB4)})
-		if a := ackerOf(pkt); a.gap != c.gap || a.ack != 7 {
-			t.Errorf("%v: gap %v, acknowledges %d", c.flags, a.gap, a.ack)
+		if a := ackInfoOf(pkt); a.sack != c.gap || a.ack != 7 {
+			t.Errorf("%v: gap %v, acknowledges %d", c.flags, a.sack, a.ack)
 		}
 		pkt.DecRef()
 	}
@@ -176,15 +176,15 @@ func TestAcksAfterSYN(t *testing.T) {
 // A connection that takes another's place has it send what waits.
 func TestAcksCollide(t *testing.T) {
 	a, b := flowID{ports: 1}, flowID{ports: 2}
-	for b.place() != a.place() {
+	for b.slot() != a.slot() {
 		b.ports++
 	}
 	test := newAckTest(t)
-	test.take(ackAlong, a.ports, 1)
-	test.take(ackOnly, a.ports, 2)
-	test.take(ackOnly, b.ports, 100)
+	test.take(piggybackedAck, a.ports, 1)
+	test.take(pureAck, a.ports, 2)
+	test.take(pureAck, b.ports, 100)
 	test.want("what waits leaves first, the other at once", 0, 1, 2)
-	test.take(ackOnly, a.ports, 3)
+	test.take(pureAck, a.ports, 3)
 	test.want("and the other way round", 3)
 }
 
@@ -194,7 +194,7 @@ func TestAcksAgainstNaive(t *testing.T) {
 	test := newAckTest(t)
 	var made []uint32
 	ack, told := uint32(1<<32-3000), uint32(1<<32-3000) // it wraps
-	test.take(ackAlong, 9, ack)
+	test.take(piggybackedAck, 9, ack)
 	made = append(made, ack)
 	for range 2000 {
 		n := len(test.left)
@@ -207,7 +207,7 @@ func TestAcksAgainstNaive(t *testing.T) {
 			}
 			told = made[i]
 		}
-		if behind := ack - told; behind >= bulkAck*test.a.full {
+		if behind := ack - told; behind >= bulkAckSegments*test.a.full {
 			t.Fatalf("%d bytes are not acknowledged", behind)
 		}
 		if test.a.held > 1 {

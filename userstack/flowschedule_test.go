@@ -10,16 +10,16 @@ import (
 // The timer fires at ticks, so that flows whose times are close together are served together.
 func TestFlowsAreServedAtTicks(t *testing.T) {
 	var fs flows
-	fs.init(faketime.NewManualClock(), &acks{}, func() {})
+	fs.init(faketime.NewManualClock(), &delayedAcks{}, func() {})
 	for _, step := range []struct{ due, want time.Duration }{
 		{2*tick + 1, 3 * tick},
 		{2*tick + 9, 3 * tick}, // which is before the timer fires
 		{2 * tick, 2 * tick},
 		{5 * tick, 2 * tick},
 	} {
-		fs.timed = timed{{sched: sched{due: step.due}}}
-		if fs.setTimer(0); fs.set != step.want {
-			t.Errorf("a flow is due at %v: the timer fires at %v, want %v", step.due, fs.set, step.want)
+		fs.waiting = deadlineHeap{{schedule: schedule{due: step.due}}}
+		if fs.setTimer(0); fs.timerAt != step.want {
+			t.Errorf("a flow is due at %v: the timer fires at %v, want %v", step.due, fs.timerAt, step.want)
 		}
 	}
 }

@@ -6,32 +6,32 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
-// shortRTT is a round-trip time for which windows do not grow: firstShare is 2 Gbit/s then.
-const shortRTT = 2 * time.Millisecond
+// minAutotuneRTT is a round-trip time for which windows do not grow: firstShare is 2 Gbit/s then.
+const minAutotuneRTT = 2 * time.Millisecond
 
-// growth decides how much of a peer's data a connection needs in flight: what its reader took
+// windowSizer decides how much of a peer's data a connection needs in flight: what its reader took
 // within the last round-trip time, with room for that to double, as it does while the peer is in
 // slow start (dynamic right-sizing, Fisk and Feng, 2001).
-type growth struct {
-	since time.Duration // when copied was 0
-	copy  int           // bytes that the reader has taken since
-	last  int           // and in the round-trip time before
+type windowSizer struct {
+	since  time.Duration // when copied was 0
+	copied int           // bytes that the reader has taken since
+	last   int           // and in the round-trip time before
 }
 
-// read takes n bytes that the reader has taken, and returns how large the window should be at the
+// add takes n bytes that the reader has taken, and returns how large the window should be at the
 // least; 0 says nothing.
-func (g *growth) read(now, rtt time.Duration, n int) (want int) {
-	g.copy += n
+func (g *windowSizer) add(now, rtt time.Duration, n int) (want int) {
+	g.copied += n
 	elapsed := now - g.since
 	if elapsed < rtt {
 		return 0
 	}
-	taken := int(float64(g.copy) * float64(rtt) / float64(elapsed)) // of a pause in between only a part counts
+	taken := int(float64(g.copied) * float64(rtt) / float64(elapsed)) // of a pause in between only a part counts
 	want = 2 * taken
 	if taken > g.last+g.last/4 {
 		want *= 2
 	}
-	g.last, g.copy, g.since = taken, 0, now
+	g.last, g.copied, g.since = taken, 0, now
 	return want
 }
 
@@ -41,27 +41,27 @@ func (c *Conn) consumed(n int) {
 		return
 	}
 	rtt := c.flow.clock.min()
-	if rtt < shortRTT {
+	if rtt < minAutotuneRTT {
 		return
 	}
-	if want := c.growth.read(c.queue.flows.now(), rtt, n); want > 0 {
+	if want := c.growth.add(c.queue.flows.now(), rtt, n); want > 0 {
 		c.grow(receiving, func(have int) int { return min(want, 2*have) })
 	}
 }
 
-// growSending is called when the send buffer is full. It reports whether there is more room now:
+// growSendBuffer is called when the send buffer is full. It reports whether there is more room now:
 // where nearly all of it is in flight, it is the buffer that limits the connection.
-func (c *Conn) growSending() bool {
+func (c *Conn) growSendBuffer() bool {
 	switch {
 	case c.flow == nil:
 		return false
-	case c.flow.passive:
+	case c.flow.measureOnly:
 		var info tcpip.TCPInfoOption
 		if c.ep.GetSockOpt(&info) != nil {
 			return false
 		}
 		return c.grow(sending, func(int) int { return 2 * int(info.SndCwnd) * c.mss })
-	case c.pending.unsent() >= c.pending.limit():
+	case c.notSent.unsent() >= c.notSent.limit():
 		return false
 	}
 	return c.grow(sending, func(have int) int { return 2 * have })
@@ -77,7 +77,7 @@ func (c *Conn) grow(d direction, wanted func(have int) int) bool {
 		return false
 	}
 	c.applySize(d)
-	c.queue.idle.watch()
+	c.queue.reclaimer.start()
 	return true
 }
 
@@ -98,56 +98,56 @@ func (c *Conn) applySize(d direction) {
 		return
 	}
 	setSendBuffer(c.ep, n)
-	c.pending.most.Store(int64(n))
+	c.notSent.sendBufferSize.Store(int64(n))
 }
 
-// idleShare is how long a connection must have been idle to lose what it has got by grow.
-const idleShare = 5 * time.Second
+// reclaimAfter is how long a connection must have been idle to lose what it has got by grow.
+const reclaimAfter = 5 * time.Second
 
-// idleWatch takes memory back from idle connections. Its timer runs only while a connection has
+// idleReclaimer takes memory back from idle connections. Its timer runs only while a connection has
 // more than it began with.
-type idleWatch struct {
-	q     *Queue
-	timer tcpip.Timer // nil until there was need; the queue's mutex guards it
-	runs  bool
+type idleReclaimer struct {
+	q       *Queue
+	timer   tcpip.Timer // nil until there was need; the queue's mutex guards it
+	running bool
 }
 
-// watch has the timer run.
-func (w *idleWatch) watch() {
+// start has the timer run.
+func (w *idleReclaimer) start() {
 	w.q.mu.Lock()
 	defer w.q.mu.Unlock()
 	w.startLocked()
 }
 
-func (w *idleWatch) startLocked() {
-	if w.runs || w.q.closed {
+func (w *idleReclaimer) startLocked() {
+	if w.running || w.q.closed {
 		return
 	}
-	w.runs = true
+	w.running = true
 	if w.timer == nil {
-		w.timer = w.q.flows.clock.AfterFunc(idleShare, w.look)
+		w.timer = w.q.flows.clock.AfterFunc(reclaimAfter, w.reclaim)
 	} else {
-		w.timer.Reset(idleShare)
+		w.timer.Reset(reclaimAfter)
 	}
 }
 
-func (w *idleWatch) stopLocked() {
+func (w *idleReclaimer) stopLocked() {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
 }
 
-// look takes back what idle connections have got, and goes on while others have any.
-func (w *idleWatch) look() {
+// reclaim takes back what idle connections have got, and goes on while others have any.
+func (w *idleReclaimer) reclaim() {
 	w.q.mu.Lock()
-	w.runs = false
+	w.running = false
 	now := w.q.flows.now()
 	var idle [directions][]*Conn
 	busy := false
 	for _, f := range w.q.flows.byID {
-		for d, since := range [directions]time.Duration{receiving: f.heard, sending: f.talked(now)} {
+		for d, since := range [directions]time.Duration{receiving: f.lastHeard, sending: f.lastBusy(now)} {
 			switch {
-			case now-since >= idleShare:
+			case now-since >= reclaimAfter:
 				idle[d] = append(idle[d], f.conn)
 			default:
 				busy = true

@@ -103,7 +103,7 @@ func (c *Conn) waitReadable() error {
 		if c.ep.Readiness(waiter.ReadableEvents|waiter.EventErr|waiter.EventHUp) != 0 {
 			return nil
 		}
-		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+		if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 			return err
 		}
 	}

@@ -23,8 +23,8 @@ import (
 // one finds nobody.
 func TestGate(t *testing.T) {
 	p := newPair(t, 0)
-	next := make(chan func(*Incoming), 1)
-	g, err := p.b.OpenGate(7, func(in *Incoming) { (<-next)(in) })
+	next := make(chan func(*ConnRequest), 1)
+	g, err := p.b.ListenRequests(7, func(in *ConnRequest) { (<-next)(in) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestGate(t *testing.T) {
 	for _, from := range []*Stack{p.a, p.b} { // b reaches itself without leaving
 		for _, to := range []netip.Addr{addrB4, addrB6} {
 			dst := netip.AddrPortFrom(to, 7)
-			next <- func(in *Incoming) {
+			next <- func(in *ConnRequest) {
 				if in.Dst != dst {
 					t.Errorf("asked about %v, want %v", in.Dst, dst)
 				}
@@ -56,7 +56,7 @@ func TestGate(t *testing.T) {
 				t.Errorf("%v: got %q, %v", dst, got, err)
 			}
 			c.Close()
-			next <- (*Incoming).Refuse
+			next <- (*ConnRequest).Reject
 			if _, err := from.DialContext(t.Context(), "tcp", dst.String()); !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("%v: refused with %v", dst, err)
 			}
@@ -73,7 +73,7 @@ func TestGate(t *testing.T) {
 	}
 	ln.Close()
 	p.b.Close()
-	if _, err := p.b.OpenGate(8, (*Incoming).Refuse); !errors.Is(err, net.ErrClosed) {
+	if _, err := p.b.ListenRequests(8, (*ConnRequest).Reject); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a gate of a closed stack: %v", err)
 	}
 }
@@ -83,7 +83,7 @@ func TestDrop(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, 0)
 	var asked atomic.Int64
-	if _, err := p.b.OpenGate(7, func(in *Incoming) {
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) {
 		if asked.Add(1) == 1 {
 			in.Drop()
 			return
@@ -104,13 +104,13 @@ func TestDrop(t *testing.T) {
 func TestCloseForgetsRequests(t *testing.T) {
 	p := newPair(t, 0)
 	openc := make(chan struct{})
-	if _, err := p.b.OpenGate(7, func(in *Incoming) {
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) {
 		<-openc
-		in.Refuse()
+		in.Reject()
 	}); err != nil {
 		t.Fatal(err)
 	}
-	p.b.incoming.admission.places = 4
+	p.b.synQueue.admission.places = 4
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range 10 {
@@ -134,7 +134,7 @@ func TestCloseForgetsRequests(t *testing.T) {
 // for the end of its TIME-WAIT state.
 func TestReopen(t *testing.T) {
 	p := newPair(t, 0)
-	if _, err := p.b.OpenGate(7, func(in *Incoming) { acceptOne(t, in) }); err != nil {
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) { acceptOne(t, in) }); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {
@@ -155,7 +155,7 @@ func TestReopen(t *testing.T) {
 			t.Fatal("no answer to the first SYN")
 		}
 		wq.EventUnregister(&entry)
-		share, err := p.a.memory.take(t.Context(), nil)
+		share, err := p.a.memory.acquire(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +177,7 @@ func TestReopen(t *testing.T) {
 func TestCloseDuringHandshake(t *testing.T) {
 	p := newPair(t, 0)
 	accepted := make(chan error)
-	_, err := p.b.OpenGate(7, func(in *Incoming) {
+	_, err := p.b.ListenRequests(7, func(in *ConnRequest) {
 		p.mu.Lock()
 		p.drop = func([]byte) bool { return true }
 		p.mu.Unlock()

@@ -48,7 +48,7 @@ func (c *crowd) dialOne(from *Stack, to netip.AddrPort) {
 }
 
 // acceptOne is what a gate does for a crowd.
-func acceptOne(t *testing.T, in *Incoming) {
+func acceptOne(t *testing.T, in *ConnRequest) {
 	c, err := in.Accept()
 	if err != nil {
 		t.Errorf("accepting: %v", err)
@@ -70,9 +70,9 @@ func echoOne(t *testing.T, c net.Conn) {
 
 // requests counts the requests of s that are worked on, and all.
 func requests(s *Stack) (working, all int) {
-	s.incoming.mu.Lock()
-	defer s.incoming.mu.Unlock()
-	return s.incoming.admission.working, len(s.incoming.admission.requests)
+	s.synQueue.mu.Lock()
+	defer s.synQueue.mu.Unlock()
+	return s.synQueue.admission.working, len(s.synQueue.admission.requests)
 }
 
 // eventually waits until done reports true.
@@ -93,7 +93,7 @@ func TestGateAcceptsCrowd(t *testing.T) {
 	openc := make(chan struct{})
 	open := sync.OnceFunc(func() { close(openc) })
 	defer open()
-	if _, err := p.b.OpenGate(7, func(in *Incoming) {
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) {
 		asked.Add(1)
 		<-openc
 		acceptOne(t, in)
@@ -111,9 +111,9 @@ func TestGateAcceptsCrowd(t *testing.T) {
 func TestGateAcceptsCrowdWithFewPlaces(t *testing.T) {
 	const places = 16
 	p := newPair(t, 0)
-	p.b.incoming.admission.places = places
+	p.b.synQueue.admission.places = places
 	var working, most atomic.Int64
-	if _, err := p.b.OpenGate(7, func(in *Incoming) {
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) {
 		for n := working.Add(1); ; {
 			if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
 				break
@@ -138,10 +138,10 @@ func TestGateAcceptsCrowdWithFewPlaces(t *testing.T) {
 func TestGateIsShared(t *testing.T) {
 	const places = 64
 	p := newPair(t, 0)
-	p.b.incoming.admission.places = places
+	p.b.synQueue.admission.places = places
 	openc := make(chan struct{})
 	for _, port := range []uint16{7, 8} {
-		if _, err := p.b.OpenGate(port, func(in *Incoming) {
+		if _, err := p.b.ListenRequests(port, func(in *ConnRequest) {
 			if in.Src.Addr() == addrA4 && port == 7 {
 				<-openc
 			}

@@ -115,17 +115,17 @@ func TestUnaskedDatagrams(t *testing.T) {
 }
 
 func TestSpokenToIsBounded(t *testing.T) {
-	s := newSpokenTo()
+	s := newDestinations()
 	at := func(i int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1)
 	}
-	for i := range 10 * spokenMax {
+	for i := range 10 * maxDestinations {
 		s.add(at(i))
 	}
-	if n := len(s.now) + len(s.old); n > 2*spokenMax {
-		t.Errorf("%d peers remembered, want at most %d", n, 2*spokenMax)
+	if n := len(s.now) + len(s.old); n > 2*maxDestinations {
+		t.Errorf("%d peers remembered, want at most %d", n, 2*maxDestinations)
 	}
-	if !s.has(at(10*spokenMax - 1)) {
+	if !s.has(at(10*maxDestinations - 1)) {
 		t.Error("the last peer is forgotten")
 	}
 	if s.has(at(0)) {
@@ -165,7 +165,7 @@ func TestFilterRefusesConnections(t *testing.T) {
 	if _, err := p.b.DialContext(ctx, "tcp", "100.64.0.1:80"); !errors.Is(err, syscall.ETIMEDOUT) {
 		t.Errorf("got %v, want ETIMEDOUT", err)
 	}
-	if p.a.dev.refused.Load() == 0 {
+	if p.a.dev.filtered.Load() == 0 {
 		t.Error("nothing was counted as refused")
 	}
 	var asked []Flow

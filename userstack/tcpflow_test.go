@@ -88,7 +88,7 @@ func TestRecoveryIsCounted(t *testing.T) {
 	}
 	r, w := p.ends[0].Recovery(), p.ways[0].Stats()
 	lost := w.Lost + w.QueueFull
-	if r.Packets < 1000 || r.Lost < lost*9/10 || r.Lost > lost || r.Repeated < r.Lost*9/10 || r.Repeated > r.Lost+5 {
+	if r.Packets < 1000 || r.Lost < lost*9/10 || r.Lost > lost || r.Retransmitted < r.Lost*9/10 || r.Retransmitted > r.Lost+5 {
 		t.Errorf("%+v, and the path lost %d packets", r, lost)
 	}
 	if got := p.ends[1].Recovery(); got.Packets != 0 {

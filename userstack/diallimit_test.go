@@ -13,7 +13,7 @@ import (
 // Dials to one target take turns, those to another do not wait for them, and nothing is kept of a
 // target without dials.
 func TestDials(t *testing.T) {
-	var d dials
+	var d dialLimiter
 	to, other := netip.MustParseAddrPort("100.64.0.2:80"), netip.MustParseAddrPort("100.64.0.2:81")
 	never := make(chan struct{})
 	var turns []*dialTarget
@@ -70,11 +70,11 @@ func TestDialTargetIsAnswering(t *testing.T) {
 	if target.isAnswering() {
 		t.Error("a target that never answered")
 	}
-	target.hear()
+	target.noteAnswer()
 	if !target.isAnswering() {
 		t.Error("a target that has just answered")
 	}
-	target.answered.Store(time.Now().Add(-connectPatience).UnixNano())
+	target.answered.Store(time.Now().Add(-connectRetryDelay).UnixNano())
 	if target.isAnswering() {
 		t.Error("a target that answered long ago")
 	}

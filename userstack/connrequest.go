@@ -22,21 +22,21 @@ import (
 // of its own that a Gate holds.
 
 const (
-	// maxPlaces requests are worked on at a time, and at least minPlaces. Between these, it is one
+	// maxRequestPlaces requests are worked on at a time, and at least minPlaces. Between these, it is one
 	// for each placeMemory bytes that connections may buffer: a request takes some 30 KiB.
-	maxPlaces   = 4096
-	minPlaces   = 256
-	placeMemory = 64 << 10
+	maxRequestPlaces = 4096
+	minRequestPlaces = 256
+	placeMemory      = 64 << 10
 
-	// waitingRoom requests may wait for each place. One that waits takes about 1 KiB.
-	waitingRoom = 4
+	// waitingPerPlace requests may wait for each place. One that waits takes about 1 KiB.
+	waitingPerPlace = 4
 )
 
-// incomingPatience is how long a request waits for memory before it is dropped.
-const incomingPatience = 10 * time.Second
+// memoryWait is how long a request waits for memory before it is dropped.
+const memoryWait = 10 * time.Second
 
-// incoming hands the SYNs of peers to gVisor's forwarders, as many at a time as admission allows.
-type incoming struct {
+// synQueue hands the SYNs of peers to gVisor's forwarders, as many at a time as admission allows.
+type synQueue struct {
 	s *Stack
 
 	mu        sync.Mutex
@@ -46,9 +46,9 @@ type incoming struct {
 // requestPlaces is how many requests may be worked on at a time.
 func (c *Config) requestPlaces() int {
 	if c.Buffers == 0 {
-		return maxPlaces
+		return maxRequestPlaces
 	}
-	return max(minPlaces, min(c.Buffers/placeMemory, maxPlaces))
+	return max(minRequestPlaces, min(c.Buffers/placeMemory, maxRequestPlaces))
 }
 
 // peerOf is Config.Peer without a nil.
@@ -59,45 +59,45 @@ func (c *Config) peerOf() func(netip.Addr) netip.Addr {
 	return func(a netip.Addr) netip.Addr { return a }
 }
 
-// setIncoming has the stack ask the gates about what has no listener.
-func (s *Stack) setIncoming(cfg *Config) {
+// setRequestHandlers has the stack ask the gates about what has no listener.
+func (s *Stack) setRequestHandlers(cfg *Config) {
 	places := cfg.requestPlaces()
-	s.incoming.s = s
-	s.incoming.admission.init(places, waitingRoom*places, cfg.peerOf())
-	s.gated = s.newForwarder(s.ask)
-	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.takeSegment)
+	s.synQueue.s = s
+	s.synQueue.admission.init(places, waitingPerPlace*places, cfg.peerOf())
+	s.ownForwarder = s.newForwarder(s.passToListener)
+	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.handleUnmatched)
 }
 
 // newForwarder makes a forwarder without a bound of its own: incoming has one.
-func (s *Stack) newForwarder(handle func(*Incoming)) *tcp.Forwarder {
-	work := func(req *tcp.ForwarderRequest) { s.work(req, handle) }
+func (s *Stack) newForwarder(handle func(*ConnRequest)) *tcp.Forwarder {
+	work := func(req *tcp.ForwarderRequest) { s.handleRequest(req, handle) }
 	return tcp.NewForwarder(s.gv, s.memory.listenSize(), math.MaxInt, work)
 }
 
-// takeSegment gets the segments that belong to no connection or listener. Where it reports false
+// handleUnmatched gets the segments that belong to no connection or listener. Where it reports false
 // they are refused.
-func (s *Stack) takeSegment(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	via := s.foreign
+func (s *Stack) handleUnmatched(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	via := s.routedForwarder
 	if s.dev.isOwn(addrOf(id.LocalAddress)) {
-		if _, held := s.gates.Load(id.LocalPort); !held {
+		if _, held := s.requestListeners.Load(id.LocalPort); !held {
 			return false
 		}
-		via = s.gated
+		via = s.ownForwarder
 	}
 	const relevant = header.TCPFlagSyn | header.TCPFlagAck
 	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
 	if via == nil || flags&relevant != header.TCPFlagSyn {
 		return false
 	}
-	s.incoming.take(&request{id: id, via: via, syn: pkt.IncRef()})
+	s.synQueue.add(&request{id: id, via: via, syn: pkt.IncRef()})
 	return true
 }
 
-// reopen makes way for a SYN whose addresses and ports are those of a connection in TIME-WAIT. A
+// endTimeWait makes way for a SYN whose addresses and ports are those of a connection in TIME-WAIT. A
 // peer that opens many connections uses a port again before that state ends, and "MAY accept a new
 // SYN from the remote TCP endpoint to reopen the connection directly from the TIME-WAIT state" (RFC
 // 9293, section 3.6.1). gVisor does so only where there is a listener.
-func (s *Stack) reopen(f Flow) {
+func (s *Stack) endTimeWait(f Flow) {
 	if f.Protocol != TCP {
 		return
 	}
@@ -111,19 +111,19 @@ func (s *Stack) reopen(f Flow) {
 	}
 }
 
-// take takes over the SYN of a request.
-func (i *incoming) take(r *request) {
+// add takes over the SYN of a request.
+func (i *synQueue) add(r *request) {
 	i.mu.Lock()
 	useless := i.admission.offer(i.now(), r)
 	i.mu.Unlock()
 	if useless != nil {
 		useless.DecRef()
 	}
-	i.begin()
+	i.startWaiting()
 }
 
-// begin hands over all requests for which there is a place.
-func (i *incoming) begin() {
+// startWaiting hands over all requests for which there is a place.
+func (i *synQueue) startWaiting() {
 	for {
 		i.mu.Lock()
 		r, syn := i.admission.next()
@@ -142,15 +142,15 @@ func (i *incoming) begin() {
 }
 
 // done takes back the place of a request, for the next.
-func (i *incoming) done(id stack.TransportEndpointID) {
+func (i *synQueue) done(id stack.TransportEndpointID) {
 	i.mu.Lock()
 	i.admission.done(i.admission.requests[id])
 	i.mu.Unlock()
-	i.begin()
+	i.startWaiting()
 }
 
 // close forgets the requests that wait.
-func (i *incoming) close() {
+func (i *synQueue) close() {
 	i.mu.Lock()
 	useless := i.admission.clear()
 	i.mu.Unlock()
@@ -160,56 +160,56 @@ func (i *incoming) close() {
 }
 
 // now is the time since the beginning of the stack's clock.
-func (i *incoming) now() time.Duration {
+func (i *synQueue) now() time.Duration {
 	return i.s.gv.Clock().NowMonotonic().Sub(tcpip.MonotonicTime{})
 }
 
-// work is called by a forwarder, each time in a goroutine of its own. Before anything is done for a
+// handleRequest is called by a forwarder, each time in a goroutine of its own. Before anything is done for a
 // request, there must be memory for its connection.
-func (s *Stack) work(req *tcp.ForwarderRequest, handle func(*Incoming)) {
+func (s *Stack) handleRequest(req *tcp.ForwarderRequest, handle func(*ConnRequest)) {
 	deepstack.Grow()
-	in := newIncoming(s, req)
+	in := newConnRequest(s, req)
 	if in.awaitMemory() != nil {
-		in.end(silently)
+		in.finish(withoutReset)
 		return
 	}
 	handle(in)
 }
 
 // awaitMemory waits for a share for the connection.
-func (i *Incoming) awaitMemory() (err error) {
-	if i.share, _ = i.s.memory.tryTake(); i.share != nil {
+func (i *ConnRequest) awaitMemory() (err error) {
+	if i.share, _ = i.s.memory.tryAcquire(); i.share != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), incomingPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), memoryWait)
 	defer cancel()
-	i.share, err = i.s.memory.take(ctx, i.s.dev.closec)
+	i.share, err = i.s.memory.acquire(ctx, i.s.dev.closec)
 	return err
 }
 
-// ask has a gate decide.
-func (s *Stack) ask(in *Incoming) {
-	g, held := s.gates.Load(in.Dst.Port())
+// passToListener has a gate decide.
+func (s *Stack) passToListener(in *ConnRequest) {
+	g, held := s.requestListeners.Load(in.Dst.Port())
 	if !held { // any more
-		in.Refuse()
+		in.Reject()
 		return
 	}
-	g.(*Gate).take(in)
+	g.(*RequestListener).handle(in)
 }
 
-// Gate holds a TCP port on all addresses of a stack. Make it with OpenGate.
-type Gate struct {
-	s    *Stack
-	ep   tcpip.Endpoint // bound and no more, so that nobody else takes the port
-	port uint16
-	take func(*Incoming)
-	once sync.Once
+// RequestListener holds a TCP port on all addresses of a stack. Make it with OpenGate.
+type RequestListener struct {
+	s      *Stack
+	ep     tcpip.Endpoint // bound and no more, so that nobody else takes the port
+	port   uint16
+	handle func(*ConnRequest)
+	once   sync.Once
 }
 
-// OpenGate has take called, each time in a goroutine of its own, for each connection that somebody
+// ListenRequests has take called, each time in a goroutine of its own, for each connection that somebody
 // wants to port and the filter allows; it has to accept, refuse or drop it. Requests wait while too
 // many others are being decided about.
-func (s *Stack) OpenGate(port uint16, take func(*Incoming)) (*Gate, error) {
+func (s *Stack) ListenRequests(port uint16, take func(*ConnRequest)) (*RequestListener, error) {
 	local := &net.TCPAddr{Port: int(port)}
 	if s.closed.Load() {
 		return nil, opError(opListen, "tcp", nil, local, net.ErrClosed)
@@ -223,72 +223,72 @@ func (s *Stack) OpenGate(port uint16, take func(*Incoming)) (*Gate, error) {
 	if terr != nil {
 		return nil, opError(opListen, "tcp", nil, local, errorOf(terr))
 	}
-	g := &Gate{s: s, ep: ep, port: port, take: take}
-	s.gates.Store(port, g)
+	g := &RequestListener{s: s, ep: ep, port: port, handle: take}
+	s.requestListeners.Store(port, g)
 	return g, nil
 }
 
 // Close gives up the port. Connections that were accepted live on.
-func (g *Gate) Close() error {
+func (g *RequestListener) Close() error {
 	g.once.Do(func() {
-		g.s.gates.Delete(g.port)
+		g.s.requestListeners.Delete(g.port)
 		g.ep.Close()
 	})
 	return nil
 }
 
-// Incoming is a connection that somebody wants and that nobody has answered yet.
-type Incoming struct {
+// ConnRequest is a connection that somebody wants and that nobody has answered yet.
+type ConnRequest struct {
 	Src, Dst netip.AddrPort
 	s        *Stack
 	req      *tcp.ForwarderRequest
 	share    *share // of memory, for the connection
 }
 
-func newIncoming(s *Stack, req *tcp.ForwarderRequest) *Incoming {
-	src, dst := flowOf(req.ID())
-	return &Incoming{Src: src, Dst: dst, s: s, req: req}
+func newConnRequest(s *Stack, req *tcp.ForwarderRequest) *ConnRequest {
+	src, dst := endsOf(req.ID())
+	return &ConnRequest{Src: src, Dst: dst, s: s, req: req}
 }
 
-// flowOf translates the two ends; the stack's is the destination.
-func flowOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
+// endsOf translates the two ends; the stack's is the destination.
+func endsOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
 	return netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort), netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)
 }
 
-// Refuse resets the connection.
-func (i *Incoming) Refuse() {
-	i.s.memory.give(i.share)
-	i.end(byReset)
+// Reject resets the connection.
+func (i *ConnRequest) Reject() {
+	i.s.memory.release(i.share)
+	i.finish(withReset)
 }
 
 // Drop leaves the request without an answer, as if it had been lost. Its sender repeats it.
-func (i *Incoming) Drop() {
-	i.s.memory.give(i.share)
-	i.end(silently)
+func (i *ConnRequest) Drop() {
+	i.s.memory.release(i.share)
+	i.finish(withoutReset)
 }
 
-// ending is how a request ends that did not lead to a connection, or has led to one.
-type ending int
+// completion is how a request ends that did not lead to a connection, or has led to one.
+type completion int
 
 const (
-	silently ending = iota
-	byReset
+	withoutReset completion = iota
+	withReset
 )
 
-// end gives up the place of the request.
-func (i *Incoming) end(how ending) {
+// finish gives up the place of the request.
+func (i *ConnRequest) finish(how completion) {
 	id := i.req.ID()
-	i.req.Complete(how == byReset)
-	i.s.incoming.done(id)
+	i.req.Complete(how == withReset)
+	i.s.synQueue.done(id)
 }
 
 // Accept completes the handshake.
-func (i *Incoming) Accept() (*Conn, error) {
-	defer i.end(silently)
+func (i *ConnRequest) Accept() (*Conn, error) {
+	defer i.finish(withoutReset)
 	wq := new(waiter.Queue)
-	ep, terr := i.shakeHands(wq)
+	ep, terr := i.completeHandshake(wq)
 	if terr != nil {
-		i.s.memory.give(i.share)
+		i.s.memory.release(i.share)
 		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), errorOf(terr))
 	}
 	setConnOptions(ep)
@@ -296,8 +296,8 @@ func (i *Incoming) Accept() (*Conn, error) {
 	return newConn(i.s, i.share, ep, wq, i.s.mss(i.Dst.Addr())), nil
 }
 
-// shakeHands waits for the other side. Close of the stack ends it.
-func (i *Incoming) shakeHands(wq *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
+// completeHandshake waits for the other side. Close of the stack ends it.
+func (i *ConnRequest) completeHandshake(wq *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
 	i.s.accepting.Add(1)
 	defer i.s.accepting.Add(-1)
 	if i.s.closed.Load() {

@@ -6,27 +6,28 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
-// minAutotuneRTT is a round-trip time for which windows do not grow: firstShare is 2 Gbit/s then.
+// minAutotuneRTT is the shortest round-trip time for which windows grow. Below it, firstShare
+// suffices for 2 Gbit/s.
 const minAutotuneRTT = 2 * time.Millisecond
 
-// windowSizer decides how much of a peer's data a connection needs in flight: what its reader took
-// within the last round-trip time, with room for that to double, as it does while the peer is in
-// slow start (dynamic right-sizing, Fisk and Feng, 2001).
+// windowSizer estimates how much data of the peer a connection needs in flight: what its reader
+// consumed within the last round-trip time, with room for that to double, as it does while the peer
+// is in slow start (dynamic right-sizing, Fisk and Feng, 2001).
 type windowSizer struct {
-	since  time.Duration // when copied was 0
-	copied int           // bytes that the reader has taken since
-	last   int           // and in the round-trip time before
+	since  time.Duration // start of the current measurement
+	copied int           // bytes that the reader has consumed since then
+	last   int           // bytes per round-trip time in the measurement before
 }
 
-// add takes n bytes that the reader has taken, and returns how large the window should be at the
-// least; 0 says nothing.
+// add notes that the reader has consumed n bytes. It returns the least size that the window should
+// have, or 0 while the measurement goes on.
 func (g *windowSizer) add(now, rtt time.Duration, n int) (want int) {
 	g.copied += n
 	elapsed := now - g.since
 	if elapsed < rtt {
 		return 0
 	}
-	taken := int(float64(g.copied) * float64(rtt) / float64(elapsed)) // of a pause in between only a part counts
+	taken := int(float64(g.copied) * float64(rtt) / float64(elapsed)) // elapsed may exceed rtt by a pause
 	want = 2 * taken
 	if taken > g.last+g.last/4 {
 		want *= 2
@@ -35,7 +36,7 @@ func (g *windowSizer) add(now, rtt time.Duration, n int) (want int) {
 	return want
 }
 
-// consumed notes that the reader has taken n bytes, and lets the receive window grow.
+// consumed notes that the reader has consumed n bytes, and grows the receive window.
 func (c *Conn) consumed(n int) {
 	if c.flow == nil || n == 0 {
 		return
@@ -49,8 +50,9 @@ func (c *Conn) consumed(n int) {
 	}
 }
 
-// growSendBuffer is called when the send buffer is full. It reports whether there is more room now:
-// where nearly all of it is in flight, it is the buffer that limits the connection.
+// growSendBuffer is called when the send buffer is full, and reports whether it has become larger.
+// It grows only if nearly all of its content is in flight, because only then the buffer limits the
+// connection.
 func (c *Conn) growSendBuffer() bool {
 	switch {
 	case c.flow == nil:
@@ -67,8 +69,8 @@ func (c *Conn) growSendBuffer() bool {
 	return c.grow(sending, func(have int) int { return 2 * have })
 }
 
-// grow lets the connection buffer as much as wanted says, given what it may buffer now, and reports
-// whether that is more than before.
+// grow enlarges a buffer of the connection to what wanted returns for the present size, as far as
+// the memory allows. It reports whether the buffer has become larger.
 func (c *Conn) grow(d direction, wanted func(have int) int) bool {
 	c.share.mu.Lock()
 	defer c.share.mu.Unlock()
@@ -81,7 +83,7 @@ func (c *Conn) grow(d direction, wanted func(have int) int) bool {
 	return true
 }
 
-// shrink takes back what an idle connection has got by grow.
+// shrink sets a buffer of an idle connection back to its first size.
 func (c *Conn) shrink(d direction) {
 	c.share.mu.Lock()
 	defer c.share.mu.Unlock()
@@ -90,7 +92,7 @@ func (c *Conn) shrink(d direction) {
 	}
 }
 
-// applySize tells gVisor of a size that has changed. The caller holds share.mu.
+// applySize tells gVisor the new size of a buffer. The caller holds share.mu.
 func (c *Conn) applySize(d direction) {
 	n := c.share.size[d]
 	if d == receiving {
@@ -101,18 +103,18 @@ func (c *Conn) applySize(d direction) {
 	c.notSent.sendBufferSize.Store(int64(n))
 }
 
-// reclaimAfter is how long a connection must have been idle to lose what it has got by grow.
+// reclaimAfter is how long a direction must be idle before its buffer is shrunk.
 const reclaimAfter = 5 * time.Second
 
-// idleReclaimer takes memory back from idle connections. Its timer runs only while a connection has
-// more than it began with.
+// idleReclaimer shrinks the buffers of idle connections. Its timer starts when a connection grows,
+// and stops when all connections are idle.
 type idleReclaimer struct {
 	q       *Queue
-	timer   tcpip.Timer // nil until there was need; the queue's mutex guards it
+	timer   tcpip.Timer // nil until first needed; guarded by the queue's mutex
 	running bool
 }
 
-// start has the timer run.
+// start starts the timer.
 func (w *idleReclaimer) start() {
 	w.q.mu.Lock()
 	defer w.q.mu.Unlock()
@@ -137,7 +139,7 @@ func (w *idleReclaimer) stopLocked() {
 	}
 }
 
-// reclaim takes back what idle connections have got, and goes on while others have any.
+// reclaim shrinks the buffers of idle connections. It restarts the timer while others are in use.
 func (w *idleReclaimer) reclaim() {
 	w.q.mu.Lock()
 	w.running = false
@@ -145,7 +147,7 @@ func (w *idleReclaimer) reclaim() {
 	var idle [directions][]*Conn
 	busy := false
 	for _, f := range w.q.flows.byID {
-		for d, since := range [directions]time.Duration{receiving: f.lastHeard, sending: f.lastBusy(now)} {
+		for d, since := range [directions]time.Duration{receiving: f.lastUse.received, sending: f.lastBusy(now)} {
 			switch {
 			case now-since >= reclaimAfter:
 				idle[d] = append(idle[d], f.conn)

@@ -17,25 +17,26 @@ import (
 	"ginnel/internal/deepstack"
 )
 
-// This file has the connections that are decided about before they are answered, so that the peer
-// learns whether the destination is there: those to addresses behind this host, and those to ports
-// of its own that a Gate holds.
+// Connection requests are SYNs that the program accepts or rejects before they are answered, so
+// that the peer learns whether the final destination can be reached. There are two kinds: to
+// addresses behind this host (Router), and to ports of this host (RequestListener).
 
 const (
-	// maxRequestPlaces requests are worked on at a time, and at least minPlaces. Between these, it is one
-	// for each placeMemory bytes that connections may buffer: a request takes some 30 KiB.
+	// The number of requests that are handled at a time is one for each placeMemory bytes of
+	// Config.Buffers, between minRequestPlaces and maxRequestPlaces. Each takes about 30 KiB.
 	maxRequestPlaces = 4096
 	minRequestPlaces = 256
 	placeMemory      = 64 << 10
 
-	// waitingPerPlace requests may wait for each place. One that waits takes about 1 KiB.
+	// waitingPerPlace is how many requests may wait for each one that is handled. A waiting request
+	// takes about 1 KiB.
 	waitingPerPlace = 4
 )
 
-// memoryWait is how long a request waits for memory before it is dropped.
+// memoryWait is how long a request waits for a share of the memory before it is dropped.
 const memoryWait = 10 * time.Second
 
-// synQueue hands the SYNs of peers to gVisor's forwarders, as many at a time as admission allows.
+// synQueue passes SYNs to gVisor's forwarders, as many at a time as admission allows.
 type synQueue struct {
 	s *Stack
 
@@ -43,7 +44,7 @@ type synQueue struct {
 	admission admission
 }
 
-// requestPlaces is how many requests may be worked on at a time.
+// requestPlaces is how many requests may be handled at a time.
 func (c *Config) requestPlaces() int {
 	if c.Buffers == 0 {
 		return maxRequestPlaces
@@ -51,7 +52,7 @@ func (c *Config) requestPlaces() int {
 	return max(minRequestPlaces, min(c.Buffers/placeMemory, maxRequestPlaces))
 }
 
-// peerOf is Config.Peer without a nil.
+// peerOf is Config.Peer or its default.
 func (c *Config) peerOf() func(netip.Addr) netip.Addr {
 	if c.Peer != nil {
 		return c.Peer
@@ -59,7 +60,7 @@ func (c *Config) peerOf() func(netip.Addr) netip.Addr {
 	return func(a netip.Addr) netip.Addr { return a }
 }
 
-// setRequestHandlers has the stack ask the gates about what has no listener.
+// setRequestHandlers installs the handler of SYNs to ports without a Listener.
 func (s *Stack) setRequestHandlers(cfg *Config) {
 	places := cfg.requestPlaces()
 	s.synQueue.s = s
@@ -68,18 +69,19 @@ func (s *Stack) setRequestHandlers(cfg *Config) {
 	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.handleUnmatched)
 }
 
-// newForwarder makes a forwarder without a bound of its own: incoming has one.
+// newForwarder makes a forwarder without a limit of its own, because synQueue has one.
 func (s *Stack) newForwarder(handle func(*ConnRequest)) *tcp.Forwarder {
-	work := func(req *tcp.ForwarderRequest) { s.handleRequest(req, handle) }
-	return tcp.NewForwarder(s.gv, s.memory.listenSize(), math.MaxInt, work)
+	return tcp.NewForwarder(s.gv, s.memory.listenSize(), math.MaxInt, func(req *tcp.ForwarderRequest) {
+		s.handleRequest(req, handle)
+	})
 }
 
-// handleUnmatched gets the segments that belong to no connection or listener. Where it reports false
-// they are refused.
+// handleUnmatched gets the inbound segments that match no connection and no Listener. If it reports
+// false, gVisor answers the segment with a reset.
 func (s *Stack) handleUnmatched(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	via := s.routedForwarder
 	if s.dev.isOwn(addrOf(id.LocalAddress)) {
-		if _, held := s.requestListeners.Load(id.LocalPort); !held {
+		if s.requestListeners.get(id.LocalPort) == nil {
 			return false
 		}
 		via = s.ownForwarder
@@ -93,10 +95,10 @@ func (s *Stack) handleUnmatched(id stack.TransportEndpointID, pkt *stack.PacketB
 	return true
 }
 
-// endTimeWait makes way for a SYN whose addresses and ports are those of a connection in TIME-WAIT. A
-// peer that opens many connections uses a port again before that state ends, and "MAY accept a new
+// endTimeWait ends a connection in TIME-WAIT if flow is a SYN with the same addresses and ports. A
+// peer that opens many connections reuses a port before that state ends, and TCP "MAY accept a new
 // SYN from the remote TCP endpoint to reopen the connection directly from the TIME-WAIT state" (RFC
-// 9293, section 3.6.1). gVisor does so only where there is a listener.
+// 9293, section 3.6.1). gVisor does so only if there is a listener.
 func (s *Stack) endTimeWait(f Flow) {
 	if f.Protocol != TCP {
 		return
@@ -111,61 +113,61 @@ func (s *Stack) endTimeWait(f Flow) {
 	}
 }
 
-// add takes over the SYN of a request.
-func (i *synQueue) add(r *request) {
-	i.mu.Lock()
-	useless := i.admission.offer(i.now(), r)
-	i.mu.Unlock()
-	if useless != nil {
-		useless.DecRef()
+// add takes over r and its SYN.
+func (q *synQueue) add(r *request) {
+	q.mu.Lock()
+	surplus := q.admission.offer(q.now(), r)
+	q.mu.Unlock()
+	if surplus != nil {
+		surplus.DecRef()
 	}
-	i.startWaiting()
+	q.startWaiting()
 }
 
-// startWaiting hands over all requests for which there is a place.
-func (i *synQueue) startWaiting() {
+// startWaiting passes on all requests that admission lets start.
+func (q *synQueue) startWaiting() {
 	for {
-		i.mu.Lock()
-		r, syn := i.admission.next()
-		now := i.now()
-		i.mu.Unlock()
+		q.mu.Lock()
+		r, syn := q.admission.next()
+		now := q.now()
+		q.mu.Unlock()
 		if r == nil {
 			return
 		}
 		if now-r.seen > requestLife || !r.via.HandlePacket(r.id, syn) {
-			i.mu.Lock()
-			i.admission.done(r)
-			i.mu.Unlock()
+			q.mu.Lock()
+			q.admission.done(r)
+			q.mu.Unlock()
 		}
 		syn.DecRef()
 	}
 }
 
-// done takes back the place of a request, for the next.
-func (i *synQueue) done(id stack.TransportEndpointID) {
-	i.mu.Lock()
-	i.admission.done(i.admission.requests[id])
-	i.mu.Unlock()
-	i.startWaiting()
+// done frees the place of a request and starts waiting ones.
+func (q *synQueue) done(id stack.TransportEndpointID) {
+	q.mu.Lock()
+	q.admission.done(q.admission.requests[id])
+	q.mu.Unlock()
+	q.startWaiting()
 }
 
-// close forgets the requests that wait.
-func (i *synQueue) close() {
-	i.mu.Lock()
-	useless := i.admission.clear()
-	i.mu.Unlock()
-	for _, syn := range useless {
+// close drops the waiting requests and all later ones.
+func (q *synQueue) close() {
+	q.mu.Lock()
+	syns := q.admission.clear()
+	q.mu.Unlock()
+	for _, syn := range syns {
 		syn.DecRef()
 	}
 }
 
-// now is the time since the beginning of the stack's clock.
-func (i *synQueue) now() time.Duration {
-	return i.s.gv.Clock().NowMonotonic().Sub(tcpip.MonotonicTime{})
+// now is the time since the start of the stack's clock.
+func (q *synQueue) now() time.Duration {
+	return q.s.gv.Clock().NowMonotonic().Sub(tcpip.MonotonicTime{})
 }
 
-// handleRequest is called by a forwarder, each time in a goroutine of its own. Before anything is done for a
-// request, there must be memory for its connection.
+// handleRequest is called by a forwarder for each request, in a goroutine of its own. It acquires
+// memory for the connection before the program sees the request.
 func (s *Stack) handleRequest(req *tcp.ForwarderRequest, handle func(*ConnRequest)) {
 	deepstack.Grow()
 	in := newConnRequest(s, req)
@@ -176,7 +178,7 @@ func (s *Stack) handleRequest(req *tcp.ForwarderRequest, handle func(*ConnReques
 	handle(in)
 }
 
-// awaitMemory waits for a share for the connection.
+// awaitMemory waits for a share of the memory.
 func (i *ConnRequest) awaitMemory() (err error) {
 	if i.share, _ = i.s.memory.tryAcquire(); i.share != nil {
 		return nil
@@ -187,29 +189,58 @@ func (i *ConnRequest) awaitMemory() (err error) {
 	return err
 }
 
-// passToListener has a gate decide.
+// passToListener passes a request to the RequestListener of its port.
 func (s *Stack) passToListener(in *ConnRequest) {
-	g, held := s.requestListeners.Load(in.Dst.Port())
-	if !held { // any more
+	l := s.requestListeners.get(in.Dst.Port())
+	if l == nil { // closed meanwhile
 		in.Reject()
 		return
 	}
-	g.(*RequestListener).handle(in)
+	l.handle(in)
 }
 
-// RequestListener holds a TCP port on all addresses of a stack. Make it with OpenGate.
+// requestListeners are the RequestListeners of a stack by port. The zero value is ready for use.
+type requestListeners struct {
+	mu     sync.RWMutex
+	byPort map[uint16]*RequestListener
+}
+
+// get returns the listener of a port, or nil.
+func (r *requestListeners) get(port uint16) *RequestListener {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byPort[port]
+}
+
+func (r *requestListeners) add(l *RequestListener) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byPort == nil {
+		r.byPort = make(map[uint16]*RequestListener)
+	}
+	r.byPort[l.port] = l
+}
+
+func (r *requestListeners) remove(l *RequestListener) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.byPort, l.port)
+}
+
+// RequestListener receives the connection requests to a TCP port, on all addresses of a stack. Make
+// it with ListenRequests.
 type RequestListener struct {
 	s      *Stack
-	ep     tcpip.Endpoint // bound and no more, so that nobody else takes the port
+	ep     tcpip.Endpoint // bound, but not listening, so that the port is reserved
 	port   uint16
 	handle func(*ConnRequest)
 	once   sync.Once
 }
 
-// ListenRequests has take called, each time in a goroutine of its own, for each connection that somebody
-// wants to port and the filter allows; it has to accept, refuse or drop it. Requests wait while too
-// many others are being decided about.
-func (s *Stack) ListenRequests(port uint16, take func(*ConnRequest)) (*RequestListener, error) {
+// ListenRequests calls handle for each connection request to port that the filter accepts, each
+// time in a goroutine of its own. handle must accept, reject or drop the request. Requests wait
+// while too many others are being handled.
+func (s *Stack) ListenRequests(port uint16, handle func(*ConnRequest)) (*RequestListener, error) {
 	local := &net.TCPAddr{Port: int(port)}
 	if s.closed.Load() {
 		return nil, opError(opListen, "tcp", nil, local, net.ErrClosed)
@@ -223,26 +254,27 @@ func (s *Stack) ListenRequests(port uint16, take func(*ConnRequest)) (*RequestLi
 	if terr != nil {
 		return nil, opError(opListen, "tcp", nil, local, errorOf(terr))
 	}
-	g := &RequestListener{s: s, ep: ep, port: port, handle: take}
-	s.requestListeners.Store(port, g)
-	return g, nil
+	l := &RequestListener{s: s, ep: ep, port: port, handle: handle}
+	s.requestListeners.add(l)
+	return l, nil
 }
 
-// Close gives up the port. Connections that were accepted live on.
-func (g *RequestListener) Close() error {
-	g.once.Do(func() {
-		g.s.requestListeners.Delete(g.port)
-		g.ep.Close()
+// Close frees the port. Accepted connections stay open.
+func (l *RequestListener) Close() error {
+	l.once.Do(func() {
+		l.s.requestListeners.remove(l)
+		l.ep.Close()
 	})
 	return nil
 }
 
-// ConnRequest is a connection that somebody wants and that nobody has answered yet.
+// ConnRequest is a connection request from a peer that is not answered yet. Exactly one of Accept,
+// Reject and Drop must be called.
 type ConnRequest struct {
 	Src, Dst netip.AddrPort
 	s        *Stack
 	req      *tcp.ForwarderRequest
-	share    *share // of memory, for the connection
+	share    *share // of the memory, for the connection
 }
 
 func newConnRequest(s *Stack, req *tcp.ForwarderRequest) *ConnRequest {
@@ -250,24 +282,27 @@ func newConnRequest(s *Stack, req *tcp.ForwarderRequest) *ConnRequest {
 	return &ConnRequest{Src: src, Dst: dst, s: s, req: req}
 }
 
-// endsOf translates the two ends; the stack's is the destination.
+// endsOf returns the two ends of a connection; the destination is that of the stack.
 func endsOf(id stack.TransportEndpointID) (src, dst netip.AddrPort) {
-	return netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort), netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)
+	src = netip.AddrPortFrom(addrOf(id.RemoteAddress), id.RemotePort)
+	dst = netip.AddrPortFrom(addrOf(id.LocalAddress), id.LocalPort)
+	return src, dst
 }
 
-// Reject resets the connection.
+// Reject answers with a reset: connection refused.
 func (i *ConnRequest) Reject() {
 	i.s.memory.release(i.share)
 	i.finish(withReset)
 }
 
-// Drop leaves the request without an answer, as if it had been lost. Its sender repeats it.
+// Drop does not answer, as if the SYN had been lost. The peer retransmits it, which makes a new
+// request.
 func (i *ConnRequest) Drop() {
 	i.s.memory.release(i.share)
 	i.finish(withoutReset)
 }
 
-// completion is how a request ends that did not lead to a connection, or has led to one.
+// completion is what gVisor does when a request is finished.
 type completion int
 
 const (
@@ -275,28 +310,29 @@ const (
 	withReset
 )
 
-// finish gives up the place of the request.
+// finish frees the place of the request.
 func (i *ConnRequest) finish(how completion) {
 	id := i.req.ID()
 	i.req.Complete(how == withReset)
 	i.s.synQueue.done(id)
 }
 
-// Accept completes the handshake.
+// Accept completes the TCP handshake, which waits for the peer.
 func (i *ConnRequest) Accept() (*Conn, error) {
 	defer i.finish(withoutReset)
 	wq := new(waiter.Queue)
 	ep, terr := i.completeHandshake(wq)
 	if terr != nil {
 		i.s.memory.release(i.share)
-		return nil, opError(opAccept, "tcp", net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src), errorOf(terr))
+		local, remote := net.TCPAddrFromAddrPort(i.Dst), net.TCPAddrFromAddrPort(i.Src)
+		return nil, opError(opAccept, "tcp", local, remote, errorOf(terr))
 	}
 	setConnOptions(ep)
 	i.share.apply(ep)
 	return newConn(i.s, i.share, ep, wq, i.s.mss(i.Dst.Addr())), nil
 }
 
-// completeHandshake waits for the other side. Close of the stack ends it.
+// completeHandshake sends a SYN-ACK and waits for the ACK. Stack.Close aborts it; see endAccepts.
 func (i *ConnRequest) completeHandshake(wq *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
 	i.s.accepting.Add(1)
 	defer i.s.accepting.Add(-1)

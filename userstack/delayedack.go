@@ -9,73 +9,76 @@ import (
 )
 
 const (
-	// ackDelay is how long an acknowledgement waits at the most. "The delay MUST be less than 0.5
-	// seconds" (RFC 9293, section 3.8.6.3); a peer that waits for it before it sends more, as Nagle's
-	// algorithm has it, waits no longer than this.
+	// ackDelay is the longest time that an acknowledgement is delayed. "The delay MUST be less than
+	// 0.5 seconds" (RFC 9293, section 3.8.6.3). It is kept short because a peer with Nagle's
+	// algorithm sends nothing more until the acknowledgement arrives.
 	ackDelay = 10 * time.Millisecond
 
-	// bulkAckDelay is how long the acknowledgement of full segments waits for that of more, up to bulkAck
-	// segments. Senders count bytes or packets that are acknowledged, not acknowledgements (RFC 3465),
-	// and where a receiver joins what arrives together (GRO) they see no more of them.
+	// bulkAckDelay is how long the acknowledgement of full segments waits to be merged with the
+	// next ones, up to bulkAckSegments segments. Senders count acknowledged bytes or packets, not
+	// acknowledgements (RFC 3465), and a receiver with GRO sends no more acknowledgements than
+	// that.
 	bulkAckDelay    = time.Millisecond
 	bulkAckSegments = 8
 
-	// maxAckFlows connections are known at a time. Those of more have their acknowledgements sent at
-	// once.
+	// maxAckFlows is the size of the table of connections. Two connections that share a slot evict
+	// each other, and the acknowledgements of the evicted one are sent at once.
 	maxAckFlows = 256
 )
 
-// delayedAcks has acknowledgements wait for something to travel with: the answer, which mostly follows
-// soon, the next question, the end of the stream, or the acknowledgement of more. gVisor sends one
-// for whatever comes, and each costs as much as a packet.
+// delayedAcks holds pure acknowledgements back until a packet of the same connection can carry
+// them: the response, which usually follows soon, the next request, the FIN, or the acknowledgement
+// of more data. gVisor sends one acknowledgement for each segment that it receives, and each costs
+// as much as a data packet.
 //
-// An acknowledgement waits only if it is new, carries no SACK block, and the one before carried
-// none: that gap may be filled now. So what must be acknowledged at once still is (RFC 5681,
-// section 4.2). What follows in its connection acknowledges no less.
+// An acknowledgement is held only if it is new, carries no SACK block, and the one before carried
+// none, because it may report that the gap is filled. Therefore an acknowledgement that must be
+// immediate still is (RFC 5681, section 4.2). Acknowledgements are cumulative, so any later packet
+// of the connection replaces the one that is held.
 //
-// It has no lock and no clock; its owner is a queue.
+// It has no lock and no clock; it belongs to a Queue.
 type delayedAcks struct {
-	full  uint32 // bytes of payload of a full segment
+	full  uint32 // payload bytes of a full segment
 	flows [maxAckFlows]ackFlow
-	held  int // how many wait
+	held  int // acknowledgements that are held
 }
 
-// ackFlow is what is known of one connection.
+// ackFlow is the state of one connection.
 type ackFlow struct {
 	id    flowID
-	acked uint32              // by the last packet that left
-	sack  bool                // of which that packet told
-	pkt   *stack.PacketBuffer // waits; nil: none
-	ack   uint32              // its number
-	due   time.Duration       // when it leaves nevertheless
+	acked uint32              // acknowledgement number of the last packet that was sent
+	sack  bool                // the last packet that was sent carried a SACK block
+	pkt   *stack.PacketBuffer // the acknowledgement that is held, or nil
+	ack   uint32              // acknowledgement number of pkt
+	due   time.Duration       // when pkt is sent at the latest
 }
 
-// flowID is the addresses and ports of a packet that leaves.
+// flowID is the addresses and ports of an outbound packet.
 type flowID struct {
-	addrs [32]byte // 8 bytes of an IPv4 packet
+	addrs [32]byte // source and destination; 8 bytes are used for IPv4
 	ports uint32
 }
 
-// slot is where a connection is kept, if it is.
+// slot is the index of the connection in delayedAcks.flows.
 func (id *flowID) slot() uint32 { return id.ports * 0x9e3779b1 >> 24 }
 
-// ackInfo is what a TCP packet says, as far as it matters here.
+// ackInfo is what delayedAcks needs to know about an outbound TCP packet.
 type ackInfo struct {
 	id   flowID
 	kind ackKind
 	ack  uint32
-	sack bool // by a selective acknowledgement
+	sack bool // it carries a SACK block
 }
 
 type ackKind int
 
 const (
-	noAck          ackKind = iota // a connection begins
-	piggybackedAck                // the packet has more to say
-	pureAck                       // it has nothing else to say
+	noAck          ackKind = iota // no ACK flag: a SYN or RST
+	piggybackedAck                // data, SYN or FIN with an acknowledgement
+	pureAck                       // nothing except an acknowledgement
 )
 
-// ackInfoOf reads a packet that gVisor made.
+// ackInfoOf parses a packet that gVisor made.
 func ackInfoOf(pkt *stack.PacketBuffer) (a ackInfo) {
 	ip, tcp := pkt.NetworkHeader().Slice(), header.TCP(pkt.TransportHeader().Slice())
 	if ip[0]>>4 == 4 {
@@ -92,20 +95,22 @@ func ackInfoOf(pkt *stack.PacketBuffer) (a ackInfo) {
 	default:
 		a.kind = pureAck
 	}
-	a.sack = tcp.Flags()&header.TCPFlagSyn == 0 && !plainOptions(tcp) // a SYN's options tell of none
+	a.sack = tcp.Flags()&header.TCPFlagSyn == 0 && !plainOptions(tcp) // the options of a SYN hold no SACK block
 	return a
 }
 
-// offer decides about a packet that is to leave, whose acker is p. It reports whether the packet
-// waits, for which it takes a reference, and returns another that has to leave before it, whose
-// reference is then the caller's; nil: none.
-func (a *delayedAcks) offer(p *ackInfo, pkt *stack.PacketBuffer, now time.Duration) (first *stack.PacketBuffer, waits bool) {
+// offer decides whether packet pkt, described by p, is held or sent now. If it reports true, it has
+// taken a reference to pkt. If first is not nil, first must be sent before pkt, and the caller owns
+// its reference.
+func (a *delayedAcks) offer(
+	p *ackInfo, pkt *stack.PacketBuffer, now time.Duration,
+) (first *stack.PacketBuffer, held bool) {
 	f := &a.flows[p.id.slot()]
 	if f.id != p.id || p.kind == noAck {
 		first = a.release(f)
 		*f = ackFlow{id: p.id, acked: p.ack, sack: p.sack}
 		if p.kind == noAck {
-			*f = ackFlow{} // so that the other side learns at once that the connection stands
+			*f = ackFlow{} // do not delay the ACK that completes the handshake
 		}
 		return first, false
 	}
@@ -122,14 +127,15 @@ func (a *delayedAcks) offer(p *ackInfo, pkt *stack.PacketBuffer, now time.Durati
 	}
 	first = a.release(f)
 	f.acked, f.sack = p.ack, p.sack
-	if first != nil && (p.kind != pureAck || p.ack != f.ack) { // those that repeat another are counted at the other side
+	// The peer counts duplicate acknowledgements, so the held one is sent too if p repeats it.
+	if first != nil && (p.kind != pureAck || p.ack != f.ack) {
 		first.DecRef()
 		first = nil
 	}
 	return first, false
 }
 
-// delay is how long an acknowledgement may wait; 0: it may not.
+// delay is how long an acknowledgement may be held; 0 means not at all.
 func (a *delayedAcks) delay(f *ackFlow, p *ackInfo) time.Duration {
 	repeats := p.ack == f.acked || f.pkt != nil && p.ack == f.ack
 	if p.kind != pureAck || p.sack || f.sack || repeats {
@@ -144,8 +150,8 @@ func (a *delayedAcks) delay(f *ackFlow, p *ackInfo) time.Duration {
 	return 0
 }
 
-// piggybacked notes that data of a connection leave with acknowledgement ack, which makes the one that
-// waits needless.
+// piggybacked notes that a data packet with acknowledgement number ack is sent. A held
+// acknowledgement of the same connection is then superfluous and is dropped.
 func (a *delayedAcks) piggybacked(id *flowID, ack uint32) {
 	f := &a.flows[id.slot()]
 	if f.id != *id {
@@ -157,7 +163,7 @@ func (a *delayedAcks) piggybacked(id *flowID, ack uint32) {
 	f.acked, f.sack = ack, false
 }
 
-// release returns what waits in f, with its reference, or nil.
+// release removes the held acknowledgement of f and returns it with its reference, or nil.
 func (a *delayedAcks) release(f *ackFlow) *stack.PacketBuffer {
 	held := f.pkt
 	if held != nil {
@@ -167,7 +173,7 @@ func (a *delayedAcks) release(f *ackFlow) *stack.PacketBuffer {
 	return held
 }
 
-// dropAll gives up all that wait.
+// dropAll drops all held acknowledgements.
 func (a *delayedAcks) dropAll() {
 	for i := range a.flows {
 		if held := a.release(&a.flows[i]); held != nil {
@@ -176,8 +182,8 @@ func (a *delayedAcks) dropAll() {
 	}
 }
 
-// releaseDue calls send with each that has waited for long enough, whose reference is then send's, and
-// returns when the next has; 0 if none waits.
+// releaseDue calls send for each acknowledgement whose delay has expired; send owns the reference.
+// It returns when the next one is due, or 0 if none is held.
 func (a *delayedAcks) releaseDue(now time.Duration, send func(*stack.PacketBuffer)) (next time.Duration) {
 	for i := range a.flows {
 		if a.held == 0 {

@@ -9,27 +9,28 @@ import (
 	"time"
 )
 
-// maxUnanswered dials to one address and port may wait for an answer at a time; further ones wait
-// for their turn before they send a SYN. So a crowd does not overrun the queues on its way. TCP
-// makes good for a lost SYN only after a second.
+// maxUnanswered is how many dials to one address and port may wait for an answer at a time. Further
+// dials wait before they send a SYN. Otherwise a burst of dials would overflow queues on the path,
+// and TCP retransmits a lost SYN only after a second.
 const maxUnanswered = 512
 
-// dialLimiter are the dials under way. The zero value is ready for use.
+// dialLimiter bounds the dials in progress to each target. The zero value is ready for use.
 type dialLimiter struct {
 	mu sync.Mutex
 	to map[netip.AddrPort]*dialTarget
 }
 
-// dialTarget has the dials to one address and port.
+// dialTarget is an address and port with the dials in progress to it.
 type dialTarget struct {
 	dials    *dialLimiter
 	addr     netip.AddrPort
-	users    int           // dials that have a turn or wait for one; guarded by dials.mu
-	turns    chan struct{} // has an item for each that has a turn
-	answered atomic.Int64  // when the target last answered one of them, in Unix nanoseconds; 0: never
+	users    int           // dials in progress or waiting; guarded by dials.mu
+	turns    chan struct{} // holds one item for each dial in progress
+	answered atomic.Int64  // when the target last answered a dial, in Unix nanoseconds; 0 means never
 }
 
-// begin waits for a turn, in the order of the calls. The caller calls end if there is no error.
+// begin waits until a dial may start, in the order of the calls. Unless it fails, the caller must
+// call end.
 func (d *dialLimiter) begin(ctx context.Context, closec <-chan struct{}, to netip.AddrPort) (*dialTarget, error) {
 	t := d.join(to)
 	select {
@@ -78,11 +79,11 @@ func (t *dialTarget) leave() {
 	}
 }
 
-// noteAnswer notes that the target has answered a dial, whatever the answer.
+// noteAnswer notes that the target has accepted or refused a dial just now.
 func (t *dialTarget) noteAnswer() { t.answered.Store(time.Now().UnixNano()) }
 
-// isAnswering reports whether the target has answered a dial not long ago. Then an unanswered SYN
-// most likely waits there, and the way to the target works.
+// isAnswering reports whether the target has answered a dial recently. Then the path works, and an
+// unanswered SYN most likely waits in the backlog of the target.
 func (t *dialTarget) isAnswering() bool {
 	return time.Since(time.Unix(0, t.answered.Load())) < connectRetryDelay
 }

@@ -11,36 +11,35 @@ import (
 	"ginnel/internal/snoop"
 )
 
-// quantum is how many packets a flow sends before it is the turn of the next.
+// quantum is how many packets a flow may send before the next flow gets its turn.
 const quantum = 64
 
-// flows are the connections whose sending a queue manages, and the order in which they are served:
-// those that may send now take turns, and the others wait for their time. The queue's mutex guards
-// them.
+// flows are the flows of a queue and the order in which they are served: flows that may send now
+// take turns, and the others wait for a time. The queue's mutex guards them.
 type flows struct {
 	clock tcpip.Clock
 	start tcpip.MonotonicTime
-	wake  func() // called when a flow may send, without the mutex
+	wake  func() // called by the timer, without the queue's mutex
 
 	byID    map[flowID]*tcpFlow
-	ended   snoop.Stats    // of flows that have been removed
-	active  ring[*tcpFlow] // may send now, in the order of their turns
-	waiting deadlineHeap   // wait for their time
+	ended   snoop.Stats    // the sum of all flows that were removed
+	active  ring[*tcpFlow] // flows that may send now, in the order of their turns
+	waiting deadlineHeap   // flows that wait for a time
 	timer   tcpip.Timer
-	timerAt time.Duration // when the timer fires; 0: it does not
+	timerAt time.Duration // when the timer fires; 0 means that it does not
 
-	sacks  [maxSACKBlocks]snoop.Block // room for those of one packet
-	probes ring[*tcpFlow]             // peers are to be asked for their windows
+	sacks  [maxSACKBlocks]snoop.Block // reused for each packet
+	probes ring[*tcpFlow]             // flows that must send a window probe
 
-	windowLost []*tcpFlow   // gVisor has taken their windows away
-	acks       *delayedAcks // acknowledgements that wait for something to travel with
+	windowLost []*tcpFlow   // flows whose gVisor window must be restored
+	acks       *delayedAcks // told of data packets, which carry acknowledgements
 }
 
 // schedule is the place of a flow in the order of service.
 type schedule struct {
 	active    bool
-	heapIndex int           // in timed; -1: not there
-	due       time.Duration // when it is to be served, while it is in timed
+	heapIndex int           // in flows.waiting, or -1
+	due       time.Duration // when the flow is served, while it is in flows.waiting
 }
 
 func (fs *flows) init(clock tcpip.Clock, acks *delayedAcks, wake func()) {
@@ -48,12 +47,12 @@ func (fs *flows) init(clock tcpip.Clock, acks *delayedAcks, wake func()) {
 	fs.byID = make(map[flowID]*tcpFlow)
 }
 
-// now is the time since the start of the queue, never 0.
+// now is the time since the start of the queue. It is never 0.
 func (fs *flows) now() time.Duration { return fs.clock.NowMonotonic().Sub(fs.start) + 1 }
 
 func (fs *flows) add(f *tcpFlow) { fs.byID[f.id] = f }
 
-// remove ends a flow. Its place among the active ones is found empty later.
+// remove ends a flow. The flow may stay in active, where read skips it.
 func (fs *flows) remove(f *tcpFlow) {
 	f.abandon()
 	if f.schedule.heapIndex >= 0 {
@@ -67,7 +66,7 @@ func (fs *flows) remove(f *tcpFlow) {
 	}
 }
 
-// schedule puts a flow where it belongs after something has happened to it.
+// schedule updates the place of a flow after its state has changed.
 func (fs *flows) schedule(f *tcpFlow, now time.Duration) {
 	switch {
 	case f.ended:
@@ -84,9 +83,9 @@ func (fs *flows) schedule(f *tcpFlow, now time.Duration) {
 	}
 }
 
-// scheduleWake has the flow served again when it has something to do. A deadline that moves later, as it
-// does with every acknowledgement, is not updated in the heap: serve notices when the old one
-// passes.
+// scheduleWake makes serve handle the flow when its Sender wants to be woken. A deadline that moves
+// later, as it does with every acknowledgement, is not updated in the heap: serve sees that when
+// the old one expires.
 func (fs *flows) scheduleWake(f *tcpFlow, now time.Duration) {
 	at := f.snd.Wake()
 	switch {
@@ -104,11 +103,11 @@ func (fs *flows) scheduleWake(f *tcpFlow, now time.Duration) {
 	fs.setTimer(now)
 }
 
-// tick is how far apart the timer fires at the least, so that flows that are due soon after each
-// other are served together and their packets leave in one batch.
+// tick is the granularity of the timer. Flows that are due within one tick are served together, so
+// that their packets leave in one batch.
 const tick = 500 * time.Microsecond
 
-// setTimer has the timer fire at the first tick at which a waiting flow is due.
+// setTimer sets the timer to the first tick at which a flow is due.
 func (fs *flows) setTimer(now time.Duration) {
 	if len(fs.waiting) == 0 {
 		return
@@ -126,7 +125,7 @@ func (fs *flows) setTimer(now time.Duration) {
 	}
 }
 
-// serve does what is due for the flows whose time has come.
+// serve handles the flows that are due.
 func (fs *flows) serve(now time.Duration) {
 	if fs.timerAt != 0 && fs.timerAt <= now {
 		fs.timerAt = 0
@@ -142,8 +141,7 @@ func (fs *flows) serve(now time.Duration) {
 	fs.setTimer(now)
 }
 
-// read fills bufs with packets of the active flows, each from offset on, and returns how many there
-// are.
+// read fills bufs with packets of the active flows, each from offset on, and returns their number.
 func (fs *flows) read(now time.Duration, bufs [][]byte, sizes []int, offset int) (n int) {
 	for ; n < len(bufs) && fs.probes.n > 0; n++ {
 		sizes[n] = fs.probes.pop().buildProbe(bufs[n][offset:])
@@ -170,10 +168,10 @@ func (fs *flows) read(now time.Duration, bufs [][]byte, sizes []int, offset int)
 			}
 		}
 		if n > before {
-			f.lastSent = now
-			f.progress()
+			f.lastUse.sent = now
+			f.reportProgress()
 		}
-		if fresh { // a peer may have what is repeated, and then takes no acknowledgement from it
+		if fresh { // not for retransmissions: a peer that has the data ignores the acknowledgement in them
 			fs.acks.piggybacked(&f.id, f.latest.ack)
 		}
 		fs.schedule(f, now)
@@ -181,7 +179,7 @@ func (fs *flows) read(now time.Duration, bufs [][]byte, sizes []int, offset int)
 	return n
 }
 
-// ready is about how many bytes read would find.
+// ready is about how many bytes read would return.
 func (fs *flows) ready() (bytes int) {
 	switch {
 	case fs.active.n == 1:
@@ -192,10 +190,10 @@ func (fs *flows) ready() (bytes int) {
 	return bytes + fs.probes.n*header.TCPMinimumSize
 }
 
-// received takes a TCP packet of a peer's. It reports whether gVisor is to see it.
+// received takes an inbound TCP packet of f. It reports whether gVisor must see it.
 func (fs *flows) received(now time.Duration, f *tcpFlow, tcp header.TCP, payload int) (show bool) {
 	if payload > 0 {
-		f.lastHeard = now
+		f.lastUse.received = now
 		if _, echo, ok := timestamps(tcp.Options()); ok {
 			f.clock.received(now, echo)
 		}
@@ -209,7 +207,8 @@ func (fs *flows) received(now time.Duration, f *tcpFlow, tcp header.TCP, payload
 	return show
 }
 
-// restoreWindow has the timer call f.regrow, which must run without the queue's mutex.
+// restoreWindow makes the timer fire at once, so that f.restoreWindow is called without the queue's
+// mutex.
 func (fs *flows) restoreWindow(f *tcpFlow, now time.Duration) {
 	fs.windowLost = append(fs.windowLost, f)
 	fs.timerAt = max(now, 1)
@@ -220,13 +219,14 @@ func (fs *flows) restoreWindow(f *tcpFlow, now time.Duration) {
 	}
 }
 
+// takeWindowLost returns the flows whose window must be restored, and forgets them.
 func (fs *flows) takeWindowLost() []*tcpFlow {
 	all := fs.windowLost
 	fs.windowLost = nil
 	return all
 }
 
-// close ends all.
+// close ends all flows.
 func (fs *flows) close() {
 	for _, f := range fs.byID {
 		fs.remove(f)
@@ -237,7 +237,7 @@ func (fs *flows) close() {
 	}
 }
 
-// deadlineHeap is a heap, by the time at which flows are due.
+// deadlineHeap is a heap of flows by schedule.due.
 type deadlineHeap []*tcpFlow
 
 func (t deadlineHeap) Len() int           { return len(t) }
@@ -264,8 +264,8 @@ func (t *deadlineHeap) Pop() any {
 	return f
 }
 
-// inboundID is the flow of a packet that comes in, whose TCP header begins at l4: addresses and
-// ports the other way around.
+// inboundID returns the flow of an inbound packet, whose TCP header begins at l4. Source and
+// destination are exchanged, because a flowID is that of outbound packets.
 func inboundID(packet []byte, l4 int) (id flowID) {
 	src, dst := packet[12:16], packet[16:20]
 	if packet[0]>>4 == 6 {

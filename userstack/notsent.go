@@ -2,18 +2,19 @@ package userstack
 
 import "sync/atomic"
 
-// notSentLimit is how many bytes of a connection may wait to be sent for the first time, in gVisor and
-// in the flow. More would only grow old there, and take memory: what the path holds is not counted.
+// notSentLimit is how many bytes of a connection may wait to be sent for the first time, in gVisor
+// and in the flow (compare TCP_NOTSENT_LOWAT of Linux). More would only become stale there and take
+// memory. Bytes in flight do not count.
 const notSentLimit = 256 << 10
 
-// notSent is what was written to a connection and has never been sent.
+// notSent counts the bytes of a connection that were written and never sent.
 type notSent struct {
-	limited        bool          // the flow tells what was sent
-	sendBufferSize atomic.Int64  // size of the send buffer in bytes
-	written        atomic.Uint64 // bytes that gVisor has taken
-	sent           atomic.Uint64 // bytes that were sent
-	blocked        atomic.Bool   // a writer waits
-	signal         signal        // of the writer
+	limited        bool          // false if the flow does not report progress (CUBIC)
+	sendBufferSize atomic.Int64  // bytes
+	written        atomic.Uint64 // bytes that gVisor has accepted
+	sent           atomic.Uint64 // bytes that were sent at least once
+	blocked        atomic.Bool   // a writer waits for progress
+	signal         signal        // wakes the writer
 }
 
 func (p *notSent) init(c *Conn) {
@@ -23,8 +24,8 @@ func (p *notSent) init(c *Conn) {
 
 func (p *notSent) add(n int) { p.written.Add(uint64(n)) }
 
-// unsent is how many bytes have been written and not sent. A flow may have sent what add does not
-// know of yet.
+// unsent is how many bytes were written and not sent. sent may exceed written for a moment, because
+// the flow may send bytes before add is called for them.
 func (p *notSent) unsent() int {
 	left, written := p.sent.Load(), p.written.Load()
 	if left >= written {
@@ -36,17 +37,17 @@ func (p *notSent) unsent() int {
 // limit is how many bytes may be unsent.
 func (p *notSent) limit() int { return min(notSentLimit, int(p.sendBufferSize.Load())/2) }
 
-// full reports whether a writer has to wait for progress.
+// full reports whether a writer must wait for progress.
 func (p *notSent) full() bool {
 	if !p.limited || p.unsent() < p.limit() {
 		return false
 	}
 	p.blocked.Store(true)
-	return p.unsent() >= p.limit() // nothing was sent meanwhile, so that progress will see that somebody waits
+	return p.unsent() >= p.limit() // check again, because progress may have been called before blocked was set
 }
 
-// progress notes that total bytes have been sent so far; the FIN counts as one, and the end of the
-// flow as all.
+// progress notes that total bytes have been sent so far. A FIN counts as one byte. At the end of
+// the flow total is the largest number, so that writers do not wait any more.
 func (p *notSent) progress(total uint64) {
 	p.sent.Store(total)
 	if p.blocked.Load() && p.unsent() <= p.limit()/2 && p.blocked.Swap(false) {

@@ -12,24 +12,25 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// MaxDatagram is the largest UDP payload, in bytes. What exceeds the MTU travels in IP fragments.
+// MaxDatagram is the largest UDP payload in bytes. Datagrams above the MTU are sent in IP
+// fragments.
 const MaxDatagram = 65507
 
 // PacketConn is a UDP socket of the stack. It is a net.PacketConn and, if connected, a net.Conn.
 //
-// One that was bound to port 0, or connected, belongs to the side that speaks first: it receives
-// only from those it has sent to. One that was bound to a port is a service, and the filter decides
-// who reaches it.
+// A socket that is connected, or was opened on port 0, is a client: it receives only from addresses
+// that it has sent to. A socket on a given port is a service, and the filter decides who reaches
+// it.
 type PacketConn struct {
 	socket
 	deadlines
 	s            *Stack
 	local        netip.AddrPort
 	remote       netip.AddrPort // zero unless connected
-	port         uint16         // the client port to give back; 0 for a service
-	destinations *destinations  // nil unless unconnected and a client
+	port         uint16         // the port in Device.clientPorts; 0 for a service
+	destinations *destinations  // nil unless the socket is a client and not connected
 
-	// What gVisor is handed for each datagram; here so that it costs no allocation.
+	// Arguments of gVisor calls; fields, so that they are not allocated per datagram.
 	rmu      sync.Mutex // one reader at a time
 	readBuf  tcpip.SliceWriter
 	wmu      sync.Mutex // one writer at a time
@@ -37,8 +38,8 @@ type PacketConn struct {
 	writeTo  tcpip.FullAddress
 }
 
-// ListenPacket opens a UDP socket on addr. An unspecified or invalid IP means every address of the
-// stack; port 0 picks a free port and makes the socket a client (see PacketConn).
+// ListenPacket opens a UDP socket on addr. An unspecified or invalid IP address means all addresses
+// of the stack. Port 0 selects a free port and makes the socket a client; see PacketConn.
 func (s *Stack) ListenPacket(addr netip.AddrPort) (*PacketConn, error) {
 	c, err := s.newPacketConn(addr, netip.AddrPort{})
 	if err != nil {
@@ -89,14 +90,15 @@ func (s *Stack) newPacketConn(local, remote netip.AddrPort) (*PacketConn, error)
 		c.destinations = newDestinations()
 	}
 	c.attach(s, ep, wq)
-	if s.closed.Load() { // meanwhile, so that Close may have missed it
+	if s.closed.Load() { // closed meanwhile: Stack.Close may have missed this socket
 		c.Close()
 		return nil, net.ErrClosed
 	}
 	return c, nil
 }
 
-// bindPacket binds or connects ep and returns its local address.
+// bindPacket binds ep to local, or connects it to remote if that is valid. It returns the local
+// address.
 func bindPacket(ep tcpip.Endpoint, local, remote netip.AddrPort) (netip.AddrPort, tcpip.Error) {
 	var terr tcpip.Error
 	if remote.IsValid() {
@@ -113,8 +115,8 @@ func bindPacket(ep tcpip.Endpoint, local, remote netip.AddrPort) (netip.AddrPort
 	return addrPortOf(a), terr
 }
 
-// ReadFromUDPAddrPort receives one datagram and says where it came from. A datagram longer than b
-// is cut.
+// ReadFromUDPAddrPort receives one datagram and returns its source. A datagram longer than b is
+// truncated.
 func (c *PacketConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	for {
 		n, from, err := c.read(b)
@@ -142,7 +144,7 @@ func (c *PacketConn) read(b []byte) (int, netip.AddrPort, error) {
 	}
 }
 
-// errNoDatagram says that there is nothing to read now.
+// errNoDatagram means that no datagram is waiting.
 var errNoDatagram = errors.New("no datagram")
 
 // tryRead is read without waiting. The caller holds rmu.
@@ -153,7 +155,7 @@ func (c *PacketConn) tryRead(b []byte) (int, netip.AddrPort, error) {
 	c.readBuf = b
 	res, terr := c.ep.Read(&c.readBuf, tcpip.ReadOptions{NeedRemoteAddr: true})
 	c.readBuf = nil
-	_, short := terr.(*tcpip.ErrBadBuffer) // a datagram for which b has no room at all
+	_, short := terr.(*tcpip.ErrBadBuffer) // b is empty
 	switch {
 	case terr == nil || short:
 		from := addrPortOf(res.RemoteAddr)
@@ -164,7 +166,7 @@ func (c *PacketConn) tryRead(b []byte) (int, netip.AddrPort, error) {
 	return 0, netip.AddrPort{}, c.errorOf(terr)
 }
 
-// AwaitRead blocks until there may be something to read.
+// AwaitRead blocks until a datagram may be waiting.
 func (c *PacketConn) AwaitRead() error {
 	for {
 		if err := c.check(&c.readDeadline); err != nil {
@@ -179,9 +181,9 @@ func (c *PacketConn) AwaitRead() error {
 	}
 }
 
-// ReadBatch reads what has come, without waiting: one datagram into each of bufs, and where it came
-// from into from. It returns how many there are, which may be none. A datagram longer than its
-// buffer is cut.
+// ReadBatch receives the datagrams that are waiting, up to one in each of bufs, with their sizes
+// and sources. It returns how many, which may be 0; it does not block. A datagram longer than its
+// buffer is truncated.
 func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort) (n int, err error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
@@ -191,7 +193,7 @@ func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort
 		case err == errNoDatagram:
 			return n, nil
 		case err != nil && n > 0:
-			return n, nil // it comes again, or was of an earlier datagram
+			return n, nil // if the error persists, the next call returns it
 		case err != nil:
 			return 0, opError(opRead, "udp", c.LocalAddr(), nil, err)
 		case c.destinations != nil && !c.destinations.has(addr):
@@ -204,12 +206,11 @@ func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort
 	return n, nil
 }
 
-// Cork has the datagrams that are written from here on wait for Uncork, unless there are many, so
-// that they leave together. What other sockets of the stack send at the same time may wait with
-// them.
+// Cork delays the sending of written datagrams until Uncork, or until there are many, so that they
+// leave in one batch. It may also delay datagrams of other sockets of the stack.
 func (c *PacketConn) Cork() { c.s.dev.corked.Add(1) }
 
-// Uncork ends a Cork.
+// Uncork ends one Cork and sends what it has delayed.
 func (c *PacketConn) Uncork() {
 	c.s.dev.corked.Add(-1)
 	c.s.dev.notifyReadable()
@@ -252,7 +253,7 @@ func (c *PacketConn) write(b []byte, to netip.AddrPort) (int, error) {
 		if !wouldBlock(terr) {
 			return 0, c.errorOf(terr)
 		}
-		c.s.dev.notifyReadable() // or what is corked would wait for room that it takes itself
+		c.s.dev.notifyReadable() // the queue may be full of datagrams that are corked
 		if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 			return 0, err
 		}
@@ -316,14 +317,14 @@ var (
 	_ net.Conn       = (*PacketConn)(nil)
 )
 
-// maxDestinations peers are remembered by one client socket. Beyond, the generation before is forgotten.
+// maxDestinations is how many destinations one generation of a client socket holds.
 const maxDestinations = 4096
 
-// destinations is whom a client socket has sent to: two generations, so that it stays bounded without a
-// clock.
+// destinations are the addresses that a client socket has sent to. There are two generations: when
+// the new one is full, the old one is forgotten. So the set stays bounded without a clock.
 type destinations struct {
 	mu   sync.Mutex
-	last netip.AddrPort // spares the maps when one peer gets many datagrams
+	last netip.AddrPort // the latest one; saves map lookups when one destination gets many datagrams
 	now  map[netip.AddrPort]struct{}
 	old  map[netip.AddrPort]struct{}
 }

@@ -12,38 +12,37 @@ import (
 )
 
 const (
-	// maxQueued bytes wait in a queue to be read. Beyond that TCP and UDP writers block, and
-	// everything else is dropped.
+	// maxQueued is the capacity of a queue in bytes. When it is full, TCP and UDP writers block, and
+	// other packets are dropped.
 	maxQueued = 256 << 10
 
-	// corkLimit of them wait for Uncork: a batch.
+	// corkLimit is how many queued bytes end the effect of Cork: a batch.
 	corkLimit = 64 << 10
 
-	// packetOverhead is what a queued packet costs beside its bytes, so that a queue of small ones is
-	// bounded too.
+	// packetOverhead is added to the size of each queued packet, so that the number of small
+	// packets is bounded too.
 	packetOverhead = 512
 )
 
-// Queue is where the packets to some of the remote addresses leave a Device. Any goroutine of
-// gVisor's may append to it and then calls ready, which has to arrange for a Read. Queues share no
-// lock.
+// Queue holds the outbound packets to some of the remote addresses. gVisor appends packets from any
+// of its goroutines and then calls ready, which must arrange for a Read. Queues share no lock.
 type Queue struct {
 	d     *Device
 	ready atomic.Pointer[func()] // see Notify
 
 	mu          sync.Mutex
 	packets     ring[*stack.PacketBuffer]
-	queuedBytes int       // bytes in packets
-	room        sync.Cond // on mu; signalled when queued falls below maxQueued, and when the device is closed
+	queuedBytes int       // cost of packets; see queueCost
+	room        sync.Cond // on mu; queuedBytes has fallen below maxQueued, or closed is set
 	flows       flows
 	reclaimer   idleReclaimer
 	report      trafficReport
 	acks        delayedAcks
-	ackTimer    tcpip.Timer   // runs lookAfterAcks; nil until there is need
-	ackTimerAt  time.Duration // when it does; 0: not
+	ackTimer    tcpip.Timer   // calls ackTimerFired; nil until first needed
+	ackTimerAt  time.Duration // when ackTimer fires; 0 means that it does not
 	closed      bool
 
-	segmenter segmenter // what Read is cutting; owned by whoever reads
+	segmenter segmenter // owned by Read
 }
 
 func newQueue(d *Device, clock tcpip.Clock) *Queue {
@@ -51,13 +50,14 @@ func newQueue(d *Device, clock tcpip.Clock) *Queue {
 	q.flows.init(clock, &q.acks, q.serveFlows)
 	q.reclaimer.q, q.report.q = q, q
 	q.room.L = &q.mu
-	q.acks.full = uint32(max(d.mtu-header.IPv6MinimumSize-header.TCPHeaderMaximumSize, 1)) // the least that fills a packet
+	// The payload of a full packet with the longest headers.
+	q.acks.full = uint32(max(d.mtu-header.IPv6MinimumSize-header.TCPHeaderMaximumSize, 1))
 	return q
 }
 
-// Notify has ready called whenever there is something to read, in the goroutine that made it, which
-// may hold locks of gVisor: it must not write to the device. It is called at once if there is
-// something already.
+// Notify sets ready, which is called whenever there are packets to read, and at once if there are
+// some already. The caller of ready may hold locks of gVisor, so ready must not write to the
+// device.
 func (q *Queue) Notify(ready func()) {
 	q.ready.Store(&ready)
 	if q.Waiting() > 0 {
@@ -65,15 +65,15 @@ func (q *Queue) Notify(ready func()) {
 	}
 }
 
-// Waiting returns how many bytes there are to read, and what they cost.
+// Waiting is how many bytes there are to read, including packetOverhead.
 func (q *Queue) Waiting() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.queuedBytes + q.flows.ready()
 }
 
-// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It
-// does not wait. One goroutine may read at a time.
+// Read fills bufs with whole IP packets, each from offset on, and returns their number. It does not
+// block. Only one goroutine may read at a time.
 func (q *Queue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 	n = q.readPackets(bufs, sizes, offset)
 	if n == len(bufs) {
@@ -87,8 +87,8 @@ func (q *Queue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 	return n + m
 }
 
-// readPackets reads what is not of a flow: acknowledgements, datagrams, the beginnings and ends of
-// connections.
+// readPackets reads the packets whose sending no flow controls: SYNs, resets, pure
+// acknowledgements, packets other than TCP, and under CUBIC everything.
 func (q *Queue) readPackets(bufs [][]byte, sizes []int, offset int) (n int) {
 	for n < len(bufs) {
 		if q.segmenter.empty() {
@@ -107,7 +107,7 @@ func (q *Queue) readPackets(bufs [][]byte, sizes []int, offset int) (n int) {
 		}
 		size := q.segmenter.next(bufs[n][offset:])
 		if size == 0 {
-			continue // a packet that cannot be cut; counted by the segmenter
+			continue // too long for the buffer; counted by the segmenter
 		}
 		sizes[n] = size
 		n++
@@ -121,7 +121,7 @@ func (q *Queue) pop() *stack.PacketBuffer {
 	return q.popLocked()
 }
 
-// popContinuation is pop if that continues what is being cut, or else nil.
+// popContinuation is pop if the first packet continues the one that is being cut, otherwise nil.
 func (q *Queue) popContinuation() *stack.PacketBuffer {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -144,8 +144,7 @@ func (q *Queue) popLocked() *stack.PacketBuffer {
 	return pkt
 }
 
-// enqueue queues a packet for Read. A full queue blocks TCP and UDP, whose senders wait as on any
-// network, and drops the rest.
+// enqueue appends a packet for Read. A full queue blocks TCP and UDP, and drops other packets.
 func (q *Queue) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	brief := isBriefPacket(pkt) // once it is queued its reader may take it apart
 	if f := flowFor(pkt); f != nil && q.manage(f, pkt) {
@@ -157,27 +156,33 @@ func (q *Queue) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	if queued {
 		q.d.active(brief)
 	}
-	if queued && !(q.d.corked.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && q.Waiting() < corkLimit) {
+	if queued && !q.isCorked(pkt) {
 		q.tellReady()
 	}
 	return err
 }
 
-// notifyIfReadable is tellReady if there is something to read.
+// isCorked reports whether a packet that was just queued may wait for Uncork.
+func (q *Queue) isCorked(pkt *stack.PacketBuffer) bool {
+	return q.d.corked.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && q.Waiting() < corkLimit
+}
+
+// notifyIfReadable calls ready if there is anything to read.
 func (q *Queue) notifyIfReadable() {
 	if q.Waiting() > 0 {
 		q.tellReady()
 	}
 }
 
+// tellReady calls ready, if Notify has set it.
 func (q *Queue) tellReady() {
 	if ready := q.ready.Load(); ready != nil {
 		(*ready)()
 	}
 }
 
-// manage hands a packet over to its flow. It reports false for a packet that leaves at once: one
-// without data, or one of a flow that has ended.
+// manage passes a packet to its flow. It reports false if the packet must leave at once: it has no
+// data, or its flow has ended or does not control the sending.
 func (q *Queue) manage(f *tcpFlow, pkt *stack.PacketBuffer) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -188,7 +193,7 @@ func (q *Queue) manage(f *tcpFlow, pkt *stack.PacketBuffer) bool {
 		return false
 	case f.measureOnly:
 		if pkt.Data().Size() > 0 {
-			f.lastSent = q.flows.now()
+			f.lastUse.sent = q.flows.now()
 		}
 		f.passAck(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
 		return false
@@ -222,8 +227,8 @@ func (q *Queue) serveFlows() {
 	}
 }
 
-// received shows a flow a TCP packet of its peer's, whose TCP header is packet[l4:hdr]. It reports
-// whether gVisor is to see it too.
+// received shows an inbound TCP packet to its flow. The TCP header is packet[l4:hdr]. It reports
+// whether gVisor must see the packet too.
 func (q *Queue) received(packet []byte, l4, hdr int) (show bool) {
 	id := inboundID(packet, l4)
 	q.mu.Lock()
@@ -236,7 +241,7 @@ func (q *Queue) received(packet []byte, l4, hdr int) (show bool) {
 	return q.flows.received(q.flows.now(), f, header.TCP(packet[l4:hdr]), len(packet)-hdr)
 }
 
-// addFlow has the device manage what a connection sends.
+// addFlow adds the flow of a new connection.
 func (q *Queue) addFlow(f *tcpFlow) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -245,9 +250,9 @@ func (q *Queue) addFlow(f *tcpFlow) {
 	}
 }
 
-// pathChanged is [Stack.PathChanged].
+// pathChanged implements [Stack.PathChanged].
 func (q *Queue) pathChanged(matches func(netip.Addr) bool) {
-	defer q.notifyIfReadable() // a flow may send what it had to wait for on the old path
+	defer q.notifyIfReadable() // a flow may send more at once on the new path
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := q.flows.now()
@@ -263,7 +268,7 @@ func (q *Queue) pathChanged(matches func(netip.Addr) bool) {
 	}
 }
 
-// pathBack is [Stack.PathBack].
+// pathBack implements [Stack.PathBack].
 func (q *Queue) pathBack(matches func(netip.Addr) bool) {
 	defer q.notifyIfReadable()
 	q.mu.Lock()
@@ -277,14 +282,15 @@ func (q *Queue) pathBack(matches func(netip.Addr) bool) {
 	}
 }
 
-// endFlow gives up the flow of a connection that gVisor has given up.
+// endFlow removes the flow of a connection that gVisor has given up.
 func (q *Queue) endFlow(f *tcpFlow) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.flows.remove(f)
 }
 
-// push reports false if there is no more to read than before: the packet is refused, or waits.
+// push appends a packet. It reports false if there is no more to read than before, because the
+// packet was dropped or is a delayed acknowledgement.
 func (q *Queue) push(pkt *stack.PacketBuffer) (queued bool, err tcpip.Error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -305,7 +311,7 @@ func (q *Queue) push(pkt *stack.PacketBuffer) (queued bool, err tcpip.Error) {
 	return true, nil
 }
 
-// holdAckLocked reports whether a TCP packet is an acknowledgement that waits.
+// holdAckLocked reports whether a TCP packet is an acknowledgement that is delayed.
 func (q *Queue) holdAckLocked(pkt *stack.PacketBuffer) bool {
 	p := ackInfoOf(pkt)
 	var now time.Duration
@@ -322,7 +328,7 @@ func (q *Queue) holdAckLocked(pkt *stack.PacketBuffer) bool {
 	return held
 }
 
-// setAckTimerLocked has lookAfterAcks called at a time, or before.
+// setAckTimerLocked sets the timer to at, unless it fires earlier.
 func (q *Queue) setAckTimerLocked(at, now time.Duration) {
 	if q.ackTimerAt != 0 && at >= q.ackTimerAt {
 		return
@@ -335,14 +341,14 @@ func (q *Queue) setAckTimerLocked(at, now time.Duration) {
 	q.ackTimer.Reset(at - now)
 }
 
-// ackTimerFired sends the acknowledgements that have waited for long enough.
+// ackTimerFired sends the delayed acknowledgements that are due.
 func (q *Queue) ackTimerFired() {
 	if q.sendDueAcks() {
 		q.tellReady()
 	}
 }
 
-// sendDueAcks reports whether there is more to read than before.
+// sendDueAcks appends the acknowledgements that are due and reports whether there were any.
 func (q *Queue) sendDueAcks() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -360,7 +366,7 @@ func (q *Queue) pushLocked(pkt *stack.PacketBuffer) {
 	q.queuedBytes += queueCost(pkt)
 }
 
-// close unblocks writers and drops what is queued.
+// close unblocks writers and drops queued packets.
 func (q *Queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -379,9 +385,10 @@ func (q *Queue) close() {
 	q.room.Broadcast()
 }
 
+// blocksWriter reports whether packets of a protocol wait while the queue is full.
 func blocksWriter(p tcpip.TransportProtocolNumber) bool {
 	return p == header.TCPProtocolNumber || p == header.UDPProtocolNumber
 }
 
-// queueCost is what a packet counts for in Device.queued.
+// queueCost is what a packet adds to Queue.queuedBytes.
 func queueCost(pkt *stack.PacketBuffer) int { return pkt.Size() + packetOverhead }

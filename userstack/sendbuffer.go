@@ -5,15 +5,17 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// bufferedSegment is a segment of gVisor's, of any size, whose data are sent in packets and kept until they
-// are acknowledged. It holds a reference to the segment; gVisor keeps the same memory for as long.
+// bufferedSegment is a segment that gVisor has sent, of any size. Its data leave in packets and are
+// kept until the peer has acknowledged them. It holds a reference to the packet buffer, whose
+// memory gVisor keeps for as long anyway.
 type bufferedSegment struct {
 	pkt  *stack.PacketBuffer
 	seq  uint32
-	size int // bytes of data
+	size int // payload bytes
 	fin  bool
 }
 
+// end is the sequence number after the segment; a FIN counts as one.
 func (c *bufferedSegment) end() uint32 {
 	if c.fin {
 		return c.seq + uint32(c.size) + 1
@@ -21,20 +23,21 @@ func (c *bufferedSegment) end() uint32 {
 	return c.seq + uint32(c.size)
 }
 
-// sendBuffer are those that follow each other in the stream, in a ring.
+// sendBuffer is a ring of consecutive segments of one stream.
 type sendBuffer struct {
-	ring   []bufferedSegment // its length is a power of two
+	ring   []bufferedSegment // the length is a power of two
 	first  int
 	count  int
 	cursor cursor
 }
 
-// cursor is where the last packet ended, so that the next is found without a search.
+// cursor is the position after the last packet that was built, so that the next one is found
+// without a search.
 type cursor struct {
-	seq  uint32 // of the first byte of rest
-	n    int    // the chunk, counted from the first; valid while rest is not nil
-	rest []byte // of a view of it
-	view *buffer.View
+	seq  uint32       // sequence number of rest[0]
+	n    int          // index of the segment, counted from the first; valid unless rest is nil
+	rest []byte       // the unread part of the current view
+	view *buffer.View // the view after the current one
 }
 
 const minSendBuffer = 4
@@ -53,7 +56,7 @@ func (c *sendBuffer) push(k bufferedSegment) {
 	*c.get(c.count - 1) = k
 }
 
-// end is where the last chunk ends; of no chunks it is 0.
+// end is the sequence number after the last segment, or 0 if there is none.
 func (c *sendBuffer) end() uint32 {
 	if c.count == 0 {
 		return 0
@@ -61,7 +64,7 @@ func (c *sendBuffer) end() uint32 {
 	return c.get(c.count - 1).end()
 }
 
-// release gives back the chunks that end at una or before.
+// release drops the segments that end at una or before.
 func (c *sendBuffer) release(una uint32) {
 	for c.count > 0 && int32(una-c.get(0).end()) >= 0 {
 		k := c.get(0)
@@ -78,9 +81,9 @@ func (c *sendBuffer) release(una uint32) {
 	}
 }
 
-// copy copies the bytes of the stream from seq on to b. It reports whether they end where a chunk
-// does.
-func (c *sendBuffer) copy(b []byte, seq uint32) (whole bool) {
+// copy copies the bytes of the stream from sequence number seq on to b. It reports whether they end
+// where a segment ends.
+func (c *sendBuffer) copy(b []byte, seq uint32) (atEnd bool) {
 	if c.cursor.rest == nil || c.cursor.seq != seq {
 		c.seek(seq)
 	}
@@ -96,7 +99,7 @@ func (c *sendBuffer) copy(b []byte, seq uint32) (whole bool) {
 	return a.seq == k.seq+uint32(k.size)
 }
 
-// seek moves the cursor to seq, which a chunk must hold.
+// seek moves the cursor to seq, which a segment must contain.
 func (c *sendBuffer) seek(seq uint32) {
 	lo, hi := 0, c.count
 	for lo < hi {
@@ -117,11 +120,11 @@ func (c *sendBuffer) seek(seq uint32) {
 	}
 }
 
-// enter moves the cursor to the beginning of chunk n.
+// enter moves the cursor to the first payload byte of segment n.
 func (c *sendBuffer) enter(n int) {
 	k := c.get(n)
 	views, offset := k.pkt.AsViewList()
-	offset += k.pkt.Size() - k.size // the headers
+	offset += k.pkt.Size() - k.size // skip the headers
 	c.cursor = cursor{seq: k.seq, n: n, view: views.Front()}
 	for c.cursor.view != nil {
 		c.cursor.rest = c.cursor.view.AsSlice()
@@ -135,7 +138,7 @@ func (c *sendBuffer) enter(n int) {
 	c.cursor.rest = []byte{}
 }
 
-// next moves the cursor to the next view, or the next chunk.
+// next moves the cursor to the next view, or to the next segment.
 func (c *sendBuffer) next() {
 	if c.cursor.view == nil {
 		c.enter(c.cursor.n + 1)

@@ -14,47 +14,64 @@ import (
 	"ginnel/internal/snoop"
 )
 
-// tcpFlow is what a queue knows of a TCP connection. Under BBR it manages what the connection sends:
-// gVisor hands over segments and believes that they are sent, and a snoop.Sender decides when each
-// packet leaves and repairs losses. Under CUBIC it only measures the round-trip time for the
-// receive window. The queue's mutex guards it.
+// tcpFlow is the state of a TCP connection in its Queue. Under BBR it decides when data are sent:
+// gVisor hands over segments and takes them for sent, and a snoop.Sender decides when each packet
+// leaves and retransmits what was lost. Under CUBIC it only measures the round-trip time, for the
+// size of the receive window. The queue's mutex guards it.
 //
-// The Conn of the connection makes its flow and is its owner; the flow ends when the peer has
-// acknowledged the FIN, or when gVisor gives the connection up.
+// The Conn creates and owns the flow. The flow ends when the peer has acknowledged the FIN, or when
+// gVisor has given the connection up.
 type tcpFlow struct {
 	id     flowID
 	remote netip.Addr
 	conn   *Conn
 	ep     *tcp.Endpoint
 
-	measureOnly bool // gVisor sends by itself
+	measureOnly bool // CUBIC: gVisor's segments leave at once
 
-	snd        *snoop.Sender // nil until gVisor has sent the first data
-	buffer     sendBuffer    // segments that the peer has not acknowledged
-	header     packetHeader  // of the packets that leave
-	latest     latestState   // what the latest segment of gVisor's said
-	sack       bool          // the peer acknowledges selectively
-	optionRoom int           // bytes of TCP options that gVisor leaves room for, and data do not have
+	snd    *snoop.Sender // nil until gVisor has sent the first data
+	buffer sendBuffer    // segments that the peer has not acknowledged
+	header packetHeader  // of outbound packets
+	latest latestState   // from gVisor's latest segment
+	sack   bool          // SACK is negotiated
 
-	schedule        // when the flow is to be served
-	total    uint64 // bytes that were sent for the first time, up to sequence number counted
-	counted  uint32
+	// optionRoom is how many bytes of each packet gVisor leaves free for TCP options that data packets
+	// do not have.
+	optionRoom int
 
-	peerWindow uint16 // that the peer has offered last in a packet without data, as it was written
-	windowLost bool   // gVisor's own retransmission timer has expired, and its window is one segment
+	schedule // when the flow is served
+	progress sendProgress
+
+	peerWindow uint16 // window field of the peer's last packet without data, not scaled
+	windowLost bool   // gVisor's own RTO has expired and set its congestion window to one segment
 	finSent    bool   // gVisor has sent a FIN
 	ended      bool   // the flow has ended
 	clock      timestampRTT
-	lastHeard  time.Duration // when data of the peer came last
-	lastSent   time.Duration // when data were last seen to be sent
-	reported   snoop.Stats   // by the last report of traffic
+	lastUse    lastUse
+	reported   snoop.Stats // at the last traffic report
 }
 
-// manage gives a new connection its flow.
+// sendProgress counts the bytes of a connection that were sent at least once.
+type sendProgress struct {
+	total uint64 // bytes sent before upTo
+	upTo  uint32 // sequence number
+}
+
+// advance moves upTo to seq and returns the total.
+func (p *sendProgress) advance(seq uint32) uint64 {
+	p.total += uint64(seq - p.upTo)
+	p.upTo = seq
+	return p.total
+}
+
+// lastUse is when data of a connection passed last in each direction.
+type lastUse struct{ received, sent time.Duration }
+
+// manage makes the flow of a new connection.
 func (c *Conn) manage(s *Stack) {
 	ep, ok := c.ep.(*tcp.Endpoint)
 	if !ok {
-		return // cannot happen: gVisor's TCP has no other endpoints
+		return // cannot happen: gVisor has no other type of TCP endpoint
 	}
 	f := &tcpFlow{conn: c, ep: ep, measureOnly: s.congestion == CUBIC, schedule: schedule{heapIndex: -1}}
 	ep.LockUser()
@@ -69,6 +86,7 @@ func (c *Conn) manage(s *Stack) {
 	c.queue.addFlow(f)
 }
 
+// flowIDOf returns the ID of the outbound packets of a connection.
 func flowIDOf(id *stack.TransportEndpointID) (f flowID) {
 	n := copy(f.addrs[:], id.LocalAddress.AsSlice())
 	copy(f.addrs[n:], id.RemoteAddress.AsSlice())
@@ -76,7 +94,7 @@ func flowIDOf(id *stack.TransportEndpointID) (f flowID) {
 	return f
 }
 
-// latestState is the state that every packet carries, whatever else is in it.
+// latestState is the part of the TCP header that every packet repeats with its latest value.
 type latestState struct {
 	ack    uint32
 	window uint16
@@ -84,20 +102,20 @@ type latestState struct {
 	echo   uint32 // TSecr
 }
 
-// KUID implements tcpip.PacketOwner, by which gVisor hands a packet's flow through to the queue. It
-// has no meaning here.
+// KUID implements tcpip.PacketOwner. gVisor attaches the owner of an endpoint to its packets, by
+// which the queue finds the flow of a packet. The value is not used.
 func (f *tcpFlow) KUID() uint32 { return 0 }
 
-// KGID implements tcpip.PacketOwner.
+// KGID implements tcpip.PacketOwner; see KUID.
 func (f *tcpFlow) KGID() uint32 { return 0 }
 
-// flowFor returns the flow of a packet that gVisor made, or nil.
+// flowFor returns the flow of an outbound packet, or nil.
 func flowFor(pkt *stack.PacketBuffer) *tcpFlow {
 	f, _ := pkt.Owner.(*tcpFlow)
 	return f
 }
 
-// noteState takes over what a segment of gVisor's says besides its data.
+// noteState takes the latest state over from a segment of gVisor.
 func (f *tcpFlow) noteState(tcp header.TCP) {
 	f.latest.ack, f.latest.window = tcp.AckNumber(), tcp.WindowSize()
 	if ts, echo, ok := timestamps(tcp.Options()); ok {
@@ -108,8 +126,8 @@ func (f *tcpFlow) noteState(tcp header.TCP) {
 	}
 }
 
-// enqueue takes over a segment with data, or a FIN, and a reference to it. It reports false if the
-// segment has been taken before: gVisor sends it again.
+// enqueue takes over a segment with data or FIN, and a reference to it. It reports false if gVisor
+// retransmits a segment that the flow has already.
 func (f *tcpFlow) enqueue(now time.Duration, pkt *stack.PacketBuffer, mtu int) bool {
 	tcp := header.TCP(pkt.TransportHeader().Slice())
 	f.noteState(tcp)
@@ -122,15 +140,15 @@ func (f *tcpFlow) enqueue(now time.Duration, pkt *stack.PacketBuffer, mtu int) b
 	mss := f.maxPayload(pkt, mtu)
 	recut := mss < f.snd.MSS()
 	if recut {
-		f.snd.Recut(now, mss) // gVisor has heard that the path takes only shorter packets
+		f.snd.Recut(now, mss) // gVisor has learned a smaller path MTU
 	}
 	n := data
 	if fin {
 		n++
 	}
 	if !f.snd.Queue(now, seq, n, fin) {
-		// Either the path takes only shorter packets, or gVisor's own timer has expired, which is set
-		// so long that the flow has tried for minutes.
+		// gVisor retransmits because the path MTU is smaller, or because its own RTO has expired. The
+		// flow has then retransmitted in vain for managedRTO.
 		f.windowLost = !recut
 		pkt.DecRef()
 		return false
@@ -142,17 +160,18 @@ func (f *tcpFlow) enqueue(now time.Duration, pkt *stack.PacketBuffer, mtu int) b
 	return true
 }
 
+// startSender makes the snoop.Sender, whose first sequence number is seq.
 func (f *tcpFlow) startSender(now time.Duration, seq uint32, pkt *stack.PacketBuffer, mtu int) {
 	f.header.set(pkt.NetworkHeader().Slice(), header.TCP(pkt.TransportHeader().Slice()))
-	f.counted = seq
+	f.progress.upTo = seq
 	f.snd = snoop.New(seq, f.maxPayload(pkt, mtu))
 	if rtt := f.clock.min(); rtt > 0 {
 		f.snd.Model().Handshake(now, rtt)
 	}
 }
 
-// maxPayload is the payload of a full packet. gVisor's own segments are shorter, because it leaves
-// room for options that they do not have.
+// maxPayload is the payload of a full packet. It exceeds gVisor's MSS, which leaves room for TCP
+// options that data packets do not have.
 func (f *tcpFlow) maxPayload(pkt *stack.PacketBuffer, mtu int) int {
 	most := mtu - f.header.size()
 	if mss := int(pkt.GSOOptions.MSS); mss > 0 {
@@ -161,7 +180,7 @@ func (f *tcpFlow) maxPayload(pkt *stack.PacketBuffer, mtu int) int {
 	return most
 }
 
-// sendable is about how many bytes may leave now.
+// sendable is about how many bytes may be sent now.
 func (f *tcpFlow) sendable() int {
 	if f.ended {
 		return 0
@@ -169,33 +188,31 @@ func (f *tcpFlow) sendable() int {
 	return f.snd.Unsent() + f.snd.Missing()
 }
 
-// lastBusy is when the flow last had something that was not acknowledged.
+// lastBusy is when data were last waiting for an acknowledgement, or were sent.
 func (f *tcpFlow) lastBusy(now time.Duration) time.Duration {
 	if f.snd != nil && !f.snd.Idle() {
-		f.lastSent = now
+		f.lastUse.sent = now
 	}
-	return f.lastSent
+	return f.lastUse.sent
 }
 
-// progress tells the Conn how much has left, so that it writes more.
-func (f *tcpFlow) progress() {
-	f.total += uint64(f.snd.Sent() - f.counted)
-	f.counted = f.snd.Sent()
-	f.conn.progress(f.total)
-}
+// reportProgress tells the Conn how much has been sent, so that its writers go on.
+func (f *tcpFlow) reportProgress() { f.conn.notSent.progress(f.progress.advance(f.snd.Sent())) }
 
-// passAck takes a segment without data, which leaves at once. Its sequence number is that of
-// what gVisor has handed over, which may be beyond the peer's window: what has really been sent
-// counts (RFC 9293, section 3.10.7.4).
+// passAck adapts a pure acknowledgement of gVisor, which leaves at once. Its sequence number counts
+// all that gVisor has handed over, which may lie beyond the peer's window; it must not exceed what
+// was really sent (RFC 9293, section 3.10.7.4).
 func (f *tcpFlow) passAck(now time.Duration, ip []byte, tcp header.TCP) {
 	f.noteState(tcp)
 	f.clock.sent(now, f.latest.ts)
 	f.capSequence(ip, tcp)
 }
 
-// passReset takes a RST. It is accepted only if it has the sequence number that the peer expects.
+// passReset adapts a RST of gVisor. The peer accepts it only with the sequence number that it
+// expects.
 func (f *tcpFlow) passReset(ip []byte, tcp header.TCP) { f.capSequence(ip, tcp) }
 
+// capSequence lowers the sequence number of a segment to that of the next byte to be sent.
 func (f *tcpFlow) capSequence(ip []byte, tcp header.TCP) {
 	if f.snd != nil && int32(tcp.SequenceNumber()-f.snd.Sent()) > 0 {
 		tcp.SetSequenceNumber(f.snd.Sent())
@@ -203,23 +220,22 @@ func (f *tcpFlow) capSequence(ip []byte, tcp header.TCP) {
 	}
 }
 
-// restoreWindow gives gVisor its window back, which it has taken for too large when its own retransmission
-// timer expired. It locks the endpoint.
+// restoreWindow resets gVisor's congestion control, whose window its RTO has set to one segment. It
+// locks the endpoint, so the caller must not hold the queue's mutex.
 func (f *tcpFlow) restoreWindow() {
 	f.windowLost = false
 	cc := tcpip.CongestionControlOption(managedCongestion)
 	f.ep.SetSockOpt(&cc)
 }
 
-// abandon gives up everything.
+// abandon ends the flow, drops its segments and releases its writers.
 func (f *tcpFlow) abandon() {
 	f.ended = true
 	f.buffer.release(f.buffer.end())
-	f.conn.progress(math.MaxUint64)
+	f.conn.notSent.progress(math.MaxUint64)
 }
 
-// connEnded reports whether gVisor has given the connection up, so that nothing of it is to be sent any
-// more.
+// connEnded reports whether gVisor has given the connection up, so that nothing more may be sent.
 func (f *tcpFlow) connEnded() bool {
 	switch tcp.EndpointState(f.ep.State()) {
 	case tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
@@ -228,39 +244,7 @@ func (f *tcpFlow) connEnded() bool {
 	return true
 }
 
-// packetHeader is what all packets of a flow begin with: the IP header, and a TCP header whose only
-// option is a timestamp.
-type packetHeader struct {
-	bytes [header.IPv6MinimumSize + header.TCPMinimumSize + tcpOptions]byte
-	l4    int // where the TCP header begins
-	len   int
-}
-
-func (h *packetHeader) size() int { return h.len }
-
-// set takes over the headers of a segment of gVisor's.
-func (h *packetHeader) set(ip []byte, tcp header.TCP) {
-	h.l4 = copy(h.bytes[:], ip)
-	h.len = h.l4 + copy(h.bytes[h.l4:], tcp[:header.TCPMinimumSize])
-	size := header.TCPMinimumSize
-	if _, _, ok := timestamps(tcp.Options()); ok {
-		h.len += copy(h.bytes[h.len:], tcp[header.TCPMinimumSize:header.TCPMinimumSize+tcpOptions])
-		size += tcpOptions
-	}
-	header.TCP(h.bytes[h.l4:h.len]).SetDataOffset(uint8(size))
-}
-
-// timestamps reads the timestamp option where gVisor and everybody else puts it: first, after two
-// NOPs.
-func timestamps(options []byte) (ts, echo uint32, ok bool) {
-	if len(options) < tcpOptions || options[0] != header.TCPOptionNOP || options[1] != header.TCPOptionNOP ||
-		options[2] != header.TCPOptionTS || options[3] != header.TCPOptionTSLength {
-		return 0, 0, false
-	}
-	return binary.BigEndian.Uint32(options[4:]), binary.BigEndian.Uint32(options[8:]), true
-}
-
-// buildPacket writes a packet to b and returns its size, 0 if it does not fit.
+// buildPacket writes the packet out to b and returns its size, or 0 if it does not fit.
 func (f *tcpFlow) buildPacket(b []byte, out snoop.Outgoing) int {
 	size := out.Len
 	if out.Fin {
@@ -287,7 +271,7 @@ func (f *tcpFlow) buildPacket(b []byte, out snoop.Outgoing) int {
 	return n + size
 }
 
-// setLatest writes what is newest of the connection's state.
+// setLatest writes the latest state to a TCP header.
 func (f *tcpFlow) setLatest(tcp header.TCP) {
 	tcp.SetAckNumber(f.latest.ack)
 	tcp.SetWindowSize(f.latest.window)
@@ -297,8 +281,8 @@ func (f *tcpFlow) setLatest(tcp header.TCP) {
 	}
 }
 
-// receiveAck takes an acknowledgement of the peer's, and what it says of the window. It reports whether
-// gVisor has to see it: it must not see those by which it would find a loss.
+// receiveAck takes an inbound acknowledgement and window. It reports whether gVisor must see the
+// packet. gVisor must not see duplicate acknowledgements, because it would take them for a loss.
 func (f *tcpFlow) receiveAck(now time.Duration, tcp header.TCP, payload int, sacks []snoop.Block) (show bool) {
 	if f.snd == nil {
 		return true
@@ -308,25 +292,26 @@ func (f *tcpFlow) receiveAck(now time.Duration, tcp header.TCP, payload int, sac
 	una := f.snd.Acked()
 	f.buffer.release(una)
 	window := tcp.WindowSize()
-	news := payload > 0 || una != before || f.peerWindow != window || tcp.Flags()&^header.TCPFlagPsh != header.TCPFlagAck
+	news := payload > 0 || una != before || f.peerWindow != window ||
+		tcp.Flags()&^header.TCPFlagPsh != header.TCPFlagAck
 	if !news && len(sacks) == 0 && tcp.AckNumber() == una && !f.sack {
 		f.snd.Duplicate(now)
 	}
 	if payload == 0 {
-		f.peerWindow = window // gVisor has seen it; it takes none from data that it has already
+		f.peerWindow = window // gVisor takes no window from retransmitted data, so only this one is known to it
 	}
 	switch {
 	case window == 0:
 		f.snd.Closed(now)
 	case f.conn.unsent() == 0:
-		f.snd.Open() // otherwise gVisor sends as soon as it knows, and take opens
+		f.snd.Open() // otherwise gVisor sends more when it sees the window, and enqueue calls Open
 	}
 	f.ended = f.ended || f.finSent && f.snd.Idle()
 	return news || !busy
 }
 
-// buildProbe is a packet that asks the peer for its window: without data, and below what it has
-// acknowledged.
+// buildProbe writes a window probe: a packet without data, whose sequence number the peer has
+// acknowledged already, so that it answers with its window.
 func (f *tcpFlow) buildProbe(b []byte) int {
 	copy(b, f.header.bytes[:f.header.len])
 	tcp := header.TCP(b[f.header.l4:f.header.len])

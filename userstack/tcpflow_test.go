@@ -295,7 +295,7 @@ func TestManyTransfersInASmallBudget(t *testing.T) {
 		s.dev.queues[0].mu.Lock()
 		for _, f := range s.dev.queues[0].flows.byID {
 			if f.snd != nil {
-				unsent += int(uint32(f.conn.written.Load()) - (f.snd.Acked() - f.counted + uint32(f.total)))
+				unsent += int(uint32(f.conn.written.Load()) - (f.snd.Acked() - f.progress.upTo + uint32(f.progress.total)))
 			}
 		}
 		s.dev.queues[0].mu.Unlock()

@@ -21,7 +21,7 @@ const (
 // coalescer merges consecutive TCP segments of one flow within a batch, so that gVisor handles one
 // large packet instead of many (generic receive offload, GRO). It keeps slices of the batch and
 // copies the data once, when a packet is passed up. Packets of one flow stay in order; flows may
-// overtake each other. The zero value is ready for use; it lives on the stack of Device.Write.
+// overtake each other. It needs only d, and lives on the stack of Device.Write.
 //
 // gVisor reads a byte stream. Segment boundaries and PSH flags do not matter to it, so consecutive
 // segments of any size are merged, and a pure acknowledgement replaces an older one that it goes
@@ -29,7 +29,7 @@ const (
 // timestamp of its last segment. Its own timestamp is that of its first segment, because a delayed
 // acknowledgement echoes that one (RFC 7323, section 4.3).
 type coalescer struct {
-	d           *Device // its flows see each acknowledgement before gVisor does; nil in tests without flows
+	d           *Device // its flows see each acknowledgement before gVisor does
 	ackedQueues uint    // bit i: a flow of queue i has seen an acknowledgement
 
 	runs [coalesceFlows]segmentRun
@@ -200,7 +200,7 @@ func (c *coalescer) flushRun(r *segmentRun, up stack.NetworkDispatcher) {
 // passToFlow shows an inbound TCP packet to the flow that manages its connection, if there is one.
 // It reports whether gVisor must see the packet too.
 func (c *coalescer) passToFlow(packet []byte, l4, hdr int) bool {
-	if c.d == nil || hdr < l4+header.TCPMinimumSize || hdr > len(packet) {
+	if hdr < l4+header.TCPMinimumSize || hdr > len(packet) {
 		return true
 	}
 	const relevant = header.TCPFlagAck | header.TCPFlagSyn | header.TCPFlagRst

@@ -12,14 +12,14 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// ackTest takes packets of one connection; what left is known by its place in the order in which
-// they were made.
+// ackTest offers packets of one connection to a delayedAcks. Packets are named by the order in
+// which they were made.
 type ackTest struct {
 	t    *testing.T
 	a    delayedAcks
 	now  time.Duration
 	made []*stack.PacketBuffer
-	left []int
+	sent []int // packets sent since the last call of want
 }
 
 func newAckTest(t *testing.T) *ackTest {
@@ -28,134 +28,135 @@ func newAckTest(t *testing.T) *ackTest {
 	t.Cleanup(func() {
 		a.a.dropAll()
 		if a.a.held != 0 {
-			t.Errorf("%d are held after all were dropped", a.a.held)
+			t.Errorf("%d acknowledgements are held after dropAll", a.a.held)
 		}
 		for i, pkt := range a.made {
 			if n := pkt.ReadRefs(); n != 1 {
-				t.Errorf("packet %d has %d references, want that of the test", i, n)
+				t.Errorf("packet %d has %d references, want 1", i, n)
 			}
 		}
 	})
 	return a
 }
 
-func (a *ackTest) take(kind ackKind, port, ack uint32) {
-	a.takeOf(&ackInfo{id: flowID{ports: port}, kind: kind, ack: ack})
+func (a *ackTest) offerKind(kind ackKind, port, ack uint32) {
+	a.offer(&ackInfo{id: flowID{ports: port}, kind: kind, ack: ack})
 }
 
-func (a *ackTest) takeOf(p *ackInfo) {
+func (a *ackTest) offer(p *ackInfo) {
 	a.t.Helper()
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{})
 	a.made = append(a.made, pkt)
 	first, held := a.a.offer(p, pkt, a.now)
 	if first != nil {
-		a.leave(first)
+		a.send(first)
 		first.DecRef()
 	}
 	if !held {
-		a.leave(pkt)
+		a.send(pkt)
 	}
 }
 
-func (a *ackTest) leave(pkt *stack.PacketBuffer) {
+func (a *ackTest) send(pkt *stack.PacketBuffer) {
 	for i, p := range a.made {
 		if p == pkt {
-			a.left = append(a.left, i)
+			a.sent = append(a.sent, i)
 		}
 	}
 }
 
-// want says what has left since it was asked last.
-func (a *ackTest) want(rule string, left ...int) {
+// want checks which packets were sent since the last call.
+func (a *ackTest) want(rule string, sent ...int) {
 	a.t.Helper()
-	if len(left) != len(a.left) {
-		a.t.Errorf("%s: got %v, want %v", rule, a.left, left)
+	if len(sent) != len(a.sent) {
+		a.t.Errorf("%s: got %v, want %v", rule, a.sent, sent)
 	} else {
-		for i := range left {
-			if left[i] != a.left[i] {
-				a.t.Errorf("%s: got %v, want %v", rule, a.left, left)
+		for i := range sent {
+			if sent[i] != a.sent[i] {
+				a.t.Errorf("%s: got %v, want %v", rule, a.sent, sent)
 				break
 			}
 		}
 	}
-	a.left = nil
+	a.sent = nil
 }
 
-func TestAcks(t *testing.T) {
+// The rules of delayedAcks, one after the other, on one connection.
+func TestDelayedAcks(t *testing.T) {
 	const port = 7
 	a := newAckTest(t)
-	a.take(noAck, port, 0)
-	a.want("a connection begins", 0)
-	a.take(pureAck, port, 1000)
-	a.want("the other side learns at once that it stands", 1)
-	a.take(pureAck, port, 1064)
-	a.want("a small message's waits")
-	a.take(piggybackedAck, port, 1064)
-	a.want("the answer takes it along", 3)
-	a.take(pureAck, port, 1128)
-	a.take(pureAck, port, 1192)
-	a.want("every second leaves, for the one before too", 5)
-	a.take(pureAck, port, 1192)
-	a.want("one that repeats another leaves", 6)
-	a.take(pureAck, port, 1256)
-	a.take(pureAck, port, 1256)
-	a.want("so does the other, that waited", 7, 8)
+	a.offerKind(noAck, port, 0)
+	a.want("a SYN is sent", 0)
+	a.offerKind(pureAck, port, 1000)
+	a.want("the ACK that completes the handshake is sent at once", 1)
+	a.offerKind(pureAck, port, 1064)
+	a.want("the acknowledgement of a small message is held")
+	a.offerKind(piggybackedAck, port, 1064)
+	a.want("the response replaces it", 3)
+	a.offerKind(pureAck, port, 1128)
+	a.offerKind(pureAck, port, 1192)
+	a.want("every second acknowledgement is sent and replaces the first", 5)
+	a.offerKind(pureAck, port, 1192)
+	a.want("a duplicate acknowledgement is sent", 6)
+	a.offerKind(pureAck, port, 1256)
+	a.offerKind(pureAck, port, 1256)
+	a.want("a duplicate of a held acknowledgement: both are sent", 7, 8)
 	const full = 1420
 	overdue := func(at, next time.Duration) {
 		t.Helper()
-		if got := a.a.releaseDue(at, func(p *stack.PacketBuffer) { a.leave(p); p.DecRef() }); got != next {
+		if got := a.a.releaseDue(at, func(p *stack.PacketBuffer) { a.send(p); p.DecRef() }); got != next {
 			t.Errorf("after %v the next is due at %v, want %v", at-a.now, got, next)
 		}
 	}
-	a.take(pureAck, port, 1256+full)
-	a.want("a full segment's waits")
-	a.take(pureAck, port, 1256+7*full)
-	a.want("for those of seven")
-	a.take(pureAck, port, 1256+8*full)
-	a.want("that of eight leaves", 11)
-	a.take(pureAck, port, 1256+9*full)
+	a.offerKind(pureAck, port, 1256+full)
+	a.want("the acknowledgement of a full segment is held")
+	a.offerKind(pureAck, port, 1256+7*full)
+	a.want("that of seven full segments is held")
+	a.offerKind(pureAck, port, 1256+8*full)
+	a.want("that of eight full segments is sent", 11)
+	a.offerKind(pureAck, port, 1256+9*full)
 	overdue(a.now+bulkAckDelay-1, a.now+bulkAckDelay)
-	a.want("but not for long: not yet")
+	a.want("bulkAckDelay has not expired")
 	overdue(a.now+bulkAckDelay, 0)
-	a.want("but not for long: now", 12)
-	a.take(pureAck, port, 1256+10*full-1)
-	a.want("that of less waits")
+	a.want("bulkAckDelay has expired", 12)
+	a.offerKind(pureAck, port, 1256+10*full-1)
+	a.want("the acknowledgement of less than a segment is held")
 	overdue(a.now+ackDelay-1, a.now+ackDelay)
-	a.want("longer: not yet")
+	a.want("ackDelay has not expired")
 	overdue(a.now+ackDelay, 0)
-	a.want("longer: now", 13)
-	a.take(pureAck, port, 1256+11*full-2)
-	a.take(pureAck, port, 1256+12*full)
+	a.want("ackDelay has expired", 13)
+	a.offerKind(pureAck, port, 1256+11*full-2)
+	a.offerKind(pureAck, port, 1256+12*full)
 	overdue(a.now+bulkAckDelay, 0)
-	a.want("not so if more comes", 15)
-	a.take(pureAck, port, 1256+12*full+1)
-	a.take(noAck, port, 0)
-	a.want("ports are used again", 16, 17)
-	a.take(pureAck, port, 9000)
-	a.want("by another connection, which stands", 18)
+	a.want("bulkAckDelay applies as soon as a full segment is unacknowledged", 15)
+	a.offerKind(pureAck, port, 1256+12*full+1)
+	a.offerKind(noAck, port, 0)
+	a.want("a SYN on the same ports: the held acknowledgement and the SYN are sent", 16, 17)
+	a.offerKind(pureAck, port, 9000)
+	a.want("the new connection completes its handshake", 18)
 }
 
-// What tells of a gap leaves at once, and so does what follows it, by which the gap may be filled.
-func TestAcksOfGaps(t *testing.T) {
+// An acknowledgement with SACK blocks is sent at once, and so is the next one, because it may
+// report that the gap is filled.
+func TestDelayedAcksWithSACK(t *testing.T) {
 	a := newAckTest(t)
-	a.take(piggybackedAck, 7, 1000)
-	a.takeOf(&ackInfo{id: flowID{ports: 7}, kind: pureAck, ack: 1100, sack: true})
-	a.want("a gap", 0, 1)
-	a.takeOf(&ackInfo{id: flowID{ports: 7}, kind: pureAck, ack: 1200, sack: true})
-	a.want("a gap is filled, another is left", 2)
-	a.take(pureAck, 7, 1300)
-	a.want("the other is filled", 3)
-	a.take(pureAck, 7, 1400)
-	a.want("then all is well")
+	a.offerKind(piggybackedAck, 7, 1000)
+	a.offer(&ackInfo{id: flowID{ports: 7}, kind: pureAck, ack: 1100, sack: true})
+	a.want("SACK: a gap", 0, 1)
+	a.offer(&ackInfo{id: flowID{ports: 7}, kind: pureAck, ack: 1200, sack: true})
+	a.want("SACK: one gap is filled, another is left", 2)
+	a.offerKind(pureAck, 7, 1300)
+	a.want("no SACK any more: the other gap is filled", 3)
+	a.offerKind(pureAck, 7, 1400)
+	a.want("no gap: held")
 }
 
-// The options of a SYN tell of no gap, so the first acknowledgement of whoever is connected to
-// waits for the answer too.
-func TestAcksAfterSYN(t *testing.T) {
+// The options of a SYN-ACK are not SACK blocks, so the acknowledgement after it may be held.
+func TestAckInfoOfSYN(t *testing.T) {
 	for _, c := range []struct {
 		flags  header.TCPFlags
 		option []byte
-		gap    bool
+		sack   bool
 	}{
 		{header.TCPFlagSyn | header.TCPFlagAck, []byte{header.TCPOptionMSS, 4, 5, 0}, false},
 		{header.TCPFlagAck, []byte{header.TCPOptionNOP, header.TCPOptionNOP, header.TCPOptionSACK, 2}, true},
@@ -166,44 +167,44 @@ func TestAcksAfterSYN(t *testing.T) {
 		copy(pkt.TransportHeader().Push(cap(tcp)), append(tcp, c.option...))
 		ip := header.IPv4(pkt.NetworkHeader().Push(header.IPv4MinimumSize))
 		ip.Encode(&header.IPv4Fields{SrcAddr: addressOf(addrA4), DstAddr: addressOf(addrB4)})
-		if a := ackInfoOf(pkt); a.sack != c.gap || a.ack != 7 {
-			t.Errorf("%v: gap %v, acknowledges %d", c.flags, a.sack, a.ack)
+		if a := ackInfoOf(pkt); a.sack != c.sack || a.ack != 7 {
+			t.Errorf("%v: SACK %v, acknowledges %d", c.flags, a.sack, a.ack)
 		}
 		pkt.DecRef()
 	}
 }
 
-// A connection that takes another's place has it send what waits.
-func TestAcksCollide(t *testing.T) {
+// When a connection evicts another one from its slot, the held acknowledgement of that is sent.
+func TestDelayedAcksCollide(t *testing.T) {
 	a, b := flowID{ports: 1}, flowID{ports: 2}
 	for b.slot() != a.slot() {
 		b.ports++
 	}
 	test := newAckTest(t)
-	test.take(piggybackedAck, a.ports, 1)
-	test.take(pureAck, a.ports, 2)
-	test.take(pureAck, b.ports, 100)
-	test.want("what waits leaves first, the other at once", 0, 1, 2)
-	test.take(pureAck, a.ports, 3)
-	test.want("and the other way round", 3)
+	test.offerKind(piggybackedAck, a.ports, 1)
+	test.offerKind(pureAck, a.ports, 2)
+	test.offerKind(pureAck, b.ports, 100)
+	test.want("the held acknowledgement of the evicted connection is sent first", 0, 1, 2)
+	test.offerKind(pureAck, a.ports, 3)
+	test.want("the first connection has lost its state too", 3)
 }
 
-// Against random traffic: what a peer of one connection learns is never less than what it would
-// without acks, except for less than eight full segments for a short time.
-func TestAcksAgainstNaive(t *testing.T) {
+// With random traffic, the peer sees acknowledgement numbers that never decrease and that are less
+// than eight full segments behind.
+func TestDelayedAcksAgainstNaive(t *testing.T) {
 	test := newAckTest(t)
 	var made []uint32
-	ack, told := uint32(1<<32-3000), uint32(1<<32-3000) // it wraps
-	test.take(piggybackedAck, 9, ack)
+	ack, told := uint32(1<<32-3000), uint32(1<<32-3000) // the number wraps around
+	test.offerKind(piggybackedAck, 9, ack)
 	made = append(made, ack)
 	for range 2000 {
-		n := len(test.left)
+		n := len(test.sent)
 		ack += uint32(rand.IntN(3)) * uint32(rand.IntN(1500))
 		made = append(made, ack)
-		test.take(ackKind(1+rand.IntN(2)), 9, ack)
-		for _, i := range test.left[n:] {
+		test.offerKind(ackKind(1+rand.IntN(2)), 9, ack)
+		for _, i := range test.sent[n:] {
 			if i > 0 && made[i]-told > 1<<31 {
-				t.Fatalf("%d follows %d", made[i], told)
+				t.Fatalf("acknowledgement %d is sent after %d", made[i], told)
 			}
 			told = made[i]
 		}
@@ -211,18 +212,18 @@ func TestAcksAgainstNaive(t *testing.T) {
 			t.Fatalf("%d bytes are not acknowledged", behind)
 		}
 		if test.a.held > 1 {
-			t.Fatalf("%d wait", test.a.held)
+			t.Fatalf("%d acknowledgements are held", test.a.held)
 		}
 	}
 }
 
-// Questions and answers take one packet each, and a message without an answer is acknowledged.
-func TestAcknowledgementsTravelAlong(t *testing.T) {
+// Requests and responses take one packet each, and a message without a response is acknowledged.
+func TestAcksArePiggybacked(t *testing.T) {
 	p := newPair(t, 0)
-	var alone, all atomic.Int64
+	var pure, all atomic.Int64
 	p.drop = func(packet []byte) bool {
 		if l4, hdr, _ := classify(packet); header.TCP(packet[l4:]).Flags() == header.TCPFlagAck && len(packet) == hdr {
-			alone.Add(1)
+			pure.Add(1)
 		}
 		all.Add(1)
 		return false
@@ -231,22 +232,23 @@ func TestAcknowledgementsTravelAlong(t *testing.T) {
 	go io.Copy(b, b)
 	buf := make([]byte, 64)
 	exchange(t, a, buf)
-	beforeAlone, before := alone.Load(), all.Load()
+	beforePure, before := pure.Load(), all.Load()
 	const n = 200
 	for range n {
 		exchange(t, a, buf)
 	}
-	// Where the machine is slow, an answer may take longer than its acknowledgement waits.
-	if got := alone.Load() - beforeAlone; got > n {
-		t.Errorf("%d of %d packets for %d exchanges only acknowledge", got, all.Load()-before, n)
+	// On a slow machine a response may take longer than ackDelay.
+	if got := pure.Load() - beforePure; got > n {
+		t.Errorf("%d of %d packets for %d exchanges are pure acknowledgements", got, all.Load()-before, n)
 	}
-	for deadline := time.Now().Add(5 * time.Second); alone.Load() == beforeAlone; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); pure.Load() == beforePure; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("the last answer is not acknowledged")
+			t.Fatal("the last response is not acknowledged")
 		}
 	}
 }
 
+// exchange sends buf to an echo server and waits for the echo.
 func exchange(t *testing.T, c net.Conn, buf []byte) {
 	t.Helper()
 	if _, err := c.Write(buf); err != nil {

@@ -52,7 +52,7 @@ type Device struct {
 	// isRouter: there is a Router, so clientPorts counts only for the stack's own addresses.
 	isRouter atomic.Bool
 	tsmp     bool                         // answer TSMP pings, send and receive TSMP rejections
-	own      atomic.Pointer[[]netip.Addr] // the stack's addresses; nil in a device without a stack
+	own      atomic.Pointer[[]netip.Addr] // the stack's addresses; never nil
 
 	onRejected func(netip.AddrPort) // see Config.Rejected
 
@@ -70,6 +70,7 @@ func newDevice(mtu, batch, queues int, clock tcpip.Clock) *Device {
 	if d.batch = cmp.Or(batch, max(d.segment, minBatch)); d.batch < d.segment {
 		d.segment -= d.segment % d.batch
 	}
+	d.own.Store(new([]netip.Addr))
 	for range queues {
 		d.queues = append(d.queues, newQueue(d, clock))
 	}

@@ -73,10 +73,7 @@ func (d *Device) accept(packet []byte) bool {
 }
 
 // isOwn reports whether a is one of the stack's addresses.
-func (d *Device) isOwn(a netip.Addr) bool {
-	own := d.own.Load()
-	return own != nil && slices.Contains(*own, a)
-}
+func (d *Device) isOwn(a netip.Addr) bool { return slices.Contains(*d.own.Load(), a) }
 
 // parsedPacket is what accept needs to know about a packet.
 type parsedPacket struct {

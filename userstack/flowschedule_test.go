@@ -7,13 +7,13 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
 )
 
-// The timer fires at ticks, so that flows whose times are close together are served together.
+// The timer fires at ticks, so that flows that are due at about the same time are served together.
 func TestFlowsAreServedAtTicks(t *testing.T) {
 	var fs flows
 	fs.init(faketime.NewManualClock(), &delayedAcks{}, func() {})
 	for _, step := range []struct{ due, want time.Duration }{
 		{2*tick + 1, 3 * tick},
-		{2*tick + 9, 3 * tick}, // which is before the timer fires
+		{2*tick + 9, 3 * tick}, // the same tick
 		{2 * tick, 2 * tick},
 		{5 * tick, 2 * tick},
 	} {

@@ -171,7 +171,6 @@ func New(cfg Config) (*Stack, error) {
 		congestion: cfg.Congestion,
 		addrs:      make(map[netip.Addr]struct{}),
 	}
-	s.dev.own.Store(&[]netip.Addr{})
 	s.dev.tsmp, s.dev.onRejected = cfg.AnswerTSMP, cfg.Rejected
 	for _, q := range s.dev.queues {
 		q.report.callback = cfg.Traffic

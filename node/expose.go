@@ -174,11 +174,11 @@ func (n *Node) openServe(s Serve) error {
 		n.addPacketConn(entryServe, pc, func(pc net.PacketConn) error { return n.proxy.ForwardPackets(pc, addrText(s.Target), dial) })
 		return nil
 	}
-	gate, err := n.stack.OpenGate(s.Port, func(in *userstack.Incoming) { n.carry(in, addrText(s.Target), func() {}, dial) })
+	ln, err := n.stack.ListenRequests(s.Port, func(in *userstack.ConnRequest) { n.carry(in, addrText(s.Target), func() {}, dial) })
 	if err != nil {
 		return err
 	}
-	n.entries = append(n.entries, entry{kind: entryServe, closer: gate, addr: &net.TCPAddr{Port: int(s.Port)}, serve: func() error { return nil }})
+	n.entries = append(n.entries, entry{kind: entryServe, closer: ln, addr: &net.TCPAddr{Port: int(s.Port)}, serve: func() error { return nil }})
 	return nil
 }
 

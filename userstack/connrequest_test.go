@@ -19,24 +19,24 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// A gate decides before anything is answered: an accepted connection is like any other, a refused
-// one finds nobody.
-func TestGate(t *testing.T) {
+// The program decides before a SYN is answered: an accepted connection works like any other, a
+// rejected one is refused.
+func TestListenRequests(t *testing.T) {
 	p := newPair(t, 0)
-	next := make(chan func(*Incoming), 1)
-	g, err := p.b.OpenGate(7, func(in *Incoming) { (<-next)(in) })
+	next := make(chan func(*ConnRequest), 1)
+	l, err := p.b.ListenRequests(7, func(in *ConnRequest) { (<-next)(in) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.b.Listen(netip.AddrPortFrom(netip.Addr{}, 7)); !errors.Is(err, syscall.EADDRINUSE) {
-		t.Errorf("listening on the port of a gate: %v", err)
+		t.Errorf("Listen on a port with a RequestListener: %v", err)
 	}
-	for _, from := range []*Stack{p.a, p.b} { // b reaches itself without leaving
+	for _, from := range []*Stack{p.a, p.b} { // b reaches itself without the device
 		for _, to := range []netip.Addr{addrB4, addrB6} {
 			dst := netip.AddrPortFrom(to, 7)
-			next <- func(in *Incoming) {
+			next <- func(in *ConnRequest) {
 				if in.Dst != dst {
-					t.Errorf("asked about %v, want %v", in.Dst, dst)
+					t.Errorf("request to %v, want %v", in.Dst, dst)
 				}
 				c, err := in.Accept()
 				if err != nil {
@@ -56,35 +56,36 @@ func TestGate(t *testing.T) {
 				t.Errorf("%v: got %q, %v", dst, got, err)
 			}
 			c.Close()
-			next <- (*Incoming).Refuse
+			next <- (*ConnRequest).Reject
 			if _, err := from.DialContext(t.Context(), "tcp", dst.String()); !errors.Is(err, syscall.ECONNREFUSED) {
-				t.Errorf("%v: refused with %v", dst, err)
+				t.Errorf("dialing %v: %v, want ECONNREFUSED", dst, err)
 			}
 		}
 	}
-	g.Close()
-	g.Close()
-	if _, err := p.a.DialContext(t.Context(), "tcp", netip.AddrPortFrom(addrB4, 7).String()); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("a closed gate: %v", err)
+	l.Close()
+	l.Close()
+	_, err = p.a.DialContext(t.Context(), "tcp", netip.AddrPortFrom(addrB4, 7).String())
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("dialing the port of a closed RequestListener: %v", err)
 	}
 	ln, err := p.b.Listen(netip.AddrPortFrom(netip.Addr{}, 7))
 	if err != nil {
-		t.Fatalf("the port of a closed gate: %v", err)
+		t.Fatalf("listening on the port of a closed RequestListener: %v", err)
 	}
 	ln.Close()
 	p.b.Close()
-	if _, err := p.b.OpenGate(8, (*Incoming).Refuse); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("a gate of a closed stack: %v", err)
+	if _, err := p.b.ListenRequests(8, (*ConnRequest).Reject); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("ListenRequests on a closed stack: %v", err)
 	}
 }
 
-// A request that is dropped is repeated by its sender.
+// A dropped request is retransmitted by its sender.
 func TestDrop(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, 0)
-	var asked atomic.Int64
-	if _, err := p.b.OpenGate(7, func(in *Incoming) {
-		if asked.Add(1) == 1 {
+	var handled atomic.Int64
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) {
+		if handled.Add(1) == 1 {
 			in.Drop()
 			return
 		}
@@ -92,49 +93,48 @@ func TestDrop(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c := crowd{t: t}
+	c := burst{t: t}
 	c.dial(p.a, netip.AddrPortFrom(addrB4, 7), 1)
 	c.wg.Wait()
-	if asked.Load() != 2 {
-		t.Errorf("asked %d times, want 2", asked.Load())
+	if handled.Load() != 2 {
+		t.Errorf("%d requests, want 2", handled.Load())
 	}
 }
 
-// Close forgets the requests that wait.
-func TestCloseForgetsRequests(t *testing.T) {
+// Close drops the waiting requests.
+func TestCloseDropsRequests(t *testing.T) {
 	p := newPair(t, 0)
-	openc := make(chan struct{})
-	if _, err := p.b.OpenGate(7, func(in *Incoming) {
-		<-openc
-		in.Refuse()
+	answerc := make(chan struct{})
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) {
+		<-answerc
+		in.Reject()
 	}); err != nil {
 		t.Fatal(err)
 	}
-	p.b.incoming.admission.places = 4
+	p.b.synQueue.admission.places = 4
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() { p.a.DialContext(ctx, "tcp", netip.AddrPortFrom(addrB4, 7).String()) })
 	}
-	eventually(t, "the others wait", func() bool {
-		_, all := requests(p.b)
+	eventually(t, "all requests have come", func() bool {
+		_, all := requestCounts(p.b)
 		return all == 10
 	})
 	p.b.Close()
-	close(openc)
-	eventually(t, "nothing is left", func() bool {
-		working, all := requests(p.b)
+	close(answerc)
+	eventually(t, "no request remains", func() bool {
+		working, all := requestCounts(p.b)
 		return working == 0 && all == 0
 	})
 	cancel()
 	wg.Wait()
 }
 
-// A connection that is dialed from the port of one that was closed by the other side does not wait
-// for the end of its TIME-WAIT state.
-func TestReopen(t *testing.T) {
+// A connection may be dialed again from the same port while the other side is in TIME-WAIT.
+func TestTimeWaitIsReopened(t *testing.T) {
 	p := newPair(t, 0)
-	if _, err := p.b.OpenGate(7, func(in *Incoming) { acceptOne(t, in) }); err != nil {
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) { acceptOne(t, in) }); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {
@@ -151,11 +151,11 @@ func TestReopen(t *testing.T) {
 		ep.Connect(fullAddress(netip.AddrPortFrom(addrB4, 7)))
 		select {
 		case <-readyc:
-		case <-time.After(800 * time.Millisecond): // gVisor repeats a SYN after a second
+		case <-time.After(800 * time.Millisecond): // gVisor retransmits a SYN after a second
 			t.Fatal("no answer to the first SYN")
 		}
 		wq.EventUnregister(&entry)
-		share, err := p.a.memory.take(t.Context(), nil)
+		share, err := p.a.memory.acquire(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,11 +173,11 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// Close ends a handshake whose other side has gone silent.
+// Close ends a handshake with a peer that does not answer.
 func TestCloseDuringHandshake(t *testing.T) {
 	p := newPair(t, 0)
 	accepted := make(chan error)
-	_, err := p.b.OpenGate(7, func(in *Incoming) {
+	_, err := p.b.ListenRequests(7, func(in *ConnRequest) {
 		p.mu.Lock()
 		p.drop = func([]byte) bool { return true }
 		p.mu.Unlock()
@@ -197,9 +197,9 @@ func TestCloseDuringHandshake(t *testing.T) {
 	select {
 	case err := <-accepted:
 		if err == nil {
-			t.Error("accepted without an answer")
+			t.Error("Accept succeeded without an ACK")
 		}
 	case <-time.After(5 * time.Second):
-		t.Error("Accept goes on after Close")
+		t.Error("Accept did not return after Close")
 	}
 }

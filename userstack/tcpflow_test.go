@@ -18,19 +18,19 @@ import (
 
 const ms = time.Millisecond
 
-// bottleneck is a path of a round-trip time and a rate, whose queue holds a part of the
+// bottleneck is a path with a round-trip time and a rate. Its queue holds a fraction of the
 // bandwidth-delay product.
 func bottleneck(rtt time.Duration, mbit int64, part float64) netem.Config {
 	bdp := float64(mbit*1e6/8) * rtt.Seconds()
 	return netem.Config{Delay: rtt / 2, Rate: mbit * 1e6, Queue: int(max(part*bdp, 20e3))}
 }
 
-// payloadPart is the part of the rate of a path that is payload: packets of 1,280 bytes with
-// headers of 52.
+// payloadPart is the fraction of a path's rate that is payload: packets are 1280 bytes with 52
+// bytes of headers.
 const payloadPart = float64(1280-52) / (1280 + underlay)
 
-// perTrip is how many bytes arrive in each round trip, as a part of what the path carries, over n
-// of them.
+// perTrip runs n round trips and returns how many bytes arrived per round trip, as a fraction of
+// the path's capacity.
 func (p *longPath) perTrip(x *transfer, rtt time.Duration, mbit int64, n int) float64 {
 	before := x.arrived.Load()
 	p.run(time.Duration(n) * rtt)
@@ -39,7 +39,7 @@ func (p *longPath) perTrip(x *transfer, rtt time.Duration, mbit int64, n int) fl
 }
 
 // Windows follow the bandwidth-delay product: within 20 round trips a connection fills a path that
-// holds 14 times what a window is at first, each way. This fails when a window stops growing.
+// holds 14 times the first window, in each direction. Fails when windows do not grow.
 func TestWindowsFollowThePath(t *testing.T) {
 	for from := range 2 {
 		t.Run([]string{"up", "down"}[from], func(t *testing.T) {
@@ -49,7 +49,7 @@ func TestWindowsFollowThePath(t *testing.T) {
 			x := p.bulk(from, 80)
 			p.run(20 * rtt)
 			if got := p.perTrip(x, rtt, mbit, 5); got < 0.95 {
-				t.Errorf("%.2f of what the path carries arrives in a round trip", got)
+				t.Errorf("%.2f of the capacity arrives per round trip", got)
 			}
 			if s := p.ends[from].gv.Stats().TCP; s.FastRetransmit.Value()+s.Timeouts.Value()+s.Retransmits.Value() > 0 {
 				t.Error("gVisor has found losses, which were to be hidden from it")
@@ -58,7 +58,7 @@ func TestWindowsFollowThePath(t *testing.T) {
 	}
 }
 
-// CUBIC is the way to do without: it fills a path without loss, too.
+// Under CUBIC a connection also fills a path without loss.
 func TestWindowsUnderCUBIC(t *testing.T) {
 	const rtt, mbit = 60 * ms, 100
 	way := bottleneck(rtt, mbit, 1)
@@ -66,14 +66,14 @@ func TestWindowsUnderCUBIC(t *testing.T) {
 	x := p.bulk(0, 80)
 	p.run(60 * rtt)
 	if got := p.perTrip(x, rtt, mbit, 20); got < 0.75 {
-		t.Errorf("%.2f of what the path carries arrives in a round trip", got)
+		t.Errorf("%.2f of the capacity arrives per round trip", got)
 	}
 	if f := x.near.(*Conn).flow; f.snd != nil {
 		t.Error("the device sends although gVisor is to")
 	}
 }
 
-// What is lost on the way is counted, and stays counted when its connection has ended.
+// Losses and retransmissions are counted, also after their connection has ended.
 func TestRecoveryIsCounted(t *testing.T) {
 	way := bottleneck(20*ms, 100, 1)
 	way.Loss = 0.01
@@ -84,20 +84,21 @@ func TestRecoveryIsCounted(t *testing.T) {
 	x.near.Close()
 	p.run(time.Second)
 	if n := len(p.ends[0].dev.queues[0].flows.byID); n > 0 {
-		t.Errorf("%d flows are left", n)
+		t.Errorf("%d flows remain", n)
 	}
-	r, w := p.ends[0].Recovery(), p.ways[0].Stats()
+	r, w := p.ends[0].Recovery(), p.dirs[0].Stats()
 	lost := w.Lost + w.QueueFull
-	if r.Packets < 1000 || r.Lost < lost*9/10 || r.Lost > lost || r.Repeated < r.Lost*9/10 || r.Repeated > r.Lost+5 {
-		t.Errorf("%+v, and the path lost %d packets", r, lost)
+	if r.Packets < 1000 || r.Lost < lost*9/10 || r.Lost > lost ||
+		r.Retransmitted < r.Lost*9/10 || r.Retransmitted > r.Lost+5 {
+		t.Errorf("counted %+v, but the path lost %d packets", r, lost)
 	}
 	if got := p.ends[1].Recovery(); got.Packets != 0 {
-		t.Errorf("%+v of a side that sent nothing", got)
+		t.Errorf("counted %+v for a side that sent nothing", got)
 	}
 }
 
-// A path that loses or reorders packets at random carries about as much as any other. This fails
-// when reordering is taken for loss, or loss for congestion.
+// A path that loses or reorders packets at random carries about as much as a clean one. Fails when
+// reordering is taken for loss, or loss for congestion.
 func TestRoughPaths(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -120,25 +121,25 @@ func TestRoughPaths(t *testing.T) {
 			x := p.bulk(0, 80)
 			p.run(20 * c.rtt)
 			if got := p.perTrip(x, c.rtt, c.mbit, 30); got < c.want {
-				t.Errorf("%.2f of what the path carries, want %.2f", got, c.want)
+				t.Errorf("%.2f of the capacity is used, want %.2f", got, c.want)
 			}
 		})
 	}
 }
 
-// A peer that does not read closes its window. When the packet that opens it is lost, the peer is
-// asked, long before gVisor would. No byte is lost.
+// A peer that does not read closes its window. If the packet that opens it again is lost, the flow
+// probes the window long before gVisor would. No byte is lost.
 func TestWindowUpdateIsLost(t *testing.T) {
 	p := newLongPath(t, netem.Config{Delay: 20 * ms}, netem.Config{Delay: 20 * ms}, Config{})
 	near, far := p.connect(0, 80)
 	data := randomBytes(4<<20, 7)
 	p.wg.Go(func() { near.Write(data); near.(*Conn).CloseWrite() })
-	p.run(2 * time.Second) // the window is closed
+	p.run(2 * time.Second) // now the window is closed
 	p.drop = func(from int, packet []byte) bool { return from == 1 }
 	var got []byte
 	var done atomic.Bool
 	p.wg.Go(func() { got, _ = io.ReadAll(far); done.Store(true) })
-	p.run(100 * ms) // what opens it is lost
+	p.run(100 * ms) // the window update is lost
 	p.drop = nil
 	for limit := p.now + 10*time.Second; !done.Load(); p.run(100 * ms) {
 		if p.now > limit {
@@ -146,13 +147,13 @@ func TestWindowUpdateIsLost(t *testing.T) {
 		}
 	}
 	if string(got) != string(data) {
-		t.Errorf("%d bytes of %d, or others", len(got), len(data))
+		t.Errorf("got %d bytes, want the %d bytes that were sent", len(got), len(data))
 	}
 }
 
-// gVisor's own timer expires in an outage of minutes, and takes its window away. It is given back,
-// or the connection would grow by a packet a round trip afterwards. Data wait at both ends: an end
-// that only reads gives up after 150 s, by keep-alive.
+// In an outage of minutes gVisor's own RTO expires and reduces its congestion window to one
+// segment. The flow restores it; otherwise it would grow by one packet per round trip. Both ends
+// have data to send, because an end that only reads gives up after 150 s, by keep-alive.
 func TestLongOutage(t *testing.T) {
 	const rtt, mbit = 100 * ms, 50
 	way := bottleneck(rtt, mbit, 1)
@@ -164,17 +165,17 @@ func TestLongOutage(t *testing.T) {
 	p.drop = func(int, []byte) bool { return true }
 	p.stepLong(managedRTO + 20*time.Second)
 	if n := p.ends[0].gv.Stats().TCP.Timeouts.Value(); n != 1 {
-		t.Fatalf("gVisor's timer has expired %d times", n)
+		t.Fatalf("gVisor's RTO has expired %d times", n)
 	}
 	p.drop = nil
 	p.run(15 * time.Second)
 	if got := p.perTrip(x, rtt, mbit, 40); got < 0.7 {
-		t.Errorf("after the outage %.2f of what the path carries", got)
+		t.Errorf("after the outage %.2f of the capacity is used", got)
 	}
 }
 
-// A connection that is given up with much unsent is reset for the peer at once: the RST has the
-// sequence number that the peer expects, and not that of what was never sent.
+// A connection that is aborted with much unsent data is reset for the peer at once, because the RST
+// has the sequence number that the peer expects, and not that after the unsent data.
 func TestResetOfUnsentData(t *testing.T) {
 	way := bottleneck(40*ms, 5, 1)
 	p := newLongPath(t, way, way, Config{})
@@ -191,7 +192,7 @@ func TestResetOfUnsentData(t *testing.T) {
 	near.Close()
 	for limit := p.now + time.Second; len(errc) == 0; p.run(10 * ms) {
 		if p.now > limit {
-			t.Fatal("the peer has not noticed")
+			t.Fatal("the peer has not got the reset")
 		}
 	}
 	if err := <-errc; !errors.Is(err, syscall.ECONNRESET) {
@@ -200,7 +201,7 @@ func TestResetOfUnsentData(t *testing.T) {
 	p.noFlows()
 }
 
-// Connections that have ended leave nothing behind, whichever side closes first.
+// No flow remains after a connection has ended, whichever side closes first.
 func TestFlowsEnd(t *testing.T) {
 	p := newLongPath(t, netem.Config{Delay: 5 * ms}, netem.Config{Delay: 5 * ms}, Config{})
 	for i := range 3 {
@@ -222,19 +223,19 @@ func TestFlowsEnd(t *testing.T) {
 	p.noFlows()
 }
 
-// noFlows fails if a flow is left.
+// noFlows fails if a flow remains.
 func (p *longPath) noFlows() {
 	p.t.Helper()
 	p.run(time.Second)
 	for i, s := range p.ends {
 		if n := len(s.dev.queues[0].flows.byID); n > 0 {
-			p.t.Errorf("%d flows are left at end %d", n, i)
+			p.t.Errorf("%d flows remain at end %d", n, i)
 		}
 	}
 }
 
-// A dialogue beside a bulk transfer waits for the queue of the path only: what the bulk has unsent
-// does not stand in its way.
+// A request-response exchange beside a bulk transfer is only delayed by the queue of the path, not
+// by the unsent data of the transfer.
 func TestDialogueBesideBulk(t *testing.T) {
 	const rtt, mbit = 40 * ms, 20
 	way := bottleneck(rtt, mbit, 4)
@@ -264,7 +265,7 @@ func TestDialogueBesideBulk(t *testing.T) {
 	}
 }
 
-// Transfers over a long path keep within a small budget, all go on, and no byte is lost.
+// Transfers over a long path stay within a small budget. All make progress, and no byte is lost.
 func TestManyTransfersInASmallBudget(t *testing.T) {
 	const transfers, budget = 64, 6 << 20
 	way := bottleneck(150*ms, 100, 1)
@@ -280,7 +281,7 @@ func TestManyTransfersInASmallBudget(t *testing.T) {
 			p.run(3 * time.Second)
 		}
 		if i > 0 && x.arrived.Load() == 0 || i == 0 && x.arrived.Load() == before {
-			t.Errorf("transfer %d stands still", i)
+			t.Errorf("transfer %d makes no progress", i)
 		}
 	}
 	for i, s := range p.ends {
@@ -295,18 +296,19 @@ func TestManyTransfersInASmallBudget(t *testing.T) {
 		s.dev.queues[0].mu.Lock()
 		for _, f := range s.dev.queues[0].flows.byID {
 			if f.snd != nil {
-				unsent += int(uint32(f.conn.written.Load()) - (f.snd.Acked() - f.counted + uint32(f.total)))
+				acked := f.snd.Acked() - f.progress.upTo + uint32(f.progress.total)
+				unsent += int(uint32(f.conn.written.Load()) - acked)
 			}
 		}
 		s.dev.queues[0].mu.Unlock()
 		if unsent > budget/2 {
-			t.Errorf("end %d holds %d bytes that are not acknowledged", i, unsent)
+			t.Errorf("end %d holds %d unacknowledged bytes", i, unsent)
 		}
 	}
 }
 
-// A connection that has grown gives back what it does not need when it has been idle.
-func TestIdleConnectionsGiveBack(t *testing.T) {
+// The buffers of a connection that has grown shrink again when it is idle.
+func TestIdleConnectionsShrink(t *testing.T) {
 	way := bottleneck(100*ms, 200, 1)
 	p := newLongPath(t, way, way, Config{Buffers: 256 << 20})
 	near, far := p.connect(0, 80)
@@ -326,16 +328,15 @@ func TestIdleConnectionsGiveBack(t *testing.T) {
 	}
 	p.run(1500 * ms)
 	if n, m := sizes(); n < 2*firstShare || m < 2*firstShare {
-		t.Errorf("in bulk %d bytes to send and %d to receive", n, m)
+		t.Errorf("busy: buffers of %d bytes to send and %d to receive", n, m)
 	}
 	p.run(20 * time.Second)
 	if n, m := sizes(); n != firstShare || m != firstShare {
-		t.Errorf("when idle %d bytes to send and %d to receive, want %d", n, m, firstShare)
+		t.Errorf("idle: buffers of %d bytes to send and %d to receive, want %d", n, m, firstShare)
 	}
 }
 
-// A peer that sends no selective acknowledgements is sent to, too, if slowly where packets are
-// lost.
+// Sending to a peer without SACK works too, though slowly if packets are lost.
 func TestPeerWithoutSACK(t *testing.T) {
 	const rtt, mbit = 40 * ms, 20
 	way := bottleneck(rtt, mbit, 1)
@@ -360,7 +361,7 @@ func TestPeerWithoutSACK(t *testing.T) {
 	x := p.bulk(0, 80)
 	p.run(8 * time.Second)
 	if got := p.perTrip(x, rtt, mbit, 100); got < 0.05 {
-		t.Errorf("%.2f of what the path carries", got)
+		t.Errorf("%.2f of the capacity is used", got)
 	}
 }
 
@@ -379,22 +380,22 @@ func TestCongestionText(t *testing.T) {
 	}
 }
 
-// When packets take a longer path than before, as from a direct one to a relay's, a connection goes
-// on at the new one's speed within a few round trips once it is told.
+// When the path of a connection becomes longer, as from a direct path to a relay, the connection
+// reaches the speed of the new path within a few round trips after PathChanged.
 func TestPathChanges(t *testing.T) {
 	const mbit = 50
 	short, long := bottleneck(10*ms, mbit, 4), bottleneck(150*ms, mbit, 1)
 	p := newLongPath(t, short, short, Config{})
 	x := p.bulk(0, 80)
 	p.run(2 * time.Second)
-	for i := range p.ways {
-		p.ways[i] = netem.NewDirection(long, 3)
+	for i := range p.dirs {
+		p.dirs[i] = netem.NewDirection(long, 3)
 	}
 	for _, s := range p.ends {
 		s.PathChanged(func(a netip.Addr) bool { return a == addrA4 || a == addrB4 })
 	}
 	p.run(10 * 150 * ms)
 	if got := p.perTrip(x, 150*ms, mbit, 5); got < 0.85 {
-		t.Errorf("%.2f of what the new path carries", got)
+		t.Errorf("%.2f of the capacity of the new path is used", got)
 	}
 }

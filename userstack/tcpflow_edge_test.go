@@ -18,21 +18,21 @@ func hasData(packet []byte) bool {
 	return len(ip.Payload()) > int(tcp.DataOffset())
 }
 
-// A window that a peer tells with data that it has sent before is not seen by gVisor, which takes
-// nothing from a packet that it has already. The peer is asked all the same.
-func TestWindowInRepeatedData(t *testing.T) {
+// gVisor ignores the window in retransmitted data, because it ignores the whole packet. The flow
+// probes the window, so the connection does not stall.
+func TestWindowInRetransmittedData(t *testing.T) {
 	p := newLongPath(t, netem.Config{Delay: 20 * ms}, netem.Config{Delay: 20 * ms}, Config{})
 	near, far := p.connect(0, 80)
 	data := randomBytes(4<<20, 7)
 	p.wg.Go(func() { near.Write(data); near.(*Conn).CloseWrite() })
-	p.run(2 * time.Second) // the window is closed
+	p.run(2 * time.Second) // now the window is closed
 	p.drop = func(from int, packet []byte) bool { return from == 0 || !hasData(packet) }
-	far.Write([]byte("x")) // arrives, but its acknowledgement is lost
+	far.Write([]byte("x")) // is received, but its acknowledgement is lost
 	p.run(100 * ms)
 	var got []byte
 	var done atomic.Bool
 	p.wg.Go(func() { got, _ = io.ReadAll(far); done.Store(true) })
-	p.run(2 * time.Second) // the window opens, which only the repetitions of x tell
+	p.run(2 * time.Second) // the window opens, but only retransmissions of x show it
 	p.drop = nil
 	for limit := p.now + 20*time.Second; !done.Load(); p.run(100 * ms) {
 		if p.now > limit {
@@ -40,12 +40,11 @@ func TestWindowInRepeatedData(t *testing.T) {
 		}
 	}
 	if string(got) != string(data) {
-		t.Errorf("%d bytes of %d, or others", len(got), len(data))
+		t.Errorf("got %d bytes, want the %d bytes that were sent", len(got), len(data))
 	}
 }
 
-// A writer that waits until more has been sent learns at once that the peer has reset the
-// connection.
+// A writer that waits for progress fails at once when the peer resets the connection.
 func TestResetEndsWrite(t *testing.T) {
 	way := bottleneck(40*ms, 5, 1)
 	p := newLongPath(t, way, way, Config{})
@@ -60,7 +59,7 @@ func TestResetEndsWrite(t *testing.T) {
 	far.Close()
 	for limit := p.now + 500*ms; len(errc) == 0; p.run(10 * ms) {
 		if p.now > limit {
-			t.Fatal("the writer has not noticed the reset")
+			t.Fatal("Write did not return after the reset")
 		}
 	}
 	if err := <-errc; err == nil {
@@ -68,24 +67,24 @@ func TestResetEndsWrite(t *testing.T) {
 	}
 }
 
-// A flow may send bytes before its Conn has counted them as written. That is not taken for
-// something that waits to be sent.
+// The flow may send bytes before the Conn has counted them as written. They do not count as unsent
+// later.
 func TestSentBeforeCounted(t *testing.T) {
-	p := &pending{limited: true}
-	p.most.Store(64 << 10)
+	p := &notSent{limited: true}
+	p.sendBufferSize.Store(64 << 10)
 	p.progress(40 << 10)
 	if p.add(40 << 10); p.full() || p.unsent() != 0 {
 		t.Errorf("%d bytes count as unsent after all were sent", p.unsent())
 	}
 	if p.add(40 << 10); !p.full() {
-		t.Error("40 kB unsent are not too much for half of 64 kB")
+		t.Error("not full with 40 kB unsent and a limit of 32 kB")
 	}
 	if p.progress(80 << 10); p.full() {
 		t.Error("full after everything was sent")
 	}
 }
 
-// A connection whose queue is closed has a flow that is nowhere, and ends like any other.
+// A flow that is created after its queue was closed can be ended like any other.
 func TestFlowOfClosedQueue(t *testing.T) {
 	p := newLongPath(t, netem.Config{Delay: ms}, netem.Config{Delay: ms}, Config{})
 	near, _ := p.connect(0, 80)
@@ -97,35 +96,34 @@ func TestFlowOfClosedQueue(t *testing.T) {
 	c.queue.endFlow(c.flow)
 }
 
-// A share that was given back does not grow again, and what a connection gives up wakes whoever
-// waits for a share.
-func TestShareGivenBack(t *testing.T) {
+// A released share does not grow. Shrinking a share wakes those that wait for memory.
+func TestReleasedShare(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: minBuffers * 64}
 	p.start(t)
 	m := &p.a.memory
-	s, _ := m.tryTake()
+	s, _ := m.tryAcquire()
 	s.mu.Lock()
-	if m.grow(s, receiving, minGrant) == 0 {
-		t.Fatal("a share of an empty budget does not grow")
+	if m.grow(s, receiving, minShare) == 0 {
+		t.Fatal("grow adds nothing although the budget is free")
 	}
-	_, freec := m.tryTakeAll()
+	_, freec := m.tryAcquireAll()
 	m.shrink(s, receiving)
 	s.mu.Unlock()
 	select {
 	case <-freec:
 	default:
-		t.Error("whoever waits for a share is not woken when a connection shrinks")
+		t.Error("shrink did not wake those that wait for a share")
 	}
-	m.give(s)
-	if n := m.grow(s, receiving, minGrant); n != 0 {
-		t.Errorf("a share that was given back grows by %d", n)
+	m.release(s)
+	if n := m.grow(s, receiving, minShare); n != 0 {
+		t.Errorf("grow added %d bytes to a released share", n)
 	}
 }
 
-// tryTakeAll takes shares until there is none left.
-func (m *memory) tryTakeAll() (shares []*share, freec <-chan struct{}) {
+// tryAcquireAll acquires shares until there is no memory left.
+func (m *memory) tryAcquireAll() (shares []*share, freec <-chan struct{}) {
 	for {
-		s, freec := m.tryTake()
+		s, freec := m.tryAcquire()
 		if s == nil {
 			return shares, freec
 		}

@@ -12,33 +12,34 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// MaxDatagram is the largest UDP payload, in bytes. What exceeds the MTU travels in IP fragments.
+// MaxDatagram is the largest UDP payload in bytes. Datagrams above the MTU are sent in IP
+// fragments.
 const MaxDatagram = 65507
 
 // PacketConn is a UDP socket of the stack. It is a net.PacketConn and, if connected, a net.Conn.
 //
-// One that was bound to port 0, or connected, belongs to the side that speaks first: it receives
-// only from those it has sent to. One that was bound to a port is a service, and the filter decides
-// who reaches it.
+// A socket that is connected, or was opened on port 0, is a client: it receives only from addresses
+// that it has sent to. A socket on a given port is a service, and the filter decides who reaches
+// it.
 type PacketConn struct {
 	socket
 	deadlines
-	s      *Stack
-	local  netip.AddrPort
-	remote netip.AddrPort // zero unless connected
-	port   uint16         // the client port to give back; 0 for a service
-	spoken *spokenTo      // nil unless unconnected and a client
+	s            *Stack
+	local        netip.AddrPort
+	remote       netip.AddrPort // zero unless connected
+	port         uint16         // the port in Device.clientPorts; 0 for a service
+	destinations *destinations  // nil unless the socket is a client and not connected
 
-	// What gVisor is handed for each datagram; here so that it costs no allocation.
-	rmu  sync.Mutex // one reader at a time
-	into tcpip.SliceWriter
-	wmu  sync.Mutex // one writer at a time
-	from bytes.Reader
-	to   tcpip.FullAddress
+	// Arguments of gVisor calls; fields, so that they are not allocated per datagram.
+	rmu      sync.Mutex // one reader at a time
+	readBuf  tcpip.SliceWriter
+	wmu      sync.Mutex // one writer at a time
+	writeBuf bytes.Reader
+	writeTo  tcpip.FullAddress
 }
 
-// ListenPacket opens a UDP socket on addr. An unspecified or invalid IP means every address of the
-// stack; port 0 picks a free port and makes the socket a client (see PacketConn).
+// ListenPacket opens a UDP socket on addr. An unspecified or invalid IP address means all addresses
+// of the stack. Port 0 selects a free port and makes the socket a client; see PacketConn.
 func (s *Stack) ListenPacket(addr netip.AddrPort) (*PacketConn, error) {
 	c, err := s.newPacketConn(addr, netip.AddrPort{})
 	if err != nil {
@@ -86,17 +87,18 @@ func (s *Stack) newPacketConn(local, remote netip.AddrPort) (*PacketConn, error)
 		s.dev.clientPorts.add(c.port)
 	}
 	if local.Port() == 0 && !remote.IsValid() {
-		c.spoken = newSpokenTo()
+		c.destinations = newDestinations()
 	}
-	c.hold(s, ep, wq)
-	if s.closed.Load() { // meanwhile, so that Close may have missed it
+	c.attach(s, ep, wq)
+	if s.closed.Load() { // closed meanwhile: Stack.Close may have missed this socket
 		c.Close()
 		return nil, net.ErrClosed
 	}
 	return c, nil
 }
 
-// bindPacket binds or connects ep and returns its local address.
+// bindPacket binds ep to local, or connects it to remote if that is valid. It returns the local
+// address.
 func bindPacket(ep tcpip.Endpoint, local, remote netip.AddrPort) (netip.AddrPort, tcpip.Error) {
 	var terr tcpip.Error
 	if remote.IsValid() {
@@ -113,18 +115,18 @@ func bindPacket(ep tcpip.Endpoint, local, remote netip.AddrPort) (netip.AddrPort
 	return addrPortOf(a), terr
 }
 
-// ReadFromUDPAddrPort receives one datagram and says where it came from. A datagram longer than b
-// is cut.
+// ReadFromUDPAddrPort receives one datagram and returns its source. A datagram longer than b is
+// truncated.
 func (c *PacketConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	for {
 		n, from, err := c.read(b)
 		if err != nil {
 			return 0, netip.AddrPort{}, opError(opRead, "udp", c.LocalAddr(), nil, err)
 		}
-		if c.spoken == nil || c.spoken.has(from) {
+		if c.destinations == nil || c.destinations.has(from) {
 			return n, from, nil
 		}
-		c.s.dev.refused.Add(1)
+		c.s.dev.filtered.Add(1)
 	}
 }
 
@@ -133,38 +135,38 @@ func (c *PacketConn) read(b []byte) (int, netip.AddrPort, error) {
 	defer c.rmu.Unlock()
 	for {
 		n, from, err := c.tryRead(b)
-		if err != errNothing {
+		if err != errNoDatagram {
 			return n, from, err
 		}
-		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+		if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 			return 0, netip.AddrPort{}, err
 		}
 	}
 }
 
-// errNothing says that there is nothing to read now.
-var errNothing = errors.New("no datagram")
+// errNoDatagram means that no datagram is waiting.
+var errNoDatagram = errors.New("no datagram")
 
 // tryRead is read without waiting. The caller holds rmu.
 func (c *PacketConn) tryRead(b []byte) (int, netip.AddrPort, error) {
 	if err := c.check(&c.readDeadline); err != nil {
 		return 0, netip.AddrPort{}, err
 	}
-	c.into = b
-	res, terr := c.ep.Read(&c.into, tcpip.ReadOptions{NeedRemoteAddr: true})
-	c.into = nil
-	_, short := terr.(*tcpip.ErrBadBuffer) // a datagram for which b has no room at all
+	c.readBuf = b
+	res, terr := c.ep.Read(&c.readBuf, tcpip.ReadOptions{NeedRemoteAddr: true})
+	c.readBuf = nil
+	_, short := terr.(*tcpip.ErrBadBuffer) // b is empty
 	switch {
 	case terr == nil || short:
 		from := addrPortOf(res.RemoteAddr)
 		return min(res.Count, len(b)), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
 	case wouldBlock(terr):
-		return 0, netip.AddrPort{}, errNothing
+		return 0, netip.AddrPort{}, errNoDatagram
 	}
 	return 0, netip.AddrPort{}, c.errorOf(terr)
 }
 
-// AwaitRead blocks until there may be something to read.
+// AwaitRead blocks until a datagram may be waiting.
 func (c *PacketConn) AwaitRead() error {
 	for {
 		if err := c.check(&c.readDeadline); err != nil {
@@ -173,29 +175,29 @@ func (c *PacketConn) AwaitRead() error {
 		if c.ep.Readiness(waiter.ReadableEvents|waiter.EventErr|waiter.EventHUp) != 0 {
 			return nil
 		}
-		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+		if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 			return opError(opRead, "udp", c.LocalAddr(), nil, err)
 		}
 	}
 }
 
-// ReadBatch reads what has come, without waiting: one datagram into each of bufs, and where it came
-// from into from. It returns how many there are, which may be none. A datagram longer than its
-// buffer is cut.
+// ReadBatch receives the datagrams that are waiting, up to one in each of bufs, with their sizes
+// and sources. It returns how many, which may be 0; it does not block. A datagram longer than its
+// buffer is truncated.
 func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort) (n int, err error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
 	for n < len(bufs) {
 		size, addr, err := c.tryRead(bufs[n])
 		switch {
-		case err == errNothing:
+		case err == errNoDatagram:
 			return n, nil
 		case err != nil && n > 0:
-			return n, nil // it comes again, or was of an earlier datagram
+			return n, nil // if the error persists, the next call returns it
 		case err != nil:
 			return 0, opError(opRead, "udp", c.LocalAddr(), nil, err)
-		case c.spoken != nil && !c.spoken.has(addr):
-			c.s.dev.refused.Add(1)
+		case c.destinations != nil && !c.destinations.has(addr):
+			c.s.dev.filtered.Add(1)
 		default:
 			sizes[n], from[n] = size, addr
 			n++
@@ -204,22 +206,21 @@ func (c *PacketConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort
 	return n, nil
 }
 
-// Cork has the datagrams that are written from here on wait for Uncork, unless there are many, so
-// that they leave together. What other sockets of the stack send at the same time may wait with
-// them.
-func (c *PacketConn) Cork() { c.s.dev.corks.Add(1) }
+// Cork delays the sending of written datagrams until Uncork, or until there are many, so that they
+// leave in one batch. It may also delay datagrams of other sockets of the stack.
+func (c *PacketConn) Cork() { c.s.dev.corked.Add(1) }
 
-// Uncork ends a Cork.
+// Uncork ends one Cork and sends what it has delayed.
 func (c *PacketConn) Uncork() {
-	c.s.dev.corks.Add(-1)
-	c.s.dev.tellWaiting()
+	c.s.dev.corked.Add(-1)
+	c.s.dev.notifyReadable()
 }
 
 // WriteToUDPAddrPort sends one datagram of at most MaxDatagram bytes.
 func (c *PacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	if c.spoken != nil {
-		c.spoken.add(to)
+	if c.destinations != nil {
+		c.destinations.add(to)
 	}
 	n, err := c.write(b, to)
 	if err != nil {
@@ -234,26 +235,26 @@ func (c *PacketConn) write(b []byte, to netip.AddrPort) (int, error) {
 	}
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	defer c.from.Reset(nil)
+	defer c.writeBuf.Reset(nil)
 	var opts tcpip.WriteOptions
 	if !c.remote.IsValid() {
-		c.to = fullAddress(to)
-		opts.To = &c.to
+		c.writeTo = fullAddress(to)
+		opts.To = &c.writeTo
 	}
 	for {
 		if err := c.check(&c.writeDeadline); err != nil {
 			return 0, err
 		}
-		c.from.Reset(b)
-		n, terr := c.ep.Write(&c.from, opts)
+		c.writeBuf.Reset(b)
+		n, terr := c.ep.Write(&c.writeBuf, opts)
 		if terr == nil {
 			return int(n), nil
 		}
 		if !wouldBlock(terr) {
 			return 0, c.errorOf(terr)
 		}
-		c.s.dev.tellWaiting() // or what is corked would wait for room that it takes itself
-		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+		c.s.dev.notifyReadable() // the queue may be full of datagrams that are corked
+		if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 			return 0, err
 		}
 	}
@@ -316,34 +317,34 @@ var (
 	_ net.Conn       = (*PacketConn)(nil)
 )
 
-// spokenMax peers are remembered by one client socket. Beyond, the generation before is forgotten.
-const spokenMax = 4096
+// maxDestinations is how many destinations one generation of a client socket holds.
+const maxDestinations = 4096
 
-// spokenTo is whom a client socket has sent to: two generations, so that it stays bounded without a
-// clock.
-type spokenTo struct {
+// destinations are the addresses that a client socket has sent to. There are two generations: when
+// the new one is full, the old one is forgotten. So the set stays bounded without a clock.
+type destinations struct {
 	mu   sync.Mutex
-	last netip.AddrPort // spares the maps when one peer gets many datagrams
+	last netip.AddrPort // the latest one; saves map lookups when one destination gets many datagrams
 	now  map[netip.AddrPort]struct{}
 	old  map[netip.AddrPort]struct{}
 }
 
-func newSpokenTo() *spokenTo { return &spokenTo{now: make(map[netip.AddrPort]struct{})} }
+func newDestinations() *destinations { return &destinations{now: make(map[netip.AddrPort]struct{})} }
 
-func (s *spokenTo) add(a netip.AddrPort) {
+func (s *destinations) add(a netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a == s.last {
 		return
 	}
-	if len(s.now) >= spokenMax {
+	if len(s.now) >= maxDestinations {
 		s.old, s.now = s.now, make(map[netip.AddrPort]struct{})
 	}
 	s.now[a] = struct{}{}
 	s.last = a
 }
 
-func (s *spokenTo) has(a netip.AddrPort) bool {
+func (s *destinations) has(a netip.AddrPort) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a == s.last {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// echo answers every datagram until its socket is closed.
+// echo echoes every datagram until the socket is closed.
 func echo(c *PacketConn) {
 	buf := make([]byte, MaxDatagram)
 	for {
@@ -36,7 +36,7 @@ func (p *pair) serveEcho(t testing.TB, port uint16) {
 	t.Cleanup(func() { c.Close(); <-done })
 }
 
-// Datagrams of every size pass whole, the largest in fragments.
+// Datagrams of all sizes arrive completely; the largest are fragmented.
 func TestDatagrams(t *testing.T) {
 	p := newPair(t, 0)
 	p.serveEcho(t, 7)
@@ -64,9 +64,9 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
-// A client socket hears only from those it has spoken to, although the filter lets nothing in; a
-// socket on a port is a service and hears nobody then.
-func TestUnaskedDatagrams(t *testing.T) {
+// A client socket receives from those it has sent to, although the filter accepts nothing. A socket
+// on a given port then receives nothing.
+func TestUnsolicitedDatagrams(t *testing.T) {
 	p := newPair(t, 0)
 	p.serveEcho(t, 7)
 	client, err := p.a.ListenPacket(netip.AddrPort{})
@@ -102,7 +102,7 @@ func TestUnaskedDatagrams(t *testing.T) {
 	}
 	service.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	if n, from, err := service.ReadFromUDPAddrPort(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a refused datagram %q from %v arrived, %v", buf[:n], from, err)
+		t.Errorf("a filtered datagram %q from %v arrived, %v", buf[:n], from, err)
 	}
 	p.a.SetFilter(func(f Flow) bool { return f.Protocol == UDP && f.Dst.Port() == 5353 && f.Src.Addr() == addrB4 })
 	if _, err := intruder.WriteToUDPAddrPort([]byte("allowed"), netip.AddrPortFrom(addrA4, 5353)); err != nil {
@@ -114,18 +114,18 @@ func TestUnaskedDatagrams(t *testing.T) {
 	}
 }
 
-func TestSpokenToIsBounded(t *testing.T) {
-	s := newSpokenTo()
+func TestDestinationsAreBounded(t *testing.T) {
+	s := newDestinations()
 	at := func(i int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1)
 	}
-	for i := range 10 * spokenMax {
+	for i := range 10 * maxDestinations {
 		s.add(at(i))
 	}
-	if n := len(s.now) + len(s.old); n > 2*spokenMax {
-		t.Errorf("%d peers remembered, want at most %d", n, 2*spokenMax)
+	if n := len(s.now) + len(s.old); n > 2*maxDestinations {
+		t.Errorf("%d destinations are kept, want at most %d", n, 2*maxDestinations)
 	}
-	if !s.has(at(10*spokenMax - 1)) {
+	if !s.has(at(10*maxDestinations - 1)) {
 		t.Error("the last peer is forgotten")
 	}
 	if s.has(at(0)) {
@@ -140,20 +140,20 @@ func TestPing(t *testing.T) {
 			t.Errorf("ping %v: %v, %v", to, rtt, err)
 		}
 	}
-	// b may not ping a: nothing comes in unasked.
+	// b may not ping a, whose filter accepts nothing.
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := p.b.Ping(ctx, addrA4); !errors.Is(err, syscall.ETIMEDOUT) {
-		t.Errorf("ping of a host that lets nothing in: %v, want ETIMEDOUT", err)
+		t.Errorf("ping of a host that accepts nothing: %v, want ETIMEDOUT", err)
 	}
 	p.a.SetFilter(func(f Flow) bool { return f.Protocol == ICMPv4 })
 	if _, err := p.b.Ping(t.Context(), addrA4); err != nil {
-		t.Errorf("ping of a host that allows it: %v", err)
+		t.Errorf("ping of a host that accepts it: %v", err)
 	}
 }
 
-// A refused connection attempt is dropped without an answer, and counted.
-func TestFilterRefusesConnections(t *testing.T) {
+// A SYN that the filter does not accept is dropped silently and counted.
+func TestFilterDropsConnections(t *testing.T) {
 	p := newPair(t, 0)
 	ln, err := p.a.Listen(netip.AddrPortFrom(addrA4, 80))
 	if err != nil {
@@ -165,8 +165,8 @@ func TestFilterRefusesConnections(t *testing.T) {
 	if _, err := p.b.DialContext(ctx, "tcp", "100.64.0.1:80"); !errors.Is(err, syscall.ETIMEDOUT) {
 		t.Errorf("got %v, want ETIMEDOUT", err)
 	}
-	if p.a.dev.refused.Load() == 0 {
-		t.Error("nothing was counted as refused")
+	if p.a.dev.filtered.Load() == 0 {
+		t.Error("nothing was counted as filtered")
 	}
 	var asked []Flow
 	p.a.SetFilter(func(f Flow) bool { asked = append(asked, f); return true })
@@ -175,8 +175,9 @@ func TestFilterRefusesConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if len(asked) != 1 || asked[0].Protocol != TCP || asked[0].Dst != netip.MustParseAddrPort("100.64.0.1:80") || asked[0].Src.Addr() != addrB4 {
-		t.Errorf("the filter was asked %+v", asked)
+	dst := netip.MustParseAddrPort("100.64.0.1:80")
+	if len(asked) != 1 || asked[0].Protocol != TCP || asked[0].Dst != dst || asked[0].Src.Addr() != addrB4 {
+		t.Errorf("the filter was called for %+v", asked)
 	}
 }
 
@@ -203,7 +204,8 @@ func TestSetAddrs(t *testing.T) {
 	}
 }
 
-// What is written between Cork and Uncork leaves at once. Nobody else reads what the stack sends.
+// Datagrams that are written between Cork and Uncork leave together at Uncork. Only the test reads
+// from the queue.
 func TestCork(t *testing.T) {
 	s := newStack(t, Config{}, addrA4)
 	var told atomic.Int32
@@ -222,15 +224,15 @@ func TestCork(t *testing.T) {
 		}
 	}
 	if n := s.dev.queues[0].packets.n - waiting; n != many || told.Load() != before {
-		t.Errorf("corked: %d wait and the reader was told %d times, want %d and none", n, told.Load()-before, many)
+		t.Errorf("corked: %d datagrams wait after %d notifications, want %d after 0", n, told.Load()-before, many)
 	}
 	c.Uncork()
 	if n := told.Load() - before; n != 1 {
-		t.Errorf("uncorked: the reader was told %d times, want once", n)
+		t.Errorf("uncorked: the reader was notified %d times, want 1", n)
 	}
 }
 
-// What has come is read at once.
+// ReadBatch returns the datagrams that have arrived.
 func TestBatches(t *testing.T) {
 	p := newPair(t, 0)
 	s, err := p.b.ListenPacket(netip.AddrPortFrom(netip.Addr{}, 7))
@@ -248,7 +250,7 @@ func TestBatches(t *testing.T) {
 		bufs[i] = make([]byte, 2000)
 	}
 	if n, err := s.ReadBatch(bufs, sizes, from); n != 0 || err != nil {
-		t.Errorf("before anything has come: %d datagrams, %v", n, err)
+		t.Errorf("before any datagram: got %d, %v", n, err)
 	}
 	const many = 10
 	c.Cork()
@@ -268,7 +270,8 @@ func TestBatches(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range n {
-			if want := bytes.Repeat([]byte{byte(got)}, 100*got); !bytes.Equal(bufs[i][:sizes[i]], want) || from[i].Addr() != addrA4 {
+			want := bytes.Repeat([]byte{byte(got)}, 100*got)
+			if !bytes.Equal(bufs[i][:sizes[i]], want) || from[i].Addr() != addrA4 {
 				t.Errorf("datagram %d: %d bytes from %v, want %d", got, sizes[i], from[i], len(want))
 			}
 			got++
@@ -285,7 +288,7 @@ func TestBatches(t *testing.T) {
 	}
 }
 
-// A cork that is never pulled does not stop a writer.
+// A writer is not blocked by a Cork without Uncork.
 func TestForgottenCork(t *testing.T) {
 	p := newPair(t, 0)
 	p.serveEcho(t, 7)

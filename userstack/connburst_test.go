@@ -11,28 +11,28 @@ import (
 	"time"
 )
 
-// crowdSize is how many connections a crowd of size has: fewer under the race detector, which is
-// slow, and still more than may be unanswered.
-func crowdSize(size int) int {
+// burstSize is the size of a burst: fewer connections under the race detector, which is slow, but
+// more than maxUnanswered.
+func burstSize(size int) int {
 	if raceEnabled {
 		return max(size/4, maxUnanswered+50)
 	}
 	return size
 }
 
-// crowd dials many connections at once, and expects each to be accepted and to carry data.
-type crowd struct {
+// burst dials many connections at once and checks that each is accepted and carries data.
+type burst struct {
 	t  *testing.T
 	wg sync.WaitGroup
 }
 
-func (c *crowd) dial(from *Stack, to netip.AddrPort, size int) {
+func (c *burst) dial(from *Stack, to netip.AddrPort, size int) {
 	for range size {
 		c.wg.Go(func() { c.dialOne(from, to) })
 	}
 }
 
-func (c *crowd) dialOne(from *Stack, to netip.AddrPort) {
+func (c *burst) dialOne(from *Stack, to netip.AddrPort) {
 	nc, err := from.DialContext(c.t.Context(), "tcp", to.String())
 	if err != nil {
 		c.t.Errorf("dialing %v: %v", to, err)
@@ -47,8 +47,8 @@ func (c *crowd) dialOne(from *Stack, to netip.AddrPort) {
 	}
 }
 
-// acceptOne is what a gate does for a crowd.
-func acceptOne(t *testing.T, in *Incoming) {
+// acceptOne accepts a connection request of a burst.
+func acceptOne(t *testing.T, in *ConnRequest) {
 	c, err := in.Accept()
 	if err != nil {
 		t.Errorf("accepting: %v", err)
@@ -57,6 +57,7 @@ func acceptOne(t *testing.T, in *Incoming) {
 	echoOne(t, c)
 }
 
+// echoOne echoes the byte that a connection of a burst sends.
 func echoOne(t *testing.T, c net.Conn) {
 	defer c.Close()
 	var b [1]byte
@@ -68,11 +69,11 @@ func echoOne(t *testing.T, c net.Conn) {
 	}
 }
 
-// requests counts the requests of s that are worked on, and all.
-func requests(s *Stack) (working, all int) {
-	s.incoming.mu.Lock()
-	defer s.incoming.mu.Unlock()
-	return s.incoming.admission.working, len(s.incoming.admission.requests)
+// requestCounts counts the requests of s that are being handled, and all requests.
+func requestCounts(s *Stack) (working, all int) {
+	s.synQueue.mu.Lock()
+	defer s.synQueue.mu.Unlock()
+	return s.synQueue.admission.working, len(s.synQueue.admission.requests)
 }
 
 // eventually waits until done reports true.
@@ -80,40 +81,40 @@ func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for limit := time.Now().Add(time.Minute); !done(); runtime.Gosched() {
 		if time.Now().After(limit) {
-			t.Fatalf("it does not happen that %s", what)
+			t.Fatalf("timeout waiting for: %s", what)
 		}
 	}
 }
 
 // Connections that are dialed at once are all accepted, even if none is answered for a while.
-func TestGateAcceptsCrowd(t *testing.T) {
-	const held = 300
+func TestListenRequestsAcceptsBurst(t *testing.T) {
+	const waiting = 300
 	p := newPair(t, 0)
-	var asked atomic.Int64
-	openc := make(chan struct{})
-	open := sync.OnceFunc(func() { close(openc) })
-	defer open()
-	if _, err := p.b.OpenGate(7, func(in *Incoming) {
-		asked.Add(1)
-		<-openc
+	var handled atomic.Int64
+	answerc := make(chan struct{})
+	answer := sync.OnceFunc(func() { close(answerc) })
+	defer answer()
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) {
+		handled.Add(1)
+		<-answerc
 		acceptOne(t, in)
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c := crowd{t: t}
-	c.dial(p.a, netip.AddrPortFrom(addrB4, 7), crowdSize(2000))
-	eventually(t, "many wait for an answer", func() bool { return asked.Load() >= held })
-	open()
+	c := burst{t: t}
+	c.dial(p.a, netip.AddrPortFrom(addrB4, 7), burstSize(2000))
+	eventually(t, "many requests are handled", func() bool { return handled.Load() >= waiting })
+	answer()
 	c.wg.Wait()
 }
 
-// Few connections are decided about at a time, and a crowd is accepted nevertheless.
-func TestGateAcceptsCrowdWithFewPlaces(t *testing.T) {
+// A burst of connections is accepted even if few requests may be handled at a time.
+func TestListenRequestsAcceptsBurstWithFewPlaces(t *testing.T) {
 	const places = 16
 	p := newPair(t, 0)
-	p.b.incoming.admission.places = places
+	p.b.synQueue.admission.places = places
 	var working, most atomic.Int64
-	if _, err := p.b.OpenGate(7, func(in *Incoming) {
+	if _, err := p.b.ListenRequests(7, func(in *ConnRequest) {
 		for n := working.Add(1); ; {
 			if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
 				break
@@ -125,54 +126,54 @@ func TestGateAcceptsCrowdWithFewPlaces(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	c := crowd{t: t}
-	c.dial(p.a, netip.AddrPortFrom(addrB4, 7), crowdSize(1000))
+	c := burst{t: t}
+	c.dial(p.a, netip.AddrPortFrom(addrB4, 7), burstSize(1000))
 	c.wg.Wait()
 	if most.Load() > places/4 {
-		t.Errorf("decided about %d connections at a time, want at most %d", most.Load(), places/4)
+		t.Errorf("handled %d requests at a time, want at most %d", most.Load(), places/4)
 	}
 }
 
-// A peer whose connections are not answered for long does not keep others out, neither of the same
-// port nor of another; and of its own connections none is refused.
-func TestGateIsShared(t *testing.T) {
+// A peer whose requests are not answered for long does not delay other peers or other ports, and
+// none of its own requests is rejected.
+func TestListenRequestsIsFair(t *testing.T) {
 	const places = 64
 	p := newPair(t, 0)
-	p.b.incoming.admission.places = places
-	openc := make(chan struct{})
+	p.b.synQueue.admission.places = places
+	answerc := make(chan struct{})
 	for _, port := range []uint16{7, 8} {
-		if _, err := p.b.OpenGate(port, func(in *Incoming) {
+		if _, err := p.b.ListenRequests(port, func(in *ConnRequest) {
 			if in.Src.Addr() == addrA4 && port == 7 {
-				<-openc
+				<-answerc
 			}
 			acceptOne(t, in)
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	greedy, modest := crowd{t: t}, crowd{t: t}
-	greedy.dial(p.a, netip.AddrPortFrom(addrB4, 7), crowdSize(2000))
-	eventually(t, "the greedy peer has all places that it can get", func() bool {
-		working, all := requests(p.b)
+	greedy, modest := burst{t: t}, burst{t: t}
+	greedy.dial(p.a, netip.AddrPortFrom(addrB4, 7), burstSize(2000))
+	eventually(t, "the greedy peer has all places that it may take", func() bool {
+		working, all := requestCounts(p.b)
 		return working == places/4 && all == maxUnanswered
 	})
 	modest.dial(p.a, netip.AddrPortFrom(addrB6, 7), 10)
 	modest.dial(p.a, netip.AddrPortFrom(addrB4, 8), 10)
 	modest.wg.Wait()
-	close(openc)
+	close(answerc)
 	greedy.wg.Wait()
 }
 
-// Connections that are dialed at once wait in the backlog of a listener, and none has to do with a
-// SYN cookie.
-func TestListenerAcceptsCrowd(t *testing.T) {
-	size := crowdSize(2000)
+// Connections that are dialed at once wait in the backlog of a listener, and none needs a SYN
+// cookie.
+func TestListenerAcceptsBurst(t *testing.T) {
+	size := burstSize(2000)
 	p := newPair(t, 0)
 	ln, err := p.b.Listen(netip.AddrPortFrom(netip.Addr{}, 7))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := crowd{t: t}
+	c := burst{t: t}
 	c.dial(p.a, netip.AddrPortFrom(addrB4, 7), size)
 	stats := p.b.gv.Stats().TCP
 	eventually(t, "all are connected", func() bool { return stats.PassiveConnectionOpenings.Value() == uint64(size) })

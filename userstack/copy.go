@@ -8,13 +8,13 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// bulkSize is how much ReadFrom and WriteTo move at a time through a buffer of ours.
+// bulkSize is the size of the buffers that ReadFrom and WriteTo copy through, in bytes.
 const bulkSize = 64 << 10
 
 var bulkPool = sync.Pool{New: func() any { return new([bulkSize]byte) }}
 
-// ReadFrom implements io.ReaderFrom. A socket of the operating system as r is read straight into
-// gVisor's memory, and no buffer is held while r has nothing to say.
+// ReadFrom implements io.ReaderFrom. If r is a host socket, its data are read directly into
+// gVisor's memory, and no buffer is held while r has nothing to read.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
@@ -24,7 +24,7 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	return c.copyFrom(r)
 }
 
-// copyFrom is ReadFrom for any reader.
+// copyFrom is ReadFrom for readers other than host sockets.
 func (c *Conn) copyFrom(r io.Reader) (done int64, err error) {
 	buf := bulkPool.Get().(*[bulkSize]byte)
 	defer bulkPool.Put(buf)
@@ -46,8 +46,8 @@ func (c *Conn) copyFrom(r io.Reader) (done int64, err error) {
 	}
 }
 
-// WriteTo implements io.WriterTo. To a socket of the operating system as w the bytes go straight
-// from gVisor's memory. It returns nil at the end of the stream.
+// WriteTo implements io.WriterTo. If w is a host socket, the data are written directly from
+// gVisor's memory. It returns nil at the end of the stream.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
@@ -57,7 +57,8 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	return c.copyTo(w)
 }
 
-// copyTo is WriteTo for any writer. While it waits for data it holds no buffer.
+// copyTo is WriteTo for writers other than host sockets. It holds no buffer while it waits for
+// data.
 func (c *Conn) copyTo(w io.Writer) (done int64, err error) {
 	for {
 		if err := c.waitReadable(); err != nil {
@@ -74,9 +75,10 @@ func (c *Conn) copyTo(w io.Writer) (done int64, err error) {
 	}
 }
 
-// errEnd is the end of the stream, told apart from an io.EOF that a writer might return.
+// errEnd is the end of the stream. It is not io.EOF, because w may return that itself.
 var errEnd = errors.New("end of stream")
 
+// copyOnce copies what is readable now, up to bulkSize bytes, to w.
 func (c *Conn) copyOnce(w io.Writer) (int64, error) {
 	buf := bulkPool.Get().(*[bulkSize]byte)
 	defer bulkPool.Put(buf)
@@ -94,7 +96,7 @@ func (c *Conn) copyOnce(w io.Writer) (int64, error) {
 	return int64(m), err
 }
 
-// waitReadable blocks until a read would return at once.
+// waitReadable blocks until a read would not block.
 func (c *Conn) waitReadable() error {
 	for {
 		if err := c.check(&c.readDeadline); err != nil {
@@ -103,7 +105,7 @@ func (c *Conn) waitReadable() error {
 		if c.ep.Readiness(waiter.ReadableEvents|waiter.EventErr|waiter.EventHUp) != 0 {
 			return nil
 		}
-		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+		if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 			return err
 		}
 	}

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Dials to one target take turns, those to another do not wait for them, and nothing is kept of a
-// target without dials.
-func TestDials(t *testing.T) {
-	var d dials
+// Dials to one target wait for each other when there are too many. Dials to another target do not
+// wait. A target without dials is forgotten.
+func TestDialLimiter(t *testing.T) {
+	var d dialLimiter
 	to, other := netip.MustParseAddrPort("100.64.0.2:80"), netip.MustParseAddrPort("100.64.0.2:81")
 	never := make(chan struct{})
 	var turns []*dialTarget
@@ -38,22 +38,22 @@ func TestDials(t *testing.T) {
 	elsewhere.end()
 	select {
 	case <-next:
-		t.Error("one too many has a turn")
+		t.Error("more than maxUnanswered dials have a turn")
 	default:
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	if _, err := d.begin(ctx, never, to); !errors.Is(err, syscall.ETIMEDOUT) {
-		t.Errorf("a turn that does not come in time: %v", err)
+		t.Errorf("begin after the deadline: %v, want ETIMEDOUT", err)
 	}
 	closed := make(chan struct{})
 	close(closed)
 	if _, err := d.begin(t.Context(), closed, to); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("a turn in a closed stack: %v", err)
+		t.Errorf("begin in a closed stack: %v, want net.ErrClosed", err)
 	}
 	turns[0].end()
 	if err := <-next; err != nil {
-		t.Errorf("the next turn: %v", err)
+		t.Errorf("begin after end: %v", err)
 	}
 	<-next
 	for _, target := range turns[1:] {
@@ -64,18 +64,18 @@ func TestDials(t *testing.T) {
 	}
 }
 
-// A target that has answered is taken to be there for as long as an unanswered SYN is waited for.
+// A target counts as answering for connectRetryDelay after an answer.
 func TestDialTargetIsAnswering(t *testing.T) {
 	var target dialTarget
 	if target.isAnswering() {
-		t.Error("a target that never answered")
+		t.Error("isAnswering before any answer")
 	}
-	target.hear()
+	target.noteAnswer()
 	if !target.isAnswering() {
-		t.Error("a target that has just answered")
+		t.Error("not isAnswering after an answer")
 	}
-	target.answered.Store(time.Now().Add(-connectPatience).UnixNano())
+	target.answered.Store(time.Now().Add(-connectRetryDelay).UnixNano())
 	if target.isAnswering() {
-		t.Error("a target that answered long ago")
+		t.Error("isAnswering long after an answer")
 	}
 }

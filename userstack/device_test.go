@@ -58,7 +58,7 @@ func TestNotify(t *testing.T) {
 	}
 }
 
-// Packets of both directions are calls of: which may be of a dialogue, and which not.
+// Packets of both directions are told of: which may be of a dialogue, and which not.
 func TestActive(t *testing.T) {
 	var told []bool
 	s := newStack(t, Config{Active: func(brief bool) { told = append(told, brief) }}, addrA4)

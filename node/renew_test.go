@@ -77,6 +77,7 @@ func TestKeyIsValidAgain(t *testing.T) {
 		if !saved.Next.IsZero() {
 			t.Error("the key that was not needed is kept")
 		}
+		eventually(t, "alpha knows beta again", func() bool { return len(a.Status().Peers) == 1 })
 		if got, err := a.get("http://beta/"); got != "beta" || err != nil {
 			t.Errorf("after the key was made valid again: %q, %v", got, err)
 		}

@@ -27,12 +27,12 @@ func (g *windowSizer) add(now, rtt time.Duration, n int) (want int) {
 	if elapsed < rtt {
 		return 0
 	}
-	taken := int(float64(g.copied) * float64(rtt) / float64(elapsed)) // elapsed may exceed rtt by a pause
-	want = 2 * taken
-	if taken > g.last+g.last/4 {
+	perRTT := int(float64(g.copied) * float64(rtt) / float64(elapsed)) // elapsed includes pauses of the reader
+	want = 2 * perRTT
+	if perRTT > g.last+g.last/4 {
 		want *= 2
 	}
-	g.last, g.copied, g.since = taken, 0, now
+	g.last, g.copied, g.since = perRTT, 0, now
 	return want
 }
 

@@ -116,7 +116,7 @@ type Conn struct {
 	writeBuf bytes.Reader // the source of write; a field for the same reason
 
 	mss         int // payload bytes of a full packet of gVisor
-	segmentSize int // payload bytes of the largest segment that gVisor sends
+	segmentSize int // payload bytes of the largest segment; ReadFrom writes as many at a time
 	memory      *memory
 	share       *share      // what the connection may buffer
 	growth      windowSizer // of the receive window; owned by the reader

@@ -219,10 +219,13 @@ func (fs *flows) restoreWindow(f *tcpFlow, now time.Duration) {
 	}
 }
 
-// takeWindowLost returns the flows whose window must be restored, and forgets them.
+// takeWindowLost returns the flows whose window the caller must restore, and clears the list.
 func (fs *flows) takeWindowLost() []*tcpFlow {
 	all := fs.windowLost
 	fs.windowLost = nil
+	for _, f := range all {
+		f.windowLost = false
+	}
 	return all
 }
 

@@ -27,11 +27,11 @@ func (p *notSent) add(n int) { p.written.Add(uint64(n)) }
 // unsent is how many bytes were written and not sent. sent may exceed written for a moment, because
 // the flow may send bytes before add is called for them.
 func (p *notSent) unsent() int {
-	left, written := p.sent.Load(), p.written.Load()
-	if left >= written {
+	sent, written := p.sent.Load(), p.written.Load()
+	if sent >= written {
 		return 0
 	}
-	return int(written - left)
+	return int(written - sent)
 }
 
 // limit is how many bytes may be unsent.
@@ -43,7 +43,7 @@ func (p *notSent) full() bool {
 		return false
 	}
 	p.blocked.Store(true)
-	return p.unsent() >= p.limit() // check again, because progress may have been called before blocked was set
+	return p.unsent() >= p.limit() // again, because progress may have run before blocked was set
 }
 
 // progress notes that total bytes have been sent so far. A FIN counts as one byte. At the end of

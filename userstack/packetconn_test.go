@@ -314,6 +314,6 @@ func TestForgottenCork(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(5 * time.Second):
-		t.Error("the writer waits for room that nobody makes")
+		t.Error("the writer is still blocked")
 	}
 }

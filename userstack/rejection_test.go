@@ -27,7 +27,7 @@ func TestSendRejection(t *testing.T) {
 		}
 		silent := newStack(t, Config{}, f.Dst.Addr())
 		if silent.SendRejection(f); silent.dev.queues[0].queuedBytes != 0 {
-			t.Error("a stack without TSMP told of a rejection")
+			t.Error("a stack without AnswerTSMP sent a rejection")
 		}
 	}
 }

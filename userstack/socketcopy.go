@@ -65,7 +65,7 @@ func (s *socketSource) Read(b []byte) (int, error) {
 func (s *socketSource) write(fd uintptr) bool {
 	s.fd, s.terr = fd, nil
 	if len(s.ahead) == 0 {
-		if s.err = s.prepare(s.c.pieceSize()); s.err != nil {
+		if s.err = s.prepare(s.c.segmentSize); s.err != nil {
 			return s.err != sys.ErrWouldBlock
 		}
 	}
@@ -160,9 +160,6 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 		}
 	}
 }
-
-// pieceSize is how much ReadFrom writes at a time: the payload of one segment.
-func (c *Conn) pieceSize() int { return c.segmentSize }
 
 // socketSink is a host socket as the destination of gVisor reads. Short pieces are gathered, so
 // that they need one system call; long pieces are written directly.

@@ -60,7 +60,7 @@ const (
 type Config struct {
 	MTU int // MTU of the tunnel in bytes; 0 means DefaultMTU
 
-	Batch int // best number of packets to read in one call; 0 means a default
+	Batch int // number of packets to read in one call; 0 means one gVisor segment, but at least minBatch
 
 	// Buffers limits the buffers of all TCP connections together, in bytes; 0 means no limit. New
 	// connections wait while the buffers are used up.

@@ -223,7 +223,6 @@ func (f *tcpFlow) capSequence(ip []byte, tcp header.TCP) {
 // restoreWindow resets gVisor's congestion control, whose window its RTO has set to one segment. It
 // locks the endpoint, so the caller must not hold the queue's mutex.
 func (f *tcpFlow) restoreWindow() {
-	f.windowLost = false
 	cc := tcpip.CongestionControlOption(managedCongestion)
 	f.ep.SetSockOpt(&cc)
 }
@@ -292,22 +291,22 @@ func (f *tcpFlow) receiveAck(now time.Duration, tcp header.TCP, payload int, sac
 	una := f.snd.Acked()
 	f.buffer.release(una)
 	window := tcp.WindowSize()
-	news := payload > 0 || una != before || f.peerWindow != window ||
+	isNew := payload > 0 || una != before || f.peerWindow != window ||
 		tcp.Flags()&^header.TCPFlagPsh != header.TCPFlagAck
-	if !news && len(sacks) == 0 && tcp.AckNumber() == una && !f.sack {
+	if !isNew && len(sacks) == 0 && tcp.AckNumber() == una && !f.sack {
 		f.snd.Duplicate(now)
 	}
 	if payload == 0 {
-		f.peerWindow = window // gVisor takes no window from retransmitted data, so only this one is known to it
+		f.peerWindow = window // gVisor knows this one; it ignores the window in retransmitted data
 	}
 	switch {
 	case window == 0:
 		f.snd.Closed(now)
 	case f.conn.unsent() == 0:
-		f.snd.Open() // otherwise gVisor sends more when it sees the window, and enqueue calls Open
+		f.snd.Open() // if more is unsent, gVisor sends it when it sees the window, and enqueue calls Open
 	}
 	f.ended = f.ended || f.finSent && f.snd.Idle()
-	return news || !busy
+	return isNew || !busy
 }
 
 // buildProbe writes a window probe: a packet without data, whose sequence number the peer has

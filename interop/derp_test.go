@@ -18,6 +18,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // discoLike returns a packet that relays take for a disco packet. Relays report only the loss of
@@ -30,7 +31,7 @@ func discoLike(text string) []byte {
 // answers to pings, and exchange packets of all sizes. The request headers show that fast start was
 // used exactly where it is possible.
 func TestUpgradeModes(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		for _, m := range clients {
 			for _, c := range upgradeModes {
 				t.Run(m.name+" over "+string(c), func(t *testing.T) { testUpgradeMode(t, h, m, c) })
@@ -85,7 +86,7 @@ func packetSizes(h *relayHost, m clientKind, c upgradeMode) (out, in []int) {
 // TestTooLarge proves that both servers close the connection of a client that announces a packet
 // over 64 KiB, and that neither client sends one.
 func TestTooLarge(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		p := theirs.join(t, h, webSocket) // their HTTP client hides the error
 		for _, p := range []*testClient{p, ours.join(t, h, fastStart)} {
 			if err := p.send(p.public, make([]byte, relay.MaxPacket+1)); err == nil {
@@ -103,7 +104,7 @@ func TestTooLarge(t *testing.T) {
 // the map, sends the relay's name as SNI, and refuses another certificate. Our client does the same
 // with their relay.
 func TestPin(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		if !strings.HasPrefix(h.pin, "sha256-raw:") {
 			t.Fatalf("pin is %q", h.pin)
 		}
@@ -145,7 +146,7 @@ func connectNode(t *testing.T, m clientKind, node *relay.Node) error {
 // a pin, and recognizes our meta certificate in the chain. Our client does the same with their
 // relay.
 func TestRoots(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		f := h.fronts[fastStart]
 		c, err := derphttp.NewClient(theirPrivate(key.NewNodePrivate()), f.url(), tstest.WhileTestRunningLogger(t),
 			netmon.NewStatic())
@@ -184,7 +185,7 @@ func TestRoots(t *testing.T) {
 // that disconnects, and to a client that sends a disco packet to an unknown key. The latter is
 // limited to a burst of three and then one a second. Other packets to unknown keys get no answer.
 func TestPeerGone(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		for _, sender := range clients {
 			for _, receiver := range clients {
 				a, b := sender.join(t, h, fastStart), receiver.join(t, h, fastStart)
@@ -227,7 +228,7 @@ func testNotHere(t *testing.T, p *testClient) {
 // client on either connection. The newer one gets the packets until the older one sends. When one
 // closes, the other takes over. PeerGone is sent only when the last one closes.
 func TestDuplicates(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		for _, first := range clients {
 			for _, second := range clients {
 				testDuplicates(t, h, first, second)
@@ -292,7 +293,7 @@ func eventuallyWithin(t testing.TB, limit time.Duration, what string, cond func(
 // TestBulk proves that thousands of packets pass in both directions at once, in order and
 // unchanged, between all pairs of clients, in the modes that frame differently.
 func TestBulk(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		exchange(t, ours.join(t, h, fastStart), theirs.join(t, h, fastStart), 2000, 1240)
 		exchange(t, ours.join(t, h, fastStart), ours.join(t, h, normalStart), 1000, 1240)
 		exchange(t, theirs.join(t, h, webSocket), ours.join(t, h, webSocket), 1000, 1240)

@@ -53,7 +53,8 @@ func (d discoPair) toTheirs(t *testing.T, packet []byte) []byte {
 }
 
 // TestDisco proves that our codec accepts, rejects and encodes the same messages as theirs.
-// Thousands of plaintexts of all types, truncated, extended and random, go through both codecs.
+// Thousands of plaintexts of all types, truncated, extended and random, go through both codecs. Of
+// the messages of peer relays, whose bodies we do not parse, we accept at least those that they do.
 func TestDisco(t *testing.T) {
 	d := newDiscoPair(t)
 	r := rand.New(rand.NewPCG(3, 4))
@@ -66,13 +67,17 @@ func TestDisco(t *testing.T) {
 		}
 		our, err := disco.Open(d.shared, packet)
 		their, theirErr := tsdisco.Parse(p)
-		if (err == nil) != (theirErr == nil) {
+		_, isPeerRelay := our.(*disco.PeerRelay)
+		if (err == nil) != (theirErr == nil) && !(isPeerRelay && theirErr != nil) {
 			t.Fatalf("plaintext %x: our error is %v, theirs %v", p, err, theirErr)
 		}
-		if err != nil {
+		if err != nil || theirErr != nil {
 			continue
 		}
 		parsed[p[0]]++
+		if isPeerRelay {
+			continue
+		}
 		got, want := d.toTheirs(t, disco.Seal(nil, d.ours, d.shared, our)), their.AppendMarshal(nil)
 		if !bytes.Equal(got, want) {
 			t.Fatalf("plaintext %x:\nwe read   %+v\nand write %x\nthey read %+v\nand write %x", p, our, got, their, want)

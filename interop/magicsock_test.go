@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"ginnel/internal/key"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // TestTheirNodes proves that two of their nodes work with only our relay and our STUN service.
@@ -12,7 +12,7 @@ import (
 // that our STUN service returned. When UDP is cut again they fall back, all on one TCP connection.
 func TestTheirNodes(t *testing.T) {
 	t.Parallel()
-	h := startOurRelay(t, relay.ServerConfig{})
+	h := startOurRelay(t, relayserver.Config{})
 	serveDelayedSTUN(t, h)
 	relays := h.derpMap(fastStart)
 	a := newTheirNode(t, "real a", key.NewNodePrivate(), meshAddrs[0])

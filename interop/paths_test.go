@@ -11,7 +11,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/node"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // The networks of these tests are harder than that of TestNodes, or carry more traffic.
@@ -21,7 +21,7 @@ import (
 // endpoints does not.
 func TestCallMeMaybe(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{})
 	our, their := entry(p.our), entry(p.their)
 	our.Endpoints, their.Endpoints = nil, nil
 	p.our.setPeers(p.relays, their)
@@ -37,7 +37,7 @@ func TestCallMeMaybe(t *testing.T) {
 // node does not assume another path.
 func TestRelayOnly(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{RelayOnly: true})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{RelayOnly: true})
 	p.exchangePeers()
 	serveEcho(t, p.our)
 	k := startEchoStream(t, p.their, p.our)
@@ -53,7 +53,7 @@ func TestRelayOnly(t *testing.T) {
 // other without UDP. Each sends to the other's home relay.
 func TestTwoRegions(t *testing.T) {
 	t.Parallel()
-	first, second := startOurRelay(t, relay.ServerConfig{}), startTheirRelay(t, relay.ServerConfig{})
+	first, second := startOurRelay(t, relayserver.Config{}), startTheirRelay(t, relayserver.Config{})
 	serveDelayedSTUN(t, second)
 	relays := twoRegions(first, second)
 	relays.Regions[1].NoMeasureNoHome = true // so that their node chooses the second as its home
@@ -73,7 +73,7 @@ func TestTwoRegions(t *testing.T) {
 // TestRelayRestart proves that a connection through a relay of either make survives a restart of
 // the relay, because both nodes reconnect.
 func TestRelayRestart(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		serveDelayedSTUN(t, h)
 		p := newPair(t, h.derpMap(fastStart), node.Config{})
 		cutUDP(t, p.our, p.their)
@@ -83,9 +83,9 @@ func TestRelayRestart(t *testing.T) {
 		k.awaitBytes(waitLimit, 1<<20)
 		h.stop()
 		if _, ok := h.server.(ourRelay); ok {
-			h.serve(t, newOurRelay(t, relay.ServerConfig{}))
+			h.serve(t, newOurRelay(t, relayserver.Config{}))
 		} else {
-			h.serve(t, newTheirRelay(t, relay.ServerConfig{}))
+			h.serve(t, newTheirRelay(t, relayserver.Config{}))
 		}
 		k.awaitBytes(upgradeLimit, 1<<20)
 		k.finish()
@@ -95,7 +95,7 @@ func TestRelayRestart(t *testing.T) {
 // TestIPv6Path proves that the direct path is found over IPv6 when IPv4 packets are dropped.
 func TestIPv6Path(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	cutIPv4(t, p.our)
 	cutIPv4(t, p.their)
 	our, their := entry(p.our), entry(p.their)
@@ -117,7 +117,7 @@ func TestIPv6Path(t *testing.T) {
 // directions.
 func TestIPv6Inside(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.exchangePeers()
 	our, their := address6(p.our.addr), address6(p.their.addr)
 	ln, err := p.our.Listen(netip.AddrPortFrom(our, echoPort))
@@ -169,7 +169,7 @@ func echoOver(t *testing.T, ln net.Listener, dial func() (net.Conn, error)) {
 // once when it resumes, and directly soon after.
 func TestIdle(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{})
 	p.exchangePeers()
 	serveEcho(t, p.their)
 	// A TCP connection would still send packets after its end.
@@ -199,7 +199,7 @@ func TestIdle(t *testing.T) {
 // directions, when both sides send and receive batches with GSO and GRO.
 func TestBulkDirect(t *testing.T) {
 	const size = 32 << 20
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.exchangePeers()
 	serveEcho(t, p.their)
 	k := startEchoStream(t, p.our, p.their)

@@ -13,6 +13,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // theirRelay is their server with its HTTP handlers, assembled as cmd/derper does it.
@@ -45,12 +46,12 @@ func (r theirRelay) listener(ln net.Listener, conf *tls.Config) net.Listener {
 
 // startTheirRelay serves their relay until the test ends. It takes the keys, the admission
 // controller and the rate limit from cfg.
-func startTheirRelay(tb testing.TB, cfg relay.ServerConfig) *relayHost {
+func startTheirRelay(tb testing.TB, cfg relayserver.Config) *relayHost {
 	tb.Helper()
 	return startFronts(tb, "their relay", newTheirRelay(tb, cfg))
 }
 
-func newTheirRelay(tb testing.TB, cfg relay.ServerConfig) theirRelay {
+func newTheirRelay(tb testing.TB, cfg relayserver.Config) theirRelay {
 	tb.Helper()
 	if cfg.Key.IsZero() {
 		cfg.Key = key.NewNodePrivate()
@@ -102,7 +103,7 @@ func serveTheirSTUN(tb testing.TB, h *relayHost) {
 // relayKinds are our relay and theirs.
 var relayKinds = []struct {
 	name  string
-	start func(testing.TB, relay.ServerConfig) *relayHost
+	start func(testing.TB, relayserver.Config) *relayHost
 	stun  func(testing.TB, *relayHost)
 }{
 	{"our relay", startOurRelay, serveOurSTUN},
@@ -110,7 +111,7 @@ var relayKinds = []struct {
 }
 
 // eachRelay runs f on our relay and on theirs.
-func eachRelay(t *testing.T, cfg relay.ServerConfig, f func(t *testing.T, h *relayHost)) {
+func eachRelay(t *testing.T, cfg relayserver.Config, f func(t *testing.T, h *relayHost)) {
 	for _, m := range relayKinds {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()

@@ -12,6 +12,7 @@ import (
 	"ginnel/internal/key"
 	"ginnel/node"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // pair is our node and theirs in one network.
@@ -75,7 +76,7 @@ const (
 // seconds when UDP is cut, and directly again afterwards. One TCP connection survives all of it
 // unchanged.
 func TestNodes(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		serveDelayedSTUN(t, h)
 		for _, name := range []string{"our node dials", "their node dials"} {
 			t.Run(name, func(t *testing.T) {
@@ -160,7 +161,7 @@ func wantPings(t *testing.T, p *pair, path node.PathKind) {
 // before our map has its new disco key, and directly once it has.
 func TestTheirRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.exchangePeers()
 	serveEcho(t, p.our)
 	k := startEchoStream(t, p.their, p.our)
@@ -191,7 +192,7 @@ func TestTheirRestart(t *testing.T) {
 // the other side does not send first.
 func TestTheirSilentRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.exchangePeers()
 	serveEcho(t, p.their)
 	k := startEchoStream(t, p.our, p.their)
@@ -217,7 +218,7 @@ func TestTheirSilentRestart(t *testing.T) {
 // retransmission then takes as long again.
 func TestOurRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{})
 	p.exchangePeers()
 	serveEcho(t, p.their)
 	k := startEchoStream(t, p.our, p.their)
@@ -247,7 +248,7 @@ func TestOurRestart(t *testing.T) {
 // continues and becomes direct again without a new map.
 func TestTheirRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.exchangePeers()
 	serveEcho(t, p.their)
 	k := startEchoStream(t, p.our, p.their)
@@ -269,7 +270,7 @@ func TestTheirRoaming(t *testing.T) {
 // connection continues.
 func TestOurRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{UDPAddr: loopbacks[0]})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{UDPAddr: loopbacks[0]})
 	n := newNAT(t)
 	stunInside := n.insideAddr(t, netip.AddrPortFrom(loopbacks[0], uint16(p.relays.Regions[1].Nodes[0].STUNPort)))
 	peerInside := n.insideAddr(t, netip.AddrPortFrom(loopbacks[0], p.their.udpPort()))

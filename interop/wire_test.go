@@ -16,6 +16,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // These tests send both servers data that no client sends. The servers must agree on what ends a
@@ -108,7 +109,7 @@ func (c *rawConn) alive(k key.NodePublic) bool {
 func bothRelays(t *testing.T, mesh relay.MeshKey) [2]*relayHost {
 	t.Helper()
 	k := key.NewNodePrivate()
-	cfg := relay.ServerConfig{Key: k, MeshKey: mesh}
+	cfg := relayserver.Config{Key: k, MeshKey: mesh}
 	return [2]*relayHost{startOurRelay(t, cfg), startTheirRelay(t, cfg)}
 }
 

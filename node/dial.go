@@ -231,7 +231,7 @@ func (n *Node) urge(k key.NodePublic) {
 			return
 		}
 		if (answered || time.Since(handshake) > blindUrge) && n.wg0.waits(k) {
-			n.wg0.dev.Begin(k)
+			n.wg0.dev.StartHandshake(k)
 			handshake = time.Now()
 		}
 	}
@@ -304,7 +304,7 @@ func (n *Node) noRoute(a netip.Addr) string {
 
 // silence says what is known of a peer that does not answer.
 func (n *Node) silence(p *Peer) string {
-	s, ok := n.wg0.dev.Session(p.Key)
+	s, ok := n.wg0.dev.PeerState(p.Key)
 	switch {
 	case !ok:
 		return "the peer has left"

@@ -31,7 +31,7 @@ const (
 
 	// dnsPatience is for an answer. Stub resolvers ask again after 5 s, and are answered by the next
 	// server if the first has been found dead by then.
-	dnsPatience = resolver.Patience + time.Second
+	dnsPatience = resolver.Timeout + time.Second
 )
 
 // nameServer is a dns.Handler.

@@ -61,11 +61,11 @@ func (n *Node) tryEndpoints(k key.NodePublic, all []netip.AddrPort) {
 		case <-n.closec:
 			return
 		}
-		if s, ok := n.wg0.dev.Session(k); !ok || !s.Handshake.IsZero() {
+		if s, ok := n.wg0.dev.PeerState(k); !ok || !s.Handshake.IsZero() {
 			return
 		}
 		n.wg0.setEndpoint(k, all[next%len(all)])
-		n.wg0.dev.Begin(k)
+		n.wg0.dev.StartHandshake(k)
 		if next < len(all)-1 {
 			timer.Reset(raceDelay)
 		} else {

@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"ginnel/internal/hostsock"
 	"ginnel/internal/share"
 	"ginnel/internal/sockowner"
+	"ginnel/internal/sys"
 	"ginnel/proxy"
 	"ginnel/userstack"
 )
@@ -174,11 +174,11 @@ func (n *Node) openServe(s Serve) error {
 		n.addPacketConn(entryServe, pc, func(pc net.PacketConn) error { return n.proxy.ForwardPackets(pc, addrText(s.Target), dial) })
 		return nil
 	}
-	gate, err := n.stack.OpenGate(s.Port, func(in *userstack.Incoming) { n.carry(in, addrText(s.Target), func() {}, dial) })
+	ln, err := n.stack.ListenRequests(s.Port, func(in *userstack.ConnRequest) { n.carry(in, addrText(s.Target), func() {}, dial) })
 	if err != nil {
 		return err
 	}
-	n.entries = append(n.entries, entry{kind: entryServe, closer: gate, addr: &net.TCPAddr{Port: int(s.Port)}, serve: func() error { return nil }})
+	n.entries = append(n.entries, entry{kind: entryServe, closer: ln, addr: &net.TCPAddr{Port: int(s.Port)}, serve: func() error { return nil }})
 	return nil
 }
 
@@ -205,7 +205,7 @@ func listenOn(a net.Addr) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: the path of a socket has at most %d bytes, not %d", a, maxSocketPath, len(a.String()))
 	}
 	if a.Network() == "tcp" {
-		return hostsock.Listen(a.String())
+		return sys.ListenTCP(a.String())
 	}
 	ln, err := net.Listen(a.Network(), a.String())
 	if errors.Is(err, syscall.EADDRINUSE) && isDeadSocket(a.String()) {

@@ -22,10 +22,10 @@ const outDialTimeout = 10 * time.Second
 
 // carry connects to the destination before it answers for it, so that the peer learns whether it is
 // there. It has done called when the connection has ended, or has not come about.
-func (n *Node) carry(in *userstack.Incoming, name string, done func(), dial func(context.Context) (net.Conn, error)) {
+func (n *Node) carry(in *userstack.ConnRequest, name string, done func(), dial func(context.Context) (net.Conn, error)) {
 	if !n.begin() {
 		done()
-		in.Refuse()
+		in.Reject()
 		return
 	}
 	defer n.wg.Done()
@@ -35,7 +35,7 @@ func (n *Node) carry(in *userstack.Incoming, name string, done func(), dial func
 		if passes(err) {
 			in.Drop()
 		} else {
-			in.Refuse()
+			in.Reject()
 		}
 		n.log.Debug("carrying a connection out of the mesh", "from", in.Src, "to", name, "err", err)
 		return
@@ -48,7 +48,7 @@ func (n *Node) carry(in *userstack.Incoming, name string, done func(), dial func
 		return
 	}
 	c := &countedConn{Conn: near, done: done}
-	n.proxy.Carry(c, name, func(context.Context) (net.Conn, error) { return far, nil })
+	n.proxy.ForwardConn(c, name, func(context.Context) (net.Conn, error) { return far, nil })
 }
 
 // countedConn is counted until it is closed.

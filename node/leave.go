@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"ginnel/control"
+	"ginnel/internal/key"
 )
 
 // Giving up the registration with a coordination server.
@@ -37,11 +38,17 @@ func GiveUp(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer client.Close()
-	err = client.Logout(ctx, control.RegisterRequest{NodeKey: cfg.Control.Identity.Node.Public()})
-	if errors.Is(err, control.ErrUnknownNode) {
-		return nil
+	keys := []key.NodePrivate{cfg.Control.Identity.Node}
+	if next := cfg.Control.Identity.Next; !next.IsZero() { // which may have been accepted while the node was down
+		keys = append(keys, next)
 	}
-	return err
+	for _, k := range keys {
+		err := client.Logout(ctx, control.RegisterRequest{NodeKey: k.Public()})
+		if err != nil && !errors.Is(err, control.ErrUnknownNode) {
+			return err
+		}
+	}
+	return nil
 }
 
 // begin starts the conversation with the server, which lasts until stop.

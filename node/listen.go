@@ -28,7 +28,7 @@ func (n *Node) accepts(f userstack.Flow) bool {
 		return true
 	}
 	if f.Protocol == userstack.TCP {
-		n.stack.TellRejected(f)
+		n.stack.SendRejection(f)
 	}
 	return false
 }

@@ -19,6 +19,8 @@ func (m *membership) state() (state State, reason string, server error) {
 	switch {
 	case m.login != "":
 		return StateNeedsLogin, "waiting to be approved at " + m.login, m.err
+	case m.expired:
+		return StateNeedsLogin, errKeyExpired.Error(), m.err
 	case m.hasJoined():
 		return StateRunning, "", m.err
 	case m.err != nil:
@@ -40,6 +42,11 @@ func (m *membership) describe(s *Status, state State, reason string, err error) 
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.expired {
+		// Relays refuse an expired key, which nothing about the way to them can mend.
+		s.Health = slices.DeleteFunc(s.Health, func(i HealthIssue) bool { return i.Code == homeRelayUnreachable })
+		s.Health = append(s.Health, keyExpired)
+	}
 	if m.hasRival() {
 		s.Health = append(s.Health, duplicateKey)
 	}
@@ -57,6 +64,11 @@ func (m *membership) hasRival() bool {
 // duplicateKey is for a node whose state directory was copied.
 var duplicateKey = HealthIssue{Code: "duplicate-key", Text: "another process uses this node's key: each takes the other's place in the network again and again",
 	Mend: "give each node a state directory of its own (--state DIR), and remove the copy"}
+
+// keyExpired is for a node that has to be let in again.
+var keyExpired = HealthIssue{Code: "key-expired", Text: errKeyExpired.Error(),
+	Mend: "log in on the page that the reason names, start the node with --authkey KEY, or have an administrator prolong the key " +
+		"('ginnel control nodes expire NODE --never')"}
 
 // messages are what the server has to say to the user.
 func messages(nm *control.NetMap) (issues []HealthIssue) {

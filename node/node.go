@@ -25,24 +25,13 @@ import (
 	"ginnel/proxy"
 	"ginnel/relay"
 	"ginnel/transport"
+	"ginnel/tuning"
 	"ginnel/userstack"
 	"ginnel/wireguard"
 )
 
 // DefaultDialTimeout bounds a connection through the proxies.
 const DefaultDialTimeout = 30 * time.Second
-
-// Congestion is how a node decides how fast its TCP connections in the mesh send.
-type Congestion = userstack.Congestion
-
-// The ways to decide; see package userstack.
-const (
-	BBR   = userstack.BBR
-	CUBIC = userstack.CUBIC
-)
-
-// ParseCongestion reads "bbr" or "cubic".
-func ParseCongestion(text string) (Congestion, error) { return userstack.ParseCongestion(text) }
 
 // PacketConn is a UDP socket as a node uses it. *net.UDPConn is one.
 type PacketConn = transport.PacketConn
@@ -66,15 +55,15 @@ type Config struct {
 	UserProxy    net.Addr                         // of a proxy without a password, for programs of this user; nil or not Linux: none
 	Associations int                              // of UDP that the proxy serves at a time; 0: 256, or fewer with little Memory
 	DialTimeout  time.Duration                    // 0: DefaultDialTimeout
-	Memory       int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
+	Memory       int64                            // bytes for the process, which size buffers and queues; 0: Tuning's, or no bound
 	Congestion   Congestion                       // how fast TCP connections in the mesh send; zero: BBR
-	Processors   int                              // processors to plan for; 0: GOMAXPROCS when New is called
+	Processors   int                              // to plan for; 0: those of Tuning, or GOMAXPROCS when New is called
 	Forwards     []Forward
 	DNS          net.Addr // where to answer DNS questions, over UDP and TCP; nil: nowhere
 	Serves       []Serve
-	Active       func(brief bool) // called for packets of the mesh, see userstack.Config; nil: nobody asks
-	Token        string           // what the local API asks for where it changes something; empty: such requests are refused
-	Shutdown     func()           // called when the local API is told to end the node; nil: it cannot be told so
+	Tuning       *tuning.Process // from tuning.Start; nil: the process is not tuned
+	Token        string          // what the local API asks for where it changes something; empty: such requests are refused
+	Shutdown     func()          // called when the local API is told to end the node; nil: it cannot be told so
 
 	// OutboundProxy names the proxy for a URL outside the mesh, relays included; nil: none. See
 	// internal/egress.
@@ -202,6 +191,7 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	cfg.useTuning()
 	n := &Node{
 		cfg:           cfg,
 		log:           cfg.log(),
@@ -215,7 +205,7 @@ func New(cfg Config) (*Node, error) {
 	n.private.Store(&n.cfg.Key)
 	n.doh = newDoHClient(n)
 	n.names = resolver.Resolver{Dial: n.dialAddr, Post: n.doh.post}
-	if err := n.start(); err != nil {
+	if err := cfg.Tuning.WithAllPs(n.start); err != nil {
 		n.Close()
 		return nil, err
 	}
@@ -283,7 +273,7 @@ func (n *Node) openData() (err error) {
 		Router:     n.router.stackConfig(),
 		AnswerTSMP: n.cfg.Control != nil,
 		Rejected:   n.rejections.hear,
-		Active:     n.cfg.Active,
+		Activity:   n.cfg.Tuning,
 		Traffic:    n.reportTraffic,
 	})
 	if err != nil {
@@ -308,6 +298,7 @@ func (n *Node) openData() (err error) {
 		Lanes:   n.cfg.lanes(),
 		NoUDP:   n.cfg.RelayOnly,
 		Listen:  n.cfg.ListenUDP,
+		Yield:   n.cfg.Tuning.Yield,
 		Relay:   n.pool,
 		Contact: func(k key.NodePublic) { n.wg0.wake(k) },
 

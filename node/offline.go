@@ -53,7 +53,7 @@ func (n *Node) dialSigned(ctx context.Context, network string, ap netip.AddrPort
 	}
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	before, _ := n.wg0.dev.Session(p.Key)
+	before, _ := n.wg0.dev.PeerState(p.Key)
 	if !n.spawn(func() { n.awaitSign(ctx, giveUp, p, before.Rx) }) {
 		return nil, net.ErrClosed
 	}
@@ -71,7 +71,7 @@ func (n *Node) awaitSign(ctx context.Context, giveUp context.CancelCauseFunc, p 
 		if n.signWithin(ctx, offlinePatience, p) || ctx.Err() != nil || !n.stillOffline(p) {
 			return
 		}
-		now, _ := n.wg0.dev.Session(p.Key)
+		now, _ := n.wg0.dev.PeerState(p.Key)
 		if now.Rx == heard {
 			giveUp(errNoSign)
 			return

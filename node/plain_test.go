@@ -327,7 +327,7 @@ func TestPlainPeerMovesUnderItsName(t *testing.T) {
 func TestObserve(t *testing.T) {
 	now := time.Unix(1700000000, 0)
 	var p plainPeer
-	want := func(what string, s wireguard.Session, want suspicion) {
+	want := func(what string, s wireguard.PeerState, want suspicion) {
 		t.Helper()
 		if got := p.observe(now, s); got != want {
 			t.Errorf("%s: %v, want %v", what, got, want)
@@ -340,17 +340,17 @@ func TestObserve(t *testing.T) {
 		}
 	}
 	due("nothing observed", time.Time{})
-	want("a new peer without an address", wireguard.Session{}, moved)
+	want("a new peer without an address", wireguard.PeerState{}, moved)
 	due("the next look-up", now.Add(lookupPause))
-	want("at once again", wireguard.Session{}, unsuspected)
+	want("at once again", wireguard.PeerState{}, unsuspected)
 	now = now.Add(lookupPause)
-	want("after the pause", wireguard.Session{}, moved)
+	want("after the pause", wireguard.PeerState{}, moved)
 	now = now.Add(lookupPause)
-	want("before the pause, now doubled, is over", wireguard.Session{}, unsuspected)
+	want("before the pause, now doubled, is over", wireguard.PeerState{}, unsuspected)
 	now = now.Add(lookupPause)
-	want("after it", wireguard.Session{}, dead)
-	heard := wireguard.Session{Endpoint: "192.0.2.1:1", Rx: 100, Tx: 100}
-	found := wireguard.Session{Endpoint: "192.0.2.1:1"}
+	want("after it", wireguard.PeerState{}, dead)
+	heard := wireguard.PeerState{Endpoint: "192.0.2.1:1", Rx: 100, Tx: 100}
+	found := wireguard.PeerState{Endpoint: "192.0.2.1:1"}
 	want("it has an address, and nothing was asked of it", found, unsuspected)
 	due("it owes no answer", time.Time{})
 	want("it was heard from", heard, unsuspected)

@@ -93,15 +93,15 @@ func isNeighbour(a netip.Addr) bool {
 }
 
 // carryTCP connects to the destination, if there is room for one more.
-func (r *router) carryTCP(in *userstack.Incoming) {
+func (r *router) carryTCP(in *userstack.ConnRequest) {
 	if !r.takes(in.Dst.Addr()) {
-		in.Refuse()
+		in.Reject()
 		return
 	}
 	c := new(routedConn)
 	evicted, ok := r.conns.add(r.n.peerOf(in.Src.Addr()), c)
 	if !ok {
-		in.Refuse()
+		in.Reject()
 		return
 	}
 	if evicted != nil {

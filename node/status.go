@@ -133,7 +133,7 @@ func (n *Node) Status() Status {
 	for _, a := range n.proxyAddrs() {
 		s.Proxies = append(s.Proxies, addrText(a))
 	}
-	sessions := n.wg0.dev.Sessions()
+	sessions := n.wg0.dev.PeerStates()
 	for i := range m.Peers {
 		s.Peers = append(s.Peers, n.peerStatus(m, &m.Peers[i], &ts, sessions[m.Peers[i].Key]))
 	}
@@ -162,7 +162,7 @@ func (n *Node) Status() Status {
 	return s
 }
 
-func (n *Node) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wireguard.Session) PeerStatus {
+func (n *Node) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wireguard.PeerState) PeerStatus {
 	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: []netip.Addr{}, Online: p.Online, LastSeen: p.LastSeen, Path: PathNone,
 		RxBytes: s.Rx, TxBytes: s.Tx, LastHandshake: s.Handshake}
 	for _, prefix := range p.Addresses {
@@ -257,7 +257,7 @@ func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 
 // noEndpoint says why no peer can be reached where all of them would have to be looked up and none
 // could be; nil if one can be.
-func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]wireguard.Session) (err error) {
+func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]wireguard.PeerState) (err error) {
 	for i := range m.Peers {
 		p := &m.Peers[i]
 		cause := n.lookupError(p)
@@ -270,7 +270,7 @@ func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]wireguard.S
 }
 
 // endpointHealth lists the peers whose endpoints have no address.
-func (n *Node) endpointHealth(m *NetworkMap, sessions map[key.NodePublic]wireguard.Session) []HealthIssue {
+func (n *Node) endpointHealth(m *NetworkMap, sessions map[key.NodePublic]wireguard.PeerState) []HealthIssue {
 	issues := []HealthIssue{}
 	for i := range m.Peers {
 		p := &m.Peers[i]
@@ -282,6 +282,8 @@ func (n *Node) endpointHealth(m *NetworkMap, sessions map[key.NodePublic]wiregua
 	return issues
 }
 
+const homeRelayUnreachable = "home-relay-unreachable"
+
 // health lists what is wrong.
 func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 	issues := []HealthIssue{}
@@ -291,7 +293,7 @@ func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 		case r.Health != "":
 			issues = append(issues, HealthIssue{Code: "relay-health", Text: fmt.Sprintf("relay %s says: %s", name, r.Health)})
 		case r.Region == ps.Home && r.State != relay.RegionConnected && r.Err != nil:
-			issues = append(issues, HealthIssue{Code: "home-relay-unreachable", Text: fmt.Sprintf("no connection to the home relay %s: %v", name, r.Err),
+			issues = append(issues, HealthIssue{Code: homeRelayUnreachable, Text: fmt.Sprintf("no connection to the home relay %s: %v", name, r.Err),
 				Mend: "check that outgoing TCP to the relay is allowed, or name the proxy in HTTPS_PROXY"})
 		}
 	}
@@ -332,7 +334,7 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 		if err != nil {
 			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
 		}
-		s, _ := n.wg0.dev.Session(p.Key)
+		s, _ := n.wg0.dev.PeerState(p.Key)
 		r.RTTMS, r.Endpoint = milliseconds(rtt), s.Endpoint
 		return r, nil
 	}

@@ -44,7 +44,7 @@ const (
 )
 
 // observe takes the peer's counters.
-func (p *plainPeer) observe(now time.Time, s wireguard.Session) suspicion {
+func (p *plainPeer) observe(now time.Time, s wireguard.PeerState) suspicion {
 	if s.Rx != p.rx {
 		*p = plainPeer{rx: s.Rx, txHeard: s.Tx}
 		return unsuspected
@@ -89,7 +89,7 @@ func (n *Node) bringUp(ctx context.Context) {
 		defer cancel()
 		var wg sync.WaitGroup
 		for _, p := range named {
-			wg.Go(func() { n.findEndpoint(ctx, p, wireguard.Session{}, moved) })
+			wg.Go(func() { n.findEndpoint(ctx, p, wireguard.PeerState{}, moved) })
 		}
 		wg.Wait()
 	}
@@ -169,7 +169,7 @@ func (n *Node) namedPeers() (named []*Peer) {
 // checkEndpoints looks up the names of peers that call for it, and returns when it has to be called
 // again although nothing more is sent; zero means never.
 func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.NodePublic]*plainPeer) (next time.Time) {
-	sessions := n.wg0.dev.Sessions()
+	sessions := n.wg0.dev.PeerStates()
 	maps.DeleteFunc(known, func(k key.NodePublic, _ *plainPeer) bool { _, ok := sessions[k]; return !ok })
 	var wg sync.WaitGroup // one name that takes long must not keep the others waiting for theirs
 	defer wg.Wait()
@@ -193,7 +193,7 @@ func (n *Node) checkEndpoints(ctx context.Context, named []*Peer, known map[key.
 }
 
 // findEndpoint looks up p's name and moves p if it leads elsewhere now.
-func (n *Node) findEndpoint(ctx context.Context, p *Peer, s wireguard.Session, why suspicion) {
+func (n *Node) findEndpoint(ctx context.Context, p *Peer, s wireguard.PeerState, why suspicion) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	addrs, err := n.cfg.lookupHost(ctx, p.Endpoint.Host)

@@ -114,9 +114,9 @@ func (w *tunnels) replace(next map[key.NodePublic]Peer, dormant map[key.NodePubl
 		w.active.Store(p.Key, struct{}{})
 		switch {
 		case known && restarted(&old, &p):
-			w.dev.Renew(p.Key)
+			w.dev.ExpireKeypairs(p.Key)
 		case known && w.wanted[p.Key] && old.Region == 0 && p.Region != 0 && w.waits(p.Key):
-			w.dev.Begin(p.Key) // what was sent before had nowhere to go
+			w.dev.StartHandshake(p.Key) // what was sent before had nowhere to go
 		}
 	}
 	w.peers, w.dormant = next, dormant
@@ -183,7 +183,7 @@ func (n *Node) reportTraffic(all map[netip.Addr]userstack.Traffic, interval time
 
 // waits reports whether a peer that somebody wants to speak with has not answered yet.
 func (w *tunnels) waits(k key.NodePublic) bool {
-	s, ok := w.dev.Session(k)
+	s, ok := w.dev.PeerState(k)
 	return ok && s.Handshake.IsZero()
 }
 

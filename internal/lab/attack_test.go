@@ -67,8 +67,8 @@ func (a target) completedHandshakes(responder key.NodePublic, clients []key.Node
 	return done
 }
 
-// Most handshakes succeed while one sender floods the node's UDP port with garbage, slowly or at line
-// rate.
+// Most handshakes succeed while one sender floods the node's UDP port with garbage, slowly or at
+// line rate.
 func TestHandshakesUnderGarbage(t *testing.T) {
 	const clients = 20
 	a := newTarget(t)

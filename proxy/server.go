@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/things-go/go-socks5"
-
 	"ginnel/internal/share"
 	"ginnel/internal/sockowner"
 )
@@ -87,14 +85,13 @@ type Server struct {
 	// discards them.
 	ConnLog *slog.Logger
 
-	setup      sync.Once
-	live       lifetime
-	limit      handshakeLimit
-	counters   counters
-	udp        udpState
-	http       httpProxy
-	socks5     *socks5.Server // asks for a password if Auth is set
-	socks5Open *socks5.Server // asks for none
+	setup    sync.Once
+	live     lifetime
+	limit    handshakeLimit
+	counters counters
+	udp      udpState
+	http     httpProxy
+	socks5   socks5Servers
 }
 
 func (s *Server) dialTimeout() time.Duration { return orDefault(s.DialTimeout, 30*time.Second) }
@@ -125,7 +122,7 @@ const silenceDivisor = 2
 func (s *Server) prepare() {
 	s.live.init()
 	s.limit.init(s.maxHandshakes(), s.handshakeTimeout()/silenceDivisor)
-	s.socks5, s.socks5Open = newSOCKS5(s.Auth), newSOCKS5(nil)
+	s.socks5 = socks5Servers{asking: newSOCKS5(s.Auth), open: newSOCKS5(nil)}
 	s.http.init(s)
 	s.live.wg.Go(s.http.serve)
 }

@@ -60,8 +60,8 @@ func productGoroutines() string {
 	buf = buf[:runtime.Stack(buf, true)]
 	var left []string
 	for _, g := range strings.Split(string(buf), "\n\n")[1:] {
-		for _, pkg := range []string{"ginnel/relay.", "ginnel/transport.", "ginnel/node.", "ginnel/userstack.",
-			"ginnel/proxy."} {
+		for _, pkg := range []string{"ginnel/relay.", "ginnel/relay/server.", "ginnel/transport.", "ginnel/node.",
+			"ginnel/userstack.", "ginnel/proxy."} {
 			if strings.Contains(g, pkg) {
 				left = append(left, g)
 				break

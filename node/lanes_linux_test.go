@@ -1,3 +1,5 @@
+//go:build linux && !ginnel_stdnet
+
 package node
 
 import (

@@ -34,7 +34,7 @@
 // Each trick has its exported face in one file without build constraints, its Linux code in files
 // that end in _linux.go, and a complete fall-back in _portable.go (or _unix.go and _other.go where
 // other Unix systems can do better than the rest). The build tag ginnel_stdnet takes the fall-backs
-// on Linux too: sockets of package net and one datagram a call. The test suite passes with it. In
+// on Linux too: sockets of package net, one datagram a call, no splice, and normal system calls. The test suite passes with it. In
 // an incident, a program that is built so answers the question whether a trick is to blame.
 //
 // Goroutines: none, except what NetworkEvents starts with its caller's group. A timer closes

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"ginnel/internal/share"
-	"ginnel/internal/sockowner"
 )
 
 // Server is a proxy for local programs. Dial must be set; every other field may be left zero. Times
@@ -157,11 +156,6 @@ func (s *Server) ServeUser(ln net.Listener) error {
 	}
 	return s.runUntilClosed(ln, func() error {
 		return s.accept(ln, func(nc net.Conn) {
-			if !sockowner.IsOurs(nc) {
-				s.counters.authRefused.Add(1)
-				nc.Close()
-				return
-			}
 			s.start(nc, reachUser)
 			s.makeRoom()
 		})

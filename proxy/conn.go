@@ -54,7 +54,8 @@ const sniffSize = 512
 // handshake reads the first bytes and serves the protocol that they tell.
 func (c *conn) handshake() {
 	tuning.GrowStack()
-	// Not in the accept loop: asking for the owner takes time, which strangers must not take from others.
+	// Not in the accept loop: asking for the owner takes time, which strangers must not take from
+	// others.
 	if c.reach == reachUser && !sockowner.IsOurs(c.Conn) {
 		c.srv.counters.authRefused.Add(1)
 		c.Close()

@@ -350,7 +350,8 @@ func TestDialErrors(t *testing.T) {
 		t.Errorf("no IPv6 address: %v, want ENETUNREACH", err)
 	}
 	for _, bad := range [][2]string{
-		{"tcp", "name:80"}, {"tcp", "100.64.0.1"}, {"tcp", "100.64.0.1:0"}, {"tcp4", "[::1]:80"}, {"tcp6", "100.64.0.1:80"}, {"unix", "100.64.0.1:80"}, {"tcp", "100.64.0.1:99999"},
+		{"tcp", "name:80"}, {"tcp", "100.64.0.1"}, {"tcp", "100.64.0.1:0"}, {"tcp4", "[::1]:80"}, {"tcp6", "100.64.0.1:80"},
+		{"unix", "100.64.0.1:80"}, {"tcp", "100.64.0.1:99999"},
 	} {
 		if c, err := p.a.DialContext(t.Context(), bad[0], bad[1]); err == nil {
 			c.Close()

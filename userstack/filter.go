@@ -51,9 +51,9 @@ func (s *Stack) SetFilter(f Filter) {
 // TCP segments without SYN, or with ACK, pass, because the stack knows which connections exist.
 // Datagrams to the port of a client socket pass, because the socket knows to whom it has sent. ICMP
 // errors pass, because the stack compares the packet that they quote with its connections.
-// Fragments after the first pass, because they are never reassembled without the first one. gVisor's
-// reassembler drops datagrams whose fragments overlap, so that none can overwrite the header that
-// the filter has seen (RFC 1858, section 3).
+// Fragments after the first pass, because they are never reassembled without the first one.
+// gVisor's reassembler drops datagrams whose fragments overlap, so that none can overwrite the
+// header that the filter has seen (RFC 1858, section 3).
 func (d *Device) accept(packet []byte) bool {
 	p, ok := parsePacket(packet)
 	if ok && !p.initiates {

@@ -81,7 +81,8 @@ func TestParsePacket(t *testing.T) {
 		},
 		{
 			"disco key announcement",
-			unhex(t, "45000035000000004063b1e364400001644000026107a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c"),
+			unhex(t,
+				"45000035000000004063b1e364400001644000026107a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c"),
 			false, false, "",
 		},
 		{"empty", nil, false, false, ""},

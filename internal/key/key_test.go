@@ -21,7 +21,8 @@ func TestTextRoundTrip(t *testing.T) {
 	}
 
 	pub := priv.Public()
-	if got, err := ParseNodePublic(strings.Replace(strings.ToUpper(pub.String()), "NODEKEY", "nodekey", 1)); err != nil || got != pub {
+	if got, err := ParseNodePublic(strings.Replace(strings.ToUpper(pub.String()), "NODEKEY", "nodekey", 1)); err != nil ||
+		got != pub {
 		t.Errorf("upper-case digits: got %v, %v, want %v", got, err, pub)
 	}
 
@@ -49,7 +50,8 @@ func TestTextRoundTrip(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	good := NewNodePrivate().Public().String()
-	for _, s := range []string{"", "nodekey:", "mkey:" + good[8:], good[:len(good)-1], good + "0", " " + good, "discokey:" + good[8:],
+	for _, s := range []string{"", "nodekey:", "mkey:" + good[8:], good[:len(good)-1], good + "0", " " + good,
+		"discokey:" + good[8:],
 		good[:len(good)-1] + "g"} {
 		if _, err := ParseNodePublic(s); err == nil {
 			t.Errorf("ParseNodePublic(%q) succeeded", s)
@@ -72,7 +74,8 @@ func TestPrivateKeysPrintNothing(t *testing.T) {
 	log.Info("keys", "node", node, "disco", disco, "machine", machine)
 
 	for _, k := range [][Size]byte{node.k, disco.k, machine.k} {
-		for _, leak := range []string{fmt.Sprintf("%x", k[:8]), fmt.Sprintf("%X", k[:8]), strings.Trim(fmt.Sprint(k[:8]), "[]")} {
+		for _, leak := range []string{fmt.Sprintf("%x", k[:8]), fmt.Sprintf("%X", k[:8]),
+			strings.Trim(fmt.Sprint(k[:8]), "[]")} {
 			if strings.Contains(out.String(), leak) {
 				t.Errorf("printed output contains key material %q", leak)
 			}

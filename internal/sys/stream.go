@@ -51,8 +51,8 @@ func TCPStream(x any) (c RawConn, ok bool) {
 	return c, err == nil
 }
 
-// PacketSocket returns access to the descriptor of a datagram socket, for Poll. It reports false for
-// conns that are no sockets, and on systems other than Linux.
+// PacketSocket returns access to the descriptor of a datagram socket, for Poll. It reports false
+// for conns that are no sockets, and on systems other than Linux.
 func PacketSocket(pc net.PacketConn) (_ RawConn, ok bool) {
 	s, ok := pc.(syscall.Conn)
 	if !ok || !rawStreams {

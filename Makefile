@@ -13,7 +13,7 @@ JOINROUNDS ?= 9
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build test test-stdnet race lint fuzz bench bench-peers bench-peers-smoke bench-paths bench-paths-smoke lab interop interop-control interop-join clean
+.PHONY: all module-path build test test-stdnet race lint fuzz bench bench-peers bench-peers-smoke bench-paths bench-paths-smoke lab interop interop-control interop-join clean
 
 all: build
 
@@ -98,3 +98,7 @@ interop-join:
 
 clean:
 	rm -rf bin
+
+# Renames the module, for publication: make module-path TO=example.org/ginnel
+module-path:
+	@GO=$(GO) ./.ci/module-path $(TO)

@@ -7,7 +7,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // bulk is one client's half of a transfer in both directions. A relay drops packets when its queues

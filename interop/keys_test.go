@@ -6,7 +6,7 @@ import (
 
 	tskey "tailscale.com/types/key"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Keys pass between our types and theirs in text form, so every test with keys also proves that

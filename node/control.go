@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Control makes a node a member of a network that a coordination server keeps: the map comes from

@@ -11,8 +11,8 @@ import (
 	"syscall"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/neterr"
+	"ginnel/key"
 	"ginnel/userstack"
 )
 

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The name of a plain peer's endpoint may have several addresses, of both families, and some of

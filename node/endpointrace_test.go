@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A dead address of an endpoint's name costs a head start of 250 ms, not the 15 s after which an

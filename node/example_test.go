@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 )
 
@@ -83,4 +83,3 @@ func serveHello(ln net.Listener) {
 		c.Close()
 	}
 }
-

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // disk keeps what a node keeps in its state directory.

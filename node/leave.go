@@ -5,7 +5,7 @@ import (
 	"errors"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Giving up the registration with a coordination server.

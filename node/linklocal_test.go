@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Link-local addresses that a peer has are reached through the tunnel, whatever zone a client

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Whatever a server says, no route takes the address of another node; an exit node takes what is

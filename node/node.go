@@ -20,8 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/resolver"
+	"ginnel/key"
 	"ginnel/proxy"
 	"ginnel/relay"
 	"ginnel/transport"

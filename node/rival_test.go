@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Streams that end once in a while give nobody away, and neither does a discovery key of before;

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/wireguard"
 )
 

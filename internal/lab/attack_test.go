@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // These tests measure how much of the service honest clients keep while hostile programs attack.

@@ -26,7 +26,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The roles in this file are the attackers, and the honest WireGuard devices.

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // inMount makes c run in its own mount namespace, which the shell command prepare sets up first.

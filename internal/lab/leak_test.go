@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Which DNS questions a node sends on its local network, seen by a capture of every packet there:

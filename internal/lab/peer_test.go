@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // stockPeer is a wireguard-go process with a TUN device, running as root.

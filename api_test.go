@@ -28,7 +28,8 @@ func publicPackages(t *testing.T) []string {
 	seen := make(map[string]bool)
 	sources(t, func(file string, _ []byte) {
 		pkg := path.Dir(file)
-		if pkg != "." && !strings.HasSuffix(file, "_test.go") && !strings.HasPrefix(pkg, "cmd/") && !slices.Contains(strings.Split(pkg, "/"), "internal") {
+		if pkg != "." && !strings.HasSuffix(file, "_test.go") && !strings.HasPrefix(pkg, "cmd/") &&
+			!slices.Contains(strings.Split(pkg, "/"), "internal") {
 			seen[pkg] = true
 		}
 	})
@@ -157,7 +158,8 @@ func TestAPIIsImportable(t *testing.T) {
 				ast.Inspect(d, func(n ast.Node) bool {
 					if s, ok := n.(*ast.SelectorExpr); ok {
 						if x, ok := s.X.(*ast.Ident); ok && internal[x.Name] != "" && !isValue(d) && !isAlias(d) {
-							t.Errorf("%v: the API names %s.%s, and other modules cannot import %s", fset.Position(s.Pos()), x.Name, s.Sel.Name, internal[x.Name])
+							t.Errorf("%v: the API names %s.%s, and other modules cannot import %s", fset.Position(s.Pos()), x.Name,
+								s.Sel.Name, internal[x.Name])
 						}
 					}
 					return true
@@ -187,4 +189,3 @@ func isValue(d ast.Decl) bool {
 	g, ok := d.(*ast.GenDecl)
 	return ok && (g.Tok == token.CONST || g.Tok == token.VAR)
 }
-

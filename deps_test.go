@@ -121,6 +121,7 @@ func sources(t *testing.T, f func(file string, text []byte)) {
 }
 
 func TestImports(t *testing.T) {
+	module := modulePath(t)
 	seen := make(map[string]bool)
 	sources(t, func(file string, text []byte) {
 		pkg := path.Dir(file)
@@ -135,7 +136,7 @@ func TestImports(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if why := forbidden(pkg, imported, test); why != "" {
+			if why := forbidden(module, pkg, imported, test); why != "" {
 				t.Errorf("%s imports %s: %s", file, imported, why)
 			}
 		}
@@ -147,9 +148,9 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// forbidden says why pkg may not import a path; it is empty if it may.
-func forbidden(pkg, imported string, test bool) string {
-	if ours, ok := strings.CutPrefix(imported, "ginnel/"); ok {
+// forbidden says why a package of the module may not import a path. It returns "" if it may.
+func forbidden(module, pkg, imported string, test bool) string {
+	if ours, ok := strings.CutPrefix(imported, module+"/"); ok {
 		if pkg == "internal/lab" && test {
 			return "" // it tests the whole
 		}

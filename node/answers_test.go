@@ -101,7 +101,7 @@ func TestAnswersComeIn(t *testing.T) {
 			if err := roundTrip(t, c, "over TCP", 5*time.Second); err != nil {
 				t.Error(err)
 			}
-			if _, err := a.stack.Ping(t.Context(), to.Addr()); err != nil {
+			if _, err := a.plane.stack.Ping(t.Context(), to.Addr()); err != nil {
 				t.Errorf("pinging: %v", err)
 			}
 			var fixed net.PacketConn
@@ -127,7 +127,7 @@ func TestAnswersComeIn(t *testing.T) {
 
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
-			if _, err := b.stack.Ping(ctx, a.address4()); err == nil {
+			if _, err := b.plane.stack.Ping(ctx, a.address4()); err == nil {
 				t.Error("a ping came in")
 			}
 			if c, err := b.DialContext(ctx, "tcp", netip.AddrPortFrom(a.address4(), 7).String()); err == nil {

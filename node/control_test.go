@@ -185,7 +185,7 @@ func TestJoinWithoutServer(t *testing.T) {
 func TestDatagramsWithoutServer(t *testing.T) {
 	n := newNetwork(t)
 	a := n.join("alpha", func(c *Config) { c.Control.URL, c.DialTimeout = "http://127.0.0.1:1", 50*time.Millisecond })
-	pc, err := a.listenDatagrams(t.Context())
+	pc, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestHomeChooser(t *testing.T) {
 	} {
 		now = now.Add(step.after)
 		if step.what == "home measured, but dead" {
-			c.shun(c.home, now.Add(homeShunned))
+			c.exclude(c.home, now.Add(homeExcluded))
 		}
 		var heard time.Time
 		if step.heard > 0 {
@@ -376,12 +376,12 @@ func TestSubnetRouter(t *testing.T) {
 	other := n.join("gamma")
 	eventually(t, "all know each other", func() bool { return len(a.Status().Peers) == 2 && len(other.Status().Peers) == 2 })
 	host := netip.MustParseAddr("192.0.2.1")
-	if a.routes.Load().peer(host) != nil {
+	if a.plane.routes.Load().peer(host) != nil {
 		t.Error("a route that nobody has approved is used")
 	}
 	n.admin("POST", "/api/v1/nodes/"+b.id()+"/routes", `{"approved": ["192.0.2.0/24"]}`)
-	eventually(t, "alpha has the route", func() bool { return a.routes.Load().peer(host) != nil })
-	if other.routes.Load().peer(host) != nil {
+	eventually(t, "alpha has the route", func() bool { return a.plane.routes.Load().peer(host) != nil })
+	if other.plane.routes.Load().peer(host) != nil {
 		t.Error("a node that does not accept routes uses one")
 	}
 
@@ -402,7 +402,7 @@ func TestSubnetRouter(t *testing.T) {
 		}
 	}
 	for _, addr := range []string{"127.0.0.1", "169.254.1.1", "100.64.9.9", "224.0.0.1", "198.51.100.1"} {
-		if b.router.takes(netip.MustParseAddr(addr)) {
+		if b.ingress.router.takes(netip.MustParseAddr(addr)) {
 			t.Errorf("%s is routed", addr)
 		}
 	}
@@ -432,7 +432,7 @@ func TestExitNode(t *testing.T) {
 		return s.State == StateStarting && strings.HasPrefix(s.Reason, `exit node "beta": the peer is no exit node`)
 	})
 	n.admin("POST", "/api/v1/nodes/"+b.id()+"/routes", `{"approved": ["0.0.0.0/0", "::/0"]}`)
-	eventually(t, "the exit node is there", func() bool { return a.Node.netmap.Load().ExitLost == "" })
+	eventually(t, "the exit node is there", func() bool { return a.plane.netmap.Load().ExitLost == "" })
 	if got, err := a.get("http://198.51.100.1/"); got != "behind" || err != nil {
 		t.Errorf("through the exit node: %q, %v", got, err)
 	}
@@ -442,7 +442,7 @@ func TestExitNode(t *testing.T) {
 	if got, err := b.get("http://beta/"); got != "beta" || err != nil {
 		t.Errorf("the router's own address, from itself: %q, %v", got, err)
 	}
-	if b.router.takes(netip.MustParseAddr("192.168.1.1")) {
+	if b.ingress.router.takes(netip.MustParseAddr("192.168.1.1")) {
 		t.Error("the exit node leads into private networks")
 	}
 }

@@ -69,7 +69,7 @@ func TestControlThroughProxy(t *testing.T) {
 		proxy := &url.URL{Scheme: scheme, Host: gate.Status().Proxies[0]}
 		a := n.join("alpha", func(c *Config) { c.OutboundProxy = func(*url.URL) (*url.URL, error) { return proxy, nil } })
 		eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
-		if s := gate.proxy.Stats(); s.HTTP+s.SOCKS5 < 2 {
+		if s := gate.ingress.proxy.Stats(); s.HTTP+s.SOCKS5 < 2 {
 			t.Errorf("%s: %d connections through the proxy, want those to the server and to the relay", scheme, s.HTTP+s.SOCKS5)
 		}
 	}

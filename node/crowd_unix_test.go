@@ -114,7 +114,7 @@ func TestPasses(t *testing.T) {
 		&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}:  false,
 		net.ErrClosed: false,
 	} {
-		if got := passes(err); got != want {
+		if got := isTemporary(err); got != want {
 			t.Errorf("%v: got %v, want %v", err, got, want)
 		}
 	}

@@ -251,7 +251,7 @@ func TestDNSRefusals(t *testing.T) {
 // other sources. Of too many connections the oldest ends.
 func TestDNSLimits(t *testing.T) {
 	a, _ := namesMesh(t)
-	m := *a.Node.netmap.Load()
+	m := *a.plane.netmap.Load()
 	m.DNS.Routes = map[string][]Nameserver{"slow.example": {{Addr: netip.MustParseAddrPort("100.64.0.2:55")}}}
 	pc, err := a.mesh.nodes[1].ListenPacket(netip.MustParseAddrPort("100.64.0.2:55")) // where nobody reads
 	if err != nil {

@@ -42,7 +42,7 @@ func TestDoH(t *testing.T) {
 		want  string // part of the error; empty: there is none
 	}{
 		"as it should": {roots, "/dns-query", ""},
-		"other path":   {roots, "/", "it answers 200 OK and the content type"},
+		"other path":   {roots, "/", "the server answers 200 OK and the content type"},
 		"other roots":  {x509.NewCertPool(), "/dns-query", "certificate"},
 	} {
 		a, _ := two(t, func(cfg *Config) { cfg.Roots = c.roots })
@@ -54,7 +54,7 @@ func TestDoH(t *testing.T) {
 		if err := a.SetMap(m); err != nil {
 			t.Fatal(err)
 		}
-		got, err := a.lookup(t.Context(), "db.example")
+		got, err := a.dialer.lookup(t.Context(), "db.example")
 		switch {
 		case c.want == "" && (err != nil || !slices.Equal(got, single4(3))):
 			t.Errorf("%s: %v, %v", what, got, err)

@@ -40,7 +40,7 @@ func TestDormantPeers(t *testing.T) {
 		t.Fatalf("got %q, %v", got, err)
 	}
 	for _, n := range []*member{a, b} {
-		if got := len(n.wg0.dev.Sessions()); got != 1 {
+		if got := len(n.plane.peers.sessions()); got != 1 {
 			t.Errorf("WireGuard of %s knows %d peers, want the one it speaks with", n.name, got)
 		}
 	}

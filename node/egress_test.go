@@ -23,11 +23,11 @@ func TestOutboundProxy(t *testing.T) {
 		if r := a.Status().Relays[0]; r.Endpoint != proxy.Host || r.Transport != "native" {
 			t.Errorf("%s: the relay is at %s, %s, want the proxy at %s", scheme, r.Endpoint, r.Transport, proxy.Host)
 		}
-		before := gate.proxy.Stats()
+		before := gate.ingress.proxy.Stats()
 		if got, err := a.get("http://beta/"); got != "beta" || err != nil {
 			t.Errorf("%s: %q, %v", scheme, got, err)
 		}
-		if after := gate.proxy.Stats(); after.HTTP+after.SOCKS5 != before.HTTP+before.SOCKS5 {
+		if after := gate.ingress.proxy.Stats(); after.HTTP+after.SOCKS5 != before.HTTP+before.SOCKS5 {
 			t.Errorf("%s: a destination in the mesh was asked of the proxy", scheme)
 		}
 		outside, err := net.Listen("tcp", "127.0.0.1:0")
@@ -74,11 +74,11 @@ func TestOutboundProxyIsOurself(t *testing.T) {
 			t.Fatal(err)
 		}
 		self.Store(&url.URL{Scheme: "http", Host: c.proxy + ":" + port})
-		if got, err := a.outboundProxy(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got != nil || err != nil {
+		if got, err := a.host.proxyFor(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got != nil || err != nil {
 			t.Errorf("listening on %s, with the proxy %s: got %v, %v", c.listen, c.proxy, got, err)
 		}
 		self.Store(&url.URL{Scheme: "http", Host: "192.0.2.9:" + port})
-		if got, err := a.outboundProxy(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got == nil || err != nil {
+		if got, err := a.host.proxyFor(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got == nil || err != nil {
 			t.Errorf("listening on %s, with another's proxy: got %v, %v", c.listen, got, err)
 		}
 	}

@@ -62,7 +62,7 @@ func exitDNSNetwork(t *testing.T, names map[string][]netip.Addr, change ...func(
 	host := newHostDNS(t, names)
 	everywhere := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	exit = n.join("gate", func(c *Config) { c.Control.AdvertiseRoutes, c.DialHost = everywhere, host.dial })
-	exit.exitDNS.conf = host.conf
+	exit.ingress.exitDNS.conf = host.conf
 	eventually(t, "the exit node has joined", exit.member.hasJoined)
 	n.admin("POST", "/api/v1/nodes/"+exit.id()+"/routes", `{"approved": ["0.0.0.0/0", "::/0"]}`)
 	leaver = n.join("alpha", func(c *Config) {
@@ -73,7 +73,7 @@ func exitDNSNetwork(t *testing.T, names map[string][]netip.Addr, change ...func(
 		}
 	})
 	eventually(t, "the exit node is there", func() bool {
-		return leaver.member.hasJoined() && leaver.Node.netmap.Load().ExitLost == ""
+		return leaver.member.hasJoined() && leaver.plane.netmap.Load().ExitLost == ""
 	})
 	return n, exit, leaver
 }
@@ -82,10 +82,10 @@ func exitDNSNetwork(t *testing.T, names map[string][]netip.Addr, change ...func(
 func TestExitNodeAnswers(t *testing.T) {
 	asked := countHostQuestions(t)
 	_, _, a := exitDNSNetwork(t, map[string][]netip.Addr{"www.example.com.": single4(7)})
-	if got, err := a.lookup(t.Context(), "www.example.com"); err != nil || !slices.Equal(got, single4(7)) {
+	if got, err := a.dialer.lookup(t.Context(), "www.example.com"); err != nil || !slices.Equal(got, single4(7)) {
 		t.Errorf("got %v, %v", got, err)
 	}
-	_, err := a.lookup(t.Context(), "missing.example.com")
+	_, err := a.dialer.lookup(t.Context(), "missing.example.com")
 	if missing, ok := errors.AsType[*net.DNSError](err); !ok || !missing.IsNotFound {
 		t.Errorf("a name that does not exist: %v", err)
 	}
@@ -98,7 +98,7 @@ func TestExitNodeAnswers(t *testing.T) {
 // answer.
 func (n *member) query(t *testing.T, exit *member, req *http.Request) (int, *dns.Msg) {
 	t.Helper()
-	port := strconv.Itoa(int(exit.exitDNS.port))
+	port := strconv.Itoa(int(exit.ingress.exitDNS.port))
 	req.URL.Scheme, req.URL.Host, req.RequestURI = "http", net.JoinHostPort("gate", port), ""
 	client := n.HTTPClient()
 	defer client.CloseIdleConnections()
@@ -211,16 +211,16 @@ func TestExitNodeRefuses(t *testing.T) {
 func TestExitWithoutNameservers(t *testing.T) {
 	asked := countHostQuestions(t)
 	_, exit, a := exitDNSNetwork(t, nil)
-	m := *a.Node.netmap.Load()
+	m := *a.plane.netmap.Load()
 	m.DNS.Servers = nil // as with an exit node that answers no questions
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}
-	addrs, err := a.lookup(t.Context(), "www.example.com")
+	addrs, err := a.dialer.lookup(t.Context(), "www.example.com")
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "by way of the exit node") {
 		t.Errorf("%v, %v; want a refusal", addrs, err)
 	}
-	if n := asked.Load(); n != 0 || exit.isClosed() {
+	if n := asked.Load(); n != 0 || exit.life.isClosed() {
 		t.Errorf("%d questions to the host's resolver", n)
 	}
 }
@@ -231,7 +231,7 @@ func TestNoExitNoDNS(t *testing.T) {
 	a := n.join("alpha", func(c *Config) {
 		c.Control.AdvertiseRoutes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	})
-	if s := a.exitDNS.services(); a.exitDNS != nil || len(s) != 0 {
+	if s := a.ingress.exitDNS.services(); a.ingress.exitDNS != nil || len(s) != 0 {
 		t.Errorf("services %v", s)
 	}
 }

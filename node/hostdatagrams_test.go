@@ -27,7 +27,7 @@ func hostPeer(t *testing.T, addr string) *net.UDPConn {
 // socket has the address that these hosts can reach.
 func TestStrangersDatagrams(t *testing.T) {
 	a, _ := two(t)
-	c, err := a.listenDatagrams(t.Context())
+	c, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestStrangersDatagrams(t *testing.T) {
 			t.Errorf("received %q from %v (%v), want %q", buf[:n], from, err, want)
 		}
 	}
-	if got := a.foreignDatagrams.Load(); got != 2 {
+	if got := a.dialer.foreignDatagrams.Load(); got != 2 {
 		t.Errorf("%d datagrams of strangers were counted, want 2", got)
 	}
 }
@@ -69,7 +69,7 @@ func TestStrangersDatagrams(t *testing.T) {
 // would hear that address.
 func TestMeshAddressOnHostNetwork(t *testing.T) {
 	a, b := two(t)
-	pc, err := a.listenDatagrams(t.Context())
+	pc, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,13 +80,13 @@ func TestMeshAddressOnHostNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, addr := range []netip.Addr{b.addr, nobodys, outside} {
-		c.host.speak(addr)
+		c.host.noteSent(addr)
 	}
 	for addr, want := range map[netip.Addr]bool{
 		outside: true, netip.AddrFrom16(outside.As16()): true, loopback: true,
 		b.addr: false, nobodys: false, netip.MustParseAddr("192.0.2.2"): false,
 	} {
-		if got := c.hears(addr); got != want {
+		if got := c.accepts(addr); got != want {
 			t.Errorf("a datagram from %v on the host's network is let in: %v, want %v", addr, got, want)
 		}
 	}
@@ -102,23 +102,23 @@ func TestHostSocketsAreBounded(t *testing.T) {
 	host := func(n int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(n >> 8), byte(n)}), 9)
 	}
-	for n := range maxSpoken {
+	for n := range maxSentTo {
 		if _, err := h.open(host(n+1), serve); err != nil {
 			t.Fatal(err)
 		}
 	}
 	h.open(host(1), serve)
-	sock, err := h.open(host(maxSpoken+1), serve)
+	sock, err := h.open(host(maxSentTo+1), serve)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n, want := range map[int]bool{1: true, 2: false, 3: true, maxSpoken + 1: true} {
+	for n, want := range map[int]bool{1: true, 2: false, 3: true, maxSentTo + 1: true} {
 		if got := h.expects(host(n).Addr()); got != want {
 			t.Errorf("host %d may answer is %v, want %v", n, got, want)
 		}
 	}
-	if len(h.spoken) > maxSpoken || served != 1 {
-		t.Errorf("%d hosts by %d sockets", len(h.spoken), served)
+	if len(h.sentTo) > maxSentTo || served != 1 {
+		t.Errorf("%d hosts by %d sockets", len(h.sentTo), served)
 	}
 	h.drop(sock)
 	if _, err := sock.WriteToUDPAddrPort([]byte("x"), host(1)); err == nil {

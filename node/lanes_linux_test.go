@@ -237,7 +237,7 @@ func directTo(tb testing.TB, clients, processors int) (out, in []net.Conn) {
 	for _, n := range m.nodes {
 		n.startReady(func(c *Config) { c.Processors = processors })
 	}
-	if got, want := server.conn.Lanes(), server.cfg.lanes(); got != want {
+	if got, want := server.plane.conn.Lanes(), server.cfg.lanes(); got != want {
 		tb.Fatalf("%d lanes with %d processors, want %d", got, processors, want)
 	}
 	m.introduce()

@@ -133,8 +133,8 @@ func TestLastMapIsLimited(t *testing.T) {
 	}{
 		{name: "at once", node: node, url: "http://a"},
 		{name: "after a while", node: node, url: "http://a", after: lastMapAge},
-		{name: "too late", node: node, url: "http://a", after: lastMapAge + time.Second, want: "may be 24h0m0s old"},
-		{name: "a clock that was put back", node: node, url: "http://a", after: -time.Hour, want: "may be 24h0m0s old"},
+		{name: "too late", node: node, url: "http://a", after: lastMapAge + time.Second, want: "must not be older than 24h0m0s"},
+		{name: "a clock that was put back", node: node, url: "http://a", after: -time.Hour, want: "must not be older than 24h0m0s"},
 		{name: "another node", node: other, url: "http://a", want: "of another node or server"},
 		{name: "another server", node: node, url: "http://b", want: "of another node or server"},
 		{name: "the key holds, by the server's clock", node: node, url: "http://a", expiry: now.Add(-30 * time.Minute)},
@@ -190,7 +190,7 @@ func TestExpiryWithoutServer(t *testing.T) {
 	a := n.join("alpha")
 	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
 	m := a.member
-	m.stop()
+	m.talk.stop()
 	now := time.Now()
 	m.mu.Lock()
 	nm := *m.netmap

@@ -21,16 +21,17 @@ func TestRoutesDoNotTakeNodes(t *testing.T) {
 	m := &control.NetMap{Self: &control.Node{Addresses: prefixes("100.64.0.1/32")}, Peers: []*control.Node{router, victim}}
 	taken := func() map[netip.Prefix]bool { return nodeAddresses(m) }
 	for _, c := range []struct {
-		accept, exit bool
-		want         []netip.Prefix
+		accept bool
+		exit   *control.Node
+		want   []netip.Prefix
 	}{
-		{false, false, prefixes("100.64.0.8/32", "100.64.99.1/32")},
-		{true, false, prefixes("100.64.0.8/32", "10.0.0.0/8", "192.0.2.1/32", "100.64.99.1/32")},
-		{false, true, prefixes("100.64.0.8/32", "100.64.99.1/32", "0.0.0.0/0", "::/0")},
+		{false, nil, prefixes("100.64.0.8/32", "100.64.99.1/32")},
+		{true, nil, prefixes("100.64.0.8/32", "10.0.0.0/8", "192.0.2.1/32", "100.64.99.1/32")},
+		{false, router, prefixes("100.64.0.8/32", "100.64.99.1/32", "0.0.0.0/0", "::/0")},
 	} {
 		mapper := &mapper{cfg: &Control{AcceptRoutes: c.accept}, log: slog.New(slog.DiscardHandler)}
 		if got := mapper.allowed(router, c.exit, taken); !slices.Equal(got, c.want) {
-			t.Errorf("routes accepted %v, exit node %v: %v, want %v", c.accept, c.exit, got, c.want)
+			t.Errorf("routes accepted %v, exit node %v: %v, want %v", c.accept, c.exit != nil, got, c.want)
 		}
 	}
 }

@@ -198,7 +198,7 @@ func eventually(t testing.TB, what string, done func() bool) {
 func (n *member) handshakeAges(p *member) {
 	n.mesh.t.Helper()
 	eventually(n.mesh.t, "the handshake ages", func() bool {
-		return time.Since(n.wg0.dev.Sessions()[p.key.Public()].Handshake) > 50*time.Millisecond
+		return time.Since(n.plane.peers.sessions()[p.key.Public()].handshake) > 50*time.Millisecond
 	})
 }
 

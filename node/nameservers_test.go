@@ -76,14 +76,14 @@ func TestServersInOrder(t *testing.T) {
 		t.Helper()
 		start := time.Now()
 		for i := range 40 {
-			if addrs, err := a.lookup(t.Context(), fmt.Sprintf("db%d.example", i)); err != nil || !slices.Equal(addrs, single4(i)) {
+			if addrs, err := a.dialer.lookup(t.Context(), fmt.Sprintf("db%d.example", i)); err != nil || !slices.Equal(addrs, single4(i)) {
 				t.Errorf("db%d.example: %v, %v", i, addrs, err)
 			}
 		}
 		if took := time.Since(start); took > limit {
 			t.Errorf("40 names took %v", took)
 		}
-		_, err := a.lookup(t.Context(), "www.example")
+		_, err := a.dialer.lookup(t.Context(), "www.example")
 		if dns, ok := errors.AsType[*net.DNSError](err); !ok || !dns.IsNotFound {
 			t.Errorf("www.example, which the first server does not know: %v", err)
 		}
@@ -123,7 +123,7 @@ func TestExitLostAsksNobody(t *testing.T) {
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}
-	if addrs, err := a.lookup(t.Context(), "www.example.com"); !errors.Is(err, fs.ErrPermission) {
+	if addrs, err := a.dialer.lookup(t.Context(), "www.example.com"); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("%v, %v; want a refusal", addrs, err)
 	}
 	if n := asked.Load(); n != 0 {
@@ -197,16 +197,16 @@ func TestMeshOnlyAsksNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"www.example.com", "www.example.com.", "x.out.example", "beta.local", "printer.local"} {
-			if addrs, err := a.lookup(t.Context(), name); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "--mesh-only") {
+			if addrs, err := a.dialer.lookup(t.Context(), name); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "--mesh-only") {
 				t.Errorf("%s: %v, %v; want a refusal that names --mesh-only", name, addrs, err)
 			}
 		}
 		for _, name := range []string{"db", "db.corp.example", "beta"} { // search domains go on after a refusal
-			if addrs, err := a.lookup(t.Context(), name); err != nil || !slices.Equal(addrs, []netip.Addr{b.addr}) {
+			if addrs, err := a.dialer.lookup(t.Context(), name); err != nil || !slices.Equal(addrs, []netip.Addr{b.addr}) {
 				t.Errorf("%s: %v, %v", name, addrs, err)
 			}
 		}
-		if addrs, err := a.lookup(t.Context(), "app.localhost"); err != nil || !addrs[0].IsLoopback() {
+		if addrs, err := a.dialer.lookup(t.Context(), "app.localhost"); err != nil || !addrs[0].IsLoopback() {
 			t.Errorf("app.localhost: %v, %v", addrs, err)
 		}
 	}
@@ -228,7 +228,7 @@ func TestPreferred(t *testing.T) {
 	}
 	check := func(want []netip.Addr, of ...string) {
 		t.Helper()
-		if got := a.preferred(parse(of...)); !slices.Equal(got, want) {
+		if got := a.dialer.preferred(parse(of...)); !slices.Equal(got, want) {
 			t.Errorf("%v: %v, want %v", of, got, want)
 		}
 	}

@@ -96,12 +96,12 @@ func TestNetCheckThroughProxy(t *testing.T) {
 		})
 		for _, scheme := range []string{"http", "socks5"} {
 			proxy := &url.URL{Scheme: scheme, Host: gate.Status().Proxies[0], User: url.UserPassword("me", "secret")}
-			before := gate.proxy.Stats()
+			before := gate.ingress.proxy.Stats()
 			r := m.check(func(c *Config) {
 				c.RelayOnly = true
 				c.OutboundProxy = func(*url.URL) (*url.URL, error) { return proxy, nil }
 			})
-			after := gate.proxy.Stats()
+			after := gate.ingress.proxy.Stats()
 			if l := r.Relays[0]; r.UDP || r.IPv4 || r.IPv6 || l.Transport != "https" || l.LatencyMS <= 0 || l.Error != "" || r.Home != "test" {
 				t.Errorf("%s, %s: %+v", family, scheme, r)
 			}

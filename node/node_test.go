@@ -250,7 +250,7 @@ func TestInbound(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, err := a.stack.Ping(ctx, b.addr); err == nil {
+	if _, err := a.plane.stack.Ping(ctx, b.addr); err == nil {
 		t.Error("an ICMP echo was answered")
 	}
 	m := b.netmap(false)

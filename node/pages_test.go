@@ -278,7 +278,7 @@ func TestDatagrams(t *testing.T) {
 			}
 		}()
 	}
-	c, err := a.listenDatagrams(t.Context())
+	c, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,6 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/userstack"
-	"ginnel/wireguard"
 )
 
 func newPublicKey() key.NodePublic { return key.NewNodePrivate().Public() }
@@ -326,66 +325,67 @@ func TestPlainPeerMovesUnderItsName(t *testing.T) {
 
 func TestObserve(t *testing.T) {
 	now := time.Unix(1700000000, 0)
-	var p plainPeer
-	want := func(what string, s wireguard.Session, want suspicion) {
+	at := netip.MustParseAddrPort("192.0.2.1:1")
+	var w silenceWatch
+	want := func(what string, s session, want lookupReason) {
 		t.Helper()
-		if got := p.observe(now, s); got != want {
+		if got := w.observe(now, s); got != want {
 			t.Errorf("%s: %v, want %v", what, got, want)
 		}
 	}
 	due := func(what string, want time.Time) {
 		t.Helper()
-		if got := p.due(); !got.Equal(want) {
+		if got := w.due(); !got.Equal(want) {
 			t.Errorf("%s: due at %v, want %v", what, got, want)
 		}
 	}
 	due("nothing observed", time.Time{})
-	want("a new peer without an address", wireguard.Session{}, moved)
+	want("a new peer without an address", session{}, lookupMoved)
 	due("the next look-up", now.Add(lookupPause))
-	want("at once again", wireguard.Session{}, unsuspected)
+	want("at once again", session{}, lookupNone)
 	now = now.Add(lookupPause)
-	want("after the pause", wireguard.Session{}, moved)
+	want("after the pause", session{}, lookupMoved)
 	now = now.Add(lookupPause)
-	want("before the pause, now doubled, is over", wireguard.Session{}, unsuspected)
+	want("before the pause, now doubled, is over", session{}, lookupNone)
 	now = now.Add(lookupPause)
-	want("after it", wireguard.Session{}, dead)
-	heard := wireguard.Session{Endpoint: "192.0.2.1:1", Rx: 100, Tx: 100}
-	found := wireguard.Session{Endpoint: "192.0.2.1:1"}
-	want("it has an address, and nothing was asked of it", found, unsuspected)
+	want("after it", session{}, lookupDead)
+	heard := session{endpoint: at, rx: 100, tx: 100}
+	found := session{endpoint: at}
+	want("it has an address, and nothing was asked of it", found, lookupNone)
 	due("it owes no answer", time.Time{})
-	want("it was heard from", heard, unsuspected)
+	want("it was heard from", heard, lookupNone)
 	now = now.Add(time.Hour)
-	want("nothing was asked of it", heard, unsuspected)
+	want("nothing was asked of it", heard, lookupNone)
 	due("it owes no answer", time.Time{})
-	heard.Tx += 148
-	want("it was asked", heard, unsuspected)
+	heard.tx += 148
+	want("it was asked", heard, lookupNone)
 	due("it owes an answer", now.Add(silenceLimit))
 	now = now.Add(silenceLimit)
-	want("and did not answer", heard, moved)
+	want("and did not answer", heard, lookupMoved)
 	now = now.Add(deadLimit)
-	want("for long", heard, dead)
-	heard.Rx++
-	want("then it did", heard, unsuspected)
+	want("for long", heard, lookupDead)
+	heard.rx++
+	want("then it did", heard, lookupNone)
 }
 
 // Peers that owe no answer are not looked at, until something is sent to one of them.
 func TestAwaitCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &Node{peersChanged: make(chan struct{}, 1)}
+		e := &endpointKeeper{mapc: make(chan struct{}, 1)}
 		ctx, cancel := context.WithCancel(t.Context())
 		sentc := make(chan struct{}, 1)
 		check := func(what string, next time.Time, after time.Duration, happen func(), want bool) {
 			t.Helper()
 			start := time.Now()
 			time.AfterFunc(time.Hour, happen)
-			if got := n.awaitCheck(ctx, sentc, next); got != want || time.Since(start) != after {
+			if got := e.await(ctx, sentc, next); got != want || time.Since(start) != after {
 				t.Errorf("%s: %v after %v, want %v after %v", what, got, time.Since(start), want, after)
 			}
 			time.Sleep(2 * time.Hour)
 		}
 		nothing := func() {}
 		check("something is sent", time.Time{}, time.Hour+silenceCheck, func() { sentc <- struct{}{} }, true)
-		check("the map changes", time.Time{}, time.Hour, func() { notify(n.peersChanged) }, true)
+		check("the map changes", time.Time{}, time.Hour, func() { notify(e.mapc) }, true)
 		check("it is time", time.Now().Add(time.Minute), time.Minute, nothing, true)
 		check("it is past the time", time.Now().Add(-time.Minute), silenceCheck, nothing, true)
 		check("the node ends", time.Time{}, time.Hour, cancel, false)
@@ -398,15 +398,15 @@ func TestNextAddr(t *testing.T) {
 	for _, c := range []struct {
 		addrs   []netip.Addr
 		current netip.Addr
-		why     suspicion
+		why     lookupReason
 		want    netip.Addr
 	}{
-		{both, netip.Addr{}, moved, a},
-		{both, a, moved, a}, // it may just have nothing to say
-		{both, a, dead, b},
-		{both, b, dead, a},
-		{both[:1], a, dead, a},
-		{both[1:], a, moved, b},
+		{both, netip.Addr{}, lookupMoved, a},
+		{both, a, lookupMoved, a}, // it may just have nothing to say
+		{both, a, lookupDead, b},
+		{both, b, lookupDead, a},
+		{both[:1], a, lookupDead, a},
+		{both[1:], a, lookupMoved, b},
 	} {
 		if got := nextAddr(c.addrs, c.current, c.why); got != c.want {
 			t.Errorf("nextAddr(%v, %v, %v) = %v, want %v", c.addrs, c.current, c.why, got, c.want)

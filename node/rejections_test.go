@@ -49,8 +49,8 @@ func TestPeerRejects(t *testing.T) {
 	if resp.StatusCode != http.StatusForbidden {
 		t.Errorf("through the proxy: %s, want 403", resp.Status)
 	}
-	if len(a.rejections.dials) != 0 {
-		t.Errorf("%d dials are still listed", len(a.rejections.dials))
+	if len(a.plane.rejections.dials) != 0 {
+		t.Errorf("%d dials are still listed", len(a.plane.rejections.dials))
 	}
 }
 

@@ -78,17 +78,17 @@ func TestDeadHome(t *testing.T) {
 			withDeadRegion(t, n)
 			a := n.join("alpha", change)
 			eventually(t, "alpha has joined", a.member.hasJoined)
-			home := func() int { return a.pool.Status().Home }
+			home := func() int { return a.plane.pool.Status().Home }
 			a.member.mu.Lock()
-			a.member.home, a.member.homes.home = region+1, region+1
+			a.member.home.region, a.member.home.chooser.home = region+1, region+1
 			a.member.mu.Unlock()
-			a.setHome(region + 1)
-			eventually(t, "the dead home fails", func() bool { return home() == region || a.homeStatus().Err != nil })
+			a.plane.setHome(region + 1)
+			eventually(t, "the dead home fails", func() bool { return home() == region || a.plane.homeStatus().Err != nil })
 			a.member.mu.Lock()
-			a.member.relays.homeFrom, a.member.relays.measured = time.Now().Add(-homeDead), time.Time{}
+			a.member.home.meter.homeFrom, a.member.home.meter.measured = time.Now().Add(-homeDead), time.Time{}
 			a.member.mu.Unlock()
 			eventually(t, "alpha has another home", func() bool {
-				s := a.homeStatus()
+				s := a.plane.homeStatus()
 				return s.Region == region && s.State == relay.RegionConnected
 			})
 			a.NetworkChanged() // which has STUN measure again
@@ -176,7 +176,7 @@ func TestTCPWhenPeerIsBack(t *testing.T) {
 	b.startReady(relayed)
 	for _, n := range []*member{a, b} { // now that both have disco keys
 		known := n.netmap(true)
-		known.Relays = n.Node.netmap.Load().Relays
+		known.Relays = n.plane.netmap.Load().Relays
 		if err := n.SetMap(known); err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +202,7 @@ func TestTCPWhenPeerIsBack(t *testing.T) {
 	}
 	time.Sleep(outage)
 	f.setCut(false)
-	eventually(t, "beta is at the relay again", func() bool { return b.homeStatus().State == relay.RegionConnected })
+	eventually(t, "beta is at the relay again", func() bool { return b.plane.homeStatus().State == relay.RegionConnected })
 	back := time.Now()
 	far.SetReadDeadline(back.Add(10 * time.Second))
 	if _, err := far.Read(make([]byte, 1)); err != nil {
@@ -236,7 +236,7 @@ func TestRelayPingIsAPath(t *testing.T) {
 	if err := a.SetMap(NetworkMap{Addresses: single(a.addr), Relays: a.mesh.relays, Home: region}); err != nil {
 		t.Fatal(err)
 	}
-	if a.hasPonged(b.Node.key().Public()) {
+	if a.plane.hasPonged(b.Node.key().Public()) {
 		t.Error("a peer that has left is remembered")
 	}
 }

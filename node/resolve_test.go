@@ -94,7 +94,7 @@ func TestNamesOverTheMesh(t *testing.T) {
 	if !errors.As(err, &dns) || !dns.IsNotFound || !strings.Contains(err.Error(), "100.64.0.2") || strings.Contains(err.Error(), "127.0.0.53") {
 		t.Errorf("an unknown name: %v, want not found by the server that was asked", err)
 	}
-	if addrs, err := a.lookup(t.Context(), "localhost"); err != nil || !addrs[0].IsLoopback() {
+	if addrs, err := a.dialer.lookup(t.Context(), "localhost"); err != nil || !addrs[0].IsLoopback() {
 		t.Errorf("localhost: %v, %v", addrs, err)
 	}
 	// A server that is silent is an error in time.
@@ -121,7 +121,7 @@ func TestNameOfACorkedDatagram(t *testing.T) {
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}
-	c, err := a.listenDatagrams(t.Context())
+	c, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestRace(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	c, err := a.race(t.Context(), "tcp", []netip.Addr{dead, b.addr}, 80)
+	c, err := a.dialer.race(t.Context(), "tcp", []netip.Addr{dead, b.addr}, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestRace(t *testing.T) {
 	}
 	nowhere := netip.MustParseAddr("100.64.0.201")
 	start = time.Now()
-	c, err = a.race(t.Context(), "tcp", []netip.Addr{nowhere, b.addr}, 80)
+	c, err = a.dialer.race(t.Context(), "tcp", []netip.Addr{nowhere, b.addr}, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestRace(t *testing.T) {
 	if took := time.Since(start); took > raceDelay {
 		t.Errorf("an address that failed at once held up the next for %v", took)
 	}
-	if _, err := a.race(t.Context(), "tcp", []netip.Addr{nowhere, netip.MustParseAddr("100.64.0.202")}, 80); err == nil || !strings.Contains(err.Error(), "201") {
+	if _, err := a.dialer.race(t.Context(), "tcp", []netip.Addr{nowhere, netip.MustParseAddr("100.64.0.202")}, 80); err == nil || !strings.Contains(err.Error(), "201") {
 		t.Errorf("got %v, want the first error", err)
 	}
 }
@@ -311,7 +311,7 @@ func TestDatagramToAnotherFamily(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	pc, err := a.listenDatagrams(t.Context())
+	pc, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,6 @@ import (
 	"ginnel/internal/key"
 	"ginnel/relay"
 	"ginnel/transport"
-	"ginnel/wireguard"
 )
 
 // State is where a node is in its life.
@@ -114,28 +113,28 @@ func (n *Node) Status() Status {
 	if n.member != nil {
 		joining, reason, control = n.member.state()
 	}
-	m := n.netmap.Load()
-	if m == nil || n.isClosed() {
+	m := n.plane.netmap.Load()
+	if m == nil || n.life.isClosed() {
 		return Status{State: StateStopped, Reason: "closed"}
 	}
-	ts, ps := n.conn.Status(), n.pool.Status()
+	ts, ps := n.plane.conn.Status(), n.plane.pool.Status()
 	s := Status{State: StateRunning, Proxies: []string{}, Peers: []PeerStatus{}, Health: []HealthIssue{}}
 	s.Self = SelfStatus{
 		Name:      m.Name,
-		Addresses: n.stack.Addrs(),
-		NodeKey:   n.key().Public(),
+		Addresses: n.plane.stack.Addrs(),
+		NodeKey:   n.plane.key().Public(),
 		Relay:     regionName(&m.Relays, ps.Home),
 		Endpoints: ts.Endpoints,
 		Started:   n.started,
 		Version:   n.cfg.Version,
 	}
-	s.DNS = n.dnsAddr()
-	for _, a := range n.proxyAddrs() {
+	s.DNS = n.ingress.dnsAddr()
+	for _, a := range n.ingress.addrs(entryProxy) {
 		s.Proxies = append(s.Proxies, addrText(a))
 	}
-	sessions := n.wg0.dev.Sessions()
+	sessions := n.plane.peers.sessions()
 	for i := range m.Peers {
-		s.Peers = append(s.Peers, n.peerStatus(m, &m.Peers[i], &ts, sessions[m.Peers[i].Key]))
+		s.Peers = append(s.Peers, n.plane.peerStatus(m, &m.Peers[i], &ts, sessions[m.Peers[i].Key]))
 	}
 	slices.SortFunc(s.Peers, func(a, b PeerStatus) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.NodeKey.String(), b.NodeKey.String()))
@@ -145,9 +144,9 @@ func (n *Node) Status() Status {
 			s.Relays = append(s.Relays, relayStatus(m, r))
 		}
 	}
-	s.Health = append(n.endpointHealth(m, sessions), health(m, &ps)...)
+	s.Health = append(n.endpoints.health(m, sessions), health(m, &ps)...)
 	hasPath := slices.ContainsFunc(s.Peers, func(p PeerStatus) bool { return p.Path == PathDirect })
-	if err := cmp.Or(n.noEndpoint(m, sessions), n.notReady(m, &ps)); err != nil && !hasPath {
+	if err := cmp.Or(n.endpoints.noEndpoint(m, sessions), notReady(m, &ps)); err != nil && !hasPath {
 		s.State, s.Reason = StateStarting, err.Error()
 	}
 	if n.member != nil {
@@ -162,9 +161,9 @@ func (n *Node) Status() Status {
 	return s
 }
 
-func (n *Node) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wireguard.Session) PeerStatus {
+func (d *dataPlane) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s session) PeerStatus {
 	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: []netip.Addr{}, Online: p.Online, LastSeen: p.LastSeen, Path: PathNone,
-		RxBytes: s.Rx, TxBytes: s.Tx, LastHandshake: s.Handshake}
+		RxBytes: s.rx, TxBytes: s.tx, LastHandshake: s.handshake}
 	for _, prefix := range p.Addresses {
 		if prefix.IsSingleIP() {
 			out.Addresses = append(out.Addresses, prefix.Addr())
@@ -173,8 +172,8 @@ func (n *Node) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wiregu
 		}
 	}
 	if p.Plain {
-		out.Endpoint = s.Endpoint
-		if recent(s.Handshake) {
+		out.Endpoint = s.endpointText()
+		if recent(s.handshake) {
 			out.Path = PathDirect
 		}
 		return out
@@ -185,16 +184,16 @@ func (n *Node) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wiregu
 	case t.Trusted:
 		out.Path, out.Endpoint = PathDirect, t.Direct.String()
 		out.LatencyMS = milliseconds(t.Latency)
-	case recent(s.Handshake), n.hasPonged(p.Key):
+	case recent(s.handshake), d.hasPonged(p.Key):
 		out.Path, out.DirectLossy = PathRelay, t.Lossy
 	}
 	return out
 }
 
 // hasPonged reports whether a peer has answered a ping by way of its relay lately.
-func (n *Node) hasPonged(k key.NodePublic) bool {
-	at, ok := n.relayPongs.Load(k)
-	return ok && recent(at.(time.Time))
+func (d *dataPlane) hasPonged(k key.NodePublic) bool {
+	at, ok := d.relayPongs.load(k)
+	return ok && recent(at)
 }
 
 func relayStatus(m *NetworkMap, r *relay.RegionStatus) RelayStatus {
@@ -238,7 +237,7 @@ func regionName(m *relay.Map, id int) string {
 }
 
 // notReady says why the mesh cannot be used yet; nil means that it can.
-func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
+func notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 	if m.Home == 0 {
 		return nil // plain WireGuard, or direct paths only: there is nothing to wait for
 	}
@@ -257,11 +256,11 @@ func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 
 // noEndpoint says why no peer can be reached where all of them would have to be looked up and none
 // could be; nil if one can be.
-func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]wireguard.Session) (err error) {
+func (e *endpointKeeper) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]session) (err error) {
 	for i := range m.Peers {
 		p := &m.Peers[i]
-		cause := n.lookupError(p)
-		if cause == nil || sessions[p.Key].Endpoint != "" {
+		cause := e.lookupError(p)
+		if cause == nil || sessions[p.Key].endpoint.IsValid() {
 			return nil
 		}
 		err = fmt.Errorf("looking up the endpoint of peer %s: %w", p.display(), cause)
@@ -269,12 +268,12 @@ func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]wireguard.S
 	return err
 }
 
-// endpointHealth lists the peers whose endpoints have no address.
-func (n *Node) endpointHealth(m *NetworkMap, sessions map[key.NodePublic]wireguard.Session) []HealthIssue {
+// health lists the peers whose endpoints have no address.
+func (e *endpointKeeper) health(m *NetworkMap, sessions map[key.NodePublic]session) []HealthIssue {
 	issues := []HealthIssue{}
 	for i := range m.Peers {
 		p := &m.Peers[i]
-		if err := n.lookupError(p); err != nil && sessions[p.Key].Endpoint == "" {
+		if err := e.lookupError(p); err != nil && !sessions[p.Key].endpoint.IsValid() {
 			issues = append(issues, HealthIssue{Code: "endpoint-unresolved", Text: fmt.Sprintf("the endpoint of peer %s: %v", p.display(), err),
 				Mend: "check the name in Endpoint and the host's DNS; it is looked up again while there is traffic"})
 		}
@@ -324,16 +323,16 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	}
 	r := PingResult{Peer: p.display(), Path: PathDirect}
 	if p.Plain || p.Disco.IsZero() {
-		n.wakePeer(p)
-		if err := n.awaitUp(ctx); err != nil {
-			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
+		n.dialer.wakePeer(p)
+		if err := n.plane.awaitUp(ctx); err != nil {
+			return r, n.dialer.explain(err, netip.AddrPortFrom(addr, 0), p)
 		}
-		rtt, err := n.stack.Ping(ctx, addr)
+		rtt, err := n.plane.stack.Ping(ctx, addr)
 		if err != nil {
-			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
+			return r, n.dialer.explain(err, netip.AddrPortFrom(addr, 0), p)
 		}
-		s, _ := n.wg0.dev.Session(p.Key)
-		r.RTTMS, r.Endpoint = milliseconds(rtt), s.Endpoint
+		s, _ := n.plane.peers.session(p.Key)
+		r.RTTMS, r.Endpoint = milliseconds(rtt), s.endpointText()
 		return r, nil
 	}
 	why := "no answer"
@@ -343,7 +342,7 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 		defer cancel()
 		why = p.offlineText()
 	}
-	pong, err := n.conn.Ping(ctx, p.Key)
+	pong, err := n.plane.conn.Ping(ctx, p.Key)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			return r, &unreachableError{who: "peer " + p.display(), why: why, errno: err}
@@ -354,15 +353,15 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	if pong.Addr.IsValid() {
 		r.Endpoint = pong.Addr.String()
 	} else {
-		r.Path, r.Relay = PathRelay, regionName(&n.netmap.Load().Relays, pong.Region)
-		n.relayPongs.Store(p.Key, time.Now())
+		r.Path, r.Relay = PathRelay, regionName(&n.plane.netmap.Load().Relays, pong.Region)
+		n.plane.relayPongs.store(p.Key, time.Now())
 	}
 	return r, nil
 }
 
 // findPeer finds a peer by its name or by an address that goes to it.
 func (n *Node) findPeer(host string) (*Peer, netip.Addr, error) {
-	r := n.routes.Load()
+	r := n.plane.routes.Load()
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
 		switch entry, known := r.names[hostName(host)]; {

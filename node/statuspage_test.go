@@ -23,7 +23,7 @@ func TestStatusPage(t *testing.T) {
 		}
 	}
 	a.cfg.ProxyAuth = func(string, string) bool { return true }
-	if line := a.shellLine(); !strings.Contains(line, "http://USER:PASSWORD@"+at) {
+	if line := a.api.shellLine(); !strings.Contains(line, "http://USER:PASSWORD@"+at) {
 		t.Errorf("with a password the line is %q", line)
 	}
 }

@@ -131,11 +131,11 @@ func (w *walk) resolves(ctx context.Context) bool {
 		w.v.add(StepName, StepFine, w.host+" is an address")
 		return true
 	}
-	if w.n.leavesToProxy("tcp", w.host) {
+	if w.n.dialer.leavesToProxy("tcp", w.host) {
 		w.v.add(StepName, StepFine, w.host+" is left to the proxy of the environment to resolve")
 		return true
 	}
-	addrs, err := w.n.lookup(ctx, w.host)
+	addrs, err := w.n.dialer.lookup(ctx, w.host)
 	if err == nil && len(addrs) == 0 {
 		err = &net.DNSError{Err: "no address", Name: w.host, IsNotFound: true}
 	}
@@ -159,7 +159,7 @@ func (w *walk) nameMend(err error) string {
 	}
 	dns, ok := errors.AsType[*net.DNSError](err)
 	switch {
-	case ok && dns.IsNotFound && w.n.netmap.Load().Mesh:
+	case ok && dns.IsNotFound && w.n.plane.netmap.Load().Mesh:
 		return "check the spelling: 'ginnel status' lists the names of the peers that policy lets this node see"
 	case ok && dns.IsNotFound:
 		return "check the spelling, or use an address"
@@ -173,7 +173,7 @@ func (w *walk) locates() bool {
 		w.v.add(StepMap, StepFine, w.host+" is outside the mesh")
 		return w.mayLeave()
 	}
-	r := w.n.routes.Load()
+	r := w.n.plane.routes.Load()
 	w.addr = w.addrs[0]
 	for _, a := range w.addrs {
 		if a = a.WithZone(""); r.inMesh(a) { // the mesh is one link
@@ -203,7 +203,7 @@ func (w *walk) locates() bool {
 
 // mayLeave finds out whether this node dials what is outside the mesh.
 func (w *walk) mayLeave() bool {
-	err := w.n.mayLeave(w.addr)
+	err := w.n.dialer.mayLeave(w.addr)
 	if err == nil {
 		w.v.add(StepPolicy, StepFine, "this node dials what is outside the mesh from its host")
 		return true
@@ -215,7 +215,7 @@ func (w *walk) mayLeave() bool {
 	mend := "start the node without --mesh-only, or use an address of the mesh"
 	switch {
 	case w.n.cfg.MeshOnly:
-	case w.n.netmap.Load().ExitLost != "":
+	case w.n.plane.netmap.Load().ExitLost != "":
 		mend = "check that the exit node is online and offers to be one, or leave out --exit-node"
 	default:
 		mend = "dial it from this machine, without the proxy"
@@ -235,7 +235,7 @@ func (w *walk) connects(ctx context.Context) {
 	}
 	pong := make(chan error, 1)
 	ping := func() { pong <- w.ping(ctx) }
-	if !w.n.spawn(ping) {
+	if !w.n.life.spawn(ping) {
 		pong <- net.ErrClosed
 	}
 	if w.port == 0 {
@@ -257,9 +257,9 @@ func (w *walk) dial(ctx context.Context) error {
 	var c net.Conn
 	var err error
 	if len(w.addrs) == 0 {
-		c, err = w.n.dialHost(ctx, "tcp", net.JoinHostPort(w.host, strconv.Itoa(int(w.port))))
+		c, err = w.n.dialer.dialHost(ctx, "tcp", net.JoinHostPort(w.host, strconv.Itoa(int(w.port))))
 	} else {
-		c, err = w.n.race(ctx, "tcp", w.addrs, w.port)
+		c, err = w.n.dialer.race(ctx, "tcp", w.addrs, w.port)
 	}
 	if err != nil {
 		return err
@@ -336,7 +336,7 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	if !w.policyLets(dialled) {
 		return
 	}
-	if ponged != nil && w.peer.isOffline() && w.n.stillOffline(w.peer) {
+	if ponged != nil && w.peer.isOffline() && w.n.dialer.stillOffline(w.peer) {
 		w.v.fail(StepOnline, "peer "+w.peer.display()+": "+w.peer.offlineText(),
 			"start that node, or give it its network back")
 		return
@@ -345,13 +345,13 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	if !w.hasPath(ponged) {
 		return
 	}
-	s, _ := w.n.wg0.dev.Session(w.peer.Key)
+	s, _ := w.n.plane.peers.session(w.peer.Key)
 	proved := w.port == 0 && ponged == nil || w.port != 0 && answered(dialled)
-	if !proved && !recent(s.Handshake) {
-		w.v.fail(StepHandshake, "peer "+w.peer.display()+": "+w.n.silence(w.peer), w.handshakeMend())
+	if !proved && !recent(s.handshake) {
+		w.v.fail(StepHandshake, "peer "+w.peer.display()+": "+w.n.dialer.silence(w.peer), w.handshakeMend())
 		return
 	}
-	w.v.add(StepHandshake, StepFine, handshakeText(s.Handshake))
+	w.v.add(StepHandshake, StepFine, handshakeText(s.handshake))
 	switch {
 	case w.port == 0:
 	case dialled == nil:
@@ -359,7 +359,7 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	case errors.Is(dialled, syscall.ECONNREFUSED):
 		w.v.fail(StepTCP, dialled.Error(),
 			fmt.Sprintf("start the service there; a ginnel node opens it by --serve %d=LOCAL", w.port))
-	case errors.Is(dialled, syscall.ETIMEDOUT) && w.n.netmap.Load().Mesh:
+	case errors.Is(dialled, syscall.ETIMEDOUT) && w.n.plane.netmap.Load().Mesh:
 		w.v.fail(StepTCP, dialled.Error(), "look for a firewall or a service that hangs there; "+
 			"some nodes also drop what policy forbids without saying so")
 	default:
@@ -371,8 +371,8 @@ func (w *walk) judgePeer(dialled, ponged error) {
 func (w *walk) policyLets(dialled error) bool {
 	switch {
 	case isRejected(dialled):
-		self := w.n.netmap.Load().Addresses[0].Addr()
-		for _, p := range w.n.netmap.Load().Addresses {
+		self := w.n.plane.netmap.Load().Addresses[0].Addr()
+		for _, p := range w.n.plane.netmap.Load().Addresses {
 			if p.Addr().Is4() == w.addr.Is4() {
 				self = p.Addr()
 			}
@@ -401,16 +401,16 @@ func (w *walk) onlineText() string {
 
 // hasPath adds the step of the path, by relay or directly.
 func (w *walk) hasPath(ponged error) bool {
-	m, p := w.n.netmap.Load(), w.peer
-	ts, ps := w.n.conn.Status(), w.n.pool.Status()
-	s, _ := w.n.wg0.dev.Session(p.Key)
-	status := w.n.peerStatus(m, p, &ts, s)
+	m, p := w.n.plane.netmap.Load(), w.peer
+	ts, ps := w.n.plane.conn.Status(), w.n.plane.pool.Status()
+	s, _ := w.n.plane.peers.session(p.Key)
+	status := w.n.plane.peerStatus(m, p, &ts, s)
 	switch {
-	case p.Plain && s.Endpoint == "":
-		w.v.fail(StepPath, "peer "+p.display()+": "+w.n.silence(p), "give the peer an Endpoint, or have it speak first")
+	case p.Plain && !s.endpoint.IsValid():
+		w.v.fail(StepPath, "peer "+p.display()+": "+w.n.dialer.silence(p), "give the peer an Endpoint, or have it speak first")
 		return false
 	case p.Plain:
-		w.v.add(StepPath, StepFine, "endpoint "+s.Endpoint)
+		w.v.add(StepPath, StepFine, "endpoint "+s.endpointText())
 	case ponged != nil:
 		text, mend := relayFault(m, p, &ps)
 		w.v.fail(StepPath, "peer "+p.display()+": "+text, mend)

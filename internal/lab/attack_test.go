@@ -158,7 +158,7 @@ func (c *attackedControl) join(n int) (joined int) {
 		args := []string{"up", "--control", attackedURL, "--hostname", fmt.Sprint("honest", i), "--proxy", "127.0.0.1:0", "--state", "mem:"}
 		want := "to be approved"
 		if i%2 == 0 {
-			args, want = append(args, "--authkey", c.authKey), `"msg":"up"`
+			args, want = append(args, "--authkey", c.authKey), `"msg":"node up"`
 		}
 		g := launchGinnel(c.outside, key.NewNodePrivate(), ginnelCommand(newDir(t, "home"), args...))
 		for start := time.Now(); time.Since(start) < joinLimit; time.Sleep(10 * time.Millisecond) {

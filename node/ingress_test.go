@@ -55,7 +55,7 @@ func TestForwardAndServe(t *testing.T) {
 	a.start(func(c *Config) {
 		c.Forwards = []Forward{{tcp("127.0.0.1:0"), "beta:7"}, {udp("127.0.0.1:0"), "beta:7"}, {path, "100.64.0.2:7"}}
 	})
-	for _, e := range a.entries {
+	for _, e := range a.ingress.entries {
 		c, err := net.Dial(e.addr.Network(), e.addr.String())
 		if err != nil {
 			t.Fatal(err)

@@ -49,7 +49,7 @@ func TestOfflinePeer(t *testing.T) {
 		"beta":         "reaching beta: peer beta: the peer is offline since",
 		"beta:80":      "reaching beta:80: peer beta: the peer is offline since",
 		"100.64.9.9:1": "no peer has this address",
-		"":             "are wanted",
+		"":             "are required",
 	} {
 		status, _, body := page(t, a.Node, "POST", "/api/v1/reach?timeout=50ms&target="+target, "")
 		if status < 400 || !strings.Contains(body, want) {

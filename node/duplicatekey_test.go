@@ -11,38 +11,38 @@ import (
 
 // Streams that end once in a while give nobody away, and neither does a discovery key of before;
 // many ends do, and a key that was ours and is another's now.
-func TestRival(t *testing.T) {
+func TestDuplicateKey(t *testing.T) {
 	now := time.Unix(1000, 0)
-	var r rival
+	var d duplicateKey
 	for range 10 {
-		r.streamEnded(now)
-		now = now.Add(rivalWindow*2/3 + time.Second)
+		d.streamEnded(now)
+		now = now.Add(duplicateWindow*2/3 + time.Second)
 	}
-	if r.present(now) {
+	if d.present(now) {
 		t.Error("seldom ends are taken for a rival's")
 	}
-	r = rival{}
-	for range rivalEnds {
+	d = duplicateKey{}
+	for range duplicateEnds {
 		now = now.Add(time.Second)
-		r.streamEnded(now)
+		d.streamEnded(now)
 	}
-	if !r.present(now) || !r.present(now.Add(rivalWindow)) || r.present(now.Add(rivalWindow+1)) {
+	if !d.present(now) || !d.present(now.Add(duplicateWindow)) || d.present(now.Add(duplicateWindow+1)) {
 		t.Error("many ends in a row")
 	}
 	ours, theirs := key.NewDiscoPrivate().Public(), key.NewDiscoPrivate().Public()
-	r = rival{}
-	r.shown(now, theirs, ours)
-	r.shown(now, key.DiscoPublic{}, ours)
-	if r.present(now) {
+	d = duplicateKey{}
+	d.shown(now, theirs, ours)
+	d.shown(now, key.DiscoPublic{}, ours)
+	if d.present(now) {
 		t.Error("a key of before is taken for a rival's")
 	}
-	r.shown(now, ours, ours)
-	r.shown(now, key.DiscoPublic{}, ours)
-	if r.present(now) {
+	d.shown(now, ours, ours)
+	d.shown(now, key.DiscoPublic{}, ours)
+	if d.present(now) {
 		t.Error("our own key is taken for a rival's")
 	}
-	r.shown(now, theirs, ours)
-	if !r.present(now) {
+	d.shown(now, theirs, ours)
+	if !d.present(now) {
 		t.Error("another key in place of ours")
 	}
 }

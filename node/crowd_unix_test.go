@@ -82,7 +82,7 @@ func dialCrowd(t *testing.T, n *member, addr string, size int) {
 	wg.Wait()
 }
 
-// All connections that are dialed at once to a served port are served, also where the service has
+// All connections that are dialled at once to a served port are served, also where the service has
 // room for few in its backlog.
 func TestServeCrowd(t *testing.T) {
 	local, err := net.Listen("tcp", "127.0.0.1:0")

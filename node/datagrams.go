@@ -105,7 +105,7 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return c.mesh.WriteToUDPAddrPort(b, to)
 }
 
-// awaitMesh waits, as long as a connection would, until packets can be sent into the mesh.
+// awaitMesh waits until packets can be sent into the mesh, for the dial timeout at most.
 func (c *datagramConn) awaitMesh() error {
 	m := c.d.member
 	if isClosed(c.d.plane.upc) && (m == nil || m.hasJoined()) {
@@ -315,7 +315,7 @@ func (c *datagramConn) ReadFrom(b []byte) (int, net.Addr, error) {
 // have the same caller as WriteTo.
 func (c *datagramConn) Cork() { c.corked = true }
 
-// Uncork ends a Cork.
+// Uncork sends the datagrams that Cork has held back.
 func (c *datagramConn) Uncork() {
 	c.corked = false
 	c.uncorkMesh()

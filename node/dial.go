@@ -38,7 +38,7 @@ func newDialer(n *Node) *dialer {
 }
 
 // DialContext connects to addr, host:port, over "tcp" or "udp". A host in the mesh is reached
-// through the mesh and never on the host's network; everything else is dialed from the host, through
+// through the mesh and never on the host's network; everything else is dialled from the host, through
 // the proxy that Config.OutboundProxy names if there is one, unless Config.MeshOnly is set.
 //
 // Errors wrap the errno that a socket of the system would give, fs.ErrPermission if policy is the

@@ -16,7 +16,7 @@ import (
 )
 
 // hostDialer connects to what is outside the mesh: from the host, or through the proxy of its
-// environment. It needs no running node. Whether a destination may be dialed from the host is up to
+// environment. It needs no running node. Whether a destination may be dialled from the host is up to
 // dialer.mayLeave.
 type hostDialer struct {
 	cfg *Config

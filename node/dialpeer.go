@@ -12,7 +12,7 @@ import (
 	"ginnel/userstack"
 )
 
-// A peer that the coordination server reports offline is dialed all the same, because the server may
+// A peer that the coordination server reports offline is dialled all the same, because the server may
 // have lost its connection to the peer while the peer is fine. It is given up sooner than others.
 
 // offlinePatience is how long such a peer may be silent.

@@ -24,7 +24,7 @@ import (
 
 const (
 	dnsUDPSize  = 1232 // bytes of UDP payload that is not fragmented on common paths (DNS flag day 2020)
-	dnsMeshTTL  = 60   // seconds for names of the mesh: nodes come, go and are renamed
+	dnsMeshTTL  = 60   // seconds for names of the mesh, which change as nodes come, go and are renamed
 	dnsHostTTL  = 10   // seconds for answers of the host's resolver, which does not report a TTL
 	resolvConf  = "/etc/resolv.conf"
 	dnsIdleRead = 10 * time.Minute // read timeout of the UDP socket; it only makes the server loop
@@ -41,7 +41,7 @@ type nameServer struct {
 	plane  *dataPlane
 	dialer *dialer
 	member *membership    // nil without a coordination server
-	addr   netip.AddrPort // of its sockets
+	addr   netip.AddrPort // of both sockets
 	limits *dnsLimits
 }
 

@@ -27,7 +27,7 @@ import (
 
 const (
 	pathDNSQuery    = "/dns-query"
-	exitDNSTimeout  = 15 * time.Second // for a request's header, and to take the answer
+	exitDNSTimeout  = 15 * time.Second // for a peer to send a request, and to read the answer
 	exitDNSMaxIdle  = 2 * time.Minute
 	exitDNSMaxBytes = 4 << 10 // of a request's header
 )
@@ -111,7 +111,7 @@ func (e *exitDNS) admits(peer netip.Addr, port uint16) bool {
 	return e != nil && port == e.port && e.serves(peer)
 }
 
-// serves reports whether a peer may reach the Internet through this node.
+// serves reports whether the policy lets a peer reach the Internet through this node.
 func (e *exitDNS) serves(peer netip.Addr) bool {
 	to := internet4
 	if peer = peer.Unmap(); peer.Is6() {
@@ -170,7 +170,7 @@ func readQuery(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return nil, fmt.Errorf("method %s, want GET or POST", r.Method)
 }
 
-// respond makes the response to a query of a source.
+// respond returns the response to a query. src is the peer.
 func (e *exitDNS) respond(ctx context.Context, src netip.Prefix, q *dns.Msg) *dns.Msg {
 	r := new(dns.Msg).SetReply(q)
 	r.RecursionAvailable = true

@@ -28,7 +28,7 @@ const (
 type savedMap struct {
 	Saved  time.Time            `json:"saved"`
 	Server string               `json:"server"` // URL
-	Node   key.NodePublic       `json:"node"`   // whose map it is
+	Node   key.NodePublic       `json:"node"`   // the node that received the map
 	Map    *control.MapResponse `json:"map"`
 }
 
@@ -127,7 +127,7 @@ func (m *membership) keepMap(nm *control.NetMap) {
 	}
 }
 
-// flushMap saves the last map before the node ends.
+// flushMap saves the latest map when the conversation ends.
 func (m *membership) flushMap() {
 	if err := m.maps.flush(time.Now()); err != nil {
 		m.n.log.Warn("network map not saved: the node cannot start without the coordination server", "err", err)

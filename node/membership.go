@@ -30,7 +30,7 @@ type membership struct {
 	noKey  bool           // the pre-auth key is not sent any more: a person has to approve the node; owned by run
 
 	joined     chan struct{} // closed by the first map
-	registered chan struct{} // has an item after each registration: there may be news to tell
+	registered chan struct{} // capacity 1; has an item when report may have something to send
 	once       sync.Once
 
 	mu            sync.Mutex

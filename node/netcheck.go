@@ -30,9 +30,9 @@ type Mapping string
 
 // The kinds of mapping.
 const (
-	MappingNone Mapping = "none" // addresses stay as they are
+	MappingNone Mapping = "none" // addresses are not changed
 	MappingEasy Mapping = "easy" // one address for all destinations (endpoint-independent mapping, RFC 4787)
-	MappingHard Mapping = "hard" // another one for each
+	MappingHard Mapping = "hard" // another address for each destination
 )
 
 // NetReport is the result of a check of the network. Scripts read its JSON. Unknown values are left
@@ -47,7 +47,7 @@ type NetReport struct {
 	Relays      []RelayReport  `json:"relays"`
 	Home        string         `json:"home,omitempty"`
 	Proxy       string         `json:"proxy,omitempty"`        // on the way to relays, without its password
-	InspectedBy string         `json:"inspected_by,omitempty"` // who signs certificates in place of the relays
+	InspectedBy string         `json:"inspected_by,omitempty"` // issuer of certificates in place of the relays' own
 }
 
 // RelayReport is the result for one region.
@@ -55,7 +55,7 @@ type RelayReport struct {
 	Region    int     `json:"region"`
 	Name      string  `json:"name"`
 	LatencyMS float64 `json:"latency_ms,omitempty"`
-	Transport string  `json:"transport,omitempty"` // by which it was measured: udp or https
+	Transport string  `json:"transport,omitempty"` // of the measurement: udp or https
 	Error     string  `json:"error,omitempty"`
 }
 
@@ -88,7 +88,7 @@ func runNetCheck(ctx context.Context, host *hostDialer, log *slog.Logger, m *Net
 
 var errNoRelays = errors.New("there is no relay in the network map that the network could be measured by")
 
-// netCheck is one check.
+// netCheck is a check in progress.
 type netCheck struct {
 	host   *hostDialer
 	cfg    *Config
@@ -103,7 +103,7 @@ type netCheck struct {
 	failed map[int]error
 }
 
-// probeUDP asks all STUN servers in one round.
+// probeUDP has the transport ask all STUN servers, once.
 func (c *netCheck) probeUDP(ctx context.Context) error {
 	tr, err := transport.New(transport.Config{NodeKey: key.NewNodePrivate().Public(), Addr: c.cfg.UDPAddr, Log: c.log})
 	if err != nil {

@@ -176,7 +176,7 @@ func (r *routes) isOwn(a netip.Addr) bool {
 	return slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
-// inMesh reports whether a belongs to the mesh. Such an address is never dialed on the host's network,
+// inMesh reports whether a belongs to the mesh. Such an address is never dialled on the host's network,
 // even if no peer has it.
 func (r *routes) inMesh(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsUnspecified() {

@@ -27,13 +27,13 @@ import (
 	"ginnel/userstack"
 )
 
-// DefaultDialTimeout bounds a connection through the proxies.
+// DefaultDialTimeout bounds the dial of a connection through the proxies.
 const DefaultDialTimeout = 30 * time.Second
 
-// Congestion is how a node decides how fast its TCP connections in the mesh send.
+// Congestion is a congestion control algorithm for TCP connections in the mesh.
 type Congestion = userstack.Congestion
 
-// The ways to decide; see package userstack.
+// The algorithms; see package userstack.
 const (
 	BBR   = userstack.BBR
 	CUBIC = userstack.CUBIC
@@ -42,66 +42,66 @@ const (
 // ParseCongestion reads "bbr" or "cubic".
 func ParseCongestion(text string) (Congestion, error) { return userstack.ParseCongestion(text) }
 
-// PacketConn is a UDP socket as a node uses it. *net.UDPConn is one.
+// PacketConn is what a node needs of a UDP socket. *net.UDPConn is one.
 type PacketConn = transport.PacketConn
 
-// Config is what New needs: Key and Map, or Control.
+// Config configures a node. Either Key and Map or Control must be set.
 type Config struct {
 	Key key.NodePrivate
 	Map NetworkMap
 
-	Control *Control // nil: Map is all there is, and SetMap
+	Control *Control // nil: the map is Map, or what SetMap was given last
 
-	MTU       int        // of the tunnel, in bytes; 0: 1420
-	UDPPort   uint16     // 0 picks one
+	MTU       int        // of packets in the mesh, in bytes; 0: 1420
+	UDPPort   uint16     // 0: the system chooses one
 	UDPAddr   netip.Addr // invalid: all addresses of the host
-	RelayOnly bool       // no UDP
-	MeshOnly  bool       // destinations outside the mesh are refused
-	WaitFor   []string   // the node is not ready before each has answered: host:port to a connection, a host to a ping
+	RelayOnly bool       // do not use UDP
+	MeshOnly  bool       // refuse destinations outside the mesh
+	WaitFor   []string   // targets that must answer before the node is ready: host:port a connection, a host a ping
 
-	Proxies      []net.Addr                       // where to offer SOCKS5 and HTTP: "tcp" or "unix" addresses
-	ProxyAuth    func(user, password string) bool // nil: none asked for, and loopback or unix listeners only
-	UserProxy    net.Addr                         // of a proxy without a password, for programs of this user; nil or not Linux: none
-	Associations int                              // of UDP that the proxy serves at a time; 0: 256, or fewer with little Memory
+	Proxies      []net.Addr                       // where SOCKS5 and HTTP are served: "tcp" or "unix" addresses
+	ProxyAuth    func(user, password string) bool // nil: no password is required, and proxies listen on loopback or unix addresses only
+	UserProxy    net.Addr                         // of a further proxy, without a password, for programs of this user; nil, or not on Linux: none
+	Associations int                              // limit of concurrent UDP associations of the proxy; 0: 256, or fewer with little Memory
 	DialTimeout  time.Duration                    // 0: DefaultDialTimeout
 	Memory       int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
 	Congestion   Congestion                       // how fast TCP connections in the mesh send; zero: BBR
 	Processors   int                              // processors to plan for; 0: GOMAXPROCS when New is called
 	Forwards     []Forward
-	DNS          net.Addr // where to answer DNS questions, over UDP and TCP; nil: nowhere
+	DNS          net.Addr // where DNS is served, over UDP and TCP; nil: nowhere
 	Serves       []Serve
 	Active       func(brief bool) // called for packets of the mesh, see userstack.Config; nil: nobody asks
-	Token        string           // what the local API asks for where it changes something; empty: such requests are refused
-	Shutdown     func()           // called when the local API is told to end the node; nil: it cannot be told so
+	Token        string           // required by the local API for requests that change the node; empty: they are refused
+	Shutdown     func()           // called when the local API is told to end the node; nil: such requests are refused
 
-	// OutboundProxy names the proxy for a URL outside the mesh, relays included; nil: none. See
-	// internal/egress.
+	// OutboundProxy returns the proxy for a URL outside the mesh, including relays and the coordination
+	// server; nil: none. See internal/egress.
 	OutboundProxy func(*url.URL) (*url.URL, error)
-	Roots         *x509.CertPool // trusted for relays besides the system's
+	Roots         *x509.CertPool // trusted for relays and the coordination server, besides the system's roots
 
-	// ListenUDP opens the UDP sockets, for "udp4" and "udp6"; nil: the system does, and batches.
+	// ListenUDP opens the UDP sockets, for "udp4" and "udp6"; nil: sockets of the system, used in batches.
 	ListenUDP func(network string, addr netip.AddrPort) (PacketConn, error)
 
-	// DialHost connects to what is outside the mesh; nil: the system does.
+	// DialHost connects to a destination outside the mesh; nil: by sockets of the system.
 	DialHost func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// LookupHost resolves the names of endpoints and STUN servers; nil: the system's resolver.
 	LookupHost func(ctx context.Context, host string) ([]netip.Addr, error)
 
-	Version string       // of the program, as the status and the coordination server show it
+	Version string       // of the program, for the status and the coordination server
 	Log     *slog.Logger // nil discards
-	ConnLog *slog.Logger // gets a line for each proxied connection; nil discards
+	ConnLog *slog.Logger // has a line for each proxied connection; nil discards
 }
 
-// Forward is a local port whose connections, or datagrams, are carried to Target, which may be a
-// name of the mesh.
+// Forward carries connections or datagrams from a local port to Target. The host of Target may be a name
+// of the mesh.
 type Forward struct {
 	Listen net.Addr // "tcp", "unix" or "udp"
 	Target string   // host:port
 }
 
-// Serve is a port of this node in the mesh that leads to Target on this machine: a "tcp", "unix" or
-// "udp" address.
+// Serve carries connections or datagrams from a port of this node in the mesh to Target on this machine,
+// a "tcp", "unix" or "udp" address.
 type Serve struct {
 	Port   uint16
 	Target net.Addr
@@ -247,7 +247,7 @@ func (n *Node) DiscoKey() key.DiscoPublic { return n.plane.conn.DiscoKey() }
 // UDPPort is the port of the node's UDP sockets.
 func (n *Node) UDPPort() uint16 { return n.plane.conn.LocalPort() }
 
-// HTTPClient returns a client whose connections are dialed with DialContext.
+// HTTPClient returns a client whose connections are dialled with DialContext.
 func (n *Node) HTTPClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: n.DialContext, ForceAttemptHTTP2: true}}
 }

@@ -60,7 +60,7 @@ func pacFile(hostPort string, m *NetworkMap) string {
 		name := hostName(p.Name)
 		switch _, domain, dotted := strings.Cut(name, "."); {
 		case !dotted: // a rule for all names without a dot covers it
-		case strings.Contains(domain, "."): // of another network
+		case strings.Contains(domain, "."): // the domain of another network
 			domains[domain] = true
 		default: // the domain is a top-level domain, which is not only the mesh's
 			domains[name] = true
@@ -77,7 +77,7 @@ func pacFile(hostPort string, m *NetworkMap) string {
 		}
 		return d == "" || below || strings.HasSuffix(d, ".arpa") // no browser connects to names of addresses
 	})
-	b, _ := json.Marshal(mesh) // the type has nothing that fails
+	b, _ := json.Marshal(mesh) // cannot fail for these types
 	return "var mesh = " + string(b) + ";\n\n" + pacRules
 }
 

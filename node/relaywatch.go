@@ -155,7 +155,7 @@ func (m *membership) leaveHome(dead int, byHTTPS map[int]time.Duration) {
 	m.rehome(latency)
 }
 
-// measureByHTTPS measures all regions that may be a home, and returns the latency of those that
+// measureByHTTPS measures all regions that may be the home. It returns the latencies of those that
 // answer.
 func (m *membership) measureByHTTPS(ctx context.Context) map[int]time.Duration {
 	ctx, cancel := context.WithTimeout(ctx, httpsTimeout)

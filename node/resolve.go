@@ -42,7 +42,7 @@ var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 // errNotOfMesh refuses a name that no server in the mesh can resolve.
 const errNotOfMesh = policyError("no server in the mesh knows such names, and --mesh-only is set")
 
-// lookupCandidate resolves one name of the search list of host.
+// lookupCandidate resolves one name of the search list for host.
 func (d *dialer) lookupCandidate(ctx context.Context, m *NetworkMap, candidate, host string) ([]netip.Addr, error) {
 	name := hostName(candidate)
 	if addrs, known, err := d.plane.routes.Load().lookup(name); known {

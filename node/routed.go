@@ -74,10 +74,10 @@ func (cs *routedConns) remove(c *routedConn) {
 	cs.held.Remove(c)
 }
 
-// routedConn is the host's side of a connection or flow. It can be ended as soon as it is dialed.
+// routedConn is the host's side of a connection or flow. It can be ended as soon as it is dialled.
 type routedConn struct {
 	mu    sync.Mutex
-	far   net.Conn // nil while it is dialled
+	far   net.Conn // nil during the dial
 	ended bool
 }
 

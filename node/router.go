@@ -43,7 +43,7 @@ func newRouter(g *ingress) *router {
 	return r
 }
 
-// isExit reports whether this node offers to be an exit node.
+// isExit reports whether a default route is advertised.
 func (r *router) isExit() bool {
 	if r == nil {
 		return false

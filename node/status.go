@@ -15,7 +15,7 @@ import (
 	"ginnel/transport"
 )
 
-// State is where a node is in its life.
+// State is the state of a node.
 type State string
 
 // The states of a node.
@@ -26,55 +26,55 @@ const (
 	StateStopped    State = "stopped"
 )
 
-// Status is a snapshot of a node; its JSON is what scripts read.
+// Status is a snapshot of a node. Scripts read its JSON.
 type Status struct {
 	State   State         `json:"state"`
-	Reason  string        `json:"reason,omitempty"` // why it is not running
+	Reason  string        `json:"reason,omitempty"` // why the state is not StateRunning
 	Self    SelfStatus    `json:"self"`
 	Proxies []string      `json:"proxies"`
-	DNS     string        `json:"dns,omitempty"` // where DNS questions are answered
+	DNS     string        `json:"dns,omitempty"` // where DNS is served
 	Peers   []PeerStatus  `json:"peers"`
 	Relays  []RelayStatus `json:"relays,omitempty"`
 	Health  []HealthIssue `json:"health"`
 }
 
-// SelfStatus is the node itself.
+// SelfStatus describes the node itself.
 type SelfStatus struct {
 	Name      string           `json:"name,omitempty"`
 	Addresses []netip.Addr     `json:"addresses"`
 	NodeKey   key.NodePublic   `json:"node_key"`
-	Relay     string           `json:"relay,omitempty"` // home
+	Relay     string           `json:"relay,omitempty"` // home relay
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"`
 	Started   time.Time        `json:"started"`
 	Version   string           `json:"version,omitempty"` // of the program
 }
 
-// PeerStatus is one peer.
+// PeerStatus describes one peer.
 type PeerStatus struct {
 	Name          string         `json:"name,omitempty"`
 	NodeKey       key.NodePublic `json:"node_key"`
 	Addresses     []netip.Addr   `json:"addresses"`
-	Routes        []netip.Prefix `json:"routes,omitempty"` // further networks that it is the way to
+	Routes        []netip.Prefix `json:"routes,omitempty"` // of the networks behind it
 	Online        *bool          `json:"online,omitempty"`
-	LastSeen      time.Time      `json:"last_seen,omitzero"` // by the coordination server, of a peer that is not online
+	LastSeen      time.Time      `json:"last_seen,omitzero"` // by the coordination server; only of a peer that is not online
 	Path          PathKind       `json:"path"`
 	Endpoint      string         `json:"endpoint,omitempty"`     // of a direct path
-	Relay         string         `json:"relay,omitempty"`        // of the peer
-	DirectLossy   bool           `json:"direct_lossy,omitempty"` // there is a direct path, which loses so much that the relay is used
+	Relay         string         `json:"relay,omitempty"`        // home relay of the peer
+	DirectLossy   bool           `json:"direct_lossy,omitempty"` // a direct path exists, but the relay is used because the path loses too many packets
 	LatencyMS     float64        `json:"latency_ms,omitempty"`
 	RxBytes       uint64         `json:"rx_bytes"`
 	TxBytes       uint64         `json:"tx_bytes"`
 	LastHandshake time.Time      `json:"last_handshake,omitzero"`
 }
 
-// IsOffline reports whether the coordination server has no connection with the peer. It may be
-// there all the same.
+// IsOffline reports whether the coordination server has no connection with the peer. The peer may be
+// reachable all the same.
 func (p *PeerStatus) IsOffline() bool { return p.Online != nil && !*p.Online }
 
-// HasNoAnswer reports whether something was sent to the peer and nothing has come from it.
+// HasNoAnswer reports whether packets were sent to the peer and none was received from it.
 func (p *PeerStatus) HasNoAnswer() bool { return p.RxBytes == 0 && p.TxBytes > 0 }
 
-// RelayStatus is a relay region that is, or ought to be, connected.
+// RelayStatus describes a relay region to which the node has, or wants, a connection.
 type RelayStatus struct {
 	Name      string `json:"name"`
 	State     string `json:"state"`               // idle, connecting, connected, waiting
@@ -85,7 +85,7 @@ type RelayStatus struct {
 	TxPackets uint64 `json:"tx_packets"`
 	RxBytes   uint64 `json:"rx_bytes"`
 	TxBytes   uint64 `json:"tx_bytes"`
-	Dropped   uint64 `json:"dropped"` // packets that were not sent
+	Dropped   uint64 `json:"dropped"` // packets that could not be sent
 }
 
 // PathKind is how a peer is reached.
@@ -98,14 +98,14 @@ const (
 	PathNone   PathKind = "none"
 )
 
-// HealthIssue is something that is wrong, and what to do about it.
+// HealthIssue is a problem, and what to do about it.
 type HealthIssue struct {
 	Code string `json:"code"`
 	Text string `json:"text"`
 	Mend string `json:"mend,omitempty"`
 }
 
-// Status returns the present state.
+// Status returns a snapshot of the node.
 func (n *Node) Status() Status {
 	var joining State
 	var reason string
@@ -190,7 +190,7 @@ func (d *dataPlane) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s s
 	return out
 }
 
-// hasPonged reports whether a peer has answered a ping by way of its relay lately.
+// hasPonged reports whether a peer has recently answered a ping through its relay.
 func (d *dataPlane) hasPonged(k key.NodePublic) bool {
 	at, ok := d.relayPongs.load(k)
 	return ok && recent(at)
@@ -215,8 +215,8 @@ func relayStatus(m *NetworkMap, r *relay.RegionStatus) RelayStatus {
 	return out
 }
 
-// sessionLifetime is how long a WireGuard session lasts without a new handshake, and how long an
-// answer to a ping shows that there is a path.
+// sessionLifetime is REJECT-AFTER-TIME of the WireGuard paper, after which a session ends without a new
+// handshake. An answer to a ping proves a path for the same time.
 const sessionLifetime = 180 * time.Second
 
 func recent(t time.Time) bool { return !t.IsZero() && time.Since(t) < sessionLifetime }
@@ -225,7 +225,7 @@ func milliseconds(d time.Duration) float64 {
 	return float64(d.Microseconds()) / 1000
 }
 
-// regionName names a region for people; it is empty for none.
+// regionName returns the code or the name of a region; empty for region 0.
 func regionName(m *relay.Map, id int) string {
 	if id == 0 {
 		return ""
@@ -236,10 +236,10 @@ func regionName(m *relay.Map, id int) string {
 	return fmt.Sprint(id)
 }
 
-// notReady says why the mesh cannot be used yet; nil means that it can.
+// notReady returns why the mesh cannot be used yet, as far as relays are concerned; nil if it can.
 func notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 	if m.Home == 0 {
-		return nil // plain WireGuard, or direct paths only: there is nothing to wait for
+		return nil // plain WireGuard, or direct paths only
 	}
 	for _, r := range ps.Regions {
 		if r.Region == m.Home {
@@ -254,8 +254,8 @@ func notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 	return fmt.Errorf("connecting to the home relay %s", regionName(&m.Relays, m.Home))
 }
 
-// noEndpoint says why no peer can be reached where all of them would have to be looked up and none
-// could be; nil if one can be.
+// noEndpoint returns why no peer has an endpoint, if the lookups of all endpoints have failed; nil
+// otherwise.
 func (e *endpointKeeper) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]session) (err error) {
 	for i := range m.Peers {
 		p := &m.Peers[i]
@@ -268,7 +268,7 @@ func (e *endpointKeeper) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]s
 	return err
 }
 
-// health lists the peers whose endpoints have no address.
+// health returns an issue for each peer whose endpoint has no address.
 func (e *endpointKeeper) health(m *NetworkMap, sessions map[key.NodePublic]session) []HealthIssue {
 	issues := []HealthIssue{}
 	for i := range m.Peers {
@@ -281,7 +281,7 @@ func (e *endpointKeeper) health(m *NetworkMap, sessions map[key.NodePublic]sessi
 	return issues
 }
 
-// health lists what is wrong.
+// health returns the issues of relays.
 func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 	issues := []HealthIssue{}
 	for _, r := range ps.Regions {
@@ -297,7 +297,7 @@ func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 	return issues
 }
 
-// PingResult is one answered ping; its JSON is what scripts read.
+// PingResult describes an answered ping. Scripts read its JSON.
 type PingResult struct {
 	Peer     string   `json:"peer"`
 	Path     PathKind `json:"path"`
@@ -306,11 +306,11 @@ type PingResult struct {
 	RTTMS    float64  `json:"rtt_ms"`
 }
 
-// ErrNoSuchPeer is returned for a name or address that is no peer's.
+// ErrNoSuchPeer is the error for a name or address that no peer has.
 var ErrNoSuchPeer = errors.New("no such peer")
 
-// Ping asks a peer, given by name or address, for an answer through the mesh: by discovery, which
-// tells the path, or from a peer that speaks plain WireGuard by ICMP.
+// Ping pings a peer, given by name or address, through the mesh: by discovery, which reveals the path, or
+// by ICMP if the peer is plain.
 func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	if n.member != nil {
 		if err := n.member.await(ctx); err != nil {
@@ -359,7 +359,7 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	return r, nil
 }
 
-// findPeer finds a peer by its name or by an address that goes to it.
+// findPeer finds a peer by its name, or by an address in its prefixes. It returns that address.
 func (n *Node) findPeer(host string) (*Peer, netip.Addr, error) {
 	r := n.plane.routes.Load()
 	addr, err := netip.ParseAddr(host)

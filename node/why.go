@@ -15,14 +15,13 @@ import (
 	"ginnel/relay"
 )
 
-// Step is a step on the way to a service of the mesh.
+// Step is a condition for reaching a service of the mesh.
 type Step string
 
-// The steps in their order. The first three are one: what a node lacks that has not joined its
-// network.
+// The steps, in their order. Each of the first three is a reason why a node has not joined its network.
 const (
 	StepControl   Step = "control" // the coordination server is not reachable
-	StepLogin     Step = "login"   // somebody has to approve the node
+	StepLogin     Step = "login"   // a person has to approve the node
 	StepJoin      Step = "join"    // the node has no map for another reason
 	StepName      Step = "name"
 	StepMap       Step = "map"
@@ -33,7 +32,7 @@ const (
 	StepTCP       Step = "tcp"
 )
 
-// StepState is what was found out about a step.
+// StepState is the result of checking a step.
 type StepState string
 
 // The states of a step.
@@ -50,12 +49,12 @@ type WhyStep struct {
 	Text  string    `json:"text"`
 }
 
-// Verdict says whether a destination can be reached, and if not which step is the first that is
-// broken. Its JSON is what scripts read.
+// Verdict says whether a destination can be reached and, if not, which step is the first that is broken.
+// Scripts read its JSON.
 type Verdict struct {
 	Target string    `json:"target"`
-	Steps  []WhyStep `json:"steps"`            // up to the broken one
-	Broken Step      `json:"broken,omitempty"` // empty: all is fine
+	Steps  []WhyStep `json:"steps"`            // up to and including the broken one
+	Broken Step      `json:"broken,omitempty"` // empty: no step is broken
 	Text   string    `json:"text,omitempty"`   // what is broken
 	Mend   string    `json:"mend,omitempty"`   // what to do about it
 }
@@ -64,14 +63,14 @@ func (v *Verdict) add(step Step, state StepState, text string) {
 	v.Steps = append(v.Steps, WhyStep{step, state, text})
 }
 
-// fail ends the verdict with a broken step.
+// fail adds the broken step, which is the last.
 func (v *Verdict) fail(step Step, text, mend string) {
 	v.add(step, StepBroken, text)
 	v.Broken, v.Text, v.Mend = step, text, mend
 }
 
-// Why walks the way to target, host:port, and stops at the first broken step. A target without a
-// port is walked up to the handshake, an empty one only to the node's own membership. The context
+// Why checks the steps to target, host:port, up to the first one that is broken. For a target without a
+// port the last step is the handshake; for an empty target it is the node's own membership. The context
 // bounds the attempts to connect.
 func (n *Node) Why(ctx context.Context, target string) Verdict {
 	w := &walk{n: n, v: Verdict{Target: target, Steps: []WhyStep{}}}
@@ -93,20 +92,21 @@ func (n *Node) Why(ctx context.Context, target string) Verdict {
 	return w.v
 }
 
-// walk is one walk.
+// walk is one call of Why. Its methods add steps to the verdict; those that return a bool report whether
+// to go on.
 type walk struct {
 	n    *Node
 	v    Verdict
 	host string
-	port uint16 // 0: there is none
+	port uint16 // 0: the target has no port
 
-	addrs []netip.Addr // none for a name that is left to the proxy of the environment
-	addr  netip.Addr   // that the walk is about
-	peer  *Peer        // that has it; nil: none of the mesh, or this node
-	own   bool         // it is this node's
+	addrs []netip.Addr // empty for a name that the proxy of the environment resolves
+	addr  netip.Addr   // the one of addrs that is checked
+	peer  *Peer        // that has addr; nil outside the mesh and for this node
+	own   bool         // addr is this node's
 }
 
-// joins finds out whether the node has a map.
+// joins checks whether the node has a map.
 func (w *walk) joins() bool {
 	m := w.n.member
 	if m == nil || m.hasJoined() {
@@ -124,7 +124,7 @@ func (w *walk) joins() bool {
 	return false
 }
 
-// resolves finds the addresses of the host.
+// resolves checks whether the host has addresses.
 func (w *walk) resolves(ctx context.Context) bool {
 	if a, err := netip.ParseAddr(w.host); err == nil {
 		w.addrs = []netip.Addr{a.Unmap()}
@@ -167,7 +167,7 @@ func (w *walk) nameMend(err error) string {
 	return "check the DNS servers of the network, or use an address"
 }
 
-// locates finds out whose the address is.
+// locates checks whether a node has one of the addresses.
 func (w *walk) locates() bool {
 	if len(w.addrs) == 0 {
 		w.v.add(StepMap, StepFine, w.host+" is outside the mesh")
@@ -201,7 +201,7 @@ func (w *walk) locates() bool {
 	return true
 }
 
-// mayLeave finds out whether this node dials what is outside the mesh.
+// mayLeave checks whether this node may dial a destination outside the mesh.
 func (w *walk) mayLeave() bool {
 	err := w.n.dialer.mayLeave(w.addr)
 	if err == nil {
@@ -224,10 +224,10 @@ func (w *walk) mayLeave() bool {
 	return false
 }
 
-// pongTime is how long a peer has to answer a ping beside the attempt to connect.
+// pongTime bounds the ping that is sent during the attempt to connect.
 const pongTime = 3 * time.Second
 
-// connects dials, and explains a failure by what else is known of the peer.
+// connects dials and pings, and judges the results.
 func (w *walk) connects(ctx context.Context) {
 	if w.peer == nil {
 		w.judgeHost(w.dial(ctx))
@@ -275,12 +275,12 @@ func (w *walk) ping(ctx context.Context) error {
 	return err
 }
 
-// answered reports whether the result of a dial proves that packets go to the peer and come back.
+// answered reports whether the result of a dial proves that the peer has received a packet and replied.
 func answered(err error) bool {
 	return err == nil || isRejected(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// judgeHost is the verdict about what is not a peer's.
+// judgeHost adds the steps for an address that no peer has.
 func (w *walk) judgeHost(err error) {
 	if err == nil {
 		if w.port != 0 {
@@ -299,16 +299,16 @@ func (w *walk) judgeHost(err error) {
 	w.v.fail(StepTCP, err.Error(), mend)
 }
 
-// failUnusedRoute makes the map the broken step, in place of what it has said of an address outside
-// the mesh.
+// failUnusedRoute replaces the steps after the name by a broken map: the address is only outside the mesh
+// because a route is not used.
 func (w *walk) failUnusedRoute(router string, err error) {
 	w.v.Steps = w.v.Steps[:1]
 	w.v.fail(StepMap, fmt.Sprintf("%v is behind peer %s, whose routes this node does not use: %v", w.addr, router, err),
 		"start the node with --accept-routes")
 }
 
-// unusedRouter names a peer that is the way to the address if only its routes were used; empty:
-// there is none.
+// unusedRouter returns the name of a peer with a route to the address that this node does not use; empty
+// if there is none.
 func (w *walk) unusedRouter() string {
 	m := w.n.member
 	if m == nil || !w.addr.IsValid() {
@@ -330,8 +330,8 @@ func (w *walk) unusedRouter() string {
 	return ""
 }
 
-// judgePeer is the verdict about a peer: dialled is the result of the dial, ponged that of the ping
-// unless the dial has said enough.
+// judgePeer adds the steps for a peer. dialled is the result of the dial. ponged is the result of the
+// ping; nil also if the dial alone proves that the peer answers.
 func (w *walk) judgePeer(dialled, ponged error) {
 	if !w.policyLets(dialled) {
 		return
@@ -367,7 +367,7 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	}
 }
 
-// policyLets adds the step of the network's policy, which only the peer can tell.
+// policyLets adds the step of the network's policy. Only the peer knows what the policy lets in there.
 func (w *walk) policyLets(dialled error) bool {
 	switch {
 	case isRejected(dialled):
@@ -399,7 +399,7 @@ func (w *walk) onlineText() string {
 	return "peer " + w.peer.display() + " is online"
 }
 
-// hasPath adds the step of the path, by relay or directly.
+// hasPath adds the step of the path, direct or through a relay.
 func (w *walk) hasPath(ponged error) bool {
 	m, p := w.n.plane.netmap.Load(), w.peer
 	ts, ps := w.n.plane.conn.Status(), w.n.plane.pool.Status()
@@ -423,7 +423,7 @@ func (w *walk) hasPath(ponged error) bool {
 	return true
 }
 
-// relayFault says why a peer that does not answer has no path.
+// relayFault returns why there is no path to a peer that does not answer a ping.
 func relayFault(m *NetworkMap, p *Peer, ps *relay.PoolStatus) (text, mend string) {
 	if p.Region == 0 && len(p.Endpoints) == 0 {
 		return "it has neither a relay nor an address", "check its relays there: 'ginnel netcheck'"

@@ -25,8 +25,8 @@ type carrier struct {
 	proxy *proxy.Server // copies the bytes
 }
 
-// carryTimeout bounds the dial of the destination. The peer's TCP has repeated its SYN several times
-// by then.
+// carryTimeout bounds the dial of the destination. The peer's TCP has repeated its SYN several
+// times by then.
 const carryTimeout = 10 * time.Second
 
 // carry connects to the destination before it completes the peer's handshake, so that the peer
@@ -81,16 +81,16 @@ func (c *countedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// isTemporary reports whether a later attempt may succeed: the destination did not answer in time, or
-// this host lacked a resource. The peer's SYN is dropped then instead of refused, because its next
-// one is that attempt.
+// isTemporary reports whether a later attempt may succeed: the destination did not answer in time,
+// or this host lacked a resource. The peer's SYN is dropped then instead of refused, because its
+// next one is that attempt.
 func isTemporary(err error) bool {
 	timeout, ok := errors.AsType[net.Error](err)
 	return ok && timeout.Timeout() || isShortage(err)
 }
 
-// isShortage reports whether this host lacks something that a connection takes: descriptors, memory,
-// local ports, or, for a unix socket, room in the listener's backlog.
+// isShortage reports whether this host lacks something that a connection takes: descriptors,
+// memory, local ports, or, for a unix socket, room in the listener's backlog.
 func isShortage(err error) bool {
 	return slices.ContainsFunc(shortages, func(errno syscall.Errno) bool { return errors.Is(err, errno) })
 }

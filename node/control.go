@@ -15,15 +15,16 @@ import (
 	"ginnel/internal/key"
 )
 
-// Control makes a node a member of the network of a coordination server: the node receives its map from
-// the server, and reports its endpoints and home relay there.
+// Control makes a node a member of the network of a coordination server: the node receives its map
+// from the server, and reports its endpoints and home relay there.
 type Control struct {
 	URL      string   // of the server; required
 	AuthKey  string   // a pre-auth key; empty: a person has to approve the node, see Login
 	Identity Identity // of an earlier run; keys that are zero are generated
 
-	// ServerKey is the only key that the server may have. Zero: the key in Identity or, if that is zero
-	// too, the key that the server sends at first contact, over https or within private networks.
+	// ServerKey is the only key that the server may have. Zero: the key in Identity or, if that is
+	// zero too, the key that the server sends at first contact, over https or within private
+	// networks.
 	ServerKey key.MachinePublic
 
 	// Save stores a new identity before it is used. Nil: the identity is lost with the process.
@@ -57,19 +58,20 @@ type Identity struct {
 	Server  key.MachinePublic  `json:"server_key"`
 }
 
-// ErrJoinRefused is returned by Run, wrapped with the server's reason, if the server refuses the node.
+// ErrJoinRefused is returned by Run, wrapped with the server's reason, if the server refuses the
+// node.
 var ErrJoinRefused = errors.New("the coordination server does not let this node in")
 
-// ErrServerKeyChanged is returned by Run, wrapped with the two keys, if the server has another key than
-// the one that was pinned or seen first. The node has sent it nothing. A node that has a network map
-// goes on with that map instead.
+// ErrServerKeyChanged is returned by Run, wrapped with the two keys, if the server has another key
+// than the one that was pinned or seen first. The node has sent it nothing. A node that has a
+// network map goes on with that map instead.
 var ErrServerKeyChanged = errors.New("the coordination server has another key than the one that is known")
 
 // ErrControlUnreachable is wrapped by the error of NotReady if the server was never reached.
 var ErrControlUnreachable = control.ErrUnreachable
 
-// ErrServerUnprotected is returned by New for a server whose key is not known and cannot be requested
-// over a protected channel.
+// ErrServerUnprotected is returned by New for a server whose key is not known and cannot be
+// requested over a protected channel.
 var ErrServerUnprotected = control.ErrUnprotected
 
 // prepare completes the identity, and saves it if it has changed.

@@ -15,8 +15,8 @@ import (
 	"ginnel/userstack"
 )
 
-// datagramConn is the far side of one UDP association of the proxy: a socket in the mesh and, once a
-// datagram leaves the mesh, sockets of the host as well. WriteTo takes names.
+// datagramConn is the far side of one UDP association of the proxy: a socket in the mesh and, once
+// a datagram leaves the mesh, sockets of the host as well. WriteTo takes names.
 //
 // While there is only the mesh socket, AwaitRead and ReadBatch read it directly. With host sockets,
 // each socket has a goroutine that reads it until Close, and passes datagrams on through received.
@@ -37,7 +37,8 @@ type datagramConn struct {
 	received chan datagram // unbuffered
 }
 
-// datagram is a datagram that a goroutine has read. The goroutine waits for taken before it reuses b.
+// datagram is a datagram that a goroutine has read. The goroutine waits for taken before it reuses
+// b.
 type datagram struct {
 	b     []byte
 	from  netip.AddrPort
@@ -210,8 +211,8 @@ func (c *datagramConn) readHost(sock *net.UDPConn, b []byte) (int, netip.AddrPor
 	}
 }
 
-// startMesh starts to read the mesh socket in a goroutine. It removes the deadline that serveHost has
-// set under the same lock.
+// startMesh starts to read the mesh socket in a goroutine. It removes the deadline that serveHost
+// has set under the same lock.
 func (c *datagramConn) startMesh() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -232,8 +233,8 @@ func (c *datagramConn) pump(read func([]byte) (int, netip.AddrPort, error)) {
 			return
 		}
 		if err != nil {
-			// A single error may concern an earlier datagram, such as ECONNREFUSED after an ICMP port
-			// unreachable. Many in a row mean that the socket is broken.
+			// A single error may concern an earlier datagram, such as ECONNREFUSED after an ICMP
+			// port unreachable. Many in a row mean that the socket is broken.
 			if errs++; errs == maxPumpErrors {
 				c.d.log.Warn("reading datagrams of an association ended", "err", err)
 				return
@@ -311,8 +312,8 @@ func (c *datagramConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// Cork holds datagrams into the mesh back until Uncork, so that they leave together. Cork and Uncork
-// have the same caller as WriteTo.
+// Cork holds datagrams into the mesh back until Uncork, so that they leave together. Cork and
+// Uncork have the same caller as WriteTo.
 func (c *datagramConn) Cork() { c.corked = true }
 
 // Uncork sends the datagrams that Cork has held back.

@@ -31,15 +31,16 @@ type dialer struct {
 }
 
 func newDialer(n *Node) *dialer {
-	d := &dialer{cfg: &n.cfg, log: n.log, life: n.life, plane: n.plane, host: n.host, member: n.member, endpoints: n.endpoints}
+	d := &dialer{cfg: &n.cfg, log: n.log, life: n.life, plane: n.plane, host: n.host, member: n.member,
+		endpoints: n.endpoints}
 	d.doh = newDoHClient(d)
 	d.names = resolver.Resolver{Dial: d.dialAddr, Post: d.doh.post}
 	return d
 }
 
 // DialContext connects to addr, host:port, over "tcp" or "udp". A host in the mesh is reached
-// through the mesh and never on the host's network; everything else is dialled from the host, through
-// the proxy that Config.OutboundProxy names if there is one, unless Config.MeshOnly is set.
+// through the mesh and never on the host's network; everything else is dialled from the host,
+// through the proxy that Config.OutboundProxy names if there is one, unless Config.MeshOnly is set.
 //
 // Errors wrap the errno that a socket of the system would give, fs.ErrPermission if policy is the
 // reason, and *net.DNSError if the name is.

@@ -16,8 +16,8 @@ import (
 )
 
 // hostDialer connects to what is outside the mesh: from the host, or through the proxy of its
-// environment. It needs no running node. Whether a destination may be dialled from the host is up to
-// dialer.mayLeave.
+// environment. It needs no running node. Whether a destination may be dialled from the host is up
+// to dialer.mayLeave.
 type hostDialer struct {
 	cfg *Config
 	own []netip.AddrPort // TCP listeners of this node; not changed once they are all open
@@ -44,7 +44,8 @@ func (h *hostDialer) relayClient() relay.ClientConfig {
 	return relay.ClientConfig{Roots: h.cfg.Roots, Proxy: h.proxyFor, DialProxy: h.egress().Dial}
 }
 
-// proxyFor is Config.OutboundProxy without the node's own proxies, which would dial this node again.
+// proxyFor is Config.OutboundProxy without the node's own proxies, which would dial this node
+// again.
 func (h *hostDialer) proxyFor(u *url.URL) (*url.URL, error) {
 	if h.cfg.OutboundProxy == nil {
 		return nil, nil
@@ -124,9 +125,10 @@ func (d *dialer) dialHost(ctx context.Context, network, addr string) (net.Conn, 
 // mayLeave refuses destinations outside the mesh that this node must not dial from the host. A name
 // is passed as an invalid address.
 //
-// With Config.MeshOnly these are all of them. With an exit node all except this machine itself: once
-// the exit node is there, they belong to the mesh, and before that they must not leave by another
-// way. Addresses that mean this machine or its link are refused if clients may be on other machines.
+// With Config.MeshOnly these are all of them. With an exit node all except this machine itself:
+// once the exit node is there, they belong to the mesh, and before that they must not leave by
+// another way. Addresses that mean this machine or its link are refused if clients may be on other
+// machines.
 func (d *dialer) mayLeave(to netip.Addr) error {
 	if d.cfg.MeshOnly {
 		return policyError("it is outside the mesh, and --mesh-only is set")

@@ -12,8 +12,9 @@ import (
 	"ginnel/userstack"
 )
 
-// A peer that the coordination server reports offline is dialled all the same, because the server may
-// have lost its connection to the peer while the peer is fine. It is given up sooner than others.
+// A peer that the coordination server reports offline is dialled all the same, because the server
+// may have lost its connection to the peer while the peer is fine. It is given up sooner than
+// others.
 
 // offlinePatience is how long such a peer may be silent.
 const offlinePatience = 3 * time.Second
@@ -65,8 +66,8 @@ func (d *dialer) dialWatched(ctx context.Context, network string, ap netip.AddrP
 }
 
 // watchOffline calls giveUp if a peer is silent for offlinePatience: it answers no discovery ping,
-// and WireGuard receives no more than the rx bytes of before. It ends when the peer answers, when the
-// map shows it online, or with ctx.
+// and WireGuard receives no more than the rx bytes of before. It ends when the peer answers, when
+// the map shows it online, or with ctx.
 func (d *dialer) watchOffline(ctx context.Context, giveUp context.CancelCauseFunc, p *Peer, rx uint64) {
 	for {
 		if d.answersWithin(ctx, offlinePatience, p) || ctx.Err() != nil || !d.stillOffline(p) {

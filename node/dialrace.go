@@ -87,8 +87,8 @@ func (r *dialRace) closeLosers(n int) {
 	}
 }
 
-// interleave alternates between the address families, beginning with the family of the first address
-// (RFC 8305, section 4).
+// interleave alternates between the address families, beginning with the family of the first
+// address (RFC 8305, section 4).
 func interleave(addrs []netip.Addr) []netip.Addr {
 	var a, b []netip.Addr
 	for _, addr := range addrs {

@@ -53,7 +53,8 @@ func withoutOPT(records []dns.RR) (kept []dns.RR) {
 	return kept
 }
 
-// answerFromHost asks the host's resolver for records other than addresses, as far as package net can.
+// answerFromHost asks the host's resolver for records other than addresses, as far as package net
+// can.
 func (s *nameServer) answerFromHost(ctx context.Context, r *dns.Msg) error {
 	q := r.Question[0]
 	h := header(q.Name, q.Qtype, dnsHostTTL)
@@ -107,8 +108,8 @@ func (s *nameServer) answerFromHost(ctx context.Context, r *dns.Msg) error {
 	return nil
 }
 
-// characterStrings cuts the text of a TXT record into <character-string>s of up to 255 bytes (RFC 1035,
-// section 3.3).
+// characterStrings cuts the text of a TXT record into <character-string>s of up to 255 bytes (RFC
+// 1035, section 3.3).
 func characterStrings(text string) (pieces []string) {
 	const most = 255
 	for len(text) > most {

@@ -9,8 +9,8 @@ import (
 	"ginnel/internal/share"
 )
 
-// Limits of one DNS server, for all clients together. Sources of clients (see share.SourceOf) get equal
-// shares.
+// Limits of one DNS server, for all clients together. Sources of clients (see share.SourceOf) get
+// equal shares.
 const (
 	dnsQuestions    = 512             // queries that wait for another server
 	dnsConns        = 128             // TCP connections; a further one ends the oldest of the source that has most
@@ -29,7 +29,8 @@ func newDNSLimits() *dnsLimits {
 	return &dnsLimits{questions: share.Budget[netip.Prefix]{Size: dnsQuestions}}
 }
 
-// admit lists a connection. If there are too many, it returns another one, which the caller has to close.
+// admit lists a connection. If there are too many, it returns another one, which the caller has to
+// close.
 func (l *dnsLimits) admit(c *dnsConn, source netip.Prefix) (displaced *dnsConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,8 +93,8 @@ func (c *dnsConn) Close() error {
 	return c.Conn.Close()
 }
 
-// servesClient reports whether a client is on this machine or in a private network. Other clients are
-// not answered, so that a server on a public address is not an open resolver.
+// servesClient reports whether a client is on this machine or in a private network. Other clients
+// are not answered, so that a server on a public address is not an open resolver.
 func servesClient(a netip.Addr) bool {
 	a = a.Unmap()
 	return a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()

@@ -19,8 +19,8 @@ import (
 	"ginnel/internal/share"
 )
 
-// The DNS server on this machine answers as the node itself resolves names: from the map for names of
-// the mesh, from the map's servers for their domains, and otherwise as dialer.lookup does.
+// The DNS server on this machine answers as the node itself resolves names: from the map for names
+// of the mesh, from the map's servers for their domains, and otherwise as dialer.lookup does.
 
 const (
 	dnsUDPSize  = 1232 // bytes of UDP payload that is not fragmented on common paths (DNS flag day 2020)
@@ -65,8 +65,8 @@ func (g *ingress) openDNS(addr string) error {
 	return nil
 }
 
-// listenDNS opens both sockets. It makes several attempts, because a port that is free for UDP may be
-// in use for TCP.
+// listenDNS opens both sockets. It makes several attempts, because a port that is free for UDP may
+// be in use for TCP.
 func listenDNS(addr string) (pc net.PacketConn, ln net.Listener, err error) {
 	const attempts = 8
 	for range attempts {
@@ -153,8 +153,8 @@ func (s *nameServer) respond(src netip.Prefix, q *dns.Msg) *dns.Msg {
 // errTooManyQuestions refuses a client that waits for too many answers already.
 var errTooManyQuestions = errors.New("too many questions are waiting for an answer")
 
-// answer fills in the response r to q. The error tells the client why there is no answer. Only queries
-// that wait for another server count against the limits.
+// answer fills in the response r to q. The error tells the client why there is no answer. Only
+// queries that wait for another server count against the limits.
 func (s *nameServer) answer(src netip.Prefix, q, r *dns.Msg) error {
 	m := s.member
 	joined := m == nil || m.hasJoined()
@@ -238,8 +238,8 @@ func (s *nameServer) failed(r *dns.Msg, err error) error {
 	return err
 }
 
-// answerFromMap answers queries for names of the mesh and for names of its addresses, including that
-// there is no such name. known is false if the map cannot tell.
+// answerFromMap answers queries for names of the mesh and for names of its addresses, including
+// that there is no such name. known is false if the map cannot tell.
 func (s *nameServer) answerFromMap(r *dns.Msg) (known bool, err error) {
 	q := r.Question[0]
 	name := hostName(q.Name)
@@ -345,8 +345,8 @@ func addAddresses(r *dns.Msg, addrs []netip.Addr, ttl uint32) {
 	}
 }
 
-// answerByLookup answers with the addresses that dialer.lookup finds. A name without a dot is looked
-// up in the search domains.
+// answerByLookup answers with the addresses that dialer.lookup finds. A name without a dot is
+// looked up in the search domains.
 func (s *nameServer) answerByLookup(ctx context.Context, r *dns.Msg) error {
 	name := r.Question[0].Name
 	if short := strings.TrimSuffix(name, "."); !strings.Contains(short, ".") {

@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// A nameserver with a URL is asked by HTTPS, with the roots of the node, and found by the addresses
-// that the map has for it. What does not answer as one is named.
+// A nameserver with a URL is asked over HTTPS, with the node's roots, at the addresses that the map
+// has for its host. Errors name a server that does not answer as one.
 func TestDoH(t *testing.T) {
 	asked := countHostQuestions(t)
 	reply := func(w http.ResponseWriter, r *http.Request) {

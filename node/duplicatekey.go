@@ -8,13 +8,13 @@ import (
 )
 
 const (
-	duplicateEnds   = 3               // map streams that the server ends within duplicateWindow, which are a sign of a duplicate
+	duplicateEnds   = 3               // so many map streams that end within duplicateWindow are a sign
 	duplicateWindow = 2 * time.Minute // the time for which a sign counts
 )
 
 // duplicateKey detects another process that uses this node's key, from a copied state directory. A
-// server serves one map stream of a node and ends it when another begins, or it serves both and sends
-// each what the other process has reported. It has no clock.
+// server serves one map stream of a node and ends it when another begins, or it serves both and
+// sends each what the other process has reported. It has no clock.
 type duplicateKey struct {
 	ends   []time.Time // of map streams, within duplicateWindow
 	own    bool        // the server has sent our own discovery key
@@ -30,8 +30,8 @@ func (d *duplicateKey) streamEnded(now time.Time) {
 	}
 }
 
-// shown takes the discovery key that the server sends for this node. A key of another process counts
-// only once the server has sent ours, because the server may know one from before.
+// shown takes the discovery key that the server sends for this node. A key of another process
+// counts only once the server has sent ours, because the server may know one from before.
 func (d *duplicateKey) shown(now time.Time, shown, ours key.DiscoPublic) {
 	switch {
 	case shown == ours:

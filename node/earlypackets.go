@@ -14,8 +14,8 @@ const (
 	earlyTime = 3 * time.Second // for which a packet is kept
 )
 
-// earlyPackets keeps packets that relays deliver from nodes that the map does not list, because a node
-// that has just joined may be faster than the map.
+// earlyPackets keeps packets that relays deliver from nodes that the map does not list, because a
+// node that has just joined may be faster than the map.
 type earlyPackets struct {
 	mu      sync.Mutex
 	packets []*earlyPacket // oldest first

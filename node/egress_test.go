@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Where the environment names a proxy, relays and destinations outside the mesh are reached through
-// it, by CONNECT and by SOCKS5; destinations in the mesh are not.
+// If the environment names a proxy, relays and destinations outside the mesh are reached through
+// it, by CONNECT and by SOCKS5. Destinations in the mesh are not.
 func TestOutboundProxy(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		m := newMesh(t)
@@ -46,8 +46,8 @@ func TestOutboundProxy(t *testing.T) {
 	}
 }
 
-// A proxy in the environment that is the node itself is none, however it is written: each
-// connection to it would make the node dial itself again.
+// A proxy in the environment that is the node itself is not used, however its address is written:
+// each connection to it would make the node dial itself again.
 func TestOutboundProxyIsOurself(t *testing.T) {
 	for _, c := range []struct{ listen, proxy string }{
 		{"127.0.0.1:0", "127.0.0.1"},
@@ -84,7 +84,7 @@ func TestOutboundProxyIsOurself(t *testing.T) {
 	}
 }
 
-// The home relay is dialled, by way of the environment's proxy, while the served ports are still
+// The home relay is dialled, through the proxy of the environment, while the served ports are still
 // being opened.
 func TestProxyAskedForWhileStarting(t *testing.T) {
 	m := newMesh(t)

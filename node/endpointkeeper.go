@@ -32,7 +32,7 @@ func newEndpointKeeper(n *Node) *endpointKeeper {
 const (
 	silenceCheck   = time.Second      // least time between two checks of plain peers
 	silenceLimit   = 3 * time.Second  // of sending without an answer, after which the name is looked up again
-	deadLimit      = 15 * time.Second // of the same, after which another address is tried; WireGuard, too, gives up a session then
+	deadLimit      = 15 * time.Second // of the same, after which the next address is used; WireGuard ends the session then
 	firstLookups   = 3 * time.Second  // bounds the lookups of all names when a node starts
 	lookupTimeout  = 5 * time.Second  // of one name
 	lookupPause    = 5 * time.Second  // between two lookups of a name, doubled as long as the peer is silent
@@ -127,8 +127,8 @@ func (e *endpointKeeper) lookUpAll(ctx context.Context) {
 	wg.Wait()
 }
 
-// await waits until plain peers have to be checked: at next, unless it is zero; silenceCheck after a
-// send, which sentc signals; or when the map has changed. It reports false when ctx has ended.
+// await waits until plain peers have to be checked: at next, unless it is zero; silenceCheck after
+// a send, which sentc signals; or when the map has changed. It reports false when ctx has ended.
 func (e *endpointKeeper) await(ctx context.Context, sentc <-chan struct{}, next time.Time) bool {
 	timer := time.NewTimer(max(silenceCheck, time.Until(next)))
 	defer timer.Stop()
@@ -165,7 +165,8 @@ func (e *endpointKeeper) namedPeers() (named []*Peer) {
 
 // check looks up the names that need it. It returns when it has to be called again even if nothing
 // more is sent; zero means never.
-func (e *endpointKeeper) check(ctx context.Context, named []*Peer, watches map[key.NodePublic]*silenceWatch) (next time.Time) {
+func (e *endpointKeeper) check(ctx context.Context, named []*Peer,
+	watches map[key.NodePublic]*silenceWatch) (next time.Time) {
 	sessions := e.plane.peers.sessions()
 	maps.DeleteFunc(watches, func(k key.NodePublic, _ *silenceWatch) bool { _, ok := sessions[k]; return !ok })
 	var wg sync.WaitGroup // a slow lookup must not delay the others
@@ -225,8 +226,8 @@ func (e *endpointKeeper) lookupError(p *Peer) error {
 	return err
 }
 
-// nextAddr chooses an address: the current one as long as it is listed, and the one after it if it is
-// dead.
+// nextAddr chooses an address: the current one as long as it is listed, and the one after it if it
+// is dead.
 func nextAddr(addrs []netip.Addr, current netip.Addr, why lookupReason) netip.Addr {
 	for i, a := range addrs {
 		if a.Unmap() == current.Unmap() {

@@ -18,15 +18,15 @@ type endpointRaces struct {
 }
 
 const (
-	// secondRound is the time for an address that was tried for raceDelay before: the path to it may be
-	// slow.
+	// secondRound is the time for an address that was tried for raceDelay before: the path to it
+	// may be slow.
 	secondRound = time.Second
 	// raceTime bounds a race. After it, endpointKeeper goes on at its own pace.
 	raceTime = 10 * time.Second
 )
 
-// set makes addrs the addresses for the next race, beginning with the one in use. A running race keeps
-// its own.
+// set makes addrs the addresses for the next race, beginning with the one in use. A running race
+// keeps its own.
 func (r *endpointRaces) set(p *Peer, addrs []netip.Addr, inUse netip.AddrPort) {
 	var all []netip.AddrPort
 	for _, a := range interleave(addrs) {
@@ -45,8 +45,8 @@ func (r *endpointRaces) set(p *Peer, addrs []netip.Addr, inUse netip.AddrPort) {
 	}
 }
 
-// start is called when something is sent to a peer; nil is this node. It is cheap if there is nothing
-// to try.
+// start is called when something is sent to a peer; nil is this node. It is cheap if there is
+// nothing to try.
 func (r *endpointRaces) start(p *Peer) {
 	if p == nil || !p.Plain {
 		return
@@ -56,9 +56,9 @@ func (r *endpointRaces) start(p *Peer) {
 	}
 }
 
-// run gives a peer one address after the other until a handshake is completed. WireGuard has sent an
-// initiation to the first. Each further initiation makes a response to the one before worthless, so
-// that the second round is slower.
+// run gives a peer one address after the other until a handshake is completed. WireGuard has sent
+// an initiation to the first. Each further initiation makes a response to the one before worthless,
+// so that the second round is slower.
 func (r *endpointRaces) run(k key.NodePublic, all []netip.AddrPort) {
 	begun := time.Now()
 	timer := time.NewTimer(raceDelay)

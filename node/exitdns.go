@@ -21,9 +21,9 @@ import (
 	"ginnel/internal/share"
 )
 
-// An exit node answers the DNS queries of the peers that leave through it by asking the nameservers of
-// its host, because a name may have other addresses there. Peers ask over HTTP in the tunnel (RFC
-// 8484, without TLS), at the port that the host information names as that of the peer API.
+// An exit node answers the DNS queries of the peers that leave through it by asking the nameservers
+// of its host, because a name may have other addresses there. Peers ask over HTTP in the tunnel
+// (RFC 8484, without TLS), at the port that the host information names as that of the peer API.
 
 const (
 	pathDNSQuery    = "/dns-query"
@@ -32,7 +32,8 @@ const (
 	exitDNSMaxBytes = 4 << 10 // of a request's header
 )
 
-// Addresses on the Internet. A peer that the policy lets send DNS queries there may ask the exit node.
+// Addresses on the Internet. A peer that the policy lets send DNS queries there may ask the exit
+// node.
 var (
 	internet4 = netip.MustParseAddrPort("1.1.1.1:53")
 	internet6 = netip.MustParseAddrPort("[2606:4700:4700::1111]:53")
@@ -52,8 +53,8 @@ type exitDNS struct {
 	names  resolver.Resolver // asks the host's nameservers
 }
 
-// openExitDNS opens the DNS server of an exit node. There is none if the host's nameservers cannot be
-// read, as on Windows; peers ask other servers then.
+// openExitDNS opens the DNS server of an exit node. There is none if the host's nameservers cannot
+// be read, as on Windows; peers ask other servers then.
 func (g *ingress) openExitDNS() error {
 	if !g.router.isExit() {
 		return nil
@@ -66,7 +67,8 @@ func (g *ingress) openExitDNS() error {
 	if err != nil {
 		return fmt.Errorf("opening the DNS server of the exit node: %w", err)
 	}
-	e := &exitDNS{log: g.log, life: g.life, plane: g.plane, member: g.member, port: ln.Addr().(*net.TCPAddr).AddrPort().Port(),
+	e := &exitDNS{log: g.log, life: g.life, plane: g.plane, member: g.member,
+		port: ln.Addr().(*net.TCPAddr).AddrPort().Port(),
 		conf: resolvConf, limits: newDNSLimits()}
 	e.own, _ = netip.ParseAddrPort(g.dnsAddr())
 	e.names.Dial = func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
@@ -105,8 +107,8 @@ func (e *exitDNS) services() []control.Service {
 	}
 }
 
-// admits reports whether a peer may connect to the port because it is the server's. The map's filter
-// does not list that port.
+// admits reports whether a peer may connect to the port because it is the server's. The map's
+// filter does not list that port.
 func (e *exitDNS) admits(peer netip.Addr, port uint16) bool {
 	return e != nil && port == e.port && e.serves(peer)
 }
@@ -234,8 +236,8 @@ func (e *exitDNS) hostNameservers() (servers []resolver.Server, err error) {
 	return servers, nil
 }
 
-// withholds reports whether an exit node must not answer for a name. An entry that begins with a dot
-// stands for all names below it.
+// withholds reports whether an exit node must not answer for a name. An entry that begins with a
+// dot stands for all names below it.
 func (d *DNS) withholds(name string) bool {
 	return slices.ContainsFunc(d.Withheld, func(s string) bool {
 		return name == s || strings.HasPrefix(s, ".") && strings.HasSuffix(name, s)

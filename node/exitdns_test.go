@@ -25,7 +25,7 @@ import (
 	"ginnel/control/server"
 )
 
-// hostDNS is the host's network of an exit node, with one nameserver at 192.0.2.53.
+// hostDNS is the host's network of an exit node, with a nameserver at 192.0.2.53.
 type hostDNS struct {
 	conf   string // as /etc/resolv.conf
 	server net.Addr
@@ -56,7 +56,8 @@ func (h *hostDNS) dial(ctx context.Context, network, addr string) (net.Conn, err
 }
 
 // exitDNSNetwork has an exit node with a nameserver, and a node that leaves through it.
-func exitDNSNetwork(t *testing.T, names map[string][]netip.Addr, change ...func(*server.Config)) (n *network, exit, leaver *member) {
+func exitDNSNetwork(t *testing.T, names map[string][]netip.Addr, change ...func(*server.Config)) (n *network, exit,
+	leaver *member) {
 	t.Helper()
 	n = newNetwork(t, change...)
 	host := newHostDNS(t, names)
@@ -78,7 +79,8 @@ func exitDNSNetwork(t *testing.T, names map[string][]netip.Addr, change ...func(
 	return n, exit, leaver
 }
 
-// With an exit node, its nameservers answer for names outside the mesh, and nobody asks the host.
+// With an exit node, its nameservers resolve names outside the mesh, and the host's resolver is not
+// asked.
 func TestExitNodeAnswers(t *testing.T) {
 	asked := countHostQuestions(t)
 	_, _, a := exitDNSNetwork(t, map[string][]netip.Addr{"www.example.com.": single4(7)})
@@ -94,8 +96,8 @@ func TestExitNodeAnswers(t *testing.T) {
 	}
 }
 
-// query asks the exit node as a peer does and returns the HTTP status, 0 if there is none, and the
-// answer.
+// query sends a query to the exit node as a peer does. It returns the HTTP status, 0 if there is no
+// response, and the answer.
 func (n *member) query(t *testing.T, exit *member, req *http.Request) (int, *dns.Msg) {
 	t.Helper()
 	port := strconv.Itoa(int(exit.ingress.exitDNS.port))
@@ -135,8 +137,8 @@ func postQuery(b []byte) *http.Request {
 	return r
 }
 
-// The exit node answers queries in both forms of RFC 8484. It keeps to itself what is not for it to
-// tell, and says what is wrong with a request.
+// The exit node answers queries in both forms of RFC 8484. It does not resolve withheld names, and
+// reports what is wrong with a request.
 func TestExitNodeQueries(t *testing.T) {
 	_, exit, a := exitDNSNetwork(t, map[string][]netip.Addr{"www.example.com.": single4(7)}, func(c *server.Config) {
 		c.DNS = control.DNSConfig{ExitNodeFilteredSet: []string{"secret.example.com", ".corp.example"}}
@@ -207,7 +209,8 @@ func TestExitNodeRefuses(t *testing.T) {
 	}
 }
 
-// Where nobody can be asked by way of the exit node, a name is refused, and the host is not asked.
+// A name that no server behind the exit node can resolve is refused, and the host's resolver is not
+// asked.
 func TestExitWithoutNameservers(t *testing.T) {
 	asked := countHostQuestions(t)
 	_, exit, a := exitDNSNetwork(t, nil)
@@ -225,7 +228,7 @@ func TestExitWithoutNameservers(t *testing.T) {
 	}
 }
 
-// A node that is no exit node has no such server, and tells of none.
+// A node that is no exit node has no such server, and announces none.
 func TestNoExitNoDNS(t *testing.T) {
 	n := newNetwork(t)
 	a := n.join("alpha", func(c *Config) {

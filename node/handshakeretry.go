@@ -16,9 +16,9 @@ const (
 	retryPauseMax = 250 * time.Millisecond // bounds the pause
 	retryTime     = 7 * time.Second        // after this, only WireGuard itself retries
 
-	// retryUnanswered is the time after which another initiation is sent although no ping was answered.
-	// It exceeds usual round-trip times, because a new initiation makes a response that is on its way
-	// worthless.
+	// retryUnanswered is the time after which another initiation is sent although no ping was
+	// answered. It exceeds usual round-trip times, because a new initiation makes a response that
+	// is on its way worthless.
 	retryUnanswered = 700 * time.Millisecond
 )
 

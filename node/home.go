@@ -44,8 +44,8 @@ func newHomeChooser() *homeChooser {
 // exclude keeps a region from being chosen before a time, even if it has the least latency.
 func (c *homeChooser) exclude(region int, until time.Time) { c.excluded[region] = until }
 
-// choose takes the latencies of a finished measurement, which may be empty, and when a frame last came
-// from the home. It returns the home.
+// choose takes the latencies of a finished measurement, which may be empty, and when a frame last
+// came from the home. It returns the home.
 func (c *homeChooser) choose(now time.Time, m *relay.Map, latency map[int]time.Duration, heard time.Time) int {
 	weighted := make(map[int]time.Duration)
 	for id, l := range latency {
@@ -97,7 +97,8 @@ func (c *homeChooser) candidate(now map[int]time.Duration) (candidate int, best 
 func (c *homeChooser) pick(m *relay.Map) int {
 	var ids []int
 	for _, id := range m.RegionIDs() {
-		if r := m.Regions[id]; !r.NoMeasureNoHome && slices.ContainsFunc(r.Nodes, func(n *relay.Node) bool { return !n.STUNOnly }) {
+		if r := m.Regions[id]; !r.NoMeasureNoHome &&
+			slices.ContainsFunc(r.Nodes, func(n *relay.Node) bool { return !n.STUNOnly }) {
 			ids = append(ids, id)
 		}
 	}

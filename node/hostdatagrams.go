@@ -8,8 +8,8 @@ import (
 
 // hostSockets are the UDP sockets of one association on the host's network. Each is bound to the
 // local address from which the host reaches its first destination. Only hosts to which the
-// association has sent something may answer (address-dependent filtering, RFC 4787, section 5). They
-// may do so from any port, as TFTP servers do.
+// association has sent something may answer (address-dependent filtering, RFC 4787, section 5).
+// They may do so from any port, as TFTP servers do.
 type hostSockets struct {
 	mu     sync.Mutex
 	socks  map[socketKind]*net.UDPConn
@@ -24,8 +24,8 @@ type socketKind struct {
 	zone           string // of a link-local address
 }
 
-// maxSentTo bounds the hosts that may answer. A further one takes the place of the host that was sent
-// something the longest time ago.
+// maxSentTo bounds the hosts that may answer. A further one takes the place of the host that was
+// sent something the longest time ago.
 const maxSentTo = 256
 
 func kindOf(a netip.Addr) socketKind { return socketKind{a.Is4(), a.IsLoopback(), a.Zone()} }

@@ -23,8 +23,8 @@ func hostPeer(t *testing.T, addr string) *net.UDPConn {
 	return pc
 }
 
-// An association hears only hosts that it has sent something to, from any port of theirs, and its
-// socket has the address that these hosts can reach.
+// An association receives datagrams only from hosts to which it has sent something, from any of
+// their ports. Its socket is bound to the address that these hosts see.
 func TestStrangersDatagrams(t *testing.T) {
 	a, _ := two(t)
 	c, err := a.dialer.listenDatagrams(t.Context())
@@ -32,7 +32,7 @@ func TestStrangersDatagrams(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	known, stranger := hostPeer(t, "127.0.0.1:0"), hostPeer(t, "127.0.0.2:0")
+	known, foreign := hostPeer(t, "127.0.0.1:0"), hostPeer(t, "127.0.0.2:0")
 	other := hostPeer(t, "127.0.0.1:0") // another port of the known host
 	to := known.LocalAddr().(*net.UDPAddr).AddrPort()
 	if _, err := c.WriteTo([]byte("question"), &proxy.Addr{IP: to.Addr(), Port: to.Port()}); err != nil {
@@ -50,7 +50,8 @@ func TestStrangersDatagrams(t *testing.T) {
 	for _, s := range []struct {
 		sock *net.UDPConn
 		text string
-	}{{stranger, "of a stranger"}, {known, "answer"}, {stranger, "of a stranger"}, {other, "answer from another port"}} {
+	}{{foreign, "of a foreign host"}, {known, "answer"}, {foreign, "of a foreign host"},
+		{other, "answer from another port"}} {
 		if _, err := s.sock.WriteToUDPAddrPort([]byte(s.text), from); err != nil {
 			t.Fatal(err)
 		}
@@ -61,12 +62,12 @@ func TestStrangersDatagrams(t *testing.T) {
 		}
 	}
 	if got := a.dialer.foreignDatagrams.Load(); got != 2 {
-		t.Errorf("%d datagrams of strangers were counted, want 2", got)
+		t.Errorf("%d datagrams of foreign hosts were counted, want 2", got)
 	}
 }
 
-// Nobody on the host's network is believed to have an address of the mesh, even if the association
-// would hear that address.
+// Datagrams on the host's network with a source address of the mesh are dropped, even if the
+// association has sent something to that address.
 func TestMeshAddressOnHostNetwork(t *testing.T) {
 	a, b := two(t)
 	pc, err := a.dialer.listenDatagrams(t.Context())
@@ -92,8 +93,8 @@ func TestMeshAddressOnHostNetwork(t *testing.T) {
 	}
 }
 
-// The hosts that may answer are bounded: the one not spoken to for longest is forgotten. A socket
-// that was given up is replaced.
+// The hosts that may answer are bounded: the one to which nothing was sent for longest is
+// forgotten. A dropped socket is replaced.
 func TestHostSocketsAreBounded(t *testing.T) {
 	var h hostSockets
 	defer h.close()

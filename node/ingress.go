@@ -17,8 +17,8 @@ import (
 	"ginnel/userstack"
 )
 
-// ingress accepts connections and datagrams: on this machine by the proxies, the forwards and the DNS
-// server, and in the mesh by the served ports, the router and the DNS server of an exit node.
+// ingress accepts connections and datagrams: on this machine by the proxies, the forwards and the
+// DNS server, and in the mesh by the served ports, the router and the DNS server of an exit node.
 type ingress struct {
 	cfg    *Config
 	log    *slog.Logger
@@ -35,8 +35,8 @@ type ingress struct {
 	entries []entry  // only changed while the node starts
 }
 
-// newIngress opens nothing. pages serves requests to the proxies themselves, of which trust lets some
-// in without a password.
+// newIngress opens nothing. pages serves requests to the proxies themselves, of which trust lets
+// some in without a password.
 func newIngress(n *Node, pages http.Handler, trust func(*http.Request) bool) *ingress {
 	g := &ingress{cfg: &n.cfg, log: n.log, life: n.life, plane: n.plane, dialer: n.dialer, host: n.host, member: n.member}
 	g.proxy = &proxy.Server{
@@ -80,7 +80,8 @@ const (
 )
 
 func (k entryKind) String() string {
-	return [...]string{"proxy", "proxy for this user", "forward", "served port", "DNS server", "DNS server of the exit node"}[k]
+	return [...]string{"proxy", "proxy for this user", "forward", "served port", "DNS server",
+		"DNS server of the exit node"}[k]
 }
 
 // openListeners opens the ports on this machine. A node does this first when it starts, because a
@@ -224,8 +225,8 @@ func (g *ingress) close() {
 	g.proxy.Close()
 }
 
-// addrs returns the addresses of the listeners of a kind. A port that the settings left open has been
-// chosen.
+// addrs returns the addresses of the listeners of a kind. A port that the settings left open has
+// been chosen.
 func (g *ingress) addrs(kind entryKind) (addrs []net.Addr) {
 	for _, e := range g.entries {
 		if e.kind == kind {

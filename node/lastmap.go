@@ -10,16 +10,16 @@ import (
 	"ginnel/internal/key"
 )
 
-// A node saves its network map, so that it can start while its coordination server cannot be reached.
-// The expiry of keys and the policy in the map are enforced without the server too.
+// A node saves its network map, so that it can start while its coordination server cannot be
+// reached. The expiry of keys and the policy in the map are enforced without the server too.
 
 const (
-	// lastMapAge bounds the age of a map with which a node starts, because the node does not know what
-	// the server has changed since, for example that it has removed a node.
+	// lastMapAge bounds the age of a map with which a node starts, because the node does not know
+	// what the server has changed since, for example that it has removed a node.
 	lastMapAge = 24 * time.Hour
 
-	// saveMapEvery is the least time between two saves of a map that changes. A large map is saved less
-	// often, so that saving takes 1/saveMapShare of the time at most.
+	// saveMapEvery is the least time between two saves of a map that changes. A large map is saved
+	// less often, so that saving takes 1/saveMapShare of the time at most.
 	saveMapEvery = time.Minute
 	saveMapShare = 100
 )
@@ -50,8 +50,8 @@ func (k *mapKeeper) note(nm *control.NetMap, now time.Time) error {
 	return k.flush(now)
 }
 
-// flush saves the latest map if it is not saved yet. Maps of ephemeral nodes are not saved, because the
-// server forgets such a node when it is gone.
+// flush saves the latest map if it is not saved yet. Maps of ephemeral nodes are not saved, because
+// the server forgets such a node when it is gone.
 func (k *mapKeeper) flush(now time.Time) error {
 	nm := k.unsaved
 	if nm == nil || k.cfg.SaveMap == nil || k.cfg.Ephemeral {
@@ -88,7 +88,8 @@ func (k *mapKeeper) load(node key.NodePublic, now time.Time) (*control.NetMap, t
 	case s.Node != node || s.Server != k.cfg.URL:
 		return nil, s.Saved, errors.New("the saved network map is of another node or server")
 	case age < 0 || age > lastMapAge:
-		return nil, s.Saved, fmt.Errorf("the saved network map is of %s, and must not be older than %v", s.Saved.UTC().Format(time.RFC3339), lastMapAge)
+		return nil, s.Saved, fmt.Errorf("the saved network map is of %s, and must not be older than %v",
+			s.Saved.UTC().Format(time.RFC3339), lastMapAge)
 	}
 	var none *control.NetMap
 	nm, err := none.Apply(s.Map, s.Saved)
@@ -134,8 +135,8 @@ func (m *membership) flushMap() {
 	}
 }
 
-// honourExpiry applies the expiry of keys while there is no conversation with the server: it drops peers
-// whose keys have expired, and all peers if the node's own key has.
+// honourExpiry applies the expiry of keys while there is no conversation with the server: it drops
+// peers whose keys have expired, and all peers if the node's own key has.
 func (m *membership) honourExpiry(now time.Time) {
 	m.mu.Lock()
 	nm, applied := m.netmap, m.applied
@@ -149,7 +150,8 @@ func (m *membership) honourExpiry(now time.Time) {
 	}
 }
 
-// peersExpired reports whether the key of a peer has expired between two times of this node's clock.
+// peersExpired reports whether the key of a peer has expired between two times of this node's
+// clock.
 func peersExpired(nm *control.NetMap, from, to time.Time) bool {
 	from, to = from.Add(nm.ClockSkew), to.Add(nm.ClockSkew)
 	for _, p := range nm.Peers {

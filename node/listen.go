@@ -50,8 +50,8 @@ type notedSend struct {
 	at time.Time
 }
 
-// noteAgain is after how long the filter has to note sends to the same destination again. The filter
-// forgets the least recently used destinations.
+// noteAgain is after how long the filter has to note sends to the same destination again. The
+// filter forgets the least recently used destinations.
 const noteAgain = time.Second
 
 // WriteTo implements net.PacketConn.

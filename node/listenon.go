@@ -10,8 +10,8 @@ import (
 	"ginnel/internal/hostsock"
 )
 
-// maxSocketPath is the longest path of a unix socket on all systems: the smallest sockaddr_un has 104
-// bytes for it, with a zero at the end.
+// maxSocketPath is the longest path of a unix socket on all systems: the smallest sockaddr_un has
+// 104 bytes for it, with a zero at the end.
 const maxSocketPath = 103
 
 // listenOn opens a "tcp" or "unix" listener on this machine. The socket file of a process that has

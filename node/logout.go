@@ -8,8 +8,8 @@ import (
 	"ginnel/control"
 )
 
-// Logout ends the node's registration: the server forgets an ephemeral node, and any other has to log in
-// again. The caller has to close the node, which does not join again.
+// Logout ends the node's registration: the server forgets an ephemeral node, and any other has to
+// log in again. The caller has to close the node, which does not join again.
 func (n *Node) Logout(ctx context.Context) error {
 	m := n.member
 	if m == nil {

@@ -18,8 +18,8 @@ import (
 )
 
 // mapper translates the maps of a coordination server into those of this node, and has the packet
-// filter. The stack asks the filter about replies only if they come to a port to which others may send;
-// it recognizes all other replies itself.
+// filter. The stack asks the filter about replies only if they come to a port to which others may
+// send; it recognizes all other replies itself.
 type mapper struct {
 	cfg    *Control
 	filter filter.Filter
@@ -58,8 +58,8 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 	return out
 }
 
-// usable reports whether the node can use a peer: its key is valid and has not expired, and it can be
-// reached (control specification, section 8).
+// usable reports whether the node can use a peer: its key is valid and has not expired, and it can
+// be reached (control specification, section 8).
 func usable(p *control.Node, now time.Time) bool {
 	expired := p.Expired || !p.KeyExpiry.IsZero() && !now.Before(p.KeyExpiry)
 	return !expired && p.Key.Check() == nil && (p.IsWireGuardOnly || !p.DiscoKey.IsZero() || p.HomeDERP != 0)
@@ -94,8 +94,8 @@ func (t *mapper) peer(p *control.Node, domain string, allowed []netip.Prefix) Pe
 }
 
 // allowed returns the prefixes to which a peer may be sent packets and from which it may send: its
-// addresses, and the routes that this node uses. A route that contains the address of a node is left
-// out, even though the server has it.
+// addresses, and the routes that this node uses. A route that contains the address of a node is
+// left out, even though the server has it.
 func (t *mapper) allowed(p, exit *control.Node, taken func() map[netip.Prefix]bool) (prefixes []netip.Prefix) {
 	for _, a := range p.AllowedIPs {
 		used := t.usesRoute(a)
@@ -227,13 +227,15 @@ func relayMap(m *control.DERPMap) relay.Map {
 	}
 	for _, id := range slices.Sorted(maps.Keys(m.Regions)) {
 		r := m.Regions[id]
-		region := &relay.Region{RegionID: r.RegionID, RegionCode: r.RegionCode, RegionName: r.RegionName, Latitude: r.Latitude,
+		region := &relay.Region{RegionID: r.RegionID, RegionCode: r.RegionCode, RegionName: r.RegionName,
+			Latitude:  r.Latitude,
 			Longitude: r.Longitude, Avoid: r.Avoid, NoMeasureNoHome: r.NoMeasureNoHome}
 		for _, n := range r.Nodes {
 			if n != nil {
-				region.Nodes = append(region.Nodes, &relay.Node{Name: n.Name, RegionID: n.RegionID, HostName: n.HostName, CertName: n.CertName,
-					IPv4: n.IPv4, IPv6: n.IPv6, STUNPort: n.STUNPort, STUNOnly: n.STUNOnly, DERPPort: n.DERPPort,
-					InsecureForTests: n.InsecureForTests, STUNTestIP: n.STUNTestIP, CanPort80: n.CanPort80})
+				region.Nodes = append(region.Nodes,
+					&relay.Node{Name: n.Name, RegionID: n.RegionID, HostName: n.HostName, CertName: n.CertName,
+						IPv4: n.IPv4, IPv6: n.IPv6, STUNPort: n.STUNPort, STUNOnly: n.STUNOnly, DERPPort: n.DERPPort,
+						InsecureForTests: n.InsecureForTests, STUNTestIP: n.STUNTestIP, CanPort80: n.CanPort80})
 			}
 		}
 		out.Regions[id] = region

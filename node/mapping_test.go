@@ -11,8 +11,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// Whatever a server says, no route takes the address of another node; an exit node takes what is
-// left, and a service may have an address of its own.
+// No route takes the address of another node, even if the server sends one. The default routes of
+// an exit node are used, and the route of a service address.
 func TestRoutesDoNotTakeNodes(t *testing.T) {
 	victim := &control.Node{Addresses: prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128", "198.51.100.7/32")}
 	router := &control.Node{Addresses: prefixes("100.64.0.8/32"), AllowedIPs: prefixes(
@@ -36,7 +36,7 @@ func TestRoutesDoNotTakeNodes(t *testing.T) {
 	}
 }
 
-// A peer whose key nobody can have is left out.
+// A peer with an invalid key is left out.
 func TestPeerOfLowOrder(t *testing.T) {
 	for k, want := range map[key.NodePublic]bool{key.NewNodePrivate().Public(): true, {}: false, {0: 1}: false} {
 		if got := usable(&control.Node{Key: k, HomeDERP: 1}, time.Now()); got != want {

@@ -7,9 +7,9 @@ import (
 	"ginnel/control"
 )
 
-// dns translates the DNS settings. With an exit node, names outside the mesh are resolved through it: by
-// the map's servers for all names, if there are any, then by the exit node's own server. If there are
-// none, the map's fallback servers come last.
+// dns translates the DNS settings. With an exit node, names outside the mesh are resolved through
+// it: by the map's servers for all names, if there are any, then by the exit node's own server. If
+// there are none, the map's fallback servers come last.
 func (t *mapper) dns(c *control.DNSConfig, exit *control.Node) DNS {
 	d := dnsConfig(c)
 	if t.cfg.ExitNode == "" {
@@ -90,7 +90,8 @@ func exitNameserver(exit *control.Node) (s Nameserver, ok bool) {
 	}
 	for _, service := range services {
 		for _, a := range exit.Addresses {
-			if service.Port != 0 && (service.Proto == servicePeerAPI4 && a.Addr().Is4() || service.Proto == servicePeerAPI6 && a.Addr().Is6()) {
+			if service.Port != 0 && (service.Proto == servicePeerAPI4 && a.Addr().Is4() ||
+				service.Proto == servicePeerAPI6 && a.Addr().Is6()) {
 				at := netip.AddrPortFrom(a.Addr(), service.Port)
 				return Nameserver{URL: "http://" + at.String() + pathDNSQuery}, true
 			}

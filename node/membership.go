@@ -16,9 +16,9 @@ import (
 	"ginnel/transport"
 )
 
-// membership is the conversation with the coordination server: run registers the node and follows its
-// map, and report tells the server what changes here. The last map stays in force while the server
-// cannot be reached.
+// membership is the conversation with the coordination server: run registers the node and follows
+// its map, and report tells the server what changes here. The last map stays in force while the
+// server cannot be reached.
 type membership struct {
 	n      *Node
 	cfg    *Control
@@ -50,7 +50,8 @@ func newMembership(n *Node) (*membership, error) {
 		return nil, err
 	}
 	m := &membership{n: n, cfg: n.cfg.Control, client: client, joined: make(chan struct{}),
-		registered: make(chan struct{}, 1), mapper: mapper{cfg: n.cfg.Control, log: n.log}, maps: mapKeeper{cfg: n.cfg.Control},
+		registered: make(chan struct{}, 1), mapper: mapper{cfg: n.cfg.Control, log: n.log},
+		maps: mapKeeper{cfg: n.cfg.Control},
 		home: homeSelection{chooser: newHomeChooser(), meter: relayMeter{newsc: make(chan struct{}, 1)}}}
 	return m, nil
 }
@@ -178,7 +179,8 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 	return ctx.Err()
 }
 
-// watchDuplicate has show pass a sign to the detector, and logs a duplicate when it is first detected.
+// watchDuplicate has show pass a sign to the detector, and logs a duplicate when it is first
+// detected.
 func (m *membership) watchDuplicate(show func(*duplicateKey, time.Time)) {
 	now := time.Now()
 	m.mu.Lock()
@@ -315,8 +317,8 @@ func (m *membership) apply(nm *control.NetMap) {
 	notify(m.registered)
 }
 
-// report sends the server our endpoints and home relay whenever they change. It repeats a request that
-// fails.
+// report sends the server our endpoints and home relay whenever they change. It repeats a request
+// that fails.
 func (m *membership) report(ctx context.Context) {
 	statuses := make(chan transport.Status, 1)
 	var wg sync.WaitGroup
@@ -360,7 +362,8 @@ func (m *membership) registration() int {
 	return m.registrations
 }
 
-// watchTransport passes on the latest state of the transport through statuses, which has room for one.
+// watchTransport passes on the latest state of the transport through statuses, which has room for
+// one.
 func (m *membership) watchTransport(ctx context.Context, statuses chan transport.Status) {
 	for s := range m.n.plane.conn.Watch(ctx) {
 		select {
@@ -417,7 +420,8 @@ func (m *membership) request() control.MapRequest {
 		udp := s.Global4.IsValid() || s.Global6.IsValid()
 		info.NetInfo = &control.NetInfo{PreferredDERP: home, WorkingUDP: &udp, MappingVariesByDestIP: &s.MappingVaries}
 	}
-	req := control.MapRequest{NodeKey: m.n.key().Public(), DiscoKey: m.n.plane.conn.DiscoKey(), Hostinfo: info, Endpoints: s.Endpoints}
+	req := control.MapRequest{NodeKey: m.n.key().Public(), DiscoKey: m.n.plane.conn.DiscoKey(), Hostinfo: info,
+		Endpoints: s.Endpoints}
 	slices.SortFunc(req.Endpoints, func(a, b netip.AddrPort) int { return a.Compare(b) })
 	return req
 }
@@ -452,8 +456,8 @@ func osName() string {
 
 // sameReport reports whether request a tells the server nothing that b has not.
 func sameReport(a, b *control.MapRequest) bool {
-	return a.NodeKey == b.NodeKey && a.DiscoKey == b.DiscoKey && slices.Equal(a.Endpoints, b.Endpoints) && b.Hostinfo != nil &&
-		sameNet(a.Hostinfo.NetInfo, b.Hostinfo.NetInfo)
+	return a.NodeKey == b.NodeKey && a.DiscoKey == b.DiscoKey && slices.Equal(a.Endpoints, b.Endpoints) &&
+		b.Hostinfo != nil && sameNet(a.Hostinfo.NetInfo, b.Hostinfo.NetInfo)
 }
 
 func sameNet(a, b *control.NetInfo) bool {

@@ -9,8 +9,8 @@ import (
 	"ginnel/control"
 )
 
-// state returns the membership's part of the node's state. reason is empty after the first map; server
-// is why there is no conversation with the server.
+// state returns the membership's part of the node's state. reason is empty after the first map;
+// server is why there is no conversation with the server.
 func (m *membership) state() (state State, reason string, server error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -28,8 +28,8 @@ func (m *membership) state() (state State, reason string, server error) {
 // hasJoined reports whether the node has received a map.
 func (m *membership) hasJoined() bool { return isClosed(m.joined) }
 
-// describe adds the membership to the node's status. The caller has read state before the map, so that a
-// node that is running always has a map.
+// describe adds the membership to the node's status. The caller has read state before the map, so
+// that a node that is running always has a map.
 func (m *membership) describe(s *Status, state State, reason string, err error) {
 	if state != StateRunning {
 		s.State, s.Reason = state, reason
@@ -46,14 +46,16 @@ func (m *membership) describe(s *Status, state State, reason string, err error) 
 	}
 }
 
-// hasDuplicate reports whether another process uses this node's key: the node has detected it, or the
-// server says so. The caller holds mu.
+// hasDuplicate reports whether another process uses this node's key: the node has detected it, or
+// the server says so. The caller holds mu.
 func (m *membership) hasDuplicate() bool {
-	return m.duplicate.present(time.Now()) || m.netmap != nil && m.netmap.DisplayMessages[control.MessageDuplicateKey] != nil
+	return m.duplicate.present(time.Now()) || m.netmap != nil &&
+		m.netmap.DisplayMessages[control.MessageDuplicateKey] != nil
 }
 
 // duplicateKeyIssue is the issue of a node whose state directory was copied.
-var duplicateKeyIssue = HealthIssue{Code: "duplicate-key", Text: "another process uses this node's key: each takes the other's place in the network again and again",
+var duplicateKeyIssue = HealthIssue{Code: "duplicate-key",
+	Text: "another process uses this node's key: each takes the other's place in the network again and again",
 	Mend: "give each node a state directory of its own (--state DIR), and remove the copy"}
 
 // messages returns the messages of the server to the user.
@@ -63,7 +65,8 @@ func messages(nm *control.NetMap) (issues []HealthIssue) {
 			continue // duplicateKeyIssue is shown instead
 		}
 		d := nm.DisplayMessages[id]
-		issue := HealthIssue{Code: "control-message", Text: strings.TrimPrefix(strings.TrimSuffix(d.Title+": "+d.Text, ": "), ": ")}
+		issue := HealthIssue{Code: "control-message",
+			Text: strings.TrimPrefix(strings.TrimSuffix(d.Title+": "+d.Text, ": "), ": ")}
 		if a := d.PrimaryAction; a != nil {
 			issue.Mend = strings.TrimPrefix(a.Label+": "+a.URL, ": ")
 		}

@@ -12,7 +12,8 @@ import (
 // metrics returns the registry behind /metrics. Values are read on each request.
 func (a *localAPI) metrics() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), nodeCollector{a.n})
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		nodeCollector{a.n})
 	return r
 }
 
@@ -37,7 +38,8 @@ var (
 	descTransport  = desc("transport_dropped_total", "Packets that the transport dropped, by reason.", "reason")
 	descStack      = desc("stack_dropped_total", "Packets that the TCP/IP stack dropped, by reason.", "reason")
 	descWireGuard  = desc("wireguard_dropped_total", "Packets and messages that WireGuard dropped, by reason.", "reason")
-	descTCP        = desc("tcp_packets_total", "TCP packets with data to peers, by what became of them. Without BBR they are not counted.", "result")
+	descTCP        = desc("tcp_packets_total",
+		"TCP packets with data to peers, by what became of them. Without BBR they are not counted.", "result")
 	descTimeouts   = desc("tcp_timeouts_total", "Expiries of TCP's retransmission timers.")
 	descRelay      = desc("relay_connected", "1 if there is a connection to a relay region.", "region", "name")
 	descRelayDrops = desc("relay_dropped_total", "Packets that were not sent to a relay region.", "region", "name")
@@ -45,8 +47,10 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descPeerRx, descPeerTx, descPeerDirect, descConns, descOpen, descProxied,
-		descDatagrams, descFailures, descRefused, descTransport, descStack, descWireGuard, descTCP, descTimeouts, descRelay, descRelayDrops} {
+	for _, d := range []*prometheus.Desc{descReady, descPeerRx, descPeerTx, descPeerDirect, descConns, descOpen,
+		descProxied,
+		descDatagrams, descFailures, descRefused, descTransport, descStack, descWireGuard, descTCP, descTimeouts,
+		descRelay, descRelayDrops} {
 		ch <- d
 	}
 }
@@ -95,7 +99,8 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (c nodeCollector) collectProxy(gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
+func (c nodeCollector) collectProxy(gauge func(*prometheus.Desc, float64, ...string),
+	count func(*prometheus.Desc, uint64, ...string)) {
 	p := c.n.ingress.proxy.Stats()
 	count(descConns, p.SOCKS5, "socks5")
 	count(descConns, p.SOCKS4, "socks4")

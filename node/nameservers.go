@@ -14,8 +14,8 @@ import (
 
 const dnsPort = 53
 
-// Nameserver is a DNS server: either one at an address, which is asked over UDP and TCP, or one with
-// a URL, which is asked over HTTPS (RFC 8484), or over HTTP if it is in the mesh.
+// Nameserver is a DNS server: either one at an address, which is asked over UDP and TCP, or one
+// with a URL, which is asked over HTTPS (RFC 8484), or over HTTP if it is in the mesh.
 type Nameserver struct {
 	Addr netip.AddrPort
 	URL  string // empty: the server is at Addr
@@ -47,7 +47,8 @@ func (s Nameserver) hostname() string {
 	return hostName(u.Hostname())
 }
 
-// isHTTP reports whether this node asks the server at a URL. It asks over plain HTTP only in the mesh.
+// isHTTP reports whether this node asks the server at a URL. It asks over plain HTTP only in the
+// mesh.
 func (s Nameserver) isHTTP() bool {
 	u, err := url.Parse(s.URL)
 	if err != nil || u.Hostname() == "" {
@@ -131,8 +132,8 @@ func precedence(a netip.Addr) int {
 	return 0
 }
 
-// hasFamily reports whether this node, or the host if a is outside the mesh, has a source address for
-// a.
+// hasFamily reports whether this node, or the host if a is outside the mesh, has a source address
+// for a.
 func (d *dialer) hasFamily(a netip.Addr) bool {
 	if d.plane.routes.Load().inMesh(a) {
 		return slices.ContainsFunc(d.plane.stack.Addrs(), func(own netip.Addr) bool { return own.Is4() == a.Is4() })
@@ -140,7 +141,8 @@ func (d *dialer) hasFamily(a netip.Addr) bool {
 	if d.cfg.DialHost != nil {
 		return true // the caller's DialHost may reach either family
 	}
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, dnsPort))) // looks up the route and sends nothing
+	// Connecting a UDP socket looks up the route and sends nothing.
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, dnsPort)))
 	if err != nil {
 		return false
 	}

@@ -59,8 +59,8 @@ type RelayReport struct {
 	Error     string  `json:"error,omitempty"`
 }
 
-// NetCheck checks what the network between this machine and the relays lets through, with sockets of
-// its own. Of cfg it uses Map.Relays, Map.Home, RelayOnly, UDPAddr, Roots, OutboundProxy,
+// NetCheck checks what the network between this machine and the relays lets through, with sockets
+// of its own. Of cfg it uses Map.Relays, Map.Home, RelayOnly, UDPAddr, Roots, OutboundProxy,
 // LookupHost and Log.
 func NetCheck(ctx context.Context, cfg Config) (NetReport, error) {
 	if err := cfg.Map.Relays.Validate(); err != nil {
@@ -75,7 +75,8 @@ func runNetCheck(ctx context.Context, host *hostDialer, log *slog.Logger, m *Net
 	}
 	ctx, cancel := context.WithTimeout(ctx, netCheckTimeout)
 	defer cancel()
-	c := &netCheck{host: host, cfg: host.cfg, log: log, m: m, report: NetReport{Relays: []RelayReport{}}, failed: make(map[int]error), https: make(map[int]relay.Measurement)}
+	c := &netCheck{host: host, cfg: host.cfg, log: log, m: m, report: NetReport{Relays: []RelayReport{}},
+		failed: make(map[int]error), https: make(map[int]relay.Measurement)}
 	if !c.cfg.RelayOnly {
 		if err := c.probeUDP(ctx); err != nil {
 			return c.report, err
@@ -110,7 +111,8 @@ func (c *netCheck) probeUDP(ctx context.Context) error {
 		return err
 	}
 	defer tr.Close()
-	if err := tr.Open(func([][]byte, conn.Endpoint) {}); err != nil { // the transport itself reads the answers of STUN servers
+	// The transport itself reads the answers of STUN servers.
+	if err := tr.Open(func([][]byte, conn.Endpoint) {}); err != nil {
 		return err
 	}
 	servers := stunFinder{c.cfg, c.log}.servers(ctx, &c.m.Relays)
@@ -124,8 +126,8 @@ func (c *netCheck) probeUDP(ctx context.Context) error {
 	return nil
 }
 
-// awaitRound polls for the end of the round, because transport.Conn.Watch does not report it if nothing
-// else changes.
+// awaitRound polls for the end of the round, because transport.Conn.Watch does not report it if
+// nothing else changes.
 func (c *netCheck) awaitRound(ctx context.Context, tr *transport.Conn) {
 	ticker := time.NewTicker(udpPoll)
 	defer ticker.Stop()
@@ -142,8 +144,8 @@ func (c *netCheck) awaitRound(ctx context.Context, tr *transport.Conn) {
 	}
 }
 
-// probeHTTPS measures the regions that UDP has not measured, and the home, because a node needs its TLS
-// connection.
+// probeHTTPS measures the regions that UDP has not measured, and the home, because a node needs its
+// TLS connection.
 func (c *netCheck) probeHTTPS(ctx context.Context) {
 	for _, id := range c.m.Relays.RegionIDs() {
 		if _, measured := c.udp.Latency[id]; !measured || id == c.home() {
@@ -215,8 +217,8 @@ func (c *netCheck) finish() {
 	r.Home = regionName(&c.m.Relays, c.home())
 }
 
-// mapping compares the addresses that STUN servers saw with those of this machine. It takes two servers
-// to tell easy from hard.
+// mapping compares the addresses that STUN servers saw with those of this machine. It takes two
+// servers to tell easy from hard.
 func (c *netCheck) mapping() Mapping {
 	seen := []netip.AddrPort{c.udp.Global4, c.udp.Global6}
 	switch {
@@ -233,7 +235,8 @@ func (c *netCheck) mapping() Mapping {
 	return ""
 }
 
-// proxyFor returns the URL of the proxy on the way to a region, without its password; empty if none.
+// proxyFor returns the URL of the proxy on the way to a region, without its password; empty if
+// none.
 func (c *netCheck) proxyFor(id int) string {
 	for _, rn := range c.m.Relays.Regions[id].Nodes {
 		proxy, err := c.host.proxyFor(&url.URL{Scheme: "https", Host: rn.HostName})

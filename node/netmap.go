@@ -13,8 +13,8 @@ import (
 	"ginnel/userstack"
 )
 
-// NetworkMap is all that a node knows of its network. It comes from a coordination server, a file or
-// the program that embeds the node. A map must not be changed once a node has it.
+// NetworkMap is all that a node knows of its network. It comes from a coordination server, a file
+// or the program that embeds the node. A map must not be changed once a node has it.
 type NetworkMap struct {
 	Name      string         // our own, for display
 	Domain    string         // of the names of the mesh, which resolve with and without it; empty: none
@@ -28,13 +28,13 @@ type NetworkMap struct {
 	Filter userstack.Filter
 	// Mesh is true for the map of a coordination server, whose Filter also decides who may ping.
 	Mesh bool
-	// ExitLost says why the exit node is not there, so that nothing outside the mesh is reached. It is
-	// empty if the exit node is there, or none was requested.
+	// ExitLost says why the exit node is not there, so that nothing outside the mesh is reached. It
+	// is empty if the exit node is there, or none was requested.
 	ExitLost string
 }
 
-// Peer is another node. A plain peer speaks WireGuard only, and is reached at its Endpoint or at the
-// address from which it was last heard. All others are reached through relays and by discovery.
+// Peer is another node. A plain peer speaks WireGuard only, and is reached at its Endpoint or at
+// the address from which it was last heard. All others are reached through relays and by discovery.
 type Peer struct {
 	Name      string // for display and as a host name; may be empty
 	Key       key.NodePublic
@@ -75,12 +75,12 @@ type DNS struct {
 	Routes  map[string][]Nameserver
 	Records map[string][]netip.Addr // further names of the mesh
 
-	// Withheld are names for which this node must not answer queries of peers as an exit node. An entry
-	// that begins with a dot stands for all names below it.
+	// Withheld are names for which this node must not answer queries of peers as an exit node. An
+	// entry that begins with a dot stands for all names below it.
 	Withheld []string
 
-	// Bootstrap are the addresses of hosts in the URLs of nameservers. Other such hosts are resolved by
-	// the host's resolver.
+	// Bootstrap are the addresses of hosts in the URLs of nameservers. Other such hosts are
+	// resolved by the host's resolver.
 	Bootstrap map[string][]netip.Addr
 }
 
@@ -176,8 +176,8 @@ func (r *routes) isOwn(a netip.Addr) bool {
 	return slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
-// inMesh reports whether a belongs to the mesh. Such an address is never dialled on the host's network,
-// even if no peer has it.
+// inMesh reports whether a belongs to the mesh. Such an address is never dialled on the host's
+// network, even if no peer has it.
 func (r *routes) inMesh(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsUnspecified() {
 		return false // these mean this machine, even if a peer has a default route

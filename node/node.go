@@ -1,14 +1,15 @@
-// Package node runs one member of a mesh in a process. It assembles the TCP/IP stack, WireGuard, the
-// transport, the relays and the local proxies, and keeps them agreed with the network map. It
+// Package node runs one member of a mesh in a process. It assembles the TCP/IP stack, WireGuard,
+// the transport, the relays and the local proxies, and keeps them agreed with the network map. It
 // implements no protocol itself.
 //
 // A Node has these parts, each with its own state: dataPlane (packets), dialer (connections of this
-// node and its clients), ingress (listeners), membership (coordination server), localAPI (pages), and
-// endpointKeeper, stunKeeper and relayWatch (upkeep).
+// node and its clients), ingress (listeners), membership (coordination server), localAPI (pages),
+// and endpointKeeper, stunKeeper and relayWatch (upkeep).
 //
 // Goroutines: those of the other packages; one for each listener; one for each of endpointKeeper,
-// stunKeeper, relayWatch and the watch for network changes; two or more of membership; those that dial
-// the addresses of a name; and one for each target of Config.WaitFor. Close ends all of them and waits.
+// stunKeeper, relayWatch and the watch for network changes; two or more of membership; those that
+// dial the addresses of a name; and one for each target of Config.WaitFor. Close ends all of them
+// and waits.
 package node
 
 import (
@@ -60,9 +61,9 @@ type Config struct {
 	WaitFor   []string   // targets that must answer before the node is ready: host:port a connection, a host a ping
 
 	Proxies      []net.Addr                       // where SOCKS5 and HTTP are served: "tcp" or "unix" addresses
-	ProxyAuth    func(user, password string) bool // nil: no password is required, and proxies listen on loopback or unix addresses only
-	UserProxy    net.Addr                         // of a further proxy, without a password, for programs of this user; nil, or not on Linux: none
-	Associations int                              // limit of concurrent UDP associations of the proxy; 0: 256, or fewer with little Memory
+	ProxyAuth    func(user, password string) bool // nil: no password; proxies must listen on loopback or unix
+	UserProxy    net.Addr                         // of a proxy for this user without a password; nil: none
+	Associations int                              // limit of UDP associations; 0: 256, or fewer with little Memory
 	DialTimeout  time.Duration                    // 0: DefaultDialTimeout
 	Memory       int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
 	Congestion   Congestion                       // how fast TCP connections in the mesh send; zero: BBR
@@ -74,12 +75,13 @@ type Config struct {
 	Token        string           // required by the local API for requests that change the node; empty: they are refused
 	Shutdown     func()           // called when the local API is told to end the node; nil: such requests are refused
 
-	// OutboundProxy returns the proxy for a URL outside the mesh, including relays and the coordination
-	// server; nil: none. See internal/egress.
+	// OutboundProxy returns the proxy for a URL outside the mesh, including relays and the
+	// coordination server; nil: none. See internal/egress.
 	OutboundProxy func(*url.URL) (*url.URL, error)
 	Roots         *x509.CertPool // trusted for relays and the coordination server, besides the system's roots
 
-	// ListenUDP opens the UDP sockets, for "udp4" and "udp6"; nil: sockets of the system, used in batches.
+	// ListenUDP opens the UDP sockets, for "udp4" and "udp6"; nil: sockets of the system, used in
+	// batches.
 	ListenUDP func(network string, addr netip.AddrPort) (PacketConn, error)
 
 	// DialHost connects to a destination outside the mesh; nil: by sockets of the system.
@@ -93,15 +95,15 @@ type Config struct {
 	ConnLog *slog.Logger // has a line for each proxied connection; nil discards
 }
 
-// Forward carries connections or datagrams from a local port to Target. The host of Target may be a name
-// of the mesh.
+// Forward carries connections or datagrams from a local port to Target. The host of Target may be a
+// name of the mesh.
 type Forward struct {
 	Listen net.Addr // "tcp", "unix" or "udp"
 	Target string   // host:port
 }
 
-// Serve carries connections or datagrams from a port of this node in the mesh to Target on this machine,
-// a "tcp", "unix" or "udp" address.
+// Serve carries connections or datagrams from a port of this node in the mesh to Target on this
+// machine, a "tcp", "unix" or "udp" address.
 type Serve struct {
 	Port   uint16
 	Target net.Addr
@@ -169,13 +171,14 @@ type Node struct {
 	awaits    awaits
 }
 
-// New starts a node: it opens its listeners and sockets, and connects to the peers and relays of the
-// map in the background.
+// New starts a node: it opens its listeners and sockets, and connects to the peers and relays of
+// the map in the background.
 func New(cfg Config) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.log(), life: newLifetime(context.Background()), started: time.Now(), failc: make(chan error, 1)}
+	n := &Node{cfg: cfg, log: cfg.log(), life: newLifetime(context.Background()), started: time.Now(),
+		failc: make(chan error, 1)}
 	n.host = &hostDialer{cfg: &n.cfg}
 	n.plane = newDataPlane(&n.cfg, n.log, n.life, n.host)
 	if cfg.Control != nil {

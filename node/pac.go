@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// The proxy auto-configuration file has browsers use the proxy for the mesh only. Its size depends on
-// the networks and domains of the mesh, not on the number of peers.
+// The proxy auto-configuration file has browsers use the proxy for the mesh only. Its size depends
+// on the networks and domains of the mesh, not on the number of peers.
 
 //go:embed proxy.js
 var pacRules string
@@ -20,10 +20,11 @@ var pacRules string
 // pacPrefixes bounds the prefixes in the file. A browser compares each request with all of them.
 const pacPrefixes = 256
 
-// pacMesh is the data of the rules in proxy.js. Names are in lower case, without a dot at the end.
+// pacMesh is the data of the rules in proxy.js. Names are in lower case, without a dot at the end. With
+// AllNames, only the mesh can resolve names, or it has a default route.
 type pacMesh struct {
 	Proxy    string         `json:"proxy"`
-	AllNames bool           `json:"allNames"` // every name goes to the proxy: only the mesh can resolve it, or has a default route
+	AllNames bool           `json:"allNames"` // every name goes to the proxy
 	Names    []string       `json:"names"`
 	Domains  []string       `json:"domains"` // including the names below them
 	Prefixes []netip.Prefix `json:"prefixes"`
@@ -88,8 +89,8 @@ func hasDefaultRoute(m *NetworkMap) bool {
 	})
 }
 
-// fewPrefixes covers sorted prefixes by at most most prefixes. It may widen them; the proxy dials the
-// addresses that are added on the host's network.
+// fewPrefixes covers sorted prefixes by at most most prefixes. It may widen them; the proxy dials
+// the addresses that are added on the host's network.
 func fewPrefixes(prefixes []netip.Prefix, most int) []netip.Prefix {
 	prefixes = aggregate(prefixes)
 	for wide := 1; len(prefixes) > most; wide++ {

@@ -14,8 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// localAPI serves the node's own pages and its API on the ports of the proxies. The proxy passes on only
-// requests whose Host is this machine.
+// localAPI serves the node's own pages and its API on the ports of the proxies. The proxy passes on
+// only requests whose Host is this machine.
 type localAPI struct {
 	n        *Node
 	checking atomic.Bool // a check of the network is running
@@ -47,7 +47,7 @@ func writeText(w http.ResponseWriter, status int, text string) {
 	fmt.Fprintln(w, text)
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) {
+func writeJSON[T any](w http.ResponseWriter, status int, v T) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
@@ -142,8 +142,8 @@ func (a *localAPI) readTarget(w http.ResponseWriter, r *http.Request) (target st
 	return target, min(patience, a.n.cfg.dialTimeout()), true
 }
 
-// serveWhy walks the way to the form value "target", host:port or a host. The attempts to connect take
-// at most the form value "timeout".
+// serveWhy walks the way to the form value "target", host:port or a host. The attempts to connect
+// take at most the form value "timeout".
 func (a *localAPI) serveWhy(w http.ResponseWriter, r *http.Request) {
 	target, patience, ok := a.readTarget(w, r)
 	if !ok {

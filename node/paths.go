@@ -30,8 +30,8 @@ func (p *dataPlane) isOwner(k key.NodePublic, a netip.Addr) bool {
 	return ok && owner == k
 }
 
-// relayBack has connections through relays retransmit at once instead of after their back-off: those
-// of this node, and those of peers that send to it.
+// relayBack has connections through relays retransmit at once instead of after their back-off:
+// those of this node, and those of peers that send to it.
 func (p *dataPlane) relayBack() {
 	peers := p.conn.Status().Peers
 	p.stack.PathBack(func(a netip.Addr) bool {

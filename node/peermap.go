@@ -10,10 +10,20 @@ import (
 // takes no lock, so that it may be called for each datagram.
 type peerMap[V any] struct{ m sync.Map }
 
-func (p *peerMap[V]) load(k key.NodePublic) (v V, ok bool) { return typed[V](p.m.Load(k)) }
+func (p *peerMap[V]) load(k key.NodePublic) (v V, ok bool) {
+	loaded, ok := p.m.Load(k)
+	if ok {
+		v = loaded.(V)
+	}
+	return v, ok
+}
 
 func (p *peerMap[V]) loadAndDelete(k key.NodePublic) (v V, ok bool) {
-	return typed[V](p.m.LoadAndDelete(k))
+	loaded, ok := p.m.LoadAndDelete(k)
+	if ok {
+		v = loaded.(V)
+	}
+	return v, ok
 }
 
 func (p *peerMap[V]) has(k key.NodePublic) bool {
@@ -33,12 +43,4 @@ func (p *peerMap[V]) keep(known map[key.NodePublic]bool) {
 		}
 		return true
 	})
-}
-
-// typed returns what a sync.Map has loaded.
-func typed[V any](loaded any, ok bool) (v V, found bool) {
-	if ok {
-		v = loaded.(V)
-	}
-	return v, ok
 }

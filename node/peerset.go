@@ -170,10 +170,11 @@ func (s *peerSet) replace(next map[key.NodePublic]Peer, dormant map[key.NodePubl
 	s.peers, s.dormant = next, dormant
 }
 
-// add gives the device a peer, or a known peer's new settings. The endpoint of a peer with discovery
-// stands for the peer itself, and the transport chooses the path; a plain peer roams.
+// add gives the device a peer, or a known peer's new settings. The endpoint of a peer with
+// discovery stands for the peer itself, and the transport chooses the path; a plain peer roams.
 func (s *peerSet) add(p *Peer) {
-	c := wireguard.Peer{Key: p.Key, PresharedKey: p.PresharedKey, AllowedIPs: p.Addresses, Keepalive: p.Keepalive, Roams: p.Plain}
+	c := wireguard.Peer{Key: p.Key, PresharedKey: p.PresharedKey, AllowedIPs: p.Addresses, Keepalive: p.Keepalive,
+		Roams: p.Plain}
 	if !p.Plain {
 		c.Endpoint = s.parseEndpoint(hex.EncodeToString(p.Key[:]))
 	}
@@ -196,8 +197,8 @@ func (s *peerSet) parseEndpoint(text string) conn.Endpoint {
 	return ep
 }
 
-// restarted reports whether the peer has lost its sessions: a node makes a new disco key whenever it
-// starts. WireGuard alone would notice only after 15 s without a packet from the peer.
+// restarted reports whether the peer has lost its sessions: a node makes a new disco key whenever
+// it starts. WireGuard alone would notice only after 15 s without a packet from the peer.
 func restarted(old, p *Peer) bool {
 	return !old.Disco.IsZero() && !p.Disco.IsZero() && old.Disco != p.Disco
 }

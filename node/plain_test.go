@@ -26,8 +26,8 @@ import (
 
 func newPublicKey() key.NodePublic { return key.NewNodePrivate().Public() }
 
-// addressBind is a stock device's bind to one address, at which it opens again after a BindUpdate:
-// a host that moves.
+// addressBind is the Bind of a stock device at one address. It opens its socket again after a
+// BindUpdate, as a host that moves does.
 type addressBind struct {
 	ip string
 	c  *net.UDPConn
@@ -71,7 +71,7 @@ func (b *addressBind) ParseEndpoint(s string) (conn.Endpoint, error) {
 	return &conn.StdNetEndpoint{AddrPort: ap}, err
 }
 
-// stockPeer is a plain WireGuard device, with a stack of its own behind it.
+// stockPeer is a wireguard-go device with a stack of its own.
 type stockPeer struct {
 	key   key.NodePrivate
 	stack *userstack.Stack
@@ -112,7 +112,7 @@ func newStockPeer(t *testing.T, bind conn.Bind, clients ...key.NodePublic) *stoc
 	return p
 }
 
-// stockTun makes a stack's device one that wireguard-go takes, which waits for packets.
+// stockTun adapts a stack's device to wireguard-go, whose reads wait for packets.
 type stockTun struct {
 	*userstack.Device
 	readyc chan struct{}
@@ -194,7 +194,7 @@ func (p *stockPeer) echoTCP(t *testing.T) {
 	}()
 }
 
-// plainNode is a node with one plain peer.
+// plainNode starts a node with one plain peer.
 func plainNode(t *testing.T, k key.NodePrivate, p *stockPeer, e Endpoint, change ...func(*Config)) *Node {
 	t.Helper()
 	cfg := Config{
@@ -231,7 +231,7 @@ func roundTrip(t *testing.T, c net.Conn, text string, wait time.Duration) error 
 	return err
 }
 
-// A stock WireGuard device is a peer, with no relay and no discovery.
+// A stock WireGuard device is a peer without a relay and without discovery.
 func TestPlainPeer(t *testing.T) {
 	k := key.NewNodePrivate()
 	p := newStockPeer(t, conn.NewStdNetBind(), k.Public())
@@ -246,7 +246,8 @@ func TestPlainPeer(t *testing.T) {
 		t.Error(err)
 	}
 	s := n.Status()
-	if s.State != StateRunning || s.Peers[0].Path != PathDirect || s.Peers[0].Endpoint != fmt.Sprintf("127.0.0.1:%d", p.port) || s.Peers[0].RxBytes == 0 {
+	if s.State != StateRunning || s.Peers[0].Path != PathDirect ||
+		s.Peers[0].Endpoint != fmt.Sprintf("127.0.0.1:%d", p.port) || s.Peers[0].RxBytes == 0 {
 		t.Errorf("status %+v", s)
 	}
 	r, err := n.Ping(t.Context(), "10.9.0.1")
@@ -266,7 +267,8 @@ func TestPlainPeerWrongKey(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := n.DialContext(ctx, "tcp", "10.9.0.1:7")
-	if want := fmt.Sprintf("does not answer at 127.0.0.1:%d: no WireGuard handshake yet; check its address, its key", p.port); err == nil || !strings.Contains(err.Error(), want) {
+	if want := fmt.Sprintf("does not answer at 127.0.0.1:%d: no WireGuard handshake yet; check its address, its key",
+		p.port); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %q in it", err, want)
 	}
 	if s := n.Status(); s.Peers[0].Path != PathNone {
@@ -274,7 +276,7 @@ func TestPlainPeerWrongKey(t *testing.T) {
 	}
 }
 
-// The name of a silent peer is looked up again, and the connection in use goes on at its new
+// The name of a silent peer is looked up again, and the open connection continues at its new
 // address.
 func TestPlainPeerMovesUnderItsName(t *testing.T) {
 	k := key.NewNodePrivate()
@@ -368,7 +370,7 @@ func TestObserve(t *testing.T) {
 	want("then it did", heard, lookupNone)
 }
 
-// Peers that owe no answer are not looked at, until something is sent to one of them.
+// Peers that owe no answer are not checked until something is sent to one of them.
 func TestAwaitCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &endpointKeeper{mapc: make(chan struct{}, 1)}
@@ -414,16 +416,17 @@ func TestNextAddr(t *testing.T) {
 	}
 }
 
-// Where the name of the only endpoint cannot be looked up, the node is not ready and everything
-// that fails says why.
+// If the name of the only endpoint cannot be looked up, the node is not ready, and all errors say
+// why.
 func TestEndpointNameUnknown(t *testing.T) {
 	why := errors.New("the resolver is on holiday")
 	n, err := New(Config{
 		Key: key.NewNodePrivate(), UDPAddr: loopback, Log: testLog(t, "n"), DialTimeout: 100 * time.Millisecond,
 		Map: NetworkMap{
 			Addresses: single(netip.MustParseAddr("10.9.0.2")),
-			Peers: []Peer{{Name: "gate", Key: key.NewNodePrivate().Public(), Plain: true, Addresses: single(netip.MustParseAddr("10.9.0.1")),
-				Endpoint: Endpoint{Host: "gate.example", Port: 1}}},
+			Peers: []Peer{{Name: "gate", Key: key.NewNodePrivate().Public(), Plain: true,
+				Addresses: single(netip.MustParseAddr("10.9.0.1")),
+				Endpoint:  Endpoint{Host: "gate.example", Port: 1}}},
 		},
 		LookupHost: func(context.Context, string) ([]netip.Addr, error) { return nil, why },
 	})
@@ -433,10 +436,12 @@ func TestEndpointNameUnknown(t *testing.T) {
 	defer n.Close()
 	eventually(t, "the look-up has failed", func() bool { return n.Status().Reason != "" })
 	s := n.Status()
-	if s.State != StateStarting || !strings.Contains(s.Reason, "looking up the endpoint of peer gate: the resolver is on holiday") {
+	if s.State != StateStarting ||
+		!strings.Contains(s.Reason, "looking up the endpoint of peer gate: the resolver is on holiday") {
 		t.Errorf("state %v, %q", s.State, s.Reason)
 	}
-	if len(s.Health) != 1 || s.Health[0].Code != "endpoint-unresolved" || !strings.Contains(s.Health[0].Text, why.Error()) {
+	if len(s.Health) != 1 || s.Health[0].Code != "endpoint-unresolved" ||
+		!strings.Contains(s.Health[0].Text, why.Error()) {
 		t.Errorf("health %v", s.Health)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

@@ -17,7 +17,7 @@ import (
 const (
 	awaitFirstPause = 50 * time.Millisecond // between the first two attempts; each further pause is half as long again
 	awaitMaxPause   = time.Second
-	awaitFirst      = time.Second     // time for the first attempt, short so that the reason is known soon; doubled each time
+	awaitFirst      = time.Second     // time for the first attempt, so that the reason is known soon; doubled each time
 	awaitMost       = 5 * time.Second // bounds the time for one attempt
 )
 
@@ -107,7 +107,8 @@ func (n *Node) tryTarget(ctx context.Context, target string, patience time.Durat
 	return c.Close()
 }
 
-// notReadyError is the reason of Status why a node is not ready. It wraps the cause if that is known.
+// notReadyError is the reason of Status why a node is not ready. It wraps the cause if that is
+// known.
 type notReadyError struct {
 	reason string
 	cause  error
@@ -116,8 +117,8 @@ type notReadyError struct {
 func (e *notReadyError) Error() string { return e.reason }
 func (e *notReadyError) Unwrap() error { return e.cause }
 
-// NotReady returns why the mesh cannot be used yet, or nil. The error wraps ErrControlUnreachable as
-// long as the coordination server was never reached, and net.ErrClosed once the node is closed.
+// NotReady returns why the mesh cannot be used yet, or nil. The error wraps ErrControlUnreachable
+// as long as the coordination server was never reached, and net.ErrClosed once the node is closed.
 func (n *Node) NotReady() error {
 	s := n.Status()
 	switch s.State {

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// A peer whose policy does not let a connection in answers each SYN with a TSMP rejection. The first
-// ones may not count: a peer that is just learning of this node rejects one SYN and accepts the next.
+// A peer whose policy does not let a connection in answers each SYN with a TSMP rejection. The
+// first ones may not count: a peer that is just learning of this node rejects one SYN and accepts
+// the next.
 
 // rejectionPatience is how long a dial continues although the peer rejects it. TCP repeats its SYN
 // after 1 and 3 seconds.
@@ -70,8 +71,8 @@ func (r *rejections) hear(to netip.AddrPort) {
 	}
 }
 
-// note marks the dials to an address as rejected, and returns the cancel functions of those that have
-// lasted for rejectionPatience.
+// note marks the dials to an address as rejected, and returns the cancel functions of those that
+// have lasted for rejectionPatience.
 func (r *rejections) note(now time.Time, to netip.AddrPort) (ends []context.CancelCauseFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -84,8 +85,8 @@ func (r *rejections) note(now time.Time, to netip.AddrPort) (ends []context.Canc
 	return ends
 }
 
-// rejectedError is the error of a dial that the peer has rejected. It is EACCES, the errno by which a
-// socket of the system reports a firewall.
+// rejectedError is the error of a dial that the peer has rejected. It is EACCES, the errno by which
+// a socket of the system reports a firewall.
 type rejectedError struct{ cause error }
 
 func (e *rejectedError) Error() string { return errRejected.Error() }

@@ -11,13 +11,14 @@ import (
 )
 
 const (
-	// homeDead is the time without a connection to the home relay, and without a frame from it, after
-	// which the node looks for another home.
+	// homeDead is the time without a connection to the home relay, and without a frame from it,
+	// after which the node looks for another home.
 	homeDead = 8 * time.Second
-	// homeExcluded is the time for which such a home is not chosen again, even if its STUN server answers.
+	// homeExcluded is the time for which such a home is not chosen again, even if its STUN server
+	// answers.
 	homeExcluded = 10 * time.Minute
-	// httpsPeriod is the pause between two measurements by HTTPS without UDP, and httpsRetry the pause
-	// between two because the home is dead.
+	// httpsPeriod is the pause between two measurements by HTTPS without UDP, and httpsRetry the
+	// pause between two because the home is dead.
 	httpsPeriod  = 5 * time.Minute
 	httpsRetry   = 30 * time.Second
 	httpsTimeout = 10 * time.Second
@@ -30,8 +31,8 @@ type relayWatch struct {
 	member *membership // nil without a coordination server
 }
 
-// run has TCP retransmit when a connection is back, and tells the membership of each change, until ctx
-// ends.
+// run has TCP retransmit when a connection is back, and tells the membership of each change, until
+// ctx ends.
 func (w *relayWatch) run(ctx context.Context) {
 	lost := make(map[int]bool) // regions
 	for s := range w.plane.pool.Watch(ctx) {
@@ -50,8 +51,8 @@ func (w *relayWatch) run(ctx context.Context) {
 	}
 }
 
-// relayMeter decides when a member measures relays by HTTPS: when UDP does not pass, and when its home
-// is dead. The membership's mu guards its fields, except newsc.
+// relayMeter decides when a member measures relays by HTTPS: when UDP does not pass, and when its
+// home is dead. The membership's mu guards its fields, except newsc.
 type relayMeter struct {
 	newsc    chan struct{} // capacity 1; has an item after a change of the pool's or the transport's state
 	measured time.Time     // when relays were last measured by HTTPS
@@ -77,8 +78,8 @@ func (r *relayMeter) due(home relay.RegionStatus) (at time.Time) {
 	return at
 }
 
-// deadFrom returns from when the home counts as dead unless a frame comes from it; zero if nothing is
-// wrong with it.
+// deadFrom returns from when the home counts as dead unless a frame comes from it; zero if nothing
+// is wrong with it.
 func (r *relayMeter) deadFrom(home relay.RegionStatus) time.Time {
 	if home.Region == 0 || home.Err == nil || home.State == relay.RegionConnected {
 		return time.Time{}
@@ -90,8 +91,8 @@ func (r *relayMeter) deadFrom(home relay.RegionStatus) time.Time {
 	return heard.Add(homeDead)
 }
 
-// noSTUN takes the number of STUN servers. Without any, a round of STUN never ends, so that relays have
-// to be measured by HTTPS.
+// noSTUN takes the number of STUN servers. Without any, a round of STUN never ends, so that relays
+// have to be measured by HTTPS.
 func (m *membership) noSTUN(servers int) {
 	if servers > 0 || len(m.n.plane.netmap.Load().Relays.Regions) == 0 {
 		return
@@ -161,7 +162,8 @@ func (m *membership) measureByHTTPS(ctx context.Context) map[int]time.Duration {
 	ctx, cancel := context.WithTimeout(ctx, httpsTimeout)
 	defer cancel()
 	relays := &m.n.plane.netmap.Load().Relays
-	r := httpsRound{client: m.n.host.relayClient(), log: m.n.log, latency: make(map[int]time.Duration), room: make(chan struct{}, httpsAtOnce)}
+	r := httpsRound{client: m.n.host.relayClient(), log: m.n.log, latency: make(map[int]time.Duration),
+		room: make(chan struct{}, httpsAtOnce)}
 	for _, id := range relays.RegionIDs() {
 		if region := relays.Regions[id]; !region.NoMeasureNoHome {
 			r.room <- struct{}{}

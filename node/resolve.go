@@ -61,7 +61,8 @@ func (d *dialer) lookupCandidate(ctx context.Context, m *NetworkMap, candidate, 
 		return d.askServers(ctx, candidate, m.DNS.Servers)
 	}
 	if name != hostName(host) {
-		return nil, &net.DNSError{Err: "no such name", Name: name, IsNotFound: true} // the host's resolver has a search list of its own
+		// The host's resolver has a search list of its own.
+		return nil, &net.DNSError{Err: "no such name", Name: name, IsNotFound: true}
 	}
 	if err := d.mayLeave(netip.Addr{}); err != nil {
 		return nil, err // a query must not leave where a connection must not
@@ -79,8 +80,8 @@ func (r *routes) lookup(name string) (addrs []netip.Addr, known bool, err error)
 }
 
 // route returns the servers of the longest domain with a route that name is in; routed reports
-// whether there is such a domain. The mesh's own domain, by default, has no servers, because only the
-// map knows its names.
+// whether there is such a domain. The mesh's own domain, by default, has no servers, because only
+// the map knows its names.
 func (d *DNS) route(name, domain string) (servers []Nameserver, routed bool) {
 	longest := -1
 	for suffix, s := range d.Routes {

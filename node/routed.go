@@ -25,8 +25,8 @@ type routedFlows struct {
 	held share.Table[netip.Addr, *routedFlow] // by peer
 }
 
-// add lists a flow of a peer. If there are max flows already, it returns another one, which the caller
-// has to end: the idlest of the peer that has most.
+// add lists a flow of a peer. If there are max flows already, it returns another one, which the
+// caller has to end: the idlest of the peer that has most.
 func (fs *routedFlows) add(peer netip.Addr, f *routedFlow) (evicted *routedFlow) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -52,9 +52,9 @@ type routedConns struct {
 	held share.Table[netip.Addr, *routedConn] // by peer
 }
 
-// add lists a connection of a peer. If there are max connections already, it returns the oldest of the
-// peer that has most, which the caller has to end. It reports false, and lists nothing, if no other
-// peer has more than this one: a connection in use is worth more than a new one.
+// add lists a connection of a peer. If there are max connections already, it returns the oldest of
+// the peer that has most, which the caller has to end. It reports false, and lists nothing, if no
+// other peer has more than this one: a connection in use is worth more than a new one.
 func (cs *routedConns) add(peer netip.Addr, c *routedConn) (evicted *routedConn, ok bool) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"ginnel/internal/key"
 )
 
-// countingDial counts the sockets that a router opens towards what is behind it.
+// countingDial counts the sockets that a router opens on the host's network.
 type countingDial struct {
 	*behind
 	udp atomic.Int32
@@ -33,7 +33,10 @@ func routedNetwork(t *testing.T, room int) (router, greedy, modest *member, dial
 	n := newNetwork(t)
 	route := netip.MustParsePrefix("192.0.2.0/24")
 	dials = &countingDial{behind: newBehind(t)}
-	router = n.join("router", func(c *Config) { c.Control.AdvertiseRoutes, c.DialHost = []netip.Prefix{route}, dials.dial })
+	router = n.join("router", func(c *Config) {
+		c.Control.AdvertiseRoutes, c.DialHost = []netip.Prefix{route},
+			dials.dial
+	})
 	accept := func(c *Config) { c.Control.AcceptRoutes = true }
 	greedy, modest = n.join("greedy", accept), n.join("modest", accept)
 	n.admin("POST", "/api/v1/nodes/"+router.id()+"/routes", `{"approved": ["192.0.2.0/24"]}`)
@@ -60,8 +63,8 @@ func (m *member) mustDial(network, addr string) net.Conn {
 	return c
 }
 
-// One peer that opens as many UDP flows as it can leaves room for another, whose flow stays and who
-// can open more.
+// A peer that opens as many UDP flows as it can leaves room for another peer, whose flow stays and
+// which can open more.
 func TestRoutedFlowsAreShared(t *testing.T) {
 	const room = 16
 	router, greedy, modest, dials := routedNetwork(t, room)
@@ -93,8 +96,8 @@ func TestRoutedFlowsAreShared(t *testing.T) {
 	}
 }
 
-// One peer that holds all connections through a router has its oldest ended for another's, but not
-// for more of its own.
+// If one peer has all connections through a router, its oldest ends for a connection of another
+// peer, but not for one more of its own.
 func TestRoutedConnsAreShared(t *testing.T) {
 	const room = 8
 	_, greedy, modest, _ := routedNetwork(t, room)
@@ -127,8 +130,8 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// Of the flows of the peer that has most, the one gives way that has been silent for longest, old
-// as another may be.
+// Of the flows of the peer that has most, the one that was silent for longest ends, even if another
+// is older.
 func TestIdlestFlowGivesWay(t *testing.T) {
 	fs := routedFlows{max: 3}
 	greedy, modest := netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("100.64.0.2")
@@ -147,8 +150,7 @@ func TestIdlestFlowGivesWay(t *testing.T) {
 	}
 }
 
-// A flood of packets of one stranger does not push out the packet of a node that the map does not
-// know yet.
+// A flood of packets from one unknown node does not displace the packet of another.
 func TestStrangersAreShared(t *testing.T) {
 	var s earlyPackets
 	flood, honest := key.NewNodePrivate().Public(), key.NewNodePrivate().Public()

@@ -18,9 +18,9 @@ import (
 // for two minutes at least).
 const routedFlowIdle = 2 * time.Minute
 
-// router makes the node a subnet router or an exit node: it carries what peers send to the advertised
-// routes by sockets of its own on the host's network. The packet filter of the map has let each flow
-// in before. A nil *router takes nothing.
+// router makes the node a subnet router or an exit node: it carries what peers send to the
+// advertised routes by sockets of its own on the host's network. The packet filter of the map has
+// let each flow in before. A nil *router takes nothing.
 type router struct {
 	log     *slog.Logger
 	life    *lifetime

@@ -12,8 +12,8 @@ import (
 // logoutTimeout bounds the wait of the API for the coordination server.
 const logoutTimeout = 10 * time.Second
 
-// serveShutdown ends the node. If the form value "logout" is "true", it ends the node's registration
-// first.
+// serveShutdown ends the node. If the form value "logout" is "true", it ends the node's
+// registration first.
 func (a *localAPI) serveShutdown(w http.ResponseWriter, r *http.Request) {
 	if !a.hasToken(r) {
 		writeJSON(w, http.StatusUnauthorized, apiError{"this needs the token in the node's state directory"})
@@ -41,7 +41,8 @@ func (a *localAPI) serveShutdown(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	const done = "{}\n"
-	w.Header().Set("Content-Length", strconv.Itoa(len(done))) // otherwise the response is chunked, and its end is written only after this function
+	// Without a length the response is chunked, and its end is written only after this function.
+	w.Header().Set("Content-Length", strconv.Itoa(len(done)))
 	w.Header().Set("Content-Type", "application/json")
 	io.WriteString(w, done)
 	http.NewResponseController(w).Flush() // Shutdown may close the connection; an error means that the client has gone

@@ -56,19 +56,19 @@ type PeerStatus struct {
 	Addresses     []netip.Addr   `json:"addresses"`
 	Routes        []netip.Prefix `json:"routes,omitempty"` // of the networks behind it
 	Online        *bool          `json:"online,omitempty"`
-	LastSeen      time.Time      `json:"last_seen,omitzero"` // by the coordination server; only of a peer that is not online
+	LastSeen      time.Time      `json:"last_seen,omitzero"` // by the server; only of a peer that is not online
 	Path          PathKind       `json:"path"`
 	Endpoint      string         `json:"endpoint,omitempty"`     // of a direct path
 	Relay         string         `json:"relay,omitempty"`        // home relay of the peer
-	DirectLossy   bool           `json:"direct_lossy,omitempty"` // a direct path exists, but the relay is used because the path loses too many packets
+	DirectLossy   bool           `json:"direct_lossy,omitempty"` // relayed because the direct path loses too many packets
 	LatencyMS     float64        `json:"latency_ms,omitempty"`
 	RxBytes       uint64         `json:"rx_bytes"`
 	TxBytes       uint64         `json:"tx_bytes"`
 	LastHandshake time.Time      `json:"last_handshake,omitzero"`
 }
 
-// IsOffline reports whether the coordination server has no connection with the peer. The peer may be
-// reachable all the same.
+// IsOffline reports whether the coordination server has no connection with the peer. The peer may
+// be reachable all the same.
 func (p *PeerStatus) IsOffline() bool { return p.Online != nil && !*p.Online }
 
 // HasNoAnswer reports whether packets were sent to the peer and none was received from it.
@@ -162,7 +162,8 @@ func (n *Node) Status() Status {
 }
 
 func (d *dataPlane) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s session) PeerStatus {
-	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: []netip.Addr{}, Online: p.Online, LastSeen: p.LastSeen, Path: PathNone,
+	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: []netip.Addr{}, Online: p.Online, LastSeen: p.LastSeen,
+		Path:    PathNone,
 		RxBytes: s.rx, TxBytes: s.tx, LastHandshake: s.handshake}
 	for _, prefix := range p.Addresses {
 		if prefix.IsSingleIP() {
@@ -215,8 +216,8 @@ func relayStatus(m *NetworkMap, r *relay.RegionStatus) RelayStatus {
 	return out
 }
 
-// sessionLifetime is REJECT-AFTER-TIME of the WireGuard paper, after which a session ends without a new
-// handshake. An answer to a ping proves a path for the same time.
+// sessionLifetime is REJECT-AFTER-TIME of the WireGuard paper, after which a session ends without a
+// new handshake. An answer to a ping proves a path for the same time.
 const sessionLifetime = 180 * time.Second
 
 func recent(t time.Time) bool { return !t.IsZero() && time.Since(t) < sessionLifetime }
@@ -274,7 +275,8 @@ func (e *endpointKeeper) health(m *NetworkMap, sessions map[key.NodePublic]sessi
 	for i := range m.Peers {
 		p := &m.Peers[i]
 		if err := e.lookupError(p); err != nil && !sessions[p.Key].endpoint.IsValid() {
-			issues = append(issues, HealthIssue{Code: "endpoint-unresolved", Text: fmt.Sprintf("the endpoint of peer %s: %v", p.display(), err),
+			issues = append(issues, HealthIssue{Code: "endpoint-unresolved",
+				Text: fmt.Sprintf("the endpoint of peer %s: %v", p.display(), err),
 				Mend: "check the name in Endpoint and the host's DNS; it is looked up again while there is traffic"})
 		}
 	}
@@ -290,7 +292,8 @@ func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 		case r.Health != "":
 			issues = append(issues, HealthIssue{Code: "relay-health", Text: fmt.Sprintf("relay %s says: %s", name, r.Health)})
 		case r.Region == ps.Home && r.State != relay.RegionConnected && r.Err != nil:
-			issues = append(issues, HealthIssue{Code: "home-relay-unreachable", Text: fmt.Sprintf("no connection to the home relay %s: %v", name, r.Err),
+			issues = append(issues, HealthIssue{Code: "home-relay-unreachable",
+				Text: fmt.Sprintf("no connection to the home relay %s: %v", name, r.Err),
 				Mend: "check that outgoing TCP to the relay is allowed, or name the proxy in HTTPS_PROXY"})
 		}
 	}
@@ -309,8 +312,8 @@ type PingResult struct {
 // ErrNoSuchPeer is the error for a name or address that no peer has.
 var ErrNoSuchPeer = errors.New("no such peer")
 
-// Ping pings a peer, given by name or address, through the mesh: by discovery, which reveals the path, or
-// by ICMP if the peer is plain.
+// Ping pings a peer, given by name or address, through the mesh: by discovery, which reveals the
+// path, or by ICMP if the peer is plain.
 func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	if n.member != nil {
 		if err := n.member.await(ctx); err != nil {

@@ -12,7 +12,8 @@ import (
 //go:embed status.html
 var statusHTML string
 
-var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{"bytes": FormatBytes, "date": formatDate}).Parse(statusHTML))
+var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{"bytes": FormatBytes,
+	"date": formatDate}).Parse(statusHTML))
 
 // statusView is the data of the page.
 type statusView struct {

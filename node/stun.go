@@ -80,7 +80,8 @@ func (f stunFinder) addrs(ctx context.Context, node *relay.Node) (servers []tran
 		return nil
 	}
 	add := func(a netip.Addr) {
-		servers = append(servers, transport.STUNServer{Region: node.RegionID, Addr: netip.AddrPortFrom(a.Unmap(), uint16(port))})
+		servers = append(servers, transport.STUNServer{Region: node.RegionID,
+			Addr: netip.AddrPortFrom(a.Unmap(), uint16(port))})
 	}
 	if a, err := netip.ParseAddr(node.STUNTestIP); err == nil {
 		add(a)

@@ -18,7 +18,8 @@ import (
 // Step is a condition for reaching a service of the mesh.
 type Step string
 
-// The steps, in their order. Each of the first three is a reason why a node has not joined its network.
+// The steps, in their order. Each of the first three is a reason why a node has not joined its
+// network.
 const (
 	StepControl   Step = "control" // the coordination server is not reachable
 	StepLogin     Step = "login"   // a person has to approve the node
@@ -49,8 +50,8 @@ type WhyStep struct {
 	Text  string    `json:"text"`
 }
 
-// Verdict says whether a destination can be reached and, if not, which step is the first that is broken.
-// Scripts read its JSON.
+// Verdict says whether a destination can be reached and, if not, which step is the first that is
+// broken. Scripts read its JSON.
 type Verdict struct {
 	Target string    `json:"target"`
 	Steps  []WhyStep `json:"steps"`            // up to and including the broken one
@@ -69,9 +70,9 @@ func (v *Verdict) fail(step Step, text, mend string) {
 	v.Broken, v.Text, v.Mend = step, text, mend
 }
 
-// Why checks the steps to target, host:port, up to the first one that is broken. For a target without a
-// port the last step is the handshake; for an empty target it is the node's own membership. The context
-// bounds the attempts to connect.
+// Why checks the steps to target, host:port, up to the first one that is broken. For a target
+// without a port the last step is the handshake; for an empty target it is the node's own
+// membership. The context bounds the attempts to connect.
 func (n *Node) Why(ctx context.Context, target string) Verdict {
 	w := &walk{n: n, v: Verdict{Target: target, Steps: []WhyStep{}}}
 	if !w.joins() || target == "" {
@@ -92,8 +93,8 @@ func (n *Node) Why(ctx context.Context, target string) Verdict {
 	return w.v
 }
 
-// walk is one call of Why. Its methods add steps to the verdict; those that return a bool report whether
-// to go on.
+// walk is one call of Why. Its methods add steps to the verdict; those that return a bool report
+// whether to go on.
 type walk struct {
 	n    *Node
 	v    Verdict
@@ -275,7 +276,8 @@ func (w *walk) ping(ctx context.Context) error {
 	return err
 }
 
-// answered reports whether the result of a dial proves that the peer has received a packet and replied.
+// answered reports whether the result of a dial proves that the peer has received a packet and
+// replied.
 func answered(err error) bool {
 	return err == nil || isRejected(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
@@ -299,16 +301,16 @@ func (w *walk) judgeHost(err error) {
 	w.v.fail(StepTCP, err.Error(), mend)
 }
 
-// failUnusedRoute replaces the steps after the name by a broken map: the address is only outside the mesh
-// because a route is not used.
+// failUnusedRoute replaces the steps after the name by a broken map: the address is only outside
+// the mesh because a route is not used.
 func (w *walk) failUnusedRoute(router string, err error) {
 	w.v.Steps = w.v.Steps[:1]
 	w.v.fail(StepMap, fmt.Sprintf("%v is behind peer %s, whose routes this node does not use: %v", w.addr, router, err),
 		"start the node with --accept-routes")
 }
 
-// unusedRouter returns the name of a peer with a route to the address that this node does not use; empty
-// if there is none.
+// unusedRouter returns the name of a peer with a route to the address that this node does not use;
+// empty if there is none.
 func (w *walk) unusedRouter() string {
 	m := w.n.member
 	if m == nil || !w.addr.IsValid() {
@@ -330,8 +332,8 @@ func (w *walk) unusedRouter() string {
 	return ""
 }
 
-// judgePeer adds the steps for a peer. dialled is the result of the dial. ponged is the result of the
-// ping; nil also if the dial alone proves that the peer answers.
+// judgePeer adds the steps for a peer. dialled is the result of the dial. ponged is the result of
+// the ping; nil also if the dial alone proves that the peer answers.
 func (w *walk) judgePeer(dialled, ponged error) {
 	if !w.policyLets(dialled) {
 		return
@@ -367,7 +369,8 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	}
 }
 
-// policyLets adds the step of the network's policy. Only the peer knows what the policy lets in there.
+// policyLets adds the step of the network's policy. Only the peer knows what the policy lets in
+// there.
 func (w *walk) policyLets(dialled error) bool {
 	switch {
 	case isRejected(dialled):

@@ -125,36 +125,43 @@ func TestAnswersComeIn(t *testing.T) {
 			if err := roundTrip(t, udp, "connected", 5*time.Second); err != nil {
 				t.Error(err)
 			}
-
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-			defer cancel()
-			if _, err := b.plane.stack.Ping(ctx, a.address4()); err == nil {
-				t.Error("a ping came in")
-			}
-			if c, err := b.DialContext(ctx, "tcp", netip.AddrPortFrom(a.address4(), 7).String()); err == nil {
-				c.Close()
-				t.Error("a connection came in")
-			}
-			// Not even to the port to which b replies from port 7 may b send from another port.
-			pc, err := b.ListenPacket(netip.AddrPort{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer pc.Close()
-			for range 3 {
-				pc.WriteTo([]byte("not asked for"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.address4(), 5000)))
-				pc.WriteTo([]byte("not asked for"),
-					net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.address4(), uint16(udp.LocalAddr().(*net.UDPAddr).Port))))
-			}
-			for _, read := range []func([]byte) (int, error){udp.Read,
-				func(p []byte) (int, error) { n, _, err := fixed.ReadFrom(p); return n, err }} {
-				udp.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-				fixed.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-				buf := make([]byte, 100)
-				if n, err := read(buf); err == nil && string(buf[:n]) != "question" {
-					t.Errorf("%q came in", buf[:n])
-				}
-			}
+			wantNothingElse(t, a, b, udp, fixed)
 		})
+	}
+}
+
+// wantNothingElse checks that nothing from b comes in at a, except replies to udp and fixed, which
+// have sent to port 7 of b. fixed is bound to port 5000.
+func wantNothingElse(t *testing.T, a, b *member, udp net.Conn, fixed net.PacketConn) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := b.plane.stack.Ping(ctx, a.address4()); err == nil {
+		t.Error("a ping came in")
+	}
+	if c, err := b.DialContext(ctx, "tcp", netip.AddrPortFrom(a.address4(), 7).String()); err == nil {
+		c.Close()
+		t.Error("a connection came in")
+	}
+	// b may reply from port 7, and must not send to the same ports from another one.
+	pc, err := b.ListenPacket(netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	for range 3 {
+		for _, port := range []int{5000, udp.LocalAddr().(*net.UDPAddr).Port} {
+			to := netip.AddrPortFrom(a.address4(), uint16(port))
+			pc.WriteTo([]byte("not asked for"), net.UDPAddrFromAddrPort(to))
+		}
+	}
+	readFixed := func(p []byte) (int, error) { n, _, err := fixed.ReadFrom(p); return n, err }
+	for _, read := range []func([]byte) (int, error){udp.Read, readFixed} {
+		udp.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		fixed.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		buf := make([]byte, 100)
+		if n, err := read(buf); err == nil && string(buf[:n]) != "question" {
+			t.Errorf("%q came in", buf[:n])
+		}
 	}
 }

@@ -296,8 +296,8 @@ func TestHomeChooser(t *testing.T) {
 		{"home silent, others answer", 400 * time.Second, ms(0, 90, 80), 20 * time.Second, 3},
 		{"home not measured, but heard", time.Second, ms(0, 20, 0), time.Second, 3},
 		{"home measured, but dead", 400 * time.Second, ms(50, 90, 10), 20 * time.Second, 1},
-		{"the best is still shunned", 400 * time.Second, ms(50, 90, 10), 0, 1},
-		{"the best is no longer shunned", 400 * time.Second, ms(50, 90, 10), 0, 3},
+		{"the best is still excluded", 400 * time.Second, ms(50, 90, 10), 0, 1},
+		{"the best is not excluded any more", 400 * time.Second, ms(50, 90, 10), 0, 3},
 	} {
 		now = now.Add(step.after)
 		if step.what == "home measured, but dead" {

@@ -44,13 +44,13 @@ func (d *dialer) explain(err error, ap netip.AddrPort, peer *Peer) error {
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		e.why = d.noRoute(ap.Addr())
 	case errors.Is(err, userstack.ErrFull):
-		e.who, e.why = "this node", userstack.ErrFull.Error()+": others have to end first, or --memory has to allow more"
+		e.who, e.why = "this node", userstack.ErrFull.Error()+": close other connections, or raise --memory"
 	case errors.Is(err, syscall.ETIMEDOUT):
 		e.why = d.silence(peer)
 	case errors.Is(err, context.DeadlineExceeded):
 		e.why = "the tunnel of this node is not up yet"
 	case errors.Is(err, context.Canceled):
-		e.why = "given up: the client has gone"
+		e.why = "canceled by the client"
 	default:
 		e.why = err.Error()
 	}
@@ -76,7 +76,7 @@ func (d *dialer) silence(p *Peer) string {
 	lookup := d.endpoints.lookupError(p)
 	switch {
 	case !ok:
-		return "the peer has left"
+		return "the peer is not in the network any more"
 	case p.isOffline():
 		return p.offlineText()
 	case !s.handshake.IsZero() && d.plane.netmap.Load().Mesh:

@@ -131,21 +131,21 @@ func (d *dialer) dialHost(ctx context.Context, network, addr string) (net.Conn, 
 // machines.
 func (d *dialer) mayLeave(to netip.Addr) error {
 	if d.cfg.MeshOnly {
-		return policyError("it is outside the mesh, and --mesh-only is set")
+		return policyError("the destination is outside the mesh, and --mesh-only is set")
 	}
 	lost := d.plane.netmap.Load().ExitLost != ""
 	if (d.cfg.wantsExit() || lost) && !to.IsLoopback() && !to.IsUnspecified() {
 		switch {
 		case d.member != nil && !d.member.hasJoined():
-			return policyError("it is outside the mesh, and the exit node is not known yet")
+			return policyError("the destination is outside the mesh, and the exit node is not known yet")
 		case to.IsValid() || lost:
-			return policyError("it is outside the mesh, and the exit node is not there")
+			return policyError("the destination is outside the mesh, and the exit node is not there")
 		}
-		return policyError("nobody can be asked for it by way of the exit node: " +
-			"the network has no nameservers, and the exit node answers no questions")
+		return policyError("no server behind the exit node resolves names: " +
+			"the network has no nameservers, and the exit node answers no DNS queries")
 	}
 	if to.IsValid() && hostsOnly(to) && d.cfg.servesOthers() {
-		return policyError("it is this machine's own, and the proxy serves others too")
+		return policyError("the destination is this machine or its link, and the proxy serves other machines too")
 	}
 	return nil
 }

@@ -255,8 +255,8 @@ func TestDNSRefusals(t *testing.T) {
 }
 
 // A client that waits for too many answers is answered from the map only, and other clients still
-// have room. Of too many TCP connections the oldest is closed.
-func TestDNSLimits(t *testing.T) {
+// have room.
+func TestDNSQueryLimit(t *testing.T) {
 	a, _ := namesMesh(t)
 	m := *a.plane.netmap.Load()
 	m.DNS.Routes = map[string][]Nameserver{"slow.example": {{Addr: netip.MustParseAddrPort("100.64.0.2:55")}}}
@@ -304,6 +304,12 @@ func TestDNSLimits(t *testing.T) {
 	if r, err := a.question("udp", "beta", dns.TypeA, 0); err != nil || summary(r) != "NOERROR* 100.64.0.2" {
 		t.Errorf("a name of the mesh meanwhile: %v, %v", r, err)
 	}
+}
+
+// Of too many TCP connections the oldest is closed.
+func TestDNSConnectionLimit(t *testing.T) {
+	a, _ := namesMesh(t)
+	var err error
 	conns := make([]net.Conn, dnsConns+1)
 	for i := range conns {
 		if conns[i], err = net.Dial("tcp", a.Status().DNS); err != nil {

@@ -215,12 +215,12 @@ func TestExitWithoutNameservers(t *testing.T) {
 	asked := countHostQuestions(t)
 	_, exit, a := exitDNSNetwork(t, nil)
 	m := *a.plane.netmap.Load()
-	m.DNS.Servers = nil // as with an exit node that answers no questions
+	m.DNS.Servers = nil // as if the exit node answered no DNS queries
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}
 	addrs, err := a.dialer.lookup(t.Context(), "www.example.com")
-	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "by way of the exit node") {
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "behind the exit node") {
 		t.Errorf("%v, %v; want a refusal", addrs, err)
 	}
 	if n := asked.Load(); n != 0 || exit.life.isClosed() {

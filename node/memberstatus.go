@@ -85,9 +85,9 @@ func messages(nm *control.NetMap) (issues []HealthIssue) {
 func serverIssue(err error) HealthIssue {
 	if isKeyChange(err) {
 		return HealthIssue{Code: "server-key-changed", Text: ErrServerKeyChanged.Error() + ": " + err.Error(),
-			Mend: "the mesh goes on with what it knows; if the server was made anew, start the node with its new key in --server-key, " +
-				"else somebody poses as the server"}
+			Mend: "the node keeps its last network map; if the server was set up again, start the node with its new key " +
+				"in --server-key; otherwise another host may be posing as the server"}
 	}
 	return HealthIssue{Code: "control-unreachable", Text: err.Error(),
-		Mend: "the mesh goes on with what it knows; check that the server can be reached"}
+		Mend: "the node keeps its last network map; check that the server can be reached"}
 }

@@ -395,7 +395,7 @@ func (w *walk) policyLets(dialled error) bool {
 func (w *walk) onlineText() string {
 	switch {
 	case w.peer.Online == nil:
-		return "nobody says whether peer " + w.peer.display() + " is there"
+		return "it is not known whether peer " + w.peer.display() + " is online"
 	case w.peer.isOffline():
 		return w.peer.offlineText() + ", the server says, but it answers"
 	}

@@ -1,0 +1,63 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// close cancels the contexts of calls, then closes what the object holds, and returns when all work
+// has ended. A second close waits, too, and does not shut down again.
+func TestLifetimeClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLifetime(t.Context())
+		var order []string
+		l.spawn(func() {
+			ctx, cancel := l.withTimeout(time.Hour)
+			defer cancel()
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			order = append(order, "work ended")
+		})
+		start := time.Now()
+		l.close(func() {
+			if !l.isClosed() || !errors.Is(l.ctx.Err(), context.Canceled) {
+				t.Error("shutDown runs before the contexts are canceled")
+			}
+			order = append(order, "shut down")
+		})
+		l.close(func() { t.Error("shut down twice") })
+		if len(order) != 2 || order[0] != "shut down" || time.Since(start) != time.Second {
+			t.Errorf("%v after %v, want the shutdown, and the end of the work after 1s", order, time.Since(start))
+		}
+	})
+}
+
+// Once close has begun, no work begins.
+func TestLifetimeRefusesWork(t *testing.T) {
+	l := newLifetime(t.Context())
+	if !l.begin() {
+		t.Fatal("work is refused before close")
+	}
+	l.done()
+	l.close(func() {})
+	if l.begin() {
+		t.Error("begin after close")
+	}
+	if l.spawn(func() { t.Error("a goroutine runs after close") }) {
+		t.Error("spawn after close")
+	}
+}
+
+// The end of the parent's context refuses work as well: a conn ends with its node.
+func TestLifetimeEndsWithParent(t *testing.T) {
+	parent, cancel := context.WithCancel(t.Context())
+	l := newLifetime(parent)
+	defer l.close(func() {})
+	cancel()
+	if !l.isClosed() || l.begin() {
+		t.Error("the lifetime goes on after its parent")
+	}
+}

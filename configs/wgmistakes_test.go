@@ -30,14 +30,14 @@ func TestWireGuardMistakes(t *testing.T) {
 			`5:13: PublicKey "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" is a point of low order, which nobody can have a private key for`},
 		{"zero public key", minimal + "[Peer]\nPublicKey = " + zeroKey, `5:13: PublicKey "` + zeroKey + `" is all zero`},
 		{"preshared key", peer + "PresharedKey = " + shared[1:], "6:16: PresharedKey has 43 characters, want the 44 of 32 bytes in base64"},
-		{"unknown key", minimal + "PrivateKye = " + privateA, `4:1: key "PrivateKye" is not known`},
-		{"unknown section", minimal + "[Pear]\nFoo = bar\nPublicKey = x\n", `4:1: section "Pear" is not known, want [Interface] or [Peer]`},
+		{"unknown key", minimal + "PrivateKye = " + privateA, `4:1: unknown key "PrivateKye"`},
+		{"unknown section", minimal + "[Pear]\nFoo = bar\nPublicKey = x\n", `4:1: unknown section "Pear", want [Interface] or [Peer]`},
 		{"open section", minimal + "  [Peer\nPublicKey = x\n", "4:3: section has no closing bracket at the end of the line"},
-		{"key in the wrong section", peer + "Address = 10.0.0.1\n", "6:1: Address stands in [Peer], it belongs into [Interface]"},
-		{"key in the wrong section 2", minimal + "endpoint = x:1\n", "4:1: Endpoint stands in [Interface], it belongs into [Peer]"},
-		{"key before sections", "MTU = 1\n" + minimal, "1:1: MTU stands before the first section, it belongs into [Interface]"},
+		{"key in the wrong section", peer + "Address = 10.0.0.1\n", "6:1: Address is in [Peer], but belongs in [Interface]"},
+		{"key in the wrong section 2", minimal + "endpoint = x:1\n", "4:1: Endpoint is in [Interface], but belongs in [Peer]"},
+		{"key before sections", "MTU = 1\n" + minimal, "1:1: MTU is before the first section, but belongs in [Interface]"},
 		{"no equals sign", minimal + "PostUp\n", "4:1: is neither a section nor Key = Value"},
-		{"semicolon comment", minimal + "; MTU = 1\n", "4:1: key is not known"},
+		{"semicolon comment", minimal + "; MTU = 1\n", "4:1: unknown key"},
 		{"address", minimal + "Address = 10.0.0.1/24, 10.0.0.256\n", `4:24: Address: "10.0.0.256" is not an address or prefix`},
 		{"address zone", minimal + "Address = fe80::1%eth0/64\n", `4:11: Address: "fe80::1%eth0/64" is not an address or prefix`},
 		{"address length", minimal + "Address = 10.0.0.1/33\n", `4:11: Address: "10.0.0.1/33" has no prefix length from 0 to 32`},
@@ -69,13 +69,13 @@ func TestWireGuardMistakes(t *testing.T) {
 		{"endpoint long name", peer + "Endpoint = " + strings.Repeat("a.", 127) + ":1\n",
 			`6:12: Endpoint: "` + strings.Repeat("a.", 40) + `"... is not host:port: host "` + strings.Repeat("a.", 40) + `"... is longer than 253 characters`},
 		{"longest unknown key", minimal + long[:24] + " = 1\n" + long[:25] + " = 1\n= 1\n",
-			`4:1: key "` + long[:24] + "\" is not known\n5:1: key is not known\n6:1: key is not known"},
-		{"UTF-16", "\xff\xfe[\x00I\x00", "1:1: is not a text in UTF-8 here"},
+			`4:1: unknown key "` + long[:24] + "\"\n5:1: unknown key\n6:1: unknown key"},
+		{"UTF-16", "\xff\xfe[\x00I\x00", "1:1: is not UTF-8 text here"},
 		{"large MTU", minimal + "MTU = 65501\n", `4:7: MTU: "65501" is not a number from 576 to 65500`},
-		{"NUL", minimal + "MTU = 1\x004\n", "4:8: is not a text in UTF-8 here"},
+		{"NUL", minimal + "MTU = 1\x004\n", "4:8: is not UTF-8 text here"},
 		{"several", "[Interface]\nMTU = x\nFoo = 1\n[Peer]\nEndpoint = x\n",
 			"1:1: PrivateKey is missing in [Interface]\n1:1: Address is missing in [Interface]\n" +
-				"2:7: MTU: \"x\" is not a number from 576 to 65500\n3:1: key \"Foo\" is not known\n" +
+				"2:7: MTU: \"x\" is not a number from 576 to 65500\n3:1: unknown key \"Foo\"\n" +
 				"4:1: PublicKey is missing in this [Peer]\n5:12: Endpoint: \"x\" is not host:port: host or port is missing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -91,8 +91,7 @@ func TestWireGuardMistakes(t *testing.T) {
 	}
 }
 
-// A mistake must not bring a key to the terminal or into a log, wherever in the file the key has
-// slipped to.
+// No problem contains a secret key, wherever in the file it was misplaced.
 func TestMistakesShowNoSecrets(t *testing.T) {
 	secret := strings.TrimSuffix(privateA, "=")
 	for _, file := range []string{
@@ -120,7 +119,7 @@ func TestMistakesShowNoSecrets(t *testing.T) {
 	}
 }
 
-// leaks reports whether out holds any eight characters of a secret in a row.
+// leaks reports whether out contains any eight consecutive characters of secret.
 func leaks(out, secret string) bool {
 	for i := range len(secret) - 8 {
 		if strings.Contains(out, secret[i:i+8]) {
@@ -153,7 +152,8 @@ func TestKeysPrintNothing(t *testing.T) {
 	}
 }
 
-// However a file is cut, it is read or refused with places that are in it, and without its secrets.
+// A file that is cut at any byte is accepted, or refused with places inside it and without its
+// secrets.
 func TestWireGuardCutAnywhere(t *testing.T) {
 	whole := example(t, "wireguard.conf")
 	for n := range whole {
@@ -171,7 +171,7 @@ func FuzzParseWireGuard(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { checkWireGuard(t, b) })
 }
 
-// checkWireGuard holds what is true of every input, and returns the problems or warnings.
+// checkWireGuard checks properties of every input, and returns the problems or warnings.
 func checkWireGuard(t *testing.T, b []byte) []Problem {
 	t.Helper()
 	wg, err := ParseWireGuard("wg.conf", b)

@@ -14,9 +14,8 @@ import (
 	"ginnel/internal/key"
 )
 
-// A port that answers plain HTTP is called so where that was all it could do, and where the host is
-// private. To a public one whose certificate is not accepted nobody is led back by http://: whoever
-// answers may be who made the certificate.
+// The advice to use http:// is given if the port speaks only plain HTTP, or if the host is private.
+// It is not given for a public host with a rejected certificate, which may be an attacker's.
 func TestPlainHTTPIsAdvised(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(ServerKeys{PublicKey: key.NewMachinePrivate().Public()})

@@ -138,7 +138,7 @@ func TestAnswersOfServer(t *testing.T) {
 		}
 		status, header, body = 200, "", `{"Error":"invalid pre auth key\u001b[2J"}`
 		_, err = c.Register(t.Context(), RegisterRequest{})
-		if e, ok := errors.AsType[*RefusedError](err); !ok || e.Reason != "invalid pre auth key [2J" || errors.Is(err, ErrUnreachable) {
+		if e, ok := errors.AsType[*RefusedError](err); !ok || e.Reason != "invalid pre auth key?[2J" || errors.Is(err, ErrUnreachable) {
 			t.Errorf("refusal: got %q", err)
 		}
 	})
@@ -298,7 +298,7 @@ func TestNewClientRefuses(t *testing.T) {
 	}
 }
 
-// A device on the way that passes only WebSockets does not keep nodes out.
+// If a proxy on the way refuses the native upgrade, the client opens the channel by WebSocket.
 func TestWebSocketFallback(t *testing.T) {
 	bubble(t, func(t *testing.T, s *testServer) {
 		s.inner.HandleFunc("POST /machine/register", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") })
@@ -320,7 +320,8 @@ func TestWebSocketFallback(t *testing.T) {
 	})
 }
 
-// However many ask at once, one channel is opened, and another when the server has taken its leave.
+// Concurrent requests share one channel. After a GOAWAY of the server the next request opens
+// another.
 func TestChannelIsShared(t *testing.T) {
 	bubble(t, func(t *testing.T, s *testServer) {
 		s.inner.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) { time.Sleep(time.Second) })

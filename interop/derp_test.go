@@ -18,6 +18,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // discoLike returns a packet that relays take for disco, the only kind whose loss they report.
@@ -29,7 +30,7 @@ func discoLike(text string) []byte {
 // either make: it logs in, is answered when it pings, and packets of all sizes pass both ways. The
 // request headers show that fast start was used where it could be, and only there.
 func TestEveryCarriage(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		for _, m := range clients {
 			for _, c := range carriages {
 				t.Run(m.name+" over "+string(c), func(t *testing.T) { testCarriage(t, h, m, c) })
@@ -84,7 +85,7 @@ func carriageSizes(h *relayHost, m maker, c carriage) (out, in []int) {
 // TestTooLarge proves that both servers end the connection of a client that announces a packet over
 // 64 KiB, and that neither client sends one.
 func TestTooLarge(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		p := theirs.join(t, h, webSocket) // their HTTP client keeps the error to itself
 		for _, p := range []*party{p, ours.join(t, h, fastStart)} {
 			if err := p.send(p.public, make([]byte, relay.MaxPacket+1)); err == nil {
@@ -102,7 +103,7 @@ func TestTooLarge(t *testing.T) {
 // the map, sends the relay's name along, and refuses another certificate; our client does the same
 // with their relay.
 func TestPin(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		if !strings.HasPrefix(h.pin, "sha256-raw:") {
 			t.Fatalf("pin is %q", h.pin)
 		}
@@ -143,7 +144,7 @@ func connectNode(t *testing.T, m maker, node *relay.Node) error {
 // TestRoots proves that their client accepts our certificate through its roots, without a pin, and
 // that it recognizes our meta certificate in the chain; our client does the same with their relay.
 func TestRoots(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		f := h.fronts[fastStart]
 		c, err := derphttp.NewClient(theirPrivate(key.NewNodePrivate()), f.url(), tstest.WhileTestRunningLogger(t), netmon.NewStatic())
 		if err != nil {
@@ -180,7 +181,7 @@ func TestRoots(t *testing.T) {
 // packet to nobody is told that too, three times at once and then once a second; other packets to
 // nobody get no answer.
 func TestPeerGone(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		for _, sender := range clients {
 			for _, receiver := range clients {
 				a, b := sender.join(t, h, fastStart), receiver.join(t, h, fastStart)
@@ -223,7 +224,7 @@ func testNotHere(t *testing.T, p *party) {
 // holds them: the newer gets the packets until the older speaks, the other one takes over when one
 // leaves, and only the end of the last is told.
 func TestDuplicates(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		for _, first := range clients {
 			for _, second := range clients {
 				testDuplicates(t, h, first, second)
@@ -288,7 +289,7 @@ func eventuallyWithin(t testing.TB, limit time.Duration, what string, cond func(
 // TestBulk proves that thousands of packets pass both ways at once, in order and unchanged, between
 // all pairs of clients over the carriages that frame differently.
 func TestBulk(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		exchange(t, ours.join(t, h, fastStart), theirs.join(t, h, fastStart), 2000, 1240)
 		exchange(t, ours.join(t, h, fastStart), ours.join(t, h, normalStart), 1000, 1240)
 		exchange(t, theirs.join(t, h, webSocket), ours.join(t, h, webSocket), 1000, 1240)

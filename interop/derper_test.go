@@ -18,6 +18,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // derper is the program itself, in a process of its own.
@@ -46,7 +47,7 @@ func buildDerper(t *testing.T) string {
 func startDerper(t *testing.T, mesh relay.MeshKey, with *relayHost) *relayHost {
 	t.Helper()
 	dir := t.TempDir()
-	k, err := relay.LoadKey(filepath.Join(dir, "derper.key"))
+	k, err := relayserver.LoadKey(filepath.Join(dir, "derper.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +143,7 @@ func freeTCPAddr(t *testing.T) netip.AddrPort {
 func TestDerper(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()
-	our := startOurRelay(t, relay.ServerConfig{MeshKey: mesh})
+	our := startOurRelay(t, relayserver.Config{MeshKey: mesh})
 	their := startDerper(t, mesh, our)
 	meshOurs(t, our, their)
 

@@ -52,9 +52,9 @@ func (d discoPair) toTheirs(t *testing.T, packet []byte) []byte {
 	return plaintext
 }
 
-// TestDisco proves that our codec reads what theirs reads, refuses what it refuses and writes what
-// it writes: thousands of plaintexts of all types, cut, extended and random, go through both, and
-// come out the same from both.
+// TestDisco compares our codec with theirs: it passes random plaintexts of all types, also truncated
+// and extended ones, to both. Both have to parse or refuse the same ones, and to encode them equally.
+// For the messages of peer relays, whose bodies we do not parse, we have to accept what they accept.
 func TestDisco(t *testing.T) {
 	d := newDiscoPair(t)
 	r := rand.New(rand.NewPCG(3, 4))
@@ -67,13 +67,17 @@ func TestDisco(t *testing.T) {
 		}
 		our, err := disco.Open(d.shared, packet)
 		their, theirErr := tsdisco.Parse(p)
-		if (err == nil) != (theirErr == nil) {
+		_, isPeerRelay := our.(*disco.PeerRelay)
+		if (err == nil) != (theirErr == nil) && !(isPeerRelay && theirErr != nil) {
 			t.Fatalf("plaintext %x: we say %v, they say %v", p, err, theirErr)
 		}
-		if err != nil {
+		if err != nil || theirErr != nil {
 			continue
 		}
 		parsed[p[0]]++
+		if isPeerRelay {
+			continue
+		}
 		got, want := d.toTheirs(t, disco.Seal(nil, d.ours, d.shared, our)), their.AppendMarshal(nil)
 		if !bytes.Equal(got, want) {
 			t.Fatalf("plaintext %x:\nwe read   %+v\nand write %x\nthey read %+v\nand write %x", p, our, got, their, want)

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"ginnel/internal/key"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // TestRealNodes proves that two nodes of theirs, which know nothing but our relay and our STUN
@@ -13,7 +13,7 @@ import (
 // all on one TCP connection.
 func TestRealNodes(t *testing.T) {
 	t.Parallel()
-	h := startOurRelay(t, relay.ServerConfig{})
+	h := startOurRelay(t, relayserver.Config{})
 	serveDistantSTUN(t, h)
 	relays := h.derpMap(fastStart)
 	a := newRealNode(t, "real a", key.NewNodePrivate(), meshAddrs[0])

@@ -16,6 +16,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // joinTrusted connects their client with a mesh key; watch asks for the presence of others.
@@ -41,7 +42,7 @@ func watching(c *derphttp.Client) { c.WatchConnectionChanges = true }
 // with the same flags and the right address, who comes and who goes.
 func TestMeshWatch(t *testing.T) {
 	mesh := newMeshKey()
-	eachRelay(t, relay.ServerConfig{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
 		regular := ours.join(t, h, fastStart)
 		w := joinTrusted(t, h, key.NewNodePrivate(), mesh, watching)
 		wantPresent(t, w, map[key.NodePublic]derp.PeerPresentFlags{
@@ -110,7 +111,7 @@ func joinSecondBest(t *testing.T, h *relayHost, m maker) *party {
 // demand.
 func TestMeshForward(t *testing.T) {
 	mesh := newMeshKey()
-	eachRelay(t, relay.ServerConfig{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
 		w := joinTrusted(t, h, key.NewNodePrivate(), mesh, watching)
 		link := w.derpClient.(theirClient)
 		source, nobody := key.NewNodePrivate().Public(), key.NewNodePrivate().Public()
@@ -136,7 +137,7 @@ func TestMeshForward(t *testing.T) {
 // so, and tell watchers once.
 func TestClosePeer(t *testing.T) {
 	mesh := newMeshKey()
-	eachRelay(t, relay.ServerConfig{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
 		w := joinTrusted(t, h, key.NewNodePrivate(), mesh, watching)
 		k := key.NewNodePrivate()
 		a := ours.joinAs(t, h, fastStart, k)
@@ -153,7 +154,7 @@ func TestClosePeer(t *testing.T) {
 // TestMeshRefused proves that both servers end the connection of a client that watches with a wrong
 // mesh key.
 func TestMeshRefused(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{MeshKey: newMeshKey()}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{MeshKey: newMeshKey()}, func(t *testing.T, h *relayHost) {
 		joinTrusted(t, h, key.NewNodePrivate(), newMeshKey(), watching).next(endEvent)
 	})
 }
@@ -190,8 +191,8 @@ func theirMeshLink(tb testing.TB, from *relayHost, to *relayHost) <-chan struct{
 func startMesh(t *testing.T) (our, their *relayHost) {
 	t.Helper()
 	mesh := newMeshKey()
-	our = startOurRelay(t, relay.ServerConfig{MeshKey: mesh})
-	their = startTheirRelay(t, relay.ServerConfig{MeshKey: mesh})
+	our = startOurRelay(t, relayserver.Config{MeshKey: mesh})
+	their = startTheirRelay(t, relayserver.Config{MeshKey: mesh})
 	meshOurs(t, our, their)
 	theirMeshLink(t, their, our)
 	return our, their
@@ -258,8 +259,8 @@ func TestMesh(t *testing.T) {
 func TestMeshProber(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()
-	our := startOurRelay(t, relay.ServerConfig{MeshKey: mesh})
-	their := startTheirRelay(t, relay.ServerConfig{MeshKey: mesh})
+	our := startOurRelay(t, relayserver.Config{MeshKey: mesh})
+	their := startTheirRelay(t, relayserver.Config{MeshKey: mesh})
 	meshOurs(t, our, their)
 	theirMeshLink(t, their, our)
 	for _, hosts := range [][2]*relayHost{{their, our}, {our, their}} {
@@ -278,8 +279,8 @@ func probing(c *derphttp.Client) { c.IsProber = true }
 func TestMeshSelf(t *testing.T) {
 	t.Parallel()
 	mesh, k := newMeshKey(), key.NewNodePrivate()
-	our := startOurRelay(t, relay.ServerConfig{Key: k, MeshKey: mesh})
-	their := startTheirRelay(t, relay.ServerConfig{Key: k, MeshKey: mesh})
+	our := startOurRelay(t, relayserver.Config{Key: k, MeshKey: mesh})
+	their := startTheirRelay(t, relayserver.Config{Key: k, MeshKey: mesh})
 	select {
 	case <-theirMeshLink(t, their, our):
 	case <-t.Context().Done():
@@ -291,8 +292,8 @@ func TestMeshSelf(t *testing.T) {
 func TestMeshReconnect(t *testing.T) {
 	t.Parallel()
 	mesh, keys := newMeshKey(), [2]key.NodePrivate{key.NewNodePrivate(), key.NewNodePrivate()}
-	our := startOurRelay(t, relay.ServerConfig{Key: keys[0], MeshKey: mesh})
-	their := startTheirRelay(t, relay.ServerConfig{Key: keys[1], MeshKey: mesh})
+	our := startOurRelay(t, relayserver.Config{Key: keys[0], MeshKey: mesh})
+	their := startTheirRelay(t, relayserver.Config{Key: keys[1], MeshKey: mesh})
 	meshOurs(t, our, their)
 	theirMeshLink(t, their, our)
 	a, b := ours.join(t, our, fastStart), ours.join(t, their, fastStart)
@@ -302,7 +303,7 @@ func TestMeshReconnect(t *testing.T) {
 	their.stop()
 	b.next(endEvent)
 	a.wantGone(b.public, reasonDisconnected)
-	their.serve(t, newTheirRelay(t, relay.ServerConfig{Key: keys[1], MeshKey: mesh}))
+	their.serve(t, newTheirRelay(t, relayserver.Config{Key: keys[1], MeshKey: mesh}))
 	b = ours.join(t, their, fastStart)
 	meet(t, a, b)
 
@@ -311,7 +312,7 @@ func TestMeshReconnect(t *testing.T) {
 	our.stop()
 	a.next(endEvent)
 	b.wantGone(a.public, reasonDisconnected)
-	our.serve(t, newOurRelay(t, relay.ServerConfig{Key: keys[0], MeshKey: mesh}))
+	our.serve(t, newOurRelay(t, relayserver.Config{Key: keys[0], MeshKey: mesh}))
 	a = ours.join(t, our, fastStart)
 	meet(t, b, a)
 }

@@ -10,11 +10,11 @@ import (
 	"testing"
 
 	"ginnel/internal/key"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // ourRelay is a Ginnel relay.
-type ourRelay struct{ *relay.Server }
+type ourRelay struct{ *relayserver.Server }
 
 func (r ourRelay) handler() http.Handler                  { return r.Server }
 func (r ourRelay) tlsConfig(base *tls.Config) *tls.Config { return r.TLSConfig(base) }
@@ -26,18 +26,18 @@ func (r ourRelay) close() { r.Close() }
 
 // startOurRelay serves a Ginnel relay, with a key of its own unless cfg has one, until the test
 // ends.
-func startOurRelay(tb testing.TB, cfg relay.ServerConfig) *relayHost {
+func startOurRelay(tb testing.TB, cfg relayserver.Config) *relayHost {
 	tb.Helper()
 	return startFronts(tb, "our relay", newOurRelay(tb, cfg))
 }
 
-func newOurRelay(tb testing.TB, cfg relay.ServerConfig) ourRelay {
+func newOurRelay(tb testing.TB, cfg relayserver.Config) ourRelay {
 	tb.Helper()
 	if cfg.Key.IsZero() {
 		cfg.Key = key.NewNodePrivate()
 	}
 	cfg.Log = testLog(tb, "our relay")
-	s, err := relay.NewServer(cfg)
+	s, err := relayserver.New(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -14,14 +14,14 @@ import (
 	"tailscale.com/types/ipproto"
 
 	"ginnel/node"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // TestDatagrams proves that datagrams of all sizes pass between our stack and theirs in both
 // directions, those in fragments included: their tunnel is narrower than ours.
 func TestDatagrams(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.our)
 	serveEcho(t, p.their)
@@ -61,7 +61,7 @@ func askEcho(c net.Conn, b []byte) error {
 // send inside the tunnel as a protocol of its own, in silence.
 func TestAnnouncement(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.our)
 	back := make(chan packet.Parsed, 1<<10)

@@ -11,7 +11,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/node"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // Networks that are less convenient than that of TestNodes, or busier.
@@ -20,7 +20,7 @@ import (
 // other side: their node, which then asks for nothing, is told by ours through the relay.
 func TestCallMeMaybe(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{})
 	our, their := entry(p.our), entry(p.their)
 	our.Endpoints, their.Endpoints = nil, nil
 	p.our.introduce(p.relays, their)
@@ -36,7 +36,7 @@ func TestCallMeMaybe(t *testing.T) {
 // it takes, and that theirs does not believe in any other path.
 func TestRelayOnly(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{RelayOnly: true})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{RelayOnly: true})
 	p.introduce()
 	serveEcho(t, p.our)
 	k := startTalk(t, p.their, p.our)
@@ -52,7 +52,7 @@ func TestRelayOnly(t *testing.T) {
 // other without UDP: each sends to the home of the other.
 func TestTwoRegions(t *testing.T) {
 	t.Parallel()
-	first, second := startOurRelay(t, relay.ServerConfig{}), startTheirRelay(t, relay.ServerConfig{})
+	first, second := startOurRelay(t, relayserver.Config{}), startTheirRelay(t, relayserver.Config{})
 	serveDistantSTUN(t, second)
 	relays := twoRegions(first, second)
 	relays.Regions[1].NoMeasureNoHome = true // so that theirs makes the second its home
@@ -72,7 +72,7 @@ func TestTwoRegions(t *testing.T) {
 // TestRelayRestart proves that a connection through a relay of either make outlives a restart of
 // the relay: both nodes come back by themselves.
 func TestRelayRestart(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		serveDistantSTUN(t, h)
 		p := newPair(t, h.derpMap(fastStart), node.Config{})
 		cutUDP(t, p.our, p.their)
@@ -82,9 +82,9 @@ func TestRelayRestart(t *testing.T) {
 		k.more(patience, 1<<20)
 		h.stop()
 		if _, ok := h.server.(ourRelay); ok {
-			h.serve(t, newOurRelay(t, relay.ServerConfig{}))
+			h.serve(t, newOurRelay(t, relayserver.Config{}))
 		} else {
-			h.serve(t, newTheirRelay(t, relay.ServerConfig{}))
+			h.serve(t, newTheirRelay(t, relayserver.Config{}))
 		}
 		k.more(upgradeLimit, 1<<20)
 		k.finish()
@@ -94,7 +94,7 @@ func TestRelayRestart(t *testing.T) {
 // TestIPv6Path proves that the direct path is found over IPv6 where IPv4 does not pass.
 func TestIPv6Path(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	cutIPv4(t, p.our)
 	cutIPv4(t, p.their)
 	our, their := entry(p.our), entry(p.their)
@@ -116,7 +116,7 @@ func TestIPv6Path(t *testing.T) {
 // side.
 func TestIPv6Inside(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.introduce()
 	our, their := address6(p.our.addr), address6(p.their.addr)
 	ln, err := p.our.Listen(netip.AddrPortFrom(our, echoPort))
@@ -166,7 +166,7 @@ func meetOver(t *testing.T, ln net.Listener, dial func() (net.Conn, error)) {
 // traffic passes at once, and directly soon after, when it begins again.
 func TestIdle(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.their)
 	c, err := p.our.dialUDP(t.Context(), netip.AddrPortFrom(p.their.address(), echoPort)) // TCP would say more after its end
@@ -196,7 +196,7 @@ func TestIdle(t *testing.T) {
 // unchanged.
 func TestBulkDirect(t *testing.T) {
 	const size = 32 << 20
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.their)
 	k := startTalk(t, p.our, p.their)

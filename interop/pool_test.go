@@ -11,6 +11,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // poolClient is a node's pool of connections, used as a client of region 1.
@@ -88,7 +89,7 @@ func (c *poolClient) close() {
 // TestPool proves that a node's pool connects over every carriage to relays of both makes, says
 // which is its home, and carries packets in bulk.
 func TestPool(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		for _, c := range []carriage{fastStart, normalStart, webSocket} { // maps cannot say plain HTTP
 			p := joinPool(t, h.derpMap(c), key.NewNodePrivate())
 			want := relay.TransportNative
@@ -108,7 +109,7 @@ func TestPool(t *testing.T) {
 // certificate is seen and still something refuses the upgrade, which shows only after the login was
 // sent.
 func TestPoolFastStartRefused(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		h.fronts[fastStart].refuseNative()
 		p := joinPool(t, h.derpMap(fastStart), key.NewNodePrivate())
 		if got := p.derpClient.(*poolClient).region(1).Transport; got != relay.TransportWebSocket {
@@ -134,7 +135,7 @@ func homes(t *testing.T, h *relayHost) (n int) {
 // when it moves.
 func TestPoolHome(t *testing.T) {
 	t.Parallel()
-	first, second := startTheirRelay(t, relay.ServerConfig{}), startTheirRelay(t, relay.ServerConfig{})
+	first, second := startTheirRelay(t, relayserver.Config{}), startTheirRelay(t, relayserver.Config{})
 	p := joinPool(t, twoRegions(first, second), key.NewNodePrivate())
 	eventually(t, "the first relay is the home", func() bool { return homes(t, first) == 1 })
 	p.derpClient.(*poolClient).SetHome(2)
@@ -153,7 +154,7 @@ func twoRegions(first, second *relayHost) relay.Map {
 // TestPoolRoute proves that a pool answers a peer, whose home it does not know, through the region
 // where it was heard, and forgets that when their relay says that the peer is gone.
 func TestPoolRoute(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		pool := joinPool(t, h.derpMap(fastStart), key.NewNodePrivate())
 		c := pool.derpClient.(*poolClient)
 		peer := theirs.join(t, h, fastStart)
@@ -179,23 +180,23 @@ func TestPoolRoute(t *testing.T) {
 func TestPoolRestart(t *testing.T) {
 	for _, m := range []struct {
 		name  string
-		start func(testing.TB, relay.ServerConfig) *relayHost
-		again func(testing.TB, relay.ServerConfig) derpServer
+		start func(testing.TB, relayserver.Config) *relayHost
+		again func(testing.TB, relayserver.Config) derpServer
 	}{
-		{"our relay", startOurRelay, func(tb testing.TB, c relay.ServerConfig) derpServer { return newOurRelay(tb, c) }},
-		{"their relay", startTheirRelay, func(tb testing.TB, c relay.ServerConfig) derpServer { return newTheirRelay(tb, c) }},
+		{"our relay", startOurRelay, func(tb testing.TB, c relayserver.Config) derpServer { return newOurRelay(tb, c) }},
+		{"their relay", startTheirRelay, func(tb testing.TB, c relayserver.Config) derpServer { return newTheirRelay(tb, c) }},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			k := key.NewNodePrivate()
-			h := m.start(t, relay.ServerConfig{Key: k})
+			h := m.start(t, relayserver.Config{Key: k})
 			p := joinPool(t, h.derpMap(fastStart), key.NewNodePrivate())
 			for _, next := range []key.NodePrivate{k, key.NewNodePrivate()} {
 				h.stop()
 				eventually(t, "the pool has noticed", func() bool {
 					return p.derpClient.(*poolClient).region(1).State != relay.RegionConnected
 				})
-				h.serve(t, m.again(t, relay.ServerConfig{Key: next}))
+				h.serve(t, m.again(t, relayserver.Config{Key: next}))
 				p.derpClient.(*poolClient).waitConnected(1)
 				exchange(t, p, theirs.join(t, h, fastStart), 100, 1240)
 			}
@@ -207,7 +208,7 @@ func TestPoolRestart(t *testing.T) {
 // answers the ping with which the pool checks it.
 func TestPoolNetworkChanged(t *testing.T) {
 	t.Parallel()
-	h := startTheirRelay(t, relay.ServerConfig{})
+	h := startTheirRelay(t, relayserver.Config{})
 	p := joinPool(t, h.derpMap(fastStart), key.NewNodePrivate())
 	pings := func() int {
 		var vars struct {

@@ -28,7 +28,7 @@ func TestRejections(t *testing.T) {
 		if err := s.SetAddrs(own); err != nil {
 			t.Fatal(err)
 		}
-		s.TellRejected(userstack.Flow{Protocol: userstack.TCP, Src: dst, Dst: src}) // the peer began it
+		s.SendRejection(userstack.Flow{Protocol: userstack.TCP, Src: dst, Dst: src}) // the peer began it
 		bufs, sizes := [][]byte{make([]byte, 2000)}, []int{0}
 		if n := s.Device().Queues()[0].Read(bufs, sizes, 0); n != 1 {
 			t.Fatalf("%d packets, want 1", n)

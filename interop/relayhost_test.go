@@ -16,6 +16,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // hostName is what relays are called here. It resolves nowhere: maps and dialers say where it is.
@@ -91,7 +92,7 @@ func (h *relayHost) stop() {
 // selfSigned makes a certificate for hostName and loopback, as the product makes them.
 func selfSigned(tb testing.TB) (base *tls.Config, pin string) {
 	tb.Helper()
-	base, pin, err := relay.SelfSignedTLS(tb.TempDir(), hostName, "127.0.0.1")
+	base, pin, err := relayserver.SelfSignedTLS(tb.TempDir(), hostName, "127.0.0.1")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -113,7 +114,7 @@ type front struct {
 
 func startFront(tb testing.TB, s derpServer, c carriage, base *tls.Config, addr string) *front {
 	tb.Helper()
-	ln, err := relay.Listen(tb.Context(), addr)
+	ln, err := relayserver.Listen(tb.Context(), addr)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // What relays do besides relaying: limit, admit, restart, and answer plain HTTP.
@@ -23,7 +24,7 @@ import (
 // losing a packet: a client over it is not read from, and its TCP waits.
 func TestRateLimit(t *testing.T) {
 	const rate, packets, size = 1 << 20, 200, 8 << 10 // each way
-	eachRelay(t, relay.ServerConfig{ClientRate: rate}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{ClientRate: rate}, func(t *testing.T, h *relayHost) {
 		start := time.Now()
 		exchange(t, ours.join(t, h, fastStart), theirs.join(t, h, fastStart), packets, size)
 		const burst = relay.MaxPacket + key.Size
@@ -49,7 +50,7 @@ func TestAdmission(t *testing.T) {
 		json.NewEncoder(w).Encode(tailcfg.DERPAdmitClientResponse{Allow: req.NodePublic == theirPublic(welcome.Public())})
 	}))
 	t.Cleanup(controller.Close)
-	cfg := relay.ServerConfig{AdmissionURL: controller.URL, AdmissionStrict: true}
+	cfg := relayserver.Config{AdmissionURL: controller.URL, AdmissionStrict: true}
 	eachRelay(t, cfg, func(t *testing.T, h *relayHost) {
 		for _, m := range clients {
 			m.joinAs(t, h, fastStart, welcome)
@@ -70,7 +71,7 @@ func TestAdmission(t *testing.T) {
 // not announce it.
 func TestRestart(t *testing.T) {
 	t.Parallel()
-	h := startOurRelay(t, relay.ServerConfig{})
+	h := startOurRelay(t, relayserver.Config{})
 	p := theirs.join(t, h, webSocket)
 	if err := h.server.(ourRelay).Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
@@ -85,7 +86,7 @@ func TestRestart(t *testing.T) {
 // clients look at.
 func TestPages(t *testing.T) {
 	t.Parallel()
-	our, their := newOurRelay(t, relay.ServerConfig{}), newTheirRelay(t, relay.ServerConfig{})
+	our, their := newOurRelay(t, relayserver.Config{}), newTheirRelay(t, relayserver.Config{})
 	t.Cleanup(our.close)
 	t.Cleanup(their.close)
 	challenge := http.Header{derpserver.NoContentChallengeHeader: {"ts_relay.test"}}

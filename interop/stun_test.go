@@ -19,7 +19,7 @@ import (
 	"tailscale.com/tstest"
 
 	"ginnel/internal/key"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 	"ginnel/transport"
 )
 
@@ -51,7 +51,7 @@ func askSTUN(t *testing.T, c *net.UDPConn, server netip.AddrPort) netip.AddrPort
 func TestSTUNServer(t *testing.T) {
 	for _, m := range makes {
 		t.Run(m.name, func(t *testing.T) {
-			h := m.start(t, relay.ServerConfig{})
+			h := m.start(t, relayserver.Config{})
 			m.stun(t, h)
 			for _, ip := range loopbacks {
 				c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
@@ -72,7 +72,7 @@ func TestSTUNServer(t *testing.T) {
 // takes, for thousands of requests that were damaged at random, with and without a repaired
 // fingerprint.
 func TestSTUNRefusals(t *testing.T) {
-	h := startOurRelay(t, relay.ServerConfig{})
+	h := startOurRelay(t, relayserver.Config{})
 	serveOurSTUN(t, h)
 	server := netip.AddrPortFrom(loopbacks[0], uint16(h.stun))
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(server))
@@ -174,7 +174,7 @@ func fingerprint(b []byte) []byte {
 // their STUN servers: the one of cmd/derper, which answers IPv4 clients with an address of the
 // other family, and the one of their tests.
 func TestSTUNClient(t *testing.T) {
-	h := startTheirRelay(t, relay.ServerConfig{})
+	h := startTheirRelay(t, relayserver.Config{})
 	serveTheirSTUN(t, h)
 	test, stop := stuntest.Serve(t)
 	t.Cleanup(stop)
@@ -212,7 +212,7 @@ func TestNetcheck(t *testing.T) {
 		name := map[bool]string{true: "STUN", false: "HTTPS"}[udp]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := startOurRelay(t, relay.ServerConfig{})
+			h := startOurRelay(t, relayserver.Config{})
 			if udp {
 				serveOurSTUN(t, h)
 			}

@@ -13,6 +13,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // theirRelay is their server behind its handlers, put together as cmd/derper does.
@@ -44,12 +45,12 @@ func (r theirRelay) listener(ln net.Listener, conf *tls.Config) net.Listener {
 }
 
 // startTheirRelay serves their relay until the test ends. Of cfg it takes the keys.
-func startTheirRelay(tb testing.TB, cfg relay.ServerConfig) *relayHost {
+func startTheirRelay(tb testing.TB, cfg relayserver.Config) *relayHost {
 	tb.Helper()
 	return startFronts(tb, "their relay", newTheirRelay(tb, cfg))
 }
 
-func newTheirRelay(tb testing.TB, cfg relay.ServerConfig) theirRelay {
+func newTheirRelay(tb testing.TB, cfg relayserver.Config) theirRelay {
 	tb.Helper()
 	if cfg.Key.IsZero() {
 		cfg.Key = key.NewNodePrivate()
@@ -100,7 +101,7 @@ func serveTheirSTUN(tb testing.TB, h *relayHost) {
 // makes are the relays of both makes, to run a test on each.
 var makes = []struct {
 	name  string
-	start func(testing.TB, relay.ServerConfig) *relayHost
+	start func(testing.TB, relayserver.Config) *relayHost
 	stun  func(testing.TB, *relayHost)
 }{
 	{"our relay", startOurRelay, serveOurSTUN},
@@ -108,7 +109,7 @@ var makes = []struct {
 }
 
 // eachRelay runs f on a relay of either make.
-func eachRelay(t *testing.T, cfg relay.ServerConfig, f func(t *testing.T, h *relayHost)) {
+func eachRelay(t *testing.T, cfg relayserver.Config, f func(t *testing.T, h *relayHost)) {
 	for _, m := range makes {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()

@@ -12,6 +12,7 @@ import (
 	"ginnel/internal/key"
 	"ginnel/node"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // pair is a node of each make in one network.
@@ -74,7 +75,7 @@ const (
 // within seconds when it no longer does, and directly when it does again, all on one TCP connection
 // whose bytes arrive unchanged.
 func TestNodes(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		serveDistantSTUN(t, h)
 		for _, name := range []string{"our node dials", "their node dials"} {
 			t.Run(name, func(t *testing.T) {
@@ -159,7 +160,7 @@ func wantPings(t *testing.T, p *pair, path node.PathKind) {
 // before our map says its new disco key, and directly once it does.
 func TestTheirRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.our)
 	k := startTalk(t, p.their, p.our)
@@ -190,7 +191,7 @@ func TestTheirRestart(t *testing.T) {
 // begins at once, even if theirs does not speak first.
 func TestTheirSilentRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.their)
 	k := startTalk(t, p.our, p.their)
@@ -216,7 +217,7 @@ func TestTheirSilentRestart(t *testing.T) {
 // TCP then waits as long again.
 func TestOurRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.their)
 	k := startTalk(t, p.our, p.their)
@@ -246,7 +247,7 @@ func TestOurRestart(t *testing.T) {
 // lives on and is direct again without any news from a map.
 func TestTheirRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	p.introduce()
 	serveEcho(t, p.their)
 	k := startTalk(t, p.our, p.their)
@@ -268,7 +269,7 @@ func TestTheirRoaming(t *testing.T) {
 // connection lives on.
 func TestOurRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{UDPAddr: loopbacks[0]})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{UDPAddr: loopbacks[0]})
 	n := newNAT(t)
 	stunDoor := n.door(t, netip.AddrPortFrom(loopbacks[0], uint16(p.relays.Regions[1].Nodes[0].STUNPort)))
 	peerDoor := n.door(t, netip.AddrPortFrom(loopbacks[0], p.their.udpPort()))

@@ -16,6 +16,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // What no client says, said to both servers: they must agree on what ends a connection and what
@@ -107,7 +108,7 @@ func (c *rawConn) alive(k key.NodePublic) bool {
 func bothRelays(t *testing.T, mesh relay.MeshKey) [2]*relayHost {
 	t.Helper()
 	k := key.NewNodePrivate()
-	cfg := relay.ServerConfig{Key: k, MeshKey: mesh}
+	cfg := relayserver.Config{Key: k, MeshKey: mesh}
 	return [2]*relayHost{startOurRelay(t, cfg), startTheirRelay(t, cfg)}
 }
 

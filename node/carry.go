@@ -32,10 +32,10 @@ const carryTimeout = 10 * time.Second
 // carry connects to the destination before it completes the peer's handshake, so that the peer
 // learns whether the destination accepts. It calls done when the connection has ended, or was not
 // made.
-func (c *carrier) carry(in *userstack.Incoming, name string, done func(), dial dialFunc) {
+func (c *carrier) carry(in *userstack.ConnRequest, name string, done func(), dial dialFunc) {
 	if !c.life.begin() {
 		done()
-		in.Refuse()
+		in.Reject()
 		return
 	}
 	defer c.life.done()
@@ -45,7 +45,7 @@ func (c *carrier) carry(in *userstack.Incoming, name string, done func(), dial d
 		if isTemporary(err) {
 			in.Drop()
 		} else {
-			in.Refuse()
+			in.Reject()
 		}
 		c.log.Debug("carrying a connection out of the mesh", "from", in.Src, "to", name, "err", err)
 		return
@@ -58,7 +58,7 @@ func (c *carrier) carry(in *userstack.Incoming, name string, done func(), dial d
 		return
 	}
 	nc := &countedConn{Conn: near, done: done}
-	c.proxy.Carry(nc, name, func(context.Context) (net.Conn, error) { return far, nil })
+	c.proxy.ForwardConn(nc, name, func(context.Context) (net.Conn, error) { return far, nil })
 }
 
 // dial dials until carryTimeout or the node's end.

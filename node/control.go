@@ -55,6 +55,7 @@ type Identity struct {
 	URL     string             `json:"url"` // of the server for which the keys were made
 	Machine key.MachinePrivate `json:"machine_key"`
 	Node    key.NodePrivate    `json:"node_key"`
+	Next    key.NodePrivate    `json:"next_node_key,omitzero"` // replaces the expired Node once the server accepts it
 	Server  key.MachinePublic  `json:"server_key"`
 }
 

@@ -336,38 +336,3 @@ func (n *network) admin(method, path, body string) {
 		n.t.Fatalf("%s %s: %d %s", method, path, w.Code, w.Body)
 	}
 }
-
-// A node whose key has expired generates a new one and waits until a person approves it again, even
-// if it has a pre-auth key. It keeps its address and name, and peers reach it again.
-func TestKeyExpires(t *testing.T) {
-	n := newNetwork(t)
-	a, b := n.join("alpha"), n.join("beta")
-	b.serveHTTP(80, "beta")
-	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
-	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
-		t.Fatalf("%q, %v", got, err)
-	}
-	before := b.Status().Self
-	n.admin("POST", "/api/v1/nodes/"+b.id()+"/expire", "{}")
-	var page string
-	eventually(t, "beta waits to be let in", func() bool {
-		s := b.Status()
-		_, page, _ = strings.Cut(s.Reason, "approved at ")
-		return s.State == StateNeedsLogin && page != ""
-	})
-	if _, err := n.srv.ApproveLogin(t.Context(), page[strings.LastIndex(page, "/")+1:], "ann"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "beta has another key",
-		func() bool { return b.Status().Self.NodeKey != before.NodeKey && b.Status().State == StateRunning })
-	if after := b.Status().Self; fmt.Sprint(after.Addresses) != fmt.Sprint(before.Addresses) || after.Name != before.Name {
-		t.Errorf("came back as %+v, was %+v", after, before)
-	}
-	eventually(t, "alpha knows beta's new key", func() bool {
-		peers := a.Status().Peers
-		return len(peers) == 1 && peers[0].NodeKey == b.Status().Self.NodeKey
-	})
-	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
-		t.Errorf("after the change of keys: %q, %v", got, err)
-	}
-}

@@ -61,7 +61,7 @@ func (p *dataPlane) open(router *userstack.Router, filter userstack.Filter) (err
 		Router:     router,
 		AnswerTSMP: p.cfg.Control != nil,
 		Rejected:   p.rejections.hear,
-		Active:     p.cfg.Active,
+		Activity:   p.cfg.Tuning,
 		Traffic:    p.reportTraffic,
 	})
 	if err != nil {
@@ -83,6 +83,7 @@ func (p *dataPlane) open(router *userstack.Router, filter userstack.Filter) (err
 		Lanes:   p.cfg.lanes(),
 		NoUDP:   p.cfg.RelayOnly,
 		Listen:  p.cfg.ListenUDP,
+		Yield:   p.cfg.Tuning.Yield,
 		Relay:   p.pool,
 		Contact: func(k key.NodePublic) { p.peers.wake(k) },
 

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"ginnel/internal/egress"
-	"ginnel/internal/hostsock"
+	"ginnel/internal/sys"
 	"ginnel/relay"
 )
 
@@ -97,7 +97,7 @@ func reaches(host string, addr netip.Addr) bool {
 // dialOnHost connects to addr as net.Dialer does.
 func dialOnHost(ctx context.Context, network, addr string) (net.Conn, error) {
 	if ap, err := netip.ParseAddrPort(addr); err == nil && network == "tcp" {
-		return hostsock.Dial(ctx, ap)
+		return sys.DialTCP(ctx, ap)
 	}
 	var d net.Dialer
 	return d.DialContext(ctx, network, addr)

@@ -31,7 +31,7 @@ const (
 
 	// dnsPatience bounds the time for an answer. It is long enough to try a second server after the
 	// first; stub resolvers repeat their query after 5 s.
-	dnsPatience = resolver.Patience + time.Second
+	dnsPatience = resolver.Timeout + time.Second
 )
 
 // nameServer is a dns.Handler.

@@ -193,13 +193,13 @@ func (g *ingress) openServe(s Serve) error {
 		})
 		return nil
 	}
-	gate, err := g.plane.stack.OpenGate(s.Port, func(in *userstack.Incoming) {
+	ln, err := g.plane.stack.ListenRequests(s.Port, func(in *userstack.ConnRequest) {
 		g.carrier.carry(in, addrText(s.Target), func() {}, dial)
 	})
 	if err != nil {
 		return err
 	}
-	g.entries = append(g.entries, entry{kind: entryServe, closer: gate, addr: &net.TCPAddr{Port: int(s.Port)},
+	g.entries = append(g.entries, entry{kind: entryServe, closer: ln, addr: &net.TCPAddr{Port: int(s.Port)},
 		serve: func() error { return nil }})
 	return nil
 }
@@ -274,7 +274,7 @@ func (g *ingress) accepts(f userstack.Flow) bool {
 		return true
 	}
 	if f.Protocol == userstack.TCP {
-		g.plane.stack.TellRejected(f)
+		g.plane.stack.SendRejection(f)
 	}
 	return false
 }

@@ -7,7 +7,7 @@ import (
 	"os"
 	"syscall"
 
-	"ginnel/internal/hostsock"
+	"ginnel/internal/sys"
 )
 
 // maxSocketPath is the longest path of a unix socket on all systems: the smallest sockaddr_un has
@@ -21,7 +21,7 @@ func listenOn(a net.Addr) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: the path of a socket has at most %d bytes, not %d", a, maxSocketPath, len(a.String()))
 	}
 	if a.Network() == "tcp" {
-		return hostsock.Listen(a.String())
+		return sys.ListenTCP(a.String())
 	}
 	ln, err := net.Listen(a.Network(), a.String())
 	if errors.Is(err, syscall.EADDRINUSE) && isDeadSocket(a.String()) {

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"ginnel/control"
+	"ginnel/internal/key"
 )
 
 // Logout ends the node's registration: the server forgets an ephemeral node, and any other has to
@@ -34,11 +35,17 @@ func GiveUp(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer client.Close()
-	err = client.Logout(ctx, control.RegisterRequest{NodeKey: cfg.Control.Identity.Node.Public()})
-	if errors.Is(err, control.ErrUnknownNode) {
-		return nil
+	keys := []key.NodePrivate{cfg.Control.Identity.Node}
+	if next := cfg.Control.Identity.Next; !next.IsZero() { // the server may have accepted it while the node was down
+		keys = append(keys, next)
 	}
-	return err
+	for _, k := range keys {
+		err := client.Logout(ctx, control.RegisterRequest{NodeKey: k.Public()})
+		if err != nil && !errors.Is(err, control.ErrUnknownNode) {
+			return err
+		}
+	}
+	return nil
 }
 
 // conversation runs the goroutines of a membership. It can be begun again after a stop.

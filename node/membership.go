@@ -26,8 +26,7 @@ type membership struct {
 	mapper mapper
 	maps   mapKeeper
 	talk   conversation
-	old    key.NodePublic // the key before this one, until the server knows; owned by run
-	noKey  bool           // the pre-auth key is not sent any more: a person has to approve the node; owned by run
+	noKey  bool // the pre-auth key is not sent any more: a person has to approve the node; owned by run
 
 	joined     chan struct{} // closed by the first map
 	registered chan struct{} // capacity 1; has an item when report may have something to send
@@ -38,6 +37,7 @@ type membership struct {
 	applied       time.Time       // when netmap became the node's
 	err           error           // why there is no conversation with the server; nil while there is one
 	login         string          // the page on which the node waits to be approved
+	expired       bool            // the node's key has expired, and the server has not accepted it or another again
 	home          homeSelection
 	registrations int  // successful ones
 	known         bool // the server may have a registration of ours
@@ -81,7 +81,7 @@ func (m *membership) run(ctx context.Context) {
 		}
 		m.startOnLast(err)
 		m.honourExpiry(time.Now())
-		if errors.Is(err, control.ErrUnknownNode) || errors.Is(err, errKeyExpired) {
+		if errors.Is(err, control.ErrUnknownNode) {
 			known = false
 		}
 		pause := wait.Next(rand.Float64())
@@ -139,18 +139,39 @@ func refusal(err error) error {
 // identity, or a middlebox, may end each stream as soon as it has begun.
 const streamLasts = 10 * time.Second
 
-// converse registers if need be, and follows one stream of the map to its end.
+// converse registers if need be, and follows the map until its stream ends for another reason than
+// that the node's key has expired.
 func (m *membership) converse(ctx context.Context, known *bool, wait *control.Backoff) error {
 	if !*known {
 		if err := m.register(ctx); err != nil {
 			return err
 		}
 		*known = true
-		m.mu.Lock()
-		m.registrations++
-		m.mu.Unlock()
-		notify(m.registered)
+		m.countRegistration()
 	}
+	for {
+		err := m.followMap(ctx, wait)
+		if !errors.Is(err, errKeyExpired) {
+			return err
+		}
+		m.noKey = true // who lets a key expire wants to be asked
+		if err := m.renew(ctx); err != nil {
+			return err
+		}
+		m.countRegistration()
+	}
+}
+
+// countRegistration lets report know that the server has to be told everything.
+func (m *membership) countRegistration() {
+	m.mu.Lock()
+	m.registrations++
+	m.mu.Unlock()
+	notify(m.registered)
+}
+
+// followMap follows one stream of the map to its end.
+func (m *membership) followMap(ctx context.Context, wait *control.Backoff) error {
 	began := time.Now()
 	for nm, err := range m.client.Poll(ctx, m.request()) {
 		if time.Since(began) > streamLasts {
@@ -171,9 +192,12 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 		})
 		m.apply(nm)
 		m.keepMap(nm)
-		if nm.Self.Key == m.n.key().Public() && expired(nm, time.Now()) { // of an older key it says nothing any more
-			m.noKey = true // who lets a key expire wants to be asked
-			return errors.Join(errKeyExpired, m.rotate())
+		switch {
+		case nm.Self.Key != m.n.key().Public(): // of an older key it says nothing any more
+		case expired(nm, time.Now()):
+			return errKeyExpired
+		default:
+			m.keyIsValid()
 		}
 	}
 	return ctx.Err()
@@ -193,63 +217,48 @@ func (m *membership) watchDuplicate(show func(*duplicateKey, time.Time)) {
 	}
 }
 
-// errKeyExpired is the end of a stream: the server has to be asked for more time, with a new key.
-var errKeyExpired = errors.New("the node's key has expired")
-
-func expired(m *control.NetMap, now time.Time) bool {
-	return m.Self.Expired || !m.Self.KeyExpiry.IsZero() && !now.Add(m.ClockSkew).Before(m.Self.KeyExpiry)
-}
-
 // register asks to be let in, by key or by a person.
 func (m *membership) register(ctx context.Context) error {
 	if err := m.pinServer(ctx); err != nil {
 		return err
 	}
-	req := control.RegisterRequest{NodeKey: m.n.key().Public(), OldNodeKey: m.old, Hostinfo: m.request().Hostinfo, Ephemeral: m.cfg.Ephemeral}
-	if m.cfg.AuthKey != "" && !m.noKey {
-		req.Auth = &control.RegisterAuth{AuthKey: m.cfg.AuthKey}
-	}
+	req := m.registration(m.n.key())
 	for {
 		resp, err := m.ask(ctx, req)
 		switch {
 		case err != nil:
 			return err
-		case resp.NodeKeyExpired && req.OldNodeKey.IsZero():
-			if err := m.rotate(); err != nil {
-				return err
-			}
-			req.NodeKey, req.OldNodeKey = m.n.key().Public(), m.old
-			continue
-		case resp.NodeKeyExpired:
-			return &control.RefusedError{Reason: "the new key of the node has expired too"}
+		case resp.NodeKeyExpired, resp.AuthURL != "" && !m.cfg.Identity.Next.IsZero():
+			// In the second case the next key may have been accepted while the node was down.
+			return m.renew(ctx)
 		case resp.AuthURL == "":
-			m.setLogin("")
-			m.old, m.noKey = key.NodePublic{}, false
+			m.clearLogin()
+			m.noKey = false
 			return nil
 		}
-		if req.Followup != "" { // a server that answers at once must not be asked again and again
-			m.pause(ctx, time.Second)
-		}
-		m.setLogin(resp.AuthURL)
-		if m.maps.onLast {
-			m.leavePeers("the coordination server does not know this node any more")
-		}
-		req.Followup, req.Auth = resp.AuthURL, nil
+		m.follow(ctx, &req, resp.AuthURL)
 	}
 }
 
-// rotate gives the node a new key in place of one that has expired. It is kept before anybody
-// learns of it.
-func (m *membership) rotate() error {
-	k := key.NewNodePrivate()
-	m.cfg.Identity.Node = k
-	if err := m.cfg.save(); err != nil {
-		return err
+// registration is a request to be let in by a key.
+func (m *membership) registration(k key.NodePrivate) control.RegisterRequest {
+	req := control.RegisterRequest{NodeKey: k.Public(), Hostinfo: m.request().Hostinfo, Ephemeral: m.cfg.Ephemeral}
+	if m.cfg.AuthKey != "" && !m.noKey {
+		req.Auth = &control.RegisterAuth{AuthKey: m.cfg.AuthKey}
 	}
-	m.n.log.Info("the node's key has expired and is replaced")
-	m.old = m.n.key().Public()
-	m.n.setKey(k)
-	return nil
+	return req
+}
+
+// follow shows the page on which the node can be approved, and makes req the question whether it is.
+func (m *membership) follow(ctx context.Context, req *control.RegisterRequest, page string) {
+	if req.Followup != "" { // a server that answers at once must not be asked again and again
+		m.pause(ctx, time.Second)
+	}
+	m.setLogin(page, req.NodeKey)
+	if m.maps.onLast {
+		m.leavePeers("the coordination server does not know this node any more")
+	}
+	req.Followup, req.Auth = page, nil
 }
 
 // pinServer stores the server's key at the first contact.
@@ -265,16 +274,16 @@ func (m *membership) pinServer(ctx context.Context) error {
 	return m.cfg.save()
 }
 
-// setLogin shows where the node can be approved.
-func (m *membership) setLogin(url string) {
+// setLogin shows where the node can be approved, and by which key it waits.
+func (m *membership) setLogin(url string, k key.NodePublic) {
 	m.mu.Lock()
 	news := url != m.login
 	m.login = url
 	m.mu.Unlock()
-	if !news || url == "" {
+	if !news {
 		return
 	}
-	m.n.log.Info("waiting to be approved", "url", url, "key", m.n.key().Public())
+	m.n.log.Info("waiting to be approved", "url", url, "key", k)
 	if f := m.cfg.Login; f != nil {
 		f(url)
 	}
@@ -336,7 +345,7 @@ func (m *membership) report(ctx context.Context) {
 	var sent control.MapRequest
 	told := 0 // number of the registration in which sent was sent; after another one, the server needs everything
 	for ctx.Err() == nil {
-		registration := m.registration()
+		registration := m.registrationCount()
 		req := m.request()
 		if registration != told || !sameReport(&req, &sent) {
 			if err := m.client.Update(ctx, req); err != nil {
@@ -356,7 +365,7 @@ func (m *membership) report(ctx context.Context) {
 	}
 }
 
-func (m *membership) registration() int {
+func (m *membership) registrationCount() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.registrations

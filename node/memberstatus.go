@@ -17,6 +17,8 @@ func (m *membership) state() (state State, reason string, server error) {
 	switch {
 	case m.login != "":
 		return StateNeedsLogin, "waiting to be approved at " + m.login, m.err
+	case m.expired:
+		return StateNeedsLogin, errKeyExpired.Error(), m.err
 	case m.hasJoined():
 		return StateRunning, "", m.err
 	case m.err != nil:
@@ -38,6 +40,11 @@ func (m *membership) describe(s *Status, state State, reason string, err error) 
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.expired {
+		// Relays refuse an expired key, whatever the way to them is.
+		s.Health = slices.DeleteFunc(s.Health, func(i HealthIssue) bool { return i.Code == homeRelayUnreachable })
+		s.Health = append(s.Health, keyExpired)
+	}
 	if m.hasDuplicate() {
 		s.Health = append(s.Health, duplicateKeyIssue)
 	}
@@ -57,6 +64,11 @@ func (m *membership) hasDuplicate() bool {
 var duplicateKeyIssue = HealthIssue{Code: "duplicate-key",
 	Text: "another process uses this node's key: each takes the other's place in the network again and again",
 	Mend: "give each node a state directory of its own (--state DIR), and remove the copy"}
+
+// keyExpired is the issue of a node that has to log in again.
+var keyExpired = HealthIssue{Code: "key-expired", Text: errKeyExpired.Error(),
+	Mend: "log in on the page that the reason names, start the node with --authkey KEY, or have an administrator " +
+		"prolong the key ('ginnel control nodes expire NODE --never')"}
 
 // messages returns the messages of the server to the user.
 func messages(nm *control.NetMap) (issues []HealthIssue) {

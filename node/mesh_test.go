@@ -17,6 +17,7 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // TestMain fails if a goroutine outlives the tests.
@@ -53,7 +54,7 @@ var (
 // mesh is a relay on loopback and the nodes that use it.
 type mesh struct {
 	t      testing.TB
-	srv    *relay.Server
+	srv    *relayserver.Server
 	relays relay.Map
 	nodes  []*member
 	wg     sync.WaitGroup
@@ -72,10 +73,10 @@ func newMesh(t testing.TB) *mesh {
 	t.Helper()
 	m := &mesh{t: t}
 	var err error
-	if m.srv, err = relay.NewServer(relay.ServerConfig{Key: key.NewNodePrivate()}); err != nil {
+	if m.srv, err = relayserver.New(relayserver.Config{Key: key.NewNodePrivate()}); err != nil {
 		t.Fatal(err)
 	}
-	conf, pin, err := relay.SelfSignedTLS(t.TempDir(), "127.0.0.1")
+	conf, pin, err := relayserver.SelfSignedTLS(t.TempDir(), "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}

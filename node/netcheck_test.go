@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // relay6 makes the relay reachable over IPv6 only.
 func (m *mesh) relay6() {
 	t := m.t
 	t.Helper()
-	conf, pin, err := relay.SelfSignedTLS(t.TempDir(), "::1")
+	conf, pin, err := relayserver.SelfSignedTLS(t.TempDir(), "::1")
 	if err != nil {
 		t.Fatal(err)
 	}

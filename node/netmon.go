@@ -5,6 +5,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"ginnel/internal/sys"
 )
 
 const (
@@ -14,7 +16,7 @@ const (
 
 // watchNetwork tells transport and relays when the host's addresses or routes have changed.
 func (n *Node) watchNetwork(ctx context.Context) {
-	events, err := networkEvents(ctx, &n.life.wg)
+	events, err := sys.NetworkEvents(ctx, n.life.wg.Go)
 	if err != nil {
 		n.log.Debug("the system does not tell of network changes; looking every few seconds", "err", err)
 		events = pollAddresses(ctx, &n.life.wg)

@@ -25,23 +25,11 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/transport"
-	"ginnel/userstack"
+	"ginnel/tuning"
 )
 
 // DefaultDialTimeout bounds the dial of a connection through the proxies.
 const DefaultDialTimeout = 30 * time.Second
-
-// Congestion is a congestion control algorithm for TCP connections in the mesh.
-type Congestion = userstack.Congestion
-
-// The algorithms; see package userstack.
-const (
-	BBR   = userstack.BBR
-	CUBIC = userstack.CUBIC
-)
-
-// ParseCongestion reads "bbr" or "cubic".
-func ParseCongestion(text string) (Congestion, error) { return userstack.ParseCongestion(text) }
 
 // PacketConn is what a node needs of a UDP socket. *net.UDPConn is one.
 type PacketConn = transport.PacketConn
@@ -65,15 +53,15 @@ type Config struct {
 	UserProxy    net.Addr                         // of a proxy for this user without a password; nil: none
 	Associations int                              // limit of UDP associations; 0: 256, or fewer with little Memory
 	DialTimeout  time.Duration                    // 0: DefaultDialTimeout
-	Memory       int64                            // bytes that the process shall take, which size buffers and queues; 0: no bound
+	Memory       int64                            // bytes for the process, which size buffers and queues; 0: Tuning's, or no bound
 	Congestion   Congestion                       // how fast TCP connections in the mesh send; zero: BBR
-	Processors   int                              // processors to plan for; 0: GOMAXPROCS when New is called
+	Processors   int                              // to plan for; 0: those of Tuning, or GOMAXPROCS when New is called
 	Forwards     []Forward
 	DNS          net.Addr // where DNS is served, over UDP and TCP; nil: nowhere
 	Serves       []Serve
-	Active       func(brief bool) // called for packets of the mesh, see userstack.Config; nil: nobody asks
-	Token        string           // required by the local API for requests that change the node; empty: they are refused
-	Shutdown     func()           // called when the local API is told to end the node; nil: such requests are refused
+	Tuning       *tuning.Process // from tuning.Start; nil: the process is not tuned
+	Token        string          // required by the local API for requests that change the node; empty: they are refused
+	Shutdown     func()          // called when the local API is told to end the node; nil: such requests are refused
 
 	// OutboundProxy returns the proxy for a URL outside the mesh, including relays and the
 	// coordination server; nil: none. See internal/egress.
@@ -177,6 +165,7 @@ func New(cfg Config) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	cfg.useTuning()
 	n := &Node{cfg: cfg, log: cfg.log(), life: newLifetime(context.Background()), started: time.Now(),
 		failc: make(chan error, 1)}
 	n.host = &hostDialer{cfg: &n.cfg}
@@ -193,7 +182,7 @@ func New(cfg Config) (*Node, error) {
 	n.ingress = newIngress(n, n.api.handler(), n.api.hasToken)
 	n.stun = newSTUNKeeper(n)
 	n.relays = &relayWatch{plane: n.plane, member: n.member}
-	if err := n.start(); err != nil {
+	if err := cfg.Tuning.WithAllPs(n.start); err != nil {
 		n.Close()
 		return nil, err
 	}

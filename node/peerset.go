@@ -49,7 +49,7 @@ type session struct {
 	rx, tx    uint64         // bytes of all WireGuard messages
 }
 
-func newSession(s wireguard.Session) session {
+func newSession(s wireguard.PeerState) session {
 	ap, _ := netip.ParseAddrPort(s.Endpoint) // fails for a peer key in hex, the endpoint of other than plain peers
 	return session{endpoint: ap, handshake: s.Handshake, rx: s.Rx, tx: s.Tx}
 }
@@ -64,12 +64,12 @@ func (s session) endpointText() string {
 
 // session returns the session with a peer; false if the device does not have the peer.
 func (s *peerSet) session(k key.NodePublic) (session, bool) {
-	of, ok := s.dev.Session(k)
+	of, ok := s.dev.PeerState(k)
 	return newSession(of), ok
 }
 
 func (s *peerSet) sessions() map[key.NodePublic]session {
-	of := s.dev.Sessions()
+	of := s.dev.PeerStates()
 	all := make(map[key.NodePublic]session, len(of))
 	for k, v := range of {
 		all[k] = newSession(v)
@@ -80,13 +80,13 @@ func (s *peerSet) sessions() map[key.NodePublic]session {
 // awaitsHandshake reports whether the device has the peer and no handshake with it was ever
 // completed.
 func (s *peerSet) awaitsHandshake(k key.NodePublic) bool {
-	of, ok := s.dev.Session(k)
+	of, ok := s.dev.PeerState(k)
 	return ok && of.Handshake.IsZero()
 }
 
 // startHandshake sends a handshake initiation to a peer. A response to the initiation before it is
 // worthless from then on.
-func (s *peerSet) startHandshake(k key.NodePublic) { s.dev.Begin(k) }
+func (s *peerSet) startHandshake(k key.NodePublic) { s.dev.StartHandshake(k) }
 
 // configure makes peers, which must not change any more, the whole set. The device is told of the
 // differences only.
@@ -162,7 +162,7 @@ func (s *peerSet) replace(next map[key.NodePublic]Peer, dormant map[key.NodePubl
 		s.active.store(p.Key, struct{}{})
 		switch {
 		case known && restarted(&old, &p):
-			s.dev.Renew(p.Key)
+			s.dev.ExpireKeypairs(p.Key)
 		case known && s.dialled[p.Key] && old.Region == 0 && p.Region != 0 && s.awaitsHandshake(p.Key):
 			s.startHandshake(p.Key) // the initiations before had no relay to go through
 		}

@@ -3,6 +3,8 @@ package node
 import (
 	"runtime"
 	"testing"
+
+	"ginnel/tuning"
 )
 
 const mib = 1 << 20
@@ -32,5 +34,26 @@ func TestLanesByDefault(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8))
 	if got := new(Config).lanes(); got != 4 {
 		t.Errorf("with GOMAXPROCS=8: %d lanes, want 4", got)
+	}
+}
+
+// A tuned process has lowered GOMAXPROCS by the time of New, so the number from before counts.
+func TestLanesWithTuning(t *testing.T) {
+	t.Setenv("GOMAXPROCS", "")
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8))
+	tuned, err := tuning.Start(tuning.Config{Memory: 640 * mib})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tuned.Close()
+	cfg := Config{Tuning: tuned}
+	cfg.useTuning()
+	if got := cfg.lanes(); got != 4 || cfg.Memory != 640*mib {
+		t.Errorf("%d lanes and a budget of %d bytes, want 4 and %d", got, cfg.Memory, 640*mib)
+	}
+	cfg = Config{Tuning: tuned, Memory: 32 * mib, Processors: 16}
+	cfg.useTuning()
+	if got := cfg.lanes(); got != 1 || cfg.Memory != 32*mib || cfg.Processors != 16 {
+		t.Errorf("%d lanes, a budget of %d bytes and %d processors, which the program has set", got, cfg.Memory, cfg.Processors)
 	}
 }

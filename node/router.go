@@ -89,15 +89,15 @@ func isPublic(a netip.Addr) bool {
 }
 
 // carryTCP carries a connection, if routedConns has room for it.
-func (r *router) carryTCP(in *userstack.Incoming) {
+func (r *router) carryTCP(in *userstack.ConnRequest) {
 	if !r.takes(in.Dst.Addr()) {
-		in.Refuse()
+		in.Reject()
 		return
 	}
 	c := new(routedConn)
 	evicted, ok := r.conns.add(r.peerOf(in.Src.Addr()), c)
 	if !ok {
-		in.Refuse()
+		in.Reject()
 		return
 	}
 	if evicted != nil {

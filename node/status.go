@@ -283,6 +283,8 @@ func (e *endpointKeeper) health(m *NetworkMap, sessions map[key.NodePublic]sessi
 	return issues
 }
 
+const homeRelayUnreachable = "home-relay-unreachable"
+
 // health returns the issues of relays.
 func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 	issues := []HealthIssue{}
@@ -292,7 +294,7 @@ func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 		case r.Health != "":
 			issues = append(issues, HealthIssue{Code: "relay-health", Text: fmt.Sprintf("relay %s says: %s", name, r.Health)})
 		case r.Region == ps.Home && r.State != relay.RegionConnected && r.Err != nil:
-			issues = append(issues, HealthIssue{Code: "home-relay-unreachable",
+			issues = append(issues, HealthIssue{Code: homeRelayUnreachable,
 				Text: fmt.Sprintf("no connection to the home relay %s: %v", name, r.Err),
 				Mend: "check that outgoing TCP to the relay is allowed, or name the proxy in HTTPS_PROXY"})
 		}

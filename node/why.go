@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"ginnel/control"
 	"ginnel/relay"
 )
 
@@ -110,19 +112,34 @@ type walk struct {
 // joins checks whether the node has a map.
 func (w *walk) joins() bool {
 	m := w.n.member
-	if m == nil || m.hasJoined() {
+	if m == nil {
 		return true
 	}
 	switch state, reason, err := m.state(); {
+	case state == StateNeedsLogin && m.hasExpired():
+		w.v.fail(StepLogin, keyExpired.Text+": "+reason, keyExpired.Mend)
 	case state == StateNeedsLogin:
 		w.v.fail(StepLogin, reason, "open that page, or start the node with --authkey KEY")
+	case m.hasJoined():
+		return true
 	case errors.Is(err, ErrControlUnreachable):
-		mend := "check that %s can be reached from here; HTTPS_PROXY names a proxy on the way"
-		w.v.fail(StepControl, reason, fmt.Sprintf(mend, w.n.cfg.Control.URL))
+		w.v.fail(StepControl, reason, unreachableMend(w.n.cfg.Control.URL, err))
 	default:
 		w.v.fail(StepJoin, reason, "wait, or look at the log of the coordination server")
 	}
 	return false
+}
+
+// unreachableMend returns what to do about a coordination server that cannot be reached.
+func unreachableMend(server string, err error) string {
+	if errors.Is(err, control.ErrPlainPort) { // the URL is wrong, and no proxy is missing
+		return "start the node with the URL that begins with http://"
+	}
+	variable := "HTTPS_PROXY"
+	if strings.HasPrefix(server, "http://") {
+		variable = "HTTP_PROXY"
+	}
+	return fmt.Sprintf("check that %s can be reached from here; %s names a proxy on the way", server, variable)
 }
 
 // resolves checks whether the host has addresses.
@@ -160,6 +177,8 @@ func (w *walk) nameMend(err error) string {
 	}
 	dns, ok := errors.AsType[*net.DNSError](err)
 	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return w.leaveMend()
 	case ok && dns.IsNotFound && w.n.plane.netmap.Load().Mesh:
 		return "check the spelling: 'ginnel status' lists the names of the peers that policy lets this node see"
 	case ok && dns.IsNotFound:
@@ -213,16 +232,22 @@ func (w *walk) mayLeave() bool {
 		w.failUnusedRoute(router, err)
 		return false
 	}
-	mend := "start the node without --mesh-only, or use an address of the mesh"
+	w.v.fail(StepPolicy, err.Error(), w.leaveMend())
+	return false
+}
+
+// leaveMend is what to do about a destination that is outside the mesh and may not be reached from
+// this node.
+func (w *walk) leaveMend() string {
 	switch {
 	case w.n.cfg.MeshOnly:
+		return "start the node without --mesh-only, or use an address of the mesh"
 	case w.n.plane.netmap.Load().ExitLost != "":
-		mend = "check that the exit node is online and offers to be one, or leave out --exit-node"
-	default:
-		mend = "dial it from this machine, without the proxy"
+		return "check that the exit node is online and offers to be one, or leave out --exit-node"
+	case w.n.cfg.wantsExit():
+		return "give the network nameservers that the exit node reaches, or use an address"
 	}
-	w.v.fail(StepPolicy, err.Error(), mend)
-	return false
+	return "dial it from this machine, without the proxy"
 }
 
 // pongTime bounds the ping that is sent during the attempt to connect.
@@ -410,7 +435,8 @@ func (w *walk) hasPath(ponged error) bool {
 	status := w.n.plane.peerStatus(m, p, &ts, s)
 	switch {
 	case p.Plain && !s.endpoint.IsValid():
-		w.v.fail(StepPath, "peer "+p.display()+": "+w.n.dialer.silence(p), "give the peer an Endpoint, or have it speak first")
+		w.v.fail(StepPath, "peer "+p.display()+": "+w.n.dialer.silence(p),
+			"give the peer an Endpoint, or have it speak first")
 		return false
 	case p.Plain:
 		w.v.add(StepPath, StepFine, "endpoint "+s.endpointText())

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"ginnel/control"
 	"ginnel/internal/key"
 	"ginnel/relay"
 	"ginnel/userstack"
@@ -41,6 +43,41 @@ func (v *Verdict) steps() (list []string) {
 		list = append(list, string(s.Step)+" "+string(s.State))
 	}
 	return list
+}
+
+// A name that must not be resolved has the mend of an address that must not be dialled: nothing is wrong
+// with the DNS servers.
+func TestWhyNameMayNotLeave(t *testing.T) {
+	n := newNetwork(t)
+	meshOnly := n.join("alpha", func(c *Config) { c.MeshOnly = true })
+	noExit := n.join("beta", func(c *Config) { c.Control.ExitNode = "nosuch" })
+	for _, m := range []*member{meshOnly, noExit} {
+		eventually(t, m.name+" has joined", func() bool { return len(m.Status().Peers) == 1 })
+	}
+	meshOnly.wantBroken("www.example.com:80", StepName, "--mesh-only is set", "start the node without --mesh-only")
+	noExit.wantBroken("www.example.com:80", StepName, "the exit node is not there", "leave out --exit-node")
+	noExit.wantBroken("192.0.2.1:80", StepPolicy, "the exit node is not there", "leave out --exit-node")
+}
+
+// The mend names the variable that is read for the scheme of the server's URL. If the URL has the wrong
+// scheme, no proxy is missing.
+func TestUnreachableMend(t *testing.T) {
+	for _, test := range []struct {
+		server string
+		err    error
+		want   string
+	}{
+		{"https://a.example", control.ErrUnreachable,
+			"check that https://a.example can be reached from here; HTTPS_PROXY names a proxy on the way"},
+		{"http://a.example", control.ErrUnreachable,
+			"check that http://a.example can be reached from here; HTTP_PROXY names a proxy on the way"},
+		{"https://a.example", fmt.Errorf("%w: %w", control.ErrUnreachable, control.ErrPlainPort),
+			"start the node with the URL that begins with http://"},
+	} {
+		if got := unreachableMend(test.server, test.err); got != test.want {
+			t.Errorf("%s, %v: %q, want %q", test.server, test.err, got, test.want)
+		}
+	}
 }
 
 // In a network with a server and a policy, the first broken step is named, and the steps before it

@@ -9,20 +9,21 @@ import (
 
 	"ginnel/internal/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // newRegion starts a relay with TLS and describes it.
 func newRegion(t *testing.T) *relay.Region {
 	t.Helper()
-	conf, pin, err := relay.SelfSignedTLS(t.TempDir(), "127.0.0.1")
+	conf, pin, err := relayserver.SelfSignedTLS(t.TempDir(), "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := relay.NewServer(relay.ServerConfig{Key: key.NewNodePrivate()})
+	s, err := relayserver.New(relayserver.Config{Key: key.NewNodePrivate()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := relay.Listen(t.Context(), "127.0.0.1:0")
+	ln, err := relayserver.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

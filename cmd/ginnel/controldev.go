@@ -56,15 +56,21 @@ func devURL(bound net.Addr) *url.URL {
 // machineAddr is the address that others reach this machine at, as far as it knows: of the
 // interface that it goes out by, and one to which nodes take plain HTTP if that has any.
 func machineAddr() netip.Addr {
-	out := anyAddr()
+	addrs, _ := net.InterfaceAddrs()
+	out := anyAddr(addrs)
 	for _, far := range []string{"[2001:db8::1]:9", "192.0.2.1:9"} { // nothing is sent
 		if conn, err := net.Dial("udp", far); err == nil {
 			out = conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 			conn.Close()
 		}
 	}
+	return bestAddr(out, besides(out))
+}
+
+// bestAddr chooses among the address that this machine goes out by and the others of that interface.
+func bestAddr(out netip.Addr, others []netip.Addr) netip.Addr {
 	best := out
-	for _, a := range besides(out) {
+	for _, a := range others {
 		if isPrivateHost(a.String()) && (!isPrivateHost(best.String()) || a.Is4() && best.Is6()) {
 			best = a
 		}
@@ -72,9 +78,9 @@ func machineAddr() netip.Addr {
 	return best
 }
 
-// anyAddr is the address of any interface that other machines may reach; loopback if there is none.
-func anyAddr() netip.Addr {
-	addrs, _ := net.InterfaceAddrs()
+// anyAddr is the first of the interfaces' addresses that other machines may reach; loopback if there
+// is none.
+func anyAddr(addrs []net.Addr) netip.Addr {
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {
 			return p.Addr()

@@ -55,7 +55,11 @@ func (s *controlService) useDNSConfig() {
 	if s.f.dnsConfig == "" {
 		return
 	}
-	names, err := s.f.dnsSettings()
+	var names control.DNSConfig
+	err := checkRegular(s.f.dnsConfig)
+	if err == nil {
+		names, err = s.f.dnsSettings()
+	}
 	if err != nil {
 		s.log.Error("DNS settings refused, the settings before them stay", "err", err)
 		return

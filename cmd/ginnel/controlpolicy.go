@@ -39,7 +39,7 @@ also lists what each entry does, and for how many of the nodes.`,
 			c := &adminCall{args: args, out: p.stdout, json: where.asJSON}
 			var checked server.Policy
 			if alone {
-				checked, err = checkAlone(text)
+				checked, err = checkOffline(text)
 			} else if c.admin, err = where.open(p); err == nil {
 				err = c.call(cmd.Context(), http.MethodPost, fmt.Sprintf("policy/check?explain=%t", explain), hujson(text), &checked)
 			}

@@ -30,17 +30,13 @@ func (f *controlFlags) readPolicy() error {
 	return nil
 }
 
-// checkAlone checks a policy without nodes and users, which is all that can be done without the
-// server that it is for.
-func checkAlone(text []byte) (server.Policy, error) {
-	p, err := policy.Parse(text)
+// checkOffline checks a policy without a server, and therefore without nodes and users.
+func checkOffline(text []byte) (server.Policy, error) {
+	report, err := policy.Check(text, nil)
 	if err != nil {
 		return server.Policy{}, err
 	}
-	if err := p.Check(nil); err != nil {
-		return server.Policy{}, err
-	}
-	return server.Policy{Text: string(text), Warnings: lines(p.Warnings()), Failing: []string{}, Explained: lines(p.Explain(nil))}, nil
+	return server.Policy{Text: string(text), Warnings: lines(report.Warnings), Failing: []string{}, Explained: lines(report.Explained)}, nil
 }
 
 func lines(problems []policy.Problem) []string {
@@ -86,6 +82,7 @@ func (s *controlService) warnOfPolicy(set server.Policy) {
 // watchFiles puts the policy file in force when it has changed, and takes everything that comes
 // from files anew on SIGHUP.
 func (s *controlService) watchFiles(hup <-chan os.Signal) {
+	defer close(s.filesc)
 	var tick <-chan time.Time
 	if s.f.policy != "" {
 		ticker := time.NewTicker(policyPoll)
@@ -121,6 +118,9 @@ func (s *controlService) watchFiles(hup <-chan os.Signal) {
 type policyFile struct{ text, problem string }
 
 func readPolicyFile(path string) policyFile {
+	if err := checkRegular(path); err != nil {
+		return policyFile{problem: err.Error()}
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return policyFile{problem: err.Error()}

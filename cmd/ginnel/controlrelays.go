@@ -51,7 +51,11 @@ func (s *controlService) useDERPMap() {
 	if s.f.derpMap == "" {
 		return
 	}
-	relays, err := s.f.readDERPMap()
+	var relays control.DERPMap
+	err := checkRegular(s.f.derpMap)
+	if err == nil {
+		relays, err = s.f.readDERPMap()
+	}
 	if err != nil {
 		s.log.Error("DERP map refused, the relays before it stay", "err", err)
 		return

@@ -20,7 +20,7 @@ import (
 
 	"ginnel/control/server"
 	"ginnel/control/store"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 const (
@@ -40,7 +40,7 @@ type controlService struct {
 	site   *url.URL // by which nodes find the server
 	store  *store.Bolt
 	ctl    *server.Server
-	relay  *relay.Server
+	relay  *relayserver.Server
 	pin    string         // of a self-signed certificate
 	devKey server.AuthKey // of --dev
 	addr   string         // of the port, as bound
@@ -50,14 +50,16 @@ type controlService struct {
 
 	stopc   chan struct{}
 	wg      sync.WaitGroup
-	failed  chan error // has room for all listeners
-	opened  []func()   // what closes what was opened
+	files   sync.WaitGroup // counts watchFiles, which a file may hold up
+	filesc  chan struct{}  // closed when watchFiles has ended; nil if it has not begun
+	failed  chan error     // has room for all listeners
+	opened  []func()       // what closes what was opened
 	servers []*http.Server
 }
 
 func runControl(cmd *cobra.Command, f *controlFlags, p program) error {
 	if err := f.check(); err != nil {
-		return err
+		return withStrayVariables(err, cmd, p)
 	}
 	dir, temporary, err := f.stateDir(p)
 	if err != nil {
@@ -84,7 +86,8 @@ func (s *controlService) run(ctx context.Context, p program) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	s.wg.Go(func() { s.watchFiles(hup) })
+	s.filesc = make(chan struct{})
+	s.files.Go(func() { s.watchFiles(hup) })
 	s.log.Info("coordination server is up", "url", s.site.String(), "addr", s.addr, "stun", s.stun,
 		"relay", s.f.embedded.text, "domain", s.f.baseDomain, "state", s.dir)
 	if err := s.describe(p); err != nil {
@@ -179,12 +182,12 @@ func (s *controlService) newServers(ctx context.Context) (err error) {
 
 // newRelay makes the relay. It serves nobody before the coordination server is there to be asked.
 func (s *controlService) newRelay() error {
-	key, err := relay.LoadKey(filepath.Join(s.dir, "relay.key"))
+	key, err := relayserver.LoadKey(filepath.Join(s.dir, "relay.key"))
 	if err != nil {
 		return err
 	}
 	ask := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ctl.ServeHTTP(w, r) })
-	s.relay, err = relay.NewServer(relay.ServerConfig{
+	s.relay, err = relayserver.New(relayserver.Config{
 		Key: key, Log: s.log,
 		AdmissionURL: "http://control/verify", AdmissionStrict: true, HTTPClient: &http.Client{Transport: inProcess{ask}},
 	})
@@ -204,9 +207,9 @@ func (s *controlService) openPort(ctx context.Context) (net.Listener, error) {
 			addr = siteListen(s.site)
 		}
 	}
-	ln, err := relay.Listen(ctx, addr)
+	ln, err := relayserver.Listen(ctx, addr)
 	if errors.Is(err, syscall.EADDRINUSE) && s.f.listen == "" && s.site == nil {
-		ln, err = relay.Listen(ctx, ":0")
+		ln, err = relayserver.Listen(ctx, ":0")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the server's port: %w", err)
@@ -336,4 +339,17 @@ func (s *controlService) close() {
 		s.opened[i]()
 	}
 	s.wg.Wait()
+	s.endFiles()
+}
+
+// endFiles waits for the end of watchFiles, except where a file system keeps it for good.
+func (s *controlService) endFiles() {
+	if s.filesc == nil {
+		return
+	}
+	select {
+	case <-s.filesc:
+	case <-time.After(lastRequests):
+		s.log.Warn("a file is still being read")
+	}
 }

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"ginnel/internal/sys"
 )
 
 const (
@@ -62,7 +64,7 @@ func (s *splitter) admit(conn net.Conn) {
 // sort gives a connection to its branch.
 func (s *splitter) sort(conn net.Conn) {
 	conn.SetReadDeadline(time.Now().Add(firstByteTimeout))
-	first, whole, err := peekByte(conn)
+	first, whole, err := sys.Peek(conn)
 	conn.SetReadDeadline(time.Time{})
 	if !s.leave(conn) || err != nil {
 		conn.Close()

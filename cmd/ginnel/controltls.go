@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // tlsSettings are nil for a port without TLS.
@@ -24,7 +24,7 @@ func (s *controlService) certificates() (tlsSettings, error) {
 	}
 	host := s.site.Hostname()
 	dir := filepath.Join(s.dir, "certs", strings.ReplaceAll(host, ":", "_"))
-	conf, pin, err := relay.SelfSignedTLS(dir, host)
+	conf, pin, err := relayserver.SelfSignedTLS(dir, host)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (s *controlService) tlsConfig(selfSigned tlsSettings) (tlsSettings, error) 
 		if port := portNumber(s.addr); port != 443 {
 			s.log.Warn("Let's Encrypt asks on port 443, which has to lead here", "addr", s.addr)
 		}
-		m := relay.ACME(filepath.Join(s.dir, "acme"), s.f.acmeEmail, s.site.Hostname())
+		m := relayserver.ACME(filepath.Join(s.dir, "acme"), s.f.acmeEmail, s.site.Hostname())
 		return s.relay.TLSConfig(m.TLSConfig()), nil
 	}
 	return s.relay.TLSConfig(selfSigned), nil

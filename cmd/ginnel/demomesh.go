@@ -13,7 +13,7 @@ import (
 	"ginnel/control/store"
 	"ginnel/internal/key"
 	"ginnel/node"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // Names in the demo's mesh.
@@ -32,7 +32,7 @@ const demoRegion = 900
 // demoMesh is a mesh on loopback: a relay, a coordination server, a node that serves a web page and
 // one that fetches it.
 type demoMesh struct {
-	srv       *relay.Server
+	srv       *relayserver.Server
 	relayAddr net.Addr
 	stunPort  int
 	pin       string
@@ -51,12 +51,12 @@ type demoMesh struct {
 }
 
 func (m *demoMesh) startRelay(dir string) error {
-	srv, err := relay.NewServer(relay.ServerConfig{Key: key.NewNodePrivate()})
+	srv, err := relayserver.New(relayserver.Config{Key: key.NewNodePrivate()})
 	if err != nil {
 		return err
 	}
 	m.srv = srv
-	conf, pin, err := relay.SelfSignedTLS(dir, loopback.String())
+	conf, pin, err := relayserver.SelfSignedTLS(dir, loopback.String())
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"ginnel/internal/sys"
 )
 
 const (
@@ -147,7 +149,7 @@ func startBackground(fs *pflag.FlagSet, f *nodeFlags, p program) (*background, e
 	args, secrets := hideSecrets(fs, p.args)
 	b.cmd.Args = args
 	b.cmd.Env = withVariables(p.environ(), append(secrets, variable{readyFDName, "3"}))
-	b.cmd.SysProcAttr = sessionAttributes()
+	b.cmd.SysProcAttr = sys.OwnSession()
 	log, err := b.openLog(f, p)
 	if err != nil {
 		return nil, err
@@ -252,6 +254,6 @@ func (b *background) failure(said string) error {
 
 // inheritedFile is one that the process was started with.
 func inheritedFile(fd uintptr) *os.File {
-	keepFromCommands(fd)
+	sys.CloseOnExec(fd)
 	return os.NewFile(fd, "ready")
 }

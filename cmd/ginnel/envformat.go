@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"strings"
@@ -47,6 +48,10 @@ func (f envFormat) line(v variable) string {
 		return fmt.Sprintf("export %s='%s'", v.name, strings.ReplaceAll(v.value, "'", `'\''`))
 	case envDotenv:
 		return v.name + "=" + dotenvValue(v.value)
+	}
+	if strings.ContainsAny(v.value, "\r\n") { // the next line would be another variable
+		delimiter := "ginnel_" + rand.Text()
+		return v.name + "<<" + delimiter + "\n" + v.value + "\n" + delimiter
 	}
 	return v.name + "=" + v.value
 }

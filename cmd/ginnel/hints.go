@@ -26,15 +26,22 @@ var flagHints = map[string]string{
 
 // commandHints are commands of tailscale and headscale, and what to write here.
 var commandHints = map[string]string{
-	"preauthkeys": "ginnel control keys",
-	"authkeys":    "ginnel control keys",
-	"apikeys":     "ginnel control tokens",
-	"routes":      "ginnel control nodes routes",
-	"register":    "ginnel control nodes approve LOGIN --user USER",
-	"machines":    "ginnel control nodes",
-	"login":       "ginnel up",
-	"configtest":  "ginnel control policy check",
+	"preauthkeys":    "ginnel control keys",
+	"preauthkey":     "ginnel control keys",
+	"authkeys":       "ginnel control keys",
+	"apikeys":        "ginnel control tokens",
+	"routes":         "ginnel control nodes routes",
+	"list-routes":    "ginnel control nodes routes list",
+	"approve-routes": "ginnel control nodes routes approve NODE",
+	"register":       "ginnel control nodes approve LOGIN --user USER",
+	"machines":       "ginnel control nodes",
+	"login":          "ginnel up",
+	"ip":             "ginnel status",
+	"configtest":     "ginnel control policy check",
 }
+
+// deleteWords are what other programs call the command delete of a group.
+var deleteWords = []string{"destroy", "remove", "rm"}
 
 // maxTypos is how many letters a word may differ by from the one that is suggested.
 const maxTypos = 2
@@ -69,7 +76,8 @@ func nearest(word string, known []string) (best string) {
 	return best
 }
 
-// unknownCommandHint names the command that was meant.
+// unknownCommandHint names the command that was meant, be it misspelt or another program's word, or
+// both.
 func unknownCommandHint(cmd *cobra.Command, word string) string {
 	if instead, known := commandHints[word]; known {
 		return "; here it is '" + instead + "'"
@@ -78,8 +86,14 @@ func unknownCommandHint(cmd *cobra.Command, word string) string {
 	for _, sub := range cmd.Commands() {
 		paths[sub.Name()] = sub.CommandPath()
 	}
+	if own := paths["delete"]; own != "" && slices.Contains(deleteWords, word) {
+		return "; here it is '" + own + "'"
+	}
 	if best := nearest(word, slices.Sorted(maps.Keys(paths))); best != "" {
 		return "; '" + paths[best] + "' is meant?"
+	}
+	if best := nearest(word, slices.Sorted(maps.Keys(commandHints))); best != "" {
+		return "; '" + commandHints[best] + "' is meant?"
 	}
 	return ""
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -20,7 +22,10 @@ func newNC(p program) *cobra.Command {
 		Short: "Connect standard input and output to an address in the mesh",
 		Long: `nc makes a connection through the running node: what comes on standard input is
 sent, what is received goes to standard output, and the end of either is passed on
-while the other direction goes on. It is made for ssh's ProxyCommand.`,
+while the other direction goes on. It is made for ssh's ProxyCommand.
+
+What NO_PROXY or no_proxy exempts, and what is on this machine, is reached without
+the node.`,
 		Example: `  ginnel nc db.internal 5432
   ssh -o ProxyCommand='ginnel nc %h %p' build-host`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -37,11 +42,7 @@ while the other direction goes on. It is made for ssh's ProxyCommand.`,
 			if err != nil {
 				return usageError{err}
 			}
-			a, err := where.open(p)
-			if err != nil {
-				return err
-			}
-			t, err := a.connect(cmd.Context(), target)
+			t, err := where.connect(cmd.Context(), p, target)
 			if err != nil {
 				return err
 			}
@@ -50,6 +51,24 @@ while the other direction goes on. It is made for ssh's ProxyCommand.`,
 	}
 	where.add(cmd.Flags())
 	return cmd
+}
+
+// connect connects to target, host:port: through the node, or without it if the environment exempts
+// target from proxies.
+func (f *apiFlags) connect(ctx context.Context, p program, target string) (*tunnel, error) {
+	if !isExempt(p, target) {
+		a, err := f.open(p)
+		if err != nil {
+			return nil, err
+		}
+		return a.connect(ctx, target)
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", target)
+	if err != nil {
+		return nil, fmt.Errorf("reaching %s without the node, as NO_PROXY has it: %w", target, err)
+	}
+	return &tunnel{Conn: c, r: bufio.NewReader(c)}, nil
 }
 
 // joinTarget puts a port to a host, whose brackets may be there or not.

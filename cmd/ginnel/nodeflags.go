@@ -22,6 +22,7 @@ import (
 	"ginnel/internal/key"
 	"ginnel/internal/meshaddr"
 	"ginnel/node"
+	"ginnel/tuning"
 )
 
 // nodeFlags are the flags of commands that run a node.
@@ -53,6 +54,7 @@ type nodeFlags struct {
 	dialTimeout  time.Duration
 	associations int
 	memory       parsed[int64]
+	tuning       parsed[tuning.Mode]
 	congestion   parsed[node.Congestion]
 	log          logFlags
 	userProxy    net.Addr         // of Config.UserProxy: set by run, not by a flag
@@ -85,6 +87,7 @@ func newNodeFlags(proxy string) *nodeFlags {
 		dns:       parsed[configs.Address]{parse: configs.ParseDNSAddr, typ: "addr"},
 		waitFor:   parsedList[string]{parse: parseTarget},
 		memory:    parsed[int64]{parse: configs.ParseSize, typ: "size"},
+		tuning:    parsed[tuning.Mode]{parse: tuning.ParseMode, typ: "on"},
 
 		congestion: parsed[node.Congestion]{parse: node.ParseCongestion, typ: "name"},
 	}
@@ -118,6 +121,8 @@ func (f *nodeFlags) add(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.dialTimeout, "dial-timeout", node.DefaultDialTimeout, "how long a connection may take to be made")
 	fs.IntVar(&f.associations, "max-associations", 0, "how many UDP associations the proxy serves at a time; further ones take the place of idle ones (256)")
 	fs.Var(&f.memory, "memory", "`size` of memory that buffers and the runtime are sized by; connections wait and become slower rather than take much more (half of the control group's limit, a quarter of the machine's memory, at most 640MiB)")
+	fs.Var(&f.tuning, "tuning", "`on` lets the node choose its number of processors, poll the network and give memory back; "+
+		"off leaves the Go runtime alone, except for the memory budget (on)")
 	fs.Var(&f.congestion, "congestion-control", "how fast connections in the mesh send: `bbr`, which paces by a model of the path and does not take random loss for congestion, or cubic (bbr)")
 	f.log.add(fs)
 	f.log.addConnections(fs)
@@ -137,8 +142,8 @@ func (f *nodeFlags) check() error {
 	if f.timeout <= 0 {
 		return usagef("--timeout %v: a positive duration is wanted", f.timeout)
 	}
-	if f.memory.text != "" && f.memory.value < minMemory {
-		return usagef("--memory %s is too little to work with, which is %s", f.memory.text, node.FormatBytes(minMemory))
+	if f.memory.text != "" && f.memory.value < tuning.MinMemory {
+		return usagef("--memory %s is too little to work with, which is %s", f.memory.text, node.FormatBytes(tuning.MinMemory))
 	}
 	for _, a := range f.proxies.values {
 		if !a.OnlyLocal() && f.proxyAuth.value == (configs.ProxyAuth{}) {
@@ -265,7 +270,6 @@ func (f *nodeFlags) nodeConfig(p program, log *slog.Logger) (node.Config, error)
 		DialTimeout:   f.dialTimeout,
 		Associations:  f.associations,
 		Congestion:    f.congestion.value,
-		Memory:        useMemory(f.memory.value, p, os.DirFS("/"), log),
 		Token:         newToken(),
 		OutboundProxy: egress.FromEnvironment(p.getenv),
 		Log:           log,

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/net/http/httpproxy"
+
 	"ginnel/configs"
 )
 
@@ -73,6 +75,15 @@ func proxyVariables(a proxyAccess, p program) (vars []variable) {
 // are separated by commas or spaces, and some programs know only commas.
 func exempt(p program) []string {
 	return merged(splitExempt(p.getenv("no_proxy")), splitExempt(p.getenv("NO_PROXY")), noProxy)
+}
+
+// isExempt reports whether target, host:port, is reached without a proxy, by the rules of net/http:
+// what is on this machine is, too.
+func isExempt(p program, target string) bool {
+	const proxy = "proxy.invalid"
+	cfg := httpproxy.Config{HTTPSProxy: proxy, NoProxy: strings.Join(exempt(p), ",")}
+	through, err := cfg.ProxyFunc()(&url.URL{Scheme: "https", Host: target})
+	return err == nil && through == nil
 }
 
 func splitExempt(list string) []string {

@@ -19,7 +19,8 @@ func TestProxyVariables(t *testing.T) {
 	}
 	secret := configs.ProxyAuth{User: "me", Password: "a b"}
 	const direct = "localhost,127.0.0.1,::1"
-	ssh := "ssh -o ProxyCommand='" + self + " nc %h %p'"
+	gitOption := " -o ProxyCommand='" + self + " nc %h %p'"
+	ssh := "sh -c " + shellWord("c=$(git config core.sshCommand); set --"+gitOption+` "$@"; eval "${c:-ssh} \"\$@\""`) + " ssh"
 	java := "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=1080 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=1080 -Dhttp.nonProxyHosts="
 	plain := map[string]string{
 		"http_proxy": "http://127.0.0.1:1080", "https_proxy": "http://127.0.0.1:1080", "all_proxy": "http://127.0.0.1:1080",
@@ -41,7 +42,6 @@ func TestProxyVariables(t *testing.T) {
 	}
 	withOpen := maps.Clone(withPassword)
 	withOpen["JAVA_TOOL_OPTIONS"] = strings.ReplaceAll(plain["JAVA_TOOL_OPTIONS"], "1080", "1081")
-	gitOption := strings.TrimPrefix(ssh, "ssh")
 	for _, test := range []struct {
 		name string
 		own  map[string]string
@@ -62,6 +62,8 @@ func TestProxyVariables(t *testing.T) {
 			with(map[string]string{"GIT_SSH_COMMAND": "ssh -i key" + gitOption})},
 		{"git's command with a proxy", map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"}, configs.ProxyAuth{}, "",
 			with(map[string]string{"GIT_SSH_COMMAND": "ssh -o ProxyCommand='nc %h %p'"})},
+		{"git's command with a proxy in other letters", map[string]string{"GIT_SSH_COMMAND": "ssh -oproxycommand=none"}, configs.ProxyAuth{}, "",
+			with(map[string]string{"GIT_SSH_COMMAND": "ssh -oproxycommand=none"})},
 		{"Java's own", map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g -Dhttp.proxyHost=old -Dhttp.nonProxyHosts=*.example|localhost"}, configs.ProxyAuth{}, "",
 			with(map[string]string{"JAVA_TOOL_OPTIONS": "-Xmx1g " + java + "*.example|localhost|*.localhost|127.0.0.1|[::1]"})},
 		{"twice", plain, configs.ProxyAuth{}, "", plain},
@@ -107,5 +109,39 @@ func TestQuoting(t *testing.T) {
 	}
 	if got := envDotenv.line(variable{"no_proxy", "localhost,127.0.0.1,::1"}); got != "no_proxy=localhost,127.0.0.1,::1" {
 		t.Errorf("quoted without need: %s", got)
+	}
+}
+
+// GitHub's runner reads a value of several lines between two lines with a delimiter, which cannot be
+// in the value.
+func TestGitHubLines(t *testing.T) {
+	value := "-Da=b\nPATH=/evil\nV<<EOF"
+	text := envGitHub.line(variable{"V", value})
+	head, rest, _ := strings.Cut(text, "\n")
+	delimiter, ok := strings.CutPrefix(head, "V<<")
+	if !ok || len(delimiter) < 20 || rest != value+"\n"+delimiter {
+		t.Errorf("got %q", text)
+	}
+	if again := envGitHub.line(variable{"V", value}); again == text {
+		t.Error("the delimiter can be guessed")
+	}
+	if got := envGitHub.line(variable{"V", "a\rb"}); !strings.HasPrefix(got, "V<<") {
+		t.Errorf("a carriage return, which ends a line too, is raw: %q", got)
+	}
+}
+
+// What the environment exempts from proxies is reached without the node, by the rules of net/http
+// and the entries of both spellings.
+func TestIsExempt(t *testing.T) {
+	own := map[string]string{"no_proxy": ".corp.example 10.0.0.0/8", "NO_PROXY": "git.example,ports.example:22"}
+	p := program{getenv: func(name string) string { return own[name] }}
+	for target, want := range map[string]bool{
+		"127.0.0.1:22": true, "[::1]:22": true, "localhost:22": true, "127.9.9.9:22": true,
+		"a.corp.example:22": true, "10.1.2.3:22": true, "11.1.2.3:22": false, "git.example:22": true, "a.git.example:22": true,
+		"ports.example:22": true, "ports.example:23": false, "db:5432": false, "100.64.0.1:22": false,
+	} {
+		if got := isExempt(p, target); got != want {
+			t.Errorf("%s: %v, want %v", target, got, want)
+		}
 	}
 }

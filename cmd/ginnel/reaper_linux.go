@@ -10,9 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"ginnel/internal/sys"
 )
 
 // reaper waits for processes whose parents have ended, in a process that gets them: PID 1 of a
@@ -30,19 +29,13 @@ type reaper struct {
 
 // startReaper returns nil where no orphans come to this process. A nil reaper works.
 func startReaper() *reaper {
-	if os.Getpid() != 1 && !isSubreaper() {
+	if os.Getpid() != 1 && !sys.IsSubreaper() {
 		return nil
 	}
 	r := &reaper{own: make(map[int]bool), chldc: make(chan os.Signal, 1), donec: make(chan struct{})}
 	signal.Notify(r.chldc, syscall.SIGCHLD)
 	r.wg.Go(r.loop)
 	return r
-}
-
-func isSubreaper() bool {
-	var is int32
-	err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0, 0, 0)
-	return err == nil && is != 0
 }
 
 // loop looks for orphans first, since some may have ended before this program was executed.
@@ -63,7 +56,7 @@ func (r *reaper) reap() {
 	defer r.mu.Unlock()
 	for _, pid := range endedChildren(os.Getpid()) {
 		if !r.own[pid] {
-			unix.Wait4(pid, nil, unix.WNOHANG, nil) // nobody else waits for it
+			sys.Reap(pid) // nobody else waits for it
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"ginnel/configs"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // drainTime is how long a relay that is told to end waits for its clients to be told.
@@ -54,7 +55,7 @@ type relayService struct {
 	f    *relayFlags
 	log  *slog.Logger
 	dir  string
-	srv  *relay.Server
+	srv  *relayserver.Server
 	mesh relay.MeshKey
 	pin  string // of a self-signed certificate
 	addr string // of the relay, as bound
@@ -68,7 +69,7 @@ type relayService struct {
 
 func runRelay(cmd *cobra.Command, f *relayFlags, p program) error {
 	if err := f.check(); err != nil {
-		return err
+		return withStrayVariables(err, cmd, p)
 	}
 	ctx := cmd.Context()
 	hup, forget := hangUps()
@@ -129,7 +130,7 @@ func (s *relayService) openState(p program) (*stateDir, error) {
 }
 
 func (s *relayService) newServer() error {
-	key, err := relay.LoadKey(filepath.Join(s.dir, "relay.key"))
+	key, err := relayserver.LoadKey(filepath.Join(s.dir, "relay.key"))
 	if err != nil {
 		return err
 	}
@@ -142,7 +143,7 @@ func (s *relayService) newServer() error {
 			return usagef("--mesh-key: %w", err)
 		}
 	}
-	s.srv, err = relay.NewServer(relay.ServerConfig{
+	s.srv, err = relayserver.New(relayserver.Config{
 		Key:             key,
 		MeshKey:         s.mesh,
 		Log:             s.log,
@@ -164,7 +165,7 @@ func (s *relayService) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ln, err := relay.Listen(ctx, s.f.listen)
+	ln, err := relayserver.Listen(ctx, s.f.listen)
 	if err != nil {
 		return fmt.Errorf("opening the relay's port: %w", err)
 	}
@@ -178,7 +179,7 @@ func (s *relayService) listen(ctx context.Context) error {
 		s.serve(func() error { return s.srv.ServeSTUN(pc) })
 		s.stun = pc.LocalAddr().String()
 	}
-	plain := relay.RedirectHandler(portNumber(s.addr))
+	plain := relayserver.RedirectHandler(portNumber(s.addr))
 	if s.acme != nil {
 		plain = s.acme
 	}
@@ -246,15 +247,15 @@ func (s *relayService) tlsConfig() (*tls.Config, error) {
 		s.warnOfCertificate()
 		return s.srv.TLSConfig(conf), nil
 	case s.f.acme:
-		m := relay.ACME(filepath.Join(s.dir, "acme"), s.f.acmeEmail, s.f.hostnames...)
-		s.acme = m.HTTPHandler(relay.RedirectHandler(portNumber(s.f.listen)))
+		m := relayserver.ACME(filepath.Join(s.dir, "acme"), s.f.acmeEmail, s.f.hostnames...)
+		s.acme = m.HTTPHandler(relayserver.RedirectHandler(portNumber(s.f.listen)))
 		return s.srv.TLSConfig(m.TLSConfig()), nil
 	}
 	hosts, err := s.hosts()
 	if err != nil {
 		return nil, err
 	}
-	conf, pin, err := relay.SelfSignedTLS(s.dir, hosts...)
+	conf, pin, err := relayserver.SelfSignedTLS(s.dir, hosts...)
 	if err != nil {
 		return nil, err
 	}

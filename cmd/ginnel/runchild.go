@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"ginnel/internal/sys"
 )
 
 // Exit statuses of shells for a command that was not run.
@@ -54,7 +56,7 @@ func newChild(p program, args []string) (*child, error) {
 		return nil, notRun(args[0], cmd.Err)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, p.stdout, p.stderr
-	cmd.SysProcAttr = childAttributes()
+	cmd.SysProcAttr = sys.DieWithParent()
 	c := &child{name: args[0], cmd: cmd, signals: make(chan os.Signal, 64), reaper: p.reaper, startc: make(chan error, 1), endc: make(chan struct{})}
 	passed := slices.DeleteFunc(passedSignals(), signal.Ignored) // which is for the command too
 	signal.Notify(c.signals, passed...)
@@ -143,8 +145,8 @@ func (c *child) status() error {
 	case state.Success():
 		return nil
 	}
-	if code, signalled := diedBySignal(state); signalled {
-		return childStatus(128 + code)
+	if s, signalled := sys.DeathSignal(state); signalled {
+		return childStatus(128 + int(s))
 	}
 	return childStatus(state.ExitCode())
 }

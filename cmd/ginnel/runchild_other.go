@@ -14,5 +14,3 @@ func passedSignals() []os.Signal { return []os.Signal{os.Interrupt} }
 func sentByTerminal(s os.Signal) bool { return s == os.Interrupt }
 
 func restorePipeSignal() {}
-
-func diedBySignal(*os.ProcessState) (number int, ok bool) { return 0, false }

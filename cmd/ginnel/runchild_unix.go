@@ -7,7 +7,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"ginnel/internal/sys"
 )
 
 // endSignal asks a process to end.
@@ -27,23 +27,9 @@ func sentByTerminal(s os.Signal) bool {
 	if s != syscall.SIGINT && s != syscall.SIGQUIT && s != syscall.SIGWINCH {
 		return false
 	}
-	tty, err := os.Open("/dev/tty")
-	if err != nil {
-		return false
-	}
-	defer tty.Close()
-	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
+	return sys.InForeground()
 }
 
 // restorePipeSignal lets commands die by SIGPIPE again, which this process ignores and they would
 // inherit. A signal that is taken note of is at its default in them.
 func restorePipeSignal() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
-
-func diedBySignal(state *os.ProcessState) (number int, ok bool) {
-	ws, ok := state.Sys().(syscall.WaitStatus)
-	if !ok || !ws.Signaled() {
-		return 0, false
-	}
-	return int(ws.Signal()), true
-}

@@ -70,7 +70,7 @@ func runRun(cmd *cobra.Command, f *nodeFlags, p program, args []string) error {
 		f.ephemeral = false // there is no server to forget it
 	}
 	if err := f.check(); err != nil {
-		return err
+		return withStrayVariables(err, cmd, p)
 	}
 	if f.state == "" && (f.ephemeral || f.wireguard != "") {
 		f.state = memState

@@ -5,16 +5,16 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"ginnel/configs"
-	"ginnel/internal/busypoll"
 	"ginnel/node"
+	"ginnel/tuning"
 )
 
 const (
@@ -31,16 +31,14 @@ const (
 	noticeAfter = 2 * time.Second
 )
 
-// runningNode is a node that a command runs, with its place in the file system. One goroutine keeps
-// it (keep), another its memory low (giveBackWhenIdle), a third the number of processors right
-// (paceProcessors), and a fourth keeps it awake while packets follow each other closely
-// (pollBusily); close ends them.
+// runningNode is a node that a command runs, with its place in the file system and the tuning of
+// the process. One goroutine runs the node (keep); close ends it.
 type runningNode struct {
 	*node.Node
-	state *stateDir
-	log   *slog.Logger
-	leave bool // the server is to forget the node at the end
-	poll  *busypoll.Poller
+	state  *stateDir
+	tuning *tuning.Process
+	log    *slog.Logger
+	leave  bool // the server is to forget the node at the end
 
 	ask   sync.Once
 	askc  chan struct{} // closed when the node was told to end by its API
@@ -60,8 +58,8 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 			return nil, err
 		}
 	}
-	r := &runningNode{log: log, leave: f.ephemeral, poll: busypoll.New(), askc: make(chan struct{}), endc: make(chan struct{})}
-	cfg.Shutdown, cfg.Active = r.askToEnd, r.poll.Active
+	r := &runningNode{log: log, leave: f.ephemeral, askc: make(chan struct{}), endc: make(chan struct{})}
+	cfg.Shutdown = r.askToEnd
 	if r.state, err = f.openState(p, log); err != nil {
 		return nil, err
 	}
@@ -72,19 +70,20 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 			return nil, err
 		}
 	}
+	if r.tuning, err = tuning.Start(tuning.Config{Mode: f.tuning.value, Memory: f.memory.value, Log: log}); err != nil {
+		r.state.close()
+		return nil, err
+	}
+	cfg.Tuning = r.tuning
 	if r.Node, err = node.New(cfg); err != nil {
+		r.tuning.Close()
 		r.state.close()
 		if errors.Is(err, node.ErrServerUnprotected) {
 			return nil, usagef("--control %s: %w, with --server-key mkey:…", f.control, node.ErrServerUnprotected)
 		}
-		return nil, portHint(err)
+		return nil, f.portHint(err)
 	}
 	r.wg.Go(r.keep)
-	r.wg.Go(r.giveBackWhenIdle)
-	r.wg.Go(r.pollBusily)
-	if p.getenv("GOMAXPROCS") == "" {
-		r.wg.Go(func() { r.paceProcessors(cfg.Memory) })
-	}
 	if err := r.state.publish(running{PID: os.Getpid(), Proxies: r.Status().Proxies, Token: cfg.Token}); err != nil {
 		if f.state != "" || f.control != "" && !f.ephemeral {
 			r.close()
@@ -95,20 +94,12 @@ func (f *nodeFlags) start(p program, log *slog.Logger) (*runningNode, error) {
 	return r, nil
 }
 
-// portHint says how to choose another port for a listener that could not be opened.
-func portHint(err error) error {
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w; --proxy, --forward, --dns and --udp-port name another, such as --proxy 127.0.0.1:1081", err)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%w; a port from 1024 on needs no rights, such as --proxy 127.0.0.1:1080", err)
-	}
-	return err
-}
-
 // useWireGuard makes the network that of the file.
 func (f *nodeFlags) useWireGuard(cfg *node.Config, log *slog.Logger) error {
 	wg, err := configs.LoadWireGuard(f.wireguard)
+	if _, noFile := errors.AsType[*fs.PathError](err); noFile {
+		return noFileError("--wireguard", f.wireguard, "--wireguard /etc/wireguard/wg0.conf", err)
+	}
 	if err != nil {
 		return usageError{err}
 	}
@@ -277,6 +268,7 @@ func (r *runningNode) close() {
 	}
 	r.Close()
 	r.wg.Wait()
+	r.tuning.Close()
 	r.state.close()
 }
 

@@ -39,7 +39,7 @@ func TestScripts(t *testing.T) {
 		Condition: scriptCondition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeport":  freePort,
-			"stop":      stopBackground,
+			"terminate": terminateBackground, // not stop, which testscript has: it ends the script
 			"await":     awaitAnswer,
 			"awaitfile": awaitFile,
 			"get":       getPage,
@@ -90,8 +90,9 @@ func freePort(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// stopBackground sends SIGTERM to everything in the background and waits for its end: stop.
-func stopBackground(ts *testscript.TestScript, neg bool, args []string) {
+// terminateBackground sends SIGTERM to everything in the background: terminate. The script waits for
+// the end of each with wait.
+func terminateBackground(ts *testscript.TestScript, neg bool, args []string) {
 	for _, c := range ts.BackgroundCmds() {
 		c.Process.Signal(syscall.SIGTERM)
 	}

@@ -115,7 +115,7 @@ func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 	})
 	settings, err := configs.Load(path, known)
 	if _, noFile := errors.AsType[*fs.PathError](err); noFile {
-		return usagef("--config: %w", err)
+		return noFileError("--config", path, "--config /etc/ginnel/up.yaml", err)
 	}
 	if err != nil {
 		return usageError{err}
@@ -135,6 +135,15 @@ func applyFile(cmd *cobra.Command, path string, given map[string]bool) error {
 		}
 	}
 	return nil
+}
+
+// noFileError says which flag names a file that cannot be read, and shows by an example what is
+// wanted.
+func noFileError(flag, path, example string, err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err
+	}
+	return usagef("%s %s: %w; the path of a file that is there is wanted, such as %s", flag, path, err, example)
 }
 
 // knownSettings are the flags of all commands. What is a list for one is one for all that do not
@@ -178,6 +187,35 @@ func flagsWith(cmd *cobra.Command, name string) *pflag.FlagSet {
 // otherwise go unseen. It is no error because others set such variables too, Kubernetes for a
 // service named ginnel.
 func warnOfEnvironment(cmd *cobra.Command, p program, log *slog.Logger) {
+	for _, s := range strayVariables(cmd, p) {
+		args := []any{"name", s.name}
+		if s.meant != "" {
+			args = append(args, "meant", s.meant+"?")
+		}
+		log.Warn("environment variable is not a setting", args...)
+	}
+}
+
+// withStrayVariables adds to a usage error the variables that look like settings and are none: one
+// of them may be what is missing.
+func withStrayVariables(err error, cmd *cobra.Command, p program) error {
+	if err == nil {
+		return nil
+	}
+	for _, s := range strayVariables(cmd, p) {
+		hint := s.name + " is not known"
+		if s.meant != "" {
+			hint += ", did you mean " + s.meant + "?"
+		}
+		err = usagef("%w\n%s", err, hint)
+	}
+	return err
+}
+
+// strayVariable is a variable of the environment that looks like a setting and is none.
+type strayVariable struct{ name, meant string } // meant is the nearest setting; empty: none is near
+
+func strayVariables(cmd *cobra.Command, p program) (stray []strayVariable) {
 	known := map[string]bool{envName("config"): true}
 	for name := range knownSettings(cmd.Root()) {
 		known[envName(name)] = true
@@ -185,13 +223,10 @@ func warnOfEnvironment(cmd *cobra.Command, p program, log *slog.Logger) {
 	for _, kv := range p.environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		if strings.HasPrefix(name, envPrefix) && !known[name] && !strings.Contains(name, "_SERVICE_") && !strings.Contains(name, "_PORT") {
-			args := []any{"name", name}
-			if meant := nearest(name, slices.Sorted(maps.Keys(known))); meant != "" {
-				args = append(args, "meant", meant+"?")
-			}
-			log.Warn("environment variable is not a setting", args...)
+			stray = append(stray, strayVariable{name, nearest(name, slices.Sorted(maps.Keys(known)))})
 		}
 	}
+	return stray
 }
 
 // flagError says what is wrong with the value of a flag. It leaves out the value of one that holds

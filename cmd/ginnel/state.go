@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"ginnel/internal/sys"
 	"ginnel/node"
 )
 
@@ -56,7 +57,7 @@ func openState(path string) (*stateDir, error) {
 	}
 	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("opening the state directory: %w", err)
+		return nil, fmt.Errorf("opening the state directory: %w; --state DIR names another", err)
 	}
 	if err := tryLock(lock); err != nil {
 		lock.Close()
@@ -80,7 +81,7 @@ func stillThere(f *os.File) bool {
 // for a moment.
 func tryLock(f *os.File) (err error) {
 	for range lockTries {
-		if err = lockFile(f); err == nil {
+		if err = sys.Lock(f); err == nil {
 			return nil
 		}
 		time.Sleep(lockPause)
@@ -96,7 +97,7 @@ func isLocked(dir string) bool {
 		return !errors.Is(err, fs.ErrNotExist)
 	}
 	defer f.Close()
-	return lockFile(f) != nil
+	return sys.Lock(f) != nil
 }
 
 // checkPrivate refuses a directory that others may write to: what lies there is trusted. One that

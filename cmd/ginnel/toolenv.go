@@ -12,8 +12,8 @@ import (
 // Variables of tools that read none of the usual ones.
 
 // gitSSH has git reach SSH servers through 'ginnel nc', which finds the node by GINNEL_PROXY. A
-// command of the user's stays, and gets a further option; ok is false if the user has a program
-// that may know no options.
+// command of the user's stays and gets a further option, whether it is in GIT_SSH_COMMAND or in
+// git's setting core.sshCommand. ok is false if the user has a program that may know no options.
 func gitSSH(p program) (v variable, ok bool) {
 	const name = "GIT_SSH_COMMAND"
 	self, err := os.Executable()
@@ -21,16 +21,24 @@ func gitSSH(p program) (v variable, ok bool) {
 		return v, false
 	}
 	proxyCommand := strings.ReplaceAll(shellWord(self), "%", "%%") + " nc %h %p"
-	option := " -o ProxyCommand=" + shellWord(proxyCommand)
+	option := "-o ProxyCommand=" + shellWord(proxyCommand)
 	switch own := p.getenv(name); {
-	case strings.Contains(own, "ProxyCommand"): // the user's, or ours from a node around this one
+	case strings.Contains(strings.ToLower(own), "proxycommand"): // the user's, or ours from a node around this one
 		return variable{name, own}, true
 	case own != "":
-		return variable{name, own + option}, true
+		return variable{name, own + " " + option}, true
 	case p.getenv("GIT_SSH") != "":
 		return v, false
 	}
-	return variable{name, "ssh" + option}, true
+	return variable{name, "sh -c " + shellWord(gitSSHScript(option)) + " ssh"}, true
+}
+
+// gitSSHScript runs the command of core.sshCommand, or ssh, with an option added to those that git
+// gives. GIT_SSH_COMMAND wins over the setting, so the script has to look it up. ssh takes the first
+// value of an option that it is given twice, which is the user's. As git does not know the name sh,
+// it finds out by 'ssh -G' what options the command takes.
+func gitSSHScript(option string) string {
+	return "c=$(git config core.sshCommand); set -- " + option + ` "$@"; eval "${c:-ssh} \"\$@\""`
 }
 
 // plainWord is what no shell takes for anything else.

@@ -49,7 +49,7 @@ is left running.`,
 
 func runUp(cmd *cobra.Command, f *nodeFlags, u *upFlags, p program) error {
 	if err := errors.Join(f.check(), u.check(f)); err != nil {
-		return err
+		return withStrayVariables(err, cmd, p)
 	}
 	report := newReporter(p)
 	if u.detach && !report.inBackground() {

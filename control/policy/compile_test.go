@@ -13,8 +13,8 @@ import (
 	"ginnel/control"
 )
 
-// The rules as a node gets them: only its own addresses, its approved routes, or the Internet at an
-// exit node; sources that lie side by side as one range.
+// The rules of a node have as destinations only its own addresses, its approved routes and, at an
+// exit node, the Internet. Adjacent source addresses are one range.
 func TestRules(t *testing.T) {
 	for _, c := range []struct {
 		name, source string
@@ -49,8 +49,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// Rules that do not depend on the nodes are the same memory for all of them; sources are shared
-// even when rules are not.
+// Rules that do not depend on the node share memory among all nodes. Sources are shared even if the
+// rules are not.
 func TestShared(t *testing.T) {
 	var none *Policy
 	c := none.Compile(network())
@@ -66,7 +66,7 @@ func TestShared(t *testing.T) {
 	}
 }
 
-// speaker makes policies out of few words, so that their rules meet.
+// speaker makes random policies from few words, so that their rules often apply.
 type speaker struct{ *rand.Rand }
 
 func (s speaker) some(words ...string) string {
@@ -102,7 +102,8 @@ func (s speaker) policy() string {
 		"acls": [%s], "grants": [%s]}`, strings.Join(acls, ",\n"), strings.Join(grants, ",\n"))
 }
 
-// slow decides about a flow as the file reads: rule by rule, word by word, with nothing prepared.
+// slow decides about a flow by reading the file rule by rule and word by word, without compiling
+// it.
 func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, proto int, port uint16) bool {
 	to := newMember(at)
 	has := func(n Node, a netip.Addr) bool { return slices.Contains(n.Addrs, a) }
@@ -131,7 +132,7 @@ func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, pro
 			return true
 		case addresses:
 			return s.span.contains(dst) && (has(at, dst) || routed || public)
-		case theNet:
+		case exitInternet:
 			return public
 		}
 		return s.names(to) && has(at, dst)
@@ -142,8 +143,8 @@ func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, pro
 	})
 }
 
-// What is compiled, sent as rules and enforced by the packet filter of the node is what the policy
-// says, and so is what the tests of a policy file look at.
+// The packet filter of a node with the compiled rules decides as the policy file reads, and so do
+// the tests of a policy file.
 func TestAgainstSlow(t *testing.T) {
 	s := speaker{rand.New(rand.NewPCG(5, 6))}
 	protos := map[string]int{"tcp": 6, "udp": 17, "sctp": 132, "gre": 47, "ping": 1}
@@ -176,8 +177,8 @@ func TestAgainstSlow(t *testing.T) {
 	}
 }
 
-// Sums differ exactly where rules do: after one change only the nodes whose rules it touched need
-// new ones.
+// Two sums differ exactly if the rules differ, so that after a change only the affected nodes need
+// new rules.
 func TestSum(t *testing.T) {
 	s := speaker{rand.New(rand.NewPCG(7, 8))}
 	changes := []func(n *Node){
@@ -214,8 +215,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// crowd is a policy of some size and n nodes: a tenth with one of ten tags, the others of n/5 users
-// in five groups.
+// crowd returns a policy of some size and n nodes: a tenth of them with one of ten tags, the others
+// owned by n/5 users in five groups.
 func crowd(t testing.TB, n int) (*Policy, []Node) {
 	nodes := make([]Node, n)
 	groups := make([][]string, 5)
@@ -256,7 +257,7 @@ func crowd(t testing.TB, n int) (*Policy, []Node) {
 
 var crowds = []int{10, 100, 1000, 10000}
 
-// BenchmarkChange is what one changed node costs: a new Compiled, and the sum of every node.
+// BenchmarkChange measures the cost of one changed node: compiling, and the sum of every node.
 func BenchmarkChange(b *testing.B) {
 	for _, n := range crowds {
 		p, nodes := crowd(b, n)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Every mistake is reported with its place and what was written there, all of them at once and
-// nothing besides.
+// Every mistake is reported with its place and the text there, all of them together and nothing
+// else.
 func TestProblems(t *testing.T) {
 	for name, parts := range sections(t, "testdata/problems.txt") {
 		t.Run(name, func(t *testing.T) {
@@ -34,7 +34,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// unmark takes the marks out of a source and returns their places.
+// unmark removes the marks from a source and returns their places.
 func unmark(source string) (string, map[[2]int]bool) {
 	marks := make(map[[2]int]bool)
 	var b strings.Builder
@@ -49,7 +49,7 @@ func unmark(source string) (string, map[[2]int]bool) {
 	return b.String(), marks
 }
 
-// The error names all problems, a line each.
+// The error has a line for each problem.
 func TestErrorText(t *testing.T) {
 	_, err := Parse([]byte("{\n  \"acls\": 1,\n  \"x\": 2\n}"))
 	want := "2:11: \"acls\" must be a list, not the number 1\n3:3: unknown key \"x\" in the policy"
@@ -64,8 +64,8 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
-// A million brackets end in an error, however they are hidden from whoever counts them, and not
-// with the stack.
+// Deeply nested brackets cause an error and not a stack overflow, also if comments or strings hide
+// some of them.
 func TestTooDeep(t *testing.T) {
 	deep := strings.Repeat("[", 200)
 	for source, want := range map[string]string{
@@ -85,7 +85,7 @@ func TestTooDeep(t *testing.T) {
 	}
 }
 
-// What has no effect is said, once the file is good.
+// A valid file has a warning for each entry without effect.
 func TestWarnings(t *testing.T) {
 	source, marks := unmark(`{"acls": [], «1»"ssh": [{"action": "accept"}], «2»"disableIPv4": true, «3»"postures": {}, "autoApprovers": {«4»"services": {}}}`)
 	p, err := Parse([]byte(source))
@@ -115,7 +115,8 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// Whatever is read, nothing panics; what is a policy can be applied, and what is not says where.
+// No input makes the parser panic. A policy that parses can be compiled; otherwise the error names
+// a place.
 func FuzzParse(f *testing.F) {
 	for _, file := range []string{"testdata/reach.txt", "testdata/problems.txt"} {
 		for _, parts := range sections(f, file) {

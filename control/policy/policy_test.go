@@ -51,7 +51,7 @@ func TestTagAllowed(t *testing.T) {
 	}
 }
 
-// A tag has an owner if the policy lists it, even without anybody; without a policy all have.
+// A tag is owned if the policy lists it, even with no owners. Without a policy every tag is owned.
 func TestTagOwned(t *testing.T) {
 	p := parse(t, owningPolicy)
 	for tag, want := range map[string]bool{"tag:ops": true, "tag:nobody": true, "tag:unknown": false, "": false} {
@@ -114,14 +114,28 @@ const testedPolicy = `{
 	],
 }`
 
+// The function Check parses the file, runs its tests and explains its entries.
+func TestCheckFile(t *testing.T) {
+	report, err := Check([]byte(testedPolicy), network())
+	if err != nil || len(report.Explained) == 0 {
+		t.Errorf("got %+v, %v, want a report", report, err)
+	}
+	if _, err := Check([]byte(`{"acls": 1}`), nil); err == nil || !strings.Contains(err.Error(), "must be a list") {
+		t.Errorf("a file with a mistake: got %v", err)
+	}
+	if _, err := Check([]byte(testedPolicy), nil); err == nil || !strings.Contains(err.Error(), "must reach") {
+		t.Errorf("tests that fail: got %v", err)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	p := parse(t, testedPolicy)
 	if err := p.Check(network()); err != nil {
 		t.Errorf("with nodes: %v", err)
 	}
-	// Without nodes only what is said of an address rather than of its node cannot be known.
-	want := `17:32: test: "carol@" must reach "tag:db:22" and does not` + "\n" +
-		`17:45: test: "carol@" must reach "8.8.8.8:443" and does not`
+	// Without nodes the rules for 100.64.0.8 do not apply to carol: her stand-in has another address.
+	want := `17:32: test: "carol@" must reach "tag:db:22", but does not` + "\n" +
+		`17:45: test: "carol@" must reach "8.8.8.8:443", but does not`
 	if err := p.Check(nil); err == nil || err.Error() != want {
 		t.Errorf("without nodes: got\n%v\nwant\n%v", err, want)
 	}
@@ -143,12 +157,12 @@ func TestCheckFails(t *testing.T) {
 		{"src": "alice@", "proto": "sctp", "accept": ["tag:db:22"]},
 	]}`)
 	want := strings.Join([]string{
-		`6:45: test: "alice@" must reach "tag:db:80" and does not (from 100.64.0.1 to 100.64.0.5)`,
-		`6:68: test: "alice@" must not reach "tag:db:22" and does (from 100.64.0.1 to 100.64.0.5)`,
-		`7:36: test: "group:none" must reach "tag:db:22" and does not`,
-		`8:32: test: "frank@" must reach "tag:db:22" and does not`,
-		`9:46: test: "alice@" must not reach "tag:db:22" and does (from 100.64.0.1 to 100.64.0.5)`,
-		`10:49: test: "alice@" must reach "tag:db:22" and does not (from 100.64.0.1 to 100.64.0.5)`,
+		`6:45: test: "alice@" must reach "tag:db:80", but does not (from 100.64.0.1 to 100.64.0.5)`,
+		`6:68: test: "alice@" must not reach "tag:db:22", but does (from 100.64.0.1 to 100.64.0.5)`,
+		`7:36: test: "group:none" must reach "tag:db:22", but does not`,
+		`8:32: test: "frank@" must reach "tag:db:22", but does not`,
+		`9:46: test: "alice@" must not reach "tag:db:22", but does (from 100.64.0.1 to 100.64.0.5)`,
+		`10:49: test: "alice@" must reach "tag:db:22", but does not (from 100.64.0.1 to 100.64.0.5)`,
 	}, "\n")
 	if err := p.Check(network()); err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%v", err, want)

@@ -11,7 +11,7 @@ func TestFromEnvironment(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		env  env
-		urls map[string]string // to the proxy, "" for none, "!" and a text for an error
+		urls map[string]string // maps to the proxy, "" for none, or "!" and a text for an error
 	}{
 		{"nothing", env{}, map[string]string{"https://a.example": "", "http://a.example": "", "derp://a.example": ""}},
 		{"each scheme", env{"HTTP_PROXY": "http://web:1", "https_proxy": "https://u:p@secure"}, map[string]string{

@@ -9,7 +9,8 @@ import (
 
 const discoPublicPrefix = "discokey:"
 
-// DiscoPublic names a node in path discovery (disco). It lives as long as the process that made it.
+// DiscoPublic is a node's public key in path discovery (disco). Each process of a node makes a new
+// one.
 type DiscoPublic [Size]byte
 
 // ParseDiscoPublic reads the form "discokey:" and 64 hex digits.
@@ -18,10 +19,10 @@ func ParseDiscoPublic(s string) (DiscoPublic, error) {
 	return DiscoPublic(k), err
 }
 
-// IsZero reports whether k is the zero key: the node does not take part in discovery.
+// IsZero reports whether k is the zero key, which means that the node does not use disco.
 func (k DiscoPublic) IsZero() bool { return k == DiscoPublic{} }
 
-// Compare orders keys by their bytes, as relay allocations list them.
+// Compare orders keys by their bytes, the order in which peer relay allocations list them.
 func (k DiscoPublic) Compare(o DiscoPublic) int { return bytes.Compare(k[:], o[:]) }
 
 // String returns "discokey:" and 64 lower-case hex digits.
@@ -29,7 +30,7 @@ func (k DiscoPublic) String() string {
 	return string(appendText(nil, discoPublicPrefix, (*[Size]byte)(&k)))
 }
 
-// LogValue logs the first eight hex digits.
+// LogValue implements slog.LogValuer: "d:" and the first eight hex digits.
 func (k DiscoPublic) LogValue() slog.Value { return slog.StringValue(fmt.Sprintf("d:%x", k[:4])) }
 
 // AppendText implements encoding.TextAppender.
@@ -46,28 +47,29 @@ func (k *DiscoPublic) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// DiscoPrivate is the private half of a disco key. It has no text form: it is never stored.
+// DiscoPrivate is the private half of a disco key. It has no text form because it is never stored.
 type DiscoPrivate struct{ k [Size]byte }
 
-// NewDiscoPrivate makes a fresh key.
+// NewDiscoPrivate generates a key.
 func NewDiscoPrivate() DiscoPrivate { return DiscoPrivate{generate()} }
 
-// DiscoPrivateFromRaw takes over 32 bytes, as test vectors give them.
+// DiscoPrivateFromRaw returns the key with these bytes. Only test vectors need it.
 func DiscoPrivateFromRaw(b [Size]byte) DiscoPrivate { return DiscoPrivate{b} }
 
-// IsZero reports whether no key is held.
+// IsZero reports whether k is the zero key.
 func (k DiscoPrivate) IsZero() bool { return k == DiscoPrivate{} }
 
-// Public returns the key announced to peers.
+// Public returns the public key, which is announced to peers.
 func (k DiscoPrivate) Public() DiscoPublic { return DiscoPublic(public(&k.k)) }
 
-// Shared derives the key of the NaCl boxes between k and peer. A zero peer is refused.
+// Shared derives the key of the NaCl boxes between k and peer. It refuses keys that Check of a
+// NodePublic would refuse.
 func (k DiscoPrivate) Shared(peer DiscoPublic) (*Shared, error) {
 	return newShared(&k.k, (*[Size]byte)(&peer))
 }
 
-// Format implements fmt.Formatter so that no verb reveals the key.
+// Format implements fmt.Formatter. No verb reveals the key.
 func (k DiscoPrivate) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
-// LogValue implements slog.LogValuer and reveals nothing.
+// LogValue implements slog.LogValuer. It does not reveal the key.
 func (k DiscoPrivate) LogValue() slog.Value { return slog.StringValue(redacted) }

@@ -1,9 +1,9 @@
-// Package key holds the kinds of Curve25519 key that the wire protocols name, each as a type of its
-// own, so that a disco key cannot be passed where a node key is meant.
+// Package key has a type for each kind of Curve25519 key in the wire protocols, so that the
+// compiler rejects a disco key where a node key is needed.
 //
-// Text forms follow the DERP specification, section 10: lower-case hex behind a prefix that tells
-// the kind; readers accept both cases. Private keys print as "(private key)" through fmt and slog
-// whatever the verb; only MarshalText reveals one, and only key files use it.
+// The text form of a key is a prefix for its kind and 64 lower-case hex digits (DERP specification,
+// section 10); parsers accept upper case too. fmt and slog print a private key as "(private key)";
+// only MarshalText reveals it, for files that store keys.
 package key
 
 import (
@@ -19,13 +19,13 @@ import (
 // Size is the length in bytes of every key of this package.
 const Size = 32
 
-// redacted stands for a private key wherever one would be printed.
+// redacted is printed instead of a private key.
 const redacted = "(private key)"
 
-// errZero reports a public key that every implementation must refuse before any curve operation.
+// errZero: the public key is all zero, which every implementation must refuse.
 var errZero = errors.New("key is all zero")
 
-// generate returns a fresh clamped private key (RFC 7748, section 5).
+// generate returns a new clamped private key (RFC 7748, section 5).
 func generate() (k [Size]byte) {
 	rand.Read(k[:]) // never fails: crypto/rand ends the process instead
 	k[0] &= 248
@@ -45,8 +45,8 @@ func appendText(b []byte, prefix string, k *[Size]byte) []byte {
 	return hex.AppendEncode(b, k[:])
 }
 
-// parseText reads exactly prefix and 64 hex digits. The error never repeats the value: it may be a
-// secret.
+// parseText parses a key of exactly prefix and 64 hex digits. Its error does not quote s, which may
+// be a secret.
 func parseText(s, prefix string) (k [Size]byte, err error) {
 	digits, ok := strings.CutPrefix(s, prefix)
 	if !ok {

@@ -57,7 +57,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// A private key must not reach a log by any way of printing it.
+// No way of printing a private key reveals it.
 func TestPrivateKeysPrintNothing(t *testing.T) {
 	node, disco, machine := NewNodePrivate(), NewDiscoPrivate(), NewMachinePrivate()
 	var out strings.Builder

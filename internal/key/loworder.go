@@ -2,9 +2,9 @@ package key
 
 import "errors"
 
-// lowOrder are the public keys with which every shared secret is zero, whatever the private key
-// (RFC 7748, section 6.1): the points of order 1, 2, 4 and 8, and what is equal to one of them
-// modulo 2^255-19. Nobody has a private key for them, so whoever shows one proves nothing.
+// lowOrder lists the public keys whose shared secret with every private key is zero (RFC 7748,
+// section 6.1): the points of order 1, 2, 4 and 8, and values congruent to one of them modulo
+// 2^255-19. Nobody has a private key for them, so a handshake with one authenticates nobody.
 var lowOrder = [...][Size]byte{
 	{},
 	{0: 1},
@@ -17,7 +17,7 @@ var lowOrder = [...][Size]byte{
 	nearPrime(0xee),
 }
 
-// nearPrime returns 2^255-19 or a number beside it, by its lowest byte.
+// nearPrime returns 2^255-19 (low is 0xed) or a number next to it.
 func nearPrime(low byte) (k [Size]byte) {
 	for i := range k {
 		k[i] = 0xff
@@ -28,8 +28,8 @@ func nearPrime(low byte) (k [Size]byte) {
 
 var errLowOrder = errors.New("key is a point of low order, which nobody can have a private key for")
 
-// checkPublic refuses public keys with which nothing would be secret. The highest bit of a key has
-// no meaning (RFC 7748, section 5).
+// checkPublic refuses the zero key and keys of low order. It ignores the highest bit, as curve
+// operations do (RFC 7748, section 5).
 func checkPublic(k [Size]byte) error {
 	if k == [Size]byte{} {
 		return errZero
@@ -43,5 +43,5 @@ func checkPublic(k [Size]byte) error {
 	return nil
 }
 
-// Check refuses keys that no node can have.
+// Check returns an error if no node can have the key: it is zero or of low order.
 func (k NodePublic) Check() error { return checkPublic(k) }

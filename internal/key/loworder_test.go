@@ -6,7 +6,7 @@ import (
 	"golang.org/x/crypto/curve25519"
 )
 
-// The list holds points of low order and nothing else, and no secret is shared with them.
+// Every key in the list is refused, and the shared secret with each of them is zero.
 func TestLowOrder(t *testing.T) {
 	scalar := generate()
 	for _, k := range lowOrder {

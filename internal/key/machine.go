@@ -8,8 +8,8 @@ import (
 
 const machinePublicPrefix = "mkey:"
 
-// MachinePublic names a device, or a coordination server, to the other in the Noise channel between
-// them.
+// MachinePublic is the static public key of a machine, or of a coordination server, in the Noise
+// handshake between the two.
 type MachinePublic [Size]byte
 
 // ParseMachinePublic reads the form "mkey:" and 64 hex digits.
@@ -26,7 +26,7 @@ func (k MachinePublic) String() string {
 	return string(appendText(nil, machinePublicPrefix, (*[Size]byte)(&k)))
 }
 
-// LogValue logs the first eight hex digits.
+// LogValue implements slog.LogValuer: "m:" and the first eight hex digits.
 func (k MachinePublic) LogValue() slog.Value { return slog.StringValue(fmt.Sprintf("m:%x", k[:4])) }
 
 // AppendText implements encoding.TextAppender.
@@ -46,11 +46,8 @@ func (k *MachinePublic) UnmarshalText(b []byte) (err error) {
 // MachinePrivate is the private half of a machine's identity. It never expires.
 type MachinePrivate struct{ k [Size]byte }
 
-// NewMachinePrivate makes a fresh key.
+// NewMachinePrivate generates a key.
 func NewMachinePrivate() MachinePrivate { return MachinePrivate{generate()} }
-
-// MachinePrivateFromRaw takes over 32 bytes, as test vectors give them.
-func MachinePrivateFromRaw(b [Size]byte) MachinePrivate { return MachinePrivate{b} }
 
 // ParseMachinePrivate reads the form "privkey:" and 64 hex digits.
 func ParseMachinePrivate(s string) (MachinePrivate, error) {
@@ -58,22 +55,22 @@ func ParseMachinePrivate(s string) (MachinePrivate, error) {
 	return MachinePrivate{k}, err
 }
 
-// IsZero reports whether no key is held.
+// IsZero reports whether k is the zero key.
 func (k MachinePrivate) IsZero() bool { return k == MachinePrivate{} }
 
-// Public returns the key that others know the machine by.
+// Public returns the public key.
 func (k MachinePrivate) Public() MachinePublic { return MachinePublic(public(&k.k)) }
 
-// Raw returns the 32 bytes for a library that takes them.
+// Raw returns the 32 bytes of the key, for cryptographic libraries.
 func (k MachinePrivate) Raw() [Size]byte { return k.k }
 
-// Format implements fmt.Formatter so that no verb reveals the key.
+// Format implements fmt.Formatter. No verb reveals the key.
 func (k MachinePrivate) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
-// LogValue implements slog.LogValuer and reveals nothing.
+// LogValue implements slog.LogValuer. It does not reveal the key.
 func (k MachinePrivate) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalText returns the secret in its file form; see the package comment.
+// MarshalText implements encoding.TextMarshaler. It reveals the key, for the file that stores it.
 func (k MachinePrivate) MarshalText() ([]byte, error) {
 	return appendText(nil, privatePrefix, &k.k), nil
 }

@@ -12,7 +12,7 @@ const (
 	privatePrefix    = "privkey:"
 )
 
-// NodePublic names a node: its WireGuard static public key, which is also its address on DERP
+// NodePublic is a node's public key: its static public key in WireGuard and its address on DERP
 // relays.
 type NodePublic [Size]byte
 
@@ -30,13 +30,13 @@ func (k NodePublic) String() string {
 	return string(appendText(nil, nodePublicPrefix, (*[Size]byte)(&k)))
 }
 
-// ShortString returns the first five base64 digits in brackets, the form WireGuard's logs use.
-// Display only.
+// ShortString returns the first five base64 digits in brackets, as in WireGuard's logs. It is not
+// unique; use it only for display.
 func (k NodePublic) ShortString() string {
 	return "[" + base64.StdEncoding.EncodeToString(k[:])[:5] + "]"
 }
 
-// LogValue logs the short form.
+// LogValue implements slog.LogValuer: the ShortString.
 func (k NodePublic) LogValue() slog.Value { return slog.StringValue(k.ShortString()) }
 
 // AppendText implements encoding.TextAppender.
@@ -53,15 +53,15 @@ func (k *NodePublic) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// NodePrivate is the private half of a node's identity: the WireGuard static private key. A DERP
-// server's key has the same form.
+// NodePrivate is a node's private key: its static private key in WireGuard. The key of a DERP
+// server has this type too.
 type NodePrivate struct{ k [Size]byte }
 
-// NewNodePrivate makes a fresh key.
+// NewNodePrivate generates a key.
 func NewNodePrivate() NodePrivate { return NodePrivate{generate()} }
 
-// NodePrivateFromRaw takes over 32 bytes that another program made, as a WireGuard configuration
-// holds them.
+// NodePrivateFromRaw returns the key with these bytes, for keys in other text forms such as that of
+// a WireGuard configuration.
 func NodePrivateFromRaw(b [Size]byte) NodePrivate { return NodePrivate{b} }
 
 // ParseNodePrivate reads the form "privkey:" and 64 hex digits.
@@ -70,27 +70,28 @@ func ParseNodePrivate(s string) (NodePrivate, error) {
 	return NodePrivate{k}, err
 }
 
-// IsZero reports whether no key is held.
+// IsZero reports whether k is the zero key.
 func (k NodePrivate) IsZero() bool { return k == NodePrivate{} }
 
-// Public returns the key that others know the node by.
+// Public returns the public key.
 func (k NodePrivate) Public() NodePublic { return NodePublic(public(&k.k)) }
 
-// Raw returns the 32 bytes for a library that takes them.
+// Raw returns the 32 bytes of the key, for cryptographic libraries.
 func (k NodePrivate) Raw() [Size]byte { return k.k }
 
-// Shared derives the key of the NaCl boxes between k and peer. A zero peer is refused.
+// Shared derives the key of the NaCl boxes between k and peer. It refuses keys that peer.Check
+// refuses.
 func (k NodePrivate) Shared(peer NodePublic) (*Shared, error) {
 	return newShared(&k.k, (*[Size]byte)(&peer))
 }
 
-// Format implements fmt.Formatter so that no verb reveals the key.
+// Format implements fmt.Formatter. No verb reveals the key.
 func (k NodePrivate) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
-// LogValue implements slog.LogValuer and reveals nothing.
+// LogValue implements slog.LogValuer. It does not reveal the key.
 func (k NodePrivate) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalText returns the secret in its file form; see the package comment.
+// MarshalText implements encoding.TextMarshaler. It reveals the key, for the file that stores it.
 func (k NodePrivate) MarshalText() ([]byte, error) { return appendText(nil, privatePrefix, &k.k), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.

@@ -6,26 +6,26 @@ import (
 	"log/slog"
 )
 
-// Preshared is the symmetric key that a WireGuard peer may add to the handshake. The zero value is
-// no key: to WireGuard, both are the same.
+// Preshared is the optional symmetric key of a WireGuard handshake. The zero value means no key:
+// WireGuard itself uses zeros then.
 type Preshared struct{ k [Size]byte }
 
 const redactedPreshared = "(preshared key)"
 
-// IsZero reports whether no key is held.
+// IsZero reports whether k is the zero key.
 func (k Preshared) IsZero() bool { return k == Preshared{} }
 
-// PresharedFromRaw takes over 32 bytes that another program made.
+// PresharedFromRaw returns the key with these bytes.
 func PresharedFromRaw(b [Size]byte) Preshared { return Preshared{b} }
 
-// Raw returns the 32 bytes for a library that takes them.
+// Raw returns the 32 bytes of the key, for cryptographic libraries.
 func (k Preshared) Raw() [Size]byte { return k.k }
 
-// String reveals nothing.
+// String implements fmt.Stringer. It does not reveal the key.
 func (k Preshared) String() string { return redactedPreshared }
 
-// Format implements fmt.Formatter so that no verb reveals the key.
+// Format implements fmt.Formatter. No verb reveals the key.
 func (k Preshared) Format(f fmt.State, _ rune) { io.WriteString(f, redactedPreshared) }
 
-// LogValue implements slog.LogValuer and reveals nothing.
+// LogValue implements slog.LogValuer. It does not reveal the key.
 func (k Preshared) LogValue() slog.Value { return slog.StringValue(redactedPreshared) }

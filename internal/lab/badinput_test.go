@@ -33,7 +33,7 @@ func badFiles(private, public string) []badFile {
 		{name: "key alone", text: iface + private[:43] + "\n" + peer, want: []string{":4:1"}, secret: private[:40]},
 		{name: "unknown key", text: iface + "Colour = blue\n" + peer, want: []string{":4:1", `"Colour"`}},
 		{name: "unknown section", text: iface + "[Pear]\n", want: []string{":4:1", `"Pear"`}},
-		{name: "wrong section", text: iface + "Endpoint = 1.2.3.4:5\n" + peer, want: []string{":4:1", "belongs into [Peer]"}},
+		{name: "wrong section", text: iface + "Endpoint = 1.2.3.4:5\n" + peer, want: []string{":4:1", "belongs in [Peer]"}},
 		{name: "bad address", text: strings.Replace(iface, "10.77.0.2/32", "10.77.0.256/32", 1) + peer, want: []string{":3:11", "10.77.0.256"}},
 		{name: "bad prefix", text: iface + strings.Replace(peer, "/24", "/33", 1), want: []string{":6:14", "/33"}},
 		{name: "bad endpoint", text: iface + peer + "Endpoint = gate.example\n", want: []string{":7:12", "gate.example"}},

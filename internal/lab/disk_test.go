@@ -70,7 +70,7 @@ func TestServerFullDisk(t *testing.T) {
 		t.Errorf("creating a user: status %d, %q, want 1 and no space left", refused.status, refused.stderr)
 	}
 	g := launchGinnel(ns, key.NewNodePrivate(), ginnelCommand(newDir(t, "home"), "up", "--control", "http://127.0.0.1:8080", "--authkey", secret))
-	g.await(&g.log, "the server cannot keep its state at the moment", dialTimeout)
+	g.await(&g.log, "the server cannot store changes at the moment", dialTimeout)
 	if r := admin("nodes", "list"); r.status != 0 || strings.Contains(r.stdout, " online ") || strings.Contains(p.log.String(), "node registered") {
 		t.Errorf("a node has joined although nothing can be kept of it: %+v", r)
 	}

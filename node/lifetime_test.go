@@ -13,24 +13,25 @@ import (
 func TestLifetimeClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLifetime(t.Context())
-		var order []string
+		var shutDown, ended time.Time
 		l.spawn(func() {
 			ctx, cancel := l.withTimeout(time.Hour)
 			defer cancel()
 			<-ctx.Done()
 			time.Sleep(time.Second)
-			order = append(order, "work ended")
+			ended = time.Now()
 		})
 		start := time.Now()
 		l.close(func() {
 			if !l.isClosed() || !errors.Is(l.ctx.Err(), context.Canceled) {
 				t.Error("shutDown runs before the contexts are canceled")
 			}
-			order = append(order, "shut down")
+			shutDown = time.Now()
 		})
 		l.close(func() { t.Error("shut down twice") })
-		if len(order) != 2 || order[0] != "shut down" || time.Since(start) != time.Second {
-			t.Errorf("%v after %v, want the shutdown, and the end of the work after 1s", order, time.Since(start))
+		if !shutDown.Equal(start) || ended.Sub(start) != time.Second || time.Since(start) != time.Second {
+			t.Errorf("shut down at %v, work ended at %v, closed at %v; want 0s, 1s, 1s",
+				shutDown.Sub(start), ended.Sub(start), time.Since(start))
 		}
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 func TestWireGuardMistakes(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Keys from the examples in wg(8) and wg-quick(8).

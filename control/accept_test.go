@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A request that is not an upgrade is answered with 400.

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The advice to use http:// is given if the port speaks only plain HTTP, or if the host is private.

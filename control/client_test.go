@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const testAddr = "10.0.0.1:80"

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // sessions returns both ends of a fresh handshake.

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // testServer is a minimal coordination server on a network in memory.

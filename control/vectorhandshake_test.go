@@ -10,7 +10,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/crypto/curve25519"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // schedule is the key schedule of section 2.4, implemented independently of the Noise library.

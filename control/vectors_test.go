@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // hexBytes is a byte string of the test vectors, in hex.

@@ -7,7 +7,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // bulk is one party's half of a transfer in both directions. A relay drops what queues up, so that

@@ -13,7 +13,7 @@ import (
 	"tailscale.com/derp"
 	tskey "tailscale.com/types/key"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // frame is a frame to send.

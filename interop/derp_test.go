@@ -16,7 +16,7 @@ import (
 	"tailscale.com/tailcfg"
 	"tailscale.com/tstest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	relayserver "ginnel/relay/server"
 )

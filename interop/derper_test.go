@@ -16,7 +16,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	relayserver "ginnel/relay/server"
 )

@@ -11,7 +11,7 @@ import (
 	tskey "tailscale.com/types/key"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // discoPair is a key of ours and one of theirs, and what they share.

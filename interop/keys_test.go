@@ -6,7 +6,7 @@ import (
 
 	tskey "tailscale.com/types/key"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Keys cross the border in their text forms, so each test that uses one also proves that both sides

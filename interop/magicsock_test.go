@@ -3,7 +3,7 @@ package interop
 import (
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	relayserver "ginnel/relay/server"
 )
 

@@ -14,7 +14,7 @@ import (
 	"tailscale.com/tstest"
 	tskey "tailscale.com/types/key"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	relayserver "ginnel/relay/server"
 )

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 )

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	relayserver "ginnel/relay/server"
 )
 

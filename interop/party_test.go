@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }

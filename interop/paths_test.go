@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	relayserver "ginnel/relay/server"
 )

@@ -25,7 +25,7 @@ import (
 	"tailscale.com/wgengine/router"
 	"tailscale.com/wgengine/wgcfg"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 )

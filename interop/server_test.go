@@ -13,7 +13,7 @@ import (
 	"tailscale.com/derp/derpserver"
 	"tailscale.com/tailcfg"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	relayserver "ginnel/relay/server"
 )

@@ -18,7 +18,7 @@ import (
 	"tailscale.com/net/stun/stuntest"
 	"tailscale.com/tstest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	relayserver "ginnel/relay/server"
 	"ginnel/transport"
 )

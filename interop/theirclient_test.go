@@ -21,7 +21,7 @@ import (
 	"tailscale.com/tailcfg"
 	"tailscale.com/tstest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 func rand8() string {

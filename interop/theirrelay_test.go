@@ -11,7 +11,7 @@ import (
 	"tailscale.com/net/stunserver"
 	"tailscale.com/tstest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	relayserver "ginnel/relay/server"
 )

@@ -9,7 +9,7 @@ import (
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/tailcfg"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 	relayserver "ginnel/relay/server"

@@ -14,7 +14,7 @@ import (
 
 	"tailscale.com/derp"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	relayserver "ginnel/relay/server"
 )

@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Control makes a node a member of the network of a coordination server: the node receives its map

@@ -6,7 +6,7 @@ import (
 	"runtime"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // crowd adds peers to a map with which no node ever speaks.

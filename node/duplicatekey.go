@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Streams that end now and then are no sign of a duplicate, nor is a discovery key of an earlier

@@ -5,8 +5,8 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/share"
+	"ginnel/key"
 )
 
 const (

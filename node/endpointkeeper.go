@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // endpointKeeper resolves the names of plain peers' endpoints: when a peer is new, and when it is

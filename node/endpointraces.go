@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // endpointRaces try the addresses of plain peers until the first handshake. The name of an endpoint

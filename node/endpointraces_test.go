@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A dead address of an endpoint's name costs raceDelay, not deadLimit, which applies to an address

@@ -4,7 +4,7 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The first handshake initiation to a peer is often lost: the peer, or the relay on the way, may

@@ -14,7 +14,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/transport"
 	"ginnel/wireguard"
 )

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A node saves its network map, so that it can start while its coordination server cannot be

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // disk stands for a node's state directory.

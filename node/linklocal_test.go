@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Link-local addresses of a peer are reached through the tunnel, whatever zone a client names, and

@@ -6,7 +6,7 @@ import (
 	"sync"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Logout ends the node's registration: the server forgets an ephemeral node, and any other has to

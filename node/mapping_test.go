@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // No route takes the address of another node, even if the server sends one. The default routes of

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/meshaddr"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/userstack"
 )

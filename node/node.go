@@ -23,7 +23,7 @@ import (
 	"net/url"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/transport"
 	"ginnel/tuning"
 )

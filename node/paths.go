@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/transport"
 	"ginnel/userstack"
 )

@@ -3,7 +3,7 @@ package node
 import (
 	"sync"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // peerMap is a map with the keys of peers that many goroutines use. Its zero value is empty. A load

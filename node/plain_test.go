@@ -20,7 +20,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/userstack"
 )
 

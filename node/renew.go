@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // errKeyExpired is why a node has to be let in again.

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // countingDial counts the sockets that a router opens on the host's network.

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/transport"
 )

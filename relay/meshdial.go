@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 )
 

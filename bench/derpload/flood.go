@@ -13,7 +13,7 @@ import (
 
 	"ginnel/bench/load"
 	"ginnel/bench/proc"
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 )
 

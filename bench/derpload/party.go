@@ -6,7 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 )
 

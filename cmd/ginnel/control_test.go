@@ -24,7 +24,7 @@ import (
 
 	"ginnel/configs"
 	"ginnel/control/server"
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 )

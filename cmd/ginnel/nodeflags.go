@@ -19,8 +19,8 @@ import (
 
 	"ginnel/configs"
 	"ginnel/internal/egress"
-	"ginnel/internal/key"
 	"ginnel/internal/meshaddr"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/tuning"
 )

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A machine keeps its node, with ID, addresses and name, when it logs in as another user or with

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // What hostile programs, which have no key, or have one and are greedy, leave of the service that

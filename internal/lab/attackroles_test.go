@@ -26,7 +26,7 @@ import (
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The roles of attackers, and that of honest WireGuard devices.

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // badFile is a wg-quick file that must not be accepted.

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // inMount runs a program after preparing the mounts of its namespace by a shell command.

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 )
 

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // What a node tells its own network about the names that its programs ask for, seen by a capture of

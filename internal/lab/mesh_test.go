@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 )

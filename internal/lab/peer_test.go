@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // stockPeer is wireguard-go with a TUN device, as root: the far end as others run it.

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/netem"
+	"ginnel/key"
 )
 
 // site is a private network behind a stock WireGuard peer, and a client that shall reach it:

@@ -9,8 +9,8 @@ import (
 
 	"github.com/coder/websocket"
 
-	"ginnel/internal/key"
 	"ginnel/internal/wsstream"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 )
 

@@ -23,7 +23,7 @@ func expired(m *control.NetMap, now time.Time) bool {
 // accepted the new one.
 func (m *membership) renew(ctx context.Context) error {
 	m.leavePeers(errKeyExpired.Error())
-	m.setExpired(true)
+	m.markExpired()
 	if err := m.prepareNextKey(); err != nil {
 		return err
 	}
@@ -62,13 +62,13 @@ func (m *membership) keyIsValid() {
 	}
 	m.n.log.Info("the node's key is valid again")
 	m.endExpiry()
-	m.n.pool.SetKey(m.n.key()) // which connects at once to relays that have refused the expired key
+	m.n.plane.pool.SetKey(m.n.key()) // which connects at once to relays that have refused the expired key
 }
 
 func (m *membership) endExpiry() {
 	m.noKey = false
 	m.clearLogin()
-	m.setExpired(false)
+	m.markValid()
 }
 
 // logIn asks the server to accept the next key, and waits for a person if the server wants one.
@@ -139,10 +139,16 @@ func (m *membership) clearLogin() {
 	m.login = ""
 }
 
-func (m *membership) setExpired(expired bool) {
+func (m *membership) markExpired() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.expired = expired
+	m.expired = true
+}
+
+func (m *membership) markValid() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expired = false
 }
 
 func (m *membership) hasExpired() bool {

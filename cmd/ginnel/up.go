@@ -79,10 +79,10 @@ func runForeground(cmd *cobra.Command, f *nodeFlags, report reporter, p program)
 		return err
 	}
 	s := n.Status()
-	log.Info("up", "addresses", s.Self.Addresses, "proxies", s.Proxies, "peers", len(s.Peers), "udp_port", n.UDPPort())
+	log.Info("node up", "addresses", s.Self.Addresses, "proxies", s.Proxies, "peers", len(s.Peers), "udp_port", n.UDPPort())
 	err = serveUp(cmd.Context(), f, n, timeout, report)
 	n.close()
-	log.Info("down")
+	log.Info("node down")
 	return err
 }
 
@@ -96,7 +96,7 @@ func serveUp(ctx context.Context, f *nodeFlags, n *runningNode, timeout time.Dur
 	}
 	s := n.Status()
 	if f.control != "" {
-		n.log.Info("joined", "name", s.Self.Name, "addresses", s.Self.Addresses, "peers", len(s.Peers), "relay", s.Self.Relay)
+		n.log.Info("node joined", "name", s.Self.Name, "addresses", s.Self.Addresses, "peers", len(s.Peers), "relay", s.Self.Relay)
 	}
 	report.end(news{Ready: true, Proxies: s.Proxies})
 	return n.await(ctx)

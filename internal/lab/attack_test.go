@@ -163,7 +163,7 @@ func (c *targetControl) join(n int) (joined int) {
 			"--state", "mem:"}
 		want := "to be approved"
 		if i%2 == 0 {
-			args, want = append(args, "--authkey", c.authKey), `"msg":"up"`
+			args, want = append(args, "--authkey", c.authKey), `"msg":"node up"`
 		}
 		g := launchGinnel(c.outside, key.NewNodePrivate(), ginnelCommand(newDir(t, "home"), args...))
 		for start := time.Now(); time.Since(start) < joinLimit; time.Sleep(10 * time.Millisecond) {

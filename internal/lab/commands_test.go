@@ -143,7 +143,7 @@ func TestUnixProxy(t *testing.T) {
 	time.Sleep(betweenHandshakes)
 	h := launchGinnel(s.client, s.key, ginnelCommand(g.home, "up", "--wireguard", s.file(wgFile{}),
 		"--proxy", "unix:"+socket))
-	h.await(&h.log, `"msg":"up"`, dialTimeout)
+	h.await(&h.log, `"msg":"node up"`, dialTimeout)
 	r := s.client.tool(curl("-x", "socks5h://localhost"+socket, "http://"+web(innerAddr4))...)
 	if !strings.HasPrefix(r.stdout, "inner for") {
 		t.Errorf("curl through the unix socket: %+v", r)

@@ -177,7 +177,7 @@ func TestReadOnlyHome(t *testing.T) {
 			cmd := inMount(ginnelCommand(home, "up", "--wireguard", s.file(wgFile{})),
 				strings.ReplaceAll(c.prepare, "HOME", home))
 			g := launchGinnel(s.client, s.key, cmd)
-			g.await(&g.log, `"msg":"up"`, dialTimeout)
+			g.await(&g.log, `"msg":"node up"`, dialTimeout)
 			if !strings.Contains(g.log.String(), "no state directory") {
 				t.Errorf("the log does not mention the missing state directory: %s", g.log.String())
 			}

@@ -218,7 +218,7 @@ func TestWhatMayLeave(t *testing.T) {
 			g.end()
 			continue
 		}
-		const why = "it is outside the mesh, and --mesh-only is set"
+		const why = "the destination is outside the mesh, and --mesh-only is set"
 		if !strings.Contains(r.stdout, why) || !strings.HasSuffix(r.stdout, "403") {
 			t.Errorf("http: got %q, want 403 and %q", r.stdout, why)
 		}

@@ -154,7 +154,7 @@ func TestFewDescriptors(t *testing.T) {
 	c := ginnelCommand(newDir(t, "home"), "up", "--wireguard", s.file(wgFile{}))
 	c.before = []string{"prlimit", "--nofile=64:64"}
 	g := launchGinnel(s.client, s.key, c)
-	g.await(&g.log, `"msg":"up"`, dialTimeout)
+	g.await(&g.log, `"msg":"node up"`, dialTimeout)
 	b := s.startInnerBulk()
 	var conns []net.Conn
 	for range 100 {

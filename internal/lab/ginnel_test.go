@@ -36,7 +36,7 @@ func ginnelCommand(home string, args ...string) command {
 func startGinnel(ns *netns, secret key.NodePrivate, args ...string) *ginnel {
 	ns.t.Helper()
 	g := launchGinnel(ns, secret, ginnelCommand(newDir(ns.t, "home"), args...))
-	g.await(&g.log, `"msg":"up"`, dialTimeout)
+	g.await(&g.log, `"msg":"node up"`, dialTimeout)
 	return g
 }
 

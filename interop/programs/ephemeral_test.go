@@ -50,7 +50,7 @@ func TestEphemeralNodes(t *testing.T) {
 			}
 
 			p := start(t, "alpha (ginnel)", ginnelUp(h, t.TempDir(), server.url(), key, "--ephemeral"))
-			p.await(`"joined"`)
+			p.await(`"node joined"`)
 			if all := server.members(t); !all["alpha"] {
 				t.Errorf("the server knows %v, want alpha, connected", all)
 			}

@@ -9,9 +9,8 @@ import (
 	"ginnel/key"
 )
 
-// A dead address of an endpoint's name costs a head start of 250 ms, not the 15 s after which an
-// address that has worked counts as dead. So do two, and a family in which the host cannot send at
-// all.
+// A dead address of an endpoint's name costs raceDelay, not deadLimit, which applies to an address
+// that has worked. So do two dead addresses, and one of a family in which the host cannot send.
 func TestDeadAddressOfAnEndpoint(t *testing.T) {
 	for _, addrs := range [][]string{
 		{"127.0.0.3", "127.0.0.1"},

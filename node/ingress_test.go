@@ -55,7 +55,7 @@ func TestForwardAndServe(t *testing.T) {
 	a.start(func(c *Config) {
 		c.Forwards = []Forward{{tcp("127.0.0.1:0"), "beta:7"}, {udp("127.0.0.1:0"), "beta:7"}, {path, "100.64.0.2:7"}}
 	})
-	for _, e := range a.entries {
+	for _, e := range a.ingress.entries {
 		c, err := net.Dial(e.addr.Network(), e.addr.String())
 		if err != nil {
 			t.Fatal(err)
@@ -71,10 +71,10 @@ func TestForwardAndServe(t *testing.T) {
 	}
 }
 
-// A served port is there as long as what it leads to is: who connects is refused when that is not,
-// and nobody else gets the port meanwhile. The node reaches it too.
+// A served port stays open while its target is down: connections are refused, and no other listener
+// gets the port. The node itself reaches the port, too.
 func TestServeRefusesForItsTarget(t *testing.T) {
-	// On an address of its own: another process takes a free port of 127.0.0.1 as soon as it is
+	// On its own address, because other processes take free ports of 127.0.0.1 as soon as they are
 	// closed.
 	local, err := net.Listen("tcp", "127.0.0.77:0")
 	if err != nil && runtime.GOOS != "linux" {
@@ -108,8 +108,7 @@ func TestServeRefusesForItsTarget(t *testing.T) {
 	}
 }
 
-// The socket file of a node that was killed does not keep the next one from starting; one in use
-// does.
+// A socket file of a killed node does not keep the next one from starting. A socket in use does.
 func TestUnixListener(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "proxy.sock")
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
@@ -129,7 +128,7 @@ func TestUnixListener(t *testing.T) {
 	}
 }
 
-// What is taken is said before anything runs, and nothing is left of the attempt.
+// New fails if a port is in use, and leaves nothing open.
 func TestPortTaken(t *testing.T) {
 	m := newMesh(t)
 	a := m.add("alpha")
@@ -138,7 +137,8 @@ func TestPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	_, err = New(Config{Key: a.key, Map: a.netmap(false), Proxies: []net.Addr{tcp("127.0.0.1:0"), tcp(ln.Addr().String())}})
+	_, err = New(Config{Key: a.key, Map: a.netmap(false),
+		Proxies: []net.Addr{tcp("127.0.0.1:0"), tcp(ln.Addr().String())}})
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), ln.Addr().String()) {
 		t.Errorf("got %v, want the address and that it is in use", err)
 	}

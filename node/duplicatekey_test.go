@@ -9,45 +9,45 @@ import (
 	"ginnel/key"
 )
 
-// Streams that end once in a while give nobody away, and neither does a discovery key of before;
-// many ends do, and a key that was ours and is another's now.
-func TestRival(t *testing.T) {
+// Streams that end now and then are no sign of a duplicate, nor is a discovery key of an earlier
+// run. Many ends are a sign, and another discovery key after our own.
+func TestDuplicateKey(t *testing.T) {
 	now := time.Unix(1000, 0)
-	var r rival
+	var d duplicateKey
 	for range 10 {
-		r.streamEnded(now)
-		now = now.Add(rivalWindow*2/3 + time.Second)
+		d.streamEnded(now)
+		now = now.Add(duplicateWindow*2/3 + time.Second)
 	}
-	if r.present(now) {
-		t.Error("seldom ends are taken for a rival's")
+	if d.present(now) {
+		t.Error("rare ends count as a sign of a duplicate")
 	}
-	r = rival{}
-	for range rivalEnds {
+	d = duplicateKey{}
+	for range duplicateEnds {
 		now = now.Add(time.Second)
-		r.streamEnded(now)
+		d.streamEnded(now)
 	}
-	if !r.present(now) || !r.present(now.Add(rivalWindow)) || r.present(now.Add(rivalWindow+1)) {
-		t.Error("many ends in a row")
+	if !d.present(now) || !d.present(now.Add(duplicateWindow)) || d.present(now.Add(duplicateWindow+1)) {
+		t.Error("many ends are no sign of a duplicate, or for another time than duplicateWindow")
 	}
 	ours, theirs := key.NewDiscoPrivate().Public(), key.NewDiscoPrivate().Public()
-	r = rival{}
-	r.shown(now, theirs, ours)
-	r.shown(now, key.DiscoPublic{}, ours)
-	if r.present(now) {
-		t.Error("a key of before is taken for a rival's")
+	d = duplicateKey{}
+	d.shown(now, theirs, ours)
+	d.shown(now, key.DiscoPublic{}, ours)
+	if d.present(now) {
+		t.Error("the key of an earlier run counts as a sign of a duplicate")
 	}
-	r.shown(now, ours, ours)
-	r.shown(now, key.DiscoPublic{}, ours)
-	if r.present(now) {
-		t.Error("our own key is taken for a rival's")
+	d.shown(now, ours, ours)
+	d.shown(now, key.DiscoPublic{}, ours)
+	if d.present(now) {
+		t.Error("our own key counts as a sign of a duplicate")
 	}
-	r.shown(now, theirs, ours)
-	if !r.present(now) {
-		t.Error("another key in place of ours")
+	d.shown(now, theirs, ours)
+	if !d.present(now) {
+		t.Error("another key after ours is no sign of a duplicate")
 	}
 }
 
-// Two processes with one identity both say so, until one of them is gone.
+// Two processes with one identity both report it, until one of them has ended.
 func TestTwoProcessesWithOneKey(t *testing.T) {
 	n := newNetwork(t)
 	var kept Identity
@@ -62,12 +62,12 @@ func TestTwoProcessesWithOneKey(t *testing.T) {
 	}
 }
 
-// What the server has to say to the user is in the status, with what to do about it.
+// Messages of the server to the user are in the status, with what to do about them.
 func TestMessagesOfTheServer(t *testing.T) {
 	a := newNetwork(t).join("alpha")
 	eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
-	// say has the server say so, until it sends the next map, which may be soon, and returns what is
-	// shown of it.
+	// say puts messages into the node's map, as if the server had sent them, and returns the issues
+	// that the status has then. The next map, which may come soon, replaces them.
 	say := func(change func(*control.NetMap)) (shown []HealthIssue) {
 		m := a.Node.member
 		m.mu.Lock()
@@ -90,9 +90,11 @@ func TestMessagesOfTheServer(t *testing.T) {
 		got := say(func(nm *control.NetMap) {
 			nm.DisplayMessages = map[string]*control.DisplayMessage{
 				"b": {Title: "Second"},
-				"a": {Title: "License", Text: "It ends soon.", PrimaryAction: &control.DisplayAction{URL: "https://x.example/pay", Label: "Pay"}},
+				"a": {Title: "License", Text: "It ends soon.",
+					PrimaryAction: &control.DisplayAction{URL: "https://x.example/pay", Label: "Pay"}},
 			}
 		})
-		return len(got) == 2 && got[0].Text == "License: It ends soon." && got[0].Mend == "Pay: https://x.example/pay" && got[1].Text == "Second"
+		return len(got) == 2 && got[0].Text == "License: It ends soon." && got[0].Mend == "Pay: https://x.example/pay" &&
+			got[1].Text == "Second"
 	})
 }

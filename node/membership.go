@@ -249,7 +249,8 @@ func (m *membership) registration(k key.NodePrivate) control.RegisterRequest {
 	return req
 }
 
-// follow shows the page on which the node can be approved, and makes req the question whether it is.
+// follow shows the page on which the node can be approved, and makes req the question whether it
+// is.
 func (m *membership) follow(ctx context.Context, req *control.RegisterRequest, page string) {
 	if req.Followup != "" { // a server that answers at once must not be asked again and again
 		m.pause(ctx, time.Second)

@@ -236,7 +236,8 @@ func TestPreferred(t *testing.T) {
 			t.Errorf("%v: %v, want %v", of, got, want)
 		}
 	}
-	check(parse("100.64.0.2", "100.64.0.3", "2001:db8::2"), "2001:db8::2", "100.64.0.2", "100.64.0.3") // no IPv6 of its own
+	// no IPv6 of its own
+	check(parse("100.64.0.2", "100.64.0.3", "2001:db8::2"), "2001:db8::2", "100.64.0.2", "100.64.0.3")
 	check(parse("2001:db8::2", "2001:db8::1"), "2001:db8::2", "2001:db8::1")
 	m := a.netmap(false)
 	m.Addresses = append(m.Addresses, prefixes("2001:db8::1/128", "fd7a:115c:a1e0::1/128")...)

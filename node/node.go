@@ -53,15 +53,16 @@ type Config struct {
 	UserProxy    net.Addr                         // of a proxy for this user without a password; nil: none
 	Associations int                              // limit of UDP associations; 0: 256, or fewer with little Memory
 	DialTimeout  time.Duration                    // 0: DefaultDialTimeout
-	Memory       int64                            // bytes for the process, which size buffers and queues; 0: Tuning's, or no bound
-	Congestion   Congestion                       // how fast TCP connections in the mesh send; zero: BBR
-	Processors   int                              // to plan for; 0: those of Tuning, or GOMAXPROCS when New is called
-	Forwards     []Forward
-	DNS          net.Addr // where DNS is served, over UDP and TCP; nil: nowhere
-	Serves       []Serve
-	Tuning       *tuning.Process // from tuning.Start; nil: the process is not tuned
-	Token        string          // required by the local API for requests that change the node; empty: they are refused
-	Shutdown     func()          // called when the local API is told to end the node; nil: such requests are refused
+	// bytes for the process, which size buffers and queues; 0: Tuning's, or no bound
+	Memory     int64
+	Congestion Congestion // how fast TCP connections in the mesh send; zero: BBR
+	Processors int        // to plan for; 0: those of Tuning, or GOMAXPROCS when New is called
+	Forwards   []Forward
+	DNS        net.Addr // where DNS is served, over UDP and TCP; nil: nowhere
+	Serves     []Serve
+	Tuning     *tuning.Process // from tuning.Start; nil: the process is not tuned
+	Token      string          // required by the local API for requests that change the node; empty: they are refused
+	Shutdown   func()          // called when the local API is told to end the node; nil: such requests are refused
 
 	// OutboundProxy returns the proxy for a URL outside the mesh, including relays and the
 	// coordination server; nil: none. See internal/egress.

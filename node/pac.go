@@ -20,8 +20,8 @@ var pacRules string
 // pacPrefixes bounds the prefixes in the file. A browser compares each request with all of them.
 const pacPrefixes = 256
 
-// pacMesh is the data of the rules in proxy.js. Names are in lower case, without a dot at the end. With
-// AllNames, only the mesh can resolve names, or it has a default route.
+// pacMesh is the data of the rules in proxy.js. Names are in lower case, without a dot at the end.
+// With AllNames, only the mesh can resolve names, or it has a default route.
 type pacMesh struct {
 	Proxy    string         `json:"proxy"`
 	AllNames bool           `json:"allNames"` // every name goes to the proxy

@@ -19,8 +19,8 @@ func expired(m *control.NetMap, now time.Time) bool {
 }
 
 // renew waits until the node may go on after its key has expired: the server accepts a new key, or
-// an administrator makes the present one valid again. The present key is in use until the server has
-// accepted the new one.
+// an administrator makes the present one valid again. The present key is in use until the server
+// has accepted the new one.
 func (m *membership) renew(ctx context.Context) error {
 	m.leavePeers(errKeyExpired.Error())
 	m.markExpired()
@@ -89,8 +89,8 @@ func (m *membership) logIn(ctx context.Context) error {
 	}
 }
 
-// awaitValid follows the map of the present key, and reports true as soon as the key is valid again.
-// It reports false when ctx ends.
+// awaitValid follows the map of the present key, and reports true as soon as the key is valid
+// again. It reports false when ctx ends.
 func (m *membership) awaitValid(ctx context.Context) bool {
 	var wait control.Backoff
 	for ctx.Err() == nil {

@@ -45,8 +45,8 @@ func (v *Verdict) steps() (list []string) {
 	return list
 }
 
-// A name that must not be resolved has the mend of an address that must not be dialled: nothing is wrong
-// with the DNS servers.
+// A name that must not be resolved has the mend of an address that must not be dialled: nothing is
+// wrong with the DNS servers.
 func TestWhyNameMayNotLeave(t *testing.T) {
 	n := newNetwork(t)
 	meshOnly := n.join("alpha", func(c *Config) { c.MeshOnly = true })
@@ -59,8 +59,8 @@ func TestWhyNameMayNotLeave(t *testing.T) {
 	noExit.wantBroken("192.0.2.1:80", StepPolicy, "the exit node is not there", "leave out --exit-node")
 }
 
-// The mend names the variable that is read for the scheme of the server's URL. If the URL has the wrong
-// scheme, no proxy is missing.
+// The mend names the variable that is read for the scheme of the server's URL. If the URL has the
+// wrong scheme, no proxy is missing.
 func TestUnreachableMend(t *testing.T) {
 	for _, test := range []struct {
 		server string

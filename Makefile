@@ -13,7 +13,7 @@ JOINROUNDS ?= 9
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build test race lint fuzz bench bench-peers bench-peers-smoke bench-paths bench-paths-smoke lab interop interop-control interop-join clean
+.PHONY: all module-path build test test-stdnet race lint fuzz bench bench-peers bench-peers-smoke bench-paths bench-paths-smoke lab interop interop-control interop-join clean
 
 all: build
 
@@ -24,6 +24,10 @@ build:
 test:
 	$(GO) vet ./...
 	$(GO) test ./...
+
+# The same with the portable fall-backs instead of the Linux system calls.
+test-stdnet:
+	$(GO) test -tags ginnel_stdnet ./...
 
 race:
 	$(GO) test -race -shuffle=on ./...
@@ -36,6 +40,7 @@ lint:
 	GOOS=darwin $(GO) vet ./cmd/... ./internal/cli/... ./node ./transport ./userstack ./wireguard ./proxy ./relay/...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(STATICCHECK) -tags lab ./internal/lab
+	$(GO) run $(STATICCHECK) -tags ginnel_stdnet ./internal/sys
 	cd interop && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 	cd bench && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 	@./.ci/vulncheck $(GO) $(GOVULNCHECK)
@@ -93,3 +98,7 @@ interop-join:
 
 clean:
 	rm -rf bin
+
+# Renames the module, for publication: make module-path TO=example.org/ginnel
+module-path:
+	@GO=$(GO) ./.ci/module-path $(TO)

@@ -91,8 +91,8 @@ func TestCitations(t *testing.T) {
 // citation is a section of a document; document is empty if the comment does not name one.
 type citation struct{ document, section string }
 
-// citationsIn returns what text cites. own is the document of numbers without a name; it is empty if
-// there is none, and numbers in parentheses alone are then no citations.
+// citationsIn returns what text cites. own is the document of numbers without a name; it is empty
+// if there is none, and numbers in parentheses alone are then no citations.
 func citationsIn(text, own string) (all []citation) {
 	text = strings.Join(strings.Fields(text), " ")
 	for _, at := range citedSection.FindAllStringSubmatchIndex(text, -1) {

@@ -26,26 +26,24 @@ var mayImport = map[string][]string{
 		"internal/cli", "internal/cli/controlcmd", "internal/cli/democmd", "internal/cli/nodecmd",
 		"internal/cli/relaycmd",
 	},
-	"configs":        {"internal/key", "internal/safetext"},
-	"control":        {"internal/httpconn", "internal/key", "internal/neterr", "internal/safetext", "internal/wsstream"},
+	"configs":        {"internal/safetext", "key"},
+	"control":        {"internal/httpconn", "internal/neterr", "internal/safetext", "internal/wsstream", "key"},
 	"control/policy": {"control", "internal/meshaddr"},
-	"control/server": {
-		"control", "control/policy", "control/store", "internal/key", "internal/meshaddr", "internal/share",
-	},
-	"control/store": {},
-	"internal/bbr":  {},
-	"internal/cli":  {"configs", "internal/sys"},
+	"control/server": {"control", "control/policy", "control/store", "internal/meshaddr", "internal/share", "key"},
+	"control/store":  {},
+	"internal/bbr":   {},
+	"internal/cli":   {"configs", "internal/sys"},
 	"internal/cli/controlcmd": {
 		"configs", "control", "control/policy", "control/server", "control/store", "internal/cli",
 		"internal/cli/service", "internal/cli/statedir", "internal/egress", "relay", "relay/server",
 	},
 	"internal/cli/democmd": {
-		"control", "control/server", "control/store", "internal/cli", "internal/key", "node", "relay/server",
+		"control", "control/server", "control/store", "internal/cli", "key", "node", "relay/server",
 	},
 	"internal/cli/nodeapi": {"configs", "internal/cli", "internal/cli/statedir", "node"},
 	"internal/cli/nodecmd": {
 		"configs", "internal/cli", "internal/cli/nodeapi", "internal/cli/proxyenv", "internal/cli/statedir",
-		"internal/egress", "internal/key", "internal/meshaddr", "internal/sys", "node", "relay", "tuning",
+		"internal/egress", "internal/meshaddr", "internal/sys", "key", "node", "relay", "tuning",
 	},
 	"internal/cli/proxyenv": {"configs", "internal/cli"},
 	"internal/cli/relaycmd": {
@@ -53,11 +51,10 @@ var mayImport = map[string][]string{
 	},
 	"internal/cli/service":  {"internal/cli", "internal/sys", "relay/server"},
 	"internal/cli/statedir": {"internal/cli", "internal/sys", "node"},
-	"internal/disco":        {"internal/key"},
+	"internal/disco":        {"key"},
 	"internal/egress":       {"internal/safetext"},
 	"internal/filter":       {"control"},
 	"internal/httpconn":     {},
-	"internal/key":          {},
 	"internal/lab":          {},
 	"internal/meshaddr":     {},
 	"internal/netem":        {},
@@ -70,27 +67,28 @@ var mayImport = map[string][]string{
 	"internal/sockowner":    {"internal/sys"},
 	"internal/sys":          {},
 	"internal/wsstream":     {"internal/httpconn"},
+	"key":                   {},
 	"node": {
-		"control", "internal/egress", "internal/filter", "internal/key", "internal/meshaddr", "internal/neterr",
-		"internal/resolver", "internal/share", "internal/sockowner", "internal/sys", "proxy", "relay", "transport",
-		"tuning", "userstack", "wireguard",
+		"control", "internal/egress", "internal/filter", "internal/meshaddr", "internal/neterr", "internal/resolver",
+		"internal/share", "internal/sockowner", "internal/sys", "key", "proxy", "relay", "transport", "tuning",
+		"userstack", "wireguard",
 	},
 	"proxy":                    {"internal/neterr", "internal/safetext", "internal/share", "internal/sockowner", "internal/sys", "tuning"},
-	"relay":                    {"internal/key", "internal/neterr", "internal/safetext", "internal/wsstream", "relay/internal/derp"},
-	"relay/internal/derp":      {"internal/key", "internal/sys"},
-	"relay/internal/rawpeer":   {"internal/key", "relay/internal/derp", "relay/internal/relaytest"},
-	"relay/internal/relaytest": {"internal/key"},
-	"relay/server":             {"internal/key", "internal/share", "internal/wsstream", "relay", "relay/internal/derp"},
-	"transport":                {"internal/disco", "internal/key", "internal/meshaddr", "internal/sys"},
+	"relay":                    {"internal/neterr", "internal/safetext", "internal/wsstream", "key", "relay/internal/derp"},
+	"relay/internal/derp":      {"internal/sys", "key"},
+	"relay/internal/rawpeer":   {"key", "relay/internal/derp", "relay/internal/relaytest"},
+	"relay/internal/relaytest": {"key"},
+	"relay/server":             {"internal/share", "internal/wsstream", "key", "relay", "relay/internal/derp"},
+	"transport":                {"internal/disco", "internal/meshaddr", "internal/sys", "key"},
 	"tuning":                   {"internal/sys"},
 	"userstack":                {"internal/snoop", "internal/sys", "tuning"},
-	"wireguard":                {"internal/key", "internal/share"},
+	"wireguard":                {"internal/share", "key"},
 }
 
 // tests may also import these.
 var testsMayImport = map[string][]string{
 	"control/policy":          {"internal/filter"},
-	"internal/cli/controlcmd": {"internal/key", "node"},
+	"internal/cli/controlcmd": {"key", "node"},
 	"internal/snoop":          {"internal/netem"},
 	"node":                    {"control/server", "control/store", "relay/server"},
 	"relay":                   {"relay/internal/rawpeer", "relay/internal/relaytest", "relay/server"},
@@ -146,6 +144,7 @@ func sources(t *testing.T, f func(file string, text []byte)) {
 }
 
 func TestImports(t *testing.T) {
+	module := modulePath(t)
 	seen := make(map[string]bool)
 	sources(t, func(file string, text []byte) {
 		pkg := path.Dir(file)
@@ -160,7 +159,7 @@ func TestImports(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if why := forbidden(pkg, imported, test); why != "" {
+			if why := forbidden(module, pkg, imported, test); why != "" {
 				t.Errorf("%s imports %s: %s", file, imported, why)
 			}
 		}
@@ -172,9 +171,9 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// forbidden says why pkg may not import a path; it is empty if it may.
-func forbidden(pkg, imported string, test bool) string {
-	if ours, ok := strings.CutPrefix(imported, "ginnel/"); ok {
+// forbidden says why a package of the module may not import a path. It returns "" if it may.
+func forbidden(module, pkg, imported string, test bool) string {
+	if ours, ok := strings.CutPrefix(imported, module+"/"); ok {
 		if pkg == "internal/lab" && test {
 			return "" // it tests the whole
 		}

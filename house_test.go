@@ -5,10 +5,12 @@ import (
 	"go/parser"
 	"go/token"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // The rules of the house that need more than imports: who makes system calls, and how large a
@@ -69,7 +71,10 @@ const mostFields = 20
 
 // wireStructs are larger because a protocol of others has so many fields in one message, or a
 // configuration so many settings.
-var wireStructs = map[string][]string{}
+var wireStructs = map[string][]string{
+	"control": {"MapResponse", "Node", "Hostinfo"},
+	"node":    {"Config"},
+}
 
 func TestStructSize(t *testing.T) {
 	sources(t, func(file string, text []byte) {
@@ -100,4 +105,41 @@ func parse(t *testing.T, file string, text []byte) *ast.File {
 		t.Fatal(err)
 	}
 	return parsed
+}
+
+// Lines that people can read beside each other: code up to 120 columns and comments up to 100.
+// A tab counts one. String literals do not count, because they cannot always be broken.
+const (
+	mostCode    = 120
+	mostComment = 100
+)
+
+var stringLiteral = regexp.MustCompile("\"(\\\\.|[^\"\\\\])*\"|`[^`]*`")
+
+func TestLineLength(t *testing.T) {
+	sources(t, func(file string, text []byte) {
+		inRaw := false // within a string of several lines
+		n := 0
+		for line := range strings.Lines(string(text)) {
+			n++
+			line = strings.TrimRight(line, "\n")
+			wasRaw := inRaw
+			if strings.Count(stringLiteral.ReplaceAllString(line, ""), "`")%2 == 1 {
+				inRaw = !inRaw
+			}
+			if wasRaw || inRaw {
+				continue
+			}
+			trimmed := strings.TrimSpace(line)
+			switch size := utf8.RuneCountInString(line); {
+			case strings.HasPrefix(trimmed, "//go:"):
+			case strings.HasPrefix(trimmed, "//"):
+				if size > mostComment && strings.Contains(trimmed[2:], " ") && !strings.HasPrefix(trimmed, "//\t") {
+					t.Errorf("%s:%d: the comment has %d columns, more than %d", file, n, size, mostComment)
+				}
+			case utf8.RuneCountInString(stringLiteral.ReplaceAllString(line, `""`)) > mostCode:
+				t.Errorf("%s:%d: the line has %d columns, more than %d", file, n, size, mostCode)
+			}
+		}
+	})
 }

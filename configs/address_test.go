@@ -199,7 +199,8 @@ func TestParseDNSAddr(t *testing.T) {
 
 // Package net accepts every address that is parsed, and parsing its text again gives the same.
 func FuzzParseAddresses(f *testing.F) {
-	for _, s := range []string{"[::1]:8080:[fd7a::1]:80/udp", "unix:/x:db:1", "*:1:a.b:2", "80=unix:/x", "53=[::1]:53/udp", ":0", "1080", "a:1"} {
+	for _, s := range []string{"[::1]:8080:[fd7a::1]:80/udp", "unix:/x:db:1", "*:1:a.b:2", "80=unix:/x", "53=[::1]:53/udp",
+		":0", "1080", "a:1"} {
 		f.Add(s)
 	}
 	f.Add(strings.Repeat("\xa8", maxQuoted+1))

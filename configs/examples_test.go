@@ -16,7 +16,8 @@ func example(t *testing.T, name string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := slices.DeleteFunc(strings.SplitAfter(string(b), "\n"), func(line string) bool { return strings.HasPrefix(line, "#") })
+	lines := slices.DeleteFunc(strings.SplitAfter(string(b), "\n"),
+		func(line string) bool { return strings.HasPrefix(line, "#") })
 	return []byte(strings.Join(lines, ""))
 }
 

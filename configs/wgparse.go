@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // wgParser builds a WireGuard from the lines of one file.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // WireGuard is a parsed wg-quick file.

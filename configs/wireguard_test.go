@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Keys from the examples in wg(8) and wg-quick(8).
@@ -103,7 +103,8 @@ func TestParseWireGuard(t *testing.T) {
 			AllowedIPs: prefixes("10.3.0.0/16"),
 		}},
 	}
-	if got, want := texts(wg.Warnings), []string{"14:14: AllowedIPs: 10.2.0.9/16 means 10.2.0.0/16"}; !slices.Equal(got, want) {
+	if got, want := texts(wg.Warnings), []string{"14:14: AllowedIPs: 10.2.0.9/16 means 10.2.0.0/16"}; !slices.Equal(got,
+		want) {
 		t.Errorf("warnings: got %q, want %q", got, want)
 	}
 	wg.Warnings = nil
@@ -155,11 +156,13 @@ func TestWarnings(t *testing.T) {
 		{"SaveConfig false", minimal + "SaveConfig = FALSE\n", "4:1: SaveConfig is ignored: the file is never written"},
 		{"FwMark", minimal + "FwMark = 0xCa6c\n", "4:1: FwMark is ignored: marking packets needs privileges"},
 		{"FwMark off", minimal + "FwMark = OFF\n", "4:1: FwMark is ignored: marking packets needs privileges"},
-		{"routing domain", minimal + "DNS = 10.0.0.53, ~.\n", `4:18: DNS: the routing domain "~." of systemd-resolved is ignored`},
+		{"routing domain", minimal + "DNS = 10.0.0.53, ~.\n",
+			`4:18: DNS: the routing domain "~." of systemd-resolved is ignored`},
 		{"replaced", minimal + "MTU = 1400\nMTU = 1500\n", "5:1: MTU replaces the one on line 4"},
 		{"second interface", minimal + "[Interface]\nAddress = 10.0.0.2\nPrivateKey = " + privateA + "\n",
 			"6:1: PrivateKey replaces the one on line 2"},
-		{"small MTU", minimal + "Address = fd00::1\nMTU = 1000\n", "5:7: MTU 1000 is below 1280, without which there is no IPv6"},
+		{"small MTU", minimal + "Address = fd00::1\nMTU = 1000\n",
+			"5:7: MTU 1000 is below 1280, without which there is no IPv6"},
 		{"smallest MTU of IPv6", minimal + "Address = fd00::1\nMTU = 1280\n", ""},
 		{"smallest MTU of IPv4", minimal + "MTU = 576\n", ""},
 		{"own key", minimal + "[Peer]\nPublicKey = " + publicA + "\n",
@@ -191,7 +194,8 @@ func TestDuplicatePeers(t *testing.T) {
 	}{
 		{
 			name: "second section updates the first",
-			peers: peer(publicB, "PresharedKey = "+shared+"\nEndpoint = a.example:1\nAllowedIPs = 10.1.0.0/16\nPersistentKeepalive = 5\n") +
+			peers: peer(publicB,
+				"PresharedKey = "+shared+"\nEndpoint = a.example:1\nAllowedIPs = 10.1.0.0/16\nPersistentKeepalive = 5\n") +
 				peer(publicB, "AllowedIPs = 10.2.0.0/16\nEndpoint = b.example:2\n"),
 			want: []WireGuardPeer{{PublicKey: rawKey(t, publicB), PresharedKey: key.PresharedFromRaw(rawKey(t, shared)),
 				Endpoint: Endpoint{"b.example", 2}, AllowedIPs: prefixes("10.2.0.0/16"), PersistentKeepalive: 5 * time.Second}},
@@ -205,8 +209,9 @@ func TestDuplicatePeers(t *testing.T) {
 			warnings: []string{"10:13: PublicKey is that of the peer on line 5, which this one changes"},
 		},
 		{
-			name:  "prefix goes to the last",
-			peers: peer(publicB, "AllowedIPs = 10.1.0.0/16, 10.2.0.0/16\n") + peer(publicC, "AllowedIPs = 10.3.0.0/16, 10.1.9.9/16\n"),
+			name: "prefix goes to the last",
+			peers: peer(publicB, "AllowedIPs = 10.1.0.0/16, 10.2.0.0/16\n") +
+				peer(publicC, "AllowedIPs = 10.3.0.0/16, 10.1.9.9/16\n"),
 			want: []WireGuardPeer{
 				{PublicKey: rawKey(t, publicB), AllowedIPs: prefixes("10.2.0.0/16")},
 				{PublicKey: rawKey(t, publicC), AllowedIPs: prefixes("10.3.0.0/16", "10.1.0.0/16")},
@@ -274,7 +279,8 @@ func TestLoadWireGuard(t *testing.T) {
 		file, dir fs.FileMode
 		warned    bool
 	}{
-		{0o600, 0o755, false}, {0o640, 0o755, false}, {0o604, 0o755, true}, {0o644, 0o750, false}, {0o602, 0o755, false}, {0o602, 0o777, true},
+		{0o600, 0o755, false}, {0o640, 0o755, false}, {0o604, 0o755, true}, {0o644, 0o750, false}, {0o602, 0o755, false},
+		{0o602, 0o777, true},
 	} {
 		os.Chmod(path, mode.file)
 		os.Chmod(dir, mode.dir)

@@ -12,8 +12,8 @@ import (
 
 	"github.com/coder/websocket"
 
-	"ginnel/internal/key"
 	"ginnel/internal/wsstream"
+	"ginnel/key"
 )
 
 // This file is the server's end of the upgrade to a channel (control specification, sections 2.1,

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A request that is not an upgrade is answered with 400.
@@ -42,7 +42,8 @@ func TestAcceptRefuses(t *testing.T) {
 		r.Header.Set("Upgrade", c.upgrade)
 		r.Header.Set(headerHandshake, c.header)
 		w := httptest.NewRecorder()
-		if conn, err := Accept(t.Context(), w, r, AcceptConfig{Key: server}); err == nil || conn != nil || w.Code != http.StatusBadRequest {
+		if conn, err := Accept(t.Context(), w, r, AcceptConfig{Key: server}); err == nil || conn != nil ||
+			w.Code != http.StatusBadRequest {
 			t.Errorf("%s: got status %d, %v", c.name, w.Code, err)
 		}
 	}
@@ -87,7 +88,8 @@ func TestAcceptTellsWhy(t *testing.T) {
 			}},
 		{"other key", key.NewMachinePrivate().Public(), 131, -1, refuseUnopenable, nil},
 		{"damaged", server.Public(), 131, 90, refuseUnopenable, nil},
-		{"wrong type", server.Public(), 131, 2, refuseUnknownFormat, func(err error) bool { return errors.Is(err, errInitiation) }},
+		{"wrong type", server.Public(), 131, 2, refuseUnknownFormat,
+			func(err error) bool { return errors.Is(err, errInitiation) }},
 	} {
 		addr, resultc, _ := acceptLoopback(t, AcceptConfig{Key: server})
 		i, msg, err := initiate(key.NewMachinePrivate(), c.server, c.version, nil)
@@ -122,7 +124,8 @@ func TestOpenAndAccept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := &opening{url: &url.URL{Scheme: "http", Host: addr}, machine: machine, server: server.Public(), version: CapabilityVersion}
+		o := &opening{url: &url.URL{Scheme: "http", Host: addr}, machine: machine, server: server.Public(),
+			version: CapabilityVersion}
 		open := o.open
 		if ws {
 			open = o.openWebSocket
@@ -158,7 +161,8 @@ func TestOpenIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	a, b := net.Pipe()
 	defer b.Close()
-	o := &opening{url: mustURL(t, "http://localhost"), machine: key.NewMachinePrivate(), server: key.NewMachinePrivate().Public()}
+	o := &opening{url: mustURL(t, "http://localhost"), machine: key.NewMachinePrivate(),
+		server: key.NewMachinePrivate().Public()}
 	time.AfterFunc(time.Millisecond, cancel)
 	if _, err := o.open(ctx, a); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
@@ -188,8 +192,10 @@ func TestCertificateErrors(t *testing.T) {
 		{"inspected", srv.URL, "TLS is inspected", nil},
 		{"issuer", srv.URL, `"O=Acme Co" signed it, whom this machine does not trust`, nil},
 		{"private authority", srv.URL, "--ca-file", nil},
-		{"clock fast", srv.URL, later().UTC().Format(time.RFC3339) + ", which seems to be wrong: the server's says " + today, &tls.Config{RootCAs: roots, Time: later}},
-		{"clock slow", srv.URL, "which seems to be wrong: the server's says " + today, &tls.Config{RootCAs: roots, Time: earlier}},
+		{"clock fast", srv.URL, later().UTC().Format(time.RFC3339) + ", which seems to be wrong: the server's says " + today,
+			&tls.Config{RootCAs: roots, Time: later}},
+		{"clock slow", srv.URL, "which seems to be wrong: the server's says " + today,
+			&tls.Config{RootCAs: roots, Time: earlier}},
 		{"name", "https://other.test", "another name than other.test", &tls.Config{RootCAs: roots}},
 	} {
 		client, err := NewClient(ClientConfig{URL: c.url, MachineKey: key.NewMachinePrivate(), TLS: c.tls, DialContext: dial})
@@ -197,14 +203,16 @@ func TestCertificateErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = client.Register(t.Context(), RegisterRequest{})
-		if e, ok := errors.AsType[*CertificateError](err); !ok || !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), c.says) {
+		if e, ok := errors.AsType[*CertificateError](err); !ok || !errors.Is(err, ErrUnreachable) ||
+			!strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: got %v (%v)", c.name, err, e)
 		} else {
 			t.Log(err)
 		}
 		client.Close()
 	}
-	client, err := NewClient(ClientConfig{URL: srv.URL, MachineKey: key.NewMachinePrivate(), TLS: &tls.Config{RootCAs: roots}})
+	client, err := NewClient(ClientConfig{URL: srv.URL, MachineKey: key.NewMachinePrivate(),
+		TLS: &tls.Config{RootCAs: roots}})
 	if err != nil {
 		t.Fatal(err)
 	}

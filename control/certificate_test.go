@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The advice to use http:// is given if the port speaks only plain HTTP, or if the host is private.
@@ -33,7 +33,8 @@ func TestPlainHTTPIsAdvised(t *testing.T) {
 		err        error
 		want       bool
 	}{
-		{"no TLS, public", "mesh.example.com", tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, true},
+		{"no TLS, public", "mesh.example.com", tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"},
+			true},
 		{"no TLS, private", "192.168.1.2", tls.RecordHeaderError{}, true},
 		{"certificate, private", "192.168.1.2", unaccepted, true},
 		{"certificate, loopback", "localhost", unaccepted, true},

@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"ginnel/internal/httpconn"
-	"ginnel/internal/key"
 	"ginnel/internal/neterr"
 	"ginnel/internal/safetext"
+	"ginnel/key"
 )
 
 // This file opens a client's channel (control specification, sections 1.2, 1.4 and 3).

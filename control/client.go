@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Errors of a Client, to be tested with errors.Is. A call whose context ended returns the cause of

@@ -72,7 +72,8 @@ func TestFrameLimits(t *testing.T) {
 	if _, err := AppendFrame(nil, &MapResponse{}, "gzip"); !errors.Is(err, errCompression) {
 		t.Errorf("unknown compression: %v", err)
 	}
-	if b, err := appendFrame([]byte("x"), make([]byte, maxDocument+1), ""); !errors.Is(err, errFrameSize) || string(b) != "x" {
+	if b, err := appendFrame([]byte("x"), make([]byte, maxDocument+1), ""); !errors.Is(err, errFrameSize) ||
+		string(b) != "x" {
 		t.Errorf("a document that is too large: %v", err)
 	}
 }

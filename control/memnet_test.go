@@ -164,7 +164,8 @@ type memNet struct {
 }
 
 func newMemNet() *memNet {
-	return &memNet{limit: 256 << 10, listeners: make(map[string]*memListener), client: netip.MustParseAddr("198.51.100.1"), port: 40000}
+	return &memNet{limit: 256 << 10, listeners: make(map[string]*memListener), client: netip.MustParseAddr("198.51.100.1"),
+		port: 40000}
 }
 
 // listen opens a listener at "host:port".

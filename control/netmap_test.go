@@ -107,8 +107,9 @@ func boolp(b bool) *bool { return &b }
 // testNode returns a node with the fields that a peer needs.
 func testNode(id int64) *Node {
 	a := netip.AddrFrom4([4]byte{100, 64, byte(id >> 8), byte(id)})
-	return &Node{ID: id, StableID: fmt.Sprint(id), Name: fmt.Sprintf("n%d.test.", id), Addresses: []netip.Prefix{netip.PrefixFrom(a, 32)},
-		HomeDERP: 1, Online: boolp(true), MachineAuthorized: true}
+	return &Node{ID: id, StableID: fmt.Sprint(id), Name: fmt.Sprintf("n%d.test.", id),
+		Addresses: []netip.Prefix{netip.PrefixFrom(a, 32)},
+		HomeDERP:  1, Online: boolp(true), MachineAuthorized: true}
 }
 
 func firstFrame(peers int) *MapResponse {
@@ -148,16 +149,20 @@ func TestApplyFirstFrame(t *testing.T) {
 		t.Errorf("keepalive with news: got %+v", next)
 	}
 	// Entries that are not valid nodes are ignored.
-	next = mustApply(t, m, &MapResponse{PeersChanged: []*Node{nil, {ID: 0}, {ID: -1}}, PeersChangedPatch: []*PeerChange{nil},
-		DERPMap:      &DERPMap{Regions: map[int]*DERPRegion{1: nil, 2: {Nodes: []*DERPNode{nil, {Name: "a"}}}}},
-		UserProfiles: []UserProfile{{ID: 3}}, DisplayMessages: map[string]*DisplayMessage{"a": nil, "b": {Title: "b"}}})
+	next = mustApply(t, m, &MapResponse{PeersChanged: []*Node{nil, {ID: 0}, {ID: -1}},
+		PeersChangedPatch: []*PeerChange{nil},
+		DERPMap:           &DERPMap{Regions: map[int]*DERPRegion{1: nil, 2: {Nodes: []*DERPNode{nil, {Name: "a"}}}}},
+		UserProfiles:      []UserProfile{{ID: 3}}, DisplayMessages: map[string]*DisplayMessage{"a": nil, "b": {Title: "b"}}})
 	// Messages for the user are made safe to show.
-	next = mustApply(t, next, &MapResponse{DisplayMessages: map[string]*DisplayMessage{"b": {Title: "a\x1b[1m\nb", Text: "\x07c",
+	next = mustApply(t, next, &MapResponse{DisplayMessages: map[string]*DisplayMessage{"b": {Title: "a\x1b[1m\nb",
+		Text:          "\x07c",
 		PrimaryAction: &DisplayAction{URL: "u\r", Label: "\x00l"}}}})
-	if m := next.DisplayMessages["b"]; m.Title != "a?[1m b" || m.Text != "?c" || *m.PrimaryAction != (DisplayAction{URL: "u", Label: "?l"}) {
+	if m := next.DisplayMessages["b"]; m.Title != "a?[1m b" || m.Text != "?c" ||
+		*m.PrimaryAction != (DisplayAction{URL: "u", Label: "?l"}) {
 		t.Errorf("message with control characters: %+v", m)
 	}
-	if len(next.Peers) != 2 || len(next.DERPMap.Regions) != 1 || len(next.DERPMap.Regions[2].Nodes) != 1 || len(next.DisplayMessages) != 1 {
+	if len(next.Peers) != 2 || len(next.DERPMap.Regions) != 1 || len(next.DERPMap.Regions[2].Nodes) != 1 ||
+		len(next.DisplayMessages) != 1 {
 		t.Errorf("nulls were kept: %+v", next)
 	}
 }
@@ -222,7 +227,8 @@ func TestPatchEveryField(t *testing.T) {
 	}
 	first := mustApply(t, nil, firstFrame(1))
 	old, got := first.Peer(1), mustApply(t, first, &r).Peer(1)
-	if got.HomeDERP != 9 || got.Cap != 140 || len(got.CapMap) != 1 || len(got.Endpoints) != 1 || got.Key.IsZero() || got.DiscoKey.IsZero() ||
+	if got.HomeDERP != 9 || got.Cap != 140 || len(got.CapMap) != 1 || len(got.Endpoints) != 1 || got.Key.IsZero() ||
+		got.DiscoKey.IsZero() ||
 		*got.Online || got.LastSeen.Year() != 2026 || got.KeyExpiry.Year() != 2027 {
 		t.Errorf("got %+v", got)
 	}

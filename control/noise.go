@@ -9,7 +9,7 @@ import (
 
 	"github.com/flynn/noise"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // This file is the Noise handshake (control specification, sections 2.2 to 2.4). Its functions turn

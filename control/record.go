@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // This file is the record layer of the channel (control specification, sections 2.3 and 2.5). The

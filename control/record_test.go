@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // sessions returns both ends of a fresh handshake.
@@ -33,7 +33,8 @@ func sessions(t testing.TB) (client, server *session) {
 	if client, err = i.finish(response[:]); err != nil {
 		t.Fatal(err)
 	}
-	if server.peer != machine.Public() || client.peer != control.Public() || client.tx != server.rx || client.rx != server.tx {
+	if server.peer != machine.Public() || client.peer != control.Public() || client.tx != server.rx ||
+		client.rx != server.tx {
 		t.Fatalf("ends do not agree: %+v, %+v", client, server)
 	}
 	return client, server
@@ -111,7 +112,8 @@ func TestHandshakeTampering(t *testing.T) {
 func TestTamperedResponseOfSameHandshake(t *testing.T) {
 	v := vectors(t).Noise
 	for at := range v.Response {
-		i, _, err := initiate(machineKey(t, v.Machine), key.MachinePublic(v.ControlPublic), v.Version, bytes.NewReader(v.ClientEphemeral))
+		i, _, err := initiate(machineKey(t, v.Machine), key.MachinePublic(v.ControlPublic), v.Version,
+			bytes.NewReader(v.ClientEphemeral))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +157,8 @@ func TestRecordSizes(t *testing.T) {
 	client, server := sessions(t)
 	for _, header := range [][]byte{{4, 0x0f, 0xfe}, {4, 0xff, 0xff}, {4, 0, 15}, {4, 0, 0}, {3, 0, 20}, {1, 0, 20}} {
 		src := io.MultiReader(bytes.NewReader(header), neverEnding{})
-		if _, err := newReader(server, src).read(make([]byte, 1)); !errors.Is(err, errRecordSize) && !errors.Is(err, errNotRecord) {
+		if _, err := newReader(server, src).read(make([]byte, 1)); !errors.Is(err, errRecordSize) &&
+			!errors.Is(err, errNotRecord) {
 			t.Errorf("header %x: %v", header, err)
 		}
 	}

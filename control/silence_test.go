@@ -25,7 +25,8 @@ func TestSilentServer(t *testing.T) {
 			s.enter = func(w http.ResponseWriter, r *http.Request) {
 				conn, _, _ := http.NewResponseController(w).Hijack()
 				defer conn.Close()
-				io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n\x02")
+				io.WriteString(conn,
+					"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n\x02")
 				io.Copy(io.Discard, conn)
 			}
 		}, 11 * time.Second},
@@ -58,7 +59,8 @@ func TestSilentServer(t *testing.T) {
 func TestWatchdogAndReconnect(t *testing.T) {
 	bubble(t, func(t *testing.T, s *testServer) {
 		var frames atomic.Pointer[[]*MapResponse]
-		s.inner.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) { sendFrames(w, r, *frames.Load()...) })
+		s.inner.HandleFunc("POST /machine/map",
+			func(w http.ResponseWriter, r *http.Request) { sendFrames(w, r, *frames.Load()...) })
 		s.start()
 		c := s.client(nil)
 		poll := func() (maps int, err error) {
@@ -74,7 +76,8 @@ func TestWatchdogAndReconnect(t *testing.T) {
 			frames.Store(&sent)
 			start := time.Now()
 			maps, err := poll()
-			if took := time.Since(start); maps != len(sent) || !errors.Is(err, errSilent) || !errors.Is(err, ErrUnreachable) || took != watchdogTimeout {
+			if took := time.Since(start); maps != len(sent) || !errors.Is(err, errSilent) || !errors.Is(err, ErrUnreachable) ||
+				took != watchdogTimeout {
 				t.Errorf("%d frames: got %d maps and %v after %v", len(sent), maps, err, took)
 			}
 		}

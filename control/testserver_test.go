@@ -10,7 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // testServer is a minimal coordination server on a network in memory.
@@ -34,7 +34,8 @@ type testServer struct {
 }
 
 func newTestServer(t *testing.T) *testServer {
-	return &testServer{t: t, net: newMemNet(), key: key.NewMachinePrivate(), outer: http.NewServeMux(), inner: http.NewServeMux()}
+	return &testServer{t: t, net: newMemNet(), key: key.NewMachinePrivate(), outer: http.NewServeMux(),
+		inner: http.NewServeMux()}
 }
 
 // start serves until the test ends. It must be called inside the test's synctest bubble.
@@ -104,8 +105,9 @@ func (s *testServer) channel(w http.ResponseWriter, r *http.Request) {
 
 // client returns a Client of s. change may modify its configuration.
 func (s *testServer) client(change func(*ClientConfig)) *Client {
-	cfg := ClientConfig{URL: "http://" + strings.TrimSuffix(testAddr, ":80"), MachineKey: key.NewMachinePrivate(), DialContext: s.net.DialContext,
-		Version: "1.2.3", Log: slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	cfg := ClientConfig{URL: "http://" + strings.TrimSuffix(testAddr, ":80"), MachineKey: key.NewMachinePrivate(),
+		DialContext: s.net.DialContext,
+		Version:     "1.2.3", Log: slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if change != nil {
 		change(&cfg)
 	}

@@ -12,9 +12,9 @@ import (
 	"net/url"
 	"strings"
 
-	"ginnel/internal/key"
 	"ginnel/internal/safetext"
 	"ginnel/internal/wsstream"
+	"ginnel/key"
 )
 
 // This file is the client's end of the upgrade to a channel (control specification, sections 2.1

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/crypto/curve25519"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // schedule is the key schedule of section 2.4, implemented independently of the Noise library.
@@ -110,7 +110,8 @@ func TestVectorKeySchedule(t *testing.T) {
 // handshakeVector runs both ends of the handshake of the test vectors.
 func handshakeVector(t testing.TB, v *noiseVector) (client, server *session) {
 	t.Helper()
-	i, initiation, err := initiate(machineKey(t, v.Machine), key.MachinePublic(v.ControlPublic), v.Version, bytes.NewReader(v.ClientEphemeral))
+	i, initiation, err := initiate(machineKey(t, v.Machine), key.MachinePublic(v.ControlPublic), v.Version,
+		bytes.NewReader(v.ClientEphemeral))
 	if err != nil {
 		t.Fatal(err)
 	}

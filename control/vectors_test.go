@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // hexBytes is a byte string of the test vectors, in hex.
@@ -268,7 +268,8 @@ func TestVectorUpgrade(t *testing.T) {
 		}
 		server.Write(all)
 	}()
-	i, msg, err := initiate(machineKey(t, v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131, bytes.NewReader(v.Noise.ClientEphemeral))
+	i, msg, err := initiate(machineKey(t, v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131,
+		bytes.NewReader(v.Noise.ClientEphemeral))
 	if err != nil {
 		t.Fatal(err)
 	}

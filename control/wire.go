@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // CapabilityVersion is the protocol version that this package announces (control specification,

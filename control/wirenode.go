@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Node is a node as a server describes it to itself or to its peers (section 5.7).

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	relayserver "ginnel/relay/server"
 )
 
@@ -24,8 +24,7 @@ func (r ourRelay) listener(ln net.Listener, conf *tls.Config) net.Listener {
 }
 func (r ourRelay) close() { r.Close() }
 
-// startOurRelay serves a Ginnel relay, with a key of its own unless cfg has one, until the test
-// ends.
+// startOurRelay serves a Ginnel relay until the test ends, with a new key unless cfg has one.
 func startOurRelay(tb testing.TB, cfg relayserver.Config) *relayHost {
 	tb.Helper()
 	return startFronts(tb, "our relay", newOurRelay(tb, cfg))
@@ -44,10 +43,10 @@ func newOurRelay(tb testing.TB, cfg relayserver.Config) ourRelay {
 	return ourRelay{s}
 }
 
-// serveOurSTUN adds the STUN service of the relay.
+// serveOurSTUN adds our relay's STUN service.
 func serveOurSTUN(tb testing.TB, h *relayHost) {
 	tb.Helper()
-	pc, err := net.ListenUDP("udp", &net.UDPAddr{}) // both families, as a relay has it
+	pc, err := net.ListenUDP("udp", &net.UDPAddr{}) // both address families, as a relay listens
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -63,8 +62,8 @@ func serveOurSTUN(tb testing.TB, h *relayHost) {
 	})
 }
 
-// testLog shows the log of a failing test, or of a verbose one, until the test ends: goroutines of
-// WireGuard's have a last word that nobody waits for.
+// testLog logs to the test's output until the test ends. Later lines are dropped, because
+// goroutines of WireGuard may still log while they end.
 func testLog(tb testing.TB, who string) *slog.Logger {
 	w := &testOutput{w: tb.Output()}
 	tb.Cleanup(w.end)

@@ -11,7 +11,8 @@ const mib = 1 << 20
 
 // A power of two, at most half of the processors and at most eight.
 func TestLanesByProcessors(t *testing.T) {
-	for processors, want := range map[int]int{1: 1, 2: 1, 3: 1, 4: 2, 6: 2, 7: 2, 8: 4, 12: 4, 15: 4, 16: 8, 32: 8, 256: 8} {
+	for processors, want := range map[int]int{1: 1, 2: 1, 3: 1, 4: 2, 6: 2, 7: 2, 8: 4, 12: 4, 15: 4, 16: 8, 32: 8,
+		256: 8} {
 		for _, memory := range []int64{0, 640 * mib} {
 			if got := (&Config{Processors: processors, Memory: memory}).lanes(); got != want {
 				t.Errorf("%d processors, budget of %d bytes: %d lanes, want %d", processors, memory, got, want)
@@ -54,6 +55,7 @@ func TestLanesWithTuning(t *testing.T) {
 	cfg = Config{Tuning: tuned, Memory: 32 * mib, Processors: 16}
 	cfg.useTuning()
 	if got := cfg.lanes(); got != 1 || cfg.Memory != 32*mib || cfg.Processors != 16 {
-		t.Errorf("%d lanes, a budget of %d bytes and %d processors, which the program has set", got, cfg.Memory, cfg.Processors)
+		t.Errorf("%d lanes, a budget of %d bytes and %d processors, which the program has set", got, cfg.Memory,
+			cfg.Processors)
 	}
 }

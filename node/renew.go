@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // errKeyExpired is why a node has to be let in again.
@@ -19,11 +19,11 @@ func expired(m *control.NetMap, now time.Time) bool {
 }
 
 // renew waits until the node may go on after its key has expired: the server accepts a new key, or
-// an administrator makes the present one valid again. The present key is in use until the server has
-// accepted the new one.
+// an administrator makes the present one valid again. The present key is in use until the server
+// has accepted the new one.
 func (m *membership) renew(ctx context.Context) error {
 	m.leavePeers(errKeyExpired.Error())
-	m.setExpired(true)
+	m.markExpired()
 	if err := m.prepareNextKey(); err != nil {
 		return err
 	}
@@ -62,13 +62,13 @@ func (m *membership) keyIsValid() {
 	}
 	m.n.log.Info("the node's key is valid again")
 	m.endExpiry()
-	m.n.pool.SetKey(m.n.key()) // which connects at once to relays that have refused the expired key
+	m.n.plane.pool.SetKey(m.n.key()) // which connects at once to relays that have refused the expired key
 }
 
 func (m *membership) endExpiry() {
 	m.noKey = false
 	m.clearLogin()
-	m.setExpired(false)
+	m.markValid()
 }
 
 // logIn asks the server to accept the next key, and waits for a person if the server wants one.
@@ -89,8 +89,8 @@ func (m *membership) logIn(ctx context.Context) error {
 	}
 }
 
-// awaitValid follows the map of the present key, and reports true as soon as the key is valid again.
-// It reports false when ctx ends.
+// awaitValid follows the map of the present key, and reports true as soon as the key is valid
+// again. It reports false when ctx ends.
 func (m *membership) awaitValid(ctx context.Context) bool {
 	var wait control.Backoff
 	for ctx.Err() == nil {
@@ -139,10 +139,16 @@ func (m *membership) clearLogin() {
 	m.login = ""
 }
 
-func (m *membership) setExpired(expired bool) {
+func (m *membership) markExpired() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.expired = expired
+	m.expired = true
+}
+
+func (m *membership) markValid() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expired = false
 }
 
 func (m *membership) hasExpired() bool {

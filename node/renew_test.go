@@ -27,7 +27,10 @@ func TestKeyExpires(t *testing.T) {
 	if _, err := n.srv.ApproveLogin(t.Context(), page[strings.LastIndex(page, "/")+1:], "ann"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "beta has another key", func() bool { return b.Status().Self.NodeKey != before.NodeKey && b.Status().State == StateRunning })
+	eventually(t, "beta has another key", func() bool {
+		return b.Status().Self.NodeKey != before.NodeKey &&
+			b.Status().State == StateRunning
+	})
 	if after := b.Status().Self; fmt.Sprint(after.Addresses) != fmt.Sprint(before.Addresses) || after.Name != before.Name {
 		t.Errorf("came back as %+v, was %+v", after, before)
 	}
@@ -77,6 +80,7 @@ func TestKeyIsValidAgain(t *testing.T) {
 		if !saved.Next.IsZero() {
 			t.Error("the key that was not needed is kept")
 		}
+		eventually(t, "alpha knows beta again", func() bool { return len(a.Status().Peers) == 1 })
 		if got, err := a.get("http://beta/"); got != "beta" || err != nil {
 			t.Errorf("after the key was made valid again: %q, %v", got, err)
 		}

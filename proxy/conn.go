@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ginnel/internal/sockowner"
 	"ginnel/tuning"
 )
 
@@ -53,6 +54,13 @@ const sniffSize = 512
 // handshake reads the first bytes and serves the protocol that they tell.
 func (c *conn) handshake() {
 	tuning.GrowStack()
+	// Not in the accept loop: asking for the owner takes time, which strangers must not take from
+	// others.
+	if c.reach == reachUser && !sockowner.IsOurs(c.Conn) {
+		c.srv.counters.authRefused.Add(1)
+		c.Close()
+		return
+	}
 	deadline := time.Now().Add(c.srv.handshakeTimeout())
 	c.SetDeadline(deadline)
 	buf := make([]byte, sniffSize)

@@ -14,10 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/things-go/go-socks5"
-
 	"ginnel/internal/share"
-	"ginnel/internal/sockowner"
 )
 
 // Server is a proxy for local programs. Dial must be set; every other field may be left zero. Times
@@ -87,14 +84,13 @@ type Server struct {
 	// discards them.
 	ConnLog *slog.Logger
 
-	setup      sync.Once
-	live       lifetime
-	limit      handshakeLimit
-	counters   counters
-	udp        udpState
-	http       httpProxy
-	socks5     *socks5.Server // asks for a password if Auth is set
-	socks5Open *socks5.Server // asks for none
+	setup    sync.Once
+	live     lifetime
+	limit    handshakeLimit
+	counters counters
+	udp      udpState
+	http     httpProxy
+	socks5   socks5Servers
 }
 
 func (s *Server) dialTimeout() time.Duration { return orDefault(s.DialTimeout, 30*time.Second) }
@@ -125,7 +121,7 @@ const silenceDivisor = 2
 func (s *Server) prepare() {
 	s.live.init()
 	s.limit.init(s.maxHandshakes(), s.handshakeTimeout()/silenceDivisor)
-	s.socks5, s.socks5Open = newSOCKS5(s.Auth), newSOCKS5(nil)
+	s.socks5 = socks5Servers{asking: newSOCKS5(s.Auth), open: newSOCKS5(nil)}
 	s.http.init(s)
 	s.live.wg.Go(s.http.serve)
 }
@@ -160,11 +156,6 @@ func (s *Server) ServeUser(ln net.Listener) error {
 	}
 	return s.runUntilClosed(ln, func() error {
 		return s.accept(ln, func(nc net.Conn) {
-			if !sockowner.IsOurs(nc) {
-				s.counters.authRefused.Add(1)
-				nc.Close()
-				return
-			}
 			s.start(nc, reachUser)
 			s.makeRoom()
 		})

@@ -17,6 +17,9 @@ import (
 
 const socks5Version = statute.VersionSocks5
 
+// socks5Servers do the handshake: asking wants a password if Server.Auth is set, open wants none.
+type socks5Servers struct{ asking, open *socks5.Server }
+
 // newSOCKS5 configures the library to do only the handshake (RFC 1928 sections 3 and 4, RFC 1929).
 // Its command handlers are not used: they dial without a context, derive reply codes from the text
 // of errors, hold copy buffers for the life of a connection, and accept datagrams from any sender.
@@ -73,9 +76,9 @@ func captureRequest(_ context.Context, w io.Writer, req *socks5.Request) error {
 }
 
 func (c *conn) serveSOCKS5() {
-	h, server := &socks5Handshake{conn: c}, c.srv.socks5Open
+	h, server := &socks5Handshake{conn: c}, c.srv.socks5.open
 	if c.needsPassword() {
-		server = c.srv.socks5
+		server = c.srv.socks5.asking
 	}
 	err := server.ServeConn(h)
 	switch {

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 )
 

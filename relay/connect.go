@@ -15,8 +15,8 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/wsstream"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 )
 

@@ -5,7 +5,7 @@ import (
 	"context"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 	"ginnel/relay/internal/rawpeer"
 )

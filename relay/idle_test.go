@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/relay/internal/rawpeer"
 	"ginnel/relay/server"

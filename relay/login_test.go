@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 	"ginnel/relay/internal/rawpeer"
 	"ginnel/relay/internal/relaytest"

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/relay/internal/derp"
 	"ginnel/relay/server"

@@ -69,10 +69,11 @@ func TestMapJSON(t *testing.T) {
 func TestMapValidate(t *testing.T) {
 	node := `{"Name":"%","RegionID":1,"HostName":"h"}`
 	for text, want := range map[string][]string{
-		`{"Regions":{"1":{"RegionID":2}}}`:                                                                     {"region 1 has RegionID 2"},
-		`{"Regions":{"0":{"RegionID":0},"65536":{"RegionID":65536}}}`:                                          {"region 0 has", "region 65536 has"},
-		`{"Regions":{"1":{"RegionID":1,"Nodes":[null]}}}`:                                                      {"region 1: node 0 is null"},
-		`{"Regions":{"1":{"RegionID":1,"Nodes":[` + node + `,` + node + `]}}}`:                                 {`node name "%" is used in region 1 too`},
+		`{"Regions":{"1":{"RegionID":2}}}`:                            {"region 1 has RegionID 2"},
+		`{"Regions":{"0":{"RegionID":0},"65536":{"RegionID":65536}}}`: {"region 0 has", "region 65536 has"},
+		`{"Regions":{"1":{"RegionID":1,"Nodes":[null]}}}`:             {"region 1: node 0 is null"},
+		`{"Regions":{"1":{"RegionID":1,"Nodes":[` + node + `,` + node +
+			`]}}}`: {`node name "%" is used in region 1 too`},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"RegionID":1,"HostName":"h"}]}}}`:                             {"Name is missing"},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a","RegionID":2,"HostName":"h"}]}}}`:                  {`node "a": RegionID is 2`},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a","RegionID":1,"HostName":"a/b"}]}}}`:                {`HostName "a/b"`},

@@ -4,12 +4,14 @@ import (
 	"context"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 )
 
-// MeshDialer connects a relay to another relay of its mesh (5.2). Only package relay/server can use
-// it, because the outbox that [MeshConn.Serve] needs is internal.
+// Outbox is the queue of what is to be written to a connection. Package relay/server makes it.
+type Outbox = derp.Outbox
+
+// MeshDialer connects a relay to another relay of its mesh (5.2), for package relay/server.
 type MeshDialer struct {
 	cfg    ClientConfig
 	target *target
@@ -48,7 +50,7 @@ func (c *MeshConn) ServerKey() key.NodePublic { return c.session.server }
 // Serve lets out write to the connection and calls handle with each message until the connection
 // ends. The error says why it ended. A write fails if the other relay takes no bytes for timeout.
 // Afterwards the caller must detach out.
-func (c *MeshConn) Serve(out *derp.Outbox, timeout time.Duration, handle func(Message)) error {
+func (c *MeshConn) Serve(out *Outbox, timeout time.Duration, handle func(Message)) error {
 	c.session.conn.Timeout = timeout
 	client := &Client{out: &sender{box: out}, session: c.session}
 	client.start()

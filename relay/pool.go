@@ -16,7 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (

@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 )
 

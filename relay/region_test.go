@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/relay/internal/derp"
 	"ginnel/relay/internal/rawpeer"

@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/relay/internal/rawpeer"
 	"ginnel/relay/internal/relaytest"

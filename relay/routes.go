@@ -3,7 +3,7 @@ package relay
 import (
 	"sync"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // maxRoutes bounds the peers whose region is remembered. When there are more, an arbitrary one is

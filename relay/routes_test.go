@@ -3,7 +3,7 @@ package relay
 import (
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The table of routes is bounded. The end of one region leaves the routes through others.

@@ -24,7 +24,8 @@ func offered(addrs []netip.Addr) []netip.Addr {
 	for _, a := range addrs {
 		a = a.Unmap().WithZone("")
 		switch {
-		case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || meshaddr.Contains(a): // a path must not lead through a mesh
+		case !a.IsValid() || a.IsUnspecified() || a.IsMulticast():
+		case meshaddr.Contains(a): // a path must not lead through a mesh
 		case a.IsLoopback():
 			loopback = append(loopback, a)
 		case a.Is4() && a.IsLinkLocalUnicast(), uniqueLocal.Contains(a):

@@ -23,7 +23,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Relay carries packets to peers through relays.

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // This file passes disco and STUN messages from the receivers to the loop. Messages of strangers

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
 	"ginnel/internal/simnet"
+	"ginnel/key"
 )
 
 // holdLoop keeps the loop busy until release is called.

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // handleDisco applies the acceptance rules of the disco specification, section 2.

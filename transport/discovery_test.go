@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
 	"ginnel/internal/simnet"
+	"ginnel/key"
 )
 
 // What does not belong here is dropped and counted, and disturbs nothing.

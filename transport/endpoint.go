@@ -8,7 +8,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // endpoint stands for a peer, not for an address. WireGuard keeps the same endpoint as long as the

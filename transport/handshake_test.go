@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/simnet"
+	"ginnel/key"
 )
 
 func handshakeMessage(kind byte, size int) []byte {

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // callPatience is how long a CallMeMaybe waits for STUN. Then it is sent with the endpoints known.

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // setPeers replaces the set of peers.

@@ -3,7 +3,7 @@ package transport
 import (
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Traffic is what the TCP connections to a peer have carried since the last report, as the sender

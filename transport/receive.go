@@ -8,8 +8,8 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
 	"ginnel/internal/sys"
+	"ginnel/key"
 )
 
 const (

@@ -16,8 +16,8 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
 	"ginnel/internal/simnet"
+	"ginnel/key"
 )
 
 // WireGuard is given what comes from Open on, once, until Close; after that everything says so.

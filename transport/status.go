@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Status is a snapshot of what the transport knows.

@@ -79,8 +79,9 @@ func fragment4(src, dst netip.Addr, id uint16, offset int, more uint16, payload 
 	b := make([]byte, header.IPv4MinimumSize, header.IPv4MinimumSize+len(payload))
 	h := header.IPv4(b)
 	h.Encode(&header.IPv4Fields{
-		TotalLength: uint16(cap(b)), ID: id, Flags: uint8(more) * header.IPv4FlagMoreFragments, FragmentOffset: uint16(offset),
-		TTL: 64, Protocol: uint8(header.UDPProtocolNumber),
+		TotalLength: uint16(cap(b)), ID: id, Flags: uint8(more) * header.IPv4FlagMoreFragments,
+		FragmentOffset: uint16(offset),
+		TTL:            64, Protocol: uint8(header.UDPProtocolNumber),
 		SrcAddr: tcpip.AddrFromSlice(src.AsSlice()), DstAddr: tcpip.AddrFromSlice(dst.AsSlice()),
 	})
 	h.SetChecksum(^h.CalculateChecksum())

@@ -13,29 +13,30 @@ import (
 	"ginnel/tuning"
 )
 
-// smallSize is how much is read at first: most of what is not bulk.
-const smallSize = 2 << 10
+// firstReadSize is how much is read from a host socket when its content is expected to be short.
+// Most data that are not bulk fit.
+const firstReadSize = 2 << 10
 
-var smallPool = sync.Pool{New: func() any { return new([smallSize]byte) }}
+var firstReadPool = sync.Pool{New: func() any { return new([firstReadSize]byte) }}
 
-// socketSource is a socket as the payload of gVisor's writes, which have to know their length
-// before. Little is read into a buffer; of much the system is asked how much it is, and gVisor
-// reads it where it wants it.
+// socketSource is a host socket as the payload of a gVisor write, whose length must be known in
+// advance. Short data are read ahead into a buffer. For bulk data the kernel is asked how many
+// bytes wait, and gVisor reads them directly into its own memory.
 type socketSource struct {
-	c     *Conn
-	fd    uintptr
-	small *[smallSize]byte // from smallPool while it holds ahead; nil: nothing was read ahead
-	ahead []byte           // of the next write, before what waits in the socket
-	left  int              // bytes that wait there and are for the next write
-	bulk  bool             // more came the last time than is little
-	err   error            // of the last system call
+	c         *Conn
+	fd        uintptr
+	readAhead *[firstReadSize]byte // from firstReadPool; holds ahead, nil if nothing was read ahead
+	ahead     []byte               // bytes of the next write that precede those in the socket
+	queued    int                  // bytes of the next write that are still in the socket
+	bulk      bool                 // the last read filled firstReadSize
+	err       error                // of the last system call
 
 	done int64       // bytes written so far
 	terr tcpip.Error // of the last write
 }
 
 // Len implements tcpip.Payloader.
-func (s *socketSource) Len() int { return len(s.ahead) + s.left }
+func (s *socketSource) Len() int { return len(s.ahead) + s.queued }
 
 // Read implements tcpip.Payloader.
 func (s *socketSource) Read(b []byte) (int, error) {
@@ -47,7 +48,7 @@ func (s *socketSource) Read(b []byte) (int, error) {
 		s.ahead = s.ahead[n:]
 		return n, nil
 	}
-	n, err := sys.Read(s.fd, b[:min(len(b), s.left)])
+	n, err := sys.Read(s.fd, b[:min(len(b), s.queued)])
 	switch {
 	case err != nil:
 		s.err = err
@@ -55,15 +56,16 @@ func (s *socketSource) Read(b []byte) (int, error) {
 	case n == 0:
 		return 0, io.EOF
 	}
-	s.left -= n
+	s.queued -= n
 	return n, nil
 }
 
-// write moves what waits into gVisor, one piece of it. It reports false if nothing waits.
+// write writes one piece of the waiting data to gVisor. It reports false if no data wait, so that
+// the poller waits for the socket.
 func (s *socketSource) write(fd uintptr) bool {
 	s.fd, s.terr = fd, nil
 	if len(s.ahead) == 0 {
-		if s.err = s.fill(s.c.pieceSize()); s.err != nil {
+		if s.err = s.prepare(s.c.segmentSize); s.err != nil {
 			return s.err != sys.ErrWouldBlock
 		}
 	}
@@ -73,52 +75,52 @@ func (s *socketSource) write(fd uintptr) bool {
 	var n int64
 	n, s.terr = s.c.ep.Write(s, tcpip.WriteOptions{Atomic: true})
 	s.done += n
-	s.c.pending.add(int(n))
+	s.c.notSent.add(int(n))
 	if len(s.ahead) == 0 {
 		s.release()
 	}
 	return true
 }
 
-// fill finds what is for the next write, limit bytes at the most. It reports io.EOF at the end and
-// EAGAIN if there is nothing now.
-func (s *socketSource) fill(limit int) error {
-	s.left = 0
+// prepare determines the content of the next write, up to limit bytes. It returns io.EOF at the end
+// of the stream and sys.ErrWouldBlock if no data wait.
+func (s *socketSource) prepare(limit int) error {
+	s.queued = 0
 	if s.bulk {
 		n, err := sys.Waiting(s.fd)
 		if err != nil {
 			return err
 		}
-		if s.left = min(n, limit); n > 0 {
-			s.bulk = n >= smallSize
+		if s.queued = min(n, limit); n > 0 {
+			s.bulk = n >= firstReadSize
 			return nil
 		}
 	}
-	s.small = smallPool.Get().(*[smallSize]byte)
-	n, err := sys.Read(s.fd, s.small[:min(smallSize, limit)])
+	s.readAhead = firstReadPool.Get().(*[firstReadSize]byte)
+	n, err := sys.Read(s.fd, s.readAhead[:min(firstReadSize, limit)])
 	if n == 0 || err != nil {
 		s.release()
 		return cmp.Or(err, io.EOF)
 	}
-	s.ahead = s.small[:n]
-	if s.bulk = n == smallSize; s.bulk {
+	s.ahead = s.readAhead[:n]
+	if s.bulk = n == firstReadSize; s.bulk {
 		more, err := sys.Waiting(s.fd)
 		if err == nil {
-			s.left = min(more, limit-n)
+			s.queued = min(more, limit-n)
 		}
 	}
 	return nil
 }
 
-// release gives up what was read ahead.
+// release returns the read-ahead buffer to its pool.
 func (s *socketSource) release() {
-	if s.small != nil {
-		smallPool.Put(s.small)
-		s.small, s.ahead = nil, nil
+	if s.readAhead != nil {
+		firstReadPool.Put(s.readAhead)
+		s.readAhead, s.ahead = nil, nil
 	}
 }
 
-// readFromSocket is ReadFrom for sockets; it reports false for other readers.
+// readFromSocket is ReadFrom for host sockets. It reports false for other readers.
 func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 	rc, ok := sys.Stream(r)
 	if !ok {
@@ -126,13 +128,13 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 	}
 	src := &socketSource{c: c}
 	defer src.release()
-	write := src.write // made once: a method value is an allocation
+	write := src.write // a method value is allocated, so it is made only once
 	for {
 		if err := c.check(&c.writeDeadline); err != nil {
 			return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 		}
 		if c.mustWait() {
-			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+			if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 			}
 			continue
@@ -147,10 +149,10 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 			return src.done, &net.OpError{Op: opRead, Net: "tcp", Err: src.err}, true
 		case src.terr == nil:
 		case wouldBlock(src.terr):
-			if c.growSending() {
+			if c.growSendBuffer() {
 				continue
 			}
-			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+			if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 				return src.done, opError(opWrite, "tcp", c.local, c.remote, err), true
 			}
 		default:
@@ -159,30 +161,28 @@ func (c *Conn) readFromSocket(r io.Reader) (done int64, err error, ok bool) {
 	}
 }
 
-// pieceSize is what ReadFrom writes at a time: as much as leaves the stack in one segment.
-func (c *Conn) pieceSize() int { return c.segment }
-
-// socketSink is a socket as the destination of gVisor's reads. Small pieces are gathered, so that
-// they cost one system call; large ones go out as they are.
+// socketSink is a host socket as the destination of gVisor reads. Short pieces are gathered, so
+// that they need one system call; long pieces are written directly.
 type socketSink struct {
 	c       *Conn
 	fd      uintptr
-	gather  *[bulkSize]byte // from bulkPool while it holds bytes[:n]
-	off, n  int             // gather[off:n] is not yet written
-	blocked bool            // the socket takes no more now
-	err     error
+	gather  *[bulkSize]byte // from bulkPool; nil if nothing is gathered
+	off, n  int             // gather[off:n] is not written yet
+	blocked bool            // the socket is full
+	err     error           // of the last system call, except for a full socket
 
-	done int64       // bytes taken from gVisor so far
+	done int64       // bytes read from gVisor so far
 	terr tcpip.Error // of the last read
 }
 
-const gatherBelow = 8 << 10
+// gatherMax is the length in bytes from which a piece is not gathered.
+const gatherMax = 8 << 10
 
-var errBlocked = errors.New("socket takes no more")
+var errSocketFull = errors.New("socket is full")
 
-// Write implements io.Writer for tcpip.Endpoint.Read. A short count leaves the rest in gVisor.
+// Write implements io.Writer for tcpip.Endpoint.Read. After a short write the rest stays in gVisor.
 func (s *socketSink) Write(b []byte) (int, error) {
-	if len(b) < gatherBelow {
+	if len(b) < gatherMax {
 		if s.gather == nil {
 			s.gather = bulkPool.Get().(*[bulkSize]byte)
 		}
@@ -192,22 +192,22 @@ func (s *socketSink) Write(b []byte) (int, error) {
 		}
 	}
 	if !s.flush() {
-		return 0, errBlocked
+		return 0, errSocketFull
 	}
-	if len(b) < gatherBelow {
+	if len(b) < gatherMax {
 		return s.Write(b)
 	}
 	return s.push(b)
 }
 
-// push writes b until all is written or the socket blocks.
+// push writes b until all is written or the socket is full.
 func (s *socketSink) push(b []byte) (done int, err error) {
 	for done < len(b) {
 		n, err := sys.Write(s.fd, b[done:])
 		switch {
 		case err == sys.ErrWouldBlock:
 			s.blocked = true
-			return done, errBlocked
+			return done, errSocketFull
 		case err != nil:
 			s.err = err
 			return done, err
@@ -218,7 +218,7 @@ func (s *socketSink) push(b []byte) (done int, err error) {
 	return done, nil
 }
 
-// flush writes what was gathered and reports whether all of it went out.
+// flush writes the gathered bytes and reports whether all are written.
 func (s *socketSink) flush() bool {
 	if s.gather == nil {
 		return true
@@ -233,7 +233,8 @@ func (s *socketSink) flush() bool {
 	return true
 }
 
-// read moves what gVisor has to the socket. It reports false if the socket takes no more now.
+// read moves waiting data from gVisor to the socket. It reports false if the socket is full, so
+// that the poller waits for it.
 func (s *socketSink) read(fd uintptr) bool {
 	s.fd, s.blocked, s.terr = fd, false, nil
 	if !s.flush() {
@@ -247,14 +248,14 @@ func (s *socketSink) read(fd uintptr) bool {
 	return !s.blocked
 }
 
-// writeToSocket is WriteTo for sockets; it reports false for other writers.
+// writeToSocket is WriteTo for host sockets. It reports false for other writers.
 func (c *Conn) writeToSocket(w io.Writer) (done int64, err error, ok bool) {
 	rc, ok := sys.Stream(w)
 	if !ok {
 		return 0, nil, false
 	}
 	sink := &socketSink{c: c}
-	read := sink.read // made once: a method value is an allocation
+	read := sink.read // a method value is allocated, so it is made only once
 	for {
 		if err := c.check(&c.readDeadline); err != nil {
 			return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
@@ -267,7 +268,7 @@ func (c *Conn) writeToSocket(w io.Writer) (done int64, err error, ok bool) {
 			return sink.done, &net.OpError{Op: opWrite, Net: "tcp", Err: sink.err}, true
 		case sink.terr == nil:
 		case wouldBlock(sink.terr):
-			if err := c.wait(c.inc, &c.readDeadline); err != nil {
+			if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 				return sink.done, opError(opRead, "tcp", c.local, c.remote, err), true
 			}
 		default:

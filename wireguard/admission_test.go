@@ -10,8 +10,8 @@ import (
 
 	"golang.zx2c4.com/wireguard/tai64n"
 
-	"ginnel/internal/key"
 	"ginnel/internal/share"
+	"ginnel/key"
 )
 
 // unknownPeer makes initiations to a device whose peer it is not. Their MAC1 is valid, because the

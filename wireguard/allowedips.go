@@ -6,7 +6,7 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // allowedIPs is the cryptokey routing table (section 2): it maps addresses to peers. Nearly all

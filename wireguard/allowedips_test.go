@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The longest prefix wins. If two peers claim the same prefix, the last one gets it. A prefix that

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // benchKeypairs returns two hosts and their keypairs: out of a and in of b.

@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The same scripts run against our device and against wireguard-go's. The device is the responder

@@ -7,7 +7,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/tai64n"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A responder does not initiate a handshake for five seconds, whatever requests it. It does so

@@ -13,7 +13,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // An in-memory network of devices. Tests decide which messages pass, in the fake time of synctest.

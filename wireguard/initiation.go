@@ -6,7 +6,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/tai64n"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Offsets of the fields of an initiation, the first message (section 5.4.2).

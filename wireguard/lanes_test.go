@@ -12,7 +12,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // queuedTun is a Tun with several queues. The last byte of the destination chooses the queue of a

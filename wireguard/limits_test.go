@@ -12,7 +12,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/tai64n"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // replayWindow is the size of the replay window: how far a counter may be behind the greatest one.

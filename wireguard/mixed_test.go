@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Conversations of two devices, each ours or wireguard-go's. The same conversation runs in all four

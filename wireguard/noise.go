@@ -7,7 +7,7 @@ import (
 	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The functions of section 5.4 and the transcript that both handshake messages are mixed into.

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/crypto/blake2s"
 	"golang.zx2c4.com/wireguard/tai64n"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 func unhex(tb testing.TB, s string) []byte {

@@ -11,7 +11,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tai64n"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // peer is the state of one peer.

@@ -15,7 +15,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	wgtun "golang.zx2c4.com/wireguard/tun"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Our device and wireguard-go's behind one interface, for tests that compare them.

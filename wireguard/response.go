@@ -4,7 +4,7 @@ import (
 	"crypto/ecdh"
 	"encoding/binary"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Offsets of the fields of a response, the second message (section 5.4.3).

@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // script is a sequence of messages and packets for a subject.

@@ -8,8 +8,8 @@ import (
 
 	"golang.zx2c4.com/wireguard/device"
 
-	"ginnel/internal/key"
 	"ginnel/internal/share"
+	"ginnel/key"
 )
 
 // lowOrder are points of low order: every shared secret with them is zero (RFC 7748, section 6.1).

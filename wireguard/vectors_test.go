@@ -14,7 +14,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.zx2c4.com/wireguard/tai64n"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A fixed exchange: all its keys, indices and times are given, and therefore all its messages.

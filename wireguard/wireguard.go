@@ -32,7 +32,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Tun is the source of outgoing IP packets and the sink of incoming ones.

@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // retryInterval is long enough for a peer to answer the next initiation (minInitiationInterval).

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Page is BENCHMARKS.md. A nil part is left out. The charts are paths relative to the page.
+// Page is BENCHMARKS.md. Parts that are nil are omitted. The charts are paths relative to the page.
 type Page struct {
 	Switch      *Results
 	SwitchChart string
@@ -18,7 +18,8 @@ type Page struct {
 // Text returns the page as Markdown.
 func (p *Page) Text() string {
 	var b strings.Builder
-	b.WriteString("# Benchmarks\n\nWritten by `make bench-peers PEERS=-write` and `make bench-paths PATHS=-write`, not by hand.\n")
+	b.WriteString(
+		"# Benchmarks\n\nWritten by `make bench-peers PEERS=-write` and `make bench-paths PATHS=-write`, not by hand.\n")
 	if p.Switch != nil {
 		p.Switch.page(&b, p.SwitchChart)
 	}
@@ -35,7 +36,9 @@ func (r *Results) page(b *strings.Builder, chart string) {
 		fmt.Fprintf(b, "\n### %s\n\n%s", strings.ToUpper(g.Name[:1])+g.Name[1:], r.table(g).markdown())
 	}
 	r.failed(b)
-	b.WriteString("\n### Bars of the switch\n\nValues are ratios of medians, except where there is nothing to compare with.\n\n" + r.verdicts().markdown())
+	b.WriteString(
+		"\n### Bars of the switch\n\nValues are ratios of medians, except where there is nothing to compare with.\n\n" +
+			r.verdicts().markdown())
 }
 
 // page writes the part about paths.
@@ -58,7 +61,8 @@ func (p *Paths) page(b *strings.Builder, chart string) {
 // origin describes the run.
 func (r *Run) origin() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured on %s, at commit %s, on %s. %s of every contender in turn, %v s a measurement; tables show medians.\n\n",
+	fmt.Fprintf(&b,
+		"Measured on %s, at commit %s, on %s. %s of every contender in turn, %v s a measurement; tables show medians.\n\n",
 		r.Date, r.Commit, r.Machine, plural(r.Rounds, "round"), r.Seconds)
 	b.WriteString("| program | version |\n|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {

@@ -93,8 +93,8 @@ func freePort(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// terminateBackground sends SIGTERM to everything in the background: terminate. The script waits for
-// the end of each with wait.
+// terminateBackground sends SIGTERM to everything in the background: terminate. The script waits
+// for the end of each with wait.
 func terminateBackground(ts *testscript.TestScript, neg bool, args []string) {
 	for _, c := range ts.BackgroundCmds() {
 		c.Process.Signal(syscall.SIGTERM)

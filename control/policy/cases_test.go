@@ -26,16 +26,18 @@ func TestCases(t *testing.T) {
 		node                  int64
 		rules                 string // of the node; a part
 	}{
-		{"p01-legacy-users-ports.json", none, `1:72: "users" is the former name of "src"` + "\n" + `1:94: "ports" is the former name of "dst"`,
+		{"p01-legacy-users-ports.json", none, `1:72: "users" is the former name of "src"` + "\n" +
+			`1:94: "ports" is the former name of "dst"`,
 			2, `[{"SrcIPs":["100.64.0.1"],"DstPorts":[{"IP":"*","Ports":{"First":22,"Last":22}}]}]`},
 		{"p02-autogroup-admin-owner.json",
 			`1:25: "autogroup:admin" is not supported: users have no roles here; write a group with the users, such as "group:admin"`, none, 0, none},
 		{"p03-autogroup-members-plural.json", none, `1:36: "autogroup:members" is read as "autogroup:member"`,
 			1, `[{"SrcIPs":["100.64.0.1"],"DstPorts":[{"IP":"100.64.0.1","Ports":`},
 		{"p04-hash-metadata.json", none, none, 2, `[{"SrcIPs":["100.64.0.5"],"DstPorts":[{"IP":"*",`},
-		{"p06-only-ssh.json", none, `1:1: there are neither "acls" nor "grants": nothing is allowed, which cuts the network; ` +
-			`other servers take this for a policy that allows everything` + "\n" +
-			`1:2: "ssh" has no effect: no SSH access is given by the policy`, 2, `[]`},
+		{"p06-only-ssh.json", none,
+			`1:1: there are neither "acls" nor "grants": nothing is allowed, which cuts the network; ` +
+				`other servers take this for a policy that allows everything` + "\n" +
+				`1:2: "ssh" has no effect: no SSH access is given by the policy`, 2, `[]`},
 		{"p07-bom.json", none, none, 2, usual},
 		{"p08-danger-all.json", none, none, 4, `[{"SrcIPs":["*"],"DstPorts":[{"IP":"10.0.0.0/8",`},
 		{"p09-randomize-port.json", none, none, 2, usual},
@@ -45,18 +47,24 @@ func TestCases(t *testing.T) {
 		{"p12-ipset.json", none, none, 4, `"DstPorts":[{"IP":"10.114.32.0/24",`},
 		{"p14-user-domain-wildcard.json", `1:36: "user:*@example.com": users cannot be chosen by their domain; ` +
 			`write "autogroup:member", or a group with its users`, none, 0, none},
-		{"p15-members-case.json", none, none, 2, `[{"SrcIPs":["100.64.0.1"],"DstPorts":[{"IP":"*","Ports":{"First":443,"Last":443}}]}]`},
-		{"p18-tag-star.json", `1:15: "tag:egress-*" is not a tag: it must be "tag:", a letter, and then letters, digits and dashes; ` +
-			`patterns are not supported, list each tag`, none, 0, none},
+		{"p15-members-case.json", none, none, 2,
+			`[{"SrcIPs":["100.64.0.1"],"DstPorts":[{"IP":"*","Ports":{"First":443,"Last":443}}]}]`},
+		{"p18-tag-star.json",
+			`1:15: "tag:egress-*" is not a tag: it must be "tag:", a letter, and then letters, digits and dashes; ` +
+				`patterns are not supported, list each tag`, none, 0, none},
 		{"p19-hostprefix.json", `1:76: "host:prod": hosts are written without a prefix; write "prod"`, none, 0, none},
 		{"p20-protonum.json", none, none, 2, `"DstPorts":[{"IP":"*","Ports":{"First":443,"Last":443}}],"IPProto":[6]}]`},
-		{"p21-svc.json", `1:32: "svc:web": there are no services here; name the tag or the address of the nodes that serve it`, none, 0, none},
-		{"p22-shared.json", `1:36: "autogroup:shared": no nodes are shared with other networks here; name users, groups or tags`, none, 0, none},
+		{"p21-svc.json",
+			`1:32: "svc:web": there are no services here; name the tag or the address of the nodes that serve it`, none, 0,
+			none},
+		{"p22-shared.json",
+			`1:36: "autogroup:shared": no nodes are shared with other networks here; name users, groups or tags`, none, 0, none},
 		{"p26-approver.json",
 			`1:43: "autogroup:admin" is not supported: users have no roles here; write a group with the users, such as "group:admin"` + "\n" +
 				`1:75: "*" has no meaning here; write "autogroup:member" and "autogroup:tagged"`, none, 0, none},
-		{"p27-check.json", `1:20: action "check" is not supported: rules can only "accept", and "check" asks for a login before SSH, ` +
-			`which is not supported; write "accept" or leave the entry out`, none, 0, none},
+		{"p27-check.json",
+			`1:20: action "check" is not supported: rules can only "accept", and "check" asks for a login before SSH, ` +
+				`which is not supported; write "accept" or leave the entry out`, none, 0, none},
 		{"p28-nested.json", `1:23: "group:b" in "group:a": groups cannot contain groups; list its users`, none, 0, none},
 		{"g01-peer-relay.json", none, none, 2, `[]`},
 		{"b01-tests-at-boot.hujson", none, none, 2, `[]`},
@@ -161,14 +169,16 @@ func TestAppGrants(t *testing.T) {
 	if got := []string{rules(c, 1), rules(c, 2), rules(c, 3)}; !slices.Equal(got, []string{relay, target, "[]"}) {
 		t.Errorf("got %s\n%s\n%s", got[0], got[1], got[2])
 	}
-	c = parse(t, `{"grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self"], "app": {"tailscale.com/cap/drive": [{"a": 1}]}}]}`).Compile(nodes)
+	c = parse(t,
+		`{"grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self"], "app": {"tailscale.com/cap/drive": [{"a": 1}]}}]}`).Compile(nodes)
 	const shared = `[{"SrcIPs":["100.64.0.3-100.64.0.4"],"CapGrant":[{"Dsts":["100.64.0.3/32"],"CapMap":{"tailscale.com/cap/drive":[{"a":1}]}}]},` +
 		`{"SrcIPs":["100.64.0.3-100.64.0.4"],"CapGrant":[{"Dsts":["100.64.0.3/32"],"CapMap":{"tailscale.com/cap/drive-sharer":null}}]}]`
 	if got := rules(c, 3); got != shared || !c.MaySee(3, 4) || c.MaySee(3, 5) {
 		t.Errorf("own nodes: got %s", got)
 	}
 	c = parse(t, `{"grants": [{"src": ["*"], "dst": ["10.0.0.0/8"], "app": {"x.com/a": []}}]}`).Compile(
-		append(nodes, Node{ID: 6, Addrs: []netip.Addr{addr("100.64.0.6")}, Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}))
+		append(nodes, Node{ID: 6, Addrs: []netip.Addr{addr("100.64.0.6")},
+			Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}))
 	if c.MaySee(1, 6) {
 		t.Error("a router is seen for a capability that no node has")
 	}

@@ -59,7 +59,8 @@ func TestErrorText(t *testing.T) {
 }
 
 func TestTooLong(t *testing.T) {
-	if _, err := Parse(make([]byte, MaxSize+1)); err == nil || err.Error() != "1:1: the file has 524289 bytes, more than 524288" {
+	if _, err := Parse(make([]byte, MaxSize+1)); err == nil ||
+		err.Error() != "1:1: the file has 524289 bytes, more than 524288" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -87,14 +88,18 @@ func TestTooDeep(t *testing.T) {
 
 // A valid file has a warning for each entry without effect.
 func TestWarnings(t *testing.T) {
-	source, marks := unmark(`{"acls": [], «1»"ssh": [{"action": "accept"}], «2»"disableIPv4": true, «3»"postures": {}, "autoApprovers": {«4»"services": {}}}`)
+	source,
+		marks := unmark(
+		`{"acls": [], «1»"ssh": [{"action": "accept"}], «2»"disableIPv4": true, «3»"postures": {}, "autoApprovers": {«4»"services": {}}}`)
 	p, err := Parse([]byte(source))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		`"ssh" has no effect: no SSH access is given by the policy`, `"disableIPv4" has no effect: nodes have addresses of both families`,
-		`"postures" has no effect: nothing can refer to a posture`, `"services" has no effect: nodes cannot advertise services`,
+		`"ssh" has no effect: no SSH access is given by the policy`,
+		`"disableIPv4" has no effect: nodes have addresses of both families`,
+		`"postures" has no effect: nothing can refer to a posture`,
+		`"services" has no effect: nodes cannot advertise services`,
 	}
 	got := p.Warnings()
 	if len(got) != len(want) {

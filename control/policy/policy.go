@@ -5,8 +5,8 @@
 // The file is HuJSON, JSON with comments and trailing commas, in the format of headscale and
 // Tailscale. Its rules mean here:
 //
-//   - Without a file, which is a nil *Policy, every node may reach every other, nobody may request a
-//     tag, and no route is approved automatically.
+//   - Without a file, which is a nil *Policy, every node may reach every other, nobody may request
+//     a tag, and no route is approved automatically.
 //   - With a file, only what acls and grants allow is allowed. A file with neither of them allows
 //     nothing, and a warning says so.
 //   - A user is written "alice@" or as an address, "alice@example.com". In groups, owners and
@@ -14,7 +14,8 @@
 //     compared without regard to case. A node with tags belongs to its tags, not to its user.
 //   - "*" as a source means the addresses of the mesh and its approved routes;
 //     autogroup:danger-all means every address.
-//   - "*" as a destination means everything, including what is behind subnet routers and exit nodes.
+//   - "*" as a destination means everything, including what is behind subnet routers and exit
+//     nodes.
 //   - An address or prefix as a destination applies at every node that has the address or routes to
 //     it, and at every exit node if the address is on the Internet.
 //   - autogroup:internet is the Internet at exit nodes. autogroup:self is the nodes of the source's

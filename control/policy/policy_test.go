@@ -36,7 +36,8 @@ const owningPolicy = `{
 func TestTagAllowed(t *testing.T) {
 	p := parse(t, owningPolicy)
 	for question, want := range map[string]bool{
-		"alice tag:ops": true, "alice@ tag:ops": true, "bob@example.com tag:ops": true, "bob tag:ops": false, "carol tag:ops": false,
+		"alice tag:ops": true, "alice@ tag:ops": true, "bob@example.com tag:ops": true, "bob tag:ops": false,
+		"carol tag:ops": false,
 		"carol tag:all": true, " tag:all": false, "carol tag:carol": true, "carol@ tag:carol": true, "alice tag:carol": false,
 		"tag:ops tag:deploy": true, "tag:all tag:deploy": false, "alice tag:deploy": false, "tag:ops tag:all": false,
 		"alice tag:nobody": false, "alice tag:unknown": false, "alice ": false,
@@ -74,10 +75,12 @@ func TestApproves(t *testing.T) {
 		want  bool
 	}{
 		{alice, "10.0.0.0/8", true}, {alice, "10.1.2.0/24", true}, {alice, "10.1.2.3/32", true}, {alice, "0.0.0.0/0", false},
-		{alice, "8.0.0.0/7", false}, {alice, "11.0.0.0/8", false}, {alice, "10.20.0.0/16", true}, {carol, "10.0.0.0/8", false},
+		{alice, "8.0.0.0/7", false}, {alice, "11.0.0.0/8", false}, {alice, "10.20.0.0/16", true},
+		{carol, "10.0.0.0/8", false},
 		{deploy, "10.20.30.0/24", true}, {deploy, "10.0.0.0/8", false}, {deploy, "fd00::/8", false},
 		{carol, "fd00:1::/32", true}, {carol, "::/0", true}, {carol, "0.0.0.0/0", true}, {deploy, "0.0.0.0/0", true},
-		{nobody, "192.168.0.0/16", true}, {nobody, "0.0.0.0/0", false}, {nobody, "fd00::/8", false}, {Node{}, "fd00::/8", false},
+		{nobody, "192.168.0.0/16", true}, {nobody, "0.0.0.0/0", false}, {nobody, "fd00::/8", false},
+		{Node{}, "fd00::/8", false},
 	} {
 		if got := p.Approves(c.node, netip.MustParsePrefix(c.route)); got != c.want {
 			t.Errorf("%s of %q %v: got %v, want %v", c.route, c.node.User, c.node.Tags, got, c.want)

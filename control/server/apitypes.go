@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The types of this file are the JSON documents of the API, which openapi.json describes.

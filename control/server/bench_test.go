@@ -12,7 +12,7 @@ import (
 
 	"ginnel/control"
 	"ginnel/control/store"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // sink is a response that counts frames and discards them.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (

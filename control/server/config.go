@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
 	"ginnel/internal/meshaddr"
+	"ginnel/key"
 )
 
 const (

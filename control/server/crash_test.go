@@ -14,7 +14,7 @@ import (
 
 	"ginnel/control"
 	"ginnel/control/store"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // crashStore is the environment variable with the store file of the crash test's child process.

@@ -16,7 +16,7 @@ import (
 
 	"ginnel/control"
 	"ginnel/control/store"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const testURL = "http://127.0.0.1:1"

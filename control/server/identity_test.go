@@ -9,14 +9,15 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A machine keeps its node, with ID, addresses and name, when it logs in as another user or with
 // other tags, by pre-auth key or approval. Approvals for the earlier identity are dropped.
 func TestMachineIsIdentity(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
-		n.setPolicy(`{"tagOwners": {"tag:ci": ["alice@"], "tag:db": []}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`)
+		n.setPolicy(
+			`{"tagOwners": {"tag:ci": ["alice@"], "tag:db": []}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`)
 		if _, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil {
 			t.Fatal(err)
 		}

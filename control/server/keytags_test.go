@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// A pre-auth key gets no tag that the policy does not know, as a node does not; the answer names the
-// tag and what to do.
+// A pre-auth key gets no tag that the policy does not know, as a node does not; the answer names
+// the tag and what to do.
 func TestKeyTagWithoutOwner(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		create := func(tags ...string) error {
@@ -14,7 +14,7 @@ func TestKeyTagWithoutOwner(t *testing.T) {
 			return err
 		}
 		count := func() int {
-			keys, err := n.server.listKeys(t.Context(), "alice", window{})
+			keys, err := n.server.listKeys(t.Context(), "alice", pageRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -23,7 +23,8 @@ func TestKeyTagWithoutOwner(t *testing.T) {
 		if err := create("tag:any"); err != nil {
 			t.Errorf("without a policy: %v", err)
 		}
-		if _, err := n.server.SetPolicy(t.Context(), []byte(`{"tagOwners": {"tag:web": ["alice@"], "tag:none": []}}`)); err != nil {
+		if _, err := n.server.SetPolicy(t.Context(),
+			[]byte(`{"tagOwners": {"tag:web": ["alice@"], "tag:none": []}}`)); err != nil {
 			t.Fatal(err)
 		}
 		before := count()

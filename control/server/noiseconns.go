@@ -8,8 +8,8 @@ import (
 	"slices"
 	"sync"
 
-	"ginnel/internal/key"
 	"ginnel/internal/share"
+	"ginnel/key"
 )
 
 const (

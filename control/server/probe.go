@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // TCP takes a minute or more to notice a router that loses its power. Therefore, while another

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // router joins with routes that the administrator approves.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The store holds each record below as JSON, at its path. A record is never modified. A change

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // The reasons of a refusal, as clients receive them. Clients and scripts know some of these

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 func TestJoinByKey(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"ginnel/control/policy"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // state is the whole knowledge of the server. The loop owns it. Only transactions change it.

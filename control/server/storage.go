@@ -10,7 +10,7 @@ import (
 
 	"ginnel/control/policy"
 	"ginnel/control/store"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // storeTimeout bounds each access to the store.

@@ -245,8 +245,8 @@ func TestKeepAlive(t *testing.T) {
 	})
 }
 
-// Keepalives come after 20 to 24 s, which is below the idle limits of nginx and HAProxy, and not all
-// at once.
+// Keepalives come after 20 to 24 s, which is below the idle limits of nginx and HAProxy, and not
+// all at once.
 func TestKeepAliveInterval(t *testing.T) {
 	least, most := time.Hour, time.Duration(0)
 	for range 10_000 {

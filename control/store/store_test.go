@@ -98,7 +98,8 @@ func TestConditions(t *testing.T) {
 			"there that is absent": {Condition{"b", rev}, ErrConflict},
 			"as it is":             {Condition{"a", rev}, nil},
 		} {
-			_, err := s.Transact(t.Context(), Txn{If: []Condition{{"c", 0}, c.cond}, Put: []Put{{"d", nil}}, Del: []string{"gone"}})
+			_, err := s.Transact(t.Context(), Txn{If: []Condition{{"c", 0}, c.cond}, Put: []Put{{"d", nil}},
+				Del: []string{"gone"}})
 			if !errors.Is(err, c.want) {
 				t.Errorf("%s: got %v, want %v", name, err, c.want)
 			}

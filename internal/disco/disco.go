@@ -24,7 +24,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // A message of the vectors, truncated to any length, is either an error or parses as a message that

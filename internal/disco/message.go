@@ -3,7 +3,7 @@ package disco
 import (
 	"net/netip"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // TxID identifies a Ping. It is random, so that only a peer that has received the Ping can send the

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // vectorInputs is the union of the inputs of all vectors in testdata/disco.json, except those of

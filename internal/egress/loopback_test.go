@@ -76,7 +76,8 @@ func connectProxy(conn net.Conn) {
 		return
 	}
 	if req.Method != http.MethodConnect || req.Header.Get("Proxy-Authorization") != "Basic YW5uOnMzY3JldA==" {
-		io.WriteString(conn, "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+		io.WriteString(conn,
+			"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
 		return
 	}
 	out, err := net.Dial("tcp", req.Host)
@@ -157,7 +158,8 @@ func TestRealRefusals(t *testing.T) {
 	urls, roots := proxies(t)
 	for _, proxy := range urls {
 		d := &Dialer{RootCAs: roots}
-		if _, err := d.Dial(t.Context(), proxy, closed.Addr().String()); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "refused") {
+		if _, err := d.Dial(t.Context(), proxy, closed.Addr().String()); !errors.Is(err, ErrRefused) ||
+			!strings.Contains(err.Error(), "refused") {
 			t.Errorf("%s, closed port: got %v", proxy.Scheme, err)
 		}
 		wrong := *proxy

@@ -53,7 +53,8 @@ func (p packet) header(proto uint8, body []byte) []byte {
 }
 
 func allowAll() []control.FilterRule {
-	return []control.FilterRule{{SrcIPs: []string{"*"}, DstPorts: []control.NetPortRange{{IP: "*", Ports: control.PortRange{Last: 65535}}}}}
+	return []control.FilterRule{{SrcIPs: []string{"*"},
+		DstPorts: []control.NetPortRange{{IP: "*", Ports: control.PortRange{Last: 65535}}}}}
 }
 
 func everywhere() []netip.Prefix {
@@ -72,7 +73,8 @@ func TestDestinations(t *testing.T) {
 	set(t, &f, Config{Rules: allowAll(), Local: everywhere()})
 	for dst, want := range map[string]bool{
 		"100.64.0.1": true, "224.0.0.1": false, "239.255.255.255": false, "169.254.1.1": false, "169.254.169.254": true,
-		"169.253.0.1": true, "fd7a:115c:a1e0::1": true, "ff02::1": false, "ff0e::1": false, "fe80::1": false, "febf::1": false,
+		"169.253.0.1": true, "fd7a:115c:a1e0::1": true, "ff02::1": false, "ff0e::1": false, "fe80::1": false,
+		"febf::1": false,
 		"fec0::1": true,
 	} {
 		p := packet{proto: protoUDP, src: peer4, dst: netip.MustParseAddr(dst), dstPort: 53}

@@ -219,7 +219,8 @@ func manyRules(n int) []control.FilterRule {
 		src := fmt.Sprintf("100.%d.%d.%d", 64+i>>14, i>>7&127, i&127*2)
 		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24).String()
 		ports := control.PortRange{First: uint16(i), Last: uint16(i + 100)}
-		rules[i] = control.FilterRule{SrcIPs: []string{src}, DstPorts: []control.NetPortRange{{IP: dst, Ports: ports}, {IP: "100.64.0.1", Ports: ports}}}
+		rules[i] = control.FilterRule{SrcIPs: []string{src},
+			DstPorts: []control.NetPortRange{{IP: dst, Ports: ports}, {IP: "100.64.0.1", Ports: ports}}}
 	}
 	return rules
 }

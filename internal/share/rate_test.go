@@ -57,7 +57,8 @@ func TestRateMemory(t *testing.T) {
 // are still written.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
-	l := NewLines(slog.New(slog.NewTextHandler(&out, nil)), slog.LevelInfo, "door slammed", Rate[string]{Each: 3, All: 10, Span: time.Minute})
+	l := NewLines(slog.New(slog.NewTextHandler(&out, nil)), slog.LevelInfo, "door slammed",
+		Rate[string]{Each: 3, All: 10, Span: time.Minute})
 	t0 := time.Unix(1000, 0)
 	for i := range 1000 {
 		l.Write(t0.Add(time.Duration(i)*time.Millisecond), "wind", "by", "wind")

@@ -21,11 +21,8 @@ type Sender struct {
 	mss   int
 	model *bbr.Model
 
-	una uint32 // SND.UNA: the oldest sequence number that is not acknowledged
-	nxt uint32 // the next to be sent for the first time
-	max uint32 // the first one never sent; above nxt after Recut
+	sequence
 	end uint32 // the end of the data that TCP has handed over
-	fin bool   // the last sequence number before end is a FIN
 
 	pkts       packets
 	flightList list   // packets in flight, in the order of sending
@@ -44,12 +41,24 @@ type Sender struct {
 	newlyLost int     // bytes found lost since the last sample
 	fresh     []Block // scratch space of ackSelective
 
-	// Fast recovery, for a peer without SACK (RFC 6582).
+	newReno
+
+	stats Stats
+}
+
+// sequence is the send sequence space (RFC 9293, section 3.3.1).
+type sequence struct {
+	una uint32 // SND.UNA: the oldest sequence number that is not acknowledged
+	nxt uint32 // the next to be sent for the first time
+	max uint32 // the first one never sent; above nxt after Recut
+	fin bool   // the last sequence number that TCP has handed over is a FIN
+}
+
+// newReno is the state of fast recovery for a peer without SACK (RFC 6582).
+type newReno struct {
 	dups          int    // duplicate acknowledgements in a row
 	fastRecovery  bool   // the oldest packet is lost, until recoveryPoint is acknowledged
 	recoveryPoint uint32 // nxt when the loss was detected
-
-	stats Stats
 }
 
 // Stats counts what a Sender has done.
@@ -77,7 +86,7 @@ func (s *Stats) Add(o Stats) {
 // New returns a Sender whose first byte has sequence number seq. mss is the largest payload of a
 // packet.
 func New(seq uint32, mss int) *Sender {
-	s := &Sender{mss: mss, model: bbr.New(mss), una: seq, nxt: seq, max: seq, end: seq}
+	s := &Sender{mss: mss, model: bbr.New(mss), sequence: sequence{una: seq, nxt: seq, max: seq}, end: seq}
 	s.flightList, s.lostList = newList(), newList()
 	s.rack.init()
 	return s

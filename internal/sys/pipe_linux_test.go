@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // sockets returns both ends of a TCP connection, and the descriptor of the first.
@@ -109,5 +111,35 @@ func eventually(t *testing.T, what string, holds func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
 		}
+	}
+}
+
+// Bytes go from one socket to another through a pipe.
+func TestSpliceThroughPipe(t *testing.T) {
+	a, b := pair(t)
+	c, d := pair(t)
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(p[0]); unix.Close(p[1]) })
+	in, out := uintptr(p[1]), uintptr(p[0])
+	if _, err := splice(b, in, 8); err != unix.EAGAIN {
+		t.Errorf("of nothing: got %v, want EAGAIN", err)
+	}
+	Write(a, []byte("hello"))
+	if n, err := splice(b, in, 8); n != 5 || err != nil {
+		t.Fatalf("into the pipe: got %d, %v", n, err)
+	}
+	if n, err := splice(out, c, 5); n != 5 || err != nil {
+		t.Fatalf("out of the pipe: got %d, %v", n, err)
+	}
+	buf := make([]byte, 8)
+	if n, _ := Read(d, buf); string(buf[:n]) != "hello" {
+		t.Errorf("got %q", buf[:n])
+	}
+	unix.Shutdown(int(a), unix.SHUT_WR)
+	if n, err := splice(b, in, 8); n != 0 || err != nil {
+		t.Errorf("at the end: got %d, %v", n, err)
 	}
 }

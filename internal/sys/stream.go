@@ -20,8 +20,8 @@ const (
 	PollRdHup = pollRdHup // the peer has ended its stream; 0 where the system cannot tell
 )
 
-// IsStream reports whether x is a stream socket of this host, TCP or Unix, on which raw calls gain
-// something. It is false for every x in portable builds.
+// IsStream reports whether x is a stream socket of this host, TCP or Unix, that Stream gives access
+// to. It is false for every x on systems other than Linux.
 func IsStream(x any) bool {
 	if _, unix := x.(*net.UnixConn); unix {
 		return rawStreams
@@ -29,8 +29,7 @@ func IsStream(x any) bool {
 	return IsTCP(x)
 }
 
-// IsTCP reports whether x is a TCP socket of this host, of this package or of package net. It is
-// false for every x in portable builds.
+// IsTCP is IsStream for TCP sockets alone, of this package or of package net.
 func IsTCP(x any) bool { return rawStreams && isTCP(x) }
 
 // Stream returns access to the descriptor of x if IsStream holds. Read, Write, Waiting, Poll and
@@ -52,8 +51,8 @@ func TCPStream(x any) (c RawConn, ok bool) {
 	return c, err == nil
 }
 
-// PacketSocket returns access to the descriptor of a datagram socket, for Poll. It reports false for
-// conns that are no sockets, and in portable builds.
+// PacketSocket returns access to the descriptor of a datagram socket, for Poll. It reports false
+// for conns that are no sockets, and on systems other than Linux.
 func PacketSocket(pc net.PacketConn) (_ RawConn, ok bool) {
 	s, ok := pc.(syscall.Conn)
 	if !ok || !rawStreams {

@@ -1,4 +1,4 @@
-//go:build unix && (!linux || ginnel_stdnet)
+//go:build unix && !linux
 
 package sys
 

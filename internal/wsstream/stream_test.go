@@ -109,7 +109,8 @@ func TestInvalidMessages(t *testing.T) {
 				_, err := io.Copy(io.Discard, c)
 				errc <- err
 			})
-			ws, _, err := websocket.Dial(t.Context(), "http://"+addr+"/", &websocket.DialOptions{Subprotocols: []string{"stream"}})
+			ws, _, err := websocket.Dial(t.Context(), "http://"+addr+"/",
+				&websocket.DialOptions{Subprotocols: []string{"stream"}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -11,8 +11,8 @@ import (
 	"net/netip"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/share"
+	"ginnel/key"
 )
 
 const (

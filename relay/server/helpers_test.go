@@ -3,7 +3,7 @@ package server
 import (
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/rawpeer"
 	"ginnel/relay/internal/relaytest"
 )

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // keyFile is the JSON of derper's key file (section 10).

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 	"ginnel/relay/internal/rawpeer"
 )

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/relay/internal/derp"
 )

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 )
 

@@ -21,7 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/time/rate"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/relay/internal/derp"
 )

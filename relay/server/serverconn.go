@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 )
 

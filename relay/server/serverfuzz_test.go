@@ -14,7 +14,7 @@ import (
 
 	"github.com/pion/stun/v3"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 	"ginnel/relay/internal/relaytest"
 )

@@ -9,8 +9,8 @@ import (
 
 	"github.com/coder/websocket"
 
-	"ginnel/internal/key"
 	"ginnel/internal/wsstream"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 )
 
@@ -185,8 +185,9 @@ func TestWebSocketPingsAreThrottled(t *testing.T) {
 		b.login(r.public, key.NewNodePrivate())
 		ctx := b.ws.CloseRead(t.Context())
 		start := time.Now()
-		// A ping has 6 bytes and the digits of a number, 9 on average at least. The burst is raised to the
-		// largest frame, 65568 bytes. All are sent before a KeepAlive comes, which CloseRead does not expect.
+		// A ping has 6 bytes and the digits of a number, 9 on average at least. The burst is raised to
+		// the largest frame, 65568 bytes. All are sent before a KeepAlive comes, which CloseRead does not
+		// expect.
 		const pings = 8_000
 		for range pings {
 			if err := b.ws.Ping(ctx); err != nil {

@@ -23,7 +23,7 @@ import (
 	"ginnel/configs"
 	"ginnel/control/server"
 	"ginnel/internal/cli"
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 )

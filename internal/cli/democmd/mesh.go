@@ -12,7 +12,7 @@ import (
 	"ginnel/control"
 	"ginnel/control/server"
 	"ginnel/control/store"
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	relayserver "ginnel/relay/server"
 )

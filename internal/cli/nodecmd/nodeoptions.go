@@ -13,8 +13,8 @@ import (
 
 	"ginnel/configs"
 	"ginnel/internal/cli"
-	"ginnel/internal/key"
 	"ginnel/internal/meshaddr"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/tuning"
 )

@@ -80,10 +80,11 @@ func (o *upOptions) runForeground(cmd *cobra.Command, report reporter, p cli.Pro
 		return err
 	}
 	s := n.Status()
-	log.Info("up", "addresses", s.Self.Addresses, "proxies", s.Proxies, "peers", len(s.Peers), "udp_port", n.UDPPort())
+	log.Info("node up", "addresses", s.Self.Addresses, "proxies", s.Proxies, "peers", len(s.Peers), "udp_port",
+		n.UDPPort())
 	err = o.serve(cmd.Context(), n, timeout, report)
 	n.close()
-	log.Info("down")
+	log.Info("node down")
 	return err
 }
 
@@ -97,7 +98,8 @@ func (o *upOptions) serve(ctx context.Context, n *runningNode, timeout time.Dura
 	}
 	s := n.Status()
 	if o.join.url != "" {
-		n.log.Info("joined", "name", s.Self.Name, "addresses", s.Self.Addresses, "peers", len(s.Peers), "relay", s.Self.Relay)
+		n.log.Info("node joined", "name", s.Self.Name, "addresses", s.Self.Addresses, "peers", len(s.Peers), "relay",
+			s.Self.Relay)
 	}
 	report.end(news{Ready: true, Proxies: s.Proxies})
 	return n.await(ctx)

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// All flows of a queue together hold what the receiver takes in a tenth of a second, and at least some
-// packets.
+// All flows of a queue together hold what the receiver takes in a tenth of a second, and at least
+// some packets.
 func TestOutboxQueueFollowsRate(t *testing.T) {
 	for _, c := range []struct {
 		name        string

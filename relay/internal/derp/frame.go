@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // This file encodes and decodes the frames of section 3. It has no state, locks or logs.

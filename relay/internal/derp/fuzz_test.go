@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/relaytest"
 )
 

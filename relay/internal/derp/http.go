@@ -3,7 +3,7 @@ package derp
 import (
 	"fmt"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // This file has what both ends of the HTTP upgrade need (1.6 to 1.8).

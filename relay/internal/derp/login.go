@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"strings"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // This file encodes and decodes the sealed boxes of the login, in ClientInfo and ServerInfo frames

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // This file makes and reads the certificate that carries a server's DERP key inside the TLS

@@ -3,7 +3,7 @@ package derp
 import (
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Class separates the kinds of frames in a queue, so that no kind can displace another.

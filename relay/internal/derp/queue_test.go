@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // testLimits are those of the queue from a server to a client.

@@ -62,7 +62,8 @@ func tlsPair(t *testing.T) (server, client *tls.Conn) {
 	t.Helper()
 	near, far := relaytest.TCPPair(t)
 	ca := relaytest.NewCA(t)
-	server = tls.Server(newSock(near), &tls.Config{Certificates: []tls.Certificate{ca.Issue(time.Hour, "relay.example")}, SessionTicketsDisabled: true})
+	server = tls.Server(newSock(near), &tls.Config{Certificates: []tls.Certificate{ca.Issue(time.Hour, "relay.example")},
+		SessionTicketsDisabled: true})
 	client = tls.Client(far, &tls.Config{InsecureSkipVerify: true})
 	shaken := make(chan error, 1)
 	go func() { shaken <- client.Handshake() }()

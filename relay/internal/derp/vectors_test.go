@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/relaytest"
 )
 

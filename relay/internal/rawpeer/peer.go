@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay/internal/derp"
 	"ginnel/relay/internal/relaytest"
 )

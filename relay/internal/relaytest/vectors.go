@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 //go:embed testdata/derp.json

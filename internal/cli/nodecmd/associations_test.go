@@ -15,8 +15,8 @@ import (
 	"ginnel/internal/cli/statedir"
 )
 
-// The flag --max-associations bounds how many UDP associations the proxy serves. One more is refused
-// while the others are too young to be idle.
+// The flag --max-associations bounds how many UDP associations the proxy serves. One more is
+// refused while the others are too young to be idle.
 func TestMaxAssociations(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "wg0.conf")
 	text := "[Interface]\nPrivateKey = aMGA5P17jkNPBMRRcDmThwBTpTcsPZhxCdu4fNGZ1Fo=\nAddress = 10.9.9.1/32\n"

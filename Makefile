@@ -13,7 +13,7 @@ JOINROUNDS ?= 9
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: all build test race lint fuzz bench bench-peers bench-peers-smoke bench-paths bench-paths-smoke lab interop interop-control interop-join clean
+.PHONY: all module-path build test test-stdnet race lint fuzz bench bench-peers bench-peers-smoke bench-paths bench-paths-smoke lab interop interop-control interop-join clean
 
 all: build
 
@@ -25,6 +25,10 @@ test:
 	$(GO) vet ./...
 	$(GO) test ./...
 
+# The same with the portable fall-backs instead of the Linux system calls.
+test-stdnet:
+	$(GO) test -tags ginnel_stdnet ./...
+
 race:
 	$(GO) test -race -shuffle=on ./...
 
@@ -32,10 +36,11 @@ lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags lab ./internal/lab
-	GOOS=windows $(GO) vet ./cmd/... ./node ./transport ./userstack ./wireguard ./proxy ./relay
-	GOOS=darwin $(GO) vet ./cmd/... ./node ./transport ./userstack ./wireguard ./proxy ./relay
+	GOOS=windows $(GO) vet ./cmd/... ./internal/cli/... ./node ./transport ./userstack ./wireguard ./proxy ./relay/...
+	GOOS=darwin $(GO) vet ./cmd/... ./internal/cli/... ./node ./transport ./userstack ./wireguard ./proxy ./relay/...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(STATICCHECK) -tags lab ./internal/lab
+	$(GO) run $(STATICCHECK) -tags ginnel_stdnet ./internal/sys
 	cd interop && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 	cd bench && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 	@./.ci/vulncheck $(GO) $(GOVULNCHECK)
@@ -93,3 +98,7 @@ interop-join:
 
 clean:
 	rm -rf bin
+
+# Renames the module, for publication: make module-path TO=example.org/ginnel
+module-path:
+	@GO=$(GO) ./.ci/module-path $(TO)

@@ -19,50 +19,83 @@ import (
 )
 
 // mayImport lists for each package those of the project that it may import. Siblings do not know
-// each other: only node puts them together, and the command puts node together with what users
-// write.
+// each other: only node puts them together, and the commands (internal/cli) put node together with
+// what users write. Nothing but package main imports the commands; main imports nothing else.
 var mayImport = map[string][]string{
-	"cmd/ginnel":         {"configs", "control", "control/policy", "control/server", "control/store", "node", "relay", "internal/busypoll", "internal/egress", "internal/key", "internal/meshaddr"},
-	"node":               {"control", "proxy", "relay", "transport", "userstack", "wireguard", "internal/egress", "internal/filter", "internal/hostsock", "internal/key", "internal/meshaddr", "internal/neterr", "internal/resolver", "internal/share", "internal/sockowner"},
-	"control":            {"internal/key", "internal/neterr", "internal/wsstream"},
-	"control/policy":     {"control", "internal/meshaddr"},
-	"control/server":     {"control", "control/policy", "control/store", "internal/key", "internal/meshaddr", "internal/share"},
-	"control/store":      {},
-	"internal/filter":    {"control"},
-	"transport":          {"internal/disco", "internal/key", "internal/meshaddr", "internal/udpbatch"},
-	"wireguard":          {"internal/key", "internal/share"},
-	"relay":              {"internal/key", "internal/neterr", "internal/nonblock", "internal/share", "internal/wsstream"},
-	"proxy":              {"internal/deepstack", "internal/hostsock", "internal/neterr", "internal/nonblock", "internal/share", "internal/sockowner", "internal/udpbatch"},
-	"userstack":          {"internal/snoop", "internal/deepstack", "internal/hostsock", "internal/nonblock"},
-	"configs":            {"internal/key"},
-	"internal/bbr":       {},
-	"internal/busypoll":  {},
-	"internal/deepstack": {},
-	"internal/disco":     {"internal/key"},
-	"internal/egress":    {},
-	"internal/hostsock":  {"internal/nonblock"},
-	"internal/key":       {},
-	"internal/nonblock":  {},
-	"internal/meshaddr":  {},
-	"internal/netem":     {},
-	"internal/neterr":    {},
-	"internal/simnet":    {},
-	"internal/lab":       {},
-	"internal/share":     {},
-	"internal/resolver":  {},
-	"internal/sockowner": {},
-	"internal/snoop":     {"internal/bbr"},
-	"internal/udpbatch":  {},
-	"internal/wsstream":  {},
+	"cmd/ginnel": {
+		"internal/cli", "internal/cli/controlcmd", "internal/cli/democmd", "internal/cli/nodecmd",
+		"internal/cli/relaycmd",
+	},
+	"configs":        {"internal/safetext", "key"},
+	"control":        {"internal/httpconn", "internal/neterr", "internal/safetext", "internal/wsstream", "key"},
+	"control/policy": {"control", "internal/meshaddr"},
+	"control/server": {"control", "control/policy", "control/store", "internal/meshaddr", "internal/share", "key"},
+	"control/store":  {},
+	"internal/bbr":   {},
+	"internal/cli":   {"configs", "internal/sys"},
+	"internal/cli/controlcmd": {
+		"configs", "control", "control/policy", "control/server", "control/store", "internal/cli",
+		"internal/cli/service", "internal/cli/statedir", "internal/egress", "relay", "relay/server",
+	},
+	"internal/cli/democmd": {
+		"control", "control/server", "control/store", "internal/cli", "key", "node", "relay/server",
+	},
+	"internal/cli/nodeapi": {"configs", "internal/cli", "internal/cli/statedir", "node"},
+	"internal/cli/nodecmd": {
+		"configs", "internal/cli", "internal/cli/nodeapi", "internal/cli/proxyenv", "internal/cli/statedir",
+		"internal/egress", "internal/meshaddr", "internal/sys", "key", "node", "relay", "tuning",
+	},
+	"internal/cli/proxyenv": {"configs", "internal/cli"},
+	"internal/cli/relaycmd": {
+		"configs", "internal/cli", "internal/cli/service", "internal/cli/statedir", "relay", "relay/server",
+	},
+	"internal/cli/service":  {"internal/cli", "internal/sys", "relay/server"},
+	"internal/cli/statedir": {"internal/cli", "internal/sys", "node"},
+	"internal/disco":        {"key"},
+	"internal/egress":       {"internal/safetext"},
+	"internal/filter":       {"control"},
+	"internal/httpconn":     {},
+	"internal/lab":          {},
+	"internal/meshaddr":     {},
+	"internal/netem":        {},
+	"internal/neterr":       {},
+	"internal/resolver":     {},
+	"internal/safetext":     {},
+	"internal/share":        {},
+	"internal/simnet":       {},
+	"internal/snoop":        {"internal/bbr"},
+	"internal/sockowner":    {"internal/sys"},
+	"internal/sys":          {},
+	"internal/wsstream":     {"internal/httpconn"},
+	"key":                   {},
+	"node": {
+		"control", "internal/egress", "internal/filter", "internal/meshaddr", "internal/neterr", "internal/resolver",
+		"internal/share", "internal/sockowner", "internal/sys", "key", "proxy", "relay", "transport", "tuning",
+		"userstack", "wireguard",
+	},
+	"proxy":                    {"internal/neterr", "internal/safetext", "internal/share", "internal/sockowner", "internal/sys", "tuning"},
+	"relay":                    {"internal/neterr", "internal/safetext", "internal/wsstream", "key", "relay/internal/derp"},
+	"relay/internal/derp":      {"internal/sys", "key"},
+	"relay/internal/rawpeer":   {"key", "relay/internal/derp", "relay/internal/relaytest"},
+	"relay/internal/relaytest": {"key"},
+	"relay/server":             {"internal/share", "internal/wsstream", "key", "relay", "relay/internal/derp"},
+	"transport":                {"internal/disco", "internal/meshaddr", "internal/sys", "key"},
+	"tuning":                   {"internal/sys"},
+	"userstack":                {"internal/snoop", "internal/sys", "tuning"},
+	"wireguard":                {"internal/share", "key"},
 }
 
 // tests may also import these.
 var testsMayImport = map[string][]string{
-	"control/policy": {"internal/filter"},
-	"node":           {"control/server", "control/store"},
-	"internal/snoop": {"internal/netem"},
-	"userstack":      {"internal/netem"},
-	"transport":      {"internal/simnet"},
+	"control/policy":          {"internal/filter"},
+	"internal/cli/controlcmd": {"key", "node"},
+	"internal/snoop":          {"internal/netem"},
+	"node":                    {"control/server", "control/store", "relay/server"},
+	"relay":                   {"relay/internal/rawpeer", "relay/internal/relaytest", "relay/server"},
+	"relay/internal/derp":     {"relay/internal/relaytest"},
+	"relay/server":            {"relay/internal/rawpeer", "relay/internal/relaytest"},
+	"transport":               {"internal/simnet"},
+	"userstack":               {"internal/netem"},
 }
 
 // onlyIn lists libraries whose types must not spread.
@@ -70,17 +103,21 @@ var onlyIn = map[string][]string{
 	"gvisor.dev/gvisor":              {"userstack"},
 	"golang.zx2c4.com/wireguard":     {"node", "transport", "wireguard"},
 	"github.com/things-go/go-socks5": {"proxy"},
-	"github.com/pion/stun":           {"relay", "transport"},
+	"github.com/pion/stun":           {"relay/server", "transport"},
 	"github.com/miekg/dns":           {"node"},
-	"github.com/coder/websocket":     {"control", "internal/wsstream", "relay"},
-	"github.com/spf13":               {"cmd/ginnel"},
-	"github.com/goccy/go-yaml":       {"configs"},
-	"github.com/flynn/noise":         {"control"},
-	"github.com/klauspost/compress":  {"control"},
-	"github.com/tailscale/hujson":    {"control/policy"},
-	"go.etcd.io/bbolt":               {"control/store"},
-	"tailscale.com":                  {},
-	"github.com/juanfont/headscale":  {},
+	"github.com/coder/websocket":     {"control", "internal/wsstream", "relay/server"},
+	"golang.org/x/crypto/acme":       {"relay/server"},
+	"github.com/spf13": {
+		"cmd/ginnel", "internal/cli", "internal/cli/controlcmd", "internal/cli/democmd", "internal/cli/nodeapi",
+		"internal/cli/nodecmd", "internal/cli/relaycmd", "internal/cli/service",
+	},
+	"github.com/goccy/go-yaml":      {"configs"},
+	"github.com/flynn/noise":        {"control"},
+	"github.com/klauspost/compress": {"control"},
+	"github.com/tailscale/hujson":   {"control/policy"},
+	"go.etcd.io/bbolt":              {"control/store"},
+	"tailscale.com":                 {},
+	"github.com/juanfont/headscale": {},
 }
 
 // sources calls f with each Go file of the main module.
@@ -107,6 +144,7 @@ func sources(t *testing.T, f func(file string, text []byte)) {
 }
 
 func TestImports(t *testing.T) {
+	module := modulePath(t)
 	seen := make(map[string]bool)
 	sources(t, func(file string, text []byte) {
 		pkg := path.Dir(file)
@@ -121,7 +159,7 @@ func TestImports(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if why := forbidden(pkg, imported, test); why != "" {
+			if why := forbidden(module, pkg, imported, test); why != "" {
 				t.Errorf("%s imports %s: %s", file, imported, why)
 			}
 		}
@@ -133,11 +171,14 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// forbidden says why pkg may not import a path; it is empty if it may.
-func forbidden(pkg, imported string, test bool) string {
-	if ours, ok := strings.CutPrefix(imported, "ginnel/"); ok {
+// forbidden says why a package of the module may not import a path. It returns "" if it may.
+func forbidden(module, pkg, imported string, test bool) string {
+	if ours, ok := strings.CutPrefix(imported, module+"/"); ok {
 		if pkg == "internal/lab" && test {
 			return "" // it tests the whole
+		}
+		if test && ours == pkg {
+			return "" // a test from outside the package
 		}
 		allowed, known := mayImport[pkg]
 		switch {

@@ -1,5 +1,6 @@
-// This module measures ginnel beside its peers. It is a module of its own so that what only measuring needs stays out of the
-// product, and the modules under peers are of their own so that each peer is built with the dependencies of its release.
+// This module measures ginnel beside other programs. It is separate so that its dependencies stay
+// out of the product. The modules below peers are separate so that each program is built with the
+// dependencies of its own release.
 module ginnel/bench
 
 go 1.26.6

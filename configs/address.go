@@ -15,19 +15,19 @@ const (
 	loopback   = "127.0.0.1"
 )
 
-// Address is a place to listen at or to dial, in the terms of package net, whose Addr it
-// implements: its network is "tcp", "udp" or "unix".
+// Address is an address to listen on or to dial. It implements net.Addr; its network is "tcp",
+// "udp" or "unix".
 type Address struct{ network, address string }
 
 // Network returns the network for net.Listen or net.Dial.
 func (a Address) Network() string { return a.network }
 
 // String returns the address for net.Listen or net.Dial: host:port, or the path of a unix socket.
-// An empty host is every address of the machine.
+// An empty host means every address of the machine.
 func (a Address) String() string { return a.address }
 
-// OnlyLocal reports whether nobody but this machine reaches a listener at a: it is a unix socket or
-// on a loopback address.
+// OnlyLocal reports whether only this machine can reach a listener at a: it is a unix socket or on
+// a loopback address.
 func (a Address) OnlyLocal() bool {
 	if a.network == "unix" {
 		return true
@@ -40,27 +40,28 @@ func (a Address) OnlyLocal() bool {
 	return err == nil && addr.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
 }
 
-// Forward is a local port carried to a service of the mesh. Both sides are of the same network, but
-// for a unix socket, which is carried to TCP.
+// Forward is a local listener whose connections or datagrams go to a service in the mesh. Both
+// addresses have the same network, except that a unix socket forwards to TCP.
 type Forward struct {
 	Listen Address
-	Target Address // its host may be a name of the mesh
+	Target Address // its host may be a name in the mesh
 }
 
-// Serve is a port of the node in the mesh, and where on this machine its connections or datagrams
-// go. The mesh side is UDP if the target is, and TCP otherwise.
+// Serve is a port of the node in the mesh whose connections or datagrams go to a target on this
+// machine. The port is UDP if the target is, and TCP otherwise.
 type Serve struct {
 	Port   uint16
 	Target Address
 }
 
-// ParseForward reads [bind:]port:host:hostport, as ssh -L takes it, or unix:PATH:host:hostport;
-// /udp at the end makes it UDP. IPv6 addresses stand in brackets. Without bind, the listener is on
-// loopback; an empty one or * is every address. Port 0 is a free one.
+// ParseForward parses [bind:]port:host:hostport, as ssh -L does, or unix:PATH:host:hostport. A
+// final /udp makes it UDP. IPv6 addresses must be in brackets. Without bind, the listener is on
+// loopback; an empty bind or * means every address. Port 0 means a free port.
 func ParseForward(s string) (Forward, error) {
 	forward, err := parseForward(s)
 	if err != nil {
-		return Forward{}, fmt.Errorf("%s: %w, want [bind:]port:host:hostport[/udp] or unix:PATH:host:hostport, such as 5432:db:5432", quote(s), err)
+		return Forward{}, fmt.Errorf("%s: %w, want [bind:]port:host:hostport[/udp] or unix:PATH:host:hostport, "+
+			"such as 5432:db:5432", quote(s), err)
 	}
 	return forward, nil
 }
@@ -72,7 +73,11 @@ func parseForward(s string) (f Forward, err error) {
 		return f, err
 	}
 	path, isUnix := strings.CutPrefix(listen, unixPrefix)
+	_, localErr := parsePort(host, 0)
+	_, targetErr := parsePort(port, 0)
 	switch {
+	case listen == "" && localErr == nil && targetErr != nil: // PORT:HOST
+		err = fmt.Errorf("port of the target %s is missing", quote(port))
 	case listen == "":
 		err = errors.New("local port is missing")
 	case isUnix && network == "udp":
@@ -89,11 +94,12 @@ func parseForward(s string) (f Forward, err error) {
 	return f, err
 }
 
-// ParseServe reads PORT=LOCAL[/udp], where LOCAL is a port on loopback, host:port or unix:PATH.
+// ParseServe parses PORT=LOCAL[/udp], where LOCAL is a port on loopback, host:port or unix:PATH.
 func ParseServe(s string) (Serve, error) {
 	serve, err := parseServe(s)
 	if err != nil {
-		return Serve{}, fmt.Errorf("%s: %w, want PORT=LOCAL[/udp], where LOCAL is port, host:port or unix:PATH", quote(s), err)
+		return Serve{}, fmt.Errorf("%s: %w, want PORT=LOCAL[/udp], where LOCAL is port, host:port or unix:PATH",
+			quote(s), err)
 	}
 	return serve, nil
 }
@@ -119,7 +125,7 @@ func parseServe(s string) (serve Serve, err error) {
 	return serve, err
 }
 
-// parseTarget reads [host:]port.
+// parseTarget parses [host:]port.
 func parseTarget(network, s string) (Address, error) {
 	if !strings.Contains(s, ":") {
 		return dialAddress(network, loopback, s)
@@ -134,8 +140,8 @@ func parseTarget(network, s string) (Address, error) {
 	return dialAddress(network, host, port)
 }
 
-// ParseProxyAddr reads where a proxy listens: host:port, a port alone for loopback, :port or *:port
-// for every address of the machine, or unix:PATH. Port 0 is a free one.
+// ParseProxyAddr parses the address on which a proxy listens: host:port, a port alone for loopback,
+// :port or *:port for every address of the machine, or unix:PATH. Port 0 means a free port.
 func ParseProxyAddr(s string) (Address, error) {
 	path, isUnix := strings.CutPrefix(s, unixPrefix)
 	var a Address
@@ -151,9 +157,9 @@ func ParseProxyAddr(s string) (Address, error) {
 	return a, nil
 }
 
-// ParseDNSAddr reads where a DNS server listens: host:port, a port alone for loopback, or *:port
-// for every address of the machine. An empty host, which proxies take for every address, is
-// loopback here, because a DNS server asks for no password.
+// ParseDNSAddr parses the address on which a DNS server listens: host:port, a port alone for
+// loopback, or *:port for every address of the machine. Unlike for a proxy, an empty host means
+// loopback, because a DNS server has no authentication.
 func ParseDNSAddr(s string) (Address, error) {
 	listen := s
 	if port, ok := strings.CutPrefix(s, ":"); ok && !strings.Contains(port, ":") {
@@ -167,11 +173,11 @@ func ParseDNSAddr(s string) (Address, error) {
 }
 
 var (
-	errUnixUDP  = errors.New("unix sockets carry no UDP")
+	errUnixUDP  = errors.New("unix sockets cannot carry UDP")
 	errBrackets = errors.New("there are too many colons (an IPv6 address needs brackets)")
 )
 
-// cutNetwork takes /udp off the end of s.
+// cutNetwork removes a final /udp from s and returns the network.
 func cutNetwork(s string) (rest, network string) {
 	if rest, ok := strings.CutSuffix(s, udpSuffix); ok {
 		return rest, "udp"
@@ -179,7 +185,7 @@ func cutNetwork(s string) (rest, network string) {
 	return s, "tcp"
 }
 
-// parseListen reads [bind:]port.
+// parseListen parses [bind:]port.
 func parseListen(network, s string) (Address, error) {
 	if !strings.Contains(s, ":") {
 		return listenAddress(network, loopback, s)

@@ -34,7 +34,8 @@ func TestParseForward(t *testing.T) {
 		"":                       "host or port is missing",
 		"8080":                   "host or port is missing",
 		"db:5432":                "local port is missing",
-		"8080:db":                "local port is missing",
+		"8080:db":                `port of the target "db" is missing`,
+		"8080:db/udp":            `port of the target "db" is missing`,
 		":db:80":                 "local port is missing",
 		"8080:db:0":              `port "0" is not a number from 1 to 65535`,
 		"8080:db:65536":          `port "65536" is not a number from 1 to 65535`,
@@ -55,7 +56,7 @@ func TestParseForward(t *testing.T) {
 		"8080:10.0.0.256:80":     `host "10.0.0.256" is not an IPv4 address`,
 		"8080:db:80/tcp":         `port "80/tcp" is not a number from 1 to 65535`,
 		"unix::db:80":            "path of the unix socket is missing",
-		"unix:/x:db:80/udp":      "unix sockets carry no UDP",
+		"unix:/x:db:80/udp":      "unix sockets cannot carry UDP",
 		"a b:8080:db:80":         `host "a b" is neither an address nor a name`,
 		"1:2:3:4:5":              "an IPv6 address needs brackets",
 		strings.Repeat("a", 1e5): "host or port is missing",
@@ -65,7 +66,7 @@ func TestParseForward(t *testing.T) {
 	}
 }
 
-// checkRefused demands that err repeats the value and says what is wrong and what is wanted.
+// checkRefused checks that err quotes the value, the reason and the wanted form.
 func checkRefused(t *testing.T, in string, err error, reason, want string) {
 	t.Helper()
 	if err == nil {
@@ -105,7 +106,7 @@ func TestParseServe(t *testing.T) {
 		"80=::1:8080":          "an IPv6 address needs brackets",
 		"80=[::1]":             "bracket",
 		"80=unix:":             "path of the unix socket is missing",
-		"80=unix:/run/x/udp":   "unix sockets carry no UDP",
+		"80=unix:/run/x/udp":   "unix sockets cannot carry UDP",
 		"80=http://a:80":       "an IPv6 address needs brackets",
 		"80=user@host:80":      `host "user@host" is neither`,
 		"80=8080/tcp":          `port "8080/tcp" is not a number`,
@@ -164,8 +165,7 @@ func TestParseProxyAddr(t *testing.T) {
 	}
 }
 
-// A DNS server asks for no password, so that only an address that is written reaches beyond
-// loopback.
+// A DNS server has no authentication, so only an explicit address is reachable from other machines.
 func TestParseDNSAddr(t *testing.T) {
 	for _, test := range []struct {
 		in, want string
@@ -197,9 +197,10 @@ func TestParseDNSAddr(t *testing.T) {
 	}
 }
 
-// What is accepted is understood by package net, and reads the same when it is given back.
+// Package net accepts every address that is parsed, and parsing its text again gives the same.
 func FuzzParseAddresses(f *testing.F) {
-	for _, s := range []string{"[::1]:8080:[fd7a::1]:80/udp", "unix:/x:db:1", "*:1:a.b:2", "80=unix:/x", "53=[::1]:53/udp", ":0", "1080", "a:1"} {
+	for _, s := range []string{"[::1]:8080:[fd7a::1]:80/udp", "unix:/x:db:1", "*:1:a.b:2", "80=unix:/x", "53=[::1]:53/udp",
+		":0", "1080", "a:1"} {
 		f.Add(s)
 	}
 	f.Add(strings.Repeat("\xa8", maxQuoted+1))

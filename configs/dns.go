@@ -9,28 +9,30 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// DNS are the DNS settings of a network, which its coordination server tells all nodes.
+// DNS is the DNS settings of a mesh, which the coordination server sends to all nodes.
 type DNS struct {
-	// Nameservers answer for all names outside the mesh, in this order; none: each node's own do.
-	// Each is an IP address, one with a port, or the https:// URL of a DNS-over-HTTPS server.
+	// Nameservers are asked, in this order, for all names outside the mesh. Empty: each node asks its
+	// own. An element is an IP address, an address with a port, or the https:// URL of a
+	// DNS-over-HTTPS server.
 	Nameservers []string
-	// Fallback answer for those names on nodes that need a nameserver and have none of their own.
+	// Fallback are asked instead by nodes that have no nameservers of their own.
 	Fallback []string
-	// Split has the nameservers of single domains. A domain without any has no names but Records.
+	// Split maps domains to nameservers that are asked for names in them. A domain without nameservers
+	// has only the names in Records.
 	Split map[string][]string
-	// Search are the domains in which names without a dot are looked for, after the mesh's own.
+	// Search are the domains that are appended to names without a dot, after the mesh's own domain.
 	Search []string
-	// Records are further names of the mesh.
+	// Records are further names in the mesh.
 	Records []DNSRecord
 }
 
-// DNSRecord is an address of a name; a name with several has several records.
+// DNSRecord is a name with one address. A name with several addresses has several records.
 type DNSRecord struct {
 	Name string
 	Addr netip.Addr
 }
 
-// LoadDNS reads the YAML file of --dns-config; see [ParseDNS].
+// LoadDNS reads and parses the YAML file of --dns-config; see [ParseDNS].
 func LoadDNS(path string) (DNS, error) {
 	b, err := readFile(path, maxYAML)
 	if err != nil {
@@ -39,9 +41,9 @@ func LoadDNS(path string) (DNS, error) {
 	return ParseDNS(path, b)
 }
 
-// ParseDNS reads b, the contents of the file name: a YAML mapping with the keys nameservers,
-// fallback-nameservers, split, search-domains and records. It is as strict as [Parse]. An error is
-// of type Problems.
+// ParseDNS parses b, the contents of the file called name: a YAML mapping with the keys
+// nameservers, fallback-nameservers, split, search-domains and records. It is as strict as [Parse].
+// An error is of type Problems.
 func ParseDNS(name string, b []byte) (DNS, error) {
 	r := dnsReader{yamlReader: yamlReader{file: name}}
 	keys := []string{"nameservers", "fallback-nameservers", "split", "search-domains", "records"}
@@ -118,7 +120,7 @@ func (r *dnsReader) domains(path string, node ast.Node) (list []string) {
 	return list
 }
 
-// domain reads a name, and returns it in small letters without the dot at its end.
+// domain checks a domain name and returns it in lower case, without a final dot.
 func (r *dnsReader) domain(v Value, path string) (name string, ok bool) {
 	if err := checkName(v.Text); err != nil {
 		r.problems.add(v.At, "%s: %v", path, err)
@@ -138,7 +140,7 @@ func (r *dnsReader) records(at Position, node ast.Node) {
 	}
 }
 
-// record reads one item: a name, a value and, if somebody wants to say it, their type.
+// record reads one record: a name, a value and an optional type.
 func (r *dnsReader) record(node ast.Node) {
 	body, ok := node.(ast.MapNode)
 	if !ok {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The example works as it stands.
+// The example file is valid.
 func TestExampleDNS(t *testing.T) {
 	b, err := Examples.ReadFile("examples/dns.yaml")
 	if err != nil {
@@ -51,7 +51,7 @@ func TestParseDNS(t *testing.T) {
 	}
 }
 
-// Every mistake has its place, and says what would be right.
+// Every mistake is reported with its place and the wanted form.
 func TestDNSMistakes(t *testing.T) {
 	for file, want := range map[string]string{
 		"nameserver: 192.0.2.1":                       "dns.yaml:1:1: \"nameserver\": is not a known key",

@@ -2,7 +2,7 @@ package configs
 
 import "embed"
 
-// Examples holds a documented file of each kind, such as examples/up.yaml.
+// Examples contains a documented example of each kind of file, such as examples/up.yaml.
 //
 //go:embed examples
 var Examples embed.FS

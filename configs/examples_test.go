@@ -9,18 +9,19 @@ import (
 	"time"
 )
 
-// example returns an example without its comments.
+// example returns an example file without its comment lines.
 func example(t *testing.T, name string) []byte {
 	t.Helper()
 	b, err := Examples.ReadFile("examples/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := slices.DeleteFunc(strings.SplitAfter(string(b), "\n"), func(line string) bool { return strings.HasPrefix(line, "#") })
+	lines := slices.DeleteFunc(strings.SplitAfter(string(b), "\n"),
+		func(line string) bool { return strings.HasPrefix(line, "#") })
 	return []byte(strings.Join(lines, ""))
 }
 
-// The examples must work as they stand: every key, and every value for the one who reads it.
+// The example has all of the keys in upKeys, with values that their parsers accept.
 func TestExampleUp(t *testing.T) {
 	b, err := Examples.ReadFile("examples/up.yaml")
 	if err != nil {
@@ -74,7 +75,7 @@ func TestExampleWireGuard(t *testing.T) {
 	if len(wg.Warnings) > 0 || len(wg.Peers) != 2 || len(wg.Addresses) != 2 || wg.Peers[0].PresharedKey.IsZero() {
 		t.Errorf("got %+v", wg)
 	}
-	// Every key that has an effect is shown.
+	// The example has every key that has an effect.
 	for _, k := range wgKeys {
 		if !strings.Contains(string(b), k.name) {
 			t.Errorf("the example leaves out %s", k.name)

@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// maxYAML bounds a --config file. The YAML parser's time grows with the square of some inputs; at
-	// this size the worst of them takes seconds.
+	// maxYAML is the largest YAML file in bytes. The parser takes quadratic time for some inputs: at
+	// this size the worst takes seconds.
 	maxYAML = 64 << 10
-	// maxWireGuard bounds a wg-quick file: some ten thousand peers.
+	// maxWireGuard is the largest wg-quick file in bytes, enough for some ten thousand peers.
 	maxWireGuard = 4 << 20
-	// maxSecret bounds the file of a secret.
+	// maxSecret is the largest file of a secret in bytes.
 	maxSecret = 64 << 10
 
 	secretPrefix = "file:"
@@ -23,7 +23,7 @@ const (
 
 var utf8BOM = []byte("\ufeff")
 
-// readFile reads a whole file of at most limit bytes; a pipe will do too. Its errors name the path.
+// readFile reads a file of at most limit bytes, which may be a pipe. Its errors name the path.
 func readFile(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -44,8 +44,8 @@ func tooLarge(name string, limit int64) Problems {
 	return Problems{{Position{File: name}, fmt.Sprintf("is larger than %d KiB", limit>>10)}}
 }
 
-// text returns b, the contents of the file name, without a byte order mark. What is larger than
-// limit or not a text, such as a file in UTF-16, is refused.
+// text returns b, the contents of the file called name, without a byte order mark. It refuses
+// contents that are larger than limit, are not UTF-8, or have a zero byte, as UTF-16 does.
 func text(name string, b []byte, limit int64) (string, error) {
 	if int64(len(b)) > limit {
 		return "", tooLarge(name, limit)
@@ -54,10 +54,10 @@ func text(name string, b []byte, limit int64) (string, error) {
 	if utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 {
 		return string(b), nil
 	}
-	return "", Problems{{notText(name, b), "is not a text in UTF-8 here"}}
+	return "", Problems{{notText(name, b), "is not UTF-8 text here"}}
 }
 
-// notText is the place of the first byte that is zero or not UTF-8.
+// notText returns the place of the first byte that is zero or not UTF-8.
 func notText(name string, b []byte) Position {
 	line, column := 1, 1
 	for len(b) > 0 {
@@ -74,12 +74,13 @@ func notText(name string, b []byte) Position {
 	return Position{name, line, column}
 }
 
-// IsSecretFile reports whether Secret reads value from a file.
+// IsSecretFile reports whether value names a file that Secret would read.
 func IsSecretFile(value string) bool { return strings.HasPrefix(value, secretPrefix) }
 
-// Secret returns the secret that a flag names: value itself or, for file:PATH, what the file holds
-// without the line break that ends it. Errors name the path and never the secret. Who may read the
-// file is not checked: secrets mounted into containers are readable by everybody who is in there.
+// Secret returns the secret that the value of a flag stands for: value itself or, for file:PATH,
+// the contents of the file without a final line break. Errors name the path and not the secret. The
+// mode of the file is not checked, because secrets mounted into containers are often readable by
+// everybody.
 func Secret(value string) (string, error) {
 	path, ok := strings.CutPrefix(value, secretPrefix)
 	if !ok {

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// maxName is the longest name that DNS can ask for.
+// maxName is the longest host name in DNS (RFC 1035, section 2.3.4, without the encoding).
 const maxName = 253
 
-// parseHost checks an address, without brackets, or a name, and returns addresses in their
+// parseHost checks a host, which is a name or an address without brackets. It returns addresses in
 // canonical form.
 func parseHost(s string) (string, error) {
 	if s == "" {
@@ -26,8 +26,8 @@ func parseHost(s string) (string, error) {
 	return s, nil
 }
 
-// checkName accepts what a resolver could be asked for. Underscores are in use, though not in the
-// letter of RFC 1123; names in other scripts are asked for in their xn-- form.
+// checkName checks that s can be a host name in DNS. It accepts underscores, which are in use
+// although RFC 1123 does not allow them. International names must be in their xn-- form.
 func checkName(s string) error {
 	labels := strings.Split(strings.TrimSuffix(s, "."), ".")
 	for _, label := range labels {
@@ -50,7 +50,7 @@ func notInName(r rune) bool {
 	return !('a' <= lower && lower <= 'z' || '0' <= r && r <= '9' || r == '-' || r == '_')
 }
 
-// parsePort reads a decimal port of at least lowest, which is 0 where the system may choose.
+// parsePort parses a decimal port of at least lowest, which is 0 where the system may choose one.
 func parsePort(s string, lowest uint16) (uint16, error) {
 	port, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || uint16(port) < lowest {
@@ -59,9 +59,8 @@ func parsePort(s string, lowest uint16) (uint16, error) {
 	return uint16(port), nil
 }
 
-// cutHostPort takes host and port off the end of s, where an IPv6 address stands in brackets, and
-// returns what is left before them without its colon. It is how both ssh and wg read: from the
-// right.
+// cutHostPort splits s from the right, as ssh and wg do: into a rest, which may be empty, a host
+// and a port, separated by colons. An IPv6 address as the host must be in brackets.
 func cutHostPort(s string) (rest, host, port string, err error) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {

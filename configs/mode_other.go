@@ -2,5 +2,5 @@
 
 package configs
 
-// modeTells is false where access is not governed by the mode.
-const modeTells = false
+// modeBitsApply says whether the mode bits of a file determine who may read it.
+const modeBitsApply = false

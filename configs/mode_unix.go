@@ -2,5 +2,5 @@
 
 package configs
 
-// modeTells says that a file's mode tells who may read it.
-const modeTells = true
+// modeBitsApply says whether the mode bits of a file determine who may read it.
+const modeBitsApply = true

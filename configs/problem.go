@@ -1,10 +1,10 @@
-// Package configs reads what users write: the YAML file of --config, wg-quick files of --wireguard,
-// and the values of the flags that are more than a word (forwards, served ports, proxy addresses,
-// sizes, secrets).
+// Package configs parses configuration that users write: the YAML files of --config and
+// --dns-config, wg-quick files of --wireguard, and structured values of flags (forwards, served
+// ports, proxy addresses, sizes, secrets).
 //
-// Parsers are pure and strict. A file's problems are all reported at once, each at its
-// file:line:column, and no message holds a secret. The package starts no goroutine and never logs:
-// what the user ought to know and can live with comes back as a warning.
+// Parsers are strict and have no side effects. All problems of a file are reported together, each
+// with file:line:column, and no message contains a secret. What is unusual but usable is returned
+// as a warning. The package starts no goroutines and does not log.
 package configs
 
 import (
@@ -15,14 +15,13 @@ import (
 )
 
 const (
-	// maxProblems bounds a report: whoever feeds a wrong file wants to see its start, not all of it.
-	maxProblems = 100
-	// maxQuoted bounds how much of a value an error repeats.
-	maxQuoted = 80
+	maxProblems = 100 // problems that are reported of one file
+	maxQuoted   = 80  // bytes of a value that an error quotes
+	maxMessage  = 200 // bytes of a message of the YAML parser, which may quote the file
 )
 
-// Position is a place in a file. Lines and columns count from 1, columns in characters; a problem
-// with the file as a whole has neither.
+// Position is a place in a file. Lines and columns count from 1, columns in characters. Both are
+// zero for a problem with the file as a whole.
 type Position struct {
 	File         string
 	Line, Column int
@@ -36,7 +35,7 @@ func (p Position) String() string {
 	return p.File + ":" + strconv.Itoa(p.Line) + ":" + strconv.Itoa(p.Column)
 }
 
-// Problem is one thing wrong with a file, or one thing in it that has no effect.
+// Problem is a mistake in a file, or a warning about it.
 type Problem struct {
 	Position
 	Text string
@@ -45,11 +44,11 @@ type Problem struct {
 // String returns file:line:column: text.
 func (p Problem) String() string { return p.Position.String() + ": " + p.Text }
 
-// Problems is the error for a file that cannot be used: everything wrong with it, in the order of
-// the file.
+// Problems is the error for a file that cannot be used: all of its mistakes, in the order of the
+// file.
 type Problems []Problem
 
-// Error returns one line a problem.
+// Error returns a line for each problem.
 func (p Problems) Error() string {
 	lines := make([]string, len(p))
 	for i, problem := range p {
@@ -58,22 +57,22 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// add notes a problem, unless the report is long enough already.
+// add adds a problem, unless maxProblems are reported already.
 func (p *Problems) add(at Position, format string, args ...any) {
 	switch {
 	case len(*p) < maxProblems:
 		*p = append(*p, Problem{at, fmt.Sprintf(format, args...)})
 	case len(*p) == maxProblems:
-		*p = append(*p, Problem{at, "and further problems, which are left out"})
+		*p = append(*p, Problem{at, "and further problems, which are not listed"})
 	}
 }
 
-// sort brings problems into the order of the file.
+// sort sorts problems by line.
 func (p Problems) sort() {
 	slices.SortStableFunc(p, func(a, b Problem) int { return a.Line - b.Line })
 }
 
-// quote repeats a value in an error: in quotes, escaped, and cut if it is long.
+// quote quotes and escapes a value for an error, and cuts it to maxQuoted bytes.
 func quote(s string) string {
 	if len(s) <= maxQuoted {
 		return strconv.Quote(s)

@@ -11,15 +11,16 @@ import (
 	"unicode"
 )
 
-// ProxyAuth is the user and password that a proxy demands. It prints without the password.
+// ProxyAuth is the user and password that clients of a proxy must present. It prints without the
+// password.
 type ProxyAuth struct{ User, Password string }
 
-// Plain returns USER:PASS, which ParseProxyAuth reads.
+// Plain returns USER:PASS, which ParseProxyAuth accepts.
 func (a ProxyAuth) Plain() string { return a.User + ":" + a.Password }
 
-// ParseProxyAuth reads USER:PASS, or file:PATH of a file that holds them. Both must be there and
-// fit into SOCKS5 (RFC 1929: at most 255 bytes each) and HTTP Basic (RFC 7617: no control
-// characters). Errors never repeat the value.
+// ParseProxyAuth parses USER:PASS, or file:PATH of a file that contains it. Neither part may be
+// empty, and both must fit into SOCKS5 (RFC 1929: at most 255 bytes each) and HTTP Basic (RFC 7617:
+// no control characters). Errors do not quote the value.
 func ParseProxyAuth(value string) (ProxyAuth, error) {
 	s, err := Secret(value)
 	if err != nil {
@@ -41,17 +42,18 @@ func ParseProxyAuth(value string) (ProxyAuth, error) {
 	return ProxyAuth{}, fmt.Errorf("(not shown): %w, want USER:PASS or file:PATH", err)
 }
 
-// String shows the user only.
+// String returns the user without the password.
 func (a ProxyAuth) String() string { return strconv.Quote(a.User) + " (password not shown)" }
 
-// Format implements fmt.Formatter so that no verb reveals the password.
+// Format implements fmt.Formatter. No verb reveals the password.
 func (a ProxyAuth) Format(f fmt.State, _ rune) { io.WriteString(f, a.String()) }
 
-// LogValue implements slog.LogValuer and shows the user only.
+// LogValue implements slog.LogValuer. It does not reveal the password.
 func (a ProxyAuth) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
-// sizeUnits are the units of ParseSize: of two, of ten, and as Kubernetes writes those of two. A
-// bare M is not among them, since it means the one here and the other there.
+// sizeUnits are the units of ParseSize: powers of two, their short forms in Kubernetes, and powers
+// of ten. A bare M is not accepted, because programs disagree whether it is a power of two or of
+// ten.
 var sizeUnits = map[string]int64{
 	"": 1, "B": 1,
 	"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
@@ -59,7 +61,7 @@ var sizeUnits = map[string]int64{
 	"kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
 }
 
-// ParseSize reads a number of bytes, such as 32MiB. It is never zero.
+// ParseSize parses a number of bytes, such as 32MiB. Zero is an error.
 func ParseSize(s string) (int64, error) {
 	end := strings.IndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })
 	if end < 0 {

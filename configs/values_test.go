@@ -20,7 +20,8 @@ func writeFile(t *testing.T, content string) (path string) {
 
 func TestSecret(t *testing.T) {
 	for content, want := range map[string]string{
-		"s3cret": "s3cret", "s3cret\n": "s3cret", "s3cret\r\n": "s3cret", "s3cret\n\n": "s3cret\n", " a b \n": " a b ", "a\r": "a\r", "file:x": "file:x",
+		"s3cret": "s3cret", "s3cret\n": "s3cret", "s3cret\r\n": "s3cret", "s3cret\n\n": "s3cret\n", " a b \n": " a b ",
+		"a\r": "a\r", "file:x": "file:x",
 	} {
 		if got, err := Secret("file:" + writeFile(t, content)); err != nil || got != want {
 			t.Errorf("file with %q: got %q, %v, want %q", content, got, err, want)
@@ -35,7 +36,8 @@ func TestSecret(t *testing.T) {
 		"missing": filepath.Join(t.TempDir(), "none"), "empty": writeFile(t, ""), "line break": writeFile(t, "\n"),
 		"directory": t.TempDir(), "large": writeFile(t, strings.Repeat("s3cret", maxSecret)),
 	} {
-		if got, err := Secret("file:" + path); err == nil || got != "" || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "s3cret") {
+		if got, err := Secret("file:" + path); err == nil || got != "" || !strings.Contains(err.Error(), path) ||
+			strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: got %q, %v, want an error with the path", name, got, err)
 		}
 	}
@@ -58,10 +60,12 @@ func TestParseProxyAuth(t *testing.T) {
 			t.Errorf("%q: got %q and %q, %v", in, got.User, got.Password, err)
 		}
 	}
-	for _, in := range []string{"", "s3cret", ":s3cret", "s3cret:", "a:s3cret\nx", "s3cret\x00:x", "a:s3cret" + long, "s3cret" + long + ":a",
+	for _, in := range []string{"", "s3cret", ":s3cret", "s3cret:", "a:s3cret\nx", "s3cret\x00:x", "a:s3cret" + long,
+		"s3cret" + long + ":a",
 		"file:" + writeFile(t, "a:s3cret\nb:s3cret\n"), "file:" + writeFile(t, "s3cret")} {
 		got, err := ParseProxyAuth(in)
-		if err == nil || got != (ProxyAuth{}) || strings.Contains(err.Error(), "s3cret") || !strings.Contains(err.Error(), "want USER:PASS or file:PATH") {
+		if err == nil || got != (ProxyAuth{}) || strings.Contains(err.Error(), "s3cret") ||
+			!strings.Contains(err.Error(), "want USER:PASS or file:PATH") {
 			t.Errorf("%q: got %v, %v", in, got, err)
 		}
 	}
@@ -76,7 +80,8 @@ func TestProxyAuthPrintsNoPassword(t *testing.T) {
 	out.WriteString(auth.String())
 	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "auth", auth)
 	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "auth", auth)
-	if got := out.String(); strings.Contains(got, "s3cret") || strings.Contains(got, "733363") || !strings.Contains(got, "ann") {
+	if got := out.String(); strings.Contains(got, "s3cret") || strings.Contains(got, "733363") ||
+		!strings.Contains(got, "ann") {
 		t.Errorf("printed %s", got)
 	}
 }
@@ -84,16 +89,19 @@ func TestProxyAuthPrintsNoPassword(t *testing.T) {
 func TestParseSize(t *testing.T) {
 	for in, want := range map[string]int64{
 		"1": 1, "1024": 1024, "7B": 7, "32MiB": 32 << 20, "32Mi": 32 << 20, "1KiB": 1024, "1kB": 1000, "1KB": 1000,
-		"2MB": 2e6, "3GiB": 3 << 30, "1TiB": 1 << 40, "0064MiB": 64 << 20, "9223372036854775807": 1<<63 - 1, "8388607TiB": 8388607 << 40,
+		"2MB": 2e6, "3GiB": 3 << 30, "1TiB": 1 << 40, "0064MiB": 64 << 20, "9223372036854775807": 1<<63 - 1,
+		"8388607TiB": 8388607 << 40,
 	} {
 		if got, err := ParseSize(in); err != nil || got != want {
 			t.Errorf("%s: got %d, %v, want %d", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", "0", "0MiB", "MiB", "-1", "+1", "1.5GiB", "32M", "32mib", "32 MiB", " 32MiB", "32MiB ", "1e3", "0x10", "1_0",
+	for _, in := range []string{"", "0", "0MiB", "MiB", "-1", "+1", "1.5GiB", "32M", "32mib", "32 MiB", " 32MiB", "32MiB ",
+		"1e3", "0x10", "1_0",
 		"9223372036854775808", "8388608TiB", "9007199254740992KiB", "\u0663"} {
 		got, err := ParseSize(in)
-		if err == nil || got != 0 || !strings.HasPrefix(err.Error(), quote(in)+": ") || !strings.Contains(err.Error(), "want a whole number") {
+		if err == nil || got != 0 || !strings.HasPrefix(err.Error(), quote(in)+": ") ||
+			!strings.Contains(err.Error(), "want a whole number") {
 			t.Errorf("%q: got %d, %v", in, got, err)
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // wgParser builds a WireGuard from the lines of one file.
@@ -14,22 +14,23 @@ type wgParser struct {
 	file      string
 	config    WireGuard
 	header    Position // of [Interface], or the start of the file
-	keyAt     Position // of the private key, whether or not it is usable
-	addressAt Position // of the last address, likewise
+	keyAt     Position // of the private key, valid or not
+	addressAt Position // of the last address, valid or not
 	mtuAt     Position
 	sections  []*wgPeerSection // in the order of the file
-	seen      map[string]int   // the lines of the keys of [Interface]
-	skipped   int              // sections that are not known
+	seen      map[string]int   // lines of the keys of [Interface]
+	skipped   int              // number of unknown sections
 	problems  Problems
 	warnings  Problems
+	amnezia   bool // a key of AmneziaWG was reported
 }
 
-// wgPeerSection is one [Peer] as it stands in the file; nil is what it does not mention.
+// wgPeerSection is a [Peer] section of the file. A nil field is not given in it.
 type wgPeerSection struct {
 	header       Position
-	seen         map[string]int // the lines of its keys
+	seen         map[string]int // lines of its keys
 	publicKey    key.NodePublic
-	keyAt        Position // of the public key, whether or not it is usable
+	keyAt        Position // of the public key, valid or not
 	presharedKey *key.Preshared
 	endpoint     *Endpoint
 	keepalive    *time.Duration
@@ -41,15 +42,15 @@ type allowedIP struct {
 	at     Position
 }
 
-// wgKey says how a key is written, where it belongs and what reads its value.
+// wgKey is a key of wg-quick files.
 type wgKey struct {
-	name    string
+	name    string // as the manual writes it
 	section section
-	read    func(*wgParser, entry)
+	read    func(*wgParser, entry) // parses the value
 	repeat  repetition
 }
 
-// repetition is what a key means that is given again in its section.
+// repetition says what a second value of a key in one section does with the first.
 type repetition int
 
 const (
@@ -97,15 +98,16 @@ func (p *wgParser) parse(s string) {
 		}
 		e, ok := scanner.entry(line)
 		if !ok {
-			// The line may hold a key, so that it is not repeated.
+			// The line is not quoted, because it may contain a secret key.
 			p.problems.add(scanner.start(line), "is neither a section nor Key = Value")
 			continue
 		}
 		p.entry(in, e)
+		p.noteAmnezia(e)
 	}
 }
 
-// open starts a section. A second [Interface] goes on with the first, as in wg.
+// open starts a section. As in wg, a second [Interface] continues the first.
 func (p *wgParser) open(in section, line string, at Position) {
 	switch in {
 	case interfaceSection:
@@ -121,22 +123,22 @@ func (p *wgParser) open(in section, line string, at Position) {
 			p.problems.add(at, "section has no closing bracket at the end of the line")
 			return
 		}
-		p.problems.add(at, "%s is not known, want [Interface] or [Peer]", named("section", name))
+		p.problems.add(at, "unknown %s, want [Interface] or [Peer]", named("section", name))
 	}
 }
 
-// entry hands a line to the reader of its key.
+// entry calls the parser of the line's key.
 func (p *wgParser) entry(in section, e entry) {
 	k, known := wgKeys[strings.ToLower(e.key)]
 	switch {
 	case !known:
-		p.problems.add(e.keyAt, "%s is not known", named("key", e.key))
+		p.problems.add(e.keyAt, "unknown %s", named("key", e.key))
 		return
 	case in == noSection:
-		p.problems.add(e.keyAt, "%s stands before the first section, it belongs into %v", k.name, k.section)
+		p.problems.add(e.keyAt, "%s is before the first section, but belongs in %v", k.name, k.section)
 		return
 	case in != k.section:
-		p.problems.add(e.keyAt, "%s stands in %v, it belongs into %v", k.name, in, k.section)
+		p.problems.add(e.keyAt, "%s is in %v, but belongs in %v", k.name, in, k.section)
 		return
 	}
 	seen := p.seen
@@ -151,10 +153,10 @@ func (p *wgParser) entry(in section, e entry) {
 	k.read(p, e)
 }
 
-// peer is the section being read.
+// peer returns the [Peer] section that is being read.
 func (p *wgParser) peer() *wgPeerSection { return p.sections[len(p.sections)-1] }
 
-// finish looks at the file as a whole.
+// finish checks the file as a whole and merges the sections.
 func (p *wgParser) finish() {
 	p.require()
 	p.problems.sort()
@@ -171,7 +173,7 @@ func (p *wgParser) finish() {
 	p.warnings.sort()
 }
 
-// require reports what is missing, unless it may stand in a section that was skipped.
+// require reports missing keys, unless they may be in an unknown section.
 func (p *wgParser) require() {
 	if p.skipped > 0 {
 		return
@@ -189,17 +191,18 @@ func (p *wgParser) require() {
 	}
 }
 
-// wgOwner is the peer that a prefix is allowed to, and the line that says so.
+// wgOwner is the peer to which a prefix is allowed, and the line of that AllowedIPs.
 type wgOwner struct {
 	peer *WireGuardPeer
 	line int
 }
 
-// merge makes peers of sections. Setting a configuration, wg hands every section to the device in
-// the order of the file, and the device decides: a section with a public key that was there before
-// updates that peer, the keys it gives replacing the former ones and its AllowedIPs, given or not,
-// replacing all former AllowedIPs; a prefix belongs to the peer that names it last; and a peer with
-// the device's own key is passed over.
+// merge makes peers of the sections as the device does when wg passes it the sections in order:
+//
+//   - A section with the public key of an earlier one updates that peer. The settings that it has
+//     replace the earlier ones. Its AllowedIPs replace all earlier AllowedIPs, even if it has none.
+//   - A prefix belongs to the last peer that lists it.
+//   - A peer with the device's own public key is ignored.
 func (p *wgParser) merge() {
 	var (
 		own     = p.config.PrivateKey.Public()
@@ -225,12 +228,13 @@ func (p *wgParser) merge() {
 		p.allow(peer, s.allowed, owners)
 	}
 	for _, peer := range peers {
-		peer.AllowedIPs = slices.DeleteFunc(peer.AllowedIPs, func(prefix netip.Prefix) bool { return owners[prefix].peer != peer })
+		lost := func(prefix netip.Prefix) bool { return owners[prefix].peer != peer }
+		peer.AllowedIPs = slices.DeleteFunc(peer.AllowedIPs, lost)
 		p.config.Peers = append(p.config.Peers, *peer)
 	}
 }
 
-// update changes peer as far as s says, AllowedIPs apart.
+// update applies the settings of s to peer, except AllowedIPs.
 func (s *wgPeerSection) update(peer *WireGuardPeer) {
 	if s.presharedKey != nil {
 		peer.PresharedKey = *s.presharedKey
@@ -243,7 +247,7 @@ func (s *wgPeerSection) update(peer *WireGuardPeer) {
 	}
 }
 
-// allow gives peer these prefixes and no others.
+// allow replaces the AllowedIPs of peer by prefixes.
 func (p *wgParser) allow(peer *WireGuardPeer, prefixes []allowedIP, owners map[netip.Prefix]wgOwner) {
 	for _, prefix := range peer.AllowedIPs {
 		if owners[prefix].peer == peer {
@@ -257,18 +261,19 @@ func (p *wgParser) allow(peer *WireGuardPeer, prefixes []allowedIP, owners map[n
 			continue
 		}
 		if taken {
-			p.warnings.add(a.at, "AllowedIPs: %v is given to another peer on line %d; the last one has it", a.prefix, former.line)
+			p.warnings.add(a.at, "AllowedIPs: %v is given to another peer on line %d; the last one has it",
+				a.prefix, former.line)
 		}
 		owners[a.prefix] = wgOwner{peer, a.at.Line}
 		peer.AllowedIPs = append(peer.AllowedIPs, a.prefix)
 	}
 }
 
-// named names what is not known, if it is short and of letters only. Anything else may be a secret
-// that slipped out of its place.
+// named returns kind followed by name in quotes. It omits a name that is long or has other
+// characters than letters, because that may be a misplaced secret.
 func named(kind, name string) string {
 	notLetter := func(r rune) bool { lower := r | 0x20; return lower < 'a' || lower > 'z' }
-	if name == "" || len(name) > 24 || strings.ContainsFunc(name, notLetter) {
+	if name == "" || len(name) > 24 || strings.ContainsFunc(name, notLetter) && !isShortName(name) {
 		return kind
 	}
 	return kind + " " + quote(name)

@@ -5,12 +5,12 @@ import (
 	"unicode/utf8"
 )
 
-// section is what a line of a wg-quick file belongs to.
+// section is a kind of section of a wg-quick file.
 type section int
 
 const (
 	noSection      section = iota // before the first header
-	unknownSection                // its lines are skipped: the header is the mistake, not they
+	unknownSection                // only its header is reported; its lines are skipped
 	interfaceSection
 	peerSection
 )
@@ -29,19 +29,19 @@ func (s section) String() string {
 type entry struct {
 	key   string // as written, without white space
 	keyAt Position
-	value string // without comment and surrounding white space; may hold a secret
+	value string // without comment and surrounding white space; may contain a secret
 	at    Position
 }
 
-// lineScanner cuts a wg-quick file into lines as wg's config_read_line does: everything from a # on
-// is a comment and white space, wherever it is, means nothing.
+// lineScanner splits a wg-quick file into lines like config_read_line of wg: a # starts a comment,
+// and white space has no meaning anywhere.
 type lineScanner struct {
 	file string
 	rest string
 	line int
 }
 
-// next returns the next line that is not blank, without its comment, and false at the end.
+// next returns the next line that is not blank, without its comment. It returns false at the end.
 func (s *lineScanner) next() (string, bool) {
 	for s.rest != "" {
 		var line string
@@ -55,17 +55,17 @@ func (s *lineScanner) next() (string, bool) {
 	return "", false
 }
 
-// at is the position of the byte at offset of line.
+// at returns the position of a byte offset in line.
 func (s *lineScanner) at(line string, offset int) Position {
 	return Position{s.file, s.line, utf8.RuneCountInString(line[:offset]) + 1}
 }
 
-// start is the position of the first character of line.
+// start returns the position of the first character of line that is not white space.
 func (s *lineScanner) start(line string) Position {
 	return s.at(line, len(line)-len(strings.TrimLeftFunc(line, isSpace)))
 }
 
-// entry cuts a line at its first equals sign.
+// entry splits a line at its first equals sign.
 func (s *lineScanner) entry(line string) (entry, bool) {
 	name, value, ok := strings.Cut(line, "=")
 	if !ok {
@@ -80,7 +80,7 @@ func (s *lineScanner) entry(line string) (entry, bool) {
 	}, true
 }
 
-// header reports which section line opens, if it opens one.
+// header returns the section that line opens, and false if it opens none.
 func header(line string) (section, bool) {
 	name := squeeze(line)
 	switch {
@@ -94,8 +94,7 @@ func header(line string) (section, bool) {
 	return unknownSection, true
 }
 
-// items cuts the value of e at the separators, each of them one byte. Parts that hold nothing are
-// left out.
+// items splits the value of e at separators, which are single bytes. It omits empty parts.
 func (e entry) items(separator func(rune) bool) []entry {
 	var items []entry
 	for rest, column := e.value, e.at.Column; rest != ""; {
@@ -106,7 +105,7 @@ func (e entry) items(separator func(rune) bool) []entry {
 		text := strings.TrimLeftFunc(part, isSpace)
 		if text != "" {
 			item := entry{e.key, e.keyAt, strings.TrimRightFunc(text, isSpace), e.at}
-			item.at.Column = column + len(part) - len(text) // white space is one byte a character
+			item.at.Column = column + len(part) - len(text) // a white space character is one byte
 			items = append(items, item)
 		}
 		rest, column = after, column+utf8.RuneCountInString(part)+1
@@ -114,12 +113,12 @@ func (e entry) items(separator func(rune) bool) []entry {
 	return items
 }
 
-// isSpace is C's isspace: wg and bash know no other white space.
+// isSpace is isspace of C, the definition of white space in wg and bash.
 func isSpace(r rune) bool { return r == ' ' || '\t' <= r && r <= '\r' }
 
 func isSpaceOrComma(r rune) bool { return r == ',' || isSpace(r) }
 
-// squeeze removes all white space, as wg does with every line.
+// squeeze removes all white space from s, as wg does with every line.
 func squeeze(s string) string {
 	return strings.Map(func(r rune) rune {
 		if isSpace(r) {

@@ -9,17 +9,17 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (
-	minMTU   = 576  // the limits are those of package userstack
+	minMTU   = 576  // as in package userstack, like maxMTU
 	minMTUv6 = 1280 // RFC 8200, section 5
 	maxMTU   = 65500
 )
 
-// The read methods are named for the keys of wg-quick files. Each takes over one value, or reports
-// why it cannot.
+// Each read method parses the value of the key in its name and stores it in the configuration, or
+// reports why it is invalid.
 
 func (p *wgParser) readPrivateKey(e entry) {
 	p.keyAt = e.at
@@ -50,7 +50,7 @@ func (p *wgParser) readPublicKey(e entry) {
 	p.peer().publicKey = raw
 }
 
-// readPresharedKey allows all zero: it takes away a key that an earlier section gave.
+// readPresharedKey accepts an all-zero key, which removes the key of an earlier section.
 func (p *wgParser) readPresharedKey(e entry) {
 	raw, err := decodeKey(e.value)
 	if err != nil {
@@ -61,8 +61,8 @@ func (p *wgParser) readPresharedKey(e entry) {
 	p.peer().presharedKey = &psk
 }
 
-// decodeKey demands what wg's key_from_base64 demands: 44 characters of standard base64, the last a
-// padding, and no stray bits before it. The error never repeats the value.
+// decodeKey decodes a key as strictly as key_from_base64 of wg: 44 characters of standard base64,
+// with one padding character and no stray bits before it. The error does not quote the value.
 func decodeKey(s string) (k [key.Size]byte, err error) {
 	const length = 44
 	if s = squeeze(s); len(s) != length {
@@ -108,7 +108,7 @@ func (p *wgParser) readAllowedIPs(e entry) {
 	}
 }
 
-// readPrefix reads an address with or without a prefix length, in the forms of inet_pton.
+// readPrefix parses an address, in the forms of inet_pton, with an optional prefix length.
 func (p *wgParser) readPrefix(e entry) (netip.Prefix, bool) {
 	ip, length, cut := strings.Cut(e.value, "/")
 	addr, err := netip.ParseAddr(ip)
@@ -128,8 +128,8 @@ func (p *wgParser) readPrefix(e entry) (netip.Prefix, bool) {
 	return netip.PrefixFrom(addr, int(bits)), true
 }
 
-// readDNS tells resolvers from search domains by wg-quick's rule: digits and dots only, or a colon,
-// is an address.
+// readDNS distinguishes resolvers from search domains by the rule of wg-quick: an item with a
+// colon, or of only digits and dots, is an address.
 func (p *wgParser) readDNS(e entry) {
 	for _, item := range e.items(isSpaceOrComma) {
 		switch {
@@ -163,7 +163,7 @@ func (p *wgParser) readListenPort(e entry) {
 
 func (p *wgParser) readMTU(e entry) {
 	if e.value == "" {
-		return // wg-quick finds one out by itself, and so do we
+		return // the MTU is chosen automatically, as in wg-quick
 	}
 	mtu, err := strconv.ParseUint(e.value, 10, 16)
 	if err != nil || mtu < minMTU || mtu > maxMTU {
@@ -173,8 +173,7 @@ func (p *wgParser) readMTU(e entry) {
 	p.config.MTU, p.mtuAt = int(mtu), e.at
 }
 
-// readEndpoint cuts at the last colon as wg does, so that an IPv6 address without brackets is
-// understood too.
+// readEndpoint splits at the last colon like wg, so that an IPv6 address needs no brackets.
 func (p *wgParser) readEndpoint(e entry) {
 	value := squeeze(e.value)
 	rest, host, port, err := cutHostPort(value)
@@ -200,7 +199,8 @@ func (p *wgParser) readKeepalive(e entry) {
 	if value := squeeze(e.value); !strings.EqualFold(value, "off") {
 		var err error
 		if seconds, err = strconv.ParseUint(value, 10, 16); err != nil {
-			p.problems.add(e.at, `PersistentKeepalive: %s is neither "off" nor a number of seconds from 0 to 65535`, quote(e.value))
+			p.problems.add(e.at, `PersistentKeepalive: %s is neither "off" nor a number of seconds from 0 to 65535`,
+				quote(e.value))
 			return
 		}
 	}
@@ -218,14 +218,14 @@ func (p *wgParser) readFwMark(e entry) {
 			return
 		}
 	}
-	p.warnings.add(e.keyAt, "FwMark is ignored: marking packets takes privileges")
+	p.warnings.add(e.keyAt, "FwMark is ignored: marking packets needs privileges")
 }
 
 func (p *wgParser) readTable(e entry) {
-	p.warnings.add(e.keyAt, "Table is ignored: the host's routes are left alone")
+	p.warnings.add(e.keyAt, "Table is ignored: the host's routes are not changed")
 }
 
-// readCommand does not look at the value, which may well hold a password.
+// readCommand ignores the value, which may contain a password.
 func (p *wgParser) readCommand(e entry) {
 	p.warnings.add(e.keyAt, "%s is ignored: commands are never run", e.key)
 }

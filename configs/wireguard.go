@@ -8,10 +8,10 @@ import (
 	"strconv"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// WireGuard is what a wg-quick file says.
+// WireGuard is a parsed wg-quick file.
 type WireGuard struct {
 	PrivateKey key.NodePrivate
 	Addresses  []netip.Prefix // at least one; host bits are kept
@@ -20,40 +20,38 @@ type WireGuard struct {
 	DNS        []netip.Addr
 	Search     []string // DNS search domains
 	Peers      []WireGuardPeer
-	Warnings   []Problem // lines without effect, and others that are hardly meant as they are written
+	Warnings   []Problem // lines that have no effect or are probably mistakes
 }
 
-// WireGuardPeer is one peer, after sections with the same public key have been merged. No prefix is
-// allowed to two peers.
+// WireGuardPeer is a peer, after sections with the same public key have been merged. Each prefix is
+// allowed to one peer only.
 type WireGuardPeer struct {
 	PublicKey           key.NodePublic
 	PresharedKey        key.Preshared
-	Endpoint            Endpoint       // zero: unknown, the peer has to speak first
+	Endpoint            Endpoint       // zero: unknown until the peer sends a packet
 	AllowedIPs          []netip.Prefix // masked
 	PersistentKeepalive time.Duration  // 0: off
 }
 
-// Endpoint is where a peer is reached: an address or a name, which is not resolved here.
+// Endpoint is the UDP endpoint of a peer.
 type Endpoint struct {
-	Host string
+	Host string // an address, or a name that is not resolved yet
 	Port uint16
 }
 
-// IsZero reports whether no endpoint is known.
-func (e Endpoint) IsZero() bool { return e == Endpoint{} }
-
-// AddrPort returns the address, and false for a name.
+// AddrPort returns the endpoint, and false if the host is a name.
 func (e Endpoint) AddrPort() (netip.AddrPort, bool) {
 	addr, err := netip.ParseAddr(e.Host)
 	return netip.AddrPortFrom(addr, e.Port), err == nil
 }
 
-// String returns host:port, an IPv6 address in brackets.
+// String returns host:port, with an IPv6 address in brackets.
 func (e Endpoint) String() string {
 	return net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port)))
 }
 
-// LoadWireGuard reads a wg-quick file. As wg-quick does, it warns of one that everybody may read.
+// LoadWireGuard reads and parses a wg-quick file. Like wg-quick, it warns if everybody may read the
+// file.
 func LoadWireGuard(path string) (*WireGuard, error) {
 	b, err := readFile(path, maxWireGuard)
 	if err != nil {
@@ -70,7 +68,7 @@ func LoadWireGuard(path string) (*WireGuard, error) {
 	return wg, nil
 }
 
-// worldAccessible tells whether others can get at the file itself and at the directory it is in.
+// worldAccessible reports whether both the file and its directory are accessible to everybody.
 func worldAccessible(path string) bool {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -84,13 +82,16 @@ func worldAccessible(path string) bool {
 	if err != nil {
 		return false
 	}
-	return modeTells && file.Mode()&dir.Mode()&0o007 != 0
+	return modeBitsApply && file.Mode()&dir.Mode()&0o007 != 0
 }
 
-// ParseWireGuard reads b, the contents of the file name, the way wg-quick(8) and wg(8) do: whatever
-// they accept is accepted, with these exceptions. A private key and an address are required, names
-// of services do not stand for port numbers, and what would change the host (commands, routing
-// tables, firewall marks) has no effect but a warning.
+// ParseWireGuard parses b, the contents of the file called name. It accepts whatever wg-quick(8)
+// and wg(8) accept, with these exceptions:
+//
+//   - A private key and an address are required.
+//   - A port must be a number, not the name of a service.
+//   - Settings that would change the host (commands, routing tables, firewall marks) have no effect
+//     and cause a warning.
 //
 // An error is of type Problems.
 func ParseWireGuard(name string, b []byte) (*WireGuard, error) {

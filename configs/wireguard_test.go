@@ -14,13 +14,13 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// Keys of the examples in wg(8) and wg-quick(8).
+// Keys from the examples in wg(8) and wg-quick(8).
 const (
 	privateA = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
-	publicA  = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=" // of privateA
+	publicA  = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=" // the public key of privateA
 	publicB  = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 	publicC  = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
 	shared   = "/UwcSPg38hW/D9Y3tcS1FOV0K1wuURMbS0sesJEP5ak="
@@ -43,7 +43,7 @@ func prefixes(ss ...string) (ps []netip.Prefix) {
 	return ps
 }
 
-// texts returns problems without the name of the file.
+// texts returns the problems as lines, without the name of the file.
 func texts(problems []Problem) (lines []string) {
 	for _, p := range problems {
 		lines = append(lines, strings.TrimPrefix(strings.TrimPrefix(p.String(), p.File), ":"))
@@ -60,7 +60,7 @@ func mustParse(t *testing.T, s string) *WireGuard {
 	return wg
 }
 
-// Everything that the two manual pages allow, in one file that no editor would be proud of.
+// A file with everything that the two manual pages allow, in unusual formatting.
 func TestParseWireGuard(t *testing.T) {
 	wg := mustParse(t, "\ufeff# comment\r\n\r\n  [interface]  # here\r\n"+
 		"\tPRIVATEKEY="+privateA+"#comment\r\n"+
@@ -103,7 +103,8 @@ func TestParseWireGuard(t *testing.T) {
 			AllowedIPs: prefixes("10.3.0.0/16"),
 		}},
 	}
-	if got, want := texts(wg.Warnings), []string{"14:14: AllowedIPs: 10.2.0.9/16 means 10.2.0.0/16"}; !slices.Equal(got, want) {
+	if got, want := texts(wg.Warnings), []string{"14:14: AllowedIPs: 10.2.0.9/16 means 10.2.0.0/16"}; !slices.Equal(got,
+		want) {
 		t.Errorf("warnings: got %q, want %q", got, want)
 	}
 	wg.Warnings = nil
@@ -131,7 +132,7 @@ func TestEndpoint(t *testing.T) {
 		strings.Repeat("a.", 126) + "a:1":     strings.Repeat("a.", 126) + "a:1",
 	} {
 		wg := mustParse(t, minimal+"[Peer]\nPublicKey = "+publicB+"\nEndpoint = "+in+"\n")
-		if got := wg.Peers[0].Endpoint; got.String() != want || got.IsZero() {
+		if got := wg.Peers[0].Endpoint; got.String() != want || got == (Endpoint{}) {
 			t.Errorf("%s: got %v, want %v", in, got, want)
 		}
 	}
@@ -143,23 +144,25 @@ func TestEndpoint(t *testing.T) {
 	}
 }
 
-// What has no effect says so, and nothing else changes.
+// A line without effect causes a warning and changes nothing else.
 func TestWarnings(t *testing.T) {
 	for _, test := range []struct{ name, file, want string }{
-		{"Table", minimal + "Table = off\n", "4:1: Table is ignored: the host's routes are left alone"},
+		{"Table", minimal + "Table = off\n", "4:1: Table is ignored: the host's routes are not changed"},
 		{"PreUp", minimal + "PreUp = touch /tmp/x # y = z\n", "4:1: PreUp is ignored: commands are never run"},
 		{"PostUp", minimal + "PostUp = \n", "4:1: PostUp is ignored: commands are never run"},
 		{"PreDown", minimal + "predown = iptables -D a; b\n", "4:1: PreDown is ignored: commands are never run"},
 		{"PostDown", minimal + "  PostDown = x\n", "4:3: PostDown is ignored: commands are never run"},
 		{"SaveConfig", minimal + "SaveConfig = True\n", "4:1: SaveConfig is ignored: the file is never written"},
 		{"SaveConfig false", minimal + "SaveConfig = FALSE\n", "4:1: SaveConfig is ignored: the file is never written"},
-		{"FwMark", minimal + "FwMark = 0xCa6c\n", "4:1: FwMark is ignored: marking packets takes privileges"},
-		{"FwMark off", minimal + "FwMark = OFF\n", "4:1: FwMark is ignored: marking packets takes privileges"},
-		{"routing domain", minimal + "DNS = 10.0.0.53, ~.\n", `4:18: DNS: the routing domain "~." of systemd-resolved is ignored`},
+		{"FwMark", minimal + "FwMark = 0xCa6c\n", "4:1: FwMark is ignored: marking packets needs privileges"},
+		{"FwMark off", minimal + "FwMark = OFF\n", "4:1: FwMark is ignored: marking packets needs privileges"},
+		{"routing domain", minimal + "DNS = 10.0.0.53, ~.\n",
+			`4:18: DNS: the routing domain "~." of systemd-resolved is ignored`},
 		{"replaced", minimal + "MTU = 1400\nMTU = 1500\n", "5:1: MTU replaces the one on line 4"},
 		{"second interface", minimal + "[Interface]\nAddress = 10.0.0.2\nPrivateKey = " + privateA + "\n",
 			"6:1: PrivateKey replaces the one on line 2"},
-		{"small MTU", minimal + "Address = fd00::1\nMTU = 1000\n", "5:7: MTU 1000 is below 1280, without which there is no IPv6"},
+		{"small MTU", minimal + "Address = fd00::1\nMTU = 1000\n",
+			"5:7: MTU 1000 is below 1280, without which there is no IPv6"},
 		{"smallest MTU of IPv6", minimal + "Address = fd00::1\nMTU = 1280\n", ""},
 		{"smallest MTU of IPv4", minimal + "MTU = 576\n", ""},
 		{"own key", minimal + "[Peer]\nPublicKey = " + publicA + "\n",
@@ -181,7 +184,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// The rules of merge, as the kernel's set_peer and wireguard-go's IpcSet have them.
+// Sections are merged by the rules of set_peer in the kernel and IpcSet in wireguard-go.
 func TestDuplicatePeers(t *testing.T) {
 	peer := func(public, rest string) string { return "[Peer]\nPublicKey = " + public + "\n" + rest }
 	for _, test := range []struct {
@@ -191,7 +194,8 @@ func TestDuplicatePeers(t *testing.T) {
 	}{
 		{
 			name: "second section updates the first",
-			peers: peer(publicB, "PresharedKey = "+shared+"\nEndpoint = a.example:1\nAllowedIPs = 10.1.0.0/16\nPersistentKeepalive = 5\n") +
+			peers: peer(publicB,
+				"PresharedKey = "+shared+"\nEndpoint = a.example:1\nAllowedIPs = 10.1.0.0/16\nPersistentKeepalive = 5\n") +
 				peer(publicB, "AllowedIPs = 10.2.0.0/16\nEndpoint = b.example:2\n"),
 			want: []WireGuardPeer{{PublicKey: rawKey(t, publicB), PresharedKey: key.PresharedFromRaw(rawKey(t, shared)),
 				Endpoint: Endpoint{"b.example", 2}, AllowedIPs: prefixes("10.2.0.0/16"), PersistentKeepalive: 5 * time.Second}},
@@ -205,8 +209,9 @@ func TestDuplicatePeers(t *testing.T) {
 			warnings: []string{"10:13: PublicKey is that of the peer on line 5, which this one changes"},
 		},
 		{
-			name:  "prefix goes to the last",
-			peers: peer(publicB, "AllowedIPs = 10.1.0.0/16, 10.2.0.0/16\n") + peer(publicC, "AllowedIPs = 10.3.0.0/16, 10.1.9.9/16\n"),
+			name: "prefix goes to the last",
+			peers: peer(publicB, "AllowedIPs = 10.1.0.0/16, 10.2.0.0/16\n") +
+				peer(publicC, "AllowedIPs = 10.3.0.0/16, 10.1.9.9/16\n"),
 			want: []WireGuardPeer{
 				{PublicKey: rawKey(t, publicB), AllowedIPs: prefixes("10.2.0.0/16")},
 				{PublicKey: rawKey(t, publicC), AllowedIPs: prefixes("10.3.0.0/16", "10.1.0.0/16")},
@@ -269,12 +274,13 @@ func TestLoadWireGuard(t *testing.T) {
 	}
 
 	write(minimal + "[Peer]\nPublicKey = " + publicB + "\n")
-	// wg-quick: file and directory, both open to others.
+	// As in wg-quick, the warning needs both the file and its directory to be accessible to others.
 	for _, mode := range []struct {
 		file, dir fs.FileMode
 		warned    bool
 	}{
-		{0o600, 0o755, false}, {0o640, 0o755, false}, {0o604, 0o755, true}, {0o644, 0o750, false}, {0o602, 0o755, false}, {0o602, 0o777, true},
+		{0o600, 0o755, false}, {0o640, 0o755, false}, {0o604, 0o755, true}, {0o644, 0o750, false}, {0o602, 0o755, false},
+		{0o602, 0o777, true},
 	} {
 		os.Chmod(path, mode.file)
 		os.Chmod(dir, mode.dir)
@@ -311,8 +317,7 @@ func TestLoadWireGuard(t *testing.T) {
 	}
 }
 
-// In a large file whose prefixes change their owner again and again, work that grows with the
-// square would be felt.
+// A large file whose prefixes change their owner repeatedly is parsed in less than quadratic time.
 func TestLargeWireGuardFile(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(minimal)

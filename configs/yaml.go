@@ -12,31 +12,33 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"ginnel/internal/safetext"
 )
 
-// Kind is what the value of a key may be. Whether its text makes sense is for the flag of that name
-// to say.
+// Kind is the kind of value that a key has. The text of a value is checked by the flag of that
+// name.
 type Kind int
 
 const (
 	Scalar Kind = iota // one value
-	List               // any number of values, for a flag that may be repeated; a single one needs no list
+	List               // any number of values, for a flag that may be repeated; one value needs no list
 )
 
-// Setting is one key of a configuration file with its values.
+// Setting is a key of a configuration file with its values.
 type Setting struct {
 	Key    string
 	At     Position // of the key
 	Values []Value  // exactly one for a Scalar
 }
 
-// Value is one value as it was written, without quotes: 007 stays 007. It may be a secret.
+// Value is a value as it is written in the file, without quotes: 007 stays 007. It may be a secret.
 type Value struct {
 	Text string
 	At   Position
 }
 
-// Load reads the YAML file of --config; see Parse.
+// Load reads and parses the YAML file of --config; see Parse.
 func Load(path string, known map[string]Kind) ([]Setting, error) {
 	b, err := readFile(path, maxYAML)
 	if err != nil {
@@ -45,13 +47,14 @@ func Load(path string, known map[string]Kind) ([]Setting, error) {
 	return Parse(path, b, known)
 }
 
-// Parse reads b, the contents of the file name: one YAML mapping whose keys are those of known. The
-// settings are in the order of the file. Unknown and repeated keys, values of the wrong kind, empty
-// values, anchors, tags and a second document are mistakes. An error is of type Problems.
+// Parse parses b, the contents of the file called name: one YAML mapping with keys of known. It
+// returns the settings in the order of the file. Unknown and repeated keys, values of the wrong
+// kind, empty values, anchors, tags and a second document are mistakes. An error is of type
+// Problems.
 func Parse(name string, b []byte, known map[string]Kind) ([]Setting, error) {
 	r := yamlReader{file: name}
 	var settings []Setting
-	keys := slices.AppendSeq([]string{}, maps.Keys(known)) // not nil, which would stand for any
+	keys := slices.AppendSeq([]string{}, maps.Keys(known)) // not nil, which would allow every key
 	err := r.read(b, keys, func(key string, at Position, value ast.Node) {
 		settings = append(settings, Setting{key, at, r.values(key, known[key], value)})
 	})
@@ -61,34 +64,35 @@ func Parse(name string, b []byte, known map[string]Kind) ([]Setting, error) {
 	return settings, nil
 }
 
-// syntaxProblem leaves out what the parser would show of the source, which may hold secrets.
+// syntaxProblem returns the problem for an error of the YAML parser, without the excerpt of the
+// file that the parser would add: it may contain secrets.
 func syntaxProblem(name string, err error) Problems {
 	var problems Problems
 	at, message := Position{File: name}, "is not YAML"
 	if syntax, ok := errors.AsType[yaml.Error](err); ok {
-		at, message = position(name, syntax.GetToken()), strings.ToValidUTF8(syntax.GetMessage(), "?")
+		at, message = position(name, syntax.GetToken()), safetext.Line(syntax.GetMessage(), maxMessage)
 	}
-	problems.add(at, "%s", strings.Map(visible, message))
+	problems.add(at, "%s", message)
 	return problems
 }
 
-// yamlReader walks the syntax tree of one file and notes what is wrong with it.
+// yamlReader walks the syntax tree of one file and collects its problems.
 type yamlReader struct {
 	file     string
 	problems Problems
 }
 
-// eachKey is called with each key of a mapping, once.
+// eachKey is called once with each key of a mapping.
 type eachKey func(key string, at Position, value ast.Node)
 
-// read reads b, the contents of the file: one document, a mapping whose keys are those of known. An
-// error is of type Problems.
+// read parses b, the contents of the file: one document, a mapping with keys of known. An error is
+// of type Problems.
 func (r *yamlReader) read(b []byte, known []string, each eachKey) error {
 	s, err := text(r.file, b, maxYAML)
 	if err != nil {
 		return err
 	}
-	s = strings.ReplaceAll(s, "\r\n", "\n") // the parser would count such a line twice
+	s = strings.ReplaceAll(s, "\r\n", "\n") // the parser counts a line that ends in CRLF twice
 	file, err := parser.ParseBytes([]byte(s), 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		return syntaxProblem(r.file, err)
@@ -112,7 +116,7 @@ func (r *yamlReader) documents(docs []*ast.DocumentNode, known []string, each ea
 		}
 		seen = true
 		switch body := doc.Body.(type) {
-		case nil: // nothing but comments
+		case nil: // only comments
 		case ast.MapNode:
 			r.mapping(body, known, each)
 		default:
@@ -121,8 +125,7 @@ func (r *yamlReader) documents(docs []*ast.DocumentNode, known []string, each ea
 	}
 }
 
-// mapping reads the keys of a mapping, which must be among those of known, or may be any if it is
-// nil.
+// mapping reads the keys of a mapping. Keys must be in known, unless known is nil.
 func (r *yamlReader) mapping(body ast.MapNode, known []string, each eachKey) {
 	lines := make(map[string]int) // of the keys so far
 	for entries := body.MapRange(); entries.Next(); {
@@ -143,7 +146,7 @@ func (r *yamlReader) mapping(body ast.MapNode, known []string, each eachKey) {
 	}
 }
 
-// values reads what stands behind a key.
+// values reads the value of a key, or the list of its values.
 func (r *yamlReader) values(key string, kind Kind, node ast.Node) []Value {
 	list, ok := node.(*ast.SequenceNode)
 	if !ok {
@@ -160,7 +163,7 @@ func (r *yamlReader) values(key string, kind Kind, node ast.Node) []Value {
 	return values
 }
 
-// appendValue reads one value; path names it as yq and the like do.
+// appendValue reads one value. path names it in problems, in the notation of yq.
 func (r *yamlReader) appendValue(values []Value, path string, node ast.Node) []Value {
 	var text string
 	switch node := node.(type) {
@@ -188,7 +191,7 @@ func (r *yamlReader) appendValue(values []Value, path string, node ast.Node) []V
 	return append(values, Value{text, r.at(node)})
 }
 
-// suggestion offers the key that differs only in how its words are joined.
+// suggestion suggests the known key that differs from key only in case, dashes and underscores.
 func suggestion(key string, known []string) string {
 	plain := func(s string) string { return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(s)) }
 	for _, k := range known {
@@ -199,7 +202,8 @@ func suggestion(key string, known []string) string {
 	return ""
 }
 
-// at is where a node starts; a block mapping's own token is the first colon in it.
+// at returns the position at which a node starts. For a block mapping that is its first key,
+// because the mapping's own token is the first colon.
 func (r *yamlReader) at(node ast.Node) Position {
 	if mapping, ok := node.(*ast.MappingNode); ok && !mapping.IsFlowStyle && len(mapping.Values) > 0 {
 		node = mapping.Values[0].Key
@@ -212,12 +216,4 @@ func position(file string, t *token.Token) Position {
 		return Position{File: file}
 	}
 	return Position{file, t.Position.Line, t.Position.Column}
-}
-
-// visible replaces what a terminal would act upon.
-func visible(r rune) rune {
-	if unicode.IsControl(r) {
-		return ' '
-	}
-	return r
 }

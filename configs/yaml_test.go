@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// upKeys are flags of "ginnel up" as a command would register them.
+// upKeys are some keys of "ginnel up" with their kinds.
 var upKeys = map[string]Kind{
 	"wireguard": Scalar, "state": Scalar, "proxy": List, "proxy-auth": Scalar, "forward": List, "serve": List,
 	"dns": Scalar, "mesh-only": Scalar, "dial-timeout": Scalar, "udp-port": Scalar, "memory": Scalar,
@@ -41,11 +41,13 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// Values reach the flag as they were written, whatever YAML would make of them.
+// Values keep the text of the file, whatever type YAML would give them.
 func TestParseKeepsText(t *testing.T) {
 	for in, want := range map[string]string{
-		"yes": "yes", "1e3": "1e3", "0o17": "0o17", "1_000": "1_000", "-5": "-5", ".inf": ".inf", "30s": "30s", "''": "", `""`: "",
-		"22:22": "22:22", "2024-01-01": "2024-01-01", "'~'": "~", "\"mem:\"": "mem:", "file:/run/x": "file:/run/x", "a b": "a b", "x#y": "x#y",
+		"yes": "yes", "1e3": "1e3", "0o17": "0o17", "1_000": "1_000", "-5": "-5", ".inf": ".inf", "30s": "30s", "''": "",
+		`""`:    "",
+		"22:22": "22:22", "2024-01-01": "2024-01-01", "'~'": "~", "\"mem:\"": "mem:", "file:/run/x": "file:/run/x",
+		"a b": "a b", "x#y": "x#y",
 	} {
 		got, err := Parse("f", []byte("state: "+in+"\n"), upKeys)
 		if err != nil || len(got) != 1 || got[0].Values[0].Text != want {
@@ -72,7 +74,8 @@ func TestParseMistakes(t *testing.T) {
 		{"state:\n  - a\n", "2:3: state: is a list, want a single value"},
 		{"state:\n  a: b\n", "2:3: state: is a mapping, want a single value"},
 		{"state: {a: b}\n", "1:8: state: is a mapping, want a single value"},
-		{"forward:\n  - a: b\n  - c\n  - [d]\n", "2:5: forward[0]: is a mapping, want a single value\n4:5: forward[2]: is a list, want a single value"},
+		{"forward:\n  - a: b\n  - c\n  - [d]\n",
+			"2:5: forward[0]: is a mapping, want a single value\n4:5: forward[2]: is a list, want a single value"},
 		{"forward: {}\n", "1:10: forward: is a mapping, want a single value"},
 		{"state:\n", "1:8: state: has no value"},
 		{"state: ~\n", "1:8: state: has no value"},
@@ -89,17 +92,19 @@ func TestParseMistakes(t *testing.T) {
 		{"state:a\n", "1:1: is not a mapping of keys to values, one \"key: value\" a line"},
 		{"state: a\n---\nproxy: b\n", "2:1: a second document starts here, want one"},
 		{"state: a\n---\n", "2:1: a second document starts here, want one"},
-		{"1: a\ntrue: b\nnull: c\n", "1:1: \"1\": is not a known key\n2:1: \"true\": is not a known key\n3:1: \"null\": is not a known key"},
+		{"1: a\ntrue: b\nnull: c\n",
+			"1:1: \"1\": is not a known key\n2:1: \"true\": is not a known key\n3:1: \"null\": is not a known key"},
 		{"proxy: [::1]:1080\n", "1:13: value is not allowed in this context"},
 		{"state: mem:\n", "1:8: mapping value is not allowed in this context"},
 		{"state: 'x\n", "1:8: could not find end character of single-quoted text"},
 		{"state: a\n\tproxy: b\n", "2:1: found character ' ' that cannot start any token"},
 		{"state: @x\n", "1:8: '@' is a reserved character"},
-		{"state: a\n# \xff\n", "2:3: is not a text in UTF-8 here"},
-		{"state: a\x00b\n", "1:9: is not a text in UTF-8 here"},
+		{"state: a\n# \xff\n", "2:3: is not UTF-8 text here"},
+		{"state: a\x00b\n", "1:9: is not UTF-8 text here"},
 		{strings.Repeat("#", maxYAML+1), " is larger than 64 KiB"},
-		{"foo: a\nstate: [b]\nproxy: c\nproxy: d\nbar: e\n", "1:1: \"foo\": is not a known key\n2:8: state: is a list, want a single value\n" +
-			"4:1: proxy: is given a second time, the first is on line 3\n5:1: \"bar\": is not a known key"},
+		{"foo: a\nstate: [b]\nproxy: c\nproxy: d\nbar: e\n",
+			"1:1: \"foo\": is not a known key\n2:8: state: is a list, want a single value\n" +
+				"4:1: proxy: is given a second time, the first is on line 3\n5:1: \"bar\": is not a known key"},
 	} {
 		settings, err := Parse("up.yaml", []byte(test.file), upKeys)
 		problems, ok := err.(Problems)
@@ -113,7 +118,7 @@ func TestParseMistakes(t *testing.T) {
 	}
 }
 
-// A command without settings of its own takes none from a file.
+// If no keys are known, every key is a mistake.
 func TestParseKnowsNoKeys(t *testing.T) {
 	settings, err := Parse("up.yaml", []byte("state: a\n"), map[string]Kind{})
 	if err == nil || settings != nil || !strings.Contains(err.Error(), "is not a known key") {
@@ -121,7 +126,8 @@ func TestParseKnowsNoKeys(t *testing.T) {
 	}
 }
 
-// A mistake beside a secret must not show it, though the YAML library would print the lines around.
+// No problem shows a secret that is near the mistake, although the YAML library would print the
+// lines around it.
 func TestParseMistakesShowNoSecrets(t *testing.T) {
 	for _, file := range []string{
 		"authkey: hunter2hunter2\n\tx: y\n",
@@ -136,7 +142,8 @@ func TestParseMistakesShowNoSecrets(t *testing.T) {
 		"authkey: &hunter2hunter2 x\n",
 		"hunter2hunter2\n",
 	} {
-		if _, err := Parse("f", []byte(file), map[string]Kind{"authkey": Scalar}); err == nil || strings.Contains(err.Error(), "hunter2") {
+		if _, err := Parse("f", []byte(file), map[string]Kind{"authkey": Scalar}); err == nil ||
+			strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%q: got %v", file, err)
 		}
 	}
@@ -177,7 +184,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// checkYAML holds what is true of every input.
+// checkYAML checks properties of every input.
 func checkYAML(t *testing.T, b []byte) {
 	t.Helper()
 	settings, err := Parse("f", b, upKeys)
@@ -197,7 +204,7 @@ func checkYAML(t *testing.T, b []byte) {
 			t.Fatalf("accepted %v", s)
 		}
 		keys = append(keys, s.Key)
-		// What was read means the same when it is written down plainly.
+		// Writing the settings as plain YAML and parsing that gives the same settings.
 		for _, v := range s.Values {
 			again, err := Parse("f", fmt.Appendf(nil, "%s: '%s'\n", s.Key, strings.ReplaceAll(v.Text, "'", "''")), upKeys)
 			if err != nil || again[0].Values[0].Text != v.Text {

@@ -12,8 +12,8 @@ import (
 
 	"github.com/coder/websocket"
 
-	"ginnel/internal/key"
 	"ginnel/internal/wsstream"
+	"ginnel/key"
 )
 
 // This file is the server's end of the upgrade to a channel (control specification, sections 2.1,
@@ -28,10 +28,10 @@ const (
 	refuseUnknownFormat = "the handshake is malformed"
 )
 
-// AcceptConfig is what a server needs for its end of a channel.
+// AcceptConfig configures a server's end of a channel.
 type AcceptConfig struct {
 	Key        key.MachinePrivate // the server's; required
-	MinVersion int                // clients below are refused; 0: MinCapabilityVersion
+	MinVersion int                // lowest capability version that is accepted; 0: MinCapabilityVersion
 	Timeout    time.Duration      // for the whole handshake; 0: 10 s
 }
 
@@ -49,16 +49,16 @@ func (c *AcceptConfig) timeout() time.Duration {
 	return c.Timeout
 }
 
-// VersionError refuses a client of a version that is too old.
+// VersionError: the client's capability version is too old.
 type VersionError struct{ Version, Min int }
 
 func (e *VersionError) Error() string {
 	return fmt.Sprintf("client speaks capability version %d, this server version %d and later", e.Version, e.Min)
 }
 
-// Accept turns an HTTP request into a channel. If it fails it has answered the request; the
-// connection is closed by the server's loop or was closed here. The channel outlives ctx, and the
-// request: closing it is up to the caller.
+// Accept upgrades an HTTP request to a channel. ctx bounds the handshake only: the channel outlives
+// it and the request, and the caller closes it. If Accept fails it has answered the request, and
+// the connection is closed, by Accept or by the HTTP server.
 func Accept(ctx context.Context, w http.ResponseWriter, r *http.Request, cfg AcceptConfig) (*Conn, error) {
 	if cfg.Key.IsZero() {
 		http.Error(w, "the server has no key", http.StatusInternalServerError)
@@ -121,7 +121,7 @@ func acceptWebSocket(ctx context.Context, w http.ResponseWriter, r *http.Request
 	}
 	conn, err := wsstream.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{upgradeProtocol},
-		InsecureSkipVerify: true, // every origin: pages have to prove a machine key like everybody
+		InsecureSkipVerify: true, // every origin is accepted: a web page too must prove a machine key
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
@@ -143,11 +143,12 @@ func acceptWebSocket(ctx context.Context, w http.ResponseWriter, r *http.Request
 	return c, nil
 }
 
-// answer sends the response to an initiation after head, or says why there is none.
+// answer sends head and the handshake response, or head and an error frame if the initiation is
+// refused. first are bytes that were read after the initiation.
 func answer(conn net.Conn, head, initiation, first []byte, cfg *AcceptConfig) (*Conn, error) {
 	s, response, err := admit(initiation, cfg)
 	if err != nil {
-		conn.Write(appendErrorFrame(head, refusalText(err))) // a hint; the connection ends in any case
+		conn.Write(appendErrorFrame(head, refusalText(err))) // best effort: the connection is closed anyway
 		return nil, err
 	}
 	if _, err := conn.Write(append(head, response[:]...)); err != nil {
@@ -156,7 +157,7 @@ func answer(conn net.Conn, head, initiation, first []byte, cfg *AcceptConfig) (*
 	return newConn(conn, s, first), nil
 }
 
-// admit checks an initiation, its version first.
+// admit checks the version of an initiation and, if it is accepted, makes the response.
 func admit(initiation []byte, cfg *AcceptConfig) (*session, [responseSize]byte, error) {
 	version, err := initiationVersion(initiation)
 	if err != nil {
@@ -168,7 +169,7 @@ func admit(initiation []byte, cfg *AcceptConfig) (*session, [responseSize]byte, 
 	return respond(cfg.Key, initiation, nil)
 }
 
-// refusalText is what a client is told.
+// refusalText returns the text of the error frame for a refused initiation.
 func refusalText(err error) string {
 	if v, ok := errors.AsType[*VersionError](err); ok {
 		return v.Error()
@@ -179,7 +180,7 @@ func refusalText(err error) string {
 	return refuseUnopenable
 }
 
-// bounded runs a handshake on conn, which is closed if ctx ends before it.
+// bounded runs a handshake on conn. It closes conn if ctx ends during the handshake.
 func bounded(ctx context.Context, conn net.Conn, handshake func() error) error {
 	deadline, _ := ctx.Deadline()
 	conn.SetDeadline(deadline)

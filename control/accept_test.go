@@ -15,10 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// Whatever is asked, the answer to what is no upgrade is 400 and no channel.
+// A request that is not an upgrade is answered with 400.
 func TestAcceptRefuses(t *testing.T) {
 	server := key.NewMachinePrivate()
 	_, msg, err := initiate(key.NewMachinePrivate(), server.Public(), CapabilityVersion, nil)
@@ -42,7 +42,8 @@ func TestAcceptRefuses(t *testing.T) {
 		r.Header.Set("Upgrade", c.upgrade)
 		r.Header.Set(headerHandshake, c.header)
 		w := httptest.NewRecorder()
-		if conn, err := Accept(t.Context(), w, r, AcceptConfig{Key: server}); err == nil || conn != nil || w.Code != http.StatusBadRequest {
+		if conn, err := Accept(t.Context(), w, r, AcceptConfig{Key: server}); err == nil || conn != nil ||
+			w.Code != http.StatusBadRequest {
 			t.Errorf("%s: got status %d, %v", c.name, w.Code, err)
 		}
 	}
@@ -55,7 +56,8 @@ func TestAcceptRefuses(t *testing.T) {
 	}
 }
 
-// acceptLoopback serves one Accept over a socket and returns what it returned.
+// acceptLoopback runs Accept for each request to a loopback listener and sends its results to the
+// channels.
 func acceptLoopback(t *testing.T, cfg AcceptConfig) (addr string, resultc <-chan error, connc <-chan *Conn) {
 	t.Helper()
 	errc, conns := make(chan error, 1), make(chan *Conn, 1)
@@ -86,7 +88,8 @@ func TestAcceptTellsWhy(t *testing.T) {
 			}},
 		{"other key", key.NewMachinePrivate().Public(), 131, -1, refuseUnopenable, nil},
 		{"damaged", server.Public(), 131, 90, refuseUnopenable, nil},
-		{"wrong type", server.Public(), 131, 2, refuseUnknownFormat, func(err error) bool { return errors.Is(err, errInitiation) }},
+		{"wrong type", server.Public(), 131, 2, refuseUnknownFormat,
+			func(err error) bool { return errors.Is(err, errInitiation) }},
 	} {
 		addr, resultc, _ := acceptLoopback(t, AcceptConfig{Key: server})
 		i, msg, err := initiate(key.NewMachinePrivate(), c.server, c.version, nil)
@@ -111,7 +114,8 @@ func TestAcceptTellsWhy(t *testing.T) {
 	}
 }
 
-// Both ways to a channel carry the same, and both ends know each other.
+// A channel opened by the native upgrade or by WebSocket carries data both ways, and each end knows
+// the other's key.
 func TestOpenAndAccept(t *testing.T) {
 	for _, ws := range []bool{false, true} {
 		server, machine := key.NewMachinePrivate(), key.NewMachinePrivate()
@@ -120,7 +124,8 @@ func TestOpenAndAccept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := &opening{url: &url.URL{Scheme: "http", Host: addr}, machine: machine, server: server.Public(), version: CapabilityVersion}
+		o := &opening{url: &url.URL{Scheme: "http", Host: addr}, machine: machine, server: server.Public(),
+			version: CapabilityVersion}
 		open := o.open
 		if ws {
 			open = o.openWebSocket
@@ -133,8 +138,7 @@ func TestOpenAndAccept(t *testing.T) {
 			t.Fatal(err)
 		}
 		far := <-connc
-		if far.Peer() != machine.Public() || client.Peer() != server.Public() || far.HandshakeHash() != client.HandshakeHash() ||
-			far.Version() != CapabilityVersion {
+		if far.Peer() != machine.Public() || client.Peer() != server.Public() || far.Version() != CapabilityVersion {
 			t.Error("the ends do not agree")
 		}
 		text := strings.Repeat("over and out ", 10_000)
@@ -157,7 +161,8 @@ func TestOpenIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	a, b := net.Pipe()
 	defer b.Close()
-	o := &opening{url: mustURL(t, "http://localhost"), machine: key.NewMachinePrivate(), server: key.NewMachinePrivate().Public()}
+	o := &opening{url: mustURL(t, "http://localhost"), machine: key.NewMachinePrivate(),
+		server: key.NewMachinePrivate().Public()}
 	time.AfterFunc(time.Millisecond, cancel)
 	if _, err := o.open(ctx, a); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
@@ -167,7 +172,7 @@ func TestOpenIsBounded(t *testing.T) {
 	}
 }
 
-// A certificate that is not accepted is the most frequent trouble; the error says what to look at.
+// The error for a rejected certificate says what to check.
 func TestCertificateErrors(t *testing.T) {
 	srv := httptest.NewTLSServer(http.NotFoundHandler())
 	defer srv.Close()
@@ -187,8 +192,10 @@ func TestCertificateErrors(t *testing.T) {
 		{"inspected", srv.URL, "TLS is inspected", nil},
 		{"issuer", srv.URL, `"O=Acme Co" signed it, whom this machine does not trust`, nil},
 		{"private authority", srv.URL, "--ca-file", nil},
-		{"clock fast", srv.URL, later().UTC().Format(time.RFC3339) + ", which seems to be wrong: the server's says " + today, &tls.Config{RootCAs: roots, Time: later}},
-		{"clock slow", srv.URL, "which seems to be wrong: the server's says " + today, &tls.Config{RootCAs: roots, Time: earlier}},
+		{"clock fast", srv.URL, later().UTC().Format(time.RFC3339) + ", which seems to be wrong: the server's says " + today,
+			&tls.Config{RootCAs: roots, Time: later}},
+		{"clock slow", srv.URL, "which seems to be wrong: the server's says " + today,
+			&tls.Config{RootCAs: roots, Time: earlier}},
 		{"name", "https://other.test", "another name than other.test", &tls.Config{RootCAs: roots}},
 	} {
 		client, err := NewClient(ClientConfig{URL: c.url, MachineKey: key.NewMachinePrivate(), TLS: c.tls, DialContext: dial})
@@ -196,14 +203,16 @@ func TestCertificateErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = client.Register(t.Context(), RegisterRequest{})
-		if e, ok := errors.AsType[*CertificateError](err); !ok || !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), c.says) {
+		if e, ok := errors.AsType[*CertificateError](err); !ok || !errors.Is(err, ErrUnreachable) ||
+			!strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: got %v (%v)", c.name, err, e)
 		} else {
 			t.Log(err)
 		}
 		client.Close()
 	}
-	client, err := NewClient(ClientConfig{URL: srv.URL, MachineKey: key.NewMachinePrivate(), TLS: &tls.Config{RootCAs: roots}})
+	client, err := NewClient(ClientConfig{URL: srv.URL, MachineKey: key.NewMachinePrivate(),
+		TLS: &tls.Config{RootCAs: roots}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +223,7 @@ func TestCertificateErrors(t *testing.T) {
 	}
 }
 
-// The whole way over TLS and sockets.
+// A registration over TLS and real sockets.
 func TestRegisterOverTLS(t *testing.T) {
 	s := newTestServer(t)
 	s.inner.HandleFunc("POST /machine/register", func(w http.ResponseWriter, r *http.Request) {
@@ -244,7 +253,7 @@ func FuzzSwitch(f *testing.F) {
 		defer near.Close()
 		far.Write(answer[:min(len(answer), 60<<10)])
 		far.Close()
-		i, msg, err := initiate(machineKey(v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131, nil)
+		i, msg, err := initiate(machineKey(t, v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,48 +11,55 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"ginnel/internal/safetext"
 )
 
-// What is said of a certificate that is not accepted, which is the most frequent trouble.
+// This file explains why the server's certificate was rejected, the most frequent reason for which
+// a new node cannot reach its server.
 
-// CertificateError says that TLS was refused by us, and what that may mean. It is an ErrUnreachable
-// too.
+// CertificateError: we rejected the server's certificate. Its text says what to check. It is an
+// ErrUnreachable too.
 type CertificateError struct {
 	Host string
 	Err  error
 
-	now, server time.Time // what the clocks say, here and there, if the certificate is not valid now; server may be unknown
+	// The time on this machine's clock and on the server's, set if the certificate is expired or not
+	// yet valid. The server's time is zero if it is unknown.
+	now, server time.Time
 }
 
 func (e *CertificateError) Error() string {
 	return fmt.Sprintf("certificate of %s is not accepted: %s", e.Host, e.hint())
 }
 
-// Unwrap returns the verdict of the TLS library.
+// Unwrap returns the error of the TLS library.
 func (e *CertificateError) Unwrap() error { return e.Err }
 
 // Is makes it an ErrUnreachable.
 func (e *CertificateError) Is(target error) bool { return target == ErrUnreachable }
 
-// hint says what to look at.
+// hint says what is wrong with the certificate and what to check.
 func (e *CertificateError) hint() string {
 	if invalid, ok := expired(e.Err); ok {
 		return e.clockHint(invalid.Cert)
 	}
 	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](e.Err); ok && unknown.Cert != nil {
+		issuer := safetext.Line(unknown.Cert.Issuer.String(), maxExcerpt)
 		return fmt.Sprintf("%q signed it, whom this machine does not trust; either TLS is inspected on this network or the "+
-			"server has a private authority; if that is right, name its certificate with --ca-file", printable(unknown.Cert.Issuer.String()))
+			"server has a private authority; if that is right, name its certificate with --ca-file", issuer)
 	}
 	if name, ok := errors.AsType[x509.HostnameError](e.Err); ok {
-		return "it is for another name than " + printable(name.Host)
+		return "it is for another name than " + safetext.Line(name.Host, maxExcerpt)
 	}
-	return e.Err.Error()
+	return safetext.Line(e.Err.Error(), maxExcerpt)
 }
 
-// clockHint says whether this machine's clock or the certificate is to blame.
+// clockHint says whether this machine's clock is wrong or the certificate has expired.
 func (e *CertificateError) clockHint(cert *x509.Certificate) string {
 	text := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	valid := fmt.Sprintf("it is valid from %s to %s, and this machine's clock says %s", text(cert.NotBefore), text(cert.NotAfter), text(e.now))
+	valid := fmt.Sprintf("it is valid from %s to %s, and this machine's clock says %s",
+		text(cert.NotBefore), text(cert.NotAfter), text(e.now))
 	switch skew := e.now.Sub(e.server).Abs(); {
 	case e.server.IsZero():
 		return valid + "; either that is wrong or the certificate was not renewed"
@@ -62,23 +69,24 @@ func (e *CertificateError) clockHint(cert *x509.Certificate) string {
 	return valid + ", as the server's does: the certificate was not renewed"
 }
 
-// maxSkew is how far two clocks may differ and both be taken for right.
+// maxSkew is how far two clocks may differ while both count as right.
 const maxSkew = 10 * time.Minute
 
-// expired finds the verdict that a certificate is not valid yet, or any more.
+// expired finds in err that a certificate has expired or is not yet valid.
 func expired(err error) (invalid x509.CertificateInvalidError, ok bool) {
 	invalid, ok = errors.AsType[x509.CertificateInvalidError](err)
 	return invalid, ok && invalid.Reason == x509.Expired && invalid.Cert != nil
 }
 
-// tlsError names the certificate if that is what was wrong.
+// tlsError explains a failed TLS handshake: by a CertificateError if the certificate was the
+// reason.
 func (c *Client) tlsError(ctx context.Context, addr, host string, cfg *tls.Config, err error) error {
 	v, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
-	// Where plain HTTP is not good enough, whoever answers it may be the one whose certificate is not
-	// accepted: nobody must be led from TLS to HTTP by that.
+	// Whoever presents a rejected certificate may be an attacker, who can answer plain HTTP too. After
+	// a rejected certificate, only private hosts lead to the advice to use http://.
 	if (noTLS || ok && private(host)) && c.isPlain(ctx, addr) {
-		return fmt.Errorf("TLS handshake with %s: the server speaks plain HTTP on this port; use http://%s", host, addr)
+		return fmt.Errorf("TLS handshake with %s: %w; use http://%s", host, ErrPlainPort, addr)
 	}
 	if !ok {
 		return fmt.Errorf("TLS handshake with %s: %w", host, err)
@@ -89,13 +97,13 @@ func (c *Client) tlsError(ctx context.Context, addr, host string, cfg *tls.Confi
 		if cfg.Time != nil {
 			e.now = cfg.Time()
 		}
-		e.server, _ = c.serverTime(ctx, addr, cfg, invalid.Cert) // without it less can be said
+		e.server, _ = c.serverTime(ctx, addr, cfg, invalid.Cert) // if it fails, the hint is shorter
 	}
 	return e
 }
 
-// isPlain reports whether a coordination server answers without TLS at an address. It may speak TLS
-// there as well, for the clients of its relay.
+// isPlain reports whether a coordination server answers plain HTTP at addr. The same port may speak
+// TLS too, for clients of the server's relay.
 func (c *Client) isPlain(ctx context.Context, addr string) bool {
 	conn, err := c.dialTCP(ctx, "tcp", addr)
 	if err != nil {
@@ -104,7 +112,9 @@ func (c *Client) isPlain(ctx context.Context, addr string) bool {
 	defer conn.Close()
 	var keys ServerKeys
 	err = bounded(ctx, conn, func() error {
-		if _, err := fmt.Fprintf(conn, "GET /key?v=%d HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", CapabilityVersion, addr); err != nil {
+		_, err := fmt.Fprintf(conn, "GET /key?v=%d HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n",
+			CapabilityVersion, addr)
+		if err != nil {
 			return err
 		}
 		resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponseHead+maxServerKey)), nil)
@@ -116,8 +126,10 @@ func (c *Client) isPlain(ctx context.Context, addr string) bool {
 	return err == nil && !keys.PublicKey.IsZero()
 }
 
-// serverTime asks a server what time it is. Its certificate has to be good but for the time.
-func (c *Client) serverTime(ctx context.Context, addr string, cfg *tls.Config, cert *x509.Certificate) (now time.Time, err error) {
+// serverTime reads the server's clock from the Date header of an HTTPS response. The certificate is
+// verified as of the middle of its validity, so everything except its dates must be right.
+func (c *Client) serverTime(ctx context.Context, addr string, cfg *tls.Config, cert *x509.Certificate) (
+	now time.Time, err error) {
 	conn, err := c.dialTCP(ctx, "tcp", addr)
 	if err != nil {
 		return now, err
@@ -130,7 +142,8 @@ func (c *Client) serverTime(ctx context.Context, addr string, cfg *tls.Config, c
 		if _, err := fmt.Fprintf(t, "HEAD / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", cfg.ServerName); err != nil {
 			return err
 		}
-		resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(t, maxResponseHead)), &http.Request{Method: http.MethodHead})
+		head := bufio.NewReader(io.LimitReader(t, maxResponseHead))
+		resp, err := http.ReadResponse(head, &http.Request{Method: http.MethodHead})
 		if err != nil {
 			return err
 		}

@@ -11,12 +11,11 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// A port that answers plain HTTP is called so where that was all it could do, and where the host is
-// private. To a public one whose certificate is not accepted nobody is led back by http://: whoever
-// answers may be who made the certificate.
+// The advice to use http:// is given if the port speaks only plain HTTP, or if the host is private.
+// It is not given for a public host with a rejected certificate, which may be an attacker's.
 func TestPlainHTTPIsAdvised(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(ServerKeys{PublicKey: key.NewMachinePrivate().Public()})
@@ -34,7 +33,8 @@ func TestPlainHTTPIsAdvised(t *testing.T) {
 		err        error
 		want       bool
 	}{
-		{"no TLS, public", "mesh.example.com", tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, true},
+		{"no TLS, public", "mesh.example.com", tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"},
+			true},
 		{"no TLS, private", "192.168.1.2", tls.RecordHeaderError{}, true},
 		{"certificate, private", "192.168.1.2", unaccepted, true},
 		{"certificate, loopback", "localhost", unaccepted, true},

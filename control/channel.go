@@ -14,8 +14,10 @@ import (
 	"strconv"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/internal/httpconn"
 	"ginnel/internal/neterr"
+	"ginnel/internal/safetext"
+	"ginnel/key"
 )
 
 // This file opens a client's channel (control specification, sections 1.2, 1.4 and 3).
@@ -30,19 +32,20 @@ var (
 	errNoServerKey = errors.New("server gives no key: is it a coordination server?")
 )
 
-// channel is HTTP/2 inside of a Conn.
+// channel is an HTTP/2 connection inside a Conn.
 type channel struct {
 	conn *Conn
 	h2   *http.ClientConn
 }
 
-// newChannel begins HTTP/2 on conn, which is closed if that fails.
+// newChannel starts HTTP/2 on conn. It closes conn if it fails.
 func newChannel(ctx context.Context, conn *Conn) (*channel, error) {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
-	once := &onceDialer{conn: &earlyConn{Conn: conn}}
-	// The scheme is https, and the connection comes from the dialer as it is (section 3).
-	t := &http.Transport{DialTLSContext: once.dial, Protocols: &protocols, DisableCompression: true,
+	// The scheme of requests is https (section 3). DialTLSContext therefore returns the channel
+	// itself: no TLS is added.
+	dial := httpconn.DialOnce(&earlyConn{Conn: conn})
+	t := &http.Transport{DialTLSContext: dial, Protocols: &protocols, DisableCompression: true,
 		MaxResponseHeaderBytes: maxH2Headers, HTTP2: &http.HTTP2Config{StrictMaxConcurrentRequests: true,
 			SendPingTimeout: channelIdle, PingTimeout: channelPing, WriteByteTimeout: channelIdle}}
 	ch := &channel{conn: conn}
@@ -52,12 +55,13 @@ func newChannel(ctx context.Context, conn *Conn) (*channel, error) {
 	})
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("beginning HTTP/2: %w", err)
+		return nil, fmt.Errorf("starting HTTP/2: %w", err)
 	}
 	return ch, nil
 }
 
-// usable reports whether ch takes requests: the server may have taken its leave while others go on.
+// usable reports whether ch accepts new requests. After a GOAWAY of the server it does not,
+// although requests in flight go on.
 func (ch *channel) usable() bool {
 	return ch.h2.Err() == nil && (ch.h2.Available() > 0 || ch.h2.InFlight() > 0)
 }
@@ -67,8 +71,8 @@ func (ch *channel) close() {
 	ch.h2.Close()
 }
 
-// ServerKey returns the server's key: the pinned one, or else the one that the server gave when
-// first asked. Callers should remember and pin it.
+// ServerKey returns the server's public key: the pinned one, or the one that the server gave when
+// it was asked first. Callers should store it and pin it from then on.
 func (c *Client) ServerKey(ctx context.Context) (key.MachinePublic, error) {
 	ctx, release, err := c.calls.begin(ctx)
 	if err != nil {
@@ -110,7 +114,8 @@ func (c *Client) fetchKey(ctx context.Context) (k key.MachinePublic, err error) 
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return k, fmt.Errorf("asking for the server's key: %s answers %q %s", c.url, resp.Status, resp.Header.Get("Location"))
+		return k, fmt.Errorf("asking for the server's key: %s answers %q %s", c.url, resp.Status,
+			safetext.Line(resp.Header.Get("Location"), maxExcerpt))
 	}
 	var keys ServerKeys
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxServerKey))
@@ -123,7 +128,7 @@ func (c *Client) fetchKey(ctx context.Context) (k key.MachinePublic, err error) 
 	return keys.PublicKey, nil
 }
 
-// doWeb sends a request outside of channels. Redirects are not followed.
+// doWeb sends a request outside the channel. Redirects are not followed.
 func (c *Client) doWeb(ctx context.Context, method string, u *url.URL, body []byte) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
@@ -137,7 +142,7 @@ func (c *Client) doWeb(ctx context.Context, method string, u *url.URL, body []by
 	return resp, ended(ctx, err)
 }
 
-// ended replaces an error by the reason for which ctx ended, if it has.
+// ended returns err, or the cause of ctx if ctx has ended.
 func ended(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -188,7 +193,8 @@ func (c *Client) dialServer(ctx context.Context) (net.Conn, error) {
 	return c.dialTLS(ctx, "tcp", net.JoinHostPort(c.url.Hostname(), port))
 }
 
-// openChannel returns the channel that is open, or opens one. Callers wait for each other here.
+// openChannel returns the open channel, or opens one. Only one caller at a time dials; the others
+// wait for it.
 func (c *Client) openChannel(ctx context.Context) (*channel, error) {
 	select {
 	case c.dialc <- struct{}{}:
@@ -214,7 +220,7 @@ func (c *Client) openChannel(ctx context.Context) (*channel, error) {
 	c.mu.Lock()
 	c.channel = ch
 	c.mu.Unlock()
-	if ctx.Err() != nil { // Close may have come before the channel was there
+	if ctx.Err() != nil { // Close may have run before c.channel was set
 		c.drop(ch)
 		return nil, context.Cause(ctx)
 	}
@@ -222,7 +228,7 @@ func (c *Client) openChannel(ctx context.Context) (*channel, error) {
 	return ch, nil
 }
 
-// usable returns the channel that is open, and closes one that is no longer any good.
+// usable returns the open channel, or nil. It closes one that accepts no more requests.
 func (c *Client) usable() *channel {
 	c.mu.Lock()
 	ch := c.channel
@@ -234,7 +240,7 @@ func (c *Client) usable() *channel {
 	return ch
 }
 
-// drop closes a channel; the next request opens another.
+// drop closes a channel. The next request opens another.
 func (c *Client) drop(ch *channel) {
 	c.mu.Lock()
 	if c.channel == ch {
@@ -244,15 +250,15 @@ func (c *Client) drop(ch *channel) {
 	ch.close()
 }
 
-// connect does everything up to the end of the Noise handshake.
+// connect dials, upgrades and completes the Noise handshake.
 func (c *Client) connect(ctx context.Context, server key.MachinePublic) (*Conn, error) {
 	o := &opening{url: c.url, userAgent: c.cfg.userAgent(), machine: c.cfg.MachineKey, server: server,
 		version: CapabilityVersion}
 	conn, err := c.attempt(ctx, o.open)
 	if refused, ok := errors.AsType[*upgradeError](err); ok {
-		c.log.Info("upgrade refused on the way, trying WebSocket", "err", refused)
-		var again error
-		if conn, again = c.attempt(ctx, o.openWebSocket); again == nil {
+		c.log.Info("channel upgrade refused, trying WebSocket", "err", refused)
+		var wsErr error
+		if conn, wsErr = c.attempt(ctx, o.openWebSocket); wsErr == nil {
 			err = nil
 		}
 	}
@@ -265,7 +271,7 @@ func (c *Client) connect(ctx context.Context, server key.MachinePublic) (*Conn, 
 	return nil, c.diagnose(ctx, server, err)
 }
 
-// attempt dials and opens once.
+// attempt dials the server and calls open with the connection.
 func (c *Client) attempt(ctx context.Context, open func(context.Context, net.Conn) (*Conn, error)) (*Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, errDialTimeout)
 	defer cancel()
@@ -276,8 +282,8 @@ func (c *Client) attempt(ctx context.Context, open func(context.Context, net.Con
 	return open(ctx, conn)
 }
 
-// diagnose finds out why a handshake failed: an old version and a wrong key look the same (section
-// 2.7).
+// diagnose finds out why a handshake failed. A refused version and a changed server key look the
+// same (section 2.7), so it asks the server for its key again.
 func (c *Client) diagnose(ctx context.Context, server key.MachinePublic, err error) error {
 	frame, said := errors.AsType[*errorFrame](err)
 	refused := said || errors.Is(err, errHungUp)
@@ -291,20 +297,8 @@ func (c *Client) diagnose(ctx context.Context, server key.MachinePublic, err err
 	case kerr != nil || !refused:
 		return unreachable(err)
 	case said:
-		return fmt.Errorf("%w (%d): %w", ErrVersionRefused, CapabilityVersion, &errorFrame{printable(frame.text)})
+		frame = &errorFrame{safetext.Line(frame.text, maxErrorText)}
+		return fmt.Errorf("%w (%d): %w", ErrVersionRefused, CapabilityVersion, frame)
 	}
-	return fmt.Errorf("%w (%d), or the machine: %w", ErrVersionRefused, CapabilityVersion, err)
-}
-
-// onceDialer gives an HTTP transport the connection that there is already.
-type onceDialer struct{ conn net.Conn }
-
-var errDialledTwice = errors.New("HTTP client wants a second connection")
-
-func (d *onceDialer) dial(context.Context, string, string) (net.Conn, error) {
-	conn := d.conn
-	if d.conn = nil; conn == nil {
-		return nil, errDialledTwice
-	}
-	return conn, nil
+	return fmt.Errorf("%w (%d), or this machine: %w", ErrVersionRefused, CapabilityVersion, err)
 }

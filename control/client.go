@@ -14,35 +14,36 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (
-	// requestTimeout bounds requests that a server answers at once.
+	// requestTimeout bounds requests that a server answers without waiting for a person.
 	requestTimeout = time.Minute
-	// A channel that is silent is asked for a sign of life, and given up if there is none.
+	// After channelIdle without a frame from the server, the client sends an HTTP/2 PING. Without an
+	// answer within channelPing it closes the channel.
 	channelIdle  = 30 * time.Second
 	channelPing  = 15 * time.Second
-	maxH2Headers = 64 << 10
+	maxH2Headers = 64 << 10 // bytes
 )
 
 // ClientConfig configures a Client.
 type ClientConfig struct {
 	URL        string             // of the server, http or https; required
 	MachineKey key.MachinePrivate // required
-	// ServerKey is the server's key if it is known: no other is accepted then. Zero: the server is
-	// asked once, over HTTPS, or over HTTP if the URL names a loopback or private address.
+	// ServerKey pins the server's key: no other key is accepted. Zero: the server is asked for it
+	// once, over HTTPS, or over HTTP if the URL names a loopback or private address.
 	ServerKey key.MachinePublic
 
-	// DialContext makes TCP connections; nil: net.Dialer's.
+	// DialContext makes TCP connections; nil: that of a net.Dialer.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
-	TLS         *tls.Config // nil: the system's authorities; ServerName and NextProtos are set here
+	TLS         *tls.Config // nil: the system's authorities; the Client sets ServerName and NextProtos
 
-	// Ping measures what the server wants to know of the way to ip: disco, TSMP, ICMP or peerapi. Nil:
-	// nothing can be.
+	// Ping pings the peer at ip when the server asks for it; kind is disco, TSMP, ICMP or peerapi.
+	// Nil: every such request is answered with "not supported".
 	Ping func(ctx context.Context, kind string, ip netip.Addr) PingResponse
 
-	Version string       // of the program; empty: not told
+	Version string       // of the program, for the User-Agent; empty: none
 	Log     *slog.Logger // nil: nothing is logged
 }
 
@@ -67,16 +68,16 @@ func (c *ClientConfig) dial(ctx context.Context, network, addr string) (net.Conn
 	return c.DialContext(ctx, network, addr)
 }
 
-// Client is a node's end of the conversation with a coordination server. It opens a channel when
-// one is needed and keeps it; all requests share it. Methods may be called concurrently.
+// Client is a node's end of the protocol. It opens a channel at the first request and keeps it; all
+// requests share it. Methods may be called concurrently.
 type Client struct {
 	cfg ClientConfig
 	log *slog.Logger
 	url *url.URL
-	web *http.Client // outside of channels
+	web *http.Client // for requests outside the channel
 	wg  sync.WaitGroup
 
-	dialc chan struct{} // has room for the one that dials
+	dialc chan struct{} // a semaphore of one: its holder opens the channel
 	calls calls
 	pings pingLimit
 
@@ -85,7 +86,7 @@ type Client struct {
 	server  key.MachinePublic // zero: not yet known
 }
 
-// NewClient returns a client that has said nothing yet.
+// NewClient returns a client. It sends nothing to the server yet.
 func NewClient(cfg ClientConfig) (*Client, error) {
 	u, err := serverURL(cfg.URL)
 	if err != nil {
@@ -98,17 +99,20 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, log: cfg.log(), url: u, dialc: make(chan struct{}, 1), server: cfg.ServerKey}
-	c.web = &http.Client{CheckRedirect: noRedirect, Transport: &http.Transport{DialContext: c.dialTCP, DialTLSContext: c.dialTLS,
-		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxH2Headers}}
+	c.web = &http.Client{CheckRedirect: noRedirect, Transport: &http.Transport{
+		DialContext: c.dialTCP, DialTLSContext: c.dialTLS,
+		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: maxH2Headers,
+	}}
 	return c, nil
 }
 
-// ErrUnprotected is a configuration by which anybody on the way could pass for the server: its key
-// is not known, and would be asked for over plain HTTP, across networks that others use.
-var ErrUnprotected = errors.New("nothing protects the server's key on the way: https is wanted, or the key itself")
+// ErrUnprotected: the configuration would let anybody on the network path impersonate the server,
+// because the server's key is not pinned and would be fetched over plain HTTP from a public
+// address.
+var ErrUnprotected = errors.New("nothing protects the server's key on the way: use https, or pin the key")
 
-// CheckServer says what NewClient would have against a server by its URL and its key, zero if that
-// is not known.
+// CheckServer returns the error that NewClient would return for a server with this URL and key; a
+// zero key is one that is not known.
 func CheckServer(text string, k key.MachinePublic) error {
 	u, err := serverURL(text)
 	if err != nil {
@@ -124,27 +128,27 @@ func checkProtected(u *url.URL, k key.MachinePublic) error {
 	return nil
 }
 
-// serverURL reads a URL that has a scheme and a host only (section 1.1).
+// serverURL parses a URL of only a scheme, a host and perhaps a port (section 1.1).
 func serverURL(text string) (*url.URL, error) {
 	u, err := url.Parse(strings.TrimRight(text, "/"))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("control: reading the server's URL: %w", err)
+		return nil, fmt.Errorf("control: parsing the server URL: %w", err)
 	case u.Scheme != "http" && u.Scheme != "https":
-		return nil, fmt.Errorf("control: server's URL begins with neither https:// nor http://: %q", text)
+		return nil, fmt.Errorf("control: server URL must begin with https:// or http://: %q", text)
 	case u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("control: server's URL is more or less than a scheme, a host and a port: %q", u.Redacted())
+		return nil, fmt.Errorf("control: server URL must be scheme://host[:port], without a path: %q", u.Redacted())
 	}
 	return u, nil
 }
 
-// private reports whether host is one that plain HTTP is good enough for (section 1.2).
+// private reports whether plain HTTP to host is allowed without a pinned key (section 1.2).
 func private(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast())
 }
 
-// Close ends the channel and every call.
+// Close closes the channel and ends every call with an error that wraps net.ErrClosed.
 func (c *Client) Close() error {
 	c.calls.close()
 	c.mu.Lock()
@@ -158,7 +162,7 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// calls ends the contexts of calls when a client is closed.
+// calls holds the contexts of running calls, so that Close can cancel them.
 type calls struct {
 	mu     sync.Mutex
 	closed bool
@@ -166,7 +170,8 @@ type calls struct {
 	funcs  map[int]context.CancelCauseFunc
 }
 
-// begin returns a context that ends with ctx, by release, or with the client.
+// begin returns a context that ends when ctx ends, when release is called or when the client is
+// closed.
 func (c *calls) begin(ctx context.Context) (_ context.Context, release func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -204,7 +209,7 @@ func (c *calls) close() {
 	defer c.mu.Unlock()
 	c.closed = true
 	for _, cancel := range c.funcs {
-		cancel(errClosed) // only marks the context; nothing waits
+		cancel(errClosed) // does not block
 	}
 	clear(c.funcs)
 }

@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const testAddr = "10.0.0.1:80"
@@ -24,7 +24,8 @@ func TestConversation(t *testing.T) {
 		s.inner.HandleFunc("POST /machine/register", func(w http.ResponseWriter, r *http.Request) {
 			var req RegisterRequest
 			json.NewDecoder(r.Body).Decode(&req)
-			if req.Version != CapabilityVersion || req.NodeKey != node || r.UserAgent() != "ginnel/1.2.3" || r.Host != "10.0.0.1" {
+			if req.Version != CapabilityVersion || req.NodeKey != node || r.UserAgent() != "ginnel/1.2.3" ||
+				r.Host != "10.0.0.1" {
 				t.Errorf("request: got %+v from %q to %q", req, r.UserAgent(), r.Host)
 			}
 			json.NewEncoder(w).Encode(&RegisterResponse{Login: Login{LoginName: "me"}, NodeKeyExpired: !req.Expiry.IsZero()})
@@ -119,7 +120,8 @@ func TestAnswersOfServer(t *testing.T) {
 			check := func(name string, err, want error) {
 				t.Helper()
 				e, isStatus := errors.AsType[*StatusError](err)
-				if err == nil || want != nil && !errors.Is(err, want) || test.status != 200 && (!isStatus || e.Code != test.status) {
+				if err == nil || want != nil && !errors.Is(err, want) || test.status != 200 &&
+					(!isStatus || e.Code != test.status) {
 					t.Errorf("%s with status %d: got %v, want %v", name, test.status, err, want)
 				}
 				if len(err.Error()) > 500 {
@@ -138,7 +140,8 @@ func TestAnswersOfServer(t *testing.T) {
 		}
 		status, header, body = 200, "", `{"Error":"invalid pre auth key\u001b[2J"}`
 		_, err = c.Register(t.Context(), RegisterRequest{})
-		if e, ok := errors.AsType[*RefusedError](err); !ok || e.Reason != "invalid pre auth key [2J" || errors.Is(err, ErrUnreachable) {
+		if e, ok := errors.AsType[*RefusedError](err); !ok || e.Reason != "invalid pre auth key?[2J" ||
+			errors.Is(err, ErrUnreachable) {
 			t.Errorf("refusal: got %q", err)
 		}
 	})
@@ -188,7 +191,8 @@ func TestRefusedHandshakes(t *testing.T) {
 		{"hung up", func(s *testServer) {
 			s.enter = func(w http.ResponseWriter, r *http.Request) {
 				conn, _, _ := http.NewResponseController(w).Hijack()
-				io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n")
+				io.WriteString(conn,
+					"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n")
 				conn.Close()
 			}
 		}, nil, ErrVersionRefused},
@@ -202,8 +206,9 @@ func TestRefusedHandshakes(t *testing.T) {
 		{"garbage", func(s *testServer) {
 			s.enter = func(w http.ResponseWriter, r *http.Request) {
 				conn, _, _ := http.NewResponseController(w).Hijack()
-				io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n"+
-					strings.Repeat("garbage", 100))
+				io.WriteString(conn,
+					"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n"+
+						strings.Repeat("garbage", 100))
 				conn.Close()
 			}
 		}, nil, ErrUnreachable},
@@ -298,11 +303,12 @@ func TestNewClientRefuses(t *testing.T) {
 	}
 }
 
-// A device on the way that passes only WebSockets does not keep nodes out.
+// If a proxy on the way refuses the native upgrade, the client opens the channel by WebSocket.
 func TestWebSocketFallback(t *testing.T) {
 	bubble(t, func(t *testing.T, s *testServer) {
 		s.inner.HandleFunc("POST /machine/register", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") })
-		s.inner.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) { sendFrames(w, r, firstFrame(2000)) })
+		s.inner.HandleFunc("POST /machine/map",
+			func(w http.ResponseWriter, r *http.Request) { sendFrames(w, r, firstFrame(2000)) })
 		s.outer.HandleFunc("POST /ts2021", func(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "no", http.StatusBadGateway)
 		})
@@ -320,7 +326,8 @@ func TestWebSocketFallback(t *testing.T) {
 	})
 }
 
-// However many ask at once, one channel is opened, and another when the server has taken its leave.
+// Concurrent requests share one channel. After a GOAWAY of the server the next request opens
+// another.
 func TestChannelIsShared(t *testing.T) {
 	bubble(t, func(t *testing.T, s *testServer) {
 		s.inner.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) { time.Sleep(time.Second) })

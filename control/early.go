@@ -6,9 +6,9 @@ import (
 	"io"
 )
 
-// A server may begin with a payload of its own before HTTP/2 does (control specification, section
-// 2.6). Nothing in it concerns us: it is skipped while the first bytes are read, and nobody waits
-// for it.
+// A server may send a payload before HTTP/2 starts, the early payload (control specification,
+// section 2.6). This client needs nothing in it. It is skipped while the first bytes of HTTP/2 are
+// read, so that opening a channel need not wait for it.
 
 const (
 	earlyMagic  = "\xff\xff\xffTS"
@@ -18,15 +18,14 @@ const (
 
 var errEarlySize = errors.New("channel begins with a payload of impossible size")
 
-// earlyConn is a client's channel without the early payload. It is not safe for several readers at
-// once.
+// earlyConn is a client's channel whose Read skips the early payload. Only one goroutine may read.
 type earlyConn struct {
 	*Conn
 	head [earlyHeader]byte
 	got  int    // bytes of head that were read
-	skip int    // bytes of payload that are still to come
-	rest []byte // of head, if it was no early header
-	done bool   // head is complete
+	skip int    // bytes of the payload still to be skipped
+	rest []byte // bytes of head that are not an early header, still to be returned
+	done bool   // head has been parsed
 }
 
 // Read implements net.Conn.
@@ -38,7 +37,7 @@ func (c *earlyConn) Read(p []byte) (int, error) {
 		n, err := c.Conn.Read(c.head[c.got:])
 		c.got += n
 		if err == io.EOF && c.got > 0 {
-			c.rest, c.done = c.head[:c.got], true // too short for either: whoever reads finds out
+			c.rest, c.done = c.head[:c.got], true // HTTP/2 will report that the stream is too short
 			break
 		}
 		if err != nil {
@@ -63,7 +62,7 @@ func (c *earlyConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// parse looks at head once it is complete.
+// parse parses head if it is complete.
 func (c *earlyConn) parse() error {
 	if c.got < len(c.head) {
 		return nil

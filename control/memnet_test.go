@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// memPipe returns the two ends of a connection in memory that buffers up to limit bytes in each
-// direction and knows deadlines, half-closed ends aside. Unlike net.Pipe it lets a writer go on
-// without a reader, as sockets do.
+// memPipe returns the two ends of a connection in memory with deadlines and without half-close.
+// Each direction buffers up to limit bytes, so that a writer needs no reader, as with sockets and
+// unlike net.Pipe.
 func memPipe(limit int, a, b netip.AddrPort) (*memConn, *memConn) {
 	ab, ba := newMemHalf(limit), newMemHalf(limit)
 	return &memConn{r: ba, w: ab, local: a, remote: b}, &memConn{r: ab, w: ba, local: b, remote: a}
@@ -24,14 +24,14 @@ type memConn struct {
 	local, remote netip.AddrPort
 }
 
-// memHalf is one direction.
+// memHalf is one direction of a memPipe.
 type memHalf struct {
 	mu       sync.Mutex
 	cond     *sync.Cond
 	limit    int
 	buf      []byte
-	closed   bool // by the writer: io.EOF after the rest
-	broken   bool // by the reader
+	closed   bool // the writer closed: the reader gets io.EOF after the buffered bytes
+	broken   bool // the reader closed: writes fail
 	deadline [2]time.Time
 	timer    [2]*time.Timer
 }
@@ -153,21 +153,22 @@ func (c *memConn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// memNet is a network in memory: listeners by "host:port", dialled by memNet.DialContext.
+// memNet is a network in memory: listeners by "host:port", which memNet.DialContext connects to.
 type memNet struct {
 	limit int // bytes that each direction of a connection buffers
 
 	mu        sync.Mutex
 	listeners map[string]*memListener
-	client    netip.Addr // the address that dials; 100.64.0.1 unless set
+	client    netip.Addr // the source address of dials; 100.64.0.1 unless set
 	port      uint16
 }
 
 func newMemNet() *memNet {
-	return &memNet{limit: 256 << 10, listeners: make(map[string]*memListener), client: netip.MustParseAddr("198.51.100.1"), port: 40000}
+	return &memNet{limit: 256 << 10, listeners: make(map[string]*memListener), client: netip.MustParseAddr("198.51.100.1"),
+		port: 40000}
 }
 
-// listen opens "host:port".
+// listen opens a listener at "host:port".
 func (n *memNet) listen(addr string) *memListener {
 	l := &memListener{net: n, addr: addr, connc: make(chan net.Conn, 64), donec: make(chan struct{})}
 	n.mu.Lock()
@@ -178,7 +179,7 @@ func (n *memNet) listen(addr string) *memListener {
 
 var errMemRefused = errors.New("connection refused")
 
-// DialContext connects to a listener.
+// DialContext connects to the listener at addr.
 func (n *memNet) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	if network == "tcp6" {
 		return nil, errors.New("no suitable address")

@@ -7,43 +7,43 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"ginnel/internal/safetext"
 )
 
-// baseChunk is the chunk of PacketFilters that PacketFilter stands for, and allEntries the key that
-// means every one.
 const (
-	baseChunk  = "base"
-	allEntries = "*"
+	baseChunk  = "base" // the chunk of PacketFilters that the field PacketFilter replaces
+	allEntries = "*"    // the key that with a null value deletes every entry
 )
 
-// errNoSelf is a stream that does not begin as it has to (control specification, section 5.4).
+// errNoSelf: the first frame of a stream has no Node (control specification, section 5.4).
 var errNoSelf = errors.New("first map response lacks the node itself")
 
-// NetMap is what a stream has told so far: a snapshot that nobody changes. Snapshots of one stream
-// share what has not changed from one to the next, so that pointers tell what has.
+// NetMap is an immutable snapshot of the network map after a frame of a map stream. Snapshots of
+// one stream share unchanged parts: a part has changed only if its pointer differs.
 type NetMap struct {
 	Self  *Node
 	Peers []*Node // by ID, ascending; see Peer
 
-	DERPMap         *DERPMap   // never nil; without nil regions
-	DNS             *DNSConfig // nil: the server said nothing of it
+	DERPMap         *DERPMap   // never nil; contains no nil regions
+	DNS             *DNSConfig // nil: never sent
 	Domain          string
 	CollectServices bool
 	Users           map[int64]UserProfile
 
-	Filter  []FilterRule     // all rules; a packet that none lets in stays out
-	Filters map[string]Rules // the same rules by chunk, none nil
+	Filter  []FilterRule     // all rules; a packet that no rule allows is dropped
+	Filters map[string]Rules // the same rules by chunk; contains no nil
 
 	Health          []string
 	DisplayMessages map[string]*DisplayMessage // takes precedence over Health
 
-	ControlTime time.Time     // the server's clock when it was last told
-	ClockSkew   time.Duration // what it was ahead of ours then
+	ControlTime time.Time     // the server's clock when it was last sent
+	ClockSkew   time.Duration // how far it was ahead of ours then
 
 	BrowserURL    string           // to be opened once
-	ClientVersion *ClientVersion   // nil: nothing said
-	DialPlan      *ControlDialPlan // nil: nothing said
-	Debug         *Debug           // nil: nothing said
+	ClientVersion *ClientVersion   // nil: never sent
+	DialPlan      *ControlDialPlan // nil: never sent
+	Debug         *Debug           // nil: never sent
 }
 
 // Peer returns the peer with an ID, or nil.
@@ -54,9 +54,9 @@ func (m *NetMap) Peer(id int64) *Node {
 	return nil
 }
 
-// Apply returns the map after one more frame, received at now; m itself stays as it was. A nil m is
-// the beginning of a stream. The result shares memory with m and r, and is m if the frame changes
-// nothing at all (control specification, section 5.5). It keeps to the order of tailscaled.
+// Apply returns the map after one more frame, received at now, and leaves m unchanged. A nil m is
+// the start of a stream. The result shares memory with m and r; it is m itself if the frame changes
+// nothing (control specification, section 5.5). Fields are applied in the order of tailscaled.
 func (m *NetMap) Apply(r *MapResponse, now time.Time) (*NetMap, error) {
 	if r.KeepAlive && (m == nil || !r.hasNews()) {
 		return m, nil
@@ -86,12 +86,28 @@ func (m *NetMap) Apply(r *MapResponse, now time.Time) (*NetMap, error) {
 	return next, nil
 }
 
-// hasNews reports whether a keepalive frame says more than that.
+// Frame returns m as the first frame of a stream: nodes, relays, DNS and packet filter, without the
+// messages for the user. now is the time on the client's clock. Apply of the frame to a nil NetMap
+// gives these parts of m back; a node stores it to start while its server is down.
+func (m *NetMap) Frame(now time.Time) *MapResponse {
+	return &MapResponse{
+		Node:          m.Self,
+		Peers:         m.Peers,
+		DERPMap:       m.DERPMap,
+		DNSConfig:     m.DNS,
+		Domain:        m.Domain,
+		PacketFilters: m.Filters,
+		UserProfiles:  slices.Collect(maps.Values(m.Users)),
+		ControlTime:   now.Add(m.ClockSkew),
+	}
+}
+
+// hasNews reports whether a keepalive frame carries one of the fields that count in keepalives.
 func (r *MapResponse) hasNews() bool {
 	return r.PopBrowserURL != "" || r.ClientVersion != nil || !r.ControlTime.IsZero() || r.ControlDialPlan != nil
 }
 
-// applyNews applies what counts in keepalive frames too.
+// applyNews applies the fields that count in keepalive frames too.
 func (m *NetMap) applyNews(r *MapResponse, now time.Time) {
 	if r.PopBrowserURL != "" {
 		m.BrowserURL = r.PopBrowserURL
@@ -108,7 +124,7 @@ func (m *NetMap) applyNews(r *MapResponse, now time.Time) {
 	}
 }
 
-// applySettings applies what is replaced as a whole, or nearly.
+// applySettings applies relays, DNS, domain, service collection and user profiles.
 func (m *NetMap) applySettings(r *MapResponse) {
 	if r.DERPMap != nil {
 		m.DERPMap = m.DERPMap.apply(r.DERPMap)
@@ -130,7 +146,7 @@ func (m *NetMap) applySettings(r *MapResponse) {
 	}
 }
 
-// apply returns the relays after a delta.
+// apply returns the relay map after a delta.
 func (d *DERPMap) apply(delta *DERPMap) *DERPMap {
 	next := *d
 	if delta.Regions != nil {
@@ -177,12 +193,12 @@ func (m *NetMap) applyFilters(r *MapResponse) {
 	}
 }
 
-// applyMessages applies what the user is to be told.
+// applyMessages applies the messages for the user, made safe to show.
 func (m *NetMap) applyMessages(r *MapResponse) {
 	if r.Health != nil {
 		m.Health = make([]string, len(r.Health))
 		for i, text := range r.Health {
-			m.Health[i] = printable(text)
+			m.Health[i] = safetext.Line(text, maxMessage)
 		}
 	}
 	if len(r.DisplayMessages) == 0 {
@@ -193,26 +209,28 @@ func (m *NetMap) applyMessages(r *MapResponse) {
 		clear(m.DisplayMessages)
 	}
 	for id, message := range r.DisplayMessages {
+		shown := safetext.Line(id, maxMessage)
 		switch {
 		case message != nil:
-			m.DisplayMessages[printable(id)] = message.printable()
+			m.DisplayMessages[shown] = message.safe()
 		case id != allEntries:
-			delete(m.DisplayMessages, id)
+			delete(m.DisplayMessages, shown)
 		}
 	}
 }
 
-// printable is m without what a terminal must not get.
-func (m *DisplayMessage) printable() *DisplayMessage {
+// safe returns a copy of m whose text is safe to show.
+func (m *DisplayMessage) safe() *DisplayMessage {
+	line := func(text string) string { return safetext.Line(text, maxMessage) }
 	out := *m
-	out.Title, out.Text = printable(m.Title), printable(m.Text)
+	out.Title, out.Text = line(m.Title), line(m.Text)
 	if m.PrimaryAction != nil {
-		out.PrimaryAction = &DisplayAction{URL: printable(m.PrimaryAction.URL), Label: printable(m.PrimaryAction.Label)}
+		out.PrimaryAction = &DisplayAction{URL: line(m.PrimaryAction.URL), Label: line(m.PrimaryAction.Label)}
 	}
 	return &out
 }
 
-// cloneMap is maps.Clone that makes an empty map of a nil one.
+// cloneMap is maps.Clone, except that a nil map becomes an empty one.
 func cloneMap[K comparable, V any](m map[K]V) map[K]V {
 	if m == nil {
 		return make(map[K]V)
@@ -220,7 +238,7 @@ func cloneMap[K comparable, V any](m map[K]V) map[K]V {
 	return maps.Clone(m)
 }
 
-// normalize gives a node the newer form of what has two (section 5.7).
+// normalize replaces the older form of fields by the newer one (section 5.7).
 func (n *Node) normalize() {
 	if n.HomeDERP == 0 {
 		if region, ok := strings.CutPrefix(n.LegacyDERP, "127.3.3.40:"); ok {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// This file is the part of a NetMap that can be large (control specification, section 5.5). A frame
-// that changes one peer costs a copy of that peer and of the list of pointers.
+// This file applies changes to the peers of a NetMap (control specification, section 5.5), the part
+// that can be large. A frame that changes one peer copies that peer and the list of pointers.
 
 func compareNodes(a, b *Node) int { return cmp.Compare(a.ID, b.ID) }
 
@@ -16,7 +16,7 @@ func findNode(peers []*Node, id int64) (int, bool) {
 	return slices.BinarySearchFunc(peers, id, func(n *Node, id int64) int { return cmp.Compare(n.ID, id) })
 }
 
-// applyPeers returns the peers after a frame. Unknown IDs are ignored one by one.
+// applyPeers returns the peers after a frame. Changes of unknown IDs are ignored.
 func applyPeers(peers []*Node, r *MapResponse, now time.Time) []*Node {
 	if all := sortNodes(r.Peers); len(all) > 0 {
 		return all
@@ -48,7 +48,8 @@ func applyPeers(peers []*Node, r *MapResponse, now time.Time) []*Node {
 	return e.peers
 }
 
-// sortNodes returns nodes ready for use: in order, one for each ID, the last that was sent.
+// sortNodes normalizes nodes and sorts them by ID. Of several with one ID it keeps the last; nil
+// and nodes without a positive ID are dropped.
 func sortNodes(nodes []*Node) []*Node {
 	if len(nodes) == 0 {
 		return nil
@@ -81,7 +82,7 @@ func removePeers(peers []*Node, ids []int64) []*Node {
 	return left
 }
 
-// mergePeers adds or replaces; both lists are sorted.
+// mergePeers adds changed to peers, replacing those with the same ID. Both lists are sorted by ID.
 func mergePeers(peers, changed []*Node) []*Node {
 	if len(changed) == 0 {
 		return peers
@@ -100,8 +101,9 @@ func mergePeers(peers, changed []*Node) []*Node {
 	return append(merged, peers...)
 }
 
-// inherit keeps Online and LastSeen of the node that n replaces if n leaves them out and differs
-// only in what a patch could have said: tailscaled makes a patch of it.
+// inherit copies Online and LastSeen from old, which n replaces, if n lacks them and differs from
+// old only in fields that a PeerChange could have carried. tailscaled does so too: it converts such
+// a node into a patch.
 func (n *Node) inherit(old *Node) {
 	online := n.Online == nil && old.Online != nil
 	seen := n.LastSeen.IsZero() && !old.LastSeen.IsZero()
@@ -116,7 +118,7 @@ func (n *Node) inherit(old *Node) {
 	}
 }
 
-// unpatchable returns n without what a PeerChange can say.
+// unpatchable returns n without the fields that a PeerChange can carry.
 func (n *Node) unpatchable() Node {
 	u := *n
 	u.HomeDERP, u.Cap, u.CapMap, u.Endpoints = 0, 0, nil, nil
@@ -125,13 +127,13 @@ func (n *Node) unpatchable() Node {
 	return u
 }
 
-// peerEditor changes peers without touching those that others see.
+// peerEditor changes peers copy-on-write, because snapshots share them.
 type peerEditor struct {
 	peers  []*Node
-	copies map[int64]*Node // of this frame; may be changed
+	copies map[int64]*Node // the copies that this frame has made and may change
 }
 
-// edit returns the peer with an ID for changing, or nil.
+// edit returns a copy of the peer with an ID, which may be changed, or nil.
 func (e *peerEditor) edit(id int64) *Node {
 	if n := e.copies[id]; n != nil {
 		return n
@@ -149,7 +151,7 @@ func (e *peerEditor) edit(id int64) *Node {
 	return &n
 }
 
-// patch writes what has changed to n.
+// patch applies the change to n.
 func (p *PeerChange) patch(n *Node) {
 	if p.DERPRegion != 0 {
 		n.HomeDERP = p.DERPRegion

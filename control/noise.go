@@ -9,13 +9,13 @@ import (
 
 	"github.com/flynn/noise"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// This file is the Noise handshake (control specification, sections 2.2 to 2.4): messages in,
-// messages and keys out. It reads and writes no connection.
+// This file is the Noise handshake (control specification, sections 2.2 to 2.4). Its functions turn
+// messages into messages and keys; only readResponse reads from a connection.
 
-// Types of what is sent on a channel.
+// Types of messages on a channel.
 const (
 	typeInitiation = 1
 	typeResponse   = 2
@@ -28,12 +28,11 @@ const (
 	messageHeader    = 3 // type, length
 	initiationSize   = 101
 	responseSize     = 51
-	// maxErrorText is how much is read of the text of an error frame.
-	maxErrorText = 512
+	maxErrorText     = 512 // bytes that are read of the text of an error frame
 )
 
 var (
-	errInitiation = errors.New("initiation is malformed")
+	errInitiation = errors.New("handshake initiation is malformed")
 	errResponse   = errors.New("handshake response is malformed")
 	errUnopenable = errors.New("handshake response was made with other keys, or damaged on the way")
 )
@@ -41,33 +40,34 @@ var (
 // suite is Noise_25519_ChaChaPoly_BLAKE2s.
 var suite = noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashBLAKE2s)
 
-// session is what a finished handshake leaves.
+// session is the result of a finished handshake.
 type session struct {
 	version int
 	peer    key.MachinePublic
-	hash    [32]byte // of the whole handshake
-	tx, rx  [32]byte
+	tx, rx  [32]byte // keys of the two directions
 }
 
-// prologue is mixed in by both ends, so that nobody changes the version on the way.
+// prologue returns the Noise prologue. Both ends mix it in, so that the handshake fails if the
+// version was changed on the way.
 func prologue(version uint16) []byte {
 	return strconv.AppendUint([]byte("Tailscale Control Protocol v"), uint64(version), 10)
 }
 
-// staticKey returns k as the library takes it.
+// staticKey returns k as a key pair of the Noise library.
 func staticKey(k key.MachinePrivate) noise.DHKey {
 	private, public := k.Raw(), k.Public()
 	return noise.DHKey{Private: private[:], Public: public[:]}
 }
 
-// initiator is the client's end of a handshake under way.
+// initiator is the client's state between the initiation and the response.
 type initiator struct {
 	state   *noise.HandshakeState
 	version uint16
 	server  key.MachinePublic
 }
 
-// initiate begins a handshake with server. Nil random stands for crypto/rand.
+// initiate starts a handshake with server and returns the initiation. A nil random means
+// crypto/rand.
 func initiate(machine key.MachinePrivate, server key.MachinePublic, version uint16, random io.Reader) (
 	*initiator, [initiationSize]byte, error) {
 	var msg [initiationSize]byte
@@ -87,21 +87,20 @@ func initiate(machine key.MachinePrivate, server key.MachinePublic, version uint
 	return &initiator{state: state, version: version, server: server}, msg, nil
 }
 
-// finish takes the server's response. It can be called once.
+// finish processes the server's response. It must be called once only.
 func (i *initiator) finish(msg []byte) (*session, error) {
-	if len(msg) != responseSize || msg[0] != typeResponse || binary.BigEndian.Uint16(msg[1:]) != responseSize-messageHeader {
+	if len(msg) != responseSize || msg[0] != typeResponse ||
+		binary.BigEndian.Uint16(msg[1:]) != responseSize-messageHeader {
 		return nil, errResponse
 	}
 	_, tx, rx, err := i.state.ReadMessage(nil, msg[messageHeader:])
 	if err != nil {
 		return nil, errUnopenable
 	}
-	s := &session{version: int(i.version), peer: i.server, tx: tx.UnsafeKey(), rx: rx.UnsafeKey()}
-	copy(s.hash[:], i.state.ChannelBinding())
-	return s, nil
+	return &session{version: int(i.version), peer: i.server, tx: tx.UnsafeKey(), rx: rx.UnsafeKey()}, nil
 }
 
-// initiationVersion returns the version that an initiation speaks, or an error if it is none.
+// initiationVersion returns the capability version in the header of an initiation.
 func initiationVersion(msg []byte) (uint16, error) {
 	if len(msg) != initiationSize || msg[2] != typeInitiation ||
 		binary.BigEndian.Uint16(msg[3:]) != initiationSize-initiationHeader {
@@ -110,7 +109,7 @@ func initiationVersion(msg []byte) (uint16, error) {
 	return binary.BigEndian.Uint16(msg), nil
 }
 
-// respond answers an initiation. Nil random stands for crypto/rand.
+// respond processes an initiation and returns the response. A nil random means crypto/rand.
 func respond(server key.MachinePrivate, initiation []byte, random io.Reader) (*session, [responseSize]byte, error) {
 	var msg [responseSize]byte
 	version, err := initiationVersion(initiation)
@@ -135,12 +134,11 @@ func respond(server key.MachinePrivate, initiation []byte, random io.Reader) (*s
 	}
 	s := &session{version: int(version), tx: tx.UnsafeKey(), rx: rx.UnsafeKey()}
 	copy(s.peer[:], state.PeerStatic())
-	copy(s.hash[:], state.ChannelBinding())
 	return s, msg, nil
 }
 
-// appendErrorFrame appends what a server sends in place of a response: text for people, not
-// authenticated.
+// appendErrorFrame appends the frame that a server sends instead of a response: text for people,
+// neither encrypted nor authenticated.
 func appendErrorFrame(b []byte, text string) []byte {
 	text = text[:min(len(text), maxErrorText)]
 	b = append(b, typeError)
@@ -148,13 +146,13 @@ func appendErrorFrame(b []byte, text string) []byte {
 	return append(b, text...)
 }
 
-// errorFrame is an error frame that was received.
+// errorFrame is a received error frame.
 type errorFrame struct{ text string }
 
 func (e *errorFrame) Error() string { return fmt.Sprintf("server says %q", e.text) }
 
-// readResponse reads the server's answer to an initiation. The error is an *errorFrame if that was
-// the answer.
+// readResponse reads the server's response. The error is an *errorFrame if the server sent one
+// instead.
 func readResponse(r io.Reader) ([]byte, error) {
 	msg := make([]byte, responseSize)
 	if _, err := io.ReadFull(r, msg[:messageHeader]); err != nil {
@@ -177,7 +175,7 @@ func readResponse(r io.Reader) ([]byte, error) {
 	return nil, errResponse
 }
 
-// noEOF makes an end within a message one that was not expected.
+// noEOF turns io.EOF within a message into io.ErrUnexpectedEOF.
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

@@ -15,26 +15,26 @@ import (
 	"time"
 )
 
-// This file answers PingRequests (control specification, section 10.2). A server can have this
-// program send requests to itself and to nobody else, and can control nothing by them.
+// This file answers PingRequests (control specification, section 10.2). Answers go only to the
+// server itself, so it cannot make nodes send requests to other hosts. The requests that it can
+// tunnel to the node (c2n) change nothing on the node.
 
 const (
 	pingTimeout = 15 * time.Second
-	// pingsAtOnce are answered at the same time; more are dropped.
-	pingsAtOnce = 4
+	pingsAtOnce = 4 // pings that are answered at the same time; more are dropped
 	pingC2N     = "c2n"
 )
 
-var errForeignPing = errors.New("it points to another host")
+var errForeignPing = errors.New("URL of the ping names another host")
 
-// pingLimit keeps a server from asking too much.
+// pingLimit bounds how many pings are answered.
 type pingLimit struct {
 	mu      sync.Mutex
-	last    string // URL
+	last    string // URL of the last ping: a server may repeat it in several frames
 	running int
 }
 
-// admit reports whether to answer the ping with a URL, and counts it.
+// admit reports whether to answer the ping with this URL. If so, the caller calls done afterwards.
 func (l *pingLimit) admit(url string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -52,16 +52,16 @@ func (l *pingLimit) done() {
 	l.running--
 }
 
-// ping is one that is answered.
+// ping is a PingRequest that is being answered.
 type ping struct {
 	c   *Client
 	req *PingRequest
 }
 
-// answerPing has a ping answered while the stream goes on.
+// answerPing starts answering a ping, unless it is a repetition or too many are running.
 func (c *Client) answerPing(req *PingRequest) {
 	if !c.pings.admit(req.URL) {
-		c.log.Debug("ping not answered: seen already, or one of too many")
+		c.log.Debug("server's ping ignored: repeated, or too many at once")
 		return
 	}
 	if !c.calls.start(&c.wg, (&ping{c, req}).run) {
@@ -80,7 +80,7 @@ func (p *ping) run() {
 	defer cancel()
 	switch err := p.answer(ctx); {
 	case err != nil:
-		p.c.log.Warn("answering the server's ping", "types", p.req.Types, "err", err)
+		p.c.log.Warn("server's ping not answered", "types", p.req.Types, "err", err)
 	case p.req.Log:
 		p.c.log.Info("server's ping answered", "types", p.req.Types)
 	}
@@ -89,13 +89,13 @@ func (p *ping) run() {
 func (p *ping) answer(ctx context.Context) error {
 	u, err := url.Parse(p.req.URL)
 	if err != nil || u.Host == "" {
-		return errors.New("reading its URL: it is none")
+		return errors.New("URL of the ping is malformed")
 	}
 	switch p.req.Types {
 	case "":
 		return p.reply(ctx, http.MethodHead, u, nil)
 	case pingC2N:
-		p.req.URLIsNoise = true // by definition
+		p.req.URLIsNoise = true // c2n answers always go through the channel
 		return p.reply(ctx, http.MethodPost, u, serveC2N(p.req.Payload))
 	}
 	for kind := range strings.SplitSeq(p.req.Types, ",") {
@@ -106,7 +106,7 @@ func (p *ping) answer(ctx context.Context) error {
 	return nil
 }
 
-// measure answers one of the kinds that ask for a way.
+// measure pings a peer in one of the ways that the request lists and sends the result.
 func (p *ping) measure(ctx context.Context, u *url.URL, kind string) error {
 	result := PingResponse{Type: kind, IP: p.req.IP.String(), Err: "not supported"}
 	if p.c.cfg.Ping != nil {
@@ -119,7 +119,7 @@ func (p *ping) measure(ctx context.Context, u *url.URL, kind string) error {
 	return p.reply(ctx, http.MethodPost, u, doc)
 }
 
-// reply sends an answer: through the channel, or outside of it to the server's own host only.
+// reply sends an answer: through the channel, or outside it and then only to the server's own host.
 func (p *ping) reply(ctx context.Context, method string, u *url.URL, body []byte) error {
 	var resp *http.Response
 	var err error
@@ -137,8 +137,8 @@ func (p *ping) reply(ctx context.Context, method string, u *url.URL, body []byte
 	return resp.Body.Close()
 }
 
-// serveC2N answers an HTTP request that came inside a ping with the text of an HTTP response:
-// "/echo" returns the body, and nothing else is there.
+// serveC2N serves the HTTP request in the payload of a ping ("control to node") and returns the
+// bytes of the HTTP response. The only path is /echo, which returns the body of the request.
 func serveC2N(payload []byte) []byte {
 	answer := http.Response{StatusCode: http.StatusBadRequest, ProtoMajor: 1, ProtoMinor: 1}
 	body := []byte("unknown request\n")
@@ -150,6 +150,6 @@ func serveC2N(payload []byte) []byte {
 	answer.ContentLength = int64(len(body))
 	answer.Body = io.NopCloser(bytes.NewReader(body))
 	var b bytes.Buffer
-	answer.Write(&b) // to memory
+	answer.Write(&b) // writing to memory cannot fail
 	return b.Bytes()
 }

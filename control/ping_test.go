@@ -21,13 +21,16 @@ func TestPings(t *testing.T) {
 		{"third party", PingRequest{URL: "http://10.0.0.2/p"}, nil},
 		{"no URL", PingRequest{URL: "::"}, nil},
 		{"noise", PingRequest{URL: "https://unused/p", URLIsNoise: true}, []answered{{"HEAD", "unused", "/p", ""}}},
-		{"echo", PingRequest{URL: "https://unused/p", Types: "c2n", Payload: []byte("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")},
+		{"echo", PingRequest{URL: "https://unused/p", Types: "c2n",
+			Payload: []byte("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")},
 			[]answered{{"POST", "unused", "/p", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"}}},
-		{"control", PingRequest{URL: "https://unused/p", Types: "c2n", Payload: []byte("POST /update HTTP/1.1\r\nHost: x\r\n\r\n")},
+		{"control", PingRequest{URL: "https://unused/p", Types: "c2n",
+			Payload: []byte("POST /update HTTP/1.1\r\nHost: x\r\n\r\n")},
 			[]answered{{"POST", "unused", "/p", "HTTP/1.1 400 Bad Request\r\nContent-Length: 16\r\n\r\nunknown request\n"}}},
 		{"no request", PingRequest{URL: "https://unused/p", Types: "c2n", Payload: []byte("\x00")},
 			[]answered{{"POST", "unused", "/p", "HTTP/1.1 400 Bad Request\r\nContent-Length: 16\r\n\r\nunknown request\n"}}},
-		{"ways", PingRequest{URL: "https://unused/p", URLIsNoise: true, Types: "disco,TSMP", IP: netip.MustParseAddr("100.64.0.2")}, []answered{
+		{"ways", PingRequest{URL: "https://unused/p", URLIsNoise: true, Types: "disco,TSMP",
+			IP: netip.MustParseAddr("100.64.0.2")}, []answered{
 			{"POST", "unused", "/p", `{"Type":"disco","IP":"100.64.0.2","LatencySeconds":0.5}`},
 			{"POST", "unused", "/p", `{"Type":"TSMP","IP":"100.64.0.2","LatencySeconds":0.5}`}}},
 	} {

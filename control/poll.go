@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// watchdogTimeout is how long a stream may be silent (control specification, section 9.1).
+// watchdogTimeout is the longest time without a frame (control specification, section 9.1).
 const watchdogTimeout = 120 * time.Second
 
 var (
@@ -19,11 +19,11 @@ var (
 	errEnded  = errors.New("server ended the stream")
 )
 
-// Poll opens the stream of the network map and yields a snapshot for each frame that changes it. It
-// ends with one error, unless the caller stops first: ErrUnknownNode, ErrUnauthorized, or an
-// ErrUnreachable when the stream broke off. Reconnecting is up to the caller, who keeps the last
-// snapshot until a new stream has brought one. There should be one stream at a time; its request
-// should tell the node's whole state (section 5.1).
+// Poll opens a map stream and yields a snapshot of the network map for each frame that changes it.
+// Unless the caller stops first, the sequence ends with one error: ErrUnknownNode, ErrUnauthorized,
+// or an ErrUnreachable if the stream broke. The caller reconnects, and keeps the last snapshot
+// until the new stream yields one. A node should have one stream at a time, and req should hold the
+// node's whole state (section 5.1).
 func (c *Client) Poll(ctx context.Context, req MapRequest) iter.Seq2[*NetMap, error] {
 	return func(yield func(*NetMap, error) bool) {
 		if err := c.poll(ctx, req, yield); err != nil {
@@ -32,7 +32,7 @@ func (c *Client) Poll(ctx context.Context, req MapRequest) iter.Seq2[*NetMap, er
 	}
 }
 
-// poll returns nil if the caller wants no more.
+// poll returns nil if yield returned false.
 func (c *Client) poll(ctx context.Context, req MapRequest, yield func(*NetMap, error) bool) error {
 	ctx, release, err := c.calls.begin(ctx)
 	if err != nil {
@@ -41,8 +41,8 @@ func (c *Client) poll(ctx context.Context, req MapRequest, yield func(*NetMap, e
 	defer release()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	dog := time.AfterFunc(watchdogTimeout, func() { cancel(errSilent) })
-	defer dog.Stop()
+	watchdog := time.AfterFunc(watchdogTimeout, func() { cancel(errSilent) })
+	defer watchdog.Stop()
 
 	req.Version, req.Compress = CapabilityVersion, CompressZstd
 	req.Stream, req.KeepAlive, req.OmitPeers, req.ReadOnly = true, true, false, false
@@ -54,25 +54,25 @@ func (c *Client) poll(ctx context.Context, req MapRequest, yield func(*NetMap, e
 		return err
 	}
 	defer body.Close()
-	defer cancel(nil) // before the body is closed, which would wait for the server otherwise
+	defer cancel(nil) // runs before body.Close, which would otherwise wait for the server
 	s := stream{frames: frameReader{src: body, compress: req.Compress}}
 	for {
 		next, ping, err := s.next()
 		if err != nil {
 			return c.streamError(ctx, ch, err)
 		}
-		dog.Stop() // the caller's time does not count
+		watchdog.Stop() // the time that yield takes does not count
 		if ping != nil {
 			c.answerPing(ping)
 		}
 		if next != nil && !yield(next, nil) {
 			return nil
 		}
-		dog.Reset(watchdogTimeout)
+		watchdog.Reset(watchdogTimeout)
 	}
 }
 
-// openStream sends the request. The channel is returned with some errors too.
+// openStream sends the request. It returns the channel with an error too, if one was open.
 func (c *Client) openStream(ctx context.Context, req *MapRequest) (io.ReadCloser, *channel, error) {
 	doc, err := json.Marshal(req)
 	if err != nil {
@@ -89,8 +89,8 @@ func (c *Client) openStream(ctx context.Context, req *MapRequest) (io.ReadCloser
 	return resp.Body, ch, nil
 }
 
-// streamError explains the end of a stream. One that did not end in an orderly way takes the
-// channel with it.
+// streamError returns the error for the end of a stream. It closes the channel unless the stream
+// ended in an orderly way or the caller ended it.
 func (c *Client) streamError(ctx context.Context, ch *channel, err error) error {
 	switch cause := context.Cause(ctx); {
 	case cause == errSilent:
@@ -109,16 +109,16 @@ func (c *Client) streamError(ctx context.Context, ch *channel, err error) error 
 	return unreachable(fmt.Errorf("reading the network map: %w", err))
 }
 
-// errStream marks what is wrong with the contents of a stream, and not with the way here.
+// errStream: the contents of a stream are invalid. It is not an ErrUnreachable.
 var errStream = errors.New("control: server sends no valid network map")
 
-// stream is what one map poll has told.
+// stream is the state of one map stream.
 type stream struct {
 	frames frameReader
-	m      *NetMap
+	m      *NetMap // after the last frame; nil before the first
 }
 
-// next reads a frame. The map is nil if the frame does not change it.
+// next reads a frame and applies it. The map is nil if the frame does not change it.
 func (s *stream) next() (*NetMap, *PingRequest, error) {
 	doc, err := s.frames.next()
 	switch {

@@ -2,5 +2,6 @@
 
 package control
 
-// raceSlack is what the race detector adds to allocations: it has pools forget things.
+// raceSlack is how many allocations the race detector may add, because it makes sync.Pool drop
+// items at random.
 const raceSlack = 10

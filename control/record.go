@@ -15,48 +15,50 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// This file is the record layer (control specification, sections 2.3 and 2.5). It is not the one of
-// the Noise library: nonces are big endian here, and records end at 4096 bytes.
+// This file is the record layer of the channel (control specification, sections 2.3 and 2.5). The
+// Noise library's own transport cannot be used: here nonces are big-endian, and a record has at
+// most 4096 bytes.
 
 const (
-	recordSize    = 4096 // the header included
+	recordSize    = 4096 // including the header
 	maxCiphertext = recordSize - messageHeader
 	maxPlaintext  = maxCiphertext - chacha20poly1305.Overhead
-	// recordsAtOnce is how many records one write to the connection below carries at most, and one
-	// read takes in.
+	// recordsAtOnce is how many full records one write to, or one read from, the underlying connection
+	// carries at most.
 	recordsAtOnce = 2
 )
 
 var (
-	errNotRecord   = errors.New("channel sent something that is not a record")
-	errRecordSize  = errors.New("channel sent a record of impossible size")
-	errForged      = errors.New("channel sent a record that does not decrypt")
-	errNoNonceLeft = errors.New("channel has no record number left")
+	errNotRecord   = errors.New("message on the channel is not a record")
+	errRecordSize  = errors.New("record on the channel has an impossible size")
+	errForged      = errors.New("record on the channel does not decrypt")
+	errNoNonceLeft = errors.New("channel has used up its nonces")
 )
 
-// recordBuffer has room for what is sent or received at once.
+// recordBuffer holds the records of one read or write.
 type recordBuffer [recordsAtOnce * recordSize]byte
 
-// txBuffers are held by writers only while they write: most channels are idle most of the time.
+// txBuffers pools send buffers. A Conn holds one only during a write, because most channels are
+// idle most of the time.
 var txBuffers = sync.Pool{New: func() any { return new(recordBuffer) }}
 
-// Conn is an encrypted channel: a byte stream between a machine and a coordination server that know
-// each other's keys. Reading and writing are independent of each other. The first error of either
-// side, a deadline that passes aside, is returned by that side for ever.
+// Conn is an encrypted channel: a byte stream between a machine and a coordination server that have
+// proved their keys to each other. Reading and writing are independent of each other. Each
+// direction returns its first error for ever, except for a deadline that has passed.
 type Conn struct {
 	conn net.Conn
 	s    session
 	rx   rxState
 	tx   txState
-	// writeBy is the write deadline in Unix milliseconds; 0: none. The connection below has it too:
-	// here it keeps a write that comes too late from using up a record number.
+	// writeBy is the write deadline in Unix milliseconds; 0: none. It is also set on conn. Checking it
+	// before sealing keeps a write after the deadline from using up a nonce.
 	writeBy atomic.Int64
 }
 
-// newConn speaks records on conn. The bytes in first were read from it already.
+// newConn returns a channel on conn. first are bytes that were already read from it.
 func newConn(conn net.Conn, s *session, first []byte) *Conn {
 	c := &Conn{conn: conn, s: *s}
 	c.s.tx, c.s.rx = [32]byte{}, [32]byte{}
@@ -68,17 +70,14 @@ func newConn(conn net.Conn, s *session, first []byte) *Conn {
 // Peer returns the key that the other end has proved to hold.
 func (c *Conn) Peer() key.MachinePublic { return c.s.peer }
 
-// Version returns the capability version of the client, which both ends speak.
+// Version returns the capability version of the client, which both ends use.
 func (c *Conn) Version() int { return c.s.version }
-
-// HandshakeHash names this channel and no other.
-func (c *Conn) HandshakeHash() [32]byte { return c.s.hash }
 
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) { return c.rx.read(p) }
 
-// Write implements net.Conn. After a deadline has passed the rest of a record is sent before
-// anything else; its bytes were counted as written.
+// Write implements net.Conn. If a deadline interrupts it within a record, the record counts as
+// written, and the next Write sends the rest of it first.
 func (c *Conn) Write(p []byte) (int, error) {
 	if by := c.writeBy.Load(); by != 0 && time.Now().UnixMilli() > by {
 		return 0, os.ErrDeadlineExceeded
@@ -86,7 +85,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return c.tx.write(c.conn, p)
 }
 
-// Close closes the connection below, unsent records aside.
+// Close closes the underlying connection. The rest of an interrupted record is lost.
 func (c *Conn) Close() error { return c.conn.Close() }
 
 // LocalAddr implements net.Conn.
@@ -118,19 +117,20 @@ func (c *Conn) noteDeadline(t time.Time) {
 	c.writeBy.Store(t.UnixMilli())
 }
 
-// seal is a key with the number of its next record.
-type seal struct {
+// cipherState is the key of one direction and the nonce of its next record, as in the Noise
+// specification.
+type cipherState struct {
 	aead  cipher.AEAD
 	next  uint64
 	nonce [chacha20poly1305.NonceSize]byte
 }
 
-func (s *seal) init(k [32]byte) {
-	s.aead, _ = chacha20poly1305.New(k[:]) // fails for another length of key only
+func (s *cipherState) init(k [32]byte) {
+	s.aead, _ = chacha20poly1305.New(k[:]) // fails only for a key of another length
 }
 
 // advance sets the nonce of the next record.
-func (s *seal) advance() error {
+func (s *cipherState) advance() error {
 	if s.next == math.MaxUint64 {
 		return errNoNonceLeft
 	}
@@ -139,8 +139,8 @@ func (s *seal) advance() error {
 	return nil
 }
 
-// appendRecord appends a record with plaintext to b, which must have the room.
-func (s *seal) appendRecord(b, plaintext []byte) ([]byte, error) {
+// appendRecord appends a record with plaintext to b, which must have the capacity for it.
+func (s *cipherState) appendRecord(b, plaintext []byte) ([]byte, error) {
 	if err := s.advance(); err != nil {
 		return b, err
 	}
@@ -150,7 +150,7 @@ func (s *seal) appendRecord(b, plaintext []byte) ([]byte, error) {
 }
 
 // open decrypts a ciphertext in place.
-func (s *seal) open(ciphertext []byte) ([]byte, error) {
+func (s *cipherState) open(ciphertext []byte) ([]byte, error) {
 	if err := s.advance(); err != nil {
 		return nil, err
 	}
@@ -161,7 +161,7 @@ func (s *seal) open(ciphertext []byte) ([]byte, error) {
 	return plaintext, nil
 }
 
-// recordLength returns the length of the ciphertext after a header.
+// recordLength returns the length of the ciphertext that follows a record header.
 func recordLength(header []byte) (int, error) {
 	n := int(binary.BigEndian.Uint16(header[1:]))
 	switch {
@@ -173,22 +173,22 @@ func recordLength(header []byte) (int, error) {
 	return n, nil
 }
 
-// rxState is the reading side. A Read holds mu while it waits: others wait for it and not for the
-// connection.
+// rxState is the reading direction. Read holds mu while it waits for the connection, so concurrent
+// Reads take turns.
 type rxState struct {
 	mu    sync.Mutex
 	src   io.Reader
-	seal  seal
-	plain []byte // decrypted and not yet read; within buf
+	cs    cipherState
+	plain []byte // decrypted and not yet read; a slice of buf
 	from  int    // buf[from:to] is received and not yet decrypted
 	to    int
 	buf   recordBuffer
-	early []byte // received before buf was there
+	early []byte // received during the handshake and not yet in buf
 	err   error
 }
 
 func (rx *rxState) init(k [32]byte, src io.Reader, first []byte) {
-	rx.seal.init(k)
+	rx.cs.init(k)
 	rx.src = src
 	rx.early = append([]byte(nil), first...)
 }
@@ -228,13 +228,13 @@ func (rx *rxState) advance() error {
 	if len(have) < messageHeader+n {
 		return rx.receive()
 	}
-	rx.plain, err = rx.seal.open(have[messageHeader : messageHeader+n])
+	rx.plain, err = rx.cs.open(have[messageHeader : messageHeader+n])
 	rx.from += messageHeader + n
 	return err
 }
 
-// receive reads once. All plaintext has been read when it is called, so that the buffer may be
-// moved.
+// receive reads from the connection once. It is called only when plain is empty, because it moves
+// the contents of buf.
 func (rx *rxState) receive() error {
 	rx.to = copy(rx.buf[:], rx.buf[rx.from:rx.to])
 	rx.from = 0
@@ -248,7 +248,7 @@ func (rx *rxState) receive() error {
 	rx.to += n
 	switch {
 	case n > 0:
-		return nil // an error comes back with the next call
+		return nil // the next call returns the error
 	case err == io.EOF && rx.to > 0:
 		return fmt.Errorf("reading a record: %w", io.ErrUnexpectedEOF)
 	case err != nil:
@@ -257,17 +257,17 @@ func (rx *rxState) receive() error {
 	return nil
 }
 
-// txState is the writing side. A Write holds mu until all is sent, as records must not mix; the
-// write deadline bounds it.
+// txState is the writing direction. Write holds mu until everything is sent, because the bytes of
+// two records must not mix. The write deadline bounds that time.
 type txState struct {
 	mu      sync.Mutex
-	seal    seal
-	pending []byte        // what a deadline left of a record; within buf
-	buf     *recordBuffer // held while there is something to send
+	cs      cipherState
+	pending []byte        // sealed and not yet sent; a slice of buf
+	buf     *recordBuffer // nil if nothing is pending
 	err     error
 }
 
-func (tx *txState) init(k [32]byte) { tx.seal.init(k) }
+func (tx *txState) init(k [32]byte) { tx.cs.init(k) }
 
 func (tx *txState) write(dst io.Writer, p []byte) (n int, err error) {
 	tx.mu.Lock()
@@ -298,7 +298,7 @@ func (tx *txState) write(dst io.Writer, p []byte) (n int, err error) {
 	return n, err
 }
 
-// sealSome encrypts as much of p as is sent at once.
+// sealSome seals up to recordsAtOnce records of p and returns how many bytes of p they hold.
 func (tx *txState) sealSome(p []byte) (n int, err error) {
 	b := tx.buf[:0]
 	for range recordsAtOnce {
@@ -306,7 +306,7 @@ func (tx *txState) sealSome(p []byte) (n int, err error) {
 		if len(part) == 0 {
 			break
 		}
-		if b, err = tx.seal.appendRecord(b, part); err != nil {
+		if b, err = tx.cs.appendRecord(b, part); err != nil {
 			return 0, err
 		}
 		n += len(part)
@@ -315,7 +315,7 @@ func (tx *txState) sealSome(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// flush sends what is pending.
+// flush sends the pending records.
 func (tx *txState) flush(dst io.Writer) error {
 	for len(tx.pending) > 0 {
 		n, err := dst.Write(tx.pending)

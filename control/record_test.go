@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/net/nettest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // sessions returns both ends of a fresh handshake.
@@ -33,21 +33,22 @@ func sessions(t testing.TB) (client, server *session) {
 	if client, err = i.finish(response[:]); err != nil {
 		t.Fatal(err)
 	}
-	if server.peer != machine.Public() || client.peer != control.Public() || client.hash != server.hash {
+	if server.peer != machine.Public() || client.peer != control.Public() || client.tx != server.rx ||
+		client.rx != server.tx {
 		t.Fatalf("ends do not agree: %+v, %+v", client, server)
 	}
 	return client, server
 }
 
-// sealed returns several records as they are sent.
+// sealed returns the records of plaintexts, one for each, as they are sent.
 func sealed(t testing.TB, s *session, plaintexts ...[]byte) []byte {
 	t.Helper()
-	var seal seal
-	seal.init(s.tx)
+	var cs cipherState
+	cs.init(s.tx)
 	var wire []byte
 	for _, p := range plaintexts {
 		var err error
-		if wire, err = seal.appendRecord(wire, p); err != nil {
+		if wire, err = cs.appendRecord(wire, p); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -86,7 +87,7 @@ func TestHandshakeTampering(t *testing.T) {
 		t.Fatal(err)
 	}
 	for at := range response {
-		// Reading it spoils a handshake, so that each trial has its own with the same keys.
+		// A failed message makes the handshake state unusable, so each trial starts a new handshake.
 		i, _, err := initiate(machine, control.Public(), CapabilityVersion, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -111,7 +112,8 @@ func TestHandshakeTampering(t *testing.T) {
 func TestTamperedResponseOfSameHandshake(t *testing.T) {
 	v := vectors(t).Noise
 	for at := range v.Response {
-		i, _, err := initiate(machineKey(v.Machine), key.MachinePublic(v.ControlPublic), v.Version, bytes.NewReader(v.ClientEphemeral))
+		i, _, err := initiate(machineKey(t, v.Machine), key.MachinePublic(v.ControlPublic), v.Version,
+			bytes.NewReader(v.ClientEphemeral))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +157,8 @@ func TestRecordSizes(t *testing.T) {
 	client, server := sessions(t)
 	for _, header := range [][]byte{{4, 0x0f, 0xfe}, {4, 0xff, 0xff}, {4, 0, 15}, {4, 0, 0}, {3, 0, 20}, {1, 0, 20}} {
 		src := io.MultiReader(bytes.NewReader(header), neverEnding{})
-		if _, err := newReader(server, src).read(make([]byte, 1)); !errors.Is(err, errRecordSize) && !errors.Is(err, errNotRecord) {
+		if _, err := newReader(server, src).read(make([]byte, 1)); !errors.Is(err, errRecordSize) &&
+			!errors.Is(err, errNotRecord) {
 			t.Errorf("header %x: %v", header, err)
 		}
 	}
@@ -180,7 +183,7 @@ func TestRecordNumbersEnd(t *testing.T) {
 	client, server := sessions(t)
 	var tx txState
 	tx.init(client.tx)
-	tx.seal.next = math.MaxUint64 - 1
+	tx.cs.next = math.MaxUint64 - 1
 	var wire bytes.Buffer
 	if n, err := tx.write(&wire, []byte("last")); n != 4 || err != nil {
 		t.Errorf("last record: %d, %v", n, err)
@@ -191,14 +194,14 @@ func TestRecordNumbersEnd(t *testing.T) {
 		}
 	}
 	rx := newReader(server, io.MultiReader(&wire, bytes.NewReader(sealed(t, client, []byte("x")))))
-	rx.seal.next = math.MaxUint64 - 1
+	rx.cs.next = math.MaxUint64 - 1
 	got, err := io.ReadAll(readerFunc(rx.read))
 	if string(got) != "last" || !errors.Is(err, errNoNonceLeft) {
 		t.Errorf("reading: %q, %v", got, err)
 	}
 }
 
-// connPair returns the two ends of a channel over conns.
+// connPair returns the two ends of a channel over a pair of connections.
 func connPair(t testing.TB, a, b net.Conn) (client, server *Conn) {
 	t.Helper()
 	cs, ss := sessions(t)
@@ -239,8 +242,8 @@ func TestConn(t *testing.T) {
 	}
 }
 
-// A write that a deadline cuts anywhere goes on with the next one, and nothing is lost or sent
-// twice.
+// If a deadline interrupts a write at any byte, the next write continues, and nothing is lost or
+// sent twice.
 func TestWriteGoesOnAfterDeadline(t *testing.T) {
 	cs, ss := sessions(t)
 	var tx txState
@@ -256,7 +259,7 @@ func TestWriteGoesOnAfterDeadline(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 100 { // what is pending
+	for range 100 { // flushes the pending record
 		tx.write(cut, nil)
 	}
 	got, err := io.ReadAll(readerFunc(newReader(ss, &cut.got).read))
@@ -268,7 +271,7 @@ func TestWriteGoesOnAfterDeadline(t *testing.T) {
 	}
 }
 
-// cuttingWriter takes a few bytes at a time and then reports that the deadline has passed.
+// cuttingWriter accepts a few bytes of each write and then reports that the deadline has passed.
 type cuttingWriter struct {
 	got  bytes.Buffer
 	step int
@@ -369,7 +372,7 @@ func FuzzInitiation(f *testing.F) {
 	for _, r := range v.Reject {
 		f.Add([]byte(r.Initiation))
 	}
-	server := machineKey(v.Noise.Control)
+	server := machineKey(f, v.Noise.Control)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, _, err := respond(server, b, nil); err == nil && s.peer.IsZero() {
 			t.Error("accepted a client without a key")
@@ -386,7 +389,7 @@ func FuzzResponse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		i, _, err := initiate(machineKey(v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131, nil)
+		i, _, err := initiate(machineKey(t, v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -450,9 +453,9 @@ func TestKeysAreNotPrinted(t *testing.T) {
 	cs, _ := sessions(t)
 	c := newConn(nil, cs, nil)
 	if c.s.tx != [32]byte{} || c.s.rx != [32]byte{} {
-		t.Error("a channel keeps its keys where they can be printed")
+		t.Error("the session keys can be printed through the Conn")
 	}
-	if c.Version() != CapabilityVersion || c.Peer() != cs.peer || c.HandshakeHash() != cs.hash {
-		t.Error("a channel does not know what was agreed on")
+	if c.Version() != CapabilityVersion || c.Peer() != cs.peer {
+		t.Error("the Conn has lost the version or the peer's key")
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"ginnel/internal/safetext"
 )
 
 const (
@@ -23,16 +25,20 @@ const (
 
 var (
 	errAnswerSize = errors.New("answer is too long")
-	errAuthURL    = errors.New("the page to log in at has no address that can be shown")
+	errAuthURL    = errors.New("address of the login page is not an http or https URL that can be shown")
 	errNoAnswer   = fmt.Errorf("no answer within %v", requestTimeout)
 )
 
-// Register sends a registration (control specification, section 4). A response may say that the
-// user has to visit AuthURL, or that the node key has expired; neither is an error. With Followup
-// the server answers when the user has done so, which only ctx bounds. Errors are a *RefusedError
-// if the server said why it refuses, a *RateLimitError, or those of this package's variables.
+// Register sends a registration (control specification, section 4). That the user has to visit
+// AuthURL, or that the node key has expired, is told by the response and is not an error. A request
+// with Followup is answered when the user has logged in; only ctx bounds that wait. Errors are a
+// *RefusedError if the server gave a reason, a *RateLimitError, or one of this package's variables.
 func (c *Client) Register(ctx context.Context, req RegisterRequest) (*RegisterResponse, error) {
-	ctx, release, err := c.begin(ctx, req.Followup == "")
+	begin := c.begin
+	if req.Followup != "" {
+		begin = c.calls.begin // the answer waits for a person
+	}
+	ctx, release, err := begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +58,7 @@ func (c *Client) Register(ctx context.Context, req RegisterRequest) (*RegisterRe
 		return nil, unreachable(fmt.Errorf("reading the answer to a registration: %w", err))
 	}
 	if answer.Error != "" {
-		return nil, &RefusedError{printable(answer.Error)}
+		return nil, &RefusedError{safetext.Line(answer.Error, maxMessage)}
 	}
 	if !isPageURL(answer.AuthURL) {
 		return nil, unreachable(errAuthURL)
@@ -60,25 +66,26 @@ func (c *Client) Register(ctx context.Context, req RegisterRequest) (*RegisterRe
 	return &answer, nil
 }
 
-// isPageURL accepts what can be shown to people as the address of a page, and nothing at all.
+// isPageURL reports whether text is empty or a URL that can be shown to people as the address of a
+// page.
 func isPageURL(text string) bool {
 	u, err := url.Parse(text)
-	return text == "" || err == nil && (u.Scheme == "https" || u.Scheme == "http") && printable(text) == text
+	return text == "" || err == nil && (u.Scheme == "https" || u.Scheme == "http") && safetext.IsLine(text)
 }
 
-// logoutTime is a time in the past, the one that others use too.
+// logoutTime is the time in the past that tailscaled sends as the expiry of a logout.
 var logoutTime = time.Unix(123, 0).UTC()
 
-// Logout has the server forget req.NodeKey, or let it expire.
+// Logout asks the server to expire or delete the node with req.NodeKey.
 func (c *Client) Logout(ctx context.Context, req RegisterRequest) error {
 	req.Expiry, req.Auth, req.Followup = logoutTime, nil, ""
 	_, err := c.Register(ctx, req)
 	return err
 }
 
-// Update tells the server the node's state; it needs to be complete every time (section 5.11).
+// Update sends the node's state to the server. req must hold all of it every time (section 5.11).
 func (c *Client) Update(ctx context.Context, req MapRequest) error {
-	ctx, release, err := c.begin(ctx, true)
+	ctx, release, err := c.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -92,17 +99,17 @@ func (c *Client) Update(ctx context.Context, req MapRequest) error {
 	return resp.Body.Close()
 }
 
-// begin starts a call. All but those that wait for people are answered soon or not at all.
-func (c *Client) begin(ctx context.Context, soon bool) (context.Context, func(), error) {
+// begin starts a call that the server must answer within requestTimeout.
+func (c *Client) begin(ctx context.Context) (context.Context, func(), error) {
 	ctx, release, err := c.calls.begin(ctx)
-	if err != nil || !soon {
-		return ctx, release, err
+	if err != nil {
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, unreachable(errNoAnswer))
 	return ctx, func() { cancel(); release() }, nil
 }
 
-// post sends a document through the channel. The answer has status 200.
+// post sends a document through the channel. Any status other than 200 is an error.
 func (c *Client) post(ctx context.Context, path string, doc any) (*http.Response, error) {
 	body, err := json.Marshal(doc)
 	if err != nil {
@@ -119,14 +126,14 @@ func (c *Client) post(ctx context.Context, path string, doc any) (*http.Response
 	return nil, statusError(path, resp)
 }
 
-// do sends a request through the channel, whatever scheme and host u has (section 3). The channel
-// is returned with errors too, if there was one.
+// do sends a request through the channel; the scheme and host of u do not matter (section 3). It
+// returns the channel with an error too, if one was open.
 func (c *Client) do(ctx context.Context, method string, u *url.URL, body []byte) (*http.Response, *channel, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a request: %w", err)
 	}
-	req.URL.Scheme = "https" // whatever the channel runs over
+	req.URL.Scheme = "https" // also if the channel runs over plain HTTP
 	req.Header.Set("User-Agent", c.cfg.userAgent())
 	ch, err := c.openChannel(ctx)
 	if err != nil {
@@ -139,7 +146,7 @@ func (c *Client) do(ctx context.Context, method string, u *url.URL, body []byte)
 	return resp, ch, nil
 }
 
-// unlessEnded makes err an ErrUnreachable unless it is only that ctx has ended.
+// unlessEnded wraps err in ErrUnreachable, or returns the cause of ctx if ctx has ended.
 func unlessEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -147,7 +154,7 @@ func unlessEnded(ctx context.Context, err error) error {
 	return unreachable(err)
 }
 
-// statusError explains a status other than 200 (sections 4.2, 4.4 and 9.1).
+// statusError returns the error for a status other than 200 (sections 4.2, 4.4 and 9.1).
 func statusError(path string, resp *http.Response) error {
 	e := &StatusError{Path: path, Code: resp.StatusCode, Text: excerpt(resp.Body)}
 	switch code := resp.StatusCode; {
@@ -158,12 +165,13 @@ func statusError(path string, resp *http.Response) error {
 	case code == http.StatusNotFound && path == mapPath:
 		e.kind = ErrUnknownNode
 	case code == http.StatusBadRequest && path == registerPath:
-		e.kind = ErrVersionRefused // the only one there is
+		e.kind = ErrVersionRefused // the only reason for a 400 here
 	}
 	return e
 }
 
-// retryAfter reads the header: seconds or a date. Without a usable one it is five to ten seconds.
+// retryAfter parses a Retry-After header: seconds or a date. If that fails, or the wait is longer
+// than maxRetry, it returns five to ten seconds.
 func retryAfter(text string, now time.Time, random float64) time.Duration {
 	after := time.Duration(-1)
 	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
@@ -177,7 +185,7 @@ func retryAfter(text string, now time.Time, random float64) time.Duration {
 	return after
 }
 
-// readAnswer reads all of a short answer.
+// readAnswer reads a whole body of at most maxAnswer bytes.
 func readAnswer(r io.Reader) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxAnswer+1))
 	if err == nil && len(b) > maxAnswer {

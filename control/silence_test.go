@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A server that says nothing, wherever it stops, is given up.
+// A server that falls silent at any step of a call makes the call fail in time.
 func TestSilentServer(t *testing.T) {
 	stall := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	for _, test := range []struct {
@@ -25,7 +25,8 @@ func TestSilentServer(t *testing.T) {
 			s.enter = func(w http.ResponseWriter, r *http.Request) {
 				conn, _, _ := http.NewResponseController(w).Hijack()
 				defer conn.Close()
-				io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n\x02")
+				io.WriteString(conn,
+					"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n\x02")
 				io.Copy(io.Discard, conn)
 			}
 		}, 11 * time.Second},
@@ -58,7 +59,8 @@ func TestSilentServer(t *testing.T) {
 func TestWatchdogAndReconnect(t *testing.T) {
 	bubble(t, func(t *testing.T, s *testServer) {
 		var frames atomic.Pointer[[]*MapResponse]
-		s.inner.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) { sendFrames(w, r, *frames.Load()...) })
+		s.inner.HandleFunc("POST /machine/map",
+			func(w http.ResponseWriter, r *http.Request) { sendFrames(w, r, *frames.Load()...) })
 		s.start()
 		c := s.client(nil)
 		poll := func() (maps int, err error) {
@@ -74,14 +76,15 @@ func TestWatchdogAndReconnect(t *testing.T) {
 			frames.Store(&sent)
 			start := time.Now()
 			maps, err := poll()
-			if took := time.Since(start); maps != len(sent) || !errors.Is(err, errSilent) || !errors.Is(err, ErrUnreachable) || took != watchdogTimeout {
+			if took := time.Since(start); maps != len(sent) || !errors.Is(err, errSilent) || !errors.Is(err, ErrUnreachable) ||
+				took != watchdogTimeout {
 				t.Errorf("%d frames: got %d maps and %v after %v", len(sent), maps, err, took)
 			}
 		}
 		if n := s.opened(); n != 2 {
 			t.Errorf("%d channels, want one for each stream", n)
 		}
-		// The server goes while the stream is open, and the next poll dials again.
+		// The server closes its connections while a stream is open. The next poll dials again.
 		time.AfterFunc(time.Minute, s.hangUp)
 		if maps, err := poll(); maps != 1 || !errors.Is(err, ErrUnreachable) || errors.Is(err, errSilent) {
 			t.Errorf("hung up: got %d maps and %v", maps, err)
@@ -93,7 +96,7 @@ func TestWatchdogAndReconnect(t *testing.T) {
 	})
 }
 
-// A slow caller is no silent server.
+// A caller that takes long between frames does not trigger the watchdog.
 func TestWatchdogDoesNotWatchTheCaller(t *testing.T) {
 	bubble(t, func(t *testing.T, s *testServer) {
 		s.inner.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) {
@@ -136,7 +139,7 @@ func TestStreamEnds(t *testing.T) {
 	})
 }
 
-// Close, and a context, end a call wherever it waits.
+// Close and the context end a call at any step at which it waits.
 func TestEndDuringEveryCall(t *testing.T) {
 	stall := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	servers := map[string]func(*testServer){

@@ -10,10 +10,10 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// testServer is a coordination server on a network in memory, as far as a test wants one.
+// testServer is a minimal coordination server on a network in memory.
 type testServer struct {
 	t               *testing.T
 	net             *memNet
@@ -23,21 +23,22 @@ type testServer struct {
 	wg              sync.WaitGroup
 
 	outer *http.ServeMux                               // /key and /ts2021 unless replaced before start
-	inner *http.ServeMux                               // inside of channels
-	min   int                                          // capability version
+	inner *http.ServeMux                               // inside channels
+	min   int                                          // lowest capability version that is accepted
 	early string                                       // sent before HTTP/2
-	enter func(w http.ResponseWriter, r *http.Request) // instead of accepting a channel
-	ask   func(w http.ResponseWriter, r *http.Request) // instead of giving the key
+	enter func(w http.ResponseWriter, r *http.Request) // replaces the acceptance of a channel
+	ask   func(w http.ResponseWriter, r *http.Request) // replaces the answer with the server's key
 
 	mu       sync.Mutex
 	channels []net.Conn
 }
 
 func newTestServer(t *testing.T) *testServer {
-	return &testServer{t: t, net: newMemNet(), key: key.NewMachinePrivate(), outer: http.NewServeMux(), inner: http.NewServeMux()}
+	return &testServer{t: t, net: newMemNet(), key: key.NewMachinePrivate(), outer: http.NewServeMux(),
+		inner: http.NewServeMux()}
 }
 
-// start serves until the test ends. It is called within the test's bubble.
+// start serves until the test ends. It must be called inside the test's synctest bubble.
 func (s *testServer) start() {
 	s.outer.HandleFunc("GET /key", func(w http.ResponseWriter, r *http.Request) {
 		if s.ask != nil {
@@ -68,7 +69,7 @@ func (s *testServer) stop() {
 	s.wg.Wait()
 }
 
-// hangUp ends all channels.
+// hangUp closes all channels.
 func (s *testServer) hangUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,10 +103,11 @@ func (s *testServer) channel(w http.ResponseWriter, r *http.Request) {
 	s.innerListener.connc <- c
 }
 
-// client returns one that dials s, with changes to its configuration.
+// client returns a Client of s. change may modify its configuration.
 func (s *testServer) client(change func(*ClientConfig)) *Client {
-	cfg := ClientConfig{URL: "http://" + strings.TrimSuffix(testAddr, ":80"), MachineKey: key.NewMachinePrivate(), DialContext: s.net.DialContext,
-		Version: "1.2.3", Log: slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	cfg := ClientConfig{URL: "http://" + strings.TrimSuffix(testAddr, ":80"), MachineKey: key.NewMachinePrivate(),
+		DialContext: s.net.DialContext,
+		Version:     "1.2.3", Log: slog.New(slog.NewTextHandler(s.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if change != nil {
 		change(&cfg)
 	}
@@ -117,7 +119,7 @@ func (s *testServer) client(change func(*ClientConfig)) *Client {
 	return c
 }
 
-// sendFrames answers a map request with frames and leaves the stream open until the client goes.
+// sendFrames answers a map request with frames and keeps the stream open until the client ends it.
 func sendFrames(w http.ResponseWriter, r *http.Request, frames ...*MapResponse) {
 	for _, f := range frames {
 		b, _ := AppendFrame(nil, f, CompressZstd)

@@ -11,30 +11,32 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"unicode"
 
-	"ginnel/internal/key"
+	"ginnel/internal/safetext"
 	"ginnel/internal/wsstream"
+	"ginnel/key"
 )
 
 // This file is the client's end of the upgrade to a channel (control specification, sections 2.1
 // and 2.8).
 
+// Limits of text in bytes. The text of a server is shown to people, mostly on terminals.
 const (
-	maxResponseHead = 16 << 10
-	maxExcerpt      = 200 // of a text that a server gave as its reason
+	maxResponseHead = 16 << 10 // read of the head of an HTTP response
+	maxExcerpt      = 200      // shown of an error page, or of a name in a certificate
+	maxMessage      = 4 << 10  // shown of a message that the server means for people
 )
 
 var (
 	errHeadTooLong = errors.New("answer to the upgrade is too long")
 	errWrongSwitch = errors.New("server switched to another protocol")
-	// errHungUp is all that some servers say to a version, or a handshake, that they do not like
-	// (section 2.7).
-	errHungUp = errors.New("server hung up on the handshake")
+	// errHungUp: the server closed the connection without an answer to the initiation. Some servers
+	// refuse a version or a key that way (section 2.7).
+	errHungUp = errors.New("server closed the connection during the handshake")
 )
 
-// upgradeError is an answer other than 101: what is there is no coordination server, or something
-// stands before it.
+// upgradeError is an HTTP status other than 101: no coordination server is at the URL, or a proxy
+// in front of it does not pass the upgrade.
 type upgradeError struct {
 	status string
 	text   string
@@ -47,7 +49,7 @@ func (e *upgradeError) Error() string {
 	return fmt.Sprintf("server answers the upgrade with %q: %s", e.status, e.text)
 }
 
-// opening is what a client says to open a channel.
+// opening holds what a client needs to open a channel.
 type opening struct {
 	url       *url.URL // the server's
 	userAgent string
@@ -64,12 +66,14 @@ func at(server *url.URL, path string) *url.URL {
 	return &url.URL{Scheme: server.Scheme, Host: server.Host, Path: path}
 }
 
-// open upgrades conn, which is closed if that fails. A context bounds it, and not the channel.
+// open upgrades conn to a channel. It closes conn if it fails. ctx bounds the handshake, not the
+// channel.
 func (o *opening) open(ctx context.Context, conn net.Conn) (*Conn, error) {
 	return o.handshake(ctx, conn, o.native)
 }
 
-// openWebSocket is open for servers behind something that lets only WebSockets through.
+// openWebSocket is open inside a WebSocket, for servers behind a proxy that passes no other
+// upgrade.
 func (o *opening) openWebSocket(ctx context.Context, conn net.Conn) (*Conn, error) {
 	return o.handshake(ctx, conn, func(conn net.Conn, i *initiator, msg []byte) (*Conn, error) {
 		return o.webSocket(ctx, conn, i, msg)
@@ -116,11 +120,11 @@ func (o *opening) native(conn net.Conn, i *initiator, msg []byte) (*Conn, error)
 	if err := readSwitch(br); err != nil {
 		return nil, err
 	}
-	in.left = -1 // what follows has limits of its own
+	in.left = -1 // the handshake response and the records have limits of their own
 	return i.complete(conn, br)
 }
 
-// complete reads the response, and has the channel go on with what br has read beyond it.
+// complete reads the handshake response. What br has buffered beyond it are the first records.
 func (i *initiator) complete(conn net.Conn, br *bufio.Reader) (*Conn, error) {
 	response, err := readResponse(br)
 	if err == io.EOF {
@@ -137,7 +141,7 @@ func (i *initiator) complete(conn net.Conn, br *bufio.Reader) (*Conn, error) {
 	return newConn(conn, s, first), nil
 }
 
-// readSwitch reads the HTTP answer, which has to be 101.
+// readSwitch reads the HTTP response, which must be 101 Switching Protocols.
 func readSwitch(br *bufio.Reader) error {
 	resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodPost})
 	if err != nil {
@@ -153,22 +157,16 @@ func readSwitch(br *bufio.Reader) error {
 	return nil
 }
 
-// excerpt reads the beginning of a text and makes one printable line of it.
+// excerpt reads the beginning of a body and returns it as one line that is safe to show.
 func excerpt(r io.Reader) string {
 	text, _ := io.ReadAll(io.LimitReader(r, maxExcerpt))
-	return printable(string(text))
+	return safetext.Line(string(text), maxExcerpt)
 }
 
-// printable makes one line of a text from outside.
-func printable(text string) string {
-	words := strings.FieldsFunc(strings.ToValidUTF8(text, "?"), func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) })
-	return strings.Join(words, " ")
-}
-
-// headReader ends a head that is too long. A negative limit is none.
+// headReader reads at most left more bytes, and then fails.
 type headReader struct {
 	src  io.Reader
-	left int
+	left int // negative: no limit
 }
 
 func (r *headReader) Read(p []byte) (int, error) {
@@ -185,7 +183,7 @@ func (r *headReader) Read(p []byte) (int, error) {
 
 func (o *opening) webSocket(ctx context.Context, conn net.Conn, i *initiator, msg []byte) (*Conn, error) {
 	u := o.target()
-	u.Scheme = "http" // TLS is there already
+	u.Scheme = "http" // conn is TLS already if the server's URL is https
 	u.RawQuery = webSocketQuery(msg)
 	wc, err := wsstream.Dial(ctx, conn, wsstream.DialConfig{
 		URL: u.String(), Header: http.Header{"User-Agent": {o.userAgent}}, Subprotocol: upgradeProtocol,
@@ -197,7 +195,8 @@ func (o *opening) webSocket(ctx context.Context, conn net.Conn, i *initiator, ms
 	return i.complete(wc, bufio.NewReader(wc))
 }
 
-// webSocketQuery carries an initiation where headers cannot be set.
+// webSocketQuery returns the query that carries the initiation, because a WebSocket client in a
+// browser cannot set headers (section 2.8).
 func webSocketQuery(initiation []byte) string {
 	return url.Values{headerHandshake: {base64.StdEncoding.EncodeToString(initiation)}}.Encode()
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// documentTypes are the types by the names of the vectors; nil for those that are not of this
-// program.
+// documentTypes maps the names of the test vectors to types; nil means that this program does not
+// use the document.
 var documentTypes = map[string]any{
 	"OverTLSPublicKeyResponse": ServerKeys{},
 	"RegisterRequest":          RegisterRequest{},
@@ -26,7 +26,7 @@ var documentTypes = map[string]any{
 	"AuditLogRequest":          nil,
 }
 
-// ignored are the fields that this program does not read.
+// ignored lists the fields that this program does not read.
 var ignored = map[string]bool{"NLKey": true, "DistroCodeName": true, "GoArchVar": true, "SSHPolicy": true}
 
 func TestVectorDocuments(t *testing.T) {
@@ -55,8 +55,8 @@ func TestVectorDocuments(t *testing.T) {
 	}
 }
 
-// isZero reports whether a value says the same as none. Lists and objects do not: some of them mean
-// something.
+// isZero reports whether a value means the same as an absent field. Empty lists and objects are not
+// zero, because some of them have a meaning.
 func isZero(v any) bool {
 	s, _ := v.(string)
 	return v == nil || v == false || v == 0.0 || v == "" || s == "0001-01-01T00:00:00Z" ||

@@ -10,10 +10,10 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/crypto/curve25519"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// schedule is the key schedule of section 2.4, written down once more without the library.
+// schedule is the key schedule of section 2.4, implemented independently of the Noise library.
 type schedule struct {
 	t     *testing.T
 	h, ck []byte
@@ -44,7 +44,7 @@ func (s *schedule) want(name string, got []byte) {
 	}
 }
 
-// mix mixes in the shared secret of two keys and returns the key for what follows.
+// mix mixes in the shared secret of two keys and returns the key of the next encryption.
 func (s *schedule) mix(name string, private, public []byte) (k []byte) {
 	s.t.Helper()
 	dh, err := curve25519.X25519(private, public)
@@ -107,17 +107,18 @@ func TestVectorKeySchedule(t *testing.T) {
 	}
 }
 
-// handshakeVector runs the handshake of the vectors on both ends.
+// handshakeVector runs both ends of the handshake of the test vectors.
 func handshakeVector(t testing.TB, v *noiseVector) (client, server *session) {
 	t.Helper()
-	i, initiation, err := initiate(machineKey(v.Machine), key.MachinePublic(v.ControlPublic), v.Version, bytes.NewReader(v.ClientEphemeral))
+	i, initiation, err := initiate(machineKey(t, v.Machine), key.MachinePublic(v.ControlPublic), v.Version,
+		bytes.NewReader(v.ClientEphemeral))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(initiation[:], v.Initiation) {
 		t.Errorf("initiation: got %x, want %x", initiation, v.Initiation)
 	}
-	server, response, err := respond(machineKey(v.Control), initiation[:], bytes.NewReader(v.ServerEphemeral))
+	server, response, err := respond(machineKey(t, v.Control), initiation[:], bytes.NewReader(v.ServerEphemeral))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func TestVectorHandshake(t *testing.T) {
 		t.Errorf("prologue: got %q, want %q", got, v.Prologue)
 	}
 	client, server := handshakeVector(t, &v)
-	want := session{version: 131, peer: key.MachinePublic(v.ControlPublic), hash: [32]byte(v.Hash),
+	want := session{version: 131, peer: key.MachinePublic(v.ControlPublic),
 		tx: [32]byte(v.ClientToServer), rx: [32]byte(v.ServerToClient)}
 	if *client != want {
 		t.Errorf("client: got %+v, want %+v", *client, want)
@@ -150,7 +151,7 @@ func TestVectorHandshake(t *testing.T) {
 func TestVectorReject(t *testing.T) {
 	v := vectors(t)
 	for _, r := range v.Reject {
-		if _, _, err := respond(machineKey(v.Noise.Control), r.Initiation, nil); err == nil {
+		if _, _, err := respond(machineKey(t, v.Noise.Control), r.Initiation, nil); err == nil {
 			t.Errorf("%s: accepted", r.Case)
 		}
 	}

@@ -14,10 +14,10 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// hexBytes is a byte string of the vectors.
+// hexBytes is a byte string of the test vectors, in hex.
 type hexBytes []byte
 
 func (h *hexBytes) UnmarshalText(b []byte) (err error) {
@@ -117,7 +117,14 @@ func vectors(t testing.TB) *vectorFile {
 	return &v
 }
 
-func machineKey(b []byte) key.MachinePrivate { return key.MachinePrivateFromRaw([32]byte(b)) }
+func machineKey(t testing.TB, b []byte) key.MachinePrivate {
+	t.Helper()
+	k, err := key.ParseMachinePrivate("privkey:" + hex.EncodeToString(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
 
 func TestVectorKeys(t *testing.T) {
 	v := vectors(t)
@@ -129,7 +136,7 @@ func TestVectorKeys(t *testing.T) {
 		case "machine":
 			if k.PrivateHex != nil {
 				p, perr := key.ParseMachinePrivate(k.PrivateText)
-				if perr != nil || p != machineKey(k.PrivateHex) {
+				if perr != nil || p != machineKey(t, k.PrivateHex) {
 					t.Errorf("%s: private text: %v", k.Kind, perr)
 				}
 				private = p.Public()
@@ -150,7 +157,7 @@ func TestVectorKeys(t *testing.T) {
 			}
 			parsed, err = key.ParseDiscoPublic(k.PublicText)
 		default:
-			continue // kinds that this program has no use for
+			continue // a kind of key that this program does not use
 		}
 		for _, public = range []fmt.Stringer{private, parsed} {
 			if public != nil && public.String() != k.PublicText {
@@ -185,12 +192,12 @@ func TestVectorRecords(t *testing.T) {
 		var wire bytes.Buffer
 		rx.init(dir.to.rx, &wire, nil)
 		for _, r := range dir.records {
-			tx.seal.next, rx.seal.next = r.Counter, r.Counter
+			tx.cs.next, rx.cs.next = r.Counter, r.Counter
 			if n, err := tx.write(&wire, r.Plaintext); err != nil || n != len(r.Plaintext) {
 				t.Fatalf("%s: writing record %d: %d, %v", dir.name, r.Counter, n, err)
 			}
-			if !bytes.Equal(wire.Bytes(), r.Wire) || !bytes.Equal(tx.seal.nonce[:], r.Nonce) {
-				t.Errorf("%s: record %d: got %x with nonce %x, want %x", dir.name, r.Counter, wire.Bytes(), tx.seal.nonce, r.Wire)
+			if !bytes.Equal(wire.Bytes(), r.Wire) || !bytes.Equal(tx.cs.nonce[:], r.Nonce) {
+				t.Errorf("%s: record %d: got %x with nonce %x, want %x", dir.name, r.Counter, wire.Bytes(), tx.cs.nonce, r.Wire)
 			}
 			got := make([]byte, len(r.Plaintext)+1)
 			if n, err := rx.read(got); err != nil || !bytes.Equal(got[:n], r.Plaintext) {
@@ -207,7 +214,7 @@ func TestVectorSplitWrite(t *testing.T) {
 	plaintext := bytes.Repeat([]byte("0123456789abcdef"), split.PlaintextLen/16+1)[:split.PlaintextLen]
 	var tx txState
 	tx.init(client.tx)
-	tx.seal.next = split.FirstCounter
+	tx.cs.next = split.FirstCounter
 	var wire bytes.Buffer
 	if _, err := tx.write(&wire, plaintext); err != nil {
 		t.Fatal(err)
@@ -224,7 +231,7 @@ func TestVectorSplitWrite(t *testing.T) {
 	}
 	var rx rxState
 	rx.init(server.rx, &wire, nil)
-	rx.seal.next = split.FirstCounter
+	rx.cs.next = split.FirstCounter
 	got := make([]byte, len(plaintext))
 	if _, err := io.ReadFull(readerFunc(rx.read), got); err != nil || !bytes.Equal(got, plaintext) {
 		t.Errorf("reading: %v", err)
@@ -249,7 +256,7 @@ func TestVectorUpgrade(t *testing.T) {
 		t.Errorf("header: got %x, %v", got, err)
 	}
 
-	// The server's answer: the head, the response and records may come in one piece.
+	// The HTTP head, the handshake response and the first records may arrive in one segment.
 	client, server := net.Pipe()
 	defer client.Close()
 	go func() {
@@ -261,7 +268,8 @@ func TestVectorUpgrade(t *testing.T) {
 		}
 		server.Write(all)
 	}()
-	i, msg, err := initiate(machineKey(v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131, bytes.NewReader(v.Noise.ClientEphemeral))
+	i, msg, err := initiate(machineKey(t, v.Noise.Machine), key.MachinePublic(v.Noise.ControlPublic), 131,
+		bytes.NewReader(v.Noise.ClientEphemeral))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,21 +4,21 @@ import (
 	"net/netip"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// CapabilityVersion is the version of the protocol that this package claims to speak (control
-// specification, section 11).
+// CapabilityVersion is the protocol version that this package announces (control specification,
+// section 11).
 const CapabilityVersion = 131
 
-// MinCapabilityVersion is what a server of ours asks of a client: none of the forms that are older
-// is written or read.
+// MinCapabilityVersion is the lowest version that our server accepts. Older forms of the documents
+// are neither written nor read.
 const MinCapabilityVersion = 113
 
-// The types of this file and its neighbours are the JSON documents of the protocol. Their fields
-// are named as the documents name them. A field that is absent, null or zero says the same, except
-// where a nil slice or map means "unchanged" and an empty one "none": all of them are written
-// unless they are nil.
+// The types of this file and of wirenode.go are the JSON documents of the protocol, with the names
+// of the documents. An absent, a null and a zero field mean the same. The exception is a slice or
+// map that is a delta: nil means "unchanged" and empty means "none", so it is written unless it is
+// nil.
 
 // ServerKeys is the answer to GET /key (section 1.2).
 type ServerKeys struct {
@@ -26,14 +26,15 @@ type ServerKeys struct {
 	PublicKey       key.MachinePublic `json:"publicKey"`
 }
 
-// RegisterRequest asks to be let in, to be forgotten, or whether one still is (section 4.1).
+// RegisterRequest registers a node key, logs it out, or asks whether it is still valid (section
+// 4.1).
 type RegisterRequest struct {
 	Version    int
 	NodeKey    key.NodePublic
 	OldNodeKey key.NodePublic `json:",omitzero"`
 	Auth       *RegisterAuth  `json:",omitzero"`
 	Expiry     time.Time      `json:",omitzero"` // in the past: log out
-	Followup   string         `json:",omitzero"` // the AuthURL that is waited for
+	Followup   string         `json:",omitzero"` // the AuthURL of the login to wait for
 	Hostinfo   *Hostinfo      `json:",omitzero"`
 	Ephemeral  bool           `json:",omitzero"`
 }
@@ -43,7 +44,7 @@ type RegisterAuth struct {
 	AuthKey string `json:",omitzero"`
 }
 
-// RegisterResponse is the answer (section 4.2).
+// RegisterResponse is the answer to a RegisterRequest (section 4.2).
 type RegisterResponse struct {
 	User              User
 	Login             Login
@@ -62,7 +63,7 @@ type User struct {
 	Created       time.Time `json:",omitzero"`
 }
 
-// Login is an identity that a user is known by.
+// Login is a user's identity at an identity provider.
 type Login struct {
 	ID            int64  `json:",omitzero"`
 	Provider      string `json:",omitzero"`
@@ -71,7 +72,7 @@ type Login struct {
 	ProfilePicURL string `json:",omitzero"`
 }
 
-// UserProfile is what others are shown of a user.
+// UserProfile describes a user to other users.
 type UserProfile struct {
 	ID            int64
 	LoginName     string
@@ -80,11 +81,10 @@ type UserProfile struct {
 	Groups        []string `json:",omitzero"`
 }
 
-// CompressZstd is the only compression of map responses there is.
+// CompressZstd is the only compression of map responses.
 const CompressZstd = "zstd"
 
-// MapRequest opens a stream of the network map, or updates what the server knows of the node
-// (section 5.2).
+// MapRequest opens a map stream, or updates the server's record of the node (section 5.2).
 type MapRequest struct {
 	Version       int
 	Compress      string `json:",omitzero"`
@@ -100,20 +100,20 @@ type MapRequest struct {
 	DebugFlags    []string         `json:",omitzero"`
 }
 
-// EndpointType says where an endpoint was learned.
+// EndpointType says how a node learned one of its endpoints.
 type EndpointType int
 
 // Endpoint types (section 5.2).
 const (
 	EndpointUnknown       EndpointType = iota
-	EndpointLocal                      // of an interface
-	EndpointSTUN                       // as a STUN server sees the node
-	EndpointPortMapped                 // by agreement with a router
-	EndpointSTUNLocalPort              // STUN's address with the local port
+	EndpointLocal                      // an address of an interface
+	EndpointSTUN                       // the address and port that a STUN server sees
+	EndpointPortMapped                 // mapped by a router on request (UPnP, NAT-PMP, PCP)
+	EndpointSTUNLocalPort              // the address that a STUN server sees, with the local port
 	EndpointConfigured
 )
 
-// MapResponse is one frame of a stream (section 5.6).
+// MapResponse is one frame of a map stream (section 5.6).
 type MapResponse struct {
 	KeepAlive     bool         `json:",omitzero"`
 	PingRequest   *PingRequest `json:",omitzero"`
@@ -122,7 +122,7 @@ type MapResponse struct {
 	Node    *Node    `json:",omitzero"`
 	DERPMap *DERPMap `json:",omitzero"`
 
-	Peers             []*Node          `json:",omitzero"` // empty is as good as absent
+	Peers             []*Node          `json:",omitzero"` // empty means the same as absent
 	PeersChanged      []*Node          `json:",omitzero"`
 	PeersRemoved      []int64          `json:",omitzero"`
 	PeersChangedPatch []*PeerChange    `json:",omitzero"`
@@ -131,12 +131,12 @@ type MapResponse struct {
 	DNSConfig         *DNSConfig       `json:",omitzero"`
 	Domain            string           `json:",omitzero"`
 	CollectServices   *bool            `json:",omitzero"`
-	PacketFilter      []FilterRule     `json:",omitzero"` // the chunk "base" of PacketFilters; empty: nothing comes in
+	PacketFilter      []FilterRule     `json:",omitzero"` // the chunk "base" of PacketFilters; empty: it allows nothing
 	PacketFilters     map[string]Rules `json:",omitzero"` // by chunk; see Rules
 	UserProfiles      []UserProfile    `json:",omitzero"`
 
 	Health          []string                   `json:",omitzero"`
-	DisplayMessages map[string]*DisplayMessage `json:",omitzero"` // null: gone
+	DisplayMessages map[string]*DisplayMessage `json:",omitzero"` // null deletes the message
 
 	ControlTime     time.Time        `json:",omitzero"`
 	Debug           *Debug           `json:",omitzero"`
@@ -144,16 +144,16 @@ type MapResponse struct {
 	ClientVersion   *ClientVersion   `json:",omitzero"`
 }
 
-// Rules are the rules of one chunk of a packet filter. In a MapResponse nil, written as null, takes
-// the chunk away, and an empty list is a chunk without rules. The key "*" with null takes all
-// chunks away before the others are applied.
+// Rules are the rules of one chunk of a packet filter. In a MapResponse nil, written as null,
+// deletes the chunk, and an empty list is a chunk without rules. The key "*" with null deletes all
+// chunks before the other keys are applied.
 type Rules []FilterRule
 
-// MessageDuplicateKey is the name of the display message by which our server tells a node that
-// another process uses its key.
+// MessageDuplicateKey is the ID of the display message by which our server tells a node that
+// another process uses the node's key.
 const MessageDuplicateKey = "duplicate-key"
 
-// DisplayMessage is news for the user (section 5.6).
+// DisplayMessage is a message for the user (section 5.6).
 type DisplayMessage struct {
 	Title               string
 	Text                string
@@ -162,25 +162,25 @@ type DisplayMessage struct {
 	PrimaryAction       *DisplayAction `json:",omitzero"`
 }
 
-// DisplayAction is what the user can do about it.
+// DisplayAction is a page where the user can act on a DisplayMessage.
 type DisplayAction struct {
 	URL   string
 	Label string
 }
 
-// Debug are instructions to the client.
+// Debug holds instructions to the client.
 type Debug struct {
 	SleepSeconds   float64 `json:",omitzero"`
 	DisableLogTail bool    `json:",omitzero"`
 	Exit           *int    `json:",omitzero"`
 }
 
-// ControlDialPlan says at which addresses the server can be tried.
+// ControlDialPlan lists addresses at which a client can try to reach the server.
 type ControlDialPlan struct {
 	Candidates []ControlIPCandidate `json:",omitzero"`
 }
 
-// ControlIPCandidate is one of them.
+// ControlIPCandidate is one address of a ControlDialPlan.
 type ControlIPCandidate struct {
 	IP                netip.Addr `json:",omitzero"`
 	ACEHost           string     `json:",omitzero"`
@@ -189,7 +189,7 @@ type ControlIPCandidate struct {
 	Priority          int        `json:",omitzero"`
 }
 
-// ClientVersion says whether there is something newer.
+// ClientVersion tells a client whether a newer version of its program exists.
 type ClientVersion struct {
 	RunningLatest        bool   `json:",omitzero"`
 	LatestVersion        string `json:",omitzero"`
@@ -199,7 +199,8 @@ type ClientVersion struct {
 	NotifyText           string `json:",omitzero"`
 }
 
-// PingRequest asks the client to prove something (section 10.2).
+// PingRequest asks the client to send a request to URL, perhaps with the result of a ping to the
+// peer at IP (section 10.2).
 type PingRequest struct {
 	URL        string     `json:",omitzero"`
 	URLIsNoise bool       `json:",omitzero"`
@@ -209,7 +210,7 @@ type PingRequest struct {
 	Payload    []byte     `json:",omitzero"`
 }
 
-// PingResponse is the proof, for the types that have one.
+// PingResponse is the result of a ping to a peer.
 type PingResponse struct {
 	Type           string
 	IP             string  `json:",omitzero"`
@@ -225,11 +226,11 @@ type PingResponse struct {
 	IsLocalIP      bool    `json:",omitzero"`
 }
 
-// AdmitRequest is what a relay asks about one of its clients (section 10.3, /verify).
+// AdmitRequest is a relay's question whether it may serve a client (section 10.3, /verify).
 type AdmitRequest struct {
 	NodePublic key.NodePublic
 	Source     netip.Addr
 }
 
-// AdmitResponse is the answer.
+// AdmitResponse is the answer to an AdmitRequest.
 type AdmitResponse struct{ Allow bool }

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Node is a node as a server describes it to itself or to its peers (section 5.7).
@@ -24,7 +24,7 @@ type Node struct {
 	Addresses  []netip.Prefix
 	AllowedIPs []netip.Prefix   `json:",omitzero"` // nil: Addresses; empty: nothing
 	Endpoints  []netip.AddrPort `json:",omitzero"`
-	LegacyDERP string           `json:"DERP,omitzero"` // "127.3.3.40:REGION", if HomeDERP is 0
+	LegacyDERP string           `json:"DERP,omitzero"` // "127.3.3.40:REGION", used if HomeDERP is 0
 	HomeDERP   int              `json:",omitzero"`
 
 	Hostinfo      *Hostinfo      `json:",omitzero"`
@@ -33,7 +33,7 @@ type Node struct {
 	Tags          []string       `json:",omitzero"`
 	PrimaryRoutes []netip.Prefix `json:",omitzero"`
 	LastSeen      time.Time      `json:",omitzero"`
-	Online        *bool          `json:",omitzero"` // nil: not known
+	Online        *bool          `json:",omitzero"` // nil: unknown
 
 	MachineAuthorized bool   `json:",omitzero"`
 	CapMap            CapMap `json:",omitzero"`
@@ -46,10 +46,10 @@ type Node struct {
 	ExitNodeDNSResolvers          []Resolver `json:",omitzero"`
 }
 
-// CapMap are the attributes of a node, each with values.
+// CapMap maps attributes of a node, or capabilities of a peer, to their values.
 type CapMap map[string][]json.RawMessage
 
-// PeerChange is news of single fields of a peer (section 5.5). What is nil or zero has not changed.
+// PeerChange changes single fields of a peer (section 5.5). A nil or zero field has not changed.
 type PeerChange struct {
 	NodeID     int64
 	DERPRegion int              `json:",omitzero"`
@@ -60,11 +60,11 @@ type PeerChange struct {
 	DiscoKey   *key.DiscoPublic `json:",omitzero"`
 	Online     *bool            `json:",omitzero"`
 	LastSeen   *time.Time       `json:",omitzero"`
-	KeyExpiry  *time.Time       `json:",omitzero"` // the zero time: none any more
+	KeyExpiry  *time.Time       `json:",omitzero"` // the zero time: the key no longer expires
 }
 
-// Hostinfo is what a node says of itself and its host (section 5.8). What is not named here is not
-// sent on.
+// Hostinfo is a node's description of itself and its host (section 5.8). A server that passes it on
+// drops fields that are not listed here.
 type Hostinfo struct {
 	IPNVersion      string         `json:",omitzero"`
 	BackendLogID    string         `json:",omitzero"`
@@ -95,14 +95,14 @@ type Hostinfo struct {
 	Location        *Location      `json:",omitzero"`
 }
 
-// Service is something a node offers.
+// Service is a service that a node offers.
 type Service struct {
 	Proto       string
 	Port        uint16
 	Description string `json:",omitzero"`
 }
 
-// Location is where an exit node stands.
+// Location is the place of an exit node.
 type Location struct {
 	Country     string  `json:",omitzero"`
 	CountryCode string  `json:",omitzero"`
@@ -113,7 +113,7 @@ type Location struct {
 	Priority    int     `json:",omitzero"`
 }
 
-// NetInfo is what a node has found out about its network.
+// NetInfo is a node's report about the network that it is in.
 type NetInfo struct {
 	MappingVariesByDestIP *bool              `json:",omitzero"`
 	WorkingIPv6           *bool              `json:",omitzero"`
@@ -130,19 +130,20 @@ type NetInfo struct {
 	FirewallMode          string             `json:",omitzero"`
 }
 
-// DERPMap lists relays (section 5.6). It is a delta: what is nil has not changed.
+// DERPMap lists the relays (section 5.6). In a MapResponse it is a delta: a nil field has not
+// changed.
 type DERPMap struct {
 	HomeParams         *DERPHomeParams     `json:",omitzero"`
 	Regions            map[int]*DERPRegion `json:",omitzero"`
 	OmitDefaultRegions bool                `json:"omitDefaultRegions,omitzero"`
 }
 
-// DERPHomeParams weigh the choice of a home.
+// DERPHomeParams weight the choice of a home region.
 type DERPHomeParams struct {
-	RegionScore map[int]float64 `json:",omitzero"` // the latency is multiplied by it
+	RegionScore map[int]float64 `json:",omitzero"` // by region; the measured latency is multiplied by it
 }
 
-// DERPRegion is a place with relays of which one is as good as the other.
+// DERPRegion is a group of interchangeable relays.
 type DERPRegion struct {
 	RegionID        int
 	RegionCode      string
@@ -182,24 +183,25 @@ type DNSConfig struct {
 	ExitNodeFilteredSet []string              `json:",omitzero"`
 }
 
-// Resolver is a DNS server: an IP address, one with a port, or a URL.
+// Resolver is a DNS server; Addr is an IP address, an address with a port, or a URL.
 type Resolver struct {
 	Addr                string       `json:",omitzero"`
 	BootstrapResolution []netip.Addr `json:",omitzero"`
 	UseWithExitNode     bool         `json:",omitzero"`
 }
 
-// DNSRecord is a name that the map itself knows. An empty Type is A or AAAA, as Value has it.
+// DNSRecord is a DNS record that the network map itself contains. An empty Type means A or AAAA,
+// depending on Value.
 type DNSRecord struct {
 	Name  string
 	Type  string `json:",omitzero"`
 	Value string
 }
 
-// FilterRule lets packets in (section 6.1).
+// FilterRule allows packets, or grants capabilities (section 6.1).
 type FilterRule struct {
 	SrcIPs   []string
-	SrcBits  []int          `json:",omitzero"` // obsolete: a filter that has it is refused
+	SrcBits  []int          `json:",omitzero"` // obsolete: a filter that uses it is refused
 	DstPorts []NetPortRange `json:",omitzero"`
 	IPProto  []int          `json:",omitzero"`
 	CapGrant []CapGrant     `json:",omitzero"`
@@ -208,14 +210,14 @@ type FilterRule struct {
 // NetPortRange is a set of addresses and ports.
 type NetPortRange struct {
 	IP    string
-	Bits  *int `json:",omitzero"` // obsolete: a filter that has it is refused
+	Bits  *int `json:",omitzero"` // obsolete: a filter that uses it is refused
 	Ports PortRange
 }
 
-// PortRange has both its ends.
+// PortRange is a range of ports that includes both ends.
 type PortRange struct{ First, Last uint16 }
 
-// CapGrant grants capabilities of applications, not passage.
+// CapGrant grants capabilities of applications. It allows no packets.
 type CapGrant struct {
 	Dsts   []netip.Prefix `json:",omitzero"`
 	Caps   []string       `json:",omitzero"`

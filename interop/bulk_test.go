@@ -7,13 +7,13 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// bulk is one party's half of a transfer in both directions. A relay drops what queues up, so that
-// never more than window packets are under way; each is answered.
+// bulk is one client's half of a transfer in both directions. A relay drops packets when its queues
+// are full, so at most bulkWindow packets are unacknowledged, and the peer acknowledges each.
 type bulk struct {
-	p       *party
+	p       *testClient
 	peer    key.NodePublic
 	packets int // each way
 	size    int
@@ -27,13 +27,14 @@ type bulk struct {
 
 const (
 	bulkWindow = 12
-	// The first byte of a packet.
-	bulkData = 'D' // then 4 of sequence number and the content
+	// The type of a packet, its first byte.
+	bulkData = 'D' // followed by a sequence number of 4 bytes and random content
 	bulkAck  = 'A'
 )
 
-// exchange sends packets of random content both ways between a and b and compares their hashes.
-func exchange(t *testing.T, a, b *party, packets, size int) {
+// exchange sends packets of random content between a and b in both directions and compares their
+// hashes.
+func exchange(t *testing.T, a, b *testClient, packets, size int) {
 	t.Helper()
 	x := newBulk(a, b.public, packets, size)
 	y := newBulk(b, a.public, packets, size)
@@ -52,16 +53,17 @@ func exchange(t *testing.T, a, b *party, packets, size int) {
 	}
 }
 
-func newBulk(p *party, peer key.NodePublic, packets, size int) *bulk {
+func newBulk(p *testClient, peer key.NodePublic, packets, size int) *bulk {
 	var seed [32]byte
 	copy(seed[:], p.public[:])
-	return &bulk{p: p, peer: peer, packets: packets, size: size, random: rand.NewChaCha8(seed), out: sha256.New(), in: sha256.New()}
+	return &bulk{p: p, peer: peer, packets: packets, size: size, random: rand.NewChaCha8(seed), out: sha256.New(),
+		in: sha256.New()}
 }
 
 func (x *bulk) sum(h hash.Hash) string { return string(h.Sum(nil)) }
 
-// run ends when all is sent, answered and received. It reports errors without ending its goroutine,
-// which may not be the test's.
+// run returns when all packets are sent, acknowledged and received. It reports errors with Errorf
+// only, because it may run on another goroutine than the test's.
 func (x *bulk) run(t *testing.T) {
 	for x.acked < x.packets || x.got < x.packets {
 		for x.sent < x.packets && x.sent-x.acked < bulkWindow {
@@ -81,7 +83,7 @@ func (x *bulk) run(t *testing.T) {
 	}
 }
 
-// packet makes the next one.
+// packet returns the next data packet.
 func (x *bulk) packet() []byte {
 	b := make([]byte, x.size)
 	x.random.Read(b)
@@ -92,20 +94,20 @@ func (x *bulk) packet() []byte {
 	return b
 }
 
-// take handles a packet of the peer.
+// take handles a packet from the peer. It reports false after an error.
 func (x *bulk) take(t *testing.T, b []byte) bool {
 	if len(b) == 1 && b[0] == bulkAck {
 		x.acked++
 		return true
 	}
 	if n := binary.BigEndian.Uint32(b[1:]); int(n) != x.got {
-		t.Errorf("%s: packet %d came where %d was due", x.p.name, n, x.got)
+		t.Errorf("%s: got packet %d, want %d", x.p.name, n, x.got)
 		return false
 	}
 	x.got++
 	x.in.Write(b)
 	if err := x.p.send(x.peer, []byte{bulkAck}); err != nil {
-		t.Errorf("%s: answering: %v", x.p.name, err)
+		t.Errorf("%s: acknowledging: %v", x.p.name, err)
 		return false
 	}
 	return true

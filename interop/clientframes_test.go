@@ -13,10 +13,10 @@ import (
 	"tailscale.com/derp"
 	tskey "tailscale.com/types/key"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// frame is a frame to send.
+// frame is a DERP frame that a script sends.
 type frame struct {
 	typ     derp.FrameType
 	payload []byte
@@ -25,16 +25,16 @@ type frame struct {
 // sealedInfo is the type of a ServerInfo whose payload is sealed for the client before it is sent.
 const sealedInfo = derp.FrameType(0xff)
 
-// info is what servers send after the login.
+// info is the ServerInfo that servers send after the login.
 var info = frame{sealedInfo, []byte(`{"version":2}`)}
 
-// script is a DERP server that logs clients in and then sends frames as it was told.
+// script is a DERP server that logs clients in and then sends a list of frames.
 type script struct {
 	key    tskey.NodePrivate
 	frames []frame
 }
 
-// ServeHTTP upgrades without a fast start and sends all, then ends the connection.
+// ServeHTTP upgrades the connection without a fast start, sends all frames and closes its side.
 func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	conn, brw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -60,12 +60,12 @@ func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		conn.Write(frameOf(f.typ, f.payload))
 	}
 	conn.(*net.TCPConn).CloseWrite()
-	io.Copy(io.Discard, brw) // until the client ends too: what it sends to a closed connection would reset it
+	io.Copy(io.Discard, brw) // until the client closes: data sent to a closed socket would cause a reset
 }
 
-// TestClientFrames proves that our client makes of each frame of a server what theirs makes of it:
-// it skips what is too short or unknown, reads frames that grew, and ends the connection for the
-// same ones. (A packet over 64 KiB, which no server sends, only theirs would pass on.)
+// TestClientFrames proves that our client handles each frame as theirs does: it skips short and
+// unknown frames, reads the known part of longer ones, and closes the connection for the same ones.
+// The one difference, a packet over 64 KiB, is not tested, because no server sends it.
 func TestClientFrames(t *testing.T) {
 	t.Parallel()
 	peer := key.NewNodePrivate().Public()
@@ -115,16 +115,16 @@ func TestClientFrames(t *testing.T) {
 	}
 }
 
-// play connects a client and returns what it makes of the script.
-func (s *script) play(t *testing.T, m maker) string {
+// play connects a client and returns a text of all events that it sees.
+func (s *script) play(t *testing.T, m clientKind) string {
 	t.Helper()
 	srv := httptest.NewServer(s)
 	defer srv.Close()
 	var public key.NodePublic
 	convert(s.key.Public(), &public)
-	f := &front{carriage: plainHTTP, addr: srv.Listener.Addr().(*net.TCPAddr).AddrPort()}
-	h := &relayHost{name: "script", public: public, fronts: map[carriage]*front{plainHTTP: f}}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	f := &front{mode: plainHTTP, addr: srv.Listener.Addr().(*net.TCPAddr).AddrPort()}
+	h := &relayHost{name: "script", public: public, fronts: map[upgradeMode]*front{plainHTTP: f}}
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	d, err := m.connect(ctx, t, h, plainHTTP, key.NewNodePrivate())
 	if err != nil {

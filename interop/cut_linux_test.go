@@ -9,32 +9,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Socket filters (BPF) play the network here: what a filter drops never arrives, and nobody is
-// told. Unlike sockets that a test puts in between, they leave the real ones as they are, with
-// their batches and offloads.
+// The tests block traffic by BPF socket filters: the kernel drops a filtered packet silently.
+// Unlike proxy sockets in the path, filters leave the real sockets in use, with their batches and
+// offloads.
 
-// dropAll is a filter that lets nothing in.
+// dropAll is a filter that drops every packet.
 var dropAll = []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
 
-// acceptFrom is a filter that lets in what was sent from one of these UDP ports.
+// acceptFrom returns a filter that accepts only datagrams from these UDP ports.
 func acceptFrom(ports ...uint16) []unix.SockFilter {
-	prog := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 0}} // the source port, first in the header
+	// Load the source port, the first field of the UDP header.
+	prog := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 0}}
 	for i, p := range ports {
-		prog = append(prog, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(p), Jt: uint8(len(ports) - i)})
+		prog = append(prog, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(p),
+			Jt: uint8(len(ports) - i)})
 	}
 	return append(prog,
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff})
 }
 
-// filterUDP puts a filter on the UDP sockets of this process that are bound to port, nil removes
-// it.
+// filterUDP attaches a filter to the UDP sockets of this process that are bound to port. A nil
+// filter detaches it.
 func filterUDP(tb testing.TB, port uint16, prog []unix.SockFilter) {
 	tb.Helper()
 	filterSockets(tb, port, prog, unix.AF_INET, unix.AF_INET6)
 }
 
-// cutIPv4 stops all UDP over IPv4 to a member.
+// cutIPv4 drops all UDP over IPv4 to a member.
 func cutIPv4(tb testing.TB, m member) {
 	tb.Helper()
 	filterSockets(tb, m.udpPort(), dropAll, unix.AF_INET)
@@ -52,7 +54,8 @@ func filterSockets(tb testing.TB, port uint16, prog []unix.SockFilter, domains .
 		if prog == nil {
 			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
 		} else {
-			err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
+			err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+				&unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]})
 		}
 		unix.Close(fd)
 		if err != nil {
@@ -65,7 +68,7 @@ func filterSockets(tb testing.TB, port uint16, prog []unix.SockFilter, domains .
 	}
 }
 
-// udpSockets returns duplicates of the descriptors of sockets bound to port.
+// udpSockets returns duplicates of the descriptors of all UDP sockets bound to port.
 func udpSockets(tb testing.TB, port uint16) (fds []int) {
 	tb.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -75,13 +78,14 @@ func udpSockets(tb testing.TB, port uint16) (fds []int) {
 	for _, e := range entries {
 		n, _ := strconv.Atoi(e.Name())
 		if slices.Contains(fds, n) {
-			continue // took the number of the descriptor by which the list was read
+			continue // a duplicate of ours, with the number of the descriptor that ReadDir used
 		}
 		fd, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			continue // closed meanwhile
+			continue // closed in the meantime
 		}
-		if typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && typ == unix.SOCK_DGRAM && boundTo(fd) == int(port) {
+		if typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && typ == unix.SOCK_DGRAM &&
+			boundTo(fd) == int(port) {
 			fds = append(fds, fd)
 			continue
 		}
@@ -90,7 +94,7 @@ func udpSockets(tb testing.TB, port uint16) (fds []int) {
 	return fds
 }
 
-// boundTo returns the port that an IP socket is bound to, 0 if there is none.
+// boundTo returns the port that an IP socket is bound to, or 0.
 func boundTo(fd int) int {
 	sa, _ := unix.Getsockname(fd)
 	switch sa := sa.(type) {
@@ -102,7 +106,7 @@ func boundTo(fd int) int {
 	return 0
 }
 
-// cutUDP stops all UDP to the members.
+// cutUDP drops all UDP to the members.
 func cutUDP(tb testing.TB, members ...member) {
 	tb.Helper()
 	for _, m := range members {

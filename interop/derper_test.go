@@ -16,11 +16,12 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// derper is the program itself, in a process of its own.
+// derper is the program derper in its own process.
 type derper struct {
 	cmd   *exec.Cmd
 	donec chan struct{}
@@ -31,30 +32,34 @@ func (d *derper) close() {
 	<-d.donec
 }
 
-// buildDerper builds the program, at the version that this module requires.
+// buildDerper builds the program at the version that this module requires.
 func buildDerper(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "derper")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "tailscale.com/cmd/derper").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path,
+		"tailscale.com/cmd/derper").CombinedOutput(); err != nil {
 		t.Fatalf("building derper: %v\n%s", err, out)
 	}
 	return path
 }
 
-// startDerper runs the program with a self-signed certificate for loopback, meshed with another
-// relay that it trusts, until the test ends. The key file is one that the product made.
+// startDerper runs the program until the test ends, with a self-signed certificate for loopback,
+// and meshed with another relay whose certificate it trusts. Its key file is one that our relay
+// made.
 func startDerper(t *testing.T, mesh relay.MeshKey, with *relayHost) *relayHost {
 	t.Helper()
 	dir := t.TempDir()
-	k, err := relay.LoadKey(filepath.Join(dir, "derper.key"))
+	k, err := relayserver.LoadKey(filepath.Join(dir, "derper.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(dir, "mesh.key"), []byte(meshKeyText(mesh)+"\n"))
-	writeFile(t, filepath.Join(dir, "roots.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: with.base.Certificates[0].Certificate[0]}))
-	h := &relayHost{name: "derper", host: "127.0.0.1", public: k.Public(), roots: x509.NewCertPool(), stun: int(freeUDPPort(t))}
-	f := &front{carriage: fastStart, addr: freeTCPAddr(t)}
-	h.fronts = map[carriage]*front{fastStart: f}
+	writeFile(t, filepath.Join(dir, "roots.pem"),
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: with.base.Certificates[0].Certificate[0]}))
+	h := &relayHost{name: "derper", host: "127.0.0.1", public: k.Public(), roots: x509.NewCertPool(),
+		stun: int(freeUDPPort(t))}
+	f := &front{mode: fastStart, addr: freeTCPAddr(t)}
+	h.fronts = map[upgradeMode]*front{fastStart: f}
 	d := &derper{donec: make(chan struct{})}
 	d.cmd = exec.CommandContext(t.Context(), buildDerper(t),
 		"-a", f.addr.String(), "-http-port", "-1", "-stun-port", fmt.Sprint(h.stun),
@@ -86,7 +91,8 @@ func startDerper(t *testing.T, mesh relay.MeshKey, with *relayHost) *relayHost {
 
 var pinned = regexp.MustCompile(`sha256-raw:[0-9a-f]{64}`)
 
-// readPin reads what derper prints until it names the pin of its certificate, and keeps reading.
+// readPin reads derper's output until it contains the pin of the certificate, and then keeps
+// draining it.
 func (d *derper) readPin(t *testing.T, r io.Reader) string {
 	t.Helper()
 	pinc := make(chan string, 1)
@@ -105,7 +111,7 @@ func (d *derper) readPin(t *testing.T, r io.Reader) string {
 		fmt.Fprintf(t.Output(), "derper: %v\n%s", d.cmd.Wait(), all.String())
 		close(pinc)
 	}()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	select {
 	case pin := <-pinc:
@@ -114,7 +120,7 @@ func (d *derper) readPin(t *testing.T, r io.Reader) string {
 		}
 		return pin
 	case <-ctx.Done():
-		t.Fatal("derper does not print its pin")
+		t.Fatal("derper printed no pin")
 	}
 	return ""
 }
@@ -136,13 +142,13 @@ func freeTCPAddr(t *testing.T) netip.AddrPort {
 	return ln.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// TestDerper proves that our relay and clients work with the program derper as it is installed: it
-// runs with a key file that we made, our clients trust its certificate by the pin that it prints,
-// its STUN service tells our address, and it and our relay form a mesh in both directions.
+// TestDerper proves that our relay and clients work with the program derper as it is installed. It
+// runs with a key file that we made, our clients accept its certificate by the pin that it prints,
+// its STUN service returns our address, and it forms a mesh with our relay in both directions.
 func TestDerper(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()
-	our := startOurRelay(t, relay.ServerConfig{MeshKey: mesh})
+	our := startOurRelay(t, relayserver.Config{MeshKey: mesh})
 	their := startDerper(t, mesh, our)
 	meshOurs(t, our, their)
 
@@ -153,12 +159,13 @@ func TestDerper(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if got, want := askSTUN(t, c, netip.AddrPortFrom(loopbacks[0], uint16(their.stun))), c.LocalAddr().(*net.UDPAddr).AddrPort(); got != want {
+	want := c.LocalAddr().(*net.UDPAddr).AddrPort()
+	if got := askSTUN(t, c, netip.AddrPortFrom(loopbacks[0], uint16(their.stun))); got != want {
 		t.Errorf("STUN: mapped to %v, want %v", got, want)
 	}
 	other := ours.join(t, our, fastStart)
-	meet(t, other, p)
-	meet(t, p, other)
+	awaitDelivery(t, other, p)
+	awaitDelivery(t, p, other)
 	exchange(t, p, other, 500, 1240)
 	other.leave()
 	testNotHere(t, ours.join(t, their, fastStart))

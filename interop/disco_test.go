@@ -11,10 +11,10 @@ import (
 	tskey "tailscale.com/types/key"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// discoPair is a key of ours and one of theirs, and what they share.
+// discoPair is a disco key of ours and one of theirs, and their shared secret on each side.
 type discoPair struct {
 	ours        key.DiscoPublic
 	shared      *key.Shared
@@ -32,18 +32,18 @@ func newDiscoPair(t *testing.T) discoPair {
 	return discoPair{our.Public(), shared, their.Public(), their.Shared(theirDisco(our.Public()))}
 }
 
-// fromTheirs is a packet with plaintext from their side.
+// fromTheirs returns a packet with plaintext, sealed by their side.
 func (d discoPair) fromTheirs(plaintext []byte) []byte {
 	b := append([]byte(tsdisco.Magic), d.theirs.AppendTo(nil)...)
 	return append(b, d.theirShared.Seal(plaintext)...)
 }
 
-// toTheirs returns the plaintext of a packet of ours, as they open it.
+// toTheirs returns the plaintext of our packet, opened by their side.
 func (d discoPair) toTheirs(t *testing.T, packet []byte) []byte {
 	t.Helper()
 	source, ok := tsdisco.Source(packet)
 	if !ok || !tsdisco.LooksLikeDiscoWrapper(packet) || !bytes.Equal(source, d.ours[:]) {
-		t.Fatalf("they do not take this for a disco packet of ours: %x", packet)
+		t.Fatalf("they do not recognize our disco packet: %x", packet)
 	}
 	plaintext, ok := d.theirShared.Open(packet[len(tsdisco.Magic)+key.Size:])
 	if !ok {
@@ -52,9 +52,9 @@ func (d discoPair) toTheirs(t *testing.T, packet []byte) []byte {
 	return plaintext
 }
 
-// TestDisco proves that our codec reads what theirs reads, refuses what it refuses and writes what
-// it writes: thousands of plaintexts of all types, cut, extended and random, go through both, and
-// come out the same from both.
+// TestDisco proves that our codec accepts, rejects and encodes the same messages as theirs.
+// Thousands of plaintexts of all types, truncated, extended and random, go through both codecs. Of
+// the messages of peer relays, whose bodies we do not parse, we accept at least those that they do.
 func TestDisco(t *testing.T) {
 	d := newDiscoPair(t)
 	r := rand.New(rand.NewPCG(3, 4))
@@ -63,17 +63,21 @@ func TestDisco(t *testing.T) {
 		p := randomPlaintext(r)
 		packet := d.fromTheirs(p)
 		if !disco.Is(packet) || disco.Sender(packet) != ourDisco(d.theirs) {
-			t.Fatalf("we do not take this for a disco packet of theirs: %x", packet)
+			t.Fatalf("we do not recognize their disco packet: %x", packet)
 		}
 		our, err := disco.Open(d.shared, packet)
 		their, theirErr := tsdisco.Parse(p)
-		if (err == nil) != (theirErr == nil) {
-			t.Fatalf("plaintext %x: we say %v, they say %v", p, err, theirErr)
+		_, isPeerRelay := our.(*disco.PeerRelay)
+		if (err == nil) != (theirErr == nil) && !(isPeerRelay && theirErr != nil) {
+			t.Fatalf("plaintext %x: our error is %v, theirs %v", p, err, theirErr)
 		}
-		if err != nil {
+		if err != nil || theirErr != nil {
 			continue
 		}
 		parsed[p[0]]++
+		if isPeerRelay {
+			continue
+		}
 		got, want := d.toTheirs(t, disco.Seal(nil, d.ours, d.shared, our)), their.AppendMarshal(nil)
 		if !bytes.Equal(got, want) {
 			t.Fatalf("plaintext %x:\nwe read   %+v\nand write %x\nthey read %+v\nand write %x", p, our, got, their, want)
@@ -84,12 +88,12 @@ func TestDisco(t *testing.T) {
 	}
 	for typ := byte(1); typ <= 9; typ++ {
 		if parsed[typ] < 100 {
-			t.Errorf("only %d messages of type %d were good: the test proves little", parsed[typ], typ)
+			t.Errorf("only %d messages of type %d were valid, so the test proves little", parsed[typ], typ)
 		}
 	}
 }
 
-// ourAddrs returns the addresses in a message.
+// ourAddrs returns the addresses in a message that our codec decoded.
 func ourAddrs(m disco.Message) []netip.AddrPort {
 	switch m := m.(type) {
 	case *disco.Pong:
@@ -110,10 +114,11 @@ func theirAddrs(m tsdisco.Message) []netip.AddrPort {
 	return nil
 }
 
-// randomPlaintext makes a plaintext of a length that matters to the type.
+// randomPlaintext returns random bytes with a message type and a length near one that is valid for
+// it.
 func randomPlaintext(r *rand.Rand) []byte {
 	fixed := []int{0, 12 + 32, 12 + 18, 3 * 18, 72, 72, 72, 124 + 2*18, 68, 4 + 124 + 2*18}
-	typ := r.IntN(len(fixed) + 1) // one type too many
+	typ := r.IntN(len(fixed) + 1) // one more than there are types
 	n := 0
 	if typ < len(fixed) {
 		n = fixed[typ]
@@ -131,8 +136,9 @@ func randomPlaintext(r *rand.Rand) []byte {
 		p[i] = byte(r.Uint32())
 	}
 	p[0] = byte(typ)
-	p[1] = byte(max(0, r.IntN(12)-10))                                                          // the version, nearly always 0
-	if at := map[byte]int{2: 2 + 12, 3: 2}[p[0]]; r.IntN(2) == 0 && at > 0 && len(p) >= at+18 { // make the address IPv4
+	p[1] = byte(max(0, r.IntN(12)-10)) // the version, mostly 0
+	// Half of the addresses are IPv4.
+	if at := map[byte]int{2: 2 + 12, 3: 2}[p[0]]; r.IntN(2) == 0 && at > 0 && len(p) >= at+18 {
 		copy(p[at:], "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff")
 	}
 	return p[:max(0, len(p)-r.IntN(2)*r.IntN(2)*r.IntN(3))]

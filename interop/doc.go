@@ -1,14 +1,13 @@
-// Package interop holds tests only. They put Ginnel's relay, its clients and its nodes beside the
-// programs that the wire formats come from, on loopback and in one process, and prove that both
-// sides understand each other.
+// Package interop holds only tests. They run Ginnel's relay, clients and nodes against the programs
+// that define the wire formats, on loopback and in one process, and prove that both sides
+// understand each other.
 //
-// Package programs, below, does the same with whole programs, coordination servers among them.
+// Package programs, below, does the same with whole programs, including coordination servers.
 //
-// It is a module of its own, because it alone imports tailscale.com: the product must not, and a
-// reader of its go.mod should see that it does not.
+// This is a separate module because it imports tailscale.com, which the product must not do. The
+// product's go.mod shows that it does not.
 //
-// The files ending in _test.go without a test in them are named for what is inside:
-// relayhost_test.go serves a relay of either make, party_test.go is a client of either make,
-// realnode_test.go is a node of theirs, ournode_test.go one of ours, cut_linux_test.go takes UDP
-// away from a socket.
+// Some files ending in _test.go hold no tests, only what tests use: relayhost_test.go serves a
+// relay of either make, client_test.go is a relay client of either make, theirnode_test.go and
+// ournode_test.go are the nodes, and cut_linux_test.go drops UDP packets.
 package interop

@@ -6,13 +6,13 @@ import (
 
 	tskey "tailscale.com/types/key"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// Keys cross the border in their text forms, so each test that uses one also proves that both sides
-// write it alike.
+// Keys pass between our types and theirs in text form, so every test with keys also proves that
+// both sides encode them alike.
 
-// convert reads into to what from writes.
+// convert encodes a key as text and decodes it as another type.
 func convert(from encoding.TextMarshaler, to encoding.TextUnmarshaler) {
 	text, err := from.MarshalText()
 	if err == nil {
@@ -48,8 +48,8 @@ func ourDisco(k tskey.DiscoPublic) (out key.DiscoPublic) {
 	return out
 }
 
-// TestKeys proves that a key made by either side has the same public half and the same text on the
-// other.
+// TestKeys proves that a key has the same public key and the same text on both sides, whichever
+// side made it.
 func TestKeys(t *testing.T) {
 	ours := key.NewNodePrivate()
 	if got, want := ourPublic(theirPrivate(ours).Public()), ours.Public(); got != want {

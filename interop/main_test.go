@@ -14,12 +14,12 @@ import (
 	"tailscale.com/envknob"
 )
 
-// atOnce is how many tests run at the same time. Most of them wait most of the time, for clocks of
-// the other side that cannot be turned.
+// atOnce is how many tests run at the same time. Most of them wait most of the time, on timers in
+// the other side's code that a test cannot shorten.
 const atOnce = 6
 
-// TestMain keeps their code from looking beyond this machine, and fails the run if a goroutine of
-// ours is left.
+// TestMain keeps their code from using the network outside this machine, and fails the run if a
+// goroutine of the product is left.
 func TestMain(m *testing.M) {
 	envknob.Setenv("IN_TS_TEST", "1")
 	envknob.Setenv("TS_DISABLE_PORTMAPPER", "1")
@@ -34,13 +34,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// quiet drops what their servers print through the log package: each client that leaves, for
-// example.
+// quiet drops the output of their servers to package log, for example a line for each client that
+// disconnects.
 type quiet struct{}
 
 func (quiet) Write(p []byte) (int, error) { return len(p), nil }
 
-// goroutinesLeft returns the stacks of goroutines that run the product's code, after some patience.
+// goroutinesLeft returns the stacks of goroutines in the product's code, after waiting up to five
+// seconds for them to end.
 func goroutinesLeft() string {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -59,7 +60,8 @@ func productGoroutines() string {
 	buf = buf[:runtime.Stack(buf, true)]
 	var left []string
 	for _, g := range strings.Split(string(buf), "\n\n")[1:] {
-		for _, pkg := range []string{"ginnel/relay.", "ginnel/transport.", "ginnel/node.", "ginnel/userstack.", "ginnel/proxy."} {
+		for _, pkg := range []string{"ginnel/relay.", "ginnel/relay/server.", "ginnel/transport.", "ginnel/node.",
+			"ginnel/userstack.", "ginnel/proxy."} {
 			if strings.Contains(g, pkg) {
 				left = append(left, g)
 				break

@@ -7,19 +7,19 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 )
 
-// member is a node of either make.
+// member is a node of the mesh, ours or theirs.
 type member interface {
 	public() key.NodePublic
 	disco() key.DiscoPublic
 	address() netip.Addr
 	udpPort() uint16
 	ownEndpoints() []netip.AddrPort
-	introduce(relays relay.Map, peers ...node.Peer)
+	setPeers(relays relay.Map, peers ...node.Peer)
 	waitReady()
 	path(peer key.NodePublic) netip.AddrPort
 	dialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error)
@@ -31,41 +31,42 @@ type member interface {
 
 var (
 	_ member = (*ourNode)(nil)
-	_ member = (*realNode)(nil)
+	_ member = (*theirNode)(nil)
 )
 
-// meshAddrs are the addresses of the two members of a test.
+// meshAddrs are the mesh addresses of a test's two members.
 var meshAddrs = [2]netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("100.64.0.2")}
 
-// address6 is the IPv6 address of a member.
+// address6 returns the IPv6 address of the member with the IPv4 address a.
 func address6(a netip.Addr) netip.Addr {
 	b := netip.MustParseAddr("fd7a:115c:a1e0::").As16()
 	b[15] = a.As4()[3]
 	return netip.AddrFrom16(b)
 }
 
-// prefixes are both addresses of a member, as maps list them.
+// prefixes returns both addresses of a member as a network map lists them.
 func prefixes(a netip.Addr) []netip.Prefix {
 	return []netip.Prefix{netip.PrefixFrom(a, 32), netip.PrefixFrom(address6(a), 128)}
 }
 
-// entry is a member as a map lists it.
+// entry returns a member as a network map lists it.
 func entry(m member) node.Peer {
 	return node.Peer{Name: "peer-" + m.address().String(), Key: m.public(), Disco: m.disco(), Region: 1,
 		Addresses: prefixes(m.address()), Endpoints: m.ownEndpoints()}
 }
 
-// introduceAll tells both members of each other, as a control server does after each change.
-func introduceAll(relays relay.Map, a, b member) {
-	a.introduce(relays, entry(b))
-	b.introduce(relays, entry(a))
+// exchangePeers gives both members a network map with the other one, as a coordination server does
+// after each change.
+func exchangePeers(relays relay.Map, a, b member) {
+	a.setPeers(relays, entry(b))
+	b.setPeers(relays, entry(a))
 }
 
-// upgradeLimit is how long two members may take to find the direct path once there is one: their
-// node looks every five seconds while there is traffic, and may have looked just before.
+// upgradeLimit is how long two members may take to find a direct path once there is one. Their node
+// looks for one every five seconds while there is traffic, and may have looked just before.
 const upgradeLimit = 20 * time.Second
 
-// wantDirect waits until a sends to b directly, at one of b's addresses, and the other way round.
+// wantDirect waits until a and b send directly to each other.
 func wantDirect(t *testing.T, a, b member) {
 	t.Helper()
 	for _, way := range [][2]member{{a, b}, {b, a}} {
@@ -75,7 +76,7 @@ func wantDirect(t *testing.T, a, b member) {
 	}
 }
 
-// wantRelayed waits until neither sends directly.
+// wantRelayed waits until neither member sends directly.
 func wantRelayed(t *testing.T, a, b member) {
 	t.Helper()
 	eventuallyWithin(t, upgradeLimit, "both send through the relay", func() bool {

@@ -14,12 +14,14 @@ import (
 	"tailscale.com/tstest"
 	tskey "tailscale.com/types/key"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// joinTrusted connects their client with a mesh key; watch asks for the presence of others.
-func joinTrusted(tb testing.TB, h *relayHost, k key.NodePrivate, mesh relay.MeshKey, set func(*derphttp.Client)) *party {
+// joinTrusted connects their client with a mesh key, after set has configured it.
+func joinTrusted(tb testing.TB, h *relayHost, k key.NodePrivate, mesh relay.MeshKey,
+	set func(*derphttp.Client)) *testClient {
 	tb.Helper()
 	c, err := newTheirClient(tb, h, fastStart, k)
 	if err != nil {
@@ -32,16 +34,16 @@ func joinTrusted(tb testing.TB, h *relayHost, k key.NodePrivate, mesh relay.Mesh
 	if err := c.Connect(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
-	return newParty(tb, "their trusted client", c, k.Public())
+	return newTestClient(tb, "their trusted client", c, k.Public())
 }
 
 func watching(c *derphttp.Client) { c.WatchConnectionChanges = true }
 
-// TestMeshWatch proves that a trusted client that watches is told by both servers who is there,
-// with the same flags and the right address, who comes and who goes.
+// TestMeshWatch proves that both servers tell a trusted client that watches about every client that
+// is there, comes or leaves, with the same flags and the right address.
 func TestMeshWatch(t *testing.T) {
 	mesh := newMeshKey()
-	eachRelay(t, relay.ServerConfig{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
 		regular := ours.join(t, h, fastStart)
 		w := joinTrusted(t, h, key.NewNodePrivate(), mesh, watching)
 		wantPresent(t, w, map[key.NodePublic]derp.PeerPresentFlags{
@@ -52,7 +54,7 @@ func TestMeshWatch(t *testing.T) {
 		prober := joinTrusted(t, h, key.NewNodePrivate(), relay.MeshKey{}, probing)
 		wantPresent(t, w, map[key.NodePublic]derp.PeerPresentFlags{prober.public: derp.PeerPresentIsProber})
 		for _, m := range clients {
-			p := joinSecondBest(t, h, m)
+			p := joinNotIdeal(t, h, m)
 			wantPresent(t, w, map[key.NodePublic]derp.PeerPresentFlags{p.public: derp.PeerPresentNotIdeal})
 		}
 		local.close()
@@ -60,15 +62,15 @@ func TestMeshWatch(t *testing.T) {
 	})
 }
 
-// wantPresent demands news of these clients, in any order, with their flags and an address on
-// loopback.
-func wantPresent(t *testing.T, w *party, want map[key.NodePublic]derp.PeerPresentFlags) {
+// wantPresent checks that PeerPresent arrives for these clients, in any order, with their flags and
+// an address on loopback.
+func wantPresent(t *testing.T, w *testClient, want map[key.NodePublic]derp.PeerPresentFlags) {
 	t.Helper()
 	for len(want) > 0 {
 		e := w.next(presentEvent)
 		flags, ok := want[e.peer]
 		if !ok {
-			t.Fatalf("%v is present, which nobody expected", e.peer)
+			t.Fatalf("unexpected PeerPresent for %v", e.peer)
 		}
 		delete(want, e.peer)
 		var addr string
@@ -81,9 +83,9 @@ func wantPresent(t *testing.T, w *party, want map[key.NodePublic]derp.PeerPresen
 	}
 }
 
-// joinSecondBest connects to the second relay of a region whose first one is down, so that the
-// client says that this is not the ideal one.
-func joinSecondBest(t *testing.T, h *relayHost, m maker) *party {
+// joinNotIdeal connects to the second relay of a region whose first one is down, so that the client
+// tells the relay that it is not the ideal one.
+func joinNotIdeal(t *testing.T, h *relayHost, m clientKind) *testClient {
 	t.Helper()
 	first, second := h.node(fastStart), h.node(fastStart)
 	first.Name, first.DERPPort = "1down", 1
@@ -94,7 +96,7 @@ func joinSecondBest(t *testing.T, h *relayHost, m maker) *party {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return newParty(t, m.name, ourClient{c}, k.Public())
+		return newTestClient(t, m.name, ourClient{c}, k.Public())
 	}
 	their := theirMap(t, relay.Map{Regions: map[int]*relay.Region{1: region}}).Regions[1]
 	c := derphttp.NewRegionClient(theirPrivate(k), tstest.WhileTestRunningLogger(t), netmon.NewStatic(),
@@ -102,15 +104,14 @@ func joinSecondBest(t *testing.T, h *relayHost, m maker) *party {
 	if err := c.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return newParty(t, m.name, theirClient{c}, k.Public())
+	return newTestClient(t, m.name, theirClient{c}, k.Public())
 }
 
-// TestMeshForward proves that both servers deliver what a trusted client forwards for others,
-// answer a forwarded disco packet for nobody with NotHere, and close all connections of a key on
-// demand.
+// TestMeshForward proves that both servers deliver packets that a trusted client forwards for
+// others, and answer a forwarded disco packet for an unknown key with PeerGone, reason NotHere.
 func TestMeshForward(t *testing.T) {
 	mesh := newMeshKey()
-	eachRelay(t, relay.ServerConfig{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
 		w := joinTrusted(t, h, key.NewNodePrivate(), mesh, watching)
 		link := w.derpClient.(theirClient)
 		source, nobody := key.NewNodePrivate().Public(), key.NewNodePrivate().Public()
@@ -132,15 +133,15 @@ func TestMeshForward(t *testing.T) {
 	})
 }
 
-// TestClosePeer proves that both servers close all connections of a key when a trusted client says
-// so, and tell watchers once.
+// TestClosePeer proves that both servers close all connections of a key at a trusted client's
+// request, and tell watchers once.
 func TestClosePeer(t *testing.T) {
 	mesh := newMeshKey()
-	eachRelay(t, relay.ServerConfig{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{MeshKey: mesh}, func(t *testing.T, h *relayHost) {
 		w := joinTrusted(t, h, key.NewNodePrivate(), mesh, watching)
 		k := key.NewNodePrivate()
 		a := ours.joinAs(t, h, fastStart, k)
-		b := theirs.joinAs(t, h, webSocket, k) // which, unlike their HTTP client, does not connect again
+		b := theirs.joinAs(t, h, webSocket, k) // unlike their HTTP client, it does not reconnect
 		if err := w.derpClient.(theirClient).ClosePeer(theirPublic(k.Public())); err != nil {
 			t.Fatal(err)
 		}
@@ -150,20 +151,21 @@ func TestClosePeer(t *testing.T) {
 	})
 }
 
-// TestMeshRefused proves that both servers end the connection of a client that watches with a wrong
-// mesh key.
+// TestMeshRefused proves that both servers close the connection of a client that watches with a
+// wrong mesh key.
 func TestMeshRefused(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{MeshKey: newMeshKey()}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{MeshKey: newMeshKey()}, func(t *testing.T, h *relayHost) {
 		joinTrusted(t, h, key.NewNodePrivate(), newMeshKey(), watching).next(endEvent)
 	})
 }
 
-// theirMeshLink keeps a link from their server to another, as cmd/derper does, until the test ends.
-// The result is closed when the link has ended by itself.
+// theirMeshLink keeps a mesh link from their server to another until the test ends, as cmd/derper
+// does. The result is closed when the link has ended.
 func theirMeshLink(tb testing.TB, from *relayHost, to *relayHost) <-chan struct{} {
 	tb.Helper()
 	s := from.server.(theirRelay)
-	c, err := derphttp.NewClient(s.PrivateKey(), to.fronts[fastStart].url(), tstest.WhileTestRunningLogger(tb), netmon.NewStatic())
+	c, err := derphttp.NewClient(s.PrivateKey(), to.fronts[fastStart].url(), tstest.WhileTestRunningLogger(tb),
+		netmon.NewStatic())
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -186,18 +188,18 @@ func theirMeshLink(tb testing.TB, from *relayHost, to *relayHost) <-chan struct{
 	return donec
 }
 
-// startMesh starts a relay of each make and links them both ways.
+// startMesh starts a relay of each make and links them in both directions.
 func startMesh(t *testing.T) (our, their *relayHost) {
 	t.Helper()
 	mesh := newMeshKey()
-	our = startOurRelay(t, relay.ServerConfig{MeshKey: mesh})
-	their = startTheirRelay(t, relay.ServerConfig{MeshKey: mesh})
+	our = startOurRelay(t, relayserver.Config{MeshKey: mesh})
+	their = startTheirRelay(t, relayserver.Config{MeshKey: mesh})
 	meshOurs(t, our, their)
 	theirMeshLink(t, their, our)
 	return our, their
 }
 
-// meshOurs keeps a link from our server to another.
+// meshOurs keeps a mesh link from our server to another.
 func meshOurs(t *testing.T, from, to *relayHost) {
 	t.Helper()
 	err := from.server.(ourRelay).Mesh(to.fronts[fastStart].url(), relay.ClientConfig{Roots: to.roots})
@@ -206,46 +208,46 @@ func meshOurs(t *testing.T, from, to *relayHost) {
 	}
 }
 
-// meet waits until packets of a reach b, and drops them.
-func meet(t *testing.T, a, b *party) {
+// awaitDelivery waits until packets from a reach b, and drops them.
+func awaitDelivery(t *testing.T, a, b *testClient) {
 	t.Helper()
 	sent, got := 0, 0
 	eventually(t, a.name+" reaches "+b.name+" through the mesh", func() bool {
 		sent++
-		a.say(b.public, fmt.Appendf(nil, "hello %d", sent))
+		a.mustSend(b.public, fmt.Appendf(nil, "hello %d", sent))
 		for len(b.events) > 0 {
 			got = max(got, hello(<-b.events))
 		}
 		return got > 0
 	})
-	for got < sent { // from the first that arrived on, all do
+	for got < sent { // after the first that arrived, none is lost
 		got = hello(b.next(packetEvent))
 	}
 }
 
-// hello returns the number of a packet that meet sent, 0 for others.
+// hello returns the number of a packet that awaitDelivery sent, 0 for other packets.
 func hello(e event) (n int) {
 	fmt.Sscanf(string(e.data), "hello %d", &n)
 	return n
 }
 
-// TestMesh proves that our relay and theirs form one region: clients of either make on either of
-// them reach each other in both directions, with thousands of packets unchanged, and are told when
-// one leaves the region or is nowhere in it.
+// TestMesh proves that our relay and theirs form one region. Clients of either make on either relay
+// exchange thousands of packets unchanged in both directions, and get PeerGone when one leaves the
+// region or is nowhere in it.
 func TestMesh(t *testing.T) {
 	t.Parallel()
 	our, their := startMesh(t)
 	for _, m := range clients {
 		for _, o := range clients {
 			a, b := m.join(t, our, fastStart), o.join(t, their, fastStart)
-			meet(t, a, b)
-			meet(t, b, a)
+			awaitDelivery(t, a, b)
+			awaitDelivery(t, b, a)
 			exchange(t, a, b, 500, 1240)
 			a.leave()
 			b.wantGone(a.public, reasonDisconnected)
 			testNotHere(t, b)
 			a = m.join(t, our, fastStart)
-			meet(t, b, a)
+			awaitDelivery(t, b, a)
 			b.leave()
 			a.wantGone(b.public, reasonDisconnected)
 			testNotHere(t, a)
@@ -253,65 +255,65 @@ func TestMesh(t *testing.T) {
 	}
 }
 
-// TestMeshProber proves that a trusted client which sends an ordinary packet, as the probes of
-// cmd/derpprobe do, reaches a client of another server of the mesh.
+// TestMeshProber proves that an ordinary packet of a trusted client, as the probes of cmd/derpprobe
+// send them, reaches a client on another server of the mesh.
 func TestMeshProber(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()
-	our := startOurRelay(t, relay.ServerConfig{MeshKey: mesh})
-	their := startTheirRelay(t, relay.ServerConfig{MeshKey: mesh})
+	our := startOurRelay(t, relayserver.Config{MeshKey: mesh})
+	their := startTheirRelay(t, relayserver.Config{MeshKey: mesh})
 	meshOurs(t, our, their)
 	theirMeshLink(t, their, our)
 	for _, hosts := range [][2]*relayHost{{their, our}, {our, their}} {
 		t.Run("from "+hosts[0].name, func(t *testing.T) {
 			from := joinTrusted(t, hosts[0], key.NewNodePrivate(), mesh, probing)
 			to := joinTrusted(t, hosts[1], key.NewNodePrivate(), mesh, probing)
-			meet(t, from, to)
+			awaitDelivery(t, from, to)
 		})
 	}
 }
 
 func probing(c *derphttp.Client) { c.IsProber = true }
 
-// TestMeshSelf proves that their link ends when it finds that it leads to its own server, with our
-// server at the other end, and that our server tells it nothing.
+// TestMeshSelf proves that their mesh link to our server ends when it finds that it leads to
+// itself, and that our server sends it no news.
 func TestMeshSelf(t *testing.T) {
 	t.Parallel()
 	mesh, k := newMeshKey(), key.NewNodePrivate()
-	our := startOurRelay(t, relay.ServerConfig{Key: k, MeshKey: mesh})
-	their := startTheirRelay(t, relay.ServerConfig{Key: k, MeshKey: mesh})
+	our := startOurRelay(t, relayserver.Config{Key: k, MeshKey: mesh})
+	their := startTheirRelay(t, relayserver.Config{Key: k, MeshKey: mesh})
 	select {
 	case <-theirMeshLink(t, their, our):
 	case <-t.Context().Done():
 	}
 }
 
-// TestMeshReconnect proves that both kinds of link come back when the server at the other end was
-// restarted.
+// TestMeshReconnect proves that both servers' mesh links reconnect when the server at the other end
+// has restarted.
 func TestMeshReconnect(t *testing.T) {
 	t.Parallel()
 	mesh, keys := newMeshKey(), [2]key.NodePrivate{key.NewNodePrivate(), key.NewNodePrivate()}
-	our := startOurRelay(t, relay.ServerConfig{Key: keys[0], MeshKey: mesh})
-	their := startTheirRelay(t, relay.ServerConfig{Key: keys[1], MeshKey: mesh})
+	our := startOurRelay(t, relayserver.Config{Key: keys[0], MeshKey: mesh})
+	their := startTheirRelay(t, relayserver.Config{Key: keys[1], MeshKey: mesh})
 	meshOurs(t, our, their)
 	theirMeshLink(t, their, our)
 	a, b := ours.join(t, our, fastStart), ours.join(t, their, fastStart)
-	meet(t, a, b)
-	meet(t, b, a)
+	awaitDelivery(t, a, b)
+	awaitDelivery(t, b, a)
 
 	their.stop()
 	b.next(endEvent)
 	a.wantGone(b.public, reasonDisconnected)
-	their.serve(t, newTheirRelay(t, relay.ServerConfig{Key: keys[1], MeshKey: mesh}))
+	their.serve(t, newTheirRelay(t, relayserver.Config{Key: keys[1], MeshKey: mesh}))
 	b = ours.join(t, their, fastStart)
-	meet(t, a, b)
+	awaitDelivery(t, a, b)
 
-	theirMeshLink(t, their, our) // the first one went with its server
-	meet(t, b, a)
+	theirMeshLink(t, their, our) // the first link ended with its server
+	awaitDelivery(t, b, a)
 	our.stop()
 	a.next(endEvent)
 	b.wantGone(a.public, reasonDisconnected)
-	our.serve(t, newOurRelay(t, relay.ServerConfig{Key: keys[0], MeshKey: mesh}))
+	our.serve(t, newOurRelay(t, relayserver.Config{Key: keys[0], MeshKey: mesh}))
 	a = ours.join(t, our, fastStart)
-	meet(t, b, a)
+	awaitDelivery(t, b, a)
 }

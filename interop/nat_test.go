@@ -7,27 +7,27 @@ import (
 	"testing"
 )
 
-// nat is a router on loopback with one host behind it. It has a door for each destination: what the
-// host sends to the door leaves to the destination from the outside socket, and what the
-// destination answers comes from the door.
+// nat is a NAT router on loopback with one host behind it. It has an inside socket for each
+// destination. What the host sends to that socket leaves to the destination from the outside
+// socket, and the destination's answers come back from the inside socket.
 type nat struct {
 	wg sync.WaitGroup
 
-	mu    sync.Mutex
-	out   *net.UDPConn // the outside socket
-	host  netip.AddrPort
-	doors map[netip.AddrPort]*net.UDPConn // by destination
+	mu     sync.Mutex
+	out    *net.UDPConn // the outside socket
+	host   netip.AddrPort
+	inside map[netip.AddrPort]*net.UDPConn // by destination
 }
 
 func newNAT(tb testing.TB) *nat {
 	tb.Helper()
-	n := &nat{doors: make(map[netip.AddrPort]*net.UDPConn)}
+	n := &nat{inside: make(map[netip.AddrPort]*net.UDPConn)}
 	n.rebind(tb)
 	tb.Cleanup(n.close)
 	return n
 }
 
-// rebind gives the host another outside port.
+// rebind replaces the outside socket, so that the host gets another outside port.
 func (n *nat) rebind(tb testing.TB) {
 	tb.Helper()
 	c := listenLoopback(tb)
@@ -51,28 +51,28 @@ func listenLoopback(tb testing.TB) *net.UDPConn {
 	return c
 }
 
-// door returns where the host finds a destination.
-func (n *nat) door(tb testing.TB, destination netip.AddrPort) netip.AddrPort {
+// insideAddr returns the address to which the host sends for a destination.
+func (n *nat) insideAddr(tb testing.TB, destination netip.AddrPort) netip.AddrPort {
 	tb.Helper()
 	c := listenLoopback(tb)
 	n.mu.Lock()
-	n.doors[destination] = c
+	n.inside[destination] = c
 	n.mu.Unlock()
 	n.wg.Go(func() { n.outward(c, destination) })
 	return c.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// outside is where the world sees the host.
+// outside returns the address that destinations see.
 func (n *nat) outside() netip.AddrPort {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.out.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-func (n *nat) outward(door *net.UDPConn, to netip.AddrPort) {
+func (n *nat) outward(socket *net.UDPConn, to netip.AddrPort) {
 	buf := make([]byte, 1<<16)
 	for {
-		size, from, err := door.ReadFromUDPAddrPort(buf)
+		size, from, err := socket.ReadFromUDPAddrPort(buf)
 		if err != nil {
 			return
 		}
@@ -92,10 +92,10 @@ func (n *nat) inward(out *net.UDPConn) {
 			return
 		}
 		n.mu.Lock()
-		door, host := n.doors[from], n.host
+		socket, host := n.inside[from], n.host
 		n.mu.Unlock()
-		if door != nil && host.IsValid() {
-			door.WriteToUDPAddrPort(buf[:size], host)
+		if socket != nil && host.IsValid() {
+			socket.WriteToUDPAddrPort(buf[:size], host)
 		}
 	}
 }
@@ -103,7 +103,7 @@ func (n *nat) inward(out *net.UDPConn) {
 func (n *nat) close() {
 	n.mu.Lock()
 	conns := []*net.UDPConn{n.out}
-	for _, c := range n.doors {
+	for _, c := range n.inside {
 		conns = append(conns, c)
 	}
 	n.mu.Unlock()

@@ -5,22 +5,24 @@ import (
 	"context"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 )
 
 // ourClient is a Ginnel client.
 type ourClient struct{ *relay.Client }
 
-// connectOurs connects by the map, and by URL to a front without TLS, which maps cannot name. A
-// client of ours asks for a WebSocket only after the native upgrade was refused, which that front
-// sees to.
-func connectOurs(ctx context.Context, tb testing.TB, h *relayHost, c carriage, k key.NodePrivate) (derpClient, error) {
+// connectOurs connects our client by the map, or by URL to a front without TLS, which a map cannot
+// describe. Our client asks for a WebSocket only if the native upgrade is refused, and the
+// WebSocket front refuses it.
+func connectOurs(ctx context.Context, tb testing.TB, h *relayHost, c upgradeMode, k key.NodePrivate) (
+	derpClient, error,
+) {
 	cfg := relay.ClientConfig{Key: k, Log: testLog(tb, "our client")}
 	return dialOurs(ctx, h, c, cfg)
 }
 
-func dialOurs(ctx context.Context, h *relayHost, c carriage, cfg relay.ClientConfig) (derpClient, error) {
+func dialOurs(ctx context.Context, h *relayHost, c upgradeMode, cfg relay.ClientConfig) (derpClient, error) {
 	var client *relay.Client
 	var err error
 	if c == plainHTTP {

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 )
@@ -23,7 +23,8 @@ type ourNode struct {
 	closing sync.Once
 }
 
-// newOurNode starts a node until the test ends. Of cfg it uses the key and how UDP is to be used.
+// newOurNode starts a node until the test ends. It takes only the key and the UDP settings from
+// cfg.
 func newOurNode(tb testing.TB, name string, cfg node.Config, addr netip.Addr, relays relay.Map) *ourNode {
 	tb.Helper()
 	if cfg.Key.IsZero() {
@@ -56,8 +57,8 @@ func (n *ourNode) disco() key.DiscoPublic         { return n.DiscoKey() }
 func (n *ourNode) udpPort() uint16                { return n.UDPPort() }
 func (n *ourNode) address() netip.Addr            { return n.addr }
 
-// introduce makes peers all that the node knows.
-func (n *ourNode) introduce(relays relay.Map, peers ...node.Peer) {
+// setPeers gives the node a network map with these peers.
+func (n *ourNode) setPeers(relays relay.Map, peers ...node.Peer) {
 	n.tb.Helper()
 	err := n.SetMap(node.NetworkMap{Name: n.name, Addresses: prefixes(n.addr), Peers: peers, Relays: relays, Home: 1})
 	if err != nil {
@@ -65,7 +66,7 @@ func (n *ourNode) introduce(relays relay.Map, peers ...node.Peer) {
 	}
 }
 
-// path returns the direct address of a peer that the node trusts, invalid if there is none.
+// path returns the direct address by which the node sends to a peer, invalid if it uses the relay.
 func (n *ourNode) path(peer key.NodePublic) netip.AddrPort {
 	for _, p := range n.Status().Peers {
 		if p.NodeKey == peer && p.Path == node.PathDirect {

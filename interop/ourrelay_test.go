@@ -9,12 +9,12 @@ import (
 	"sync"
 	"testing"
 
-	"ginnel/internal/key"
-	"ginnel/relay"
+	"ginnel/key"
+	relayserver "ginnel/relay/server"
 )
 
 // ourRelay is a Ginnel relay.
-type ourRelay struct{ *relay.Server }
+type ourRelay struct{ *relayserver.Server }
 
 func (r ourRelay) handler() http.Handler                  { return r.Server }
 func (r ourRelay) tlsConfig(base *tls.Config) *tls.Config { return r.TLSConfig(base) }
@@ -24,30 +24,29 @@ func (r ourRelay) listener(ln net.Listener, conf *tls.Config) net.Listener {
 }
 func (r ourRelay) close() { r.Close() }
 
-// startOurRelay serves a Ginnel relay, with a key of its own unless cfg has one, until the test
-// ends.
-func startOurRelay(tb testing.TB, cfg relay.ServerConfig) *relayHost {
+// startOurRelay serves a Ginnel relay until the test ends, with a new key unless cfg has one.
+func startOurRelay(tb testing.TB, cfg relayserver.Config) *relayHost {
 	tb.Helper()
 	return startFronts(tb, "our relay", newOurRelay(tb, cfg))
 }
 
-func newOurRelay(tb testing.TB, cfg relay.ServerConfig) ourRelay {
+func newOurRelay(tb testing.TB, cfg relayserver.Config) ourRelay {
 	tb.Helper()
 	if cfg.Key.IsZero() {
 		cfg.Key = key.NewNodePrivate()
 	}
 	cfg.Log = testLog(tb, "our relay")
-	s, err := relay.NewServer(cfg)
+	s, err := relayserver.New(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return ourRelay{s}
 }
 
-// serveOurSTUN adds the STUN service of the relay.
+// serveOurSTUN adds our relay's STUN service.
 func serveOurSTUN(tb testing.TB, h *relayHost) {
 	tb.Helper()
-	pc, err := net.ListenUDP("udp", &net.UDPAddr{}) // both families, as a relay has it
+	pc, err := net.ListenUDP("udp", &net.UDPAddr{}) // both address families, as a relay listens
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -63,8 +62,8 @@ func serveOurSTUN(tb testing.TB, h *relayHost) {
 	})
 }
 
-// testLog shows the log of a failing test, or of a verbose one, until the test ends: goroutines of
-// WireGuard's have a last word that nobody waits for.
+// testLog logs to the test's output until the test ends. Later lines are dropped, because
+// goroutines of WireGuard may still log while they end.
 func testLog(tb testing.TB, who string) *slog.Logger {
 	w := &testOutput{w: tb.Output()}
 	tb.Cleanup(w.end)

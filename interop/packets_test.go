@@ -14,15 +14,15 @@ import (
 	"tailscale.com/types/ipproto"
 
 	"ginnel/node"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // TestDatagrams proves that datagrams of all sizes pass between our stack and theirs in both
-// directions, those in fragments included: their tunnel is narrower than ours.
+// directions. Some are fragmented, because the MTU of their tunnel is smaller than ours.
 func TestDatagrams(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
+	p.exchangePeers()
 	serveEcho(t, p.our)
 	serveEcho(t, p.their)
 	for _, way := range [][2]member{{p.our, p.their}, {p.their, p.our}} {
@@ -39,10 +39,10 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
-// askEcho sends a datagram until it comes back.
+// askEcho sends a datagram repeatedly until it comes back.
 func askEcho(c net.Conn, b []byte) error {
 	buf := make([]byte, 4096)
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(waitLimit); ; {
 		if _, err := c.Write(b); err != nil {
 			return err
 		}
@@ -52,17 +52,17 @@ func askEcho(c net.Conn, b []byte) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("it did not come back: %w", err)
+			return fmt.Errorf("datagram did not come back: %w", err)
 		}
 	}
 }
 
-// TestAnnouncement proves that our node takes the announcement of a disco key, which their nodes
-// send inside the tunnel as a protocol of its own, in silence.
+// TestAnnouncement proves that our node does not answer the disco key announcement, which their
+// nodes send inside the tunnel as its own IP protocol.
 func TestAnnouncement(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
+	p.exchangePeers()
 	serveEcho(t, p.our)
 	back := make(chan packet.Parsed, 1<<10)
 	p.their.eng.InstallCaptureHook(func(path packet.CapturePath, _ time.Time, b []byte, _ packet.CaptureMeta) {
@@ -74,9 +74,9 @@ func TestAnnouncement(t *testing.T) {
 			}
 		}
 	})
-	k := startTalk(t, p.their, p.our)
+	k := startEchoStream(t, p.their, p.our)
 	p.their.eng.Ping(p.our.addr, tailcfg.PingTSMP, 0, func(*ipnstate.PingResult) {})
-	k.more(patience, 1<<16)
+	k.awaitBytes(waitLimit, 1<<16)
 	k.finish()
 	for len(back) > 0 {
 		if q := <-back; q.IPProto != ipproto.TCP {

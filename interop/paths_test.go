@@ -9,38 +9,39 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
-	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// Networks that are less convenient than that of TestNodes, or busier.
+// The networks of these tests are harder than that of TestNodes, or carry more traffic.
 
-// TestCallMeMaybe proves that the direct path is found although neither map names an address of the
-// other side: their node, which then asks for nothing, is told by ours through the relay.
+// TestCallMeMaybe proves that the direct path is found although neither network map has an endpoint
+// of the other side. Our node sends CallMeMaybe through the relay, because their node without
+// endpoints does not.
 func TestCallMeMaybe(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{})
 	our, their := entry(p.our), entry(p.their)
 	our.Endpoints, their.Endpoints = nil, nil
-	p.our.introduce(p.relays, their)
-	p.their.introduce(p.relays, our)
+	p.our.setPeers(p.relays, their)
+	p.their.setPeers(p.relays, our)
 	serveEcho(t, p.our)
-	k := startTalk(t, p.their, p.our)
+	k := startEchoStream(t, p.their, p.our)
 	wantDirect(t, p.our, p.their)
-	k.more(patience, 1<<18)
+	k.awaitBytes(waitLimit, 1<<18)
 	k.finish()
 }
 
-// TestRelayOnly proves that a node of ours without UDP is reached through the relay for as long as
-// it takes, and that theirs does not believe in any other path.
+// TestRelayOnly proves that our node without UDP stays reachable through the relay, and that their
+// node does not assume another path.
 func TestRelayOnly(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{RelayOnly: true})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{RelayOnly: true})
+	p.exchangePeers()
 	serveEcho(t, p.our)
-	k := startTalk(t, p.their, p.our)
-	k.more(upgradeLimit, 12<<20) // which takes longer than two rounds of discovery
+	k := startEchoStream(t, p.their, p.our)
+	k.awaitBytes(upgradeLimit, 12<<20) // longer than two rounds of path discovery
 	wantPings(t, p, node.PathRelay)
 	if ap, bp := p.our.path(p.their.public()), p.their.path(p.our.public()); ap.IsValid() || bp.IsValid() {
 		t.Errorf("direct paths %v and %v without UDP", ap, bp)
@@ -48,76 +49,76 @@ func TestRelayOnly(t *testing.T) {
 	k.finish()
 }
 
-// TestTwoRegions proves that nodes whose homes are different relays, one of each make, reach each
-// other without UDP: each sends to the home of the other.
+// TestTwoRegions proves that nodes with home relays in two regions, one of each make, reach each
+// other without UDP. Each sends to the other's home relay.
 func TestTwoRegions(t *testing.T) {
 	t.Parallel()
-	first, second := startOurRelay(t, relay.ServerConfig{}), startTheirRelay(t, relay.ServerConfig{})
-	serveDistantSTUN(t, second)
+	first, second := startOurRelay(t, relayserver.Config{}), startTheirRelay(t, relayserver.Config{})
+	serveDelayedSTUN(t, second)
 	relays := twoRegions(first, second)
-	relays.Regions[1].NoMeasureNoHome = true // so that theirs makes the second its home
+	relays.Regions[1].NoMeasureNoHome = true // so that their node chooses the second as its home
 	p := newPair(t, relays, node.Config{})
 	eventually(t, "their node has the second relay for a home", func() bool { return homes(t, second) == 1 })
 	cutUDP(t, p.our, p.their)
 	our, their := entry(p.our), entry(p.their)
 	our.Region, their.Region = 1, 2
-	p.our.introduce(p.relays, their)
-	p.their.introduce(p.relays, our)
+	p.our.setPeers(p.relays, their)
+	p.their.setPeers(p.relays, our)
 	serveEcho(t, p.their)
-	k := startTalk(t, p.our, p.their)
-	k.more(patience, 1<<20)
+	k := startEchoStream(t, p.our, p.their)
+	k.awaitBytes(waitLimit, 1<<20)
 	k.finish()
 }
 
-// TestRelayRestart proves that a connection through a relay of either make outlives a restart of
-// the relay: both nodes come back by themselves.
+// TestRelayRestart proves that a connection through a relay of either make survives a restart of
+// the relay, because both nodes reconnect.
 func TestRelayRestart(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
-		serveDistantSTUN(t, h)
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
+		serveDelayedSTUN(t, h)
 		p := newPair(t, h.derpMap(fastStart), node.Config{})
 		cutUDP(t, p.our, p.their)
-		p.introduce()
+		p.exchangePeers()
 		serveEcho(t, p.their)
-		k := startTalk(t, p.our, p.their)
-		k.more(patience, 1<<20)
+		k := startEchoStream(t, p.our, p.their)
+		k.awaitBytes(waitLimit, 1<<20)
 		h.stop()
 		if _, ok := h.server.(ourRelay); ok {
-			h.serve(t, newOurRelay(t, relay.ServerConfig{}))
+			h.serve(t, newOurRelay(t, relayserver.Config{}))
 		} else {
-			h.serve(t, newTheirRelay(t, relay.ServerConfig{}))
+			h.serve(t, newTheirRelay(t, relayserver.Config{}))
 		}
-		k.more(upgradeLimit, 1<<20)
+		k.awaitBytes(upgradeLimit, 1<<20)
 		k.finish()
 	})
 }
 
-// TestIPv6Path proves that the direct path is found over IPv6 where IPv4 does not pass.
+// TestIPv6Path proves that the direct path is found over IPv6 when IPv4 packets are dropped.
 func TestIPv6Path(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
 	cutIPv4(t, p.our)
 	cutIPv4(t, p.their)
 	our, their := entry(p.our), entry(p.their)
 	our.Endpoints = append(our.Endpoints, netip.AddrPortFrom(loopbacks[1], p.our.udpPort()))
 	their.Endpoints = append(their.Endpoints, netip.AddrPortFrom(loopbacks[1], p.their.udpPort()))
-	p.our.introduce(p.relays, their)
-	p.their.introduce(p.relays, our)
+	p.our.setPeers(p.relays, their)
+	p.their.setPeers(p.relays, our)
 	serveEcho(t, p.their)
-	k := startTalk(t, p.our, p.their)
+	k := startEchoStream(t, p.our, p.their)
 	wantDirect(t, p.our, p.their)
 	if ap, bp := p.our.path(p.their.public()), p.their.path(p.our.public()); !ap.Addr().Is6() || !bp.Addr().Is6() {
 		t.Errorf("direct paths %v and %v, want IPv6", ap, bp)
 	}
-	k.more(patience, 1<<20)
+	k.awaitBytes(waitLimit, 1<<20)
 	k.finish()
 }
 
-// TestIPv6Inside proves that connections inside the mesh work over its IPv6 addresses, from either
-// side.
+// TestIPv6Inside proves that connections inside the mesh work over its IPv6 addresses, in both
+// directions.
 func TestIPv6Inside(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
+	p.exchangePeers()
 	our, their := address6(p.our.addr), address6(p.their.addr)
 	ln, err := p.our.Listen(netip.AddrPortFrom(our, echoPort))
 	if err != nil {
@@ -127,12 +128,14 @@ func TestIPv6Inside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	meetOver(t, ln, func() (net.Conn, error) { return p.their.dialTCP(t.Context(), netip.AddrPortFrom(our, echoPort)) })
-	meetOver(t, theirLn, func() (net.Conn, error) { return p.our.dialTCP(t.Context(), netip.AddrPortFrom(their, echoPort)) })
+	echoOver(t, ln, func() (net.Conn, error) { return p.their.dialTCP(t.Context(), netip.AddrPortFrom(our, echoPort)) })
+	echoOver(t, theirLn, func() (net.Conn, error) {
+		return p.our.dialTCP(t.Context(), netip.AddrPortFrom(their, echoPort))
+	})
 }
 
-// meetOver dials ln and sends a line each way.
-func meetOver(t *testing.T, ln net.Listener, dial func() (net.Conn, error)) {
+// echoOver dials ln and sends a line in each direction.
+func echoOver(t *testing.T, ln net.Listener, dial func() (net.Conn, error)) {
 	t.Helper()
 	defer ln.Close()
 	donec := make(chan struct{})
@@ -151,7 +154,7 @@ func meetOver(t *testing.T, ln net.Listener, dial func() (net.Conn, error)) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(waitLimit))
 	buf := make([]byte, 6)
 	if _, err := io.WriteString(c, "hello\n"); err != nil {
 		t.Fatal(err)
@@ -162,14 +165,15 @@ func meetOver(t *testing.T, ln net.Listener, dial func() (net.Conn, error)) {
 	<-donec
 }
 
-// TestIdle proves that both nodes let a path go that is not used, which takes 45 s, and that
-// traffic passes at once, and directly soon after, when it begins again.
+// TestIdle proves that both nodes give up an unused path, after 45 s, and that traffic passes at
+// once when it resumes, and directly soon after.
 func TestIdle(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{})
+	p.exchangePeers()
 	serveEcho(t, p.their)
-	c, err := p.our.dialUDP(t.Context(), netip.AddrPortFrom(p.their.address(), echoPort)) // TCP would say more after its end
+	// A TCP connection would still send packets after its end.
+	c, err := p.our.dialUDP(t.Context(), netip.AddrPortFrom(p.their.address(), echoPort))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,15 +195,14 @@ func TestIdle(t *testing.T) {
 	wantDirect(t, p.our, p.their)
 }
 
-// TestBulkDirect proves that a direct path carries as much as it can, in both directions at once,
-// when both sides send and receive in batches that the kernel joins and splits: the bytes arrive
-// unchanged.
+// TestBulkDirect proves that data arrive unchanged over a direct path at full speed in both
+// directions, when both sides send and receive batches with GSO and GRO.
 func TestBulkDirect(t *testing.T) {
 	const size = 32 << 20
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
+	p.exchangePeers()
 	serveEcho(t, p.their)
-	k := startTalk(t, p.our, p.their)
+	k := startEchoStream(t, p.our, p.their)
 	wantDirect(t, p.our, p.their)
 	k.finish()
 	conn, err := p.our.dialTCP(t.Context(), netip.AddrPortFrom(p.their.address(), echoPort))
@@ -219,7 +222,7 @@ func TestBulkDirect(t *testing.T) {
 	t.Logf("%d bytes each way in %v", size, time.Since(start))
 }
 
-// sendRandom sends n random bytes and the end, and returns their hash.
+// sendRandom sends n random bytes, closes the sending side, and returns the hash of the bytes.
 func sendRandom(t *testing.T, conn net.Conn, n int64) [sha256.Size]byte {
 	h := sha256.New()
 	random := rand.NewChaCha8([32]byte(key.NewNodePrivate().Raw()))
@@ -227,7 +230,7 @@ func sendRandom(t *testing.T, conn net.Conn, n int64) [sha256.Size]byte {
 		t.Errorf("sending: %v", err)
 	}
 	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
-		t.Errorf("ending: %v", err)
+		t.Errorf("closing the sending side: %v", err)
 	}
 	return [sha256.Size]byte(h.Sum(nil))
 }

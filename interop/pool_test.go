@@ -9,11 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// poolClient is a node's pool of connections, used as a client of region 1.
+// poolClient is a node's pool of relay connections, used as a client of region 1.
 type poolClient struct {
 	*relay.Pool
 	t      *testing.T
@@ -21,12 +22,12 @@ type poolClient struct {
 	donec  chan struct{}
 }
 
-// joinPool starts a pool whose home is region 1 of m and waits until it is connected.
-func joinPool(t *testing.T, m relay.Map, k key.NodePrivate) *party {
+// joinPool starts a pool with home region 1 and waits until it is connected.
+func joinPool(t *testing.T, m relay.Map, k key.NodePrivate) *testClient {
 	t.Helper()
 	c := &poolClient{t: t, eventc: make(chan event, 1<<14), donec: make(chan struct{})}
 	c.Pool = relay.NewPool(relay.PoolConfig{Key: k, Receive: c.deliver, Log: testLog(t, "our pool")})
-	p := newParty(t, "our pool", c, k.Public())
+	p := newTestClient(t, "our pool", c, k.Public())
 	c.SetMap(m)
 	c.SetHome(1)
 	c.waitConnected(1)
@@ -50,7 +51,7 @@ func (c *poolClient) region(id int) relay.RegionStatus {
 
 func (c *poolClient) waitConnected(id int) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(c.t.Context(), waitLimit)
 	defer cancel()
 	for range c.Watch(ctx) {
 		if c.region(id).State == relay.RegionConnected {
@@ -85,11 +86,11 @@ func (c *poolClient) close() {
 	}
 }
 
-// TestPool proves that a node's pool connects over every carriage to relays of both makes, says
-// which is its home, and carries packets in bulk.
+// TestPool proves that a node's pool connects in every mode to relays of both makes and carries
+// packets in bulk.
 func TestPool(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
-		for _, c := range []carriage{fastStart, normalStart, webSocket} { // maps cannot say plain HTTP
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
+		for _, c := range []upgradeMode{fastStart, normalStart, webSocket} { // a map cannot describe plain HTTP
 			p := joinPool(t, h.derpMap(c), key.NewNodePrivate())
 			want := relay.TransportNative
 			if c == webSocket {
@@ -104,11 +105,11 @@ func TestPool(t *testing.T) {
 	})
 }
 
-// TestPoolFastStartRefused proves that a pool comes through as WebSocket where the relay's own
-// certificate is seen and still something refuses the upgrade, which shows only after the login was
-// sent.
+// TestPoolFastStartRefused proves that a pool falls back to WebSocket if the relay's own
+// certificate is presented but a middlebox still refuses the upgrade. With fast start, the pool
+// learns this only after it has sent its login.
 func TestPoolFastStartRefused(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		h.fronts[fastStart].refuseNative()
 		p := joinPool(t, h.derpMap(fastStart), key.NewNodePrivate())
 		if got := p.derpClient.(*poolClient).region(1).Transport; got != relay.TransportWebSocket {
@@ -118,7 +119,7 @@ func TestPoolFastStartRefused(t *testing.T) {
 	})
 }
 
-// homes returns how many clients told their relay that it is their home.
+// homes returns how many clients have told their relay that it is their home.
 func homes(t *testing.T, h *relayHost) (n int) {
 	t.Helper()
 	var vars struct {
@@ -130,18 +131,18 @@ func homes(t *testing.T, h *relayHost) (n int) {
 	return vars.Homes
 }
 
-// TestPoolHome proves that their relays count a pool at home where it says so, when it connects and
-// when it moves.
+// TestPoolHome proves that their relays count a pool as at home where it says so, when it connects
+// and when it changes its home.
 func TestPoolHome(t *testing.T) {
 	t.Parallel()
-	first, second := startTheirRelay(t, relay.ServerConfig{}), startTheirRelay(t, relay.ServerConfig{})
+	first, second := startTheirRelay(t, relayserver.Config{}), startTheirRelay(t, relayserver.Config{})
 	p := joinPool(t, twoRegions(first, second), key.NewNodePrivate())
 	eventually(t, "the first relay is the home", func() bool { return homes(t, first) == 1 })
 	p.derpClient.(*poolClient).SetHome(2)
 	eventually(t, "the second relay is the home", func() bool { return homes(t, first) == 0 && homes(t, second) == 1 })
 }
 
-// twoRegions is a map with a relay in each of two regions.
+// twoRegions returns a map with two regions of one relay each.
 func twoRegions(first, second *relayHost) relay.Map {
 	m := first.derpMap(fastStart)
 	node := second.node(fastStart)
@@ -150,10 +151,10 @@ func twoRegions(first, second *relayHost) relay.Map {
 	return m
 }
 
-// TestPoolRoute proves that a pool answers a peer, whose home it does not know, through the region
-// where it was heard, and forgets that when their relay says that the peer is gone.
+// TestPoolRoute proves that a pool sends to a peer with an unknown home through the region that it
+// last heard the peer in, and forgets that region when their relay sends PeerGone.
 func TestPoolRoute(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
 		pool := joinPool(t, h.derpMap(fastStart), key.NewNodePrivate())
 		c := pool.derpClient.(*poolClient)
 		peer := theirs.join(t, h, fastStart)
@@ -161,41 +162,43 @@ func TestPoolRoute(t *testing.T) {
 		if err := c.Send(0, peer.public, packet); !errors.Is(err, relay.ErrUnknownRegion) {
 			t.Fatalf("sending to a peer that was not heard: %v, want %v", err, relay.ErrUnknownRegion)
 		}
-		peer.say(pool.public, []byte("hello"))
+		peer.mustSend(pool.public, []byte("hello"))
 		pool.wantPacket(peer.public, []byte("hello"))
 		if err := c.Send(0, peer.public, packet); err != nil {
 			t.Fatal(err)
 		}
 		peer.wantPacket(pool.public, packet[0])
 		peer.leave()
-		eventually(t, "the pool has forgotten the peer", func() bool {
+		eventually(t, "the pool has forgotten the peer's region", func() bool {
 			return errors.Is(c.Send(0, peer.public, packet), relay.ErrUnknownRegion)
 		})
 	})
 }
 
-// TestPoolRestart proves that a pool comes back when a relay is restarted, with the same key and
-// with another one.
+// TestPoolRestart proves that a pool reconnects to a restarted relay, with the same key and with
+// another one.
 func TestPoolRestart(t *testing.T) {
 	for _, m := range []struct {
 		name  string
-		start func(testing.TB, relay.ServerConfig) *relayHost
-		again func(testing.TB, relay.ServerConfig) derpServer
+		start func(testing.TB, relayserver.Config) *relayHost
+		again func(testing.TB, relayserver.Config) derpServer
 	}{
-		{"our relay", startOurRelay, func(tb testing.TB, c relay.ServerConfig) derpServer { return newOurRelay(tb, c) }},
-		{"their relay", startTheirRelay, func(tb testing.TB, c relay.ServerConfig) derpServer { return newTheirRelay(tb, c) }},
+		{"our relay", startOurRelay, func(tb testing.TB, c relayserver.Config) derpServer { return newOurRelay(tb, c) }},
+		{"their relay", startTheirRelay, func(tb testing.TB, c relayserver.Config) derpServer {
+			return newTheirRelay(tb, c)
+		}},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			k := key.NewNodePrivate()
-			h := m.start(t, relay.ServerConfig{Key: k})
+			h := m.start(t, relayserver.Config{Key: k})
 			p := joinPool(t, h.derpMap(fastStart), key.NewNodePrivate())
 			for _, next := range []key.NodePrivate{k, key.NewNodePrivate()} {
 				h.stop()
 				eventually(t, "the pool has noticed", func() bool {
 					return p.derpClient.(*poolClient).region(1).State != relay.RegionConnected
 				})
-				h.serve(t, m.again(t, relay.ServerConfig{Key: next}))
+				h.serve(t, m.again(t, relayserver.Config{Key: next}))
 				p.derpClient.(*poolClient).waitConnected(1)
 				exchange(t, p, theirs.join(t, h, fastStart), 100, 1240)
 			}
@@ -203,11 +206,11 @@ func TestPoolRestart(t *testing.T) {
 	}
 }
 
-// TestPoolNetworkChanged proves that a connection survives a change of the network when their relay
-// answers the ping with which the pool checks it.
+// TestPoolNetworkChanged proves that a connection survives a network change if their relay answers
+// the ping by which the pool checks it.
 func TestPoolNetworkChanged(t *testing.T) {
 	t.Parallel()
-	h := startTheirRelay(t, relay.ServerConfig{})
+	h := startTheirRelay(t, relayserver.Config{})
 	p := joinPool(t, h.derpMap(fastStart), key.NewNodePrivate())
 	pings := func() int {
 		var vars struct {
@@ -229,6 +232,6 @@ func TestPoolNetworkChanged(t *testing.T) {
 	}
 	exchange(t, p, theirs.join(t, h, normalStart), 100, 1240)
 	if got := h.fronts[fastStart].timesAsked(); got != asked {
-		t.Errorf("%d connections, want %d: a connection that works was given up", got, asked)
+		t.Errorf("%d connections, want %d: the pool closed a working connection", got, asked)
 	}
 }

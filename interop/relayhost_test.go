@@ -14,45 +14,46 @@ import (
 
 	"tailscale.com/tailcfg"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// hostName is what relays are called here. It resolves nowhere: maps and dialers say where it is.
+// hostName is the host name of the relays. It resolves nowhere: maps and dialers have the address.
 const hostName = "relay.test"
 
-// carriage is how DERP gets through a relay's front door.
-type carriage string
+// upgradeMode is the way a client gets from a TCP connection to DERP.
+type upgradeMode string
 
 const (
-	fastStart   carriage = "fast start"   // TLS 1.3 with the meta certificate
-	normalStart carriage = "normal start" // TLS 1.2: the meta certificate is not used
-	plainHTTP   carriage = "plain HTTP"
-	webSocket   carriage = "WebSocket" // TLS, and whatever asks for another upgrade is turned away
+	fastStart   upgradeMode = "fast start"   // TLS 1.3 with the meta certificate
+	normalStart upgradeMode = "normal start" // TLS 1.2: the meta certificate is not used
+	plainHTTP   upgradeMode = "plain HTTP"
+	webSocket   upgradeMode = "WebSocket" // TLS; other upgrades are refused
 )
 
-var carriages = []carriage{fastStart, normalStart, plainHTTP, webSocket}
+var upgradeModes = []upgradeMode{fastStart, normalStart, plainHTTP, webSocket}
 
 // derpServer is a relay of either make.
 type derpServer interface {
 	handler() http.Handler
 	tlsConfig(base *tls.Config) *tls.Config
 	publicKey() key.NodePublic
-	// listener prepares what a front listens on.
+	// listener wraps the listener of a front.
 	listener(ln net.Listener, conf *tls.Config) net.Listener
 	close()
 }
 
-// relayHost is a relay on loopback with a front for each carriage.
+// relayHost is a relay on loopback with a front for each upgrade mode.
 type relayHost struct {
-	server derpServer // nil if it runs elsewhere
+	server derpServer // nil if it runs in another process
 	name   string
 	public key.NodePublic
-	host   string      // in maps
+	host   string      // host name in maps
 	base   *tls.Config // with the certificate
 	pin    string
 	roots  *x509.CertPool
-	fronts map[carriage]*front
+	fronts map[upgradeMode]*front
 	stun   int // port, -1 if there is none
 }
 
@@ -60,18 +61,19 @@ type relayHost struct {
 func startFronts(tb testing.TB, name string, s derpServer) *relayHost {
 	tb.Helper()
 	base, pin := selfSigned(tb)
-	h := &relayHost{name: name, host: hostName, base: base, pin: pin, roots: x509.NewCertPool(), fronts: make(map[carriage]*front), stun: -1}
+	h := &relayHost{name: name, host: hostName, base: base, pin: pin, roots: x509.NewCertPool(),
+		fronts: make(map[upgradeMode]*front), stun: -1}
 	h.roots.AddCert(base.Certificates[0].Leaf)
 	h.serve(tb, s)
 	tb.Cleanup(h.stop)
 	return h
 }
 
-// serve opens the fronts, on the addresses they had before if there was a server before.
+// serve opens the fronts. If there was a server before, they have the same addresses as before.
 func (h *relayHost) serve(tb testing.TB, s derpServer) {
 	tb.Helper()
 	h.server, h.public = s, s.publicKey()
-	for _, c := range carriages {
+	for _, c := range upgradeModes {
 		addr := "127.0.0.1:0"
 		if old := h.fronts[c]; old != nil {
 			addr = old.addr.String()
@@ -88,36 +90,36 @@ func (h *relayHost) stop() {
 	h.server.close()
 }
 
-// selfSigned makes a certificate for hostName and loopback, as the product makes them.
+// selfSigned makes a certificate for hostName and loopback as our relay does.
 func selfSigned(tb testing.TB) (base *tls.Config, pin string) {
 	tb.Helper()
-	base, pin, err := relay.SelfSignedTLS(tb.TempDir(), hostName, "127.0.0.1")
+	base, pin, err := relayserver.SelfSignedTLS(tb.TempDir(), hostName, "127.0.0.1")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return base, pin
 }
 
-// front is one listener of a relay. It keeps the headers of the requests that ask for DERP.
+// front is one listener of a relay. It records the headers of requests for DERP.
 type front struct {
-	carriage carriage
-	addr     netip.AddrPort
-	next     http.Handler
-	server   *http.Server
-	donec    chan struct{}
+	mode   upgradeMode
+	addr   netip.AddrPort
+	next   http.Handler
+	server *http.Server
+	donec  chan struct{}
 
 	mu     sync.Mutex
 	asked  []http.Header
-	refuse bool // all upgrades but to WebSocket
+	refuse bool // refuse all upgrades except WebSocket
 }
 
-func startFront(tb testing.TB, s derpServer, c carriage, base *tls.Config, addr string) *front {
+func startFront(tb testing.TB, s derpServer, c upgradeMode, base *tls.Config, addr string) *front {
 	tb.Helper()
-	ln, err := relay.Listen(tb.Context(), addr)
+	ln, err := relayserver.Listen(tb.Context(), addr)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	f := &front{addr: ln.Addr().(*net.TCPAddr).AddrPort(), carriage: c, next: s.handler(), refuse: c == webSocket}
+	f := &front{addr: ln.Addr().(*net.TCPAddr).AddrPort(), mode: c, next: s.handler(), refuse: c == webSocket}
 	f.server = &http.Server{Handler: f}
 	f.donec = make(chan struct{})
 	go func() {
@@ -132,9 +134,9 @@ func (f *front) close() {
 	<-f.donec
 }
 
-// frontTLS returns the TLS settings of a front, nil for none. What ends TLS on the way and lets
-// only WebSocket through does not know the meta certificate.
-func frontTLS(s derpServer, c carriage, base *tls.Config) *tls.Config {
+// frontTLS returns the TLS settings of a front, nil for none. The WebSocket front has no meta
+// certificate, because it stands for a middlebox that terminates TLS.
+func frontTLS(s derpServer, c upgradeMode, base *tls.Config) *tls.Config {
 	switch c {
 	case plainHTTP:
 		return nil
@@ -148,7 +150,7 @@ func frontTLS(s derpServer, c carriage, base *tls.Config) *tls.Config {
 	return conf
 }
 
-// ServeHTTP passes requests on to the relay, except those that the front refuses.
+// ServeHTTP passes requests to the relay, except those that the front refuses.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/derp" {
 		f.mu.Lock()
@@ -173,43 +175,43 @@ func (f *front) lastAsked() http.Header {
 	return f.asked[len(f.asked)-1]
 }
 
-// refuseNative has the front let only WebSocket through from now on.
+// refuseNative makes the front refuse all upgrades except WebSocket from now on.
 func (f *front) refuseNative() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.refuse = true
 }
 
-// timesAsked returns how many connections asked for DERP so far.
+// timesAsked returns the number of requests for DERP so far.
 func (f *front) timesAsked() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.asked)
 }
 
-// url is the front as mesh links and other clients without a map name it.
+// url returns the URL of the front, for clients without a map.
 func (f *front) url() string {
 	scheme := "https"
-	if f.carriage == plainHTTP {
+	if f.mode == plainHTTP {
 		scheme = "http"
 	}
 	return fmt.Sprintf("%s://%s/derp", scheme, f.addr)
 }
 
-// node is the relay, by one of its fronts, as a map lists it.
-func (h *relayHost) node(c carriage) *relay.Node {
+// node returns the relay as a map lists it, with the address of one of its fronts.
+func (h *relayHost) node(c upgradeMode) *relay.Node {
 	return &relay.Node{Name: "1a", RegionID: 1, HostName: h.host, CertName: h.pin, IPv4: "127.0.0.1", IPv6: "none",
 		DERPPort: int(h.fronts[c].addr.Port()), STUNPort: h.stun}
 }
 
-// derpMap is a map with one region, which has this relay.
-func (h *relayHost) derpMap(c carriage) relay.Map {
+// derpMap returns a map with one region and this relay.
+func (h *relayHost) derpMap(c upgradeMode) relay.Map {
 	return relay.Map{Regions: map[int]*relay.Region{
 		1: {RegionID: 1, RegionCode: "test", RegionName: "Test", Nodes: []*relay.Node{h.node(c)}},
 	}}
 }
 
-// theirMap is a map as they read it: it goes through the JSON that a control server would send.
+// theirMap converts a map to their type through the JSON that a coordination server sends.
 func theirMap(tb testing.TB, m relay.Map) *tailcfg.DERPMap {
 	tb.Helper()
 	b, err := json.Marshal(m)

@@ -13,17 +13,19 @@ import (
 	"tailscale.com/derp/derpserver"
 	"tailscale.com/tailcfg"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// What relays do besides relaying: limit, admit, restart, and answer plain HTTP.
+// These tests cover what relays do besides relaying: rate limits, admission, restart, and plain
+// HTTP.
 
-// TestRateLimit proves that both servers slow clients of either make down to their rate without
-// losing a packet: a client over it is not read from, and its TCP waits.
+// TestRateLimit proves that both servers limit the rate of clients of either make without losing a
+// packet. They stop reading from a client over its limit, so that TCP flow control slows it down.
 func TestRateLimit(t *testing.T) {
 	const rate, packets, size = 1 << 20, 200, 8 << 10 // each way
-	eachRelay(t, relay.ServerConfig{ClientRate: rate}, func(t *testing.T, h *relayHost) {
+	eachRelay(t, relayserver.Config{ClientRate: rate}, func(t *testing.T, h *relayHost) {
 		start := time.Now()
 		exchange(t, ours.join(t, h, fastStart), theirs.join(t, h, fastStart), packets, size)
 		const burst = relay.MaxPacket + key.Size
@@ -34,11 +36,11 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
-// TestAdmission proves that our server asks an admission controller as theirs does, in the types
-// that controllers are written with, and that both obey it.
+// TestAdmission proves that our server asks an admission controller as theirs does, with the same
+// JSON, and that both obey the answer.
 func TestAdmission(t *testing.T) {
 	var asked sync.Map // key text to source address
-	welcome := key.NewNodePrivate()
+	admitted := key.NewNodePrivate()
 	controller := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var req tailcfg.DERPAdmitClientRequest
 		if err := json.NewDecoder(r.Body).Decode(&req); err != nil || r.Method != http.MethodPost {
@@ -46,46 +48,46 @@ func TestAdmission(t *testing.T) {
 			return
 		}
 		asked.Store(req.NodePublic.String(), req.Source)
-		json.NewEncoder(w).Encode(tailcfg.DERPAdmitClientResponse{Allow: req.NodePublic == theirPublic(welcome.Public())})
+		json.NewEncoder(w).Encode(tailcfg.DERPAdmitClientResponse{Allow: req.NodePublic == theirPublic(admitted.Public())})
 	}))
 	t.Cleanup(controller.Close)
-	cfg := relay.ServerConfig{AdmissionURL: controller.URL, AdmissionStrict: true}
+	cfg := relayserver.Config{AdmissionURL: controller.URL, AdmissionStrict: true}
 	eachRelay(t, cfg, func(t *testing.T, h *relayHost) {
 		for _, m := range clients {
-			m.joinAs(t, h, fastStart, welcome)
+			m.joinAs(t, h, fastStart, admitted)
 		}
-		stranger := key.NewNodePrivate()
-		d, err := connectOurs(t.Context(), t, h, fastStart, stranger)
-		if err == nil { // a fast start learns of it afterwards
-			newParty(t, "stranger", d, stranger.Public()).next(endEvent)
+		refused := key.NewNodePrivate()
+		d, err := connectOurs(t.Context(), t, h, fastStart, refused)
+		if err == nil { // with a fast start the refusal comes after connecting
+			newTestClient(t, "refused", d, refused.Public()).next(endEvent)
 		}
-		source, ok := asked.Load(stranger.Public().String())
+		source, ok := asked.Load(refused.Public().String())
 		if want := netip.MustParseAddr("127.0.0.1"); !ok || source != want {
-			t.Errorf("controller was asked about the stranger: %v, from %v, want from %v", ok, source, want)
+			t.Errorf("controller was asked about the refused client: %v, from %v, want from %v", ok, source, want)
 		}
 	})
 }
 
-// TestRestart proves that their client understands how our server announces a restart. Theirs does
-// not announce it.
+// TestRestart proves that their client understands our server's announcement of a restart. Their
+// server does not announce restarts.
 func TestRestart(t *testing.T) {
 	t.Parallel()
-	h := startOurRelay(t, relay.ServerConfig{})
+	h := startOurRelay(t, relayserver.Config{})
 	p := theirs.join(t, h, webSocket)
 	if err := h.server.(ourRelay).Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if e := p.next(restartingEvent); string(e.data) != "5s" {
-		t.Errorf("told to try for %s, want 5s", e.data)
+		t.Errorf("announced %s for reconnecting, want 5s", e.data)
 	}
 	p.next(endEvent)
 }
 
-// TestPages proves that our server answers plain requests as theirs does, to the headers that
-// clients look at.
+// TestPages proves that our server answers plain requests as theirs does, including the headers
+// that clients look at.
 func TestPages(t *testing.T) {
 	t.Parallel()
-	our, their := newOurRelay(t, relay.ServerConfig{}), newTheirRelay(t, relay.ServerConfig{})
+	our, their := newOurRelay(t, relayserver.Config{}), newTheirRelay(t, relayserver.Config{})
 	t.Cleanup(our.close)
 	t.Cleanup(their.close)
 	challenge := http.Header{derpserver.NoContentChallengeHeader: {"ts_relay.test"}}

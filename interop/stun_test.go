@@ -18,15 +18,16 @@ import (
 	"tailscale.com/net/stun/stuntest"
 	"tailscale.com/tstest"
 
-	"ginnel/internal/key"
-	"ginnel/relay"
+	"ginnel/key"
+	relayserver "ginnel/relay/server"
 	"ginnel/transport"
 )
 
-// loopbacks are where a server in both families is asked.
+// loopbacks are the addresses of a server on loopback in both families.
 var loopbacks = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
 
-// askSTUN sends a request of theirs and returns what their parser makes of the answer.
+// askSTUN sends a request from their codec and returns the address that their parser finds in the
+// answer.
 func askSTUN(t *testing.T, c *net.UDPConn, server netip.AddrPort) netip.AddrPort {
 	t.Helper()
 	id := stun.NewTxID()
@@ -34,7 +35,7 @@ func askSTUN(t *testing.T, c *net.UDPConn, server netip.AddrPort) netip.AddrPort
 		t.Fatal(err)
 	}
 	buf := make([]byte, 1500)
-	c.SetReadDeadline(time.Now().Add(patience))
+	c.SetReadDeadline(time.Now().Add(waitLimit))
 	n, _, err := c.ReadFromUDPAddrPort(buf)
 	if err != nil {
 		t.Fatal(err)
@@ -46,12 +47,12 @@ func askSTUN(t *testing.T, c *net.UDPConn, server netip.AddrPort) netip.AddrPort
 	return mapped
 }
 
-// TestSTUNServer proves that their client code gets its address from our STUN service, over IPv4
-// and IPv6 from one socket, as it does from theirs.
+// TestSTUNServer proves that their codec gets the client's address from our STUN service as from
+// theirs, over IPv4 and IPv6 on one socket.
 func TestSTUNServer(t *testing.T) {
-	for _, m := range makes {
+	for _, m := range relayKinds {
 		t.Run(m.name, func(t *testing.T) {
-			h := m.start(t, relay.ServerConfig{})
+			h := m.start(t, relayserver.Config{})
 			m.stun(t, h)
 			for _, ip := range loopbacks {
 				c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
@@ -69,10 +70,9 @@ func TestSTUNServer(t *testing.T) {
 }
 
 // TestSTUNRefusals proves that our STUN service answers exactly the requests that their parser
-// takes, for thousands of requests that were damaged at random, with and without a repaired
-// fingerprint.
+// accepts. Thousands of requests are damaged at random, with and without a corrected fingerprint.
 func TestSTUNRefusals(t *testing.T) {
-	h := startOurRelay(t, relay.ServerConfig{})
+	h := startOurRelay(t, relayserver.Config{})
 	serveOurSTUN(t, h)
 	server := netip.AddrPortFrom(loopbacks[0], uint16(h.stun))
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(server))
@@ -83,9 +83,9 @@ func TestSTUNRefusals(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	taken := 0
 	for range 100 {
-		sent := make(map[stun.TxID][]byte) // what their parser takes, and its transaction
+		sent := make(map[stun.TxID][]byte) // accepted by their parser, by transaction ID
 		refused := make(map[stun.TxID][]byte)
-		for range 40 { // not more than fits in a socket buffer
+		for range 40 { // no more than a socket buffer holds
 			b := damage(r, stun.Request(stun.NewTxID()))
 			if id, err := stun.ParseBindingRequest(b); err == nil && stun.Is(b) {
 				sent[id] = b
@@ -97,20 +97,21 @@ func TestSTUNRefusals(t *testing.T) {
 		taken += len(sent)
 		for id := range answersUntilFence(t, c) {
 			if b, ok := refused[id]; ok {
-				t.Errorf("answered what their parser refuses: %x", b)
+				t.Errorf("answered a request that their parser refuses: %x", b)
 			}
 			delete(sent, id)
 		}
 		for _, b := range sent {
-			t.Errorf("did not answer what their parser takes: %x", b)
+			t.Errorf("did not answer a request that their parser accepts: %x", b)
 		}
 	}
 	if taken < 100 {
-		t.Errorf("only %d requests were good: the test proves little", taken)
+		t.Errorf("only %d requests were valid, so the test proves little", taken)
 	}
 }
 
-// answersUntilFence asks once more, undamaged, and returns the transactions answered until then.
+// answersUntilFence sends one more valid request, and returns the transactions that are answered up
+// to that one.
 func answersUntilFence(t *testing.T, c *net.UDPConn) map[stun.TxID]bool {
 	t.Helper()
 	fence := stun.NewTxID()
@@ -118,7 +119,7 @@ func answersUntilFence(t *testing.T, c *net.UDPConn) map[stun.TxID]bool {
 	got := make(map[stun.TxID]bool)
 	buf := make([]byte, 1500)
 	for !got[fence] {
-		c.SetReadDeadline(time.Now().Add(patience))
+		c.SetReadDeadline(time.Now().Add(waitLimit))
 		n, err := c.Read(buf)
 		if err != nil {
 			t.Fatal(err)
@@ -132,29 +133,29 @@ func answersUntilFence(t *testing.T, c *net.UDPConn) map[stun.TxID]bool {
 	return got
 }
 
-// damage changes a request in one of the ways that matter to a parser.
+// damage changes a request in a way that may matter to a parser.
 func damage(r *rand.Rand, b []byte) []byte {
 	switch r.IntN(7) {
 	case 0: // as it is
 		return b
-	case 1: // another attribute in front: legal
+	case 1: // another attribute in front, which is valid
 		extra := make([]byte, 4+4*r.IntN(3))
 		binary.BigEndian.PutUint16(extra, uint16(0x8000+r.IntN(0x7000)))
 		binary.BigEndian.PutUint16(extra[2:], uint16(len(extra)-4))
 		b = slices.Insert(b, 20, extra...)
 		return fingerprint(setLength(b))
-	case 2: // cut
+	case 2: // truncated
 		return b[:r.IntN(len(b))]
-	case 3: // one bit anywhere
+	case 3: // one bit flipped
 		b[r.IntN(len(b))] ^= 1 << r.IntN(8)
 		return b
-	case 4: // one bit, and a right fingerprint
+	case 4: // one bit flipped, with a correct fingerprint
 		b[r.IntN(len(b)-8)] ^= 1 << r.IntN(8)
 		return fingerprint(b)
-	case 5: // bytes behind the end
+	case 5: // trailing bytes
 		return append(b, make([]byte, 1+r.IntN(8))...)
 	}
-	// A length that does not fit, with a right fingerprint.
+	// A wrong length with a correct fingerprint.
 	binary.BigEndian.PutUint16(b[2:], uint16(r.IntN(64)))
 	return fingerprint(b)
 }
@@ -164,17 +165,17 @@ func setLength(b []byte) []byte {
 	return b
 }
 
-// fingerprint repairs the last attribute.
+// fingerprint sets the FINGERPRINT attribute at the end of b.
 func fingerprint(b []byte) []byte {
 	binary.BigEndian.PutUint32(b[len(b)-4:], crc32.ChecksumIEEE(b[:len(b)-8])^0x5354554e)
 	return b
 }
 
-// TestSTUNClient proves that our transport learns its address and the latency of a region from
-// their STUN servers: the one of cmd/derper, which answers IPv4 clients with an address of the
-// other family, and the one of their tests.
+// TestSTUNClient proves that our transport learns its address and a region's latency from their
+// STUN servers: that of cmd/derper, which answers IPv4 clients with an IPv4-mapped IPv6 address,
+// and that of their tests.
 func TestSTUNClient(t *testing.T) {
-	h := startTheirRelay(t, relay.ServerConfig{})
+	h := startTheirRelay(t, relayserver.Config{})
 	serveTheirSTUN(t, h)
 	test, stop := stuntest.Serve(t)
 	t.Cleanup(stop)
@@ -188,7 +189,7 @@ func TestSTUNClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := c.Open(func([][]byte, conn.Endpoint) {}); err != nil { // without WireGuard, for STUN alone
+	if err := c.Open(func([][]byte, conn.Endpoint) {}); err != nil { // no WireGuard: only STUN is tested
 		t.Fatal(err)
 	}
 	c.SetSTUN(servers)
@@ -205,14 +206,14 @@ func TestSTUNClient(t *testing.T) {
 	}
 }
 
-// TestNetcheck proves that their network check measures our relay, by STUN where there is UDP and
-// over HTTPS where there is none, and makes it the home.
+// TestNetcheck proves that their network check measures our relay, by STUN with UDP and over HTTPS
+// without, and chooses it as the home relay.
 func TestNetcheck(t *testing.T) {
 	for _, udp := range []bool{true, false} {
 		name := map[bool]string{true: "STUN", false: "HTTPS"}[udp]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := startOurRelay(t, relay.ServerConfig{})
+			h := startOurRelay(t, relayserver.Config{})
 			if udp {
 				serveOurSTUN(t, h)
 			}
@@ -225,7 +226,7 @@ func TestNetcheck(t *testing.T) {
 				t.Fatal(err)
 			}
 			if r.UDP != udp || r.PreferredDERP != 1 || r.RegionLatency[1] <= 0 {
-				t.Errorf("UDP %v, home %d, latency %v, want %v, 1 and some", r.UDP, r.PreferredDERP, r.RegionLatency, udp)
+				t.Errorf("UDP %v, home %d, latency %v, want %v, 1 and a latency", r.UDP, r.PreferredDERP, r.RegionLatency, udp)
 			}
 		})
 	}

@@ -21,7 +21,7 @@ import (
 	"tailscale.com/tailcfg"
 	"tailscale.com/tstest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 func rand8() string {
@@ -30,10 +30,11 @@ func rand8() string {
 	return hexOf(b[:])
 }
 
-// theirClient is their HTTP client, which tailscaled uses.
+// theirClient is their HTTP client for DERP, which tailscaled uses.
 type theirClient struct{ *derphttp.Client }
 
-func connectTheirs(ctx context.Context, tb testing.TB, h *relayHost, c carriage, k key.NodePrivate) (derpClient, error) {
+func connectTheirs(ctx context.Context, tb testing.TB, h *relayHost, c upgradeMode, k key.NodePrivate) (derpClient,
+	error) {
 	if c == webSocket {
 		return connectTheirWebSocket(ctx, tb, h, k)
 	}
@@ -48,8 +49,8 @@ func connectTheirs(ctx context.Context, tb testing.TB, h *relayHost, c carriage,
 	return client, nil
 }
 
-// newTheirClient makes a client that is not connected yet.
-func newTheirClient(tb testing.TB, h *relayHost, c carriage, k key.NodePrivate) (theirClient, error) {
+// newTheirClient returns a client that is not connected yet.
+func newTheirClient(tb testing.TB, h *relayHost, c upgradeMode, k key.NodePrivate) (theirClient, error) {
 	logf := tstest.WhileTestRunningLogger(tb)
 	if c == plainHTTP {
 		client, err := derphttp.NewClient(theirPrivate(k), h.fronts[c].url(), logf, netmon.NewStatic())
@@ -105,7 +106,7 @@ func goneReason(r derp.PeerGoneReasonType) string {
 	return fmt.Sprintf("reason %#x", byte(r))
 }
 
-// theirWebSocketClient is their DERP client in a WebSocket, put together as their HTTP client does
+// theirWebSocketClient is their DERP client over a WebSocket, assembled as their HTTP client does
 // it in browsers.
 type theirWebSocketClient struct {
 	*derp.Client
@@ -119,7 +120,8 @@ func connectTheirWebSocket(ctx context.Context, tb testing.TB, h *relayHost, k k
 	url := h.fronts[webSocket].url()
 	ws, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		Subprotocols: []string{"derp"},
-		HTTPClient:   &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: h.roots}, DisableKeepAlives: true}},
+		HTTPClient: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: h.roots},
+			DisableKeepAlives: true}},
 	})
 	if err != nil {
 		return nil, err

@@ -11,11 +11,12 @@ import (
 	"tailscale.com/net/stunserver"
 	"tailscale.com/tstest"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// theirRelay is their server behind its handlers, put together as cmd/derper does.
+// theirRelay is their server with its HTTP handlers, assembled as cmd/derper does it.
 type theirRelay struct {
 	*derpserver.Server
 	mux *http.ServeMux
@@ -43,13 +44,14 @@ func (r theirRelay) listener(ln net.Listener, conf *tls.Config) net.Listener {
 	return tls.NewListener(ln, conf)
 }
 
-// startTheirRelay serves their relay until the test ends. Of cfg it takes the keys.
-func startTheirRelay(tb testing.TB, cfg relay.ServerConfig) *relayHost {
+// startTheirRelay serves their relay until the test ends. It takes the keys, the admission
+// controller and the rate limit from cfg.
+func startTheirRelay(tb testing.TB, cfg relayserver.Config) *relayHost {
 	tb.Helper()
 	return startFronts(tb, "their relay", newTheirRelay(tb, cfg))
 }
 
-func newTheirRelay(tb testing.TB, cfg relay.ServerConfig) theirRelay {
+func newTheirRelay(tb testing.TB, cfg relayserver.Config) theirRelay {
 	tb.Helper()
 	if cfg.Key.IsZero() {
 		cfg.Key = key.NewNodePrivate()
@@ -76,7 +78,8 @@ func newTheirRelay(tb testing.TB, cfg relay.ServerConfig) theirRelay {
 	return theirRelay{s, mux}
 }
 
-// serveTheirSTUN adds the STUN server of cmd/derper, which listens in both families on one socket.
+// serveTheirSTUN adds the STUN server of cmd/derper, which serves both address families on one
+// socket.
 func serveTheirSTUN(tb testing.TB, h *relayHost) {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -97,19 +100,19 @@ func serveTheirSTUN(tb testing.TB, h *relayHost) {
 	})
 }
 
-// makes are the relays of both makes, to run a test on each.
-var makes = []struct {
+// relayKinds are our relay and theirs.
+var relayKinds = []struct {
 	name  string
-	start func(testing.TB, relay.ServerConfig) *relayHost
+	start func(testing.TB, relayserver.Config) *relayHost
 	stun  func(testing.TB, *relayHost)
 }{
 	{"our relay", startOurRelay, serveOurSTUN},
 	{"their relay", startTheirRelay, serveTheirSTUN},
 }
 
-// eachRelay runs f on a relay of either make.
-func eachRelay(t *testing.T, cfg relay.ServerConfig, f func(t *testing.T, h *relayHost)) {
-	for _, m := range makes {
+// eachRelay runs f on our relay and on theirs.
+func eachRelay(t *testing.T, cfg relayserver.Config, f func(t *testing.T, h *relayHost)) {
+	for _, m := range relayKinds {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			f(t, m.start(t, cfg))
@@ -117,8 +120,8 @@ func eachRelay(t *testing.T, cfg relay.ServerConfig, f func(t *testing.T, h *rel
 	}
 }
 
-// newMeshKey makes a mesh key. The product only reads them.
+// newMeshKey makes a mesh key. The product has no code for that.
 func newMeshKey() relay.MeshKey { return relay.MeshKey(key.NewNodePrivate().Raw()) }
 
-// meshKeyText is a mesh key as files hold it.
+// meshKeyText returns a mesh key as its file contains it.
 func meshKeyText(k relay.MeshKey) string { return hexOf(k[:]) }

@@ -9,19 +9,21 @@ import (
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/tailcfg"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// pair is a node of each make in one network.
+// pair is our node and theirs in one network.
 type pair struct {
 	relays relay.Map
 	our    *ourNode
-	their  *realNode
+	their  *theirNode
 }
 
-// newPair starts them and waits until both are ready. They do not know of each other yet.
+// newPair starts both nodes and waits until they are ready. They do not have each other as peers
+// yet.
 func newPair(t *testing.T, relays relay.Map, cfg node.Config) *pair {
 	t.Helper()
 	p := &pair{relays: relays}
@@ -30,10 +32,10 @@ func newPair(t *testing.T, relays relay.Map, cfg node.Config) *pair {
 	return p
 }
 
-// withSTUN adds STUN to a relay and returns a map of it.
+// withSTUN adds STUN to a relay and returns a map with it.
 func withSTUN(t *testing.T, h *relayHost) relay.Map {
 	t.Helper()
-	serveDistantSTUN(t, h)
+	serveDelayedSTUN(t, h)
 	return h.derpMap(fastStart)
 }
 
@@ -47,14 +49,14 @@ func (p *pair) startOurs(t *testing.T, cfg node.Config) {
 // startTheirs starts their node.
 func (p *pair) startTheirs(t *testing.T, k key.NodePrivate) {
 	t.Helper()
-	p.their = newRealNode(t, "their node", k, meshAddrs[1])
-	p.their.introduce(p.relays)
+	p.their = newTheirNode(t, "their node", k, meshAddrs[1])
+	p.their.setPeers(p.relays)
 	p.their.waitReady()
 }
 
-func (p *pair) introduce() { introduceAll(p.relays, p.our, p.their) }
+func (p *pair) exchangePeers() { exchangePeers(p.relays, p.our, p.their) }
 
-// relayed returns how many packets our node sent through the relay.
+// relayed returns how many packets our node has sent through the relay.
 func (p *pair) relayed() (n uint64) {
 	for _, r := range p.our.Status().Relays {
 		n += r.TxPackets
@@ -62,20 +64,20 @@ func (p *pair) relayed() (n uint64) {
 	return n
 }
 
-// How long a node may send into the void when a direct path dies: theirs believes in it for 6.5 s
-// after the last answer; ours gets an answer every 3 s and misses it after one.
+// How long packets may be lost when a direct path breaks. Their node trusts a path for 6.5 s after
+// the last answer. Ours pings every 3 s and gives the path up after one missing answer.
 const (
 	theirFallback = 10 * time.Second
 	ourFallback   = 6 * time.Second
 )
 
-// TestNodes proves that our node and theirs talk, whoever dials, over relays of both makes: through
-// the relay at once, directly in both directions as soon as UDP passes, through the relay again
-// within seconds when it no longer does, and directly when it does again, all on one TCP connection
-// whose bytes arrive unchanged.
+// TestNodes proves that our node and theirs communicate over relays of both makes, whichever side
+// dials: through the relay at once, directly as soon as UDP passes, through the relay within
+// seconds when UDP is cut, and directly again afterwards. One TCP connection survives all of it
+// unchanged.
 func TestNodes(t *testing.T) {
-	eachRelay(t, relay.ServerConfig{}, func(t *testing.T, h *relayHost) {
-		serveDistantSTUN(t, h)
+	eachRelay(t, relayserver.Config{}, func(t *testing.T, h *relayHost) {
+		serveDelayedSTUN(t, h)
 		for _, name := range []string{"our node dials", "their node dials"} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -93,10 +95,10 @@ func TestNodes(t *testing.T) {
 func testLifeOfPath(t *testing.T, p *pair, from, to member) {
 	t.Helper()
 	cutUDP(t, from, to)
-	p.introduce()
+	p.exchangePeers()
 	serveEcho(t, to)
-	k := startTalk(t, from, to)
-	k.more(patience, 1<<20)
+	k := startEchoStream(t, from, to)
+	k.awaitBytes(waitLimit, 1<<20)
 	if a, b := from.path(to.public()), to.path(from.public()); a.IsValid() || b.IsValid() {
 		t.Fatalf("direct paths %v and %v without UDP", a, b)
 	}
@@ -105,7 +107,7 @@ func testLifeOfPath(t *testing.T, p *pair, from, to member) {
 	restoreUDP(t, from, to)
 	wantDirect(t, from, to)
 	before := p.relayed()
-	k.more(patience, 1<<20) // some 900 packets each way
+	k.awaitBytes(waitLimit, 1<<20) // about 900 packets each way
 	if n := p.relayed() - before; n > 50 {
 		t.Errorf("our node sent %d packets through the relay beside a direct path", n)
 	}
@@ -116,7 +118,7 @@ func testLifeOfPath(t *testing.T, p *pair, from, to member) {
 	in.reset()
 	cutUDP(t, from, to)
 	wantRelayed(t, from, to)
-	k.more(upgradeLimit, 1<<18)
+	k.awaitBytes(upgradeLimit, 1<<18)
 	if our, their := out.longest(), in.longest(); our > ourFallback || their > theirFallback {
 		t.Errorf("UDP was cut and nothing arrived from our node for %v, from theirs for %v, want at most %v and %v",
 			our, their, ourFallback, theirFallback)
@@ -125,14 +127,14 @@ func testLifeOfPath(t *testing.T, p *pair, from, to member) {
 	}
 	restoreUDP(t, from, to)
 	wantDirect(t, from, to)
-	k.more(patience, 1<<20)
+	k.awaitBytes(waitLimit, 1<<20)
 	k.finish()
 }
 
-// wantPings demands that a ping in either direction is answered by that path.
+// wantPings checks that a ping in each direction is answered over that path.
 func wantPings(t *testing.T, p *pair, path node.PathKind) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
 	got, err := p.our.Ping(ctx, p.their.addr.String())
 	if err != nil {
@@ -156,15 +158,15 @@ func wantPings(t *testing.T, p *pair, path node.PathKind) {
 }
 
 // TestTheirRestart proves that their node is reachable after a restart: through the relay even
-// before our map says its new disco key, and directly once it does.
+// before our map has its new disco key, and directly once it has.
 func TestTheirRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
+	p.exchangePeers()
 	serveEcho(t, p.our)
-	k := startTalk(t, p.their, p.our)
+	k := startEchoStream(t, p.their, p.our)
 	wantDirect(t, p.our, p.their)
-	k.more(patience, 1<<18)
+	k.awaitBytes(waitLimit, 1<<18)
 	k.finish()
 
 	old := p.their.disco()
@@ -173,55 +175,55 @@ func TestTheirRestart(t *testing.T) {
 	if p.their.disco() == old {
 		t.Fatal("the disco key is the same as before")
 	}
-	p.their.introduce(p.relays, entry(p.our)) // its own map comes first
-	k = startTalk(t, p.their, p.our)
-	k.more(patience, 1<<18)
+	p.their.setPeers(p.relays, entry(p.our)) // their node gets its map first
+	k = startEchoStream(t, p.their, p.our)
+	k.awaitBytes(waitLimit, 1<<18)
 	if ap := p.their.path(p.our.public()); ap.IsValid() {
 		t.Errorf("their node uses %v, though ours cannot know its disco key", ap)
 	}
-	p.introduce()
+	p.exchangePeers()
 	wantDirect(t, p.our, p.their)
-	k.more(patience, 1<<18)
+	k.awaitBytes(waitLimit, 1<<18)
 	k.finish()
 }
 
-// TestTheirSilentRestart proves that our node takes a new disco key in the map for what it is, the
-// sign of a restart, and does not go on with a session that the other side has lost: a connection
-// begins at once, even if theirs does not speak first.
+// TestTheirSilentRestart proves that our node takes a new disco key in the map as a sign of a
+// restart, and drops the session that the other side has lost. A connection starts at once even if
+// the other side does not send first.
 func TestTheirSilentRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
+	p.exchangePeers()
 	serveEcho(t, p.their)
-	k := startTalk(t, p.our, p.their)
+	k := startEchoStream(t, p.our, p.their)
 	wantDirect(t, p.our, p.their)
-	k.more(patience, 1<<18)
+	k.awaitBytes(waitLimit, 1<<18)
 	k.finish()
 
 	p.their.close()
 	p.startTheirs(t, p.their.key)
-	p.introduce()
+	p.exchangePeers()
 	serveEcho(t, p.their)
 	start := time.Now()
-	k = startTalk(t, p.our, p.their)
+	k = startEchoStream(t, p.our, p.their)
 	if took := time.Since(start); took > 8*time.Second {
 		t.Errorf("a connection took %v: the old session was used", took)
 	}
-	k.more(patience, 1<<18)
+	k.awaitBytes(waitLimit, 1<<18)
 	k.finish()
 }
 
-// TestOurRestart is TestTheirRestart with our node. When its map brings our new disco key, their
-// node drops even a session that is new; ours may notice only after 15 s, by WireGuard's rules, and
-// TCP then waits as long again.
+// TestOurRestart is TestTheirRestart with our node. When a map brings our new disco key, their node
+// drops even a new session. Ours may notice that only after WireGuard's 15 s, and the TCP
+// retransmission then takes as long again.
 func TestOurRestart(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startTheirRelay(t, relay.ServerConfig{})), node.Config{})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startTheirRelay(t, relayserver.Config{})), node.Config{})
+	p.exchangePeers()
 	serveEcho(t, p.their)
-	k := startTalk(t, p.our, p.their)
+	k := startEchoStream(t, p.our, p.their)
 	wantDirect(t, p.our, p.their)
-	k.more(patience, 1<<18)
+	k.awaitBytes(waitLimit, 1<<18)
 	k.finish()
 
 	old := p.our.disco()
@@ -230,28 +232,28 @@ func TestOurRestart(t *testing.T) {
 	if p.our.disco() == old {
 		t.Fatal("the disco key is the same as before")
 	}
-	p.our.introduce(p.relays, entry(p.their))
-	k = startTalk(t, p.our, p.their)
-	k.more(patience, 1<<18)
+	p.our.setPeers(p.relays, entry(p.their))
+	k = startEchoStream(t, p.our, p.their)
+	k.awaitBytes(waitLimit, 1<<18)
 	if ap := p.our.path(p.their.public()); ap.IsValid() {
 		t.Errorf("our node uses %v, though theirs cannot know its disco key", ap)
 	}
-	p.introduce()
+	p.exchangePeers()
 	wantDirect(t, p.our, p.their)
-	k.more(45*time.Second, 1<<18)
+	k.awaitBytes(45*time.Second, 1<<18)
 	k.finish()
 }
 
 // TestTheirRoaming proves that our node follows when theirs moves to another port: a connection
-// lives on and is direct again without any news from a map.
+// continues and becomes direct again without a new map.
 func TestTheirRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{})
-	p.introduce()
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{})
+	p.exchangePeers()
 	serveEcho(t, p.their)
-	k := startTalk(t, p.our, p.their)
+	k := startEchoStream(t, p.our, p.their)
 	wantDirect(t, p.our, p.their)
-	k.more(patience, 1<<18)
+	k.awaitBytes(waitLimit, 1<<18)
 
 	old := p.their.udpPort()
 	p.their.sys.MagicSock.Get().SetPreferredPort(freeUDPPort(t))
@@ -259,44 +261,44 @@ func TestTheirRoaming(t *testing.T) {
 		t.Fatalf("the port is %d, as before", old)
 	}
 	wantDirect(t, p.our, p.their)
-	k.more(patience, 1<<18)
+	k.awaitBytes(waitLimit, 1<<18)
 	k.finish()
 }
 
-// TestOurRoaming proves that their node follows when the NAT before ours gives it another outside
-// port, as after a change of network: our node sends on directly, theirs finds the new way, and a
-// connection lives on.
+// TestOurRoaming proves that their node follows when a NAT gives ours another outside port, as
+// after a change of network: our node keeps sending directly, theirs finds the new path, and a
+// connection continues.
 func TestOurRoaming(t *testing.T) {
 	t.Parallel()
-	p := newPair(t, withSTUN(t, startOurRelay(t, relay.ServerConfig{})), node.Config{UDPAddr: loopbacks[0]})
+	p := newPair(t, withSTUN(t, startOurRelay(t, relayserver.Config{})), node.Config{UDPAddr: loopbacks[0]})
 	n := newNAT(t)
-	stunDoor := n.door(t, netip.AddrPortFrom(loopbacks[0], uint16(p.relays.Regions[1].Nodes[0].STUNPort)))
-	peerDoor := n.door(t, netip.AddrPortFrom(loopbacks[0], p.their.udpPort()))
-	filterUDP(t, p.our.udpPort(), acceptFrom(stunDoor.Port(), peerDoor.Port()))
+	stunInside := n.insideAddr(t, netip.AddrPortFrom(loopbacks[0], uint16(p.relays.Regions[1].Nodes[0].STUNPort)))
+	peerInside := n.insideAddr(t, netip.AddrPortFrom(loopbacks[0], p.their.udpPort()))
+	filterUDP(t, p.our.udpPort(), acceptFrom(stunInside.Port(), peerInside.Port()))
 
 	inside := relay.Map{Regions: map[int]*relay.Region{1: new(*p.relays.Regions[1])}}
 	inside.Regions[1].Nodes = []*relay.Node{new(*p.relays.Regions[1].Nodes[0])}
-	inside.Regions[1].Nodes[0].STUNPort = int(stunDoor.Port())
+	inside.Regions[1].Nodes[0].STUNPort = int(stunInside.Port())
 	their := entry(p.their)
-	their.Endpoints = []netip.AddrPort{peerDoor}
-	p.our.introduce(inside, their)
-	p.our.waitReady() // another STUN port makes it another relay, which is connected to anew
-	p.their.introduce(p.relays, entry(p.our))
+	their.Endpoints = []netip.AddrPort{peerInside}
+	p.our.setPeers(inside, their)
+	p.our.waitReady() // with another STUN port it is another relay, and the node connects again
+	p.their.setPeers(p.relays, entry(p.our))
 	serveEcho(t, p.our)
 
-	k := startTalk(t, p.their, p.our)
-	wantThrough(t, p, n, peerDoor)
-	k.more(patience, 1<<18)
+	k := startEchoStream(t, p.their, p.our)
+	wantThroughNAT(t, p, n, peerInside)
+	k.awaitBytes(waitLimit, 1<<18)
 	n.rebind(t)
-	wantThrough(t, p, n, peerDoor)
-	k.more(patience, 1<<18)
+	wantThroughNAT(t, p, n, peerInside)
+	k.awaitBytes(waitLimit, 1<<18)
 	k.finish()
 }
 
-// wantThrough waits until both nodes send directly through the NAT.
-func wantThrough(t *testing.T, p *pair, n *nat, door netip.AddrPort) {
+// wantThroughNAT waits until both nodes send directly through the NAT.
+func wantThroughNAT(t *testing.T, p *pair, n *nat, socket netip.AddrPort) {
 	t.Helper()
 	eventuallyWithin(t, upgradeLimit, "both send directly through the NAT", func() bool {
-		return p.our.path(p.their.public()) == door && p.their.path(p.our.public()) == n.outside()
+		return p.our.path(p.their.public()) == socket && p.their.path(p.our.public()) == n.outside()
 	})
 }

@@ -14,14 +14,15 @@ import (
 
 	"tailscale.com/derp"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// What no client says, said to both servers: they must agree on what ends a connection and what
-// does not.
+// These tests send both servers data that no client sends. The servers must agree on what ends a
+// connection.
 
-// rawConn is a TCP connection to the plain front of a relay.
+// rawConn is a TCP connection to the plain HTTP front of a relay.
 type rawConn struct {
 	net.Conn
 	t  *testing.T
@@ -35,20 +36,21 @@ func dialRaw(t *testing.T, h *relayHost) *rawConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(waitLimit))
 	return &rawConn{c, t, bufio.NewReader(c)}
 }
 
-// upgrade asks for DERP and reads up to the ServerKey frame.
+// upgrade requests DERP and reads up to the ServerKey frame.
 func (c *rawConn) upgrade() {
 	c.t.Helper()
-	io.WriteString(c, "GET /derp HTTP/1.1\r\nHost: relay.test\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Fast-Start: 1\r\n\r\n")
+	io.WriteString(c,
+		"GET /derp HTTP/1.1\r\nHost: relay.test\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Fast-Start: 1\r\n\r\n")
 	if typ, _ := c.frame(); typ != derp.FrameServerKey {
 		c.t.Fatalf("frame of type %#x, want ServerKey", typ)
 	}
 }
 
-// frame reads a frame; type 0 is the end of the connection.
+// frame reads a frame. Type 0 means the end of the connection.
 func (c *rawConn) frame() (derp.FrameType, []byte) {
 	c.t.Helper()
 	typ, n, err := derp.ReadFrameHeader(c.br)
@@ -64,7 +66,7 @@ func (c *rawConn) frame() (derp.FrameType, []byte) {
 	return typ, b
 }
 
-// wantEnd demands that err is the end of the connection and not of the test's patience.
+// wantEnd checks that err is the end of the connection, not a timeout.
 func (c *rawConn) wantEnd(err error) {
 	c.t.Helper()
 	if ne, ok := err.(net.Error); ok && ne.Timeout() {
@@ -72,12 +74,12 @@ func (c *rawConn) wantEnd(err error) {
 	}
 }
 
-// frames makes a frame.
+// frameOf encodes a frame.
 func frameOf(typ derp.FrameType, payload []byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{byte(typ)}, uint32(len(payload))), payload...)
 }
 
-// login sends a ClientInfo with this JSON and reports whether the server takes it.
+// login sends a ClientInfo with this JSON and reports whether the server accepts it.
 func (c *rawConn) login(k key.NodePrivate, server key.NodePublic, json string) bool {
 	c.t.Helper()
 	public := k.Public()
@@ -107,13 +109,13 @@ func (c *rawConn) alive(k key.NodePublic) bool {
 func bothRelays(t *testing.T, mesh relay.MeshKey) [2]*relayHost {
 	t.Helper()
 	k := key.NewNodePrivate()
-	cfg := relay.ServerConfig{Key: k, MeshKey: mesh}
+	cfg := relayserver.Config{Key: k, MeshKey: mesh}
 	return [2]*relayHost{startOurRelay(t, cfg), startTheirRelay(t, cfg)}
 }
 
-// TestOddFrames proves that our server ends a connection for the same frames as theirs, from
-// clients and from trusted clients: those of a wrong length, and those that need the mesh key.
-// Unknown types never end one.
+// TestOddFrames proves that our server closes a connection for the same frames as theirs, from
+// ordinary and from trusted clients: frames of a wrong length, and those that need the mesh key. A
+// frame of an unknown type never closes one.
 func TestOddFrames(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()
@@ -127,14 +129,14 @@ func TestOddFrames(t *testing.T) {
 					c.upgrade()
 					k := key.NewNodePrivate()
 					if !c.login(k, h.public, info) {
-						t.Fatalf("%s does not take the login", h.name)
+						t.Fatalf("%s does not accept the login", h.name)
 					}
 					c.Write(frameOf(derp.FrameType(typ), make([]byte, size)))
 					alive[i] = c.alive(k.Public())
 					c.Close()
 				}
 				if alive[0] != alive[1] {
-					t.Errorf("after a frame of type %#x with %d bytes, login %s: our server goes on: %v, theirs: %v",
+					t.Errorf("after a frame of type %#x with %d bytes, login %s: our server keeps the connection: %v, theirs: %v",
 						typ, size, info, alive[0], alive[1])
 				}
 			}
@@ -146,8 +148,8 @@ func trustedInfo(mesh relay.MeshKey) string {
 	return fmt.Sprintf(`{"meshKey":"%s","version":2}`, meshKeyText(mesh))
 }
 
-// TestOddLogins proves that our server takes the same logins as theirs, down to how the JSON inside
-// is written.
+// TestOddLogins proves that our server accepts the same logins as theirs, down to the details of
+// the JSON in them.
 func TestOddLogins(t *testing.T) {
 	t.Parallel()
 	mesh := newMeshKey()
@@ -170,13 +172,13 @@ func TestOddLogins(t *testing.T) {
 			c.Close()
 		}
 		if took[0] != took[1] {
-			t.Errorf("login %s: our server takes it: %v, theirs: %v", info, took[0], took[1])
+			t.Errorf("login %s: our server accepts it: %v, theirs: %v", info, took[0], took[1])
 		}
 	}
 }
 
-// TestFirstFrames proves that our server, like theirs, takes nothing but a good ClientInfo as the
-// first frame.
+// TestFirstFrames proves that our server, like theirs, accepts only a valid ClientInfo as the first
+// frame.
 func TestFirstFrames(t *testing.T) {
 	t.Parallel()
 	relays := bothRelays(t, relay.MeshKey{})
@@ -208,13 +210,13 @@ func TestFirstFrames(t *testing.T) {
 			c.Close()
 		}
 		if took[0] != took[1] || took[0] != (name == "good") {
-			t.Errorf("%s: our server takes it: %v, theirs: %v", name, took[0], took[1])
+			t.Errorf("%s: our server accepts it: %v, theirs: %v", name, took[0], took[1])
 		}
 	}
 }
 
-// TestOddUpgrades proves that our server answers requests for an upgrade as theirs does: byte for
-// byte where it agrees, with the same status where it does not.
+// TestOddUpgrades proves that our server answers upgrade requests as theirs does: with the same
+// bytes if both accept, with the same status if both refuse.
 func TestOddUpgrades(t *testing.T) {
 	t.Parallel()
 	relays := bothRelays(t, relay.MeshKey{})
@@ -247,11 +249,11 @@ func TestOddUpgrades(t *testing.T) {
 	}
 }
 
-// answer returns what a server says to an upgrade, up to the ServerKey frame, or the status of a
-// refusal.
+// answer returns a server's answer to an upgrade request up to the ServerKey frame, or the status
+// of a refusal.
 func (c *rawConn) answer() string {
 	c.t.Helper()
-	const size = 5 + 8 + 32 // of a ServerKey frame
+	const size = 5 + 8 + 32 // ServerKey frame: header, magic, key
 	var all bytes.Buffer
 	br := bufio.NewReader(io.TeeReader(c.br, &all))
 	c.br = br

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Nothing is allocated for a packet between two nodes on a direct path: stack, WireGuard, sockets
-// and back.
+// A packet between two nodes on a direct path needs no allocation in the stack, WireGuard and the
+// sockets; neither does the reply.
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes pools forget")
@@ -25,7 +25,8 @@ func TestAllocations(t *testing.T) {
 	for range 200 {
 		exchange()
 	}
-	// Heartbeats and timers go on meanwhile; one allocation for each of the four packets would show.
+	// Heartbeats and timers run meanwhile. One allocation for each of the four packets would exceed
+	// the limit.
 	if n := testing.AllocsPerRun(500, exchange); n >= 2 {
 		t.Errorf("%v allocations for an exchange, want 0", n)
 	}

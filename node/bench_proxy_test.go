@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// gateway starts a node with a proxy and another that serves a service of this machine in the mesh.
-// It returns the proxy's address, with the path between them direct.
+// gateway starts a node with a proxy, and another node that serves a service of this machine in the
+// mesh. It returns the address of the proxy once the path between the nodes is direct.
 func gateway(b *testing.B, target func(*Config)) (proxy string) {
 	b.Helper()
 	m := newMesh(b)
@@ -22,8 +22,8 @@ func gateway(b *testing.B, target func(*Config)) (proxy string) {
 	return here.Status().Proxies[0]
 }
 
-// BenchmarkRequest connects by the proxy to a service behind another node, asks, reads the answer
-// and closes.
+// BenchmarkRequest connects through the proxy to a service behind another node, exchanges a request
+// and a response, and closes.
 func BenchmarkRequest(b *testing.B) {
 	service, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -51,7 +51,7 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-// request is one connection with SOCKS5 (RFC 1928), by 64 bytes each way.
+// request makes one connection with SOCKS5 (RFC 1928) and exchanges 64 bytes each way.
 func request(proxy string, to netip.AddrPort) error {
 	c, err := net.Dial("tcp", proxy)
 	if err != nil {

@@ -8,12 +8,11 @@ import (
 	"testing"
 )
 
-// piece is what benchmarks move at a time: the payload of one segment before it is cut into 45
+// piece is the unit in which benchmarks write: the payload of a GSO segment, which is cut into 45
 // packets.
 const piece = 61560
 
-// connected starts two nodes with a TCP connection from one to the other, over the path that is
-// wanted.
+// connected starts two nodes with a TCP connection between them over the given kind of path.
 func connected(b testing.TB, path PathKind) (c, s net.Conn) {
 	b.Helper()
 	m := newMesh(b)
@@ -35,13 +34,14 @@ func connected(b testing.TB, path PathKind) (c, s net.Conn) {
 	if path == PathDirect {
 		m.introduce()
 		here.Node.Ping(b.Context(), "there")
-		eventually(b, "a direct path", func() bool { return here.path(there) == PathDirect && there.path(here) == PathDirect })
+		eventually(b, "a direct path",
+			func() bool { return here.path(there) == PathDirect && there.path(here) == PathDirect })
 	}
 	return c, s
 }
 
-// benchBulk moves data one way through WireGuard and reports allocations for each packet of 1,420
-// bytes.
+// benchBulk sends data one way through WireGuard and reports the allocations for each packet of
+// 1420 bytes.
 func benchBulk(b *testing.B, path PathKind) {
 	c, s := connected(b, path)
 	received := make(chan int64, 1)
@@ -73,7 +73,7 @@ func benchBulk(b *testing.B, path PathKind) {
 func BenchmarkBulkDirect(b *testing.B) { benchBulk(b, PathDirect) }
 func BenchmarkBulkRelay(b *testing.B)  { benchBulk(b, PathRelay) }
 
-// benchRoundTrip exchanges 64 bytes.
+// benchRoundTrip exchanges 64 bytes each way.
 func benchRoundTrip(b *testing.B, path PathKind) {
 	c, s := connected(b, path)
 	go io.Copy(s, s)

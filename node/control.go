@@ -12,34 +12,34 @@ import (
 	"strings"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// Control makes a node a member of a network that a coordination server keeps: the map comes from
-// there, and the node tells there what it knows of itself.
+// Control makes a node a member of the network of a coordination server: the node receives its map
+// from the server, and reports its endpoints and home relay there.
 type Control struct {
 	URL      string   // of the server; required
-	AuthKey  string   // a pre-auth key; empty: somebody has to approve the node, see Login
-	Identity Identity // of an earlier run; what is zero is made
+	AuthKey  string   // a pre-auth key; empty: a person has to approve the node, see Login
+	Identity Identity // of an earlier run; keys that are zero are generated
 
-	// ServerKey is the only key that the server may have. Zero: the one of Identity, or if that has
-	// none the one that the server gives when it is first asked, over https or within private
+	// ServerKey is the only key that the server may have. Zero: the key in Identity or, if that is
+	// zero too, the key that the server sends at first contact, over https or within private
 	// networks.
 	ServerKey key.MachinePublic
 
-	// Save keeps a new identity before it is used. Nil: it is lost with the process.
+	// Save stores a new identity before it is used. Nil: the identity is lost with the process.
 	Save func(Identity) error
 
-	// SaveMap keeps the network map, and LastMap returns what SaveMap was given last, or nothing: the
-	// node starts on it while the server is away. Nil: it does not.
+	// SaveMap stores the network map, and LastMap returns the last one stored, or nothing. The node
+	// starts with it if the server cannot be reached. Nil: it does not.
 	SaveMap func([]byte) error
 	LastMap func() ([]byte, error)
 
-	// Login is told of the page on which the node can be approved.
+	// Login is called with the page on which the node can be approved. It may be nil.
 	Login func(url string)
 
-	Hostname  string   // as proposed to the server
-	Tags      []string // asked for, each with "tag:" before it
+	Hostname  string   // proposed to the server, which may choose another
+	Tags      []string // requested, each with the prefix "tag:"
 	Ephemeral bool     // the server forgets the node when it leaves
 
 	AcceptRoutes bool // use the subnets that peers are routers for
@@ -47,38 +47,38 @@ type Control struct {
 	// together make it an exit node. The server has to approve them.
 	AdvertiseRoutes []netip.Prefix
 
-	ExitNode string // name or address of the peer through which everything else leaves; empty: none
+	ExitNode string // name or address of the peer through which traffic to the Internet leaves; empty: none
 }
 
-// Identity is what a server and other nodes know a node by. It outlives the process.
+// Identity identifies a node to its server and to other nodes. It outlives the process.
 type Identity struct {
-	URL     string             `json:"url"` // of the server that the rest was made for
+	URL     string             `json:"url"` // of the server for which the keys were made
 	Machine key.MachinePrivate `json:"machine_key"`
 	Node    key.NodePrivate    `json:"node_key"`
+	Next    key.NodePrivate    `json:"next_node_key,omitzero"` // replaces the expired Node once the server accepts it
 	Server  key.MachinePublic  `json:"server_key"`
 }
 
-// ErrJoinRefused is what Run returns, wrapped with the server's reason, if the server does not let
-// the node in.
+// ErrJoinRefused is returned by Run, wrapped with the server's reason, if the server refuses the
+// node.
 var ErrJoinRefused = errors.New("the coordination server does not let this node in")
 
-// ErrServerKeyChanged is what Run returns, wrapped with the two keys, if the server has another key
-// than the one that was pinned or seen first. Nothing was said to it. A node that has a network map
-// goes on with that instead.
+// ErrServerKeyChanged is returned by Run, wrapped with the two keys, if the server has another key
+// than the one that was pinned or seen first. The node has sent it nothing. A node that has a
+// network map goes on with that map instead.
 var ErrServerKeyChanged = errors.New("the coordination server has another key than the one that is known")
 
-// ErrControlUnreachable is a reason of not being ready: there has been no conversation with the
-// server yet.
+// ErrControlUnreachable is wrapped by the error of NotReady if the server was never reached.
 var ErrControlUnreachable = control.ErrUnreachable
 
-// ErrServerUnprotected is what New returns for a server whose key is not known and could not be
-// asked for safely.
+// ErrServerUnprotected is returned by New for a server whose key is not known and cannot be
+// requested over a protected channel.
 var ErrServerUnprotected = control.ErrUnprotected
 
-// prepare completes the identity, and keeps it if it is new.
+// prepare completes the identity, and saves it if it has changed.
 func (c *Control) prepare() error {
 	id := &c.Identity
-	if id.URL != c.URL { // another server knows nothing of us, and need not learn that we are known elsewhere
+	if id.URL != c.URL { // the keys are not shown to another server, which could tell that they belong to one node
 		*id = Identity{URL: c.URL}
 	}
 	if err := control.CheckServer(c.URL, cmp.Or(c.ServerKey, id.Server)); err != nil {
@@ -100,12 +100,12 @@ func (c *Control) prepare() error {
 	return c.save()
 }
 
-// checkControl completes the configuration of a node that has a server.
+// checkControl completes the configuration of a node with a coordination server.
 func (c *Config) checkControl() error {
 	if c.Control.URL == "" {
 		return errors.New("node: Config.Control.URL is missing")
 	}
-	own := *c.Control // the caller's is not ours to change
+	own := *c.Control // a copy, because the caller keeps its own
 	if err := own.prepare(); err != nil {
 		return err
 	}
@@ -118,49 +118,52 @@ func (c *Control) save() error {
 		return nil
 	}
 	if err := c.Save(c.Identity); err != nil {
-		return fmt.Errorf("keeping the node's identity: %w", err)
+		return fmt.Errorf("saving the node's identity: %w", err)
 	}
 	return nil
 }
 
-// newControlClient makes the client for the server. What it sends leaves by the host's network, by
-// the proxy of the environment if there is one, and never through the mesh.
-func (n *Node) newControlClient() (*control.Client, error) {
-	c := n.cfg.Control
+// controlClient returns a client for the coordination server. Its connections leave by the host's
+// network, through the proxy of the environment if there is one, and never through the mesh. ping
+// answers the server's pings; nil refuses them.
+func (h *hostDialer) controlClient(c *Control, ping pingFunc) (*control.Client, error) {
 	return control.NewClient(control.ClientConfig{
 		URL:         c.URL,
 		MachineKey:  c.Identity.Machine,
 		ServerKey:   c.Identity.Server,
-		DialContext: n.dialControl,
-		TLS:         n.controlTLS(),
-		Ping:        n.controlPing,
-		Version:     n.cfg.Version,
-		Log:         n.log,
+		DialContext: h.dialControl,
+		TLS:         h.controlTLS(),
+		Ping:        ping,
+		Version:     h.cfg.Version,
+		Log:         h.cfg.log(),
 	})
 }
 
-// controlTLS trusts what is trusted for relays too.
-func (n *Node) controlTLS() *tls.Config {
-	if n.cfg.Roots == nil {
+// controlTLS trusts the same certificates as for relays.
+func (h *hostDialer) controlTLS() *tls.Config {
+	if h.cfg.Roots == nil {
 		return nil
 	}
-	return &tls.Config{RootCAs: n.cfg.Roots}
+	return &tls.Config{RootCAs: h.cfg.Roots}
 }
 
-func (n *Node) dialControl(ctx context.Context, network, addr string) (net.Conn, error) {
-	scheme, _, _ := strings.Cut(n.cfg.Control.URL, ":") // by which the environment chooses HTTP_PROXY or HTTPS_PROXY
-	proxy, err := n.outboundProxy(&url.URL{Scheme: scheme, Host: addr})
+func (h *hostDialer) dialControl(ctx context.Context, network, addr string) (net.Conn, error) {
+	scheme, _, _ := strings.Cut(h.cfg.Control.URL, ":") // by which the environment chooses HTTP_PROXY or HTTPS_PROXY
+	proxy, err := h.proxyFor(&url.URL{Scheme: scheme, Host: addr})
 	if err != nil {
 		return nil, err
 	}
 	if proxy != nil {
-		return n.dialer().Dial(ctx, proxy, addr)
+		return h.egress().Dial(ctx, proxy, addr)
 	}
 	var d net.Dialer
 	return d.DialContext(ctx, network, addr)
 }
 
-// controlPing measures the way to a peer for the server.
+// pingFunc answers a ping of the coordination server.
+type pingFunc = func(ctx context.Context, kind string, ip netip.Addr) control.PingResponse
+
+// controlPing pings a peer for the server.
 func (n *Node) controlPing(ctx context.Context, kind string, ip netip.Addr) control.PingResponse {
 	r := control.PingResponse{Type: kind, IP: ip.String(), NodeIP: ip.String()}
 	if kind != "disco" && kind != "TSMP" {

@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +19,7 @@ import (
 	"ginnel/relay"
 )
 
-// network is a coordination server with the relay of a mesh, on loopback.
+// network is a mesh with a coordination server on loopback.
 type network struct {
 	*mesh
 	t   testing.TB
@@ -40,7 +36,8 @@ func newNetwork(t testing.TB, change ...func(*server.Config)) *network {
 	}
 	n.url = "http://" + ln.Addr().String()
 	st := store.NewMemory()
-	cfg := server.Config{Store: st, URL: n.url, BaseDomain: "net.example", DERPMap: derpMap(&n.relays), Log: testLog(t, "server")}
+	cfg := server.Config{Store: st, URL: n.url, BaseDomain: "net.example", DERPMap: derpMap(&n.relays),
+		Log: testLog(t, "server")}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -60,14 +57,15 @@ func newNetwork(t testing.TB, change ...func(*server.Config)) *network {
 	return n
 }
 
-// derpMap is a relay map as servers write it.
+// derpMap returns a relay map in the form in which servers send it.
 func derpMap(m *relay.Map) control.DERPMap {
 	out := control.DERPMap{Regions: make(map[int]*control.DERPRegion)}
 	for id, r := range m.Regions {
 		region := &control.DERPRegion{RegionID: id, RegionCode: r.RegionCode}
 		for _, n := range r.Nodes {
-			region.Nodes = append(region.Nodes, &control.DERPNode{Name: n.Name, RegionID: id, HostName: n.HostName, CertName: n.CertName,
-				IPv6: n.IPv6, DERPPort: n.DERPPort, STUNPort: n.STUNPort})
+			region.Nodes = append(region.Nodes,
+				&control.DERPNode{Name: n.Name, RegionID: id, HostName: n.HostName, CertName: n.CertName,
+					IPv6: n.IPv6, DERPPort: n.DERPPort, STUNPort: n.STUNPort})
 		}
 		out.Regions[id] = region
 	}
@@ -83,11 +81,12 @@ func (n *network) authKey() string {
 	return k.Key
 }
 
-// join starts a node that joins by key.
+// join starts a node that joins with a pre-auth key.
 func (n *network) join(name string, change ...func(*Config)) *member {
 	n.t.Helper()
 	m := &member{mesh: n.mesh, name: name}
-	cfg := Config{UDPAddr: loopback, Log: testLog(n.t, name), Control: &Control{URL: n.url, AuthKey: n.authKey(), Hostname: name}}
+	cfg := Config{UDPAddr: loopback, Log: testLog(n.t, name),
+		Control: &Control{URL: n.url, AuthKey: n.authKey(), Hostname: name}}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -99,8 +98,8 @@ func (n *network) join(name string, change ...func(*Config)) *member {
 	return m
 }
 
-// Two nodes join with a key and know each other by name: a connection made while one is still
-// joining waits for that, goes by the relay at once, and by the direct path soon.
+// Two nodes join with a key and find each other by name. A connection that is made while one of
+// them is still joining waits, uses the relay at first, and soon the direct path.
 func TestJoin(t *testing.T) {
 	n := newNetwork(t)
 	b := n.join("beta")
@@ -125,15 +124,17 @@ func TestJoin(t *testing.T) {
 	if p := s.Peers[0]; p.Name != "beta" || p.Online == nil || !*p.Online {
 		t.Errorf("beta is %+v", p)
 	}
-	if _, err := a.DialContext(t.Context(), "tcp", "nobody.net.example:80"); err == nil || !strings.Contains(err.Error(), "no such name in the mesh") {
+	if _, err := a.DialContext(t.Context(), "tcp", "nobody.net.example:80"); err == nil ||
+		!strings.Contains(err.Error(), "no such name in the mesh") {
 		t.Errorf("a name that is none: %v", err)
 	}
-	if _, err := a.DialContext(t.Context(), "tcp", "100.99.99.99:80"); err == nil || !strings.Contains(err.Error(), "no peer has this address") {
+	if _, err := a.DialContext(t.Context(), "tcp", "100.99.99.99:80"); err == nil ||
+		!strings.Contains(err.Error(), "no peer has this address") {
 		t.Errorf("an address that is in no map: %v", err)
 	}
 }
 
-// A node comes back with its identity and without a key; it is the same to others.
+// A node that restarts with its identity needs no key, and is the same node to others.
 func TestRejoin(t *testing.T) {
 	n := newNetwork(t)
 	var kept Identity
@@ -151,29 +152,33 @@ func TestRejoin(t *testing.T) {
 	other := n.join("alpha", func(c *Config) {
 		c.Control.Identity = Identity{URL: "http://other.example", Node: kept.Node, Machine: kept.Machine}
 	})
-	eventually(t, "the identity for another server has joined", func() bool { return other.Status().State == StateRunning })
+	eventually(t, "the identity for another server has joined",
+		func() bool { return other.Status().State == StateRunning })
 	if other.Status().Self.NodeKey == before.NodeKey {
 		t.Error("the identity that another server knows was used")
 	}
 }
 
-// A server that does not let the node in ends it, with the server's reason.
+// A server that refuses the node ends it, with the server's reason.
 func TestJoinRefused(t *testing.T) {
 	n := newNetwork(t)
 	a := n.join("alpha", func(c *Config) { c.Control.AuthKey = "wrong" })
-	if err := a.Run(t.Context()); !errors.Is(err, ErrJoinRefused) || !strings.Contains(err.Error(), "invalid pre auth key") {
+	if err := a.Run(t.Context()); !errors.Is(err, ErrJoinRefused) ||
+		!strings.Contains(err.Error(), "invalid pre auth key") {
 		t.Errorf("Run: %v", err)
 	}
 }
 
-// While the server cannot be reached connections wait, and say why when their time is over.
+// While the server cannot be reached, connections wait, and report the reason when their time is
+// over.
 func TestJoinWithoutServer(t *testing.T) {
 	n := newNetwork(t)
 	a := n.join("alpha", func(c *Config) { c.Control.URL = "http://127.0.0.1:1" })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err := a.DialContext(ctx, "tcp", "beta:80")
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "not joined its network yet") || !strings.Contains(err.Error(), "refused") {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "not joined its network yet") ||
+		!strings.Contains(err.Error(), "refused") {
 		t.Errorf("dialling: %v", err)
 	}
 	if s := a.Status(); s.State != StateStarting || !strings.Contains(s.Reason, "refused") {
@@ -181,23 +186,24 @@ func TestJoinWithoutServer(t *testing.T) {
 	}
 }
 
-// Datagrams wait as long, and not for ever.
+// Datagrams wait as long, too, and not for ever.
 func TestDatagramsWithoutServer(t *testing.T) {
 	n := newNetwork(t)
 	a := n.join("alpha", func(c *Config) { c.Control.URL, c.DialTimeout = "http://127.0.0.1:1", 50*time.Millisecond })
-	pc, err := a.listenDatagrams(t.Context())
+	pc, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer pc.Close()
 	for _, dst := range []*proxy.Addr{{Name: "beta", Port: 7}, {IP: netip.MustParseAddr("100.64.0.9"), Port: 7}} {
-		if _, err := pc.WriteTo([]byte("x"), dst); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "not joined its network yet") {
+		if _, err := pc.WriteTo([]byte("x"), dst); !errors.Is(err, context.DeadlineExceeded) ||
+			!strings.Contains(err.Error(), "not joined its network yet") {
 			t.Errorf("to %v: %v", dst, err)
 		}
 	}
 }
 
-// Without a key somebody has to approve the node.
+// Without a key, a person has to approve the node.
 func TestJoinByApproval(t *testing.T) {
 	n := newNetwork(t)
 	urls := make(chan string, 1)
@@ -212,8 +218,9 @@ func TestJoinByApproval(t *testing.T) {
 	eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
 }
 
-// Whoever gives up waiting for that hangs up, so that the server need not wait for him.
-func TestGiveUpWaitingForApproval(t *testing.T) {
+// Closing a node that waits to be approved closes its connection to the server, which would go on
+// waiting otherwise.
+func TestCloseWaitingForApproval(t *testing.T) {
 	n := newNetwork(t)
 	front := newFront(t, n.url)
 	urls := make(chan string, 1)
@@ -228,8 +235,7 @@ func TestGiveUpWaitingForApproval(t *testing.T) {
 	eventually(t, "the connection to the server is closed", func() bool { return front.open() == 0 })
 }
 
-// The policy decides what comes in, within a second of its change and without anybody connecting
-// anew.
+// A change of the policy takes effect within a second, without a new connection to the server.
 func TestPolicy(t *testing.T) {
 	n := newNetwork(t)
 	a, b := n.join("alpha"), n.join("beta")
@@ -238,7 +244,8 @@ func TestPolicy(t *testing.T) {
 	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
 		t.Fatalf("%q, %v", got, err)
 	}
-	if _, err := n.srv.SetPolicy(t.Context(), []byte(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:81"]}]}`)); err != nil {
+	if _, err := n.srv.SetPolicy(t.Context(),
+		[]byte(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:81"]}]}`)); err != nil {
 		t.Fatal(err)
 	}
 	refused := func() bool {
@@ -257,7 +264,7 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// homeChooser is held to the rules of the DERP specification, section 8.2.
+// homeChooser obeys the rules of the DERP specification, section 8.2.
 func TestHomeChooser(t *testing.T) {
 	m := &relay.Map{Regions: map[int]*relay.Region{}}
 	for id := 1; id <= 3; id++ {
@@ -289,12 +296,12 @@ func TestHomeChooser(t *testing.T) {
 		{"home silent, others answer", 400 * time.Second, ms(0, 90, 80), 20 * time.Second, 3},
 		{"home not measured, but heard", time.Second, ms(0, 20, 0), time.Second, 3},
 		{"home measured, but dead", 400 * time.Second, ms(50, 90, 10), 20 * time.Second, 1},
-		{"the best is still shunned", 400 * time.Second, ms(50, 90, 10), 0, 1},
-		{"the best is no longer shunned", 400 * time.Second, ms(50, 90, 10), 0, 3},
+		{"the best is still excluded", 400 * time.Second, ms(50, 90, 10), 0, 1},
+		{"the best is not excluded any more", 400 * time.Second, ms(50, 90, 10), 0, 3},
 	} {
 		now = now.Add(step.after)
 		if step.what == "home measured, but dead" {
-			c.shun(c.home, now.Add(homeShunned))
+			c.exclude(c.home, now.Add(homeExcluded))
 		}
 		var heard time.Time
 		if step.heard > 0 {
@@ -310,7 +317,7 @@ func TestHomeChooser(t *testing.T) {
 	}
 }
 
-// id is what the server knows a node by.
+// id returns the server's ID of a node.
 func (n *member) id() string {
 	m := n.Node.member
 	eventually(n.mesh.t, n.name+" has joined", m.hasJoined)
@@ -319,7 +326,7 @@ func (n *member) id() string {
 	return fmt.Sprint(m.netmap.Self.ID)
 }
 
-// admin does what an administrator asks of the server.
+// admin sends a request to the administration API of the server.
 func (n *network) admin(method, path, body string) {
 	n.t.Helper()
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
@@ -328,170 +335,4 @@ func (n *network) admin(method, path, body string) {
 	if w.Code/100 != 2 {
 		n.t.Fatalf("%s %s: %d %s", method, path, w.Code, w.Body)
 	}
-}
-
-// A node whose key expires takes a new one and waits until somebody lets it in again, its pre-auth
-// key notwithstanding. It keeps its address and name, and is reached by those who knew it.
-func TestKeyExpires(t *testing.T) {
-	n := newNetwork(t)
-	a, b := n.join("alpha"), n.join("beta")
-	b.serveHTTP(80, "beta")
-	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
-	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
-		t.Fatalf("%q, %v", got, err)
-	}
-	before := b.Status().Self
-	n.admin("POST", "/api/v1/nodes/"+b.id()+"/expire", "{}")
-	var page string
-	eventually(t, "beta waits to be let in", func() bool {
-		s := b.Status()
-		_, page, _ = strings.Cut(s.Reason, "approved at ")
-		return s.State == StateNeedsLogin && page != ""
-	})
-	if _, err := n.srv.ApproveLogin(t.Context(), page[strings.LastIndex(page, "/")+1:], "ann"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "beta has another key", func() bool { return b.Status().Self.NodeKey != before.NodeKey && b.Status().State == StateRunning })
-	if after := b.Status().Self; fmt.Sprint(after.Addresses) != fmt.Sprint(before.Addresses) || after.Name != before.Name {
-		t.Errorf("came back as %+v, was %+v", after, before)
-	}
-	eventually(t, "alpha knows beta's new key", func() bool {
-		peers := a.Status().Peers
-		return len(peers) == 1 && peers[0].NodeKey == b.Status().Self.NodeKey
-	})
-	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
-		t.Errorf("after the change of keys: %q, %v", got, err)
-	}
-}
-
-// A node routes to what is behind it once the server has approved that: connections and datagrams,
-// what is there and what is not, and nothing that it has not advertised. Only peers that accept
-// routes use it.
-func TestSubnetRouter(t *testing.T) {
-	n := newNetwork(t)
-	route := netip.MustParsePrefix("192.0.2.0/24")
-	behind := newBehind(t)
-	b := n.join("beta", func(c *Config) { c.Control.AdvertiseRoutes, c.DialHost = []netip.Prefix{route}, behind.dial })
-	a := n.join("alpha", func(c *Config) { c.Control.AcceptRoutes = true })
-	other := n.join("gamma")
-	eventually(t, "all know each other", func() bool { return len(a.Status().Peers) == 2 && len(other.Status().Peers) == 2 })
-	host := netip.MustParseAddr("192.0.2.1")
-	if a.routes.Load().peer(host) != nil {
-		t.Error("a route that nobody has approved is used")
-	}
-	n.admin("POST", "/api/v1/nodes/"+b.id()+"/routes", `{"approved": ["192.0.2.0/24"]}`)
-	eventually(t, "alpha has the route", func() bool { return a.routes.Load().peer(host) != nil })
-	if other.routes.Load().peer(host) != nil {
-		t.Error("a node that does not accept routes uses one")
-	}
-
-	if got, err := a.get("http://192.0.2.1/"); got != "behind" || err != nil {
-		t.Errorf("a page behind the router: %q, %v", got, err)
-	}
-	if _, err := a.get("http://192.0.2.2/"); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("a host that refuses: %v", err)
-	}
-	c, err := a.DialContext(t.Context(), "udp", "192.0.2.1:7")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	for range 3 {
-		if err := roundTrip(t, c, "datagram", 5*time.Second); err != nil {
-			t.Error(err)
-		}
-	}
-	for _, addr := range []string{"127.0.0.1", "169.254.1.1", "100.64.9.9", "224.0.0.1", "198.51.100.1"} {
-		if b.router.takes(netip.MustParseAddr(addr)) {
-			t.Errorf("%s is routed", addr)
-		}
-	}
-}
-
-// What is outside the mesh leaves by the exit node that was asked for, and by no other way while
-// that is not there.
-func TestExitNode(t *testing.T) {
-	n := newNetwork(t)
-	behind := newBehind(t)
-	everywhere := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-	b := n.join("beta", func(c *Config) { c.Control.AdvertiseRoutes, c.DialHost = everywhere, behind.dial })
-	b.serveHTTP(80, "beta")
-	a := n.join("alpha", func(c *Config) {
-		c.Control.ExitNode = "beta"
-		c.DialHost = func(context.Context, string, string) (net.Conn, error) {
-			t.Error("the host was asked")
-			return nil, syscall.ENETUNREACH
-		}
-	})
-	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
-	if _, err := a.get("http://198.51.100.1/"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "the exit node is not there") {
-		t.Errorf("before the exit node is approved: %v", err)
-	}
-	eventually(t, "the reason of not being ready", func() bool {
-		s := a.Status()
-		return s.State == StateStarting && strings.HasPrefix(s.Reason, `exit node "beta": the peer is no exit node`)
-	})
-	n.admin("POST", "/api/v1/nodes/"+b.id()+"/routes", `{"approved": ["0.0.0.0/0", "::/0"]}`)
-	eventually(t, "the exit node is there", func() bool { return a.Node.netmap.Load().ExitLost == "" })
-	if got, err := a.get("http://198.51.100.1/"); got != "behind" || err != nil {
-		t.Errorf("through the exit node: %q, %v", got, err)
-	}
-	if got, err := a.get("http://beta/"); got != "beta" || err != nil {
-		t.Errorf("in the mesh: %q, %v", got, err)
-	}
-	if got, err := b.get("http://beta/"); got != "beta" || err != nil {
-		t.Errorf("the router's own address, from itself: %q, %v", got, err)
-	}
-	if b.router.takes(netip.MustParseAddr("192.168.1.1")) {
-		t.Error("the exit node leads into private networks")
-	}
-}
-
-// behind is what there is behind a router: a page and an echo on one address, and nothing on
-// others.
-type behind struct {
-	web  net.Listener
-	echo net.PacketConn
-}
-
-func newBehind(t *testing.T) *behind {
-	t.Helper()
-	b := new(behind)
-	var err error
-	if b.web, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	if b.echo, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "behind") })}
-	var wg sync.WaitGroup
-	wg.Go(func() { srv.Serve(b.web) })
-	wg.Go(func() {
-		buf := make([]byte, 2048)
-		for {
-			n, from, err := b.echo.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			b.echo.WriteTo(buf[:n], from)
-		}
-	})
-	t.Cleanup(func() {
-		srv.Close()
-		b.echo.Close()
-		wg.Wait()
-	})
-	return b
-}
-
-func (b *behind) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	switch {
-	case (addr == "192.0.2.1:80" || addr == "198.51.100.1:80") && network == "tcp":
-		return d.DialContext(ctx, network, b.web.Addr().String())
-	case addr == "192.0.2.1:7" && network == "udp":
-		return d.DialContext(ctx, network, b.echo.LocalAddr().String())
-	}
-	return nil, syscall.ECONNREFUSED
 }

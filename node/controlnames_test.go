@@ -15,8 +15,9 @@ import (
 	"ginnel/control/server"
 )
 
-// The map says who resolves which names: split DNS goes to its servers, over the mesh; further
-// records are known without asking; names of the mesh that are none are asked of nobody.
+// The map says which server resolves which names. Names of a split DNS domain go to its servers
+// through the mesh; extra records are resolved without a server; unknown names of the mesh's domain
+// are sent to no server.
 func TestNamesOfTheMap(t *testing.T) {
 	n := newNetwork(t, func(c *server.Config) {
 		c.DNS = control.DNSConfig{
@@ -26,7 +27,8 @@ func TestNamesOfTheMap(t *testing.T) {
 				"lab.corp.example": {{Addr: "100.64.0.1:5353"}},
 				"nobody.example":   {},
 			},
-			ExtraRecords: []control.DNSRecord{{Name: "alias.example", Value: "100.64.0.1"}, {Name: "text.example", Type: "TXT", Value: "x"}},
+			ExtraRecords: []control.DNSRecord{{Name: "alias.example", Value: "100.64.0.1"},
+				{Name: "text.example", Type: "TXT", Value: "x"}},
 		}
 	})
 	b := n.join("beta")
@@ -46,7 +48,8 @@ func TestNamesOfTheMap(t *testing.T) {
 	}
 	a := n.join("alpha", func(c *Config) { c.MeshOnly = true })
 	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
-	for _, name := range []string{"beta", "Beta.", "beta.net.example", "BETA.NET.EXAMPLE.", "db.corp.example", "db", "db.lab.corp.example", "alias.example"} {
+	for _, name := range []string{"beta", "Beta.", "beta.net.example", "BETA.NET.EXAMPLE.", "db.corp.example", "db",
+		"db.lab.corp.example", "alias.example"} {
 		if got, err := a.get("http://" + name + "/"); got != "beta" || err != nil {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
@@ -59,8 +62,7 @@ func TestNamesOfTheMap(t *testing.T) {
 	}
 }
 
-// Where the environment names a proxy, the coordination server is reached through it, and so are
-// relays.
+// If the environment names a proxy, the coordination server and the relays are reached through it.
 func TestControlThroughProxy(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		n := newNetwork(t)
@@ -69,13 +71,13 @@ func TestControlThroughProxy(t *testing.T) {
 		proxy := &url.URL{Scheme: scheme, Host: gate.Status().Proxies[0]}
 		a := n.join("alpha", func(c *Config) { c.OutboundProxy = func(*url.URL) (*url.URL, error) { return proxy, nil } })
 		eventually(t, "alpha has joined", func() bool { return a.Status().State == StateRunning })
-		if s := gate.proxy.Stats(); s.HTTP+s.SOCKS5 < 2 {
+		if s := gate.ingress.proxy.Stats(); s.HTTP+s.SOCKS5 < 2 {
 			t.Errorf("%s: %d connections through the proxy, want those to the server and to the relay", scheme, s.HTTP+s.SOCKS5)
 		}
 	}
 }
 
-// A server that comes back with another key is not spoken with any more.
+// A starting node sends nothing to a server that has another key than before.
 func TestServerKeyChanges(t *testing.T) {
 	first, second := newNetwork(t), newNetwork(t)
 	var kept Identity
@@ -84,12 +86,13 @@ func TestServerKeyChanges(t *testing.T) {
 	a.Close()
 	kept.URL = second.url
 	again := second.join("alpha", func(c *Config) { c.Control.Identity = kept })
-	if err := again.Run(t.Context()); !errors.Is(err, ErrServerKeyChanged) || errors.Is(err, ErrJoinRefused) || !strings.Contains(err.Error(), "server's key is") {
+	if err := again.Run(t.Context()); !errors.Is(err, ErrServerKeyChanged) || errors.Is(err, ErrJoinRefused) ||
+		!strings.Contains(err.Error(), "server's key is") {
 		t.Errorf("Run: %v", err)
 	}
 }
 
-// A node that runs goes on with its map then, and says what has happened.
+// A running node goes on with its map then, and reports the change.
 func TestServerKeyChangesWhileRunning(t *testing.T) {
 	first, second := newNetwork(t), newNetwork(t)
 	front := newFront(t, first.url)
@@ -107,10 +110,11 @@ func TestServerKeyChangesWhileRunning(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	front.leadTo(first.url)
-	eventually(t, "the first server is spoken with again", func() bool { return a.health("server-key-changed").Code == "" })
+	eventually(t, "the first server is spoken with again",
+		func() bool { return a.health("server-key-changed").Code == "" })
 }
 
-// health is what the node says under a code; nothing if that is not wrong.
+// health returns the health issue with a code; empty if there is none.
 func (n *member) health(code string) HealthIssue {
 	for _, h := range n.Status().Health {
 		if h.Code == code {
@@ -120,7 +124,7 @@ func (n *member) health(code string) HealthIssue {
 	return HealthIssue{}
 }
 
-// front is an address that leads to one server, or to another.
+// front is an address that forwards to one server, and later to another.
 type front struct {
 	url     string
 	running atomic.Int32 // directions of connections
@@ -162,10 +166,10 @@ func newFront(t *testing.T, url string) *front {
 	return f
 }
 
-// open is how many directions of connections have not ended.
+// open returns how many directions of connections have not ended.
 func (f *front) open() int { return int(f.running.Load()) }
 
-// leadTo ends the connections there are.
+// leadTo closes the open connections, and forwards new ones to another address.
 func (f *front) leadTo(url string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

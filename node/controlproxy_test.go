@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A server with an http:// URL is reached by HTTP_PROXY, not by HTTPS_PROXY.
+// A server with an http:// URL is reached through the proxy of HTTP_PROXY, not of HTTPS_PROXY.
 func TestControlProxyIsChosenByTheURL(t *testing.T) {
 	n := newNetwork(t)
 	var mu sync.Mutex

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// listenShort listens on a unix socket with room for few connections that nobody has accepted.
+// listenShort listens on a unix socket with a short backlog.
 func listenShort(t *testing.T) *net.UnixListener {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
@@ -36,8 +36,7 @@ func listenShort(t *testing.T) *net.UnixListener {
 	return ln.(*net.UnixListener)
 }
 
-// serveEcho accepts connections from ln and returns what comes, until ln is closed at the end of
-// the test.
+// serveEcho accepts connections on ln and echoes, until ln is closed at the end of the test.
 func serveEcho(t *testing.T, ln net.Listener) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -58,7 +57,7 @@ func serveEcho(t *testing.T, ln net.Listener) {
 	})
 }
 
-// dialCrowd dials port 7 of a peer many times at once, and expects an echo on each connection.
+// dialCrowd opens many connections to port 7 of a peer at once, and expects an echo on each.
 func dialCrowd(t *testing.T, n *member, addr string, size int) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -82,8 +81,8 @@ func dialCrowd(t *testing.T, n *member, addr string, size int) {
 	wg.Wait()
 }
 
-// All connections that are dialed at once to a served port are served, also where the service has
-// room for few in its backlog.
+// All connections that are dialled at once to a served port are served, even if the backlog of the
+// service is short.
 func TestServeCrowd(t *testing.T) {
 	local, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -101,8 +100,8 @@ func TestServeCrowd(t *testing.T) {
 	dialCrowd(t, a, "beta:8", 100)
 }
 
-// A request whose destination does not answer in time is left without an answer, so that its sender
-// asks again, and one that the destination refuses is refused.
+// A SYN whose destination does not answer in time is dropped, so that the peer repeats it. One
+// whose destination refuses is refused.
 func TestPasses(t *testing.T) {
 	for err, want := range map[error]bool{
 		&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EAGAIN)}:        true,
@@ -114,7 +113,7 @@ func TestPasses(t *testing.T) {
 		&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}:  false,
 		net.ErrClosed: false,
 	} {
-		if got := passes(err); got != want {
+		if got := isTemporary(err); got != want {
 			t.Errorf("%v: got %v, want %v", err, got, want)
 		}
 	}

@@ -15,62 +15,61 @@ import (
 	"ginnel/userstack"
 )
 
-// datagramConn is the far side of one UDP association of the proxy: a socket in the mesh, and from
-// the first datagram that leaves the mesh on sockets of the host as well. WriteTo takes names.
+// datagramConn is the far side of one UDP association of the proxy: a socket in the mesh and, once
+// a datagram leaves the mesh, sockets of the host as well. WriteTo takes names.
 //
-// While there is only the mesh, it is read directly. To read the host's sockets at the same time,
-// each socket has a goroutine; they end with Close.
+// While there is only the mesh socket, AwaitRead and ReadBatch read it directly. With host sockets,
+// each socket has a goroutine that reads it until Close, and passes datagrams on through received.
 type datagramConn struct {
-	n    *Node
+	d    *dialer
+	life *lifetime
 	mesh *userstack.PacketConn
 	host hostSockets
 
-	mu     sync.Mutex
-	names  map[string]namedAddr
-	closed bool
+	mu    sync.Mutex
+	names map[string]resolvedName
 
-	both     atomic.Bool // a host's socket is open, so reads are from received
-	pumping  bool        // readMesh was started; owned by AwaitRead
-	next     datagram    // from received; owned by AwaitRead and ReadBatch
-	corked   bool        // between Cork and Uncork; owned by these and WriteTo
-	holding  bool        // mesh is corked, which lasts until WriteTo may wait; owned as corked
-	received chan datagram
-	closec   chan struct{}
-	wg       sync.WaitGroup // goroutines start under mu, and none once closed
+	both     atomic.Bool   // a host socket is open, so that reads come from received
+	pumping  bool          // readMesh was started; owned by AwaitRead
+	next     datagram      // from received; owned by AwaitRead and ReadBatch
+	corked   bool          // between Cork and Uncork; owned by these and WriteTo
+	holding  bool          // the mesh socket is corked, until WriteTo has to wait; owned as corked
+	received chan datagram // unbuffered
 }
 
-// datagram is one that a goroutine has read; it waits for taken before it uses b again.
+// datagram is a datagram that a goroutine has read. The goroutine waits for taken before it reuses
+// b.
 type datagram struct {
 	b     []byte
 	from  netip.AddrPort
 	taken chan<- struct{}
 }
 
-// namedAddr is a name that was resolved.
-type namedAddr struct {
+// resolvedName is the address of a name, until its lifetime ends.
+type resolvedName struct {
 	addr  netip.Addr
 	until time.Time
 }
 
 const (
 	nameLifetime = time.Minute // of a resolved name within an association
-	namesMax     = 256         // remembered; then all are forgotten
+	namesMax     = 256         // resolved names of an association; when there are more, all are forgotten
 
-	maxPumpErrors = 100 // in a row, after which a socket is given up
+	maxPumpErrors = 100 // consecutive read errors after which a socket is no longer read
 )
 
 // listenDatagrams opens the far side of an association; it is proxy.Server.ListenPacket.
-func (n *Node) listenDatagrams(context.Context) (net.PacketConn, error) {
-	mesh, err := n.stack.ListenPacket(netip.AddrPort{})
+func (d *dialer) listenDatagrams(context.Context) (net.PacketConn, error) {
+	mesh, err := d.plane.stack.ListenPacket(netip.AddrPort{})
 	if err != nil {
 		return nil, err
 	}
 	return &datagramConn{
-		n:        n,
+		d:        d,
+		life:     newLifetime(d.life.ctx),
 		mesh:     mesh,
-		names:    make(map[string]namedAddr),
+		names:    make(map[string]resolvedName),
 		received: make(chan datagram),
-		closec:   make(chan struct{}),
 	}, nil
 }
 
@@ -91,7 +90,7 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 		}
 	}
 	to := netip.AddrPortFrom(ip.Unmap().WithZone(""), dst.Port)
-	r := c.n.routes.Load()
+	r := c.d.plane.routes.Load()
 	if !r.inMesh(to.Addr()) {
 		return c.writeHost(b, netip.AddrPortFrom(ip.Unmap(), dst.Port))
 	}
@@ -99,7 +98,7 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if peer == nil && !r.isOwn(to.Addr()) {
 		return 0, noPeerError(to.Addr())
 	}
-	c.n.wakePeer(peer)
+	c.d.wakePeer(peer)
 	if c.corked && !c.holding {
 		c.mesh.Cork()
 		c.holding = true
@@ -107,27 +106,28 @@ func (c *datagramConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return c.mesh.WriteToUDPAddrPort(b, to)
 }
 
-// awaitMesh waits, as long as a connection would, until packets can be sent into the mesh.
+// awaitMesh waits until packets can be sent into the mesh, for the dial timeout at most.
 func (c *datagramConn) awaitMesh() error {
-	if isClosed(c.n.upc) && (c.n.member == nil || c.n.member.hasJoined()) {
+	m := c.d.member
+	if isClosed(c.d.plane.upc) && (m == nil || m.hasJoined()) {
 		return nil
 	}
-	c.letGo()
-	ctx, cancel := context.WithTimeout(context.Background(), c.n.cfg.dialTimeout())
-	defer cancel()
-	if !c.spawn(func() { c.cancelOnClose(ctx, cancel) }) {
+	if c.life.isClosed() {
 		return net.ErrClosed
 	}
-	if m := c.n.member; m != nil {
+	c.uncorkMesh()
+	ctx, cancel := c.life.withTimeout(c.d.cfg.dialTimeout())
+	defer cancel()
+	if m != nil {
 		if err := m.await(ctx); err != nil {
 			return err
 		}
 	}
-	return c.n.awaitUp(ctx)
+	return c.d.plane.awaitUp(ctx)
 }
 
-// resolve returns one address for a name, remembered for a while: an association sends many
-// datagrams to few names.
+// resolve returns one address for a name. It is remembered for nameLifetime, because an association
+// sends many datagrams to few names.
 func (c *datagramConn) resolve(name string) (netip.Addr, error) {
 	c.mu.Lock()
 	known, ok := c.names[name]
@@ -135,54 +135,34 @@ func (c *datagramConn) resolve(name string) (netip.Addr, error) {
 	if ok && time.Now().Before(known.until) {
 		return known.addr, nil
 	}
-	c.letGo()
-	ctx, cancel := context.WithTimeout(context.Background(), c.n.cfg.dialTimeout())
-	defer cancel()
-	if !c.spawn(func() { c.cancelOnClose(ctx, cancel) }) {
+	if c.life.isClosed() {
 		return netip.Addr{}, net.ErrClosed
 	}
-	addrs, err := c.n.lookup(ctx, name)
+	c.uncorkMesh()
+	ctx, cancel := c.life.withTimeout(c.d.cfg.dialTimeout())
+	defer cancel()
+	addrs, err := c.d.lookup(ctx, name)
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	addrs = c.n.preferred(addrs)
+	addrs = c.d.preferred(addrs)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.names) >= namesMax {
 		clear(c.names)
 	}
-	c.names[name] = namedAddr{addrs[0], time.Now().Add(nameLifetime)}
+	c.names[name] = resolvedName{addrs[0], time.Now().Add(nameLifetime)}
 	return addrs[0], nil
 }
 
-// spawn starts a goroutine unless the conn is closed.
-func (c *datagramConn) spawn(f func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return false
-	}
-	c.wg.Go(f)
-	return true
-}
-
-// cancelOnClose ends a lookup whose association has ended.
-func (c *datagramConn) cancelOnClose(ctx context.Context, cancel context.CancelFunc) {
-	select {
-	case <-c.closec:
-		cancel()
-	case <-ctx.Done():
-	}
-}
-
 func (c *datagramConn) writeHost(b []byte, to netip.AddrPort) (int, error) {
-	if err := c.n.mayLeave(to.Addr()); err != nil {
+	if err := c.d.mayLeave(to.Addr()); err != nil {
 		return 0, err
 	}
 	if to.Port() == 0 {
 		return 0, errPortZero
 	}
-	c.letGo()
+	c.uncorkMesh()
 	sock, err := c.host.open(to, c.serveHost)
 	if err != nil {
 		return 0, err
@@ -201,69 +181,62 @@ func (c *datagramConn) writeHost(b []byte, to netip.AddrPort) (int, error) {
 
 var errPortZero = errors.New("node: no datagram can be sent to port 0")
 
-// serveHost has both sides read from here on.
+// serveHost starts to read a host socket. If the conn is closed, Close closes the socket.
 func (c *datagramConn) serveHost(sock *net.UDPConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return // Close closes the socket, or has closed all of them
-	}
 	if !c.both.Swap(true) {
-		c.mesh.SetReadDeadline(time.Unix(1, 0)) // ends an AwaitRead that knows only the mesh
+		c.mesh.SetReadDeadline(time.Unix(1, 0)) // ends an AwaitRead that waits for the mesh socket alone
 	}
-	c.wg.Go(func() {
+	c.life.spawn(func() {
 		c.pump(func(b []byte) (int, netip.AddrPort, error) { return c.readHost(sock, b) })
 	})
 }
 
-// hears reports whether a host on the host's network may send something to the association: the
-// association must have sent something to that host. Nobody there is believed to be in the mesh.
-func (c *datagramConn) hears(from netip.Addr) bool {
-	return c.host.expects(from) && !c.n.routes.Load().inMesh(from.Unmap().WithZone(""))
+// accepts reports whether a host on the host's network may send to the association: the association
+// must have sent something to it, and its address must not belong to the mesh, which such a host
+// could only pretend.
+func (c *datagramConn) accepts(from netip.Addr) bool {
+	return c.host.expects(from) && !c.d.plane.routes.Load().inMesh(from.Unmap().WithZone(""))
 }
 
-// readHost reads a datagram from a host that may send it.
+// readHost reads the next datagram that is accepted, and counts the others.
 func (c *datagramConn) readHost(sock *net.UDPConn, b []byte) (int, netip.AddrPort, error) {
 	for {
 		n, from, err := sock.ReadFromUDPAddrPort(b)
-		if err != nil || c.hears(from.Addr()) {
+		if err != nil || c.accepts(from.Addr()) {
 			return n, from, err
 		}
-		c.n.foreignDatagrams.Add(1)
+		c.d.foreignDatagrams.Add(1)
 	}
 }
 
-// startMesh has a goroutine read the mesh's side from here on. It undoes the deadline that
-// serveHost, under the same lock, has set.
+// startMesh starts to read the mesh socket in a goroutine. It removes the deadline that serveHost
+// has set under the same lock.
 func (c *datagramConn) startMesh() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return false
-	}
 	c.mesh.SetReadDeadline(time.Time{})
-	c.wg.Go(c.readMesh)
-	return true
+	return c.life.spawn(c.readMesh)
 }
 
-// readMesh passes on what arrives from the mesh.
 func (c *datagramConn) readMesh() { c.pump(c.mesh.ReadFromUDPAddrPort) }
 
-// pump passes on what arrives until its socket is closed.
+// pump passes datagrams from one socket on, until the socket is closed.
 func (c *datagramConn) pump(read func([]byte) (int, netip.AddrPort, error)) {
 	b := make([]byte, userstack.MaxDatagram)
 	taken := make(chan struct{}, 1)
-	errs := 0 // in a row
+	errs := 0 // consecutive
 	for {
 		n, from, err := read(b)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			// One may be of an earlier datagram, such as a port that nobody listens on. Many, and the socket
-			// is broken.
+			// A single error may concern an earlier datagram, such as ECONNREFUSED after an ICMP
+			// port unreachable. Many in a row mean that the socket is broken.
 			if errs++; errs == maxPumpErrors {
-				c.n.log.Warn("reading datagrams ended", "err", err)
+				c.d.log.Warn("reading datagrams of an association ended", "err", err)
 				return
 			}
 			continue
@@ -271,18 +244,18 @@ func (c *datagramConn) pump(read func([]byte) (int, netip.AddrPort, error)) {
 		errs = 0
 		select {
 		case c.received <- datagram{b[:n], from, taken}:
-		case <-c.closec:
+		case <-c.life.ctx.Done():
 			return
 		}
 		select {
 		case <-taken:
-		case <-c.closec:
+		case <-c.life.ctx.Done():
 			return
 		}
 	}
 }
 
-// AwaitRead blocks until ReadBatch has something. These two have one caller.
+// AwaitRead blocks until ReadBatch has a datagram. AwaitRead and ReadBatch have one caller.
 func (c *datagramConn) AwaitRead() error {
 	if !c.both.Load() {
 		err := c.mesh.AwaitRead()
@@ -302,12 +275,12 @@ func (c *datagramConn) AwaitRead() error {
 	select {
 	case c.next = <-c.received:
 		return nil
-	case <-c.closec:
+	case <-c.life.ctx.Done():
 		return net.ErrClosed
 	}
 }
 
-// ReadBatch reads what has come, without waiting.
+// ReadBatch reads the datagrams that have arrived, without waiting.
 func (c *datagramConn) ReadBatch(bufs [][]byte, sizes []int, from []netip.AddrPort) (int, error) {
 	if d := c.next; d.taken != nil {
 		sizes[0], from[0] = copy(bufs[0], d.b), netip.AddrPortFrom(d.from.Addr().Unmap(), d.from.Port())
@@ -339,20 +312,20 @@ func (c *datagramConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// Cork and Uncork have what is written between them leave together, as far as it goes into the
-// mesh. They have the same caller as WriteTo.
+// Cork holds datagrams into the mesh back until Uncork, so that they leave together. Cork and
+// Uncork have the same caller as WriteTo.
 func (c *datagramConn) Cork() { c.corked = true }
 
-// Uncork ends a Cork.
+// Uncork sends the datagrams that Cork has held back.
 func (c *datagramConn) Uncork() {
 	c.corked = false
-	c.letGo()
+	c.uncorkMesh()
 }
 
-// letGo is called before WriteTo waits for anything. Every datagram of the stack is held by a cork
-// of one socket: those of others must not wait too, and the answer to a look-up comes only when its
-// question has left.
-func (c *datagramConn) letGo() {
+// uncorkMesh uncorks the mesh socket before WriteTo waits for anything. A corked socket holds back
+// all datagrams of the stack, including those of other sockets and the DNS query that WriteTo may
+// wait for.
+func (c *datagramConn) uncorkMesh() {
 	if c.holding {
 		c.holding = false
 		c.mesh.Uncork()
@@ -361,27 +334,19 @@ func (c *datagramConn) letGo() {
 
 // Close implements net.PacketConn.
 func (c *datagramConn) Close() error {
-	c.shutDown()
-	c.host.close()
-	c.wg.Wait()
+	c.life.close(c.shutDown)
 	return nil
 }
 
 func (c *datagramConn) shutDown() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return
-	}
-	c.closed = true
-	close(c.closec)
 	c.mesh.Close()
+	c.host.close()
 }
 
 // LocalAddr implements net.PacketConn.
 func (c *datagramConn) LocalAddr() net.Addr { return c.mesh.LocalAddr() }
 
-// SetDeadline implements net.PacketConn; an association has no deadlines, it is closed.
+// SetDeadline implements net.PacketConn. It is not supported: an association is ended by Close.
 func (c *datagramConn) SetDeadline(time.Time) error { return errors.ErrUnsupported }
 
 // SetReadDeadline implements net.PacketConn.

@@ -8,17 +8,14 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Questions that the local DNS server asks of others: of the map's servers as they are, and of the
-// host's resolver in those types that package net can ask for.
-
-// forward asks the servers in their order, by way of the mesh if they are in it, and puts their
-// answer to q into r.
+// forward sends q to the servers in their order, through the mesh if they are in it, and copies the
+// answer into r.
 func (s *nameServer) forward(ctx context.Context, q, r *dns.Msg, servers []Nameserver) error {
 	query, err := forwarded(q).Pack()
 	if err != nil {
 		return s.failed(r, err)
 	}
-	b, err := s.n.exchange(ctx, query, servers)
+	b, err := s.dialer.exchange(ctx, query, servers)
 	if err != nil {
 		return s.failed(r, err)
 	}
@@ -28,7 +25,7 @@ func (s *nameServer) forward(ctx context.Context, q, r *dns.Msg, servers []Names
 	return nil
 }
 
-// forwarded is q as it is put to another server.
+// forwarded returns q with the header and the EDNS options of this server.
 func forwarded(q *dns.Msg) *dns.Msg {
 	out := new(dns.Msg)
 	out.RecursionDesired, out.Question = true, q.Question
@@ -36,7 +33,7 @@ func forwarded(q *dns.Msg) *dns.Msg {
 	return out.SetEdns0(dnsUDPSize, opt != nil && opt.Do())
 }
 
-// takeAnswer puts what another server has answered into r.
+// takeAnswer copies the response of another server into r.
 func takeAnswer(r *dns.Msg, b []byte) error {
 	answer := new(dns.Msg)
 	if err := answer.Unpack(b); err != nil {
@@ -46,7 +43,7 @@ func takeAnswer(r *dns.Msg, b []byte) error {
 	return nil
 }
 
-// withoutOPT leaves out what is between the server and us.
+// withoutOPT leaves out the OPT record, which concerns one hop only (RFC 6891, section 6.1.1).
 func withoutOPT(records []dns.RR) (kept []dns.RR) {
 	for _, rr := range records {
 		if rr.Header().Rrtype != dns.TypeOPT {
@@ -56,7 +53,8 @@ func withoutOPT(records []dns.RR) (kept []dns.RR) {
 	return kept
 }
 
-// answerFromHost asks the host's resolver for other records than addresses.
+// answerFromHost asks the host's resolver for records other than addresses, as far as package net
+// can.
 func (s *nameServer) answerFromHost(ctx context.Context, r *dns.Msg) error {
 	q := r.Question[0]
 	h := header(q.Name, q.Qtype, dnsHostTTL)
@@ -110,7 +108,8 @@ func (s *nameServer) answerFromHost(ctx context.Context, r *dns.Msg) error {
 	return nil
 }
 
-// characterStrings cuts a text of TXT into pieces of 255 bytes (RFC 1035, section 3.3).
+// characterStrings cuts the text of a TXT record into <character-string>s of up to 255 bytes (RFC
+// 1035, section 3.3).
 func characterStrings(text string) (pieces []string) {
 	const most = 255
 	for len(text) > most {

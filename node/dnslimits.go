@@ -9,15 +9,15 @@ import (
 	"ginnel/internal/share"
 )
 
-// What clients of a DNS server of this node may take at a time, all together. Sources share it (see
-// share.SourceOf).
+// Limits of one DNS server, for all clients together. Sources of clients (see share.SourceOf) get
+// equal shares.
 const (
-	dnsQuestions    = 512             // that wait for somebody else's answer
-	dnsConns        = 128             // TCP connections; the next ends the oldest of the source that has most
-	dnsWriteTimeout = 2 * time.Second // for a TCP client to take an answer
+	dnsQuestions    = 512             // queries that wait for another server
+	dnsConns        = 128             // TCP connections; a further one ends the oldest of the source that has most
+	dnsWriteTimeout = 2 * time.Second // for a TCP client to read an answer
 )
 
-// dnsLimits counts. newDNSLimits makes it.
+// dnsLimits enforces the limits of one server. Make it with newDNSLimits.
 type dnsLimits struct {
 	questions share.Budget[netip.Prefix]
 
@@ -29,7 +29,8 @@ func newDNSLimits() *dnsLimits {
 	return &dnsLimits{questions: share.Budget[netip.Prefix]{Size: dnsQuestions}}
 }
 
-// admit lists a connection, and returns the one to close for it, if there are too many.
+// admit lists a connection. If there are too many, it returns another one, which the caller has to
+// close.
 func (l *dnsLimits) admit(c *dnsConn, source netip.Prefix) (displaced *dnsConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,7 +48,7 @@ func (l *dnsLimits) forget(c *dnsConn) {
 	l.conns.Remove(c)
 }
 
-// dnsListener accepts the connections of those who are served.
+// dnsListener closes connections of clients that are not served.
 type dnsListener struct {
 	net.Listener
 	limits *dnsLimits
@@ -74,13 +75,13 @@ func (l *dnsListener) Accept() (net.Conn, error) {
 	}
 }
 
-// dnsConn is a client's connection.
+// dnsConn is the connection of a client.
 type dnsConn struct {
 	net.Conn
 	limits *dnsLimits
 }
 
-// Write implements net.Conn. A client that does not read loses its connection.
+// Write implements net.Conn. It fails for a client that does not read.
 func (c *dnsConn) Write(b []byte) (int, error) {
 	c.SetWriteDeadline(time.Now().Add(dnsWriteTimeout))
 	return c.Conn.Write(b)
@@ -92,8 +93,8 @@ func (c *dnsConn) Close() error {
 	return c.Conn.Close()
 }
 
-// servesClient keeps the server from being an open resolver, on whatever address it listens: it
-// answers this machine and private networks.
+// servesClient reports whether a client is on this machine or in a private network. Other clients
+// are not answered, so that a server on a public address is not an open resolver.
 func servesClient(a netip.Addr) bool {
 	a = a.Unmap()
 	return a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()

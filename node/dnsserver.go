@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -18,49 +19,54 @@ import (
 	"ginnel/internal/share"
 )
 
-// The local DNS server: it answers as the node itself resolves. The map knows the names of the
-// mesh, the map's servers answer for their domains, and everything else goes by the rules of a dial
-// by name.
+// The DNS server on this machine answers as the node itself resolves names: from the map for names
+// of the mesh, from the map's servers for their domains, and otherwise as dialer.lookup does.
 
 const (
-	dnsUDPSize  = 1232 // bytes of a datagram that no path fragments (DNS flag day 2020)
-	dnsMeshTTL  = 60   // seconds for names of the mesh: nodes come, go and are renamed
-	dnsHostTTL  = 10   // seconds for names whose own TTL the resolver does not tell
+	dnsUDPSize  = 1232 // bytes of UDP payload that is not fragmented on common paths (DNS flag day 2020)
+	dnsMeshTTL  = 60   // seconds for names of the mesh, which change as nodes come, go and are renamed
+	dnsHostTTL  = 10   // seconds for answers of the host's resolver, which does not report a TTL
 	resolvConf  = "/etc/resolv.conf"
-	dnsIdleRead = 10 * time.Minute // between two wake-ups of the UDP socket without questions
+	dnsIdleRead = 10 * time.Minute // read timeout of the UDP socket; it only makes the server loop
 
-	// dnsPatience is for an answer. Stub resolvers ask again after 5 s, and are answered by the next
-	// server if the first has been found dead by then.
-	dnsPatience = resolver.Patience + time.Second
+	// dnsPatience bounds the time for an answer. It is long enough to try a second server after the
+	// first; stub resolvers repeat their query after 5 s.
+	dnsPatience = resolver.Timeout + time.Second
 )
 
 // nameServer is a dns.Handler.
 type nameServer struct {
-	n      *Node
-	addr   netip.AddrPort // of its sockets
+	log    *slog.Logger
+	life   *lifetime
+	plane  *dataPlane
+	dialer *dialer
+	member *membership    // nil without a coordination server
+	addr   netip.AddrPort // of both sockets
 	limits *dnsLimits
 }
 
 // openDNS opens the UDP and the TCP socket of the DNS server, both on one port.
-func (n *Node) openDNS(addr string) error {
+func (g *ingress) openDNS(addr string) error {
 	pc, ln, err := listenDNS(addr)
 	if err != nil {
 		return err
 	}
-	s := &nameServer{n: n, addr: ln.Addr().(*net.TCPAddr).AddrPort(), limits: newDNSLimits()}
+	s := &nameServer{log: g.log, life: g.life, plane: g.plane, dialer: g.dialer, member: g.member,
+		addr: ln.Addr().(*net.TCPAddr).AddrPort(), limits: newDNSLimits()}
 	udp := &dns.Server{PacketConn: pc, Handler: s, UDPSize: dnsUDPSize, ReadTimeout: dnsIdleRead}
 	tcp := &dns.Server{Listener: &dnsListener{ln, s.limits, servesClient}, Handler: s}
-	n.entries = append(n.entries,
+	g.entries = append(g.entries,
 		entry{kind: entryDNS, closer: dnsSocket{udp, pc}, addr: pc.LocalAddr(), serve: udp.ActivateAndServe},
 		entry{kind: entryDNS, closer: dnsSocket{tcp, ln}, addr: ln.Addr(), serve: tcp.ActivateAndServe})
 	if !s.addr.Addr().Unmap().IsLoopback() {
-		n.log.Warn("DNS server can be reached from other machines; it answers private addresses only", "listen", s.addr)
+		g.log.Warn("DNS server can be reached from other machines; it answers private addresses only", "listen", s.addr)
 	}
-	n.log.Info("answering DNS", "listen", ln.Addr())
+	g.log.Info("DNS server listening", "listen", ln.Addr())
 	return nil
 }
 
-// listenDNS opens both sockets. A free port of UDP need not be free for TCP, so it tries some.
+// listenDNS opens both sockets. It makes several attempts, because a port that is free for UDP may
+// be in use for TCP.
 func listenDNS(addr string) (pc net.PacketConn, ln net.Listener, err error) {
 	const attempts = 8
 	for range attempts {
@@ -78,28 +84,18 @@ func listenDNS(addr string) (pc net.PacketConn, ln net.Listener, err error) {
 	return nil, nil, err
 }
 
-// dnsSocket ends one of the two servers.
+// dnsSocket closes the server of one socket.
 type dnsSocket struct {
 	srv    *dns.Server
 	socket interface{ Close() error }
 }
 
-// Close ends the server without waiting for its handlers, for which serve waits.
+// Close does not wait for handlers; serve does.
 func (s dnsSocket) Close() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	s.srv.ShutdownContext(ctx) // which fails if it has not been started
+	s.srv.ShutdownContext(ctx) // fails for a server that was not started
 	return s.socket.Close()
-}
-
-// dnsAddr is where the DNS server listens; empty: there is none.
-func (n *Node) dnsAddr() string {
-	for _, e := range n.entries {
-		if e.kind == entryDNS {
-			return e.addr.String()
-		}
-	}
-	return ""
 }
 
 // ServeDNS implements dns.Handler.
@@ -122,11 +118,11 @@ func (s *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	r := s.respond(share.SourceOf(client), q)
 	r.Truncate(size)
 	if err := w.WriteMsg(r); err != nil {
-		s.n.log.Debug("answering DNS", "to", w.RemoteAddr(), "err", err)
+		s.log.Debug("answering a DNS query", "to", w.RemoteAddr(), "err", err)
 	}
 }
 
-// respond makes the whole response to a question of a source.
+// respond returns the response to a query. src is the client, as far as limits tell clients apart.
 func (s *nameServer) respond(src netip.Prefix, q *dns.Msg) *dns.Msg {
 	r := new(dns.Msg).SetReply(q)
 	r.RecursionAvailable = true
@@ -146,7 +142,7 @@ func (s *nameServer) respond(src netip.Prefix, q *dns.Msg) *dns.Msg {
 		return r
 	}
 	r.SetEdns0(dnsUDPSize, opt.Do())
-	if why != nil { // for people, who read it in the output of dig (RFC 8914)
+	if why != nil { // an extended DNS error (RFC 8914), which dig shows
 		e := &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeOther, ExtraText: why.Error()}
 		own := r.IsEdns0()
 		own.Option = append(own.Option, e)
@@ -154,13 +150,13 @@ func (s *nameServer) respond(src netip.Prefix, q *dns.Msg) *dns.Msg {
 	return r
 }
 
-// errTooManyQuestions is for a source that waits for too many answers already.
+// errTooManyQuestions refuses a client that waits for too many answers already.
 var errTooManyQuestions = errors.New("too many questions are waiting for an answer")
 
-// answer fills in the response r to q. The error says why there is no answer, for the client. Only
-// what waits for others is limited.
+// answer fills in the response r to q. The error tells the client why there is no answer. Only
+// queries that wait for another server count against the limits.
 func (s *nameServer) answer(src netip.Prefix, q, r *dns.Msg) error {
-	m := s.n.member
+	m := s.member
 	joined := m == nil || m.hasJoined()
 	if joined {
 		if known, err := s.answerFromMap(r); known {
@@ -171,11 +167,8 @@ func (s *nameServer) answer(src netip.Prefix, q, r *dns.Msg) error {
 		return s.failed(r, errTooManyQuestions)
 	}
 	defer s.limits.questions.Give(src, 1)
-	ctx, cancel := context.WithTimeout(context.Background(), dnsPatience)
+	ctx, cancel := s.life.withTimeout(dnsPatience)
 	defer cancel()
-	if !s.n.spawn(func() { s.n.cancelOnClose(ctx, cancel) }) {
-		return s.failed(r, net.ErrClosed)
-	}
 	if !joined {
 		if err := m.await(ctx); err != nil {
 			return s.failed(r, err)
@@ -187,9 +180,9 @@ func (s *nameServer) answer(src netip.Prefix, q, r *dns.Msg) error {
 	return s.answerByOthers(ctx, q, r)
 }
 
-// answerByOthers asks the servers of the map or the host, by the rules of a dial by name.
+// answerByOthers answers as dialer.lookup resolves: by the map's servers or by the host.
 func (s *nameServer) answerByOthers(ctx context.Context, q, r *dns.Msg) error {
-	asked, m := q.Question[0], s.n.netmap.Load()
+	asked, m := q.Question[0], s.plane.netmap.Load()
 	name := hostName(asked.Name)
 	servers, routed := m.DNS.route(name, m.Domain)
 	if !routed {
@@ -197,7 +190,7 @@ func (s *nameServer) answerByOthers(ctx context.Context, q, r *dns.Msg) error {
 	}
 	isLocal := inDomain(name, "localhost")
 	if len(servers) == 0 && !isLocal {
-		if err := s.n.mayLeave(netip.Addr{}); err != nil {
+		if err := s.dialer.mayLeave(netip.Addr{}); err != nil {
 			return s.failed(r, err)
 		}
 		if s.isHostsResolver() {
@@ -205,7 +198,7 @@ func (s *nameServer) answerByOthers(ctx context.Context, q, r *dns.Msg) error {
 		}
 	}
 	isAddress := asked.Qtype == dns.TypeA || asked.Qtype == dns.TypeAAAA
-	isShort := !strings.Contains(name, ".") // the search domains of a dial by name count
+	isShort := !strings.Contains(name, ".") // such a name is looked up in the search domains
 	switch {
 	case isLocal && !isAddress:
 		return nil
@@ -217,23 +210,23 @@ func (s *nameServer) answerByOthers(ctx context.Context, q, r *dns.Msg) error {
 	return s.answerFromHost(ctx, r)
 }
 
-// errOwnResolver is for a name that would come back here.
+// errOwnResolver refuses a query that the host would send back to this server.
 var errOwnResolver = errors.New("the host's resolver is this server, and the network has none for other names")
 
-// isHostsResolver reports whether /etc/resolv.conf leads the host's questions here, where asking
-// the host never ends.
+// isHostsResolver reports whether /etc/resolv.conf names this server, so that asking the host's
+// resolver would loop.
 func (s *nameServer) isHostsResolver() bool {
 	conf, err := dns.ClientConfigFromFile(resolvConf)
 	return err == nil && leadsTo(conf.Servers, s.addr)
 }
 
-// leadsTo reports whether one of the servers of a resolv.conf, which are asked on port 53, is own.
+// leadsTo reports whether own is one of the servers of a resolv.conf, which are asked on port 53.
 func leadsTo(servers []string, own netip.AddrPort) bool {
 	isOwn := func(server string) bool { return reaches(server, own.Addr().Unmap()) }
 	return own.Port() == dnsPort && slices.ContainsFunc(servers, isOwn)
 }
 
-// failed turns an error of a look-up into a response code.
+// failed sets the response code that an error of a lookup stands for, and returns the error.
 func (s *nameServer) failed(r *dns.Msg, err error) error {
 	r.Rcode = dns.RcodeServerFailure
 	switch dnsErr, ok := errors.AsType[*net.DNSError](err); {
@@ -245,12 +238,12 @@ func (s *nameServer) failed(r *dns.Msg, err error) error {
 	return err
 }
 
-// answerFromMap answers what the map alone knows: names of the mesh, the names of its addresses,
-// and that there is no such name in the mesh.
+// answerFromMap answers queries for names of the mesh and for names of its addresses, including
+// that there is no such name. known is false if the map cannot tell.
 func (s *nameServer) answerFromMap(r *dns.Msg) (known bool, err error) {
 	q := r.Question[0]
 	name := hostName(q.Name)
-	m, routes := s.n.netmap.Load(), s.n.routes.Load()
+	m, routes := s.plane.netmap.Load(), s.plane.routes.Load()
 	if a, ok := reverseAddr(name); ok {
 		return s.answerReverse(r, a), nil
 	}
@@ -267,7 +260,7 @@ func (s *nameServer) answerFromMap(r *dns.Msg) (known bool, err error) {
 		return false, nil
 	}
 	r.Authoritative = true
-	if name != m.Domain && !routes.hasBelow(name) { // else it exists, without records (RFC 8020)
+	if name != m.Domain && !routes.hasBelow(name) { // otherwise it exists without records (RFC 8020)
 		r.Rcode = dns.RcodeNameError
 	}
 	return true, nil
@@ -283,9 +276,9 @@ func (r *routes) hasBelow(name string) bool {
 	return false
 }
 
-// answerReverse answers for an address of the mesh.
+// answerReverse answers a query for the name of an address. known is false outside the mesh.
 func (s *nameServer) answerReverse(r *dns.Msg, a netip.Addr) (known bool) {
-	m, routes := s.n.netmap.Load(), s.n.routes.Load()
+	m, routes := s.plane.netmap.Load(), s.plane.routes.Load()
 	name := m.Name
 	if p := routes.hosts[a]; p != nil {
 		name = p.Name
@@ -310,7 +303,7 @@ func (s *nameServer) answerReverse(r *dns.Msg, a netip.Addr) (known bool) {
 	return true
 }
 
-// reverseAddr reads a whole name below in-addr.arpa or ip6.arpa.
+// reverseAddr parses a name below in-addr.arpa or ip6.arpa that stands for one address.
 func reverseAddr(name string) (a netip.Addr, ok bool) {
 	labels := strings.Split(name, ".")
 	slices.Reverse(labels)
@@ -337,8 +330,8 @@ func header(name string, rrtype uint16, ttl uint32) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}
 }
 
-// addAddresses adds those of the question's type; there may be none, which says that the name
-// exists all the same.
+// addAddresses adds the addresses of the question's type. Without any, the response says that the
+// name exists and has no such record (NODATA).
 func addAddresses(r *dns.Msg, addrs []netip.Addr, ttl uint32) {
 	q := r.Question[0]
 	for _, a := range addrs {
@@ -352,14 +345,14 @@ func addAddresses(r *dns.Msg, addrs []netip.Addr, ttl uint32) {
 	}
 }
 
-// answerByLookup answers with the addresses that a dial by this name would use. A name without a
-// dot is searched for as there.
+// answerByLookup answers with the addresses that dialer.lookup finds. A name without a dot is
+// looked up in the search domains.
 func (s *nameServer) answerByLookup(ctx context.Context, r *dns.Msg) error {
 	name := r.Question[0].Name
 	if short := strings.TrimSuffix(name, "."); !strings.Contains(short, ".") {
 		name = short
 	}
-	addrs, err := s.n.lookup(ctx, name)
+	addrs, err := s.dialer.lookup(ctx, name)
 	if err != nil {
 		return s.failed(r, fmt.Errorf("looking up %s: %w", name, err))
 	}

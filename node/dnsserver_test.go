@@ -17,17 +17,18 @@ import (
 
 func withDNS(c *Config) { c.DNS = udp("127.0.0.1:0") }
 
-// corpZone answers as a company's own server.
+// corpZone answers as the DNS server of a company.
 func corpZone(w dns.ResponseWriter, q *dns.Msg) {
 	r := new(dns.Msg).SetReply(q)
 	r.Authoritative = true
 	records := map[string][]string{
-		"db.corp.example. A":         {"db.corp.example. 300 IN A 100.64.0.2"},
-		"db.corp.example. AAAA":      {},
-		"mail.corp.example. MX":      {"mail.corp.example. 300 IN MX 10 db.corp.example."},
-		"mail.corp.example. A":       {},
-		"mail.corp.example. AAAA":    {},
-		"big.corp.example. TXT":      slices.Repeat([]string{`big.corp.example. 300 IN TXT "` + strings.Repeat("x", 200) + `"`}, 15),
+		"db.corp.example. A":      {"db.corp.example. 300 IN A 100.64.0.2"},
+		"db.corp.example. AAAA":   {},
+		"mail.corp.example. MX":   {"mail.corp.example. 300 IN MX 10 db.corp.example."},
+		"mail.corp.example. A":    {},
+		"mail.corp.example. AAAA": {},
+		"big.corp.example. TXT": slices.Repeat([]string{`big.corp.example. 300 IN TXT "` + strings.Repeat("x",
+			200) + `"`}, 15),
 		"_db._tcp.corp.example. SRV": {"_db._tcp.corp.example. 300 IN SRV 1 2 5432 db.corp.example."},
 	}
 	question := q.Question[0]
@@ -55,7 +56,7 @@ func corpZone(w dns.ResponseWriter, q *dns.Msg) {
 	w.WriteMsg(r)
 }
 
-// serveZone runs corpZone in the mesh, over UDP and TCP.
+// serveZone serves corpZone in the mesh, over UDP and TCP.
 func (n *member) serveZone(port uint16) {
 	t := n.mesh.t
 	t.Helper()
@@ -67,21 +68,23 @@ func (n *member) serveZone(port uint16) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, srv := range []*dns.Server{{PacketConn: pc, Handler: dns.HandlerFunc(corpZone)}, {Listener: ln, Handler: dns.HandlerFunc(corpZone)}} {
+	for _, srv := range []*dns.Server{{PacketConn: pc, Handler: dns.HandlerFunc(corpZone)},
+		{Listener: ln, Handler: dns.HandlerFunc(corpZone)}} {
 		n.mesh.wg.Go(func() { srv.ActivateAndServe() })
 		t.Cleanup(func() { srv.Shutdown() })
 	}
 }
 
-// namesMesh is two nodes, of which the first answers DNS and knows a domain that the second has the
-// server for.
+// namesMesh starts two nodes. The first serves DNS on this machine and has a route to the server on
+// the second for the domain of corpZone.
 func namesMesh(t *testing.T) (a, b *member) {
 	a, b = two(t, withDNS, func(c *Config) { c.MeshOnly = true })
 	b.serveZone(53)
 	m := a.netmap(false)
 	m.Domain = "net.example"
 	m.DNS = DNS{
-		Routes:  map[string][]Nameserver{"corp.example": {{Addr: netip.AddrPortFrom(b.addr, 54)}, {Addr: netip.AddrPortFrom(b.addr, 53)}}},
+		Routes: map[string][]Nameserver{"corp.example": {{Addr: netip.AddrPortFrom(b.addr, 54)},
+			{Addr: netip.AddrPortFrom(b.addr, 53)}}},
 		Records: map[string][]netip.Addr{"www.app.net.example": {b.addr, netip.MustParseAddr("fd7a:115c:a1e0::2")}},
 	}
 	if err := a.SetMap(m); err != nil {
@@ -91,7 +94,7 @@ func namesMesh(t *testing.T) (a, b *member) {
 	return a, b
 }
 
-// question asks the node, with EDNS unless size is 0.
+// question sends a query to the node, with EDNS unless size is 0.
 func (n *member) question(network, name string, qtype, size uint16) (*dns.Msg, error) {
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype)
 	if size != 0 {
@@ -106,7 +109,7 @@ func (n *member) exchange(network string, q *dns.Msg) (*dns.Msg, error) {
 	return r, err
 }
 
-// The server answers as the mesh does, over UDP and TCP.
+// The server answers for names of the mesh, over UDP and TCP.
 func TestDNSServer(t *testing.T) {
 	a, _ := namesMesh(t)
 	for _, c := range []struct {
@@ -180,7 +183,8 @@ func summary(r *dns.Msg) string {
 	return text
 }
 
-// An answer is as long as its client takes, at most what no path fragments, and whole over TCP.
+// A response is as long as the client accepts, but no longer than dnsUDPSize over UDP. Over TCP it
+// is whole.
 func TestDNSTruncation(t *testing.T) {
 	a, _ := namesMesh(t)
 	for _, c := range []struct {
@@ -208,8 +212,8 @@ func TestDNSTruncation(t *testing.T) {
 	}
 }
 
-// What is no question of this server's kind is refused by its own code, and the text says why a
-// name was not resolved.
+// Queries that this server does not answer get the response code for their kind, and an extended
+// error says why a name was not resolved.
 func TestDNSRefusals(t *testing.T) {
 	a, _ := namesMesh(t)
 	chaos := new(dns.Msg).SetQuestion("version.bind.", dns.TypeTXT)
@@ -225,7 +229,8 @@ func TestDNSRefusals(t *testing.T) {
 		q    *dns.Msg
 		want int
 	}{
-		{chaos, dns.RcodeRefused}, {notify, dns.RcodeNotImplemented}, {update, dns.RcodeNotImplemented}, {future, dns.RcodeBadVers}, {two, dns.RcodeFormatError},
+		{chaos, dns.RcodeRefused}, {notify, dns.RcodeNotImplemented}, {update, dns.RcodeNotImplemented},
+		{future, dns.RcodeBadVers}, {two, dns.RcodeFormatError},
 	} {
 		if r, err := a.exchange("udp", c.q); err != nil || r.Rcode != c.want || len(r.Answer) > 0 {
 			t.Errorf("%v\nwas answered by %v, %v, want %s", c.q, r, err, dns.RcodeToString[c.want])
@@ -235,10 +240,12 @@ func TestDNSRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if opt := r.IsEdns0(); opt == nil || len(opt.Option) != 1 || !strings.Contains(opt.Option[0].String(), "--mesh-only is set") {
+	if opt := r.IsEdns0(); opt == nil || len(opt.Option) != 1 ||
+		!strings.Contains(opt.Option[0].String(), "--mesh-only is set") {
 		t.Errorf("why a name was refused: %v", opt)
 	}
-	// A response is no question: it gets no answer, so that two servers do not talk for ever.
+	// A response to the server gets no answer; otherwise two servers could answer each other for
+	// ever.
 	answer := new(dns.Msg).SetQuestion("beta.", dns.TypeA)
 	answer.Response = true
 	c := dns.Client{Timeout: 300 * time.Millisecond}
@@ -247,11 +254,11 @@ func TestDNSRefusals(t *testing.T) {
 	}
 }
 
-// A source that waits for too many answers gets only what the map knows, and always leaves room for
-// other sources. Of too many connections the oldest ends.
-func TestDNSLimits(t *testing.T) {
+// A client that waits for too many answers is answered from the map only, and other clients still
+// have room.
+func TestDNSQueryLimit(t *testing.T) {
 	a, _ := namesMesh(t)
-	m := *a.Node.netmap.Load()
+	m := *a.plane.netmap.Load()
 	m.DNS.Routes = map[string][]Nameserver{"slow.example": {{Addr: netip.MustParseAddrPort("100.64.0.2:55")}}}
 	pc, err := a.mesh.nodes[1].ListenPacket(netip.MustParseAddrPort("100.64.0.2:55")) // where nobody reads
 	if err != nil {
@@ -266,7 +273,7 @@ func TestDNSLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	// Sent a few at a time, because the kernel drops datagrams of a flood.
+	// A few at a time, because the kernel drops datagrams of a burst.
 	const most, few = dnsQuestions * 3 / 4, 20
 	query, err := new(dns.Msg).SetQuestion("x.slow.example.", dns.TypeTXT).Pack()
 	if err != nil {
@@ -297,6 +304,12 @@ func TestDNSLimits(t *testing.T) {
 	if r, err := a.question("udp", "beta", dns.TypeA, 0); err != nil || summary(r) != "NOERROR* 100.64.0.2" {
 		t.Errorf("a name of the mesh meanwhile: %v, %v", r, err)
 	}
+}
+
+// Of too many TCP connections the oldest is closed.
+func TestDNSConnectionLimit(t *testing.T) {
+	a, _ := namesMesh(t)
+	var err error
 	conns := make([]net.Conn, dnsConns+1)
 	for i := range conns {
 		if conns[i], err = net.Dial("tcp", a.Status().DNS); err != nil {
@@ -331,7 +344,7 @@ func TestDNSIsNoOpenResolver(t *testing.T) {
 	}
 }
 
-// When there are too many connections, the oldest of the source that has most ends.
+// A connection too many closes the oldest one of the client that has most.
 func TestDNSConnsAreShared(t *testing.T) {
 	l := newDNSLimits()
 	source := func(last byte) netip.Prefix { return share.SourceOf(netip.AddrFrom4([4]byte{10, 0, 0, last})) }
@@ -350,7 +363,7 @@ func TestDNSConnsAreShared(t *testing.T) {
 	}
 }
 
-// A question that comes while the node joins waits for the map, and none is asked of the host
+// A query that comes while the node joins waits for the map. The host's resolver is not asked
 // before.
 func TestDNSWhileJoining(t *testing.T) {
 	n := newNetwork(t)
@@ -367,12 +380,13 @@ func TestDNSWhileJoining(t *testing.T) {
 	q.SetEdns0(1232, false)
 	c := dns.Client{Timeout: 8 * time.Second}
 	r, _, err = c.ExchangeContext(ctx, q, b.Status().DNS)
-	if err != nil || r.Rcode != dns.RcodeServerFailure || !strings.Contains(r.IsEdns0().String(), "has not joined its network yet") {
+	if err != nil || r.Rcode != dns.RcodeServerFailure ||
+		!strings.Contains(r.IsEdns0().String(), "has not joined its network yet") {
 		t.Errorf("a name before joining: %v, %v", r, err)
 	}
 }
 
-// A host whose resolver is this server must not be asked.
+// The host's resolver is not asked if it is this server.
 func TestDNSOwnResolver(t *testing.T) {
 	for _, c := range []struct {
 		servers string

@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// A nameserver with a URL is asked by HTTPS, with the roots of the node, and found by the addresses
-// that the map has for it. What does not answer as one is named.
+// A nameserver with a URL is asked over HTTPS, with the node's roots, at the addresses that the map
+// has for its host. Errors name a server that does not answer as one.
 func TestDoH(t *testing.T) {
 	asked := countHostQuestions(t)
 	reply := func(w http.ResponseWriter, r *http.Request) {
@@ -42,7 +42,7 @@ func TestDoH(t *testing.T) {
 		want  string // part of the error; empty: there is none
 	}{
 		"as it should": {roots, "/dns-query", ""},
-		"other path":   {roots, "/", "it answers 200 OK and the content type"},
+		"other path":   {roots, "/", "the server answers 200 OK and the content type"},
 		"other roots":  {x509.NewCertPool(), "/dns-query", "certificate"},
 	} {
 		a, _ := two(t, func(cfg *Config) { cfg.Roots = c.roots })
@@ -54,7 +54,7 @@ func TestDoH(t *testing.T) {
 		if err := a.SetMap(m); err != nil {
 			t.Fatal(err)
 		}
-		got, err := a.lookup(t.Context(), "db.example")
+		got, err := a.dialer.lookup(t.Context(), "db.example")
 		switch {
 		case c.want == "" && (err != nil || !slices.Equal(got, single4(3))):
 			t.Errorf("%s: %v, %v", what, got, err)

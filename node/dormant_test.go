@@ -6,10 +6,10 @@ import (
 	"runtime"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// crowd adds peers to a map that nobody speaks with.
+// crowd adds peers to a map with which no node ever speaks.
 func crowd(m *NetworkMap, n int) {
 	for i := range n {
 		addr := netip.AddrFrom4([4]byte{100, 65, byte(i >> 8), byte(i)})
@@ -20,7 +20,7 @@ func crowd(m *NetworkMap, n int) {
 	}
 }
 
-// Peers cost a place in tables until they are spoken with, either way.
+// Peers of the map are not peers of the WireGuard device until one side sends.
 func TestDormantPeers(t *testing.T) {
 	const peers = 1000
 	a, b := two(t)
@@ -40,7 +40,7 @@ func TestDormantPeers(t *testing.T) {
 		t.Fatalf("got %q, %v", got, err)
 	}
 	for _, n := range []*member{a, b} {
-		if got := len(n.wg0.dev.Sessions()); got != 1 {
+		if got := len(n.plane.peers.sessions()); got != 1 {
 			t.Errorf("WireGuard of %s knows %d peers, want the one it speaks with", n.name, got)
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Where the environment names a proxy, relays and destinations outside the mesh are reached through
-// it, by CONNECT and by SOCKS5; destinations in the mesh are not.
+// If the environment names a proxy, relays and destinations outside the mesh are reached through
+// it, by CONNECT and by SOCKS5. Destinations in the mesh are not.
 func TestOutboundProxy(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		m := newMesh(t)
@@ -23,11 +23,11 @@ func TestOutboundProxy(t *testing.T) {
 		if r := a.Status().Relays[0]; r.Endpoint != proxy.Host || r.Transport != "native" {
 			t.Errorf("%s: the relay is at %s, %s, want the proxy at %s", scheme, r.Endpoint, r.Transport, proxy.Host)
 		}
-		before := gate.proxy.Stats()
+		before := gate.ingress.proxy.Stats()
 		if got, err := a.get("http://beta/"); got != "beta" || err != nil {
 			t.Errorf("%s: %q, %v", scheme, got, err)
 		}
-		if after := gate.proxy.Stats(); after.HTTP+after.SOCKS5 != before.HTTP+before.SOCKS5 {
+		if after := gate.ingress.proxy.Stats(); after.HTTP+after.SOCKS5 != before.HTTP+before.SOCKS5 {
 			t.Errorf("%s: a destination in the mesh was asked of the proxy", scheme)
 		}
 		outside, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,8 +46,8 @@ func TestOutboundProxy(t *testing.T) {
 	}
 }
 
-// A proxy in the environment that is the node itself is none, however it is written: each
-// connection to it would make the node dial itself again.
+// A proxy in the environment that is the node itself is not used, however its address is written:
+// each connection to it would make the node dial itself again.
 func TestOutboundProxyIsOurself(t *testing.T) {
 	for _, c := range []struct{ listen, proxy string }{
 		{"127.0.0.1:0", "127.0.0.1"},
@@ -74,17 +74,17 @@ func TestOutboundProxyIsOurself(t *testing.T) {
 			t.Fatal(err)
 		}
 		self.Store(&url.URL{Scheme: "http", Host: c.proxy + ":" + port})
-		if got, err := a.outboundProxy(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got != nil || err != nil {
+		if got, err := a.host.proxyFor(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got != nil || err != nil {
 			t.Errorf("listening on %s, with the proxy %s: got %v, %v", c.listen, c.proxy, got, err)
 		}
 		self.Store(&url.URL{Scheme: "http", Host: "192.0.2.9:" + port})
-		if got, err := a.outboundProxy(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got == nil || err != nil {
+		if got, err := a.host.proxyFor(&url.URL{Scheme: "https", Host: "192.0.2.1"}); got == nil || err != nil {
 			t.Errorf("listening on %s, with another's proxy: got %v, %v", c.listen, got, err)
 		}
 	}
 }
 
-// The home relay is dialled, by way of the environment's proxy, while the served ports are still
+// The home relay is dialled, through the proxy of the environment, while the served ports are still
 // being opened.
 func TestProxyAskedForWhileStarting(t *testing.T) {
 	m := newMesh(t)

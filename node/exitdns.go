@@ -21,18 +21,19 @@ import (
 	"ginnel/internal/share"
 )
 
-// An exit node answers the DNS questions of the peers that leave through it, as the nameservers of
-// its host answer them: a name may lead elsewhere from there. Peers ask by HTTP through the tunnel
-// (RFC 8484, without TLS), at a port that the host information names as that of the peer API.
+// An exit node answers the DNS queries of the peers that leave through it by asking the nameservers
+// of its host, because a name may have other addresses there. Peers ask over HTTP in the tunnel
+// (RFC 8484, without TLS), at the port that the host information names as that of the peer API.
 
 const (
 	pathDNSQuery    = "/dns-query"
-	exitDNSTimeout  = 15 * time.Second // for a request's header, and to take the answer
+	exitDNSTimeout  = 15 * time.Second // for a peer to send a request, and to read the answer
 	exitDNSMaxIdle  = 2 * time.Minute
 	exitDNSMaxBytes = 4 << 10 // of a request's header
 )
 
-// Addresses on the Internet: whoever may send DNS questions there may ask the exit node.
+// Addresses on the Internet. A peer that the policy lets send DNS queries there may ask the exit
+// node.
 var (
 	internet4 = netip.MustParseAddrPort("1.1.1.1:53")
 	internet6 = netip.MustParseAddrPort("[2606:4700:4700::1111]:53")
@@ -40,30 +41,38 @@ var (
 
 // exitDNS is the DNS server of an exit node. A nil *exitDNS serves nobody.
 type exitDNS struct {
-	n      *Node
+	log    *slog.Logger
+	life   *lifetime
+	plane  *dataPlane
+	member *membership
+
 	port   uint16
-	conf   string // file that names the host's nameservers
+	conf   string         // file that names the host's nameservers
+	own    netip.AddrPort // of this node's DNS server; invalid if there is none
 	limits *dnsLimits
-	names  resolver.Resolver // of the host's nameservers
+	names  resolver.Resolver // asks the host's nameservers
 }
 
-// openExitDNS opens the DNS server of an exit node. There is none if the nameservers of the host
-// are not known, as on Windows: peers ask others then.
-func (n *Node) openExitDNS() error {
-	if !n.router.isExit() {
+// openExitDNS opens the DNS server of an exit node. There is none if the host's nameservers cannot
+// be read, as on Windows; peers ask other servers then.
+func (g *ingress) openExitDNS() error {
+	if !g.router.isExit() {
 		return nil
 	}
 	if _, err := dns.ClientConfigFromFile(resolvConf); err != nil {
-		n.log.Info("exit node answers no DNS questions of peers", "err", err)
+		g.log.Info("exit node answers no DNS queries of peers", "err", err)
 		return nil
 	}
-	ln, err := n.stack.Listen(netip.AddrPort{})
+	ln, err := g.plane.stack.Listen(netip.AddrPort{})
 	if err != nil {
 		return fmt.Errorf("opening the DNS server of the exit node: %w", err)
 	}
-	e := &exitDNS{n: n, port: ln.Addr().(*net.TCPAddr).AddrPort().Port(), limits: newDNSLimits(), conf: resolvConf}
+	e := &exitDNS{log: g.log, life: g.life, plane: g.plane, member: g.member,
+		port: ln.Addr().(*net.TCPAddr).AddrPort().Port(),
+		conf: resolvConf, limits: newDNSLimits()}
+	e.own, _ = netip.ParseAddrPort(g.dnsAddr())
 	e.names.Dial = func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error) {
-		return n.cfg.dialHost(ctx, network, server.String())
+		return g.cfg.dialHost(ctx, network, server.String())
 	}
 	srv := &http.Server{
 		Handler:           e,
@@ -72,7 +81,7 @@ func (n *Node) openExitDNS() error {
 		WriteTimeout:      dnsPatience + exitDNSTimeout,
 		IdleTimeout:       exitDNSMaxIdle,
 		MaxHeaderBytes:    exitDNSMaxBytes,
-		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 	serve := func() error {
 		err := srv.Serve(&dnsListener{ln, e.limits, e.serves})
@@ -81,12 +90,12 @@ func (n *Node) openExitDNS() error {
 		}
 		return err
 	}
-	n.exitDNS = e
-	n.entries = append(n.entries, entry{kind: entryExitDNS, closer: srv, addr: ln.Addr(), serve: serve})
+	g.exitDNS = e
+	g.entries = append(g.entries, entry{kind: entryExitDNS, closer: srv, addr: ln.Addr(), serve: serve})
 	return nil
 }
 
-// services is what the host information says of the server.
+// services returns the entries of the host information that tell peers of the server.
 func (e *exitDNS) services() []control.Service {
 	if e == nil {
 		return nil
@@ -94,24 +103,23 @@ func (e *exitDNS) services() []control.Service {
 	return []control.Service{
 		{Proto: servicePeerAPI4, Port: e.port},
 		{Proto: servicePeerAPI6, Port: e.port},
-		{Proto: serviceDNSProxy, Port: 1}, // which says that it is there
+		{Proto: serviceDNSProxy, Port: 1}, // the port only says that there is a server
 	}
 }
 
-// admits reports whether a peer may connect to a port because that is the server's, whatever the
-// map's filter says of the port.
+// admits reports whether a peer may connect to the port because it is the server's. The map's
+// filter does not list that port.
 func (e *exitDNS) admits(peer netip.Addr, port uint16) bool {
 	return e != nil && port == e.port && e.serves(peer)
 }
 
-// serves reports whether a peer may reach the Internet through this node.
+// serves reports whether the policy lets a peer reach the Internet through this node.
 func (e *exitDNS) serves(peer netip.Addr) bool {
 	to := internet4
 	if peer = peer.Unmap(); peer.Is6() {
 		to = internet6
 	}
-	m := e.n.member
-	return m != nil && m.mapper.filter.Allows(peer, to)
+	return e.member != nil && e.member.mapper.filter.Allows(peer, to)
 }
 
 // ServeHTTP implements http.Handler.
@@ -124,11 +132,11 @@ func (e *exitDNS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path != pathDNSQuery:
 		http.NotFound(w, r)
 		return
-	case !e.n.begin():
+	case !e.life.begin():
 		http.Error(w, "the node is closing", http.StatusServiceUnavailable)
 		return
 	}
-	defer e.n.wg.Done()
+	defer e.life.done()
 	b, err := readQuery(w, r)
 	q := new(dns.Msg)
 	if err == nil {
@@ -141,7 +149,7 @@ func (e *exitDNS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "reading the DNS query: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	answer, err := e.respond(r.Context(), share.SourceOf(e.n.peerOf(peer.Addr().Unmap())), q).Pack()
+	answer, err := e.respond(r.Context(), share.SourceOf(e.plane.peerOf(peer.Addr().Unmap())), q).Pack()
 	if err != nil {
 		http.Error(w, "packing the DNS answer: "+err.Error(), http.StatusInternalServerError)
 		return
@@ -164,18 +172,18 @@ func readQuery(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return nil, fmt.Errorf("method %s, want GET or POST", r.Method)
 }
 
-// respond makes the response to a query of a source.
+// respond returns the response to a query. src is the peer.
 func (e *exitDNS) respond(ctx context.Context, src netip.Prefix, q *dns.Msg) *dns.Msg {
 	r := new(dns.Msg).SetReply(q)
 	r.RecursionAvailable = true
 	asked := q.Question[0]
-	name, m := hostName(asked.Name), e.n.netmap.Load()
+	name, m := hostName(asked.Name), e.plane.netmap.Load()
 	switch {
 	case q.Opcode != dns.OpcodeQuery:
 		r.Rcode = dns.RcodeNotImplemented
 	case asked.Qclass != dns.ClassINET, asked.Qtype == dns.TypeAXFR, asked.Qtype == dns.TypeIXFR, m.DNS.withholds(name):
 		r.Rcode = dns.RcodeRefused
-	case m.Domain != "" && inDomain(name, m.Domain): // which is nobody else's business
+	case m.Domain != "" && inDomain(name, m.Domain): // these are not for the host's nameservers
 		r.Rcode = dns.RcodeNameError
 	case !e.limits.questions.Take(src, 1):
 		r.Rcode = dns.RcodeServerFailure
@@ -183,13 +191,13 @@ func (e *exitDNS) respond(ctx context.Context, src netip.Prefix, q *dns.Msg) *dn
 		defer e.limits.questions.Give(src, 1)
 		if err := e.ask(ctx, q, r); err != nil {
 			r.Rcode = dns.RcodeServerFailure
-			e.n.log.Debug("answering DNS as the exit node", "from", src, "err", err)
+			e.log.Debug("answering DNS as the exit node", "from", src, "err", err)
 		}
 	}
 	return r
 }
 
-// ask puts the answer of the host's nameservers to q into r.
+// ask copies the answer of the host's nameservers to q into r.
 func (e *exitDNS) ask(ctx context.Context, q, r *dns.Msg) error {
 	servers, err := e.hostNameservers()
 	if err != nil {
@@ -197,9 +205,8 @@ func (e *exitDNS) ask(ctx context.Context, q, r *dns.Msg) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dnsPatience)
 	defer cancel()
-	if !e.n.spawn(func() { e.n.cancelOnClose(ctx, cancel) }) {
-		return net.ErrClosed
-	}
+	stop := context.AfterFunc(e.life.ctx, cancel)
+	defer stop()
 	query, err := forwarded(q).Pack()
 	if err != nil {
 		return err
@@ -211,16 +218,15 @@ func (e *exitDNS) ask(ctx context.Context, q, r *dns.Msg) error {
 	return takeAnswer(r, b)
 }
 
-// hostNameservers are those of /etc/resolv.conf, which may have changed, without this node's own
-// DNS server, which might ask the exit node again.
+// hostNameservers reads /etc/resolv.conf, which may have changed. It leaves out this node's own DNS
+// server, which might ask the exit node again.
 func (e *exitDNS) hostNameservers() (servers []resolver.Server, err error) {
 	conf, err := dns.ClientConfigFromFile(e.conf)
 	if err != nil {
 		return nil, err
 	}
-	own, _ := netip.ParseAddrPort(e.n.dnsAddr())
 	for _, s := range conf.Servers {
-		if own.IsValid() && leadsTo([]string{s}, own) {
+		if e.own.IsValid() && leadsTo([]string{s}, e.own) {
 			continue
 		}
 		if a, err := netip.ParseAddr(s); err == nil {
@@ -230,8 +236,8 @@ func (e *exitDNS) hostNameservers() (servers []resolver.Server, err error) {
 	return servers, nil
 }
 
-// withholds reports whether an exit node must not answer for a name. An entry with a dot before it
-// stands for all names below it.
+// withholds reports whether an exit node must not answer for a name. An entry that begins with a
+// dot stands for all names below it.
 func (d *DNS) withholds(name string) bool {
 	return slices.ContainsFunc(d.Withheld, func(s string) bool {
 		return name == s || strings.HasPrefix(s, ".") && strings.HasSuffix(name, s)

@@ -25,7 +25,7 @@ import (
 	"ginnel/control/server"
 )
 
-// hostDNS is the host's network of an exit node, with one nameserver at 192.0.2.53.
+// hostDNS is the host's network of an exit node, with a nameserver at 192.0.2.53.
 type hostDNS struct {
 	conf   string // as /etc/resolv.conf
 	server net.Addr
@@ -56,13 +56,14 @@ func (h *hostDNS) dial(ctx context.Context, network, addr string) (net.Conn, err
 }
 
 // exitDNSNetwork has an exit node with a nameserver, and a node that leaves through it.
-func exitDNSNetwork(t *testing.T, names map[string][]netip.Addr, change ...func(*server.Config)) (n *network, exit, leaver *member) {
+func exitDNSNetwork(t *testing.T, names map[string][]netip.Addr, change ...func(*server.Config)) (n *network, exit,
+	leaver *member) {
 	t.Helper()
 	n = newNetwork(t, change...)
 	host := newHostDNS(t, names)
 	everywhere := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	exit = n.join("gate", func(c *Config) { c.Control.AdvertiseRoutes, c.DialHost = everywhere, host.dial })
-	exit.exitDNS.conf = host.conf
+	exit.ingress.exitDNS.conf = host.conf
 	eventually(t, "the exit node has joined", exit.member.hasJoined)
 	n.admin("POST", "/api/v1/nodes/"+exit.id()+"/routes", `{"approved": ["0.0.0.0/0", "::/0"]}`)
 	leaver = n.join("alpha", func(c *Config) {
@@ -73,19 +74,20 @@ func exitDNSNetwork(t *testing.T, names map[string][]netip.Addr, change ...func(
 		}
 	})
 	eventually(t, "the exit node is there", func() bool {
-		return leaver.member.hasJoined() && leaver.Node.netmap.Load().ExitLost == ""
+		return leaver.member.hasJoined() && leaver.plane.netmap.Load().ExitLost == ""
 	})
 	return n, exit, leaver
 }
 
-// With an exit node, its nameservers answer for names outside the mesh, and nobody asks the host.
+// With an exit node, its nameservers resolve names outside the mesh, and the host's resolver is not
+// asked.
 func TestExitNodeAnswers(t *testing.T) {
 	asked := countHostQuestions(t)
 	_, _, a := exitDNSNetwork(t, map[string][]netip.Addr{"www.example.com.": single4(7)})
-	if got, err := a.lookup(t.Context(), "www.example.com"); err != nil || !slices.Equal(got, single4(7)) {
+	if got, err := a.dialer.lookup(t.Context(), "www.example.com"); err != nil || !slices.Equal(got, single4(7)) {
 		t.Errorf("got %v, %v", got, err)
 	}
-	_, err := a.lookup(t.Context(), "missing.example.com")
+	_, err := a.dialer.lookup(t.Context(), "missing.example.com")
 	if missing, ok := errors.AsType[*net.DNSError](err); !ok || !missing.IsNotFound {
 		t.Errorf("a name that does not exist: %v", err)
 	}
@@ -94,11 +96,11 @@ func TestExitNodeAnswers(t *testing.T) {
 	}
 }
 
-// query asks the exit node as a peer does and returns the HTTP status, 0 if there is none, and the
-// answer.
+// query sends a query to the exit node as a peer does. It returns the HTTP status, 0 if there is no
+// response, and the answer.
 func (n *member) query(t *testing.T, exit *member, req *http.Request) (int, *dns.Msg) {
 	t.Helper()
-	port := strconv.Itoa(int(exit.exitDNS.port))
+	port := strconv.Itoa(int(exit.ingress.exitDNS.port))
 	req.URL.Scheme, req.URL.Host, req.RequestURI = "http", net.JoinHostPort("gate", port), ""
 	client := n.HTTPClient()
 	defer client.CloseIdleConnections()
@@ -135,8 +137,8 @@ func postQuery(b []byte) *http.Request {
 	return r
 }
 
-// The exit node answers queries in both forms of RFC 8484. It keeps to itself what is not for it to
-// tell, and says what is wrong with a request.
+// The exit node answers queries in both forms of RFC 8484. It does not resolve withheld names, and
+// reports what is wrong with a request.
 func TestExitNodeQueries(t *testing.T) {
 	_, exit, a := exitDNSNetwork(t, map[string][]netip.Addr{"www.example.com.": single4(7)}, func(c *server.Config) {
 		c.DNS = control.DNSConfig{ExitNodeFilteredSet: []string{"secret.example.com", ".corp.example"}}
@@ -207,31 +209,32 @@ func TestExitNodeRefuses(t *testing.T) {
 	}
 }
 
-// Where nobody can be asked by way of the exit node, a name is refused, and the host is not asked.
+// A name that no server behind the exit node can resolve is refused, and the host's resolver is not
+// asked.
 func TestExitWithoutNameservers(t *testing.T) {
 	asked := countHostQuestions(t)
 	_, exit, a := exitDNSNetwork(t, nil)
-	m := *a.Node.netmap.Load()
-	m.DNS.Servers = nil // as with an exit node that answers no questions
+	m := *a.plane.netmap.Load()
+	m.DNS.Servers = nil // as if the exit node answered no DNS queries
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}
-	addrs, err := a.lookup(t.Context(), "www.example.com")
-	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "by way of the exit node") {
+	addrs, err := a.dialer.lookup(t.Context(), "www.example.com")
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "behind the exit node") {
 		t.Errorf("%v, %v; want a refusal", addrs, err)
 	}
-	if n := asked.Load(); n != 0 || exit.isClosed() {
+	if n := asked.Load(); n != 0 || exit.life.isClosed() {
 		t.Errorf("%d questions to the host's resolver", n)
 	}
 }
 
-// A node that is no exit node has no such server, and tells of none.
+// A node that is no exit node has no such server, and announces none.
 func TestNoExitNoDNS(t *testing.T) {
 	n := newNetwork(t)
 	a := n.join("alpha", func(c *Config) {
 		c.Control.AdvertiseRoutes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	})
-	if s := a.exitDNS.services(); a.exitDNS != nil || len(s) != 0 {
+	if s := a.ingress.exitDNS.services(); a.ingress.exitDNS != nil || len(s) != 0 {
 		t.Errorf("services %v", s)
 	}
 }

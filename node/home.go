@@ -10,19 +10,26 @@ import (
 )
 
 const (
-	homeMemory  = 305 * time.Second // for which a measured latency counts
-	homeMargin  = 10 * time.Millisecond
-	homeHeard   = 8 * time.Second   // a home heard from so lately is alive
-	homePatient = 120 * time.Second // and one heard from so lately is kept when nothing answers
+	latencyWindow = 305 * time.Second     // the time for which a measured latency counts
+	homeMargin    = 10 * time.Millisecond // by which another region has to be faster, besides being faster by a third
+	homeAlive     = 8 * time.Second       // a home from which a frame has come so recently is alive
 )
 
-// homeChooser chooses the home relay by latency, and stays with it unless another is much better
-// (DERP specification, section 8.2). It has no clock.
+// homeSelection is the home relay of a member, and what chooses it. The membership's mu guards it,
+// except meter.newsc.
+type homeSelection struct {
+	region  int // 0: none yet
+	chooser *homeChooser
+	meter   relayMeter
+}
+
+// homeChooser chooses the home relay by latency, and keeps it unless another is much faster (DERP
+// specification, section 8.2). It has no clock.
 type homeChooser struct {
 	home     int // region; 0: none yet
 	reports  []latencyReport
-	fallback uint64            // chooses the first home where nothing can be measured; fixed for the process
-	shunned  map[int]time.Time // regions that are not chosen, and until when
+	fallback uint64            // chooses the first home if nothing can be measured; fixed for the process
+	excluded map[int]time.Time // regions that are not chosen before a time
 }
 
 type latencyReport struct {
@@ -31,23 +38,22 @@ type latencyReport struct {
 }
 
 func newHomeChooser() *homeChooser {
-	return &homeChooser{fallback: rand.Uint64(), shunned: make(map[int]time.Time)}
+	return &homeChooser{fallback: rand.Uint64(), excluded: make(map[int]time.Time)}
 }
 
-// shun keeps a region from being chosen for some time because its relay does not answer, whatever
-// its latency is.
-func (c *homeChooser) shun(region int, until time.Time) { c.shunned[region] = until }
+// exclude keeps a region from being chosen before a time, even if it has the least latency.
+func (c *homeChooser) exclude(region int, until time.Time) { c.excluded[region] = until }
 
-// choose takes a finished report, which may be empty, and what is known of the home's connection.
-// It returns the home.
+// choose takes the latencies of a finished measurement, which may be empty, and when a frame last
+// came from the home. It returns the home.
 func (c *homeChooser) choose(now time.Time, m *relay.Map, latency map[int]time.Duration, heard time.Time) int {
 	weighted := make(map[int]time.Duration)
 	for id, l := range latency {
-		if r := m.Regions[id]; r != nil && !r.NoMeasureNoHome && !now.Before(c.shunned[id]) {
+		if r := m.Regions[id]; r != nil && !r.NoMeasureNoHome && !now.Before(c.excluded[id]) {
 			weighted[id] = time.Duration(float64(l) * score(m, id))
 		}
 	}
-	c.reports = slices.DeleteFunc(c.reports, func(r latencyReport) bool { return now.Sub(r.at) > homeMemory })
+	c.reports = slices.DeleteFunc(c.reports, func(r latencyReport) bool { return now.Sub(r.at) > latencyWindow })
 	if len(weighted) > 0 {
 		c.reports = append(c.reports, latencyReport{now, weighted})
 	}
@@ -63,7 +69,7 @@ func (c *homeChooser) choose(now time.Time, m *relay.Map, latency map[int]time.D
 		c.home = candidate
 	default:
 		old, measured := weighted[c.home]
-		alive := measured || !heard.IsZero() && now.Sub(heard) < homeHeard
+		alive := measured || !heard.IsZero() && now.Sub(heard) < homeAlive
 		if !alive || old-best >= homeMargin && best <= old*2/3 {
 			c.home = candidate
 		}
@@ -71,7 +77,7 @@ func (c *homeChooser) choose(now time.Time, m *relay.Map, latency map[int]time.D
 	return c.home
 }
 
-// candidate is the region with the least latency of late among those that answered now.
+// candidate returns the region with the least recent latency among those of the last measurement.
 func (c *homeChooser) candidate(now map[int]time.Duration) (candidate int, best time.Duration) {
 	for _, id := range slices.Sorted(maps.Keys(now)) {
 		least := now[id]
@@ -87,11 +93,12 @@ func (c *homeChooser) candidate(now map[int]time.Duration) (candidate int, best 
 	return candidate, best
 }
 
-// pick takes some region, so that nodes that cannot measure do not all take the same.
+// pick chooses a region without latencies. Nodes that cannot measure do not all choose the same.
 func (c *homeChooser) pick(m *relay.Map) int {
 	var ids []int
 	for _, id := range m.RegionIDs() {
-		if r := m.Regions[id]; !r.NoMeasureNoHome && slices.ContainsFunc(r.Nodes, func(n *relay.Node) bool { return !n.STUNOnly }) {
+		if r := m.Regions[id]; !r.NoMeasureNoHome &&
+			slices.ContainsFunc(r.Nodes, func(n *relay.Node) bool { return !n.STUNOnly }) {
 			ids = append(ids, id)
 		}
 	}
@@ -101,7 +108,7 @@ func (c *homeChooser) pick(m *relay.Map) int {
 	return ids[c.fallback%uint64(len(ids))]
 }
 
-// score is the factor that the map gives a region.
+// score returns the factor by which the map weights the latency of a region.
 func score(m *relay.Map, id int) float64 {
 	if m.HomeParams == nil {
 		return 1

@@ -6,33 +6,32 @@ import (
 	"sync"
 )
 
-// hostSockets are the UDP sockets on the host's network of one association. Each is bound as
-// narrowly as the destinations allow that it serves: to a loopback address, or to the address from
-// which the host reaches the first of them. Only hosts that the association has sent something to
-// may answer (address-dependent filtering, RFC 4787, section 5), from any port of theirs, as TFTP
-// servers do.
+// hostSockets are the UDP sockets of one association on the host's network. Each is bound to the
+// local address from which the host reaches its first destination. Only hosts to which the
+// association has sent something may answer (address-dependent filtering, RFC 4787, section 5).
+// They may do so from any port, as TFTP servers do.
 type hostSockets struct {
 	mu     sync.Mutex
 	socks  map[socketKind]*net.UDPConn
-	spoken map[netip.Addr]uint64 // hosts that may answer, with the number of the last datagram to them
-	sent   uint64                // datagrams
+	sentTo map[netip.Addr]uint64 // hosts that may answer; the value is what sent was at the last datagram to the host
+	sent   uint64                // number of datagrams so far
 	closed bool
 }
 
-// socketKind is what the destinations of one socket have in common.
+// socketKind is a class of destinations that share one socket.
 type socketKind struct {
 	ipv4, loopback bool
 	zone           string // of a link-local address
 }
 
-// maxSpoken is how many hosts may answer at a time. The one that was sent something the longest
-// time ago gives way.
-const maxSpoken = 256
+// maxSentTo bounds the hosts that may answer. A further one takes the place of the host that was
+// sent something the longest time ago.
+const maxSentTo = 256
 
 func kindOf(a netip.Addr) socketKind { return socketKind{a.Is4(), a.IsLoopback(), a.Zone()} }
 
-// open returns the socket for a destination, and notes that the host may answer. A new socket is
-// handed to serve first.
+// open returns the socket for a destination, and lets the host answer. A new socket is passed to
+// serve first.
 func (h *hostSockets) open(to netip.AddrPort, serve func(*net.UDPConn)) (*net.UDPConn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -47,12 +46,12 @@ func (h *hostSockets) open(to netip.AddrPort, serve func(*net.UDPConn)) (*net.UD
 			return nil, err
 		}
 		if h.socks == nil {
-			h.socks, h.spoken = make(map[socketKind]*net.UDPConn), make(map[netip.Addr]uint64)
+			h.socks, h.sentTo = make(map[socketKind]*net.UDPConn), make(map[netip.Addr]uint64)
 		}
 		h.socks[kind] = sock
 		serve(sock)
 	}
-	h.speak(to.Addr().WithZone(""))
+	h.noteSent(to.Addr().WithZone(""))
 	return sock, nil
 }
 
@@ -68,29 +67,31 @@ func listenTowards(to netip.AddrPort) (*net.UDPConn, error) {
 	return net.ListenUDP("udp", &local)
 }
 
-func (h *hostSockets) speak(to netip.Addr) {
+// noteSent lets the host at an address answer.
+func (h *hostSockets) noteSent(to netip.Addr) {
 	h.sent++
-	if _, known := h.spoken[to]; !known && len(h.spoken) == maxSpoken {
+	if _, known := h.sentTo[to]; !known && len(h.sentTo) == maxSentTo {
 		oldest, at := netip.Addr{}, h.sent
-		for a, n := range h.spoken {
+		for a, n := range h.sentTo {
 			if n < at {
 				oldest, at = a, n
 			}
 		}
-		delete(h.spoken, oldest)
+		delete(h.sentTo, oldest)
 	}
-	h.spoken[to] = h.sent
+	h.sentTo[to] = h.sent
 }
 
 // expects reports whether a host may send something to the association.
 func (h *hostSockets) expects(from netip.Addr) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, ok := h.spoken[from.Unmap().WithZone("")]
+	_, ok := h.sentTo[from.Unmap().WithZone("")]
 	return ok
 }
 
-// drop forgets a socket that sends no more, as when the host has moved to another network.
+// drop closes a socket that cannot send any more, for example because the host has moved to another
+// network.
 func (h *hostSockets) drop(sock *net.UDPConn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -23,16 +23,16 @@ func hostPeer(t *testing.T, addr string) *net.UDPConn {
 	return pc
 }
 
-// An association hears only hosts that it has sent something to, from any port of theirs, and its
-// socket has the address that these hosts can reach.
+// An association receives datagrams only from hosts to which it has sent something, from any of
+// their ports. Its socket is bound to the address that these hosts see.
 func TestStrangersDatagrams(t *testing.T) {
 	a, _ := two(t)
-	c, err := a.listenDatagrams(t.Context())
+	c, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	known, stranger := hostPeer(t, "127.0.0.1:0"), hostPeer(t, "127.0.0.2:0")
+	known, foreign := hostPeer(t, "127.0.0.1:0"), hostPeer(t, "127.0.0.2:0")
 	other := hostPeer(t, "127.0.0.1:0") // another port of the known host
 	to := known.LocalAddr().(*net.UDPAddr).AddrPort()
 	if _, err := c.WriteTo([]byte("question"), &proxy.Addr{IP: to.Addr(), Port: to.Port()}); err != nil {
@@ -50,7 +50,8 @@ func TestStrangersDatagrams(t *testing.T) {
 	for _, s := range []struct {
 		sock *net.UDPConn
 		text string
-	}{{stranger, "of a stranger"}, {known, "answer"}, {stranger, "of a stranger"}, {other, "answer from another port"}} {
+	}{{foreign, "of a foreign host"}, {known, "answer"}, {foreign, "of a foreign host"},
+		{other, "answer from another port"}} {
 		if _, err := s.sock.WriteToUDPAddrPort([]byte(s.text), from); err != nil {
 			t.Fatal(err)
 		}
@@ -60,16 +61,16 @@ func TestStrangersDatagrams(t *testing.T) {
 			t.Errorf("received %q from %v (%v), want %q", buf[:n], from, err, want)
 		}
 	}
-	if got := a.foreignDatagrams.Load(); got != 2 {
-		t.Errorf("%d datagrams of strangers were counted, want 2", got)
+	if got := a.dialer.foreignDatagrams.Load(); got != 2 {
+		t.Errorf("%d datagrams of foreign hosts were counted, want 2", got)
 	}
 }
 
-// Nobody on the host's network is believed to have an address of the mesh, even if the association
-// would hear that address.
+// Datagrams on the host's network with a source address of the mesh are dropped, even if the
+// association has sent something to that address.
 func TestMeshAddressOnHostNetwork(t *testing.T) {
 	a, b := two(t)
-	pc, err := a.listenDatagrams(t.Context())
+	pc, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,20 +81,20 @@ func TestMeshAddressOnHostNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, addr := range []netip.Addr{b.addr, nobodys, outside} {
-		c.host.speak(addr)
+		c.host.noteSent(addr)
 	}
 	for addr, want := range map[netip.Addr]bool{
 		outside: true, netip.AddrFrom16(outside.As16()): true, loopback: true,
 		b.addr: false, nobodys: false, netip.MustParseAddr("192.0.2.2"): false,
 	} {
-		if got := c.hears(addr); got != want {
+		if got := c.accepts(addr); got != want {
 			t.Errorf("a datagram from %v on the host's network is let in: %v, want %v", addr, got, want)
 		}
 	}
 }
 
-// The hosts that may answer are bounded: the one not spoken to for longest is forgotten. A socket
-// that was given up is replaced.
+// The hosts that may answer are bounded: the one to which nothing was sent for longest is
+// forgotten. A dropped socket is replaced.
 func TestHostSocketsAreBounded(t *testing.T) {
 	var h hostSockets
 	defer h.close()
@@ -102,23 +103,23 @@ func TestHostSocketsAreBounded(t *testing.T) {
 	host := func(n int) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(n >> 8), byte(n)}), 9)
 	}
-	for n := range maxSpoken {
+	for n := range maxSentTo {
 		if _, err := h.open(host(n+1), serve); err != nil {
 			t.Fatal(err)
 		}
 	}
 	h.open(host(1), serve)
-	sock, err := h.open(host(maxSpoken+1), serve)
+	sock, err := h.open(host(maxSentTo+1), serve)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n, want := range map[int]bool{1: true, 2: false, 3: true, maxSpoken + 1: true} {
+	for n, want := range map[int]bool{1: true, 2: false, 3: true, maxSentTo + 1: true} {
 		if got := h.expects(host(n).Addr()); got != want {
 			t.Errorf("host %d may answer is %v, want %v", n, got, want)
 		}
 	}
-	if len(h.spoken) > maxSpoken || served != 1 {
-		t.Errorf("%d hosts by %d sockets", len(h.spoken), served)
+	if len(h.sentTo) > maxSentTo || served != 1 {
+		t.Errorf("%d hosts by %d sockets", len(h.sentTo), served)
 	}
 	h.drop(sock)
 	if _, err := sock.WriteToUDPAddrPort([]byte("x"), host(1)); err == nil {

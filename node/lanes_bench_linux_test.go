@@ -1,3 +1,5 @@
+//go:build linux && !ginnel_stdnet
+
 package node
 
 import (
@@ -18,9 +20,9 @@ const (
 	patience   = 10 * time.Second // for what happens within milliseconds
 )
 
-// Receiving from eight peers: system calls, decryption, and writing to a Tun that drops the
-// packets. In each round the peers fill the receiver's sockets before the clock runs, so sending is
-// not measured. One lane is how machines with up to three processors work.
+// BenchmarkReceiveLanes receives from eight peers: system calls, decryption, and writing to a Tun
+// that drops the packets. In each round the peers fill the receiver's sockets before the clock
+// runs, so that sending is not measured. One lane is the default with up to three processors.
 //
 //	go test -run '^$' -bench ReceiveLanes -cpu 1,2 ./node
 func BenchmarkReceiveLanes(b *testing.B) {
@@ -80,8 +82,8 @@ func benchReceiveLanes(b *testing.B, lanes int) {
 	}
 }
 
-// Sending to peers who do not read, one for each queue: reading from the Tun, encryption, and
-// system calls.
+// BenchmarkSendQueues sends to peers that do not read, from one queue for each: reading from the
+// Tun, encryption, and system calls.
 //
 //	go test -run '^$' -bench SendQueues -cpu 1,2 ./node
 func BenchmarkSendQueues(b *testing.B) {
@@ -121,8 +123,8 @@ func benchSendQueues(b *testing.B, queues int) {
 	}
 }
 
-// Eight nodes that send to a ninth, all in this process, over TCP. With one processor to plan for,
-// each has one lane.
+// BenchmarkNodeLanes has eight nodes send to a ninth over TCP, all in this process. With one
+// processor to plan for, each has one lane.
 //
 //	go test -run '^$' -bench NodeLanes -cpu 16 ./node
 func BenchmarkNodeLanes(b *testing.B) {

@@ -1,3 +1,5 @@
+//go:build linux && !ginnel_stdnet
+
 package node
 
 import (
@@ -14,12 +16,12 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/transport"
 	"ginnel/wireguard"
 )
 
-// This file tests the lanes of the transport and the queues of WireGuard together, over UDP on
+// This file tests the lanes of the transport together with the queues of WireGuard, over UDP on
 // loopback. There is no TCP: packets carry a number.
 
 const (
@@ -27,7 +29,7 @@ const (
 	laneHeader = 20 // of IPv4; the number follows
 )
 
-// numberQueue is a queue of packets from src to dst, numbered from 0 on, up to a limit.
+// numberQueue is a queue of packets from src to dst, numbered from 0 up to a limit.
 type numberQueue struct {
 	src, dst    netip.Addr
 	size        int
@@ -37,7 +39,7 @@ type numberQueue struct {
 
 func (q *numberQueue) Notify(ready func()) { q.ready = ready }
 
-// allow has n more packets sent.
+// allow raises the limit by n.
 func (q *numberQueue) allow(n int) {
 	q.limit.Add(int64(n))
 	q.ready()
@@ -59,8 +61,8 @@ func (q *numberQueue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 	return n
 }
 
-// numberTun is a Tun with such queues. It calls take, if that is set, with what comes, from several
-// goroutines at a time.
+// numberTun is a Tun with such queues. It calls take, if that is set, with received packets, from
+// several goroutines at a time.
 type numberTun struct {
 	queues []*numberQueue
 	take   func(packets [][]byte, offset int)
@@ -93,7 +95,7 @@ type laneHost struct {
 	addr netip.Addr
 }
 
-// newLaneHost makes host n. If wrap is set, WireGuard is given what it returns as its Bind.
+// newLaneHost makes host n. If wrap is set, WireGuard's Bind is what wrap returns.
 func newLaneHost(tb testing.TB, n, lanes int, tun *numberTun, wrap func(*transport.Conn) wireguard.Bind) *laneHost {
 	tb.Helper()
 	h := &laneHost{tun: tun, key: key.NewNodePrivate(), addr: laneAddr(n)}
@@ -115,18 +117,19 @@ func newLaneHost(tb testing.TB, n, lanes int, tun *numberTun, wrap func(*transpo
 
 func laneAddr(n int) netip.Addr { return netip.AddrFrom4([4]byte{100, 64, 0, byte(n)}) }
 
-// knows makes o a peer of h, a plain one.
+// knows makes o a plain peer of h.
 func (h *laneHost) knows(tb testing.TB, o *laneHost) {
 	tb.Helper()
 	ep, err := h.conn.ParseEndpoint(netip.AddrPortFrom(loopback, o.conn.LocalPort()).String())
 	if err != nil {
 		tb.Fatal(err)
 	}
-	h.dev.SetPeer(wireguard.Peer{Key: o.key.Public(), AllowedIPs: []netip.Prefix{netip.PrefixFrom(o.addr, 32)}, Endpoint: ep})
+	h.dev.SetPeer(wireguard.Peer{Key: o.key.Public(), AllowedIPs: []netip.Prefix{netip.PrefixFrom(o.addr, 32)},
+		Endpoint: ep})
 }
 
-// star is a host in the middle and others, each of which it exchanges packets with. Queues are in
-// the order of the others.
+// star is a host in the middle and others with which it exchanges packets. Queues are in the order
+// of the others.
 type star struct {
 	middle *laneHost
 	others []*laneHost
@@ -134,7 +137,7 @@ type star struct {
 	out    []*numberQueue // from the middle to the others
 }
 
-// hub describes a star.
+// hub configures a star.
 type hub struct {
 	lanes, queues int // of the middle
 	others        int
@@ -167,13 +170,14 @@ func (c hub) build(tb testing.TB) *star {
 	return s
 }
 
-// orderCheck notes which number of each source is to come next.
+// orderCheck has the next number expected of each source.
 type orderCheck struct {
 	next [256]atomic.Int64 // by the last byte of the source
 	gotc [256]chan int64   // numbers that end a round
 }
 
-// round packets are sent before the next may be, so that no socket is full.
+// round is the number of packets that are sent before more are allowed, so that no socket buffer
+// overflows.
 const round = 16
 
 func (o *orderCheck) take(packets [][]byte, offset int) {
@@ -190,8 +194,8 @@ func (o *orderCheck) take(packets [][]byte, offset int) {
 	}
 }
 
-// With many peers in several lanes everything arrives, and the packets of each peer in the order in
-// which they were sent.
+// With many peers in several lanes all packets arrive, and those of each peer in the order in which
+// they were sent.
 func TestLanesKeepOrder(t *testing.T) {
 	for _, lanes := range []int{1, 2, 4} {
 		t.Run(fmt.Sprint(lanes, " lanes"), func(t *testing.T) {
@@ -225,8 +229,8 @@ func TestLanesKeepOrder(t *testing.T) {
 	}
 }
 
-// directTo starts a server and others that reach it directly, all planned for as many processors.
-// Each of them has a connection to the server's port 9.
+// directTo starts a server and other nodes that reach it directly, all with the same number of
+// processors to plan for. Each of the others has a connection to port 9 of the server.
 func directTo(tb testing.TB, clients, processors int) (out, in []net.Conn) {
 	tb.Helper()
 	m := newMesh(tb)
@@ -237,7 +241,7 @@ func directTo(tb testing.TB, clients, processors int) (out, in []net.Conn) {
 	for _, n := range m.nodes {
 		n.startReady(func(c *Config) { c.Processors = processors })
 	}
-	if got, want := server.conn.Lanes(), server.cfg.lanes(); got != want {
+	if got, want := server.plane.conn.Lanes(), server.cfg.lanes(); got != want {
 		tb.Fatalf("%d lanes with %d processors, want %d", got, processors, want)
 	}
 	m.introduce()
@@ -263,7 +267,7 @@ func directTo(tb testing.TB, clients, processors int) (out, in []net.Conn) {
 	return out, in
 }
 
-// A node with many lanes is a node: connections from several others at once bring what was sent.
+// A node with several lanes delivers the bytes of several connections at once.
 func TestNodeWithLanes(t *testing.T) {
 	out, in := directTo(t, 3, 16)
 	var wg sync.WaitGroup
@@ -274,7 +278,7 @@ func TestNodeWithLanes(t *testing.T) {
 	wg.Wait()
 }
 
-// numbers are what sendNumbers sends.
+// numbers are the bytes that sendNumbers sends.
 const numbers = 1 << 18
 
 func sendNumbers(t *testing.T, c net.Conn) {
@@ -303,7 +307,7 @@ func wantNumbers(t *testing.T, c net.Conn) {
 	}
 }
 
-// gate holds up whoever passes while it is shut.
+// gate blocks its callers while it is shut.
 type gate struct{ shut atomic.Pointer[chan struct{}] }
 
 func (g *gate) close() {
@@ -319,7 +323,7 @@ func (g *gate) pass() {
 	}
 }
 
-// tally tells when as much has happened as is expected.
+// tally counts events and reports when there are as many as expected.
 type tally struct {
 	n, want atomic.Int64
 	donec   chan struct{} // capacity 1
@@ -339,7 +343,7 @@ func (t *tally) add(n int) {
 	}
 }
 
-// await waits until it has, or reports false after a while.
+// await waits for the expected number; it reports false after a timeout.
 func (t *tally) await(patience time.Duration) bool {
 	select {
 	case <-t.donec:
@@ -349,7 +353,7 @@ func (t *tally) await(patience time.Duration) bool {
 	}
 }
 
-// gatedBind is a transport whose receivers pass a gate, and that counts what is sent.
+// gatedBind is a transport whose receivers wait at a gate, and which counts the packets sent.
 type gatedBind struct {
 	*transport.Conn
 	gate *gate

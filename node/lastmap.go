@@ -7,41 +7,41 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// A node keeps its network map, so that it can start while its coordination server is away. The map
-// says when keys expire and whom the policy lets in, and both hold without the server too.
+// A node saves its network map, so that it can start while its coordination server cannot be
+// reached. The expiry of keys and the policy in the map are enforced without the server too.
 
 const (
-	// lastMapAge is how old a map may be with which a node starts. What the server has changed since,
-	// such as a node that was removed, is not known.
+	// lastMapAge bounds the age of a map with which a node starts, because the node does not know
+	// what the server has changed since, for example that it has removed a node.
 	lastMapAge = 24 * time.Hour
 
-	// saveMapEvery is how often a map that changes is saved. A large one is saved so seldom that this
-	// takes a hundredth of the time at the most.
+	// saveMapEvery is the least time between two saves of a map that changes. A large map is saved
+	// less often, so that saving takes 1/saveMapShare of the time at most.
 	saveMapEvery = time.Minute
 	saveMapShare = 100
 )
 
-// savedMap is the form in which a map is kept.
+// savedMap is the stored form of a map.
 type savedMap struct {
 	Saved  time.Time            `json:"saved"`
-	Server string               `json:"server"` // its URL
-	Node   key.NodePublic       `json:"node"`   // whose map it is
+	Server string               `json:"server"` // URL
+	Node   key.NodePublic       `json:"node"`   // the node that received the map
 	Map    *control.MapResponse `json:"map"`
 }
 
-// mapKeeper saves the maps of a membership. Its run goroutine owns it.
+// mapKeeper saves and loads the maps of a membership. It is owned by membership.run.
 type mapKeeper struct {
 	cfg     *Control
-	unsaved *control.NetMap // newer than what was saved; nil: nothing is
-	next    time.Time       // not to be saved before
-	tried   bool            // the saved map was looked at
-	onLast  bool            // the node has started on a saved map, and the server has not given one yet
+	unsaved *control.NetMap // newer than the saved map; nil if there is none
+	next    time.Time       // no save before
+	tried   bool            // the saved map was loaded, or could not be
+	onLast  bool            // the node has started with the saved map and not received another yet
 }
 
-// note takes the server's latest map, and saves it if it is time to.
+// note takes the server's latest map, and saves it if the last save is long enough ago.
 func (k *mapKeeper) note(nm *control.NetMap, now time.Time) error {
 	k.unsaved, k.onLast = nm, false
 	if now.Before(k.next) {
@@ -50,8 +50,8 @@ func (k *mapKeeper) note(nm *control.NetMap, now time.Time) error {
 	return k.flush(now)
 }
 
-// flush saves what is not saved yet. An ephemeral node has no use for a map without its server,
-// which forgets it when it leaves.
+// flush saves the latest map if it is not saved yet. Maps of ephemeral nodes are not saved, because
+// the server forgets such a node when it is gone.
 func (k *mapKeeper) flush(now time.Time) error {
 	nm := k.unsaved
 	if nm == nil || k.cfg.SaveMap == nil || k.cfg.Ephemeral {
@@ -64,14 +64,14 @@ func (k *mapKeeper) flush(now time.Time) error {
 	}
 	k.next = now.Add(max(saveMapEvery, saveMapShare*time.Since(now)))
 	if err != nil {
-		return fmt.Errorf("keeping the network map: %w", err)
+		return fmt.Errorf("saving the network map: %w", err)
 	}
 	return nil
 }
 
-var errNoLastMap = errors.New("there is none")
+var errNoLastMap = errors.New("there is no saved network map")
 
-// load returns the saved map if the node may start on it, and when it was saved.
+// load returns the saved map if the node may start with it, and when it was saved.
 func (k *mapKeeper) load(node key.NodePublic, now time.Time) (*control.NetMap, time.Time, error) {
 	if k.cfg.LastMap == nil || k.cfg.Ephemeral {
 		return nil, time.Time{}, errNoLastMap
@@ -82,18 +82,19 @@ func (k *mapKeeper) load(node key.NodePublic, now time.Time) (*control.NetMap, t
 	}
 	var s savedMap
 	if err := json.Unmarshal(b, &s); err != nil || s.Map == nil {
-		return nil, time.Time{}, errors.New("it is damaged")
+		return nil, time.Time{}, errors.New("the saved network map is damaged")
 	}
 	switch age := now.Sub(s.Saved); {
 	case s.Node != node || s.Server != k.cfg.URL:
-		return nil, s.Saved, errors.New("it is of another node or server")
+		return nil, s.Saved, errors.New("the saved network map is of another node or server")
 	case age < 0 || age > lastMapAge:
-		return nil, s.Saved, fmt.Errorf("it is of %s, and may be %v old at the most", s.Saved.UTC().Format(time.RFC3339), lastMapAge)
+		return nil, s.Saved, fmt.Errorf("the saved network map is of %s, and must not be older than %v",
+			s.Saved.UTC().Format(time.RFC3339), lastMapAge)
 	}
 	var none *control.NetMap
 	nm, err := none.Apply(s.Map, s.Saved)
 	if err != nil {
-		return nil, s.Saved, fmt.Errorf("reading it: %w", err)
+		return nil, s.Saved, fmt.Errorf("reading the saved network map: %w", err)
 	}
 	if expired(nm, now) {
 		return nil, s.Saved, errKeyExpired
@@ -101,7 +102,7 @@ func (k *mapKeeper) load(node key.NodePublic, now time.Time) (*control.NetMap, t
 	return nm, s.Saved, nil
 }
 
-// startOnLast starts a node on its last map if the server cannot be reached.
+// startOnLast has the node start with its saved map if the server cannot be reached.
 func (m *membership) startOnLast(err error) {
 	if m.hasJoined() || m.maps.tried || !errors.Is(err, control.ErrUnreachable) {
 		return
@@ -110,32 +111,32 @@ func (m *membership) startOnLast(err error) {
 	nm, saved, err := m.maps.load(m.n.key().Public(), time.Now())
 	switch {
 	case errors.Is(err, errNoLastMap):
-		m.n.log.Debug("no last network map", "err", err)
+		m.n.log.Debug("network map not loaded", "err", err)
 	case err != nil:
-		m.n.log.Warn("the last network map is not used", "err", err)
+		m.n.log.Warn("saved network map not used", "err", err)
 	default:
-		m.n.log.Warn("the coordination server is away: starting on the last network map", "saved", saved.UTC())
+		m.n.log.Warn("coordination server unreachable: starting with the saved network map", "saved", saved.UTC())
 		m.maps.onLast = true
 		m.apply(nm)
 	}
 }
 
-// keepMap saves a map of the server's.
+// keepMap saves a map from the server.
 func (m *membership) keepMap(nm *control.NetMap) {
 	if err := m.maps.note(nm, time.Now()); err != nil {
-		m.n.log.Warn("starting without the coordination server will not be possible", "err", err)
+		m.n.log.Warn("network map not saved: the node cannot start without the coordination server", "err", err)
 	}
 }
 
-// flushMap saves the last map before the node ends.
+// flushMap saves the latest map when the conversation ends.
 func (m *membership) flushMap() {
 	if err := m.maps.flush(time.Now()); err != nil {
-		m.n.log.Warn("starting without the coordination server will not be possible", "err", err)
+		m.n.log.Warn("network map not saved: the node cannot start without the coordination server", "err", err)
 	}
 }
 
-// honourExpiry applies what time has changed in the map while there is no conversation: peers whose
-// keys have expired are left out, and all of them when the node's own has.
+// honourExpiry applies the expiry of keys while there is no conversation with the server: it drops
+// peers whose keys have expired, and all peers if the node's own key has.
 func (m *membership) honourExpiry(now time.Time) {
 	m.mu.Lock()
 	nm, applied := m.netmap, m.applied
@@ -149,7 +150,8 @@ func (m *membership) honourExpiry(now time.Time) {
 	}
 }
 
-// peersExpired reports whether the key of a peer has expired between two times.
+// peersExpired reports whether the key of a peer has expired between two times of this node's
+// clock.
 func peersExpired(nm *control.NetMap, from, to time.Time) bool {
 	from, to = from.Add(nm.ClockSkew), to.Add(nm.ClockSkew)
 	for _, p := range nm.Peers {
@@ -160,7 +162,7 @@ func peersExpired(nm *control.NetMap, from, to time.Time) bool {
 	return false
 }
 
-// leavePeers goes on with a map that has the node itself only.
+// leavePeers replaces the map by one without peers.
 func (m *membership) leavePeers(reason string) {
 	m.mu.Lock()
 	nm := m.netmap
@@ -168,7 +170,7 @@ func (m *membership) leavePeers(reason string) {
 	if nm == nil || len(nm.Peers) == 0 {
 		return
 	}
-	m.n.log.Warn("peers are given up", "reason", reason)
+	m.n.log.Warn("peers dropped", "reason", reason)
 	alone := *nm
 	alone.Peers = nil
 	m.apply(&alone)

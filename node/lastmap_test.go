@@ -12,17 +12,17 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// disk keeps what a node keeps in its state directory.
+// disk stands for a node's state directory.
 type disk struct {
 	mu       sync.Mutex
 	identity Identity
 	netmap   []byte
 }
 
-// use has a node keep its state there.
+// use makes a configuration save its state on the disk.
 func (d *disk) use(c *Config) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -46,7 +46,7 @@ func (d *disk) use(c *Config) {
 	}
 }
 
-// cutOff has a node not reach its server while away is true.
+// cutOff keeps a node from reaching its server while away is true.
 func cutOff(away *atomic.Bool) func(*Config) {
 	return func(c *Config) {
 		server, _ := url.Parse(c.Control.URL)
@@ -63,8 +63,8 @@ func hasIssue(s Status, code string) bool {
 	return slices.ContainsFunc(s.Health, func(i HealthIssue) bool { return i.Code == code })
 }
 
-// While the server is away a node starts on the map of its last run, reaches peers, and says that
-// the server is away. Later it goes on with the server's map.
+// While the server cannot be reached, a node starts with its saved map, reaches peers, and reports
+// the problem. Later it continues with the server's map.
 func TestStartOnLastMap(t *testing.T) {
 	n := newNetwork(t)
 	b := n.join("beta")
@@ -93,7 +93,7 @@ func TestStartOnLastMap(t *testing.T) {
 	}
 }
 
-// A node that was removed meanwhile gives up its peers as soon as the server says so.
+// A node that was removed meanwhile drops its peers as soon as it hears from the server.
 func TestRemovedNodeStartsOnLastMap(t *testing.T) {
 	n := newNetwork(t)
 	n.join("beta").serveHTTP(80, "beta")
@@ -115,13 +115,14 @@ func TestRemovedNodeStartsOnLastMap(t *testing.T) {
 	})
 }
 
-// A saved map is used only by the node and for the server that it is of, for a time, and until the
-// node's key expires.
+// A saved map is used only by the node and for the server that it belongs to, for a limited time,
+// and until the node's key expires.
 func TestLastMapIsLimited(t *testing.T) {
 	now := time.Now()
 	node, other := newPublicKey(), newPublicKey()
 	nm := func(expiry time.Time) *control.NetMap {
-		return &control.NetMap{Self: &control.Node{ID: 1, Key: node, KeyExpiry: expiry}, ClockSkew: -time.Hour, DERPMap: &control.DERPMap{}}
+		return &control.NetMap{Self: &control.Node{ID: 1, Key: node, KeyExpiry: expiry}, ClockSkew: -time.Hour,
+			DERPMap: &control.DERPMap{}}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -133,12 +134,15 @@ func TestLastMapIsLimited(t *testing.T) {
 	}{
 		{name: "at once", node: node, url: "http://a"},
 		{name: "after a while", node: node, url: "http://a", after: lastMapAge},
-		{name: "too late", node: node, url: "http://a", after: lastMapAge + time.Second, want: "may be 24h0m0s old"},
-		{name: "a clock that was put back", node: node, url: "http://a", after: -time.Hour, want: "may be 24h0m0s old"},
+		{name: "too late", node: node, url: "http://a", after: lastMapAge + time.Second,
+			want: "must not be older than 24h0m0s"},
+		{name: "a clock that was put back", node: node, url: "http://a", after: -time.Hour,
+			want: "must not be older than 24h0m0s"},
 		{name: "another node", node: other, url: "http://a", want: "of another node or server"},
 		{name: "another server", node: node, url: "http://b", want: "of another node or server"},
 		{name: "the key holds, by the server's clock", node: node, url: "http://a", expiry: now.Add(-30 * time.Minute)},
-		{name: "the key has expired", node: node, url: "http://a", after: time.Hour, expiry: now.Add(-30 * time.Minute), want: "key has expired"},
+		{name: "the key has expired", node: node, url: "http://a", after: time.Hour, expiry: now.Add(-30 * time.Minute),
+			want: "key has expired"},
 	} {
 		var d disk
 		cfg := Config{Control: &Control{URL: "http://a"}}
@@ -162,7 +166,7 @@ func TestLastMapIsLimited(t *testing.T) {
 	}
 }
 
-// A map that keeps changing is saved at most once a minute, and once more at the end.
+// A map that keeps changing is saved once a minute at most, and once more at the end.
 func TestMapIsSavedSeldom(t *testing.T) {
 	now := time.Now()
 	var saved []string
@@ -183,14 +187,15 @@ func TestMapIsSavedSeldom(t *testing.T) {
 	}
 }
 
-// Without the server, a peer is left out once its key has expired, and all are once the node's has.
+// Without the server, a peer is dropped once its key has expired, and all peers once the node's own
+// key has.
 func TestExpiryWithoutServer(t *testing.T) {
 	n := newNetwork(t)
 	n.join("beta")
 	a := n.join("alpha")
 	eventually(t, "alpha knows beta", func() bool { return len(a.Status().Peers) == 1 })
 	m := a.member
-	m.stop()
+	m.talk.stop()
 	now := time.Now()
 	m.mu.Lock()
 	nm := *m.netmap

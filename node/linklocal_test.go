@@ -9,11 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// Link-local addresses that a peer has are reached through the tunnel, whatever zone a client
-// names, and never on the host's network.
+// Link-local addresses of a peer are reached through the tunnel, whatever zone a client names, and
+// never on the host's network.
 func TestLinkLocalAddressesOfPeer(t *testing.T) {
 	k := key.NewNodePrivate()
 	p := newStockPeer(t, &addressBind{ip: "127.0.0.1"}, k.Public())
@@ -22,7 +22,8 @@ func TestLinkLocalAddressesOfPeer(t *testing.T) {
 		t.Fatal(err)
 	}
 	public := k.Public()
-	if err := p.dev.IpcSet(fmt.Sprintf("public_key=%x\nallowed_ip=fe80::2/128\nallowed_ip=169.254.7.2/32\n", public[:])); err != nil {
+	if err := p.dev.IpcSet(fmt.Sprintf("public_key=%x\nallowed_ip=fe80::2/128\nallowed_ip=169.254.7.2/32\n",
+		public[:])); err != nil {
 		t.Fatal(err)
 	}
 	for _, a := range special {
@@ -55,12 +56,13 @@ func TestLinkLocalAddressesOfPeer(t *testing.T) {
 		}
 		c.Close()
 	}
-	// Outside the mesh a zone says which link of the host is meant.
+	// Outside the mesh, the zone names a link of the host.
 	if _, err := n.DialContext(t.Context(), "tcp", "[fe80:1::1%lo]:7"); err == nil ||
 		err.Error() != "dialling [fe80:1::1%lo]:7: the host was asked for [fe80:1::1%lo]:7" {
 		t.Errorf("outside the mesh: %v", err)
 	}
-	if v := n.Why(t.Context(), "[fe80:1::1%lo]:7"); v.Broken != StepTCP || v.Text != "the host was asked for [fe80:1::1%lo]:7" {
+	if v := n.Why(t.Context(), "[fe80:1::1%lo]:7"); v.Broken != StepTCP ||
+		v.Text != "the host was asked for [fe80:1::1%lo]:7" {
 		t.Errorf("outside the mesh: %+v", v)
 	}
 	if v := n.Why(t.Context(), "[fe80::1%lo]:7"); v.Broken != "" {

@@ -9,74 +9,50 @@ import (
 	"ginnel/userstack"
 )
 
-// accepts is the stack's filter: what the map allows. What it allows and nobody serves, the stack
-// refuses.
-func (n *Node) accepts(f userstack.Flow) bool {
-	m := n.netmap.Load()
-	isOwn := n.routes.Load().isOwn(f.Dst.Addr())
-	switch f.Protocol {
-	case userstack.TCP, userstack.UDP:
-		if !isOwn && (m.Filter == nil || !n.router.takes(f.Dst.Addr())) {
-			return false
-		}
-	default:
-		if !isOwn || !m.Mesh {
-			return false
-		}
-	}
-	if m.Filter == nil || m.Filter(f) || isOwn && f.Protocol == userstack.TCP && n.exitDNS.admits(f.Src.Addr(), f.Dst.Port()) {
-		return true
-	}
-	if f.Protocol == userstack.TCP {
-		n.stack.TellRejected(f)
-	}
-	return false
-}
-
 // Listen accepts TCP connections from peers on addr; an unspecified or invalid IP means all of the
 // node's addresses.
-func (n *Node) Listen(addr netip.AddrPort) (net.Listener, error) { return n.stack.Listen(addr) }
+func (n *Node) Listen(addr netip.AddrPort) (net.Listener, error) { return n.plane.stack.Listen(addr) }
 
-// ListenPacket receives datagrams from peers on addr, as Listen does connections. On port 0 only
-// answers to what was sent come in. On another, answers come in even where the map's filter lets
-// nobody begin.
+// ListenPacket receives datagrams from peers on addr, as Listen accepts connections. On port 0 it
+// receives only replies. On another port it receives replies even from peers that the map's filter
+// does not let send first.
 func (n *Node) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
-	c, err := n.servePackets(addr)
+	c, err := n.ingress.listenReplying(addr)
 	if err != nil {
 		return nil, err
 	}
-	c.begins = addr.Port() != 0 && n.member != nil
+	c.sendsFirst = addr.Port() != 0 && n.member != nil
 	return c, nil
 }
 
-// servePackets is ListenPacket for a socket that only answers.
-func (n *Node) servePackets(addr netip.AddrPort) (*meshPacketConn, error) {
-	pc, err := n.stack.ListenPacket(addr)
+// listenReplying opens a socket that only replies to what peers send.
+func (g *ingress) listenReplying(addr netip.AddrPort) (*meshPacketConn, error) {
+	pc, err := g.plane.stack.ListenPacket(addr)
 	if err != nil {
 		return nil, err
 	}
-	return &meshPacketConn{PacketConn: pc, n: n, port: addr.Port()}, nil
+	return &meshPacketConn{PacketConn: pc, g: g, port: addr.Port()}, nil
 }
 
-// meshPacketConn is a socket in the mesh.
+// meshPacketConn is a UDP socket in the mesh.
 type meshPacketConn struct {
 	*userstack.PacketConn
-	n      *Node
-	port   uint16
-	begins bool // it may send first, from a port that the stack asks the filter about
+	g          *ingress
+	port       uint16
+	sendsFirst bool // from a port that others may send to, so that the stack asks the filter about replies
 
-	told atomic.Pointer[sentTo] // what the filter was told last
+	lastNoted atomic.Pointer[notedSend] // the last send that the filter has noted
 }
 
-// sentTo is a destination, and when the filter was told of it.
-type sentTo struct {
+// notedSend is a send to a destination.
+type notedSend struct {
 	to netip.AddrPort
 	at time.Time
 }
 
-// tellAgain is how long the filter need not be told of a destination again; it forgets those that
-// were used the longest ago.
-const tellAgain = time.Second
+// noteAgain is after how long the filter has to note sends to the same destination again. The
+// filter forgets the least recently used destinations.
+const noteAgain = time.Second
 
 // WriteTo implements net.PacketConn.
 func (c *meshPacketConn) WriteTo(b []byte, addr net.Addr) (int, error) {
@@ -86,27 +62,27 @@ func (c *meshPacketConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return c.PacketConn.WriteTo(b, addr)
 }
 
-// WriteToUDPAddrPort is WriteTo without the allocations.
+// WriteToUDPAddrPort is WriteTo without allocations.
 func (c *meshPacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	c.prepare(to)
 	return c.PacketConn.WriteToUDPAddrPort(b, to)
 }
 
-// prepare has the way to a peer, and back, open for a datagram.
+// prepare wakes the peer that a datagram is for, and has the filter let replies in.
 func (c *meshPacketConn) prepare(to netip.AddrPort) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	c.n.wakePeer(c.n.routes.Load().peer(to.Addr()))
-	if !c.begins {
+	c.g.dialer.wakePeer(c.g.plane.routes.Load().peer(to.Addr()))
+	if !c.sendsFirst {
 		return
 	}
 	now := time.Now()
-	if t := c.told.Load(); t != nil && t.to == to && now.Sub(t.at) < tellAgain {
+	if last := c.lastNoted.Load(); last != nil && last.to == to && now.Sub(last.at) < noteAgain {
 		return
 	}
-	c.told.Store(&sentTo{to, now})
-	for _, own := range c.n.stack.Addrs() {
+	c.lastNoted.Store(&notedSend{to, now})
+	for _, own := range c.g.plane.stack.Addrs() {
 		if own.Is4() == to.Addr().Is4() {
-			c.n.member.mapper.filter.Sent(netip.AddrPortFrom(own, c.port), to)
+			c.g.member.mapper.filter.Sent(netip.AddrPortFrom(own, c.port), to)
 		}
 	}
 }

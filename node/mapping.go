@@ -17,20 +17,18 @@ import (
 	"ginnel/userstack"
 )
 
-// This file turns a coordination server's map into the node's own, and is the only one to do so.
-
-// mapper does that for one node, and keeps the packet filter of the map. Answers to what this node
-// has sent are known to the stack, which does not ask about them, but for what was sent from a port
-// that others may send to.
+// mapper translates the maps of a coordination server into those of this node, and has the packet
+// filter. The stack asks the filter about replies only if they come to a port to which others may
+// send; it recognizes all other replies itself.
 type mapper struct {
 	cfg    *Control
 	filter filter.Filter
 	log    *slog.Logger
 
-	exitLost string // as the last map had it
+	exitLost string // of the last map
 }
 
-// networkMap translates m as it stands at a time of the server's clock.
+// networkMap translates m. Keys expire by the server's clock.
 func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 	now := time.Now().Add(m.ClockSkew)
 	domain := magicSuffix(m.Self)
@@ -53,21 +51,21 @@ func (t *mapper) networkMap(m *control.NetMap, home int) NetworkMap {
 	out.ExitLost = t.exitLost
 	for _, p := range m.Peers {
 		if usable(p, now) {
-			out.Peers = append(out.Peers, t.peer(p, domain, p == exit, taken))
+			out.Peers = append(out.Peers, t.peer(p, domain, t.allowed(p, exit, taken)))
 		}
 	}
 	t.setFilter(m)
 	return out
 }
 
-// usable reports whether a peer can be spoken with: its key holds, and there is a way to it
-// (control specification, section 8).
+// usable reports whether the node can use a peer: its key is valid and has not expired, and it can
+// be reached (control specification, section 8).
 func usable(p *control.Node, now time.Time) bool {
 	expired := p.Expired || !p.KeyExpiry.IsZero() && !now.Before(p.KeyExpiry)
 	return !expired && p.Key.Check() == nil && (p.IsWireGuardOnly || !p.DiscoKey.IsZero() || p.HomeDERP != 0)
 }
 
-// nodeAddresses returns the addresses of all nodes, this one included.
+// nodeAddresses returns the addresses of all nodes, including this one.
 func nodeAddresses(m *control.NetMap) map[netip.Prefix]bool {
 	all := make(map[netip.Prefix]bool, 2*len(m.Peers)+2)
 	for _, n := range append([]*control.Node{m.Self}, m.Peers...) {
@@ -78,11 +76,11 @@ func nodeAddresses(m *control.NetMap) map[netip.Prefix]bool {
 	return all
 }
 
-func (t *mapper) peer(p *control.Node, domain string, isExit bool, taken func() map[netip.Prefix]bool) Peer {
+func (t *mapper) peer(p *control.Node, domain string, allowed []netip.Prefix) Peer {
 	out := Peer{
 		Name:      shortName(p.Name, domain),
 		Key:       p.Key,
-		Addresses: t.allowed(p, isExit, taken),
+		Addresses: allowed,
 		Disco:     p.DiscoKey,
 		Endpoints: p.Endpoints,
 		Region:    p.HomeDERP,
@@ -95,31 +93,33 @@ func (t *mapper) peer(p *control.Node, domain string, isExit bool, taken func() 
 	return out
 }
 
-// allowed are the prefixes that go to a peer and may come from it: its addresses, and what it is
-// the router for. Whatever the server says, no route takes an address that another node has.
-func (t *mapper) allowed(p *control.Node, isExit bool, taken func() map[netip.Prefix]bool) (prefixes []netip.Prefix) {
+// allowed returns the prefixes to which a peer may be sent packets and from which it may send: its
+// addresses, and the routes that this node uses. A route that contains the address of a node is
+// left out, even though the server has it.
+func (t *mapper) allowed(p, exit *control.Node, taken func() map[netip.Prefix]bool) (prefixes []netip.Prefix) {
 	for _, a := range p.AllowedIPs {
-		if a.IsValid() && (slices.Contains(p.Addresses, a) || t.routes(a, isExit) && !takesNodes(a, taken)) {
+		used := t.usesRoute(a)
+		if a.Bits() == 0 {
+			used = p == exit
+		}
+		if a.IsValid() && (slices.Contains(p.Addresses, a) || used && !takesNodes(a, taken)) {
 			prefixes = append(prefixes, a)
 		}
 	}
 	return prefixes
 }
 
-// routes reports whether this node wants a route. Services have addresses of their own in the mesh,
-// which several nodes may be the way to.
-func (t *mapper) routes(route netip.Prefix, isExit bool) bool {
-	if route.Bits() == 0 {
-		return isExit
-	}
+// usesRoute reports whether this node uses a route other than a default route. The address of a
+// service, which several nodes may serve, is always used.
+func (t *mapper) usesRoute(route netip.Prefix) bool {
 	return t.cfg.AcceptRoutes || route.IsSingleIP() && meshaddr.Contains(route.Addr())
 }
 
-// takesNodes reports whether a route would take one of the addresses that nodes have.
+// takesNodes reports whether a route would take packets to the address of a node.
 func takesNodes(route netip.Prefix, taken func() map[netip.Prefix]bool) bool {
 	switch {
 	case route.Bits() == 0:
-		return false // takes only what nothing else does
+		return false // every other route is longer
 	case route.IsSingleIP():
 		return taken()[route]
 	case meshaddr.TakenBy(route):
@@ -133,8 +133,7 @@ func takesNodes(route netip.Prefix, taken func() map[netip.Prefix]bool) bool {
 	return false
 }
 
-// exitNode finds the peer that everything else leaves by; nil if none was asked for or it is not
-// there.
+// exitNode returns the exit node; nil if none was requested, or it cannot be used.
 func (t *mapper) exitNode(m *control.NetMap, domain string, now time.Time) *control.Node {
 	want := hostName(t.cfg.ExitNode)
 	if want == "" {
@@ -157,8 +156,8 @@ func (t *mapper) exitNode(m *control.NetMap, domain string, now time.Time) *cont
 		}
 	}
 	lost := fmt.Sprintf("exit node %q: %s; nothing outside the mesh is reached", t.cfg.ExitNode, why)
-	if lost != t.exitLost { // there are many maps
-		t.log.Warn("the exit node is not there: nothing outside the mesh is reached", "exit_node", t.cfg.ExitNode, "why", why)
+	if lost != t.exitLost { // logs a loss once, not for each map
+		t.log.Warn("exit node is not there: nothing outside the mesh is reached", "exit_node", t.cfg.ExitNode, "why", why)
 	}
 	t.exitLost = lost
 	return nil
@@ -170,7 +169,7 @@ func offersExit(p *control.Node) bool {
 	return is4 && is6
 }
 
-// setFilter enforces the map's packet filter. One that makes no sense lets nothing in.
+// setFilter enforces the map's packet filter. An invalid filter lets nothing in.
 func (t *mapper) setFilter(m *control.NetMap) {
 	local := append(slices.Clone(m.Self.Addresses), t.cfg.AdvertiseRoutes...)
 	cfg := filter.Config{Rules: m.Filter, Local: local, HasCapability: capabilities(m.Peers)}
@@ -180,15 +179,15 @@ func (t *mapper) setFilter(m *control.NetMap) {
 		}
 	}
 	if err := t.filter.Set(cfg); err != nil {
-		t.log.Error("the packet filter of the map is refused; nothing comes in", "err", err)
+		t.log.Error("packet filter of the map is invalid; nothing is let in", "err", err)
 		cfg.Rules = nil
-		t.filter.Set(cfg) // no rules cannot be wrong
+		t.filter.Set(cfg) // does not fail without rules
 	}
 }
 
 func (t *mapper) accepts(f userstack.Flow) bool { return t.filter.In(f.Packet) }
 
-// capabilities answers for the attributes of peers by their addresses.
+// capabilities returns a function that reports whether the peer with an address has a capability.
 func capabilities(peers []*control.Node) func(netip.Addr, string) bool {
 	have := make(map[netip.Addr]control.CapMap)
 	for _, p := range peers {
@@ -204,13 +203,14 @@ func capabilities(peers []*control.Node) func(netip.Addr, string) bool {
 	}
 }
 
-// magicSuffix is the domain of the mesh's names: what follows our own (section 7.3).
+// magicSuffix returns the domain of the mesh: what follows the host name in our own name (control
+// specification, section 7.3).
 func magicSuffix(self *control.Node) string {
 	_, domain, _ := strings.Cut(hostName(self.Name), ".")
 	return domain
 }
 
-// shortName is a name without the mesh's domain.
+// shortName returns a name without the mesh's domain.
 func shortName(name, domain string) string {
 	name = hostName(name)
 	if short, ok := strings.CutSuffix(name, "."+domain); ok && domain != "" {
@@ -219,7 +219,7 @@ func shortName(name, domain string) string {
 	return name
 }
 
-// relayMap leaves out what is no use: a region without relays, or with some that make no sense.
+// relayMap translates the relays. It leaves out invalid regions.
 func relayMap(m *control.DERPMap) relay.Map {
 	out := relay.Map{Regions: make(map[int]*relay.Region, len(m.Regions))}
 	if m.HomeParams != nil {
@@ -227,13 +227,15 @@ func relayMap(m *control.DERPMap) relay.Map {
 	}
 	for _, id := range slices.Sorted(maps.Keys(m.Regions)) {
 		r := m.Regions[id]
-		region := &relay.Region{RegionID: r.RegionID, RegionCode: r.RegionCode, RegionName: r.RegionName, Latitude: r.Latitude,
+		region := &relay.Region{RegionID: r.RegionID, RegionCode: r.RegionCode, RegionName: r.RegionName,
+			Latitude:  r.Latitude,
 			Longitude: r.Longitude, Avoid: r.Avoid, NoMeasureNoHome: r.NoMeasureNoHome}
 		for _, n := range r.Nodes {
 			if n != nil {
-				region.Nodes = append(region.Nodes, &relay.Node{Name: n.Name, RegionID: n.RegionID, HostName: n.HostName, CertName: n.CertName,
-					IPv4: n.IPv4, IPv6: n.IPv6, STUNPort: n.STUNPort, STUNOnly: n.STUNOnly, DERPPort: n.DERPPort,
-					InsecureForTests: n.InsecureForTests, STUNTestIP: n.STUNTestIP, CanPort80: n.CanPort80})
+				region.Nodes = append(region.Nodes,
+					&relay.Node{Name: n.Name, RegionID: n.RegionID, HostName: n.HostName, CertName: n.CertName,
+						IPv4: n.IPv4, IPv6: n.IPv6, STUNPort: n.STUNPort, STUNOnly: n.STUNOnly, DERPPort: n.DERPPort,
+						InsecureForTests: n.InsecureForTests, STUNTestIP: n.STUNTestIP, CanPort80: n.CanPort80})
 			}
 		}
 		out.Regions[id] = region

@@ -7,11 +7,9 @@ import (
 	"ginnel/control"
 )
 
-// Who resolves names, as the map of a coordination server has it.
-
-// dns is who resolves names. With an exit node, names outside the mesh are asked by way of it: of
-// the map's servers for all names, and then of the exit node itself. Without the former, the
-// servers that the map has for want of others come last.
+// dns translates the DNS settings. With an exit node, names outside the mesh are resolved through
+// it: by the map's servers for all names, if there are any, then by the exit node's own server. If
+// there are none, the map's fallback servers come last.
 func (t *mapper) dns(c *control.DNSConfig, exit *control.Node) DNS {
 	d := dnsConfig(c)
 	if t.cfg.ExitNode == "" {
@@ -27,7 +25,7 @@ func (t *mapper) dns(c *control.DNSConfig, exit *control.Node) DNS {
 	return d
 }
 
-// dnsConfig takes the resolvers that this node can ask; DNS over TLS is left out.
+// dnsConfig translates the resolvers that this node can ask. It cannot ask over TLS (RFC 7858).
 func dnsConfig(c *control.DNSConfig) DNS {
 	if c == nil {
 		return DNS{}
@@ -54,8 +52,7 @@ func dnsConfig(c *control.DNSConfig) DNS {
 	return d
 }
 
-// nameservers translates resolvers and keeps where their hosts are. Plain HTTP is for servers in
-// the mesh.
+// nameservers translates resolvers, and adds the addresses of their hosts to d.Bootstrap.
 func (d *DNS) nameservers(list []control.Resolver) (servers []Nameserver) {
 	for _, r := range list {
 		if a, err := netip.ParseAddr(r.Addr); err == nil {
@@ -75,14 +72,14 @@ func (d *DNS) nameservers(list []control.Resolver) (servers []Nameserver) {
 	return servers
 }
 
-// Services that nodes tell of in their host information (control specification, section 5.8).
+// Services in the host information of nodes (control specification, section 5.8).
 const (
 	servicePeerAPI4 = "peerapi4"
 	servicePeerAPI6 = "peerapi6"
 	serviceDNSProxy = "peerapi-dns-proxy"
 )
 
-// exitNameserver is the DNS server of an exit node, if that has one.
+// exitNameserver returns the DNS server of an exit node; false if it has none.
 func exitNameserver(exit *control.Node) (s Nameserver, ok bool) {
 	if exit == nil || exit.Hostinfo == nil {
 		return s, false
@@ -93,7 +90,8 @@ func exitNameserver(exit *control.Node) (s Nameserver, ok bool) {
 	}
 	for _, service := range services {
 		for _, a := range exit.Addresses {
-			if service.Port != 0 && (service.Proto == servicePeerAPI4 && a.Addr().Is4() || service.Proto == servicePeerAPI6 && a.Addr().Is6()) {
+			if service.Port != 0 && (service.Proto == servicePeerAPI4 && a.Addr().Is4() ||
+				service.Proto == servicePeerAPI6 && a.Addr().Is6()) {
 				at := netip.AddrPortFrom(a.Addr(), service.Port)
 				return Nameserver{URL: "http://" + at.String() + pathDNSQuery}, true
 			}

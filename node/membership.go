@@ -12,63 +12,59 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/transport"
 )
 
-// membership keeps a node agreed with its coordination server: one goroutine registers and follows
-// the map (run), one tells the server what changes here (report). The last map holds while the
-// server is away.
+// membership is the conversation with the coordination server: run registers the node and follows
+// its map, and report tells the server what changes here. The last map stays in force while the
+// server cannot be reached.
 type membership struct {
 	n      *Node
 	cfg    *Control
 	client *control.Client
 	mapper mapper
 	maps   mapKeeper
-	homes  *homeChooser
-	relays relayMeter
-	old    key.NodePublic // the key before this one, until the server knows; owned by run
-	noKey  bool           // the pre-auth key does not count any more: somebody has to approve the node; owned by run
+	talk   conversation
+	noKey  bool // the pre-auth key is not sent any more: a person has to approve the node; owned by run
 
 	joined     chan struct{} // closed by the first map
-	registered chan struct{} // has an item after each registration: there may be news to tell
+	registered chan struct{} // capacity 1; has an item when report may have something to send
 	once       sync.Once
 
-	lifeMu sync.Mutex         // held by begin and stop
-	cancel context.CancelFunc // ends run and report, which wg counts; nil: they do not run
-	wg     sync.WaitGroup
-
 	mu            sync.Mutex
-	netmap        *control.NetMap // nil before the first
-	applied       time.Time       // when it was made the node's
-	err           error           // why there is no conversation with the server now; nil: there is
+	netmap        *control.NetMap // nil before the first map
+	applied       time.Time       // when netmap became the node's
+	err           error           // why there is no conversation with the server; nil while there is one
 	login         string          // the page on which the node waits to be approved
-	home          int
-	registrations int  // with success
+	expired       bool            // the node's key has expired, and the server has not accepted it or another again
+	home          homeSelection
+	registrations int  // successful ones
 	known         bool // the server may have a registration of ours
-	rival         rival
+	duplicate     duplicateKey
 }
 
 func newMembership(n *Node) (*membership, error) {
-	client, err := n.newControlClient()
+	client, err := n.host.controlClient(n.cfg.Control, n.controlPing)
 	if err != nil {
 		return nil, err
 	}
-	m := &membership{n: n, cfg: n.cfg.Control, client: client, homes: newHomeChooser(), joined: make(chan struct{}),
-		registered: make(chan struct{}, 1), mapper: mapper{cfg: n.cfg.Control, log: n.log}, maps: mapKeeper{cfg: n.cfg.Control},
-		relays: relayMeter{newsc: make(chan struct{}, 1)}}
+	m := &membership{n: n, cfg: n.cfg.Control, client: client, joined: make(chan struct{}),
+		registered: make(chan struct{}, 1), mapper: mapper{cfg: n.cfg.Control, log: n.log},
+		maps: mapKeeper{cfg: n.cfg.Control},
+		home: homeSelection{chooser: newHomeChooser(), meter: relayMeter{newsc: make(chan struct{}, 1)}}}
 	return m, nil
 }
 
-// run registers and follows the map until ctx ends or the server does not let the node in.
+// run registers the node and follows its map until ctx ends or the server refuses the node.
 func (m *membership) run(ctx context.Context) {
 	var wait control.Backoff
 	known := false  // the server has our registration
-	complaint := "" // the last one logged
+	complaint := "" // the last error that was logged
 	defer m.flushMap()
 	for ctx.Err() == nil {
 		err := m.converse(ctx, &known, &wait)
-		if ctx.Err() != nil || m.n.isClosed() { // whose end closes the client
+		if ctx.Err() != nil || m.n.life.isClosed() {
 			return
 		}
 		m.setErr(err)
@@ -77,7 +73,7 @@ func (m *membership) run(ctx context.Context) {
 			return
 		}
 		if _, refused := errors.AsType[*control.RefusedError](err); refused {
-			m.noKey = true // the key that let us in once does so no more, but somebody may
+			m.noKey = true // the pre-auth key is refused now; a person may still approve the node
 		}
 		if text := err.Error(); text != complaint {
 			complaint = text
@@ -85,7 +81,7 @@ func (m *membership) run(ctx context.Context) {
 		}
 		m.startOnLast(err)
 		m.honourExpiry(time.Now())
-		if errors.Is(err, control.ErrUnknownNode) || errors.Is(err, errKeyExpired) {
+		if errors.Is(err, control.ErrUnknownNode) {
 			known = false
 		}
 		pause := wait.Next(rand.Float64())
@@ -97,10 +93,10 @@ func (m *membership) run(ctx context.Context) {
 	}
 }
 
-// complain logs why there is no conversation.
+// complain logs why there is no conversation with the server.
 func (m *membership) complain(err error) {
 	if isKeyChange(err) {
-		m.n.log.Error("the coordination server has another key than the one that is known; nothing is said to it", "err", err)
+		m.n.log.Error("coordination server has another key than the known one; not talking to it", "err", err)
 		return
 	}
 	m.n.log.Warn("no conversation with the coordination server", "err", err)
@@ -115,10 +111,10 @@ func (m *membership) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// hopeless reports whether trying again cannot help a node that has never been in.
+// hopeless reports whether another attempt cannot help. A node that has joined always tries again.
 func (m *membership) hopeless(err error) bool {
 	if m.hasJoined() && !m.maps.onLast {
-		return false // the map that we have is better than none
+		return false // the node goes on with the map that it has
 	}
 	if _, refused := errors.AsType[*control.RefusedError](err); refused {
 		return true
@@ -131,7 +127,7 @@ func isKeyChange(err error) bool {
 	return changed
 }
 
-// refusal says who refused whom.
+// refusal returns the sentinel error for the end of Run.
 func refusal(err error) error {
 	if isKeyChange(err) {
 		return ErrServerKeyChanged
@@ -139,22 +135,43 @@ func refusal(err error) error {
 	return ErrJoinRefused
 }
 
-// streamLasts is how long a stream has to last for its end to be no failure: two processes with one
-// identity, or a middlebox, may end each as soon as it has begun.
+// streamLasts is how long a map stream has to last to reset the backoff. Two processes with one
+// identity, or a middlebox, may end each stream as soon as it has begun.
 const streamLasts = 10 * time.Second
 
-// converse registers if need be, and follows one stream of the map to its end.
+// converse registers if need be, and follows the map until its stream ends for another reason than
+// that the node's key has expired.
 func (m *membership) converse(ctx context.Context, known *bool, wait *control.Backoff) error {
 	if !*known {
 		if err := m.register(ctx); err != nil {
 			return err
 		}
 		*known = true
-		m.mu.Lock()
-		m.registrations++
-		m.mu.Unlock()
-		notify(m.registered)
+		m.countRegistration()
 	}
+	for {
+		err := m.followMap(ctx, wait)
+		if !errors.Is(err, errKeyExpired) {
+			return err
+		}
+		m.noKey = true // who lets a key expire wants to be asked
+		if err := m.renew(ctx); err != nil {
+			return err
+		}
+		m.countRegistration()
+	}
+}
+
+// countRegistration lets report know that the server has to be told everything.
+func (m *membership) countRegistration() {
+	m.mu.Lock()
+	m.registrations++
+	m.mu.Unlock()
+	notify(m.registered)
+}
+
+// followMap follows one stream of the map to its end.
+func (m *membership) followMap(ctx context.Context, wait *control.Backoff) error {
 	began := time.Now()
 	for nm, err := range m.client.Poll(ctx, m.request()) {
 		if time.Since(began) > streamLasts {
@@ -162,45 +179,42 @@ func (m *membership) converse(ctx context.Context, known *bool, wait *control.Ba
 		}
 		if err != nil {
 			if errors.Is(err, control.ErrStreamEnded) {
-				m.watchRival(func(r *rival, now time.Time) { r.streamEnded(now) })
+				m.watchDuplicate(func(d *duplicateKey, now time.Time) { d.streamEnded(now) })
 			}
 			return err
 		}
 		m.setErr(nil)
-		m.watchRival(func(r *rival, now time.Time) {
-			r.shown(now, nm.Self.DiscoKey, m.n.conn.DiscoKey())
+		m.watchDuplicate(func(d *duplicateKey, now time.Time) {
+			d.shown(now, nm.Self.DiscoKey, m.n.plane.conn.DiscoKey())
 			if nm.DisplayMessages[control.MessageDuplicateKey] != nil {
-				r.told(now)
+				d.told(now)
 			}
 		})
 		m.apply(nm)
 		m.keepMap(nm)
-		if nm.Self.Key == m.n.key().Public() && expired(nm, time.Now()) { // of an older key it says nothing any more
-			m.noKey = true // who lets a key expire wants to be asked
-			return errors.Join(errKeyExpired, m.rotate())
+		switch {
+		case nm.Self.Key != m.n.key().Public(): // of an older key it says nothing any more
+		case expired(nm, time.Now()):
+			return errKeyExpired
+		default:
+			m.keyIsValid()
 		}
 	}
 	return ctx.Err()
 }
 
-// watchRival shows a sign to rival, and logs when one turns up.
-func (m *membership) watchRival(show func(*rival, time.Time)) {
+// watchDuplicate has show pass a sign to the detector, and logs a duplicate when it is first
+// detected.
+func (m *membership) watchDuplicate(show func(*duplicateKey, time.Time)) {
 	now := time.Now()
 	m.mu.Lock()
-	before := m.rival.present(now)
-	show(&m.rival, now)
-	appeared := m.rival.present(now) && !before
+	before := m.duplicate.present(now)
+	show(&m.duplicate, now)
+	appeared := m.duplicate.present(now) && !before
 	m.mu.Unlock()
 	if appeared {
-		m.n.log.Error("another process uses this node's key", "mend", duplicateKey.Mend)
+		m.n.log.Error("another process uses this node's key", "mend", duplicateKeyIssue.Mend)
 	}
-}
-
-// errKeyExpired is the end of a stream: the server has to be asked for more time, with a new key.
-var errKeyExpired = errors.New("the node's key has expired")
-
-func expired(m *control.NetMap, now time.Time) bool {
-	return m.Self.Expired || !m.Self.KeyExpiry.IsZero() && !now.Add(m.ClockSkew).Before(m.Self.KeyExpiry)
 }
 
 // register asks to be let in, by key or by a person.
@@ -208,54 +222,47 @@ func (m *membership) register(ctx context.Context) error {
 	if err := m.pinServer(ctx); err != nil {
 		return err
 	}
-	req := control.RegisterRequest{NodeKey: m.n.key().Public(), OldNodeKey: m.old, Hostinfo: m.request().Hostinfo, Ephemeral: m.cfg.Ephemeral}
-	if m.cfg.AuthKey != "" && !m.noKey {
-		req.Auth = &control.RegisterAuth{AuthKey: m.cfg.AuthKey}
-	}
+	req := m.registration(m.n.key())
 	for {
 		resp, err := m.ask(ctx, req)
 		switch {
 		case err != nil:
 			return err
-		case resp.NodeKeyExpired && req.OldNodeKey.IsZero():
-			if err := m.rotate(); err != nil {
-				return err
-			}
-			req.NodeKey, req.OldNodeKey = m.n.key().Public(), m.old
-			continue
-		case resp.NodeKeyExpired:
-			return &control.RefusedError{Reason: "the new key of the node has expired too"}
+		case resp.NodeKeyExpired, resp.AuthURL != "" && !m.cfg.Identity.Next.IsZero():
+			// In the second case the next key may have been accepted while the node was down.
+			return m.renew(ctx)
 		case resp.AuthURL == "":
-			m.setLogin("")
-			m.old, m.noKey = key.NodePublic{}, false
+			m.clearLogin()
+			m.noKey = false
 			return nil
 		}
-		if req.Followup != "" { // a server that answers at once must not be asked again and again
-			m.pause(ctx, time.Second)
-		}
-		m.setLogin(resp.AuthURL)
-		if m.maps.onLast {
-			m.leavePeers("the coordination server does not know this node any more")
-		}
-		req.Followup, req.Auth = resp.AuthURL, nil
+		m.follow(ctx, &req, resp.AuthURL)
 	}
 }
 
-// rotate gives the node a new key in place of one that has expired. It is kept before anybody
-// learns of it.
-func (m *membership) rotate() error {
-	k := key.NewNodePrivate()
-	m.cfg.Identity.Node = k
-	if err := m.cfg.save(); err != nil {
-		return err
+// registration is a request to be let in by a key.
+func (m *membership) registration(k key.NodePrivate) control.RegisterRequest {
+	req := control.RegisterRequest{NodeKey: k.Public(), Hostinfo: m.request().Hostinfo, Ephemeral: m.cfg.Ephemeral}
+	if m.cfg.AuthKey != "" && !m.noKey {
+		req.Auth = &control.RegisterAuth{AuthKey: m.cfg.AuthKey}
 	}
-	m.n.log.Info("the node's key has expired and is replaced")
-	m.old = m.n.key().Public()
-	m.n.setKey(k)
-	return nil
+	return req
 }
 
-// pinServer remembers the server's key the first time.
+// follow shows the page on which the node can be approved, and makes req the question whether it
+// is.
+func (m *membership) follow(ctx context.Context, req *control.RegisterRequest, page string) {
+	if req.Followup != "" { // a server that answers at once must not be asked again and again
+		m.pause(ctx, time.Second)
+	}
+	m.setLogin(page, req.NodeKey)
+	if m.maps.onLast {
+		m.leavePeers("the coordination server does not know this node any more")
+	}
+	req.Followup, req.Auth = page, nil
+}
+
+// pinServer stores the server's key at the first contact.
 func (m *membership) pinServer(ctx context.Context) error {
 	if !m.cfg.Identity.Server.IsZero() {
 		return nil
@@ -268,16 +275,16 @@ func (m *membership) pinServer(ctx context.Context) error {
 	return m.cfg.save()
 }
 
-// setLogin shows where the node can be approved.
-func (m *membership) setLogin(url string) {
+// setLogin shows where the node can be approved, and by which key it waits.
+func (m *membership) setLogin(url string, k key.NodePublic) {
 	m.mu.Lock()
 	news := url != m.login
 	m.login = url
 	m.mu.Unlock()
-	if !news || url == "" {
+	if !news {
 		return
 	}
-	m.n.log.Info("waiting to be approved", "url", url, "key", m.n.key().Public())
+	m.n.log.Info("waiting to be approved", "url", url, "key", k)
 	if f := m.cfg.Login; f != nil {
 		f(url)
 	}
@@ -289,39 +296,39 @@ func (m *membership) setErr(err error) {
 	m.err = err
 }
 
-// apply makes a map the node's.
+// apply makes nm the node's map.
 func (m *membership) apply(nm *control.NetMap) {
 	m.mu.Lock()
 	m.netmap, m.applied = nm, time.Now()
-	if m.relays.homeFrom.IsZero() {
-		m.relays.homeFrom, m.relays.noUDP = m.applied, m.n.cfg.RelayOnly
+	if m.home.meter.homeFrom.IsZero() {
+		m.home.meter.homeFrom, m.home.meter.noUDP = m.applied, m.n.cfg.RelayOnly
 	}
-	if m.home == 0 {
-		m.home = nm.Self.HomeDERP // from before
+	if m.home.region == 0 {
+		m.home.region = nm.Self.HomeDERP // of an earlier run
 	}
 	relays := relayMap(nm.DERPMap)
-	if relays.Regions[m.home] == nil {
-		m.homes.home = 0
-		m.home = m.homes.choose(time.Now(), &relays, nil, time.Time{})
+	if relays.Regions[m.home.region] == nil {
+		m.home.chooser.home = 0
+		m.home.region = m.home.chooser.choose(time.Now(), &relays, nil, time.Time{})
 	}
-	m.homes.home = m.home
-	home := m.home
+	m.home.chooser.home = m.home.region
+	home := m.home.region
 	m.mu.Unlock()
-	if err := m.n.SetMap(m.mapper.networkMap(nm, home)); err != nil && !m.n.isClosed() {
+	if err := m.n.SetMap(m.mapper.networkMap(nm, home)); err != nil && !m.n.life.isClosed() {
 		m.n.log.Warn("using the network map", "err", err)
 	}
 	m.mu.Lock()
-	latest := m.home
+	latest := m.home.region
 	m.mu.Unlock()
-	if latest != home { // chosen meanwhile
-		m.n.setHome(latest)
+	if latest != home { // it was chosen since
+		m.n.plane.setHome(latest)
 	}
 	m.once.Do(func() { close(m.joined) })
 	notify(m.registered)
 }
 
-// report tells the server of our endpoints and home whenever they change, and again until it has
-// heard.
+// report sends the server our endpoints and home relay whenever they change. It repeats a request
+// that fails.
 func (m *membership) report(ctx context.Context) {
 	statuses := make(chan transport.Status, 1)
 	var wg sync.WaitGroup
@@ -337,9 +344,9 @@ func (m *membership) report(ctx context.Context) {
 	}
 	var wait control.Backoff
 	var sent control.MapRequest
-	told := 0 // the registration that sent belongs to: a server that had forgotten us needs everything
+	told := 0 // number of the registration in which sent was sent; after another one, the server needs everything
 	for ctx.Err() == nil {
-		registration := m.registration()
+		registration := m.registrationCount()
 		req := m.request()
 		if registration != told || !sameReport(&req, &sent) {
 			if err := m.client.Update(ctx, req); err != nil {
@@ -359,70 +366,72 @@ func (m *membership) report(ctx context.Context) {
 	}
 }
 
-func (m *membership) registration() int {
+func (m *membership) registrationCount() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.registrations
 }
 
-// watchTransport passes on the latest state of the transport.
+// watchTransport passes on the latest state of the transport through statuses, which has room for
+// one.
 func (m *membership) watchTransport(ctx context.Context, statuses chan transport.Status) {
-	for s := range m.n.conn.Watch(ctx) {
+	for s := range m.n.plane.conn.Watch(ctx) {
 		select {
-		case <-statuses: // an older one
+		case <-statuses: // drops an older one
 		default:
 		}
-		statuses <- s // has room: nobody else sends
+		statuses <- s // does not block, because this is the only sender
 	}
 }
 
-// takeSTUN takes a round of STUN, if it has ended.
+// takeSTUN takes the latencies of a round of STUN, if it has ended.
 func (m *membership) takeSTUN(s transport.Status) {
 	if !s.Measured {
 		return
 	}
 	m.mu.Lock()
-	m.relays.noUDP = len(s.Latency) == 0
+	m.home.meter.noUDP = len(s.Latency) == 0
 	m.mu.Unlock()
-	notify(m.relays.newsc)
+	notify(m.home.meter.newsc)
 	if len(s.Latency) > 0 {
 		m.rehome(s.Latency)
 	}
 }
 
-// rehome chooses the home anew after a measurement.
+// rehome chooses the home relay by a new measurement.
 func (m *membership) rehome(latency map[int]time.Duration) {
-	heard := m.n.homeStatus().LastHeard
+	heard := m.n.plane.homeStatus().LastHeard
 	m.mu.Lock()
 	if m.netmap == nil || m.err != nil {
 		m.mu.Unlock()
-		return // peers could not learn of another home now
+		return // peers cannot learn of another home without the server
 	}
 	relays := relayMap(m.netmap.DERPMap)
-	home := m.homes.choose(time.Now(), &relays, latency, heard)
-	moved := home != m.home
+	home := m.home.chooser.choose(time.Now(), &relays, latency, heard)
+	moved := home != m.home.region
 	if moved {
-		m.home, m.relays.homeFrom = home, time.Now()
+		m.home.region, m.home.meter.homeFrom = home, time.Now()
 	}
 	m.mu.Unlock()
 	if moved {
-		m.n.log.Info("home relay", "region", regionName(&relays, home))
-		m.n.setHome(home)
+		m.n.log.Info("home relay changed", "region", regionName(&relays, home))
+		m.n.plane.setHome(home)
 	}
 }
 
-// request is all that the server is told of this node.
+// request returns all that the server is told of this node.
 func (m *membership) request() control.MapRequest {
-	s := m.n.conn.Status()
+	s := m.n.plane.conn.Status()
 	m.mu.Lock()
-	home := m.home
+	home := m.home.region
 	m.mu.Unlock()
 	info := m.hostinfo()
-	if home != 0 { // what the server knows from before is better than nothing, by which peers could not answer over a relay
+	if home != 0 { // otherwise the server keeps the home of an earlier run, so that peers can reply through a relay
 		udp := s.Global4.IsValid() || s.Global6.IsValid()
 		info.NetInfo = &control.NetInfo{PreferredDERP: home, WorkingUDP: &udp, MappingVariesByDestIP: &s.MappingVaries}
 	}
-	req := control.MapRequest{NodeKey: m.n.key().Public(), DiscoKey: m.n.conn.DiscoKey(), Hostinfo: info, Endpoints: s.Endpoints}
+	req := control.MapRequest{NodeKey: m.n.key().Public(), DiscoKey: m.n.plane.conn.DiscoKey(), Hostinfo: info,
+		Endpoints: s.Endpoints}
 	slices.SortFunc(req.Endpoints, func(a, b netip.AddrPort) int { return a.Compare(b) })
 	return req
 }
@@ -441,11 +450,11 @@ func (m *membership) hostinfo() *control.Hostinfo {
 		Userspace:       &userspace,
 		UserspaceRouter: &userspace,
 		NoLogsNoSupport: true,
-		Services:        m.n.exitDNS.services(),
+		Services:        m.n.ingress.exitDNS.services(),
 	}
 }
 
-// osName is the system's name as others write it there.
+// osName returns the system's name in the form that coordination servers know.
 func osName() string {
 	switch runtime.GOOS {
 	case "darwin":
@@ -455,10 +464,10 @@ func osName() string {
 	}
 }
 
-// sameReport reports whether the server would learn nothing from a.
+// sameReport reports whether request a tells the server nothing that b has not.
 func sameReport(a, b *control.MapRequest) bool {
-	return a.NodeKey == b.NodeKey && a.DiscoKey == b.DiscoKey && slices.Equal(a.Endpoints, b.Endpoints) && b.Hostinfo != nil &&
-		sameNet(a.Hostinfo.NetInfo, b.Hostinfo.NetInfo)
+	return a.NodeKey == b.NodeKey && a.DiscoKey == b.DiscoKey && slices.Equal(a.Endpoints, b.Endpoints) &&
+		b.Hostinfo != nil && sameNet(a.Hostinfo.NetInfo, b.Hostinfo.NetInfo)
 }
 
 func sameNet(a, b *control.NetInfo) bool {
@@ -468,7 +477,7 @@ func sameNet(a, b *control.NetInfo) bool {
 	return a.PreferredDERP == b.PreferredDERP && *a.WorkingUDP == *b.WorkingUDP
 }
 
-// await waits for the first map. Its error says what is missing.
+// await waits for the first map. Its error says why there is none.
 func (m *membership) await(ctx context.Context) error {
 	select {
 	case <-m.joined:
@@ -478,7 +487,7 @@ func (m *membership) await(ctx context.Context) error {
 	select {
 	case <-m.joined:
 		return nil
-	case <-m.n.closec:
+	case <-m.n.life.ctx.Done():
 		return errClosedWhileJoining
 	case <-ctx.Done():
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// logBuffer keeps what a node logs.
+// logBuffer holds the log of a node.
 type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -26,7 +26,7 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// The end of a node is no failure of the conversation with its server.
+// A node that is closed does not log a failure of the conversation with its server.
 func TestCloseIsNoFailure(t *testing.T) {
 	n := newNetwork(t)
 	for range 5 {
@@ -40,8 +40,8 @@ func TestCloseIsNoFailure(t *testing.T) {
 	}
 }
 
-// A node that has just started does not tell the server that it has no home: peers would lose the
-// relay by which they reached it before, and could not answer.
+// A node that has just started does not tell the server that it has no home relay; otherwise peers
+// would lose the relay of its earlier run, and could not reply.
 func TestRequestBeforeHome(t *testing.T) {
 	n := newNetwork(t)
 	a := n.join("alpha", func(c *Config) { c.Control.URL = "http://127.0.0.1:1" })

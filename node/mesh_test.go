@@ -15,8 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
 // TestMain fails if a goroutine outlives the tests.
@@ -50,16 +51,16 @@ var (
 	region   = 900
 )
 
-// mesh is a relay on loopback and nodes that use it.
+// mesh is a relay on loopback and the nodes that use it.
 type mesh struct {
 	t      testing.TB
-	srv    *relay.Server
+	srv    *relayserver.Server
 	relays relay.Map
 	nodes  []*member
 	wg     sync.WaitGroup
 }
 
-// member is a node of the mesh, or will be one.
+// member is a node of the mesh; Node is nil before it is started.
 type member struct {
 	*Node
 	mesh *mesh
@@ -72,10 +73,10 @@ func newMesh(t testing.TB) *mesh {
 	t.Helper()
 	m := &mesh{t: t}
 	var err error
-	if m.srv, err = relay.NewServer(relay.ServerConfig{Key: key.NewNodePrivate()}); err != nil {
+	if m.srv, err = relayserver.New(relayserver.Config{Key: key.NewNodePrivate()}); err != nil {
 		t.Fatal(err)
 	}
-	conf, pin, err := relay.SelfSignedTLS(t.TempDir(), "127.0.0.1")
+	conf, pin, err := relayserver.SelfSignedTLS(t.TempDir(), "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,10 +90,11 @@ func newMesh(t testing.TB) *mesh {
 	}
 	m.wg.Go(func() { m.srv.Serve(ln, m.srv.TLSConfig(conf)) })
 	m.wg.Go(func() { m.srv.ServeSTUN(pc) })
-	m.relays = relay.Map{Regions: map[int]*relay.Region{region: {RegionID: region, RegionCode: "test", Nodes: []*relay.Node{{
-		Name: "900a", RegionID: region, HostName: "127.0.0.1", CertName: pin, IPv6: "none",
-		DERPPort: ln.Addr().(*net.TCPAddr).Port, STUNPort: pc.LocalAddr().(*net.UDPAddr).Port,
-	}}}}}
+	m.relays = relay.Map{Regions: map[int]*relay.Region{region: {RegionID: region, RegionCode: "test",
+		Nodes: []*relay.Node{{
+			Name: "900a", RegionID: region, HostName: "127.0.0.1", CertName: pin, IPv6: "none",
+			DERPPort: ln.Addr().(*net.TCPAddr).Port, STUNPort: pc.LocalAddr().(*net.UDPAddr).Port,
+		}}}}}
 	t.Cleanup(func() {
 		for _, n := range m.nodes {
 			if n.Node != nil {
@@ -107,12 +109,13 @@ func newMesh(t testing.TB) *mesh {
 
 // add makes a member without starting it.
 func (m *mesh) add(name string) *member {
-	n := &member{mesh: m, name: name, key: key.NewNodePrivate(), addr: netip.AddrFrom4([4]byte{100, 64, 0, byte(len(m.nodes) + 1)})}
+	n := &member{mesh: m, name: name, key: key.NewNodePrivate(),
+		addr: netip.AddrFrom4([4]byte{100, 64, 0, byte(len(m.nodes) + 1)})}
 	m.nodes = append(m.nodes, n)
 	return n
 }
 
-// start starts a member; it knows all members, by relay only.
+// start starts a member that knows all other members, by relay only.
 func (n *member) start(change ...func(*Config)) {
 	n.mesh.t.Helper()
 	cfg := Config{Key: n.key, Map: n.netmap(false), UDPAddr: loopback, Token: "token", Log: testLog(n.mesh.t, n.name)}
@@ -125,14 +128,15 @@ func (n *member) start(change ...func(*Config)) {
 	}
 }
 
-// startReady starts a member and waits until the relay knows it: what is sent to it before is lost.
+// startReady starts a member and waits until it is connected to the relay, which drops packets to
+// it before.
 func (n *member) startReady(change ...func(*Config)) {
 	n.mesh.t.Helper()
 	n.start(change...)
 	eventually(n.mesh.t, n.name+" at its relay", func() bool { return n.Status().State == StateRunning })
 }
 
-// netmap is the map of one member, with what discovery needs or without.
+// netmap returns the map of one member, with or without what discovery needs.
 func (n *member) netmap(discovery bool) NetworkMap {
 	m := NetworkMap{Name: n.name, Addresses: single(n.addr), Relays: n.mesh.relays, Home: region}
 	for _, p := range n.mesh.nodes {
@@ -151,7 +155,7 @@ func (n *member) netmap(discovery bool) NetworkMap {
 
 func single(a netip.Addr) []netip.Prefix { return []netip.Prefix{netip.PrefixFrom(a, a.BitLen())} }
 
-// introduce lets discovery begin between all members.
+// introduce starts discovery between all members.
 func (m *mesh) introduce() {
 	m.t.Helper()
 	for _, n := range m.nodes {
@@ -171,7 +175,7 @@ func two(t *testing.T, change ...func(*Config)) (a, b *member) {
 	return a, b
 }
 
-// path is how n reaches p now.
+// path returns how n reaches p.
 func (n *member) path(p *member) PathKind {
 	for _, s := range n.Status().Peers {
 		if s.NodeKey == p.key.Public() {
@@ -181,7 +185,7 @@ func (n *member) path(p *member) PathKind {
 	return ""
 }
 
-// eventually waits for something that happens by itself.
+// eventually waits for a condition.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for range 2000 {
@@ -193,28 +197,31 @@ func eventually(t testing.TB, what string, done func() bool) {
 	t.Fatalf("%s: not within 10 s", what)
 }
 
-// handshakeAges waits until the last handshake with p is some time ago: WireGuard takes two within
-// 20 ms for a flood.
+// handshakeAges waits until the last handshake with p is some time ago, because WireGuard takes two
+// within 20 ms for a flood.
 func (n *member) handshakeAges(p *member) {
 	n.mesh.t.Helper()
 	eventually(n.mesh.t, "the handshake ages", func() bool {
-		return time.Since(n.wg0.dev.Sessions()[p.key.Public()].Handshake) > 50*time.Millisecond
+		return time.Since(n.plane.peers.sessions()[p.key.Public()].handshake) > 50*time.Millisecond
 	})
 }
 
-// serveHTTP serves text in the mesh on port.
+// serveHTTP serves text on a port in the mesh.
 func (n *member) serveHTTP(port uint16, text string) {
 	n.mesh.t.Helper()
 	ln, err := n.Listen(netip.AddrPortFrom(netip.Addr{}, port))
 	if err != nil {
 		n.mesh.t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, text) })}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		io.WriteString(w, text)
+	})}
 	n.mesh.wg.Go(func() { srv.Serve(ln) })
 	n.mesh.t.Cleanup(func() { srv.Close() })
 }
 
-// get fetches a page by the node's own way of dialling.
+// get fetches a page through DialContext.
 func (n *member) get(url string) (string, error) {
 	c := n.HTTPClient()
 	defer c.CloseIdleConnections()
@@ -233,16 +240,17 @@ func (n *member) get(url string) (string, error) {
 	return string(b), err
 }
 
-// testLog shows what a node logs with -v. Not through t: WireGuard's workers log a little after
-// they have ended.
+// testLog writes the log of a node to standard error if tests run with -v. It does not use t.Log,
+// because WireGuard's workers may log after the test has ended.
 func testLog(t testing.TB, name string) *slog.Logger {
 	if !testing.Verbose() {
 		return nil
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("test", t.Name(), "node", name)
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("test",
+		t.Name(), "node", name)
 }
 
-// tcp is an address for a listener.
+// tcp returns the address of a listener.
 type tcp string
 
 func (tcp) Network() string  { return "tcp" }

@@ -9,14 +9,15 @@ import (
 	"ginnel/relay"
 )
 
-// metrics returns the registry behind /metrics. Values are read when they are asked for.
-func (n *Node) metrics() *prometheus.Registry {
+// metrics returns the registry behind /metrics. Values are read on each request.
+func (a *localAPI) metrics() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), nodeCollector{n})
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		nodeCollector{a.n})
 	return r
 }
 
-// nodeCollector turns the snapshots of a node's parts into metrics.
+// nodeCollector makes metrics of the counters of a node's parts.
 type nodeCollector struct{ n *Node }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -37,7 +38,8 @@ var (
 	descTransport  = desc("transport_dropped_total", "Packets that the transport dropped, by reason.", "reason")
 	descStack      = desc("stack_dropped_total", "Packets that the TCP/IP stack dropped, by reason.", "reason")
 	descWireGuard  = desc("wireguard_dropped_total", "Packets and messages that WireGuard dropped, by reason.", "reason")
-	descTCP        = desc("tcp_packets_total", "TCP packets with data to peers, by what became of them. Without BBR they are not counted.", "result")
+	descTCP        = desc("tcp_packets_total",
+		"TCP packets with data to peers, by what became of them. Without BBR they are not counted.", "result")
 	descTimeouts   = desc("tcp_timeouts_total", "Expiries of TCP's retransmission timers.")
 	descRelay      = desc("relay_connected", "1 if there is a connection to a relay region.", "region", "name")
 	descRelayDrops = desc("relay_dropped_total", "Packets that were not sent to a relay region.", "region", "name")
@@ -45,8 +47,10 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descPeerRx, descPeerTx, descPeerDirect, descConns, descOpen, descProxied,
-		descDatagrams, descFailures, descRefused, descTransport, descStack, descWireGuard, descTCP, descTimeouts, descRelay, descRelayDrops} {
+	for _, d := range []*prometheus.Desc{descReady, descPeerRx, descPeerTx, descPeerDirect, descConns, descOpen,
+		descProxied,
+		descDatagrams, descFailures, descRefused, descTransport, descStack, descWireGuard, descTCP, descTimeouts,
+		descRelay, descRelayDrops} {
 		ch <- d
 	}
 }
@@ -60,43 +64,44 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
 	s := c.n.Status()
-	gauge(descReady, oneIf(s.State == StateRunning))
+	gauge(descReady, flags[s.State == StateRunning])
 	for _, p := range s.Peers {
 		id := p.NodeKey.String() // names need not be unique
 		count(descPeerRx, p.RxBytes, id)
 		count(descPeerTx, p.TxBytes, id)
-		gauge(descPeerDirect, oneIf(p.Path == PathDirect), id)
+		gauge(descPeerDirect, flags[p.Path == PathDirect], id)
 	}
 	c.collectProxy(gauge, count)
-	count(descDatagrams, c.n.foreignDatagrams.Load(), "foreign")
-	for reason, n := range c.n.conn.Status().Dropped {
+	count(descDatagrams, c.n.dialer.foreignDatagrams.Load(), "foreign")
+	for reason, n := range c.n.plane.conn.Status().Dropped {
 		count(descTransport, n, reason)
 	}
-	d := c.n.stack.Dropped()
-	count(descStack, d.Refused, "refused")
+	d := c.n.plane.stack.Dropped()
+	count(descStack, d.Filtered, "refused")
 	count(descStack, d.Full, "queue_full")
 	count(descStack, d.TooLong, "too_long")
-	t := c.n.stack.Recovery()
+	t := c.n.plane.stack.Recovery()
 	count(descTCP, t.Packets, "sent")
 	count(descTCP, t.Lost, "lost")
-	count(descTCP, t.Repeated, "repeated")
-	count(descTCP, t.Needless, "repeated_needlessly")
+	count(descTCP, t.Retransmitted, "repeated")
+	count(descTCP, t.Spurious, "repeated_needlessly")
 	count(descTimeouts, t.Timeouts)
-	w := c.n.wg0.dev.Dropped()
+	w := c.n.plane.peers.dev.Dropped()
 	count(descWireGuard, w.Unroutable, "unroutable")
 	count(descWireGuard, w.Foreign, "foreign")
 	count(descWireGuard, w.Bogus, "bogus")
-	count(descWireGuard, w.Full, "no_room")
-	m := c.n.netmap.Load()
-	for _, r := range c.n.pool.Status().Regions {
+	count(descWireGuard, w.NoRoom, "no_room")
+	m := c.n.plane.netmap.Load()
+	for _, r := range c.n.plane.pool.Status().Regions {
 		id, name := strconv.Itoa(r.Region), regionName(&m.Relays, r.Region) // names need not be unique
-		gauge(descRelay, oneIf(r.State == relay.RegionConnected), id, name)
+		gauge(descRelay, flags[r.State == relay.RegionConnected], id, name)
 		count(descRelayDrops, r.Drops, id, name)
 	}
 }
 
-func (c nodeCollector) collectProxy(gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
-	p := c.n.proxy.Stats()
+func (c nodeCollector) collectProxy(gauge func(*prometheus.Desc, float64, ...string),
+	count func(*prometheus.Desc, uint64, ...string)) {
+	p := c.n.ingress.proxy.Stats()
 	count(descConns, p.SOCKS5, "socks5")
 	count(descConns, p.SOCKS4, "socks4")
 	count(descConns, p.HTTP, "http")
@@ -118,9 +123,5 @@ func (c nodeCollector) collectProxy(gauge func(*prometheus.Desc, float64, ...str
 	count(descRefused, p.HandshakesFailed, "handshake")
 }
 
-func oneIf(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
-}
+// flags are the values of gauges that are true or false.
+var flags = map[bool]float64{true: 1, false: 0}

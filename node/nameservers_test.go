@@ -17,7 +17,7 @@ import (
 	"ginnel/control"
 )
 
-// serveDNS runs a DNS server on the member; count has how many questions came.
+// serveDNS runs a DNS server on the member. count has the number of queries.
 func (n *member) serveDNS(port uint16, names map[string][]netip.Addr) (count *atomic.Int32) {
 	n.mesh.t.Helper()
 	pc, err := n.ListenPacket(netip.AddrPortFrom(n.addr, port))
@@ -43,9 +43,9 @@ func (c *countingConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, from, err
 }
 
-// "DNS = a, b" is an order: what a knows is found each time, what a does not know does not exist,
-// and b is asked nothing. That b is dead costs nothing. The servers of a domain are asked in the
-// same way.
+// The servers of a map are asked in their order: names that a resolves are found each time, names
+// that a does not know do not exist, and b is not asked. A dead b costs nothing. The servers of a
+// domain are asked in the same way.
 func TestServersInOrder(t *testing.T) {
 	m := newMesh(t)
 	a, b, c := m.add("alpha"), m.add("beta"), m.add("gamma")
@@ -76,14 +76,15 @@ func TestServersInOrder(t *testing.T) {
 		t.Helper()
 		start := time.Now()
 		for i := range 40 {
-			if addrs, err := a.lookup(t.Context(), fmt.Sprintf("db%d.example", i)); err != nil || !slices.Equal(addrs, single4(i)) {
+			if addrs, err := a.dialer.lookup(t.Context(), fmt.Sprintf("db%d.example", i)); err != nil ||
+				!slices.Equal(addrs, single4(i)) {
 				t.Errorf("db%d.example: %v, %v", i, addrs, err)
 			}
 		}
 		if took := time.Since(start); took > limit {
 			t.Errorf("40 names took %v", took)
 		}
-		_, err := a.lookup(t.Context(), "www.example")
+		_, err := a.dialer.lookup(t.Context(), "www.example")
 		if dns, ok := errors.AsType[*net.DNSError](err); !ok || !dns.IsNotFound {
 			t.Errorf("www.example, which the first server does not know: %v", err)
 		}
@@ -92,7 +93,8 @@ func TestServersInOrder(t *testing.T) {
 	expectAll(2 * time.Second)
 	set(DNS{Servers: Nameservers(b.addr, dead)})
 	expectAll(2 * time.Second)
-	set(DNS{Routes: map[string][]Nameserver{"example": {{Addr: netip.AddrPortFrom(b.addr, 5301)}, {Addr: netip.AddrPortFrom(c.addr, 5302)}}}})
+	set(DNS{Routes: map[string][]Nameserver{"example": {{Addr: netip.AddrPortFrom(b.addr, 5301)},
+		{Addr: netip.AddrPortFrom(c.addr, 5302)}}}})
 	expectAll(2 * time.Second)
 	if n := others.Load() + others2.Load(); n != 0 {
 		t.Errorf("the second server was asked %d times", n)
@@ -101,7 +103,7 @@ func TestServersInOrder(t *testing.T) {
 
 func single4(i int) []netip.Addr { return []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})} }
 
-// countHostQuestions counts what is asked of the host's resolver until the test ends.
+// countHostQuestions counts the queries to the host's resolver until the test ends.
 func countHostQuestions(t *testing.T) *atomic.Int32 {
 	t.Helper()
 	var asked atomic.Int32
@@ -114,7 +116,7 @@ func countHostQuestions(t *testing.T) *atomic.Int32 {
 	return &asked
 }
 
-// While the exit node is not there nothing leaves, and no question about a name does.
+// While the exit node is not there, nothing leaves by the host, not even a DNS query.
 func TestExitLostAsksNobody(t *testing.T) {
 	asked := countHostQuestions(t)
 	a, _ := two(t)
@@ -123,7 +125,7 @@ func TestExitLostAsksNobody(t *testing.T) {
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}
-	if addrs, err := a.lookup(t.Context(), "www.example.com"); !errors.Is(err, fs.ErrPermission) {
+	if addrs, err := a.dialer.lookup(t.Context(), "www.example.com"); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("%v, %v; want a refusal", addrs, err)
 	}
 	if n := asked.Load(); n != 0 {
@@ -131,13 +133,14 @@ func TestExitLostAsksNobody(t *testing.T) {
 	}
 }
 
-// With an exit node, names are asked of the map's servers and of the exit node; the map's servers
-// of last resort are asked if it has no others.
+// With an exit node, names are resolved by the map's servers and by the exit node. The map's
+// fallback servers are asked if it has no others.
 func TestServersWithExitNode(t *testing.T) {
 	global, fallback := Nameservers(netip.MustParseAddr("192.0.2.1"))[0], Nameservers(netip.MustParseAddr("192.0.2.2"))[0]
 	doh := Nameserver{URL: "https://dns.example/q"}
 	gate := Nameserver{URL: "http://100.64.0.9:4711/dns-query"}
-	answers := []control.Service{{Proto: "peerapi6", Port: 4712}, {Proto: "peerapi4", Port: 4711}, {Proto: "peerapi-dns-proxy", Port: 1}}
+	answers := []control.Service{{Proto: "peerapi6", Port: 4712}, {Proto: "peerapi4", Port: 4711},
+		{Proto: "peerapi-dns-proxy", Port: 1}}
 	for _, c := range []struct {
 		exit     string
 		services []control.Service
@@ -171,8 +174,8 @@ func TestServersWithExitNode(t *testing.T) {
 	}
 }
 
-// With --mesh-only, a name that nobody in the mesh can know is refused, and nobody is asked:
-// neither the host's resolver, nor a server of the map's that is outside.
+// With --mesh-only, a name that no server in the mesh can resolve is refused. Neither the host's
+// resolver nor a server outside the mesh is asked.
 func TestMeshOnlyAsksNobody(t *testing.T) {
 	asked := countHostQuestions(t)
 	outside, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -197,16 +200,17 @@ func TestMeshOnlyAsksNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"www.example.com", "www.example.com.", "x.out.example", "beta.local", "printer.local"} {
-			if addrs, err := a.lookup(t.Context(), name); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "--mesh-only") {
+			if addrs, err := a.dialer.lookup(t.Context(), name); !errors.Is(err, fs.ErrPermission) ||
+				!strings.Contains(err.Error(), "--mesh-only") {
 				t.Errorf("%s: %v, %v; want a refusal that names --mesh-only", name, addrs, err)
 			}
 		}
 		for _, name := range []string{"db", "db.corp.example", "beta"} { // search domains go on after a refusal
-			if addrs, err := a.lookup(t.Context(), name); err != nil || !slices.Equal(addrs, []netip.Addr{b.addr}) {
+			if addrs, err := a.dialer.lookup(t.Context(), name); err != nil || !slices.Equal(addrs, []netip.Addr{b.addr}) {
 				t.Errorf("%s: %v, %v", name, addrs, err)
 			}
 		}
-		if addrs, err := a.lookup(t.Context(), "app.localhost"); err != nil || !addrs[0].IsLoopback() {
+		if addrs, err := a.dialer.lookup(t.Context(), "app.localhost"); err != nil || !addrs[0].IsLoopback() {
 			t.Errorf("app.localhost: %v, %v", addrs, err)
 		}
 	}
@@ -215,7 +219,7 @@ func TestMeshOnlyAsksNobody(t *testing.T) {
 	}
 }
 
-// The families come in the order of RFC 6724, those first in which this node has an address.
+// Addresses are sorted as RFC 6724 says, those of a family in which this node has an address first.
 func TestPreferred(t *testing.T) {
 	a, _ := two(t, func(c *Config) {
 		c.Map.Peers[0].Addresses = append(c.Map.Peers[0].Addresses, prefixes("2001:db8::/32")...)
@@ -228,11 +232,12 @@ func TestPreferred(t *testing.T) {
 	}
 	check := func(want []netip.Addr, of ...string) {
 		t.Helper()
-		if got := a.preferred(parse(of...)); !slices.Equal(got, want) {
+		if got := a.dialer.preferred(parse(of...)); !slices.Equal(got, want) {
 			t.Errorf("%v: %v, want %v", of, got, want)
 		}
 	}
-	check(parse("100.64.0.2", "100.64.0.3", "2001:db8::2"), "2001:db8::2", "100.64.0.2", "100.64.0.3") // no IPv6 of its own
+	// no IPv6 of its own
+	check(parse("100.64.0.2", "100.64.0.3", "2001:db8::2"), "2001:db8::2", "100.64.0.2", "100.64.0.3")
 	check(parse("2001:db8::2", "2001:db8::1"), "2001:db8::2", "2001:db8::1")
 	m := a.netmap(false)
 	m.Addresses = append(m.Addresses, prefixes("2001:db8::1/128", "fd7a:115c:a1e0::1/128")...)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"net"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -14,31 +14,29 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/transport"
 )
 
 const (
-	// netCheckTimeout bounds a check of the network.
-	netCheckTimeout = 15 * time.Second
-	// udpTimeout is a little more than a round of STUN takes.
-	udpTimeout = 4 * time.Second
-	udpPoll    = 10 * time.Millisecond
+	netCheckTimeout = 15 * time.Second // bounds a check of the network
+	udpTimeout      = 4 * time.Second  // a little more than a round of STUN takes
+	udpPoll         = 10 * time.Millisecond
 )
 
-// Mapping is how the network changes the addresses of outgoing UDP.
+// Mapping is how NAT changes the source addresses of outgoing UDP.
 type Mapping string
 
 // The kinds of mapping.
 const (
-	MappingNone Mapping = "none" // addresses stay as they are
-	MappingEasy Mapping = "easy" // one address for all destinations
-	MappingHard Mapping = "hard" // another one for each
+	MappingNone Mapping = "none" // addresses are not changed
+	MappingEasy Mapping = "easy" // one address for all destinations (endpoint-independent mapping, RFC 4787)
+	MappingHard Mapping = "hard" // another address for each destination
 )
 
-// NetReport is what a check found out about the network; its JSON is what scripts read. What is
-// unknown is left out.
+// NetReport is the result of a check of the network. Scripts read its JSON. Unknown values are left
+// out.
 type NetReport struct {
 	UDP         bool           `json:"udp"`
 	IPv4        bool           `json:"ipv4"`
@@ -49,37 +47,37 @@ type NetReport struct {
 	Relays      []RelayReport  `json:"relays"`
 	Home        string         `json:"home,omitempty"`
 	Proxy       string         `json:"proxy,omitempty"`        // on the way to relays, without its password
-	InspectedBy string         `json:"inspected_by,omitempty"` // who signs certificates in place of the relays
+	InspectedBy string         `json:"inspected_by,omitempty"` // issuer of certificates in place of the relays' own
 }
 
-// RelayReport is the way to one region.
+// RelayReport is the result for one region.
 type RelayReport struct {
 	Region    int     `json:"region"`
 	Name      string  `json:"name"`
 	LatencyMS float64 `json:"latency_ms,omitempty"`
-	Transport string  `json:"transport,omitempty"` // by which it was measured: udp or https
+	Transport string  `json:"transport,omitempty"` // of the measurement: udp or https
 	Error     string  `json:"error,omitempty"`
 }
 
-// NetCheck finds out what the network between this machine and relays lets through, with sockets of
-// its own. Of cfg it uses Map.Relays, Map.Home, RelayOnly, UDPAddr, Roots, OutboundProxy,
+// NetCheck checks what the network between this machine and the relays lets through, with sockets
+// of its own. Of cfg it uses Map.Relays, Map.Home, RelayOnly, UDPAddr, Roots, OutboundProxy,
 // LookupHost and Log.
 func NetCheck(ctx context.Context, cfg Config) (NetReport, error) {
 	if err := cfg.Map.Relays.Validate(); err != nil {
 		return NetReport{}, err
 	}
-	n := &Node{cfg: cfg, log: cfg.log()}
-	return n.netCheck(ctx, &cfg.Map)
+	return runNetCheck(ctx, &hostDialer{cfg: &cfg}, cfg.log(), &cfg.Map)
 }
 
-func (n *Node) netCheck(ctx context.Context, m *NetworkMap) (NetReport, error) {
+func runNetCheck(ctx context.Context, host *hostDialer, log *slog.Logger, m *NetworkMap) (NetReport, error) {
 	if len(m.Relays.Regions) == 0 {
 		return NetReport{}, errNoRelays
 	}
 	ctx, cancel := context.WithTimeout(ctx, netCheckTimeout)
 	defer cancel()
-	c := &netCheck{n: n, m: m, report: NetReport{Relays: []RelayReport{}}, failed: make(map[int]error), https: make(map[int]relay.Measurement)}
-	if !n.cfg.RelayOnly {
+	c := &netCheck{host: host, cfg: host.cfg, log: log, m: m, report: NetReport{Relays: []RelayReport{}},
+		failed: make(map[int]error), https: make(map[int]relay.Measurement)}
+	if !c.cfg.RelayOnly {
 		if err := c.probeUDP(ctx); err != nil {
 			return c.report, err
 		}
@@ -91,9 +89,11 @@ func (n *Node) netCheck(ctx context.Context, m *NetworkMap) (NetReport, error) {
 
 var errNoRelays = errors.New("there is no relay in the network map that the network could be measured by")
 
-// netCheck is one check.
+// netCheck is a check in progress.
 type netCheck struct {
-	n      *Node
+	host   *hostDialer
+	cfg    *Config
+	log    *slog.Logger
 	m      *NetworkMap
 	report NetReport
 	udp    transport.Status
@@ -104,17 +104,18 @@ type netCheck struct {
 	failed map[int]error
 }
 
-// probeUDP asks all STUN servers in one round.
+// probeUDP has the transport ask all STUN servers, once.
 func (c *netCheck) probeUDP(ctx context.Context) error {
-	tr, err := transport.New(transport.Config{NodeKey: key.NewNodePrivate().Public(), Addr: c.n.cfg.UDPAddr, Log: c.n.log})
+	tr, err := transport.New(transport.Config{NodeKey: key.NewNodePrivate().Public(), Addr: c.cfg.UDPAddr, Log: c.log})
 	if err != nil {
 		return err
 	}
 	defer tr.Close()
-	if err := tr.Open(func([][]byte, conn.Endpoint) {}); err != nil { // what comes is news for the transport alone
+	// The transport itself reads the answers of STUN servers.
+	if err := tr.Open(func([][]byte, conn.Endpoint) {}); err != nil {
 		return err
 	}
-	servers := c.n.stunServersOf(ctx, &c.m.Relays)
+	servers := stunFinder{c.cfg, c.log}.servers(ctx, &c.m.Relays)
 	if len(servers) == 0 {
 		return nil
 	}
@@ -125,8 +126,8 @@ func (c *netCheck) probeUDP(ctx context.Context) error {
 	return nil
 }
 
-// awaitRound waits for the end of the round, which is no news to those who watch the transport if
-// nothing else is.
+// awaitRound polls for the end of the round, because transport.Conn.Watch does not report it if
+// nothing else changes.
 func (c *netCheck) awaitRound(ctx context.Context, tr *transport.Conn) {
 	ticker := time.NewTicker(udpPoll)
 	defer ticker.Stop()
@@ -143,7 +144,8 @@ func (c *netCheck) awaitRound(ctx context.Context, tr *transport.Conn) {
 	}
 }
 
-// probeHTTPS measures the regions that UDP did not, and the home, whose TLS connection has to work.
+// probeHTTPS measures the regions that UDP has not measured, and the home, because a node needs its
+// TLS connection.
 func (c *netCheck) probeHTTPS(ctx context.Context) {
 	for _, id := range c.m.Relays.RegionIDs() {
 		if _, measured := c.udp.Latency[id]; !measured || id == c.home() {
@@ -154,7 +156,7 @@ func (c *netCheck) probeHTTPS(ctx context.Context) {
 }
 
 func (c *netCheck) probeRegion(ctx context.Context, id int) {
-	m, err := relay.Measure(ctx, c.m.Relays.Regions[id], c.n.relayClient())
+	m, err := relay.Measure(ctx, c.m.Relays.Regions[id], c.host.relayClient())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
@@ -164,7 +166,7 @@ func (c *netCheck) probeRegion(ctx context.Context, id int) {
 	c.https[id] = m
 }
 
-// home is the node's, or the region that it would choose.
+// home returns the node's home, or the region that it would choose.
 func (c *netCheck) home() int {
 	if c.m.Home != 0 {
 		return c.m.Home
@@ -182,7 +184,7 @@ func (c *netCheck) home() int {
 	return newHomeChooser().choose(time.Now(), &c.m.Relays, latency, time.Time{})
 }
 
-// finish writes the report from what was found.
+// finish writes the report.
 func (c *netCheck) finish() {
 	r := &c.report
 	r.GlobalV4, r.GlobalV6 = c.udp.Global4, c.udp.Global6
@@ -206,7 +208,7 @@ func (c *netCheck) finish() {
 		proxy := c.proxyFor(id)
 		if proxy != "" {
 			r.Proxy = proxy
-		} else if answered { // whose address is the proxy's otherwise
+		} else if answered { // with a proxy, RemoteAddr is the proxy's
 			r.IPv4 = r.IPv4 || m.RemoteAddr.Addr().Is4()
 			r.IPv6 = r.IPv6 || m.RemoteAddr.Addr().Is6()
 		}
@@ -215,14 +217,14 @@ func (c *netCheck) finish() {
 	r.Home = regionName(&c.m.Relays, c.home())
 }
 
-// mapping compares what STUN servers saw with what this machine knows. One server alone cannot tell
-// easy from hard.
+// mapping compares the addresses that STUN servers saw with those of this machine. It takes two
+// servers to tell easy from hard.
 func (c *netCheck) mapping() Mapping {
 	seen := []netip.AddrPort{c.udp.Global4, c.udp.Global6}
 	switch {
 	case c.udp.MappingVaries:
 		return MappingHard
-	case slices.ContainsFunc(seen, func(a netip.AddrPort) bool { return a.IsValid() && !isOwnAddr(a.Addr()) }):
+	case slices.ContainsFunc(seen, func(a netip.AddrPort) bool { return a.IsValid() && !isHostAddr(a.Addr()) }):
 		if len(c.udp.Latency) < 2 {
 			return ""
 		}
@@ -233,19 +235,11 @@ func (c *netCheck) mapping() Mapping {
 	return ""
 }
 
-// isOwnAddr reports whether an interface of this machine has the address.
-func isOwnAddr(a netip.Addr) bool {
-	addrs, err := net.InterfaceAddrs()
-	return err == nil && slices.ContainsFunc(addrs, func(own net.Addr) bool {
-		p, err := netip.ParsePrefix(own.String())
-		return err == nil && p.Addr().Unmap() == a.Unmap()
-	})
-}
-
-// proxyFor names the proxy on the way to a region.
+// proxyFor returns the URL of the proxy on the way to a region, without its password; empty if
+// none.
 func (c *netCheck) proxyFor(id int) string {
 	for _, rn := range c.m.Relays.Regions[id].Nodes {
-		proxy, err := c.n.outboundProxy(&url.URL{Scheme: "https", Host: rn.HostName})
+		proxy, err := c.host.proxyFor(&url.URL{Scheme: "https", Host: rn.HostName})
 		if err == nil && proxy != nil {
 			return proxy.Redacted()
 		}
@@ -253,7 +247,7 @@ func (c *netCheck) proxyFor(id int) string {
 	return ""
 }
 
-// inspector is who has signed the certificate that was not accepted.
+// inspector returns the issuer of a certificate that was not accepted.
 func inspector(err error) string {
 	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); ok && unknown.Cert != nil {
 		return unknown.Cert.Issuer.String()
@@ -261,17 +255,17 @@ func inspector(err error) string {
 	return ""
 }
 
-// serveNetCheck checks the network on behalf of a command.
-func (n *Node) serveNetCheck(w http.ResponseWriter, r *http.Request) {
+// serveNetCheck answers with a check of the network. One check runs at a time.
+func (a *localAPI) serveNetCheck(w http.ResponseWriter, r *http.Request) {
 	if fromWebPage(w, r) {
 		return
 	}
-	if !n.checking.CompareAndSwap(false, true) {
+	if !a.checking.CompareAndSwap(false, true) {
 		writeJSON(w, http.StatusTooManyRequests, apiError{"a check is running already"})
 		return
 	}
-	defer n.checking.Store(false)
-	report, err := n.netCheck(r.Context(), n.netmap.Load())
+	defer a.checking.Store(false)
+	report, err := runNetCheck(r.Context(), a.n.host, a.n.log, a.n.plane.netmap.Load())
 	if err != nil {
 		status := http.StatusInternalServerError
 		if errors.Is(err, errNoRelays) {

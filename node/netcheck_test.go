@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// relay6 makes the relay reachable over IPv6 alone.
+// relay6 makes the relay reachable over IPv6 only.
 func (m *mesh) relay6() {
 	t := m.t
 	t.Helper()
-	conf, pin, err := relay.SelfSignedTLS(t.TempDir(), "::1")
+	conf, pin, err := relayserver.SelfSignedTLS(t.TempDir(), "::1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +29,8 @@ func (m *mesh) relay6() {
 	}
 	m.wg.Go(func() { m.srv.Serve(ln, m.srv.TLSConfig(conf)) })
 	m.wg.Go(func() { m.srv.ServeSTUN(pc) })
-	m.relays.Regions[region].Nodes = []*relay.Node{{Name: "900a", RegionID: region, HostName: "::1", CertName: pin, IPv4: "none", IPv6: "::1",
+	m.relays.Regions[region].Nodes = []*relay.Node{{Name: "900a", RegionID: region, HostName: "::1", CertName: pin,
+		IPv4: "none", IPv6: "::1",
 		DERPPort: ln.Addr().(*net.TCPAddr).Port, STUNPort: pc.LocalAddr().(*net.UDPAddr).Port}}
 }
 
@@ -49,14 +51,17 @@ func (m *mesh) check(change ...func(*Config)) NetReport {
 func TestNetCheck(t *testing.T) {
 	m := newMesh(t)
 	r := m.check(func(c *Config) { c.UDPAddr = loopback })
-	if !r.UDP || !r.IPv4 || r.IPv6 || r.GlobalV4.Addr() != loopback || r.Mapping != MappingNone || r.Proxy != "" || r.InspectedBy != "" {
+	if !r.UDP || !r.IPv4 || r.IPv6 || r.GlobalV4.Addr() != loopback || r.Mapping != MappingNone || r.Proxy != "" ||
+		r.InspectedBy != "" {
 		t.Errorf("over IPv4: %+v", r)
 	}
-	if l := r.Relays[0]; r.Home != "test" || l.Region != region || l.Transport != "udp" || l.LatencyMS <= 0 || l.Error != "" {
+	if l := r.Relays[0]; r.Home != "test" || l.Region != region || l.Transport != "udp" || l.LatencyMS <= 0 ||
+		l.Error != "" {
 		t.Errorf("over IPv4: home %q, %+v", r.Home, l)
 	}
 	r = m.check(func(c *Config) { c.RelayOnly = true })
-	if l := r.Relays[0]; r.UDP || !r.IPv4 || r.Mapping != "" || r.Home != "test" || l.Transport != "https" || l.LatencyMS <= 0 {
+	if l := r.Relays[0]; r.UDP || !r.IPv4 || r.Mapping != "" || r.Home != "test" || l.Transport != "https" ||
+		l.LatencyMS <= 0 {
 		t.Errorf("without UDP: %+v", r)
 	}
 	m.relays.Regions[region].Nodes[0].CertName = ""
@@ -70,7 +75,8 @@ func TestNetCheckOverIPv6(t *testing.T) {
 	m := newMesh(t)
 	m.relay6()
 	r := m.check()
-	if !r.UDP || r.IPv4 || !r.IPv6 || r.GlobalV6.Addr() != netip.IPv6Loopback() || r.GlobalV4.IsValid() || r.Mapping != MappingNone {
+	if !r.UDP || r.IPv4 || !r.IPv6 || r.GlobalV6.Addr() != netip.IPv6Loopback() || r.GlobalV4.IsValid() ||
+		r.Mapping != MappingNone {
 		t.Errorf("UDP: %+v", r)
 	}
 	if l := r.Relays[0]; r.Home != "test" || l.Transport != "udp" || l.Error != "" {
@@ -82,8 +88,8 @@ func TestNetCheckOverIPv6(t *testing.T) {
 	}
 }
 
-// Through a proxy relays are measured by HTTPS, over both families, and the proxy is named without
-// its password.
+// Through a proxy, relays are measured by HTTPS, over both families. The report names the proxy
+// without its password.
 func TestNetCheckThroughProxy(t *testing.T) {
 	for _, family := range []string{"IPv4", "IPv6"} {
 		m := newMesh(t)
@@ -96,16 +102,18 @@ func TestNetCheckThroughProxy(t *testing.T) {
 		})
 		for _, scheme := range []string{"http", "socks5"} {
 			proxy := &url.URL{Scheme: scheme, Host: gate.Status().Proxies[0], User: url.UserPassword("me", "secret")}
-			before := gate.proxy.Stats()
+			before := gate.ingress.proxy.Stats()
 			r := m.check(func(c *Config) {
 				c.RelayOnly = true
 				c.OutboundProxy = func(*url.URL) (*url.URL, error) { return proxy, nil }
 			})
-			after := gate.proxy.Stats()
-			if l := r.Relays[0]; r.UDP || r.IPv4 || r.IPv6 || l.Transport != "https" || l.LatencyMS <= 0 || l.Error != "" || r.Home != "test" {
+			after := gate.ingress.proxy.Stats()
+			if l := r.Relays[0]; r.UDP || r.IPv4 || r.IPv6 || l.Transport != "https" || l.LatencyMS <= 0 || l.Error != "" ||
+				r.Home != "test" {
 				t.Errorf("%s, %s: %+v", family, scheme, r)
 			}
-			if !strings.HasPrefix(r.Proxy, scheme+"://me:") || strings.Contains(r.Proxy, "secret") || !strings.HasSuffix(r.Proxy, proxy.Host) {
+			if !strings.HasPrefix(r.Proxy, scheme+"://me:") || strings.Contains(r.Proxy, "secret") ||
+				!strings.HasSuffix(r.Proxy, proxy.Host) {
 				t.Errorf("%s, %s: proxy %q", family, scheme, r.Proxy)
 			}
 			if after.HTTP+after.SOCKS5 == before.HTTP+before.SOCKS5 {

@@ -7,51 +7,50 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/meshaddr"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/userstack"
 )
 
-// NetworkMap is all that a node knows of its network. Where it comes from (a coordination server, a
-// file, a program) is not the node's business. A map handed to a node must not be changed
-// afterwards.
+// NetworkMap is all that a node knows of its network. It comes from a coordination server, a file
+// or the program that embeds the node. A map must not be changed once a node has it.
 type NetworkMap struct {
 	Name      string         // our own, for display
-	Domain    string         // of the names of the mesh, which are known with and without it; empty: none
-	Addresses []netip.Prefix // our own; whatever else lies in them belongs to the mesh too
+	Domain    string         // of the names of the mesh, which resolve with and without it; empty: none
+	Addresses []netip.Prefix // our own; all other addresses in these prefixes belong to the mesh, too
 	Peers     []Peer
 	Relays    relay.Map
 	Home      int // region of our home relay; 0: none
 	DNS       DNS
 
-	// Filter decides what peers may begin with the ports we serve; nil allows every peer.
+	// Filter decides which connections and datagrams of peers are let in; nil allows all.
 	Filter userstack.Filter
-	// Mesh is for the map of a coordination server: its Filter also decides who may ping.
+	// Mesh is true for the map of a coordination server, whose Filter also decides who may ping.
 	Mesh bool
-	// ExitLost tells why the peer through which everything else should leave is not there, so that
-	// nothing does; empty: it is there, or none is wanted.
+	// ExitLost says why the exit node is not there, so that nothing outside the mesh is reached. It
+	// is empty if the exit node is there, or none was requested.
 	ExitLost string
 }
 
-// Peer is another node. One with an Endpoint speaks plain WireGuard and is reached there, or
-// wherever it was last heard from. All others are reached through relays and by discovery.
+// Peer is another node. A plain peer speaks WireGuard only, and is reached at its Endpoint or at
+// the address from which it was last heard. All others are reached through relays and by discovery.
 type Peer struct {
 	Name      string // for display and as a host name; may be empty
 	Key       key.NodePublic
-	Addresses []netip.Prefix // what it may send from, and what is sent to it
+	Addresses []netip.Prefix // from which it may send, and to which packets are sent to it
 
-	Disco     key.DiscoPublic  // zero: no discovery
-	Endpoints []netip.AddrPort // where it may be reached directly
+	Disco     key.DiscoPublic  // zero: it takes no part in discovery
+	Endpoints []netip.AddrPort // candidates for a direct path
 	Region    int              // of its home relay; 0: unknown
 
-	Plain        bool          // plain WireGuard
-	Endpoint     Endpoint      // of a plain peer; zero: it has to speak first
+	Plain        bool          // it speaks WireGuard only
+	Endpoint     Endpoint      // of a plain peer; zero: the peer has to send first
 	PresharedKey key.Preshared // zero: none
 	Keepalive    time.Duration // persistent keepalive; 0: off
 
-	Online   *bool     // as the coordination server sees it; nil: not known
-	LastSeen time.Time // by the server, while it is not online
+	Online   *bool     // whether the coordination server has a connection with it; nil: unknown
+	LastSeen time.Time // by the server; only of a peer that is not online
 }
 
 // Endpoint is a host, an IP address or a name, and a UDP port.
@@ -60,44 +59,45 @@ type Endpoint struct {
 	Port uint16
 }
 
-// addrPort returns the address; false if it is a name, or not known.
+// addrPort returns the address; false if the host is a name, or empty.
 func (e Endpoint) addrPort() (netip.AddrPort, bool) {
 	a, err := netip.ParseAddr(e.Host)
 	return netip.AddrPortFrom(a, e.Port), err == nil
 }
 
-// DNS says who resolves names.
+// DNS is how a node resolves names.
 type DNS struct {
-	Servers []Nameserver // asked through the mesh if they are in it; empty: the host's resolver
-	Search  []string     // domains for names without a dot
+	Servers []Nameserver // for all names; those in the mesh are asked through it; empty: the host's resolver
+	Search  []string     // search domains
 
-	// Routes are domains that have servers of their own; of several the longest counts. Without
-	// servers, the map itself knows all names of the domain.
+	// Routes are the servers of domains. The longest domain that a name is in counts. For a domain
+	// without servers, the map has all names.
 	Routes  map[string][]Nameserver
-	Records map[string][]netip.Addr // names beside those of nodes
+	Records map[string][]netip.Addr // further names of the mesh
 
-	// Withheld are names that this node must not answer for as an exit node; see [DNS.withholds].
+	// Withheld are names for which this node must not answer queries of peers as an exit node. An
+	// entry that begins with a dot stands for all names below it.
 	Withheld []string
 
-	// Bootstrap are addresses of hosts in the URLs of nameservers. A host that is not in it is asked of
-	// the host's resolver.
+	// Bootstrap are the addresses of hosts in the URLs of nameservers. Other such hosts are
+	// resolved by the host's resolver.
 	Bootstrap map[string][]netip.Addr
 }
 
-// display names a peer for people.
+// display returns the name of a peer for messages, or its shortened key.
 func (p *Peer) display() string { return cmp.Or(p.Name, p.Key.ShortString()) }
 
-// routes finds the peer for an address. It is immutable.
+// routes finds the peer for an address, and the addresses for a name. It is immutable.
 type routes struct {
-	hosts map[netip.Addr]*Peer // prefixes of one address
-	nets  []netRoute           // others, longest first
+	hosts map[netip.Addr]*Peer // prefixes of a single address
+	nets  []netRoute           // other prefixes, longest first
 	own   []netip.Prefix
 	names map[string]meshName // lower case
 	keys  map[key.NodePublic]bool
 }
 
-// meshName is a host name of the mesh. A name that several nodes have leads to none of them: nobody
-// could tell which was meant.
+// meshName is a host name of the mesh. A name that several nodes have is ambiguous, and resolves to
+// none of them.
 type meshName struct {
 	addrs     []netip.Addr
 	ambiguous bool
@@ -109,7 +109,8 @@ type netRoute struct {
 }
 
 func newRoutes(m *NetworkMap) *routes {
-	r := &routes{hosts: make(map[netip.Addr]*Peer), own: m.Addresses, names: make(map[string]meshName), keys: make(map[key.NodePublic]bool, len(m.Peers))}
+	r := &routes{hosts: make(map[netip.Addr]*Peer), own: m.Addresses, names: make(map[string]meshName),
+		keys: make(map[key.NodePublic]bool, len(m.Peers))}
 	for i := range m.Peers {
 		p := &m.Peers[i]
 		r.keys[p.Key] = true
@@ -132,7 +133,7 @@ func newRoutes(m *NetworkMap) *routes {
 	return r
 }
 
-// addName makes a node known by its name, and by its name in the domain.
+// addName adds the name of a node, without and with the domain.
 func (r *routes) addName(name, domain string, prefixes []netip.Prefix) {
 	if name == "" {
 		return
@@ -154,10 +155,10 @@ func (r *routes) addName(name, domain string, prefixes []netip.Prefix) {
 	}
 }
 
-// hostName is the form of a name that names are compared in.
+// hostName returns the form in which names are compared: lower case, without a dot at the end.
 func hostName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
 
-// peer returns the peer that packets to a go to, nil if there is none.
+// peer returns the peer to which packets to a are sent; nil if there is none.
 func (r *routes) peer(a netip.Addr) *Peer {
 	if p := r.hosts[a]; p != nil {
 		return p
@@ -175,17 +176,17 @@ func (r *routes) isOwn(a netip.Addr) bool {
 	return slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
-// inMesh reports whether a belongs to the mesh, so that it must never be dialled on the host's
-// network, whether or not a peer has it.
+// inMesh reports whether a belongs to the mesh. Such an address is never dialled on the host's
+// network, even if no peer has it.
 func (r *routes) inMesh(a netip.Addr) bool {
 	if a.IsLoopback() || a.IsUnspecified() {
-		return false // even where a peer is the way to everywhere: they mean this machine
+		return false // these mean this machine, even if a peer has a default route
 	}
 	return meshaddr.Contains(a) || r.peer(a) != nil ||
 		slices.ContainsFunc(r.own, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// meshPrefixes are the ranges that go through the mesh.
+// meshPrefixes returns the prefixes that are reached through the mesh, sorted.
 func meshPrefixes(m *NetworkMap) []netip.Prefix {
 	v4, v6 := meshaddr.Ranges()
 	prefixes := []netip.Prefix{v4, v6}

@@ -5,6 +5,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"ginnel/internal/sys"
 )
 
 const (
@@ -14,10 +16,10 @@ const (
 
 // watchNetwork tells transport and relays when the host's addresses or routes have changed.
 func (n *Node) watchNetwork(ctx context.Context) {
-	events, err := networkEvents(ctx, &n.wg)
+	events, err := sys.NetworkEvents(ctx, n.life.wg.Go)
 	if err != nil {
 		n.log.Debug("the system does not tell of network changes; looking every few seconds", "err", err)
-		events = pollAddresses(ctx, &n.wg)
+		events = pollAddresses(ctx, &n.life.wg)
 	}
 	for {
 		if _, ok := <-events; !ok {
@@ -25,7 +27,7 @@ func (n *Node) watchNetwork(ctx context.Context) {
 				return
 			}
 			n.log.Debug("the system does not tell of network changes any more; looking every few seconds")
-			events = pollAddresses(ctx, &n.wg)
+			events = pollAddresses(ctx, &n.life.wg)
 			continue
 		}
 		select {
@@ -42,8 +44,7 @@ func (n *Node) watchNetwork(ctx context.Context) {
 // NetworkChanged has the node look at its network anew, as it does when the system tells of a
 // change.
 func (n *Node) NetworkChanged() {
-	n.conn.NetworkChanged()
-	n.pool.NetworkChanged()
+	n.plane.networkChanged()
 }
 
 func drain(events <-chan struct{}) {

@@ -15,13 +15,13 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/userstack"
 )
 
-// Two nodes that know each other's keys and relay reach each other at once, and directly once they
-// may discover.
+// Two nodes that know each other's keys and relay reach each other at once, and directly once
+// discovery starts.
 func TestRelayThenDirect(t *testing.T) {
 	a, b := two(t)
 	b.serveHTTP(80, "from beta")
@@ -49,7 +49,7 @@ func TestRelayThenDirect(t *testing.T) {
 	}
 }
 
-// A transfer goes on, byte for byte, while its path changes from relay to direct and back.
+// A transfer continues, byte for byte, while its path changes from relay to direct and back.
 func TestTransferOverChangingPaths(t *testing.T) {
 	a, b := two(t)
 	ln, err := b.Listen(netip.MustParseAddrPort("100.64.0.2:9"))
@@ -111,8 +111,8 @@ func TestTransferOverChangingPaths(t *testing.T) {
 	}
 }
 
-// Connections that are made while the node closes, and afterwards, fail in the usual way. Those to
-// a name with several addresses need goroutines.
+// Connections that are made while the node closes, and afterwards, fail with net.ErrClosed or an
+// error of a closing node. Dialling a name with several addresses takes goroutines.
 func TestDialBesideClose(t *testing.T) {
 	for range 20 {
 		m := newMesh(t)
@@ -146,7 +146,7 @@ func TestDialBesideClose(t *testing.T) {
 	}
 }
 
-// Relays that make no sense are refused, and the map before stays.
+// A map with invalid relays is refused, and the map before stays in force.
 func TestMapWithBadRelays(t *testing.T) {
 	a, _ := two(t)
 	for _, bad := range []relay.Map{
@@ -168,7 +168,7 @@ func TestMapWithBadRelays(t *testing.T) {
 	}
 }
 
-// A name that several nodes have leads to none of them.
+// A name that several nodes have resolves to none of them.
 func TestAmbiguousNames(t *testing.T) {
 	m := newMesh(t)
 	a, b, c := m.add("alpha"), m.add("db"), m.add("db")
@@ -177,7 +177,8 @@ func TestAmbiguousNames(t *testing.T) {
 	}
 	b.serveHTTP(80, "first")
 	c.serveHTTP(80, "second")
-	if _, err := a.get("http://db/"); !errors.Is(err, syscall.EHOSTUNREACH) || !strings.Contains(err.Error(), "several nodes have this name") {
+	if _, err := a.get("http://db/"); !errors.Is(err, syscall.EHOSTUNREACH) ||
+		!strings.Contains(err.Error(), "several nodes have this name") {
 		t.Errorf("two nodes of one name: %v", err)
 	}
 	if got, err := a.get("http://100.64.0.3/"); got != "second" || err != nil {
@@ -188,7 +189,7 @@ func TestAmbiguousNames(t *testing.T) {
 	}
 }
 
-// Errors are those of a socket, and say what to do.
+// Errors wrap the errno of a socket, and say what to do.
 func TestDialErrors(t *testing.T) {
 	a, b := two(t, func(c *Config) { c.MeshOnly = true })
 	b.serveHTTP(80, "")
@@ -241,7 +242,7 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
-// Nothing comes in that is not served, and what is served obeys the map's filter.
+// Ports that are not served let nothing in, and served ports obey the map's filter.
 func TestInbound(t *testing.T) {
 	a, b := two(t)
 	b.serveHTTP(80, "open")
@@ -250,7 +251,7 @@ func TestInbound(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, err := a.stack.Ping(ctx, b.addr); err == nil {
+	if _, err := a.plane.stack.Ping(ctx, b.addr); err == nil {
 		t.Error("an ICMP echo was answered")
 	}
 	m := b.netmap(false)
@@ -265,7 +266,7 @@ func TestInbound(t *testing.T) {
 	}
 }
 
-// Peers come and go with the map; those that stay are not disturbed.
+// Peers come and go with the map. Connections to those that stay are not disturbed.
 func TestSetMap(t *testing.T) {
 	m := newMesh(t)
 	a, b, c := m.add("alpha"), m.add("beta"), m.add("gamma")
@@ -313,8 +314,8 @@ func TestSetMap(t *testing.T) {
 	}
 }
 
-// A peer that has restarted is reached as soon as the map tells its new disco key, not when
-// WireGuard gives up the old session.
+// A restarted peer is reached as soon as the map has its new disco key, not when WireGuard gives up
+// the old session.
 func TestPeerRestarts(t *testing.T) {
 	a, b := two(t)
 	a.mesh.introduce()
@@ -353,7 +354,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// Close in the middle of everything leaves nothing and does not hang.
+// Close under load leaves no goroutine and does not hang.
 func TestCloseWhileBusy(t *testing.T) {
 	a, b := two(t, func(c *Config) { c.Proxies = []net.Addr{tcp("127.0.0.1:0")} })
 	b.serveHTTP(80, "x")
@@ -370,7 +371,8 @@ func TestCloseWhileBusy(t *testing.T) {
 func TestConfigNeedsNoKeyInLogs(t *testing.T) {
 	k := key.NewNodePrivate()
 	text, _ := k.MarshalText()
-	if s := fmt.Sprintf("%+v %v %#v", Config{Key: k}, Config{Key: k}, Config{Key: k}); strings.Contains(s, strings.TrimPrefix(string(text), "privkey:")) {
+	if s := fmt.Sprintf("%+v %v %#v", Config{Key: k}, Config{Key: k}, Config{Key: k}); strings.Contains(s,
+		strings.TrimPrefix(string(text), "privkey:")) {
 		t.Error("a printed Config holds the private key")
 	}
 }

@@ -11,33 +11,33 @@ import (
 	"strings"
 )
 
-// The file by which browsers come to the proxy for the mesh and for nothing else. Its size depends
+// The proxy auto-configuration file has browsers use the proxy for the mesh only. Its size depends
 // on the networks and domains of the mesh, not on the number of peers.
 
 //go:embed proxy.js
 var pacRules string
 
-// pacPrefixes bounds the prefixes in the file, all of which a browser goes through for each
-// request.
+// pacPrefixes bounds the prefixes in the file. A browser compares each request with all of them.
 const pacPrefixes = 256
 
-// pacMesh is what the rules know of the mesh. Names are in lower case, without a dot at the end.
+// pacMesh is the data of the rules in proxy.js. Names are in lower case, without a dot at the end.
+// With AllNames, only the mesh can resolve names, or it has a default route.
 type pacMesh struct {
 	Proxy    string         `json:"proxy"`
-	AllNames bool           `json:"allNames"` // only the mesh knows which names are its own, or it is the way to all of them
+	AllNames bool           `json:"allNames"` // every name goes to the proxy
 	Names    []string       `json:"names"`
-	Domains  []string       `json:"domains"` // with what is below them
+	Domains  []string       `json:"domains"` // including the names below them
 	Prefixes []netip.Prefix `json:"prefixes"`
-	Host     []netip.Prefix `json:"host"` // never in the mesh, whatever Prefixes holds
+	Host     []netip.Prefix `json:"host"` // never in the mesh, even if Prefixes contains it
 }
 
-// thisHost are the prefixes that mean this machine even where a peer is the way to everywhere: see
+// thisHost are the prefixes of this machine, which even a default route does not take: see
 // routes.inMesh.
 var thisHost = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-func (n *Node) servePAC(w http.ResponseWriter, r *http.Request) {
+func (a *localAPI) servePAC(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig")
-	fmt.Fprint(w, pacFile(r.Host, n.netmap.Load()))
+	fmt.Fprint(w, pacFile(r.Host, a.n.plane.netmap.Load()))
 }
 
 // pacFile writes a proxy auto-configuration for the proxy at hostPort.
@@ -60,10 +60,10 @@ func pacFile(hostPort string, m *NetworkMap) string {
 	for _, p := range m.Peers {
 		name := hostName(p.Name)
 		switch _, domain, dotted := strings.Cut(name, "."); {
-		case !dotted: // needs no rule
-		case strings.Contains(domain, "."): // of another network
+		case !dotted: // a rule for all names without a dot covers it
+		case strings.Contains(domain, "."): // the domain of another network
 			domains[domain] = true
-		default: // not all of a top-level domain
+		default: // the domain is a top-level domain, which is not only the mesh's
 			domains[name] = true
 		}
 	}
@@ -76,21 +76,21 @@ func pacFile(hostPort string, m *NetworkMap) string {
 		for below && !domains[parent] {
 			_, parent, below = strings.Cut(parent, ".")
 		}
-		return d == "" || below || strings.HasSuffix(d, ".arpa") // no browser asks for names of addresses
+		return d == "" || below || strings.HasSuffix(d, ".arpa") // no browser connects to names of addresses
 	})
-	b, _ := json.Marshal(mesh) // the type has nothing that fails
+	b, _ := json.Marshal(mesh) // cannot fail for these types
 	return "var mesh = " + string(b) + ";\n\n" + pacRules
 }
 
-// hasDefaultRoute reports whether the mesh is the way to everywhere.
+// hasDefaultRoute reports whether a peer has a default route.
 func hasDefaultRoute(m *NetworkMap) bool {
 	return slices.ContainsFunc(m.Peers, func(p Peer) bool {
 		return slices.ContainsFunc(p.Addresses, func(a netip.Prefix) bool { return a.Bits() == 0 })
 	})
 }
 
-// fewPrefixes covers sorted prefixes by at most so many. If that takes wider ones, further
-// addresses go to the proxy, which dials them on the host's network.
+// fewPrefixes covers sorted prefixes by at most most prefixes. It may widen them; the proxy dials
+// the addresses that are added on the host's network.
 func fewPrefixes(prefixes []netip.Prefix, most int) []netip.Prefix {
 	prefixes = aggregate(prefixes)
 	for wide := 1; len(prefixes) > most; wide++ {
@@ -103,11 +103,11 @@ func fewPrefixes(prefixes []netip.Prefix, most int) []netip.Prefix {
 	return prefixes
 }
 
-// aggregate leaves out prefixes that lie in others, and joins two halves of one.
+// aggregate removes prefixes that others contain, and joins the two halves of a prefix.
 func aggregate(sorted []netip.Prefix) (few []netip.Prefix) {
 	for _, p := range sorted {
 		if n := len(few); n > 0 && few[n-1].Overlaps(p) {
-			continue // sorted by address and length, it lies in the last one
+			continue // the last one contains it, because the prefixes are sorted by address and length
 		}
 		few = append(few, p)
 		for len(few) > 1 {

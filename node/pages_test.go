@@ -69,12 +69,13 @@ func TestPages(t *testing.T) {
 	if status, _, body := page(t, a.Node, "POST", "/api/v1/ping?peer=beta", ""); status != 200 && status != 504 {
 		t.Errorf("ping: %d %s", status, body)
 	}
-	if status, _, body := page(t, a.Node, "POST", "/api/v1/ping?peer=nobody", ""); status != 404 || !strings.Contains(body, "no such peer") {
+	if status, _, body := page(t, a.Node, "POST", "/api/v1/ping?peer=nobody", ""); status != 404 ||
+		!strings.Contains(body, "no such peer") {
 		t.Errorf("ping of nobody: %d %s", status, body)
 	}
 }
 
-// A page of the web can have a browser send requests here.
+// A web page can make a browser send requests here.
 func TestPingIsNotForWebPages(t *testing.T) {
 	a, _ := two(t, withProxy)
 	req, err := http.NewRequest("POST", "http://"+a.Status().Proxies[0]+"/api/v1/ping?peer=beta", nil)
@@ -92,7 +93,7 @@ func TestPingIsNotForWebPages(t *testing.T) {
 	}
 }
 
-// On a listener that others can reach, the pages want the password, or the token of the state
+// On a listener that other machines reach, pages require the password, or the token in the state
 // directory.
 func TestPagesOnTheNetwork(t *testing.T) {
 	m := newMesh(t)
@@ -124,7 +125,7 @@ func TestPagesOnTheNetwork(t *testing.T) {
 	}
 }
 
-// The names in the JSON are the contract with scripts.
+// Scripts rely on the names in the JSON.
 func TestStatusJSON(t *testing.T) {
 	a, b := two(t, withProxy)
 	b.serveHTTP(80, "x")
@@ -157,7 +158,7 @@ func wantKeys(t *testing.T, v any, keys ...string) {
 	}
 }
 
-// A node that cannot reach its relay says so, and what to do.
+// A node that cannot reach its relay reports that, and what to do.
 func TestNotReady(t *testing.T) {
 	m := newMesh(t)
 	a := m.add("alpha")
@@ -166,7 +167,8 @@ func TestNotReady(t *testing.T) {
 	// The listener may still be closing at the first attempt.
 	eventually(t, "a refusal", func() bool { return strings.Contains(a.Status().Reason, "refused") })
 	s := a.Status()
-	if s.State != StateStarting || !strings.Contains(s.Reason, "home relay test") || s.Health[0].Code != "home-relay-unreachable" || s.Health[0].Mend == "" {
+	if s.State != StateStarting || !strings.Contains(s.Reason, "home relay test") ||
+		s.Health[0].Code != "home-relay-unreachable" || s.Health[0].Mend == "" {
 		t.Errorf("status %+v", s)
 	}
 	if status, _, body := page(t, a.Node, "GET", "/readyz", ""); status != 503 || !strings.Contains(body, "refused") {
@@ -177,7 +179,7 @@ func TestNotReady(t *testing.T) {
 	}
 }
 
-// The proxy says why in its own words: the peer and the reason.
+// The error page of the proxy names the peer and the reason.
 func TestProxyErrors(t *testing.T) {
 	a, b := two(t, withProxy, func(c *Config) { c.DialTimeout = 300 * time.Millisecond; c.MeshOnly = true })
 	eventually(t, "ready", func() bool { return a.Status().State == StateRunning })
@@ -219,7 +221,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// A proxy that others can reach does not lead them to what listens on this machine only.
+// A proxy that other machines reach does not connect them to services that listen on this machine
+// only.
 func TestProxyForOthersGuardsTheHost(t *testing.T) {
 	local, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -278,7 +281,7 @@ func TestDatagrams(t *testing.T) {
 			}
 		}()
 	}
-	c, err := a.listenDatagrams(t.Context())
+	c, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +289,8 @@ func TestDatagrams(t *testing.T) {
 	port := outside.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 	buf := make([]byte, 1<<16)
 	for i, dst := range []*proxy.Addr{
-		{IP: b.addr, Port: 7}, {Name: "beta", Port: 7}, {IP: loopback, Port: port}, {Name: "localhost", Port: port}, {Name: "BETA.", Port: 7},
+		{IP: b.addr, Port: 7}, {Name: "beta", Port: 7}, {IP: loopback, Port: port}, {Name: "localhost", Port: port},
+		{Name: "BETA.", Port: 7},
 	} {
 		want := bytes.Repeat([]byte{byte(i)}, 1+i*10000)
 		if _, err := c.WriteTo(want, dst); err != nil {
@@ -297,7 +301,8 @@ func TestDatagrams(t *testing.T) {
 			t.Errorf("from %v to %v: %d bytes, %v", from, dst, n, err)
 		}
 	}
-	for _, dst := range []*proxy.Addr{{IP: netip.MustParseAddr("100.64.0.99"), Port: 7}, {Name: "nobody.invalid", Port: 7}} {
+	for _, dst := range []*proxy.Addr{{IP: netip.MustParseAddr("100.64.0.99"), Port: 7},
+		{Name: "nobody.invalid", Port: 7}} {
 		if _, err := c.WriteTo([]byte("x"), dst); err == nil {
 			t.Errorf("a datagram to %v was taken", dst)
 		}
@@ -327,7 +332,8 @@ func TestMetricsAreComplete(t *testing.T) {
 	}
 	_, _, body := page(t, a.Node, "GET", "/metrics", "")
 	peer := fmt.Sprintf(`{peer="%v"}`, b.key.Public())
-	for _, want := range []string{"ginnel_peer_received_bytes_total" + peer, "ginnel_peer_direct" + peer + " 0", `ginnel_relay_connected{name="test",region="900"} 1`, "go_goroutines"} {
+	for _, want := range []string{"ginnel_peer_received_bytes_total" + peer, "ginnel_peer_direct" + peer + " 0",
+		`ginnel_relay_connected{name="test",region="900"} 1`, "go_goroutines"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("%s is missing", want)
 		}

@@ -20,15 +20,14 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/userstack"
-	"ginnel/wireguard"
 )
 
 func newPublicKey() key.NodePublic { return key.NewNodePrivate().Public() }
 
-// addressBind is a stock device's bind to one address, at which it opens again after a BindUpdate:
-// a host that moves.
+// addressBind is the Bind of a stock device at one address. It opens its socket again after a
+// BindUpdate, as a host that moves does.
 type addressBind struct {
 	ip string
 	c  *net.UDPConn
@@ -72,7 +71,7 @@ func (b *addressBind) ParseEndpoint(s string) (conn.Endpoint, error) {
 	return &conn.StdNetEndpoint{AddrPort: ap}, err
 }
 
-// stockPeer is a plain WireGuard device, with a stack of its own behind it.
+// stockPeer is a wireguard-go device with a stack of its own.
 type stockPeer struct {
 	key   key.NodePrivate
 	stack *userstack.Stack
@@ -113,7 +112,7 @@ func newStockPeer(t *testing.T, bind conn.Bind, clients ...key.NodePublic) *stoc
 	return p
 }
 
-// stockTun makes a stack's device one that wireguard-go takes, which waits for packets.
+// stockTun adapts a stack's device to wireguard-go, whose reads wait for packets.
 type stockTun struct {
 	*userstack.Device
 	readyc chan struct{}
@@ -195,7 +194,7 @@ func (p *stockPeer) echoTCP(t *testing.T) {
 	}()
 }
 
-// plainNode is a node with one plain peer.
+// plainNode starts a node with one plain peer.
 func plainNode(t *testing.T, k key.NodePrivate, p *stockPeer, e Endpoint, change ...func(*Config)) *Node {
 	t.Helper()
 	cfg := Config{
@@ -232,7 +231,7 @@ func roundTrip(t *testing.T, c net.Conn, text string, wait time.Duration) error 
 	return err
 }
 
-// A stock WireGuard device is a peer, with no relay and no discovery.
+// A stock WireGuard device is a peer without a relay and without discovery.
 func TestPlainPeer(t *testing.T) {
 	k := key.NewNodePrivate()
 	p := newStockPeer(t, conn.NewStdNetBind(), k.Public())
@@ -247,7 +246,8 @@ func TestPlainPeer(t *testing.T) {
 		t.Error(err)
 	}
 	s := n.Status()
-	if s.State != StateRunning || s.Peers[0].Path != PathDirect || s.Peers[0].Endpoint != fmt.Sprintf("127.0.0.1:%d", p.port) || s.Peers[0].RxBytes == 0 {
+	if s.State != StateRunning || s.Peers[0].Path != PathDirect ||
+		s.Peers[0].Endpoint != fmt.Sprintf("127.0.0.1:%d", p.port) || s.Peers[0].RxBytes == 0 {
 		t.Errorf("status %+v", s)
 	}
 	r, err := n.Ping(t.Context(), "10.9.0.1")
@@ -267,7 +267,8 @@ func TestPlainPeerWrongKey(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := n.DialContext(ctx, "tcp", "10.9.0.1:7")
-	if want := fmt.Sprintf("does not answer at 127.0.0.1:%d: no WireGuard handshake yet; check its address, its key", p.port); err == nil || !strings.Contains(err.Error(), want) {
+	if want := fmt.Sprintf("does not answer at 127.0.0.1:%d: no WireGuard handshake yet; check its address, its key",
+		p.port); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %q in it", err, want)
 	}
 	if s := n.Status(); s.Peers[0].Path != PathNone {
@@ -275,7 +276,7 @@ func TestPlainPeerWrongKey(t *testing.T) {
 	}
 }
 
-// The name of a silent peer is looked up again, and the connection in use goes on at its new
+// The name of a silent peer is looked up again, and the open connection continues at its new
 // address.
 func TestPlainPeerMovesUnderItsName(t *testing.T) {
 	k := key.NewNodePrivate()
@@ -326,66 +327,67 @@ func TestPlainPeerMovesUnderItsName(t *testing.T) {
 
 func TestObserve(t *testing.T) {
 	now := time.Unix(1700000000, 0)
-	var p plainPeer
-	want := func(what string, s wireguard.Session, want suspicion) {
+	at := netip.MustParseAddrPort("192.0.2.1:1")
+	var w silenceWatch
+	want := func(what string, s session, want lookupReason) {
 		t.Helper()
-		if got := p.observe(now, s); got != want {
+		if got := w.observe(now, s); got != want {
 			t.Errorf("%s: %v, want %v", what, got, want)
 		}
 	}
 	due := func(what string, want time.Time) {
 		t.Helper()
-		if got := p.due(); !got.Equal(want) {
+		if got := w.due(); !got.Equal(want) {
 			t.Errorf("%s: due at %v, want %v", what, got, want)
 		}
 	}
 	due("nothing observed", time.Time{})
-	want("a new peer without an address", wireguard.Session{}, moved)
+	want("a new peer without an address", session{}, lookupMoved)
 	due("the next look-up", now.Add(lookupPause))
-	want("at once again", wireguard.Session{}, unsuspected)
+	want("at once again", session{}, lookupNone)
 	now = now.Add(lookupPause)
-	want("after the pause", wireguard.Session{}, moved)
+	want("after the pause", session{}, lookupMoved)
 	now = now.Add(lookupPause)
-	want("before the pause, now doubled, is over", wireguard.Session{}, unsuspected)
+	want("before the pause, now doubled, is over", session{}, lookupNone)
 	now = now.Add(lookupPause)
-	want("after it", wireguard.Session{}, dead)
-	heard := wireguard.Session{Endpoint: "192.0.2.1:1", Rx: 100, Tx: 100}
-	found := wireguard.Session{Endpoint: "192.0.2.1:1"}
-	want("it has an address, and nothing was asked of it", found, unsuspected)
+	want("after it", session{}, lookupDead)
+	heard := session{endpoint: at, rx: 100, tx: 100}
+	found := session{endpoint: at}
+	want("it has an address, and nothing was asked of it", found, lookupNone)
 	due("it owes no answer", time.Time{})
-	want("it was heard from", heard, unsuspected)
+	want("it was heard from", heard, lookupNone)
 	now = now.Add(time.Hour)
-	want("nothing was asked of it", heard, unsuspected)
+	want("nothing was asked of it", heard, lookupNone)
 	due("it owes no answer", time.Time{})
-	heard.Tx += 148
-	want("it was asked", heard, unsuspected)
+	heard.tx += 148
+	want("it was asked", heard, lookupNone)
 	due("it owes an answer", now.Add(silenceLimit))
 	now = now.Add(silenceLimit)
-	want("and did not answer", heard, moved)
+	want("and did not answer", heard, lookupMoved)
 	now = now.Add(deadLimit)
-	want("for long", heard, dead)
-	heard.Rx++
-	want("then it did", heard, unsuspected)
+	want("for long", heard, lookupDead)
+	heard.rx++
+	want("then it did", heard, lookupNone)
 }
 
-// Peers that owe no answer are not looked at, until something is sent to one of them.
+// Peers that owe no answer are not checked until something is sent to one of them.
 func TestAwaitCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &Node{peersChanged: make(chan struct{}, 1)}
+		e := &endpointKeeper{mapc: make(chan struct{}, 1)}
 		ctx, cancel := context.WithCancel(t.Context())
 		sentc := make(chan struct{}, 1)
 		check := func(what string, next time.Time, after time.Duration, happen func(), want bool) {
 			t.Helper()
 			start := time.Now()
 			time.AfterFunc(time.Hour, happen)
-			if got := n.awaitCheck(ctx, sentc, next); got != want || time.Since(start) != after {
+			if got := e.await(ctx, sentc, next); got != want || time.Since(start) != after {
 				t.Errorf("%s: %v after %v, want %v after %v", what, got, time.Since(start), want, after)
 			}
 			time.Sleep(2 * time.Hour)
 		}
 		nothing := func() {}
 		check("something is sent", time.Time{}, time.Hour+silenceCheck, func() { sentc <- struct{}{} }, true)
-		check("the map changes", time.Time{}, time.Hour, func() { notify(n.peersChanged) }, true)
+		check("the map changes", time.Time{}, time.Hour, func() { notify(e.mapc) }, true)
 		check("it is time", time.Now().Add(time.Minute), time.Minute, nothing, true)
 		check("it is past the time", time.Now().Add(-time.Minute), silenceCheck, nothing, true)
 		check("the node ends", time.Time{}, time.Hour, cancel, false)
@@ -398,15 +400,15 @@ func TestNextAddr(t *testing.T) {
 	for _, c := range []struct {
 		addrs   []netip.Addr
 		current netip.Addr
-		why     suspicion
+		why     lookupReason
 		want    netip.Addr
 	}{
-		{both, netip.Addr{}, moved, a},
-		{both, a, moved, a}, // it may just have nothing to say
-		{both, a, dead, b},
-		{both, b, dead, a},
-		{both[:1], a, dead, a},
-		{both[1:], a, moved, b},
+		{both, netip.Addr{}, lookupMoved, a},
+		{both, a, lookupMoved, a}, // it may just have nothing to say
+		{both, a, lookupDead, b},
+		{both, b, lookupDead, a},
+		{both[:1], a, lookupDead, a},
+		{both[1:], a, lookupMoved, b},
 	} {
 		if got := nextAddr(c.addrs, c.current, c.why); got != c.want {
 			t.Errorf("nextAddr(%v, %v, %v) = %v, want %v", c.addrs, c.current, c.why, got, c.want)
@@ -414,16 +416,17 @@ func TestNextAddr(t *testing.T) {
 	}
 }
 
-// Where the name of the only endpoint cannot be looked up, the node is not ready and everything
-// that fails says why.
+// If the name of the only endpoint cannot be looked up, the node is not ready, and all errors say
+// why.
 func TestEndpointNameUnknown(t *testing.T) {
 	why := errors.New("the resolver is on holiday")
 	n, err := New(Config{
 		Key: key.NewNodePrivate(), UDPAddr: loopback, Log: testLog(t, "n"), DialTimeout: 100 * time.Millisecond,
 		Map: NetworkMap{
 			Addresses: single(netip.MustParseAddr("10.9.0.2")),
-			Peers: []Peer{{Name: "gate", Key: key.NewNodePrivate().Public(), Plain: true, Addresses: single(netip.MustParseAddr("10.9.0.1")),
-				Endpoint: Endpoint{Host: "gate.example", Port: 1}}},
+			Peers: []Peer{{Name: "gate", Key: key.NewNodePrivate().Public(), Plain: true,
+				Addresses: single(netip.MustParseAddr("10.9.0.1")),
+				Endpoint:  Endpoint{Host: "gate.example", Port: 1}}},
 		},
 		LookupHost: func(context.Context, string) ([]netip.Addr, error) { return nil, why },
 	})
@@ -433,10 +436,12 @@ func TestEndpointNameUnknown(t *testing.T) {
 	defer n.Close()
 	eventually(t, "the look-up has failed", func() bool { return n.Status().Reason != "" })
 	s := n.Status()
-	if s.State != StateStarting || !strings.Contains(s.Reason, "looking up the endpoint of peer gate: the resolver is on holiday") {
+	if s.State != StateStarting ||
+		!strings.Contains(s.Reason, "looking up the endpoint of peer gate: the resolver is on holiday") {
 		t.Errorf("state %v, %q", s.State, s.Reason)
 	}
-	if len(s.Health) != 1 || s.Health[0].Code != "endpoint-unresolved" || !strings.Contains(s.Health[0].Text, why.Error()) {
+	if len(s.Health) != 1 || s.Health[0].Code != "endpoint-unresolved" ||
+		!strings.Contains(s.Health[0].Text, why.Error()) {
 		t.Errorf("health %v", s.Health)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

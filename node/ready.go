@@ -12,20 +12,19 @@ import (
 	"time"
 )
 
-// When a node is ready: its mesh is usable, and everything that it was told to wait for has
-// answered.
+// A node is ready when its mesh can be used and each target of Config.WaitFor has answered once.
 
 const (
-	awaitFirstPause = 50 * time.Millisecond // after a target has not answered; it grows by half
+	awaitFirstPause = 50 * time.Millisecond // between the first two attempts; each further pause is half as long again
 	awaitMaxPause   = time.Second
-	awaitFirst      = time.Second     // for the first attempt, so that something can be said soon; doubled for each further one
-	awaitMost       = 5 * time.Second // for one attempt
+	awaitFirst      = time.Second     // time for the first attempt, so that the reason is known soon; doubled each time
+	awaitMost       = 5 * time.Second // bounds the time for one attempt
 )
 
-// awaits are the targets that have not answered yet.
+// awaits are the targets of Config.WaitFor that have not answered yet.
 type awaits struct {
 	mu   sync.Mutex
-	open map[string]error // why not
+	open map[string]error // the error of the last attempt; nil before its end
 }
 
 func (a *awaits) set(target string, why error) {
@@ -43,14 +42,14 @@ func (a *awaits) answered(target string) {
 	delete(a.open, target)
 }
 
-// targets are those that have not answered, in order.
+// targets returns the targets that have not answered, in order.
 func (a *awaits) targets() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Sorted(maps.Keys(a.open))
 }
 
-// reason says what is missing; empty if nothing is.
+// reason says which targets have not answered, and why; empty if all have.
 func (a *awaits) reason() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -68,21 +67,21 @@ func (a *awaits) reason() string {
 	return strings.Join(texts, "; ")
 }
 
-// awaitTarget asks for an answer until there is one.
-func (n *Node) awaitTarget(ctx context.Context, target string) {
+// await tries a target until it answers or ctx ends.
+func (a *awaits) await(ctx context.Context, target string, try func(context.Context, string, time.Duration) error) {
 	pause := awaitFirstPause
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for patience := awaitFirst; ; patience = min(2*patience, awaitMost) {
-		err := n.tryTarget(ctx, target, patience)
+		err := try(ctx, target, patience)
 		if err == nil {
-			n.awaits.answered(target)
+			a.answered(target)
 			return
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		n.awaits.set(target, err)
+		a.set(target, err)
 		timer.Reset(pause)
 		pause = min(pause*3/2, awaitMaxPause)
 		select {
@@ -93,7 +92,7 @@ func (n *Node) awaitTarget(ctx context.Context, target string) {
 	}
 }
 
-// tryTarget connects to a target that has a port, and pings one that has none.
+// tryTarget connects to a target with a port, and pings one without.
 func (n *Node) tryTarget(ctx context.Context, target string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -101,15 +100,15 @@ func (n *Node) tryTarget(ctx context.Context, target string, patience time.Durat
 		_, err := n.Ping(ctx, target)
 		return err
 	}
-	c, err := n.dial(ctx, "tcp", target)
+	c, err := n.dialer.dial(ctx, "tcp", target)
 	if err != nil {
 		return err
 	}
 	return c.Close()
 }
 
-// notReadyError says in Status's words why a node is not ready. What it wraps says whose fault that
-// is, if it is known.
+// notReadyError is the reason of Status why a node is not ready. It wraps the cause if that is
+// known.
 type notReadyError struct {
 	reason string
 	cause  error
@@ -118,9 +117,8 @@ type notReadyError struct {
 func (e *notReadyError) Error() string { return e.reason }
 func (e *notReadyError) Unwrap() error { return e.cause }
 
-// NotReady says why the mesh cannot be used yet; nil: it can. The error is an ErrControlUnreachable
-// while there has been no conversation with the coordination server, and net.ErrClosed after the
-// node's end.
+// NotReady returns why the mesh cannot be used yet, or nil. The error wraps ErrControlUnreachable
+// as long as the coordination server was never reached, and net.ErrClosed once the node is closed.
 func (n *Node) NotReady() error {
 	s := n.Status()
 	switch s.State {

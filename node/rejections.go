@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// A peer whose policy does not let a connection in says so by a TSMP rejection, each time a SYN
-// comes. The first ones may be too early: a peer that learns of this node only now refuses at first
-// and lets in the next SYN.
+// A peer whose policy does not let a connection in answers each SYN with a TSMP rejection. The
+// first ones may not count: a peer that is just learning of this node rejects one SYN and accepts
+// the next.
 
-// rejectionPatience is how long a dial goes on although the peer rejects it. TCP repeats its SYN
+// rejectionPatience is how long a dial continues although the peer rejects it. TCP repeats its SYN
 // after 1 and 3 seconds.
 const rejectionPatience = 2 * time.Second
 
-// errRejected ends a dial that the peer goes on rejecting.
+// errRejected cancels a dial that the peer rejects again.
 var errRejected = errors.New("rejected by the peer's policy")
 
-// rejections passes what peers say on to the dials in progress.
+// rejections tells dials in progress that the peer has rejected them.
 type rejections struct {
 	mu    sync.Mutex
 	dials map[netip.AddrPort]map[*rejectableDial]struct{}
@@ -32,10 +32,10 @@ type rejectableDial struct {
 	began  time.Time
 	giveUp context.CancelCauseFunc
 
-	rejected bool // the latest word of the peer; guarded by rejections.mu
+	rejected bool // guarded by rejections.mu
 }
 
-// begin lists a dial until end is called for it.
+// begin lists a dial until end. giveUp cancels it.
 func (r *rejections) begin(to netip.AddrPort, giveUp context.CancelCauseFunc) *rejectableDial {
 	d := &rejectableDial{to: to, began: time.Now(), giveUp: giveUp}
 	r.mu.Lock()
@@ -50,7 +50,7 @@ func (r *rejections) begin(to netip.AddrPort, giveUp context.CancelCauseFunc) *r
 	return d
 }
 
-// end returns err, or what a peer's rejection makes of it.
+// end returns the error of the dial: a rejectedError in place of err if the peer has rejected it.
 func (r *rejections) end(d *rejectableDial, err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -64,15 +64,15 @@ func (r *rejections) end(d *rejectableDial, err error) error {
 	return err
 }
 
-// hear is called by the stack for a rejection.
+// hear takes a rejection from the stack.
 func (r *rejections) hear(to netip.AddrPort) {
 	for _, giveUp := range r.note(time.Now(), to) {
 		giveUp(errRejected)
 	}
 }
 
-// note remembers a rejection, and returns how to end the dials that have been rejected for long
-// enough.
+// note marks the dials to an address as rejected, and returns the cancel functions of those that
+// have lasted for rejectionPatience.
 func (r *rejections) note(now time.Time, to netip.AddrPort) (ends []context.CancelCauseFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,8 +85,8 @@ func (r *rejections) note(now time.Time, to netip.AddrPort) (ends []context.Canc
 	return ends
 }
 
-// rejectedError is a dial that the peer has rejected. It is EACCES, as a socket of the system
-// reports a firewall.
+// rejectedError is the error of a dial that the peer has rejected. It is EACCES, the errno by which
+// a socket of the system reports a firewall.
 type rejectedError struct{ cause error }
 
 func (e *rejectedError) Error() string { return errRejected.Error() }

@@ -13,16 +13,18 @@ import (
 	"time"
 )
 
-// A peer says that policy does not let a connection in, so that a dial ends long before its time is
-// up: through the proxy with 403. What policy lets in and nobody serves is refused at once.
+// A peer rejects a connection by policy, so that a dial ends long before its timeout; through the
+// proxy with 403. A port that policy lets in and that is not served refuses at once.
 func TestPeerRejects(t *testing.T) {
 	n := newNetwork(t)
-	if _, err := n.srv.SetPolicy(t.Context(), []byte(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:81"]}]}`)); err != nil {
+	if _, err := n.srv.SetPolicy(t.Context(),
+		[]byte(`{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:81"]}]}`)); err != nil {
 		t.Fatal(err)
 	}
 	a, b := n.join("alpha", withProxy), n.join("beta")
 	for _, m := range []*member{a, b} {
-		eventually(t, m.name+" has joined", func() bool { return len(m.Status().Peers) == 1 && m.Status().State == StateRunning })
+		eventually(t, m.name+" has joined",
+			func() bool { return len(m.Status().Peers) == 1 && m.Status().State == StateRunning })
 	}
 	began := time.Now()
 	_, err := a.DialContext(t.Context(), "tcp", "beta:81")
@@ -32,7 +34,9 @@ func TestPeerRejects(t *testing.T) {
 	for _, addr := range []string{"beta:80", "[" + b.Status().Self.Addresses[1].String() + "]:80"} {
 		began = time.Now()
 		_, err = a.DialContext(t.Context(), "tcp", addr)
-		if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "peer beta: refused: the network's policy does not let this node reach port 80 there") {
+		if !errors.Is(err, fs.ErrPermission) ||
+			!strings.Contains(err.Error(),
+				"peer beta: refused: the network's policy does not let this node reach port 80 there") {
 			t.Errorf("%s, which policy does not let in: %v", addr, err)
 		}
 		if took := time.Since(began); took < rejectionPatience || took > 8*time.Second {
@@ -49,12 +53,12 @@ func TestPeerRejects(t *testing.T) {
 	if resp.StatusCode != http.StatusForbidden {
 		t.Errorf("through the proxy: %s, want 403", resp.Status)
 	}
-	if len(a.rejections.dials) != 0 {
-		t.Errorf("%d dials are still listed", len(a.rejections.dials))
+	if len(a.plane.rejections.dials) != 0 {
+		t.Errorf("%d dials are still listed", len(a.plane.rejections.dials))
 	}
 }
 
-// A peer may learn of a node only after its first SYN: the dial goes on.
+// A peer may learn of a node only after the first SYN: the dial continues.
 func TestRejectedTooEarly(t *testing.T) {
 	var r rejections
 	to := netip.MustParseAddrPort("100.64.0.2:80")

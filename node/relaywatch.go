@@ -2,72 +2,65 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"maps"
-	"net/netip"
 	"sync"
 	"time"
 
 	"ginnel/relay"
 )
 
-// What follows from the state of the connections to relays: TCP goes on at once when one is back, a
-// home that does not answer is left, and where UDP does not pass, relays are measured by HTTPS.
-
 const (
-	// homeDead is after how long without a connection to the home, and without a word from it, the node
-	// looks for another.
+	// homeDead is the time without a connection to the home relay, and without a frame from it,
+	// after which the node looks for another home.
 	homeDead = 8 * time.Second
-	// homeShunned is how long such a home is not chosen again, though its STUN server may answer.
-	homeShunned = 10 * time.Minute
-	// httpsPeriod is between two measurements by HTTPS, and httpsRetry between two because the home is
-	// dead.
+	// homeExcluded is the time for which such a home is not chosen again, even if its STUN server
+	// answers.
+	homeExcluded = 10 * time.Minute
+	// httpsPeriod is the pause between two measurements by HTTPS without UDP, and httpsRetry the
+	// pause between two because the home is dead.
 	httpsPeriod  = 5 * time.Minute
 	httpsRetry   = 30 * time.Second
 	httpsTimeout = 10 * time.Second
 	httpsAtOnce  = 8 // relays that are measured at the same time
 )
 
-// watchRelays acts on what becomes of the connections to relays until ctx ends.
-func (n *Node) watchRelays(ctx context.Context) {
+// relayWatch acts on changes of the connections to relays.
+type relayWatch struct {
+	plane  *dataPlane
+	member *membership // nil without a coordination server
+}
+
+// run has TCP retransmit when a connection is back, and tells the membership of each change, until
+// ctx ends.
+func (w *relayWatch) run(ctx context.Context) {
 	lost := make(map[int]bool) // regions
-	for s := range n.pool.Watch(ctx) {
+	for s := range w.plane.pool.Watch(ctx) {
 		for _, r := range s.Regions {
 			switch {
 			case r.State == relay.RegionWaiting:
 				lost[r.Region] = true
 			case r.State == relay.RegionConnected && lost[r.Region]:
 				delete(lost, r.Region)
-				n.relayBack()
+				w.plane.relayBack()
 			}
 		}
-		if n.member != nil {
-			notify(n.member.relays.newsc)
+		if w.member != nil {
+			notify(w.member.home.meter.newsc)
 		}
 	}
 }
 
-// relayBack has connections that lead through a relay go on at once, not when their back-off is
-// over: those of this node, and those of peers that send to it.
-func (n *Node) relayBack() {
-	peers := n.conn.Status().Peers
-	n.stack.PathBack(func(a netip.Addr) bool {
-		owner, ok := n.wg0.dev.Owner(a)
-		return ok && !peers[owner].Trusted
-	})
-	n.conn.GreetByRelay()
-}
-
-// relayMeter decides when a member measures relays by HTTPS. Its fields are guarded by the
-// membership's mu, except for newsc.
+// relayMeter decides when a member measures relays by HTTPS: when UDP does not pass, and when its
+// home is dead. The membership's mu guards its fields, except newsc.
 type relayMeter struct {
-	newsc    chan struct{} // has an item after a change of the pool's or the transport's state
-	measured time.Time     // by HTTPS
-	homeFrom time.Time     // since when the home is what it is
+	newsc    chan struct{} // capacity 1; has an item after a change of the pool's or the transport's state
+	measured time.Time     // when relays were last measured by HTTPS
+	homeFrom time.Time     // since when the home is the present one
 	noUDP    bool          // no STUN server has answered in the last round
 }
 
-// due returns when relays have to be measured by HTTPS: because there is no other way, or because
-// the home is dead. The zero time means not as things are.
+// due returns when relays have to be measured by HTTPS; zero means not in the present state.
 func (r *relayMeter) due(home relay.RegionStatus) (at time.Time) {
 	if r.noUDP {
 		if at = r.measured.Add(httpsPeriod); r.measured.IsZero() {
@@ -85,8 +78,8 @@ func (r *relayMeter) due(home relay.RegionStatus) (at time.Time) {
 	return at
 }
 
-// deadFrom returns when the home counts as dead unless it is heard from before; the zero time if
-// nothing is wrong with it.
+// deadFrom returns from when the home counts as dead unless a frame comes from it; zero if nothing
+// is wrong with it.
 func (r *relayMeter) deadFrom(home relay.RegionStatus) time.Time {
 	if home.Region == 0 || home.Err == nil || home.State == relay.RegionConnected {
 		return time.Time{}
@@ -98,72 +91,39 @@ func (r *relayMeter) deadFrom(home relay.RegionStatus) time.Time {
 	return heard.Add(homeDead)
 }
 
-// noSTUN notes whether there are relays and none of them has a STUN server, so that a round of STUN
-// never ends.
+// noSTUN takes the number of STUN servers. Without any, a round of STUN never ends, so that relays
+// have to be measured by HTTPS.
 func (m *membership) noSTUN(servers int) {
-	if servers > 0 || len(m.n.netmap.Load().Relays.Regions) == 0 {
+	if servers > 0 || len(m.n.plane.netmap.Load().Relays.Regions) == 0 {
 		return
 	}
 	m.mu.Lock()
-	m.relays.noUDP = true
+	m.home.meter.noUDP = true
 	m.mu.Unlock()
-	notify(m.relays.newsc)
+	notify(m.home.meter.newsc)
 }
 
-// mayMove reports whether there is another home to choose, so that it makes sense to measure.
-func (n *Node) mayMove() bool {
-	regions := n.netmap.Load().Relays.Regions
-	homes := 0
-	for _, r := range regions {
-		if !r.NoMeasureNoHome {
-			homes++
-		}
-	}
-	return homes > 1
-}
-
-// homeStatus is what the pool knows of the home.
-func (n *Node) homeStatus() relay.RegionStatus {
-	s := n.pool.Status()
-	for _, r := range s.Regions {
-		if r.Region == s.Home {
-			return r
-		}
-	}
-	return relay.RegionStatus{}
-}
-
-// setHome makes a region the home relay.
-func (n *Node) setHome(region int) {
-	n.mapMu.Lock()
-	defer n.mapMu.Unlock()
-	m := *n.netmap.Load()
-	m.Home = region
-	n.netmap.Store(&m)
-	n.pool.SetHome(region)
-}
-
-// measureRelays measures relays by HTTPS whenever that is due, until ctx ends.
+// measureRelays measures relays by HTTPS whenever relayMeter says so, until ctx ends.
 func (m *membership) measureRelays(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-timer.C:
-		case <-m.relays.newsc:
+		case <-m.home.meter.newsc:
 		case <-ctx.Done():
 			return
 		}
-		home, now := m.n.homeStatus(), time.Now()
+		home, now := m.n.plane.homeStatus(), time.Now()
 		m.mu.Lock()
-		at := m.relays.due(home)
-		dead := m.relays.deadFrom(home)
+		at := m.home.meter.due(home)
+		dead := m.home.meter.deadFrom(home)
 		m.mu.Unlock()
-		if !m.n.mayMove() {
+		if !m.n.plane.hasOtherHome() {
 			at = time.Time{}
 		}
 		if !at.IsZero() && !at.After(now) {
-			latency := m.n.measureByHTTPS(ctx)
+			latency := m.measureByHTTPS(ctx)
 			if ctx.Err() != nil {
 				return
 			}
@@ -173,8 +133,8 @@ func (m *membership) measureRelays(ctx context.Context) {
 				m.rehome(latency)
 			}
 			m.mu.Lock()
-			m.relays.measured = time.Now()
-			at = m.relays.due(m.n.homeStatus())
+			m.home.meter.measured = time.Now()
+			at = m.home.meter.due(m.n.plane.homeStatus())
 			m.mu.Unlock()
 		}
 		if at.IsZero() {
@@ -185,24 +145,25 @@ func (m *membership) measureRelays(ctx context.Context) {
 	}
 }
 
-// leaveHome chooses another home than one that is dead, by what STUN and HTTPS have measured.
+// leaveHome chooses another home in place of a dead one, by the latencies of STUN and HTTPS.
 func (m *membership) leaveHome(dead int, byHTTPS map[int]time.Duration) {
 	latency := maps.Clone(byHTTPS)
-	maps.Copy(latency, m.n.conn.Status().Latency)
+	maps.Copy(latency, m.n.plane.conn.Status().Latency)
 	m.mu.Lock()
-	m.homes.shun(dead, time.Now().Add(homeShunned))
+	m.home.chooser.exclude(dead, time.Now().Add(homeExcluded))
 	m.mu.Unlock()
 	m.n.log.Warn("home relay does not answer", "region", dead, "others", len(latency))
 	m.rehome(latency)
 }
 
-// measureByHTTPS measures all regions that may be a home, and returns the latency of those that
+// measureByHTTPS measures all regions that may be the home. It returns the latencies of those that
 // answer.
-func (n *Node) measureByHTTPS(ctx context.Context) map[int]time.Duration {
+func (m *membership) measureByHTTPS(ctx context.Context) map[int]time.Duration {
 	ctx, cancel := context.WithTimeout(ctx, httpsTimeout)
 	defer cancel()
-	relays := &n.netmap.Load().Relays
-	r := httpsRound{n: n, latency: make(map[int]time.Duration), room: make(chan struct{}, httpsAtOnce)}
+	relays := &m.n.plane.netmap.Load().Relays
+	r := httpsRound{client: m.n.host.relayClient(), log: m.n.log, latency: make(map[int]time.Duration),
+		room: make(chan struct{}, httpsAtOnce)}
 	for _, id := range relays.RegionIDs() {
 		if region := relays.Regions[id]; !region.NoMeasureNoHome {
 			r.room <- struct{}{}
@@ -215,9 +176,10 @@ func (n *Node) measureByHTTPS(ctx context.Context) map[int]time.Duration {
 
 // httpsRound is one measurement of all regions.
 type httpsRound struct {
-	n    *Node
-	room chan struct{}
-	wg   sync.WaitGroup
+	client relay.ClientConfig
+	log    *slog.Logger
+	room   chan struct{} // has an item for each measurement that runs
+	wg     sync.WaitGroup
 
 	mu      sync.Mutex
 	latency map[int]time.Duration
@@ -225,17 +187,12 @@ type httpsRound struct {
 
 func (r *httpsRound) measure(ctx context.Context, region *relay.Region) {
 	defer func() { <-r.room }()
-	measured, err := relay.Measure(ctx, region, r.n.relayClient())
+	measured, err := relay.Measure(ctx, region, r.client)
 	if err != nil {
-		r.n.log.Debug("measuring a relay by HTTPS", "region", region.RegionID, "err", err)
+		r.log.Debug("measuring a relay by HTTPS", "region", region.RegionID, "err", err)
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.latency[region.RegionID] = measured.Latency
-}
-
-// relayClient is how relays are reached for other purposes than packets.
-func (n *Node) relayClient() relay.ClientConfig {
-	return relay.ClientConfig{Roots: n.cfg.Roots, Proxy: n.outboundProxy, DialProxy: n.dialer().Dial}
 }

@@ -16,8 +16,8 @@ import (
 	"ginnel/relay"
 )
 
-// Relays are measured by HTTPS at once and every five minutes where UDP does not pass, and a home
-// that does not answer is left after eight seconds of silence, not more often than every 30 s.
+// Without UDP, relays are measured by HTTPS at once and every five minutes. A home that does not
+// answer is left after eight seconds of silence, and not more often than every 30 s.
 func TestRelayMeterDue(t *testing.T) {
 	start := time.Unix(1000, 0)
 	after := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
@@ -30,15 +30,16 @@ func TestRelayMeterDue(t *testing.T) {
 		home  relay.RegionStatus
 		want  time.Time
 	}{
-		"UDP passes":                   {relayMeter{homeFrom: start}, fine, time.Time{}},
-		"no UDP":                       {relayMeter{homeFrom: start, noUDP: true}, fine, start},
-		"no UDP, measured":             {relayMeter{homeFrom: start, noUDP: true, measured: after(10)}, fine, after(310)},
-		"home fails":                   {relayMeter{homeFrom: start}, failing, after(8)},
-		"home fails after it worked":   {relayMeter{homeFrom: start}, heard, after(68)},
-		"home fails still":             {relayMeter{homeFrom: start, measured: after(8)}, failing, after(38)},
-		"home fails and no UDP":        {relayMeter{homeFrom: start, noUDP: true, measured: after(50)}, heard, after(80)},
-		"no home yet":                  {relayMeter{homeFrom: start}, relay.RegionStatus{}, time.Time{}},
-		"home connects, for the first": {relayMeter{homeFrom: start}, relay.RegionStatus{Region: 1, State: relay.RegionConnecting}, time.Time{}},
+		"UDP passes":                 {relayMeter{homeFrom: start}, fine, time.Time{}},
+		"no UDP":                     {relayMeter{homeFrom: start, noUDP: true}, fine, start},
+		"no UDP, measured":           {relayMeter{homeFrom: start, noUDP: true, measured: after(10)}, fine, after(310)},
+		"home fails":                 {relayMeter{homeFrom: start}, failing, after(8)},
+		"home fails after it worked": {relayMeter{homeFrom: start}, heard, after(68)},
+		"home fails still":           {relayMeter{homeFrom: start, measured: after(8)}, failing, after(38)},
+		"home fails and no UDP":      {relayMeter{homeFrom: start, noUDP: true, measured: after(50)}, heard, after(80)},
+		"no home yet":                {relayMeter{homeFrom: start}, relay.RegionStatus{}, time.Time{}},
+		"home connects, for the first": {relayMeter{homeFrom: start},
+			relay.RegionStatus{Region: 1, State: relay.RegionConnecting}, time.Time{}},
 	} {
 		if got := c.meter.due(c.home); !got.Equal(c.want) {
 			t.Errorf("%s: due at %v, want %v", what, got, c.want)
@@ -46,8 +47,8 @@ func TestRelayMeterDue(t *testing.T) {
 	}
 }
 
-// withDeadRegion adds a region to the network whose relay cannot be reached, though its STUN server
-// is the one that answers first.
+// withDeadRegion adds a region to the network whose relay cannot be reached, although its STUN
+// server answers first.
 func withDeadRegion(t *testing.T, n *network) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -66,8 +67,8 @@ func withDeadRegion(t *testing.T, n *network) {
 	}
 }
 
-// A member leaves a home whose relay is dead, though its STUN server answers, and does not come
-// back soon; one without UDP finds the relay that answers by HTTPS.
+// A member leaves a home whose relay is dead although its STUN server answers, and does not return
+// soon. A member without UDP finds the relay that answers by HTTPS.
 func TestDeadHome(t *testing.T) {
 	for what, change := range map[string]func(*Config){
 		"with UDP": func(*Config) {},
@@ -78,17 +79,17 @@ func TestDeadHome(t *testing.T) {
 			withDeadRegion(t, n)
 			a := n.join("alpha", change)
 			eventually(t, "alpha has joined", a.member.hasJoined)
-			home := func() int { return a.pool.Status().Home }
+			home := func() int { return a.plane.pool.Status().Home }
 			a.member.mu.Lock()
-			a.member.home, a.member.homes.home = region+1, region+1
+			a.member.home.region, a.member.home.chooser.home = region+1, region+1
 			a.member.mu.Unlock()
-			a.setHome(region + 1)
-			eventually(t, "the dead home fails", func() bool { return home() == region || a.homeStatus().Err != nil })
+			a.plane.setHome(region + 1)
+			eventually(t, "the dead home fails", func() bool { return home() == region || a.plane.homeStatus().Err != nil })
 			a.member.mu.Lock()
-			a.member.relays.homeFrom, a.member.relays.measured = time.Now().Add(-homeDead), time.Time{}
+			a.member.home.meter.homeFrom, a.member.home.meter.measured = time.Now().Add(-homeDead), time.Time{}
 			a.member.mu.Unlock()
 			eventually(t, "alpha has another home", func() bool {
-				s := a.homeStatus()
+				s := a.plane.homeStatus()
 				return s.Region == region && s.State == relay.RegionConnected
 			})
 			a.NetworkChanged() // which has STUN measure again
@@ -100,7 +101,7 @@ func TestDeadHome(t *testing.T) {
 	}
 }
 
-// relayFront stands before a relay and can be cut.
+// relayFront is a TCP forwarder in front of a relay, which can be cut.
 type relayFront struct {
 	ln     net.Listener
 	behind string
@@ -148,7 +149,7 @@ func (f *relayFront) serve() {
 	}
 }
 
-// setCut ends all connections and lets no other come about, or does again.
+// setCut closes all connections and refuses new ones, or accepts them again.
 func (f *relayFront) setCut(cut bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -160,8 +161,8 @@ func (f *relayFront) setCut(cut bool) {
 	}
 }
 
-// When a node is back at its relay, what its peer sends to it comes at once, not when the back-off
-// of that is over, which would be 6.2 s after the cut.
+// When a node is back at its relay, its peer retransmits at once, not after the back-off, which
+// would be 6.2 s after the cut.
 func TestTCPWhenPeerIsBack(t *testing.T) {
 	t.Parallel()
 	const outage = 3300 * time.Millisecond
@@ -176,7 +177,7 @@ func TestTCPWhenPeerIsBack(t *testing.T) {
 	b.startReady(relayed)
 	for _, n := range []*member{a, b} { // now that both have disco keys
 		known := n.netmap(true)
-		known.Relays = n.Node.netmap.Load().Relays
+		known.Relays = n.plane.netmap.Load().Relays
 		if err := n.SetMap(known); err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +203,7 @@ func TestTCPWhenPeerIsBack(t *testing.T) {
 	}
 	time.Sleep(outage)
 	f.setCut(false)
-	eventually(t, "beta is at the relay again", func() bool { return b.homeStatus().State == relay.RegionConnected })
+	eventually(t, "beta is at the relay again", func() bool { return b.plane.homeStatus().State == relay.RegionConnected })
 	back := time.Now()
 	far.SetReadDeadline(back.Add(10 * time.Second))
 	if _, err := far.Read(make([]byte, 1)); err != nil {
@@ -213,7 +214,7 @@ func TestTCPWhenPeerIsBack(t *testing.T) {
 	}
 }
 
-// An answer to a ping by way of the relay shows that there is a path, though nothing has been sent.
+// An answer to a ping through the relay proves a path, even if nothing else was sent.
 func TestRelayPingIsAPath(t *testing.T) {
 	a, b := two(t, func(c *Config) { c.RelayOnly = true })
 	for _, n := range []*member{a, b} {
@@ -236,7 +237,7 @@ func TestRelayPingIsAPath(t *testing.T) {
 	if err := a.SetMap(NetworkMap{Addresses: single(a.addr), Relays: a.mesh.relays, Home: region}); err != nil {
 		t.Fatal(err)
 	}
-	if a.hasPonged(b.Node.key().Public()) {
+	if a.plane.hasPonged(b.Node.key().Public()) {
 		t.Error("a peer that has left is remembered")
 	}
 }

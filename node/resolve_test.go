@@ -15,7 +15,7 @@ import (
 	"ginnel/proxy"
 )
 
-// dnsServer answers from a table of names, lower case with a dot at the end.
+// dnsServer answers from a table of names, in lower case with a dot at the end.
 func dnsServer(pc net.PacketConn, names map[string][]netip.Addr) {
 	buf := make([]byte, 1500)
 	for {
@@ -64,8 +64,8 @@ func answer(query []byte, names map[string][]netip.Addr) []byte {
 	return reply
 }
 
-// Names go to the map's DNS servers, by way of the mesh, with the search domains that
-// resolv.conf(5) would try.
+// Names are resolved by the map's DNS servers, through the mesh, with the search list of
+// resolv.conf(5).
 func TestNamesOverTheMesh(t *testing.T) {
 	a, b := two(t)
 	b.serveHTTP(80, "found")
@@ -91,13 +91,14 @@ func TestNamesOverTheMesh(t *testing.T) {
 	}
 	_, err = a.DialContext(t.Context(), "tcp", "missing.example:80")
 	var dns *net.DNSError
-	if !errors.As(err, &dns) || !dns.IsNotFound || !strings.Contains(err.Error(), "100.64.0.2") || strings.Contains(err.Error(), "127.0.0.53") {
+	if !errors.As(err, &dns) || !dns.IsNotFound || !strings.Contains(err.Error(), "100.64.0.2") ||
+		strings.Contains(err.Error(), "127.0.0.53") {
 		t.Errorf("an unknown name: %v, want not found by the server that was asked", err)
 	}
-	if addrs, err := a.lookup(t.Context(), "localhost"); err != nil || !addrs[0].IsLoopback() {
+	if addrs, err := a.dialer.lookup(t.Context(), "localhost"); err != nil || !addrs[0].IsLoopback() {
 		t.Errorf("localhost: %v, %v", addrs, err)
 	}
-	// A server that is silent is an error in time.
+	// A silent server is an error within the time limit.
 	pc.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -106,8 +107,7 @@ func TestNamesOverTheMesh(t *testing.T) {
 	}
 }
 
-// A datagram to a name that is asked for in the mesh does not hold up its own look-up by what it is
-// written together with.
+// A corked datagram whose name is resolved through the mesh does not hold back its own DNS query.
 func TestNameOfACorkedDatagram(t *testing.T) {
 	a, b := two(t)
 	pc, err := b.ListenPacket(netip.MustParseAddrPort("100.64.0.2:53"))
@@ -121,7 +121,7 @@ func TestNameOfACorkedDatagram(t *testing.T) {
 	if err := a.SetMap(m); err != nil {
 		t.Fatal(err)
 	}
-	c, err := a.listenDatagrams(t.Context())
+	c, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,8 +190,9 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("inMesh(%s) = %v, want %v", addr, got, want)
 		}
 	}
-	// A peer that is the way to everywhere is not the way to this machine. It is the way to special
-	// addresses, which the host's network must not see then: 169.254.169.254 tells secrets in a cloud.
+	// A default route does not lead to this machine. It does lead to special addresses, which must
+	// not be dialled on the host's network then: at 169.254.169.254, a cloud provider serves
+	// secrets.
 	r = newRoutes(&NetworkMap{Addresses: prefixes("10.9.0.2/24"), Peers: peers[:1]})
 	for addr, want := range map[string]bool{
 		"127.0.0.1": false, "::1": false, "0.0.0.0": false, "::": false,
@@ -224,7 +225,7 @@ func TestRace(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	c, err := a.race(t.Context(), "tcp", []netip.Addr{dead, b.addr}, 80)
+	c, err := a.dialer.race(t.Context(), "tcp", []netip.Addr{dead, b.addr}, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +235,7 @@ func TestRace(t *testing.T) {
 	}
 	nowhere := netip.MustParseAddr("100.64.0.201")
 	start = time.Now()
-	c, err = a.race(t.Context(), "tcp", []netip.Addr{nowhere, b.addr}, 80)
+	c, err = a.dialer.race(t.Context(), "tcp", []netip.Addr{nowhere, b.addr}, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,12 +243,14 @@ func TestRace(t *testing.T) {
 	if took := time.Since(start); took > raceDelay {
 		t.Errorf("an address that failed at once held up the next for %v", took)
 	}
-	if _, err := a.race(t.Context(), "tcp", []netip.Addr{nowhere, netip.MustParseAddr("100.64.0.202")}, 80); err == nil || !strings.Contains(err.Error(), "201") {
+	if _, err := a.dialer.race(t.Context(), "tcp", []netip.Addr{nowhere, netip.MustParseAddr("100.64.0.202")},
+		80); err == nil || !strings.Contains(err.Error(), "201") {
 		t.Errorf("got %v, want the first error", err)
 	}
 }
 
-// So it does where the address that works, or the dead one, is behind a router or on the host.
+// The same holds if the working address, or the dead one, is behind a router or on the host's
+// network.
 func TestRaceEverywhere(t *testing.T) {
 	m := newMesh(t)
 	a, b := m.add("alpha"), m.add("beta")
@@ -291,7 +294,7 @@ func TestRaceEverywhere(t *testing.T) {
 	}
 }
 
-// A datagram cannot be raced: it goes to a family that this node has.
+// A datagram cannot be raced: it is sent to a family in which this node has an address.
 func TestDatagramToAnotherFamily(t *testing.T) {
 	a, b := two(t)
 	m := a.netmap(false)
@@ -311,7 +314,7 @@ func TestDatagramToAnotherFamily(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	pc, err := a.listenDatagrams(t.Context())
+	pc, err := a.dialer.listenDatagrams(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

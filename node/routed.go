@@ -10,23 +10,23 @@ import (
 	"ginnel/internal/share"
 )
 
-// What a router carries is bounded, because each pair of addresses takes a socket of the host.
-// Peers share the room: one that has more than others gives way to them.
-
+// A router carries a bounded number of flows and connections, because each takes a socket of the
+// host. When there are as many, the peer that has most of them gives way.
 const (
 	routedFlowsMax = 1024
 	routedConnsMax = 4096
 )
 
-// routedFlows are the pairs of UDP addresses that a router carries datagrams between.
+// routedFlows are the UDP flows of a router.
 type routedFlows struct {
-	max  int
+	max int
+
 	mu   sync.Mutex
 	held share.Table[netip.Addr, *routedFlow] // by peer
 }
 
-// add notes a flow of a peer. If there is no room, it returns another that has to end: the idlest
-// of the peer that has most.
+// add lists a flow of a peer. If there are max flows already, it returns another one, which the
+// caller has to end: the idlest of the peer that has most.
 func (fs *routedFlows) add(peer netip.Addr, f *routedFlow) (evicted *routedFlow) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -46,14 +46,15 @@ func (fs *routedFlows) remove(f *routedFlow) {
 
 // routedConns are the TCP connections that a router carries.
 type routedConns struct {
-	max  int
+	max int
+
 	mu   sync.Mutex
 	held share.Table[netip.Addr, *routedConn] // by peer
 }
 
-// add notes a connection of a peer. If there is no room, it returns the oldest of the peer that has
-// most, which has to end. It reports false if no other peer has more than this one: a connection in
-// use is worth more than a new one.
+// add lists a connection of a peer. If there are max connections already, it returns the oldest of
+// the peer that has most, which the caller has to end. It reports false, and lists nothing, if no
+// other peer has more than this one: a connection in use is worth more than a new one.
 func (cs *routedConns) add(peer netip.Addr, c *routedConn) (evicted *routedConn, ok bool) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -73,15 +74,15 @@ func (cs *routedConns) remove(c *routedConn) {
 	cs.held.Remove(c)
 }
 
-// routedConn is a connection to what is behind us, which can be ended from its dial on.
+// routedConn is the host's side of a connection or flow. It can be ended as soon as it is dialled.
 type routedConn struct {
 	mu    sync.Mutex
-	far   net.Conn // nil while it is dialled
+	far   net.Conn // nil during the dial
 	ended bool
 }
 
-// opened notes what the dial has led to. It reports false if the connection has been ended
-// meanwhile.
+// opened sets the conn that the dial has returned. It reports false if the connection was ended
+// during the dial.
 func (c *routedConn) opened(far net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,7 +92,7 @@ func (c *routedConn) opened(far net.Conn) bool {
 	return !c.ended
 }
 
-// end closes the far side, by which what is carried ends. It reports false if it was ended before.
+// end closes the conn on the host's network. It reports false if the connection was ended before.
 func (c *routedConn) end() bool {
 	c.mu.Lock()
 	far, first := c.far, !c.ended
@@ -103,17 +104,16 @@ func (c *routedConn) end() bool {
 	return first
 }
 
-// routedFlow is a pair of UDP addresses, one behind us.
+// routedFlow is a UDP flow between an address of a peer and one on the host's network.
 type routedFlow struct {
 	routedConn
-	near  net.Conn
+	near  net.Conn     // the peer's side
 	heard atomic.Int64 // Unix nanoseconds of the last datagram, in either direction
-	endc  chan struct{}
 	wg    sync.WaitGroup
 }
 
 func newRoutedFlow(near net.Conn) *routedFlow {
-	f := &routedFlow{near: near, endc: make(chan struct{})}
+	f := &routedFlow{near: near}
 	f.heard.Store(time.Now().UnixNano())
 	return f
 }
@@ -121,7 +121,6 @@ func newRoutedFlow(near net.Conn) *routedFlow {
 // end closes both sides.
 func (f *routedFlow) end() {
 	if f.routedConn.end() {
-		close(f.endc)
 		f.near.Close()
 	}
 }

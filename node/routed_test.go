@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// countingDial counts the sockets that a router opens towards what is behind it.
+// countingDial counts the sockets that a router opens on the host's network.
 type countingDial struct {
 	*behind
 	udp atomic.Int32
@@ -33,20 +33,23 @@ func routedNetwork(t *testing.T, room int) (router, greedy, modest *member, dial
 	n := newNetwork(t)
 	route := netip.MustParsePrefix("192.0.2.0/24")
 	dials = &countingDial{behind: newBehind(t)}
-	router = n.join("router", func(c *Config) { c.Control.AdvertiseRoutes, c.DialHost = []netip.Prefix{route}, dials.dial })
+	router = n.join("router", func(c *Config) {
+		c.Control.AdvertiseRoutes, c.DialHost = []netip.Prefix{route},
+			dials.dial
+	})
 	accept := func(c *Config) { c.Control.AcceptRoutes = true }
 	greedy, modest = n.join("greedy", accept), n.join("modest", accept)
 	n.admin("POST", "/api/v1/nodes/"+router.id()+"/routes", `{"approved": ["192.0.2.0/24"]}`)
 	host := netip.MustParseAddr("192.0.2.1")
 	eventually(t, "both have the route", func() bool {
-		return greedy.routes.Load().peer(host) != nil && modest.routes.Load().peer(host) != nil
+		return greedy.plane.routes.Load().peer(host) != nil && modest.plane.routes.Load().peer(host) != nil
 	})
-	router.router.flows.mu.Lock()
-	router.router.flows.max = room
-	router.router.flows.mu.Unlock()
-	router.router.conns.mu.Lock()
-	router.router.conns.max = room
-	router.router.conns.mu.Unlock()
+	router.ingress.router.flows.mu.Lock()
+	router.ingress.router.flows.max = room
+	router.ingress.router.flows.mu.Unlock()
+	router.ingress.router.conns.mu.Lock()
+	router.ingress.router.conns.max = room
+	router.ingress.router.conns.mu.Unlock()
 	return router, greedy, modest, dials
 }
 
@@ -60,8 +63,8 @@ func (m *member) mustDial(network, addr string) net.Conn {
 	return c
 }
 
-// One peer that opens as many UDP flows as it can leaves room for another, whose flow stays and who
-// can open more.
+// A peer that opens as many UDP flows as it can leaves room for another peer, whose flow stays and
+// which can open more.
 func TestRoutedFlowsAreShared(t *testing.T) {
 	const room = 16
 	router, greedy, modest, dials := routedNetwork(t, room)
@@ -84,17 +87,17 @@ func TestRoutedFlowsAreShared(t *testing.T) {
 	for range 3 {
 		pass("another of the modest peer", modest.mustDial("udp", "192.0.2.1:7"))
 	}
-	fs := &router.router.flows
+	fs := &router.ingress.router.flows
 	fs.mu.Lock()
-	held, own := fs.held.Len(), fs.held.Count(router.peerOf(modest.address4()))
+	held, own := fs.held.Len(), fs.held.Count(router.plane.peerOf(modest.address4()))
 	fs.mu.Unlock()
 	if held != room || own != 4 {
 		t.Errorf("%d flows, %d of the modest peer, want %d and 4", held, own, room)
 	}
 }
 
-// One peer that holds all connections through a router has its oldest ended for another's, but not
-// for more of its own.
+// If one peer has all connections through a router, its oldest ends for a connection of another
+// peer, but not for one more of its own.
 func TestRoutedConnsAreShared(t *testing.T) {
 	const room = 8
 	_, greedy, modest, _ := routedNetwork(t, room)
@@ -127,8 +130,8 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// Of the flows of the peer that has most, the one gives way that has been silent for longest, old
-// as another may be.
+// Of the flows of the peer that has most, the one that was silent for longest ends, even if another
+// is older.
 func TestIdlestFlowGivesWay(t *testing.T) {
 	fs := routedFlows{max: 3}
 	greedy, modest := netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("100.64.0.2")
@@ -147,24 +150,23 @@ func TestIdlestFlowGivesWay(t *testing.T) {
 	}
 }
 
-// A flood of packets of one stranger does not push out the packet of a node that the map does not
-// know yet.
+// A flood of packets from one unknown node does not displace the packet of another.
 func TestStrangersAreShared(t *testing.T) {
-	var s strangers
+	var s earlyPackets
 	flood, honest := key.NewNodePrivate().Public(), key.NewNodePrivate().Public()
 	now := time.Now()
 	s.keep(now, 1, honest, [][]byte{[]byte("initiation")})
-	for range 10 * strangersMax {
+	for range 10 * earlyMax {
 		s.keep(now, 1, flood, [][]byte{make([]byte, 100)})
 	}
-	if len(s.packets) != strangersMax || s.held.Len() != strangersMax {
-		t.Errorf("%d packets kept, %d counted, want %d", len(s.packets), s.held.Len(), strangersMax)
+	if len(s.packets) != earlyMax || s.held.Len() != earlyMax {
+		t.Errorf("%d packets kept, %d counted, want %d", len(s.packets), s.held.Len(), earlyMax)
 	}
 	got := s.take(now, func(k key.NodePublic) bool { return k == honest })
 	if len(got) != 1 || string(got[0].b) != "initiation" {
 		t.Errorf("got %d packets of the new node, want 1", len(got))
 	}
-	s.take(now.Add(2*strangersTime), func(key.NodePublic) bool { return false })
+	s.take(now.Add(2*earlyTime), func(key.NodePublic) bool { return false })
 	if len(s.packets) != 0 || s.held.Len() != 0 {
 		t.Errorf("%d packets left, %d counted", len(s.packets), s.held.Len())
 	}

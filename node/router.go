@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -13,32 +14,36 @@ import (
 	"ginnel/userstack"
 )
 
-// A node that advertises routes carries what peers send there: as a subnet router or an exit node,
-// in user space, by connections of its own on the host's network. The packet filter of the map has
-// decided about each before.
-
-// routedFlowIdle is how long a pair of UDP addresses may be silent.
+// routedFlowIdle ends a UDP flow without datagrams in either direction (RFC 4787, section 4.3, asks
+// for two minutes at least).
 const routedFlowIdle = 2 * time.Minute
 
-// router is the node as a router.
+// router makes the node a subnet router or an exit node: it carries what peers send to the
+// advertised routes by sockets of its own on the host's network. The packet filter of the map has
+// let each flow in before. A nil *router takes nothing.
 type router struct {
-	n      *Node
-	routes []netip.Prefix // advertised
-	flows  routedFlows
-	conns  routedConns
+	log     *slog.Logger
+	life    *lifetime
+	carrier *carrier
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	peerOf  func(netip.Addr) netip.Addr // names a peer by one of its addresses
+	routes  []netip.Prefix              // advertised
+	flows   routedFlows
+	conns   routedConns
 }
 
-// newRouter returns nil if there is nothing to route.
-func newRouter(n *Node) *router {
-	if n.cfg.Control == nil || len(n.cfg.Control.AdvertiseRoutes) == 0 {
+// newRouter returns nil if no routes are advertised.
+func newRouter(g *ingress) *router {
+	if g.cfg.Control == nil || len(g.cfg.Control.AdvertiseRoutes) == 0 {
 		return nil
 	}
-	r := &router{n: n, routes: n.cfg.Control.AdvertiseRoutes}
+	r := &router{log: g.log, life: g.life, carrier: g.carrier, dial: g.cfg.dialHost, peerOf: g.plane.peerOf,
+		routes: g.cfg.Control.AdvertiseRoutes}
 	r.flows.max, r.conns.max = routedFlowsMax, routedConnsMax
 	return r
 }
 
-// isExit reports whether this node offers to be an exit node.
+// isExit reports whether a default route is advertised.
 func (r *router) isExit() bool {
 	if r == nil {
 		return false
@@ -47,7 +52,7 @@ func (r *router) isExit() bool {
 	return slices.ContainsFunc(r.routes, isDefault)
 }
 
-// stackConfig is the stack's part.
+// stackConfig returns what the stack needs to hand over routed flows; nil without a router.
 func (r *router) stackConfig() *userstack.Router {
 	if r == nil {
 		return nil
@@ -55,15 +60,16 @@ func (r *router) stackConfig() *userstack.Router {
 	return &userstack.Router{TCP: r.carryTCP, UDP: r.startUDP}
 }
 
-// takes reports whether we have said that dst is behind us. A default route is the way to the
-// Internet: not into private networks, not to this host itself, and not to its neighbours (control
+// takes reports whether dst is in an advertised route. A default route stands for the Internet: it
+// does not lead into private networks, to this host or to the links of this host (control
 // specification, section 6.2).
 func (r *router) takes(dst netip.Addr) bool {
-	if r == nil || dst.Is4In6() || dst.IsLoopback() || dst.IsLinkLocalUnicast() || dst.IsMulticast() || dst.IsUnspecified() || meshaddr.Contains(dst) {
+	if r == nil || dst.Is4In6() || dst.IsLoopback() || dst.IsLinkLocalUnicast() || dst.IsMulticast() ||
+		dst.IsUnspecified() || meshaddr.Contains(dst) {
 		return false
 	}
 	return slices.ContainsFunc(r.routes, func(p netip.Prefix) bool {
-		return p.Contains(dst) && (p.Bits() > 0 || isPublic(dst) && !isNeighbour(dst))
+		return p.Contains(dst) && (p.Bits() > 0 || isPublic(dst) && !isOnLink(dst))
 	})
 }
 
@@ -73,7 +79,7 @@ var (
 	public6   = netip.MustParsePrefix("2000::/3")
 )
 
-// isPublic reports whether a is an address that hosts on the Internet have.
+// isPublic reports whether a may be the address of a host on the Internet.
 func isPublic(a netip.Addr) bool {
 	if a.Is6() {
 		return public6.Contains(a)
@@ -82,33 +88,23 @@ func isPublic(a netip.Addr) bool {
 	return !reserved4.Contains(a) && !current4.Contains(a) && !a.IsPrivate() && !carrier4.Contains(a)
 }
 
-// isNeighbour reports whether a is in a network that an interface of this host is in. It is asked
-// when something new is to be reached.
-func isNeighbour(a netip.Addr) bool {
-	addrs, err := net.InterfaceAddrs()
-	return err != nil || slices.ContainsFunc(addrs, func(have net.Addr) bool {
-		p, err := netip.ParsePrefix(have.String())
-		return err == nil && p.Masked().Contains(a)
-	})
-}
-
-// carryTCP connects to the destination, if there is room for one more.
-func (r *router) carryTCP(in *userstack.Incoming) {
+// carryTCP carries a connection, if routedConns has room for it.
+func (r *router) carryTCP(in *userstack.ConnRequest) {
 	if !r.takes(in.Dst.Addr()) {
-		in.Refuse()
+		in.Reject()
 		return
 	}
 	c := new(routedConn)
-	evicted, ok := r.conns.add(r.n.peerOf(in.Src.Addr()), c)
+	evicted, ok := r.conns.add(r.peerOf(in.Src.Addr()), c)
 	if !ok {
-		in.Refuse()
+		in.Reject()
 		return
 	}
 	if evicted != nil {
 		evicted.end()
 	}
-	r.n.carry(in, in.Dst.String(), func() { r.conns.remove(c) }, func(ctx context.Context) (net.Conn, error) {
-		far, err := r.n.cfg.dialHost(ctx, "tcp", in.Dst.String())
+	r.carrier.carry(in, in.Dst.String(), func() { r.conns.remove(c) }, func(ctx context.Context) (net.Conn, error) {
+		far, err := r.dial(ctx, "tcp", in.Dst.String())
 		if err == nil && !c.opened(far) {
 			far.Close()
 			return nil, net.ErrClosed
@@ -117,18 +113,17 @@ func (r *router) carryTCP(in *userstack.Incoming) {
 	})
 }
 
-// startUDP carries the datagrams between two addresses. If there is no room for one more pair, the
-// idlest of the peer that has most makes some.
+// startUDP carries the datagrams of a flow. It may end another flow, as routedFlows decides.
 func (r *router) startUDP(src, dst netip.AddrPort, near net.Conn) {
 	if !r.takes(dst.Addr()) {
 		near.Close()
 		return
 	}
 	f := newRoutedFlow(near)
-	if evicted := r.flows.add(r.n.peerOf(src.Addr()), f); evicted != nil {
+	if evicted := r.flows.add(r.peerOf(src.Addr()), f); evicted != nil {
 		evicted.end()
 	}
-	if !r.n.spawn(func() { r.carryUDP(dst, f) }) {
+	if !r.life.spawn(func() { r.carryUDP(dst, f) }) {
 		r.flows.remove(f)
 		f.end()
 	}
@@ -137,33 +132,23 @@ func (r *router) startUDP(src, dst netip.AddrPort, near net.Conn) {
 func (r *router) carryUDP(dst netip.AddrPort, f *routedFlow) {
 	defer r.flows.remove(f)
 	defer f.end()
-	far, err := r.n.dialOut(func(ctx context.Context) (net.Conn, error) {
-		return r.n.cfg.dialHost(ctx, "udp", dst.String())
-	})
+	far, err := r.carrier.dial(func(ctx context.Context) (net.Conn, error) { return r.dial(ctx, "udp", dst.String()) })
 	if err != nil {
-		r.n.log.Debug("routing datagrams", "to", dst, "err", err)
+		r.log.Debug("routing datagrams", "to", dst, "err", err)
 		return
 	}
 	if !f.opened(far) {
 		far.Close()
 		return
 	}
-	f.wg.Go(func() { f.endWith(r.n.closec) })
+	stop := context.AfterFunc(r.life.ctx, f.end)
+	defer stop()
 	f.wg.Go(func() { f.pump(far, f.near) })
 	f.pump(f.near, far)
 	f.wg.Wait()
 }
 
-// endWith closes the flow when the node is closed, unless it ends before.
-func (f *routedFlow) endWith(closec <-chan struct{}) {
-	select {
-	case <-closec:
-		f.end()
-	case <-f.endc:
-	}
-}
-
-// pump carries one direction until the flow is idle or a socket is closed.
+// pump carries the datagrams of one direction until the flow is idle or a socket is closed.
 func (f *routedFlow) pump(dst, src net.Conn) {
 	defer f.end()
 	b := make([]byte, userstack.MaxDatagram)
@@ -172,7 +157,7 @@ func (f *routedFlow) pump(dst, src net.Conn) {
 		n, err := src.Read(b)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && time.Since(time.Unix(0, f.heard.Load())) < routedFlowIdle:
-			continue // the other direction was busy
+			continue // there were datagrams in the other direction
 		case err != nil:
 			return
 		}

@@ -9,29 +9,29 @@ import (
 	"time"
 )
 
-// logoutTimeout bounds what the API waits for the coordination server.
+// logoutTimeout bounds the wait of the API for the coordination server.
 const logoutTimeout = 10 * time.Second
 
-// serveShutdown ends the node, once it has given up its registration if the form value "logout" is
-// "true".
-func (n *Node) serveShutdown(w http.ResponseWriter, r *http.Request) {
-	if !n.hasToken(r) {
+// serveShutdown ends the node. If the form value "logout" is "true", it ends the node's
+// registration first.
+func (a *localAPI) serveShutdown(w http.ResponseWriter, r *http.Request) {
+	if !a.hasToken(r) {
 		writeJSON(w, http.StatusUnauthorized, apiError{"this needs the token in the node's state directory"})
 		return
 	}
-	if n.cfg.Shutdown == nil {
+	if a.n.cfg.Shutdown == nil {
 		writeJSON(w, http.StatusNotImplemented, apiError{"this node ends with its program"})
 		return
 	}
 	if r.FormValue("logout") == "true" {
 		ctx, cancel := context.WithTimeout(r.Context(), logoutTimeout)
 		defer cancel()
-		if n.member == nil {
+		if a.n.member == nil {
 			writeJSON(w, http.StatusConflict, apiError{"this node has no registration: its network has no coordination server"})
 			return
 		}
-		if err := n.Logout(ctx); err != nil {
-			n.resume()
+		if err := a.n.Logout(ctx); err != nil {
+			a.n.resume()
 			status := http.StatusBadGateway
 			if errors.Is(err, ErrControlUnreachable) {
 				status = http.StatusGatewayTimeout
@@ -41,9 +41,10 @@ func (n *Node) serveShutdown(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	const done = "{}\n"
-	w.Header().Set("Content-Length", strconv.Itoa(len(done))) // else there would be more to send behind it
+	// Without a length the response is chunked, and its end is written only after this function.
+	w.Header().Set("Content-Length", strconv.Itoa(len(done)))
 	w.Header().Set("Content-Type", "application/json")
 	io.WriteString(w, done)
-	http.NewResponseController(w).Flush() // before the connection goes with the node; an error is the client's
-	n.cfg.Shutdown()
+	http.NewResponseController(w).Flush() // Shutdown may close the connection; an error means that the client has gone
+	a.n.cfg.Shutdown()
 }

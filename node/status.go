@@ -10,13 +10,12 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 	"ginnel/transport"
-	"ginnel/wireguard"
 )
 
-// State is where a node is in its life.
+// State is the state of a node.
 type State string
 
 // The states of a node.
@@ -27,55 +26,55 @@ const (
 	StateStopped    State = "stopped"
 )
 
-// Status is a snapshot of a node; its JSON is what scripts read.
+// Status is a snapshot of a node. Scripts read its JSON.
 type Status struct {
 	State   State         `json:"state"`
-	Reason  string        `json:"reason,omitempty"` // why it is not running
+	Reason  string        `json:"reason,omitempty"` // why the state is not StateRunning
 	Self    SelfStatus    `json:"self"`
 	Proxies []string      `json:"proxies"`
-	DNS     string        `json:"dns,omitempty"` // where DNS questions are answered
+	DNS     string        `json:"dns,omitempty"` // where DNS is served
 	Peers   []PeerStatus  `json:"peers"`
 	Relays  []RelayStatus `json:"relays,omitempty"`
 	Health  []HealthIssue `json:"health"`
 }
 
-// SelfStatus is the node itself.
+// SelfStatus describes the node itself.
 type SelfStatus struct {
 	Name      string           `json:"name,omitempty"`
 	Addresses []netip.Addr     `json:"addresses"`
 	NodeKey   key.NodePublic   `json:"node_key"`
-	Relay     string           `json:"relay,omitempty"` // home
+	Relay     string           `json:"relay,omitempty"` // home relay
 	Endpoints []netip.AddrPort `json:"endpoints,omitempty"`
 	Started   time.Time        `json:"started"`
 	Version   string           `json:"version,omitempty"` // of the program
 }
 
-// PeerStatus is one peer.
+// PeerStatus describes one peer.
 type PeerStatus struct {
 	Name          string         `json:"name,omitempty"`
 	NodeKey       key.NodePublic `json:"node_key"`
 	Addresses     []netip.Addr   `json:"addresses"`
-	Routes        []netip.Prefix `json:"routes,omitempty"` // further networks that it is the way to
+	Routes        []netip.Prefix `json:"routes,omitempty"` // of the networks behind it
 	Online        *bool          `json:"online,omitempty"`
-	LastSeen      time.Time      `json:"last_seen,omitzero"` // by the coordination server, of a peer that is not online
+	LastSeen      time.Time      `json:"last_seen,omitzero"` // by the server; only of a peer that is not online
 	Path          PathKind       `json:"path"`
 	Endpoint      string         `json:"endpoint,omitempty"`     // of a direct path
-	Relay         string         `json:"relay,omitempty"`        // of the peer
-	DirectLossy   bool           `json:"direct_lossy,omitempty"` // there is a direct path, which loses so much that the relay is used
+	Relay         string         `json:"relay,omitempty"`        // home relay of the peer
+	DirectLossy   bool           `json:"direct_lossy,omitempty"` // relayed because the direct path loses too many packets
 	LatencyMS     float64        `json:"latency_ms,omitempty"`
 	RxBytes       uint64         `json:"rx_bytes"`
 	TxBytes       uint64         `json:"tx_bytes"`
 	LastHandshake time.Time      `json:"last_handshake,omitzero"`
 }
 
-// IsOffline reports whether the coordination server has no connection with the peer. It may be
-// there all the same.
+// IsOffline reports whether the coordination server has no connection with the peer. The peer may
+// be reachable all the same.
 func (p *PeerStatus) IsOffline() bool { return p.Online != nil && !*p.Online }
 
-// HasNoAnswer reports whether something was sent to the peer and nothing has come from it.
+// HasNoAnswer reports whether packets were sent to the peer and none was received from it.
 func (p *PeerStatus) HasNoAnswer() bool { return p.RxBytes == 0 && p.TxBytes > 0 }
 
-// RelayStatus is a relay region that is, or ought to be, connected.
+// RelayStatus describes a relay region to which the node has, or wants, a connection.
 type RelayStatus struct {
 	Name      string `json:"name"`
 	State     string `json:"state"`               // idle, connecting, connected, waiting
@@ -86,7 +85,7 @@ type RelayStatus struct {
 	TxPackets uint64 `json:"tx_packets"`
 	RxBytes   uint64 `json:"rx_bytes"`
 	TxBytes   uint64 `json:"tx_bytes"`
-	Dropped   uint64 `json:"dropped"` // packets that were not sent
+	Dropped   uint64 `json:"dropped"` // packets that could not be sent
 }
 
 // PathKind is how a peer is reached.
@@ -99,14 +98,14 @@ const (
 	PathNone   PathKind = "none"
 )
 
-// HealthIssue is something that is wrong, and what to do about it.
+// HealthIssue is a problem, and what to do about it.
 type HealthIssue struct {
 	Code string `json:"code"`
 	Text string `json:"text"`
 	Mend string `json:"mend,omitempty"`
 }
 
-// Status returns the present state.
+// Status returns a snapshot of the node.
 func (n *Node) Status() Status {
 	var joining State
 	var reason string
@@ -114,28 +113,28 @@ func (n *Node) Status() Status {
 	if n.member != nil {
 		joining, reason, control = n.member.state()
 	}
-	m := n.netmap.Load()
-	if m == nil || n.isClosed() {
+	m := n.plane.netmap.Load()
+	if m == nil || n.life.isClosed() {
 		return Status{State: StateStopped, Reason: "closed"}
 	}
-	ts, ps := n.conn.Status(), n.pool.Status()
+	ts, ps := n.plane.conn.Status(), n.plane.pool.Status()
 	s := Status{State: StateRunning, Proxies: []string{}, Peers: []PeerStatus{}, Health: []HealthIssue{}}
 	s.Self = SelfStatus{
 		Name:      m.Name,
-		Addresses: n.stack.Addrs(),
-		NodeKey:   n.key().Public(),
+		Addresses: n.plane.stack.Addrs(),
+		NodeKey:   n.plane.key().Public(),
 		Relay:     regionName(&m.Relays, ps.Home),
 		Endpoints: ts.Endpoints,
 		Started:   n.started,
 		Version:   n.cfg.Version,
 	}
-	s.DNS = n.dnsAddr()
-	for _, a := range n.proxyAddrs() {
+	s.DNS = n.ingress.dnsAddr()
+	for _, a := range n.ingress.addrs(entryProxy) {
 		s.Proxies = append(s.Proxies, addrText(a))
 	}
-	sessions := n.wg0.dev.Sessions()
+	sessions := n.plane.peers.sessions()
 	for i := range m.Peers {
-		s.Peers = append(s.Peers, n.peerStatus(m, &m.Peers[i], &ts, sessions[m.Peers[i].Key]))
+		s.Peers = append(s.Peers, n.plane.peerStatus(m, &m.Peers[i], &ts, sessions[m.Peers[i].Key]))
 	}
 	slices.SortFunc(s.Peers, func(a, b PeerStatus) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.NodeKey.String(), b.NodeKey.String()))
@@ -145,9 +144,9 @@ func (n *Node) Status() Status {
 			s.Relays = append(s.Relays, relayStatus(m, r))
 		}
 	}
-	s.Health = append(n.endpointHealth(m, sessions), health(m, &ps)...)
+	s.Health = append(n.endpoints.health(m, sessions), health(m, &ps)...)
 	hasPath := slices.ContainsFunc(s.Peers, func(p PeerStatus) bool { return p.Path == PathDirect })
-	if err := cmp.Or(n.noEndpoint(m, sessions), n.notReady(m, &ps)); err != nil && !hasPath {
+	if err := cmp.Or(n.endpoints.noEndpoint(m, sessions), notReady(m, &ps)); err != nil && !hasPath {
 		s.State, s.Reason = StateStarting, err.Error()
 	}
 	if n.member != nil {
@@ -162,9 +161,10 @@ func (n *Node) Status() Status {
 	return s
 }
 
-func (n *Node) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wireguard.Session) PeerStatus {
-	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: []netip.Addr{}, Online: p.Online, LastSeen: p.LastSeen, Path: PathNone,
-		RxBytes: s.Rx, TxBytes: s.Tx, LastHandshake: s.Handshake}
+func (d *dataPlane) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s session) PeerStatus {
+	out := PeerStatus{Name: p.Name, NodeKey: p.Key, Addresses: []netip.Addr{}, Online: p.Online, LastSeen: p.LastSeen,
+		Path:    PathNone,
+		RxBytes: s.rx, TxBytes: s.tx, LastHandshake: s.handshake}
 	for _, prefix := range p.Addresses {
 		if prefix.IsSingleIP() {
 			out.Addresses = append(out.Addresses, prefix.Addr())
@@ -173,8 +173,8 @@ func (n *Node) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wiregu
 		}
 	}
 	if p.Plain {
-		out.Endpoint = s.Endpoint
-		if recent(s.Handshake) {
+		out.Endpoint = s.endpointText()
+		if recent(s.handshake) {
 			out.Path = PathDirect
 		}
 		return out
@@ -185,16 +185,16 @@ func (n *Node) peerStatus(m *NetworkMap, p *Peer, ts *transport.Status, s wiregu
 	case t.Trusted:
 		out.Path, out.Endpoint = PathDirect, t.Direct.String()
 		out.LatencyMS = milliseconds(t.Latency)
-	case recent(s.Handshake), n.hasPonged(p.Key):
+	case recent(s.handshake), d.hasPonged(p.Key):
 		out.Path, out.DirectLossy = PathRelay, t.Lossy
 	}
 	return out
 }
 
-// hasPonged reports whether a peer has answered a ping by way of its relay lately.
-func (n *Node) hasPonged(k key.NodePublic) bool {
-	at, ok := n.relayPongs.Load(k)
-	return ok && recent(at.(time.Time))
+// hasPonged reports whether a peer has recently answered a ping through its relay.
+func (d *dataPlane) hasPonged(k key.NodePublic) bool {
+	at, ok := d.relayPongs.load(k)
+	return ok && recent(at)
 }
 
 func relayStatus(m *NetworkMap, r *relay.RegionStatus) RelayStatus {
@@ -216,8 +216,8 @@ func relayStatus(m *NetworkMap, r *relay.RegionStatus) RelayStatus {
 	return out
 }
 
-// sessionLifetime is how long a WireGuard session lasts without a new handshake, and how long an
-// answer to a ping shows that there is a path.
+// sessionLifetime is REJECT-AFTER-TIME of the WireGuard paper, after which a session ends without a
+// new handshake. An answer to a ping proves a path for the same time.
 const sessionLifetime = 180 * time.Second
 
 func recent(t time.Time) bool { return !t.IsZero() && time.Since(t) < sessionLifetime }
@@ -226,7 +226,7 @@ func milliseconds(d time.Duration) float64 {
 	return float64(d.Microseconds()) / 1000
 }
 
-// regionName names a region for people; it is empty for none.
+// regionName returns the code or the name of a region; empty for region 0.
 func regionName(m *relay.Map, id int) string {
 	if id == 0 {
 		return ""
@@ -237,10 +237,10 @@ func regionName(m *relay.Map, id int) string {
 	return fmt.Sprint(id)
 }
 
-// notReady says why the mesh cannot be used yet; nil means that it can.
-func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
+// notReady returns why the mesh cannot be used yet, as far as relays are concerned; nil if it can.
+func notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 	if m.Home == 0 {
-		return nil // plain WireGuard, or direct paths only: there is nothing to wait for
+		return nil // plain WireGuard, or direct paths only
 	}
 	for _, r := range ps.Regions {
 		if r.Region == m.Home {
@@ -255,13 +255,13 @@ func (n *Node) notReady(m *NetworkMap, ps *relay.PoolStatus) error {
 	return fmt.Errorf("connecting to the home relay %s", regionName(&m.Relays, m.Home))
 }
 
-// noEndpoint says why no peer can be reached where all of them would have to be looked up and none
-// could be; nil if one can be.
-func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]wireguard.Session) (err error) {
+// noEndpoint returns why no peer has an endpoint, if the lookups of all endpoints have failed; nil
+// otherwise.
+func (e *endpointKeeper) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]session) (err error) {
 	for i := range m.Peers {
 		p := &m.Peers[i]
-		cause := n.lookupError(p)
-		if cause == nil || sessions[p.Key].Endpoint != "" {
+		cause := e.lookupError(p)
+		if cause == nil || sessions[p.Key].endpoint.IsValid() {
 			return nil
 		}
 		err = fmt.Errorf("looking up the endpoint of peer %s: %w", p.display(), cause)
@@ -269,20 +269,23 @@ func (n *Node) noEndpoint(m *NetworkMap, sessions map[key.NodePublic]wireguard.S
 	return err
 }
 
-// endpointHealth lists the peers whose endpoints have no address.
-func (n *Node) endpointHealth(m *NetworkMap, sessions map[key.NodePublic]wireguard.Session) []HealthIssue {
+// health returns an issue for each peer whose endpoint has no address.
+func (e *endpointKeeper) health(m *NetworkMap, sessions map[key.NodePublic]session) []HealthIssue {
 	issues := []HealthIssue{}
 	for i := range m.Peers {
 		p := &m.Peers[i]
-		if err := n.lookupError(p); err != nil && sessions[p.Key].Endpoint == "" {
-			issues = append(issues, HealthIssue{Code: "endpoint-unresolved", Text: fmt.Sprintf("the endpoint of peer %s: %v", p.display(), err),
+		if err := e.lookupError(p); err != nil && !sessions[p.Key].endpoint.IsValid() {
+			issues = append(issues, HealthIssue{Code: "endpoint-unresolved",
+				Text: fmt.Sprintf("the endpoint of peer %s: %v", p.display(), err),
 				Mend: "check the name in Endpoint and the host's DNS; it is looked up again while there is traffic"})
 		}
 	}
 	return issues
 }
 
-// health lists what is wrong.
+const homeRelayUnreachable = "home-relay-unreachable"
+
+// health returns the issues of relays.
 func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 	issues := []HealthIssue{}
 	for _, r := range ps.Regions {
@@ -291,14 +294,15 @@ func health(m *NetworkMap, ps *relay.PoolStatus) []HealthIssue {
 		case r.Health != "":
 			issues = append(issues, HealthIssue{Code: "relay-health", Text: fmt.Sprintf("relay %s says: %s", name, r.Health)})
 		case r.Region == ps.Home && r.State != relay.RegionConnected && r.Err != nil:
-			issues = append(issues, HealthIssue{Code: "home-relay-unreachable", Text: fmt.Sprintf("no connection to the home relay %s: %v", name, r.Err),
+			issues = append(issues, HealthIssue{Code: homeRelayUnreachable,
+				Text: fmt.Sprintf("no connection to the home relay %s: %v", name, r.Err),
 				Mend: "check that outgoing TCP to the relay is allowed, or name the proxy in HTTPS_PROXY"})
 		}
 	}
 	return issues
 }
 
-// PingResult is one answered ping; its JSON is what scripts read.
+// PingResult describes an answered ping. Scripts read its JSON.
 type PingResult struct {
 	Peer     string   `json:"peer"`
 	Path     PathKind `json:"path"`
@@ -307,11 +311,11 @@ type PingResult struct {
 	RTTMS    float64  `json:"rtt_ms"`
 }
 
-// ErrNoSuchPeer is returned for a name or address that is no peer's.
+// ErrNoSuchPeer is the error for a name or address that no peer has.
 var ErrNoSuchPeer = errors.New("no such peer")
 
-// Ping asks a peer, given by name or address, for an answer through the mesh: by discovery, which
-// tells the path, or from a peer that speaks plain WireGuard by ICMP.
+// Ping pings a peer, given by name or address, through the mesh: by discovery, which reveals the
+// path, or by ICMP if the peer is plain.
 func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	if n.member != nil {
 		if err := n.member.await(ctx); err != nil {
@@ -324,16 +328,16 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	}
 	r := PingResult{Peer: p.display(), Path: PathDirect}
 	if p.Plain || p.Disco.IsZero() {
-		n.wakePeer(p)
-		if err := n.awaitUp(ctx); err != nil {
-			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
+		n.dialer.wakePeer(p)
+		if err := n.plane.awaitUp(ctx); err != nil {
+			return r, n.dialer.explain(err, netip.AddrPortFrom(addr, 0), p)
 		}
-		rtt, err := n.stack.Ping(ctx, addr)
+		rtt, err := n.plane.stack.Ping(ctx, addr)
 		if err != nil {
-			return r, n.explain(err, netip.AddrPortFrom(addr, 0), p)
+			return r, n.dialer.explain(err, netip.AddrPortFrom(addr, 0), p)
 		}
-		s, _ := n.wg0.dev.Session(p.Key)
-		r.RTTMS, r.Endpoint = milliseconds(rtt), s.Endpoint
+		s, _ := n.plane.peers.session(p.Key)
+		r.RTTMS, r.Endpoint = milliseconds(rtt), s.endpointText()
 		return r, nil
 	}
 	why := "no answer"
@@ -343,7 +347,7 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 		defer cancel()
 		why = p.offlineText()
 	}
-	pong, err := n.conn.Ping(ctx, p.Key)
+	pong, err := n.plane.conn.Ping(ctx, p.Key)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			return r, &unreachableError{who: "peer " + p.display(), why: why, errno: err}
@@ -354,15 +358,15 @@ func (n *Node) Ping(ctx context.Context, host string) (PingResult, error) {
 	if pong.Addr.IsValid() {
 		r.Endpoint = pong.Addr.String()
 	} else {
-		r.Path, r.Relay = PathRelay, regionName(&n.netmap.Load().Relays, pong.Region)
-		n.relayPongs.Store(p.Key, time.Now())
+		r.Path, r.Relay = PathRelay, regionName(&n.plane.netmap.Load().Relays, pong.Region)
+		n.plane.relayPongs.store(p.Key, time.Now())
 	}
 	return r, nil
 }
 
-// findPeer finds a peer by its name or by an address that goes to it.
+// findPeer finds a peer by its name, or by an address in its prefixes. It returns that address.
 func (n *Node) findPeer(host string) (*Peer, netip.Addr, error) {
-	r := n.routes.Load()
+	r := n.plane.routes.Load()
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
 		switch entry, known := r.names[hostName(host)]; {

@@ -12,27 +12,28 @@ import (
 //go:embed status.html
 var statusHTML string
 
-var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{"bytes": FormatBytes, "date": formatDate}).Parse(statusHTML))
+var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{"bytes": FormatBytes,
+	"date": formatDate}).Parse(statusHTML))
 
-// statusView is what the page shows.
+// statusView is the data of the page.
 type statusView struct {
 	Status
-	Line string // sets the variables of a shell; empty: no program could use a proxy that way
+	Line string // shell command that sets the proxy variables; empty if no proxy has a TCP port
 }
 
-func (n *Node) serveStatusPage(w http.ResponseWriter, _ *http.Request) {
+func (a *localAPI) serveStatusPage(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if err := statusPage.Execute(w, statusView{n.Status(), n.shellLine()}); err != nil {
-		n.log.Debug("writing the status page", "err", err)
+	if err := statusPage.Execute(w, statusView{a.n.Status(), a.shellLine()}); err != nil {
+		a.n.log.Debug("writing the status page", "err", err)
 	}
 }
 
-// shellLine is what a user of a shell copies to have programs use the first proxy.
-func (n *Node) shellLine() string {
-	for _, a := range n.proxyAddrs() {
-		tcp, ok := a.(*net.TCPAddr)
+// shellLine returns the shell command that makes programs use the first proxy.
+func (a *localAPI) shellLine() string {
+	for _, addr := range a.n.ingress.addrs(entryProxy) {
+		tcp, ok := addr.(*net.TCPAddr)
 		if !ok {
 			continue
 		}
@@ -42,7 +43,7 @@ func (n *Node) shellLine() string {
 			host = "127.0.0.1"
 		}
 		auth := ""
-		if n.cfg.ProxyAuth != nil {
+		if a.n.cfg.ProxyAuth != nil {
 			auth = "USER:PASSWORD@"
 		}
 		url := "http://" + auth + net.JoinHostPort(host, fmt.Sprint(at.Port()))
@@ -51,7 +52,7 @@ func (n *Node) shellLine() string {
 	return ""
 }
 
-// FormatBytes writes a number of bytes for people, in units of 1024.
+// FormatBytes writes a number of bytes with a unit of 1024.
 func FormatBytes(n uint64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
 	f := float64(n)
@@ -67,5 +68,5 @@ func FormatBytes(n uint64) string {
 	return fmt.Sprintf("%.1f %s", f, units[len(units)-1])
 }
 
-// formatDate has the zone, because the reader may be elsewhere.
+// formatDate writes a time in UTC, because the reader may be in another zone than the node.
 func formatDate(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + " UTC" }

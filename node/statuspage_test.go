@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The status page has what people look for, in units and with zones, and a line to copy.
+// The status page shows sizes with units, times with zones, and a shell command to copy.
 func TestStatusPage(t *testing.T) {
 	a, b := two(t, withProxy, func(c *Config) { c.Version = "v9.8.7" })
 	b.serveHTTP(80, strings.Repeat("x", 3000))
@@ -23,13 +23,14 @@ func TestStatusPage(t *testing.T) {
 		}
 	}
 	a.cfg.ProxyAuth = func(string, string) bool { return true }
-	if line := a.shellLine(); !strings.Contains(line, "http://USER:PASSWORD@"+at) {
+	if line := a.api.shellLine(); !strings.Contains(line, "http://USER:PASSWORD@"+at) {
 		t.Errorf("with a password the line is %q", line)
 	}
 }
 
 func TestFormatBytes(t *testing.T) {
-	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 5 << 20: "5.0 MiB", 3 << 50: "3072.0 TiB"} {
+	for n, want := range map[uint64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 5 << 20: "5.0 MiB",
+		3 << 50: "3072.0 TiB"} {
 		if got := FormatBytes(n); got != want {
 			t.Errorf("%d bytes are %q, want %q", n, got, want)
 		}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -11,40 +12,55 @@ import (
 
 const (
 	defaultSTUNPort = 3478
-	stunRefresh     = 10 * time.Minute // how often the names of relays are looked up again
+	stunRefresh     = 10 * time.Minute // between two lookups of the relays' names
 )
 
-// keepSTUN tells the transport the addresses of the relays' STUN servers.
-func (n *Node) keepSTUN(ctx context.Context) {
+// stunKeeper gives the transport the addresses of the relays' STUN servers.
+type stunKeeper struct {
+	plane  *dataPlane
+	find   stunFinder
+	member *membership   // nil without a coordination server
+	mapc   chan struct{} // capacity 1; has an item after a change of the map
+}
+
+func newSTUNKeeper(n *Node) *stunKeeper {
+	return &stunKeeper{plane: n.plane, find: stunFinder{&n.cfg, n.log}, member: n.member, mapc: make(chan struct{}, 1)}
+}
+
+// run keeps the addresses until ctx ends.
+func (k *stunKeeper) run(ctx context.Context) {
 	ticker := time.NewTicker(stunRefresh)
 	defer ticker.Stop()
 	for {
-		if !n.cfg.RelayOnly {
-			servers := n.stunServers(ctx)
-			n.conn.SetSTUN(servers)
-			if n.member != nil {
-				n.member.noSTUN(len(servers))
+		if !k.plane.cfg.RelayOnly {
+			servers := k.find.servers(ctx, &k.plane.netmap.Load().Relays)
+			k.plane.conn.SetSTUN(servers)
+			if k.member != nil {
+				k.member.noSTUN(len(servers))
 			}
 		}
 		select {
 		case <-ticker.C:
-		case <-n.relaysChanged:
+		case <-k.mapc:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// stunServers are the first STUN server of each region that may be measured, in each family it has.
-func (n *Node) stunServers(ctx context.Context) (servers []transport.STUNServer) {
-	return n.stunServersOf(ctx, &n.netmap.Load().Relays)
+// stunFinder finds the addresses of STUN servers.
+type stunFinder struct {
+	cfg *Config
+	log *slog.Logger
 }
 
-func (n *Node) stunServersOf(ctx context.Context, m *relay.Map) (servers []transport.STUNServer) {
+// servers returns the first STUN server of each region that may be measured, in each address family
+// that it has.
+func (f stunFinder) servers(ctx context.Context, m *relay.Map) (servers []transport.STUNServer) {
 	for _, id := range m.RegionIDs() {
 		if r := m.Regions[id]; !r.NoMeasureNoHome {
 			for _, node := range r.Nodes {
-				if found := n.stunAddrs(ctx, node); len(found) > 0 {
+				if found := f.addrs(ctx, node); len(found) > 0 {
 					servers = append(servers, found...)
 					break
 				}
@@ -54,8 +70,8 @@ func (n *Node) stunServersOf(ctx context.Context, m *relay.Map) (servers []trans
 	return servers
 }
 
-// stunAddrs are the addresses of one relay's STUN server (DERP specification, section 9.3).
-func (n *Node) stunAddrs(ctx context.Context, node *relay.Node) (servers []transport.STUNServer) {
+// addrs returns the addresses of one relay's STUN server (DERP specification, section 9.3).
+func (f stunFinder) addrs(ctx context.Context, node *relay.Node) (servers []transport.STUNServer) {
 	port := node.STUNPort
 	if port == 0 {
 		port = defaultSTUNPort
@@ -64,7 +80,8 @@ func (n *Node) stunAddrs(ctx context.Context, node *relay.Node) (servers []trans
 		return nil
 	}
 	add := func(a netip.Addr) {
-		servers = append(servers, transport.STUNServer{Region: node.RegionID, Addr: netip.AddrPortFrom(a.Unmap(), uint16(port))})
+		servers = append(servers, transport.STUNServer{Region: node.RegionID,
+			Addr: netip.AddrPortFrom(a.Unmap(), uint16(port))})
 	}
 	if a, err := netip.ParseAddr(node.STUNTestIP); err == nil {
 		add(a)
@@ -75,7 +92,7 @@ func (n *Node) stunAddrs(ctx context.Context, node *relay.Node) (servers []trans
 		if a, err := netip.ParseAddr(text); err == nil {
 			add(a)
 		} else if text == "" {
-			need = true // any other text means that the relay is not in this family
+			need = true // any other text means that the relay has no address in this family
 		}
 	}
 	if !need {
@@ -89,9 +106,9 @@ func (n *Node) stunAddrs(ctx context.Context, node *relay.Node) (servers []trans
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	addrs, err := n.cfg.lookupHost(ctx, node.HostName)
+	addrs, err := f.cfg.lookupHost(ctx, node.HostName)
 	if err != nil {
-		n.log.Debug("looking up a STUN server", "host", node.HostName, "err", err)
+		f.log.Debug("looking up a STUN server", "host", node.HostName, "err", err)
 	}
 	seen := map[bool]bool{}
 	for _, a := range addrs {

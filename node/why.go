@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"strconv"
@@ -12,17 +13,18 @@ import (
 	"syscall"
 	"time"
 
+	"ginnel/control"
 	"ginnel/relay"
 )
 
-// Step is a step on the way to a service of the mesh.
+// Step is a condition for reaching a service of the mesh.
 type Step string
 
-// The steps in their order. The first three are one: what a node lacks that has not joined its
+// The steps, in their order. Each of the first three is a reason why a node has not joined its
 // network.
 const (
 	StepControl   Step = "control" // the coordination server is not reachable
-	StepLogin     Step = "login"   // somebody has to approve the node
+	StepLogin     Step = "login"   // a person has to approve the node
 	StepJoin      Step = "join"    // the node has no map for another reason
 	StepName      Step = "name"
 	StepMap       Step = "map"
@@ -33,7 +35,7 @@ const (
 	StepTCP       Step = "tcp"
 )
 
-// StepState is what was found out about a step.
+// StepState is the result of checking a step.
 type StepState string
 
 // The states of a step.
@@ -50,12 +52,12 @@ type WhyStep struct {
 	Text  string    `json:"text"`
 }
 
-// Verdict says whether a destination can be reached, and if not which step is the first that is
-// broken. Its JSON is what scripts read.
+// Verdict says whether a destination can be reached and, if not, which step is the first that is
+// broken. Scripts read its JSON.
 type Verdict struct {
 	Target string    `json:"target"`
-	Steps  []WhyStep `json:"steps"`            // up to the broken one
-	Broken Step      `json:"broken,omitempty"` // empty: all is fine
+	Steps  []WhyStep `json:"steps"`            // up to and including the broken one
+	Broken Step      `json:"broken,omitempty"` // empty: no step is broken
 	Text   string    `json:"text,omitempty"`   // what is broken
 	Mend   string    `json:"mend,omitempty"`   // what to do about it
 }
@@ -64,15 +66,15 @@ func (v *Verdict) add(step Step, state StepState, text string) {
 	v.Steps = append(v.Steps, WhyStep{step, state, text})
 }
 
-// fail ends the verdict with a broken step.
+// fail adds the broken step, which is the last.
 func (v *Verdict) fail(step Step, text, mend string) {
 	v.add(step, StepBroken, text)
 	v.Broken, v.Text, v.Mend = step, text, mend
 }
 
-// Why walks the way to target, host:port, and stops at the first broken step. A target without a
-// port is walked up to the handshake, an empty one only to the node's own membership. The context
-// bounds the attempts to connect.
+// Why checks the steps to target, host:port, up to the first one that is broken. For a target
+// without a port the last step is the handshake; for an empty target it is the node's own
+// membership. The context bounds the attempts to connect.
 func (n *Node) Why(ctx context.Context, target string) Verdict {
 	w := &walk{n: n, v: Verdict{Target: target, Steps: []WhyStep{}}}
 	if !w.joins() || target == "" {
@@ -93,49 +95,65 @@ func (n *Node) Why(ctx context.Context, target string) Verdict {
 	return w.v
 }
 
-// walk is one walk.
+// walk is one call of Why. Its methods add steps to the verdict; those that return a bool report
+// whether to go on.
 type walk struct {
 	n    *Node
 	v    Verdict
 	host string
-	port uint16 // 0: there is none
+	port uint16 // 0: the target has no port
 
-	addrs []netip.Addr // none for a name that is left to the proxy of the environment
-	addr  netip.Addr   // that the walk is about
-	peer  *Peer        // that has it; nil: none of the mesh, or this node
-	own   bool         // it is this node's
+	addrs []netip.Addr // empty for a name that the proxy of the environment resolves
+	addr  netip.Addr   // the one of addrs that is checked
+	peer  *Peer        // that has addr; nil outside the mesh and for this node
+	own   bool         // addr is this node's
 }
 
-// joins finds out whether the node has a map.
+// joins checks whether the node has a map.
 func (w *walk) joins() bool {
 	m := w.n.member
-	if m == nil || m.hasJoined() {
+	if m == nil {
 		return true
 	}
 	switch state, reason, err := m.state(); {
+	case state == StateNeedsLogin && m.hasExpired():
+		w.v.fail(StepLogin, keyExpired.Text+": "+reason, keyExpired.Mend)
 	case state == StateNeedsLogin:
 		w.v.fail(StepLogin, reason, "open that page, or start the node with --authkey KEY")
+	case m.hasJoined():
+		return true
 	case errors.Is(err, ErrControlUnreachable):
-		mend := "check that %s can be reached from here; HTTPS_PROXY names a proxy on the way"
-		w.v.fail(StepControl, reason, fmt.Sprintf(mend, w.n.cfg.Control.URL))
+		w.v.fail(StepControl, reason, unreachableMend(w.n.cfg.Control.URL, err))
 	default:
 		w.v.fail(StepJoin, reason, "wait, or look at the log of the coordination server")
 	}
 	return false
 }
 
-// resolves finds the addresses of the host.
+// unreachableMend returns what to do about a coordination server that cannot be reached.
+func unreachableMend(server string, err error) string {
+	if errors.Is(err, control.ErrPlainPort) { // the URL is wrong, and no proxy is missing
+		return "start the node with the URL that begins with http://"
+	}
+	variable := "HTTPS_PROXY"
+	if strings.HasPrefix(server, "http://") {
+		variable = "HTTP_PROXY"
+	}
+	return fmt.Sprintf("check that %s can be reached from here; %s names a proxy on the way", server, variable)
+}
+
+// resolves checks whether the host has addresses.
 func (w *walk) resolves(ctx context.Context) bool {
 	if a, err := netip.ParseAddr(w.host); err == nil {
 		w.addrs = []netip.Addr{a.Unmap()}
 		w.v.add(StepName, StepFine, w.host+" is an address")
 		return true
 	}
-	if w.n.leavesToProxy("tcp", w.host) {
+	if w.n.dialer.leavesToProxy("tcp", w.host) {
 		w.v.add(StepName, StepFine, w.host+" is left to the proxy of the environment to resolve")
 		return true
 	}
-	addrs, err := w.n.lookup(ctx, w.host)
+	addrs, err := w.n.dialer.lookup(ctx, w.host)
 	if err == nil && len(addrs) == 0 {
 		err = &net.DNSError{Err: "no address", Name: w.host, IsNotFound: true}
 	}
@@ -159,7 +177,9 @@ func (w *walk) nameMend(err error) string {
 	}
 	dns, ok := errors.AsType[*net.DNSError](err)
 	switch {
-	case ok && dns.IsNotFound && w.n.netmap.Load().Mesh:
+	case errors.Is(err, fs.ErrPermission):
+		return w.leaveMend()
+	case ok && dns.IsNotFound && w.n.plane.netmap.Load().Mesh:
 		return "check the spelling: 'ginnel status' lists the names of the peers that policy lets this node see"
 	case ok && dns.IsNotFound:
 		return "check the spelling, or use an address"
@@ -167,13 +187,13 @@ func (w *walk) nameMend(err error) string {
 	return "check the DNS servers of the network, or use an address"
 }
 
-// locates finds out whose the address is.
+// locates checks whether a node has one of the addresses.
 func (w *walk) locates() bool {
 	if len(w.addrs) == 0 {
 		w.v.add(StepMap, StepFine, w.host+" is outside the mesh")
 		return w.mayLeave()
 	}
-	r := w.n.routes.Load()
+	r := w.n.plane.routes.Load()
 	w.addr = w.addrs[0]
 	for _, a := range w.addrs {
 		if a = a.WithZone(""); r.inMesh(a) { // the mesh is one link
@@ -201,9 +221,9 @@ func (w *walk) locates() bool {
 	return true
 }
 
-// mayLeave finds out whether this node dials what is outside the mesh.
+// mayLeave checks whether this node may dial a destination outside the mesh.
 func (w *walk) mayLeave() bool {
-	err := w.n.mayLeave(w.addr)
+	err := w.n.dialer.mayLeave(w.addr)
 	if err == nil {
 		w.v.add(StepPolicy, StepFine, "this node dials what is outside the mesh from its host")
 		return true
@@ -212,22 +232,28 @@ func (w *walk) mayLeave() bool {
 		w.failUnusedRoute(router, err)
 		return false
 	}
-	mend := "start the node without --mesh-only, or use an address of the mesh"
-	switch {
-	case w.n.cfg.MeshOnly:
-	case w.n.netmap.Load().ExitLost != "":
-		mend = "check that the exit node is online and offers to be one, or leave out --exit-node"
-	default:
-		mend = "dial it from this machine, without the proxy"
-	}
-	w.v.fail(StepPolicy, err.Error(), mend)
+	w.v.fail(StepPolicy, err.Error(), w.leaveMend())
 	return false
 }
 
-// pongTime is how long a peer has to answer a ping beside the attempt to connect.
+// leaveMend is what to do about a destination that is outside the mesh and may not be reached from
+// this node.
+func (w *walk) leaveMend() string {
+	switch {
+	case w.n.cfg.MeshOnly:
+		return "start the node without --mesh-only, or use an address of the mesh"
+	case w.n.plane.netmap.Load().ExitLost != "":
+		return "check that the exit node is online and offers to be one, or leave out --exit-node"
+	case w.n.cfg.wantsExit():
+		return "give the network nameservers that the exit node reaches, or use an address"
+	}
+	return "dial it from this machine, without the proxy"
+}
+
+// pongTime bounds the ping that is sent during the attempt to connect.
 const pongTime = 3 * time.Second
 
-// connects dials, and explains a failure by what else is known of the peer.
+// connects dials and pings, and judges the results.
 func (w *walk) connects(ctx context.Context) {
 	if w.peer == nil {
 		w.judgeHost(w.dial(ctx))
@@ -235,7 +261,7 @@ func (w *walk) connects(ctx context.Context) {
 	}
 	pong := make(chan error, 1)
 	ping := func() { pong <- w.ping(ctx) }
-	if !w.n.spawn(ping) {
+	if !w.n.life.spawn(ping) {
 		pong <- net.ErrClosed
 	}
 	if w.port == 0 {
@@ -257,9 +283,9 @@ func (w *walk) dial(ctx context.Context) error {
 	var c net.Conn
 	var err error
 	if len(w.addrs) == 0 {
-		c, err = w.n.dialHost(ctx, "tcp", net.JoinHostPort(w.host, strconv.Itoa(int(w.port))))
+		c, err = w.n.dialer.dialHost(ctx, "tcp", net.JoinHostPort(w.host, strconv.Itoa(int(w.port))))
 	} else {
-		c, err = w.n.race(ctx, "tcp", w.addrs, w.port)
+		c, err = w.n.dialer.race(ctx, "tcp", w.addrs, w.port)
 	}
 	if err != nil {
 		return err
@@ -275,12 +301,13 @@ func (w *walk) ping(ctx context.Context) error {
 	return err
 }
 
-// answered reports whether the result of a dial proves that packets go to the peer and come back.
+// answered reports whether the result of a dial proves that the peer has received a packet and
+// replied.
 func answered(err error) bool {
 	return err == nil || isRejected(err) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// judgeHost is the verdict about what is not a peer's.
+// judgeHost adds the steps for an address that no peer has.
 func (w *walk) judgeHost(err error) {
 	if err == nil {
 		if w.port != 0 {
@@ -299,16 +326,16 @@ func (w *walk) judgeHost(err error) {
 	w.v.fail(StepTCP, err.Error(), mend)
 }
 
-// failUnusedRoute makes the map the broken step, in place of what it has said of an address outside
-// the mesh.
+// failUnusedRoute replaces the steps after the name by a broken map: the address is only outside
+// the mesh because a route is not used.
 func (w *walk) failUnusedRoute(router string, err error) {
 	w.v.Steps = w.v.Steps[:1]
 	w.v.fail(StepMap, fmt.Sprintf("%v is behind peer %s, whose routes this node does not use: %v", w.addr, router, err),
 		"start the node with --accept-routes")
 }
 
-// unusedRouter names a peer that is the way to the address if only its routes were used; empty:
-// there is none.
+// unusedRouter returns the name of a peer with a route to the address that this node does not use;
+// empty if there is none.
 func (w *walk) unusedRouter() string {
 	m := w.n.member
 	if m == nil || !w.addr.IsValid() {
@@ -330,13 +357,13 @@ func (w *walk) unusedRouter() string {
 	return ""
 }
 
-// judgePeer is the verdict about a peer: dialled is the result of the dial, ponged that of the ping
-// unless the dial has said enough.
+// judgePeer adds the steps for a peer. dialled is the result of the dial. ponged is the result of
+// the ping; nil also if the dial alone proves that the peer answers.
 func (w *walk) judgePeer(dialled, ponged error) {
 	if !w.policyLets(dialled) {
 		return
 	}
-	if ponged != nil && w.peer.isOffline() && w.n.stillOffline(w.peer) {
+	if ponged != nil && w.peer.isOffline() && w.n.dialer.stillOffline(w.peer) {
 		w.v.fail(StepOnline, "peer "+w.peer.display()+": "+w.peer.offlineText(),
 			"start that node, or give it its network back")
 		return
@@ -345,13 +372,13 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	if !w.hasPath(ponged) {
 		return
 	}
-	s, _ := w.n.wg0.dev.Session(w.peer.Key)
+	s, _ := w.n.plane.peers.session(w.peer.Key)
 	proved := w.port == 0 && ponged == nil || w.port != 0 && answered(dialled)
-	if !proved && !recent(s.Handshake) {
-		w.v.fail(StepHandshake, "peer "+w.peer.display()+": "+w.n.silence(w.peer), w.handshakeMend())
+	if !proved && !recent(s.handshake) {
+		w.v.fail(StepHandshake, "peer "+w.peer.display()+": "+w.n.dialer.silence(w.peer), w.handshakeMend())
 		return
 	}
-	w.v.add(StepHandshake, StepFine, handshakeText(s.Handshake))
+	w.v.add(StepHandshake, StepFine, handshakeText(s.handshake))
 	switch {
 	case w.port == 0:
 	case dialled == nil:
@@ -359,7 +386,7 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	case errors.Is(dialled, syscall.ECONNREFUSED):
 		w.v.fail(StepTCP, dialled.Error(),
 			fmt.Sprintf("start the service there; a ginnel node opens it by --serve %d=LOCAL", w.port))
-	case errors.Is(dialled, syscall.ETIMEDOUT) && w.n.netmap.Load().Mesh:
+	case errors.Is(dialled, syscall.ETIMEDOUT) && w.n.plane.netmap.Load().Mesh:
 		w.v.fail(StepTCP, dialled.Error(), "look for a firewall or a service that hangs there; "+
 			"some nodes also drop what policy forbids without saying so")
 	default:
@@ -367,12 +394,13 @@ func (w *walk) judgePeer(dialled, ponged error) {
 	}
 }
 
-// policyLets adds the step of the network's policy, which only the peer can tell.
+// policyLets adds the step of the network's policy. Only the peer knows what the policy lets in
+// there.
 func (w *walk) policyLets(dialled error) bool {
 	switch {
 	case isRejected(dialled):
-		self := w.n.netmap.Load().Addresses[0].Addr()
-		for _, p := range w.n.netmap.Load().Addresses {
+		self := w.n.plane.netmap.Load().Addresses[0].Addr()
+		for _, p := range w.n.plane.netmap.Load().Addresses {
 			if p.Addr().Is4() == w.addr.Is4() {
 				self = p.Addr()
 			}
@@ -392,25 +420,26 @@ func (w *walk) policyLets(dialled error) bool {
 func (w *walk) onlineText() string {
 	switch {
 	case w.peer.Online == nil:
-		return "nobody says whether peer " + w.peer.display() + " is there"
+		return "it is not known whether peer " + w.peer.display() + " is online"
 	case w.peer.isOffline():
 		return w.peer.offlineText() + ", the server says, but it answers"
 	}
 	return "peer " + w.peer.display() + " is online"
 }
 
-// hasPath adds the step of the path, by relay or directly.
+// hasPath adds the step of the path, direct or through a relay.
 func (w *walk) hasPath(ponged error) bool {
-	m, p := w.n.netmap.Load(), w.peer
-	ts, ps := w.n.conn.Status(), w.n.pool.Status()
-	s, _ := w.n.wg0.dev.Session(p.Key)
-	status := w.n.peerStatus(m, p, &ts, s)
+	m, p := w.n.plane.netmap.Load(), w.peer
+	ts, ps := w.n.plane.conn.Status(), w.n.plane.pool.Status()
+	s, _ := w.n.plane.peers.session(p.Key)
+	status := w.n.plane.peerStatus(m, p, &ts, s)
 	switch {
-	case p.Plain && s.Endpoint == "":
-		w.v.fail(StepPath, "peer "+p.display()+": "+w.n.silence(p), "give the peer an Endpoint, or have it speak first")
+	case p.Plain && !s.endpoint.IsValid():
+		w.v.fail(StepPath, "peer "+p.display()+": "+w.n.dialer.silence(p),
+			"give the peer an Endpoint, or have it speak first")
 		return false
 	case p.Plain:
-		w.v.add(StepPath, StepFine, "endpoint "+s.Endpoint)
+		w.v.add(StepPath, StepFine, "endpoint "+s.endpointText())
 	case ponged != nil:
 		text, mend := relayFault(m, p, &ps)
 		w.v.fail(StepPath, "peer "+p.display()+": "+text, mend)
@@ -423,7 +452,7 @@ func (w *walk) hasPath(ponged error) bool {
 	return true
 }
 
-// relayFault says why a peer that does not answer has no path.
+// relayFault returns why there is no path to a peer that does not answer a ping.
 func relayFault(m *NetworkMap, p *Peer, ps *relay.PoolStatus) (text, mend string) {
 	if p.Region == 0 && len(p.Endpoints) == 0 {
 		return "it has neither a relay nor an address", "check its relays there: 'ginnel netcheck'"

@@ -12,23 +12,24 @@ import (
 	"github.com/things-go/go-socks5/statute"
 )
 
-// association is a UDP ASSOCIATE of RFC 1928 section 7: local takes datagrams with a header from
-// the client, far sends them without it, and the same backwards. Three goroutines serve it: one per
-// direction, and one that waits for the end of the control connection.
+// association is a UDP ASSOCIATE of RFC 1928 section 7. It receives datagrams with a header from
+// the client on local and sends them without it on far, and the other way round. Three goroutines
+// serve it: one per direction, and one that waits for the end of the control connection.
 //
-// No datagram is queued here. What comes faster than it can be passed on is dropped by the
-// receiving socket.
+// It has no queue: if datagrams arrive faster than they can be sent, the receiving socket drops
+// them.
 type association struct {
 	srv     *Server
 	control *conn
 	local   *net.UDPConn
-	in      *hostInlet // of local
-	far     net.PacketConn
-	back    inlet // of far
+	localIn *hostSource    // of local
+	far     net.PacketConn // in the network behind the proxy
+	farIn   packetSource   // of far
+	farCork corker         // of far; nil if it is none
 	entry   entry
 
 	sent, received meter
-	client         atomic.Pointer[netip.AddrPort] // the only sender allowed; its port is 0 until it is known
+	client         atomic.Pointer[netip.AddrPort] // the only source allowed on local; port 0: not known yet
 	usage
 	open    atomic.Int32 // goroutines that have not ended
 	closed  atomic.Bool
@@ -36,25 +37,25 @@ type association struct {
 }
 
 var (
-	// errSilent ends an association that nobody uses.
-	errSilent = errors.New("no datagram for too long")
+	// errIdle ends an association that has carried nothing for IdleTimeout.
+	errIdle = errors.New("idle timeout: no datagrams")
 
-	// errGaveWay ends one that has been idle when a new one needed its place.
-	errGaveWay = errors.New("was idle, and there were too many associations")
+	// errEvicted ends an association or a UDP session that had to make room for a new one.
+	errEvicted = errors.New("evicted: too many UDP associations")
 )
 
-// associate starts an association, or says why not and closes c.
+// associate starts an association. If that fails it sends a reply that says why and closes c.
 func (c *conn) associate(announced *statute.AddrSpec) {
-	var a socks5Answers
+	var r socks5Replies
 	e := entry{protocol: protoSOCKS5UDP, started: time.Now()}
 	as, err := c.newAssociation(announced)
 	if err != nil {
 		c.log(e, err)
-		c.part(a.refused(err))
+		c.lingerClose(r.refused(err))
 		return
 	}
 	as.entry = e
-	if _, err := c.Write(a.granted(as.local.LocalAddr())); err != nil {
+	if _, err := c.Write(r.granted(as.local.LocalAddr())); err != nil {
 		c.log(e, err)
 		c.Close()
 		return
@@ -62,28 +63,29 @@ func (c *conn) associate(announced *statute.AddrSpec) {
 	as.start()
 }
 
-// newAssociation opens the sockets of an association, which are closed together with c.
+// newAssociation opens the sockets of an association, which are closed together with c. announced
+// is DST.ADDR and DST.PORT of the request.
 func (c *conn) newAssociation(announced *statute.AddrSpec) (*association, error) {
 	s := c.srv
-	here, there := addrPortOf(c.LocalAddr()).Addr(), addrPortOf(c.RemoteAddr()).Addr()
-	if s.ListenPacket == nil || !here.IsValid() || !there.IsValid() {
-		// A client that came by a unix socket has no address to know its datagrams by.
+	local, client := addrPortOf(c.LocalAddr()).Addr(), addrPortOf(c.RemoteAddr()).Addr()
+	if s.ListenPacket == nil || !local.IsValid() || !client.IsValid() {
+		// A client on a unix socket has no address by which its datagrams could be recognized.
 		return nil, errCommand
 	}
 	as := &association{srv: s, control: c}
 	as.touch()
-	evicted, ok := s.udp.associations.add(as, there, s.maxAssociations())
+	evicted, ok := s.udp.associations.add(as, client, s.maxAssociations())
 	if !ok {
 		return nil, errTooMany
 	}
 	if evicted != nil {
-		evicted.failure.set(errGaveWay)
+		evicted.failure.set(errEvicted)
 		evicted.control.Close()
 	}
 	s.counters.openAssociations.Add(1)
 	as.sent.total, as.received.total = &s.counters.sent, &s.counters.received
-	as.client.Store(new(clientOf(announced, there)))
-	_, err := dial(c, "udp", func(ctx context.Context) (*association, error) { return as, as.listen(ctx, here) })
+	as.client.Store(new(clientOf(announced, client)))
+	_, err := dial(c, "udp", func(ctx context.Context) (*association, error) { return as, as.listen(ctx, local) })
 	if err != nil {
 		as.Close()
 		return nil, err
@@ -91,29 +93,32 @@ func (c *conn) newAssociation(announced *statute.AddrSpec) (*association, error)
 	return as, nil
 }
 
-func (a *association) listen(ctx context.Context, here netip.Addr) (err error) {
-	if a.local, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(here, 0))); err != nil {
+// listen opens the two sockets. The one for the client has the IP address of the control
+// connection.
+func (a *association) listen(ctx context.Context, local netip.Addr) (err error) {
+	if a.local, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0))); err != nil {
 		return err
 	}
-	if a.in, err = a.srv.hostInlet(a.local); err != nil {
+	if a.localIn, err = a.srv.newHostSource(a.local); err != nil {
 		return err
 	}
 	if a.far, err = a.srv.ListenPacket(ctx); err != nil {
 		return err
 	}
-	a.back = slottedInlet(a.far)
+	a.farIn = newSlottedSource(a.far)
+	a.farCork, _ = a.far.(corker)
 	return nil
 }
 
-// clientOf is what is known of the client's socket, on the host ip, before it has sent anything.
-// DST.ADDR and DST.PORT "contain the address and port that the client expects to use to send UDP
-// datagrams" (RFC 1928 section 4). They are believed if that address is none or the one that the
-// control connection came from. Any other was translated on the way here, and its port may have
-// been too.
+// clientOf returns the address of the client's UDP socket, with port 0 if the port is not known
+// before its first datagram. ip is the source of the control connection. DST.ADDR and DST.PORT of
+// the request "contain the address and port that the client expects to use to send UDP datagrams"
+// (RFC 1928 section 4). The port is used if DST.ADDR is unspecified or equal to ip. If it is
+// another address, a NAT has translated it, and may have translated the port too.
 func clientOf(announced *statute.AddrSpec, ip netip.Addr) netip.AddrPort {
-	said, ok := netip.AddrFromSlice(announced.IP)
-	said = said.Unmap()
-	if ok && (said.IsUnspecified() || said == ip.WithZone("")) {
+	addr, ok := netip.AddrFromSlice(announced.IP)
+	addr = addr.Unmap()
+	if ok && (addr.IsUnspecified() || addr == ip.WithZone("")) {
 		return netip.AddrPortFrom(ip, uint16(announced.Port))
 	}
 	return netip.AddrPortFrom(ip, 0)
@@ -127,7 +132,7 @@ func (a *association) start() {
 	wg.Go(a.receive)
 }
 
-// Close closes the sockets, as far as they were opened.
+// Close closes the sockets that are open. It does not wait for the goroutines.
 func (a *association) Close() error {
 	if a.closed.Swap(true) {
 		return nil
@@ -143,7 +148,7 @@ func (a *association) Close() error {
 	return nil
 }
 
-// ended is called as each goroutine ends, and ends the others.
+// ended is called when one of the goroutines ends. It makes the others end.
 func (a *association) ended(err error) {
 	a.failure.set(err)
 	a.control.Close()
@@ -154,9 +159,9 @@ func (a *association) ended(err error) {
 	a.control.log(a.entry, a.failure.get())
 }
 
-// awaitEnd returns when the control connection has ended: "A UDP association terminates when the
-// TCP connection that the UDP ASSOCIATE request arrived on terminates". What a client says there is
-// discarded.
+// awaitEnd returns when the control connection has ended or the association has been idle for
+// IdleTimeout: "A UDP association terminates when the TCP connection that the UDP ASSOCIATE request
+// arrived on terminates". Input on the control connection is discarded.
 func (a *association) awaitEnd() {
 	buf := make([]byte, 64)
 	for {
@@ -167,38 +172,39 @@ func (a *association) awaitEnd() {
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			a.ended(nil)
 			return
-		case !a.moved.Swap(false):
-			a.ended(errSilent)
+		case !a.active.Swap(false):
+			a.ended(errIdle)
 			return
 		}
 	}
 }
 
-// send passes datagrams on to the network.
+// send sends the client's datagrams to the network behind the proxy.
 func (a *association) send() {
 	var dst Addr
 	for {
-		if err := a.sendSome(&dst); err != nil {
+		if err := a.sendBatch(&dst); err != nil {
 			a.ended(err)
 			return
 		}
 	}
 }
 
-// sendSome waits for datagrams. It returns an error only if there can be no further ones.
-func (a *association) sendSome(dst *Addr) error {
-	if err := a.in.await(); err != nil {
+// sendBatch waits for datagrams of the client and sends them. After an error no further datagram
+// can be received. dst is scratch space.
+func (a *association) sendBatch(dst *Addr) error {
+	if err := a.localIn.wait(); err != nil {
 		return err
 	}
-	s := a.srv.udp.slabs.take(a.in)
-	defer s.free()
-	if err := a.in.receive(s); err != nil {
+	batch := a.srv.udp.batches.get(a.localIn)
+	defer batch.free()
+	if err := a.localIn.receive(batch); err != nil {
 		return err
 	}
-	together(a.far, func() {
+	corked(a.farCork, func() {
 		sent := 0
-		for i, b := range s.data {
-			sent += a.sendOne(b, s.from[i], dst)
+		for i, b := range batch.data {
+			sent += a.sendOne(b, batch.from[i], dst)
 		}
 		if sent > 0 {
 			a.touch()
@@ -208,7 +214,7 @@ func (a *association) sendSome(dst *Addr) error {
 	return nil
 }
 
-// sendOne returns how many datagrams it has sent: 1 or 0.
+// sendOne sends one datagram and returns 1, or drops it and returns 0.
 func (a *association) sendOne(b []byte, from netip.AddrPort, dst *Addr) int {
 	client := a.client.Load()
 	if from.Addr() != client.Addr() || client.Port() != 0 && from.Port() != client.Port() {
@@ -231,14 +237,14 @@ func (a *association) sendOne(b []byte, from netip.AddrPort, dst *Addr) int {
 	return 1
 }
 
-// maxFarErrors in a row end an association. Single ones may be what an earlier datagram has brought
-// about.
+// maxFarErrors is the number of consecutive errors of the far socket that end an association.
+// Single errors may be the consequence of an earlier datagram, such as an ICMP port unreachable.
 const maxFarErrors = 100
 
-// receive passes datagrams on to the client.
+// receive sends the datagrams of the network behind the proxy to the client.
 func (a *association) receive() {
 	for failed := 0; ; {
-		err := a.receiveSome()
+		err := a.receiveBatch()
 		if err == nil {
 			failed = 0
 			continue
@@ -250,40 +256,41 @@ func (a *association) receive() {
 	}
 }
 
-// receiveSome is sendSome the other way, but an error may pass.
-func (a *association) receiveSome() error {
-	if err := a.back.await(); err != nil {
+// receiveBatch waits for datagrams on far and sends them to the client. Later calls may succeed
+// after an error.
+func (a *association) receiveBatch() error {
+	if err := a.farIn.wait(); err != nil {
 		return err
 	}
-	s := a.srv.udp.slabs.take(a.back)
-	defer s.free()
-	if err := a.back.receive(s); err != nil {
+	batch := a.srv.udp.batches.get(a.farIn)
+	defer batch.free()
+	if err := a.farIn.receive(batch); err != nil {
 		return err
 	}
 	client, headers := a.client.Load(), 0
-	s.out = s.out[:0]
-	for i, b := range s.data {
-		src := netip.AddrPortFrom(s.from[i].Addr().Unmap(), s.from[i].Port())
+	batch.out = batch.out[:0]
+	for i, b := range batch.data {
+		src := netip.AddrPortFrom(batch.from[i].Addr().Unmap(), batch.from[i].Port())
 		if !src.IsValid() || client.Port() == 0 {
 			a.drop(1)
 			continue
 		}
-		// The data stays where it is; the header is put right before it.
 		var scratch [datagramHeader]byte
-		s.out = append(s.out, s.withHeader(i, appendDatagramHeader(scratch[:0], src)))
-		headers += len(s.out[len(s.out)-1]) - len(b)
+		batch.out = append(batch.out, batch.withHeader(i, appendDatagramHeader(scratch[:0], src)))
+		headers += len(batch.out[len(batch.out)-1]) - len(b)
 	}
-	if len(s.out) == 0 {
+	if len(batch.out) == 0 {
 		return nil
 	}
-	sent, err := a.in.sock.Send(s.out, *client)
-	a.drop(len(s.out) - sent.Datagrams)
+	sent, err := a.localIn.sock.Send(batch.out, *client)
+	a.drop(len(batch.out) - sent.Datagrams)
 	if sent.Datagrams == 0 || err != nil {
 		return nil
 	}
 	a.touch()
 	a.srv.counters.datagramsReceived.Add(uint64(sent.Datagrams))
-	a.received.add(int64(sent.Bytes - headers*sent.Datagrams/len(s.out))) // on average, if some are lost
+	// If only some were sent, the size of their headers is estimated by the average.
+	a.received.add(int64(sent.Bytes - headers*sent.Datagrams/len(batch.out)))
 	return nil
 }
 

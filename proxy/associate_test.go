@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// hostPackets is a far side on the host's network. Names are those of names; everything else fails.
+// hostPackets is a socket of ListenPacket that sends on the host's network. It resolves only names.
 type hostPackets struct {
 	*net.UDPConn
 	names map[string]netip.Addr
@@ -41,17 +41,19 @@ func listenPacket(context.Context) (net.PacketConn, error) {
 		return nil, err
 	}
 	u.SetReadBuffer(1 << 20)
-	return hostPackets{u, map[string]netip.Addr{"localhost": netip.AddrFrom4([4]byte{127, 0, 0, 1}), "x": netip.AddrFrom4([4]byte{127, 0, 0, 1})}}, nil
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	return hostPackets{u, map[string]netip.Addr{"localhost": loopback, "x": loopback}}, nil
 }
 
-// openUDP asks for an association, of which the client says nothing, and returns the address of the
-// relay.
+// openUDP requests an association without announcing the client's address. It returns the address
+// that the client has to send to.
 func openUDP(c *chat) netip.AddrPort {
 	c.t.Helper()
-	return askUDP(c, "00 00 00 00", "00 00")
+	return requestUDP(c, "00 00 00 00", "00 00")
 }
 
-func askUDP(c *chat, ip, port string) netip.AddrPort {
+// requestUDP requests an association and announces ip and port, given in hexadecimal.
+func requestUDP(c *chat, ip, port string) netip.AddrPort {
 	c.t.Helper()
 	c.send("05 01 00 05 03 00 01 " + ip + port).want("05 00 05 00 00 01")
 	b := make([]byte, 6)
@@ -75,7 +77,7 @@ func listenUDP(t testing.TB, ip string) *net.UDPConn {
 
 func addrOf(u *net.UDPConn) netip.AddrPort { return u.LocalAddr().(*net.UDPAddr).AddrPort() }
 
-// exchange sends b to the relay and returns what the peer gets and the relay's far address.
+// exchange sends b to relay and returns what peer receives, and the address it came from.
 func exchange(t *testing.T, client, peer *net.UDPConn, relay netip.AddrPort, b []byte) ([]byte, netip.AddrPort) {
 	t.Helper()
 	if _, err := client.WriteToUDPAddrPort(b, relay); err != nil {
@@ -118,8 +120,7 @@ func TestUDP(t *testing.T) {
 			t.Errorf("peer got %q, want %q", got, want)
 		}
 		peer.WriteToUDPAddrPort([]byte("answer"), far)
-		// "the DST.ADDR and DST.PORT [...] the UDP relay server" puts there are those of the sender, not
-		// of the name.
+		// The header of an answer has the address of its sender, not the name that the client sent to.
 		answer, from := receive(t, client)
 		if want := datagramTo(addrOf(peer), "answer"); !bytes.Equal(answer, want) || from != relay {
 			t.Errorf("client got %q from %v, want %q from %v", answer, from, want, relay)
@@ -129,16 +130,16 @@ func TestUDP(t *testing.T) {
 		func() { exchange(t, client, peer, relay, datagramTo(addrOf(peer), "")) },
 		func() {
 			_, far := exchange(t, client, peer, relay, datagramTo(addrOf(peer), ""))
-			moved(s).Store(false)
+			active(s).Store(false)
 			peer.WriteToUDPAddrPort(nil, far)
 			receive(t, client)
 		},
 	} {
-		moved(s).Store(false)
+		active(s).Store(false)
 		pass()
-		eventually(t, "traffic is noticed", func() bool { return moved(s).Load() })
+		eventually(t, "the association is marked active", func() bool { return active(s).Load() })
 	}
-	eventually(t, "the last datagrams are counted, which happens once they have left", func() bool {
+	eventually(t, "the last datagrams are counted, which happens after they were sent", func() bool {
 		got := s.Stats()
 		return got.DatagramsSent == 6 && got.DatagramsReceived == 5
 	})
@@ -147,8 +148,8 @@ func TestUDP(t *testing.T) {
 		got.BytesSent != uint64(len("by address"+"by name")) || got.BytesReceived != 4*uint64(len("answer")) {
 		t.Errorf("counted %+v", got)
 	}
-	// Anybody whom the client has not asked may answer too; which datagrams are let in is for the
-	// network to say.
+	// A datagram from an address that the client has not sent to is forwarded too. Filtering is left
+	// to the network behind the proxy.
 	stranger := listenUDP(t, "127.0.0.1")
 	_, far := exchange(t, client, peer, relay, datagramTo(addrOf(peer), "x"))
 	stranger.WriteToUDPAddrPort([]byte("hello"), far)
@@ -156,22 +157,24 @@ func TestUDP(t *testing.T) {
 		t.Errorf("client got %q", got)
 	}
 	control.Close()
-	eventually(t, "the association ends with its control connection", func() bool { return s.Stats().OpenAssociations == 0 })
+	eventually(t, "the association ends with its control connection", func() bool {
+		return s.Stats().OpenAssociations == 0
+	})
 }
 
-// moved finds the mark by which the only association knows that it is used.
-func moved(s *Server) *atomic.Bool {
+// active returns the field active of the only association.
+func active(s *Server) *atomic.Bool {
 	s.live.mu.Lock()
 	defer s.live.mu.Unlock()
 	for x := range s.live.closers {
 		if c, ok := x.(*conn); ok {
-			return &c.attached.(*association).moved
+			return &c.attached.(*association).active
 		}
 	}
 	panic("no association")
 }
 
-// The largest datagrams that fit between two sockets over IPv4 pass whole, both ways.
+// The largest datagrams that UDP over IPv4 can carry pass in both directions.
 func TestUDPLargestDatagrams(t *testing.T) {
 	s := &Server{ListenPacket: listenPacket}
 	relay := openUDP(dialChat(t, "tcp", serve(t, s)))
@@ -186,7 +189,7 @@ func TestUDPLargestDatagrams(t *testing.T) {
 	if answer, _ := receive(t, client); !bytes.Equal(answer, datagramTo(addrOf(peer), data)) {
 		t.Fatalf("client got %d bytes", len(answer))
 	}
-	// One that has no room for the header is dropped whole, not cut.
+	// A datagram that is too long together with its header is dropped, not truncated.
 	peer.WriteToUDPAddrPort(make([]byte, most), far)
 	eventually(t, "a drop", func() bool { return s.Stats().DatagramsDropped == 1 })
 }
@@ -198,13 +201,13 @@ func TestUDPDrops(t *testing.T) {
 		"no port":                    {0, 0, 0, 1, 127, 0, 0, 1, 0},
 		"a fragment":                 {0, 0, 1, 1, 127, 0, 0, 1, 0, 9, 'x'},
 		"the last fragment":          {0, 0, 0x81, 1, 127, 0, 0, 1, 0, 9, 'x'},
-		"a strange type":             {0, 0, 0, 2, 127, 0, 0, 1, 0, 9, 'x'},
+		"unknown ATYP":               {0, 0, 0, 2, 127, 0, 0, 1, 0, 9, 'x'},
 		"an empty name":              {0, 0, 0, 3, 0, 0, 9, 'x'},
 		"a name cut off":             {0, 0, 0, 3, 9, 'x', 0, 9},
 		"a name with a line end":     {0, 0, 0, 3, 1, '\n', 0, 9, 'x'},
 		"a name that does not exist": datagramToName("nobody", 9, "x"),
 		"IPv6 cut off":               {0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0},
-		"an address out of reach":    datagramTo(netip.MustParseAddrPort("[::1]:9"), "x"), // the far side is IPv4
+		"an address out of reach":    datagramTo(netip.MustParseAddrPort("[::1]:9"), "x"), // the far socket is IPv4
 	}
 	s := &Server{ListenPacket: listenPacket}
 	relay := openUDP(dialChat(t, "tcp", serve(t, s)))
@@ -227,18 +230,18 @@ func TestUDPForeignSenders(t *testing.T) {
 	port := unhexPort(addrOf(client).Port())
 	for _, tt := range []struct {
 		name, ip, port string
-		foreign        string // who is refused from the start
+		foreign        string // an address that is refused even before the first datagram
 	}{
 		{"nothing announced", "00 00 00 00", "00 00", "127.0.0.2"},
 		{"port announced", "00 00 00 00", port, "127.0.0.1"},
 		{"address announced", "7f 00 00 01", "00 00", "127.0.0.2"},
 		{"address and port announced", "7f 00 00 01", port, "127.0.0.1"},
-		{"an address of before its translation", "0a 01 02 03", "12 34", "127.0.0.2"},
+		{"address announced, before NAT", "0a 01 02 03", "12 34", "127.0.0.2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &Server{ListenPacket: listenPacket}
 			control := dialChat(t, "tcp", serve(t, s))
-			relay := askUDP(control, tt.ip, tt.port)
+			relay := requestUDP(control, tt.ip, tt.port)
 			foreign := listenUDP(t, tt.foreign)
 			foreign.WriteToUDPAddrPort(datagramTo(addrOf(peer), "foreign"), relay)
 			eventually(t, "a drop", func() bool { return s.Stats().DatagramsDropped == 1 })
@@ -246,7 +249,7 @@ func TestUDPForeignSenders(t *testing.T) {
 			if got, _ := exchange(t, client, peer, relay, datagramTo(addrOf(peer), "own")); string(got) != "own" {
 				t.Errorf("peer got %q", got)
 			}
-			// Now the port is known too.
+			// The first datagram has told the port.
 			other := listenUDP(t, "127.0.0.1")
 			other.WriteToUDPAddrPort(datagramTo(addrOf(peer), "other"), relay)
 			eventually(t, "another drop", func() bool { return s.Stats().DatagramsDropped == 2 })
@@ -259,8 +262,8 @@ func unhexPort(port uint16) string {
 	return string([]byte{digits[port>>12], digits[port>>8&15], ' ', digits[port>>4&15], digits[port&15]})
 }
 
-// Before the client has shown its port there is nowhere to send an answer.
-func TestUDPAnswerBeforeQuestion(t *testing.T) {
+// A datagram for a client whose port is not known yet is dropped.
+func TestUDPBeforeClientIsKnown(t *testing.T) {
 	far := make(chan netip.AddrPort, 1)
 	s := &Server{ListenPacket: func(ctx context.Context) (net.PacketConn, error) {
 		p, err := listenPacket(ctx)
@@ -298,14 +301,15 @@ func TestUDPIsBounded(t *testing.T) {
 	first := dialChat(t, "tcp", addr)
 	openUDP(first)
 	openUDP(dialChat(t, "tcp", addr))
-	dialChat(t, "tcp", addr).send("05 01 00 05 03 00 01 00 00 00 00 00 00").want("05 00 05 01 00 01 00 00 00 00 00 00").wantEnd()
+	dialChat(t, "tcp", addr).send("05 01 00 05 03 00 01 00 00 00 00 00 00").
+		want("05 00 05 01 00 01 00 00 00 00 00 00").wantEnd()
 	first.Close()
 	eventually(t, "room", func() bool { return s.Stats().OpenAssociations == 1 })
 	openUDP(dialChat(t, "tcp", addr))
 }
 
-// An error of the far side may be the echo of a datagram that nobody wanted; one that stays ends
-// the association.
+// Single errors of the far socket, such as an ICMP port unreachable, do not end an association. Too
+// many consecutive ones do.
 func TestUDPFarErrors(t *testing.T) {
 	for _, tt := range []struct {
 		errors int64
@@ -346,7 +350,7 @@ func (p *failingPackets) ReadFrom(b []byte) (int, net.Addr, error) {
 	return p.hostPackets.ReadFrom(b)
 }
 
-// A far side that is opened too late is closed, and counted off once.
+// A far socket that is opened after Close is closed, and the association is counted off once.
 func TestUDPClosedWhileOpening(t *testing.T) {
 	var far net.PacketConn
 	s := new(Server)
@@ -365,7 +369,7 @@ func TestUDPClosedWhileOpening(t *testing.T) {
 		t.Errorf("%d associations are open", got)
 	}
 	if err := far.Close(); !errors.Is(err, net.ErrClosed) {
-		t.Error("the far side was left open")
+		t.Error("the far socket was left open")
 	}
 }
 
@@ -376,17 +380,16 @@ func TestUDPRefused(t *testing.T) {
 	if got := s.Stats(); got.OpenAssociations != 0 || got.DialFailures.Denied != 1 {
 		t.Errorf("counted %+v", got)
 	}
-	// By a unix socket nobody could tell whose a datagram is.
+	// A client on a unix socket has no address by which its datagrams could be recognized.
 	addr := serveKind(t, "unix", &Server{ListenPacket: listenPacket})
 	dialChat(t, "unix", addr.String()).send(ask).want("05 00 05 07 00 01 00 00 00 00 00 00").wantEnd()
 }
 
-// An association ends when nothing has passed for a while; as long as something passes, it does
-// not.
+// An association ends when no datagram has passed for IdleTimeout, and not before.
 func TestUDPIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// The sockets of a real association are out of the bubble's sight; only the goroutine that ends
-		// it is in it.
+		// Host sockets do not work in a synctest bubble, so only the goroutine that ends the association
+		// runs here.
 		var log syncBuffer
 		s := &Server{IdleTimeout: time.Minute, ConnLog: slog.New(slog.NewTextHandler(&log, nil))}
 		s.setup.Do(s.prepare)
@@ -398,17 +401,17 @@ func TestUDPIdle(t *testing.T) {
 		s.live.wg.Go(as.awaitEnd)
 		for range 10 {
 			time.Sleep(30 * time.Second)
-			as.moved.Store(true)
+			as.active.Store(true)
 		}
 		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("got %v", err)
 		}
-		// Idleness is looked at once a minute.
+		// awaitEnd checks once per IdleTimeout.
 		if took := time.Since(begun) - 300*time.Second; took < time.Minute || took > 2*time.Minute {
 			t.Errorf("ended %v after the last datagram", took)
 		}
 		synctest.Wait()
-		if !strings.Contains(log.String(), errSilent.Error()) {
+		if !strings.Contains(log.String(), errIdle.Error()) {
 			t.Errorf("log is %q", log.String())
 		}
 		s.Close()
@@ -442,7 +445,7 @@ func TestDatagramHeaders(t *testing.T) {
 		{"00 00 00 04 fd 7a 11 5c a1 e0 00 00 00 00 00 00 00 00 00 01 01 bb", "[fd7a:115c:a1e0::1]:443"},
 		{"00 00 00 04 00 00 00 00 00 00 00 00 00 00 ff ff 01 02 03 04 00 50", "1.2.3.4:80"},
 		{"00 00 00 03 01 61 00 50", "a:80"},
-		{"ff ff 00 03 01 61 00 50", "a:80"},                                       // RSV is not looked at
+		{"ff ff 00 03 01 61 00 50", "a:80"},                                       // RSV is ignored
 		{"00 00 00 03 09 5b 66 64 30 30 3a 3a 31 5d 00 50", "[fd00::1]:80"},       // the name [fd00::1]
 		{"00 00 00 03 0a 66 65 38 30 3a 3a 31 25 6c 6f 00 50", "[fe80::1%lo]:80"}, // the name fe80::1%lo
 	} {
@@ -454,8 +457,8 @@ func TestDatagramHeaders(t *testing.T) {
 	}
 }
 
-// A datagram in either direction costs no allocation.
-func TestUDPAllocates(t *testing.T) {
+// Parsing and appending a header do not allocate.
+func TestDatagramHeaderAllocations(t *testing.T) {
 	b := datagramToName("some.name.of.the.mesh", 5, "data")
 	var dst Addr
 	if n := testing.AllocsPerRun(100, func() { parseDatagram(b, &dst) }); n > 0 {

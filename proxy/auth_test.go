@@ -47,7 +47,7 @@ func TestProxyAuthentication(t *testing.T) {
 	}
 }
 
-// A client that is told to authenticate can do so on the same connection.
+// After a 407 response a client can authenticate on the same connection.
 func TestConnectAfter407(t *testing.T) {
 	addr := serve(t, &Server{Auth: annOnly, Dial: dialEcho})
 	c := dialChat(t, "tcp", addr)
@@ -66,14 +66,16 @@ func TestConnectAfter407(t *testing.T) {
 
 func TestMalformedCredentials(t *testing.T) {
 	addr := serve(t, &Server{Auth: annOnly, Dial: dialEcho})
-	for _, header := range []string{"", "Basic", "Basic ", "Basic !!!", "Basic YW5u", "Bearer YW5uOnNlY3JldA==", "YW5uOnNlY3JldA=="} {
+	for _, header := range []string{
+		"", "Basic", "Basic ", "Basic !!!", "Basic YW5u", "Bearer YW5uOnNlY3JldA==", "YW5uOnNlY3JldA==",
+	} {
 		dialChat(t, "tcp", addr).say("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nProxy-Authorization: " + header + "\r\n\r\n").
 			hear("HTTP/1.1 407 ")
 	}
 }
 
-// A listener that others can reach is opened with a password or not at all.
-func TestOpenListenersAreRefused(t *testing.T) {
+// Serve refuses a listener that other machines can reach, unless there is a password.
+func TestNetworkListenerNeedsAuth(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", "[::]:0"} {
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -111,13 +113,13 @@ func TestServeAfterClose(t *testing.T) {
 	}
 }
 
-// page is what Pages answers in these tests: what it was asked, and with which credentials.
+// page answers with the path and the credentials of the request.
 func page(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, "page "+r.URL.Path+" "+r.Header.Get("Authorization")+r.Header.Get("Proxy-Authorization"))
 }
 
 func TestPages(t *testing.T) {
-	s := &Server{Dial: dialEcho, Pages: http.HandlerFunc(page), Auth: annOnly} // no password on loopback
+	s := &Server{Dial: dialEcho, Pages: http.HandlerFunc(page), Auth: annOnly} // pages need no password on loopback
 	addr := serve(t, s)
 	_, port, _ := net.SplitHostPort(addr)
 	for _, tt := range []struct {
@@ -152,10 +154,11 @@ func TestPages(t *testing.T) {
 }
 
 func TestNoPages(t *testing.T) {
-	dialChat(t, "tcp", serve(t, &Server{Dial: dialEcho})).say("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").hear("HTTP/1.1 404 ")
+	addr := serve(t, &Server{Dial: dialEcho})
+	dialChat(t, "tcp", addr).say("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").hear("HTTP/1.1 404 ")
 }
 
-// One Server may have listeners of several kinds, each with rules of its own.
+// A Server may have listeners of several kinds. Each has the rules of its kind.
 func TestSeveralListeners(t *testing.T) {
 	s := &Server{Dial: dialEcho, Pages: http.HandlerFunc(page)}
 	tcp := serve(t, s)
@@ -168,7 +171,7 @@ func TestSeveralListeners(t *testing.T) {
 	}
 }
 
-// No password comes out anywhere, however it came in and whatever is logged.
+// No password appears in a log or in an answer, in whatever form it was sent.
 func TestPasswordsAreNotLogged(t *testing.T) {
 	var out syncBuffer
 	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -190,16 +193,18 @@ func TestPasswordsAreNotLogged(t *testing.T) {
 		}
 	}
 	s.Close()
-	if got := out.String(); strings.Contains(got, "secret") || strings.Contains(got, annBasic) || strings.Count(got, "connection ended") < 3 {
+	got := out.String()
+	if strings.Contains(got, "secret") || strings.Contains(got, annBasic) || strings.Count(got, "connection ended") < 3 {
 		t.Errorf("logged\n%s", got)
 	}
 }
 
-// A page may ask for a token of its own in Authorization; where the proxy needs no password, it
-// leaves that alone.
+// A page may use Authorization for a token of its own. The proxy keeps that header if it needs no
+// password itself.
 func TestPagesSeeTheirOwnCredentials(t *testing.T) {
 	addr := serve(t, &Server{Dial: dialEcho, Pages: http.HandlerFunc(page)})
-	c := dialChat(t, "tcp", addr).say("GET /x HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer t\r\nProxy-Authorization: Basic YTpi\r\n\r\n")
+	c := dialChat(t, "tcp", addr).say("GET /x HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer t\r\n" +
+		"Proxy-Authorization: Basic YTpi\r\n\r\n")
 	if got, _ := io.ReadAll(readResponse(t, c, "GET").Body); string(got) != "page /x Bearer t" {
 		t.Errorf("got %q", got)
 	}
@@ -215,8 +220,8 @@ func TestPagesOverUnix(t *testing.T) {
 	}
 }
 
-// Where others can reach the listener, its pages need the password too, and a Host that a resolver
-// has no say in.
+// On a listener that other machines can reach, pages need the password, and a Host that means
+// loopback without a resolver.
 func TestPagesForTheNetwork(t *testing.T) {
 	ln, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
@@ -248,9 +253,9 @@ func TestPagesForTheNetwork(t *testing.T) {
 	}
 }
 
-// A name that leads back to the listener ends there: the request arrives in origin form, with a
-// Host that is not ours.
-func TestLoopThroughAName(t *testing.T) {
+// A request whose name resolves to the listener itself does not loop: it arrives again in origin
+// form, with a Host that is refused.
+func TestNameOfTheListenerItself(t *testing.T) {
 	r := new(recorder)
 	s := &Server{Dial: r.dial, Pages: http.HandlerFunc(page)}
 	ln := listen(t)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// benchTunnel opens one tunnel between two sockets of the host.
+// benchTunnel opens a tunnel between two TCP sockets of the host.
 func benchTunnel(t testing.TB, s *Server) (client, peer net.Conn) {
 	t.Helper()
 	tg := newTarget(t, "tcp")
@@ -77,7 +77,7 @@ func roundTrips(b *testing.B, client, peer net.Conn) {
 	}
 }
 
-// BenchmarkConnect opens a connection, asks for one byte through it, and closes it.
+// BenchmarkConnect opens a tunnel, passes one byte in each direction, and closes it.
 func BenchmarkConnect(b *testing.B) {
 	for name, open := range openers {
 		b.Run(name, func(b *testing.B) {
@@ -107,7 +107,7 @@ func BenchmarkConnect(b *testing.B) {
 	}
 }
 
-func BenchmarkForward(b *testing.B) {
+func BenchmarkAbsolute(b *testing.B) {
 	b.ReportAllocs()
 	s := &Server{Dial: origin(b, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })}
 	c := dialChat(b, "tcp", serve(b, s))
@@ -143,7 +143,7 @@ func BenchmarkDatagram(b *testing.B) {
 	}
 }
 
-// BenchmarkIdle measures what an idle tunnel between two sockets holds.
+// BenchmarkIdle measures the memory of an idle tunnel between two sockets.
 func BenchmarkIdle(b *testing.B) {
 	for name, open := range openers {
 		b.Run(name, func(b *testing.B) {
@@ -154,7 +154,7 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// An idle tunnel is small, and one in use allocates nothing.
+// An idle tunnel holds at most 10 KiB of heap and stack.
 func TestIdleTunnelIsSmall(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector changes what is allocated")
@@ -166,6 +166,7 @@ func TestIdleTunnelIsSmall(t *testing.T) {
 	}
 }
 
+// Copying through a tunnel does not allocate.
 func TestTunnelDoesNotAllocate(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector changes what is allocated")
@@ -182,8 +183,8 @@ func TestTunnelDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// idleMemory opens n tunnels and returns what each has added to the heap and the stacks: the two
-// net.Conns on our side and all that we hold with them. The two of the test's own are taken off.
+// idleMemory opens n tunnels and returns how much heap and stack each has added: the Server's two
+// conns and what belongs to them. The test's own two conns are measured first and subtracted.
 func idleMemory(t testing.TB, n int, open func(*chat)) float64 {
 	t.Helper()
 	tg := newTarget(t, "tcp")
@@ -222,7 +223,8 @@ func idleMemory(t testing.TB, n int, open func(*chat)) float64 {
 	return (inUse() - direct) / float64(n)
 }
 
-// inUse is the heap and the stacks once the collector has emptied the pools and shrunk the stacks.
+// inUse returns the size of heap and stacks after the collector has emptied the pools and shrunk
+// the stacks.
 func inUse() float64 {
 	for range 5 {
 		runtime.GC()

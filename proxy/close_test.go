@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// Close ends every phase of a connection, and no goroutine of the package outlives it.
+// Close ends a connection in every stage, and all goroutines of the package.
 func TestCloseDuring(t *testing.T) {
 	started, ended := make(chan struct{}, 100), make(chan error, 100)
 	hang := hangingDial(started, ended)
 	answerSlowly, _ := rawOrigin(t, func(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nstart" })
 	silent, _ := rawOrigin(t, func(string) string { return "" })
-	swallow := func(tg *target) dialFunc { return tg.dial }
+	noReader := func(tg *target) dialFunc { return tg.dial }
 	tests := []struct {
 		name  string
 		dial  dialFunc
@@ -30,19 +30,24 @@ func TestCloseDuring(t *testing.T) {
 		{"SOCKS4 dial", hang, func(c *chat) { c.say(requests["socks4"]); <-started }},
 		{"CONNECT dial", hang, func(c *chat) { c.say(requests["connect"]); <-started }},
 		{"CONNECT dial, data ahead", hang, func(c *chat) { c.say(requests["connect"] + "ahead"); <-started }},
-		{"CONNECT dial, finished with data ahead", hang, func(c *chat) { c.say(requests["connect"] + "ahead").finish(); <-started }},
+		{"CONNECT dial, half-closed with data ahead", hang, func(c *chat) {
+			c.say(requests["connect"] + "ahead").finish()
+			<-started
+		}},
 		{"absolute-form dial", hang, func(c *chat) { c.say(requests["absolute"]); <-started }},
-		{"parting", dialFail(io.EOF), func(c *chat) { c.say(requests["socks4"]).want("00 5b 00 00 00 00 00 00") }},
+		{"lingering close", dialFail(io.EOF), func(c *chat) { c.say(requests["socks4"]).want("00 5b 00 00 00 00 00 00") }},
 		{"idle SOCKS5 tunnel", dialEcho, openers["socks5"]},
-		{"idle CONNECT tunnel", swallow(newTarget(t, "tcp")), openers["connect"]},
-		{"half-closed tunnel", swallow(newTarget(t, "tcp")), func(c *chat) { openers["connect"](c); c.finish() }},
-		{"blocked tunnel", swallow(newTarget(t, "tcp")), func(c *chat) { openers["socks5"](c); fill(c) }},
+		{"idle CONNECT tunnel", noReader(newTarget(t, "tcp")), openers["connect"]},
+		{"half-closed tunnel", noReader(newTarget(t, "tcp")), func(c *chat) { openers["connect"](c); c.finish() }},
+		{"blocked tunnel", noReader(newTarget(t, "tcp")), func(c *chat) { openers["socks5"](c); fill(c) }},
 		{"blocked tunnel in memory", func(context.Context, string, string) (net.Conn, error) {
 			near, _ := memPipe()
 			return near, nil
 		}, func(c *chat) { openers["socks5"](c); fill(c) }},
 		{"waiting for a response", silent, func(c *chat) { c.say(requests["absolute"]) }},
-		{"half-way through a response", answerSlowly, func(c *chat) { c.say(requests["absolute"]).hear("HTTP/1.1 200 OK\r\n") }},
+		{"half-way through a response", answerSlowly, func(c *chat) {
+			c.say(requests["absolute"]).hear("HTTP/1.1 200 OK\r\n")
+		}},
 		{"half-way through a request", silent, func(c *chat) {
 			c.say("POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nstart")
 		}},
@@ -62,12 +67,13 @@ func TestCloseDuring(t *testing.T) {
 			tt.setUp(c)
 			begun := time.Now()
 			s.Close()
-			if took := time.Since(begun); took > partTime {
+			if took := time.Since(begun); took > lingerTime {
 				t.Errorf("Close took %v", took)
 			}
 			<-served
-			if left := goroutines("ginnel/proxy.(*Server", "ginnel/proxy.(*conn)", "ginnel/proxy.(*tunnel", "ginnel/proxy.(*assoc",
-				"ginnel/proxy.(*watch", "ginnel/proxy.(*front"); left != "" {
+			left := goroutines("ginnel/proxy.(*Server", "ginnel/proxy.(*conn)", "ginnel/proxy.(*tunnel",
+				"ginnel/proxy.(*assoc", "ginnel/proxy.(*hangupWatch", "ginnel/proxy.(*httpProxy")
+			if left != "" {
 				t.Errorf("goroutines left behind:\n%s", left)
 			}
 			s.Close()
@@ -76,7 +82,7 @@ func TestCloseDuring(t *testing.T) {
 	}
 }
 
-// fill sends until nothing more is taken.
+// fill sends until a write blocks for 100 ms.
 func fill(c *chat) {
 	c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	io.Copy(c, strings.NewReader(strings.Repeat("x", 64<<20)))

@@ -9,58 +9,67 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/deepstack"
+	"ginnel/internal/sockowner"
+	"ginnel/tuning"
 )
 
-// conn is a client's connection, from Accept until it is closed. It reads what was read ahead
-// before what is still to come.
+// conn is the connection of a client, from Accept until it is closed. Read returns the bytes of
+// ahead before it reads from the socket.
 type conn struct {
 	net.Conn
 	srv     *Server
 	reach   reach
-	evicted atomic.Bool // closed to make room
+	evicted atomic.Bool // closed to make room for another
 
-	// The place in srv.gate, which guards it.
-	queue   *gateQueue // nil: none
-	entered time.Time  // when the place was taken
-	heard   time.Time  // when the client last said something after that
+	// Guarded by srv.limit.mu.
+	limitedIn    *connsByAddress // the list of srv.limit that holds the conn; nil: none
+	limitedSince time.Time       // when the conn was added to it
+	lastHeard    time.Time       // when the client last sent something, or limitedSince
 
-	// For net/http's goroutine only.
-	http      bool            // net/http reads from the conn
-	served    bool            // the head of a request has come
-	unread    bool            // the last request has not been read to its end, so what follows is no request
-	hijacked  bool            // the conn has been taken over from net/http
-	readLimit time.Time       // the read deadline that net/http cannot put off
-	origins   *http.Transport // the client's connections to origins; nil until it asks one
+	// Used only by net/http's goroutine.
+	http            bool            // net/http reads from the conn
+	served          bool            // the head of a request has arrived
+	bodyLeft        bool            // part of the last request's body was not read
+	hijacked        bool            // the conn was taken over from net/http
+	maxReadDeadline time.Time       // net/http cannot set a later read deadline; zero: no bound
+	origins         *http.Transport // the client's connections to origin servers; nil until it asks one
 
-	head []byte // of the last request, in net/http's own buffer; see noteHead
+	head []byte // of the last request, in net/http's own buffer; see recordHead
 
-	// ahead was read from Conn but not yet consumed. It belongs to whoever may read the conn.
+	// ahead was read from Conn but not consumed yet. It belongs to the goroutine that may read the
+	// conn.
 	ahead []byte
 
 	mu       sync.Mutex
 	closed   bool
-	attached io.Closer // closed together with the conn: a dial in progress, or what it led to
+	attached io.Closer // closed together with the conn: a dial in progress, or its result
 }
 
-// needsPassword reports whether the client has to give one before it may use the proxy.
+// needsPassword reports whether the client has to authenticate before it may use the proxy.
 func (c *conn) needsPassword() bool { return c.srv.Auth != nil && c.reach != reachUser }
 
-// sniffSize is how much of a first message is read at once. It holds any SOCKS request.
+// sniffSize is the size of the first read. Any SOCKS request fits into it.
 const sniffSize = 512
 
-// handshake reads the first bytes and goes on in the protocol that they belong to.
+// handshake reads the first bytes and serves the protocol that they tell.
 func (c *conn) handshake() {
-	deepstack.Grow()
+	tuning.GrowStack()
+	// Not in the accept loop: asking for the owner takes time, which strangers must not take from
+	// others.
+	if c.reach == reachUser && !sockowner.IsOurs(c.Conn) {
+		c.srv.counters.authRefused.Add(1)
+		c.Close()
+		return
+	}
 	deadline := time.Now().Add(c.srv.handshakeTimeout())
 	c.SetDeadline(deadline)
 	buf := make([]byte, sniffSize)
 	n, err := io.ReadAtLeast(c.Conn, buf, 1)
 	if err != nil {
-		c.fail(err)
+		c.closeFailed(err)
 		return
 	}
-	c.srv.gate.renew(c, time.Now())
+	c.srv.limit.heard(c, time.Now())
 	c.ahead = buf[:n]
 	switch buf[0] {
 	case socks5Version:
@@ -72,20 +81,20 @@ func (c *conn) handshake() {
 	default:
 		c.srv.counters.http.Add(1)
 		c.SetWriteDeadline(time.Time{})
-		c.limitReads(deadline)
+		c.boundReadDeadline(deadline)
 		c.http = true
-		c.srv.front.conns.push(c)
+		c.srv.http.conns.push(c)
 	}
 }
 
-// fail ends a connection whose handshake came to nothing.
-func (c *conn) fail(err error) {
-	c.failed(err)
+// closeFailed closes a connection whose handshake has failed.
+func (c *conn) closeFailed(err error) {
+	c.handshakeFailed(err)
 	c.Close()
 }
 
-// failed counts a handshake that came to nothing, unless that was by our doing.
-func (c *conn) failed(err error) {
+// handshakeFailed counts and logs a failed handshake, unless the Server itself has ended it.
+func (c *conn) handshakeFailed(err error) {
 	if c.evicted.Load() || c.srv.live.ended() {
 		return
 	}
@@ -97,7 +106,7 @@ func (c *conn) failed(err error) {
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.ahead) == 0 {
 		n, err := c.Conn.Read(p)
-		c.noteHead(p, n)
+		c.recordHead(p, n)
 		return n, err
 	}
 	n := copy(p, c.ahead)
@@ -105,43 +114,45 @@ func (c *conn) Read(p []byte) (int, error) {
 	if len(c.ahead) == 0 {
 		c.ahead = nil
 	}
-	c.noteHead(p, n)
+	c.recordHead(p, n)
 	return n, nil
 }
 
-// SetReadDeadline implements net.Conn, within the limit.
+// SetReadDeadline implements net.Conn. A deadline later than maxReadDeadline is reduced to it.
 func (c *conn) SetReadDeadline(t time.Time) error {
-	if !c.readLimit.IsZero() && (t.IsZero() || t.After(c.readLimit)) {
-		t = c.readLimit
+	if !c.maxReadDeadline.IsZero() && (t.IsZero() || t.After(c.maxReadDeadline)) {
+		t = c.maxReadDeadline
 	}
 	return c.Conn.SetReadDeadline(t)
 }
 
-// limitReads makes t the latest read deadline. The zero time lifts the limit and the deadline.
-func (c *conn) limitReads(t time.Time) {
-	c.readLimit = t
+// boundReadDeadline sets the read deadline to t and keeps net/http from setting a later one. The
+// zero time removes both the bound and the deadline.
+func (c *conn) boundReadDeadline(t time.Time) {
+	c.maxReadDeadline = t
 	c.SetReadDeadline(t)
 }
 
-// CloseWrite sends the end of the stream, as net/http does before it gives up a connection.
+// CloseWrite sends the end of the stream. net/http calls it before it closes a connection whose
+// request it has not read to the end.
 func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // Close closes the connection and what is attached to it.
 func (c *conn) Close() error { return c.close(io.Closer.Close) }
 
-// closeEnded is Close where the streams have ended in order, both ways.
+// closeEnded is Close for a connection whose streams have both ended in order.
 func (c *conn) closeEnded() error { return c.close(closeEnded) }
 
-// closeEnded closes x as what has nothing to say any more, if there is a cheaper way for that.
-func closeEnded(x io.Closer) error {
-	if e, ok := x.(interface{ CloseEnded() error }); ok {
+// closeEnded closes a conn whose streams have both ended. hostsock has a cheaper close for that.
+func closeEnded(c io.Closer) error {
+	if e, ok := c.(interface{ CloseEnded() error }); ok {
 		return e.CloseEnded()
 	}
-	return x.Close()
+	return c.Close()
 }
 
-func (c *conn) close(by func(io.Closer) error) error {
-	c.srv.gate.leave(c) // even if closed before: it may have entered since
+func (c *conn) close(closeOne func(io.Closer) error) error {
+	c.srv.limit.remove(c) // also after an earlier Close, because addIdle may have run since
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
@@ -154,13 +165,13 @@ func (c *conn) close(by func(io.Closer) error) error {
 	c.srv.live.remove(c)
 	c.srv.counters.openConnections.Add(-1)
 	if attached != nil {
-		by(attached)
+		closeOne(attached)
 	}
-	return by(c.Conn)
+	return closeOne(c.Conn)
 }
 
-// attach has x closed together with c, in place of what was attached before. It reports false if c
-// is closed already; x is left to the caller then.
+// attach replaces what is closed together with c by x. If c is already closed it returns false, and
+// the caller has to close x.
 func (c *conn) attach(x io.Closer) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -171,44 +182,44 @@ func (c *conn) attach(x io.Closer) bool {
 	return true
 }
 
-// takeAhead makes b what is read next.
-func (c *conn) takeAhead(b []byte) {
+// prependAhead makes Read return b next. It copies b.
+func (c *conn) prependAhead(b []byte) {
 	if len(b) > 0 {
 		c.ahead = append(append(make([]byte, 0, len(b)+len(c.ahead)), b...), c.ahead...)
 	}
 }
 
-// How long, and for how much more input, a client that was refused is kept.
+// lingerClose reads and discards input for at most this long, and at most this many bytes.
 const (
-	partTime  = 500 * time.Millisecond
-	partBytes = 256 << 10
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 256 << 10
 )
 
-// part closes the connection after a last reply, or nil if that has been sent. Closing it at once
-// could lose the reply: input that was not read makes the kernel send a reset, which overtakes it.
-// So the client is told that nothing more will come, and is given a moment to hang up. It may be
-// evicted once the reply is on its way.
-func (c *conn) part(reply []byte) {
+// lingerClose sends a last reply, unless it is nil, and closes the connection so that the client
+// gets to read the reply. If a socket is closed with unread input, the kernel sends a reset, and
+// the client may lose what it has not read yet. So lingerClose sends the end of the stream and
+// discards input until the client hangs up. Meanwhile the conn counts as idle and may be evicted.
+func (c *conn) lingerClose(reply []byte) {
 	defer c.Close()
 	if c.evicted.Load() {
 		return
 	}
-	c.SetDeadline(time.Now().Add(partTime))
+	c.SetDeadline(time.Now().Add(lingerTime))
 	if len(reply) > 0 {
 		if _, err := c.Write(reply); err != nil {
 			return
 		}
 	}
-	c.srv.admitIdle(c)
+	c.srv.addIdle(c)
 	if closeWrite(c.Conn) == nil {
-		io.CopyN(io.Discard, c.Conn, partBytes)
+		io.CopyN(io.Discard, c.Conn, lingerBytes)
 	}
 }
 
-// closeWrite passes on the end of a stream, if the conn can be half-closed.
-func closeWrite(x any) error {
-	if cw, ok := x.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
+// closeWrite sends the end of the stream, if c can be half-closed.
+func closeWrite(c io.Closer) error {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
 	}
 	return errors.ErrUnsupported
 }

@@ -7,26 +7,26 @@ import (
 )
 
 const (
-	// bufferSize holds the largest UDP datagram, and is where larger reads from a TCP socket stop
-	// paying.
+	// bufferSize is the size from which larger reads from a TCP socket gain no more. The largest UDP
+	// datagram fits, too.
 	bufferSize = 64 << 10
 
-	// idleBufferSize is held by a connection that can only be waited for in a Read.
+	// idleBufferSize is the size of the buffer with which a conn waits that has to wait in Read.
 	idleBufferSize = 2 << 10
 )
 
-// buffers are lent out while bytes are moved. While they are waited for, only those conns hold one
-// that cannot tell before a Read that there is something: see readiness and copyBuffered.
+// buffers are held while bytes are copied. While a connection waits for bytes it holds none, except
+// a small one if its conn cannot tell before a Read whether there are bytes (copyBuffered).
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// carry moves bytes from src to dst until src ends, and returns nil then, or until either fails. It
-// holds back src when dst is slow: there is never more than one buffer between them.
+// copyStream copies bytes from src to dst until src ends, and returns nil then, or until either
+// fails. A slow dst slows down src, because at most one buffer is between them.
 //
-// A conn of the network behind Dial knows best how to move bytes in and out of itself, so its
-// ReadFrom and WriteTo come first, and see the client's socket bare. Sockets of the host have such
-// methods too, but those take a buffer or a pipe for the whole life of the connection; fromSocket
-// does not.
-func carry(dst io.Writer, src io.Reader, m *meter) error {
+// The ReadFrom or WriteTo of a conn of the network behind Dial is preferred, because it is made for
+// that conn; it is given the client's socket itself. The ReadFrom and WriteTo of the host's sockets
+// are not used, because they hold a buffer or a pipe for the whole life of the connection.
+// copyFromSocket does not.
+func copyStream(dst, src io.ReadWriteCloser, m *meter) error {
 	if to, ok := dst.(io.ReaderFrom); ok && !isSocket(dst) {
 		n, err := to.ReadFrom(src)
 		m.add(n)
@@ -38,12 +38,13 @@ func carry(dst io.Writer, src io.Reader, m *meter) error {
 		return err
 	}
 	if isSocket(src) {
-		return fromSocket(dst, src, m)
+		return copyFromSocket(dst, src, m)
 	}
 	return copyBuffered(dst, src, m)
 }
 
-// copyBuffered waits with a small buffer and takes a large one for as long as reads come back full.
+// copyBuffered waits with a small buffer. It takes a large one as soon as a read fills the small
+// one, and returns it after a short read.
 func copyBuffered(dst io.Writer, src io.Reader, m *meter) error {
 	small := make([]byte, idleBufferSize)
 	buf := small

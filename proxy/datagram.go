@@ -11,10 +11,11 @@ import (
 	"github.com/things-go/go-socks5/statute"
 )
 
-// Addr is the far end of a datagram: an address, or the name of one that is still to be resolved.
+// Addr is the source or destination of a datagram in the network behind the proxy: an IP address,
+// or a name that is not resolved yet.
 type Addr struct {
 	Name string     // empty if IP is valid
-	IP   netip.Addr // invalid if there is a Name
+	IP   netip.Addr // invalid if Name is set
 	Port uint16
 }
 
@@ -30,7 +31,8 @@ func (a Addr) String() string {
 	return net.JoinHostPort(host, strconv.Itoa(int(a.Port)))
 }
 
-// addrPortOf returns the address in a, or an invalid one if it is of an unknown kind or a name.
+// addrPortOf returns the IP address and port of a. The address is invalid if a is a name or of an
+// unknown type.
 func addrPortOf(a net.Addr) netip.AddrPort {
 	var ap netip.AddrPort
 	switch a := a.(type) {
@@ -46,11 +48,10 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// datagramHeader is how much the header of a datagram with an address takes at most:
+// datagramHeader is the largest size of the header that precedes a datagram (RFC 1928 section 7) if
+// the header has an IP address. With a name it can be longer.
 //
 //	RSV(2) FRAG(1) ATYP(1) DST.ADDR(4 or 16, or 1 and up to 255) DST.PORT(2) DATA
-//
-// See RFC 1928 section 7.
 const datagramHeader = 4 + 16 + 2
 
 var (
@@ -58,10 +59,12 @@ var (
 	errFragment = errors.New("fragment of a datagram")
 )
 
-// parseDatagram reads the header at the start of b. n is its length; the rest of b is the data. It
-// is our own because the library's refuses short names and empty datagrams, and allocates.
+// parseDatagram parses the header at the start of b and returns its length; the rest of b is the
+// data. The library's parser is not used, because it refuses short names and empty datagrams, and
+// allocates.
 //
-// dst keeps its Name if it is the one in the datagram, so that a series to one name allocates once.
+// If dst already has the name in the datagram, the string is kept, so that a series of datagrams to
+// one name allocates once.
 func parseDatagram(b []byte, dst *Addr) (n int, err error) {
 	if len(b) < 5 {
 		return 0, errDatagram
@@ -105,7 +108,7 @@ func parseDatagram(b []byte, dst *Addr) (n int, err error) {
 	if !strings.Contains(dst.Name, ":") {
 		return n, nil
 	}
-	// An IPv6 address, perhaps with a zone: DST.ADDR has no room for one otherwise.
+	// The name has a colon, so it may be an IPv6 address with a zone, for which ATYP has no type.
 	if ip, err := netip.ParseAddr(withoutBrackets(dst.Name)); err == nil {
 		dst.Name, dst.IP = "", ip.Unmap()
 	}

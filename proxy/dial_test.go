@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// requests ask for a tunnel in every protocol, in one piece.
+// requests holds a complete request to connect in each protocol.
 var requests = map[string]string{
 	"socks5":   "\x05\x01\x00\x05\x01\x00\x03\x01a\x00\x50",
 	"socks4":   "\x04\x01\x00\x50\x01\x02\x03\x04\x00",
@@ -21,7 +21,7 @@ var requests = map[string]string{
 	"absolute": "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
 }
 
-// hangingDial is a Dial that goes on until its context ends, whose cause it passes to ended.
+// hangingDial is a Dial that blocks until its context ends, and sends the context's error to ended.
 func hangingDial(started chan struct{}, ended chan error) dialFunc {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
 		started <- struct{}{}
@@ -31,13 +31,13 @@ func hangingDial(started chan struct{}, ended chan error) dialFunc {
 	}
 }
 
-// A dial ends when its client goes away, in whatever way and whether or not it has sent bytes
-// ahead.
-func TestClientLeavesDuringDial(t *testing.T) {
+// A dial is cancelled when its client hangs up, in any way, whether or not the client has sent
+// bytes ahead.
+func TestHangupDuringDial(t *testing.T) {
 	ways := []struct {
-		name  string
-		ahead int
-		leave func(c *chat)
+		name   string
+		ahead  int
+		hangUp func(c *chat)
 	}{
 		{"closing", 0, func(c *chat) { c.Close() }},
 		{"resetting", 0, reset},
@@ -49,29 +49,31 @@ func TestClientLeavesDuringDial(t *testing.T) {
 	for name, request := range requests {
 		for _, way := range ways {
 			if name == "absolute" && way.ahead > 0 {
-				continue // net/http reads one byte ahead, and sees no further
+				continue // net/http reads one byte ahead, and sees no hang-up behind it
 			}
 			for _, network := range []string{"tcp", "unix"} {
 				t.Run(fmt.Sprintf("%s/%s/%d ahead/%s", name, way.name, way.ahead, network), func(t *testing.T) {
 					t.Parallel()
 					started, ended := make(chan struct{}, 1), make(chan error, 1)
-					s := &Server{Dial: hangingDial(started, ended), DialTimeout: finishedShare * 200 * time.Millisecond}
+					s := &Server{Dial: hangingDial(started, ended), DialTimeout: eofDivisor * 200 * time.Millisecond}
 					addr := serveKind(t, network, s)
-					asked := time.Now() // the share counts from the dial's beginning if the client leaves soon after it
+					asked := time.Now() // the time after an EOF counts from the start of the dial if the EOF comes soon after it
 					c := dialChat(t, network, addr.String()).say(request).write(make([]byte, way.ahead))
 					<-started
-					way.leave(c)
+					way.hangUp(c)
 					if err := <-ended; !errors.Is(err, context.Canceled) {
 						t.Errorf("dial ended with %v, want %v", err, context.Canceled)
 					}
-					// A TCP client that closes looks like one that has finished and waits. (One that leaves the
-					// reply to its greeting unread resets the connection.)
-					if waits := name != "absolute" && (way.name == "finishing" || way.name == "closing" && network == "tcp" && name != "socks5"); waits {
-						if took := time.Since(asked); took < s.DialTimeout/finishedShare {
+					// A TCP client that closes its socket looks like one that has half-closed it. (In SOCKS5 the
+					// socket has an unread reply, so that closing it sends a reset.)
+					looksHalfClosed := way.name == "finishing" ||
+						way.name == "closing" && network == "tcp" && name != "socks5"
+					if name != "absolute" && looksHalfClosed {
+						if took := time.Since(asked); took < s.DialTimeout/eofDivisor {
 							t.Errorf("dial ended after %v", took)
 						}
 					}
-					eventually(t, "the connection is let go", func() bool { return s.Stats().OpenConnections == 0 })
+					eventually(t, "the connection is closed", func() bool { return s.Stats().OpenConnections == 0 })
 					if got := s.Stats().DialFailures; got != (DialFailures{}) {
 						t.Errorf("counted as a failure: %+v", got)
 					}
@@ -81,8 +83,9 @@ func TestClientLeavesDuringDial(t *testing.T) {
 	}
 }
 
-// A client that has sent all it had, even if that was nothing, may be waiting for the answer.
-func TestFinishedClientIsAnswered(t *testing.T) {
+// A client that half-closes its connection during the dial still gets the answer, even if it has
+// sent nothing.
+func TestHalfClosedClientIsAnswered(t *testing.T) {
 	for name, request := range requests {
 		if name == "absolute" {
 			continue
@@ -124,8 +127,8 @@ func TestFinishedClientIsAnswered(t *testing.T) {
 	}
 }
 
-// Over conns that show their end only to a reader, the same holds as far as it can.
-func TestClientLeavesDuringDialInMemory(t *testing.T) {
+// Conns that show a hang-up only to Read cannot tell a half-close from a close.
+func TestHangupDuringDialInMemory(t *testing.T) {
 	for name, request := range requests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -139,9 +142,9 @@ func TestClientLeavesDuringDialInMemory(t *testing.T) {
 				<-started
 				begun := time.Now()
 				client.Close()
-				want := 30 * time.Second / finishedShare // for what such a client may wait
+				want := 30 * time.Second / eofDivisor // a client that has half-closed may wait for the answer
 				if name == "absolute" {
-					want = 0 // net/http takes it for gone
+					want = 0 // net/http takes the EOF for a close
 				}
 				if err := <-ended; !errors.Is(err, context.Canceled) || time.Since(begun) != want {
 					t.Errorf("dial ended with %v after %v, want %v", err, time.Since(begun), want)
@@ -193,7 +196,8 @@ func TestDialTimeout(t *testing.T) {
 					client.Close()
 				}
 				got := <-answer
-				want := map[string]string{"socks5": "\x06\x00\x01", "socks4": "\x5b", "connect": "no answer within 30s", "absolute": "no answer within 30s"}
+				want := map[string]string{"socks5": "\x06\x00\x01", "socks4": "\x5b",
+					"connect": "no answer within 30s", "absolute": "no answer within 30s"}
 				if !strings.Contains(got, want[name]) || s.Stats().DialFailures.TimedOut != 1 {
 					t.Errorf("got %q, counted %+v", got, s.Stats().DialFailures)
 				}
@@ -215,8 +219,8 @@ func TestHandshakeTimeout(t *testing.T) {
 					begun := time.Now()
 					io.WriteString(client, request[:part])
 					io.Copy(io.Discard, client)
-					// A client that has been answered something is given partTime to read it.
-					if took := time.Since(begun); took < 7*time.Second || took > 7*time.Second+partTime {
+					// A client that was sent a reply has lingerTime to read it.
+					if took := time.Since(begun); took < 7*time.Second || took > 7*time.Second+lingerTime {
 						t.Errorf("closed after %v", took)
 					}
 					client.Close()
@@ -230,7 +234,7 @@ func TestHandshakeTimeout(t *testing.T) {
 	}
 }
 
-// One byte at a time keeps nobody in the handshake for longer.
+// A client that sends one byte at a time does not extend its handshake.
 func TestSlowloris(t *testing.T) {
 	for name, request := range requests {
 		t.Run(name, func(t *testing.T) {
@@ -247,8 +251,8 @@ func TestSlowloris(t *testing.T) {
 					}
 					time.Sleep(3 * time.Second)
 				}
-				// The write that fails may come one step after the end.
-				if took := time.Since(begun); took > 10*time.Second+partTime+3*time.Second {
+				// The client may notice only at its next write.
+				if took := time.Since(begun); took > 10*time.Second+lingerTime+3*time.Second {
 					t.Errorf("lasted %v", took)
 				}
 				client.Close()
@@ -280,7 +284,7 @@ func TestIdleHTTPConnection(t *testing.T) {
 	})
 }
 
-// An open tunnel may be silent for as long as it likes.
+// A tunnel has no idle timeout.
 func TestIdleTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, s := newMemListener(), &Server{Dial: dialEcho}
@@ -298,7 +302,8 @@ func TestIdleTunnel(t *testing.T) {
 	})
 }
 
-// Errors of Accept that will pass are waited out, longer each time; one that will not ends Serve.
+// After a transient error Accept is tried again, with a delay that doubles. Any other error ends
+// Serve.
 func TestAcceptErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, s := newMemListener(), &Server{Dial: dialEcho}
@@ -317,7 +322,7 @@ func TestAcceptErrors(t *testing.T) {
 			}
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 		}
-		client := ln.dial() // after a success it starts afresh
+		client := ln.dial() // a success resets the delay
 		defer client.Close()
 		next(syscall.EMFILE)
 		if took, want := next(syscall.EMFILE), 5*time.Millisecond; took != want {

@@ -8,27 +8,27 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"syscall"
 
 	"github.com/things-go/go-socks5/statute"
 
 	"ginnel/internal/neterr"
+	"ginnel/internal/safetext"
 )
 
-// ErrNeedsAuth is returned by Serve for a listener that other machines can reach while nothing asks
-// them for a password.
+// ErrNeedsAuth is returned by Serve for a listener that other machines can reach while Auth is nil.
 var ErrNeedsAuth = errors.New("proxy: listener is neither loopback nor a unix socket, and there is no authentication")
 
 var (
 	errServerClosed = fmt.Errorf("proxy: server closed: %w", net.ErrClosed)
 	errNoDial       = errors.New("proxy: Server.Dial is not set")
-	errRefusedAuth  = errors.New("user or password refused")
+	errRefusedAuth  = errors.New("user name or password refused")
 	errCommand      = errors.New("command not supported")
 	errTooMany      = errors.New("too many UDP associations")
 )
 
-// reason is why a dial failed, as far as a client can be told. It indexes failures.
+// reason is the cause of a failed dial, as far as the protocols can express it. It indexes
+// failures.
 type reason int
 
 const (
@@ -42,9 +42,8 @@ const (
 	reasons = iota
 )
 
-// failures maps what Dial may return to what each protocol can say. The first row that matches
-// counts. The errors are the standard ones, so that any dialler can take part without knowing this
-// package.
+// failures maps errors of Dial to the reply codes of each protocol. The first row that matches
+// counts. Only standard errors are tested, so that a Dial need not know this package.
 var failures = [reasons]struct {
 	matches func(error) bool
 	socks5  byte // RFC 1928 section 6, REP
@@ -89,7 +88,7 @@ func isTimeout(err error) bool {
 	return ok && e.Timeout()
 }
 
-// dialError is a failed dial together with the destination, which the error of Dial need not name.
+// dialError adds the destination to the error of a dial, which need not name it.
 type dialError struct {
 	destination string
 	err         error
@@ -104,16 +103,5 @@ func (e *dialError) Unwrap() error { return e.err }
 // maxSentence bounds the text of an error in an HTTP body; a longer one is cut.
 const maxSentence = 1 << 10
 
-// sentence is err as one line that is safe to show: names in it come from clients.
-func sentence(err error) string {
-	text := strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == '\uFFFD' || r >= 0x80 && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, err.Error())
-	if len(text) > maxSentence {
-		text = strings.ToValidUTF8(text[:maxSentence], "") + "..."
-	}
-	return text
-}
+// sentence returns err as one line that is safe to show, because names in it come from clients.
+func sentence(err error) string { return safetext.Line(err.Error(), maxSentence) }

@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// dialErrors is the vocabulary that Dial may use, plain and as the net package wraps it.
+// dialErrors holds errors that Dial may return, plain and as package net wraps them.
 var dialErrors = []struct {
 	err   error
 	want  reason
@@ -53,7 +53,7 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// A failed dial is told in each protocol's own words, and counted.
+// A failed dial is reported in the terms of each protocol, and counted.
 func TestFailedDials(t *testing.T) {
 	for _, tt := range dialErrors {
 		t.Run(tt.err.Error(), func(t *testing.T) {
@@ -62,13 +62,14 @@ func TestFailedDials(t *testing.T) {
 			dialChat(t, "tcp", addr).send("05 01 00 05 01 00 03 01 61 00 50").
 				want(fmt.Sprintf("05 00 05 %02x 00 01 00 00 00 00 00 00", tt.socks)).wantEnd()
 			dialChat(t, "tcp", addr).send("04 01 00 50 01 02 03 04 00").want("00 5b 00 00 00 00 00 00").wantEnd()
-			cause := strings.TrimPrefix(strings.TrimPrefix(tt.err.Error(), "dial tcp: "), "dial: ") // "reaching" says that
-			body := "reaching a:80: " + cause + "\n"
+			// The prefix "reaching" replaces "dial".
+			cause := strings.TrimPrefix(strings.TrimPrefix(tt.err.Error(), "dial tcp: "), "dial: ")
+			body := strings.TrimSpace("reaching a:80: "+cause) + "\n"
 			if tt.err == context.DeadlineExceeded {
 				body = "reaching a:80: no answer within 30s: context deadline exceeded\n"
 			}
-			for _, request := range []string{"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", "GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n"} {
-				wantResponse(t, dialChat(t, "tcp", addr).say(request), tt.http, body)
+			for _, name := range []string{"connect", "absolute"} {
+				wantResponse(t, dialChat(t, "tcp", addr).say(requests[name]), tt.http, body)
 			}
 			if got := s.counters.failed[tt.want].Load(); got != 4 {
 				t.Errorf("counted %d, want 4", got)
@@ -88,11 +89,11 @@ func TestDialFailuresInStats(t *testing.T) {
 	}
 }
 
-// An error may quote what a client or a peer said. It is shown as text, on one line, and not at any
-// length.
+// An error may quote a client or a peer. sentence makes it one line of bounded length without
+// control characters.
 func TestSentenceIsHarmless(t *testing.T) {
 	got := sentence(errors.New("no <b>name</b>\r\nX-Evil: 1\x00\x7f\u009b31m\xff" + strings.Repeat("é", maxSentence)))
-	if want := "no <b>name</b>??X-Evil: 1???31m?é"; !strings.HasPrefix(got, want) {
+	if want := "no <b>name</b> X-Evil: 1???31m?é"; !strings.HasPrefix(got, want) {
 		t.Errorf("got %q, want %q ...", got[:50], want)
 	}
 	if len(got) > maxSentence+len("...") || !strings.HasSuffix(got, "é...") {

@@ -15,11 +15,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ginnel/internal/hostsock"
+	"ginnel/internal/sys"
 )
 
-// floodSize leaves room under the usual limit of descriptors: a flood holds one per client here and
-// one per half-open connection.
+// floodSize returns how many clients fit under the limit of descriptors: each takes one here, and
+// each connection in a handshake takes one in s.
 func floodSize(t *testing.T, s *Server) int {
 	t.Helper()
 	var lim unix.Rlimit
@@ -29,10 +29,11 @@ func floodSize(t *testing.T, s *Server) int {
 	return max(s.maxHandshakes()+500, min(10000, int(lim.Cur)-2*s.maxHandshakes()-500))
 }
 
-// A good client gets in while others hold as many half-open connections as they like, in any state.
+// A good client is served while others hold a flood of unfinished handshakes, in any state.
 func TestHalfOpenFlood(t *testing.T) {
 	for name, opening := range map[string]string{
-		"silent": "", "SOCKS5": "\x05", "SOCKS4": "\x04\x01", "HTTP": "GET http://a/ HT", "TLS": "\x16\x03\x01\x02\x00\x01\x00",
+		"silent": "", "SOCKS5": "\x05", "SOCKS4": "\x04\x01", "HTTP": "GET http://a/ HT",
+		"TLS": "\x16\x03\x01\x02\x00\x01\x00",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &Server{Dial: dialEcho}
@@ -57,7 +58,7 @@ func TestHalfOpenFlood(t *testing.T) {
 				}
 			}
 			eventually(t, "evictions", func() bool { return s.Stats().HandshakesEvicted >= uint64(n-s.maxHandshakes()) })
-			// The one just accepted is counted before the one that it displaces is gone.
+			// A connection is counted before the one that it evicts is closed.
 			eventually(t, "a bounded number of connections", func() bool {
 				return s.Stats().OpenConnections <= int64(s.maxHandshakes())
 			})
@@ -65,8 +66,8 @@ func TestHalfOpenFlood(t *testing.T) {
 	}
 }
 
-// TestDescriptorsRunOut has a process of its own, whose limit of descriptors is lowered until
-// Accept really fails.
+// TestDescriptorsRunOut runs in a child process, whose limit of descriptors is so low that Accept
+// fails.
 func TestDescriptorsRunOut(t *testing.T) {
 	if os.Getenv(childEnv) != "" {
 		if err := runOutOfDescriptors(); err != nil {
@@ -85,20 +86,20 @@ func TestDescriptorsRunOut(t *testing.T) {
 	}
 }
 
-// childEnv is set in the child.
+// childEnv is set in the environment of the child process.
 const childEnv = "GINNEL_PROXY_TEST_CHILD"
 
-// runOutOfDescriptors floods a Server from within one process that may have 100 descriptors, and
-// expects a good client to be served during and after the shortage.
+// runOutOfDescriptors limits the process to 100 descriptors and floods a Server from within. A good
+// client has to be served during and after the shortage.
 func runOutOfDescriptors() error {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: 100}); err != nil {
 		return err
 	}
-	ln, err := hostsock.Listen("127.0.0.1:0")
+	ln, err := sys.ListenTCP("127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	// The clients take every descriptor and wait in the queue of the listener.
+	// The clients take all descriptors and wait in the backlog of the listener.
 	var flood []net.Conn
 	for !errors.Is(err, syscall.EMFILE) {
 		var nc net.Conn
@@ -106,8 +107,8 @@ func runOutOfDescriptors() error {
 			flood = append(flood, nc)
 		}
 	}
-	// Three descriptors are left for the server. The last client is served only if others are evicted,
-	// one for each that is before it in the queue.
+	// This leaves three descriptors for the server. The last client is served only if the server
+	// evicts one connection for each client before it in the backlog.
 	for _, nc := range flood[:3] {
 		nc.Close()
 	}

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// soonEvicted is a handshake timeout with which a silent client is evicted after 300 ms.
+// soonEvicted is a HandshakeTimeout with which a silent client may be evicted after 750 ms.
 const soonEvicted = 3 * time.Second
 
-// The oldest goes first; connections that are past their handshake are not touched.
+// The oldest handshake is evicted first. Connections after their handshake are never evicted.
 func TestOldestIsEvicted(t *testing.T) {
 	s := &Server{Dial: dialEcho, MaxHandshakes: 3, HandshakeTimeout: soonEvicted}
 	addr := serve(t, s)
@@ -38,7 +38,7 @@ func TestOldestIsEvicted(t *testing.T) {
 	}
 }
 
-// A connection that waits for its next HTTP request is no better than one that waits for its first.
+// A connection that waits for its next HTTP request counts like one that waits for its first.
 func TestIdleHTTPConnectionsAreEvicted(t *testing.T) {
 	s := &Server{Dial: origin(t, func(w http.ResponseWriter, r *http.Request) {}), MaxHandshakes: 2}
 	addr := serve(t, s)
@@ -47,7 +47,7 @@ func TestIdleHTTPConnectionsAreEvicted(t *testing.T) {
 		c := dialChat(t, "tcp", addr).say("GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n").hear("HTTP/1.1 200 OK\r\n")
 		idle = append(idle, c)
 		eventually(t, "idle", func() bool {
-			return gateSize(s) == min(i+1, 2) && s.Stats().HandshakesEvicted == uint64(max(0, i-1))
+			return limited(s) == min(i+1, 2) && s.Stats().HandshakesEvicted == uint64(max(0, i-1))
 		})
 	}
 	discardAll(idle[0])
@@ -57,13 +57,14 @@ func TestIdleHTTPConnectionsAreEvicted(t *testing.T) {
 	}
 }
 
-func gateSize(s *Server) int {
-	s.gate.mu.Lock()
-	defer s.gate.mu.Unlock()
-	return s.gate.lenLocked()
+// limited returns how many connections count against MaxHandshakes.
+func limited(s *Server) int {
+	s.limit.mu.Lock()
+	defer s.limit.mu.Unlock()
+	return s.limit.lenLocked()
 }
 
-// A request under way is not evicted.
+// A connection whose request is being served is not evicted.
 func TestBusyHTTPConnectionsAreNotEvicted(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	s := &Server{Dial: tg.dial, MaxHandshakes: 1, HandshakeTimeout: soonEvicted}
@@ -78,7 +79,7 @@ func TestBusyHTTPConnectionsAreNotEvicted(t *testing.T) {
 	busy.hear("HTTP/1.1 200 OK\r\n")
 }
 
-// Connections that have ended are forgotten.
+// The Server keeps no reference to connections that have ended.
 func TestNothingIsKept(t *testing.T) {
 	s := &Server{Dial: dialEcho, ListenPacket: listenPacket}
 	addr := serve(t, s)
@@ -96,11 +97,11 @@ func TestNothingIsKept(t *testing.T) {
 	eventually(t, "only the listener is left", func() bool {
 		s.live.mu.Lock()
 		defer s.live.mu.Unlock()
-		return len(s.live.closers) == 1 && gateSize(s) == 0
+		return len(s.live.closers) == 1 && limited(s) == 0
 	})
 }
 
-// When descriptors run out, the half-open connections are given up for the sake of new ones.
+// When descriptors run out, a handshake is evicted so that a new connection can be accepted.
 func TestAcceptErrorEvicts(t *testing.T) {
 	ln := newMemListener()
 	s := &Server{Dial: dialEcho}
@@ -115,7 +116,7 @@ func TestAcceptErrorEvicts(t *testing.T) {
 	}
 }
 
-// Each connection that has to go is counted once, whatever its client had begun.
+// Each evicted connection is counted once, whatever its client had sent.
 func TestEvictionsAreCountedOnce(t *testing.T) {
 	const size, most = 50, 10
 	s := &Server{Dial: dialEcho, MaxHandshakes: most, HandshakeTimeout: soonEvicted}
@@ -123,7 +124,7 @@ func TestEvictionsAreCountedOnce(t *testing.T) {
 	for i := range size {
 		dialChat(t, "tcp", addr).say([]string{"", "\x05", "\x05\x01\x00\x05", "\x04\x01", "GET http://a/ HT"}[i%5])
 	}
-	openers["socks5"](dialChat(t, "tcp", addr)) // is accepted after all others
+	openers["socks5"](dialChat(t, "tcp", addr)) // the last one to be accepted
 	eventually(t, "there is room", func() bool { return s.Stats().OpenConnections <= most+1 })
 	got := s.Stats()
 	if open := uint64(got.OpenConnections); got.HandshakesEvicted != size+1-open {

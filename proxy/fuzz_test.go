@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// What parses is complete: it parses the same without what follows, and nothing shorter does. It
-// holds what it says.
+// A request that parses also parses without the bytes after it, and no prefix of it parses. Its
+// fields hold the bytes of the input.
 func FuzzSOCKS4(f *testing.F) {
 	f.Add([]byte("\x04\x01\x00\x50\x01\x02\x03\x04me\x00rest"))
 	f.Add([]byte("\x04\x01\x00\x50\x00\x00\x00\x04me\x00name\x00rest"))
@@ -19,7 +19,7 @@ func FuzzSOCKS4(f *testing.F) {
 		req, n, err := parseSOCKS4(b)
 		if err != nil {
 			if (len(b) == 0 || b[0] == socks4Version) && len(b) >= maxSOCKS4Request && errors.Is(err, errShort) {
-				t.Errorf("%d bytes are said to be too few", len(b))
+				t.Errorf("%d bytes are reported as too few", len(b))
 			}
 			return
 		}
@@ -33,7 +33,7 @@ func FuzzSOCKS4(f *testing.F) {
 		}
 		want := string(b[8:n])
 		got := req.user + "\x00"
-		if namesFollow(req.addr) {
+		if nameFollows(req.addr) {
 			got += req.name + "\x00"
 		}
 		if got != want {
@@ -42,7 +42,7 @@ func FuzzSOCKS4(f *testing.F) {
 	})
 }
 
-// A header that parses, and has an address, comes out the same when it is made again.
+// A parsed header, encoded again, parses to the same address.
 func FuzzDatagram(f *testing.F) {
 	f.Add(datagramTo(netip.MustParseAddrPort("1.2.3.4:5"), "data"))
 	f.Add(datagramTo(netip.MustParseAddrPort("[1::2]:5"), "data"))
@@ -67,7 +67,7 @@ func FuzzDatagram(f *testing.F) {
 			return
 		}
 		var back Addr
-		dst.IP = dst.IP.WithZone("") // only a name has room for a zone
+		dst.IP = dst.IP.WithZone("") // the encoded address has no zone
 		header := appendDatagramHeader(nil, addrPortOf(dst))
 		if m, err := parseDatagram(header, &back); m != len(header) || err != nil || back != dst {
 			t.Errorf("got %+v, %v, want %+v", back, err, dst)
@@ -75,31 +75,34 @@ func FuzzDatagram(f *testing.F) {
 	})
 }
 
-// Whatever a client says, the server ends the conversation when the client has, and stands.
+// Whatever a client sends, the server closes the connection after the client has ended its stream,
+// and keeps serving.
 func FuzzServer(f *testing.F) {
 	for _, request := range requests {
 		f.Add([]byte(request + "data"))
 	}
 	f.Add([]byte("\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00"))
 	f.Add([]byte("\x05\x02\x00\x02\x01\x01a\x01b"))
-	f.Add([]byte("POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n"))
+	f.Add([]byte("POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		"5\r\nhello\r\n0\r\nX: y\r\n\r\n"))
 	f.Add([]byte("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"))
 	f.Add([]byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 	f.Add([]byte("OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\nTRACE http://a/ HTTP/1.0\r\n\r\n"))
-	s := &Server{Dial: dialEcho, ListenPacket: listenPacket, HandshakeTimeout: 5 * time.Second, DialTimeout: 5 * time.Second}
+	const timeout = 5 * time.Second
+	s := &Server{Dial: dialEcho, ListenPacket: listenPacket, HandshakeTimeout: timeout, DialTimeout: timeout}
 	addr := serve(f, s)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c := dialChat(t, "tcp", addr)
-		c.Write(b) // may fail once the server has refused
+		c.Write(b) // may fail after the server has closed the connection
 		closeWrite(c.Conn)
 		discardAll(c)
 		c = dialChat(t, "tcp", addr)
 		openers["socks5"](c)
-		c.say("stands").hear("stands")
+		c.say("works").hear("works")
 	})
 }
 
-// The same without sockets, where every way to split the input into reads can be tried.
+// Requests are understood however they are split into two reads. In-memory conns keep the split.
 func TestSplitReads(t *testing.T) {
 	for name, request := range requests {
 		if name == "absolute" {

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/hostsock"
+	"ginnel/internal/sys"
 )
 
 // TestMain fails if the tests leave a goroutine of this package or of net/http behind.
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 }
 
 // goroutines returns the stacks of other goroutines that run a function with one of the prefixes.
-// It gives them some time to end by themselves.
+// It waits up to three seconds for them to end.
 func goroutines(prefixes ...string) string {
 	var found string
 	deadline := time.Now().Add(3 * time.Second)
@@ -53,8 +53,8 @@ func goroutines(prefixes ...string) string {
 	return found
 }
 
-// serve starts s on a loopback listener and returns its address. Zero fields stay zero, but Dial
-// becomes the host's.
+// serve starts s on a loopback listener and returns its address. If Dial is nil, s dials on the
+// host's network.
 func serve(t testing.TB, s *Server) string {
 	t.Helper()
 	return serveOn(t, s, listen(t)).String()
@@ -62,15 +62,15 @@ func serve(t testing.TB, s *Server) string {
 
 func listen(t testing.TB) net.Listener {
 	t.Helper()
-	ln, err := hostsock.Listen("127.0.0.1:0")
+	ln, err := sys.ListenTCP("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ln
 }
 
-// serveOn starts s on ln. When the test ends, s is closed and Serve must have returned what it
-// promises.
+// serveOn starts s on ln. At the end of the test it closes s, and checks the error of Serve and the
+// counters.
 func serveOn(t testing.TB, s *Server, ln net.Listener) net.Addr {
 	t.Helper()
 	if s.Dial == nil {
@@ -90,8 +90,7 @@ func serveOn(t testing.TB, s *Server, ln net.Listener) net.Addr {
 	return ln.Addr()
 }
 
-// chat is one end of a conversation. Everything it does fails the test if it takes more than some
-// seconds.
+// chat is one end of a conversation. Its methods fail the test after an error or after 20 seconds.
 type chat struct {
 	t testing.TB
 	net.Conn
@@ -112,7 +111,7 @@ func newChat(t testing.TB, nc net.Conn) *chat {
 	return &chat{t, nc}
 }
 
-// send writes bytes given in hexadecimal, with spaces.
+// send writes the bytes in hexText, in hexadecimal with spaces.
 func (c *chat) send(hexText string) *chat {
 	c.t.Helper()
 	return c.write(unhex(c.t, hexText))
@@ -128,7 +127,7 @@ func (c *chat) write(b []byte) *chat {
 
 func (c *chat) say(text string) *chat { c.t.Helper(); return c.write([]byte(text)) }
 
-// want reads as many bytes as hexText has and compares. "xx" matches any byte.
+// want reads as many bytes as hexText has and compares them. "xx" matches any byte.
 func (c *chat) want(hexText string) *chat {
 	c.t.Helper()
 	fields := strings.Fields(hexText)
@@ -142,6 +141,7 @@ func (c *chat) want(hexText string) *chat {
 	return c
 }
 
+// hear reads as many bytes as text has and compares them.
 func (c *chat) hear(text string) *chat {
 	c.t.Helper()
 	got := make([]byte, len(text))
@@ -151,7 +151,7 @@ func (c *chat) hear(text string) *chat {
 	return c
 }
 
-// wantEnd expects the orderly end of the stream.
+// wantEnd expects the orderly end of the stream, with no bytes before it.
 func (c *chat) wantEnd() {
 	c.t.Helper()
 	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
@@ -159,7 +159,7 @@ func (c *chat) wantEnd() {
 	}
 }
 
-// wantGone expects the connection to be ended in any way, with nothing more said.
+// wantGone expects the end of the connection, in order or not, with no bytes before it.
 func (c *chat) wantGone() {
 	c.t.Helper()
 	rest, err := io.ReadAll(c)
@@ -168,6 +168,7 @@ func (c *chat) wantGone() {
 	}
 }
 
+// finish half-closes the connection.
 func (c *chat) finish() *chat {
 	c.t.Helper()
 	if err := closeWrite(c.Conn); err != nil {
@@ -185,13 +186,13 @@ func unhex(t testing.TB, text string) []byte {
 	return b
 }
 
-// memConn is one end of an in-memory connection that can be half-closed. Nothing is buffered
-// between the ends.
+// memConn is one end of an in-memory connection that can be half-closed. It has no buffer.
 type memConn struct {
 	in, out       net.Conn
 	local, remote net.Addr
 }
 
+// memPipe returns the two ends of an in-memory connection.
 func memPipe() (client, server *memConn) {
 	a1, a2 := net.Pipe()
 	b1, b2 := net.Pipe()
@@ -212,7 +213,8 @@ func (c *memConn) SetDeadline(d time.Time) error {
 }
 func (c *memConn) Close() error { return errors.Join(c.in.Close(), c.out.Close()) }
 
-// memListener accepts what its dial method makes, or the errors it is told to return.
+// memListener accepts the connections that its dial method makes, and returns the errors sent to
+// errs.
 type memListener struct {
 	conns chan net.Conn
 	errs  chan error
@@ -224,6 +226,7 @@ func newMemListener() *memListener {
 	return &memListener{conns: make(chan net.Conn), errs: make(chan error), donec: make(chan struct{})}
 }
 
+// dial returns the client's end of a new connection, once the other end is accepted.
 func (l *memListener) dial() net.Conn {
 	client, server := memPipe()
 	l.conns <- server
@@ -250,7 +253,7 @@ func (l *memListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0,
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// dialEcho is a Dial to a peer that returns what it is sent and passes on half-close.
+// dialEcho is a Dial to a peer that sends back what it receives, and half-closes at the end.
 func dialEcho(context.Context, string, string) (net.Conn, error) {
 	near, far := memPipe()
 	go func() {
@@ -265,7 +268,7 @@ func dialFail(err error) dialFunc {
 	return func(context.Context, string, string) (net.Conn, error) { return nil, err }
 }
 
-// recorder is a Dial that keeps the destinations it is asked for.
+// recorder is a Dial that records the destinations.
 type recorder struct {
 	mu    sync.Mutex
 	addrs []string
@@ -288,7 +291,7 @@ func (r *recorder) last() string {
 	return r.addrs[len(r.addrs)-1]
 }
 
-// eventually fails the test unless ok comes true within some seconds.
+// eventually waits until ok returns true, and fails the test after ten seconds.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !ok(); runtime.Gosched() {
@@ -298,7 +301,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// syncBuffer is a bytes.Buffer for a logger.
+// syncBuffer is a bytes.Buffer that several goroutines may use.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -316,7 +319,7 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// discardAll reads until the connection ends in any way.
+// discardAll reads until the connection ends, in order or not.
 func discardAll(c *chat) {
 	c.t.Helper()
 	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {

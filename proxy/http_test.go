@@ -20,7 +20,7 @@ func readResponse(t testing.TB, c *chat, method string) *http.Response {
 	return res
 }
 
-// origin is a web server that the proxy under test dials for every destination.
+// origin starts a web server, and returns a Dial that connects to it for every destination.
 func origin(t testing.TB, h http.HandlerFunc) (dial dialFunc) {
 	t.Helper()
 	tg := newTarget(t, "tcp")
@@ -30,8 +30,8 @@ func origin(t testing.TB, h http.HandlerFunc) (dial dialFunc) {
 	return tg.dial
 }
 
-// rawOrigin is a destination that says what respond returns for the head of each request, byte by
-// byte as it is. It gives the requests it has heard.
+// rawOrigin starts a server that answers the head of each request with exactly the bytes that
+// respond returns. The heads are sent to requests.
 func rawOrigin(t testing.TB, respond func(head string) string) (dial dialFunc, requests chan string) {
 	t.Helper()
 	requests = make(chan string, 16)
@@ -69,8 +69,7 @@ func answerRaw(nc net.Conn, respond func(head string) string, requests chan stri
 
 func respondOK(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" }
 
-// clientOf returns an HTTP client that uses the proxy at addr, with credentials in the manner of
-// user:password@ if they are not empty.
+// httpClient returns an HTTP client that uses the proxy at addr. credentials may be nil.
 func httpClient(t testing.TB, addr string, credentials *url.Userinfo) *http.Client {
 	tr := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: addr, User: credentials})}
 	t.Cleanup(tr.CloseIdleConnections)
@@ -84,7 +83,9 @@ func TestMethods(t *testing.T) {
 		w.Write(body)
 	})}
 	c := httpClient(t, serve(t, s), nil)
-	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "M-SEARCH"} {
+	for _, method := range []string{
+		"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "M-SEARCH",
+	} {
 		var body io.Reader
 		if method != "GET" && method != "HEAD" && method != "TRACE" {
 			body = strings.NewReader("content")
@@ -108,8 +109,8 @@ func TestMethods(t *testing.T) {
 	}
 }
 
-// What the origin hears is what the client said, less what was meant for the proxy.
-func TestRequestAsTheOriginSeesIt(t *testing.T) {
+// The origin receives what the client has sent, except what is for the proxy.
+func TestRequestAtOrigin(t *testing.T) {
 	tests := []struct{ name, say, want string }{{
 		name: "plain",
 		say:  "GET http://web/ HTTP/1.1\r\nHost: web\r\nAccept: */*\r\n\r\n",
@@ -149,14 +150,15 @@ func TestRequestAsTheOriginSeesIt(t *testing.T) {
 	}, {
 		name: "hop-by-hop and Proxy-*",
 		say: "GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: X-Mine, keep-alive\r\nX-Mine: 1\r\nKeep-Alive: 1\r\n" +
-			"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic YTpi\r\nproxy-foo: 1\r\nTE: gzip\r\nUpgrade: x\r\nX-Yours: 2\r\n\r\n",
+			"Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic YTpi\r\nproxy-foo: 1\r\n" +
+			"TE: gzip\r\nUpgrade: x\r\nX-Yours: 2\r\n\r\n",
 		want: "GET / HTTP/1.1\r\nHost: web\r\nX-Yours: 2\r\n\r\n",
 	}, {
-		name: "forwarding headers are the client's affair",
+		name: "forwarding headers of the client are kept",
 		say:  "GET http://web/ HTTP/1.1\r\nHost: web\r\nVia: 1.0 x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
 		want: "GET / HTTP/1.1\r\nHost: web\r\nVia: 1.0 x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
 	}, {
-		name: "forwarding headers, unless meant for one hop",
+		name: "forwarding headers, if hop-by-hop",
 		say:  "GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: x-forwarded-for\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
 		want: "GET / HTTP/1.1\r\nHost: web\r\n\r\n",
 	}, {
@@ -191,23 +193,23 @@ func TestRequestAsTheOriginSeesIt(t *testing.T) {
 	}
 }
 
-// What the client hears is what the origin said, less what was meant for the proxy.
-func TestResponseAsTheClientSeesIt(t *testing.T) {
+// The client receives what the origin has sent, except what is for the proxy.
+func TestResponseAtClient(t *testing.T) {
 	tests := []struct{ name, request, say, want string }{{
 		name: "hop-by-hop and Proxy-*",
-		say: "HTTP/1.1 200 OK\r\nConnection: keep-alive, x-mine\r\nX-Mine: 1\r\nKeep-Alive: 1\r\nProxy-Authenticate: x\r\nProxy-Status: y\r\n" +
-			"Date: d\r\nContent-Type: a/b\r\nContent-Length: 2\r\n\r\nok",
+		say: "HTTP/1.1 200 OK\r\nConnection: keep-alive, x-mine\r\nX-Mine: 1\r\nKeep-Alive: 1\r\n" +
+			"Proxy-Authenticate: x\r\nProxy-Status: y\r\nDate: d\r\nContent-Type: a/b\r\nContent-Length: 2\r\n\r\nok",
 		want: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: a/b\r\nDate: d\r\n\r\nok",
 	}, {
-		name: "no type is guessed",
+		name: "no Content-Type is added",
 		say:  "HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 6\r\n\r\n<html>",
 		want: "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nDate: d\r\n\r\n<html>",
 	}, {
-		name: "nor after an interim response, which is passed on",
+		name: "no Content-Type is added after an interim response, which is forwarded",
 		say:  "HTTP/1.1 103 Early Hints\r\nLink: l\r\n\r\nHTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 6\r\n\r\n<html>",
 		want: "HTTP/1.1 103 Early Hints\r\nLink: l\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\nDate: d\r\n\r\n<html>",
 	}, {
-		name: "a 100 that nobody asked for",
+		name: "a 100 (Continue) that was not expected",
 		say:  "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok",
 		want: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nDate: d\r\n\r\nok",
 	}, {
@@ -216,17 +218,17 @@ func TestResponseAsTheClientSeesIt(t *testing.T) {
 		say:     "HTTP/1.1 103 Early Hints\r\nLink: l\r\n\r\nHTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok",
 		want:    "HTTP/1.0 200 OK\r\nContent-Length: 2\r\nDate: d\r\n\r\nok",
 	}, {
-		name:    "chunks become a plain stream for HTTP/1.0",
+		name:    "chunked becomes read-until-close for HTTP/1.0",
 		request: "GET http://web/ HTTP/1.0\r\n\r\n",
 		say:     "HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
 		want:    "HTTP/1.0 200 OK\r\nDate: d\r\n\r\nok",
 	}, {
-		name:    "HTTP/1.0 that wants to go on",
+		name:    "HTTP/1.0 with keep-alive",
 		request: "GET http://web/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
 		say:     "HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok",
 		want:    "HTTP/1.0 200 OK\r\nContent-Length: 2\r\nDate: d\r\nConnection: keep-alive\r\n\r\nok",
 	}, {
-		name:    "the length of what HEAD does not send",
+		name:    "Content-Length of a HEAD response",
 		request: "HEAD http://web/ HTTP/1.1\r\nHost: web\r\n\r\n",
 		say:     "HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2000\r\n\r\n",
 		want:    "HTTP/1.1 200 OK\r\nContent-Length: 2000\r\nDate: d\r\n\r\n",
@@ -235,9 +237,11 @@ func TestResponseAsTheClientSeesIt(t *testing.T) {
 		say:  "HTTP/1.1 304 Not Modified\r\nDate: d\r\nEtag: e\r\n\r\n",
 		want: "HTTP/1.1 304 Not Modified\r\nDate: d\r\nEtag: e\r\n\r\n",
 	}, {
-		name: "compressed as it was",
-		say:  "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Type: a/b\r\nDate: d\r\nContent-Length: 2\r\n\r\n\x1f\x8b",
-		want: "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\nContent-Type: a/b\r\nDate: d\r\n\r\n\x1f\x8b",
+		name: "compressed content stays compressed",
+		say: "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Type: a/b\r\nDate: d\r\n" +
+			"Content-Length: 2\r\n\r\n\x1f\x8b",
+		want: "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\nContent-Type: a/b\r\n" +
+			"Date: d\r\n\r\n\x1f\x8b",
 	}}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -275,7 +279,7 @@ func TestTrailersAndChunksBothWays(t *testing.T) {
 	}
 }
 
-// A response is passed on as it comes, not when it is complete.
+// A response is forwarded as it arrives, not when it is complete.
 func TestStreaming(t *testing.T) {
 	next := make(chan struct{})
 	s := &Server{Dial: origin(t, func(w http.ResponseWriter, r *http.Request) {

@@ -1,17 +1,21 @@
 package proxy
 
 import (
+	"context"
 	"io"
 	"sync"
 	"time"
 )
 
-// lifetime is what Close must end: listeners, connections, and the goroutines that serve them.
+// lifetime holds what Close has to end: the listeners, the connections, and the goroutines that
+// serve them.
 type lifetime struct {
-	donec chan struct{} // closed by end
+	// ctx is the parent of every context that the Server makes. end cancels it.
+	ctx    context.Context
+	cancel context.CancelFunc
 
-	// wg is added to only by a caller that begin let in, or by a goroutine that wg counts already. So
-	// nothing is added once Close waits.
+	// wg is added to only after begin has returned true, or by a goroutine that wg already counts.
+	// Therefore nothing is added once Close waits.
 	wg sync.WaitGroup
 
 	mu      sync.Mutex
@@ -20,12 +24,12 @@ type lifetime struct {
 }
 
 func (l *lifetime) init() {
-	l.donec = make(chan struct{})
+	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.closers = make(map[io.Closer]struct{})
 }
 
-// begin counts the caller as a goroutine that Close waits for, until it calls wg.Done. It reports
-// false, and counts nothing, if the end has come.
+// begin makes Close wait for the caller until the caller calls wg.Done. After end it returns false
+// and counts nothing.
 func (l *lifetime) begin() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -36,7 +40,7 @@ func (l *lifetime) begin() bool {
 	return true
 }
 
-// add has c closed at the end. It reports false, and does not keep c, if the end has come.
+// add registers c to be closed by end. After end it returns false, and the caller has to close c.
 func (l *lifetime) add(c io.Closer) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,37 +57,31 @@ func (l *lifetime) remove(c io.Closer) {
 	delete(l.closers, c)
 }
 
-func (l *lifetime) ended() bool {
-	select {
-	case <-l.donec:
-		return true
-	default:
-		return false
-	}
-}
+func (l *lifetime) ended() bool { return l.ctx.Err() != nil }
 
-// sleep reports whether d passed without the end having come.
-func (l *lifetime) sleep(d time.Duration) bool {
+// sleep waits for d. It returns false if end was called before.
+func (l *lifetime) sleep(d time.Duration) bool { return sleep(l.ctx, d) }
+
+// sleep waits for d. It returns false if ctx was cancelled before.
+func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return true
-	case <-l.donec:
+	case <-ctx.Done():
 		return false
 	}
 }
 
-// end closes what was added and lets nothing in any more. It does not wait.
+// end cancels ctx and closes everything that was added. It does not wait.
 func (l *lifetime) end() {
 	l.mu.Lock()
 	open := l.closers
 	l.closers = nil
-	if !l.closed {
-		l.closed = true
-		close(l.donec)
-	}
+	l.closed = true
 	l.mu.Unlock()
+	l.cancel()
 	for c := range open {
 		c.Close()
 	}

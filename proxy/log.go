@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// protocol is what a client spoke to ask for something.
+// protocol is how a client made its request.
 type protocol int
 
 const (
@@ -40,8 +40,8 @@ type entry struct {
 	sent, received uint64
 }
 
-// firstError keeps the first of the errors by which the goroutines of one connection end; the
-// others follow from it, or from our closing the connection.
+// firstError keeps the first error that ended a goroutine of a connection. It drops later ones,
+// because they follow from the first, and net.ErrClosed, because it follows from our own Close.
 type firstError struct{ p atomic.Pointer[error] }
 
 func (f *firstError) set(err error) {
@@ -57,7 +57,7 @@ func (f *firstError) get() error {
 	return nil
 }
 
-// log writes e, which ends now, with the reason why it was cut short or refused.
+// log writes e, which ends now. err says why it was refused or cut short; nil if it was not.
 func (c *conn) log(e entry, err error) { c.srv.logEntry(c.RemoteAddr(), e, err) }
 
 func (s *Server) logEntry(client net.Addr, e entry, err error) {

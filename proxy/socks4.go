@@ -20,7 +20,7 @@ const (
 	socks4Granted  = 90
 	socks4Rejected = 91
 
-	// Neither document bounds these two.
+	// Limits of our own: the documents set none.
 	maxSOCKS4User = 255
 	maxSOCKS4Name = 255
 
@@ -32,21 +32,21 @@ var (
 	errSOCKS4 = errors.New("malformed SOCKS4 request")
 )
 
-// socks4Request is what a client asks for:
+// socks4Request is a request:
 //
 //	VN(1)=4 CD(1) DSTPORT(2) DSTIP(4) USERID NUL
 //
-// and, if DSTIP is 0.0.0.x with x not 0, the name of the destination and NUL.
+// In SOCKS4a, if DSTIP is 0.0.0.x with x not 0, the name of the destination and NUL follow.
 type socks4Request struct {
 	command byte
 	port    uint16
 	addr    netip.Addr
 	user    string
-	name    string // empty unless the client leaves the resolving to us
+	name    string // SOCKS4a; empty if addr is the destination
 }
 
-// parseSOCKS4 reads a request from the start of b and returns its length. It returns errShort if b
-// is only the beginning of one.
+// parseSOCKS4 parses the request at the start of b and returns its length. It returns errShort if
+// the request is not complete yet.
 func parseSOCKS4(b []byte) (req socks4Request, n int, err error) {
 	if len(b) > 0 && b[0] != socks4Version {
 		return req, 0, errSOCKS4
@@ -61,7 +61,7 @@ func parseSOCKS4(b []byte) (req socks4Request, n int, err error) {
 	if req.user, n, err = socks4String(b, n, maxSOCKS4User); err != nil {
 		return socks4Request{}, 0, err
 	}
-	if !namesFollow(req.addr) {
+	if !nameFollows(req.addr) {
 		return req, n, nil
 	}
 	if req.name, n, err = socks4String(b, n, maxSOCKS4Name); err != nil {
@@ -70,14 +70,14 @@ func parseSOCKS4(b []byte) (req socks4Request, n int, err error) {
 	return req, n, nil
 }
 
-// namesFollow reports whether addr is 0.0.0.x with x not 0.
-func namesFollow(addr netip.Addr) bool {
+// nameFollows reports whether addr is 0.0.0.x with x not 0, the mark of SOCKS4a.
+func nameFollows(addr netip.Addr) bool {
 	a := addr.As4()
 	return a[0] == 0 && a[1] == 0 && a[2] == 0 && a[3] != 0
 }
 
-// socks4String reads the string of at most limit bytes and the NUL that start at b[n], and returns
-// where it ends.
+// socks4String returns the NUL-terminated string of at most limit bytes at b[n:], and the index
+// after its NUL.
 func socks4String(b []byte, n, limit int) (string, int, error) {
 	i := bytes.IndexByte(b[n:], 0)
 	switch {
@@ -89,29 +89,29 @@ func socks4String(b []byte, n, limit int) (string, int, error) {
 	return string(b[n : n+i]), n + i + 1, nil
 }
 
-// serveSOCKS4 reads a request and connects. There is no password in SOCKS4, so with Auth nothing is
-// allowed.
+// serveSOCKS4 reads a request and connects. SOCKS4 has no passwords, so every request is refused
+// where one is needed.
 func (c *conn) serveSOCKS4() {
 	req, err := c.readSOCKS4()
 	if err != nil {
-		c.fail(fmt.Errorf("reading a SOCKS4 request: %w", err))
+		c.closeFailed(fmt.Errorf("reading a SOCKS4 request: %w", err))
 		return
 	}
-	var a socks4Answers
+	var r socks4Replies
 	if c.needsPassword() {
 		c.srv.counters.authRefused.Add(1)
-		c.part(a.refused(errRefusedAuth))
+		c.lingerClose(r.refused(errRefusedAuth))
 		return
 	}
 	host := withoutBrackets(req.name)
 	if host == "" {
 		host = req.addr.String()
 	}
-	if req.command != socks4Connect || namesFollow(req.addr) && !validHost(req.name) {
-		c.part(a.refused(errSOCKS4))
+	if req.command != socks4Connect || nameFollows(req.addr) && !validHost(req.name) {
+		c.lingerClose(r.refused(errSOCKS4))
 		return
 	}
-	c.connect(protoSOCKS4, a, net.JoinHostPort(host, strconv.Itoa(int(req.port))))
+	c.connect(protoSOCKS4, r, net.JoinHostPort(host, strconv.Itoa(int(req.port))))
 }
 
 func (c *conn) readSOCKS4() (socks4Request, error) {
@@ -133,9 +133,9 @@ func (c *conn) readSOCKS4() (socks4Request, error) {
 	}
 }
 
-// socks4Answers makes the replies of SOCKS4: VN(1)=0 CD(1) DSTPORT(2) DSTIP(4), of which clients
-// ignore the last two.
-type socks4Answers struct{}
+// socks4Replies makes the replies of SOCKS4: VN(1)=0 CD(1) DSTPORT(2) DSTIP(4). Clients ignore
+// DSTPORT and DSTIP.
+type socks4Replies struct{}
 
-func (socks4Answers) granted(net.Addr) []byte { return []byte{0, socks4Granted, 0, 0, 0, 0, 0, 0} }
-func (socks4Answers) refused(error) []byte    { return []byte{0, socks4Rejected, 0, 0, 0, 0, 0, 0} }
+func (socks4Replies) granted(net.Addr) []byte { return []byte{0, socks4Granted, 0, 0, 0, 0, 0, 0} }
+func (socks4Replies) refused(error) []byte    { return []byte{0, socks4Rejected, 0, 0, 0, 0, 0, 0} }

@@ -2,29 +2,29 @@ package proxy
 
 import "sync/atomic"
 
-// Stats is what a Server has counted since it was made. Bytes are payload: for an HTTP request in
-// absolute form that is what passed on the connection to the origin, its head included.
+// Stats holds the counters of a Server. Bytes are payload; for an HTTP request in absolute form
+// that is what passed on the connection to the origin server, headers included.
 //
-// A connection that the dialled side moves by itself (io.ReaderFrom or io.WriterTo) adds its bytes
-// when a direction ends.
+// If the conn of Dial copies the bytes itself (io.ReaderFrom or io.WriterTo), they are counted when
+// the direction ends.
 type Stats struct {
-	SOCKS5, SOCKS4, HTTP uint64 // connections, by what they turned out to speak
-	Forwarded            uint64 // connections and senders of datagrams to a fixed destination
+	SOCKS5, SOCKS4, HTTP uint64 // connections, by their protocol
+	Forwarded            uint64 // connections of Forward and ForwardConn, and sessions of ForwardPackets
 	HTTPRequests         uint64 // requests in absolute form; a connection may carry many
-	AuthRefused          uint64 // requests refused for a missing or wrong password
-	HandshakesEvicted    uint64 // closed because too many others were half-open or idle
-	HandshakesFailed     uint64 // timed out, hung up or spoke nonsense
+	AuthRefused          uint64 // refused for a missing or wrong password, or by ServeUser
+	HandshakesEvicted    uint64 // closed because too many were in a handshake or idle
+	HandshakesFailed     uint64 // timed out, hung up or sent a malformed request
 	DialFailures         DialFailures
 	BytesSent            uint64 // to destinations
 	BytesReceived        uint64 // from destinations
 	DatagramsSent        uint64
 	DatagramsReceived    uint64
-	DatagramsDropped     uint64 // foreign sender, fragment, malformed, too long, too early, or not accepted by the network
-	OpenConnections      int64  // clients connected at present
-	OpenAssociations     int64  // UDP associations at present
+	DatagramsDropped     uint64 // wrong source, fragment, malformed, too long, queue full, or not accepted by the network
+	OpenConnections      int64  // clients connected now
+	OpenAssociations     int64  // UDP associations, and sessions of ForwardPackets, now
 }
 
-// DialFailures counts failed dials by what the client was told.
+// DialFailures counts failed dials by the reason that the client was told.
 type DialFailures struct {
 	Denied, NetworkUnreachable, HostUnreachable, Refused, TimedOut, Other uint64
 }
@@ -70,8 +70,7 @@ func (s *Server) Stats() Stats {
 	}
 }
 
-// meter counts one direction of one connection, and adds to the total of its Server at the same
-// time.
+// meter counts the bytes of one direction of one connection, and adds them to the Server's total.
 type meter struct {
 	n     atomic.Uint64
 	total *atomic.Uint64

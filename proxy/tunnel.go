@@ -9,45 +9,45 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/deepstack"
+	"ginnel/tuning"
 )
 
-// answers says in a client's protocol how its request to connect ended.
-type answers interface {
+// replies makes the replies to a request to connect, in the protocol of the client.
+type replies interface {
 	granted(local net.Addr) []byte
 	refused(err error) []byte
 }
 
-// connect dials destination for c, answers the client, and hands c to a tunnel. If there is none in
-// the end, it closes c.
-func (c *conn) connect(protocol protocol, a answers, destination string) {
+// connect dials destination for c, sends the reply, and starts a tunnel. If that fails it closes c.
+func (c *conn) connect(protocol protocol, r replies, destination string) {
 	e := entry{protocol: protocol, destination: destination, started: time.Now()}
 	upstream, err := dial(c, destination, func(ctx context.Context) (net.Conn, error) {
 		return c.srv.Dial(ctx, "tcp", destination)
 	})
 	if err != nil {
 		c.log(e, err)
-		c.part(a.refused(err))
+		c.lingerClose(r.refused(err))
 		return
 	}
-	if _, err := c.Write(a.granted(upstream.LocalAddr())); err != nil {
+	if _, err := c.Write(r.granted(upstream.LocalAddr())); err != nil {
 		c.log(e, err)
 		c.Close()
 		return
 	}
-	c.tunnel(e, upstream, &c.srv.counters.sent, &c.srv.counters.received)
+	c.startTunnel(e, upstream, &c.srv.counters.sent, &c.srv.counters.received)
 }
 
-// dial runs open, which reaches destination, for as long as DialTimeout allows, the client stays
-// and c is not closed. What it opened is attached to c. An error is a *dialError and counted.
+// dial runs open, which connects to destination. The context of open ends after DialTimeout, when
+// the client hangs up, and when c is closed. The result of open is attached to c. An error is a
+// *dialError, and has been counted.
 func dial[T io.Closer](c *conn, destination string, open func(context.Context) (T, error)) (opened T, err error) {
-	c.srv.gate.succeed(c, time.Now())
+	c.srv.limit.handshakeDone(c, time.Now())
 	c.SetDeadline(time.Time{})
-	ctx, cancel := context.WithTimeout(context.Background(), c.srv.dialTimeout())
+	ctx, cancel := context.WithTimeout(c.srv.live.ctx, c.srv.dialTimeout())
 	defer cancel()
 	err = errServerClosed
 	if c.attach(closerFunc(cancel)) {
-		w := c.watch(cancel)
+		w := c.watchHangup(cancel)
 		opened, err = open(ctx)
 		w.stop()
 	}
@@ -65,33 +65,34 @@ type closerFunc func()
 
 func (f closerFunc) Close() error { f(); return nil }
 
-// dialFailed counts err and puts it in the form that is shown.
+// dialFailed counts err and returns it as a *dialError.
 func (s *Server) dialFailed(destination string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("no answer within %v: %w", s.dialTimeout(), err)
 	}
-	if !errors.Is(err, context.Canceled) { // the client gave up: that is nobody's failure
+	if !errors.Is(err, context.Canceled) { // cancelled: the client has hung up, which is no failure
 		s.counters.failed[reasonOf(err)].Add(1)
 	}
 	return &dialError{destination, err}
 }
 
-var errReset = errors.New("connection broken after the end of its stream")
+var errReset = errors.New("connection reset after the end of its stream")
 
-// tunnel is a connection of a client to a destination. Two goroutines carry its bytes.
+// tunnel joins the connection of a client and a connection to its destination. Two goroutines copy
+// the bytes, one for each direction.
 type tunnel struct {
 	client         *conn
 	upstream       io.ReadWriteCloser
 	sent, received meter
 	open           atomic.Int32 // directions that have not ended
-	over           atomic.Bool  // closed in order: what either direction makes of that is no failure
+	closed         atomic.Bool  // closed in order: errors that follow from that are not failures
 	entry          entry
 	failure        firstError
 }
 
-// tunnel starts a tunnel between c and upstream, which is attached to c already. It returns at
-// once, so that whatever the handshake needed can be freed: stacks, buffers, readers.
-func (c *conn) tunnel(e entry, upstream io.ReadWriteCloser, sent, received *atomic.Uint64) {
+// startTunnel starts a tunnel between c and upstream, which is already attached to c. It returns at
+// once, so that the stack and the buffers of the handshake can be freed.
+func (c *conn) startTunnel(e entry, upstream io.ReadWriteCloser, sent, received *atomic.Uint64) {
 	t := &tunnel{client: c, upstream: upstream, entry: e}
 	t.sent.total, t.received.total = sent, received
 	t.open.Store(2)
@@ -99,11 +100,11 @@ func (c *conn) tunnel(e entry, upstream io.ReadWriteCloser, sent, received *atom
 	c.srv.live.wg.Go(t.receive)
 }
 
-// send carries bytes from the client to the destination, those that were read ahead first.
+// send copies bytes from the client to the destination, beginning with those that were read ahead.
 func (t *tunnel) send() {
 	err := t.sendAhead()
 	if err == nil {
-		err = carry(t.upstream, t.client.Conn, &t.sent)
+		err = copyStream(t.upstream, t.client.Conn, &t.sent)
 	}
 	t.ended(t.upstream, err)
 	if err == nil {
@@ -122,29 +123,30 @@ func (t *tunnel) sendAhead() error {
 	return err
 }
 
-// receive carries bytes from the destination to the client.
+// receive copies bytes from the destination to the client.
 func (t *tunnel) receive() {
-	err := carry(t.client.Conn, t.upstream, &t.received)
+	err := copyStream(t.client.Conn, t.upstream, &t.received)
 	t.ended(t.client.Conn, err)
 	if err == nil {
 		t.watchReset(t.upstream)
 	}
 }
 
-// ended passes on how a direction ended: an end of the stream to dst, where the other direction
-// goes on, or a failure, which ends both. A dst that cannot be half-closed is closed: a destination
-// that never learns that its client is gone would be kept for ever.
-func (t *tunnel) ended(dst any, err error) {
-	deepstack.Grow()
+// ended is called when the direction to dst has ended. After an error it aborts the tunnel. After
+// the end of the stream it half-closes dst, and the other direction goes on. If dst cannot be
+// half-closed it closes the tunnel, because otherwise a destination that never learns of the end
+// might stay open for ever.
+func (t *tunnel) ended(dst io.Closer, err error) {
+	tuning.GrowStack()
 	last := t.open.Add(-1) == 0
 	switch {
 	case err != nil:
 		t.abort(err)
 	case last:
-		t.over.Store(true)
+		t.closed.Store(true)
 		t.client.closeEnded()
 	case closeWrite(dst) != nil:
-		t.over.Store(true)
+		t.closed.Store(true)
 		t.client.Close()
 	}
 	if last {
@@ -152,22 +154,23 @@ func (t *tunnel) ended(dst any, err error) {
 	}
 }
 
-// watchReset waits until the tunnel is closed, and closes it if the side whose stream has ended
-// breaks its connection: nobody reads there any more who would notice.
-func (t *tunnel) watchReset(side any) {
+// watchReset waits until the tunnel is closed. If side, whose stream has ended, resets its
+// connection before that, watchReset aborts the tunnel: nothing reads from side any more, so no
+// read would report the reset.
+func (t *tunnel) watchReset(side io.Closer) {
 	if waitReset(side) == nil {
 		t.abort(errReset)
 	}
 }
 
-// abort ends both directions by a reset, where the conns can send one: an orderly end would pass
-// off a truncated stream as a whole one.
+// abort closes both sides with a reset if they can send one, because after an orderly end the peer
+// would take a truncated stream for a complete one.
 func (t *tunnel) abort(err error) {
-	if t.over.Load() {
+	if t.closed.Load() {
 		return
 	}
 	t.failure.set(err)
-	for _, side := range [...]any{t.client.Conn, t.upstream} {
+	for _, side := range [...]io.Closer{t.client.Conn, t.upstream} {
 		if l, ok := side.(interface{ SetLinger(int) error }); ok {
 			l.SetLinger(0)
 		}

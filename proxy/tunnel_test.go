@@ -17,10 +17,10 @@ import (
 
 	"golang.org/x/net/nettest"
 
-	"ginnel/internal/hostsock"
+	"ginnel/internal/sys"
 )
 
-// target is a listener that the server under test dials, whatever it is asked for.
+// target is a listener that the Server under test dials for every destination.
 type target struct {
 	t    testing.TB
 	kind string
@@ -43,7 +43,7 @@ func newTarget(t testing.TB, kind string) *target {
 
 func (tg *target) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if tg.kind == "tcp" {
-		return hostsock.Dial(ctx, tg.ln.Addr().(*net.TCPAddr).AddrPort())
+		return sys.DialTCP(ctx, tg.ln.Addr().(*net.TCPAddr).AddrPort())
 	}
 	return new(net.Dialer).DialContext(ctx, tg.ln.Addr().Network(), tg.ln.Addr().String())
 }
@@ -58,7 +58,7 @@ func (tg *target) accept() *chat {
 	return newChat(tg.t, nc)
 }
 
-// openers ask for a tunnel in every way there is.
+// openers open a tunnel in each protocol.
 var openers = map[string]func(c *chat){
 	"socks5": func(c *chat) { c.send("05 01 00 05 01 00 03 01 61 00 50").want("05 00 05 00 00 01 xx xx xx xx xx xx") },
 	"socks4": func(c *chat) { c.send("04 01 00 50 01 02 03 04 00").want("00 5a xx xx xx xx xx xx") },
@@ -67,9 +67,11 @@ var openers = map[string]func(c *chat){
 	},
 }
 
-// pairs are the kinds of sockets that a tunnel may lie between: "tcp" is hostsock's, "net" that of
-// package net.
-var pairs = []struct{ listener, target string }{{"tcp", "tcp"}, {"tcp", "unix"}, {"unix", "tcp"}, {"unix", "unix"}, {"tcp", "net"}, {"net", "tcp"}}
+// pairs lists the kinds of sockets that a tunnel may join. "tcp" is a TCP socket of hostsock, "net"
+// one of package net.
+var pairs = []struct{ listener, target string }{
+	{"tcp", "tcp"}, {"tcp", "unix"}, {"unix", "tcp"}, {"unix", "unix"}, {"tcp", "net"}, {"net", "tcp"},
+}
 
 func serveKind(t testing.TB, kind string, s *Server) net.Addr {
 	t.Helper()
@@ -137,8 +139,9 @@ func TestResetByPeer(t *testing.T) {
 	})
 }
 
-// A reset arrives as a reset: an orderly end would make a cut-off stream look whole.
-func TestResetStaysAReset(t *testing.T) {
+// A reset is passed on as a reset, because after an orderly end a truncated stream would look
+// complete.
+func TestResetIsPassedOn(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	client := dialChat(t, "tcp", serve(t, &Server{Dial: tg.dial}))
 	openers["socks5"](client)
@@ -149,8 +152,8 @@ func TestResetStaysAReset(t *testing.T) {
 	}
 }
 
-// The side that has said its last word can still break the connection, though nobody waits for more
-// from it.
+// A reset from the side that has half-closed is noticed, although the tunnel no longer reads from
+// it.
 func TestResetAfterHalfClose(t *testing.T) {
 	for _, name := range []string{"client", "peer"} {
 		t.Run(name, func(t *testing.T) {
@@ -166,7 +169,7 @@ func TestResetAfterHalfClose(t *testing.T) {
 			other.wantEnd()
 			reset(first)
 			eventually(t, "the tunnel is closed", func() bool { return s.Stats().OpenConnections == 0 })
-			eventually(t, "the other side breaks", func() bool {
+			eventually(t, "writes of the other side fail", func() bool {
 				_, err := other.Write([]byte("x"))
 				return err != nil
 			})
@@ -174,8 +177,8 @@ func TestResetAfterHalfClose(t *testing.T) {
 	}
 }
 
-// By a unix socket a client that has finished can be seen to leave.
-func TestUnixClientLeavesAfterHalfClose(t *testing.T) {
+// On a unix socket, the close of a client that had half-closed before is noticed.
+func TestUnixClientClosesAfterHalfClose(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	s := &Server{Dial: tg.dial}
 	addr := serveKind(t, "unix", s)
@@ -188,6 +191,7 @@ func TestUnixClientLeavesAfterHalfClose(t *testing.T) {
 	eventually(t, "the tunnel is closed", func() bool { return s.Stats().OpenConnections == 0 })
 }
 
+// reset closes the connection with a reset, if it is TCP.
 func reset(c *chat) {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
@@ -195,8 +199,8 @@ func reset(c *chat) {
 	c.Close()
 }
 
-// A refusal is not lost because the client was already sending more.
-func TestRefusalOverDataAhead(t *testing.T) {
+// The client gets the reply to a failed request even if it has already sent data.
+func TestRefusalAfterDataAhead(t *testing.T) {
 	for name, refusal := range map[string]string{
 		"socks5":  "\x05\x00\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00",
 		"socks4":  "\x00\x5b\x00\x00\x00\x00\x00\x00",
@@ -218,9 +222,9 @@ func TestRefusalOverDataAhead(t *testing.T) {
 	}
 }
 
-// What was sent ahead of the answer comes first, in whatever pieces it arrives.
+// Bytes that the client sends before the reply are the first of the stream, however they are split.
 func TestBytesSentAhead(t *testing.T) {
-	data := strings.Repeat("0123456789", 1000) // more than is read at once in any handshake
+	data := strings.Repeat("0123456789", 1000) // more than any handshake reads at once
 	for name, request := range map[string]string{
 		"socks5":  "\x05\x01\x00\x05\x01\x00\x03\x01a\x00\x50",
 		"socks4":  "\x04\x01\x00\x50\x01\x02\x03\x04\x00",
@@ -241,9 +245,9 @@ func TestBytesSentAhead(t *testing.T) {
 	}
 }
 
-// A slow reader holds back the sender. Between two in-memory conns, which hold nothing, all that
-// can be taken from the sender is what the tunnel buffers.
-func TestSlowReaderHoldsBackSender(t *testing.T) {
+// A slow reader slows down the sender. In-memory conns have no buffers, so only what the tunnel
+// buffers can be sent.
+func TestBackpressureInMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newMemListener()
 		near, far := memPipe()
@@ -289,8 +293,8 @@ func greet(t *testing.T, client net.Conn) {
 	}
 }
 
-// With real sockets, what is taken is what the kernel holds on both ways, and no more after that.
-func TestSlowReaderOverSockets(t *testing.T) {
+// With real sockets, only what the tunnel and the kernel buffer can be sent while nobody reads.
+func TestBackpressureOverSockets(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	s := &Server{Dial: tg.dial}
 	client := dialChat(t, "tcp", serve(t, s))
@@ -315,8 +319,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// A destination without half-close is closed when the client has finished; it could not learn of it
-// otherwise.
+// A destination that cannot be half-closed is closed at the end of the client's stream, because it
+// would not learn of the end otherwise.
 func TestPeerWithoutHalfClose(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
@@ -328,25 +332,26 @@ func TestPeerWithoutHalfClose(t *testing.T) {
 	client.wantEnd()
 }
 
-// meshConn has fast ways in and out, as the conns of a userspace stack do.
+// meshConn is an io.ReaderFrom and an io.WriterTo, as the conns of a userspace stack are.
 type meshConn struct {
 	*memConn
-	readFrom, writeTo chan any // the other sides that its methods were given
+	readFrom, writeTo chan io.Closer // the arguments of its methods
 }
 
 func (c *meshConn) ReadFrom(r io.Reader) (int64, error) {
-	c.readFrom <- r
+	c.readFrom <- r.(io.Closer)
 	return io.Copy(c.memConn, r)
 }
 
 func (c *meshConn) WriteTo(w io.Writer) (int64, error) {
-	c.writeTo <- w
+	c.writeTo <- w.(io.Closer)
 	return io.Copy(w, c.memConn)
 }
 
-func TestFastPathsSeeTheSocket(t *testing.T) {
+// ReadFrom and WriteTo of the dialled conn are given the client's socket, not a wrapper.
+func TestFastPathsGetTheSocket(t *testing.T) {
 	near, far := memPipe()
-	mesh := &meshConn{near, make(chan any, 1), make(chan any, 1)}
+	mesh := &meshConn{near, make(chan io.Closer, 1), make(chan io.Closer, 1)}
 	s := &Server{Dial: func(context.Context, string, string) (net.Conn, error) { return mesh, nil }}
 	client := dialChat(t, "tcp", serve(t, s))
 	client.send("05 01 00 05 01 00 03 01 61 00 50").say("ahead").want("05 00 05 00 00 01 xx xx xx xx xx xx")
@@ -355,9 +360,9 @@ func TestFastPathsSeeTheSocket(t *testing.T) {
 	client.say("question")
 	peer.hear("question").say("answer")
 	client.hear("answer")
-	for name, c := range map[string]chan any{"ReadFrom": mesh.readFrom, "WriteTo": mesh.writeTo} {
+	for name, c := range map[string]chan io.Closer{"ReadFrom": mesh.readFrom, "WriteTo": mesh.writeTo} {
 		if x := <-c; !isSocket(x) {
-			t.Errorf("%s was given a %T, want the bare socket", name, x)
+			t.Errorf("%s was given a %T, want the socket itself", name, x)
 		}
 	}
 	client.finish()
@@ -370,8 +375,7 @@ func TestFastPathsSeeTheSocket(t *testing.T) {
 	})
 }
 
-// lengths is a reader that gives what it is told to, and keeps the lengths of the buffers it was
-// given.
+// lengths is a reader whose reads return the lengths in give. It records the sizes of the buffers.
 type lengths struct{ give, got []int }
 
 func (l *lengths) Read(p []byte) (int, error) {
@@ -384,7 +388,7 @@ func (l *lengths) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// A large buffer is held only while reads are large.
+// copyBuffered holds a large buffer only while reads are large.
 func TestBufferFollowsTheReads(t *testing.T) {
 	const small, large = idleBufferSize, bufferSize
 	src := &lengths{give: []int{10, small, large, small, small - 1, 1}}
@@ -395,7 +399,7 @@ func TestBufferFollowsTheReads(t *testing.T) {
 	}
 }
 
-// A tunnel is a net.Conn in all respects that two programs can notice.
+// The two ends of a tunnel behave like the two ends of a net.Conn.
 func TestTunnelIsAConn(t *testing.T) {
 	tg := newTarget(t, "tcp")
 	addr := serve(t, &Server{Dial: tg.dial})
@@ -410,8 +414,7 @@ func TestTunnelIsAConn(t *testing.T) {
 	})
 }
 
-// Bytes arrive unchanged over every kind of socket, whether read, spliced or buffered, both ways at
-// once.
+// Bytes arrive unchanged over every kind of socket, in both directions at once.
 func TestBulkBothWays(t *testing.T) {
 	each(t, func(t *testing.T, s *Server, client, peer *chat) {
 		const size = 2 << 20
@@ -440,7 +443,7 @@ func TestBulkBothWays(t *testing.T) {
 	})
 }
 
-// pattern is a stream in which every position can be told from its neighbours.
+// pattern is a pseudo-random stream, so that lost, repeated or reordered bytes are noticed.
 type pattern struct{ at uint32 }
 
 func (p *pattern) Read(b []byte) (int, error) {
@@ -476,7 +479,9 @@ func TestConnLog(t *testing.T) {
 	client.hear("1234567").wantEnd()
 	eventually(t, "a line", func() bool { return strings.Contains(out.String(), "\n") })
 	line := out.String()
-	for _, want := range []string{"protocol=socks5", "client=" + client.LocalAddr().String(), "destination=a:80", "sent=5", "received=7", "duration="} {
+	for _, want := range []string{
+		"protocol=socks5", "client=" + client.LocalAddr().String(), "destination=a:80", "sent=5", "received=7", "duration=",
+	} {
 		if !strings.Contains(line, want) {
 			t.Errorf("%q lacks %q", line, want)
 		}

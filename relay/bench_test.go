@@ -1,4 +1,4 @@
-package relay
+package relay_test
 
 import (
 	"fmt"
@@ -7,27 +7,19 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
+	"ginnel/relay"
+	"ginnel/relay/internal/relaytest"
+	"ginnel/relay/server"
 )
 
-const benchPacket = 1420 + 32 // a full WireGuard message
-
-func benchBatch(n int) [][]byte {
-	batch := make([][]byte, n)
-	for i := range batch {
-		batch[i] = make([]byte, benchPacket)
-		batch[i][0] = 4 // not disco
-	}
-	return batch
-}
-
-// BenchmarkPairs relays full-size packets over TLS on loopback, everything in one process. Each
-// sender has a window of packets on their way, as the TCP inside would; one operation is one packet
-// that arrived.
+// BenchmarkPairs relays full-size packets over TLS on loopback, with clients and relay in one
+// process. Each sender keeps a window of packets in flight, as the TCP inside would. One operation
+// is one packet that arrived.
 func BenchmarkPairs(b *testing.B) {
 	for _, pairs := range []int{1, 2, 8, 32} {
 		b.Run(fmt.Sprint(pairs), func(b *testing.B) {
-			srv := startServer(b, ServerConfig{})
+			srv := startServer(b, server.Config{})
 			var m meter
 			m.want.Store(int64(b.N))
 			m.donec = make(chan struct{})
@@ -65,30 +57,30 @@ func (m *meter) received(n int) {
 
 func (m *meter) report(b *testing.B, d time.Duration) {
 	got := float64(m.got.Load())
-	b.ReportMetric(got*benchPacket*8/1e6/d.Seconds(), "Mbit/s")
+	b.ReportMetric(got*relaytest.PacketSize*8/1e6/d.Seconds(), "Mbit/s")
 	b.ReportMetric(100*float64(m.lost.Load())/got, "%loss")
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(float64(d.Nanoseconds())/got, "ns/packet")
 }
 
-// benchFlow is a pair of clients.
+// benchFlow is a sending and a receiving client.
 type benchFlow struct {
 	m        *meter
-	from, to *Client
+	from, to *relay.Client
 	peer     key.NodePublic
 	gotc     chan int
 }
 
 const benchWindow = 512 // packets, some 750 kB
 
-func newBenchFlow(b *testing.B, r *Region, m *meter) *benchFlow {
+func newBenchFlow(b *testing.B, r *relay.Region, m *meter) *benchFlow {
 	k := key.NewNodePrivate()
 	f := &benchFlow{m: m, peer: k.Public(), gotc: make(chan int, benchWindow)}
-	f.to = dialTest(b, r, ClientConfig{Key: k})
-	f.from = dialTest(b, r, ClientConfig{})
-	wantKind(b, f.to, messageLoggedIn)
-	wantKind(b, f.from, messageLoggedIn)
-	go drainMessages(f.from)
+	f.to = relay.DialTest(b, r, relay.ClientConfig{Key: k})
+	f.from = relay.DialTest(b, r, relay.ClientConfig{})
+	relay.WantKind(b, f.to, relay.MessageLoggedIn)
+	relay.WantKind(b, f.from, relay.MessageLoggedIn)
+	go relay.DrainMessages(f.from)
 	go f.receive()
 	return f
 }
@@ -105,7 +97,7 @@ func (f *benchFlow) receive() {
 }
 
 func (f *benchFlow) send() {
-	batch := benchBatch(46)
+	batch := relaytest.Batch(46)
 	timer := time.NewTimer(time.Hour)
 	for out := 0; ; out += len(batch) {
 		for out+len(batch) > benchWindow {
@@ -130,14 +122,14 @@ func (f *benchFlow) send() {
 }
 
 // BenchmarkRoundTrip sends one small packet to a peer that sends it back: four passes through TLS,
-// two through the server.
+// two through the relay.
 func BenchmarkRoundTrip(b *testing.B) {
-	srv := startServer(b, ServerConfig{})
+	srv := startServer(b, server.Config{})
 	ka, kb := key.NewNodePrivate(), key.NewNodePrivate()
-	from := dialTest(b, srv.region, ClientConfig{Key: ka})
-	to := dialTest(b, srv.region, ClientConfig{Key: kb})
-	wantKind(b, from, messageLoggedIn)
-	wantKind(b, to, messageLoggedIn)
+	from := relay.DialTest(b, srv.region, relay.ClientConfig{Key: ka})
+	to := relay.DialTest(b, srv.region, relay.ClientConfig{Key: kb})
+	relay.WantKind(b, from, relay.MessageLoggedIn)
+	relay.WantKind(b, to, relay.MessageLoggedIn)
 	go func() {
 		for {
 			msgs, err := to.Recv()
@@ -145,7 +137,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 				return
 			}
 			for _, m := range msgs {
-				if m.Kind == MessagePacket {
+				if m.Kind == relay.MessagePacket {
 					to.Send(m.Peer, [][]byte{m.Data})
 				}
 			}
@@ -155,21 +147,35 @@ func BenchmarkRoundTrip(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		from.Send(kb.Public(), packet)
-		wantKind(b, from, MessagePacket)
+		relay.WantKind(b, from, relay.MessagePacket)
 	}
 }
 
 // BenchmarkHandshake connects and logs in.
 func BenchmarkHandshake(b *testing.B) {
-	srv := startServer(b, ServerConfig{})
-	cfg := ClientConfig{Key: key.NewNodePrivate()}
+	srv := startServer(b, server.Config{})
+	cfg := relay.ClientConfig{Key: key.NewNodePrivate()}
 	b.ReportAllocs()
 	for b.Loop() {
-		c, err := DialRegion(b.Context(), srv.region, cfg)
+		c, err := relay.DialRegion(b.Context(), srv.region, cfg)
 		if err != nil {
 			b.Fatal(err)
 		}
-		wantKind(b, c, messageLoggedIn)
+		relay.WantKind(b, c, relay.MessageLoggedIn)
 		c.Close()
 	}
+}
+
+// BenchmarkSend is a client's work for a batch of WireGuard packets, through TLS into the socket.
+func BenchmarkSend(b *testing.B) {
+	srv := startServer(b, server.Config{})
+	c := relay.DialTest(b, srv.region, relay.ClientConfig{})
+	relay.WantKind(b, c, relay.MessageLoggedIn)
+	batch, to := relaytest.Batch(46), key.NewNodePrivate().Public() // nobody: the server drops them
+	b.ReportAllocs()
+	b.SetBytes(46 * relaytest.PacketSize)
+	for b.Loop() {
+		c.Send(to, batch)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/46, "ns/packet")
 }

@@ -12,12 +12,13 @@ import (
 	"sync"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
+	"ginnel/relay/internal/derp"
 )
 
 const (
-	// A server sends something at least every 65 s; a client gives up after 120 s without a frame
-	// (4.4, 8.6). The deadline is not moved for every read but only when it is watchdogStep old.
+	// A server sends something at least every 65 s. A client gives up after 120 s without a frame
+	// (4.4, 8.6). The deadline is not moved for every read, only when it is watchdogStep old.
 	watchdog     = 120 * time.Second
 	watchdogStep = 5 * time.Second
 )
@@ -26,17 +27,18 @@ const (
 type ClientConfig struct {
 	// Key is the node's key: its public half is the address at which others reach it.
 	Key key.NodePrivate
-	// MeshKey makes the client a trusted one; zero for all others (5.1).
+	// MeshKey makes the relay trust the client as a server of its mesh; zero for all other clients
+	// (5.1).
 	MeshKey MeshKey
-	// Log gets what goes wrong; nil discards it.
+	// Log gets failures; nil discards them.
 	Log *slog.Logger
-	// Roots are trusted besides the roots of the system.
+	// Roots are trusted in addition to the roots of the system.
 	Roots *x509.CertPool
-	// Proxy chooses the proxy for a relay, as [http.Transport] does; nil, or a nil result, dials
-	// directly.
+	// Proxy chooses the proxy for a relay, as [http.Transport] does. If it is nil or returns nil,
+	// the relay is dialed directly.
 	Proxy func(relay *url.URL) (*url.URL, error)
-	// DialProxy connects to addr through the proxy that Proxy chose. Without it a chosen proxy is an
-	// error.
+	// DialProxy connects to addr through the proxy that Proxy chose. Without it, a chosen proxy is
+	// an error.
 	DialProxy func(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error)
 	// DialContext makes all direct connections; nil means a [net.Dialer].
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -56,80 +58,83 @@ func (c *ClientConfig) dialContext() func(ctx context.Context, network, addr str
 	return c.DialContext
 }
 
-// MessageKind tells what a [Message] is. Kinds without an exported name are of no use outside this
-// package.
+// MessageKind tells what a [Message] is.
 type MessageKind uint8
 
 const (
-	MessagePacket      MessageKind = iota // a packet from Peer
-	MessagePeerGone                       // Peer cannot be reached here any more
-	MessageHealth                         // Data is the server's complaint about this connection; empty: none any more
-	messageLoggedIn                       // the server has admitted the client
-	messageRestarting                     // Data is the payload of the frame
-	messagePeerPresent                    // Data is the payload of the frame
+	MessagePacket      MessageKind = iota // Data is a packet from Peer
+	MessagePeerGone                       // Peer can no longer be reached at this relay
+	MessageHealth                         // Data is the relay's complaint about this connection; empty: it is over
+	MessageLoggedIn                       // the relay has admitted the client
+	MessageRestarting                     // Data is the payload of a Restarting frame
+	MessagePeerPresent                    // Peer is connected, Data is the frame's payload; only with a mesh key
 )
 
-// Message is something that came from a relay.
+// Message is what Recv returns: something that came from a relay.
 type Message struct {
 	Kind MessageKind
 	Peer key.NodePublic
 	Data []byte
 }
 
-// Client is a connection to one relay. Send may be called from anywhere, Recv from one goroutine at
-// a time; it must be called all the time, for it also answers the server. A client that has failed
-// stays failed.
+// Client is a connection to one relay. Send may be called from any goroutine, Recv from one at a
+// time. Recv must be called all the time, because it also answers the relay's pings. A client
+// that has failed stays failed.
 type Client struct {
 	session *session
 	out     *sender
-	own     sync.WaitGroup // of the outbox, unless it belongs to a region
+	wg      sync.WaitGroup // of the outbox, unless that belongs to a region
 
-	// Of the goroutine that calls Recv.
-	msgs  []Message
-	armed time.Time // when the watchdog was set
-	err   error     // that ended Recv
+	// Owned by the goroutine that calls Recv.
+	msgs        []Message
+	watchdogSet time.Time // when the read deadline was set
+	err         error     // the error that ended Recv
 
 	mu    sync.Mutex
 	ended bool
-	pings map[pingData]chan error // each gets one item
+	pings map[derp.PingData]chan error // each channel gets one item
 }
 
-// Dial connects to the relay at an https or http URL and logs in. The context bounds that only.
-// Errors say what is wrong with a certificate; where something on the way refuses the upgrade, it
-// uses WebSocket.
+// Dial connects to the relay at an https or http URL and logs in; ctx bounds only that. If
+// something on the way refuses the upgrade to DERP, Dial uses WebSocket. Errors say what is wrong
+// with a certificate.
 func Dial(ctx context.Context, rawURL string, cfg ClientConfig) (*Client, error) {
 	t, err := urlTarget(rawURL)
 	if err != nil {
 		return nil, err
 	}
-	return dialClient(ctx, &cfg, []*target{t}, newHello(&cfg))
+	return dialClient(ctx, &cfg, []*target{t}, newLoginOptions(&cfg))
 }
 
 // DialRegion connects to the first relay of a region that answers (1.10).
 func DialRegion(ctx context.Context, r *Region, cfg ClientConfig) (*Client, error) {
-	return dialClient(ctx, &cfg, nodeTargets(r), newHello(&cfg))
+	return dialClient(ctx, &cfg, nodeTargets(r), newLoginOptions(&cfg))
 }
 
-func newHello(cfg *ClientConfig) *hello {
-	return &hello{info: clientInfo{MeshKey: sealedMeshKey{cfg.MeshKey}, Version: protocolVersion, CanAckPings: true}}
+func newLoginOptions(cfg *ClientConfig) *loginOptions {
+	return &loginOptions{info: derp.ClientInfo{
+		MeshKey:     derp.SealedMeshKey{MeshKey: cfg.MeshKey},
+		Version:     derp.ProtocolVersion,
+		CanAckPings: true,
+	}}
 }
 
-func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello) (*Client, error) {
+func dialClient(ctx context.Context, cfg *ClientConfig, targets []*target, h *loginOptions) (*Client, error) {
 	s, err := connect(ctx, cfg, targets, h, TransportNative)
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{session: s}
-	c.out = newSender(&c.own)
+	c.out = newSender(&c.wg)
 	c.start()
 	return c, nil
 }
 
-// start begins to use the session for what c.out has to send.
+// start sends over the session from now on.
 func (c *Client) start() {
 	c.out.bucket.Store(nil)
-	c.session.wire.start(c.out.box.kick)
-	c.out.box.attach(c.session.wire)
+	c.session.conn.Start(c.out.box.StartDrain)
+	c.out.box.Attach(c.session.conn)
 }
 
 // Transport returns what carries the frames.
@@ -138,9 +143,9 @@ func (c *Client) Transport() Transport { return c.session.transport }
 // ServerKey returns the key of the relay.
 func (c *Client) ServerKey() key.NodePublic { return c.session.server }
 
-// RemoteAddr returns the relay's address, or that of the proxy before it; zero if it is not an IP
-// address.
-func (c *Client) RemoteAddr() netip.AddrPort { return addrPortOf(c.session.wire.conn.RemoteAddr()) }
+// RemoteAddr returns the address of the relay, or of the proxy before it. It is zero if that is not
+// an IP address.
+func (c *Client) RemoteAddr() netip.AddrPort { return addrPortOf(c.session.conn.Conn.RemoteAddr()) }
 
 func addrPortOf(a net.Addr) netip.AddrPort {
 	if tcp, ok := a.(*net.TCPAddr); ok {
@@ -150,24 +155,25 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Send sends packets to the client with key to, in one write where that is possible. It does not
-// wait for the network but for some 20 ms at most, when too much has queued; then packets are
-// dropped and nobody is told, as when the relay drops them. Errors are net.ErrClosed, and packets
-// larger than [MaxPacket], which are left out.
+// Send sends packets to the client with key to, in one write if possible. It never waits for the
+// network. If too much is queued it waits 20 ms at most; then it drops packets without an error, as
+// the relay does. Errors are net.ErrClosed, and one for packets larger than [MaxPacket], which are
+// left out.
 func (c *Client) Send(to key.NodePublic, packets [][]byte) error { return c.out.send(to, packets) }
 
 // Recv waits for messages and returns all that one read brought. They are valid until the next
-// call. Errors are final: net.ErrClosed after Close, os.ErrDeadlineExceeded after 120 s of silence
-// or 10 s in which the relay took nothing, io.EOF if it hung up. Send fails from then on.
+// call. Errors are final, and Send fails afterwards: net.ErrClosed after Close,
+// os.ErrDeadlineExceeded after 120 s without a frame or 10 s in which the relay took no bytes,
+// io.EOF if the relay closed the connection.
 func (c *Client) Recv() ([]Message, error) {
 	msgs, err := c.recv()
 	if err != nil {
-		c.out.box.close()
+		c.out.box.Close()
 	}
 	return msgs, err
 }
 
-// recv is Recv, but leaves the outbox to be used with the next connection.
+// recv is Recv, except that it leaves the outbox open for the next connection.
 func (c *Client) recv() ([]Message, error) {
 	if c.err != nil {
 		return nil, c.err
@@ -180,23 +186,23 @@ func (c *Client) recv() ([]Message, error) {
 		if len(c.msgs) > 0 {
 			return c.msgs, nil
 		}
-		if now := time.Now(); now.Sub(c.armed) > watchdogStep {
-			c.session.wire.conn.SetReadDeadline(now.Add(watchdog + watchdogStep))
-			c.armed = now
+		if now := time.Now(); now.Sub(c.watchdogSet) > watchdogStep {
+			c.session.conn.Conn.SetReadDeadline(now.Add(watchdog + watchdogStep))
+			c.watchdogSet = now
 		}
-		if _, err := c.session.in.read(); err != nil {
+		if _, err := c.session.in.Read(); err != nil {
 			return nil, c.fail(err)
 		}
-		c.out.tally.lastHeard.Store(time.Now().UnixNano())
+		c.out.counters.lastHeard.Store(time.Now().UnixNano())
 	}
 }
 
 // fail ends the connection for good.
 func (c *Client) fail(err error) error {
-	c.session.wire.fail(err)
-	c.session.in.release()
+	c.session.conn.Fail(err)
+	c.session.in.Release()
 	c.endPings()
-	c.err = c.session.wire.failure(err)
+	c.err = c.session.conn.Cause(err)
 	return c.err
 }
 
@@ -204,90 +210,91 @@ func (c *Client) fail(err error) error {
 func (c *Client) parse() error {
 	in := &c.session.in
 	for {
-		b := in.buffered()
-		t, n, ok := parseHeader(b)
+		b := in.Buffered()
+		t, n, ok := derp.ParseHeader(b)
 		if !ok {
 			return nil
 		}
-		if n > maxFrameToClient {
-			if err := httpAnswer(b, c.session.wire.conn); err != nil {
+		if n > derp.MaxFrameToClient {
+			if err := httpAnswer(b, c.session.conn.Conn); err != nil {
 				return err
 			}
-			return &frameError{t, n, "too large"}
+			return &derp.FrameError{Type: t, Length: n, Reason: "too large"}
 		}
-		size := headerSize + int(n)
+		size := derp.HeaderSize + int(n)
 		if len(b) < size && isServerFrame(t) && n <= maxFromServer {
 			return nil
 		}
-		in.take(uint64(size))
+		in.Take(uint64(size))
 		if len(b) >= size {
-			if err := c.handle(t, b[headerSize:size]); err != nil {
+			if err := c.handle(t, b[derp.HeaderSize:size]); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// maxFromServer is the largest frame that the client acts on; larger ones are skipped.
-const maxFromServer = key.Size + MaxPacket
+// maxFromServer is the largest payload that the client handles. Larger frames are skipped.
+const maxFromServer = key.Size + derp.MaxPacket
 
-// isServerFrame reports whether a client acts on such a frame.
-func isServerFrame(t frameType) bool {
+// isServerFrame reports whether a client handles frames of this type.
+func isServerFrame(t derp.FrameType) bool {
 	switch t {
-	case frameServerInfo, frameRecvPacket, framePeerGone, framePeerPresent, framePing, framePong, frameHealth, frameRestarting:
+	case derp.FrameRecvPacket, derp.FramePing, derp.FramePong, derp.FramePeerGone, derp.FramePeerPresent,
+		derp.FrameServerInfo, derp.FrameHealth, derp.FrameRestarting:
 		return true
 	}
 	return false
 }
 
 // handle acts on a frame or makes a message of it. Frames that are too short are skipped (3.1).
-func (c *Client) handle(t frameType, p []byte) error {
+func (c *Client) handle(t derp.FrameType, p []byte) error {
 	switch t {
-	case frameRecvPacket:
+	case derp.FrameRecvPacket:
 		if len(p) >= key.Size {
 			c.msgs = append(c.msgs, Message{MessagePacket, key.NodePublic(p[:key.Size]), p[key.Size:]})
 		}
-	case frameServerInfo:
-		info, err := openServerInfo(c.session.shared, p)
+	case derp.FrameServerInfo:
+		info, err := derp.OpenServerInfo(c.session.shared, p)
 		if err != nil {
 			return fmt.Errorf("reading the server's answer to the login: %w", err)
 		}
 		c.out.limit(info)
-		c.msgs = append(c.msgs, Message{Kind: messageLoggedIn})
-	case framePeerGone:
-		if peer, _, ok := parsePeerGone(p); ok {
+		c.msgs = append(c.msgs, Message{Kind: MessageLoggedIn})
+	case derp.FramePeerGone:
+		if peer, _, ok := derp.ParsePeerGone(p); ok {
 			c.msgs = append(c.msgs, Message{Kind: MessagePeerGone, Peer: peer})
 		}
-	case framePeerPresent:
-		if present, ok := parsePeerPresent(p); ok {
-			c.msgs = append(c.msgs, Message{messagePeerPresent, present.peer, p})
+	case derp.FramePeerPresent:
+		if present, ok := derp.ParsePeerPresent(p); ok {
+			c.msgs = append(c.msgs, Message{MessagePeerPresent, present.Peer, p})
 		}
-	case framePing:
-		if data, ok := parsePing(p); ok {
-			c.out.box.send(flowID{class: classPong}, appendPong(nil, data), 0)
+	case derp.FramePing:
+		if data, ok := derp.ParsePing(p); ok {
+			c.out.box.Send(derp.FlowID{Class: derp.ClassPong}, derp.AppendPong(nil, data), 0)
 		}
-	case framePong:
-		if data, ok := parsePing(p); ok {
+	case derp.FramePong:
+		if data, ok := derp.ParsePing(p); ok {
 			c.endPing(data, nil)
 		}
-	case frameHealth:
+	case derp.FrameHealth:
 		c.msgs = append(c.msgs, Message{Kind: MessageHealth, Data: p})
-	case frameRestarting:
-		if _, ok := parseRestarting(p); ok {
-			c.msgs = append(c.msgs, Message{Kind: messageRestarting, Data: p})
+	case derp.FrameRestarting:
+		if _, ok := derp.ParseRestarting(p); ok {
+			c.msgs = append(c.msgs, Message{Kind: MessageRestarting, Data: p})
 		}
 	}
 	return nil
 }
 
-// Ping measures the time to the relay and back. Recv must be running meanwhile.
+// Ping measures the round-trip time to the relay. Recv must be running meanwhile.
 func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
-	var data pingData
+	var data derp.PingData
 	rand.Read(data[:])
 	start := time.Now()
 	donec := c.addPing(data)
 	defer c.endPing(data, nil)
-	if _, err := c.out.box.send(flowID{class: classControl}, appendPing(nil, data), 0); err != nil {
+	if _, err := c.out.box.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendPing(nil, data), 0); err != nil {
 		return 0, err
 	}
 	select {
@@ -298,8 +305,8 @@ func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// addPing returns the channel on which endPing tells the end of a Ping.
-func (c *Client) addPing(data pingData) <-chan error {
+// addPing registers a ping. The channel gets the result when the ping ends.
+func (c *Client) addPing(data derp.PingData) <-chan error {
 	donec := make(chan error, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -308,14 +315,14 @@ func (c *Client) addPing(data pingData) <-chan error {
 		return donec
 	}
 	if c.pings == nil {
-		c.pings = make(map[pingData]chan error)
+		c.pings = make(map[derp.PingData]chan error)
 	}
 	c.pings[data] = donec
 	return donec
 }
 
-// endPing ends the Ping that data belongs to, if there is one.
-func (c *Client) endPing(data pingData, err error) {
+// endPing ends the ping with that data, if there is one.
+func (c *Client) endPing(data derp.PingData, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if donec := c.pings[data]; donec != nil {
@@ -324,7 +331,7 @@ func (c *Client) endPing(data pingData, err error) {
 	}
 }
 
-// endPings ends all of them, those still to come included.
+// endPings ends all pings, including later ones.
 func (c *Client) endPings() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -336,15 +343,15 @@ func (c *Client) endPings() {
 }
 
 // noteHome tells the relay whether it is the client's home (3.5).
-func (c *Client) noteHome(note homeNote) {
-	c.out.box.send(flowID{class: classControl}, appendNotePreferred(nil, note), 0)
+func (c *Client) noteHome(note derp.HomeNote) {
+	c.out.box.Send(derp.FlowID{Class: derp.ClassControl}, derp.AppendNotePreferred(nil, note), 0)
 }
 
-// Close ends the connection; Recv and Send then return net.ErrClosed.
+// Close ends the connection. Recv and Send then return net.ErrClosed.
 func (c *Client) Close() error {
-	c.out.box.close()
-	c.session.wire.hangUp(net.ErrClosed)
+	c.out.box.Close()
+	c.session.conn.HangUp(net.ErrClosed)
 	c.endPings()
-	c.own.Wait()
+	c.wg.Wait()
 	return nil
 }

@@ -12,12 +12,15 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
+	"ginnel/relay/internal/derp"
+	"ginnel/relay/internal/rawpeer"
+	"ginnel/relay/internal/relaytest"
 )
 
-// Each malformed vector for the client, against a real client.
+// Each malformed vector for clients has the effect on a real client that the vector states.
 func TestClientVectors(t *testing.T) {
-	f := loadVectors(t)
+	f := relaytest.LoadVectors(t)
 	covered := 0
 	for _, v := range f.Malformed {
 		if !strings.HasPrefix(v.Expect, "client ") {
@@ -26,21 +29,21 @@ func TestClientVectors(t *testing.T) {
 		covered++
 		t.Run(v.Name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := startRawServer(t)
-				s.key = f.private(t, "server")
-				c, p := s.clientOf(ClientConfig{Key: f.private(t, "client")})
-				p.write(v.bytes(t))
+				s := rawpeer.StartServer(t)
+				s.Key = f.Private(t, "server")
+				c, p := clientOf(s, ClientConfig{Key: f.Private(t, "client")})
+				p.Write(v.Bytes(t))
 				switch v.Expect {
 				case "client drops the frame and stays connected":
-					p.write(f.find(t, "recv_packet"))
-					if m := wantKind(t, c, MessagePacket); string(m.Data) != "hello derp" {
+					p.Write(f.Find(t, "recv_packet"))
+					if m := WantKind(t, c, MessagePacket); string(m.Data) != "hello derp" {
 						t.Errorf("got %q", m.Data)
 					}
 				case "client fails the connection":
 					if msgs, err := c.Recv(); err == nil {
 						t.Errorf("got %+v, want an error", msgs)
 					}
-					p.wantClosed()
+					p.WantClosed()
 				default:
 					t.Fatalf("unknown expectation %q", v.Expect)
 				}
@@ -52,14 +55,14 @@ func TestClientVectors(t *testing.T) {
 	}
 }
 
-// The good frames of the vectors, as the client hands them on. Ignored ones leave no trace.
+// The client hands on the well-formed frames of the vectors, and skips those that it must ignore.
 func TestClientReceivesVectors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := loadVectors(t)
-		s := startRawServer(t)
-		s.key = f.private(t, "server")
-		c, p := s.clientOf(ClientConfig{Key: f.private(t, "client")})
-		peer, client := f.public(t, "peer"), f.public(t, "client")
+		f := relaytest.LoadVectors(t)
+		s := rawpeer.StartServer(t)
+		s.Key = f.Private(t, "server")
+		c, p := clientOf(s, ClientConfig{Key: f.Private(t, "client")})
+		peer, client := f.Public(t, "peer"), f.Public(t, "client")
 		want := map[string]Message{
 			"recv_packet":            {MessagePacket, client, []byte("hello derp")},
 			"recv_packet_empty":      {MessagePacket, client, nil},
@@ -68,62 +71,61 @@ func TestClientReceivesVectors(t *testing.T) {
 			"peer_gone_legacy":       {MessagePeerGone, peer, nil},
 			"health_problem":         {MessageHealth, key.NodePublic{}, []byte("duplicate connection for this key")},
 			"health_ok":              {MessageHealth, key.NodePublic{}, nil},
-			"server_info":            {Kind: messageLoggedIn},
-			"restarting":             {messageRestarting, key.NodePublic{}, []byte("\x00\x00\x05\xdc\x00\x00\x13\x88")},
+			"server_info":            {Kind: MessageLoggedIn},
+			"restarting":             {MessageRestarting, key.NodePublic{}, []byte("\x00\x00\x05\xdc\x00\x00\x13\x88")},
 		}
 		for name, m := range want {
 			for _, ignored := range []string{"keep_alive", "server_key", "pong", "unknown_frame"} {
-				p.write(f.find(t, ignored))
+				p.Write(f.Find(t, ignored))
 			}
-			p.write(f.find(t, name))
+			p.Write(f.Find(t, name))
 			msgs, err := c.Recv()
-			if err != nil || len(msgs) != 1 || msgs[0].Kind != m.Kind || msgs[0].Peer != m.Peer || !bytes.Equal(msgs[0].Data, m.Data) {
+			if err != nil || len(msgs) != 1 || msgs[0].Kind != m.Kind || msgs[0].Peer != m.Peer ||
+				!bytes.Equal(msgs[0].Data, m.Data) {
 				t.Errorf("%s: got %+v, %v, want %+v", name, msgs, err, m)
 			}
 		}
-		go drainMessages(c)
-		p.write(f.find(t, "ping_long"))
-		if got := p.wantFrame(framePong); !bytes.Equal(got, f.find(t, "pong")[headerSize:]) {
+		go DrainMessages(c)
+		p.Write(f.Find(t, "ping_long"))
+		if got := p.WantFrame(derp.FramePong); !bytes.Equal(got, f.Find(t, "pong")[derp.HeaderSize:]) {
 			t.Errorf("Pong %x", got)
 		}
 	})
 }
 
-// What a client sends is what the vectors say.
+// The client sends the bytes of the vectors.
 func TestClientSendsVectors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := loadVectors(t)
-		s := startRawServer(t)
-		c, p := s.clientOf(ClientConfig{})
+		f := relaytest.LoadVectors(t)
+		s := rawpeer.StartServer(t)
+		c, p := clientOf(s, ClientConfig{})
 		for _, name := range []string{"send_packet", "send_packet_empty", "send_packet_disco"} {
-			want := f.find(t, name)
-			if err := c.Send(f.public(t, "peer"), [][]byte{want[sendOverhead:]}); err != nil {
+			want := f.Find(t, name)
+			if err := c.Send(f.Public(t, "peer"), [][]byte{want[derp.SendOverhead:]}); err != nil {
 				t.Fatal(err)
 			}
 			got := make([]byte, len(want))
-			if _, err := io.ReadFull(p.br, got); err != nil || !bytes.Equal(got, want) {
+			if _, err := io.ReadFull(p.Reader, got); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%s: sent %x, %v", name, got, err)
 			}
 		}
-		c.noteHome(isHome)
-		p.wantFrame(frameNotePreferred)
+		c.noteHome(derp.IsHome)
+		p.WantFrame(derp.FrameNotePreferred)
 	})
 }
 
-// The request is that of the vectors but for the order of the headers and User-Agent, which mean
-// nothing. "a client MUST keep the bytes its HTTP parser over-read" (1.6): everything in one write.
-// One Recv returns all packets of one read, one Send is one write.
+// One Recv returns all packets of one read, and one Send is one write.
 func TestClientBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := startRawServer(t)
-		c, p := s.clientOf(ClientConfig{})
+		s := rawpeer.StartServer(t)
+		c, p := clientOf(s, ClientConfig{})
 		var b []byte
 		for i := range 10 {
-			frame := appendSendPacket(nil, s.key.Public(), []byte{byte(i)})
-			frame[0] = byte(frameRecvPacket)
+			frame := derp.AppendSendPacket(nil, s.Key.Public(), []byte{byte(i)})
+			frame[0] = byte(derp.FrameRecvPacket)
 			b = append(b, frame...)
 		}
-		p.write(b)
+		p.Write(b)
 		synctest.Wait()
 		total, calls := 0, 0
 		for total < 10 {
@@ -147,45 +149,48 @@ func TestClientBatches(t *testing.T) {
 		for i := range packets {
 			packets[i] = bytes.Repeat([]byte{byte(i)}, 1000)
 		}
-		if err := c.Send(p.public(), packets); err != nil {
+		if err := c.Send(p.Public(), packets); err != nil {
 			t.Fatal(err)
 		}
 		for i := range packets {
-			if got := p.wantFrame(frameSendPacket); !bytes.Equal(got[key.Size:], packets[i]) {
+			if got := p.WantFrame(derp.FrameSendPacket); !bytes.Equal(got[key.Size:], packets[i]) {
 				t.Fatalf("packet %d changed", i)
 			}
 		}
 	})
 }
 
+// A packet larger than MaxPacket is an error; the packets beside it are sent.
 func TestClientRefusesLargePackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := startRawServer(t)
-		c, p := s.clientOf(ClientConfig{})
-		err := c.Send(p.public(), [][]byte{[]byte("a"), make([]byte, MaxPacket+1), []byte("b"), make([]byte, MaxPacket)})
-		if !errors.Is(err, errPacketTooBig) {
+		s := rawpeer.StartServer(t)
+		c, p := clientOf(s, ClientConfig{})
+		err := c.Send(p.Public(), [][]byte{[]byte("a"), make([]byte, derp.MaxPacket+1), []byte("b"),
+			make([]byte, derp.MaxPacket)})
+		if !errors.Is(err, derp.ErrPacketTooBig) {
 			t.Errorf("got %v", err)
 		}
-		for _, want := range []int{1, 1, MaxPacket} {
-			if got := p.wantFrame(frameSendPacket); len(got) != key.Size+want {
+		for _, want := range []int{1, 1, derp.MaxPacket} {
+			if got := p.WantFrame(derp.FrameSendPacket); len(got) != key.Size+want {
 				t.Errorf("packet of %d bytes, want %d", len(got)-key.Size, want)
 			}
 		}
 	})
 }
 
-// A frame of up to 1 MiB is no reason to fail (3.1), even if nobody can use it.
+// A frame of up to 1 MiB does not fail the connection (3.1), even if the client has no use for it.
 func TestClientSkipsLargeFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := startRawServer(t)
-		c, p := s.clientOf(ClientConfig{})
+		s := rawpeer.StartServer(t)
+		c, p := clientOf(s, ClientConfig{})
 		go func() {
-			for _, typ := range []frameType{0x7f, frameRecvPacket, frameHealth} {
-				p.conn.Write(append(appendHeader(nil, typ, maxFrameToClient), make([]byte, maxFrameToClient)...))
+			for _, typ := range []derp.FrameType{0x7f, derp.FrameRecvPacket, derp.FrameHealth} {
+				p.Conn.Write(append(derp.AppendHeader(nil, typ, derp.MaxFrameToClient),
+					make([]byte, derp.MaxFrameToClient)...))
 			}
-			frame := appendSendPacket(nil, s.key.Public(), []byte("after"))
-			frame[0] = byte(frameRecvPacket)
-			p.conn.Write(frame)
+			frame := derp.AppendSendPacket(nil, s.Key.Public(), []byte("after"))
+			frame[0] = byte(derp.FrameRecvPacket)
+			p.Conn.Write(frame)
 		}()
 		msgs, err := c.Recv()
 		if err != nil || len(msgs) != 1 || string(msgs[0].Data) != "after" {
@@ -194,36 +199,37 @@ func TestClientSkipsLargeFrames(t *testing.T) {
 	})
 }
 
-// "no frame received for 120 s: connection fails" (8.6), and any frame is a sign of life.
+// "no frame received for 120 s: connection fails" (8.6). Any frame counts.
 func TestClientSilentServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := startRawServer(t)
-		c, p := s.clientOf(ClientConfig{})
+		s := rawpeer.StartServer(t)
+		c, p := clientOf(s, ClientConfig{})
 		errc := make(chan error, 1)
 		go func() {
 			_, err := c.Recv()
 			errc <- err
 		}()
 		time.Sleep(119 * time.Second)
-		p.write(keepAliveFrame)
+		p.Write(derp.AppendKeepAlive(nil))
 		start := time.Now()
 		err := <-errc
-		if d := time.Since(start); d < watchdog || d > watchdog+watchdogStep || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if d := time.Since(start); d < watchdog || d > watchdog+watchdogStep ||
+			!errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("failed after %v with %v", d, err)
 		}
 		if _, again := c.Recv(); again != err {
 			t.Errorf("later Recv: %v, want %v again", again, err)
 		}
-		p.wantClosed()
+		p.WantClosed()
 	})
 }
 
-// Close ends whatever is being waited for, can be repeated, and later calls say why they fail.
+// Close ends every blocked call and may be repeated. Later calls return net.ErrClosed.
 func TestClientClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := startRawServer(t)
-		s.net.limit = 10_000
-		c, p := s.clientOf(ClientConfig{})
+		s := rawpeer.StartServer(t)
+		s.Net.Limit = 10_000
+		c, p := clientOf(s, ClientConfig{})
 		ended := make(chan string, 3)
 		go func() {
 			_, err := c.Recv()
@@ -235,7 +241,7 @@ func TestClientClose(t *testing.T) {
 		}()
 		go func() {
 			for {
-				if err := c.Send(p.public(), [][]byte{make([]byte, 10_000)}); err != nil {
+				if err := c.Send(p.Public(), [][]byte{make([]byte, 10_000)}); err != nil {
 					ended <- "Send: " + errText(err)
 					return
 				}
@@ -254,7 +260,7 @@ func TestClientClose(t *testing.T) {
 			t.Errorf("closing took %v", d)
 		}
 		c.Close()
-		if err := c.Send(p.public(), [][]byte{{1}}); !errors.Is(err, net.ErrClosed) {
+		if err := c.Send(p.Public(), [][]byte{{1}}); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Send after Close: %v", err)
 		}
 		if _, err := c.Recv(); !errors.Is(err, net.ErrClosed) {
@@ -276,12 +282,13 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// A server that takes nothing for 10 s fails the connection; sending meanwhile never takes long.
+// A server that takes no bytes for 10 s fails the connection. Send does not block for long
+// meanwhile.
 func TestClientStuckServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := startRawServer(t)
-		s.net.limit = 10_000
-		c, p := s.clientOf(ClientConfig{})
+		s := rawpeer.StartServer(t)
+		s.Net.Limit = 10_000
+		c, p := clientOf(s, ClientConfig{})
 		errc := make(chan error, 1)
 		go func() {
 			_, err := c.Recv()
@@ -291,7 +298,7 @@ func TestClientStuckServer(t *testing.T) {
 		slowest := time.Duration(0)
 		for range 1000 {
 			before := time.Now()
-			c.Send(p.public(), [][]byte{make([]byte, 1400)})
+			c.Send(p.Public(), [][]byte{make([]byte, 1400)})
 			slowest = max(slowest, time.Since(before))
 		}
 		if slowest > clientPatience || time.Since(start) > 2*clientPatience {
@@ -301,7 +308,7 @@ func TestClientStuckServer(t *testing.T) {
 		if d := time.Since(start); d != clientWriteTimeout || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("failed after %v with %v", d, err)
 		}
-		if n := c.out.tally.drops.Load(); n < 700 {
+		if n := c.out.counters.drops.Load(); n < 700 {
 			t.Errorf("%d drops counted", n)
 		}
 	})
@@ -309,20 +316,20 @@ func TestClientStuckServer(t *testing.T) {
 
 func TestClientPing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := startRawServer(t)
-		c, p := s.clientOf(ClientConfig{})
-		go drainMessages(c)
+		s := rawpeer.StartServer(t)
+		c, p := clientOf(s, ClientConfig{})
+		go DrainMessages(c)
 		go func() {
-			data := p.wantFrame(framePing)
+			data := p.WantFrame(derp.FramePing)
 			time.Sleep(70 * time.Millisecond)
-			p.write(appendPong(nil, pingData{1})) // "hands unknown Pongs up where they are ignored"
-			p.write(appendPong(nil, pingData(data)))
-			p.wantFrame(framePing) // and no answer to the second
+			p.Write(derp.AppendPong(nil, derp.PingData{1})) // "hands unknown Pongs up where they are ignored"
+			p.Write(derp.AppendPong(nil, derp.PingData(data)))
+			p.WantFrame(derp.FramePing) // and no answer to the second
 		}()
 		if d, err := c.Ping(t.Context()); err != nil || d != 70*time.Millisecond {
 			t.Errorf("got %v, %v", d, err)
 		}
-		ctx, cancel := contextTimeout(t, time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := c.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
@@ -337,33 +344,33 @@ func TestClientPing(t *testing.T) {
 // "before each SendPacket take 5 + 32 + packet length tokens; if not enough, drop silently" (2.5).
 func TestClientTokenBucket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := startRawServer(t)
+		s := rawpeer.StartServer(t)
 		k := key.NewNodePrivate()
-		c, p := s.clientOf(ClientConfig{Key: k})
-		p.admit(k.Public(), serverInfo{Version: 2, TokenBucketBytesPerSecond: 1000, TokenBucketBytesBurst: 2000})
-		wantKind(t, c, messageLoggedIn)
-		packet := make([]byte, 1000-sendOverhead)
+		c, p := clientOf(s, ClientConfig{Key: k})
+		p.Admit(k.Public(), derp.ServerInfo{Version: 2, TokenBucketBytesPerSecond: 1000, TokenBucketBytesBurst: 2000})
+		WantKind(t, c, MessageLoggedIn)
+		packet := make([]byte, 1000-derp.SendOverhead)
 		for range 5 {
-			if err := c.Send(p.public(), [][]byte{packet}); err != nil {
+			if err := c.Send(p.Public(), [][]byte{packet}); err != nil {
 				t.Error(err)
 			}
 		}
-		c.noteHome(isHome) // other frames are not charged
-		p.wantFrame(frameSendPacket)
-		p.wantFrame(frameSendPacket)
-		p.wantFrame(frameNotePreferred)
-		if n := c.out.tally.drops.Load(); n != 3 {
+		c.noteHome(derp.IsHome) // other frames are not charged
+		p.WantFrame(derp.FrameSendPacket)
+		p.WantFrame(derp.FrameSendPacket)
+		p.WantFrame(derp.FrameNotePreferred)
+		if n := c.out.counters.drops.Load(); n != 3 {
 			t.Errorf("%d drops counted, want 3", n)
 		}
 		time.Sleep(time.Second)
-		c.Send(p.public(), [][]byte{packet, packet})
-		p.wantFrame(frameSendPacket)
-		p.wantIdle()
-		p.admit(k.Public(), serverInfo{Version: 2}) // re-applied each time
-		wantKind(t, c, messageLoggedIn)
-		c.Send(p.public(), [][]byte{packet, packet, packet})
+		c.Send(p.Public(), [][]byte{packet, packet})
+		p.WantFrame(derp.FrameSendPacket)
+		p.WantIdle()
+		p.Admit(k.Public(), derp.ServerInfo{Version: 2}) // re-applied each time
+		WantKind(t, c, MessageLoggedIn)
+		c.Send(p.Public(), [][]byte{packet, packet, packet})
 		for range 3 {
-			p.wantFrame(frameSendPacket)
+			p.WantFrame(derp.FrameSendPacket)
 		}
 	})
 }

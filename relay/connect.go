@@ -15,17 +15,18 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/wsstream"
+	"ginnel/key"
+	"ginnel/relay/internal/derp"
 )
 
-// This file is the client's side of a connection up to the end of the login: TLS, upgrade,
-// ClientInfo (1.6 to 1.8, 2).
+// This file has the client's side of a connection up to the login: TLS, upgrade and ClientInfo (1.6
+// to 1.8, 2).
 
-// connectTimeout bounds all of it, from the first dial on (2.6).
+// connectTimeout bounds a connection attempt from the first dial to the login (2.6).
 const connectTimeout = 10 * time.Second
 
-// maxUpgradeAnswer bounds the header of the answer to the upgrade.
+// maxUpgradeAnswer bounds the header of the answer to the upgrade, in bytes.
 const maxUpgradeAnswer = 64 << 10
 
 // Transport is what carries the frames of a connection.
@@ -33,7 +34,7 @@ type Transport uint8
 
 const (
 	TransportNone      Transport = iota // no connection
-	TransportNative                     // DERP behind an HTTP upgrade, inside TLS
+	TransportNative                     // DERP after an HTTP upgrade, inside TLS
 	TransportWebSocket                  // WebSocket messages, inside TLS unless the URL was http
 	TransportPlain                      // as TransportNative, without TLS
 )
@@ -45,11 +46,11 @@ func (t Transport) String() string {
 
 var errNoClientKey = errors.New("relay: client has no key")
 
-// upgradeError reports that something on the way answered in HTTP instead of letting the connection
-// be upgraded.
+// upgradeError reports an HTTP answer in place of an upgraded connection. It comes from the relay
+// or from something on the way to it.
 type upgradeError struct {
 	status int    // 0 if the answer has none
-	answer string // its first line
+	answer string // the status line
 }
 
 // Error implements error.
@@ -57,59 +58,63 @@ func (e *upgradeError) Error() string {
 	return "the upgrade to DERP was answered with " + excerpt(e.answer)
 }
 
-// refusedUpgrade reports whether err means that WebSocket may get through where this connection did
-// not. A server that is only too busy would be so for WebSocket too.
+// refusedUpgrade reports whether err means that WebSocket may get through although native DERP did
+// not. A server that is too busy for DERP is too busy for WebSocket.
 func refusedUpgrade(err error) bool {
 	ue, ok := errors.AsType[*upgradeError](err)
 	return ok && ue.status != http.StatusServiceUnavailable && ue.status != http.StatusTooManyRequests
 }
 
-// hello is what a client says in its login.
-type hello struct {
-	info  clientInfo
-	home  homeNote // told at once if it is isHome
-	watch bool     // ask for the presence of all clients: mesh (5.2)
+// loginOptions are what a client says in its login.
+type loginOptions struct {
+	info  derp.ClientInfo
+	home  derp.HomeNote // sent with the login if it is IsHome
+	watch bool          // ask for the presence of all clients (5.2)
 }
 
 // session is a connection after the login.
 type session struct {
-	wire      *wire
-	in        frameReader
+	conn      *derp.FrameConn
+	in        derp.FrameReader
 	server    key.NodePublic
 	shared    *key.Shared
 	transport Transport
 }
 
-// connect connects to the first of targets that answers and logs in. A connection whose upgrade is
-// refused is made again as WebSocket.
-func connect(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello, first Transport) (*session, error) {
+// connect connects to the first target that answers, and logs in. If the upgrade is refused, it
+// tries again as WebSocket.
+func connect(
+	ctx context.Context, cfg *ClientConfig, targets []*target, opts *loginOptions, first Transport,
+) (*session, error) {
 	if cfg.Key.IsZero() {
 		return nil, errNoClientKey
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	s, err := connectOnce(ctx, cfg, targets, h, first)
+	s, err := connectOnce(ctx, cfg, targets, opts, first)
 	if refusedUpgrade(err) && first != TransportWebSocket {
 		cfg.log().Info("relay upgrade refused on the way, trying WebSocket", "err", err)
-		return connectOnce(ctx, cfg, targets, h, TransportWebSocket)
+		return connectOnce(ctx, cfg, targets, opts, TransportWebSocket)
 	}
 	return s, err
 }
 
-func connectOnce(ctx context.Context, cfg *ClientConfig, targets []*target, h *hello, tr Transport) (*session, error) {
+func connectOnce(
+	ctx context.Context, cfg *ClientConfig, targets []*target, opts *loginOptions, tr Transport,
+) (*session, error) {
 	base, t, err := dialAny(ctx, cfg, targets)
 	if err != nil {
 		return nil, err
 	}
-	// The context ends the login, but not the connection that results from it.
+	// The context can end the login, but not the connection that results from it.
 	stop := context.AfterFunc(ctx, closer(base))
-	s, err := login(ctx, cfg, base, t, h, tr)
+	s, err := login(ctx, cfg, base, t, opts, tr)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		base.Close()
-		return nil, fmt.Errorf("connecting to relay %s: %w", t.hostHeader(), shown{cmp.Or(ctx.Err(), err)})
+		return nil, fmt.Errorf("connecting to relay %s: %w", t.hostHeader(), printableError{cmp.Or(ctx.Err(), err)})
 	}
 	return s, nil
 }
@@ -118,7 +123,9 @@ func connectOnce(ctx context.Context, cfg *ClientConfig, targets []*target, h *h
 func closer(conn net.Conn) func() { return func() { conn.Close() } }
 
 // login does everything above TCP.
-func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *hello, tr Transport) (*session, error) {
+func login(
+	ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, opts *loginOptions, tr Transport,
+) (*session, error) {
 	conn := base
 	var server key.NodePublic
 	if !t.plain {
@@ -127,7 +134,7 @@ func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *
 			return nil, fmt.Errorf("setting up TLS: %w", err)
 		}
 		if cs := tc.ConnectionState(); cs.Version >= tls.VersionTLS13 {
-			server, _ = parseMetaCert(cs.PeerCertificates)
+			server, _ = derp.ParseMetaCert(cs.PeerCertificates)
 		}
 		conn = tc
 	}
@@ -140,27 +147,27 @@ func login(ctx context.Context, cfg *ClientConfig, base net.Conn, t *target, h *
 	case tr == TransportWebSocket:
 		s.transport = TransportWebSocket
 		if conn, err = openWebSocket(ctx, conn, t); err == nil {
-			s.in.open(conn)
-			err = s.normalStart(cfg, conn, h)
+			s.in.Open(conn)
+			err = s.normalStart(cfg, conn, opts)
 		}
 	case !server.IsZero():
-		s.in.open(conn)
-		err = s.fastStart(cfg, conn, t, h)
+		s.in.Open(conn)
+		err = s.fastStart(cfg, conn, t, opts)
 	default:
-		s.in.open(conn)
+		s.in.Open(conn)
 		if err = s.upgrade(conn, t); err == nil {
-			err = s.normalStart(cfg, conn, h)
+			err = s.normalStart(cfg, conn, opts)
 		}
 	}
 	if err != nil {
-		s.in.release()
+		s.in.Release()
 		return nil, err
 	}
-	s.wire = newWire(conn, base, clientWriteTimeout)
+	s.conn = derp.NewFrameConn(conn, base, clientWriteTimeout)
 	return s, nil
 }
 
-// appendRequest appends the request for the upgrade, with extra headers.
+// appendRequest appends the request for the upgrade, with extra header lines.
 func appendRequest(b []byte, t *target, extra ...string) []byte {
 	b = fmt.Appendf(b, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ginnel\r\nConnection: Upgrade\r\nUpgrade: DERP\r\n",
 		t.path, t.hostHeader())
@@ -168,14 +175,14 @@ func appendRequest(b []byte, t *target, extra ...string) []byte {
 		b = append(append(b, line...), "\r\n"...)
 	}
 	if t.ideal != "" {
-		b = fmt.Appendf(b, "%s: %s\r\n", headerIdealNode, t.ideal)
+		b = fmt.Appendf(b, "%s: %s\r\n", derp.HeaderIdealNode, t.ideal)
 	}
 	return append(b, "\r\n"...)
 }
 
-// fastStart sends request and login at once, for the server's key is known (1.7).
-func (s *session) fastStart(cfg *ClientConfig, conn net.Conn, t *target, h *hello) error {
-	b, err := s.appendLogin(appendRequest(nil, t, headerFastStart+": 1"), cfg, h)
+// fastStart sends request and login together. It needs the server's key (1.7).
+func (s *session) fastStart(cfg *ClientConfig, conn net.Conn, t *target, opts *loginOptions) error {
+	b, err := s.appendLogin(appendRequest(nil, t, derp.HeaderFastStart+": 1"), cfg, opts)
 	if err != nil {
 		return err
 	}
@@ -185,7 +192,8 @@ func (s *session) fastStart(cfg *ClientConfig, conn net.Conn, t *target, h *hell
 	return nil
 }
 
-// upgrade sends the request and waits for the answer. What came behind the answer stays to be read.
+// upgrade sends the request and waits for the answer. Bytes behind the answer stay buffered for the
+// reader.
 func (s *session) upgrade(conn net.Conn, t *target) error {
 	if _, err := conn.Write(appendRequest(nil, t)); err != nil {
 		return fmt.Errorf("asking for the upgrade: %w", err)
@@ -199,18 +207,18 @@ func (s *session) upgrade(conn net.Conn, t *target) error {
 		return &upgradeError{resp.StatusCode, resp.Proto + " " + resp.Status}
 	}
 	early, _ := br.Peek(br.Buffered())
-	s.in.preload(early)
+	s.in.Preload(early)
 	return nil
 }
 
 // normalStart learns the server's key from its first frame and logs in.
-func (s *session) normalStart(cfg *ClientConfig, conn net.Conn, h *hello) error {
+func (s *session) normalStart(cfg *ClientConfig, conn net.Conn, opts *loginOptions) error {
 	p, err := s.readServerKey()
 	if err != nil {
 		return fmt.Errorf("reading the server's key: %w", err)
 	}
 	s.server = p
-	b, err := s.appendLogin(nil, cfg, h)
+	b, err := s.appendLogin(nil, cfg, opts)
 	if err != nil {
 		return err
 	}
@@ -222,33 +230,33 @@ func (s *session) normalStart(cfg *ClientConfig, conn net.Conn, h *hello) error 
 
 func (s *session) readServerKey() (key.NodePublic, error) {
 	for {
-		b := s.in.buffered()
-		t, n, ok := parseHeader(b)
-		if ok && (t != frameServerKey || n > maxServerKey) {
-			return key.NodePublic{}, errServerGreeting
+		b := s.in.Buffered()
+		t, n, ok := derp.ParseHeader(b)
+		if ok && (t != derp.FrameServerKey || n > derp.MaxServerKey) {
+			return key.NodePublic{}, derp.ErrServerGreeting
 		}
-		if size := headerSize + int(n); ok && len(b) >= size {
-			s.in.take(uint64(size))
-			return parseServerKey(b[headerSize:size])
+		if size := derp.HeaderSize + int(n); ok && len(b) >= size {
+			s.in.Take(uint64(size))
+			return derp.ParseServerKey(b[derp.HeaderSize:size])
 		}
-		if _, err := s.in.read(); err != nil {
+		if _, err := s.in.Read(); err != nil {
 			return key.NodePublic{}, err
 		}
 	}
 }
 
-// appendLogin appends ClientInfo and what is to be said right after it.
-func (s *session) appendLogin(b []byte, cfg *ClientConfig, h *hello) ([]byte, error) {
+// appendLogin appends ClientInfo and the frames that follow it at once.
+func (s *session) appendLogin(b []byte, cfg *ClientConfig, opts *loginOptions) ([]byte, error) {
 	var err error
 	if s.shared, err = cfg.Key.Shared(s.server); err != nil {
 		return nil, fmt.Errorf("checking the server's key: %w", err)
 	}
-	b = appendClientInfo(b, cfg.Key.Public(), s.shared, h.info)
-	if h.home == isHome {
-		b = appendNotePreferred(b, isHome)
+	b = derp.AppendClientInfo(b, cfg.Key.Public(), s.shared, opts.info)
+	if opts.home == derp.IsHome {
+		b = derp.AppendNotePreferred(b, derp.IsHome)
 	}
-	if h.watch {
-		b = appendHeader(b, frameWatchConns, 0)
+	if opts.watch {
+		b = derp.AppendHeader(b, derp.FrameWatchConns, 0)
 	}
 	return b, nil
 }
@@ -256,10 +264,10 @@ func (s *session) appendLogin(b []byte, cfg *ClientConfig, h *hello) ([]byte, er
 // openWebSocket does the WebSocket handshake on conn.
 func openWebSocket(ctx context.Context, conn net.Conn, t *target) (net.Conn, error) {
 	u := t.url()
-	u.Scheme = "http" // TLS is there already
+	u.Scheme = "http" // conn has TLS already
 	c, err := wsstream.Dial(ctx, conn, wsstream.DialConfig{
-		URL: u.String(), Host: t.hostHeader(), Subprotocol: webSocketProtocol, MaxHead: maxUpgradeAnswer,
-		MaxMessage: maxFrameToClient, // the reference server exceeds its own limit for large packets (1.8)
+		URL: u.String(), Host: t.hostHeader(), Subprotocol: derp.WebSocketProtocol, MaxHead: maxUpgradeAnswer,
+		MaxMessage: derp.MaxFrameToClient, // the reference server exceeds its own limit for large packets (1.8)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the WebSocket: %w", err)
@@ -267,9 +275,9 @@ func openWebSocket(ctx context.Context, conn net.Conn, t *target) (net.Conn, err
 	return c, nil
 }
 
-// httpAnswer returns an upgradeError if b, where a frame should begin, begins an HTTP answer: that
-// is how a fast start learns of a refused upgrade (1.7). The rest of the status line may have to be
-// read.
+// httpAnswer returns an upgradeError if b, where a frame should begin, begins an HTTP answer. That
+// is how a fast start learns that the upgrade was refused (1.7). It may have to read the rest of
+// the status line.
 func httpAnswer(b []byte, conn net.Conn) error {
 	if !bytes.HasPrefix(b, []byte("HTTP/")) {
 		return nil

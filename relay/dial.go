@@ -12,9 +12,10 @@ import (
 	"time"
 
 	"ginnel/internal/neterr"
+	"ginnel/relay/internal/derp"
 )
 
-// This file finds a server and makes the TCP connection to it (1.10).
+// This file finds a relay and makes the TCP connection to it (1.10).
 
 const (
 	nodeTimeout        = 1500 * time.Millisecond
@@ -24,23 +25,23 @@ const (
 
 var (
 	errNoNode      = errors.New("region has no relay to connect to")
-	errNoFamily    = errors.New("both address families are disabled")
-	errNoDialProxy = errors.New("no way to dial through a proxy was given")
+	errNoFamily    = errors.New("both address families of the relay are disabled")
+	errNoDialProxy = errors.New("dialing through a proxy is not configured")
 )
 
-// target is a server as the map or a URL describes it.
+// target is a relay as the map or a URL describes it.
 type target struct {
-	host     string // dialled, unless v4 or v6 says otherwise, and asked for
+	host     string // dialed unless v4 or v6 is set; sent as Host and SNI
 	port     int
 	path     string
 	plain    bool // HTTP without TLS
 	certName string
 	insecure bool
 	v4, v6   string // as Node.IPv4 and Node.IPv6
-	ideal    string // the name of the node that should have been reached; empty if this is it
+	ideal    string // name of the region's first node, if this is another one
 }
 
-// nodeTargets returns the servers of a region in the order in which they are tried; the first is
+// nodeTargets returns the relays of a region in the order in which they are tried. The first one is
 // the ideal one.
 func nodeTargets(r *Region) []*target {
 	var ts []*target
@@ -49,8 +50,8 @@ func nodeTargets(r *Region) []*target {
 		if n == nil || n.STUNOnly {
 			continue
 		}
-		t := &target{host: n.HostName, port: n.port(), path: "/derp", certName: n.CertName, insecure: n.InsecureForTests,
-			v4: n.IPv4, v6: n.IPv6, ideal: ideal}
+		t := &target{host: n.HostName, port: n.port(), path: "/derp", v4: n.IPv4, v6: n.IPv6, ideal: ideal,
+			certName: n.CertName, insecure: n.InsecureForTests}
 		if len(ts) == 0 {
 			ideal = n.Name
 		}
@@ -59,7 +60,7 @@ func nodeTargets(r *Region) []*target {
 	return ts
 }
 
-// urlTarget returns the server that a URL names.
+// urlTarget returns the relay at a URL.
 func urlTarget(rawURL string) (*target, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -89,7 +90,7 @@ func urlTarget(rawURL string) (*target, error) {
 	return t, nil
 }
 
-// hostHeader returns host, and port unless it is the usual one.
+// hostHeader returns the host, with the port unless that is the default of the scheme.
 func (t *target) hostHeader() string {
 	if t.plain {
 		return hostPort(t.host, t.port, defaultPlainPort)
@@ -97,7 +98,7 @@ func (t *target) hostHeader() string {
 	return hostPort(t.host, t.port, defaultPort)
 }
 
-// url returns the address as proxies and their configuration see it.
+// url returns the relay's URL, by which a proxy is chosen.
 func (t *target) url() *url.URL {
 	u := &url.URL{Scheme: "https", Host: t.hostHeader(), Path: t.path}
 	if t.plain {
@@ -106,10 +107,10 @@ func (t *target) url() *url.URL {
 	return u
 }
 
-// dialRoute is one way to the server.
+// dialRoute is one address to dial.
 type dialRoute struct{ network, addr string }
 
-// routes returns the ways to the server, to be raced.
+// routes returns the addresses to dial at the same time, one for each address family.
 func (t *target) routes() []dialRoute {
 	var rs []dialRoute
 	port := strconv.Itoa(t.port)
@@ -137,8 +138,8 @@ func (t *target) routes() []dialRoute {
 	return rs
 }
 
-// dialAny connects to the first server that answers. Where TLS or DERP fails after that no other
-// one is tried.
+// dialAny connects to the first target that accepts. If TLS or DERP fails after that, no other
+// target is tried.
 func dialAny(ctx context.Context, cfg *ClientConfig, targets []*target) (net.Conn, *target, error) {
 	err := errNoNode
 	for _, t := range targets {
@@ -153,17 +154,13 @@ func dialAny(ctx context.Context, cfg *ClientConfig, targets []*target) (net.Con
 	return nil, nil, err
 }
 
-// dialTCP connects to one server, through a proxy if one is configured for it.
+// dialTCP connects to one target, through a proxy if one is configured for it.
 func dialTCP(ctx context.Context, cfg *ClientConfig, t *target) (net.Conn, error) {
 	conn, err := dialDirectOrProxy(ctx, cfg, t)
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", t.hostHeader(), neterr.Cause(t.hostHeader(), err))
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: clientKeepAlive, Interval: clientKeepAlive})
-		tuneSocket(tcp)
-	}
-	return newSock(conn), nil
+	return derp.WrapTCP(conn, net.KeepAliveConfig{Enable: true, Idle: clientKeepAlive, Interval: clientKeepAlive}), nil
 }
 
 func dialDirectOrProxy(ctx context.Context, cfg *ClientConfig, t *target) (net.Conn, error) {
@@ -184,33 +181,33 @@ func dialDirectOrProxy(ctx context.Context, cfg *ClientConfig, t *target) (net.C
 	if len(routes) == 0 {
 		return nil, errNoFamily
 	}
-	return newRace(cfg.dialContext(), routes).run(ctx)
+	return newDialRace(cfg.dialContext(), routes).run(ctx)
 }
 
-// race dials several ways at once and keeps the first connection.
-type race struct {
+// dialRace dials several addresses at once and keeps the first connection.
+type dialRace struct {
 	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 	routes []dialRoute
 	wg     sync.WaitGroup
-	donec  chan dialled
+	donec  chan dialResult
 }
 
-type dialled struct {
+type dialResult struct {
 	conn net.Conn
 	err  error
 }
 
-func newRace(dial func(ctx context.Context, network, addr string) (net.Conn, error), routes []dialRoute) *race {
-	return &race{dial: dial, routes: routes, donec: make(chan dialled, len(routes))}
+func newDialRace(dial func(ctx context.Context, network, addr string) (net.Conn, error), routes []dialRoute) *dialRace {
+	return &dialRace{dial: dial, routes: routes, donec: make(chan dialResult, len(routes))}
 }
 
-// run returns when all ways have come to an end; the first success ends the others. If all fail the
-// error tells of each.
-func (r *race) run(ctx context.Context) (net.Conn, error) {
+// run dials and returns when all attempts have ended. The first success ends the others. If all
+// fail, the error has the cause of each.
+func (r *dialRace) run(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, route := range r.routes {
-		r.wg.Go(r.lane(ctx, route))
+		r.wg.Go(r.dialOne(ctx, route))
 	}
 	var first net.Conn
 	var failed error
@@ -234,10 +231,10 @@ func (r *race) run(ctx context.Context) (net.Conn, error) {
 	return nil, failed
 }
 
-// lane returns the dialling of one way.
-func (r *race) lane(ctx context.Context, route dialRoute) func() {
+// dialOne returns a function that dials one address.
+func (r *dialRace) dialOne(ctx context.Context, route dialRoute) func() {
 	return func() {
 		conn, err := r.dial(ctx, route.network, route.addr)
-		r.donec <- dialled{conn, err}
+		r.donec <- dialResult{conn, err}
 	}
 }

@@ -12,7 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
+	"ginnel/relay/internal/derp"
+	"ginnel/relay/internal/rawpeer"
 )
 
 // Which ways lead to a node, for what the map says (1.10).
@@ -22,7 +24,8 @@ func TestTargetRoutes(t *testing.T) {
 		want []dialRoute
 	}{
 		{Node{HostName: "h"}, []dialRoute{{"tcp4", "h:443"}, {"tcp6", "h:443"}}},
-		{Node{HostName: "h", DERPPort: 8443, IPv4: "192.0.2.1", IPv6: "2001:db8::1"}, []dialRoute{{"tcp4", "192.0.2.1:8443"}, {"tcp6", "[2001:db8::1]:8443"}}},
+		{Node{HostName: "h", DERPPort: 8443, IPv4: "192.0.2.1", IPv6: "2001:db8::1"},
+			[]dialRoute{{"tcp4", "192.0.2.1:8443"}, {"tcp6", "[2001:db8::1]:8443"}}},
 		{Node{HostName: "h", IPv4: "none"}, []dialRoute{{"tcp6", "h:443"}}},
 		{Node{HostName: "h", IPv6: "192.0.2.1"}, []dialRoute{{"tcp4", "h:443"}}},
 		{Node{HostName: "h", IPv4: "none", IPv6: "none"}, nil},
@@ -38,7 +41,8 @@ func TestTargetRoutes(t *testing.T) {
 }
 
 func TestNodeTargets(t *testing.T) {
-	ts := nodeTargets(&Region{Nodes: []*Node{nil, {Name: "1a", HostName: "a", STUNOnly: true}, {Name: "1b", HostName: "b"}, nil, {Name: "1c", HostName: "c"}}})
+	ts := nodeTargets(&Region{Nodes: []*Node{nil, {Name: "1a", HostName: "a", STUNOnly: true},
+		{Name: "1b", HostName: "b"}, nil, {Name: "1c", HostName: "c"}}})
 	if len(ts) != 2 || ts[0].host != "b" || ts[1].host != "c" || ts[0].ideal != "" || ts[1].ideal != "1b" {
 		t.Errorf("got %+v", ts)
 	}
@@ -47,7 +51,7 @@ func TestNodeTargets(t *testing.T) {
 	}
 }
 
-// slowNet dials as told: how long each address takes, and what comes of it.
+// slowNet dials as it is told: how long each address takes, and with which result.
 type slowNet struct {
 	mu    sync.Mutex
 	takes map[string]time.Duration
@@ -101,14 +105,20 @@ func TestDialRace(t *testing.T) {
 		want  string // host that is reached; empty for an error
 		after time.Duration
 	}{
-		"the faster wins":  {map[string]time.Duration{"tcp4 a:443": 100 * time.Millisecond, "tcp6 a:443": 50 * time.Millisecond}, nil, "a", 50 * time.Millisecond},
-		"both at once":     {nil, nil, "a", 0},
-		"one fails":        {map[string]time.Duration{"tcp4 a:443": 100 * time.Millisecond}, map[string]error{"tcp6 a:443": errTestDial}, "a", 100 * time.Millisecond},
-		"both fail":        {nil, map[string]error{"tcp4 a:443": errTestDial, "tcp6 a:443": errTestDial}, "b", 0},
-		"one is too slow":  {map[string]time.Duration{"tcp4 a:443": time.Hour, "tcp6 a:443": time.Hour}, nil, "b", nodeTimeout},
-		"nobody is there":  {nil, map[string]error{"tcp4 a:443": errTestDial, "tcp6 a:443": errTestDial, "tcp4 b:443": errTestDial, "tcp6 b:443": errTestDial}, "", 0},
-		"nobody in time":   {map[string]time.Duration{"tcp4 a:443": time.Hour, "tcp6 a:443": time.Hour, "tcp4 b:443": time.Hour, "tcp6 b:443": time.Hour}, nil, "", 2 * nodeTimeout},
-		"slower, but only": {map[string]time.Duration{"tcp4 a:443": time.Second}, map[string]error{"tcp6 a:443": errTestDial}, "a", time.Second},
+		"the faster wins": {map[string]time.Duration{"tcp4 a:443": 100 * time.Millisecond,
+			"tcp6 a:443": 50 * time.Millisecond}, nil, "a", 50 * time.Millisecond},
+		"both at once": {nil, nil, "a", 0},
+		"one fails": {map[string]time.Duration{"tcp4 a:443": 100 * time.Millisecond},
+			map[string]error{"tcp6 a:443": errTestDial}, "a", 100 * time.Millisecond},
+		"both fail": {nil, map[string]error{"tcp4 a:443": errTestDial, "tcp6 a:443": errTestDial}, "b", 0},
+		"one is too slow": {map[string]time.Duration{"tcp4 a:443": time.Hour, "tcp6 a:443": time.Hour}, nil, "b",
+			nodeTimeout},
+		"nobody is there": {nil, map[string]error{"tcp4 a:443": errTestDial, "tcp6 a:443": errTestDial,
+			"tcp4 b:443": errTestDial, "tcp6 b:443": errTestDial}, "", 0},
+		"nobody in time": {map[string]time.Duration{"tcp4 a:443": time.Hour, "tcp6 a:443": time.Hour,
+			"tcp4 b:443": time.Hour, "tcp6 b:443": time.Hour}, nil, "", 2 * nodeTimeout},
+		"slower, but only": {map[string]time.Duration{"tcp4 a:443": time.Second},
+			map[string]error{"tcp6 a:443": errTestDial}, "a", time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -137,16 +147,17 @@ func TestDialRace(t *testing.T) {
 	if _, _, err := dialAny(t.Context(), &ClientConfig{}, nil); !errors.Is(err, errNoNode) {
 		t.Errorf("region without nodes: %v", err)
 	}
-	if _, err := dialTCP(t.Context(), &ClientConfig{}, &target{host: "h", v4: "none", v6: "none"}); !errors.Is(err, errNoFamily) {
+	none := &target{host: "h", v4: "none", v6: "none"}
+	if _, err := dialTCP(t.Context(), &ClientConfig{}, none); !errors.Is(err, errNoFamily) {
 		t.Errorf("node without families: %v", err)
 	}
 }
 
-// The proxy that the configuration names carries the connection; without a way to dial it there is
-// none.
+// The proxy that the configuration names carries the connection. Without a way to dial it, Dial
+// fails.
 func TestDialProxy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := startMemRelay(t, ServerConfig{})
+		r := rawpeer.StartServer(t)
 		proxy := &url.URL{Scheme: "http", Host: "proxy.example:3128"}
 		var asked []string
 		cfg := ClientConfig{
@@ -160,7 +171,7 @@ func TestDialProxy(t *testing.T) {
 				return nil, errTestDial
 			},
 		}
-		if _, err := Dial(t.Context(), memURL, cfg); !errors.Is(err, errNoDialProxy) {
+		if _, err := Dial(t.Context(), rawpeer.URL, cfg); !errors.Is(err, errNoDialProxy) {
 			t.Errorf("without DialProxy: %v", err)
 		}
 		cfg.DialProxy = func(ctx context.Context, u *url.URL, addr string) (net.Conn, error) {
@@ -168,19 +179,24 @@ func TestDialProxy(t *testing.T) {
 				t.Errorf("asked for %s through %s", addr, u)
 			}
 			time.Sleep(3 * time.Second) // the 1.5 s for a node do not apply here
-			return r.net.DialContext(ctx, "tcp", addr)
+			return r.Net.DialContext(ctx, "tcp", addr)
 		}
-		c, err := Dial(t.Context(), memURL, cfg)
+		go func() {
+			peer, client, _ := r.AcceptLogin()
+			peer.Admit(client, derp.ServerInfo{Version: 2})
+		}()
+		c, err := Dial(t.Context(), rawpeer.URL, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantKind(t, c, messageLoggedIn)
+		WantKind(t, c, MessageLoggedIn)
 		c.Close()
-		if asked[0] != memURL {
+		if asked[0] != rawpeer.URL {
 			t.Errorf("asked for the proxy of %q", asked)
 		}
 		cfg.Proxy = func(*url.URL) (*url.URL, error) { return nil, errors.New("bad NO_PROXY") }
-		if _, err := Dial(t.Context(), memURL, cfg); err == nil || !strings.Contains(err.Error(), "choosing a proxy: bad NO_PROXY") {
+		if _, err := Dial(t.Context(), rawpeer.URL, cfg); err == nil ||
+			!strings.Contains(err.Error(), "choosing a proxy: bad NO_PROXY") {
 			t.Errorf("got %v", err)
 		}
 	})

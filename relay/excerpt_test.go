@@ -20,7 +20,7 @@ func TestExcerpt(t *testing.T) {
 			t.Errorf("excerpt(%q) = %q, want %q", text, got, want)
 		}
 	}
-	err := error(shown{errors.Join(io.EOF, errors.New("a\x1b"))})
+	err := error(printableError{errors.Join(io.EOF, errors.New("a\x1b"))})
 	if err.Error() != "EOF a?" || !errors.Is(err, io.EOF) {
 		t.Errorf("got %q", err)
 	}

@@ -1,4 +1,4 @@
-package relay
+package relay_test
 
 import (
 	"context"
@@ -13,26 +13,29 @@ import (
 	"strings"
 	"testing"
 
-	"ginnel/internal/key"
+	"ginnel/key"
+	"ginnel/relay"
+	"ginnel/relay/internal/rawpeer"
+	"ginnel/relay/server"
 )
 
-// idleClientsEnv holds the region that this binary, run as a child, is to open idleClients
-// connections to.
+// idleClientsEnv holds a region in JSON. It makes this binary a child process that opens
+// idleClients connections to the region.
 const (
 	idleClientsEnv = "GINNEL_TEST_IDLE_CLIENTS"
 	idleClients    = 1000
 )
 
-// runIdleClients is the child: it connects, says so, and hangs up when its input ends.
+// runIdleClients is the child process: it connects, reports that, and ends when its input ends.
 func runIdleClients(region string) int {
-	var r Region
+	var r relay.Region
 	if err := json.Unmarshal([]byte(region), &r); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	var clients []*Client
+	var clients []*relay.Client
 	for range idleClients {
-		c, err := DialRegion(context.Background(), &r, ClientConfig{Key: key.NewNodePrivate()})
+		c, err := relay.DialRegion(context.Background(), &r, relay.ClientConfig{Key: key.NewNodePrivate()})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -51,7 +54,7 @@ func runIdleClients(region string) int {
 	return 0
 }
 
-// BenchmarkIdleMemory reports what a server holds for each idle TLS client, the clients being in
+// BenchmarkIdleMemory reports the memory of a server for each idle TLS client. The clients are in
 // another process.
 func BenchmarkIdleMemory(b *testing.B) {
 	for b.Loop() {
@@ -62,9 +65,9 @@ func BenchmarkIdleMemory(b *testing.B) {
 	}
 }
 
-// measureIdle returns bytes for each client.
+// measureIdle returns the bytes for each client.
 func measureIdle(tb testing.TB) (heap, stack, resident float64) {
-	srv := startServer(tb, ServerConfig{})
+	srv := startServer(tb, server.Config{})
 	region, err := json.Marshal(srv.region)
 	if err != nil {
 		tb.Fatal(err)
@@ -88,8 +91,8 @@ func measureIdle(tb testing.TB) (heap, stack, resident float64) {
 		tb.Fatal("clients did not connect: ", err)
 	}
 	after := takeMemory(tb)
-	if n := srv.countConns(); n != idleClients {
-		tb.Errorf("%d connections, want %d", n, idleClients)
+	if n := rawpeer.Metric(tb, srv, "ginnel_relay_connections"); n != idleClients {
+		tb.Errorf("%v connections, want %d", n, idleClients)
 	}
 	in.Close()
 	if err := cmd.Wait(); err != nil {
@@ -102,7 +105,7 @@ func measureIdle(tb testing.TB) (heap, stack, resident float64) {
 
 type memory struct{ heap, stack, resident uint64 }
 
-// takeMemory measures after several collections, which also shrink the stacks.
+// takeMemory measures after several garbage collections, which also shrink the stacks.
 func takeMemory(tb testing.TB) memory {
 	for range 5 {
 		runtime.GC()

@@ -19,7 +19,7 @@ const (
 	pinPrefix        = "sha256-raw:"
 )
 
-// Map lists the relays of a mesh by region; its JSON is that of specification section 9.
+// Map lists the relays of a mesh by region. Its JSON is that of specification section 9.
 type Map struct {
 	HomeParams         *HomeParams `json:",omitempty"`
 	Regions            map[int]*Region
@@ -28,8 +28,8 @@ type Map struct {
 
 // HomeParams adjusts the choice of the home region.
 type HomeParams struct {
-	// RegionScore multiplies the latency of a region: below 1 prefers it, above 1 penalises it, 0 or
-	// less is ignored.
+	// RegionScore multiplies the latency of a region: below 1 prefers the region, above 1 avoids
+	// it. Values of 0 and less are ignored.
 	RegionScore map[int]float64 `json:",omitempty"`
 }
 
@@ -41,7 +41,7 @@ type Region struct {
 	Latitude        float64 `json:",omitempty"`
 	Longitude       float64 `json:",omitempty"`
 	Avoid           bool    `json:",omitempty"` // deprecated: left out of most measurements
-	NoMeasureNoHome bool    `json:",omitempty"` // never measured, never a home, but used where a peer lives there
+	NoMeasureNoHome bool    `json:",omitempty"` // never measured, never a home; used to reach peers at home there
 	Nodes           []*Node // in order of preference
 }
 
@@ -67,7 +67,7 @@ func (m *Map) RegionIDs() []int {
 	return slices.Sorted(maps.Keys(m.Regions))
 }
 
-// Validate reports everything that makes the map unusable, all problems joined into one error.
+// Validate returns all problems that make the map unusable, joined into one error.
 func (m *Map) Validate() error {
 	var errs []error
 	names := make(map[string]int)
@@ -78,7 +78,8 @@ func (m *Map) Validate() error {
 			continue
 		}
 		if id != r.RegionID || id < 1 || id > maxRegionID {
-			errs = append(errs, fmt.Errorf("relay map: region %d has RegionID %d, want the same from 1 to %d", id, r.RegionID, maxRegionID))
+			errs = append(errs, fmt.Errorf("relay map: region %d has RegionID %d, want the same from 1 to %d",
+				id, r.RegionID, maxRegionID))
 		}
 		for i, n := range r.Nodes {
 			if n == nil {
@@ -86,7 +87,8 @@ func (m *Map) Validate() error {
 				continue
 			}
 			if other, dup := names[n.Name]; dup {
-				errs = append(errs, fmt.Errorf("relay map: region %d: node name %q is used in region %d too", id, n.Name, other))
+				errs = append(errs, fmt.Errorf("relay map: region %d: node name %q is used in region %d too",
+					id, n.Name, other))
 			}
 			names[n.Name] = id
 			if err := n.validate(id); err != nil {
@@ -104,7 +106,7 @@ func (n *Node) validate(region int) error {
 		return errors.New("a Name is missing")
 	case n.RegionID != region:
 		return fmt.Errorf("RegionID is %d", n.RegionID)
-	case strings.ContainsFunc(n.Name, spaceOrControl): // it goes into a header
+	case strings.ContainsFunc(n.Name, spaceOrControl): // the Name goes into a header
 		return errors.New("the Name has spaces or control characters")
 	case n.HostName == "" || strings.Contains(n.HostName, "/") || strings.ContainsFunc(n.HostName, spaceOrControl):
 		return fmt.Errorf("HostName %q is not a host name", n.HostName)
@@ -122,7 +124,7 @@ func isLowerHex(s string, n int) bool {
 	return len(s) == n && strings.Trim(s, "0123456789abcdef") == ""
 }
 
-// port returns the port of the node's relay.
+// port returns the TCP port of the node's relay.
 func (n *Node) port() int {
 	if n.DERPPort == 0 {
 		return defaultPort
@@ -130,7 +132,7 @@ func (n *Node) port() int {
 	return n.DERPPort
 }
 
-// hostPort returns host, and port unless it is the usual one, as a Host header and a URL have it.
+// hostPort returns host, with the port unless that is the usual one, as in a Host header or a URL.
 func hostPort(host string, port, usual int) string {
 	if port != usual {
 		return net.JoinHostPort(host, strconv.Itoa(port))

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// mapJSON has every member of section 9, as the reference writes it.
+// mapJSON has every member of section 9 as the reference implementation writes it.
 const mapJSON = `{
 	"HomeParams": {"RegionScore": {"1": 0.5, "900": 2}},
 	"Regions": {
@@ -65,14 +65,15 @@ func TestMapJSON(t *testing.T) {
 	}
 }
 
-// Each problem is reported with the place where it is, all of them at once.
+// Validate reports all problems at once, each with its place.
 func TestMapValidate(t *testing.T) {
 	node := `{"Name":"%","RegionID":1,"HostName":"h"}`
 	for text, want := range map[string][]string{
-		`{"Regions":{"1":{"RegionID":2}}}`:                                                                     {"region 1 has RegionID 2"},
-		`{"Regions":{"0":{"RegionID":0},"65536":{"RegionID":65536}}}`:                                          {"region 0 has", "region 65536 has"},
-		`{"Regions":{"1":{"RegionID":1,"Nodes":[null]}}}`:                                                      {"region 1: node 0 is null"},
-		`{"Regions":{"1":{"RegionID":1,"Nodes":[` + node + `,` + node + `]}}}`:                                 {`node name "%" is used in region 1 too`},
+		`{"Regions":{"1":{"RegionID":2}}}`:                            {"region 1 has RegionID 2"},
+		`{"Regions":{"0":{"RegionID":0},"65536":{"RegionID":65536}}}`: {"region 0 has", "region 65536 has"},
+		`{"Regions":{"1":{"RegionID":1,"Nodes":[null]}}}`:             {"region 1: node 0 is null"},
+		`{"Regions":{"1":{"RegionID":1,"Nodes":[` + node + `,` + node +
+			`]}}}`: {`node name "%" is used in region 1 too`},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"RegionID":1,"HostName":"h"}]}}}`:                             {"Name is missing"},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a","RegionID":2,"HostName":"h"}]}}}`:                  {`node "a": RegionID is 2`},
 		`{"Regions":{"1":{"RegionID":1,"Nodes":[{"Name":"a","RegionID":1,"HostName":"a/b"}]}}}`:                {`HostName "a/b"`},
@@ -105,4 +106,33 @@ func TestHostPort(t *testing.T) {
 			t.Errorf("hostPort(%q, %d) = %q, want %q", c.host, c.port, got, c.want)
 		}
 	}
+}
+
+// FuzzMap checks that a map that parses is valid and survives a round trip.
+func FuzzMap(f *testing.F) {
+	f.Add([]byte(mapJSON))
+	f.Add([]byte(`{"Regions":{"1":null,"2":{"RegionID":2}}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := parseMap(b)
+		if err != nil {
+			return
+		}
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatalf("%s parses but does not encode: %v", b, err)
+		}
+		again, err := parseMap(text)
+		if err != nil {
+			t.Fatalf("%s parses, but not again as %s: %v", b, text, err)
+		}
+		if text2, _ := json.Marshal(again); !bytes.Equal(text, text2) {
+			t.Errorf("%s becomes %s", text, text2)
+		}
+		for _, r := range m.Regions {
+			for _, target := range nodeTargets(r) {
+				target.routes()
+				target.url()
+			}
+		}
+	})
 }

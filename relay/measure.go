@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// latencyPath is a page of every relay that says nothing, quickly.
+// latencyPath is a page that every relay answers at once with an empty body.
 const latencyPath = "/derp/latency-check"
 
 // Measurement is how a relay answered over HTTP.
 type Measurement struct {
-	Latency    time.Duration // of a request, once there is a connection
+	Latency    time.Duration // of one request on a connection that is open already
 	RemoteAddr netip.AddrPort
 }
 
-// Measure asks the first relay of a region that answers for a page, for where UDP cannot measure
-// the way to it. It does not log in, so that the Key of cfg is not used.
+// Measure requests a page from the first relay of a region that answers. It measures the latency
+// when UDP is blocked. It does not log in, so cfg needs no Key.
 func Measure(ctx context.Context, r *Region, cfg ClientConfig) (m Measurement, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -41,13 +41,14 @@ func Measure(ctx context.Context, r *Region, cfg ClientConfig) (m Measurement, e
 		conn = tc
 	}
 	start := time.Now()
-	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ginnel\r\nConnection: close\r\n\r\n", latencyPath, t.hostHeader())
+	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ginnel\r\nConnection: close\r\n\r\n",
+		latencyPath, t.hostHeader())
 	var resp *http.Response
 	if err == nil {
 		resp, err = http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxUpgradeAnswer)), nil)
 	}
 	if err != nil {
-		return m, fmt.Errorf("measuring relay %s: %w", t.hostHeader(), shown{cmp.Or(ctx.Err(), err)})
+		return m, fmt.Errorf("measuring relay %s: %w", t.hostHeader(), printableError{cmp.Or(ctx.Err(), err)})
 	}
 	m.Latency = time.Since(start)
 	resp.Body.Close()

@@ -16,26 +16,26 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (
-	idleLimit    = 60 * time.Second // without sending, after which a region other than the home is closed (8.3)
-	idleInterval = 15 * time.Second // at which that is checked, while a region other than the home is in use
-	pingLimit    = 3 * time.Second  // for an answer after a network change
+	idleLimit    = 60 * time.Second // without sending: then a region other than the home is closed (8.3)
+	idleInterval = 15 * time.Second // between two checks, while a region other than the home is in use
+	pingLimit    = 3 * time.Second  // for the answer to a ping after a network change
 )
 
-// ErrUnknownRegion reports a packet for a region that the map does not have, to a peer that no
-// other relay knows.
+// ErrUnknownRegion reports a packet for a region that the map does not have, to a peer whose
+// packets came through no other region.
 var ErrUnknownRegion = errors.New("relay: region is not in the map")
 
 // PoolConfig configures a [Pool]. Key is required.
 type PoolConfig struct {
 	// Key is the node's key.
 	Key key.NodePrivate
-	// Receive gets the packets that came through a region: consecutive ones of the same source in one
-	// call. They are valid only during the call. It is called from one goroutine for each region, and
-	// holds up that region only. nil discards them.
+	// Receive gets the packets that came through a region, consecutive ones of one source together.
+	// They are valid only during the call. Each region calls Receive from one goroutine, which
+	// reads nothing more until it returns. nil discards the packets.
 	Receive func(region int, from key.NodePublic, packets [][]byte)
 	// Log gets connections and failures; nil discards them.
 	Log *slog.Logger
@@ -49,7 +49,8 @@ type PoolConfig struct {
 }
 
 func (c *PoolConfig) client() ClientConfig {
-	return ClientConfig{Key: c.Key, Log: c.Log, Roots: c.Roots, Proxy: c.Proxy, DialProxy: c.DialProxy, DialContext: c.DialContext}
+	return ClientConfig{Key: c.Key, Log: c.Log, Roots: c.Roots,
+		Proxy: c.Proxy, DialProxy: c.DialProxy, DialContext: c.DialContext}
 }
 
 func (c *PoolConfig) localAddrs() ([]netip.Addr, error) {
@@ -71,49 +72,49 @@ func (c *PoolConfig) localAddrs() ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// Pool holds a node's connections to relays, at most one for each region of the map: one to the
-// home that stands all the time, the others made when there is something to send and closed 60 to
-// 75 s after the last of it (8.3).
+// Pool holds a node's connections to relays, at most one for each region of the map. The connection
+// to the home region is kept all the time. The others are made when there is something to send, and
+// closed 60 to 75 s after the last packet was sent (8.3).
 type Pool struct {
-	cfg     atomic.Pointer[ClientConfig] // never modified; replaced under mu
-	local   func() ([]netip.Addr, error)
-	deliver func(region int, from key.NodePublic, packets [][]byte)
-	log     *slog.Logger
-	routes  routeTable
-	calls   cancels
-	wg      sync.WaitGroup
-	stopc   chan struct{} // closed by Close
-	usedc   chan struct{} // has an item when upkeep is to begin checking for idle regions; capacity 1
+	cfg        atomic.Pointer[ClientConfig] // never modified; replaced under mu
+	local      func() ([]netip.Addr, error)
+	deliver    func(region int, from key.NodePublic, packets [][]byte)
+	log        *slog.Logger
+	routes     routeTable
+	ctx        context.Context // ended by Close
+	cancel     context.CancelFunc
+	wg         sync.WaitGroup
+	idleCheckc chan struct{} // has an item when closeIdleRegions must begin to check; capacity 1
 
 	regions atomic.Pointer[map[int]*region] // never modified; replaced under mu
 
-	home atomic.Int64 // id of a region, 0 if there is none
+	home atomic.Int64 // region id, 0 if there is none
 
 	mu      sync.Mutex
 	closed  bool
 	changec chan struct{} // closed at the next change of the status
 }
 
-// NewPool returns a pool that connects to nothing until it has a map, and a home or something to
-// send.
+// NewPool returns a pool. It connects only when it has a map, and a home or something to send.
 func NewPool(cfg PoolConfig) *Pool {
 	client := cfg.client()
-	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), stopc: make(chan struct{}), usedc: make(chan struct{}, 1),
+	p := &Pool{local: cfg.localAddrs, deliver: cfg.Receive, log: client.log(), idleCheckc: make(chan struct{}, 1),
 		changec: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.cfg.Store(&client)
 	if p.deliver == nil {
 		p.deliver = discardPackets
 	}
 	p.regions.Store(new(map[int]*region))
-	p.wg.Go(p.upkeep)
+	p.wg.Go(p.closeIdleRegions)
 	return p
 }
 
-// discardPackets stands in for a Receive that is not there.
+// discardPackets is the default of PoolConfig.Receive.
 func discardPackets(int, key.NodePublic, [][]byte) {}
 
 // SetMap replaces the map, which must not be modified afterwards. Connections to regions that have
-// changed in any way are closed; the home is connected to again, if it is still there.
+// changed are closed. The home is connected to again if it is still in the map.
 func (p *Pool) SetMap(m Map) {
 	p.mu.Lock()
 	if p.closed {
@@ -139,10 +140,10 @@ func (p *Pool) SetMap(m Map) {
 			r.close()
 		}
 	}
-	p.settle()
+	p.applyHome()
 }
 
-// SetKey makes the pool that of a node that has another key now: all connections are made anew.
+// SetKey replaces the node's key and makes all connections anew.
 func (p *Pool) SetKey(k key.NodePrivate) {
 	p.mu.Lock()
 	if p.closed {
@@ -162,30 +163,31 @@ func (p *Pool) SetKey(k key.NodePrivate) {
 	for _, r := range old {
 		r.close()
 	}
-	p.settle()
+	p.applyHome()
 }
 
-// SetHome makes a region the home: the one whose connection stands, and whose relay is told so. 0
-// means none. A region that the map lacks becomes the home when a map brings it.
+// SetHome makes a region the home: its connection is kept, and its relay is told. 0 means no home.
+// A region that is not in the map becomes the home when a map brings it.
 func (p *Pool) SetHome(region int) {
 	p.home.Store(int64(region))
-	p.settle()
-	p.used() // the old home may be idle
+	p.applyHome()
+	p.startIdleCheck() // the old home may be idle now
 }
 
-// settle has all regions act on what the home is now.
-func (p *Pool) settle() {
+// applyHome makes all regions act on the current home.
+func (p *Pool) applyHome() {
 	for _, r := range *p.regions.Load() {
-		r.settle()
+		r.applyHome()
 	}
 	p.changed()
 }
 
-// Send sends packets to a peer whose home is region: through that region if it is connected, else
-// through another one on which the peer was heard, else through region as soon as it is connected.
-// 0 is a region that is not known. It never waits for the network, and for some 20 ms at most when
-// too much has queued; then packets are dropped and counted. Errors are net.ErrClosed,
-// [ErrUnknownRegion], and packets larger than [MaxPacket], which are left out.
+// Send sends packets to a peer whose home is region. It sends through that region if it is
+// connected, else through a connected region through which packets of the peer came, else through
+// region as soon as it is connected. region is 0 if the home is unknown. Send never waits for the
+// network. If too much is queued it waits 20 ms at most; then packets are dropped and counted.
+// Errors are net.ErrClosed, [ErrUnknownRegion], and one for packets larger than [MaxPacket], which
+// are left out.
 func (p *Pool) Send(region int, to key.NodePublic, packets [][]byte) error {
 	for {
 		r := p.choose(region, to)
@@ -196,17 +198,17 @@ func (p *Pool) Send(region int, to key.NodePublic, packets [][]byte) error {
 		if !errors.Is(err, net.ErrClosed) || p.choose(region, to) == r {
 			return err
 		}
-		// The map has just replaced the region.
+		// SetMap or SetKey has just replaced the region.
 	}
 	select {
-	case <-p.stopc:
+	case <-p.ctx.Done():
 		return net.ErrClosed
 	default:
 		return ErrUnknownRegion
 	}
 }
 
-// choose returns the region to send through, nil if there is none.
+// choose returns the region to send through, or nil if there is none.
 func (p *Pool) choose(id int, to key.NodePublic) *region {
 	r := (*p.regions.Load())[id]
 	if r != nil && r.connected.Load() {
@@ -218,13 +220,13 @@ func (p *Pool) choose(id int, to key.NodePublic) *region {
 	return r
 }
 
-// NetworkChanged has the pool check its connections: one whose local address the machine no longer
-// has is closed, and so is one on which a ping is not answered within 3 s. The home is connected to
-// again without delay.
+// NetworkChanged makes the pool check its connections. A connection is closed if the machine no
+// longer has its local address, or if a ping on it is not answered within 3 s. The home is
+// connected to again at once.
 func (p *Pool) NetworkChanged() {
 	addrs, err := p.local()
 	if err != nil {
-		p.log.Warn("listing the machine's addresses failed", "err", err)
+		p.log.Warn("local addresses not listed", "err", err)
 	}
 	isLocal := func(a netip.Addr) bool { return err != nil || slices.Contains(addrs, a) }
 	for _, r := range *p.regions.Load() {
@@ -232,23 +234,23 @@ func (p *Pool) NetworkChanged() {
 	}
 }
 
-// used has upkeep look for idle regions until there is none in use but the home.
-func (p *Pool) used() {
+// startIdleCheck makes closeIdleRegions check until only the home is in use.
+func (p *Pool) startIdleCheck() {
 	select {
-	case p.usedc <- struct{}{}:
+	case p.idleCheckc <- struct{}{}:
 	default:
 	}
 }
 
-// upkeep closes idle regions until the pool is closed. While no region but the home is in use, no
-// timer runs.
-func (p *Pool) upkeep() {
+// closeIdleRegions closes idle regions until the pool is closed. No timer runs while only the home
+// is in use.
+func (p *Pool) closeIdleRegions() {
 	timer := time.NewTimer(idleInterval)
 	defer timer.Stop()
 	due := timer.C
 	for {
 		select {
-		case <-p.usedc:
+		case <-p.idleCheckc:
 			if due == nil {
 				timer.Reset(idleInterval)
 				due = timer.C
@@ -259,13 +261,13 @@ func (p *Pool) upkeep() {
 				timer.Reset(idleInterval)
 				due = timer.C
 			}
-		case <-p.stopc:
+		case <-p.ctx.Done():
 			return
 		}
 	}
 }
 
-// closeIdle closes idle regions. It reports whether regions other than the home were in use.
+// closeIdle closes idle regions. It reports whether regions other than the home are in use.
 func (p *Pool) closeIdle(now time.Time) (inUse bool) {
 	for _, r := range *p.regions.Load() {
 		inUse = r.closeIdle(now) || inUse
@@ -289,9 +291,9 @@ func (p *Pool) Status() PoolStatus {
 	return st
 }
 
-// Watch yields a snapshot at once, and another one whenever a connection or the home changes;
-// counters alone do not count. Who is slow misses some but never the last. It ends with ctx and
-// with the pool.
+// Watch yields a snapshot at once, and another one whenever a connection or the home changes. A
+// change of counters alone is not reported. A slow caller misses intermediate snapshots, but never
+// the last one. The iteration ends with ctx and with the pool.
 func (p *Pool) Watch(ctx context.Context) iter.Seq[PoolStatus] {
 	return func(yield func(PoolStatus) bool) {
 		for {
@@ -309,7 +311,7 @@ func (p *Pool) Watch(ctx context.Context) iter.Seq[PoolStatus] {
 	}
 }
 
-// changed wakes those who watch.
+// changed wakes the callers of Watch.
 func (p *Pool) changed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -317,7 +319,7 @@ func (p *Pool) changed() {
 	p.changec = make(chan struct{})
 }
 
-// Close closes all connections and waits for the end of everything, calls of Receive included: it
+// Close closes all connections and waits until everything has ended, including calls of Receive. It
 // must not be called from there.
 func (p *Pool) Close() error {
 	p.mu.Lock()
@@ -325,8 +327,7 @@ func (p *Pool) Close() error {
 	p.closed = true
 	p.mu.Unlock()
 	if !again {
-		close(p.stopc)
-		p.calls.close()
+		p.cancel()
 		for _, r := range *p.regions.Load() {
 			r.close()
 		}

@@ -1,4 +1,4 @@
-package relay
+package relay_test
 
 import (
 	"bytes"
@@ -14,25 +14,32 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
+	"ginnel/relay"
+	"ginnel/relay/internal/derp"
+	"ginnel/relay/internal/rawpeer"
+	"ginnel/relay/internal/relaytest"
+	"ginnel/relay/server"
 )
 
-// poolWorld is a network in memory with relays, one for each region, named r1.example and so on.
+// poolWorld is a network in memory with one relay for each region, at r1.example and so on.
 type poolWorld struct {
 	t    *testing.T
-	net  *memNet
+	net  *relaytest.Net
 	base *tls.Config
-	m    Map
-	srv  map[int]*Server
+	m    relay.Map
+	srv  map[int]*server.Server
 
 	mu    sync.Mutex
-	dials []time.Time // when something was dialled
+	dials []time.Time // times of all dials
 }
 
 func newPoolWorld(t *testing.T, regions ...int) *poolWorld {
-	w := &poolWorld{t: t, net: newMemNet(), srv: make(map[int]*Server), m: Map{Regions: make(map[int]*Region)}}
-	ca := newTestCA(t)
-	w.base = &tls.Config{Certificates: []tls.Certificate{ca.issue(1000*time.Hour, "r1.example", "r2.example", "r3.example")}}
+	w := &poolWorld{t: t, net: relaytest.NewNet(), srv: make(map[int]*server.Server),
+		m: relay.Map{Regions: make(map[int]*relay.Region)}}
+	ca := relaytest.NewCA(t)
+	w.base = &tls.Config{Certificates: []tls.Certificate{ca.Issue(1000*time.Hour, "r1.example", "r2.example",
+		"r3.example")}}
 	for _, id := range regions {
 		w.addRegion(id)
 		w.serve(id)
@@ -43,13 +50,14 @@ func newPoolWorld(t *testing.T, regions ...int) *poolWorld {
 func (w *poolWorld) host(id int) string { return fmt.Sprintf("r%d.example", id) }
 
 func (w *poolWorld) addRegion(id int) {
-	w.m.Regions[id] = &Region{RegionID: id, Nodes: []*Node{{Name: fmt.Sprintf("%da", id), RegionID: id, HostName: w.host(id), InsecureForTests: true}}}
+	w.m.Regions[id] = &relay.Region{RegionID: id, Nodes: []*relay.Node{{Name: fmt.Sprintf("%da", id), RegionID: id,
+		HostName: w.host(id), InsecureForTests: true}}}
 }
 
 // serve starts the relay of a region.
-func (w *poolWorld) serve(id int) *Server {
-	s := newTestServer(w.t, ServerConfig{})
-	serveUntilEnd(w.t, s, w.net.listen(w.host(id)+":443"), s.TLSConfig(w.base))
+func (w *poolWorld) serve(id int) *server.Server {
+	s := newServer(w.t, server.Config{})
+	rawpeer.Serve(w.t, s, w.net.Listen(w.host(id)+":443"), s.TLSConfig(w.base))
 	w.srv[id] = s
 	return s
 }
@@ -71,7 +79,7 @@ func (w *poolWorld) dialled() int {
 
 // testPool is a pool that collects what it receives.
 type testPool struct {
-	*Pool
+	*relay.Pool
 	t    *testing.T
 	key  key.NodePublic
 	gotc chan received
@@ -83,20 +91,21 @@ type received struct {
 	packets []string
 }
 
-func (w *poolWorld) pool(home int, change ...func(*PoolConfig)) *testPool {
+func (w *poolWorld) pool(home int, change ...func(*relay.PoolConfig)) *testPool {
 	k := key.NewNodePrivate()
 	p := &testPool{t: w.t, key: k.Public(), gotc: make(chan received, 1000)}
-	cfg := PoolConfig{Key: k, Log: testLog(w.t), DialContext: w.dial, Receive: func(region int, from key.NodePublic, packets [][]byte) {
-		r := received{region: region, from: from}
-		for _, b := range packets {
-			r.packets = append(r.packets, string(b))
-		}
-		p.gotc <- r
-	}}
+	cfg := relay.PoolConfig{Key: k, Log: relaytest.Log(w.t), DialContext: w.dial,
+		Receive: func(region int, from key.NodePublic, packets [][]byte) {
+			r := received{region: region, from: from}
+			for _, b := range packets {
+				r.packets = append(r.packets, string(b))
+			}
+			p.gotc <- r
+		}}
 	for _, f := range change {
 		f(&cfg)
 	}
-	p.Pool = NewPool(cfg)
+	p.Pool = relay.NewPool(cfg)
 	w.t.Cleanup(func() { p.Close() })
 	p.SetMap(w.m)
 	p.SetHome(home)
@@ -133,7 +142,7 @@ func (p *testPool) send(region int, to key.NodePublic, packets ...string) {
 }
 
 // region returns the status of a region.
-func (p *testPool) region(id int) RegionStatus {
+func (p *testPool) region(id int) relay.RegionStatus {
 	p.t.Helper()
 	for _, r := range p.Status().Regions {
 		if r.Region == id {
@@ -141,10 +150,10 @@ func (p *testPool) region(id int) RegionStatus {
 		}
 	}
 	p.t.Fatalf("region %d is not in the status", id)
-	return RegionStatus{}
+	return relay.RegionStatus{}
 }
 
-func (p *testPool) wantState(id int, want RegionState) {
+func (p *testPool) wantState(id int, want relay.RegionState) {
 	p.t.Helper()
 	synctest.Wait()
 	if got := p.region(id); got.State != want {
@@ -156,37 +165,38 @@ func TestPoolHome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2)
 		p := w.pool(1)
-		p.wantState(1, RegionConnected)
-		p.wantState(2, RegionIdle)
-		w.srv[1].wantMetric(t, "ginnel_relay_home_connections", 1)
+		p.wantState(1, relay.RegionConnected)
+		p.wantState(2, relay.RegionIdle)
+		rawpeer.WantMetric(t, w.srv[1], "ginnel_relay_home_connections", 1)
 		st := p.region(1)
-		if st.Transport != TransportNative || st.RemoteAddr.String() != "203.0.113.1:443" || st.LastHeard.IsZero() || p.Status().Home != 1 {
+		if st.Transport != relay.TransportNative || st.RemoteAddr.String() != "203.0.113.1:443" ||
+			st.LastHeard.IsZero() || p.Status().Home != 1 {
 			t.Errorf("status %+v", st)
 		}
 		time.Sleep(time.Hour) // the home is never idle
-		p.wantState(1, RegionConnected)
-		w.srv[1].wantMetric(t, `ginnel_relay_accepted_connections_total{transport="derp"}`, 1)
+		p.wantState(1, relay.RegionConnected)
+		rawpeer.WantMetric(t, w.srv[1], `ginnel_relay_accepted_connections_total{transport="derp"}`, 1)
 
 		p.SetHome(2)
-		p.wantState(2, RegionConnected)
-		w.srv[1].wantMetric(t, "ginnel_relay_home_connections", 0)
-		w.srv[2].wantMetric(t, "ginnel_relay_home_connections", 1)
+		p.wantState(2, relay.RegionConnected)
+		rawpeer.WantMetric(t, w.srv[1], "ginnel_relay_home_connections", 0)
+		rawpeer.WantMetric(t, w.srv[2], "ginnel_relay_home_connections", 1)
 		time.Sleep(16 * time.Second) // the old one ends by the rule for idle ones: nothing was ever sent
-		p.wantState(1, RegionIdle)
+		p.wantState(1, relay.RegionIdle)
 
 		p.SetHome(0)
 		time.Sleep(16 * time.Second)
-		p.wantState(2, RegionIdle)
+		p.wantState(2, relay.RegionIdle)
 		p.SetHome(7) // not in the map yet
 		w.addRegion(7)
 		w.m.Regions[7].Nodes[0].HostName = "r1.example"
 		p.SetMap(w.m)
-		p.wantState(7, RegionConnected)
+		p.wantState(7, relay.RegionConnected)
 	})
 }
 
-// A region is connected when there is something to send, what was sent meanwhile arrives in order,
-// and it is closed 60 to 75 s after the last of it, whatever comes in.
+// A region is connected when there is something to send, and packets queued meanwhile arrive in
+// order. It is closed 60 to 75 s after the last packet was sent, whatever is received.
 func TestPoolOnDemandAndIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2)
@@ -194,17 +204,18 @@ func TestPoolOnDemandAndIdle(t *testing.T) {
 		a.send(2, b.key, "1", "2")
 		a.send(2, b.key, "3")
 		b.want(2, a.key, "1", "2", "3")
-		a.wantState(2, RegionConnected)
+		a.wantState(2, relay.RegionConnected)
 		start := time.Now()
-		for a.region(2).State == RegionConnected {
+		for a.region(2).State == relay.RegionConnected {
 			time.Sleep(time.Second)
 			b.send(2, a.key, "received traffic does not count")
 		}
-		if d := time.Since(start); d < idleLimit || d > idleLimit+idleInterval+time.Second {
+		if d := time.Since(start); d < relay.IdleLimit || d > relay.IdleLimit+relay.IdleInterval+time.Second {
 			t.Errorf("closed after %v", d)
 		}
-		a.wantState(2, RegionIdle)
-		if st := a.region(2); st.Err != nil || st.TxPackets != 3 || st.TxBytes != 3 || st.RxPackets == 0 || st.Transport != TransportNone {
+		a.wantState(2, relay.RegionIdle)
+		if st := a.region(2); st.Err != nil || st.TxPackets != 3 || st.TxBytes != 3 || st.RxPackets == 0 ||
+			st.Transport != relay.TransportNone {
 			t.Errorf("status %+v", st)
 		}
 		for len(a.gotc) > 0 {
@@ -215,7 +226,7 @@ func TestPoolOnDemandAndIdle(t *testing.T) {
 	})
 }
 
-// A pool looks for idle regions only while one other than the home is in use.
+// A pool checks for idle regions only while a region other than the home is in use.
 func TestPoolWithoutIdleRegions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2)
@@ -223,7 +234,7 @@ func TestPoolWithoutIdleRegions(t *testing.T) {
 		want := func(what string, want bool) {
 			t.Helper()
 			synctest.Wait()
-			if got := a.closeIdle(time.Now()); got != want {
+			if got := a.CloseIdle(time.Now()); got != want {
 				t.Errorf("%s: another look is needed: %v, want %v", what, got, want)
 			}
 		}
@@ -231,16 +242,16 @@ func TestPoolWithoutIdleRegions(t *testing.T) {
 		for range 2 {
 			a.send(2, b.key, "hello")
 			want("another region is in use", true)
-			time.Sleep(idleLimit + idleInterval + time.Second)
-			a.wantState(2, RegionIdle)
+			time.Sleep(relay.IdleLimit + relay.IdleInterval + time.Second)
+			a.wantState(2, relay.RegionIdle)
 			want("it is not any more", false)
 			time.Sleep(time.Hour)
 		}
 	})
 }
 
-// Section 8.5: a peer is answered on the connection where it was heard, without connecting to its
-// home, until it is gone from there; and that is learned anew.
+// A peer is answered through the region its packets came through, without connecting to its home,
+// until it is gone from there (8.5). The route is learned again with its next packet.
 func TestPoolReverseRoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2, 3)
@@ -251,17 +262,17 @@ func TestPoolReverseRoute(t *testing.T) {
 		b.want(1, a.key, "answer")
 		a.send(0, b.key, "home not known")
 		b.want(1, a.key, "home not known")
-		a.wantState(3, RegionIdle)
-		if err := a.Send(0, key.NewNodePrivate().Public(), [][]byte{{1}}); !errors.Is(err, ErrUnknownRegion) {
+		a.wantState(3, relay.RegionIdle)
+		if err := a.Send(0, key.NewNodePrivate().Public(), [][]byte{{1}}); !errors.Is(err, relay.ErrUnknownRegion) {
 			t.Errorf("unknown peer, unknown home: %v", err)
 		}
 
 		time.Sleep(80 * time.Second) // b leaves region 1; a is told
-		b.wantState(1, RegionIdle)
+		b.wantState(1, relay.RegionIdle)
 		a.send(3, b.key, "to the home")
 		b.want(3, a.key, "to the home")
 		time.Sleep(80 * time.Second)
-		a.wantState(3, RegionIdle)
+		a.wantState(3, relay.RegionIdle)
 		b.send(1, a.key, "again")
 		a.want(1, b.key, "again")
 		a.send(2, b.key, "learned anew")
@@ -290,15 +301,13 @@ func TestPoolBatches(t *testing.T) {
 	})
 }
 
-// Section 8.3: delay = min(n^2 * 10 ms, 5 s) * uniform(0.5, 1.5). A login that is refused again and
-// again is no success, although the server greets each time. A region that nobody needs any more is
-// given up, even if it never was connected. While a region connects Send takes packets up to a
-// bound, drops the rest soon, and never waits for long.
+// While a region connects, Send takes packets up to a bound, soon drops the rest, and never waits
+// for long.
 func TestPoolSendWhileConnecting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
 		w.addRegion(1)
-		s := startRawTLS(t, w.net, "r1.example") // accepts, says nothing
+		s := rawpeer.StartTLS(t, w.net, "r1.example") // accepts, says nothing
 		p := w.pool(1)
 		start, slowest := time.Now(), time.Duration(0)
 		packet := [][]byte{make([]byte, 1400)}
@@ -312,18 +321,19 @@ func TestPoolSendWhileConnecting(t *testing.T) {
 				slowest = max(slowest, time.Since(before))
 			}
 		}
-		if slowest > clientPatience || time.Since(start) > 5*clientPatience {
+		if slowest > relay.ClientPatience || time.Since(start) > 5*relay.ClientPatience {
 			t.Errorf("slowest Send %v, all %v", slowest, time.Since(start))
 		}
 		st := p.region(1)
-		if kept := 2500 - st.Drops; kept < 200 || kept*1437 > 2*uint64(clientLimits.total) {
+		if kept := 2500 - st.Drops; kept < 200 || kept*1437 > 2*uint64(relay.ClientQueueTotal) {
 			t.Errorf("%d packets kept", kept)
 		}
-		s.ln.Close()
+		s.Listener.Close()
 	})
 }
 
-// A new map closes what has changed or gone, connects to the home again, and leaves the rest alone.
+// A new map closes regions that have changed or are gone, connects to the home again, and leaves
+// the other regions alone.
 func TestPoolSetMap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1, 2, 3)
@@ -332,43 +342,39 @@ func TestPoolSetMap(t *testing.T) {
 		p.send(3, peer.key, "x")
 		peer.want(2, p.key, "x")
 		accepted := func(id int) float64 {
-			return w.srv[id].metric(t, `ginnel_relay_accepted_connections_total{transport="derp"}`)
+			return rawpeer.Metric(t, w.srv[id], `ginnel_relay_accepted_connections_total{transport="derp"}`)
 		}
-		p.wantState(3, RegionConnected)
-		again := Map{Regions: map[int]*Region{}}
+		p.wantState(3, relay.RegionConnected)
+		again := relay.Map{Regions: map[int]*relay.Region{}}
 		for _, id := range []int{1, 2} {
 			r := *w.m.Regions[id]
-			r.Nodes = []*Node{new(Node)}
+			r.Nodes = []*relay.Node{new(relay.Node)}
 			*r.Nodes[0] = *w.m.Regions[id].Nodes[0]
 			again.Regions[id] = &r
 		}
 		again.Regions[1].RegionName = "renamed"
 		p.SetMap(again)
 		time.Sleep(time.Second)
-		p.wantState(1, RegionConnected)
-		p.wantState(2, RegionConnected)
+		p.wantState(1, relay.RegionConnected)
+		p.wantState(2, relay.RegionConnected)
 		if accepted(1) != 2 || accepted(2) != 2 { // 2 is the peer's home
 			t.Errorf("connections: %v and %v", accepted(1), accepted(2))
 		}
-		if w.srv[3].countConns() != 0 {
+		if rawpeer.Metric(t, w.srv[3], "ginnel_relay_connections") != 0 {
 			t.Error("vanished region is still connected")
 		}
-		if err := p.Send(3, peer.key, [][]byte{{1}}); !errors.Is(err, ErrUnknownRegion) {
+		if err := p.Send(3, peer.key, [][]byte{{1}}); !errors.Is(err, relay.ErrUnknownRegion) {
 			t.Errorf("Send to a vanished region: %v", err)
 		}
-		p.SetMap(Map{})
+		p.SetMap(relay.Map{})
 		synctest.Wait()
-		if w.srv[1].countConns() != 0 || len(p.Status().Regions) != 0 {
+		if rawpeer.Metric(t, w.srv[1], "ginnel_relay_connections") != 0 || len(p.Status().Regions) != 0 {
 			t.Error("empty map, but connections")
 		}
 	})
 }
 
-// NetworkChanged: section 8.3, "after a rebind". A connection that is dead without anybody knowing
-// is found within 3 s. A network change ends the time between two attempts. A server that restarts
-// is come back to as it asked (3.13). Where the upgrade is refused on the way, a region uses
-// WebSocket, at once the next time, and native DERP again when that fails. The same when the
-// refusal is noticed only after a fast start.
+// Watch yields the last state after each change, and ends with the pool or with its context.
 func TestPoolWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1)
@@ -421,30 +427,34 @@ func TestPoolWatch(t *testing.T) {
 	})
 }
 
-// Close ends what is going on, whatever that is, and may be repeated.
+// Close ends every state of a region at once and may be repeated.
 func TestPoolClose(t *testing.T) {
 	for name, prepare := range map[string]func(w *poolWorld) *testPool{
-		"idle":       func(w *poolWorld) *testPool { return w.pool(0) },
-		"connected":  func(w *poolWorld) *testPool { w.addRegion(1); w.serve(1); return w.pool(1) },
-		"connecting": func(w *poolWorld) *testPool { w.addRegion(1); startRawTLS(w.t, w.net, "r1.example"); return w.pool(1) },
-		"waiting":    func(w *poolWorld) *testPool { w.addRegion(1); p := w.pool(1); time.Sleep(time.Minute); return p },
+		"idle":      func(w *poolWorld) *testPool { return w.pool(0) },
+		"connected": func(w *poolWorld) *testPool { w.addRegion(1); w.serve(1); return w.pool(1) },
+		"connecting": func(w *poolWorld) *testPool {
+			w.addRegion(1)
+			rawpeer.StartTLS(w.t, w.net, "r1.example")
+			return w.pool(1)
+		},
+		"waiting": func(w *poolWorld) *testPool { w.addRegion(1); p := w.pool(1); time.Sleep(time.Minute); return p },
 		"pinging": func(w *poolWorld) *testPool {
 			w.addRegion(1)
-			s := startRawTLS(w.t, w.net, "r1.example")
+			s := rawpeer.StartTLS(w.t, w.net, "r1.example")
 			p := w.pool(1)
-			peer, client, _ := s.acceptLogin()
-			peer.admit(client, serverInfo{})
+			peer, client, _ := s.AcceptLogin()
+			peer.Admit(client, derp.ServerInfo{})
 			synctest.Wait()
 			p.NetworkChanged()
 			return p
 		},
 		"stuck": func(w *poolWorld) *testPool {
 			w.addRegion(1)
-			w.net.limit = 3000
-			s := startRawTLS(w.t, w.net, "r1.example")
+			w.net.Limit = 3000
+			s := rawpeer.StartTLS(w.t, w.net, "r1.example")
 			p := w.pool(1)
-			peer, client, _ := s.acceptLogin()
-			peer.admit(client, serverInfo{})
+			peer, client, _ := s.AcceptLogin()
+			peer.Admit(client, derp.ServerInfo{})
 			for range 10 {
 				p.Send(1, p.key, [][]byte{bytes.Repeat([]byte{1}, 30_000)})
 			}
@@ -463,7 +473,7 @@ func TestPoolClose(t *testing.T) {
 				if err := p.Send(1, p.key, [][]byte{{1}}); !errors.Is(err, net.ErrClosed) {
 					t.Errorf("Send after Close: %v", err)
 				}
-				p.SetMap(Map{})
+				p.SetMap(relay.Map{})
 				p.SetHome(1)
 				p.NetworkChanged()
 				for range p.Watch(t.Context()) {
@@ -474,16 +484,16 @@ func TestPoolClose(t *testing.T) {
 	}
 }
 
-// A relay that takes what is sent and says nothing is left within seconds of the first packet, and
-// one that answers never.
+// A relay that takes packets and says nothing is left within seconds of the first packet. A relay
+// that answers is never left.
 func TestPoolLeavesSilentRelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 2)
 		w.addRegion(1)
-		s := startRawTLS(t, w.net, "r1.example")
+		s := rawpeer.StartTLS(t, w.net, "r1.example")
 		silent, alive := w.pool(1), w.pool(2)
-		peer, client, _ := s.acceptLogin()
-		peer.admit(client, serverInfo{})
+		peer, client, _ := s.AcceptLogin()
+		peer.Admit(client, derp.ServerInfo{})
 		synctest.Wait()
 		time.Sleep(30 * time.Second)
 		dialled := w.dialled()
@@ -494,76 +504,52 @@ func TestPoolLeavesSilentRelay(t *testing.T) {
 		if n := w.dialled() - dialled; n != 0 {
 			t.Errorf("%d connections beside one that works", n)
 		}
-		silent.wantState(1, RegionConnected)
+		silent.wantState(1, relay.RegionConnected)
 		silent.send(1, alive.key, "lost")
-		time.Sleep(pingLimit + time.Second)
+		time.Sleep(relay.PingLimit + time.Second)
 		synctest.Wait()
-		if st := silent.Status().Regions[0]; st.State == RegionConnected || w.dialled() == dialled {
-			t.Errorf("after %v the relay is %v and %d connections were made anew", pingLimit, st.State, w.dialled()-dialled)
+		if st := silent.Status().Regions[0]; st.State == relay.RegionConnected || w.dialled() == dialled {
+			t.Errorf("after %v the relay is %v and %d connections were made anew", relay.PingLimit, st.State,
+				w.dialled()-dialled)
 		}
 	})
 }
 
-// A relay whose answer to a ping waits behind packets is kept.
+// A relay is kept if its answer to a ping waits behind packets.
 func TestPoolKeepsBusyRelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t)
 		w.addRegion(1)
-		s := startRawTLS(t, w.net, "r1.example")
+		s := rawpeer.StartTLS(t, w.net, "r1.example")
 		p := w.pool(1)
-		peer, client, _ := s.acceptLogin()
-		peer.admit(client, serverInfo{})
+		peer, client, _ := s.AcceptLogin()
+		peer.Admit(client, derp.ServerInfo{})
 		synctest.Wait()
 		time.Sleep(30 * time.Second)
 		p.send(1, key.NewNodePrivate().Public(), "which is followed by a ping")
-		time.Sleep(pingLimit / 2)
-		peer.write(keepAliveFrame)
-		time.Sleep(pingLimit)
+		time.Sleep(relay.PingLimit / 2)
+		peer.Write(derp.AppendKeepAlive(nil))
+		time.Sleep(relay.PingLimit)
 		synctest.Wait()
-		p.wantState(1, RegionConnected)
+		p.wantState(1, relay.RegionConnected)
 		if n := w.dialled(); n != 1 {
 			t.Errorf("%d connections, want the first alone", n)
 		}
 	})
 }
 
-// The table of routes has a bound, and one region's end leaves those of others.
-func TestRouteTable(t *testing.T) {
-	var rt routeTable
-	a, b := new(region), new(region)
-	for i := range maxRoutes + 100 {
-		rt.learn(key.NodePublic{byte(i), byte(i >> 8), 1}, a)
-	}
-	if len(rt.m) != maxRoutes {
-		t.Errorf("%d routes", len(rt.m))
-	}
-	last := key.NodePublic{byte((maxRoutes + 99) % 256), byte((maxRoutes + 99) >> 8), 1}
-	rt.learn(last, b)
-	rt.forget(last, a)
-	if rt.get(last) != b {
-		t.Error("route through another region was forgotten")
-	}
-	rt.forgetRegion(a)
-	if len(rt.m) != 1 {
-		t.Errorf("%d routes left, want 1", len(rt.m))
-	}
-	rt.forget(last, b)
-	if rt.get(last) != nil {
-		t.Error("route not forgotten")
-	}
-}
-
-// What a map should not have, nulls in place of regions and nodes, is passed over.
+// Nulls in place of regions and nodes, which a map should not have, are skipped.
 func TestPoolToleratesNulls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPoolWorld(t, 1)
 		p := w.pool(2)
 		entry := *w.m.Regions[1]
-		entry.Nodes = append([]*Node{nil}, entry.Nodes...)
-		p.SetMap(Map{Regions: map[int]*Region{1: &entry, 2: {RegionID: 2, Nodes: []*Node{nil}}, 3: nil}})
+		entry.Nodes = append([]*relay.Node{nil}, entry.Nodes...)
+		p.SetMap(relay.Map{Regions: map[int]*relay.Region{1: &entry, 2: {RegionID: 2, Nodes: []*relay.Node{nil}},
+			3: nil}})
 		p.send(1, key.NewNodePrivate().Public(), "on its way")
-		p.wantState(1, RegionConnected)
-		p.wantState(2, RegionWaiting)
+		p.wantState(1, relay.RegionConnected)
+		p.wantState(2, relay.RegionWaiting)
 		p.NetworkChanged()
 	})
 }

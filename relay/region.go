@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -10,29 +11,30 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
+	"ginnel/relay/internal/derp"
 )
 
 const (
 	minBackoff = 10 * time.Millisecond
 	maxBackoff = 5 * time.Second
-	// maxRestartAdvice bounds what a server may ask for with a Restarting frame (3.13).
+	// maxRestartAdvice bounds each time that a server may ask for with a Restarting frame (3.13).
 	maxRestartAdvice = 30 * time.Second
 	// restartRetry is the average time between two attempts while a server restarts.
 	restartRetry = 250 * time.Millisecond
 
-	// If a relay has said nothing for silenceLimit when something is sent to it, a ping follows. Unless
-	// something comes from the relay within pingLimit, the connection is closed. Two such pings are
-	// silenceChecks apart at least.
-	silenceLimit  = 2 * time.Second
-	silenceChecks = 10 * time.Second
+	// If no bytes have come from a relay for silenceLimit when something is sent to it, a ping
+	// follows. The connection is closed unless bytes come within pingLimit. Two such pings are at
+	// least silencePings apart.
+	silenceLimit = 2 * time.Second
+	silencePings = 10 * time.Second
 )
 
 var (
-	errIdle           = errors.New("relay: nothing to send")
-	errAddressGone    = errors.New("relay: the machine no longer has the connection's address")
-	errNoPong         = errors.New("relay: no answer to a ping")
-	errRegionReplaced = errors.New("relay: the map has changed")
+	errIdle         = errors.New("relay: region is idle")
+	errAddressGone  = errors.New("relay: the connection's local address is gone")
+	errNoPong       = errors.New("relay: no answer to a ping")
+	errRegionClosed = errors.New("relay: region closed by the pool")
 )
 
 // RegionState tells what a pool does about a region.
@@ -40,7 +42,7 @@ type RegionState uint8
 
 const (
 	RegionIdle       RegionState = iota // not in use
-	RegionConnecting                    // connecting, or waiting to be admitted
+	RegionConnecting                    // connecting, or waiting for the answer to the login
 	RegionConnected                     // in use
 	RegionWaiting                       // between two attempts
 )
@@ -55,122 +57,128 @@ type RegionStatus struct {
 	Region     int
 	State      RegionState
 	Transport  Transport
-	RemoteAddr netip.AddrPort // of the relay, or of the proxy before it; zero if there is no connection
-	Err        error          // the latest failure; nil once connected, and after a connection that ended for idleness
+	RemoteAddr netip.AddrPort // of the relay, or of the proxy before it; zero without a connection
+	Err        error          // the latest failure; nil once connected, and after a close for idleness
 	Health     string         // what the relay complains about; empty if nothing
-	LastHeard  time.Time      // when something came from the relay; zero if never
+	LastHeard  time.Time      // when bytes came from the relay last; zero if never
 
 	RxPackets, RxBytes uint64 // received; bytes of packets
-	TxPackets, TxBytes uint64 // sent
+	TxPackets, TxBytes uint64 // sent; bytes of packets
 	Drops              uint64 // packets that were not sent
 }
 
 // region is one region of a pool. While it is in use its goroutine connects, reads, and connects
-// again; senders write through out, which keeps what it can between connections.
+// again. Senders write through out, which queues packets while there is no connection.
 type region struct {
 	pool  *Pool
 	id    int
-	entry *Region // of the map
+	entry *Region // from the map
 	out   *sender
 
 	connected atomic.Bool
 	lastSend  atomic.Int64 // Unix nanoseconds
-	lastCheck atomic.Int64 // when a silent relay was last pinged, Unix nanoseconds
+	lastPing  atomic.Int64 // when a silent relay was last pinged, Unix nanoseconds
 
-	batch [][]byte      // of the region's goroutine: packets of one source
-	wakec chan struct{} // has an item when the time between two attempts is to end
+	batch [][]byte      // packets of one source; owned by the region's goroutine
+	wakec chan struct{} // has an item when the wait between two attempts is to end; capacity 1
 
 	mu       sync.Mutex
 	running  bool
 	closed   bool
-	checking bool // a ping is out
+	pinging  bool // pingOrHangUp is running
 	state    RegionState
-	client   *Client // nil while there is no connection
-	told     homeNote
-	prefer   Transport // what worked last where native DERP did not
+	client   *Client       // nil while there is no connection
+	toldHome derp.HomeNote // what the relay was told about the home
+	prefer   Transport     // the transport that worked last when native DERP was refused
 	err      error
 	health   string
-	restart  restart   // the server's advice for the end of this connection
-	until    time.Time // the end of the time in which it restarts
+	restart  restart
+}
+
+// restart is what a region knows about a restart of its relay (3.13).
+type restart struct {
+	advice derp.RestartAdvice // from the relay, for the end of this connection
+	until  time.Time          // until then attempts follow the advice, not the backoff
 }
 
 func newRegion(p *Pool, id int, entry *Region) *region {
-	return &region{pool: p, id: id, entry: entry, out: newSender(&p.wg), prefer: TransportNative, wakec: make(chan struct{}, 1)}
+	return &region{pool: p, id: id, entry: entry, out: newSender(&p.wg),
+		prefer: TransportNative, wakec: make(chan struct{}, 1)}
 }
 
-func (r *region) home() homeNote {
+func (r *region) home() derp.HomeNote {
 	if r.pool.home.Load() == int64(r.id) {
-		return isHome
+		return derp.IsHome
 	}
-	return notHome
+	return derp.NotHome
 }
 
-// send sends packets through the region, which is connected for that if need be.
+// send sends packets through the region. It starts to connect if the region is not in use.
 func (r *region) send(to key.NodePublic, packets [][]byte) error {
 	now := time.Now().UnixNano()
 	r.lastSend.Store(now)
 	err := r.out.send(to, packets)
 	switch {
 	case !r.connected.Load():
-		r.ensure()
-	case r.suspects(now):
-		r.startCheck()
+		r.start()
+	case r.silentTooLong(now):
+		r.startPing()
 	}
 	return err
 }
 
-// suspects reports whether the relay has been silent for so long that it may be dead, once for all
-// who send.
-func (r *region) suspects(now int64) bool {
-	last := r.lastCheck.Load()
-	return now-r.out.tally.lastHeard.Load() > int64(silenceLimit) && now-last > int64(silenceChecks) &&
-		r.lastCheck.CompareAndSwap(last, now)
+// silentTooLong reports whether the relay has been silent for so long that it may be dead. Of
+// several senders, one gets true.
+func (r *region) silentTooLong(now int64) bool {
+	last := r.lastPing.Load()
+	return now-r.out.counters.lastHeard.Load() > int64(silenceLimit) && now-last > int64(silencePings) &&
+		r.lastPing.CompareAndSwap(last, now)
 }
 
-// settle acts on what the home is now.
-func (r *region) settle() {
+// applyHome acts on the current home.
+func (r *region) applyHome() {
 	home := r.home()
 	r.mu.Lock()
 	client := r.client
-	tell := client != nil && r.told != home
-	r.told = home
+	tell := client != nil && r.toldHome != home
+	r.toldHome = home
 	r.mu.Unlock()
 	if tell {
 		client.noteHome(home)
 	}
-	if home == isHome {
-		r.ensure()
+	if home == derp.IsHome {
+		r.start()
 	}
 }
 
-// ensure has the region's goroutine run.
-func (r *region) ensure() {
+// start starts the region's goroutine unless it is running.
+func (r *region) start() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.running && !r.closed {
 		r.running = true
 		r.pool.wg.Go(r.run)
-		r.pool.used()
+		r.pool.startIdleCheck()
 	}
 }
 
-// run keeps the region connected for as long as that is wanted.
+// run keeps the region connected while it is needed.
 func (r *region) run() {
-	for failures := 0; r.wanted(); {
+	for failures := 0; r.stillNeeded(); {
 		err := r.serve(&failures)
 		failures++
-		wait := r.ended(err, failures)
+		wait := r.noteEnd(err, failures)
 		r.logEnd(err, failures, wait)
 		r.wait(wait)
 	}
 	r.pool.changed()
 }
 
-// wanted reports whether the region is in use; if not, it is idle from now on.
-func (r *region) wanted() bool {
+// stillNeeded reports whether the region is in use. If it is not, it becomes idle.
+func (r *region) stillNeeded() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.closed && (r.home() == isHome || time.Since(time.Unix(0, r.lastSend.Load())) < idleLimit) {
+	if !r.closed && (r.home() == derp.IsHome || time.Since(time.Unix(0, r.lastSend.Load())) < idleLimit) {
 		return true
 	}
 	r.running = false
@@ -178,8 +186,8 @@ func (r *region) wanted() bool {
 	return false
 }
 
-// serve connects and reads until the connection ends. Once the server has admitted the client there
-// are no failures any more.
+// serve connects and reads until the connection ends. It sets failures to 0 once the relay has
+// admitted the client.
 func (r *region) serve(failures *int) error {
 	home := r.home()
 	session, err := r.connect(home)
@@ -188,52 +196,52 @@ func (r *region) serve(failures *int) error {
 	}
 	client := &Client{out: r.out, session: session}
 	if !r.use(client, home) {
-		session.wire.hangUp(net.ErrClosed)
+		session.conn.HangUp(net.ErrClosed)
 		return net.ErrClosed
 	}
 	client.start()
-	r.settle() // the home may have changed meanwhile
+	r.applyHome() // the home may have changed while connecting
 	err = r.read(client, failures)
 	r.connected.Store(false)
-	r.out.box.detach()
+	r.out.box.Detach()
 	client.endPings()
 	r.pool.routes.forgetRegion(r)
 	return err
 }
 
-func (r *region) connect(home homeNote) (*session, error) {
+func (r *region) connect(home derp.HomeNote) (*session, error) {
 	r.mu.Lock()
 	r.state = RegionConnecting
 	prefer := r.prefer
 	r.mu.Unlock()
 	r.pool.changed()
-	ctx, release := r.pool.calls.context(connectTimeout)
-	defer release()
-	h := newHello(r.pool.cfg.Load())
+	ctx, cancel := context.WithTimeout(r.pool.ctx, connectTimeout)
+	defer cancel()
+	h := newLoginOptions(r.pool.cfg.Load())
 	h.home = home
 	return connect(ctx, r.pool.cfg.Load(), nodeTargets(r.entry), h, prefer)
 }
 
-// use makes client the one that others see, and reports whether it is still wanted.
-func (r *region) use(client *Client, told homeNote) bool {
+// use publishes client as the region's connection. It reports whether the region is still wanted.
+func (r *region) use(client *Client, told derp.HomeNote) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return false
 	}
-	r.client, r.told, r.prefer = client, told, client.session.transport
-	r.restart, r.health = restart{}, ""
+	r.client, r.toldHome, r.prefer = client, told, client.session.transport
+	r.restart.advice, r.health = derp.RestartAdvice{}, ""
 	return true
 }
 
-// ended takes note of the end of a connection, or of the attempt to make one, and returns how long
-// to wait.
-func (r *region) ended(err error, failures int) time.Duration {
+// noteEnd notes the end of a connection or of an attempt. It returns how long to wait before the
+// next attempt.
+func (r *region) noteEnd(err error, failures int) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.client, r.err = nil, err
 	if refusedUpgrade(err) && r.prefer != TransportWebSocket {
-		r.prefer = TransportWebSocket // a fast start learns only now that it was refused
+		r.prefer = TransportWebSocket // a fast start learns of the refusal only now
 	} else if failures > 1 {
 		r.prefer = TransportNative
 	}
@@ -245,7 +253,8 @@ func (r *region) ended(err error, failures int) time.Duration {
 	return r.backoffLocked(failures)
 }
 
-// logEnd tells of the first failure in a row aloud.
+// logEnd logs the end of a connection or of an attempt. Only the first failure in a row is logged
+// at level Info.
 func (r *region) logEnd(err error, failures int, wait time.Duration) {
 	switch {
 	case wait == 0:
@@ -257,18 +266,18 @@ func (r *region) logEnd(err error, failures int, wait time.Duration) {
 	}
 }
 
-// backoffLocked returns the time until the next attempt (8.3), or what a server that restarts asked
-// for (3.13).
+// backoffLocked returns the time until the next attempt (8.3), or the time that a restarting server
+// has asked for (3.13).
 func (r *region) backoffLocked(failures int) time.Duration {
 	now := time.Now()
-	if r.restart.tryFor > 0 {
-		in := min(time.Duration(r.restart.reconnectIn)*time.Millisecond, maxRestartAdvice)
-		in = max(in, jitter(minBackoff)) // a server that means nothing but "now" must not get a storm
-		r.until = now.Add(in + min(time.Duration(r.restart.tryFor)*time.Millisecond, maxRestartAdvice))
-		r.restart = restart{}
+	if r.restart.advice.TryFor > 0 {
+		in := min(time.Duration(r.restart.advice.ReconnectIn)*time.Millisecond, maxRestartAdvice)
+		in = max(in, jitter(minBackoff)) // clients must not all come at once if the server says 0
+		r.restart.until = now.Add(in + min(time.Duration(r.restart.advice.TryFor)*time.Millisecond, maxRestartAdvice))
+		r.restart.advice = derp.RestartAdvice{}
 		return in
 	}
-	if now.Before(r.until) {
+	if now.Before(r.restart.until) {
 		return jitter(restartRetry)
 	}
 	return jitter(min(time.Duration(failures*failures)*minBackoff, maxBackoff))
@@ -279,7 +288,7 @@ func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d)
 }
 
-// wait waits for d, less if the region is woken or the pool closed.
+// wait waits for d. It returns earlier if the region is woken or the pool is closed.
 func (r *region) wait(d time.Duration) {
 	if d <= 0 {
 		return
@@ -290,7 +299,7 @@ func (r *region) wait(d time.Duration) {
 	select {
 	case <-timer.C:
 	case <-r.wakec:
-	case <-r.pool.stopc:
+	case <-r.pool.ctx.Done():
 	}
 }
 
@@ -301,7 +310,7 @@ func (r *region) wake() {
 	}
 }
 
-// read hands on what comes until the connection ends.
+// read handles messages until the connection ends.
 func (r *region) read(client *Client, failures *int) error {
 	for {
 		msgs, err := client.recv()
@@ -318,12 +327,12 @@ func (r *region) read(client *Client, failures *int) error {
 				n = r.deliver(msgs)
 			case MessagePeerGone:
 				r.pool.routes.forget(m.Peer, r)
-			case messageLoggedIn:
+			case MessageLoggedIn:
 				*failures = 0
 				r.admitted()
 			case MessageHealth:
 				r.setHealth(excerpt(string(m.Data)))
-			case messageRestarting:
+			case MessageRestarting:
 				r.setRestart(m.Data)
 			}
 			msgs = msgs[n:]
@@ -331,10 +340,10 @@ func (r *region) read(client *Client, failures *int) error {
 	}
 }
 
-var errHungUp = errors.New("relay: the server hung up")
+var errHungUp = errors.New("relay: the server closed the connection")
 
-// deliver hands on the packets at the front of msgs that have one source, and returns how many
-// there are.
+// deliver hands on the packets at the front of msgs that have the same source. It returns their
+// number.
 func (r *region) deliver(msgs []Message) int {
 	from, size := msgs[0].Peer, 0
 	r.batch = r.batch[:0]
@@ -345,14 +354,14 @@ func (r *region) deliver(msgs []Message) int {
 		r.batch = append(r.batch, m.Data)
 		size += len(m.Data)
 	}
-	r.out.tally.rxPackets.Add(uint64(len(r.batch)))
-	r.out.tally.rxBytes.Add(uint64(size))
+	r.out.counters.rxPackets.Add(uint64(len(r.batch)))
+	r.out.counters.rxBytes.Add(uint64(size))
 	r.pool.routes.learn(from, r)
 	r.pool.deliver(r.id, from, r.batch)
 	return len(r.batch)
 }
 
-// admitted is the server's answer to the login.
+// admitted notes that the server has answered the login.
 func (r *region) admitted() {
 	r.mu.Lock()
 	r.state, r.err = RegionConnected, nil
@@ -369,16 +378,16 @@ func (r *region) setHealth(text string) {
 }
 
 func (r *region) setRestart(payload []byte) {
-	advice, _ := parseRestarting(payload)
+	advice, _ := derp.ParseRestarting(payload)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.restart = advice
+	r.restart.advice = advice
 }
 
 // closeIdle closes a region other than the home that has sent nothing for idleLimit. It reports
-// whether the region is in use and not the home, so that it has to be asked again.
+// whether the region is in use and not the home, so that it must be checked again.
 func (r *region) closeIdle(now time.Time) (inUse bool) {
-	if r.home() == isHome {
+	if r.home() == derp.IsHome {
 		return false
 	}
 	if now.Sub(time.Unix(0, r.lastSend.Load())) >= idleLimit {
@@ -389,63 +398,64 @@ func (r *region) closeIdle(now time.Time) (inUse bool) {
 	return r.running
 }
 
-// networkChanged checks the connection, and ends the time between two attempts. isLocal reports
-// whether the machine has an address; where that is not known it has all of them.
+// networkChanged checks the connection and ends the wait between two attempts. isLocal reports
+// whether the machine has an address. It reports true for all if the addresses are unknown.
 func (r *region) networkChanged(isLocal func(netip.Addr) bool) {
 	r.mu.Lock()
 	client := r.client
 	if client == nil {
-		r.prefer = TransportNative // what refused the upgrade may not be on the way any more
+		r.prefer = TransportNative // the proxy that refused the upgrade may not be on the way any more
 	}
 	r.mu.Unlock()
 	r.wake()
 	if client == nil {
 		return
 	}
-	if local := addrPortOf(client.session.wire.conn.LocalAddr()).Addr(); local.IsValid() && !isLocal(local.WithZone("")) {
+	local := addrPortOf(client.session.conn.Conn.LocalAddr()).Addr()
+	if local.IsValid() && !isLocal(local.WithZone("")) {
 		r.hangUp(errAddressGone)
 		return
 	}
-	r.startCheck()
+	r.startPing()
 }
 
-// startCheck has the connection checked, unless that is being done.
-func (r *region) startCheck() {
+// startPing starts pingOrHangUp unless it is running.
+func (r *region) startPing() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.client != nil && !r.checking && !r.closed {
-		r.checking = true
-		r.pool.wg.Go(r.check)
+	if r.client != nil && !r.pinging && !r.closed {
+		r.pinging = true
+		r.pool.wg.Go(r.pingOrHangUp)
 	}
 }
 
-// check closes the connection if nothing comes from the relay soon.
-func (r *region) check() {
+// pingOrHangUp closes the connection if no bytes come from the relay within pingLimit.
+func (r *region) pingOrHangUp() {
 	r.mu.Lock()
 	client := r.client
 	r.mu.Unlock()
 	if client != nil {
-		ctx, release := r.pool.calls.context(pingLimit)
-		defer release()
+		ctx, cancel := context.WithTimeout(r.pool.ctx, pingLimit)
+		defer cancel()
 		start := time.Now().UnixNano()
-		// An answer may wait behind packets, which show as well that the relay is there.
-		if _, err := client.Ping(ctx); err != nil && r.out.tally.lastHeard.Load() <= start {
-			client.session.wire.hangUp(errNoPong)
+		// The answer may wait behind packets, which show too that the relay is alive.
+		if _, err := client.Ping(ctx); err != nil && r.out.counters.lastHeard.Load() <= start {
+			client.session.conn.HangUp(errNoPong)
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.checking = false
+	r.pinging = false
 }
 
-// hangUp ends the connection, if there is one, for a reason.
+// hangUp ends the connection, if there is one.
 func (r *region) hangUp(reason error) {
 	r.mu.Lock()
 	client := r.client
 	r.mu.Unlock()
 	if client != nil {
 		r.connected.Store(false)
-		client.session.wire.hangUp(reason)
+		client.session.conn.HangUp(reason)
 	}
 }
 
@@ -454,14 +464,14 @@ func (r *region) close() {
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
-	r.out.box.close()
-	r.hangUp(errRegionReplaced)
+	r.out.box.Close()
+	r.hangUp(errRegionClosed)
 	r.wake()
 }
 
 // status returns a snapshot.
 func (r *region) status() RegionStatus {
-	t := &r.out.tally
+	t := &r.out.counters
 	st := RegionStatus{
 		Region:    r.id,
 		RxPackets: t.rxPackets.Load(), RxBytes: t.rxBytes.Load(),

@@ -3,28 +3,28 @@ package relay
 import (
 	"sync"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// maxRoutes bounds the peers whose relay is remembered. When there are more, any one is forgotten:
-// the route only spares a connection to the peer's home.
+// maxRoutes bounds the peers whose region is remembered. When there are more, an arbitrary one is
+// forgotten: a route only saves a connection to the peer's home.
 const maxRoutes = 4096
 
-// routeTable remembers through which region a peer was heard, so that it can be answered the same
-// way (8.5).
+// routeTable remembers through which region a peer's packets came, so that it can be answered there
+// (8.5).
 type routeTable struct {
 	mu sync.RWMutex
 	m  map[key.NodePublic]*region
 }
 
-// get returns the region through which peer was heard last, or nil.
+// get returns the region through which packets of peer came last, or nil.
 func (t *routeTable) get(peer key.NodePublic) *region {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.m[peer]
 }
 
-// learn notes that peer was heard through r.
+// learn notes that a packet of peer came through r.
 func (t *routeTable) learn(peer key.NodePublic, r *region) {
 	if t.get(peer) == r {
 		return

@@ -7,62 +7,64 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"ginnel/internal/key"
+	"ginnel/key"
+	"ginnel/relay/internal/derp"
 )
 
-// clientLimits bound what a client queues for a relay: while it connects, or when the line is full.
-var clientLimits = queueLimits{
-	flow:  [numClasses]int{classData: 256 << 10, classDisco: 16 << 10, classControl: 8 << 10, classPong: pongFrameSize},
-	total: 512 << 10,
-	// The first packet is kept until the connection stands: it is a WireGuard handshake, repeated
-	// after 5 s.
-	maxAge: 5 * time.Second,
+// clientLimits bound what a client queues for a relay while it connects or while the connection is
+// busy.
+var clientLimits = derp.QueueLimits{
+	Flow: [derp.NumClasses]int{
+		derp.ClassData: 256 << 10, derp.ClassDisco: 16 << 10,
+		derp.ClassControl: 8 << 10, derp.ClassPong: derp.PongFrameSize,
+	},
+	Total: 512 << 10,
+	// The first packet is kept until the client is connected: it is usually a WireGuard handshake
+	// initiation, which is sent again after 5 s.
+	MaxAge: 5 * time.Second,
 }
 
-// clientPatience is how long Send may wait for room.
+// clientPatience is how long Send may wait for room in the queue.
 const clientPatience = 20 * time.Millisecond
 
-// batchSize is what goes into one write, in bytes: four full TLS records.
-const batchSize = 64 << 10
-
-// sender makes frames of packets and hands them to an outbox.
+// sender turns packets into frames and hands them to an outbox.
 type sender struct {
-	box    *outbox
-	bucket atomic.Pointer[rate.Limiter] // what the server asked the client to keep to (2.5); nil is no limit
-	tally  tally
+	box      *derp.Outbox
+	bucket   atomic.Pointer[rate.Limiter] // rate that the server asked for (2.5); nil means no limit
+	counters trafficCounters
 }
 
-// tally counts what passed through the connections of a sender.
-type tally struct {
+// trafficCounters count what passed through the connections of a sender.
+type trafficCounters struct {
 	txPackets, txBytes, drops atomic.Uint64
 	rxPackets, rxBytes        atomic.Uint64
-	lastHeard                 atomic.Int64 // when anything came, in Unix nanoseconds
+	lastHeard                 atomic.Int64 // when bytes came last, in Unix nanoseconds
 }
 
 func newSender(wg *sync.WaitGroup) *sender {
 	s := new(sender)
-	s.box = newOutbox(wg, &clientLimits, new(budget), s)
+	s.box = derp.NewOutbox(wg, &clientLimits, new(derp.Budget), s)
 	return s
 }
 
-// sent implements ledger.
-func (s *sender) sent(c class, frames []byte) {
-	if c == classData || c == classDisco {
-		n := countFrames(frames)
-		s.tally.txPackets.Add(uint64(n))
-		s.tally.txBytes.Add(uint64(len(frames) - n*sendOverhead))
+// Sent implements derp.FrameCounter.
+func (s *sender) Sent(c derp.Class, frames []byte) {
+	if c == derp.ClassData || c == derp.ClassDisco {
+		n := derp.CountFrames(frames)
+		s.counters.txPackets.Add(uint64(n))
+		s.counters.txBytes.Add(uint64(len(frames) - n*derp.SendOverhead))
 	}
 }
 
-// dropped implements ledger.
-func (s *sender) dropped(c class, _ dropReason, frames []byte) {
-	if c == classData || c == classDisco {
-		s.tally.drops.Add(uint64(countFrames(frames)))
+// Dropped implements derp.FrameCounter.
+func (s *sender) Dropped(c derp.Class, _ derp.DropReason, frames []byte) {
+	if c == derp.ClassData || c == derp.ClassDisco {
+		s.counters.drops.Add(uint64(derp.CountFrames(frames)))
 	}
 }
 
 // limit applies the token bucket of a ServerInfo.
-func (s *sender) limit(info serverInfo) {
+func (s *sender) limit(info derp.ServerInfo) {
 	if info.TokenBucketBytesPerSecond <= 0 {
 		s.bucket.Store(nil)
 		return
@@ -70,34 +72,34 @@ func (s *sender) limit(info serverInfo) {
 	s.bucket.Store(rate.NewLimiter(rate.Limit(info.TokenBucketBytesPerSecond), info.TokenBucketBytesBurst))
 }
 
-// send sends packets to one peer; see Client.Send.
+// send sends packets to one peer; see [Client.Send].
 func (s *sender) send(to key.NodePublic, packets [][]byte) error {
-	buf := newBuffer(largeBuffer)
-	defer buf.free()
-	b, cl := buf.b[:0], classData
+	buf := derp.NewBuffer(derp.LargeBuffer)
+	defer buf.Free()
+	b, cl := buf.B[:0], derp.ClassData
 	bucket := s.bucket.Load()
 	var tooBig error
 	for _, p := range packets {
-		if len(p) > MaxPacket {
-			tooBig = errPacketTooBig
+		if len(p) > derp.MaxPacket {
+			tooBig = derp.ErrPacketTooBig
 			continue
 		}
-		size := sendOverhead + len(p)
+		size := derp.SendOverhead + len(p)
 		if bucket != nil && !bucket.AllowN(time.Now(), size) {
-			s.tally.drops.Add(1)
+			s.counters.drops.Add(1)
 			continue
 		}
-		c := classData
-		if looksLikeDisco(p) {
-			c = classDisco
+		c := derp.ClassData
+		if derp.LooksLikeDisco(p) {
+			c = derp.ClassDisco
 		}
-		if len(b) > 0 && (c != cl || len(b)+size > batchSize) {
+		if len(b) > 0 && (c != cl || len(b)+size > derp.BatchSize) {
 			if err := s.flush(to, cl, b); err != nil {
 				return err
 			}
 			b = b[:0]
 		}
-		cl, b = c, appendSendPacket(b, to, p)
+		cl, b = c, derp.AppendSendPacket(b, to, p)
 	}
 	if err := s.flush(to, cl, b); err != nil {
 		return err
@@ -105,14 +107,14 @@ func (s *sender) send(to key.NodePublic, packets [][]byte) error {
 	return tooBig
 }
 
-func (s *sender) flush(to key.NodePublic, c class, frames []byte) error {
+func (s *sender) flush(to key.NodePublic, c derp.Class, frames []byte) error {
 	if len(frames) == 0 {
 		return nil
 	}
 	patience := clientPatience
-	if c != classData {
+	if c != derp.ClassData {
 		patience = 0
 	}
-	_, err := s.box.send(flowID{to, c}, frames, patience)
+	_, err := s.box.Send(derp.FlowID{Peer: to, Class: c}, frames, patience)
 	return err
 }

@@ -1,13 +1,9 @@
-package relay
+package relay_test
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"io"
 	"net"
 	"net/http"
@@ -18,115 +14,75 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
+	"ginnel/relay"
+	"ginnel/relay/internal/derp"
+	"ginnel/relay/internal/rawpeer"
+	"ginnel/relay/internal/relaytest"
+	"ginnel/relay/server"
 )
 
-// testCA signs certificates for tests.
-type testCA struct {
-	tb   testing.TB
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newTestCA(tb testing.TB) *testCA {
-	ca := &testCA{tb: tb, key: newECKey(tb)}
-	tmpl := &x509.Certificate{Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(1000 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, ca.key.Public(), ca.key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if ca.cert, err = x509.ParseCertificate(der); err != nil {
-		tb.Fatal(err)
-	}
-	return ca
-}
-
-func newECKey(tb testing.TB) *ecdsa.PrivateKey {
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return k
-}
-
-func (ca *testCA) pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(ca.cert)
-	return p
-}
-
-// issue makes a certificate that ends after lifetime; a host may be a name or an address.
-func (ca *testCA) issue(lifetime time.Duration, hosts ...string) tls.Certificate {
-	k := newECKey(ca.tb)
-	tmpl := &x509.Certificate{Subject: pkix.Name{CommonName: hosts[0]}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(lifetime),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	for _, h := range hosts {
-		if ip := net.ParseIP(h); ip != nil {
-			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
-		} else {
-			tmpl.DNSNames = append(tmpl.DNSNames, h)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.cert, k.Public(), ca.key)
-	if err != nil {
-		ca.tb.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		ca.tb.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k, Leaf: leaf}
-}
-
-// Section 1.4: whom a client trusts, for what the map says about the node. Each refusal says what
-// is wrong.
+// Section 1.4: which certificates a client trusts for each description of a node. Each error says
+// what is wrong.
 func TestClientTrust(t *testing.T) {
+	type node = relay.Node
+	pin := relay.CertPin
 	synctest.Test(t, func(t *testing.T) {
-		ca, stranger := newTestCA(t), newTestCA(t)
+		ca, stranger := relaytest.NewCA(t), relaytest.NewCA(t)
 		const day = 24 * time.Hour
-		good, other, byIP := ca.issue(day, "relay.example"), ca.issue(day, "front.example"), ca.issue(day, "192.0.2.1")
-		expired, unknown := ca.issue(-time.Minute, "relay.example"), stranger.issue(day, "relay.example")
+		good, other, byIP := ca.Issue(day, "relay.example"), ca.Issue(day, "front.example"), ca.Issue(day, "192.0.2.1")
+		expired, unknown := ca.Issue(-time.Minute, "relay.example"), stranger.Issue(day, "relay.example")
 		withChain := good
-		withChain.Certificate = append(slices.Clone(good.Certificate), ca.cert.Raw)
+		withChain.Certificate = append(slices.Clone(good.Certificate), ca.Cert.Raw)
 		for name, c := range map[string]struct {
 			cert tls.Certificate
-			node Node
+			node relay.Node
 			want string // in the error; empty if the client is to trust
 		}{
-			"chain":                         {good, Node{HostName: "relay.example"}, ""},
-			"CertName equal to HostName":    {good, Node{HostName: "relay.example", CertName: "relay.example"}, ""},
-			"other host":                    {other, Node{HostName: "relay.example"}, "valid for front.example, not relay.example"},
-			"expired":                       {expired, Node{HostName: "relay.example"}, "expired"},
-			"unknown authority":             {unknown, Node{HostName: "relay.example"}, "unknown authority"},
-			"fronted":                       {other, Node{HostName: "relay.example", CertName: "front.example"}, ""},
-			"fronted by another":            {good, Node{HostName: "relay.example", CertName: "front.example"}, "not front.example"},
-			"control characters in a name":  {ca.issue(time.Hour, "\x1b[31mred"), Node{HostName: "relay.example"}, "?[31mred"},
-			"address":                       {byIP, Node{HostName: "192.0.2.1"}, ""},
-			"address not in it":             {good, Node{HostName: "192.0.2.1"}, "192.0.2.1"},
-			"pin":                           {unknown, Node{HostName: "relay.example", CertName: CertPin(unknown.Leaf)}, ""},
-			"pin with address":              {unknown, Node{HostName: "192.0.2.1", CertName: CertPin(unknown.Leaf)}, ""},
-			"wrong pin":                     {good, Node{HostName: "relay.example", CertName: CertPin(unknown.Leaf)}, "want " + CertPin(unknown.Leaf)},
-			"pin of an expired one":         {expired, Node{HostName: "relay.example", CertName: CertPin(expired.Leaf)}, "pinned certificate is valid from"},
-			"pin for another host":          {other, Node{HostName: "relay.example", CertName: CertPin(other.Leaf)}, "not relay.example"},
-			"pin of one among two":          {withChain, Node{HostName: "relay.example", CertName: CertPin(good.Leaf)}, "exactly one certificate"},
-			"insecure":                      {unknown, Node{HostName: "strange.example", InsecureForTests: true}, ""},
-			"insecure, expired":             {expired, Node{HostName: "relay.example", InsecureForTests: true}, ""},
-			"insecure, same CertName":       {unknown, Node{HostName: "s.example", CertName: "s.example", InsecureForTests: true}, ""},
-			"insecure, CertName of another": {good, Node{HostName: "relay.example", CertName: "front.example", InsecureForTests: true}, "not front.example"},
-			"insecure, wrong pin":           {good, Node{HostName: "relay.example", CertName: CertPin(unknown.Leaf), InsecureForTests: true}, "want " + CertPin(unknown.Leaf)},
+			"chain":                      {good, node{HostName: "relay.example"}, ""},
+			"CertName equal to HostName": {good, node{HostName: "relay.example", CertName: "relay.example"}, ""},
+			"other host": {other, node{HostName: "relay.example"},
+				"valid for front.example, not relay.example"},
+			"expired":           {expired, node{HostName: "relay.example"}, "expired"},
+			"unknown authority": {unknown, node{HostName: "relay.example"}, "unknown authority"},
+			"fronted":           {other, node{HostName: "relay.example", CertName: "front.example"}, ""},
+			"fronted by another": {good, node{HostName: "relay.example", CertName: "front.example"},
+				"not front.example"},
+			"control characters in a name": {ca.Issue(time.Hour, "\x1b[31mred"), node{HostName: "relay.example"},
+				"?[31mred"},
+			"address":           {byIP, node{HostName: "192.0.2.1"}, ""},
+			"address not in it": {good, node{HostName: "192.0.2.1"}, "192.0.2.1"},
+			"pin": {unknown, node{HostName: "relay.example", CertName: pin(unknown.Leaf)},
+				""},
+			"pin with address": {unknown, node{HostName: "192.0.2.1", CertName: pin(unknown.Leaf)}, ""},
+			"wrong pin": {good, node{HostName: "relay.example", CertName: pin(unknown.Leaf)},
+				"want " + pin(unknown.Leaf)},
+			"pin of an expired one": {expired, node{HostName: "relay.example", CertName: pin(expired.Leaf)},
+				"pinned certificate is valid from"},
+			"pin for another host": {other, node{HostName: "relay.example", CertName: pin(other.Leaf)},
+				"not relay.example"},
+			"pin of one among two": {withChain, node{HostName: "relay.example", CertName: pin(good.Leaf)},
+				"exactly one certificate"},
+			"insecure":          {unknown, node{HostName: "strange.example", InsecureForTests: true}, ""},
+			"insecure, expired": {expired, node{HostName: "relay.example", InsecureForTests: true}, ""},
+			"insecure, same CertName": {unknown, node{HostName: "s.example", CertName: "s.example",
+				InsecureForTests: true}, ""},
+			"insecure, CertName of another": {good, node{HostName: "relay.example", CertName: "front.example",
+				InsecureForTests: true}, "not front.example"},
+			"insecure, wrong pin": {good, node{HostName: "relay.example", CertName: pin(unknown.Leaf),
+				InsecureForTests: true}, "want " + pin(unknown.Leaf)},
 		} {
-			n := newMemNet()
-			s := newTestServer(t, ServerConfig{})
+			n := relaytest.NewNet()
+			s := newServer(t, server.Config{})
 			var hello *tls.ClientHelloInfo
 			conf := s.TLSConfig(&tls.Config{GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
 				hello = h
 				return &c.cert, nil
 			}})
-			serveUntilEnd(t, s, n.listen(c.node.HostName+":443"), conf)
+			rawpeer.Serve(t, s, n.Listen(c.node.HostName+":443"), conf)
 			c.node.Name, c.node.RegionID = "1a", 1
-			client, err := DialRegion(t.Context(), &Region{RegionID: 1, Nodes: []*Node{&c.node}},
-				ClientConfig{Key: key.NewNodePrivate(), Roots: ca.pool(), DialContext: n.DialContext})
+			client, err := relay.DialRegion(t.Context(), &relay.Region{RegionID: 1, Nodes: []*relay.Node{&c.node}},
+				relay.ClientConfig{Key: key.NewNodePrivate(), Roots: ca.Pool(), DialContext: n.DialContext})
 			if err == nil {
 				client.Close()
 			}
@@ -141,17 +97,17 @@ func TestClientTrust(t *testing.T) {
 				wantSNI = ""
 			}
 			if hello.ServerName != wantSNI || len(hello.SupportedProtos) != 0 {
-				t.Errorf("%s: SNI %q and ALPN %q, want %q and none (1.3)", name, hello.ServerName, hello.SupportedProtos, wantSNI)
+				t.Errorf("%s: SNI %q and ALPN %q, want %q and none (1.3)", name, hello.ServerName,
+					hello.SupportedProtos, wantSNI)
 			}
 			s.Close()
 		}
 	})
 }
 
-// Section 1.5, field by field.
-// recorder is a relay behind a handler that notes the requests.
+// recorder is a relay behind a handler that records the requests.
 type recorder struct {
-	*Server
+	*server.Server
 	mu       sync.Mutex
 	requests []*http.Request
 }
@@ -163,22 +119,22 @@ func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.Server.ServeHTTP(w, req)
 }
 
-// seen returns what was asked for: the Upgrade and Derp-Fast-Start headers of each request.
+// seen returns the Upgrade and Derp-Fast-Start headers of each request.
 func (r *recorder) seen() (out []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, req := range r.requests {
-		out = append(out, strings.TrimSuffix(req.Header.Get("Upgrade")+" "+req.Header.Get(headerFastStart), " "))
+		out = append(out, strings.TrimSuffix(req.Header.Get("Upgrade")+" "+req.Header.Get(derp.HeaderFastStart), " "))
 	}
 	return out
 }
 
-// startRecorder serves at relay.example:443 of n with a certificate of ca, with an http.Server of
-// its own as a program that embeds a relay would.
-func startRecorder(t *testing.T, n *memNet, conf func(s *Server) *tls.Config) *recorder {
-	r := &recorder{Server: newTestServer(t, ServerConfig{})}
+// startRecorder serves relay.example:443 of n with an http.Server of its own, as a program that
+// embeds a relay would.
+func startRecorder(t *testing.T, n *relaytest.Net, conf func(s *server.Server) *tls.Config) *recorder {
+	r := &recorder{Server: newServer(t, server.Config{})}
 	hs := &http.Server{Handler: r}
-	ln := r.Server.Listener(n.listen("relay.example:443"), conf(r.Server))
+	ln := r.Server.Listener(n.Listen("relay.example:443"), conf(r.Server))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -188,27 +144,27 @@ func startRecorder(t *testing.T, n *memNet, conf func(s *Server) *tls.Config) *r
 	return r
 }
 
-// Which start a client makes, and that it works: with TLS 1.3 the fast one, with 1.2 the normal
-// one.
+// A client makes a fast start with TLS 1.3 and a normal one with TLS 1.2, and both work.
 func TestFastStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca := newTestCA(t)
-		base := &tls.Config{Certificates: []tls.Certificate{ca.issue(time.Hour, "relay.example")}}
+		ca := relaytest.NewCA(t)
+		base := &tls.Config{Certificates: []tls.Certificate{ca.Issue(time.Hour, "relay.example")}}
 		for _, c := range []struct {
-			conf func(s *Server) *tls.Config
+			conf func(s *server.Server) *tls.Config
 			want string
 		}{
-			{func(s *Server) *tls.Config { return s.TLSConfig(base) }, "DERP 1"},
-			{func(s *Server) *tls.Config {
+			{func(s *server.Server) *tls.Config { return s.TLSConfig(base) }, "DERP 1"},
+			{func(s *server.Server) *tls.Config {
 				conf := s.TLSConfig(base)
 				conf.MaxVersion = tls.VersionTLS12
 				return conf
 			}, "DERP"},
-			{func(s *Server) *tls.Config { return base }, "DERP"}, // something that takes the meta certificate out
+			// something that takes the meta certificate out
+			{func(s *server.Server) *tls.Config { return base }, "DERP"},
 		} {
-			n := newMemNet()
+			n := relaytest.NewNet()
 			r := startRecorder(t, n, c.conf)
-			echo(t, n, ClientConfig{Roots: ca.pool()}, TransportNative)
+			echo(t, n, relay.ClientConfig{Roots: ca.Pool()}, relay.TransportNative)
 			if got := r.seen(); !slices.Equal(got, []string{c.want, c.want}) {
 				t.Errorf("requests %q, want %q twice", got, c.want)
 			}
@@ -217,33 +173,33 @@ func TestFastStart(t *testing.T) {
 	})
 }
 
-// echo sends a packet, and one larger than a WebSocket message, from one client of relay.example to
-// another and back.
-func echo(t *testing.T, n *memNet, cfg ClientConfig, want Transport) {
+// echo sends packets of several sizes from one client of relay.example to another and back,
+// including one larger than a WebSocket message.
+func echo(t *testing.T, n *relaytest.Net, cfg relay.ClientConfig, want relay.Transport) {
 	t.Helper()
-	region := &Region{RegionID: 1, Nodes: []*Node{{Name: "1a", RegionID: 1, HostName: "relay.example"}}}
+	region := &relay.Region{RegionID: 1, Nodes: []*relay.Node{{Name: "1a", RegionID: 1, HostName: "relay.example"}}}
 	cfg.DialContext = n.DialContext
-	cfg.Log = testLog(t)
+	cfg.Log = relaytest.Log(t)
 	cfg.Key = key.NewNodePrivate()
-	a := dialTest(t, region, cfg)
+	a := relay.DialTest(t, region, cfg)
 	ka := cfg.Key.Public()
 	cfg.Key = key.NewNodePrivate()
-	b := dialTest(t, region, cfg)
+	b := relay.DialTest(t, region, cfg)
 	kb := cfg.Key.Public()
 	if a.Transport() != want || b.Transport() != want {
 		t.Errorf("transports %v and %v, want %v", a.Transport(), b.Transport(), want)
 	}
-	wantKind(t, b, messageLoggedIn)
-	wantKind(t, a, messageLoggedIn)
-	for _, size := range []int{0, 100, 1400, 40_000, MaxPacket} {
+	relay.WantKind(t, b, relay.MessageLoggedIn)
+	relay.WantKind(t, a, relay.MessageLoggedIn)
+	for _, size := range []int{0, 100, 1400, 40_000, derp.MaxPacket} {
 		packet := make([]byte, size)
 		rand.Read(packet)
 		if err := a.Send(kb, [][]byte{packet}); err != nil {
 			t.Fatal(err)
 		}
-		there := wantKind(t, b, MessagePacket)
+		there := relay.WantKind(t, b, relay.MessagePacket)
 		b.Send(ka, [][]byte{there.Data})
-		if back := wantKind(t, a, MessagePacket); string(back.Data) != string(packet) {
+		if back := relay.WantKind(t, a, relay.MessagePacket); string(back.Data) != string(packet) {
 			t.Errorf("packet of %d bytes came back as %d", size, len(back.Data))
 		}
 	}
@@ -251,12 +207,13 @@ func echo(t *testing.T, n *memNet, cfg ClientConfig, want Transport) {
 	b.Close()
 }
 
-// inspector is a box between client and relay.example that ends TLS with its own certificate, as in
-// many offices. filter changes or answers requests.
-func startInspector(t *testing.T, inner *memNet, ca *testCA, filter func(req *http.Request) (answer string)) *memNet {
-	outer := newMemNet()
-	ln := outer.listen("relay.example:443")
-	conf := &tls.Config{Certificates: []tls.Certificate{ca.issue(time.Hour, "relay.example")}}
+// startInspector starts a TLS-inspecting proxy between clients and relay.example: it ends TLS with
+// a certificate of its own. filter changes requests, or answers them.
+func startInspector(t *testing.T, inner *relaytest.Net, ca *relaytest.CA,
+	filter func(req *http.Request) (answer string)) *relaytest.Net {
+	outer := relaytest.NewNet()
+	ln := outer.Listen("relay.example:443")
+	conf := &tls.Config{Certificates: []tls.Certificate{ca.Issue(time.Hour, "relay.example")}}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -271,7 +228,7 @@ func startInspector(t *testing.T, inner *memNet, ca *testCA, filter func(req *ht
 	return outer
 }
 
-func inspect(t *testing.T, inner *memNet, client net.Conn, filter func(req *http.Request) string) {
+func inspect(t *testing.T, inner *relaytest.Net, client net.Conn, filter func(req *http.Request) string) {
 	defer client.Close()
 	br := bufio.NewReader(client)
 	req, err := http.ReadRequest(br)
@@ -297,54 +254,54 @@ func inspect(t *testing.T, inner *memNet, client net.Conn, filter func(req *http
 	wg.Wait()
 }
 
-// What an inspector lets through decides how the client connects.
+// What an inspecting proxy lets through decides the transport.
 func TestInspectors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca := newTestCA(t)
+		ca := relaytest.NewCA(t)
 		for name, c := range map[string]struct {
 			filter func(req *http.Request) string
-			want   Transport
+			want   relay.Transport
 		}{
-			"takes the meta certificate out": {func(*http.Request) string { return "" }, TransportNative},
+			"takes the meta certificate out": {func(*http.Request) string { return "" }, relay.TransportNative},
 			"strips the upgrade": {func(req *http.Request) string {
 				if req.Header.Get("Upgrade") == "DERP" {
 					req.Header.Del("Upgrade")
 					req.Header.Del("Connection")
 				}
 				return ""
-			}, TransportWebSocket},
+			}, relay.TransportWebSocket},
 			"refuses the upgrade": {func(req *http.Request) string {
 				if req.Header.Get("Upgrade") == "DERP" {
 					return "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 				}
 				return ""
-			}, TransportWebSocket},
+			}, relay.TransportWebSocket},
 		} {
 			t.Log(name)
-			inner := newMemNet()
-			r := startRecorder(t, inner, func(s *Server) *tls.Config {
-				return s.TLSConfig(&tls.Config{Certificates: []tls.Certificate{ca.issue(time.Hour, "relay.example")}})
+			inner := relaytest.NewNet()
+			r := startRecorder(t, inner, func(s *server.Server) *tls.Config {
+				return s.TLSConfig(&tls.Config{Certificates: []tls.Certificate{ca.Issue(time.Hour, "relay.example")}})
 			})
 			outer := startInspector(t, inner, ca, c.filter)
-			echo(t, outer, ClientConfig{Roots: ca.pool()}, c.want)
+			echo(t, outer, relay.ClientConfig{Roots: ca.Pool()}, c.want)
 			r.Close()
 		}
 
 		// A relay that is only too busy is not asked again.
 		requests := 0
-		outer := startInspector(t, newMemNet(), ca, func(*http.Request) string {
+		outer := startInspector(t, relaytest.NewNet(), ca, func(*http.Request) string {
 			requests++
 			return "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 		})
-		_, err := Dial(t.Context(), "https://relay.example/derp", ClientConfig{Key: key.NewNodePrivate(), Roots: ca.pool(), DialContext: outer.DialContext})
+		_, err := relay.Dial(t.Context(), "https://relay.example/derp",
+			relay.ClientConfig{Key: key.NewNodePrivate(), Roots: ca.Pool(), DialContext: outer.DialContext})
 		if err == nil || !strings.Contains(err.Error(), "503 Service Unavailable") || requests != 1 {
 			t.Errorf("got %v after %d requests", err, requests)
 		}
 	})
 }
 
-// The relay's TLS settings (1.3).
-// refuseDERP is an inspector's filter that lets WebSocket through but not DERP.
+// refuseDERP is a filter that refuses native DERP and passes WebSocket.
 func refuseDERP(req *http.Request) string {
 	if req.Header.Get("Upgrade") == "DERP" {
 		return "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
@@ -352,7 +309,7 @@ func refuseDERP(req *http.Request) string {
 	return ""
 }
 
-// refuser refuses upgrades to DERP as something behind the TLS of the relay would.
+// refuser refuses upgrades to native DERP behind the TLS of the relay.
 type refuser struct{ http.Handler }
 
 func (h refuser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -363,7 +320,7 @@ func (h refuser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Handler.ServeHTTP(w, r)
 }
 
-// newHTTPServer serves h until the returned function is called.
+// newHTTPServer serves h until stop is called.
 func newHTTPServer(t *testing.T, ln net.Listener, h http.Handler) (stop func()) {
 	hs := &http.Server{Handler: h}
 	done := make(chan struct{})

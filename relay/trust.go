@@ -11,33 +11,30 @@ import (
 	"strings"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/relay/internal/derp"
 )
 
-// This file is how a client decides whether it talks to the right server (1.4), and what the
-// server's certificates tell it beside that (1.5).
-
-// metaCertPrefix is how the subject of the certificate begins that carries a server's DERP key.
-const metaCertPrefix = "derpkey"
+// This file decides whether a client talks to the right relay (1.4).
 
 var (
-	errNoCertificate = errors.New("server shows no certificate")
+	errNoCertificate = errors.New("server sent no certificate")
 	errPinCount      = errors.New("want exactly one certificate besides the one with the relay's key")
 )
 
-// verifier checks the certificates of one server.
+// verifier checks the certificates of one relay.
 type verifier struct {
-	sni      string // the name asked for; empty for an IP address
-	name     string // the name or address that the certificate must be for; empty if any will do
-	pin      string // lower-case hex SHA-256 of the only certificate; instead of a chain to a root
-	unproven bool   // no chain to a root is asked for: tests
-	roots    *x509.CertPool
-	now      func() time.Time
+	sni       string // server name sent; empty for an IP address
+	name      string // the certificate must be for this name or address; empty accepts any
+	pin       string // lower-case hex SHA-256 of the only accepted certificate, in place of a chain
+	skipChain bool   // accept certificates without a chain to a root: for tests
+	roots     *x509.CertPool
+	now       func() time.Time
 }
 
-// newVerifier returns the checks for a target; roots are trusted besides those of the system.
+// newVerifier returns the checks for a target. roots are trusted in addition to those of the
+// system.
 func newVerifier(t *target, roots *x509.CertPool) *verifier {
-	v := &verifier{name: t.host, roots: roots, now: time.Now, unproven: t.insecure}
+	v := &verifier{name: t.host, roots: roots, now: time.Now, skipChain: t.insecure}
 	if _, err := netip.ParseAddr(t.host); err != nil {
 		v.sni = t.host
 	}
@@ -56,12 +53,12 @@ func newVerifier(t *target, roots *x509.CertPool) *verifier {
 	return v
 }
 
-// config returns the TLS settings: like the reference client no ALPN and no resumption (1.3), and
-// records of 16 KiB from the start.
+// config returns the TLS settings. Like the reference client it uses neither ALPN nor session
+// resumption (1.3). Records have their full size of 16 KiB from the start.
 func (v *verifier) config() *tls.Config {
 	return &tls.Config{
 		ServerName:                  v.sni,
-		InsecureSkipVerify:          true, // in favour of VerifyConnection
+		InsecureSkipVerify:          true, // VerifyConnection replaces the standard checks
 		VerifyConnection:            v.verify,
 		MinVersion:                  tls.VersionTLS12,
 		DynamicRecordSizingDisabled: true,
@@ -75,7 +72,7 @@ func (v *verifier) verify(cs tls.ConnectionState) error {
 	if v.pin != "" {
 		return v.verifyPin(cs.PeerCertificates)
 	}
-	if !v.unproven {
+	if !v.skipChain {
 		return v.verifyChain(cs.PeerCertificates)
 	}
 	if v.name != "" {
@@ -84,11 +81,12 @@ func (v *verifier) verify(cs tls.ConnectionState) error {
 	return nil
 }
 
-// verifyPin checks the one certificate that counts, instead of a chain.
+// verifyPin checks the pinned certificate. It must be the only one beside the one that carries the
+// server's key.
 func (v *verifier) verifyPin(certs []*x509.Certificate) error {
 	var leaf *x509.Certificate
 	for _, c := range certs {
-		if strings.HasPrefix(c.Subject.CommonName, metaCertPrefix) {
+		if derp.IsMetaCert(c) {
 			continue
 		}
 		if leaf != nil {
@@ -103,8 +101,8 @@ func (v *verifier) verifyPin(certs []*x509.Certificate) error {
 		return fmt.Errorf("certificate is %s, want %s", got, pinPrefix+v.pin)
 	}
 	if now := v.now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
-		return fmt.Errorf("pinned certificate is valid from %s to %s, now it is %s", leaf.NotBefore.Format(time.RFC3339),
-			leaf.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("pinned certificate is valid from %s to %s, now it is %s",
+			leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	if v.name != "" {
 		return leaf.VerifyHostname(v.name)
@@ -112,8 +110,8 @@ func (v *verifier) verifyPin(certs []*x509.Certificate) error {
 	return nil
 }
 
-// verifyChain tries the roots of the system, then those configured. The error is that of the latter
-// if there are any.
+// verifyChain tries the roots of the system, then those configured. If roots are configured, the
+// error is theirs.
 func (v *verifier) verifyChain(certs []*x509.Certificate) error {
 	opts := x509.VerifyOptions{DNSName: v.name, CurrentTime: v.now(), Intermediates: x509.NewCertPool()}
 	for _, c := range certs[1:] {
@@ -127,26 +125,9 @@ func (v *verifier) verifyChain(certs []*x509.Certificate) error {
 	return err
 }
 
-// CertPin returns the value of Node.CertName that makes clients trust exactly this certificate
+// CertPin returns the value of [Node] CertName by which clients trust exactly this certificate
 // (1.4).
 func CertPin(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.Raw)
 	return pinPrefix + hex.EncodeToString(sum[:])
-}
-
-// parseMetaCert returns the server key that the certificates carry, and whether they do (1.5).
-func parseMetaCert(certs []*x509.Certificate) (key.NodePublic, bool) {
-	for _, c := range certs {
-		digits, ok := strings.CutPrefix(c.Subject.CommonName, metaCertPrefix)
-		if !ok || len(digits) != 2*key.Size || c.SerialNumber == nil || c.SerialNumber.Sign() <= 0 || c.SerialNumber.BitLen() > 8 {
-			continue
-		}
-		raw, err := hex.DecodeString(digits)
-		if err != nil {
-			continue
-		}
-		k := key.NodePublic(raw)
-		return k, !k.IsZero()
-	}
-	return key.NodePublic{}, false
 }

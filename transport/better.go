@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// measured is an address of a peer with what a Pong taught about it. Here vni is always 0 and mtu
-// always plainWireMTU; they are fields because the specification's comparison is held to vectors in
-// which they differ.
+// measured is an address of a peer with what a Pong proved about it. Here vni is always 0 and mtu
+// always plainWireMTU. They are fields because the test vectors of the specification differ in
+// them.
 type measured struct {
 	addr    netip.AddrPort
 	vni     uint32 // 0: direct; else through a peer relay
@@ -44,10 +44,11 @@ func better(a, b measured) bool {
 	return pa > pb
 }
 
-// percentFaster is by how many percent of slow fast is faster, the ratio truncated first.
+// percentFaster returns by how many percent of slow fast is faster. The ratio is truncated first,
+// as the specification does.
 func percentFaster(fast, slow time.Duration) int { return 100 - int(100*fast/slow) }
 
-// placeBonus prefers near addresses: they are cheaper and more private at equal latency.
+// placeBonus prefers near addresses, which are cheaper and more private at equal latency.
 func placeBonus(a netip.Addr) (points int) {
 	switch {
 	case a.IsLoopback():

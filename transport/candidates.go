@@ -9,21 +9,23 @@ import (
 	"ginnel/internal/meshaddr"
 )
 
-// maxPerSubnet6 addresses of one IPv6 subnet are offered: privacy extensions give a host many.
+// maxPerSubnet6 is how many addresses of one IPv6 subnet are offered, because privacy extensions
+// give a host many.
 const maxPerSubnet6 = 2
 
 var uniqueLocal = netip.MustParsePrefix("fc00::/7")
 
-// offered picks from the addresses of the interfaces those that peers may try (disco specification,
-// section 4.1). Regular addresses come alone if there are any, then those that may work, then
-// loopback, for hosts without a network.
+// offered picks the interface addresses that peers may try (disco specification, section 4.1). It
+// returns regular addresses if there are any, otherwise those that may work (link-local IPv4,
+// unique local IPv6), otherwise loopback, which serves hosts without a network.
 func offered(addrs []netip.Addr) []netip.Addr {
 	var regular, reserve, loopback []netip.Addr
 	subnets := make(map[netip.Prefix]int)
 	for _, a := range addrs {
 		a = a.Unmap().WithZone("")
 		switch {
-		case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || meshaddr.Contains(a): // no path may lead through a mesh
+		case !a.IsValid() || a.IsUnspecified() || a.IsMulticast():
+		case meshaddr.Contains(a): // a path must not lead through a mesh
 		case a.IsLoopback():
 			loopback = append(loopback, a)
 		case a.Is4() && a.IsLinkLocalUnicast(), uniqueLocal.Contains(a):
@@ -47,7 +49,7 @@ func offered(addrs []netip.Addr) []netip.Addr {
 	return loopback
 }
 
-// systemAddrs lists the addresses of the interfaces that are up, without those of other tunnels.
+// systemAddrs lists the addresses of interfaces that are up, except those of other tunnels.
 func systemAddrs() ([]netip.Addr, error) {
 	ifaces, err := net.Interfaces()
 	if err != nil {
@@ -73,8 +75,8 @@ func systemAddrs() ([]netip.Addr, error) {
 	return all, nil
 }
 
-// ownEndpoints is what peers are told: the addresses that STUN servers saw, then those of the
-// interfaces (disco specification, section 4.5).
+// ownEndpoints returns the endpoints that peers are told: the addresses that STUN servers saw, then
+// those of the interfaces (disco specification, section 4.5).
 func ownEndpoints(r stunReport, local []netip.Addr, port4, port6 uint16) []netip.AddrPort {
 	var out []netip.AddrPort
 	add := func(ap netip.AddrPort) {

@@ -10,7 +10,7 @@ import (
 type class int
 
 const (
-	classWireGuard class = iota // or nothing at all: WireGuard drops what it does not know
+	classWireGuard class = iota // or anything else: WireGuard drops what it does not know
 	classDisco
 	classSTUN
 )
@@ -23,8 +23,8 @@ const (
 
 const stunCookie = 0x2112a442
 
-// classify tells the class of datagram b, and whether it is wrapped in a Geneve header, as only
-// peer relays do. The order of the tests is the specification's; the classes cannot collide.
+// classify returns the class of datagram b, and whether it has a Geneve header, which only peer
+// relays add. The specification gives the order of the tests; the classes cannot collide.
 func classify(b []byte) (c class, geneve bool) {
 	if len(b) >= 20 && b[0]&0xc0 == 0 && b[1] == 0x01 && binary.BigEndian.Uint32(b[4:]) == stunCookie {
 		return classSTUN, false

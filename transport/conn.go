@@ -1,15 +1,15 @@
-// Package transport moves WireGuard datagrams between peers by the best path there is: directly
-// over UDP once discovery has proven an address, through the peer's relay until then and whenever
-// the direct path is in doubt.
+// Package transport carries WireGuard messages between peers by the best path: directly over UDP
+// once discovery has proven an address, and through the peer's relay before that and while the
+// direct path is in doubt.
 //
-// WireGuard sends by it (send.go) and is given what comes (receive.go), to and from endpoints that
-// are peers (endpoint.go). One UDP port carries WireGuard, disco and STUN (socket.go, classify.go),
-// with one socket or several for each address family (lanes.go). A machine for each peer decides
-// which path its packets take (path.go). Our own addresses come from the interfaces and from STUN
+// WireGuard sends (send.go) and receives (receive.go) with endpoints that stand for peers
+// (endpoint.go). One UDP port carries WireGuard, disco and STUN (socket.go, classify.go), with one
+// or more sockets for each address family (lanes.go). A state machine for each peer chooses the
+// path of its packets (path.go). Our own endpoints come from the interfaces and from STUN
 // (candidates.go, prober.go).
 //
-// Goroutines: the loop, which owns the peers, their machines and the prober, and through which no
-// packet passes; and from Open on one receiver for each socket. All end with Close.
+// Goroutines: the loop, which owns the peers, their state machines and the prober, and which no
+// packet passes through; and one receiver for each socket, from Open on. All end with Close.
 package transport
 
 import (
@@ -23,7 +23,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Relay carries packets to peers through relays.
@@ -36,38 +36,42 @@ type Relay interface {
 // Config is what New needs.
 type Config struct {
 	NodeKey key.NodePublic   // our own; required if any peer has a disco key
-	Disco   key.DiscoPrivate // zero: a fresh one is made
+	Disco   key.DiscoPrivate // zero: New makes one
 
-	// Addr is the local address to bind. Invalid means all, in both families, and that the addresses
-	// of the interfaces are offered to peers; else Addr alone is.
+	// Addr is the local address to bind. If it is invalid, all addresses of both families are bound
+	// and those of the interfaces are offered to peers. Otherwise Addr alone is offered.
 	Addr netip.Addr
 	Port uint16 // 0 picks one
 
 	// Lanes is the number of sockets for each address family, each with its own receiving
-	// goroutine: a power of two, at most MaxLanes; 0 means 1. There is one if Listen is set or the
-	// system cannot spread datagrams. See lanes.go.
+	// goroutine: a power of two, at most MaxLanes; 0 means 1. It is 1 if Listen is set or the kernel
+	// cannot spread datagrams. See lanes.go.
 	Lanes int
 
 	NoUDP bool  // relays only
 	Relay Relay // nil: UDP only
 
-	// Contact, if set, is told of a peer that tries to reach us directly, before it can. It must be
-	// quick.
+	// Contact, if set, is called for a peer that pings us directly, which it does before it sends
+	// data. The loop calls it, so it must not block.
 	Contact func(key.NodePublic)
 
-	// PathChanged, if set, is told of a peer whose packets take another way from now on: another
-	// address, or the relay instead of one. It is called by the loop and must be quick.
+	// PathChanged, if set, is called for a peer whose packets take another path from now on: another
+	// address, or the relay instead of an address. The loop calls it, so it must not block.
 	PathChanged func(key.NodePublic)
 
-	// PeerBack, if set, is told of a peer that greets us by way of a relay, as nodes do when they are
-	// back at theirs; once a second at most. It is called by the loop and must be quick.
+	// PeerBack, if set, is called for a peer that pings us through a relay, as nodes do when they have
+	// reconnected to theirs; at most once a second. The loop calls it, so it must not block.
 	PeerBack func(key.NodePublic)
 
-	// Listen opens the UDP sockets; nil means those of the system. The network is "udp4" or "udp6".
+	// Listen opens the UDP sockets; nil uses sockets of the system. The network is "udp4" or "udp6".
 	Listen func(network string, addr netip.AddrPort) (PacketConn, error)
 
 	// LocalAddrs lists the addresses of the interfaces; nil asks the system.
 	LocalAddrs func() ([]netip.Addr, error)
+
+	// Yield, if set, is called by each receiver when it has handed on what one read brought, and
+	// before it reads again. It may let other goroutines run.
+	Yield func()
 
 	Log *slog.Logger // nil discards
 }
@@ -77,6 +81,12 @@ func (c *Config) log() *slog.Logger {
 		return c.Log
 	}
 	return slog.New(slog.DiscardHandler)
+}
+
+func (c *Config) yield() {
+	if c.Yield != nil {
+		c.Yield()
+	}
 }
 
 func (c *Config) localAddrs() ([]netip.Addr, error) {
@@ -89,25 +99,25 @@ func (c *Config) localAddrs() ([]netip.Addr, error) {
 // Peer is another node as the network map describes it.
 type Peer struct {
 	Key       key.NodePublic
-	Disco     key.DiscoPublic  // zero: it takes no part in discovery
-	Endpoints []netip.AddrPort // where it may be reached, in its own words
-	Region    int              // of its home relay; 0 if unknown
+	Disco     key.DiscoPublic  // zero: the peer takes no part in discovery
+	Endpoints []netip.AddrPort // as the peer says
+	Region    int              // of the peer's home relay; 0 if unknown
 }
 
-// Conn is one node's place in the network. Make it with New.
+// Conn is the transport of one node. Make it with New.
 type Conn struct {
 	cfg   Config
 	log   *slog.Logger
 	disco key.DiscoPrivate
-	// discoPublic is kept because deriving it takes longer than everything else about a disco message.
+	// discoPublic is kept because deriving it takes longer than the rest of sealing a disco message.
 	discoPublic key.DiscoPublic
-	self        atomic.Pointer[key.NodePublic] // our node key of now
+	self        atomic.Pointer[key.NodePublic] // our current node key
 
 	sock4, sock6 group
-	receive      atomic.Pointer[receiveFunc] // WireGuard's; nil before Open
+	receive      atomic.Pointer[receiveFunc] // nil before Open
 	endpoints    sync.Map                    // key.NodePublic to *endpoint; read for each relayed batch
 
-	expected expected // see arrivals.go
+	expected expected // see discoqueue.go
 	msgc     chan any // to the loop; see loop.go
 	closec   chan struct{}
 	once     sync.Once
@@ -118,17 +128,17 @@ type Conn struct {
 	addressSends sendWatch
 }
 
-// counters counts what is dropped, and why.
+// counters counts dropped packets by reason.
 type counters struct {
-	udpSendDrops     atomic.Uint64 // refused by the system: no room, firewall
+	udpSendDrops     atomic.Uint64 // refused by the kernel: no room, firewall
 	udpReceiveErrors atomic.Uint64
-	geneve           atomic.Uint64 // peer relays are not used
-	loopFull         atomic.Uint64 // disco and STUN faster than the loop
-	stunUnasked      atomic.Uint64 // STUN that answers no request of ours
-	discoUnknown     atomic.Uint64 // sender in no peer's record
-	discoBad         atomic.Uint64 // does not open or parse, or came a way it must not
+	geneve           atomic.Uint64 // from peer relays, which we do not use
+	loopFull         atomic.Uint64 // disco and STUN beyond the loop's queue
+	stunUnasked      atomic.Uint64 // STUN messages that answer no request of ours
+	discoUnknown     atomic.Uint64 // disco from a key that no peer has
+	discoBad         atomic.Uint64 // disco that does not open or parse, or that must not come this way
 	relayedUnknown   atomic.Uint64 // relayed from a key that is no peer
-	relayedClosed    atomic.Uint64 // relayed while WireGuard is not given anything
+	relayedClosed    atomic.Uint64 // relayed before Open or after Close
 }
 
 // New opens the sockets and starts the loop.
@@ -159,7 +169,7 @@ func New(cfg Config) (*Conn, error) {
 	return c, nil
 }
 
-// openSockets opens the sockets of each family. IPv6 is optional unless it was asked for.
+// openSockets opens the sockets of each family. IPv6 may be missing unless Addr is an IPv6 address.
 func (c *Conn) openSockets() error {
 	if c.cfg.NoUDP {
 		return nil
@@ -172,7 +182,7 @@ func (c *Conn) openSockets() error {
 			return fmt.Errorf("opening UDP port %d: %w", port, err)
 		}
 		c.sock4 = g
-		port = g.port() // the same in both families, so that one number describes the node
+		port = g.port() // both families share a port, so that one number describes the node
 	}
 	if want6 {
 		g, err := c.openGroup("udp6", netip.AddrPortFrom(c.bindAddr(netip.IPv6Unspecified()), port))
@@ -219,10 +229,10 @@ func (c *Conn) openSocket(network string, addr netip.AddrPort) (*socket, error) 
 	return s, nil
 }
 
-// sockets returns those that are open, of both families.
+// sockets returns the open sockets of both families.
 func (c *Conn) sockets() group { return slices.Concat(c.sock4, c.sock6) }
 
-// groupFor returns the sockets of to's family.
+// groupFor returns the sockets of the address family of to.
 func (c *Conn) groupFor(to netip.AddrPort) group {
 	if to.Addr().Is4() {
 		return c.sock4
@@ -230,41 +240,41 @@ func (c *Conn) groupFor(to netip.AddrPort) group {
 	return c.sock6
 }
 
-// DiscoKey is the key that peers must know to find a direct path to us.
+// DiscoKey returns the key that peers must know to find a direct path to us.
 func (c *Conn) DiscoKey() key.DiscoPublic { return c.discoPublic }
 
-// LocalPort is the UDP port, 0 if there is none.
+// LocalPort returns the UDP port, 0 if there is none.
 func (c *Conn) LocalPort() uint16 { return c.sockets().port() }
 
-// SetPeers takes the whole set of peers. What is known about the path to a peer that stays is kept,
-// unless its keys changed.
+// SetPeers replaces the set of peers. For a peer that stays, the state of its path is kept unless
+// its keys have changed.
 func (c *Conn) SetPeers(peers []Peer) {
 	for _, p := range peers {
-		// WireGuard may be told of the peer as soon as this returns, so its endpoint exists from here on.
+		// WireGuard may be told about the peer as soon as SetPeers returns, so its endpoint must exist.
 		c.endpoints.LoadOrStore(p.Key, newEndpoint(p.Key))
 	}
 	c.call(func(l *loop) { l.setPeers(peers) })
 }
 
-// SetNodeKey tells of a new key of our own.
+// SetNodeKey replaces our own node key.
 func (c *Conn) SetNodeKey(k key.NodePublic) {
 	c.self.Store(&k)
 	c.call(func(l *loop) { l.nodeKey = k })
 }
 
-// SetSTUN takes the whole set of STUN servers. Replies tell our address as others see it and how
-// far each region is.
+// SetSTUN replaces the set of STUN servers. Their answers give our address as others see it and the
+// latency of each region.
 func (c *Conn) SetSTUN(servers []STUNServer) {
 	c.call(func(l *loop) { l.setSTUN(servers) })
 }
 
-// NetworkChanged tells that addresses or routes of the system changed. Paths are proven anew.
+// NetworkChanged says that addresses or routes of the host have changed. Paths are proven anew.
 func (c *Conn) NetworkChanged() {
 	c.call(func(l *loop) { l.networkChanged() })
 }
 
-// GreetByRelay pings the peers that there is traffic with and no direct path to, through their
-// relays, and does not wait for answers: so they learn that we are there again.
+// GreetByRelay pings, through their relays, the peers that we exchange traffic with and have no
+// direct path to. So they learn that we are reachable again. It does not wait for answers.
 func (c *Conn) GreetByRelay() {
 	c.call(func(l *loop) { l.greetByRelay() })
 }
@@ -285,8 +295,8 @@ func (c *Conn) isClosed() bool {
 	}
 }
 
-// Close ends everything. Once it returns WireGuard is given nothing any more, but for what a caller
-// of HandleRelayed, or the timer of a handshake, is handing over.
+// Close ends everything. After it returns, WireGuard gets no more messages, except from a call of
+// HandleRelayed or a timer of a held initiation that is running already.
 func (c *Conn) Close() error {
 	var errs []error
 	c.once.Do(func() {
@@ -297,8 +307,7 @@ func (c *Conn) Close() error {
 	return errors.Join(errs...)
 }
 
-// regionAddr is how a region stands in a Pong: an address that is never on the wire as a
-// destination.
+// regionAddr returns the address that stands for a region in a Pong. It is never a destination.
 func regionAddr(region int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 3, 3, 40}), uint16(region))
 }

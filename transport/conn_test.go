@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/simnet"
+	"ginnel/key"
 )
 
 // Two nodes that know only each other's keys and relay begin over the relay at once and move to a

@@ -5,13 +5,13 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // handleDisco applies the acceptance rules of the disco specification, section 2.
 func (l *loop) handleDisco(now time.Time, d discoPacket) {
 	peers := l.byDisco[d.by.public]
-	if len(peers) == 0 { // since it arrived
+	if len(peers) == 0 { // the last peer with the key was removed since the message arrived
 		l.c.counters.discoUnknown.Add(1)
 		return
 	}
@@ -23,10 +23,10 @@ func (l *loop) handleDisco(now time.Time, d discoPacket) {
 	case *disco.CallMeMaybe:
 		l.handleCallMeMaybe(now, d, m)
 	}
-	// Everything else belongs to peer relays, which may be ignored (section 1.4).
+	// All other messages belong to peer relays and may be ignored (section 1.4).
 }
 
-// handlePing answers, to where the ping came from.
+// handlePing answers a ping on the path that it came by.
 func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*peer) {
 	if !d.direct() {
 		if p := l.peers[d.from]; p != nil && l.sharedKey(p) != nil {
@@ -52,10 +52,10 @@ func (l *loop) handlePing(now time.Time, d discoPacket, m *disco.Ping, peers []*
 	l.c.sendDatagrams(0, [][]byte{pong}, d.src)
 }
 
-// greetEvery bounds what peers can have us do by pings.
+// greetEvery limits how often a peer's pings are reported.
 const greetEvery = time.Second
 
-// greeted reports a peer that has pinged us through a relay.
+// greeted calls PeerBack for a peer that has pinged us through a relay.
 func (l *loop) greeted(now time.Time, p *peer) {
 	if l.c.cfg.PeerBack == nil || now.Sub(p.greeted) < greetEvery {
 		return
@@ -96,7 +96,7 @@ func (l *loop) handlePong(now time.Time, d discoPacket, m *disco.Pong, peers []*
 			if d.direct() {
 				r.Addr = sent.addr
 			}
-			c <- r // has room for all
+			c <- r // has room for all answers
 		}
 		l.apply(now, p, effects{})
 		return
@@ -104,7 +104,7 @@ func (l *loop) handlePong(now time.Time, d discoPacket, m *disco.Pong, peers []*
 	l.c.counters.discoBad.Add(1)
 }
 
-// handleCallMeMaybe takes a peer's endpoints, which only its relay may bring (section 2.4).
+// handleCallMeMaybe takes a peer's endpoints. Only its relay may deliver them (section 2.4).
 func (l *loop) handleCallMeMaybe(now time.Time, d discoPacket, m *disco.CallMeMaybe) {
 	p := l.peers[d.from]
 	if d.direct() || p == nil || p.Disco != d.by.public {
@@ -115,7 +115,7 @@ func (l *loop) handleCallMeMaybe(now time.Time, d discoPacket, m *disco.CallMeMa
 	l.apply(now, p, p.path.calledMaybe(now, m.Endpoints))
 }
 
-// sendPing sends a ping over UDP. One that cannot be sent is lost, as any may be.
+// sendPing sends a ping over UDP. If that fails, the ping counts as lost.
 func (l *loop) sendPing(p *peer, to netip.AddrPort, txid disco.TxID) {
 	shared := l.sharedKey(p)
 	if shared == nil {
@@ -136,7 +136,8 @@ func (l *loop) sendRelayed(region int, to key.NodePublic, packet []byte) {
 	}
 }
 
-// wantCall sends p a CallMeMaybe, at once if our own endpoints are fresh (section 3.5).
+// wantCall sends p a CallMeMaybe: at once if our own endpoints are fresh, otherwise after a round
+// of STUN (section 3.5).
 func (l *loop) wantCall(now time.Time, p *peer) {
 	if l.c.cfg.Relay == nil || l.sharedKey(p) == nil || l.c.cfg.NoUDP {
 		return
@@ -152,7 +153,7 @@ func (l *loop) wantCall(now time.Time, p *peer) {
 	l.startSTUN(now)
 }
 
-// callAll sends the CallMeMaybes that waited.
+// callAll sends the CallMeMaybes that wait for our endpoints.
 func (l *loop) callAll(now time.Time) {
 	l.refreshOwn(now)
 	for p := range l.calls {

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
 	"ginnel/internal/simnet"
+	"ginnel/key"
 )
 
 // What does not belong here is dropped and counted, and disturbs nothing.
@@ -55,14 +55,17 @@ func TestGarbage(t *testing.T) {
 // A CallMeMaybe counts only if the peer's own relay brought it.
 func TestForgedCallMeMaybe(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		a, b, c := w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None)), w.node("c", w.home(3, simnet.None))
+		a, b, c := w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None)),
+			w.node("c", w.home(3, simnet.None))
 		w.introduce(a, b, c)
 		time.Sleep(time.Second)
 		var shared *key.Shared
 		b.c.call(func(l *loop) { shared = l.sharedKey(l.peers[a.key]) })
-		call := disco.Seal(nil, b.c.DiscoKey(), shared, &disco.CallMeMaybe{Endpoints: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.66:66")}})
+		call := disco.Seal(nil, b.c.DiscoKey(), shared,
+			&disco.CallMeMaybe{Endpoints: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.66:66")}})
 		before := w.net.Stats().NoRoute
-		a.c.HandleRelayed(1, c.key, [][]byte{call})                                               // sealed by b, brought as c's
+		// sealed by b, brought as c's
+		a.c.HandleRelayed(1, c.key, [][]byte{call})
 		b.c.sock4[0].Send([][]byte{call}, netip.AddrPortFrom(a.host.Addrs()[0], a.c.LocalPort())) // over UDP
 		time.Sleep(time.Second)
 		if d := a.c.Status().Dropped; d["disco_bad"] != 2 {

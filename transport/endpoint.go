@@ -8,29 +8,28 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// endpoint stands for a peer, not for an address: WireGuard holds one and the same for as long as
-// the peer exists, and which way a packet goes is decided when it is sent (disco specification,
-// section 5.1).
+// endpoint stands for a peer, not for an address. WireGuard keeps the same endpoint as long as the
+// peer exists, and Send decides which path a packet takes (disco specification, section 5.1).
 type endpoint struct {
 	key   key.NodePublic
 	route atomic.Pointer[route] // published by the loop, never nil
 
-	// awake tells that the loop knows of traffic to the peer and keeps its path; the send that finds
-	// it false wakes the loop. sent is set by each send and cleared by the loop, which so learns of
-	// activity without a clock on the way.
+	// awake is set while the loop knows of traffic to the peer and keeps its path. A send that finds
+	// it false wakes the loop. Each send sets sent and the loop clears it, so the loop learns of
+	// activity although sends read no clock.
 	awake atomic.Bool
 	sent  atomic.Bool
 
-	handshakes handshakes
+	crossing crossing
 }
 
-// route is where packets for a peer go. It is immutable.
+// route says where packets for a peer go. It is immutable.
 type route struct {
 	direct netip.AddrPort // invalid: none
-	relay  bool           // also, or only, through region
+	relay  bool           // packets go through region too, or only
 	region int            // home region of the peer; 0 if unknown
 }
 
@@ -40,13 +39,13 @@ func newEndpoint(k key.NodePublic) *endpoint {
 	return e
 }
 
-// DstToString is the peer's key in hex, which ParseEndpoint understands.
+// DstToString returns the peer's key in hex, as ParseEndpoint reads it.
 func (e *endpoint) DstToString() string { return hex.EncodeToString(e.key[:]) }
 
-// DstToBytes is what WireGuard's cookies are bound to: the same for all paths of the peer.
+// DstToBytes returns what WireGuard binds cookies to: the same bytes for all paths of the peer.
 func (e *endpoint) DstToBytes() []byte { return e.key[:] }
 
-// DstIP is what WireGuard limits handshakes by: an address of the peer's own, made from its key.
+// DstIP returns what WireGuard limits handshakes by: an address made from the peer's key.
 func (e *endpoint) DstIP() netip.Addr {
 	var a [16]byte
 	a[0] = 0xfd // unique local, so that no real address collides
@@ -54,7 +53,7 @@ func (e *endpoint) DstIP() netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
-// ClearSrc implements conn.Endpoint; there is no source to forget.
+// ClearSrc implements conn.Endpoint. It does nothing because no source address is kept.
 func (e *endpoint) ClearSrc() {}
 
 // SrcIP implements conn.Endpoint.
@@ -63,7 +62,7 @@ func (e *endpoint) SrcIP() netip.Addr { return netip.Addr{} }
 // SrcToString implements conn.Endpoint.
 func (e *endpoint) SrcToString() string { return "" }
 
-// address is an endpoint that is an address: a sender that is not attributed to a peer, or a peer
+// address is an endpoint that is an address: of a sender that no peer is known for, or of a peer
 // that speaks plain WireGuard and roams by itself.
 type address struct{ netip.AddrPort }
 
@@ -113,10 +112,10 @@ var (
 	_ conn.Endpoint = (*address)(nil)
 )
 
-// addressCacheMax senders are remembered by one receiver. When there are more, all are forgotten.
+// addressCacheMax is how many senders a receiver remembers. When there are more, it forgets all.
 const addressCacheMax = 1024
 
-// addressCache spares an allocation for each datagram. Its owner is one receiver.
+// addressCache saves an allocation for each datagram. It belongs to one receiver.
 type addressCache struct {
 	last *address
 	all  map[netip.AddrPort]*address

@@ -7,26 +7,26 @@ import (
 	"time"
 )
 
-// Two nodes that learn of each other at the same moment begin a handshake at the same moment. Our
-// WireGuard makes two sessions of that, either of which does. The stock one, which may be the
-// peer's, works on the messages of one peer in several goroutines at once; when our beginning
-// arrives together with our answer to its own, they get into each other's way, and what comes out
-// is a session that only one side has. Nothing passes until that is noticed, 15 seconds later. And
-// at best it answers, gives up its own beginning for that, and our answer is in vain.
+// Two nodes that learn of each other at the same moment send a handshake initiation at the same
+// moment. Our WireGuard makes two sessions of that, and either works. The stock implementation,
+// which the peer may run, handles messages of one peer in several goroutines at once. If our
+// initiation reaches it together with our response to its own, it can end up with a session that
+// only one side has. No data passes then until WireGuard notices, 15 seconds later. In the best
+// case it answers ours, drops its own initiation, and our response to that one is wasted.
 //
-// So a beginning that crosses ours is put aside. The answer to ours, if it comes, makes it void;
-// otherwise it takes its turn, sooner on one side than on the other.
+// So an initiation that crosses ours is held back. The response to ours, if it comes, discards it;
+// otherwise it is delivered later, sooner on one side than on the other.
 
 const (
-	handshakeTime = 20 * time.Millisecond // that one message of a handshake takes WireGuard, on a busy machine
+	handshakeTime = 20 * time.Millisecond // time that WireGuard needs for one message on a busy machine
 
-	// soon and late are after our beginning. In between the side that waits longer has the answer of
-	// the other.
-	soon = handshakeTime
-	late = 4 * handshakeTime
+	// shortHold and longHold count from our initiation. The side with longHold gets the response of
+	// the other side in between.
+	shortHold = handshakeTime
+	longHold  = 4 * handshakeTime
 )
 
-// The message types of WireGuard, and the sizes of its handshake's.
+// The message types of WireGuard, and the sizes of its handshake messages.
 const (
 	wireGuardInitiation, initiationLen = 1, 148
 	wireGuardResponse, responseLen     = 2, 92
@@ -36,75 +36,75 @@ const (
 func isInitiation(b []byte) bool { return len(b) == initiationLen && b[0] == wireGuardInitiation }
 func isResponse(b []byte) bool   { return len(b) == responseLen && b[0] == wireGuardResponse }
 
-// handshakes knows what goes on with a peer, as far as its relay brings it, where beginnings meet:
-// before two peers have spoken there is no other way.
-type handshakes struct {
-	mu    sync.Mutex
-	began time.Time   // our latest beginning; zero once it is answered
-	aside []byte      // its beginning that crossed ours; nil: none
-	timer *time.Timer // runs while there is one
+// crossing detects initiations of one peer that cross ours, as far as they travel by its relay:
+// before two peers have spoken there is no direct path.
+type crossing struct {
+	mu     sync.Mutex
+	sentAt time.Time   // when our latest initiation left; zero once it is answered
+	held   []byte      // the peer's initiation that is held back; nil: none
+	timer  *time.Timer // runs while held is set
 }
 
-// sent takes a beginning of ours.
-func (h *handshakes) sent(now time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.began = now
+// sent notes that our initiation leaves.
+func (c *crossing) sent(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sentAt = now
 }
 
-// crosses reports whether a beginning comes less than patience after ours. Then it puts it aside,
-// and has turn called, in a goroutine of its own, when it has its turn.
-func (h *handshakes) crosses(b []byte, patience time.Duration, now time.Time, turn func()) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	wait := h.began.Add(patience).Sub(now)
-	if wait <= 0 || wait > patience {
+// hold reports whether the peer's initiation b arrives less than limit after ours. It then keeps a
+// copy of b and calls deliver in a goroutine of its own at the end of the limit.
+func (c *crossing) hold(b []byte, limit time.Duration, now time.Time, deliver func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wait := c.sentAt.Add(limit).Sub(now)
+	if wait <= 0 || wait > limit {
 		return false
 	}
-	if h.aside == nil {
-		h.timer = time.AfterFunc(wait, turn)
+	if c.held == nil {
+		c.timer = time.AfterFunc(wait, deliver)
 	}
-	h.aside = slices.Clone(b)
+	c.held = slices.Clone(b)
 	return true
 }
 
-// answered takes an answer to ours, which makes what was put aside void.
-func (h *handshakes) answered() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.aside != nil {
-		h.timer.Stop()
+// answered notes the response to our initiation, which discards the held one.
+func (c *crossing) answered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held != nil {
+		c.timer.Stop()
 	}
-	h.began, h.aside = time.Time{}, nil
+	c.sentAt, c.held = time.Time{}, nil
 }
 
-// resume returns what was put aside, nil if it is void.
-func (h *handshakes) resume() []byte {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	b := h.aside
-	h.aside = nil
+// release returns the held initiation, nil if it was discarded.
+func (c *crossing) release() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.held
+	c.held = nil
 	return b
 }
 
-// passHandshake reports whether a message that a relay has brought is for WireGuard now.
+// passHandshake reports whether a message that a relay delivered goes to WireGuard now.
 func (c *Conn) passHandshake(e *endpoint, b []byte) bool {
 	if isResponse(b) {
-		e.handshakes.answered()
+		e.crossing.answered()
 	}
 	if !isInitiation(b) {
 		return true
 	}
-	patience := soon
+	limit := shortHold
 	if bytes.Compare(c.self.Load()[:], e.key[:]) < 0 {
-		patience = late
+		limit = longHold
 	}
-	return !e.handshakes.crosses(b, patience, time.Now(), func() { c.resumeHandshake(e) })
+	return !e.crossing.hold(b, limit, time.Now(), func() { c.deliverHeld(e) })
 }
 
-// resumeHandshake hands over the initiation that was held back; a timer calls it.
-func (c *Conn) resumeHandshake(e *endpoint) {
-	if b := e.handshakes.resume(); b != nil {
+// deliverHeld gives WireGuard the initiation that was held back. A timer calls it.
+func (c *Conn) deliverHeld(e *endpoint) {
+	if b := e.crossing.release(); b != nil {
 		c.takeRelayed(e, [][]byte{b})
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/simnet"
+	"ginnel/key"
 )
 
 func handshakeMessage(kind byte, size int) []byte {
@@ -20,7 +20,7 @@ var (
 	testResponse   = handshakeMessage(wireGuardResponse, responseLen)
 )
 
-// sizes are those of what arrived, with their headers.
+// arrivedSizes returns the sizes of the messages that WireGuard was given, with their headers.
 func arrivedSizes(n *testNode) (sizes []int) {
 	for _, a := range n.take() {
 		sizes = append(sizes, len(a.text)+dataHeader)
@@ -28,9 +28,9 @@ func arrivedSizes(n *testNode) (sizes []int) {
 	return sizes
 }
 
-// crossing is two nodes of which one has begun a handshake with the other; the patience is that of
-// the former.
-func crossing(t *testing.T, w *world) (a, b *testNode, patience time.Duration) {
+// crossingNodes returns two nodes. Node a has just sent b an initiation and holds back one of b's
+// for the limit.
+func crossingNodes(t *testing.T, w *world) (a, b *testNode, limit time.Duration) {
 	a, b = w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
 	w.introduce(a, b)
 	ep, err := a.c.ParseEndpoint(hexOf(b.key))
@@ -41,20 +41,20 @@ func crossing(t *testing.T, w *world) (a, b *testNode, patience time.Duration) {
 		t.Fatal(err)
 	}
 	if bytes.Compare(a.key[:], b.key[:]) < 0 {
-		return a, b, late
+		return a, b, longHold
 	}
-	return a, b, soon
+	return a, b, shortHold
 }
 
 func hexOf(k key.NodePublic) string { return newEndpoint(k).DstToString() }
 
-// A beginning that crosses ours waits, and what comes after it does not; when no answer has come it
-// has its turn.
-func TestCrossingBeginnings(t *testing.T) {
+// An initiation that crosses ours is held back, packets after it are not, and it is delivered when
+// no response has come in time.
+func TestCrossingInitiations(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		a, b, patience := crossing(t, w)
+		a, b, limit := crossingNodes(t, w)
 		a.c.HandleRelayed(1, b.key, [][]byte{packet("before"), testInitiation, packet("after")})
-		time.Sleep(patience - time.Millisecond)
+		time.Sleep(limit - time.Millisecond)
 		if got := a.take(); len(got) != 2 || got[0].text != "before" || got[1].text != "after" {
 			t.Errorf("at first got %v", got)
 		}
@@ -65,15 +65,15 @@ func TestCrossingBeginnings(t *testing.T) {
 		a.c.HandleRelayed(1, b.key, [][]byte{testInitiation})
 		time.Sleep(time.Millisecond)
 		if got := arrivedSizes(a); len(got) != 1 {
-			t.Errorf("of a beginning that crosses nothing got %d", got)
+			t.Errorf("got %d initiations, want the one that crosses nothing", got)
 		}
 	})
 }
 
-// The answer to ours makes a beginning void that crossed it.
-func TestAnswerVoidsCrossingBeginning(t *testing.T) {
+// The response to our initiation discards the one that was held back.
+func TestResponseDiscardsHeldInitiation(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		a, b, _ := crossing(t, w)
+		a, b, _ := crossingNodes(t, w)
 		a.c.HandleRelayed(1, b.key, [][]byte{testInitiation, testInitiation, testResponse})
 		time.Sleep(time.Second)
 		if got := arrivedSizes(a); len(got) != 1 || got[0] != responseLen {
@@ -82,53 +82,55 @@ func TestAnswerVoidsCrossingBeginning(t *testing.T) {
 		a.c.HandleRelayed(1, b.key, [][]byte{testInitiation})
 		time.Sleep(time.Millisecond)
 		if got := arrivedSizes(a); len(got) != 1 {
-			t.Errorf("of the peer's next beginning got %d", got)
+			t.Errorf("got %d initiations, want the peer's next one", got)
 		}
 	})
 }
 
-// Of two sides that both put the other's beginning aside one is sooner by more than a handshake
+// If both sides hold back the other's initiation, one delivers it earlier by more than a handshake
 // takes.
-func TestSidesDiffer(t *testing.T) {
-	if late-soon < 2*handshakeTime {
-		t.Errorf("sides wait for %v and %v", soon, late)
+func TestHoldsDiffer(t *testing.T) {
+	if longHold-shortHold < 2*handshakeTime {
+		t.Errorf("the sides hold for %v and %v", shortHold, longHold)
 	}
-	var h handshakes
+	var h crossing
 	now := time.Unix(1000, 0)
 	h.sent(now)
-	if h.crosses(testInitiation, late, now.Add(-time.Hour), nil) {
-		t.Error("a clock that was set back holds a beginning back")
+	if h.hold(testInitiation, longHold, now.Add(-time.Hour), nil) {
+		t.Error("a clock that was set back holds an initiation back")
 	}
 }
 
-// WireGuard's messages are told by type and size.
+// Messages of WireGuard are recognised by type and size.
 func TestHandshakeMessages(t *testing.T) {
 	for _, c := range []struct {
 		b                    []byte
 		initiation, response bool
 	}{
 		{testInitiation, true, false}, {testResponse, false, true}, {handshakeMessage(1, 92), false, false},
-		{handshakeMessage(2, 148), false, false}, {handshakeMessage(3, 64), false, false}, {handshakeMessage(4, 148), false, false}, {nil, false, false},
+		{handshakeMessage(2, 148), false, false}, {handshakeMessage(3, 64), false, false},
+		{handshakeMessage(4, 148), false, false}, {nil, false, false},
 	} {
 		if isInitiation(c.b) != c.initiation || isResponse(c.b) != c.response {
-			t.Errorf("type %v of %d bytes: initiation %v, response %v", c.b[:min(1, len(c.b))], len(c.b), isInitiation(c.b), isResponse(c.b))
+			t.Errorf("type %v of %d bytes: initiation %v, response %v", c.b[:min(1, len(c.b))], len(c.b), isInitiation(c.b),
+				isResponse(c.b))
 		}
 	}
 }
 
-// A node that has another key now waits as long as that says, as its peers will expect.
-func TestPatienceFollowsKey(t *testing.T) {
+// After a change of our node key the hold follows the new key, as peers expect.
+func TestHoldFollowsKey(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		a, b, _ := crossing(t, w)
+		a, b, _ := crossingNodes(t, w)
 		a.c.SetNodeKey(key.NodePublic{}) // below any other
 		a.c.HandleRelayed(1, b.key, [][]byte{testInitiation})
-		time.Sleep(late - time.Millisecond)
+		time.Sleep(longHold - time.Millisecond)
 		if got := arrivedSizes(a); len(got) != 0 {
-			t.Errorf("after %v got messages of %d bytes", late-time.Millisecond, got)
+			t.Errorf("after %v got messages of %d bytes", longHold-time.Millisecond, got)
 		}
 		time.Sleep(2 * time.Millisecond)
 		if got := arrivedSizes(a); len(got) != 1 {
-			t.Errorf("after %v got messages of %d bytes", late+time.Millisecond, got)
+			t.Errorf("after %v got messages of %d bytes", longHold+time.Millisecond, got)
 		}
 	})
 }

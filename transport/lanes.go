@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+
+	"ginnel/internal/sys"
 )
 
 // This file spreads peers over several sockets of one port. One goroutine receives from a socket
-// and decrypts what it brings, so one socket keeps no more than one processor busy.
+// and decrypts, so one socket keeps at most one processor busy.
 //
 // With Config.Lanes > 1 each address family has that many sockets. The kernel delivers a WireGuard
 // data message to the socket whose number is the receiver index of the message modulo the number of
@@ -22,7 +24,7 @@ const MaxLanes = 8
 // the family is not available.
 type group []*socket
 
-// port is the local port; 0 if there is none or it is not known.
+// port returns the local port, 0 if there is none or it is not known.
 func (g group) port() uint16 {
 	if len(g) == 0 {
 		return 0
@@ -30,7 +32,7 @@ func (g group) port() uint16 {
 	return g[0].port()
 }
 
-// lane returns the socket that lane i sends by, or nil if g is empty.
+// lane returns the socket that lane i sends with, nil if g is empty.
 func (g group) lane(i int) *socket {
 	if len(g) == 0 {
 		return nil
@@ -45,8 +47,8 @@ func (g group) close() (errs []error) {
 	return errs
 }
 
-// openGroup opens the sockets of a family. It opens one if the system cannot spread datagrams over
-// several.
+// openGroup opens the sockets of an address family. It opens one if the kernel cannot spread
+// datagrams over several.
 func (c *Conn) openGroup(network string, addr netip.AddrPort) (group, error) {
 	s, err := c.openSocket(network, addr)
 	if err != nil {
@@ -64,7 +66,28 @@ func (c *Conn) openGroup(network string, addr netip.AddrPort) (group, error) {
 	return append(group{s}, more...), nil
 }
 
-// checkLanes reports an invalid Config.Lanes. It has to be a power of two because laneProgram takes
+// openMore opens the sockets of lanes 1 and up on the port of first, which is lane 0. The kernel
+// gives each lane the data messages whose receiver index is its number modulo lanes.
+func openMore(first *net.UDPConn, network string, lanes int) (more []*socket, err error) {
+	conns, err := sys.ShareUDPPort(first, network, lanes, wireGuardData)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range conns {
+		s, err := newSocket(c)
+		if err != nil {
+			group(more).close()
+			for _, rest := range conns[i:] {
+				rest.Close()
+			}
+			return nil, err
+		}
+		more = append(more, s)
+	}
+	return more, nil
+}
+
+// checkLanes reports an invalid Config.Lanes. It has to be a power of two because the kernel takes
 // the remainder by a mask.
 func checkLanes(n int) error {
 	if n < 0 || n > MaxLanes || n&(n-1) != 0 {
@@ -73,6 +96,6 @@ func checkLanes(n int) error {
 	return nil
 }
 
-// Lanes is the number of lanes, a power of two. Data messages whose receiver indexes are equal
-// modulo Lanes and that come over one address family arrive in one goroutine and in order.
+// Lanes returns the number of lanes, a power of two. Data messages of one address family whose
+// receiver indexes are equal modulo Lanes arrive in one goroutine and in order.
 func (c *Conn) Lanes() int { return max(len(c.sock4), len(c.sock6), 1) }

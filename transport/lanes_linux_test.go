@@ -1,3 +1,5 @@
+//go:build linux && !ginnel_stdnet
+
 package transport
 
 import (
@@ -19,13 +21,14 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/udpbatch"
+	"ginnel/internal/sys"
 )
 
 // newLanes makes a Conn on addr. Before Open nothing reads its sockets.
 func newLanes(t *testing.T, lanes int, addr string, change ...func(*Config)) *Conn {
 	t.Helper()
-	cfg := Config{Addr: netip.MustParseAddr(addr), Lanes: lanes, LocalAddrs: func() ([]netip.Addr, error) { return nil, nil }}
+	cfg := Config{Addr: netip.MustParseAddr(addr), Lanes: lanes,
+		LocalAddrs: func() ([]netip.Addr, error) { return nil, nil }}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -60,7 +63,7 @@ func read(t *testing.T, s *socket, n int) (got [][]byte) {
 	if err := s.c.(*net.UDPConn).SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	for batch := udpbatch.NewBatch(1); len(got) < n; {
+	for batch := sys.NewBatch(1); len(got) < n; {
 		if err := s.Receive(batch); err != nil {
 			t.Fatalf("after %d datagrams of %d: %v", len(got), n, err)
 		}
@@ -275,7 +278,10 @@ func wantAlone(t *testing.T, c *Conn) {
 			t.Errorf("message %d is %q", i, text)
 		}
 	}
-	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error { return setReusePort(raw, 1) }}
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		return err
+	}}
 	if pc, err := lc.ListenPacket(t.Context(), "udp4", fmt.Sprint("127.0.0.1:", c.LocalPort())); err == nil {
 		pc.Close()
 		t.Error("another socket could join the port")

@@ -8,17 +8,17 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// callPatience is how long a CallMeMaybe waits for STUN; then it goes with the addresses known.
+// callPatience is how long a CallMeMaybe waits for STUN. Then it is sent with the endpoints known.
 const callPatience = 500 * time.Millisecond
 
-// What is sent to the loop, besides what arrives for it (arrivals.go).
+// Messages to the loop, besides disco and STUN (discoqueue.go).
 type (
-	// wake tells of traffic to a peer that had none.
+	// wake says that traffic to a peer has begun.
 	wake struct{ e *endpoint }
-	// sendFailed tells of an error of a direct path.
+	// sendFailed says that a send on a direct path failed.
 	sendFailed struct {
 		e    *endpoint
 		addr netip.AddrPort
@@ -31,7 +31,7 @@ type (
 	}
 )
 
-// tell passes a message to the loop if there is room.
+// tell passes a message to the loop if its queue has room.
 func (c *Conn) tell(m any) bool {
 	select {
 	case c.msgc <- m:
@@ -42,14 +42,14 @@ func (c *Conn) tell(m any) bool {
 	}
 }
 
-// wakePeer tells the loop of traffic to a peer, once.
+// wakePeer tells the loop that traffic to a peer has begun, unless it knows.
 func (c *Conn) wakePeer(e *endpoint) {
 	if e.awake.CompareAndSwap(false, true) && !c.tell(wake{e}) {
 		e.awake.Store(false) // the next send tries again
 	}
 }
 
-// call has the loop run f and waits for it; it reports false if the Conn is closed.
+// call has the loop run f and waits for that. It reports false if the Conn is closed.
 func (c *Conn) call(f func(*loop)) bool {
 	m := call{f, make(chan struct{})}
 	select {
@@ -65,25 +65,25 @@ func (c *Conn) call(f func(*loop)) bool {
 	}
 }
 
-// loop owns everything that changes slowly. Only its goroutine touches it.
+// loop owns the peers and all state that changes slowly. Only its goroutine touches it.
 type loop struct {
 	c       *Conn
 	nodeKey key.NodePublic // our own
 	peers   map[key.NodePublic]*peer
 	byDisco map[key.DiscoPublic][]*peer // several nodes may share a disco key
-	due     dueHeap                     // peers whose path has something to do
+	due     dueHeap                     // peers whose path needs a tick at some time
 	waiting map[disco.TxID]chan<- PingResult
 
 	prober   prober
 	nextSTUN time.Time // of the periodic rounds; zero: none
 
-	measuredAt time.Time // the end of the last round that those who watch were told of
+	measuredAt time.Time // end of the last STUN round that watchers were told about
 	local      []netip.Addr
 	localAt    time.Time        // when local was read
-	own        []netip.AddrPort // what peers are told
+	own        []netip.AddrPort // our endpoints, as peers are told
 
 	calls   map[*peer]struct{} // peers to be sent a CallMeMaybe once our endpoints are known
-	callsBy time.Time          // at the latest then
+	callsBy time.Time          // when they are sent at the latest
 }
 
 // peer is a peer as the loop knows it.
@@ -91,10 +91,10 @@ type peer struct {
 	Peer
 	ep   *endpoint
 	path *path
-	used netip.AddrPort // where packets go; invalid: through the relay
+	used netip.AddrPort // where packets go; invalid: to the relay
 
 	quality  quality
-	compared netip.AddrPort // the direct path that quality knows
+	compared netip.AddrPort // the direct path that quality has measured
 
 	greeted time.Time // when the peer was last reported as back
 
@@ -114,7 +114,8 @@ func newLoop(c *Conn) *loop {
 	}
 }
 
-// randomID makes a transaction id; twelve random bytes are the proof that a message arrived.
+// randomID makes a transaction id. An answer with these 96 random bits proves that the request
+// arrived.
 func randomID[ID ~[12]byte]() (id ID) {
 	rand.Read(id[:])
 	return id
@@ -173,7 +174,7 @@ func (l *loop) handleSendFailed(now time.Time, m sendFailed) {
 	}
 }
 
-// activity tells the path what the endpoint has seen since.
+// activity tells the path whether packets were sent since the last call.
 func (l *loop) activity(now time.Time, p *peer) effects {
 	if !p.ep.sent.Swap(false) {
 		return effects{}
@@ -186,7 +187,7 @@ func (l *loop) activity(now time.Time, p *peer) effects {
 	return e
 }
 
-// tick does what is due.
+// tick does everything that is due.
 func (l *loop) tick(now time.Time) {
 	for len(l.due) > 0 && !now.Before(l.due[0].at) {
 		p := l.due[0]
@@ -194,7 +195,7 @@ func (l *loop) tick(now time.Time) {
 		e.merge(p.path.tick(now))
 		if !p.path.active {
 			p.ep.awake.Store(false)
-			// A send between the two lines above would otherwise wake nobody.
+			// Otherwise a send between the two lines above would not wake the loop.
 			if p.ep.sent.Load() && p.ep.awake.CompareAndSwap(false, true) {
 				e.merge(l.activity(now, p))
 			}
@@ -214,7 +215,7 @@ func (l *loop) tick(now time.Time) {
 	}
 }
 
-// next is when tick has something to do; zero means never.
+// next returns when tick has something to do, zero for never.
 func (l *loop) next() time.Time {
 	t := firstTime(l.prober.next(), l.nextSTUN)
 	if len(l.due) > 0 {
@@ -235,7 +236,7 @@ func (l *loop) anyActive() bool {
 	return false
 }
 
-// apply does what a path wants, publishes its route and notes when it is due again.
+// apply carries out the effects of a path, publishes its route and schedules its next tick.
 func (l *loop) apply(now time.Time, p *peer, e effects) {
 	for _, out := range e.pings {
 		l.sendPing(p, out.addr, out.txid)
@@ -247,13 +248,13 @@ func (l *loop) apply(now time.Time, p *peer, e effects) {
 	l.schedule(now, p)
 }
 
-// publish makes the path's decision the route of packets.
+// publish makes the decision of the path the route of packets.
 func (l *loop) publish(now time.Time, p *peer) {
 	direct, relay := p.path.route(now)
 	p.quality.rest(now)
 	if p.quality.relayed() {
 		if relay || p.path.best.addr != p.compared {
-			p.quality.reset() // the direct path that was compared is no more
+			p.quality.reset() // the direct path that was measured does not exist any more
 		} else {
 			direct, relay = netip.AddrPort{}, true
 		}
@@ -268,7 +269,7 @@ func (l *loop) publish(now time.Time, p *peer) {
 	if old.direct != r.direct || old.relay != r.relay {
 		l.c.log.Debug("path changed", "peer", p.Key, "direct", r.direct, "relay", r.relay, "region", r.region)
 	}
-	// While packets take both ways, the one they took before is one of them.
+	// While packets take both paths, the previous path is one of them.
 	if settled := !r.direct.IsValid() || !r.relay; settled && p.used != r.direct {
 		p.used = r.direct
 		if l.c.cfg.PathChanged != nil {
@@ -291,10 +292,10 @@ func (l *loop) schedule(now time.Time, p *peer) {
 	}
 }
 
-// randomBetween spreads periodic work.
+// randomBetween keeps the periodic work of many nodes apart.
 func randomBetween(low, high time.Duration) time.Duration { return low + mrand.N(high-low) }
 
-// dueHeap orders peers by when they are due; it implements heap.Interface.
+// dueHeap orders peers by the time of their next tick. It implements heap.Interface.
 type dueHeap []*peer
 
 func (h dueHeap) Len() int           { return len(h) }

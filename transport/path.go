@@ -9,20 +9,21 @@ import (
 
 // Times of the disco specification, section 3.2.
 const (
-	heartbeatInterval = 3 * time.Second         // between pings of the address in use
-	sessionTimeout    = 45 * time.Second        // without a send, heartbeats end; a candidate known only by its pings dies
-	trustDuration     = 6500 * time.Millisecond // how long a Pong is believed
+	heartbeatInterval = 3 * time.Second // between pings of the address in use
+	// without a send, heartbeats end; a candidate known by pings alone is dropped
+	sessionTimeout    = 45 * time.Second
+	trustDuration     = 6500 * time.Millisecond // how long a Pong makes a path trusted
 	pingTimeout       = 5 * time.Second         // an unanswered ping is forgotten
 	candidateInterval = 5 * time.Second         // between two discovery pings to one candidate
-	upgradeInterval   = 60 * time.Second        // between looks for something better than a path that works
-	goodEnough        = 5 * time.Millisecond    // at or below this latency nobody looks
+	upgradeInterval   = 60 * time.Second        // between rounds that look for a better path than a working one
+	goodEnough        = 5 * time.Millisecond    // at or below this latency no better path is looked for
 )
 
-// suspectAfter is how long the answer to a heartbeat may take before packets go over the relay as
-// well. It is ours: the specification waits for trust to run out, which loses up to five seconds of
-// traffic more when a path dies. If nothing was sent within heartbeatInterval before the heartbeat,
-// no packet is at risk, and the answer is looked for at the next heartbeat, so that an idle path
-// needs no timer of a second.
+// suspectAfter is how long the answer to a heartbeat may take before packets go through the relay
+// too. The specification has no such rule: it waits until trust runs out, which loses up to five
+// more seconds of traffic when a path dies. If nothing was sent within heartbeatInterval before the
+// heartbeat, no packet is at risk. Then the answer is checked at the next heartbeat, so an idle
+// path needs no timer of one second.
 const suspectAfter = 1 * time.Second
 
 const (
@@ -32,10 +33,10 @@ const (
 	maxCalledAddrs = 64   // addresses taken from one CallMeMaybe
 )
 
-// path finds and keeps the direct path to one peer: which addresses to ping, which to use, when to
-// stop believing in it (disco specification, section 3). It has no clock, socket or goroutine: what
-// happens is told to it with the time, what is to be done comes back as effects, and next says when
-// to call tick.
+// path finds and keeps the direct path to one peer: which addresses to ping, which one to use, and
+// when to stop trusting it (disco specification, section 3). It is a state machine without clock,
+// socket or goroutine. Its methods take events with their time and return effects to carry out;
+// next says when to call tick.
 //
 //	          send                   Pong                       heartbeats answered
 //	idle ───────────► discovering ──────────► direct, trusted ◄────────────┐
@@ -50,8 +51,8 @@ type path struct {
 	candidates map[netip.AddrPort]*candidate
 	pings      map[disco.TxID]sentPing
 
-	best       measured  // unset: relay only
-	trustUntil time.Time // best is believed until then
+	best       measured  // the path in use; unset: relay only
+	trustUntil time.Time // until when best is trusted
 
 	active    bool      // something was sent within sessionTimeout
 	lastSend  time.Time // by WireGuard or a user, not by discovery
@@ -64,27 +65,27 @@ type path struct {
 type candidate struct {
 	mapped     bool       // listed in the network map
 	called     bool       // listed in the last CallMeMaybe
-	pingedAt   time.Time  // last ping of the peer from there
+	pingedAt   time.Time  // last ping that the peer sent from there
 	pingedTxID disco.TxID // of that ping
-	learned    bool       // first known by such a ping, so judged by their age alone
+	learned    bool       // first known by such a ping, so only the age of the last one counts
 	triedAt    time.Time  // our last discovery ping
 	latency    time.Duration
 }
 
-// sentPing waits for its Pong.
+// sentPing is a ping without a Pong so far.
 type sentPing struct {
 	addr      netip.AddrPort // zero: sent through the relay
 	at        time.Time
-	heartbeat bool // a late answer makes the path suspect; see suspectAfter
+	heartbeat bool // see suspectAfter
 }
 
-// effects is what the machine wants done.
+// effects is what the caller has to do for the state machine.
 type effects struct {
 	pings       []outPing
 	callMeMaybe bool // send our endpoints through the relay, after the pings
 }
 
-// merge adds what other wants.
+// merge adds the effects of other.
 func (e *effects) merge(other effects) {
 	e.pings = append(e.pings, other.pings...)
 	e.callMeMaybe = e.callMeMaybe || other.callMeMaybe
@@ -104,7 +105,7 @@ func newPath(txid func() disco.TxID) *path {
 	}
 }
 
-// setEndpoints takes the peer's endpoints from the network map, the whole set.
+// setEndpoints replaces the peer's endpoints of the network map.
 func (p *path) setEndpoints(now time.Time, addrs []netip.AddrPort) {
 	for _, c := range p.candidates {
 		c.mapped = false
@@ -119,11 +120,12 @@ func (p *path) setEndpoints(now time.Time, addrs []netip.AddrPort) {
 	p.sweep(now)
 }
 
-// usable refuses what cannot be a peer's address. Link-local IPv6 needs a zone, which is not
-// carried (section 2.4).
+// usable reports whether a can be the address of a peer. Link-local IPv6 cannot, because it needs a
+// zone, which messages do not carry (section 2.4).
 func usable(a netip.AddrPort) bool {
 	ip := a.Addr()
-	return a.IsValid() && a.Port() != 0 && !ip.IsUnspecified() && !ip.IsMulticast() && !(ip.Is6() && ip.IsLinkLocalUnicast()) && ip.Zone() == ""
+	return a.IsValid() && a.Port() != 0 && !ip.IsUnspecified() && !ip.IsMulticast() &&
+		!(ip.Is6() && ip.IsLinkLocalUnicast()) && ip.Zone() == ""
 }
 
 func (p *path) hasRoom(now time.Time) bool {
@@ -133,7 +135,8 @@ func (p *path) hasRoom(now time.Time) bool {
 	return len(p.candidates) < maxCandidates
 }
 
-// sweep drops candidates that nothing vouches for any more (section 3.1).
+// sweep drops candidates that neither the map, nor a CallMeMaybe, nor a recent ping names (section
+// 3.1).
 func (p *path) sweep(now time.Time) {
 	for a, c := range p.candidates {
 		if p.stale(now, a, c) {
@@ -147,7 +150,7 @@ func (p *path) stale(now time.Time, a netip.AddrPort, c *candidate) bool {
 	case c.called:
 		return false
 	case a == p.best.addr && p.trusted(now):
-		return false // it works; the specification would drop it and look for it again
+		return false // it works; the specification drops it and finds it again
 	case c.learned:
 		return now.Sub(c.pingedAt) >= sessionTimeout
 	}
@@ -166,7 +169,7 @@ func (p *path) clearBest() {
 	p.trustUntil = time.Time{}
 }
 
-// sent tells that WireGuard or a user sent something to the peer since the last call.
+// sent notes that WireGuard or a user has sent something to the peer since the last call.
 func (p *path) sent(now time.Time) effects {
 	p.lastSend = now
 	if p.active {
@@ -184,7 +187,7 @@ func (p *path) sent(now time.Time) effects {
 	return e
 }
 
-// probe is sent for a user's ping command: it also looks around if there is no trusted path.
+// probe is sent for a user's ping command. Without a trusted path it starts a discovery round too.
 func (p *path) probe(now time.Time) effects {
 	e := p.sent(now)
 	if p.trusted(now) {
@@ -195,7 +198,7 @@ func (p *path) probe(now time.Time) effects {
 	return e
 }
 
-// relayPing registers a ping that goes through the relay, and returns its id.
+// relayPing registers a ping through the relay and returns its id.
 func (p *path) relayPing(now time.Time) (id disco.TxID, ok bool) {
 	if len(p.pings) >= maxPings {
 		return id, false
@@ -205,19 +208,18 @@ func (p *path) relayPing(now time.Time) (id disco.TxID, ok bool) {
 	return id, true
 }
 
-// route is where packets go now: to direct if it is valid, and over the relay unless direct is
-// trusted.
+// route returns where packets go now: to direct if it is valid, and through the relay unless direct
+// is trusted.
 func (p *path) route(now time.Time) (direct netip.AddrPort, relay bool) {
 	return p.best.addr, !p.trusted(now)
 }
 
-// trusted reports whether UDP alone is used.
+// trusted reports whether packets take the direct path alone.
 func (p *path) trusted(now time.Time) bool { return p.best.isSet() && !now.After(p.trustUntil) }
 
-// pinged takes a ping that the peer sent from addr, directly. It reports false for a duplicate,
-// which needs no second answer (section 2.2). It does not make addr a path: that takes a Pong.
-// While we have traffic and no path, addr is asked for one at once, as any other new candidate
-// would be with the next packet.
+// pinged takes a ping that the peer sent directly from addr. It reports false for a duplicate,
+// which needs no second answer (section 2.2). Only a Pong makes addr a path. While we have traffic
+// and no path, addr is pinged at once, as any other new candidate is with the next packet.
 func (p *path) pinged(now time.Time, addr netip.AddrPort, txid disco.TxID) (e effects, first bool) {
 	c := p.candidates[addr]
 	if c == nil {
@@ -236,8 +238,8 @@ func (p *path) pinged(now time.Time, addr netip.AddrPort, txid disco.TxID) (e ef
 	return e, true
 }
 
-// ponged takes a Pong that arrived directly. It reports what was pinged, and whether that was ours
-// to ask.
+// ponged takes a Pong that arrived directly. It returns the ping that it answers; ok is false if
+// there is no such ping.
 func (p *path) ponged(now time.Time, txid disco.TxID) (sentPing, bool) {
 	sent, ok := p.pings[txid]
 	if !ok {
@@ -246,7 +248,7 @@ func (p *path) ponged(now time.Time, txid disco.TxID) (sentPing, bool) {
 	delete(p.pings, txid)
 	c := p.candidates[sent.addr]
 	if c == nil {
-		return sent, true // no longer a candidate, or pinged through the relay
+		return sent, true // not a candidate any more, or pinged through the relay
 	}
 	c.latency = now.Sub(sent.at)
 	m := measured{addr: sent.addr, latency: c.latency, mtu: plainWireMTU}
@@ -261,7 +263,7 @@ func (p *path) ponged(now time.Time, txid disco.TxID) (sentPing, bool) {
 	return sent, true
 }
 
-// forgive stops waiting for heartbeats sent until then: a later one was answered.
+// forgive clears heartbeats sent until then, because a later one was answered.
 func (p *path) forgive(then time.Time) {
 	for id, s := range p.pings {
 		if s.heartbeat && !s.at.After(then) {
@@ -271,7 +273,7 @@ func (p *path) forgive(then time.Time) {
 	}
 }
 
-// pongedByRelay takes a Pong that came through a relay: it ends the ping and proves nothing about
+// pongedByRelay takes a Pong that came through a relay. It ends the ping and proves nothing about
 // an address (section 2.3, rule 5).
 func (p *path) pongedByRelay(txid disco.TxID) (sentPing, bool) {
 	sent, ok := p.pings[txid]
@@ -279,8 +281,8 @@ func (p *path) pongedByRelay(txid disco.TxID) (sentPing, bool) {
 	return sent, ok
 }
 
-// calledMaybe takes the endpoints of a CallMeMaybe: they replace those of the one before, and
-// everything is pinged at once (section 2.4).
+// calledMaybe takes the endpoints of a CallMeMaybe. They replace those of the previous one, and all
+// candidates are pinged at once (section 2.4).
 func (p *path) calledMaybe(now time.Time, addrs []netip.AddrPort) effects {
 	listed := make(map[netip.AddrPort]bool, len(addrs))
 	for _, a := range addrs[:min(len(addrs), maxCalledAddrs)] {
@@ -305,14 +307,15 @@ func (p *path) calledMaybe(now time.Time, addrs []netip.AddrPort) effects {
 		}
 		c.triedAt = time.Time{}
 	}
-	// A peer that calls may not know where we are. The specification answers with pings alone, which a
-	// NAT before the peer drops unless the peer pings us too; so it is told, if it was not just now.
+	// The peer may not know our endpoints. The specification answers with pings alone, which a NAT in
+	// front of the peer drops unless the peer pings us too. So we send a CallMeMaybe back, unless we
+	// have sent one just now.
 	e := effects{callMeMaybe: now.Sub(p.lastCall) >= candidateInterval}
 	p.round(now, &e)
 	return e
 }
 
-// sendFailed tells that the network refused a packet to addr as unreachable.
+// sendFailed notes that the network refused a packet to addr as unreachable.
 func (p *path) sendFailed(addr netip.AddrPort) {
 	if p.best.addr == addr {
 		p.clearBest()
@@ -322,7 +325,7 @@ func (p *path) sendFailed(addr netip.AddrPort) {
 	}
 }
 
-// reset tells that our own network changed: what was known about paths is worth nothing, the
+// reset forgets what was proven about paths, because our own network or the peer has changed. The
 // candidates stay (section 3.8).
 func (p *path) reset(now time.Time) effects {
 	p.clearBest()
@@ -360,15 +363,15 @@ func (p *path) tick(now time.Time) effects {
 			p.beat(now, &e)
 		}
 	}
-	// Without a path every tick looks around, limited for each candidate by candidateInterval.
+	// Without a path every tick starts a round. candidateInterval limits the pings to each candidate.
 	if !p.trusted(now) || due && p.wantsUpgrade(now) {
 		p.round(now, &e)
 	}
 	return e
 }
 
-// expirePings forgets pings that will not be answered, and with the last hope the path they were
-// sent on. It reports whether an answer to a heartbeat is late.
+// expirePings drops pings that timed out, and the path in use if it is not trusted and its ping
+// timed out. It reports whether the answer to a heartbeat is late.
 func (p *path) expirePings(now time.Time) (suspect bool) {
 	for id, s := range p.pings {
 		if now.Sub(s.at) >= pingTimeout {
@@ -385,13 +388,13 @@ func (p *path) expirePings(now time.Time) (suspect bool) {
 	return suspect
 }
 
-// wantsUpgrade says whether a heartbeat is also the time to look for something better (section
+// wantsUpgrade reports whether it is time to look for a better path than the one in use (section
 // 3.4).
 func (p *path) wantsUpgrade(now time.Time) bool {
 	return p.lastRound.IsZero() || p.best.latency > goodEnough && now.Sub(p.lastRound) >= upgradeInterval
 }
 
-// round pings every candidate that was not pinged lately.
+// round pings every candidate that was not pinged within candidateInterval.
 func (p *path) round(now time.Time, e *effects) {
 	p.sweep(now)
 	asked := false
@@ -401,8 +404,8 @@ func (p *path) round(now time.Time, e *effects) {
 	if !asked && len(p.candidates) > 0 {
 		return
 	}
-	// A peer that knows no address of ours can only be told; so the call goes out also if there was
-	// nothing to ping.
+	// The CallMeMaybe is sent even if there was nothing to ping, because the peer may know none of our
+	// endpoints.
 	p.lastRound = now
 	if now.Sub(p.lastCall) >= candidateInterval {
 		e.callMeMaybe = true
@@ -412,7 +415,7 @@ func (p *path) round(now time.Time, e *effects) {
 	}
 }
 
-// try pings a candidate unless it was pinged lately.
+// try pings a candidate unless it was pinged within candidateInterval.
 func (p *path) try(now time.Time, a netip.AddrPort, c *candidate, e *effects) bool {
 	if !c.triedAt.IsZero() && now.Sub(c.triedAt) < candidateInterval || !p.ping(now, a, e) {
 		return false
@@ -421,12 +424,12 @@ func (p *path) try(now time.Time, a netip.AddrPort, c *candidate, e *effects) bo
 	return true
 }
 
-// ping asks addr; it reports false if too many pings are unanswered.
+// ping pings addr. It reports false if too many pings are outstanding.
 func (p *path) ping(now time.Time, addr netip.AddrPort, e *effects) bool {
 	return p.ask(sentPing{addr: addr, at: now}, e)
 }
 
-// beat sends a heartbeat: it pings the address in use.
+// beat sends a heartbeat, i.e. it pings the address in use.
 func (p *path) beat(now time.Time, e *effects) {
 	p.ask(sentPing{addr: p.best.addr, at: now, heartbeat: true}, e)
 }
@@ -459,7 +462,7 @@ func (p *path) next(now time.Time) time.Time {
 	return t
 }
 
-// firstTime is the earlier of two times of which zero means never.
+// firstTime returns the earlier of two times, where zero means never.
 func firstTime(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b

@@ -6,10 +6,10 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// setPeers makes peers the whole set.
+// setPeers replaces the set of peers.
 func (l *loop) setPeers(peers []Peer) {
 	now := time.Now()
 	keep := make(map[key.NodePublic]bool, len(peers))
@@ -36,8 +36,8 @@ func (l *loop) addPeer(k key.NodePublic) *peer {
 	return p
 }
 
-// updatePeer takes what the map now says of p. A new disco key means that the peer started anew:
-// nothing proven about its old self holds.
+// updatePeer applies the map's description of p. A new disco key means that the peer was restarted,
+// so nothing that was proven about its paths holds any more.
 func (l *loop) updatePeer(now time.Time, p *peer, pr Peer) {
 	var e effects
 	if p.Disco != pr.Disco {
@@ -67,7 +67,7 @@ func (l *loop) removePeer(p *peer) {
 	delete(l.calls, p)
 	delete(l.peers, p.Key)
 	l.c.endpoints.CompareAndDelete(p.Key, p.ep)
-	// WireGuard may still hold the endpoint for a moment.
+	// WireGuard may still use the endpoint for a moment: its packets have no way out now.
 	p.ep.route.Store(&route{})
 }
 
@@ -75,7 +75,7 @@ func (l *loop) unlinkDisco(p *peer) {
 	rest := slices.DeleteFunc(l.byDisco[p.Disco], func(q *peer) bool { return q == p })
 	if len(rest) == 0 {
 		delete(l.byDisco, p.Disco)
-		l.c.expected.senders.Delete(p.Disco)
+		l.c.expected.keys.Delete(p.Disco)
 	} else {
 		l.byDisco[p.Disco] = rest
 	}
@@ -83,7 +83,7 @@ func (l *loop) unlinkDisco(p *peer) {
 
 // sharedKey returns the key of the boxes with p, nil if p has no disco key.
 func (l *loop) sharedKey(p *peer) *key.Shared {
-	if s := l.c.expected.sender(p.Disco); s != nil {
+	if s := l.c.expected.key(p.Disco); s != nil {
 		return s.sharedKey(l.c.disco)
 	}
 	return nil

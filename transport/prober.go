@@ -11,17 +11,17 @@ const (
 	stunTries    = 3
 	stunSpacing  = 100 * time.Millisecond // between tries
 	stunTimeout  = 3 * time.Second        // of a round
-	stunSoftware = "tailnode"             // what derper insists on
+	stunSoftware = "tailnode"             // derper answers no other
 
-	// freshness is how old our own endpoints may be for a CallMeMaybe (disco specification, section
+	// freshness is the maximum age of our own endpoints in a CallMeMaybe (disco specification, section
 	// 3.2).
 	freshness = 27 * time.Second
 
-	// Between rounds while there is traffic: below the 30 s after which many NATs forget.
+	// Time between rounds while there is traffic. Many NATs drop a mapping after 30 s.
 	stunPeriodMin = 20 * time.Second
 	stunPeriodMax = 26 * time.Second
 
-	maxSTUNServers = 64 // asked in one round
+	maxSTUNServers = 64 // that one round asks
 )
 
 // STUNServer is one address of a STUN server.
@@ -32,38 +32,38 @@ type STUNServer struct {
 
 type stunTxID = [stun.TransactionIDSize]byte
 
-// prober asks STUN servers for our address (disco specification, sections 4.2 to 4.4). Like path it
-// has no clock and no socket.
+// prober asks STUN servers for our address (disco specification, sections 4.2 to 4.4). Like path,
+// it is a state machine without clock or socket.
 type prober struct {
 	txid    func() stunTxID
 	servers []STUNServer
 
 	running  bool
 	started  time.Time
-	tries    int // made in this round
+	tries    int // of this round
 	asked    map[stunTxID]stunProbe
 	answered map[netip.AddrPort]bool // servers, in this round
 
-	report   stunReport // of the last round, or of this one as far as it is
+	report   stunReport // of the last round, or of the running one so far
 	previous stunReport
 }
 
-// stunProbe is one request on its way.
+// stunProbe is one request without an answer so far.
 type stunProbe struct {
 	server STUNServer
 	at     time.Time
 }
 
-// stunReport is what a round taught.
+// stunReport is the result of a round.
 type stunReport struct {
 	at      time.Time // when the round ended, zero while it runs
 	global4 netip.AddrPort
 	global6 netip.AddrPort
-	// varies tells that two servers saw different IPv4 addresses: the NAT is hard to traverse. known4
-	// counts replies.
+	// varies means that two servers saw different IPv4 addresses, so the NAT is hard to traverse.
+	// known4 counts answers.
 	varies  bool
 	known4  int
-	latency map[int]time.Duration // lowest of each region
+	latency map[int]time.Duration // the lowest of each region
 }
 
 // stunOut is a request to send now.
@@ -85,7 +85,7 @@ func (p *prober) start(now time.Time) []stunOut {
 	return p.ask(now)
 }
 
-// ask makes the next try at every server that has not answered.
+// ask sends the next request to every server that has not answered.
 func (p *prober) ask(now time.Time) (out []stunOut) {
 	p.tries++
 	for _, s := range p.servers {
@@ -99,7 +99,7 @@ func (p *prober) ask(now time.Time) (out []stunOut) {
 	return out
 }
 
-// reply takes a server's answer; it reports false if nobody asked.
+// reply takes the answer of a server. It reports false if it answers no request.
 func (p *prober) reply(now time.Time, txid stunTxID, mapped netip.AddrPort) bool {
 	probe, ok := p.asked[txid]
 	if !ok {
@@ -128,7 +128,7 @@ func (p *prober) reply(now time.Time, txid stunTxID, mapped netip.AddrPort) bool
 	return true
 }
 
-// tick makes the tries and the end that are due.
+// tick sends the requests that are due and ends the round when it is over.
 func (p *prober) tick(now time.Time) []stunOut {
 	if !p.running {
 		return nil
@@ -143,8 +143,8 @@ func (p *prober) tick(now time.Time) []stunOut {
 	return nil
 }
 
-// patience is how long a round lasts: once somebody has answered, the rest gets twice that time
-// after the last try.
+// patience returns how long a round lasts. After the first answer the other servers get twice the
+// slowest latency so far, counted from the last request.
 func (p *prober) patience() time.Duration {
 	var slowest time.Duration
 	for _, d := range p.report.latency {
@@ -162,7 +162,7 @@ func (p *prober) finish(now time.Time) {
 	p.asked = nil
 }
 
-// next is when tick has something to do; zero means never.
+// next returns when tick has something to do, zero for never.
 func (p *prober) next() time.Time {
 	if !p.running {
 		return time.Time{}
@@ -174,7 +174,7 @@ func (p *prober) next() time.Time {
 	return end
 }
 
-// current is what is known now: this round's answers, and the last round's where there is none yet.
+// current returns the answers of this round, completed by those of the previous round.
 func (p *prober) current() stunReport {
 	r := p.report
 	if !p.running {
@@ -191,17 +191,18 @@ func (p *prober) current() stunReport {
 
 // bindingRequest builds the request that derper answers: SOFTWARE, then FINGERPRINT (section 4.2).
 func bindingRequest(txid stunTxID) []byte {
-	m, err := stun.Build(stun.NewTransactionIDSetter(txid), stun.BindingRequest, stun.NewSoftware(stunSoftware), stun.Fingerprint)
+	m, err := stun.Build(stun.NewTransactionIDSetter(txid), stun.BindingRequest, stun.NewSoftware(stunSoftware),
+		stun.Fingerprint)
 	if err != nil {
 		panic("internal error: building a STUN request: " + err.Error())
 	}
 	return m.Raw
 }
 
-// xorMappedAddressOld is XOR-MAPPED-ADDRESS before it had a number of its own.
+// xorMappedAddressOld is the number of XOR-MAPPED-ADDRESS in drafts of the RFC.
 const xorMappedAddressOld = stun.AttrType(0x8020)
 
-// parseBindingResponse reads a success response; it reports false for everything else.
+// parseBindingResponse parses a success response. ok is false for every other message.
 func parseBindingResponse(b []byte) (txid stunTxID, mapped netip.AddrPort, ok bool) {
 	m := &stun.Message{Raw: b}
 	if m.Decode() != nil || m.Type != stun.BindingSuccess {

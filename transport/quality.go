@@ -3,50 +3,50 @@ package transport
 import (
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// Traffic is what the connections to a peer have carried since the last report, as their sender
-// knows it.
+// Traffic is what the TCP connections to a peer have carried since the last report, as the sender
+// counts it.
 type Traffic struct {
 	Key       key.NodePublic
-	Packets   int           // that were sent, repeated ones included
-	Lost      int           // of these
+	Packets   int           // sent, retransmissions included
+	Lost      int           // of Packets
 	Delivered int           // bytes that the peer has acknowledged
 	Interval  time.Duration // since the last report
 }
 
 const (
-	lossyPath    = 0.05 // of the packets lost: a direct path that is worth comparing with the relay
-	enoughSent   = 100  // packets that a report needs to say anything
-	lossyReports = 3    // more than others before the relay is tried
-	trialReports = 5    // of a trial; its first two are for connections to find their speed
+	lossyPath    = 0.05 // share of lost packets from which a direct path is compared with the relay
+	enoughSent   = 100  // packets that a report needs to count
+	lossyReports = 3    // surplus of reports of a lossy path before the relay is tried
+	trialReports = 5    // of a trial; during the first two, connections adapt their rate
 
-	// relayGain is by how much more the relay must carry. It costs somebody else's bandwidth, and
-	// mostly latency.
+	// relayGain is by what factor the relay must carry more to be used. It costs the bandwidth of its
+	// operator and usually latency.
 	relayGain = 1.5
 
-	firstRecheck = time.Minute // until a decision is looked at again; twice that each time it is confirmed
+	firstRecheck = time.Minute // until a decision is checked again; doubled each time it is confirmed
 	lastRecheck  = 16 * time.Minute
 
-	// bulkOver is how long after the last report nothing much is sent any more. The direct path, which
-	// is shorter, is then the better one for what little there is.
+	// bulkOver is how long after the last report the bulk transfer counts as ended. For the little
+	// traffic that remains the direct path is better, because it is shorter.
 	bulkOver = 10 * time.Second
 )
 
-// preference says whether the direct path or the relay is used when both work.
+// preference says which of direct path and relay is used when both work.
 type preference uint8
 
 const (
 	preferDirect preference = iota
-	tryRelay                // for some reports, to compare
+	tryRelay                // a trial, to compare
 	preferRelay
-	tryDirect // likewise
+	tryDirect // a trial, to compare
 )
 
-// quality compares the relay with a direct path that works, but loses many packets: where the relay
-// carries more by a factor, it is used. Neither loss nor latency alone tells that, so both are
-// tried in turn. Like path it has no clock.
+// quality compares the relay with a direct path that works but loses many packets. If the relay
+// carries more by the factor relayGain, it is used. Neither loss nor latency alone predicts that,
+// so quality tries both. Like path, it has no clock.
 //
 //	               lossy for a while                 carries more
 //	preferDirect ───────────────────► tryRelay ──────────────────► preferRelay
@@ -56,12 +56,12 @@ const (
 //	     └────────────────────────────────────────────────────── tryDirect
 type quality struct {
 	prefers preference
-	lossy   int           // reports of a lossy path, less those of a better one
+	lossy   int           // reports of a lossy path minus reports of a good one
 	reports int           // of the present trial
-	rates   [2]float64    // bytes a second: direct, relay; as last measured
+	rates   [2]float64    // last measured, in bytes a second: direct, relay
 	recheck time.Duration // how long the present decision holds
-	until   time.Time     // the present decision is not looked at again before
-	heard   time.Time     // when the last report came that says anything
+	until   time.Time     // when the present decision may be checked again
+	heard   time.Time     // when the last report came that counts
 }
 
 const (
@@ -72,13 +72,13 @@ const (
 // relayed reports whether packets are to take the relay.
 func (q *quality) relayed() bool { return q.prefers == tryRelay || q.prefers == preferRelay }
 
-// reset forgets everything: the direct path is another one, or none.
+// reset forgets everything, because the direct path has changed or is gone.
 func (q *quality) reset() { *q = quality{} }
 
-// report takes what was carried lately. It reports whether packets take another way now.
+// report takes the traffic of the last interval. It reports whether packets take another path now.
 func (q *quality) report(now time.Time, t *Traffic) (changed bool) {
 	if t.Packets < enoughSent {
-		return false // an idle connection says nothing, and a trial waits for traffic
+		return false // an idle connection proves nothing, and a trial waits for traffic
 	}
 	q.heard = now
 	before := q.relayed()
@@ -102,15 +102,15 @@ func (q *quality) report(now time.Time, t *Traffic) (changed bool) {
 	return q.relayed() != before
 }
 
-// rest goes back to the direct path when bulk data have ended. The next ones that meet losses take
-// the relay after one report.
+// rest returns to the direct path when the bulk transfer has ended. The next one that meets losses
+// takes the relay after one report.
 func (q *quality) rest(now time.Time) {
 	if q.relayed() && now.Sub(q.heard) > bulkOver {
 		q.prefers, q.lossy, q.until = preferDirect, lossyReports-1, now
 	}
 }
 
-// watch looks at the direct path while it is used.
+// watch counts reports of the direct path while it is used.
 func (q *quality) watch(now time.Time, t *Traffic) {
 	if float64(t.Lost) < lossyPath*float64(t.Packets) {
 		q.lossy = max(q.lossy-1, 0)
@@ -122,7 +122,7 @@ func (q *quality) watch(now time.Time, t *Traffic) {
 	}
 }
 
-// measured takes a report of a trial, and reports whether it was the last.
+// measured takes one report of a trial and reports whether it was the last.
 func (q *quality) measured(way int, t *Traffic) bool {
 	q.reports++
 	if q.reports <= 2 {
@@ -133,7 +133,7 @@ func (q *quality) measured(way int, t *Traffic) bool {
 	return q.reports == trialReports
 }
 
-// decide takes the better way, for longer each time that a decision is confirmed.
+// decide ends a trial. A decision that is confirmed holds longer each time.
 func (q *quality) decide(now time.Time, relay bool) {
 	next, confirmed := preferDirect, q.prefers == tryRelay
 	if relay {
@@ -151,8 +151,8 @@ func rateOf(t *Traffic) float64 {
 	return float64(t.Delivered) / max(t.Interval, time.Millisecond).Seconds()
 }
 
-// Report tells what the connections to peers have carried lately, about once a second while they
-// carry much. It does not wait.
+// Report passes on what the connections to peers have carried, about once a second while they carry
+// much. It does not wait.
 func (c *Conn) Report(all []Traffic) { c.tell(report(all)) }
 
 // report is a message to the loop.

@@ -4,34 +4,33 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"runtime"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
-	"ginnel/internal/udpbatch"
+	"ginnel/internal/sys"
+	"ginnel/key"
 )
 
 const (
-	// receiveSlots rows of datagrams that the kernel joined, or single ones, are read by one system
-	// call.
+	// receiveSlots is how many rows one system call reads. A row is one datagram, or several of one
+	// sender that the kernel has joined (UDP_GRO).
 	receiveSlots = 8
 
-	// maxMessages are handed to WireGuard in one call: a row, or several small ones.
+	// maxMessages is how many messages WireGuard gets in one call: one row, or several short ones.
 	maxMessages = 64
 )
 
-// receiveFunc is WireGuard's. It takes messages of one sender, and may change them until it
-// returns.
+// receiveFunc is the function of WireGuard that takes messages of one sender. It may change them
+// until it returns.
 type receiveFunc = func(messages [][]byte, from conn.Endpoint)
 
 var errOpen = errors.New("transport: open already")
 
-// Open has WireGuard given what comes, from then on. Calls of receive run beside each other: one
-// for each socket, one for each caller of HandleRelayed, and one for each handshake that was held
-// back. Disco and STUN arrive by the same sockets, so nothing is discovered before. Open can be
-// called once.
+// Open starts the receivers, which pass WireGuard messages to receive. Calls of receive run
+// concurrently: one for each socket, one for each caller of HandleRelayed, and one for each
+// initiation that was held back. Disco and STUN use the same sockets, so discovery begins with
+// Open. Open can be called once.
 func (c *Conn) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
 	if c.isClosed() {
 		return net.ErrClosed
@@ -40,25 +39,25 @@ func (c *Conn) Open(receive func(messages [][]byte, from conn.Endpoint)) error {
 		return errOpen
 	}
 	for _, s := range c.sockets() {
-		r := &receiver{c: c, sock: s, take: receive, batch: udpbatch.NewBatch(receiveSlots)}
+		r := &receiver{c: c, sock: s, take: receive, batch: sys.NewBatch(receiveSlots)}
 		c.wg.Go(r.run)
 	}
 	return nil
 }
 
-// receiver takes disco and STUN out of what a socket brings and gives WireGuard the rest.
+// receiver reads one socket. It takes out disco and STUN and gives WireGuard the rest.
 type receiver struct {
 	c     *Conn
 	sock  *socket
 	take  receiveFunc
-	batch *udpbatch.Batch
+	batch *sys.Batch
 	seen  addressCache
 
 	row      [][]byte
-	messages [][]byte // not yet given to WireGuard
+	messages [][]byte // for WireGuard, not passed on yet
 	from     netip.AddrPort
 
-	errs  int           // in a row
+	errs  int           // failed reads in a row
 	delay time.Duration // before the last attempt
 }
 
@@ -74,28 +73,21 @@ func (r *receiver) run() {
 		default:
 			r.errs, r.delay = 0, 0
 			r.sort()
-			yield()
+			r.c.cfg.yield()
 		}
 	}
 }
 
-// yield lets those go first who take what has been received, or all that the network has would be
-// received before. What came in one go is there for them at once, and is acknowledged once.
-func yield() {
-	if runtime.GOMAXPROCS(0) == 1 {
-		runtime.Gosched()
-	}
-}
-
 const (
-	// quickReadErrors in a row pass without a pause: they may be what datagrams that we sent have
-	// provoked. Further ones are about the socket, which is tried again more and more slowly.
+	// quickReadErrors is how many failed reads in a row cause no pause: ICMP answers to datagrams that
+	// we sent can cause them. After more, the socket itself is broken and is tried less and less
+	// often.
 	quickReadErrors = 100
 	minReadDelay    = 5 * time.Millisecond
 	maxReadDelay    = time.Second
 )
 
-// afterError waits until it is worth reading again, or the Conn is closed.
+// afterError waits until the socket is to be read again, or the Conn is closed.
 func (r *receiver) afterError(err error) {
 	r.c.counters.udpReceiveErrors.Add(1)
 	if r.errs++; r.errs < quickReadErrors {
@@ -113,8 +105,8 @@ func (r *receiver) afterError(err error) {
 	}
 }
 
-// sort looks at each datagram of the batch. A row, which is what a peer has sent in one go, is not
-// torn.
+// sort passes on each datagram of the batch. It does not split a row, because a peer has sent it at
+// once.
 func (r *receiver) sort() {
 	for {
 		row, from, ok := r.batch.Next(r.row[:0])
@@ -153,9 +145,9 @@ func (r *receiver) flush() {
 	}
 }
 
-// HandleRelayed takes packets that a relay brought from a peer. It returns when WireGuard is done
-// with them, so that a relay that is faster is slowed down by TCP instead of losing packets here.
-// Packets may be changed.
+// HandleRelayed takes packets of a peer that a relay delivered. It returns when WireGuard has
+// processed them, so TCP slows down a relay that is faster; no packets are dropped here. It may
+// change the packets.
 func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) {
 	e := c.endpointOf(from)
 	if e == nil {
@@ -175,10 +167,10 @@ func (c *Conn) HandleRelayed(region int, from key.NodePublic, packets [][]byte) 
 		}
 		packets = packets[min(n+1, len(packets)):]
 	}
-	yield()
+	c.cfg.yield()
 }
 
-// takeRelayed gives packets to WireGuard, if it listens.
+// takeRelayed gives packets to WireGuard if Open was called.
 func (c *Conn) takeRelayed(e *endpoint, packets [][]byte) {
 	receive := c.receive.Load()
 	if receive == nil || c.isClosed() {
@@ -192,8 +184,8 @@ func (c *Conn) takeRelayed(e *endpoint, packets [][]byte) {
 	}
 }
 
-// isRelayedDisco is the classification of packets from relays: naked disco or WireGuard, nothing
-// else (disco specification, section 1.5).
+// isRelayedDisco tells disco from WireGuard in packets from relays. There are no other kinds, and
+// no Geneve headers (disco specification, section 1.5).
 func isRelayedDisco(b []byte) bool {
 	class, geneve := classify(b)
 	return class == classDisco && !geneve

@@ -9,14 +9,15 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
 	"ginnel/internal/simnet"
+	"ginnel/key"
 )
 
 // WireGuard is given what comes from Open on, once, until Close; after that everything says so.
@@ -49,6 +50,25 @@ func TestLifetime(t *testing.T) {
 	})
 }
 
+// A receiver yields after each read, and a relay after each batch.
+func TestYield(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var yields atomic.Int64
+		counting := func(cfg *Config) { cfg.Yield = func() { yields.Add(1) } }
+		a, b := w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None), counting)
+		w.introduce(a, b)
+		time.Sleep(time.Second)
+		if yields.Load() == 0 {
+			t.Error("no yield after disco messages were read")
+		}
+		before := yields.Load()
+		b.c.HandleRelayed(1, a.key, [][]byte{packet("one"), packet("two")})
+		if got := yields.Load() - before; got != 1 {
+			t.Errorf("%d yields for a relayed batch, want 1", got)
+		}
+	})
+}
+
 func TestParseEndpoint(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b := w.node("a", w.home(1, simnet.None)), w.node("b", w.home(2, simnet.None))
@@ -66,7 +86,8 @@ func TestParseEndpoint(t *testing.T) {
 		if err != nil || plain.DstToString() != "192.0.2.1:51820" {
 			t.Errorf("address endpoint %v, %v", plain, err)
 		}
-		for _, bad := range []string{"", "name:51820", "192.0.2.1", hex.EncodeToString(make([]byte, 32)), "zz" + hex.EncodeToString(b.key[1:])} {
+		for _, bad := range []string{"", "name:51820", "192.0.2.1", hex.EncodeToString(make([]byte, 32)), "zz" +
+			hex.EncodeToString(b.key[1:])} {
 			if _, err := bind.ParseEndpoint(bad); err == nil {
 				t.Errorf("ParseEndpoint(%q) succeeded", bad)
 			}
@@ -98,7 +119,11 @@ func (c *flakyConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 
 func (c *flakyConn) WriteToUDPAddrPort([]byte, netip.AddrPort) (int, error) { return 0, errFlaky }
 func (c *flakyConn) LocalAddr() net.Addr                                    { return &net.UDPAddr{Port: 1} }
-func (c *flakyConn) Close() error                                           { c.once.Do(func() { close(c.closec) }); return nil }
+func (c *flakyConn) Close() error {
+	c.once.Do(
+		func() { close(c.closec) })
+	return nil
+}
 
 // newFlaky makes a Conn whose one socket is a flakyConn, and returns the text of what comes.
 func newFlaky(t *testing.T, fails int, log *bytes.Buffer) (*Conn, <-chan string) {

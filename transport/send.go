@@ -10,12 +10,12 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// errNoPath is returned for a packet that has nowhere to go.
+// errNoPath is returned for a packet to a peer without a direct path and without a relay.
 var errNoPath = errors.New("transport: no path to peer")
 
-// Send sends WireGuard's messages to a peer by its present path, or to an address. Over UDP, lane i
-// uses socket i modulo the number of sockets, so lanes do not wait for each other. All sockets have
-// the same port, so the receiver sees no difference.
+// Send sends messages of WireGuard to a peer by its current path, or to an address. Over UDP, lane
+// i uses socket i modulo the number of sockets, so lanes do not wait for each other. All sockets
+// have the same port, so the receiver sees no difference.
 func (c *Conn) Send(lane int, messages [][]byte, to conn.Endpoint) error {
 	switch ep := to.(type) {
 	case *endpoint:
@@ -27,8 +27,8 @@ func (c *Conn) Send(lane int, messages [][]byte, to conn.Endpoint) error {
 	return conn.ErrWrongEndpointType
 }
 
-// sendWatch tells one goroutine of the first send after it has asked, so that it needs no timer
-// while there is none.
+// sendWatch tells one goroutine about the first send after it asked. So the goroutine needs no
+// timer while nothing is sent.
 type sendWatch struct {
 	armed atomic.Bool
 	sentc chan struct{} // capacity 1
@@ -41,13 +41,13 @@ func (w *sendWatch) note() {
 	}
 	select {
 	case w.sentc <- struct{}{}:
-	default: // the item of an earlier send is still there
+	default: // it has not taken the item of an earlier send yet
 	}
 }
 
-// WatchAddressSends returns a channel that gets an item at the next send to an address, which is
-// what a peer has that speaks plain WireGuard. It is for one goroutine, which calls it again after
-// each item. It may get one item too many.
+// WatchAddressSends returns a channel that gets an item at the next send to an address, i.e. to a
+// peer that speaks plain WireGuard. One goroutine may use it, and calls it again after each item.
+// The channel may get one item too many.
 func (c *Conn) WatchAddressSends() <-chan struct{} {
 	c.addressSends.armed.Store(true)
 	return c.addressSends.sentc
@@ -63,7 +63,7 @@ func (c *Conn) sendToPeer(lane int, bufs [][]byte, e *endpoint) error {
 	}
 	r := e.route.Load()
 	if r.relay && len(bufs) == 1 && isInitiation(bufs[0]) {
-		e.handshakes.sent(time.Now())
+		e.crossing.sent(time.Now())
 	}
 	direct := errNoPath
 	if r.direct.IsValid() {
@@ -81,7 +81,7 @@ func (c *Conn) sendToPeer(lane int, bufs [][]byte, e *endpoint) error {
 	return relayed
 }
 
-// sendDatagrams sends over UDP. What the system has no room for is lost, and counted.
+// sendDatagrams sends over UDP. It counts the datagrams that the kernel drops for want of room.
 func (c *Conn) sendDatagrams(lane int, bufs [][]byte, to netip.AddrPort) error {
 	sock := c.groupFor(to).lane(lane)
 	if sock == nil {

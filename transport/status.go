@@ -12,17 +12,17 @@ import (
 	"time"
 
 	"ginnel/internal/disco"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // Status is a snapshot of what the transport knows.
 type Status struct {
 	Endpoints     []netip.AddrPort // our own, as peers are told
-	Global4       netip.AddrPort   // as STUN servers see us; invalid if unknown
+	Global4       netip.AddrPort   // our address as STUN servers see it; invalid if unknown
 	Global6       netip.AddrPort
-	MappingVaries bool                  // servers see different addresses: a NAT that is hard to traverse
+	MappingVaries bool                  // servers see different addresses, so the NAT is hard to traverse
 	Latency       map[int]time.Duration // of each region that answered STUN
-	Measured      bool                  // Latency is of a round that has ended
+	Measured      bool                  // Latency belongs to a round that has ended
 	Peers         map[key.NodePublic]PeerStatus
 	Dropped       map[string]uint64 // packets, by reason
 }
@@ -30,23 +30,23 @@ type Status struct {
 // PeerStatus is the path to one peer.
 type PeerStatus struct {
 	Direct  netip.AddrPort // address in use; invalid: none
-	Trusted bool           // Direct alone is used, not the relay as well
-	Lossy   bool           // Direct works, but the relay is used, because it carries much more
-	Latency time.Duration  // of Direct, by the last Pong
+	Trusted bool           // packets take Direct alone, not the relay too
+	Lossy   bool           // Direct works, but the relay carries much more and is used
+	Latency time.Duration  // of Direct, from the last Pong
 	Region  int            // of the peer's home relay; 0: unknown
-	Active  bool           // there was traffic lately
+	Active  bool           // there was traffic within the last 45 s
 }
 
-// Status returns the present state; it is empty after Close.
+// Status returns the present state. It is empty after Close.
 func (c *Conn) Status() Status {
 	var s Status
 	if !c.call(func(l *loop) { s = l.snapshot() }) {
-		return Status{} // the loop may yet be writing s
+		return Status{} // the loop may still be writing s
 	}
 	return s
 }
 
-// Watch yields the state now and after each change, the latest if there were several. It ends with
+// Watch yields the state now and after changes. Of several changes it yields the last. It ends with
 // ctx or Close.
 func (c *Conn) Watch(ctx context.Context) iter.Seq[Status] {
 	return func(yield func(Status) bool) {
@@ -101,19 +101,19 @@ func (c *counters) snapshot() map[string]uint64 {
 	}
 }
 
-// PingResult tells how a disco ping was answered.
+// PingResult is the answer to a disco ping.
 type PingResult struct {
 	Latency time.Duration
-	Addr    netip.AddrPort // where the peer answered directly; invalid: through a relay
+	Addr    netip.AddrPort // address that answered directly; invalid: a relay delivered the answer
 	Region  int            // of that relay
 }
 
-// ErrUnknownPeer is returned for a key that is no peer's, or a peer that takes no part in
+// ErrUnknownPeer is returned for a key that no peer has, and for a peer that takes no part in
 // discovery.
 var ErrUnknownPeer = errors.New("transport: no such peer in discovery")
 
-// Ping asks a peer for an answer, by every way that may work, and returns the first. It counts as
-// traffic: it also sets discovery going.
+// Ping pings a peer by every path that may work and returns the first answer. It counts as traffic,
+// so it starts discovery too.
 func (c *Conn) Ping(ctx context.Context, k key.NodePublic) (PingResult, error) {
 	var ids []disco.TxID
 	answers := make(chan PingResult, maxCandidates+2)
@@ -139,7 +139,7 @@ func (c *Conn) Ping(ctx context.Context, k key.NodePublic) (PingResult, error) {
 	}
 }
 
-// pingPeer sends the pings of one call of Ping and registers where the answers go.
+// pingPeer sends the pings of one call of Ping and registers the channel of their answers.
 func (l *loop) pingPeer(k key.NodePublic, answers chan<- PingResult) (ids []disco.TxID, known bool) {
 	p := l.peers[k]
 	if p == nil || l.sharedKey(p) == nil {
@@ -164,8 +164,7 @@ func (l *loop) pingPeer(k key.NodePublic, answers chan<- PingResult) (ids []disc
 	return ids, true
 }
 
-// broadcast wakes those who wait for a change. A change while nobody waits is seen by the next to
-// ask for the state.
+// broadcast wakes all goroutines that wait for a change.
 type broadcast struct {
 	mu sync.Mutex
 	c  chan struct{}

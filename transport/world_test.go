@@ -14,8 +14,8 @@ import (
 	"github.com/pion/stun/v3"
 	"golang.zx2c4.com/wireguard/conn"
 
-	"ginnel/internal/key"
 	"ginnel/internal/simnet"
+	"ginnel/key"
 )
 
 const relayDelay = 30 * time.Millisecond

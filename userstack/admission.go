@@ -9,45 +9,46 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// admission decides which connection requests are worked on and which wait. It has no lock, clock
+// admission decides which connection requests are handled now and which wait. It has no lock, clock
 // or goroutine.
 //
-// The number of requests that are worked on is bounded, because each takes a goroutine and mostly a
-// connection of the host. The others wait in order, until there is a place for their source and for
-// their destination:
+// The number of requests that are handled at a time is bounded, because each takes a goroutine and
+// usually a host connection. A handled request occupies a place. Further requests wait in order
+// until their source and their destination may take another place:
 //
-//   - A source may take a place if it holds fewer places than are free. So one source gets half of
-//     the places, two sources get a third each, and a place is left for a source that comes later
-//     (Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998).
-//   - A destination may take half of the places, because its answers may take long. Within that
-//     half the first rule holds again. So one source gets a quarter of the places for one
+//   - A source may take a place if it holds fewer places than are free. So a single source gets
+//     half of the places, two sources get a third each, and a place remains for a source that comes
+//     later (Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998).
+//   - A destination may take half of the places, because it may answer slowly. Within that half the
+//     first rule applies again. So a single source gets a quarter of the places for one
 //     destination.
 //
-// Sources take turns, and so do the destinations of one source. The first rule bounds the room for
-// waiting requests too. A request that finds no room is dropped, and its sender repeats it.
+// Sources are served round robin, and so are the destinations of one source. The first rule also
+// bounds the queue of waiting requests. A request that does not fit is dropped, and its sender
+// retransmits it.
 type admission struct {
-	places int                         // for requests that are worked on
-	room   int                         // for requests that wait
-	peerOf func(netip.Addr) netip.Addr // names the source that an address belongs to
+	places     int                         // requests that may be handled at a time
+	maxWaiting int                         // requests that may wait
+	peerOf     func(netip.Addr) netip.Addr // maps an address to the source that it belongs to
 
-	working  int
-	waiting  int
-	requests map[stack.TransportEndpointID]*request
-	sources  map[netip.Addr]*source
-	toward   map[netip.AddrPort]int // requests that are worked on, by destination
-	turns    list.List              // of *source: those that have requests waiting
+	working   int // requests that are handled now
+	waiting   int
+	requests  map[stack.TransportEndpointID]*request
+	sources   map[netip.Addr]*source
+	workingTo map[netip.AddrPort]int // requests that are handled now, by destination
+	turns     list.List              // of *source: the sources that have waiting requests
 }
 
-// requestLife is how long a request waits after its SYN was last repeated. Its sender has most
-// likely given up then.
+// requestLife is how long a request waits after the last copy of its SYN came. Its sender has most
+// likely given up by then.
 const requestLife = 30 * time.Second
 
-// request is a connection that a SYN asks for and that nobody has accepted or refused yet.
+// request is a connection request (a SYN) that has been neither accepted nor rejected yet.
 type request struct {
 	id    stack.TransportEndpointID
 	via   *tcp.Forwarder
-	syn   *stack.PacketBuffer // the last one; nil while the request is worked on
-	seen  time.Duration       // when it came
+	syn   *stack.PacketBuffer // the latest copy; nil while the request is handled
+	seen  time.Duration       // when syn came
 	queue *requestQueue
 }
 
@@ -57,44 +58,45 @@ type source struct {
 	working int
 	waiting int
 	queues  map[netip.AddrPort]*requestQueue
-	turns   list.List     // of *requestQueue: those that have requests waiting
-	turn    *list.Element // in admission.turns; nil if nothing waits
+	turns   list.List     // of *requestQueue: the queues that are not empty
+	turn    *list.Element // the element in admission.turns, or nil if no request waits
 }
 
-// requestQueue has the requests of one source for one destination.
+// requestQueue holds the requests of one source to one destination.
 type requestQueue struct {
 	source  *source
 	to      netip.AddrPort
 	working int
 	waiting []*request    // oldest first
-	turn    *list.Element // in source.turns; nil if nothing waits
+	turn    *list.Element // the element in source.turns, or nil if no request waits
 }
 
 func (a *admission) init(places, room int, peerOf func(netip.Addr) netip.Addr) {
-	a.places, a.room, a.peerOf = places, room, peerOf
+	a.places, a.maxWaiting, a.peerOf = places, room, peerOf
 	a.requests = make(map[stack.TransportEndpointID]*request)
 	a.sources = make(map[netip.Addr]*source)
-	a.toward = make(map[netip.AddrPort]int)
+	a.workingTo = make(map[netip.AddrPort]int)
 }
 
-// offer adds a request. It returns the SYN that is of no use: an older one of the same request, or
-// that of r if the request is worked on or there is no room for it.
-func (a *admission) offer(now time.Duration, r *request) (useless *stack.PacketBuffer) {
+// offer adds a request. It returns a SYN that the caller must release, if any: the older copy if
+// the request waits already, or that of r if the request is being handled or the queue is full.
+func (a *admission) offer(now time.Duration, r *request) (surplus *stack.PacketBuffer) {
 	if known := a.requests[r.id]; known != nil {
 		if known.syn == nil {
 			return r.syn
 		}
-		useless, known.syn, known.seen = known.syn, r.syn, now // with another sequence number if its sender began anew
-		return useless
+		// Keep the newer SYN: its sequence number differs if the sender has started a new connection.
+		surplus, known.syn, known.seen = known.syn, r.syn, now
+		return surplus
 	}
-	src, dst := flowOf(r.id)
+	src, dst := endsOf(r.id)
 	peer := a.peerOf(src.Addr())
 	s := a.sources[peer]
 	waiting := 0
 	if s != nil {
 		waiting = s.waiting
 	}
-	if waiting >= a.room-a.waiting {
+	if waiting >= a.maxWaiting-a.waiting {
 		return r.syn
 	}
 	if s == nil {
@@ -126,8 +128,8 @@ func (a *admission) enqueue(r *request) {
 	}
 }
 
-// next returns a request for which there is a place, and its SYN; it is worked on until done is
-// called. It returns nil if there is none.
+// next returns a request that may take a place, and its SYN, or nil if there is none. The request
+// holds its place until done is called.
 func (a *admission) next() (*request, *stack.PacketBuffer) {
 	for range a.turns.Len() {
 		s := a.turns.Front().Value.(*source)
@@ -138,16 +140,16 @@ func (a *admission) next() (*request, *stack.PacketBuffer) {
 		for range s.turns.Len() {
 			q := s.turns.Front().Value.(*requestQueue)
 			s.turns.MoveToBack(q.turn)
-			if q.working < a.places/2-a.toward[q.to] {
-				return a.begin(q)
+			if q.working < a.places/2-a.workingTo[q.to] {
+				return a.start(q)
 			}
 		}
 	}
 	return nil, nil
 }
 
-// begin takes the oldest request of a queue and gives it a place.
-func (a *admission) begin(q *requestQueue) (*request, *stack.PacketBuffer) {
+// start removes the oldest request from a queue and gives it a place.
+func (a *admission) start(q *requestQueue) (*request, *stack.PacketBuffer) {
 	s, r := q.source, q.waiting[0]
 	q.waiting[0] = nil
 	q.waiting = q.waiting[1:]
@@ -164,13 +166,13 @@ func (a *admission) begin(q *requestQueue) (*request, *stack.PacketBuffer) {
 	a.working++
 	s.working++
 	q.working++
-	a.toward[q.to]++
+	a.workingTo[q.to]++
 	syn := r.syn
 	r.syn = nil
 	return r, syn
 }
 
-// done takes back the place of a request.
+// done frees the place of a request.
 func (a *admission) done(r *request) {
 	q := r.queue
 	s := q.source
@@ -178,8 +180,8 @@ func (a *admission) done(r *request) {
 	a.working--
 	s.working--
 	q.working--
-	if a.toward[q.to]--; a.toward[q.to] == 0 {
-		delete(a.toward, q.to)
+	if a.workingTo[q.to]--; a.workingTo[q.to] == 0 {
+		delete(a.workingTo, q.to)
 	}
 	if q.working == 0 && len(q.waiting) == 0 {
 		delete(s.queues, q.to)
@@ -189,15 +191,15 @@ func (a *admission) done(r *request) {
 	}
 }
 
-// clear forgets the requests that wait, and returns their SYNs. It takes no others from then on.
-func (a *admission) clear() (useless []*stack.PacketBuffer) {
+// clear removes all waiting requests and returns their SYNs. Later requests do not wait any more.
+func (a *admission) clear() (syns []*stack.PacketBuffer) {
 	for id, r := range a.requests {
 		if r.syn != nil {
-			useless = append(useless, r.syn)
+			syns = append(syns, r.syn)
 			delete(a.requests, id)
 		}
 	}
-	a.room = 0
+	a.maxWaiting = 0
 	a.turns.Init()
-	return useless
+	return syns
 }

@@ -19,17 +19,17 @@ var (
 type admissionTest struct {
 	t *testing.T
 	admission
-	port  uint16 // of the last request
-	begun []*request
+	port    uint16 // of the last request
+	started []*request
 }
 
-func newAdmissionTest(t *testing.T, places, room int) *admissionTest {
+func newAdmissionTest(t *testing.T, places, maxWaiting int) *admissionTest {
 	a := &admissionTest{t: t}
-	a.init(places, room, func(a netip.Addr) netip.Addr { return a })
+	a.init(places, maxWaiting, func(a netip.Addr) netip.Addr { return a })
 	return a
 }
 
-// offerFrom offers a new request, and reports whether it was taken.
+// offerFrom offers a new request and reports whether it was accepted.
 func (a *admissionTest) offerFrom(src netip.Addr, dst netip.AddrPort) bool {
 	a.port++
 	r := newRequest(netip.AddrPortFrom(src, a.port), dst)
@@ -46,9 +46,8 @@ func newRequest(src, dst netip.AddrPort) *request {
 	}
 }
 
-// beginAll begins all requests for which there is a place, and returns how many of each source
-// there are.
-func (a *admissionTest) beginAll() map[netip.Addr]int {
+// startAll starts all requests that may start, and returns their number by source.
+func (a *admissionTest) startAll() map[netip.Addr]int {
 	n := make(map[netip.Addr]int)
 	for {
 		r, syn := a.next()
@@ -56,38 +55,38 @@ func (a *admissionTest) beginAll() map[netip.Addr]int {
 			return n
 		}
 		if syn == nil {
-			a.t.Error("a request without a SYN was begun")
+			a.t.Error("a request without a SYN was started")
 		}
 		n[r.queue.source.addr]++
-		a.begun = append(a.begun, r)
+		a.started = append(a.started, r)
 	}
 }
 
-// endAll ends all requests that are worked on.
+// endAll ends all requests that are being handled.
 func (a *admissionTest) endAll() {
-	for _, r := range a.begun {
+	for _, r := range a.started {
 		a.done(r)
 	}
-	a.begun = nil
+	a.started = nil
 }
 
-// wantEmpty checks that nothing is left of requests that have ended.
+// wantEmpty checks that nothing remains after all requests have ended.
 func (a *admissionTest) wantEmpty() {
 	a.t.Helper()
-	if a.working != 0 || a.waiting != 0 || len(a.requests)+len(a.sources)+len(a.toward)+a.turns.Len() != 0 {
-		a.t.Errorf("left: %d worked on, %d waiting, %d requests, %d sources, %d destinations, %d turns",
-			a.working, a.waiting, len(a.requests), len(a.sources), len(a.toward), a.turns.Len())
+	if a.working != 0 || a.waiting != 0 || len(a.requests)+len(a.sources)+len(a.workingTo)+a.turns.Len() != 0 {
+		a.t.Errorf("remaining: %d handled, %d waiting, %d requests, %d sources, %d destinations, %d turns",
+			a.working, a.waiting, len(a.requests), len(a.sources), len(a.workingTo), a.turns.Len())
 	}
 }
 
-// One source gets a quarter of the places for one destination, and half for several. Another source
-// gets a share of what is left, for the same destination too.
+// A single source gets a quarter of the places for one destination, and half of them for several.
+// Another source gets a share of the rest, also for the same destination.
 func TestAdmissionLeavesPlaces(t *testing.T) {
 	a := newAdmissionTest(t, 64, 1000)
 	for range 100 {
 		a.offerFrom(peerA, web)
 	}
-	if got := a.beginAll()[peerA]; got != 16 {
+	if got := a.startAll()[peerA]; got != 16 {
 		t.Errorf("one source got %d of 64 places for one destination, want 16", got)
 	}
 	for port := range uint16(10) {
@@ -95,7 +94,7 @@ func TestAdmissionLeavesPlaces(t *testing.T) {
 			a.offerFrom(peerA, netip.AddrPortFrom(web.Addr(), 1000+port))
 		}
 	}
-	a.beginAll()
+	a.startAll()
 	if got := a.working; got != 32 {
 		t.Errorf("one source got %d of 64 places, want 32", got)
 	}
@@ -103,15 +102,15 @@ func TestAdmissionLeavesPlaces(t *testing.T) {
 		a.offerFrom(peerB, web)
 		a.offerFrom(peerB, db)
 	}
-	if got := a.beginAll(); got[peerA] != 0 || got[peerB] != 16 {
+	if got := a.startAll(); got[peerA] != 0 || got[peerB] != 16 {
 		t.Errorf("another source got %d places, want 16; the first got %d more", got[peerB], got[peerA])
 	}
-	if got := a.toward[web]; got <= 16 {
+	if got := a.workingTo[web]; got <= 16 {
 		t.Errorf("the other source got no place for the same destination")
 	}
 }
 
-// When places become free, sources take turns: one with many requests does not delay one with few.
+// Sources are served round robin: a source with many requests does not delay one with few.
 func TestAdmissionTakesTurns(t *testing.T) {
 	a := newAdmissionTest(t, 4, 1000)
 	for range 100 {
@@ -121,19 +120,19 @@ func TestAdmissionTakesTurns(t *testing.T) {
 		a.offerFrom(peerB, web)
 	}
 	for range 3 {
-		a.beginAll()
+		a.startAll()
 		a.endAll()
 	}
 	if left := a.sources[peerB]; left != nil {
 		t.Errorf("after three turns, %d of 3 requests still wait", left.waiting)
 	}
-	for a.beginAll(); a.working > 0; a.beginAll() {
+	for a.startAll(); a.working > 0; a.startAll() {
 		a.endAll()
 	}
 	a.wantEmpty()
 }
 
-// Requests of one source for one destination are begun in the order in which they came.
+// Requests of one source to one destination start in the order in which they came.
 func TestAdmissionKeepsOrder(t *testing.T) {
 	a := newAdmissionTest(t, 4, 1000)
 	for range 50 {
@@ -142,15 +141,15 @@ func TestAdmissionKeepsOrder(t *testing.T) {
 	for port := uint16(1); port <= 50; port++ {
 		r, _ := a.next()
 		if r == nil || r.id.RemotePort != port {
-			t.Fatalf("begun: %+v, want port %d", r, port)
+			t.Fatalf("started: %+v, want port %d", r, port)
 		}
 		a.done(r)
 	}
 	a.wantEmpty()
 }
 
-// A source may have half of the room for waiting requests, and leaves the rest to others.
-func TestAdmissionLeavesRoom(t *testing.T) {
+// A single source may fill half of the queue of waiting requests, and leaves the rest to others.
+func TestAdmissionSharesQueue(t *testing.T) {
 	a := newAdmissionTest(t, 4, 100)
 	taken := map[netip.Addr]int{}
 	for range 200 {
@@ -171,40 +170,40 @@ func TestAdmissionLeavesRoom(t *testing.T) {
 	}
 }
 
-// A SYN that is repeated replaces the one before while its request waits, because its sender may
-// have begun anew, and renews it. It is of no use while the request is worked on.
-func TestAdmissionOfRepeatedSYN(t *testing.T) {
+// A retransmitted SYN replaces the older one while its request waits, and renews the request. It is
+// returned while the request is being handled.
+func TestAdmissionOfRetransmittedSYN(t *testing.T) {
 	a := newAdmissionTest(t, 4, 100)
 	src := netip.AddrPortFrom(peerA, 1)
 	first, second, third := newRequest(src, web), newRequest(src, web), newRequest(src, web)
 	if a.offer(0, first) != nil {
-		t.Fatal("a request was refused")
+		t.Fatal("offer did not keep the SYN of a new request")
 	}
 	old := first.syn
-	if useless := a.offer(time.Second, second); useless != old {
+	if surplus := a.offer(time.Second, second); surplus != old {
 		t.Error("the first SYN was kept")
 	}
 	r, syn := a.next()
 	if r != first || syn != second.syn || r.seen != time.Second {
-		t.Errorf("begun with the SYN of %v, want that of 1s", r.seen)
+		t.Errorf("started with the SYN of %v, want that of 1s", r.seen)
 	}
-	if useless := a.offer(2*time.Second, third); useless != third.syn {
-		t.Error("a SYN was kept for a request that is worked on")
+	if surplus := a.offer(2*time.Second, third); surplus != third.syn {
+		t.Error("offer kept a SYN of a request that is being handled")
 	}
 	if again, _ := a.next(); again != nil {
-		t.Error("a request was begun twice")
+		t.Error("a request was started twice")
 	}
 	a.done(r)
 	a.wantEmpty()
 }
 
-// Whatever happens, the bounds hold, nothing is lost, and a request waits only while there is no
-// place for it.
-func TestAdmissionByChance(t *testing.T) {
+// In random sequences the limits hold, no request is lost, and a request waits only if it may not
+// start.
+func TestAdmissionAtRandom(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 50 {
-		places, room := 4+rng.IntN(60), 1+rng.IntN(100)
-		a := newAdmissionTest(t, places, room)
+		places, maxWaiting := 4+rng.IntN(60), 1+rng.IntN(100)
+		a := newAdmissionTest(t, places, maxWaiting)
 		taken, ended := 0, 0
 		for range 2000 {
 			switch rng.IntN(3) {
@@ -214,23 +213,23 @@ func TestAdmissionByChance(t *testing.T) {
 					taken++
 				}
 			case 1:
-				a.beginAll()
-				a.wantNoneBeginnable()
+				a.startAll()
+				a.wantNoneStartable()
 			case 2:
-				if i := len(a.begun); i > 0 {
-					r := a.begun[rng.IntN(i)]
-					a.begun = without(a.begun, r)
+				if i := len(a.started); i > 0 {
+					r := a.started[rng.IntN(i)]
+					a.started = without(a.started, r)
 					a.done(r)
 					ended++
 				}
 			}
-			if a.working > places || a.waiting > room || taken != ended+a.working+a.waiting {
-				t.Fatalf("%d of %d places and %d of %d for waiting are taken; of %d requests %d have ended",
-					a.working, places, a.waiting, room, taken, ended)
+			if a.working > places || a.waiting > maxWaiting || taken != ended+a.working+a.waiting {
+				t.Fatalf("%d of %d handled, %d of %d waiting; of %d requests %d have ended",
+					a.working, places, a.waiting, maxWaiting, taken, ended)
 			}
 		}
-		for a.beginAll(); a.working > 0; a.beginAll() {
-			ended += len(a.begun)
+		for a.startAll(); a.working > 0; a.startAll() {
+			ended += len(a.started)
 			a.endAll()
 		}
 		if ended != taken {
@@ -249,8 +248,8 @@ func without(all []*request, r *request) (rest []*request) {
 	return rest
 }
 
-// wantNoneBeginnable applies the rules to each waiting request by itself.
-func (a *admissionTest) wantNoneBeginnable() {
+// wantNoneStartable checks the rules for each waiting request separately.
+func (a *admissionTest) wantNoneStartable() {
 	a.t.Helper()
 	bySource, byDestination, byBoth := map[netip.Addr]int{}, map[netip.AddrPort]int{}, map[*requestQueue]int{}
 	working := 0
@@ -266,7 +265,7 @@ func (a *admissionTest) wantNoneBeginnable() {
 		forSource := bySource[r.queue.source.addr] < a.places-working
 		forBoth := byBoth[r.queue] < a.places/2-byDestination[r.queue.to]
 		if r.syn != nil && forSource && forBoth {
-			a.t.Errorf("a request of %v for %v waits although there is a place", r.queue.source.addr, r.queue.to)
+			a.t.Errorf("a request of %v to %v waits although it may start", r.queue.source.addr, r.queue.to)
 		}
 	}
 }

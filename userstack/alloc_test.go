@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-// Nothing is allocated for a packet on its way through two stacks, in either direction.
+// A packet on its way through two stacks allocates nothing, in either direction.
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes pools forget")
 	}
-	p := newBlindPair(t)
+	p := newUncheckedPair(t)
 	a, z := p.connect(t, addrB4)
 	var wg sync.WaitGroup
 	wg.Go(func() { io.Copy(z, z) })
@@ -26,10 +26,10 @@ func TestAllocations(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 200 { // pools and windows fill
+		for range 200 { // fill pools and windows
 			exchange()
 		}
-		// A timer or a pool that was emptied may cost one now and then; one for each exchange would show.
+		// A timer or an emptied pool may allocate now and then; an allocation per exchange would fail.
 		if n := testing.AllocsPerRun(500, exchange); n >= 1 {
 			t.Errorf("%v allocations for an exchange of %d bytes, want 0", n, size)
 		}
@@ -38,21 +38,20 @@ func TestAllocations(t *testing.T) {
 	wg.Wait()
 }
 
-// What gVisor allocates for one datagram on its way from a conn to a conn. All of it is inside
-// gVisor: for sending, the options of the write and a reader around the payload; for receiving, the
-// queued packet and three times a view of its network header. A socket that is not connected looks
-// up a route for each datagram, which is two more.
+// The number of allocations of gVisor for one datagram. Sending allocates the write options and a
+// reader around the payload; receiving allocates the queued packet and three views of its network
+// header. A socket that is not connected also looks up a route, which is two more.
 const (
 	datagramAllocations = 6
 	routeAllocations    = 2
 )
 
-// Nothing of ours is allocated for a datagram, by a connected socket or by one that is not.
+// This package allocates nothing for a datagram, neither in a connected socket nor in another one.
 func TestDatagramAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes pools forget")
 	}
-	p := newBlindPair(t)
+	p := newUncheckedPair(t)
 	p.serveEcho(t, 7)
 	to := netip.AddrPortFrom(addrB4, 7)
 	dialled, err := p.a.DialContext(t.Context(), "udp", to.String())
@@ -65,7 +64,7 @@ func TestDatagramAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer bound.Close()
-	// An exchange is two datagrams, of which the echo sends the second by a socket that is not
+	// An exchange is two datagrams. The echo server sends the second one by a socket that is not
 	// connected.
 	exchange := 2*datagramAllocations + routeAllocations
 	buf := make([]byte, 1200)
@@ -85,10 +84,10 @@ func TestDatagramAllocations(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 200 { // pools fill
+		for range 200 { // fill pools
 			run()
 		}
-		if n := testing.AllocsPerRun(500, run); int(n) > c.want { // AllocsPerRun rounds down: a rare one does not show
+		if n := testing.AllocsPerRun(500, run); int(n) > c.want { // AllocsPerRun rounds down
 			t.Errorf("%s: %v allocations for an exchange, want %d", c.name, n, c.want)
 		}
 	}

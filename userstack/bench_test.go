@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// BenchmarkBulk moves data from a socket through two stacks, without encryption, to a socket.
-// Allocations are per 61,560 bytes, the size of one segment before it is cut.
+// BenchmarkBulk moves data from a host socket through two stacks, without encryption, to a host
+// socket. Allocations are per 61,560 bytes, the payload of one segment.
 func BenchmarkBulk(b *testing.B) {
-	p := newBlindPair(b)
+	p := newUncheckedPair(b)
 	a, z := p.connect(b, addrB4)
 	near, nearEnd := tcpPair(b)
 	far, farEnd := tcpPair(b)
@@ -49,7 +49,7 @@ func BenchmarkBulk(b *testing.B) {
 
 // BenchmarkRoundTrip exchanges 64 bytes over two stacks.
 func BenchmarkRoundTrip(b *testing.B) {
-	p := newBlindPair(b)
+	p := newUncheckedPair(b)
 	a, z := p.connect(b, addrB4)
 	var wg sync.WaitGroup
 	wg.Go(func() { io.Copy(z, z) })
@@ -67,9 +67,9 @@ func BenchmarkRoundTrip(b *testing.B) {
 	wg.Wait()
 }
 
-// BenchmarkConnect is one connect and close over two stacks.
+// BenchmarkConnect opens and closes one connection over two stacks.
 func BenchmarkConnect(b *testing.B) {
-	p := newBlindPair(b)
+	p := newUncheckedPair(b)
 	ln, err := p.b.Listen(netip.AddrPortFrom(addrB4, 80))
 	if err != nil {
 		b.Fatal(err)
@@ -96,9 +96,9 @@ func BenchmarkConnect(b *testing.B) {
 	wg.Wait()
 }
 
-// BenchmarkDatagram exchanges 1200 bytes by UDP over two stacks.
+// BenchmarkDatagram exchanges 1200 bytes over UDP and two stacks.
 func BenchmarkDatagram(b *testing.B) {
-	p := newBlindPair(b)
+	p := newUncheckedPair(b)
 	p.serveEcho(b, 7)
 	c, err := p.a.DialContext(b.Context(), "udp", netip.AddrPortFrom(addrB4, 7).String())
 	if err != nil {

@@ -10,46 +10,46 @@ import (
 )
 
 const (
-	// coalesceFlows is how many flows of one batch are joined at a time. A batch of more goes through,
-	// less joined.
+	// coalesceFlows is how many flows of one batch are merged at a time. When a batch has more,
+	// everything merged so far is passed up first.
 	coalesceFlows = 8
 
-	// coalesceMax is the largest joined packet: what an IPv4 header can say.
+	// coalesceMax is the size of the largest merged packet: the IPv4 total length has 16 bits.
 	coalesceMax = 65535
 )
 
-// coalescer joins consecutive TCP segments of one flow within a batch, so that gVisor handles one
-// large packet instead of many (receive offload). It keeps slices of the batch and copies once,
-// when a packet goes up. Packets of one flow stay in order; flows may pass each other. The zero
-// value is ready; it lives on the stack of device.Write.
+// coalescer merges consecutive TCP segments of one flow within a batch, so that gVisor handles one
+// large packet instead of many (generic receive offload, GRO). It keeps slices of the batch and
+// copies the data once, when a packet is passed up. Packets of one flow stay in order; flows may
+// overtake each other. It needs only d, and lives on the stack of Device.Write.
 //
-// gVisor reads a stream and does not care how it was cut, or which segments were marked for
-// pushing. So all that follows is joined, whatever its size, and an acknowledgement without data
-// that goes beyond the one before it takes its place. What the joined packet says is the state
-// after the last: its acknowledgement, window and echoed timestamp. Its own timestamp is that of
-// the first, as that of a delayed acknowledgement would echo it (RFC 7323, section 4.3).
+// gVisor reads a byte stream. Segment boundaries and PSH flags do not matter to it, so consecutive
+// segments of any size are merged, and a pure acknowledgement replaces an older one that it goes
+// beyond. A merged packet carries the latest state: acknowledgement number, window and echoed
+// timestamp of its last segment. Its own timestamp is that of its first segment, because a delayed
+// acknowledgement echoes that one (RFC 7323, section 4.3).
 type coalescer struct {
-	d     *Device // whose flows see acknowledgements first; nil: there are none
-	acked uint    // queues whose flows have seen one, as bits
+	d           *Device // its flows see each acknowledgement before gVisor does
+	ackedQueues uint    // bit i: a flow of queue i has seen an acknowledgement
 
-	runs [coalesceFlows]run
+	runs [coalesceFlows]segmentRun
 	n    int
 
-	next [maxBatch]int16 // packet i of the batch is followed in its run by next[i]
+	next [maxBatch]int16 // index of the packet that follows packet i in its run, or -1
 	pkts [maxBatch][]byte
 	used int
 }
 
-// run is a row of segments that follow each other in one flow.
-type run struct {
+// segmentRun is a sequence of consecutive segments of one flow.
+type segmentRun struct {
 	first, last int16 // indexes into pkts
-	l4, hdr     int   // where the TCP header begins and ends
-	size        int   // of the joined packet
+	l4, hdr     int   // offsets of the TCP header and of the payload
+	size        int   // length of the merged packet in bytes
 	seq, ack    uint32
-	ended       bool // by the end of the stream
+	ended       bool // the last segment has FIN
 }
 
-// add takes one packet of the batch. It lowers the window in it: see lowerWindow.
+// add takes one packet of the batch. It lowers the TCP window in it; see lowerWindow.
 func (c *coalescer) add(packet []byte, up stack.NetworkDispatcher) {
 	l4, hdr, kind := classify(packet)
 	if kind == notTCP {
@@ -58,13 +58,13 @@ func (c *coalescer) add(packet []byte, up stack.NetworkDispatcher) {
 	}
 	lowerWindow(packet[l4:])
 	i := c.find(packet, l4)
-	if kind == loneTCP {
+	if kind == unmergeableTCP {
 		if i >= 0 {
-			c.flushRun(&c.runs[i], up) // what came before it in its flow goes first
+			c.flushRun(&c.runs[i], up) // keep the order within the flow
 			c.n--
 			c.runs[i] = c.runs[c.n]
 		}
-		if c.show(packet, l4, hdr) {
+		if c.passToFlow(packet, l4, hdr) {
 			deliver(packet, up)
 		}
 		return
@@ -106,16 +106,17 @@ func (c *coalescer) flush(up stack.NetworkDispatcher) {
 	c.n, c.used = 0, 0
 }
 
-func (c *coalescer) start(r *run, packet []byte, l4, hdr int) {
+func (c *coalescer) start(r *segmentRun, packet []byte, l4, hdr int) {
 	i, tcp := c.keep(packet), header.TCP(packet[l4:])
-	*r = run{first: i, last: i, l4: l4, hdr: hdr, size: len(packet), ended: ends(tcp)}
+	*r = segmentRun{first: i, last: i, l4: l4, hdr: hdr, size: len(packet), ended: endsStream(tcp)}
 	r.seq, r.ack = tcp.SequenceNumber()+uint32(len(packet)-hdr), tcp.AckNumber()
 }
 
-// follows reports whether packet, of the run's flow, can be joined to it: it continues the
-// sequence, and differs from the first only in what joining may lose (length, identification,
-// checksum, timestamp) or keeps (acknowledgement, window, echoed timestamp, last flags).
-func (c *coalescer) follows(r *run, packet []byte, hdr int) bool {
+// follows reports whether packet, which is of the run's flow, can be merged into the run. It must
+// continue the sequence, and may differ from the first packet only in what merging discards
+// (length, identification, checksum, timestamp) or takes over (acknowledgement, window, echoed
+// timestamp, PSH and FIN).
+func (c *coalescer) follows(r *segmentRun, packet []byte, hdr int) bool {
 	first := c.pkts[r.first]
 	payload := len(packet) - hdr
 	if r.ended || hdr != r.hdr || r.size+payload > coalesceMax {
@@ -123,34 +124,40 @@ func (c *coalescer) follows(r *run, packet []byte, hdr int) bool {
 	}
 	a, b := header.TCP(first[r.l4:hdr]), header.TCP(packet[r.l4:hdr])
 	more := int32(b.AckNumber() - r.ack)
-	alone := payload == 0 || r.size == r.hdr // an acknowledgement, which is counted if it repeats another
-	if b.SequenceNumber() != r.seq || more < 0 || more == 0 && alone ||
-		(a.Flags()^b.Flags())&^tcpLastFlags != 0 || !bytes.Equal(a.Options(), b.Options()) && !(stamped(a) && stamped(b)) {
+	// gVisor counts duplicate acknowledgements, so a pure one that repeats the number is not merged.
+	pure := payload == 0 || r.size == r.hdr
+	if b.SequenceNumber() != r.seq || more < 0 || more == 0 && pure || (a.Flags()^b.Flags())&^tcpLastFlags != 0 {
+		return false
+	}
+	if !bytes.Equal(a.Options(), b.Options()) && !(timestampOnly(a) && timestampOnly(b)) {
 		return false
 	}
 	if r.l4 == header.IPv4MinimumSize {
-		return first[1] == packet[1] && first[8] == packet[8] // type of service, time to live
+		return first[1] == packet[1] && first[8] == packet[8] // DSCP and ECN, time to live
 	}
-	return bytes.Equal(first[:4], packet[:4]) && first[7] == packet[7] // class and flow label, hop limit
+	return bytes.Equal(first[:4], packet[:4]) && first[7] == packet[7] // traffic class, flow label, hop limit
 }
 
-// plain reports whether a header that is not a SYN tells of no gap: its only option, if it has any,
-// is a timestamp.
-func plain(tcp header.TCP) bool { return tcp.DataOffset() == header.TCPMinimumSize || stamped(tcp) }
+// plainOptions reports whether the only option of a TCP header, if it has any, is a timestamp. In a
+// packet without SYN, any other option is a SACK block.
+func plainOptions(tcp header.TCP) bool {
+	return tcp.DataOffset() == header.TCPMinimumSize || timestampOnly(tcp)
+}
 
-// stamped reports whether a header's only option is a timestamp, in the usual place.
-func stamped(tcp header.TCP) bool {
+// timestampOnly reports whether the only option is a timestamp, after two NOPs as usual.
+func timestampOnly(tcp header.TCP) bool {
 	o := tcp.Options()
-	return len(o) == tcpOptions && o[0] == header.TCPOptionNOP && o[1] == header.TCPOptionNOP && o[2] == header.TCPOptionTS
+	return len(o) == tcpOptions &&
+		o[0] == header.TCPOptionNOP && o[1] == header.TCPOptionNOP && o[2] == header.TCPOptionTS
 }
 
-func (c *coalescer) extend(r *run, packet []byte) {
+func (c *coalescer) extend(r *segmentRun, packet []byte) {
 	i, tcp := c.keep(packet), header.TCP(packet[r.l4:])
 	c.next[r.last] = i
 	r.last = i
 	r.size += len(packet) - r.hdr
 	r.seq += uint32(len(packet) - r.hdr)
-	r.ack, r.ended = tcp.AckNumber(), ends(tcp)
+	r.ack, r.ended = tcp.AckNumber(), endsStream(tcp)
 }
 
 func (c *coalescer) keep(packet []byte) int16 {
@@ -162,10 +169,10 @@ func (c *coalescer) keep(packet []byte) int16 {
 }
 
 // flushRun passes one run up as one packet.
-func (c *coalescer) flushRun(r *run, up stack.NetworkDispatcher) {
+func (c *coalescer) flushRun(r *segmentRun, up stack.NetworkDispatcher) {
 	first := c.pkts[r.first]
 	if r.first == r.last {
-		if c.show(first, r.l4, r.hdr) {
+		if c.passToFlow(first, r.l4, r.hdr) {
 			deliver(first, up)
 		}
 		return
@@ -176,26 +183,28 @@ func (c *coalescer) flushRun(r *run, up stack.NetworkDispatcher) {
 	for i := c.next[r.first]; i >= 0; i = c.next[i] {
 		n += copy(b[n:], c.pkts[i][r.hdr:])
 	}
-	takeState(b[r.l4:r.hdr], c.pkts[r.last][r.l4:r.hdr])
-	// The checksums are left wrong: the device tells gVisor not to look at them.
+	copyLastState(b[r.l4:r.hdr], c.pkts[r.last][r.l4:r.hdr])
+	// The checksums stay wrong. gVisor does not verify them; see link.Capabilities.
 	if b[0]>>4 == 4 {
 		header.IPv4(b).SetTotalLength(uint16(r.size))
 	} else {
 		header.IPv6(b).SetPayloadLength(uint16(r.size - header.IPv6MinimumSize))
 	}
-	if !c.show(b, r.l4, r.hdr) {
+	if !c.passToFlow(b, r.l4, r.hdr) {
 		v.Release()
 		return
 	}
 	deliverView(v, up)
 }
 
-// show shows a TCP packet to its flow, and reports whether gVisor is to see it.
-func (c *coalescer) show(packet []byte, l4, hdr int) bool {
-	if c.d == nil || hdr < l4+header.TCPMinimumSize || hdr > len(packet) {
+// passToFlow shows an inbound TCP packet to the flow that manages its connection, if there is one.
+// It reports whether gVisor must see the packet too.
+func (c *coalescer) passToFlow(packet []byte, l4, hdr int) bool {
+	if hdr < l4+header.TCPMinimumSize || hdr > len(packet) {
 		return true
 	}
-	if f := header.TCP(packet[l4:]).Flags(); f&(header.TCPFlagAck|header.TCPFlagSyn|header.TCPFlagRst) != header.TCPFlagAck {
+	const relevant = header.TCPFlagAck | header.TCPFlagSyn | header.TCPFlagRst
+	if header.TCP(packet[l4:]).Flags()&relevant != header.TCPFlagAck {
 		return true
 	}
 	src := packet[12:16]
@@ -203,31 +212,31 @@ func (c *coalescer) show(packet []byte, l4, hdr int) bool {
 		src = packet[8:24]
 	}
 	q := c.d.queueOf(src)
-	c.acked |= 1 << q
+	c.ackedQueues |= 1 << q
 	return c.d.queues[q].received(packet, l4, hdr)
 }
 
-// takeState makes the header of a joined packet say what that of the last packet in it does.
-func takeState(tcp, last []byte) {
+// copyLastState copies the state of the last segment to the header of a merged packet.
+func copyLastState(tcp, last []byte) {
 	tcp[tcpFlagsOffset] |= last[tcpFlagsOffset] & byte(tcpLastFlags)
 	copy(tcp[tcpAckOffset:tcpAckOffset+4], last[tcpAckOffset:])
 	copy(tcp[tcpWindowOffset:tcpWindowOffset+2], last[tcpWindowOffset:])
-	if stamped(tcp) {
+	if timestampOnly(tcp) {
 		copy(tcp[tcpEchoOffset:tcpEchoOffset+4], last[tcpEchoOffset:])
 	}
 }
 
-// kind is what the coalescer does with a packet.
-type kind int
+// packetKind is what the coalescer does with a packet.
+type packetKind int
 
 const (
-	notTCP  kind = iota // passes on its own
-	loneTCP             // passes on its own, after what its flow has sent so far
-	joinTCP             // may be joined
+	notTCP         packetKind = iota // is passed up unchanged
+	unmergeableTCP                   // is passed up unchanged, after the earlier packets of its flow
+	mergeableTCP                     // may be merged
 )
 
-// classify tells the kind of packet and where its TCP header begins and ends.
-func classify(packet []byte) (l4, hdr int, k kind) {
+// classify returns the kind of a packet and the offsets of its TCP header and payload.
+func classify(packet []byte) (l4, hdr int, k packetKind) {
 	switch {
 	case len(packet) < header.IPv4MinimumSize:
 		return 0, 0, notTCP
@@ -240,7 +249,8 @@ func classify(packet []byte) (l4, hdr int, k kind) {
 		l4 = header.IPv4MinimumSize
 	case packet[0]>>4 == 6 && len(packet) >= header.IPv6MinimumSize:
 		ip := header.IPv6(packet)
-		if ip.NextHeader() != uint8(header.TCPProtocolNumber) || int(ip.PayloadLength()) != len(packet)-header.IPv6MinimumSize {
+		if ip.NextHeader() != uint8(header.TCPProtocolNumber) ||
+			int(ip.PayloadLength()) != len(packet)-header.IPv6MinimumSize {
 			return 0, 0, notTCP
 		}
 		l4 = header.IPv6MinimumSize
@@ -253,19 +263,20 @@ func classify(packet []byte) (l4, hdr int, k kind) {
 	tcp := header.TCP(packet[l4:])
 	hdr = l4 + int(tcp.DataOffset())
 	const unusual = header.TCPFlagSyn | header.TCPFlagRst | header.TCPFlagUrg
-	if hdr < l4+header.TCPMinimumSize || hdr > len(packet) || tcp.Flags()&unusual != 0 || tcp.Flags()&header.TCPFlagAck == 0 {
-		return l4, hdr, loneTCP
+	if hdr < l4+header.TCPMinimumSize || hdr > len(packet) ||
+		tcp.Flags()&unusual != 0 || tcp.Flags()&header.TCPFlagAck == 0 {
+		return l4, hdr, unmergeableTCP
 	}
-	if hdr == len(packet) && (tcp.Flags() != header.TCPFlagAck || !plain(tcp)) {
-		return l4, hdr, loneTCP // it ends the stream, or tells of a gap
+	if hdr == len(packet) && (tcp.Flags() != header.TCPFlagAck || !plainOptions(tcp)) {
+		return l4, hdr, unmergeableTCP // a FIN, or an acknowledgement with SACK blocks
 	}
-	return l4, hdr, joinTCP
+	return l4, hdr, mergeableTCP
 }
 
-// ends reports whether nothing may be joined after a segment.
-func ends(tcp header.TCP) bool { return tcp.Flags()&header.TCPFlagFin != 0 }
+// endsStream reports whether a segment has FIN, so that nothing can follow it.
+func endsStream(tcp header.TCP) bool { return tcp.Flags()&header.TCPFlagFin != 0 }
 
-// sameFlow compares addresses and ports.
+// sameFlow reports whether two packets have the same addresses and ports.
 func sameFlow(a []byte, al4 int, b []byte, bl4 int) bool {
 	if al4 != bl4 || !bytes.Equal(a[al4:al4+4], b[bl4:bl4+4]) {
 		return false
@@ -276,11 +287,12 @@ func sameFlow(a []byte, al4 int, b []byte, bl4 int) bool {
 	return bytes.Equal(a[8:40], b[8:40])
 }
 
-// deliver copies packet and passes it up.
+// deliver passes a copy of packet up.
 func deliver(packet []byte, up stack.NetworkDispatcher) {
 	deliverView(buffer.NewViewWithData(packet), up)
 }
 
+// deliverView passes a packet up and takes over v.
 func deliverView(v *buffer.View, up stack.NetworkDispatcher) {
 	var proto tcpip.NetworkProtocolNumber = header.IPv4ProtocolNumber
 	if v.AsSlice()[0]>>4 == 6 {

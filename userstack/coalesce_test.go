@@ -12,16 +12,16 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// upward collects what the coalescer passes up.
-type upward struct{ packets [][]byte }
+// collector collects what the coalescer passes up.
+type collector struct{ packets [][]byte }
 
-func (u *upward) DeliverNetworkPacket(_ tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
+func (u *collector) DeliverNetworkPacket(_ tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
 	u.packets = append(u.packets, bytes.Clone(pkt.ToView().AsSlice()))
 }
 
-func (u *upward) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer) {}
+func (u *collector) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer) {}
 
-// segment is a TCP packet in the making.
+// segment describes a TCP packet.
 type segment struct {
 	v6      bool
 	host    byte // last byte of the source address
@@ -35,6 +35,7 @@ type segment struct {
 	payload []byte
 }
 
+// bytes encodes the packet.
 func (s segment) bytes() []byte {
 	tcp := make([]byte, header.TCPMinimumSize+len(s.options), 2000)
 	header.TCP(tcp).Encode(&header.TCPFields{SrcPort: s.port, DstPort: 80, SeqNum: s.seq, AckNum: s.ack,
@@ -45,26 +46,34 @@ func (s segment) bytes() []byte {
 		ip := make([]byte, header.IPv6MinimumSize)
 		src := addrB6.As16()
 		src[15] = s.host
-		header.IPv6(ip).Encode(&header.IPv6Fields{PayloadLength: uint16(len(tcp)), TransportProtocol: header.TCPProtocolNumber,
-			HopLimit: s.ttl, SrcAddr: tcpip.AddrFrom16(src), DstAddr: tcpip.AddrFrom16(addrA6.As16())})
+		header.IPv6(ip).Encode(&header.IPv6Fields{PayloadLength: uint16(len(tcp)),
+			TransportProtocol: header.TCPProtocolNumber, HopLimit: s.ttl,
+			SrcAddr: tcpip.AddrFrom16(src), DstAddr: tcpip.AddrFrom16(addrA6.As16())})
 		return append(ip, tcp...)
 	}
 	ip := make([]byte, header.IPv4MinimumSize)
 	src := addrB4.As4()
 	src[3] = s.host
-	header.IPv4(ip).Encode(&header.IPv4Fields{TotalLength: uint16(len(ip) + len(tcp)), Protocol: uint8(header.TCPProtocolNumber),
-		TTL: s.ttl, SrcAddr: tcpip.AddrFrom4(src), DstAddr: tcpip.AddrFrom4(addrA4.As4())})
+	header.IPv4(ip).Encode(&header.IPv4Fields{TotalLength: uint16(len(ip) + len(tcp)),
+		Protocol: uint8(header.TCPProtocolNumber), TTL: s.ttl,
+		SrcAddr: tcpip.AddrFrom4(src), DstAddr: tcpip.AddrFrom4(addrA4.As4())})
 	return append(ip, tcp...)
 }
 
+// data is a segment of n bytes from peer B.
 func data(seq uint32, n int) segment {
 	return segment{host: 2, port: 1000, seq: seq, ack: 7, flags: header.TCPFlagAck, window: 500, ttl: 64,
 		options: []byte{1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2}, payload: bytes.Repeat([]byte{byte(seq)}, n)}
 }
 
-func join(segments ...segment) [][]byte {
-	var c coalescer
-	var up upward
+func newCoalescer() *coalescer {
+	return &coalescer{d: newDevice(DefaultMTU, 0, 1, tcpip.NewStdClock())}
+}
+
+// coalesce returns what is passed up for one batch.
+func coalesce(segments ...segment) [][]byte {
+	c := newCoalescer()
+	var up collector
 	for _, s := range segments {
 		c.add(s.bytes(), &up)
 	}
@@ -77,35 +86,95 @@ func TestCoalesce(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		in   []segment
-		want []int // payload bytes of each packet that goes up
+		want []int // payload bytes of each packet that is passed up
 	}{
 		{"in sequence", []segment{data(0, 100), data(100, 100), data(200, 100)}, []int{300}},
-		{"of all sizes", []segment{data(0, 100), data(100, 50), data(150, 101)}, []int{251}},
+		{"any size", []segment{data(0, 100), data(100, 50), data(150, 101)}, []int{251}},
 		{"gap", []segment{data(0, 100), data(200, 100)}, []int{100, 100}},
 		{"duplicate", []segment{data(0, 100), data(0, 100)}, []int{100, 100}},
 		{"sequence wraps", []segment{data(0xffffffc0, 64), data(0, 64)}, []int{128}},
-		{"push", []segment{with(data(0, 100), func(s *segment) { s.flags |= header.TCPFlagPsh }), data(100, 100)}, []int{200}},
-		{"fin ends", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.flags |= header.TCPFlagFin }), data(200, 100)}, []int{200, 100}},
-		{"later acknowledgement", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.ack++ })}, []int{200}},
-		{"earlier acknowledgement", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.ack-- })}, []int{100, 100}},
-		{"later timestamp", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.options[7]++ })}, []int{200}},
-		{"other options", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.options[2] = 5 })}, []int{100, 100}},
-		{"more options", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.options = append(s.options, 1, 1, 1, 1) })}, []int{100, 100}},
+		{"PSH", []segment{
+			with(data(0, 100), func(s *segment) { s.flags |= header.TCPFlagPsh }),
+			data(100, 100),
+		}, []int{200}},
+		{"FIN", []segment{
+			data(0, 100),
+			with(data(100, 100), func(s *segment) { s.flags |= header.TCPFlagFin }),
+			data(200, 100),
+		}, []int{200, 100}},
+		{"later acknowledgement", []segment{
+			data(0, 100),
+			with(data(100, 100), func(s *segment) { s.ack++ }),
+		}, []int{200}},
+		{"earlier acknowledgement", []segment{
+			data(0, 100),
+			with(data(100, 100), func(s *segment) { s.ack-- }),
+		}, []int{100, 100}},
+		{"later timestamp", []segment{
+			data(0, 100),
+			with(data(100, 100), func(s *segment) { s.options[7]++ }),
+		}, []int{200}},
+		{"other options", []segment{
+			data(0, 100),
+			with(data(100, 100), func(s *segment) { s.options[2] = 5 }),
+		}, []int{100, 100}},
+		{"more options", []segment{
+			data(0, 100),
+			with(data(100, 100), func(s *segment) { s.options = append(s.options, 1, 1, 1, 1) }),
+		}, []int{100, 100}},
 		{"other TTL", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.ttl-- })}, []int{100, 100}},
-		{"congestion mark", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.flags |= 1 << 6 })}, []int{100, 100}},
-		{"acknowledgement between", []segment{data(0, 100), with(data(100, 0), func(s *segment) { s.ack++ }), with(data(100, 100), func(s *segment) { s.ack++ })}, []int{200}},
-		{"acknowledgements", []segment{data(0, 0), with(data(0, 0), func(s *segment) { s.ack++ }), with(data(0, 0), func(s *segment) { s.ack += 9 })}, []int{0}},
-		{"repeated acknowledgements", []segment{data(0, 0), data(0, 0), data(0, 0)}, []int{0, 0, 0}},
-		{"repeated before data", []segment{data(0, 0), data(0, 100), data(100, 100)}, []int{0, 200}},
-		{"repeated after data", []segment{data(0, 100), data(100, 0), data(100, 0)}, []int{100, 0, 0}},
-		{"acknowledgement that tells of a gap", []segment{data(0, 0), with(data(0, 0), func(s *segment) { s.ack++; s.options = append(s.options, 1, 1, 5, 10, 0, 0, 0, 9, 0, 0, 0, 12) })}, []int{0, 0}},
-		{"end without data", []segment{data(0, 100), with(data(100, 0), func(s *segment) { s.flags |= header.TCPFlagFin })}, []int{100, 0}},
-		{"reset goes last", []segment{data(0, 100), with(data(100, 0), func(s *segment) { s.flags |= header.TCPFlagRst })}, []int{100, 0}},
-		{"two flows", []segment{data(0, 10), with(data(0, 20), func(s *segment) { s.port++ }), data(10, 10), with(data(20, 20), func(s *segment) { s.port++ })}, []int{20, 40}},
-		{"two hosts", []segment{data(0, 10), with(data(0, 20), func(s *segment) { s.host++ }), data(10, 10)}, []int{20, 20}},
-		{"two families", []segment{data(0, 10), with(data(10, 10), func(s *segment) { s.v6 = true }), data(10, 10), with(data(20, 10), func(s *segment) { s.v6 = true })}, []int{20, 20}},
+		{"ECN", []segment{data(0, 100), with(data(100, 100), func(s *segment) { s.flags |= 1 << 6 })}, []int{100, 100}},
+		{"acknowledgement between data", []segment{
+			data(0, 100),
+			with(data(100, 0), func(s *segment) { s.ack++ }),
+			with(data(100, 100), func(s *segment) { s.ack++ }),
+		}, []int{200}},
+		{"acknowledgements", []segment{
+			data(0, 0),
+			with(data(0, 0), func(s *segment) { s.ack++ }),
+			with(data(0, 0), func(s *segment) { s.ack += 9 }),
+		}, []int{0}},
+		{"duplicate acknowledgements", []segment{data(0, 0), data(0, 0), data(0, 0)}, []int{0, 0, 0}},
+		{"acknowledgement before data", []segment{data(0, 0), data(0, 100), data(100, 100)}, []int{0, 200}},
+		{"duplicate acknowledgements after data", []segment{
+			data(0, 100),
+			data(100, 0),
+			data(100, 0),
+		}, []int{100, 0, 0}},
+		{"acknowledgement with SACK", []segment{
+			data(0, 0),
+			with(data(0, 0), func(s *segment) {
+				s.ack++
+				s.options = append(s.options, 1, 1, 5, 10, 0, 0, 0, 9, 0, 0, 0, 12)
+			}),
+		}, []int{0, 0}},
+		{"FIN without data", []segment{
+			data(0, 100),
+			with(data(100, 0), func(s *segment) { s.flags |= header.TCPFlagFin }),
+		}, []int{100, 0}},
+		{"RST is passed up last", []segment{
+			data(0, 100),
+			with(data(100, 0), func(s *segment) { s.flags |= header.TCPFlagRst }),
+		}, []int{100, 0}},
+		{"two flows", []segment{
+			data(0, 10),
+			with(data(0, 20), func(s *segment) { s.port++ }),
+			data(10, 10),
+			with(data(20, 20), func(s *segment) { s.port++ }),
+		}, []int{20, 40}},
+		{"two hosts", []segment{
+			data(0, 10),
+			with(data(0, 20), func(s *segment) { s.host++ }),
+			data(10, 10),
+		}, []int{20, 20}},
+		{"two families", []segment{
+			data(0, 10),
+			with(data(10, 10), func(s *segment) { s.v6 = true }),
+			data(10, 10),
+			with(data(20, 10), func(s *segment) { s.v6 = true }),
+		}, []int{20, 20}},
 	} {
-		got := join(c.in...)
+		got := coalesce(c.in...)
 		var sizes []int
 		for _, p := range got {
 			_, hdr, _ := classify(p)
@@ -117,38 +186,40 @@ func TestCoalesce(t *testing.T) {
 	}
 }
 
-// What joining could lose is kept: the last acknowledgement, window, echo and flags, the first
-// timestamp, correct lengths.
+// A merged packet has the last acknowledgement, window, echo and flags, the first timestamp, and
+// correct lengths.
 func TestCoalesceKeeps(t *testing.T) {
 	last := data(100, 100)
 	last.flags |= header.TCPFlagPsh | header.TCPFlagFin
-	last.window = 502 // which lowerWindow makes 501
+	last.window = 502 // lowerWindow subtracts 1
 	last.ack += 1000
 	last.options = []byte{1, 1, 8, 10, 0, 0, 0, 3, 0, 0, 0, 4}
 	for _, v6 := range []bool{false, true} {
 		first, last := data(0, 100), last
 		first.v6, last.v6 = v6, v6
-		got := join(first, last)
+		got := coalesce(first, last)
 		if len(got) != 1 {
 			t.Fatalf("%d packets, want 1", len(got))
 		}
 		l4, hdr, _ := classify(got[0])
 		tcp := header.TCP(got[0][l4:])
-		if tcp.Flags() != last.flags || tcp.WindowSize() != 501 || tcp.SequenceNumber() != 0 || tcp.AckNumber() != last.ack || len(got[0])-hdr != 200 {
-			t.Errorf("joined packet has flags %v, window %d, sequence %d, acknowledgement %d, %d bytes",
+		if tcp.Flags() != last.flags || tcp.WindowSize() != 501 || tcp.SequenceNumber() != 0 ||
+			tcp.AckNumber() != last.ack || len(got[0])-hdr != 200 {
+			t.Errorf("merged packet has flags %v, window %d, sequence %d, acknowledgement %d, %d bytes",
 				tcp.Flags(), tcp.WindowSize(), tcp.SequenceNumber(), tcp.AckNumber(), len(got[0])-hdr)
 		}
 		if ts := tcp.ParsedOptions(); ts.TSVal != 1 || ts.TSEcr != 4 {
-			t.Errorf("joined packet has timestamp %d and echoes %d, want 1 and 4", ts.TSVal, ts.TSEcr)
+			t.Errorf("merged packet has timestamp %d and echoes %d, want 1 and 4", ts.TSVal, ts.TSEcr)
 		}
 	}
 }
 
-// Random batches, joined, say the same as the packets one by one: each flow's bytes and flags in
-// the same order, acknowledgements that never go back and end with the last, and each repetition of
-// one.
+// Merged random batches carry the same as the single packets: the bytes and flags of each flow in
+// the same order, acknowledgement numbers that end with the last one, and each duplicate
+// acknowledgement.
 func TestCoalesceAgainstNaive(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
+	d := newCoalescer().d
 	for round := range 2000 {
 		seqs, acks := map[string]uint32{}, map[string]uint32{}
 		var in [][]byte
@@ -174,8 +245,8 @@ func TestCoalesceAgainstNaive(t *testing.T) {
 			}
 			in = append(in, s.bytes())
 		}
-		var c coalescer
-		var up upward
+		c := &coalescer{d: d}
+		var up collector
 		for _, p := range in {
 			c.add(p, &up)
 		}
@@ -198,7 +269,7 @@ func TestCoalesceAgainstNaive(t *testing.T) {
 	}
 }
 
-// acknowledged is the most that a flow acknowledges, and how often it has repeated that.
+// acknowledged is the highest acknowledgement number of a flow, and its duplicates.
 type acknowledged struct {
 	last     uint32
 	repeated int
@@ -212,7 +283,7 @@ func acknowledgements(packets [][]byte) map[string]acknowledged {
 		a, known := out[flow]
 		switch more := int32(tcp.AckNumber() - a.last); {
 		case !known || more > 0:
-			a = acknowledged{last: tcp.AckNumber()} // what was repeated has come to nothing
+			a = acknowledged{last: tcp.AckNumber()} // duplicates of a lower number no longer matter
 		case more == 0 && len(p) == hdr && tcp.Flags() == header.TCPFlagAck:
 			a.repeated++
 		}
@@ -229,8 +300,7 @@ func flowOfPacket(p []byte, l4 int) string {
 	return fmt.Sprintf("%x %d", addrs, header.TCP(p[l4:]).SourcePort())
 }
 
-// conversation writes down what each flow says, byte by byte, so that it does not matter how it is
-// cut.
+// conversation renders the bytes and flags of each flow, independent of packet boundaries.
 func conversation(packets [][]byte) map[string]string {
 	out := map[string]*bytes.Buffer{}
 	for _, p := range packets {
@@ -265,8 +335,9 @@ func BenchmarkCoalesce(b *testing.B) {
 	sink := discardUp{}
 	b.SetBytes(45 * 1420)
 	b.ReportAllocs()
+	d := newCoalescer().d
 	for b.Loop() {
-		var c coalescer
+		c := coalescer{d: d}
 		for _, p := range packets {
 			c.add(p, sink)
 		}

@@ -7,15 +7,15 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
-// Congestion is how a stack decides how fast its TCP connections send.
+// Congestion selects the congestion control of the TCP connections of a stack.
 type Congestion uint8
 
 const (
-	// BBR has the stack pace its packets by a model of the path's bandwidth and round-trip time, and
-	// repair losses below gVisor's TCP: see flow.
+	// BBR paces packets by a model of the path's bandwidth and round-trip time, and repairs losses
+	// below gVisor's TCP: see tcpFlow.
 	BBR Congestion = iota
 
-	// CUBIC leaves both to gVisor: CUBIC (RFC 9438), and recovery from losses by SACK (RFC 6675).
+	// CUBIC (RFC 9438) leaves both to gVisor, which recovers from losses by SACK (RFC 6675).
 	CUBIC
 )
 
@@ -28,7 +28,7 @@ func (c Congestion) String() string {
 	return fmt.Sprintf("Congestion(%d)", uint8(c))
 }
 
-// ParseCongestion reads what String writes.
+// ParseCongestion is the inverse of String.
 func ParseCongestion(text string) (Congestion, error) {
 	for c, name := range congestionNames {
 		if name == text {
@@ -39,26 +39,28 @@ func ParseCongestion(text string) (Congestion, error) {
 }
 
 const (
-	// What gVisor is set to under BBR. It sees no loss, so Reno never leaves slow start, and its own
-	// retransmission timer only finds out that a connection is dead: a flow repeats what was lost long
-	// before.
+	// Under BBR gVisor's own congestion control must not limit anything. gVisor sees no loss, so Reno
+	// never leaves slow start. A tcpFlow retransmits lost packets long before gVisor's retransmission
+	// timer expires, so that timer only detects dead connections.
 	managedCongestion = "reno"
 	managedRTO        = 5 * time.Minute
 
-	// Under CUBIC, what was lost in an outage of the tunnel is sent again soon after it.
+	// Under CUBIC a limit on the RTO makes connections resume soon after an outage of the tunnel.
 	cubicMaxRTO = 8 * time.Second
 
-	// patience is how long a connection lasts without an answer, as with Linux.
-	patience = 15 * time.Minute
+	// userTimeout is how long a connection lasts while the peer acknowledges nothing (RFC 9293,
+	// section 3.8.3). It is about that of Linux.
+	userTimeout = 15 * time.Minute
 )
 
-// options are gVisor's settings for c, in the order in which they must be made.
+// options are the gVisor settings for c, in the order in which they must be applied.
 func (c Congestion) options() []tcpip.SettableTransportProtocolOption {
 	if c == CUBIC {
-		cc, rto, retries := tcpip.CongestionControlOption("cubic"), tcpip.TCPMaxRTOOption(cubicMaxRTO), tcpip.TCPMaxRetriesOption(patience/cubicMaxRTO)
+		cc, rto := tcpip.CongestionControlOption("cubic"), tcpip.TCPMaxRTOOption(cubicMaxRTO)
+		retries := tcpip.TCPMaxRetriesOption(userTimeout / cubicMaxRTO)
 		return []tcpip.SettableTransportProtocolOption{&cc, &rto, &retries}
 	}
-	cc, retries := tcpip.CongestionControlOption(managedCongestion), tcpip.TCPMaxRetriesOption(patience/managedRTO)
+	cc, retries := tcpip.CongestionControlOption(managedCongestion), tcpip.TCPMaxRetriesOption(userTimeout/managedRTO)
 	most, least := tcpip.TCPMaxRTOOption(managedRTO), tcpip.TCPMinRTOOption(managedRTO)
 	return []tcpip.SettableTransportProtocolOption{&cc, &most, &least, &retries}
 }

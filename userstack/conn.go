@@ -12,35 +12,36 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// socket is a gVisor endpoint with what is needed to wait for it. Two channels are signalled, with
-// room for one signal each, when it may have become readable or writable.
+// socket is a gVisor endpoint and the means to wait for it.
 type socket struct {
-	ep  tcpip.Endpoint
-	wq  *waiter.Queue
-	in  waiter.Entry
-	out waiter.Entry
+	ep         tcpip.Endpoint
+	wq         *waiter.Queue
+	readEntry  waiter.Entry
+	writeEntry waiter.Entry
 
-	inc, outc chan struct{}
-	closec    chan struct{} // closed by release
-	closed    atomic.Bool
-	ended     *atomic.Bool // the stack is closed
+	readablec   signal        // the endpoint may have become readable
+	writablec   signal        // the endpoint may have become writable
+	closec      chan struct{} // closed by release
+	closed      atomic.Bool
+	stackClosed *atomic.Bool // Stack.closed
 }
 
-// hold registers for the events of an endpoint of stack. The socket owns ep from here on.
-func (s *socket) hold(stack *Stack, ep tcpip.Endpoint, wq *waiter.Queue) {
-	s.ep, s.wq, s.ended = ep, wq, &stack.closed
-	s.inc, s.outc = make(chan struct{}, 1), make(chan struct{}, 1)
+// attach takes over ep, an endpoint of stack, and registers for its events.
+func (s *socket) attach(stack *Stack, ep tcpip.Endpoint, wq *waiter.Queue) {
+	s.ep, s.wq, s.stackClosed = ep, wq, &stack.closed
+	s.readablec, s.writablec = make(signal, 1), make(signal, 1)
 	s.closec = make(chan struct{})
 	const always = waiter.EventErr | waiter.EventHUp
-	s.in.Init(signal(s.inc), waiter.ReadableEvents|always)
-	s.out.Init(signal(s.outc), waiter.WritableEvents|always)
-	wq.EventRegister(&s.in)
-	wq.EventRegister(&s.out)
+	s.readEntry.Init(s.readablec, waiter.ReadableEvents|always)
+	s.writeEntry.Init(s.writablec, waiter.WritableEvents|always)
+	wq.EventRegister(&s.readEntry)
+	wq.EventRegister(&s.writeEntry)
 }
 
-// signal is a channel as gVisor wants to hear of events. NotifyEvent never blocks.
+// signal is a waiter.EventListener. It needs room for one item, so that no event is missed.
 type signal chan struct{}
 
+// NotifyEvent implements waiter.EventListener. It never blocks.
 func (c signal) NotifyEvent(waiter.EventMask) {
 	select {
 	case c <- struct{}{}:
@@ -48,18 +49,19 @@ func (c signal) NotifyEvent(waiter.EventMask) {
 	}
 }
 
-// release ends waits; it reports false if that was done before. The endpoint is left to the caller.
+// release ends all waits and returns true, or returns false if it was called before. It does not
+// close the endpoint.
 func (s *socket) release() bool {
 	if s.closed.Swap(true) {
 		return false
 	}
-	s.wq.EventUnregister(&s.in)
-	s.wq.EventUnregister(&s.out)
+	s.wq.EventUnregister(&s.readEntry)
+	s.wq.EventUnregister(&s.writeEntry)
 	close(s.closec)
 	return true
 }
 
-// wait blocks until c is signalled, the deadline passes or the socket is closed.
+// wait blocks until c is signalled, the deadline expires or the socket is closed.
 func (s *socket) wait(c <-chan struct{}, d *deadline) error {
 	select {
 	case <-c:
@@ -71,24 +73,24 @@ func (s *socket) wait(c <-chan struct{}, d *deadline) error {
 	}
 }
 
-// over reports whether the socket or the stack has been closed.
-func (s *socket) over() bool { return s.closed.Load() || s.ended.Load() }
+// isClosed reports whether the socket or the stack is closed.
+func (s *socket) isClosed() bool { return s.closed.Load() || s.stackClosed.Load() }
 
-// errorOf translates what the endpoint said. Once the socket or the stack is closed, whatever it
-// was is net.ErrClosed.
+// errorOf translates an error of the endpoint. Once the socket or the stack is closed, every error
+// is net.ErrClosed.
 func (s *socket) errorOf(err tcpip.Error) error {
-	if s.over() {
+	if s.isClosed() {
 		return net.ErrClosed
 	}
 	return errorOf(err)
 }
 
-// check returns the error of a call that begins now.
+// check returns the error with which a call must fail before it does anything, or nil.
 func (s *socket) check(d *deadline) error {
-	if s.over() {
+	if s.isClosed() {
 		return net.ErrClosed
 	}
-	if d.passed() {
+	if d.hasExpired() {
 		return os.ErrDeadlineExceeded
 	}
 	return nil
@@ -99,35 +101,35 @@ func wouldBlock(err tcpip.Error) bool {
 	return ok
 }
 
-// Conn is a TCP connection through the stack. It is a net.Conn with CloseWrite, and moves bulk data
-// from and to sockets of the operating system without buffers of its own: see ReadFrom and WriteTo.
+// Conn is a TCP connection of the stack. It is a net.Conn with CloseWrite. Bulk data move between a
+// Conn and a host socket without buffers in between: see ReadFrom and WriteTo.
 type Conn struct {
 	socket
 	deadlines
 	local, remote net.Addr
-	linger        atomic.Bool // Close resets instead of closing
+	linger        atomic.Bool // Close resets the connection; see SetLinger
 
-	rmu  sync.Mutex        // one reader at a time
-	into tcpip.SliceWriter // what read fills; here so that it costs no allocation
+	rmu     sync.Mutex        // one reader at a time
+	readBuf tcpip.SliceWriter // the destination of read; a field, so that it is not allocated per call
 
-	wmu  sync.Mutex   // one writer at a time
-	from bytes.Reader // what write takes from
+	wmu      sync.Mutex   // one writer at a time
+	writeBuf bytes.Reader // the source of write; a field for the same reason
 
-	mss     int // payload of a full packet of gVisor's, in bytes
-	segment int // of the largest segment that is cut
-	memory  *memory
-	share   *share // of memory
-	growth  growth // of the receive window; owned by the reader
+	mss         int // payload bytes of a full packet of gVisor
+	segmentSize int // payload bytes of the largest segment; ReadFrom writes as many at a time
+	memory      *memory
+	share       *share      // what the connection may buffer
+	growth      windowSizer // of the receive window; owned by the reader
 
-	pending        // what was written and not sent
-	queue   *Queue // by which its packets leave
-	flow    *flow  // nil: gVisor decides alone when something is sent
+	notSent          // bytes that were written and not sent
+	queue   *Queue   // the queue of its outbound packets
+	flow    *tcpFlow // nil if gVisor alone decides when to send
 }
 
-// newConn takes over a connected endpoint, and the memory that was granted for it.
+// newConn takes over a connected endpoint and its share of the memory.
 func newConn(s *Stack, g *share, ep tcpip.Endpoint, wq *waiter.Queue, mss int) *Conn {
-	c := &Conn{mss: mss, segment: mss * s.dev.segment, memory: &s.memory, share: g}
-	c.hold(s, ep, wq)
+	c := &Conn{mss: mss, segmentSize: mss * s.dev.segment, memory: &s.memory, share: g}
+	c.attach(s, ep, wq)
 	if a, err := ep.GetLocalAddress(); err == nil {
 		c.local = net.TCPAddrFromAddrPort(addrPortOf(a))
 	}
@@ -154,9 +156,9 @@ func (c *Conn) read(b []byte) (int, error) {
 		if len(b) == 0 {
 			return 0, nil
 		}
-		c.into = b
-		res, err := c.ep.Read(&c.into, tcpip.ReadOptions{})
-		c.into = nil
+		c.readBuf = b
+		res, err := c.ep.Read(&c.readBuf, tcpip.ReadOptions{})
+		c.readBuf = nil
 		switch {
 		case res.Count > 0:
 			c.consumed(res.Count)
@@ -164,7 +166,7 @@ func (c *Conn) read(b []byte) (int, error) {
 		case !wouldBlock(err):
 			return 0, c.errorOf(err)
 		}
-		if err := c.wait(c.inc, &c.readDeadline); err != nil {
+		if err := c.wait(c.readablec, &c.readDeadline); err != nil {
 			return 0, err
 		}
 	}
@@ -179,7 +181,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 }
 
 func (c *Conn) write(b []byte) (done int, err error) {
-	defer c.from.Reset(nil)
+	defer c.writeBuf.Reset(nil)
 	for {
 		if err := c.check(&c.writeDeadline); err != nil {
 			return done, err
@@ -188,44 +190,45 @@ func (c *Conn) write(b []byte) (done int, err error) {
 			return done, nil
 		}
 		if c.mustWait() {
-			if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+			if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 				return done, err
 			}
 			continue
 		}
-		c.from.Reset(b[done:min(len(b), done+bulkSize)]) // anew each time: gVisor may take bytes and not accept them
-		n, terr := c.ep.Write(&c.from, tcpip.WriteOptions{})
+		// Reset each time, because gVisor may read bytes and then not accept them.
+		c.writeBuf.Reset(b[done:min(len(b), done+bulkSize)])
+		n, terr := c.ep.Write(&c.writeBuf, tcpip.WriteOptions{})
 		done += int(n)
-		c.pending.add(int(n))
+		c.notSent.add(int(n))
 		if terr == nil {
 			continue
 		}
 		if !wouldBlock(terr) {
 			return done, c.errorOf(terr)
 		}
-		if c.growSending() {
+		if c.growSendBuffer() {
 			continue
 		}
-		if err := c.wait(c.outc, &c.writeDeadline); err != nil {
+		if err := c.wait(c.writablec, &c.writeDeadline); err != nil {
 			return done, err
 		}
 	}
 }
 
-// mustWait reports whether a writer has to wait until more has been sent. Nothing more will be on a
-// connection that the peer has reset: gVisor then says why.
-func (c *Conn) mustWait() bool { return c.pending.full() && !c.flow.dead() }
+// mustWait reports whether a writer must wait until more has been sent. On a connection that the
+// peer has reset nothing more will be sent, so the writer goes on and gets the error from gVisor.
+func (c *Conn) mustWait() bool { return c.notSent.full() && !c.flow.connEnded() }
 
-// CloseWrite sends FIN once everything written has been sent; reading goes on.
+// CloseWrite sends FIN after everything that was written. Reading goes on.
 func (c *Conn) CloseWrite() error {
-	if c.over() {
+	if c.isClosed() {
 		return opError(opClose, "tcp", c.local, c.remote, net.ErrClosed)
 	}
 	return opError(opClose, "tcp", c.local, c.remote, errorOf(c.ep.Shutdown(tcpip.ShutdownWrite)))
 }
 
-// SetLinger decides, as net.TCPConn does, what Close does with data not yet sent: 0 seconds drops
-// it and resets the connection, anything else sends it in the background.
+// SetLinger sets what Close does with data that are not sent yet, as for net.TCPConn: 0 seconds
+// discards them and resets the connection, any other value sends them in the background.
 func (c *Conn) SetLinger(sec int) error {
 	c.linger.Store(sec == 0)
 	return nil
@@ -241,10 +244,10 @@ func (c *Conn) Close() error {
 	} else {
 		c.ep.Close()
 	}
-	if c.flow != nil && c.flow.dead() {
+	if c.flow != nil && c.flow.connEnded() {
 		c.queue.endFlow(c.flow)
 	}
-	c.memory.part(c)
+	c.memory.releaseWhenSent(c)
 	return nil
 }
 

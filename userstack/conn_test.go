@@ -18,7 +18,7 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-// accept returns a conn of each side of p, a's first.
+// connect returns both ends of a new connection, first the one of a.
 func (p *pair) connect(t testing.TB, to netip.Addr) (net.Conn, net.Conn) {
 	t.Helper()
 	ln, err := p.b.Listen(netip.AddrPortFrom(to, 0))
@@ -54,8 +54,8 @@ func randomBytes(n int, seed uint64) []byte {
 	return b
 }
 
-// Bulk data arrives whole in both directions at once, over both families and small and large MTUs,
-// while the wire sees only packets that any peer accepts.
+// Bulk data arrive completely in both directions at once, over both families and with small and
+// large MTUs. All packets on the wire are valid.
 func TestBulk(t *testing.T) {
 	for _, mtu := range []int{576, 1280, 1420, 9000, 65500} {
 		for _, to := range []netip.Addr{addrB4, addrB6} {
@@ -76,7 +76,7 @@ func TestBulk(t *testing.T) {
 				wg.Go(func() {
 					got, err := io.ReadAll(c)
 					if err != nil || !bytes.Equal(got, want) {
-						t.Errorf("MTU %d to %v: received %d bytes, %v, want %d equal ones", mtu, to, len(got), err, len(want))
+						t.Errorf("MTU %d to %v: received %d bytes, %v, want the %d sent bytes", mtu, to, len(got), err, len(want))
 					}
 				})
 			}
@@ -85,8 +85,8 @@ func TestBulk(t *testing.T) {
 	}
 }
 
-// The short cuts between sockets of the operating system and the stack carry the same bytes, end
-// included.
+// The direct copies between host sockets and the stack carry the same bytes, including the end of
+// the stream.
 func TestSocketToSocket(t *testing.T) {
 	p := newPair(t, 0)
 	a, b := p.connect(t, addrB4)
@@ -114,7 +114,7 @@ func TestSocketToSocket(t *testing.T) {
 	for _, c := range []net.Conn{near, far} {
 		wg.Go(func() {
 			rest := want
-			for len(rest) > 0 { // pieces of every size, so that small ones are gathered too
+			for len(rest) > 0 { // pieces of all sizes, because small ones are gathered
 				n := min(1+len(rest)%70000, len(rest))
 				if _, err := c.Write(rest[:n]); err != nil {
 					t.Error(err)
@@ -137,7 +137,7 @@ func TestSocketToSocket(t *testing.T) {
 	wg.Wait()
 }
 
-// tcpPair returns the two ends of a TCP connection of the operating system.
+// tcpPair returns the two ends of a TCP connection of the host.
 func tcpPair(t testing.TB) (net.Conn, net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -157,7 +157,7 @@ func tcpPair(t testing.TB) (net.Conn, net.Conn) {
 	return c, s
 }
 
-// A reader that takes nothing stops the writer; what is in between stays bounded.
+// If the reader does not read, the writer blocks, and the number of buffered bytes is bounded.
 func TestBackPressure(t *testing.T) {
 	p := newPair(t, 0)
 	a, _ := p.connect(t, addrB4)
@@ -175,7 +175,7 @@ func TestBackPressure(t *testing.T) {
 		}
 	}
 	if limit := 2*tcpBufferMax + maxQueued; total > limit {
-		t.Errorf("%d bytes were accepted for a reader that takes nothing, want at most %d", total, limit)
+		t.Errorf("%d bytes were accepted although nobody reads, want at most %d", total, limit)
 	}
 }
 
@@ -212,7 +212,7 @@ func TestLingerZeroResets(t *testing.T) {
 func TestCloseUnblocks(t *testing.T) {
 	p := newPair(t, 0)
 	a, _ := p.connect(t, addrB4)
-	b, _ := p.connect(t, addrB4) // of another connection: the end of a must not be its end
+	b, _ := p.connect(t, addrB4) // another connection, which must not end with a
 	ln, err := p.b.Listen(netip.AddrPortFrom(addrB4, 99))
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +248,7 @@ func TestCloseUnblocks(t *testing.T) {
 	wg.Wait()
 }
 
-// awaitBlocked returns once n goroutines wait in function, as it is called in stack traces.
+// awaitBlocked returns when n goroutines wait in function, named as in stack traces.
 func awaitBlocked(t *testing.T, n int, function string) {
 	t.Helper()
 	var stacks string
@@ -266,10 +266,10 @@ func awaitBlocked(t *testing.T, n int, function string) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	t.Fatalf("%d goroutines never came to wait in %s:\n%s", n, function, stacks)
+	t.Fatalf("%d goroutines do not all wait in %s:\n%s", n, function, stacks)
 }
 
-// The end of the stack is the end of every call, and the callers can tell it from a failure.
+// Closing the stack ends every call, with an error by which callers can tell it from a failure.
 func TestStackCloseUnblocks(t *testing.T) {
 	p := newPair(t, 0)
 	tcp, _ := p.connect(t, addrB4)
@@ -313,7 +313,10 @@ func TestStackCloseUnblocks(t *testing.T) {
 	wg.Wait()
 	calls["Listen"] = func() error { _, err := p.a.Listen(netip.AddrPort{}); return err }
 	calls["ListenPacket"] = func() error { _, err := p.a.ListenPacket(netip.AddrPort{}); return err }
-	calls["WriteToUDP"] = func() error { _, err := udp.WriteToUDPAddrPort([]byte{1}, netip.AddrPortFrom(addrB4, 7)); return err }
+	calls["WriteToUDP"] = func() error {
+		_, err := udp.WriteToUDPAddrPort([]byte{1}, netip.AddrPortFrom(addrB4, 7))
+		return err
+	}
 	calls["CloseWrite"] = tcp.(*Conn).CloseWrite
 	calls["SetAddrs"] = func() error { return p.a.SetAddrs(nil) }
 	for name, call := range calls {
@@ -323,10 +326,12 @@ func TestStackCloseUnblocks(t *testing.T) {
 	}
 }
 
-// Errors are those of the operating system, so that a proxy can tell its client why.
+// Dial errors are those of the operating system, so that a proxy can report the reason to its
+// client.
 func TestDialErrors(t *testing.T) {
 	p := newPair(t, 0)
-	if _, err := p.a.DialContext(t.Context(), "tcp", netip.AddrPortFrom(addrB4, 81).String()); !errors.Is(err, syscall.ECONNREFUSED) {
+	_, err := p.a.DialContext(t.Context(), "tcp", netip.AddrPortFrom(addrB4, 81).String())
+	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("closed port: %v, want ECONNREFUSED", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -340,11 +345,14 @@ func TestDialErrors(t *testing.T) {
 		t.Errorf("cancelled: %v, want context.Canceled", err)
 	}
 	only4 := newStack(t, Config{}, addrA4)
-	if _, err := only4.DialContext(t.Context(), "tcp", netip.AddrPortFrom(addrB6, 80).String()); !errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.EHOSTUNREACH) {
+	_, err = only4.DialContext(t.Context(), "tcp", netip.AddrPortFrom(addrB6, 80).String())
+	if !errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.EHOSTUNREACH) {
 		t.Errorf("no IPv6 address: %v, want ENETUNREACH", err)
 	}
-	for _, bad := range [][2]string{{"tcp", "name:80"}, {"tcp", "100.64.0.1"}, {"tcp", "100.64.0.1:0"}, {"tcp4", "[::1]:80"},
-		{"tcp6", "100.64.0.1:80"}, {"unix", "100.64.0.1:80"}, {"tcp", "100.64.0.1:99999"}} {
+	for _, bad := range [][2]string{
+		{"tcp", "name:80"}, {"tcp", "100.64.0.1"}, {"tcp", "100.64.0.1:0"}, {"tcp4", "[::1]:80"}, {"tcp6", "100.64.0.1:80"},
+		{"unix", "100.64.0.1:80"}, {"tcp", "100.64.0.1:99999"},
+	} {
 		if c, err := p.a.DialContext(t.Context(), bad[0], bad[1]); err == nil {
 			c.Close()
 			t.Errorf("DialContext(%q, %q) succeeded", bad[0], bad[1])

@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// deadline is a time after which a wait ends. The zero value never does.
+// deadline is a time at which waits end. The zero value has none.
 type deadline struct {
-	mu    sync.Mutex
-	timer *time.Timer
-	donec chan struct{} // closed once the deadline has passed; nil: never asked for
-	past  bool
-	gen   int // counts calls of set, so that a late timer of an earlier one does nothing
+	mu      sync.Mutex
+	timer   *time.Timer
+	donec   chan struct{} // closed when the deadline expires; nil until first used
+	expired bool
+	gen     int // number of calls of set: an expired timer of an earlier call is ignored
 }
 
-// wait returns a channel that is closed when the deadline passes.
+// wait returns a channel that is closed when the deadline expires.
 func (d *deadline) wait() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -24,11 +24,11 @@ func (d *deadline) wait() <-chan struct{} {
 	return d.donec
 }
 
-// passed reports whether the deadline is over.
-func (d *deadline) passed() bool {
+// hasExpired reports whether the deadline has expired.
+func (d *deadline) hasExpired() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.past
+	return d.expired
 }
 
 // set moves the deadline; the zero time removes it.
@@ -39,10 +39,10 @@ func (d *deadline) set(t time.Time) {
 		d.timer.Stop()
 		d.timer = nil
 	}
-	if d.past || d.donec == nil {
+	if d.expired || d.donec == nil {
 		d.donec = make(chan struct{})
 	}
-	d.past = false
+	d.expired = false
 	d.gen++
 	if t.IsZero() {
 		return
@@ -52,37 +52,37 @@ func (d *deadline) set(t time.Time) {
 		d.timer = time.AfterFunc(wait, func() { d.expire(gen) })
 		return
 	}
-	d.past = true
+	d.expired = true
 	close(d.donec)
 }
 
-// expire ends the waits, unless set was called since.
+// expire ends the waits, unless set was called after generation gen.
 func (d *deadline) expire(gen int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.gen == gen {
-		d.past = true
+		d.expired = true
 		close(d.donec)
 	}
 }
 
-// deadlines are the two of a conn and the methods by which net.Conn and net.PacketConn move them.
+// deadlines are the deadlines of a conn, with the methods of net.Conn and net.PacketConn.
 type deadlines struct{ readDeadline, writeDeadline deadline }
 
-// SetDeadline moves both deadlines.
+// SetDeadline implements net.Conn.
 func (d *deadlines) SetDeadline(t time.Time) error {
 	d.readDeadline.set(t)
 	d.writeDeadline.set(t)
 	return nil
 }
 
-// SetReadDeadline ends reads at t; the zero time means never.
+// SetReadDeadline implements net.Conn.
 func (d *deadlines) SetReadDeadline(t time.Time) error {
 	d.readDeadline.set(t)
 	return nil
 }
 
-// SetWriteDeadline ends writes at t; the zero time means never.
+// SetWriteDeadline implements net.Conn.
 func (d *deadlines) SetWriteDeadline(t time.Time) error {
 	d.writeDeadline.set(t)
 	return nil

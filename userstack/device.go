@@ -14,83 +14,87 @@ import (
 )
 
 const (
-	// maxBatch packets are joined at the most, and cut from one segment. Where they are large a batch
-	// is more than one.
+	// maxBatch is the largest number of packets that are merged, or cut from one segment. minBatch is
+	// the smallest Device.batch: with a large MTU a batch spans several segments.
 	maxBatch = 64
 	minBatch = 8
 
-	// oneGo is what the kernel takes of UDP datagrams in one go, and a relay in four records of TLS,
-	// in bytes; overhead is what a packet gains until then, from WireGuard and at a relay from DERP.
-	oneGo    = 64 << 10
-	overhead = 32 + 37
+	// batchBytes is how many bytes of UDP datagrams the kernel takes in one call (UDP GSO). A relay
+	// sends as many in four TLS records.
+	batchBytes = 64 << 10
 
-	// maxQueues is bounded by the bits of coalescer.acked.
+	// tunnelOverhead is what WireGuard and DERP add to a packet, in bytes.
+	tunnelOverhead = 32 + 37
+
+	// maxQueues is limited by the bits of coalescer.ackedQueues.
 	maxQueues = 16
 )
 
-// Device is the side of a Stack where its packets leave and others come in. link is its face
-// towards gVisor.
+// Device is the network side of a Stack, for WireGuard. link is its other side, for gVisor.
 //
-// Outbound, packets wait in queues, chosen by the address that they go to. Inbound, Write goes
-// straight into gVisor.
+// Outbound packets wait in queues, which are chosen by the destination address. Inbound packets are
+// handed to gVisor within Write.
 type Device struct {
-	mtu     int
-	batch   int // packets that are best exchanged in one call
-	segment int // packets that a segment of gVisor's is cut to: whole batches
-	active  func(brief bool)
+	mtu      int
+	batch    int // packets that are best exchanged in one call
+	segment  int // packets that a segment of gVisor's is cut to: whole batches
+	activity Activity
 
 	once   sync.Once
 	closec chan struct{}
 
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
-	foreign    atomic.Pointer[stack.NetworkDispatcher] // for what is not for us; nil unless we are a router
-	filter     atomic.Pointer[Filter]
-	// clientPorts are the UDP ports of conns that filter their senders themselves.
+	// routedDispatcher gets the packets for foreign addresses. It is nil unless there is a Router.
+	routedDispatcher atomic.Pointer[stack.NetworkDispatcher]
+	filter           atomic.Pointer[Filter]
+	// clientPorts are the UDP ports of client sockets, which filter their senders themselves.
 	clientPorts portSet
-	// routes tells that there may be destinations behind this host, of which clientPorts know nothing.
-	routes atomic.Bool
-	tsmp   bool                         // TSMP is spoken: pings are answered, rejections sent and heard
-	own    atomic.Pointer[[]netip.Addr] // the stack's addresses; nil before there are any
+	// isRouter: there is a Router, so clientPorts counts only for the stack's own addresses.
+	isRouter atomic.Bool
+	tsmp     bool                         // answer TSMP pings, send and receive TSMP rejections
+	own      atomic.Pointer[[]netip.Addr] // the stack's addresses; never nil
 
-	rejected func(netip.AddrPort) // see Config.Rejected
+	onRejected func(netip.AddrPort) // see Config.Rejected
 
-	corks atomic.Int32 // writers whose datagrams wait for each other; see PacketConn.Cork
+	corked atomic.Int32 // number of Cork calls without Uncork; see PacketConn.Cork
 
-	queues []*Queue // a power of two
+	queues []*Queue // their number is a power of two
 
-	drops   atomic.Uint64 // outbound packets dropped because the queue was full
-	refused atomic.Uint64 // inbound packets that no flow or filter accounts for
+	queueFull atomic.Uint64 // outbound packets dropped by a full queue
+	filtered  atomic.Uint64 // inbound packets dropped by accept
 }
 
-// newDevice makes a device with so many queues, a power of two.
+// newDevice makes a device; queues must be a power of two.
 func newDevice(mtu, batch, queues int, clock tcpip.Clock) *Device {
-	d := &Device{mtu: mtu, segment: segmentPackets(mtu), active: func(bool) {}, closec: make(chan struct{})}
+	d := &Device{mtu: mtu, segment: segmentPackets(mtu), activity: noActivity{}, closec: make(chan struct{})}
 	if d.batch = cmp.Or(batch, max(d.segment, minBatch)); d.batch < d.segment {
 		d.segment -= d.segment % d.batch
 	}
+	d.own.Store(new([]netip.Addr))
 	for range queues {
 		d.queues = append(d.queues, newQueue(d, clock))
 	}
 	return d
 }
 
-// Queues returns where packets leave. Those to one address leave by the same queue, in order.
+// Queues returns the queues of outbound packets. Packets to one address leave by one queue, in
+// order.
 func (d *Device) Queues() []*Queue { return d.queues }
 
-// queueOf returns which queue packets to an address leave by. The address is given as in a packet.
+// queueOf returns the index of the queue for a remote address, which is given as 4 or 16 bytes.
 func (d *Device) queueOf(addr []byte) int {
 	if len(d.queues) == 1 {
 		return 0
 	}
-	host := binary.BigEndian.Uint32(addr[len(addr)-4:]) // what differs in a mesh
+	host := binary.BigEndian.Uint32(addr[len(addr)-4:]) // the part in which the addresses of a mesh differ
 	return int(host * 0x9e3779b1 >> 16 & uint32(len(d.queues)-1))
 }
 
-// segmentPackets is how many packets gVisor's segments are cut to: as many as leave in one go, so
-// that a segment is one again where it arrives.
-func segmentPackets(mtu int) int { return min(max(oneGo/(mtu+overhead), 1), maxBatch) }
+// segmentPackets is how many packets one gVisor segment makes: as many as leave in one system call,
+// so that the receiving stack can merge them into one segment again.
+func segmentPackets(mtu int) int { return min(max(batchBytes/(mtu+tunnelOverhead), 1), maxBatch) }
 
-// queueTo returns the queue of a packet that begins with ip.
+// queueTo returns the queue of an outbound packet, given its IP header.
 func (d *Device) queueTo(ip []byte) *Queue {
 	dst := ip[16:20]
 	if ip[0]>>4 == 6 {
@@ -99,17 +103,20 @@ func (d *Device) queueTo(ip []byte) *Queue {
 	return d.queues[d.queueOf(dst)]
 }
 
-// Write takes the IP packets that WireGuard decrypted, each from offset on. They are copied before
-// it returns.
+// Write takes IP packets that WireGuard has decrypted, each from offset on. It does not keep bufs.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	p := d.dispatcher.Load()
 	if p == nil {
 		return 0, os.ErrClosed
 	}
-	d.active(len(bufs) == 1 && isBrief(bufs[0][offset:]))
+	kind := bulk
+	if len(bufs) == 1 {
+		kind = trafficOf(bufs[0][offset:])
+	}
+	d.tell(kind)
 	up := *p
-	if d.routes.Load() {
-		up = sorter{d}
+	if d.isRouter.Load() {
+		up = nicSelector{d}
 	}
 	c := coalescer{d: d}
 	for _, b := range bufs {
@@ -119,19 +126,19 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 		}
 	}
 	c.flush(up)
-	for acked := c.acked; acked != 0; acked &= acked - 1 {
-		d.queues[bits.TrailingZeros(acked)].tellWaiting() // an acknowledgement lets a flow send more
+	for acked := c.ackedQueues; acked != 0; acked &= acked - 1 {
+		d.queues[bits.TrailingZeros(acked)].notifyIfReadable() // after an acknowledgement a flow may send more
 	}
 	return len(bufs), nil
 }
 
-// BatchSize is how many packets are best exchanged in one call.
+// BatchSize is the best number of packets to read or write in one call.
 func (d *Device) BatchSize() int { return d.batch }
 
-// MTU is the length of the largest packet, in bytes.
+// MTU is the length of the longest packet, in bytes.
 func (d *Device) MTU() int { return d.mtu }
 
-// Close unblocks every writer, and drops what is queued. It ends the traffic, not the stack.
+// Close drops all queued packets and unblocks every writer. The stack itself stays open.
 func (d *Device) Close() error {
 	d.once.Do(d.shutDown)
 	return nil
@@ -142,31 +149,32 @@ func (d *Device) shutDown() {
 		q.close()
 	}
 	d.dispatcher.Store(nil)
-	d.foreign.Store(nil)
+	d.routedDispatcher.Store(nil)
 	close(d.closec)
 }
 
-// enqueue queues a packet for its reader.
+// enqueue appends a packet to its queue.
 func (d *Device) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
 	return d.queueTo(pkt.NetworkHeader().Slice()).enqueue(pkt)
 }
 
-// tellWaiting has the readers called of all queues in which something waits.
-func (d *Device) tellWaiting() {
+// notifyReadable notifies the readers of all queues that are not empty.
+func (d *Device) notifyReadable() {
 	for _, q := range d.queues {
-		q.tellWaiting()
+		q.notifyIfReadable()
 	}
 }
 
-// PathBack tells that the path to the addresses that matches names may carry packets again: what
-// waits for the end of a back-off is sent now.
+// PathBack tells the stack that the path to the addresses that matches accepts may work again.
+// Flows that wait for their retransmission back-off send now.
 func (s *Stack) PathBack(matches func(netip.Addr) bool) {
 	for _, q := range s.dev.queues {
 		q.pathBack(matches)
 	}
 }
 
-// PathChanged tells that packets to the addresses that matches names take another path from now on.
+// PathChanged tells the stack that packets to the addresses that matches accepts take another path
+// from now on, so that measured bandwidth and round-trip times are void.
 func (s *Stack) PathChanged(matches func(netip.Addr) bool) {
 	for _, q := range s.dev.queues {
 		q.pathChanged(matches)

@@ -16,22 +16,22 @@ import (
 )
 
 const (
-	// Keep-alive as package net sets it for dialled conns: a peer that vanished is noticed within
-	// minutes.
+	// Keep-alive as package net sets it for dialled conns: a vanished peer is detected within minutes.
 	keepAliveIdle     = 15 * time.Second
 	keepAliveInterval = 15 * time.Second
 	keepAliveCount    = 9
 
-	// connectAttempts are begun one after the other, connectPatience apart.
-	connectAttempts = 4
-	connectPatience = 8 * time.Second
+	// A dial starts up to maxConnectAttempts connection attempts, connectRetryDelay apart; see
+	// connect.
+	maxConnectAttempts = 4
+	connectRetryDelay  = 8 * time.Second
 
-	tcpOptions = 12 // bytes of TCP options in most segments: timestamps, padded
+	tcpOptions = 12 // bytes of TCP options in most segments: a timestamp and two NOPs
 )
 
-// DialContext connects to addr, an IP address and port, over "tcp" or "udp" and their 4 and 6
-// forms. Names are the caller's to resolve. Errors are *net.OpError around the errno that the
-// operating system would give.
+// DialContext connects to addr, an IP address and port, by network "tcp" or "udp", or their forms
+// that end in 4 or 6. It does not resolve names. Errors are *net.OpError around the errno that the
+// operating system would return.
 func (s *Stack) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
@@ -63,7 +63,7 @@ func (s *Stack) DialContext(ctx context.Context, network, addr string) (net.Conn
 func (s *Stack) dialTCP(ctx context.Context, ap netip.AddrPort) (net.Conn, error) {
 	remote := net.TCPAddrFromAddrPort(ap)
 	c, err := s.grantAndConnect(ctx, ap)
-	if s.closed.Load() { // whatever Close made of the attempt, or missed of it
+	if s.closed.Load() { // Close may have ended the attempt with another error, or missed it
 		if err == nil {
 			c.Close()
 		}
@@ -75,29 +75,29 @@ func (s *Stack) dialTCP(ctx context.Context, ap netip.AddrPort) (net.Conn, error
 	return c, nil
 }
 
-// grantAndConnect connects once it is the turn of the dial and there is memory for the connection.
+// grantAndConnect connects after it has got a turn from the dial limiter and a share of the memory.
 func (s *Stack) grantAndConnect(ctx context.Context, ap netip.AddrPort) (*Conn, error) {
 	t, err := s.dials.begin(ctx, s.dev.closec, ap)
 	if err != nil {
 		return nil, err
 	}
 	defer t.end()
-	g, err := s.memory.take(ctx, s.dev.closec)
+	g, err := s.memory.acquire(ctx, s.dev.closec)
 	if err != nil {
 		return nil, err
 	}
 	c, err := s.connect(ctx, t, g)
 	if err != nil {
-		s.memory.give(g)
+		s.memory.release(g)
 	}
 	return c, err
 }
 
-// connect sends a SYN and waits. gVisor repeats it after 1, 3, 7, 15 and 31 s, too seldom for a
-// tunnel that is renewed meanwhile: WireGuard needs 15 s to notice that a peer has restarted. So
-// further attempts join the first, which goes on because its answer may only be slow. What is
-// decided first holds for all. While the target answers other dials there are no further attempts:
-// each would wait there as the first does.
+// connect sends a SYN and waits for the answer. gVisor retransmits a SYN after 1, 3, 7, 15 and 31
+// s, which is too rarely for a tunnel: WireGuard needs 15 s to notice that a peer has restarted.
+// Therefore connect starts further attempts beside the first, which goes on because its answer may
+// only be slow. The first attempt with a result decides. While the target answers other dials, no
+// further attempts are started: they would wait in its backlog like the first.
 func (s *Stack) connect(ctx context.Context, t *dialTarget, g *share) (*Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, dialError(err)
@@ -105,18 +105,18 @@ func (s *Stack) connect(ctx context.Context, t *dialTarget, g *share) (*Conn, er
 	if s.closed.Load() {
 		return nil, net.ErrClosed
 	}
-	var attempts []*attempt
+	var attempts []*connectAttempt
 	defer func() {
 		for _, a := range attempts {
 			a.abandon()
 		}
 	}()
-	news := make(signal, 1)
-	again := time.NewTimer(connectPatience)
+	changed := make(signal, 1)
+	again := time.NewTimer(connectRetryDelay)
 	defer again.Stop()
 	for due := true; ; {
 		if due {
-			a, err := s.attempt(t.addr, g, news)
+			a, err := s.startConnect(t.addr, g, changed)
 			if err != nil {
 				return nil, err
 			}
@@ -126,19 +126,19 @@ func (s *Stack) connect(ctx context.Context, t *dialTarget, g *share) (*Conn, er
 			switch done, err := a.outcome(); {
 			case err != nil:
 				if errors.Is(err, syscall.ECONNREFUSED) {
-					t.hear()
+					t.noteAnswer()
 				}
 				return nil, err
 			case done:
-				t.hear()
+				t.noteAnswer()
 				return newConn(s, g, a.take(), a.wq, s.mss(t.addr.Addr())), nil
 			}
 		}
 		select {
-		case <-news:
+		case <-changed:
 		case <-again.C:
-			due = len(attempts) < connectAttempts && !t.isAnswering()
-			again.Reset(connectPatience)
+			due = len(attempts) < maxConnectAttempts && !t.isAnswering()
+			again.Reset(connectRetryDelay)
 		case <-ctx.Done():
 			return nil, dialError(ctx.Err())
 		case <-s.dev.closec:
@@ -147,31 +147,32 @@ func (s *Stack) connect(ctx context.Context, t *dialTarget, g *share) (*Conn, er
 	}
 }
 
-// attempt is a TCP connection in the making.
-type attempt struct {
-	ep    tcpip.Endpoint // nil once taken
+// connectAttempt is one endpoint that is connecting.
+type connectAttempt struct {
+	ep    tcpip.Endpoint // nil after take
 	wq    *waiter.Queue
 	entry waiter.Entry
-	err   tcpip.Error // of the beginning
+	err   tcpip.Error // the result of Connect, usually ErrConnectStarted
 }
 
-// attempt begins one; news tells of its progress.
-func (s *Stack) attempt(ap netip.AddrPort, g *share, news signal) (*attempt, error) {
-	a := &attempt{wq: new(waiter.Queue)}
+// startConnect starts an attempt. It signals changed when the state of the endpoint may have
+// changed.
+func (s *Stack) startConnect(ap netip.AddrPort, g *share, changed signal) (*connectAttempt, error) {
+	a := &connectAttempt{wq: new(waiter.Queue)}
 	var err tcpip.Error
 	if a.ep, err = s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(ap.Addr()), a.wq); err != nil {
 		return nil, errorOf(err)
 	}
 	setConnOptions(a.ep)
 	g.apply(a.ep)
-	a.entry.Init(news, waiter.WritableEvents|waiter.EventErr|waiter.EventHUp)
+	a.entry.Init(changed, waiter.WritableEvents|waiter.EventErr|waiter.EventHUp)
 	a.wq.EventRegister(&a.entry)
 	a.err = a.ep.Connect(fullAddress(ap))
 	return a, nil
 }
 
-// outcome reports whether the connection stands, or why it never will.
-func (a *attempt) outcome() (done bool, err error) {
+// outcome reports whether the endpoint is connected, or why it cannot connect.
+func (a *connectAttempt) outcome() (done bool, err error) {
 	if _, started := a.err.(*tcpip.ErrConnectStarted); !started && a.err != nil {
 		return false, errorOf(a.err)
 	}
@@ -185,23 +186,23 @@ func (a *attempt) outcome() (done bool, err error) {
 	return true, nil
 }
 
-// take hands the connection over.
-func (a *attempt) take() tcpip.Endpoint {
+// take returns the connected endpoint, which the caller owns from then on.
+func (a *connectAttempt) take() tcpip.Endpoint {
 	ep := a.ep
 	a.wq.EventUnregister(&a.entry)
 	a.ep = nil
 	return ep
 }
 
-// abandon ends an attempt that was not taken.
-func (a *attempt) abandon() {
+// abandon aborts an attempt unless it was taken.
+func (a *connectAttempt) abandon() {
 	if a.ep != nil {
 		a.wq.EventUnregister(&a.entry)
 		a.ep.Abort()
 	}
 }
 
-// dialError makes a context's end look as package net shows it.
+// dialError translates the error of a context: a deadline becomes ETIMEDOUT, as for package net.
 func dialError(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return syscall.ETIMEDOUT
@@ -209,8 +210,8 @@ func dialError(err error) error {
 	return err
 }
 
-// mss is the payload of gVisor's full segments to an address like a: it leaves room for all options
-// that there could be.
+// mss is the payload of a full segment that gVisor sends to a, in bytes. gVisor leaves room for the
+// longest possible TCP options.
 func (s *Stack) mss(a netip.Addr) int {
 	ip := header.IPv4MinimumSize
 	if a.Is6() {
@@ -219,7 +220,7 @@ func (s *Stack) mss(a netip.Addr) int {
 	return s.dev.mtu - ip - header.TCPHeaderMaximumSize
 }
 
-// setConnOptions gives a TCP endpoint what package net gives its conns: no Nagle, keep-alive.
+// setConnOptions sets what package net sets for its TCP conns: no Nagle algorithm, keep-alive.
 func setConnOptions(ep tcpip.Endpoint) {
 	ep.SocketOptions().SetDelayOption(false)
 	ep.SocketOptions().SetKeepAlive(true)

@@ -9,9 +9,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
-// errorOf translates an error of gVisor to the one that the operating system would give, so that
-// callers can tell a refusal from an unreachable network with errors.Is and the constants of
-// package syscall.
+// errorOf translates an error of gVisor to the one that the operating system would return, so that
+// callers can use errors.Is with the constants of package syscall.
 func errorOf(err tcpip.Error) error {
 	switch err.(type) {
 	case nil:
@@ -48,7 +47,7 @@ func errorOf(err tcpip.Error) error {
 	return errors.New(err.String())
 }
 
-// Operations for net.OpError.
+// Values of net.OpError.Op.
 const (
 	opDial   = "dial"
 	opListen = "listen"
@@ -59,7 +58,7 @@ const (
 	opPing   = "ping"
 )
 
-// opError wraps err as package net does; it is nil for nil, and io.EOF stays bare.
+// opError wraps err as package net does. It returns nil for nil, and leaves io.EOF unwrapped.
 func opError(op, network string, source, addr net.Addr, err error) error {
 	if err == nil || err == io.EOF {
 		return err

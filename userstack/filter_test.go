@@ -33,28 +33,77 @@ func TestParsePacket(t *testing.T) {
 		{"TCP data", data(1, 10).bytes(), true, false, ""},
 		{"TCP SYN", syn.bytes(), true, true, "6 100.64.0.2:1000 100.64.0.1:80"},
 		{"TCP SYN, IPv6", syn6.bytes(), true, true, "6 [fd7a:115c:a1e0::2]:1000 [fd7a:115c:a1e0::1]:80"},
-		{"UDP", unhex(t, "4500001c000000004011000064400002644000010035003500080000"), true, true, "17 100.64.0.2:53 100.64.0.1:53"},
-		{"UDP, later fragment", unhex(t, "4500001c000000044011000064400002644000010035003500080000"), true, false, ""},
-		{"UDP behind IPv6 options", unhex(t, "60000000001000400000000000000000000000000000000100000000000000000000000000000002"+"1100010400000000"+"0035003600080000"), true, true, "17 [::1]:53 [::2]:54"},
-		{"IPv6, later fragment", unhex(t, "60000000000c2c400000000000000000000000000000000100000000000000000000000000000002"+"1100000900000000"+"00350035"), true, false, ""},
-		{"IPv6 options that end nowhere", unhex(t, "60000000000800400000000000000000000000000000000100000000000000000000000000000002"+"11ff010400000000"), false, false, ""},
-		{"echo request", unhex(t, "4500001c0000000040010000644000026440000108000000"+"00000000"), true, true, "1 100.64.0.2:0 100.64.0.1:0"},
+		{
+			"UDP",
+			unhex(t, "4500001c000000004011000064400002644000010035003500080000"),
+			true, true, "17 100.64.0.2:53 100.64.0.1:53",
+		},
+		{"UDP, second fragment", unhex(t, "4500001c000000044011000064400002644000010035003500080000"), true, false, ""},
+		{
+			"UDP after IPv6 options",
+			unhex(t, "60000000001000400000000000000000000000000000000100000000000000000000000000000002"+
+				"1100010400000000"+
+				"0035003600080000"),
+			true, true, "17 [::1]:53 [::2]:54",
+		},
+		{
+			"IPv6, second fragment",
+			unhex(t, "60000000000c2c400000000000000000000000000000000100000000000000000000000000000002"+
+				"1100000900000000"+
+				"00350035"),
+			true, false, "",
+		},
+		{
+			"truncated IPv6 options",
+			unhex(t, "60000000000800400000000000000000000000000000000100000000000000000000000000000002"+
+				"11ff010400000000"),
+			false, false, "",
+		},
+		{
+			"echo request",
+			unhex(t, "4500001c0000000040010000644000026440000108000000"+
+				"00000000"),
+			true, true, "1 100.64.0.2:0 100.64.0.1:0",
+		},
 		{"echo reply", unhex(t, "4500001c0000000040010000644000026440000100000000"+"00000000"), true, false, ""},
 		{"unreachable", unhex(t, "4500001c0000000040010000644000026440000103000000"+"00000000"), true, false, ""},
-		{"redirect", unhex(t, "4500001c0000000040010000644000026440000105000000"+"00000000"), true, true, "1 100.64.0.2:0 100.64.0.1:0"},
-		{"router advertisement", unhex(t, "6000000000083aff0000000000000000000000000000000100000000000000000000000000000002"+"8600000000000000"), true, true, "58 [::1]:0 [::2]:0"},
-		{"disco key announcement", unhex(t, "45000035000000004063b1e364400001644000026107a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c"), false, false, ""},
+		{
+			"redirect",
+			unhex(t, "4500001c0000000040010000644000026440000105000000"+
+				"00000000"),
+			true, true, "1 100.64.0.2:0 100.64.0.1:0",
+		},
+		{
+			"router advertisement",
+			unhex(t, "6000000000083aff0000000000000000000000000000000100000000000000000000000000000002"+
+				"8600000000000000"),
+			true, true, "58 [::1]:0 [::2]:0",
+		},
+		{
+			"disco key announcement",
+			unhex(t,
+				"45000035000000004063b1e364400001644000026107a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c"),
+			false, false, "",
+		},
 		{"empty", nil, false, false, ""},
 		{"version 5", unhex(t, "5500001c000000004011000064400002644000010035003500080000"), false, false, ""},
-		{"longer than it is", unhex(t, "4500001d000000004011000064400002644000010035003500080000"), false, false, ""},
-		{"header longer than it is", unhex(t, "4f00001c000000004011000064400002644000010035003500080000"), false, false, ""},
+		{
+			"length beyond the packet",
+			unhex(t, "4500001d000000004011000064400002644000010035003500080000"),
+			false, false, "",
+		},
+		{
+			"header length beyond the packet",
+			unhex(t, "4f00001c000000004011000064400002644000010035003500080000"),
+			false, false, "",
+		},
 	} {
 		p, ok := parsePacket(c.packet)
-		if ok != c.ok || ok && p.begins != c.begins {
-			t.Errorf("%s: ok %v, begins %v, want %v, %v", c.name, ok, p.begins, c.ok, c.begins)
+		if ok != c.ok || ok && p.initiates != c.begins {
+			t.Errorf("%s: ok %v, begins %v, want %v, %v", c.name, ok, p.initiates, c.ok, c.begins)
 			continue
 		}
-		if ok && p.begins {
+		if ok && p.initiates {
 			f := p.flow(c.packet)
 			if got := f.text(); got != c.flow {
 				t.Errorf("%s: flow %s, want %s", c.name, got, c.flow)
@@ -67,18 +116,19 @@ func (f Flow) text() string {
 	return fmt.Sprint(f.Protocol, f.Src, f.Dst)
 }
 
-// The announcement of a disco key inside the tunnel (disco specification, section 1.6) is consumed
-// silently, as is everything else the stack does not speak.
+// The announcement of a disco key inside the tunnel (disco specification, section 1.6) is dropped
+// silently, like every protocol that the stack does not support.
 func TestDiscoKeyAnnouncementIsDropped(t *testing.T) {
 	p := newPair(t, 0)
-	announcement := unhex(t, "45000035000000004063b1e364400001644000026107a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c")
+	announcement := unhex(t, "45000035000000004063b1e36440000164400002"+
+		"6107a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c")
 	sent := false
 	p.mu.Lock()
 	p.drop = func([]byte) bool { sent = true; return false }
 	p.mu.Unlock()
 	p.b.Device().Write([][]byte{announcement}, 0)
-	if p.b.dev.refused.Load() != 1 {
-		t.Errorf("%d packets counted as refused, want 1", p.b.dev.refused.Load())
+	if p.b.dev.filtered.Load() != 1 {
+		t.Errorf("%d packets counted as filtered, want 1", p.b.dev.filtered.Load())
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,21 +142,21 @@ func TestPortSet(t *testing.T) {
 	for _, port := range []uint16{0, 1, 31, 32, 65535} {
 		s.add(port)
 		if !s.has(port) || s.has(port^1) {
-			t.Errorf("port %d: has %v, neighbour %v", port, s.has(port), s.has(port^1))
+			t.Errorf("port %d: has %v, next port %v", port, s.has(port), s.has(port^1))
 		}
-		s.add(port) // a conn of the other family
+		s.add(port) // a socket of the other family
 		s.remove(port)
 		if !s.has(port) {
-			t.Errorf("port %d is gone while one conn still holds it", port)
+			t.Errorf("port %d is removed while a socket still holds it", port)
 		}
 		s.remove(port)
 		if s.has(port) {
-			t.Errorf("port %d is still there", port)
+			t.Errorf("port %d is not removed", port)
 		}
 	}
 }
 
-// Whatever a peer sends, cut at any length, is dropped or passed on; nothing panics.
+// Inbound packets that are cut at any length are dropped or passed on, without a panic.
 func TestTruncatedPackets(t *testing.T) {
 	p := newPair(t, 0)
 	syn := data(1, 20)
@@ -131,7 +181,9 @@ func FuzzInbound(f *testing.F) {
 		f.Add(s.bytes())
 	}
 	f.Add(unhex(f, "4500001c000000004011000064400002644000010035003500080000"))
-	f.Add(unhex(f, "60000000001000400000000000000000000000000000000100000000000000000000000000000002"+"1100010400000000"+"0035003600080000"))
+	f.Add(unhex(f, "60000000001000400000000000000000000000000000000100000000000000000000000000000002"+
+		"1100010400000000"+
+		"0035003600080000"))
 	stack := newStack(f, Config{}, addrA4, addrA6)
 	stack.SetFilter(func(Flow) bool { return true })
 	ln, err := stack.Listen(netip.MustParseAddrPort("0.0.0.0:80"))
@@ -140,8 +192,8 @@ func FuzzInbound(f *testing.F) {
 	}
 	defer ln.Close()
 	var wg sync.WaitGroup
-	wg.Go(func() { // answers go nowhere
-		out := newOutlet(stack, 0)
+	wg.Go(func() { // discard the answers
+		out := newQueueReader(stack, 0)
 		bufs, sizes := buffers(maxBatch)
 		for out.read(bufs, sizes, 0) > 0 {
 		}

@@ -9,10 +9,10 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// A SYN-ACK that acknowledges another SYN is answered by a reset whose checksum is right.
+// A SYN-ACK that acknowledges another SYN is answered by a RST with a valid checksum.
 func TestResetDuringHandshake(t *testing.T) {
 	s := newStack(t, Config{}, addrA4)
-	out := newOutlet(s, 0)
+	out := newQueueReader(s, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { s.DialContext(ctx, "tcp", netip.AddrPortFrom(addrB4, 7).String()) })
@@ -20,7 +20,7 @@ func TestResetDuringHandshake(t *testing.T) {
 	defer cancel()
 	bufs, sizes := buffers(1)
 	if out.read(bufs, sizes, 0) != 1 {
-		t.Fatal("there is no SYN")
+		t.Fatal("no SYN was sent")
 	}
 	syn := header.TCP(bufs[0][header.IPv4MinimumSize:sizes[0]])
 	packet := make([]byte, header.IPv4MinimumSize+header.TCPMinimumSize)
@@ -35,13 +35,13 @@ func TestResetDuringHandshake(t *testing.T) {
 	})
 	s.Device().Write([][]byte{packet}, 0)
 	if out.read(bufs, sizes, 0) != 1 {
-		t.Fatal("there is no answer")
+		t.Fatal("no RST was sent")
 	}
 	answer := bufs[0][:sizes[0]]
 	if flags := header.TCP(answer[header.IPv4MinimumSize:]).Flags(); flags != header.TCPFlagRst {
 		t.Errorf("the answer has the flags %v, want a reset", flags)
 	}
-	if why := wrong(answer, DefaultMTU); why != "" {
+	if why := invalid(answer, DefaultMTU); why != "" {
 		t.Error(why)
 	}
 }

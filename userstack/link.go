@@ -8,11 +8,11 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// link is the device as gVisor sees it. It is a type of its own because both sides have an MTU and
-// a Close.
+// link is the Device as gVisor's link endpoint. It is a separate type because both have MTU and
+// Close.
 type link struct {
 	d  *Device
-	up *atomic.Pointer[stack.NetworkDispatcher] // of the device; nil in it while detached
+	up *atomic.Pointer[stack.NetworkDispatcher] // a field of d; it holds nil while detached
 }
 
 var (
@@ -21,10 +21,10 @@ var (
 	_ stack.QueueingDiscipline = link{}
 )
 
-// WritePacket implements stack.QueueingDiscipline, so that gVisor hands packets over one by one
-// instead of making a list for each.
+// WritePacket implements stack.QueueingDiscipline. Without it gVisor would make a list for each
+// packet.
 func (l link) WritePacket(pkt *stack.PacketBuffer) tcpip.Error {
-	if l.d.routes.Load() && l.loop(pkt) {
+	if l.d.isRouter.Load() && l.deliverLocally(pkt) {
 		return nil
 	}
 	return l.d.enqueue(pkt)
@@ -52,16 +52,16 @@ func (l link) Attach(dispatcher stack.NetworkDispatcher) {
 // IsAttached implements stack.LinkEndpoint.
 func (l link) IsAttached() bool { return l.up.Load() != nil }
 
-// Capabilities says that checksums of inbound packets need no check: WireGuard has authenticated
-// every byte.
+// Capabilities says that gVisor need not verify checksums, because WireGuard has authenticated all
+// bytes.
 func (l link) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityRXChecksumOffload }
 
-// SupportedGSO asks gVisor for segments of up to GSOMaxSize, with checksums left to us.
+// SupportedGSO makes gVisor send segments of up to GSOMaxSize, with checksums left to the device.
 func (l link) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
 
-// GSOMaxSize implements stack.GSOEndpoint. gVisor takes the headers that TCP could have, and a
-// byte, off it. What is left fills whole batches over IPv4; over IPv6 a packet more, which the next
-// segment fills up.
+// GSOMaxSize implements stack.GSOEndpoint. gVisor subtracts the longest possible headers and one
+// byte. The rest makes whole batches over IPv4. Over IPv6 it makes one more, partial packet, which
+// the start of the next segment fills.
 func (l link) GSOMaxSize() uint32 {
 	payload := l.d.segment * (l.d.mtu - header.IPv4MinimumSize - header.TCPHeaderMaximumSize)
 	return uint32(min(payload+header.TCPTotalHeaderMaximumSize+1, 64<<10-1))
@@ -70,10 +70,10 @@ func (l link) GSOMaxSize() uint32 {
 // MTU implements stack.LinkEndpoint.
 func (l link) MTU() uint32 { return uint32(l.d.mtu) }
 
-// SetMTU implements stack.LinkEndpoint. The MTU is fixed when the stack is made.
+// SetMTU implements stack.LinkEndpoint. It does nothing: the MTU is fixed by New.
 func (l link) SetMTU(uint32) {}
 
-// MaxHeaderLength implements stack.LinkEndpoint: packets have no link header.
+// MaxHeaderLength implements stack.LinkEndpoint. There is no link header.
 func (l link) MaxHeaderLength() uint16 { return 0 }
 
 // LinkAddress implements stack.LinkEndpoint.
@@ -85,7 +85,7 @@ func (l link) SetLinkAddress(tcpip.LinkAddress) {}
 // Close implements stack.LinkEndpoint.
 func (l link) Close() { l.d.Close() }
 
-// Wait implements stack.LinkEndpoint: there are no goroutines.
+// Wait implements stack.LinkEndpoint. The device has no goroutines.
 func (l link) Wait() {}
 
 // ARPHardwareType implements stack.LinkEndpoint.

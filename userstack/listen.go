@@ -12,12 +12,11 @@ import (
 )
 
 // backlog is how many connections may wait to be accepted, and how many may be in their handshake.
-// The SYNs of further ones are dropped, and repeated by their senders. If handshakes are too many,
-// the connections of further ones have no window scale and no selective acknowledgements, because
-// gVisor keeps all it knows of them in a SYN cookie.
-func (s *Stack) backlog() int { return s.incoming.admission.places }
+// Further SYNs are dropped, and retransmitted by their senders. When too many handshakes are in
+// progress, gVisor uses SYN cookies, and such connections have neither window scale nor SACK.
+func (s *Stack) backlog() int { return s.synQueue.admission.places }
 
-// Listener accepts TCP connections from the mesh. It is a net.Listener.
+// Listener accepts TCP connections from peers. It is a net.Listener.
 type Listener struct {
 	socket
 	s         *Stack
@@ -25,9 +24,8 @@ type Listener struct {
 	accepting deadline
 }
 
-// Listen accepts connections to addr. An unspecified or invalid IP means every address of the
-// stack, in its family or in both; port 0 picks a free one. What arrives is still subject to the
-// filter.
+// Listen accepts connections to addr. An unspecified or invalid IP address means all addresses of
+// the stack, of its family or of both. Port 0 selects a free port. The filter still applies.
 func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
 	if s.closed.Load() {
 		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), net.ErrClosed)
@@ -47,21 +45,22 @@ func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
 		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), errorOf(terr))
 	}
 	l := &Listener{s: s}
-	l.hold(s, ep, wq)
+	l.attach(s, ep, wq)
 	local, terr := ep.GetLocalAddress()
 	if terr != nil {
 		l.Close()
 		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), errorOf(terr))
 	}
 	l.local = &net.TCPAddr{IP: addr.Addr().AsSlice(), Port: int(local.Port)}
-	if s.closed.Load() { // meanwhile, so that Close may have missed it
+	if s.closed.Load() { // closed meanwhile: Stack.Close may have missed this listener
 		l.Close()
 		return nil, opError(opListen, "tcp", nil, net.TCPAddrFromAddrPort(addr), net.ErrClosed)
 	}
 	return l, nil
 }
 
-// listenProtocol is IPv6 for both families, as an endpoint of that takes IPv4 too.
+// listenProtocol is the network protocol of an endpoint that is bound to a. Unless a is IPv4, it is
+// IPv6, because such an endpoint can also receive IPv4.
 func listenProtocol(a netip.Addr) tcpip.NetworkProtocolNumber {
 	if a.Is4() {
 		return protocolOf(a)
@@ -69,7 +68,7 @@ func listenProtocol(a netip.Addr) tcpip.NetworkProtocolNumber {
 	return protocolOf(netip.IPv6Unspecified())
 }
 
-// bindListener makes ep listen, or closes it.
+// bindListener makes ep listen on addr. On error it closes ep.
 func (s *Stack) bindListener(ep tcpip.Endpoint, addr netip.AddrPort) tcpip.Error {
 	ep.SocketOptions().SetReuseAddress(true)
 	fa := fullAddress(addr)
@@ -87,12 +86,12 @@ func (s *Stack) bindListener(ep tcpip.Endpoint, addr netip.AddrPort) tcpip.Error
 // Accept implements net.Listener.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
-		if l.over() {
+		if l.isClosed() {
 			return nil, opError(opAccept, "tcp", nil, l.local, net.ErrClosed)
 		}
 		ep, wq, terr := l.ep.Accept(nil)
 		if terr == nil {
-			g, err := l.awaitMemory() // the others wait meanwhile, in the backlog or to enter it
+			g, err := l.awaitMemory() // meanwhile further connections wait in the backlog
 			if err != nil {
 				ep.Abort()
 				return nil, opError(opAccept, "tcp", nil, l.local, err)
@@ -104,16 +103,16 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if !wouldBlock(terr) {
 			return nil, opError(opAccept, "tcp", nil, l.local, l.errorOf(terr))
 		}
-		if err := l.wait(l.inc, &l.accepting); err != nil {
+		if err := l.wait(l.readablec, &l.accepting); err != nil {
 			return nil, opError(opAccept, "tcp", nil, l.local, err)
 		}
 	}
 }
 
-// awaitMemory waits for a share for a connection.
+// awaitMemory waits for a share of the memory.
 func (l *Listener) awaitMemory() (*share, error) {
 	for {
-		g, freec := l.s.memory.tryTake()
+		g, freec := l.s.memory.tryAcquire()
 		if g != nil {
 			return g, nil
 		}
@@ -129,7 +128,7 @@ func (l *Listener) awaitMemory() (*share, error) {
 	}
 }
 
-// family returns an address of the family that ep speaks.
+// family returns an address of the family of ep.
 func (l *Listener) family(ep tcpip.Endpoint) netip.Addr {
 	if a, err := ep.GetLocalAddress(); err == nil {
 		return addrOf(a.Addr).Unmap()
@@ -137,8 +136,7 @@ func (l *Listener) family(ep tcpip.Endpoint) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// Close implements net.Listener. Accepted connections live on; those still in the backlog are
-// reset.
+// Close implements net.Listener. Accepted connections stay open; those in the backlog are reset.
 func (l *Listener) Close() error {
 	if !l.release() {
 		return opError(opClose, "tcp", nil, l.local, net.ErrClosed)
@@ -150,7 +148,7 @@ func (l *Listener) Close() error {
 // Addr implements net.Listener; it is a *net.TCPAddr.
 func (l *Listener) Addr() net.Addr { return l.local }
 
-// SetDeadline bounds Accept, as net.TCPListener has it.
+// SetDeadline sets the deadline of Accept, as for net.TCPListener.
 func (l *Listener) SetDeadline(t time.Time) error {
 	l.accepting.set(t)
 	return nil

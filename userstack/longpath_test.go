@@ -17,29 +17,29 @@ import (
 	"ginnel/internal/netem"
 )
 
-// longPath is two stacks joined by an emulated path under a manual clock. Nothing depends on the
-// time of the machine: the clock moves on when every goroutine waits.
+// longPath is two stacks that are joined by an emulated path under a manual clock. The clock only
+// advances when every goroutine waits, so nothing depends on the speed of the machine.
 type longPath struct {
-	t     *testing.T
-	clock *faketime.ManualClock
-	now   time.Duration
-	ends  [2]*Stack
-	ways  [2]*netem.Direction // from ends[0], from ends[1]
-	fly   [2]flying           // to ends[0], to ends[1]
-	sent  uint64
+	t        *testing.T
+	clock    *faketime.ManualClock
+	now      time.Duration
+	ends     [2]*Stack
+	dirs     [2]*netem.Direction // from ends[0], from ends[1]
+	inFlight [2]flightHeap       // to ends[0], to ends[1]
+	sent     uint64
 
-	drop   func(from int, packet []byte) bool // nil: what the path loses is all
-	mangle func(packet []byte)                // nil: packets arrive as they were sent
+	drop   func(from int, packet []byte) bool // drops packets in addition to the path; may be nil
+	mangle func(packet []byte)                // changes packets on the path; may be nil
 
 	bufs  [][]byte
 	sizes []int
 	wg    sync.WaitGroup
 }
 
-// underlay is what a packet of the mesh is longer by on the path: WireGuard, UDP and IPv4.
+// underlay is what WireGuard, UDP and IPv4 add to a packet on the path, in bytes.
 const underlay = 32 + 8 + 20
 
-// step is how far the clock moves at once. Timers fire up to a step late, as they do on a machine.
+// step is how far the clock advances at once. Timers fire up to a step late, as on a real machine.
 const step = 500 * time.Microsecond
 
 func newLongPath(t *testing.T, forward, back netem.Config, cfg Config) *longPath {
@@ -55,7 +55,7 @@ func newLongPath(t *testing.T, forward, back netem.Config, cfg Config) *longPath
 		p.ends[i] = newStack(t, cfg, addr)
 		p.ends[i].SetFilter(func(Flow) bool { return true })
 	}
-	p.ways = [2]*netem.Direction{netem.NewDirection(forward, 1), netem.NewDirection(back, 2)}
+	p.dirs = [2]*netem.Direction{netem.NewDirection(forward, 1), netem.NewDirection(back, 2)}
 	p.bufs, p.sizes = buffers(maxBatch)
 	t.Cleanup(func() {
 		p.ends[0].Close()
@@ -65,36 +65,38 @@ func newLongPath(t *testing.T, forward, back netem.Config, cfg Config) *longPath
 	return p
 }
 
-// flight is a packet on its way.
+// flight is a packet on the path.
 type flight struct {
 	at     time.Duration
 	number uint64
 	packet []byte
 }
 
-// batchOnPath is how many packets a socket brings at once where the network does not join them.
+// batchOnPath is how many packets one read of a UDP socket returns if the network does not merge
+// them.
 const batchOnPath = 8
 
-type flying []flight
+// flightHeap is a heap of packets by arrival time.
+type flightHeap []flight
 
-func (f flying) Len() int      { return len(f) }
-func (f flying) Swap(i, j int) { f[i], f[j] = f[j], f[i] }
-func (f flying) Less(i, j int) bool {
+func (f flightHeap) Len() int      { return len(f) }
+func (f flightHeap) Swap(i, j int) { f[i], f[j] = f[j], f[i] }
+func (f flightHeap) Less(i, j int) bool {
 	return f[i].at < f[j].at || f[i].at == f[j].at && f[i].number < f[j].number
 }
-func (f *flying) Push(x any) { *f = append(*f, x.(flight)) }
-func (f *flying) Pop() any {
+func (f *flightHeap) Push(x any) { *f = append(*f, x.(flight)) }
+func (f *flightHeap) Pop() any {
 	old := *f
 	x := old[len(old)-1]
 	*f = old[:len(old)-1]
 	return x
 }
 
-// settle lets the goroutines work until all of them wait.
+// settle runs the goroutines until all of them wait.
 func (p *longPath) settle() {
-	for again := true; again; {
+	for active := true; active; {
 		awaitIdle()
-		again = false
+		active = false
 		for i, s := range p.ends {
 			for {
 				n := s.Device().Queues()[0].Read(p.bufs, p.sizes, 0)
@@ -104,7 +106,7 @@ func (p *longPath) settle() {
 				for k := range n {
 					p.send(i, p.bufs[k][:p.sizes[k]])
 				}
-				again = true
+				active = true
 			}
 		}
 	}
@@ -117,14 +119,14 @@ func (p *longPath) send(from int, packet []byte) {
 	if p.mangle != nil {
 		p.mangle(packet)
 	}
-	at, v := p.ways[from].Send(p.now, len(packet)+underlay)
+	at, v := p.dirs[from].Send(p.now, len(packet)+underlay)
 	if v == netem.Delivered {
 		p.sent++
-		heap.Push(&p.fly[1-from], flight{at, p.sent, bytes.Clone(packet)})
+		heap.Push(&p.inFlight[1-from], flight{at, p.sent, bytes.Clone(packet)})
 	}
 }
 
-// run lets time pass.
+// run advances the clock by d.
 func (p *longPath) run(d time.Duration) {
 	for end := p.now + d; p.now < end; {
 		p.settle()
@@ -138,7 +140,7 @@ func (p *longPath) run(d time.Duration) {
 	p.settle()
 }
 
-// stepLong lets a long time pass in which nothing arrives.
+// stepLong advances the clock by d in coarse steps, for a time in which nothing arrives.
 func (p *longPath) stepLong(d time.Duration) {
 	for end := p.now + d; p.now < end; p.now += 10 * time.Millisecond {
 		p.settle()
@@ -150,10 +152,10 @@ func (p *longPath) stepLong(d time.Duration) {
 	p.settle()
 }
 
-// deliver hands an end what has arrived, in batches as WireGuard does.
+// deliver passes the packets that have arrived to an end, in batches as WireGuard does.
 func (p *longPath) deliver(to int) {
 	var batch [][]byte
-	for f := &p.fly[to]; len(*f) > 0 && (*f)[0].at <= p.now; {
+	for f := &p.inFlight[to]; len(*f) > 0 && (*f)[0].at <= p.now; {
 		if batch = append(batch, heap.Pop(f).(flight).packet); len(batch) == batchOnPath {
 			p.ends[to].Device().Write(batch, 0)
 			batch = batch[:0]
@@ -164,8 +166,8 @@ func (p *longPath) deliver(to int) {
 	}
 }
 
-// awaitIdle returns when no other goroutine can run. With one P that is exact: newLongPath sees to
-// it.
+// awaitIdle returns when no other goroutine can run. It requires GOMAXPROCS(1), which newLongPath
+// sets.
 func awaitIdle() {
 	runnable := []metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}}
 	for {
@@ -176,13 +178,13 @@ func awaitIdle() {
 	}
 }
 
-// transfer is one connection in bulk from ends[from] to the other.
+// transfer is a bulk connection between the two ends.
 type transfer struct {
 	near, far net.Conn
 	arrived   atomic.Int64
 }
 
-// connect makes a connection between the two ends, which takes a round trip of simulated time.
+// connect connects ends[from] to the other end, which takes a round trip of simulated time.
 func (p *longPath) connect(from int, port uint16) (near, far net.Conn) {
 	p.t.Helper()
 	l, err := p.ends[1-from].Listen(netip.AddrPortFrom(netip.Addr{}, port))
@@ -206,7 +208,7 @@ func (p *longPath) connect(from int, port uint16) (near, far net.Conn) {
 	return near, far
 }
 
-// bulk begins to send without end.
+// bulk starts a transfer from ends[from] that never ends.
 func (p *longPath) bulk(from int, port uint16) *transfer {
 	p.t.Helper()
 	x := new(transfer)

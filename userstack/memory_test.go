@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// accepting has l's connections sent to the channel.
-func accepting(t *testing.T, s *Stack, addr netip.AddrPort) <-chan *Conn {
+// acceptAll listens on addr and sends the accepted connections to the channel.
+func acceptAll(t *testing.T, s *Stack, addr netip.AddrPort) <-chan *Conn {
 	t.Helper()
 	l, err := s.Listen(addr)
 	if err != nil {
@@ -34,13 +34,13 @@ func accepting(t *testing.T, s *Stack, addr netip.AddrPort) <-chan *Conn {
 	return conns
 }
 
-// What connections whose readers are slow hold stays within the budget, however many there are, and
-// every byte arrives once they are read.
+// If readers do not read, what their connections buffer stays within the budget, regardless of the
+// number of connections. Every byte arrives when they read.
 func TestBuffersStayWithinBudget(t *testing.T) {
 	const budget, conns = 16 << 20, 100
 	p := &pair{mtu: DefaultMTU, buffers: budget}
 	p.start(t)
-	accepted := accepting(t, p.b, netip.AddrPortFrom(addrB4, 80))
+	accepted := acceptAll(t, p.b, netip.AddrPortFrom(addrB4, 80))
 	payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<10)
 	var wg sync.WaitGroup
 	sent := make([]int, conns)
@@ -62,18 +62,18 @@ func TestBuffersStayWithinBudget(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait() // nothing takes more
+	wg.Wait() // all writers are blocked
 	total := 0
 	for _, n := range sent {
 		total += n
 	}
-	// Each stack holds what is in one direction, half of its budget.
+	// All data flow in one direction, so each stack uses half of its budget.
 	if total > budget {
 		t.Errorf("%d connections hold %d bytes, want at most %d", conns, total, budget)
 	}
 	t.Logf("%d connections hold %d bytes, of %d", conns, total, budget)
-	if total < conns*minGrant/2 {
-		t.Errorf("%d connections hold no more than %d bytes", conns, total)
+	if total < conns*minShare/2 {
+		t.Errorf("%d connections hold only %d bytes", conns, total)
 	}
 	got := 0
 	for _, c := range far {
@@ -86,19 +86,19 @@ func TestBuffersStayWithinBudget(t *testing.T) {
 		c.Close()
 	}
 	if got != total {
-		t.Errorf("%d bytes arrived of %d", got, total)
+		t.Errorf("%d of %d bytes arrived", got, total)
 	}
-	allGiven(t, p.a)
-	allGiven(t, p.b)
+	wantAllReleased(t, p.a)
+	wantAllReleased(t, p.b)
 }
 
-// A dial beyond what there is room for waits for a connection to close; so does one from outside.
+// A dial for which there is no memory waits for a connection to close. So does an accept.
 func TestConnectionsBeyondBudget(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: minBuffers}
 	p.start(t)
-	accepted := accepting(t, p.b, netip.AddrPortFrom(addrB4, 80))
+	accepted := acceptAll(t, p.b, netip.AddrPortFrom(addrB4, 80))
 	var conns, far []net.Conn
-	for p.a.memory.granted[receiving]+minGrant <= p.a.memory.budget {
+	for p.a.memory.granted[receiving]+minShare <= p.a.memory.budget {
 		c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
 		if err != nil {
 			t.Fatal(err)
@@ -113,38 +113,38 @@ func TestConnectionsBeyondBudget(t *testing.T) {
 		t.Fatalf("got %v, want a timeout because of %v", err, ErrFull)
 	}
 
-	dialled := make(chan error, 1)
+	dialed := make(chan error, 1)
 	go func() {
 		c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
 		if err == nil {
 			defer c.Close()
 			_, err = c.Write([]byte("x"))
 		}
-		dialled <- err
+		dialed <- err
 	}()
-	conns[0].Close() // b's end of it stays open, so b has no room
-	if err := <-dialled; err != nil {
-		t.Fatalf("dialling when a connection has closed: %v", err)
+	conns[0].Close() // its other end stays open, so b has no memory
+	if err := <-dialed; err != nil {
+		t.Fatalf("dialing after a connection has closed: %v", err)
 	}
 	select {
 	case <-accepted:
-		t.Fatal("accepted without room")
+		t.Fatal("accepted without memory")
 	case <-time.After(10 * time.Millisecond):
 	}
 	far[0].Close()
 	c := <-accepted
 	c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if n, err := c.Read(make([]byte, 2)); n != 1 {
-		t.Errorf("reading what was sent while waiting for room: %d bytes, %v", n, err)
+		t.Errorf("reading what was sent while Accept waited: %d bytes, %v", n, err)
 	}
 }
 
-// Close ends a dial that waits for room.
-func TestCloseEndsWaitForRoom(t *testing.T) {
+// Close ends a dial that waits for memory.
+func TestCloseEndsWaitForMemory(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: minBuffers}
 	p.start(t)
 	for g := new(share); g != nil; {
-		g, _ = p.a.memory.tryTake()
+		g, _ = p.a.memory.tryAcquire()
 	}
 	errc := make(chan error, 1)
 	go func() {
@@ -156,15 +156,15 @@ func TestCloseEndsWaitForRoom(t *testing.T) {
 		t.Errorf("got %v, want %v", err, net.ErrClosed)
 	}
 	if _, err := New(Config{Buffers: minBuffers - 1}); err == nil {
-		t.Error("New takes buffers that are too small for anything")
+		t.Error("New accepted Buffers below the minimum")
 	}
 }
 
-// What is closed keeps its grant until what was written has been taken.
-func TestClosedConnKeepsGrant(t *testing.T) {
+// A closed connection keeps its share until its data are acknowledged.
+func TestClosedConnKeepsShare(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: 8 << 20}
 	p.start(t)
-	accepted := accepting(t, p.b, netip.AddrPortFrom(addrB4, 80))
+	accepted := acceptAll(t, p.b, netip.AddrPortFrom(addrB4, 80))
 	c, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
 	if err != nil {
 		t.Fatal(err)
@@ -172,38 +172,39 @@ func TestClosedConnKeepsGrant(t *testing.T) {
 	c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	sent, _ := io.Copy(c, neverEnding{})
 	c.Close()
-	if got, _ := grantsOf(p.a); got != 1 {
-		t.Fatalf("%d grants for a closed connection with %d bytes written", got, sent)
+	if got, _ := sharesOf(p.a); got != 1 {
+		t.Fatalf("%d shares for a closed connection with %d bytes written, want 1", got, sent)
 	}
 	far := <-accepted
 	defer far.Close()
 	if got, err := io.Copy(io.Discard, far); got != sent || err != nil {
-		t.Errorf("%d bytes arrived of %d: %v", got, sent, err)
+		t.Errorf("%d of %d bytes arrived: %v", got, sent, err)
 	}
-	allGiven(t, p.a)
+	wantAllReleased(t, p.a)
 }
 
-func grantsOf(s *Stack) (number, bytes int) {
+// sharesOf returns the number of shares of s and their sizes together.
+func sharesOf(s *Stack) (number, bytes int) {
 	s.memory.mu.Lock()
 	defer s.memory.mu.Unlock()
-	return s.memory.grants, s.memory.granted[receiving] + s.memory.granted[sending]
+	return s.memory.shares, s.memory.granted[receiving] + s.memory.granted[sending]
 }
 
-// allGiven waits until connections that are closed have given back what they were granted.
-func allGiven(t *testing.T, s *Stack) {
+// wantAllReleased waits until all closed connections have released their shares.
+func wantAllReleased(t *testing.T, s *Stack) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		number, bytes := grantsOf(s)
+		number, bytes := sharesOf(s)
 		if number == 0 && bytes == 0 {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%d grants of %d bytes after all connections have closed", number, bytes)
+			t.Fatalf("%d shares of %d bytes after all connections have closed", number, bytes)
 		}
 	}
 }
 
-// neverEnding is a reader of zeros, without an end of its own.
+// neverEnding is an endless reader of zeros.
 type neverEnding struct{}
 
 func (neverEnding) Read(b []byte) (int, error) {
@@ -211,8 +212,8 @@ func (neverEnding) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// An Accept that waits for room ends with its deadline, its listener and its stack.
-func TestAcceptWaitsForRoom(t *testing.T) {
+// An Accept that waits for memory ends with its deadline, its listener and its stack.
+func TestAcceptWaitsForMemory(t *testing.T) {
 	for name, c := range map[string]struct {
 		end  func(s *Stack, l *Listener)
 		want error
@@ -230,7 +231,7 @@ func TestAcceptWaitsForRoom(t *testing.T) {
 			}
 			defer l.Close()
 			for g := new(share); g != nil; {
-				g, _ = p.b.memory.tryTake()
+				g, _ = p.b.memory.tryAcquire()
 			}
 			near, err := p.a.DialContext(t.Context(), "tcp", "100.64.0.2:80")
 			if err != nil {
@@ -250,20 +251,19 @@ func TestAcceptWaitsForRoom(t *testing.T) {
 	}
 }
 
-// The buffers of a node that has its default of memory, 640 MiB, have room for ten thousand
-// connections.
-func TestRoomForTenThousand(t *testing.T) {
+// A node with the default of 640 MiB has memory for ten thousand connections.
+func TestMemoryForTenThousand(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, buffers: (640 - 20) << 20 / 2}
 	p.start(t)
 	granted := 0
 	for {
-		g, _ := p.a.memory.tryTake()
+		g, _ := p.a.memory.tryAcquire()
 		if g == nil {
 			break
 		}
 		granted++
 	}
 	if granted < 10_000 {
-		t.Errorf("there is room for %d", granted)
+		t.Errorf("there is memory for %d connections", granted)
 	}
 }

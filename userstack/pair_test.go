@@ -22,23 +22,22 @@ var (
 	addrB6 = netip.MustParseAddr("fd7a:115c:a1e0::2")
 )
 
-// pair is two stacks on one wire.
+// pair is two stacks that are joined back to back.
 type pair struct {
-	a, b  *Stack
-	mtu   int
-	blind bool // packets are not looked at
-	// buffers is the budget of each stack.
-	buffers int
-	queues  int // of each stack; 0 means 1
+	a, b      *Stack
+	mtu       int
+	unchecked bool // packets are not checked
+	buffers   int  // Config.Buffers of each stack
+	queues    int  // Config.Queues of each stack
 
 	mu   sync.Mutex
-	bad  []string // what was wrong with packets on the wire
+	bad  []string // errors in packets
 	drop func(packet []byte) bool
-	// late packets are handed over by themselves, some time after those before them.
+	// late reports packets that are delivered alone, some time after earlier ones.
 	late func(packet []byte) bool
 }
 
-// newPair joins two stacks; b lets everything in, a nothing.
+// newPair joins two stacks. The filter of b accepts everything, that of a nothing.
 func newPair(t testing.TB, mtu int) *pair {
 	t.Helper()
 	p := &pair{mtu: cmp.Or(mtu, DefaultMTU)}
@@ -46,10 +45,10 @@ func newPair(t testing.TB, mtu int) *pair {
 	return p
 }
 
-// newBlindPair is newPair for benchmarks: nobody looks at the packets.
-func newBlindPair(b testing.TB) *pair {
+// newUncheckedPair is newPair for benchmarks: packets are not checked.
+func newUncheckedPair(b testing.TB) *pair {
 	b.Helper()
-	p := &pair{mtu: DefaultMTU, blind: true}
+	p := &pair{mtu: DefaultMTU, unchecked: true}
 	p.start(b)
 	return p
 }
@@ -90,14 +89,14 @@ func newStack(t testing.TB, cfg Config, addrs ...netip.Addr) *Stack {
 	return s
 }
 
-// outlet reads what a stack sends by one queue, and waits for it.
-type outlet struct {
+// queueReader reads the packets of one queue, and waits for them.
+type queueReader struct {
 	q      *Queue
 	readyc chan struct{}
 }
 
-func newOutlet(s *Stack, queue int) *outlet {
-	o := &outlet{s.Device().Queues()[queue], make(chan struct{}, 1)}
+func newQueueReader(s *Stack, queue int) *queueReader {
+	o := &queueReader{s.Device().Queues()[queue], make(chan struct{}, 1)}
 	o.q.Notify(func() {
 		select {
 		case o.readyc <- struct{}{}:
@@ -107,8 +106,8 @@ func newOutlet(s *Stack, queue int) *outlet {
 	return o
 }
 
-// read reports 0 when the stack is closed.
-func (o *outlet) read(bufs [][]byte, sizes []int, offset int) int {
+// read returns 0 when the stack is closed.
+func (o *queueReader) read(bufs [][]byte, sizes []int, offset int) int {
 	for {
 		if n := o.q.Read(bufs, sizes, offset); n > 0 {
 			return n
@@ -121,10 +120,10 @@ func (o *outlet) read(bufs [][]byte, sizes []int, offset int) int {
 	}
 }
 
-// carry takes packets from a queue of one stack to the other as WireGuard does, and looks at each.
+// carry moves packets from a queue of one stack to the other, as WireGuard does, and checks them.
 func (p *pair) carry(from *Stack, queue int, to *Stack) {
 	const offset = 16
-	out := newOutlet(from, queue)
+	out := newQueueReader(from, queue)
 	bufs := make([][]byte, maxBatch)
 	for i := range bufs {
 		bufs[i] = make([]byte, offset+maxMTU)
@@ -144,7 +143,7 @@ func (p *pair) carry(from *Stack, queue int, to *Stack) {
 				whole = whole[:0]
 				time.Sleep(5 * time.Millisecond)
 			}
-			if p.blind || p.pass(packet[offset:]) {
+			if p.unchecked || p.pass(packet[offset:]) {
 				whole = append(whole, packet)
 			}
 		}
@@ -154,17 +153,18 @@ func (p *pair) carry(from *Stack, queue int, to *Stack) {
 	}
 }
 
+// pass checks a packet and reports whether it is delivered.
 func (p *pair) pass(packet []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if why := wrong(packet, p.mtu); why != "" && len(p.bad) < 5 {
+	if why := invalid(packet, p.mtu); why != "" && len(p.bad) < 5 {
 		p.bad = append(p.bad, why)
 	}
 	return p.drop == nil || !p.drop(packet)
 }
 
-// wrong says what a peer's kernel would not like about packet.
-func wrong(packet []byte, mtu int) string {
+// invalid returns what is wrong with packet, or "".
+func invalid(packet []byte, mtu int) string {
 	if len(packet) > mtu {
 		return "packet longer than the MTU"
 	}
@@ -195,7 +195,7 @@ func wrong(packet []byte, mtu int) string {
 	return ""
 }
 
-// pseudo is the checksum of the pseudo-header; its layouts in the two families sum up to the same.
+// pseudo is the checksum of the pseudo-header. The layouts of both families have the same sum.
 func pseudo(proto uint8, addrs []byte, n int) uint16 {
 	b := append([]byte{}, addrs...)
 	b = binary.BigEndian.AppendUint32(b, uint32(n))
@@ -216,12 +216,14 @@ func TestMain(m *testing.M) {
 	os.Exit(1)
 }
 
+// leaked returns the stacks of all other goroutines.
 func leaked() string {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	var out []string
 	for i, g := range strings.Split(string(buf), "\n\n") {
-		if i > 0 && !strings.Contains(g, "os/signal.") { // the first is this one; the signal loop is the fuzzer's
+		// The first goroutine is this one. The signal loop belongs to the fuzzer.
+		if i > 0 && !strings.Contains(g, "os/signal.") {
 			out = append(out, g)
 		}
 	}

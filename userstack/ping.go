@@ -15,15 +15,15 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// pingPayload is what ping(8) sends by default, in bytes.
+// pingPayload is the payload of ping(8) by default, in bytes.
 const pingPayload = 56
 
-// Ping sends one ICMP echo request to dst and returns the round-trip time. The context bounds the
-// wait.
+// Ping sends one ICMP echo request to dst and returns the round-trip time. It waits until the
+// context ends.
 func (s *Stack) Ping(ctx context.Context, dst netip.Addr) (time.Duration, error) {
 	rtt, err := s.ping(ctx, dst.Unmap().WithZone(""))
 	if err != nil && s.closed.Load() {
-		err = net.ErrClosed // whatever Close made of the attempt
+		err = net.ErrClosed // Close may have ended the attempt with another error
 	}
 	return rtt, opError(opPing, "ip", nil, &net.IPAddr{IP: dst.AsSlice()}, err)
 }
@@ -42,7 +42,7 @@ func (s *Stack) ping(ctx context.Context, dst netip.Addr) (time.Duration, error)
 		return 0, errorOf(terr)
 	}
 	var sock socket
-	sock.hold(s, ep, wq)
+	sock.attach(s, ep, wq)
 	defer ep.Close()
 	defer sock.release()
 	if terr := ep.Connect(fullAddress(netip.AddrPortFrom(dst, 0))); terr != nil {
@@ -65,7 +65,7 @@ func (s *Stack) ping(ctx context.Context, dst netip.Addr) (time.Duration, error)
 			return 0, errorOf(terr)
 		}
 		select {
-		case <-sock.inc:
+		case <-sock.readablec:
 		case <-ctx.Done():
 			return 0, dialError(ctx.Err())
 		case <-s.dev.closec:
@@ -74,7 +74,7 @@ func (s *Stack) ping(ctx context.Context, dst netip.Addr) (time.Duration, error)
 	}
 }
 
-// echoRequest builds an ICMP echo request; the stack fills in the identifier and the checksum.
+// echoRequest builds an ICMP echo request. gVisor sets the identifier and the checksum.
 func echoRequest(dst netip.Addr, seq uint16) []byte {
 	b := make([]byte, header.ICMPv4MinimumSize+pingPayload)
 	b[0] = byte(header.ICMPv4Echo)
@@ -85,6 +85,7 @@ func echoRequest(dst netip.Addr, seq uint16) []byte {
 	return b
 }
 
+// answersEcho reports whether reply has the sequence number of request.
 func answersEcho(reply, request []byte) bool {
 	return len(reply) >= len(request) && bytes.Equal(reply[6:8], request[6:8])
 }

@@ -12,52 +12,52 @@ import (
 )
 
 const (
-	// maxQueued bytes wait in a queue to be read. Beyond that TCP and UDP writers block, and
-	// everything else is dropped.
+	// maxQueued is the capacity of a queue in bytes. When it is full, TCP and UDP writers block, and
+	// other packets are dropped.
 	maxQueued = 256 << 10
 
-	// maxCorked of them wait for Uncork: a batch.
-	maxCorked = 64 << 10
+	// corkLimit is how many queued bytes end the effect of Cork: a batch.
+	corkLimit = 64 << 10
 
-	// packetOverhead is what a queued packet costs beside its bytes, so that a queue of small ones is
-	// bounded too.
+	// packetOverhead is added to the size of each queued packet, so that the number of small
+	// packets is bounded too.
 	packetOverhead = 512
 )
 
-// Queue is where the packets to some of the remote addresses leave a Device. Any goroutine of
-// gVisor's may append to it and then calls ready, which has to arrange for a Read. Queues share no
-// lock.
+// Queue holds the outbound packets to some of the remote addresses. gVisor appends packets from any
+// of its goroutines and then calls ready, which must arrange for a Read. Queues share no lock.
 type Queue struct {
 	d     *Device
 	ready atomic.Pointer[func()] // see Notify
 
-	mu      sync.Mutex
-	packets ring[*stack.PacketBuffer]
-	queued  int       // bytes in packets
-	room    sync.Cond // on mu; signalled when queued falls below maxQueued, and when the device is closed
-	flows   flows
-	idle    idleWatch
-	report  trafficReport
-	acks    acks
-	look    tcpip.Timer   // runs lookAfterAcks; nil until there is need
-	looks   time.Duration // when it does; 0: not
-	closed  bool
+	mu          sync.Mutex
+	packets     ring[*stack.PacketBuffer]
+	queuedBytes int       // cost of packets; see queueCost
+	room        sync.Cond // on mu; queuedBytes has fallen below maxQueued, or closed is set
+	flows       flows
+	reclaimer   idleReclaimer
+	report      trafficReport
+	acks        delayedAcks
+	ackTimer    tcpip.Timer   // calls ackTimerFired; nil until first needed
+	ackTimerAt  time.Duration // when ackTimer fires; 0 means that it does not
+	closed      bool
 
-	reading segmenter // what Read is cutting; owned by whoever reads
+	segmenter segmenter // owned by Read
 }
 
 func newQueue(d *Device, clock tcpip.Clock) *Queue {
 	q := &Queue{d: d}
 	q.flows.init(clock, &q.acks, q.serveFlows)
-	q.idle.q, q.report.q = q, q
+	q.reclaimer.q, q.report.q = q, q
 	q.room.L = &q.mu
-	q.acks.full = uint32(max(d.mtu-header.IPv6MinimumSize-header.TCPHeaderMaximumSize, 1)) // the least that fills a packet
+	// The payload of a full packet with the longest headers.
+	q.acks.full = uint32(max(d.mtu-header.IPv6MinimumSize-header.TCPHeaderMaximumSize, 1))
 	return q
 }
 
-// Notify has ready called whenever there is something to read, in the goroutine that made it, which
-// may hold locks of gVisor: it must not write to the device. It is called at once if there is
-// something already.
+// Notify sets ready, which is called whenever there are packets to read, and at once if there are
+// some already. The caller of ready may hold locks of gVisor, so ready must not write to the
+// device.
 func (q *Queue) Notify(ready func()) {
 	q.ready.Store(&ready)
 	if q.Waiting() > 0 {
@@ -65,15 +65,15 @@ func (q *Queue) Notify(ready func()) {
 	}
 }
 
-// Waiting returns how many bytes there are to read, and what they cost.
+// Waiting is how many bytes there are to read, including packetOverhead.
 func (q *Queue) Waiting() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.queued + q.flows.ready()
+	return q.queuedBytes + q.flows.ready()
 }
 
-// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It
-// does not wait. One goroutine may read at a time.
+// Read fills bufs with whole IP packets, each from offset on, and returns their number. It does not
+// block. Only one goroutine may read at a time.
 func (q *Queue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 	n = q.readPackets(bufs, sizes, offset)
 	if n == len(bufs) {
@@ -87,27 +87,27 @@ func (q *Queue) Read(bufs [][]byte, sizes []int, offset int) (n int) {
 	return n + m
 }
 
-// readPackets reads what is not of a flow: acknowledgements, datagrams, the beginnings and ends of
-// connections.
+// readPackets reads the packets whose sending no flow controls: SYNs, resets, pure
+// acknowledgements, packets other than TCP, and under CUBIC everything.
 func (q *Queue) readPackets(bufs [][]byte, sizes []int, offset int) (n int) {
 	for n < len(bufs) {
-		if q.reading.empty() {
+		if q.segmenter.empty() {
 			pkt := q.pop()
 			if pkt == nil {
 				return n
 			}
-			q.reading.load(pkt)
+			q.segmenter.load(pkt)
 		}
-		for q.reading.short() {
-			pkt := q.popNext()
+		for q.segmenter.hasPartial() {
+			pkt := q.popContinuation()
 			if pkt == nil {
 				break
 			}
-			q.reading.extend(pkt)
+			q.segmenter.join(pkt)
 		}
-		size := q.reading.next(bufs[n][offset:])
+		size := q.segmenter.next(bufs[n][offset:])
 		if size == 0 {
-			continue // a packet that cannot be cut; counted by the segmenter
+			continue // too long for the buffer; counted by the segmenter
 		}
 		sizes[n] = size
 		n++
@@ -121,11 +121,11 @@ func (q *Queue) pop() *stack.PacketBuffer {
 	return q.popLocked()
 }
 
-// popNext is pop if that continues what is being cut, or else nil.
-func (q *Queue) popNext() *stack.PacketBuffer {
+// popContinuation is pop if the first packet continues the one that is being cut, otherwise nil.
+func (q *Queue) popContinuation() *stack.PacketBuffer {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if pkt := q.packets.first(); pkt == nil || !q.reading.continues(pkt) {
+	if pkt := q.packets.first(); pkt == nil || !q.segmenter.continues(pkt) {
 		return nil
 	}
 	return q.popLocked()
@@ -136,75 +136,80 @@ func (q *Queue) popLocked() *stack.PacketBuffer {
 	if pkt == nil {
 		return nil
 	}
-	full := q.queued >= maxQueued
-	q.queued -= cost(pkt)
-	if full && q.queued < maxQueued {
+	full := q.queuedBytes >= maxQueued
+	q.queuedBytes -= queueCost(pkt)
+	if full && q.queuedBytes < maxQueued {
 		q.room.Broadcast()
 	}
 	return pkt
 }
 
-// enqueue queues a packet for Read. A full queue blocks TCP and UDP, whose senders wait as on any
-// network, and drops the rest.
+// enqueue appends a packet for Read. A full queue blocks TCP and UDP, and drops other packets.
 func (q *Queue) enqueue(pkt *stack.PacketBuffer) tcpip.Error {
-	brief := isBriefPacket(pkt) // once it is queued its reader may take it apart
+	kind := trafficOfBuffer(pkt) // now, because the reader of the queue may take the packet apart
 	if f := flowFor(pkt); f != nil && q.manage(f, pkt) {
-		q.d.active(brief)
+		q.d.tell(kind)
 		q.tellReady()
 		return nil
 	}
 	queued, err := q.push(pkt)
 	if queued {
-		q.d.active(brief)
+		q.d.tell(kind)
 	}
-	if queued && !(q.d.corks.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && q.Waiting() < maxCorked) {
+	if queued && !q.isCorked(pkt) {
 		q.tellReady()
 	}
 	return err
 }
 
-// tellWaiting is tellReady if there is something to read.
-func (q *Queue) tellWaiting() {
+// isCorked reports whether a packet that was just queued may wait for Uncork.
+func (q *Queue) isCorked(pkt *stack.PacketBuffer) bool {
+	return q.d.corked.Load() > 0 && pkt.TransportProtocolNumber == header.UDPProtocolNumber && q.Waiting() < corkLimit
+}
+
+// notifyIfReadable calls ready if there is anything to read.
+func (q *Queue) notifyIfReadable() {
 	if q.Waiting() > 0 {
 		q.tellReady()
 	}
 }
 
+// tellReady calls ready, if Notify has set it.
 func (q *Queue) tellReady() {
 	if ready := q.ready.Load(); ready != nil {
 		(*ready)()
 	}
 }
 
-// manage hands a packet over to its flow. It reports false for a packet that leaves at once: one
-// without data, or one of a flow that has ended.
-func (q *Queue) manage(f *flow, pkt *stack.PacketBuffer) bool {
+// manage passes a packet to its flow. It reports false if the packet must leave at once: it has no
+// data, or its flow has ended or does not control the sending.
+func (q *Queue) manage(f *tcpFlow, pkt *stack.PacketBuffer) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	tcp := header.TCP(pkt.TransportHeader().Slice())
 	flags := tcp.Flags()
 	switch {
-	case f.gone || q.closed || flags&header.TCPFlagSyn != 0:
+	case f.ended || q.closed || flags&header.TCPFlagSyn != 0:
 		return false
-	case f.passive:
+	case f.measureOnly:
 		if pkt.Data().Size() > 0 {
-			f.spoke = q.flows.now()
+			f.lastUse.sent = q.flows.now()
 		}
-		f.acknowledge(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
+		f.passAck(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
 		return false
 	case flags&header.TCPFlagRst != 0:
-		f.reset(pkt.NetworkHeader().Slice(), tcp)
+		f.passReset(pkt.NetworkHeader().Slice(), tcp)
 		q.flows.remove(f)
 		return false
 	case pkt.Data().Size() == 0 && flags&header.TCPFlagFin == 0:
-		f.acknowledge(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
+		f.passAck(q.flows.now(), pkt.NetworkHeader().Slice(), tcp)
 		return false
 	}
 	now := q.flows.now()
-	if !f.take(now, pkt.IncRef(), q.d.mtu) && f.shrunk {
-		q.flows.regrow(f, now)
+	if !f.enqueue(now, pkt.IncRef(), q.d.mtu) && f.windowLost {
+		q.flows.restoreWindow(f, now)
 	}
-	q.flows.place(f, now)
+	q.flows.schedule(f, now)
 	return true
 }
 
@@ -212,18 +217,18 @@ func (q *Queue) manage(f *flow, pkt *stack.PacketBuffer) bool {
 func (q *Queue) serveFlows() {
 	q.mu.Lock()
 	q.flows.serve(q.flows.now())
-	ready, shrunk := q.flows.ready() > 0, q.flows.takeShrunk()
+	ready, shrunk := q.flows.ready() > 0, q.flows.takeWindowLost()
 	q.mu.Unlock()
 	if ready {
 		q.tellReady()
 	}
 	for _, f := range shrunk {
-		f.regrow()
+		f.restoreWindow()
 	}
 }
 
-// received shows a flow a TCP packet of its peer's, whose TCP header is packet[l4:hdr]. It reports
-// whether gVisor is to see it too.
+// received shows an inbound TCP packet to its flow. The TCP header is packet[l4:hdr]. It reports
+// whether gVisor must see the packet too.
 func (q *Queue) received(packet []byte, l4, hdr int) (show bool) {
 	id := inboundID(packet, l4)
 	q.mu.Lock()
@@ -236,8 +241,8 @@ func (q *Queue) received(packet []byte, l4, hdr int) (show bool) {
 	return q.flows.received(q.flows.now(), f, header.TCP(packet[l4:hdr]), len(packet)-hdr)
 }
 
-// addFlow has the device manage what a connection sends.
-func (q *Queue) addFlow(f *flow) {
+// addFlow adds the flow of a new connection.
+func (q *Queue) addFlow(f *tcpFlow) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.closed {
@@ -245,9 +250,9 @@ func (q *Queue) addFlow(f *flow) {
 	}
 }
 
-// pathChanged is [Stack.PathChanged].
+// pathChanged implements [Stack.PathChanged].
 func (q *Queue) pathChanged(matches func(netip.Addr) bool) {
-	defer q.tellWaiting() // a flow may send what it had to wait for on the old path
+	defer q.notifyIfReadable() // a flow may send more at once on the new path
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := q.flows.now()
@@ -258,39 +263,40 @@ func (q *Queue) pathChanged(matches func(netip.Addr) bool) {
 		f.clock.pathChanged(now)
 		if f.snd != nil {
 			f.snd.PathChanged(now)
-			q.flows.place(f, now)
+			q.flows.schedule(f, now)
 		}
 	}
 }
 
-// pathBack is [Stack.PathBack].
+// pathBack implements [Stack.PathBack].
 func (q *Queue) pathBack(matches func(netip.Addr) bool) {
-	defer q.tellWaiting()
+	defer q.notifyIfReadable()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := q.flows.now()
 	for _, f := range q.flows.byID {
 		if f.snd != nil && matches(f.remote) {
 			f.snd.Retry(now)
-			q.flows.place(f, now)
+			q.flows.schedule(f, now)
 		}
 	}
 }
 
-// endFlow gives up the flow of a connection that gVisor has given up.
-func (q *Queue) endFlow(f *flow) {
+// endFlow removes the flow of a connection that gVisor has given up.
+func (q *Queue) endFlow(f *tcpFlow) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.flows.remove(f)
 }
 
-// push reports false if there is no more to read than before: the packet is refused, or waits.
+// push appends a packet. It reports false if there is no more to read than before, because the
+// packet was dropped or is a delayed acknowledgement.
 func (q *Queue) push(pkt *stack.PacketBuffer) (queued bool, err tcpip.Error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.queued >= maxQueued && !q.closed {
-		if !waits(pkt.TransportProtocolNumber) {
-			q.d.drops.Add(1)
+	for q.queuedBytes >= maxQueued && !q.closed {
+		if !blocksWriter(pkt.TransportProtocolNumber) {
+			q.d.queueFull.Add(1)
 			return false, &tcpip.ErrNoBufferSpace{}
 		}
 		q.room.Wait()
@@ -298,58 +304,58 @@ func (q *Queue) push(pkt *stack.PacketBuffer) (queued bool, err tcpip.Error) {
 	if q.closed {
 		return false, &tcpip.ErrClosedForSend{}
 	}
-	if pkt.TransportProtocolNumber == header.TCPProtocolNumber && q.holdLocked(pkt) {
+	if pkt.TransportProtocolNumber == header.TCPProtocolNumber && q.holdAckLocked(pkt) {
 		return false, nil
 	}
 	q.pushLocked(pkt.IncRef())
 	return true, nil
 }
 
-// holdLocked reports whether a TCP packet is an acknowledgement that waits.
-func (q *Queue) holdLocked(pkt *stack.PacketBuffer) bool {
-	p := ackerOf(pkt)
+// holdAckLocked reports whether a TCP packet is an acknowledgement that is delayed.
+func (q *Queue) holdAckLocked(pkt *stack.PacketBuffer) bool {
+	p := ackInfoOf(pkt)
 	var now time.Duration
-	if p.kind == ackOnly {
+	if p.kind == pureAck {
 		now = q.flows.now()
 	}
-	first, held := q.acks.take(&p, pkt, now)
+	first, held := q.acks.offer(&p, pkt, now)
 	if first != nil {
 		q.pushLocked(first)
 	}
 	if held {
-		q.lookByLocked(q.acks.flows[p.id.place()].due, now)
+		q.setAckTimerLocked(q.acks.flows[p.id.slot()].due, now)
 	}
 	return held
 }
 
-// lookByLocked has lookAfterAcks called at a time, or before.
-func (q *Queue) lookByLocked(at, now time.Duration) {
-	if q.looks != 0 && at >= q.looks {
+// setAckTimerLocked sets the timer to at, unless it fires earlier.
+func (q *Queue) setAckTimerLocked(at, now time.Duration) {
+	if q.ackTimerAt != 0 && at >= q.ackTimerAt {
 		return
 	}
-	q.looks = at
-	if q.look == nil {
-		q.look = q.flows.clock.AfterFunc(at-now, q.lookAfterAcks)
+	q.ackTimerAt = at
+	if q.ackTimer == nil {
+		q.ackTimer = q.flows.clock.AfterFunc(at-now, q.ackTimerFired)
 		return
 	}
-	q.look.Reset(at - now)
+	q.ackTimer.Reset(at - now)
 }
 
-// lookAfterAcks sends the acknowledgements that have waited for long enough.
-func (q *Queue) lookAfterAcks() {
-	if q.releaseAcks() {
+// ackTimerFired sends the delayed acknowledgements that are due.
+func (q *Queue) ackTimerFired() {
+	if q.sendDueAcks() {
 		q.tellReady()
 	}
 }
 
-// releaseAcks reports whether there is more to read than before.
-func (q *Queue) releaseAcks() bool {
+// sendDueAcks appends the acknowledgements that are due and reports whether there were any.
+func (q *Queue) sendDueAcks() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now, before := q.flows.now(), q.packets.n
-	q.looks = 0
-	if next := q.acks.overdue(now, q.pushLocked); next != 0 {
-		q.lookByLocked(next, now)
+	q.ackTimerAt = 0
+	if next := q.acks.releaseDue(now, q.pushLocked); next != 0 {
+		q.setAckTimerLocked(next, now)
 	}
 	return q.packets.n > before
 }
@@ -357,10 +363,10 @@ func (q *Queue) releaseAcks() bool {
 // pushLocked takes over a reference to pkt.
 func (q *Queue) pushLocked(pkt *stack.PacketBuffer) {
 	q.packets.push(pkt)
-	q.queued += cost(pkt)
+	q.queuedBytes += queueCost(pkt)
 }
 
-// close unblocks writers and drops what is queued.
+// close unblocks writers and drops queued packets.
 func (q *Queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -368,20 +374,21 @@ func (q *Queue) close() {
 	for pkt := q.packets.pop(); pkt != nil; pkt = q.packets.pop() {
 		pkt.DecRef()
 	}
-	q.queued = 0
+	q.queuedBytes = 0
 	q.flows.close()
-	q.idle.stopLocked()
+	q.reclaimer.stopLocked()
 	q.report.stopLocked()
-	q.acks.drop()
-	if q.look != nil {
-		q.look.Stop()
+	q.acks.dropAll()
+	if q.ackTimer != nil {
+		q.ackTimer.Stop()
 	}
 	q.room.Broadcast()
 }
 
-func waits(p tcpip.TransportProtocolNumber) bool {
+// blocksWriter reports whether packets of a protocol wait while the queue is full.
+func blocksWriter(p tcpip.TransportProtocolNumber) bool {
 	return p == header.TCPProtocolNumber || p == header.UDPProtocolNumber
 }
 
-// cost is what a packet counts for in Device.queued.
-func cost(pkt *stack.PacketBuffer) int { return pkt.Size() + packetOverhead }
+// queueCost is what a packet adds to Queue.queuedBytes.
+func queueCost(pkt *stack.PacketBuffer) int { return pkt.Size() + packetOverhead }

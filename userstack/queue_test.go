@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Connections to many addresses, spread over several queues that are read beside each other, arrive
-// whole; each leaves by the queue of its address.
+// Connections to many addresses use several queues, which are read concurrently. All data arrive,
+// and each connection leaves by the queue of its address.
 func TestSeveralQueues(t *testing.T) {
 	p := &pair{mtu: DefaultMTU, queues: 4}
 	p.start(t)
@@ -32,13 +32,13 @@ func TestSeveralQueues(t *testing.T) {
 			})
 			wg.Go(func() {
 				if got, err := io.ReadAll(dir[1]); err != nil || !bytes.Equal(got, data) {
-					t.Errorf("%v: %d of %d bytes arrived, or others (%v)", prefix, len(got), len(data), err)
+					t.Errorf("%v: got %d bytes, want the %d sent bytes (%v)", prefix, len(got), len(data), err)
 				}
 			})
 		}
 		d := p.a.Device()
 		if q := c.(*Conn).queue; q != d.queues[d.queueOf(prefix.Addr().AsSlice())] {
-			t.Errorf("%v: the connection is managed by another queue than its packets leave by", prefix)
+			t.Errorf("%v: the flow is in another queue than its packets", prefix)
 		}
 	}
 	wg.Wait()
@@ -47,14 +47,14 @@ func TestSeveralQueues(t *testing.T) {
 		used[p.a.Device().queueOf(prefix.Addr().AsSlice())] = true
 	}
 	if len(used) < 3 {
-		t.Errorf("8 neighbouring addresses are spread over %d of 4 queues", len(used))
+		t.Errorf("8 consecutive addresses use %d of 4 queues", len(used))
 	}
 }
 
 func TestQueuesOutOfRange(t *testing.T) {
 	for _, n := range []int{-1, 3, 2 * maxQueues} {
 		if s, err := New(Config{Queues: n}); err == nil {
-			t.Errorf("%d queues are accepted", n)
+			t.Errorf("New accepted %d queues", n)
 			s.Close()
 		}
 	}

@@ -7,28 +7,29 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// A TSMP rejection tells the sender of a SYN that the filter of the receiver has dropped it. Behind
-// the IP header stand '!', the IP protocol, the reason, and the source and destination port of what
-// was dropped; bit 0 of an eighth byte means that the receiver is not sure.
+// A TSMP rejection tells the sender of a SYN that the receiver's filter has dropped it. After the
+// IP header come '!', the IP protocol, the reason, and the source and destination ports of the
+// dropped packet. If there is an eighth byte, its bit 0 says that the receiver is not certain of
+// the drop.
 const (
 	tsmpReject     = '!'
 	tsmpRejectSize = 7
-	tsmpMayPass    = 0x1
+	tsmpUncertain  = 0x1
 
 	rejectedByPolicy   = 'A'
 	rejectedByShields  = 'S'
 	rejectedByFirewall = 'W'
 )
 
-// TellRejected tells the sender of a flow that policy does not let it in. A stack that does not
-// answer TSMP stays silent.
-func (s *Stack) TellRejected(f Flow) {
+// SendRejection tells the source of a flow that policy rejects it. It does nothing unless
+// Config.AnswerTSMP is set.
+func (s *Stack) SendRejection(f Flow) {
 	if s.dev.tsmp {
 		s.dev.sendRaw(tsmpRejection(f))
 	}
 }
 
-// tsmpRejection builds the packet, from the destination of the flow to its source.
+// tsmpRejection builds the rejection, from the destination of the flow to its source.
 func tsmpRejection(f Flow) []byte {
 	body := []byte{tsmpReject, f.Protocol, rejectedByPolicy, 0, 0, 0, 0}
 	binary.BigEndian.PutUint16(body[3:], f.Src.Port())
@@ -36,7 +37,7 @@ func tsmpRejection(f Flow) []byte {
 	return tsmpPacket(f.Dst.Addr(), f.Src.Addr(), body)
 }
 
-// tsmpPacket puts an IP header before body.
+// tsmpPacket prepends an IP header to body.
 func tsmpPacket(src, dst netip.Addr, body []byte) []byte {
 	if src.Is4() {
 		b := make([]byte, header.IPv4MinimumSize, header.IPv4MinimumSize+len(body))
@@ -52,16 +53,16 @@ func tsmpPacket(src, dst netip.Addr, body []byte) []byte {
 	return append(b, body...)
 }
 
-// hearRejection passes on a rejection of a connection that this stack began. WireGuard has checked
-// who sent it.
-func (d *Device) hearRejection(packet, payload []byte) {
-	unsure := len(payload) > tsmpRejectSize && payload[tsmpRejectSize]&tsmpMayPass != 0
-	if d.rejected == nil || len(payload) < tsmpRejectSize || payload[1] != TCP || unsure {
+// receiveRejection handles a rejection of a connection that this stack has dialed. WireGuard has
+// authenticated the sender.
+func (d *Device) receiveRejection(packet, payload []byte) {
+	uncertain := len(payload) > tsmpRejectSize && payload[tsmpRejectSize]&tsmpUncertain != 0
+	if d.onRejected == nil || len(payload) < tsmpRejectSize || payload[1] != TCP || uncertain {
 		return
 	}
 	switch payload[2] {
 	case rejectedByPolicy, rejectedByShields, rejectedByFirewall:
-		ends := parsed{}.flow(packet)
-		d.rejected(netip.AddrPortFrom(ends.Src.Addr(), binary.BigEndian.Uint16(payload[5:])))
+		ends := parsedPacket{}.flow(packet)
+		d.onRejected(netip.AddrPortFrom(ends.Src.Addr(), binary.BigEndian.Uint16(payload[5:])))
 	}
 }

@@ -1,6 +1,6 @@
 package userstack
 
-// ring is a queue that grows to what was once needed.
+// ring is an unbounded FIFO queue. It keeps the memory that it once needed.
 type ring[T any] struct {
 	items []T
 	head  int
@@ -19,7 +19,7 @@ func (r *ring[T]) push(x T) {
 	r.n++
 }
 
-// first is what pop would return.
+// first returns the oldest item without removing it, or the zero value.
 func (r *ring[T]) first() (x T) {
 	if r.n > 0 {
 		x = r.items[r.head]
@@ -27,7 +27,7 @@ func (r *ring[T]) first() (x T) {
 	return x
 }
 
-// pop returns the zero value if there is nothing.
+// pop removes and returns the oldest item, or returns the zero value.
 func (r *ring[T]) pop() (x T) {
 	if r.n == 0 {
 		return x

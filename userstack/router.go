@@ -12,69 +12,72 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// foreignNIC is the interface of a router at which packets for foreign addresses arrive. It takes
-// all addresses for its own, which the other must not: whoever listens on all addresses means those
-// of the host.
-const foreignNIC = nicID + 1
+// routedNIC is a second interface of a stack with a Router. It receives the packets for addresses
+// behind this host and accepts every destination address. The first interface must not, because a
+// socket on the unspecified address means the stack's own addresses.
+const routedNIC = nicID + 1
 
-// Router takes what is for addresses behind this host: the stack then speaks for them too. What
-// reaches it has passed the filter.
+// Router handles connections and datagrams to addresses behind this host, for which the stack
+// answers. They have passed the filter.
 type Router struct {
-	// TCP is called, each time in a goroutine of its own, for a connection that somebody wants; it
-	// has to accept, refuse or drop it.
-	TCP func(*Incoming)
-	// UDP is called with a conn for each new pair of addresses. It must not block.
+	// TCP is called for each connection request, in a goroutine of its own. It must accept, reject
+	// or drop the request.
+	TCP func(*ConnRequest)
+	// UDP is called for each new pair of addresses, with a conn. It must not block.
 	UDP func(src, dst netip.AddrPort, c net.Conn)
 }
 
-// setRouter has r take what is not for the stack's own addresses.
+// setRouter makes r handle the packets for foreign addresses.
 func (s *Stack) setRouter(r Router) error {
-	if err := s.addNIC(foreignNIC, &s.dev.foreign); err != nil {
+	if err := s.addNIC(routedNIC, &s.dev.routedDispatcher); err != nil {
 		return err
 	}
-	if terr := s.gv.SetPromiscuousMode(foreignNIC, true); terr != nil {
-		return fmt.Errorf("userstack: taking foreign addresses: %s", terr)
+	if terr := s.gv.SetPromiscuousMode(routedNIC, true); terr != nil {
+		return fmt.Errorf("userstack: enabling promiscuous mode: %s", terr)
 	}
-	if terr := s.gv.SetSpoofing(foreignNIC, true); terr != nil {
-		return fmt.Errorf("userstack: answering for foreign addresses: %s", terr)
+	if terr := s.gv.SetSpoofing(routedNIC, true); terr != nil {
+		return fmt.Errorf("userstack: enabling spoofing: %s", terr)
 	}
-	s.foreign = s.newForwarder(r.TCP)
+	s.routedForwarder = s.newForwarder(r.TCP)
 	forUDP := udp.NewForwarder(s.gv, func(req *udp.ForwarderRequest) bool { return s.routeUDP(r, req) })
-	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-		return !s.dev.isOwn(addrOf(id.LocalAddress)) && forUDP.HandlePacket(id, pkt) // nobody listens on our own, and that is the answer
-	})
-	s.dev.routes.Store(true)
+	handle := func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+		// For an own address there is no socket, so gVisor answers port unreachable.
+		return !s.dev.isOwn(addrOf(id.LocalAddress)) && forUDP.HandlePacket(id, pkt)
+	}
+	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, handle)
+	s.dev.isRouter.Store(true)
 	return nil
 }
 
-// bindToOwn keeps an endpoint that takes what comes from foreign destinations.
+// bindToOwn keeps packets for foreign addresses away from an endpoint.
 func (s *Stack) bindToOwn(ep tcpip.Endpoint) tcpip.Error {
-	if !s.dev.routes.Load() {
+	if !s.dev.isRouter.Load() {
 		return nil
 	}
 	return ep.SocketOptions().SetBindToDevice(int32(nicID))
 }
 
-// sorter hands packets to the interface that they are for.
-type sorter struct{ d *Device }
+// nicSelector passes inbound packets to the interface of their destination.
+type nicSelector struct{ d *Device }
 
 // DeliverNetworkPacket implements stack.NetworkDispatcher.
-func (s sorter) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
+func (s nicSelector) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *stack.PacketBuffer) {
 	up := &s.d.dispatcher
 	if b, ok := pkt.Data().PullUp(ipHeaderSize(proto)); ok && !s.d.isOwn(addrOf(destination(proto, b))) {
-		up = &s.d.foreign
+		up = &s.d.routedDispatcher
 	}
 	if p := up.Load(); p != nil {
 		(*p).DeliverNetworkPacket(proto, pkt)
 	}
 }
 
-// DeliverLinkPacket implements stack.NetworkDispatcher; there are no link headers.
-func (sorter) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer) {}
+// DeliverLinkPacket implements stack.NetworkDispatcher. There are no link headers.
+func (nicSelector) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *stack.PacketBuffer) {}
 
-// loop returns a packet for one of our own addresses to the stack. A stack that is a router as well
-// cannot do so itself: gVisor would then take every source for its own and drop the packet.
-func (l link) loop(pkt *stack.PacketBuffer) bool {
+// deliverLocally returns an outbound packet for one of the stack's own addresses to the stack. With
+// a Router gVisor's HandleLocal cannot be used: it would take every source for its own address and
+// drop the packet.
+func (l link) deliverLocally(pkt *stack.PacketBuffer) bool {
 	up := l.d.dispatcher.Load()
 	if up == nil || !l.d.isOwn(addrOf(destination(pkt.NetworkProtocolNumber, pkt.NetworkHeader().Slice()))) {
 		return false
@@ -85,6 +88,7 @@ func (l link) loop(pkt *stack.PacketBuffer) bool {
 	return true
 }
 
+// ipHeaderSize is the size of the shortest IP header of a protocol.
 func ipHeaderSize(proto tcpip.NetworkProtocolNumber) int {
 	if proto == header.IPv4ProtocolNumber {
 		return header.IPv4MinimumSize
@@ -92,7 +96,7 @@ func ipHeaderSize(proto tcpip.NetworkProtocolNumber) int {
 	return header.IPv6MinimumSize
 }
 
-// destination is that of a packet that begins with b.
+// destination is the destination address in the IP header b.
 func destination(proto tcpip.NetworkProtocolNumber, b []byte) tcpip.Address {
 	if proto == header.IPv4ProtocolNumber {
 		return header.IPv4(b).DestinationAddress()
@@ -100,17 +104,17 @@ func destination(proto tcpip.NetworkProtocolNumber, b []byte) tcpip.Address {
 	return header.IPv6(b).DestinationAddress()
 }
 
-// routeUDP makes a conn for the sender and destination of a datagram.
+// routeUDP makes a conn for the first datagram between two addresses.
 func (s *Stack) routeUDP(r Router, req *udp.ForwarderRequest) (handled bool) {
-	src, dst := flowOf(req.ID())
+	src, dst := endsOf(req.ID())
 	wq := new(waiter.Queue)
 	ep, terr := req.CreateEndpoint(wq)
 	if terr != nil {
-		_, twice := terr.(*tcpip.ErrPortInUse) // two datagrams came at once: the conn of the other will do
+		_, twice := terr.(*tcpip.ErrPortInUse) // two datagrams came at once, and the other one made the conn
 		return twice
 	}
 	c := &PacketConn{s: s, local: dst, remote: src}
-	c.hold(s, ep, wq)
+	c.attach(s, ep, wq)
 	if s.closed.Load() {
 		c.Close()
 		return true

@@ -8,12 +8,11 @@ import (
 	"ginnel/internal/snoop"
 )
 
-// maxBlocks is how many blocks the option holds (RFC 2018, section 3).
-const maxBlocks = 4
+// maxSACKBlocks is the largest number of blocks in a SACK option (RFC 2018, section 3).
+const maxSACKBlocks = 4
 
-// stripSACK appends the selective acknowledgements in a TCP header to blocks and writes NOPs in
-// their place, so that gVisor does not see them. What is malformed is left to gVisor, which refuses
-// it.
+// stripSACK appends the SACK blocks in a TCP header to blocks and overwrites the option with NOPs,
+// so that gVisor does not see them. Malformed options are left for gVisor, which drops the packet.
 func stripSACK(tcp header.TCP, blocks []snoop.Block) []snoop.Block {
 	o := tcp.Options()
 	if len(o) == tcpOptions && o[2] == header.TCPOptionTS {
@@ -32,7 +31,8 @@ func stripSACK(tcp header.TCP, blocks []snoop.Block) []snoop.Block {
 		option := o[:o[1]]
 		if o = o[o[1]:]; option[0] == header.TCPOptionSACK {
 			for b := option[2:]; len(b) >= 8; b = b[8:] {
-				blocks = append(blocks, snoop.Block{Start: binary.BigEndian.Uint32(b), End: binary.BigEndian.Uint32(b[4:])})
+				start, end := binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:])
+				blocks = append(blocks, snoop.Block{Start: start, End: end})
 			}
 			for i := range option {
 				option[i] = header.TCPOptionNOP

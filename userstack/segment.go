@@ -17,33 +17,34 @@ const (
 	tcpFlagsOffset  = 13
 	tcpWindowOffset = 14
 	tcpSumOffset    = header.TCPChecksumOffset
-	tcpEchoOffset   = header.TCPMinimumSize + 8 // in a header whose only option is a timestamp
+	tcpEchoOffset   = header.TCPMinimumSize + 8 // TSecr, if the only option is a timestamp
 
-	// Flags that only the last piece of a cut segment may carry.
+	// tcpLastFlags are the flags that only the last packet of a segment carries.
 	tcpLastFlags = header.TCPFlagFin | header.TCPFlagPsh
 )
 
-// segmenter turns the packets that gVisor queued into packets that fit the MTU: TCP segmentation
-// offload, done as late as possible. It holds one packet at a time. Its owner is the queue's Read.
+// segmenter cuts gVisor's TCP segments into packets that fit the MTU (TCP segmentation offload,
+// TSO), as late as possible. It holds one segment at a time and belongs to Queue.Read.
 //
-// gVisor sends what a window allows, which may be any number of bytes. If a packet continues the
-// one before, the remainder of that is cut together with it: packets of one size leave the machine
-// as one, and make one acknowledgement.
+// The length of a segment is what the window allows, which may be any number of bytes. If the next
+// segment continues the stream, the remainder of the present one, which does not fill a packet, is
+// sent together with the start of the next. Packets of equal size leave the machine in one system
+// call, and full packets cause fewer acknowledgements.
 type segmenter struct {
-	pkt  *stack.PacketBuffer
-	hdr  []byte       // network and transport header of a packet to be cut, empty for one that goes out whole
-	tail []byte       // of the packet before, in spare; goes before rest
-	rest []byte       // what is left of the present view
-	view *buffer.View // the next one
-	left int          // bytes in tail, rest and all that follows
+	pkt       *stack.PacketBuffer
+	hdr       []byte       // IP and TCP header of each packet; empty if pkt is not cut
+	carried   []byte       // remainder of the segment before, in carriedBuf; precedes rest
+	rest      []byte       // the unread part of the current view
+	view      *buffer.View // the view after the current one
+	remaining int          // payload bytes that are not sent yet, including carried
 
-	mss int    // payload of a piece; 0: pkt goes out whole
-	l4  int    // where the transport header begins in hdr
-	seq uint32 // TCP sequence number of the next piece
+	mss int    // payload of a full packet; 0 if pkt is not cut
+	l4  int    // offset of the TCP header in hdr
+	seq uint32 // sequence number of the next packet
 
-	spare []byte // room for tail
+	carriedBuf []byte
 
-	malformed atomic.Uint64 // packets that could not be cut, or are longer than the buffers to read into
+	malformed atomic.Uint64 // packets longer than the buffer to read into
 }
 
 func (s *segmenter) empty() bool { return s.pkt == nil }
@@ -52,7 +53,7 @@ func (s *segmenter) empty() bool { return s.pkt == nil }
 func (s *segmenter) load(pkt *stack.PacketBuffer) {
 	views, offset := pkt.AsViewList()
 	s.pkt, s.view, s.rest, s.hdr = pkt, views.Front(), nil, nil
-	s.left, s.mss = pkt.Size(), 0
+	s.remaining, s.mss = pkt.Size(), 0
 	s.skip(offset)
 	g := &pkt.GSOOptions
 	if g.Type == stack.GSONone || !g.NeedsCsum {
@@ -61,50 +62,52 @@ func (s *segmenter) load(pkt *stack.PacketBuffer) {
 	s.l4 = len(pkt.NetworkHeader().Slice())
 	n := s.l4 + len(pkt.TransportHeader().Slice())
 	if n > len(s.rest) || n < s.l4+header.TCPMinimumSize {
-		return // never so: gVisor builds the headers in one piece. It would go out with a wrong checksum.
+		return // cannot happen: gVisor puts the headers into one view
 	}
-	s.mss = cmp.Or(int(g.MSS), maxMTU) // 0 in what has no payload, before gVisor knows it
-	s.hdr, s.rest, s.left = s.rest[:n], s.rest[n:], s.left-n
+	s.mss = cmp.Or(int(g.MSS), maxMTU) // 0 in packets without payload, before gVisor knows the MSS
+	s.hdr, s.rest, s.remaining = s.rest[:n], s.rest[n:], s.remaining-n
 	s.seq = header.TCP(s.hdr[s.l4:]).SequenceNumber()
 }
 
-// short reports whether what is left does not fill a packet, and may be continued.
-func (s *segmenter) short() bool {
-	return s.pkt != nil && s.mss > 0 && s.left > 0 && s.left < s.mss &&
+// hasPartial reports whether the remainder does not fill a packet and may be continued: its flags
+// are only ACK and perhaps PSH.
+func (s *segmenter) hasPartial() bool {
+	return s.pkt != nil && s.mss > 0 && s.remaining > 0 && s.remaining < s.mss &&
 		header.TCP(s.hdr[s.l4:]).Flags()&^header.TCPFlagPsh == header.TCPFlagAck
 }
 
-// continues reports whether pkt is of the same stream and begins where what is left ends.
+// continues reports whether pkt belongs to the same stream and starts where the remainder ends.
 func (s *segmenter) continues(pkt *stack.PacketBuffer) bool {
 	g := &pkt.GSOOptions
-	if pkt.TransportProtocolNumber != header.TCPProtocolNumber || g.Type == stack.GSONone || !g.NeedsCsum || int(g.MSS) != s.mss || pkt.Data().Size() == 0 {
+	if pkt.TransportProtocolNumber != header.TCPProtocolNumber || g.Type == stack.GSONone || !g.NeedsCsum ||
+		int(g.MSS) != s.mss || pkt.Data().Size() == 0 {
 		return false
 	}
 	ip, tcp := pkt.NetworkHeader().Slice(), header.TCP(pkt.TransportHeader().Slice())
-	if len(ip) != s.l4 || len(ip)+len(tcp) != len(s.hdr) || tcp.SequenceNumber() != s.seq+uint32(s.left) ||
+	if len(ip) != s.l4 || len(ip)+len(tcp) != len(s.hdr) || tcp.SequenceNumber() != s.seq+uint32(s.remaining) ||
 		tcp.Flags()&^tcpLastFlags != header.TCPFlagAck || !bytes.Equal(tcp[:4], s.hdr[s.l4:s.l4+4]) {
 		return false
 	}
 	if s.l4 == header.IPv4MinimumSize {
-		return ip[1] == s.hdr[1] && bytes.Equal(ip[12:], s.hdr[12:s.l4]) // type of service, addresses
+		return ip[1] == s.hdr[1] && bytes.Equal(ip[12:], s.hdr[12:s.l4]) // DSCP and ECN, addresses
 	}
-	return bytes.Equal(ip[:4], s.hdr[:4]) && bytes.Equal(ip[8:], s.hdr[8:s.l4]) // class and flow label, addresses
+	return bytes.Equal(ip[:4], s.hdr[:4]) && bytes.Equal(ip[8:], s.hdr[8:s.l4]) // traffic class, flow label, addresses
 }
 
-// extend goes on with pkt, which continues what is left, and whose reference it takes over.
-func (s *segmenter) extend(pkt *stack.PacketBuffer) {
-	left := s.left
-	if cap(s.spare) < left {
-		s.spare = make([]byte, s.mss)
+// join loads pkt, which continues the remainder, and takes over a reference to it.
+func (s *segmenter) join(pkt *stack.PacketBuffer) {
+	left := s.remaining
+	if cap(s.carriedBuf) < left {
+		s.carriedBuf = make([]byte, s.mss)
 	}
-	tail := s.spare[:left]
-	s.take(tail)
+	tail := s.carriedBuf[:left]
+	s.copyOut(tail)
 	s.release()
 	s.load(pkt)
-	s.tail, s.left, s.seq = tail, s.left+left, s.seq-uint32(left)
+	s.carried, s.remaining, s.seq = tail, s.remaining+left, s.seq-uint32(left)
 }
 
-// skip passes over the first n bytes of the views.
+// skip skips the first n bytes of the views.
 func (s *segmenter) skip(n int) {
 	for s.view != nil {
 		s.rest = s.view.AsSlice()
@@ -119,13 +122,13 @@ func (s *segmenter) skip(n int) {
 
 func (s *segmenter) release() {
 	s.pkt.DecRef()
-	s.pkt, s.hdr, s.tail, s.rest, s.view = nil, nil, nil, nil, nil
+	s.pkt, s.hdr, s.carried, s.rest, s.view = nil, nil, nil, nil, nil
 }
 
-// next writes the next packet to b and returns its size, or 0 if there is none because it does not
-// fit.
+// next writes the next packet to b and returns its size. If it does not fit, the segment is dropped
+// and next returns 0.
 func (s *segmenter) next(b []byte) int {
-	size := s.left
+	size := s.remaining
 	if s.mss > 0 {
 		size = min(size, s.mss)
 	}
@@ -135,21 +138,21 @@ func (s *segmenter) next(b []byte) int {
 		return 0
 	}
 	n := copy(b, s.hdr)
-	s.take(b[n : n+size])
-	s.left -= size
+	s.copyOut(b[n : n+size])
+	s.remaining -= size
 	if s.mss > 0 {
 		s.finish(b[:n+size], size)
 	}
-	if s.left == 0 {
+	if s.remaining == 0 {
 		s.release()
 	}
 	return n + size
 }
 
-// take moves the next len(b) bytes to b.
-func (s *segmenter) take(b []byte) {
-	n := copy(b, s.tail)
-	b, s.tail = b[n:], s.tail[n:]
+// copyOut copies the next len(b) payload bytes to b.
+func (s *segmenter) copyOut(b []byte) {
+	n := copy(b, s.carried)
+	b, s.carried = b[n:], s.carried[n:]
 	for len(b) > 0 {
 		if len(s.rest) == 0 {
 			s.rest, s.view = s.view.AsSlice(), s.view.Next()
@@ -159,20 +162,19 @@ func (s *segmenter) take(b []byte) {
 	}
 }
 
-// finish makes packet, a copy of the headers and one piece of the payload, a TCP packet of its own.
+// finish turns packet, a copy of hdr and some payload, into a valid TCP packet.
 func (s *segmenter) finish(packet []byte, payload int) {
 	tcp := packet[s.l4:]
 	binary.BigEndian.PutUint32(tcp[4:], s.seq)
 	s.seq += uint32(payload)
-	if s.left > 0 {
+	if s.remaining > 0 {
 		tcp[tcpFlagsOffset] &^= byte(tcpLastFlags)
 	}
 	lowerWindow(tcp)
-
 	finishTCP(packet, s.l4)
 }
 
-// finishTCP writes the lengths and checksums of a TCP packet, whose TCP header begins at l4.
+// finishTCP sets the lengths and checksums of a TCP packet, whose TCP header begins at l4.
 func finishTCP(packet []byte, l4 int) {
 	if packet[0]>>4 == 4 {
 		ip := header.IPv4(packet)
@@ -185,7 +187,7 @@ func finishTCP(packet []byte, l4 int) {
 	sumTCP(packet[:l4], packet[l4:])
 }
 
-// sumTCP writes the checksum of a TCP segment, all of which is in tcp.
+// sumTCP sets the checksum of a TCP segment.
 func sumTCP(ip, tcp []byte) {
 	src, dst := header.IPv4(ip).SourceAddress, header.IPv4(ip).DestinationAddress
 	if ip[0]>>4 == 6 {

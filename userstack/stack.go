@@ -1,11 +1,12 @@
-// Package userstack is TCP/IP without privileges: a gVisor network stack with a Device for
-// WireGuard on one side and Dial, Listen and Ping for programs on the other. Only this package
-// names gVisor types.
+// Package userstack is a TCP/IP host in user space, without privileges: a gVisor network stack with
+// a Device for WireGuard on one side, and DialContext, Listen and Ping for programs on the other.
+// No other package names gVisor types.
 //
-// Outbound, TCP leaves gVisor in segments of up to 64 KiB, which are cut to size just before they
-// are encrypted (segment.go). Inbound, packets of one flow that WireGuard delivers together are
-// joined again before the stack sees them (coalesce.go). Nothing comes in that was not asked for,
-// unless the Filter allows it (filter.go).
+// Outbound, gVisor makes TCP segments of up to 64 KiB, which are cut to packets just before they
+// are encrypted (segment.go). Under BBR a tcpFlow decides when the packets of a connection leave
+// and retransmits lost ones (tcpflow.go). Inbound, packets of one flow that WireGuard delivers in
+// one batch are merged before gVisor handles them (coalesce.go). Only answers enter, and what the
+// Filter accepts (filter.go).
 //
 // Goroutines: none of its own. gVisor starts some, which end with Close.
 package userstack
@@ -32,69 +33,69 @@ import (
 )
 
 const (
-	// DefaultMTU is the MTU that wg-quick gives a tunnel over a 1500-byte network.
+	// DefaultMTU is the MTU that wg-quick sets on a network with an MTU of 1500 bytes.
 	DefaultMTU = 1420
-	minMTU     = 576   // RFC 791: what every host must accept
+	minMTU     = 576   // every host must accept packets of this size (RFC 791)
 	maxMTU     = 65500 // leaves room for WireGuard's 32 bytes in a UDP datagram
 
 	nicID = 1
 
-	// Sizes of TCP buffers. Connections begin with firstShare, and their buffers grow with the
-	// bandwidth-delay product up to tcpBufferMax in each direction, which is 450 Mbit/s over 300 ms;
-	// less of both where Config.Buffers does not suffice.
+	// Sizes of TCP buffers in bytes. Buffers begin with firstShare and grow with the bandwidth-delay
+	// product up to tcpBufferMax in each direction, which suffices for 450 Mbit/s at 300 ms. With a
+	// small Config.Buffers both are smaller.
 	tcpBufferMin     = 4 << 10
 	tcpBufferDefault = 2 * firstShare
 	tcpBufferMax     = 16 << 20
 
-	// timeWait is how long a closed connection is remembered, in 7 KB. The usual minute is for
-	// packets that the network delivers late or twice; WireGuard drops the latter.
+	// timeWait is how long a closed connection stays in TIME-WAIT, which takes 7 KB. The usual
+	// minute or more protects against packets that the network delays or duplicates; WireGuard
+	// drops duplicates.
 	timeWait = 5 * time.Second
 
-	udpBuffer    = 1 << 20 // at the most, of the buffers of a conn; see Config.udpBuffer
+	udpBuffer    = 1 << 20 // largest default, in bytes; see Config.udpBuffer
 	udpBufferMax = 4 << 20
 )
 
-// Config is what New needs. The zero value is usable.
+// Config configures a Stack. The zero value is usable.
 type Config struct {
-	MTU int // of the tunnel, in bytes; 0 means DefaultMTU
+	MTU int // MTU of the tunnel in bytes; 0 means DefaultMTU
 
-	Batch int // packets that are best read in one call; 0: as many as are fast
+	Batch int // number of packets to read in one call; 0 means one gVisor segment, but at least minBatch
 
-	// Buffers bounds in bytes what the buffers of all TCP connections may hold together; 0 means no
-	// bound. A connection for which nothing is left waits.
+	// Buffers limits the buffers of all TCP connections together, in bytes; 0 means no limit. New
+	// connections wait while the buffers are used up.
 	Buffers int
 
-	Congestion Congestion // how fast TCP connections send; the zero value is BBR
+	Congestion Congestion // of TCP connections; the zero value is BBR
 
-	// AnswerTSMP has the stack answer the pings of the mesh's own protocol, past the filter.
+	// AnswerTSMP enables TSMP: the stack answers pings of the mesh, regardless of the filter, and
+	// sends and receives rejections.
 	AnswerTSMP bool
 
-	// Rejected, if set, is called when a peer says that its policy, or a firewall there, has dropped a
-	// SYN of ours to an address. It must be quick. Only a stack that answers TSMP hears of it.
+	// Rejected, if set, is called when a peer reports that its policy or firewall has dropped a SYN
+	// of this stack to an address. It must be fast. It requires AnswerTSMP.
 	Rejected func(to netip.AddrPort)
 
-	// Active, if set, is called when packets come and before one leaves; brief says that it may be a
-	// question or an answer, and not a part of much. It must be quick.
-	Active func(brief bool)
+	Activity Activity // hears of packets; nil: nobody does
 
-	// Peer returns one address for all source addresses of a peer, so that the peer gets the share
-	// of one however many it has; nil means that each address is a peer. It is called for each
-	// request of a connection, and must be quick.
+	// Peer returns the same address for all source addresses of a peer, so that a peer with several
+	// addresses gets the share of one. nil means that each address is a peer. It is called for each
+	// connection request and must be fast.
 	Peer func(netip.Addr) netip.Addr
 
-	// Router takes what is for addresses behind this host; nil: there are none, and the filter is not
-	// asked about any.
+	// Router handles connections to addresses behind this host; nil means that there are none. The
+	// filter is asked about them too.
 	Router *Router
 
-	// Traffic, if set, is told about every second what connections have carried in an interval, by the
-	// address of the other side, while they carry much. Only BBR knows.
+	// Traffic, if set, is called about once a second while connections carry much traffic. all is
+	// what they have carried during interval, by remote address. It is only called under BBR.
 	Traffic func(all map[netip.Addr]Traffic, interval time.Duration)
 
-	// Queues is the number of queues by which packets leave, for as many goroutines to read: a power
-	// of two. 0 means 1.
+	// Queues is the number of queues of outbound packets, each of which may be read by a goroutine.
+	// It must be a power of two; 0 means 1.
 	Queues int
 
-	clock tcpip.Clock // nil: the system's
+	clock tcpip.Clock // nil means the system clock
 }
 
 func (c *Config) mtu() (int, error) {
@@ -107,8 +108,8 @@ func (c *Config) mtu() (int, error) {
 	return c.MTU, nil
 }
 
-// udpBuffer is the size of a UDP conn's buffers in bytes. UDP is not counted in Buffers, but no
-// conn has more of it than a fraction.
+// udpBuffer is the default size of the buffers of a UDP socket in bytes. UDP does not count in
+// Buffers, so the size is limited to a fraction of it.
 func (c *Config) udpBuffer() int {
 	if c.Buffers == 0 {
 		return udpBuffer
@@ -124,50 +125,56 @@ type Stack struct {
 	congestion Congestion
 
 	mu    sync.Mutex
-	addrs map[netip.Addr]struct{} // what gv has
+	addrs map[netip.Addr]struct{} // addresses that gv has
 
-	gates    sync.Map       // uint16 to *Gate
-	gated    *tcp.Forwarder // of connections that the gates are asked about
-	foreign  *tcp.Forwarder // of those that the router is asked about; nil: there is none
-	incoming incoming       // what waits for either
-	dials    dials          // connections that are being made
+	requestListeners requestListeners
+	ownForwarder     *tcp.Forwarder // of SYNs to the ports of requestListeners
+	routedForwarder  *tcp.Forwarder // of SYNs for the Router; nil if there is none
+	synQueue         synQueue       // SYNs that wait for either forwarder
+	dials            dialLimiter    // dials in progress
 
 	closed    atomic.Bool
-	accepting atomic.Int64  // handshakes that somebody waits for in Incoming.Accept
+	accepting atomic.Int64  // handshakes in progress in ConnRequest.Accept
 	pings     atomic.Uint32 // sequence number of the last echo request
 }
 
-// New makes a stack without addresses. Nothing passes until SetAddrs.
+// New makes a stack without addresses. It carries no traffic before SetAddrs.
 func New(cfg Config) (*Stack, error) {
 	mtu, err := cfg.mtu()
 	if err != nil {
 		return nil, err
 	}
 	if cfg.Buffers != 0 && cfg.Buffers < minBuffers {
-		return nil, fmt.Errorf("userstack: %d bytes for buffers are too few, want %d", cfg.Buffers, minBuffers)
+		return nil, fmt.Errorf("userstack: Buffers is %d bytes, less than the minimum of %d", cfg.Buffers, minBuffers)
 	}
 	if cfg.Congestion > CUBIC {
 		return nil, fmt.Errorf("userstack: unknown congestion control %v", cfg.Congestion)
 	}
 	queues := cmp.Or(cfg.Queues, 1)
 	if queues < 1 || queues > maxQueues || queues&(queues-1) != 0 {
-		return nil, fmt.Errorf("userstack: %d queues are not a power of two up to %d", queues, maxQueues)
+		return nil, fmt.Errorf("userstack: number of queues %d is not a power of two up to %d", queues, maxQueues)
 	}
-	quiet()
+	silenceLog()
 	gv := stack.New(stack.Options{
-		Clock:              cfg.clock,
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
-		HandleLocal:        cfg.Router == nil, // the host's own addresses are reached without leaving it; see Router
+		Clock:            cfg.clock,
+		NetworkProtocols: []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{
+			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
+		},
+		HandleLocal: cfg.Router == nil, // with a Router, see link.deliverLocally
 	})
-	s := &Stack{gv: gv, dev: newDevice(mtu, cfg.Batch, queues, gv.Clock()), congestion: cfg.Congestion, addrs: make(map[netip.Addr]struct{})}
-	s.dev.own.Store(&[]netip.Addr{})
-	s.dev.tsmp, s.dev.rejected = cfg.AnswerTSMP, cfg.Rejected
-	for _, q := range s.dev.queues {
-		q.report.tell = cfg.Traffic
+	s := &Stack{
+		gv:         gv,
+		dev:        newDevice(mtu, cfg.Batch, queues, gv.Clock()),
+		congestion: cfg.Congestion,
+		addrs:      make(map[netip.Addr]struct{}),
 	}
-	if cfg.Active != nil {
-		s.dev.active = cfg.Active
+	s.dev.tsmp, s.dev.onRejected = cfg.AnswerTSMP, cfg.Rejected
+	for _, q := range s.dev.queues {
+		q.report.callback = cfg.Traffic
+	}
+	if cfg.Activity != nil {
+		s.dev.activity = cfg.Activity
 	}
 	err = s.setUp(&cfg)
 	if err == nil && cfg.Router != nil {
@@ -180,26 +187,26 @@ func New(cfg Config) (*Stack, error) {
 	return s, nil
 }
 
-// quiet keeps gVisor from writing to standard error, for the whole process. What it has to say is
+// silenceLog disables gVisor's logging to standard error, for the whole process. Its messages are
 // about single packets.
-var quiet = sync.OnceFunc(func() { log.SetTarget(silence{}) })
+var silenceLog = sync.OnceFunc(func() { log.SetTarget(discardEmitter{}) })
 
-// silence is a log.Emitter.
-type silence struct{}
+// discardEmitter is a log.Emitter that discards all messages.
+type discardEmitter struct{}
 
 // Emit implements log.Emitter.
-func (silence) Emit(int, log.Level, time.Time, string, ...any) {}
+func (discardEmitter) Emit(int, log.Level, time.Time, string, ...any) {}
 
 func (s *Stack) setUp(cfg *Config) error {
 	if err := s.setOptions(cfg); err != nil {
 		return err
 	}
 	s.memory.init(s.gv, cfg.Buffers)
-	s.setIncoming(cfg)
+	s.setRequestHandlers(cfg)
 	return s.addNIC(nicID, &s.dev.dispatcher)
 }
 
-// addNIC makes an interface, whose dispatcher up will hold, and lets everything leave by it.
+// addNIC adds an interface with default routes. Its dispatcher is stored in up.
 func (s *Stack) addNIC(id tcpip.NICID, up *atomic.Pointer[stack.NetworkDispatcher]) error {
 	l := link{s.dev, up}
 	if err := s.gv.CreateNICWithOptions(id, l, stack.NICOptions{QDisc: l}); err != nil {
@@ -212,8 +219,8 @@ func (s *Stack) addNIC(id tcpip.NICID, up *atomic.Pointer[stack.NetworkDispatche
 
 func (s *Stack) setOptions(cfg *Config) error {
 	sack := tcpip.TCPSACKEnabled(true)
-	// RACK is for CUBIC only, and hurts it: after a burst of losses gVisor's RACK sends one packet a
-	// round trip.
+	// RACK is disabled. Under BBR it has no effect, and under CUBIC it is harmful: after a burst of
+	// losses gVisor's RACK sends one packet per round trip.
 	recovery := tcpip.TCPRecovery(0)
 	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
@@ -234,14 +241,14 @@ func (s *Stack) setOptions(cfg *Config) error {
 	return nil
 }
 
-// Device returns the side of the network.
+// Device returns the network side of the stack.
 func (s *Stack) Device() *Device { return s.dev }
 
-// Addrs returns the stack's own addresses. The caller must not change the slice.
+// Addrs returns the stack's own addresses. The caller must not modify the slice.
 func (s *Stack) Addrs() []netip.Addr { return *s.dev.own.Load() }
 
-// SetAddrs makes addrs the whole set of the stack's own addresses. Connections on an address that
-// goes away die. Prefix lengths are ignored: there is one link, and everything is on it.
+// SetAddrs replaces the stack's own addresses. Connections on a removed address end. Prefix lengths
+// are ignored, because everything is reached by one link.
 func (s *Stack) SetAddrs(addrs []netip.Prefix) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -283,22 +290,24 @@ func (s *Stack) SetAddrs(addrs []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-// Close ends the stack: connections and listeners are reset. Blocked calls, and later ones, return
+// Close closes the stack. Connections and listeners are reset. Blocked and later calls return
 // net.ErrClosed.
 func (s *Stack) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
-	s.dev.Close() // first: a goroutine of gVisor may be blocked in it
-	s.incoming.close()
+	s.dev.Close() // first, because a goroutine of gVisor may be blocked in it
+	s.synQueue.close()
 	s.gv.Close()
 	s.endAccepts()
 	s.gv.Wait()
 	return nil
 }
 
-// endAccepts ends the handshakes that began while gVisor closed: it has not seen them, and would
-// wait for them.
+// endAccepts aborts the handshakes that were starting during gv.Close, which has missed them: their
+// endpoints were not registered yet. It must look repeatedly, because gVisor does not tell when it
+// has registered an endpoint. The wait is short, because a starting handshake registers without
+// blocking.
 func (s *Stack) endAccepts() {
 	for s.accepting.Load() > 0 {
 		for _, ep := range s.gv.RegisteredEndpoints() {
@@ -331,7 +340,7 @@ func protocolAddress(a netip.Addr) tcpip.ProtocolAddress {
 	return tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: addressOf(a).WithPrefix()}
 }
 
-// fullAddress translates ap; an invalid address means any.
+// fullAddress translates ap. An invalid or unspecified address means any.
 func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
 	fa := tcpip.FullAddress{NIC: nicID, Port: ap.Port()}
 	if a := ap.Addr().Unmap(); a.IsValid() && !a.IsUnspecified() {
@@ -344,18 +353,18 @@ func addrPortOf(fa tcpip.FullAddress) netip.AddrPort {
 	return netip.AddrPortFrom(addrOf(fa.Addr), fa.Port)
 }
 
-// Drops counts packets that the stack dropped.
+// Drops counts the packets that the stack has dropped.
 type Drops struct {
-	Refused uint64 // inbound: malformed, or neither an answer nor allowed by the filter
-	Full    uint64 // outbound: the queue to WireGuard was full
-	TooLong uint64 // outbound: longer than WireGuard's buffers
+	Filtered uint64 // inbound: malformed, or neither an answer nor accepted by the filter
+	Full     uint64 // outbound: the queue was full
+	TooLong  uint64 // outbound: longer than the buffer to read into
 }
 
-// Dropped returns the counters so far.
+// Dropped returns the current counters.
 func (s *Stack) Dropped() Drops {
-	d := Drops{Refused: s.dev.refused.Load(), Full: s.dev.drops.Load()}
+	d := Drops{Filtered: s.dev.filtered.Load(), Full: s.dev.queueFull.Load()}
 	for _, q := range s.dev.queues {
-		d.TooLong += q.reading.malformed.Load()
+		d.TooLong += q.segmenter.malformed.Load()
 	}
 	return d
 }

@@ -9,16 +9,16 @@ import (
 	"ginnel/internal/snoop"
 )
 
-// Recovery counts what all connections have sent under BBR, and how losses were repaired.
+// Recovery counts the data packets of all connections under BBR, and the repair of losses.
 type Recovery struct {
-	Packets  uint64 // with data that were sent, repeated ones included
-	Lost     uint64 // found lost
-	Repeated uint64 // sent again
-	Needless uint64 // of these, sent although the other side had them (RFC 2883)
-	Timeouts uint64 // expiries of retransmission timers (RFC 6298)
+	Packets       uint64 // data packets sent, including retransmissions
+	Lost          uint64 // packets declared lost
+	Retransmitted uint64
+	Spurious      uint64 // retransmissions of data that the peer had (RFC 2883)
+	Timeouts      uint64 // expirations of the retransmission timer (RFC 6298)
 }
 
-// Recovery returns the counters so far.
+// Recovery returns the current counters.
 func (s *Stack) Recovery() Recovery {
 	var sum snoop.Stats
 	for _, q := range s.dev.queues {
@@ -29,7 +29,7 @@ func (s *Stack) Recovery() Recovery {
 	return Recovery{sum.Packets, sum.Lost, sum.Repeated, sum.Spurious, sum.Timeouts}
 }
 
-// addStats adds what the flows have done, those that have ended included.
+// addStats adds the counters of all flows to sum, including those that have ended.
 func (fs *flows) addStats(sum *snoop.Stats) {
 	sum.Add(fs.ended)
 	for _, f := range fs.byID {
@@ -39,36 +39,36 @@ func (fs *flows) addStats(sum *snoop.Stats) {
 	}
 }
 
-// Traffic is what connections to one address have carried since the last report.
+// Traffic is what the connections to one address have carried since the last report.
 type Traffic struct {
-	Packets   int // that were sent, repeated ones included
-	Lost      int // of these, as far as is known
-	Delivered int // bytes that the other side has acknowledged
+	Packets   int // data packets sent, including retransmissions
+	Lost      int // packets declared lost
+	Delivered int // bytes that the peer has acknowledged
 }
 
 const (
 	reportInterval = time.Second
-	reportPackets  = 64 // fewer packets in an interval are not reported
+	reportPackets  = 64 // an interval with fewer packets is the last one that is reported
 )
 
-// trafficReport tells what connections carry while they carry much. Its timer runs only then; the
-// queue's mutex guards it.
+// trafficReport calls Config.Traffic at intervals while a queue has much traffic. Its timer runs
+// only then. The queue's mutex guards it.
 type trafficReport struct {
-	q     *Queue
-	tell  func(all map[netip.Addr]Traffic, since time.Duration) // nil: nobody wants to know
-	timer tcpip.Timer
-	runs  bool
-	sent  int           // packets since the last report
-	since time.Duration // when the last report was made
+	q        *Queue
+	callback func(all map[netip.Addr]Traffic, interval time.Duration) // nil if there is none
+	timer    tcpip.Timer
+	running  bool
+	sent     int           // packets since the last report
+	since    time.Duration // when the last report was made
 }
 
-// noteLocked is told of packets that were sent.
+// noteLocked notes that n packets were sent, and starts the timer after reportPackets.
 func (r *trafficReport) noteLocked(now time.Duration, n int) {
-	if r.sent += n; r.runs || r.tell == nil || r.sent < reportPackets {
+	if r.sent += n; r.running || r.callback == nil || r.sent < reportPackets {
 		return
 	}
-	r.runs, r.since = true, now
-	r.q.flows.eachTraffic(func(netip.Addr, Traffic) {}) // what was before is not of this interval
+	r.running, r.since = true, now
+	r.q.flows.eachTraffic(func(netip.Addr, Traffic) {}) // what was sent before does not count
 	if r.timer == nil {
 		r.timer = r.q.flows.clock.AfterFunc(reportInterval, r.report)
 	} else {
@@ -82,7 +82,7 @@ func (r *trafficReport) stopLocked() {
 	}
 }
 
-// report tells, and goes on unless little was sent.
+// report calls callback. It restarts the timer unless few packets were sent.
 func (r *trafficReport) report() {
 	r.q.mu.Lock()
 	if r.q.closed {
@@ -95,24 +95,25 @@ func (r *trafficReport) report() {
 		sum := all[a]
 		all[a] = Traffic{sum.Packets + t.Packets, sum.Lost + t.Lost, sum.Delivered + t.Delivered}
 	})
-	r.runs = r.sent >= reportPackets
+	r.running = r.sent >= reportPackets
 	r.sent, r.since = 0, now
-	if r.runs {
+	if r.running {
 		r.timer.Reset(reportInterval)
 	}
 	r.q.mu.Unlock()
-	r.tell(all, interval)
+	r.callback(all, interval)
 }
 
-// eachTraffic calls f with what each flow has carried since the last call.
+// eachTraffic calls f for each flow that has carried anything since the last call.
 func (fs *flows) eachTraffic(f func(netip.Addr, Traffic)) {
 	for _, w := range fs.byID {
 		if w.snd == nil {
 			continue
 		}
 		s := w.snd.Stats()
-		t := Traffic{int(s.Packets - w.told.Packets), int(s.Lost - w.told.Lost), int(s.Delivered - w.told.Delivered)}
-		if w.told = s; t != (Traffic{}) {
+		before := w.reported
+		t := Traffic{int(s.Packets - before.Packets), int(s.Lost - before.Lost), int(s.Delivered - before.Delivered)}
+		if w.reported = s; t != (Traffic{}) {
 			f(w.remote, t)
 		}
 	}

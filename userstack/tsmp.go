@@ -6,10 +6,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// TSMP is a protocol of the mesh directly above IP: nodes ask with it whether another one answers,
-// from within the tunnel and past every filter (control specification, section 6.2). A ping is 'p'
-// and eight bytes, which the answer repeats after 'o', followed by the port of a service that we do
-// not have.
+// TSMP is a mesh protocol directly above IP (control specification, section 6.2). Nodes use it to
+// ask whether another node answers inside the tunnel, regardless of filters. A ping is 'p' and
+// eight bytes. The answer is 'o', the same eight bytes, and the port of a service, which is 0 here.
 const (
 	tsmpProtocol = 99
 	tsmpPing     = 'p'
@@ -17,33 +16,34 @@ const (
 	tsmpPingSize = 9
 )
 
-// answerTSMP takes a TSMP packet to one of our addresses: it answers a ping and passes on a
-// rejection. It reports whether the packet was TSMP at all.
+// answerTSMP handles a TSMP packet to one of the stack's addresses: it answers a ping and reports a
+// rejection. It returns false if the packet is not TSMP.
 func (d *Device) answerTSMP(packet []byte) bool {
 	payload, ok := tsmpPayload(packet)
 	if !ok {
 		return false
 	}
-	if len(payload) == 0 || !d.isOwn(parsed{}.flow(packet).Dst.Addr()) {
+	if len(payload) == 0 || !d.isOwn(parsedPacket{}.flow(packet).Dst.Addr()) {
 		return true
 	}
 	switch {
 	case payload[0] == tsmpPing && len(payload) >= tsmpPingSize:
 		d.sendRaw(tsmpReply(packet, payload[1:tsmpPingSize]))
 	case payload[0] == tsmpReject:
-		d.hearRejection(packet, payload)
+		d.receiveRejection(packet, payload)
 	}
 	return true
 }
 
-// tsmpPayload is what stands in a TSMP packet behind the IP header.
+// tsmpPayload returns the payload of a TSMP packet, which follows the IP header.
 func tsmpPayload(packet []byte) ([]byte, bool) {
 	if len(packet) < header.IPv4MinimumSize {
 		return nil, false
 	}
 	switch packet[0] >> 4 {
 	case 4:
-		if ip := header.IPv4(packet); ip.IsValid(len(packet)) && ip.Protocol() == tsmpProtocol && ip.FragmentOffset() == 0 {
+		ip := header.IPv4(packet)
+		if ip.IsValid(len(packet)) && ip.Protocol() == tsmpProtocol && ip.FragmentOffset() == 0 {
 			return packet[ip.HeaderLength():ip.TotalLength()], true
 		}
 	case 6:
@@ -54,13 +54,13 @@ func tsmpPayload(packet []byte) ([]byte, bool) {
 	return nil, false
 }
 
-// tsmpReply builds the answer to packet, with its addresses exchanged.
+// tsmpReply builds the answer to packet, with source and destination exchanged.
 func tsmpReply(packet, data []byte) []byte {
-	f := parsed{}.flow(packet)
+	f := parsedPacket{}.flow(packet)
 	return tsmpPacket(f.Dst.Addr(), f.Src.Addr(), append(append([]byte{tsmpPong}, data...), 0, 0))
 }
 
-// sendRaw sends a packet that gVisor knows nothing of; it is dropped if there is no room.
+// sendRaw sends a packet that gVisor has not made. A full queue drops it.
 func (d *Device) sendRaw(packet []byte) {
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
 	defer pkt.DecRef()

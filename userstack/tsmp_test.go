@@ -8,24 +8,24 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// tsmpRequest builds a ping from one of the test's addresses to another.
+// tsmpRequest builds a ping between two addresses of the test.
 func tsmpRequest(src, dst string, payload []byte) []byte {
 	s, d := netip.MustParseAddr(src), netip.MustParseAddr(dst)
 	if s.Is4() {
 		b := make([]byte, header.IPv4MinimumSize)
-		header.IPv4(b).Encode(&header.IPv4Fields{TotalLength: uint16(len(b) + len(payload)), TTL: 64, Protocol: tsmpProtocol,
-			SrcAddr: addressOf(s), DstAddr: addressOf(d)})
+		header.IPv4(b).Encode(&header.IPv4Fields{TotalLength: uint16(len(b) + len(payload)),
+			TTL: 64, Protocol: tsmpProtocol, SrcAddr: addressOf(s), DstAddr: addressOf(d)})
 		header.IPv4(b).SetChecksum(^header.IPv4(b).CalculateChecksum())
 		return append(b, payload...)
 	}
 	b := make([]byte, header.IPv6MinimumSize)
-	header.IPv6(b).Encode(&header.IPv6Fields{PayloadLength: uint16(len(payload)), TransportProtocol: tsmpProtocol, HopLimit: 64,
-		SrcAddr: addressOf(s), DstAddr: addressOf(d)})
+	header.IPv6(b).Encode(&header.IPv6Fields{PayloadLength: uint16(len(payload)),
+		TransportProtocol: tsmpProtocol, HopLimit: 64, SrcAddr: addressOf(s), DstAddr: addressOf(d)})
 	return append(b, payload...)
 }
 
-// TSMP pings are answered with their data, although nothing is let in, and only by stacks that are
-// to do so.
+// TSMP pings are answered with their data although the filter accepts nothing, but only with
+// AnswerTSMP.
 func TestTSMP(t *testing.T) {
 	for _, addrs := range [][2]string{{"100.64.0.1", "100.64.0.2"}, {"fd7a:115c:a1e0::1", "fd7a:115c:a1e0::2"}} {
 		for _, answers := range []bool{true, false} {
@@ -44,7 +44,7 @@ func TestTSMP(t *testing.T) {
 			}
 			s.dev.Write([][]byte{request}, 0)
 			if !answers {
-				if s.dev.queues[0].queued != 0 {
+				if s.dev.queues[0].queuedBytes != 0 {
 					t.Error("an answer of a stack that is to give none")
 				}
 				continue

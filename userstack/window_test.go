@@ -13,12 +13,12 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// TestFullWindows proves that a connection goes on whose windows are full in both directions, when
-// one side reads only once its own bytes have been taken. What is left of a window must not be
-// refused; lowerWindow tells why.
+// A connection makes progress although its windows are full in both directions and one side reads
+// only after its own bytes were acknowledged. The rest of a window must not be rejected; see
+// lowerWindow.
 func TestFullWindows(t *testing.T) {
 	data := randomBytes(12<<20, 1)
-	for mtu := 1390; mtu <= 1400; mtu += 2 { // so that what is left of a window is small for some
+	for mtu := 1390; mtu <= 1400; mtu += 2 { // for some MTUs the rest of a window is small
 		p := &pair{mtu: mtu, late: shortTail}
 		p.start(t)
 		a, b := p.connect(t, addrB4)
@@ -30,15 +30,16 @@ func TestFullWindows(t *testing.T) {
 	}
 }
 
-// shortTail reports whether packet carries less than the unit of the window in its header. It is
-// late, so that it finds the window closed.
+// shortTail reports whether packet has less payload than one unit of the window in its header. Such
+// a packet is delivered late, when the window is closed.
 func shortTail(packet []byte) bool {
 	_, hdr, _ := classify(packet)
 	n := len(packet) - hdr
 	return n > 1 && n < 128
 }
 
-// exchangeInTurn sends data each way. b reads after it has written, a after both windows are full.
+// exchangeInTurn sends data in both directions. b reads after it has written everything, a after
+// both windows are full.
 func exchangeInTurn(a, b net.Conn, data []byte) error {
 	deadline := time.Now().Add(10 * time.Second)
 	a.SetDeadline(deadline)
@@ -72,7 +73,7 @@ func wantAll(c net.Conn, data []byte) error {
 	return nil
 }
 
-// A window loses a unit and no more, but for the last one and that of a SYN.
+// A window is lowered by one unit, except for a window of one unit and that of a SYN.
 func TestLowerWindow(t *testing.T) {
 	for _, c := range []struct {
 		flags     header.TCPFlags
@@ -86,7 +87,8 @@ func TestLowerWindow(t *testing.T) {
 		{header.TCPFlagSyn | header.TCPFlagAck, 512, 512},
 	} {
 		tcp := make(header.TCP, header.TCPMinimumSize)
-		tcp.Encode(&header.TCPFields{SrcPort: 1, DstPort: 2, SeqNum: 3, AckNum: 4, DataOffset: header.TCPMinimumSize, Flags: c.flags, WindowSize: c.was})
+		tcp.Encode(&header.TCPFields{SrcPort: 1, DstPort: 2, SeqNum: 3, AckNum: 4,
+			DataOffset: header.TCPMinimumSize, Flags: c.flags, WindowSize: c.was})
 		want := bytes.Clone(tcp)
 		binary.BigEndian.PutUint16(want[tcpWindowOffset:], c.want)
 		if lowerWindow(tcp); !bytes.Equal(tcp, want) {

@@ -1,181 +1,139 @@
 package wireguard
 
 import (
-	"crypto/subtle"
 	"encoding/binary"
-	"hash"
 	"net/netip"
 	"sync"
 	"time"
 
-	"golang.org/x/crypto/blake2s"
 	"golang.org/x/time/rate"
 	"golang.zx2c4.com/wireguard/conn"
-	"golang.zx2c4.com/wireguard/device"
 
 	"ginnel/internal/share"
 )
 
-// Handshake messages are judged by the goroutine that receives them, before loop sees them, because
-// loop multiplies on the curve for each (section 5.3). A message without a valid MAC1 comes from
-// somebody who does not know our public key: it is dropped and counts for nothing. The others are
-// admitted up to a rate, of one source and of all. Beyond it their senders prove by a cookie that
-// they receive at the address that they send from, and have a second, smaller rate.
+// The goroutine that receives a handshake message decides whether runHandshakes sees it, because
+// each one costs runHandshakes a multiplication on the curve (section 5.3). A message without a
+// valid MAC1 comes from a sender that does not know our public key: it is dropped and does not
+// count against a rate limit. The other messages are admitted up to a rate per source and a total
+// rate. Above them we are under load: the sender gets a cookie reply. With a valid MAC2 it proves
+// that it receives at its source address, and has a second, lower rate.
 
 const (
-	// loadRate messages a second, one multiplication each, take less than a tenth of a processor.
-	// loadBurst is for a node whose peers all begin at once, because it was restarted.
-	loadRate, loadBurst = 1000, 1024
+	// totalRate messages a second, one multiplication each, take less than a tenth of a processor.
+	// totalBurst is made for a restarted node to which all peers send an initiation at once.
+	totalRate, totalBurst = 1000, 1024
 
-	// sourceRate and sourceBurst are what one source has of that. Behind one address may be a whole
-	// site whose router was restarted.
+	// sourceRate and sourceBurst limit one source. A whole site, whose router was restarted, may be
+	// behind one address.
 	sourceRate, sourceBurst = 200, 256
 
-	// provenRate and provenBurst are what a source has beyond that if it returns our cookie: as
-	// many as other implementations allow.
-	provenRate, provenBurst = 20, 5
+	// cookieRate and cookieBurst limit the messages with a valid MAC2 of one source under load.
+	// They are the limits of other implementations.
+	cookieRate, cookieBurst = 20, 5
 
-	// maxSources are remembered. When there are more, all are forgotten: those who forge that many
-	// addresses are held back by loadRate.
+	// maxSources limits how many sources are remembered. Above it all are forgotten. An attacker
+	// that forges more source addresses is held back by totalRate.
 	maxSources = 4096
 )
 
-// verdict is what becomes of a handshake message.
+// verdict is the decision about a handshake message.
 type verdict int
 
 const (
-	admitted   verdict = iota
-	challenged         // the sender has to return a cookie
+	admitted    verdict = iota
+	needsCookie         // answer with a cookie reply
 	refused
 )
 
-// admission holds the rates. Any goroutine may use it.
+// admission holds the rate limits of handshake messages. Any goroutine may use it.
 type admission struct {
-	all             *rate.Limiter
-	sources, proven shares
+	total      *rate.Limiter
+	perSource  sourceLimits
+	withCookie sourceLimits
 }
 
 func (a *admission) init() {
-	a.all = rate.NewLimiter(loadRate, loadBurst)
-	a.sources.limit, a.sources.burst = sourceRate, sourceBurst
-	a.proven.limit, a.proven.burst = provenRate, provenBurst
+	a.total = rate.NewLimiter(totalRate, totalBurst)
+	a.perSource.limit, a.perSource.burst = sourceRate, sourceBurst
+	a.withCookie.limit, a.withCookie.burst = cookieRate, cookieBurst
 }
 
-// judge takes a message with a valid MAC1.
+// judge decides about an initiation or a response with a valid MAC1.
 func (a *admission) judge(id *identity, b []byte, from conn.Endpoint, now time.Time) verdict {
 	source := share.SourceOf(from.DstIP())
-	if a.sources.allow(source, now) && a.all.AllowN(now, 1) {
+	if a.perSource.allow(source, now) && a.total.AllowN(now, 1) {
 		return admitted
 	}
-	if !id.checker.CheckMAC2(b, from.DstToBytes()) {
-		return challenged
+	if !id.cookies.CheckMAC2(b, from.DstToBytes()) {
+		return needsCookie
 	}
-	if !a.proven.allow(source, now) {
+	if !a.withCookie.allow(source, now) {
 		return refused
 	}
 	return admitted
 }
 
-// judgeCookie takes a cookie reply, which can carry no proof.
-func (a *admission) judgeCookie(from conn.Endpoint, now time.Time) verdict {
-	if a.sources.allow(share.SourceOf(from.DstIP()), now) {
+// judgeCookieReply decides about a cookie reply, which has no MACs.
+func (a *admission) judgeCookieReply(from conn.Endpoint, now time.Time) verdict {
+	if a.perSource.allow(share.SourceOf(from.DstIP()), now) {
 		return admitted
 	}
 	return refused
 }
 
-// shares gives each source a rate of its own.
-type shares struct {
+// sourceLimits limits the rate of each source separately.
+type sourceLimits struct {
 	limit rate.Limit
 	burst int
 
-	mu  sync.Mutex
-	all map[netip.Prefix]*rate.Limiter
+	mu       sync.Mutex
+	limiters map[netip.Prefix]*rate.Limiter
 }
 
-func (s *shares) allow(source netip.Prefix, now time.Time) bool {
+func (s *sourceLimits) allow(source netip.Prefix, now time.Time) bool {
 	s.mu.Lock()
-	l := s.all[source]
+	l := s.limiters[source]
 	if l == nil {
-		if s.all == nil || len(s.all) >= maxSources {
-			s.all = make(map[netip.Prefix]*rate.Limiter)
+		if s.limiters == nil || len(s.limiters) >= maxSources {
+			s.limiters = make(map[netip.Prefix]*rate.Limiter)
 		}
 		l = rate.NewLimiter(s.limit, s.burst)
-		s.all[source] = l
+		s.limiters[source] = l
 	}
 	s.mu.Unlock()
 	return l.AllowN(now, 1)
 }
 
-// mac1 checks MAC1s. It keeps its hash, so a flood of garbage allocates nothing. One goroutine at a
-// time uses it.
-type mac1 struct {
-	id   *identity // whose key the hash has
-	hash hash.Hash
-	sum  [blake2s.Size128]byte
-}
-
-// valid reports whether b, an initiation or a response, has the MAC1 of messages to id.
-func (m *mac1) valid(id *identity, b []byte) bool {
-	if m.id != id {
-		h, err := blake2s.New128(id.mac1Key[:])
-		if err != nil {
-			panic(err) // never so: the key has the right length
-		}
-		m.id, m.hash = id, h
-	}
-	m.hash.Reset()
-	m.hash.Write(b[:len(b)-macsLen])
-	want := m.hash.Sum(m.sum[:0])
-	return subtle.ConstantTimeCompare(want, b[len(b)-macsLen:len(b)-macsLen+blake2s.Size128]) == 1
-}
-
-// takeHandshake passes a message of a handshake on to loop if it is worth it.
-func (r *receiver) takeHandshake(b []byte) {
-	d, id := r.d, r.d.self.Load()
-	if !r.isForUs(id, b) {
+// admitHandshake queues a handshake message or a cookie reply for runHandshakes, or drops it.
+func (in *inbound) admitHandshake(b []byte) {
+	d, id := in.d, in.d.self.Load()
+	if !in.isForUs(id, b) {
 		d.bogus.Add(1)
 		return
 	}
 	v := refused
-	if messageType(b) == typeCookie {
-		v = d.admission.judgeCookie(r.from, time.Now())
+	if messageType(b) == typeCookieReply {
+		v = d.admission.judgeCookieReply(in.from, time.Now())
 	} else {
-		v = d.admission.judge(id, b, r.from, time.Now())
+		v = d.admission.judge(id, b, in.from, time.Now())
 	}
-	if !(v == admitted && d.mail.put(b, r.from) || v == challenged && d.mail.putChallenged(b, r.from)) {
-		d.full.Add(1)
+	queued := v == admitted && d.requests.queueMessage(b, in.from) ||
+		v == needsCookie && d.requests.queueCookie(b, in.from)
+	if !queued {
+		d.noRoom.Add(1)
 	}
 }
 
-// isForUs reports whether the sender of a handshake message knows our public key, or answers a
-// message of ours.
-func (r *receiver) isForUs(id *identity, b []byte) bool {
+// isForUs reports whether an initiation has a valid MAC1, whether a response also refers to an
+// initiation of ours, and whether a cookie reply refers to a message of ours.
+func (in *inbound) isForUs(id *identity, b []byte) bool {
 	switch messageType(b) {
 	case typeInitiation:
-		return r.mac1.valid(id, b)
+		return in.mac1.valid(id, b)
 	case typeResponse:
-		return r.d.index.get(binary.LittleEndian.Uint32(b[responseReceiver:])).peer != nil && r.mac1.valid(id, b)
+		receiver := binary.LittleEndian.Uint32(b[responseReceiver:])
+		return in.d.indices.get(receiver).peer != nil && in.mac1.valid(id, b)
 	}
-	return r.d.index.get(binary.LittleEndian.Uint32(b[cookieReceiver:])) != owner{}
-}
-
-// challenge answers a message with a cookie (section 5.4.7).
-func (d *Device) challenge(id *identity, b []byte, from conn.Endpoint) {
-	reply, err := id.checker.CreateReply(b, binary.LittleEndian.Uint32(b[initiationSender:]), from.DstToBytes())
-	if err != nil {
-		return
-	}
-	message, err := binary.Append(make([]byte, 0, cookieLen), binary.LittleEndian, reply)
-	if err != nil {
-		panic(err) // never so: a reply has a fixed size
-	}
-	d.bind.Send(0, [][]byte{message}, from)
-}
-
-// readCookie reads a cookie reply.
-func readCookie(b []byte) *device.MessageCookieReply {
-	var reply device.MessageCookieReply
-	binary.Decode(b, binary.LittleEndian, &reply) // b has the right length
-	return &reply
+	return in.d.indices.get(binary.LittleEndian.Uint32(b[cookieReplyReceiver:])) != indexEntry{}
 }

@@ -10,26 +10,26 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// The same scripts are played to our device and to wireguard-go's, in the roles of the responder
-// and of the initiator, and what each does is compared step by step.
+// The same scripts run against our device and against wireguard-go's. The device is the responder
+// in some scripts and the initiator in others. What the two devices do is compared step by step.
 
-// play is a script as it is played to one subject. The script is the subject's only peer.
-type play struct {
+// scriptRun is one run of a script against one subject. The script acts as the subject's only peer.
+type scriptRun struct {
 	t           testing.TB
 	subject     subject
 	me          *side
-	addr, their netip.Addr // of the script and the subject
-	log         []string   // what was seen
+	addr, their netip.Addr // addresses of the script and of the subject
+	log         []string   // what the subject did
 }
 
-// pause is between a step and the look at what came of it.
+// pause is the time that a subject gets to react to a step.
 const pause = 400 * time.Millisecond
 
-// step waits, and notes what the subject has done since the last step.
-func (p *play) step(what string) []posted {
+// step waits, and logs what the subject has done since the last step.
+func (p *scriptRun) step(what string) []sentMessage {
 	p.t.Helper()
 	time.Sleep(pause)
 	synctest.Wait()
@@ -45,49 +45,51 @@ func (p *play) step(what string) []posted {
 	return sent
 }
 
-func (p *play) note(format string, args ...any) { p.log = append(p.log, fmt.Sprintf(format, args...)) }
+func (p *scriptRun) note(format string, args ...any) {
+	p.log = append(p.log, fmt.Sprintf(format, args...))
+}
 
-func (p *play) deliver(b []byte, from string) { p.subject.deliver(b, from) }
+func (p *scriptRun) deliver(b []byte, from string) { p.subject.deliver(b, from) }
 
-// initiation makes one, with a MAC1.
-func (p *play) initiation(local uint32) (*initiation, []byte) {
-	i, b := p.me.begin(p.t, local)
-	p.me.of.cookies.AddMacs(b)
+// initiation creates an initiation with a MAC1.
+func (p *scriptRun) initiation(local uint32) (*initiation, []byte) {
+	i, b := p.me.initiate(p.t, local)
+	p.me.peer.cookies.AddMacs(b)
 	return i, b
 }
 
-// response makes one, with a MAC1.
-func (p *play) response(initiation []byte, local uint32) (*keypair, []byte) {
-	k, b := p.me.answer(p.t, initiation, local)
-	return k, remac(b, p.me.of.key)
+// response creates a response with a MAC1.
+func (p *scriptRun) response(initiation []byte, local uint32) (*keypair, []byte) {
+	k, b := p.me.respond(p.t, initiation, local)
+	return k, withMAC1(b, p.me.peer.key)
 }
 
-// begin has the subject begin a handshake, and returns its initiation.
-func (p *play) begin() []byte {
+// initiate makes the subject initiate a handshake, and returns the initiation.
+func (p *scriptRun) initiate() []byte {
 	p.subject.send(packet(p.their, p.addr, "hello"))
-	b := first(p.step("subject begins"), typeInitiation)
+	b := first(p.step("subject initiates"), typeInitiation)
 	if b == nil {
-		p.t.Fatal("the subject does not begin")
+		p.t.Fatal("the subject sent no initiation")
 	}
 	return b
 }
 
-// handshake makes a session.
-func (p *play) handshake(local uint32) *keypair {
+// handshake completes a handshake that the script initiates, and returns the keypair.
+func (p *scriptRun) handshake(local uint32) *keypair {
 	i, b := p.initiation(local)
 	p.deliver(b, "peer")
 	response := first(p.step("initiation"), typeResponse)
 	if response == nil {
-		p.t.Fatal("an initiation is not answered")
+		p.t.Fatal("the initiation was not answered")
 	}
-	k, err := i.complete(response, 1)
+	k, err := i.consumeResponse(response, 1)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	return k
 }
 
-func first(sent []posted, kind byte) []byte {
+func first(sent []sentMessage, kind byte) []byte {
 	for _, m := range sent {
 		if m.b[0] == kind {
 			return m.b
@@ -96,46 +98,46 @@ func first(sent []posted, kind byte) []byte {
 	return nil
 }
 
-// data makes a message, padded as usual.
-func (p *play) data(k *keypair, counter uint64, plain []byte) []byte {
+// data returns a transport data message with the usual padding.
+func (p *scriptRun) data(k *keypair, counter uint64, plain []byte) []byte {
 	b := make([]byte, headerLen+len(plain)+64)
 	copy(b[headerLen:], plain)
 	var n nonce
 	return slices.Clone(k.seal(b, len(plain), 1420, counter, &n))
 }
 
-// unpadded makes a message of exactly plain.
-func (p *play) unpadded(k *keypair, counter uint64, plain []byte) []byte {
+// unpadded returns a transport data message without padding.
+func (p *scriptRun) unpadded(k *keypair, counter uint64, plain []byte) []byte {
 	b := make([]byte, headerLen, headerLen+len(plain)+tagLen)
-	binary.LittleEndian.PutUint32(b, typeData)
-	binary.LittleEndian.PutUint32(b[4:], k.remote)
+	binary.LittleEndian.PutUint32(b, typeTransport)
+	binary.LittleEndian.PutUint32(b[4:], k.remoteIndex)
 	binary.LittleEndian.PutUint64(b[8:], counter)
 	var n nonce
 	binary.LittleEndian.PutUint64(n[4:], counter)
 	return k.send.Seal(b, n[:], plain, nil)
 }
 
-func (p *play) packet(text string) []byte { return packet(p.addr, p.their, text) }
+func (p *scriptRun) packet(text string) []byte { return packet(p.addr, p.their, text) }
 
-// perform plays a script to a subject and returns what was seen.
-func (s *script) perform(t *testing.T, make func(testing.TB, setting) subject) []string {
+// perform runs a script against a new subject and returns the log.
+func (s *script) perform(t *testing.T, newSubject func(testing.TB, subjectConfig) subject) []string {
 	them := key.NewNodePrivate()
 	me := &side{k: key.NewNodePrivate()}
-	me.id, me.of = newIdentity(me.k), newPeer(them.Public())
-	me.of.psk.Store(new([key.Size]byte))
-	p := &play{t: t, me: me, addr: netip.MustParseAddr("100.64.0.2"), their: netip.MustParseAddr("100.64.0.1")}
-	settings := setting{key: them, peer: me.k.Public(), peerAddr: p.addr}
-	if !s.unknown {
-		settings.endpoint = "peer"
+	me.id, me.peer = newIdentity(me.k), newPeer(them.Public())
+	me.peer.psk.Store(new([key.Size]byte))
+	p := &scriptRun{t: t, me: me, addr: netip.MustParseAddr("100.64.0.2"), their: netip.MustParseAddr("100.64.0.1")}
+	config := subjectConfig{key: them, peer: me.k.Public(), peerAddr: p.addr}
+	if !s.noEndpoint {
+		config.endpoint = "peer"
 	}
-	p.subject = make(t, settings)
+	p.subject = newSubject(t, config)
 	defer p.subject.close()
 	s.run(p)
 	p.note("endpoint %s", p.subject.endpoint())
 	return p.log
 }
 
-// Our device does what wireguard-go's does, in every script.
+// Our device does the same as wireguard-go's in every script.
 func TestLikeReference(t *testing.T) {
 	for _, s := range scripts {
 		t.Run(s.name, func(t *testing.T) {
@@ -143,7 +145,7 @@ func TestLikeReference(t *testing.T) {
 			inBubble(t, func(t *testing.T) { want = s.perform(t, newTheirs) })
 			inBubble(t, func(t *testing.T) { got = s.perform(t, newOurs) })
 			if len(want) != len(got) || len(want) == 0 {
-				t.Fatalf("%d steps, the reference has %d:\n%s\n\n%s",
+				t.Fatalf("got %d steps, want the %d of the reference:\n%s\n\n%s",
 					len(got), len(want), strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
 			for i := range want {

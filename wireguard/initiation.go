@@ -6,10 +6,10 @@ import (
 
 	"golang.zx2c4.com/wireguard/tai64n"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// The first message (section 5.4.2), by the offsets of its fields.
+// Offsets of the fields of an initiation, the first message (section 5.4.2).
 const (
 	initiationSender    = 4
 	initiationEphemeral = 8
@@ -18,71 +18,72 @@ const (
 	initiationMACs      = initiationTimestamp + tai64n.TimestampSize + tagLen
 )
 
-// initiation is a handshake that we began. It does not change: each response is tried against it.
+// initiation is the initiator's state of a handshake. It does not change: every response is tried
+// against a copy of the transcript.
 type initiation struct {
-	peer  *peer
-	self  *identity
-	local uint32 // receiver index that we gave it
+	peer       *peer
+	self       *identity
+	localIndex uint32 // the sender index of the initiation
 
 	ephemeral *ecdh.PrivateKey
 	transcript
 }
 
-// newInitiation begins a handshake with p and returns its first message without the MACs. No two
-// may have the same ephemeral key, and p takes none whose stamp is not later than the one before.
-func (id *identity) newInitiation(
-	p *peer, local uint32, ephemeral *ecdh.PrivateKey, stamp tai64n.Timestamp,
+// createInitiation starts a handshake with p and returns the message with empty MACs. The ephemeral
+// key must be new, and the timestamp later than that of the last initiation to p.
+func (id *identity) createInitiation(
+	p *peer, local uint32, ephemeral *ecdh.PrivateKey, timestamp tai64n.Timestamp,
 ) (*initiation, []byte, error) {
-	static, err := p.staticShared(id)
+	ss, err := p.staticStatic(id)
 	if err != nil {
 		return nil, nil, err
 	}
-	secret, err := ephemeral.ECDH(p.public)
+	es, err := ephemeral.ECDH(p.public)
 	if err != nil {
 		return nil, nil, err
 	}
-	i := &initiation{peer: p, self: id, local: local, ephemeral: ephemeral, transcript: newTranscript(p.key)}
+	i := &initiation{peer: p, self: id, localIndex: local, ephemeral: ephemeral, transcript: newTranscript(p.key)}
 	b := make([]byte, 0, initiationLen)
 	b = binary.LittleEndian.AppendUint32(b, typeInitiation)
 	b = binary.LittleEndian.AppendUint32(b, local)
 	b = append(b, ephemeral.PublicKey().Bytes()...)
 	i.mixEphemeral(b[initiationEphemeral:])
-	b = i.seal(b, i.mixSecret(secret), id.public[:])
-	b = i.seal(b, i.mixSecret(static), stamp[:])
+	b = i.seal(b, i.mixSecret(es), id.public[:])
+	b = i.seal(b, i.mixSecret(ss), timestamp[:])
 	return i, b[:initiationLen], nil
 }
 
-// received is an initiation of somebody else, as far as it has been read.
-type received struct {
-	index     uint32         // that the initiator gave it
-	from      key.NodePublic // static key of the initiator; proven once the timestamp is read
-	stamp     tai64n.Timestamp
-	ephemeral *ecdh.PublicKey
+// receivedInitiation is the responder's state of a handshake.
+type receivedInitiation struct {
+	remoteIndex uint32           // the sender index of the initiation
+	static      key.NodePublic   // of the initiator; not authenticated before consumeTimestamp
+	timestamp   tai64n.Timestamp // set by consumeTimestamp
+	ephemeral   *ecdh.PublicKey
 	transcript
 }
 
-// readStatic reads a first message up to the initiator's static key, which costs one
-// multiplication.
-func (id *identity) readStatic(b []byte) (*received, error) {
+// consumeStatic decrypts an initiation up to the initiator's static key, at the cost of one
+// multiplication on the curve.
+func (id *identity) consumeStatic(b []byte) (*receivedInitiation, error) {
 	ephemeral := b[initiationEphemeral:initiationStatic]
-	r := &received{
-		index:      binary.LittleEndian.Uint32(b[initiationSender:]),
-		ephemeral:  publicKey(ephemeral),
-		transcript: newTranscript(id.public),
+	r := &receivedInitiation{
+		remoteIndex: binary.LittleEndian.Uint32(b[initiationSender:]),
+		ephemeral:   publicKey(ephemeral),
+		transcript:  newTranscript(id.public),
 	}
-	secret, err := id.private.ECDH(r.ephemeral)
+	es, err := id.private.ECDH(r.ephemeral)
 	if err != nil {
 		return nil, err
 	}
 	r.mixEphemeral(ephemeral)
-	if err := r.open(r.from[:], r.mixSecret(secret), b[initiationStatic:initiationTimestamp]); err != nil {
+	if err := r.open(r.static[:], r.mixSecret(es), b[initiationStatic:initiationTimestamp]); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-// readTimestamp reads the rest. static is the secret that we share with the static key. Without an
-// error the initiator has that key.
-func (r *received) readTimestamp(b, static []byte) error {
-	return r.open(r.stamp[:], r.mixSecret(static), b[initiationTimestamp:initiationMACs])
+// consumeTimestamp decrypts the timestamp. ss is the static-static secret. Without an error, the
+// initiator is authenticated: it knows the private key of r.static.
+func (r *receivedInitiation) consumeTimestamp(b, ss []byte) error {
+	return r.open(r.timestamp[:], r.mixSecret(ss), b[initiationTimestamp:initiationMACs])
 }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/crypto/blake2s"
 	"golang.zx2c4.com/wireguard/tai64n"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 func unhex(tb testing.TB, s string) []byte {
@@ -25,7 +25,7 @@ func unhex(tb testing.TB, s string) []byte {
 	return b
 }
 
-// hmac is HMAC-BLAKE2s for every length of input that is used.
+// hmac agrees with crypto/hmac over BLAKE2s for every input length in use.
 func TestHMAC(t *testing.T) {
 	newHash := func() hash.Hash {
 		h, err := blake2s.New256(nil)
@@ -42,13 +42,13 @@ func TestHMAC(t *testing.T) {
 		want := stdhmac.New(newHash, k[:])
 		want.Write(input)
 		if got := hmac(&k, input); !bytes.Equal(got[:], want.Sum(nil)) {
-			t.Errorf("of %d bytes %x, want %x", n, got, want.Sum(nil))
+			t.Errorf("hmac of %d bytes: got %x, want %x", n, got, want.Sum(nil))
 		}
 	}
 }
 
-// The vectors are those of wireguard-go. HMAC fills shorter keys up with zeros, so they can be
-// passed as they are.
+// kdf agrees with the vectors of wireguard-go. Their keys are shorter than hashLen, which does not
+// matter, because HMAC pads keys with zeros.
 func TestKDF(t *testing.T) {
 	for _, v := range []struct {
 		key, input string
@@ -74,20 +74,20 @@ func TestKDF(t *testing.T) {
 			kdf(&k, unhex(t, v.input), []*[hashLen]byte{&out[0], &out[1], &out[2]}[:n]...)
 			for i := range n {
 				if got := hex.EncodeToString(out[i][:]); got != v.want[i] {
-					t.Errorf("output %d of Kdf%d of %q is %s, want %s", i+1, n, v.key, got, v.want[i])
+					t.Errorf("output %d of Kdf%d with key %q: got %s, want %s", i+1, n, v.key, got, v.want[i])
 				}
 			}
 		}
-		first := k // may be an output
+		first := k // kdf allows the key to be an output
 		kdf(&first, unhex(t, v.input), &first)
 		if got := hex.EncodeToString(first[:]); got != v.want[0] {
-			t.Errorf("Kdf1 in place is %s, want %s", got, v.want[0])
+			t.Errorf("Kdf1 in place: got %s, want %s", got, v.want[0])
 		}
 	}
 }
 
-// The functions that both messages are made of give what the published vectors of Noise_IKpsk2
-// have, which have no prologue and another payload.
+// The transcript reproduces the published test vectors of Noise_IKpsk2. They have no prologue, and
+// other payloads than WireGuard.
 func TestNoiseVectors(t *testing.T) {
 	private := func(s string) *ecdh.PrivateKey {
 		k, err := ecdh.X25519().NewPrivateKey(unhex(t, s))
@@ -104,7 +104,7 @@ func TestNoiseVectors(t *testing.T) {
 	want := func(what string, got []byte, want string) {
 		t.Helper()
 		if hex.EncodeToString(got) != want {
-			t.Errorf("%s is %x, want %s", what, got, want)
+			t.Errorf("%s: got %x, want %s", what, got, want)
 		}
 	}
 	shared := func(k *ecdh.PrivateKey, public *ecdh.PublicKey) []byte {
@@ -128,89 +128,90 @@ func TestNoiseVectors(t *testing.T) {
 		"6a3d77b86f9aa87dcfe685e771e38b97d3c5996368c663051641")
 	b = respEphemeral.PublicKey().Bytes()
 	c.mixEphemeral(b)
-	if err := c.mixExchange(respEphemeral, initEphemeral.PublicKey()); err != nil {
+	if err := c.mixDH(respEphemeral, initEphemeral.PublicKey()); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.mixExchange(respEphemeral, initStatic.PublicKey()); err != nil {
+	if err := c.mixDH(respEphemeral, initStatic.PublicKey()); err != nil {
 		t.Fatal(err)
 	}
 	b = c.seal(b, c.mixPreshared(&psk), []byte("test_msg_1"))
 	want("second message", b, "64b101b1d0be5a8704bd078f9895001fc03e8e9f9522f188dd128d9846d48466"+
 		"168e6913e78d7a2b04b2f3d5529e73e953bafe6c7ce2b1005367")
-	initiator, responder := c.session()
+	initiator, responder := c.transportKeys()
 	want("third message", initiator.Seal(nil, zeroNonce[:], []byte("yellowsubmarine"), nil),
 		"6013ea114b4c4884afb82bf029f72f924bd8a32c487a15a1cef4855ba234be")
 	want("fourth message", responder.Seal(nil, zeroNonce[:], []byte("submarineyellow"), nil),
 		"8a2e7119635e41a35b7e64e0adac5483b66b1a9827895124ea07d58440b654")
 }
 
-// side is one of two that shake hands without devices.
+// side is one side of a handshake without devices.
 type side struct {
-	k  key.NodePrivate
-	id *identity
-	of *peer // the other one
+	k    key.NodePrivate
+	id   *identity
+	peer *peer // the other side
 }
 
 func twoSides(psk [key.Size]byte) (a, b *side) {
 	a, b = &side{k: key.NewNodePrivate()}, &side{k: key.NewNodePrivate()}
-	for _, s := range []struct{ s, o *side }{{a, b}, {b, a}} {
-		s.s.id, s.s.of = newIdentity(s.s.k), newPeer(s.o.k.Public())
-		s.s.of.psk.Store(&psk)
+	for _, pair := range [][2]*side{{a, b}, {b, a}} {
+		s, other := pair[0], pair[1]
+		s.id, s.peer = newIdentity(s.k), newPeer(other.k.Public())
+		s.peer.psk.Store(&psk)
 	}
 	return a, b
 }
 
-// begin makes an initiation to the other side.
-func (s *side) begin(tb testing.TB, local uint32) (*initiation, []byte) {
+// initiate creates an initiation to the other side.
+func (s *side) initiate(tb testing.TB, local uint32) (*initiation, []byte) {
 	tb.Helper()
-	i, b, err := s.id.newInitiation(s.of, local, newEphemeral(), tai64n.Now())
+	i, b, err := s.id.createInitiation(s.peer, local, newEphemeral(), tai64n.Now())
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return i, b
 }
 
-// read reads one of the other side.
-func (s *side) read(b []byte) (*received, error) {
-	r, err := s.id.readStatic(b)
+// consume consumes an initiation of the other side.
+func (s *side) consume(b []byte) (*receivedInitiation, error) {
+	r, err := s.id.consumeStatic(b)
 	if err != nil {
 		return nil, err
 	}
-	static, err := s.of.staticShared(s.id)
+	static, err := s.peer.staticStatic(s.id)
 	if err != nil {
 		return nil, err
 	}
-	return r, r.readTimestamp(b, static)
+	return r, r.consumeTimestamp(b, static)
 }
 
-// answer answers one.
-func (s *side) answer(tb testing.TB, b []byte, local uint32) (*keypair, []byte) {
+// respond consumes an initiation and creates the response to it.
+func (s *side) respond(tb testing.TB, b []byte, local uint32) (*keypair, []byte) {
 	tb.Helper()
-	r, err := s.read(b)
+	r, err := s.consume(b)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	k, response, err := r.answer(s.of, s.id, local, newEphemeral(), 1)
+	k, response, err := r.createResponse(s.peer, s.id, local, newEphemeral(), 1)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return k, response
 }
 
-// wantSession checks that what one of two keypairs sends the other reads.
-func wantSession(t *testing.T, a, b *keypair) {
+// wantMatchingKeypairs checks that each of two keypairs opens what the other seals.
+func wantMatchingKeypairs(t *testing.T, a, b *keypair) {
 	t.Helper()
 	for _, s := range []struct{ from, to *keypair }{{a, b}, {b, a}} {
 		var n nonce
 		m := s.from.seal(append(make([]byte, headerLen), "hello"...), 5, 5, 7, &n)
 		plain, ok := s.to.open(m, &n)
-		if !ok || string(plain) != "hello" || s.from.remote != s.to.local {
-			t.Errorf("one side sent hello to %d, the other is %d and read %q", s.from.remote, s.to.local, plain)
+		if !ok || string(plain) != "hello" || s.from.remoteIndex != s.to.localIndex {
+			t.Errorf("hello sent to index %d: index %d received %q, %v", s.from.remoteIndex, s.to.localIndex, plain, ok)
 		}
 	}
 }
 
-// Both roles work with another implementation of Noise.
+// Both roles complete a handshake with an independent implementation of Noise.
 func TestNoiseLibrary(t *testing.T) {
 	suite := noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashBLAKE2s)
 	psk := [key.Size]byte{1, 2, 3}
@@ -227,21 +228,21 @@ func TestNoiseLibrary(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		i, m := a.begin(t, 1)
+		i, m := a.initiate(t, 1)
 		stamp, _, _, err := theirs.ReadMessage(nil, m[initiationEphemeral:initiationMACs])
 		if err != nil || len(stamp) != tai64n.TimestampSize {
-			t.Fatalf("an initiation of ours is refused: %v", err)
+			t.Fatalf("our initiation is refused: %v", err)
 		}
 		response := make([]byte, responseEphemeral, responseLen)
 		response, recv, send, err := theirs.WriteMessage(response, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		k, err := i.complete(response[:responseLen], 1)
+		k, err := i.consumeResponse(response[:responseLen], 1)
 		if err != nil {
-			t.Fatalf("a response to us: %v", err)
+			t.Fatalf("consuming their response: %v", err)
 		}
-		wantSession(t, k, &keypair{remote: 1, send: newAEAD(send.UnsafeKey()), recv: newAEAD(recv.UnsafeKey())})
+		wantMatchingKeypairs(t, k, &keypair{remoteIndex: 1, send: newAEAD(send.UnsafeKey()), recv: newAEAD(recv.UnsafeKey())})
 
 		self := a.k.Public()
 		config.Initiator, config.PeerStatic = true, self[:]
@@ -253,18 +254,18 @@ func TestNoiseLibrary(t *testing.T) {
 		if m, _, _, err = theirs.WriteMessage(m, now[:]); err != nil {
 			t.Fatal(err)
 		}
-		r, err := a.read(m[:initiationLen])
-		if err != nil || r.from != public || r.stamp != now {
-			t.Fatalf("an initiation to us is read as of %v at %v: %v", r.from, r.stamp, err)
+		r, err := a.consume(m[:initiationLen])
+		if err != nil || r.static != public || r.timestamp != now {
+			t.Fatalf("their initiation: got static key %v, timestamp %v, error %v", r.static, r.timestamp, err)
 		}
-		k, response, err = r.answer(a.of, a.id, 2, newEphemeral(), 1)
+		k, response, err = r.createResponse(a.peer, a.id, 2, newEphemeral(), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, send, recv, err = theirs.ReadMessage(nil, response[responseEphemeral:responseMACs])
 		if err != nil {
-			t.Fatalf("a response of ours is refused: %v", err)
+			t.Fatalf("our response is refused: %v", err)
 		}
-		wantSession(t, k, &keypair{remote: 2, send: newAEAD(send.UnsafeKey()), recv: newAEAD(recv.UnsafeKey())})
+		wantMatchingKeypairs(t, k, &keypair{remoteIndex: 2, send: newAEAD(send.UnsafeKey()), recv: newAEAD(recv.UnsafeKey())})
 	}
 }

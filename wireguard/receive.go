@@ -7,129 +7,138 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// receiver takes messages. One is used by one goroutine at a time.
-type receiver struct {
+// inbound handles the messages of one call of receive. One goroutine at a time uses it.
+type inbound struct {
 	d    *Device
-	from conn.Endpoint // of the messages
+	from conn.Endpoint // sender of the messages
 	now  int64
 	nonce
-	mac1 mac1
+	mac1 mac1Checker
 
-	packets [][]byte // of these messages, each behind the header of its message
+	packets [][]byte // decrypted packets, each after the header of its message
 
-	key   *keypair // of the last message
-	bytes int      // of messages that came by it and are not yet counted
-	data  bool     // one of them held a packet
+	keypair *keypair // of the last message
+	bytes   int      // of messages under keypair that recordReceived has not seen yet
+	data    bool     // at least one of them held a packet
 
-	src  netip.Addr // of the last packet
-	peer *peer      // whose that is
+	src     netip.Addr // source address of the last packet
+	srcPeer *peer      // that src belongs to
 }
 
-// receive takes messages of one sender. Any goroutine may call it.
+// receive handles messages of one sender. Any goroutine may call it.
 func (d *Device) receive(messages [][]byte, from conn.Endpoint) {
-	r := d.receivers.Get().(*receiver)
-	r.from, r.now = from, d.now()
+	in := d.inboundPool.Get().(*inbound)
+	in.from, in.now = from, d.now()
 	for _, b := range messages {
-		r.take(b)
+		in.handle(b)
 	}
-	r.account()
-	r.key, r.src, r.from = nil, netip.Addr{}, nil // sessions and routes may change before it is used again
-	if len(r.packets) > 0 {
-		d.tun.Write(r.packets, headerLen) // fails only when the Tun is closed
-		clear(r.packets)
-		r.packets = r.packets[:0]
+	in.recordReceived()
+	// Keypairs and allowed IPs may change before in is used again.
+	in.keypair, in.src, in.from = nil, netip.Addr{}, nil
+	if len(in.packets) > 0 {
+		d.tun.Write(in.packets, headerLen) // fails only if the Tun is closed
+		clear(in.packets)
+		in.packets = in.packets[:0]
 	}
-	d.receivers.Put(r)
+	d.inboundPool.Put(in)
 }
 
-func (r *receiver) take(b []byte) {
+func (in *inbound) handle(b []byte) {
 	switch {
 	case len(b) < headerLen+tagLen:
-		r.d.bogus.Add(1)
-	case messageType(b) == typeData:
-		r.open(b)
+		in.d.bogus.Add(1)
+	case messageType(b) == typeTransport:
+		in.handleTransport(b)
 	case !isHandshake(b):
-		r.d.bogus.Add(1)
+		in.d.bogus.Add(1)
 	default:
-		r.takeHandshake(b)
+		in.admitHandshake(b)
 	}
 }
 
-// open takes a message of a session.
-func (r *receiver) open(b []byte) {
-	k := r.keypair(binary.LittleEndian.Uint32(b[4:]))
+// handleTransport handles a transport data message.
+func (in *inbound) handleTransport(b []byte) {
+	k := in.lookupKeypair(binary.LittleEndian.Uint32(b[transportReceiver:]))
 	if k == nil {
-		r.d.bogus.Add(1)
+		in.d.bogus.Add(1)
 		return
 	}
-	plain, ok := k.open(b, &r.nonce)
+	plain, ok := k.open(b, &in.nonce)
 	if !ok {
-		r.d.bogus.Add(1)
+		in.d.bogus.Add(1)
 		return
 	}
 	p := k.peer
 	if p.current.Load() != k {
-		r.d.confirm(k)
+		in.d.confirm(k)
 	}
 	if p.roams.Load() {
-		p.moved(r.from)
+		p.setEndpoint(in.from)
 	}
-	r.bytes += len(b)
+	in.bytes += len(b)
 	if len(plain) == 0 {
 		return // a keepalive
 	}
-	r.data = true
+	in.data = true
 	src, length, ok := source(plain)
 	if !ok {
-		r.d.foreign.Add(1)
+		in.d.foreign.Add(1)
 		return
 	}
-	if src != r.src {
-		r.src, r.peer = src, r.d.routes.lookup(src)
+	if src != in.src {
+		in.src, in.srcPeer = src, in.d.allowedIPs.lookup(src)
 	}
-	if r.peer != p {
-		r.d.foreign.Add(1)
+	if in.srcPeer != p {
+		in.d.foreign.Add(1)
 		return
 	}
-	r.packets = append(r.packets, b[:headerLen+length])
+	in.packets = append(in.packets, b[:headerLen+length])
 }
 
-// keypair returns the session of that number, or nil.
-func (r *receiver) keypair(number uint32) *keypair {
-	k := r.key
-	if k == nil || k.local != number {
-		r.account()
-		k = r.d.index.get(number).session
-		r.key = k
+// lookupKeypair returns the keypair of a receiver index, nil if there is none that may receive.
+func (in *inbound) lookupKeypair(index uint32) *keypair {
+	k := in.keypair
+	if k == nil || k.localIndex != index {
+		in.recordReceived()
+		k = in.d.indices.get(index).keypair
+		in.keypair = k
 	}
-	if k == nil || k.dropped.Load() || r.now-k.created >= rejectAfter {
+	if k == nil || !k.canReceive(in.now) {
 		return nil
 	}
 	return k
 }
 
-// account tells the peer of the last messages what came.
-func (r *receiver) account() {
-	k := r.key
-	if k == nil || r.bytes == 0 {
+// recordReceived records the messages under in.keypair: once per run of them, because the counters
+// and timers of a peer are shared memory.
+func (in *inbound) recordReceived() {
+	k := in.keypair
+	if k == nil || in.bytes == 0 {
 		return
 	}
 	p := k.peer
-	p.received(r.now, r.bytes)
-	if r.data {
-		p.receivedData(r.now)
+	p.rx.Add(uint64(in.bytes))
+	p.authenticatedReceived(in.now)
+	if in.data {
+		p.dataReceived(in.now)
 	}
-	// The session would end while the peer sends and we do not.
-	if k.initiator && r.now-k.created >= rejectAfter-keepaliveIn-rekeyTimeout && !k.asked.Swap(true) {
-		r.d.ask(p, askHandshake)
+	// An initiator that only receives has to start the next handshake too (section 6.2).
+	if k.isInitiator && in.now-k.created >= rekeyOnReceiveAge && !k.rekeyRequested.Swap(true) {
+		in.d.request(p, reqHandshake)
 	}
-	r.bytes, r.data = 0, false
+	in.bytes, in.data = 0, false
 }
 
-// moved takes where a peer was heard from.
-func (p *peer) moved(ep conn.Endpoint) {
-	if old := p.endpoint.Load(); old != nil && *old == ep {
-		return
+// source returns the source address of an IP packet and the length that its header states. It
+// reports false if the packet is malformed or truncated.
+func source(packet []byte) (a netip.Addr, length int, ok bool) {
+	switch {
+	case len(packet) >= 20 && packet[0]>>4 == 4:
+		a, length = netip.AddrFrom4([4]byte(packet[12:16])), int(binary.BigEndian.Uint16(packet[2:]))
+		return a, length, length >= 20 && length <= len(packet)
+	case len(packet) >= 40 && packet[0]>>4 == 6:
+		a, length = netip.AddrFrom16([16]byte(packet[8:24])), 40+int(binary.BigEndian.Uint16(packet[4:]))
+		return a, length, length <= len(packet)
 	}
-	p.endpoint.Store(&ep)
+	return netip.Addr{}, 0, false
 }

@@ -15,55 +15,59 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	wgtun "golang.zx2c4.com/wireguard/tun"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// Our device and wireguard-go's behind one interface, for tests that hold one against the other.
+// Our device and wireguard-go's behind one interface, for tests that compare them.
 
 // subject is a device with one peer.
 type subject interface {
-	deliver(b []byte, from string)               // a message, which it receives
-	send(packet []byte)                          // a packet, which its Tun has
-	take() (messages []posted, packets [][]byte) // what it has sent, and what its Tun has got
-	endpoint() string                            // of the peer
+	deliver(b []byte, from string)                    // passes it a message as received
+	send(packet []byte)                               // queues an outgoing packet
+	take() (messages []sentMessage, packets [][]byte) // removes the messages it sent and the packets it received
+	endpoint() string                                 // of the peer
 	close()
 }
 
-// posted is a message that a subject has sent.
-type posted struct {
+// sentMessage is a message that a subject has sent, and its destination.
+type sentMessage struct {
 	b  []byte
 	to string
 }
 
-// setting is what a subject is told.
-type setting struct {
+// subjectConfig configures a subject.
+type subjectConfig struct {
 	key      key.NodePrivate
 	peer     key.NodePublic
 	peerAddr netip.Addr
-	endpoint string // of the peer; empty: unknown
+	endpoint string // of the peer; empty if unknown
+	psk      [key.Size]byte
 }
 
-// ours is a subject of this package.
+// ours is a subject with a device of this package.
 type ours struct {
 	h    *host
 	peer key.NodePublic
 
 	mu    sync.Mutex
-	sent  []posted
+	sent  []sentMessage
 	ports map[string]*port
 }
 
-func newOurs(t testing.TB, s setting) subject {
+func newOurs(t testing.TB, s subjectConfig) subject {
 	o := &ours{ports: make(map[string]*port), peer: s.peer}
 	o.h = &host{tun: new(tun), port: newPort("self"), key: s.key}
 	o.h.Device = New(o.h.tun, o.h.port, s.key, slog.New(slog.DiscardHandler))
 	o.h.port.filter(func(b []byte, to *port) bool {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		o.sent = append(o.sent, posted{slices.Clone(b), to.name})
+		o.sent = append(o.sent, sentMessage{slices.Clone(b), to.name})
 		return false
 	})
-	p := Peer{Key: s.peer, AllowedIPs: []netip.Prefix{netip.PrefixFrom(s.peerAddr, s.peerAddr.BitLen())}, Roams: true}
+	p := Peer{
+		Key: s.peer, PresharedKey: key.PresharedFromRaw(s.psk), Roams: true,
+		AllowedIPs: []netip.Prefix{netip.PrefixFrom(s.peerAddr, s.peerAddr.BitLen())},
+	}
 	if s.endpoint != "" {
 		p.Endpoint = o.port(s.endpoint)
 	}
@@ -88,11 +92,11 @@ func (o *ours) send(packet []byte)            { o.h.tun.send(packet) }
 func (o *ours) close()                        { o.h.Close() }
 
 func (o *ours) endpoint() string {
-	s, _ := o.h.Session(o.peer)
+	s, _ := o.h.PeerState(o.peer)
 	return s.Endpoint
 }
 
-func (o *ours) take() (sent []posted, packets [][]byte) {
+func (o *ours) take() (sent []sentMessage, packets [][]byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.h.tun.mu.Lock()
@@ -102,29 +106,30 @@ func (o *ours) take() (sent []posted, packets [][]byte) {
 	return sent, packets
 }
 
-// kept are peers of wireguard-go. The queues of a peer have finalizers that read from channels,
-// which only goroutines of the bubble may do, so the queues have to outlive the test.
-var kept struct {
+// livePeers keeps peers of wireguard-go reachable. Their queues have finalizers that read from
+// channels, which only goroutines of the bubble may do. Therefore the queues must outlive the test.
+var livePeers struct {
 	mu    sync.Mutex
 	peers []*device.Peer
 }
 
-// theirs is a subject of wireguard-go.
+// theirs is a subject with a device of wireguard-go.
 type theirs struct {
 	dev  *device.Device
 	bind *theirBind
 	tun  *theirTun
 }
 
-func newTheirs(t testing.TB, s setting) subject {
+func newTheirs(t testing.TB, s subjectConfig) subject {
 	w := &theirs{
-		bind: &theirBind{inc: make(chan posted, 4096), closec: make(chan struct{})},
+		bind: &theirBind{inc: make(chan sentMessage, 4096), closec: make(chan struct{})},
 		tun:  &theirTun{outc: make(chan []byte, 16), closec: make(chan struct{}), events: make(chan wgtun.Event, 4)},
 	}
 	w.dev = device.NewDevice(w.tun, w.bind, device.NewLogger(device.LogLevelSilent, ""))
 	raw := s.key.Raw()
 	config := "private_key=" + hex.EncodeToString(raw[:]) + "\npublic_key=" + hex.EncodeToString(s.peer[:]) +
-		"\nallowed_ip=" + netip.PrefixFrom(s.peerAddr, s.peerAddr.BitLen()).String() + "\n"
+		"\nallowed_ip=" + netip.PrefixFrom(s.peerAddr, s.peerAddr.BitLen()).String() +
+		"\npreshared_key=" + hex.EncodeToString(s.psk[:]) + "\n"
 	if s.endpoint != "" {
 		config += "endpoint=" + s.endpoint + "\n"
 	}
@@ -134,13 +139,13 @@ func newTheirs(t testing.TB, s setting) subject {
 	if err := w.dev.Up(); err != nil {
 		t.Fatal(err)
 	}
-	kept.mu.Lock()
-	kept.peers = append(kept.peers, w.dev.LookupPeer(device.NoisePublicKey(s.peer)))
-	kept.mu.Unlock()
+	livePeers.mu.Lock()
+	livePeers.peers = append(livePeers.peers, w.dev.LookupPeer(device.NoisePublicKey(s.peer)))
+	livePeers.mu.Unlock()
 	return w
 }
 
-func (w *theirs) deliver(b []byte, from string) { w.bind.inc <- posted{slices.Clone(b), from} }
+func (w *theirs) deliver(b []byte, from string) { w.bind.inc <- sentMessage{slices.Clone(b), from} }
 func (w *theirs) send(packet []byte)            { w.tun.outc <- packet }
 
 func (w *theirs) close() {
@@ -158,7 +163,7 @@ func (w *theirs) endpoint() string {
 	return ""
 }
 
-func (w *theirs) take() (sent []posted, packets [][]byte) {
+func (w *theirs) take() (sent []sentMessage, packets [][]byte) {
 	w.bind.mu.Lock()
 	defer w.bind.mu.Unlock()
 	w.tun.mu.Lock()
@@ -168,7 +173,7 @@ func (w *theirs) take() (sent []posted, packets [][]byte) {
 	return sent, packets
 }
 
-// theirEndpoint is a conn.Endpoint by its name alone.
+// theirEndpoint is a conn.Endpoint that consists of a name.
 type theirEndpoint string
 
 func (e theirEndpoint) ClearSrc()           {}
@@ -178,13 +183,13 @@ func (e theirEndpoint) DstToBytes() []byte  { return []byte(e) }
 func (e theirEndpoint) DstIP() netip.Addr   { return netip.MustParseAddr("192.0.2.1") }
 func (e theirEndpoint) SrcIP() netip.Addr   { return netip.Addr{} }
 
-// theirBind is a conn.Bind that receives from inc and keeps what is sent.
+// theirBind is a conn.Bind that receives from inc and records what is sent.
 type theirBind struct {
-	inc    chan posted // to: where it comes from
+	inc    chan sentMessage // whose field "to" is the sender here
 	closec chan struct{}
 
 	mu   sync.Mutex
-	sent []posted
+	sent []sentMessage
 }
 
 func (b *theirBind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
@@ -204,7 +209,7 @@ func (b *theirBind) receive(packets [][]byte, sizes []int, eps []conn.Endpoint) 
 func (b *theirBind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	for _, m := range bufs {
 		b.mu.Lock()
-		b.sent = append(b.sent, posted{slices.Clone(m), ep.DstToString()})
+		b.sent = append(b.sent, sentMessage{slices.Clone(m), ep.DstToString()})
 		b.mu.Unlock()
 	}
 	return nil
@@ -215,7 +220,8 @@ func (b *theirBind) SetMark(uint32) error                          { return nil 
 func (b *theirBind) BatchSize() int                                { return 1 }
 func (b *theirBind) Close() error                                  { return nil }
 
-// theirTun is a tun.Device whose packets tests make and look at.
+// theirTun is a tun.Device whose outgoing packets tests make and whose incoming packets they
+// inspect.
 type theirTun struct {
 	outc   chan []byte
 	closec chan struct{}

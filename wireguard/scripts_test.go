@@ -9,59 +9,65 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// script is a conversation with a subject that decides for itself what to answer.
+// script is a sequence of messages and packets for a subject.
 type script struct {
-	name    string
-	unknown bool // the subject does not know where its peer is
-	run     func(p *play)
+	name       string
+	noEndpoint bool // the subject is not told the endpoint of its peer
+	run        func(p *scriptRun)
 }
 
 var scripts = []script{
-	{"initiations", false, playInitiations},
-	{"changed initiations", false, playChangedInitiations},
-	{"initiations with points of low order", false, playLowOrderInitiations},
-	{"initiation of a stranger", false, playStranger},
-	{"counters", true, playCounters},
-	{"contents", false, playContents},
-	{"endpoint", false, playEndpoint},
-	{"two handshakes of which the first is never used", false, playTwoHandshakes},
-	{"three sessions", false, playThreeSessions},
-	{"messages out of nothing", false, playUnsolicited},
-	{"changed responses", false, playChangedResponses},
-	{"responses with points of low order", false, playLowOrderResponses},
-	{"response to an earlier attempt", false, playEarlierAttempt},
-	{"crossing handshakes", false, playCrossing},
-	{"answerer has something to send", false, playAnswererSends},
-	{"attempts end when the peer's session is used", false, playConfirmation},
-	{"passive keepalive and dead peer", false, playPassive},
-	{"reject after three minutes", false, playReject},
+	{"initiations", false, scriptInitiations},
+	{"changed initiations", false, scriptChangedInitiations},
+	{"initiations with low-order points", false, scriptLowOrderInitiations},
+	{"initiation of an unknown peer", false, scriptUnknownPeer},
+	{"two initiations in one TAI64N tick", false, scriptOneTick},
+	{"counters", true, scriptCounters},
+	{"cookie reply to an initiation", false, scriptCookieReply},
+	{"cookie reply to a response", false, scriptCookieReplyToResponse},
+	{"tampered cookie reply", false, scriptTamperedCookieReply},
+	{"tampered transport data", false, scriptTamperedTransport},
+	{"receiver indices of other messages", false, scriptReceiverIndices},
+	{"contents", false, scriptContents},
+	{"endpoint", false, scriptEndpoint},
+	{"two handshakes, the first keypair never used", false, scriptTwoHandshakes},
+	{"three keypairs", false, scriptThreeKeypairs},
+	{"unsolicited messages", false, scriptUnsolicited},
+	{"changed responses", false, scriptChangedResponses},
+	{"responses with low-order points", false, scriptLowOrderResponses},
+	{"response to an earlier initiation", false, scriptEarlierInitiation},
+	{"crossing handshakes", false, scriptCrossing},
+	{"responder has a packet to send", false, scriptResponderSends},
+	{"confirmed keypair cancels own initiation", false, scriptConfirmation},
+	{"passive keepalive and silent peer", false, scriptPassive},
+	{"Reject-After-Time", false, scriptRejectAfterTime},
 }
 
-func playInitiations(p *play) {
+func scriptInitiations(p *scriptRun) {
 	_, old := p.initiation(7)
 	time.Sleep(30 * time.Millisecond)
 	_, b := p.initiation(8)
 	p.deliver(b, "peer")
 	p.step("valid initiation")
 	p.deliver(b, "peer")
-	p.step("same again")
+	p.step("replay")
 	time.Sleep(50 * time.Millisecond)
 	p.deliver(b, "elsewhere")
-	p.step("same again later, from elsewhere")
+	p.step("replay later, from elsewhere")
 	p.note("endpoint %s", p.subject.endpoint())
 	p.deliver(old, "peer")
-	p.step("an older one")
+	p.step("an initiation with an older timestamp")
 	time.Sleep(60 * time.Millisecond)
 	_, b = p.initiation(11)
 	time.Sleep(18 * time.Millisecond)
 	_, c := p.initiation(12)
 	p.deliver(b, "peer")
-	synctest.Wait() // the reference handles two of one instant at the same time, and may answer both
+	synctest.Wait() // the reference may handle simultaneous messages in parallel and answer both
 	p.deliver(c, "peer")
-	p.step("two at once")
+	p.step("two initiations within minInitiationInterval")
 	time.Sleep(60 * time.Millisecond)
 	_, b = p.initiation(13)
 	p.deliver(b[:initiationLen-1], "peer")
@@ -71,47 +77,47 @@ func playInitiations(p *play) {
 	for i := 1; i < 4; i++ {
 		c := slices.Clone(b)
 		c[i] = 1
-		p.deliver(remac(c, p.me.of.key), "peer")
+		p.deliver(withMAC1(c, p.me.peer.key), "peer")
 		p.step(fmt.Sprint("reserved byte ", i))
 	}
 	p.deliver(b, "third")
 	p.step("valid, from a third place")
 }
 
-func playChangedInitiations(p *play) {
+func scriptChangedInitiations(p *scriptRun) {
 	_, b := p.initiation(20)
-	for _, m := range tampered(b, p.me.of.key) {
+	for _, m := range tamperedCopies(b, p.me.peer.key) {
 		p.deliver(m, "peer")
 		time.Sleep(8 * time.Millisecond)
 	}
 	p.step("each byte changed")
 	p.deliver(b, "peer")
-	p.step("the genuine one")
+	p.step("genuine message")
 }
 
-func playLowOrderInitiations(p *play) {
+func scriptLowOrderInitiations(p *scriptRun) {
 	for _, point := range lowOrder {
 		_, b := p.initiation(21)
 		copy(b[initiationEphemeral:], point[:])
-		p.deliver(remac(b, p.me.of.key), "peer")
+		p.deliver(withMAC1(b, p.me.peer.key), "peer")
 		p.step(fmt.Sprintf("point %x", point[:4]))
 	}
 	p.handshake(22)
 }
 
-func playStranger(p *play) {
+func scriptUnknownPeer(p *scriptRun) {
 	k := key.NewNodePrivate()
-	s := &side{k: k, id: newIdentity(k), of: p.me.of}
-	s.of.static = staticSecret{}
-	_, b := s.begin(p.t, 30)
-	p.deliver(remac(b, p.me.of.key), "peer")
+	s := &side{k: k, id: newIdentity(k), peer: p.me.peer}
+	s.peer.staticSecretOf = nil
+	_, b := s.initiate(p.t, 30)
+	p.deliver(withMAC1(b, p.me.peer.key), "peer")
 	p.step("initiation")
 }
 
-func playCounters(p *play) {
+func scriptCounters(p *scriptRun) {
 	k := p.handshake(40)
-	p.subject.send(packet(p.their, p.addr, "before the session is confirmed"))
-	p.step("subject sends before the session is confirmed")
+	p.subject.send(packet(p.their, p.addr, "before the keypair is confirmed"))
+	p.step("subject sends before the keypair is confirmed")
 	p.deliver(p.data(k, 0, p.packet("first")), "peer")
 	p.step("first data")
 	p.deliver(p.data(k, 0, p.packet("first")), "peer")
@@ -128,7 +134,7 @@ func playCounters(p *play) {
 	}
 }
 
-func playContents(p *play) {
+func scriptContents(p *scriptRun) {
 	k := p.handshake(50)
 	total := func(n int) []byte {
 		b := p.packet("another total length")
@@ -162,7 +168,7 @@ func playContents(p *play) {
 		{"total length 20", total(20)},
 		{"version 5", headed(0x55)},
 		{"header length 1", headed(0x41)},
-		{"IPv6 of nobody", v6},
+		{"IPv6 without an allowed IP", v6},
 		{"IPv6 with a mapped source", mapped},
 		{"loopback source", packet(netip.MustParseAddr("127.0.0.1"), p.their, "x")},
 		{"2,000 bytes", p.packet(strings.Repeat("y", 2000))},
@@ -173,7 +179,7 @@ func playContents(p *play) {
 	}
 }
 
-func playEndpoint(p *play) {
+func scriptEndpoint(p *scriptRun) {
 	k := p.handshake(55)
 	b := p.unpadded(k, 0, p.packet("roams"))
 	p.deliver(b, "elsewhere")
@@ -198,19 +204,19 @@ func playEndpoint(p *play) {
 	p.step("subject sends")
 }
 
-func playTwoHandshakes(p *play) {
+func scriptTwoHandshakes(p *scriptRun) {
 	k1 := p.handshake(60)
 	time.Sleep(30 * time.Millisecond)
 	k2 := p.handshake(61)
 	p.deliver(p.data(k1, 0, p.packet("1")), "peer")
-	p.step("data by the first")
+	p.step("data under the first keypair")
 	p.deliver(p.data(k2, 0, p.packet("2")), "peer")
-	p.step("data by the second")
+	p.step("data under the second keypair")
 	p.deliver(p.data(k1, 1, p.packet("1")), "peer")
-	p.step("data by the first again")
+	p.step("data under the first keypair again")
 }
 
-func playThreeSessions(p *play) {
+func scriptThreeKeypairs(p *scriptRun) {
 	k1 := p.handshake(70)
 	p.deliver(p.data(k1, 0, p.packet("1")), "peer")
 	p.step("1")
@@ -232,15 +238,15 @@ func playThreeSessions(p *play) {
 	p.step("2 as the previous one")
 }
 
-func playUnsolicited(p *play) {
+func scriptUnsolicited(p *scriptRun) {
 	response := make([]byte, responseLen)
 	response[0] = typeResponse
-	p.deliver(remac(response, p.me.of.key), "peer")
-	p.step("a response to nothing")
-	cookie := make([]byte, cookieLen)
-	cookie[0] = typeCookie
+	p.deliver(withMAC1(response, p.me.peer.key), "peer")
+	p.step("a response without an initiation")
+	cookie := make([]byte, cookieReplyLen)
+	cookie[0] = typeCookieReply
 	p.deliver(cookie, "peer")
-	p.step("a cookie for nothing")
+	p.step("a cookie reply without a message")
 	for kind := range 256 {
 		if kind != typeInitiation && kind != typeResponse {
 			b := make([]byte, 200)
@@ -251,41 +257,41 @@ func playUnsolicited(p *play) {
 	p.step("all other types")
 }
 
-func playChangedResponses(p *play) {
-	k, response := p.response(p.begin(), 80)
-	for _, m := range tampered(response, p.me.of.key) {
+func scriptChangedResponses(p *scriptRun) {
+	k, response := p.response(p.initiate(), 80)
+	for _, m := range tamperedCopies(response, p.me.peer.key) {
 		p.deliver(m, "peer")
 		time.Sleep(8 * time.Millisecond)
 	}
 	p.step("each byte changed")
 	p.deliver(response, "peer")
-	if data := first(p.step("the genuine one"), typeData); data != nil {
+	if data := first(p.step("genuine message"), typeTransport); data != nil {
 		var n nonce
 		plain, ok := k.open(data, &n)
 		p.note("opens: %v, %d bytes", ok, len(plain))
 	}
 	p.deliver(response, "peer")
-	p.step("the same again")
+	p.step("replay")
 }
 
-func playLowOrderResponses(p *play) {
-	_, response := p.response(p.begin(), 81)
+func scriptLowOrderResponses(p *scriptRun) {
+	_, response := p.response(p.initiate(), 81)
 	for _, point := range lowOrder {
 		forged := slices.Clone(response)
 		copy(forged[responseEphemeral:], point[:])
-		p.deliver(remac(forged, p.me.of.key), "attacker")
+		p.deliver(withMAC1(forged, p.me.peer.key), "attacker")
 		p.step(fmt.Sprintf("point %x", point[:4]))
 	}
 	p.deliver(response, "peer")
-	p.step("the genuine one")
+	p.step("genuine message")
 	time.Sleep(time.Second)
 	p.step("a second later")
 }
 
-func playEarlierAttempt(p *play) {
-	b := p.begin()
+func scriptEarlierInitiation(p *scriptRun) {
+	b := p.initiate()
 	time.Sleep(5600*time.Millisecond - pause)
-	second := first(p.step("second attempt"), typeInitiation)
+	second := first(p.step("second initiation"), typeInitiation)
 	_, response := p.response(b, 82)
 	p.deliver(response, "peer")
 	p.step("response to the first")
@@ -294,38 +300,39 @@ func playEarlierAttempt(p *play) {
 	p.step("response to the second, from elsewhere")
 }
 
-// The script's own initiation crosses the subject's, and its session is the one that is used.
-func playCrossing(p *play) {
-	p.begin()
+// The script's own initiation crosses the subject's, and the script uses the keypair of its own.
+func scriptCrossing(p *scriptRun) {
+	p.initiate()
 	k := p.handshake(85)
 	p.confirm(k)
 	time.Sleep(20 * time.Second)
 	p.step("20 s later")
 }
 
-// confirm delivers the first data of a session for which a packet of the subject waits. Data bring
-// that packet on its way, and a keepalive is due if it left before they counted as received, which
-// neither implementation decides. The packet sent after it settles that.
-func (p *play) confirm(k *keypair) {
+// confirm delivers the first message under a keypair while the subject has a staged packet. The
+// message releases that packet. Whether the subject records the packet as sent before or after the
+// message as received is a race in both implementations, and decides whether a keepalive becomes
+// due. Another packet of the subject clears that timer either way.
+func (p *scriptRun) confirm(k *keypair) {
 	p.deliver(p.data(k, 0, p.packet("x")), "peer")
 	p.step("data")
 	p.subject.send(packet(p.their, p.addr, "y"))
 	p.step("subject sends")
 }
 
-func playAnswererSends(p *play) {
+func scriptResponderSends(p *scriptRun) {
 	k := p.handshake(86)
 	p.subject.send(packet(p.their, p.addr, "waits"))
 	time.Sleep(3 * time.Second)
-	p.step("subject sends before the session is confirmed")
+	p.step("subject sends before the keypair is confirmed")
 	p.deliver(p.data(k, 0, p.packet("x")), "peer")
 	p.step("data")
 	time.Sleep(8 * time.Second)
 	p.step("8 s later")
 }
 
-func playConfirmation(p *play) {
-	p.begin()
+func scriptConfirmation(p *scriptRun) {
+	p.initiate()
 	time.Sleep(4 * time.Second)
 	k := p.handshake(87)
 	time.Sleep(2 * time.Second)
@@ -335,7 +342,7 @@ func playConfirmation(p *play) {
 	p.step("12 s later")
 }
 
-func playPassive(p *play) {
+func scriptPassive(p *scriptRun) {
 	k := p.handshake(90)
 	p.deliver(p.data(k, 0, p.packet("x")), "peer")
 	p.step("data")
@@ -347,14 +354,14 @@ func playPassive(p *play) {
 	p.step("15 s later")
 }
 
-func playReject(p *play) {
+func scriptRejectAfterTime(p *scriptRun) {
 	k := p.handshake(95)
 	p.deliver(p.data(k, 0, p.packet("x")), "peer")
 	p.step("data")
 	time.Sleep(181 * time.Second)
 	p.step("three minutes later")
 	p.deliver(p.data(k, 1, p.packet("old")), "peer")
-	p.step("data by the old session")
+	p.step("data under the old keypair")
 	p.subject.send(packet(p.their, p.addr, "y"))
 	p.step("subject sends")
 }

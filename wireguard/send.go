@@ -1,48 +1,47 @@
 package wireguard
 
 import (
-	"encoding/binary"
 	"math"
 	"net/netip"
 	"sync/atomic"
 )
 
-// pumpBatches batches are sent by a goroutine that has made a packet and finds more; the rest is
-// left to transmit. It has something else to do, and may hold locks.
-const pumpBatches = 4
+// inlineBatches is the number of batches that the goroutine which queued a packet sends itself. It
+// leaves the rest to transmit, because it has other work to do and may hold locks.
+const inlineBatches = 4
 
-// inlineBytes is how much waits at the most for a goroutine that has made a packet to send it
-// itself. It spares waking another, which is what a small packet would otherwise wait for; of large
-// ones transmit makes batches.
+// inlineBytes is the queue length up to which the goroutine that queued a packet sends it itself.
+// For a small packet, waking transmit would be most of the latency. More bytes are left to
+// transmit, which sends them in larger batches.
 const inlineBytes = 1536
 
-// outlets returns an outlet for each queue of the Tun.
-func outlets(d *Device) []*outlet {
+// outbound encrypts and sends the packets of one queue of the Tun. One goroutine at a time does so;
+// other goroutines leave their packets to it. Outbounds write to no common memory, except for the
+// state of a peer that several of them send to.
+type outbound struct {
+	d         *Device
+	queue     Queue
+	busy      atomic.Bool   // a goroutine drains the queue
+	continuec chan struct{} // capacity 1: tells transmit to continue draining
+
+	// Owned by the goroutine that set busy.
+	bufs  [][]byte
+	sizes []int
+	s     sealer
+}
+
+// newOutbounds makes an outbound for each queue of the Tun.
+func newOutbounds(d *Device) []*outbound {
 	queues := d.tun.Queues()
-	all := make([]*outlet, len(queues))
+	all := make([]*outbound, len(queues))
 	for i, q := range queues {
-		all[i] = newOutlet(d, q, i)
+		all[i] = newOutbound(d, q, i)
 	}
 	return all
 }
 
-// outlet sends what one queue of the Tun has. One goroutine at a time does; others leave their
-// packets to it. Outlets write to no common memory, except the state of a peer to which several of
-// them send.
-type outlet struct {
-	d     *Device
-	queue Queue
-	busy  atomic.Bool
-	restc chan struct{} // capacity 1: transmit is to go on
-
-	// Owned by whoever made busy true.
-	bufs  [][]byte
-	sizes []int
-	s     sender
-}
-
-func newOutlet(d *Device, q Queue, lane int) *outlet {
-	o := &outlet{d: d, queue: q, restc: make(chan struct{}, 1), s: sender{d: d, lane: lane}}
+func newOutbound(d *Device, q Queue, lane int) *outbound {
+	o := &outbound{d: d, queue: q, continuec: make(chan struct{}, 1), s: sealer{d: d, lane: lane}}
 	n, size := d.tun.BatchSize(), headerLen+d.mtu+tagLen
 	o.bufs, o.sizes = make([][]byte, n), make([]int, n)
 	block := make([]byte, n*size)
@@ -52,18 +51,18 @@ func newOutlet(d *Device, q Queue, lane int) *outlet {
 	return o
 }
 
-// pump is called by whoever made a packet.
-func (o *outlet) pump() {
-	if o.busy.CompareAndSwap(false, true) && (o.queue.Waiting() > inlineBytes || !o.drain(pumpBatches)) {
-		o.restc <- struct{}{} // has room, for only one is busy
+// sendReady is called by every goroutine that has queued a packet.
+func (o *outbound) sendReady() {
+	if o.busy.CompareAndSwap(false, true) && (o.queue.Waiting() > inlineBytes || !o.drain(inlineBatches)) {
+		o.continuec <- struct{}{} // never blocks, because only the goroutine that set busy sends
 	}
 }
 
-// transmit sends what others have left.
-func (o *outlet) transmit() {
+// transmit drains the queue whenever sendReady leaves it packets.
+func (o *outbound) transmit() {
 	for {
 		select {
-		case <-o.restc:
+		case <-o.continuec:
 		case <-o.d.closec:
 			return
 		}
@@ -71,9 +70,9 @@ func (o *outlet) transmit() {
 	}
 }
 
-// drain sends that many batches at the most. It reports false, and stays busy, if there may be
-// more.
-func (o *outlet) drain(batches int) bool {
+// drain sends up to the given number of batches. It reports true if the queue is empty and busy is
+// no longer ours. Otherwise there may be more packets and the caller still owns busy.
+func (o *outbound) drain(batches int) bool {
 	for range batches {
 		n := o.queue.Read(o.bufs, o.sizes, headerLen)
 		if n > 0 {
@@ -81,7 +80,7 @@ func (o *outlet) drain(batches int) bool {
 			continue
 		}
 		o.busy.Store(false)
-		// Somebody may have found us busy since.
+		// A goroutine may have queued a packet and found us busy between Read and Store.
 		if o.queue.Waiting() == 0 || !o.busy.CompareAndSwap(false, true) {
 			return true
 		}
@@ -89,20 +88,20 @@ func (o *outlet) drain(batches int) bool {
 	return false
 }
 
-// sender encrypts and sends. Each goroutine that sends has its own.
-type sender struct {
+// sealer encrypts packets and sends them. Each sending goroutine has its own.
+type sealer struct {
 	d    *Device
-	lane int // of the bind
+	lane int // of the Bind
 	out  [][]byte
 	nonce
-	last netip.Addr // of the destinations so far
-	peer *peer      // whose it is
+	dst     netip.Addr // destination of the last packet
+	dstPeer *peer      // that dst is routed to
 }
 
-// route sends packets, each from headerLen on, to the peers that have their destinations.
-func (s *sender) route(bufs [][]byte, sizes []int) {
+// route sends packets, each starting at headerLen, to the peers that their destinations belong to.
+func (s *sealer) route(bufs [][]byte, sizes []int) {
 	now := s.d.now()
-	s.last = netip.Addr{} // routes may have changed
+	s.dst = netip.Addr{} // the allowed IPs may have changed since the last call
 	for len(bufs) > 0 {
 		p := s.peerFor(bufs[0][headerLen : headerLen+sizes[0]])
 		n := 1
@@ -118,63 +117,69 @@ func (s *sender) route(bufs [][]byte, sizes []int) {
 	}
 }
 
-func (s *sender) peerFor(packet []byte) *peer {
+func (s *sealer) peerFor(packet []byte) *peer {
 	dst, ok := destination(packet)
 	if !ok {
 		return nil
 	}
-	if dst != s.last {
-		s.last, s.peer = dst, s.d.routes.lookup(dst)
+	if dst != s.dst {
+		s.dst, s.dstPeer = dst, s.d.allowedIPs.lookup(dst)
 	}
-	return s.peer
+	return s.dstPeer
 }
 
-// send sends packets to p, or keeps them until there is a session.
-func (s *sender) send(p *peer, bufs [][]byte, sizes []int, now int64) {
-	k := p.current.Load()
-	if k == nil || !k.usable(now) {
-		s.d.full.Add(uint64(p.stage(bufs, sizes)))
-		s.d.ask(p, askHandshake)
-		return
-	}
-	counter, ok := k.reserve(len(bufs))
-	if !ok {
-		s.d.full.Add(uint64(p.stage(bufs, sizes)))
-		s.d.ask(p, askHandshake)
+// send sends packets to p. Without a keypair to send with, it stages them and requests a handshake.
+func (s *sealer) send(p *peer, bufs [][]byte, sizes []int, now int64) {
+	k, counter := p.reserveCounters(len(bufs), now)
+	if k == nil {
+		s.d.noRoom.Add(uint64(p.stage(bufs, sizes)))
+		s.d.request(p, reqHandshake)
 		return
 	}
 	s.out = s.out[:0]
 	for i, b := range bufs {
 		s.out = append(s.out, k.seal(b, sizes[i], s.d.mtu, counter+uint64(i), &s.nonce))
 	}
-	s.d.post(s.lane, p, s.out, now)
-	p.sentData(now)
-	if k.aging(now) {
-		s.d.ask(p, askHandshake)
+	s.d.sendMessages(s.lane, p, s.out, now)
+	p.dataSent(now)
+	if k.needsRekey(now) {
+		s.d.request(p, reqHandshake)
 	}
 }
 
-// keepalive sends a message without a packet, and reports false if there is no session to do so.
-func (s *sender) keepalive(p *peer, now int64) bool {
-	k := p.current.Load()
-	if k == nil || !k.usable(now) {
-		return false
-	}
-	counter, ok := k.reserve(1)
-	if !ok {
+// sendKeepalive sends a transport data message without a packet. It reports false if there is no
+// keypair to send with.
+func (s *sealer) sendKeepalive(p *peer, now int64) bool {
+	k, counter := p.reserveCounters(1, now)
+	if k == nil {
 		return false
 	}
 	b := k.seal(make([]byte, headerLen+tagLen), 0, s.d.mtu, counter, &s.nonce)
-	s.d.post(s.lane, p, [][]byte{b}, now)
-	if k.aging(now) {
-		s.d.ask(p, askHandshake)
+	s.d.sendMessages(s.lane, p, [][]byte{b}, now)
+	if k.needsRekey(now) {
+		s.d.request(p, reqHandshake)
 	}
 	return true
 }
 
-// flush sends what waited for a session, and reports false if nothing did or there still is none.
-func (s *sender) flush(p *peer, now int64) bool {
-	if k := p.current.Load(); k == nil || !k.usable(now) {
+// reserveCounters returns the current keypair and the first of n counters, nil if there is no
+// keypair to send with.
+func (p *peer) reserveCounters(n int, now int64) (*keypair, uint64) {
+	k := p.current.Load()
+	if k == nil || !k.canSend(now) {
+		return nil, 0
+	}
+	counter, ok := k.reserveCounters(n)
+	if !ok {
+		return nil, 0
+	}
+	return k, counter
+}
+
+// sendStaged sends the staged packets. It reports false if there are none, or no keypair to send
+// with.
+func (s *sealer) sendStaged(p *peer, now int64) bool {
+	if k := p.current.Load(); k == nil || !k.canSend(now) {
 		return false
 	}
 	packets := p.unstage()
@@ -192,15 +197,16 @@ func (s *sender) flush(p *peer, now int64) bool {
 	return len(packets) > 0
 }
 
-// post sends messages by a lane of the bind. What cannot be sent is lost, as on any network.
-func (d *Device) post(lane int, p *peer, messages [][]byte, now int64) {
+// sendMessages sends messages to p in a lane of the Bind. Messages that cannot be sent are lost, as
+// in the network. A peer without an endpoint gets none.
+func (d *Device) sendMessages(lane int, p *peer, messages [][]byte, now int64) {
 	ep := p.endpoint.Load()
 	if ep == nil {
 		return
 	}
-	p.sent(now)
+	p.messageSent(now)
 	if err := d.bind.Send(lane, messages, *ep); err != nil {
-		d.log.Debug("WireGuard message is not sent", "peer", p.key, "err", err)
+		d.log.Debug("WireGuard message not sent", "peer", p.key, "err", err)
 		return
 	}
 	total := 0
@@ -210,7 +216,8 @@ func (d *Device) post(lane int, p *peer, messages [][]byte, now int64) {
 	p.tx.Add(uint64(total))
 }
 
-// destination is where an IP packet goes.
+// destination returns the destination address of an IP packet. It reports false if the packet is
+// malformed.
 func destination(packet []byte) (netip.Addr, bool) {
 	switch {
 	case len(packet) >= 20 && packet[0]>>4 == 4:
@@ -219,17 +226,4 @@ func destination(packet []byte) (netip.Addr, bool) {
 		return netip.AddrFrom16([16]byte(packet[24:40])), true
 	}
 	return netip.Addr{}, false
-}
-
-// source is where an IP packet comes from, and how long it says that it is.
-func source(packet []byte) (a netip.Addr, length int, ok bool) {
-	switch {
-	case len(packet) >= 20 && packet[0]>>4 == 4:
-		a, length = netip.AddrFrom4([4]byte(packet[12:16])), int(binary.BigEndian.Uint16(packet[2:]))
-		return a, length, length >= 20 && length <= len(packet)
-	case len(packet) >= 40 && packet[0]>>4 == 6:
-		a, length = netip.AddrFrom16([16]byte(packet[8:24])), 40+int(binary.BigEndian.Uint16(packet[4:]))
-		return a, length, length <= len(packet)
-	}
-	return netip.Addr{}, 0, false
 }

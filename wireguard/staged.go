@@ -1,20 +1,20 @@
 package wireguard
 
 const (
-	// maxStaged packets of a peer wait for a session, as long as they are not more than
-	// maxStagedBytes. Of more the oldest go. Many small ones have to fit, because each of many
-	// connections begins with a SYN.
+	// maxStaged and maxStagedBytes limit the packets that are staged for one peer. Above either
+	// limit the oldest packets are discarded. Many small packets have to fit, because many
+	// connections may start at once, each with a SYN.
 	maxStaged      = 1024
 	maxStagedBytes = 192 << 10
 )
 
-// staged are packets that wait for a session, oldest first.
+// staged holds the packets of one peer that wait for a keypair, oldest first.
 type staged struct {
 	packets [][]byte
 	bytes   int
 }
 
-// add keeps a copy of a packet, and returns how many others had to go for it.
+// add keeps a copy of a packet, and returns how many packets it discarded.
 func (s *staged) add(packet []byte) (dropped int) {
 	s.packets = append(s.packets, append([]byte(nil), packet...))
 	s.bytes += len(packet)
@@ -27,7 +27,7 @@ func (s *staged) add(packet []byte) (dropped int) {
 	return dropped
 }
 
-// take empties s and returns what was in it.
+// take removes and returns all packets.
 func (s *staged) take() (packets [][]byte) {
 	packets = s.packets
 	*s = staged{}

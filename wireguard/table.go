@@ -6,17 +6,17 @@ import (
 	"sync/atomic"
 )
 
-// table is a map for many readers. A reader takes no lock and writes to no memory that processors
-// share, and, unlike with sync.Map, allocates nothing. A change copies the part of the map that
-// holds the key, one of 256.
+// table is a map that is read far more often than changed. A reader takes no lock, writes to no
+// shared memory and, unlike with sync.Map, allocates nothing. The map is split into 256 parts; a
+// change copies the part that holds the key.
 type table[K, V comparable] struct {
-	part func(K) byte // which part holds a key; any function that spreads keys evenly
+	part func(K) byte // which part holds a key; must spread the keys evenly
 
-	mu    sync.Mutex // held by changes
+	mu    sync.Mutex // serialises changes
 	parts [256]atomic.Pointer[map[K]V]
 }
 
-// get returns the value of k, zero if there is none.
+// get returns the value of k, the zero value if k is absent.
 func (t *table[K, V]) get(k K) (v V) {
 	if m := t.parts[t.part(k)].Load(); m != nil {
 		v = (*m)[k]
@@ -30,7 +30,7 @@ func (t *table[K, V]) set(k K, v V) {
 	t.changeLocked(k, func(m map[K]V) { m[k] = v })
 }
 
-// add makes v the value of k unless it has one, and reports whether it did.
+// add sets the value of k if k is absent, and reports whether it did.
 func (t *table[K, V]) add(k K, v V) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -43,7 +43,7 @@ func (t *table[K, V]) add(k K, v V) bool {
 	return true
 }
 
-// remove takes k away if v is its value.
+// remove deletes k if its value is v.
 func (t *table[K, V]) remove(k K, v V) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -53,7 +53,7 @@ func (t *table[K, V]) remove(k K, v V) {
 	t.changeLocked(k, func(m map[K]V) { delete(m, k) })
 }
 
-// changeLocked replaces the part that k is in by a changed copy.
+// changeLocked replaces the part that holds k with a changed copy.
 func (t *table[K, V]) changeLocked(k K, change func(map[K]V)) {
 	part, next := &t.parts[t.part(k)], make(map[K]V)
 	if m := part.Load(); m != nil {
@@ -63,7 +63,7 @@ func (t *table[K, V]) changeLocked(k K, change func(map[K]V)) {
 	part.Store(&next)
 }
 
-// all returns a copy.
+// all returns a copy of the whole map.
 func (t *table[K, V]) all() map[K]V {
 	all := make(map[K]V)
 	for i := range t.parts {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A table is a map, whatever is done to it.
+// A table behaves like a map under random operations.
 func TestTable(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	table := table[uint32, int]{part: func(n uint32) byte { return byte(n % 3) }}
@@ -19,11 +19,11 @@ func TestTable(t *testing.T) {
 			table.set(k, v)
 			naive[k] = v
 		case 1:
-			_, there := naive[k]
-			if table.add(k, v) == there {
-				t.Fatalf("step %d: add of key %d reports %v", i, k, there)
+			_, exists := naive[k]
+			if table.add(k, v) == exists {
+				t.Fatalf("step %d: add of key %d reports %v", i, k, exists)
 			}
-			if !there {
+			if !exists {
 				naive[k] = v
 			}
 		case 2:
@@ -33,16 +33,16 @@ func TestTable(t *testing.T) {
 			}
 		}
 		if got := table.get(k); got != naive[k] {
-			t.Fatalf("step %d: key %d has %d, want %d", i, k, got, naive[k])
+			t.Fatalf("step %d: key %d: got %d, want %d", i, k, got, naive[k])
 		}
 	}
 	if all := table.all(); !maps.Equal(all, naive) {
-		t.Errorf("%v, want %v", all, naive)
+		t.Errorf("got %v, want %v", all, naive)
 	}
 }
 
-// Whoever reads while others write sees what a key had before or has since.
-func TestTableReadersBesideWriters(t *testing.T) {
+// A reader that runs at the same time as writers sees the old or the new value of a key.
+func TestTableConcurrentReaders(t *testing.T) {
 	table := table[uint32, uint32]{part: func(n uint32) byte { return byte(n) }}
 	for k := range uint32(1000) {
 		table.set(k, k)
@@ -58,7 +58,7 @@ func TestTableReadersBesideWriters(t *testing.T) {
 		wg.Go(func() {
 			for k := range uint32(1000) {
 				if v := table.get(k); v != k && v != 2*k && v != 0 {
-					t.Errorf("key %d has %d", k, v)
+					t.Errorf("key %d: got %d, which it never had", k, v)
 				}
 			}
 		})
@@ -66,7 +66,7 @@ func TestTableReadersBesideWriters(t *testing.T) {
 	wg.Wait()
 	for k := range uint32(1000) {
 		if v := table.get(k); v != 2*k {
-			t.Errorf("in the end key %d has %d, want %d", k, v, 2*k)
+			t.Errorf("key %d at the end: got %d, want %d", k, v, 2*k)
 		}
 	}
 }

@@ -1,17 +1,20 @@
-// Package wireguard is the WireGuard protocol (https://www.wireguard.com/papers/wireguard.pdf):
-// handshakes, sessions, timers, and which peer an address belongs to. Packets come from and go to a
-// Tun, messages to and from a Bind.
+// Package wireguard implements the WireGuard protocol as its whitepaper describes it
+// (https://www.wireguard.com/papers/wireguard.pdf): handshakes, transport keys, timers, cookies and
+// cryptokey routing. Section numbers in comments are those of the whitepaper. IP packets come from
+// and go to a Tun; WireGuard messages go to and come from a Bind.
 //
-// A packet stays in one goroutine. What the Tun has is encrypted in place and sent by the goroutine
-// that made it (send.go); what the bind brings is decrypted in place and written to the Tun by the
-// goroutine that received it (receive.go). So nothing is reordered, no buffer changes hands, and
-// nobody is woken for each step. With several processors, peers are spread over the lanes of the
-// bind (lanes.go) and packets over the queues of the Tun, each with a goroutine of its own.
+// A packet stays in one goroutine. The goroutine that produced an outgoing packet encrypts it in
+// place and sends it (send.go). The goroutine that received a message decrypts it in place and
+// writes the packet to the Tun (receive.go). Therefore packets are not reordered, buffers do not
+// change owners, and no step has to wake another goroutine. On several processors, incoming
+// messages are spread over the lanes of the Bind (lanes.go) and outgoing packets over the queues of
+// the Tun. Each lane and each queue has a goroutine of its own.
 //
-// Goroutines: transmit, one for each queue of the Tun, which sends when there is much to send; and
-// loop, which owns all handshakes and timers (loop.go). Packets do not pass through loop, except
-// those that waited for a session. All end with Close. What comes is received by goroutines of the
-// bind, which also drop handshake messages that loop need not see (admission.go).
+// Goroutines: one transmit per queue of the Tun, which sends when many packets wait (send.go); and
+// runHandshakes, which owns all handshakes and timers (loop.go). Packets do not pass through
+// runHandshakes, except those that were staged until a keypair existed. Close ends all of them.
+// Messages are received by goroutines of the Bind. They also drop the handshake messages that are
+// forged or exceed a rate limit, before runHandshakes sees them (admission.go).
 package wireguard
 
 import (
@@ -29,150 +32,158 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// Tun is where packets come from and go to.
+// Tun is the source of outgoing IP packets and the sink of incoming ones.
 type Tun interface {
-	// Queues returns the queues of packets that come from it: one at least, and always the same. The
-	// Tun chooses the queue by the destination address, because only packets in one queue stay in
-	// order. Each queue is read by a goroutine of its own, which encrypts and sends what it reads.
+	// Queues returns the queues of outgoing packets: at least one, and the same ones in every call.
+	// The Tun chooses the queue by the destination address, because only packets of one queue stay
+	// in order. Each queue is drained by one goroutine at a time, which encrypts and sends.
 	Queues() []Queue
-	// Write takes whole IP packets, each from offset on, and does not keep them.
+	// Write takes whole incoming IP packets, each starting at offset, and does not keep the
+	// buffers.
 	Write(bufs [][]byte, offset int) (int, error)
-	BatchSize() int // packets that are best exchanged in one call
-	MTU() int       // length of the largest packet
+	BatchSize() int // number of packets that are best passed in one call
+	MTU() int       // length of the largest packet, in bytes
 	Close() error
 }
 
-// Queue is a queue of packets of a Tun.
+// Queue is a queue of outgoing IP packets of a Tun.
 type Queue interface {
-	// Notify has ready called whenever there is something to read, by whoever made it.
+	// Notify registers ready. The goroutine that queues a packet calls ready afterwards.
 	Notify(ready func())
-	// Waiting returns about how many bytes there are to read, 0 only if there are none.
+	// Waiting returns roughly the number of bytes that are queued. It returns 0 only if the queue
+	// is empty.
 	Waiting() int
-	// Read fills bufs with whole IP packets, each from offset on, and returns how many there are. It
-	// does not wait. One goroutine at a time reads.
+	// Read fills bufs with whole IP packets, each starting at offset, and returns their number. It
+	// does not block. Only one goroutine at a time calls it.
 	Read(bufs [][]byte, sizes []int, offset int) int
 }
 
-// Bind is where messages go to and come from.
+// Bind sends and receives WireGuard messages.
 type Bind interface {
-	// Lanes is the number of lanes in which data messages arrive: a power of two that never
-	// changes. Messages whose receiver indexes are equal modulo Lanes arrive in one goroutine and
-	// in order.
+	// Lanes returns the number of lanes in which transport data messages arrive. It is a power of
+	// two and never changes. Messages whose receiver indices are equal modulo Lanes arrive in order
+	// and in one goroutine.
 	Lanes() int
-	// Open has receive called with what comes, messages of one sender at a time, which it may change
-	// until it returns. Calls may run beside each other.
+	// Open starts receiving. Each call of receive passes messages of one sender, whose buffers
+	// receive may overwrite until it returns. Several goroutines may call receive at the same time.
 	Open(receive func(messages [][]byte, from conn.Endpoint)) error
 	// Send sends messages to one endpoint, in order. Calls with different lanes do not wait for
-	// each other. A lane is 0 or more, and can be more than Lanes.
+	// each other. The lane is 0 or more, and may exceed Lanes.
 	Send(lane int, messages [][]byte, to conn.Endpoint) error
-	// Close returns when receive is not called any more, or will return at once.
+	// Close stops receiving. After it returns, receive is not called again, except for calls that
+	// return immediately.
 	Close() error
 }
 
-// Peer is what is to be known of a peer.
+// Peer is the configuration of a peer.
 type Peer struct {
 	Key          key.NodePublic
-	PresharedKey key.Preshared  // zero: none
-	AllowedIPs   []netip.Prefix // what it may send from, and what is sent to it; of a prefix that several have, the last has it
-	Keepalive    time.Duration  // between messages when there is nothing to say; 0: none
+	PresharedKey key.Preshared // zero means none
+	// AllowedIPs are the source addresses that the peer may use and the destinations that are
+	// routed to it. If several peers claim the same prefix, the peer that was set last has it.
+	AllowedIPs []netip.Prefix
+	Keepalive  time.Duration // persistent keepalive interval; zero means none
 
-	// Endpoint is where it is reached; nil: where it was, or will be, last heard from.
+	// Endpoint is the address of the peer. If it is nil, the peer keeps the endpoint it has; a peer
+	// without one gets it from the first valid initiation that it sends.
 	Endpoint conn.Endpoint
-	// Roams tells that it is reached where it was last heard from, whatever Endpoint was.
+	// Roams makes the endpoint follow the sender of the latest valid message of the peer.
 	Roams bool
 }
 
-// Session is what is known of a peer that speaks with us, or does not.
-type Session struct {
-	Endpoint  string    // as the bind writes it; empty: unknown
-	Handshake time.Time // the last; zero: none yet
-	Rx, Tx    uint64    // bytes of all messages
+// PeerState is what the device knows about a peer at run time.
+type PeerState struct {
+	Endpoint  string    // in the notation of the Bind; empty if unknown
+	Handshake time.Time // when the latest handshake completed; zero if there was none
+	Rx, Tx    uint64    // total bytes of valid messages received, and of messages sent
 }
 
-// Device is one WireGuard interface. Make it with New.
+// Device is a WireGuard interface. New makes one.
 type Device struct {
 	tun  Tun
 	bind Bind
 	log  *slog.Logger
 	mtu  int
 
-	start  time.Time // of the clock; see now
-	self   atomic.Pointer[identity]
-	routes routes
-	index  table[uint32, owner] // by the number that we gave a session
-	peers  table[key.NodePublic, *peer]
-	lanes  lanes // of loop
+	start      time.Time // zero point of the device's clock; see now
+	self       atomic.Pointer[identity]
+	allowedIPs allowedIPs
+	indices    table[uint32, indexEntry] // by receiver index
+	peers      table[key.NodePublic, *peer]
+	lanes      lanes // owned by runHandshakes
 
-	receivers sync.Pool // of *receiver
-	admission admission // of handshake messages
+	inboundPool sync.Pool // of *inbound
+	admission   admission
 
-	mu     sync.Mutex // held while peers are changed, and by Up and Close
-	up     bool
-	outs   []*outlet // for each queue of the tun
-	mail   mailbox   // for loop
-	closec chan struct{}
-	once   sync.Once
-	wg     sync.WaitGroup
+	mu        sync.Mutex // serialises changes of peers, Up and Close
+	up        bool
+	outbounds []*outbound // one per queue of the Tun
+	requests  requests    // to runHandshakes
+	closec    chan struct{}
+	once      sync.Once
+	wg        sync.WaitGroup
 
 	drops
 }
 
-// drops counts what was dropped, and why.
+// drops counts dropped packets and messages by reason; see Dropped.
 type drops struct {
-	unroutable atomic.Uint64 // packets from the Tun for nobody's address
-	foreign    atomic.Uint64 // packets of peers from an address that is not theirs
-	bogus      atomic.Uint64 // messages that do not authenticate, are of no session, or were seen before
-	full       atomic.Uint64 // packets that waited for a session in vain, and handshakes for which there was no room
+	unroutable atomic.Uint64
+	foreign    atomic.Uint64
+	bogus      atomic.Uint64
+	noRoom     atomic.Uint64
 }
 
-// owner is what a number is of: a session, or a handshake that peer has yet to answer.
-type owner struct {
-	session *keypair
-	peer    *peer
+// indexEntry is what a receiver index of ours refers to: a keypair or, if keypair is nil, our own
+// initiation that peer has not answered yet.
+type indexEntry struct {
+	keypair *keypair
+	peer    *peer // nil if keypair is set
 }
 
-// identity is our own key, and what follows from it.
+// identity is our static key pair and the values derived from it.
 type identity struct {
 	private *ecdh.PrivateKey
 	public  key.NodePublic
-	mac1Key [blake2s.Size]byte
-	checker device.CookieChecker // of cookies that we gave
+	mac1Key [blake2s.Size]byte   // Hash(Label-Mac1 || public), section 5.4.4
+	cookies device.CookieChecker // verifies MAC2 and creates cookie replies
 }
 
 func newIdentity(k key.NodePrivate) *identity {
 	raw := k.Raw()
 	private, err := ecdh.X25519().NewPrivateKey(raw[:])
 	if err != nil {
-		panic(err) // never so: the key has the right length
+		panic(err) // unreachable: the key has the right length
 	}
 	id := &identity{private: private, public: k.Public()}
 	id.mac1Key = blake2s.Sum256(append([]byte(device.WGLabelMAC1), id.public[:]...))
-	id.checker.Init(device.NoisePublicKey(id.public))
+	id.cookies.Init(device.NoisePublicKey(id.public))
 	return id
 }
 
-// New makes a device without peers. Nothing passes before Up.
+// New makes a device without peers. It neither sends nor receives before Up.
 func New(tun Tun, bind Bind, k key.NodePrivate, log *slog.Logger) *Device {
 	d := &Device{tun: tun, bind: bind, log: log, mtu: tun.MTU(), start: time.Now(), closec: make(chan struct{})}
-	d.receivers.New = func() any { return &receiver{d: d} }
+	d.inboundPool.New = func() any { return &inbound{d: d} }
 	d.lanes = make(lanes, bind.Lanes())
-	d.index.part = func(n uint32) byte { return byte(n >> 24) } // the low bits are the lane
+	d.indices.part = func(n uint32) byte { return byte(n >> 24) } // the low bits name the lane and are not random
 	d.peers.part = func(k key.NodePublic) byte { return k[0] }
-	d.routes.init()
-	d.outs = outlets(d)
-	d.mail.init()
+	d.allowedIPs.init()
+	d.outbounds = newOutbounds(d)
+	d.requests.init()
 	d.admission.init()
 	d.SetKey(k)
 	return d
 }
 
-// now is the time on a clock that no other has: nanoseconds since New, never 0.
+// now returns the time on the device's own clock: nanoseconds since New. It is never 0, because 0
+// means "none" wherever such a time is stored.
 func (d *Device) now() int64 { return int64(time.Since(d.start)) + 1 }
 
-// SetKey gives the device another identity. Sessions end.
+// SetKey replaces our static key. All keypairs are dropped unless the key is the same.
 func (d *Device) SetKey(k key.NodePrivate) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -182,12 +193,13 @@ func (d *Device) SetKey(k key.NodePrivate) {
 	}
 	d.self.Store(id)
 	for _, p := range d.peers.all() {
-		d.forgetSessions(p)
-		d.ask(p, askReset)
+		d.dropKeypairs(p)
+		d.request(p, reqReset)
 	}
 }
 
-// Up opens the bind. What peers are told to be sent goes out from here on.
+// Up opens the bind and starts the goroutines of the device. Handshakes that were requested before
+// start now.
 func (d *Device) Up() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -198,19 +210,19 @@ func (d *Device) Up() error {
 		return nil
 	}
 	if err := d.bind.Open(d.receive); err != nil {
-		return fmt.Errorf("wireguard: opening the way out: %w", err)
+		return fmt.Errorf("wireguard: opening the bind: %w", err)
 	}
 	d.up = true
-	for _, o := range d.outs {
-		o.queue.Notify(o.pump)
+	for _, o := range d.outbounds {
+		o.queue.Notify(o.sendReady)
 		d.wg.Go(o.transmit)
 	}
-	d.wg.Go(d.loop)
+	d.wg.Go(d.runHandshakes)
 	return nil
 }
 
-// SetPeer adds a peer, or changes one, whose sessions stay. Of one that is there an Endpoint of nil
-// is ignored.
+// SetPeer adds a peer, or changes the configuration of one. Keypairs of an existing peer stay in
+// use.
 func (d *Device) SetPeer(c Peer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -225,21 +237,21 @@ func (d *Device) SetPeer(c Peer) {
 	psk := c.PresharedKey.Raw()
 	p.psk.Store(&psk)
 	p.keepalive.Store(int64(c.Keepalive))
-	d.routes.set(p, c.AllowedIPs)
+	d.allowedIPs.set(p, c.AllowedIPs)
 	d.peers.set(c.Key, p)
 	if c.Keepalive > 0 {
-		d.ask(p, askLook)
+		d.request(p, reqCheckTimers)
 	}
 }
 
-// SetEndpoint moves a peer, if there is one.
+// SetEndpoint sets the endpoint of a peer. It does nothing if there is no such peer.
 func (d *Device) SetEndpoint(k key.NodePublic, ep conn.Endpoint) {
 	if p, ok := d.peer(k); ok {
 		p.endpoint.Store(&ep)
 	}
 }
 
-// RemovePeer ends all that is with a peer.
+// RemovePeer removes a peer with its keypairs, staged packets and allowed IPs.
 func (d *Device) RemovePeer(k key.NodePublic) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -248,61 +260,69 @@ func (d *Device) RemovePeer(k key.NodePublic) {
 		return
 	}
 	d.peers.remove(k, p)
-	d.routes.remove(p)
+	d.allowedIPs.remove(p)
 	p.removed.Store(true)
-	d.full.Add(uint64(len(p.unstage())))
-	d.forgetSessions(p)
-	d.ask(p, askReset)
+	d.noRoom.Add(uint64(len(p.unstage())))
+	d.dropKeypairs(p)
+	d.request(p, reqReset)
 }
 
-// Renew has the next packet to a peer wait for a new session. What comes under the old one is still
-// taken.
-func (d *Device) Renew(k key.NodePublic) {
+// ExpireKeypairs stops sending with the keypairs of a peer: the next packet to it, or one that is
+// already staged, starts a handshake. Messages under the old keypairs are still accepted.
+func (d *Device) ExpireKeypairs(k key.NodePublic) {
 	if p, ok := d.peer(k); ok {
-		p.expire()
-		d.ask(p, askReset)
+		p.closeKeypairs()
+		d.request(p, reqReset)
 	}
 }
 
-// Begin is Renew that does not wait for a packet, nor for the time that otherwise is between two
-// attempts. A session whose handshake the peer or a response has completed since the call is new
-// enough.
-func (d *Device) Begin(k key.NodePublic) {
+// StartHandshake expires the keypairs of a peer and starts a handshake at once: it waits neither
+// for a packet nor for the end of Rekey-Timeout. Exceptions apply to messages that arrive before
+// runHandshakes handles the request: a response makes the handshake unnecessary, and after an
+// initiation of the peer our own waits for Rekey-Timeout.
+func (d *Device) StartHandshake(k key.NodePublic) {
 	if p, ok := d.peer(k); ok {
-		p.expire()
-		d.ask(p, askReset|askHandshake)
+		p.closeKeypairs()
+		d.request(p, reqReset|reqHandshake)
 	}
 }
 
-// Sessions tells of all peers.
-func (d *Device) Sessions() map[key.NodePublic]Session {
-	all := make(map[key.NodePublic]Session)
+// PeerStates returns the state of all peers.
+func (d *Device) PeerStates() map[key.NodePublic]PeerState {
+	all := make(map[key.NodePublic]PeerState)
 	for k, p := range d.peers.all() {
-		all[k] = p.session()
+		all[k] = p.state()
 	}
 	return all
 }
 
-// Session tells of one peer; of one that is not there it reports false.
-func (d *Device) Session(k key.NodePublic) (Session, bool) {
+// PeerState returns the state of a peer. It reports false if there is no such peer.
+func (d *Device) PeerState(k key.NodePublic) (PeerState, bool) {
 	p, ok := d.peer(k)
 	if !ok {
-		return Session{}, false
+		return PeerState{}, false
 	}
-	return p.session(), true
+	return p.state(), true
 }
 
-// Dropped tells how many packets were dropped, and why.
+// Dropped counts dropped packets and messages by reason.
 type Dropped struct {
-	Unroutable uint64 // to an address that no peer has
-	Foreign    uint64 // from a peer, but not from an address of its own
-	Bogus      uint64 // messages that do not authenticate, are of no session, or came before
-	Full       uint64 // packets that waited for a session in vain, and handshakes when there were too many
+	// Unroutable counts outgoing packets whose destination is in the allowed IPs of no peer.
+	Unroutable uint64
+	// Foreign counts incoming packets whose source is not in the allowed IPs of the peer.
+	Foreign uint64
+	// Bogus counts messages that are malformed, do not authenticate, refer to no keypair or
+	// initiation of ours, or were received before.
+	Bogus uint64
+	// NoRoom counts staged packets that were discarded, and handshake messages above a rate limit.
+	NoRoom uint64
 }
 
-// Dropped returns the counters so far.
+// Dropped returns the counters since New.
 func (d *Device) Dropped() Dropped {
-	return Dropped{Unroutable: d.unroutable.Load(), Foreign: d.foreign.Load(), Bogus: d.bogus.Load(), Full: d.full.Load()}
+	return Dropped{
+		Unroutable: d.unroutable.Load(), Foreign: d.foreign.Load(), Bogus: d.bogus.Load(), NoRoom: d.noRoom.Load(),
+	}
 }
 
 func (d *Device) peer(k key.NodePublic) (*peer, bool) {
@@ -310,7 +330,7 @@ func (d *Device) peer(k key.NodePublic) (*peer, bool) {
 	return p, p != nil
 }
 
-// Done is closed when the device has ended.
+// Done returns a channel that is closed when Close is called.
 func (d *Device) Done() <-chan struct{} { return d.closec }
 
 func (d *Device) isClosed() bool {
@@ -322,13 +342,14 @@ func (d *Device) isClosed() bool {
 	}
 }
 
-// Close ends the device, its Tun and its bind.
+// Close closes the device, its Tun and its Bind.
 func (d *Device) Close() (err error) {
 	d.once.Do(func() {
-		d.mu.Lock() // so that Up has started all it starts, or will find the device closed
+		d.mu.Lock() // an Up that is running has then started all goroutines; a later one finds the device closed
 		close(d.closec)
 		d.mu.Unlock()
-		err = errors.Join(d.tun.Close(), d.bind.Close()) // in this order: what is received may wait for room in the tun
+		// The Tun comes first, because a receiving goroutine may block until the Tun has room.
+		err = errors.Join(d.tun.Close(), d.bind.Close())
 	})
 	d.wg.Wait()
 	return err

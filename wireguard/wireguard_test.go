@@ -1,7 +1,6 @@
 package wireguard
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,13 +9,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// again is after how long a peer answers another beginning.
-const again = 50 * time.Millisecond
+// retryInterval is long enough for a peer to answer the next initiation (minInitiationInterval).
+const retryInterval = 50 * time.Millisecond
 
-// inBubble runs f where time passes when everybody waits.
+// inBubble runs f in a synctest bubble: time advances when all goroutines wait.
 func inBubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, f)
@@ -30,100 +29,100 @@ func wantTexts(t *testing.T, h *host, want ...string) {
 	}
 }
 
-// Packets of both families and all sizes arrive as they were sent, in order, and bytes are counted.
+// Packets of both address families and all sizes arrive unchanged and in order, and the byte
+// counters of both sides agree.
 func TestExchange(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
+		a, b := newPair(t)
 		a6, b6 := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
 		for _, h := range []struct {
 			of, at *host
 			addr   netip.Addr
 		}{{a, b, a6}, {b, a, b6}} {
-			p := h.of.as()
+			p := h.of.asPeer()
 			p.AllowedIPs = append(p.AllowedIPs, netip.PrefixFrom(h.addr, 128))
 			h.at.SetPeer(p)
 		}
 		var want []string
 		for n := 0; n <= 1380; n += 23 {
 			text := strings.Repeat("x", n)
-			a.say(b, text)
+			a.sendText(b, text)
 			a.tun.send(packet(a6, b6, text))
 			want = append(want, text, text)
 		}
 		wantTexts(t, b, want...)
-		b.say(a, "answer")
+		b.sendText(a, "answer")
 		wantTexts(t, a, "answer")
-		at, _ := a.Session(b.key.Public())
-		bt, _ := b.Session(a.key.Public())
+		at, _ := a.PeerState(b.key.Public())
+		bt, _ := b.PeerState(a.key.Public())
 		if at.Tx != bt.Rx || at.Rx != bt.Tx || at.Rx == 0 || at.Endpoint != "host2" || at.Handshake.IsZero() {
-			t.Errorf("sessions %+v and %+v", at, bt)
+			t.Errorf("peer states are %+v and %+v", at, bt)
 		}
 	})
 }
 
-// A preshared key has to be the same on both sides.
+// Without the same preshared key on both sides there is no handshake.
 func TestPresharedKey(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
+		a, b := newPair(t)
 		psk := key.PresharedFromRaw([key.Size]byte{1, 2, 3})
-		p := b.as()
+		p := b.asPeer()
 		p.PresharedKey = psk
 		a.SetPeer(p)
-		a.say(b, "lost")
+		a.sendText(b, "lost")
 		wantTexts(t, b)
-		q := a.as()
+		q := a.asPeer()
 		q.PresharedKey = psk
 		b.SetPeer(q)
-		time.Sleep(again)
-		a.Begin(b.key.Public())
+		time.Sleep(retryInterval)
+		a.StartHandshake(b.key.Public())
 		wantTexts(t, b, "lost")
 	})
 }
 
-// A session is replaced by another without a packet being lost, whoever began it, for as long as
-// there is traffic.
+// While there is traffic, each keypair is replaced by the next one without losing a packet.
 func TestRekey(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		began, answered := a.count(typeInitiation), b.count(typeResponse)
+		a, b := newPair(t)
+		initiations, responses := a.count(typeInitiation), b.count(typeResponse)
 		for i := range 1200 {
-			a.say(b, fmt.Sprint("to b ", i))
+			a.sendText(b, fmt.Sprint("to b ", i))
 			wantTexts(t, b, fmt.Sprint("to b ", i))
 			if i%3 == 0 {
-				b.say(a, fmt.Sprint("to a ", i))
+				b.sendText(a, fmt.Sprint("to a ", i))
 				wantTexts(t, a, fmt.Sprint("to a ", i))
 			}
 			time.Sleep(time.Second)
 		}
-		if began.n() != 10 || answered.n() != 10 {
-			t.Errorf("%d handshakes begun, %d answered in 20 minutes, want 10", began.n(), answered.n())
+		if initiations.n() != 10 || responses.n() != 10 {
+			t.Errorf("got %d initiations and %d responses in 20 minutes, want 10", initiations.n(), responses.n())
 		}
 	})
 }
 
-// One that only receives has a new session made before the old one ends.
+// An initiator that only receives starts the next handshake before the keypair ends.
 func TestReceiverRekeys(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		b.say(a, "hello") // b begins, and is the one that has to see to it
+		a, b := newPair(t)
+		b.sendText(a, "hello") // b is the initiator
 		wantTexts(t, a, "hello")
 		for i := range 600 {
-			a.say(b, fmt.Sprint(i))
+			a.sendText(b, fmt.Sprint(i))
 			wantTexts(t, b, fmt.Sprint(i))
 			time.Sleep(time.Second)
 		}
 	})
 }
 
-// Two that begin at the same moment both get through, and again when they both do so anew.
-func TestSimultaneous(t *testing.T) {
+// When both sides initiate a handshake at the same moment, the packets of both arrive, every time.
+func TestSimultaneousInitiations(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
+		a, b := newPair(t)
 		for i := range 20 {
-			a.Begin(b.key.Public())
-			b.Begin(a.key.Public())
-			a.say(b, fmt.Sprint("to b ", i))
-			b.say(a, fmt.Sprint("to a ", i))
+			a.StartHandshake(b.key.Public())
+			b.StartHandshake(a.key.Public())
+			a.sendText(b, fmt.Sprint("to b ", i))
+			b.sendText(a, fmt.Sprint("to a ", i))
 			wantTexts(t, b, fmt.Sprint("to b ", i))
 			wantTexts(t, a, fmt.Sprint("to a ", i))
 			time.Sleep(time.Second)
@@ -131,96 +130,97 @@ func TestSimultaneous(t *testing.T) {
 	})
 }
 
-// What is lost of a handshake is repeated after five seconds and a bit; packets wait for it.
+// After the loss of a handshake message, another initiation follows after Rekey-Timeout and jitter.
+// Staged packets are sent then.
 func TestHandshakeLoss(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
+		a, b := newPair(t)
 		a.lose(typeInitiation, 2)
-		a.say(b, "one")
+		a.sendText(b, "one")
 		time.Sleep(9 * time.Second)
 		wantTexts(t, b)
 		time.Sleep(2 * time.Second)
 		wantTexts(t, b, "one")
 		b.lose(typeResponse, 1)
-		a.Begin(b.key.Public())
-		a.say(b, "two")
+		a.StartHandshake(b.key.Public())
+		a.sendText(b, "two")
 		wantTexts(t, b)
 		time.Sleep(6 * time.Second)
 		wantTexts(t, b, "two")
 	})
 }
 
-// A peer that does not answer is given up after 90 seconds, and what waited for it is dropped; the
-// next packet begins anew.
+// After Rekey-Attempt-Time without a response the handshake is given up and the staged packets are
+// dropped. The next packet starts a new handshake.
 func TestGiveUp(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
+		a, b := newPair(t)
 		a.lose(typeInitiation, 1000)
-		tries := a.count(typeInitiation)
+		initiations := a.count(typeInitiation)
 		for i := range 2 * maxStaged {
-			a.say(b, fmt.Sprint(i))
+			a.sendText(b, fmt.Sprint(i))
 		}
 		time.Sleep(10 * time.Minute)
-		if tries.n() != maxAttempts {
-			t.Errorf("%d attempts, want %d", tries.n(), maxAttempts)
+		if initiations.n() != maxAttempts {
+			t.Errorf("got %d initiations, want %d", initiations.n(), maxAttempts)
 		}
 		a.port.filter(nil)
-		a.say(b, "again")
+		a.sendText(b, "again")
 		wantTexts(t, b, "again")
 	})
 }
 
-// Of what waits for a session the newest is kept.
+// The newest staged packets are kept; the others are counted as dropped.
 func TestStaged(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
+		a, b := newPair(t)
 		a.lose(typeInitiation, 1)
 		var want []string
 		for i := range 2 * maxStaged {
-			a.say(b, fmt.Sprint(i))
+			a.sendText(b, fmt.Sprint(i))
 			if i >= maxStaged {
 				want = append(want, fmt.Sprint(i))
 			}
 		}
 		time.Sleep(6 * time.Second)
 		wantTexts(t, b, want...)
-		if n := a.Dropped().Full; n != maxStaged {
-			t.Errorf("%d packets counted as dropped, want %d", n, maxStaged)
+		if n := a.Dropped().NoRoom; n != maxStaged {
+			t.Errorf("got %d packets counted as dropped, want %d", n, maxStaged)
 		}
 	})
 }
 
-// What comes twice is taken once, and what comes late still is.
+// A late message is accepted, and a message that arrives twice is accepted once.
 func TestReplay(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		a.say(b, "first")
+		a, b := newPair(t)
+		a.sendText(b, "first")
 		wantTexts(t, b, "first")
 		var held []byte
 		a.port.filter(func(m []byte, to *port) bool {
-			if messageType(m) == typeData && held == nil {
+			if messageType(m) == typeTransport && held == nil {
 				held = slices.Clone(m)
 				return false
 			}
 			to.deliver(m, a.port)
 			return true
 		})
-		a.say(b, "late")
-		a.say(b, "twice")
+		a.sendText(b, "late")
+		a.sendText(b, "twice")
 		wantTexts(t, b, "twice")
 		b.port.deliver(held, a.port)
 		b.port.deliver(held, a.port)
 		wantTexts(t, b, "late")
 		if n := b.Dropped().Bogus; n < 2 {
-			t.Errorf("%d messages dropped, want at least 2", n)
+			t.Errorf("got %d messages dropped, want at least 2", n)
 		}
 	})
 }
 
-// A message of a handshake that was seen before brings nothing about.
+// A replayed initiation is not answered.
 func TestReplayedInitiation(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
+		a, b := newPair(t)
 		var seen []byte
 		a.port.filter(func(m []byte, _ *port) bool {
 			if messageType(m) == typeInitiation {
@@ -228,244 +228,218 @@ func TestReplayedInitiation(t *testing.T) {
 			}
 			return true
 		})
-		a.say(b, "x")
+		a.sendText(b, "x")
 		wantTexts(t, b, "x")
-		answers := b.count(typeResponse)
+		responses := b.count(typeResponse)
 		time.Sleep(time.Minute)
 		b.port.deliver(seen, a.port)
 		synctest.Wait()
-		if answers.n() != 0 {
-			t.Error("an old initiation was answered")
+		if responses.n() != 0 {
+			t.Error("a replayed initiation was answered")
 		}
-		a.say(b, "y")
+		a.sendText(b, "y")
 		wantTexts(t, b, "y")
 	})
 }
 
-// Who only receives says so within ten seconds; who hears nothing for fifteen begins anew.
+// A side that only receives sends a keepalive after Keepalive-Timeout. A side that gets nothing
+// back starts a handshake after Keepalive-Timeout + Rekey-Timeout.
 func TestPassiveTimers(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		a.say(b, "x")
+		a, b := newPair(t)
+		a.sendText(b, "x")
 		wantTexts(t, b, "x")
-		keepalives := b.count(typeData)
+		keepalives := b.count(typeTransport)
 		time.Sleep(9 * time.Second)
 		if keepalives.n() != 0 {
-			t.Error("a keepalive too soon")
+			t.Error("a keepalive was sent too early")
 		}
 		time.Sleep(2 * time.Second)
 		if keepalives.n() != 1 {
-			t.Errorf("%d keepalives, want 1", keepalives.n())
+			t.Errorf("got %d keepalives, want 1", keepalives.n())
 		}
 		time.Sleep(time.Minute)
 		if keepalives.n() != 1 {
-			t.Errorf("%d keepalives of those that have nothing to say, want 1", keepalives.n())
+			t.Errorf("got %d keepalives after another minute without packets, want 1", keepalives.n())
 		}
-		b.lose(typeData, 1000)
-		began := a.count(typeInitiation)
-		a.say(b, "y")
+		b.lose(typeTransport, 1000)
+		initiations := a.count(typeInitiation)
+		a.sendText(b, "y")
 		time.Sleep(14 * time.Second)
-		if began.n() != 0 {
-			t.Error("a new session too soon")
+		if initiations.n() != 0 {
+			t.Error("an initiation was sent too early")
 		}
 		time.Sleep(2 * time.Second)
-		if began.n() != 1 {
-			t.Errorf("%d sessions begun because nothing came back, want 1", began.n())
+		if initiations.n() != 1 {
+			t.Errorf("got %d initiations after nothing came back, want 1", initiations.n())
 		}
 	})
 }
 
-// A peer with a keepalive is spoken with from the start, and every so many seconds.
+// A persistent keepalive starts a handshake at once, and then sends a message per interval.
 func TestPersistentKeepalive(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		sent := a.count(typeData)
-		p := b.as()
+		a, b := newPair(t)
+		sent := a.count(typeTransport)
+		p := b.asPeer()
 		p.Keepalive = 25 * time.Second
 		a.SetPeer(p)
 		synctest.Wait()
 		if a.handshakeAge(b) < 0 || sent.n() != 1 {
-			t.Fatalf("no session, or %d messages", sent.n())
+			t.Fatalf("no handshake, or %d messages instead of 1", sent.n())
 		}
 		time.Sleep(10*time.Minute + time.Second)
 		if sent.n() < 24 || sent.n() > 32 {
-			t.Errorf("%d messages in 10 minutes, want 24 and one for each session", sent.n())
+			t.Errorf("got %d messages in 10 minutes, want 24 and one per handshake", sent.n())
 		}
 	})
 }
 
-// Sessions that are not used are forgotten, and so are all their numbers.
-func TestForget(t *testing.T) {
+// Unused keypairs are dropped and their receiver indices freed.
+func TestZeroKeyMaterial(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
+		a, b := newPair(t)
 		for range 3 {
-			a.say(b, "x")
+			a.sendText(b, "x")
 			wantTexts(t, b, "x")
-			time.Sleep(again)
-			a.Begin(b.key.Public())
-			time.Sleep(again)
+			time.Sleep(retryInterval)
+			a.StartHandshake(b.key.Public())
+			time.Sleep(retryInterval)
 		}
 		for _, h := range []*host{a, b} {
-			if n := len(h.index.all()); n < 1 || n > 3 {
-				t.Errorf("%d numbers in use, want 1 to 3", n)
+			if n := len(h.indices.all()); n < 1 || n > 3 {
+				t.Errorf("got %d receiver indices in use, want 1 to 3", n)
 			}
 		}
 		time.Sleep(10 * time.Minute)
 		for _, h := range []*host{a, b} {
-			if n := len(h.index.all()); n != 0 {
-				t.Errorf("%s: %d numbers in use after 10 minutes, want none", h.port.name, n)
+			if n := len(h.indices.all()); n != 0 {
+				t.Errorf("%s: got %d receiver indices in use after 10 minutes, want none", h.port.name, n)
 			}
 		}
-		a.say(b, "y")
+		a.sendText(b, "y")
 		wantTexts(t, b, "y")
 	})
 }
 
-// A session that is too old is not believed.
-func TestReject(t *testing.T) {
+// A message under a keypair older than Reject-After-Time is dropped.
+func TestRejectAfterTime(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		a.say(b, "x")
+		a, b := newPair(t)
+		a.sendText(b, "x")
 		wantTexts(t, b, "x")
 		var held []byte
 		a.port.filter(func(m []byte, _ *port) bool {
 			held = slices.Clone(m)
 			return false
 		})
-		a.say(b, "old")
+		a.sendText(b, "old")
 		time.Sleep(181 * time.Second)
 		b.port.deliver(held, a.port)
 		wantTexts(t, b)
 	})
 }
 
-// Packets from another address than the peer's, and to nobody's, are dropped and counted.
+// Packets whose source is not in the peer's allowed IPs, and packets to an address of no peer, are
+// dropped and counted.
 func TestForeignAddresses(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		stranger := netip.MustParseAddr("100.64.0.9")
-		a.tun.send(packet(stranger, b.addr, "from a stranger"), packet(a.addr, stranger, "to a stranger"), []byte{0x45}, []byte{0})
+		a, b := newPair(t)
+		foreign := netip.MustParseAddr("100.64.0.9")
+		a.tun.send(packet(foreign, b.addr, "from"), packet(a.addr, foreign, "to"), []byte{0x45}, []byte{0})
 		wantTexts(t, b)
 		if n := b.Dropped().Foreign; n != 1 {
-			t.Errorf("%d foreign packets, want 1", n)
+			t.Errorf("got %d foreign packets, want 1", n)
 		}
 		if n := a.Dropped().Unroutable; n != 3 {
-			t.Errorf("%d packets for nobody, want 3", n)
+			t.Errorf("got %d unroutable packets, want 3", n)
 		}
 	})
 }
 
-// A peer that roams is answered where it was last heard from; one that does not, where it always
-// was.
+// The endpoint of a peer that roams follows its messages. The endpoint of another peer does not
+// change.
 func TestRoaming(t *testing.T) {
 	for _, roams := range []bool{true, false} {
 		inBubble(t, func(t *testing.T) {
-			a, b := two(t)
-			p := a.as()
+			a, b := newPair(t)
+			p := a.asPeer()
 			p.Roams = roams
 			b.SetPeer(p)
-			a.say(b, "x")
+			a.sendText(b, "x")
 			wantTexts(t, b, "x")
 			elsewhere := newPort("elsewhere")
 			a.port.filter(func(m []byte, to *port) bool {
 				to.deliver(m, elsewhere)
 				return false
 			})
-			a.say(b, "y")
+			a.sendText(b, "y")
 			wantTexts(t, b, "y")
 			want := "host1"
 			if roams {
 				want = "elsewhere"
 			}
-			if s, _ := b.Session(a.key.Public()); s.Endpoint != want {
-				t.Errorf("endpoint %q, want %q", s.Endpoint, want)
+			if s, _ := b.PeerState(a.key.Public()); s.Endpoint != want {
+				t.Errorf("got endpoint %q, want %q", s.Endpoint, want)
 			}
 		})
 	}
 }
 
-// A peer that is removed is not heard any more, nor one whose key was exchanged; a node with a new
-// key is a stranger.
+// Messages of a removed peer are dropped, also after it has been added again. A host with a new key
+// is unknown to its peers until they add that key.
 func TestRemoveAndReplace(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		a.say(b, "x")
+		a, b := newPair(t)
+		a.sendText(b, "x")
 		wantTexts(t, b, "x")
 		b.RemovePeer(a.key.Public())
-		a.say(b, "to one who has forgotten")
-		a.Begin(b.key.Public())
+		a.sendText(b, "to a host without this peer")
+		a.StartHandshake(b.key.Public())
 		wantTexts(t, b)
-		if n := len(b.index.all()); n != 0 {
-			t.Errorf("%d numbers left", n)
+		if n := len(b.indices.all()); n != 0 {
+			t.Errorf("got %d receiver indices after the peer was removed, want none", n)
 		}
-		b.SetPeer(a.as())
-		a.Begin(b.key.Public())
+		b.SetPeer(a.asPeer())
+		a.StartHandshake(b.key.Public())
 		wantTexts(t, b)
-		a.say(b, "y")
+		a.sendText(b, "y")
 		wantTexts(t, b, "y")
 
 		k := key.NewNodePrivate()
 		a.SetKey(k)
-		if s, _ := a.Session(b.key.Public()); !s.Handshake.IsZero() {
-			t.Errorf("with a new key the last handshake is that of the old one, at %v", s.Handshake)
+		if s, _ := a.PeerState(b.key.Public()); !s.Handshake.IsZero() {
+			t.Errorf("got last handshake %v after the key changed, want none", s.Handshake)
 		}
-		a.say(b, "by a new key")
+		a.sendText(b, "under a new key")
 		wantTexts(t, b)
 		b.RemovePeer(a.key.Public())
 		a.key = k
-		b.SetPeer(a.as())
-		a.Begin(b.key.Public())
-		wantTexts(t, b, "by a new key")
+		b.SetPeer(a.asPeer())
+		a.StartHandshake(b.key.Public())
+		wantTexts(t, b, "under a new key")
 	})
 }
 
-// Renew has the next packet wait for a new session, and takes what comes under the old one.
-func TestRenew(t *testing.T) {
+// After ExpireKeypairs the next packet starts a handshake, and messages under the old keypair are
+// still accepted.
+func TestExpireKeypairs(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
-		a, b := two(t)
-		a.say(b, "x")
+		a, b := newPair(t)
+		a.sendText(b, "x")
 		wantTexts(t, b, "x")
-		began := a.count(typeInitiation)
-		a.Renew(b.key.Public())
-		b.say(a, "under the old one")
-		wantTexts(t, a, "under the old one")
-		if began.n() != 0 {
-			t.Error("a session before there was a packet")
+		initiations := a.count(typeInitiation)
+		a.ExpireKeypairs(b.key.Public())
+		b.sendText(a, "under the old keypair")
+		wantTexts(t, a, "under the old keypair")
+		if initiations.n() != 0 {
+			t.Error("an initiation was sent before there was a packet")
 		}
-		time.Sleep(again)
-		a.say(b, "y")
+		time.Sleep(retryInterval)
+		a.sendText(b, "y")
 		wantTexts(t, b, "y")
-		if began.n() != 1 {
-			t.Errorf("%d sessions begun, want 1", began.n())
-		}
-	})
-}
-
-// Messages that make no sense are dropped, whatever their form.
-func FuzzReceive(f *testing.F) {
-	f.Add(make([]byte, 4))
-	for kind, n := range map[uint32]int{typeInitiation: initiationLen, typeResponse: responseLen, typeCookie: cookieLen, typeData: 64} {
-		b := make([]byte, n)
-		binary.LittleEndian.PutUint32(b, kind)
-		f.Add(b)
-	}
-	a, b := two(f)
-	a.tun.send(packet(a.addr, b.addr, "x"))
-	for len(b.tun.take()) == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	var session uint32
-	for n := range b.index.all() {
-		session = n
-	}
-	f.Fuzz(func(t *testing.T, m []byte) {
-		b.port.deliver(m, a.port)
-		if len(m) >= 12 { // of the session, and of a handshake of it
-			m = slices.Clone(m)
-			binary.LittleEndian.PutUint32(m[4:], session)
-			b.port.deliver(m, a.port)
-			binary.LittleEndian.PutUint32(m[8:], session)
-			b.port.deliver(m, a.port)
+		if initiations.n() != 1 {
+			t.Errorf("got %d initiations, want 1", initiations.n())
 		}
 	})
 }

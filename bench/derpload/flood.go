@@ -13,25 +13,27 @@ import (
 
 	"ginnel/bench/load"
 	"ginnel/bench/proc"
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
 )
 
 const (
-	// packetSize is that of a WireGuard message with a packet of 1,280 bytes, the MTU of a mesh.
+	// packetSize is the size of a WireGuard message with a packet of 1,280 bytes, the MTU of a
+	// mesh.
 	packetSize = 1280 + 32
-	// window is how many packets of a pair may be on their way: the queue that derper has for a
-	// client. With more of them it drops, and what would be compared is how fast servers throw away.
+	// window bounds the packets of a pair that are in flight: the length of derper's queue for a
+	// client. With more, derper drops packets, and the comparison would be of how fast servers
+	// drop.
 	window = 32
-	// inFlight is how many packets of all pairs together may be on their way, as long as each has half
-	// a window. With more of them the clients, of which there are thousands here, come to read so late
-	// that servers take them for dead.
+	// inFlight bounds the packets of all pairs that are in flight, as long as each pair has half a
+	// window. With more, the thousands of clients here read so late that servers consider them
+	// dead.
 	inFlight = 16000
-	// lostAfter is when packets that have not arrived count as lost.
+	// lostAfter is when packets that have not arrived are counted as lost.
 	lostAfter = 200 * time.Millisecond
 )
 
-// body is what each packet has after its number.
+// body is the content of each packet, whose first 8 bytes are replaced by its number.
 var body = makeBody()
 
 func makeBody() []byte {
@@ -43,7 +45,7 @@ func makeBody() []byte {
 	return b
 }
 
-// pair is a client that sends and one that receives.
+// pair is a sending client and a receiving client.
 type pair struct {
 	from     *relay.Client
 	to       key.NodePublic
@@ -51,16 +53,18 @@ type pair struct {
 	window   int64
 	arrived  atomic.Int64
 	lost     atomic.Int64
-	arrivedc chan struct{} // has an item after packets have arrived
+	arrivedc chan struct{} // holds an item if packets have arrived
 }
 
-// flood has each pair send as fast as it can without overrunning the queues of the server.
+// flood makes each pair send as fast as it can without overrunning the server's queues.
 func flood(ctx context.Context, s *Spec) (load.Figures, error) {
 	pairs := make([]*pair, s.Pairs)
 	for i := range pairs {
-		pairs[i] = &pair{batch: s.Batch, window: int64(min(window, max(window/2, inFlight/s.Pairs))), arrivedc: make(chan struct{}, 1)}
+		pairs[i] = &pair{batch: s.Batch, window: int64(min(window, max(window/2, inFlight/s.Pairs))),
+			arrivedc: make(chan struct{}, 1)}
 	}
-	p, err := connect(ctx, s.Region, 2*s.Pairs, func(n int, _ *client, m relay.Message) error { return pairs[n/2].arrive(n, m) })
+	p, err := connect(ctx, s.Region, 2*s.Pairs,
+		func(n int, _ *client, m relay.Message) error { return pairs[n/2].arrive(n, m) })
 	if err != nil {
 		return nil, err
 	}
@@ -73,16 +77,16 @@ func flood(ctx context.Context, s *Spec) (load.Figures, error) {
 		pr.from, pr.to = p.clients[2*i].Client, p.clients[2*i+1].key
 		wg.Go(func() { p.note(pr.send(stop)) })
 	}
-	if err := begun(ctx, pairs); err != nil {
+	if err := awaitFirst(ctx, pairs); err != nil {
 		return nil, errors.Join(err, p.broken())
 	}
-	f, err := count(ctx, s, pairs)
+	f, err := measureFlood(ctx, s, pairs)
 	return f, errors.Join(err, p.broken())
 }
 
-// begun waits until something has arrived of every pair. What is sent to a client that has just
+// awaitFirst waits until a packet of every pair has arrived. Packets to a client that has just
 // logged in may be lost.
-func begun(ctx context.Context, pairs []*pair) error {
+func awaitFirst(ctx context.Context, pairs []*pair) error {
 	ctx, cancel := context.WithTimeout(ctx, tripLimit)
 	defer cancel()
 	for i, p := range pairs {
@@ -95,8 +99,8 @@ func begun(ctx context.Context, pairs []*pair) error {
 	return nil
 }
 
-// count measures what arrives after the flood has come up.
-func count(ctx context.Context, s *Spec, pairs []*pair) (load.Figures, error) {
+// measureFlood measures what arrives after a quarter of the duration for the flood to build up.
+func measureFlood(ctx context.Context, s *Spec, pairs []*pair) (load.Figures, error) {
 	if err := wait(ctx, s.Duration/4); err != nil {
 		return nil, err
 	}
@@ -133,7 +137,7 @@ func totals(pairs []*pair) (arrived, lost int64) {
 	return arrived, lost
 }
 
-// send sends batches while the window has room for them.
+// send sends batches as long as the window has room for them.
 func (p *pair) send(ctx context.Context) error {
 	batch := make([][]byte, p.batch)
 	for i := range batch {
@@ -157,7 +161,7 @@ func (p *pair) send(ctx context.Context) error {
 	return nil
 }
 
-// await waits until packets have arrived, or must be lost.
+// await waits until packets have arrived, or counts those in flight as lost after lostAfter.
 func (p *pair) await(ctx context.Context, timer *time.Timer, sent int64) {
 	timer.Reset(lostAfter)
 	select {
@@ -168,13 +172,13 @@ func (p *pair) await(ctx context.Context, timer *time.Timer, sent int64) {
 	}
 }
 
-// arrive counts a packet. Those of a pair come to its second client.
+// arrive counts a packet. Packets of a pair arrive at its second client.
 func (p *pair) arrive(number int, m relay.Message) error {
 	if m.Kind != relay.MessagePacket {
 		return nil
 	}
 	if number%2 == 0 || len(m.Data) != packetSize || !bytes.Equal(m.Data[8:], body[8:]) {
-		return errors.New("a packet came that was not sent")
+		return errors.New("received a packet that was not sent")
 	}
 	p.arrived.Add(1)
 	select {

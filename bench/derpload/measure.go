@@ -10,7 +10,7 @@ import (
 	"ginnel/relay"
 )
 
-// Kind is what is measured.
+// Kind is a kind of measurement.
 type Kind string
 
 // The measurements, and the figures that each gives.
@@ -20,23 +20,25 @@ const (
 	Idle  Kind = "idle"  // kb_per_client of the server
 )
 
-// Spec is one measurement.
+// Spec describes one measurement.
 type Spec struct {
 	Kind     Kind
-	Region   *relay.Region // has the server and nothing else
+	Region   *relay.Region // its only node is the server
 	PID      int           // of the server
 	Clients  int           `json:",omitempty"` // of Idle
 	Pairs    int           `json:",omitempty"` // of Flood
-	Batch    int           `json:",omitempty"` // packets that a client has to send at a time
+	Batch    int           `json:",omitempty"` // packets in one call of Send
 	Duration time.Duration
 }
 
-// Measure does what the spec says. Packets that are not those that were sent are an error, as is a
-// measurement in which nothing arrived.
+// Measure makes the measurement. It returns an error if a packet arrives that was not sent, or if
+// none arrives.
 func Measure(ctx context.Context, s Spec) (load.Figures, error) {
-	measure, ok := map[Kind]func(context.Context, *Spec) (load.Figures, error){Flood: flood, Trips: trips, Idle: idle}[s.Kind]
+	measure, ok := map[Kind]func(context.Context, *Spec) (load.Figures, error){
+		Flood: flood, Trips: trips, Idle: idle,
+	}[s.Kind]
 	if !ok {
-		return nil, fmt.Errorf("derpload: there is no measurement %q", s.Kind)
+		return nil, fmt.Errorf("derpload: unknown measurement %q", s.Kind)
 	}
 	f, err := measure(ctx, &s)
 	if err != nil {
@@ -45,7 +47,8 @@ func Measure(ctx context.Context, s Spec) (load.Figures, error) {
 	return f, nil
 }
 
-// idle connects clients that then do nothing, and makes sure that they are connected still.
+// idle connects clients that then do nothing, and checks that they are still connected after the
+// duration.
 func idle(ctx context.Context, s *Spec) (load.Figures, error) {
 	before, err := proc.Resident(s.PID)
 	if err != nil {

@@ -7,22 +7,23 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/relay"
+	relayserver "ginnel/relay/server"
 )
 
-// newRegion starts a relay with TLS and describes it.
+// newRegion starts a relay with TLS and returns a region with it.
 func newRegion(t *testing.T) *relay.Region {
 	t.Helper()
-	conf, pin, err := relay.SelfSignedTLS(t.TempDir(), "127.0.0.1")
+	conf, pin, err := relayserver.SelfSignedTLS(t.TempDir(), "127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := relay.NewServer(relay.ServerConfig{Key: key.NewNodePrivate()})
+	s, err := relayserver.New(relayserver.Config{Key: key.NewNodePrivate()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := relay.Listen(t.Context(), "127.0.0.1:0")
+	ln, err := relayserver.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,8 +69,8 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
-// TestNoRelay proves that a relay that is not there, or not the one that is expected, is an error
-// of every measurement.
+// TestNoRelay proves that every measurement returns an error if the relay does not listen or has
+// another certificate.
 func TestNoRelay(t *testing.T) {
 	other := newRegion(t)
 	other.Nodes[0].CertName = "sha256-raw:" + "00000000000000000000000000000000000000000000000000000000000000aa"
@@ -88,11 +89,11 @@ func TestNoRelay(t *testing.T) {
 		}
 	}
 	if _, err := Measure(t.Context(), Spec{Kind: "nonsense"}); err == nil {
-		t.Error("a measurement that there is not: want an error")
+		t.Error("unknown kind of measurement: want an error")
 	}
 }
 
-// TestForeignPackets proves that packets that were not sent are not counted.
+// TestForeignPackets proves that packets that were not sent are errors and not counted.
 func TestForeignPackets(t *testing.T) {
 	good := relay.Message{Kind: relay.MessagePacket, Data: body}
 	p := &pair{arrivedc: make(chan struct{}, 1)}
@@ -102,9 +103,9 @@ func TestForeignPackets(t *testing.T) {
 	bad := append([]byte(nil), body...)
 	bad[packetSize-1] ^= 1
 	for name, err := range map[string]error{
-		"a byte is wrong":    p.arrive(1, relay.Message{Kind: relay.MessagePacket, Data: bad}),
-		"a byte is missing":  p.arrive(1, relay.Message{Kind: relay.MessagePacket, Data: body[1:]}),
-		"it is at the wrong": p.arrive(0, good),
+		"a byte is wrong":   p.arrive(1, relay.Message{Kind: relay.MessagePacket, Data: bad}),
+		"a byte is missing": p.arrive(1, relay.Message{Kind: relay.MessagePacket, Data: body[1:]}),
+		"wrong receiver":    p.arrive(0, good),
 	} {
 		if err == nil || p.arrived.Load() != 1 {
 			t.Errorf("%s: got %v, %d packets", name, err, p.arrived.Load())

@@ -15,29 +15,30 @@ import (
 // tripLimit bounds one round trip.
 const tripLimit = 5 * time.Second
 
-// messageSize is that of a WireGuard message with 64 bytes in a TCP segment.
+// messageSize is the size of a WireGuard message with a TCP segment of 64 bytes.
 const messageSize = 64 + 52 + 32
 
-// trips sends a packet from one client to another, which sends it back, and then the next.
+// trips measures round trips: one client sends a packet to another, which returns it, and then the
+// next.
 func trips(ctx context.Context, s *Spec) (load.Figures, error) {
-	b := &ball{message: bytes.Clone(body[:messageSize]), backc: make(chan uint64, 64)}
-	p, err := connect(ctx, s.Region, 2, b.bounce)
+	b := &echoPair{message: bytes.Clone(body[:messageSize]), backc: make(chan uint64, 64)}
+	p, err := connect(ctx, s.Region, 2, b.handle)
 	if err != nil {
 		return nil, err
 	}
 	defer p.close()
 	b.from, b.to = p.clients[0], p.clients[1]
-	if err := b.serve(ctx); err != nil {
+	if err := b.awaitFirst(ctx); err != nil {
 		return nil, errors.Join(err, p.broken())
 	}
-	if _, err := b.play(ctx, s.Duration/4); err != nil {
+	if _, err := b.repeat(ctx, s.Duration/4); err != nil {
 		return nil, errors.Join(err, p.broken())
 	}
 	before, err := proc.CPU(s.PID)
 	if err != nil {
 		return nil, err
 	}
-	took, err := b.play(ctx, s.Duration)
+	took, err := b.repeat(ctx, s.Duration)
 	if err != nil {
 		return nil, errors.Join(err, p.broken())
 	}
@@ -53,17 +54,17 @@ func trips(ctx context.Context, s *Spec) (load.Figures, error) {
 	}, nil
 }
 
-// ball is the packet that goes to and fro.
-type ball struct {
+// echoPair is two clients that exchange one packet.
+type echoPair struct {
 	from, to *client
 	message  []byte
 	number   uint64
-	backc    chan uint64 // the number of a packet that came back
+	backc    chan uint64 // numbers of packets that came back
 }
 
-// serve sends the ball until it has come back once: a client that has just logged in may not be
-// known to the others yet.
-func (b *ball) serve(ctx context.Context) error {
+// awaitFirst sends packets until the first comes back, because the server may not know a client
+// that has just logged in.
+func (b *echoPair) awaitFirst(ctx context.Context) error {
 	for begun := time.Now(); time.Since(begun) < tripLimit; {
 		if _, err := b.trip(ctx, tripLimit/50); !errors.Is(err, errNoReturn) {
 			return err
@@ -72,8 +73,8 @@ func (b *ball) serve(ctx context.Context) error {
 	return errNoReturn
 }
 
-// play makes round trips for a time, one at least.
-func (b *ball) play(ctx context.Context, d time.Duration) (took []time.Duration, err error) {
+// repeat makes round trips for the time d, at least one.
+func (b *echoPair) repeat(ctx context.Context, d time.Duration) (took []time.Duration, err error) {
 	for begun := time.Now(); len(took) == 0 || time.Since(begun) < d; {
 		t, err := b.trip(ctx, tripLimit)
 		if err != nil {
@@ -84,11 +85,11 @@ func (b *ball) play(ctx context.Context, d time.Duration) (took []time.Duration,
 	return took, nil
 }
 
-var errNoReturn = errors.New("derpload: a packet did not come back")
+var errNoReturn = errors.New("derpload: packet did not come back")
 
-// trip sends the ball and waits until it is back. One that comes back late is not taken for the
-// next.
-func (b *ball) trip(ctx context.Context, limit time.Duration) (took time.Duration, err error) {
+// trip sends a packet and waits until it comes back. Earlier packets that come back late are
+// ignored.
+func (b *echoPair) trip(ctx context.Context, limit time.Duration) (took time.Duration, err error) {
 	b.number++
 	binary.BigEndian.PutUint64(b.message, b.number)
 	sent := time.Now()
@@ -110,8 +111,9 @@ func (b *ball) trip(ctx context.Context, limit time.Duration) (took time.Duratio
 	}
 }
 
-// bounce sends back what comes to the second client, and says what came back to the first.
-func (b *ball) bounce(number int, c *client, m relay.Message) error {
+// handle returns packets that the second client receives, and reports those that come back to the
+// first.
+func (b *echoPair) handle(number int, c *client, m relay.Message) error {
 	if m.Kind != relay.MessagePacket {
 		return nil
 	}

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// exchangeGap is the least time between two messages of a connection. It keeps exchanges on a short
-// path from being load.
+// exchangeGap is the minimum time between two messages of a connection. Without it, exchanges on a
+// short path would be a load themselves.
 const exchangeGap = 10 * time.Millisecond
 
-// exchanges are round trips on connections beside a bulk transfer. There are several connections
-// because one makes too few round trips for a percentile on a long path.
+// exchanges are round trips on separate connections during a bulk transfer. On a long path one
+// connection makes too few round trips for a percentile, so there are several.
 type exchanges struct {
 	conns []net.Conn
 	wg    sync.WaitGroup
@@ -46,7 +46,7 @@ func openExchanges(ctx context.Context, s *Spec) (*exchanges, error) {
 	return e, nil
 }
 
-// begin starts the exchanges whose times are kept.
+// begin starts the round trips whose times are recorded.
 func (e *exchanges) begin() {
 	ctx, stop := context.WithCancel(context.Background())
 	e.stop = stop
@@ -55,8 +55,8 @@ func (e *exchanges) begin() {
 	}
 }
 
-// repeat makes round trips until the context ends. A round trip that is unfinished then is kept
-// with its time so far; otherwise the slowest ones would be missing.
+// repeat makes round trips until the context ends. A round trip that is unfinished then is recorded
+// with its time so far. Otherwise the slowest ones would be missing.
 func (e *exchanges) repeat(ctx context.Context, c net.Conn) {
 	defer bind(ctx, c)()
 	for number := uint64(0); ctx.Err() == nil; number++ {
@@ -65,7 +65,7 @@ func (e *exchanges) repeat(ctx context.Context, c net.Conn) {
 		took := time.Since(sent)
 		e.mu.Lock()
 		switch {
-		case err == nil || ctx.Err() != nil && !errors.Is(err, errSpoilt):
+		case err == nil || ctx.Err() != nil && !errors.Is(err, errCorrupt):
 			e.took = append(e.took, took)
 		case e.err == nil:
 			e.err = err

@@ -11,18 +11,19 @@ import (
 	"time"
 )
 
-// streamPiece is what a frame of a stream carries; with its count it fills 64 KiB.
+// streamPiece is the number of pattern bytes in a frame of a stream. With its count the frame has
+// 64 KiB.
 const streamPiece = maxPiece - countSize
 
 // flow is one connection of a bulk measurement.
 type flow struct {
 	conn net.Conn
 	dir  Direction
-	down atomic.Uint64 // bytes that have arrived here, compared
-	up   atomic.Uint64 // bytes of which the service has said that they are there
+	down atomic.Uint64 // bytes received here and verified
+	up   atomic.Uint64 // bytes that the service has confirmed
 }
 
-// flows are all of them.
+// flows are all connections of a bulk measurement.
 type flows struct {
 	all  []*flow
 	over atomic.Bool
@@ -32,8 +33,8 @@ type flows struct {
 	err error // the first
 }
 
-// bulk counts what passes in the time after the warming up. Only what has arrived counts, and it
-// has been compared.
+// bulk counts the bytes that arrive after the warm-up. Only bytes that have been received and
+// verified count.
 func bulk(ctx context.Context, s *Spec) (Figures, error) {
 	beside, err := openExchanges(ctx, s)
 	if err != nil {
@@ -47,7 +48,7 @@ func bulk(ctx context.Context, s *Spec) (Figures, error) {
 	}
 	if r := s.Rival; r != nil {
 		if err := fs.begin(ctx, &Spec{Proxy: r.Proxy, Target: r.Target, Conns: 1, Direction: s.Direction}); err != nil {
-			return nil, fmt.Errorf("beginning the rival: %w", err)
+			return nil, fmt.Errorf("starting the rival: %w", err)
 		}
 	}
 	if err := resetPeaks(s.PIDs); err != nil {
@@ -88,13 +89,14 @@ func bulk(ctx context.Context, s *Spec) (Figures, error) {
 	return f, nil
 }
 
-// window is what arrived in a time.
+// window is what arrived during a measurement.
 type window struct {
-	arrived []uint64 // bytes, of each flow; those of the rival come last
+	arrived []uint64 // bytes of each flow; the rival is last
 	took    time.Duration
 }
 
-// watch counts what arrives in a time. It waits longer when that is nothing: slow is not broken.
+// watch counts what arrives during d. If nothing arrives, it waits longer, because a slow program
+// is not a failed one.
 func (fs *flows) watch(ctx context.Context, d time.Duration) (w window, err error) {
 	start, counted := time.Now(), fs.counts()
 	for step := d; ; step = 10 * time.Millisecond {
@@ -111,7 +113,7 @@ func (fs *flows) watch(ctx context.Context, d time.Duration) (w window, err erro
 	}
 }
 
-// figures adds those of the flows.
+// figures adds the figures of the flows.
 func (w *window) figures(f Figures, s *Spec) {
 	own := w.arrived[:s.Conns]
 	f["mbps"] = w.mbps(own)
@@ -136,11 +138,11 @@ func (w *window) mbps(arrived []uint64) float64 {
 	return float64(sum(arrived)) * 8 / 1e6 / w.took.Seconds()
 }
 
-// begin connects and starts flows.
+// begin opens the connections and starts the flows on them.
 func (fs *flows) begin(ctx context.Context, s *Spec) error {
 	earlier := len(fs.all)
 	for range s.Conns {
-		c, err := s.Proxy.persist(ctx, s.Target)
+		c, err := s.Proxy.dialRetry(ctx, s.Target)
 		if err != nil {
 			return err
 		}
@@ -162,11 +164,11 @@ func (fs *flows) begin(ctx context.Context, s *Spec) error {
 	return nil
 }
 
-// note keeps the first error before the end, and that of spoilt bytes whenever it comes.
+// note keeps the first error before the end. Corrupt bytes are kept even if they are found later.
 func (fs *flows) note(err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.err == nil && (!fs.over.Load() || errors.Is(err, errSpoilt)) {
+	if fs.err == nil && (!fs.over.Load() || errors.Is(err, errCorrupt)) {
 		fs.err = err
 	}
 }
@@ -177,7 +179,7 @@ func (fs *flows) broken() bool {
 	return fs.err != nil
 }
 
-// end may be called twice. It returns what went wrong before.
+// end closes the connections and returns the first error. It may be called twice.
 func (fs *flows) end() error {
 	fs.over.Store(true)
 	for _, f := range fs.all {

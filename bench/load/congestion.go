@@ -6,7 +6,8 @@ import (
 	"syscall"
 )
 
-// Congestion is Linux's name of a congestion control. The empty name means the system's default.
+// Congestion is Linux's name of a congestion control algorithm. The empty name means the system's
+// default.
 type Congestion string
 
 // The congestion controls that a request can name.
@@ -15,11 +16,11 @@ const (
 	BBR   Congestion = "bbr"
 )
 
-// congestions lists congestion controls by their code in a request.
+// congestions lists the algorithms in the order of their codes in a request.
 var congestions = []Congestion{"", CUBIC, BBR}
 
-// code returns the code in a request. The service refuses the code of an unknown congestion
-// control.
+// code returns the code in a request. For an unknown algorithm it returns one that the service
+// refuses.
 func (cc Congestion) code() byte {
 	for i, known := range congestions {
 		if cc == known {
@@ -32,7 +33,7 @@ func (cc Congestion) code() byte {
 // congestionOf is the inverse of code.
 func congestionOf(code byte) (Congestion, error) {
 	if int(code) >= len(congestions) {
-		return "", fmt.Errorf("load: there is no congestion control %d", code)
+		return "", fmt.Errorf("load: unknown congestion control %d", code)
 	}
 	return congestions[code], nil
 }

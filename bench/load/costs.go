@@ -6,11 +6,11 @@ import (
 	"ginnel/bench/proc"
 )
 
-// costs are what programs have used up to now, together, and the most memory that one of them had.
+// costs are what programs have used so far.
 type costs struct {
-	cpu  time.Duration
-	now  int64 // bytes, of all
-	peak int64 // bytes, of the one that has most
+	cpu  time.Duration // of all programs
+	now  int64         // resident bytes of all programs
+	peak int64         // highest peak of one program, in bytes
 }
 
 func costsOf(pids []int) (c costs, err error) {
@@ -28,7 +28,7 @@ func costsOf(pids []int) (c costs, err error) {
 	return c, nil
 }
 
-// resetPeaks lets the peaks count from now on.
+// resetPeaks restarts the peaks from the current values.
 func resetPeaks(pids []int) error {
 	for _, pid := range pids {
 		if err := proc.ResetPeak(pid); err != nil {

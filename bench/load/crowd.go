@@ -13,15 +13,15 @@ import (
 // crowdLimit bounds the time from the dial to the first answer.
 const crowdLimit = 30 * time.Second
 
-// crowd dials many connections at once. A connection is served if its first message has been
-// answered. When all are served or have failed, those that are served make as many round trips as
-// they can.
+// crowd dials many connections at once. A connection counts as served once its first message has
+// been answered. When every connection is served or has failed, those that are served make as many
+// round trips as they can.
 type crowd struct {
 	spec   *Spec
 	served atomic.Int64
 	trips  atomic.Int64
 	over   atomic.Bool
-	begun  sync.WaitGroup // counts connections that are neither served nor have failed
+	begun  sync.WaitGroup // connections that are not yet served or failed
 	wg     sync.WaitGroup
 
 	mu  sync.Mutex
@@ -45,7 +45,8 @@ func crowded(ctx context.Context, s *Spec) (Figures, error) {
 	c.begun.Wait()
 	took := time.Since(start)
 	served := c.served.Load()
-	f := Figures{"served_percent": 100 * float64(served) / float64(s.Conns), "failed": float64(s.Conns) - float64(served), "served_s": took.Seconds()}
+	f := Figures{"served_percent": 100 * float64(served) / float64(s.Conns), "failed": float64(s.Conns) - float64(served),
+		"served_s": took.Seconds()}
 	close(together)
 	if err := wait(ctx, s.warmup()); err != nil {
 		return nil, err
@@ -65,13 +66,13 @@ func crowded(ctx context.Context, s *Spec) (Figures, error) {
 	c.over.Store(true)
 	stop()
 	c.wg.Wait()
-	if served == 0 || errors.Is(c.err, errSpoilt) {
+	if served == 0 || errors.Is(c.err, errCorrupt) {
 		return nil, fmt.Errorf("%d of %d connections were served: %w", served, s.Conns, c.err)
 	}
 	return f, nil
 }
 
-// join runs one connection. It makes no further round trips before together is closed.
+// join runs one connection. It makes no further round trips until together is closed.
 func (c *crowd) join(ctx context.Context, number uint64, together <-chan struct{}) {
 	conn, err := c.first(ctx, number)
 	if err == nil {
@@ -115,11 +116,11 @@ func (c *crowd) first(ctx context.Context, number uint64) (net.Conn, error) {
 	return conn, nil
 }
 
-// note keeps the first error before the end. Spoilt bytes are kept at any time.
+// note keeps the first error before the end. Corrupt bytes are kept even if they are found later.
 func (c *crowd) note(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil && (c.err == nil && !c.over.Load() || errors.Is(err, errSpoilt)) {
+	if err != nil && (c.err == nil && !c.over.Load() || errors.Is(err, errCorrupt)) {
 		c.err = err
 	}
 }

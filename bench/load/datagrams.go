@@ -13,22 +13,22 @@ import (
 
 const (
 	datagramSize = 1200
-	lowestRate   = 500.0 // a second; a proxy that loses at this rate has none
-	steps        = 5     // of the search between a rate that was good and the double of it: to about 2 %
-	attempts     = 3     // at a rate, before it counts as too high
-	nearly       = 0.9   // of a rate is as good as it
-	mostAtOnce   = 32    // sent in a row, when the sender has been away
+	lowestRate   = 500.0 // datagrams a second; a proxy that loses some at this rate fails
+	steps        = 5     // of the search between a good rate and twice that rate: about 2 % precision
+	attempts     = 3     // trials of a rate before it counts as too high
+	nearly       = 0.9   // a trial at this share of the wanted rate is good enough
+	maxBurst     = 32    // datagrams sent in a row when the sender is late
 )
 
-// association is a SOCKS5 UDP ASSOCIATE.
+// association is a SOCKS5 UDP association, or for Direct a plain UDP socket.
 type association struct {
-	control net.Conn // it lasts as long as this
+	control net.Conn // the association ends with this connection; nil for Direct
 	udp     *net.UDPConn
 	header  []byte
 	in      []byte
 }
 
-// associate asks for one, to the target only.
+// associate opens an association whose datagrams all go to target.
 func associate(ctx context.Context, p Proxy, target netip.AddrPort) (*association, error) {
 	if p.Kind == Direct {
 		return dialDatagrams(nil, target, nil)
@@ -42,7 +42,7 @@ func associate(ctx context.Context, p Proxy, target netip.AddrPort) (*associatio
 	relay, err := askSOCKS5(c, socksAssociate, netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
 	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("asking the proxy to pass datagrams: %w", err)
+		return nil, fmt.Errorf("opening a UDP association: %w", err)
 	}
 	c.SetDeadline(time.Time{})
 	if !relay.Addr().IsValid() || relay.Addr().IsUnspecified() {
@@ -59,7 +59,7 @@ func dialDatagrams(control net.Conn, to netip.AddrPort, header []byte) (*associa
 		}
 		return nil, err
 	}
-	enlarge(udp)
+	enlargeBuffers(udp)
 	return &association{control: control, udp: udp, header: header, in: make([]byte, 64<<10)}, nil
 }
 
@@ -70,17 +70,17 @@ func (a *association) close() {
 	}
 }
 
-// send sends one datagram to the target. One that this machine has no room for is lost like any
-// other.
+// send sends one datagram to the target. If this host has no buffer space, the datagram is lost, as
+// one on the network.
 func (a *association) send(b []byte, kind byte, run, seq uint64, size int) ([]byte, error) {
 	b = appendDatagram(append(b[:0], a.header...), kind, run, seq, size)
 	_, err := a.udp.Write(b)
 	return b, err
 }
 
-// working is an association by which an answer has come. One of tailscaled is deaf now and then;
-// then another is not.
-func working(ctx context.Context, s *Spec) (*association, error) {
+// openWorking opens an association and checks that an answer comes back on it. Some associations of
+// tailscaled receive nothing, so it tries several.
+func openWorking(ctx context.Context, s *Spec) (*association, error) {
 	var errs []error
 	for range attempts {
 		a, err := associate(ctx, s.Proxy, s.Target)
@@ -96,9 +96,9 @@ func working(ctx context.Context, s *Spec) (*association, error) {
 	return nil, errors.Join(errs...)
 }
 
-// datagrams looks for the highest rate at which every datagram of a trial arrives.
+// datagrams searches for the highest rate at which every datagram of a trial arrives.
 func datagrams(ctx context.Context, s *Spec) (Figures, error) {
-	a, err := working(ctx, s)
+	a, err := openWorking(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +128,8 @@ func datagrams(ctx context.Context, s *Spec) (Figures, error) {
 	return Figures{"per_s": best}, nil
 }
 
-// attempt returns the highest rate of a few trials in which nothing was lost, 0 if there was none.
-// It may be lower than the one that was wanted: the sender has to wait for a processor too.
+// attempt returns the highest rate of a few trials without loss, or 0. The rate may be lower than
+// the wanted one, because the sender may wait for a processor.
 func (a *association) attempt(ctx context.Context, rate float64, d time.Duration) (best float64, err error) {
 	for range attempts {
 		got, lost, err := a.trial(ctx, rate, d)
@@ -146,10 +146,11 @@ func (a *association) attempt(ctx context.Context, rate float64, d time.Duration
 	return best, nil
 }
 
-// trial sends at a rate for a time and asks how many have arrived.
+// trial sends at a rate for the time d and asks how many datagrams have arrived.
 func (a *association) trial(ctx context.Context, rate float64, d time.Duration) (got float64, lost uint64, err error) {
-	run := uint64(time.Now().UnixNano())                         // later ones have higher numbers
-	if _, err := a.count(ctx, run, handshakeLimit); err != nil { // the way is there, and the service knows the run
+	run := uint64(time.Now().UnixNano()) // later runs have higher numbers
+	// This proves that the path works, and starts the run at the service.
+	if _, err := a.count(ctx, run, handshakeLimit); err != nil {
 		return 0, 0, err
 	}
 	sent, took, err := a.flood(ctx, run, rate, d)
@@ -157,13 +158,13 @@ func (a *association) trial(ctx context.Context, rate float64, d time.Duration) 
 		return 0, 0, err
 	}
 	var arrived uint64
-	for still := 0; arrived < sent && still < 3; still++ { // late ones are not lost
+	for still := 0; arrived < sent && still < 3; still++ { // late datagrams are not lost
 		n, err := a.count(ctx, run, handshakeLimit)
 		if err != nil {
 			return 0, 0, err
 		}
-		if n == spoilt {
-			return 0, 0, errSpoilt
+		if n == corrupt {
+			return 0, 0, errCorrupt
 		}
 		if n > arrived {
 			still = 0
@@ -181,9 +182,11 @@ func (a *association) trial(ctx context.Context, rate float64, d time.Duration) 
 	return float64(sent) / took.Seconds(), sent - arrived, nil
 }
 
-// flood sends at an even rate. What it could not send when it was due it sends later, not all at
-// once.
-func (a *association) flood(ctx context.Context, run uint64, rate float64, d time.Duration) (sent uint64, took time.Duration, err error) {
+// flood sends at an even rate. Datagrams that are overdue are sent later, at most maxBurst in a
+// row.
+func (a *association) flood(ctx context.Context, run uint64, rate float64, d time.Duration) (
+	sent uint64, took time.Duration, err error,
+) {
 	var b []byte
 	start := time.Now()
 	due := start
@@ -191,7 +194,7 @@ func (a *association) flood(ctx context.Context, run uint64, rate float64, d tim
 	for took < d && ctx.Err() == nil {
 		now := time.Now()
 		took = now.Sub(start)
-		for n := 0; n < mostAtOnce && !due.After(now); n++ {
+		for n := 0; n < maxBurst && !due.After(now); n++ {
 			if b, err = a.send(b, datagramData, run, sent, datagramSize); err != nil {
 				return 0, 0, err
 			}
@@ -200,14 +203,14 @@ func (a *association) flood(ctx context.Context, run uint64, rate float64, d tim
 		}
 		if ahead := time.Until(due); ahead > 0 {
 			pause(ahead)
-		} else if -ahead > mostAtOnce*gap {
-			due = due.Add(-ahead) // lost time
+		} else if -ahead > maxBurst*gap {
+			due = due.Add(-ahead) // do not catch up
 		}
 	}
 	return sent, time.Since(start), ctx.Err()
 }
 
-// count asks the service how many datagrams of a run have arrived, again and again up to a limit.
+// count asks the service repeatedly, up to a limit, how many datagrams of a run have arrived.
 func (a *association) count(ctx context.Context, run uint64, limit time.Duration) (uint64, error) {
 	var out []byte
 	for begun := time.Now(); time.Since(begun) < limit && ctx.Err() == nil; {
@@ -221,10 +224,10 @@ func (a *association) count(ctx context.Context, run uint64, limit time.Duration
 			return n, err
 		}
 	}
-	return 0, errors.Join(errors.New("no answer comes to datagrams"), ctx.Err())
+	return 0, errors.Join(errors.New("no answer to datagrams"), ctx.Err())
 }
 
-// answer waits for the service's count. Answers of other runs come late and are left.
+// answer waits for the service's count and ignores late answers of other runs.
 func (a *association) answer(run uint64) (uint64, error) {
 	for {
 		n, err := a.udp.Read(a.in)

@@ -9,8 +9,8 @@ import (
 )
 
 // Forward forwards TCP connections from one address to another until the context ends, with CUBIC
-// on both sides. It stands for the least that a relay can do: the kernel splices one connection to
-// the other. Forward writes ready to out when it listens.
+// on both sides. It is the minimum that a relay has to do: the kernel splices one connection to the
+// other. Forward writes ready to out once it listens.
 func Forward(ctx context.Context, listen, to, ready string, out io.Writer) error {
 	cfg := net.ListenConfig{Control: CUBIC.Control}
 	ln, err := cfg.Listen(ctx, "tcp", listen)
@@ -34,13 +34,13 @@ func Forward(ctx context.Context, listen, to, ready string, out io.Writer) error
 	}
 }
 
-// forward connects near to another connection and copies both directions.
+// forward connects near to a new connection and copies both directions.
 func forward(ctx context.Context, near *net.TCPConn, to string) {
 	defer near.Close()
 	d := net.Dialer{Control: CUBIC.Control}
 	c, err := d.DialContext(ctx, "tcp", to)
 	if err != nil {
-		return // the client sees the end
+		return // the client sees that near is closed
 	}
 	far := c.(*net.TCPConn)
 	defer far.Close()
@@ -54,7 +54,7 @@ func forward(ctx context.Context, near *net.TCPConn, to string) {
 // pass copies one direction and its end of stream.
 func pass(to, from *net.TCPConn) {
 	if _, err := io.Copy(to, from); err != nil {
-		to.Close() // for the other direction
+		to.Close() // ends the other direction
 		from.Close()
 		return
 	}

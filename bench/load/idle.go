@@ -7,12 +7,11 @@ import (
 	"time"
 )
 
-// idleAtLeast is how long nothing happens: some programs clean up when they have nothing else to
-// do.
+// idleAtLeast is the minimum idle time, because some programs release memory only after some
+// seconds.
 const idleAtLeast = 4 * time.Second
 
-// idle opens connections, and after a time in which nothing happens on them makes sure that they
-// are still good.
+// idle opens connections, leaves them idle, and then checks that they still work.
 func idle(ctx context.Context, s *Spec) (Figures, error) {
 	before, err := costsOf(s.PIDs)
 	if err != nil {
@@ -43,7 +42,7 @@ func idle(ctx context.Context, s *Spec) (Figures, error) {
 		return nil, err
 	}
 	for i, c := range all {
-		c.SetDeadline(time.Now().Add(handshakeLimit)) // opening them all may have taken long
+		c.SetDeadline(time.Now().Add(handshakeLimit)) // opening all of them may have used up the deadline
 		if err := trip(c, uint64(i)); err != nil {
 			return nil, fmt.Errorf("using connection %d again: %w", i+1, err)
 		}

@@ -25,7 +25,7 @@ func newTarget(t *testing.T) netip.AddrPort {
 	return netip.MustParseAddrPort(s.Addr().String())
 }
 
-// outlet sends datagrams of the proxy, which has an address type of its own.
+// outlet converts the proxy's type of UDP addresses for a standard socket.
 type outlet struct{ net.PacketConn }
 
 func (o outlet) WriteTo(b []byte, to net.Addr) (int, error) {
@@ -52,7 +52,7 @@ func newProxy(t *testing.T, dial func(ctx context.Context, network, addr string)
 	return ln.Addr().String()
 }
 
-// measurements are of every kind, each as short as it can be.
+// measurements returns one specification of every kind, each as short as possible.
 func measurements(p Proxy, target netip.AddrPort) []Spec {
 	short := Spec{Proxy: p, Target: target, Conns: 2, Duration: 20 * time.Millisecond, PIDs: []int{os.Getpid()}}
 	kind := func(k Kind, d Direction) Spec {
@@ -68,23 +68,25 @@ func measurements(p Proxy, target netip.AddrPort) []Spec {
 	beside := kind(Bulk, Down)
 	beside.Beside, beside.Rival = 2, &Rival{Proxy{Kind: Direct}, target}
 	return []Spec{
-		kind(Bulk, Down), kind(Bulk, Up), kind(Bulk, Both), beside, kind(RoundTrips, ""), kind(Requests, ""), kind(Idle, ""), kind(First, ""),
+		kind(Bulk, Down), kind(Bulk, Up), kind(Bulk, Both), beside, kind(RoundTrips, ""), kind(Requests, ""), kind(Idle, ""),
+		kind(First, ""),
 		move(Transfer, Down), move(Transfer, Up), move(Fetches, Down), kind(Crowd, ""),
 	}
 }
 
-// TestMeasure proves that each measurement gives its figures by either protocol and without a
+// TestMeasure proves that each measurement returns its figures with either protocol and without a
 // proxy.
 func TestMeasure(t *testing.T) {
 	target := newTarget(t)
 	addr := newProxy(t, new(net.Dialer).DialContext)
 	want := map[Kind][]string{
-		Bulk: {"mbps", "cpu_s_per_gb", "peak_mb"}, RoundTrips: {"p50_us", "p99_us"}, Requests: {"per_s"}, Idle: {"kb_per_conn"}, First: {"unix_s"},
+		Bulk: {"mbps", "cpu_s_per_gb", "peak_mb"}, RoundTrips: {"p50_us", "p99_us"}, Requests: {"per_s"},
+		Idle: {"kb_per_conn"}, First: {"unix_s"},
 		Transfer: {"s", "mb", "mbps"}, Fetches: {"p50_ms"}, Crowd: {"served_percent", "served_s", "per_s"},
 	}
 	for _, p := range []Proxy{{Kind: Direct}, {Kind: SOCKS5, Addr: addr}, {Kind: CONNECT, Addr: addr}} {
 		t.Run(string(p.Kind), func(t *testing.T) {
-			t.Parallel() // for some wait
+			t.Parallel() // some measurements only wait
 			for _, s := range measurements(p, target) {
 				f, err := Measure(t.Context(), s)
 				if err != nil {
@@ -95,7 +97,8 @@ func TestMeasure(t *testing.T) {
 					names = append(names, "beside_p50_ms", "beside_p99_ms", "rival_mbps", "rival_percent")
 				}
 				for _, name := range names {
-					if v, ok := f[name]; !ok || v <= 0 && name != "kb_per_conn" && name != "cpu_s_per_gb" && !strings.HasPrefix(name, "rival") {
+					if v, ok := f[name]; !ok || v <= 0 && name != "kb_per_conn" && name != "cpu_s_per_gb" &&
+						!strings.HasPrefix(name, "rival") {
 						t.Errorf("%s %s: %s is %v", s.Kind, s.Direction, name, v)
 					}
 				}
@@ -127,23 +130,23 @@ func TestDatagrams(t *testing.T) {
 		}
 	}
 	if n, err := a.count(t.Context(), 10, time.Second); n != 0 || err != nil {
-		t.Errorf("another run begins with %d, %v", n, err)
+		t.Errorf("a new run starts with count %d, %v", n, err)
 	}
 	if _, err := a.send(nil, datagramData, 9, 0, datagramSize); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := a.count(t.Context(), 10, time.Second); n != 0 || err != nil {
-		t.Errorf("after one of the run before there are %d, %v", n, err)
+		t.Errorf("after a datagram of an earlier run: count %d, %v", n, err)
 	}
 }
 
-// liar is a connection that spoils one byte of what comes through it.
-type liar struct {
+// corruptingConn is a connection that changes one byte in each direction.
+type corruptingConn struct {
 	net.Conn
 	left int
 }
 
-func (l *liar) Read(b []byte) (int, error) {
+func (l *corruptingConn) Read(b []byte) (int, error) {
 	n, err := l.Conn.Read(b)
 	if l.left >= 0 && l.left < n {
 		b[l.left] ^= 1
@@ -152,7 +155,7 @@ func (l *liar) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (l *liar) Write(b []byte) (int, error) {
+func (l *corruptingConn) Write(b []byte) (int, error) {
 	c := append([]byte(nil), b...)
 	if len(c) > requestSize+40 {
 		c[requestSize+30] ^= 1
@@ -160,24 +163,24 @@ func (l *liar) Write(b []byte) (int, error) {
 	return l.Conn.Write(c)
 }
 
-// TestSpoilt proves that a proxy that changes what it carries gets no figures.
-func TestSpoilt(t *testing.T) {
+// TestCorrupt proves that a proxy that changes bytes gets no figures.
+func TestCorrupt(t *testing.T) {
 	target := newTarget(t)
 	addr := newProxy(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := new(net.Dialer).DialContext(ctx, network, addr)
-		return &liar{c, countSize + 20}, err
+		return &corruptingConn{c, countSize + 20}, err
 	})
 	for _, s := range measurements(Proxy{Kind: SOCKS5, Addr: addr}, target) {
 		if s.Kind == First {
-			continue // it asks until the answer is right
+			continue // it repeats its request until the answer is right
 		}
-		if f, err := Measure(t.Context(), s); !errors.Is(err, errSpoilt) {
-			t.Errorf("%s %s: got %v, %v, want %v", s.Kind, s.Direction, f, err, errSpoilt)
+		if f, err := Measure(t.Context(), s); !errors.Is(err, errCorrupt) {
+			t.Errorf("%s %s: got %v, %v, want %v", s.Kind, s.Direction, f, err, errCorrupt)
 		}
 	}
 }
 
-// TestNothingArrives proves that a proxy that swallows everything gets no figures.
+// TestNothingArrives proves that a proxy that discards all data gets no figures.
 func TestNothingArrives(t *testing.T) {
 	target := newTarget(t)
 	addr := newProxy(t, func(context.Context, string, string) (net.Conn, error) {
@@ -194,17 +197,17 @@ func TestNothingArrives(t *testing.T) {
 	}
 }
 
-// TestRefused proves that what the proxy says is passed on, and that one that is not there is an
-// error.
+// TestRefused proves that a refusal of the proxy, and a proxy that does not listen, are errors.
 func TestRefused(t *testing.T) {
 	target := newTarget(t)
 	addr := newProxy(t, func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") })
-	for _, p := range []Proxy{{Kind: SOCKS5, Addr: addr}, {Kind: CONNECT, Addr: addr}, {Kind: SOCKS5, Addr: "127.0.0.1:1"}} {
+	for _, p := range []Proxy{{Kind: SOCKS5, Addr: addr}, {Kind: CONNECT, Addr: addr},
+		{Kind: SOCKS5, Addr: "127.0.0.1:1"}} {
 		if _, err := Measure(t.Context(), Spec{Kind: RoundTrips, Proxy: p, Target: target}); err == nil {
 			t.Errorf("%v: want an error", p)
 		}
 	}
 	if _, err := Measure(t.Context(), Spec{Kind: "nonsense"}); err == nil {
-		t.Error("a measurement that there is not: want an error")
+		t.Error("unknown kind of measurement: want an error")
 	}
 }

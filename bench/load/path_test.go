@@ -12,15 +12,14 @@ import (
 	"time"
 )
 
-// slow is a connection that passes on nothing beyond a number of bytes in each direction until it
-// is closed.
-type slow struct {
+// stallingConn is a connection that delivers a number of bytes and then blocks until it is closed.
+type stallingConn struct {
 	net.Conn
 	left  int
 	donec chan struct{}
 }
 
-func (s *slow) Read(b []byte) (int, error) {
+func (s *stallingConn) Read(b []byte) (int, error) {
 	if s.left == 0 {
 		<-s.donec
 		return 0, io.EOF
@@ -30,7 +29,7 @@ func (s *slow) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (s *slow) Close() error {
+func (s *stallingConn) Close() error {
 	select {
 	case <-s.donec:
 	default:
@@ -39,16 +38,17 @@ func (s *slow) Close() error {
 	return s.Conn.Close()
 }
 
-// TestUnfinished proves that a transfer that does not end in time gives what has arrived, and a
-// fetch its limit.
+// TestUnfinished proves that a transfer that reaches its limit reports what has arrived, and that a
+// fetch counts with its limit.
 func TestUnfinished(t *testing.T) {
 	target := newTarget(t)
 	addr := newProxy(t, func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := new(net.Dialer).DialContext(ctx, network, addr)
-		return &slow{c, 100_000, make(chan struct{})}, err
+		return &stallingConn{c, 100_000, make(chan struct{})}, err
 	})
 	const limit = 50 * time.Millisecond
-	s := Spec{Kind: Transfer, Proxy: Proxy{Kind: SOCKS5, Addr: addr}, Target: target, Direction: Down, Bytes: 1_000_000, Duration: limit}
+	s := Spec{Kind: Transfer, Proxy: Proxy{Kind: SOCKS5, Addr: addr}, Target: target, Direction: Down, Bytes: 1_000_000,
+		Duration: limit}
 	f, err := Measure(t.Context(), s)
 	if err != nil || f["mb"] != 0.1 || f["s"] < limit.Seconds() {
 		t.Errorf("got %v, %v, want 0.1 MB", f, err)
@@ -56,23 +56,24 @@ func TestUnfinished(t *testing.T) {
 	s.Kind = Fetches
 	f, err = Measure(t.Context(), s)
 	if err != nil || f["unfinished"] < 1 || f["p50_ms"] < milliseconds(limit) {
-		t.Errorf("got %v, %v, want one that is not finished", f, err)
+		t.Errorf("got %v, %v, want an unfinished fetch", f, err)
 	}
 }
 
-// TestStore proves that a transfer up is over when the service has all of it, whatever the steps in
-// which it counts.
+// TestStore proves that an upload ends when the service has all of it, even if the size is not a
+// multiple of the step in which it counts.
 func TestStore(t *testing.T) {
 	target := newTarget(t)
 	for _, bytes := range []int{1, countStep - 1, countStep, countStep + 1, 5*countStep + 7} {
-		s := Spec{Kind: Transfer, Proxy: Proxy{Kind: Direct}, Target: target, Direction: Up, Bytes: bytes, Duration: handshakeLimit}
+		s := Spec{Kind: Transfer, Proxy: Proxy{Kind: Direct}, Target: target, Direction: Up, Bytes: bytes,
+			Duration: handshakeLimit}
 		if f, err := Measure(t.Context(), s); err != nil || f["mb"] != float64(bytes)/1e6 {
 			t.Errorf("%d bytes: got %v, %v", bytes, f, err)
 		}
 	}
 }
 
-// TestWindow proves how the share of the slowest and that of a rival are calculated.
+// TestWindow proves the calculation of the slowest connection's share and of the rival's.
 func TestWindow(t *testing.T) {
 	w := window{arrived: []uint64{3_000_000, 1_000_000, 4_000_000}, took: time.Second}
 	f := make(Figures)
@@ -90,7 +91,7 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// TestCrowd proves that those that are refused are counted, and the others measured.
+// TestCrowd proves that refused connections are counted and the others measured.
 func TestCrowd(t *testing.T) {
 	target := newTarget(t)
 	places := make(chan struct{}, 7)
@@ -106,32 +107,33 @@ func TestCrowd(t *testing.T) {
 		Kind: Crowd, Proxy: Proxy{Kind: SOCKS5, Addr: addr}, Target: target, Conns: 10, Duration: 20 * time.Millisecond,
 	})
 	if err != nil || f["failed"] != 3 || f["served_percent"] != 70 || f["per_s"] <= 0 {
-		t.Errorf("got %v, %v, want 3 that failed", f, err)
+		t.Errorf("got %v, %v, want 3 failed", f, err)
 	}
 }
 
-// TestQuiet proves that a program that works is not quiet, and that of several the one that does
-// most counts.
+// TestQuiet proves that a working program shows activity, and that the busiest of several programs
+// counts.
 func TestQuiet(t *testing.T) {
-	f, err := Measure(t.Context(), Spec{Kind: Quiet, Duration: 50 * time.Millisecond, PIDs: []int{os.Getppid(), os.Getpid()}})
+	f, err := Measure(t.Context(), Spec{Kind: Quiet, Duration: 50 * time.Millisecond,
+		PIDs: []int{os.Getppid(), os.Getpid()}})
 	if err != nil || f["wakeups_per_s"] <= 0 || f["cpu_percent"] < 0 {
 		t.Errorf("got %v, %v", f, err)
 	}
 	if f, err := Measure(t.Context(), Spec{Kind: Quiet, PIDs: []int{1 << 30}}); err == nil {
-		t.Errorf("a program that there is not: got %v", f)
+		t.Errorf("no such process: got %v", f)
 	}
 }
 
-// TestCongestion proves that both ends of a connection have the congestion control that is asked
-// for, and that one that there is not is an error.
+// TestCongestion proves that both ends of a connection use the requested congestion control, and
+// that an unknown one is an error.
 func TestCongestion(t *testing.T) {
 	for code, cc := range congestions {
 		if got, err := congestionOf(byte(code)); got != cc || err != nil || cc.code() != byte(code) {
-			t.Errorf("%s has code %d, which is that of %s, %v", cc, cc.code(), got, err)
+			t.Errorf("%s has code %d, which means %s, %v", cc, cc.code(), got, err)
 		}
 	}
 	if got, err := congestionOf(Congestion("nonsense").code()); err == nil {
-		t.Errorf("got %s for one that there is not", got)
+		t.Errorf("unknown congestion control: got %s", got)
 	}
 	target := newTarget(t)
 	p := Proxy{Kind: Direct, Congestion: "nonsense"}
@@ -161,23 +163,23 @@ func TestCongestion(t *testing.T) {
 		t.Fatal(err)
 	}
 	if cc, err := congestionOf(head[1]); cc != CUBIC || err != nil || cc.apply(far) != nil {
-		t.Errorf("the service is asked for %s, %v", cc, err)
+		t.Errorf("the request names %s, %v", cc, err)
 	}
 	for _, c := range []net.Conn{near, far} {
 		if got := congestion(t, c); got != CUBIC {
-			t.Errorf("an end has %s", got)
+			t.Errorf("one end uses %s", got)
 		}
 	}
 }
 
-// TestForward proves that a forwarder passes bytes and the ends of both directions on.
+// TestForward proves that a forwarder passes data and the end of each direction on.
 func TestForward(t *testing.T) {
 	far, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer far.Close()
-	go func() { // answers with what it has heard, when it has heard all
+	go func() { // answers with the reverse of all it has received
 		c, err := far.Accept()
 		if err != nil {
 			return
@@ -208,11 +210,11 @@ func TestForward(t *testing.T) {
 	}
 	stop()
 	if err := <-donec; err != nil {
-		t.Errorf("it ends with %v", err)
+		t.Errorf("Forward returned %v", err)
 	}
 }
 
-// freeAddr is one that nobody listens on.
+// freeAddr returns an address on which no socket listens.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

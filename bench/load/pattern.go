@@ -5,16 +5,14 @@ import (
 	"math/rand/v2"
 )
 
-// period is the length after which the pattern repeats. It is a prime, so that a piece that is
-// lost, doubled or put in another place by whatever works in powers of two or whole packets does
-// not go unseen.
+// period is the length after which the pattern repeats. It is prime, so that pieces lost,
+// duplicated or moved by code that works in powers of two or whole packets are detected.
 const period = 65521
 
-// maxPiece is the most that comes from the pattern at once.
+// maxPiece is the maximum length of a piece of the pattern.
 const maxPiece = 64 << 10
 
-// pattern is filled once and not changed; it is longer than the period so that every piece is in
-// one place.
+// pattern is never changed. It is longer than the period, so that every piece is contiguous.
 var pattern = makePattern()
 
 func makePattern() []byte {
@@ -29,13 +27,13 @@ func makePattern() []byte {
 	return b
 }
 
-// piece returns n bytes of the pattern, at most maxPiece, from an offset on.
+// piece returns n bytes of the pattern from offset on, n being at most maxPiece.
 func piece(offset uint64, n int) []byte {
 	start := offset % period
 	return pattern[start : start+uint64(n)]
 }
 
-// matches reports whether b is what the pattern has at an offset.
+// matches reports whether b equals the pattern at offset.
 func matches(b []byte, offset uint64) bool {
 	for len(b) > 0 {
 		n := min(len(b), maxPiece)

@@ -10,17 +10,17 @@ import (
 	"time"
 )
 
-// ProxyKind is the protocol by which a proxy is asked for connections.
+// ProxyKind is the protocol of a proxy.
 type ProxyKind string
 
-// The ways to a service.
+// The kinds of proxies.
 const (
 	Direct  ProxyKind = "direct" // without a proxy
 	SOCKS5  ProxyKind = "socks5"
 	CONNECT ProxyKind = "connect"
 )
 
-// Proxy is where connections are asked for.
+// Proxy describes how connections to the service are made.
 type Proxy struct {
 	Kind ProxyKind
 	Addr string // host:port; unused for Direct
@@ -28,10 +28,10 @@ type Proxy struct {
 	Congestion Congestion `json:",omitempty"`
 }
 
-// handshakeLimit bounds the making of one connection.
+// handshakeLimit bounds the time to open one connection.
 const handshakeLimit = 15 * time.Second
 
-// dial connects to the target by way of the proxy.
+// dial connects to the target through the proxy.
 func (p Proxy) dial(ctx context.Context, target netip.AddrPort) (net.Conn, error) {
 	return p.dialWithin(ctx, target, handshakeLimit)
 }
@@ -60,13 +60,14 @@ func (p Proxy) dialWithin(ctx context.Context, target netip.AddrPort, limit time
 	}
 	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("asking the proxy for %s: %w", target, err)
+		return nil, fmt.Errorf("connecting to %s through the proxy: %w", target, err)
 	}
 	return c, nil
 }
 
-// persist dials until it succeeds, a few times: some proxies refuse for a moment when many ask.
-func (p Proxy) persist(ctx context.Context, target netip.AddrPort) (c net.Conn, err error) {
+// dialRetry dials up to five times, because some proxies refuse connections for a moment under
+// load.
+func (p Proxy) dialRetry(ctx context.Context, target netip.AddrPort) (c net.Conn, err error) {
 	for range 5 {
 		if c, err = p.dial(ctx, target); err == nil {
 			return c, nil
@@ -78,13 +79,13 @@ func (p Proxy) persist(ctx context.Context, target netip.AddrPort) (c net.Conn, 
 	return nil, err
 }
 
-// bind ends what waits on a connection with the context. Stop undoes that; it reports false if the
-// context was faster.
+// bind makes blocked reads and writes of c fail when the context ends. Stop undoes that; it reports
+// false if the context has already ended.
 func bind(ctx context.Context, c net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 }
 
-// open dials, and asks the service for something.
+// open dials and sends a request to the service.
 func (p Proxy) open(ctx context.Context, target netip.AddrPort, kind byte, size int) (net.Conn, error) {
 	c, err := p.dial(ctx, target)
 	if err != nil {
@@ -97,8 +98,8 @@ func (p Proxy) open(ctx context.Context, target netip.AddrPort, kind byte, size 
 	return c, nil
 }
 
-// askCONNECT must not take more from the connection than the answer: the service never speaks
-// first, so nothing follows it.
+// askCONNECT may use a buffered reader because the service never sends first, so no data follow the
+// proxy's answer.
 func askCONNECT(c net.Conn, target netip.AddrPort) error {
 	if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target); err != nil {
 		return err
@@ -109,10 +110,10 @@ func askCONNECT(c net.Conn, target netip.AddrPort) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the proxy answers %q", resp.Status)
+		return fmt.Errorf("proxy answered %q", resp.Status)
 	}
 	if n := r.Buffered(); n > 0 {
-		return fmt.Errorf("the proxy sends %d bytes after its answer", n)
+		return fmt.Errorf("proxy sent %d bytes after its answer", n)
 	}
 	return nil
 }

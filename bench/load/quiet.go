@@ -7,7 +7,7 @@ import (
 	"ginnel/bench/proc"
 )
 
-// quiet measures programs without traffic. Each figure is that of the program with the highest.
+// quiet measures programs without traffic. Each figure is the highest of all programs.
 func quiet(ctx context.Context, s *Spec) (Figures, error) {
 	if err := wait(ctx, s.warmup()); err != nil {
 		return nil, err

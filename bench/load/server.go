@@ -10,18 +10,18 @@ import (
 	"sync/atomic"
 )
 
-// Server is the service that proxies are asked to reach.
+// Server is the service that clients reach through the proxies.
 type Server struct {
 	tcp net.Listener
 	udp *net.UDPConn
 	wg  sync.WaitGroup
 
-	mu    sync.Mutex
-	over  bool
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex
+	closed bool
+	conns  map[net.Conn]struct{}
 }
 
-// Listen starts the service on an address, for TCP and UDP.
+// Listen starts the service on an address, over TCP and UDP.
 func Listen(addr string) (*Server, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -33,19 +33,19 @@ func Listen(addr string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{tcp: ln, udp: udp.(*net.UDPConn), conns: make(map[net.Conn]struct{})}
-	enlarge(s.udp)
+	enlargeBuffers(s.udp)
 	s.wg.Go(s.accept)
 	s.wg.Go(s.countDatagrams)
 	return s, nil
 }
 
-// Addr is where the service is.
+// Addr returns the address of the service.
 func (s *Server) Addr() net.Addr { return s.tcp.Addr() }
 
-// Close ends the service and all its connections.
+// Close ends the service and all its connections, and waits for its goroutines.
 func (s *Server) Close() error {
 	s.mu.Lock()
-	s.over = true
+	s.closed = true
 	for c := range s.conns {
 		c.Close()
 	}
@@ -63,7 +63,7 @@ func (s *Server) accept() {
 			return
 		}
 		s.mu.Lock()
-		if s.over {
+		if s.closed {
 			c.Close()
 		} else {
 			s.conns[c] = struct{}{}
@@ -81,7 +81,7 @@ func (s *Server) serve(c net.Conn) {
 	}
 	cc, err := congestionOf(head[1])
 	if err != nil || cc.apply(c) != nil {
-		return // the client sees the end
+		return // the client sees that the connection is closed
 	}
 	size := binary.BigEndian.Uint32(head[4:])
 	switch head[0] {
@@ -126,8 +126,8 @@ func echo(c net.Conn) {
 	}
 }
 
-// stream sends frames and checks what comes. A client that does not send leaves the reading side
-// waiting for its end.
+// stream sends frames and verifies what arrives. If the client sends nothing, the reading side
+// waits for its end.
 func stream(c net.Conn, size int) {
 	var arrived atomic.Uint64
 	if size == 0 {
@@ -141,11 +141,11 @@ func stream(c net.Conn, size int) {
 			break
 		}
 	}
-	c.Close() // for the reading side
+	c.Close() // ends the reading side
 	wg.Wait()
 }
 
-// sendPattern sends n bytes from the beginning of the pattern.
+// sendPattern sends the first n bytes of the pattern.
 func sendPattern(w io.Writer, n uint64) error {
 	for offset := uint64(0); offset < n; offset += maxPiece {
 		if _, err := w.Write(piece(offset, int(min(maxPiece, n-offset)))); err != nil {
@@ -155,8 +155,8 @@ func sendPattern(w io.Writer, n uint64) error {
 	return nil
 }
 
-// check compares what comes with the pattern. It tells the count in steps, and when it is that of
-// all.
+// check compares arriving data with the pattern. It calls tell with the count every countStep
+// bytes, and when it reaches all.
 func check(c net.Conn, arrived *atomic.Uint64, all uint64, tell func(count uint64) error) {
 	b := make([]byte, maxPiece)
 	var offset, told uint64
@@ -166,9 +166,9 @@ func check(c net.Conn, arrived *atomic.Uint64, all uint64, tell func(count uint6
 			return
 		}
 		if !matches(b[:n], offset) {
-			arrived.Store(spoilt)
-			tell(spoilt)
-			io.Copy(io.Discard, c) // for a connection that is closed with bytes unread takes back what was told
+			arrived.Store(corrupt)
+			tell(corrupt)
+			io.Copy(io.Discard, c) // closing with unread data would reset the connection and discard what was told
 			return
 		}
 		offset += uint64(n)
@@ -190,8 +190,8 @@ func writeFrame(c net.Conn, count uint64, piece []byte) error {
 	return err
 }
 
-// countDatagrams counts those of the latest run, which has the highest number. What comes late of
-// others is left.
+// countDatagrams counts the datagrams of the latest run, which has the highest number. Late
+// datagrams of other runs are ignored.
 func (s *Server) countDatagrams() {
 	var run, count uint64
 	b := make([]byte, 64<<10)
@@ -207,9 +207,9 @@ func (s *Server) countDatagrams() {
 		switch {
 		case of < run:
 			continue
-		case count == spoilt:
+		case count == corrupt:
 		case !whole:
-			count = spoilt
+			count = corrupt
 		case kind == datagramData:
 			count++
 		}
@@ -219,7 +219,7 @@ func (s *Server) countDatagrams() {
 	}
 }
 
-// Run serves until the context ends. It says so on out when it does.
+// Run serves until the context ends. It writes Serving to out once it listens.
 func Run(ctx context.Context, addr string, out io.Writer) error {
 	s, err := Listen(addr)
 	if err != nil {
@@ -230,5 +230,5 @@ func Run(ctx context.Context, addr string, out io.Writer) error {
 	return s.Close()
 }
 
-// Serving is what the service says when it can be reached.
+// Serving is the line that Run writes once the service is reachable.
 const Serving = "serving"

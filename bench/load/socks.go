@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-// socksCommand is what a proxy is asked for (RFC 1928, section 4).
+// socksCommand is the command of a request (RFC 1928, section 4).
 type socksCommand byte
 
 const (
@@ -25,7 +25,7 @@ const (
 // socksError is a reply code other than success (RFC 1928, section 6).
 type socksError byte
 
-func (e socksError) Error() string { return fmt.Sprintf("the proxy refuses with code %d", byte(e)) }
+func (e socksError) Error() string { return fmt.Sprintf("proxy refused with code %d", byte(e)) }
 
 // askSOCKS5 makes a request without authentication and returns the address in the reply.
 func askSOCKS5(c io.ReadWriter, cmd socksCommand, target netip.AddrPort) (netip.AddrPort, error) {
@@ -37,7 +37,7 @@ func askSOCKS5(c io.ReadWriter, cmd socksCommand, target netip.AddrPort) (netip.
 		return netip.AddrPort{}, err
 	}
 	if method != [2]byte{socksVersion, 0} {
-		return netip.AddrPort{}, fmt.Errorf("the proxy chooses method %v, want none", method)
+		return netip.AddrPort{}, fmt.Errorf("proxy chose authentication method %v, want none", method)
 	}
 	if _, err := c.Write(appendAddress([]byte{socksVersion, byte(cmd), 0}, target)); err != nil {
 		return netip.AddrPort{}, err
@@ -45,14 +45,14 @@ func askSOCKS5(c io.ReadWriter, cmd socksCommand, target netip.AddrPort) (netip.
 	return readReply(c)
 }
 
-// readReply reads the answer to a request, and no byte after it.
+// readReply reads the reply to a request and no byte beyond it.
 func readReply(c io.Reader) (netip.AddrPort, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(c, head[:]); err != nil {
 		return netip.AddrPort{}, err
 	}
 	if head[0] != socksVersion {
-		return netip.AddrPort{}, fmt.Errorf("the proxy answers in version %d", head[0])
+		return netip.AddrPort{}, fmt.Errorf("proxy answered in version %d", head[0])
 	}
 	if head[1] != 0 {
 		return netip.AddrPort{}, socksError(head[1])
@@ -65,7 +65,7 @@ func readReply(c io.Reader) (netip.AddrPort, error) {
 	case addressName:
 		return readNamed(c)
 	default:
-		return netip.AddrPort{}, fmt.Errorf("the proxy answers with an address of type %d", head[3])
+		return netip.AddrPort{}, fmt.Errorf("proxy answered with an address of type %d", head[3])
 	}
 	if _, err := io.ReadFull(c, b); err != nil {
 		return netip.AddrPort{}, err
@@ -74,7 +74,8 @@ func readReply(c io.Reader) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[len(b)-2:])), nil
 }
 
-// readNamed reads an address that is a name. One that is no IP address in letters is left out.
+// readNamed reads an address of the type domain name. If the name is not a literal IP address, the
+// result has no address.
 func readNamed(c io.Reader) (netip.AddrPort, error) {
 	var size [1]byte
 	if _, err := io.ReadFull(c, size[:]); err != nil {
@@ -97,10 +98,10 @@ func appendAddress(b []byte, a netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(b, a.Port())
 }
 
-// datagramOf takes the header off a datagram that a proxy has sent on (RFC 1928, section 7).
+// datagramOf removes the header of a datagram from the proxy (RFC 1928, section 7).
 func datagramOf(b []byte) ([]byte, error) {
 	if len(b) < 4 || b[0]|b[1]|b[2] != 0 {
-		return nil, fmt.Errorf("a datagram of the proxy has no header: % x", b[:min(len(b), 4)])
+		return nil, fmt.Errorf("datagram from the proxy without a header: % x", b[:min(len(b), 4)])
 	}
 	n := 4 + 2
 	switch b[3] {
@@ -114,10 +115,10 @@ func datagramOf(b []byte) ([]byte, error) {
 			n += int(b[4])
 		}
 	default:
-		return nil, fmt.Errorf("a datagram of the proxy has an address of type %d", b[3])
+		return nil, fmt.Errorf("datagram from the proxy with an address of type %d", b[3])
 	}
 	if len(b) < n {
-		return nil, fmt.Errorf("a datagram of the proxy ends in its header")
+		return nil, fmt.Errorf("datagram from the proxy is truncated in its header")
 	}
 	return b[n:], nil
 }

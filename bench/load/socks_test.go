@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// exchange is a connection whose other side has said everything beforehand.
+// exchange is a connection whose other side has sent everything in advance.
 type exchange struct {
 	io.Reader
 	sent bytes.Buffer
@@ -27,8 +27,8 @@ func fromHex(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestSOCKS5 proves what is sent and what is made of the answers (RFC 1928, sections 3, 4 and 6),
-// and that nothing is taken from the connection beyond the answer.
+// TestSOCKS5 proves the bytes that are sent and the parsing of the answers (RFC 1928, sections 3, 4
+// and 6), and that nothing beyond the answer is read from the connection.
 func TestSOCKS5(t *testing.T) {
 	for _, c := range []struct {
 		name, target, answer, sent, addr string
@@ -36,7 +36,8 @@ func TestSOCKS5(t *testing.T) {
 		{"IPv4", "100.64.0.1:8000", "0500 05000001 7f000001 0438", "050100 05010001 64400001 1f40", "127.0.0.1:1080"},
 		{"IPv6", "[fd00::1]:80", "0500 05000004 00000000000000000000000000000001 0050",
 			"050100 05010004 fd000000000000000000000000000001 0050", "[::1]:80"},
-		{"name", "100.64.0.1:8000", "0500 05000003 09 3132372e302e302e32 0050", "050100 05010001 64400001 1f40", "127.0.0.2:80"},
+		{"name", "100.64.0.1:8000", "0500 05000003 09 3132372e302e302e32 0050", "050100 05010001 64400001 1f40",
+			"127.0.0.2:80"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			answer := fromHex(t, c.answer)
@@ -50,7 +51,7 @@ func TestSOCKS5(t *testing.T) {
 				t.Errorf("sent %x, want %x", e.sent.Bytes(), want)
 			}
 			if rest, _ := io.ReadAll(in); string(rest) != "data" {
-				t.Errorf("after the answer %q is left", rest)
+				t.Errorf("unread data after the answer: %q, want data", rest)
 			}
 			for n := range answer {
 				e := &exchange{Reader: bytes.NewReader(answer[:n])}
@@ -62,25 +63,28 @@ func TestSOCKS5(t *testing.T) {
 	}
 }
 
-// TestSOCKS5Refuses proves that a refusal is an error with its code, and what is no SOCKS is one
-// too.
+// TestSOCKS5Refuses proves that a refusal is an error with its code, and that invalid answers are
+// errors.
 func TestSOCKS5Refuses(t *testing.T) {
 	target := netip.MustParseAddrPort("100.64.0.1:8000")
-	for _, answer := range []string{"05ff", "0400", "0502", "0500 04000001 00000000 0000", "0500 05000002 00000000 0000", "485454502f31"} {
+	for _, answer := range []string{"05ff", "0400", "0502", "0500 04000001 00000000 0000", "0500 05000002 00000000 0000",
+		"485454502f31"} {
 		if addr, err := askSOCKS5(&exchange{Reader: bytes.NewReader(fromHex(t, answer))}, socksConnect, target); err == nil {
 			t.Errorf("%s: got %v, want an error", answer, addr)
 		}
 	}
-	_, err := askSOCKS5(&exchange{Reader: bytes.NewReader(fromHex(t, "0500 05040001 00000000 0000"))}, socksConnect, target)
+	_, err := askSOCKS5(&exchange{Reader: bytes.NewReader(fromHex(t, "0500 05040001 00000000 0000"))}, socksConnect,
+		target)
 	if code, ok := errors.AsType[socksError](err); !ok || code != 4 {
 		t.Errorf("got %v, want code 4", err)
 	}
 }
 
-// TestDatagramOf proves that the header is taken off for each kind of address, and that one that is
-// cut is not.
+// TestDatagramOf proves that the header is removed for each type of address, and that a truncated
+// header is an error.
 func TestDatagramOf(t *testing.T) {
-	for _, head := range []string{"000000 01 01020304 0050", "000000 04 00000000000000000000000000000001 0050", "000000 03 02 6162 0050"} {
+	for _, head := range []string{"000000 01 01020304 0050", "000000 04 00000000000000000000000000000001 0050",
+		"000000 03 02 6162 0050"} {
 		h := fromHex(t, head)
 		if got, err := datagramOf(append(bytes.Clone(h), "data"...)); string(got) != "data" || err != nil {
 			t.Errorf("%s: got %q, %v", head, got, err)

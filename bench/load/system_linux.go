@@ -7,19 +7,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// datagramBuffer is what the ends of a measurement may have waiting, so that what is lost was lost
-// on the way.
+// datagramBuffer is the size of the socket buffers at both ends, so that losses happen in the
+// programs under test and not here.
 const datagramBuffer = 8 << 20
 
-// enlarge gives a socket large buffers, beyond the limit of the system where the process may do
-// that.
-func enlarge(c *net.UDPConn) {
+// enlargeBuffers gives a socket large buffers, beyond the system's limit if the process has the
+// right to.
+func enlargeBuffers(c *net.UDPConn) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return
 	}
 	raw.Control(func(fd uintptr) {
-		for _, o := range []struct{ force, plain int }{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+		for _, o := range []struct{ force, plain int }{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF},
+			{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
 			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.force, datagramBuffer) != nil {
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, o.plain, datagramBuffer)
 			}
@@ -27,7 +28,8 @@ func enlarge(c *net.UDPConn) {
 	})
 }
 
-// pause sleeps for a time that may be shorter than the millisecond to which the timers of Go round.
+// pause sleeps precisely for d, which may be shorter than the millisecond to which Go's timers
+// round.
 func pause(d time.Duration) {
 	t := unix.NsecToTimespec(int64(d))
 	unix.Nanosleep(&t, nil)

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// congestion is the congestion control that a connection has.
+// congestion returns the congestion control of a connection.
 func congestion(t *testing.T, c net.Conn) Congestion {
 	t.Helper()
 	raw, err := c.(*net.TCPConn).SyscallConn()
@@ -15,7 +15,10 @@ func congestion(t *testing.T, c net.Conn) Congestion {
 		t.Fatal(err)
 	}
 	var name string
-	if cerr := raw.Control(func(fd uintptr) { name, err = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION) }); cerr != nil || err != nil {
+	cerr := raw.Control(func(fd uintptr) {
+		name, err = unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
+	})
+	if cerr != nil || err != nil {
 		t.Fatal(cerr, err)
 	}
 	return Congestion(name)

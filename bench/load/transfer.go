@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	fewestFetches = 3 // unless they take longer than the limit of one
-	mostFetches   = 21
+	minFetches = 3 // fewer if they take longer than the limit of one
+	maxFetches = 21
 	// fetchTime is how long fetches are repeated, within the limits above.
 	fetchTime = 2 * time.Second
 )
@@ -27,16 +27,17 @@ func transfer(ctx context.Context, s *Spec) (Figures, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Figures{"s": took.Seconds(), "mb": float64(arrived) / 1e6, "mbps": float64(arrived) * 8 / 1e6 / took.Seconds()}, nil
+	mb, seconds := float64(arrived)/1e6, took.Seconds()
+	return Figures{"s": seconds, "mb": mb, "mbps": float64(arrived) * 8 / 1e6 / seconds}, nil
 }
 
 // fetches repeats a transfer, each time over a new connection.
 func fetches(ctx context.Context, s *Spec) (Figures, error) {
 	var all []time.Duration
 	unfinished := 0
-	for start := time.Now(); len(all) < mostFetches; {
+	for start := time.Now(); len(all) < maxFetches; {
 		elapsed := time.Since(start)
-		if elapsed > s.Duration || elapsed > fetchTime && len(all) >= fewestFetches {
+		if elapsed > s.Duration || elapsed > fetchTime && len(all) >= minFetches {
 			break
 		}
 		arrived, took, err := s.move(ctx)
@@ -80,7 +81,7 @@ func receive(c net.Conn, n uint64) (arrived uint64, err error) {
 	for arrived < n {
 		m, err := c.Read(b[:min(maxPiece, n-arrived)])
 		if !matches(b[:m], arrived) {
-			return arrived, errSpoilt
+			return arrived, errCorrupt
 		}
 		arrived += uint64(m)
 		if err != nil && arrived < n {
@@ -93,16 +94,16 @@ func receive(c net.Conn, n uint64) (arrived uint64, err error) {
 // store sends n bytes of the pattern and waits until the service has confirmed them.
 func store(c net.Conn, n uint64) (arrived uint64, err error) {
 	var wg sync.WaitGroup
-	wg.Go(func() { sendPattern(c, n) }) // what fails here fails below too
+	wg.Go(func() { sendPattern(c, n) }) // an error here also fails the reads below
 	defer wg.Wait()
-	defer c.Close() // for the sender
+	defer c.Close() // ends the sender
 	for arrived < n {
 		var count [countSize]byte
 		if _, err := io.ReadFull(c, count[:]); err != nil {
-			return arrived, fmt.Errorf("waiting for what has arrived: %w", err)
+			return arrived, fmt.Errorf("waiting for a confirmation: %w", err)
 		}
-		if arrived = binary.BigEndian.Uint64(count[:]); arrived == spoilt {
-			return 0, errSpoilt
+		if arrived = binary.BigEndian.Uint64(count[:]); arrived == corrupt {
+			return 0, errCorrupt
 		}
 	}
 	return arrived, nil

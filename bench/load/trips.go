@@ -52,7 +52,8 @@ func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// Percentile returns the smallest of the values that p percent do not exceed. It sorts them.
+// Percentile returns the smallest value that at least p percent of the values do not exceed. It
+// sorts them.
 func Percentile(all []time.Duration, p int) time.Duration {
 	if len(all) == 0 {
 		return 0
@@ -69,7 +70,7 @@ func dialEcho(ctx context.Context, s *Spec) (net.Conn, error) {
 	return c, err
 }
 
-// trip is one round trip. Messages differ, so that one that comes late is not taken for the next.
+// trip makes one round trip. Messages differ, so that a late answer is not taken for the next one.
 func trip(c net.Conn, number uint64) error {
 	if _, err := c.Write(piece(number, messageSize)); err != nil {
 		return err
@@ -77,16 +78,15 @@ func trip(c net.Conn, number uint64) error {
 	return readMessage(c, messageSize, number)
 }
 
-// tally is of requests.
+// tally counts requests.
 type tally struct {
 	done, failed atomic.Int64
 	err          atomic.Pointer[error] // the last
 }
 
-// requests connects, asks, reads the answer, closes and begins again, in as many places as there
-// are to be connections. It closes first, as the service waits for that: not all proxies pass on
-// that the service has closed. Requests that fail are counted: a proxy that refuses some is slow,
-// not broken.
+// requests runs s.Conns loops of connect, request, answer and close. The client closes first, and
+// the service waits for that, because not all proxies forward a close by the service. Failed
+// requests are only counted, because a proxy that refuses some is slow, not broken.
 func requests(ctx context.Context, s *Spec) (Figures, error) {
 	repeating, stop := context.WithCancel(ctx)
 	defer stop()
@@ -105,7 +105,7 @@ func requests(ctx context.Context, s *Spec) (Figures, error) {
 		err = wait(ctx, s.Duration)
 	}
 	n, took := t.done.Load()-counted, time.Since(start)
-	for n == 0 && err == nil && t.failed.Load() == 0 && took < handshakeLimit { // slow is not broken
+	for n == 0 && err == nil && t.failed.Load() == 0 && took < handshakeLimit { // a slow program is not a failed one
 		err = wait(ctx, 10*time.Millisecond)
 		n, took = t.done.Load()-counted, time.Since(start)
 	}
@@ -115,7 +115,7 @@ func requests(ctx context.Context, s *Spec) (Figures, error) {
 	}
 	stop()
 	wg.Wait()
-	if e := t.err.Load(); e != nil && (err != nil || n == 0 || errors.Is(*e, errSpoilt)) {
+	if e := t.err.Load(); e != nil && (err != nil || n == 0 || errors.Is(*e, errCorrupt)) {
 		return nil, fmt.Errorf("%d requests failed, %d were answered: %w", t.failed.Load(), t.done.Load(), *e)
 	}
 	if err == nil && n == 0 {
@@ -141,7 +141,7 @@ func (t *tally) repeat(ctx context.Context, s *Spec) {
 	}
 }
 
-// ask is one request.
+// ask makes one request.
 func ask(ctx context.Context, p Proxy, target netip.AddrPort, number uint64) error {
 	c, err := p.dial(ctx, target)
 	if err != nil {
@@ -156,8 +156,8 @@ func ask(ctx context.Context, p Proxy, target netip.AddrPort, number uint64) err
 	return readMessage(c, messageSize, number)
 }
 
-// first asks until there is an answer. Before the proxy is there it is refused, which is why it
-// waits between attempts.
+// first repeats a request until it is answered. It pauses between attempts, because connections are
+// refused at once before the proxy listens.
 func first(ctx context.Context, s *Spec) (Figures, error) {
 	for {
 		begun, cancel := context.WithTimeout(ctx, s.Duration)

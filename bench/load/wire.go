@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// The kinds of requests and datagrams; see the package's comment.
+// The kinds of requests and datagrams (see the package comment).
 const (
 	wantStream   = 'S'
 	wantEcho     = 'E'
@@ -20,13 +20,13 @@ const (
 const (
 	requestSize = 8
 	countSize   = 8
-	messageSize = 64        // of a round trip
-	countStep   = 128 << 10 // between counts where nothing else is sent
-	spoilt      = math.MaxUint64
+	messageSize = 64             // message of a round trip
+	countStep   = 128 << 10      // bytes between two counts without pattern data
+	corrupt     = math.MaxUint64 // count that reports corrupt data
 )
 
-// errSpoilt reports bytes that are not those that were sent.
-var errSpoilt = errors.New("load: the bytes that arrived are not those that were sent")
+// errCorrupt reports bytes that differ from those sent.
+var errCorrupt = errors.New("load: received bytes differ from those sent")
 
 func request(kind byte, cc Congestion, size int) []byte {
 	b := make([]byte, requestSize)
@@ -35,16 +35,16 @@ func request(kind byte, cc Congestion, size int) []byte {
 	return b
 }
 
-// frames takes a stream of frames apart. It is fed with whatever a read returned.
+// frames parses a stream of frames, in pieces of any length.
 type frames struct {
-	size    int    // of a frame's piece of the pattern
-	at      int    // in the frame
-	offset  uint64 // in the pattern
+	size    int    // pattern bytes in a frame
+	at      int    // position in the frame
+	offset  uint64 // position in the pattern
 	header  [countSize]byte
 	counted uint64 // the last count
 }
 
-// feed returns how many bytes of b were of the pattern.
+// feed parses b and returns how many pattern bytes it had.
 func (f *frames) feed(b []byte) (uint64, error) {
 	before := f.offset
 	for len(b) > 0 {
@@ -53,8 +53,8 @@ func (f *frames) feed(b []byte) (uint64, error) {
 			f.at, b = f.at+n, b[n:]
 			if f.at == countSize {
 				f.counted = binary.BigEndian.Uint64(f.header[:])
-				if f.counted == spoilt {
-					return f.offset - before, errSpoilt
+				if f.counted == corrupt {
+					return f.offset - before, errCorrupt
 				}
 				f.wrap()
 			}
@@ -62,7 +62,7 @@ func (f *frames) feed(b []byte) (uint64, error) {
 		}
 		n := min(len(b), countSize+f.size-f.at)
 		if !matches(b[:n], f.offset) {
-			return f.offset - before, errSpoilt
+			return f.offset - before, errCorrupt
 		}
 		f.at, f.offset, b = f.at+n, f.offset+uint64(n), b[n:]
 		f.wrap()
@@ -70,14 +70,14 @@ func (f *frames) feed(b []byte) (uint64, error) {
 	return f.offset - before, nil
 }
 
-// wrap begins the next frame at the end of one.
+// wrap starts the next frame if the current one is complete.
 func (f *frames) wrap() {
 	if f.at == countSize+f.size {
 		f.at = 0
 	}
 }
 
-// datagramHeader is the kind, the run and the sequence number.
+// datagramHeader is the length of kind, run and sequence number.
 const datagramHeader = 1 + 8 + 8
 
 func appendDatagram(b []byte, kind byte, run, seq uint64, size int) []byte {
@@ -87,7 +87,7 @@ func appendDatagram(b []byte, kind byte, run, seq uint64, size int) []byte {
 	return append(b, piece(seq, size-datagramHeader)...)
 }
 
-// parseDatagram reports whether it is whole, too.
+// parseDatagram parses a datagram. It reports ok if the pattern is intact.
 func parseDatagram(b []byte) (kind byte, run, seq uint64, ok bool) {
 	if len(b) < datagramHeader {
 		return 0, 0, 0, false

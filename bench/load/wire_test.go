@@ -7,18 +7,18 @@ import (
 	"testing"
 )
 
-// TestPattern proves that pieces are the same wherever they are cut, and that a piece is not found
-// at another place.
+// TestPattern proves that a piece does not depend on how the pattern is divided, and does not match
+// at another offset.
 func TestPattern(t *testing.T) {
 	whole := append(bytes.Clone(piece(0, maxPiece)), piece(maxPiece, maxPiece)...)
 	if !matches(whole, 0) {
-		t.Fatal("two pieces in a row are not the pattern")
+		t.Fatal("two consecutive pieces do not match the pattern")
 	}
 	for _, offset := range []uint64{0, 1, period - 1, period, period + 1, 1 << 40} {
 		for _, n := range []int{0, 1, 100, maxPiece} {
 			got := piece(offset, n)
 			if len(got) != n || !matches(got, offset) {
-				t.Fatalf("%d bytes at %d are not those of the pattern", n, offset)
+				t.Fatalf("%d bytes at %d do not match the pattern", n, offset)
 			}
 			for i := range min(n, 100) {
 				if got[i] != pattern[(offset+uint64(i))%period] {
@@ -26,14 +26,14 @@ func TestPattern(t *testing.T) {
 				}
 			}
 			if n >= 100 && matches(got, offset+1) {
-				t.Errorf("the piece at %d is also that at the next offset", offset)
+				t.Errorf("the piece at %d also matches at the next offset", offset)
 			}
 		}
 	}
 }
 
-// TestFrames proves that frames are understood however reads cut them, and that any byte of the
-// pattern that is not right is found.
+// TestFrames proves that frames are parsed however reads divide them, and that any wrong pattern
+// byte is found.
 func TestFrames(t *testing.T) {
 	const size, count = 40, 5
 	var stream []byte
@@ -54,14 +54,14 @@ func TestFrames(t *testing.T) {
 		bad[i] ^= 1
 		f := frames{size: size}
 		_, err := f.feed(bad)
-		if inCount := i%(countSize+size) < countSize; inCount == errors.Is(err, errSpoilt) {
+		if inCount := i%(countSize+size) < countSize; inCount == errors.Is(err, errCorrupt) {
 			t.Errorf("byte %d is wrong: got %v", i, err)
 		}
 	}
 }
 
-// TestFramesWithoutPattern proves that counts alone are understood, and the one that says that
-// bytes were wrong.
+// TestFramesWithoutPattern proves that frames with only a count are parsed, and that a count of all
+// ones is an error.
 func TestFramesWithoutPattern(t *testing.T) {
 	f := frames{}
 	b := binary.BigEndian.AppendUint64(nil, 7)
@@ -69,13 +69,13 @@ func TestFramesWithoutPattern(t *testing.T) {
 	if n, err := f.feed(b); n != 0 || err != nil || f.counted != 9 {
 		t.Errorf("got %d bytes, count %d, %v", n, f.counted, err)
 	}
-	if _, err := f.feed(binary.BigEndian.AppendUint64(nil, spoilt)); !errors.Is(err, errSpoilt) {
+	if _, err := f.feed(binary.BigEndian.AppendUint64(nil, corrupt)); !errors.Is(err, errCorrupt) {
 		t.Errorf("a count of all ones: got %v", err)
 	}
 }
 
-// TestDatagram proves that a datagram is read as it was written, and that one with a byte missing
-// or wrong is not whole.
+// TestDatagram proves that a datagram is parsed as it was encoded, and that a truncated or corrupt
+// one is not ok.
 func TestDatagram(t *testing.T) {
 	b := appendDatagram(nil, datagramData, 5, 77, 100)
 	if kind, run, seq, ok := parseDatagram(b); len(b) != 100 || kind != datagramData || run != 5 || seq != 77 || !ok {
@@ -83,14 +83,14 @@ func TestDatagram(t *testing.T) {
 	}
 	for n := range datagramHeader {
 		if _, _, _, ok := parseDatagram(b[:n]); ok {
-			t.Errorf("%d bytes are taken for a datagram", n)
+			t.Errorf("%d bytes are parsed as a datagram", n)
 		}
 	}
 	for i := 9; i < len(b); i++ {
 		bad := bytes.Clone(b)
 		bad[i] ^= 1
 		if _, _, _, ok := parseDatagram(bad); ok {
-			t.Errorf("byte %d is wrong and not seen", i)
+			t.Errorf("wrong byte %d is not detected", i)
 		}
 	}
 }

@@ -1,13 +1,14 @@
-// Package netlab makes networks in which programs are measured: one switch, and machines with a
-// wire to it, each in a network namespace of its own. The namespaces belong to processes, so that
-// they go when those end, however they end: there is nothing to remove afterwards and no name that
-// two runs could share. It needs Linux, ip(8) and nsenter(1), and root or user namespaces.
+// Package netlab creates the networks in which programs are measured: one switch, and hosts linked
+// to it, each in its own network namespace. The namespaces belong to processes and end with them,
+// however they end. So nothing has to be removed afterwards, and two runs share no name. It needs
+// Linux, ip(8) and nsenter(1), and root or user namespaces.
 //
-// A host may be behind an emulated path instead of a wire. Its eth0 is a TAP device then, the port
-// of the switch is another, and a process between them (see [Emulate]) carries the frames.
+// A host may be behind an emulated path instead of a veth link. Then its eth0 and its port at the
+// switch are TAP devices, and a process (see [Emulate]) carries frames between them.
 //
 // # Goroutines
 //
-// One for each program, which waits for its end. Lab.Close ends all programs and awaits them.
-// Emulate has one that answers for counters and those of netem.Wire.Run; all end with its context.
+// Each program has one goroutine, which waits for its end. Lab.Close ends all programs and awaits
+// them. Emulate has one that reports counters and those of netem.Wire.Run; all end with its
+// context.
 package netlab

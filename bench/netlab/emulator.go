@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// emulatorReady is what the emulator writes when its devices exist and it handles SIGUSR1.
+	// emulatorReady is what the emulator writes once its devices exist and it handles SIGUSR1.
 	emulatorReady = "emulating"
-	// answerDescriptor is where the emulator writes its counters: the first of cmd.ExtraFiles.
+	// answerDescriptor is the descriptor for the emulator's counters: the first of cmd.ExtraFiles.
 	answerDescriptor = 3
 	// emulatorNice is the emulator's nice value. The emulator stands for hardware, so the programs
 	// under test must not delay it.
@@ -32,23 +32,23 @@ const (
 // [netem.Config.String].
 func Emulate(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) != 4 {
-		return fmt.Errorf("emulating a path: want two devices and two directions, got %q", args)
+		return fmt.Errorf("emulating a path: need two devices and two directions, got %q", args)
 	}
 	var taps [2]*netem.TAP
-	var ways [2]*netem.Direction
+	var directions [2]*netem.Direction
 	for i := range taps {
 		cfg, err := netem.Parse(args[2+i])
 		if err != nil {
 			return err
 		}
-		ways[i] = netem.NewDirection(cfg, rand.Uint64())
+		directions[i] = netem.NewDirection(cfg, rand.Uint64())
 		if taps[i], err = netem.OpenTAP(args[i]); err != nil {
 			return explain(err)
 		}
 		defer taps[i].Close()
 	}
-	hurry()
-	w := netem.NewWire(taps[0], taps[1], ways[0], ways[1])
+	raisePriority()
+	w := netem.NewWire(taps[0], taps[1], directions[0], directions[1])
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGUSR1)
 	defer signal.Stop(asked)
@@ -73,14 +73,15 @@ func answer(ctx context.Context, w *netem.Wire, asked <-chan os.Signal, out io.W
 		var c Counters
 		c.Forward, c.Back = w.Stats()
 		if enc.Encode(c) != nil {
-			return // whoever asks sees the end of the pipe
+			return // the reader sees the end of the pipe
 		}
 	}
 }
 
-// hurry raises the priority of each thread, because a nice value belongs to a thread in Linux.
-// Threads that are created later inherit it. Without CAP_SYS_NICE the priority stays as it is.
-func hurry() {
+// raisePriority raises the priority of each thread, because a nice value belongs to a thread in
+// Linux. Threads that are created later inherit it. Without CAP_SYS_NICE the priority stays as it
+// is.
+func raisePriority() {
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return
@@ -92,7 +93,7 @@ func hurry() {
 	}
 }
 
-// explain adds the remedy to an error of creating a TAP device.
+// explain adds to an error of opening a TAP device what the system lacks.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):

@@ -19,19 +19,19 @@ const (
 	mtu    = 1500
 )
 
-// Hub is the address of the switch itself, where the process that made the lab is.
+// Hub is the address of the switch in the namespace of the process that created the lab.
 var Hub = netip.MustParseAddr("10.99.0.1")
 
-// Wire says whom a host reaches.
+// Wire is which other hosts a host reaches.
 type Wire int
 
 const (
-	Open     Wire = iota // all others
-	Isolated             // only those whose wires are open, and the hub
+	Open     Wire = iota // all hosts
+	Isolated             // only hosts with an open wire, and the hub
 )
 
-// Inside makes a command start in a network namespace that is new, in which [New] can then make a
-// lab. Without root it is in a new user namespace as well.
+// Inside makes a command start in a new network namespace, in which [New] can create a lab. Without
+// root the command also gets a new user namespace.
 func Inside(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if id := os.Geteuid(); id != 0 {
@@ -41,17 +41,17 @@ func Inside(cmd *exec.Cmd) {
 	}
 }
 
-// Config is what a lab needs.
+// Config configures a lab.
 type Config struct {
-	Dir string // for files with what programs write
-	// Hold makes a command that does nothing until its standard input ends. It keeps the namespace
-	// of a host.
+	Dir string // directory for the output of programs
+	// Hold returns a command that does nothing until its standard input ends. It keeps the
+	// namespace of a host.
 	Hold func() *exec.Cmd
-	// Emulate makes a command that calls the function [Emulate] with these arguments. Only hosts
-	// behind a path need it.
+	// Emulate returns a command that calls the function [Emulate] with these arguments. It is
+	// needed only for hosts behind a path.
 	Emulate func(args ...string) *exec.Cmd
-	// TCPBuffer is the most that a TCP socket of a host may have for sending and for receiving, in
-	// bytes; 0 leaves the system's limit.
+	// TCPBuffer is the maximum of a TCP socket's send and receive buffers on the hosts, in bytes.
+	// Zero leaves the system's limit.
 	TCPBuffer int
 }
 
@@ -65,7 +65,7 @@ type Lab struct {
 	count int
 }
 
-// New makes the switch, in the namespace of this process.
+// New creates the switch in the namespace of this process.
 func New(cfg Config) (*Lab, error) {
 	for _, args := range [][]string{
 		{"link", "set", "lo", "up"},
@@ -77,14 +77,14 @@ func New(cfg Config) (*Lab, error) {
 			return nil, err
 		}
 	}
-	plain()
+	disableBridgeFilter()
 	return &Lab{cfg: cfg, last: Hub}, nil
 }
 
-// plain keeps the bridge from passing each frame through the packet filter of the host, which a
-// kernel with br_netfilter does in every new namespace. A switch has none. Where it cannot be kept
-// from that, frames only cost more.
-func plain() {
+// disableBridgeFilter stops the kernel from passing each bridged frame through the packet filter,
+// which br_netfilter does in every new namespace. A real switch does not do that. If it cannot be
+// disabled, frames only cost more.
+func disableBridgeFilter() {
 	for _, table := range []string{"iptables", "ip6tables", "arptables"} {
 		os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+table, []byte("0"), 0)
 	}
@@ -97,7 +97,7 @@ func run(cmd *exec.Cmd) error {
 	return nil
 }
 
-// Close ends all that was started, the last first.
+// Close ends all programs, the last one first.
 func (l *Lab) Close() error {
 	l.mu.Lock()
 	all := slices.Clone(l.all)
@@ -118,7 +118,7 @@ type Host struct {
 	path   *emulator // nil without one
 }
 
-// NewHost makes a machine with a wire to the switch, or a path instead of the wire.
+// NewHost creates a host, with a veth link to the switch or behind a path if path is not zero.
 func (l *Lab) NewHost(name string, wire Wire, path Path) (*Host, error) {
 	l.mu.Lock()
 	l.last = l.last.Next()
@@ -136,20 +136,20 @@ func (l *Lab) NewHost(name string, wire Wire, path Path) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{Name: name, Addr: addr, lab: l, holder: holder, device: device}
-	if err := h.plug(wire, path); err != nil {
+	if err := h.connect(wire, path); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("making host %s: %w", name, err)
 	}
 	return h, nil
 }
 
-// plug connects the host to the switch.
-func (h *Host) plug(wire Wire, path Path) error {
-	connect := h.cable
+// connect connects the host to the switch and configures its network.
+func (h *Host) connect(wire Wire, path Path) error {
+	addLink := h.addVeth
 	if path != (Path{}) {
-		connect = func() error { return h.emulated(path) }
+		addLink = func() error { return h.addPath(path) }
 	}
-	if err := connect(); err != nil {
+	if err := addLink(); err != nil {
 		return err
 	}
 	isolated := map[Wire]string{Open: "off", Isolated: "on"}[wire]
@@ -161,18 +161,19 @@ func (h *Host) plug(wire Wire, path Path) error {
 		run(h.enter("ip", "addr", "add", h.Addr.String()+"/16", "dev", "eth0")),
 		run(h.enter("ip", "link", "set", "eth0", "up")),
 		run(h.enter("ip", "route", "add", "default", "via", Hub.String())),
-		h.enlarge(),
+		h.setTCPBuffers(),
 	)
 }
 
-// cable makes a pair of devices, one of which is eth0 of the host.
-func (h *Host) cable() error {
+// addVeth creates a veth pair, whose far end is the host's eth0.
+func (h *Host) addVeth() error {
 	m := strconv.Itoa(mtu)
-	return run(exec.Command("ip", "link", "add", h.device, "mtu", m, "type", "veth", "peer", "name", "eth0", "mtu", m, "netns", h.pid()))
+	return run(exec.Command("ip", "link", "add", h.device, "mtu", m, "type", "veth", "peer", "name", "eth0", "mtu", m,
+		"netns", h.pid()))
 }
 
-// emulated makes a pair of devices with a path between them, one of which is eth0 of the host.
-func (h *Host) emulated(path Path) (err error) {
+// addPath creates the two devices of an emulated path, the far one of which is the host's eth0.
+func (h *Host) addPath(path Path) (err error) {
 	far := h.device + "far"
 	if h.path, err = h.lab.startEmulator(h.device, far, path); err != nil {
 		return err
@@ -184,9 +185,9 @@ func (h *Host) emulated(path Path) (err error) {
 	)
 }
 
-// enlarge sets the limits of TCP buffers. They belong to the namespace, so a process within has to
-// do it.
-func (h *Host) enlarge() error {
+// setTCPBuffers sets the limits of TCP buffers. They belong to the namespace, so a process inside
+// it has to do that.
+func (h *Host) setTCPBuffers() error {
 	most := h.lab.cfg.TCPBuffer
 	if most == 0 {
 		return nil
@@ -195,7 +196,7 @@ func (h *Host) enlarge() error {
 		"echo 4096 131072 %d > /proc/sys/net/ipv4/tcp_rmem; echo 4096 16384 %[1]d > /proc/sys/net/ipv4/tcp_wmem", most)))
 }
 
-// Counters returns what the path of the host has counted. A host without a path has none.
+// Counters returns the counters of the host's path. Without a path they are zero.
 func (h *Host) Counters() (Counters, error) {
 	if h.path == nil {
 		return Counters{}, nil
@@ -209,35 +210,36 @@ func (h *Host) Counters() (Counters, error) {
 
 func (h *Host) pid() string { return strconv.Itoa(h.holder.PID()) }
 
-// enter is a command of this machine that becomes one of the host: nsenter ends by becoming the
-// program.
+// enter returns a command that runs in the host's namespace. It stays one process, because nsenter
+// execs the program.
 func (h *Host) enter(name string, args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"-t", h.pid(), "-n", name}, args...)...)
 }
 
-// Command is a program to run on the host, with nothing of this environment but the search path and
-// a home of its own.
+// Command returns a command that runs a program on the host, with only a search path and its own
+// home directory in its environment.
 func (h *Host) Command(home, name string, args ...string) *exec.Cmd {
 	cmd := h.enter(name, args...)
 	cmd.Env = Environment(home)
 	return cmd
 }
 
-// Environment is all that a program needs.
+// Environment returns the environment of a program with its own home directory.
 func Environment(home string) []string {
 	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, "TMPDIR=" + home}
 }
 
-// Close takes the machine away, with its wire. What runs on it goes on without a network.
+// Close removes the host and its link. Programs that run on it keep running without a network.
 func (h *Host) Close() error {
 	if h.path != nil {
-		h.path.close() // before its devices go with the namespace
+		h.path.close() // before its devices disappear with the namespace
 	}
 	h.holder.Kill()
 	return nil
 }
 
-// logPath is where the output of a program goes; numbers keep those of one name apart.
+// logPath returns the file for the output of a program. The number keeps programs with the same
+// name apart.
 func (l *Lab) logPath(name string, number int) string {
 	return filepath.Join(l.cfg.Dir, fmt.Sprintf("%03d-%s.log", number, strings.ReplaceAll(name, " ", "-")))
 }

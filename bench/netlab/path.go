@@ -16,7 +16,7 @@ import (
 	"ginnel/internal/netem"
 )
 
-// Path is an emulated path between the switch and a host. The zero value is a cable without delay.
+// Path is an emulated path between the switch and a host. The zero value is a link without delay.
 type Path struct {
 	Forward netem.Config // from the switch to the host
 	Back    netem.Config // from the host to the switch
@@ -26,7 +26,7 @@ type Path struct {
 type Counters struct {
 	Forward, Back netem.Stats
 	// Overrun counts packets that the devices dropped because the emulator did not read them in
-	// time. If there are any, the path was not the one that was to be emulated.
+	// time. If it is not zero, the path did not have its configured properties.
 	Overrun uint64
 }
 
@@ -44,7 +44,7 @@ var emulatorReadyLine = regexp.MustCompile(emulatorReady)
 type emulator struct {
 	process *Process
 
-	mu      sync.Mutex // held while the process is asked
+	mu      sync.Mutex // held during a request to the process
 	pipe    *os.File
 	answers *json.Decoder // of pipe
 }
@@ -115,7 +115,7 @@ func difference(a, b netem.Stats) netem.Stats {
 	}
 }
 
-// sendDrops reads from /proc/PID/net/dev how many packets a device has dropped that it was to send.
+// sendDrops reads from /proc/PID/net/dev how many packets a device has dropped instead of sending.
 func sendDrops(pid, device string) (uint64, error) {
 	b, err := os.ReadFile("/proc/" + pid + "/net/dev")
 	if err != nil {
@@ -131,5 +131,5 @@ func parseSendDrops(text, device string) (uint64, error) {
 			return strconv.ParseUint(fields[11], 10, 64)
 		}
 	}
-	return 0, fmt.Errorf("reading the counters of device %s: there are none", device)
+	return 0, fmt.Errorf("reading the counters of device %s: no such device", device)
 }

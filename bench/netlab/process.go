@@ -13,21 +13,21 @@ import (
 
 const (
 	interval = 10 * time.Millisecond
-	// graceful is how long a program that is asked to end may take.
-	graceful = 5 * time.Second
+	// stopTimeout is how long a program may take to end after SIGTERM.
+	stopTimeout = 5 * time.Second
 )
 
-// Process is a program that was started.
+// Process is a running program.
 type Process struct {
 	name  string
 	cmd   *exec.Cmd
 	log   string
 	donec chan struct{}
 	wg    sync.WaitGroup
-	err   error // of the end; once donec is closed
+	err   error // from Wait; valid once donec is closed
 }
 
-// Start starts a program. It ends with the lab, or with this process, at the latest.
+// Start starts a program. It is killed at the latest with the lab or with this process.
 func (l *Lab) Start(name string, cmd *exec.Cmd) (*Process, error) {
 	l.mu.Lock()
 	number := len(l.all) + 1
@@ -58,26 +58,26 @@ func (p *Process) wait() {
 	p.err = p.cmd.Wait()
 }
 
-// PID is that of the program.
+// PID returns the process ID.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Kill ends the program now.
+// Kill kills the program and waits for its end.
 func (p *Process) Kill() {
 	p.cmd.Process.Kill()
 	<-p.donec
 }
 
-// Stop asks the program to end, and waits for that.
+// Stop sends SIGTERM and waits for the end of the program.
 func (p *Process) Stop() {
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.donec:
-	case <-time.After(graceful):
+	case <-time.After(stopTimeout):
 		p.Kill()
 	}
 }
 
-// Check returns an error if the program has ended, with what it wrote last.
+// Check returns an error with the end of its output if the program has ended.
 func (p *Process) Check() error {
 	select {
 	case <-p.donec:
@@ -87,7 +87,7 @@ func (p *Process) Check() error {
 	}
 }
 
-// Tail is the end of what the program wrote.
+// Tail returns the end of the program's output.
 func (p *Process) Tail() string {
 	const most = 4 << 10
 	b, err := os.ReadFile(p.log)
@@ -97,22 +97,22 @@ func (p *Process) Tail() string {
 	return string(b[max(0, len(b)-most):])
 }
 
-// Await waits until the program has written what expr matches, and returns that.
+// Await waits until the program's output matches expr, and returns the match.
 func (p *Process) Await(ctx context.Context, expr *regexp.Regexp) (found string, err error) {
-	err = p.Until(ctx, "it writes "+expr.String(), func(context.Context) error {
+	err = p.Until(ctx, "its output matches "+expr.String(), func(context.Context) error {
 		b, err := os.ReadFile(p.log)
 		if err != nil {
 			return err
 		}
 		if found = expr.FindString(string(b)); found == "" {
-			return fmt.Errorf("it wrote %d bytes without it", len(b))
+			return fmt.Errorf("no match in %d bytes of output", len(b))
 		}
 		return nil
 	})
 	return found, err
 }
 
-// Until waits until check returns nil. It gives up when the program ends or the context does.
+// Until waits until check returns nil. It gives up when the program or the context ends.
 func (p *Process) Until(ctx context.Context, what string, check func(context.Context) error) error {
 	for {
 		err := check(ctx)

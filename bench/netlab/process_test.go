@@ -22,7 +22,7 @@ func newProcess(t *testing.T, script string) *Process {
 	return p
 }
 
-// TestAwait proves that what a program writes is found while it runs.
+// TestAwait proves that output is found while the program runs.
 func TestAwait(t *testing.T) {
 	p := newProcess(t, "echo one; echo key: 7f >&2; read line")
 	got, err := p.Await(t.Context(), regexp.MustCompile(`key: [0-9a-f]+`))
@@ -31,8 +31,8 @@ func TestAwait(t *testing.T) {
 	}
 }
 
-// TestEnded proves that nobody waits for a program that has ended, and that the error says what it
-// wrote.
+// TestEnded proves that waiting stops when the program has ended, and that the error has its
+// output.
 func TestEnded(t *testing.T) {
 	p := newProcess(t, "echo no such thing; exit 3")
 	_, err := p.Await(t.Context(), regexp.MustCompile("ready"))
@@ -40,19 +40,20 @@ func TestEnded(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if err := p.Check(); err == nil {
-		t.Error("a program that has ended is said to run")
+		t.Error("Check returned nil for a program that has ended")
 	}
 }
 
-// TestPatience proves that waiting ends with the context, and says for what it was and what was the
-// matter.
-func TestPatience(t *testing.T) {
+// TestUntilTimeout proves that waiting ends with the context, and that the error names the
+// condition and the last failure.
+func TestUntilTimeout(t *testing.T) {
 	p := newProcess(t, "echo hello; exec sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	matter := errors.New("it is not")
-	err := p.Until(ctx, "it is ready", func(context.Context) error { return matter })
-	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, matter) || !strings.Contains(err.Error(), "it is ready") {
+	cause := errors.New("it is not")
+	err := p.Until(ctx, "it is ready", func(context.Context) error { return cause })
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, cause) ||
+		!strings.Contains(err.Error(), "it is ready") {
 		t.Errorf("got %v", err)
 	}
 	if err := p.Check(); err != nil {
@@ -60,7 +61,7 @@ func TestPatience(t *testing.T) {
 	}
 }
 
-// TestStop proves that a program is asked to end, and that both ways to end it may be used twice.
+// TestStop proves that Stop ends a program gracefully, and that Stop and Kill may be called again.
 func TestStop(t *testing.T) {
 	p := newProcess(t, `trap 'echo good night; exit 0' TERM; echo ready; while :; do sleep 0.01; done`)
 	if _, err := p.Await(t.Context(), regexp.MustCompile("ready")); err != nil {
@@ -68,7 +69,7 @@ func TestStop(t *testing.T) {
 	}
 	p.Stop()
 	if got := p.Tail(); !strings.Contains(got, "good night") {
-		t.Errorf("it wrote %q", got)
+		t.Errorf("got output %q", got)
 	}
 	p.Stop()
 	p.Kill()

@@ -8,29 +8,31 @@ import (
 	"strings"
 )
 
-// Programs is the directory with the programs.
+// Programs is the directory of the built programs.
 type Programs string
 
 func (p Programs) path(name string) string { return filepath.Join(string(p), name) }
 
-// module is a Go module, by its place under the root of the repository, and what is built from it.
+// module is a Go module, by its directory in the repository, and the packages that are built from
+// it.
 type module struct {
 	dir       string
 	packages  []string
-	toolchain string // the Go version that it needs, if that is newer than ours; the go command fetches it
+	toolchain string // the Go version that it needs if newer than ours; the go command fetches it
 }
 
 var (
-	ginnelModule     = module{dir: ".", packages: []string{"ginnel/cmd/ginnel"}}
-	wireproxyModule  = module{dir: "bench/peers/wireproxy", packages: []string{"github.com/pufferffish/wireproxy/cmd/wireproxy"}}
+	ginnelModule    = module{dir: ".", packages: []string{"ginnel/cmd/ginnel"}}
+	wireproxyModule = module{dir: "bench/peers/wireproxy",
+		packages: []string{"github.com/pufferffish/wireproxy/cmd/wireproxy"}}
 	tailscaledModule = module{dir: "bench/peers/tailscaled",
 		packages: []string{"tailscale.com/cmd/tailscale", "tailscale.com/cmd/tailscaled"}}
 	derperModule = module{dir: "bench/peers/derper", packages: []string{"tailscale.com/cmd/derper"}, toolchain: "go1.27.4"}
 )
 
-// Build makes what the contenders consist of, all in the same way: without C, as releases are, and
-// with symbols, which take no memory and let a profiler name what it sees. Programs that are up to
-// date stay as they are.
+// Build builds the programs of the contenders, all in the same way: without cgo, as releases are,
+// and with symbols, which use no memory and give a profiler names. The go command skips programs
+// that are up to date.
 func Build(ctx context.Context, root string, dir Programs, contenders []*Contender) error {
 	built := make(map[string]bool)
 	for _, c := range contenders {

@@ -14,33 +14,33 @@ import (
 	"ginnel/bench/netlab"
 )
 
-// Group is what contenders are compared in.
+// Group is a group of contenders that are compared with each other.
 type Group string
 
 // The groups.
 const (
-	DirectGroup Group = "direct"  // nodes with UDP between them
-	RelayGroup  Group = "relayed" // nodes that have a relay only
+	DirectGroup Group = "direct"  // nodes with direct UDP between them
+	RelayGroup  Group = "relayed" // nodes that reach each other only through a relay
 	DERPGroup   Group = "relay"   // relays on their own
 )
 
-// Contender is one way to have what is compared.
+// Contender is one configuration of programs that is measured.
 type Contender struct {
 	Name    string
 	Group   Group
 	modules []module
 	relay   relayKind
-	mesh    func(machine, *control) Node // a node of a mesh
-	plain   func(machine, tunnel) Node   // or one end of a tunnel
+	mesh    func(machine, *control) Node // makes a node of a mesh
+	plain   func(machine, tunnel) Node   // or makes one end of a WireGuard tunnel
 	proxies
-	// NoDatagrams says that it does not pass UDP to a service behind the other node.
+	// NoDatagrams is set if the program does not carry UDP to a service behind the other node.
 	NoDatagrams bool
-	// Core says that it is measured on every path, not only on the main ones.
+	// Core is set if the contender is measured on every path, not only on the main ones.
 	Core  bool
-	build Programs // the directory of the ginnel that is measured, if it is not with the other programs
+	build Programs // directory of the measured ginnel, if not that of the other programs
 }
 
-// Contenders are all there are, in the order in which they take their turns.
+// Contenders returns all contenders on the switch, in the order of their turns.
 func Contenders() []*Contender {
 	own, both := []module{ginnelModule}, []module{ginnelModule, tailscaledModule}
 	one, two := proxiesAt(socksAddr, socksAddr), proxiesAt(socksAddr, httpAddr)
@@ -50,17 +50,19 @@ func Contenders() []*Contender {
 		{Name: "ginnel", Group: DirectGroup, modules: own, mesh: newGinnel, proxies: one},
 		{Name: "tailscaled", Group: DirectGroup, modules: both, mesh: newTailscaled, proxies: two},
 		{Name: "ginnel-wireguard", Group: DirectGroup, modules: own, plain: newGinnelPlain, proxies: one},
-		{Name: "wireproxy", Group: DirectGroup, modules: []module{wireproxyModule}, plain: newWireproxy, proxies: two, NoDatagrams: true},
+		{Name: "wireproxy", Group: DirectGroup, modules: []module{wireproxyModule}, plain: newWireproxy, proxies: two,
+			NoDatagrams: true},
 		{Name: "ginnel/ginnel-relay", Group: RelayGroup, modules: own, mesh: newGinnel, relay: ginnelRelay, proxies: one},
-		{Name: "tailscaled/derper", Group: RelayGroup, modules: append(both, derperModule), mesh: newTailscaled, relay: derper, proxies: two},
-		{Name: "tailscaled/ginnel-relay", Group: RelayGroup, modules: both, mesh: newTailscaled, relay: ginnelRelay, proxies: two},
+		{Name: "tailscaled/derper", Group: RelayGroup, modules: append(both, derperModule), mesh: newTailscaled,
+			relay: derper, proxies: two},
+		{Name: "tailscaled/ginnel-relay", Group: RelayGroup, modules: both, mesh: newTailscaled, relay: ginnelRelay,
+			proxies: two},
 		{Name: "ginnel-relay", Group: DERPGroup, modules: own, relay: ginnelRelay},
 		{Name: "derper", Group: DERPGroup, modules: []module{derperModule}, relay: derper},
 	}
 }
 
-// PathContenders are those that are compared on emulated paths, in the order in which they take
-// their turns.
+// PathContenders returns the contenders on emulated paths, in the order of their turns.
 func PathContenders() []*Contender {
 	own, both := []module{ginnelModule}, []module{ginnelModule, tailscaledModule}
 	one, two := proxiesAt(socksAddr, socksAddr), proxiesAt(socksAddr, httpAddr)
@@ -75,16 +77,19 @@ func PathContenders() []*Contender {
 		{Name: "ginnel", Group: DirectGroup, modules: own, mesh: newGinnel, proxies: one, Core: true},
 		{Name: "tailscaled", Group: DirectGroup, modules: both, mesh: newTailscaled, proxies: two, Core: true},
 		{Name: "ginnel-wireguard", Group: DirectGroup, modules: own, plain: newGinnelPlain, proxies: one},
-		{Name: "wireproxy", Group: DirectGroup, modules: []module{wireproxyModule}, plain: newWireproxy, proxies: two, NoDatagrams: true},
+		{Name: "wireproxy", Group: DirectGroup, modules: []module{wireproxyModule}, plain: newWireproxy, proxies: two,
+			NoDatagrams: true},
 		forwarded,
 		{Name: "ginnel/ginnel-relay", Group: RelayGroup, modules: own, mesh: newGinnel, relay: ginnelRelay, proxies: one},
-		{Name: "ginnel/derper", Group: RelayGroup, modules: []module{ginnelModule, derperModule}, mesh: newGinnel, relay: derper, proxies: one},
-		{Name: "tailscaled/derper", Group: RelayGroup, modules: []module{ginnelModule, tailscaledModule, derperModule}, mesh: newTailscaled, relay: derper, proxies: two},
+		{Name: "ginnel/derper", Group: RelayGroup, modules: []module{ginnelModule, derperModule}, mesh: newGinnel,
+			relay: derper, proxies: one},
+		{Name: "tailscaled/derper", Group: RelayGroup, modules: []module{ginnelModule, tailscaledModule, derperModule},
+			mesh: newTailscaled, relay: derper, proxies: two},
 	}
 }
 
-// WithBefore has every contender that is ours alone followed by the same of another build, from
-// directory before.
+// WithBefore inserts after each contender that consists of our programs the same with another
+// build, from the directory before.
 func WithBefore(all []*Contender, before Programs) (both []*Contender) {
 	for _, c := range all {
 		both = append(both, c)
@@ -98,35 +103,35 @@ func WithBefore(all []*Contender, before Programs) (both []*Contender) {
 	return both
 }
 
-// HasNodes reports whether programs carry the connections, and not the kernel alone.
+// HasNodes reports whether programs carry the connections, rather than only the kernel.
 func (c *Contender) HasNodes() bool { return c.mesh != nil || c.plain != nil }
 
-// ours reports whether the nodes or the relay of a contender that is measured are of our build.
+// ours reports whether the measured nodes or the measured relay are our programs.
 func (c *Contender) ours() bool {
 	return strings.HasPrefix(c.Name, "ginnel")
 }
 
-// Ground is where contenders run, one after the other.
-type Ground struct {
+// Testbed is where contenders run, one after the other.
+type Testbed struct {
 	Lab      *netlab.Lab
 	Programs Programs
-	Dir      string   // for state, one directory for each trial
-	Forward  []string // the command of a TCP forwarder; it takes the address to listen on and that to connect to
+	Dir      string   // for state directories, one for each program and trial
+	Forward  []string // command of a TCP forwarder, to which its listen and target addresses are appended
 }
 
-// Trial is a contender that is set up. Its nodes are not started.
+// Trial is a contender whose hosts and servers run. Its nodes are not started.
 type Trial struct {
 	Contender *Contender
-	Client    *netlab.Host // where the load comes from
-	Service   *netlab.Host // where it goes to; nil in the group of relays
-	Near, Far Node         // on those; nil if they have none
-	Relay     *Relay       // nil if it has none of its own
-	Door      netip.Addr   // where the service is for a client without a node
+	Client    *netlab.Host // host of the load generator
+	Service   *netlab.Host // host of the service; nil in the DERP group
+	Near, Far Node         // on Client and Service; nil if there are none
+	Relay     *Relay       // nil if the contender has no separate relay
+	Direct    netip.Addr   // address of the service for a client without a node
 	path      netlab.Path
 	closers   []func()
 }
 
-// Close ends what the trial has started.
+// Close ends the nodes, and everything that Prepare started.
 func (t *Trial) Close() {
 	for _, n := range []Node{t.Near, t.Far} {
 		if n != nil && n.Process() != nil {
@@ -138,9 +143,9 @@ func (t *Trial) Close() {
 	}
 }
 
-// Prepare makes the machines and starts the servers that a contender needs. The service is behind
-// the path, and all else at the switch.
-func (g *Ground) Prepare(ctx context.Context, c *Contender, path netlab.Path) (*Trial, error) {
+// Prepare creates the hosts and starts the servers that a contender needs. Only the service's host
+// is behind the path.
+func (g *Testbed) Prepare(ctx context.Context, c *Contender, path netlab.Path) (*Trial, error) {
 	t := &Trial{Contender: c, path: path}
 	if err := g.prepare(ctx, t); err != nil {
 		t.Close()
@@ -149,7 +154,7 @@ func (g *Ground) Prepare(ctx context.Context, c *Contender, path netlab.Path) (*
 	return t, nil
 }
 
-func (g *Ground) prepare(ctx context.Context, t *Trial) (err error) {
+func (g *Testbed) prepare(ctx context.Context, t *Trial) (err error) {
 	wire := netlab.Open
 	if t.Contender.Group == RelayGroup {
 		wire = netlab.Isolated
@@ -164,7 +169,7 @@ func (g *Ground) prepare(ctx context.Context, t *Trial) (err error) {
 		if far, err = g.machine(t, "beta", wire, t.path); err != nil {
 			return err
 		}
-		t.Service, t.Door = far.host, far.host.Addr
+		t.Service, t.Direct = far.host, far.host.Addr
 	}
 	if t.Contender.relay != ownRelay {
 		m, err := g.machine(t, "relay", netlab.Open, netlab.Path{})
@@ -179,18 +184,19 @@ func (g *Ground) prepare(ctx context.Context, t *Trial) (err error) {
 	return g.nodes(ctx, t, near, far)
 }
 
-// startRelay starts the relay of a trial. A forwarder is the door of the service.
-func (g *Ground) startRelay(ctx context.Context, m machine, t *Trial) (*Relay, error) {
+// startRelay starts the relay of a trial. Clients without a node reach the service through a
+// forwarder.
+func (g *Testbed) startRelay(ctx context.Context, m machine, t *Trial) (*Relay, error) {
 	if t.Contender.relay != forwarder {
 		return startRelay(ctx, m, t.Contender.relay)
 	}
-	to := netip.AddrPortFrom(t.Door, ServicePort)
-	t.Door = m.host.Addr
+	to := netip.AddrPortFrom(t.Direct, ServicePort)
+	t.Direct = m.host.Addr
 	return startForwarder(ctx, m, g.Forward, to)
 }
 
-// nodes makes the nodes, and the coordination server of those that need one.
-func (g *Ground) nodes(ctx context.Context, t *Trial, near, far machine) error {
+// nodes creates the nodes, and the coordination server if they need one.
+func (g *Testbed) nodes(ctx context.Context, t *Trial, near, far machine) error {
 	switch c := t.Contender; {
 	case c.mesh != nil:
 		dir, err := g.directory("control")
@@ -213,17 +219,18 @@ func (g *Ground) nodes(ctx context.Context, t *Trial, near, far machine) error {
 	return nil
 }
 
-// machine makes one for the time of a trial.
-func (g *Ground) machine(t *Trial, name string, wire netlab.Wire, path netlab.Path) (machine, error) {
+// machine creates a host that lives as long as the trial.
+func (g *Testbed) machine(t *Trial, name string, wire netlab.Wire, path netlab.Path) (machine, error) {
 	host, err := g.Lab.NewHost(name, wire, path)
 	if err != nil {
 		return machine{}, err
 	}
 	t.closers = append(t.closers, func() { host.Close() })
 	dir, err := g.directory(name)
-	return machine{host: host, lab: g.Lab, programs: g.Programs, build: cmp.Or(t.Contender.build, g.Programs), dir: dir}, err
+	build := cmp.Or(t.Contender.build, g.Programs)
+	return machine{host: host, lab: g.Lab, programs: g.Programs, build: build, dir: dir}, err
 }
 
-func (g *Ground) directory(name string) (string, error) {
+func (g *Testbed) directory(name string) (string, error) {
 	return os.MkdirTemp(filepath.Clean(g.Dir), name+"-")
 }

@@ -21,19 +21,19 @@ const (
 	stunPort    = 3478
 )
 
-// control is our coordination server, which all contenders of a mesh use. It runs in the hub.
+// control is our coordination server in the hub, which all contenders with a mesh use.
 type control struct {
 	programs Programs
 	dir      string
-	key      string // by which nodes are let in
+	key      string // reusable auth key
 	process  *netlab.Process
 }
 
-// startControl starts a server whose mesh has one relay: the one that is given, or if that is nil
-// the server's own.
+// startControl starts a server with one relay: r, or the server's own if r is nil.
 func startControl(ctx context.Context, lab *netlab.Lab, programs Programs, dir string, r *Relay) (*control, error) {
 	c := &control{programs: programs, dir: dir}
-	args := []string{"control", "serve", "--url", c.url(), "--listen", hubAddr(controlPort), "--state", dir, "--base-domain", "bench.example"}
+	args := []string{"control", "serve", "--url", c.url(), "--listen", hubAddr(controlPort), "--state", dir,
+		"--base-domain", "bench.example"}
 	if r == nil {
 		args = append(args, "--stun", hubAddr(stunPort))
 	} else {
@@ -91,7 +91,7 @@ func (c *control) url() string { return "http://" + hubAddr(controlPort) }
 
 func hubAddr(port uint16) string { return netip.AddrPortFrom(netlab.Hub, port).String() }
 
-// regionOf describes the one relay there is.
+// regionOf describes the only relay of a mesh.
 func regionOf(addr netip.Addr, port int, pin string) *relay.Region {
 	const id, code = 900, "bench"
 	return &relay.Region{RegionID: id, RegionCode: code, RegionName: code, Nodes: []*relay.Node{{

@@ -8,10 +8,10 @@ import (
 	"path/filepath"
 )
 
-// ginnel is a node of ours.
+// ginnel is our node.
 type ginnel struct {
 	machine
-	join []string // the flags that say which network
+	join []string // flags that select the network
 }
 
 func newGinnel(m machine, c *control) Node {

@@ -8,7 +8,8 @@ import (
 	"ginnel/configs"
 )
 
-// TestTunnel proves that the two ends name each other, in files that ginnel reads.
+// TestTunnel proves that ginnel parses the files of both ends, and that each has the other as its
+// peer.
 func TestTunnel(t *testing.T) {
 	hosts := [2]netip.Addr{netip.MustParseAddr("10.99.0.2"), netip.MustParseAddr("10.99.0.3")}
 	ends, err := newTunnel(hosts[0], hosts[1])
@@ -30,7 +31,7 @@ func TestTunnel(t *testing.T) {
 			t.Errorf("end %d does not have the key of the other", i)
 		}
 		if addr, _ := p.Endpoint.AddrPort(); addr != netip.AddrPortFrom(hosts[1-i], wireGuardPort) {
-			t.Errorf("end %d looks for the other at %v", i, addr)
+			t.Errorf("end %d has the endpoint %v", i, addr)
 		}
 		if len(p.AllowedIPs) != 1 || p.AllowedIPs[0] != other.Addresses[0] || p.AllowedIPs[0].Addr() != ends[1-i].addr {
 			t.Errorf("end %d allows %v, the other has %v", i, p.AllowedIPs, other.Addresses)
@@ -38,12 +39,12 @@ func TestTunnel(t *testing.T) {
 	}
 }
 
-// TestContenders proves that each has a name of its own, and what its group needs.
+// TestContenders proves that names are unique, and that each contender has what its group needs.
 func TestContenders(t *testing.T) {
 	names := make(map[string]bool)
 	for _, c := range Contenders() {
 		if names[c.Name] || c.Name == "" {
-			t.Errorf("the name %q is there twice", c.Name)
+			t.Errorf("duplicate or empty name %q", c.Name)
 		}
 		names[c.Name] = true
 		nodes := c.mesh != nil || c.plain != nil
@@ -64,14 +65,13 @@ func TestContenders(t *testing.T) {
 	}
 }
 
-// TestBefore proves that only what is ours alone is there twice, and that each keeps a name of its
-// own.
+// TestBefore proves that WithBefore duplicates only contenders of our programs, under unique names.
 func TestBefore(t *testing.T) {
 	before := 0
 	names := make(map[string]bool)
 	for _, c := range WithBefore(Contenders(), "old") {
 		if names[c.Name] {
-			t.Errorf("the name %q is there twice", c.Name)
+			t.Errorf("duplicate or empty name %q", c.Name)
 		}
 		names[c.Name] = true
 		if strings.HasSuffix(c.Name, "-before") {
@@ -88,9 +88,9 @@ func TestBefore(t *testing.T) {
 	}
 }
 
-// TestVersions proves that programs that were not built are left out.
+// TestVersions proves that programs that were not built are omitted.
 func TestVersions(t *testing.T) {
 	if got := Versions(Programs(t.TempDir()), Contenders()); len(got) != 0 {
-		t.Errorf("of nothing: got %v", got)
+		t.Errorf("empty directory: got %v", got)
 	}
 }

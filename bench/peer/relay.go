@@ -14,22 +14,22 @@ import (
 
 const relayPort = 443
 
-// certificatePin is what both relays print of the certificate that they make for themselves.
+// certificatePin matches the pin that both relays print for their self-signed certificates.
 var certificatePin = regexp.MustCompile(`sha256-raw:[0-9a-f]{64}`)
 
-// relayKind is the make of a relay.
+// relayKind is the program that serves as relay.
 type relayKind int
 
 const (
-	ownRelay    relayKind = iota // that of the coordination server
-	ginnelRelay                  // a program of its own
+	ownRelay    relayKind = iota // the coordination server's own relay
+	ginnelRelay                  // ginnel relay serve
 	derper
-	forwarder // no relay: it passes TCP connections on to the service
+	forwarder // no relay, but a TCP forwarder to the service
 )
 
-// Relay is a relay on a machine of its own.
+// Relay is a relay on its own host.
 type Relay struct {
-	Region  *relay.Region // has it and nothing else; nil for a forwarder
+	Region  *relay.Region // a region with only this relay; nil for a forwarder
 	Process *netlab.Process
 }
 
@@ -43,9 +43,10 @@ func startRelay(ctx context.Context, m machine, kind relayKind) (*Relay, error) 
 			"--hostname", m.host.Addr.String(), "--state", m.dir)
 	case derper:
 		err = m.start("derper", "-a", listen(relayPort), "-http-port", "-1", "-stun-port", fmt.Sprint(stunPort),
-			"-certmode", "manual", "-hostname", m.host.Addr.String(), "-certdir", m.dir, "-c", filepath.Join(m.dir, "derper.key"))
+			"-certmode", "manual", "-hostname", m.host.Addr.String(), "-certdir", m.dir,
+			"-c", filepath.Join(m.dir, "derper.key"))
 	default:
-		return nil, fmt.Errorf("peer: there is no relay of kind %d", kind)
+		return nil, fmt.Errorf("peer: unknown relay kind %d", kind)
 	}
 	if err != nil {
 		return nil, err
@@ -57,7 +58,7 @@ func startRelay(ctx context.Context, m machine, kind relayKind) (*Relay, error) 
 	return &Relay{Region: regionOf(m.host.Addr, relayPort, pin), Process: m.process}, nil
 }
 
-// Forwarding is what a forwarder writes when it can be reached.
+// Forwarding is the line that a forwarder writes once it listens.
 const Forwarding = "forwarding"
 
 var forwardingLine = regexp.MustCompile(Forwarding)

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 )
 
-// tailscaled is the stock node, in userspace mode.
+// tailscaled is the stock node in userspace mode.
 type tailscaled struct {
 	machine
 	server, key string
@@ -19,14 +19,15 @@ func newTailscaled(m machine, c *control) Node { return &tailscaled{m, c.url(), 
 
 func (d *tailscaled) socket() string { return filepath.Join(d.dir, "socket") }
 
-// Start runs the daemon, and the command that has it join as soon as it listens.
+// Start runs the daemon, and 'tailscale up' as soon as the daemon listens.
 func (d *tailscaled) Start(ctx context.Context) error {
 	err := d.start("tailscaled", "--tun=userspace-networking", "--socks5-server="+socksAddr,
-		"--outbound-http-proxy-listen="+httpAddr, "--statedir="+d.dir, "--socket="+d.socket(), "--port=0", "--no-logs-no-support")
+		"--outbound-http-proxy-listen="+httpAddr, "--statedir="+d.dir, "--socket="+d.socket(), "--port=0",
+		"--no-logs-no-support")
 	if err != nil {
 		return err
 	}
-	return d.process.Until(ctx, "it has been told to join", func(ctx context.Context) error {
+	return d.process.Until(ctx, "tailscale up succeeds", func(ctx context.Context) error {
 		_, err := d.cli(ctx, "up", "--login-server", d.server, "--auth-key", d.key, "--hostname", d.host.Name)
 		return err
 	})
@@ -69,5 +70,5 @@ func (d *tailscaled) Path(ctx context.Context, peer string) (Path, error) {
 	case bytes.Contains(out, []byte(" via ")):
 		return DirectPath, nil
 	}
-	return "", fmt.Errorf("tailscale ping says %q", out)
+	return "", fmt.Errorf("unexpected output of tailscale ping: %q", out)
 }

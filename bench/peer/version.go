@@ -5,8 +5,8 @@ import (
 	"path"
 )
 
-// Versions are what the programs of the contenders were built from: the module of each, but for
-// ours, and the version of Go.
+// Versions returns the Go version of each program, and for programs that are not ours also the
+// module version.
 func Versions(dir Programs, contenders []*Contender) map[string]string {
 	all := make(map[string]string)
 	for _, c := range contenders {
@@ -15,7 +15,7 @@ func Versions(dir Programs, contenders []*Contender) map[string]string {
 				name := path.Base(p)
 				info, err := buildinfo.ReadFile(dir.path(name))
 				if err != nil {
-					continue // it was not built: it is not in the comparison either
+					continue // not built, so not in the comparison
 				}
 				all[name] = info.GoVersion
 				if m.dir != ginnelModule.dir {

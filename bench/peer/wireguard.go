@@ -11,16 +11,16 @@ import (
 	"path/filepath"
 )
 
-// wireGuardPort is where nodes without a coordination server listen.
+// wireGuardPort is the UDP port of nodes without a coordination server.
 const wireGuardPort = 51820
 
-// tunnel is one end of a plain WireGuard tunnel between two machines.
+// tunnel is one end of a plain WireGuard tunnel between two hosts.
 type tunnel struct {
-	text string // of a wg-quick file
-	addr netip.Addr
+	text string     // wg-quick file
+	addr netip.Addr // inside the tunnel
 }
 
-// newTunnel makes both ends.
+// newTunnel returns the two ends of a tunnel between hosts.
 func newTunnel(first, second netip.Addr) (ends [2]tunnel, err error) {
 	hosts := [2]netip.Addr{first, second}
 	inner := [2]netip.Addr{netip.MustParseAddr("10.88.0.1"), netip.MustParseAddr("10.88.0.2")}
@@ -33,14 +33,15 @@ func newTunnel(first, second netip.Addr) (ends [2]tunnel, err error) {
 	text := base64.StdEncoding.EncodeToString
 	for i := range ends {
 		ends[i] = tunnel{addr: inner[i], text: fmt.Sprintf(
-			"[Interface]\nPrivateKey = %s\nAddress = %s/32\nListenPort = %d\n\n[Peer]\nPublicKey = %s\nEndpoint = %s\nAllowedIPs = %s/32\n",
+			"[Interface]\nPrivateKey = %s\nAddress = %s/32\nListenPort = %d\n\n"+
+				"[Peer]\nPublicKey = %s\nEndpoint = %s\nAllowedIPs = %s/32\n",
 			text(keys[i].Bytes()), inner[i], wireGuardPort,
 			text(keys[1-i].PublicKey().Bytes()), netip.AddrPortFrom(hosts[1-i], wireGuardPort), inner[1-i])}
 	}
 	return ends, nil
 }
 
-// plain is what nodes have in common that are one end of a tunnel.
+// plain is what all nodes with one end of a plain tunnel have in common.
 type plain struct {
 	machine
 	tunnel tunnel
@@ -50,16 +51,16 @@ func (p *plain) Ready(ctx context.Context) (netip.Addr, error) {
 	return p.tunnel.addr, p.bound(ctx, wireGuardPort)
 }
 
-// Path is what the file says.
+// Path is always direct, because a wg-quick file has no relay.
 func (p *plain) Path(context.Context, string) (Path, error) { return DirectPath, nil }
 
-// writeFile makes a file of a node, which holds a key.
+// writeFile writes a file, which contains a private key, into the node's directory.
 func (p *plain) writeFile(name, text string) (path string, err error) {
 	path = filepath.Join(p.dir, name)
 	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
-// ginnelPlain is a node of ours with a wg-quick file.
+// ginnelPlain is our node with a wg-quick file.
 type ginnelPlain struct{ plain }
 
 func newGinnelPlain(m machine, t tunnel) Node { return &ginnelPlain{plain{m, t}} }
@@ -75,13 +76,15 @@ func (g *ginnelPlain) Start(ctx context.Context) error {
 	return err
 }
 
-// wireproxy is the stock program.
+// wireproxy is the stock program of that name.
 type wireproxy struct{ plain }
 
 func newWireproxy(m machine, t tunnel) Node { return &wireproxy{plain{m, t}} }
 
 func (w *wireproxy) Start(context.Context) error {
-	text := fmt.Sprintf("%s\n[Socks5]\nBindAddress = %s\n\n[http]\nBindAddress = %s\n\n[TCPServerTunnel]\nListenPort = %d\nTarget = 127.0.0.1:%[4]d\n",
+	text := fmt.Sprintf(
+		"%s\n[Socks5]\nBindAddress = %s\n\n[http]\nBindAddress = %s\n\n"+
+			"[TCPServerTunnel]\nListenPort = %d\nTarget = 127.0.0.1:%[4]d\n",
 		w.tunnel.text, socksAddr, httpAddr, ServicePort)
 	file, err := w.writeFile("wireproxy.conf", text)
 	if err != nil {

@@ -1,2 +1,2 @@
-// Package proc reads from /proc what a process costs: time of processors and resident memory.
+// Package proc reads from /proc what a process costs: processor time and resident memory.
 package proc

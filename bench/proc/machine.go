@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Machine is what the processors of the machine have done since it started, in ticks.
+// Machine is the time that all processors have spent since boot, in ticks.
 type Machine struct {
 	Idle, Total uint64
 }
@@ -21,8 +21,8 @@ func Processors() (Machine, error) {
 	return parseProcessors(string(b))
 }
 
-// parseProcessors reads the first line: user, nice, system, idle, iowait, irq, softirq, steal. What
-// follows is contained in user and nice.
+// parseProcessors reads the first line: user, nice, system, idle, iowait, irq, softirq, steal. The
+// guest times that follow are already part of user and nice.
 func parseProcessors(text string) (m Machine, err error) {
 	line, _, _ := strings.Cut(text, "\n")
 	fields := strings.Fields(line)
@@ -43,7 +43,7 @@ func parseProcessors(text string) (m Machine, err error) {
 	return m, nil
 }
 
-// IdlePercent returns how much of the time since earlier the processors were idle.
+// IdlePercent returns the share of the time since earlier in which the processors were idle.
 func (m Machine) IdlePercent(earlier Machine) float64 {
 	if m.Total <= earlier.Total || m.Idle < earlier.Idle {
 		return 0

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// tick is the unit of times in /proc/PID/stat. It is the same on every architecture that Go runs
-// on.
+// tick is the unit of times in /proc/PID/stat (USER_HZ). It is the same on every architecture that
+// Go supports.
 const tick = 10 * time.Millisecond
 
-// CPU returns the time that all threads of a process have spent running, in the kernel too.
+// CPU returns the time that all threads of a process have run, in user space and in the kernel.
 func CPU(pid int) (time.Duration, error) {
 	b, err := os.ReadFile(path(pid, "stat"))
 	if err != nil {
@@ -22,8 +22,8 @@ func CPU(pid int) (time.Duration, error) {
 	return parseStat(b)
 }
 
-// parseStat reads fields 14 and 15. The second field is a name in parentheses, in which anything
-// may stand.
+// parseStat reads fields 14 and 15. The second field is a name in parentheses, which may contain
+// any characters.
 func parseStat(b []byte) (time.Duration, error) {
 	end := bytes.LastIndexByte(b, ')')
 	fields := strings.Fields(string(b[end+1:]))
@@ -42,13 +42,12 @@ func parseStat(b []byte) (time.Duration, error) {
 	return sum, nil
 }
 
-// Memory is what a process has resident, in bytes.
+// Memory is the resident memory of a process in bytes.
 type Memory struct {
 	Now, Peak int64
 }
 
-// Resident returns the memory of a process, and the most that it had since it started or since
-// [ResetPeak].
+// Resident returns the memory of a process, and its peak since its start or since [ResetPeak].
 func Resident(pid int) (Memory, error) {
 	b, err := os.ReadFile(path(pid, "status"))
 	if err != nil {
@@ -78,10 +77,10 @@ func kilobytes(s, name string) (int64, error) {
 		}
 		return n << 10, nil
 	}
-	return 0, fmt.Errorf("reading %s of a process: there is none; it has ended", name)
+	return 0, fmt.Errorf("reading %s of a process: no such field; the process has ended", name)
 }
 
-// ResetPeak lets the peak of a process start again from what it has now.
+// ResetPeak restarts the peak of a process from its current memory.
 func ResetPeak(pid int) error { return os.WriteFile(path(pid, "clear_refs"), []byte("5"), 0) }
 
 func path(pid int, file string) string { return fmt.Sprintf("/proc/%d/%s", pid, file) }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// patience is how long a busy machine may take.
-const patience = 10 * time.Second
+// waitLimit is how long a test waits on a busy machine.
+const waitLimit = 10 * time.Second
 
 // TestParseStat proves that a name with spaces and parentheses does not shift the fields.
 func TestParseStat(t *testing.T) {
@@ -22,8 +22,8 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-// TestParseStatus proves that the lines are found by name and that one that is missing is an error:
-// a process that has ended has none.
+// TestParseStatus proves that fields are found by name, and that a missing one is an error, as for
+// a process that has ended.
 func TestParseStatus(t *testing.T) {
 	const text = "Name:\tVmRSS:\nVmHWM:\t    4096 kB\nVmRSS:\t    1024 kB\nThreads:\t3\n"
 	if got, err := parseStatus(text); got != (Memory{Now: 1 << 20, Peak: 4 << 20}) || err != nil {
@@ -36,15 +36,14 @@ func TestParseStatus(t *testing.T) {
 	}
 }
 
-// TestSelf proves that this process has time and memory, and that its peak can be made to start
-// again.
+// TestSelf proves that this process has CPU time and memory, and that its peak can be reset.
 func TestSelf(t *testing.T) {
 	before, err := CPU(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	after := before
-	for start := time.Now(); after == before && time.Since(start) < patience; {
+	for start := time.Now(); after == before && time.Since(start) < waitLimit; {
 		if after, err = CPU(os.Getpid()); err != nil {
 			t.Fatal(err)
 		}
@@ -65,20 +64,22 @@ func TestSelf(t *testing.T) {
 	}
 }
 
-// TestParseThread proves that the fields are found, and that what is not there is an error.
+// TestParseThread proves that the fields are found, and that invalid input is an error.
 func TestParseThread(t *testing.T) {
 	const status = "Name:\tx\nnonvoluntary_ctxt_switches:\t9\nvoluntary_ctxt_switches:\t123\n"
 	if got, err := parseThread("1500 7 3\n", status); got != (Activity{1500, 123}) || err != nil {
 		t.Errorf("got %v, %v", got, err)
 	}
-	for _, bad := range [][2]string{{"", status}, {"x 7 3", status}, {"1 2 3", ""}, {"1 2 3", "voluntary_ctxt_switches:\tx\n"}} {
+	for _, bad := range [][2]string{{"", status}, {"x 7 3", status}, {"1 2 3", ""},
+		{"1 2 3", "voluntary_ctxt_switches:\tx\n"}} {
 		if got, err := parseThread(bad[0], bad[1]); err == nil {
 			t.Errorf("%q: got %v, want an error", bad, got)
 		}
 	}
 }
 
-// TestThreads proves that a thread that sleeps is seen to wake, and one that works to take time.
+// TestThreads proves that wake-ups of a sleeping thread and the CPU time of a working one are
+// counted.
 func TestThreads(t *testing.T) {
 	before, err := Threads(os.Getpid())
 	if err != nil {
@@ -86,12 +87,12 @@ func TestThreads(t *testing.T) {
 	}
 	const work, wakeups = 10 * time.Millisecond, 5
 	after := before
-	for start := time.Now(); after.CPU < before.CPU+work && time.Since(start) < patience; {
+	for start := time.Now(); after.CPU < before.CPU+work && time.Since(start) < waitLimit; {
 		if after, err = Threads(os.Getpid()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for start := time.Now(); after.Wakeups < before.Wakeups+wakeups && time.Since(start) < patience; {
+	for start := time.Now(); after.Wakeups < before.Wakeups+wakeups && time.Since(start) < waitLimit; {
 		<-time.After(time.Millisecond)
 		if after, err = Threads(os.Getpid()); err != nil {
 			t.Fatal(err)
@@ -101,12 +102,12 @@ func TestThreads(t *testing.T) {
 		t.Errorf("got %v, then %v", before, after)
 	}
 	if got, err := Threads(1 << 30); err == nil {
-		t.Errorf("of no process: got %v", got)
+		t.Errorf("no such process: got %v", got)
 	}
 }
 
-// TestProcessors proves that idle time and waiting for disks are idle, that a guest's time is not
-// counted twice, and that what is not understood is an error.
+// TestProcessors proves that idle and iowait count as idle, that guest time is not counted twice,
+// and that invalid input is an error.
 func TestProcessors(t *testing.T) {
 	before, err := parseProcessors("cpu  10 20 30 100 5 1 2 3 9 9\ncpu0 1\n")
 	if err != nil || before != (Machine{Idle: 105, Total: 171}) {
@@ -116,7 +117,7 @@ func TestProcessors(t *testing.T) {
 		t.Errorf("got %v %%, want 25", got)
 	}
 	if got := before.IdlePercent(before); got != 0 {
-		t.Errorf("of no time: got %v", got)
+		t.Errorf("no time elapsed: got %v", got)
 	}
 	for _, bad := range []string{"", "cpu 1 2 3\n", "cpu0 1 2 3 4 5 6 7 8\n", "cpu 1 2 3 x 5 6 7 8\n"} {
 		if got, err := parseProcessors(bad); err == nil {
@@ -124,6 +125,6 @@ func TestProcessors(t *testing.T) {
 		}
 	}
 	if got, err := Processors(); err != nil || got.Total == 0 {
-		t.Errorf("of this machine: got %+v, %v", got, err)
+		t.Errorf("this machine: got %+v, %v", got, err)
 	}
 }

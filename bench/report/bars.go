@@ -2,7 +2,8 @@ package report
 
 import "fmt"
 
-// bar is a ratio, or a figure, that the product has to reach.
+// bar is a bound and an aim for a figure of the product, or for its ratio to another contender's
+// figure.
 type bar struct {
 	title       string
 	figure      string
@@ -12,7 +13,7 @@ type bar struct {
 	sense       sense
 }
 
-// sense says which side of a bar is the good one.
+// sense is the side of a bar on which values are good.
 type sense int
 
 const (
@@ -20,7 +21,7 @@ const (
 	atMost
 )
 
-// met reports whether a value is on the good side.
+// met reports whether a value is on the good side of a bound.
 func (s sense) met(value, bound float64) bool {
 	if s == atMost {
 		return value <= bound
@@ -28,7 +29,8 @@ func (s sense) met(value, bound float64) bool {
 	return value >= bound
 }
 
-// verdict says what a value has reached. A bound of 0 is none: there is an aim only.
+// verdict says whether a value reaches the aim, meets the bound or misses it. A bound of 0 means
+// that there is only an aim.
 func (s sense) verdict(value, bound, goal float64) string {
 	switch {
 	case s.met(value, goal):
@@ -41,7 +43,7 @@ func (s sense) verdict(value, bound, goal float64) string {
 	return "missed"
 }
 
-// limit writes a bar.
+// limit formats a bound or an aim.
 func (s sense) limit(bound float64) string {
 	if bound == 0 {
 		return missing
@@ -56,7 +58,7 @@ func (s sense) String() string {
 	return ">="
 }
 
-// bars are what the project has set itself.
+// bars are the project's own targets on the switch.
 var bars = []bar{
 	{"direct, 1 down", "down1.mbps", "ginnel", "tailscaled", 2, 2.5, atLeast},
 	{"direct, 1 up", "up1.mbps", "ginnel", "tailscaled", 2, 2.5, atLeast},
@@ -102,7 +104,7 @@ var bars = []bar{
 	{"as before, relayed, 1 up", "up1.mbps", "ginnel/ginnel-relay", "ginnel/ginnel-relay-before", 0.97, 1, atLeast},
 }
 
-// verdicts compares what was measured with the bars. Bars without both figures are left out.
+// verdicts compares the figures with the bars. Bars whose figures are missing are omitted.
 func (r *Results) verdicts() table {
 	t := table{{"figure", "of", "against", "bar", "aim", "measured", ""}}
 	for _, b := range bars {
@@ -117,7 +119,8 @@ func (r *Results) verdicts() table {
 			continue
 		}
 		t = append(t, []string{
-			b.title, b.ours, against, b.sense.limit(b.bound), b.sense.limit(b.goal), show(value), b.sense.verdict(value, b.bound, b.goal),
+			b.title, b.ours, against, b.sense.limit(b.bound), b.sense.limit(b.goal), show(value),
+			b.sense.verdict(value, b.bound, b.goal),
 		})
 	}
 	return t

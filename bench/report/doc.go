@@ -1,4 +1,3 @@
-// Package report turns the figures of many trials into what people read: tables of medians, ratios
-// beside the bars that they have to clear, a chart, and a page with all of it. It is pure: what it
-// makes depends on the figures only.
+// Package report turns the figures of many trials into tables of medians, ratios compared with the
+// bars, charts, and a page with all of them. Its output depends only on the figures.
 package report

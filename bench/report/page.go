@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Page is BENCHMARKS.md. A nil part is left out. The charts are paths relative to the page.
+// Page is BENCHMARKS.md. Parts that are nil are omitted. The charts are paths relative to the page.
 type Page struct {
 	Switch      *Results
 	SwitchChart string
@@ -18,7 +18,8 @@ type Page struct {
 // Text returns the page as Markdown.
 func (p *Page) Text() string {
 	var b strings.Builder
-	b.WriteString("# Benchmarks\n\nWritten by `make bench-peers PEERS=-write` and `make bench-paths PATHS=-write`, not by hand.\n")
+	b.WriteString(
+		"# Benchmarks\n\nWritten by `make bench-peers PEERS=-write` and `make bench-paths PATHS=-write`, not by hand.\n")
 	if p.Switch != nil {
 		p.Switch.page(&b, p.SwitchChart)
 	}
@@ -35,7 +36,9 @@ func (r *Results) page(b *strings.Builder, chart string) {
 		fmt.Fprintf(b, "\n### %s\n\n%s", strings.ToUpper(g.Name[:1])+g.Name[1:], r.table(g).markdown())
 	}
 	r.failed(b)
-	b.WriteString("\n### Bars of the switch\n\nValues are ratios of medians, except where there is nothing to compare with.\n\n" + r.verdicts().markdown())
+	b.WriteString(
+		"\n### Bars of the switch\n\nValues are ratios of medians, except where there is nothing to compare with.\n\n" +
+			r.verdicts().markdown())
 }
 
 // page writes the part about paths.
@@ -58,7 +61,8 @@ func (p *Paths) page(b *strings.Builder, chart string) {
 // origin describes the run.
 func (r *Run) origin() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured on %s, at commit %s, on %s. %s of every contender in turn, %v s a measurement; tables show medians.\n\n",
+	fmt.Fprintf(&b,
+		"Measured on %s, at commit %s, on %s. %s of every contender in turn, %v s a measurement; tables show medians.\n\n",
 		r.Date, r.Commit, r.Machine, plural(r.Rounds, "round"), r.Seconds)
 	b.WriteString("| program | version |\n|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
@@ -78,36 +82,41 @@ func (r *Run) failed(b *strings.Builder) {
 }
 
 // method describes the measurements on the switch.
-const method = `All programs run on one machine: both nodes, the servers, the client and the service, each host in a network namespace of its own,
-on one switch with an MTU of 1500. Figures differ from machine to machine, so compare ratios within one run. Every contender
-starts anew in each round, with new keys, and they take turns. Nodes run with their default settings. The client speaks SOCKS5,
-or HTTP CONNECT where a line says so, and compares every byte; only bytes that have arrived count. All nodes of a mesh join the
-same coordination server.
+const method = `All programs run on one machine: both nodes, the servers, the client and the service. Each host is a
+network namespace of its own, on one switch with an MTU of 1500. Figures differ from machine to
+machine, so compare ratios within one run. The contenders take turns, and each starts anew in each
+round, with new keys. Nodes run with their default settings. The client speaks SOCKS5, or HTTP
+CONNECT if a line says so, and compares every byte; only bytes that have arrived count. All nodes of
+a mesh join the same coordination server.
 
-In the relayed group the switch lets the hosts of the nodes reach the relay, not each other. Relays on their own are driven by one
-DERP client program, in pairs with at most 32 packets in flight, which is the length of derper's queue; "and core" is per second of
-the server's processor time. "kernel" is TCP without proxy or tunnel. Memory is VmRSS of the larger node; processor time is that of
-both nodes. Of connections that are dialled at once, one counts as served if its first 64 bytes have been answered within 30 s. A
-wake-up is a voluntary context switch of a thread.
+In the relayed group the switch lets the hosts of the nodes reach the relay, but not each other.
+Relays on their own are driven by one DERP client program, in pairs with at most 32 packets in
+flight, which is the length of derper's queue; "and core" means per second of the server's processor
+time. "kernel" is TCP without proxy or tunnel. Memory is VmRSS of the larger node; processor time is
+that of both nodes. A connection that is dialed together with others counts as served if its first
+64 bytes have been answered within 30 s. A wake-up is a voluntary context switch of a thread.
 `
 
 // pathMethod describes the measurements on paths.
-const pathMethod = `The far node and the service are behind an emulated path. The near node, the relay and the coordination server are on the switch in
-front of it, so direct and relayed traffic cross the path once. The path (internal/netem) carries packets as they are on a wire,
-without segmentation offload. Each direction delays packets by half of the round trip time and has a bottleneck with a queue. The
-queue drops what does not fit; it holds one bandwidth-delay product unless the path says otherwise, and at least 128 kB. "Down" is
-from the service to the client. Nodes reach each other directly, except where a relay is named after the slash.
+const pathMethod = `The far node and the service are behind an emulated path. The near node, the relay and the
+coordination server are on the switch in front of it, so direct and relayed traffic cross the path
+once. The path (internal/netem) carries packets as they are on a wire, without segmentation offload.
+Each direction delays packets by half of the round-trip time and has a bottleneck with a queue. The
+queue drops what does not fit; it holds one bandwidth-delay product unless the path says otherwise,
+and at least 128 kB. "Down" is from the service to the client. Nodes reach each other directly,
+except if a relay is named after the slash.
 
-kernel-cubic and kernel-bbr are TCP connections of the kernel over the same path. TCP buffers may grow to 64 MB on all hosts; UDP
-buffers of nodes are bounded by the machine's net.core.rmem_max. kernel-forwarded is CUBIC through a TCP forwarder on the host of
-the relay. Bulk is measured after a warm-up of 3 s or 30 round trips, whichever is
-longer. A transfer of the first 10 MiB is timed from the dial, and ends after 15 s (">"). The exchanges of 64 bytes are on four
-connections beside the connection of bulk whose throughput is in the first table. The share of a kernel connection is a part of
-what both carry, so 50 is fair. The drops of the bottleneck's queue include those of the warm-up. Memory is the largest VmRSS of the
-larger node during the transfer.
+kernel-cubic and kernel-bbr are TCP connections of the kernel over the same path. TCP buffers may
+grow to 64 MB on all hosts; UDP buffers of nodes are bounded by the machine's net.core.rmem_max.
+kernel-forwarded is CUBIC through a TCP forwarder on the host of the relay. Bulk is measured after a
+warm-up of 3 s or 30 round trips, whichever is longer. A transfer of the first 10 MiB is timed from
+the dial, and ends after 15 s (">"). The exchanges of 64 bytes use four connections beside the bulk
+connection whose throughput is in the first table. The share of a kernel connection is its part of
+what both carry, so 50 is fair. The drops of the bottleneck's queue include those of the warm-up.
+Memory is the largest VmRSS of the larger node during the transfer.
 `
 
 // pathBarsMeaning explains the table of bars.
-const pathBarsMeaning = `Values are ratios, except for those in MB. A bar is held against the worst path and direction, named in the last column, except for
-the median.
+const pathBarsMeaning = `Values are ratios, except those in MB. A bar is compared with the worst path and direction, which
+the last column names; the exception is the median.
 `

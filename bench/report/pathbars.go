@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// pathBar is a ratio of two contenders, or a figure, that the product has to reach on paths. It is
-// calculated for each path and figure. The worst value counts, or the median if the bar says so.
+// pathBar is a bar on paths. Its value is calculated for each path and figure, and the worst
+// counts, or the median if the bar says so.
 type pathBar struct {
 	title       string
 	on          func(*Path) bool
@@ -53,14 +53,17 @@ var pathBars = []pathBar{
 	{"1 connection, 66 ms, 1 % late", named("rtt66-late1"), one, "ginnel", "kernel-bbr", 0, 0.8, atLeast, worst},
 	{"1 connection, every path", every, one, "ginnel", "tailscaled", 1, 3, atLeast, worst},
 	{"1 connection, median of all paths", every, one, "ginnel", "tailscaled", 1.5, 3, atLeast, median},
-	{"relayed over our relay, 66 ms", named("rtt66"), one, "ginnel/ginnel-relay", "kernel-forwarded", 0.8, 0.95, atLeast, worst},
+	{"relayed over our relay, 66 ms", named("rtt66"), one, "ginnel/ginnel-relay", "kernel-forwarded", 0.8, 0.95, atLeast,
+		worst},
 	{"relayed over derper, 66 ms", named("rtt66"), one, "ginnel/derper", "tailscaled/derper", 1.5, 5, atLeast, worst},
-	{"first 10 MiB, 66 ms, 100 Mbit/s, time", named("rtt66-slow"), first, "ginnel", "kernel-cubic", 1.25, 1.1, atMost, worst},
-	{"exchange beside bulk, p99, clean, up to 150 ms and 300 Mbit/s", usual, tails, "ginnel", "kernel-cubic", 1.2, 1, atMost, worst},
+	{"first 10 MiB, 66 ms, 100 Mbit/s, time", named("rtt66-slow"), first, "ginnel", "kernel-cubic", 1.25, 1.1, atMost,
+		worst},
+	{"exchange beside bulk, p99, clean, up to 150 ms and 300 Mbit/s", usual, tails, "ginnel", "kernel-cubic", 1.2, 1,
+		atMost, worst},
 	{"memory, 150 ms and 300 Mbit/s, MB", named("rtt150"), memory, "ginnel", "", 48, 32, atMost, worst},
 }
 
-// cell is a value, and the path and figure that it is of.
+// cell is a value with its path and figure.
 type cell struct {
 	value float64
 	at    string
@@ -109,7 +112,7 @@ func (b *pathBar) outcome(all []cell) cell {
 	return cell{Median(values), fmt.Sprintf("%d figures", len(all))}
 }
 
-// verdicts compares the figures with the bars. Bars without figures are left out.
+// verdicts compares the figures with the bars. Bars without figures are omitted.
 func (p *Paths) verdicts() table {
 	t := table{{"figure", "of", "against", "bar", "aim", "measured", "", "where"}}
 	for _, b := range pathBars {

@@ -72,14 +72,18 @@ func (p *Paths) Chart() []byte {
 		}
 	}
 	for _, paths := range [][]Path{clean, other} {
-		slices.SortStableFunc(paths, func(a, b Path) int { return cmp.Or(cmp.Compare(a.RTT, b.RTT), cmp.Compare(a.Mbps, b.Mbps)) })
+		slices.SortStableFunc(paths, func(a, b Path) int {
+			return cmp.Or(cmp.Compare(a.RTT, b.RTT), cmp.Compare(a.Mbps, b.Mbps))
+		})
 	}
 	var body bytes.Buffer
 	y := p.legend(&body, margin)
 	y = plot(&body, "no loss, no reordering", clean, y)
 	y = plot(&body, "loss and reordering", other, y)
 	var b bytes.Buffer
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", chartWidth, y)
+	fmt.Fprintf(&b,
+		`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n",
+		chartWidth, y)
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" rx="8" fill="#ffffff"/>`+"\n")
 	b.Write(body.Bytes())
 	b.WriteString("</svg>\n")

@@ -10,7 +10,7 @@ import (
 // chart are made from them.
 type Paths struct {
 	Run
-	Took  string // the whole comparison
+	Took  string // duration of the whole comparison
 	Paths []Path // in the order of the tables
 }
 
@@ -18,9 +18,9 @@ type Paths struct {
 type Path struct {
 	Name       string
 	About      string  // in words
-	RTT        float64 // ms, without what waits in queues
+	RTT        float64 // ms, without queueing delay
 	Mbps       float64 // of the bottleneck
-	Clean      bool    // it loses nothing at random and keeps the order
+	Clean      bool    // no random loss and no reordering
 	Contenders []string
 	Figures    Figures
 }
@@ -32,7 +32,7 @@ func (p *Paths) contenders() (all []string) {
 			if slices.Contains(all, c) {
 				continue
 			}
-			at := len(all) // after the one that it follows on this path
+			at := len(all) // right after its predecessor on this path
 			if i > 0 {
 				at = slices.Index(all, path.Contenders[i-1]) + 1
 			}
@@ -49,7 +49,8 @@ type pathTable struct {
 	figures []string
 }
 
-// pathTables lists the tables in their order. Figures that are not here are in the JSON only.
+// pathTables lists the tables in their order. Figures that are not listed are only in the JSON
+// file.
 var pathTables = []pathTable{
 	{"1 connection, down / up, Mbit/s", []string{"down1.mbps", "up1.mbps"}},
 	{"8 connections, down / up, Mbit/s", []string{"down8.mbps", "up8.mbps"}},
@@ -59,7 +60,8 @@ var pathTables = []pathTable{
 	{"64-byte exchange beside 1 connection up, p50 / p99, ms", []string{"up1.beside_p50_ms", "up1.beside_p99_ms"}},
 	{"share of the slower of 2 connections, %", []string{"pair.least_percent"}},
 	{"share of a kernel connection with CUBIC beside 1 connection, %", []string{"rival.rival_percent"}},
-	{"dropped by the bottleneck's queue, 1 connection, down / up, %", []string{"down1.dropped_percent", "up1.dropped_percent"}},
+	{"dropped by the bottleneck's queue, 1 connection, down / up, %",
+		[]string{"down1.dropped_percent", "up1.dropped_percent"}},
 	{"processor time of both nodes, 1 connection, down / up, s/GB", []string{"down1.cpu_s_per_gb", "up1.cpu_s_per_gb"}},
 	{"memory of the larger node, at most, 1 connection, down / up, MB", []string{"down1.peak_mb", "up1.peak_mb"}},
 	{"memory of the larger node, at most, 8 connections, down / up, MB", []string{"down8.peak_mb", "up8.peak_mb"}},
@@ -113,7 +115,7 @@ func (p *Path) cell(contender string, pt pathTable) string {
 	return strings.Join(all, " / ") + p.mark(contender)
 }
 
-// relayMark follows figures of nodes that could use a direct path and used the relay at the end.
+// relayMark marks figures of nodes that had a direct path available and used the relay at the end.
 const relayMark = " (r)"
 
 func (p *Path) mark(contender string) string {
@@ -133,7 +135,7 @@ func (p *Paths) about() table {
 	return t
 }
 
-// Text is the report for a terminal.
+// Text returns the report for a terminal.
 func (p *Paths) Text() string {
 	var b strings.Builder
 	for _, path := range p.Paths {

@@ -14,29 +14,35 @@ import (
 	"ginnel/bench/trial"
 )
 
-// samplePaths has two paths, and a contender that was measured on one of them.
+// samplePaths returns figures of two paths, with one contender that was measured on only one of
+// them.
 func samplePaths() *Paths {
 	figures := func(down, up, seconds, mb float64) []map[string]float64 {
 		return []map[string]float64{{"down1.mbps": down, "up1.mbps": up, "first-down.s": seconds, "first-down.mb": mb}}
 	}
 	return &Paths{
-		Run:  Run{Date: "2026-01-02", Commit: "abc", Machine: "one", Rounds: 1, Seconds: 6, Versions: map[string]string{"derper": "v3"}},
+		Run: Run{Date: "2026-01-02", Commit: "abc", Machine: "one", Rounds: 1, Seconds: 6,
+			Versions: map[string]string{"derper": "v3"}},
 		Took: "1h",
 		Paths: []Path{
 			{
-				Name: "rtt66", About: "66 ms", RTT: 66, Mbps: 300, Clean: true, Contenders: []string{"kernel-cubic", "ginnel", "tailscaled"},
-				Figures: Figures{"kernel-cubic": figures(280, 290, 1, firstMB), "ginnel": figures(240, 290, 1.5, firstMB), "tailscaled": figures(160, 145, 15, 3)},
+				Name: "rtt66", About: "66 ms", RTT: 66, Mbps: 300, Clean: true,
+				Contenders: []string{"kernel-cubic", "ginnel", "tailscaled"},
+				Figures: Figures{"kernel-cubic": figures(280, 290, 1, firstMB), "ginnel": figures(240, 290, 1.5, firstMB),
+					"tailscaled": figures(160, 145, 15, 3)},
 			},
 			{
-				Name: "rtt66-loss0.1", About: "66 ms, 0.1 % lost", RTT: 66, Mbps: 300, Contenders: []string{"kernel-cubic", "kernel-bbr", "ginnel"},
-				Figures: Figures{"kernel-cubic": figures(10, 8, 15, 9), "kernel-bbr": figures(280, 270, 1, firstMB), "ginnel": figures(140, 108, 2, firstMB)},
+				Name: "rtt66-loss0.1", About: "66 ms, 0.1 % lost", RTT: 66, Mbps: 300,
+				Contenders: []string{"kernel-cubic", "kernel-bbr", "ginnel"},
+				Figures: Figures{"kernel-cubic": figures(10, 8, 15, 9), "kernel-bbr": figures(280, 270, 1, firstMB),
+					"ginnel": figures(140, 108, 2, firstMB)},
 			},
 		},
 	}
 }
 
-// TestPathTable proves that there is a line for each path and a column for each contender, that
-// cells have both directions, and that what did not end and what was not measured is seen.
+// TestPathTable proves that a table has a line for each path and a column for each contender, with
+// both directions in a cell, and marks for unfinished transfers and missing figures.
 func TestPathTable(t *testing.T) {
 	p := samplePaths()
 	const want = `path           kernel-cubic  kernel-bbr     ginnel  tailscaled
@@ -46,34 +52,36 @@ rtt66-loss0.1   10.0 / 8.00   280 / 270  140 / 108           -
 	if got := p.table(pathTables[0]).text(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	if got := p.table(pathTable{"", []string{"first-down.s"}}).text(); !strings.Contains(got, "> 15.0") || strings.Contains(got, "> 1.5") {
+	if got := p.table(pathTable{"", []string{"first-down.s"}}).text(); !strings.Contains(got, "> 15.0") ||
+		strings.Contains(got, "> 1.5") {
 		t.Errorf("got\n%s", got)
 	}
 	if got := p.table(pathTable{"", []string{"down8.mbps"}}); len(got) != 1 || len(got[0]) != 1 {
-		t.Errorf("of what was not measured: got %v", got)
+		t.Errorf("figure that was not measured: got %v", got)
 	}
 }
 
-// TestRelayMark proves that figures of nodes that were not direct in the end are marked, if they
-// were to be.
+// TestRelayMark proves that figures are marked if nodes that should use a direct path did not at
+// the end.
 func TestRelayMark(t *testing.T) {
 	p := samplePaths()
 	f := p.Paths[0].Figures
 	f["ginnel"][0]["path.direct"] = 0
 	f["tailscaled"][0]["path.direct"] = 1
 	text := p.Text()
-	if !strings.Contains(text, "240 / 290 (r)") || strings.Contains(text, "145 (r)") || !strings.Contains(text, "\n(r): ") {
+	if !strings.Contains(text, "240 / 290 (r)") || strings.Contains(text, "145 (r)") ||
+		!strings.Contains(text, "\n(r): ") {
 		t.Errorf("got\n%s", text)
 	}
 	f["ginnel/derper"] = []map[string]float64{{"down1.mbps": 50, "up1.mbps": 60, "path.direct": 0}}
 	p.Paths[0].Contenders = append(p.Paths[0].Contenders, "ginnel/derper")
 	if text := p.Text(); strings.Contains(text, "60.0 (r)") {
-		t.Errorf("nodes with a relay only are marked:\n%s", text)
+		t.Errorf("nodes that have only a relay are marked:\n%s", text)
 	}
 }
 
-// TestPathVerdicts proves that the worst of all cells is held against a bar, that the median is
-// where the bar says so, and that cells are those of the bar's paths.
+// TestPathVerdicts proves that a bar is compared with the worst value of its paths, or with their
+// median if the bar says so.
 func TestPathVerdicts(t *testing.T) {
 	got := make(map[string]string)
 	for _, line := range samplePaths().verdicts()[1:] {
@@ -96,7 +104,7 @@ func TestPathVerdicts(t *testing.T) {
 	}
 }
 
-// TestWorst proves that the worst of figures that are to be low is the highest.
+// TestWorst proves that the worst value is the highest if low values are good.
 func TestWorst(t *testing.T) {
 	for _, c := range []struct {
 		sense sense
@@ -109,8 +117,8 @@ func TestWorst(t *testing.T) {
 	}
 }
 
-// TestPathNamesExist proves that bars and curves speak of contenders and paths that there are: what
-// was renamed would vanish from the report.
+// TestPathNamesExist proves that bars and curves name existing contenders and paths. Renamed ones
+// would otherwise disappear from the report.
 func TestPathNamesExist(t *testing.T) {
 	var contenders []string
 	for _, c := range peer.PathContenders() {
@@ -124,28 +132,28 @@ func TestPathNamesExist(t *testing.T) {
 	}
 	for _, b := range pathBars {
 		if !slices.Contains(contenders, b.ours) || b.theirs != "" && !slices.Contains(contenders, b.theirs) {
-			t.Errorf("%s: there is no contender %q or %q", b.title, b.ours, b.theirs)
+			t.Errorf("%s: no contender %q or %q", b.title, b.ours, b.theirs)
 		}
 		if !slices.ContainsFunc(trial.Paths(), func(p trial.Path) bool {
 			return b.on(&Path{Name: p.Name, RTT: p.RTT.Seconds() * 1e3, Mbps: float64(p.Mbps), Clean: p.Loss+p.Reorder == 0})
 		}) {
-			t.Errorf("%s: there is no such path", b.title)
+			t.Errorf("%s: no such path", b.title)
 		}
 		for _, f := range b.figures {
 			if !shown[f] {
-				t.Errorf("%s: %s is in no table", b.title, f)
+				t.Errorf("%s: %s is not in any table", b.title, f)
 			}
 		}
 	}
 	for _, c := range curves {
 		if !slices.Contains(contenders, c.contender) {
-			t.Errorf("there is no contender %q", c.contender)
+			t.Errorf("no contender %q", c.contender)
 		}
 	}
 }
 
-// TestPathChart proves that the chart is a document and that points are as high as the part of the
-// rate that was measured.
+// TestPathChart proves that the chart is valid XML, and that the height of a point is its share of
+// the path's rate.
 func TestPathChart(t *testing.T) {
 	chart := samplePaths().Chart()
 	lines := make(map[string][]float64) // heights of points, by colour and dashes
@@ -185,11 +193,12 @@ func TestPathChart(t *testing.T) {
 	}
 }
 
-// TestBothParts proves that the page has both parts, or the one that there is.
+// TestBothParts proves that the page has both parts, or only the one that is not nil.
 func TestBothParts(t *testing.T) {
 	p := Page{Switch: sample(), SwitchChart: "docs/a.svg", Paths: samplePaths(), PathsChart: "docs/b.svg"}
 	page := p.Text()
-	for _, want := range []string{"](docs/a.svg)", "](docs/b.svg)", "### Direct", "| rtt66 | 66 ms |", "### 1 connection, down / up, Mbit/s", "### Bars of paths", "| derper | v3 |"} {
+	for _, want := range []string{"](docs/a.svg)", "](docs/b.svg)", "### Direct", "| rtt66 | 66 ms |",
+		"### 1 connection, down / up, Mbit/s", "### Bars of paths", "| derper | v3 |"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%q is not in\n%s", want, page)
 		}
@@ -204,7 +213,7 @@ func TestBothParts(t *testing.T) {
 	}
 }
 
-// TestSmokePaths proves that a run that is too short to mean anything is not held against the bars.
+// TestSmokePaths proves that the figures of a smoke test are not compared with the bars.
 func TestSmokePaths(t *testing.T) {
 	p := samplePaths()
 	if !strings.Contains(p.Text(), "\nbars\n") {

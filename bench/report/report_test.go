@@ -13,7 +13,8 @@ import (
 	"ginnel/bench/peer"
 )
 
-// TestMedian proves it for odd and even numbers of values, and that they stay as they are.
+// TestMedian proves the median of odd and even numbers of values, and that the values are not
+// reordered.
 func TestMedian(t *testing.T) {
 	for _, c := range []struct {
 		values []float64
@@ -26,10 +27,11 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// TestShow proves that figures have three digits that say something.
+// TestShow proves that figures have three significant digits.
 func TestShow(t *testing.T) {
 	for v, want := range map[float64]string{
-		0: "0.00", 0.034: "0.03", 9.994: "9.99", 12.34: "12.3", 123.4: "123", 1234: "1234", 12345.6: "12,346", 1234567: "1,234,567", 1000000: "1,000,000",
+		0: "0.00", 0.034: "0.03", 9.994: "9.99", 12.34: "12.3", 123.4: "123", 1234: "1234", 12345.6: "12,346",
+		1234567: "1,234,567", 1000000: "1,000,000",
 	} {
 		if got := show(v); got != want {
 			t.Errorf("%v: got %s, want %s", v, got, want)
@@ -37,22 +39,24 @@ func TestShow(t *testing.T) {
 	}
 }
 
-// sample has two contenders and a figure that one of them lacks.
+// sample returns figures of two contenders, one of which lacks a figure.
 func sample() *Results {
 	return &Results{
 		Run: Run{
-			Date: "2026-01-02", Commit: "abc", Machine: "one", Rounds: 3, Seconds: 2, Versions: map[string]string{"b": "v2", "a": "v1"},
+			Date: "2026-01-02", Commit: "abc", Machine: "one", Rounds: 3, Seconds: 2,
+			Versions: map[string]string{"b": "v2", "a": "v1"},
 		},
 		Groups: []Group{{"direct", []string{"ginnel", "tailscaled"}}},
 		Figures: Figures{
-			"ginnel":     {{"down1.mbps": 3000, "trips.p50_us": 100}, {"down1.mbps": 1000}, {"down1.mbps": 2000, "down64.mbps": 10}},
+			"ginnel": {{"down1.mbps": 3000, "trips.p50_us": 100}, {"down1.mbps": 1000},
+				{"down1.mbps": 2000, "down64.mbps": 10}},
 			"tailscaled": {{"down1.mbps": 1000, "down8.mbps": 700, "trips.p50_us": 200}},
 		},
 	}
 }
 
-// TestTable proves that rows are in the order of measures and numbers, with medians, and that what
-// was not measured is shown as missing.
+// TestTable proves that rows with medians are in the order of measures and numbers, and that
+// missing figures are shown as such.
 func TestTable(t *testing.T) {
 	r := sample()
 	const want = `median of 3 rounds           ginnel  tailscaled
@@ -73,8 +77,8 @@ down, 64 at a time, Mbit/s     10.0           -
 	}
 }
 
-// TestVerdicts proves that a ratio is held against its bar on the right side, and that bars without
-// figures are left out.
+// TestVerdicts proves that a ratio is compared with its bar in the right sense, and that bars
+// without figures are omitted.
 func TestVerdicts(t *testing.T) {
 	verdicts := make(map[string]string)
 	for _, line := range sample().verdicts()[1:] {
@@ -96,7 +100,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// TestText proves that a run that is too short to mean anything is not held against the bars.
+// TestText proves that the figures of a smoke test are not compared with the bars.
 func TestText(t *testing.T) {
 	r := sample()
 	if got := r.Text(); !strings.Contains(got, "bars\n") {
@@ -108,8 +112,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestNamesExist proves that bars and panels speak of contenders that there are: one that was
-// renamed would vanish from the report.
+// TestNamesExist proves that bars and panels name existing contenders. Renamed ones would otherwise
+// disappear from the report.
 func TestNamesExist(t *testing.T) {
 	var known []string
 	for _, c := range peer.WithBefore(peer.Contenders(), "old") {
@@ -127,7 +131,7 @@ func TestNamesExist(t *testing.T) {
 	}
 	for _, name := range used {
 		if !slices.Contains(known, name) {
-			t.Errorf("there is no contender %q", name)
+			t.Errorf("no contender %q", name)
 		}
 	}
 	names := make(map[string]bool)
@@ -135,12 +139,12 @@ func TestNamesExist(t *testing.T) {
 		names[b.figure] = true
 	}
 	if got := rows(names); len(got) != len(names) {
-		t.Errorf("of %d figures with a bar %d are in the tables", len(names), len(got))
+		t.Errorf("%d figures have a bar, and %d of them are in the tables", len(names), len(got))
 	}
 }
 
-// TestChart proves that the chart is a document and that the lengths of its bars are in the ratio
-// of the figures.
+// TestChart proves that the chart is valid XML, and that the lengths of its bars are in proportion
+// to the figures.
 func TestChart(t *testing.T) {
 	chart := sample().Chart()
 	var widths []float64
@@ -164,22 +168,24 @@ func TestChart(t *testing.T) {
 		}
 	}
 	if len(widths) < 2 || math.Abs(widths[0]-2*widths[1]) > 0.2 {
-		t.Errorf("bars of 2000 and 1000 are %v long", widths)
+		t.Errorf("bars of 2000 and 1000 have the lengths %v", widths)
 	}
 	if !bytes.Contains(chart, []byte(">2000</text>")) {
 		t.Errorf("the figure is not on the chart:\n%s", chart)
 	}
 }
 
-// TestPage proves that the page has all tables and says what was measured, where and with what.
+// TestPage proves that the page has all tables and says what was measured, when and with which
+// versions.
 func TestPage(t *testing.T) {
 	if page := (&Page{Switch: sample(), SwitchChart: "chart"}).Text(); strings.Contains(page, "failed") {
-		t.Errorf("nothing has failed, but it says so:\n%s", page)
+		t.Errorf("the page reports a failure although none happened:\n%s", page)
 	}
 	r := sample()
 	r.Failures = []string{"round 2: ginnel"}
 	page := (&Page{Switch: r, SwitchChart: "docs/chart.svg"}).Text()
-	for _, want := range []string{"](docs/chart.svg)", "## Direct", "## Bars", "| a | v1 |\n| b | v2 |", "2026-01-02", "abc", "3 rounds", "- round 2: ginnel\n", "| 2000 | 1000 |"} {
+	for _, want := range []string{"](docs/chart.svg)", "## Direct", "## Bars", "| a | v1 |\n| b | v2 |", "2026-01-02",
+		"abc", "3 rounds", "- round 2: ginnel\n", "| 2000 | 1000 |"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%q is not in\n%s", want, page)
 		}

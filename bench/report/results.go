@@ -4,12 +4,12 @@ package report
 type Run struct {
 	Date     string
 	Commit   string // of the product
-	Machine  string // processors, kernel and load
-	Smoke    bool   // the figures mean nothing, so they are not compared with the bars
+	Machine  string // processors, kernel and load average
+	Smoke    bool   // a run too short to compare its figures with the bars
 	Rounds   int
 	Seconds  float64           // of each measurement
 	Versions map[string]string // of programs, by name
-	Failures []string          `json:",omitempty"` // one for each round of a contender in which something failed
+	Failures []string          `json:",omitempty"` // one for each failed round of a contender
 }
 
 // Results are the figures of a comparison on the switch. They are kept as JSON; tables, bars and

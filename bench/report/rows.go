@@ -6,14 +6,15 @@ import (
 	"strings"
 )
 
-// measure tells how a kind of figure is shown. In what is measured, # stands for the number at its
-// end.
+// measure is how a kind of figure is shown. A # in what and title stands for a number, as 8 in
+// "down8".
 type measure struct {
-	what, figure string // as in "down8.mbps"
+	what, figure string // parts of a name as in "down8.mbps"
 	title        string
 }
 
-// measures are in the order of tables. What is not here is in the JSON only.
+// measures lists the rows of the tables in their order. Figures that are not listed are only in the
+// JSON file.
 var measures = []measure{
 	{"down#", "mbps", "down, # at a time, Mbit/s"},
 	{"up#", "mbps", "up, # at a time, Mbit/s"},
@@ -46,13 +47,13 @@ var measures = []measure{
 	{"idle#", "kb_per_client", "resident for each of # idle clients, kB"},
 }
 
-// row is a line of a table: a figure, and its title.
+// row is a line of a table: a figure and its title.
 type row struct {
 	figure, title string
 	number        int // -1 if the figure has none
 }
 
-// rows are those of the figures that there are, in order.
+// rows returns the rows of the existing figures, in order.
 func rows(names map[string]bool) []row {
 	var all []row
 	for _, m := range measures {
@@ -68,7 +69,7 @@ func rows(names map[string]bool) []row {
 	return all
 }
 
-// numbersOf are the numbers with which a measure is among the names, in ascending order.
+// numbersOf returns the numbers that occur in the names of a measure's figures, in ascending order.
 func numbersOf(m measure, names map[string]bool) (all []int) {
 	prefix, numbered := strings.CutSuffix(m.what, "#")
 	if !numbered {
@@ -85,7 +86,7 @@ func numbersOf(m measure, names map[string]bool) (all []int) {
 	return sorted(all)
 }
 
-// show writes a figure with three digits that say something.
+// show formats a figure with three significant digits.
 func show(v float64) string {
 	switch {
 	case v >= 10000:

@@ -11,13 +11,13 @@ func sorted(n []int) []int {
 	return slices.Compact(n)
 }
 
-// missing stands where there is no figure.
+// missing is the cell of a missing figure.
 const missing = "-"
 
-// table has cells in lines; the first line is the head.
+// table is a table of cells by line. The first line is the header.
 type table [][]string
 
-// of makes the table of a group.
+// table makes the table of a group.
 func (r *Results) table(g Group) table {
 	t := table{append([]string{"median of " + plural(r.Rounds, "round")}, g.Contenders...)}
 	for _, row := range rows(r.Figures.names(g.Contenders)) {
@@ -41,7 +41,7 @@ func plural(n int, noun string) string {
 	return thousands(int64(n)) + " " + noun + "s"
 }
 
-// text lines the columns up: the first to the left, the others to the right.
+// text aligns the columns: the first to the left, the others to the right.
 func (t table) text() string {
 	width := make([]int, len(t[0]))
 	for _, line := range t {
@@ -67,7 +67,7 @@ func (t table) text() string {
 	return b.String()
 }
 
-// markdown writes the same for a page.
+// markdown formats the table in Markdown.
 func (t table) markdown() string {
 	var b strings.Builder
 	for n, line := range t {
@@ -79,7 +79,7 @@ func (t table) markdown() string {
 	return b.String()
 }
 
-// Text is everything for a terminal.
+// Text returns the report for a terminal.
 func (r *Results) Text() string {
 	var b strings.Builder
 	for _, g := range r.Groups {

@@ -1,3 +1,3 @@
-// Package session is what the commands that compare contenders share: flags, the namespace they run
-// in, and the files they write.
+// Package session is what the comparing commands share: flags, the network namespace they run in,
+// and the files they write.
 package session

@@ -49,7 +49,10 @@ func (o *Options) SavePaths(p *report.Paths) error {
 
 // page writes BENCHMARKS.md. A nil argument leaves out its part.
 func (o *Options) page(r *report.Results, p *report.Paths) error {
-	page := report.Page{Switch: r, SwitchChart: "docs/" + switchFiles + ".svg", Paths: p, PathsChart: "docs/" + pathFiles + ".svg"}
+	page := report.Page{
+		Switch: r, SwitchChart: "docs/" + switchFiles + ".svg",
+		Paths: p, PathsChart: "docs/" + pathFiles + ".svg",
+	}
 	return os.WriteFile(filepath.Join(o.Root, "BENCHMARKS.md"), []byte(page.Text()), 0o644)
 }
 
@@ -72,15 +75,15 @@ func save(figures any, chart []byte, figuresFile, chartFile string) error {
 
 // load reads figures. It returns nil if the file does not exist.
 func load[T any](file string) (*T, error) {
-	figures, err := Kept[T](file)
+	figures, err := ReadFigures[T](file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	return figures, err
 }
 
-// Kept reads figures from a file.
-func Kept[T any](file string) (*T, error) {
+// ReadFigures reads figures from a file.
+func ReadFigures[T any](file string) (*T, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err

@@ -17,25 +17,25 @@ import (
 // insideVariable is set in the environment of the process that runs in the new namespace.
 const insideVariable = "GINNEL_BENCH_INSIDE"
 
-// Comparison is a command.
+// Comparison is what a command does.
 type Comparison interface {
 	// Build builds the programs. It runs outside the namespace, because it may download modules.
 	Build(ctx context.Context) error
-	// Compare measures and reports. It runs in a network namespace of its own.
+	// Compare measures and reports. It runs in a new network namespace.
 	Compare(ctx context.Context) error
-	// Again reports on figures from a file, if the flags ask for it.
-	Again() (wanted bool, err error)
+	// ReportFile reports on figures from a file, if the flags ask for that.
+	ReportFile() (wanted bool, err error)
 }
 
-// Play runs a role of the program. Known is false if the arguments do not name a role.
-type Play func(ctx context.Context, args []string, in io.Reader, out io.Writer) (known bool, err error)
+// RunRole runs a role of the program. Known is false if the arguments do not name a role.
+type RunRole func(ctx context.Context, args []string, in io.Reader, out io.Writer) (known bool, err error)
 
 // Main runs a command and returns its exit status. The command starts itself again in a new network
 // namespace, and from there once for each role. Parse reads arguments that do not name a role.
-func Main(args []string, play Play, parse func(args []string) (Comparison, error)) int {
+func Main(args []string, runRole RunRole, parse func(args []string) (Comparison, error)) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	known, err := play(ctx, args, os.Stdin, os.Stdout)
+	known, err := runRole(ctx, args, os.Stdin, os.Stdout)
 	if known {
 		return status(err)
 	}
@@ -47,7 +47,7 @@ func Main(args []string, play Play, parse func(args []string) (Comparison, error
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	if wanted, err := c.Again(); wanted {
+	if wanted, err := c.ReportFile(); wanted {
 		return status(err)
 	}
 	if os.Getenv(insideVariable) != "" {
@@ -64,7 +64,7 @@ func status(err error) int {
 	return 0
 }
 
-// enter builds the programs and goes on in a new namespace.
+// enter builds the programs and runs the command again in a new namespace.
 func enter(ctx context.Context, c Comparison, args []string) error {
 	if err := c.Build(ctx); err != nil {
 		return err
@@ -77,5 +77,5 @@ func enter(ctx context.Context, c Comparison, args []string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("making a network namespace: %w", err)
 	}
-	return cmd.Wait() // the process has written its errors itself
+	return cmd.Wait() // the process has printed its errors itself
 }

@@ -22,7 +22,7 @@ type Options struct {
 	Chosen     bool // -only names the contenders
 	Rounds     int
 	Seconds    float64        // of a measurement
-	Steps      *regexp.Regexp // names of what is measured; nil: all
+	Steps      *regexp.Regexp // names of the steps to run; nil: all
 	Smoke      bool
 	From       string // a file with figures to report on, instead of measuring
 	JSON, SVG  string // files to write; empty for none
@@ -30,22 +30,26 @@ type Options struct {
 	Log        *slog.Logger
 }
 
-// Parse reads the arguments of a command. More adds flags that only this command has.
-func Parse(name string, defaults Options, args []string, all []*peer.Contender, more func(*flag.FlagSet)) (*Options, error) {
+// Parse parses the arguments of a command. More adds flags that only this command has.
+func Parse(name string, defaults Options, args []string, all []*peer.Contender, more func(*flag.FlagSet)) (
+	*Options, error,
+) {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	o := &defaults
-	fs.StringVar(&o.Root, "root", "..", "the `dir`ectory of the repository")
-	bin := fs.String("bin", "", "`dir`ectory for built programs (ginnel-bench in the user's cache)")
-	only := fs.String("only", "", "what to compare: names of groups (direct, relayed, relay) and of contenders, by `comma`")
-	fs.IntVar(&o.Rounds, "rounds", o.Rounds, "`number` of times that each takes its turn")
-	fs.Float64Var(&o.Seconds, "seconds", o.Seconds, "length of a measurement in `s`")
-	steps := fs.String("steps", "", "what to measure: a `regexp` for names like those in the file of -json, as in '^(trips|down8)$'")
-	before := fs.String("before", "", "`dir`ectory with another build of ginnel, to be compared with this one")
-	fs.BoolVar(&o.Smoke, "smoke", false, "only show that everything works: one short round")
-	fs.BoolVar(&o.Write, "write", false, "write BENCHMARKS.md and its chart and figures in docs of the repository")
-	fs.StringVar(&o.From, "from", "", "do not measure; report on the figures in this `file`, which -json or -write has made")
-	fs.StringVar(&o.JSON, "json", "", "`file` for all figures")
-	fs.StringVar(&o.SVG, "svg", "", "`file` for a chart")
+	fs.StringVar(&o.Root, "root", "..", "`dir`ectory of the repository")
+	bin := fs.String("bin", "", "`dir`ectory for built programs (default ginnel-bench in the user's cache)")
+	only := fs.String("only", "",
+		"compare only these groups (direct, relayed, relay) or contenders, a `list` separated by commas")
+	fs.IntVar(&o.Rounds, "rounds", o.Rounds, "`number` of rounds, in each of which every contender is measured once")
+	fs.Float64Var(&o.Seconds, "seconds", o.Seconds, "length of a measurement in `seconds`")
+	steps := fs.String("steps", "",
+		"run only the measurements whose names in the file of -json match this `regexp`, as in '^(trips|down8)$'")
+	before := fs.String("before", "", "`dir`ectory of another build of ginnel to compare with this one")
+	fs.BoolVar(&o.Smoke, "smoke", false, "only check that everything works, in one short round")
+	fs.BoolVar(&o.Write, "write", false, "write BENCHMARKS.md, and its charts and figures in the repository's docs")
+	fs.StringVar(&o.From, "from", "", "report on the figures in this `file` of -json or -write instead of measuring")
+	fs.StringVar(&o.JSON, "json", "", "write all figures to this `file`")
+	fs.StringVar(&o.SVG, "svg", "", "write a chart to this `file`")
 	verbose := fs.Bool("v", false, "log every measurement")
 	if more != nil {
 		more(fs)
@@ -54,7 +58,7 @@ func Parse(name string, defaults Options, args []string, all []*peer.Contender, 
 		return nil, err
 	}
 	if fs.NArg() > 0 {
-		return nil, fmt.Errorf("%q: there are flags only", fs.Arg(0))
+		return nil, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	if o.Smoke {
 		o.Rounds = 1
@@ -78,7 +82,7 @@ func Parse(name string, defaults Options, args []string, all []*peer.Contender, 
 	return o, o.choose(all, *only, *before)
 }
 
-// place makes directories absolute and chooses that of the programs.
+// place makes the directories absolute, and sets the default of bin.
 func (o *Options) place(bin string) (err error) {
 	if o.Root, err = filepath.Abs(o.Root); err != nil {
 		return err
@@ -86,7 +90,7 @@ func (o *Options) place(bin string) (err error) {
 	if bin == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
-			return fmt.Errorf("looking for a place for programs; name one with -bin: %w", err)
+			return fmt.Errorf("finding a directory for programs (-bin gives one): %w", err)
 		}
 		bin = filepath.Join(cache, "ginnel-bench")
 	}
@@ -95,7 +99,7 @@ func (o *Options) place(bin string) (err error) {
 	return err
 }
 
-// choose sets the contenders: those that only names, by name or by group, or all if it is empty.
+// choose sets the contenders: those whose name or group is in only, or all if only is empty.
 func (o *Options) choose(all []*peer.Contender, only, before string) error {
 	o.Contenders, o.Chosen = all, only != ""
 	if o.Chosen {
@@ -108,7 +112,7 @@ func (o *Options) choose(all []*peer.Contender, only, before string) error {
 				}
 			}
 			if !found {
-				return fmt.Errorf("-only %q: there is no such group or contender", name)
+				return fmt.Errorf("-only %q: no such group or contender", name)
 			}
 		}
 		o.Contenders = slices.DeleteFunc(slices.Clone(all), func(c *peer.Contender) bool { return !wanted[c] })

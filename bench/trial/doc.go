@@ -1,4 +1,4 @@
-// Package trial takes a contender through everything that is measured of it: it starts the nodes,
-// times the way to the first byte, and has the load made by processes on the machines of the lab.
-// Those are the roles of the command.
+// Package trial runs all measurements of a contender. It starts the nodes, times the start up to
+// the first byte, and runs the load generators in processes on the hosts of the lab. These
+// processes are roles of the command.
 package trial

@@ -14,8 +14,8 @@ import (
 )
 
 // join starts both nodes and returns the far node's address in the mesh. The far node is ready
-// before the near one starts. The start of the near one is timed until the first byte has come
-// through its proxy.
+// before the near one starts. The time from the start of the near node to the first byte through
+// its proxy is recorded.
 func (r *run) join(ctx context.Context) (addr netip.Addr, err error) {
 	ctx, cancel := context.WithTimeout(ctx, joinLimit)
 	defer cancel()
@@ -26,7 +26,8 @@ func (r *run) join(ctx context.Context) (addr netip.Addr, err error) {
 	if addr, err = t.Far.Ready(ctx); err != nil {
 		return addr, err
 	}
-	probe, err := r.begin(load.Spec{Kind: load.First, Proxy: t.Contender.SOCKS, Target: netip.AddrPortFrom(addr, peer.ServicePort), Duration: joinLimit})
+	probe, err := r.begin(load.Spec{Kind: load.First, Proxy: t.Contender.SOCKS,
+		Target: netip.AddrPortFrom(addr, peer.ServicePort), Duration: joinLimit})
 	if err != nil {
 		return addr, err
 	}
@@ -36,19 +37,20 @@ func (r *run) join(ctx context.Context) (addr netip.Addr, err error) {
 	}
 	f, err := probe.result(ctx)
 	if err != nil {
-		return addr, fmt.Errorf("waiting for the first byte: %w\n%s\n%s", err, t.Near.Process().Tail(), t.Far.Process().Tail())
+		return addr, fmt.Errorf("waiting for the first byte: %w\n%s\n%s", err, t.Near.Process().Tail(),
+			t.Far.Process().Tail())
 	}
 	took := f["unix_s"] - float64(started.UnixNano())/1e9
-	r.take("join", load.Figures{"s": took})
+	r.record("join", load.Figures{"s": took})
 	if _, err := t.Near.Ready(ctx); err != nil {
 		return addr, err
 	}
 	return addr, r.settle(ctx)
 }
 
-// settle waits until the nodes use the path that is to be measured, then rests and reads their
-// memory. On an emulated path it is no error if nodes keep using the relay, because the relay may
-// be the better path there.
+// settle waits until the nodes use the wanted path, then waits r.rest and records their memory. On
+// an emulated path it is no error if they stay on the relay, because the relay may be the better
+// path there.
 func (r *run) settle(ctx context.Context) error {
 	t, want := r.trial, peer.DirectPath
 	if t.Contender.Group == peer.RelayGroup {
@@ -60,7 +62,7 @@ func (r *run) settle(ctx context.Context) error {
 	}
 	defer cancel()
 	err := t.Near.Process().Until(limited, "its path is "+string(want), func(ctx context.Context) error {
-		got, err := r.way(ctx)
+		got, err := r.currentPath(ctx)
 		if err == nil && got != want {
 			err = fmt.Errorf("its path is %s", got)
 		}
@@ -80,11 +82,11 @@ func (r *run) settle(ctx context.Context) error {
 		}
 		most = max(most, float64(m.Now)/1e6)
 	}
-	r.take("joined", load.Figures{"mb": most})
+	r.record("joined", load.Figures{"mb": most})
 	return nil
 }
 
-// way returns how the near node reaches the far one.
-func (r *run) way(ctx context.Context) (peer.Path, error) {
+// currentPath returns how the near node reaches the far one.
+func (r *run) currentPath(ctx context.Context) (peer.Path, error) {
 	return r.trial.Near.Path(ctx, r.trial.Service.Name)
 }

@@ -7,26 +7,26 @@ import (
 	"ginnel/bench/load"
 )
 
-// PathPlan says how much is measured on paths.
+// PathPlan is what is measured on paths, and for how long.
 type PathPlan struct {
 	Seconds float64        // of each measurement of bulk
 	Warmup  time.Duration  // before each measurement of bulk, at least
 	Trips   int            // round trips of warm-up, at least
-	Calm    time.Duration  // pause before each measurement, in addition to some round trips
+	Pause   time.Duration  // before each measurement, in addition to some round trips
 	First   time.Duration  // limit of the transfer of a connection's first bytes, and of a fetch
 	Steps   *regexp.Regexp // names of the steps that are wanted; nil: those that the path has by default
 	All     bool           // all steps on all paths
 }
 
 const (
-	// besideConns is the number of connections with exchanges beside bulk.
+	// besideConns is the number of connections with exchanges during bulk.
 	besideConns = 4
 	firstBytes  = 10 << 20
 )
 
-// FullPathPlan returns the plan whose figures mean something.
+// FullPathPlan returns the plan of a real comparison.
 func FullPathPlan(seconds float64) PathPlan {
-	return PathPlan{Seconds: seconds, Warmup: 3 * time.Second, Trips: 30, Calm: time.Second / 2, First: 15 * time.Second}
+	return PathPlan{Seconds: seconds, Warmup: 3 * time.Second, Trips: 30, Pause: time.Second / 2, First: 15 * time.Second}
 }
 
 // SmokePlan returns the shortest plan that runs every step.
@@ -34,20 +34,19 @@ func SmokePlan() PathPlan {
 	return PathPlan{Seconds: 0.3, Warmup: 300 * time.Millisecond, First: time.Second, All: true}
 }
 
-// calm returns the pause before a measurement. In it, packets of the previous one arrive, those in
-// queues too.
-func (p *PathPlan) calm(path Path) time.Duration { return p.Calm + 4*path.RTT }
+// pause returns the pause before a measurement. During it, packets of the previous measurement
+// leave the queues and arrive.
+func (p *PathPlan) pause(path Path) time.Duration { return p.Pause + 4*path.RTT }
 
-// pathStep is a step on a path. By default, only brief steps are measured on paths that are not
-// main ones.
+// pathStep is a step on a path. By default, only basic steps run on paths that are not main ones.
 type pathStep struct {
 	step
-	brief bool
+	basic bool
 }
 
-// steps returns the measurements of a contender on a path. The first bytes are measured first,
-// because the nodes must not have carried other traffic before. Rival is the kernel connection
-// beside the contender, nil if there is none.
+// steps returns the measurements of a contender on a path. The transfers of first bytes come first,
+// because the nodes must not have carried traffic before. The rival is a concurrent kernel
+// connection, nil for none.
 func (p *PathPlan) steps(path Path, proxy load.Proxy, rival *load.Rival) (wanted []step) {
 	bulk := func(d load.Direction, conns int) load.Spec {
 		return load.Spec{
@@ -80,7 +79,7 @@ func (p *PathPlan) steps(path Path, proxy load.Proxy, rival *load.Rival) (wanted
 		all = append(all, pathStep{step{"rival", s}, false})
 	}
 	for _, s := range all {
-		if p.Steps != nil && p.Steps.MatchString(s.name) || p.Steps == nil && (s.brief || path.Main || p.All) {
+		if p.Steps != nil && p.Steps.MatchString(s.name) || p.Steps == nil && (s.basic || path.Main || p.All) {
 			s.spec.Proxy = proxy
 			wanted = append(wanted, s.step)
 		}

@@ -18,15 +18,15 @@ type Path struct {
 	Mbps    int           // of the bottleneck
 	Queue   float64       // of the bottleneck, in bandwidth-delay products; 0 is 1
 	Loss    float64       // fraction of packets lost at random, each way
-	Reorder float64       // fraction of packets that are late, each way
-	Late    time.Duration // how late these are
+	Reorder float64       // fraction of packets delayed by Late, each way
+	Late    time.Duration // additional delay of reordered packets
 	Main    bool          // measured with every contender and every step
 }
 
-// leastQueue is the shortest queue of a bottleneck in bytes. A shorter one drops the bursts of any
-// sender, so nothing else would be measured: with 64 kB at 1 ms and 500 Mbit/s the kernel's CUBIC
+// minQueue is the minimum queue of a bottleneck in bytes. A shorter queue drops the bursts of any
+// sender, and only that would be measured: with 64 kB at 1 ms and 500 Mbit/s the kernel's CUBIC
 // reaches 0.67 of the rate, with 128 kB 0.88.
-const leastQueue = 128_000
+const minQueue = 128_000
 
 // Paths returns all paths in the order of the tables.
 func Paths() []Path {
@@ -50,7 +50,8 @@ func Paths() []Path {
 
 // SmokePath is the path of a smoke test.
 func SmokePath() Path {
-	return Path{Name: "smoke", RTT: 10 * time.Millisecond, Mbps: 50, Loss: 0.001, Reorder: 0.001, Late: time.Millisecond, Main: true}
+	return Path{Name: "smoke", RTT: 10 * time.Millisecond, Mbps: 50, Loss: 0.001, Reorder: 0.001, Late: time.Millisecond,
+		Main: true}
 }
 
 // queue returns the length of the bottleneck's queue in bytes.
@@ -59,10 +60,10 @@ func (p *Path) queue() int {
 	if products == 0 {
 		products = 1
 	}
-	return max(leastQueue, int(products*float64(p.Mbps)*1e6/8*p.RTT.Seconds()))
+	return max(minQueue, int(products*float64(p.Mbps)*1e6/8*p.RTT.Seconds()))
 }
 
-// emulated returns the path as the lab takes it.
+// emulated returns the path in the form that the lab takes.
 func (p *Path) emulated() netlab.Path {
 	way := netem.Config{
 		Delay: p.RTT / 2, Rate: int64(p.Mbps) * 1e6, Queue: p.queue(), Loss: p.Loss, Reorder: p.Reorder, ReorderDelay: p.Late,
@@ -73,13 +74,15 @@ func (p *Path) emulated() netlab.Path {
 // About describes the path.
 func (p *Path) About() string {
 	parts := []string{
-		fmt.Sprintf("%d ms", p.RTT.Milliseconds()), fmt.Sprintf("%d Mbit/s", p.Mbps), fmt.Sprintf("queue of %d kB", p.queue()/1000),
+		fmt.Sprintf("%d ms", p.RTT.Milliseconds()), fmt.Sprintf("%d Mbit/s", p.Mbps),
+		fmt.Sprintf("queue of %d kB", p.queue()/1000),
 	}
 	if p.Loss > 0 {
 		parts = append(parts, percent(p.Loss)+" lost each way")
 	}
 	if p.Reorder > 0 {
-		parts = append(parts, fmt.Sprintf("%s of packets %s ms late", percent(p.Reorder), strconv.FormatFloat(p.Late.Seconds()*1e3, 'g', 3, 64)))
+		parts = append(parts, fmt.Sprintf("%s of packets %s ms late", percent(p.Reorder),
+			strconv.FormatFloat(p.Late.Seconds()*1e3, 'g', 3, 64)))
 	}
 	return strings.Join(parts, ", ")
 }

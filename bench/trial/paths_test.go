@@ -13,29 +13,28 @@ import (
 	"ginnel/internal/netem"
 )
 
-// path is one by its name.
+// path returns the path with this name.
 func path(t *testing.T, name string) Path {
 	t.Helper()
 	all := Paths()
 	i := slices.IndexFunc(all, func(p Path) bool { return p.Name == name })
 	if i < 0 {
-		t.Fatalf("there is no path %s", name)
+		t.Fatalf("no path %s", name)
 	}
 	return all[i]
 }
 
-// TestPaths proves that each has a name of its own, and that what the emulator is told is what it
-// understands.
+// TestPaths proves that names are unique, and that the emulator parses the text of each direction.
 func TestPaths(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, p := range append(Paths(), SmokePath()) {
 		if seen[p.Name] || p.Name == "" || p.RTT <= 0 || p.Mbps <= 0 {
-			t.Errorf("%+v is there twice, or lacks something", p)
+			t.Errorf("%+v has a duplicate name or a missing value", p)
 		}
 		seen[p.Name] = true
 		way := p.emulated().Forward
 		if again, err := netem.Parse(way.String()); err != nil || again != way {
-			t.Errorf("%s: %v is read as %v, %v", p.Name, way, again, err)
+			t.Errorf("%s: %v is parsed as %v, %v", p.Name, way, again, err)
 		}
 		if p.emulated().Back != way || 2*way.Delay != p.RTT {
 			t.Errorf("%s: its directions are %v and %v", p.Name, way, p.emulated().Back)
@@ -43,8 +42,8 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// TestQueue proves that a queue is as many bandwidth-delay products as it is to be, and not too
-// short to measure anything else.
+// TestQueue proves that a queue holds the wanted number of bandwidth-delay products, but at least
+// minQueue.
 func TestQueue(t *testing.T) {
 	for _, c := range []struct {
 		path Path
@@ -52,7 +51,7 @@ func TestQueue(t *testing.T) {
 	}{
 		{Path{RTT: 66 * time.Millisecond, Mbps: 300}, 2_475_000},
 		{Path{RTT: 66 * time.Millisecond, Mbps: 300, Queue: 0.25}, 618_750},
-		{Path{RTT: time.Millisecond, Mbps: 500}, leastQueue},
+		{Path{RTT: time.Millisecond, Mbps: 500}, minQueue},
 	} {
 		if got := c.path.queue(); got != c.want {
 			t.Errorf("%v: got %d, want %d", c.path, got, c.want)
@@ -60,16 +59,17 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// TestAbout proves that a path is described with all that makes it one.
+// TestAbout proves that all properties of a path are in its description.
 func TestAbout(t *testing.T) {
-	p := Path{RTT: 66 * time.Millisecond, Mbps: 300, Queue: 0.25, Loss: 0.001, Reorder: 0.01, Late: 66 * time.Millisecond / 4}
+	p := Path{RTT: 66 * time.Millisecond, Mbps: 300, Queue: 0.25, Loss: 0.001, Reorder: 0.01,
+		Late: 66 * time.Millisecond / 4}
 	const want = "66 ms, 300 Mbit/s, queue of 618 kB, 0.1 % lost each way, 1 % of packets 16.5 ms late"
 	if got := p.About(); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
-// names are those of the steps.
+// names returns the names of steps.
 func names(steps []step) string {
 	var all []string
 	for _, s := range steps {
@@ -78,33 +78,32 @@ func names(steps []step) string {
 	return strings.Join(all, " ")
 }
 
-// TestPathSteps proves what is measured on main paths and on others, and that what is wanted is
-// measured on each.
+// TestPathSteps proves which steps run on main paths and on others, and that Steps overrides that.
 func TestPathSteps(t *testing.T) {
-	const brief = "first-down first-up fetch100k fetch1m down1 up1"
+	const basic = "first-down first-up fetch100k fetch1m down1 up1"
 	socks := load.Proxy{Kind: load.SOCKS5, Addr: "a"}
 	p, rival := FullPathPlan(6), new(load.Rival)
-	if got := names(p.steps(path(t, "rtt20-fast"), socks, rival)); got != brief {
-		t.Errorf("got %s, want %s", got, brief)
+	if got := names(p.steps(path(t, "rtt20-fast"), socks, rival)); got != basic {
+		t.Errorf("got %s, want %s", got, basic)
 	}
-	if got := names(p.steps(path(t, "rtt66"), socks, nil)); got != brief+" down8 up8 pair" {
+	if got := names(p.steps(path(t, "rtt66"), socks, nil)); got != basic+" down8 up8 pair" {
 		t.Errorf("on a main path: got %s", got)
 	}
 	if got := names(p.steps(path(t, "rtt66"), socks, rival)); !strings.HasSuffix(got, " pair rival") {
-		t.Errorf("beside a rival: got %s", got)
+		t.Errorf("with a rival: got %s", got)
 	}
 	p.All = true
-	if got := names(p.steps(path(t, "rtt20-fast"), socks, nil)); got != brief+" down8 up8 pair" {
-		t.Errorf("everything: got %s", got)
+	if got := names(p.steps(path(t, "rtt20-fast"), socks, nil)); got != basic+" down8 up8 pair" {
+		t.Errorf("with All: got %s", got)
 	}
 	p.Steps = regexp.MustCompile("^(up8|fetch1m)$")
 	if got := names(p.steps(path(t, "rtt20-fast"), socks, nil)); got != "fetch1m up8" {
-		t.Errorf("what is wanted: got %s", got)
+		t.Errorf("with Steps: got %s", got)
 	}
 }
 
-// TestPathSpecs proves that steps have a length and their proxy, and that bulk is warmed up for
-// longer where round trips take longer.
+// TestPathSpecs proves that every step has a duration and the proxy, and that the warm-up of bulk
+// is longer on paths with longer round trips.
 func TestPathSpecs(t *testing.T) {
 	socks := load.Proxy{Kind: load.SOCKS5, Addr: "a"}
 	for name, warmup := range map[string]time.Duration{"rtt20": 3 * time.Second, "rtt150": 4500 * time.Millisecond} {
@@ -120,10 +119,11 @@ func TestPathSpecs(t *testing.T) {
 	}
 }
 
-// TestDrops proves that what is counted is what the path dropped of the data, not of what
-// acknowledges it.
+// TestDrops proves that dropped packets are counted in the direction of the data, not in that of
+// the acknowledgements.
 func TestDrops(t *testing.T) {
-	c := netlab.Counters{Forward: netem.Stats{Packets: 1000, QueueFull: 20, Lost: 5}, Back: netem.Stats{Packets: 500, QueueFull: 50}}
+	c := netlab.Counters{Forward: netem.Stats{Packets: 1000, QueueFull: 20, Lost: 5},
+		Back: netem.Stats{Packets: 500, QueueFull: 50}}
 	for d, want := range map[load.Direction][2]float64{load.Up: {2, 0.5}, load.Down: {10, 0}} {
 		f := make(load.Figures)
 		if drops(f, d, c); f["dropped_percent"] != want[0] || f["lost_percent"] != want[1] {
@@ -132,12 +132,12 @@ func TestDrops(t *testing.T) {
 	}
 	f := make(load.Figures)
 	if drops(f, load.Up, netlab.Counters{}); len(f) != 0 {
-		t.Errorf("of no packets: got %v", f)
+		t.Errorf("no packets: got %v", f)
 	}
 }
 
-// TestRival proves who has a kernel connection beside it: nodes that reach each other directly and
-// the kernel's BBR.
+// TestRival proves which contenders have a concurrent kernel connection: nodes that reach each
+// other directly, and the kernel's BBR.
 func TestRival(t *testing.T) {
 	var got []string
 	for _, c := range peer.PathContenders() {
@@ -145,7 +145,7 @@ func TestRival(t *testing.T) {
 		if rival := r.rival(); rival != nil {
 			got = append(got, c.Name)
 			if rival.Proxy.Kind != load.Direct || rival.Proxy.Congestion != load.CUBIC {
-				t.Errorf("beside %s: %+v", c.Name, rival)
+				t.Errorf("rival of %s: %+v", c.Name, rival)
 			}
 		}
 	}

@@ -11,34 +11,34 @@ import (
 	"ginnel/bench/peer"
 )
 
-// Plan says how much is measured.
+// Plan is what is measured on the switch, and for how long.
 type Plan struct {
 	Seconds     float64       // of each measurement
-	Together    bool          // all parts of the measurements on nodes that are started once, to save the starts
-	Settle      time.Duration // before the first of them, so that the memory is that of idle nodes
-	Calm        time.Duration // before each, so that nothing is on its way from the one before
-	Conns       []int         // at a time in bulk
+	Together    bool          // start the nodes once for all parts, to save time
+	Settle      time.Duration // before the first measurement, so that memory is that of idle nodes
+	Pause       time.Duration // before each measurement, until no packet of the previous one is in flight
+	Conns       []int         // numbers of connections of bulk
 	Directions  []load.Direction
-	Settled     time.Duration  // after the last traffic, until discovery sends nothing more
-	Quiet       time.Duration  // how long nodes are looked at that have nothing to do
-	Idle        []int          // connections, at a time
-	Crowds      []int          // of connections that are dialled at once
-	IdleClients []int          // of a relay, at a time
-	Pairs       []int          // of clients of a relay, at a time
-	Steps       *regexp.Regexp // names of the steps that are wanted; nil: all
+	Settled     time.Duration  // from the last traffic until path discovery is silent
+	Quiet       time.Duration  // how long idle nodes are measured
+	Idle        []int          // numbers of idle connections
+	Crowds      []int          // numbers of connections dialled at once
+	IdleClients []int          // numbers of idle clients of a relay
+	Pairs       []int          // numbers of pairs of clients of a relay
+	Steps       *regexp.Regexp // names of the steps to run; nil: all
 }
 
-// Full is what gives figures that mean something.
+// Full returns the plan of a real comparison.
 func Full(seconds float64) Plan {
 	return Plan{
-		Seconds: seconds, Settle: 3 * time.Second, Calm: time.Second / 2,
+		Seconds: seconds, Settle: 3 * time.Second, Pause: time.Second / 2,
 		Conns: []int{1, 8, 64}, Directions: []load.Direction{load.Down, load.Up, load.Both},
 		Settled: time.Minute, Quiet: 20 * time.Second, Idle: []int{2000}, Crowds: []int{1000, 2000, 4000, 10000},
 		IdleClients: []int{10000}, Pairs: []int{1, 100, 1000},
 	}
 }
 
-// Scale is what tells how costs grow with numbers.
+// Scale returns the plan that measures how costs grow with numbers.
 func Scale(seconds float64) Plan {
 	p, numbers := Full(seconds), []int{10, 100, 1000, 10000}
 	p.Idle, p.Crowds, p.IdleClients, p.Pairs = numbers, numbers, numbers, numbers[:3]
@@ -46,7 +46,7 @@ func Scale(seconds float64) Plan {
 	return p
 }
 
-// Smoke is what shows that all of it works, in the shortest time.
+// Smoke returns the shortest plan that runs every kind of measurement.
 func Smoke() Plan {
 	return Plan{
 		Seconds: 0.2, Together: true, Conns: []int{1}, Directions: []load.Direction{load.Both},
@@ -56,27 +56,27 @@ func Smoke() Plan {
 
 func (p *Plan) duration() time.Duration { return time.Duration(p.Seconds * float64(time.Second)) }
 
-// step is a measurement; name is put before the names of its figures.
+// step is a measurement. Its name is the prefix of the names of its figures.
 type step struct {
 	name string
 	spec load.Spec
 }
 
-// relayStep is the same of a relay.
+// relayStep is a measurement of a relay.
 type relayStep struct {
 	name string
 	spec derpload.Spec
 }
 
-// parts are the measurements of nodes. Each part is of nodes that have just been started, for what
-// one leaves behind in them, memory or bytes on their way, changes the figures of others.
+// parts returns the measurements of nodes. The nodes are started anew for each part, because memory
+// and packets in flight from other measurements would change its figures.
 func (p *Plan) parts(c *peer.Contender) [][]step {
 	parts := [][]step{slices.Concat(p.quiet(c), p.exchanges(c)), p.bulk(c)}
 	for _, n := range p.Idle {
 		parts = append(parts, []step{{number("idle", n), load.Spec{Kind: load.Idle, Conns: n}}})
 	}
 	for _, n := range p.Crowds {
-		if c.Group == peer.DirectGroup { // crowds are measured without a relay only
+		if c.Group == peer.DirectGroup { // crowds are measured only without a relay
 			parts = append(parts, []step{{number("crowd", n), load.Spec{Kind: load.Crowd, Conns: n}}})
 		}
 	}
@@ -99,7 +99,7 @@ func (p *Plan) parts(c *peer.Contender) [][]step {
 
 func (p *Plan) wants(name string) bool { return p.Steps == nil || p.Steps.MatchString(name) }
 
-// quiet is of nodes that have joined and have nothing to do.
+// quiet returns the measurement of idle nodes.
 func (p *Plan) quiet(c *peer.Contender) []step {
 	if !c.HasNodes() || c.Group != peer.DirectGroup {
 		return nil
@@ -107,7 +107,7 @@ func (p *Plan) quiet(c *peer.Contender) []step {
 	return []step{{"quiet", load.Spec{Kind: load.Quiet, Warmup: p.Settled, Duration: p.Quiet}}}
 }
 
-// exchanges are short.
+// exchanges returns the measurements of round trips, requests and datagrams.
 func (p *Plan) exchanges(c *peer.Contender) []step {
 	all := []step{
 		{"trips", load.Spec{Kind: load.RoundTrips}},
@@ -116,13 +116,13 @@ func (p *Plan) exchanges(c *peer.Contender) []step {
 		{"requests16", load.Spec{Kind: load.Requests, Conns: 16}},
 	}
 	if !c.NoDatagrams {
-		const trials = 4 // and more, in which the rate is found
+		const trials = 4 // the search for the rate takes at least so many
 		all = append(all, step{"datagrams", load.Spec{Kind: load.Datagrams, Duration: p.duration() / trials}})
 	}
 	return all
 }
 
-// bulk is from few connections to many.
+// bulk returns the measurements of bulk, from few connections to many.
 func (p *Plan) bulk(c *peer.Contender) (all []step) {
 	for _, n := range p.Conns {
 		for _, d := range p.Directions {
@@ -135,7 +135,7 @@ func (p *Plan) bulk(c *peer.Contender) (all []step) {
 	return all
 }
 
-// relayParts are the measurements of relays, in parts as those of nodes.
+// relayParts returns the measurements of a relay, in parts as those of nodes.
 func (p *Plan) relayParts() (parts [][]relayStep) {
 	for _, n := range p.IdleClients {
 		parts = append(parts, []relayStep{{number("idle", n), derpload.Spec{Kind: derpload.Idle, Clients: n}}})

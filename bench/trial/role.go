@@ -19,20 +19,20 @@ import (
 	"ginnel/bench/peer"
 )
 
-// A process of this program on a machine of the lab has one of these roles, which is its first
-// argument. What else it has to know is its second, as JSON; what it has found out it writes to
-// standard output, as JSON.
+// Roles of processes of this program on hosts of the lab. The role is the first argument. A
+// measuring role gets its specification as JSON in the second argument, and writes its figures as
+// JSON to standard output.
 const (
 	holdRole    = "hold"    // keeps a namespace until standard input ends
-	serveRole   = "serve"   // is the service
-	loadRole    = "load"    // measures by way of a proxy
+	serveRole   = "serve"   // runs the service
+	loadRole    = "load"    // measures through a proxy
 	relayedRole = "relayed" // measures a relay
-	emulateRole = "emulate" // is a path
-	forwardRole = "forward" // passes TCP connections on
+	emulateRole = "emulate" // emulates a path
+	forwardRole = "forward" // forwards TCP connections
 )
 
-// Play does what a role asks for. Known is false if the arguments are not those of a role.
-func Play(ctx context.Context, args []string, in io.Reader, out io.Writer) (known bool, err error) {
+// RunRole runs a role. Known is false if the arguments do not name one.
+func RunRole(ctx context.Context, args []string, in io.Reader, out io.Writer) (known bool, err error) {
 	if len(args) == 0 {
 		return false, nil
 	}
@@ -43,27 +43,28 @@ func Play(ctx context.Context, args []string, in io.Reader, out io.Writer) (know
 	case serveRole:
 		return true, load.Run(ctx, fmt.Sprintf(":%d", peer.ServicePort), out)
 	case loadRole:
-		return true, play(ctx, rest, out, load.Measure)
+		return true, measureRole(ctx, rest, out, load.Measure)
 	case relayedRole:
-		return true, play(ctx, rest, out, derpload.Measure)
+		return true, measureRole(ctx, rest, out, derpload.Measure)
 	case emulateRole:
 		return true, netlab.Emulate(ctx, rest, out)
 	case forwardRole:
 		if len(rest) != 2 {
-			return true, errors.New("forwarding: want the address to listen on and that to connect to")
+			return true, errors.New("forwarding: need a listen address and a target address")
 		}
 		return true, load.Forward(ctx, rest[0], rest[1], peer.Forwarding, out)
 	}
 	return false, nil
 }
 
-func play[Spec any](ctx context.Context, args []string, out io.Writer, measure func(context.Context, Spec) (load.Figures, error)) error {
+func measureRole[Spec any](ctx context.Context, args []string, out io.Writer,
+	measure func(context.Context, Spec) (load.Figures, error)) error {
 	if len(args) != 1 {
-		return errors.New("reading what to measure: it is one argument")
+		return errors.New("reading the specification: need one argument")
 	}
 	var s Spec
 	if err := json.Unmarshal([]byte(args[0]), &s); err != nil {
-		return fmt.Errorf("reading what to measure: %w", err)
+		return fmt.Errorf("reading the specification: %w", err)
 	}
 	f, err := measure(ctx, s)
 	if err != nil {
@@ -72,23 +73,23 @@ func play[Spec any](ctx context.Context, args []string, out io.Writer, measure f
 	return json.NewEncoder(out).Encode(f)
 }
 
-// Hold is what keeps the namespaces of a lab.
+// Hold returns the command that keeps the namespace of a host.
 func Hold() *exec.Cmd { return exec.Command("/proc/self/exe", holdRole) }
 
-// Emulate is what carries the frames of a path of a lab.
+// Emulate returns the command that emulates a path.
 func Emulate(args ...string) *exec.Cmd {
 	return exec.Command("/proc/self/exe", append([]string{emulateRole}, args...)...)
 }
 
-// Forward is the command of a TCP forwarder, without its addresses.
+// Forward returns the command of a TCP forwarder, without its addresses.
 func Forward() []string { return []string{self(), forwardRole} }
 
-// self is the file of this program, for other processes: theirs is another.
+// self is the executable of this program, in a form that other processes can use.
 func self() string { return fmt.Sprintf("/proc/%d/exe", os.Getpid()) }
 
-// serve starts the service and waits until it can be reached.
+// serve starts the service and waits until it listens.
 func (r *run) serve(ctx context.Context) (*netlab.Process, error) {
-	p, err := r.ground.Lab.Start("service", r.trial.Service.Command(r.ground.Dir, self(), serveRole))
+	p, err := r.bed.Lab.Start("service", r.trial.Service.Command(r.bed.Dir, self(), serveRole))
 	if err != nil {
 		return nil, err
 	}
@@ -130,19 +131,19 @@ func (r *run) measureRelay(ctx context.Context, s derpload.Spec) (load.Figures, 
 	return p.result(ctx)
 }
 
-// send starts a role on the client's machine.
+// send starts a measuring role on the client's host.
 func send[Spec any](r *run, role string, s Spec) (*probe, error) {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return nil, err
 	}
-	p := &probe{cmd: r.trial.Client.Command(r.ground.Dir, self(), role, string(b))}
+	p := &probe{cmd: r.trial.Client.Command(r.bed.Dir, self(), role, string(b))}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.complaint
 	p.cmd.WaitDelay = time.Second
 	return p, p.cmd.Start()
 }
 
-// result waits for what the process has to say.
+// result waits for the figures of the process.
 func (p *probe) result(ctx context.Context) (load.Figures, error) {
 	stop := context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })
 	defer stop()
@@ -156,7 +157,7 @@ func (p *probe) result(ctx context.Context) (load.Figures, error) {
 	return f, nil
 }
 
-// abandon ends the process.
+// abandon kills the process.
 func (p *probe) abandon() error {
 	p.cmd.Process.Kill()
 	p.cmd.Wait()

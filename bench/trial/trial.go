@@ -16,20 +16,20 @@ import (
 )
 
 const (
-	// joinLimit bounds the way from a start to the first byte.
+	// joinLimit bounds the time from a start to the first byte.
 	joinLimit = 60 * time.Second
-	// pathLimit bounds the wait for a direct path where nodes may do without.
+	// pathLimit bounds the wait for a direct path that is not required.
 	pathLimit = 20 * time.Second
-	// stepLimit bounds a measurement, beside its own duration.
+	// stepLimit bounds a measurement, in addition to its own duration.
 	stepLimit = 3 * time.Minute
 )
 
 func number(name string, n int) string { return name + strconv.Itoa(n) }
 
-// Run measures one contender once, on the switch. What fails leaves out its own figures only; they
-// come with the error.
-func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *slog.Logger) (load.Figures, error) {
-	r := &run{ground: g, calm: p.Calm, rest: p.Settle, figures: make(load.Figures), log: log.With("contender", c.Name)}
+// Run measures one contender once on the switch. If a measurement fails, only its figures are
+// missing; the others are returned with the error.
+func Run(ctx context.Context, g *peer.Testbed, c *peer.Contender, p Plan, log *slog.Logger) (load.Figures, error) {
+	r := &run{bed: g, pause: p.Pause, rest: p.Settle, figures: make(load.Figures), log: log.With("contender", c.Name)}
 	var parts []func(context.Context) error
 	if c.Group == peer.DERPGroup {
 		for _, steps := range p.relayParts() {
@@ -50,15 +50,16 @@ func Run(ctx context.Context, g *peer.Ground, c *peer.Contender, p Plan, log *sl
 }
 
 // RunPath does the same on a path.
-func RunPath(ctx context.Context, g *peer.Ground, c *peer.Contender, path Path, p PathPlan, log *slog.Logger) (load.Figures, error) {
+func RunPath(ctx context.Context, g *peer.Testbed, c *peer.Contender, path Path, p PathPlan,
+	log *slog.Logger) (load.Figures, error) {
 	r := &run{
-		ground: g, path: path.emulated(), calm: p.calm(path), rest: p.calm(path), figures: make(load.Figures),
+		bed: g, path: path.emulated(), pause: p.pause(path), rest: p.pause(path), figures: make(load.Figures),
 		log: log.With("contender", c.Name, "path", path.Name),
 	}
 	err := r.part(ctx, c, func(ctx context.Context) error {
 		err := r.steps(ctx, p.steps(path, c.SOCKS, r.rival()))
 		if r.trial.Near != nil && r.check() == nil {
-			err = errors.Join(err, r.note(ctx))
+			err = errors.Join(err, r.recordPath(ctx))
 		}
 		return err
 	})
@@ -68,11 +69,11 @@ func RunPath(ctx context.Context, g *peer.Ground, c *peer.Contender, path Path, 
 	return r.figures, err
 }
 
-// note keeps whether the nodes have a direct path in the end.
-func (r *run) note(ctx context.Context) error {
+// recordPath records whether the nodes have a direct path at the end.
+func (r *run) recordPath(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pathLimit)
 	defer cancel()
-	way, err := r.way(ctx)
+	way, err := r.currentPath(ctx)
 	if err != nil {
 		return err
 	}
@@ -80,13 +81,13 @@ func (r *run) note(ctx context.Context) error {
 	if way == peer.DirectPath {
 		direct = 1
 	}
-	r.take("path", load.Figures{"direct": direct})
+	r.record("path", load.Figures{"direct": direct})
 	return nil
 }
 
-// rival is a connection of the kernel beside the contender: CUBIC, which is what most of the world
-// uses. Who is CUBIC itself, or cannot be beside it because its machines do not reach each other,
-// has none.
+// rival returns a concurrent kernel connection with CUBIC, the most common congestion control. It
+// is nil for a contender that is CUBIC itself, and in groups whose hosts do not reach each other
+// directly.
 func (r *run) rival() *load.Rival {
 	c := r.trial.Contender
 	if c.Group != peer.DirectGroup || c.SOCKS.Congestion == load.CUBIC {
@@ -98,29 +99,29 @@ func (r *run) rival() *load.Rival {
 	}
 }
 
-// part sets the contender up for a part of the measurements.
+// part prepares the contender and runs one part of the measurements.
 func (r *run) part(ctx context.Context, c *peer.Contender, measure func(context.Context) error) (err error) {
 	begun, cancel := context.WithTimeout(ctx, joinLimit)
 	defer cancel()
-	if r.trial, err = r.ground.Prepare(begun, c, r.path); err != nil {
+	if r.trial, err = r.bed.Prepare(begun, c, r.path); err != nil {
 		return err
 	}
 	defer r.trial.Close()
 	return measure(ctx)
 }
 
-// run is a trial that goes on.
+// run is a running trial.
 type run struct {
 	trial   *peer.Trial
-	ground  *peer.Ground
+	bed     *peer.Testbed
 	path    netlab.Path   // zero on the switch
-	calm    time.Duration // before each measurement
-	rest    time.Duration // before the first
+	pause   time.Duration // before each measurement
+	rest    time.Duration // before the first measurement
 	figures load.Figures
 	log     *slog.Logger
 }
 
-// steps starts the nodes and makes the measurements.
+// steps starts the service and the nodes, and makes the measurements.
 func (r *run) steps(ctx context.Context, steps []step) error {
 	t := r.trial
 	service, err := r.serve(ctx)
@@ -128,7 +129,7 @@ func (r *run) steps(ctx context.Context, steps []step) error {
 		return err
 	}
 	defer service.Kill()
-	target := netip.AddrPortFrom(t.Door, peer.ServicePort)
+	target := netip.AddrPortFrom(t.Direct, peer.ServicePort)
 	if t.Near != nil {
 		addr, err := r.join(ctx)
 		if err != nil {
@@ -138,7 +139,7 @@ func (r *run) steps(ctx context.Context, steps []step) error {
 	}
 	var errs []error
 	for _, s := range steps {
-		if err := wait(ctx, r.calm); err != nil {
+		if err := wait(ctx, r.pause); err != nil {
 			return err
 		}
 		s.spec.Target, s.spec.PIDs = target, r.pids()
@@ -147,13 +148,12 @@ func (r *run) steps(ctx context.Context, steps []step) error {
 			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
 			continue
 		}
-		r.take(s.name, f)
+		r.record(s.name, f)
 	}
 	return errors.Join(append(errs, r.check())...)
 }
 
-// counted makes a measurement, and adds how idle the machine was. On a path it also adds what the
-// path has dropped.
+// counted makes a measurement, and adds the idle time of the machine and what the path has dropped.
 func (r *run) counted(ctx context.Context, s load.Spec) (load.Figures, error) {
 	idle, err := proc.Processors()
 	if err != nil {
@@ -182,12 +182,12 @@ func (r *run) counted(ctx context.Context, s load.Spec) (load.Figures, error) {
 	counted := after.Sub(before)
 	drops(f, s.Direction, counted)
 	if counted.Overrun > 0 {
-		err = fmt.Errorf("the emulator was too slow and lost %d packets", counted.Overrun)
+		err = fmt.Errorf("path emulator was too slow and lost %d packets", counted.Overrun)
 	}
 	return f, err
 }
 
-// drops adds what a path has dropped of the packets that went the way of the data.
+// drops adds what a path has dropped in the direction of the data.
 func drops(f load.Figures, d load.Direction, c netlab.Counters) {
 	way := c.Back
 	if d == load.Up {
@@ -218,7 +218,7 @@ func (r *run) check() error {
 func (r *run) relaySteps(ctx context.Context, steps []relayStep) error {
 	var errs []error
 	for _, s := range steps {
-		if err := wait(ctx, r.calm); err != nil {
+		if err := wait(ctx, r.pause); err != nil {
 			return err
 		}
 		s.spec.Region, s.spec.PID = r.trial.Relay.Region, r.trial.Relay.Process.PID()
@@ -227,13 +227,14 @@ func (r *run) relaySteps(ctx context.Context, steps []relayStep) error {
 			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
 			continue
 		}
-		r.take(s.name, f)
+		r.record(s.name, f)
 	}
 	return errors.Join(append(errs, r.trial.Relay.Process.Check())...)
 }
 
-// take keeps figures under the name of what was measured. Of peaks only the highest counts.
-func (r *run) take(name string, f load.Figures) {
+// record stores figures under the name of their measurement. For bulk.peak_mb the highest peak
+// counts.
+func (r *run) record(name string, f load.Figures) {
 	for figure, v := range f {
 		r.figures[name+"."+figure] = v
 		if figure == "peak_mb" {

@@ -10,26 +10,28 @@ import (
 	"ginnel/bench/peer"
 )
 
-// TestPlay proves that only roles are taken for roles, and that one that does not understand says
-// so and gives no figures.
-func TestPlay(t *testing.T) {
+// TestRunRole proves that only names of roles are taken as roles, and that a role with invalid
+// arguments returns an error and no figures.
+func TestRunRole(t *testing.T) {
 	for _, args := range [][]string{nil, {"-rounds", "3"}, {"nonsense"}} {
-		if known, err := Play(t.Context(), args, strings.NewReader(""), new(bytes.Buffer)); known || err != nil {
+		if known, err := RunRole(t.Context(), args, strings.NewReader(""), new(bytes.Buffer)); known || err != nil {
 			t.Errorf("%v: got %v, %v", args, known, err)
 		}
 	}
-	for _, args := range [][]string{{loadRole}, {loadRole, "{"}, {loadRole, "{}"}, {relayedRole, `{"Kind":"nonsense"}`}, {relayedRole, "{}", "{}"}} {
+	for _, args := range [][]string{{loadRole}, {loadRole, "{"}, {loadRole, "{}"}, {relayedRole, `{"Kind":"nonsense"}`},
+		{relayedRole, "{}", "{}"}} {
 		var out bytes.Buffer
-		if known, err := Play(t.Context(), args, strings.NewReader(""), &out); !known || err == nil || out.Len() != 0 {
+		if known, err := RunRole(t.Context(), args, strings.NewReader(""), &out); !known || err == nil || out.Len() != 0 {
 			t.Errorf("%v: got %v, %v, wrote %q", args, known, err, out.String())
 		}
 	}
-	if known, err := Play(t.Context(), []string{holdRole}, strings.NewReader(""), new(bytes.Buffer)); !known || err != nil {
+	if known, err := RunRole(t.Context(), []string{holdRole}, strings.NewReader(""), new(bytes.Buffer)); !known ||
+		err != nil {
 		t.Errorf("holding until the end of input: got %v, %v", known, err)
 	}
 }
 
-// TestWantedSteps proves that what is not wanted is left out, and a part with nothing else in it
+// TestWantedSteps proves that steps that are not wanted are omitted, and parts that would be empty
 // too.
 func TestWantedSteps(t *testing.T) {
 	p := Full(2)
@@ -49,7 +51,7 @@ func TestWantedSteps(t *testing.T) {
 	}
 }
 
-// contender is one of those on the switch.
+// contender returns the contender on the switch with this name.
 func contender(t *testing.T, name string) *peer.Contender {
 	t.Helper()
 	for _, c := range peer.Contenders() {
@@ -57,12 +59,12 @@ func contender(t *testing.T, name string) *peer.Contender {
 			return c
 		}
 	}
-	t.Fatalf("there is no contender %s", name)
+	t.Fatalf("no contender %s", name)
 	return nil
 }
 
-// TestParts proves that no step hides another by its name, that all have a length, and that the
-// protocols are those that are asked for.
+// TestParts proves that the names of steps are unique, and that every step has a duration and the
+// right proxy.
 func TestParts(t *testing.T) {
 	c := contender(t, "tailscaled")
 	for name, p := range map[string]Plan{"full": Full(2), "scale": Scale(2), "smoke": Smoke()} {
@@ -73,26 +75,26 @@ func TestParts(t *testing.T) {
 				want = c.HTTP
 			}
 			if seen[s.name] || s.spec.Duration <= 0 || s.spec.Proxy != want {
-				t.Errorf("%s: %s is there twice, or is %+v", name, s.name, s.spec)
+				t.Errorf("%s: %s is duplicate, or has the specification %+v", name, s.name, s.spec)
 			}
 			seen[s.name] = true
 		}
 		clear(seen)
 		for _, s := range slices.Concat(p.relayParts()...) {
 			if seen[s.name] || s.spec.Duration <= 0 {
-				t.Errorf("%s: %s is there twice, or is %+v", name, s.name, s.spec)
+				t.Errorf("%s: %s is duplicate, or has the specification %+v", name, s.name, s.spec)
 			}
 			seen[s.name] = true
 		}
 	}
 }
 
-// TestPartsOf proves that contenders are spared what they do not have: datagrams, nodes that could
-// be quiet, and crowds where there is a relay.
+// TestPartsOf proves which contenders are not measured with datagrams, idle nodes or crowds.
 func TestPartsOf(t *testing.T) {
 	for name, want := range map[string]string{
-		"ginnel": "quiet datagrams crowd1000 crowd2000 crowd4000 crowd10000", "wireproxy": "quiet crowd1000 crowd2000 crowd4000 crowd10000",
-		"kernel": "datagrams crowd1000 crowd2000 crowd4000 crowd10000", "tailscaled/derper": "datagrams",
+		"ginnel":    "quiet datagrams crowd1000 crowd2000 crowd4000 crowd10000",
+		"wireproxy": "quiet crowd1000 crowd2000 crowd4000 crowd10000",
+		"kernel":    "datagrams crowd1000 crowd2000 crowd4000 crowd10000", "tailscaled/derper": "datagrams",
 	} {
 		p := Full(2)
 		p.Steps = regexp.MustCompile("^(quiet|datagrams|crowd)")

@@ -3,28 +3,27 @@
 package main
 
 import (
-	"context"
 	"os"
-	"os/signal"
-	"slices"
-	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"ginnel/internal/cli"
+	"ginnel/internal/cli/controlcmd"
+	"ginnel/internal/cli/democmd"
+	"ginnel/internal/cli/nodecmd"
+	"ginnel/internal/cli/relaycmd"
 )
 
-func main() {
-	os.Exit(withSignals())
-}
+// version is set by the linker in releases.
+var version string
 
-// withSignals runs the program until it is done or told to end, which a terminal does that is
-// closed (SIGHUP). A second signal ends it on the spot. Output that nobody reads any more is an
-// error, not the end (SIGPIPE).
-func withSignals() int {
-	signal.Ignore(syscall.SIGPIPE)
-	ends := slices.DeleteFunc([]os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}, signal.Ignored) // by nohup, or in the background
-	ctx, stop := signal.NotifyContext(context.Background(), ends...)
-	defer stop()
-	defer context.AfterFunc(ctx, stop)()
-	r := startReaper()
-	defer r.close()
-	return run(ctx, os.Args[1:], program{args: os.Args, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		getenv: os.Getenv, environ: os.Environ, reaper: r})
+func main() { os.Exit(cli.Main(version, commands)) }
+
+// commands are those of the program, in the order of its help.
+func commands(p cli.Program) []*cobra.Command {
+	return []*cobra.Command{
+		nodecmd.NewUp(p), nodecmd.NewDown(p), nodecmd.NewRun(p), nodecmd.NewStatus(p), nodecmd.NewPing(p), nodecmd.NewWait(p),
+		nodecmd.NewWhy(p), nodecmd.NewNC(p), nodecmd.NewLogout(p), nodecmd.NewNetcheck(p),
+		relaycmd.New(p), controlcmd.New(p), democmd.New(p),
+	}
 }

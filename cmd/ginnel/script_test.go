@@ -15,12 +15,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+
+	"ginnel/internal/cli"
 )
 
 // TestMain lets scripts run the test binary as ginnel.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"ginnel":  func() { os.Exit(withSignals()) },
+		"ginnel":  func() { main() },
 		"gofetch": goFetch,
 
 		"subreaper": beSubreaper,
@@ -39,7 +41,7 @@ func TestScripts(t *testing.T) {
 		Condition: scriptCondition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeport":  freePort,
-			"stop":      stopBackground,
+			"terminate": terminateBackground, // not stop, which testscript has: it ends the script
 			"await":     awaitAnswer,
 			"awaitfile": awaitFile,
 			"get":       getPage,
@@ -70,7 +72,8 @@ func setUpScript(env *testscript.Env) error {
 	}
 	env.Setenv("HOME", home)
 	env.Setenv("JOBS", fmt.Sprint(*jobs))
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy", "XDG_STATE_HOME",
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
+		"all_proxy", "no_proxy", "XDG_STATE_HOME",
 		"GIT_SSH", "GIT_SSH_COMMAND", "JAVA_TOOL_OPTIONS", "GINNEL_PROXY"} {
 		env.Setenv(name, "")
 	}
@@ -90,8 +93,9 @@ func freePort(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// stopBackground sends SIGTERM to everything in the background and waits for its end: stop.
-func stopBackground(ts *testscript.TestScript, neg bool, args []string) {
+// terminateBackground sends SIGTERM to everything in the background: terminate. The script waits
+// for the end of each with wait.
+func terminateBackground(ts *testscript.TestScript, neg bool, args []string) {
 	for _, c := range ts.BackgroundCmds() {
 		c.Process.Signal(syscall.SIGTERM)
 	}
@@ -174,8 +178,8 @@ func wantMode(ts *testscript.TestScript, neg bool, args []string) {
 // Every flag says what it is for, every command has an example, and no flag of one name means
 // different things.
 func TestHelpIsComplete(t *testing.T) {
-	root := newRoot(program{})
-	kinds := knownSettings(root)
+	root := cli.NewRoot(cli.Program{}, commands(cli.Program{})...)
+	kinds := cli.KnownSettings(root)
 	if len(kinds) < 20 {
 		t.Errorf("only %d settings", len(kinds))
 	}
@@ -188,8 +192,9 @@ func TestHelpIsComplete(t *testing.T) {
 		}
 	}
 	var out strings.Builder
-	code := run(context.Background(), []string{"up", "--help"}, program{stdout: &out, stderr: &out, getenv: func(string) string { return "" }, environ: os.Environ})
-	if code != exitOK || !strings.Contains(out.String(), "ginnel up --wireguard wg0.conf") {
+	p := cli.Program{Stdout: &out, Stderr: &out, Getenv: func(string) string { return "" }, Environ: os.Environ}
+	code := cli.Run(context.Background(), p, cli.NewRoot(p, commands(p)...), []string{"up", "--help"})
+	if code != cli.ExitOK || !strings.Contains(out.String(), "ginnel up --wireguard wg0.conf") {
 		t.Errorf("up --help exits with %d and prints\n%s", code, out.String())
 	}
 }

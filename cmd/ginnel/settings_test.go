@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"ginnel/internal/cli"
 )
 
 // What may be repeated is a list in the environment and in a file too, whichever command it is for.
@@ -29,13 +31,13 @@ func TestListSettings(t *testing.T) {
 			{file: test.flag + ": [" + quoted(one) + ", " + quoted(other) + "]\n"},
 			{file: test.flag + ":\n  - " + one + "\n  - " + other + "\n"},
 		} {
-			p := program{getenv: func(name string) string {
-				if name == envName(test.flag) {
+			p := cli.Program{Getenv: func(name string) string {
+				if name == cli.EnvName(test.flag) {
 					return way.env
 				}
 				return ""
 			}}
-			cmd, _, err := newRoot(p).Find(test.command)
+			cmd, _, err := cli.NewRoot(p, commands(p)...).Find(test.command)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,7 +51,7 @@ func TestListSettings(t *testing.T) {
 				}
 				cmd.Flags().Set("config", path)
 			}
-			err = applySettings(cmd, p)
+			err = cli.ApplySettings(cmd, p)
 			if got := cmd.Flags().Lookup(test.flag).Value.String(); err != nil || got != test.want {
 				t.Errorf("%v: %s from %+v is %s, want %s: %v", test.command, test.flag, way, got, test.want, err)
 			}

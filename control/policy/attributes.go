@@ -8,15 +8,14 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// attributes are what an entry of "nodeAttrs" gives to nodes: settings of clients, which the server
-// passes on.
+// attributes is an entry of "nodeAttrs": settings that the server passes to clients.
 type attributes struct {
 	who   []selector
 	given control.CapMap
 }
 
-// randomPort has clients choose their UDP port at random, for firewalls that cannot tell two behind
-// them apart.
+// randomPort makes clients choose their UDP port at random, for firewalls that confuse two clients
+// behind them that use the same port.
 const randomPort = "randomize-client-port"
 
 func (d *decoder) nodeAttrs(p *Policy, v hujson.Value) {
@@ -41,7 +40,7 @@ func (d *decoder) nodeAttrs(p *Policy, v hujson.Value) {
 			}
 		}
 		if f, ok := fields["ipPool"]; ok {
-			d.warn(f.name.pos, "%q has no effect: nodes get the next address that is free", f.name.string)
+			d.warn(f.name.pos, "%q has no effect: nodes get the next free address", f.name.string)
 		}
 		if len(a.given) == 0 || len(a.who) == 0 {
 			d.warn(entry.StartOffset, "the entry has no effect: it gives nothing, or to nobody")
@@ -51,7 +50,7 @@ func (d *decoder) nodeAttrs(p *Policy, v hujson.Value) {
 	}
 }
 
-// randomizeClientPort is an attribute of all nodes that has a key of its own.
+// randomizeClientPort parses the key of the policy that gives all nodes the attribute randomPort.
 func (d *decoder) randomizeClientPort(p *Policy, v hujson.Value) {
 	l, ok := v.Value.(hujson.Literal)
 	if !ok || l.Kind() != 't' && l.Kind() != 'f' {
@@ -66,8 +65,8 @@ func (d *decoder) randomizeClientPort(p *Policy, v hujson.Value) {
 	p.attrs = append(p.attrs, attributes{[]selector{{kind: anything}}, control.CapMap{randomPort: nil}})
 }
 
-// Attributes returns what the policy gives a node to know of itself. It depends on the node and on
-// no other; it is nil if there is nothing.
+// Attributes returns the attributes that the policy gives a node, or nil. They do not depend on
+// other nodes.
 func (c *Compiled) Attributes(id int64) control.CapMap {
 	i, ok := c.index[id]
 	if !ok {
@@ -88,7 +87,8 @@ func (c *Compiled) Attributes(id int64) control.CapMap {
 	return all
 }
 
-// isAbout reports whether the node is selected by what it is, or by an address of its own.
+// isAbout reports whether s selects the node itself or one of its own addresses.
 func (s *selector) isAbout(m *member) bool {
-	return s.names(m) || s.kind == addresses && slices.ContainsFunc(m.addrs, func(a span) bool { return s.span.contains(a.first) })
+	selected := func(a span) bool { return s.span.contains(a.first) }
+	return s.names(m) || s.kind == addresses && slices.ContainsFunc(m.addrs, selected)
 }

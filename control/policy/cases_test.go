@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Files as people write them for this format and its relatives, and what is right for each: what it
-// is refused for, or what is said of it and one effect that tells whether it was understood.
+// Policy files as users of this format and its relatives write them. For each the test knows why it
+// is refused, or its warnings and one effect that shows that it was understood.
 func TestCases(t *testing.T) {
 	ann := Node{ID: 1, User: "ann@example.com", Addrs: []netip.Addr{addr("100.64.0.1")}}
 	db := Node{ID: 2, Tags: []string{"tag:db"}, Addrs: []netip.Addr{addr("100.64.0.2")}}
@@ -26,16 +26,18 @@ func TestCases(t *testing.T) {
 		node                  int64
 		rules                 string // of the node; a part
 	}{
-		{"p01-legacy-users-ports.json", none, `1:72: "users" is what "src" was called` + "\n" + `1:94: "ports" is what "dst" was called`,
+		{"p01-legacy-users-ports.json", none, `1:72: "users" is the former name of "src"` + "\n" +
+			`1:94: "ports" is the former name of "dst"`,
 			2, `[{"SrcIPs":["100.64.0.1"],"DstPorts":[{"IP":"*","Ports":{"First":22,"Last":22}}]}]`},
 		{"p02-autogroup-admin-owner.json",
 			`1:25: "autogroup:admin" is not supported: users have no roles here; write a group with the users, such as "group:admin"`, none, 0, none},
-		{"p03-autogroup-members-plural.json", none, `1:36: "autogroup:members" is taken for "autogroup:member"`,
+		{"p03-autogroup-members-plural.json", none, `1:36: "autogroup:members" is read as "autogroup:member"`,
 			1, `[{"SrcIPs":["100.64.0.1"],"DstPorts":[{"IP":"100.64.0.1","Ports":`},
 		{"p04-hash-metadata.json", none, none, 2, `[{"SrcIPs":["100.64.0.5"],"DstPorts":[{"IP":"*",`},
-		{"p06-only-ssh.json", none, `1:1: there are neither "acls" nor "grants": nothing is allowed, which cuts the network; ` +
-			`other servers take this for a policy that allows everything` + "\n" +
-			`1:2: "ssh" has no effect: no SSH access is given by the policy`, 2, `[]`},
+		{"p06-only-ssh.json", none,
+			`1:1: there are neither "acls" nor "grants": nothing is allowed, which cuts the network; ` +
+				`other servers take this for a policy that allows everything` + "\n" +
+				`1:2: "ssh" has no effect: no SSH access is given by the policy`, 2, `[]`},
 		{"p07-bom.json", none, none, 2, usual},
 		{"p08-danger-all.json", none, none, 4, `[{"SrcIPs":["*"],"DstPorts":[{"IP":"10.0.0.0/8",`},
 		{"p09-randomize-port.json", none, none, 2, usual},
@@ -45,18 +47,24 @@ func TestCases(t *testing.T) {
 		{"p12-ipset.json", none, none, 4, `"DstPorts":[{"IP":"10.114.32.0/24",`},
 		{"p14-user-domain-wildcard.json", `1:36: "user:*@example.com": users cannot be chosen by their domain; ` +
 			`write "autogroup:member", or a group with its users`, none, 0, none},
-		{"p15-members-case.json", none, none, 2, `[{"SrcIPs":["100.64.0.1"],"DstPorts":[{"IP":"*","Ports":{"First":443,"Last":443}}]}]`},
-		{"p18-tag-star.json", `1:15: "tag:egress-*" is no tag: it must be "tag:", a letter, and then letters, digits and dashes; ` +
-			`there are no patterns, list each tag`, none, 0, none},
+		{"p15-members-case.json", none, none, 2,
+			`[{"SrcIPs":["100.64.0.1"],"DstPorts":[{"IP":"*","Ports":{"First":443,"Last":443}}]}]`},
+		{"p18-tag-star.json",
+			`1:15: "tag:egress-*" is not a tag: it must be "tag:", a letter, and then letters, digits and dashes; ` +
+				`patterns are not supported, list each tag`, none, 0, none},
 		{"p19-hostprefix.json", `1:76: "host:prod": hosts are written without a prefix; write "prod"`, none, 0, none},
 		{"p20-protonum.json", none, none, 2, `"DstPorts":[{"IP":"*","Ports":{"First":443,"Last":443}}],"IPProto":[6]}]`},
-		{"p21-svc.json", `1:32: "svc:web": there are no services here; name the tag or the address of the nodes that serve it`, none, 0, none},
-		{"p22-shared.json", `1:36: "autogroup:shared": no nodes are shared with other networks here; name users, groups or tags`, none, 0, none},
+		{"p21-svc.json",
+			`1:32: "svc:web": there are no services here; name the tag or the address of the nodes that serve it`, none, 0,
+			none},
+		{"p22-shared.json",
+			`1:36: "autogroup:shared": no nodes are shared with other networks here; name users, groups or tags`, none, 0, none},
 		{"p26-approver.json",
 			`1:43: "autogroup:admin" is not supported: users have no roles here; write a group with the users, such as "group:admin"` + "\n" +
 				`1:75: "*" has no meaning here; write "autogroup:member" and "autogroup:tagged"`, none, 0, none},
-		{"p27-check.json", `1:20: action "check" is not supported: rules can only "accept", and "check" asks for a login before SSH, ` +
-			`which is not supported; write "accept" or leave the entry out`, none, 0, none},
+		{"p27-check.json",
+			`1:20: action "check" is not supported: rules can only "accept", and "check" asks for a login before SSH, ` +
+				`which is not supported; write "accept" or leave the entry out`, none, 0, none},
 		{"p28-nested.json", `1:23: "group:b" in "group:a": groups cannot contain groups; list its users`, none, 0, none},
 		{"g01-peer-relay.json", none, none, 2, `[]`},
 		{"b01-tests-at-boot.hujson", none, none, 2, `[]`},
@@ -86,7 +94,7 @@ func TestCases(t *testing.T) {
 	}
 }
 
-// Nodes get the attributes that the policy has for them, and no others.
+// Nodes get exactly the attributes that the policy gives them.
 func TestAttributes(t *testing.T) {
 	for source, want := range map[string]string{
 		`{"randomizeClientPort": true, "acls": []}`:                                                          `{"randomize-client-port":null}`,
@@ -104,8 +112,8 @@ func TestAttributes(t *testing.T) {
 	}
 }
 
-// A rule with "via" leads through the routers it names, and not through others; nobody else is
-// steered.
+// A rule with "via" makes its sources use the routers that it names and no others. It does not
+// affect other nodes.
 func TestVia(t *testing.T) {
 	route, inet := netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("0.0.0.0/0")
 	router := func(id int64, tag string) Node {
@@ -131,8 +139,8 @@ func TestVia(t *testing.T) {
 	}
 }
 
-// A grant of capabilities alone has both ends see each other and lets nothing pass; relays and
-// those who share files are told whom they serve.
+// A grant of only capabilities makes both ends see each other and allows no packets. Peer relays
+// and nodes that share files are told whom they serve.
 func TestAppGrants(t *testing.T) {
 	text, err := os.ReadFile("testdata/cases/g01-peer-relay.json")
 	if err != nil {
@@ -161,20 +169,22 @@ func TestAppGrants(t *testing.T) {
 	if got := []string{rules(c, 1), rules(c, 2), rules(c, 3)}; !slices.Equal(got, []string{relay, target, "[]"}) {
 		t.Errorf("got %s\n%s\n%s", got[0], got[1], got[2])
 	}
-	c = parse(t, `{"grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self"], "app": {"tailscale.com/cap/drive": [{"a": 1}]}}]}`).Compile(nodes)
+	c = parse(t,
+		`{"grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self"], "app": {"tailscale.com/cap/drive": [{"a": 1}]}}]}`).Compile(nodes)
 	const shared = `[{"SrcIPs":["100.64.0.3-100.64.0.4"],"CapGrant":[{"Dsts":["100.64.0.3/32"],"CapMap":{"tailscale.com/cap/drive":[{"a":1}]}}]},` +
 		`{"SrcIPs":["100.64.0.3-100.64.0.4"],"CapGrant":[{"Dsts":["100.64.0.3/32"],"CapMap":{"tailscale.com/cap/drive-sharer":null}}]}]`
 	if got := rules(c, 3); got != shared || !c.MaySee(3, 4) || c.MaySee(3, 5) {
 		t.Errorf("own nodes: got %s", got)
 	}
 	c = parse(t, `{"grants": [{"src": ["*"], "dst": ["10.0.0.0/8"], "app": {"x.com/a": []}}]}`).Compile(
-		append(nodes, Node{ID: 6, Addrs: []netip.Addr{addr("100.64.0.6")}, Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}))
+		append(nodes, Node{ID: 6, Addrs: []netip.Addr{addr("100.64.0.6")},
+			Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}))
 	if c.MaySee(1, 6) {
 		t.Error("a router is seen for a capability that no node has")
 	}
 }
 
-// ICMP is a protocol of its own in each family.
+// Each address family has an ICMP of its own.
 func TestProtocolsOfICMP(t *testing.T) {
 	for name, want := range map[string]string{"icmp": "[1]", "ipv6-icmp": "[58]"} {
 		c := parse(t, `{"grants": [{"src": ["*"], "dst": ["carol@"], "ip": ["`+name+`:*"]}]}`).Compile(network())
@@ -184,7 +194,8 @@ func TestProtocolsOfICMP(t *testing.T) {
 	}
 }
 
-// What is refused only now stays in force where it was, with its effect, and with a warning.
+// In a policy that is in force, an entry that is refused only now keeps its effect and causes a
+// warning.
 func TestParseInForce(t *testing.T) {
 	const once = `{"acls": [{"action": "accept", "src": ["*"], "dst": ["autogroup:self:22"]}],
 		"grants": [{"src": ["*"], "dst": ["*"], "ip": []}]}`
@@ -206,7 +217,7 @@ func TestParseInForce(t *testing.T) {
 	}
 }
 
-// Each entry says what it does, and for how many of the nodes.
+// The explanation of each entry says what it does and to how many nodes it applies.
 func TestExplain(t *testing.T) {
 	p := parse(t, `{
 	"groups": {"group:dev": ["alice@", "carol@"]},
@@ -248,7 +259,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// Nothing that has no effect goes by without a word.
+// Every entry without effect causes a warning.
 func TestWarnedOfNoEffect(t *testing.T) {
 	for source, want := range map[string]string{
 		`{"acls": [{"action": "accept", "src": [], "dst": ["*:*"]}]}`:                                     `1:11: the entry has no effect: its "src" is empty`,
@@ -257,7 +268,7 @@ func TestWarnedOfNoEffect(t *testing.T) {
 		`{"ipsets": {"ipset:a": []}, "acls": []}`:                                                         `1:13: "ipset:a" is empty: it stands for nothing`,
 		`{"acls": [], "tests": [{"src": "ann@"}]}`:                                                        `1:24: the test has no effect: it says neither what to "accept" nor what to "deny"`,
 		`{"acls": [], "nodeAttrs": [{"target": [], "attr": ["a"]}]}`:                                      `1:28: the entry has no effect: it gives nothing, or to nobody`,
-		`{"acls": [], "nodeAttrs": [{"target": ["*"], "attr": ["a"], "ipPool": []}]}`:                     `1:61: "ipPool" has no effect: nodes get the next address that is free`,
+		`{"acls": [], "nodeAttrs": [{"target": ["*"], "attr": ["a"], "ipPool": []}]}`:                     `1:61: "ipPool" has no effect: nodes get the next free address`,
 		`{"acls": [], "autoApprovers": {"exitNode": []}}`:                                                 `1:32: "exitNode" has no effect: it is empty`,
 		`{"acls": [], "autoApprovers": {"routes": {"10.0.0.0/8": []}}}`:                                   `1:43: "10.0.0.0/8" has no effect: it is empty`,
 		`{"acls": [{"action": "accept", "src": ["autogroup:self:x"], "dst": []}]}`:                        ``,
@@ -278,7 +289,7 @@ func TestWarnedOfNoEffect(t *testing.T) {
 	}
 }
 
-// A file is read in time that grows with its length, also if it names very many users.
+// Parsing takes time linear in the size of the file, also if it names very many users.
 func TestManyUsers(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(`{"acls": [], "groups": {"group:a": [`)

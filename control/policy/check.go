@@ -6,26 +6,46 @@ import (
 	"slices"
 )
 
+// Report is the result of a Check without errors.
+type Report struct {
+	Warnings  []Problem // see Policy.Warnings
+	Explained []Problem // see Policy.Explain
+}
+
+// Check parses a policy file and runs its tests on the nodes, which may be none. Its error is a
+// Problems: the mistakes in the file, or the tests that fail.
+func Check(src []byte, nodes []Node) (Report, error) {
+	p, err := Parse(src)
+	if err != nil {
+		return Report{}, err
+	}
+	if err := p.Check(nodes); err != nil {
+		return Report{}, err
+	}
+	return Report{Warnings: p.Warnings(), Explained: p.Explain(nodes)}, nil
+}
+
 // Check runs the tests of the policy file on the nodes. Its error is a Problems with the tests that
 // fail.
 //
-// A user or tag that has no node yet is tested as if it had two, and an address that no node has or
-// routes to as if one did: a policy can be right before the first node comes.
+// So that a policy can be tested before the first node joins, a source or destination without nodes
+// is tested with stand-ins: two nodes for a user or tag, and one router for an address that no node
+// has or routes to.
 func (p *Policy) Check(nodes []Node) error {
 	if p == nil || len(p.tests) == 0 {
 		return nil
 	}
-	c := p.newCast(nodes)
+	c := p.withStandIns(nodes)
 	var failed Problems
 	for _, t := range p.tests {
 		for _, probe := range t.accept {
-			if why, reached := c.try(t, probe, everyPair); !reached {
-				failed = append(failed, probe.failure("%q must reach %q and does not%s", t.name, probe.string, why))
+			if why, reached := c.run(t, probe, everyPair); !reached {
+				failed = append(failed, probe.failure("%q must reach %q, but does not%s", t.name, probe.string, why))
 			}
 		}
 		for _, probe := range t.deny {
-			if why, reached := c.try(t, probe, anyPair); reached {
-				failed = append(failed, probe.failure("%q must not reach %q and does%s", t.name, probe.string, why))
+			if why, reached := c.run(t, probe, anyPair); reached {
+				failed = append(failed, probe.failure("%q must not reach %q, but does%s", t.name, probe.string, why))
 			}
 		}
 	}
@@ -39,7 +59,8 @@ func (p probe) failure(format string, args ...any) Problem {
 	return Problem{p.line, p.column, "test: " + fmt.Sprintf(format, args...)}
 }
 
-// quantity says how many pairs of a source and a destination have to reach for the whole to.
+// quantity says how many pairs of a source node and a destination node must reach each other for a
+// probe to reach.
 type quantity int
 
 const (
@@ -47,14 +68,14 @@ const (
 	anyPair
 )
 
-// cast are the nodes that tests are played with: the real ones, and after them stand-ins.
-type cast struct {
+// testNodes is the policy compiled for the real nodes and, after them, the stand-ins.
+type testNodes struct {
 	*Compiled
 	real int // how many are real
 }
 
-// newCast compiles the policy for the nodes and a stand-in of everybody whom tests are about.
-func (p *Policy) newCast(nodes []Node) *cast {
+// withStandIns compiles the policy for the nodes and for stand-ins of everything that tests name.
+func (p *Policy) withStandIns(nodes []Node) *testNodes {
 	all := append(make([]Node, 0, len(nodes)), nodes...)
 	used := make(map[netip.Addr]bool)
 	for _, n := range nodes {
@@ -62,26 +83,26 @@ func (p *Policy) newCast(nodes []Node) *cast {
 			used[a] = true
 		}
 	}
-	// Their addresses are the last of the network's ranges, for rules about those ranges to hold.
-	next4, next6 := netip.MustParseAddr("100.127.255.255"), netip.MustParseAddr("fd7a:115c:a1e0:ffff:ffff:ffff:ffff:ffff")
+	// Stand-ins get the last addresses of the mesh ranges, so that rules about those ranges apply.
+	next4, next6 := meshRanges[0].last, meshRanges[1].last
 	free := func(next *netip.Addr) netip.Addr {
 		for *next = next.Prev(); used[*next]; *next = next.Prev() {
 		}
 		return *next
 	}
-	there := make(map[string]bool)
+	added := make(map[string]bool)
 	add := func(name string, n Node, count int) {
+		if added[name] {
+			return
+		}
+		added[name] = true
 		for range count {
-			if there[name] {
-				return
-			}
 			n.ID = -1 - int64(len(all))
 			if n.Routes == nil {
 				n.Addrs = []netip.Addr{free(&next4), free(&next6)}
 			}
 			all = append(all, n)
 		}
-		there[name] = true
 	}
 	for _, s := range p.tested() {
 		switch s.kind {
@@ -99,10 +120,10 @@ func (p *Policy) newCast(nodes []Node) *cast {
 			add(route.String(), Node{Routes: []netip.Prefix{route}, ExitNode: within(internet, a)}, 1)
 		}
 	}
-	return &cast{p.Compile(all), len(nodes)}
+	return &testNodes{p.Compile(all), len(nodes)}
 }
 
-// tested are all whom tests are about.
+// tested returns the sources and destinations of all tests.
 func (p *Policy) tested() []selector {
 	var all []selector
 	for _, t := range p.tests {
@@ -114,14 +135,15 @@ func (p *Policy) tested() []selector {
 	return all
 }
 
-// end is one end of a flow: a member, or as a source only an address.
+// end is one end of a flow: a member with some of its addresses, or a source address that is no
+// member's.
 type end struct {
 	member int // -1: none
 	addrs  []netip.Addr
 }
 
-// try plays one probe. It also says which real nodes decided.
-func (c *cast) try(t test, p probe, q quantity) (why string, reached bool) {
+// run runs one probe and reports whether it reached. why names the pair of real nodes that decided.
+func (c *testNodes) run(t test, p probe, q quantity) (why string, reached bool) {
 	sources, destinations := c.ends(t.src, 0, c.real), c.ends(p.who, 0, c.real)
 	if t.src.kind == addresses {
 		sources = []end{{-1, []netip.Addr{t.src.span.first}}}
@@ -147,8 +169,8 @@ func (c *cast) try(t test, p probe, q quantity) (why string, reached bool) {
 	return "", played && q == everyPair
 }
 
-// ends are the members from first to last that are meant.
-func (c *cast) ends(who selector, first, last int) []end {
+// ends returns the members in [first, last) that a selector selects.
+func (c *testNodes) ends(who selector, first, last int) []end {
 	var ends []end
 	for i, m := range c.members[first:last] {
 		if who.kind == addresses {
@@ -166,8 +188,8 @@ func (c *cast) ends(who selector, first, last int) []end {
 	return ends
 }
 
-// pair reports whether one end reaches the other in one family at least.
-func (c *cast) pair(protos []int, from, to end, port uint16) bool {
+// pair reports whether one end reaches the other in at least one address family.
+func (c *testNodes) pair(protos []int, from, to end, port uint16) bool {
 	for _, src := range from.addrs {
 		for _, dst := range to.addrs {
 			if src.BitLen() == dst.BitLen() && c.reaches(protos, src, to.member, dst, port) {
@@ -178,7 +200,7 @@ func (c *cast) pair(protos []int, from, to end, port uint16) bool {
 	return false
 }
 
-func (c *cast) explain(from, to end) string {
+func (c *testNodes) explain(from, to end) string {
 	if max(from.member, to.member) >= c.real || len(from.addrs) == 0 || len(to.addrs) == 0 {
 		return ""
 	}

@@ -2,16 +2,16 @@ package policy
 
 import "ginnel/control"
 
-// companions are the capabilities that clients need at the other end. Who may use a node as a
-// relay, or the files that it shares, is told so by the capability itself; that node has to be told
-// whom it serves by the companion, in the reverse direction.
+// companions maps capabilities to the one that clients need in the reverse direction. A node that
+// may use a peer relay, or the files that a node shares, learns it by the capability; the relay or
+// the sharer learns by the companion whom it serves.
 var companions = map[string]string{
 	"tailscale.com/cap/relay": "tailscale.com/cap/relay-target",
 	"tailscale.com/cap/drive": "tailscale.com/cap/drive-sharer",
 }
 
-// companion returns the rule that goes with one of capabilities: its sources are the destinations
-// of that, and the other way round. It is nil if no capability has a companion.
+// companion returns the rule that grants the companions of r's capabilities, with sources and
+// destinations exchanged. It is nil if no capability has a companion.
 func (r *rule) companion() *rule {
 	given := make(control.CapMap)
 	for name := range r.app {
@@ -26,7 +26,7 @@ func (r *rule) companion() *rule {
 	for _, t := range r.dst {
 		who := t.who
 		if who.kind == self {
-			who.kind = anyMember // whose they are, reverse.self says
+			who.kind = anyMember // reverse.self restricts it to the nodes of the same user
 		}
 		reverse.src.who = append(reverse.src.who, who)
 	}

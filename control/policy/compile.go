@@ -9,12 +9,12 @@ import (
 	"ginnel/internal/meshaddr"
 )
 
-// Compiled is what a policy means for a set of nodes. To make it costs time in proportion to the
-// nodes, times the rules; what is asked of it afterwards costs as much as the answer is long.
-// Whoever holds it may share it.
+// Compiled is a policy applied to a set of nodes. Compiling takes time in proportion to the number
+// of nodes times the number of rules; a query takes time in proportion to its answer. A Compiled
+// may be used concurrently.
 //
-// After a change of one node the server compiles anew and compares the Sum of each node with the
-// one before: only nodes whose sum differs need new rules.
+// After a change of a node the server compiles again and compares the Sum of each node with the
+// former one: only nodes whose sum differs need new rules.
 type Compiled struct {
 	members []*member
 	index   map[int64]int // of members, by ID
@@ -22,27 +22,28 @@ type Compiled struct {
 	attrs   []attributes
 	senders []*senders // by rule; rules of one entry share them
 
-	// A bit for each rule, a row for each member: the member is among the sources, or among the
-	// destinations.
-	sends, receives bitRows
+	// A row for each member, a column for each rule: the member is a source of the rule, or a
+	// destination.
+	sends, receives bitMatrix
 
-	// Which rules let members see each other: all, or those of one user only. A capability is a reason
-	// too: without the other node in its map, none has a use for it.
+	// Bit sets of rules: those that make two members see each other, and those that do so only for
+	// members of the same user. Grants of capabilities count too, because a capability at a node is
+	// useless unless the node is in the map.
 	forAll, forOwn []uint64
 
-	shared    control.Rules // if not nil, the rules of every node
+	shared    control.Rules // not nil: the rules of every node
 	sharedSum Sum
 }
 
-// Sum stands for the rules of a node: they are equal if their sums are.
+// Sum is a hash of the rules of a node.
 type Sum [sha256.Size]byte
 
-// senders are the sources of a rule as filters name them.
+// senders are the resolved sources of a rule, in the form of a packet filter.
 type senders struct {
 	spans []span
-	names []string
+	names []string // the spans as a FilterRule writes them
 	sum   Sum
-	owned map[string]*senders // the part that is nodes of one user, by user; only for rules that need it
+	owned map[string]*senders // by user, the addresses of that user's nodes; nil unless a rule is for autogroup:self
 }
 
 // Compile applies the policy to the nodes. The slices of the nodes must not be changed afterwards.
@@ -56,8 +57,8 @@ func (p *Policy) Compile(nodes []Node) *Compiled {
 		rules:    p.rules,
 		attrs:    p.attrs,
 		senders:  make([]*senders, len(p.rules)),
-		sends:    newBitRows(len(nodes), len(p.rules)),
-		receives: newBitRows(len(nodes), len(p.rules)),
+		sends:    newBitMatrix(len(nodes), len(p.rules)),
+		receives: newBitMatrix(len(nodes), len(p.rules)),
 	}
 	for i, n := range nodes {
 		c.members[i] = newMember(n)
@@ -65,7 +66,7 @@ func (p *Policy) Compile(nodes []Node) *Compiled {
 	}
 	c.forAll, c.forOwn = make([]uint64, c.sends.width), make([]uint64, c.sends.width)
 	find := newIndex(c.members)
-	done := make(map[*sources]int) // the rule that has them already
+	done := make(map[*sources]int) // the rule that has resolved them
 	for i, r := range p.rules {
 		c.addRule(i, r, find, done)
 	}
@@ -73,8 +74,8 @@ func (p *Policy) Compile(nodes []Node) *Compiled {
 	return c
 }
 
-// addRule resolves rule i. Its sources are those of the rule in done if another of the same entry
-// was first.
+// addRule resolves rule i. If done has another rule of the same entry, its resolved sources are
+// used.
 func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
 	for _, t := range r.dst {
 		for m := range find.candidates(&t.who) {
@@ -98,8 +99,9 @@ func (c *Compiled) addRule(i int, r *rule, find *index, done map[*sources]int) {
 	setBit(c.forOwn, i)
 }
 
-// at reports whether the rule, by one of its destinations, is about something at a member.
-// Applications run on nodes: a capability is nothing for what is behind one.
+// at reports whether who, a destination of the rule, selects something at the member. Passage can
+// also be to addresses behind it; a capability is only for the node itself, because applications
+// run there.
 func (r *rule) at(who *selector, m *member) bool {
 	if r.app == nil {
 		return r.through(m) && who.receives(m)
@@ -107,7 +109,7 @@ func (r *rule) at(who *selector, m *member) bool {
 	return who.isAbout(m)
 }
 
-// through reports whether the rule holds at a member, or behind it, if its destinations are there.
+// through reports whether the rule's "via" allows the member as a router.
 func (r *rule) through(m *member) bool {
 	return r.via == nil || slices.ContainsFunc(r.via, func(tag string) bool { return slices.Contains(m.Tags, tag) })
 }
@@ -118,7 +120,7 @@ func (c *Compiled) newSenders(i int, r *rule, find *index) *senders {
 	for _, who := range r.src.who {
 		everything = everything || who.kind == everybody
 		if who.kind == anything {
-			spans = append(spans, c.wholeNet()...)
+			spans = append(spans, c.meshAndRoutes()...)
 		}
 		if who.kind == addresses {
 			spans = append(spans, who.span)
@@ -133,20 +135,21 @@ func (c *Compiled) newSenders(i int, r *rule, find *index) *senders {
 			}
 		}
 	}
-	if everything { // with nothing left to add
+	if everything { // autogroup:danger-all includes all other sources
 		return &senders{spans: wholeSpace, names: []string{"*"}, sum: sumOf([]string{"*"})}
 	}
 	return sendersOf(spans)
 }
 
-// meshRanges are where nodes have their addresses, unless the server is configured otherwise.
+// meshRanges are the default ranges of node addresses: IPv4, then IPv6.
 var meshRanges = func() []span {
 	v4, v6 := meshaddr.Ranges()
 	return []span{prefixSpan(v4), prefixSpan(v6)}
 }()
 
-// wholeNet is what "*" is as a source: the addresses of the network, and its approved routes.
-func (c *Compiled) wholeNet() []span {
+// meshAndRoutes returns what "*" means as a source: the addresses of the mesh and its approved
+// routes.
+func (c *Compiled) meshAndRoutes() []span {
 	spans := slices.Clone(meshRanges)
 	for _, m := range c.members {
 		for _, a := range m.addrs {
@@ -185,7 +188,7 @@ func sumOf(names []string) Sum {
 	return Sum(h.Sum(nil))
 }
 
-// byOwner fills owned.
+// byOwner sets owned.
 func (s *senders) byOwner(members []*member, sends func(m int) bool) {
 	if s.owned != nil {
 		return
@@ -202,7 +205,7 @@ func (s *senders) byOwner(members []*member, sends func(m int) bool) {
 	}
 }
 
-// of returns the part of the senders that counts for a destination, or nil.
+// of returns the senders that the rule allows at destination m, or nil if there are none.
 func (s *senders) of(r *rule, m *member) *senders {
 	if r.self {
 		s = s.owned[m.owner]
@@ -213,8 +216,8 @@ func (s *senders) of(r *rule, m *member) *senders {
 	return s
 }
 
-// MaySee reports whether a policy allows a flow between two nodes in one direction or the other, or
-// gives one a capability at the other. If not, they need not know of each other.
+// MaySee reports whether the policy allows a flow between two nodes in either direction, or grants
+// one a capability at the other. Otherwise neither gets the other in its map.
 func (c *Compiled) MaySee(a, b int64) bool {
 	i, ok1 := c.index[a]
 	j, ok2 := c.index[b]
@@ -233,8 +236,7 @@ func (c *Compiled) MaySee(a, b int64) bool {
 	return false
 }
 
-// share finds out whether all nodes have the same rules, as they do without a policy, and then
-// makes them once.
+// share computes the rules once if all nodes have the same, as without a policy.
 func (c *Compiled) share() {
 	for _, r := range c.rules {
 		if r.self || r.app != nil || slices.ContainsFunc(r.dst, func(t target) bool { return t.who.kind != anything }) {

@@ -13,8 +13,8 @@ import (
 	"ginnel/control"
 )
 
-// The rules as a node gets them: only its own addresses, its approved routes, or the Internet at an
-// exit node; sources that lie side by side as one range.
+// The rules of a node have as destinations only its own addresses, its approved routes and, at an
+// exit node, the Internet. Adjacent source addresses are one range.
 func TestRules(t *testing.T) {
 	for _, c := range []struct {
 		name, source string
@@ -27,19 +27,24 @@ func TestRules(t *testing.T) {
 		{"unknown node", `{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`, 99, `[]`},
 		{"for another node", `{"acls": [{"action": "accept", "src": ["*"], "dst": ["carol@:80"]}]}`, 5, `[]`},
 		{"sources without nodes", `{"acls": [{"action": "accept", "src": ["erin@"], "dst": ["carol@:80"]}]}`, 8, `[]`},
-		{"sources side by side", `{"acls": [{"action": "accept", "proto": "tcp", "src": ["autogroup:member"], "dst": ["carol@:80,90-95"]}]}`, 8,
+		{"sources side by side",
+			`{"acls": [{"action": "accept", "proto": "tcp", "src": ["autogroup:member"], "dst": ["carol@:80,90-95"]}]}`, 8,
 			`[{"SrcIPs":["100.64.0.1-100.64.0.3","100.64.0.8","fd7a:115c:a1e0::1-fd7a:115c:a1e0::3","fd7a:115c:a1e0::8"],` +
 				`"DstPorts":[{"IP":"100.64.0.8","Ports":{"First":80,"Last":80}},{"IP":"100.64.0.8","Ports":{"First":90,"Last":95}},` +
 				`{"IP":"fd7a:115c:a1e0::8","Ports":{"First":80,"Last":80}},{"IP":"fd7a:115c:a1e0::8","Ports":{"First":90,"Last":95}}],"IPProto":[6]}]`},
-		{"sources as a prefix", `{"acls": [{"action": "accept", "proto": "47", "src": ["100.64.0.2", "100.64.0.3"], "dst": ["100.64.0.8:*"]}]}`, 8,
+		{"sources as a prefix",
+			`{"acls": [{"action": "accept", "proto": "47", "src": ["100.64.0.2", "100.64.0.3"], "dst": ["100.64.0.8:*"]}]}`, 8,
 			`[{"SrcIPs":["100.64.0.2/31"],"DstPorts":[{"IP":"100.64.0.8","Ports":{"First":0,"Last":65535}}],"IPProto":[47]}]`},
-		{"part of a route", `{"acls": [{"action": "accept", "src": ["*"], "dst": ["10.0.0.0/8:1", "10.20.3.0/24:2", "10.21.0.0/16:3"]}]}`, 6,
+		{"part of a route",
+			`{"acls": [{"action": "accept", "src": ["*"], "dst": ["10.0.0.0/8:1", "10.20.3.0/24:2", "10.21.0.0/16:3"]}]}`, 6,
 			`[{"SrcIPs":["10.20.0.0/16","100.64.0.0/10","fd7a:115c:a1e0::/48"],"DstPorts":[{"IP":"10.20.0.0/16","Ports":{"First":1,"Last":1}},{"IP":"10.20.3.0/24","Ports":{"First":2,"Last":2}}]}]`},
 		{"part of the Internet", `{"acls": [{"action": "accept", "src": ["*"], "dst": ["192.0.0.0/8:1"]}]}`, 7,
 			`[{"SrcIPs":["10.20.0.0/16","100.64.0.0/10","fd7a:115c:a1e0::/48"],"DstPorts":[{"IP":"192.0.0.0-192.167.255.255","Ports":{"First":1,"Last":1}},{"IP":"192.169.0.0-192.255.255.255","Ports":{"First":1,"Last":1}}]}]`},
-		{"capabilities", `{"grants": [{"src": ["bob@example.com"], "dst": ["carol@", "100.64.0.8", "10.20.0.0/16"], "app": {"x.com/a": [{ "b": 1, }, "c"], "x.com/d": []}}]}`, 8,
+		{"capabilities",
+			`{"grants": [{"src": ["bob@example.com"], "dst": ["carol@", "100.64.0.8", "10.20.0.0/16"], "app": {"x.com/a": [{ "b": 1, }, "c"], "x.com/d": []}}]}`, 8,
 			`[{"SrcIPs":["100.64.0.3","fd7a:115c:a1e0::3"],"CapGrant":[{"Dsts":["100.64.0.8/32","fd7a:115c:a1e0::8/128"],"CapMap":{"x.com/a":[{"b":1},"c"],"x.com/d":[]}}]}]`},
-		{"capabilities of own nodes", `{"grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self"], "app": {"x.com/a": []}}]}`, 8,
+		{"capabilities of own nodes",
+			`{"grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self"], "app": {"x.com/a": []}}]}`, 8,
 			`[{"SrcIPs":["100.64.0.8","fd7a:115c:a1e0::8"],"CapGrant":[{"Dsts":["100.64.0.8/32","fd7a:115c:a1e0::8/128"],"CapMap":{"x.com/a":[]}}]}]`},
 	} {
 		got, err := json.Marshal(parse(t, c.source).Compile(network()).Rules(c.node))
@@ -49,8 +54,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// Rules that do not depend on the nodes are the same memory for all of them; sources are shared
-// even when rules are not.
+// Rules that do not depend on the node share memory among all nodes. Sources are shared even if the
+// rules are not.
 func TestShared(t *testing.T) {
 	var none *Policy
 	c := none.Compile(network())
@@ -60,13 +65,14 @@ func TestShared(t *testing.T) {
 	if n := testing.AllocsPerRun(10, func() { c.Rules(3) }); n != 0 {
 		t.Errorf("%v allocations for shared rules", n)
 	}
-	c = parse(t, `{"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:tagged:80"]}]}`).Compile(network())
+	c = parse(t,
+		`{"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:tagged:80"]}]}`).Compile(network())
 	if a, b := c.Rules(4), c.Rules(5); &a[0].SrcIPs[0] != &b[0].SrcIPs[0] {
 		t.Error("each node has sources of its own")
 	}
 }
 
-// speaker makes policies out of few words, so that their rules meet.
+// speaker makes random policies from few words, so that their rules often apply.
 type speaker struct{ *rand.Rand }
 
 func (s speaker) some(words ...string) string {
@@ -80,7 +86,8 @@ func (s speaker) some(words ...string) string {
 
 func (s speaker) policy() string {
 	people := []string{"*", "alice@", "bob@example.com", "group:a", "group:b", "autogroup:member"}
-	others := append(slices.Clone(people[1:]), "tag:web", "tag:db", "tag:router", "autogroup:tagged", "h", "lan", "100.64.0.0/29", "fd7a:115c:a1e0::5", "::/0", "10.20.1.1")
+	others := append(slices.Clone(people[1:]), "tag:web", "tag:db", "tag:router", "autogroup:tagged", "h", "lan",
+		"100.64.0.0/29", "fd7a:115c:a1e0::5", "::/0", "10.20.1.1")
 	to := append(others, "*", "autogroup:internet", "8.0.0.0/7", "192.168.0.0/16")
 	ports := []string{"*", "22", "80", "22,53", "1-60"}
 	var acls, grants []string
@@ -94,15 +101,18 @@ func (s speaker) policy() string {
 			withPorts = append(withPorts, d+":"+ports[s.IntN(len(ports))])
 		}
 		proto := []string{"", "tcp", "udp"}[s.IntN(3)]
-		acls = append(acls, fmt.Sprintf(`{"action": "accept", "proto": %q, "src": %s, "dst": %s}`, proto, src, s.some(withPorts...)))
-		grants = append(grants, fmt.Sprintf(`{"src": %s, "dst": %s, "ip": %s}`, src, s.some(dst...), s.some("*", "22", "tcp:80", "udp:*", "gre:*")))
+		acls = append(acls, fmt.Sprintf(`{"action": "accept", "proto": %q, "src": %s, "dst": %s}`, proto, src,
+			s.some(withPorts...)))
+		grants = append(grants, fmt.Sprintf(`{"src": %s, "dst": %s, "ip": %s}`, src, s.some(dst...),
+			s.some("*", "22", "tcp:80", "udp:*", "gre:*")))
 	}
 	return fmt.Sprintf(`{"groups": {"group:a": ["alice", "carol"], "group:b": ["bob@example.com"]}, "hosts": {"h": "100.64.0.8", "lan": "10.20.0.0/16"},
 		"tagOwners": {"tag:web": [], "tag:db": [], "tag:router": []},
 		"acls": [%s], "grants": [%s]}`, strings.Join(acls, ",\n"), strings.Join(grants, ",\n"))
 }
 
-// slow decides about a flow as the file reads: rule by rule, word by word, with nothing prepared.
+// slow decides about a flow by reading the file rule by rule and word by word, without compiling
+// it.
 func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, proto int, port uint16) bool {
 	to := newMember(at)
 	has := func(n Node, a netip.Addr) bool { return slices.Contains(n.Addrs, a) }
@@ -131,7 +141,7 @@ func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, pro
 			return true
 		case addresses:
 			return s.span.contains(dst) && (has(at, dst) || routed || public)
-		case theNet:
+		case exitInternet:
 			return public
 		}
 		return s.names(to) && has(at, dst)
@@ -142,8 +152,8 @@ func (p *Policy) slow(nodes []Node, src netip.Addr, at Node, dst netip.Addr, pro
 	})
 }
 
-// What is compiled, sent as rules and enforced by the packet filter of the node is what the policy
-// says, and so is what the tests of a policy file look at.
+// The packet filter of a node with the compiled rules decides as the policy file reads, and so do
+// the tests of a policy file.
 func TestAgainstSlow(t *testing.T) {
 	s := speaker{rand.New(rand.NewPCG(5, 6))}
 	protos := map[string]int{"tcp": 6, "udp": 17, "sctp": 132, "gre": 47, "ping": 1}
@@ -164,7 +174,8 @@ func TestAgainstSlow(t *testing.T) {
 			fmt.Sscan(portText, &port)
 			want := p.slow(nodes, src, nodes[b.node-1], dst, protos[name], port)
 			if got := doors[b.node].In(packet(src, dst, service)); got != want {
-				t.Fatalf("filter: %v to %v, %s: got %v, want %v under\n%s\n%v", src, dst, service, got, want, source, c.Rules(b.node))
+				t.Fatalf("filter: %v to %v, %s: got %v, want %v under\n%s\n%v", src, dst, service, got, want, source,
+					c.Rules(b.node))
 			}
 			if got := c.reaches([]int{protos[name]}, src, int(b.node-1), dst, port); got != want {
 				t.Fatalf("tests: %v to %v, %s: got %v, want %v under\n%s", src, dst, service, got, want, source)
@@ -176,8 +187,8 @@ func TestAgainstSlow(t *testing.T) {
 	}
 }
 
-// Sums differ exactly where rules do: after one change only the nodes whose rules it touched need
-// new ones.
+// Two sums differ exactly if the rules differ, so that after a change only the affected nodes need
+// new rules.
 func TestSum(t *testing.T) {
 	s := speaker{rand.New(rand.NewPCG(7, 8))}
 	changes := []func(n *Node){
@@ -214,8 +225,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// crowd is a policy of some size and n nodes: a tenth with one of ten tags, the others of n/5 users
-// in five groups.
+// crowd returns a policy of some size and n nodes: a tenth of them with one of ten tags, the others
+// owned by n/5 users in five groups.
 func crowd(t testing.TB, n int) (*Policy, []Node) {
 	nodes := make([]Node, n)
 	groups := make([][]string, 5)
@@ -247,7 +258,8 @@ func crowd(t testing.TB, n int) (*Policy, []Node) {
 	}
 	b.WriteString(`}, "acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]},`)
 	for i := range 10 {
-		fmt.Fprintf(&b, `{"action": "accept", "src": ["group:g%d"], "dst": ["tag:t%c:443", "10.%d.0.0/16:*"]},`, i%5, 'a'+i, i)
+		fmt.Fprintf(&b, `{"action": "accept", "src": ["group:g%d"], "dst": ["tag:t%c:443", "10.%d.0.0/16:*"]},`, i%5, 'a'+i,
+			i)
 		fmt.Fprintf(&b, `{"action": "accept", "src": ["tag:t%c"], "dst": ["tag:t%c:8000-8100"]},`, 'a'+i, 'a'+(i+1)%10)
 	}
 	b.WriteString(`]}`)
@@ -256,7 +268,7 @@ func crowd(t testing.TB, n int) (*Policy, []Node) {
 
 var crowds = []int{10, 100, 1000, 10000}
 
-// BenchmarkChange is what one changed node costs: a new Compiled, and the sum of every node.
+// BenchmarkChange measures the cost of one changed node: compiling, and the sum of every node.
 func BenchmarkChange(b *testing.B) {
 	for _, n := range crowds {
 		p, nodes := crowd(b, n)

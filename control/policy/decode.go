@@ -9,20 +9,20 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// decoder walks the syntax tree of a file. It goes on after each problem, so that all are found in
-// one go.
+// decoder walks the syntax tree of a file. It continues after each problem, so that all of them are
+// reported together.
 type decoder struct {
-	lines    []int // where lines begin
+	lines    []int // offsets at which lines begin
 	problems Problems
 	warnings Problems
-	sloppy   sloppiness
+	mode     strictness
 
 	explanations []*explanation
 	users        []text
 	usersSeen    map[string]bool
 }
 
-// nameUser notes that the file names a user.
+// nameUser records that the file names a user.
 func (d *decoder) nameUser(t text) {
 	if name := userName(t.string); !d.usersSeen[name] {
 		d.usersSeen[name] = true
@@ -30,38 +30,38 @@ func (d *decoder) nameUser(t text) {
 	}
 }
 
-// sloppiness says what becomes of entries that were accepted once and are not any more.
-type sloppiness int
+// strictness says how to treat entries that only older versions of this package accepted.
+type strictness int
 
 const (
-	refuseSloppy sloppiness = iota
-	keepSloppy              // with a warning: the policy is in force already
+	strict  strictness = iota // refuse them
+	inForce                   // accept them with a warning, because the policy is already in force
 )
 
-// careless reports an entry that nobody means as it is written. It goes on if the policy is in
-// force.
-func (d *decoder) careless(pos int, format string, args ...any) {
-	if d.sloppy == keepSloppy {
+// formerlyAccepted reports an entry that is certainly a mistake and that older versions accepted: a
+// problem, or a warning if the policy is in force.
+func (d *decoder) formerlyAccepted(pos int, format string, args ...any) {
+	if d.mode == inForce {
 		d.warn(pos, format, args...)
 		return
 	}
 	d.problem(pos, format, args...)
 }
 
-// added reads a section that older versions left out. What is wrong with it in a policy that is in
-// force is a warning.
-func (d *decoder) added(read func(*Policy, hujson.Value)) func(*Policy, hujson.Value) {
+// newSection wraps the parser of a section that older versions ignored. In a policy that is in
+// force its problems become warnings.
+func (d *decoder) newSection(read func(*Policy, hujson.Value)) func(*Policy, hujson.Value) {
 	return func(p *Policy, v hujson.Value) {
 		before := len(d.problems)
 		read(p, v)
-		if d.sloppy == keepSloppy {
+		if d.mode == inForce {
 			d.warnings = append(d.warnings, d.problems[before:]...)
 			d.problems = d.problems[:before]
 		}
 	}
 }
 
-// text is a string of the file and where it stands.
+// text is a string of the file and its offset.
 type text struct {
 	string
 	pos int
@@ -112,8 +112,8 @@ type field struct {
 	value hujson.Value
 }
 
-// object reads an object whose names are free. A name that is there twice is a problem: it would
-// have two meanings. Names that begin with "#" are notes of tools that write policies.
+// object reads an object with arbitrary names. A repeated name is a problem. Names that begin with
+// "#" are ignored: tools that write policies use them for notes.
 func (d *decoder) object(v hujson.Value, what string) []field {
 	o, ok := v.Value.(*hujson.Object)
 	if !ok {
@@ -128,7 +128,7 @@ func (d *decoder) object(v hujson.Value, what string) []field {
 			continue
 		}
 		if seen[name.string] {
-			d.problem(name.pos, "%q is there twice", name.string)
+			d.problem(name.pos, "%q is given twice", name.string)
 			continue
 		}
 		seen[name.string] = true
@@ -137,7 +137,7 @@ func (d *decoder) object(v hujson.Value, what string) []field {
 	return fields
 }
 
-// record reads an object whose names are known. They may be in any case, as they may elsewhere.
+// record reads an object with a fixed set of names, which may be written in any case.
 func (d *decoder) record(v hujson.Value, what string, known ...string) map[string]field {
 	found := make(map[string]field)
 	for _, f := range d.object(v, what) {
@@ -147,7 +147,7 @@ func (d *decoder) record(v hujson.Value, what string, known ...string) map[strin
 			continue
 		}
 		if _, twice := found[known[i]]; twice {
-			d.problem(f.name.pos, "%q is there twice", known[i])
+			d.problem(f.name.pos, "%q is given twice", known[i])
 			continue
 		}
 		found[known[i]] = f
@@ -155,17 +155,17 @@ func (d *decoder) record(v hujson.Value, what string, known ...string) map[strin
 	return found
 }
 
-// renamed has a field by the name that the format had for it once.
-func (d *decoder) renamed(fields map[string]field, now, once string) {
-	f, ok := fields[once]
+// renamed accepts a field under its former name, with a warning.
+func (d *decoder) renamed(fields map[string]field, now, former string) {
+	f, ok := fields[former]
 	if !ok {
 		return
 	}
 	if _, both := fields[now]; both {
-		d.problem(f.name.pos, "%q is what %q was called: write one of them", once, now)
+		d.problem(f.name.pos, "%q is the former name of %q: write only one of them", former, now)
 		return
 	}
-	d.warn(f.name.pos, "%q is what %q was called", once, now)
+	d.warn(f.name.pos, "%q is the former name of %q", former, now)
 	fields[now] = f
 }
 
@@ -197,7 +197,7 @@ func (d *decoder) texts(v hujson.Value, what string) []text {
 	return texts
 }
 
-// required returns a field of a record, or says that it is missing.
+// required returns a field of a record, or reports that it is missing.
 func (d *decoder) required(v hujson.Value, fields map[string]field, name, what string) (field, bool) {
 	f, ok := fields[name]
 	if !ok && v.Value.Kind() == '{' {

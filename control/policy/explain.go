@@ -11,14 +11,14 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// explanation is what an entry of the file does.
+// explanation is a sentence about what an entry of the file does.
 type explanation struct {
 	Problem
-	rules []*rule // whose sources and destinations it names; none: nobody's
-	tag   string  // that it is about, if any
+	rules []*rule // the rules that the entry has become; their sources and destinations are counted
+	tag   string  // the tag that the entry defines; its nodes are counted
 }
 
-// of says which rule the entry has become.
+// of adds a rule that the entry has become.
 func (e *explanation) of(r *rule) { e.rules = append(e.rules, r) }
 
 func (d *decoder) explain(pos int, format string, args ...any) *explanation {
@@ -27,8 +27,8 @@ func (d *decoder) explain(pos int, format string, args ...any) *explanation {
 	return e
 }
 
-// Explain says what each entry of the file does, and for how many of the nodes, in the order of the
-// file.
+// Explain describes what each entry of the file does and to how many of the nodes it applies, in
+// the order of the file.
 func (p *Policy) Explain(nodes []Node) []Problem {
 	if p == nil {
 		return nil
@@ -42,13 +42,16 @@ func (p *Policy) Explain(nodes []Node) []Problem {
 		said := e.Problem
 		switch {
 		case len(e.rules) > 0:
-			from := countOf(members, func(m *member) bool { return slices.ContainsFunc(e.rules, func(r *rule) bool { return r.isSource(m) }) })
+			from := countOf(members, func(m *member) bool {
+				return slices.ContainsFunc(e.rules, func(r *rule) bool { return r.isSource(m) })
+			})
 			to := countOf(members, func(m *member) bool {
 				return slices.ContainsFunc(e.rules, func(r *rule) bool { return r.isDestination(m) })
 			})
 			said.Text += fmt.Sprintf(" (now %s to %s)", from, to)
 		case e.tag != "":
-			said.Text += fmt.Sprintf(" (now on %s)", countOf(members, func(m *member) bool { return slices.Contains(m.Tags, e.tag) }))
+			tagged := countOf(members, func(m *member) bool { return slices.Contains(m.Tags, e.tag) })
+			said.Text += fmt.Sprintf(" (now on %s)", tagged)
 		}
 		all = append(all, said)
 	}
@@ -77,7 +80,7 @@ func (r *rule) isDestination(m *member) bool {
 	return slices.ContainsFunc(r.dst, func(t target) bool { return r.at(&t.who, m) })
 }
 
-// named are the strings of a list as they are written.
+// named returns the strings of a list, separated by commas.
 func (d *decoder) named(f field) string {
 	list, ok := f.value.Value.(*hujson.Array)
 	if !ok {
@@ -92,7 +95,7 @@ func (d *decoder) named(f field) string {
 	return strings.Join(words, ", ")
 }
 
-// protoText is how an entry of acls chooses a protocol.
+// protoText describes the protocols of an entry of "acls".
 func protoText(fields map[string]field, protos []int) string {
 	if protos == nil {
 		return " by TCP, UDP and ICMP"
@@ -110,7 +113,7 @@ func viaText(tags []string) string {
 
 func capText(given control.CapMap) string { return strings.Join(slices.Sorted(maps.Keys(given)), ", ") }
 
-// companionText is what the rule gives in the reverse direction.
+// companionText describes what the rule grants in the reverse direction.
 func companionText(r *rule) string {
 	other := r.companion()
 	if other == nil {

@@ -10,9 +10,9 @@ import (
 	"ginnel/control"
 )
 
-// Rules returns the packet filter of a node: what may come to its own addresses, to its routes and,
-// if it is an exit node, to the Internet. It is never nil, which would say something else in a map.
-// The result and what it points to are shared among nodes and must not be changed.
+// Rules returns the packet filter of a node: what is allowed to its own addresses, to its routes
+// and, if it is an exit node, to the Internet. It is never nil, because a nil chunk in a network
+// map deletes the filter. The result is shared among nodes and must not be changed.
 func (c *Compiled) Rules(id int64) control.Rules {
 	i, ok := c.index[id]
 	switch {
@@ -24,7 +24,7 @@ func (c *Compiled) Rules(id int64) control.Rules {
 	return c.rulesOf(i)
 }
 
-// Sum returns the sum of the rules of a node without making them.
+// Sum returns the hash of a node's rules without making the rules.
 func (c *Compiled) Sum(id int64) Sum {
 	i, ok := c.index[id]
 	switch {
@@ -36,7 +36,7 @@ func (c *Compiled) Sum(id int64) Sum {
 	return c.sum(i)
 }
 
-// everyone stands for the index of a member where all have the same rules.
+// everyone is used instead of the index of a member when all have the same rules.
 const everyone = -1
 
 func (c *Compiled) rulesOf(member int) control.Rules {
@@ -65,18 +65,19 @@ func (c *Compiled) sum(member int) Sum {
 		if r.CapGrant != nil {
 			text, err := json.Marshal(r.CapGrant)
 			if err != nil {
-				panic(fmt.Sprintf("policy: internal error: a grant cannot be written: %v", err))
+				panic(fmt.Sprintf("policy: internal error: encoding a grant: %v", err))
 			}
 			b = append(b, text...)
 		}
-		// With its length in front no rule can be taken for a part of the next.
+		// The length separates the rules: without it, different lists could hash the same bytes.
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
 		h.Write(b)
 	})
 	return Sum(h.Sum(nil))
 }
 
-// each calls f with the rules of a member, their sources apart because they are long and shared.
+// each calls f with each rule of a member. The sources are passed separately, because they are long
+// and shared.
 func (c *Compiled) each(index int, f func(from *senders, r control.FilterRule)) {
 	var m *member
 	if index != everyone {
@@ -102,7 +103,7 @@ func (c *Compiled) each(index int, f func(from *senders, r control.FilterRule)) 
 	}
 }
 
-// destinations are those of the rule that are at a member.
+// destinations returns the rule's destinations at and behind a member.
 func (r *rule) destinations(m *member) []control.NetPortRange {
 	var all []control.NetPortRange
 	for _, t := range r.dst {
@@ -124,8 +125,7 @@ func appendPorts(all []control.NetPortRange, where string, ports []control.PortR
 	return all
 }
 
-// prefixes are the member's own addresses, as far as the rule is about them: applications run
-// there.
+// prefixes returns the member's own addresses that the rule's destinations select.
 func (r *rule) prefixes(m *member) []netip.Prefix {
 	var own []netip.Prefix
 	for _, a := range m.addrs {

@@ -6,16 +6,16 @@ import (
 	"slices"
 )
 
-// index finds the members that a selector may mean without asking all of them, so that many rules
-// about few nodes each stay cheap.
+// index finds the members that a selector may select without testing all of them, so that many
+// rules for few nodes each stay cheap.
 type index struct {
-	all     int // how many there are
+	all     int // number of members
 	byOwner map[string][]int
 	byTag   map[string][]int
 	byAddr  map[netip.Addr][]int
 	owned   []int
 	tagged  []int
-	routers []int // those that route to anything
+	routers []int // members with routes, and exit nodes
 	exits   []int
 }
 
@@ -50,8 +50,8 @@ func newIndex(members []*member) *index {
 	return x
 }
 
-// candidates yields at least the members that s selects, and sends or receives for; some of them
-// twice.
+// candidates yields a superset of the members that s selects as a source or as a destination, some
+// of them twice.
 func (x *index) candidates(s *selector) iter.Seq[int] {
 	switch s.kind {
 	case user:
@@ -72,7 +72,7 @@ func (x *index) candidates(s *selector) iter.Seq[int] {
 		return slices.Values(x.owned)
 	case anyTagged:
 		return slices.Values(x.tagged)
-	case theNet:
+	case exitInternet:
 		return slices.Values(x.exits)
 	case addresses:
 		if s.span.first == s.span.last {

@@ -8,13 +8,13 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// ipsets reads sets of addresses. Each is a list of steps, "add" or "remove" with an address, a
-// prefix, a range or a host, taken one after the other.
+// ipsets reads sets of addresses. Each is a list of steps that are applied in order: "add" or
+// "remove" with an address, a prefix, a range or a host.
 func (d *decoder) ipsets(p *Policy, v hujson.Value) {
 	for _, f := range d.object(v, `"ipsets"`) {
 		name := f.name.string
 		if rest, ok := strings.CutPrefix(name, "ipset:"); !ok || rest == "" {
-			d.problem(f.name.pos, "%q is no name of a set: it must begin with \"ipset:\"", name)
+			d.problem(f.name.pos, "%q is not a name of a set: it must begin with \"ipset:\"", name)
 		}
 		var set []span
 		for _, t := range d.texts(f.value, fmt.Sprintf("set %q", name)) {
@@ -42,7 +42,7 @@ func (d *decoder) ipsets(p *Policy, v hujson.Value) {
 	}
 }
 
-// setAddresses reads what a step of a set is about.
+// setAddresses reads the addresses of a step: a host, a range, an address or a prefix.
 func (p *Policy) setAddresses(s string) (span, error) {
 	if host, ok := p.hosts[s]; ok {
 		return host, nil
@@ -50,7 +50,8 @@ func (p *Policy) setAddresses(s string) (span, error) {
 	if from, to, ok := strings.Cut(s, "-"); ok {
 		first, err1 := netip.ParseAddr(from)
 		last, err2 := netip.ParseAddr(to)
-		if err1 == nil && err2 == nil && first.BitLen() == last.BitLen() && !last.Less(first) && first.Zone()+last.Zone() == "" {
+		if err1 == nil && err2 == nil && first.BitLen() == last.BitLen() && !last.Less(first) &&
+			first.Zone() == "" && last.Zone() == "" {
 			return span{first, last}, nil
 		}
 	}
@@ -65,7 +66,7 @@ func spansText(spans []span) string {
 	return strings.Join(texts, ", ")
 }
 
-// without returns what of the spans is not in s.
+// without returns the spans without the addresses of s.
 func without(spans []span, s span) []span {
 	var left []span
 	for _, one := range spans {

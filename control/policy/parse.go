@@ -11,15 +11,16 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// Bounds of a policy file. Each level of nesting costs the parser stack; the format needs six.
 const (
-	// MaxSize is how long a policy file may be, wherever it comes from. As JSON it has to fit into a
-	// record of the store.
-	MaxSize  = 512 << 10
+	// MaxSize is the largest policy file in bytes. Encoded as JSON it must fit into an entry of the
+	// store.
+	MaxSize = 512 << 10
+	// maxDepth bounds the nesting of values, because the parser recurses. The format needs six levels.
 	maxDepth = 100
 )
 
-// Keys of the format that this server does not act on. Without them less is given than with them.
+// leftOut lists keys of the format that this server ignores, with the consequence. Ignoring them
+// only ever allows less.
 var leftOut = map[string]string{
 	"ssh":           "no SSH access is given by the policy",
 	"sshTests":      "there are no SSH rules to test",
@@ -29,27 +30,27 @@ var leftOut = map[string]string{
 	"OneCGNATRoute": "write the attribute \"one-cgnat?v=true\" in \"nodeAttrs\" instead",
 }
 
-// Parse reads a policy file. Its error is a Problems with everything that is wrong.
+// Parse parses a policy file. Its error is a Problems with everything that is wrong.
 //
-// A file that is empty or has only comments is refused, because nobody can say whether it should
-// allow all or nothing: "{}" allows nothing, and not to have a file allows everything.
-func Parse(src []byte) (*Policy, error) { return parseFile(src, refuseSloppy) }
+// A file that is empty or has only comments is refused, because it could be meant to allow
+// everything or nothing: "{}" allows nothing, and having no file allows everything.
+func Parse(src []byte) (*Policy, error) { return parseFile(src, strict) }
 
-// ParseInForce is Parse for a policy that was accepted before, perhaps by a version that was less
-// strict: what is refused only since then is a warning and has the effect that it had.
-func ParseInForce(src []byte) (*Policy, error) { return parseFile(src, keepSloppy) }
+// ParseInForce is Parse for a policy that was accepted before, perhaps by an older and less strict
+// version. Entries that are refused only since then cause warnings and keep their effect.
+func ParseInForce(src []byte) (*Policy, error) { return parseFile(src, inForce) }
 
-// byteOrderMark begins files that some editors write. It means nothing in UTF-8.
+// byteOrderMark is written by some editors at the start of a file. It has no meaning in UTF-8.
 var byteOrderMark = []byte("\ufeff")
 
-func parseFile(src []byte, sloppy sloppiness) (*Policy, error) {
+func parseFile(src []byte, mode strictness) (*Policy, error) {
 	src = bytes.TrimPrefix(src, byteOrderMark)
-	if len(src) > MaxSize && sloppy == refuseSloppy {
+	if len(src) > MaxSize && mode == strict {
 		return nil, Problems{{1, 1, fmt.Sprintf("the file has %d bytes, more than %d", len(src), MaxSize)}}
 	}
 	end := len(src)
-	src = append(bytes.Clone(src), '\n') // for a comment that the file ends with
-	d := &decoder{lines: []int{0}, sloppy: sloppy, usersSeen: make(map[string]bool)}
+	src = append(bytes.Clone(src), '\n') // hujson needs it after a // comment at the end
+	d := &decoder{lines: []int{0}, mode: mode, usersSeen: make(map[string]bool)}
 	for i, b := range src {
 		if b == '\n' {
 			d.lines = append(d.lines, i+1)
@@ -83,8 +84,8 @@ func inOrder(a, b Problem) int {
 	return a.Column - b.Column
 }
 
-// syntaxProblem takes the place of an error out of its text, the only place where the parser has
-// it. What is missing at the end is missing at end, not behind the line that was added.
+// syntaxProblem parses line and column out of the text of a parser error, which has them nowhere
+// else. A position in the appended line is moved back to end, the end of the file.
 func (d *decoder) syntaxProblem(err error, end int) Problem {
 	var line, column int
 	place, what, ok := strings.Cut(strings.TrimPrefix(err.Error(), "hujson: "), ": ")
@@ -95,7 +96,7 @@ func (d *decoder) syntaxProblem(err error, end int) Problem {
 	return d.note(min(d.lines[line-1]+column-1, end), "%s", what)
 }
 
-// tooDeep returns where values are nested too deep, or -1.
+// tooDeep returns the offset at which values are nested too deep, or -1.
 func tooDeep(src []byte) int {
 	depth := 0
 	for i := 0; i < len(src); i++ {
@@ -131,7 +132,8 @@ func (d *decoder) policy(root hujson.Value) *Policy {
 		owners: make(map[string][]selector),
 		routes: make(map[span][]selector),
 	}
-	known := []string{"groups", "hosts", "ipsets", "tagOwners", "autoApprovers", "acls", "grants", "nodeAttrs", "randomizeClientPort", "tests", "defaultSrcPosture"}
+	known := []string{"groups", "hosts", "ipsets", "tagOwners", "autoApprovers", "acls", "grants", "nodeAttrs",
+		"randomizeClientPort", "tests", "defaultSrcPosture"}
 	for key := range leftOut {
 		known = append(known, key)
 	}
@@ -141,16 +143,16 @@ func (d *decoder) policy(root hujson.Value) *Policy {
 			f(p, field.value)
 		}
 	}
-	// First the names, which the rest refers to.
+	// The sections that define names come first, because the others refer to them.
 	read("groups", d.groups)
 	read("hosts", d.hosts)
-	read("ipsets", d.added(d.ipsets))
+	read("ipsets", d.newSection(d.ipsets))
 	read("tagOwners", d.tagOwners)
 	read("autoApprovers", d.autoApprovers)
 	read("acls", d.acls)
 	read("grants", d.grants)
-	read("nodeAttrs", d.added(d.nodeAttrs))
-	read("randomizeClientPort", d.added(d.randomizeClientPort))
+	read("nodeAttrs", d.newSection(d.nodeAttrs))
+	read("randomizeClientPort", d.newSection(d.randomizeClientPort))
 	read("tests", d.tests)
 	if f, ok := fields["defaultSrcPosture"]; ok {
 		d.problem(f.name.pos, "%q is not supported: without it all rules would allow more than they should", f.name.string)
@@ -174,7 +176,7 @@ func (d *decoder) groups(p *Policy, v hujson.Value) {
 	for _, f := range d.object(v, `"groups"`) {
 		name := f.name.string
 		if rest, ok := strings.CutPrefix(name, "group:"); !ok || rest == "" {
-			d.problem(f.name.pos, "%q is no name of a group: it must begin with \"group:\"", name)
+			d.problem(f.name.pos, "%q is not a name of a group: it must begin with \"group:\"", name)
 		}
 		users := []string{}
 		for _, t := range d.texts(f.value, fmt.Sprintf("group %q", name)) {
@@ -182,7 +184,7 @@ func (d *decoder) groups(p *Policy, v hujson.Value) {
 			case strings.HasPrefix(t.string, "group:"):
 				d.problem(t.pos, "%q in %q: groups cannot contain groups; list its users", t.string, name)
 			case !isUser(t.string):
-				d.problem(t.pos, "%q in %q is no user", t.string, name)
+				d.problem(t.pos, "%q in %q is not a user", t.string, name)
 			default:
 				users = append(users, userName(t.string))
 				d.nameUser(t)
@@ -194,7 +196,7 @@ func (d *decoder) groups(p *Policy, v hujson.Value) {
 	}
 }
 
-// isUser reports whether s can be a user where nothing but a user makes sense.
+// isUser reports whether s is a valid user where only a user can stand.
 func isUser(s string) bool {
 	name := userName(s)
 	_, notAddr := netip.ParseAddr(name)
@@ -205,8 +207,8 @@ func (d *decoder) hosts(p *Policy, v hujson.Value) {
 	for _, f := range d.object(v, `"hosts"`) {
 		name := f.name.string
 		if !isUser(name) || strings.Contains(name, "@") {
-			d.problem(f.name.pos, "%q is no name of a host: it must not be empty, an address, or contain any of \"@:/*,\" or space",
-				name)
+			d.problem(f.name.pos, "%q is not a name of a host: it must not be empty, an address, "+
+				"or contain any of \"@:/*,\" or space", name)
 		}
 		t, ok := d.text(f.value, fmt.Sprintf("host %q", name))
 		if !ok {
@@ -231,20 +233,20 @@ func parseAddresses(s string) (span, error) {
 	case err != nil || prefix.Addr().Is4In6():
 		return span{}, fmt.Errorf("%q is neither an address nor a prefix", s)
 	case prefix != prefix.Masked():
-		return span{}, fmt.Errorf("%q has bits set behind its length: the prefix is %q", s, prefix.Masked())
+		return span{}, fmt.Errorf("%q has host bits set: the prefix is %q", s, prefix.Masked())
 	}
 	return prefixSpan(prefix), nil
 }
 
 func (d *decoder) tagOwners(p *Policy, v hujson.Value) {
 	fields := d.object(v, `"tagOwners"`)
-	for _, f := range fields { // an owner can be a tag that comes later
+	for _, f := range fields { // first all tags, because an owner can be a tag that comes later
 		if !isTag(f.name.string) {
 			why := ""
 			if strings.Contains(f.name.string, "*") {
-				why = "; there are no patterns, list each tag"
+				why = "; patterns are not supported, list each tag"
 			}
-			d.problem(f.name.pos, "%q is no tag: it must be \"tag:\", a letter, and then letters, digits and dashes%s",
+			d.problem(f.name.pos, "%q is not a tag: it must be \"tag:\", a letter, and then letters, digits and dashes%s",
 				f.name.string, why)
 		}
 		p.owners[f.name.string] = nil
@@ -269,7 +271,7 @@ func isTag(s string) bool {
 func (d *decoder) autoApprovers(p *Policy, v hujson.Value) {
 	fields := d.record(v, `"autoApprovers"`, "routes", "exitNode", "services")
 	if f, ok := fields["exitNode"]; ok {
-		d.unused(f)
+		d.warnEmpty(f)
 		p.exits = d.selectors(p, f.value, `"exitNode"`, asOwner)
 		d.explain(f.name.pos, "approves exit nodes of %s", cmp.Or(d.named(f), "nobody"))
 	}
@@ -286,7 +288,7 @@ func (d *decoder) autoApprovers(p *Policy, v hujson.Value) {
 		if err != nil {
 			d.problem(f.name.pos, "route: %v", err)
 		}
-		d.unused(f)
+		d.warnEmpty(f)
 		d.explain(f.name.pos, "approves routes within it that nodes of %s advertise", cmp.Or(d.named(f), "nobody"))
 		p.routes[s] = append(p.routes[s], d.selectors(p, f.value, fmt.Sprintf("approvers of %q", f.name.string), asOwner)...)
 	}

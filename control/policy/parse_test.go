@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Every mistake is reported with its place and what was written there, all of them at once and
-// nothing besides.
+// Every mistake is reported with its place and the text there, all of them together and nothing
+// else.
 func TestProblems(t *testing.T) {
 	for name, parts := range sections(t, "testdata/problems.txt") {
 		t.Run(name, func(t *testing.T) {
@@ -34,7 +34,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// unmark takes the marks out of a source and returns their places.
+// unmark removes the marks from a source and returns their places.
 func unmark(source string) (string, map[[2]int]bool) {
 	marks := make(map[[2]int]bool)
 	var b strings.Builder
@@ -49,7 +49,7 @@ func unmark(source string) (string, map[[2]int]bool) {
 	return b.String(), marks
 }
 
-// The error names all problems, a line each.
+// The error has a line for each problem.
 func TestErrorText(t *testing.T) {
 	_, err := Parse([]byte("{\n  \"acls\": 1,\n  \"x\": 2\n}"))
 	want := "2:11: \"acls\" must be a list, not the number 1\n3:3: unknown key \"x\" in the policy"
@@ -59,13 +59,14 @@ func TestErrorText(t *testing.T) {
 }
 
 func TestTooLong(t *testing.T) {
-	if _, err := Parse(make([]byte, MaxSize+1)); err == nil || err.Error() != "1:1: the file has 524289 bytes, more than 524288" {
+	if _, err := Parse(make([]byte, MaxSize+1)); err == nil ||
+		err.Error() != "1:1: the file has 524289 bytes, more than 524288" {
 		t.Errorf("got %v", err)
 	}
 }
 
-// A million brackets end in an error, however they are hidden from whoever counts them, and not
-// with the stack.
+// Deeply nested brackets cause an error and not a stack overflow, also if comments or strings hide
+// some of them.
 func TestTooDeep(t *testing.T) {
 	deep := strings.Repeat("[", 200)
 	for source, want := range map[string]string{
@@ -85,16 +86,20 @@ func TestTooDeep(t *testing.T) {
 	}
 }
 
-// What has no effect is said, once the file is good.
+// A valid file has a warning for each entry without effect.
 func TestWarnings(t *testing.T) {
-	source, marks := unmark(`{"acls": [], «1»"ssh": [{"action": "accept"}], «2»"disableIPv4": true, «3»"postures": {}, "autoApprovers": {«4»"services": {}}}`)
+	source,
+		marks := unmark(
+		`{"acls": [], «1»"ssh": [{"action": "accept"}], «2»"disableIPv4": true, «3»"postures": {}, "autoApprovers": {«4»"services": {}}}`)
 	p, err := Parse([]byte(source))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		`"ssh" has no effect: no SSH access is given by the policy`, `"disableIPv4" has no effect: nodes have addresses of both families`,
-		`"postures" has no effect: nothing can refer to a posture`, `"services" has no effect: nodes cannot advertise services`,
+		`"ssh" has no effect: no SSH access is given by the policy`,
+		`"disableIPv4" has no effect: nodes have addresses of both families`,
+		`"postures" has no effect: nothing can refer to a posture`,
+		`"services" has no effect: nodes cannot advertise services`,
 	}
 	got := p.Warnings()
 	if len(got) != len(want) {
@@ -115,7 +120,8 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// Whatever is read, nothing panics; what is a policy can be applied, and what is not says where.
+// No input makes the parser panic. A policy that parses can be compiled; otherwise the error names
+// a place.
 func FuzzParse(f *testing.F) {
 	for _, file := range []string{"testdata/reach.txt", "testdata/problems.txt"} {
 		for _, parts := range sections(f, file) {

@@ -36,7 +36,8 @@ const owningPolicy = `{
 func TestTagAllowed(t *testing.T) {
 	p := parse(t, owningPolicy)
 	for question, want := range map[string]bool{
-		"alice tag:ops": true, "alice@ tag:ops": true, "bob@example.com tag:ops": true, "bob tag:ops": false, "carol tag:ops": false,
+		"alice tag:ops": true, "alice@ tag:ops": true, "bob@example.com tag:ops": true, "bob tag:ops": false,
+		"carol tag:ops": false,
 		"carol tag:all": true, " tag:all": false, "carol tag:carol": true, "carol@ tag:carol": true, "alice tag:carol": false,
 		"tag:ops tag:deploy": true, "tag:all tag:deploy": false, "alice tag:deploy": false, "tag:ops tag:all": false,
 		"alice tag:nobody": false, "alice tag:unknown": false, "alice ": false,
@@ -51,7 +52,7 @@ func TestTagAllowed(t *testing.T) {
 	}
 }
 
-// A tag has an owner if the policy lists it, even without anybody; without a policy all have.
+// A tag is owned if the policy lists it, even with no owners. Without a policy every tag is owned.
 func TestTagOwned(t *testing.T) {
 	p := parse(t, owningPolicy)
 	for tag, want := range map[string]bool{"tag:ops": true, "tag:nobody": true, "tag:unknown": false, "": false} {
@@ -74,10 +75,12 @@ func TestApproves(t *testing.T) {
 		want  bool
 	}{
 		{alice, "10.0.0.0/8", true}, {alice, "10.1.2.0/24", true}, {alice, "10.1.2.3/32", true}, {alice, "0.0.0.0/0", false},
-		{alice, "8.0.0.0/7", false}, {alice, "11.0.0.0/8", false}, {alice, "10.20.0.0/16", true}, {carol, "10.0.0.0/8", false},
+		{alice, "8.0.0.0/7", false}, {alice, "11.0.0.0/8", false}, {alice, "10.20.0.0/16", true},
+		{carol, "10.0.0.0/8", false},
 		{deploy, "10.20.30.0/24", true}, {deploy, "10.0.0.0/8", false}, {deploy, "fd00::/8", false},
 		{carol, "fd00:1::/32", true}, {carol, "::/0", true}, {carol, "0.0.0.0/0", true}, {deploy, "0.0.0.0/0", true},
-		{nobody, "192.168.0.0/16", true}, {nobody, "0.0.0.0/0", false}, {nobody, "fd00::/8", false}, {Node{}, "fd00::/8", false},
+		{nobody, "192.168.0.0/16", true}, {nobody, "0.0.0.0/0", false}, {nobody, "fd00::/8", false},
+		{Node{}, "fd00::/8", false},
 	} {
 		if got := p.Approves(c.node, netip.MustParsePrefix(c.route)); got != c.want {
 			t.Errorf("%s of %q %v: got %v, want %v", c.route, c.node.User, c.node.Tags, got, c.want)
@@ -114,14 +117,28 @@ const testedPolicy = `{
 	],
 }`
 
+// The function Check parses the file, runs its tests and explains its entries.
+func TestCheckFile(t *testing.T) {
+	report, err := Check([]byte(testedPolicy), network())
+	if err != nil || len(report.Explained) == 0 {
+		t.Errorf("got %+v, %v, want a report", report, err)
+	}
+	if _, err := Check([]byte(`{"acls": 1}`), nil); err == nil || !strings.Contains(err.Error(), "must be a list") {
+		t.Errorf("a file with a mistake: got %v", err)
+	}
+	if _, err := Check([]byte(testedPolicy), nil); err == nil || !strings.Contains(err.Error(), "must reach") {
+		t.Errorf("tests that fail: got %v", err)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	p := parse(t, testedPolicy)
 	if err := p.Check(network()); err != nil {
 		t.Errorf("with nodes: %v", err)
 	}
-	// Without nodes only what is said of an address rather than of its node cannot be known.
-	want := `17:32: test: "carol@" must reach "tag:db:22" and does not` + "\n" +
-		`17:45: test: "carol@" must reach "8.8.8.8:443" and does not`
+	// Without nodes the rules for 100.64.0.8 do not apply to carol: her stand-in has another address.
+	want := `17:32: test: "carol@" must reach "tag:db:22", but does not` + "\n" +
+		`17:45: test: "carol@" must reach "8.8.8.8:443", but does not`
 	if err := p.Check(nil); err == nil || err.Error() != want {
 		t.Errorf("without nodes: got\n%v\nwant\n%v", err, want)
 	}
@@ -143,12 +160,12 @@ func TestCheckFails(t *testing.T) {
 		{"src": "alice@", "proto": "sctp", "accept": ["tag:db:22"]},
 	]}`)
 	want := strings.Join([]string{
-		`6:45: test: "alice@" must reach "tag:db:80" and does not (from 100.64.0.1 to 100.64.0.5)`,
-		`6:68: test: "alice@" must not reach "tag:db:22" and does (from 100.64.0.1 to 100.64.0.5)`,
-		`7:36: test: "group:none" must reach "tag:db:22" and does not`,
-		`8:32: test: "frank@" must reach "tag:db:22" and does not`,
-		`9:46: test: "alice@" must not reach "tag:db:22" and does (from 100.64.0.1 to 100.64.0.5)`,
-		`10:49: test: "alice@" must reach "tag:db:22" and does not (from 100.64.0.1 to 100.64.0.5)`,
+		`6:45: test: "alice@" must reach "tag:db:80", but does not (from 100.64.0.1 to 100.64.0.5)`,
+		`6:68: test: "alice@" must not reach "tag:db:22", but does (from 100.64.0.1 to 100.64.0.5)`,
+		`7:36: test: "group:none" must reach "tag:db:22", but does not`,
+		`8:32: test: "frank@" must reach "tag:db:22", but does not`,
+		`9:46: test: "alice@" must not reach "tag:db:22", but does (from 100.64.0.1 to 100.64.0.5)`,
+		`10:49: test: "alice@" must reach "tag:db:22", but does not (from 100.64.0.1 to 100.64.0.5)`,
 	}, "\n")
 	if err := p.Check(network()); err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%v", err, want)

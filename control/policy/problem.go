@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// Problem is something in the file that is wrong, or that the writer should know.
+// Problem is a remark about a place in the file: an error, a warning or an explanation.
 type Problem struct {
-	Line, Column int // of the first byte, from 1; a column is a byte
+	Line, Column int // from 1; columns count bytes
 	Text         string
 }
 
 func (p Problem) String() string { return fmt.Sprintf("%d:%d: %s", p.Line, p.Column, p.Text) }
 
-// Problems is the error of Parse and of Check: all that is wrong, in the order of the file.
+// Problems is the error of Parse and Check: everything that is wrong, in the order of the file.
 type Problems []Problem
 
 func (p Problems) Error() string {

@@ -14,7 +14,7 @@ import (
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// network is what the tables below speak of. Node N has the addresses 100.64.0.N and
+// network is the nodes of the tables below. Node N has the addresses 100.64.0.N and
 // fd7a:115c:a1e0::N.
 func network() []Node {
 	nodes := []Node{
@@ -33,10 +33,10 @@ func network() []Node {
 	return nodes
 }
 
-// place is where a packet can go to or come from.
+// place is a possible source or destination of a packet.
 type place struct {
 	name  string
-	node  int64 // at it or behind it
+	node  int64 // the node at which, or behind which, the place is
 	addrs []netip.Addr
 }
 
@@ -54,7 +54,7 @@ func places() []place {
 
 var services = []string{"tcp/22", "tcp/80", "udp/53", "sctp/80", "gre", "ping"}
 
-// packet makes the first packet of a flow.
+// packet returns the first packet of a flow.
 func packet(src, dst netip.Addr, service string) []byte {
 	name, portText, _ := strings.Cut(service, "/")
 	proto := map[string]byte{"tcp": 6, "udp": 17, "sctp": 132, "gre": 47, "ping": 1}[name]
@@ -81,7 +81,7 @@ func packet(src, dst netip.Addr, service string) []byte {
 	return slices.Concat(b, src.AsSlice(), dst.AsSlice(), body)
 }
 
-// filters are the packet filters that the nodes run under a policy.
+// filters returns the packet filter of each node under a policy.
 func filters(t *testing.T, c *Compiled) map[int64]*filter.Filter {
 	t.Helper()
 	all := make(map[int64]*filter.Filter)
@@ -102,8 +102,8 @@ func filters(t *testing.T, c *Compiled) map[int64]*filter.Filter {
 	return all
 }
 
-// sections reads a file of tables: after a line "== NAME" a policy, and after a line "--" what is
-// expected of it.
+// sections reads a file of tables. Each has a line "== NAME", a policy, a line "--" and the
+// expected result.
 func sections(t testing.TB, file string) map[string][2]string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -115,15 +115,15 @@ func sections(t testing.TB, file string) map[string][2]string {
 		name, rest, _ := strings.Cut(section, "\n")
 		source, want, ok := strings.Cut(rest, "\n--\n")
 		if _, twice := all[name]; !ok || twice {
-			t.Fatalf("section %q of %s has no table, or is there twice", name, file)
+			t.Fatalf("section %q of %s has no table, or is given twice", name, file)
 		}
 		all[name] = [2]string{source, strings.TrimSpace(want)}
 	}
 	return all
 }
 
-// expand reads the lines of a table, "SOURCES > DESTINATIONS: SERVICES", each a list with spaces or
-// "*".
+// expand parses the lines of a table, "SOURCES > DESTINATIONS: SERVICES". Each part is "*" or a
+// list separated by spaces.
 func expand(t *testing.T, lines string) map[string]bool {
 	t.Helper()
 	var names []string
@@ -162,9 +162,9 @@ func expand(t *testing.T, lines string) map[string]bool {
 	return flows
 }
 
-// Each policy lets in what its table says and nothing else: every place sends the first packet of
-// every service to every other, in both families, through the filters that the nodes would run.
-// Nodes see each other exactly if a flow passes.
+// Each policy allows exactly the flows of its table. Every place sends the first packet of every
+// service to every other place, in both families, through the packet filters of the nodes. Two
+// nodes see each other exactly if a flow between them is allowed.
 func TestReach(t *testing.T) {
 	for name, parts := range sections(t, "testdata/reach.txt") {
 		t.Run(name, func(t *testing.T) {
@@ -197,7 +197,8 @@ func checkReach(t *testing.T, c *Compiled, want map[string]bool) {
 						if got != want[flow] {
 							t.Errorf("%s (%v to %v): got %v, want %v", flow, from, to, got, want[flow])
 						}
-						if got && src.name != "net" && src.name != "private" { // answers of the Internet are not for rules
+						// Packets from behind an exit node do not make nodes see each other.
+						if got && src.name != "net" && src.name != "private" {
 							see[[2]int64{src.node, dst.node}], see[[2]int64{dst.node, src.node}] = true, true
 						}
 					}

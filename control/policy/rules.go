@@ -32,7 +32,7 @@ func (d *decoder) acl(p *Policy, v hujson.Value) {
 			d.problem(t.pos, "action %q is not supported: rules can only \"accept\"%s", t.string, why)
 		}
 	}
-	d.refuse(fields, "srcPosture")
+	d.refuseNarrowing(fields, "srcPosture")
 	var protos []int
 	if f, ok := fields["proto"]; ok {
 		protos = d.proto(f.value)
@@ -46,14 +46,14 @@ func (d *decoder) acl(p *Policy, v hujson.Value) {
 			d.aclTarget(p, r, t)
 		}
 	}
-	d.idle(v, fields)
+	d.warnNoEnds(v, fields)
 	d.add(p, v, r)
-	d.explain(v.StartOffset, "lets %s reach %s%s", cmp.Or(d.named(fields["src"]), "nobody"), cmp.Or(d.named(fields["dst"]), "nothing"),
-		protoText(fields, r.protos)).of(r)
+	d.explain(v.StartOffset, "lets %s reach %s%s", cmp.Or(d.named(fields["src"]), "nobody"),
+		cmp.Or(d.named(fields["dst"]), "nothing"), protoText(fields, r.protos)).of(r)
 }
 
-// idle warns of an entry that is about nobody.
-func (d *decoder) idle(v hujson.Value, fields map[string]field) {
+// warnNoEnds warns if the entry has no sources or no destinations.
+func (d *decoder) warnNoEnds(v hujson.Value, fields map[string]field) {
 	for _, name := range []string{"src", "dst"} {
 		if list, ok := fields[name].value.Value.(*hujson.Array); ok && len(list.Elements) == 0 {
 			d.warn(v.StartOffset, "the entry has no effect: its %q is empty", name)
@@ -62,14 +62,14 @@ func (d *decoder) idle(v hujson.Value, fields map[string]field) {
 	}
 }
 
-// unused warns of a list that is empty, and so says nothing.
-func (d *decoder) unused(f field) {
+// warnEmpty warns if a list or object is empty.
+func (d *decoder) warnEmpty(f field) {
 	if f.value.Value != nil && isEmptyValue(f.value) {
 		d.warn(f.name.pos, "%q has no effect: it is empty", f.name.string)
 	}
 }
 
-// aclTarget reads a destination with its ports.
+// aclTarget parses a destination with its ports and adds it to the rule.
 func (d *decoder) aclTarget(p *Policy, r *rule, t text) {
 	host, portText, err := splitPorts(t.string)
 	if err != nil {
@@ -91,18 +91,18 @@ func (d *decoder) aclTarget(p *Policy, r *rule, t text) {
 	}
 }
 
-// noPort reports a range that begins with port 0, which nothing is served on.
+// noPort reports a range that begins with port 0, because no service uses that port.
 func (d *decoder) noPort(t text, ports []control.PortRange) {
 	for _, p := range ports {
 		if p.First == 0 && p != allPorts[0] {
-			d.careless(t.pos, "%q: there is no port 0; write \"*\" for all ports", t.string)
+			d.formerlyAccepted(t.pos, "%q: there is no port 0; write \"*\" for all ports", t.string)
 		}
 	}
 }
 
 func (d *decoder) proto(v hujson.Value) []int {
 	t, ok := text{pos: v.StartOffset}, true
-	if v.Value.Kind() == '0' { // as good as a string with the number
+	if v.Value.Kind() == '0' { // a number means the same as a string with that number
 		t.string = string(v.Value.(hujson.Literal))
 	} else if t, ok = d.text(v, `"proto"`); !ok {
 		return nil
@@ -114,8 +114,8 @@ func (d *decoder) proto(v hujson.Value) []int {
 	return protos
 }
 
-// refuse reports keys that would narrow a rule.
-func (d *decoder) refuse(fields map[string]field, names ...string) {
+// refuseNarrowing reports keys that would narrow the rule and are not supported.
+func (d *decoder) refuseNarrowing(fields map[string]field, names ...string) {
 	for _, name := range names {
 		if f, ok := fields[name]; ok {
 			d.problem(f.name.pos, "%q is not supported: without it the rule would allow more than it should", f.name.string)
@@ -123,8 +123,7 @@ func (d *decoder) refuse(fields map[string]field, names ...string) {
 	}
 }
 
-// add adds a rule to the policy, in two parts if some destinations depend on whose nodes the
-// sources are.
+// add adds a rule to the policy. Destinations autogroup:self are split off as rules of their own.
 func (d *decoder) add(p *Policy, v hujson.Value, r *rule) {
 	isSelf := func(t target) bool { return t.who.kind == self }
 	if !slices.ContainsFunc(r.dst, isSelf) {
@@ -136,7 +135,8 @@ func (d *decoder) add(p *Policy, v hujson.Value, r *rule) {
 		case user, group, anyMember:
 			continue
 		case anything:
-			d.careless(v.StartOffset, "\"autogroup:self\" with the source \"*\": \"*\" has no nodes of its own; write \"autogroup:member\"")
+			d.formerlyAccepted(v.StartOffset, "\"autogroup:self\" with the source \"*\": \"*\" has no nodes of its own; "+
+				"write \"autogroup:member\"")
 			continue
 		}
 		d.problem(v.StartOffset, "\"autogroup:self\" needs sources that are users, groups or \"autogroup:member\"")
@@ -168,12 +168,12 @@ func (d *decoder) grants(p *Policy, v hujson.Value) {
 	}
 }
 
-// grant reads an entry whose destinations are the same for all its protocols, and so becomes a rule
-// for each protocol.
+// grant parses an entry of "grants". It becomes one rule for each element of "ip", with the same
+// destinations, and one for "app".
 func (d *decoder) grant(p *Policy, v hujson.Value) {
 	const what = "an entry of \"grants\""
 	g := grant{entry: v, fields: d.record(v, what, "src", "dst", "ip", "app", "via", "srcPosture"), src: new(sources)}
-	d.refuse(g.fields, "srcPosture")
+	d.refuseNarrowing(g.fields, "srcPosture")
 	if f, ok := d.required(v, g.fields, "src", what); ok {
 		g.src.who = d.selectors(p, f.value, `"src"`, asSource)
 	}
@@ -187,11 +187,11 @@ func (d *decoder) grant(p *Policy, v hujson.Value) {
 	case !hasIP && !hasApp:
 		d.problem(v.StartOffset, "%s has neither \"ip\" nor \"app\"", what)
 	case isEmptyValue(ip.value) && isEmptyValue(app.value):
-		d.careless(v.StartOffset, "%s grants nothing: write what, such as \"ip\": [\"tcp:443\"]", what)
+		d.formerlyAccepted(v.StartOffset, "%s grants nothing: write what, such as \"ip\": [\"tcp:443\"]", what)
 	default:
-		d.idle(v, g.fields)
-		d.unused(ip)
-		d.unused(app)
+		d.warnNoEnds(v, g.fields)
+		d.warnEmpty(ip)
+		d.warnEmpty(app)
 	}
 	if f, ok := g.fields["via"]; ok {
 		g.via = d.routers(p, &g, f)
@@ -204,7 +204,7 @@ func (d *decoder) grant(p *Policy, v hujson.Value) {
 	}
 }
 
-// grant is an entry of "grants" that is being read.
+// grant is an entry of "grants" that is being parsed.
 type grant struct {
 	entry  hujson.Value
 	fields map[string]field
@@ -213,7 +213,7 @@ type grant struct {
 	via    []string
 }
 
-// isEmptyValue reports whether a list or an object is not there, or has nothing in it.
+// isEmptyValue reports whether v is missing, or is an empty list or object.
 func isEmptyValue(v hujson.Value) bool {
 	switch v := v.Value.(type) {
 	case *hujson.Array:
@@ -221,25 +221,27 @@ func isEmptyValue(v hujson.Value) bool {
 	case *hujson.Object:
 		return len(v.Members) == 0
 	}
-	return v.Value == nil // a literal is reported as such
+	return v.Value == nil // a literal is reported elsewhere as the wrong type
 }
 
-// routers reads the tags of those nodes that the destinations are to be reached through.
+// routers parses "via": the tags of the routers through which the destinations may be reached.
 func (d *decoder) routers(p *Policy, g *grant, via field) []string {
 	tags := []string{}
 	for _, t := range d.texts(via.value, `"via"`) {
 		if s, ok := d.selector(p, t, asOwner); ok && s.kind == tag {
 			tags = append(tags, s.name)
 		} else if ok {
-			d.problem(t.pos, "%q in \"via\" is no tag: routers are named by their tags", t.string)
+			d.problem(t.pos, "%q in \"via\" is not a tag: routers are named by their tags", t.string)
 		}
 	}
 	if _, hasApp := g.fields["app"]; hasApp {
-		d.problem(via.name.pos, "\"via\" is for \"ip\": capabilities are of nodes, which need no router; make two entries of this")
+		d.problem(via.name.pos, "\"via\" is for \"ip\": capabilities are of nodes, which need no router; "+
+			"make two entries of this")
 	}
 	for _, who := range g.dst {
-		if who.kind != addresses && who.kind != theNet {
-			d.problem(via.name.pos, "\"via\" needs destinations behind routers: addresses, hosts, ipsets or \"autogroup:internet\"")
+		if who.kind != addresses && who.kind != exitInternet {
+			d.problem(via.name.pos, "\"via\" needs destinations behind routers: addresses, hosts, ipsets "+
+				"or \"autogroup:internet\"")
 			break
 		}
 	}
@@ -271,11 +273,13 @@ func (d *decoder) grantPassage(p *Policy, g *grant, ip field) {
 func (d *decoder) grantCapabilities(p *Policy, g *grant, app field) {
 	r := &rule{src: g.src, app: d.capabilities(app.value)}
 	for _, who := range g.dst {
-		if who.kind == theNet {
-			d.careless(app.name.pos, "\"app\" for \"autogroup:internet\": capabilities are of nodes, not of what is behind them")
+		if who.kind == exitInternet {
+			d.formerlyAccepted(app.name.pos, "\"app\" for \"autogroup:internet\": capabilities are of nodes, "+
+				"not of what is behind them")
 		}
 		if who.kind == addresses && len(overlaps(meshRanges, []span{who.span})) == 0 {
-			d.warn(app.name.pos, "\"app\" has no effect at %s unless nodes have addresses there: capabilities are of nodes", who.span)
+			d.warn(app.name.pos, "\"app\" has no effect at %s unless nodes have addresses there: "+
+				"capabilities are of nodes", who.span)
 		}
 		r.dst = append(r.dst, target{who: who})
 	}
@@ -288,8 +292,8 @@ func (d *decoder) grantCapabilities(p *Policy, g *grant, app field) {
 	note.of(r)
 }
 
-// parseService reads "*", "443", "80-90", "tcp:443", "gre:*". Without a protocol it is that of a
-// rule that names none.
+// parseService parses an element of "ip": "*", "443", "80-90", "tcp:443" or "gre:*". Without a
+// protocol, protos is nil.
 func parseService(s string) (protos []int, ports []control.PortRange, err error) {
 	proto, portText, ok := strings.Cut(s, ":")
 	switch {
@@ -308,7 +312,7 @@ func parseService(s string) (protos []int, ports []control.PortRange, err error)
 	return protos, ports, err
 }
 
-// capabilities reads what a grant gives to applications: names, each with a list of any values.
+// capabilities parses "app": names of capabilities, each with a list of arbitrary values.
 func (d *decoder) capabilities(v hujson.Value) control.CapMap {
 	capabilities := make(control.CapMap)
 	for _, f := range d.object(v, `"app"`) {

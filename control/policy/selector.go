@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// selector is one of the words that stand for nodes and addresses.
+// selector is a word of the policy that selects nodes or addresses.
 type selector struct {
 	kind  kind
 	name  string   // of a user or tag
@@ -17,24 +17,24 @@ type selector struct {
 type kind int
 
 const (
-	anything  kind = iota + 1 // as a source, the network and its approved routes; as a destination, everything
-	everybody                 // as a source, every address there is
-	user                      // the nodes of a user
-	group                     // the nodes of the users of a group
-	tag                       // the nodes with a tag
-	anyMember                 // the nodes of users
-	anyTagged                 // the nodes with tags
-	self                      // as a destination, the nodes of the source's own user
-	theNet                    // as a destination, the Internet at exit nodes
+	anything     kind = iota + 1 // as a source, the mesh and its approved routes; as a destination, everything
+	everybody                    // as a source, every address
+	user                         // the nodes of a user
+	group                        // the nodes of the users of a group
+	tag                          // the nodes with a tag
+	anyMember                    // the nodes of users
+	anyTagged                    // the nodes with tags
+	self                         // as a destination, the nodes of the source's own user
+	exitInternet                 // as a destination, the Internet at exit nodes
 	addresses
 )
 
-// member is a node made ready for questions.
+// member is a node with its names and addresses in the form of selectors.
 type member struct {
 	Node
-	owner string // the user's name as selectors have it; empty if the node has tags
+	owner string // the user in the form of selector.name; empty if the node has tags
 	addrs []span
-	via   []span // what the node routes to: its routes, and the Internet if it is an exit node
+	via   []span // the routes of the node, and the Internet if it is an exit node
 }
 
 func newMember(n Node) *member {
@@ -58,11 +58,12 @@ func newMember(n Node) *member {
 	return m
 }
 
-// userName is the name of a user without the sign that only tells it from the name of a host, and
-// without case: users are written as people type addresses.
+// userName returns the canonical form of a user: in lower case, and without a final "@", which only
+// distinguishes users from hosts.
 func userName(s string) string { return strings.ToLower(strings.TrimSuffix(s, "@")) }
 
-// names reports whether the node itself, not its addresses, is meant.
+// names reports whether s selects the node by its user or tags. Selectors of addresses name no
+// node.
 func (s *selector) names(m *member) bool {
 	switch s.kind {
 	case anything, everybody:
@@ -82,8 +83,8 @@ func (s *selector) names(m *member) bool {
 	return false
 }
 
-// sends reports whether packets from the selected can come from the node: its own, or those of
-// hosts behind it.
+// sends reports whether packets from what s selects can come from the node: from itself, or from
+// hosts behind its routes.
 func (s *selector) sends(m *member) bool {
 	if s.kind != addresses {
 		return s.names(m)
@@ -95,11 +96,11 @@ func (s *selector) sends(m *member) bool {
 	return slices.ContainsFunc(m.Routes, func(p netip.Prefix) bool { return p.Bits() > 0 && common(prefixSpan(p)) })
 }
 
-// at returns what of the selected is at the node or behind it. It does not know "*", which is
-// everything.
+// at returns the selected addresses that are at the node or behind it. It does not handle "*" as a
+// destination, which is not limited to known addresses.
 func (s *selector) at(m *member) []span {
 	switch s.kind {
-	case theNet:
+	case exitInternet:
 		if m.ExitNode {
 			return internet
 		}
@@ -114,12 +115,12 @@ func (s *selector) at(m *member) []span {
 	return nil
 }
 
-// touches reports whether some of the addresses, which are nobody's own, are selected.
+// touches reports whether s selects some of the addresses, which belong to no node.
 func (s *selector) touches(spans []span) bool {
 	switch s.kind {
 	case anything:
 		return true
-	case theNet:
+	case exitInternet:
 		return len(overlaps(internet, spans)) > 0
 	case addresses:
 		return len(overlaps([]span{s.span}, spans)) > 0
@@ -127,11 +128,11 @@ func (s *selector) touches(spans []span) bool {
 	return false
 }
 
-// receives reports whether at returns anything.
+// receives reports whether at would return any address.
 func (s *selector) receives(m *member) bool {
 	common := func(other span) bool { _, ok := s.span.overlap(other); return ok }
 	switch s.kind {
-	case theNet:
+	case exitInternet:
 		return m.ExitNode
 	case addresses:
 		return slices.ContainsFunc(m.addrs, common) || slices.ContainsFunc(m.via, common)

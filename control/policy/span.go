@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// span is a range of addresses of one family with both its ends.
+// span is a range of addresses of one family that includes both ends.
 type span struct{ first, last netip.Addr }
 
 func addrSpan(a netip.Addr) span { return span{a, a} }
@@ -26,7 +26,7 @@ func (s span) contains(a netip.Addr) bool {
 
 func (s span) covers(other span) bool { return s.contains(other.first) && s.contains(other.last) }
 
-// overlap returns what both have in common.
+// overlap returns the addresses that are in both, and false if there are none.
 func (s span) overlap(other span) (span, bool) {
 	if other.first.BitLen() != s.first.BitLen() {
 		return span{}, false
@@ -40,7 +40,7 @@ func (s span) overlap(other span) (span, bool) {
 	return s, !s.last.Less(s.first)
 }
 
-// overlaps returns what is in one of a and in one of b.
+// overlaps returns the addresses that are both in a span of a and in a span of b.
 func overlaps(a, b []span) []span {
 	var common []span
 	for _, s := range a {
@@ -53,7 +53,7 @@ func overlaps(a, b []span) []span {
 	return common
 }
 
-// prefix returns the prefix that is exactly s, if there is one.
+// prefix returns s as a prefix, and false if s is not exactly one.
 func (s span) prefix() (netip.Prefix, bool) {
 	a, b := s.first.AsSlice(), s.last.AsSlice()
 	bits := 0
@@ -64,7 +64,7 @@ func (s span) prefix() (netip.Prefix, bool) {
 	return p, prefixSpan(p) == s
 }
 
-// String is how a rule names the addresses (control specification, section 6.1).
+// String returns the form of s in a FilterRule (control specification, section 6.1).
 func (s span) String() string {
 	if s.first == s.last {
 		return s.first.String()
@@ -75,8 +75,8 @@ func (s span) String() string {
 	return s.first.String() + "-" + s.last.String()
 }
 
-// merge brings spans in order and joins those that overlap or touch. Addresses are given out one
-// after the other, so the nodes of a group are often few spans; a filter has to name no more.
+// merge sorts spans and joins those that overlap or touch. Nodes get consecutive addresses, so a
+// group of nodes often becomes a few spans, which keeps packet filters short.
 func merge(spans []span) []span {
 	slices.SortFunc(spans, func(a, b span) int { return a.first.Compare(b.first) })
 	joined := spans[:0]
@@ -92,7 +92,7 @@ func merge(spans []span) []span {
 	return joined
 }
 
-// touches reports whether next, which begins no earlier, leaves no gap to s.
+// touches reports whether there is no gap between s and next, which begins no earlier than s.
 func (s span) touches(next span) bool {
 	return s.first.BitLen() == next.first.BitLen() && (!s.last.Less(next.first) || s.last.Next() == next.first)
 }
@@ -117,8 +117,8 @@ func spanOf(first, last string) span {
 	return span{netip.MustParseAddr(first), netip.MustParseAddr(last)}
 }
 
-// internet are the addresses that exit nodes are for: unicast and neither private nor of this
-// network.
+// internet is the destinations of exit nodes: unicast addresses that are neither private nor in the
+// mesh ranges.
 var internet = []span{
 	spanOf("1.0.0.0", "9.255.255.255"),
 	spanOf("11.0.0.0", "100.63.255.255"),

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Spans are written as rules write them, and what is written means the same addresses.
+// A span is written in the form of rules, and that form means the same addresses.
 func TestSpanString(t *testing.T) {
 	for _, c := range []struct{ first, last, want string }{
 		{"1.2.3.4", "1.2.3.4", "1.2.3.4"},
@@ -25,7 +25,7 @@ func TestSpanString(t *testing.T) {
 	}
 }
 
-// Merged spans hold the addresses that the spans held, in order and apart from each other.
+// Merged spans contain the same addresses as before, sorted and not touching each other.
 func TestMerge(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 10))
 	random := func() netip.Addr {

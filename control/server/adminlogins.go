@@ -20,15 +20,15 @@ func (s *Server) listLogins(ctx context.Context) (p Page[Login], err error) {
 
 func (c *core) loginNumbered(t *tx, id string) (*login, error) {
 	if _, ok := parseLoginID(id); !ok {
-		return nil, badRequest("%q is not a login: one begins with %s", id, loginPrefix)
+		return nil, badRequest("%q is not a login ID: login IDs begin with %s", id, loginPrefix)
 	}
-	if l := t.logins[id]; l != nil && t.tick.Before(c.loginEnds(l)) {
+	if l := t.logins[id]; l != nil && t.mono.Before(c.loginDeadline(l)) {
 		return l, nil
 	}
-	return nil, notFound("nobody waits as %q", id)
+	return nil, notFound("no login %q is waiting for approval", id)
 }
 
-// ApproveLogin lets in the node that waits under the end of its login URL, as one of a user's.
+// ApproveLogin admits the node that waits under a login ID, as a node of a user.
 func (s *Server) ApproveLogin(ctx context.Context, id, user string) (approved Node, err error) {
 	err = s.core.change(ctx, func(t *tx) error {
 		l, err := s.core.loginNumbered(t, id)

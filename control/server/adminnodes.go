@@ -8,7 +8,9 @@ import (
 )
 
 // changeNode changes the record of a node.
-func (s *Server) changeNode(ctx context.Context, id int64, change func(t *tx, rec *nodeRecord) error) (changed Node, err error) {
+func (s *Server) changeNode(
+	ctx context.Context, id int64, change func(t *tx, rec *nodeRecord) error,
+) (changed Node, err error) {
 	err = s.core.change(ctx, func(t *tx) error {
 		n := t.nodes[id]
 		if n == nil {
@@ -25,10 +27,10 @@ func (s *Server) changeNode(ctx context.Context, id int64, change func(t *tx, re
 	return changed, err
 }
 
-// nodeFilter says which nodes are listed; empty fields let all pass.
+// nodeFilter selects the nodes of a list; empty fields select all.
 type nodeFilter struct{ user, name string }
 
-func (s *Server) listNodes(ctx context.Context, f nodeFilter, w window) (p Page[Node], err error) {
+func (s *Server) listNodes(ctx context.Context, f nodeFilter, w pageRequest) (p Page[Node], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
 		owner := int64(0)
 		switch {
@@ -62,8 +64,8 @@ func (s *Server) node(ctx context.Context, id int64) (a Node, err error) {
 	return a, err
 }
 
-// deleteNode forgets a node. Its machine is a new one if it comes back, which a reusable key lets
-// it do at once; unless it is blocked.
+// deleteNode deletes a node. Unless its machine is blocked, the machine can register again as a new
+// node, for example with a reusable key.
 func (s *Server) deleteNode(ctx context.Context, id int64, then returnRule) error {
 	return s.core.change(ctx, func(t *tx) error {
 		n := t.nodes[id]
@@ -74,15 +76,15 @@ func (s *Server) deleteNode(ctx context.Context, id int64, then returnRule) erro
 		if then == returnBlocked {
 			return t.block(n.rec)
 		}
-		t.after = append(t.after, func() { s.core.noteDeletion(n.rec, t.tick) })
+		t.after = append(t.after, func() { s.core.noteDeletion(n.rec, t.mono) })
 		return nil
 	})
 }
 
-// never is the expiry of a node whose key is good for ever.
-var never time.Time
+// noExpiry is the expiry of a node key that does not expire.
+var noExpiry time.Time
 
-// expireNode has the key of a node expire, at once if at is nil.
+// expireNode sets the time at which the key of a node expires; nil means now.
 func (s *Server) expireNode(ctx context.Context, id int64, at *time.Time) (Node, error) {
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
 		if at == nil {
@@ -94,17 +96,17 @@ func (s *Server) expireNode(ctx context.Context, id int64, at *time.Time) (Node,
 	})
 }
 
-// renameNode gives a node a name that it keeps, whatever its host is called; an empty one gives the
-// host's name back.
+// renameNode gives a node a name that no longer follows the host name. An empty name makes it
+// follow the host name again.
 func (s *Server) renameNode(ctx context.Context, id int64, name string) (Node, error) {
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
 		if name == "" {
 			rec.Given = false
-			rec.Label = uniqueLabel(hostname(rec.Hostinfo), func(l string) bool { return l != rec.Label && t.labelTaken(l) })
+			rec.Label = t.labelOf(rec, hostname(rec.Hostinfo))
 			return nil
 		}
 		if !validLabel(name) {
-			return badRequest("%q cannot be the name of a node: lower-case letters, digits and dashes can, %d of them", name, maxLabel)
+			return badRequest("%q is not a valid node name: use up to %d lower-case letters, digits or dashes", name, maxLabel)
 		}
 		if name != rec.Label && t.labelTaken(name) {
 			return conflict("there is a node %q already", name)
@@ -114,8 +116,8 @@ func (s *Server) renameNode(ctx context.Context, id int64, name string) (Node, e
 	})
 }
 
-// checkTagOwners refuses tags that the policy does not know: no rule could name them, so they are
-// most likely misspelt.
+// checkTagOwners refuses tags that the policy does not define. No rule can refer to them, so they
+// are probably misspelt.
 func (t *tx) checkTagOwners(tags []string) error {
 	for _, tag := range tags {
 		if !t.policy.TagOwned(tag) {
@@ -125,7 +127,8 @@ func (t *tx) checkTagOwners(tags []string) error {
 	return nil
 }
 
-// tagNode gives a node to tags. It cannot be taken from them again: who should it belong to?
+// tagNode makes tags the owner of a node. A tagged node must keep at least one tag, because it has
+// no user to return to.
 func (s *Server) tagNode(ctx context.Context, id int64, tags []string) (Node, error) {
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
 		if err := checkTags(tags); err != nil {
@@ -135,7 +138,7 @@ func (s *Server) tagNode(ctx context.Context, id int64, tags []string) (Node, er
 			return err
 		}
 		if len(tags) == 0 && len(rec.Tags) > 0 {
-			return badRequest("a node with tags cannot be without; move it to a user instead")
+			return badRequest("a tagged node cannot lose all its tags; move it to a user instead")
 		}
 		rec.Tags = sortedTags(tags)
 		if len(tags) > 0 && !rec.expiredAt(t.now) {
@@ -145,7 +148,7 @@ func (s *Server) tagNode(ctx context.Context, id int64, tags []string) (Node, er
 	})
 }
 
-// moveNode gives a node to a user; it has no tags then.
+// moveNode makes a user the owner of a node and removes its tags.
 func (s *Server) moveNode(ctx context.Context, id int64, name string) (Node, error) {
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
 		u, err := t.userNamed(name)
@@ -153,15 +156,15 @@ func (s *Server) moveNode(ctx context.Context, id int64, name string) (Node, err
 			return err
 		}
 		if len(rec.Tags) > 0 && rec.Expiry.IsZero() {
-			rec.Expiry = s.core.keyExpiry(t, time.Time{}, nil) // with tags it had none
+			rec.Expiry = s.core.keyExpiry(t, time.Time{}, nil) // keys of tagged nodes do not expire
 		}
 		rec.User, rec.Tags = u.ID, nil
 		return nil
 	})
 }
 
-// approveRoutes approves these routes of a node and no others, except those that the policy
-// approves.
+// approveRoutes replaces the routes of a node that an administrator has approved. Routes that the
+// policy approves are not affected.
 func (s *Server) approveRoutes(ctx context.Context, id int64, routes []netip.Prefix) (Node, error) {
 	return s.changeNode(ctx, id, func(t *tx, rec *nodeRecord) error {
 		if len(routes) > maxRoutes {
@@ -170,17 +173,17 @@ func (s *Server) approveRoutes(ctx context.Context, id int64, routes []netip.Pre
 		rec.Approved = nil
 		for _, p := range routes {
 			if !p.IsValid() || p != p.Masked() {
-				return badRequest("%s is no prefix of a network", p)
+				return badRequest("%s is not a network prefix", p)
 			}
-			if t.takesNodes(p) {
-				return badRequest("%s holds addresses of this network's nodes, which no router may take", p)
+			if t.coversNodes(p) {
+				return badRequest("%s contains addresses of this network's nodes, which no router may serve", p)
 			}
 			if !slices.Contains(rec.Approved, p) {
 				rec.Approved = append(rec.Approved, p)
 			}
 		}
-		if half := slices.IndexFunc(exitRoutes, func(p netip.Prefix) bool { return slices.Contains(rec.Approved, p) }); half >= 0 {
-			for _, p := range exitRoutes { // of no use alone
+		if slices.ContainsFunc(rec.Approved, isExit) {
+			for _, p := range exitRoutes { // one has no effect without the other
 				if !slices.Contains(rec.Approved, p) {
 					rec.Approved = append(rec.Approved, p)
 				}
@@ -190,11 +193,12 @@ func (s *Server) approveRoutes(ctx context.Context, id int64, routes []netip.Pre
 	})
 }
 
-// listRoutes lists what nodes advertise.
-func (s *Server) listRoutes(ctx context.Context, w window) (p Page[Route], err error) {
+// listRoutes lists the routes that nodes advertise.
+func (s *Server) listRoutes(ctx context.Context, w pageRequest) (p Page[Route], err error) {
 	nodes := Page[Node]{}
 	err = s.core.change(ctx, func(t *tx) error {
-		nodes = page(t.nodes, w, func(n *node) bool { return n.rec.Hostinfo != nil && len(n.rec.Hostinfo.RoutableIPs) > 0 }, t.apiNode)
+		advertises := func(n *node) bool { return n.rec.Hostinfo != nil && len(n.rec.Hostinfo.RoutableIPs) > 0 }
+		nodes = page(t.nodes, w, advertises, t.apiNode)
 		return nil
 	})
 	p = Page[Route]{Items: []Route{}, Next: nodes.Next}

@@ -8,7 +8,7 @@ import (
 	"ginnel/control/policy"
 )
 
-// currentPolicy returns the policy in force, and which of its tests fail.
+// currentPolicy returns the policy in force, including its tests that fail.
 func (s *Server) currentPolicy(ctx context.Context) (p Policy, err error) {
 	if err = s.core.change(ctx, func(t *tx) error { p = t.apiPolicy(); return nil }); err != nil {
 		return p, err
@@ -21,30 +21,38 @@ func (t *tx) apiPolicy() Policy {
 	return Policy{Text: t.policyText, Changed: t.policySet, Warnings: t.warnings(t.policy), Failing: []string{}}
 }
 
-// SetPolicy puts a policy in force. One with mistakes, or whose tests fail, is refused, and the one
-// before it stays.
+// SetPolicy puts a policy in force. If the policy has mistakes or fails its own tests, SetPolicy
+// returns an error and the current policy stays in force.
 func (s *Server) SetPolicy(ctx context.Context, text []byte) (set Policy, err error) {
-	p, err := policy.Parse(text)
-	if err != nil {
-		return Policy{}, badRequest("%v", err)
-	}
-	err = s.core.change(ctx, func(t *tx) error {
-		if err := p.Check(t.policyNodes()); err != nil {
-			return badRequest("%v", err)
-		}
+	err = s.withPolicy(ctx, text, func(t *tx, p *policy.Policy) {
 		if string(text) != t.policyText {
 			t.setPolicy(policyRecord{Text: string(text), Changed: t.now.UTC()}, p)
 		}
 		set = t.apiPolicy()
-		return nil
 	})
-	s.forgetTests()
+	s.invalidateTests()
 	return set, err
 }
 
-// LoadPolicy puts the policy of a file in force, when the server starts or its file is read again.
-// It is SetPolicy, except that a policy which is in force already stays so, even if its tests fail
-// on the nodes that have come since: Policy.Failing says which.
+// withPolicy parses a policy, runs its tests on the current nodes and, if it passes, calls f in the
+// same command.
+func (s *Server) withPolicy(ctx context.Context, text []byte, f func(t *tx, p *policy.Policy)) error {
+	p, err := policy.Parse(text)
+	if err != nil {
+		return badRequest("%v", err)
+	}
+	return s.core.change(ctx, func(t *tx) error {
+		if err := p.Check(t.policyNodes()); err != nil {
+			return badRequest("%v", err)
+		}
+		f(t, p)
+		return nil
+	})
+}
+
+// LoadPolicy puts the policy of a file in force, when the server starts or the file is read again.
+// It differs from SetPolicy for a policy that is already in force: such a policy stays in force
+// even if its tests fail on nodes that were added since. Policy.Failing lists those tests.
 func (s *Server) LoadPolicy(ctx context.Context, text []byte) (Policy, error) {
 	now, err := s.currentPolicy(ctx)
 	if err == nil && now.Text != string(text) {
@@ -53,26 +61,18 @@ func (s *Server) LoadPolicy(ctx context.Context, text []byte) (Policy, error) {
 	return now, err
 }
 
-// checkPolicy says what SetPolicy would say, or also what each entry does, and changes nothing.
+// checkPolicy makes the checks of SetPolicy and changes nothing.
 func (s *Server) checkPolicy(ctx context.Context, text []byte, detail policyDetail) (checked Policy, err error) {
-	p, err := policy.Parse(text)
-	if err != nil {
-		return Policy{}, badRequest("%v", err)
-	}
-	err = s.core.change(ctx, func(t *tx) error {
-		if err := p.Check(t.policyNodes()); err != nil {
-			return badRequest("%v", err)
-		}
+	err = s.withPolicy(ctx, text, func(t *tx, p *policy.Policy) {
 		checked = Policy{Text: string(text), Warnings: t.warnings(p), Failing: []string{}}
 		if detail == explained {
 			checked.Explained = textsOf(p.Explain(t.policyNodes()))
 		}
-		return nil
 	})
 	return checked, err
 }
 
-// policyDetail is how much a check of a policy tells.
+// policyDetail says how much checkPolicy returns.
 type policyDetail int
 
 const (
@@ -80,25 +80,25 @@ const (
 	explained
 )
 
-// deletePolicy takes the policy away: everybody may do everything.
+// deletePolicy removes the policy, so that everything is allowed.
 func (s *Server) deletePolicy(ctx context.Context) error {
 	return s.core.change(ctx, func(t *tx) error {
 		if t.policy == nil {
 			return nil
 		}
 		t.setPolicy(policyRecord{Changed: time.Time{}}, nil)
-		t.after = append(t.after, s.forgetTests)
+		t.after = append(t.after, s.invalidateTests)
 		return nil
 	})
 }
 
-// warnings are what the writer of a policy should know, with the users whom nobody is.
+// warnings returns the warnings about a policy, including those about users that do not exist.
 func (t *tx) warnings(p *policy.Policy) []string {
 	unknown := p.UnknownUsers(func(name string) bool { return t.byUser[name] != 0 })
 	return textsOf(slices.Concat(p.Warnings(), unknown))
 }
 
-// textsOf returns lines with their places. The result is not nil.
+// textsOf formats problems with their positions. The result is not nil.
 func textsOf(problems []policy.Problem) []string {
 	texts := []string{}
 	for _, p := range problems {

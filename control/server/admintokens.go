@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// CreateToken makes a token for the API. The answer is the only place where it can be read.
+// CreateToken makes an API token. The secret is only in this answer.
 func (s *Server) CreateToken(ctx context.Context, name string, expiry time.Time) (made Token, err error) {
 	if err := checkTime(expiry); err != nil {
 		return made, err
@@ -14,11 +14,11 @@ func (s *Server) CreateToken(ctx context.Context, name string, expiry time.Time)
 	err = s.core.change(ctx, func(t *tx) error {
 		switch {
 		case len(name) > maxUserName:
-			return badRequest("too long a name")
+			return badRequest("the name is longer than %d bytes", maxUserName)
 		case !expiry.IsZero() && !expiry.After(t.now):
-			return badRequest("the token would have expired at %s", expiry.Format(time.RFC3339))
+			return badRequest("the expiry %s is in the past", expiry.Format(time.RFC3339))
 		case len(t.tokens) >= maxTokens:
-			return conflict("there are %d tokens: delete some", len(t.tokens))
+			return conflict("the limit of %d tokens is reached: delete some", len(t.tokens))
 		}
 		next := t.counters
 		next.Token++
@@ -32,9 +32,9 @@ func (s *Server) CreateToken(ctx context.Context, name string, expiry time.Time)
 	return made, err
 }
 
-func (s *Server) listTokens(ctx context.Context, w window) (p Page[Token], err error) {
+func (s *Server) listTokens(ctx context.Context, w pageRequest) (p Page[Token], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
-		p = page(t.tokens, w, all[*token], (*token).api)
+		p = page(t.tokens, w, keepAll[*token], (*token).api)
 		return nil
 	})
 	return p, err
@@ -51,7 +51,7 @@ func (s *Server) deleteToken(ctx context.Context, id int64) error {
 	})
 }
 
-// tokenValid reports whether a secret is that of a token.
+// tokenValid reports whether a secret belongs to a valid token.
 func (s *Server) tokenValid(ctx context.Context, secret string) (valid bool, err error) {
 	hash := hashSecret(secret)
 	err = s.core.change(ctx, func(t *tx) error {

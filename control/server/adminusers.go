@@ -13,11 +13,12 @@ const (
 	maxUserName = 128
 )
 
-// foldName is the name of a user without case: that of the state's byUser, and of the policy.
+// foldName returns a user name in lower case, which is the key of state.byUser and the form that
+// policies compare.
 func foldName(name string) string { return strings.ToLower(name) }
 
-// userNamed returns a user, or why there is none. Case makes no difference, except among users of
-// older versions whose names differ by nothing else.
+// userNamed returns a user by name, or an error. Case matters only between users of older versions
+// whose names differ in nothing else.
 func (t *tx) userNamed(name string) (*user, error) {
 	u := t.users[t.byUser[foldName(name)]]
 	if u == nil || name == "" {
@@ -42,8 +43,8 @@ func (t *tx) userNumbered(id int64) (*user, error) {
 
 func (t *tx) checkUserName(name string) error {
 	switch {
-	case name == "" || len(name) > maxUserName || strings.ContainsAny(name, " \t\r\n\"'\\/,:") || strings.HasPrefix(name, "tag:"):
-		return badRequest("%q cannot be the name of a user", name)
+	case name == "" || len(name) > maxUserName || strings.ContainsAny(name, " \t\r\n\"'\\/,:"):
+		return badRequest("%q is not a valid user name", name)
 	case t.byUser[foldName(name)] != 0 || foldName(name) == taggedUser.Name:
 		return conflict("there is a user %q already", name)
 	}
@@ -57,10 +58,10 @@ func (s *Server) CreateUser(ctx context.Context, name, display string) (made Use
 			return err
 		}
 		if len(display) > maxUserName {
-			return badRequest("too long a name")
+			return badRequest("the display name is longer than %d bytes", maxUserName)
 		}
 		if len(t.users) >= maxUsers {
-			return conflict("there are %d users: delete some", len(t.users))
+			return conflict("the limit of %d users is reached: delete some", len(t.users))
 		}
 		next := t.counters
 		next.User++
@@ -73,9 +74,9 @@ func (s *Server) CreateUser(ctx context.Context, name, display string) (made Use
 	return made, err
 }
 
-func (s *Server) listUsers(ctx context.Context, w window) (p Page[User], err error) {
+func (s *Server) listUsers(ctx context.Context, w pageRequest) (p Page[User], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
-		p = page(t.users, w, all[*user], (*user).api)
+		p = page(t.users, w, keepAll[*user], (*user).api)
 		return nil
 	})
 	return p, err
@@ -104,8 +105,8 @@ func (s *Server) renameUser(ctx context.Context, id int64, name, display string)
 	return renamed, err
 }
 
-// deleteUser forgets a user who has neither nodes nor keys that are good. Nodes with tags are not
-// the user's, and keys that let nobody in any more go too.
+// deleteUser deletes a user who has neither nodes nor valid pre-auth keys. Tagged nodes do not
+// belong to a user. Invalid keys are deleted with the user.
 func (s *Server) deleteUser(ctx context.Context, id int64) error {
 	return s.core.change(ctx, func(t *tx) error {
 		u, err := t.userNumbered(id)
@@ -114,21 +115,21 @@ func (s *Server) deleteUser(ctx context.Context, id int64) error {
 		}
 		for _, n := range t.nodes {
 			if n.owner() == id {
-				return conflict("user %q still has nodes, %q for one", u.Name, n.rec.Label)
+				return conflict("user %q still has nodes, for example %q", u.Name, n.rec.Label)
 			}
 		}
 		for _, k := range t.keys {
 			if k.User == id && k.usable(t.now) == nil {
-				return conflict("user %q still has the pre-auth key %d, which is good", u.Name, k.ID)
+				return conflict("user %q still has the valid pre-auth key %d", u.Name, k.ID)
 			}
 		}
-		t.dropKeysOf(id)
+		t.deleteKeysOf(id)
 		t.deleteUser(u)
 		return nil
 	})
 }
 
-// CreateAuthKey makes a pre-auth key. The answer is the only place where it can be read.
+// CreateAuthKey makes a pre-auth key. The secret is only in this answer.
 func (s *Server) CreateAuthKey(ctx context.Context, req AuthKeyRequest) (made AuthKey, err error) {
 	if err := checkTime(req.Expiry); err != nil {
 		return made, err
@@ -142,12 +143,15 @@ func (s *Server) CreateAuthKey(ctx context.Context, req AuthKeyRequest) (made Au
 		if err := checkTags(req.Tags); err != nil {
 			return err
 		}
+		if err := t.checkTagOwners(req.Tags); err != nil {
+			return err
+		}
 		if !req.Expiry.IsZero() && !req.Expiry.After(t.now) {
-			return badRequest("the key would have expired at %s", req.Expiry.Format(time.RFC3339))
+			return badRequest("the expiry %s is in the past", req.Expiry.Format(time.RFC3339))
 		}
 		t.pruneKeys()
 		if len(t.keys) >= maxKeys {
-			return conflict("there are %d pre-auth keys: delete some", len(t.keys))
+			return conflict("the limit of %d pre-auth keys is reached: delete some", len(t.keys))
 		}
 		next := t.counters
 		next.AuthKey++
@@ -170,16 +174,16 @@ func checkTags(tags []string) error {
 	}
 	for _, tag := range tags {
 		if !validTag(tag) {
-			return badRequest("%q is no tag: it has to be tag: and a name of letters, digits and dashes", tag)
+			return badRequest("%q is not a valid tag: use tag:, a letter, and then letters, digits and dashes", tag)
 		}
 	}
 	return nil
 }
 
-// listKeys lists the keys of a user, or all.
-func (s *Server) listKeys(ctx context.Context, name string, w window) (p Page[AuthKey], err error) {
+// listKeys lists the pre-auth keys of a user, or of all users.
+func (s *Server) listKeys(ctx context.Context, name string, w pageRequest) (p Page[AuthKey], err error) {
 	err = s.core.change(ctx, func(t *tx) error {
-		mine := all[*authKey]
+		mine := keepAll[*authKey]
 		if name != "" {
 			u, err := t.userNamed(name)
 			if err != nil {
@@ -193,7 +197,7 @@ func (s *Server) listKeys(ctx context.Context, name string, w window) (p Page[Au
 	return p, err
 }
 
-// expireKey has a key let nobody in any more; nodes that it has let in stay.
+// expireKey makes a pre-auth key expire now. Nodes that it admitted stay.
 func (s *Server) expireKey(ctx context.Context, id int64) (k AuthKey, err error) {
 	err = s.core.change(ctx, func(t *tx) error {
 		old := t.keys[id]

@@ -12,67 +12,67 @@ const maxTags = 32
 
 var (
 	errHostinfo  = errors.New("the host information is too large")
-	errManyNodes = errors.New("the network has as many nodes as it may have")
+	errManyNodes = errors.New("the network has reached its maximum number of nodes")
 )
 
-// entrant is a node about to be let in.
-type entrant struct {
+// admission is a node that is about to be registered.
+type admission struct {
 	r         *registration
 	user      int64
 	tags      []string
 	ephemeral bool
 	takeOver  bool
-	authKey   int64 // 0: approved by hand
+	authKey   int64 // 0: approved interactively
 }
 
-func (e *entrant) owner() int64 {
-	if len(e.tags) > 0 {
+func (a *admission) owner() int64 {
+	if len(a.tags) > 0 {
 		return taggedUser.ID
 	}
-	return e.user
+	return a.user
 }
 
-// admit registers a node: the machine's own, whoever owned it and whatever key it had, one whose
-// place it takes, or a new one. A node is its machine: it stays itself, with its address and name,
-// when its owner or its tags become others.
-func (c *core) admit(t *tx, e *entrant) (*node, error) {
-	if t.blocked[e.r.machine] != nil {
+// admit registers a node: the existing node of the machine, whatever its owner and key were, or a
+// node that it takes over, or a new one. A node belongs to its machine. It keeps its ID, addresses
+// and name when its owner or its tags change.
+func (c *core) admit(t *tx, a *admission) (*node, error) {
+	if t.blocked[a.r.machine] != nil {
 		return nil, errBlocked
 	}
-	old := t.nodeOf(e.r.machine, e.r.req.NodeKey, e.owner())
-	if h := e.r.req.Hostinfo; h != nil && (len(mustJSON(h)) > maxHostinfo || len(h.RoutableIPs) > maxRoutes) {
+	old := t.nodeOf(a.r.machine, a.r.req.NodeKey, a.owner())
+	if h := a.r.req.Hostinfo; h != nil && (hostinfoTooLarge(h) || len(h.RoutableIPs) > maxRoutes) {
 		return nil, errHostinfo
 	}
-	if old == nil && e.takeOver {
-		old = c.vacated(t, e)
+	if old == nil && a.takeOver {
+		old = c.nodeToTakeOver(t, a)
 	}
 	var rec nodeRecord
 	if old != nil {
 		rec = *old.rec
-		if rec.Key != e.r.req.NodeKey || rec.Machine != e.r.machine {
-			rec.Disco, rec.Endpoints = [32]byte{}, nil // of another run, or another machine
+		if rec.Key != a.r.req.NodeKey || rec.Machine != a.r.machine {
+			rec.Disco, rec.Endpoints = [32]byte{}, nil // another process or machine had them
 		}
-	} else if err := c.settleIn(t, e, &rec); err != nil {
+	} else if err := c.assignIdentity(t, a, &rec); err != nil {
 		return nil, err
 	}
-	rec.Machine, rec.Key, rec.User = e.r.machine, e.r.req.NodeKey, e.user
-	rec.Cap, rec.Tags, rec.AuthKey = e.r.req.Version, e.tags, e.authKey
-	rec.Ephemeral = e.ephemeral
-	rec.Expiry = c.keyExpiry(t, e.r.req.Expiry, e.tags)
-	if e.r.req.Hostinfo != nil {
-		t.takeHostinfo(&rec, e.r.req.Hostinfo)
+	rec.Machine, rec.Key, rec.User = a.r.machine, a.r.req.NodeKey, a.user
+	rec.Cap, rec.Tags, rec.AuthKey = a.r.req.Version, a.tags, a.authKey
+	rec.Ephemeral = a.ephemeral
+	rec.Expiry = c.keyExpiry(t, a.r.req.Expiry, a.tags)
+	if a.r.req.Hostinfo != nil {
+		t.takeHostinfo(&rec, a.r.req.Hostinfo)
 	}
 	t.putNode(&rec)
-	t.heardOf(t.nodes[rec.ID])
+	t.noteContact(t.nodes[rec.ID])
 	t.after = append(t.after, func() {
 		c.log.Info("node registered", "node", rec.Label, "id", rec.ID, "new", old == nil)
-		c.noteReturn(&rec, t.tick)
+		c.noteReturn(&rec, t.mono)
 	})
 	return t.nodes[rec.ID], nil
 }
 
-// settleIn gives a new node what is its own for ever: a number, addresses and a name.
-func (c *core) settleIn(t *tx, e *entrant, rec *nodeRecord) error {
+// assignIdentity gives a new node its ID, addresses and label.
+func (c *core) assignIdentity(t *tx, a *admission, rec *nodeRecord) error {
 	if len(t.nodes) >= c.cfg.maxNodes() {
 		return errManyNodes
 	}
@@ -86,46 +86,47 @@ func (c *core) settleIn(t *tx, e *entrant, rec *nodeRecord) error {
 	t.count(next)
 	*rec = nodeRecord{
 		ID: next.Node, V4: v4, V6: v6, Created: t.now.UTC(),
-		Label: uniqueLabel(hostname(e.r.req.Hostinfo), t.labelTaken),
+		Label: uniqueLabel(hostname(a.r.req.Hostinfo), t.labelTaken),
 	}
 	return nil
 }
 
-// heardOf notes that a node which has no stream yet has registered: its place is not vacant, nor is
-// it to be removed.
-func (t *tx) heardOf(n *node) {
+// noteContact restarts the absence of a node that has registered but has no stream yet. Otherwise
+// it could be taken over or, if ephemeral, deleted before its stream begins.
+func (t *tx) noteContact(n *node) {
 	if n.polled.IsZero() {
 		return
 	}
-	live := newLive(n)
-	live.polled = t.tick
+	live := cloneNode(n)
+	live.polled = t.mono
 	t.setNode(live)
 }
 
-// sameOwner reports whether a node belongs to the entrant's user, or has the entrant's tags. All
-// tagged nodes are shown with one user, which says nothing about who they are.
-func (e *entrant) sameOwner(rec *nodeRecord) bool {
-	if len(e.tags) > 0 || len(rec.Tags) > 0 {
-		return slices.Equal(e.tags, rec.Tags) // both are sorted
+// sameOwner reports whether a node has the same owner as the admission: the same tags or, if
+// neither has tags, the same user.
+func (a *admission) sameOwner(rec *nodeRecord) bool {
+	if len(a.tags) > 0 || len(rec.Tags) > 0 {
+		return slices.Equal(a.tags, rec.Tags) // both are sorted
 	}
-	return e.user == rec.User
+	return a.user == rec.User
 }
 
-// vacated returns the node of the same owner and name whose place the entrant may take: it must
-// have been away for longer than a reconnect takes, and so must all when the server has just begun.
-func (c *core) vacated(t *tx, e *entrant) *node {
-	h := e.r.req.Hostinfo
+// nodeToTakeOver returns the offline node with the same owner and label that the admission may take
+// over, or nil. The node must have been absent for the grace period. After a start of the server
+// all nodes count as just seen.
+func (c *core) nodeToTakeOver(t *tx, a *admission) *node {
+	h := a.r.req.Hostinfo
 	if h == nil {
 		return nil
 	}
 	n := t.nodes[t.byLabel[hostLabel(h.Hostname)]]
-	if n == nil || n.online || !e.sameOwner(n.rec) || !t.tick.After(n.polled.Add(c.cfg.offlineGrace())) {
+	if n == nil || n.online || !a.sameOwner(n.rec) || !t.mono.After(n.polled.Add(c.cfg.offlineGrace())) {
 		return nil
 	}
 	return n
 }
 
-// validTag reports whether a tag is well-formed: "tag:", a letter, then letters, digits and dashes.
+// validTag reports whether a tag is "tag:", a letter, and then letters, digits and dashes.
 func validTag(tag string) bool {
 	name, ok := strings.CutPrefix(tag, "tag:")
 	if !ok || name == "" || len(name) > maxLabel || name[0] == '-' || '0' <= name[0] && name[0] <= '9' {
@@ -145,8 +146,8 @@ func sortedTags(tags []string) []string {
 	return slices.Compact(list)
 }
 
-// responseTo turns an error of the decision into the answer that clients understand: it comes with
-// status 200.
+// responseTo returns the answer that tells a client the reason of a refusal. It is sent with status
+// 200.
 func responseTo(err error) control.RegisterResponse {
 	return control.RegisterResponse{Error: err.Error()}
 }

@@ -20,49 +20,49 @@ var openAPI []byte
 // operation is one method on one path of the API.
 type operation struct {
 	method, path string
-	serve        func(r *http.Request) (answer any, err error)
+	serve        http.HandlerFunc
 }
 
-// operations are all there are; openapi.json describes each.
+// operations returns all operations of the API. openapi.json describes each.
 func (s *Server) operations() []operation {
 	return []operation{
-		{"GET", "users", s.apiListUsers},
-		{"POST", "users", s.apiCreateUser},
-		{"PATCH", "users/{id}", s.apiRenameUser},
-		{"DELETE", "users/{id}", numbered(s.apiDeleteUser)},
-		{"GET", "keys", s.apiListKeys},
-		{"POST", "keys", s.apiCreateKey},
-		{"POST", "keys/{id}/expire", numbered(s.apiExpireKey)},
-		{"DELETE", "keys/{id}", numbered(s.apiDeleteKey)},
-		{"GET", "nodes", s.apiListNodes},
-		{"GET", "nodes/{id}", numbered(s.apiNode)},
-		{"DELETE", "nodes/{id}", numbered(s.apiDeleteNode)},
-		{"POST", "nodes/{id}/expire", numbered(s.apiExpireNode)},
-		{"POST", "nodes/{id}/rename", numbered(s.apiRenameNode)},
-		{"POST", "nodes/{id}/tags", numbered(s.apiTagNode)},
-		{"POST", "nodes/{id}/move", numbered(s.apiMoveNode)},
-		{"POST", "nodes/{id}/routes", numbered(s.apiApproveRoutes)},
-		{"GET", "blocked", s.apiListBlocked},
-		{"DELETE", "blocked/{id}", s.apiUnblock},
-		{"GET", "routes", s.apiListRoutes},
-		{"GET", "logins", s.apiListLogins},
-		{"POST", "logins/{id}/approve", s.apiApproveLogin},
-		{"DELETE", "logins/{id}", s.apiRefuseLogin},
-		{"GET", "policy", s.apiPolicy},
-		{"PUT", "policy", s.apiSetPolicy},
-		{"DELETE", "policy", s.apiDeletePolicy},
-		{"POST", "policy/check", s.apiCheckPolicy},
-		{"GET", "tokens", s.apiListTokens},
-		{"POST", "tokens", s.apiCreateToken},
-		{"DELETE", "tokens/{id}", numbered(s.apiDeleteToken)},
+		{"GET", "users", answer(s.apiListUsers)},
+		{"POST", "users", answer(s.apiCreateUser)},
+		{"PATCH", "users/{id}", answer(withID(s.apiRenameUser))},
+		{"DELETE", "users/{id}", noContent(withIDOnly(s.apiDeleteUser))},
+		{"GET", "keys", answer(s.apiListKeys)},
+		{"POST", "keys", answer(s.apiCreateKey)},
+		{"POST", "keys/{id}/expire", answer(withID(s.apiExpireKey))},
+		{"DELETE", "keys/{id}", noContent(withIDOnly(s.apiDeleteKey))},
+		{"GET", "nodes", answer(s.apiListNodes)},
+		{"GET", "nodes/{id}", answer(withID(s.apiNode))},
+		{"DELETE", "nodes/{id}", noContent(withIDOnly(s.apiDeleteNode))},
+		{"POST", "nodes/{id}/expire", answer(withID(s.apiExpireNode))},
+		{"POST", "nodes/{id}/rename", answer(withID(s.apiRenameNode))},
+		{"POST", "nodes/{id}/tags", answer(withID(s.apiTagNode))},
+		{"POST", "nodes/{id}/move", answer(withID(s.apiMoveNode))},
+		{"POST", "nodes/{id}/routes", answer(withID(s.apiApproveRoutes))},
+		{"GET", "blocked", answer(s.apiListBlocked)},
+		{"DELETE", "blocked/{id}", noContent(s.apiUnblock)},
+		{"GET", "routes", answer(s.apiListRoutes)},
+		{"GET", "logins", answer(s.apiListLogins)},
+		{"POST", "logins/{id}/approve", answer(s.apiApproveLogin)},
+		{"DELETE", "logins/{id}", noContent(s.apiRefuseLogin)},
+		{"GET", "policy", answer(s.apiPolicy)},
+		{"PUT", "policy", answer(s.apiSetPolicy)},
+		{"DELETE", "policy", noContent(s.apiDeletePolicy)},
+		{"POST", "policy/check", answer(s.apiCheckPolicy)},
+		{"GET", "tokens", answer(s.apiListTokens)},
+		{"POST", "tokens", answer(s.apiCreateToken)},
+		{"DELETE", "tokens/{id}", noContent(withIDOnly(s.apiDeleteToken))},
 	}
 }
 
-// apiRoutes serves the API and its description.
+// apiRoutes serves the API and its OpenAPI document.
 func (s *Server) apiRoutes() http.Handler {
 	mux := http.NewServeMux()
 	for _, op := range s.operations() {
-		mux.HandleFunc(op.method+" "+apiRoot+op.path, op.handle)
+		mux.HandleFunc(op.method+" "+apiRoot+op.path, op.serve)
 	}
 	mux.HandleFunc("GET "+apiRoot+"openapi.json", handleOpenAPI)
 	mux.HandleFunc(apiRoot, handleNoOperation)
@@ -75,34 +75,64 @@ func handleOpenAPI(w http.ResponseWriter, _ *http.Request) {
 }
 
 func handleNoOperation(w http.ResponseWriter, r *http.Request) {
-	writeError(w, notFound("%s %s is no operation of the API: see %sopenapi.json", r.Method, r.URL.Path, apiRoot))
+	writeError(w, notFound("%s %s is not an operation of the API: see %sopenapi.json", r.Method, r.URL.Path, apiRoot))
 }
 
-func (op operation) handle(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	answer, err := op.serve(r)
-	switch {
-	case err != nil:
-		writeError(w, err)
-	case answer == nil:
-		w.WriteHeader(http.StatusNoContent)
-	default:
-		writeJSON(w, http.StatusOK, answer)
+// answer serves an operation whose result is sent as JSON.
+func answer[T any](f func(r *http.Request) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if v, err := f(r); err != nil {
+			writeError(w, err)
+		} else {
+			writeJSON(w, http.StatusOK, v)
+		}
 	}
 }
 
-// numbered adds the number in the path.
-func numbered(f func(r *http.Request, id int64) (any, error)) func(r *http.Request) (any, error) {
-	return func(r *http.Request) (any, error) {
-		id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
-		if err != nil || id <= 0 {
-			return nil, badRequest("%q is not a number", r.PathValue("id"))
+// noContent serves an operation without a result.
+func noContent(f func(r *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if err := f(r); err != nil {
+			writeError(w, err)
+		} else {
+			w.WriteHeader(http.StatusNoContent)
+		}
+	}
+}
+
+// withID passes the {id} of the path to f.
+func withID[T any](f func(r *http.Request, id int64) (T, error)) func(r *http.Request) (T, error) {
+	return func(r *http.Request) (v T, err error) {
+		id, err := pathID(r)
+		if err != nil {
+			return v, err
 		}
 		return f(r, id)
 	}
 }
 
-// withToken lets only those pass who have a token.
+// withIDOnly is withID for an operation without a result.
+func withIDOnly(f func(r *http.Request, id int64) error) func(r *http.Request) error {
+	return func(r *http.Request) error {
+		id, err := pathID(r)
+		if err != nil {
+			return err
+		}
+		return f(r, id)
+	}
+}
+
+func pathID(r *http.Request) (int64, error) {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil || id <= 0 {
+		return 0, badRequest("%q is not a valid ID: use a number greater than 0", r.PathValue("id"))
+	}
+	return id, nil
+}
+
+// withToken serves h to requests that have a valid token.
 func (s *Server) withToken(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		secret, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -115,28 +145,28 @@ func (s *Server) withToken(h http.Handler) http.Handler {
 			writeError(w, err)
 		case !valid:
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			writeError(w, &refusal{http.StatusUnauthorized, "the API wants a token that is valid"})
+			writeError(w, &operationError{http.StatusUnauthorized, "the API requires a valid token"})
 		default:
 			h.ServeHTTP(w, r)
 		}
 	})
 }
 
-// body reads the document that comes with a request; an empty one is as good as {}.
+// body decodes the JSON body of a request. An empty body counts as {}.
 func body[T any](r *http.Request) (v T, err error) {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&v); err != nil && !errors.Is(err, io.EOF) {
 		if isTooLarge(err) {
-			return v, &refusal{http.StatusRequestEntityTooLarge, "the request is too large"}
+			return v, &operationError{http.StatusRequestEntityTooLarge, "the request is too large"}
 		}
 		return v, badRequest("reading the request: %v", err)
 	}
 	return v, nil
 }
 
-// windowOf reads which part of a list is asked for.
-func windowOf(r *http.Request) (w window, err error) {
+// pageRequestOf reads which part of a list a request asks for.
+func pageRequestOf(r *http.Request) (w pageRequest, err error) {
 	q := r.URL.Query()
 	if v := q.Get("after"); v != "" {
 		if w.after, err = strconv.ParseInt(v, 10, 64); err != nil {
@@ -151,13 +181,7 @@ func windowOf(r *http.Request) (w window, err error) {
 	return w, nil
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	w.Write(append(mustJSON(v), '\n'))
-}
-
-// apiError is the answer to an operation that was not done.
+// apiError is the JSON answer to an operation that failed.
 type apiError struct {
 	Error string `json:"error"`
 }
@@ -166,7 +190,7 @@ func writeError(w http.ResponseWriter, err error) {
 	writeJSON(w, statusOf(err), apiError{err.Error()})
 }
 
-// The requests of the operations, as far as they are not named in apitypes.go.
+// The bodies of requests, except those in apitypes.go.
 type (
 	userRequest struct {
 		Name        string `json:"name"`

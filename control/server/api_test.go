@@ -16,7 +16,7 @@ import (
 	"ginnel/control/policy"
 )
 
-// apiDoc is as much of an OpenAPI document as the tests read.
+// apiDoc is the part of an OpenAPI document that the tests need.
 type apiDoc struct {
 	Paths      map[string]map[string]*apiOperation
 	Components struct{ Schemas map[string]*schema }
@@ -52,7 +52,7 @@ func readAPI(t *testing.T) *apiDoc {
 func (d *apiDoc) check(s *schema, v any, where string) error {
 	if name, ok := strings.CutPrefix(s.Ref, "#/components/schemas/"); ok {
 		if s = d.Components.Schemas[name]; s == nil {
-			return fmt.Errorf("%s: there is no schema %s", where, name)
+			return fmt.Errorf("%s: schema %s does not exist", where, name)
 		}
 	}
 	switch v := v.(type) {
@@ -61,7 +61,7 @@ func (d *apiDoc) check(s *schema, v any, where string) error {
 	case []any:
 		for _, item := range v {
 			if s.Items == nil {
-				return fmt.Errorf("%s: is a list", where)
+				return fmt.Errorf("%s: unexpected list", where)
 			}
 			if err := d.check(s.Items, item, where+"[]"); err != nil {
 				return err
@@ -69,18 +69,18 @@ func (d *apiDoc) check(s *schema, v any, where string) error {
 		}
 	case string:
 		if s.Type != "string" || len(s.Enum) > 0 && !slices.Contains(s.Enum, v) {
-			return fmt.Errorf("%s: %q is no %s", where, v, s.Type)
+			return fmt.Errorf("%s: %q is not of type %s", where, v, s.Type)
 		}
 	case float64:
 		if s.Type != "integer" && s.Type != "number" {
-			return fmt.Errorf("%s: %v is no %s", where, v, s.Type)
+			return fmt.Errorf("%s: %v is not of type %s", where, v, s.Type)
 		}
 	case bool:
 		if s.Type != "boolean" {
-			return fmt.Errorf("%s: %v is no %s", where, v, s.Type)
+			return fmt.Errorf("%s: %v is not of type %s", where, v, s.Type)
 		}
 	default:
-		return fmt.Errorf("%s: is %v", where, v)
+		return fmt.Errorf("%s: unexpected %v", where, v)
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func (d *apiDoc) checkObject(s *schema, v map[string]any, where string) error {
 	return nil
 }
 
-// The description has every operation of the server, and no other.
+// The OpenAPI document describes exactly the operations of the server.
 func TestAPIIsDescribed(t *testing.T) {
 	doc := readAPI(t)
 	var described, served []string
@@ -121,7 +121,7 @@ func TestAPIIsDescribed(t *testing.T) {
 	}
 }
 
-// caller calls the API of a server and holds the answers to the description.
+// caller calls the API of a server and checks the answers against the OpenAPI document.
 type caller struct {
 	t      *testing.T
 	h      http.Handler
@@ -130,8 +130,8 @@ type caller struct {
 	called map[string]bool
 }
 
-// call returns the status and the answer. The operation is "METHOD path" of the description, {id}
-// standing for id.
+// call returns the status and the answer. op is "METHOD path" with {id} as in the document; id
+// replaces it.
 func (c *caller) call(op, id, body string) (int, map[string]any) {
 	c.t.Helper()
 	method, path, _ := strings.Cut(op, " ")
@@ -166,7 +166,7 @@ func (c *caller) call(op, id, body string) (int, map[string]any) {
 	return w.Code, answer
 }
 
-// want calls and insists on the status.
+// want makes a call and checks the status.
 func (c *caller) want(status int, op, id, body string) map[string]any {
 	c.t.Helper()
 	got, answer := c.call(op, id, body)
@@ -176,7 +176,7 @@ func (c *caller) want(status int, op, id, body string) map[string]any {
 	return answer
 }
 
-// Every operation answers as described, when it does what it is asked and when it does not.
+// Every operation answers as described, both on success and on failure.
 func TestAPI(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		c := &caller{t: t, h: n.server.AdminHandler(), doc: readAPI(t), called: make(map[string]bool)}
@@ -189,7 +189,7 @@ func TestAPI(t *testing.T) {
 		for path, methods := range c.doc.Paths {
 			for method := range methods {
 				if !c.called[strings.ToUpper(method)+" "+path] {
-					t.Errorf("%s %s was not tried", method, path)
+					t.Errorf("%s %s was not called", method, path)
 				}
 			}
 		}
@@ -204,10 +204,10 @@ func (c *caller) users() {
 	c.want(200, "PATCH users/{id}", "2", `{"name": "rob"}`)
 	c.want(404, "PATCH users/{id}", "9", `{"name": "x"}`)
 	if list := c.want(200, "GET users?limit=1", "", "")["items"].([]any); len(list) != 1 {
-		c.t.Errorf("a page of one has %d", len(list))
+		c.t.Errorf("a page with limit 1 has %d entries", len(list))
 	}
 	if list := c.want(200, "GET users?after=1", "", "")["items"].([]any); len(list) != 1 {
-		c.t.Errorf("after the first come %d", len(list))
+		c.t.Errorf("got %d entries after the first", len(list))
 	}
 	c.want(400, "GET users?limit=0", "", "")
 	c.want(204, "DELETE users/{id}", "2", "")
@@ -216,13 +216,14 @@ func (c *caller) users() {
 }
 
 func (c *caller) keys(n *testNet) {
-	made := c.want(200, "POST keys", "", `{"user": "alice", "reusable": true, "tags": ["tag:a"], "expiry": "2030-01-01T00:00:00Z"}`)
+	made := c.want(200, "POST keys", "",
+		`{"user": "alice", "reusable": true, "tags": ["tag:a"], "expiry": "2030-01-01T00:00:00Z"}`)
 	if k, _ := made["key"].(string); !strings.HasPrefix(k, authKeyPrefix) {
 		c.t.Errorf("the key is %q", k)
 	}
 	for _, e := range must(n.store.List(c.t.Context(), "")) {
 		if strings.Contains(string(e.Value), made["key"].(string)[len(authKeyPrefix):]) {
-			c.t.Errorf("the key itself is stored at %s", e.Key)
+			c.t.Errorf("the key is stored in plain text at %s", e.Key)
 		}
 	}
 	c.want(404, "POST keys", "", `{"user": "nobody"}`)
@@ -253,7 +254,7 @@ func (c *caller) nodes(n *testNet) {
 	n.join("b", k)
 	c.want(200, "GET nodes", "", "")
 	if list := c.want(200, "GET nodes?name=b&user=alice", "", "")["items"].([]any); len(list) != 1 {
-		c.t.Errorf("named b are %d", len(list))
+		c.t.Errorf("got %d nodes named b", len(list))
 	}
 	c.want(200, "GET nodes/{id}", "1", "")
 	c.want(404, "GET nodes/{id}", "9", "")
@@ -279,11 +280,12 @@ func (c *caller) nodes(n *testNet) {
 	}
 	c.want(400, "POST nodes/{id}/expire", "1", `{"at": "0001-01-01T00:00:00Z"}`)
 	c.want(400, "POST nodes/{id}/expire", "1", `{"at": "2030-01-01T00:00:00Z", "never": true}`)
-	if e := c.want(200, "POST nodes/{id}/expire", "1", `{"at": "2030-01-01T00:00:00Z"}`); e["expired"] != false || e["expiry"] != "2030-01-01T00:00:00Z" {
-		c.t.Errorf("to expire later: %v", e)
+	const at = "2030-01-01T00:00:00Z"
+	if e := c.want(200, "POST nodes/{id}/expire", "1", `{"at": "`+at+`"}`); e["expired"] != false || e["expiry"] != at {
+		c.t.Errorf("with an expiry: %v", e)
 	}
 	if e := c.want(200, "POST nodes/{id}/expire", "1", `{"never": true}`); e["expired"] != false || e["expiry"] != nil {
-		c.t.Errorf("never to expire: %v", e)
+		c.t.Errorf("without an expiry: %v", e)
 	}
 	c.want(409, "DELETE users/{id}", "1", "")
 	c.want(204, "DELETE nodes/{id}?block=true", "1", "")
@@ -312,7 +314,7 @@ func (c *caller) logins(n *testNet) {
 
 func (c *caller) policy() {
 	if p := c.want(200, "GET policy", "", ""); p["text"] != "" {
-		c.t.Errorf("the policy at first: %v", p)
+		c.t.Errorf("the policy at the start: %v", p)
 	}
 	c.want(400, "PUT policy", "", "{")
 	c.want(413, "PUT policy", "", strings.Repeat(" ", policy.MaxSize+1))
@@ -333,7 +335,7 @@ func (c *caller) tokens() {
 	c.want(404, "DELETE tokens/{id}", "1", "")
 }
 
-// On the server's port the API is for those who have a token.
+// On the server's port the API requires a token.
 func TestAPITokens(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		tok, err := n.server.CreateToken(t.Context(), "ci", time.Now().Add(time.Hour))
@@ -374,7 +376,7 @@ func TestPages(t *testing.T) {
 			{"POST", "/ts2021", "", 400, ""},
 			{"GET", id, "", 200, "ginnel control nodes approve " + id[len(loginPath):]},
 			{"GET", id, "", 200, "&lt;b&gt;"},
-			{"GET", loginPath + loginPrefix + strings.Repeat("0", loginDigits), "", 404, "Nobody waits"},
+			{"GET", loginPath + loginPrefix + strings.Repeat("0", loginDigits), "", 404, "No node is waiting"},
 			{"GET", loginPath + "x", "", 400, ""},
 			{"POST", id, "", 405, ""},
 			{"HEAD", "/machine/ping-response?id=1", "", 200, ""},
@@ -394,7 +396,8 @@ func TestPages(t *testing.T) {
 				t.Errorf("%s %s: got %d %s, want %d and %q", c.method, c.path, w.Code, w.Body, c.status, c.has)
 			}
 		}
-		if w := get(n.server.AdminHandler(), "GET", "/metrics", ""); !strings.Contains(w.Body.String(), `ginnel_control_nodes{state="online"} 1`) {
+		w := get(n.server.AdminHandler(), "GET", "/metrics", "")
+		if !strings.Contains(w.Body.String(), `ginnel_control_nodes{state="online"} 1`) {
 			t.Errorf("metrics for administrators: got %d %s", w.Code, w.Body)
 		}
 		n.server.Close()

@@ -4,12 +4,12 @@ import (
 	"net/netip"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// The types of this file are the documents of the API, which openapi.json describes.
+// The types of this file are the JSON documents of the API, which openapi.json describes.
 
-// User owns nodes.
+// User is an owner of nodes.
 type User struct {
 	ID          int64     `json:"id"`
 	Name        string    `json:"name"`
@@ -22,7 +22,7 @@ type Node struct {
 	ID         int64             `json:"id"`
 	Name       string            `json:"name"`
 	FQDN       string            `json:"fqdn"`
-	User       string            `json:"user"` // tagged-devices if it has tags
+	User       string            `json:"user"` // tagged-devices if the node has tags
 	Tags       []string          `json:"tags"`
 	Addresses  []netip.Addr      `json:"addresses"`
 	NodeKey    key.NodePublic    `json:"node_key"`
@@ -33,25 +33,29 @@ type Node struct {
 	Expiry     time.Time         `json:"expiry,omitzero"`
 	Expired    bool              `json:"expired"`
 	Ephemeral  bool              `json:"ephemeral"`
-	Contested  bool              `json:"contested"` // two processes use its key
-	Hostname   string            `json:"hostname"`  // as it calls itself
-	OS         string            `json:"os,omitzero"`
-	Version    string            `json:"version,omitzero"`
-	Relay      int               `json:"relay,omitzero"`
-	Endpoints  []netip.AddrPort  `json:"endpoints"`
-	Routes     NodeRoutes        `json:"routes"`
+	Contested  bool              `json:"contested"` // another process uses the node's key
+	NodeHost
+	Relay     int              `json:"relay,omitzero"`
+	Endpoints []netip.AddrPort `json:"endpoints"`
+	Routes    NodeRoutes       `json:"routes"`
 }
 
-// NodeRoutes are the routes of a node: those it offers, those an administrator approved, those in
-// use, and those of the latter that it is elected for among several.
+// NodeHost is what a node reports about its host. In JSON these are fields of Node.
+type NodeHost struct {
+	Hostname string `json:"hostname"`
+	OS       string `json:"os,omitzero"`
+	Version  string `json:"version,omitzero"` // of the client program
+}
+
+// NodeRoutes are the routes of a node.
 type NodeRoutes struct {
 	Advertised []netip.Prefix `json:"advertised"`
-	Approved   []netip.Prefix `json:"approved"`
-	Served     []netip.Prefix `json:"served"`
-	Primary    []netip.Prefix `json:"primary"`
+	Approved   []netip.Prefix `json:"approved"` // by an administrator
+	Served     []netip.Prefix `json:"served"`   // advertised, and approved by an administrator or the policy
+	Primary    []netip.Prefix `json:"primary"`  // served subnets that the node is elected for
 }
 
-// Route is a subnet, or the Internet, that a node offers or may offer.
+// Route is a route that a node advertises.
 type Route struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	NodeID   int64        `json:"node_id"`
@@ -61,10 +65,10 @@ type Route struct {
 	Exit     bool         `json:"exit"`
 }
 
-// AuthKey lets nodes in. The key itself is there only in the answer that made it.
+// AuthKey is a pre-auth key, by which nodes register.
 type AuthKey struct {
 	ID        int64     `json:"id"`
-	Key       string    `json:"key,omitzero"`
+	Key       string    `json:"key,omitzero"` // only in the answer that created it
 	User      string    `json:"user"`
 	Reusable  bool      `json:"reusable"`
 	Ephemeral bool      `json:"ephemeral"`
@@ -73,51 +77,52 @@ type AuthKey struct {
 	Created   time.Time `json:"created"`
 	Expiry    time.Time `json:"expiry,omitzero"`
 	Used      time.Time `json:"used,omitzero"`
-	State     string    `json:"state"` // valid, used or expired; revoked of an older version
+	State     string    `json:"state"` // valid, used, expired, or revoked by an older version
 }
 
-// AuthKeyRequest asks for a key.
+// AuthKeyRequest asks for a new pre-auth key.
 type AuthKeyRequest struct {
 	User      string    `json:"user"`
 	Reusable  bool      `json:"reusable,omitzero"`
 	Ephemeral bool      `json:"ephemeral,omitzero"`
-	TakeOver  bool      `json:"take_over,omitzero"` // a node takes the place of an offline one of its name and owner
+	TakeOver  bool      `json:"take_over,omitzero"` // a node takes over an offline node with its name and owner
 	Tags      []string  `json:"tags,omitzero"`
 	Expiry    time.Time `json:"expiry,omitzero"` // zero: never
 }
 
-// Login is a node that waits to be let in.
+// Login is a node that waits for approval.
 type Login struct {
 	ID         string            `json:"id"`
 	Hostname   string            `json:"hostname"`
 	OS         string            `json:"os,omitzero"`
-	Tags       []string          `json:"tags"` // that it asks for
+	Tags       []string          `json:"tags"` // requested by the node
 	NodeKey    key.NodePublic    `json:"node_key"`
 	MachineKey key.MachinePublic `json:"machine_key"`
 	Until      time.Time         `json:"until"`
-	Waiting    bool              `json:"waiting"` // its client asks right now what has become of it
+	Waiting    bool              `json:"waiting"` // the client is connected and waits for the outcome
 }
 
-// Token lets its bearer use the API. The token itself is there only in the answer that made it.
+// Token authenticates an administrator to the API.
 type Token struct {
 	ID      int64     `json:"id"`
-	Token   string    `json:"token,omitzero"`
+	Token   string    `json:"token,omitzero"` // only in the answer that created it
 	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
 	Expiry  time.Time `json:"expiry,omitzero"`
 }
 
-// Policy is the policy in force. Without one everybody may do everything.
+// Policy is the policy in force. Without one everything is allowed.
 type Policy struct {
 	Text     string    `json:"text"`
 	Changed  time.Time `json:"changed,omitzero"`
 	Warnings []string  `json:"warnings"`
-	Failing  []string  `json:"failing_tests"` // on the nodes there are; the policy is in force all the same
+	Failing  []string  `json:"failing_tests"` // tests that fail; the policy is in force nevertheless
 
-	Explained []string `json:"explained,omitzero"` // what each entry does, if a check was asked for it
+	Explained []string `json:"explained,omitzero"` // the effect of each entry; only if a check asked for it
 }
 
-// Page is a part of a list. Next, unless it is zero, is what the next part begins after.
+// Page is a part of a list. If Next is not zero, more entries follow, and Next is the after
+// parameter of the next request.
 type Page[T any] struct {
 	Items []T   `json:"items"`
 	Next  int64 `json:"next,omitzero"`
@@ -133,7 +138,7 @@ func (t *tx) apiNode(n *node) Node {
 		ID: rec.ID, Name: rec.Label, FQDN: n.name[:len(n.name)-1], Tags: list(rec.Tags), Addresses: rec.addrs(),
 		NodeKey: rec.Key, MachineKey: rec.Machine, Online: n.online, LastSeen: rec.LastSeen, Created: rec.Created,
 		Expiry: rec.Expiry, Expired: n.expired, Ephemeral: rec.Ephemeral,
-		Contested: n.contest != nil, Hostname: hostname(rec.Hostinfo),
+		Contested: n.duplicateKey != nil, NodeHost: NodeHost{Hostname: hostname(rec.Hostinfo)},
 		Relay: rec.home(), Endpoints: list(rec.Endpoints),
 		Routes: NodeRoutes{Approved: list(rec.Approved), Served: list(n.served), Primary: list(n.primary)},
 	}
@@ -171,8 +176,10 @@ func (k *authKey) state(now time.Time) string {
 }
 
 func (c *core) apiLogin(t *tx, l *login) Login {
-	a := Login{ID: l.ID, Hostname: hostname(l.Hostinfo), NodeKey: l.Key, MachineKey: l.Machine, Until: t.now.Add(c.loginEnds(l).Sub(t.tick)).UTC(),
-		Waiting: c.attended[l.ID].open > 0, Tags: []string{}}
+	a := Login{
+		ID: l.ID, Hostname: hostname(l.Hostinfo), NodeKey: l.Key, MachineKey: l.Machine,
+		Until: t.now.Add(c.loginDeadline(l).Sub(t.mono)).UTC(), Waiting: c.loginWaits[l.ID].open > 0, Tags: []string{},
+	}
 	if l.Hostinfo != nil {
 		a.OS, a.Tags = l.Hostinfo.OS, list(l.Hostinfo.RequestTags)
 	}
@@ -183,5 +190,5 @@ func (k *token) api() Token {
 	return Token{ID: k.ID, Name: k.Name, Created: k.Created, Expiry: k.Expiry}
 }
 
-// list returns a copy that is not nil: an empty list is written as one.
+// list returns a copy of a slice that is not nil, so that JSON shows an empty list instead of null.
 func list[T any](l []T) []T { return append(make([]T, 0, len(l)), l...) }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,14 +13,14 @@ type batch struct {
 	*core
 	moment
 	cmds   []*command
-	txs    []*tx // of the commands that did not fail
+	txs    []*tx // of the commands that succeeded
 	writes int
 }
 
-// room reports whether another command fits in.
+// room reports whether another command fits into the transaction.
 func (b *batch) room() bool { return b.writes < store.MaxOps-batchRoom && len(b.cmds) < store.MaxOps }
 
-// take runs a command.
+// take adds a command and runs it.
 func (b *batch) take(cmd *command) {
 	b.cmds = append(b.cmds, cmd)
 	b.runOn(cmd)
@@ -38,7 +37,7 @@ func (b *batch) runOn(cmd *command) {
 	b.txs = append(b.txs, t)
 }
 
-// takeWaiting runs a command that is waiting, if there is one.
+// takeWaiting takes a command that waits to be run, if there is one.
 func (b *batch) takeWaiting() bool {
 	select {
 	case cmd := <-b.cmdc:
@@ -49,45 +48,45 @@ func (b *batch) takeWaiting() bool {
 	}
 }
 
-// takeDue runs what time has brought about, if anything. It is due again soon, until it has been
-// done.
+// takeDue runs the next event that is due, if any. The event is scheduled again for a retry; a
+// successful command reschedules or cancels it.
 func (b *batch) takeDue() bool {
-	if id, ok := b.alarms.pop(b.tick); ok {
-		b.alarms.set(id, b.tick.Add(retryStore))
-		b.take(&command{run: func(t *tx) error { b.nodeDue(t, id); return nil }})
+	if id, ok := b.timers.nodes.pop(b.mono); ok {
+		b.timers.nodes.set(id, b.mono.Add(retryDue))
+		b.take(&command{run: func(t *tx) error { b.nodeTimeout(t, id); return nil }})
 		return true
 	}
-	if id, ok := b.expiries.pop(b.now); ok {
-		b.expiries.set(id, b.now.Add(retryStore))
-		b.take(&command{run: func(t *tx) error { b.nodeDue(t, id); return nil }})
+	if id, ok := b.timers.expiries.pop(b.now); ok {
+		b.timers.expiries.set(id, b.now.Add(retryDue))
+		b.take(&command{run: func(t *tx) error { b.nodeTimeout(t, id); return nil }})
 		return true
 	}
-	if id, ok := b.elections.pop(b.tick); ok {
-		b.elections.set(id, b.tick.Add(retryStore))
-		b.take(&command{run: func(t *tx) error { b.keepElection(t, id); return nil }})
+	if id, ok := b.timers.elections.pop(b.mono); ok {
+		b.timers.elections.set(id, b.mono.Add(retryDue))
+		b.take(&command{run: func(t *tx) error { b.storeElection(t, id); return nil }})
 		return true
 	}
-	if id, ok := b.deadlines.pop(b.tick); ok {
-		b.deadlines.set(id, b.tick.Add(retryStore))
-		b.take(&command{run: func(t *tx) error { b.loginDue(t, id); return nil }})
+	if id, ok := b.timers.logins.pop(b.mono); ok {
+		b.timers.logins.set(id, b.mono.Add(retryDue))
+		b.take(&command{run: func(t *tx) error { b.loginTimeout(t, id); return nil }})
 		return true
 	}
 	return false
 }
 
-// commit stores what the commands have written. If the store fails, those fail that needed it; the
-// others still happen.
+// commit stores the writes of all commands. If the store fails, the commands that wrote fail and
+// the others take effect.
 func (b *batch) commit() {
 	err := b.persist()
 	if err == nil {
 		return
 	}
-	b.log.Error("storing failed", "err", err)
+	b.log.Error("state not stored", "err", err)
 	b.metrics.storeErrors.Inc()
 	for i := len(b.txs) - 1; i >= 0; i-- {
 		b.txs[i].rollback()
 	}
-	b.txs, b.stale = nil, true
+	b.txs, b.storage.stale = nil, true
 	for _, cmd := range b.cmds {
 		switch {
 		case cmd.wrote:
@@ -98,8 +97,8 @@ func (b *batch) commit() {
 	}
 }
 
-// rerun repeats a command that had nothing to store when others had; now that those have failed it
-// may have.
+// rerun repeats a command that wrote nothing, after the changes of the others were undone. Without
+// them it may have something to write; then it fails too.
 func (b *batch) rerun(cmd *command, storeErr error) {
 	b.runOn(cmd)
 	if cmd.err == nil && cmd.wrote {
@@ -109,16 +108,16 @@ func (b *batch) rerun(cmd *command, storeErr error) {
 	}
 }
 
-// persist puts all writes into one transaction: of several to one record the last counts.
+// persist stores the writes of all commands in one transaction. The last write to a record counts.
 func (b *batch) persist() error {
-	records := make(map[string]any)
+	last := make(map[string]write)
 	var paths []string
 	for _, t := range b.txs {
 		for _, w := range t.writes {
-			if _, twice := records[w.path]; !twice {
+			if _, twice := last[w.path]; !twice {
 				paths = append(paths, w.path)
 			}
-			records[w.path] = w.record
+			last[w.path] = w
 		}
 	}
 	if len(paths) == 0 {
@@ -127,7 +126,7 @@ func (b *batch) persist() error {
 	var txn store.Txn
 	for _, path := range paths {
 		txn.If = append(txn.If, store.Condition{Key: path, Revision: b.st.revisions[path]})
-		record := records[path]
+		record := last[path].record
 		if record == nil {
 			txn.Del = append(txn.Del, path)
 			continue
@@ -138,16 +137,12 @@ func (b *batch) persist() error {
 		}
 		txn.Put = append(txn.Put, store.Put{Key: path, Value: value})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
-	revision, err := b.store.Transact(ctx, txn)
-	if err != nil {
+	if err := b.storage.commit(txn); err != nil {
 		return &storeError{err}
 	}
-	b.revision = revision
 	b.metrics.transactions.Inc()
 	for _, p := range txn.Put {
-		b.st.revisions[p.Key] = revision
+		b.st.revisions[p.Key] = b.storage.revision
 	}
 	for _, path := range txn.Del {
 		delete(b.st.revisions, path)
@@ -155,7 +150,7 @@ func (b *batch) persist() error {
 	return nil
 }
 
-// storeError says that a change was not made because it could not be kept.
+// storeError means that a change was undone because it could not be stored.
 type storeError struct{ err error }
 
 func (e *storeError) Error() string { return fmt.Sprintf("storing the change: %v", e.err) }

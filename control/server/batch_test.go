@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// inOneBatch runs commands that the loop finds waiting at the same time, in this order.
+// inOneBatch runs commands, in this order, in one batch of the loop.
 func (n *testNet) inOneBatch(runs ...func(t *tx) error) {
 	n.t.Helper()
 	var wg sync.WaitGroup
@@ -27,15 +27,16 @@ func (n *testNet) inOneBatch(runs ...func(t *tx) error) {
 	}
 }
 
-// The end of a stream that another has taken the place of just now does nothing to the node.
+// The end of a stream does not affect the node if another stream has replaced it earlier in the
+// same batch.
 func TestSupersededInOneBatch(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		p := n.newPeer("a")
 		p.register(withKey(n.authKey(func(r *AuthKeyRequest) { r.Ephemeral = true })))
 		c, id := n.server.core, n.node("a").ID
 		first, second := &stream{id: id, endc: make(chan struct{})}, &stream{id: id, endc: make(chan struct{})}
-		begin := func(s *stream) func(*tx) error { return func(t *tx) error { c.begin(t, s); return nil } }
-		end := func(s *stream) func(*tx) error { return func(t *tx) error { c.end(t, s); return nil } }
+		begin := func(s *stream) func(*tx) error { return func(t *tx) error { c.beginStream(t, s); return nil } }
+		end := func(s *stream) func(*tx) error { return func(t *tx) error { c.endStream(t, s); return nil } }
 		n.inOneBatch(begin(first))
 		n.inOneBatch(begin(second), end(first))
 		n.inOneBatch(func(t *tx) error {
@@ -44,21 +45,20 @@ func TestSupersededInOneBatch(t *testing.T) {
 			}
 			return nil
 		})
-		settle() // it ends with the next step
+		settle() // the stream ends with the next step
 		select {
 		case <-first.endc:
 		default:
-			t.Error("the first stream goes on")
+			t.Error("the first stream has not ended")
 		}
 		n.inOneBatch(func(t *tx) error { t.deleteNode(id); return nil }, end(second))
 		if len(c.streams) != 0 {
-			t.Error("a deleted node has a stream")
+			t.Error("a deleted node still has a stream")
 		}
 	})
 }
 
-// Dates that cannot be stored are refused, and one that gets through fails its command, not the
-// server.
+// Dates that JSON cannot represent are refused. If one reaches the store, only its command fails.
 func TestExtremeDates(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		n.join("a", n.authKey(nil))
@@ -71,8 +71,8 @@ func TestExtremeDates(t *testing.T) {
 			_, keyErr := n.server.CreateAuthKey(t.Context(), AuthKeyRequest{User: "alice", Expiry: at})
 			_, nodeErr := n.server.expireNode(t.Context(), n.node("a").ID, &at)
 			for _, err := range []error{tokenErr, keyErr, nodeErr} {
-				if _, ok := errors.AsType[*refusal](err); !ok {
-					t.Errorf("%s: got %v, want it refused", text, err)
+				if _, ok := errors.AsType[*operationError](err); !ok {
+					t.Errorf("%s: got %v, want 400", text, err)
 				}
 			}
 			err = n.server.core.change(t.Context(), func(t *tx) error {
@@ -80,7 +80,7 @@ func TestExtremeDates(t *testing.T) {
 				return nil
 			})
 			if !isStoreError(err) {
-				t.Errorf("%s: stored, or %v", text, err)
+				t.Errorf("%s: got %v, want an error of the command", text, err)
 			}
 		}
 		if _, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil {

@@ -12,10 +12,10 @@ import (
 
 	"ginnel/control"
 	"ginnel/control/store"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// sink is the response of a stream that nobody reads: it counts frames.
+// sink is a response that counts frames and discards them.
 type sink struct {
 	frames *atomic.Int64
 	bytes  *atomic.Int64
@@ -89,13 +89,13 @@ func (n *benchNet) stream(ctx context.Context, k key.NodePublic) {
 	s := &stream{endc: make(chan struct{})}
 	core.change(ctx, func(t *tx) error {
 		s.id = t.nodeByKey(k).rec.ID
-		core.begin(t, s)
+		core.beginStream(t, s)
 		return nil
 	})
-	core.poll(ctx, &sink{frames: &n.frames, bytes: &n.bytes, header: make(http.Header)}, s, control.CompressZstd)
+	core.serveStream(ctx, &sink{frames: &n.frames, bytes: &n.bytes, header: make(http.Header)}, s, control.CompressZstd)
 }
 
-// quiesce waits until no frame is written any more.
+// quiesce waits until no more frames are written.
 func (n *benchNet) quiesce() {
 	for last := int64(-1); n.frames.Load() != last; time.Sleep(2 * maxInterval) {
 		last = n.frames.Load()
@@ -119,9 +119,9 @@ func (n *benchNet) close() {
 	n.server.Close()
 }
 
-// BenchmarkChange is what a change of one node costs with so many that are told of it, encryption
-// and HTTP aside. The time of an operation is up to the interval of the steps; frames tell what was
-// written.
+// BenchmarkChange measures one change of one node with a given number of streams, without
+// encryption and HTTP. The time per operation includes the interval between steps. The metric
+// frames counts the frames that were written.
 func BenchmarkChange(b *testing.B) {
 	for _, size := range []int{10, 100, 1000} {
 		b.Run(fmt.Sprintf("nodes=%d", size), func(b *testing.B) {
@@ -147,7 +147,7 @@ func BenchmarkChange(b *testing.B) {
 	}
 }
 
-// BenchmarkFirstFrame is what it takes to bring a stream the whole map.
+// BenchmarkFirstFrame measures the encoding of a full map.
 func BenchmarkFirstFrame(b *testing.B) {
 	for _, size := range []int{10, 100, 1000} {
 		b.Run(fmt.Sprintf("nodes=%d", size), func(b *testing.B) {
@@ -156,7 +156,7 @@ func BenchmarkFirstFrame(b *testing.B) {
 			v := n.server.core.latest.Load()
 			b.ReportAllocs()
 			for b.Loop() {
-				resp := v.first(&sentState{id: 1}, "net.test", time.Now())
+				resp := v.fullMap(&clientState{id: 1}, "net.test", time.Now())
 				if _, err := control.AppendFrame(nil, resp, control.CompressZstd); err != nil {
 					b.Fatal(err)
 				}
@@ -165,7 +165,7 @@ func BenchmarkFirstFrame(b *testing.B) {
 	}
 }
 
-// BenchmarkJoin is how fast nodes are let in that arrive together, with a store that is on a disk.
+// BenchmarkJoin measures concurrent registrations with a store on a disk.
 func BenchmarkJoin(b *testing.B) {
 	st, err := store.Open(b.TempDir() + "/bench.db")
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 
 var crowdSize = flag.Int("nodes", 200, "how many nodes the churn test has")
 
-// crowd lets that many nodes join at once.
-func (n *testNet) crowd(size int, authKey string) []*peer {
+// joinMany lets nodes join at the same time.
+func (n *testNet) joinMany(size int, authKey string) []*peer {
 	n.t.Helper()
 	peers := make([]*peer, size)
 	var wg sync.WaitGroup
@@ -33,8 +33,8 @@ func (n *testNet) crowd(size int, authKey string) []*peer {
 	return peers
 }
 
-// While nodes move, restart and leave, each of the others is told; in the end every map is what the
-// server has.
+// While nodes roam, restart and leave, all maps follow. In the end each map equals what a new
+// stream would get.
 func TestChurn(t *testing.T) {
 	for name, policy := range map[string]string{"open": "", "policy": webPolicy} {
 		t.Run(name, func(t *testing.T) {
@@ -57,7 +57,7 @@ func churn(t *testing.T, n *testNet) {
 	}
 	plain := n.authKey(nil)
 	tagged := n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:web"}; r.Ephemeral = true })
-	peers := append(n.crowd(size-size/4, plain), n.crowd(size/4, tagged)...)
+	peers := append(n.joinMany(size-size/4, plain), n.joinMany(size/4, tagged)...)
 	r := rand.New(rand.NewPCG(1, 2))
 	for range size {
 		p := peers[r.IntN(len(peers))]
@@ -69,12 +69,12 @@ func churn(t *testing.T, n *testNet) {
 			p.host.Hostname = fmt.Sprintf("moved-%d", r.IntN(10))
 			p.update(nil)
 		case 3:
-			p.away()
+			p.endStream()
 			p.stream()
 		case 4:
 			p.Logout(t.Context(), p.request())
 			p.register(withKey(plain))
-			p.away()
+			p.endStream()
 			p.stream()
 		}
 	}
@@ -92,16 +92,16 @@ func (n *testNet) hasPolicy() bool {
 	return err == nil && p.Text != ""
 }
 
-// compareView holds a map against what a stream that began now would get.
+// compareView compares a map with the one that a new stream would get.
 func compareView(t *testing.T, n *testNet, p *peer) {
 	t.Helper()
-	m, _ := p.view()
+	m, _ := p.latestMap()
 	v := n.server.core.latest.Load()
 	if v.node(m.Self.ID) == nil {
-		t.Errorf("%s is not there any more", m.Self.Name)
+		t.Errorf("%s does not exist any more", m.Self.Name)
 		return
 	}
-	want := v.first(&sentState{id: m.Self.ID}, "", m.ControlTime)
+	want := v.fullMap(&clientState{id: m.Self.ID}, "", m.ControlTime)
 	if len(want.Peers) != len(m.Peers) {
 		t.Errorf("%s has %d peers, want %d", m.Self.Name, len(m.Peers), len(want.Peers))
 		return
@@ -113,14 +113,15 @@ func compareView(t *testing.T, n *testNet, p *peer) {
 		}
 	}
 	if got, want := essence(m.Self), essence(want.Node); got != want {
-		t.Errorf("of itself %s has\n%s want\n%s", m.Self.Name, got, want)
+		t.Errorf("%s has itself as\n%s want\n%s", m.Self.Name, got, want)
 	}
 	if got, want := string(mustJSON(m.Filters["base"])), string(mustJSON(want.PacketFilters["base"])); got != want {
-		t.Errorf("%s lets in\n%s want\n%s", m.Self.Name, got, want)
+		t.Errorf("%s has the packet filter\n%s want\n%s", m.Self.Name, got, want)
 	}
 }
 
-// essence is a node without what is only told along with going offline.
+// essence formats a node without the differences that do not count: LastSeen of an online node, and
+// whether empty endpoints are nil.
 func essence(n *control.Node) string {
 	c := *n
 	if c.Online != nil && *c.Online {
@@ -138,15 +139,17 @@ func linear(t *testing.T, n *testNet, peers []*peer) {
 	t.Helper()
 	total := func() (sum int) {
 		for _, p := range peers {
-			_, frames := p.view()
+			_, frames := p.latestMap()
 			sum += frames
 		}
 		return sum
 	}
 	before := total()
-	peers[0].update(func(r *control.MapRequest) { r.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.77:7")} })
+	peers[0].update(func(r *control.MapRequest) {
+		r.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.77:7")}
+	})
 	settle()
 	if got := total() - before; got != len(peers) {
-		t.Errorf("one change of one of %d nodes cost %d frames", len(peers), got)
+		t.Errorf("one change among %d nodes cost %d frames", len(peers), got)
 	}
 }

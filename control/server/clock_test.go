@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// clock is a time of day that can be set.
+// clock is a wall clock that can be set.
 type clock struct{ ahead atomic.Int64 }
 
 func (c *clock) set(ahead time.Duration) { c.ahead.Store(int64(ahead)) }
@@ -17,7 +17,7 @@ func (c *clock) use(cfg *Config) {
 
 const day = 24 * time.Hour
 
-// names lists the nodes with a plus before those that are online.
+// names lists the nodes, with a plus before those that are online.
 func (n *testNet) names() (text string) {
 	for _, node := range n.nodes() {
 		if node.Online {
@@ -28,8 +28,8 @@ func (n *testNet) names() (text string) {
 	return text
 }
 
-// When the clock is set, by a day forward or back, nobody is thought to have been away for that
-// long, nor expected for that long: neither nodes nor those who wait to be let in.
+// Setting the wall clock, by a day forward or back, does not affect durations: neither how long a
+// node has been absent nor how long a login waits.
 func TestClockSet(t *testing.T) {
 	for what, step := range map[string]time.Duration{"forward": day, "back": -day} {
 		t.Run(what, func(t *testing.T) {
@@ -41,8 +41,8 @@ func TestClockSet(t *testing.T) {
 				left := n.join("left", brief)
 				p := n.newPeer("laptop")
 				resp, _ := p.register(nil)
-				defer p.waits(resp.AuthURL)()
-				left.away()
+				defer p.awaitLogin(resp.AuthURL)()
+				left.endStream()
 				c.set(step)
 				time.Sleep(5 * time.Second)
 				n.server.CreateUser(t.Context(), "something happens", "")
@@ -59,10 +59,10 @@ func TestClockSet(t *testing.T) {
 				}
 				soon := n.join("soon", brief)
 				c.set(0)
-				soon.away()
+				soon.endStream()
 				time.Sleep(62 * time.Second)
 				if got := n.names(); got != "+a +job " {
-					t.Errorf("set right again: %s", got)
+					t.Errorf("corrected: %s", got)
 				}
 				time.Sleep(loginLife - 3*time.Minute)
 				if l, ok := n.onlyLogin(); !ok || !l.Waiting || time.Until(l.Until) > 3*time.Minute {
@@ -70,15 +70,15 @@ func TestClockSet(t *testing.T) {
 				}
 				time.Sleep(3 * time.Minute)
 				if l, ok := n.onlyLogin(); ok && l.ID == resp.AuthURL[len(testURL+loginPath):] {
-					t.Error("the login is there after its time")
+					t.Error("the login exists after its deadline")
 				}
 			})
 		})
 	}
 }
 
-// Keys expire by the time of day. One that has expired by a clock that was wrong is good again when
-// that is set right.
+// Keys expire by the wall clock. A key that expired while the clock was wrong is valid again when
+// the clock is corrected.
 func TestClockSetAndExpiry(t *testing.T) {
 	c := new(clock)
 	adjust := func(cfg *Config) {
@@ -91,18 +91,19 @@ func TestClockSetAndExpiry(t *testing.T) {
 		time.Sleep(clockCheck + time.Second)
 		settle()
 		if !n.node("a").Expired || !a.self().Expired {
-			t.Error("the key is good a day later")
+			t.Error("the key is valid one day later")
 		}
 		c.set(0)
 		time.Sleep(clockCheck + time.Second)
 		settle()
-		if resp, refused := a.register(nil); n.node("a").Expired || a.self().Expired || refused != "" || !resp.MachineAuthorized {
-			t.Errorf("the key is not good again: %+v %s", resp, refused)
+		resp, refused := a.register(nil)
+		if n.node("a").Expired || a.self().Expired || refused != "" || !resp.MachineAuthorized {
+			t.Errorf("the key is not valid again: %+v %s", resp, refused)
 		}
 		time.Sleep(12 * time.Hour)
 		settle()
 		if !n.node("a").Expired {
-			t.Error("the key does not expire in its time")
+			t.Error("the key does not expire at its time")
 		}
 	})
 }

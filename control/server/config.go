@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
 	"ginnel/internal/meshaddr"
+	"ginnel/key"
 )
 
 const (
@@ -23,44 +23,46 @@ const (
 	requestTimeout          = 30 * time.Second
 )
 
-// Config configures a [Server]. Store, URL and BaseDomain are required. It must not be changed
-// afterwards.
+// Config configures a [Server]. Store, URL and BaseDomain are required. It must not change after
+// New.
 type Config struct {
-	// Store keeps everything, the server's key too. It is not closed by the server.
+	// Store keeps the whole state, including the server's key. The server does not close it.
 	Store Store
-	// URL is where clients find the server; logins are approved below it.
+	// URL is the server's address for clients. Login pages are below it.
 	URL string
-	// BaseDomain is the domain that the nodes' names are in, without a dot at its ends.
+	// BaseDomain is the domain of the nodes' names, without a leading or trailing dot.
 	BaseDomain string
-	// V4 and V6 are where nodes get their addresses; if neither is valid, 100.64.0.0/10 and
-	// fd7a:115c:a1e0::/48.
+	// V4 and V6 are the ranges of node addresses. If neither is valid, they are 100.64.0.0/10 and
+	// fd7a:115c:a1e0::/48. If one is valid, nodes get addresses of that family only.
 	V4, V6 netip.Prefix
-	// DERPMap are the relays; see [Server.SetDERPMap].
+	// DERPMap is the relay map; see [Server.SetDERPMap].
 	DERPMap control.DERPMap
-	// DNS is sent to all nodes; see [Server.SetDNS].
+	// DNS are the DNS settings of all nodes; see [Server.SetDNS].
 	DNS control.DNSConfig
-	// Policy, unless empty, replaces the stored policy when the server starts.
+	// Policy replaces the stored policy when the server starts, unless it is empty.
 	Policy []byte
 
-	// EphemeralTimeout is after how long away an ephemeral node is removed; 0 means one minute.
+	// EphemeralTimeout is how long an ephemeral node may be absent before it is deleted; 0 means
+	// one minute.
 	EphemeralTimeout time.Duration
-	// OfflineGrace is after how long away a node is shown as offline; 0 means 10 s.
+	// OfflineGrace is how long a node may be absent before it counts as offline; 0 means 10 s.
 	OfflineGrace time.Duration
-	// NodeExpiry is how long the key of a node without tags is good for; 0 means for ever.
+	// NodeExpiry is the lifetime of the node key of an untagged node; 0 means that keys do not
+	// expire.
 	NodeExpiry time.Duration
-	// Revoked, unless it is nil, is called with each node key that is not good any more: of a node
-	// that was deleted, has expired or has another key. It must not block.
+	// Revoked, if not nil, is called with each node key that is no longer valid because its node
+	// was deleted, has expired or has another key. It must not block.
 	Revoked func(key.NodePublic)
-	// MaxUnregistered bounds the connections of machines without a node; 0 means 4096.
+	// MaxUnregistered limits the connections of machines without a node; 0 means 4096.
 	MaxUnregistered int
-	// MaxNodes bounds the nodes; 0 means 100000.
+	// MaxNodes limits the number of nodes; 0 means 100000.
 	MaxNodes int
 
-	// Version is what GET /version answers.
+	// Version is what GET /version reports.
 	Version string
-	// Log gets registrations and failures; nil discards them.
+	// Log receives registrations and failures; nil discards them.
 	Log *slog.Logger
-	// Now is the time of day, which what has a date is judged by; nil means time.Now.
+	// Now is the wall clock, by which keys, tokens and logins expire; nil means time.Now.
 	Now func() time.Time
 }
 
@@ -83,14 +85,14 @@ func (c *Config) log() *slog.Logger {
 	return c.Log
 }
 
-// moment is when something happens, by both clocks. now is the time of day, for what has a date; it
-// may be set forward and back. tick does nothing but go on, for what lasts a while, as long as
-// somebody may be away.
-type moment struct{ now, tick time.Time }
+// moment is the time of an event on both clocks. Dates, such as the expiry of a key, are compared
+// with now, the wall clock, which may be set forward and back. Durations, such as how long a node
+// has been absent, are measured with mono, the monotonic clock.
+type moment struct{ now, mono time.Time }
 
 func (c *Config) moment() moment {
-	m := moment{tick: time.Now()}
-	m.now = m.tick.Round(0)
+	m := moment{mono: time.Now()}
+	m.now = m.mono.Round(0)
 	if c.Now != nil {
 		m.now = c.Now().Round(0)
 	}
@@ -104,7 +106,7 @@ func (c *Config) prefixes() (v4, v6 netip.Prefix) {
 	return c.V4, c.V6
 }
 
-// dns returns what nodes are told of names.
+// dns adds the settings that nodes need in order to resolve the names of nodes.
 func (c *Config) dns(d control.DNSConfig) *control.DNSConfig {
 	d.Proxied = true
 	d.Domains = append([]string{c.BaseDomain}, d.Domains...)
@@ -117,11 +119,11 @@ func (c *Config) check() error {
 	}
 	u, err := url.Parse(c.URL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("control server: the URL %q is not one that clients could use", c.URL)
+		return fmt.Errorf("control server: URL %q must be http://HOST or https://HOST", c.URL)
 	}
 	for label := range strings.SplitSeq(c.BaseDomain, ".") {
 		if !validLabel(label) || len(c.BaseDomain) > maxName-maxLabel-2 {
-			return fmt.Errorf("control server: %q is no domain for nodes' names", c.BaseDomain)
+			return fmt.Errorf("control server: base domain %q is not a valid domain name", c.BaseDomain)
 		}
 	}
 	return nil

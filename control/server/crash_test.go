@@ -14,23 +14,24 @@ import (
 
 	"ginnel/control"
 	"ginnel/control/store"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// crashStore names the file that a child process of the crash test keeps its state in.
+// crashStore is the environment variable with the store file of the crash test's child process.
 const crashStore = "GINNEL_CONTROL_CRASH_STORE"
 
 func TestMain(m *testing.M) {
 	if file := os.Getenv(crashStore); file != "" {
-		joinForEver(file)
+		joinUntilKilled(file)
 	}
 	os.Exit(m.Run())
 }
 
 var kills = flag.Int("kills", 4, "how often the crash test kills its server")
 
-// joinForEver lets nodes in, and prints each that was told so: its key, number and addresses.
-func joinForEver(file string) {
+// joinUntilKilled creates pre-auth keys and registers nodes with them. It prints the server's key
+// and, once acknowledged, each pre-auth key and node.
+func joinUntilKilled(file string) {
 	st, err := store.Open(file)
 	exitOn(err)
 	s, err := New(Config{Store: st, URL: testURL, BaseDomain: "net.test"})
@@ -56,7 +57,8 @@ func joinForEver(file string) {
 
 func printJoin(ctx context.Context, c *core, authKey string) {
 	r := &registration{machine: key.NewMachinePrivate().Public(), req: &control.RegisterRequest{
-		Version: control.CapabilityVersion, NodeKey: key.NewNodePrivate().Public(), Auth: &control.RegisterAuth{AuthKey: authKey},
+		Version: control.CapabilityVersion, NodeKey: key.NewNodePrivate().Public(),
+		Auth: &control.RegisterAuth{AuthKey: authKey},
 	}}
 	var line string
 	exitOn(c.change(ctx, func(t *tx) error {
@@ -76,8 +78,8 @@ func exitOn(err error) {
 	}
 }
 
-// After SIGKILL at any moment every key and node that was acknowledged is there, the server is the
-// same, and no number, address or name is given twice.
+// After SIGKILL at any moment, every acknowledged key and node exists, the server key is the same,
+// and no ID, address or name is assigned twice.
 func TestKilled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state.db")
 	var lines []string
@@ -99,14 +101,14 @@ func TestKilled(t *testing.T) {
 		checkAcknowledged(t, s, strings.Fields(l), given)
 	}
 	if len(given) == 0 {
-		t.Error("no node was let in")
+		t.Error("no node was registered")
 	}
 	if n := len(s.core.latest.Load().nodes); 5*n < len(given) {
-		t.Errorf("%d nodes for %d acknowledged marks", n, len(given))
+		t.Errorf("%d nodes for %d acknowledged IDs, addresses and names", n, len(given))
 	}
 }
 
-// runUntilKilled returns what the child had printed.
+// runUntilKilled returns the lines that the child printed before it was killed.
 func runUntilKilled(t *testing.T, file string, after int) (lines []string) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -135,19 +137,19 @@ func runUntilKilled(t *testing.T, file string, after int) (lines []string) {
 	}
 	cmd.Wait()
 	if len(lines) < after {
-		t.Fatalf("the child ended by itself after %d lines", len(lines))
+		t.Fatalf("the child exited after %d lines", len(lines))
 	}
 	return lines
 }
 
-// checkAcknowledged holds one line of the child against the server. given are the numbers,
-// addresses and names so far.
+// checkAcknowledged compares one line of the child with the server. given maps each ID, address and
+// name so far to its node.
 func checkAcknowledged(t *testing.T, s *Server, f []string, given map[string]string) {
 	t.Helper()
 	switch f[0] {
 	case "server":
 		if f[1] != s.PublicKey().String() {
-			t.Errorf("the server was %s and is %s", f[1], s.PublicKey())
+			t.Errorf("server key: got %[2]s, want %[1]s", f[1], s.PublicKey())
 		}
 	case "key":
 		if s.core.st.byHash[hashSecret(f[2])] == 0 {
@@ -160,17 +162,18 @@ func checkAcknowledged(t *testing.T, s *Server, f []string, given map[string]str
 			t.Errorf("node %s is lost", f[1])
 			return
 		}
-		if got := fmt.Sprintf("%d %s %s %s", n.rec.ID, n.rec.V4, n.rec.V6, n.rec.Label); got != strings.Join([]string{f[1], f[3], f[4], f[5]}, " ") {
-			t.Errorf("node is %s, and was %v", got, f)
+		want := strings.Join([]string{f[1], f[3], f[4], f[5]}, " ")
+		if got := fmt.Sprintf("%d %s %s %s", n.rec.ID, n.rec.V4, n.rec.V6, n.rec.Label); got != want {
+			t.Errorf("node is %s, want %s", got, want)
 		}
 		for _, mark := range []string{"id " + f[1], f[3], f[4], "name " + f[5]} {
 			if given[mark] != "" {
-				t.Errorf("%s was given to %s and %s", mark, given[mark], f[2])
+				t.Errorf("%s was assigned to %s and %s", mark, given[mark], f[2])
 			}
 			given[mark] = f[2]
 		}
 		if used := s.core.st.keys[s.core.st.byHash[hashSecret(f[6])]]; used == nil || used.Used.IsZero() {
-			t.Errorf("the key of node %s can be used again", f[1])
+			t.Errorf("the one-off key of node %s can be used again", f[1])
 		}
 	}
 }

@@ -10,13 +10,14 @@ import (
 
 var errDiskFull = errors.New("no space left on device")
 
-// failingStore fails to write while it has an error. It may lie, and have written all the same.
+// failingStore returns its error from every write while it has one. If lie is set, the write
+// takes effect nevertheless.
 type failingStore struct {
 	*store.Memory
 	err atomic.Pointer[error]
 	lie atomic.Bool
 
-	loads atomic.Int32 // how often everything was read
+	loads atomic.Int32 // how often the whole state was read
 }
 
 func (s *failingStore) List(ctx context.Context, prefix string) ([]store.Entry, uint64, error) {

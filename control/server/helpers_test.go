@@ -16,16 +16,18 @@ import (
 
 	"ginnel/control"
 	"ginnel/control/store"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const testURL = "http://127.0.0.1:1"
 
 var testRelays = control.DERPMap{Regions: map[int]*control.DERPRegion{
-	900: {RegionID: 900, RegionCode: "test", Nodes: []*control.DERPNode{{Name: "900a", RegionID: 900, HostName: "relay.test"}}},
+	900: {RegionID: 900, RegionCode: "test", Nodes: []*control.DERPNode{
+		{Name: "900a", RegionID: 900, HostName: "relay.test"},
+	}},
 }}
 
-// testNet is a server on an in-memory listener. It runs in a bubble of fake time.
+// testNet is a server on an in-memory listener. It runs in a synctest bubble.
 type testNet struct {
 	t      *testing.T
 	store  *store.Memory
@@ -36,7 +38,7 @@ type testNet struct {
 	wg     sync.WaitGroup
 }
 
-// onNet runs a test with a server whose user alice has a reusable key.
+// onNet runs a test with a server that has one user, alice.
 func onNet(t *testing.T, adjust func(*Config), test func(t *testing.T, n *testNet)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -77,7 +79,7 @@ func (n *testNet) restart() {
 	n.start()
 }
 
-// authKey makes a pre-auth key of alice's.
+// authKey creates a reusable pre-auth key of alice.
 func (n *testNet) authKey(adjust func(*AuthKeyRequest)) string {
 	n.t.Helper()
 	req := AuthKeyRequest{User: "alice", Reusable: true}
@@ -91,7 +93,7 @@ func (n *testNet) authKey(adjust func(*AuthKeyRequest)) string {
 	return k.Key
 }
 
-// settle lets everything happen that happens soon.
+// settle waits until the steps of recent changes are published and received.
 func settle() {
 	time.Sleep(200 * time.Millisecond)
 	synctest.Wait()
@@ -100,16 +102,16 @@ func settle() {
 // peer is a node of a test.
 type peer struct {
 	*control.Client
-	t       *testing.T
-	net     *testNet
-	machine key.MachinePrivate
-	node    key.NodePrivate
-	disco   key.DiscoPublic
-	host    control.Hostinfo
-	from    netip.Addr  // where it dials from; the zero Addr: none that the server can see
-	cut     atomic.Bool // from its power, without a word to anybody
-	wg      sync.WaitGroup
-	stop    context.CancelFunc // ends the stream
+	t        *testing.T
+	net      *testNet
+	machine  key.MachinePrivate
+	node     key.NodePrivate
+	disco    key.DiscoPublic
+	host     control.Hostinfo
+	from     netip.Addr  // source address; the zero Addr: the server sees the listener's
+	powerOff atomic.Bool // the machine no longer sends, nor receives what is sent to it
+	wg       sync.WaitGroup
+	stop     context.CancelFunc // ends the stream
 
 	mu     sync.Mutex
 	latest *control.NetMap
@@ -142,19 +144,19 @@ func (p *peer) dial() {
 
 func (p *peer) dialServer(ctx context.Context, _, _ string) (net.Conn, error) {
 	conn, err := p.net.ln.dial(ctx, p.from)
-	return poweredConn{conn, &p.cut}, err
+	return poweredConn{conn, &p.powerOff}, err
 }
 
-// poweredConn is a connection of a machine that may be cut from its power.
+// poweredConn is a connection of a machine that may lose its power.
 type poweredConn struct {
 	net.Conn
-	cut *atomic.Bool
+	powerOff *atomic.Bool
 }
 
-// Read implements net.Conn. What arrives at a dead machine is lost.
+// Read implements net.Conn. After the power is lost, it discards what arrives.
 func (c poweredConn) Read(b []byte) (int, error) {
 	for {
-		if n, err := c.Conn.Read(b); err != nil || !c.cut.Load() {
+		if n, err := c.Conn.Read(b); err != nil || !c.powerOff.Load() {
 			return n, err
 		}
 	}
@@ -162,13 +164,13 @@ func (c poweredConn) Read(b []byte) (int, error) {
 
 // Write implements net.Conn.
 func (c poweredConn) Write(b []byte) (int, error) {
-	if c.cut.Load() {
+	if c.powerOff.Load() {
 		return len(b), nil
 	}
 	return c.Conn.Write(b)
 }
 
-// newPeerFrom is newPeer with an address that the server sees.
+// newPeerFrom is newPeer with a source address.
 func (n *testNet) newPeerFrom(addr, hostname string) *peer {
 	p := n.preparePeer(hostname)
 	p.from = netip.MustParseAddr(addr)
@@ -182,7 +184,7 @@ func (p *peer) request() control.RegisterRequest {
 	return control.RegisterRequest{NodeKey: p.node.Public(), Hostinfo: &host}
 }
 
-// register sends a registration and returns its answer, or the reason of its refusal.
+// register sends a registration and returns its answer, or the reason of a refusal.
 func (p *peer) register(adjust func(*control.RegisterRequest)) (*control.RegisterResponse, string) {
 	p.t.Helper()
 	req := p.request()
@@ -203,7 +205,7 @@ func withKey(k string) func(*control.RegisterRequest) {
 	return func(r *control.RegisterRequest) { r.Auth = &control.RegisterAuth{AuthKey: k} }
 }
 
-// join registers with a key and begins a stream.
+// join registers with a pre-auth key and begins a stream.
 func (n *testNet) join(hostname, authKey string) *peer {
 	n.t.Helper()
 	p := n.newPeer(hostname)
@@ -241,7 +243,7 @@ func (p *peer) mapRequest() control.MapRequest {
 	return control.MapRequest{NodeKey: p.node.Public(), DiscoKey: p.disco, Hostinfo: &host}
 }
 
-// update tells the server the state of the node.
+// update sends the state of the node to the server.
 func (p *peer) update(adjust func(*control.MapRequest)) {
 	p.t.Helper()
 	req := p.mapRequest()
@@ -253,8 +255,8 @@ func (p *peer) update(adjust func(*control.MapRequest)) {
 	}
 }
 
-// view returns the latest map, and how many frames brought it.
-func (p *peer) view() (*control.NetMap, int) {
+// latestMap returns the latest map, and the number of frames so far.
+func (p *peer) latestMap() (*control.NetMap, int) {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -267,7 +269,7 @@ func (p *peer) view() (*control.NetMap, int) {
 // sees returns the peer with a label, or nil.
 func (p *peer) sees(label string) *control.Node {
 	p.t.Helper()
-	m, _ := p.view()
+	m, _ := p.latestMap()
 	for _, n := range m.Peers {
 		if n.Name == label+".net.test." {
 			return n
@@ -278,21 +280,21 @@ func (p *peer) sees(label string) *control.Node {
 
 func (p *peer) self() *control.Node {
 	p.t.Helper()
-	m, _ := p.view()
+	m, _ := p.latestMap()
 	return m.Self
 }
 
-// away ends the stream.
-func (p *peer) away() {
+// endStream ends the stream.
+func (p *peer) endStream() {
 	if p.stop != nil {
 		p.stop()
 		p.wg.Wait()
 	}
 }
 
-// leave ends everything that the peer does.
+// leave ends the stream and closes the connections.
 func (p *peer) leave() {
-	p.away()
+	p.endStream()
 	p.Close()
 	p.wg.Wait()
 }
@@ -306,15 +308,15 @@ func prefixes(texts ...string) (list []netip.Prefix) {
 	return list
 }
 
-// letsIn reports whether a rule of the filter has a source that an address is in.
+// letsIn reports whether a rule of the packet filter has an address as a source.
 func letsIn(m *control.NetMap, from netip.Addr) bool {
 	return slices.ContainsFunc(m.Filter, func(r control.FilterRule) bool {
 		return slices.ContainsFunc(r.SrcIPs, func(src string) bool { return within(src, from) })
 	})
 }
 
-// within reports whether an address is in a source of a rule: everything, an address, a prefix or a
-// range.
+// within reports whether an address matches a source of a rule: everything, an address, a prefix or
+// a range.
 func within(src string, a netip.Addr) bool {
 	first, last, isRange := strings.Cut(src, "-")
 	if p, err := netip.ParsePrefix(src); err == nil {
@@ -330,7 +332,7 @@ func within(src string, a netip.Addr) bool {
 
 func (n *testNet) nodes() []Node {
 	n.t.Helper()
-	p, err := n.server.listNodes(n.t.Context(), nodeFilter{}, window{})
+	p, err := n.server.listNodes(n.t.Context(), nodeFilter{}, pageRequest{})
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -9,15 +9,15 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// A node stays itself, with its number, address and name, when it logs in again as another user's
-// or with other tags, by a key or approved by hand; what was approved for it before is not any
-// more.
+// A machine keeps its node, with ID, addresses and name, when it logs in as another user or with
+// other tags, by pre-auth key or approval. Approvals for the earlier identity are dropped.
 func TestMachineIsIdentity(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
-		n.setPolicy(`{"tagOwners": {"tag:ci": ["alice@"]}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`)
+		n.setPolicy(
+			`{"tagOwners": {"tag:ci": ["alice@"], "tag:db": []}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`)
 		if _, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil {
 			t.Fatal(err)
 		}
@@ -29,7 +29,8 @@ func TestMachineIsIdentity(t *testing.T) {
 			return func(p *peer) {
 				p.host.RequestTags = tags
 				resp, _ := p.register(nil)
-				if _, err := n.server.ApproveLogin(t.Context(), strings.TrimPrefix(resp.AuthURL, testURL+loginPath), user); err != nil {
+				id := strings.TrimPrefix(resp.AuthURL, testURL+loginPath)
+				if _, err := n.server.ApproveLogin(t.Context(), id, user); err != nil {
 					t.Error(err)
 				}
 				p.host.RequestTags = nil
@@ -56,21 +57,22 @@ func TestMachineIsIdentity(t *testing.T) {
 			c.register(p)
 			got := n.nodes()
 			if len(got) != 1 {
-				t.Fatalf("%s: there are %d nodes", c.name, len(got))
+				t.Fatalf("%s: got %d nodes, want 1", c.name, len(got))
 			}
 			a := got[0]
-			if a.ID != first.ID || a.Name != "build" || !slices.Equal(a.Addresses, first.Addresses) || a.NodeKey != p.node.Public() {
-				t.Errorf("%s: the node has become %+v, it was %+v", c.name, a, first)
+			if a.ID != first.ID || a.Name != "build" || !slices.Equal(a.Addresses, first.Addresses) ||
+				a.NodeKey != p.node.Public() {
+				t.Errorf("%s: got the node %+v, want %+v", c.name, a, first)
 			}
 			if a.User != c.owner || !slices.Equal(a.Tags, c.tags) || len(a.Routes.Approved) != 0 {
-				t.Errorf("%s: it is %s's, with the tags %v and the routes %v", c.name, a.User, a.Tags, a.Routes.Approved)
+				t.Errorf("%s: got user %s, tags %v, approved routes %v", c.name, a.User, a.Tags, a.Routes.Approved)
 			}
 		}
 	})
 }
 
-// Of several nodes that an older version gave a machine, the one that is meant goes on, and the
-// others stay.
+// Older versions could make several nodes for a machine. A registration uses the matching one and
+// leaves the others unchanged.
 func TestMachineWithTwoNodes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		p := n.newPeer("a")
@@ -93,8 +95,8 @@ func TestMachineWithTwoNodes(t *testing.T) {
 	})
 }
 
-// A deleted node that is back at once is told of in the log; one whose machine is blocked stays
-// out, also after a restart, until it is unblocked.
+// A deleted node that registers again soon is logged. A blocked machine cannot register, even after
+// a restart of the server, until it is unblocked.
 func TestDeletedNodeComesBack(t *testing.T) {
 	var log logBuffer
 	adjust := func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }
@@ -112,46 +114,45 @@ func TestDeletedNodeComesBack(t *testing.T) {
 		told := func() bool { return strings.Contains(log.String(), "deleted node has come back") }
 		remove(returnAllowed)
 		if told() {
-			t.Error("told of before it is back")
+			t.Error("logged before the node is back")
 		}
 		if refused := back(); refused != "" || !told() {
-			t.Errorf("it is back, %q; the log has\n%s", refused, log.String())
+			t.Errorf("after the return, refused with %q; the log has\n%s", refused, log.String())
 		}
 		log.Reset()
 		remove(returnAllowed)
 		time.Sleep(returnTime + time.Second)
 		if back(); told() {
-			t.Error("told of much later")
+			t.Error("logged although the deletion is long ago")
 		}
 		remove(returnBlocked)
 		if refused := back(); refused != errBlocked.Error() {
-			t.Errorf("blocked, it is answered %q", refused)
+			t.Errorf("blocked, with a key: got %q", refused)
 		}
 		if _, refused := p.register(nil); refused != errBlocked.Error() {
-			t.Errorf("blocked and without a key, it is answered %q", refused)
+			t.Errorf("blocked, without a key: got %q", refused)
 		}
 		n.restart()
 		settle()
 		if refused := back(); refused != errBlocked.Error() {
-			t.Errorf("after a restart it is answered %q", refused)
+			t.Errorf("blocked, after a restart: got %q", refused)
 		}
 		want := Page[Blocked]{Items: []Blocked{{p.machine.Public(), "a", time.Time{}}}}
 		list, err := n.server.listBlocked(t.Context())
 		if err != nil || len(list.Items) != 1 {
-			t.Fatalf("blocked are %+v, %v", list, err)
+			t.Fatalf("blocked machines: %+v, %v", list, err)
 		}
 		if want.Items[0].Created = list.Items[0].Created; !reflect.DeepEqual(list, want) {
-			t.Errorf("blocked are %+v, want %+v", list, want)
+			t.Errorf("blocked machines: got %+v, want %+v", list, want)
 		}
 		if err := n.server.unblock(t.Context(), "a"); err != nil || back() != "" {
-			t.Errorf("unblocked it does not come in: %v", err)
+			t.Errorf("unblocked, but refused: %v", err)
 		}
 		n.refuseWaitingLogin(p)
 	})
 }
 
-// refuseWaitingLogin checks that a login which waited when its machine was blocked cannot be
-// approved.
+// refuseWaitingLogin checks that a login of a blocked machine cannot be approved.
 func (n *testNet) refuseWaitingLogin(p *peer) {
 	n.t.Helper()
 	p.node = key.NewNodePrivate()
@@ -162,7 +163,8 @@ func (n *testNet) refuseWaitingLogin(p *peer) {
 	if err := n.server.deleteNode(n.t.Context(), n.nodes()[0].ID, returnBlocked); err != nil {
 		n.t.Fatal(err)
 	}
-	if _, err := n.server.ApproveLogin(n.t.Context(), strings.TrimPrefix(resp.AuthURL, testURL+loginPath), "alice"); err == nil {
-		n.t.Error("a login of a blocked machine is approved")
+	id := strings.TrimPrefix(resp.AuthURL, testURL+loginPath)
+	if _, err := n.server.ApproveLogin(n.t.Context(), id, "alice"); err == nil {
+		n.t.Error("a login of a blocked machine was approved")
 	}
 }

@@ -15,8 +15,9 @@ import (
 	"ginnel/control/store"
 )
 
-// Machines that no node is known of are bounded in number; nodes are not counted among them.
-func TestUnregisteredChannels(t *testing.T) {
+// The number of connections of machines without a node is limited. Connections of nodes do not
+// count.
+func TestUnregisteredConnections(t *testing.T) {
 	onNet(t, func(c *Config) { c.MaxUnregistered = 2 }, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		for i := range 4 {
@@ -27,21 +28,21 @@ func TestUnregisteredChannels(t *testing.T) {
 			p.idle()
 			settle()
 		}
-		if open, strange := n.server.channels.counts(); open != 6 || strange != 2 {
-			t.Errorf("%d channels, %d of nobody, want 6 and 2", open, strange)
+		if open, unregistered := n.server.noiseConns.counts(); open != 6 || unregistered != 2 {
+			t.Errorf("%d connections, %d unregistered, want 6 and 2", open, unregistered)
 		}
 		for _, p := range strangers {
 			p.leave()
 		}
 		settle()
-		if open, strange := n.server.channels.counts(); open != 4 || strange != 0 {
-			t.Errorf("%d channels, %d of nobody are left, want 4 and 0", open, strange)
+		if open, unregistered := n.server.noiseConns.counts(); open != 4 || unregistered != 0 {
+			t.Errorf("%d connections, %d unregistered are left, want 4 and 0", open, unregistered)
 		}
 	})
 }
 
-// Strangers who take all room keep no machine out that has a node.
-func TestStrangersDoNotLockOut(t *testing.T) {
+// Machines without a node that use up the limit do not lock out machines with a node.
+func TestUnregisteredDoNotLockOut(t *testing.T) {
 	onNet(t, func(c *Config) { c.MaxUnregistered = 1 }, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
 		a.leave()
@@ -53,11 +54,11 @@ func TestStrangersDoNotLockOut(t *testing.T) {
 	})
 }
 
-// One machine has so many channels and no more: the next ends the oldest.
-func TestManyChannelsOfOneMachine(t *testing.T) {
+// A machine that opens too many connections loses its oldest one.
+func TestManyConnectionsOfOneMachine(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
-		more := make([]*peer, maxMachineChannels)
+		more := make([]*peer, maxMachineConns)
 		for i := range more {
 			more[i] = n.newPeer("a")
 			more[i].machine, more[i].node = a.machine, a.node
@@ -65,20 +66,20 @@ func TestManyChannelsOfOneMachine(t *testing.T) {
 			more[i].update(nil)
 		}
 		settle()
-		if open, strange := n.server.channels.counts(); open != maxMachineChannels || strange != 0 || a.err == nil {
-			t.Errorf("%d channels, %d of nobody, the oldest ended with %v", open, strange, a.err)
+		if open, unregistered := n.server.noiseConns.counts(); open != maxMachineConns || unregistered != 0 || a.err == nil {
+			t.Errorf("%d connections, %d unregistered, the oldest ended with %v", open, unregistered, a.err)
 		}
 		for _, p := range append(more, a) {
 			p.leave()
 		}
 		settle()
-		if left := len(n.server.channels.byMachine); left != 0 {
+		if left := len(n.server.noiseConns.byMachine); left != 0 {
 			t.Errorf("%d machines are remembered", left)
 		}
 	})
 }
 
-// stuck is a response whose client takes nothing until it is released.
+// stuck is a response whose client does not read until it is released.
 type stuck struct {
 	sink
 	releasec chan struct{}
@@ -89,8 +90,7 @@ func (s *stuck) Write(p []byte) (int, error) {
 	return s.sink.Write(p)
 }
 
-// A stream whose client is too far behind is ended instead of being told everything that it has
-// missed.
+// A stream that lags too far behind ends instead of sending all missed steps.
 func TestSlowClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newBenchNet(t, 2, store.NewMemory())
@@ -99,11 +99,11 @@ func TestSlowClient(t *testing.T) {
 		core, s := n.server.core, &stream{endc: make(chan struct{})}
 		core.change(t.Context(), func(t *tx) error {
 			s.id = t.nodeByKey(n.nodes[1]).rec.ID
-			core.begin(t, s)
+			core.beginStream(t, s)
 			return nil
 		})
 		var err error
-		n.wg.Go(func() { err = core.poll(context.Background(), w, s, "") })
+		n.wg.Go(func() { err = core.serveStream(context.Background(), w, s, "") })
 		for i := range 2 * maxBehind {
 			if err := n.move(i); err != nil {
 				t.Fatal(err)
@@ -118,7 +118,7 @@ func TestSlowClient(t *testing.T) {
 	})
 }
 
-// The logins that wait are bounded; a machine has few of them, of which the latest count.
+// The number of waiting logins is limited. A machine can have few, and loses its oldest.
 func TestManyLogins(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		first := n.newPeer("x")
@@ -133,7 +133,7 @@ func TestManyLogins(t *testing.T) {
 			t.Errorf("%d logins of one machine, want %d: %s, %v", len(logins.Items), maxMachineLogins, refused, err)
 		}
 		if last := logins.Items[len(logins.Items)-1]; !strings.HasSuffix(resp.AuthURL, last.ID) {
-			t.Errorf("the latest login is %s, want that of %s", last.ID, resp.AuthURL)
+			t.Errorf("the latest login is %s, want the one of %s", last.ID, resp.AuthURL)
 		}
 		for range maxLogins/maxMachineLogins - 1 {
 			p := n.newPeer("x")
@@ -149,13 +149,14 @@ func TestManyLogins(t *testing.T) {
 			t.Errorf("one more: %q", refused)
 		}
 		next, err := n.server.listLogins(t.Context())
-		if err != nil || len(next.Items) != maxLogins || next.Items[maxLogins-1].Hostname != "late" || next.Items[0].ID != logins.Items[1].ID {
-			t.Errorf("%d logins, %v: want %d, the oldest gone and the latest there", len(next.Items), err, maxLogins)
+		if err != nil || len(next.Items) != maxLogins || next.Items[maxLogins-1].Hostname != "late" ||
+			next.Items[0].ID != logins.Items[1].ID {
+			t.Errorf("%d logins, %v: want %d, without the oldest and with the latest", len(next.Items), err, maxLogins)
 		}
 	})
 }
 
-// Configurations that could not work are refused when the server starts.
+// New refuses configurations that cannot work.
 func TestNewRefuses(t *testing.T) {
 	good := Config{Store: store.NewMemory(), URL: "https://control.test", BaseDomain: "net.test"}
 	for name, spoil := range map[string]func(*Config){
@@ -172,7 +173,7 @@ func TestNewRefuses(t *testing.T) {
 		spoil(&cfg)
 		if s, err := New(cfg); err == nil {
 			s.Close()
-			t.Errorf("%s: accepted", name)
+			t.Errorf("%s: not refused", name)
 		}
 	}
 	s, err := New(good)
@@ -181,14 +182,14 @@ func TestNewRefuses(t *testing.T) {
 	}
 	s.Close()
 	if err := s.Close(); err != nil {
-		t.Errorf("closing again: %v", err)
+		t.Errorf("second Close: %v", err)
 	}
 	if _, err := s.CreateUser(t.Context(), "x", ""); !errors.Is(err, errClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 }
 
-// A server that is closing takes no update, and says so.
+// A server that is closing answers updates with 503.
 func TestClosingAnswers(t *testing.T) {
 	s, err := New(Config{Store: store.NewMemory(), URL: testURL, BaseDomain: "net.test"})
 	if err != nil {
@@ -196,7 +197,7 @@ func TestClosingAnswers(t *testing.T) {
 	}
 	s.Close()
 	w, r := httptest.NewRecorder(), httptest.NewRequest("POST", pathMachine+"map", nil)
-	s.serveMachine(w, r.WithContext(withChannel(t.Context(), &channel{})))
+	s.serveMachine(w, r.WithContext(withNoiseConn(t.Context(), &noiseConn{})))
 	if w.Code != http.StatusServiceUnavailable {
 		t.Errorf("got %d, want 503", w.Code)
 	}

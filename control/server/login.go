@@ -19,54 +19,55 @@ const (
 	loginPrefix = "ginnel-login-"
 	loginDigits = 24
 	loginLife   = 15 * time.Minute
-	// maxLogins bounds the logins that wait. The next takes the place of the oldest of the address
-	// that has most, because machine keys cost nothing. One machine key has at most one for a node
-	// key, and maxMachineLogins in all: the next takes the place of its oldest.
+	// maxLogins limits the waiting logins. Machine keys cost nothing, so beyond the limit a new
+	// login replaces the oldest one of the source address that has the most. A machine has at most
+	// one login for each node key and maxMachineLogins in total; a further one replaces its oldest.
 	maxLogins        = 1000
 	maxMachineLogins = 4
 )
 
-// parseLoginID reads the end of a login's URL.
+// parseLoginID checks a login ID, which is the last element of a login's URL.
 func parseLoginID(s string) (string, bool) {
 	digits, ok := strings.CutPrefix(s, loginPrefix)
 	return s, ok && len(digits) == loginDigits && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
-// startLogin has somebody asked whether the node may come in.
+// startLogin answers a registration with the URL of a login, which an administrator must approve. A
+// repeated registration gets the same login.
 func (c *core) startLogin(t *tx, r *registration) error {
 	var own []*login
 	for _, l := range t.logins {
 		if l.Machine != r.machine {
 			continue
 		}
-		if l.Key == r.req.NodeKey && t.tick.Before(c.loginEnds(l)) {
-			c.noteLogin(t, l)
+		if l.Key == r.req.NodeKey && t.mono.Before(c.loginDeadline(l)) {
+			c.resetLoginTimer(t, l)
 			r.resp.AuthURL = c.loginURL(l.ID)
 			return nil
 		}
 		own = append(own, l)
 	}
-	if h := r.req.Hostinfo; h != nil && len(mustJSON(h)) > maxHostinfo {
+	if h := r.req.Hostinfo; h != nil && hostinfoTooLarge(h) {
 		return errHostinfo
 	}
 	if len(own) >= maxMachineLogins {
-		c.endLogin(t, slices.MinFunc(own, olderLogin), loginForgotten)
+		c.endLogin(t, slices.MinFunc(own, olderLogin), loginExpired)
 	} else if len(t.logins) >= maxLogins {
 		c.displaceLogin(t, r.source)
 	}
 	l := &login{
-		ID:       loginPrefix + randomHex(loginDigits/2),
-		Machine:  r.machine,
-		Key:      r.req.NodeKey,
-		Cap:      r.req.Version,
-		Expiry:   r.req.Expiry,
-		Until:    t.now.Add(loginLife).UTC(),
-		Hostinfo: r.req.Hostinfo,
-		Brief:    r.req.Ephemeral,
-		Source:   r.source,
+		ID:        loginPrefix + randomHex(loginDigits/2),
+		Machine:   r.machine,
+		Key:       r.req.NodeKey,
+		Cap:       r.req.Version,
+		Expiry:    r.req.Expiry,
+		Until:     t.now.Add(loginLife).UTC(),
+		Hostinfo:  r.req.Hostinfo,
+		Ephemeral: r.req.Ephemeral,
+		Source:    r.source,
 	}
 	t.putLogin(l)
-	c.noteLogin(t, l)
+	c.resetLoginTimer(t, l)
 	r.resp.AuthURL = c.loginURL(l.ID)
 	return nil
 }
@@ -75,23 +76,24 @@ func olderLogin(a, b *login) int {
 	return cmp.Or(a.Until.Compare(b.Until), cmp.Compare(a.ID, b.ID))
 }
 
-// displaceLogin ends the login that gives way to one from an address.
+// displaceLogin ends a login to make room for one from the given source.
 func (c *core) displaceLogin(t *tx, source netip.Prefix) {
 	var held share.Table[netip.Prefix, *login]
 	for _, l := range slices.SortedFunc(maps.Values(t.logins), olderLogin) {
 		held.Add(l.Source, l)
 	}
 	if _, oldest, ok := held.Displace(source); ok {
-		c.endLogin(t, oldest, loginForgotten)
+		c.endLogin(t, oldest, loginExpired)
 		t.after = append(t.after, func() {
-			c.lines.displaced.Write(t.tick, oldest.Source, "limit", "logins", "source", oldest.Source)
+			c.limited.displaced.Write(t.mono, oldest.Source, "limit", "logins", "source", oldest.Source)
 		})
 	}
 }
 
 func (c *core) loginURL(id string) string { return c.cfg.url() + loginPath + id }
 
-// followUp finds the login that a node waits for. If it is not known any more there is a new one.
+// followUp finds the login that a registration waits for. If the login no longer exists, followUp
+// starts a new one.
 func (c *core) followUp(t *tx, r *registration) error {
 	_, end, ok := strings.Cut(r.req.Followup, loginPath)
 	id, valid := parseLoginID(end)
@@ -102,26 +104,27 @@ func (c *core) followUp(t *tx, r *registration) error {
 	if l == nil || l.Machine != r.machine || l.Key != r.req.NodeKey {
 		return c.startLogin(t, r)
 	}
-	c.attend(t, l)
+	c.addWaiter(t, l)
 	r.wait = l
 	return nil
 }
 
-// approve lets in the node of a login, as a user's, with the tags it asks for if the policy has
-// that user give them.
+// approve admits the node of a login as a node of user u. The node gets the tags that it requests
+// if the policy allows u to assign them.
 func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
 	r := &registration{machine: l.Machine, req: &control.RegisterRequest{
 		Version: l.Cap, NodeKey: l.Key, Expiry: l.Expiry, Hostinfo: l.Hostinfo,
 	}}
-	e := entrant{r: r, user: u.ID, ephemeral: l.Brief}
+	a := admission{r: r, user: u.ID, ephemeral: l.Ephemeral}
 	if l.Hostinfo != nil && len(l.Hostinfo.RequestTags) > 0 {
-		tags, err := t.requestedTags(l.Hostinfo.RequestTags, func(tag string) bool { return t.policy.TagAllowed(u.Name, tag) })
+		allowed := func(tag string) bool { return t.policy.TagAllowed(u.Name, tag) }
+		tags, err := t.requestedTags(l.Hostinfo.RequestTags, allowed)
 		if err != nil {
 			return nil, err
 		}
-		e.tags = tags
+		a.tags = tags
 	}
-	n, err := c.admit(t, &e)
+	n, err := c.admit(t, &a)
 	if err != nil {
 		return nil, err
 	}
@@ -129,29 +132,30 @@ func (c *core) approve(t *tx, l *login, u *user) (*node, error) {
 	return n, nil
 }
 
-// handleRegister answers POST /machine/register.
-func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
+// handleRegister answers POST /machine/register. It holds the request until the login that it waits
+// for has ended.
+func (nc *noiseConn) handleRegister(w http.ResponseWriter, r *http.Request) {
 	var req control.RegisterRequest
-	if !readJSON(w, r, &req) || !ch.supported(w, req.Version) {
+	if !readJSON(w, r, &req) || !nc.supported(w, req.Version) {
 		return
 	}
-	reg := &registration{machine: ch.machine(), source: ch.source, req: &req}
-	defer ch.leaveLogin(r.Context(), reg)
+	reg := &registration{machine: nc.machine(), source: nc.source, req: &req}
+	defer nc.leaveLogin(r.Context(), reg)
 	for {
-		err := ch.core.change(r.Context(), func(t *tx) error { return ch.core.register(t, reg) })
+		err := nc.core.change(r.Context(), func(t *tx) error { return nc.core.register(t, reg) })
 		switch {
 		case r.Context().Err() != nil:
 			return
 		case isStoreError(err):
-			ch.refuse(w, err)
+			nc.refuse(w, err)
 			return
 		case err != nil:
-			ch.core.metrics.registrations.WithLabelValues(resultRefused).Inc()
-			ch.core.lines.refused.Write(time.Now(), ch.source, "machine", ch.machine(), "remote", r.RemoteAddr, "err", err)
+			nc.core.metrics.registrations.WithLabelValues(resultRefused).Inc()
+			nc.core.limited.refused.Write(time.Now(), nc.source, "machine", nc.machine(), "remote", r.RemoteAddr, "err", err)
 			writeJSON(w, http.StatusOK, responseTo(err))
 			return
 		case reg.wait == nil:
-			ch.answer(w, &reg.resp)
+			nc.answer(w, &reg.resp)
 			return
 		}
 		select {
@@ -162,29 +166,29 @@ func (ch *channel) handleRegister(w http.ResponseWriter, r *http.Request) {
 			}
 		case <-r.Context().Done():
 			return
-		case <-ch.core.stopc:
-			ch.refuse(w, errClosed)
+		case <-nc.core.stopc:
+			nc.refuse(w, errClosed)
 			return
 		}
 	}
 }
 
-// leaveLogin notes that a machine does not wait any more.
-func (ch *channel) leaveLogin(ctx context.Context, reg *registration) {
+// leaveLogin records that a registration no longer waits for its login.
+func (nc *noiseConn) leaveLogin(ctx context.Context, reg *registration) {
 	if l := reg.wait; l != nil {
-		ch.core.change(context.WithoutCancel(ctx), func(t *tx) error { ch.core.unattend(t, l); return nil })
+		nc.core.change(context.WithoutCancel(ctx), func(t *tx) error { nc.core.removeWaiter(t, l); return nil })
 	}
 }
 
-func (ch *channel) answer(w http.ResponseWriter, resp *control.RegisterResponse) {
+func (nc *noiseConn) answer(w http.ResponseWriter, resp *control.RegisterResponse) {
 	result := resultPending
 	switch {
 	case resp.MachineAuthorized:
-		ch.admitted()
+		nc.admitted()
 		result = resultRegistered
 	case resp.NodeKeyExpired:
 		result = resultExpired
 	}
-	ch.core.metrics.registrations.WithLabelValues(result).Inc()
+	nc.core.metrics.registrations.WithLabelValues(result).Inc()
 	writeJSON(w, http.StatusOK, resp)
 }

@@ -11,7 +11,7 @@ import (
 	"ginnel/control/store"
 )
 
-// slowStore takes nothing until what it waits for is closed, if anything is.
+// slowStore delays a write until wait is closed, if that is set.
 type slowStore struct {
 	*store.Memory
 	wait atomic.Pointer[chan struct{}]
@@ -24,8 +24,8 @@ func (s *slowStore) Transact(ctx context.Context, t store.Txn) (uint64, error) {
 	return s.Memory.Transact(ctx, t)
 }
 
-// A machine may leave while its registration is being stored.
-func TestLeavingWhileRegistering(t *testing.T) {
+// A machine may disconnect while its registration is being stored.
+func TestDisconnectWhileRegistering(t *testing.T) {
 	st := &slowStore{Memory: store.NewMemory()}
 	var logged logBuffer
 	adjust := func(c *Config) {

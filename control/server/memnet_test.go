@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// memListener is a listener whose connections are pipes, so that tests can run on fake time.
+// memListener is a listener whose connections are pipes, which work in a synctest bubble.
 type memListener struct {
 	connc chan net.Conn
 	stopc chan struct{}
@@ -18,7 +18,7 @@ func newMemListener() *memListener {
 	return &memListener{connc: make(chan net.Conn), stopc: make(chan struct{})}
 }
 
-// fromAddr is the server's end of a connection from an address.
+// fromAddr is the server's end of a connection with a chosen remote address.
 type fromAddr struct {
 	net.Conn
 	remote netip.Addr
@@ -29,7 +29,7 @@ func (c fromAddr) RemoteAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.remote, 12345))
 }
 
-// dial connects to the listener from an address, if one is given.
+// dial connects to the listener, from the given address if it is valid.
 func (l *memListener) dial(ctx context.Context, from netip.Addr) (net.Conn, error) {
 	client, server := net.Pipe()
 	if from.IsValid() {

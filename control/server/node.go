@@ -2,8 +2,8 @@ package server
 
 import (
 	"cmp"
-	"encoding/json"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -12,30 +12,30 @@ import (
 	"ginnel/control"
 )
 
-// node is a node as the server sees it now: its record, what follows from it and from the others,
-// and whether it is there. It is never changed in place.
+// node is the current state of a node: its record, what is derived from the record and from other
+// nodes, and whether the node is connected. It is never modified.
 type node struct {
-	rec     *nodeRecord
-	online  bool
-	expired bool
-	polled  time.Time      // when its latest stream ended, or the server began; zero while it has one
-	served  []netip.Prefix // approved routes
-	primary []netip.Prefix // those of them that it is elected for
-	name    string         // whole, with a trailing dot
-	awaited bool           // it was elected for something when the server ended, and may be back any moment
-	contest *contest       // nil: one process uses its key, as far as is known
+	rec          *nodeRecord
+	online       bool
+	expired      bool
+	polled       time.Time      // when its latest stream ended or the server started; zero while it has a stream
+	served       []netip.Prefix // routes that are advertised and approved
+	primary      []netip.Prefix // the subset of served that it is elected for
+	name         string         // domain name with a trailing dot
+	awaited      bool           // elected for a subnet before the server restarted, and expected to reconnect
+	duplicateKey *duplicateKey  // nil: no other process is known to use its key
 
 	once sync.Once
-	view *control.Node // see peer
+	wire *control.Node // see peer
 }
 
-// usable reports whether others can reach what is behind the node.
+// usable reports whether the node can route traffic for others.
 func (n *node) usable() bool { return n.online && !n.expired }
 
-// tagged reports whether the node belongs to its tags instead of a user.
+// tagged reports whether the node is owned by its tags instead of a user.
 func (n *node) tagged() bool { return len(n.rec.Tags) > 0 }
 
-// owner returns the number of the user that the node is shown with.
+// owner returns the ID of the user that the node is shown with.
 func (n *node) owner() int64 {
 	if n.tagged() {
 		return taggedUser.ID
@@ -60,23 +60,22 @@ func (rec *nodeRecord) home() int {
 	return rec.Hostinfo.NetInfo.PreferredDERP
 }
 
-// expiredAt reports whether the key has expired.
 func (rec *nodeRecord) expiredAt(now time.Time) bool {
 	return !rec.Expiry.IsZero() && !now.Before(rec.Expiry)
 }
 
-// exitRoutes are of use only together (section 8).
+// exitRoutes are the routes of an exit node. One without the other has no effect (section 8).
 var exitRoutes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
-// exitNode reports whether the node may be an exit node.
+// exitNode reports whether both exit routes of the node are approved.
 func (n *node) exitNode() bool {
 	return slices.Contains(n.served, exitRoutes[0]) && slices.Contains(n.served, exitRoutes[1])
 }
 
-// peer returns the node as all others see it. It must not be changed.
+// peer returns the node as a viewer without restrictions sees it. The result must not be modified.
 func (n *node) peer() *control.Node {
 	n.once.Do(n.render)
-	return n.view
+	return n.wire
 }
 
 func (n *node) render() {
@@ -111,10 +110,10 @@ func (n *node) render() {
 	if !online {
 		v.LastSeen = rec.LastSeen
 	}
-	n.view = v
+	n.wire = v
 }
 
-// shownHostinfo is what peers have a use for.
+// shownHostinfo returns the part of a Hostinfo that other nodes need.
 func shownHostinfo(h *control.Hostinfo) *control.Hostinfo {
 	if h == nil {
 		return nil
@@ -125,52 +124,58 @@ func shownHostinfo(h *control.Hostinfo) *control.Hostinfo {
 	}
 }
 
-// news says how the sight of a node has changed: not at all, in fields that a patch can carry, or
-// otherwise, when the whole node has to be sent.
-func news(before, after *node) (patch *control.PeerChange, whole bool) {
+// diffNodes returns how a node differs for others: as a patch, or whole if a patch cannot express
+// the difference. Both are zero if there is no difference.
+func diffNodes(before, after *node) (patch *control.PeerChange, whole bool) {
 	if before == after {
 		return nil, false
 	}
 	old, now := before.peer(), after.peer()
-	if !sameButPatchable(old, now) {
+	if !sameUnpatchable(old, now) {
 		return nil, true
 	}
 	c := &control.PeerChange{NodeID: now.ID}
-	changed := false
-	note := func(differs bool, set func()) {
-		if differs {
-			changed = true
-			set()
+	if old.HomeDERP != now.HomeDERP {
+		if now.HomeDERP == 0 {
+			return nil, true // in a patch 0 means that the home relay did not change
 		}
+		c.DERPRegion = now.HomeDERP
 	}
-	note(old.HomeDERP != now.HomeDERP, func() { c.DERPRegion = now.HomeDERP })
-	note(old.Cap != now.Cap, func() { c.Cap = now.Cap })
-	note(!slices.Equal(old.Endpoints, now.Endpoints), func() {
-		c.Endpoints = append(make([]netip.AddrPort, 0, len(now.Endpoints)), now.Endpoints...) // empty, not nil
-	})
-	note(old.Key != now.Key, func() { c.Key = &now.Key })
-	note(old.DiscoKey != now.DiscoKey, func() { c.DiscoKey = &now.DiscoKey })
-	note(*old.Online != *now.Online, func() {
+	if old.Cap != now.Cap {
+		c.Cap = now.Cap
+	}
+	if !slices.Equal(old.Endpoints, now.Endpoints) {
+		c.Endpoints = list(now.Endpoints) // not nil, which means that they did not change
+	}
+	if old.Key != now.Key {
+		c.Key = &now.Key
+	}
+	if old.DiscoKey != now.DiscoKey {
+		c.DiscoKey = &now.DiscoKey
+	}
+	if *old.Online != *now.Online {
 		c.Online = now.Online
 		if !*now.Online {
 			c.LastSeen = &now.LastSeen
 		}
-	})
-	note(!old.KeyExpiry.Equal(now.KeyExpiry), func() { c.KeyExpiry = &now.KeyExpiry })
-	if !changed {
+	}
+	if !old.KeyExpiry.Equal(now.KeyExpiry) {
+		c.KeyExpiry = &now.KeyExpiry
+	}
+	if reflect.DeepEqual(*c, control.PeerChange{NodeID: now.ID}) {
 		return nil, false
 	}
-	return c, now.HomeDERP == 0 && old.HomeDERP != 0 // a patch cannot take the home away
+	return c, false
 }
 
-// sameForSome compares what only some are told of: the node itself of a contest, those whom the
-// policy leads through this router of routes that another is elected for.
-func (n *node) sameForSome(other *node) bool {
-	return n.contest == other.contest && slices.Equal(n.served, other.served)
+// sameForViewers compares what only some viewers are sent: the duplicate key, which only the node
+// itself is told of, and routes that the policy steers some viewers to.
+func (n *node) sameForViewers(other *node) bool {
+	return n.duplicateKey == other.duplicateKey && slices.Equal(n.served, other.served)
 }
 
-// sameButPatchable compares all that a patch cannot carry.
-func sameButPatchable(a, b *control.Node) bool {
+// sameUnpatchable compares the fields that a patch cannot carry.
+func sameUnpatchable(a, b *control.Node) bool {
 	return string(unpatchable(a)) == string(unpatchable(b))
 }
 
@@ -182,14 +187,4 @@ func unpatchable(n *control.Node) []byte {
 	return mustJSON(&rest)
 }
 
-// mustJSON encodes what always can be.
-func mustJSON(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("control/server: internal error: " + err.Error())
-	}
-	return b
-}
-
-// byID orders nodes.
 func byID(n *node, id int64) int { return cmp.Compare(n.rec.ID, id) }

@@ -14,18 +14,18 @@ import (
 	"ginnel/control"
 )
 
-// This file is what the server answers outside of channels (control specification, sections 1.2 and
-// 10.3).
+// The handlers of this file answer requests outside of Noise connections (control specification,
+// sections 1.2 and 10.3).
 
-// maxAdmitBody is what a relay may send to ask about a client.
+// maxAdmitBody limits the body of POST /verify, in bytes.
 const maxAdmitBody = 4 << 10
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /key", s.handleKey)
-	mux.HandleFunc("/ts2021", s.handleChannel)
-	mux.HandleFunc("GET "+loginPath+"{id}", hardened(s.handleLoginPage))
-	mux.HandleFunc("GET /machine/ping-response", handleNothing)
+	mux.HandleFunc("/ts2021", s.handleNoise)
+	mux.HandleFunc("GET "+loginPath+"{id}", withSecurityHeaders(s.handleLoginPage))
+	mux.HandleFunc("GET /machine/ping-response", handleEmpty)
 	mux.HandleFunc("POST /verify", s.handleVerify)
 	mux.HandleFunc("GET /healthz", s.handleHealth)
 	mux.HandleFunc("GET /health", s.handleHealth)
@@ -43,22 +43,22 @@ func (s *Server) adminRoutes() http.Handler {
 	return mux
 }
 
-// handleKey gives the key that clients authenticate the server by.
+// handleKey returns the key by which clients authenticate the server.
 func (s *Server) handleKey(w http.ResponseWriter, r *http.Request) {
 	version, err := strconv.Atoi(r.URL.Query().Get("v"))
 	if err != nil {
-		http.Error(w, "the client has to say which version it speaks (?v=N)", http.StatusBadRequest)
+		http.Error(w, "missing capability version: request /key?v=N", http.StatusBadRequest)
 		return
 	}
-	if !s.channels.versions.supported(w, version) {
+	if !s.noiseConns.versions.supported(w, version) {
 		return
 	}
 	writeJSON(w, http.StatusOK, control.ServerKeys{PublicKey: s.PublicKey()})
 }
 
-// handleChannel serves a channel. The gate has Close wait for it: an HTTP server does not once it
-// has been upgraded.
-func (s *Server) handleChannel(w http.ResponseWriter, r *http.Request) {
+// handleNoise serves a Noise connection. It enters calls because the outer HTTP server no longer
+// waits for a connection that was upgraded.
+func (s *Server) handleNoise(w http.ResponseWriter, r *http.Request) {
 	if !s.calls.enter() {
 		http.Error(w, "the server is closing", http.StatusServiceUnavailable)
 		return
@@ -67,9 +67,9 @@ func (s *Server) handleChannel(w http.ResponseWriter, r *http.Request) {
 	s.handleUpgrade(w, r)
 }
 
-// handleVerify tells relays whether a client is a node of ours. Relays elsewhere ask too, and have
-// nothing to show for themselves: whoever asks learns yes or no about a key that it already knows,
-// and no more.
+// handleVerify tells a relay whether a client is a node of this network. Anyone may ask, because
+// relays elsewhere have no credentials. The answer only says whether a key that the caller already
+// knows is registered.
 func (s *Server) handleVerify(w http.ResponseWriter, r *http.Request) {
 	var req control.AdmitRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAdmitBody)).Decode(&req); err != nil {
@@ -89,37 +89,51 @@ func (s *Server) handleVerify(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, resp)
 }
 
-// handleHealth answers 200 while the loop does. Anybody may ask, so it tells how many tests of the
-// policy fail, not which.
+// health is the answer of a health check, after draft-inadarei-api-health-check.
+type health struct {
+	Output string `json:"output,omitzero"`
+	Status string `json:"status"` // pass or warn
+}
+
+// handleHealth answers 200 while the loop runs. Anyone may ask, so the answer has only the number
+// of failing policy tests.
 func (s *Server) handleHealth(w http.ResponseWriter, r *http.Request) {
 	if err := s.core.change(r.Context(), func(*tx) error { return nil }); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	answer := map[string]string{"status": "pass"}
+	answer := health{Status: "pass"}
 	if failing, err := s.recentFailingTests(r.Context()); err == nil && len(failing) > 0 {
-		answer["status"] = "warn"
-		answer["output"] = fmt.Sprintf("tests of the policy in force fail: %d; ginnel control policy get names them", len(failing))
+		answer.Status = "warn"
+		answer.Output = fmt.Sprintf("failing tests of the policy in force: %d; ginnel control policy get lists them",
+			len(failing))
 	}
 	writeJSON(w, http.StatusOK, answer)
 }
 
+// versionInfo is the answer to GET /version.
+type versionInfo struct {
+	API               string `json:"api"`
+	CapabilityVersion int    `json:"capability_version"`
+	MinimumVersion    int    `json:"minimum_version"`
+	Version           string `json:"version"`
+}
+
 func (s *Server) handleVersion(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, map[string]any{
-		"version":            s.cfg.Version,
-		"capability_version": control.CapabilityVersion,
-		"minimum_version":    s.channels.versions.least(),
-		"api":                "v1",
+	writeJSON(w, http.StatusOK, versionInfo{
+		API:               "v1",
+		CapabilityVersion: control.CapabilityVersion,
+		MinimumVersion:    s.noiseConns.versions.least(),
+		Version:           s.cfg.Version,
 	})
 }
 
-func handleNothing(http.ResponseWriter, *http.Request) {}
+func handleEmpty(http.ResponseWriter, *http.Request) {}
 
-// challengeChars are what a challenge may consist of.
+// challengeChars are the characters that a challenge may contain.
 const challengeChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_:"
 
-// handleNoContent lets clients find captive portals: whoever answers for us does not know the
-// challenge.
+// handleNoContent lets clients detect captive portals, which cannot answer the client's challenge.
 func handleNoContent(w http.ResponseWriter, r *http.Request) {
 	if c := r.Header.Get("X-Tailscale-Challenge"); c != "" && len(c) <= 64 && strings.Trim(c, challengeChars) == "" {
 		w.Header().Set("X-Tailscale-Response", "response "+c)
@@ -128,8 +142,8 @@ func handleNoContent(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// hardened adds what keeps browsers from doing anything but showing the page.
-func hardened(h http.HandlerFunc) http.HandlerFunc {
+// withSecurityHeaders forbids browsers everything except displaying the page.
+func withSecurityHeaders(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		head := w.Header()
 		head.Set("X-Frame-Options", "DENY")
@@ -146,20 +160,20 @@ var loginPage = template.Must(template.New("login").Parse(`<!DOCTYPE html>
 <title>Ginnel: a node asks to join</title>
 <h1>A node asks to join</h1>
 {{if .Known}}<p>The machine calls itself <b>{{.Hostname}}</b>{{with .OS}} and runs {{.}}{{end}}. An administrator of the
-network lets it in with</p>
+network approves it with</p>
 <pre>ginnel control nodes approve {{.ID}} --user NAME</pre>
-<p>until {{.Until}}. Compare the node's key first, which the node's log and <code>ginnel control nodes pending</code> show in the same form:
-<code>{{.Key}}</code></p>
-{{else}}<p>Nobody waits here: the login has been approved, refused, or was left for too long. The node's own log has a new
-address if it still asks.</p>
+<p>until {{.Until}}. First compare the node's key <code>{{.Key}}</code> with the one in the node's log.
+<code>ginnel control nodes pending</code> shows it in the same form.</p>
+{{else}}<p>No node is waiting here. The login was approved, was refused or has expired. If the node still wants to
+join, its log has a new URL.</p>
 {{end}}`))
 
-// handleLoginPage shows who asks to join, and how an administrator lets them in. The page itself
-// can do nothing.
+// handleLoginPage shows the node of a login and the command that approves it. The page itself
+// offers no action.
 func (s *Server) handleLoginPage(w http.ResponseWriter, r *http.Request) {
 	id, ok := parseLoginID(r.PathValue("id"))
 	if !ok {
-		http.Error(w, "this is not the address of a login", http.StatusBadRequest)
+		http.Error(w, "this is not a valid login URL", http.StatusBadRequest)
 		return
 	}
 	page := struct {

@@ -12,7 +12,7 @@ import (
 )
 
 const webPolicy = `{
-	// alice's machines reach the web servers, and nothing else happens
+	// alice's nodes may reach the web servers, and nothing else is allowed
 	"tagOwners": {"tag:web": ["alice@"]},
 	"acls": [{"action": "accept", "src": ["alice@"], "dst": ["tag:web:80"]}],
 }`
@@ -24,8 +24,8 @@ func (n *testNet) setPolicy(text string) {
 	}
 }
 
-// Nodes are shown to each other, and let each other in, as the policy has it; a change takes effect
-// within a second and without reconnecting.
+// Peers and packet filters follow the policy. A change takes effect within a second, without
+// reconnecting.
 func TestPolicy(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -34,34 +34,35 @@ func TestPolicy(t *testing.T) {
 		n.setPolicy(webPolicy)
 		time.Sleep(time.Second)
 		if laptop.sees("web") == nil || laptop.sees("phone") != nil || web.sees("laptop") == nil || web.sees("phone") == nil {
-			t.Error("the wrong nodes are seen")
+			t.Error("nodes have the wrong peers")
 		}
-		m, _ := web.view()
+		m, _ := web.latestMap()
 		if !letsIn(m, laptop.self().Addresses[0].Addr()) || letsIn(m, web.self().Addresses[0].Addr()) {
-			t.Errorf("the web server lets the wrong ones in: %+v", m.Filter)
+			t.Errorf("the packet filter of the web server is wrong: %+v", m.Filter)
 		}
-		if m, _ := laptop.view(); len(m.Filter) != 0 || m.Filters["base"] == nil {
-			t.Errorf("the laptop lets somebody in: %+v", m.Filters)
+		if m, _ := laptop.latestMap(); len(m.Filter) != 0 || m.Filters["base"] == nil {
+			t.Errorf("the packet filter of the laptop is not empty: %+v", m.Filters)
 		}
 		tablet := n.join("tablet", k)
-		if tablet.sees("web") == nil || tablet.sees("phone") != nil || web.sees("tablet") == nil || phone.sees("tablet") != nil {
-			t.Error("the wrong nodes see one that has come later")
+		if tablet.sees("web") == nil || tablet.sees("phone") != nil ||
+			web.sees("tablet") == nil || phone.sees("tablet") != nil {
+			t.Error("the wrong nodes see a node that joined later")
 		}
-		if m, _ = web.view(); !letsIn(m, tablet.self().Addresses[1].Addr()) {
-			t.Errorf("the web server does not let the tablet in: %+v", m.Filter)
+		if m, _ = web.latestMap(); !letsIn(m, tablet.self().Addresses[1].Addr()) {
+			t.Errorf("the packet filter of the web server lacks the tablet: %+v", m.Filter)
 		}
 		if err := n.server.deletePolicy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
 		if laptop.sees("phone") == nil || phone.sees("tablet") == nil {
-			t.Error("without a policy not everybody is seen")
+			t.Error("without a policy a node lacks peers")
 		}
 	})
 }
 
-// Each change of the policy is one frame on the streams that there are: peers and filter change
-// together.
+// Each change of the policy is one frame on each open stream, so that peers and packet filter
+// change together.
 func TestPolicyInOneFrame(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -72,12 +73,12 @@ func TestPolicyInOneFrame(t *testing.T) {
 			t.Helper()
 			before := make(map[*peer]int)
 			for _, p := range all {
-				_, before[p] = p.view()
+				_, before[p] = p.latestMap()
 			}
 			change()
 			settle()
 			for _, p := range all {
-				m, frames := p.view()
+				m, frames := p.latestMap()
 				if frames-before[p] != 1 || p.err != nil || len(m.Peers) != peersOf[p] {
 					t.Errorf("%s: %s has %d peers after %d frames, %v, want %d after 1", what, p.host.Hostname, len(m.Peers),
 						frames-before[p], p.err, peersOf[p])
@@ -86,7 +87,7 @@ func TestPolicyInOneFrame(t *testing.T) {
 		}
 		step("set", func() { n.setPolicy(webPolicy) }, map[*peer]int{laptop: 1, phone: 1, web: 2})
 		step("changed", func() { n.setPolicy(`{"acls": []}`) }, map[*peer]int{})
-		step("taken away", func() {
+		step("deleted", func() {
 			if err := n.server.deletePolicy(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -94,24 +95,24 @@ func TestPolicyInOneFrame(t *testing.T) {
 	})
 }
 
-// "A bad file never replaces a good one", and says where it is bad.
+// "A bad file never replaces a good one", and the error has the position of the mistake.
 func TestBadPolicy(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		n.setPolicy(webPolicy)
 		_, err := n.server.SetPolicy(t.Context(), []byte("{\n  \"acls\": 7\n}"))
 		if err == nil || !strings.Contains(err.Error(), "2:") {
-			t.Errorf("got %v, want the line of the mistake", err)
+			t.Errorf("got %v, want the position 2:", err)
 		}
 		if _, err := n.server.checkPolicy(t.Context(), []byte(`{"acls": []`), verdictOnly); err == nil {
-			t.Error("a bad policy was checked and found good")
+			t.Error("a check accepted a bad policy")
 		}
 		p, err := n.server.currentPolicy(t.Context())
 		if err != nil || p.Text != webPolicy {
-			t.Errorf("in force is %+v, %v", p, err)
+			t.Errorf("policy in force: %+v, %v", p, err)
 		}
 		n.restart()
 		if p, _ := n.server.currentPolicy(t.Context()); p.Text != webPolicy {
-			t.Errorf("after a restart in force is %+v", p)
+			t.Errorf("policy in force after a restart: %+v", p)
 		}
 	})
 }
@@ -130,7 +131,8 @@ func TestRequestedTags(t *testing.T) {
 	})
 }
 
-// Of two routers of one subnet one is elected, and the other follows when that one goes.
+// Of two routers of a subnet one is elected. When it goes offline, the other is elected, and stays
+// so when the first returns.
 func TestFailover(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -155,28 +157,30 @@ func TestFailover(t *testing.T) {
 		expect := func(primary, other string) {
 			t.Helper()
 			a, b := w.sees(primary), w.sees(other)
-			if !slices.Contains(a.AllowedIPs, lan[0]) || !slices.Contains(a.PrimaryRoutes, lan[0]) || slices.Contains(b.AllowedIPs, lan[0]) {
+			if !slices.Contains(a.AllowedIPs, lan[0]) || !slices.Contains(a.PrimaryRoutes, lan[0]) ||
+				slices.Contains(b.AllowedIPs, lan[0]) {
 				t.Errorf("want %s elected: %v, and %v of %s", primary, a.AllowedIPs, b.AllowedIPs, other)
 			}
 			if !slices.Contains(a.AllowedIPs, exit[0]) || !slices.Contains(b.AllowedIPs, exit[1]) {
-				t.Error("not both are exit nodes")
+				t.Error("only one router is shown as an exit node")
 			}
 		}
 		expect("r1", "r2")
-		r1.away()
+		r1.endStream()
 		time.Sleep(defaultOfflineGrace + time.Second)
 		expect("r2", "r1")
 		r1.stream()
 		settle()
-		expect("r2", "r1") // no move without need
+		expect("r2", "r1") // no failback
 	})
 }
 
 const lanPolicy = `{"tagOwners": {"tag:router": [], "tag:office": []}, "acls": [
-	{"action": "accept", "src": ["*"], "dst": ["tag:router:22"]}, {"action": "accept", "src": ["tag:office"], "dst": [LANS]}]}`
+	{"action": "accept", "src": ["*"], "dst": ["tag:router:22"]},
+	{"action": "accept", "src": ["tag:office"], "dst": [LANS]}]}`
 
-// A node is told of those routes of others that the policy lets it use, and of no more, whatever
-// changes.
+// A node is sent exactly those routes of other nodes that the policy lets it use, after every kind
+// of change.
 func TestRoutesByPolicy(t *testing.T) {
 	for name, early := range map[string]bool{"in the first frame": false, "in deltas": true} {
 		t.Run(name, func(t *testing.T) {
@@ -199,7 +203,7 @@ func TestRoutesByPolicy(t *testing.T) {
 				if !early {
 					o = office()
 				}
-				n.routesFollow(o, n.join("stranger", n.authKey(nil)), router)
+				n.routesFollow(o, n.join("outsider", n.authKey(nil)), router)
 			})
 		})
 	}
@@ -213,9 +217,9 @@ func (n *testNet) approve(node string, routes ...string) {
 	settle()
 }
 
-// routesFollow checks what two nodes are told of a router's routes while the policy and the nodes
+// routesFollow checks which routes of a router two nodes are sent while the policy and the nodes
 // change.
-func (n *testNet) routesFollow(office, stranger, router *peer) {
+func (n *testNet) routesFollow(office, outsider, router *peer) {
 	n.t.Helper()
 	lans := func(list string) { n.setPolicy(strings.ReplaceAll(lanPolicy, "LANS", list)) }
 	want := func(step string, p *peer, routes ...string) {
@@ -223,35 +227,35 @@ func (n *testNet) routesFollow(office, stranger, router *peer) {
 		settle()
 		seen := p.sees("router")
 		if seen == nil || !slices.Equal(seen.AllowedIPs[2:], prefixes(routes...)) || p.err != nil {
-			n.t.Errorf("%s: %s is told of %+v, %v, want the routes %s", step, p.host.Hostname, seen, p.err, routes)
+			n.t.Errorf("%s: %s sees %+v, %v, want the routes %s", step, p.host.Hostname, seen, p.err, routes)
 		}
 	}
 	want("one", office, "10.1.0.0/16")
-	want("one", stranger)
+	want("one", outsider)
 	lans(`"10.1.0.0/16:*", "10.2.3.0/24:80"`)
 	want("both", office, "10.1.0.0/16", "10.2.0.0/16")
-	want("both", stranger)
+	want("both", outsider)
 	router.update(func(r *control.MapRequest) { r.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:1")} })
 	want("a patch", office, "10.1.0.0/16", "10.2.0.0/16")
 	lans(`"10.2.0.0/16:*", "autogroup:internet:*"`)
-	want("another and the Internet", office, "10.2.0.0/16", "0.0.0.0/0", "::/0")
+	want("another and the exit routes", office, "10.2.0.0/16", "0.0.0.0/0", "::/0")
 	n.approve("router", "10.1.0.0/16")
-	want("approval taken back", office)
+	want("approval withdrawn", office)
 	n.approve("router", "10.1.0.0/16", "10.2.0.0/16")
 	want("approved again", office, "10.2.0.0/16")
-	if _, err := n.server.tagNode(n.t.Context(), n.node("stranger").ID, []string{"tag:office"}); err != nil {
+	if _, err := n.server.tagNode(n.t.Context(), n.node("outsider").ID, []string{"tag:office"}); err != nil {
 		n.t.Fatal(err)
 	}
-	want("given to the tag", stranger, "10.2.0.0/16")
+	want("tagged", outsider, "10.2.0.0/16")
 	if err := n.server.deletePolicy(n.t.Context()); err != nil {
 		n.t.Fatal(err)
 	}
 	want("no policy", office, "10.1.0.0/16", "10.2.0.0/16")
-	want("no policy", stranger, "10.1.0.0/16", "10.2.0.0/16")
+	want("no policy", outsider, "10.1.0.0/16", "10.2.0.0/16")
 }
 
-// A restart of the server does not move an office, whoever is back first, but one who is not back
-// in time loses it.
+// A restart of the server does not change the elected router, in whatever order the routers
+// reconnect. A router that does not reconnect within the grace period is replaced.
 func TestElectionAndRestart(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -288,25 +292,25 @@ func TestElectionAndRestart(t *testing.T) {
 				p.stream()
 				time.Sleep(2 * time.Second)
 				if seen := w.sees("r2"); elected() != "r2" || seen != nil && len(seen.PrimaryRoutes) != 1 {
-					t.Errorf("with %s back, %s is elected, and another than r2 is seen to be", p.host.Hostname, elected())
+					t.Errorf("after %s reconnected, %s is elected or shown, want r2", p.host.Hostname, elected())
 				}
 			}
 		}
-		routers[0].away()
+		routers[0].endStream()
 		time.Sleep(defaultOfflineGrace + time.Second)
 		n.restart()
 		back(w, routers[0], routers[2], routers[1])
 		time.Sleep(defaultOfflineGrace + time.Second)
 		settle()
 		if elected() != "r2" {
-			t.Errorf("in the end %s is elected", elected())
+			t.Errorf("after the grace period %s is elected, want r2", elected())
 		}
 		n.restart()
 		back(w, routers[2])
 		time.Sleep(defaultOfflineGrace)
 		settle()
 		if elected() != "r3" {
-			t.Errorf("without the others %s is elected", elected())
+			t.Errorf("%s is elected, want r3, the only one that reconnected", elected())
 		}
 	})
 }
@@ -322,13 +326,13 @@ func TestAutoApprovers(t *testing.T) {
 			"autoApprovers": {"routes": {"10.1.0.0/16": ["alice@"]}}}`)
 		time.Sleep(time.Second)
 		if got := w.sees("r").PrimaryRoutes; !slices.Equal(got, prefixes("10.1.0.0/16")) {
-			t.Errorf("approved are %v", got)
+			t.Errorf("approved routes: %v", got)
 		}
 	})
 }
 
-// No approval, however wide, lets a router take addresses of nodes.
-func TestRoutesThatTakeNodes(t *testing.T) {
+// No approval lets a router serve a route that contains addresses of nodes.
+func TestRoutesThatCoverNodes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		r, w := n.newPeer("r"), n.join("w", k)
@@ -341,22 +345,22 @@ func TestRoutesThatTakeNodes(t *testing.T) {
 			"autoApprovers": {"routes": {"0.0.0.0/0": ["alice@"], "::/0": ["alice@"]}}}`)
 		time.Sleep(time.Second)
 		if got := w.sees("r").PrimaryRoutes; !slices.Equal(got, good) {
-			t.Errorf("approved are %v, want %v", got, good)
+			t.Errorf("approved routes: %v, want %v", got, good)
 		}
 		for _, allowed := range w.sees("r").AllowedIPs {
 			if allowed == victim {
-				t.Error("the address of another node leads to the router")
+				t.Error("the address of another node is routed to the router")
 			}
 		}
 		for _, route := range prefixes(victim.String(), "100.64.0.0/10") {
 			if _, err := n.server.approveRoutes(t.Context(), n.node("r").ID, []netip.Prefix{route}); err == nil {
-				t.Errorf("%s can be approved", route)
+				t.Errorf("%s was approved", route)
 			}
 		}
 	})
 }
 
-// The policy of the configuration is in force when the server starts, and replaces the one before.
+// The policy of the configuration is in force when the server starts, and replaces the stored one.
 func TestConfiguredPolicy(t *testing.T) {
 	onNet(t, func(c *Config) { c.Policy = []byte(webPolicy) }, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -378,8 +382,8 @@ func TestConfiguredPolicy(t *testing.T) {
 	})
 }
 
-// A node gets no tag that the policy does not know, and keeps what it has; the answer names the tag
-// and what to do.
+// A tag that the policy does not define is refused, and the node keeps its tags. The error names
+// the tag and the remedy.
 func TestTagWithoutOwner(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		n.join("a", n.authKey(nil))
@@ -391,15 +395,13 @@ func TestTagWithoutOwner(t *testing.T) {
 		if err := tag("tag:any"); err != nil {
 			t.Errorf("without a policy: %v", err)
 		}
-		if _, err := n.server.SetPolicy(t.Context(), []byte(`{"tagOwners": {"tag:web": ["alice@"], "tag:none": []}}`)); err != nil {
-			t.Fatal(err)
-		}
+		n.setPolicy(`{"tagOwners": {"tag:web": ["alice@"], "tag:none": []}}`)
 		const want = `tag "tag:wbe" has no owner in the policy: add it under tagOwners first`
 		if err := tag("tag:web", "tag:wbe"); err == nil || err.Error() != want || statusOf(err) != http.StatusBadRequest {
 			t.Errorf("a tag without an owner: %v, status %d; want %s", err, statusOf(err), want)
 		}
 		if got := n.node("a").Tags; !slices.Equal(got, []string{"tag:any"}) {
-			t.Errorf("refused, and the node has %v", got)
+			t.Errorf("refused, but the node has the tags %v", got)
 		}
 		if err := tag("tag:web", "tag:none"); err != nil {
 			t.Errorf("tags with owners: %v", err)

@@ -13,8 +13,9 @@ import (
 	"ginnel/control/policy"
 )
 
-// A policy whose tests have come to fail because of a node stays in force when the server starts,
-// which says so everywhere; to set it, or another like it, is refused.
+// A stored policy whose tests fail because of a new node stays in force when the server starts. The
+// log, the metrics, the API and the health check report it. Setting this policy or a changed one is
+// refused.
 func TestPolicyInForceBoots(t *testing.T) {
 	text, err := os.ReadFile("../policy/testdata/cases/b01-tests-at-boot.hujson")
 	if err != nil {
@@ -28,15 +29,15 @@ func TestPolicyInForceBoots(t *testing.T) {
 			t.Helper()
 			now, err := n.server.currentPolicy(t.Context())
 			if err != nil || now.Text != string(text) || len(now.Failing) != want {
-				t.Fatalf("in force is %+v, %v, want %d tests that fail", now, err, want)
+				t.Fatalf("policy in force: %+v, %v, want %d failing tests", now, err, want)
 			}
-			n.server.forgetTests() // or the one before counts for a while
+			n.server.invalidateTests() // drops the cached result
 			if got := n.server.countFailingTests(); got != want {
-				t.Errorf("the metric says %d, want %d", got, want)
+				t.Errorf("metric: %d failing tests, want %d", got, want)
 			}
 			health := get(n.server, "GET", "/healthz", "").Body.String()
-			if want > 0 && !strings.Contains(health, "fail: 1") || want == 0 && !strings.Contains(health, `"pass"`) {
-				t.Errorf("health says %s with %d tests that fail", health, want)
+			if want > 0 && !strings.Contains(health, "force: 1") || want == 0 && !strings.Contains(health, `"pass"`) {
+				t.Errorf("health check: %s, want %d failing tests", health, want)
 			}
 		}
 		warned(0)
@@ -47,10 +48,10 @@ func TestPolicyInForceBoots(t *testing.T) {
 		n.join("carls", n.authKey(func(r *AuthKeyRequest) { r.User = "carl" }))
 		warned(1)
 		if _, err := n.server.SetPolicy(t.Context(), text); err == nil {
-			t.Error("a policy whose tests fail was set")
+			t.Error("SetPolicy accepted a policy with failing tests")
 		}
 		if _, err := n.server.LoadPolicy(t.Context(), append(text, '\n')); err == nil {
-			t.Error("a changed policy whose tests fail was taken from a file")
+			t.Error("LoadPolicy accepted a changed policy with failing tests")
 		}
 		n.cfg.Policy = text
 		n.restart()
@@ -64,8 +65,8 @@ func TestPolicyInForceBoots(t *testing.T) {
 	})
 }
 
-// A check with details says what each entry does on the nodes there are, and whom nobody is; the
-// longest policy there may be is the same for each way in.
+// A detailed check explains each entry on the current nodes and lists unknown users. The size limit
+// of a policy is the same for each way to set it.
 func TestPolicyChecked(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		n.join("laptop", n.authKey(nil))
@@ -89,12 +90,12 @@ func TestPolicyChecked(t *testing.T) {
 				}
 			}
 		}
-		n.restart() // the longest fits into the store
+		n.restart() // the store accepts a policy of the maximum size
 	})
 }
 
-// Routes that a grant leads through a router are shown to its sources by that router, elected or
-// not.
+// Routes that a grant sends through a router are shown to the grant's sources at that router,
+// whether it is elected or not.
 func TestPolicyVia(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		lan := prefixes("10.1.0.0/16")
@@ -115,30 +116,32 @@ func TestPolicyVia(t *testing.T) {
 			{"src": ["alice@"], "dst": ["10.1.0.0/16"], "ip": ["*"]},
 			{"src": ["tag:ops"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:us"]}]}`)
 		settle()
-		if eu, us := ops.sees("eu"), ops.sees("us"); us == nil || !slices.Contains(us.AllowedIPs, lan[0]) || eu != nil && slices.Contains(eu.AllowedIPs, lan[0]) {
-			t.Errorf("the sources of the grant are shown %+v and %+v", eu, us)
+		routes := func(n *control.Node) bool { return n != nil && slices.Contains(n.AllowedIPs, lan[0]) }
+		if eu, us := ops.sees("eu"), ops.sees("us"); !routes(us) || routes(eu) {
+			t.Errorf("a source of the grant sees %+v and %+v", eu, us)
 		}
-		if eu, us := w.sees("eu"), w.sees("us"); eu == nil || !slices.Contains(eu.AllowedIPs, lan[0]) || us != nil && slices.Contains(us.AllowedIPs, lan[0]) {
-			t.Errorf("others are shown %+v and %+v", eu, us)
+		if eu, us := w.sees("eu"), w.sees("us"); !routes(eu) || routes(us) {
+			t.Errorf("another node sees %+v and %+v", eu, us)
 		}
-		routers["us"].away()
+		routers["us"].endStream()
 		time.Sleep(defaultOfflineGrace + time.Second)
 		late := n.join("late", n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:ops"} }))
 		routers["us"].stream()
 		settle()
 		if us := late.sees("us"); us == nil || !online(us) || !slices.Contains(us.AllowedIPs, lan[0]) {
-			t.Errorf("one who came while the router was away is shown %+v", us)
+			t.Errorf("a node that joined while the router was offline sees %+v", us)
 		}
 	})
 }
 
-// A node is told of its attributes with the first map, and when the policy gives it others.
+// A node receives its attributes with the first map, and when the policy changes them.
 func TestPolicyAttributes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		early := n.join("early", k)
 		web := n.join("web", n.authKey(func(r *AuthKeyRequest) { r.Tags = []string{"tag:web"} }))
-		const attrs = `{"nodeAttrs": [{"target": ["alice@"], "attr": ["a"]}], "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`
+		const attrs = `{"nodeAttrs": [{"target": ["alice@"], "attr": ["a"]}],
+			"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}`
 		n.setPolicy(attrs)
 		settle()
 		late := n.join("late", k)
@@ -154,7 +157,7 @@ func TestPolicyAttributes(t *testing.T) {
 		n.setPolicy(strings.Replace(attrs, `["a"]`, `["b"]`, 1))
 		settle()
 		if has(early) || has(late) {
-			t.Error("what the policy does not give any more is still there")
+			t.Error("an attribute that the policy no longer gives is still there")
 		}
 	})
 }

@@ -9,19 +9,20 @@ import (
 	"ginnel/control/policy"
 )
 
-// testsEvery is how old the result of the policy's tests may be where it is asked for often, or by
-// anybody: by metrics and health checks.
+// testsEvery is how long a result of the policy's tests is reused for requests that are frequent or
+// that anyone can make: metrics and health checks.
 const testsEvery = 10 * time.Second
 
-// policyTests are the results of the tests of the policy in force. They can change without the
-// policy: another node, or other tags, are enough.
+// policyTests caches the results of the policy's tests. They may change without the policy, for
+// example when a node is added.
 type policyTests struct {
 	mu      sync.Mutex
-	at      time.Time // zero: they have not been run, or the policy has changed since
+	at      time.Time // zero: the result is unknown or outdated
 	failing []string
 }
 
-// failingTests runs the tests of the policy in force on the nodes and returns those that fail.
+// failingTests runs the tests of the policy in force on the current nodes and returns those that
+// fail.
 func (s *Server) failingTests(ctx context.Context) (failing []string, err error) {
 	var p *policy.Policy
 	var nodes []policy.Node
@@ -38,47 +39,47 @@ func (s *Server) failingTests(ctx context.Context) (failing []string, err error)
 	failing = problemTexts(p.Check(nodes))
 	s.tests.mu.Lock()
 	defer s.tests.mu.Unlock()
-	s.tests.at, s.tests.failing = s.cfg.moment().tick, failing
+	s.tests.at, s.tests.failing = s.cfg.moment().mono, failing
 	return failing, nil
 }
 
-// recentFailingTests is failingTests, at most testsEvery ago.
+// recentFailingTests is failingTests with a result that may be testsEvery old.
 func (s *Server) recentFailingTests(ctx context.Context) ([]string, error) {
 	s.tests.mu.Lock()
 	at, failing := s.tests.at, s.tests.failing
 	s.tests.mu.Unlock()
-	if !at.IsZero() && s.cfg.moment().tick.Before(at.Add(testsEvery)) {
+	if !at.IsZero() && s.cfg.moment().mono.Before(at.Add(testsEvery)) {
 		return failing, nil
 	}
 	return s.failingTests(ctx)
 }
 
-// countFailingTests is for metrics: it is 0 once the server is closed.
+// countFailingTests is for the metrics. It returns 0 once the server is closed.
 func (s *Server) countFailingTests() int {
 	failing, _ := s.recentFailingTests(context.Background())
 	return len(failing)
 }
 
-// forgetTests has the tests run again when they are asked for.
-func (s *Server) forgetTests() {
+// invalidateTests discards the cached result.
+func (s *Server) invalidateTests() {
 	s.tests.mu.Lock()
 	defer s.tests.mu.Unlock()
 	s.tests.at = time.Time{}
 }
 
-// logFailingTests says at the start which tests of the policy in force fail: it stays in force,
-// because a server that does not start helps nobody.
+// logFailingTests logs which tests fail when the server starts. The policy stays in force, because
+// a server that refuses to start would be worse.
 func (s *Server) logFailingTests() {
 	failing, err := s.failingTests(context.Background())
 	if err != nil {
-		s.log.Error("tests of the policy not run", "err", err)
+		s.log.Error("policy tests not run", "err", err)
 	}
 	for _, test := range failing {
 		s.log.Warn("policy in force fails a test", "problem", test)
 	}
 }
 
-// problemTexts are the lines of an error of the policy package. The result is not nil.
+// problemTexts formats the problems in an error of package policy. The result is not nil.
 func problemTexts(err error) []string {
 	problems, ok := errors.AsType[policy.Problems](err)
 	if !ok && err != nil {

@@ -10,24 +10,24 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// A router that loses its power says nothing, and TCP takes a minute or more to notice. If another
-// router could stand in, its stream brings it a probe every few seconds: a PingRequest (control
-// specification, section 10.2), which it answers by a HEAD request on its channel. A router that
-// has answered before and does not any more loses its stream and with it its subnets.
-
+// TCP takes a minute or more to notice a router that loses its power. Therefore, while another
+// router could replace it, a router is sent a probe every few seconds on its stream. A probe is a
+// PingRequest (control specification, section 10.2), which the client answers by a HEAD request on
+// its Noise connection. A router that has answered before and stops answering loses its stream, and
+// thereby its subnets.
 const (
 	probeEvery   = 4 * time.Second
 	probeTimeout = 8 * time.Second
-	// pathProbe is followed by the number of the stream and that of the probe.
+	// pathProbe is followed by the number of the stream, a slash and the number of the probe.
 	pathProbe = pathMachine + "probe/"
 )
 
-var errSilent = errors.New("the router does not answer any more")
+var errSilent = errors.New("the router stopped answering probes")
 
-// probedStreams finds the stream that an answer is for.
+// probedStreams finds the stream that a probe was sent on.
 type probedStreams struct {
 	mu      sync.Mutex
 	last    uint64
@@ -51,8 +51,8 @@ func (p *probedStreams) remove(number uint64) {
 	delete(p.streams, number)
 }
 
-// answer passes on that a machine has answered the probe with a path. It reports whether that
-// machine was asked.
+// answer passes the answer to a probe on to its stream. It returns false unless that stream belongs
+// to machine.
 func (p *probedStreams) answer(path string, machine key.MachinePublic) bool {
 	number, probe, _ := strings.Cut(strings.TrimPrefix(path, pathProbe), "/")
 	n, err := strconv.ParseUint(number, 10, 64)
@@ -68,28 +68,28 @@ func (p *probedStreams) answer(path string, machine key.MachinePublic) bool {
 	}
 	select {
 	case s.answers <- asked:
-	default: // the answer before has not been taken yet, and is as good
+	default: // the previous answer has not been read yet and serves the same purpose
 	}
 	return true
 }
 
-// handleProbe takes the answer to a probe.
-func (ch *channel) handleProbe(w http.ResponseWriter, r *http.Request) {
-	if !ch.core.probed.answer(r.URL.Path, ch.machine()) {
+// handleProbe receives the answer to a probe.
+func (nc *noiseConn) handleProbe(w http.ResponseWriter, r *http.Request) {
+	if !nc.core.probed.answer(r.URL.Path, nc.machine()) {
 		http.NotFound(w, r)
 	}
 }
 
-// prober asks the node of a stream whether it is there, as long as another router could stand in.
-// It belongs to the goroutine of the stream.
+// prober sends probes to the node of a stream while the node is a redundant router. The goroutine
+// of the stream owns it.
 type prober struct {
 	core   *core
 	stream *stream
-	timer  *time.Timer // stopped while there is nothing to ask
-	number uint64      // of the stream; 0 before the first probe
-	asked  int         // probes so far
-	silent time.Time   // since when the node owes an answer; the zero time: it does not
-	heard  time.Time   // the latest answer; not every client answers
+	timer  *time.Timer // stopped while no probes are sent
+	number uint64      // of the stream in probedStreams; 0 while no probes are sent
+	asked  int         // number of probes sent
+	silent time.Time   // when the oldest unanswered probe was sent; zero if all are answered
+	heard  time.Time   // time of the latest answer; some clients never answer
 }
 
 func newProber(c *core, s *stream) *prober {
@@ -98,9 +98,9 @@ func newProber(c *core, s *stream) *prober {
 	return p
 }
 
-// follow begins or ends the probes as the network at a step wants it.
-func (p *prober) follow(cur *step) {
-	switch wanted := cur.doubled[p.stream.id]; {
+// update starts or stops the probes as the snapshot of a step requires.
+func (p *prober) update(cur *step) {
+	switch wanted := cur.redundant[p.stream.id]; {
 	case wanted && p.number == 0:
 		p.number = p.core.probed.add(p.stream)
 		p.timer.Reset(0)
@@ -109,7 +109,7 @@ func (p *prober) follow(cur *step) {
 	}
 }
 
-// next writes a probe, unless the node has owed an answer for too long.
+// next sends a probe, or returns errSilent if an answer is overdue.
 func (p *prober) next(out *frameWriter, compress string) error {
 	now := time.Now()
 	if !p.silent.IsZero() && !p.heard.IsZero() && now.Sub(p.silent) >= probeTimeout {
@@ -129,8 +129,8 @@ func (p *prober) next(out *frameWriter, compress string) error {
 	return out.write(frame, probeFrame)
 }
 
-// answered takes the number of a probe that the node has answered. An answer that comes late shows
-// that the node was there when it sent it, which is as good.
+// answered takes the number of a probe that the node has answered. A late answer counts too,
+// because the node was alive when it sent it.
 func (p *prober) answered(number int) {
 	if 0 < number && number <= p.asked {
 		p.silent, p.heard = time.Time{}, time.Now()

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // router joins with routes that the administrator approves.
@@ -24,8 +24,8 @@ func (n *testNet) router(name, authKey string, routes ...string) *peer {
 	return r
 }
 
-// A router that loses its power is replaced within 15 s if another serves the same subnet, and is
-// seen to be offline; it is elected no more when it is back.
+// A router that loses its power is offline, and replaced, within 15 s if another router serves the
+// same subnet. When it returns it is not elected again.
 func TestDeadRouter(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -39,34 +39,34 @@ func TestDeadRouter(t *testing.T) {
 		probed := len(n.server.core.probed.streams)
 		n.server.core.probed.mu.Unlock()
 		if probed != 2 {
-			t.Errorf("%d nodes are probed, want the routers that can stand in for each other", probed)
+			t.Errorf("%d nodes are probed, want the two redundant routers", probed)
 		}
 		died := time.Now()
-		r1.cut.Store(true)
-		lone.cut.Store(true)
+		r1.powerOff.Store(true)
+		lone.powerOff.Store(true)
 		for !slices.Contains(w.sees("r2").PrimaryRoutes, r1.host.RoutableIPs[0]) {
 			if time.Sleep(100 * time.Millisecond); time.Since(died) > 15*time.Second {
-				t.Fatal("not replaced in 15 s")
+				t.Fatal("not replaced within 15 s")
 			}
 		}
 		if online(w.sees("r1")) || !online(w.sees("r2")) {
-			t.Error("not the dead router is offline, or not that alone")
+			t.Error("want only the dead router offline")
 		}
 		r1.leave()
-		r1.cut.Store(false)
+		r1.powerOff.Store(false)
 		r1.dial()
 		r1.stream()
 		if settle(); !online(w.sees("r1")) || !slices.Contains(w.sees("r2").PrimaryRoutes, r1.host.RoutableIPs[0]) {
-			t.Error("the router is not back as the stand-in")
+			t.Error("the router is not back online without being elected")
 		}
 	})
 }
 
-// Only the machine that was asked can answer.
+// Only the machine that was sent a probe can answer it.
 func TestProbeAnswers(t *testing.T) {
 	asked, other := key.NewMachinePrivate().Public(), key.NewMachinePrivate().Public()
 	var p probedStreams
-	s := newStream(asked, holder{})
+	s := newStream(asked, process{})
 	number := p.add(s)
 	for _, c := range []struct {
 		path    string
@@ -74,7 +74,7 @@ func TestProbeAnswers(t *testing.T) {
 		want    bool
 	}{
 		{"/machine/probe/1/3", asked, true},
-		{"/machine/probe/1/4", asked, true}, // though nobody has taken the first
+		{"/machine/probe/1/4", asked, true}, // although the previous answer has not been read
 		{"/machine/probe/1/3", other, false},
 		{"/machine/probe/2/3", asked, false},
 		{"/machine/probe/1", asked, false},
@@ -82,14 +82,14 @@ func TestProbeAnswers(t *testing.T) {
 		{"/machine/probe/", asked, false},
 	} {
 		if got := p.answer(c.path, c.machine); got != c.want || number != 1 {
-			t.Errorf("%s as stream %d: %v, want %v", c.path, number, got, c.want)
+			t.Errorf("%s for stream %d: %v, want %v", c.path, number, got, c.want)
 		}
 	}
 	if got := <-s.answers; got != 3 || len(s.answers) != 0 {
-		t.Errorf("answer to probe %d, and %d more; want 3 alone", got, len(s.answers))
+		t.Errorf("got the answer to probe %d and %d more, want only 3", got, len(s.answers))
 	}
 	p.remove(number)
 	if p.answer("/machine/probe/1/5", asked) {
-		t.Error("a stream that has ended takes answers")
+		t.Error("a stream that has ended accepts answers")
 	}
 }

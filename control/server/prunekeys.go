@@ -7,16 +7,16 @@ import (
 )
 
 const (
-	// keyKept is how long a pre-auth key that lets nobody in is kept, so that whoever tries it is told
-	// why.
-	keyKept = 30 * 24 * time.Hour
-	// maxPruned is how many keys are deleted with a change: a transaction of the store has a limit,
-	// too.
+	// invalidKeyRetention is how long a pre-auth key is kept after it has become invalid, so that a
+	// node that uses it is told the reason.
+	invalidKeyRetention = 30 * 24 * time.Hour
+	// maxPruned limits the keys that are deleted along with a change, because a transaction of the
+	// store has a limit.
 	maxPruned = 32
 )
 
-// uselessSince returns when a key has ceased to let nodes in. ok is false if it still does.
-func (k *authKey) uselessSince(now time.Time) (since time.Time, ok bool) {
+// invalidSince returns when a key became invalid. ok is false if the key is still valid.
+func (k *authKey) invalidSince(now time.Time) (since time.Time, ok bool) {
 	switch k.usable(now) {
 	case nil:
 		return since, false
@@ -25,11 +25,11 @@ func (k *authKey) uselessSince(now time.Time) (since time.Time, ok bool) {
 	case errKeyUsed:
 		return k.Used, true
 	}
-	return k.Created, true // revoked by an older version, which did not note when
+	return k.Created, true // older versions revoked keys without noting the time
 }
 
-// pruneKeys deletes keys that have let nobody in for long. A node that was let in may come with its
-// key again, so keys of nodes stay, unless there is no room for others.
+// pruneKeys deletes keys that have been invalid for invalidKeyRetention. A registered node may use
+// its key again, so the keys of nodes are kept, except when the maximum number of keys is reached.
 func (t *tx) pruneKeys() {
 	inUse := make(map[int64]bool)
 	if full := len(t.keys) >= maxKeys; !full {
@@ -43,8 +43,8 @@ func (t *tx) pruneKeys() {
 	}
 	var list []candidate
 	for _, k := range t.keys {
-		since, useless := k.uselessSince(t.now)
-		if useless && !inUse[k.ID] && (len(t.keys) >= maxKeys || t.now.Sub(since) > keyKept) {
+		since, useless := k.invalidSince(t.now)
+		if useless && !inUse[k.ID] && (len(t.keys) >= maxKeys || t.now.Sub(since) > invalidKeyRetention) {
 			list = append(list, candidate{k, since})
 		}
 	}
@@ -56,9 +56,9 @@ func (t *tx) pruneKeys() {
 	}
 }
 
-// dropKeysOf deletes keys of a user who is being deleted, as many as fit into a transaction. Those
-// that are left are pruned with time, and let nobody in.
-func (t *tx) dropKeysOf(user int64) {
+// deleteKeysOf deletes the keys of a user, up to maxPruned. The rest is invalid and pruneKeys
+// deletes it later.
+func (t *tx) deleteKeysOf(user int64) {
 	dropped := 0
 	for _, k := range t.keys {
 		if k.User == user && dropped < maxPruned {

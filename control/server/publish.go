@@ -7,17 +7,19 @@ import (
 	"ginnel/control"
 )
 
-// publish makes the step from what the streams know to what the state is now.
+// publish makes the step from the latest snapshot to the current state.
 func (c *core) publish(at moment) {
 	before := c.latest.Load()
 	defer closeAll(c.pending.ended)
-	if c.pending.regroup {
-		c.regroup(at)
+	if c.pending.rulesChanged {
+		c.reapplyPolicy(at)
 	}
-	doubled := c.electRouters(before, at)
+	redundant := c.electRouters(before, at)
 	ids := slices.Sorted(maps.Keys(c.pending.ids))
-	next := &view{users: before.view.users, rules: before.rules, derp: before.derp, dns: before.dns, doubled: doubled}
-	if c.pending.people {
+	next := &snapshot{
+		users: before.snapshot.users, rules: before.rules, derp: before.derp, dns: before.dns, redundant: redundant,
+	}
+	if c.pending.usersChanged {
 		next.users = maps.Clone(c.st.users)
 	}
 	if c.pending.derp != nil {
@@ -28,22 +30,22 @@ func (c *core) publish(at moment) {
 	}
 	next.nodes = before.with(ids, func(id int64) *node { return c.st.nodes[id] })
 	switch {
-	case c.pending.regroup && (c.st.policy != nil || !before.rules.open()):
+	case c.pending.rulesChanged && (c.st.policy != nil || !before.rules.allowsAll()):
 		next.rules = c.st.compile(before.rules.generation + 1)
-	case c.st.policy != nil && c.policyConcerned(before.view, ids):
+	case c.st.policy != nil && c.affectsPolicy(before.snapshot, ids):
 		next.rules = c.st.compile(before.rules.generation)
 	}
 	s := newStep(before, next, ids)
-	if c.pending.people {
+	if c.pending.usersChanged {
 		s.compareUsers()
 	}
-	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: at.tick}
+	c.pending = pending{ids: make(map[int64]bool), primaries: c.pending.primaries, published: at.mono}
 	if s.empty() {
 		return
 	}
 	c.metrics.steps.Inc()
 	c.latest.Store(s)
-	before.follow(s)
+	before.link(s)
 	c.revoke(s)
 }
 
@@ -53,7 +55,7 @@ func closeAll(ended []*stream) {
 	}
 }
 
-// revoke tells which node keys are not good any more since the step.
+// revoke reports the node keys that the step made invalid.
 func (c *core) revoke(s *step) {
 	if c.cfg.Revoked == nil {
 		return
@@ -66,19 +68,19 @@ func (c *core) revoke(s *step) {
 	}
 }
 
-// regroup works out anew what the policy says of each node.
-func (c *core) regroup(at moment) {
+// reapplyPolicy updates the served routes of all nodes after a change of the policy.
+func (c *core) reapplyPolicy(at moment) {
 	t := &tx{state: c.st, moment: at}
 	for _, n := range c.st.nodes {
 		if !slices.Equal(n.served, c.st.servedBy(n.rec)) {
-			t.setNode(newLive(n))
+			t.setNode(cloneNode(n))
 		}
 	}
-	c.settle(t)
+	c.committed(t)
 }
 
-// policyConcerned reports whether any of the changes makes a difference to a policy.
-func (c *core) policyConcerned(before *view, ids []int64) bool {
+// affectsPolicy reports whether the policy has to be compiled anew because of changed nodes.
+func (c *core) affectsPolicy(before *snapshot, ids []int64) bool {
 	for _, id := range ids {
 		old, now := before.node(id), c.st.nodes[id]
 		switch {
@@ -90,8 +92,8 @@ func (c *core) policyConcerned(before *view, ids []int64) bool {
 	return false
 }
 
-// electRouters finds out who routes what, if any of the changes concerns a router, and returns for
-// which routers another could stand in.
+// electRouters repeats the election of routers if a changed node is or was one. It returns the
+// redundant routers.
 func (c *core) electRouters(before *step, at moment) map[int64]bool {
 	concerned := false
 	for id := range c.pending.ids {
@@ -99,24 +101,24 @@ func (c *core) electRouters(before *step, at moment) map[int64]bool {
 		concerned = concerned || old != nil && len(old.served) > 0 || n != nil && len(n.served) > 0
 	}
 	if !concerned {
-		return before.doubled
+		return before.redundant
 	}
 	nodes := slices.SortedFunc(maps.Values(c.st.nodes), func(a, b *node) int { return byID(a, b.rec.ID) })
 	c.pending.primaries = elect(nodes, c.pending.primaries)
 	t := &tx{state: c.st, moment: at}
 	for _, n := range nodes {
 		if p := c.pending.primaries.of(n); !slices.Equal(p, n.primary) {
-			live := newLive(n)
+			live := cloneNode(n)
 			live.primary = p
 			t.setNode(live)
-			c.elections.set(n.rec.ID, at.tick)
+			c.timers.elections.set(n.rec.ID, at.mono)
 		}
 	}
-	c.settle(t)
-	return doubled(nodes)
+	c.committed(t)
+	return redundant(nodes)
 }
 
-// setDERPMap changes the relays that nodes are told of.
+// setDERPMap changes the relay map that nodes are sent.
 func (c *core) setDERPMap(m *control.DERPMap) func(t *tx) error {
 	return func(t *tx) error {
 		t.after = append(t.after, func() { c.pending.derp = m })
@@ -124,7 +126,7 @@ func (c *core) setDERPMap(m *control.DERPMap) func(t *tx) error {
 	}
 }
 
-// setDNS changes the DNS settings that nodes are told of.
+// setDNS changes the DNS settings that nodes are sent.
 func (c *core) setDNS(d *control.DNSConfig) func(t *tx) error {
 	return func(t *tx) error {
 		t.after = append(t.after, func() { c.pending.dns = d })

@@ -3,16 +3,15 @@ package server
 import (
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// The records of this file are what the store holds, as JSON, each at its path. They are never
-// changed in place: a change puts another record in their place, so that whoever reads one needs no
-// lock.
-
+// The store holds each record below as JSON, at its path. A record is never modified. A change
+// stores a new record instead, so that readers of the old one need no lock.
 const (
 	serverPath   = "server"   // serverRecord
 	countersPath = "counters" // counters
@@ -26,20 +25,40 @@ const (
 	blockedPrefix = "blocked/" // blockRecord, by machine
 )
 
-func recordPath(prefix string, id int64) string { return prefix + strconv.FormatInt(id, 10) }
+// record is the content of one record of the store. Its JSON form is stored.
+type record interface {
+	path() string
+}
 
-// serverRecord is the server's identity, the same for the life of the network.
+func (r serverRecord) path() string { return serverPath }
+func (c counters) path() string     { return countersPath }
+func (r policyRecord) path() string { return policyPath }
+func (u *user) path() string        { return numberedPath(usersPrefix, u.ID) }
+func (r *nodeRecord) path() string  { return numberedPath(nodesPrefix, r.ID) }
+func (k *authKey) path() string     { return numberedPath(keysPrefix, k.ID) }
+func (k *token) path() string       { return numberedPath(tokensPrefix, k.ID) }
+func (l *login) path() string       { return loginsPrefix + l.ID }
+
+func (r *blockRecord) path() string {
+	_, digits, _ := strings.Cut(r.Machine.String(), ":")
+	return blockedPrefix + digits
+}
+
+func numberedPath(prefix string, id int64) string { return prefix + strconv.FormatInt(id, 10) }
+
+// serverRecord is the server's identity. It never changes.
 type serverRecord struct {
 	Key key.MachinePrivate
 }
 
-// counters are the numbers given out last; none is given twice.
+// counters are the latest numbers and the latest address that were assigned. No number is assigned
+// twice.
 type counters struct {
 	Node, User, AuthKey, Token int64
 	Address                    uint64
 }
 
-// policyRecord is the policy as its author wrote it.
+// policyRecord is the policy as the administrator wrote it.
 type policyRecord struct {
 	Text    string
 	Changed time.Time
@@ -53,7 +72,7 @@ type user struct {
 	Created time.Time
 }
 
-// taggedUser owns, on the wire, all nodes that have tags.
+// taggedUser is the owner that the protocol shows for all tagged nodes.
 var taggedUser = &user{ID: 2147455555, Name: "tagged-devices", Display: "Tagged Devices"}
 
 func (u *user) display() string {
@@ -75,17 +94,17 @@ func (u *user) profile() control.UserProfile {
 	return control.UserProfile{ID: u.ID, LoginName: u.Name, DisplayName: u.display()}
 }
 
-// nodeRecord is what is kept of a node.
+// nodeRecord is the stored part of a node.
 type nodeRecord struct {
 	ID        int64
 	Machine   key.MachinePublic
 	Key       key.NodePublic
 	Disco     key.DiscoPublic `json:",omitzero"`
-	User      int64           // who let it in, also if it has tags
+	User      int64           // whose key or approval admitted the node, even if it has tags
 	V4        netip.Addr      `json:",omitzero"`
 	V6        netip.Addr      `json:",omitzero"`
 	Label     string
-	Given     bool              `json:",omitzero"` // Label is an administrator's choice, and stays
+	Given     bool              `json:",omitzero"` // an administrator chose Label
 	Tags      []string          `json:",omitzero"`
 	Expiry    time.Time         `json:",omitzero"` // of Key; zero: never
 	Ephemeral bool              `json:",omitzero"`
@@ -94,27 +113,27 @@ type nodeRecord struct {
 	Hostinfo  *control.Hostinfo `json:",omitzero"`
 	Endpoints []netip.AddrPort  `json:",omitzero"`
 	Cap       int               `json:",omitzero"`
-	Approved  []netip.Prefix    `json:",omitzero"` // by an administrator, advertised or not
-	AuthKey   int64             `json:",omitzero"` // that let it in last
-	Primary   []netip.Prefix    `json:",omitzero"` // that it was elected for last
+	Approved  []netip.Prefix    `json:",omitzero"` // by an administrator, whether advertised or not
+	AuthKey   int64             `json:",omitzero"` // of the latest registration; 0: approved interactively
+	Primary   []netip.Prefix    `json:",omitzero"` // subnets that the node was elected for
 }
 
-// authKey is a pre-auth key. The key itself is shown once and not kept.
+// authKey is a pre-auth key. Only its hash is stored.
 type authKey struct {
 	ID        int64
 	Hash      [32]byte
 	User      int64
 	Reusable  bool     `json:",omitzero"`
 	Ephemeral bool     `json:",omitzero"`
-	TakeOver  bool     `json:",omitzero"` // an offline node's name, addresses and number pass to the new one
+	TakeOver  bool     `json:",omitzero"` // a new node may take over an offline one
 	Tags      []string `json:",omitzero"`
 	Created   time.Time
 	Expiry    time.Time `json:",omitzero"`
-	Used      time.Time `json:",omitzero"` // the last time
+	Used      time.Time `json:",omitzero"` // the latest use
 	Revoked   bool      `json:",omitzero"`
 }
 
-// token lets its bearer use the API.
+// token authenticates an administrator to the API. Only its hash is stored.
 type token struct {
 	ID      int64
 	Hash    [32]byte
@@ -123,25 +142,25 @@ type token struct {
 	Expiry  time.Time `json:",omitzero"`
 }
 
-// blockRecord keeps a machine out.
+// blockRecord stops a machine from registering.
 type blockRecord struct {
 	Machine key.MachinePublic
-	Node    string // the name of its node, when that was deleted
+	Node    string // the label of its node when that was deleted
 	Created time.Time
 }
 
-// login is a node that waits to be let in.
+// login is a node that waits for an administrator's approval.
 type login struct {
-	ID       string
-	Machine  key.MachinePublic
-	Key      key.NodePublic
-	Cap      int
-	Expiry   time.Time         // of the request to join
-	Until    time.Time         // when the login is forgotten
-	Hostinfo *control.Hostinfo `json:",omitzero"`
-	Brief    bool              `json:",omitzero"` // the node asks to be ephemeral
-	Source   netip.Prefix      `json:",omitzero"` // where the request came from; see share.SourceOf
+	ID        string
+	Machine   key.MachinePublic
+	Key       key.NodePublic
+	Cap       int
+	Expiry    time.Time         // that the node requests for its key
+	Until     time.Time         // when the login expires
+	Hostinfo  *control.Hostinfo `json:",omitzero"`
+	Ephemeral bool              `json:"Brief,omitzero"` // requested by the node
+	Source    netip.Prefix      `json:",omitzero"`      // address of the request; see share.SourceOf
 
-	endc    chan struct{} // closed when the login was approved, refused or forgotten
-	refused bool          // before endc was closed
+	endc    chan struct{} // closed when the login is approved, refused or expired
+	refused bool          // valid once endc is closed
 }

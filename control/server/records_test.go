@@ -5,20 +5,20 @@ import (
 	"time"
 )
 
-// Users are found whatever the case they are written in; two of an older version whose names differ
-// by nothing else keep apart.
+// User names are compared without case. Two users of an older version whose names differ only in
+// case stay distinct.
 func TestUserNamesWithoutCase(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		ctx := t.Context()
 		if _, err := n.server.CreateUser(ctx, "ALICE", ""); statusOf(err) != 409 {
-			t.Errorf("a second alice: %v", err)
+			t.Errorf("a second alice: got %v, want a conflict", err)
 		}
 		if _, err := n.server.CreateUser(ctx, "Tagged-Devices", ""); statusOf(err) != 409 {
-			t.Errorf("the name of all tags: %v", err)
+			t.Errorf("the name of the owner of tagged nodes: got %v, want a conflict", err)
 		}
 		k := n.authKey(func(r *AuthKeyRequest) { r.User = "Alice" })
 		n.join("laptop", k)
-		if p, err := n.server.listNodes(ctx, nodeFilter{user: "aLiCe"}, window{}); err != nil || len(p.Items) != 1 {
+		if p, err := n.server.listNodes(ctx, nodeFilter{user: "aLiCe"}, pageRequest{}); err != nil || len(p.Items) != 1 {
 			t.Errorf("nodes of aLiCe: %+v, %v", p, err)
 		}
 		if u, err := n.server.renameUser(ctx, 1, "Alice", ""); err != nil || u.Name != "Alice" {
@@ -51,15 +51,14 @@ func TestUserNamesWithoutCase(t *testing.T) {
 	})
 }
 
-// A user whose nodes all have tags, and whose keys let nobody in any more, can be deleted; the
-// nodes go on.
+// A user can be deleted if all its nodes have tags and all its keys are invalid. The nodes remain.
 func TestDeleteUserOfTaggedNodes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		once := n.authKey(func(r *AuthKeyRequest) { r.Tags, r.Reusable = []string{"tag:ci"}, false })
 		p := n.join("build", once)
 		good := n.authKey(nil)
 		if err := n.server.deleteUser(t.Context(), 1); statusOf(err) != 409 {
-			t.Errorf("a user with a good key: %v", err)
+			t.Errorf("a user with a valid key: got %v, want a conflict", err)
 		}
 		if _, err := n.server.expireKey(t.Context(), 2); err != nil {
 			t.Fatal(err)
@@ -67,8 +66,8 @@ func TestDeleteUserOfTaggedNodes(t *testing.T) {
 		if err := n.server.deleteUser(t.Context(), 1); err != nil {
 			t.Fatalf("a user of tagged nodes: %v", err)
 		}
-		if list, err := n.server.listKeys(t.Context(), "", window{}); err != nil || len(list.Items) != 0 {
-			t.Errorf("of the user's keys there are %+v, %v", list, err)
+		if list, err := n.server.listKeys(t.Context(), "", pageRequest{}); err != nil || len(list.Items) != 0 {
+			t.Errorf("keys of the deleted user: %+v, %v", list, err)
 		}
 		if _, refused := n.newPeer("x").register(withKey(good)); refused != "invalid pre auth key" {
 			t.Errorf("a key of a deleted user: %q", refused)
@@ -84,23 +83,23 @@ func TestDeleteUserOfTaggedNodes(t *testing.T) {
 	})
 }
 
-// Keys that have let nobody in for long are deleted when others are made; those by which nodes are
-// in stay, because a node may come with its key again.
+// Creating a key deletes keys that have been invalid for long, except keys of registered nodes,
+// because a node may use its key again.
 func TestPrunedKeys(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		once := n.authKey(func(r *AuthKeyRequest) { r.Reusable = false })
 		p := n.join("laptop", once)
-		p.leave() // a stream of two months takes its time, if only fake time
+		p.leave() // two months of keepalives would take long even in fake time
 		short := n.authKey(func(r *AuthKeyRequest) { r.Expiry = time.Now().Add(time.Hour) })
-		n.authKey(func(r *AuthKeyRequest) { r.Expiry = time.Now().Add(2 * keyKept) })
-		time.Sleep(keyKept)
+		n.authKey(func(r *AuthKeyRequest) { r.Expiry = time.Now().Add(2 * invalidKeyRetention) })
+		time.Sleep(invalidKeyRetention)
 		n.authKey(nil)
 		if _, refused := n.newPeer("x").register(withKey(short)); refused != "authkey expired" {
 			t.Errorf("an expired key: %q", refused)
 		}
 		time.Sleep(2 * time.Hour)
 		n.authKey(nil)
-		list, err := n.server.listKeys(t.Context(), "", window{})
+		list, err := n.server.listKeys(t.Context(), "", pageRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,12 +117,13 @@ func TestPrunedKeys(t *testing.T) {
 	})
 }
 
-// Where there is no room, keys that let nobody in make it.
+// At the maximum number of keys, creating one deletes invalid keys at once.
 func TestKeysMakeRoom(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		if err := n.server.core.change(t.Context(), func(t *tx) error {
-			for i := range int64(maxKeys) { // not stored: they are here to be counted
-				k := &authKey{ID: i + 1, User: 1, Hash: [32]byte{byte(i), byte(i >> 8), byte(i >> 16)}, Created: t.now, Expiry: t.now}
+			for i := range int64(maxKeys) { // in memory only, because the test just counts them
+				hash := [32]byte{byte(i), byte(i >> 8), byte(i >> 16)}
+				k := &authKey{ID: i + 1, User: 1, Hash: hash, Created: t.now, Expiry: t.now}
 				t.keys[k.ID], t.byHash[k.Hash] = k, k.ID
 			}
 			t.count(counters{AuthKey: maxKeys, User: 1})
@@ -134,7 +134,7 @@ func TestKeysMakeRoom(t *testing.T) {
 		n.authKey(nil)
 		if err := n.server.core.change(t.Context(), func(tx *tx) error {
 			if len(tx.keys) != maxKeys-maxPruned+1 {
-				t.Errorf("%d keys are left", len(tx.keys))
+				t.Errorf("got %d keys", len(tx.keys))
 			}
 			return nil
 		}); err != nil {

@@ -8,11 +8,11 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// What a machine is told whose request is refused; the texts are those that clients and scripts
-// know.
+// The reasons of a refusal, as clients receive them. Clients and scripts know some of these
+// texts.
 var (
 	errOtherMachine = errors.New("node exists with a different machine key")
 	errExtending    = errors.New("extending key is not allowed")
@@ -21,23 +21,23 @@ var (
 	errKeyUsed      = errors.New("authkey already used")
 	errKeyRevoked   = errors.New("authkey revoked")
 	errLoginRefused = errors.New("the login was refused")
-	errBadFollowup  = errors.New("the login to follow is malformed")
+	errBadFollowup  = errors.New("malformed followup URL")
 	errBlocked      = errors.New("an administrator has deleted this machine's node and blocked the machine")
-	errNoNodeKey    = errors.New("the request names no node key")
+	errNoNodeKey    = errors.New("the request has no node key")
 )
 
-// registration is a request to register, and what comes of it.
+// registration is a request to register, and its result.
 type registration struct {
 	machine key.MachinePublic
-	source  netip.Prefix // where the request comes from
+	source  netip.Prefix // address of the request
 	req     *control.RegisterRequest
 
 	resp control.RegisterResponse
-	wait *login // not decided until this login has ended
+	wait *login // not nil: the result depends on this login
 }
 
 // register decides on a request, in the order of section 4.4 of the control specification. An error
-// refuses it.
+// refuses the request.
 func (c *core) register(t *tx, r *registration) error {
 	r.resp, r.wait = control.RegisterResponse{}, nil
 	if r.req.NodeKey.IsZero() {
@@ -62,7 +62,7 @@ func (c *core) register(t *tx, r *registration) error {
 		r.resp.NodeKeyExpired = true
 		return nil
 	case n != nil && !hasKey:
-		return t.known(r, n)
+		return t.reregister(r, n)
 	case r.req.Followup != "" && !hasKey:
 		return c.followUp(t, r)
 	case hasKey:
@@ -71,7 +71,7 @@ func (c *core) register(t *tx, r *registration) error {
 	return c.startLogin(t, r)
 }
 
-// logOut ends a node's registration.
+// logOut ends the registration of a node: its key expires or, if it is ephemeral, it is deleted.
 func (c *core) logOut(t *tx, n *node) {
 	if n.rec.Ephemeral {
 		t.deleteNode(n.rec.ID)
@@ -82,38 +82,38 @@ func (c *core) logOut(t *tx, n *node) {
 	t.putNode(&rec)
 }
 
-// known answers a node that comes back.
-func (t *tx) known(r *registration, n *node) error {
+// reregister answers a request without a pre-auth key from a node that is registered already.
+func (t *tx) reregister(r *registration, n *node) error {
 	switch {
 	case n.expired:
 		r.resp.NodeKeyExpired = true
 	case !r.req.Expiry.IsZero():
 		return errExtending
 	default:
-		t.heardOf(n)
-		t.accept(r, n)
+		t.noteContact(n)
+		t.authorize(r, n)
 	}
 	return nil
 }
 
-// accept answers that the node is registered.
-func (t *tx) accept(r *registration, n *node) {
+// authorize answers that the node is registered.
+func (t *tx) authorize(r *registration, n *node) {
 	if u := t.owner(n); u != nil {
 		r.resp.User, r.resp.Login = u.wire(), u.login()
 	}
 	r.resp.MachineAuthorized = true
 }
 
-// registerByKey lets a node in that has a pre-auth key. n is the node that has its node key
-// already, or nil.
+// registerByKey admits a node with a pre-auth key. n is the node that already has the request's
+// node key, or nil.
 func (c *core) registerByKey(t *tx, r *registration, n *node) error {
 	k := t.keys[t.byHash[hashSecret(r.req.Auth.AuthKey)]]
 	if k == nil || k.Hash != hashSecret(r.req.Auth.AuthKey) {
 		return errInvalidKey
 	}
 	if n != nil && !n.expired && n.rec.AuthKey == k.ID {
-		t.heardOf(n)
-		t.accept(r, n) // the same request again, as after a restart: the key may have been used up by then
+		t.noteContact(n)
+		t.authorize(r, n) // a repeated request, for example after a restart, even if the key is used up
 		return nil
 	}
 	if err := k.usable(t.now); err != nil {
@@ -123,19 +123,19 @@ func (c *core) registerByKey(t *tx, r *registration, n *node) error {
 	if err != nil {
 		return err
 	}
-	e := entrant{r: r, user: k.User, tags: tags, takeOver: k.TakeOver, authKey: k.ID}
-	e.ephemeral = k.Ephemeral || r.req.Ephemeral // a node may ask for less than the key gives
-	if n, err = c.admit(t, &e); err != nil {
+	a := admission{r: r, user: k.User, tags: tags, takeOver: k.TakeOver, authKey: k.ID}
+	a.ephemeral = k.Ephemeral || r.req.Ephemeral // a node may be ephemeral although its key does not require it
+	if n, err = c.admit(t, &a); err != nil {
 		return err
 	}
 	used := *k
 	used.Used = t.now.UTC()
 	t.putKey(&used)
-	t.accept(r, n)
+	t.authorize(r, n)
 	return nil
 }
 
-// usable returns why a key lets nobody in.
+// usable returns nil if the key admits nodes, and otherwise the reason.
 func (k *authKey) usable(now time.Time) error {
 	switch {
 	case k.Revoked:
@@ -148,8 +148,9 @@ func (k *authKey) usable(now time.Time) error {
 	return nil
 }
 
-// tagsByKey returns the tags of a node that a key lets in: those of the key, or what the node asks
-// for if either the key has it or its user may give it.
+// tagsByKey returns the tags of a node that a key admits. If the node requests tags, each must be a
+// tag of the key, or the policy must let the key's tags or, for a key without tags, its user assign
+// it. If the node requests none, it gets the key's tags.
 func (t *tx) tagsByKey(k *authKey, h *control.Hostinfo) ([]string, error) {
 	if h == nil || len(h.RequestTags) == 0 {
 		return k.Tags, nil
@@ -165,7 +166,7 @@ func (t *tx) tagsByKey(k *authKey, h *control.Hostinfo) ([]string, error) {
 	})
 }
 
-// requestedTags returns the tags that a node asks for, if it may have all of them.
+// requestedTags returns the tags that a node requests, or an error unless all of them are allowed.
 func (t *tx) requestedTags(tags []string, allowed func(tag string) bool) ([]string, error) {
 	var refused []string
 	for _, tag := range tags {
@@ -179,8 +180,8 @@ func (t *tx) requestedTags(tags []string, allowed func(tag string) bool) ([]stri
 	return sortedTags(tags), nil
 }
 
-// keyExpiry returns when a key that is registered now expires. Tagged nodes are machines that
-// nobody logs in on again.
+// keyExpiry returns when a node key that is registered now expires. Keys of tagged nodes do not
+// expire, because nobody would log in on those machines again.
 func (c *core) keyExpiry(t *tx, requested time.Time, tags []string) time.Time {
 	if len(tags) > 0 || c.cfg.NodeExpiry <= 0 {
 		return time.Time{}
@@ -192,7 +193,7 @@ func (c *core) keyExpiry(t *tx, requested time.Time, tags []string) time.Time {
 	return at
 }
 
-// hostname returns what a machine calls itself.
+// hostname returns the host name that a machine reports.
 func hostname(h *control.Hostinfo) string {
 	if h == nil {
 		return ""

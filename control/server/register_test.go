@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 func TestJoinByKey(t *testing.T) {
@@ -15,16 +15,16 @@ func TestJoinByKey(t *testing.T) {
 		b := n.join("Node B.local", k)
 		self := a.self()
 		if self.Name != "node-a.net.test." || !self.MachineAuthorized || len(self.Addresses) != 2 {
-			t.Errorf("a is told of itself: %+v", self)
+			t.Errorf("a's own node: %+v", self)
 		}
 		seen := a.sees("node-b")
 		if seen == nil || seen.Key != b.node.Public() || seen.DiscoKey != b.disco || !online(seen) {
 			t.Fatalf("a sees b as %+v", seen)
 		}
 		if seen.Addresses[0] == self.Addresses[0] || seen.Addresses[1] == self.Addresses[1] {
-			t.Errorf("both have %v", seen.Addresses)
+			t.Errorf("both nodes have the addresses %v", seen.Addresses)
 		}
-		m, _ := b.view()
+		m, _ := b.latestMap()
 		if b.sees("node-a") == nil || m.DERPMap.Regions[900] == nil || !m.DNS.Proxied || m.Domain != "net.test" {
 			t.Errorf("b's map is incomplete: %+v", m)
 		}
@@ -34,7 +34,7 @@ func TestJoinByKey(t *testing.T) {
 	})
 }
 
-// The texts of refusals are those that scripts know.
+// Scripts match the texts of refusals.
 func TestKeyRefusals(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		once := n.authKey(func(r *AuthKeyRequest) { r.Reusable = false })
@@ -58,7 +58,7 @@ func TestKeyRefusals(t *testing.T) {
 			t.Errorf("expired key: %q", refused)
 		}
 		revoked := n.authKey(nil)
-		keys, _ := n.server.listKeys(t.Context(), "alice", window{})
+		keys, _ := n.server.listKeys(t.Context(), "alice", pageRequest{})
 		if _, err := n.server.expireKey(t.Context(), keys.Items[len(keys.Items)-1].ID); err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestKeyRefusals(t *testing.T) {
 	})
 }
 
-// "The same request may be repeated" (4.3): a used-up key is good for the node that used it.
+// "The same request may be repeated" (4.3): a used key stays valid for the node that used it.
 func TestRegisterAgainWithUsedKey(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		once := n.authKey(func(r *AuthKeyRequest) { r.Reusable = false })
@@ -90,7 +90,7 @@ func TestInteractive(t *testing.T) {
 			t.Fatalf("got %+v, want an AuthURL", resp)
 		}
 		if again, _ := p.register(nil); again.AuthURL != resp.AuthURL {
-			t.Errorf("asked again: another URL, %q and then %q", resp.AuthURL, again.AuthURL)
+			t.Errorf("the repeated request got another URL: %q and then %q", resp.AuthURL, again.AuthURL)
 		}
 		var done *control.RegisterResponse
 		p.wg.Go(func() { done, _ = p.register(func(r *control.RegisterRequest) { r.Followup = resp.AuthURL }) })
@@ -100,7 +100,7 @@ func TestInteractive(t *testing.T) {
 			t.Fatalf("waiting: %+v, %v", logins, err)
 		}
 		if _, err := n.server.ApproveLogin(t.Context(), logins.Items[0].ID, "nobody"); err == nil {
-			t.Error("approved for a user who is not there")
+			t.Error("approved for a user who does not exist")
 		}
 		if _, err := n.server.ApproveLogin(t.Context(), logins.Items[0].ID, "alice"); err != nil {
 			t.Fatal(err)
@@ -112,7 +112,7 @@ func TestInteractive(t *testing.T) {
 	})
 }
 
-func TestLoginRefusedAndForgotten(t *testing.T) {
+func TestLoginRefusedAndExpired(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		p := n.newPeer("laptop")
 		resp, _ := p.register(nil)
@@ -124,7 +124,7 @@ func TestLoginRefusedAndForgotten(t *testing.T) {
 		}
 		p.wg.Wait()
 		if refused == "" {
-			t.Error("the node was not told")
+			t.Error("the node was not told of the refusal")
 		}
 		resp, _ = p.register(nil)
 		var later *control.RegisterResponse
@@ -132,10 +132,11 @@ func TestLoginRefusedAndForgotten(t *testing.T) {
 		time.Sleep(loginLife + time.Second)
 		p.wg.Wait()
 		if later == nil || later.AuthURL == "" || later.AuthURL == resp.AuthURL {
-			t.Errorf("after the login was forgotten: %+v, want another URL", later)
+			t.Errorf("after the login expired: %+v, want another URL", later)
 		}
-		if _, refused := p.register(func(r *control.RegisterRequest) { r.Followup = testURL + "/register/../x" }); refused == "" {
-			t.Error("a malformed login was followed")
+		malformed := func(r *control.RegisterRequest) { r.Followup = testURL + "/register/../x" }
+		if _, refused := p.register(malformed); refused == "" {
+			t.Error("a malformed followup URL was accepted")
 		}
 	})
 }
@@ -162,12 +163,13 @@ func TestRestart(t *testing.T) {
 			t.Errorf("before %+v\nafter %+v", before, after)
 		}
 		if b := n.join("b", n.authKey(nil)); b.self().ID == before.ID || b.self().Addresses[0] == p.self().Addresses[0] {
-			t.Error("a number or address was given twice")
+			t.Error("an ID or address was assigned twice")
 		}
 	})
 }
 
-// Rotation keeps number, addresses and name; peers are told by a patch, and the old key is unknown.
+// Key rotation keeps ID, addresses and name. Peers receive a patch, and the old key becomes
+// unknown.
 func TestRotation(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -179,7 +181,8 @@ func TestRotation(t *testing.T) {
 		}
 		settle()
 		after := b.sees("a")
-		if after == nil || after.ID != before.ID || after.Key != a.node.Public() || after.Addresses[0] != before.Addresses[0] {
+		if after == nil || after.ID != before.ID || after.Key != a.node.Public() ||
+			after.Addresses[0] != before.Addresses[0] {
 			t.Errorf("before %+v\nafter %+v", before, after)
 		}
 		a.node = old
@@ -189,7 +192,7 @@ func TestRotation(t *testing.T) {
 	})
 }
 
-func TestOtherMachine(t *testing.T) {
+func TestNodeKeyOfOtherMachine(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
 		thief := n.newPeer("thief")
@@ -201,10 +204,10 @@ func TestOtherMachine(t *testing.T) {
 			t.Errorf("registering with a key: %q", refused)
 		}
 		if err := thief.Logout(t.Context(), thief.request()); err == nil {
-			t.Error("logged somebody else out")
+			t.Error("logged out a node of another machine")
 		}
 		if err := thief.Update(t.Context(), thief.mapRequest()); err == nil {
-			t.Error("updated somebody else's node")
+			t.Error("updated a node of another machine")
 		}
 	})
 }
@@ -229,14 +232,14 @@ func TestLogout(t *testing.T) {
 		}
 		settle()
 		if b.sees("job") != nil || len(n.nodes()) != 2 {
-			t.Error("an ephemeral node is there after logging out")
+			t.Error("an ephemeral node exists after logging out")
 		}
 		past := func(r *control.RegisterRequest) { r.Expiry = time.Now().Add(-time.Hour) }
 		if resp, _ := n.newPeer("x").register(past); !resp.NodeKeyExpired {
-			t.Errorf("logging out a node that nobody knows: %+v", resp)
+			t.Errorf("logging out an unknown node: %+v", resp)
 		}
 		if logins, err := n.server.listLogins(t.Context()); err != nil || len(logins.Items) != 0 {
-			t.Errorf("%+v waits after logging out, %v", logins.Items, err)
+			t.Errorf("after logging out there are the logins %+v, %v", logins.Items, err)
 		}
 	})
 }
@@ -269,13 +272,13 @@ func TestKeyExpiry(t *testing.T) {
 	})
 }
 
-// A login that waits is still there after a restart of the server.
+// A waiting login survives a restart of the server.
 func TestLoginAndRestart(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		p := n.newPeer("laptop")
 		resp, _ := p.register(func(r *control.RegisterRequest) { r.Ephemeral = true })
 		n.restart()
-		settle() // the client has noticed
+		settle() // until the client has noticed
 		if _, err := n.server.ApproveLogin(t.Context(), resp.AuthURL[len(testURL+loginPath):], "alice"); err != nil {
 			t.Fatal(err)
 		}
@@ -286,7 +289,7 @@ func TestLoginAndRestart(t *testing.T) {
 	})
 }
 
-// A node that loses its tags expires like those of users.
+// The key of a node that loses its tags expires like the keys of users' nodes.
 func TestTagAndMove(t *testing.T) {
 	onNet(t, func(c *Config) { c.NodeExpiry = time.Hour }, func(t *testing.T, n *testNet) {
 		p := n.newPeer("a")

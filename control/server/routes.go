@@ -10,27 +10,26 @@ import (
 
 func isExit(p netip.Prefix) bool { return p.Bits() == 0 }
 
-// primaries are the routers elected for subnets that more than one node may serve (control
-// specification, section 8).
+// primaries are the elected router of each subnet (control specification, section 8).
 type primaries map[netip.Prefix]int64
 
-// elect returns who routes each subnet. A router keeps its office while it is online, or may be
-// back any moment after a restart of the server; then the oldest that is online follows it; if none
-// is, nothing changes.
+// elect returns the router of each subnet. A router stays elected while it is online or expected
+// back after a restart of the server. Otherwise the oldest online router is elected. If none is
+// online, nothing changes.
 func elect(nodes []*node, before primaries) primaries {
 	next := make(primaries)
 	online := make(map[netip.Prefix]bool)
-	for _, n := range nodes { // in the order of their numbers
+	for _, n := range nodes { // ordered by ID
 		for _, p := range n.served {
 			if isExit(p) {
 				continue
 			}
-			holder := before[p] == n.rec.ID
+			incumbent := before[p] == n.rec.ID
 			_, taken := next[p]
 			switch {
-			case n.usable() && (holder || !online[p]), n.awaited && !n.expired && holder:
+			case n.usable() && (incumbent || !online[p]), n.awaited && !n.expired && incumbent:
 				next[p], online[p] = n.rec.ID, true
-			case !online[p] && (holder || !taken):
+			case !online[p] && (incumbent || !taken):
 				next[p] = n.rec.ID
 			}
 		}
@@ -38,11 +37,10 @@ func elect(nodes []*node, before primaries) primaries {
 	return next
 }
 
-// doubled returns the routers that are online and serve a subnet that another does that is online
-// too.
-func doubled(nodes []*node) map[int64]bool {
+// redundant returns the online routers that share a subnet with another online router.
+func redundant(nodes []*node) map[int64]bool {
 	first := make(map[netip.Prefix]int64)
-	both := make(map[int64]bool)
+	shared := make(map[int64]bool)
 	for _, n := range nodes {
 		if !n.usable() {
 			continue
@@ -52,13 +50,13 @@ func doubled(nodes []*node) map[int64]bool {
 			switch {
 			case isExit(p):
 			case taken:
-				both[other], both[n.rec.ID] = true, true
+				shared[other], shared[n.rec.ID] = true, true
 			default:
 				first[p] = n.rec.ID
 			}
 		}
 	}
-	return both
+	return shared
 }
 
 // of returns the subnets that a node is elected for.
@@ -72,9 +70,9 @@ func (p primaries) of(n *node) []netip.Prefix {
 	return list
 }
 
-// takesNodes reports whether a route would take addresses of this network's nodes, which no
-// approval allows.
-func (st *state) takesNodes(route netip.Prefix) bool {
+// coversNodes reports whether a route contains addresses of this network's nodes. Such a route is
+// never served, even if it is approved.
+func (st *state) coversNodes(route netip.Prefix) bool {
 	if isExit(route) {
 		return false
 	}
@@ -82,12 +80,13 @@ func (st *state) takesNodes(route netip.Prefix) bool {
 		return true
 	}
 	for _, pool := range st.pools {
-		// TakenBy has judged the usual ranges, and knows of what in them is no node's.
+		// The usual ranges were checked above. TakenBy also knows which of their addresses no node
+		// can have.
 		if !meshaddr.TakenBy(pool) && route.Overlaps(pool) {
 			return true
 		}
 	}
-	for a := range st.byAddr { // of a pool that the server had before
+	for a := range st.byAddr { // node addresses from a range that was configured before
 		if route.Contains(a) {
 			return true
 		}
@@ -95,7 +94,7 @@ func (st *state) takesNodes(route netip.Prefix) bool {
 	return false
 }
 
-// servedBy returns what of the routes that a node advertises is approved.
+// servedBy returns the advertised routes of a node that are approved.
 func (st *state) servedBy(rec *nodeRecord) []netip.Prefix {
 	if rec.Hostinfo == nil {
 		return nil
@@ -103,30 +102,31 @@ func (st *state) servedBy(rec *nodeRecord) []netip.Prefix {
 	var list []netip.Prefix
 	for _, p := range rec.Hostinfo.RoutableIPs {
 		approved := slices.Contains(rec.Approved, p) || st.approves(rec, p)
-		if approved && !slices.Contains(list, p) && !st.takesNodes(p) {
+		if approved && !slices.Contains(list, p) && !st.coversNodes(p) {
 			list = append(list, p)
 		}
 	}
 	return list
 }
 
-// primariesOf returns who was elected when the records were stored.
+// primariesOf returns the elections that are stored in the records.
 func primariesOf(nodes map[int64]*node) primaries {
 	p := make(primaries)
 	for _, n := range nodes {
 		for _, r := range n.rec.Primary {
-			p[r] = max(p[r], n.rec.ID) // of two, whoever: they are not stored at once
+			// Two records may name a subnet, because they are not stored in one transaction.
+			p[r] = max(p[r], n.rec.ID)
 		}
 	}
 	return p
 }
 
-// keepElection stores what a node is elected for, so that a restart makes no difference.
-func (c *core) keepElection(t *tx, id int64) {
+// storeElection stores what a node is elected for, so that the election survives a restart.
+func (c *core) storeElection(t *tx, id int64) {
 	if n := t.nodes[id]; n != nil && !slices.Equal(n.primary, n.rec.Primary) {
 		rec := *n.rec
 		rec.Primary = n.primary
 		t.putNode(&rec)
 	}
-	t.after = append(t.after, func() { c.elections.set(id, time.Time{}) })
+	t.after = append(t.after, func() { c.timers.elections.set(id, time.Time{}) })
 }

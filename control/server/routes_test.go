@@ -15,13 +15,13 @@ func TestElect(t *testing.T) {
 		nodes  []*node
 		want   int64
 	}{
-		"the oldest":                {0, []*node{router(1, true), router(2, true)}, 1},
-		"the one that is there":     {0, []*node{router(1, false), router(2, true)}, 2},
-		"the holder":                {2, []*node{router(1, true), router(2, true)}, 2},
-		"another than the holder":   {1, []*node{router(1, false), router(2, true), router(3, true)}, 2},
-		"the holder, none is there": {2, []*node{router(1, false), router(2, false)}, 2},
-		"the oldest, none is there": {0, []*node{router(1, false), router(2, false)}, 1},
-		"the holder is gone":        {7, []*node{router(1, true)}, 1},
+		"the oldest":                     {0, []*node{router(1, true), router(2, true)}, 1},
+		"the only one online":            {0, []*node{router(1, false), router(2, true)}, 2},
+		"the incumbent":                  {2, []*node{router(1, true), router(2, true)}, 2},
+		"successor of an offline router": {1, []*node{router(1, false), router(2, true), router(3, true)}, 2},
+		"the incumbent, none online":     {2, []*node{router(1, false), router(2, false)}, 2},
+		"the oldest, none online":        {0, []*node{router(1, false), router(2, false)}, 1},
+		"the incumbent is deleted":       {7, []*node{router(1, true)}, 1},
 	} {
 		got := elect(c.nodes, primaries{lan: c.before})
 		if got[lan] != c.want || len(got) != 1 {

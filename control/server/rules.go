@@ -9,12 +9,12 @@ import (
 	"ginnel/control/policy"
 )
 
-// rules are a policy applied to the nodes there are. A change of either makes other rules, so that
-// whoever holds two can tell by their pointers whether anything may have changed.
+// rules are a policy applied to the current nodes. They are never modified: a change of the policy
+// or of a node that matters to it makes new rules. Equal pointers therefore mean equal rules.
 type rules struct {
-	compiled *policy.Compiled // nil: without a policy everybody may do everything
-	// generation is the same as long as only nodes have come, gone and changed: two that have not see
-	// each other as before.
+	compiled *policy.Compiled // nil: there is no policy, and everything is allowed
+	// generation changes with the policy. Within a generation, two nodes that have not changed keep
+	// seeing, or not seeing, each other.
 	generation uint64
 }
 
@@ -23,17 +23,17 @@ var allowAll = control.Rules{{
 	DstPorts: []control.NetPortRange{{IP: "*", Ports: control.PortRange{First: 0, Last: 65535}}},
 }}
 
-// open reports whether everybody sees everybody.
-func (r *rules) open() bool { return r.compiled == nil }
+// allowsAll reports whether there is no policy, so that all nodes see each other.
+func (r *rules) allowsAll() bool { return r.compiled == nil }
 
-// sees reports whether a node is shown another: only those are shown that may be talked to, or may
-// talk to it.
+// sees reports whether node id is shown node other: the policy allows traffic between them in at
+// least one direction.
 func (r *rules) sees(id, other int64) bool {
 	return r.compiled == nil || r.compiled.MaySee(id, other)
 }
 
-// peer returns a node as another sees it: with those of its routes that the policy gives the other
-// a use for. It must not be changed.
+// peer returns a node as node id sees it: with those of its routes that the policy allows id to
+// use. The result must not be modified.
 func (r *rules) peer(id int64, n *node) *control.Node {
 	if r.usesAll(id, n) {
 		return n.peer()
@@ -53,44 +53,45 @@ func (r *rules) peer(id int64, n *node) *control.Node {
 	return &v
 }
 
-// self returns a node as it sees itself: with the attributes that the policy gives it. It must not
-// be changed.
+// self returns a node as it sees itself: with the attributes that the policy gives it. The result
+// must not be modified.
 func (r *rules) self(n *node) *control.Node {
 	v := *n.peer()
 	v.CapMap = r.attributes(n.rec.ID)
 	return &v
 }
 
-// forAll are the attributes that all nodes have. With file sharing (Taildrop) the programs of a
-// user, or those whose policy grants it, may send files to each other.
-var forAll = control.CapMap{"https://tailscale.com/cap/file-sharing": nil}
+// defaultAttributes are the attributes that every node has. File sharing (Taildrop) works between
+// the nodes of a user, and between nodes that the policy grants it to.
+var defaultAttributes = control.CapMap{"https://tailscale.com/cap/file-sharing": nil}
 
 func (r *rules) attributes(id int64) control.CapMap {
 	if r.compiled == nil {
-		return forAll
+		return defaultAttributes
 	}
 	given := r.compiled.Attributes(id)
 	if len(given) == 0 {
-		return forAll
+		return defaultAttributes
 	}
 	all := maps.Clone(given)
-	maps.Copy(all, forAll)
+	maps.Copy(all, defaultAttributes)
 	return all
 }
 
-// usesAll reports whether a node has a use for all routes of another, so that it sees it as
-// everybody would without a policy. As long as neither changes, nor the policy, the answer stays.
+// usesAll reports whether node id may use all routes of node n, so that it sees n as it would
+// without a policy. The answer does not change as long as both nodes and the policy stay the same.
 func (r *rules) usesAll(id int64, n *node) bool {
 	if r.compiled == nil {
 		return true
 	}
 	unused := func(p netip.Prefix) bool { return !r.compiled.MayUse(id, n.rec.ID, p) }
-	return !slices.ContainsFunc(n.primary, unused) && (!n.exitNode() || r.usesExit(id, n.rec.ID)) && len(r.steered(id, n)) == 0
+	return !slices.ContainsFunc(n.primary, unused) && (!n.exitNode() || r.usesExit(id, n.rec.ID)) &&
+		len(r.steered(id, n)) == 0
 }
 
-// steered returns routes that a node is to use by this router because the policy says so, though
-// another is elected for them. If routers that the policy names are equally good, the node is shown
-// all of them, whether they are there or not: a change of that is told by a patch, which has no
+// steered returns the routes for which the policy sends node id through router n although another
+// router is elected. If the policy names several equally good routers, id is shown the routes of
+// all of them, whether they are online or not: going online is sent as a patch, and a patch has no
 // routes.
 func (r *rules) steered(id int64, n *node) []netip.Prefix {
 	var routes []netip.Prefix
@@ -102,13 +103,13 @@ func (r *rules) steered(id int64, n *node) []netip.Prefix {
 	return routes
 }
 
-// usesExit reports whether a node may reach the Internet by others: both families are of use only
-// together.
+// usesExit reports whether node id may use a router as an exit node. One address family suffices,
+// because exit routes are always sent as a pair.
 func (r *rules) usesExit(id, router int64) bool {
 	return r.compiled.MayUse(id, router, exitRoutes[0]) || r.compiled.MayUse(id, router, exitRoutes[1])
 }
 
-// filter returns what a node lets in. It is never nil.
+// filter returns the packet filter of a node. It is never nil.
 func (r *rules) filter(id int64) control.Rules {
 	if r.compiled == nil {
 		return allowAll
@@ -116,22 +117,24 @@ func (r *rules) filter(id int64) control.Rules {
 	return r.compiled.Rules(id)
 }
 
-// filterSum tells filters apart without making them.
+// filterSum identifies a packet filter without building it.
 type filterSum struct {
-	open bool
-	sum  policy.Sum
+	allowAll bool
+	sum      policy.Sum
 }
 
 func (r *rules) filterSum(id int64) filterSum {
 	if r.compiled == nil {
-		return filterSum{open: true}
+		return filterSum{allowAll: true}
 	}
 	return filterSum{sum: r.compiled.Sum(id)}
 }
 
-// policyNode is what a policy knows of a node.
+// policyNode returns what the policy needs to know about a node.
 func (st *state) policyNode(n *node) policy.Node {
-	p := policy.Node{ID: n.rec.ID, Tags: n.rec.Tags, Addrs: n.rec.addrs(), Routes: subnets(n.served), ExitNode: n.exitNode()}
+	p := policy.Node{
+		ID: n.rec.ID, Tags: n.rec.Tags, Addrs: n.rec.addrs(), Routes: subnets(n.served), ExitNode: n.exitNode(),
+	}
 	if u := st.users[n.rec.User]; u != nil && !n.tagged() {
 		p.User = u.Name
 	}
@@ -142,13 +145,13 @@ func subnets(routes []netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(routes), isExit)
 }
 
-// samePolicyNode reports whether a policy makes no difference between two states of a node.
+// samePolicyNode reports whether the policy treats two states of a node alike.
 func samePolicyNode(a, b policy.Node) bool {
 	return a.ID == b.ID && a.User == b.User && a.ExitNode == b.ExitNode && slices.Equal(a.Tags, b.Tags) &&
 		slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Routes, b.Routes)
 }
 
-// approves reports whether the policy approves a route by itself.
+// approves reports whether the policy's autoApprovers approve a route of a node.
 func (st *state) approves(rec *nodeRecord, p netip.Prefix) bool {
 	if st.policy == nil {
 		return false

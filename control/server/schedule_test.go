@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The schedule agrees with a map that is searched.
+// The schedule agrees with a naive map.
 func TestSchedule(t *testing.T) {
 	var s schedule[int]
 	naive := make(map[int]time.Time)

@@ -6,8 +6,8 @@ import (
 	"encoding/hex"
 )
 
-// Secrets are shown once, when they are made. What is kept is a hash, which is enough since they
-// cannot be guessed.
+// Secrets are shown once, when they are made. Only a plain hash is stored, which suffices
+// because random secrets cannot be guessed.
 const (
 	authKeyPrefix = "ginnel-auth-"
 	tokenPrefix   = "ginnel-api-"

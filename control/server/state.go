@@ -7,16 +7,15 @@ import (
 	"time"
 
 	"ginnel/control/policy"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// state is everything that the server knows. It belongs to the loop, and is changed by transactions
-// only.
+// state is the whole knowledge of the server. The loop owns it. Only transactions change it.
 type state struct {
 	counters   counters
 	policyText string
 	policySet  time.Time
-	policy     *policy.Policy // nil: none
+	policy     *policy.Policy // nil means that there is no policy
 
 	users  map[int64]*user
 	nodes  map[int64]*node
@@ -25,19 +24,19 @@ type state struct {
 	logins map[string]*login
 
 	blocked map[key.MachinePublic]*blockRecord
-	deleted map[key.MachinePublic]deletion // by an administrator, not long ago; not stored
+	deleted map[key.MachinePublic]deletion // recent deletions by an administrator, in memory only
 
-	// What the maps above hold, by other names.
+	// Indexes of the maps above.
 	byKey     map[key.NodePublic]int64
 	byMachine map[key.MachinePublic]map[int64]bool
 	byLabel   map[string]int64
 	byAddr    map[netip.Addr]int64
-	byHash    map[[32]byte]int64 // auth keys and tokens alike: their hashes differ
+	byHash    map[[32]byte]int64 // of auth keys and tokens, whose hashes cannot be equal
 	byUser    map[string]int64
 
 	baseDomain string
-	pools      []netip.Prefix    // from which nodes get their addresses
-	revisions  map[string]uint64 // of the records in the store
+	pools      []netip.Prefix    // the address ranges of nodes
+	revisions  map[string]uint64 // of the records, by path
 }
 
 func newState(cfg *Config) *state {
@@ -62,12 +61,12 @@ func newState(cfg *Config) *state {
 	}
 }
 
-// nodeByKey returns the node with a key, or nil.
+// nodeByKey returns the node with a node key, or nil.
 func (st *state) nodeByKey(k key.NodePublic) *node { return st.nodes[st.byKey[k]] }
 
-// nodeOf returns the node of a machine, or nil. Older versions gave a machine a node for each
-// owner; of several it is the one with the node key, the one of the owner, or the oldest, in this
-// order.
+// nodeOf returns the node of a machine, or nil. Older versions made one node for each owner of a
+// machine. Among several nodes, nodeOf prefers the one with the given node key, then the one with
+// the given owner, then the oldest.
 func (st *state) nodeOf(m key.MachinePublic, k key.NodePublic, owner int64) *node {
 	ids := slices.Sorted(maps.Keys(st.byMachine[m]))
 	if len(ids) == 0 {
@@ -86,9 +85,14 @@ func (st *state) nodeOf(m key.MachinePublic, k key.NodePublic, owner int64) *nod
 
 func (st *state) labelTaken(label string) bool { return st.byLabel[label] != 0 }
 
+// labelOf returns the label of a node whose host name is given. It may keep its current label.
+func (st *state) labelOf(rec *nodeRecord, hostname string) string {
+	return uniqueLabel(hostname, func(l string) bool { return l != rec.Label && st.labelTaken(l) })
+}
+
 func (st *state) addrTaken(a netip.Addr) bool { return st.byAddr[a] != 0 }
 
-// owner returns the user that a node is shown with.
+// owner returns the user that the node is shown with. It is nil if that user is gone.
 func (st *state) owner(n *node) *user {
 	if n.tagged() {
 		return taggedUser
@@ -96,5 +100,5 @@ func (st *state) owner(n *node) *user {
 	return st.users[n.rec.User]
 }
 
-// fullName returns the name of a label in the network.
+// fullName returns the domain name of a label, with a trailing dot.
 func (st *state) fullName(label string) string { return label + "." + st.baseDomain + "." }

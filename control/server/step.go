@@ -8,49 +8,50 @@ import (
 	"ginnel/control"
 )
 
-// step is the way from one view of the network to the next. Streams follow a chain of them, each at
-// its pace: a stream has no queue, and the chain behind the slowest is collected as garbage.
+// step is the transition from one snapshot of the network to the next. Each stream follows the
+// chain of steps at its own pace, so a stream needs no queue. The garbage collector frees the steps
+// behind the slowest stream.
 type step struct {
-	*view                 // after the step
-	before  *view         // what a stream has shown when it takes the step; nil at the first
-	changes []change      // by number
-	people  bool          // users have come, gone or changed
-	renamed []*user       // those who have changed
-	serial  uint64        // counts steps
-	nextc   chan struct{} // closed when next is set
-	next    *step
+	*snapshot                  // after the step
+	before       *snapshot     // nil at the first step
+	changes      []change      // ordered by id
+	usersChanged bool          // users were added, deleted or changed
+	changedUsers []*user       // users that existed before and have changed
+	serial       uint64        // number of the step
+	nextc        chan struct{} // closed when next is set
+	next         *step
 
-	shared [2]sharedFrame // plain and compressed
+	shared [2]sharedFrame // uncompressed and compressed
 }
 
 // change is what a step did to one node.
 type change struct {
 	id       int64
-	old, now *node               // nil: not there
-	patch    *control.PeerChange // if that is all there is to say
-	whole    bool                // if it is not
+	old, now *node               // nil if the node does not exist before or after the step
+	patch    *control.PeerChange // set if the difference fits into a patch
+	whole    bool                // the difference does not fit, so the whole node has to be sent
 }
 
-// sharedFrame is a frame that is the same for every stream that may see all changes, encoded once.
+// sharedFrame is a frame that many streams can send, encoded once.
 type sharedFrame struct {
 	once  sync.Once
 	frame []byte
 	err   error
 }
 
-func newStep(before *step, after *view, ids []int64) *step {
-	s := &step{view: after, nextc: make(chan struct{})}
+func newStep(before *step, after *snapshot, ids []int64) *step {
+	s := &step{snapshot: after, nextc: make(chan struct{})}
 	if before == nil {
 		return s
 	}
-	s.before, s.serial = before.view, before.serial+1
+	s.before, s.serial = before.snapshot, before.serial+1
 	for _, id := range ids {
 		c := change{id: id, old: s.before.node(id), now: after.node(id)}
 		switch {
 		case c.old == nil && c.now == nil:
 			continue
 		case c.old != nil && c.now != nil:
-			if c.patch, c.whole = news(c.old, c.now); c.patch == nil && !c.whole && c.old.sameForSome(c.now) {
+			if c.patch, c.whole = diffNodes(c.old, c.now); c.patch == nil && !c.whole && c.old.sameForViewers(c.now) {
 				continue
 			}
 		}
@@ -59,71 +60,71 @@ func newStep(before *step, after *view, ids []int64) *step {
 	return s
 }
 
-// compareUsers finds users who have changed, and notes whether there are others than before. Nobody
-// needs to be told of a user without nodes, but later views have to know of all.
+// compareUsers sets usersChanged and changedUsers. A user without nodes is not sent to anybody, but
+// the next snapshot must contain it.
 func (s *step) compareUsers() {
-	s.people = len(s.view.users) != len(s.before.users)
-	for id, u := range s.view.users {
+	s.usersChanged = len(s.snapshot.users) != len(s.before.users)
+	for id, u := range s.snapshot.users {
 		old := s.before.users[id]
-		s.people = s.people || old != u
+		s.usersChanged = s.usersChanged || old != u
 		if old != nil && old != u {
-			s.renamed = append(s.renamed, u)
+			s.changedUsers = append(s.changedUsers, u)
 		}
 	}
 }
 
-// empty reports whether there is nothing to tell anybody.
+// empty reports whether the two snapshots are equal.
 func (s *step) empty() bool {
 	b := s.before
-	return len(s.changes) == 0 && !s.people && b != nil && b.rules == s.rules && b.derp == s.derp && b.dns == s.dns
+	return len(s.changes) == 0 && !s.usersChanged && b != nil && b.rules == s.rules && b.derp == s.derp && b.dns == s.dns
 }
 
-// follow links the next step to s and wakes the streams.
-func (s *step) follow(next *step) {
+// link appends the next step to the chain and wakes the streams.
+func (s *step) link(next *step) {
 	s.next = next
 	close(s.nextc)
 }
 
-// frame returns what the stream of a node has to write to take the step; nothing if the step does
-// not concern it.
-func (s *step) frame(sent *sentState, compress string) ([]byte, error) {
-	if s.plain(sent) {
+// frame returns the frame that takes a client from the previous snapshot to this one. It is empty
+// if the step does not concern the client's node.
+func (s *step) frame(client *clientState, compress string) ([]byte, error) {
+	if s.isShared(client) {
 		return s.sharedFrame(compress)
 	}
-	resp := s.delta(sent)
+	resp := s.delta(client)
 	if resp == nil {
 		return nil, nil
 	}
 	return control.AppendFrame(nil, resp, compress)
 }
 
-// plain reports whether the step is for this node the same as for all others: it is not about the
-// node itself, nobody has to be compared anew, the node lets in whom it did, it sees all that has
-// changed, before and after, and all routes of that.
-func (s *step) plain(sent *sentState) bool {
-	if sent.expired || s.mine(sent.id) != nil || s.before.rules.generation != s.rules.generation {
+// isShared reports whether the client can be sent the shared frame. Its own node must not be among
+// the changes, and its packet filter and the policy rules must be the same. It must see every
+// changed node, with all its routes, both before and after the step.
+func (s *step) isShared(client *clientState) bool {
+	if client.expired || s.changeOf(client.id) != nil || s.before.rules.generation != s.rules.generation {
 		return false
 	}
-	if s.rules.open() && s.before.rules.open() {
+	if s.rules.allowsAll() && s.before.rules.allowsAll() {
 		return true
 	}
-	if s.before.rules != s.rules && s.rules.filterSum(sent.id) != sent.filter {
+	if s.before.rules != s.rules && s.rules.filterSum(client.id) != client.filter {
 		return false
 	}
 	for i := range s.changes {
 		c := &s.changes[i]
-		if c.old != nil && !s.before.rules.sees(sent.id, c.id) || c.now != nil && !s.rules.sees(sent.id, c.id) {
+		if c.old != nil && !s.before.rules.sees(client.id, c.id) || c.now != nil && !s.rules.sees(client.id, c.id) {
 			return false
 		}
-		if c.now != nil && (c.old == nil || c.whole) && !s.rules.usesAll(sent.id, c.now) {
+		if c.now != nil && (c.old == nil || c.whole) && !s.rules.usesAll(client.id, c.now) {
 			return false
 		}
 	}
 	return true
 }
 
-// mine returns what the step did to a node, nil if nothing.
-func (s *step) mine(id int64) *change {
+// changeOf returns the change of a node, or nil.
+func (s *step) changeOf(id int64) *change {
 	if i, ok := slices.BinarySearchFunc(s.changes, id, changeByID); ok {
 		return &s.changes[i]
 	}
@@ -150,8 +151,7 @@ func (s *step) sharedFrame(compress string) ([]byte, error) {
 	return f.frame, f.err
 }
 
-// appendTo adds the change for one who saw the node before, if it was there, and sees it now, if it
-// is.
+// appendTo adds the change for a client that sees the node, with all its routes, before and after.
 func (c *change) appendTo(resp *control.MapResponse) {
 	switch {
 	case c.now == nil:
@@ -163,7 +163,7 @@ func (c *change) appendTo(resp *control.MapResponse) {
 	}
 }
 
-// finish adds what does not depend on who looks, and the owners of the nodes in resp.
+// finish adds what is the same for all clients, and the owners of the nodes in resp.
 func (s *step) finish(resp *control.MapResponse) {
 	if s.before.derp != s.derp {
 		resp.DERPMap = s.derp
@@ -172,7 +172,7 @@ func (s *step) finish(resp *control.MapResponse) {
 		resp.DNSConfig = s.dns
 	}
 	resp.UserProfiles = s.profiles(resp.PeersChanged)
-	for _, u := range s.renamed {
+	for _, u := range s.changedUsers {
 		resp.UserProfiles = append(resp.UserProfiles, u.profile())
 	}
 }

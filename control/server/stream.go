@@ -9,53 +9,54 @@ import (
 	"time"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (
-	// HAProxy closes a connection that is idle for 50 s, and nginx after 60 s.
+	// Proxies between client and server close idle connections: HAProxy after 50 s and nginx after
+	// 60 s.
 	keepAliveEvery  = 20 * time.Second
 	keepAliveSpread = 4 * time.Second
-	// frameTimeout is how long after a frame the next has to be taken, keepalives included. A client
-	// that is slower loses its stream, and comes back for a whole map.
+	// frameTimeout bounds how long the client may take to receive a frame, keepalives included. A
+	// slower client loses its stream and starts again with a full map.
 	frameTimeout = keepAliveEvery + keepAliveSpread + 15*time.Second
-	// maxBehind is how many steps a stream may be behind before a whole map is less than what it has
-	// missed.
+	// maxBehind is how many steps a stream may lag. Beyond that, a full map is smaller than the
+	// steps.
 	maxBehind = 256
 )
 
 var (
-	errSuperseded = errors.New("another stream of the node has begun, or the node is gone")
-	errBehind     = errors.New("the client is too slow")
+	errSuperseded = errors.New("the stream was replaced by another or its node was deleted")
+	errBehind     = errors.New("the client is too far behind")
 )
 
-// stream is the open map request of a node. A node has one; the next supersedes it.
+// stream is the open map request of a node. A node has at most one; a new one replaces it.
 type stream struct {
-	id     int64
-	endc   chan struct{} // closed by the loop when the stream has ended or is to end
-	holder holder
-	past   []holder // who had it before, the latest first
-	began  time.Time
-	// machine is what the node runs on.
+	id      int64
+	endc    chan struct{} // closed by the loop when the stream has ended or must end
+	process process
+	earlier []process // processes that had the stream before, latest first
+	began   time.Time
 	machine key.MachinePublic
-	// answers has the number of the latest probe that the node has answered; see prober.
+	// answers receives the number of the latest probe that the client has answered; see prober.
 	answers chan int
-	// heard is when a router was last heard that answers no more; zero for all others.
+	// heard is when a router that stopped answering probes last answered one. It is zero for all
+	// others.
 	heard time.Time
 }
 
-func newStream(machine key.MachinePublic, h holder) *stream {
-	return &stream{endc: make(chan struct{}), machine: machine, answers: make(chan int, 1), holder: h}
+func newStream(machine key.MachinePublic, p process) *stream {
+	return &stream{endc: make(chan struct{}), machine: machine, answers: make(chan int, 1), process: p}
 }
 
-// begin makes s the stream of its node, which is online from now on.
-func (c *core) begin(t *tx, s *stream) {
-	n := newLive(t.nodes[s.id])
+// beginStream makes s the stream of its node and the node online.
+func (c *core) beginStream(t *tx, s *stream) {
+	n := cloneNode(t.nodes[s.id])
 	n.online, n.awaited = true, false
-	n.polled, s.began = time.Time{}, t.tick
+	n.polled, s.began = time.Time{}, t.mono
 	old := c.streams[s.id]
-	if old != nil && s.takeFrom(old) {
-		c.contend(t, n, s)
+	if old != nil && s.takeOverFrom(old) {
+		c.noteDuplicateKey(t, n, s)
 	}
 	t.setNode(n)
 	set(t, c.streams, s.id, s)
@@ -64,43 +65,43 @@ func (c *core) begin(t *tx, s *stream) {
 	}
 }
 
-// end is the end of a stream. If another has taken its place nothing happens to the node.
-func (c *core) end(t *tx, s *stream) {
+// endStream ends a stream. It does not change the node if another stream has replaced s.
+func (c *core) endStream(t *tx, s *stream) {
 	if c.streams[s.id] != s {
 		return
 	}
 	unset(t, c.streams, s.id)
-	t.after = append(t.after, func() { close(s.endc) }) // somebody may wait for it
+	t.after = append(t.after, func() { close(s.endc) }) // awaitTakeover may be waiting for it
 	if t.nodes[s.id] == nil {
-		return // deleted just now
+		return // deleted by an earlier command of the batch
 	}
-	n := newLive(t.nodes[s.id])
-	if n.polled = t.tick; !s.heard.IsZero() {
+	n := cloneNode(t.nodes[s.id])
+	if n.polled = t.mono; !s.heard.IsZero() {
 		n.polled = s.heard
 	}
 	t.setNode(n)
 }
 
-// poll serves the stream of a node until the client, another stream or the server ends it.
-func (c *core) poll(ctx context.Context, w http.ResponseWriter, s *stream, compress string) error {
-	defer c.change(context.WithoutCancel(ctx), func(t *tx) error { c.end(t, s); return nil })
+// serveStream writes the stream of a node until the client, another stream or the server ends it.
+func (c *core) serveStream(ctx context.Context, w http.ResponseWriter, s *stream, compress string) error {
+	defer c.change(context.WithoutCancel(ctx), func(t *tx) error { c.endStream(t, s); return nil })
 	out := &frameWriter{w: w, rc: http.NewResponseController(w), metrics: c.metrics}
-	sent := &sentState{id: s.id}
-	frame, cur, err := c.firstFrame(ctx, s, sent, compress)
+	client := &clientState{id: s.id}
+	frame, cur, err := c.firstFrame(ctx, s, client, compress)
 	if err != nil {
 		return err
 	}
 	if err := out.write(frame, firstFrame); err != nil {
 		return err
 	}
-	frame = nil // may be large
-	return c.follow(ctx, s, cur, sent, compress, out)
+	frame = nil // lets a large frame be freed
+	return c.writeSteps(ctx, s, cur, client, compress, out)
 }
 
-// firstFrame returns the whole map, and the step that it belongs to. Few are made at a time: when a
-// whole network comes back at once, each of them takes many times the memory until it is
-// compressed.
-func (c *core) firstFrame(ctx context.Context, s *stream, sent *sentState, compress string) ([]byte, *step, error) {
+// firstFrame returns the full map and the step that it belongs to. The number of concurrent
+// encodings is limited, because a full map takes many times its compressed size and a whole network
+// may reconnect at once.
+func (c *core) firstFrame(ctx context.Context, s *stream, client *clientState, compress string) ([]byte, *step, error) {
 	select {
 	case c.encoders <- struct{}{}:
 	case <-s.endc:
@@ -111,19 +112,19 @@ func (c *core) firstFrame(ctx context.Context, s *stream, sent *sentState, compr
 		return nil, nil, errClosed
 	}
 	defer func() { <-c.encoders }()
-	cur, err := c.await(ctx, s)
+	cur, err := c.awaitNode(ctx, s)
 	if err != nil {
 		return nil, nil, err
 	}
-	frame, err := control.AppendFrame(nil, cur.first(sent, c.cfg.BaseDomain, c.cfg.moment().now), compress)
+	frame, err := control.AppendFrame(nil, cur.fullMap(client, c.cfg.BaseDomain, c.cfg.moment().now), compress)
 	if err != nil {
 		return nil, nil, fmt.Errorf("encoding the map: %w", err)
 	}
 	return frame, cur, nil
 }
 
-// await returns the latest step once the node is in it.
-func (c *core) await(ctx context.Context, s *stream) (*step, error) {
+// awaitNode returns the first step, from the latest on, whose snapshot contains the node.
+func (c *core) awaitNode(ctx context.Context, s *stream) (*step, error) {
 	cur := c.latest.Load()
 	for cur.node(s.id) == nil {
 		select {
@@ -140,9 +141,11 @@ func (c *core) await(ctx context.Context, s *stream) (*step, error) {
 	return cur, nil
 }
 
-// follow writes a frame for each step that concerns the node, and keepalives in between. It ends if
-// the node does not answer the probes that a router gets.
-func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState, compress string, out *frameWriter) error {
+// writeSteps writes a frame for each step that concerns the node, and keepalives in between. It
+// also sends probes to a router, and ends if the router stops answering them.
+func (c *core) writeSteps(
+	ctx context.Context, s *stream, cur *step, client *clientState, compress string, out *frameWriter,
+) error {
 	alive, err := control.KeepAliveFrame(compress)
 	if err != nil {
 		return err
@@ -152,7 +155,7 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 	probe := newProber(c, s)
 	defer probe.stop()
 	for {
-		probe.follow(cur)
+		probe.update(cur)
 		select {
 		case number := <-s.answers:
 			probe.answered(number)
@@ -167,7 +170,7 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 			if c.latest.Load().serial-cur.serial > maxBehind {
 				return errBehind
 			}
-			if n, err := out.writeStep(cur, sent, compress); err != nil {
+			if n, err := out.writeStep(cur, client, compress); err != nil {
 				return err
 			} else if n == 0 {
 				continue
@@ -177,7 +180,7 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 				return err
 			}
 		case <-s.endc:
-			return farewell(cur, sent, compress, out)
+			return writeLastSteps(cur, client, compress, out)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.stopc:
@@ -187,9 +190,9 @@ func (c *core) follow(ctx context.Context, s *stream, cur *step, sent *sentState
 	}
 }
 
-// farewell tells a node whose stream is at its end of a step that it may not have seen: the one
-// that is the reason.
-func farewell(cur *step, sent *sentState, compress string, out *frameWriter) error {
+// writeLastSteps writes the steps that were published before the stream was ended, so that the
+// client learns why it ends.
+func writeLastSteps(cur *step, client *clientState, compress string, out *frameWriter) error {
 	for range maxBehind {
 		select {
 		case <-cur.nextc:
@@ -197,7 +200,7 @@ func farewell(cur *step, sent *sentState, compress string, out *frameWriter) err
 		default:
 			return errSuperseded
 		}
-		if _, err := out.writeStep(cur, sent, compress); err != nil {
+		if _, err := out.writeStep(cur, client, compress); err != nil {
 			return err
 		}
 	}
@@ -206,7 +209,7 @@ func farewell(cur *step, sent *sentState, compress string, out *frameWriter) err
 
 func keepAliveIn() time.Duration { return keepAliveEvery + rand.N(keepAliveSpread) }
 
-// frameKind says what a frame is for.
+// frameKind is the purpose of a frame, for the metrics.
 type frameKind int
 
 const (
@@ -217,19 +220,20 @@ const (
 	numFrameKinds
 )
 
-// frameWriter writes frames to a response, each at once.
+// frameWriter writes frames to a response and flushes each.
 type frameWriter struct {
 	w       http.ResponseWriter
 	rc      *http.ResponseController
 	metrics *metrics
 }
 
-// writeStep writes what a step means to a node, and returns how many bytes that were.
-func (f *frameWriter) writeStep(cur *step, sent *sentState, compress string) (int, error) {
-	if cur.node(sent.id) == nil {
+// writeStep writes the frame of a step and returns its length. The length is 0 if the step does not
+// concern the node.
+func (f *frameWriter) writeStep(cur *step, client *clientState, compress string) (int, error) {
+	if cur.node(client.id) == nil {
 		return 0, errSuperseded
 	}
-	frame, err := cur.frame(sent, compress)
+	frame, err := cur.frame(client, compress)
 	if err != nil {
 		return 0, fmt.Errorf("encoding a change: %w", err)
 	}
@@ -241,7 +245,7 @@ func (f *frameWriter) writeStep(cur *step, sent *sentState, compress string) (in
 
 func (f *frameWriter) write(frame []byte, kind frameKind) error {
 	if err := f.rc.SetWriteDeadline(time.Now().Add(frameTimeout)); err != nil {
-		return fmt.Errorf("limiting the time of a frame: %w", err)
+		return fmt.Errorf("setting the write deadline: %w", err)
 	}
 	if _, err := f.w.Write(frame); err != nil {
 		return fmt.Errorf("writing a frame: %w", err)

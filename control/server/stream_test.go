@@ -13,23 +13,25 @@ import (
 	"ginnel/control/store"
 )
 
-// A change of one node costs each other node one frame, and nothing else that it has.
+// A change of one node costs each other node one frame, which contains nothing else.
 func TestDelta(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		a, b := n.join("a", k), n.join("b", k)
 		settle()
-		before, frames := b.view()
+		before, frames := b.latestMap()
 		ep := netip.MustParseAddrPort("192.0.2.1:41641")
 		a.host.NetInfo = &control.NetInfo{PreferredDERP: 900}
 		a.update(func(r *control.MapRequest) {
-			r.Endpoints = []netip.AddrPort{ep, netip.MustParseAddrPort("[fe80::1]:1"), netip.MustParseAddrPort("[fe80::1%eth0]:1")}
+			r.Endpoints = []netip.AddrPort{
+				ep, netip.MustParseAddrPort("[fe80::1]:1"), netip.MustParseAddrPort("[fe80::1%eth0]:1"),
+			}
 		})
 		settle()
-		after, now := b.view()
+		after, now := b.latestMap()
 		seen := after.Peer(a.self().ID)
 		if len(seen.Endpoints) != 1 || seen.Endpoints[0] != ep || seen.HomeDERP != 900 {
-			t.Errorf("b sees %v at home in %d", seen.Endpoints, seen.HomeDERP)
+			t.Errorf("b sees the endpoints %v and the home region %d", seen.Endpoints, seen.HomeDERP)
 		}
 		if now != frames+1 || after.DNS != before.DNS || after.DERPMap != before.DERPMap {
 			t.Errorf("%d frames, want 1", now-frames)
@@ -49,7 +51,7 @@ func TestStreamDoesNotOverwrite(t *testing.T) {
 		k := n.authKey(nil)
 		a, b := n.join("a", k), n.join("b", k)
 		known := a.disco
-		a.away()
+		a.endStream()
 		a.disco, a.host.Hostname = b.disco, "renamed"
 		a.stream()
 		settle()
@@ -59,32 +61,33 @@ func TestStreamDoesNotOverwrite(t *testing.T) {
 	})
 }
 
-// Changed DNS settings come in one frame, and to those who join later.
+// Changed DNS settings are sent in one frame, and to nodes that join later.
 func TestSetDNS(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		a := n.join("a", k)
-		_, frames := a.view()
+		_, frames := a.latestMap()
 		if err := n.server.SetDNS(t.Context(), control.DNSConfig{
 			Domains: []string{"corp.example"}, Routes: map[string][]control.Resolver{"corp.example": {}},
 		}); err != nil {
 			t.Fatal(err)
 		}
 		settle()
-		if _, now := a.view(); now != frames+1 {
+		if _, now := a.latestMap(); now != frames+1 {
 			t.Errorf("%d frames, want 1", now-frames)
 		}
 		for _, p := range []*peer{a, n.join("b", k)} {
-			m, _ := p.view()
+			m, _ := p.latestMap()
 			servers, routed := m.DNS.Routes["corp.example"]
-			if !m.DNS.Proxied || !slices.Equal(m.DNS.Domains, []string{"net.test", "corp.example"}) || !routed || len(servers) != 0 {
+			if !m.DNS.Proxied || !slices.Equal(m.DNS.Domains, []string{"net.test", "corp.example"}) ||
+				!routed || len(servers) != 0 {
 				t.Errorf("%s has %+v", p.host.Hostname, m.DNS)
 			}
 		}
 	})
 }
 
-// Nodes may send files to each other (Taildrop), whatever the policy says of other attributes.
+// Nodes may send files to each other (Taildrop), whatever attributes the policy gives.
 func TestFileSharing(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
@@ -98,7 +101,8 @@ func TestFileSharing(t *testing.T) {
 		}
 		const files = "https://tailscale.com/cap/file-sharing"
 		expect(files)
-		if _, err := n.server.LoadPolicy(t.Context(), []byte(`{"nodeAttrs": [{"target": ["*"], "attr": ["custom:x"]}]}`)); err != nil {
+		const attrs = `{"nodeAttrs": [{"target": ["*"], "attr": ["custom:x"]}]}`
+		if _, err := n.server.LoadPolicy(t.Context(), []byte(attrs)); err != nil {
 			t.Fatal(err)
 		}
 		expect(files, "custom:x")
@@ -130,12 +134,12 @@ func TestHostRenamed(t *testing.T) {
 	})
 }
 
-// A second stream ends the first, and nobody sees the node go.
+// A second stream ends the first, and other nodes do not notice.
 func TestSuperseded(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		a, b := n.join("a", k), n.join("b", k)
-		_, before := b.view()
+		_, before := b.latestMap()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		second := make(chan struct{})
@@ -152,33 +156,33 @@ func TestSuperseded(t *testing.T) {
 		time.Sleep(time.Minute)
 		settle()
 		if a.err == nil {
-			t.Error("the first stream goes on")
+			t.Error("the first stream has not ended")
 		}
-		if _, after := b.view(); !online(b.sees("a")) || after != before {
-			t.Errorf("b was told of something in %d frames", after-before)
+		if _, after := b.latestMap(); !online(b.sees("a")) || after != before {
+			t.Errorf("b received %d frames, want none", after-before)
 		}
 		cancel()
 		a.wg.Wait()
 	})
 }
 
-// A node that is away is offline after the grace period, not before it; one that comes back in time
-// never was.
+// A node is offline once it has been absent for the grace period. If it returns in time, it is
+// never shown as offline.
 func TestOffline(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
 		a, b := n.join("a", k), n.join("b", k)
-		a.away()
+		a.endStream()
 		time.Sleep(defaultOfflineGrace / 2)
 		if !online(b.sees("a")) {
-			t.Error("offline at once")
+			t.Error("offline immediately")
 		}
 		a.stream()
 		time.Sleep(defaultOfflineGrace)
 		if !online(b.sees("a")) {
 			t.Error("offline although it came back")
 		}
-		a.away()
+		a.endStream()
 		gone := time.Now()
 		time.Sleep(defaultOfflineGrace + time.Second)
 		settle()
@@ -198,130 +202,38 @@ func TestEphemeral(t *testing.T) {
 		b := n.join("b", n.authKey(nil))
 		k := n.authKey(func(r *AuthKeyRequest) { r.Ephemeral = true })
 		a := n.join("job", k)
-		never := n.newPeer("never")
-		never.register(withKey(k))
+		neverPolled := n.newPeer("never")
+		neverPolled.register(withKey(k))
 		time.Sleep(10 * defaultEphemeralTimeout)
 		if b.sees("job") == nil {
 			t.Error("removed while it was connected")
 		}
 		if b.sees("never") != nil {
-			t.Error("one that never polled is still there")
+			t.Error("a node that never polled was not removed")
 		}
-		a.away()
+		a.endStream()
 		time.Sleep(defaultEphemeralTimeout - time.Second)
 		if b.sees("job") == nil {
-			t.Error("removed before its time")
+			t.Error("removed before the timeout")
 		}
 		time.Sleep(2 * time.Second)
 		settle()
 		if b.sees("job") != nil || len(n.nodes()) != 1 {
-			t.Error("still there after its time")
+			t.Error("not removed after the timeout")
 		}
-		// A restart of the server neither removes a node that comes back nor forgets one that does not.
+		// After a restart of the server, a node that does not return is still removed.
 		a = n.newPeer("job")
 		a.register(withKey(k))
 		n.restart()
 		time.Sleep(defaultEphemeralTimeout + time.Second)
 		settle()
 		if len(n.nodes()) != 1 {
-			t.Error("forgotten in a restart")
+			t.Error("not removed after a restart")
 		}
 	})
 }
 
-// The place of an offline node passes to the next of its name, with a key that says so.
-func TestTakeOver(t *testing.T) {
-	onNet(t, nil, func(t *testing.T, n *testNet) {
-		k := n.authKey(func(r *AuthKeyRequest) { r.TakeOver = true })
-		first := n.join("job", k)
-		before := first.self()
-		second := n.join("job", k)
-		if second.self().Name != "job-1.net.test." {
-			t.Errorf("took the place of a node that is online: %s", second.self().Name)
-		}
-		first.leave()
-		time.Sleep(defaultOfflineGrace + time.Second)
-		third := n.join("job", k)
-		if self := third.self(); self.ID != before.ID || self.Addresses[0] != before.Addresses[0] || self.Name != before.Name {
-			t.Errorf("got %+v, want the place of %+v", self, before)
-		}
-		if seen := second.sees("job"); seen == nil || seen.Key != third.node.Public() {
-			t.Errorf("the peer sees %+v", seen)
-		}
-	})
-}
-
-// The place of a node with tags is for nodes with the same tags, and what an administrator has
-// approved for a node does not pass to another machine, to other tags or to another user.
-func TestTakeOverAcrossTags(t *testing.T) {
-	onNet(t, nil, func(t *testing.T, n *testNet) {
-		keyFor := func(tags ...string) string {
-			return n.authKey(func(r *AuthKeyRequest) { r.TakeOver, r.Tags = true, tags })
-		}
-		route := prefixes("10.1.0.0/16")
-		router := n.newPeer("gate")
-		router.host.RoutableIPs = route
-		router.register(withKey(keyFor("tag:router", "tag:gate")))
-		id := n.node("gate").ID
-		approve := func() {
-			if _, err := n.server.approveRoutes(t.Context(), id, route); err != nil {
-				t.Fatal(err)
-			}
-		}
-		approve()
-		router.leave()
-		time.Sleep(defaultOfflineGrace + time.Minute)
-		for _, tags := range [][]string{{"tag:ci"}, {"tag:router"}, nil} {
-			n.join("gate", keyFor(tags...)).leave()
-		}
-		if got := n.node("gate"); got.ID != id || !slices.Equal(got.Routes.Approved, route) {
-			t.Errorf("others than its like have taken the place of %+v", got)
-		}
-		next := n.newPeer("gate")
-		next.host.RoutableIPs = route
-		next.register(withKey(keyFor("tag:gate", "tag:router")))
-		if got := n.node("gate"); got.ID != id || len(got.Routes.Approved) > 0 {
-			t.Errorf("a machine with the same tags is node %d with the routes %v approved, want node %d without",
-				got.ID, got.Routes.Approved, id)
-		}
-		approve()
-		next.register(withKey(keyFor("tag:gate", "tag:router")))
-		if got := n.node("gate"); !slices.Equal(got.Routes.Approved, route) {
-			t.Error("approvals fall although machine and tags are the same")
-		}
-		if got, err := n.server.tagNode(t.Context(), id, []string{"tag:ci"}); err != nil || len(got.Routes.Approved) > 0 {
-			t.Errorf("with other tags the routes %v are still approved (%v)", got.Routes.Approved, err)
-		}
-	})
-}
-
-// A place that is not in use yet, or not again after a restart, is not vacant.
-func TestNoTakeOver(t *testing.T) {
-	onNet(t, nil, func(t *testing.T, n *testNet) {
-		k := n.authKey(func(r *AuthKeyRequest) { r.TakeOver = true })
-		start := func(want int) *peer {
-			p := n.newPeer("job")
-			p.register(withKey(k))
-			if got := len(n.nodes()); got != want {
-				t.Errorf("%d nodes, want %d", got, want)
-			}
-			return p
-		}
-		first := start(1)
-		start(2)
-		time.Sleep(time.Minute)
-		first.register(nil)
-		start(3)
-		time.Sleep(time.Minute)
-		n.restart()
-		start(4)
-		time.Sleep(time.Minute)
-		start(4) // takes a place
-		start(5) // which is not vacant again by that
-	})
-}
-
-// A stream without news gets keepalives often enough that the client's watchdog stays calm.
+// An idle stream gets keepalives often enough for the client's watchdog.
 func TestKeepAlive(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
@@ -329,6 +241,38 @@ func TestKeepAlive(t *testing.T) {
 		settle()
 		if a.err != nil {
 			t.Errorf("the stream ended: %v", a.err)
+		}
+	})
+}
+
+// Keepalives come after 20 to 24 s, which is below the idle limits of nginx and HAProxy, and not
+// all at once.
+func TestKeepAliveInterval(t *testing.T) {
+	least, most := time.Hour, time.Duration(0)
+	for range 10_000 {
+		d := keepAliveIn()
+		least, most = min(least, d), max(most, d)
+	}
+	if least < 20*time.Second || most >= 24*time.Second || most-least < 3*time.Second {
+		t.Errorf("between %v and %v, want between 20s and 24s, spread", least, most)
+	}
+	onNet(t, nil, func(t *testing.T, n *testNet) {
+		n.join("a", n.authKey(nil))
+		settle()
+		count := func() int { return counter(t, n, "ginnel_control_frames_total") } // nothing else is written
+		const step = 100 * time.Millisecond
+		last, waited := count(), time.Duration(0)
+		for seen := 0; seen < 10; waited += step {
+			time.Sleep(step)
+			if waited > 25*time.Second {
+				t.Fatalf("no keepalive for %v", waited)
+			}
+			if now := count(); now != last {
+				if seen > 0 && waited < 20*time.Second-2*step { // of the first the beginning is not known
+					t.Errorf("a keepalive after %v", waited)
+				}
+				last, waited, seen = now, 0, seen+1
+			}
 		}
 	})
 }
@@ -350,7 +294,8 @@ func TestDeletedNode(t *testing.T) {
 	})
 }
 
-// What is too large, too old or for nobody is refused, and the channel goes on.
+// Requests that are too large, too old or from unknown nodes are refused, and the connection stays
+// open.
 func TestBadRequests(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
@@ -361,7 +306,7 @@ func TestBadRequests(t *testing.T) {
 		} {
 			a.host = h
 			if err := a.Update(t.Context(), a.mapRequest()); err == nil {
-				t.Errorf("%s: accepted", name)
+				t.Errorf("%s: not refused", name)
 			}
 		}
 		a.host = host
@@ -372,8 +317,8 @@ func TestBadRequests(t *testing.T) {
 	})
 }
 
-// When the store fails, what needs it fails with a clear answer and leaves nothing behind; the rest
-// goes on.
+// While the store fails, commands that write fail with a clear error and leave nothing behind.
+// Everything else works.
 func TestStoreFails(t *testing.T) {
 	onNet(t, func(c *Config) { c.Store = &failingStore{Memory: c.Store.(*store.Memory)} }, func(t *testing.T, n *testNet) {
 		failing := n.cfg.Store.(*failingStore)
@@ -384,21 +329,23 @@ func TestStoreFails(t *testing.T) {
 			t.Errorf("creating a user: %v", err)
 		}
 		c := n.newPeer("c")
-		if _, err := c.Register(t.Context(), func() control.RegisterRequest { r := c.request(); withKey(k)(&r); return r }()); err == nil {
-			t.Error("registered although nothing could be stored")
+		req := c.request()
+		withKey(k)(&req)
+		if _, err := c.Register(t.Context(), req); err == nil {
+			t.Error("registered although the store failed")
 		}
-		b.away()
+		b.endStream()
 		b.stream()
 		settle()
-		if m, _ := b.view(); b.err == nil && len(m.Peers) != 1 || b.sees("a") == nil {
-			t.Errorf("a stream does not begin on a full disk: %v", b.err)
+		if m, _ := b.latestMap(); b.err == nil && len(m.Peers) != 1 || b.sees("a") == nil {
+			t.Errorf("no stream begins while the store fails: %v", b.err)
 		}
 		if loads := failing.loads.Load(); loads != 1 {
 			t.Errorf("the whole state was read %d times, want once: it has not changed", loads)
 		}
 		failing.err.Store(nil)
 		if u, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil || u.ID != 2 {
-			t.Errorf("with space again: %+v, %v", u, err)
+			t.Errorf("after the store recovered: %+v, %v", u, err)
 		}
 		if _, refused := c.register(withKey(k)); refused != "" {
 			t.Error(refused)
@@ -410,9 +357,9 @@ func TestStoreFails(t *testing.T) {
 	})
 }
 
-// A write that seemed to fail, and did not, is found out: nothing is given twice, and the server
-// goes on.
-func TestStoreLies(t *testing.T) {
+// If a write takes effect although it returned an error, the server notices. Nothing is assigned
+// twice.
+func TestStoreErrorAfterWrite(t *testing.T) {
 	onNet(t, func(c *Config) { c.Store = &failingStore{Memory: c.Store.(*store.Memory)} }, func(t *testing.T, n *testNet) {
 		failing := n.cfg.Store.(*failingStore)
 		k := n.authKey(nil)
@@ -440,34 +387,35 @@ func TestStoreLies(t *testing.T) {
 	})
 }
 
-// Relays and the names of users can change while streams are open.
-func TestNewsForAll(t *testing.T) {
+// The relay map and the names of users can change while streams are open.
+func TestRelaysAndUsersChange(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
-		_, before := a.view()
+		_, before := a.latestMap()
 		relays := control.DERPMap{Regions: map[int]*control.DERPRegion{901: {RegionID: 901, RegionCode: "other"}}}
 		if err := n.server.SetDERPMap(t.Context(), relays); err != nil {
 			t.Fatal(err)
 		}
 		settle()
-		if m, _ := a.view(); m.DERPMap.Regions[901] == nil || m.DERPMap.Regions[900] != nil {
+		if m, _ := a.latestMap(); m.DERPMap.Regions[901] == nil || m.DERPMap.Regions[900] != nil {
 			t.Errorf("the relays are %v", m.DERPMap.Regions)
 		}
 		if _, err := n.server.renameUser(t.Context(), 1, "eve", "Eve"); err != nil {
 			t.Fatal(err)
 		}
 		settle()
-		m, frames := a.view()
+		m, frames := a.latestMap()
 		if m.Users[m.Self.User].LoginName != "eve" || frames != before+2 {
 			t.Errorf("the users are %v after %d frames", m.Users, frames-before)
 		}
 		if b := n.join("b", n.authKey(func(r *AuthKeyRequest) { r.User = "eve" })); b.self().User != m.Self.User {
-			t.Error("a user that was renamed is another")
+			t.Error("a renamed user has another ID")
 		}
 	})
 }
 
-// Under a policy a user's new name counts at once: the nodes that were alice's are nobody's now.
+// Renaming a user takes effect in the policy at once: no rule applies to the nodes under the
+// new name.
 func TestUserRenamedUnderPolicy(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		k := n.authKey(nil)
@@ -481,32 +429,31 @@ func TestUserRenamedUnderPolicy(t *testing.T) {
 			t.Fatal(err)
 		}
 		settle()
-		if m, _ := b.view(); a.sees("b") != nil || len(m.Filter) != 0 {
-			t.Errorf("they still do, or let each other in: %v", m.Filter)
+		if m, _ := b.latestMap(); a.sees("b") != nil || len(m.Filter) != 0 {
+			t.Errorf("the nodes still see each other, or their packet filters are not empty: %v", m.Filter)
 		}
 		if _, err := n.server.moveNode(t.Context(), a.self().ID, "alice"); err == nil {
-			t.Error("moved to a user who is not there")
+			t.Error("moved to a user who does not exist")
 		}
 	})
 }
 
-// A user is known to those who come later, however long ago the user was made, and nobody is told
-// before.
+// A user is sent with the user's first node, however long ago the user was created, and not before.
 func TestUserBeforeNodes(t *testing.T) {
 	onNet(t, nil, func(t *testing.T, n *testNet) {
 		a := n.join("a", n.authKey(nil))
-		_, before := a.view()
+		_, before := a.latestMap()
 		if _, err := n.server.CreateUser(t.Context(), "bob", ""); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
 		settle()
-		if _, after := a.view(); after != before {
-			t.Errorf("told of a user without nodes in %d frames", after-before)
+		if _, after := a.latestMap(); after != before {
+			t.Errorf("received %d frames about a user without nodes", after-before)
 		}
 		b := n.join("b", n.authKey(func(r *AuthKeyRequest) { r.User = "bob" }))
 		for _, p := range []*peer{a, b} {
-			if m, _ := p.view(); m.Users[1].LoginName != "alice" || m.Users[2].LoginName != "bob" {
+			if m, _ := p.latestMap(); m.Users[1].LoginName != "alice" || m.Users[2].LoginName != "bob" {
 				t.Errorf("%s knows %v", p.host.Hostname, m.Users)
 			}
 		}

@@ -6,74 +6,82 @@ import (
 	"ginnel/control/policy"
 )
 
-// tx is one command's change of the state: made at once, undone if the command fails or the store
-// does.
+// tx is the changes of one command. They are made at once, and undone if the command or the store
+// fails.
 type tx struct {
 	*state
 	moment
-	undo    []func()
-	writes  []write
-	changed []int64  // nodes
-	people  bool     // users have changed
-	regroup bool     // the policy has changed, or the users that it names
-	after   []func() // to be called once the change is kept; they must not block
+	undo         []func()
+	writes       []write
+	changed      []int64 // IDs of nodes
+	usersChanged bool
+	rulesChanged bool     // the policy changed, or the users that it names
+	after        []func() // called once the changes are stored; must not block
 }
 
-// write is a record to be stored, or deleted if it is nil.
+// write is a record to be stored at its path, or deleted if record is nil.
 type write struct {
 	path   string
-	record any
+	record record
 }
 
 // set puts a value into one of the maps of the state.
 func set[K comparable, V any](t *tx, m map[K]V, k K, v V) {
-	old, had := m[k]
+	t.undo = append(t.undo, restoreEntry(m, k))
 	m[k] = v
-	t.undo = append(t.undo, func() { restore(m, k, old, had) })
 }
 
 // unset takes a value out of one of the maps of the state.
 func unset[K comparable, V any](t *tx, m map[K]V, k K) {
-	old, had := m[k]
+	t.undo = append(t.undo, restoreEntry(m, k))
 	delete(m, k)
-	t.undo = append(t.undo, func() { restore(m, k, old, had) })
 }
 
-func restore[K comparable, V any](m map[K]V, k K, old V, had bool) {
-	if had {
-		m[k] = old
-	} else {
-		delete(m, k)
+// restoreEntry returns a function that gives m the entry for k that it has now, or none.
+func restoreEntry[K comparable, V any](m map[K]V, k K) func() {
+	old, ok := m[k]
+	if !ok {
+		return func() { delete(m, k) }
 	}
+	return func() { m[k] = old }
 }
 
-// rollback undoes the changes, the last first.
+// assign changes a field of the state.
+func assign[T any](t *tx, field *T, v T) {
+	old := *field
+	t.undo = append(t.undo, func() { *field = old })
+	*field = v
+}
+
+// rollback undoes the changes in reverse order.
 func (t *tx) rollback() {
 	for _, undo := range slices.Backward(t.undo) {
 		undo()
 	}
 }
 
-func (t *tx) store(path string, record any) { t.writes = append(t.writes, write{path, record}) }
+// store has a record written when the batch is committed.
+func (t *tx) store(r record) { t.writes = append(t.writes, write{r.path(), r}) }
 
-// count changes the counters.
+// erase has a record deleted when the batch is committed.
+func (t *tx) erase(r record) { t.writes = append(t.writes, write{path: r.path()}) }
+
+// count stores new counters.
 func (t *tx) count(next counters) {
-	old := t.counters
-	t.counters = next
-	t.undo = append(t.undo, func() { t.counters = old })
-	t.store(countersPath, next)
+	assign(t, &t.counters, next)
+	t.store(next)
 }
 
-// putNode stores a record of a node that is new or has changed.
+// putNode stores the record of a new or changed node.
 func (t *tx) putNode(rec *nodeRecord) {
 	old := t.nodes[rec.ID]
 	if old != nil && !sameIdentity(old.rec, rec) {
-		rec.Approved = nil // they were given to somebody else
+		rec.Approved = nil // approvals are for an identity, not for a node ID
 	}
-	t.store(recordPath(nodesPrefix, rec.ID), rec)
-	n := &node{rec: rec, polled: t.tick}
+	t.store(rec)
+	n := &node{rec: rec, polled: t.mono}
 	if old != nil {
-		n = newLive(old)
+		n = cloneNode(old)
 		n.rec = rec
 		t.unindex(old.rec)
 	}
@@ -81,15 +89,15 @@ func (t *tx) putNode(rec *nodeRecord) {
 	t.setNode(n)
 }
 
-// sameIdentity reports whether a node is still the same machine, with the same tags or the same
-// user.
+// sameIdentity reports whether two records have the same machine and the same owner: the same tags
+// or, without tags, the same user.
 func sameIdentity(a, b *nodeRecord) bool {
 	sameUser := a.User == b.User || len(a.Tags) > 0
 	return a.Machine == b.Machine && slices.Equal(a.Tags, b.Tags) && sameUser
 }
 
-// setNode puts a node into the state with what follows from its record; its record has been stored,
-// or has not changed.
+// setNode puts a node into the state and derives its fields from the record. It does not store the
+// record.
 func (t *tx) setNode(n *node) {
 	n.expired = n.rec.expiredAt(t.now)
 	n.served = t.servedBy(n.rec)
@@ -98,10 +106,9 @@ func (t *tx) setNode(n *node) {
 	t.changed = append(t.changed, n.rec.ID)
 }
 
-// deleteNode forgets a node.
 func (t *tx) deleteNode(id int64) {
 	n := t.nodes[id]
-	t.store(recordPath(nodesPrefix, id), nil)
+	t.erase(n.rec)
 	t.unindex(n.rec)
 	unset(t, t.nodes, id)
 	t.changed = append(t.changed, id)
@@ -133,25 +140,25 @@ func (t *tx) unindex(rec *nodeRecord) {
 
 func (t *tx) putUser(u *user) {
 	if old := t.users[u.ID]; old != nil {
-		t.forgetName(old)
-		t.regroup = t.regroup || old.Name != u.Name
+		t.unindexUser(old)
+		t.rulesChanged = t.rulesChanged || old.Name != u.Name
 	}
-	t.store(recordPath(usersPrefix, u.ID), u)
+	t.store(u)
 	set(t, t.byUser, foldName(u.Name), u.ID)
 	set(t, t.users, u.ID, u)
-	t.people = true
+	t.usersChanged = true
 }
 
 func (t *tx) deleteUser(u *user) {
-	t.store(recordPath(usersPrefix, u.ID), nil)
+	t.erase(u)
 	unset(t, t.users, u.ID)
-	t.forgetName(u)
-	t.people = true
+	t.unindexUser(u)
+	t.usersChanged = true
 }
 
-// forgetName has nobody found by the name of a user, except another whose name differs by case
-// alone.
-func (t *tx) forgetName(u *user) {
+// unindexUser removes the name of a user from the index. Older versions allowed names that differ
+// only in case; another user with such a name takes the entry.
+func (t *tx) unindexUser(u *user) {
 	unset(t, t.byUser, foldName(u.Name))
 	for _, other := range t.users {
 		if other.ID != u.ID && foldName(other.Name) == foldName(u.Name) {
@@ -161,59 +168,49 @@ func (t *tx) forgetName(u *user) {
 }
 
 func (t *tx) putKey(k *authKey) {
-	t.store(recordPath(keysPrefix, k.ID), k)
+	t.store(k)
 	set(t, t.byHash, k.Hash, k.ID)
 	set(t, t.keys, k.ID, k)
 }
 
 func (t *tx) deleteKey(k *authKey) {
-	t.store(recordPath(keysPrefix, k.ID), nil)
+	t.erase(k)
 	unset(t, t.byHash, k.Hash)
 	unset(t, t.keys, k.ID)
 }
 
 func (t *tx) putToken(k *token) {
-	t.store(recordPath(tokensPrefix, k.ID), k)
+	t.store(k)
 	set(t, t.byHash, k.Hash, k.ID)
 	set(t, t.tokens, k.ID, k)
 }
 
 func (t *tx) deleteToken(k *token) {
-	t.store(recordPath(tokensPrefix, k.ID), nil)
+	t.erase(k)
 	unset(t, t.byHash, k.Hash)
 	unset(t, t.tokens, k.ID)
 }
 
 func (t *tx) putLogin(l *login) {
 	l.endc = make(chan struct{})
-	t.store(loginsPrefix+l.ID, l)
+	t.store(l)
 	set(t, t.logins, l.ID, l)
 }
 
-// endLogin forgets a login and lets those go on who wait for it.
-func (t *tx) endLogin(l *login, why loginEnd) {
-	t.store(loginsPrefix+l.ID, nil)
-	unset(t, t.logins, l.ID)
-	t.after = append(t.after, func() {
-		l.refused = why == loginRefused
-		close(l.endc)
-	})
-}
-
-// loginEnd is how a login ended.
-type loginEnd int
+// loginOutcome is how a login ended.
+type loginOutcome int
 
 const (
-	loginApproved loginEnd = iota
+	loginApproved loginOutcome = iota
 	loginRefused
-	loginForgotten
+	loginExpired
 )
 
-// setPolicy replaces the policy.
+// setPolicy replaces the policy. p is r.Text parsed, or nil if r has no text.
 func (t *tx) setPolicy(r policyRecord, p *policy.Policy) {
-	oldText, oldSet, old := t.policyText, t.policySet, t.policy
-	t.undo = append(t.undo, func() { t.policyText, t.policySet, t.policy = oldText, oldSet, old })
-	t.policyText, t.policySet, t.policy = r.Text, r.Changed, p
-	t.store(policyPath, r)
-	t.regroup = true
+	assign(t, &t.policyText, r.Text)
+	assign(t, &t.policySet, r.Changed)
+	assign(t, &t.policy, p)
+	t.store(r)
+	t.rulesChanged = true
 }

@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	// pinPrefix begins a CertName that pins a relay's certificate, and pinVersion is the least
-	// capability version whose clients can check it (tailscale 1.84). Older ones could join and then
-	// reach no relay: 1.80 takes the pin for a host name, and 1.82 refuses the certificate with the
-	// relay's key that follows the pinned one.
+	// A CertName with pinPrefix pins the certificate of a relay. pinVersion is the first capability
+	// version whose clients can check the pin (tailscale 1.84). Older clients would join and then
+	// reach no relay: 1.80 takes the pin for a host name, and 1.82 rejects the relay's key
+	// certificate that follows the pinned one.
 	pinPrefix  = "sha256-raw:"
 	pinVersion = 116
 )
 
-// versionCheck knows which versions of the protocol clients may speak. The zero value is of a
-// server without pinned relays.
+// versionCheck knows which capability versions clients may have. The zero value assumes that no
+// relay's certificate is pinned.
 type versionCheck struct {
-	pinned atomic.Bool // the certificate of a relay is pinned
+	pinned atomic.Bool // at least one relay's certificate is pinned
 }
 
-// setRelays takes the relays that clients are told of.
+// setRelays takes the relay map that clients are sent.
 func (v *versionCheck) setRelays(m *control.DERPMap) {
 	pinned := false
 	for _, r := range m.Regions {
@@ -35,7 +35,7 @@ func (v *versionCheck) setRelays(m *control.DERPMap) {
 	v.pinned.Store(pinned)
 }
 
-// least is the lowest capability version that a client may speak.
+// least returns the lowest capability version that is accepted.
 func (v *versionCheck) least() int {
 	if v.pinned.Load() {
 		return pinVersion
@@ -43,7 +43,7 @@ func (v *versionCheck) least() int {
 	return control.MinCapabilityVersion
 }
 
-// supported answers 400 to a client that is too old.
+// supported answers 400 to a client that is too old, and returns false.
 func (v *versionCheck) supported(w http.ResponseWriter, version int) bool {
 	least, hint := v.least(), ""
 	if version >= least {

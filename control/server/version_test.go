@@ -9,8 +9,8 @@ import (
 	"ginnel/control/store"
 )
 
-// Where a relay's certificate is pinned, clients that cannot check it are told so instead of being
-// let in and finding no relay.
+// If a relay's certificate is pinned, clients that cannot check the pin are refused with a reason,
+// instead of joining and reaching no relay.
 func TestOldClientsAndPinnedRelays(t *testing.T) {
 	relays := func(certName string) *control.DERPMap {
 		return &control.DERPMap{Regions: map[int]*control.DERPRegion{900: {Nodes: []*control.DERPNode{{CertName: certName}}}}}
@@ -18,7 +18,7 @@ func TestOldClientsAndPinnedRelays(t *testing.T) {
 	for _, tt := range []struct {
 		certName string
 		version  int
-		want     string // in the refusal; empty: the client is served
+		want     string // part of the refusal; empty: the client is served
 	}{
 		{"", control.MinCapabilityVersion, ""},
 		{"relay.example", control.MinCapabilityVersion, ""},
@@ -29,7 +29,7 @@ func TestOldClientsAndPinnedRelays(t *testing.T) {
 	} {
 		var v versionCheck
 		v.setRelays(relays("sha256-raw:00"))
-		v.setRelays(relays(tt.certName)) // the last one counts
+		v.setRelays(relays(tt.certName)) // the latest call counts
 		w := httptest.NewRecorder()
 		switch ok := v.supported(w, tt.version); {
 		case ok != (tt.want == ""):
@@ -40,9 +40,11 @@ func TestOldClientsAndPinnedRelays(t *testing.T) {
 	}
 }
 
-// The server asks by the relays that it has, and after a change by the new ones.
+// GET /key checks the client's version against the current relay map.
 func TestKeyForOldClients(t *testing.T) {
-	pinned := control.DERPMap{Regions: map[int]*control.DERPRegion{900: {RegionID: 900, Nodes: []*control.DERPNode{{CertName: "sha256-raw:00"}}}}}
+	pinned := control.DERPMap{Regions: map[int]*control.DERPRegion{
+		900: {RegionID: 900, Nodes: []*control.DERPNode{{CertName: "sha256-raw:00"}}},
+	}}
 	s, err := New(Config{Store: store.NewMemory(), URL: testURL, BaseDomain: "net.test", DERPMap: pinned})
 	if err != nil {
 		t.Fatal(err)

@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// lockTimeout is how long Open waits for another process to give up the file, as at a restart.
+	// lockTimeout is how long Open waits for another process to close the file, as at a restart.
 	lockTimeout = time.Second
-	// maxCommit bounds how many transactions share one write to the disk.
+	// maxCommit is the largest number of transactions in one write to the disk.
 	maxCommit = 1024
 )
 
-// The buckets of the file: entries are the revision in 8 bytes and the value; the revision of the
-// store is its sequence.
+// entriesBucket is the only bucket of the file. A value in it is the revision of its entry, in 8
+// bytes, and the entry's value. The bucket's sequence is the revision of the store.
 var entriesBucket = []byte("entries")
 
-// Bolt is a store in one file. A transaction that it has acknowledged is on the disk. Transactions
-// that arrive while another is written are written together.
+// Bolt is a store in one file. A transaction that Transact has acknowledged is on the disk.
+// Transactions that arrive during a write are written together (group commit).
 type Bolt struct {
 	db      *bbolt.DB
 	feed    *feed
@@ -36,11 +36,10 @@ type Bolt struct {
 	stopc   chan struct{}
 	wg      sync.WaitGroup
 	once    sync.Once
-	err     error // of closing
+	err     error // of Close
 }
 
-// commit is a transaction on its way. The fields below donec belong to the committer until that is
-// closed.
+// commit is a pending transaction. The committer owns the fields below donec until it closes donec.
 type commit struct {
 	txn   Txn
 	donec chan struct{}
@@ -50,20 +49,20 @@ type commit struct {
 	err      error
 }
 
-// Open opens the store in a file, which is made if there is none. It fails with ErrLocked if
-// another process has it open.
+// Open opens the store in a file, which it creates if it does not exist. It fails with ErrLocked if
+// another process has the file open.
 func Open(path string) (*Bolt, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return nil, fmt.Errorf("opening %s: %w", path, ErrLocked)
+		return nil, fmt.Errorf("store: opening %s: %w", path, ErrLocked)
 	case err != nil:
-		return nil, fmt.Errorf("opening the store %s: %w", path, err)
+		return nil, fmt.Errorf("store: opening %s: %w", path, err)
 	}
 	b := &Bolt{db: db, commitc: make(chan *commit), stopc: make(chan struct{})}
 	if err := db.Update(b.prepare); err != nil {
 		db.Close()
-		return nil, fmt.Errorf("preparing the store %s: %w", path, err)
+		return nil, fmt.Errorf("store: preparing %s: %w", path, err)
 	}
 	b.feed = newFeed(b.latest.Load())
 	b.wg.Go(b.run)
@@ -95,8 +94,8 @@ func (b *Bolt) Get(_ context.Context, key string) (Entry, error) {
 	return e, nil
 }
 
-// List returns the entries whose keys begin with prefix, in their order, and the revision of the
-// store.
+// List returns the entries whose keys begin with prefix, sorted by key, and the revision of the
+// store at the same moment.
 func (b *Bolt) List(_ context.Context, prefix string) (list []Entry, revision uint64, err error) {
 	err = b.db.View(func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(entriesBucket)
@@ -117,10 +116,11 @@ func (b *Bolt) List(_ context.Context, prefix string) (list []Entry, revision ui
 	return list, revision, nil
 }
 
-// parseEntry copies what a read transaction lends.
+// parseEntry parses a value of the bucket. It copies the bytes, because they are valid only during
+// the read transaction.
 func parseEntry(b []byte) (revision uint64, value []byte, err error) {
 	if len(b) < 8 {
-		return 0, nil, errors.New("an entry without a revision")
+		return 0, nil, errors.New("entry has no revision")
 	}
 	return binary.BigEndian.Uint64(b), append([]byte{}, b[8:]...), nil
 }
@@ -132,12 +132,12 @@ func readError(err error) error {
 	case errors.Is(err, ErrNotFound):
 		return err
 	}
-	return fmt.Errorf("reading the store: %w", err)
+	return fmt.Errorf("store: reading: %w", err)
 }
 
 // Transact changes the store and returns its new revision, or ErrConflict. After any other error,
-// such as a full disk or the end of ctx, it is not known whether the change was made: whoever has
-// to know reads.
+// such as a full disk or the end of ctx, the change may have been made or not; a caller that has to
+// know reads the store.
 func (b *Bolt) Transact(ctx context.Context, t Txn) (uint64, error) {
 	if err := t.check(); err != nil {
 		return 0, err
@@ -158,12 +158,13 @@ func (b *Bolt) Transact(ctx context.Context, t Txn) (uint64, error) {
 	}
 }
 
-// Watch yields what changes under prefix after a revision, in order, until ctx ends; see ErrResync.
+// Watch yields the changes of keys with a prefix after a revision, in order, until ctx ends; see
+// ErrResync.
 func (b *Bolt) Watch(ctx context.Context, prefix string, after uint64) iter.Seq2[Event, error] {
 	return b.feed.watch(ctx, prefix, after)
 }
 
-// Close ends all watches, waits for what is being written and releases the file.
+// Close ends all watches, waits for the current write and closes the file.
 func (b *Bolt) Close() error {
 	b.once.Do(b.close)
 	return b.err
@@ -174,6 +175,6 @@ func (b *Bolt) close() {
 	b.wg.Wait()
 	b.feed.end(errClosed)
 	if err := b.db.Close(); err != nil {
-		b.err = fmt.Errorf("closing the store: %w", err)
+		b.err = fmt.Errorf("store: closing: %w", err)
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// What a child process of the tests is to do, and with which file.
+// Environment variables that tell a child process of the tests what to do, and with which file.
 const (
 	childRole = "GINNEL_STORE_CHILD"
 	childFile = "GINNEL_STORE_FILE"
@@ -46,7 +46,8 @@ func child(t *testing.T, role, file string) *exec.Cmd {
 	return cmd
 }
 
-// writeForEver has several writers put what they count and print it once it is acknowledged.
+// writeForEver runs several writers. Each puts a counter and prints the key once Transact has
+// acknowledged it.
 func writeForEver(file string) {
 	b, err := Open(file)
 	if err != nil {
@@ -69,7 +70,7 @@ func writeForEver(file string) {
 	wg.Wait()
 }
 
-// What was acknowledged is there after SIGKILL, and of no transaction only a part.
+// After SIGKILL every acknowledged transaction is in the file, and no transaction is there in part.
 func TestKilled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "test.db")
 	var acknowledged []string
@@ -117,7 +118,7 @@ func line(t *testing.T, r *bufio.Reader) string {
 	return strings.TrimSuffix(s, "\n")
 }
 
-// A second server on the same file is told why it cannot start.
+// Opening a file that another process has open fails with ErrLocked.
 func TestLocked(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "test.db")
 	b, err := Open(file)
@@ -134,7 +135,7 @@ func TestLocked(t *testing.T) {
 	b.Close()
 }
 
-// Writers that come while the disk is busy share the next write.
+// Transactions that arrive during a write share the next one.
 func TestGroupCommit(t *testing.T) {
 	b := openBolt(t)
 	const writers = 200
@@ -171,8 +172,8 @@ func TestNotAStore(t *testing.T) {
 	}
 }
 
-// A full disk is an error to the caller; what was there stays, and with space again the store goes
-// on.
+// On a full disk Transact returns an error and the entries stay. Once there is space again, writing
+// works again.
 func TestFullDisk(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "test.db")
 	cmd := child(t, "full", file)
@@ -193,7 +194,8 @@ func TestFullDisk(t *testing.T) {
 	put(t, b, "a", "1")
 }
 
-// writeUntilFull writes until it cannot, tries once more, and prints how much it was told is there.
+// writeUntilFull writes until that fails, tries once more, and prints how many writes were
+// acknowledged.
 func writeUntilFull(file string) {
 	b, err := Open(file)
 	if err == nil {

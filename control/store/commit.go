@@ -8,11 +8,11 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// errNothing rolls back a write without changes, which saves the way to the disk.
+// errNothing rolls back a bbolt transaction without changes, to avoid a write to the disk.
 var errNothing = errors.New("nothing to write")
 
-// run is the committer: it takes one transaction, with it all that are waiting, and writes them at
-// once.
+// run is the committer. It takes a transaction and all others that are waiting, and writes them
+// together.
 func (b *Bolt) run() {
 	var batch []*commit
 	for {
@@ -26,7 +26,7 @@ func (b *Bolt) run() {
 	}
 }
 
-// gather adds the transactions that are waiting now.
+// gather appends the transactions that are waiting now.
 func (b *Bolt) gather(batch []*commit) []*commit {
 	for len(batch) < maxCommit {
 		select {
@@ -39,7 +39,8 @@ func (b *Bolt) gather(batch []*commit) []*commit {
 	return batch
 }
 
-// write commits the transactions in their order, each as if it were alone, and tells their callers.
+// write commits the transactions in order, each with conditions and a revision of its own, and
+// wakes their callers.
 func (b *Bolt) write(batch []*commit) {
 	var revision uint64
 	err := b.db.Update(func(tx *bbolt.Tx) error {
@@ -53,7 +54,7 @@ func (b *Bolt) write(batch []*commit) {
 				revision++
 				c.revision = revision
 			case !errors.Is(c.err, ErrConflict):
-				return c.err // half applied: none of them may stay
+				return c.err // c may be half applied, so the whole batch is rolled back
 			}
 		}
 		if revision == before {
@@ -65,7 +66,7 @@ func (b *Bolt) write(batch []*commit) {
 		b.latest.Store(revision)
 	} else if !errors.Is(err, errNothing) {
 		b.settle()
-		fail(batch, fmt.Errorf("writing the store: %w", err))
+		fail(batch, fmt.Errorf("store: writing: %w", err))
 	}
 	var events []Event
 	for _, c := range batch {
@@ -81,8 +82,8 @@ func (b *Bolt) write(batch []*commit) {
 	}
 }
 
-// settle looks at what a write that failed has left behind: the last page may have been written all
-// the same, and then nobody was told of it.
+// settle finds out what a failed write has left in the file. If its last page, the meta page,
+// reached the disk, the batch is committed although Update failed; then watchers must resync.
 func (b *Bolt) settle() {
 	var now uint64
 	err := b.db.View(func(tx *bbolt.Tx) error {
@@ -95,7 +96,7 @@ func (b *Bolt) settle() {
 	}
 }
 
-// fail gives the error to all that were not refused for a reason of their own.
+// fail sets the error of all transactions of the batch, except those that had a conflict.
 func fail(batch []*commit, err error) {
 	for _, c := range batch {
 		if !errors.Is(c.err, ErrConflict) {
@@ -104,7 +105,7 @@ func fail(batch []*commit, err error) {
 	}
 }
 
-// apply checks the conditions before it changes anything.
+// apply checks the conditions of the transaction and then applies its changes.
 func (c *commit) apply(bucket *bbolt.Bucket, revision uint64) error {
 	for _, cond := range c.txn.If {
 		var have uint64

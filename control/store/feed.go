@@ -9,17 +9,17 @@ import (
 	"sync"
 )
 
-// feedLen is how many events are remembered for watchers that are behind.
+// feedLen is how many events are kept for watchers that are behind.
 const feedLen = 8192
 
-// feed remembers the latest events and wakes those who wait for more. Watchers have no queues of
-// their own: one that falls behind by more than the feed remembers has to resync.
+// feed keeps the latest events and wakes watchers. Watchers have no queues of their own: one that
+// is more than feedLen events behind gets ErrResync.
 type feed struct {
 	mu     sync.Mutex
 	events []Event       // in order
-	floor  uint64        // of the events up to this revision some may be forgotten
-	morec  chan struct{} // closed, and replaced, when something changes
-	err    error         // set when no events will come any more
+	floor  uint64        // events up to this revision may be missing
+	morec  chan struct{} // closed and replaced at each change
+	err    error         // not nil: no more events will come
 }
 
 func newFeed(revision uint64) *feed {
@@ -38,7 +38,7 @@ func (f *feed) publish(events []Event) {
 	f.wakeLocked()
 }
 
-// forget has every watcher resync: it is not known what was written up to revision.
+// forget makes every watcher resync, because it is unknown what was written up to revision.
 func (f *feed) forget(revision uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -61,8 +61,7 @@ func (f *feed) wakeLocked() {
 	f.morec = make(chan struct{})
 }
 
-// after returns the events that followed a revision, and a channel that is closed when there are
-// more.
+// after returns the events after a revision, and a channel that is closed when there are more.
 func (f *feed) after(revision uint64) (events []Event, morec <-chan struct{}, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -76,8 +75,8 @@ func (f *feed) after(revision uint64) (events []Event, morec <-chan struct{}, er
 	return slices.Clone(f.events[i:]), f.morec, nil
 }
 
-// watch yields the events under prefix that follow a revision until ctx ends, or the error that
-// ends it before.
+// watch yields the events of keys with a prefix after a revision, until ctx ends. If the watch
+// fails before, it yields the error last.
 func (f *feed) watch(ctx context.Context, prefix string, revision uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for {

@@ -11,8 +11,8 @@ import (
 	"sync"
 )
 
-// Memory is a store without a disk, for a network that need not outlive its process. NewMemory
-// makes one.
+// Memory is a store without a file, for tests and for networks that need not outlive the process.
+// Make it with NewMemory.
 type Memory struct {
 	feed *feed
 
@@ -42,8 +42,8 @@ func (m *Memory) Get(_ context.Context, key string) (Entry, error) {
 	return e, nil
 }
 
-// List returns the entries whose keys begin with prefix, in their order, and the revision of the
-// store.
+// List returns the entries whose keys begin with prefix, sorted by key, and the revision of the
+// store at the same moment.
 func (m *Memory) List(_ context.Context, prefix string) ([]Entry, uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -98,7 +98,8 @@ func (m *Memory) apply(t Txn) ([]Event, uint64, error) {
 	return events, m.revision, nil
 }
 
-// Watch yields what changes under prefix after a revision, in order, until ctx ends; see ErrResync.
+// Watch yields the changes of keys with a prefix after a revision, in order, until ctx ends; see
+// ErrResync.
 func (m *Memory) Watch(ctx context.Context, prefix string, after uint64) iter.Seq2[Event, error] {
 	return m.feed.watch(ctx, prefix, after)
 }

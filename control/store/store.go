@@ -1,8 +1,11 @@
-// Package store keeps the state of a coordination server: values under paths, read, listed, changed
-// in transactions and watched. Bolt keeps them in one file, Memory keeps them nowhere. The
-// operations are those that etcd has, so that it can take their place (docs/store.md).
+// Package store keeps the state of a coordination server: a key-value store whose keys are paths,
+// with transactions and watches. Bolt keeps it in one file, Memory in memory.
 //
-// Goroutines: one per Bolt, which commits; Close ends it.
+// The operations are those of etcd, so that etcd can replace Bolt (docs/store.md). One server alone
+// uses only List and Transact. Get and Watch are for several servers on one store; until those
+// exist, only the tests that every store must pass call them.
+//
+// Goroutines: one per Bolt, the committer; Close ends it.
 package store
 
 import (
@@ -12,27 +15,28 @@ import (
 	"strings"
 )
 
-// Entry is a value with the revision of the transaction that wrote it last.
+// Entry is a key and its value, with the revision of the transaction that wrote it last.
 type Entry struct {
 	Key      string
 	Value    []byte
 	Revision uint64
 }
 
-// Event is a change of one key. Events of one transaction have one revision.
+// Event is a change of one key. All events of a transaction have the same revision.
 type Event struct {
 	Entry
-	Deleted bool // then there is no Value
+	Deleted bool // Value is nil then
 }
 
-// Txn is a change that happens as a whole if all conditions hold, or not at all.
+// Txn is a transaction: all of its changes are made if all conditions hold, and none otherwise.
 type Txn struct {
 	If  []Condition
 	Put []Put
-	Del []string // keys that need not be there
+	Del []string // keys, which need not exist
 }
 
-// Condition holds if the entry at Key was last written at Revision; 0 means that there is none.
+// Condition holds if the entry at Key was last written at Revision, or if Revision is 0 and Key has
+// no entry.
 type Condition struct {
 	Key      string
 	Revision uint64
@@ -44,31 +48,31 @@ type Put struct {
 	Value []byte
 }
 
-// Limits of what is stored; etcd's are no lower in its default configuration.
+// Limits of keys, values and transactions. The default limits of etcd are not lower.
 const (
-	MaxKey   = 512
-	MaxValue = 1 << 20
-	MaxOps   = 128 // conditions, or puts and deletes, of one transaction
+	MaxKey   = 512     // bytes
+	MaxValue = 1 << 20 // bytes
+	MaxOps   = 128     // conditions of one transaction, and likewise its puts and deletes
 )
 
 var (
-	// ErrNotFound is returned for a key that has no entry.
+	// ErrNotFound: the key has no entry.
 	ErrNotFound = errors.New("store: no such key")
-	// ErrConflict is returned if a condition did not hold. Nothing was changed.
+	// ErrConflict: a condition did not hold, and nothing was changed.
 	ErrConflict = errors.New("store: changed in the meantime")
-	// ErrResync ends a watch that cannot go on without a gap: list again, and watch from the revision
-	// of the list.
+	// ErrResync: the watch cannot continue without a gap. List again, and watch from the revision of
+	// the list.
 	ErrResync = errors.New("store: events were missed")
-	// ErrLocked is returned by Open if another process has the file.
-	ErrLocked = errors.New("store: in use by another server")
+	// ErrLocked: another process has the file open.
+	ErrLocked = errors.New("in use by another server")
 
 	errClosed = fmt.Errorf("store: %w", net.ErrClosed)
 )
 
-// check refuses what no store could keep.
+// check returns an error if t exceeds the limits or has an invalid key.
 func (t *Txn) check() error {
 	if len(t.If) > MaxOps || len(t.Put)+len(t.Del) > MaxOps {
-		return fmt.Errorf("store: a transaction of more than %d operations", MaxOps)
+		return fmt.Errorf("store: transaction has more than %d operations", MaxOps)
 	}
 	for _, c := range t.If {
 		if err := checkKey(c.Key); err != nil {
@@ -93,7 +97,7 @@ func (t *Txn) check() error {
 
 func checkKey(k string) error {
 	if k == "" || len(k) > MaxKey || strings.HasPrefix(k, "/") || strings.HasSuffix(k, "/") {
-		return fmt.Errorf("store: bad key %.40q", k)
+		return fmt.Errorf("store: invalid key %.40q", k)
 	}
 	return nil
 }

@@ -13,13 +13,13 @@ import (
 	"testing"
 )
 
-// stores are all implementations; each test runs on each of them.
+// stores are all implementations. Each test of this file runs on each of them.
 var stores = map[string]func(t *testing.T) store{
 	"memory": func(*testing.T) store { return NewMemory() },
 	"bolt":   func(t *testing.T) store { return openBolt(t) },
 }
 
-// store is what the implementations have in common.
+// store is the interface that every implementation must have.
 type store interface {
 	Get(ctx context.Context, key string) (Entry, error)
 	List(ctx context.Context, prefix string) ([]Entry, uint64, error)
@@ -85,7 +85,7 @@ func TestGetAndList(t *testing.T) {
 	})
 }
 
-// A transaction happens as a whole or not at all.
+// A transaction makes all of its changes or none.
 func TestConditions(t *testing.T) {
 	onEach(t, func(t *testing.T, s store) {
 		rev := put(t, s, "a", "1", "gone", "x")
@@ -98,7 +98,8 @@ func TestConditions(t *testing.T) {
 			"there that is absent": {Condition{"b", rev}, ErrConflict},
 			"as it is":             {Condition{"a", rev}, nil},
 		} {
-			_, err := s.Transact(t.Context(), Txn{If: []Condition{{"c", 0}, c.cond}, Put: []Put{{"d", nil}}, Del: []string{"gone"}})
+			_, err := s.Transact(t.Context(), Txn{If: []Condition{{"c", 0}, c.cond}, Put: []Put{{"d", nil}},
+				Del: []string{"gone"}})
 			if !errors.Is(err, c.want) {
 				t.Errorf("%s: got %v, want %v", name, err, c.want)
 			}
@@ -127,7 +128,7 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// Watching from a revision yields what followed it, what was there before the watch began included.
+// A watch yields every event after its revision, including those from before the watch began.
 func TestWatch(t *testing.T) {
 	onEach(t, func(t *testing.T, s store) {
 		start := put(t, s, "n/1", "old")
@@ -165,7 +166,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// Who is further behind than the store remembers is told so, instead of being given a gap.
+// A watcher that is further behind than the store remembers gets ErrResync.
 func TestWatchResync(t *testing.T) {
 	onEach(t, func(t *testing.T, s store) {
 		start := put(t, s, "a", "0")
@@ -195,8 +196,8 @@ func TestWatchResync(t *testing.T) {
 	})
 }
 
-// Everyone wants the next number, and each gets one of its own: no conflict is overlooked when
-// transactions are grouped.
+// Concurrent writers increment one counter by compare-and-swap, and each gets a number of its own:
+// no conflict is overlooked when transactions are grouped.
 func TestConcurrentCounters(t *testing.T) {
 	onEach(t, func(t *testing.T, s store) {
 		var wg sync.WaitGroup

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// losses are those of the present round.
+// losses counts the losses of the present round.
 type losses struct {
 	lost  int           // bytes
 	acked int           // bytes
 	rtt   time.Duration // the highest round-trip time
-	any   bool          // something was lost in this round
+	any   bool          // there were losses in this round
 }
 
 func (l *losses) add(s *Sample) {
@@ -23,7 +23,7 @@ func (l *losses) nextRound() { *l = losses{} }
 
 func (l *losses) packets(mss int) int { return l.lost / mss }
 
-// fraction is the part that was lost.
+// fraction returns the fraction of bytes that were lost.
 func (l *losses) fraction() float64 {
 	if l.lost == 0 {
 		return 0
@@ -31,25 +31,25 @@ func (l *losses) fraction() float64 {
 	return float64(l.lost) / float64(l.lost+l.acked)
 }
 
-// congested says whether the losses of this round come from a queue that is full.
+// congested reports whether the losses of this round come from a full queue.
 func (m *Model) congested() bool {
 	f := m.loss.fraction()
 	return f > heavyLoss || f > lossThresh && m.queued(m.loss.rtt)
 }
 
-// queued says whether a round-trip time is longer than without a queue.
+// queued reports whether a round-trip time shows a queue.
 func (m *Model) queued(rtt time.Duration) bool {
 	return rtt > m.rtt.min+time.Duration(float64(m.rtt.min)*queueRTT)+queueNoise
 }
 
-// bounds are limits that congestion has set. The upper one, inflightHi, is of the long term: what
-// was in flight when probing met congestion. The lower ones are of the short term: they hold until
-// the next probe.
+// bounds are the limits that congestion has set. inflightHi is the long-term limit: what was in
+// flight when a probe met congestion. inflightLo and bwLo are short-term limits, until the next
+// probe.
 type bounds struct {
 	inflightHi int
 	inflightLo int
 	bwLo       float64
-	latest     int // the most that was delivered within a round trip, in this round
+	latest     int // inflight_latest: the most that was delivered within a round trip, in this round
 }
 
 func (b *bounds) reset() {
@@ -59,7 +59,7 @@ func (b *bounds) reset() {
 
 func (b *bounds) resetLo() { b.inflightLo, b.bwLo = math.MaxInt, math.Inf(1) }
 
-// withHeadroom leaves room for others that share the bottleneck.
+// withHeadroom returns inflightHi less the headroom for others that share the bottleneck.
 func (b *bounds) withHeadroom(mss int) int {
 	if b.inflightHi == math.MaxInt {
 		return math.MaxInt
@@ -72,8 +72,8 @@ func (m *Model) resetCongestion() {
 	m.bw.latest, m.bounds.latest = 0, 0
 }
 
-// adaptLowerBounds lowers the short-term limits after a congested round. The losses of startup and
-// of a probe lower inflightHi instead.
+// adaptLowerBounds lowers the short-term limits after a congested round. Losses caused by startup
+// or by a probe lower inflightHi instead.
 func (m *Model) adaptLowerBounds() {
 	if m.state < probeBWDown || m.state == probeBWUp || m.state == probeBWRefill || !m.congested() {
 		return
@@ -92,8 +92,9 @@ func (m *Model) adaptLowerBounds() {
 	b.inflightLo = max(b.latest, int(beta*float64(b.inflightLo)))
 }
 
-// OnLoss takes a packet that was found lost. If more than 2 % of what was in flight with it is
-// lost, and there is a queue, or if the loss is heavy, a probe has found the limit of the path.
+// OnLoss handles a packet that was found lost. A probe has reached the limit of the path if more
+// than 2 % of what was in flight with the packet is lost and there is a queue, or if the loss is
+// heavy.
 func (m *Model) OnLoss(now time.Duration, l *Loss) {
 	if m.cycle.probed == 0 {
 		return
@@ -110,7 +111,7 @@ func (m *Model) OnLoss(now time.Duration, l *Loss) {
 	}
 }
 
-// adaptUpperBounds raises inflightHi while probes do not meet congestion.
+// adaptUpperBounds raises inflightHi as long as a probe meets no congestion.
 func (m *Model) adaptUpperBounds(s *Sample) {
 	b := &m.bounds
 	if b.inflightHi == math.MaxInt || float64(s.LostSince) > lossThresh*float64(s.TxInFlight) {
@@ -124,7 +125,8 @@ func (m *Model) adaptUpperBounds(s *Sample) {
 	}
 }
 
-// raiseUpperBound lets inflightHi grow: by a packet a round at first, and twice as fast each round.
+// raiseUpperBound raises inflightHi, by one packet in the first round and twice as fast in each
+// further one.
 func (m *Model) raiseUpperBound(s *Sample) {
 	c := &m.cycle
 	c.upAcks += s.Acked

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// The constants of the draft, in its words.
+// The constants of the draft, with its names.
 const (
-	startupPacingGain = 2.77 // 4 ln 2: doubles the rate each round
+	startupPacingGain = 2.77 // 4 ln 2: doubles the rate in each round
 	startupCwndGain   = 2.0
 	drainPacingGain   = 0.5
 	cwndGain          = 2.0
@@ -16,18 +16,18 @@ const (
 	upPacingGain      = 1.25
 	upCwndGain        = 2.25
 	probeRTTCwndGain  = 0.5
-	pacingMargin      = 0.01 // pace a little slower than the bandwidth, so that a queue drains
+	pacingMargin      = 0.01 // pacing is slower than the bandwidth by this fraction, so that a queue drains
 
-	lossThresh      = 0.02 // of the packets of a round
+	lossThresh      = 0.02 // fraction of a round
 	beta            = 0.7  // multiplicative decrease
-	headroom        = 0.15 // left to others while cruising
-	fullBwGrowth    = 1.25 // in a round, or the pipe may be full
-	fullBwRounds    = 3
-	drainRounds     = 5    // after which the queue is as short as it gets: the bandwidth may have been overestimated
-	upGrowth        = 1.05 // in a round of probing, or there is no more
-	lossRounds      = 2    // in which losses of a probe are found after its end
-	overshootRounds = 2    // after drain, in which losses of startup are found
-	standRounds     = 2    // with a standing queue, after which the bandwidth counts as overestimated
+	headroom        = 0.15 // fraction of inflightHi that is left to others while cruising
+	fullBwGrowth    = 1.25 // a round without such a growth of the bandwidth may mean that the pipe is full
+	fullBwRounds    = 3    // the pipe is full after so many of these rounds
+	drainRounds     = 5    // drain ends after so many rounds, in case the bandwidth was overestimated
+	upGrowth        = 1.05 // a probe goes on as long as the bandwidth grows by this factor in a round
+	lossRounds      = 2    // so many rounds after a probe, losses may still be its
+	overshootRounds = 2    // so many rounds after drain, losses may still be those of startup
+	standRounds     = 2    // the bandwidth counts as overestimated after so many rounds with a standing queue
 
 	minPipePackets = 4
 	initialPackets = 10 // RFC 6928
@@ -35,40 +35,41 @@ const (
 	minRTTFilter     = 10 * time.Second
 	probeRTTInterval = 5 * time.Second
 	probeRTTDuration = 200 * time.Millisecond
-	ackFilterRounds  = 10 // two windows of it
+	ackFilterRounds  = 10 // length of each of the two windows of aggregation
 )
 
-// What tells congestion from random loss; see the package's comment.
+// Thresholds that distinguish congestion from random loss, see the package comment.
 const (
-	heavyLoss  = 0.10                 // of the packets of a round: congestion whatever the round-trip time
-	queueRTT   = 1.0 / 16             // of the minimum: a round-trip time that exceeds it by more shows a queue
-	standRTT   = 1.0 / 8              // likewise, if even the lowest of a round does: the queue stands
-	queueNoise = 2 * time.Millisecond // by which round-trip times differ without a queue
+	heavyLoss  = 0.10                 // fraction of a round that means congestion at any round-trip time
+	queueRTT   = 1.0 / 16             // a round-trip time that exceeds the minimum by this fraction shows a queue
+	standRTT   = 1.0 / 8              // if even the lowest of a round exceeds it by this fraction, the queue stands
+	queueNoise = 2 * time.Millisecond // variation of the round-trip time without a queue
 
-	startupLosses = 6 // packets lost in a round before start-up may end because of loss
+	startupLosses = 6 // packets lost in a round before startup may end because of loss
 )
 
-// maxAggregation bounds the data that may be in flight because acknowledgements come in bunches.
+// maxAggregation bounds the additional data in flight for aggregated acknowledgements, as a time at
+// the bandwidth.
 const maxAggregation = 30 * time.Millisecond
 
-// state is what the model does at present.
+// state is a state of BBR's state machine.
 type state uint8
 
 const (
-	startup       state = iota // doubles the rate each round until the bandwidth no longer grows
-	drain                      // lets the queue that startup made drain
-	probeBWDown                // sends less than the bandwidth: drains what probeBWUp queued
+	startup       state = iota // doubles the rate in each round until the bandwidth no longer grows
+	drain                      // drains the queue that startup has built
+	probeBWDown                // sends below the bandwidth, to drain the queue that probeBWUp has built
 	probeBWCruise              // sends at the bandwidth
-	probeBWRefill              // fills the pipe for a round, so that probeBWUp measures the path and not itself
-	probeBWUp                  // sends more than the bandwidth, to find out whether there is more
-	probeRTT                   // has little in flight for a moment, to measure the round-trip time without a queue
+	probeBWRefill              // refills the pipe for a round, before probeBWUp
+	probeBWUp                  // sends above the bandwidth, to find out whether there is more
+	probeRTT                   // keeps little in flight for a short time, to measure the minimum round-trip time
 )
 
 var stateNames = [...]string{"startup", "drain", "down", "cruise", "refill", "up", "probe-rtt"}
 
 func (s state) String() string { return stateNames[s] }
 
-// Model is the model of one connection's path. Make it with New.
+// Model is the model of the path of one connection. New makes one.
 type Model struct {
 	mss   int
 	state state
@@ -84,64 +85,63 @@ type Model struct {
 	bounds bounds
 	reno   reno
 
-	overshoot  int // rounds in which losses are still those of startup
+	overshoot  int // remaining rounds in which losses may be those of startup
 	cwnd       int
-	priorCwnd  int // before probeRTT or a retransmission timeout, to return to
+	priorCwnd  int // cwnd before probeRTT or a retransmission timeout, to be restored
 	pacingRate float64
-	conserving bool // after OnTimeout, until OnRecovered
+	conserving bool // between OnTimeout and OnRecovered
 	now        time.Duration
 }
 
-// gains are those of the present state.
+// gains are the gains of the present state.
 type gains struct{ pacing, cwndG float64 }
 
-// round counts round trips: one ends when a packet that was sent after its beginning is
+// round counts round trips. A round ends when a packet that was sent after its start is
 // acknowledged.
 type round struct {
 	count int
-	end   uint64 // Delivered by which it ends
-	start bool   // the present sample began one
+	end   uint64 // the round ends when Delivered reaches it
+	start bool   // the present sample has started a round
 }
 
-// bandwidth is what is known of the bottleneck.
+// bandwidth holds the measurements of the bottleneck, in bytes a second.
 type bandwidth struct {
-	max     [2]float64 // bytes a second: highest rate of this probing cycle and of the one before
-	full    float64    // when it last grew
-	rounds  int        // since then
-	reached bool       // the pipe has been full once
-	now     bool       // the pipe is full in this probing
-	latest  float64    // highest rate of this round
+	max     [2]float64 // highest delivery rate of this probing cycle and of the one before
+	full    float64    // full_bw: the rate when it last grew by fullBwGrowth
+	rounds  int        // full_bw_count: rounds since then
+	reached bool       // full_bw_reached: the pipe was full once
+	now     bool       // full_bw_now: the pipe is full in the present probe
+	latest  float64    // bw_latest: highest delivery rate of this round
 }
 
-// minRTT is the round-trip time without a queue, as far as it was seen.
+// minRTT estimates the round-trip time without a queue.
 type minRTT struct {
 	min      time.Duration // 0: unknown
-	at       time.Duration // when it was measured
+	at       time.Duration // when min was measured or confirmed
 	probe    time.Duration // the minimum since probeAt, which decides when to probe again
 	probeAt  time.Duration
-	smoothed time.Duration // recent round-trip times
+	smoothed time.Duration // moving average
 	low      time.Duration // the lowest of this round; 0: none yet
-	done     time.Duration // when probeRTT may end; 0: in flight is not low enough yet
-	roundSet bool          // a round has begun since done was set
+	done     time.Duration // when probeRTT may end; 0: too much is still in flight
+	roundSet bool          // a round has started since done was set
 }
 
-// standing is a queue that was there all the time.
+// standing tracks a standing queue, one that exists during whole rounds.
 type standing struct {
-	rounds int     // in a row
+	rounds int     // consecutive rounds with the queue
 	bw     float64 // the lowest bandwidth of these rounds
 }
 
-// aggregation is how much more than the bandwidth arrives at once, since acknowledgements come in
-// bunches.
+// aggregation measures how much more is acknowledged at once than the bandwidth explains, because
+// acknowledgements are aggregated on the path.
 type aggregation struct {
 	start  time.Duration
 	acked  int
-	extra  [2]int // bytes: the most in this window of rounds, and in the one before
-	rounds int    // of this window
+	extra  [2]int // bytes: the maximum of this window of rounds and of the one before
+	rounds int    // in this window
 }
 
-// New returns the model of a path of which nothing is known. The mss is the payload of a full
-// packet.
+// New returns the model of an unknown path. mss is the payload of a full packet.
 func New(mss int) *Model {
 	m := &Model{mss: mss, cwnd: initialPackets * mss}
 	m.bounds.reset()
@@ -151,7 +151,7 @@ func New(mss int) *Model {
 	return m
 }
 
-// Cwnd is how many bytes may be in flight.
+// Cwnd returns how many bytes may be in flight.
 func (m *Model) Cwnd() int {
 	if m.isShort() {
 		return m.reno.cwnd
@@ -164,17 +164,17 @@ const (
 	quantumTime = time.Millisecond
 	maxQuantum  = 64 << 10
 
-	// Within a site processors are the limit, and larger batches save their time: with the usual
-	// quantum several fast connections carry a tenth less.
+	// Within a site the processors are the bottleneck, and larger batches save processor time. With
+	// the usual quantum several fast connections were a tenth slower.
 	siteRTT         = 20 * time.Millisecond
 	siteQuantumTime = 2 * time.Millisecond
 	siteMaxQuantum  = 128 << 10
 )
 
-// unpaced is a rate at which packets leave as soon as they can.
+// unpaced is a pacing rate so high that packets leave at once.
 const unpaced = 1e12
 
-// PacingRate is how fast packets may leave, in bytes a second.
+// PacingRate returns how fast packets may leave, in bytes a second.
 func (m *Model) PacingRate() float64 {
 	if m.isShort() {
 		return unpaced
@@ -182,8 +182,8 @@ func (m *Model) PacingRate() float64 {
 	return max(m.pacingRate, m.leastRate())
 }
 
-// leastRate sends the smallest window in a round-trip time: however low the bandwidth was measured,
-// the next packets do not wait for longer.
+// leastRate returns the rate that sends the smallest window within a round-trip time, so that
+// packets do not wait for longer after a bandwidth was measured too low.
 func (m *Model) leastRate() float64 {
 	rtt := m.rtt.smoothed
 	if rtt == 0 {
@@ -192,20 +192,20 @@ func (m *Model) leastRate() float64 {
 	return float64(minPipePackets*m.mss) / rtt.Seconds()
 }
 
-// Bandwidth is the estimated bandwidth of the path in bytes a second, 0 if it is unknown.
+// Bandwidth returns the estimated bandwidth of the path in bytes a second, 0 if it is unknown.
 func (m *Model) Bandwidth() float64 { return m.maxBW() }
 
-// MinRTT is the lowest round-trip time of late, 0 if it is unknown.
+// MinRTT returns the recent minimum of the round-trip time, 0 if it is unknown.
 func (m *Model) MinRTT() time.Duration { return m.rtt.min }
 
-// State names what the model does at present, for logs and tests.
+// State returns the name of the present state, for logs and tests.
 func (m *Model) State() string { return m.state.String() }
 
-// SetMSS tells that full packets have another size from now on.
+// SetMSS sets the payload of a full packet.
 func (m *Model) SetMSS(mss int) { m.mss = mss }
 
-// Handshake tells the round-trip time of the handshake, which is all that is known before the first
-// acknowledgement.
+// Handshake tells the round-trip time of the TCP handshake. It sets the first pacing rate, before
+// there is an acknowledgement.
 func (m *Model) Handshake(now, rtt time.Duration) {
 	if rtt > 0 && m.rtt.min == 0 && m.round.count == 0 {
 		m.pacingRate = startupPacingGain * float64(m.cwnd) / rtt.Seconds()
@@ -213,7 +213,7 @@ func (m *Model) Handshake(now, rtt time.Duration) {
 	}
 }
 
-// OnAck takes an acknowledgement.
+// OnAck handles an acknowledgement.
 func (m *Model) OnAck(s *Sample) {
 	m.now = s.Now
 	m.updateRound(s)
@@ -239,7 +239,7 @@ func (m *Model) OnAck(s *Sample) {
 	m.setPacingRate()
 	m.setCwnd(s)
 	if !m.isShort() {
-		m.reno.cwnd = min(m.reno.cwnd, 2*m.cwnd) // it takes over where the round-trip time falls
+		m.reno.cwnd = min(m.reno.cwnd, 2*m.cwnd) // in case the path becomes short
 	}
 }
 
@@ -251,10 +251,10 @@ func (m *Model) updateRound(s *Sample) {
 	}
 }
 
-// maxBW is the highest delivery rate of the last two probing cycles.
+// maxBW returns the highest delivery rate of the last two probing cycles.
 func (m *Model) maxBW() float64 { return max(m.bw.max[0], m.bw.max[1]) }
 
-// boundedBW is what is sent at: the bandwidth, or what congestion has left of it.
+// boundedBW returns the bandwidth, limited by bwLo.
 func (m *Model) boundedBW() float64 { return min(m.maxBW(), m.bounds.bwLo) }
 
 func (m *Model) updateBandwidth(s *Sample) {
@@ -266,15 +266,16 @@ func (m *Model) updateBandwidth(s *Sample) {
 	}
 }
 
-// advanceFilter begins another probing cycle: rates of the one before last are forgotten.
+// advanceFilter starts another probing cycle in bw.max. It drops the maximum of the cycle before
+// last.
 func (m *Model) advanceFilter() {
 	if m.bw.max[0] == 0 {
-		return // nothing was measured in this one
+		return // nothing was measured in the present cycle
 	}
 	m.bw.max[1], m.bw.max[0] = m.bw.max[0], 0
 }
 
-// bdp is the bandwidth-delay product, times gain, in bytes. Without a round-trip time it is
+// bdp returns the bandwidth-delay product times gain, in bytes, and the initial window if it is
 // unknown.
 func (m *Model) bdp(bw, gain float64) int {
 	if m.rtt.min == 0 || bw == 0 {
@@ -303,7 +304,7 @@ func (m *Model) updateAggregation(s *Sample) {
 	m.agg.extra[0] = max(m.agg.extra[0], extra)
 }
 
-// setPacingRate follows the bandwidth. Before the pipe was full once the rate only grows, except
+// setPacingRate follows the bandwidth. Before the pipe was full once, the rate only grows, except
 // that the first round-trip time replaces the guess of New.
 func (m *Model) setPacingRate() {
 	rate := m.gains.pacing * m.boundedBW() * (1 - pacingMargin)
@@ -315,8 +316,8 @@ func (m *Model) setPacingRate() {
 	}
 }
 
-// Quantum is how many bytes are best sent at once: what the rate gives in quantumTime, which timers
-// can keep.
+// Quantum returns how many bytes should be sent at once: what the rate allows in quantumTime, which
+// is long enough for timers.
 func (m *Model) Quantum() int {
 	d, most := quantumTime, maxQuantum
 	if m.withinSite() {
@@ -325,8 +326,8 @@ func (m *Model) Quantum() int {
 	return max(2*m.mss, min(int(m.PacingRate()*d.Seconds()), most))
 }
 
-// Burst is how many bytes may leave together before their time has come: a quantum within a site,
-// and nothing on longer paths, where the queue of a bottleneck may be too short for bursts.
+// Burst returns how many bytes may leave ahead of the pacing rate: a quantum within a site, and
+// none on longer paths, because the queue of a bottleneck may be too short for bursts.
 func (m *Model) Burst() int {
 	if m.withinSite() {
 		return m.Quantum()
@@ -336,14 +337,14 @@ func (m *Model) Burst() int {
 
 func (m *Model) withinSite() bool { return m.rtt.min < siteRTT }
 
-// maxInFlight is how much in flight keeps the path busy: the bandwidth-delay product, what bunched
-// acknowledgements hide, and what is sent at once here and by the receiver.
+// maxInFlight returns how much in flight keeps the path busy: the bandwidth-delay product times
+// gain and what aggregated acknowledgements hide, but at least three quanta.
 func (m *Model) maxInFlight(gain float64) int {
 	n := m.bdp(m.boundedBW(), gain) + max(m.agg.extra[0], m.agg.extra[1])
 	return max(n, 3*m.Quantum(), minPipePackets*m.mss) + m.upSlack()
 }
 
-// upSlack lets probing go beyond a window that is a few packets only.
+// upSlack returns two packets while probing, so that a small window can grow.
 func (m *Model) upSlack() int {
 	if m.state == probeBWUp {
 		return 2 * m.mss
@@ -381,8 +382,8 @@ func (m *Model) boundCwnd() {
 	m.cwnd = min(m.cwnd, max(limit, minPipePackets*m.mss))
 }
 
-// OnTimeout tells that the retransmission timer has expired: everything in flight counts as lost.
-// One packet is sent, and the window doubles with each round trip until OnRecovered.
+// OnTimeout tells that the retransmission timer has expired and everything in flight counts as
+// lost. One packet is sent, and the window doubles in each round trip until OnRecovered.
 func (m *Model) OnTimeout(inFlight int) {
 	if !m.conserving && m.state != probeRTT {
 		m.priorCwnd = m.cwnd
@@ -392,8 +393,8 @@ func (m *Model) OnTimeout(inFlight int) {
 	m.reno.onTimeout(m.mss)
 }
 
-// OnRecovered tells that everything is acknowledged that was in flight at OnTimeout: the window is
-// as before.
+// OnRecovered tells that everything that was in flight at OnTimeout is acknowledged. It restores
+// the window.
 func (m *Model) OnRecovered() {
 	if m.conserving {
 		m.conserving = false
@@ -401,7 +402,7 @@ func (m *Model) OnRecovered() {
 	}
 }
 
-// OnIdle tells that something is sent after a time in which nothing was in flight.
+// OnIdle tells that sending resumes after a time in which nothing was in flight.
 func (m *Model) OnIdle(now time.Duration) {
 	m.agg.start, m.agg.acked = now, 0
 	if m.state == probeRTT && m.rtt.done != 0 && now > m.rtt.done {
@@ -412,11 +413,11 @@ func (m *Model) OnIdle(now time.Duration) {
 	}
 }
 
-// PathChanged forgets the model, because packets take another path now.
+// PathChanged tells that packets take another path from now on. It resets the model.
 func (m *Model) PathChanged() {
 	cwnd, rate := m.cwnd, m.pacingRate
 	*m = *New(m.mss)
-	// What the old path carried is the best guess for a start.
+	// Half of the rate of the old path is the best guess for the start.
 	m.cwnd, m.pacingRate = max(m.cwnd, cwnd/2), max(rate/2, 1)
 }
 

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// How the model behaves on a path is tested in package snoop, which sends by it.
+// Package snoop tests how the model behaves on simulated paths.
 
 const (
 	ms  = time.Millisecond
 	mss = 1000
 )
 
-// steady is a model that has found a path of 1 MB/s and 100 ms and cruises.
+// steady returns a model that cruises on a path of 1 MB/s and 100 ms.
 func steady(t *testing.T) (*Model, *Sample) {
 	t.Helper()
 	m := New(mss)
@@ -27,7 +27,7 @@ func steady(t *testing.T) (*Model, *Sample) {
 	return m, s
 }
 
-// trip is a round trip in which n bytes are acknowledged in one piece.
+// trip is a round trip in which n bytes are acknowledged at once.
 func trip(m *Model, s *Sample, rtt time.Duration, n int) {
 	s.Now += rtt
 	s.PriorDelivered = s.Delivered
@@ -54,8 +54,7 @@ func TestModelOfSteadyPath(t *testing.T) {
 	}
 }
 
-// The rules of the package's comment: more than 2 % lost is congestion if the round-trip time tells
-// of a queue, more than 10 % always.
+// More than 2 % loss is congestion if the round-trip time shows a queue, more than 10 % always.
 func TestCongested(t *testing.T) {
 	for _, c := range []struct {
 		lost int // of 100,000 bytes
@@ -76,12 +75,12 @@ func TestCongested(t *testing.T) {
 	}
 }
 
-// A round with congestion lowers what is sent until the next probe, at most by 30 %, and not below
-// what has arrived.
+// A congested round lowers the rate until the next probe, by at most 30 %, and not below the
+// delivery rate.
 func TestLowerBounds(t *testing.T) {
 	m, s := steady(t)
 	before := m.PacingRate()
-	for range 2 { // the first of them still has a sample of the round before
+	for range 2 { // the first sample still belongs to the round before
 		s.Lost = 20_000
 		trip(m, s, 130*ms, 60_000)
 	}
@@ -91,12 +90,12 @@ func TestLowerBounds(t *testing.T) {
 	m.enterRefill()
 	m.setPacingRate()
 	if got := m.PacingRate() / before; got < 0.99 {
-		t.Errorf("%.2f of the rate when it probes again", got)
+		t.Errorf("%.2f of the rate at the next probe", got)
 	}
 }
 
-// A probe that meets congestion ends, and sets how much may be in flight from then on: what was
-// when the loss began to be too much. The losses of a probe that has just ended count, too.
+// A probe that meets congestion ends and sets inflightHi to what was in flight when the loss
+// exceeded the threshold. Losses of a probe that has just ended do the same.
 func TestUpperBound(t *testing.T) {
 	loss := &Loss{Size: mss, TxInFlight: 150_000, LostSince: 5000}
 	m, s := steady(t)
@@ -132,7 +131,7 @@ func TestOnset(t *testing.T) {
 		l    Loss
 		want int
 	}{
-		{Loss{Size: 1000, TxInFlight: 100_000, LostSince: 1000}, 101_020}, // the first loss: 2 % are not reached before more is sent
+		{Loss{Size: 1000, TxInFlight: 100_000, LostSince: 1000}, 101_020}, // the fraction reaches 2 % only after more is sent
 		{Loss{Size: 1000, TxInFlight: 100_000, LostSince: 3000}, 99_000},
 	} {
 		if got := c.l.onset(); got != c.want {
@@ -141,8 +140,8 @@ func TestOnset(t *testing.T) {
 	}
 }
 
-// After the retransmission timer has expired one packet is sent, then more with each
-// acknowledgement, and as much as before once everything is repaired.
+// After a retransmission timeout one packet may be in flight, more after each acknowledgement, and
+// as much as before after recovery.
 func TestTimeout(t *testing.T) {
 	m, s := steady(t)
 	before := m.Cwnd()
@@ -157,11 +156,11 @@ func TestTimeout(t *testing.T) {
 	}
 	m.OnRecovered()
 	if got := m.Cwnd(); got != before {
-		t.Errorf("window of %d after all is repaired, want %d", got, before)
+		t.Errorf("window of %d after recovery, want %d", got, before)
 	}
 }
 
-// On another path everything is measured anew, also if the new one is longer.
+// After a change of path everything is measured again, also if the new path is longer.
 func TestPathChanged(t *testing.T) {
 	m, s := steady(t)
 	m.PathChanged()
@@ -176,8 +175,8 @@ func TestPathChanged(t *testing.T) {
 	}
 }
 
-// A short path has a window of its own: it doubles each round trip until something is lost, and is
-// 0.7 of that then, once a round trip. Nothing is paced.
+// On a short path the window doubles in each round trip until a loss, which reduces it to 0.7, once
+// a round trip. There is no pacing.
 func TestShortPath(t *testing.T) {
 	m, s := New(mss), &Sample{Now: time.Second, CwndLimited: true}
 	for range 5 {
@@ -219,8 +218,8 @@ func TestShortPath(t *testing.T) {
 	}
 }
 
-// A sender that often has nothing to send leaves startup, too, once a queue stands: the path
-// carries no more. Without a queue it may, so that startup goes on.
+// An application-limited sender leaves startup when a queue stands, because the path carries no
+// more. Without a queue startup goes on.
 func TestStartupEndsByQueue(t *testing.T) {
 	for _, c := range []struct {
 		rtt  time.Duration // while the rate does not grow
@@ -240,11 +239,12 @@ func TestStartupEndsByQueue(t *testing.T) {
 	}
 }
 
-// While round-trip times are hardly longer than the lowest, nothing is held back to measure that.
+// Round-trip times that are hardly longer than the minimum confirm it, so that probeRTT is not
+// entered.
 func TestMinRTTIsConfirmed(t *testing.T) {
 	for _, c := range []struct {
 		rtt  time.Duration
-		want bool // the minimum is measured anew
+		want bool // probeRTT is entered
 	}{{105 * ms, false}, {112 * ms, true}} {
 		m, s := steady(t)
 		probed := false
@@ -253,14 +253,14 @@ func TestMinRTTIsConfirmed(t *testing.T) {
 			probed = probed || m.State() == "probe-rtt"
 		}
 		if probed != c.want {
-			t.Errorf("round-trip times of %v instead of 100 ms for 10 s: measured anew is %v", c.rtt, probed)
+			t.Errorf("round-trip times of %v instead of 100 ms for 10 s: probeRTT entered is %v", c.rtt, probed)
 		}
 	}
 }
 
-// A bandwidth that was measured too high, as acknowledgements came together, makes a queue that
-// stands. Then the model takes the rate that it sees, and drains the queue: once, until it has
-// gone.
+// A bandwidth that was overestimated because of aggregated acknowledgements causes a standing
+// queue. Then the model replaces it by the measured rate and drains the queue, once per standing
+// queue.
 func TestBandwidthIsCorrected(t *testing.T) {
 	m, s := steady(t)
 	m.bw.max[0] = 1.3e6
@@ -280,7 +280,7 @@ func TestBandwidthIsCorrected(t *testing.T) {
 		trip(m, s, 140*ms, 140_000)
 	}
 	if m.State() != "cruise" {
-		t.Errorf("%s: corrected again although the queue has not gone", m.State())
+		t.Errorf("%s: corrected again although the queue still stands", m.State())
 	}
 	trip(m, s, 100*ms, 100_000)
 	m.bw.max[0] = 1.3e6
@@ -288,11 +288,12 @@ func TestBandwidthIsCorrected(t *testing.T) {
 		trip(m, s, 140*ms, 140_000)
 	}
 	if m.State() != "down" {
-		t.Errorf("%s: not corrected again, when the queue had gone", m.State())
+		t.Errorf("%s: not corrected again for a new queue", m.State())
 	}
 }
 
-// A connection that sends little under a queue of others learns nothing of the bandwidth from that.
+// A connection that sends little while others fill the queue does not take its own rate for the
+// bandwidth.
 func TestQueueOfOthersSaysNothing(t *testing.T) {
 	m, s := steady(t)
 	s.AppLimited = true
@@ -313,7 +314,7 @@ func TestQueueOfOthersSaysNothing(t *testing.T) {
 	}
 }
 
-// However low the bandwidth was measured, four packets leave in a round-trip time.
+// At least four packets leave in a round-trip time, even if the measured bandwidth is lower.
 func TestLeastRate(t *testing.T) {
 	m, _ := steady(t)
 	m.bw.max = [2]float64{10, 0}
@@ -323,11 +324,11 @@ func TestLeastRate(t *testing.T) {
 	}
 	m = New(mss)
 	if got := m.PacingRate(); got < 10_000 {
-		t.Errorf("%.0f bytes a second before anything is known", got)
+		t.Errorf("%.0f bytes a second before any measurement", got)
 	}
 }
 
-// A sample of losses alone begins no round.
+// A sample with only losses starts no round.
 func TestLossesBeginNoRound(t *testing.T) {
 	m, s := steady(t)
 	before := m.round.count

@@ -6,9 +6,9 @@ func (m *Model) enterStartup() {
 	m.state, m.gains = startup, gains{startupPacingGain, startupCwndGain}
 }
 
-// checkFullPipe notes that the pipe is full when the bandwidth has not grown by a quarter in three
-// rounds. Rounds in which the application had too little to send do not count, unless there was a
-// queue all the time: it would have drained if the path could carry more.
+// checkFullPipe detects that the pipe is full: the bandwidth has not grown by a quarter in three
+// rounds. Application-limited rounds do not count, unless a queue stood, which would have drained
+// if the path could carry more.
 func (m *Model) checkFullPipe(s *Sample) {
 	if m.bw.now || s.AppLimited && m.queue.rounds == 0 {
 		return
@@ -25,8 +25,8 @@ func (m *Model) checkFullPipe(s *Sample) {
 
 func (m *Model) resetFullPipe(bw float64) { m.bw.full, m.bw.rounds, m.bw.now = bw, 0, false }
 
-// checkStartupDone leaves startup when the pipe is full: by the bandwidth, or by the loss that a
-// full queue makes.
+// checkStartupDone leaves startup when the pipe is full. That shows in the bandwidth, or in losses
+// at a full queue.
 func (m *Model) checkStartupDone() {
 	if m.state != startup {
 		return
@@ -47,18 +47,18 @@ func (m *Model) checkDrainDone(s *Sample) {
 	}
 }
 
-// cycle is the time table of probing for bandwidth.
+// cycle holds the state of the probing cycle, from probeBWDown to probeBWUp.
 type cycle struct {
-	since     time.Duration // when the present state was entered
-	wait      time.Duration // between probes
-	begun     int           // round in which probeBWUp or probeBWRefill was entered
+	since     time.Duration // when probeBWDown or probeBWUp was entered
+	wait      time.Duration // until the next probe
+	begun     int           // round in which drain began, or probeBWDown, probeBWRefill or probeBWUp
 	upAcks    int           // bytes acknowledged since inflightHi last grew
-	upStep    int           // bytes after which it grows by a packet
-	grows     int           // rounds of growth: each doubles the speed
-	bw        float64       // of the round before, in probeBWUp
+	upStep    int           // inflightHi grows by a packet after so many bytes
+	grows     int           // rounds in which inflightHi grew; each doubles the growth
+	bw        float64       // bandwidth after the previous round of probeBWUp
 	held      bool          // inflightHi has limited this round of probeBWUp
-	corrected bool          // correctBandwidth was called since the last probe
-	probed    int           // rounds in which losses are still those of a probe; 0: they are not
+	corrected bool          // correctBandwidth was called, and the queue has stood since
+	probed    int           // remaining rounds in which losses may be those of a probe
 }
 
 func (m *Model) enterDown(now time.Duration) {
@@ -71,10 +71,10 @@ func (m *Model) enterCruise() {
 	m.state, m.gains = probeBWCruise, gains{1, cwndGain}
 }
 
-// correctBandwidth forgets a bandwidth that the path does not have. Acknowledgements that were held
-// up and came together make it look higher, and then its queue stands until the probing cycle after
-// the next. It is corrected once for each standing queue: if other connections keep the queue full,
-// sending less does not drain it.
+// correctBandwidth replaces a bandwidth that was overestimated, which happens when acknowledgements
+// were delayed and arrived together. Without it, the queue would stand until the cycle after the
+// next. It is called once per standing queue, because if other connections fill the queue, sending
+// less does not drain it.
 func (m *Model) correctBandwidth() {
 	m.bw.max = [2]float64{m.queue.bw, 0}
 	m.cycle.corrected = true
@@ -95,7 +95,7 @@ func (m *Model) enterUp(s *Sample) {
 	m.raiseSlope()
 }
 
-// updateCycle goes through the states of probing.
+// updateCycle moves through the states of the probing cycle.
 func (m *Model) updateCycle(s *Sample) {
 	if !m.bw.reached || m.state < probeBWDown || m.state > probeBWUp {
 		return
@@ -125,32 +125,33 @@ func (m *Model) updateCycle(s *Sample) {
 			m.enterUp(s)
 		}
 	case probeBWUp:
-		if m.round.start && m.round.count > m.cycle.begun && !m.growing() && s.InFlight > m.bdp(m.maxBW(), upPacingGain) || m.bw.now {
+		roundOver := m.round.start && m.round.count > m.cycle.begun
+		if roundOver && !m.growing() && s.InFlight > m.bdp(m.maxBW(), upPacingGain) || m.bw.now {
 			m.advanceFilter()
 			m.enterDown(s.Now)
 		}
 	}
 }
 
-// growing says whether a probe may still find more bandwidth: the last round has shown more than
-// the one before, or inflightHi has kept it from that. A connection that takes its share from
-// others finds more in each round; one that has the path for itself does not, and ends its probe.
+// growing reports whether a probe may still find more bandwidth: the last round has found more than
+// the one before, or inflightHi has limited it. A connection that takes its share from others finds
+// more in each round. One that is alone on the path does not, and ends its probe.
 func (m *Model) growing() bool {
 	grew := m.cycle.held || m.maxBW() > m.cycle.bw*upGrowth
 	m.cycle.bw, m.cycle.held = m.maxBW(), false
 	return grew
 }
 
-// timeToProbe says whether to look for more bandwidth: after two to three seconds, or as many
-// rounds as Reno would need to grow back, so that it has its share.
+// timeToProbe reports whether to probe for more bandwidth: after two to three seconds, or after as
+// many rounds as Reno needs to grow to the same window, so that Reno connections get their share.
 func (m *Model) timeToProbe(s *Sample) bool {
 	rounds := min(m.bdp(m.maxBW(), 1)/m.mss, 63)
 	return s.Now-m.cycle.since > m.cycle.wait || m.round.count-m.cycle.begun > max(rounds, 1)
 }
 
-// checkQueue counts consecutive rounds in which the queue stood and this connection had enough in
-// flight to be part of the reason. In such a round the bottleneck delivers all that it can, or the
-// share of it that other connections leave.
+// checkQueue counts the consecutive rounds in which a queue stood and this connection had enough in
+// flight to be a part of it. The delivery rate of such a round is all that the bottleneck can
+// deliver, or what other connections leave of it.
 func (m *Model) checkQueue(s *Sample) {
 	q := &m.queue
 	stands := m.rtt.low > m.rtt.min+time.Duration(float64(m.rtt.min)*standRTT)+queueNoise
@@ -163,8 +164,8 @@ func (m *Model) checkQueue(s *Sample) {
 	}
 }
 
-// updateRTT keeps the minimum of the last ten seconds, and decides when it has to be measured anew.
-// A time that is hardly longer confirms the minimum, so that nothing has to be held back for it.
+// updateRTT updates the minimum of the last ten seconds. A round-trip time that is hardly longer
+// confirms the minimum, so that probeRTT is not needed.
 func (m *Model) updateRTT(s *Sample) {
 	if s.RTT <= 0 {
 		return
@@ -196,8 +197,8 @@ func (m *Model) updateRTT(s *Sample) {
 	}
 }
 
-// checkProbeRTT has little in flight for a moment if the minimum has not been seen for five
-// seconds.
+// checkProbeRTT enters probeRTT if the minimum was not confirmed for five seconds, and leaves it
+// after probeRTTDuration and one round with little in flight.
 func (m *Model) checkProbeRTT(s *Sample) {
 	r := &m.rtt
 	if m.state != probeRTT && m.bw.reached && r.probe > 0 && s.Now-r.probeAt > probeRTTInterval {

@@ -1,5 +1,5 @@
 // Package disco is the codec of the discovery messages that peers exchange beside WireGuard to find
-// a direct path (disco specification, section 1). It is pure: no clock, no log, no state.
+// a direct path (disco specification, section 1). It has no state, reads no clock and does not log.
 //
 // A disco packet is
 //
@@ -24,42 +24,39 @@ import (
 	"fmt"
 	"net/netip"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (
 	magic = "TS\xf0\x9f\x92\xac"
 
-	// headerLen is the length of magic and sender. A datagram of at least this length that starts with
-	// the magic is disco, even if it is too short for a box (section 1.5, rule 3).
+	// headerLen is the length of magic and sender. A datagram that starts with the magic and has at
+	// least this length is a disco packet, even if it is too short for a box (section 1.5, rule 3).
 	headerLen = len(magic) + key.Size
 
-	// Overhead is what Seal adds to a plaintext.
+	// Overhead is how many bytes Seal adds to a plaintext.
 	Overhead = headerLen + key.Overhead
 
 	addrPortLen = 16 + 2
 )
 
-// Kind is the first byte of a plaintext.
-type Kind byte
+// kind is the message type, the first byte of a plaintext.
+type kind byte
 
-// The kinds of message that exist. Those from KindBind on belong to peer relays.
 const (
-	KindPing             Kind = 0x01
-	KindPong             Kind = 0x02
-	KindCallMeMaybe      Kind = 0x03
-	KindBind             Kind = 0x04
-	KindBindChallenge    Kind = 0x05
-	KindBindAnswer       Kind = 0x06
-	KindCallMeMaybeVia   Kind = 0x07
-	KindAllocateRequest  Kind = 0x08
-	KindAllocateResponse Kind = 0x09
+	kindPing        kind = 0x01
+	kindPong        kind = 0x02
+	kindCallMeMaybe kind = 0x03
+
+	// The kinds from firstPeerRelay to lastPeerRelay belong to peer relays, see PeerRelay.
+	firstPeerRelay kind = 0x04
+	lastPeerRelay  kind = 0x09
 )
 
 // Message is one of the message types of this package.
 type Message interface {
-	kind() Kind
-	// appendBody appends the body, without type and version.
+	kind() kind
+	// appendBody appends the body: the plaintext without type and version.
 	appendBody(b []byte) []byte
 }
 
@@ -68,25 +65,26 @@ var (
 	errShort = errors.New("disco: message too short")
 )
 
-// Is reports whether a received datagram is a disco packet.
+// Is reports whether packet, a received datagram, is a disco packet.
 func Is(packet []byte) bool {
 	return len(packet) >= headerLen && string(packet[:len(magic)]) == magic
 }
 
-// Sender returns the sender that a packet, for which Is holds, claims to have. Only opening the box
-// proves it.
+// Sender returns the sender key in a packet for which Is returns true. The sender is proven only
+// when Open succeeds.
 func Sender(packet []byte) key.DiscoPublic {
 	return key.DiscoPublic(packet[len(magic):headerLen])
 }
 
-// Seal appends the whole packet that carries m from sender to dst. It must not overlap dst.
+// Seal appends the packet that carries m from sender to dst. shared is the key that the sender
+// shares with the receiver.
 func Seal(dst []byte, sender key.DiscoPublic, shared *key.Shared, m Message) []byte {
 	dst = append(dst, magic...)
 	dst = append(dst, sender[:]...)
 	return shared.Seal(dst, appendMessage(nil, m))
 }
 
-// Open decrypts and parses a packet for which Is holds. The message does not alias packet.
+// Open decrypts and parses a packet for which Is returns true. The message does not alias packet.
 func Open(shared *key.Shared, packet []byte) (Message, error) {
 	plain, ok := shared.Open(nil, packet[headerLen:])
 	if !ok {
@@ -99,30 +97,25 @@ func appendMessage(b []byte, m Message) []byte {
 	return m.appendBody(append(b, byte(m.kind()), 0))
 }
 
-// parse reads a plaintext. Bytes after the known part of a body are ignored, so that later versions
-// can grow.
+// parse parses a plaintext. Bytes after the known part of a body are ignored, so that later
+// versions can add fields.
 func parse(p []byte) (Message, error) {
 	if len(p) < 2 {
 		return nil, errShort
 	}
-	kind, version, body := Kind(p[0]), p[1], p[2:]
-	switch kind {
-	case KindPing:
+	k, version, body := kind(p[0]), p[1], p[2:]
+	switch k {
+	case kindPing:
 		return parsePing(body)
-	case KindPong:
+	case kindPong:
 		return parsePong(body)
-	case KindCallMeMaybe:
+	case kindCallMeMaybe:
 		return parseCallMeMaybe(version, body), nil
-	case KindBind, KindBindChallenge, KindBindAnswer:
-		return parseBind(kind, body)
-	case KindCallMeMaybeVia:
-		return parseCallMeMaybeVia(version, body)
-	case KindAllocateRequest:
-		return parseAllocateRequest(version, body)
-	case KindAllocateResponse:
-		return parseAllocateResponse(version, body)
 	}
-	return nil, fmt.Errorf("disco: unknown message type 0x%02x", byte(kind))
+	if firstPeerRelay <= k && k <= lastPeerRelay {
+		return &PeerRelay{k}, nil
+	}
+	return nil, fmt.Errorf("disco: unknown message type 0x%02x", byte(k))
 }
 
 func appendAddrPort(b []byte, ap netip.AddrPort) []byte {
@@ -131,7 +124,7 @@ func appendAddrPort(b []byte, ap netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(b, ap.Port())
 }
 
-// parseAddrPort reads the first 18 bytes of b.
+// parseAddrPort parses the first 18 bytes of b.
 func parseAddrPort(b []byte) netip.AddrPort {
 	ip := netip.AddrFrom16([16]byte(b)).Unmap()
 	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[16:]))
@@ -144,7 +137,7 @@ func appendAddrPorts(b []byte, aps []netip.AddrPort) []byte {
 	return b
 }
 
-// parseAddrPorts reads as many addresses as fit into b.
+// parseAddrPorts parses all complete addresses in b.
 func parseAddrPorts(b []byte) []netip.AddrPort {
 	aps := make([]netip.AddrPort, 0, len(b)/addrPortLen)
 	for ; len(b) >= addrPortLen; b = b[addrPortLen:] {

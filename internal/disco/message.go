@@ -3,37 +3,38 @@ package disco
 import (
 	"net/netip"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// TxID ties a Pong to its Ping. Twelve random bytes are the proof that a ping arrived.
+// TxID identifies a Ping. It is random, so that only a peer that has received the Ping can send the
+// Pong.
 type TxID [12]byte
 
-// Ping asks the receiver to answer from where it arrived.
+// Ping asks the receiver to send a Pong to the source of the Ping.
 //
 //	txid    12
 //	nodekey 32  missing in clients older than 1.16
 //	padding p   zero bytes, to probe the path MTU
 type Ping struct {
 	TxID    TxID
-	NodeKey key.NodePublic // a claim, not a proof; zero if missing
+	NodeKey key.NodePublic // claimed, not proven; zero if missing
 	Padding int            // bytes
 }
 
-func (*Ping) kind() Kind { return KindPing }
+func (*Ping) kind() kind { return kindPing }
 
 func (m *Ping) appendBody(b []byte) []byte {
 	b = append(b, m.TxID[:]...)
-	// Padding that is long enough would be read as a node key, so a missing one is then written as
-	// zero.
+	// The receiver would take 32 bytes of padding for a node key. Therefore a missing key is written
+	// as zeros if there is that much padding.
 	if !m.NodeKey.IsZero() || m.Padding >= key.Size {
 		b = append(b, m.NodeKey[:]...)
 	}
 	return append(b, make([]byte, m.Padding)...)
 }
 
-// parsePing accepts longer bodies on purpose: what follows the node key is padding. With fewer than
-// 32 bytes after the TxID there is no node key and all of them are padding.
+// parsePing takes the bytes after the node key for padding. If fewer than 32 bytes follow the TxID,
+// there is no node key, and all of them are padding.
 func parsePing(b []byte) (*Ping, error) {
 	if len(b) < len(TxID{}) {
 		return nil, errShort
@@ -51,13 +52,13 @@ func parsePing(b []byte) (*Ping, error) {
 // Pong answers a Ping.
 //
 //	txid 12
-//	src  18  where the ping came from as the answering side saw it; 127.3.3.40:region if through a relay
+//	src  18  the source of the Ping, as its receiver saw it; 127.3.3.40:region if it came by a relay
 type Pong struct {
 	TxID TxID
-	Src  netip.AddrPort // for display; path choice does not depend on it
+	Src  netip.AddrPort // for display only
 }
 
-func (*Pong) kind() Kind { return KindPong }
+func (*Pong) kind() kind { return kindPong }
 
 func (m *Pong) appendBody(b []byte) []byte {
 	return appendAddrPort(append(b, m.TxID[:]...), m.Src)
@@ -72,21 +73,30 @@ func parsePong(b []byte) (*Pong, error) {
 	return m, nil
 }
 
-// CallMeMaybe tells a peer, through a relay, which addresses to ping now. The body is the addresses
-// and nothing else.
+// CallMeMaybe asks a peer, through a relay, to ping the sender's addresses now. The body is the
+// list of addresses.
 type CallMeMaybe struct {
-	Endpoints []netip.AddrPort // may hold addresses the receiver must not use, such as IPv6 link-local ones
+	Endpoints []netip.AddrPort // may hold addresses that the receiver must not use, such as IPv6 link-local ones
 }
 
-func (*CallMeMaybe) kind() Kind { return KindCallMeMaybe }
+func (*CallMeMaybe) kind() kind { return kindCallMeMaybe }
 
 func (m *CallMeMaybe) appendBody(b []byte) []byte { return appendAddrPorts(b, m.Endpoints) }
 
-// parseCallMeMaybe never fails: a version or a length that is not understood reads as an empty list
-// (section 1.2).
+// parseCallMeMaybe returns an empty list for an unknown version, and for a length that is not a
+// multiple of 18 (section 1.2).
 func parseCallMeMaybe(version byte, b []byte) *CallMeMaybe {
 	if version != 0 || len(b)%addrPortLen != 0 {
 		return &CallMeMaybe{}
 	}
 	return &CallMeMaybe{Endpoints: parseAddrPorts(b)}
 }
+
+// PeerRelay is a message about peer relays, which are nodes that forward UDP between two others.
+// Its body is not parsed, because a node may ignore these messages (section 1.4).
+type PeerRelay struct{ k kind }
+
+func (m *PeerRelay) kind() kind { return m.k }
+
+// appendBody appends nothing: we never send these messages.
+func (*PeerRelay) appendBody(b []byte) []byte { return b }

@@ -5,11 +5,11 @@ import (
 	"sync"
 )
 
-// closeWriter is what *net.TCPConn and *tls.Conn have besides net.Conn.
+// closeWriter is the half-close of *net.TCPConn and *tls.Conn, which net.Conn lacks.
 type closeWriter interface{ CloseWrite() error }
 
-// withFirst returns a conn whose first bytes were read already. If there are none, it is conn
-// itself, so that the system can still splice it.
+// withFirst returns conn with bytes that were read from it already put back in front. Without such
+// bytes it returns conn itself, so that the kernel can still splice it.
 func withFirst(conn net.Conn, first []byte) net.Conn {
 	if len(first) == 0 {
 		return conn
@@ -24,7 +24,7 @@ func withFirst(conn net.Conn, first []byte) net.Conn {
 	return c
 }
 
-// firstConn gives back first what was read from Conn before.
+// firstConn returns the bytes of first before it reads from Conn.
 type firstConn struct {
 	net.Conn
 	mu    sync.Mutex
@@ -48,7 +48,7 @@ func (c *firstConn) take(b []byte) int {
 
 func (c *firstConn) Close() error {
 	c.mu.Lock()
-	c.first = nil // a closed conn has nothing to read
+	c.first = nil // reading a closed connection fails
 	c.mu.Unlock()
 	return c.Conn.Close()
 }

@@ -1,8 +1,8 @@
-// Package egress dials TCP through the proxy that stands between this machine and the world: the
-// one that the environment names, spoken to by HTTP CONNECT or SOCKS5.
+// Package egress dials TCP through an outgoing proxy, by HTTP CONNECT or SOCKS5, and finds the
+// proxy that the environment names (HTTPS_PROXY and its like).
 //
-// It starts no goroutine that outlives a dial. Names are passed on unresolved, since behind such a
-// proxy there often is no resolver for them. No error holds a proxy's password.
+// Host names are passed to the proxy unresolved, because networks that require a proxy often have
+// no resolver for them. No error contains the proxy's password. No goroutine outlives a dial.
 package egress
 
 import (
@@ -18,29 +18,24 @@ import (
 	"strings"
 )
 
-// ErrRefused is wrapped by errors for a proxy that was reached, understood the request and turned
-// it down: it demands or rejects credentials, forbids the destination or did not reach it.
+// ErrRefused is wrapped by the error of a dial that the proxy answered with a refusal: it demands
+// or rejects credentials, forbids the destination, or could not reach it.
 var ErrRefused = errors.New("refused by proxy")
 
 var errScheme = errors.New("scheme is none of http, https, socks5 and socks5h")
 
 // Dialer dials through proxies. The zero value is ready for use.
 type Dialer struct {
-	// DialContext opens the TCP connection to the proxy; nil means that of a net.Dialer. Its conn is
-	// closed by Dial if it fails, and belongs to Dial's caller otherwise.
+	// DialContext opens the TCP connection to the proxy; nil means that of a net.Dialer. Dial closes
+	// the connection if it fails later; otherwise the caller of Dial owns it.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	// RootCAs are trusted to sign an https proxy's certificate; nil means the system's.
 	RootCAs *x509.CertPool
 }
 
-// Dial connects to addr through proxy with a zero Dialer.
-func Dial(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error) {
-	return new(Dialer).Dial(ctx, proxy, addr)
-}
-
-// Dial connects to addr, a host:port whose host may be a name, through proxy, whose scheme is http,
-// https, socks5 or socks5h. The context covers the dial only; until it ends, a silent proxy is
-// waited for. The conn has CloseWrite if that to the proxy has.
+// Dial connects to addr through proxy. addr is host:port, and its host may be a name; the scheme of
+// proxy is http, https, socks5 or socks5h. ctx bounds the dial and not the connection; there is no
+// other time limit for a silent proxy. The connection has CloseWrite if the one to the proxy has.
 func (d *Dialer) Dial(ctx context.Context, proxy *url.URL, addr string) (net.Conn, error) {
 	conn, err := d.dial(ctx, proxy, addr)
 	if err != nil {
@@ -65,11 +60,11 @@ func (d *Dialer) dial(ctx context.Context, proxy *url.URL, addr string) (net.Con
 	if err != nil {
 		return nil, err
 	}
-	// Closing the raw conn, not the one over TLS, which would wait to say goodbye.
+	// raw is closed, not the TLS connection on it, because Close of that would wait to send an alert.
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	conn, err := p.connect(d.secure(raw, proxy, p.security), proxy.User, to)
 	if !stop() {
-		err = ctx.Err() // what connect says is but that its conn was closed
+		err = ctx.Err() // connect failed only because raw was closed
 	}
 	if err != nil {
 		raw.Close()
@@ -78,7 +73,7 @@ func (d *Dialer) dial(ctx context.Context, proxy *url.URL, addr string) (net.Con
 	return conn, nil
 }
 
-// dialContext resolves the default.
+// dialContext calls DialContext or its default.
 func (d *Dialer) dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	if d.DialContext != nil {
 		return d.DialContext(ctx, network, addr)
@@ -86,18 +81,19 @@ func (d *Dialer) dialContext(ctx context.Context, network, addr string) (net.Con
 	return new(net.Dialer).DialContext(ctx, network, addr)
 }
 
-// secure puts TLS on a conn to the proxy where its scheme wants it; the handshake comes with the
-// first write.
+// secure wraps conn in TLS if the scheme of the proxy is https. The handshake happens at the first
+// write.
 func (d *Dialer) secure(conn net.Conn, proxy *url.URL, s security) net.Conn {
 	if s == inClear {
 		return conn
 	}
-	return tls.Client(conn, &tls.Config{ServerName: proxy.Hostname(), RootCAs: d.RootCAs, NextProtos: []string{"http/1.1"}})
+	cfg := &tls.Config{ServerName: proxy.Hostname(), RootCAs: d.RootCAs, NextProtos: []string{"http/1.1"}}
+	return tls.Client(conn, cfg)
 }
 
-// protocol is how a kind of proxy is spoken to.
+// protocol is how to reach and ask a proxy with a URL of one scheme.
 type protocol struct {
-	port     string // unless the URL has one
+	port     string // used if the URL has none
 	security security
 	connect  func(conn net.Conn, user *url.Userinfo, to target) (net.Conn, error)
 }
@@ -113,7 +109,7 @@ var protocols = map[string]protocol{
 	"http":    {"80", inClear, connectHTTP},
 	"https":   {"443", overTLS, connectHTTP},
 	"socks5":  {"1080", inClear, connectSOCKS5},
-	"socks5h": {"1080", inClear, connectSOCKS5}, // the same: names are never resolved on this side
+	"socks5h": {"1080", inClear, connectSOCKS5}, // as socks5, because names are never resolved here
 }
 
 // target is where the proxy is asked to connect to.
@@ -124,8 +120,8 @@ type target struct {
 
 func (t target) String() string { return net.JoinHostPort(t.host, strconv.Itoa(int(t.port))) }
 
-// parseTarget refuses what could break out of a request line, or does not fit into SOCKS5 (RFC
-// 1928, section 5).
+// parseTarget splits host:port. It refuses hosts that could break out of an HTTP request line, or
+// do not fit into a SOCKS5 request (RFC 1928, section 5).
 func parseTarget(addr string) (target, error) {
 	host, service, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -145,8 +141,7 @@ func notInHost(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"#%/<>?@\[]^{|}`, r) || r == '`'
 }
 
-// proxyName is the proxy as errors show it: without user and password, and whatever follows the
-// host.
+// proxyName returns the proxy's URL for errors: scheme and host, without user, password and path.
 func proxyName(proxy *url.URL) string {
 	return fmt.Sprintf("%s://%s", proxy.Scheme, proxy.Host)
 }

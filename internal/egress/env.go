@@ -9,15 +9,19 @@ import (
 	"golang.org/x/net/http/httpproxy"
 )
 
-// FromEnvironment returns the function that names the proxy for a URL, or nil for none, by the
-// rules of net/http: it looks at HTTP_PROXY for http and ws, at HTTPS_PROXY for https and wss, and
-// at NO_PROXY for the hosts, domains, addresses and prefixes that need none; names in lower case
-// win over those in upper case, and what runs on this machine needs no proxy. As with curl,
-// ALL_PROXY stands in for what is not set and serves every other scheme.
+// FromEnvironment returns a function that returns the proxy for a URL, or nil if the URL needs
+// none. The environment is read once, by the rules of net/http:
 //
-// Only the URL's scheme and host are looked at. A proxy that is set but cannot be understood is an
-// error for every URL it would serve: dialling past it would be a surprise. Changes of the
-// environment have no effect later.
+//   - HTTP_PROXY is used for http and ws, HTTPS_PROXY for https and wss.
+//   - NO_PROXY lists hosts, domains, addresses and prefixes that need no proxy. Hosts on loopback
+//     never need one.
+//   - A variable in lower case takes precedence over the same one in upper case.
+//   - As with curl, ALL_PROXY replaces a variable that is not set, and is used for all other
+//     schemes.
+//
+// Only the URL's scheme and host matter. A variable that is set but is not a usable proxy is an
+// error for every URL that it applies to, because a direct dial would bypass a proxy that was
+// wanted.
 func FromEnvironment(getenv func(string) string) func(*url.URL) (*url.URL, error) {
 	all := fromVariable(getenv, "all_proxy", "ALL_PROXY")
 	web := fromVariable(getenv, "http_proxy", "HTTP_PROXY")
@@ -25,7 +29,7 @@ func FromEnvironment(getenv func(string) string) func(*url.URL) (*url.URL, error
 	if web.name == "" {
 		web = all
 	} else if getenv("REQUEST_METHOD") != "" {
-		web = variable{err: errors.New("HTTP_PROXY is not to be trusted in a CGI program, where a client may set it")}
+		web = variable{err: errors.New("HTTP_PROXY cannot be trusted in a CGI program, where a client may set it")}
 	}
 	if secure.name == "" {
 		secure = all
@@ -48,15 +52,15 @@ func FromEnvironment(getenv func(string) string) func(*url.URL) (*url.URL, error
 	}
 }
 
-// variable is what one variable of the environment says.
+// variable is one variable of the environment, read as a proxy.
 type variable struct {
 	name  string // empty if it is not set
 	proxy *url.URL
 	err   error
 }
 
-// fromVariable reads a proxy: a URL, or host:port of an HTTP proxy. Its error keeps the value,
-// which may hold a password, to itself.
+// fromVariable reads the first variable of names that is set: a URL, or host:port of an HTTP proxy.
+// Its error does not repeat the value, which may contain a password.
 func fromVariable(getenv func(string) string, names ...string) variable {
 	name, value := firstSet(getenv, names...)
 	if name == "" {

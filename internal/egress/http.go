@@ -11,23 +11,21 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode"
+
+	"ginnel/internal/safetext"
 )
 
 const (
-	maxHeader = 64 << 10
-	// maxBody is how much of a refusal's body is read, and maxExcerpt how much of its text is shown.
-	maxBody    = 4 << 10
-	maxExcerpt = 200
-	// bodyTimeout bounds the wait for that body: it is an explanation, not worth the whole time of a
-	// dial.
-	bodyTimeout = time.Second
+	maxHeader   = 64 << 10
+	maxBody     = 4 << 10     // bytes that are read of the body of a refusal
+	maxExcerpt  = 200         // bytes that are shown of a text that the proxy wrote
+	bodyTimeout = time.Second // for that body: an explanation is not worth the whole time of a dial
 )
 
 var errHeaderSize = fmt.Errorf("header is larger than %d KiB", maxHeader>>10)
 
-// connectHTTP asks for a tunnel (RFC 9110, section 9.3.6). Like net/http, it takes a status of 200
-// for success and no other.
+// connectHTTP asks for a tunnel (RFC 9110, section 9.3.6). Like net/http, it accepts only status
+// 200 as success.
 func connectHTTP(conn net.Conn, user *url.Userinfo, to target) (net.Conn, error) {
 	if err := writeConnect(conn, user, to); err != nil {
 		return nil, fmt.Errorf("sending CONNECT: %w", err)
@@ -37,12 +35,12 @@ func connectHTTP(conn net.Conn, user *url.Userinfo, to target) (net.Conn, error)
 	resp, err := readResponse(br)
 	if err != nil {
 		if in.err == nil {
-			in.err = errors.New(hide(err.Error(), user)) // not HTTP, but words of the proxy
+			in.err = errors.New(redact(err.Error(), user)) // the answer is not HTTP, and err quotes it
 		}
 		return nil, fmt.Errorf("reading answer to CONNECT: %w", in.err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%w: %s", ErrRefused, hide(explain(conn, resp), user))
+		return nil, fmt.Errorf("%w: %s", ErrRefused, redact(explain(conn, resp), user))
 	}
 	first, err := br.Peek(br.Buffered())
 	if err != nil {
@@ -51,8 +49,8 @@ func connectHTTP(conn net.Conn, user *url.Userinfo, to target) (net.Conn, error)
 	return withFirst(conn, first), nil
 }
 
-// headerReader reads an answer of bounded size and keeps the error that ended it, to tell a broken
-// conn from an answer that is not HTTP.
+// headerReader reads an answer of at most left bytes. It keeps the error that ended the reading, so
+// that a broken connection can be told from an answer that is not HTTP.
 type headerReader struct {
 	conn net.Conn
 	left int
@@ -74,7 +72,7 @@ func (r *headerReader) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// writeConnect writes the request in one piece, as some proxies would like it.
+// writeConnect writes the request in one call, because some proxies expect it in one segment.
 func writeConnect(conn net.Conn, user *url.Userinfo, to target) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "CONNECT %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ginnel\r\n", to, to)
@@ -86,14 +84,14 @@ func writeConnect(conn net.Conn, user *url.Userinfo, to target) error {
 	return err
 }
 
-// credentials are those of RFC 7617.
+// credentials encodes user and password for Basic authentication (RFC 7617).
 func credentials(user *url.Userinfo) string {
 	password, _ := user.Password()
 	return base64.StdEncoding.EncodeToString([]byte(user.Username() + ":" + password))
 }
 
-// readResponse returns the final response; RFC 9110, section 15.2, allows any number of 1xx before
-// it, of which 101 would be final.
+// readResponse returns the final response. Any number of 1xx responses may come before it (RFC
+// 9110, section 15.2), except 101, which is final itself.
 func readResponse(br *bufio.Reader) (*http.Response, error) {
 	request := &http.Request{Method: http.MethodConnect}
 	for {
@@ -104,8 +102,8 @@ func readResponse(br *bufio.Reader) (*http.Response, error) {
 	}
 }
 
-// explain returns the status line, what the proxy accepts for authentication, and how the body
-// begins.
+// explain returns the status line, the authentication schemes that the proxy offers after a 407,
+// and the beginning of the body.
 func explain(conn net.Conn, resp *http.Response) string {
 	text := resp.Status
 	if resp.StatusCode == http.StatusProxyAuthRequired {
@@ -116,7 +114,7 @@ func explain(conn net.Conn, resp *http.Response) string {
 		}
 		text += " (it takes " + strings.Join(schemes, ", ") + ")"
 	}
-	conn.SetReadDeadline(time.Now().Add(bodyTimeout)) // a context that ends closes the conn, and this wait with it
+	conn.SetReadDeadline(time.Now().Add(bodyTimeout)) // the end of the dial's context also ends this wait: it closes conn
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if len(body) > 0 {
 		text += ": " + string(body)
@@ -124,11 +122,11 @@ func explain(conn net.Conn, resp *http.Response) string {
 	return text
 }
 
-// hide removes from text, which the proxy wrote, what it may have repeated of the credentials, and
-// what a terminal would act upon; and it shortens it.
-func hide(text string, user *url.Userinfo) string {
+// redact returns the beginning of a text that the proxy wrote, safe to show, with "..." for every
+// form of our credentials that the proxy may have repeated.
+func redact(text string, user *url.Userinfo) string {
 	if user == nil {
-		return excerpt(text)
+		return safetext.Line(text, maxExcerpt)
 	}
 	password, ok := user.Password()
 	_, encoded, _ := strings.Cut(user.String(), ":")
@@ -140,22 +138,5 @@ func hide(text string, user *url.Userinfo) string {
 			text = strings.ReplaceAll(text, secret, "...")
 		}
 	}
-	return excerpt(text)
-}
-
-// excerpt returns the start of a text in one line.
-func excerpt(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(text, " "))
-	text = strings.Join(strings.Fields(text), " ")
-	for i := range text { // a cut between characters
-		if i > maxExcerpt {
-			return text[:i] + "..."
-		}
-	}
-	return text
+	return safetext.Line(text, maxExcerpt)
 }

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-// listen serves every conn to a loopback listener until the test ends, and waits for that.
+// listen serves every connection to a loopback listener until the test ends.
 func listen(t *testing.T, serve func(net.Conn)) (addr string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,7 +46,7 @@ func listen(t *testing.T, serve func(net.Conn)) (addr string) {
 	return ln.Addr().String()
 }
 
-// greeter says hello at once, hears its guest out, and answers only then.
+// greeter sends a greeting at once, reads until the end of the stream, and then answers.
 func greeter(conn net.Conn) {
 	io.WriteString(conn, "hello ")
 	heard, err := io.ReadAll(conn)
@@ -55,7 +55,7 @@ func greeter(conn net.Conn) {
 	}
 }
 
-// relay copies both ways and passes the end of each on.
+// relay copies in both directions and passes on the half-close of each.
 func relay(a io.ReadWriteCloser, aReader io.Reader, b *net.TCPConn) {
 	defer b.Close()
 	var wg sync.WaitGroup
@@ -68,7 +68,7 @@ func relay(a io.ReadWriteCloser, aReader io.Reader, b *net.TCPConn) {
 	wg.Wait()
 }
 
-// connectProxy is a CONNECT proxy that lets ann in.
+// connectProxy is a CONNECT proxy that accepts the credentials of ann.
 func connectProxy(conn net.Conn) {
 	br := bufio.NewReader(conn)
 	req, err := http.ReadRequest(br)
@@ -76,7 +76,8 @@ func connectProxy(conn net.Conn) {
 		return
 	}
 	if req.Method != http.MethodConnect || req.Header.Get("Proxy-Authorization") != "Basic YW5uOnMzY3JldA==" {
-		io.WriteString(conn, "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+		io.WriteString(conn,
+			"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
 		return
 	}
 	out, err := net.Dial("tcp", req.Host)
@@ -84,7 +85,7 @@ func connectProxy(conn net.Conn) {
 		io.WriteString(conn, "HTTP/1.1 502 Bad Gateway\r\n\r\n"+err.Error())
 		return
 	}
-	// The header and the first word in one packet: what is read too far must not be lost.
+	// The header and the first bytes of the stream in one segment: none of them must be lost.
 	first := make([]byte, len("hello "))
 	if _, err := io.ReadFull(out, first); err != nil {
 		return
@@ -93,7 +94,8 @@ func connectProxy(conn net.Conn) {
 	relay(conn, br, out.(*net.TCPConn))
 }
 
-// proxies starts one of each kind and returns their URLs, with the roots that the https one needs.
+// proxies starts a proxy of each kind. It returns their URLs, and the root certificate of the https
+// proxy.
 func proxies(t *testing.T) (urls []*url.URL, roots *x509.CertPool) {
 	t.Helper()
 	cert := httptest.NewUnstartedServer(nil)
@@ -115,8 +117,8 @@ func proxies(t *testing.T) (urls []*url.URL, roots *x509.CertPool) {
 	}, roots
 }
 
-// Through real proxies, the SOCKS5 one an independent implementation: the first words, a question,
-// and an answer that is given only when the question has ended.
+// A connection through each real proxy, of which the SOCKS5 one is an independent implementation,
+// passes early data of the server and a half-close of the client.
 func TestHalfClose(t *testing.T) {
 	target := listen(t, greeter)
 	urls, roots := proxies(t)
@@ -156,7 +158,8 @@ func TestRealRefusals(t *testing.T) {
 	urls, roots := proxies(t)
 	for _, proxy := range urls {
 		d := &Dialer{RootCAs: roots}
-		if _, err := d.Dial(t.Context(), proxy, closed.Addr().String()); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "refused") {
+		if _, err := d.Dial(t.Context(), proxy, closed.Addr().String()); !errors.Is(err, ErrRefused) ||
+			!strings.Contains(err.Error(), "refused") {
 			t.Errorf("%s, closed port: got %v", proxy.Scheme, err)
 		}
 		wrong := *proxy
@@ -166,12 +169,12 @@ func TestRealRefusals(t *testing.T) {
 		}
 	}
 	var unknown x509.UnknownAuthorityError
-	if _, err := Dial(t.Context(), urls[1], "127.0.0.1:1"); !errors.As(err, &unknown) {
-		t.Errorf("https with a certificate of nobody's: got %v", err)
+	if _, err := new(Dialer).Dial(t.Context(), urls[1], "127.0.0.1:1"); !errors.As(err, &unknown) {
+		t.Errorf("https with an unknown authority: got %v", err)
 	}
 }
 
-// What Dial returns is a net.Conn in every respect, also where it had to keep the first bytes.
+// The connection passes nettest.TestConn, also if Dial has read its first bytes.
 func TestConn(t *testing.T) {
 	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 		a, b := net.Pipe()
@@ -185,10 +188,10 @@ func TestFirstBytes(t *testing.T) {
 	defer b.Close()
 	conn := withFirst(a, []byte("hello"))
 	if _, ok := conn.(closeWriter); ok {
-		t.Error("a pipe has no CloseWrite, what stands before it has")
+		t.Error("the wrapper of a pipe has CloseWrite, the pipe has not")
 	}
 	if withFirst(a, nil) != a {
-		t.Error("a conn with nothing before it is wrapped")
+		t.Error("a connection without first bytes was wrapped")
 	}
 	buf := make([]byte, 3)
 	for _, want := range []string{"hel", "lo"} {
@@ -208,7 +211,7 @@ func TestFirstBytes(t *testing.T) {
 	}
 }
 
-// Readers that race get every byte once, and Close wakes the one that waits.
+// Concurrent readers get every byte once, and Close wakes a blocked reader.
 func TestFirstBytesConcurrently(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()

@@ -9,11 +9,12 @@ import (
 	"net/url"
 )
 
-// The client half of RFC 1928 and RFC 1929. golang.org/x/net/proxy has one too, but its errors do
-// not tell a proxy's refusal from a broken conn, and the conn it returns hides CloseWrite.
+// This file is the client of SOCKS5 (RFC 1928, RFC 1929). golang.org/x/net/proxy is not used
+// because its errors do not distinguish a refusal from a broken connection, and because the
+// connection that it returns hides CloseWrite.
 const (
 	socksVersion = 5
-	authVersion  = 1 // of the username/password subnegotiation
+	authVersion  = 1 // of the username/password subnegotiation (RFC 1929)
 
 	methodNone     = 0x00
 	methodPassword = 0x02
@@ -26,7 +27,7 @@ const (
 	addressIPv6 = 4
 )
 
-// socksReplies are the words of RFC 1928, section 6.
+// socksReplies are the reply codes (REP) of RFC 1928, section 6.
 var socksReplies = map[byte]string{
 	1: "general failure",
 	2: "connection not allowed by ruleset",
@@ -38,9 +39,9 @@ var socksReplies = map[byte]string{
 	8: "address type not supported",
 }
 
-var errNotSOCKS = errors.New("answer is not of SOCKS5")
+var errNotSOCKS = errors.New("answer is not SOCKS5")
 
-// connectSOCKS5 asks for a connection. Nothing is read beyond the answer.
+// connectSOCKS5 asks the proxy for a connection. It reads nothing beyond the proxy's answer.
 func connectSOCKS5(conn net.Conn, user *url.Userinfo, to target) (net.Conn, error) {
 	if err := socksLogin(conn, user); err != nil {
 		return nil, fmt.Errorf("logging in: %w", err)
@@ -51,7 +52,7 @@ func connectSOCKS5(conn net.Conn, user *url.Userinfo, to target) (net.Conn, erro
 	return conn, nil
 }
 
-// socksLogin agrees on a method (RFC 1928, section 3) and follows it.
+// socksLogin negotiates the authentication method (RFC 1928, section 3) and authenticates.
 func socksLogin(conn net.Conn, user *url.Userinfo) error {
 	methods := []byte{socksVersion, 1, methodNone}
 	if user != nil {
@@ -79,7 +80,7 @@ func socksLogin(conn net.Conn, user *url.Userinfo) error {
 	return errNotSOCKS
 }
 
-// socksPassword is RFC 1929.
+// socksPassword authenticates by user and password (RFC 1929).
 func socksPassword(conn net.Conn, user *url.Userinfo) error {
 	name := user.Username()
 	password, _ := user.Password()
@@ -95,14 +96,14 @@ func socksPassword(conn net.Conn, user *url.Userinfo) error {
 	if err := readFull(conn, answer[:]); err != nil {
 		return err
 	}
-	// Not every server writes the subnegotiation's version; the status is what counts.
+	// Only the status is checked, because some servers write a wrong version before it.
 	if answer[1] != 0 {
 		return fmt.Errorf("%w: user or password is wrong", ErrRefused)
 	}
 	return nil
 }
 
-// socksRequest is sections 4 and 6 of RFC 1928.
+// socksRequest sends the CONNECT request and reads the reply (RFC 1928, sections 4 and 6).
 func socksRequest(conn net.Conn, to target) error {
 	b := []byte{socksVersion, commandConnect, 0}
 	addr, err := netip.ParseAddr(to.host)
@@ -119,8 +120,8 @@ func socksRequest(conn net.Conn, to target) error {
 		return err
 	}
 
-	var answer [5]byte // the last is the first of the address
-	if err := readFull(conn, answer[:4]); err != nil {
+	var answer [4]byte
+	if err := readFull(conn, answer[:]); err != nil {
 		return err
 	}
 	if answer[0] != socksVersion {
@@ -136,7 +137,7 @@ func socksRequest(conn net.Conn, to target) error {
 	return skipBound(conn, answer[3])
 }
 
-// skipBound reads past the address and port that the proxy connects from.
+// skipBound reads and drops the address and port that the proxy connects from (BND.ADDR, BND.PORT).
 func skipBound(conn net.Conn, kind byte) error {
 	var length int
 	switch kind {
@@ -156,7 +157,7 @@ func skipBound(conn net.Conn, kind byte) error {
 	return readFull(conn, make([]byte, length+2))
 }
 
-// readFull is io.ReadFull for answers that must come.
+// readFull is io.ReadFull, except that the end of the stream is always unexpected.
 func readFull(conn net.Conn, b []byte) error {
 	_, err := io.ReadFull(conn, b)
 	if errors.Is(err, io.EOF) {

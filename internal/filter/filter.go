@@ -1,10 +1,9 @@
-// Package filter decides which IP packets of the mesh pass: the packet filter of the network map
-// (control specification, section 6), which every node enforces at its own door.
+// Package filter is the packet filter of the network map (control specification, section 6). Every
+// node applies it to the packets that its peers send to it.
 //
-// Rules only allow. What they say is compiled once, when the map changes, so that a packet costs a
-// few binary searches however many rules there are. The state that packets share is the flow table
-// alone; a packet of a flow that is known takes no lock, and no packet allocates. The package
-// starts no goroutines.
+// Rules can only allow. They are compiled when the map changes, so that a packet costs a few binary
+// searches however many rules exist. The flow table is the only mutable state on the packet path: a
+// packet of a known flow takes no lock, and no packet allocates. The package starts no goroutines.
 package filter
 
 import (
@@ -17,54 +16,53 @@ import (
 
 // Config is what a Filter enforces.
 type Config struct {
-	// Rules are those of all chunks of the map's filter. None: only answers come in.
+	// Rules are the rules of all chunks of the map's filter. None: only answers are accepted.
 	Rules []control.FilterRule
 
-	// Local are the own addresses and the routes that this node advertises. Nothing comes in for
-	// another destination.
+	// Local are the node's own addresses and the routes that it advertises. Packets to any other
+	// destination are refused.
 	Local []netip.Prefix
 
-	// HasCapability says whether the peer at an address has a node attribute, for the sources
-	// "cap:ATTRIBUTE". It is called while packets wait, from several goroutines. Nil: no peer has any.
+	// HasCapability reports whether the peer at src has a node attribute, for rules whose source is
+	// "cap:ATTRIBUTE". It is called on the packet path, from several goroutines. Nil: no peer has any.
 	HasCapability func(src netip.Addr, capability string) bool
 
-	// Jailed are the sources that the rules are not for (section 6.4): the peers that the map says are
-	// jailed. Answers to flows of the time before do not pass either.
+	// Jailed are the addresses of the peers that the map declares jailed: no rule applies to them
+	// (section 6.4). Flows that were opened before a peer was jailed give it no access either.
 	Jailed []netip.Prefix
 }
 
-// A Filter holds the rules and remembers the flows that have left, as far as it is told: the stack
-// knows most of them itself. Its zero value, the filter of a node without a map, lets nothing in.
-// All methods may be called at the same time.
+// A Filter holds the rules and the flow table. The table contains only the flows that Sent reports;
+// the netstack tracks the flows of its own connections. The zero value, for a node without a map,
+// accepts nothing. All methods may be called concurrently.
 type Filter struct {
 	program atomic.Pointer[program]
 
-	mu       sync.Mutex // held by Set
-	open     *flowTable // flows of peers that the rules are for; nil until Set
-	shielded *flowTable // flows of jailed peers; nil until there are any
+	mu     sync.Mutex // serializes Set
+	open   *flowTable // flows to peers that are not jailed; nil before the first Set
+	jailed *flowTable // flows to jailed peers; nil until a peer is jailed
 }
 
-// program is a Config made ready for packets. It does not change.
+// program is a compiled Config. It is immutable, except for the flow tables.
 type program struct {
 	local  spanSet
 	jailed spanSet
-	rules  *ruleSet // nil before the first Set
-	grants []grant
+	rules  *ruleSet
 
 	hasCapability func(netip.Addr, string) bool
 
 	flows       *flowTable
-	jailedFlows *flowTable // nil if nobody is jailed
+	jailedFlows *flowTable // nil if no peer is jailed
 }
 
-// Set replaces what is enforced; the flow table stays (section 6.3). On an error, which a rule in
-// the obsolete form with separate bits is, everything stays as it was.
+// Set replaces the configuration and keeps the flow tables (section 6.3). It fails if a rule has
+// the obsolete form with separate bits; then the former configuration stays in force.
 func (f *Filter) Set(cfg Config) error {
-	compiled, err := compile(cfg.Rules)
+	rules, err := compile(cfg.Rules)
 	if err != nil {
 		return err
 	}
-	p := &program{rules: compiled.rules, grants: compiled.grants, hasCapability: cfg.HasCapability}
+	p := &program{rules: rules, hasCapability: cfg.HasCapability}
 	if p.hasCapability == nil {
 		p.hasCapability = func(netip.Addr, string) bool { return false }
 	}
@@ -76,34 +74,32 @@ func (f *Filter) Set(cfg Config) error {
 	if f.open == nil {
 		f.open = newFlowTable()
 	}
-	if f.shielded == nil && len(cfg.Jailed) > 0 {
-		f.shielded = newFlowTable()
+	if f.jailed == nil && len(cfg.Jailed) > 0 {
+		f.jailed = newFlowTable()
 	}
 	p.flows = f.open
 	if len(cfg.Jailed) > 0 {
-		p.jailedFlows = f.shielded
+		p.jailedFlows = f.jailed
 	}
 	f.program.Store(p)
 	return nil
 }
 
-// In reports whether a packet from a peer, whose source address WireGuard has checked, may come in.
+// In reports whether a packet from a peer is accepted. WireGuard has verified its source address.
+//
+// A fragment other than the first has no transport header, so In refuses it. The netstack does not
+// ask about such fragments: they pass, and its reassembler drops datagrams whose fragments overlap.
 func (f *Filter) In(b []byte) bool {
 	if len(b) == 0 {
-		return true // a keepalive
+		return true // a WireGuard keepalive
 	}
 	var h headers
-	switch h.parse(b) {
-	case malformed, strayed:
-		return false
-	case laterFragment:
-		return true // without its first it comes to nothing
-	}
 	p := f.program.Load()
-	return p != nil && p.in(&h)
+	return h.parse(b) && p != nil && p.in(&h)
 }
 
-// Allows reports whether the rules let src send UDP datagrams to dst, as In decides about the first.
+// Allows reports whether the rules allow UDP datagrams from src to dst. It decides as In does about
+// the first datagram.
 func (f *Filter) Allows(src netip.Addr, dst netip.AddrPort) bool {
 	h := headers{proto: protoUDP, dstPort: dst.Port()}
 	h.family, h.src = fromAddr(src)
@@ -112,7 +108,8 @@ func (f *Filter) Allows(src netip.Addr, dst netip.AddrPort) bool {
 	return p != nil && src.Is4() == dst.Addr().Is4() && p.in(&h)
 }
 
-// Sent remembers a UDP datagram that this node has sent from src, so that answers come in.
+// Sent records that this node has sent a UDP datagram from src to dst, so that answers are
+// accepted.
 func (f *Filter) Sent(src, dst netip.AddrPort) {
 	h := headers{proto: protoUDP, srcPort: src.Port(), dstPort: dst.Port()}
 	h.family, h.src = fromAddr(src.Addr())
@@ -132,24 +129,7 @@ func (f *Filter) sent(h *headers) {
 	flows.remember(h.flow(h.src, h.srcPort, h.dst, h.dstPort))
 }
 
-// Granted returns the capabilities that a peer at src has at dst, an address of this node, in the
-// order of the rules (section 6.5). It is nil if there are none.
-func (f *Filter) Granted(src, dst netip.Addr) control.CapMap {
-	p := f.program.Load()
-	if p == nil {
-		return nil
-	}
-	if family, a := fromAddr(src); p.jailed.contains(family, a) {
-		return nil
-	}
-	var granted control.CapMap
-	for i := range p.grants {
-		granted = p.grants[i].add(granted, src, dst, p.hasCapability)
-	}
-	return granted
-}
-
-// in is the decision of section 6.2 about a packet that has a transport header.
+// in decides about a packet by section 6.2.
 func (p *program) in(h *headers) bool {
 	if !p.local.contains(h.family, h.dst) {
 		return false
@@ -161,7 +141,7 @@ func (p *program) in(h *headers) bool {
 	switch {
 	case h.proto == protoTSMP:
 		return true
-	case h.answer: // what begins nothing needs no rule: the stack knows what it answers
+	case h.answer: // needs no rule: the netstack drops it unless it matches a connection or request
 		return true
 	case h.tracked() && flows.knows(h.flow(h.dst, h.dstPort, h.src, h.srcPort)):
 		return true

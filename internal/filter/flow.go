@@ -7,37 +7,36 @@ import (
 	"sync/atomic"
 )
 
-// flow identifies a UDP or SCTP flow: the local address, the remote address, and in the last word
-// family, protocol, local and remote port.
+// flow identifies a UDP or SCTP flow: two words of local address, two of remote address, and one of
+// family, protocol, local port and remote port.
 type flow [5]uint64
 
-// The table remembers at least the 512 flows that were used last, as the reference does (section
-// 6.2), but for coincidence: a flow lives in the one of the sets that a keyed hash names, and a set
-// forgets what it has not used for the longest time. That 512 flows need more than 64 places of one
-// set is a matter of one in a million.
+// The flow table is a set-associative cache with LRU replacement in each set; a keyed hash selects
+// the set of a flow. It holds twice the 512 flows that the reference implementation remembers
+// (section 6.2), so that the last 512 flows are all present unless more than 64 of them fall into
+// one set, which happens once in about a million cases.
 const (
 	flowSets = 16
 	flowWays = 64
 )
 
-// flowTable remembers flows. Flows that are known are looked up without a lock; a new one locks its
-// set.
+// flowTable is a set of recent flows. Looking up a flow takes no lock; inserting one locks its set.
 type flowTable struct {
 	seed maphash.Seed
 	sets [flowSets]flowSet
 }
 
-// flowSet is a part of the table. Its tags are apart from the flows so that a search reads few
-// cache lines.
+// flowSet is one set of the table. The tags are stored apart from the flows, so that a search reads
+// few cache lines.
 type flowSet struct {
-	mu    sync.Mutex // held to put a flow in
+	mu    sync.Mutex // held while a flow is inserted
 	clock atomic.Uint32
-	tags  [flowWays]atomic.Uint32 // hashes; zero is a free place
+	tags  [flowWays]atomic.Uint32 // hashes of the flows; zero is a free slot
 	slots [flowWays]flowSlot
 }
 
-// flowSlot holds a flow. Readers have no lock: a version that is odd, or differs after reading,
-// says that the flow was being replaced.
+// flowSlot holds a flow, guarded by a sequence lock: if version is odd, or has changed when a
+// reader has read the words, the flow was being replaced.
 type flowSlot struct {
 	version atomic.Uint32
 	used    atomic.Uint32 // the set's clock at the last use
@@ -46,7 +45,7 @@ type flowSlot struct {
 
 func newFlowTable() *flowTable { return &flowTable{seed: maphash.MakeSeed()} }
 
-// place returns the set of f and the tag of f there.
+// place returns the set of f and the tag of f in it.
 func (t *flowTable) place(f flow) (*flowSet, uint32) {
 	var b [8 * len(f)]byte
 	for i, word := range f {
@@ -56,13 +55,13 @@ func (t *flowTable) place(f flow) (*flowSet, uint32) {
 	return &t.sets[h%flowSets], uint32(h>>32) | 1
 }
 
-// knows reports whether f is remembered, and keeps it so.
+// knows reports whether f is in the table, and marks it as used.
 func (t *flowTable) knows(f flow) bool {
 	s, tag := t.place(f)
 	return s.touch(f, tag)
 }
 
-// remember puts f into the table.
+// remember inserts f into the table, or marks it as used.
 func (t *flowTable) remember(f flow) {
 	s, tag := t.place(f)
 	if s.touch(f, tag) {
@@ -70,18 +69,19 @@ func (t *flowTable) remember(f flow) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.touch(f, tag) { // nobody was quicker
+	if !s.touch(f, tag) { // no other goroutine has inserted f meanwhile
 		s.replaceLocked(f, tag)
 	}
 }
 
-// touch notes the use of f; it reports false if f is not in the set.
+// touch marks f as used. It reports false if f is not in the set.
 func (s *flowSet) touch(f flow, tag uint32) bool {
 	for i := range s.tags {
 		if s.tags[i].Load() != tag || !s.slots[i].holds(f) {
 			continue
 		}
-		// A flow that was also the last to be used leaves the set's cache lines alone.
+		// If f was also the last flow used in this set, nothing is written, so that the cache lines stay
+		// shared between processors.
 		if now := s.clock.Load(); s.slots[i].used.Load() != now {
 			s.slots[i].used.Store(s.clock.Add(1))
 		}
@@ -100,7 +100,7 @@ func (s *flowSlot) holds(f flow) bool {
 	return version%2 == 0 && s.version.Load() == version
 }
 
-// replaceLocked puts f into the slot that is free or was not used for the longest time.
+// replaceLocked puts f into a free slot, or else into the least recently used one.
 func (s *flowSet) replaceLocked(f flow, tag uint32) {
 	now := s.clock.Add(1)
 	oldest, age := 0, uint32(0)
@@ -109,7 +109,7 @@ func (s *flowSet) replaceLocked(f flow, tag uint32) {
 			oldest = i
 			break
 		}
-		if a := now - s.slots[i].used.Load(); a > age { // right even after the clock has come round
+		if a := now - s.slots[i].used.Load(); a > age { // correct even after the clock has wrapped around
 			oldest, age = i, a
 		}
 	}

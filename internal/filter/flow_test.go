@@ -10,7 +10,7 @@ func udp(port uint16) packet {
 	return packet{proto: protoUDP, src: here4, dst: peer4, srcPort: port, dstPort: 53}
 }
 
-// answer is what comes back.
+// answer returns the packet of the reverse direction.
 func (p packet) answer() packet {
 	p.src, p.dst, p.srcPort, p.dstPort = p.dst, p.src, p.dstPort, p.srcPort
 	return p
@@ -44,7 +44,8 @@ func TestFlows(t *testing.T) {
 	}
 }
 
-// A flow that is in use stays while thousands come and go; one that is not goes.
+// A flow in use stays in the table while thousands of others are inserted; an unused one is
+// evicted.
 func TestFlowsLRU(t *testing.T) {
 	var f Filter
 	set(t, &f, local())
@@ -61,7 +62,7 @@ func TestFlowsLRU(t *testing.T) {
 	}
 }
 
-// "Changing rules keeps the flow table"; jailed peers have their own.
+// "Changing rules keeps the flow table". Jailed peers have a table of their own.
 func TestFlowsOutliveRules(t *testing.T) {
 	var f Filter
 	asked, in := udp(7).bytes(), udp(7).answer().bytes()
@@ -96,10 +97,10 @@ func TestFlowsOutliveRules(t *testing.T) {
 	want("jailed no more", true)
 }
 
-// What is remembered by its addresses is what a packet would be remembered by.
+// Sent inserts the same flow as the outbound packet itself would.
 func TestSent(t *testing.T) {
 	var f Filter
-	f.Sent(netip.AddrPortFrom(here4, 7), netip.AddrPortFrom(peer4, 53)) // and nobody listens
+	f.Sent(netip.AddrPortFrom(here4, 7), netip.AddrPortFrom(peer4, 53)) // before the first Set: it has no effect
 	set(t, &f, local())
 	f.Sent(netip.AddrPortFrom(here4, 7), netip.AddrPortFrom(peer4, 53))
 	if !f.In(udp(7).answer().bytes()) {
@@ -110,8 +111,8 @@ func TestSent(t *testing.T) {
 	}
 }
 
-// Nothing on the packet path allocates: for packets that rules allow, that are answers, and that
-// begin a flow.
+// Nothing on the packet path allocates: neither for packets that rules allow, nor for answers, nor
+// for packets that open a flow.
 func TestAllocations(t *testing.T) {
 	var f Filter
 	cfg := local()
@@ -136,8 +137,8 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// Under the race detector: packets of many flows in both directions while rules change. As long as
-// there are no more flows than the table has room for, none is lost.
+// For the race detector: packets of many flows in both directions while rules change. No flow is
+// lost as long as all of them fit into the table.
 func TestConcurrent(t *testing.T) {
 	var f Filter
 	set(t, &f, local())

@@ -10,38 +10,31 @@ import (
 	"ginnel/control"
 )
 
-// ruleSet are the rules about passage: a tree over sources of trees over destinations of services.
-// It answers like trying one rule after the other does.
+// ruleSet is the compiled form of the rules: a tree over sources, whose values are trees over
+// destinations, whose values are services. Its answer is that of trying the rules one by one.
 type ruleSet struct {
-	bySource     [2]*tree[targets]
+	bySource     [2]*tree[targets] // by family
 	byCapability []capabilityRules
 }
 
-// capabilityRules are those for sources with one node attribute.
+// capabilityRules are the rules whose source is the peers with one node attribute.
 type capabilityRules struct {
 	capability string
-	targets    [2]*targets
+	targets    [2]*targets // by family
 }
 
-// targets are the destinations of some rules, in one family, with the services allowed there.
+// targets maps the destinations of some rules, in one family, to the services allowed there.
 type targets struct{ byAddr *tree[services] }
 
-// services are the ports allowed by some rules: ranges, in order and without overlap, of numbers
-// made of a protocol and a port. Of protocols without ports only those are there that a rule allows
-// with all ports.
+// services are the services that some rules allow: ranges of numbers made of protocol and port,
+// sorted and without overlap. A protocol without ports is included only if a rule allows all ports.
 type services []serviceRange
 
 type serviceRange struct{ first, last uint32 }
 
 func service(proto uint8, port uint16) uint32 { return uint32(proto)<<16 | uint32(port) }
 
-// compiled is what compile makes of the rules of a map.
-type compiled struct {
-	rules  *ruleSet
-	grants []grant
-}
-
-// rule is a FilterRule that has been read.
+// rule is a parsed FilterRule.
 type rule struct {
 	src          spanSet
 	capabilities []string
@@ -54,27 +47,21 @@ type destination struct {
 	ports control.PortRange
 }
 
-// compile makes the rules ready. It refuses them all if one has the obsolete bits apart from the
-// addresses (section 6.1): read without them it would allow something else.
-func compile(rules []control.FilterRule) (compiled, error) {
-	var c compiled
-	read := make([]rule, 0, len(rules))
+// compile compiles the rules. It refuses all of them if one has the obsolete fields for prefix
+// lengths (section 6.1), because without those the rule would allow something else.
+func compile(rules []control.FilterRule) (*ruleSet, error) {
+	parsed := make([]rule, 0, len(rules))
 	for i, r := range rules {
 		hasBits := func(d control.NetPortRange) bool { return d.Bits != nil }
 		if len(r.SrcBits) > 0 || slices.ContainsFunc(r.DstPorts, hasBits) {
-			return compiled{}, fmt.Errorf("reading packet filter: rule %d has bits apart from addresses", i)
+			return nil, fmt.Errorf("filter: compiling rule %d: it has prefix lengths apart from addresses", i)
 		}
-		one := readRule(r)
-		read = append(read, one)
-		for _, g := range r.CapGrant {
-			c.grants = append(c.grants, grant{src: one.src, capabilities: one.capabilities, CapGrant: g})
-		}
+		parsed = append(parsed, parseRule(r))
 	}
-	c.rules = newRuleSet(read)
-	return c, nil
+	return newRuleSet(parsed), nil
 }
 
-func readRule(r control.FilterRule) rule {
+func parseRule(r control.FilterRule) rule {
 	var out rule
 	for _, src := range r.SrcIPs {
 		if capability, ok := strings.CutPrefix(src, "cap:"); ok {
@@ -104,10 +91,10 @@ func readRule(r control.FilterRule) rule {
 
 func newRuleSet(rules []rule) *ruleSet {
 	var s ruleSet
-	users := make(map[string][]int) // rules by capability
+	byCapability := make(map[string][]int) // indexes of rules
 	for i, r := range rules {
 		for _, capability := range r.capabilities {
-			users[capability] = append(users[capability], i)
+			byCapability[capability] = append(byCapability[capability], i)
 		}
 	}
 	for _, f := range []family{ipv4, ipv6} {
@@ -119,7 +106,7 @@ func newRuleSet(rules []rule) *ruleSet {
 		}
 		s.bySource[f] = newTree(sources, func(which []int) *targets { return newTargets(f, rules, which) })
 	}
-	for capability, which := range users {
+	for capability, which := range byCapability {
 		s.byCapability = append(s.byCapability, capabilityRules{
 			capability: capability,
 			targets:    [2]*targets{newTargets(ipv4, rules, which), newTargets(ipv6, rules, which)},
@@ -178,7 +165,7 @@ func (s *services) merge() {
 	*s = slices.Clip(joined)
 }
 
-// allow reports whether a rule matches.
+// allow reports whether a rule allows the packet.
 func (s *ruleSet) allow(h *headers, hasCapability func(src netip.Addr, capability string) bool) bool {
 	t := s.bySource[h.family]
 	for i := t.leaf(h.src); i > 0; i /= 2 {
@@ -207,8 +194,8 @@ func (t *targets) allow(h *headers) bool {
 	return false
 }
 
-// allow reports whether the packet's service is among s. For ICMP any is as good as the other: a
-// peer that is allowed something at an address may ping it.
+// allow reports whether the packet's service is in s. ICMP needs only that any service is allowed:
+// a peer that may reach something at an address may ping it.
 func (s *services) allow(h *headers) bool {
 	switch {
 	case s == nil:
@@ -217,7 +204,7 @@ func (s *services) allow(h *headers) bool {
 		return true
 	}
 	want := service(h.proto, h.dstPort)
-	low, high := 0, len(*s) // the first range that ends at it or behind
+	low, high := 0, len(*s) // searches the first range with last >= want
 	for low < high {
 		if mid := (low + high) / 2; (*s)[mid].last < want {
 			low = mid + 1

@@ -11,8 +11,8 @@ import (
 	"ginnel/control"
 )
 
-// naive is the filter of section 6.2 read aloud: one rule after the other, all text parsed again
-// for each packet.
+// naive is the filter of section 6.2 taken literally: it tries one rule after the other and parses
+// all text again for each packet.
 type naive struct {
 	rules []control.FilterRule
 	has   func(netip.Addr, string) bool
@@ -65,7 +65,7 @@ func contains(text string, a netip.Addr) bool {
 		first.Compare(a) <= 0 && a.Compare(last) <= 0
 }
 
-// world makes rules and packets out of few addresses and ports, so that they meet.
+// world makes random rules and packets from few addresses and ports, so that they often match.
 type world struct{ *rand.Rand }
 
 func (w world) addr() netip.Addr {
@@ -143,7 +143,7 @@ func hasCapability(a netip.Addr, capability string) bool {
 	return capability == "even" && b[15]%2 == 0 || capability == "low" && b[15] < 128
 }
 
-// agree holds the compiled rules against the naive ones.
+// agree compares the compiled rules with the naive ones on random packets.
 func agree(t *testing.T, w world, rules, packets int) {
 	t.Helper()
 	n := naive{has: hasCapability}
@@ -177,7 +177,7 @@ func FuzzAgainstNaive(f *testing.F) {
 	})
 }
 
-// "Obsolete; rejects the filter if non-empty": the rules of before stay.
+// "Obsolete; rejects the filter if non-empty": the former rules stay in force.
 func TestObsoleteBits(t *testing.T) {
 	bits := 8
 	port := []control.NetPortRange{{IP: "*", Ports: control.PortRange{First: 22, Last: 22}}}
@@ -190,7 +190,7 @@ func TestObsoleteBits(t *testing.T) {
 		set(t, &f, Config{Rules: []control.FilterRule{{SrcIPs: []string{"*"}, DstPorts: port}}, Local: everywhere()})
 		if err := f.Set(Config{Rules: []control.FilterRule{{SrcIPs: []string{"1.1.1.1"}}, bad}}); err == nil {
 			t.Errorf("%s: accepted", name)
-		} else if want := "reading packet filter: rule 1 has bits apart from addresses"; err.Error() != want {
+		} else if want := "filter: compiling rule 1: it has prefix lengths apart from addresses"; err.Error() != want {
 			t.Errorf("%s: got %q, want %q", name, err, want)
 		}
 		if !f.In(ssh) {
@@ -199,7 +199,7 @@ func TestObsoleteBits(t *testing.T) {
 	}
 }
 
-// A list of protocols of which none exists is not an empty list, which would be TCP, UDP and ICMP.
+// A list of only invalid protocols is not an empty list, which would mean TCP, UDP and ICMP.
 func TestUnknownProtocols(t *testing.T) {
 	var f Filter
 	rules := allowAll()
@@ -212,14 +212,15 @@ func TestUnknownProtocols(t *testing.T) {
 
 var sizes = []int{10, 100, 1000, 10000}
 
-// manyRules are n rules of different sources, destinations and ports; the last ones matter.
+// manyRules returns n rules with different sources, destinations and ports.
 func manyRules(n int) []control.FilterRule {
 	rules := make([]control.FilterRule, n)
 	for i := range rules {
 		src := fmt.Sprintf("100.%d.%d.%d", 64+i>>14, i>>7&127, i&127*2)
 		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24).String()
 		ports := control.PortRange{First: uint16(i), Last: uint16(i + 100)}
-		rules[i] = control.FilterRule{SrcIPs: []string{src}, DstPorts: []control.NetPortRange{{IP: dst, Ports: ports}, {IP: "100.64.0.1", Ports: ports}}}
+		rules[i] = control.FilterRule{SrcIPs: []string{src},
+			DstPorts: []control.NetPortRange{{IP: dst, Ports: ports}, {IP: "100.64.0.1", Ports: ports}}}
 	}
 	return rules
 }
@@ -257,7 +258,7 @@ func BenchmarkIn(b *testing.B) {
 func BenchmarkSet(b *testing.B) {
 	for _, n := range sizes {
 		rules := manyRules(n)
-		one := control.FilterRule{DstPorts: rules[0].DstPorts} // as a node with many peers gets it
+		one := control.FilterRule{DstPorts: rules[0].DstPorts} // the form that a node with many peers gets
 		for _, r := range rules {
 			one.SrcIPs = append(one.SrcIPs, r.SrcIPs...)
 		}

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// family is an index: nothing that is said of one address family holds for the other.
+// family is an address family. It indexes arrays, because each family is filtered separately.
 type family int
 
 const (
@@ -17,7 +17,8 @@ const (
 	ipv6
 )
 
-// ip is an address of a known family as a number, which compares faster than a netip.Addr.
+// ip is an address as a number, which compares faster than a netip.Addr. Its family is known from
+// the context.
 type ip struct{ hi, lo uint64 }
 
 var last = [2]ip{ipv4: {lo: math.MaxUint32}, ipv6: {math.MaxUint64, math.MaxUint64}}
@@ -45,7 +46,7 @@ func (a ip) less(b ip) bool { return a.hi < b.hi || a.hi == b.hi && a.lo < b.lo 
 
 func (a ip) compare(b ip) int { return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo)) }
 
-// next is the address behind a; that behind the last is zero.
+// next returns the address after a. After the last address of IPv6 it is zero.
 func (a ip) next() ip {
 	a.lo++
 	if a.lo == 0 {
@@ -54,15 +55,15 @@ func (a ip) next() ip {
 	return a
 }
 
-// span is a range of addresses with both its ends.
+// span is a range of addresses that includes both ends.
 type span struct{ first, last ip }
 
-// spanSet is a set of addresses: for each family spans that are in order and neither overlap nor
-// touch, if merge was called after the last add.
+// spanSet is a set of addresses: for each family, spans. After merge they are sorted and neither
+// overlap nor touch.
 type spanSet [2][]span
 
-// add adds what a rule names: an address, a prefix without host bits, a range "a-b", or "*".
-// Anything else is not added (section 6.1: an unparsable source or destination is skipped).
+// add adds the addresses that a rule names: an address, a prefix without host bits, a range "a-b",
+// or "*". Anything else is skipped (section 6.1).
 func (s *spanSet) add(text string) {
 	if text == "*" {
 		s[ipv4] = append(s[ipv4], span{ip{}, last[ipv4]})
@@ -91,7 +92,7 @@ func (s *spanSet) add(text string) {
 	}
 }
 
-// addPrefixes adds all, merged.
+// addPrefixes adds prefixes and merges the set.
 func (s *spanSet) addPrefixes(prefixes []netip.Prefix) {
 	for _, p := range prefixes {
 		if p.IsValid() {
@@ -114,7 +115,7 @@ func (s *spanSet) addPrefix(p netip.Prefix) {
 	s[family] = append(s[family], span{first, end})
 }
 
-// merge brings the spans in order and joins those that overlap or touch.
+// merge sorts the spans and joins those that overlap or touch.
 func (s *spanSet) merge() {
 	for f, spans := range s {
 		slices.SortFunc(spans, func(a, b span) int { return a.first.compare(b.first) })
@@ -134,7 +135,7 @@ func (s *spanSet) merge() {
 
 func (s *spanSet) contains(f family, a ip) bool {
 	spans := s[f]
-	low, high := 0, len(spans) // the first span that ends at a or behind it
+	low, high := 0, len(spans) // searches the first span with last >= a
 	for low < high {
 		if mid := (low + high) / 2; spans[mid].last.less(a) {
 			low = mid + 1
@@ -143,10 +144,4 @@ func (s *spanSet) contains(f family, a ip) bool {
 		}
 	}
 	return low < len(spans) && !a.less(spans[low].first)
-}
-
-// containsAddr is contains for an address of either family.
-func (s *spanSet) containsAddr(a netip.Addr) bool {
-	f, number := fromAddr(a)
-	return s.contains(f, number)
 }

@@ -5,24 +5,27 @@ import (
 	"slices"
 )
 
-// tree answers which of many overlapping sets of addresses contain an address. It is a segment
-// tree: the boundaries of all sets cut the addresses into pieces, the leaves; a set is noted at the
-// few inner nodes that together cover it, so that wide and narrow sets need little space, and the
-// sets around an address are those noted on the way up from its leaf.
+// tree finds which of many overlapping sets of addresses contain an address. It is a segment tree.
+// The boundaries of all sets divide the address space into elementary intervals, the leaves. Each
+// set is stored at the few nodes whose intervals together make it up. The sets that contain an
+// address are those stored on the path from its leaf to the root.
 type tree[T any] struct {
-	starts []ip // where the pieces begin; the first is zero
-	at     []*T // the children of node i are 2i and 2i+1, the leaves are the upper half; nil where nothing is noted
+	starts []ip // first addresses of the elementary intervals; the first is zero
+	// at holds the value of each node, or nil. The children of node i are 2i and 2i+1; the leaves are
+	// the upper half.
+	at []*T
 }
 
-// newTree builds the tree of sets, each in order and without overlap. What is noted at a node is
-// made by pack of the indexes of the sets that belong there; nodes with the same sets share it.
+// newTree builds the tree of sets, each of which is sorted and without overlap. pack makes the
+// value of a node from the indexes of the sets that are stored there. Nodes with the same sets
+// share one value.
 func newTree[T any](sets [][]span, pack func(sets []int) *T) *tree[T] {
 	t := &tree[T]{starts: []ip{{}}}
 	for _, set := range sets {
 		for _, s := range set {
 			t.starts = append(t.starts, s.first)
-			if behind := s.last.next(); behind != (ip{}) {
-				t.starts = append(t.starts, behind)
+			if after := s.last.next(); after != (ip{}) {
+				t.starts = append(t.starts, after)
 			}
 		}
 	}
@@ -30,17 +33,17 @@ func newTree[T any](sets [][]span, pack func(sets []int) *T) *tree[T] {
 	t.starts = slices.Clip(slices.Compact(t.starts))
 
 	n := len(t.starts)
-	noted := make([][]int, 2*n)
+	stored := make([][]int, 2*n)
 	for i, set := range sets {
 		for _, s := range set {
 			for l, r := t.leaf(s.first), t.leaf(s.last)+1; l < r; l, r = l/2, r/2 {
 				if l%2 == 1 {
-					noted[l] = append(noted[l], i)
+					stored[l] = append(stored[l], i)
 					l++
 				}
 				if r%2 == 1 {
 					r--
-					noted[r] = append(noted[r], i)
+					stored[r] = append(stored[r], i)
 				}
 			}
 		}
@@ -48,7 +51,7 @@ func newTree[T any](sets [][]span, pack func(sets []int) *T) *tree[T] {
 	t.at = make([]*T, 2*n)
 	packed := make(map[string]*T)
 	var name []byte
-	for i, here := range noted {
+	for i, here := range stored {
 		if len(here) == 0 {
 			continue
 		}
@@ -64,9 +67,9 @@ func newTree[T any](sets [][]span, pack func(sets []int) *T) *tree[T] {
 	return t
 }
 
-// leaf is the node of the piece that a lies in. From there the way up is i/2 until it is zero.
+// leaf returns the leaf whose interval contains a. The parent of node i is i/2; the root is 1.
 func (t *tree[T]) leaf(a ip) int {
-	low, high := 0, len(t.starts)-1 // the last piece that does not begin behind a
+	low, high := 0, len(t.starts)-1 // searches the last start <= a
 	for low < high {
 		if mid := (low + high + 1) / 2; a.less(t.starts[mid]) {
 			high = mid - 1

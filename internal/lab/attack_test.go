@@ -11,50 +11,50 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// What hostile programs, which have no key, or have one and are greedy, leave of the service that
-// honest clients get.
+// These tests measure how much of the service honest clients keep while hostile programs attack.
+// Some attackers have no key, others have a valid key and use too much.
 
-// leastKept is how much of what honest clients try has to succeed, in percent.
-const leastKept = 80
+// minKeptPercent is the share of honest attempts that has to succeed under attack.
+const minKeptPercent = 80
 
 func assertKept(t *testing.T, attack string, kept, of int) {
 	t.Helper()
 	t.Logf("%s: honest clients kept %d of %d", attack, kept, of)
-	if of == 0 || 100*kept < leastKept*of {
-		t.Errorf("%s: %d of %d, want %d %%", attack, kept, of, leastKept)
+	if of == 0 || 100*kept < minKeptPercent*of {
+		t.Errorf("%s: %d of %d, want %d %%", attack, kept, of, minKeptPercent)
 	}
 }
 
-// attacked is a host under attack and the outside, where honest clients and an attacker have an
-// address each:
+// target is a host under attack and the network outside it. The honest clients and the attacker
+// share the namespace outside, and each have an address in it:
 //
 //	host 10.5.0.1 ──────── 10.5.0.2 (honest), 10.5.0.66 (attacker) outside
-type attacked struct{ host, outside *netns }
+type target struct{ host, outside *netns }
 
-const attackedAddr, honestAddr, attackerAddr = "10.5.0.1", "10.5.0.2", "10.5.0.66"
+const targetAddr, honestAddr, attackerAddr = "10.5.0.1", "10.5.0.2", "10.5.0.66"
 
-func newAttacked(t *testing.T) attacked {
+func newTarget(t *testing.T) target {
 	t.Helper()
-	a := attacked{newNetns(t, "host"), newNetns(t, "outside")}
+	a := target{newNetns(t, "host"), newNetns(t, "outside")}
 	link(a.host, "wan", a.outside, "wan")
-	a.host.addr("wan", attackedAddr+"/24")
+	a.host.addr("wan", targetAddr+"/24")
 	a.outside.addr("wan", honestAddr+"/24", attackerAddr+"/24")
 	return a
 }
 
-// handshakeLimit is how long an honest handshake may take: less than the five seconds after which
-// WireGuard tries again.
+// handshakeLimit is how long an honest handshake may take. It is below REKEY-TIMEOUT, the five
+// seconds after which WireGuard sends another initiation.
 const handshakeLimit = 3 * time.Second
 
-// shake has stock WireGuard devices make a handshake each with the host and returns how many came
-// about in time.
-func (a attacked) shake(responder key.NodePublic, clients []key.NodePrivate) (done int) {
+// completedHandshakes runs one stock WireGuard device per client key, each of which makes one
+// handshake with the host. It returns how many were complete within handshakeLimit.
+func (a target) completedHandshakes(responder key.NodePublic, clients []key.NodePrivate) (done int) {
 	t := a.host.t
 	t.Helper()
-	p := a.outside.role("handshakes", asRoot, attackedAddr+":"+strconv.Itoa(gatePort), base64Of([key.Size]byte(responder)))
+	p := a.outside.role("handshakes", asRoot, targetAddr+":"+strconv.Itoa(gatePort), base64Of([key.Size]byte(responder)))
 	for _, k := range clients {
 		fmt.Fprintln(p.in, base64Of(k.Raw()))
 	}
@@ -67,36 +67,37 @@ func (a attacked) shake(responder key.NodePublic, clients []key.NodePrivate) (do
 	return done
 }
 
-// Garbage at the UDP port of a node that others begin handshakes with, in a trickle or as fast as
-// one sender can, keeps few of them from it.
+// Most handshakes succeed while one sender floods the node's UDP port with garbage, slowly or at
+// line rate.
 func TestHandshakesUnderGarbage(t *testing.T) {
 	const clients = 20
-	a := newAttacked(t)
+	a := newTarget(t)
 	own, dir := key.NewNodePrivate(), newDir(t, "host")
 	var peers []key.NodePrivate
-	text := "[Interface]\nPrivateKey = " + base64Of(own.Raw()) + "\nAddress = 10.77.0.1/24\nListenPort = " + strconv.Itoa(gatePort) + "\n"
+	text := "[Interface]\nPrivateKey = " + base64Of(own.Raw()) + "\nAddress = 10.77.0.1/24\nListenPort = " +
+		strconv.Itoa(gatePort) + "\n"
 	for i := range 3 * clients {
 		k := key.NewNodePrivate()
 		peers = append(peers, k)
 		text += fmt.Sprintf("[Peer]\nPublicKey = %s\nAllowedIPs = 10.77.0.%d/32\n", base64Of([key.Size]byte(k.Public())), i+2)
 	}
 	g := startGinnel(a.host, own, "up", "--wireguard", writeFile(t, dir+"/wg.conf", text), "--proxy", "127.0.0.1:0")
-	assertKept(t, "no garbage", a.shake(own.Public(), peers[:clients]), clients)
+	assertKept(t, "no garbage", a.completedHandshakes(own.Public(), peers[:clients]), clients)
 	for i, rate := range []int{8 << 10, 0} {
 		attack := fmt.Sprintf("garbage at %d bytes a second", rate)
 		if rate == 0 {
 			attack = "garbage at line rate"
 		}
-		p := a.outside.role("garbage", asRoot, attackerAddr, attackedAddr+":"+strconv.Itoa(gatePort), strconv.Itoa(rate))
+		p := a.outside.role("garbage", asRoot, attackerAddr, targetAddr+":"+strconv.Itoa(gatePort), strconv.Itoa(rate))
 		p.await(&p.out, readyLine, dialTimeout)
-		assertKept(t, attack, a.shake(own.Public(), peers[(i+1)*clients:(i+2)*clients]), clients)
+		assertKept(t, attack, a.completedHandshakes(own.Public(), peers[(i+1)*clients:(i+2)*clients]), clients)
 		p.kill()
 	}
 	g.end()
 }
 
-// Whoever sees the packets of a handshake and answers it before the responder does, without the key
-// but with points of low order, spoils nothing.
+// An attacker on the path sees each initiation and answers before the responder does. It does not
+// know the responder's key and uses low-order points. The handshake still succeeds in time.
 func TestForgedResponses(t *testing.T) {
 	const tries = 10
 	s := newSite(t)
@@ -114,25 +115,26 @@ func TestForgedResponses(t *testing.T) {
 	forged := strings.Count(forger.out.String(), "forged")
 	forger.kill()
 	if assertKept(t, "forged responses", kept, tries); forged < tries {
-		t.Errorf("%d responses were forged, so the test shows little", forged)
+		t.Errorf("only %d responses were forged for %d handshakes, so the test proves little", forged, tries)
 	}
 }
 
-// attackedControl is a coordination server on the host.
-type attackedControl struct {
-	attacked
+// targetControl is a coordination server on the host under attack.
+type targetControl struct {
+	target
 	*process
 	dir     string
-	authKey string // with which nodes join
+	authKey string // reusable, for the nodes of a test
 }
 
-const attackedURL = "http://" + attackedAddr + ":8080"
+const controlURL = "http://" + targetAddr + ":8080"
 
-func (a attacked) startControl() *attackedControl {
+func (a target) startControl() *targetControl {
 	t := a.host.t
 	t.Helper()
-	c := &attackedControl{attacked: a, dir: newDir(t, "control")}
-	c.process = a.host.start("server", ginnelCommand(c.dir, "control", "serve", "--url", attackedURL, "--stun", "none", "--state", c.dir))
+	c := &targetControl{target: a, dir: newDir(t, "control")}
+	c.process = a.host.start("server", ginnelCommand(c.dir, "control", "serve", "--url", controlURL, "--stun", "none",
+		"--state", c.dir))
 	c.await(&c.log, "coordination server is up", dialTimeout)
 	t.Cleanup(func() { assertSound(t, "the server", c.log.String()) })
 	c.admin("users", "create", "ann")
@@ -140,25 +142,28 @@ func (a attacked) startControl() *attackedControl {
 	return c
 }
 
-// admin runs a command against the server and returns what it has printed.
-func (c *attackedControl) admin(args ...string) string {
+// admin runs an administration command against the server and returns its standard output.
+func (c *targetControl) admin(args ...string) string {
 	c.t.Helper()
-	return mustDo(c.t, c.host.run(ginnelCommand(c.dir, append(append([]string{"control"}, args...), "--state", c.dir)...), ""))
+	args = append(append([]string{"control"}, args...), "--state", c.dir)
+	return mustDo(c.t, c.host.run(ginnelCommand(c.dir, args...), ""))
 }
 
-// joinLimit is how long an honest machine may take to come in, or to be told where it is approved.
+// joinLimit is how long an honest machine may take to join, or to be told where its join is
+// approved.
 const joinLimit = 10 * time.Second
 
-// join has honest machines come in, half of them with a key, and half to be approved, and returns
-// how many could.
-func (c *attackedControl) join(n int) (joined int) {
+// join starts n honest nodes one after another: half of them with an auth key, the others waiting
+// for approval. It returns how many joined or were told where to be approved.
+func (c *targetControl) join(n int) (joined int) {
 	t := c.t
 	t.Helper()
 	for i := range n {
-		args := []string{"up", "--control", attackedURL, "--hostname", fmt.Sprint("honest", i), "--proxy", "127.0.0.1:0", "--state", "mem:"}
+		args := []string{"up", "--control", controlURL, "--hostname", fmt.Sprint("honest", i), "--proxy", "127.0.0.1:0",
+			"--state", "mem:"}
 		want := "to be approved"
 		if i%2 == 0 {
-			args, want = append(args, "--authkey", c.authKey), `"msg":"up"`
+			args, want = append(args, "--authkey", c.authKey), `"msg":"node up"`
 		}
 		g := launchGinnel(c.outside, key.NewNodePrivate(), ginnelCommand(newDir(t, "home"), args...))
 		for start := time.Now(); time.Since(start) < joinLimit; time.Sleep(10 * time.Millisecond) {
@@ -172,25 +177,25 @@ func (c *attackedControl) join(n int) (joined int) {
 	return joined
 }
 
-// Channels that strangers hold idle, and logins that nobody will ever approve, keep no honest
-// machine out.
-func TestStrangersAtTheServer(t *testing.T) {
+// Honest machines can join while unregistered clients hold thousands of idle channels, or have
+// asked for thousands of logins that nobody will approve.
+func TestUnregisteredClients(t *testing.T) {
 	const tries = 10
-	c := newAttacked(t).startControl()
-	assertKept(t, "no strangers", c.join(tries), tries)
+	c := newTarget(t).startControl()
+	assertKept(t, "no attack", c.join(tries), tries)
 	for _, attack := range []string{"channels", "logins"} {
-		p := c.outside.role("strangers", asRoot, attack, attackerAddr, attackedURL, "5000")
+		p := c.outside.role("unregistered", asRoot, attack, attackerAddr, controlURL, "5000")
 		p.await(&p.out, readyLine, 90*time.Second)
-		assertKept(t, attack+" of strangers", c.join(tries), tries)
+		assertKept(t, attack+" of unregistered clients", c.join(tries), tries)
 		p.kill()
 	}
 }
 
-// A peer that sends to thousands of addresses behind a router at once leaves room for the flows of
-// others.
+// A peer that opens thousands of UDP flows through a subnet router at once leaves room for the
+// flows of other peers.
 func TestGreedyPeerOfARouter(t *testing.T) {
 	const tries = 50
-	a := newAttacked(t)
+	a := newTarget(t)
 	behind := newNetns(t, "behind")
 	link(a.host, "lan", behind, "wan")
 	a.host.addr("lan", "10.9.0.1/24")
@@ -199,7 +204,7 @@ func TestGreedyPeerOfARouter(t *testing.T) {
 	behind.startServices("behind")
 	c := a.startControl()
 	up := func(ns *netns, proxy string, flags ...string) *ginnel {
-		args := []string{"up", "--control", attackedURL, "--authkey", c.authKey, "--proxy", proxy, "--state", "mem:"}
+		args := []string{"up", "--control", controlURL, "--authkey", c.authKey, "--proxy", proxy, "--state", "mem:"}
 		return startGinnel(ns, key.NewNodePrivate(), append(args, flags...)...)
 	}
 	up(a.host, "127.0.0.1:0", "--hostname", "router", "--advertise-routes", "10.9.0.0/24")
@@ -217,7 +222,7 @@ func TestGreedyPeerOfARouter(t *testing.T) {
 		_, got, err := honest.receive(2 * time.Second)
 		return err == nil && string(got) == "honest"
 	}
-	eventually(t, "the way through the router is open", dialTimeout, exchange)
+	eventually(t, "a datagram comes back through the router", dialTimeout, exchange)
 	greedy, err := a.outside.associate("127.0.0.1:1081")
 	if err != nil {
 		t.Fatal(err)
@@ -236,15 +241,16 @@ func TestGreedyPeerOfARouter(t *testing.T) {
 		}
 	}
 	assertKept(t, fmt.Sprintf("%d flows of a greedy peer", sent), kept, tries)
-	if arrived := behind.closedPorts() - closed; arrived < leastGreed {
-		t.Errorf("%d datagrams of the greedy peer have arrived, so the test shows little", arrived)
+	if arrived := behind.closedPorts() - closed; arrived < minGreedyFlows {
+		t.Errorf("only %d datagrams of the greedy peer arrived, so the test proves little", arrived)
 	}
 }
 
-// leastGreed is more flows than a router has room for.
-const leastGreed = 2000
+// minGreedyFlows is more than the number of UDP flows that a subnet router keeps.
+const minGreedyFlows = 2000
 
-// closedPorts counts the UDP datagrams to ports that nobody has open in the namespace.
+// closedPorts returns the kernel's count of UDP datagrams to closed ports (NoPorts) in the
+// namespace.
 func (n *netns) closedPorts() (count int) {
 	n.t.Helper()
 	var text []byte
@@ -261,6 +267,6 @@ func (n *netns) closedPorts() (count int) {
 			return count
 		}
 	}
-	n.t.Fatalf("no count of UDP in %s", text)
+	n.t.Fatalf("no UDP counters in %s", text)
 	return 0
 }

@@ -26,10 +26,10 @@ import (
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
 	"ginnel/control"
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
-// The roles of attackers, and that of honest WireGuard devices.
+// The roles in this file are the attackers, and the honest WireGuard devices.
 
 func decodeKey(text string) (k [key.Size]byte, err error) {
 	b, err := base64.StdEncoding.DecodeString(text)
@@ -39,8 +39,8 @@ func decodeKey(text string) (k [key.Size]byte, err error) {
 	return k, err
 }
 
-// serveHandshakes is the role "handshakes": for each private key that it reads, a stock device makes
-// a handshake with the responder at an address.
+// serveHandshakes is the role "handshakes". For each private key on its standard input, a stock
+// device makes one handshake with the responder, whose address and public key are the arguments.
 func serveHandshakes(args []string) error {
 	responder, err := decodeKey(args[1])
 	if err != nil {
@@ -52,7 +52,7 @@ func serveHandshakes(args []string) error {
 		if err != nil {
 			return err
 		}
-		ok, err := shakeHands(args[0], responder, k)
+		ok, err := completesHandshake(args[0], responder, k)
 		if err != nil {
 			return err
 		}
@@ -64,8 +64,8 @@ func serveHandshakes(args []string) error {
 	return nil
 }
 
-// shakeHands reports whether one handshake comes about in time.
-func shakeHands(addr string, responder, private [key.Size]byte) (bool, error) {
+// completesHandshake reports whether one handshake is complete within handshakeLimit.
+func completesHandshake(addr string, responder, private [key.Size]byte) (bool, error) {
 	tun := tuntest.NewChannelTUN()
 	dev := device.NewDevice(tun.TUN(), conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	defer dev.Close()
@@ -89,14 +89,15 @@ func shakeHands(addr string, responder, private [key.Size]byte) (bool, error) {
 	return false, nil
 }
 
-// Sizes and types of WireGuard's handshake messages.
+// Types and sizes in bytes of WireGuard's handshake messages (whitepaper, sections 5.4.2 and
+// 5.4.3).
 const (
 	initiationType, initiationSize = 1, 148
 	responseType, responseSize     = 2, 92
 )
 
-// serveGarbage is the role "garbage": it sends datagrams in the shape of initiations from an
-// address, at so many bytes a second, or as fast as it can.
+// serveGarbage is the role "garbage". From the address args[0] to args[1] it sends datagrams that
+// look like initiations: args[2] bytes a second, or as many as it can if that is 0.
 func serveGarbage(args []string) error {
 	rate, err := strconv.Atoi(args[2])
 	if err != nil {
@@ -107,21 +108,21 @@ func serveGarbage(args []string) error {
 	if err != nil {
 		return err
 	}
-	b := noise(initiationSize)
+	b := randomBytes(initiationSize)
 	binary.LittleEndian.PutUint32(b, initiationType)
 	fmt.Println(readyLine)
 	for {
 		binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
-		c.Write(b) // refused by the system now and then
+		c.Write(b) // errors are expected: the send buffer may be full
 		if rate > 0 {
 			time.Sleep(initiationSize * time.Second / time.Duration(rate))
 		}
 	}
 }
 
-// serveForge is the role "forge": it sees the initiations that pass on their way to a responder, and
-// answers each at once in its name, with an ephemeral key of low order, for an initiator whose
-// public key it knows.
+// serveForge is the role "forge". It sees every initiation to the responder args[0] and answers at
+// once in the responder's name, with a zero ephemeral key, which has low order. The public key of
+// the initiator is args[1].
 func serveForge(args []string) error {
 	responder := netip.MustParseAddr(args[0])
 	initiator, err := decodeKey(args[1])
@@ -138,7 +139,7 @@ func serveForge(args []string) error {
 		return fmt.Errorf("opening a raw socket: %w", err)
 	}
 	fmt.Println(readyLine)
-	answered := make(map[uint32]bool) // by sender index: each interface sees a packet
+	answered := make(map[uint32]bool) // by sender index, because every interface delivers the same packet
 	b := make([]byte, 2048)
 	for {
 		n, _, err := unix.Recvfrom(in, b, 0)
@@ -162,7 +163,8 @@ func serveForge(args []string) error {
 	}
 }
 
-// udpIn returns what an IPv4 packet with UDP carries; nothing for others.
+// udpIn returns the addresses and the payload of a UDP datagram in an IPv4 packet without options.
+// For any other packet the payload is nil.
 func udpIn(b []byte) (src, dst netip.AddrPort, payload []byte) {
 	const ipHeader, udpHeader = 20, 8
 	if len(b) < ipHeader+udpHeader || b[0] != 0x45 || b[9] != unix.IPPROTO_UDP {
@@ -173,7 +175,7 @@ func udpIn(b []byte) (src, dst netip.AddrPort, payload []byte) {
 	return src, dst, b[ipHeader+udpHeader:]
 }
 
-// udpPacket makes an IPv4 packet, whose header checksum the kernel fills in.
+// udpPacket makes an IPv4 packet. The kernel fills in its header checksum.
 func udpPacket(src, dst netip.AddrPort, payload []byte) []byte {
 	b := make([]byte, 28, 28+len(payload))
 	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP
@@ -182,59 +184,62 @@ func udpPacket(src, dst netip.AddrPort, payload []byte) []byte {
 	copy(b[16:], dst.Addr().AsSlice())
 	binary.BigEndian.PutUint16(b[20:], src.Port())
 	binary.BigEndian.PutUint16(b[22:], dst.Port())
-	binary.BigEndian.PutUint16(b[24:], uint16(8+len(payload))) // without a checksum, which IPv4 allows
+	binary.BigEndian.PutUint16(b[24:], uint16(8+len(payload))) // checksum 0: not computed, as IPv4 allows
 	return append(b, payload...)
 }
 
-// forgedResponse answers the initiation with a sender index, as far as that can be done without the
-// responder's key: with a valid MAC1.
+// forgedResponse makes a response to the initiation with that sender index. Its MAC1 is valid,
+// because the initiator's public key suffices for it. The rest would need the responder's key.
 func forgedResponse(receiver uint32, initiator [key.Size]byte) []byte {
 	b := make([]byte, responseSize)
 	b[0] = responseType
 	binary.LittleEndian.PutUint32(b[4:], rand.Uint32())
 	binary.LittleEndian.PutUint32(b[8:], receiver)
-	copy(b[44:], noise(16)) // of the empty payload; the ephemeral key before it is zero
+	copy(b[44:], randomBytes(16)) // tag of the empty payload; the ephemeral key before it stays zero
 	label := blake2s.Sum256(append([]byte("mac1----"), initiator[:]...))
 	mac, err := blake2s.New128(label[:])
 	if err != nil {
-		panic(err) // the key has the right size
+		panic(err) // cannot happen: the key has 32 bytes
 	}
 	mac.Write(b[:60])
 	copy(b[60:], mac.Sum(nil))
 	return b
 }
 
-// strangersAtOnce is how many connections are being made at a time.
-const strangersAtOnce = 32
+// unregisteredAtOnce is how many connections are being opened at a time.
+const unregisteredAtOnce = 32
 
-// serveStrangers is the role "strangers": from one address it opens many channels to a coordination
-// server and holds them, or asks for many logins.
-func serveStrangers(args []string) error {
+// serveUnregistered is the role "unregistered". From the address args[1] it opens args[3] control
+// channels to the server args[2] and holds them. If args[0] is "logins", it also asks for a login
+// on each.
+func serveUnregistered(args []string) error {
 	from, url := args[1], args[2]
 	count, err := strconv.Atoi(args[3])
 	if err != nil {
 		return err
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(count) + 200, Max: uint64(count) + 200}); err != nil {
+	limit := unix.Rlimit{Cur: uint64(count) + 200, Max: uint64(count) + 200}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: dialTimeout}
-	req := control.RegisterRequest{} // without a key: refused, and the channel stays
+	req := control.RegisterRequest{} // without a node key: refused, but the channel stays open
 	if args[0] == "logins" {
 		req.Hostinfo = &control.Hostinfo{Hostname: "stranger"}
 	}
 	var wg sync.WaitGroup
 	work := make(chan struct{})
-	for range strangersAtOnce {
+	for range unregisteredAtOnce {
 		wg.Go(func() {
 			for range work {
 				ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
-				if c, err := control.NewClient(control.ClientConfig{URL: url, MachineKey: key.NewMachinePrivate(), DialContext: d.DialContext}); err == nil {
+				cfg := control.ClientConfig{URL: url, MachineKey: key.NewMachinePrivate(), DialContext: d.DialContext}
+				if c, err := control.NewClient(cfg); err == nil {
 					req := req
 					if req.Hostinfo != nil {
 						req.NodeKey = key.NewNodePrivate().Public()
 					}
-					c.Register(ctx, req) // and is held, with its channel
+					c.Register(ctx, req) // the connection stays open until this process ends
 				}
 				cancel()
 			}
@@ -246,5 +251,5 @@ func serveStrangers(args []string) error {
 	close(work)
 	wg.Wait()
 	fmt.Println(readyLine)
-	select {} // until killed, with the channels
+	select {} // hold the channels until killed
 }

@@ -10,14 +10,14 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 // badFile is a wg-quick file that must not be accepted.
 type badFile struct {
 	name, text string
-	want       []string // what has to be said of it, the place first
-	secret     string   // a piece of it that must not be repeated
+	want       []string // parts of the error, its position first
+	secret     string   // part of a private key, which no output may repeat
 }
 
 func badFiles(private, public string) []badFile {
@@ -27,14 +27,17 @@ func badFiles(private, public string) []badFile {
 		{name: "empty", text: "", want: []string{"empty.conf:1:1", "PrivateKey is missing"}},
 		{name: "prose", text: "my vpn config", want: []string{"prose.conf:1:1"}},
 		{name: "binary", text: "\x00\x01\xff\xfe" + iface, want: []string{"binary.conf"}},
-		{name: "key too short", text: strings.Replace(iface, private, private[:43], 1) + peer, want: []string{":2:14", "43 characters"}, secret: private[:40]},
-		{name: "key not base64", text: strings.Replace(iface, private, "!"+private[1:], 1) + peer, want: []string{":2:14", "base64"}, secret: private[1:40]},
+		{name: "key too short", text: strings.Replace(iface, private, private[:43], 1) + peer,
+			want: []string{":2:14", "43 characters"}, secret: private[:40]},
+		{name: "key not base64", text: strings.Replace(iface, private, "!"+private[1:], 1) + peer,
+			want: []string{":2:14", "base64"}, secret: private[1:40]},
 		{name: "key as name", text: iface + private + " = x\n" + peer, want: []string{":4:"}, secret: private[:40]},
 		{name: "key alone", text: iface + private[:43] + "\n" + peer, want: []string{":4:1"}, secret: private[:40]},
 		{name: "unknown key", text: iface + "Colour = blue\n" + peer, want: []string{":4:1", `"Colour"`}},
 		{name: "unknown section", text: iface + "[Pear]\n", want: []string{":4:1", `"Pear"`}},
-		{name: "wrong section", text: iface + "Endpoint = 1.2.3.4:5\n" + peer, want: []string{":4:1", "belongs into [Peer]"}},
-		{name: "bad address", text: strings.Replace(iface, "10.77.0.2/32", "10.77.0.256/32", 1) + peer, want: []string{":3:11", "10.77.0.256"}},
+		{name: "wrong section", text: iface + "Endpoint = 1.2.3.4:5\n" + peer, want: []string{":4:1", "belongs in [Peer]"}},
+		{name: "bad address", text: strings.Replace(iface, "10.77.0.2/32", "10.77.0.256/32", 1) + peer,
+			want: []string{":3:11", "10.77.0.256"}},
 		{name: "bad prefix", text: iface + strings.Replace(peer, "/24", "/33", 1), want: []string{":6:14", "/33"}},
 		{name: "bad endpoint", text: iface + peer + "Endpoint = gate.example\n", want: []string{":7:12", "gate.example"}},
 		{name: "bad port", text: iface + "ListenPort = 65536\n" + peer, want: []string{":4:14", "65536"}},
@@ -44,8 +47,8 @@ func badFiles(private, public string) []badFile {
 	}
 }
 
-// A file that cannot be meant is refused with the line and column of each mistake. Nothing is
-// started, and no piece of a private key is repeated.
+// An invalid file is refused with the line and column of each mistake. Nothing is started, and no
+// part of a private key is repeated.
 func TestBadFiles(t *testing.T) {
 	t.Parallel()
 	ns, dir := newNetns(t, "client"), newDir(t, "client")
@@ -63,7 +66,7 @@ func TestBadFiles(t *testing.T) {
 			}
 		}
 		if f.secret != "" && strings.Contains(r.stdout+r.stderr, f.secret) {
-			t.Errorf("%s: a piece of the private key is repeated: %q", f.name, r.stderr)
+			t.Errorf("%s: part of the private key is repeated: %q", f.name, r.stderr)
 		}
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("%s: took %v", f.name, took)
@@ -72,11 +75,12 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-// So is a command line that cannot be meant, and a file that is none.
+// Invalid command lines and unreadable files are refused with a reason.
 func TestBadCommandLines(t *testing.T) {
 	t.Parallel()
 	ns, dir := newNetns(t, "client"), newDir(t, "client")
-	good := writeFile(t, filepath.Join(dir, "good.conf"), "[Interface]\nPrivateKey = "+base64Of(key.NewNodePrivate().Raw())+"\nAddress = 10.77.0.2/32\n")
+	good := writeFile(t, filepath.Join(dir, "good.conf"),
+		"[Interface]\nPrivateKey = "+base64Of(key.NewNodePrivate().Raw())+"\nAddress = 10.77.0.2/32\n")
 	private := filepath.Join(dir, "private.conf")
 	if err := os.WriteFile(private, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -125,22 +129,24 @@ func TestBadCommandLines(t *testing.T) {
 	}
 }
 
-// A tunnel that does not come up is told to whoever dials, with its endpoint and what to check,
-// once the time for the dial is over. The node itself runs, and ends when it is asked to.
+// If the tunnel does not come up, a dial fails after --dial-timeout with an error that names the
+// endpoint and what to check. The node itself keeps running, and ends when asked to.
 func TestTunnelThatDoesNotComeUp(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.client.writeEtc("resolv.conf", "nameserver 127.0.0.1\n")
-	stranger := stockPeer{key: key.NewNodePrivate()}
+	wrongKey := stockPeer{key: key.NewNodePrivate()}
 	for _, c := range []struct {
 		name string
 		file wgFile
 		peer *stockPeer
 		want string
 	}{
-		{"wrong key of the peer", wgFile{}, &stranger, "does not answer at " + endpoint4 + ": no WireGuard handshake yet; check its address, its key"},
+		{"wrong key of the peer", wgFile{}, &wrongKey,
+			"does not answer at " + endpoint4 + ": no WireGuard handshake yet; check its address, its key"},
 		{"host that is not there", wgFile{endpoint: "203.0.113.77:51820"}, s.peer, "does not answer at 203.0.113.77:51820"},
-		{"port that nobody listens on", wgFile{endpoint: gateAddr4 + ":51821"}, s.peer, "does not answer at " + gateAddr4 + ":51821"},
+		{"closed port", wgFile{endpoint: gateAddr4 + ":51821"}, s.peer,
+			"does not answer at " + gateAddr4 + ":51821"},
 		{"network without a route", wgFile{endpoint: "192.0.2.1:51820"}, s.peer, "does not answer at 192.0.2.1:51820"},
 		{"name that does not exist", wgFile{endpoint: "nosuch.example:51820"}, s.peer, "its endpoint cannot be looked up"},
 	} {
@@ -152,7 +158,7 @@ func TestTunnelThatDoesNotComeUp(t *testing.T) {
 		_, err := s.client.viaConnect(defaultProxy, web(innerAddr4))
 		assertRefused(t, c.name, err, "504", c.want)
 		if took := time.Since(start); took < 1500*time.Millisecond || took > 5*time.Second {
-			t.Errorf("%s: told after %v, want about 2 s", c.name, took)
+			t.Errorf("%s: the dial failed after %v, want about 2 s", c.name, took)
 		}
 		if p := g.status().Peers[0]; p.Path != "none" || !p.LastHandshake.IsZero() {
 			t.Errorf("%s: status of the peer is %+v", c.name, p)
@@ -161,13 +167,15 @@ func TestTunnelThatDoesNotComeUp(t *testing.T) {
 	}
 }
 
-// MTUs that a file may have and the stack may not are refused before anything is started, like any
-// other value.
+// MTUs that are valid in a wg-quick file but not for the userspace stack are refused before
+// anything is started.
 func TestMTUTooSmall(t *testing.T) {
 	t.Parallel()
 	ns, dir := newNetns(t, "client"), newDir(t, "client")
 	for mtu, status := range map[int]int{68: 2, 575: 2, 65535: 2} {
-		path := writeFile(t, filepath.Join(dir, fmt.Sprintf("%d.conf", mtu)), fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = 10.77.0.2/32\nMTU = %d\n", base64Of(key.NewNodePrivate().Raw()), mtu))
+		text := fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = 10.77.0.2/32\nMTU = %d\n",
+			base64Of(key.NewNodePrivate().Raw()), mtu)
+		path := writeFile(t, filepath.Join(dir, fmt.Sprintf("%d.conf", mtu)), text)
 		r := ns.run(ginnelCommand(dir, "up", "--wireguard", path), "")
 		if r.status != status || !strings.Contains(r.stderr, fmt.Sprint(mtu)) {
 			t.Errorf("MTU %d: status %d, %q, want %d", mtu, r.status, r.stderr, status)

@@ -20,9 +20,8 @@ import (
 	"ginnel/relay"
 )
 
-// A relay that cannot be reached or trusted is not used: the node says why on its pages and in its
-// status, goes on trying, serves its proxy meanwhile, and a dial to a peer ends with a reason when
-// its time is over.
+// A node does not use a relay that it cannot reach or trust. Its pages and its status give the
+// reason, it keeps trying, and its proxy keeps working.
 func TestRelaysThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	m := newMeshHosts(t, open, open)
@@ -31,25 +30,28 @@ func TestRelaysThatCannotBeUsed(t *testing.T) {
 	m.start()
 	m.relayHost.startServices("no relay")
 	cert, key := expiredCertificate(t, "192.0.2.2")
-	expired := startRelay(m.relayHost, "192.0.2.2", "--listen", ":8444", "--stun", "none", "--cert", cert.path, "--key", key)
+	expired := startRelay(m.relayHost, "192.0.2.2", "--listen", ":8444", "--stun", "none", "--cert", cert.path,
+		"--key", key)
 	for _, c := range []struct {
 		name string
 		edit func(n *relay.Node)
 		want string
 	}{
-		{"nobody listens", func(n *relay.Node) { n.DERPPort = 8499 }, "connection refused"},
+		{"closed port", func(n *relay.Node) { n.DERPPort = 8499 }, "connection refused"},
 		{"no such host", func(n *relay.Node) { n.HostName = "192.0.2.77" }, "192.0.2.77"},
 		{"no such name", func(n *relay.Node) { n.HostName = "relay.example" }, "relay.example"},
 		{"wrong pin", func(n *relay.Node) { n.CertName = "sha256-raw:" + strings.Repeat("ab", 32) }, "want sha256-raw:abab"},
 		{"no pin", func(n *relay.Node) { n.CertName = "" }, "certificate signed by unknown authority"},
-		{"expired", func(n *relay.Node) { n.DERPPort, n.CertName = expired.node.DERPPort, cert.pin }, "pinned certificate is valid from"},
+		{"expired", func(n *relay.Node) { n.DERPPort, n.CertName = expired.node.DERPPort, cert.pin },
+			"pinned certificate is valid from"},
 		{"not a relay", func(n *relay.Node) { n.DERPPort = 80 }, "does not look like a TLS handshake"},
 	} {
 		r := m.relay.relays()
 		c.edit(r.Regions[relayRegion].Nodes[0])
 		m.alpha.order.Relays = r
 		m.alpha.tell()
-		eventually(t, c.name+": the node says why", 12*time.Second, func() bool { return strings.Contains(m.alpha.status().Reason, c.want) })
+		eventually(t, c.name+": the status gives the reason", 12*time.Second,
+			func() bool { return strings.Contains(m.alpha.status().Reason, c.want) })
 		if status, body := m.alpha.get("/readyz"); status != 503 || !strings.Contains(string(body), c.want) {
 			t.Errorf("%s: /readyz is %d %q, want 503 and %q", c.name, status, body, c.want)
 		}
@@ -58,7 +60,7 @@ func TestRelaysThatCannotBeUsed(t *testing.T) {
 			t.Errorf("%s: status is %+v", c.name, s)
 		}
 		if m.beta.status().State != node.StateRunning {
-			t.Errorf("%s: the other node is disturbed", c.name)
+			t.Errorf("%s: the other node is not running", c.name)
 		}
 	}
 	m.alpha.order.Relays = m.relay.relays()
@@ -67,11 +69,10 @@ func TestRelaysThatCannotBeUsed(t *testing.T) {
 	m.alpha.bulk(meshRate).finish()
 }
 
-// certificate is one in a file, and how clients pin it.
+// certificate is a certificate file and the pin by which clients accept it.
 type certificate struct{ path, pin string }
 
-// expiredCertificate makes a certificate for an address that was valid until an hour ago, and its
-// key.
+// expiredCertificate writes a certificate for addr that expired an hour ago, and its private key.
 func expiredCertificate(t *testing.T, addr string) (cert certificate, keyPath string) {
 	t.Helper()
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -101,5 +102,6 @@ func expiredCertificate(t *testing.T, addr string) (cert certificate, keyPath st
 	write := func(name, kind string, b []byte) string {
 		return writeFile(t, filepath.Join(dir, name), string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b})))
 	}
-	return certificate{write("cert.pem", "CERTIFICATE", der), relay.CertPin(parsed)}, write("key.pem", "PRIVATE KEY", keyDER)
+	return certificate{write("cert.pem", "CERTIFICATE", der), relay.CertPin(parsed)},
+		write("key.pem", "PRIVATE KEY", keyDER)
 }

@@ -18,21 +18,21 @@ import (
 	"time"
 )
 
-// A bulk transfer goes both ways on one connection at the same time and for as long as a test
+// A bulk transfer runs in both directions of one connection at the same time, for as long as a test
 // wants. The client opens it with a seed and a rate, 8 bytes each, and sends a stream made from the
-// seed. The server sends frames: their length, how much it has received so far, and a piece of
-// another stream from the same seed. When the client closes its side the server answers with a
-// frame of length 0 and the SHA-256 of what it has received. So the client knows at any time what
-// has passed end to end, and at the end that no byte was lost, doubled or changed, in either
+// seed. The server sends frames: their length, how many bytes it has received so far, and a piece
+// of another stream from the same seed. When the client closes its side, the server answers with a
+// frame of length 0 and the SHA-256 of everything it received. So the client always knows how much
+// has arrived end to end, and in the end that no byte was lost, duplicated or changed in either
 // direction.
 
 const (
 	bulkPort  = "5001"
 	bulkChunk = 8 << 10
-	bulkHead  = 2 + 8 // of a frame
+	bulkHead  = 2 + 8 // header of a frame: length and bytes received
 )
 
-// stream is a stream of bytes that both sides can make.
+// stream returns the pseudorandom bytes of one direction, which both sides can generate.
 func stream(seed uint64, direction byte) *rand.ChaCha8 {
 	var s [32]byte
 	binary.BigEndian.PutUint64(s[:], seed)
@@ -40,7 +40,7 @@ func stream(seed uint64, direction byte) *rand.ChaCha8 {
 	return rand.NewChaCha8(s)
 }
 
-// pacer spaces chunks. Time lost is not made up for.
+// pacer spaces the chunks of one direction evenly. It does not catch up after a delay.
 type pacer struct {
 	interval time.Duration
 	next     time.Time
@@ -59,7 +59,7 @@ func (p *pacer) wait() {
 	p.next = p.next.Add(p.interval)
 }
 
-// serveBulk is the server's side.
+// serveBulk is the server side of one transfer.
 func serveBulk(c net.Conn) {
 	defer c.Close()
 	var head [16]byte
@@ -105,19 +105,20 @@ func sendFrames(c net.Conn, down *rand.ChaCha8, pace *pacer, received *atomic.Ui
 	}
 }
 
-// bulk is the client's side of a transfer that runs beside a test.
+// bulk is the client side of a transfer that runs in the background of a test.
 type bulk struct {
 	t        *testing.T
 	conn     net.Conn
-	up, down atomic.Int64 // bytes that the other side, and we, have received
+	up, down atomic.Int64 // bytes received by the server, and by us
 	silence  atomic.Int64 // the longest time without a frame, in nanoseconds
 	stopc    chan struct{}
-	sent     chan hash.Hash // when sending is over
+	sent     chan hash.Hash // receives the hash of what was sent, when sending has ended
 	done     chan error
-	total    int64 // sent; valid once sent has it
+	total    int64 // bytes sent; may be read after receiving from sent
 }
 
-// startBulk starts a transfer of rate bytes a second each way on a connection to a bulk server.
+// startBulk starts a transfer on a connection to a bulk server, with rate bytes a second in each
+// direction.
 func startBulk(t *testing.T, conn net.Conn, rate uint64) *bulk {
 	t.Helper()
 	b := &bulk{t: t, conn: conn, stopc: make(chan struct{}), sent: make(chan hash.Hash, 1), done: make(chan error, 1)}
@@ -149,7 +150,7 @@ func (b *bulk) send(up *rand.ChaCha8, pace *pacer) {
 		n, err := b.conn.Write(chunk)
 		b.total += int64(n)
 		if err != nil {
-			return // the other direction says why
+			return // receive reports the cause
 		}
 	}
 }
@@ -184,7 +185,7 @@ func (b *bulk) receive(down *rand.ChaCha8) error {
 	}
 }
 
-// compare reads the end of the server's stream and compares what it received with what was sent.
+// compare reads the server's final hash and compares it with that of the bytes sent.
 func (b *bulk) compare(r io.Reader) error {
 	rest, err := io.ReadAll(r)
 	if err != nil {
@@ -200,7 +201,8 @@ func (b *bulk) compare(r io.Reader) error {
 	return nil
 }
 
-// flows waits until another piece has passed in both directions and returns how long that took.
+// flows waits until the transfer has made progress in both directions and returns how long that
+// took.
 func (b *bulk) flows(what string, limit time.Duration) time.Duration {
 	b.t.Helper()
 	const piece = 4 * bulkChunk
@@ -213,7 +215,7 @@ func (b *bulk) flows(what string, limit time.Duration) time.Duration {
 		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Since(start) > limit {
-			b.t.Fatalf("%s: nothing passes for %v (%d bytes up, %d down)", what, limit, b.up.Load(), b.down.Load())
+			b.t.Fatalf("%s: no progress for %v (%d bytes up, %d down)", what, limit, b.up.Load(), b.down.Load())
 		}
 	}
 	return time.Since(start)
@@ -224,7 +226,7 @@ func (b *bulk) longestSilence() time.Duration {
 	return time.Duration(b.silence.Swap(0)).Round(time.Millisecond)
 }
 
-// finish ends the transfer and checks all of it.
+// finish ends the transfer and checks that every byte arrived unchanged.
 func (b *bulk) finish() {
 	b.t.Helper()
 	close(b.stopc)
@@ -234,7 +236,7 @@ func (b *bulk) finish() {
 			b.t.Errorf("bulk transfer: %v", err)
 			return
 		}
-		b.t.Logf("bulk transfer: %.1f MB up and %.1f MB down on one connection, each byte as it was sent",
+		b.t.Logf("bulk transfer: %.1f MB up and %.1f MB down on one connection, all bytes verified",
 			float64(b.up.Load())/1e6, float64(b.down.Load())/1e6)
 	case <-time.After(60 * time.Second):
 		b.t.Errorf("bulk transfer did not end (%d bytes up, %d down)", b.up.Load(), b.down.Load())

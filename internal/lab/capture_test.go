@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// capture records every IP packet of a namespace, on all its interfaces but loopback, in both
-// directions.
+// capture records every IP packet of a namespace in both directions, on all interfaces except
+// loopback.
 type capture struct {
 	fd      int
 	closing atomic.Bool
@@ -25,10 +25,10 @@ type capture struct {
 	packets [][]byte
 }
 
-// captureWait is how often a capture looks whether it is to end.
+// captureWait is the read timeout of the capture socket: how often record checks whether to end.
 const captureWait = 50 * time.Millisecond
 
-// startCapture begins to record until the end of the test.
+// startCapture records packets until the end of the test.
 func (n *netns) startCapture() *capture {
 	n.t.Helper()
 	c := &capture{stopped: make(chan struct{})}
@@ -70,17 +70,17 @@ func (c *capture) record() {
 	}
 }
 
-// questions returns a line for each packet since the last call that belongs to DNS by its port, or
-// that has the text in the clear, and how many packets there were.
+// questions looks at the packets recorded since its last call. It returns a line for each that uses
+// a port of DNS or contains text in the clear, and the number of packets.
 func (c *capture) questions(text string) (found []string, of int) {
-	time.Sleep(2 * captureWait) // until the last one is recorded
+	time.Sleep(2 * captureWait) // the last packets may not be recorded yet
 	c.mu.Lock()
 	packets := c.packets
 	c.packets = nil
 	c.mu.Unlock()
 	for _, p := range packets {
 		proto, from, to := packetPorts(p)
-		for _, port := range []uint16{53, 853, 5353, 5355} { // DNS, over TLS, multicast, and its like of Windows
+		for _, port := range []uint16{53, 853, 5353, 5355} { // DNS, DNS over TLS, mDNS, LLMNR
 			if from == port || to == port {
 				found = append(found, fmt.Sprintf("protocol %d from port %d to port %d: %q", proto, from, to, p))
 			}

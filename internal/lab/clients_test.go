@@ -16,7 +16,7 @@ import (
 	"golang.org/x/net/proxy"
 )
 
-// viaSOCKS connects from the namespace through a SOCKS5 proxy, which is given the name as it is.
+// viaSOCKS connects from the namespace through a SOCKS5 proxy. Names are passed on unresolved.
 func (n *netns) viaSOCKS(proxyAddr, target string) (net.Conn, error) {
 	d, err := proxy.SOCKS5("tcp", proxyAddr, nil, n)
 	if err != nil {
@@ -25,14 +25,14 @@ func (n *netns) viaSOCKS(proxyAddr, target string) (net.Conn, error) {
 	return d.Dial("tcp", target)
 }
 
-// viaConnect connects through an HTTP proxy.
+// viaConnect connects from the namespace through an HTTP proxy, by CONNECT.
 func (n *netns) viaConnect(proxyAddr, target string) (net.Conn, error) {
 	c, err := n.dial("tcp", proxyAddr)
 	if err != nil {
 		return nil, err
 	}
 	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
-	r := bufio.NewReader(oneByte{c}) // reads nothing beyond the answer
+	r := bufio.NewReader(oneByte{c}) // buffers nothing beyond the response header
 	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
 	if err != nil {
 		c.Close()
@@ -46,7 +46,7 @@ func (n *netns) viaConnect(proxyAddr, target string) (net.Conn, error) {
 	return c, nil
 }
 
-// oneByte reads one byte at a time.
+// oneByte reads one byte at a time, so that a buffered reader on it takes no more than it needs.
 type oneByte struct{ r io.Reader }
 
 func (o oneByte) Read(b []byte) (int, error) { return o.r.Read(b[:min(len(b), 1)]) }
@@ -58,7 +58,7 @@ type association struct {
 	relay   netip.AddrPort
 }
 
-// associate opens an association with a proxy on loopback.
+// associate opens a UDP association with a proxy on loopback.
 func (n *netns) associate(proxyAddr string) (*association, error) {
 	c, err := n.dial("tcp", proxyAddr)
 	if err != nil {
@@ -66,7 +66,7 @@ func (n *netns) associate(proxyAddr string) (*association, error) {
 	}
 	n.t.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(dialTimeout))
-	// One method, none; then UDP ASSOCIATE from an address that is not known yet.
+	// Offer the method "no authentication" only; then UDP ASSOCIATE from an unspecified address.
 	if _, err := c.Write([]byte{5, 1, 0}); err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (n *netns) associate(proxyAddr string) (*association, error) {
 	return &association{control: c, local: n.listenUDP("127.0.0.1:0"), relay: relay}, nil
 }
 
-// send sends one datagram to a host, an address or a name.
+// send sends one datagram to a host, which is an address or a name.
 func (a *association) send(host string, port uint16, payload []byte) error {
 	b := []byte{0, 0, 0}
 	ip, err := netip.ParseAddr(host)

@@ -14,8 +14,8 @@ import (
 	"ginnel/node"
 )
 
-// "ginnel status" and "ginnel ping" tell, in words and as JSON, what the node that runs in the same
-// home does; the exit status says whether there was an answer.
+// "ginnel status" and "ginnel ping" report, as text and as JSON, on the node that runs with the
+// same home directory. The exit status of ping says whether the peer answered.
 func TestStatusAndPing(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -44,7 +44,8 @@ func assertPingJSON(t *testing.T, g *ginnel) {
 			Path, Endpoint string
 			RTT            float64 `json:"rtt_ms"`
 		}
-		if err := json.Unmarshal([]byte(line), &got); err != nil || got.Seq != i || got.Path != "direct" || got.Endpoint != endpoint4 || got.RTT <= 0 || got.RTT > 1000 {
+		if err := json.Unmarshal([]byte(line), &got); err != nil || got.Seq != i || got.Path != "direct" ||
+			got.Endpoint != endpoint4 || got.RTT <= 0 || got.RTT > 1000 {
 			t.Errorf("ping --json: line %d is %q (%v)", i, line, err)
 		}
 	}
@@ -57,14 +58,17 @@ func assertStatus(t *testing.T, g *ginnel) {
 	t.Helper()
 	st := g.status()
 	p := st.Peers[0]
-	if st.State != node.StateRunning || fmt.Sprint(st.Self.Addresses) != "[10.77.0.2 fd77::2]" || fmt.Sprint(st.Proxies) != "["+defaultProxy+"]" || len(st.Health) > 0 {
+	if st.State != node.StateRunning || fmt.Sprint(st.Self.Addresses) != "[10.77.0.2 fd77::2]" ||
+		fmt.Sprint(st.Proxies) != "["+defaultProxy+"]" || len(st.Health) > 0 {
 		t.Errorf("status of the node is %+v", st)
 	}
-	if p.Path != node.PathDirect || p.Endpoint != endpoint4 || p.RxBytes == 0 || p.TxBytes == 0 || time.Since(p.LastHandshake) > time.Minute {
+	if p.Path != node.PathDirect || p.Endpoint != endpoint4 || p.RxBytes == 0 || p.TxBytes == 0 ||
+		time.Since(p.LastHandshake) > time.Minute {
 		t.Errorf("status of the peer is %+v", p)
 	}
 	byState, byProxy := g.command("status"), g.command("status", "--proxy", defaultProxy)
-	for _, want := range []string{"running", nodeAddr4, nodeAddr6, defaultProxy, "direct " + endpoint4, "10.88.0.0/24", "ago"} {
+	for _, want := range []string{"running", nodeAddr4, nodeAddr6, defaultProxy, "direct " + endpoint4, "10.88.0.0/24",
+		"ago"} {
 		if !strings.Contains(byState.stdout, want) {
 			t.Errorf("status lacks %q:\n%s", want, byState.stdout)
 		}
@@ -92,13 +96,14 @@ func assertFailedPings(t *testing.T, g *ginnel) {
 	} {
 		r := g.command(c.args...)
 		if r.status != c.status || !strings.Contains(r.stdout+r.stderr, c.want) {
-			t.Errorf("ginnel %s: status %d, %q %q, want %d and %q", strings.Join(c.args, " "), r.status, r.stdout, r.stderr, c.status, c.want)
+			t.Errorf("ginnel %s: status %d, %q %q, want %d and %q", strings.Join(c.args, " "), r.status, r.stdout, r.stderr,
+				c.status, c.want)
 		}
 	}
 }
 
-// A second node does not get into the way of the first, and says what is taken: the state
-// directory, the proxy's port, the UDP port.
+// A second node does not disturb the first. It names what is in use: the state directory, the
+// proxy's port, or the UDP port.
 func TestTwoNodesOnOneHost(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -111,7 +116,8 @@ func TestTwoNodesOnOneHost(t *testing.T) {
 		{[]string{"--proxy", "127.0.0.1:1081"}, "another ginnel runs on the state directory " + g.home},
 		{[]string{"--state", "mem:"}, "127.0.0.1:1080: bind: address already in use"},
 		{[]string{"--state", "mem:", "--proxy", "127.0.0.1:1081", "--udp-port", "40000"}, "opening UDP port 40000"},
-		{[]string{"--state", "mem:", "--proxy", "127.0.0.1:1081", "-L", "1080:10.88.0.2:80"}, "opening the forward to 10.88.0.2:80"},
+		{[]string{"--state", "mem:", "--proxy", "127.0.0.1:1081", "-L", "1080:10.88.0.2:80"},
+			"opening the forward to 10.88.0.2:80"},
 	} {
 		r := g.command(append([]string{"up", "--wireguard", file}, c.args...)...)
 		if r.status != 1 || !strings.Contains(r.stderr, c.want) {
@@ -119,15 +125,15 @@ func TestTwoNodesOnOneHost(t *testing.T) {
 		}
 	}
 	if c, err := s.client.viaSOCKS(defaultProxy, web(innerAddr4)); err != nil {
-		t.Errorf("the first node was disturbed: %v", err)
+		t.Errorf("the first node does not work any more: %v", err)
 	} else {
 		c.Close()
 	}
 	g.end()
 }
 
-// The proxy on a unix socket serves tools and commands, nobody else may open it, and a socket file
-// of a process that was killed is taken over.
+// The proxy on a unix socket serves tools and ginnel's commands, and only its owner may open it. A
+// node replaces the socket file of a process that was killed.
 func TestUnixProxy(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -135,19 +141,21 @@ func TestUnixProxy(t *testing.T) {
 	g := s.up(wgFile{}, "--proxy", "unix:"+socket)
 	g.kill()
 	time.Sleep(betweenHandshakes)
-	h := launchGinnel(s.client, s.key, ginnelCommand(g.home, "up", "--wireguard", s.file(wgFile{}), "--proxy", "unix:"+socket))
-	h.await(&h.log, `"msg":"up"`, dialTimeout)
-	if r := s.client.tool(curl("-x", "socks5h://localhost"+socket, "http://"+web(innerAddr4))...); !strings.HasPrefix(r.stdout, "inner for") {
-		t.Errorf("curl by the unix socket: %+v", r)
+	h := launchGinnel(s.client, s.key, ginnelCommand(g.home, "up", "--wireguard", s.file(wgFile{}),
+		"--proxy", "unix:"+socket))
+	h.await(&h.log, `"msg":"node up"`, dialTimeout)
+	r := s.client.tool(curl("-x", "socks5h://localhost"+socket, "http://"+web(innerAddr4))...)
+	if !strings.HasPrefix(r.stdout, "inner for") {
+		t.Errorf("curl through the unix socket: %+v", r)
 	}
 	if r := h.command("ping", peerAddr4, "-c", "1"); r.status != 0 {
-		t.Errorf("ping by the unix socket: %+v", r)
+		t.Errorf("ping through the unix socket: %+v", r)
 	}
 	if r := s.client.tool("stat", "-c", "%a", socket); r.stdout != "600\n" {
 		t.Errorf("the socket's mode is %q, want 600", r.stdout)
 	}
 	h.end()
 	if r := s.client.tool("stat", socket); r.status == 0 {
-		t.Error("the socket is left after the end")
+		t.Error("the socket file is left after the node has ended")
 	}
 }

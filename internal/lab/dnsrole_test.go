@@ -15,13 +15,13 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// zone is what the DNS server of the lab knows. A name that begins with bigName is answered over
+// zone holds the records of the lab's DNS server. Names that begin with bigName are answered over
 // TCP only.
 type zone map[string][]netip.Addr
 
 const bigName = "big."
 
-// args are the zone as arguments of the role "dns".
+// args returns the zone as arguments of the role "dns".
 func (z zone) args() (args []string) {
 	for name, addrs := range z {
 		for _, a := range addrs {
@@ -31,7 +31,7 @@ func (z zone) args() (args []string) {
 	return args
 }
 
-// startDNS starts a DNS server, which writes a line for each question.
+// startDNS starts a DNS server, which prints a line for each question.
 func (n *netns) startDNS(z zone) *process {
 	n.t.Helper()
 	p := n.role("dns", asRoot, z.args()...)
@@ -92,7 +92,7 @@ func (z zone) serveTCP(c net.Conn) {
 	}
 }
 
-// answer answers one question.
+// answer returns the response to one query.
 func (z zone) answer(question []byte, network string) ([]byte, error) {
 	var m dnsmessage.Message
 	if err := m.Unpack(question); err != nil || len(m.Questions) != 1 {

@@ -19,15 +19,16 @@ import (
 	"time"
 )
 
-// Local ports, and a unix socket, lead to places and names behind the peer, over TCP and UDP.
-// Nothing of them is left when the node has ended.
+// Forwards lead from local ports and a unix socket to addresses and names behind the peer, over TCP
+// and UDP. When the node has ended, no socket of them is left.
 func TestForwards(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.startNameServers()
 	socket := filepath.Join(s.dir, "forward.sock")
 	g := s.up(wgFile{iface: []string{"DNS = " + innerAddr4 + ", corp.example"}},
-		"-L", "8001:10.88.0.2:80", "-L", "8002:web:80", "-L", "[::1]:8003:[fd88::2]:80", "--forward", "unix:"+socket+":10.88.0.2:80",
+		"-L", "8001:10.88.0.2:80", "-L", "8002:web:80", "-L", "[::1]:8003:[fd88::2]:80",
+		"--forward", "unix:"+socket+":10.88.0.2:80",
 		"-L", "8007:10.88.0.2:7/udp", "-L", "8008:[fd88::2]:7/udp", "-L", "8009:10.88.0.2:81")
 	for _, url := range []string{"http://127.0.0.1:8001/", "http://127.0.0.1:8002/", "http://[::1]:8003/"} {
 		if r := s.client.tool(curl(url)...); !strings.HasPrefix(r.stdout, "inner for") {
@@ -52,7 +53,7 @@ func TestForwards(t *testing.T) {
 		t.Errorf("sockets left after the end: %q", left)
 	}
 	if _, err := os.Stat(socket); err == nil {
-		t.Error("the unix socket of the forward is left")
+		t.Error("the unix socket of the forward is left after the node has ended")
 	}
 }
 
@@ -75,16 +76,18 @@ func assertUDPEcho(t *testing.T, pc *net.UDPConn, addr string, size int) {
 	}
 }
 
-// What --serve opens is reached from the peer and from behind it, over TCP and UDP. Nothing else of
-// the node and its host is: other ports are refused, and pings get no answer.
+// The peer and hosts behind it reach the ports that --serve opens, over TCP and UDP. Nothing else
+// of the node and its host is reachable: other ports are refused, and pings get no answer.
 func TestServes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.client.startServices("client")
 	socket := filepath.Join(s.dir, "service.sock")
 	serveUnix(t, socket)
-	s.up(wgFile{}, "--serve", "80=80", "--serve", "8080=127.0.0.1:80", "--serve", "7=127.0.0.1:7/udp", "--serve", "5001="+bulkPort, "--serve", "82=unix:"+socket)
-	if _, err := s.client.viaSOCKS(defaultProxy, web(peerAddr4)); err != nil { // the peer has to know where the node is
+	s.up(wgFile{}, "--serve", "80=80", "--serve", "8080=127.0.0.1:80", "--serve", "7=127.0.0.1:7/udp",
+		"--serve", "5001="+bulkPort, "--serve", "82=unix:"+socket)
+	// The peer learns the node's endpoint from this.
+	if _, err := s.client.viaSOCKS(defaultProxy, web(peerAddr4)); err != nil {
 		t.Fatal(err)
 	}
 	for _, from := range []*netns{s.gate, s.inner} {
@@ -116,7 +119,7 @@ func TestServes(t *testing.T) {
 	b.finish()
 }
 
-// serveUnix is a web server on a unix socket that everybody may use.
+// serveUnix starts a web server on a unix socket that every user may open.
 func serveUnix(t *testing.T, path string) {
 	t.Helper()
 	ln, err := net.Listen("unix", path)
@@ -126,13 +129,15 @@ func serveUnix(t *testing.T, path string) {
 	if err := os.Chmod(path, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "by a unix socket\n") })}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "by a unix socket\n")
+	})}
 	go srv.Serve(ln)
 	t.Cleanup(func() { srv.Close() })
 }
 
-// assertRefusing checks that ports which are not served are refused at once. The services listen on
-// some of them on the host.
+// assertRefusing checks that ports without --serve are refused at once, even those on which the
+// host's own services listen.
 func assertRefusing(t *testing.T, from *netns) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -175,45 +180,45 @@ func assertUDPRefused(t *testing.T, from *netns, addr string) {
 	}
 }
 
-// With --mesh-only, destinations outside the mesh are refused in words, for every protocol. With it
-// and without it, an address of the mesh that no peer has is never dialled on the host's network,
-// where somebody would answer here.
+// With --mesh-only, destinations outside the mesh are refused with a reason, in every protocol.
+// With and without it, a mesh address that no peer has is never dialled on the host's network.
+// There, in this test, a server would answer.
 func TestWhatMayLeave(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.router.startServices("router")
-	const outside, nobodys = "198.51.100.1", "100.64.9.9"
-	s.router.addr("lo", nobodys+"/32")
-	if r := s.client.tool(curl("http://" + web(nobodys))...); !strings.HasPrefix(r.stdout, "router") {
-		t.Fatalf("the trap does not work: %+v", r)
+	const outside, unassigned = "198.51.100.1", "100.64.9.9"
+	s.router.addr("lo", unassigned+"/32")
+	if r := s.client.tool(curl("http://" + web(unassigned))...); !strings.HasPrefix(r.stdout, "router") {
+		t.Fatalf("the server on the host's network does not answer, so the test proves nothing: %+v", r)
 	}
 	for _, meshOnly := range []bool{false, true} {
 		g := s.up(wgFile{}, fmt.Sprintf("--mesh-only=%v", meshOnly))
-		_, err := s.client.viaConnect(defaultProxy, web(nobodys))
-		assertRefused(t, "address of the mesh that nobody has", err, "502", nobodys, "no peer has this address")
+		_, err := s.client.viaConnect(defaultProxy, web(unassigned))
+		assertRefused(t, "mesh address that no peer has", err, "502", unassigned, "no peer has this address")
 		a, aerr := s.client.associate(defaultProxy)
 		if aerr != nil {
 			t.Fatal(aerr)
 		}
-		a.send(nobodys, 7, []byte("lost"))
+		a.send(unassigned, 7, []byte("lost"))
 		if _, got, err := a.receive(time.Second); err == nil {
-			t.Errorf("mesh-only %v: a datagram for the mesh came to the host's network: %q", meshOnly, got)
+			t.Errorf("mesh-only %v: a datagram to a mesh address left through the host's network: %q", meshOnly, got)
 		}
 		a.send(outside, 7, []byte("outside"))
 		_, got, err := a.receive(time.Second)
 		if (err == nil) == meshOnly {
-			t.Errorf("mesh-only %v: a datagram to the outside brought %q, %v", meshOnly, got, err)
+			t.Errorf("mesh-only %v: a datagram to an address outside the mesh: got %q, %v", meshOnly, got, err)
 		}
 		r := s.client.tool(curl("-x", "http://"+defaultProxy, "-w", "%{http_code}", "http://"+web(outside))...)
 		_, err = s.client.viaConnect(defaultProxy, web(outside))
 		if !meshOnly {
 			if !strings.HasPrefix(r.stdout, "router for") || err != nil {
-				t.Errorf("outside the mesh: got %q, %v", r.stdout, err)
+				t.Errorf("address outside the mesh: got %q, %v", r.stdout, err)
 			}
 			g.end()
 			continue
 		}
-		const why = "it is outside the mesh, and --mesh-only is set"
+		const why = "the destination is outside the mesh, and --mesh-only is set"
 		if !strings.Contains(r.stdout, why) || !strings.HasSuffix(r.stdout, "403") {
 			t.Errorf("http: got %q, want 403 and %q", r.stdout, why)
 		}

@@ -31,13 +31,13 @@ func metric(t *testing.T, ns *netns, name string) float64 {
 	return 0
 }
 
-// residentMB is the memory of a process.
+// residentMB returns the resident memory of the process in MiB.
 func (p *process) residentMB() int {
 	p.t.Helper()
 	return p.memoryMB("VmRSS")
 }
 
-// memoryMB is what the system says of the memory of a process, in MiB.
+// memoryMB returns a field of /proc/PID/status in MiB.
 func (p *process) memoryMB(field string) int {
 	p.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
@@ -52,17 +52,17 @@ func (p *process) memoryMB(field string) int {
 	return kb / 1024
 }
 
-// fetches is a good client: it fetches a page again and again through the proxy and notes how long
-// each took.
-type fetches struct {
+// fetchLoop is a well-behaved client: it fetches a page again and again through the proxy and
+// records the slowest fetch.
+type fetchLoop struct {
 	n, failed int
 	slowest   time.Duration
 	stopc     chan struct{}
 	done      chan struct{}
 }
 
-func (n *netns) startFetches(host string) *fetches {
-	f := &fetches{stopc: make(chan struct{}), done: make(chan struct{})}
+func (n *netns) startFetchLoop(host string) *fetchLoop {
+	f := &fetchLoop{stopc: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
 		for {
@@ -83,7 +83,7 @@ func (n *netns) startFetches(host string) *fetches {
 	return f
 }
 
-// fetch fetches a page through the proxy once.
+// fetch fetches the page of a host once, through the node's proxy.
 func (n *netns) fetch(host string) error {
 	c, err := n.viaSOCKS(defaultProxy, web(host))
 	if err != nil {
@@ -99,59 +99,62 @@ func (n *netns) fetch(host string) error {
 	return err
 }
 
-// stop ends the client and reports.
-func (f *fetches) stop(t *testing.T, what string) {
+// stop ends the loop and reports failed fetches.
+func (f *fetchLoop) stop(t *testing.T, what string) {
 	t.Helper()
 	close(f.stopc)
 	<-f.done
-	t.Logf("%s: a good client made %d fetches meanwhile, the slowest in %v", what, f.n, f.slowest)
+	t.Logf("%s: a well-behaved client made %d fetches meanwhile, the slowest in %v", what, f.n, f.slowest)
 	if f.failed > 0 || f.n == 0 {
-		t.Errorf("%s: %d of %d fetches of a good client failed", what, f.failed, f.n)
+		t.Errorf("%s: %d of %d fetches of a well-behaved client failed", what, f.failed, f.n)
 	}
 }
 
-// Ten thousand clients that say nothing, or half of something, do not keep a good client from its
-// pages or disturb a transfer; most of them are shown out, which is counted, memory stays bounded,
-// and when they have gone nothing of them is left.
+// Ten thousand clients that send nothing, or half a request, disturb neither a well-behaved client
+// nor a transfer. The proxy closes most of their connections and counts that, and its memory stays
+// bounded. After they have gone, none of their connections is left.
 func TestTenThousandHalfOpenClients(t *testing.T) {
 	const size = 10000
 	s := newSite(t)
 	g := s.up(wgFile{})
 	b := s.startInnerBulk()
-	good := s.client.startFetches(innerAddr4)
+	good := s.client.startFetchLoop(innerAddr4)
 	before := g.residentMB()
 	start := time.Now()
-	crowd := s.client.startCrowd(defaultProxy, size)
+	halfOpen := s.client.startHalfOpen(defaultProxy, size)
 	took := time.Since(start).Round(time.Millisecond)
-	b.flows("with a crowd at the proxy", dialTimeout)
-	opened, evicted := metric(t, s.client, "ginnel_proxy_connections_open"), metric(t, s.client, `ginnel_proxy_refused_total{reason="too_many_half_open"}`)
-	t.Logf("crowd of %d in %v (%s): %v open, %v shown out, %d MB before and %d MB now", size, took, strings.SplitN(crowd.out.String(), "\n", 2)[0],
+	b.flows("with half-open connections at the proxy", dialTimeout)
+	opened, evicted := metric(t, s.client, "ginnel_proxy_connections_open"),
+		metric(t, s.client, `ginnel_proxy_refused_total{reason="too_many_half_open"}`)
+	t.Logf("%d half-open connections in %v (%s): %v open, %v evicted, %d MB before and %d MB now", size, took,
+		strings.SplitN(halfOpen.out.String(), "\n", 2)[0],
 		opened, evicted, before, g.residentMB())
 	if opened > 1100 || evicted < size-1100 {
-		t.Errorf("%v connections are open and %v were shown out, want at most 1100 and at least %d", opened, evicted, size-1100)
+		t.Errorf("%v connections are open and %v were evicted, want at most 1100 and at least %d", opened, evicted, size-1100)
 	}
 	if mb := g.residentMB(); mb > before+150 {
 		t.Errorf("memory went from %d to %d MB", before, mb)
 	}
 	for range 100 {
-		b.flows("with a crowd at the proxy", dialTimeout)
+		b.flows("with half-open connections at the proxy", dialTimeout)
 	}
-	good.stop(t, "crowd")
-	crowd.kill()
-	eventually(t, "nothing is left of the crowd", 15*time.Second, func() bool { return metric(t, s.client, "ginnel_proxy_connections_open") <= 2 })
+	good.stop(t, "half-open connections")
+	halfOpen.kill()
+	eventually(t, "no half-open connection is left", 15*time.Second,
+		func() bool { return metric(t, s.client, "ginnel_proxy_connections_open") <= 2 })
 	b.finish()
 	g.end()
 }
 
-// With 64 descriptors the node serves what it can, and those that it cannot serve do not disturb
-// the others. It works as before when there are descriptors again.
+// With a limit of 64 descriptors the node serves as many connections as it can. The others do not
+// disturb these. Once descriptors are free again, the node works as before.
 func TestFewDescriptors(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	c := ginnelCommand(newDir(t, "home"), "up", "--wireguard", s.file(wgFile{}))
 	c.before = []string{"prlimit", "--nofile=64:64"}
 	g := launchGinnel(s.client, s.key, c)
-	g.await(&g.log, `"msg":"up"`, dialTimeout)
+	g.await(&g.log, `"msg":"node up"`, dialTimeout)
 	b := s.startInnerBulk()
 	var conns []net.Conn
 	for range 100 {
@@ -166,7 +169,7 @@ func TestFewDescriptors(t *testing.T) {
 		b.flows("with 100 connections and 64 descriptors", dialTimeout)
 	}
 	served := countAnswered(conns, time.Second)
-	t.Logf("of 100 connections at once %d are served with 64 descriptors", served)
+	t.Logf("%d of 100 simultaneous connections are served with 64 descriptors", served)
 	if served < 30 || served > 60 {
 		t.Errorf("%d connections were served, want most of what 64 descriptors hold", served)
 	}
@@ -174,7 +177,7 @@ func TestFewDescriptors(t *testing.T) {
 		c.Close()
 	}
 	if !strings.Contains(g.log.String(), "too many open files") {
-		t.Errorf("nothing is said of the lack of descriptors: %s", g.log.String())
+		t.Errorf("the log does not mention the lack of descriptors: %s", g.log.String())
 	}
 	eventually(t, "a page is fetched again", dialTimeout, func() bool { return s.client.fetch(innerAddr4) == nil })
 	if r := g.command("status"); r.status != 0 {
@@ -184,7 +187,7 @@ func TestFewDescriptors(t *testing.T) {
 	g.end()
 }
 
-// countAnswered counts the connections on which something comes within a time.
+// countAnswered counts the connections on which data arrive within limit.
 func countAnswered(conns []net.Conn, limit time.Duration) (n int) {
 	deadline := time.Now().Add(limit)
 	for _, c := range conns {

@@ -18,8 +18,8 @@ import (
 	"ginnel/node"
 )
 
-// noise is random bytes.
-func noise(n int) []byte {
+// randomBytes returns n random bytes.
+func randomBytes(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte(rand.Uint32())
@@ -27,8 +27,8 @@ func noise(n int) []byte {
 	return b
 }
 
-// throw opens connections and says something on each, several at a time.
-func throw(n int, dial func() (net.Conn, error), say func(i int) []byte) {
+// sendOnEach opens n connections, eight at a time, and sends payload(i) on the i-th.
+func sendOnEach(n int, dial func() (net.Conn, error), payload func(i int) []byte) {
 	var wg sync.WaitGroup
 	for worker := range 8 {
 		wg.Go(func() {
@@ -38,7 +38,7 @@ func throw(n int, dial func() (net.Conn, error), say func(i int) []byte) {
 					continue
 				}
 				c.SetDeadline(time.Now().Add(time.Second))
-				c.Write(say(i))
+				c.Write(payload(i))
 				c.(interface{ CloseWrite() error }).CloseWrite()
 				io.Copy(io.Discard, io.LimitReader(c, 1<<20))
 				c.Close()
@@ -48,36 +48,40 @@ func throw(n int, dial func() (net.Conn, error), say func(i int) []byte) {
 	wg.Wait()
 }
 
-// Garbage at the proxy's port, in the shape of each of its protocols or in none, is answered or
-// hung up on. A good client and a transfer do not notice, and nothing of it is left.
+// The proxy answers garbage or closes the connection, whether it looks like one of the proxy's
+// protocols or not. A well-behaved client and a transfer are not disturbed, and no connection is
+// left.
 func TestGarbageAtTheProxy(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	g := s.up(wgFile{})
 	b := s.startInnerBulk()
-	good := s.client.startFetches(innerAddr4)
-	starts := append(beginnings, "\x05\xff", "\x05\x01\x00\x05\x03\x00\x01", "GET / HTTP/1.1\r\n", "POST http://10.88.0.2/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
-		"CONNECT : HTTP/1.1\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x16\x03\x01\x02\x00\x01", "GET http://[::1 HTTP/1.1\r\n\r\n")
-	throw(600, func() (net.Conn, error) { return s.client.dial("tcp", defaultProxy) }, func(i int) []byte {
-		return append([]byte(starts[i%len(starts)]), noise(rand.IntN(2000))...)
+	good := s.client.startFetchLoop(innerAddr4)
+	starts := append(partialRequests, "\x05\xff", "\x05\x01\x00\x05\x03\x00\x01", "GET / HTTP/1.1\r\n",
+		"POST http://10.88.0.2/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+		"CONNECT : HTTP/1.1\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x16\x03\x01\x02\x00\x01",
+		"GET http://[::1 HTTP/1.1\r\n\r\n")
+	sendOnEach(600, func() (net.Conn, error) { return s.client.dial("tcp", defaultProxy) }, func(i int) []byte {
+		return append([]byte(starts[i%len(starts)]), randomBytes(rand.IntN(2000))...)
 	})
 	b.flows("after garbage", dialTimeout)
 	good.stop(t, "garbage at the proxy")
-	eventually(t, "nothing is left of the garbage", 15*time.Second, func() bool { return metric(t, s.client, "ginnel_proxy_connections_open") <= 2 })
+	eventually(t, "no connection of the garbage is left", 15*time.Second,
+		func() bool { return metric(t, s.client, "ginnel_proxy_connections_open") <= 2 })
 	t.Logf("%v handshakes failed", metric(t, s.client, `ginnel_proxy_refused_total{reason="handshake"}`))
 	b.finish()
 	g.end()
 }
 
-// datagram makes garbage for the UDP port: noise, and noise in the shape of each message of
-// WireGuard, of disco, STUN and Geneve.
+// datagram makes garbage for the UDP port: random bytes, or random bytes behind the header of a
+// WireGuard, disco, STUN or Geneve message.
 func datagram(i int) []byte {
-	b := noise(rand.IntN(1400))
+	b := randomBytes(rand.IntN(1400))
 	sizes := map[uint32]int{1: 148, 2: 92, 3: 64, 4: 32 + 16*rand.IntN(80)}
 	switch i % 8 {
 	case 1, 2, 3, 4:
 		kind := uint32(i % 8)
-		b = noise(sizes[kind])
+		b = randomBytes(sizes[kind])
 		binary.LittleEndian.PutUint32(b, kind)
 	case 5:
 		b = append([]byte("TS\U0001f4ac"), b...)
@@ -89,8 +93,8 @@ func datagram(i int) []byte {
 	return b
 }
 
-// Garbage at the UDP port is dropped. A transfer through the same port loses nothing by it, and the
-// node does not grow.
+// Garbage at the UDP port is dropped. A transfer through the same port loses no data, and the
+// node's memory does not grow.
 func TestGarbageAtTheUDPPort(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -120,8 +124,10 @@ func TestGarbageAtTheUDPPort(t *testing.T) {
 		b.flows("under garbage", dialTimeout)
 	}
 	wg.Wait()
-	t.Logf("%d datagrams of garbage: longest silence of the transfer %v, %d MB before and %d MB after; disco dropped: %v unknown",
-		sent.Load(), b.longestSilence(), before, g.residentMB(), metric(t, s.client, `ginnel_transport_dropped_total{reason="disco_unknown"}`))
+	t.Logf("%d datagrams of garbage: longest silence of the transfer %v, %d MB before and %d MB after, "+
+		"%v dropped as unknown disco",
+		sent.Load(), b.longestSilence(), before, g.residentMB(),
+		metric(t, s.client, `ginnel_transport_dropped_total{reason="disco_unknown"}`))
 	if mb := g.residentMB(); mb > before+100 {
 		t.Errorf("memory went from %d to %d MB", before, mb)
 	}
@@ -132,17 +138,17 @@ func TestGarbageAtTheUDPPort(t *testing.T) {
 	g.end()
 }
 
-// Garbage at the ports of the relay, before TLS, inside of it and as STUN, does not disturb what
-// two nodes exchange by way of it.
+// Garbage at the relay's ports, before TLS, inside TLS and as STUN, does not disturb a transfer
+// between two nodes through that relay.
 func TestGarbageAtTheRelay(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, hard, hard)
 	b := m.alpha.bulk(meshRate)
-	good := m.alpha.host.startFetches("beta")
+	good := m.alpha.host.startFetchLoop("beta")
 	addr := net.JoinHostPort(m.relay.node.HostName, strconv.Itoa(m.relay.node.DERPPort))
 	plain := func() (net.Conn, error) { return m.internet.dial("tcp", addr) }
-	throw(400, plain, func(int) []byte { return noise(rand.IntN(2000)) })
-	secret := func() (net.Conn, error) {
+	sendOnEach(400, plain, func(int) []byte { return randomBytes(rand.IntN(2000)) })
+	encrypted := func() (net.Conn, error) {
 		c, err := plain()
 		if err != nil {
 			return nil, err
@@ -150,8 +156,11 @@ func TestGarbageAtTheRelay(t *testing.T) {
 		return tls.Client(c, &tls.Config{InsecureSkipVerify: true}), nil
 	}
 	const upgrade = "GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\r\n"
-	starts := []string{"", "GET /", "GET /derp HTTP/1.1\r\nHost: x\r\n\r\n", upgrade, strings.Replace(upgrade, "\r\n\r\n", "\r\nDerp-Fast-Start: 1\r\n\r\n", 1), upgrade + "\x02\xff\xff\xff\xff"}
-	throw(400, secret, func(i int) []byte { return append([]byte(starts[i%len(starts)]), noise(rand.IntN(2000))...) })
+	starts := []string{"", "GET /", "GET /derp HTTP/1.1\r\nHost: x\r\n\r\n", upgrade,
+		strings.Replace(upgrade, "\r\n\r\n", "\r\nDerp-Fast-Start: 1\r\n\r\n", 1), upgrade + "\x02\xff\xff\xff\xff"}
+	sendOnEach(400, encrypted, func(i int) []byte {
+		return append([]byte(starts[i%len(starts)]), randomBytes(rand.IntN(2000))...)
+	})
 	stun, err := m.internet.dial("udp", net.JoinHostPort(m.relay.node.HostName, strconv.Itoa(m.relay.node.STUNPort)))
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +175,7 @@ func TestGarbageAtTheRelay(t *testing.T) {
 	t.Logf("longest silence of the transfer %v, the relay has %d MB", b.longestSilence(), m.relay.residentMB())
 	good.stop(t, "garbage at the relay")
 	if p := m.alpha.path(); p != node.PathRelay {
-		t.Errorf("the nodes talk by way of %q, so the test shows nothing", p)
+		t.Errorf("the path of the nodes is %q, so the test proves nothing", p)
 	}
 	b.finish()
 	m.endRelay()

@@ -11,14 +11,14 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 )
 
-// defaultProxy is where "ginnel up" serves unless it is told otherwise.
+// defaultProxy is the proxy's address unless --proxy gives another.
 const defaultProxy = "127.0.0.1:1080"
 
-// ginnel is the program under test, running as nobody.
+// ginnel is the program under test as a running process, without privileges.
 type ginnel struct {
 	*process
 	ns      *netns
@@ -27,21 +27,21 @@ type ginnel struct {
 	started time.Time
 }
 
-// ginnelCommand is how the program runs: without rights and with a home of its own.
+// ginnelCommand runs ginnel without privileges, with home as its home directory.
 func ginnelCommand(home string, args ...string) command {
 	return command{args: append([]string{programs.ginnel}, args...), env: []string{"HOME=" + home}}
 }
 
-// startGinnel starts "ginnel up" and waits until it is up.
+// startGinnel starts "ginnel up" with args and waits until the node is up.
 func startGinnel(ns *netns, secret key.NodePrivate, args ...string) *ginnel {
 	ns.t.Helper()
 	g := launchGinnel(ns, secret, ginnelCommand(newDir(ns.t, "home"), args...))
-	g.await(&g.log, `"msg":"up"`, dialTimeout)
+	g.await(&g.log, `"msg":"node up"`, dialTimeout)
 	return g
 }
 
-// launchGinnel starts ginnel and does not wait. At the end of the test its output is searched for
-// what must not be there.
+// launchGinnel starts ginnel without waiting. At the end of the test its output is searched for
+// panics and secrets.
 func launchGinnel(ns *netns, secret key.NodePrivate, c command) *ginnel {
 	ns.t.Helper()
 	g := &ginnel{ns: ns, secrets: [][key.Size]byte{secret.Raw()}, started: time.Now()}
@@ -55,7 +55,7 @@ func launchGinnel(ns *netns, secret key.NodePrivate, c command) *ginnel {
 	return g
 }
 
-// assertTokenHidden checks that the node has not told the token of its API.
+// assertTokenHidden checks that the node has not printed the token of its API.
 func (g *ginnel) assertTokenHidden() {
 	g.t.Helper()
 	text, err := os.ReadFile(filepath.Join(g.home, ".local", "state", "ginnel", "node.json"))
@@ -72,7 +72,7 @@ func (g *ginnel) assertTokenHidden() {
 	}
 }
 
-// assertSound checks that a program has neither panicked nor told a secret.
+// assertSound checks that the output of a program contains neither a panic nor a secret.
 func assertSound(t *testing.T, where, text string, secrets ...[key.Size]byte) {
 	t.Helper()
 	for _, bad := range []string{"panic:", "fatal error:", "goroutine 1 [", "internal error"} {
@@ -93,7 +93,7 @@ func (g *ginnel) command(args ...string) result {
 	return r
 }
 
-// status is what "ginnel status --json" says.
+// status returns the output of "ginnel status --json".
 func (g *ginnel) status() (s node.Status) {
 	g.t.Helper()
 	r := g.command("status", "--json")
@@ -103,7 +103,7 @@ func (g *ginnel) status() (s node.Status) {
 	return s
 }
 
-// end terminates the node and checks that nothing of it is left.
+// end terminates the node and checks that it leaves no process and no file behind.
 func (g *ginnel) end() {
 	g.t.Helper()
 	pid := g.cmd.Process.Pid
@@ -120,7 +120,7 @@ func (g *ginnel) end() {
 	g.assertNoFiles()
 }
 
-// assertNoFiles checks that the node has left no file in its home but the lock of the state
+// assertNoFiles checks that the node has left no file in its home except the lock of the state
 // directory.
 func (g *ginnel) assertNoFiles() {
 	g.t.Helper()
@@ -132,7 +132,7 @@ func (g *ginnel) assertNoFiles() {
 	})
 }
 
-// sockets lists what listens, or is open for datagrams, in the namespace.
+// sockets lists the TCP listeners and the unconnected UDP sockets of the namespace.
 func (n *netns) sockets() (all []string) {
 	n.t.Helper()
 	for _, proto := range []string{"tcp", "tcp6", "udp", "udp6"} {

@@ -15,26 +15,26 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 )
 
 const (
-	idleSettle  = 20 * time.Second // for joining, STUN, and giving memory back
+	idleSettle  = 20 * time.Second // for joining, STUN, and returning memory to the system
 	idleMeasure = 30 * time.Second
 
 	maxIdleWakeups = 8.0   // a second
 	maxIdleShare   = 0.001 // of one processor
 
-	// idleWindows are measured at the most. What else the machine does only adds to what a node uses:
-	// whenever a thread has to wait for a processor, Go's monitor thread wakes every 20 us meanwhile.
-	// So the best window counts.
+	// idleWindows is the maximum number of measurements, of which the best counts. Other load on
+	// the machine only adds to a node's figures: while a thread waits for a processor, Go's sysmon
+	// wakes every 20 us.
 	idleWindows = 4
 )
 
-// cost is what a process has used since it began.
+// cost is what a process has used since its start.
 type cost struct {
 	at      time.Time
-	wakeups int           // voluntary context switches of all threads: each is a thread that was woken before
+	wakeups int           // voluntary context switches of all threads; a thread wakes before each
 	used    time.Duration // processor time
 }
 
@@ -63,8 +63,8 @@ func (p *process) cost() (c cost) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	// Fields 14 and 15 are utime and stime in units of 1/100 s (proc_pid_stat(5)). The name, field 2,
-	// may hold spaces.
+	// Fields 14 and 15 are utime and stime in units of 1/100 s (proc_pid_stat(5)). The name, field
+	// 2, may contain spaces.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	for _, f := range fields[11:13] {
 		n, err := strconv.Atoi(f)
@@ -76,8 +76,8 @@ func (p *process) cost() (c cost) {
 	return c
 }
 
-// assertIdle waits until nodes are idle, and checks how often they wake and how much processor time
-// they use.
+// assertIdle waits until the nodes are idle, and checks how often they wake and how much processor
+// time they use.
 func assertIdle(t *testing.T, nodes map[string]*process) {
 	t.Helper()
 	time.Sleep(idleSettle)
@@ -103,11 +103,12 @@ func assertIdle(t *testing.T, nodes map[string]*process) {
 		}
 	}
 	for name := range busy {
-		t.Errorf("%s never kept to %v wake-ups a second and %v %% of a processor", name, maxIdleWakeups, 100*maxIdleShare)
+		t.Errorf("%s: no window had at most %v wake-ups a second and %v %% of a processor", name, maxIdleWakeups,
+			100*maxIdleShare)
 	}
 }
 
-// assertEchoes checks that a connection to an echo service works.
+// assertEchoes checks that text comes back on a connection to an echo service.
 func assertEchoes(t *testing.T, c net.Conn, text string) {
 	t.Helper()
 	c.SetDeadline(time.Now().Add(dialTimeout))
@@ -120,7 +121,8 @@ func assertEchoes(t *testing.T, c net.Conn, text string) {
 	}
 }
 
-// joinedNodes starts a network of alpha, beta and gamma, of which beta serves an echo service.
+// joinedNodes starts a coordination server and the nodes alpha, beta and gamma, each of which
+// serves its echo port. Only beta's host has an echo service.
 func joinedNodes(t *testing.T) (hosts map[string]*netns, nodes map[string]*process) {
 	t.Helper()
 	const url = "http://10.98.1.1:8080"
@@ -136,12 +138,14 @@ func joinedNodes(t *testing.T) (hosts map[string]*netns, nodes map[string]*proce
 		hosts[name] = ns
 	}
 	dir := newDir(t, "control")
-	server := hub.start("server", ginnelCommand(dir, "control", "serve", "--url", url, "--listen", "10.98.1.1:8080", "--state", dir))
+	server := hub.start("server", ginnelCommand(dir, "control", "serve", "--url", url, "--listen", "10.98.1.1:8080",
+		"--state", dir))
 	server.await(&server.log, "coordination server is up", dialTimeout)
 	admin := func(args ...string) result {
 		return hub.run(ginnelCommand(dir, append([]string{"control"}, append(args, "--state", dir)...)...), "")
 	}
-	secret := strings.TrimSpace(mustDo(t, admin("users", "create", "ann"), admin("keys", "create", "--user", "ann", "--reusable")))
+	secret := strings.TrimSpace(mustDo(t, admin("users", "create", "ann"),
+		admin("keys", "create", "--user", "ann", "--reusable")))
 	hosts["beta"].startServices("beta")
 	for name, ns := range hosts {
 		nodes[name] = startGinnel(ns, key.NewNodePrivate(), "up", "--control", url, "--authkey", secret, "--hostname", name,
@@ -150,7 +154,8 @@ func joinedNodes(t *testing.T) (hosts map[string]*netns, nodes map[string]*proce
 	return hosts, nodes
 }
 
-// dialEcho connects to an echo service through a node's proxy, once that reaches it.
+// dialEcho connects to a host's echo service through the node's proxy, and retries until the node
+// reaches it.
 func (n *netns) dialEcho(host string) (c net.Conn) {
 	n.t.Helper()
 	eventually(n.t, n.name+" reaches "+host, dialTimeout, func() bool {
@@ -162,10 +167,10 @@ func (n *netns) dialEcho(host string) (c net.Conn) {
 	return c
 }
 
-// Nodes rest when there is nothing to do, and are there at once when there is: gamma, which has
+// An idle node hardly wakes, and works at once when it is needed. The nodes are gamma, which has
 // only joined; alpha and beta with an idle connection between them; and a node with a WireGuard
-// file that keeps the mapping of a NAT alive. The test is not parallel to others: on a busy machine
-// everything takes longer, so Go's monitor thread wakes more often.
+// file that keeps a NAT mapping alive. The test does not run in parallel with others: on a busy
+// machine Go's sysmon wakes more often.
 func TestIdleNodesRest(t *testing.T) {
 	hosts, nodes := joinedNodes(t)
 	s := newSite(t)
@@ -183,5 +188,5 @@ func TestIdleNodesRest(t *testing.T) {
 	for _, c := range kept {
 		assertEchoes(t, c, "after")
 	}
-	assertEchoes(t, hosts["gamma"].dialEcho("beta"), "the first")
+	assertEchoes(t, hosts["gamma"].dialEcho("beta"), "first use")
 }

@@ -11,20 +11,20 @@ import (
 	"ginnel/internal/netem"
 )
 
-// The windows of 64 transfers on a long path would be 1 GB. A node with little memory has them
-// share what there is: it keeps within its budget, every transfer gets on, and none loses a byte,
-// whether packets are lost or not.
+// On a long path the full TCP windows of 64 transfers would need 1 GB. A node with little memory
+// divides its budget between them: it stays within the budget, every transfer makes progress, and
+// no byte is lost, with and without packet loss.
 func TestMemoryIsKeptOnLongPath(t *testing.T) {
 	const (
-		given     = 32 // MiB
-		slack     = 4  // of which it may take more for a moment
+		given     = 32 // MiB, the value of --memory
+		slack     = 4  // MiB by which it may exceed that for a moment
 		transfers = 64
-		flood     = 120 << 10 // bytes a second of each transfer, each way: more than it gets
+		flood     = 120 << 10 // bytes a second of each transfer, each way: more than its share of the path
 	)
 	for _, loss := range []float64{0, 0.001} {
 		t.Run(fmt.Sprintf("loss %v", loss), func(t *testing.T) {
-			way := netem.Config{Delay: 75 * time.Millisecond, Rate: 200e6, Queue: 2 << 20, Loss: loss}
-			s := newLongSite(t, way)
+			path := netem.Config{Delay: 75 * time.Millisecond, Rate: 200e6, Queue: 2 << 20, Loss: loss}
+			s := newSiteOverPath(t, path)
 			g := s.up(wgFile{}, "--memory", fmt.Sprintf("%dMiB", given))
 			var all []*bulk
 			for range transfers {
@@ -36,9 +36,9 @@ func TestMemoryIsKeptOnLongPath(t *testing.T) {
 			}
 			awaitAll(t, all, 256<<10, 3*dialTimeout)
 			peak := g.memoryMB("VmHWM")
-			t.Logf("%d MiB at the most", peak)
+			t.Logf("peak of %d MiB resident", peak)
 			if peak > given+slack {
-				t.Errorf("%d MiB were resident, want %d", peak, given)
+				t.Errorf("%d MiB were resident, want about %d", peak, given)
 			}
 			for _, b := range all {
 				close(b.stopc)

@@ -9,8 +9,8 @@ import (
 	"ginnel/node"
 )
 
-// Where the direct path loses most of what is sent, as behind a policer for UDP, bulk data take the
-// relay. When the direct path is good again, they take that.
+// If the direct path loses most packets, as behind a UDP policer, bulk data move to the relay. They
+// return to the direct path once that is good again.
 func TestRelayInsteadOfLossyPath(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, open, open)

@@ -16,23 +16,24 @@ import (
 	"testing"
 )
 
-// programs is where this run keeps its programs and files. TestMain alone sets it.
+// programs holds the paths of this run's programs and files. Only TestMain sets it.
 var programs struct {
-	dir       string // may be entered by everybody
+	dir       string // every user may enter it
 	ginnel    string
-	wireguard string // the stock implementation
-	self      string // this test binary, for roles
+	wireguard string // wireguard-go
+	self      string // a copy of this test binary, for roles
 }
 
-// parallelTests run at a time unless -parallel is given: most of them wait most of the time.
+// parallelTests is how many tests run at a time unless -parallel is given. It exceeds the number of
+// processors because most tests wait most of the time.
 const parallelTests = "5"
 
-// prefix begins the names of everything that a run leaves on the machine while it lasts.
+// prefix begins the name of everything that a run creates outside its own memory.
 const prefix = "ginnel-lab-"
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVariable); role != "" {
-		os.Exit(play(role, os.Args[1:]))
+		os.Exit(runRole(role, os.Args[1:]))
 	}
 	flag.Parse()
 	given := false
@@ -48,7 +49,7 @@ func runAll(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "the lab cannot run:", err)
 		return 1
 	}
-	sweep()
+	removeStale()
 	programs.dir = filepath.Join(os.TempDir(), prefix+strconv.Itoa(os.Getpid()))
 	if err := os.MkdirAll(filepath.Join(programs.dir, "wg"), 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -62,7 +63,7 @@ func runAll(m *testing.M) int {
 	return m.Run()
 }
 
-// checkMachine says what is missing to run the lab.
+// checkMachine returns an error that names what the lab needs and the machine lacks.
 func checkMachine() error {
 	if runtime.GOOS != "linux" {
 		return fmt.Errorf("it needs Linux")
@@ -80,7 +81,8 @@ func checkMachine() error {
 			missing = append(missing, pkg)
 		}
 	}
-	if out, _ := exec.Command("nc", "-h").CombinedOutput(); !slices.Contains(missing, "netcat-openbsd") && !strings.Contains(string(out), "OpenBSD") {
+	if out, _ := exec.Command("nc", "-h").CombinedOutput(); !slices.Contains(missing, "netcat-openbsd") &&
+		!strings.Contains(string(out), "OpenBSD") {
 		missing = append(missing, "netcat-openbsd")
 	}
 	if len(missing) > 0 {
@@ -93,8 +95,8 @@ func checkMachine() error {
 	return nil
 }
 
-// sweep removes what runs that were killed have left.
-func sweep() {
+// removeStale removes the namespaces and files of runs that were killed.
+func removeStale() {
 	gone := func(path string) bool {
 		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(path), prefix), "-")
 		_, err := os.Stat("/proc/" + pid)
@@ -116,8 +118,8 @@ func sweep() {
 	}
 }
 
-// build makes the program under test as it is released, the stock WireGuard, and a copy of this
-// binary that anybody may execute.
+// build builds the program under test as it is released, and wireguard-go. It also copies this
+// binary to where every user may execute it.
 func build() error {
 	programs.ginnel = filepath.Join(programs.dir, "ginnel")
 	programs.wireguard = filepath.Join(programs.dir, "wireguard-go")

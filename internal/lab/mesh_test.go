@@ -13,12 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 )
 
-// mesh is two nodes behind routers, and a relay with STUN between them:
+// mesh is two nodes behind routers, and a relay with STUN that both can reach:
 //
 //	alpha ────── router ──────┐                  ┌────── router ────── beta
 //	10.1.0.2     198.51.100.2 ├──── internet ────┤ 203.0.113.2     10.2.0.2
@@ -36,12 +36,12 @@ type mesh struct {
 type access string
 
 const (
-	open access = "open" // its own address is the one that others see
-	easy access = "easy" // behind a NAT that keeps the port
-	hard access = "hard" // behind a NAT that takes another port for each destination
+	open access = "open" // no NAT: peers see the node's own address
+	easy access = "easy" // behind a NAT with endpoint-independent mapping
+	hard access = "hard" // behind a NAT with a different port for each destination
 )
 
-// meshNode is a node in the role "node", and its host.
+// meshNode is a process with the role "node", its host and its router.
 type meshNode struct {
 	*process
 	host, router *netns
@@ -49,11 +49,11 @@ type meshNode struct {
 	disco        key.DiscoPublic
 }
 
-// meshRate is that of transfers in a mesh, bytes a second each way.
+// meshRate is the usual rate of a transfer in a mesh, in bytes a second each way.
 const meshRate = 2 << 20
 
-// newMesh builds the networks, starts relay and nodes, and waits until both are connected to the
-// relay.
+// newMesh builds the networks, starts the relay and the nodes, and waits until both are connected
+// to the relay.
 func newMesh(t *testing.T, a, b access) *mesh {
 	t.Helper()
 	m := newMeshHosts(t, a, b)
@@ -63,7 +63,8 @@ func newMesh(t *testing.T, a, b access) *mesh {
 	return m
 }
 
-// newMeshHosts makes everything but the links between nodes and their routers, and what runs.
+// newMeshHosts builds the networks without the links between hosts and their routers, and starts
+// nothing.
 func newMeshHosts(t *testing.T, a, b access) *mesh {
 	t.Helper()
 	m := &mesh{t: t, internet: newNetns(t, "internet"), relayHost: newNetns(t, "relay")}
@@ -103,7 +104,7 @@ func (m *mesh) newNode(name string, a access, wan, inside, addr string) *meshNod
 	return n
 }
 
-// gateway is the first address of the network between a node and its router.
+// gateway is the router's address on the network between the node's host and its router.
 func (n *meshNode) gateway() string {
 	if n.order.Name == "alpha" {
 		return "10.1.0.1"
@@ -111,12 +112,12 @@ func (n *meshNode) gateway() string {
 	return "10.2.0.1"
 }
 
-// insideAddr is the n-th address of that network.
+// insideAddr is the i-th address of that network.
 func (n *meshNode) insideAddr(i int) string {
 	return strings.TrimSuffix(n.gateway(), "1") + fmt.Sprint(i)
 }
 
-// start gives the hosts their addresses and starts everything.
+// start gives the hosts their addresses and starts the services, the relay and the nodes.
 func (m *mesh) start() {
 	m.t.Helper()
 	for _, n := range []*meshNode{m.alpha, m.beta} {
@@ -130,20 +131,21 @@ func (m *mesh) start() {
 		n.order.Relays, n.order.Home = m.relay.relays(), relayRegion
 		n.start()
 	}
-	m.introduce(m.alpha, m.beta)
-	m.introduce(m.beta, m.alpha)
+	m.setPeer(m.alpha, m.beta)
+	m.setPeer(m.beta, m.alpha)
 	for _, n := range []*meshNode{m.alpha, m.beta} {
 		n.awaitRelay(dialTimeout)
 	}
 }
 
-// introduce tells a node of another.
-func (m *mesh) introduce(n, other *meshNode) {
-	n.order.Peers = []node.Peer{{Name: other.order.Name, Key: other.order.Key.Public(), Addresses: other.order.Addresses, Disco: other.disco, Region: relayRegion}}
+// setPeer makes other the only peer in n's network map.
+func (m *mesh) setPeer(n, other *meshNode) {
+	n.order.Peers = []node.Peer{{Name: other.order.Name, Key: other.order.Key.Public(), Addresses: other.order.Addresses,
+		Disco: other.disco, Region: relayRegion}}
 	n.tell()
 }
 
-// tell sends the node its order.
+// tell sends the node its current order.
 func (n *meshNode) tell() {
 	n.t.Helper()
 	if err := json.NewEncoder(n.in).Encode(n.order); err != nil {
@@ -151,11 +153,11 @@ func (n *meshNode) tell() {
 	}
 }
 
-// start starts the node, not knowing anybody yet.
+// start starts the node with its current order.
 func (n *meshNode) start() {
 	t := n.host.t
 	t.Helper()
-	n.process = n.host.role("node", withoutRights)
+	n.process = n.host.role("node", asNobody)
 	secret := n.order.Key.Raw()
 	t.Cleanup(func() { assertSound(t, n.name, n.out.String()+n.log.String(), secret) })
 	n.tell()
@@ -166,12 +168,12 @@ func (n *meshNode) start() {
 	n.disco = a.Disco
 }
 
-// get asks the node's own pages.
+// get fetches one of the node's own pages.
 func (n *meshNode) get(path string) (int, []byte) {
 	return n.host.get(n.t, "http://"+defaultProxy+path)
 }
 
-// status is what the node says of itself.
+// status returns the node's status.
 func (n *meshNode) status() (s node.Status) {
 	n.t.Helper()
 	if _, body := n.get("/api/v1/status"); json.Unmarshal(body, &s) != nil {
@@ -182,10 +184,11 @@ func (n *meshNode) status() (s node.Status) {
 
 func (n *meshNode) path() node.PathKind { return n.status().Peers[0].Path }
 
-// awaitPath waits until the node reaches its peer in this way.
+// awaitPath waits until the node's path to its peer is of the wanted kind.
 func (n *meshNode) awaitPath(want node.PathKind, limit time.Duration) time.Duration {
 	n.t.Helper()
-	return eventually(n.t, fmt.Sprintf("%s reaches its peer by way of %q", n.order.Name, want), limit, func() bool { return n.path() == want })
+	return eventually(n.t, fmt.Sprintf("the path of %s is %q", n.order.Name, want), limit,
+		func() bool { return n.path() == want })
 }
 
 // awaitRelay waits until the node is connected to the relay.
@@ -197,7 +200,7 @@ func (n *meshNode) awaitRelay(limit time.Duration) time.Duration {
 	})
 }
 
-// bulk starts a transfer through the node's proxy with what its peer serves.
+// bulk starts a transfer through the node's proxy with its peer.
 func (n *meshNode) bulk(rate uint64) *bulk {
 	n.t.Helper()
 	c, err := n.host.viaSOCKS(defaultProxy, net.JoinHostPort(n.order.Peers[0].Name, bulkPort))
@@ -209,10 +212,11 @@ func (n *meshNode) bulk(rate uint64) *bulk {
 	return b
 }
 
-// cutUDP lets no UDP pass between the nodes; STUN still does.
+// cutUDP drops all UDP between the networks except STUN.
 func (m *mesh) cutUDP() {
 	m.t.Helper()
-	m.internet.nft("table inet cut { chain cut { type filter hook forward priority filter; udp dport != 3478 udp sport != 3478 drop; }; }")
+	m.internet.nft("table inet cut { chain cut { type filter hook forward priority filter; " +
+		"udp dport != 3478 udp sport != 3478 drop; }; }")
 }
 
 func (m *mesh) restoreUDP() {
@@ -220,7 +224,7 @@ func (m *mesh) restoreUDP() {
 	m.internet.nft("delete table inet cut")
 }
 
-// get fetches a page from the namespace.
+// get fetches a page from the namespace, without a proxy.
 func (n *netns) get(t *testing.T, url string) (status int, body []byte) {
 	t.Helper()
 	tr := &http.Transport{DialContext: n.DialContext, DisableKeepAlives: true}

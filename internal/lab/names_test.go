@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// labZone is what the DNS server behind the peer knows.
+// labZone holds the records of the DNS server behind the peer.
 func labZone() zone {
 	inner4, inner6 := netip.MustParseAddr(innerAddr4), netip.MustParseAddr(innerAddr6)
 	return zone{
@@ -22,28 +22,29 @@ func labZone() zone {
 	}
 }
 
-// startNameServers starts the DNS server that a site's file names, and one on the client's own
-// network that nobody must ask.
+// startNameServers starts two DNS servers: inside is the one that a site's WireGuard file names,
+// outside is the one in the resolv.conf of the client's host.
 func (s *site) startNameServers() (inside, outside *process) {
 	s.t.Helper()
 	s.client.writeEtc("resolv.conf", "nameserver 198.51.100.1\n")
 	return s.inner.startDNS(labZone()), s.router.startDNS(zone{"host.example.": {netip.MustParseAddr(innerAddr4)}})
 }
 
-// Names are resolved by the file's DNS servers through the tunnel, with its search domains, over
-// TCP where UDP does not carry the answer, for all protocols of the proxy; the host's resolver
-// hears of none of them.
+// The DNS servers of the file resolve names through the tunnel, with its search domains, over TCP
+// if the answer over UDP is truncated, and for all protocols of the proxy. The resolver of the host
+// gets none of these questions.
 func TestNamesResolveThroughTheTunnel(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	inside, outside := s.startNameServers()
 	s.up(wgFile{iface: []string{"DNS = " + innerAddr4 + ", corp.example"}})
-	for _, host := range []string{"web.corp.example", "WEB.corp.example", "web.corp.example.", "web", "six", "both.corp.example", "big.corp.example", "big", "halfdead.example"} {
+	for _, host := range []string{"web.corp.example", "WEB.corp.example", "web.corp.example.", "web", "six",
+		"both.corp.example", "big.corp.example", "big", "halfdead.example"} {
 		for _, f := range fetchers() {
 			if f.name == "curl --socks5" || f.name == "curl -x socks4" {
-				continue // these resolve by themselves, on the host
+				continue // these resolve the name themselves, on the host
 			}
-			r := s.client.run(command{rights: asRoot, args: f.args(defaultProxy, host)}, f.input)
+			r := s.client.run(command{as: asRoot, args: f.args(defaultProxy, host)}, f.input)
 			if r.status != 0 || !strings.Contains(r.stdout, "inner for ") {
 				t.Errorf("%s %s: status %d, got %q %q, want the page of the inner host", f.name, host, r.status, r.stdout, r.stderr)
 			}
@@ -57,7 +58,7 @@ func TestNamesResolveThroughTheTunnel(t *testing.T) {
 	}
 }
 
-// A datagram to a name goes where the tunnel's DNS server says.
+// A datagram to a name goes to the address that the tunnel's DNS server gives.
 func TestDatagramsToNames(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -77,7 +78,8 @@ func TestDatagramsToNames(t *testing.T) {
 	}
 }
 
-// A name that does not exist, or a DNS server that cannot be reached, is told in words and in time.
+// If a name does not exist, or the DNS server does not answer, the dial fails in time with an error
+// that says which.
 func TestNamesThatFail(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -88,7 +90,8 @@ func TestNamesThatFail(t *testing.T) {
 	r := s.client.tool(curl("--socks5-hostname", defaultProxy, "http://nosuch.corp.example/")...)
 	const cannotConnect = 97 // curl's CURLE_PROXY
 	if r.status != cannotConnect || !strings.Contains(r.stderr, "(4)") {
-		t.Errorf("curl through SOCKS5 to an unknown name: status %d %q, want %d and reply 4, host unreachable", r.status, r.stderr, cannotConnect)
+		t.Errorf("curl through SOCKS5 to an unknown name: status %d %q, want %d and reply 4, host unreachable", r.status,
+			r.stderr, cannotConnect)
 	}
 	g.end()
 
@@ -97,8 +100,8 @@ func TestNamesThatFail(t *testing.T) {
 	assertRefused(t, "silent DNS server", err, "504", "web.corp.example", "10.88.0.99")
 }
 
-// Without DNS in the file, names go to the host's resolver. With --mesh-only nobody is asked,
-// because the mesh knows no names.
+// Without DNS in the file, the host's resolver is asked. With --mesh-only no resolver is asked,
+// because no nameserver of the mesh is known.
 func TestNamesWithoutDNSInTheFile(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -123,7 +126,7 @@ func TestNamesWithoutDNSInTheFile(t *testing.T) {
 	}
 }
 
-// assertRefused checks an answer to CONNECT.
+// assertRefused checks that err, an answer to CONNECT, contains all the wanted texts.
 func assertRefused(t *testing.T, what string, err error, want ...string) {
 	t.Helper()
 	if err == nil {
@@ -137,5 +140,5 @@ func assertRefused(t *testing.T, what string, err error, want ...string) {
 	}
 }
 
-// web is the address of a host's page.
+// web is the address of the web page of a host.
 func web(host string) string { return net.JoinHostPort(host, webPort) }

@@ -18,16 +18,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netns is a network namespace of one test.
+// netns is a network namespace that belongs to one test.
 type netns struct {
 	t    *testing.T
 	name string
 }
 
-// serial makes the names of a run unique.
+// serial numbers the namespaces and devices of a run, so that their names are unique.
 var serial atomic.Uint32
 
-// newNetns makes a namespace in which loopback is up, and removes it at the end of the test.
+// newNetns makes a namespace with its loopback interface up, and removes it at the end of the test.
 func newNetns(t *testing.T, what string) *netns {
 	t.Helper()
 	n := &netns{t, fmt.Sprintf("%s%d-%d-%s", prefix, os.Getpid(), serial.Add(1), what)}
@@ -38,17 +38,17 @@ func newNetns(t *testing.T, what string) *netns {
 			t.Errorf("removing namespace %s: %v: %s", n.name, err, out)
 		}
 	})
-	n.sysctl("net/ipv6/conf/all/accept_dad", "0") // addresses are usable at once
+	n.sysctl("net/ipv6/conf/all/accept_dad", "0") // addresses are usable at once, without duplicate detection
 	n.sysctl("net/ipv6/conf/default/accept_dad", "0")
 	n.ip("link", "set", "lo", "up")
 	return n
 }
 
-// etc is the directory whose files programs in the namespace see in /etc.
+// etc is the directory whose files ip-netns(8) shows in /etc to programs in the namespace.
 func (n *netns) etc() string { return filepath.Join("/etc/netns", n.name) }
 
-// writeEtc gives programs in the namespace a file of their own in /etc. One that exists is changed
-// in place, so that those that run see it.
+// writeEtc writes a file that programs in the namespace see in /etc. An existing file is changed in
+// place, so that running programs see the change.
 func (n *netns) writeEtc(name, text string) {
 	n.t.Helper()
 	if err := os.MkdirAll(n.etc(), 0o755); err != nil {
@@ -73,7 +73,7 @@ func (n *netns) addr(dev string, prefixes ...string) {
 	}
 }
 
-// route adds routes to prefixes by way of a gateway.
+// route adds routes to prefixes through a gateway.
 func (n *netns) route(via string, prefixes ...string) {
 	n.t.Helper()
 	for _, p := range prefixes {
@@ -81,7 +81,7 @@ func (n *netns) route(via string, prefixes ...string) {
 	}
 }
 
-// nft loads rules.
+// nft loads nftables rules in the namespace.
 func (n *netns) nft(rules string) {
 	n.t.Helper()
 	cmd := exec.Command("ip", "netns", "exec", n.name, "nft", "-f", "-")
@@ -91,7 +91,7 @@ func (n *netns) nft(rules string) {
 	}
 }
 
-// sysctl sets net/..., which is the namespace's own.
+// sysctl sets a value below net/ in the namespace.
 func (n *netns) sysctl(path, value string) {
 	n.t.Helper()
 	err := n.do(func() error { return os.WriteFile("/proc/sys/"+path, []byte(value), 0) })
@@ -100,16 +100,16 @@ func (n *netns) sysctl(path, value string) {
 	}
 }
 
-// forward makes the namespace a router.
+// forward makes the namespace forward packets.
 func (n *netns) forward() {
 	n.t.Helper()
 	n.sysctl("net/ipv4/ip_forward", "1")
 	n.sysctl("net/ipv6/conf/all/forwarding", "1")
 }
 
-// nat makes the namespace a NAT router as in a home: "masquerade" maps a port of the inside to the
-// same port wherever it sends to, "masquerade random" to another one for each destination. Nothing
-// comes in from wan unasked.
+// nat makes the namespace a NAT router as in a home. With "masquerade" it maps an inside port to
+// the same outside port for all destinations, with "masquerade random" to a different one for each.
+// From wan it accepts only replies.
 func (n *netns) nat(wan, masquerade string) {
 	n.t.Helper()
 	n.nft(fmt.Sprintf(`table inet home {
@@ -119,7 +119,7 @@ func (n *netns) nat(wan, masquerade string) {
 	}`, wan, masquerade))
 }
 
-// link connects two namespaces with a wire.
+// link connects two namespaces by a veth pair.
 func link(a *netns, devA string, b *netns, devB string) {
 	a.t.Helper()
 	a.ip("link", "add", devA, "type", "veth", "peer", "name", devB, "netns", b.name)
@@ -127,11 +127,11 @@ func link(a *netns, devA string, b *netns, devB string) {
 	b.ip("link", "set", devB, "up")
 }
 
-// do runs f on a thread that is in the namespace. Sockets that f makes stay in it.
+// do runs f on a thread in the namespace. Sockets that f opens stay in the namespace.
 func (n *netns) do(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // for good if the thread cannot be brought back: then it ends with this goroutine
+		runtime.LockOSThread() // if the thread cannot return to its namespace, it stays locked and ends with this goroutine
 		home, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			result <- err
@@ -164,8 +164,8 @@ func (n *netns) dial(network, addr string) (c net.Conn, err error) {
 // dialTimeout bounds connections that tests make.
 const dialTimeout = 20 * time.Second
 
-// DialContext is what packages that take a dialler want. The address must be literal: names are
-// looked up on other threads.
+// DialContext has the signature of net.Dialer's. The host must be an IP address, because a name
+// would be looked up on another thread, outside the namespace.
 func (n *netns) DialContext(ctx context.Context, network, addr string) (c net.Conn, err error) {
 	err = n.do(func() error {
 		d := net.Dialer{Timeout: dialTimeout}
@@ -175,7 +175,7 @@ func (n *netns) DialContext(ctx context.Context, network, addr string) (c net.Co
 	return c, err
 }
 
-// Dial is DialContext for golang.org/x/net/proxy.
+// Dial implements proxy.Dialer of golang.org/x/net/proxy.
 func (n *netns) Dial(network, addr string) (net.Conn, error) { return n.dial(network, addr) }
 
 // listenUDP opens a UDP socket in the namespace.
@@ -201,7 +201,7 @@ func mustRun(t *testing.T, name string, args ...string) {
 	}
 }
 
-// eventually waits until done reports true.
+// eventually waits until done reports true, and returns how long that took.
 func eventually(t *testing.T, what string, limit time.Duration, done func() bool) time.Duration {
 	t.Helper()
 	start := time.Now()

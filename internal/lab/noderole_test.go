@@ -12,13 +12,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 	"ginnel/relay"
 )
 
-// nodeOrder is what the role "node" reads from its standard input: the first makes a node, each
-// further one is a new network map for it, and the end of the input is the end of the node.
+// nodeOrder is a message to the role "node" on its standard input. The first one creates the node,
+// and each further one is a new network map. The node is closed at the end of the input.
 type nodeOrder struct {
 	Key       key.NodePrivate
 	Name      string
@@ -27,7 +27,7 @@ type nodeOrder struct {
 	Relays    relay.Map
 	Home      int
 	Proxy     string
-	Serves    map[uint16]string // TCP ports of the mesh, and where they lead
+	Serves    map[uint16]string // target addresses by TCP port in the mesh
 	RelayOnly bool
 }
 
@@ -61,7 +61,7 @@ func (tcpAddr) Network() string  { return "tcp" }
 func (a tcpAddr) String() string { return string(a) }
 
 func serveNode([]string) error {
-	if err := assertPowerless(); err != nil {
+	if err := checkUnprivileged(); err != nil {
 		return err
 	}
 	in := json.NewDecoder(os.Stdin)
@@ -88,15 +88,15 @@ func serveNode([]string) error {
 	}
 }
 
-// assertPowerless makes sure that a node of the lab has no right that a node in the world may lack.
-func assertPowerless() error {
+// checkUnprivileged returns an error if this process is root or has any capability.
+func checkUnprivileged() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
 	if err := unix.Capget(&header, &caps[0]); err != nil {
 		return err
 	}
 	if os.Geteuid() == 0 || caps != [2]unix.CapUserData{} {
-		return errors.New("the node has rights")
+		return errors.New("the node runs with privileges")
 	}
 	return nil
 }

@@ -10,9 +10,9 @@ import (
 	"ginnel/node"
 )
 
-// Two nodes talk over the relay at once, and directly within moments wherever their routers let
-// them. Where these do not, between two hard NATs or a hard one and one that filters, they go on
-// over the relay.
+// Two nodes reach each other over the relay at once, and directly within seconds if their NATs
+// allow that. If they do not, as two hard NATs or a hard one and one that filters, the nodes stay
+// on the relay.
 func TestPathsThroughRouters(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -46,7 +46,7 @@ func TestPathsThroughRouters(t *testing.T) {
 			}
 			for _, n := range []*meshNode{m.alpha, m.beta} {
 				if got := n.path(); got != c.want {
-					t.Errorf("%s reaches its peer by way of %q, want %q", n.order.Name, got, c.want)
+					t.Errorf("the path of %s is %q, want %q", n.order.Name, got, c.want)
 				}
 			}
 			t.Logf("longest silences %v and %v", ab.longestSilence(), ba.longestSilence())

@@ -16,31 +16,33 @@ import (
 	"time"
 )
 
-// nobody is the user that the program under test runs as.
+// nobody is the user and group ID of the program under test.
 const nobody = 65534
 
-// rights says as whom a program runs.
-type rights int
+// privileges is the user and the capabilities that a program runs with.
+type privileges int
 
 const (
-	withoutRights rights = iota // as nobody, without capabilities and without a way to get any
+	asNobody privileges = iota // no capabilities, and no way to gain any
 	asRoot
 )
 
 // command describes a program to run in a namespace.
 type command struct {
-	rights rights
+	as     privileges
 	args   []string
 	env    []string // besides PATH
-	before []string // put before the program, as root: for limits and mounts
+	before []string // programs that run first, as root: they set limits and mounts and exec the rest
 }
 
-// line is the command line that runs c in n. It is all one process: each program becomes the next.
+// line is the command line that runs c in n. It stays one process, because each program execs the
+// next.
 func (c *command) line(n *netns) []string {
 	line := append([]string{"ip", "netns", "exec", n.name}, c.before...)
 	line = append(line, "setpriv", "--pdeathsig", "KILL")
-	if c.rights == withoutRights {
-		line = append(line, "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
+	if c.as == asNobody {
+		line = append(line, "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all",
+			"--inh-caps=-all")
 	}
 	return append(line, c.args...)
 }
@@ -50,24 +52,25 @@ func (c *command) exec(n *netns) *exec.Cmd {
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, c.env...)
 	cmd.Dir = "/"
-	cmd.WaitDelay = time.Second // for children that hold on to its output
+	cmd.WaitDelay = time.Second // children may keep the output open
 	return cmd
 }
 
-// process is a program that runs beside a test.
+// process is a program that runs in the background of a test.
 type process struct {
-	t    *testing.T
-	name string
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	out  transcript // standard output
-	log  transcript // standard error
-	done chan struct{}
-	err  error // of the end; after done
-	over bool  // its end was asked for, or waited for
+	t           *testing.T
+	name        string
+	cmd         *exec.Cmd
+	in          io.WriteCloser
+	out         transcript // standard output
+	log         transcript // standard error
+	done        chan struct{}
+	err         error // from Wait; valid after done is closed
+	endExpected bool  // the test has ended the program or waits for its end
 }
 
-// start starts a program, which is killed at the end of the test unless it has ended before.
+// start starts a program in the namespace. It is killed at the end of the test, and must not end by
+// itself before.
 func (n *netns) start(name string, c command) *process {
 	n.t.Helper()
 	p := &process{t: n.t, name: name, cmd: c.exec(n), done: make(chan struct{})}
@@ -91,7 +94,7 @@ func (n *netns) start(name string, c command) *process {
 func (p *process) cleanUp() {
 	if p.running() {
 		p.kill()
-	} else if !p.over {
+	} else if !p.endExpected {
 		p.t.Errorf("%s ended by itself: %v", p.name, p.err)
 	}
 	if p.t.Failed() {
@@ -100,7 +103,7 @@ func (p *process) cleanUp() {
 	}
 }
 
-// tail is what fits into the report of a failure.
+// tail returns the end of s, as much as fits into the report of a failed test.
 func tail(s string) string {
 	const most = 6 << 10
 	if len(s) > most {
@@ -119,15 +122,15 @@ func (p *process) running() bool {
 }
 
 func (p *process) kill() {
-	p.over = true
+	p.endExpected = true
 	p.cmd.Process.Kill()
 	<-p.done
 }
 
-// endTimeout is how long a program may take to end when it is asked to.
+// endTimeout is how long a program may take to end after SIGTERM.
 const endTimeout = 10 * time.Second
 
-// terminate asks the program to end and returns its exit status, and how long it took.
+// terminate sends SIGTERM and returns the exit status and how long the program took to end.
 func (p *process) terminate() (status int, took time.Duration) {
 	p.t.Helper()
 	start := time.Now()
@@ -135,14 +138,14 @@ func (p *process) terminate() (status int, took time.Duration) {
 	return p.wait(endTimeout), time.Since(start)
 }
 
-// wait waits for the program to end by itself and returns its exit status.
+// wait waits until the program has ended and returns its exit status.
 func (p *process) wait(limit time.Duration) int {
 	p.t.Helper()
-	p.over = true
+	p.endExpected = true
 	select {
 	case <-p.done:
 	case <-time.After(limit):
-		p.cmd.Process.Signal(syscall.SIGQUIT) // a Go program tells where it hangs
+		p.cmd.Process.Signal(syscall.SIGQUIT) // a Go program then prints its goroutines
 		time.Sleep(200 * time.Millisecond)
 		p.kill()
 		p.t.Errorf("%s did not end within %v", p.name, limit)
@@ -160,13 +163,13 @@ func exitStatus(err error) int {
 	return 0
 }
 
-// transcript is what a program has written so far.
+// transcript collects the output of a program. It may be read while the program runs.
 type transcript struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-// maxTranscript bounds what is kept of one program.
+// maxTranscript bounds the output of one program that is kept, in bytes. The rest is dropped.
 const maxTranscript = 64 << 20
 
 // Write implements io.Writer.
@@ -185,8 +188,8 @@ func (w *transcript) String() string {
 	return w.b.String()
 }
 
-// await waits until the program has written text, and returns all of it up to there and the rest of
-// that line.
+// await waits until the program has written text, and returns its output up to the end of that
+// line.
 func (p *process) await(w *transcript, text string, limit time.Duration) string {
 	p.t.Helper()
 	deadline := time.Now().Add(limit)
@@ -198,7 +201,7 @@ func (p *process) await(w *transcript, text string, limit time.Duration) string 
 			}
 		}
 		if !p.running() {
-			p.over = true
+			p.endExpected = true
 			p.t.Fatalf("%s ended (%v) before it wrote %q", p.name, p.err, text)
 		}
 		if time.Now().After(deadline) {
@@ -208,16 +211,16 @@ func (p *process) await(w *transcript, text string, limit time.Duration) string 
 	}
 }
 
-// result is what a program that ran to its end has left.
+// result is the output and exit status of a program that has ended.
 type result struct {
 	stdout, stderr string
 	status         int
 }
 
-// runLimit bounds a program that is run to its end.
+// runLimit bounds how long run waits for a program.
 const runLimit = 30 * time.Second
 
-// run runs a program to its end as c says, with input.
+// run runs c in the namespace until it ends, with input as its standard input.
 func (n *netns) run(c command, input string) result {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), runLimit)
@@ -235,13 +238,13 @@ func (n *netns) run(c command, input string) result {
 	return result{stdout.String(), stderr.String(), exitStatus(err)}
 }
 
-// tool runs a program of the machine as root.
+// tool runs an installed program in the namespace as root.
 func (n *netns) tool(args ...string) result {
 	n.t.Helper()
-	return n.run(command{rights: asRoot, args: args}, "")
+	return n.run(command{as: asRoot, args: args}, "")
 }
 
-// newDir makes a directory for one test that nobody owns.
+// newDir makes a directory that belongs to the user nobody, and removes it at the end of the test.
 func newDir(t *testing.T, what string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(programs.dir, what+"-")
@@ -255,7 +258,7 @@ func newDir(t *testing.T, what string) string {
 	return dir
 }
 
-// writeFile makes a file in such a directory.
+// writeFile writes a file that belongs to the user nobody, and returns its path.
 func writeFile(t *testing.T, path, text string) string {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

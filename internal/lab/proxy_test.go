@@ -16,17 +16,17 @@ import (
 	"time"
 )
 
-// fetcher is a way to fetch a page with the tools that people have.
+// fetcher fetches a web page through the proxy with a common tool.
 type fetcher struct {
 	name  string
 	args  func(proxy, host string) []string
-	input string // request, for tools that know no HTTP
+	input string // the request, for tools without HTTP
 	only4 bool   // the protocol carries no IPv6 addresses
 }
 
 const plainRequest = "GET / HTTP/1.0\r\n\r\n"
 
-// curl is the start of a curl command line.
+// curl returns a curl command line with the options that all tests use.
 func curl(args ...string) []string {
 	return append([]string{"curl", "-sS", "--globoff", "--noproxy", "", "--max-time", "15"}, args...)
 }
@@ -37,16 +37,22 @@ func fetchers() []fetcher {
 		{name: "curl --socks5-hostname", args: func(p, h string) []string { return curl("--socks5-hostname", p, url(h)) }},
 		{name: "curl --socks5", args: func(p, h string) []string { return curl("--socks5", p, url(h)) }},
 		{name: "curl -x http", args: func(p, h string) []string { return curl("-x", "http://"+p, url(h)) }},
-		{name: "curl -x socks4a", args: func(p, h string) []string { return curl("-x", "socks4a://"+p, url(h)) }, only4: true},
+		{name: "curl -x socks4a", args: func(p, h string) []string { return curl("-x", "socks4a://"+p, url(h)) },
+			only4: true},
 		{name: "curl -x socks4", args: func(p, h string) []string { return curl("-x", "socks4://"+p, url(h)) }, only4: true},
 		{name: "curl -p", args: func(p, h string) []string { return curl("-p", "-x", "http://"+p, url(h)) }},
-		{name: "nc -X 5", args: func(p, h string) []string { return []string{"nc", "-w", "10", "-X", "5", "-x", p, h, webPort} }, input: plainRequest},
-		{name: "nc -X connect", args: func(p, h string) []string { return []string{"nc", "-w", "10", "-X", "connect", "-x", p, h, webPort} }, input: plainRequest},
+		{name: "nc -X 5", args: func(p, h string) []string {
+			return []string{"nc", "-w", "10", "-X", "5", "-x", p, h, webPort}
+		}, input: plainRequest},
+		{name: "nc -X connect", args: func(p, h string) []string {
+			return []string{"nc", "-w", "10", "-X", "connect", "-x", p, h, webPort}
+		}, input: plainRequest},
 	}
 }
 
-// places are what a site has to reach: the page there and the address that the node asks from.
-var places = []struct{ host, page, from string }{
+// destinations are the hosts that a client of a site must reach, the name on their pages, and the
+// node's address that they see.
+var destinations = []struct{ host, page, from string }{
 	{peerAddr4, "gate", nodeAddr4},
 	{peerAddr6, "gate", nodeAddr6},
 	{innerAddr4, "inner", nodeAddr4},
@@ -54,20 +60,20 @@ var places = []struct{ host, page, from string }{
 }
 
 // Each tool fetches pages from the peer itself and from the network behind it, over IPv4 and IPv6
-// inside the tunnel, whichever of them the tunnel itself uses.
+// inside the tunnel, with the tunnel over either family.
 func TestToolsReachThePrivateNetwork(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	for _, endpoint := range []string{endpoint4, "[" + gateAddr6 + "]:51820"} {
 		t.Run("over "+endpoint, func(t *testing.T) {
-			s.peer.restart() // wireguard-go, having sent over IPv4, sends to a wrong address over IPv6
+			s.peer.restart() // wireguard-go keeps its old IPv4 source address and so sends wrong packets over IPv6
 			g := s.up(wgFile{endpoint: endpoint})
 			for _, f := range fetchers() {
-				for _, p := range places {
+				for _, p := range destinations {
 					if strings.Contains(p.host, ":") && f.only4 {
 						continue
 					}
-					r := s.client.run(command{rights: asRoot, args: f.args(defaultProxy, p.host)}, f.input)
+					r := s.client.run(command{as: asRoot, args: f.args(defaultProxy, p.host)}, f.input)
 					want := fmt.Sprintf("%s for %s\n", p.page, p.from)
 					if r.status != 0 || !strings.HasSuffix(r.stdout, want) {
 						t.Errorf("%s %s: status %d, got %q %q, want %q", f.name, p.host, r.status, r.stdout, r.stderr, want)
@@ -85,9 +91,9 @@ func TestToolsReachThePrivateNetwork(t *testing.T) {
 	}
 }
 
-// From the start of the process to the first byte of a page through the tunnel it takes less than a
-// second: there is nothing to wait for but two round trips. Connections made before the tunnel
-// stands are not refused.
+// The first byte of a page through the tunnel arrives within a second or two of the start of the
+// process, because only two round trips are needed. Connections made before the tunnel is up are
+// not refused.
 func TestFirstByte(t *testing.T) {
 	s := newSite(t)
 	var times []string
@@ -120,9 +126,9 @@ func TestFirstByte(t *testing.T) {
 	t.Logf("from the start of the process to the first proxied byte: %s", strings.Join(times, ", "))
 }
 
-// A proxy with a password, which alone may be offered to other machines, lets those in who know it,
-// by each protocol that can carry one, and not to what is this machine's alone. No log shows
-// password, token or key.
+// Only a proxy with a password may listen on addresses that other machines reach. It admits clients
+// with the password in each protocol that can carry one, except to the machine's own loopback
+// addresses. No log contains the password, the token or the key.
 func TestPassword(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -149,18 +155,19 @@ func TestPassword(t *testing.T) {
 	}
 	g.assertTokenHidden()
 	g.end()
-	if log := g.out.String() + g.log.String(); strings.Contains(log, password) || strings.Contains(log, base64.StdEncoding.EncodeToString([]byte(user+":"+password))) {
+	if log := g.out.String() + g.log.String(); strings.Contains(log, password) ||
+		strings.Contains(log, base64.StdEncoding.EncodeToString([]byte(user+":"+password))) {
 		t.Error("the log shows the password")
 	}
 }
 
-// Datagrams of any size pass whole through an association, to addresses of both families, and
-// answers say where they come from. On a network that loses nothing none is lost.
+// Datagrams of any size pass unchanged through a UDP association, over both address families.
+// Answers carry their source address. Without packet loss none is lost.
 func TestDatagramsOfAllSizes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.up(wgFile{})
-	for _, p := range places {
+	for _, p := range destinations {
 		a, err := s.client.associate(defaultProxy)
 		if err != nil {
 			t.Fatal(err)
@@ -177,7 +184,7 @@ func TestDatagramsOfAllSizes(t *testing.T) {
 	}
 }
 
-// assertEcho sends a datagram to an echo server, by address, and checks what comes back.
+// assertEcho sends a datagram to the echo server at an address and checks the answer.
 func (a *association) assertEcho(t *testing.T, host string, size int) {
 	t.Helper()
 	payload := make([]byte, size)

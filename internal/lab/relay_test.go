@@ -15,11 +15,10 @@ import (
 	"ginnel/relay"
 )
 
-// relayRegion is the region of the lab's relay, as "ginnel relay serve" prints it.
+// relayRegion is the region ID that "ginnel relay serve" prints.
 const relayRegion = 900
 
-// relayServer is "ginnel relay serve" as nobody, with a certificate that it has made itself and its
-// pin.
+// relayServer is "ginnel relay serve" as nobody, with a self-signed certificate that clients pin.
 type relayServer struct {
 	*process
 	ns    *netns
@@ -28,17 +27,18 @@ type relayServer struct {
 	node  relay.Node
 }
 
-// startRelay starts a relay that is known by an address.
+// startRelay starts a relay whose host name is addr.
 func startRelay(ns *netns, addr string, flags ...string) *relayServer {
 	ns.t.Helper()
 	r := &relayServer{ns: ns, state: newDir(ns.t, "relay")}
-	r.args = append([]string{"relay", "serve", "--listen", ":8443", "--hostname", addr, "--state", r.state, "--log-level", "debug"}, flags...)
+	r.args = append([]string{"relay", "serve", "--listen", ":8443", "--hostname", addr, "--state", r.state,
+		"--log-level", "debug"}, flags...)
 	r.start()
 	ns.t.Cleanup(r.assertHidden)
 	return r
 }
 
-// assertHidden checks that the relay has not told its private key.
+// assertHidden checks that the relay has not printed its private key.
 func (r *relayServer) assertHidden() {
 	text, err := os.ReadFile(filepath.Join(r.state, "relay.key"))
 	if err != nil {
@@ -50,7 +50,7 @@ func (r *relayServer) assertHidden() {
 	}
 }
 
-// start starts it, again with the same keys if it has run before.
+// start starts the relay. If it has run before, it has the same keys.
 func (r *relayServer) start() {
 	t := r.ns.t
 	t.Helper()
@@ -63,13 +63,13 @@ func (r *relayServer) start() {
 	}
 }
 
-// relays is a map with this relay alone.
+// relays returns a relay map with this relay only.
 func (r *relayServer) relays() relay.Map {
 	n := r.node
-	return relay.Map{Regions: map[int]*relay.Region{relayRegion: {RegionID: relayRegion, RegionCode: "lab", RegionName: "Lab", Nodes: []*relay.Node{&n}}}}
+	return relay.Map{Regions: map[int]*relay.Region{relayRegion: {RegionID: relayRegion, RegionCode: "lab",
+		RegionName: "Lab", Nodes: []*relay.Node{&n}}}}
 }
 
-// readAll reads a body.
 func readAll(t *testing.T, r io.Reader) []byte {
 	t.Helper()
 	b, err := io.ReadAll(r)

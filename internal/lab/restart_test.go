@@ -10,8 +10,7 @@ import (
 	"ginnel/relay"
 )
 
-// A stock peer is killed and comes back where it was, knowing no session: a transfer through it
-// goes on.
+// A stock peer restarts at the same address without its sessions. A transfer through it continues.
 func TestStockPeerRestarts(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -25,8 +24,8 @@ func TestStockPeerRestarts(t *testing.T) {
 	g.end()
 }
 
-// restartBeta kills beta and starts it again, with the same identity but not knowing anything of
-// before.
+// restartBeta kills beta and starts it again with the same key, but without its sessions and its
+// disco key.
 func (m *mesh) restartBeta() {
 	m.t.Helper()
 	m.beta.kill()
@@ -37,8 +36,8 @@ func (m *mesh) restartBeta() {
 	m.beta.tell()
 }
 
-// A node restarts, and the map tells its new disco key at once, as a coordination server does: the
-// next connection to it does not have to wait until WireGuard gives up the old session.
+// A node restarts, and the network map has its new disco key at once, as with a coordination
+// server. The next connection to it does not wait until WireGuard gives up the old session.
 func TestNodeRestarts(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, open, open)
@@ -47,7 +46,7 @@ func TestNodeRestarts(t *testing.T) {
 	}
 	m.alpha.awaitPath(node.PathDirect, dialTimeout)
 	m.restartBeta()
-	m.introduce(m.alpha, m.beta)
+	m.setPeer(m.alpha, m.beta)
 	start := time.Now()
 	err := m.alpha.host.fetch("beta")
 	took := time.Since(start).Round(time.Millisecond)
@@ -58,8 +57,8 @@ func TestNodeRestarts(t *testing.T) {
 	m.alpha.awaitPath(node.PathDirect, 15*time.Second)
 }
 
-// A node restarts and nobody tells: it is reached again by way of the relay, once WireGuard has
-// given up the old session.
+// A node restarts and the network map keeps the old disco key. The node is reached again through
+// the relay once WireGuard has given up the old session.
 func TestNodeRestartsUnannounced(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, open, open)
@@ -71,11 +70,11 @@ func TestNodeRestartsUnannounced(t *testing.T) {
 	start := time.Now()
 	err := m.alpha.host.fetch("beta")
 	if err != nil {
-		t.Logf("the first connection to a peer that has restarted: %v", err)
+		t.Logf("first connection to a peer that has restarted: %v", err)
 		err = m.alpha.host.fetch("beta")
 	}
 	if err != nil {
-		t.Errorf("the second: %v", err)
+		t.Errorf("second connection to a peer that has restarted: %v", err)
 	}
 	t.Logf("the first page came after %v", time.Since(start).Round(time.Millisecond))
 	if got := m.alpha.path(); got != node.PathRelay {
@@ -83,8 +82,8 @@ func TestNodeRestartsUnannounced(t *testing.T) {
 	}
 }
 
-// A peer that leaves the map is not reached any more, and says so; what it had begun ends. When it
-// comes back it is reached at once. The other peers notice nothing.
+// A peer that leaves the network map is no longer reachable, and a dial to its address says so.
+// When it returns, it is reached at once, and an old connection to it continues.
 func TestPeerLeavesTheMap(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, open, open)
@@ -104,12 +103,12 @@ func TestPeerLeavesTheMap(t *testing.T) {
 		t.Errorf("peer that has come back: %v", err)
 	}
 	t.Logf("peer left the map and came back: the first page came after %v", time.Since(start).Round(time.Millisecond))
-	b.flows("after its peer was away", dialTimeout)
+	b.flows("after its peer has come back", dialTimeout)
 	b.finish()
 }
 
-// Two nodes whose home relays are in different regions reach each other by the other's home, and
-// the end of one relay leaves what goes by the other alone.
+// Two nodes with home relays in different regions reach each other through the other's home relay.
+// A restart of one relay does not disturb traffic through the other.
 func TestTwoRegions(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, hard, hard)
@@ -137,13 +136,14 @@ func TestTwoRegions(t *testing.T) {
 	ba.settled()
 	for _, r := range m.alpha.status().Relays {
 		if own := r.Name == "lab"; own && r.RxPackets < 100 || !own && r.TxPackets < 100 {
-			t.Errorf("not received by the own home and sent by the other's: %+v", r)
+			t.Errorf("a node does not receive through its own home relay and send through its peer's: %+v", r)
 		}
 	}
 	second.kill()
 	time.Sleep(2 * time.Second)
 	second.start()
-	t.Logf("relay of beta killed for 2 s: flows %v and %v after its start", ab.flows("from alpha", 30*time.Second).Round(time.Millisecond),
+	t.Logf("relay of beta killed for 2 s: flows %v and %v after its start",
+		ab.flows("from alpha", 30*time.Second).Round(time.Millisecond),
 		ba.flows("from beta", 30*time.Second).Round(time.Millisecond))
 	ab.finish()
 	ba.finish()
@@ -158,7 +158,7 @@ func (n *meshNode) awaitHome(name string) {
 	})
 }
 
-// Without UDP of its own a node is reached by way of the relay for good.
+// A node with RelayOnly set uses no UDP and stays reachable through the relay.
 func TestRelayOnly(t *testing.T) {
 	t.Parallel()
 	m := newMeshHosts(t, open, open)
@@ -168,7 +168,7 @@ func TestRelayOnly(t *testing.T) {
 	m.start()
 	b := m.alpha.bulk(meshRate)
 	for end := time.Now().Add(6 * time.Second); time.Now().Before(end); {
-		b.flows("by way of the relay", dialTimeout)
+		b.flows("through the relay", dialTimeout)
 	}
 	if a, bt := m.alpha.path(), m.beta.path(); a != node.PathRelay || bt != node.PathRelay {
 		t.Errorf("paths are %q and %q, want %q", a, bt, node.PathRelay)

@@ -9,31 +9,31 @@ import (
 	"syscall"
 )
 
-// This binary, started again with a role, is a process that serves something in a namespace. A role
-// opens what it serves, writes readyLine and serves until it is killed.
+// This binary, started again with a role, serves something in a namespace. A role opens its
+// sockets, writes readyLine and serves until it is killed.
 
-// roleVariable names the role in the environment.
+// roleVariable is the environment variable with the name of the role.
 const roleVariable = "GINNEL_LAB_ROLE"
 
 const readyLine = "ready"
 
-// roles are the processes that this binary can be.
+// roles are the functions of the roles by name. The arguments are those of the command line.
 var roles = map[string]func(args []string) error{
 	"services": serveServices,
 	"dns":      serveDNS,
 	"node":     serveNode,
 	"wire":     serveWire,
-	"crowd":    serveCrowd,
-	"rush":     serveRush,
+	"halfopen": serveHalfOpen,
+	"burst":    serveBurst,
 
-	"handshakes": serveHandshakes,
-	"garbage":    serveGarbage,
-	"forge":      serveForge,
-	"strangers":  serveStrangers,
+	"handshakes":   serveHandshakes,
+	"garbage":      serveGarbage,
+	"forge":        serveForge,
+	"unregistered": serveUnregistered,
 }
 
-// play runs a role and returns the exit status.
-func play(role string, args []string) int {
+// runRole runs a role and returns the exit status.
+func runRole(role string, args []string) int {
 	signal.Ignore(syscall.SIGPIPE)
 	f := roles[role]
 	if f == nil {
@@ -47,12 +47,12 @@ func play(role string, args []string) int {
 	return 0
 }
 
-// role starts this binary in a role.
-func (n *netns) role(role string, r rights, args ...string) *process {
+// role starts this binary in a role, in the namespace.
+func (n *netns) role(role string, p privileges, args ...string) *process {
 	n.t.Helper()
 	return n.start(role+" in "+n.name, command{
-		rights: r,
-		args:   append([]string{programs.self}, args...),
-		env:    []string{roleVariable + "=" + role},
+		as:   p,
+		args: append([]string{programs.self}, args...),
+		env:  []string{roleVariable + "=" + role},
 	})
 }

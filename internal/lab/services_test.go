@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// What the role "services" serves on every address of its namespace, besides bulk transfers.
+// Ports of the role "services" on every address of its namespace, besides that of bulk transfers.
 const (
 	webPort  = "80"
-	echoPort = "7" // of UDP; of TCP too, for nc
+	echoPort = "7" // UDP and TCP
 )
 
-// startServices starts the role. Its pages name it.
+// startServices starts the role. Its web pages contain name.
 func (n *netns) startServices(name string) *process {
 	n.t.Helper()
 	p := n.role("services", asRoot, name)
@@ -53,7 +53,7 @@ func serveServices(args []string) error {
 	return (&http.Server{Handler: page(name), ReadHeaderTimeout: 10 * time.Second}).Serve(web)
 }
 
-// page says whose it is and who asked.
+// page serves a page with name and the address of the client.
 func page(name string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)

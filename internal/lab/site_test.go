@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
 	"ginnel/internal/netem"
+	"ginnel/key"
 )
 
-// site is a private network behind a stock WireGuard peer, and a client that shall reach it:
+// site is a private network behind a stock WireGuard peer, and a client that has to reach it:
 //
 //	client ───────────── router ───────────── gate ───────────── inner
 //	198.51.100.2         .1  203.0.113.1      203.0.113.2        10.88.0.2
@@ -38,22 +38,23 @@ const (
 	peerAddr4, peerAddr6     = "10.77.0.1", "fd77::1" // of the stock peer in the tunnel
 )
 
-// endpoint4 is where the stock peer is at first.
+// endpoint4 is the initial endpoint of the stock peer.
 const endpoint4 = gateAddr4 + ":51820"
 
-// newSite builds the networks and starts the stock peer, and the services on it and behind it.
+// newSite builds the networks, and starts the stock peer and the services on it and behind it.
 func newSite(t *testing.T) *site {
 	t.Helper()
 	return newSiteLinked(t, link)
 }
 
-// newLongSite is newSite with an emulated path, the same both ways, between router and gate.
-func newLongSite(t *testing.T, way netem.Config) *site {
+// newSiteOverPath is newSite with an emulated path between router and gate, the same in both
+// directions.
+func newSiteOverPath(t *testing.T, path netem.Config) *site {
 	t.Helper()
-	return newSiteLinked(t, func(a *netns, devA string, b *netns, devB string) { wireLink(a, devA, b, devB, way, way) })
+	return newSiteLinked(t, func(a *netns, devA string, b *netns, devB string) { wireLink(a, devA, b, devB, path, path) })
 }
 
-// newSiteLinked is newSite with the link between router and gate that connect makes.
+// newSiteLinked is newSite with connect making the link between router and gate.
 func newSiteLinked(t *testing.T, connect func(a *netns, devA string, b *netns, devB string)) *site {
 	t.Helper()
 	s := &site{t: t, key: key.NewNodePrivate(), dir: newDir(t, "client")}
@@ -64,7 +65,8 @@ func newSiteLinked(t *testing.T, connect func(a *netns, devA string, b *netns, d
 	link(s.client, "wan", s.router, "client")
 	connect(s.router, "gate", s.gate, "wan")
 	link(s.gate, "inner", s.inner, "wan")
-	s.inner.ip("link", "set", "wan", "mtu", "1420") // so that it does not lose its first large datagrams to path MTU discovery
+	// The tunnel's MTU. Path MTU discovery would lose the first large datagrams.
+	s.inner.ip("link", "set", "wan", "mtu", "1420")
 
 	s.client.addr("wan", clientAddr4+"/24", clientAddr6+"/64")
 	s.router.addr("client", "198.51.100.1/24", "2001:db8:1::1/64")
@@ -86,23 +88,23 @@ func newSiteLinked(t *testing.T, connect func(a *netns, devA string, b *netns, d
 	return s
 }
 
-// defaultRoutes are those of a client, which go when its address goes.
+// defaultRoutes adds the client's default routes, which the kernel removes with its address.
 func (n *netns) defaultRoutes() {
 	n.t.Helper()
 	n.route("198.51.100.1", "default")
 	n.route("2001:db8:1::1", "default")
 }
 
-// wgFile is a wg-quick file. Its zero value leads to the site's stock peer over IPv4.
+// wgFile describes a wg-quick file. Its zero value leads to the site's stock peer over IPv4.
 type wgFile struct {
 	iface    []string // further lines of [Interface]
 	peer     []string // further lines of the first [Peer]
 	endpoint string   // of the first peer
 	allowed  string
-	more     string // whole further sections
+	more     string // further sections
 }
 
-// file writes the file for this site and returns its path.
+// file writes a wg-quick file for this site and returns its path.
 func (s *site) file(f wgFile) string {
 	s.t.Helper()
 	s.nodes++
@@ -113,16 +115,18 @@ func (s *site) file(f wgFile) string {
 		f.allowed = "10.77.0.0/24, 10.88.0.0/24, fd77::/64, fd88::/64"
 	}
 	public := [key.Size]byte(s.peer.key.Public())
-	text := fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = %s/32, %s/128\n%s\n\n[Peer]\nPublicKey = %s\nEndpoint = %s\nAllowedIPs = %s\n%s\n\n%s\n",
-		base64Of(s.key.Raw()), nodeAddr4, nodeAddr6, strings.Join(f.iface, "\n"), base64Of(public), f.endpoint, f.allowed, strings.Join(f.peer, "\n"), f.more)
+	text := fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = %s/32, %s/128\n%s\n\n"+
+		"[Peer]\nPublicKey = %s\nEndpoint = %s\nAllowedIPs = %s\n%s\n\n%s\n",
+		base64Of(s.key.Raw()), nodeAddr4, nodeAddr6, strings.Join(f.iface, "\n"), base64Of(public), f.endpoint, f.allowed,
+		strings.Join(f.peer, "\n"), f.more)
 	return writeFile(s.t, fmt.Sprintf("%s/wg%d.conf", s.dir, s.nodes), text)
 }
 
-// betweenHandshakes is what a stock peer wants between two handshakes of one client; less is a
-// flood to it.
+// betweenHandshakes is the pause that a stock peer requires between two initiations of one client.
+// It drops earlier ones as a flood.
 const betweenHandshakes = 30 * time.Millisecond
 
-// up starts ginnel with such a file and further flags.
+// up starts ginnel with a wg-quick file and further flags.
 func (s *site) up(f wgFile, flags ...string) *ginnel {
 	s.t.Helper()
 	time.Sleep(betweenHandshakes)

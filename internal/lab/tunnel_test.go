@@ -11,11 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"ginnel/internal/key"
+	"ginnel/key"
 	"ginnel/node"
 )
 
-// A preshared key has to be the same on both sides. It is never logged.
+// A preshared key has to be equal on both sides. It is never logged.
 func TestPresharedKey(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -32,13 +32,14 @@ func TestPresharedKey(t *testing.T) {
 			t.Errorf("with the right preshared key: %v", err)
 		}
 		if psk == wrong {
-			assertRefused(t, "wrong preshared key", err, "504", "does not answer at "+endpoint4, "no WireGuard handshake yet", "its key")
+			assertRefused(t, "wrong preshared key", err, "504", "does not answer at "+endpoint4, "no WireGuard handshake yet",
+				"its key")
 		}
 		g.end()
 	}
 }
 
-// Each of several peers gets what its AllowedIPs say, the longest prefix deciding.
+// With several peers, a packet goes to the peer whose AllowedIPs have the longest matching prefix.
 func TestSeveralPeers(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -53,10 +54,13 @@ func TestSeveralPeers(t *testing.T) {
 	second.ip("route", "add", nodeAddr4+"/32", "dev", other.dev)
 	second.addr("lo", "10.88.7.1/32")
 	second.startServices("second")
-	g := s.up(wgFile{allowed: "10.77.0.0/24, 10.88.0.0/16", more: fmt.Sprintf("[Peer]\nPublicKey = %s\nEndpoint = 192.0.2.2:41820\nAllowedIPs = 10.99.0.0/24, 10.88.7.0/24",
-		base64Of([key.Size]byte(other.key.Public())))})
-	for host, want := range map[string]string{peerAddr4: "gate", innerAddr4: "inner", "10.99.0.1": "second", "10.88.7.1": "second"} {
-		if r := s.client.tool(curl("--socks5", defaultProxy, "http://"+web(host))...); !strings.HasPrefix(r.stdout, want+" for") {
+	g := s.up(wgFile{allowed: "10.77.0.0/24, 10.88.0.0/16",
+		more: fmt.Sprintf("[Peer]\nPublicKey = %s\nEndpoint = 192.0.2.2:41820\nAllowedIPs = 10.99.0.0/24, 10.88.7.0/24",
+			base64Of([key.Size]byte(other.key.Public())))})
+	for host, want := range map[string]string{peerAddr4: "gate", innerAddr4: "inner", "10.99.0.1": "second",
+		"10.88.7.1": "second"} {
+		r := s.client.tool(curl("--socks5", defaultProxy, "http://"+web(host))...)
+		if !strings.HasPrefix(r.stdout, want+" for") {
 			t.Errorf("%s: got %q %q, want the page of %s", host, r.stdout, r.stderr, want)
 		}
 	}
@@ -67,13 +71,15 @@ func TestSeveralPeers(t *testing.T) {
 	}
 }
 
-// MTU in the file is that of the tunnel: connections announce segments that fit it, and bulk
-// passes.
+// The MTU in the file is that of the tunnel: connections announce an MSS that fits, and bulk data
+// pass.
 func TestMTU(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.up(wgFile{iface: []string{"MTU = 1300"}})
-	dump := s.gate.start("tcpdump", command{rights: asRoot, args: []string{"tcpdump", "-lnni", s.peer.dev, "--immediate-mode", "(ip and tcp[tcpflags] == tcp-syn) or (ip6 and ip6[6] == 6 and ip6[53] == 2)"}})
+	dump := s.gate.start("tcpdump", command{as: asRoot,
+		args: []string{"tcpdump", "-lnni", s.peer.dev, "--immediate-mode",
+			"(ip and tcp[tcpflags] == tcp-syn) or (ip6 and ip6[6] == 6 and ip6[53] == 2)"}})
 	dump.await(&dump.log, "listening on", dialTimeout)
 	for host, mss := range map[string]string{innerAddr4: "1260", innerAddr6: "1240"} {
 		c, err := s.client.viaSOCKS(defaultProxy, net.JoinHostPort(host, bulkPort))
@@ -93,8 +99,8 @@ func TestMTU(t *testing.T) {
 	}
 }
 
-// Behind a NAT that forgets a mapping within seconds the peer reaches the node at any time with
-// PersistentKeepalive, and does not without it.
+// Behind a NAT that drops mappings after two seconds, the peer can reach the node at any time with
+// PersistentKeepalive, and cannot without it.
 func TestKeepaliveHoldsTheNAT(t *testing.T) {
 	t.Parallel()
 	for _, keepalive := range []int{0, 1} {
@@ -111,7 +117,7 @@ func TestKeepaliveHoldsTheNAT(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer open.Close()
-			time.Sleep(5 * time.Second) // longer than a mapping lasts, shorter than until WireGuard misses an answer
+			time.Sleep(5 * time.Second) // longer than a mapping lives, shorter than until WireGuard starts a new handshake
 			ctx, cancel := context.WithTimeout(context.Background(), 2500*time.Millisecond)
 			defer cancel()
 			c, err := s.gate.DialContext(ctx, "tcp", web(nodeAddr4))
@@ -122,13 +128,14 @@ func TestKeepaliveHoldsTheNAT(t *testing.T) {
 				t.Errorf("the peer cannot reach the node: %v", err)
 			}
 			if keepalive == 0 && err == nil {
-				t.Error("the NAT keeps mappings by itself, so the test shows nothing")
+				t.Error("the NAT keeps mappings without traffic, so the test proves nothing")
 			}
 		})
 	}
 }
 
-// What a dial to a place behind the peer can come to is told in words.
+// A failed dial to a host behind the peer says why it failed: closed port, no such host, or a
+// firewall.
 func TestRefusalsOfThePeer(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -138,7 +145,7 @@ func TestRefusalsOfThePeer(t *testing.T) {
 	start := time.Now()
 	_, err = s.client.viaConnect(defaultProxy, "10.88.0.99:80")
 	assertRefused(t, "host that is not there", err, "502", "the peer reports that the host cannot be reached")
-	t.Logf("no such host: told after %v", time.Since(start).Round(time.Millisecond))
+	t.Logf("no such host: the dial failed after %v", time.Since(start).Round(time.Millisecond))
 	s.gate.nft(`table inet fire { chain wall { type filter hook forward priority filter; tcp dport 82 drop; }; }`)
 	start = time.Now()
 	_, err = s.client.viaConnect(defaultProxy, innerAddr4+":82")

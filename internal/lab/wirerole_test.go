@@ -17,16 +17,16 @@ import (
 	"ginnel/internal/netem"
 )
 
-// The role "wire" is an emulated path between two namespaces; see package netem.
+// The role "wire" is an emulated path between two namespaces (package netem).
 
-// wireLink connects two namespaces with a path whose properties are given for each direction.
+// wireLink connects two namespaces by an emulated path, with the properties of each direction.
 func wireLink(a *netns, devA string, b *netns, devB string, forward, back netem.Config) {
 	a.t.Helper()
 	middle := newNetns(a.t, "wire")
 	p := middle.role("wire", asRoot, devA, devB+"1", forward.String(), back.String())
 	p.await(&p.out, readyLine, dialTimeout)
-	// A device holds what the role has not read yet. The usual 1000 frames are less than a large
-	// window.
+	// The queue of a device holds the frames that the role has not read yet. The default of 1000
+	// frames is less than a large TCP window.
 	middle.ip("link", "set", devA, "txqueuelen", "10000", "netns", a.name)
 	middle.ip("link", "set", devB+"1", "txqueuelen", "10000", "netns", b.name)
 	b.ip("link", "set", devB+"1", "name", devB)
@@ -39,7 +39,7 @@ func serveWire(args []string) error {
 		return fmt.Errorf("want two devices and two directions, got %q", args)
 	}
 	var taps [2]*netem.TAP
-	var ways [2]*netem.Direction
+	var directions [2]*netem.Direction
 	for i := range taps {
 		var err error
 		if taps[i], err = netem.OpenTAP(args[i]); err != nil {
@@ -49,13 +49,13 @@ func serveWire(args []string) error {
 		if err != nil {
 			return err
 		}
-		ways[i] = netem.NewDirection(cfg, rand.Uint64())
+		directions[i] = netem.NewDirection(cfg, rand.Uint64())
 	}
 	fmt.Fprintln(os.Stdout, readyLine)
-	return netem.NewWire(taps[0], taps[1], ways[0], ways[1]).Run(context.Background())
+	return netem.NewWire(taps[0], taps[1], directions[0], directions[1]).Run(context.Background())
 }
 
-// wireEnds are two namespaces joined by an emulated path.
+// wireEnds returns two namespaces joined by an emulated path.
 func wireEnds(t *testing.T, forward, back netem.Config) (a, b *netns) {
 	a, b = newNetns(t, "a"), newNetns(t, "b")
 	wireLink(a, "eth0", b, "eth0", forward, back)
@@ -64,8 +64,8 @@ func wireEnds(t *testing.T, forward, back netem.Config) (a, b *netns) {
 	return a, b
 }
 
-// ping sends that many echo requests of size bytes of payload from a to b's address and returns how
-// many were answered, and the mean round trip time.
+// ping sends count echo requests with size bytes of payload to wireEnds' b, and returns the number
+// of answers and the mean round trip time.
 func (n *netns) ping(count, size int, interval time.Duration) (answered int, mean time.Duration) {
 	n.t.Helper()
 	out, _ := exec.Command("ip", "netns", "exec", n.name, "ping", "-q", "-M", "do", "-c", strconv.Itoa(count), "-W", "1",
@@ -79,12 +79,12 @@ func (n *netns) ping(count, size int, interval time.Duration) (answered int, mea
 	return answered, time.Duration(ms * float64(time.Millisecond))
 }
 
-// Each direction of a wire has the delay and the loss that it is set to, and longer packets than it
-// takes vanish.
+// Each direction of a wire has its own delay and loss, and drops packets longer than its maximum.
 func TestWireDelayAndLoss(t *testing.T) {
 	t.Parallel()
-	a, _ := wireEnds(t, netem.Config{Delay: 20 * time.Millisecond, MaxPacket: 1000}, netem.Config{Delay: 10 * time.Millisecond, Loss: 0.2})
-	a.ping(1, 56, time.Second) // finds the neighbour's address
+	a, _ := wireEnds(t, netem.Config{Delay: 20 * time.Millisecond, MaxPacket: 1000},
+		netem.Config{Delay: 10 * time.Millisecond, Loss: 0.2})
+	a.ping(1, 56, time.Second) // resolves the neighbour's link-layer address
 	got, rtt := a.ping(500, 56, 10*time.Millisecond)
 	if got < 350 || got > 450 {
 		t.Errorf("%d of 500 answered, want 400", got)
@@ -97,23 +97,24 @@ func TestWireDelayAndLoss(t *testing.T) {
 	}
 }
 
-// A bottleneck passes its rate, and 500 Mbit/s can be kept. Packets come as on a wire: what a
-// sender hands to the kernel in one piece, segmentation offload or not, does not pass as one.
+// A bottleneck passes its full rate, up to 500 Mbit/s. Packets cross it one by one: what a sender
+// hands to the kernel as one GSO packet does not pass as one.
 func TestWireRate(t *testing.T) {
 	for _, rate := range []int64{20e6, 100e6, 500e6} {
 		t.Run(fmt.Sprint(rate/1e6), func(t *testing.T) {
 			way := netem.Config{Delay: 5 * time.Millisecond, Rate: rate, Queue: int(rate / 8 / 100), MaxPacket: 1500}
 			a, b := wireEnds(t, way, way)
 			got := float64(bulkRate(t, a, b)) / float64(rate)
-			if got < 0.85 || got > 0.98 { // the rate is measured over seconds, give or take a queue
-				t.Errorf("a TCP connection has %.3f of %d Mbit/s; headers leave 0.965", got, rate/1e6)
+			if got < 0.85 || got > 0.98 { // the queue adds some error to a measurement of seconds
+				t.Errorf("a TCP connection gets %.3f of %d Mbit/s, want about 0.965, which headers leave", got, rate/1e6)
 			}
-			t.Logf("a TCP connection has %.3f of %d Mbit/s", got, rate/1e6)
+			t.Logf("a TCP connection gets %.3f of %d Mbit/s", got, rate/1e6)
 		})
 	}
 }
 
-// bulkRate is what one TCP connection of the kernel carries from a to b after a second, in bit/s.
+// bulkRate returns the rate of one TCP connection of the kernel from a to b in bit/s, measured
+// after its first second.
 func bulkRate(t *testing.T, a, b *netns) int64 {
 	var l net.Listener
 	if err := b.do(func() (err error) { l, err = net.Listen("tcp", "10.1.0.2:5001"); return err }); err != nil {

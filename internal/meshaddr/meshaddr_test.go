@@ -28,3 +28,14 @@ func TestContains(t *testing.T) {
 		}
 	}
 }
+
+func TestIsReserved(t *testing.T) {
+	for text, want := range map[string]bool{
+		"100.100.100.100": true, "100.115.92.0": true, "100.115.93.255": true, "fd7a:115c:a1e0::53": true,
+		"100.64.0.1": false, "100.115.94.0": false, "100.100.100.101": false, "fd7a:115c:a1e0::54": false,
+	} {
+		if got := IsReserved(netip.MustParseAddr(text)); got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+}

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Config describes one direction of a path. The zero value is a perfect path.
+// Config describes one direction of a path. The zero value has no delay, no loss and no limits.
 type Config struct {
 	Delay  time.Duration // propagation delay of every packet
 	Jitter time.Duration // additional delay, uniform in [0, Jitter); packets stay in order
@@ -13,26 +13,26 @@ type Config struct {
 	Loss  float64 // fraction of packets lost after the bottleneck, 0 to 1
 	Burst float64 // mean number of consecutive packets lost; 0 or 1: losses are independent
 
-	Reorder      float64       // fraction of packets that arrive late, after packets sent behind them
-	ReorderDelay time.Duration // how late these arrive
+	Reorder      float64       // fraction of packets that are reordered
+	ReorderDelay time.Duration // additional delay of these packets
 
 	Rate  int64 // of the bottleneck in bit/s; 0: unlimited
-	Queue int   // bytes that wait for the bottleneck; a packet that exceeds it is dropped (tail drop); 0: unlimited
+	Queue int   // length of the bottleneck's queue in bytes; further packets are dropped (tail drop); 0: unlimited
 
-	MaxPacket int // bytes; longer packets vanish without an ICMP error (black hole); 0: unlimited
+	MaxPacket int // bytes; longer packets are dropped without an ICMP error (black hole); 0: unlimited
 }
 
-// Stats counts what became of the packets of a Direction.
+// Stats counts the packets of a Direction by their fate.
 type Stats struct {
-	Packets   uint64 // that were sent
-	Bytes     uint64 // of these
+	Packets   uint64 // passed to Send
+	Bytes     uint64 // of these packets
 	QueueFull uint64 // dropped because the queue of the bottleneck was full
 	Lost      uint64 // lost at random
 	TooLong   uint64 // longer than MaxPacket
 	Late      uint64 // reordered
 }
 
-// Verdict is what becomes of a packet.
+// Verdict is the fate of a packet.
 type Verdict int
 
 // The verdicts.
@@ -49,12 +49,12 @@ type Direction struct {
 	rand  *rand.Rand
 	stats Stats
 
-	idleAt time.Duration // when the bottleneck has sent everything that waits
-	last   time.Duration // arrival of the latest packet that is not reordered
-	burst  bool          // within a burst of losses
+	idleAt time.Duration // when the queue of the bottleneck will be empty
+	last   time.Duration // arrival of the last packet that was not reordered
+	burst  bool          // in a burst of losses
 }
 
-// NewDirection returns a Direction whose random choices follow from seed.
+// NewDirection returns a Direction. Its random choices depend only on seed.
 func NewDirection(cfg Config, seed uint64) *Direction {
 	return &Direction{cfg: cfg, rand: rand.New(rand.NewPCG(seed, seed))}
 }
@@ -62,7 +62,7 @@ func NewDirection(cfg Config, seed uint64) *Direction {
 // Stats returns the counters so far.
 func (d *Direction) Stats() Stats { return d.stats }
 
-// Backlog returns how many bytes wait for the bottleneck.
+// Backlog returns how many bytes are in the queue of the bottleneck.
 func (d *Direction) Backlog(now time.Duration) int {
 	if d.cfg.Rate == 0 || d.idleAt <= now {
 		return 0
@@ -70,7 +70,8 @@ func (d *Direction) Backlog(now time.Duration) int {
 	return int(float64(d.idleAt-now) * float64(d.cfg.Rate) / 8 / float64(time.Second))
 }
 
-// Send takes a packet of size bytes at now. It returns when the packet arrives, if it is delivered.
+// Send sends a packet of size bytes at now. If the verdict is Delivered, it returns when the packet
+// arrives.
 func (d *Direction) Send(now time.Duration, size int) (arrival time.Duration, v Verdict) {
 	d.stats.Packets++
 	d.stats.Bytes += uint64(size)
@@ -104,9 +105,9 @@ func (d *Direction) Send(now time.Duration, size int) (arrival time.Duration, v 
 	return arrival, Delivered
 }
 
-// lose decides whether the next packet is lost. Bursts follow the model of Gilbert: in one state
-// everything is lost, in the other nothing, and the chances to change between them give the loss
-// and the mean length of a burst.
+// lose decides whether the next packet is lost. Bursts follow the Gilbert model, which has a state
+// in which every packet is lost and one in which none is. The probabilities of the transitions
+// follow from the fraction of losses and the mean length of a burst.
 func (d *Direction) lose() bool {
 	if d.cfg.Loss <= 0 {
 		return false

@@ -8,7 +8,7 @@ import (
 
 const ms = time.Millisecond
 
-// Without a bottleneck every packet arrives after the delay, whatever its size.
+// Without a bottleneck every packet arrives after the delay, regardless of its size.
 func TestDelay(t *testing.T) {
 	d := NewDirection(Config{Delay: 33 * ms}, 1)
 	for i := range 10 {
@@ -19,8 +19,8 @@ func TestDelay(t *testing.T) {
 	}
 }
 
-// A bottleneck of 8 Mbit/s sends a byte a microsecond: packets leave one after the other, and one
-// that does not fit into what waits is dropped.
+// A bottleneck of 8 Mbit/s sends one byte per microsecond. Packets leave one after the other, and a
+// packet that does not fit into the queue is dropped.
 func TestBottleneck(t *testing.T) {
 	d := NewDirection(Config{Delay: 10 * ms, Rate: 8e6, Queue: 3000}, 1)
 	for i, want := range []time.Duration{11 * ms, 12 * ms, 13 * ms} {
@@ -45,7 +45,7 @@ func TestBottleneck(t *testing.T) {
 	}
 }
 
-// The rate that is set is the rate that is measured, however the packets are cut.
+// The measured rate is the configured one, regardless of the size of packets.
 func TestRate(t *testing.T) {
 	for _, size := range []int{60, 576, 1500} {
 		d := NewDirection(Config{Rate: 300e6, Queue: 100e3}, 1)
@@ -61,7 +61,7 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// Losses are as many as was asked for, alone or in bursts of the length that was asked for.
+// The fraction of losses and the mean length of bursts are as configured.
 func TestLoss(t *testing.T) {
 	const packets = 1e6
 	for _, c := range []Config{{Loss: 0.001}, {Loss: 0.02}, {Loss: 0.02, Burst: 5}, {Loss: 0.3, Burst: 2}} {
@@ -81,7 +81,7 @@ func TestLoss(t *testing.T) {
 		}
 		want := c.Burst
 		if want == 0 {
-			want = 1 / (1 - c.Loss) // independent losses follow each other by chance
+			want = 1 / (1 - c.Loss) // independent losses form bursts by chance
 		}
 		if got := lost / float64(bursts); math.Abs(got/want-1) > 0.1 {
 			t.Errorf("%v: bursts of %v packets, want %v", c, got, want)
@@ -89,7 +89,7 @@ func TestLoss(t *testing.T) {
 	}
 }
 
-// Jitter keeps the order; reordering makes the given part late, and leaves the rest where it is.
+// Jitter does not reorder packets. Reorder delays the configured fraction, and not the others.
 func TestOrder(t *testing.T) {
 	const packets = 1e5
 	d := NewDirection(Config{Delay: 20 * ms, Jitter: 5 * ms}, 1)
@@ -149,7 +149,9 @@ func TestText(t *testing.T) {
 	if c, err := Parse(""); err != nil || c != (Config{}) || c.String() != "" {
 		t.Errorf("nothing: %+v, %v", c, err)
 	}
-	for _, bad := range []string{"delay", "delay=3", "speed=1", "loss=100%", "loss=-1%", "rate=1Mbyte", "queue=-5kB", "max=x"} {
+	for _, bad := range []string{
+		"delay", "delay=3", "speed=1", "loss=100%", "loss=-1%", "rate=1Mbyte", "queue=-5kB", "max=x",
+	} {
 		if c, err := Parse(bad); err == nil {
 			t.Errorf("%s: got %+v, want an error", bad, c)
 		}

@@ -17,13 +17,13 @@ func (f *frame) before(g *frame) bool {
 	return f.arrival < g.arrival || f.arrival == g.arrival && f.number < g.number
 }
 
-// flight holds the frames of one direction in the order of their arrival. Most frames are added in
-// that order and go to a queue. A heap takes those that arrive before a frame that was added
-// earlier.
+// flight holds the frames in flight in one direction, sorted by arrival. Most frames are added in
+// that order, to a queue. Those that arrive before a frame that was added earlier are added to a
+// heap.
 type flight struct {
 	ordered []frame
-	head    int // index of the first frame of ordered that has not arrived
-	other   frames
+	head    int    // index of the first frame of ordered that has not arrived
+	other   frames // the heap
 	count   uint64 // frames added so far
 }
 
@@ -53,7 +53,7 @@ func (f *flight) next() time.Duration {
 	return never
 }
 
-// peek returns the next frame, nil if there is none.
+// peek returns the frame that arrives next, nil if there is none.
 func (f *flight) peek() (x *frame) {
 	if f.head < len(f.ordered) {
 		x = &f.ordered[f.head]
@@ -64,7 +64,7 @@ func (f *flight) peek() (x *frame) {
 	return x
 }
 
-// take removes and returns the next frame. The flight must not be empty.
+// take removes and returns the frame that arrives next. The flight must not be empty.
 func (f *flight) take() frame {
 	if len(f.other) > 0 && f.peek() == &f.other[0] {
 		return heap.Pop(&f.other).(frame)
@@ -74,7 +74,7 @@ func (f *flight) take() frame {
 	return x
 }
 
-// frames is a heap with the next arrival on top.
+// frames is a heap ordered by arrival.
 type frames []frame
 
 func (f frames) Len() int           { return len(f) }

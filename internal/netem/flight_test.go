@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Frames arrive in the order of their times, and those of one time in the order in which they were
-// sent, whatever the order in which they set out: the same as a list that is sorted.
+// Frames are taken in the order of arrival, and at the same time in the order in which they were
+// added. The test compares with a sorted list.
 func TestFlightOrder(t *testing.T) {
 	type sent struct {
 		arrival time.Duration
@@ -48,7 +48,7 @@ func TestFlightOrder(t *testing.T) {
 	}
 }
 
-// What has arrived does not stay in memory.
+// The memory of frames that were taken is reused.
 func TestFlightForgets(t *testing.T) {
 	var f flight
 	for i := range 100_000 {

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// Parse reads the form that [Config.String] writes: fields separated by commas or spaces, in any
-// order.
+// Parse parses the format of [Config.String]: fields separated by commas or spaces, in any order.
 //
 //	delay=33ms,jitter=1ms,loss=0.1%,burst=3,reorder=1%,late=4ms,rate=300Mbit,queue=2500kB,max=1400
 //
@@ -64,7 +63,7 @@ func (c *Config) check() error {
 	return nil
 }
 
-// String writes the fields that are set.
+// String returns the fields that are not zero, in the format of [Parse].
 func (c Config) String() string {
 	var fields []string
 	add := func(set bool, name, value string) {
@@ -90,7 +89,7 @@ type unit struct {
 	size int64
 }
 
-// The units, the largest first.
+// Units of rates and lengths, largest first.
 var (
 	rateUnits = []unit{{"Gbit", 1e9}, {"Mbit", 1e6}, {"kbit", 1e3}, {"bit", 1}}
 	byteUnits = []unit{{"MB", 1e6}, {"kB", 1e3}, {"B", 1}}

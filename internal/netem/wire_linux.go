@@ -14,23 +14,23 @@ import (
 )
 
 const (
-	frameHeader = 14      // of Ethernet, which a TAP device has before the packet
-	frameSize   = 2 << 10 // holds any frame of a device with an MTU of 1500
-	readBatch   = 64      // frames read before due ones are delivered
+	frameHeader = 14      // bytes of Ethernet header before the packet
+	frameSize   = 2 << 10 // bytes; any frame of a device with an MTU of 1500 fits
+	readBatch   = 64      // frames to read before due ones are delivered
 	pollLimit   = 100 * time.Millisecond
-	// restLimit bounds the rest of a busy lane, see lane.rest.
-	restLimit = 100 * time.Microsecond
+	// maxInterval bounds lane.interval.
+	maxInterval = 100 * time.Microsecond
 )
 
-// TAP is one end of a Wire: a network device whose frames this process reads and writes.
+// TAP is one end of a Wire: a TAP device, whose frames this process reads and writes.
 type TAP struct {
 	Name string
 	fd   int
 }
 
-// OpenTAP makes a TAP device in the network namespace of the calling thread. It may be moved to
-// another one afterwards, and is gone when the TAP is closed. The device has no offloads, so the
-// kernel hands over frames as they are on a wire.
+// OpenTAP creates a TAP device in the network namespace of the calling thread. The device may be
+// moved to another namespace afterwards, and Close removes it. It has no offloads, so that its
+// frames are as they are on a wire.
 func OpenTAP(name string) (*TAP, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -43,7 +43,7 @@ func OpenTAP(name string) (*TAP, error) {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("netem: making TAP device %s: %w", name, err)
+		return nil, fmt.Errorf("netem: creating TAP device %s: %w", name, err)
 	}
 	return &TAP{Name: name, fd: fd}, nil
 }
@@ -75,21 +75,22 @@ func (w *Wire) Run(ctx context.Context) error {
 // Stats returns the counters of both directions.
 func (w *Wire) Stats() (forward, back Stats) { return w.forward.stats(), w.back.stats() }
 
-// lane carries the frames of one direction.
+// lane forwards the frames of one direction.
 type lane struct {
 	from, to *TAP
-	// rest is the pause between two rounds of a busy lane. It bounds the cost: frames share the
-	// rounds. Under load frames are that much early or late; single frames are not.
-	rest   time.Duration
-	flying flight
-	free   [][]byte // buffers of frames that have arrived
+	// interval is the pause between two rounds of a busy lane, so that frames share the cost of a
+	// round. It is also how early or late frames may be delivered under load. Single frames are on
+	// time.
+	interval time.Duration
+	inFlight flight
+	free     [][]byte // buffers of frames that have been delivered
 
-	mu    sync.Mutex // held while the model is asked
+	mu    sync.Mutex // guards model, for stats
 	model *Direction
 }
 
 func newLane(from, to *TAP, model *Direction) lane {
-	return lane{from: from, to: to, model: model, rest: min(restLimit, model.cfg.Delay/100)}
+	return lane{from: from, to: to, model: model, interval: min(maxInterval, model.cfg.Delay/100)}
 }
 
 func (l *lane) stats() Stats {
@@ -98,8 +99,8 @@ func (l *lane) stats() Stats {
 	return l.model.Stats()
 }
 
-// run has a thread of its own, with a timer slack of 1 ns, because the default of 50 us is a tenth
-// of a short round trip.
+// run locks its thread and sets the thread's timer slack to 1 ns. The default of 50 us would be a
+// tenth of a short round trip.
 func (l *lane) run(ctx context.Context, start time.Time) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -109,19 +110,19 @@ func (l *lane) run(ctx context.Context, start time.Time) error {
 		if err != nil {
 			return err
 		}
-		delivered := l.deliver(time.Since(start) + l.rest/2)
+		delivered := l.deliver(time.Since(start) + l.interval/2)
 		if taken+delivered > 1 {
-			pause(l.rest)
+			pause(l.interval)
 			continue
 		}
-		if err := l.wait(l.flying.next() - time.Since(start)); err != nil {
+		if err := l.wait(l.inFlight.next() - time.Since(start)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// take reads the frames that wait in the device. One that is down or has gone has none.
+// take reads the frames that the device has. A device that is down or was removed has none.
 func (l *lane) take(start time.Time) (taken int, err error) {
 	for taken < readBatch {
 		b := l.buffer()
@@ -144,7 +145,7 @@ func (l *lane) take(start time.Time) (taken int, err error) {
 			l.free = append(l.free, b)
 			continue
 		}
-		l.flying.add(arrival, b[:n])
+		l.inFlight.add(arrival, b[:n])
 	}
 	return taken, nil
 }
@@ -159,31 +160,31 @@ func (l *lane) buffer() []byte {
 	return b[:frameSize]
 }
 
-// deliver writes the frames that arrive by now.
+// deliver writes the frames whose arrival is at now or earlier.
 func (l *lane) deliver(now time.Duration) (delivered int) {
-	for l.flying.next() <= now {
-		f := l.flying.take()
-		transfer(unix.SYS_WRITE, l.to.fd, f.b) // a device that is down loses it
+	for l.inFlight.next() <= now {
+		f := l.inFlight.take()
+		transfer(unix.SYS_WRITE, l.to.fd, f.b) // a device that is down drops the frame
 		l.free = append(l.free, f.b)
 		delivered++
 	}
 	return delivered
 }
 
-// transfer reads or writes a frame. A TAP device does not block, so Go's scheduler need not be told
-// of the call.
+// transfer reads or writes a frame by a raw system call, without entersyscall, because the TAP
+// device does not block.
 func transfer(call uintptr, fd int, b []byte) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return int(n), errno
 }
 
-// pause sleeps for a time that is so short that Go's scheduler need not be told either.
+// pause sleeps without entersyscall, because d is at most maxInterval. It holds the P meanwhile.
 func pause(d time.Duration) {
 	t := unix.NsecToTimespec(int64(d))
 	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
 }
 
-// wait returns when there is a frame to read or after d, at the latest after pollLimit.
+// wait waits until there is a frame to read, for at most d or pollLimit.
 func (l *lane) wait(d time.Duration) error {
 	d = min(d, pollLimit)
 	if d <= 0 {

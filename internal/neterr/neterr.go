@@ -1,4 +1,5 @@
-// Package neterr keeps errors of package net from saying what their readers know already.
+// Package neterr shortens errors of package net: it removes an address that the text around them
+// already names.
 package neterr
 
 import (
@@ -6,9 +7,10 @@ import (
 	"net"
 )
 
-// Cause is for the error of a dial to addr, host:port, in a text that names addr anyway. If err is
-// a *net.OpError that names the same address, or none, Cause returns what is in it; otherwise it
-// returns err, because an address that a name was resolved to is news.
+// Cause returns the error of a dial to addr (host:port) for a text that names addr itself. If err
+// is a *net.OpError that names no address or the same one, Cause returns the error inside it.
+// Otherwise it returns err, because the address that a host name was resolved to is new to the
+// reader.
 func Cause(addr string, err error) error {
 	op, ok := errors.AsType[*net.OpError](err)
 	if !ok || error(op) != err || op.Op != "dial" || op.Err == nil || op.Addr != nil && op.Addr.String() != addr {

@@ -12,34 +12,33 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// Patience is how long a server is waited for: the time of resolv.conf(5). Within that time the
-// questions are sent again, because datagrams get lost and the next server may know other names. A
-// caller who has less time never finds out that the server is dead.
-const Patience = 5 * time.Second
+// Timeout is how long a server is waited for: the default of resolv.conf(5). Within that time the
+// questions are sent again to the same server, because a datagram may be lost, and the next server
+// may know other names. If a caller has less time, the server is not marked as down.
+const Timeout = 5 * time.Second
 
 const (
-	probeTime  = time.Second // of a server that has not answered before
-	firstPause = time.Second // before the questions are sent again; then twice that, and so on
+	probeTimeout = time.Second // for a server that did not answer before
+	firstRetry   = time.Second // before the questions are sent again; doubled after each retry
 
-	// resolutionDelay is how long the addresses of one family wait for those of the other (RFC
-	// 8305, section 3), or twice the time that the first took, if that is longer: what comes over
-	// TCP takes three round trips.
+	// resolutionDelay is how long the addresses of one family wait for those of the other (RFC 8305,
+	// section 3). The wait is twice the time of the first answer if that is longer, because an answer
+	// over TCP takes three round trips.
 	resolutionDelay = 50 * time.Millisecond
 )
 
-// timeoutError is net.Error.
+// timeoutError is a net.Error that is a timeout.
 type timeoutError string
 
 func (e timeoutError) Error() string { return string(e) }
 func (timeoutError) Timeout() bool   { return true }
 func (timeoutError) Temporary() bool { return true }
 
-const errSilent = timeoutError("it has not answered")
+const errNoAnswer = timeoutError("no answer")
 
-// ask puts the open questions to one server: by HTTP if it has a URL; otherwise in datagrams, and
-// over TCP what does not fit into them, over one connection each. The error is why the server was
-// not reached.
-func (r *Resolver) ask(ctx context.Context, t turn, l *lookup) error {
+// ask asks one server the open questions: by HTTP if it has a URL, otherwise by UDP, and again by
+// TCP those whose answers were truncated. The error says why the server was not reached.
+func (r *Resolver) ask(ctx context.Context, t attempt, l *lookup) error {
 	l.begin()
 	ask := r.askUDP
 	if t.server.URL != "" {
@@ -63,8 +62,8 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &e) && e.Timeout()
 }
 
-// connect dials, and has the connection closed when ctx ends.
-func (r *Resolver) connect(ctx context.Context, network string, t turn) (c net.Conn, release func(), err error) {
+// connect dials a server. The connection is closed by release, and when ctx ends.
+func (r *Resolver) connect(ctx context.Context, network string, t attempt) (c net.Conn, release func(), err error) {
 	c, err = r.Dial(ctx, network, t.server.Addr)
 	if err != nil {
 		return nil, nil, err
@@ -73,17 +72,17 @@ func (r *Resolver) connect(ctx context.Context, network string, t turn) (c net.C
 	return c, func() { stop(); c.Close() }, nil
 }
 
-// askUDP returns nil once the server has answered something.
-func (r *Resolver) askUDP(ctx context.Context, t turn, l *lookup) error {
-	ctx, cancel := context.WithTimeout(ctx, t.patience)
+// askUDP asks the open questions by UDP. It returns nil if the server has answered any of them.
+func (r *Resolver) askUDP(ctx context.Context, t attempt, l *lookup) error {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
 	c, release, err := r.connect(ctx, "udp", t)
 	if err != nil {
 		return err
 	}
 	defer release()
-	a := &asking{c: c, l: l, begun: time.Now(), buf: make([]byte, 4<<10)}
-	for pause := firstPause; ; pause *= 2 {
+	a := &udpExchange{c: c, l: l, begun: time.Now(), buf: make([]byte, 4<<10)}
+	for pause := firstRetry; ; pause *= 2 {
 		err := a.send()
 		if err == nil {
 			err = a.receive(time.Now().Add(pause))
@@ -91,34 +90,35 @@ func (r *Resolver) askUDP(ctx context.Context, t turn, l *lookup) error {
 		switch {
 		case err == nil, ctx.Err() != nil && a.answers > 0:
 			return nil
-		case ctx.Err() != nil: // so it is closed
-			return errSilent
+		case ctx.Err() != nil: // which has closed c
+			return errNoAnswer
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
-		case r.outages.since(t.server, a.begun): // somebody else has waited long enough
-			return errSilent
+		case r.outages.since(t.server, a.begun): // another lookup has waited for Timeout
+			return errNoAnswer
 		}
 	}
 }
 
-// asking is a conversation with one server in datagrams.
-type asking struct {
+// udpExchange is the exchange of datagrams with one server in one lookup.
+type udpExchange struct {
 	c       net.Conn
 	l       *lookup
 	begun   time.Time
 	answers int
-	enough  time.Time // when to go on with the addresses of one family; zero: there are none yet
 	buf     []byte
+
+	partialUntil time.Time // when the wait for the second address family ends; zero: no addresses yet
 }
 
-// send asks what is open.
-func (a *asking) send() (err error) {
-	with := ednsOn
+// send sends the open questions.
+func (a *udpExchange) send() (err error) {
+	option := ednsOn
 	if a.l.noEDNS {
-		with = ednsOff
+		option = ednsOff
 	}
 	a.l.each(open, func(q *question) {
-		msg, packErr := q.pack(with)
+		msg, packErr := q.pack(option)
 		if packErr == nil {
 			_, packErr = a.c.Write(msg)
 		}
@@ -127,17 +127,18 @@ func (a *asking) send() (err error) {
 	return err
 }
 
-// receive returns nil when nothing more needs to come.
-func (a *asking) receive(until time.Time) error {
+// receive reads answers. It returns nil when the lookup needs no further answer of this server, and
+// os.ErrDeadlineExceeded at the time until.
+func (a *udpExchange) receive(until time.Time) error {
 	for a.l.count(open) > 0 && !a.l.isMissing() {
 		deadline := until
-		if !a.enough.IsZero() && a.enough.Before(until) {
-			deadline = a.enough
+		if !a.partialUntil.IsZero() && a.partialUntil.Before(until) {
+			deadline = a.partialUntil
 		}
 		a.c.SetReadDeadline(deadline)
 		n, err := a.c.Read(a.buf)
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded) && deadline == a.enough:
+		case errors.Is(err, os.ErrDeadlineExceeded) && deadline == a.partialUntil:
 			return nil
 		case err != nil:
 			return err
@@ -149,8 +150,8 @@ func (a *asking) receive(until time.Time) error {
 	return nil
 }
 
-// take settles the question that msg answers, if there is one.
-func (a *asking) take(msg []byte) error {
+// take settles the question that msg answers. It ignores a msg that answers none.
+func (a *udpExchange) take(msg []byte) error {
 	again := false
 	a.l.each(open, func(q *question) {
 		p, h, ok := q.parse(msg)
@@ -158,15 +159,15 @@ func (a *asking) take(msg []byte) error {
 			return
 		}
 		a.answers++
-		if isConfused(h.RCode) && !a.l.noEDNS && q.query == nil {
+		if mayLackEDNS(h.RCode) && !a.l.noEDNS && q.query == nil {
 			again = true
 			return
 		}
 		q.settle(msg, &p, h)
 		a.l.wantsTCP = a.l.wantsTCP || q.state == truncated
 	})
-	if a.l.hasAddrs() && a.enough.IsZero() {
-		a.enough = time.Now().Add(max(resolutionDelay, 2*time.Since(a.begun)))
+	if a.l.hasAddrs() && a.partialUntil.IsZero() {
+		a.partialUntil = time.Now().Add(max(resolutionDelay, 2*time.Since(a.begun)))
 	}
 	if again {
 		a.l.noEDNS = true
@@ -176,23 +177,23 @@ func (a *asking) take(msg []byte) error {
 	return nil
 }
 
-// isConfused reports whether a server may not understand EDNS (RFC 6891, section 7).
-func isConfused(code dnsmessage.RCode) bool {
+// mayLackEDNS reports whether code may come from a server without EDNS (RFC 6891, section 7).
+func mayLackEDNS(code dnsmessage.RCode) bool {
 	return code == dnsmessage.RCodeFormatError || code == dnsmessage.RCodeNotImplemented
 }
 
-// askTCP asks what was truncated.
-func (r *Resolver) askTCP(ctx context.Context, t turn, l *lookup) error {
-	limit := t.patience
+// askTCP asks the questions whose answers were truncated.
+func (r *Resolver) askTCP(ctx context.Context, t attempt, l *lookup) error {
+	limit := t.timeout
 	if l.hasAddrs() {
-		limit = min(limit, firstPause) // the other family's are enough
+		limit = min(limit, firstRetry) // the addresses of the other family will do
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	c, release, err := r.connect(ctx, "tcp", t)
 	if err == nil {
 		defer release()
-		err = converse(c, l)
+		err = exchangeTCP(c, l)
 	}
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err()
@@ -200,8 +201,9 @@ func (r *Resolver) askTCP(ctx context.Context, t turn, l *lookup) error {
 	return err
 }
 
-// converse asks over TCP, where each message has its length before it (RFC 1035, section 4.2.2).
-func converse(c net.Conn, l *lookup) (err error) {
+// exchangeTCP asks the truncated questions over c, where each message follows its length (RFC 1035,
+// section 4.2.2).
+func exchangeTCP(c net.Conn, l *lookup) (err error) {
 	var out []byte
 	l.each(truncated, func(q *question) {
 		msg, packErr := q.pack(ednsOff)

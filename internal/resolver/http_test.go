@@ -14,7 +14,7 @@ import (
 
 const dohURL = "https://dns.example/dns-query"
 
-// post is Resolver.Post of a server that answers as reply does.
+// post returns a Resolver.Post that returns the answers of answer after delay.
 func (i *internet) post(answer reply, delay time.Duration) func(context.Context, string, []byte) ([]byte, error) {
 	return func(ctx context.Context, url string, b []byte) ([]byte, error) {
 		var query dnsmessage.Message
@@ -34,8 +34,8 @@ func (i *internet) post(answer reply, delay time.Duration) func(context.Context,
 	}
 }
 
-// A server with a URL is asked like others: in its turn, for both families at once, and what it
-// says of a name is final. One that fails, or is silent, is passed over.
+// A server with a URL is asked in its place in the order, both questions at the same time, and its
+// answer is final. If it fails or does not answer, the next one is asked.
 func TestHTTP(t *testing.T) {
 	names := knows(map[string][]netip.Addr{"db.example": {six, four}})
 	cut := func(_ string, query dnsmessage.Message) []dnsmessage.Message {
@@ -56,8 +56,8 @@ func TestHTTP(t *testing.T) {
 		"knows no name": {names, 0, "nowhere.example", nil, 0, 0},
 		"fails":         {silent, 0, "db.example", []netip.Addr{other}, 0, 0},
 		"is refused":    {says(dnsmessage.RCodeRefused), 0, "db.example", []netip.Addr{other}, 0, 0},
-		"is cut short":  {cut, 0, "db.example", []netip.Addr{other}, 0, 0},
-		"is silent":     {names, time.Hour, "db.example", []netip.Addr{other}, Patience, 1},
+		"truncates":     {cut, 0, "db.example", []netip.Addr{other}, 0, 0},
+		"is silent":     {names, time.Hour, "db.example", []netip.Addr{other}, Timeout, 1},
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -74,7 +74,7 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
-// A query goes by HTTP as by UDP.
+// Exchange works by HTTP too.
 func TestExchangeHTTP(t *testing.T) {
 	in := newInternet(nil)
 	r := &Resolver{Post: in.post(text("one", "two"), 0)}

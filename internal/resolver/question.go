@@ -10,25 +10,25 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// maxDatagram is what a server may answer in a datagram: more may be fragmented on its way (DNS
-// flag day 2020).
+// maxDatagram is the size of answer that we accept by UDP, in bytes. Larger ones may be fragmented
+// on the path (DNS flag day 2020).
 const maxDatagram = 1232
 
-// state is how far a question has come with the server that is being asked.
+// state is the state of a question at the server that is being asked.
 type state int
 
 const (
 	open      state = iota
 	truncated       // the answer did not fit into a datagram
-	failed          // the server cannot tell
-	decided         // answered for good
+	failed          // the server cannot answer it
+	decided         // answered, so no other server is asked
 )
 
-// question is a question of one type.
+// question is one question of a lookup.
 type question struct {
 	dnsmessage.Question
-	query   []byte // asks it as it is, and is answered likewise; nil: addresses are asked for
-	answer  []byte // to query, once it is decided
+	query   []byte // the caller's query, for Exchange; nil: the addresses are wanted
+	answer  []byte // to query, once decided
 	id      uint16
 	state   state
 	addrs   []netip.Addr
@@ -37,16 +37,15 @@ type question struct {
 }
 
 var (
-	errRefused = errors.New("it refuses to answer")
-	errServer  = errors.New("it has failed to find out")
-	errLame    = errors.New("it does not know and asks nobody else")
-	errAnswer  = errors.New("its answer makes no sense")
-	errLarge   = errors.New("its answer is cut short where there is room for all of it")
+	errRefused      = errors.New("query refused")
+	errServerFailed = errors.New("server failure")
+	errLame         = errors.New("not authoritative, and does not resolve recursively")
+	errMalformed    = errors.New("malformed answer")
+	errTruncated    = errors.New("answer truncated, although the transport has no size limit")
 )
 
-// pack makes the message that asks it. With EDNS the answer may have maxDatagram bytes, otherwise
-// 512.
-func (q *question) pack(withEDNS edns) ([]byte, error) {
+// pack returns the query. With EDNS the answer may have maxDatagram bytes, otherwise 512.
+func (q *question) pack(option edns) ([]byte, error) {
 	if q.query != nil {
 		msg := slices.Clone(q.query)
 		binary.BigEndian.PutUint16(msg, q.id)
@@ -56,7 +55,7 @@ func (q *question) pack(withEDNS edns) ([]byte, error) {
 		Header:    dnsmessage.Header{ID: q.id, RecursionDesired: true},
 		Questions: []dnsmessage.Question{q.Question},
 	}
-	if withEDNS == ednsOn {
+	if option == ednsOn {
 		var h dnsmessage.ResourceHeader
 		if err := h.SetEDNS0(maxDatagram, dnsmessage.RCodeSuccess, false); err != nil {
 			return nil, err
@@ -66,7 +65,7 @@ func (q *question) pack(withEDNS edns) ([]byte, error) {
 	return m.Pack()
 }
 
-// edns says whether a question has the OPT record of EDNS (RFC 6891).
+// edns says whether a query has the OPT record of EDNS (RFC 6891).
 type edns bool
 
 const (
@@ -74,15 +73,16 @@ const (
 	ednsOff edns = false
 )
 
-// parse begins to read msg if it is the answer to q; anything else may be a forgery.
+// parse parses the header and the question section of msg. It returns false if msg does not answer
+// q, because then it may be forged.
 func (q *question) parse(msg []byte) (p dnsmessage.Parser, h dnsmessage.Header, ok bool) {
 	h, err := p.Start(msg)
 	if err != nil || !h.Response || h.ID != q.id {
 		return p, h, false
 	}
 	asked, err := p.Question()
-	if errors.Is(err, dnsmessage.ErrSectionDone) && isConfused(h.RCode) {
-		return p, h, true // the server has not even read it
+	if errors.Is(err, dnsmessage.ErrSectionDone) && mayLackEDNS(h.RCode) {
+		return p, h, true // a server without EDNS may leave out the question
 	}
 	if err != nil || asked.Type != q.Type || asked.Class != q.Class ||
 		!strings.EqualFold(asked.Name.String(), q.Name.String()) {
@@ -91,7 +91,7 @@ func (q *question) parse(msg []byte) (p dnsmessage.Parser, h dnsmessage.Header, 
 	return p, h, p.SkipAllQuestions() == nil
 }
 
-// settle takes msg as the answer to q; p has read its questions.
+// settle sets the state of q by msg, its answer. p is after the question section.
 func (q *question) settle(msg []byte, p *dnsmessage.Parser, h dnsmessage.Header) {
 	switch {
 	case h.Truncated:
@@ -101,7 +101,7 @@ func (q *question) settle(msg []byte, p *dnsmessage.Parser, h dnsmessage.Header)
 	case h.RCode == dnsmessage.RCodeRefused:
 		q.fail(errRefused)
 	case h.RCode != dnsmessage.RCodeSuccess:
-		q.fail(errServer)
+		q.fail(errServerFailed)
 	default:
 		q.read(p, h)
 	}
@@ -112,8 +112,7 @@ func (q *question) settle(msg []byte, p *dnsmessage.Parser, h dnsmessage.Header)
 
 func (q *question) fail(err error) { q.state, q.err, q.addrs = failed, err, nil }
 
-// read takes the addresses of an answer. Those of an alias stand in the same answer, after the
-// alias.
+// read collects the addresses in an answer. If the name is an alias, a CNAME record precedes them.
 func (q *question) read(p *dnsmessage.Parser, h dnsmessage.Header) {
 	records := 0
 	for {
@@ -122,12 +121,12 @@ func (q *question) read(p *dnsmessage.Parser, h dnsmessage.Header) {
 			break
 		}
 		if err != nil {
-			q.fail(errAnswer)
+			q.fail(errMalformed)
 			return
 		}
 		records++
 		if err := q.readRecord(p, rh); err != nil {
-			q.fail(errAnswer)
+			q.fail(errMalformed)
 			return
 		}
 	}

@@ -1,9 +1,9 @@
-// Package resolver is a DNS stub resolver for servers in a given order, as resolv.conf(5) has it:
-// the next server is asked only if the one before has not answered, or has answered that it cannot
-// tell. That a name does not exist is an answer, and final.
+// Package resolver is a DNS stub resolver that asks servers in a given order, as resolv.conf(5)
+// describes it: the next server is asked only if the one before has not answered or has failed. The
+// answer that a name does not exist is final.
 //
-// The package knows no network and reads no file of the host: its caller connects to the servers,
-// and speaks HTTP with those that are asked that way.
+// The package reads no configuration of the host and opens no sockets: its caller connects to the
+// servers, and makes the HTTP requests to those with a URL.
 package resolver
 
 import (
@@ -22,7 +22,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// Resolver asks servers. The zero value with Dial set is ready for use.
+// Resolver is a stub resolver. The zero value with Dial set is ready for use.
 type Resolver struct {
 	// Dial connects to a server over "udp" or "tcp".
 	Dial func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
@@ -33,10 +33,10 @@ type Resolver struct {
 	outages outages
 }
 
-// Server is a DNS server: one that is asked by UDP and TCP at an address, or by HTTP at a URL.
+// Server is a DNS server, which is asked by UDP and TCP at an address, or by HTTP at a URL.
 type Server struct {
 	Addr netip.AddrPort
-	URL  string // empty: Addr counts
+	URL  string // if set, Addr is not used
 }
 
 // String returns the address or the URL.
@@ -47,8 +47,8 @@ func (s Server) String() string {
 	return s.Addr.String()
 }
 
-// LookupNetIP returns the addresses of a name, IPv6 first, each family in the order of the server
-// that knew it. The name is whole: no search domain is added. The error is a *net.DNSError.
+// LookupNetIP returns the addresses of a fully qualified name: IPv6 first, and within a family in
+// the order of the answer. The error is a *net.DNSError.
 func (r *Resolver) LookupNetIP(ctx context.Context, name string, servers []Server) ([]netip.Addr, error) {
 	l, err := newLookup(name)
 	if err != nil {
@@ -61,16 +61,16 @@ func (r *Resolver) LookupNetIP(ctx context.Context, name string, servers []Serve
 	return l.result(server)
 }
 
-// Exchange passes a query of one question on as it is, except for its ID, and returns the answer of
-// the first server that can tell, be it that the name does not exist.
+// Exchange forwards a query with one question, with another ID, and returns the answer of the first
+// server that does not fail. That may be that the name does not exist.
 func (r *Resolver) Exchange(ctx context.Context, query []byte, servers []Server) ([]byte, error) {
 	var p dnsmessage.Parser
 	if _, err := p.Start(query); err != nil {
-		return nil, fmt.Errorf("resolver: reading a query: %w", err)
+		return nil, fmt.Errorf("resolver: parsing a query: %w", err)
 	}
 	q, err := p.Question()
 	if err != nil {
-		return nil, fmt.Errorf("resolver: reading a query: %w", err)
+		return nil, fmt.Errorf("resolver: parsing a query: %w", err)
 	}
 	l := &lookup{name: strings.TrimSuffix(q.Name.String(), "."), questions: []question{{Question: q, query: query}}}
 	if _, err := r.decide(ctx, l, servers); err != nil {
@@ -79,10 +79,10 @@ func (r *Resolver) Exchange(ctx context.Context, query []byte, servers []Server)
 	return l.questions[0].answer, nil
 }
 
-// decide asks servers in their order until l is decided, and returns the last that it has asked.
+// decide asks servers in their order until l is decided. It returns the server that it asked last.
 func (r *Resolver) decide(ctx context.Context, l *lookup, servers []Server) (last Server, err error) {
 	var failures []error
-	for _, t := range r.outages.turns(servers, time.Now()) {
+	for _, t := range r.outages.attempts(servers, time.Now()) {
 		err := r.ask(ctx, t, l)
 		if l.isDecided() {
 			return t.server, nil
@@ -98,7 +98,8 @@ func (r *Resolver) decide(ctx context.Context, l *lookup, servers []Server) (las
 	return last, serversFailed(l.name, failures)
 }
 
-// serversFailed is the error of a name that no server has decided about.
+// serversFailed returns the error for a name that no server has decided. failures has one error per
+// server.
 func serversFailed(name string, failures []error) error {
 	texts := make([]string, len(failures))
 	timeout := len(failures) > 0
@@ -106,29 +107,30 @@ func serversFailed(name string, failures []error) error {
 	for i, err := range failures {
 		texts[i] = err.Error()
 		timeout = timeout && isTimeout(err)
-		if _, isErrno := errors.AsType[syscall.Errno](err); !isErrno { // which would be taken for that of the destination
+		// Callers would take an errno for one of the destination.
+		if _, isErrno := errors.AsType[syscall.Errno](err); !isErrno {
 			causes = append(causes, err)
 		}
 	}
 	return &net.DNSError{
 		UnwrapErr:   errors.Join(causes...),
-		Err:         cmp.Or(strings.Join(texts, "; "), "there is no server to ask"),
+		Err:         cmp.Or(strings.Join(texts, "; "), "no DNS server configured"),
 		Name:        name,
 		IsTimeout:   timeout,
 		IsTemporary: true,
 	}
 }
 
-// lookup is one name that is asked for: its questions, such as AAAA and A, are open until a server
-// has decided each.
+// lookup is the lookup of one name. It is over when all of its questions, such as AAAA and A, are
+// decided, or enough of them.
 type lookup struct {
 	name      string // without the dot at the end
 	questions []question
-	wantsTCP  bool // the last server has more to say than a datagram holds
+	wantsTCP  bool // the last server has sent a truncated answer
 	noEDNS    bool // the last server does not understand EDNS
 }
 
-var errNotAName = errors.New("not a name of the DNS")
+var errNotAName = errors.New("not a valid host name")
 
 func newLookup(name string) (*lookup, error) {
 	whole := strings.TrimSuffix(name, ".")
@@ -136,7 +138,7 @@ func newLookup(name string) (*lookup, error) {
 		return nil, errNotAName
 	}
 	for label := range strings.SplitSeq(whole, ".") {
-		if label == "" || len(label) > 63 || strings.ContainsFunc(label, isForeign) {
+		if label == "" || len(label) > 63 || strings.ContainsFunc(label, notInHostName) {
 			return nil, errNotAName
 		}
 	}
@@ -146,15 +148,16 @@ func newLookup(name string) (*lookup, error) {
 	}
 	l := &lookup{name: whole}
 	for _, t := range [...]dnsmessage.Type{dnsmessage.TypeAAAA, dnsmessage.TypeA} {
-		l.questions = append(l.questions, question{Question: dnsmessage.Question{Name: n, Type: t, Class: dnsmessage.ClassINET}})
+		q := dnsmessage.Question{Name: n, Type: t, Class: dnsmessage.ClassINET}
+		l.questions = append(l.questions, question{Question: q})
 	}
 	return l, nil
 }
 
-// isForeign reports whether no host's name has c.
-func isForeign(c rune) bool { return c <= ' ' || c >= 0x7f }
+// notInHostName reports whether c is not allowed in the name of a host.
+func notInHostName(c rune) bool { return c <= ' ' || c >= 0x7f }
 
-// begin forgets what the server before could not decide.
+// begin opens the undecided questions again, for the next server.
 func (l *lookup) begin() {
 	l.wantsTCP, l.noEDNS = false, false
 	for i := range l.questions {
@@ -165,8 +168,8 @@ func (l *lookup) begin() {
 	l.renewIDs()
 }
 
-// renewIDs makes IDs that are hard to guess, so that only the server can answer (RFC 5452, section
-// 4.3). Answers to the IDs before are not taken any more.
+// renewIDs gives the questions new random IDs, which a forger has to guess (RFC 5452, section 4.3).
+// Answers with earlier IDs are ignored from now on.
 func (l *lookup) renewIDs() {
 	id := uint16(rand.Uint32())
 	for i := range l.questions {
@@ -174,7 +177,7 @@ func (l *lookup) renewIDs() {
 	}
 }
 
-// each calls f with the questions in a state.
+// each calls f for the questions in state s, and returns their number.
 func (l *lookup) each(s state, f func(*question)) (n int) {
 	for i := range l.questions {
 		if l.questions[i].state == s {
@@ -187,33 +190,33 @@ func (l *lookup) each(s state, f func(*question)) (n int) {
 
 func (l *lookup) count(s state) int { return l.each(s, func(*question) {}) }
 
-// hasAddrs reports whether there is something to connect to, whatever the other question may bring.
+// hasAddrs reports whether there are addresses of any family.
 func (l *lookup) hasAddrs() bool {
 	return slices.ContainsFunc(l.questions, func(q question) bool { return len(q.addrs) > 0 })
 }
 
-// isMissing reports whether a server has said that the name does not exist. That holds for all
-// types (RFC 8020).
+// isMissing reports whether a server has answered that the name does not exist, which is true for
+// all types (RFC 8020).
 func (l *lookup) isMissing() bool {
 	return slices.ContainsFunc(l.questions, func(q question) bool { return q.missing })
 }
 
-// isDecided reports whether no other server has to be asked.
+// isDecided reports whether no further server has to be asked.
 func (l *lookup) isDecided() bool {
 	return l.hasAddrs() || l.isMissing() || l.count(decided) == len(l.questions)
 }
 
-// failure is why the last server has left a question open; nil if it has left it unanswered.
+// failure returns why the last server has not decided the lookup.
 func (l *lookup) failure() error {
 	for _, q := range l.questions {
 		if q.state == failed {
 			return q.err
 		}
 	}
-	return errSilent
+	return errNoAnswer
 }
 
-// result is what a lookup that is decided has found out; server was the last to be asked.
+// result returns the result of a lookup that is decided. server was asked last.
 func (l *lookup) result(server Server) ([]netip.Addr, error) {
 	var addrs []netip.Addr
 	for _, q := range l.questions {
@@ -224,7 +227,7 @@ func (l *lookup) result(server Server) ([]netip.Addr, error) {
 	}
 	text := "no such name"
 	if !l.isMissing() {
-		text = "the name has no address"
+		text = "name has no address"
 	}
 	return nil, &net.DNSError{Err: text, Name: l.name, Server: server.String(), IsNotFound: true}
 }

@@ -26,10 +26,12 @@ var (
 	six  = netip.MustParseAddr("2001:db8::1")
 )
 
-// reply makes the answers to a question; none is silence.
+type message = dnsmessage.Message
+
+// reply returns the answers to a query; there may be none.
 type reply func(network string, query dnsmessage.Message) []dnsmessage.Message
 
-// internet has servers and counts what they are asked.
+// internet simulates servers, and counts the dials and the questions.
 type internet struct {
 	servers map[netip.AddrPort]reply
 
@@ -39,11 +41,12 @@ type internet struct {
 }
 
 func newInternet(servers map[netip.AddrPort]reply) *internet {
-	return &internet{servers: servers, dials: make(map[netip.AddrPort]int), asked: make(map[netip.AddrPort][]dnsmessage.Type)}
+	return &internet{servers: servers, dials: make(map[netip.AddrPort]int),
+		asked: make(map[netip.AddrPort][]dnsmessage.Type)}
 }
 
-// dial is Resolver.Dial. A pipe keeps the bounds of datagrams, since the reader's buffer has room
-// for any.
+// dial is a Resolver.Dial. A pipe preserves the bounds of datagrams as long as they fit into the
+// reader's buffer.
 func (i *internet) dial(_ context.Context, network string, server netip.AddrPort) (net.Conn, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -92,7 +95,7 @@ func (i *internet) serve(network string, server netip.AddrPort, c net.Conn, answ
 	}
 }
 
-// knows answers with the addresses of names; others do not exist.
+// knows answers with the addresses of names. Other names do not exist.
 func knows(names map[string][]netip.Addr) reply {
 	return func(_ string, query dnsmessage.Message) []dnsmessage.Message {
 		m := respond(query, dnsmessage.RCodeSuccess)
@@ -133,7 +136,7 @@ func says(code dnsmessage.RCode) reply {
 
 func silent(string, dnsmessage.Message) []dnsmessage.Message { return nil }
 
-// look is what a look-up came to and how long it took.
+// look looks up a name, and returns the result and how long that took.
 func look(t *testing.T, r *Resolver, name string, servers ...Server) ([]netip.Addr, *net.DNSError, time.Duration) {
 	t.Helper()
 	start := time.Now()
@@ -147,12 +150,14 @@ func look(t *testing.T, r *Resolver, name string, servers ...Server) ([]netip.Ad
 }
 
 // "If there are multiple servers, the resolver library queries them in the order listed"
-// (resolv.conf(5)): whatever the first answers counts, and the second is not asked.
+// (resolv.conf(5)). If the first answers, the second is not asked.
 func TestOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newInternet(map[netip.AddrPort]reply{
-			first:  knows(map[string][]netip.Addr{"private.example": {four, six}, "nothing.example": nil}),
-			second: knows(map[string][]netip.Addr{"private.example": {netip.MustParseAddr("10.9.9.9")}, "public.example": {four}}),
+			first: knows(map[string][]netip.Addr{"private.example": {four, six}, "nothing.example": nil}),
+			second: knows(map[string][]netip.Addr{
+				"private.example": {netip.MustParseAddr("10.9.9.9")}, "public.example": {four},
+			}),
 		})
 		r := &Resolver{Dial: net.dial}
 		for range 40 {
@@ -169,7 +174,7 @@ func TestOrder(t *testing.T) {
 			t.Errorf("the second server was dialled %d times", n)
 		}
 		if got := net.dials[first]; got != 42 {
-			t.Errorf("%d dials for 42 names; both questions belong on one connection", got)
+			t.Errorf("%d dials for 42 names; want one for both questions of a name", got)
 		}
 		if got := len(net.asked[first]); got != 2*42 {
 			t.Errorf("%d questions for 42 names", got)
@@ -177,7 +182,7 @@ func TestOrder(t *testing.T) {
 	})
 }
 
-// A server that cannot tell is passed over at once, question by question.
+// If a server fails, the next one is asked at once, but only the questions that are not decided.
 func TestNextServer(t *testing.T) {
 	no6 := func(network string, query dnsmessage.Message) []dnsmessage.Message {
 		if query.Questions[0].Type == dnsmessage.TypeAAAA {
@@ -199,7 +204,7 @@ func TestNextServer(t *testing.T) {
 		"refuses":      {says(dnsmessage.RCodeRefused), []netip.Addr{six, four}, 2},
 		"is lame":      {lame, []netip.Addr{six, four}, 2},
 		"is not there": {nil, []netip.Addr{six, four}, 2},
-		"has no AAAA":  {no6, []netip.Addr{six}, 1}, // and its answer about A stands
+		"has no AAAA":  {no6, []netip.Addr{six}, 1}, // its answer to A counts
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			net := newInternet(map[netip.AddrPort]reply{second: knows(map[string][]netip.Addr{"db.example": {four, six}})})
@@ -217,12 +222,14 @@ func TestNextServer(t *testing.T) {
 	}
 }
 
-// A dead server costs its five seconds once, a short look every now and then, and is the first
-// again when it is back.
-func TestDeadServer(t *testing.T) {
+// A server that is down costs Timeout once, and probeTimeout once per outageTime. When it is up
+// again it is asked first again.
+func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		other := netip.MustParseAddr("10.0.0.2")
-		net := newInternet(map[netip.AddrPort]reply{first: silent, second: knows(map[string][]netip.Addr{"db.example": {other}})})
+		net := newInternet(map[netip.AddrPort]reply{
+			first: silent, second: knows(map[string][]netip.Addr{"db.example": {other}}),
+		})
 		r := &Resolver{Dial: net.dial}
 		want := func(addr netip.Addr, limit time.Duration) {
 			t.Helper()
@@ -231,11 +238,11 @@ func TestDeadServer(t *testing.T) {
 			}
 		}
 		var wg sync.WaitGroup
-		for i := range 10 { // all at about the same time
+		for i := range 10 { // at about the same time
 			wg.Go(func() {
 				time.Sleep(time.Duration(i) * 200 * time.Millisecond)
-				if _, _, took := look(t, r, "db.example", both...); took > Patience {
-					t.Errorf("a look-up took %v", took)
+				if _, _, took := look(t, r, "db.example", both...); took > Timeout {
+					t.Errorf("a lookup took %v", took)
 				}
 			})
 		}
@@ -244,10 +251,10 @@ func TestDeadServer(t *testing.T) {
 			want(other, 0)
 		}
 		if got := len(net.asked[first]); got > 10*6 {
-			t.Errorf("%d questions to a dead server", got)
+			t.Errorf("%d questions to a server that is down", got)
 		}
 		time.Sleep(outageTime)
-		want(other, probeTime)
+		want(other, probeTimeout)
 		want(other, 0)
 		time.Sleep(outageTime)
 		net.mu.Lock()
@@ -258,7 +265,7 @@ func TestDeadServer(t *testing.T) {
 	})
 }
 
-// A datagram that is lost is sent again to the same server, which may be the only one to know.
+// A lost datagram is sent again to the same server, because the next one may know other names.
 func TestLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		seen := make(map[dnsmessage.Type]int)
@@ -270,17 +277,17 @@ func TestLoss(t *testing.T) {
 		}
 		net := newInternet(map[netip.AddrPort]reply{first: lossy, second: says(dnsmessage.RCodeNameError)})
 		addrs, err, took := look(t, &Resolver{Dial: net.dial}, "db.example", both...)
-		if len(addrs) != 2 || took != 3*firstPause {
+		if len(addrs) != 2 || took != 3*firstRetry {
 			t.Errorf("%v, %v after %v", addrs, err, took)
 		}
 	})
 }
 
-// The addresses of one family do not wait long for those of the other.
+// If only one family is answered, its addresses are returned after resolutionDelay.
 func TestOneFamilySilent(t *testing.T) {
 	for _, deaf := range []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA} {
 		synctest.Test(t, func(t *testing.T) {
-			net := newInternet(map[netip.AddrPort]reply{first: func(network string, query dnsmessage.Message) []dnsmessage.Message {
+			net := newInternet(map[netip.AddrPort]reply{first: func(network string, query message) []message {
 				if query.Questions[0].Type == deaf {
 					return nil
 				}
@@ -294,15 +301,15 @@ func TestOneFamilySilent(t *testing.T) {
 	}
 }
 
-// When no server answers, the error says so of each, in bounded time; so it does when the caller
-// has no more time.
-func TestNobodyAnswers(t *testing.T) {
+// If no server answers, the lookup ends in bounded time with an error that names each server. It
+// also ends when the caller's context does.
+func TestNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Resolver{Dial: newInternet(map[netip.AddrPort]reply{first: silent, second: silent}).dial}
-		for range 2 { // known as dead or not
+		for range 2 { // before and after they are known to be down
 			_, err, took := look(t, r, "db.example", both...)
 			if err == nil || !err.IsTimeout || err.IsNotFound || !strings.Contains(err.Error(), "192.0.2.1:53") ||
-				!strings.Contains(err.Error(), "192.0.2.2:53") || took != 2*Patience {
+				!strings.Contains(err.Error(), "192.0.2.2:53") || took != 2*Timeout {
 				t.Errorf("%v after %v", err, took)
 			}
 		}
@@ -312,15 +319,15 @@ func TestNobodyAnswers(t *testing.T) {
 		start := time.Now()
 		_, err := r.LookupNetIP(ctx, "db.example", both)
 		if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() || time.Since(start) != time.Second {
-			t.Errorf("with a second's time: %v after %v", err, time.Since(start))
+			t.Errorf("with a timeout of a second: %v after %v", err, time.Since(start))
 		}
-		if turns := r.outages.turns(both, time.Now()); turns[0] != (turn{both[0], Patience}) {
-			t.Errorf("a server that had no time to answer counts as dead: %v", turns)
+		if order := r.outages.attempts(both, time.Now()); order[0] != (attempt{both[0], Timeout}) {
+			t.Errorf("a server that had less than Timeout to answer counts as down: %v", order)
 		}
 		gone, stop := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, stop)
 		if _, err := r.LookupNetIP(gone, "db.example", both); !errors.Is(err, context.Canceled) {
-			t.Errorf("given up: %v", err)
+			t.Errorf("after cancelling: %v", err)
 		}
 		if _, err := r.LookupNetIP(t.Context(), "db.example", nil); err == nil {
 			t.Error("resolved without a server")
@@ -328,7 +335,7 @@ func TestNobodyAnswers(t *testing.T) {
 	})
 }
 
-// Only what answers the question counts: the ID, that it is a response, and the question in it.
+// A message counts as an answer only if it is a response with the ID and the question of the query.
 func TestForgeries(t *testing.T) {
 	evil := netip.MustParseAddr("10.6.6.6")
 	for what, forge := range map[string]func(*dnsmessage.Message){
@@ -340,20 +347,20 @@ func TestForgeries(t *testing.T) {
 		"no question":   func(m *dnsmessage.Message) { m.Questions = nil },
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			net := newInternet(map[netip.AddrPort]reply{first: func(_ string, query dnsmessage.Message) []dnsmessage.Message {
+			net := newInternet(map[netip.AddrPort]reply{first: func(_ string, query message) []message {
 				forged := respond(query, dnsmessage.RCodeSuccess)
 				forged.Answers = records(query.Questions[0], []netip.Addr{evil, netip.MustParseAddr("2001:db8::666")})
 				forged.Questions = slices.Clone(forged.Questions)
 				forge(&forged)
 				return []dnsmessage.Message{forged}
 			}})
-			if addrs, err, took := look(t, &Resolver{Dial: net.dial}, "db.example", both[0]); err == nil || took != Patience {
-				t.Errorf("%s: %v, %v after %v; want that it is passed over", what, addrs, err, took)
+			if addrs, err, took := look(t, &Resolver{Dial: net.dial}, "db.example", both[0]); err == nil || took != Timeout {
+				t.Errorf("%s: %v, %v after %v; want that it is ignored", what, addrs, err, took)
 			}
 		})
 	}
-	synctest.Test(t, func(t *testing.T) { // names are compared without regard to case
-		net := newInternet(map[netip.AddrPort]reply{first: func(network string, query dnsmessage.Message) []dnsmessage.Message {
+	synctest.Test(t, func(t *testing.T) { // names are compared case-insensitively
+		net := newInternet(map[netip.AddrPort]reply{first: func(network string, query message) []message {
 			m := knows(map[string][]netip.Addr{"DB.example": {four, six}})(network, query)
 			m[0].Questions = []dnsmessage.Question{query.Questions[0]}
 			m[0].Questions[0].Name = dnsmessage.MustNewName("db.EXAMPLE.")
@@ -365,7 +372,7 @@ func TestForgeries(t *testing.T) {
 	})
 }
 
-// What a datagram does not hold is asked over TCP, all of it on one connection.
+// Truncated answers are asked for over TCP, on one connection.
 func TestTruncation(t *testing.T) {
 	many := make([]netip.Addr, 0, 400)
 	for i := range 200 {
@@ -388,7 +395,7 @@ func TestTruncation(t *testing.T) {
 			t.Errorf("dials: %v", net.dials)
 		}
 	})
-	// A server that has no TCP is passed over, and is not dead.
+	// If a server does not answer by TCP the next one is asked, but it does not count as down.
 	synctest.Test(t, func(t *testing.T) {
 		net := newInternet(map[netip.AddrPort]reply{
 			first: func(network string, query dnsmessage.Message) []dnsmessage.Message {
@@ -403,16 +410,16 @@ func TestTruncation(t *testing.T) {
 		if addrs, err, _ := look(t, r, "db.example", both...); !slices.Equal(addrs, []netip.Addr{four}) {
 			t.Errorf("%v, %v", addrs, err)
 		}
-		if turns := r.outages.turns(both, time.Now()); turns[0].server != both[0] {
-			t.Error("a server that answers in datagrams counts as dead")
+		if order := r.outages.attempts(both, time.Now()); order[0].server != both[0] {
+			t.Error("a server that answers by UDP counts as down")
 		}
 	})
 }
 
-// A server that does not know EDNS is asked without.
+// A server that does not understand EDNS is asked again without it.
 func TestWithoutEDNS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := newInternet(map[netip.AddrPort]reply{first: func(network string, query dnsmessage.Message) []dnsmessage.Message {
+		net := newInternet(map[netip.AddrPort]reply{first: func(network string, query message) []message {
 			if len(query.Additionals) > 0 {
 				m := respond(query, dnsmessage.RCodeFormatError)
 				m.Questions = nil
@@ -426,20 +433,23 @@ func TestWithoutEDNS(t *testing.T) {
 	})
 }
 
-// What cannot be a name is asked of nobody.
-func TestNotNames(t *testing.T) {
+// No server is asked about an invalid name.
+func TestInvalidNames(t *testing.T) {
 	r := &Resolver{Dial: func(context.Context, string, netip.AddrPort) (net.Conn, error) {
 		t.Error("a server was asked")
 		return nil, io.EOF
 	}}
-	for _, name := range []string{"", ".", "a..b", ".a", strings.Repeat("x", 64) + ".example", strings.Repeat("x.", 127) + "x", "a b.example", "b\u00fccher.example", "a\x00.example"} {
+	for _, name := range []string{
+		"", ".", "a..b", ".a", strings.Repeat("x", 64) + ".example", strings.Repeat("x.", 127) + "x",
+		"a b.example", "b\u00fccher.example", "a\x00.example",
+	} {
 		if _, err, _ := look(t, r, name, both...); err == nil || !err.IsNotFound {
 			t.Errorf("%q: %v, want no such name", name, err)
 		}
 	}
 }
 
-// Whatever arrives, reading it ends, and without a panic.
+// Any message is parsed without a panic, and an answer settles its question.
 func FuzzAnswer(f *testing.F) {
 	l, err := newLookup("db.example")
 	if err != nil {

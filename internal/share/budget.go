@@ -2,13 +2,13 @@ package share
 
 import "sync"
 
-// budgetGreed is how many times what is free a source may use of a Budget. So one source gets three
-// quarters of it at most, and some is always left for a source that comes later (Choudhury and
+// budgetFactor bounds a source to this many times the free part of a Budget. One source therefore
+// gets at most three quarters, and a source that comes later always finds some room (Choudhury and
 // Hahne, "Dynamic Queue Length Thresholds", 1998).
-const budgetGreed = 3
+const budgetFactor = 3
 
-// Budget is room of a given size, in any unit, that sources share. Size must not be changed once
-// Take has been called. Budget is safe for concurrent use.
+// Budget is an amount of a given Size, in any unit, that sources share. Size must not be changed
+// once Take has been called. Budget is safe for concurrent use.
 type Budget[S comparable] struct {
 	Size int
 
@@ -17,12 +17,12 @@ type Budget[S comparable] struct {
 	by   map[S]int
 }
 
-// Take reserves n for a source, and reports whether there was room. Give has to follow.
+// Take reserves n for a source and reports whether there was room. If so, Give must follow.
 func (b *Budget[S]) Take(s S, n int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	free := b.Size - b.used
-	if n > free || b.by[s]+n > budgetGreed*free {
+	if n > free || b.by[s]+n > budgetFactor*free {
 		return false
 	}
 	if b.by == nil {
@@ -33,7 +33,7 @@ func (b *Budget[S]) Take(s S, n int) bool {
 	return true
 }
 
-// Give returns n that a source has taken.
+// Give returns n that a source has taken to the free part.
 func (b *Budget[S]) Give(s S, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -2,7 +2,7 @@ package share
 
 import "testing"
 
-// One source gets three quarters of a budget, and there is always some left for the next.
+// One source gets at most three quarters of a budget, so the next source finds some room.
 func TestBudget(t *testing.T) {
 	b := Budget[string]{Size: 1000}
 	take := func(s string) (n int) {
@@ -29,7 +29,7 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// What was given back is forgotten, source and all.
+// A source that has given back everything is forgotten.
 func TestBudgetIsEmptyAgain(t *testing.T) {
 	b := Budget[int]{Size: 10}
 	for i := range 100 {

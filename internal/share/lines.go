@@ -7,11 +7,9 @@ import (
 	"time"
 )
 
-// Lines writes lines with one message to a log, within a Rate for each source, so that a stranger
-// who causes them can neither fill the log nor hide what others cause. Those that are not written
-// are counted, and the count is a line of its own. Lines is safe for concurrent use.
-//
-// NewLines makes it.
+// Lines writes log lines with one message, bounded by a Rate, so that a source that causes many can
+// neither fill the log nor displace the lines of other sources. Suppressed lines are counted, and
+// the count is logged. Lines is safe for concurrent use. Make it with NewLines.
 type Lines[S comparable] struct {
 	log     *slog.Logger
 	level   slog.Level
@@ -21,12 +19,12 @@ type Lines[S comparable] struct {
 	rate Rate[S]
 }
 
-// NewLines returns Lines that writes each source's lines, and all of them, at the given rate.
+// NewLines returns Lines that writes message to log at the given level and rate.
 func NewLines[S comparable](log *slog.Logger, level slog.Level, message string, r Rate[S]) *Lines[S] {
 	return &Lines[S]{log: log, level: level, message: message, rate: r}
 }
 
-// Write writes a line that s has caused, or counts it.
+// Write writes a line that the source s has caused, or counts it as suppressed.
 func (l *Lines[S]) Write(now time.Time, s S, attrs ...any) {
 	suppressed, ok := l.take(now, s)
 	l.report(suppressed)
@@ -35,8 +33,8 @@ func (l *Lines[S]) Write(now time.Time, s S, attrs ...any) {
 	}
 }
 
-// Flush writes how many lines were not written in the spans that are over, if any. Write does so
-// too; Flush is for when no further line comes.
+// Flush logs how many lines were suppressed in spans that have ended, if any. Write does so too;
+// Flush is needed when no further line comes.
 func (l *Lines[S]) Flush(now time.Time) {
 	l.mu.Lock()
 	n := l.rate.Suppressed(now)

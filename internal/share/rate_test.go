@@ -42,7 +42,7 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// Many sources need memory for as many as were let through, and no more.
+// A Rate remembers only sources that it has allowed, so many sources need no more memory than All.
 func TestRateMemory(t *testing.T) {
 	r := Rate[int]{Each: 2, All: 10, Span: time.Minute}
 	for i := range 10_000 {
@@ -53,11 +53,12 @@ func TestRateMemory(t *testing.T) {
 	}
 }
 
-// A thousand lines of one source become a few and one with the count; another source is still
-// heard.
+// A thousand lines of one source are reduced to a few lines and a count. Lines of another source
+// are still written.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
-	l := NewLines(slog.New(slog.NewTextHandler(&out, nil)), slog.LevelInfo, "door slammed", Rate[string]{Each: 3, All: 10, Span: time.Minute})
+	l := NewLines(slog.New(slog.NewTextHandler(&out, nil)), slog.LevelInfo, "door slammed",
+		Rate[string]{Each: 3, All: 10, Span: time.Minute})
 	t0 := time.Unix(1000, 0)
 	for i := range 1000 {
 		l.Write(t0.Add(time.Duration(i)*time.Millisecond), "wind", "by", "wind")

@@ -1,17 +1,18 @@
-// Package share divides what is limited among the sources that ask for it, so that no source takes
-// all of it. [Table] knows who holds what at one time, [Rate] bounds what happens in a span of
-// time, and [Lines] does so for the lines of a log. There is no clock in here and no goroutine.
+// Package share divides a limited resource fairly among sources, such as client addresses, so that
+// no source takes all of it. [Table] tracks who holds how many of a limited number of things,
+// [Budget] divides an amount, [Rate] bounds events per span of time, and [Lines] bounds log lines.
+// The package has no clock and starts no goroutines.
 package share
 
 import "net/netip"
 
-// sourceBits6 is the part of an IPv6 address by which its source is known. A host may use any
+// sourceBits6 is the prefix length that identifies a source in IPv6, because a host may use any
 // address of its /64 (RFC 4291, section 2.5.4).
 const sourceBits6 = 64
 
-// SourceOf returns what an address is counted under: itself for IPv4, its /64 for IPv6. An
-// IPv4-mapped address counts as the IPv4 address, and zones are ignored. What has no valid address,
-// as the client of a unix socket, is one source together: the zero Prefix.
+// SourceOf returns the source of an address: the address itself for IPv4, its /64 for IPv6. An
+// IPv4-mapped address counts as IPv4, and zones are ignored. All invalid addresses, such as that of
+// a client of a unix socket, are one source: the zero Prefix.
 func SourceOf(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := a.BitLen()
@@ -25,7 +26,7 @@ func SourceOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// SourceOfHost is SourceOf for "address:port", as [net/http.Request.RemoteAddr] has it.
+// SourceOfHost is SourceOf for "address:port", the form of [net/http.Request.RemoteAddr].
 func SourceOfHost(hostport string) netip.Prefix {
 	a, err := netip.ParseAddrPort(hostport)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// naive is a Table by the words of its comments alone.
+// naive is a Table that follows the comments of Table literally, without its data structures.
 type naive []struct {
 	s string
 	v int
@@ -68,7 +68,7 @@ func (n *naive) greediest() (s string, v int, ok bool) {
 	return s, v, ok
 }
 
-// Whatever is added, removed and renewed, a Table says the same as the naive one.
+// A Table agrees with the naive one under random changes.
 func TestTableAgainstNaive(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 0))
@@ -102,16 +102,16 @@ func TestTableAgainstNaive(t *testing.T) {
 			if held := len(slices.Collect(table.Held())); held != len(n) {
 				t.Fatalf("seed %d: Held() yields %d, want %d", seed, held, len(n))
 			}
-			if table.Len() != len(n) || len(table.sources) != len(table.greed) {
+			if table.Len() != len(n) || len(table.sources) != len(table.byCount) {
 				t.Fatalf("seed %d: %d held, want %d; %d sources, %d in the heap",
-					seed, table.Len(), len(n), len(table.sources), len(table.greed))
+					seed, table.Len(), len(n), len(table.sources), len(table.byCount))
 			}
 		}
 	}
 }
 
-// A source is given room by one that would still have as much as it, and by no other. Displace
-// makes room in any case.
+// Claim takes only from a source that would then still hold as much as the claimant. Displace makes
+// room in any case.
 func TestClaimAndDisplace(t *testing.T) {
 	tests := []struct {
 		name            string
@@ -143,7 +143,7 @@ func TestClaimAndDisplace(t *testing.T) {
 	}
 }
 
-// However many one source adds to a full table, others keep what they have, up to their share.
+// If one source keeps adding to a full table, the others keep their things, up to a fair share.
 func TestFloodLeavesShares(t *testing.T) {
 	const limit = 100
 	var table Table[string, int]
@@ -170,7 +170,7 @@ func TestFloodLeavesShares(t *testing.T) {
 	}
 }
 
-// Adding and removing do not get slower than the logarithm when one source holds very much.
+// Adding and removing stay fast when one source holds very many things.
 func BenchmarkTable(b *testing.B) {
 	var table Table[int, int]
 	for i := range 60_000 {

@@ -11,21 +11,21 @@ import (
 )
 
 const (
-	// maxQueue is how many datagrams a Conn keeps that are not read yet; the newest is dropped, and
-	// counted as QueueFull.
+	// maxQueue is how many unread datagrams a Conn holds. Further ones are dropped, and counted as
+	// QueueFull.
 	maxQueue = 256
-	// maxPayload is the most that UDP over IPv4 can carry.
+	// maxPayload is the largest payload of UDP over IPv4.
 	maxPayload = 65507
 )
 
-// Conn is a UDP socket. It is a net.PacketConn, with the methods of net.UDPConn for netip
-// addresses. Sources are never IPv4-mapped IPv6 addresses, though the socket is of both families.
+// Conn is a UDP socket for both address families. It is a net.PacketConn and has the methods of
+// net.UDPConn for netip addresses. Source addresses are never IPv4-mapped IPv6 addresses.
 type Conn struct {
 	host *Host
 	port uint16
 
-	// guarded by host.net.mu
-	changed       *sync.Cond // a datagram has come, or the deadline or Close
+	// Guarded by host.net.mu.
+	changed       *sync.Cond // signals a datagram, a new or passed deadline, and Close
 	queue         []*packet
 	readDeadline  time.Time
 	writeDeadline time.Time
@@ -39,8 +39,8 @@ func newConn(h *Host, port uint16) *Conn {
 	return &Conn{host: h, port: port, changed: sync.NewCond(&h.net.mu)}
 }
 
-// ReadFromUDPAddrPort waits for a datagram and tells where it comes from: the public address of the
-// outermost NAT before its sender. What does not fit into b is lost.
+// ReadFromUDPAddrPort waits for a datagram and returns its source: if the sender is behind NATs,
+// the public address of the outermost one. A datagram longer than b is truncated.
 func (c *Conn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	c.host.net.mu.Lock()
 	defer c.host.net.mu.Unlock()
@@ -60,8 +60,8 @@ func (c *Conn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	}
 }
 
-// WriteToUDPAddrPort sends a datagram. It never waits, and as with any UDP, it cannot tell whether
-// the datagram arrives.
+// WriteToUDPAddrPort sends a datagram. It never blocks. No error does not mean that the datagram
+// arrives.
 func (c *Conn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap().WithZone(""), to.Port())
 	c.host.net.mu.Lock()
@@ -112,7 +112,7 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-// SetReadDeadline ends reads, also those that wait now, at t.
+// SetReadDeadline lets reads fail from t on, also those that wait now.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.host.net.mu.Lock()
 	defer c.host.net.mu.Unlock()
@@ -139,7 +139,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// Close frees the port and drops what is queued.
+// Close frees the port and drops the unread datagrams.
 func (c *Conn) Close() error {
 	c.host.net.mu.Lock()
 	defer c.host.net.mu.Unlock()
@@ -165,7 +165,7 @@ func (c *Conn) stopTimerLocked() {
 	}
 }
 
-// wake lets waiting reads look at their deadline.
+// wake makes waiting reads check their deadline.
 func (c *Conn) wake() {
 	c.host.net.mu.Lock()
 	defer c.host.net.mu.Unlock()
@@ -186,7 +186,7 @@ func passed(deadline time.Time) bool {
 	return !deadline.IsZero() && !time.Now().Before(deadline)
 }
 
-// opError has the shape of package net's errors.
+// opError returns an error as package net would.
 func opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "udp", Err: err}
 }

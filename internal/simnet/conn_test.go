@@ -44,13 +44,13 @@ func TestPacketConn(t *testing.T) {
 		if n, err := a.WriteTo(payload, &net.UDPAddr{IP: bob4.AsSlice(), Port: 9}); n != 5 || err != nil {
 			t.Fatalf("WriteTo: %d, %v", n, err)
 		}
-		copy(payload, "?????") // the buffer is the caller's again
+		copy(payload, "?????") // the caller may reuse its buffer
 		buf := make([]byte, 3)
 		got, from, err := b.ReadFrom(buf)
 		if err != nil || string(buf[:got]) != "hel" || from.String() != "192.0.2.1:7" || from.Network() != "udp" {
 			t.Errorf("got %q from %v, %v", buf[:got], from, err)
 		}
-		silence(t, b) // the rest of the datagram is gone
+		silence(t, b) // the rest of the truncated datagram is lost
 		send(t, a, at(bob4, 9), "")
 		receive(t, b, "")
 
@@ -83,7 +83,8 @@ func TestDeadlines(t *testing.T) {
 			start := time.Now()
 			_, _, err := c.ReadFromUDPAddrPort(buf)
 			var timeout net.Error
-			if !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &timeout) || !timeout.Timeout() || time.Since(start) != want {
+			isTimeout := errors.Is(err, os.ErrDeadlineExceeded) && errors.As(err, &timeout) && timeout.Timeout()
+			if !isTimeout || time.Since(start) != want {
 				t.Errorf("got %v after %v, want a timeout after %v", err, time.Since(start), want)
 			}
 		}
@@ -91,11 +92,11 @@ func TestDeadlines(t *testing.T) {
 		timesOut(time.Second)
 		timesOut(0)
 		send(t, c, at(alice4, 7), "queued")
-		timesOut(0) // a passed deadline wins over what is queued
+		timesOut(0) // after the deadline reads fail even if datagrams are queued
 		c.SetDeadline(time.Time{})
 		receive(t, c, "queued")
 
-		// A deadline that is changed while a read waits.
+		// A new deadline applies to a read that already waits.
 		c.SetReadDeadline(time.Now().Add(time.Hour))
 		time.AfterFunc(time.Second, func() { c.SetReadDeadline(time.Now().Add(2 * time.Second)) })
 		timesOut(3 * time.Second)
@@ -146,7 +147,7 @@ func TestCloseUnblocks(t *testing.T) {
 	}
 }
 
-// Closing the net with datagrams in the air leaves no timer behind that would run later.
+// Close with datagrams on their way leaves no timer running.
 func TestCloseInFlight(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		alice := n.NewHost(nil, alice4)
@@ -163,8 +164,8 @@ func TestCloseInFlight(t *testing.T) {
 	})
 }
 
-// Many senders, readers and changes at once, for the race detector; every datagram is accounted
-// for.
+// Many senders, readers and changes of the topology at once have no data race, and every datagram
+// is counted.
 func TestConcurrency(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		nat := n.NewNAT(NATConfig{Kind: Easy, Addrs: []netip.Addr{nat4}})
@@ -223,7 +224,7 @@ func TestConcurrency(t *testing.T) {
 	})
 }
 
-// Outside of a bubble, the same net runs in real time.
+// Outside of a bubble a Net runs in real time.
 func TestRealTime(t *testing.T) {
 	n := New(1)
 	defer n.Close()

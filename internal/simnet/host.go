@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// The ports that a socket gets that does not ask for one: those of RFC 6335, section 6.
+// The dynamic ports (RFC 6335, section 6), from which ListenUDP takes one for port 0.
 const (
 	firstPort = 49152
 	lastPort  = 65535
@@ -20,18 +20,17 @@ type Host struct {
 	net *Net
 	id  int
 
-	// guarded by net.mu
+	// Guarded by net.mu.
 	segment  *segment
 	addrs    []netip.Addr
-	link     Link                // of addresses that have none of their own
-	links    map[netip.Addr]Link // that SetLink has given to single addresses
+	link     Link                // of addresses that are not in links
+	links    map[netip.Addr]Link // set by SetLink for single addresses
 	conns    map[uint16]*Conn
 	nextPort uint16
 }
 
-// NewHost attaches a host to the inside of a NAT, or to the internet if that is nil. To send, it
-// uses the first of its addresses that is of the destination's family. An address that is in use
-// there already is a panic.
+// NewHost attaches a host to the inside of behind, or to the internet if behind is nil. The host
+// sends from its first address of the destination's family. NewHost panics if an address is in use.
 func (n *Net) NewHost(behind *NAT, addrs ...netip.Addr) *Host {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -41,8 +40,8 @@ func (n *Net) NewHost(behind *NAT, addrs ...netip.Addr) *Host {
 	return h
 }
 
-// Move takes the host to another network, where it has other addresses, or none. Its sockets stay
-// open, its link stays the same. What is on its way to a former address is lost.
+// Move attaches the host to another network, with other addresses or none. Its sockets stay open
+// and its link stays the same. Datagrams on their way to a former address are lost.
 func (h *Host) Move(behind *NAT, addrs ...netip.Addr) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
@@ -61,15 +60,15 @@ func (h *Host) attachLocked(behind *NAT, addrs []netip.Addr) {
 	}
 }
 
-// Addrs returns the host's own addresses, as it would find them on its interfaces.
+// Addrs returns the addresses of the host's interfaces.
 func (h *Host) Addrs() []netip.Addr {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	return slices.Clone(h.addrs)
 }
 
-// SetLink changes the link of these addresses, as if each were an interface of its own, or the link
-// of the whole host if there are none.
+// SetLink sets the link of these addresses, as if each belonged to an interface of its own. Without
+// addresses it sets the link of the whole host.
 func (h *Host) SetLink(l Link, addrs ...netip.Addr) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
@@ -82,7 +81,7 @@ func (h *Host) SetLink(l Link, addrs ...netip.Addr) {
 	}
 }
 
-// ListenUDP opens a socket for a port on all addresses, present and future; 0 is a free port.
+// ListenUDP opens a socket on a port of all present and future addresses. Port 0 means a free port.
 func (h *Host) ListenUDP(port uint16) (*Conn, error) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
@@ -101,7 +100,7 @@ func (h *Host) ListenUDP(port uint16) (*Conn, error) {
 	return c, nil
 }
 
-// freePortLocked returns 0 if there is none.
+// freePortLocked returns 0 if no port is free.
 func (h *Host) freePortLocked() uint16 {
 	for range lastPort - firstPort + 1 {
 		port := h.nextPort
@@ -115,7 +114,8 @@ func (h *Host) freePortLocked() uint16 {
 	return 0
 }
 
-// sendLocked sends a datagram, or says as the kernel would that there is no way to.
+// sendLocked sends a datagram. Without an address of the destination's family it returns
+// ENETUNREACH.
 func (h *Host) sendLocked(now time.Time, port uint16, dst netip.AddrPort, b []byte) error {
 	if dst.Addr().IsLoopback() || slices.Contains(h.addrs, dst.Addr()) {
 		p := h.net.packetLocked(h, netip.AddrPortFrom(dst.Addr(), port), dst, b)
@@ -139,7 +139,7 @@ func (h *Host) linkLocked(addr netip.Addr) Link {
 	return h.link
 }
 
-// receiveLocked is the end of a packet's way.
+// receiveLocked delivers a packet to its socket.
 func (h *Host) receiveLocked(_ time.Time, p *packet) {
 	c, open := h.conns[p.dst.Port()]
 	_, cut := h.net.cuts[pair{p.from, h}]

@@ -8,16 +8,16 @@ import (
 
 const defaultMTU = 1500
 
-// Link is what lies between a host or NAT and the network it is attached to. It is the same in both
-// directions. The zero value is a perfect one.
+// Link connects a host or a NAT to its network. It has the same properties in both directions. The
+// zero value has no delay and loses nothing.
 type Link struct {
 	Delay time.Duration
-	Loss  float64 // the part of datagrams that is lost, from 0 to 1
-	MTU   int     // the largest IP packet that passes, larger ones vanish; 0 means 1500
-	Down  bool    // nothing sets out any more; what has set out arrives
+	Loss  float64 // the fraction of datagrams that is lost, from 0 to 1
+	MTU   int     // the largest IP packet; larger ones are dropped; 0 means 1500
+	Down  bool    // new datagrams are dropped; those on their way arrive
 }
 
-// crossLocked takes p over the link, unless it is lost there.
+// crossLocked sends p over the link, which may drop it, and calls arrive at its other end.
 func (n *Net) crossLocked(now time.Time, l Link, p *packet, arrive func(now time.Time)) {
 	mtu := l.MTU
 	if mtu == 0 {
@@ -35,11 +35,11 @@ func (n *Net) crossLocked(now time.Time, l Link, p *packet, arrive func(now time
 	}
 }
 
-// device is what has an address: a Host or a NAT.
+// device has addresses: a Host or a NAT.
 type device interface {
-	// linkLocked returns the link to the device for what is sent to addr.
+	// linkLocked returns the link to the device for packets to addr.
 	linkLocked(addr netip.Addr) Link
-	// receiveLocked takes a packet that has crossed the link.
+	// receiveLocked handles a packet that has crossed the link.
 	receiveLocked(now time.Time, p *packet)
 }
 
@@ -47,14 +47,14 @@ type device interface {
 // inside of a NAT.
 type segment struct {
 	devices map[netip.Addr]device
-	gateway *NAT // where all other packets go; nil for the internet
+	gateway *NAT // gets packets to all other addresses; nil for the internet
 }
 
-// attachLocked gives addr to d. If a NAT leaves such addresses as they are, they lead to it from
-// its outside.
+// attachLocked gives addr to d. If the gateway does not translate addr, addr leads to the gateway
+// from its outside.
 func (s *segment) attachLocked(addr netip.Addr, d device) {
 	if _, taken := s.devices[addr]; taken || !addr.IsValid() || addr.Zone() != "" || addr.Is4In6() {
-		panic(fmt.Sprintf("simnet: address %v cannot be used, or is in use already", addr))
+		panic(fmt.Sprintf("simnet: address %v is invalid or in use", addr))
 	}
 	s.devices[addr] = d
 	if s.gateway != nil && !s.gateway.translates(addr) {
@@ -70,7 +70,8 @@ func (s *segment) detachLocked(addr netip.Addr) {
 	}
 }
 
-// deliverLocked sends p over the link to the device that has its destination, if there is one.
+// deliverLocked sends p to the device of s that has its destination. It returns false if there is
+// none.
 func (n *Net) deliverLocked(now time.Time, s *segment, p *packet) bool {
 	d, ok := s.devices[p.dst.Addr()]
 	if ok {
@@ -79,7 +80,7 @@ func (n *Net) deliverLocked(now time.Time, s *segment, p *packet) bool {
 	return ok
 }
 
-// forwardLocked takes p on from a segment that it has reached from within.
+// forwardLocked forwards p from segment s: to a device there, or to the gateway.
 func (n *Net) forwardLocked(now time.Time, s *segment, p *packet) {
 	switch {
 	case n.deliverLocked(now, s, p):

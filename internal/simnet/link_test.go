@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The delays of all links on the way add up, and nothing else does.
+// The delay of a datagram is exactly the sum of the delays of the links on its way.
 func TestDelay(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		alice := n.NewHost(nil, alice4)
@@ -26,7 +26,7 @@ func TestDelay(t *testing.T) {
 	})
 }
 
-// Each address may have a link of its own, so that one path is better than the other, or dead.
+// Each address of a host may have a link of its own.
 func TestLinkOfAddress(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		alice, bob := n.NewHost(nil, alice4, alice6), n.NewHost(nil, bob4, bob6)
@@ -51,14 +51,15 @@ func TestLinkOfAddress(t *testing.T) {
 		if four, six := took(bob4), took(bob6); four != 0 || six != 0 {
 			t.Errorf("IPv4 took %v, IPv6 %v", four, six)
 		}
-		// An address is another interface on another network.
+		// After Move, the addresses have the link of the host again.
 		bob.SetLink(Link{Down: true}, bob4)
 		bob.Move(nil, bob4)
 		took(bob4)
 	})
 }
 
-// Datagrams of the same moment stay in order, and later ones may overtake when a link gets faster.
+// Datagrams that are sent at the same time stay in order. When a link gets faster, later ones may
+// overtake earlier ones.
 func TestOrder(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		alice, bob := n.NewHost(nil, alice4), n.NewHost(nil, bob4)
@@ -125,7 +126,7 @@ func TestMTU(t *testing.T) {
 	}
 }
 
-// losses sends to two ports in turn, and returns what arrives at the first.
+// losses sends to two ports in turn, and returns which datagrams arrive at the first one.
 func losses(t *testing.T, seed uint64, rounds int, between func(a *Conn)) (arrived string) {
 	inBubble(t, func(t *testing.T, _ *Net) {
 		n := New(seed)
@@ -168,7 +169,7 @@ func TestLossIsTheSameEveryTime(t *testing.T) {
 	if other := losses(t, 43, 2000, quiet); other == first {
 		t.Error("another seed loses the same")
 	}
-	// 0.8 * 0.9 arrive; ten standard deviations of the binomial distribution are 200.
+	// 0.8 * 0.9 of them arrive. 200 are ten standard deviations of the binomial distribution.
 	if got := strings.Count(first, "x"); got < 1340 || got > 1540 {
 		t.Errorf("%d of 2000 arrive, want about 1440", got)
 	}
@@ -188,7 +189,7 @@ func TestCutAndRestore(t *testing.T) {
 		silence(t, b)
 		send(t, b, at(alice4, 7), "other direction")
 		receive(t, a, "other direction")
-		observed(t, b, stun, at(nat4, 7)) // others are not concerned
+		observed(t, b, stun, at(nat4, 7)) // other hosts are not affected
 		n.Restore(alice, bob)
 		n.Restore(alice, bob)
 		send(t, a, at(bob4, 7), "again")
@@ -196,7 +197,7 @@ func TestCutAndRestore(t *testing.T) {
 
 		send(t, a, at(bob4, 7), "on the way")
 		bob.SetLink(Link{Down: true})
-		receive(t, b, "on the way") // had set out before
+		receive(t, b, "on the way") // sent before the cut
 		send(t, a, at(bob4, 7), "x")
 		send(t, b, at(alice4, 7), "y")
 		silence(t, a)
@@ -211,7 +212,7 @@ func TestQueueIsBounded(t *testing.T) {
 		for i := range maxQueue + 10 {
 			send(t, a, at(bob4, 7), fmt.Sprint(i))
 		}
-		for i := range maxQueue { // the oldest are kept
+		for i := range maxQueue { // the oldest datagrams are kept
 			receive(t, b, fmt.Sprint(i))
 		}
 		silence(t, b)

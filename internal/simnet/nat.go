@@ -6,20 +6,20 @@ import (
 	"time"
 )
 
-// NATKind is how a NAT treats UDP. The terms are those of RFC 4787.
+// NATKind is how a NAT treats UDP, in the terms of RFC 4787.
 type NATKind int
 
 const (
-	// None is a router: addresses pass as they are, and whoever is outside may begin.
+	// None is a router without translation and without a filter.
 	None NATKind = iota
-	// Easy keeps one public port for a socket inside, whomever it sends to (endpoint-independent
-	// mapping), and lets in only those it has sent to (address-and-port-dependent filtering): holes
-	// can be punched.
+	// Easy maps a socket inside to one public port for all destinations (endpoint-independent
+	// mapping). It lets in datagrams only from destinations that the socket has sent to
+	// (address-and-port-dependent filtering). Hole punching works.
 	Easy
-	// Hard takes another public port for every destination (address-and-port-dependent mapping), so
-	// that what one peer learns of a port is of no use to another.
+	// Hard uses another public port for every destination (address-and-port-dependent mapping), so the
+	// port that one destination sees is of no use to another.
 	Hard
-	// Blocked lets no UDP pass in either direction. Hosts inside reach each other.
+	// Blocked drops UDP in both directions. Hosts inside reach each other.
 	Blocked
 )
 
@@ -29,49 +29,48 @@ func (k NATKind) String() string { return [...]string{"none", "easy", "hard", "b
 // NATConfig describes a NAT.
 type NATConfig struct {
 	Kind NATKind
-	// Addrs are its public addresses, at most one of a family. An easy or hard NAT translates the
-	// families it has an address of and routes the others as they are: a usual home has a NAT for
-	// IPv4, and IPv6 without.
+	// Addrs are the public addresses, at most one of each family. An easy or hard NAT translates the
+	// families in which it has an address, and routes the others without translation: a usual home
+	// network translates only IPv4.
 	Addrs []netip.Addr
-	// Behind is the NAT around this one; nil means the internet.
+	// Behind is the NAT behind which this one is; nil means the internet.
 	Behind *NAT
-	// Hairpin lets hosts inside reach each other by their public ports.
+	// Hairpin lets hosts inside reach each other by their public addresses and ports.
 	Hairpin bool
-	// Timeout ends what a datagram from inside has opened when none has followed for so long; 0 means
-	// never.
+	// Timeout ends a mapping, and a permission of the filter, after the last datagram from inside; 0
+	// means never.
 	Timeout time.Duration
 }
 
-// NAT stands between hosts and the internet. Net.NewNAT makes one.
+// NAT connects a private network to an outer one. Net.NewNAT makes one.
 type NAT struct {
 	net    *Net
 	config NATConfig
 	outer  *segment
 	inner  *segment
 
-	// guarded by net.mu
+	// Guarded by net.mu.
 	link     Link
 	inside   map[natKey]*mapping
 	public   map[netip.AddrPort]*mapping
 	nextPort uint16
 }
 
-// natKey finds the mapping of what comes from inside.
+// natKey is the key of a mapping for packets from inside.
 type natKey struct {
 	inner  netip.AddrPort
-	remote netip.AddrPort // of a hard NAT only
+	remote netip.AddrPort // zero except for a hard NAT
 }
 
-// mapping is a public port that stands for a socket inside.
+// mapping maps a socket inside to a public port.
 type mapping struct {
 	key    natKey
 	public netip.AddrPort
-	used   time.Time                    // the last datagram from inside
-	peers  map[netip.AddrPort]time.Time // the last datagram to each
+	used   time.Time                    // of the last datagram from inside
+	peers  map[netip.AddrPort]time.Time // of the last datagram to each destination
 }
 
-// NewNAT attaches a NAT. A mistake in its configuration, or an address that is in use already, is a
-// panic.
+// NewNAT attaches a NAT. It panics if the configuration is invalid or an address is in use.
 func (n *Net) NewNAT(cfg NATConfig) *NAT {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -81,12 +80,12 @@ func (n *Net) NewNAT(cfg NATConfig) *NAT {
 		outer:    n.insideLocked(cfg.Behind),
 		inside:   make(map[natKey]*mapping),
 		public:   make(map[netip.AddrPort]*mapping),
-		nextPort: 20000, // never the port inside: who mixes them up shall notice
+		nextPort: 20000, // never the inner port, so that a test notices if the two are mixed up
 	}
 	t.config.Addrs = slices.Clone(cfg.Addrs)
 	t.inner = &segment{devices: make(map[netip.Addr]device), gateway: t}
 	if len(cfg.Addrs) == 0 && (cfg.Kind == Easy || cfg.Kind == Hard) {
-		panic("simnet: a NAT that translates needs an address")
+		panic("simnet: easy and hard NATs need a public address")
 	}
 	for _, addr := range cfg.Addrs {
 		t.outer.attachLocked(addr, t)
@@ -94,7 +93,7 @@ func (n *Net) NewNAT(cfg NATConfig) *NAT {
 	return t
 }
 
-// insideLocked returns the network behind a NAT, or the internet for nil.
+// insideLocked returns the network behind t, or the internet if t is nil.
 func (n *Net) insideLocked(t *NAT) *segment {
 	if t == nil {
 		return n.internet
@@ -102,15 +101,15 @@ func (n *Net) insideLocked(t *NAT) *segment {
 	return t.inner
 }
 
-// SetLink changes the link between the NAT and the network outside.
+// SetLink sets the link between the NAT and the outer network.
 func (t *NAT) SetLink(l Link) {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
 	t.link = l
 }
 
-// Rebind forgets every mapping, as a NAT does that restarts. The next datagram from each socket
-// inside gets a public port that was not in use before.
+// Rebind removes all mappings, as a restart does. Sockets inside get new public ports when they
+// send again.
 func (t *NAT) Rebind() {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
@@ -120,7 +119,7 @@ func (t *NAT) Rebind() {
 
 func (t *NAT) linkLocked(netip.Addr) Link { return t.link }
 
-// translates reports whether an inner address is hidden from the outside.
+// translates reports whether inner cannot be reached from outside by its own address.
 func (t *NAT) translates(inner netip.Addr) bool {
 	_, ok := t.publicAddr(inner)
 	return ok && t.config.Kind != None || t.config.Kind == Blocked
@@ -135,7 +134,7 @@ func (t *NAT) publicAddr(addr netip.Addr) (netip.Addr, bool) {
 	return t.config.Addrs[i], true
 }
 
-// sendLocked takes a packet from the inside.
+// sendLocked handles a packet from inside.
 func (t *NAT) sendLocked(now time.Time, p *packet) {
 	toSelf := slices.Contains(t.config.Addrs, p.dst.Addr())
 	if t.config.Kind == Blocked || toSelf && !t.config.Hairpin {
@@ -154,7 +153,7 @@ func (t *NAT) sendLocked(now time.Time, p *packet) {
 	t.net.crossLocked(now, t.link, p, func(now time.Time) { t.net.forwardLocked(now, t.outer, p) })
 }
 
-// receiveLocked takes a packet from the outside.
+// receiveLocked handles a packet from outside.
 func (t *NAT) receiveLocked(now time.Time, p *packet) {
 	if t.config.Kind == Blocked {
 		t.net.stats.Filtered++
@@ -173,7 +172,7 @@ func (t *NAT) receiveLocked(now time.Time, p *packet) {
 	}
 }
 
-// admits reports whether the socket inside has sent to that peer, and not too long ago.
+// admits reports whether the filter of m lets in datagrams from peer.
 func (t *NAT) admits(now time.Time, m *mapping, peer netip.AddrPort) bool {
 	sent, ok := m.peers[peer]
 	return ok && !t.expired(now, sent)
@@ -202,7 +201,7 @@ func (t *NAT) mappingLocked(now time.Time, p *packet) *mapping {
 	return m
 }
 
-// freePortLocked takes one port after the other.
+// freePortLocked returns the next free public port.
 func (t *NAT) freePortLocked(addr netip.Addr, inner uint16) netip.AddrPort {
 	for range 1 << 16 {
 		public := netip.AddrPortFrom(addr, t.nextPort)
@@ -213,5 +212,5 @@ func (t *NAT) freePortLocked(addr netip.Addr, inner uint16) netip.AddrPort {
 			return public
 		}
 	}
-	panic("simnet: a NAT has no public port left")
+	panic("simnet: no free public port")
 }

@@ -1,20 +1,22 @@
-// Package simnet is an internet in memory, for tests only: hosts with UDP sockets, the NATs before
-// them, and links that delay, lose and break. It is made for testing/synctest and works outside of
-// a bubble too; a Net belongs into the bubble that made it.
+// Package simnet simulates an internet in memory, for tests: hosts with UDP sockets, NATs, and
+// links that delay and drop datagrams or are down. It is made for testing/synctest and works
+// outside of a bubble too. A Net must be used only in the bubble in which it was made.
 //
 //	            internet
 //	link │         │ link        │ link
-//	   Host       NAT           NAT       NATs may stand behind NATs
+//	   Host       NAT           NAT       a NAT may be behind another
 //	           link │       link │ │ link
 //	              Host        Host Host   reach each other without their NAT
 //
-// A datagram takes the sender's link, the links of the NATs on the way out and in, and the
-// receiver's link, and the delays of all of them. What happens at the same time happens in the
-// order of sending, and which datagrams are lost depends on the seed and on how many the sender
-// sent to that destination before: a test sees the same net every time.
+// A datagram crosses the sender's link, the links of the NATs on its way, and the receiver's link,
+// and their delays add up.
 //
-// The only goroutines are those of timers, for the moment in which datagrams arrive or a deadline
-// passes; Net.Close waits for the former.
+// A test is reproducible: events at the same time happen in the order of sending. Which datagrams
+// are lost depends only on the seed and on how many the sender has sent to the same destination
+// before.
+//
+// Goroutines: only those of timers, when datagrams arrive or a deadline passes. Net.Close waits for
+// the former.
 package simnet
 
 import (
@@ -28,15 +30,16 @@ import (
 	"time"
 )
 
-// maxInFlight bounds the datagrams on all links; the newest is dropped, and counted as QueueFull.
+// maxInFlight bounds the datagrams on all links. Further ones are dropped, and counted as
+// QueueFull.
 const maxInFlight = 1 << 16
 
-// Net is the whole of it. Only New makes one.
+// Net is a simulated internet. New makes one.
 type Net struct {
 	seed    uint64
-	pending sync.WaitGroup // timers that have yet to run
+	pending sync.WaitGroup // timers that have not run yet
 
-	mu       sync.Mutex // guards all that follows, and the hosts, NATs and conns
+	mu       sync.Mutex // guards the fields below, and the hosts, NATs and conns
 	internet *segment
 	events   eventQueue
 	timer    *time.Timer
@@ -49,30 +52,30 @@ type Net struct {
 	closed   bool
 }
 
-// Stats tells what became of datagrams. What is Sent and not counted elsewhere is on its way.
+// Stats counts datagrams by their fate. Those that are only in Sent are still on their way.
 type Stats struct {
 	Sent      int
-	Delivered int // into the queue of a Conn
-	Lost      int // by the Loss of a link
-	Down      int // at a link that is down, or between hosts that are cut off
-	TooBig    int // for the MTU of a link
-	Filtered  int // by a NAT
-	NoRoute   int // to an address that nobody has
-	NoSocket  int // to a port that nobody listens at
-	QueueFull int // at a Conn that is not read, or too many in flight
+	Delivered int // added to the queue of a Conn
+	Lost      int // dropped by the Loss of a link
+	Down      int // dropped at a link that is down, or by Cut
+	TooBig    int // larger than the MTU of a link
+	Filtered  int // dropped by a NAT
+	NoRoute   int // sent to an address that no device has
+	NoSocket  int // sent to a port without a socket
+	QueueFull int // exceeded maxQueue or maxInFlight
 }
 
-// flow is what one socket sends to one destination.
+// flow identifies the datagrams from one socket to one destination.
 type flow struct {
 	host int
 	port uint16
 	to   netip.AddrPort
 }
 
-// pair is a direction between two hosts.
+// pair is an ordered pair of hosts.
 type pair struct{ from, to *Host }
 
-// New makes an empty internet. The seed decides which datagrams are lost.
+// New returns an empty internet. The seed decides which datagrams are lost.
 func New(seed uint64) *Net {
 	return &Net{
 		seed:     seed,
@@ -83,8 +86,8 @@ func New(seed uint64) *Net {
 	}
 }
 
-// Cut drops every datagram that would arrive at one host from the other, whatever its way,
-// including those that are on their way now. The other direction takes a call of its own.
+// Cut drops every datagram from one host to the other on all paths, including those on their way
+// now. It does not affect the other direction.
 func (n *Net) Cut(from, to *Host) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -105,7 +108,7 @@ func (n *Net) Stats() Stats {
 	return n.stats
 }
 
-// Close closes every conn and drops what is on its way.
+// Close closes all conns and drops the datagrams on their way.
 func (n *Net) Close() error {
 	n.shut()
 	n.pending.Wait()
@@ -127,13 +130,13 @@ func (n *Net) shut() {
 
 // packet is a datagram on its way.
 type packet struct {
-	src, dst netip.AddrPort // as the NATs so far have made them
+	src, dst netip.AddrPort // as translated by the NATs so far
 	payload  []byte
 	from     *Host
-	dice     *rand.Rand // decides what links do to it
+	dice     *rand.Rand // decides whether a link loses it
 }
 
-// size is that of the IP packet.
+// size returns the size of the IP packet.
 func (p *packet) size() int {
 	if p.dst.Addr().Is4() {
 		return 20 + 8 + len(p.payload)
@@ -141,8 +144,8 @@ func (p *packet) size() int {
 	return 40 + 8 + len(p.payload)
 }
 
-// packetLocked makes a packet, with dice that are its own: whatever else is under way at the time
-// cannot change how they fall.
+// packetLocked makes a packet. It has a random source of its own, so that other traffic does not
+// change its fate.
 func (n *Net) packetLocked(from *Host, src, dst netip.AddrPort, b []byte) *packet {
 	f := flow{from.id, src.Port(), dst}
 	hash := fnv.New64a()
@@ -154,14 +157,14 @@ func (n *Net) packetLocked(from *Host, src, dst netip.AddrPort, b []byte) *packe
 	return &packet{src: src, dst: dst, payload: append([]byte(nil), b...), from: from, dice: dice}
 }
 
-// event is something that happens to a packet at a time.
+// event is what happens to a packet at a time.
 type event struct {
 	at  time.Time
-	seq uint64 // order among those of the same time
-	run func(now time.Time)
+	seq uint64              // orders events of the same time
+	run func(now time.Time) // called with mu held
 }
 
-// afterLocked has run called, with the lock held, when delay has passed.
+// afterLocked schedules run after delay.
 func (n *Net) afterLocked(now time.Time, delay time.Duration, run func(now time.Time)) {
 	if len(n.events) >= maxInFlight {
 		n.stats.QueueFull++
@@ -171,7 +174,7 @@ func (n *Net) afterLocked(now time.Time, delay time.Duration, run func(now time.
 	heap.Push(&n.events, event{now.Add(delay), n.seq, run})
 }
 
-// runLocked lets happen what is due, and sets the timer for what is not.
+// runLocked runs the events that are due, and sets the timer for the next one.
 func (n *Net) runLocked(now time.Time) {
 	for len(n.events) > 0 && !n.events[0].at.After(now) {
 		e := heap.Pop(&n.events).(event)
@@ -185,12 +188,12 @@ func (n *Net) runLocked(now time.Time) {
 	case n.timer == nil:
 		n.pending.Add(1)
 		n.timer = time.AfterFunc(wait, n.tick)
-	case !n.timer.Reset(wait): // it was not set: one more tick will come
+	case !n.timer.Reset(wait): // it was not running, so there will be one more tick
 		n.pending.Add(1)
 	}
 }
 
-// tick is the timer's goroutine.
+// tick is called by the timer.
 func (n *Net) tick() {
 	defer n.pending.Done()
 	n.mu.Lock()

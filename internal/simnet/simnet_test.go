@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Addresses of the tests: hosts on the internet, NATs, and hosts behind them.
+// Addresses of hosts on the internet, of NATs, and of hosts behind NATs.
 var (
 	alice4 = netip.MustParseAddr("192.0.2.1")
 	alice6 = netip.MustParseAddr("2001:db8::1")
@@ -23,7 +23,7 @@ var (
 	lan2   = netip.MustParseAddr("192.168.1.11")
 )
 
-// inBubble runs a test with a net of its own.
+// inBubble runs test in a bubble, with a new Net.
 func inBubble(t *testing.T, test func(t *testing.T, n *Net)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -51,7 +51,7 @@ func send(t *testing.T, c *Conn, to netip.AddrPort, text string) {
 	}
 }
 
-// receive waits for a datagram, and returns where it comes from.
+// receive waits for the datagram want, and returns its source.
 func receive(t *testing.T, c *Conn, want string) netip.AddrPort {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(time.Minute))
@@ -64,7 +64,7 @@ func receive(t *testing.T, c *Conn, want string) netip.AddrPort {
 	return from
 }
 
-// silence demands that nothing comes for a minute.
+// silence fails the test if a datagram arrives within a minute.
 func silence(t *testing.T, c *Conn) {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(time.Minute))
@@ -75,7 +75,7 @@ func silence(t *testing.T, c *Conn) {
 	}
 }
 
-// observed is what a STUN server tells: the address that it sees.
+// observed returns the source address of c that observer sees, as a STUN server would.
 func observed(t *testing.T, c, observer *Conn, observerAt netip.AddrPort) netip.AddrPort {
 	t.Helper()
 	send(t, c, observerAt, "who am I?")
@@ -111,7 +111,7 @@ func TestHosts(t *testing.T) {
 		if from := receive(t, a, "mapped"); from != at(bob4, 1000) {
 			t.Errorf("from %v", from)
 		}
-		// To itself, with the address it was called by.
+		// A datagram of a host to itself has its destination address as its source.
 		for _, to := range []netip.Addr{alice4, alice6, netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()} {
 			send(t, a2, at(to, 1000), "self")
 			if from := receive(t, a, "self"); from.Addr() != to {
@@ -129,7 +129,8 @@ func TestHosts(t *testing.T) {
 	})
 }
 
-// received returns the sources of what has come so far, and whether text was among it.
+// received returns the sources of the datagrams that have arrived, and whether one of them was
+// text.
 func received(t *testing.T, c *Conn, text string) (from []netip.AddrPort, found bool) {
 	t.Helper()
 	b := make([]byte, 2000)
@@ -143,9 +144,9 @@ func received(t *testing.T, c *Conn, text string) (from []netip.AddrPort, found 
 	}
 }
 
-// Both parties learn their public addresses, tell them to each other, send at the same time, and
-// answer what comes in. Without prediction of ports, this fails exactly if one NAT is hard and the
-// other translates too.
+// Both sides learn their public addresses, exchange them, send to each other at the same time, and
+// answer. Without port prediction this fails exactly if one NAT is hard and the other translates
+// too.
 func TestHolePunching(t *testing.T) {
 	for _, test := range []struct {
 		a, b NATKind
@@ -198,7 +199,7 @@ func TestEasyNAT(t *testing.T) {
 		bob := listen(t, n.NewHost(nil, bob4), 3478)
 		nat := n.NewNAT(NATConfig{Kind: Easy, Addrs: []netip.Addr{nat4}})
 		inner := n.NewHost(nat, lan1)
-		c, c2 := listen(t, inner, 41641), listen(t, inner, 41642) // of public ports 20000 and so on
+		c, c2 := listen(t, inner, 41641), listen(t, inner, 41642) // get the public ports 20000 and 20001
 
 		seen := observed(t, c, stun, at(alice4, 3478))
 		if seen.Addr() != nat4 || seen.Port() == 41641 {
@@ -269,8 +270,8 @@ func TestBlockedUDP(t *testing.T) {
 	})
 }
 
-// A router without translation: whoever is outside may begin. A usual home is such a router for
-// IPv6.
+// A NAT without an IPv6 address routes IPv6 without translation and without a filter, as a usual
+// home router does.
 func TestRoutedFamilies(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		out := listen(t, n.NewHost(nil, alice4, alice6), 7)
@@ -293,7 +294,7 @@ func TestRoutedFamilies(t *testing.T) {
 		if from := receive(t, out, "out"); from.Addr() != nat4 {
 			t.Errorf("IPv4 from %v", from)
 		}
-		// With the host, its routed address goes.
+		// When the host moves away, its routed address is gone.
 		host.Move(nil)
 		send(t, out, at(bob6, 7), "gone")
 		silence(t, d)
@@ -301,14 +302,15 @@ func TestRoutedFamilies(t *testing.T) {
 	})
 }
 
-// Both homes use the same private addresses: a private address means whoever has it here.
+// Two private networks may use the same addresses. A private address means the host in the same
+// network.
 func TestPrivateAddresses(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		nat := n.NewNAT(NATConfig{Kind: Easy, Addrs: []netip.Addr{nat4}})
 		a, b := listen(t, n.NewHost(nat, lan1), 7), listen(t, n.NewHost(nat, lan2), 7)
 		other := n.NewNAT(NATConfig{Kind: Easy, Addrs: []netip.Addr{nat4b}})
 		x, y := listen(t, n.NewHost(other, lan1), 7), listen(t, n.NewHost(other, lan2), 7)
-		nat.SetLink(Link{Down: true}) // not used within the house
+		nat.SetLink(Link{Down: true}) // not used for traffic inside
 		send(t, a, at(lan2, 7), "hi")
 		if from := receive(t, b, "hi"); from != at(lan1, 7) {
 			t.Errorf("from %v", from)
@@ -341,7 +343,7 @@ func TestHairpin(t *testing.T) {
 	}
 }
 
-// A NAT of the provider's around the one at home.
+// A home NAT may be behind a carrier-grade NAT.
 func TestNATBehindNAT(t *testing.T) {
 	inBubble(t, func(t *testing.T, n *Net) {
 		stun := listen(t, n.NewHost(nil, alice4), 3478)
@@ -353,7 +355,8 @@ func TestNATBehindNAT(t *testing.T) {
 		if seen := observed(t, c, stun, at(alice4, 3478)); seen.Addr() != nat4 {
 			t.Errorf("seen as %v", seen)
 		}
-		if seen := observed(t, c, neighbour, netip.MustParseAddrPort("100.64.0.2:7")); seen.Addr() != netip.MustParseAddr("100.64.0.1") {
+		seen := observed(t, c, neighbour, netip.MustParseAddrPort("100.64.0.2:7"))
+		if seen.Addr() != netip.MustParseAddr("100.64.0.1") {
 			t.Errorf("the neighbour sees %v", seen)
 		}
 	})
@@ -383,13 +386,13 @@ func TestMappingTimeout(t *testing.T) {
 		nat := n.NewNAT(NATConfig{Kind: Easy, Addrs: []netip.Addr{nat4}, Timeout: 30 * time.Second})
 		c := listen(t, n.NewHost(nat, lan1), 7)
 		seen := observed(t, c, stun, at(alice4, 3478))
-		for range 5 { // kept open from inside
+		for range 5 { // datagrams from inside keep the mapping open
 			time.Sleep(29 * time.Second)
 			if again := observed(t, c, stun, at(alice4, 3478)); again != seen {
 				t.Fatalf("seen as %v, then as %v", seen, again)
 			}
 		}
-		// What comes in keeps nothing open.
+		// Datagrams from outside do not.
 		time.Sleep(29 * time.Second)
 		send(t, stun, seen, "in time")
 		receive(t, c, "in time")
@@ -423,7 +426,7 @@ func TestRoaming(t *testing.T) {
 			t.Error("sent to IPv6 without an IPv6 address")
 		}
 		seen := receivedFrom(t, a, b)
-		bob.Move(nil) // off the net
+		bob.Move(nil) // without addresses
 		send(t, a, seen, "the NAT is still there, bob is not")
 		if _, err := b.WriteToUDPAddrPort([]byte("x"), at(alice4, 7)); err == nil {
 			t.Error("sent without an address")
@@ -440,7 +443,7 @@ func TestRoaming(t *testing.T) {
 	})
 }
 
-// receivedFrom returns where a sees b.
+// receivedFrom returns the address at which a sees b.
 func receivedFrom(t *testing.T, a, b *Conn) netip.AddrPort {
 	t.Helper()
 	send(t, b, at(alice4, 7), "who am I?")
@@ -468,5 +471,5 @@ func TestTopologyMistakes(t *testing.T) {
 			mistake()
 		}()
 	}
-	n.NewHost(nat, alice4) // hidden by the NAT
+	n.NewHost(nat, alice4) // allowed, because the NAT translates it
 }

@@ -1,13 +1,13 @@
-// Package snoop sends the data of a TCP connection below its TCP: it keeps what the peer has not
-// acknowledged, repairs losses itself, and paces by BBR. The idea of repairing below TCP is that of
-// the Snoop protocol (Balakrishnan et al., "Improving TCP/IP Performance over Wireless Networks",
-// 1995).
+// Package snoop is the sending half of a TCP connection, below a TCP that believes to have sent the
+// data: it tracks what the peer has not acknowledged, retransmits what is lost, and paces by BBR.
+// Retransmitting below TCP is the idea of the Snoop protocol (Balakrishnan et al., "Improving
+// TCP/IP Performance over Wireless Networks", 1995).
 //
-// TCP above hands over segments and believes that it has sent them. A Sender decides when each
-// leaves, finds what was lost by RACK and tail loss probes (RFC 8985) from the peer's selective
-// acknowledgements, and sends that again. TCP is shown acknowledgements without the signs of loss,
-// so it never slows down: how much is in flight is decided by package bbr alone.
+// The TCP above hands over segments. A Sender decides when each leaves. It detects losses from the
+// peer's selective acknowledgements by RACK and tail loss probes (RFC 8985), and retransmits. The
+// acknowledgements that TCP sees show no losses, so TCP never slows down: only package bbr decides
+// how much may be in flight.
 //
-// A Sender knows sequence numbers only; its owner keeps the bytes. It has no clock, no goroutine
-// and no lock: its owner calls it with the time, which is any clock that does not go back.
+// A Sender handles sequence numbers only; its owner keeps the bytes. It has no clock, goroutine or
+// lock: its owner passes the time, of any clock that does not go back.
 package snoop

@@ -2,35 +2,33 @@ package snoop
 
 import "time"
 
-// status is where a packet is.
+// status is the state of a packet.
 type status uint8
 
 const (
-	inFlight status = iota // sent and not yet accounted for
-	lost                   // to be sent again
-	arrived                // acknowledged selectively
+	inFlight status = iota // sent, neither acknowledged nor lost
+	lost                   // to be retransmitted
+	arrived                // selectively acknowledged
 )
 
-// none is no packet number. Numbers have 31 bits, so that none never comes up.
+// none stands for no packet. Packet numbers have 31 bits, so that none is not one of them.
 const (
 	none      = ^uint32(0)
 	maxNumber = none >> 1
 )
 
-// packet is one packet of data that was sent and is not acknowledged cumulatively. Its range of the
-// stream never changes.
+// packet is a packet of data that was sent and is not cumulatively acknowledged.
 type packet struct {
 	seq    uint32
-	length uint16 // in sequence numbers: a FIN has one
+	length uint16 // in sequence numbers; a FIN takes one
 	status status
-	sends  uint8 // how often it was sent; stays at its maximum
+	sends  uint8 // how often it was sent, at most 255
 
-	prev, next uint32 // packet numbers in the list of its status, by the time of sending; none at the ends
+	prev, next uint32 // neighbours in flightList or lostList, as packet numbers; none at the ends
 
-	sent time.Duration // the last time
+	sent time.Duration // when it was sent last
 
-	// What the delivery rate is computed from (draft-cheng-iccrg-delivery-rate-estimation), as of the
-	// last sending.
+	// State of rate when the packet was sent last (draft-cheng-iccrg-delivery-rate-estimation).
 	delivered   uint64
 	deliveredAt time.Duration
 	firstSentAt time.Duration
@@ -41,8 +39,8 @@ type packet struct {
 
 func (p *packet) end() uint32 { return p.seq + uint32(p.length) }
 
-// packets holds the packets that were sent and are not acknowledged cumulatively, in the order of
-// the stream. A packet keeps its number while the ring grows.
+// packets is a ring of the packets that were sent and are not cumulatively acknowledged, in the
+// order of the stream. A packet keeps its number when the ring grows.
 type packets struct {
 	ring  []packet // its length is a power of two
 	first uint32   // number of the oldest packet
@@ -53,16 +51,16 @@ const minRing = 16
 
 func (p *packets) at(n uint32) *packet { return &p.ring[n&uint32(len(p.ring)-1)] }
 
-// number is that of the packet i after the oldest.
+// number returns the number of the packet i places after the oldest.
 func (p *packets) number(i uint32) uint32 { return (p.first + i) & maxNumber }
 
-// next is the number after n.
+// next returns the number after n.
 func (p *packets) next(n uint32) uint32 { return (n + 1) & maxNumber }
 
-// last is the number after that of the newest packet.
+// last returns the number after that of the newest packet.
 func (p *packets) last() uint32 { return p.number(p.count) }
 
-// push returns a new packet, which is not cleared.
+// push adds a packet, whose fields are not cleared.
 func (p *packets) push() (uint32, *packet) {
 	if int(p.count) == len(p.ring) {
 		p.grow()
@@ -80,7 +78,7 @@ func (p *packets) grow() {
 	}
 }
 
-// pop forgets the oldest packet. An empty ring that was large is given up.
+// pop removes the oldest packet. It frees a large ring that becomes empty.
 func (p *packets) pop() {
 	p.first = p.next(p.first)
 	p.count--
@@ -103,7 +101,7 @@ func (p *packets) search(seq uint32) uint32 {
 	return p.number(lo)
 }
 
-// list links packets by the time at which they were sent last.
+// list links packets in the order in which they were sent last.
 type list struct{ head, tail uint32 }
 
 func newList() list { return list{none, none} }

@@ -9,17 +9,17 @@ import (
 
 const ms = time.Millisecond
 
-// link is a path with a bottleneck, whose queue is given in bandwidth-delay products.
+// link describes a path with a bottleneck, whose queue holds bdps bandwidth-delay products.
 func link(rtt time.Duration, mbit int64, bdps float64) netem.Config {
 	bdp := float64(mbit*1e6/8) * rtt.Seconds()
 	return netem.Config{Delay: rtt / 2, Rate: mbit * 1e6, Queue: int(max(bdps*bdp, 20e3))}
 }
 
-// best is the most payload that a link carries, in Mbit/s.
+// best returns the rate of payload at which a link is fully used, in Mbit/s.
 func best(mbit int64) float64 { return float64(mbit) * simMSS / (simMSS + simHeader) }
 
-// A connection gets nearly all of a path that it has for itself, whatever the delay, the rate and
-// the queue, and although some packets are lost or late.
+// A connection alone on a path uses nearly all of it, at any delay, rate and queue length, and
+// although some packets are lost or reordered.
 func TestPaths(t *testing.T) {
 	if underRace {
 		t.Skip("one goroutine; takes minutes under the race detector")
@@ -45,7 +45,7 @@ func TestPaths(t *testing.T) {
 			w := newWorld(way, netem.Config{Delay: way.Delay}, 1)
 			f := w.connect(1 << 30)
 			warm := max(2*time.Second, 20*p.rtt)
-			end := warm + max(2*time.Second, 40*p.rtt) // what waits for a repair at the end does not count
+			end := warm + max(2*time.Second, 40*p.rtt) // bytes that wait for a retransmission at the end do not count
 			w.run(end)
 			if got := f.between(warm, end) / best(p.mbit); got < c.want {
 				t.Errorf("%v, %d Mbit/s, %s: %.2f of the rate, want %.2f", p.rtt, p.mbit, c.name, got, c.want)
@@ -54,8 +54,8 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// Within a site packets leave in bursts of a quantum: with 100 Mbit/s 20 packets every 2 ms. One by
-// one they would need a timer for each. On longer paths they are spread.
+// Within a site packets leave in bursts of a quantum, at 100 Mbit/s 20 packets every 2 ms, so that
+// not each needs a timer. On longer paths they leave one by one.
 func TestBursts(t *testing.T) {
 	for rtt, want := range map[time.Duration]float64{10 * ms: 20, 66 * ms: 1} {
 		way := link(rtt, 100, 1)
@@ -71,8 +71,8 @@ func TestBursts(t *testing.T) {
 	}
 }
 
-// Where packets are lost at random, there and back, on a very long path, a connection still carries
-// most of it.
+// With random loss in both directions on a very long path, a connection still uses most of the
+// rate.
 func TestHeavyLoss(t *testing.T) {
 	if underRace {
 		t.Skip("one goroutine; takes minutes under the race detector")
@@ -87,9 +87,9 @@ func TestHeavyLoss(t *testing.T) {
 	}
 }
 
-// Slow start overshoots the queue of the bottleneck. What is lost then is repaired within a few
-// round trips: from a second after the first drop on, half of the rate arrives in order in each
-// quarter of a second.
+// Startup overshoots the queue of the bottleneck. The losses are retransmitted within a few round
+// trips: beginning one second after the first drop, at least half of the rate arrives in order in
+// each quarter of a second.
 func TestOvershoot(t *testing.T) {
 	for _, queue := range []float64{1, 0.25, 0.05} {
 		way := link(66*ms, 300, queue)
@@ -112,8 +112,8 @@ func TestOvershoot(t *testing.T) {
 	}
 }
 
-// Packets that pass others by less than a quarter of the round-trip time are hardly ever sent twice
-// once that is known.
+// Once reordering was seen, packets that are late by less than a quarter of the round-trip time are
+// hardly ever retransmitted.
 func TestReorderingIsNotLoss(t *testing.T) {
 	way := link(20*ms, 100, 1)
 	way.Reorder, way.ReorderDelay = 0.05, 4*ms
@@ -123,14 +123,15 @@ func TestReorderingIsNotLoss(t *testing.T) {
 	before, full := f.s.Stats(), w.out.Stats().QueueFull
 	w.run(6 * time.Second)
 	after := f.s.Stats()
-	full = w.out.Stats().QueueFull - full // these have to be sent again
-	if again, all := after.Repeated-before.Repeated-full, after.Packets-before.Packets; float64(again) > 0.002*float64(all) {
+	full = w.out.Stats().QueueFull - full // dropped, so their retransmission is not spurious
+	again, all := after.Repeated-before.Repeated-full, after.Packets-before.Packets
+	if float64(again) > 0.002*float64(all) {
 		t.Errorf("%d of %d packets were sent again", again, all)
 	}
 }
 
-// Connections that share a path share its rate. One that begins when another has all of it takes
-// longer to get its share.
+// Two connections on one path share its rate, also if the second one begins while the first has all
+// of it.
 func TestFairness(t *testing.T) {
 	if underRace {
 		t.Skip("one goroutine; takes minutes under the race detector")
@@ -163,8 +164,8 @@ func TestFairness(t *testing.T) {
 	}
 }
 
-// A path that stands still for some seconds is used again within a second after it works, and
-// nothing is lost to TCP.
+// After an outage of some seconds, a connection uses the path again within a second, and delivers
+// all bytes.
 func TestOutage(t *testing.T) {
 	way := link(66*ms, 100, 1)
 	w := newWorld(way, netem.Config{Delay: way.Delay}, 1)
@@ -182,14 +183,14 @@ func TestOutage(t *testing.T) {
 		}
 	}
 	if resumed == 0 || resumed > 8*time.Second+5*time.Second {
-		t.Fatalf("bytes arrive again at %v", resumed)
+		t.Fatalf("bytes arrive again only at %v", resumed)
 	}
 	if got := f.between(resumed+time.Second, resumed+2*time.Second) / best(100); got < 0.8 {
 		t.Errorf("a second after that %.2f of the rate", got)
 	}
 }
 
-// until runs until the model of f is in a state, and returns how long that took.
+// until runs the simulation until the model of f is in state, and returns how long that took.
 func (f *simFlow) until(t *testing.T, state string, limit time.Duration) time.Duration {
 	t.Helper()
 	for begun := f.w.now; ; f.w.run(f.w.now + ms) {
@@ -202,8 +203,8 @@ func (f *simFlow) until(t *testing.T, state string, limit time.Duration) time.Du
 	}
 }
 
-// A connection finds the bandwidth within some round trips, lets the queue of its start-up drain,
-// and cruises with a short queue; now and then it probes for more.
+// A connection finds the bandwidth within a few round trips, drains the queue of startup, and
+// cruises with a short queue. Now and then it probes for more.
 func TestStates(t *testing.T) {
 	way := link(40*ms, 20, 2)
 	w := newWorld(way, netem.Config{Delay: way.Delay}, 1)
@@ -228,7 +229,7 @@ func TestStates(t *testing.T) {
 	f.until(t, "cruise", time.Second)
 }
 
-// The queue that a connection makes for others stays short, except while it starts up.
+// The queue at the bottleneck stays short, except during startup.
 func TestQueue(t *testing.T) {
 	way := link(40*ms, 20, 4)
 	w := newWorld(way, netem.Config{Delay: way.Delay}, 1)
@@ -247,8 +248,7 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// A path that becomes longer is found out: the round-trip time is measured again, with little in
-// flight.
+// If a path becomes longer, the model measures its minimum round-trip time again.
 func TestLongerPath(t *testing.T) {
 	if underRace {
 		t.Skip("one goroutine; takes minutes under the race detector")

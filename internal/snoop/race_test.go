@@ -2,5 +2,5 @@
 
 package snoop
 
-// underRace makes long simulations short: they have one goroutine, in which no race can be found.
+// underRace shortens long simulations, because they have one goroutine and therefore no data races.
 const underRace = true

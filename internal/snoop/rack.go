@@ -6,33 +6,33 @@ import (
 	"ginnel/internal/bbr"
 )
 
-// rack finds lost packets by time (RFC 8985): a packet is lost if one that was sent later has
-// arrived and the reordering window has passed.
+// rack detects lost packets by time (RFC 8985): a packet is lost if a packet that was sent later
+// has arrived and the reordering window has passed.
 type rack struct {
-	sent time.Duration // when the most recently sent packet that has arrived was sent
-	end  uint32        // and where it ends
-	rtt  time.Duration // its round-trip time
-	any  bool          // there is one
+	any  bool          // a packet has arrived
+	sent time.Duration // RACK.xmit_ts: when the most recently sent packet that has arrived was sent
+	end  uint32        // RACK.end_seq: the end of that packet
+	rtt  time.Duration // RACK.rtt: the round-trip time of that packet
 
-	fack      uint32 // the highest sequence number that has arrived
-	reordered bool   // a packet has arrived after others that were sent later
-	window    int    // quarters of the minimum round-trip time by which packets may pass each other
-	widened   uint64 // bytes that must be delivered before the window may grow again
-	keep      int    // repairs after which the window is as in the beginning
+	fack           uint32 // RACK.fack: the highest sequence number that has arrived
+	reordered      bool   // RACK.reordering_seen
+	window         int    // RACK.reo_wnd_mult: the reordering window in quarters of the minimum round-trip time
+	widened        uint64 // the window may grow again when so many bytes are delivered: once a round trip
+	recoveriesLeft int    // RACK.reo_wnd_persist: recoveries until the window shrinks to one quarter
 }
 
 const (
-	maxReorder  = 16 // quarters
-	keepReorder = 16 // repairs (RFC 8985, section 6.2)
+	maxReorder     = 16 // quarters
+	reorderPersist = 16 // recoveries (RFC 8985, section 6.2)
 )
 
 func (r *rack) init() { r.window = 1 }
 
-// update takes a packet that has arrived.
+// update handles the arrival of p.
 func (r *rack) update(now time.Duration, p *packet, rate *rate, minRTT time.Duration, flight int) {
 	rtt := now - p.sent
 	if p.sends > 1 && rtt < minRTT {
-		r.spurious(rate.delivered, flight) // that is too soon: an earlier one has arrived, and was only late
+		r.spurious(rate.delivered, flight) // too soon for the retransmission: an earlier transmission was late
 		return
 	}
 	if !r.any || p.sent > r.sent || p.sent == r.sent && after(p.end(), r.end) {
@@ -47,60 +47,62 @@ func (r *rack) update(now time.Duration, p *packet, rate *rate, minRTT time.Dura
 	r.any = true
 }
 
-// spurious notes that a packet was taken for lost that was only late: packets pass each other by
-// more than was thought. The window grows once a round trip.
+// spurious handles a spurious retransmission: packets are reordered by more than the window. The
+// window grows once a round trip.
 func (r *rack) spurious(delivered uint64, flight int) {
-	r.reordered, r.keep = true, keepReorder
+	r.reordered, r.recoveriesLeft = true, reorderPersist
 	if delivered >= r.widened {
 		r.window = min(r.window+1, maxReorder)
 		r.widened = delivered + uint64(max(flight, 1))
 	}
 }
 
-// repair notes that a repair begins.
-func (r *rack) repair() {
-	if r.keep--; r.keep == 0 {
+// recoveryBegins counts a recovery towards persist.
+func (r *rack) recoveryBegins() {
+	if r.recoveriesLeft--; r.recoveriesLeft == 0 {
 		r.window = 1
 	}
 }
 
-// slack is how much later than others a packet may arrive. Nothing is waited for while no packet
-// was ever seen to pass another, and three that were sent later have arrived.
-func (r *rack) slack(rtt *roundTrip, sacked int, recovering bool) time.Duration {
-	if !r.reordered && (recovering || sacked >= dupThresh) {
-		return 0
-	}
-	return min(time.Duration(r.window)*rtt.min/4, rtt.smoothed)
-}
-
-// sentBefore reports whether p was sent before the packet that tells of losses.
+// sentBefore reports whether p was sent before the most recently sent packet that has arrived.
 func (r *rack) sentBefore(p *packet) bool {
 	return r.any && (p.sent < r.sent || p.sent == r.sent && after(r.end, p.end()))
 }
 
-// detectLoss marks the packets that are lost by now. Others may be soon, for which it sets the
-// timer.
+// reorderWindow returns how much later than others a packet may arrive (RFC 8985, section 6.2 step
+// 4). It is zero if no reordering was ever seen and packets are already lost or dupThresh packets
+// that were sent later have arrived.
+func (s *Sender) reorderWindow() time.Duration {
+	if !s.rack.reordered && (s.lostList.head != none || s.sackedPackets() >= dupThresh) {
+		return 0
+	}
+	return min(time.Duration(s.rack.window)*s.rtt.min/4, s.rtt.smoothed)
+}
+
+// detectLoss marks the packets that are lost at now, and sets the timer for those that may be lost
+// later.
 func (s *Sender) detectLoss(now time.Duration) {
 	s.timer.reorder = 0
-	if s.holes {
-		s.markHole(now) // what has arrived of the rest is not known
+	if s.fastRecovery {
+		s.markOldestLost(now) // without SACK, nothing is known about later packets
 		return
 	}
-	slack := s.rack.slack(&s.rtt, s.sackedPackets(), s.toSend.head != none)
-	for n := s.flying.head; n != none; n = s.flying.head {
+	window := s.reorderWindow()
+	for n := s.flightList.head; n != none; n = s.flightList.head {
 		p := s.pkts.at(n)
 		if !s.rack.sentBefore(p) {
 			return
 		}
-		if due := p.sent + s.rack.rtt + slack; due > now {
+		if due := p.sent + s.rack.rtt + window; due > now {
 			s.timer.reorder = due
 			return
 		}
-		s.lose(now, n, p)
+		s.markLost(now, n, p)
 	}
 }
 
-// sackedPackets is about how many packets were acknowledged selectively.
+// sackedPackets estimates how many packets were selectively acknowledged. It stops counting at
+// dupThresh.
 func (s *Sender) sackedPackets() (n int) {
 	for _, b := range s.sacked {
 		if n += (int(b.End-b.Start) + s.mss - 1) / s.mss; n >= dupThresh {
@@ -110,38 +112,39 @@ func (s *Sender) sackedPackets() (n int) {
 	return n
 }
 
-// markHole marks the oldest packet as lost, unless it has been sent again already: what a peer
-// without SACK tells.
-func (s *Sender) markHole(now time.Duration) {
+// markOldestLost marks the oldest packet as lost, unless it was already retransmitted. That is all
+// that the acknowledgements of a peer without SACK tell.
+func (s *Sender) markOldestLost(now time.Duration) {
 	if s.pkts.count == 0 {
 		return
 	}
 	n := s.pkts.first
 	if p := s.pkts.at(n); p.status == inFlight && p.sends == 1 {
-		s.lose(now, n, p)
+		s.markLost(now, n, p)
 	}
 }
 
-// lose notes that a packet in flight is lost.
-func (s *Sender) lose(now time.Duration, n uint32, p *packet) {
-	if s.toSend.head == none {
-		s.rack.repair()
+// markLost marks a packet in flight as lost.
+func (s *Sender) markLost(now time.Duration, n uint32, p *packet) {
+	if s.lostList.head == none {
+		s.rack.recoveryBegins()
 	}
-	s.giveUp(n, p)
+	s.moveToLost(n, p)
 	s.stats.Lost++
 	if p.sent <= s.rtt.since {
-		return // it says nothing of the path that is taken now
+		return // it was sent on an earlier path
 	}
-	s.lost += int(p.length)
+	s.newlyLost += int(p.length)
 	s.rate.lost += uint64(p.length)
-	s.model.OnLoss(now, &bbr.Loss{Size: int(p.length), TxInFlight: int(p.flight), LostSince: int(s.rate.lost - p.lostBefore)})
+	since := int(s.rate.lost - p.lostBefore)
+	s.model.OnLoss(now, &bbr.Loss{Size: int(p.length), TxInFlight: int(p.flight), LostSince: since})
 }
 
-// giveUp has a packet in flight sent again.
-func (s *Sender) giveUp(n uint32, p *packet) {
-	s.pkts.unlink(&s.flying, n)
-	s.pkts.append(&s.toSend, n)
+// moveToLost moves a packet from flightList to lostList.
+func (s *Sender) moveToLost(n uint32, p *packet) {
+	s.pkts.unlink(&s.flightList, n)
+	s.pkts.append(&s.lostList, n)
 	p.status = lost
 	s.flight -= int(p.length)
-	s.backlog += int(p.length)
+	s.lostBytes += int(p.length)
 }

@@ -10,32 +10,32 @@ import (
 type rate struct {
 	delivered   uint64        // bytes in all
 	deliveredAt time.Duration // when delivered last grew
-	firstSentAt time.Duration // when the packet was sent that starts the present interval of sending
+	firstSentAt time.Duration // when the first packet of the present send interval was sent
 	lost        uint64        // bytes in all
-	appLimited  uint64        // samples up to this many delivered bytes are limited by the application; 0: none
-	limited     bool          // by the congestion window, since the last acknowledgement
+	appLimited  uint64        // samples are application-limited until so many bytes are delivered; 0: none
+	limited     bool          // the congestion window has limited sending since the last acknowledgement
 }
 
-// restart begins anew after a time in which nothing was in flight.
+// restart begins a new interval after a time in which nothing was in flight.
 func (r *rate) restart(now time.Duration) { r.firstSentAt, r.deliveredAt = now, now }
 
-// markIdle notes that there is nothing to send.
+// markIdle records that there is nothing to send, so that the following samples are
+// application-limited.
 func (r *rate) markIdle(flight int) { r.appLimited = max(r.delivered+uint64(flight), 1) }
 
-// stamp notes in a packet how things stand when it leaves.
+// stamp copies the state into a packet that is sent.
 func (r *rate) stamp(p *packet, flight int) {
 	p.delivered, p.deliveredAt, p.firstSentAt = r.delivered, r.deliveredAt, r.firstSentAt
 	p.lostBefore, p.flight, p.appLimited = r.lost, uint32(flight), r.appLimited != 0
 }
 
-// newest is the packet sent last among those that an acknowledgement has newly delivered, as far as
-// the sample needs it.
+// newest is a copy of the packet sent last among those that an acknowledgement has newly delivered.
 type newest struct {
 	packet
-	any bool
+	any bool // there is one
 }
 
-// take notes that p has arrived.
+// take records that p has arrived.
 func (r *rate) take(now time.Duration, p *packet, latest *newest) {
 	r.delivered += uint64(p.length)
 	r.deliveredAt = now
@@ -44,7 +44,7 @@ func (r *rate) take(now time.Duration, p *packet, latest *newest) {
 	}
 }
 
-// sample is what an acknowledgement says about the rate.
+// sample returns the sample of an acknowledgement.
 func (r *rate) sample(now time.Duration, latest *newest, minRTT time.Duration) bbr.Sample {
 	s := bbr.Sample{Now: now, Delivered: r.delivered, PriorDelivered: r.delivered}
 	if !latest.any {
@@ -58,7 +58,7 @@ func (r *rate) sample(now time.Duration, latest *newest, minRTT time.Duration) b
 	sending, acking := latest.sent-latest.firstSentAt, now-latest.deliveredAt
 	r.firstSentAt = latest.sent
 	if s.Interval = max(sending, acking); s.Interval < minRTT {
-		s.Interval = 0 // shorter than light takes: acknowledgements were joined on the way
+		s.Interval = 0 // too short to be real: acknowledgements were aggregated on the path
 	}
 	return s
 }

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// message sends n bytes, has them acknowledged after a round-trip time, and returns how long they
-// waited before they left.
+// message sends n bytes, acknowledges them after rtt, and returns how long the pacer held them
+// back.
 func (c *talk) message(n int, rtt time.Duration) (waited time.Duration) {
 	c.t.Helper()
-	if !c.s.Queue(c.now, c.s.end, n, false) {
+	if !c.s.Queue(c.now, Segment{Seq: c.s.end, Len: n}) {
 		c.t.Fatal("data that continue the stream were refused")
 	}
 	begin := c.now
@@ -28,7 +28,7 @@ func (c *talk) message(n int, rtt time.Duration) (waited time.Duration) {
 	return waited
 }
 
-// Short messages tell nothing of the bandwidth: what follows them leaves at once.
+// Short messages are no measure of the bandwidth, so they do not slow down later ones.
 func TestShortMessagesDoNotSlowOthers(t *testing.T) {
 	c := newTalk(t)
 	for _, n := range []int{3, 10, 517, 40, 4000, 1, 1, 10_000} {
@@ -38,8 +38,8 @@ func TestShortMessagesDoNotSlowOthers(t *testing.T) {
 	}
 }
 
-// A peer without SACK tells of one loss at a time: the packets that were sent before the loss was
-// found may be lost, too, and those that were sent later are not.
+// A peer without SACK shows one loss at a time. During fast recovery, packets sent before its start
+// may be found lost, and packets sent later are not.
 func TestRecoveryWithoutSACKEnds(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -54,23 +54,24 @@ func TestRecoveryWithoutSACKEnds(t *testing.T) {
 	c.ack(13)
 	c.want("the second hole", 13)
 	c.wait(100 * ms)
-	c.ack(16) // all that had been sent
+	c.ack(16) // everything sent before the recovery
 	c.queue(3)
 	c.want("more", 16, 17, 18)
 	c.wait(100 * ms)
 	c.ack(17)
-	c.want("nothing: the others are on their way")
+	c.want("nothing: the others are in flight")
 	c.ack(19)
 	if lost := c.s.Stats().Lost; lost != 2 {
 		t.Errorf("%d packets were found lost, want 2", lost)
 	}
 }
 
-// What the timer finds lost counts for the model as what an acknowledgement finds lost does.
-func TestLossesOfTimerAreTold(t *testing.T) {
+// Losses that the reordering timer detects are reported to the model like those that an
+// acknowledgement shows.
+func TestTimerLossesAreReported(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
-	c.s.rack.reordered = true // so that packets may pass each other for 25 ms
+	c.s.rack.reordered = true // so that the reordering window is 25 ms
 	c.queue(4)
 	c.want("the next", 10, 11, 12, 13)
 	c.wait(100 * ms)
@@ -78,18 +79,18 @@ func TestLossesOfTimerAreTold(t *testing.T) {
 	c.want("nothing yet")
 	c.wait(30 * ms)
 	c.want("the lost one", 10)
-	if c.s.lost != 1000 {
-		t.Fatalf("%d bytes are to be told, want 1000", c.s.lost)
+	if c.s.newlyLost != 1000 {
+		t.Fatalf("%d lost bytes are to be reported, want 1000", c.s.newlyLost)
 	}
 	c.wait(100 * ms)
 	c.ack(14)
-	if c.s.lost != 0 {
-		t.Errorf("%d bytes are still to be told", c.s.lost)
+	if c.s.newlyLost != 0 {
+		t.Errorf("%d lost bytes are still to be reported", c.s.newlyLost)
 	}
 }
 
-// A packet that is acknowledged in two parts has arrived.
-func TestPartsOfAPacket(t *testing.T) {
+// A packet that is selectively acknowledged in two parts has arrived.
+func TestPartialSACK(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
 	c.queue(3)
@@ -103,7 +104,7 @@ func TestPartsOfAPacket(t *testing.T) {
 	}
 }
 
-// What was sent on another path says nothing of the present one.
+// The loss of a packet that was sent on an earlier path does not count for the model.
 func TestLossesOfOldPath(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -114,13 +115,14 @@ func TestLossesOfOldPath(t *testing.T) {
 	c.wait(100 * ms)
 	c.ack(10, 12, 16)
 	c.want("the lost ones", 10, 11)
-	if c.s.lost != 0 || c.s.rate.lost != 0 || c.s.Stats().Lost != 2 {
-		t.Errorf("%d and %d bytes count for the new path, and %d packets in all; want none, none and 2", c.s.lost, c.s.rate.lost, c.s.Stats().Lost)
+	if c.s.newlyLost != 0 || c.s.rate.lost != 0 || c.s.Stats().Lost != 2 {
+		t.Errorf("%d and %d bytes count for the new path, and %d packets in all; want none, none and 2",
+			c.s.newlyLost, c.s.rate.lost, c.s.Stats().Lost)
 	}
 }
 
-// What was sent again and again on a path that did not work is tried at once on another, and with
-// the usual timeout from then on.
+// After a change of path, a retransmission that was backing off is sent at once, and the timeout is
+// the usual one again.
 func TestNewPathIsTriedAtOnce(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -132,18 +134,18 @@ func TestNewPathIsTriedAtOnce(t *testing.T) {
 		}
 	}
 	if wait := c.s.Wake() - c.now; wait < 2*time.Second {
-		t.Errorf("after 10 s without an answer the next attempt is due in %v", wait)
+		t.Errorf("after 10 s without an acknowledgement the next retransmission is due in %v", wait)
 	}
 	c.s.PathChanged(c.now)
 	c.wait(ms)
 	c.want("on the new path", 10)
 	if wait := c.s.Wake() - c.now; wait > time.Second {
-		t.Errorf("the next attempt on the new path is due in %v", wait)
+		t.Errorf("the next retransmission on the new path is due in %v", wait)
 	}
 }
 
-// The window for reordering grows once a round trip, and shrinks when packets have been lost and
-// not reordered many times.
+// The reordering window grows at most once a round trip. It shrinks after many recoveries without
+// spurious retransmissions.
 func TestReorderingWindowShrinks(t *testing.T) {
 	var r rack
 	r.init()
@@ -151,24 +153,24 @@ func TestReorderingWindowShrinks(t *testing.T) {
 		r.spurious(1000, 20_000)
 	}
 	if r.window != 2 {
-		t.Errorf("window of %d quarters after packets of one round trip, want 2", r.window)
+		t.Errorf("window of %d quarters after spurious retransmissions of one round trip, want 2", r.window)
 	}
 	r.spurious(21_000, 20_000)
 	if r.window != 3 {
 		t.Errorf("window of %d quarters a round trip later, want 3", r.window)
 	}
-	for range keepReorder - 1 {
-		r.repair()
+	for range reorderPersist - 1 {
+		r.recoveryBegins()
 	}
 	if r.window != 3 {
-		t.Errorf("window of %d quarters after %d repairs, want 3", r.window, keepReorder-1)
+		t.Errorf("window of %d quarters after %d recoveries, want 3", r.window, reorderPersist-1)
 	}
-	if r.repair(); r.window != 1 {
-		t.Errorf("window of %d quarters after %d repairs, want 1", r.window, keepReorder)
+	if r.recoveryBegins(); r.window != 1 {
+		t.Errorf("window of %d quarters after %d recoveries, want 1", r.window, reorderPersist)
 	}
 }
 
-// Packet numbers wrap.
+// Packet numbers wrap around.
 func TestPacketNumbersWrap(t *testing.T) {
 	c := newTalk(t)
 	c.s.pkts.first = maxNumber - 4

@@ -4,10 +4,10 @@ import "time"
 
 // roundTrip estimates the round-trip time (RFC 6298).
 type roundTrip struct {
-	smoothed, variance time.Duration // 0: nothing measured yet
-	min                time.Duration // of the whole connection, 0 as well
-	since              time.Duration // packets sent then or before took another path
-	backoff            uint          // doublings of the timeout since something arrived
+	smoothed, variance time.Duration // SRTT and RTTVAR; 0: nothing measured yet
+	min                time.Duration // on the present path; 0: nothing measured yet
+	since              time.Duration // packets sent then or earlier took another path
+	backoff            uint          // doublings of the timeout since the last acknowledgement
 }
 
 func (r *roundTrip) add(rtt time.Duration) {
@@ -23,7 +23,7 @@ func (r *roundTrip) add(rtt time.Duration) {
 	r.smoothed += (rtt - r.smoothed) / 8
 }
 
-// timeout is the retransmission timeout.
+// timeout returns the retransmission timeout.
 func (r *roundTrip) timeout() time.Duration {
 	d := initialRTO
 	if r.smoothed > 0 {
@@ -32,14 +32,11 @@ func (r *roundTrip) timeout() time.Duration {
 	return min(d<<min(r.backoff, 16), maxRTO)
 }
 
-// probe is the probe timeout (RFC 8985, section 7.2).
-func (r *roundTrip) probe(single bool) time.Duration {
-	d := 2 * r.smoothed
-	if d == 0 {
+// probe returns the probe timeout (RFC 8985, section 7.2) for a peer that may delay its
+// acknowledgement by delay.
+func (r *roundTrip) probe(delay time.Duration) time.Duration {
+	if r.smoothed == 0 {
 		return initialRTO
 	}
-	if single {
-		d += ackDelay
-	}
-	return max(d, minProbe)
+	return max(2*r.smoothed+delay, minProbe)
 }

@@ -5,15 +5,15 @@ import "slices"
 // Block is a range of sequence numbers, [Start, End).
 type Block struct{ Start, End uint32 }
 
-// blocks is a set of sequence numbers: ranges in order that do not touch. It holds what was
-// acknowledged selectively, so that a block that is repeated in every acknowledgement costs no look
-// at its packets.
+// blocks is a set of sequence numbers, as sorted ranges that do not touch. It holds what was
+// selectively acknowledged, so that the packets of a block need not be visited again when the peer
+// repeats the block.
 type blocks []Block
 
-// maxBlocks bounds the set. A peer that acknowledges more holes is believed about the lowest ones.
+// maxBlocks bounds the set. Further ranges are not added.
 const maxBlocks = 4096
 
-// add adds b and calls fresh with each part of it that was not there.
+// add adds b, and calls fresh for each part of it that was not in the set.
 func (s *blocks) add(b Block, fresh func(Block)) {
 	i, _ := slices.BinarySearchFunc(*s, b.Start, func(o Block, seq uint32) int { return int(int32(o.End - seq)) })
 	start, end, j, at := b.Start, b.End, i, b.Start
@@ -39,7 +39,7 @@ func (s *blocks) add(b Block, fresh func(Block)) {
 	*s = slices.Replace(*s, i, j, Block{start, end})
 }
 
-// forget removes what is below seq.
+// forget removes everything below seq.
 func (s *blocks) forget(seq uint32) {
 	n := 0
 	for n < len(*s) && atLeast(seq, (*s)[n].End) {
@@ -51,7 +51,7 @@ func (s *blocks) forget(seq uint32) {
 	}
 }
 
-// holds reports whether all of b is there.
+// holds reports whether all of b is in the set.
 func (s blocks) holds(b Block) bool {
 	i, _ := slices.BinarySearchFunc(s, b.Start, func(o Block, seq uint32) int {
 		if atLeast(seq, o.End) {

@@ -10,10 +10,10 @@ import (
 const (
 	initialRTO = time.Second
 	minRTO     = 200 * time.Millisecond
-	maxRTO     = 8 * time.Second // soon enough after an outage of the path
+	maxRTO     = 8 * time.Second // low, so that sending resumes soon after an outage of the path
 
 	minProbe = 2 * time.Millisecond
-	ackDelay = 50 * time.Millisecond // how long a peer may hold the acknowledgement of a single packet
+	ackDelay = 50 * time.Millisecond // how long a peer may delay the acknowledgement of a single packet
 )
 
 // Sender sends the data of one connection. Make it with New.
@@ -21,18 +21,15 @@ type Sender struct {
 	mss   int
 	model *bbr.Model
 
-	una uint32 // SND.UNA: the oldest sequence number that is not acknowledged
-	nxt uint32 // the next to be sent for the first time
-	max uint32 // the first that was never sent: above nxt after Recut
-	end uint32 // the end of what TCP has handed over
-	fin bool   // the last one before end is a FIN
+	sequence
+	end uint32 // the end of the data that TCP has handed over
 
-	pkts    packets
-	flying  list   // in flight, by the time of sending
-	toSend  list   // lost, by the time of sending
-	sacked  blocks // above una
-	flight  int    // bytes in flight
-	backlog int    // bytes that are lost and not sent again yet
+	pkts       packets
+	flightList list   // packets in flight, in the order of sending
+	lostList   list   // lost packets, in the order in which they are retransmitted
+	sacked     blocks // selectively acknowledged, above una
+	flight     int    // bytes in flight
+	lostBytes  int    // bytes in lostList
 
 	rtt  roundTrip
 	rate rate
@@ -40,30 +37,42 @@ type Sender struct {
 	probe
 	timer
 
-	pace  pacer
-	lost  int     // bytes found lost since the model was last told
-	fresh []Block // of the block that is looked at: what is newly acknowledged
+	pace      pacer
+	newlyLost int     // bytes found lost since the last sample
+	fresh     []Block // scratch space of ackSelective
 
-	// Of a peer without SACK.
-	dups     int    // acknowledgements that repeat una
-	holes    bool   // the oldest packet is lost: una has not moved, or not up to holesEnd
-	holesEnd uint32 // what was sent when the loss was found
+	newReno
 
 	stats Stats
 }
 
+// sequence is the send sequence space (RFC 9293, section 3.3.1).
+type sequence struct {
+	una uint32 // SND.UNA: the oldest sequence number that is not acknowledged
+	nxt uint32 // the next to be sent for the first time
+	max uint32 // the first one never sent; above nxt after Recut
+	fin bool   // the last sequence number that TCP has handed over is a FIN
+}
+
+// newReno is the state of fast recovery for a peer without SACK (RFC 6582).
+type newReno struct {
+	dups          int    // duplicate acknowledgements in a row
+	fastRecovery  bool   // the oldest packet is lost, until recoveryPoint is acknowledged
+	recoveryPoint uint32 // nxt when the loss was detected
+}
+
 // Stats counts what a Sender has done.
 type Stats struct {
-	Packets   uint64 // sent, repeated ones included
-	Bytes     uint64 // of their payload
-	Delivered uint64 // of these, acknowledged
+	Packets   uint64 // sent, including retransmissions
+	Bytes     uint64 // payload of these packets
+	Delivered uint64 // bytes acknowledged
 	Lost      uint64 // packets found lost
-	Repeated  uint64 // packets sent again
-	Spurious  uint64 // of these, needlessly: the peer said that it had the packet already (RFC 2883)
+	Repeated  uint64 // packets retransmitted
+	Spurious  uint64 // retransmissions of packets that had arrived, as the peer reports by D-SACK (RFC 2883)
 	Timeouts  uint64 // expiries of the retransmission timer
 }
 
-// Add adds what another Sender has done.
+// Add adds the counters of another Sender.
 func (s *Stats) Add(o Stats) {
 	s.Packets += o.Packets
 	s.Bytes += o.Bytes
@@ -74,11 +83,11 @@ func (s *Stats) Add(o Stats) {
 	s.Timeouts += o.Timeouts
 }
 
-// New returns a Sender whose first byte has sequence number seq. The mss is the most payload of a
+// New returns a Sender whose first byte has sequence number seq. mss is the largest payload of a
 // packet.
 func New(seq uint32, mss int) *Sender {
-	s := &Sender{mss: mss, model: bbr.New(mss), una: seq, nxt: seq, max: seq, end: seq}
-	s.flying, s.toSend = newList(), newList()
+	s := &Sender{mss: mss, model: bbr.New(mss), sequence: sequence{una: seq, nxt: seq, max: seq}, end: seq}
+	s.flightList, s.lostList = newList(), newList()
 	s.rack.init()
 	return s
 }
@@ -93,62 +102,71 @@ func (s *Sender) Stats() Stats {
 // Model returns the model of the path.
 func (s *Sender) Model() *bbr.Model { return s.model }
 
-// Acked is SND.UNA.
+// Acked returns SND.UNA: the oldest sequence number that is not acknowledged.
 func (s *Sender) Acked() uint32 { return s.una }
 
-// Sent is SND.NXT: the first sequence number that is not sent yet.
+// Sent returns SND.NXT: the first sequence number that was never sent.
 func (s *Sender) Sent() uint32 { return s.max }
 
-// MSS is the most payload of a packet.
+// MSS returns the largest payload of a packet.
 func (s *Sender) MSS() int { return s.mss }
 
-// Unsent is how many bytes were handed over and never sent.
+// Unsent returns how many sequence numbers are queued and not sent, or to be sent again after
+// Recut.
 func (s *Sender) Unsent() int { return int(s.end - s.nxt) }
 
-// Missing is how many bytes are lost and not sent again yet.
-func (s *Sender) Missing() int { return s.backlog }
+// Missing returns how many bytes are lost and not retransmitted yet.
+func (s *Sender) Missing() int { return s.lostBytes }
 
-// TimedOut reports whether the retransmission timer has expired several times since anything was
-// acknowledged.
+// TimedOut reports whether the retransmission timer has expired at least three times since the last
+// acknowledgement.
 func (s *Sender) TimedOut() bool { return s.rtt.backoff > 2 }
 
-// Idle reports whether everything that was handed over is acknowledged.
+// Idle reports whether everything that was queued is acknowledged.
 func (s *Sender) Idle() bool { return s.una == s.end }
 
-// InFlight is how many bytes are in flight.
+// InFlight returns how many bytes are in flight.
 func (s *Sender) InFlight() int { return s.flight }
 
-// Queue takes over n sequence numbers from seq on; fin says that the last one is a FIN. It reports
-// false for what it has already: TCP has sent it again.
-func (s *Sender) Queue(now time.Duration, seq uint32, n int, fin bool) bool {
-	if seq != s.end {
+// Segment is a range of sequence numbers that TCP hands over.
+type Segment struct {
+	Seq uint32
+	Len int  // sequence numbers, of which a FIN takes one
+	Fin bool // the last one is a FIN
+}
+
+// Queue queues g for sending. It returns false if g is not the next segment, because TCP has
+// retransmitted.
+func (s *Sender) Queue(now time.Duration, g Segment) bool {
+	if g.Seq != s.end {
 		return false
 	}
 	if s.una == s.end && s.pkts.count == 0 {
 		s.resume(now)
 	}
-	s.end += uint32(n)
-	s.fin = fin
+	s.end += uint32(g.Len)
+	s.fin = g.Fin
 	return true
 }
 
-// PathChanged tells that packets take another path from now on: what was measured does not hold
-// there. What has timed out on the old path is tried at once, not when its back-off ends.
+// PathChanged tells that packets take another path from now on. It discards what was measured on
+// the old path, and retries at once if the retransmission timer has backed off.
 func (s *Sender) PathChanged(now time.Duration) {
 	s.model.PathChanged()
 	s.rtt.min, s.rack.window, s.rtt.since = 0, 1, now
 	s.Retry(now)
 }
 
-// Retry has what waits for the end of a back-off sent now: the path is back.
+// Retry ends the back-off of the retransmission timer and lets it expire now, because the path
+// works again.
 func (s *Sender) Retry(now time.Duration) {
 	if s.rtt.backoff > 0 && s.timer.due != 0 {
 		s.rtt.backoff, s.timer.due = 0, now
-		s.settle()
+		s.setEarliest()
 	}
 }
 
-// resume is called before the first packet after a time in which nothing was in flight.
+// resume is called when data is queued after a time in which nothing was in flight.
 func (s *Sender) resume(now time.Duration) {
 	s.rate.restart(now)
 	s.model.OnIdle(now)
@@ -157,13 +175,13 @@ func (s *Sender) resume(now time.Duration) {
 // Outgoing is a packet that is to be sent now.
 type Outgoing struct {
 	Seq      uint32
-	Len      int // sequence numbers, of which a FIN has one
+	Len      int // sequence numbers, of which a FIN takes one
 	Fin      bool
-	Repeated bool // it was sent before
+	Repeated bool // a retransmission
 }
 
-// Next returns the next packet to send now. It reports false if there is none, or none may be sent
-// yet: see Wake. The packet counts as sent.
+// Next returns the next packet to send now, and counts it as sent. It returns false if there is
+// none, or if none may be sent before the time that Wake returns.
 func (s *Sender) Next(now time.Duration) (Outgoing, bool) {
 	if !s.pace.open(now) && !s.probe.due {
 		return Outgoing{}, false
@@ -173,8 +191,8 @@ func (s *Sender) Next(now time.Duration) (Outgoing, bool) {
 	case s.probe.due:
 		s.probe.due = false
 		return s.sendProbe(now)
-	case s.toSend.head != none:
-		n := s.toSend.head
+	case s.lostList.head != none:
+		n := s.lostList.head
 		if s.flight > 0 && s.flight+int(s.pkts.at(n).length) > window {
 			s.rate.limited = true
 			return Outgoing{}, false
@@ -201,15 +219,15 @@ func (s *Sender) Ready(now time.Duration) bool {
 	return s.sendable()
 }
 
-// sendable reports whether there is a packet for which the congestion window has room.
+// sendable reports whether there is a packet that fits into the congestion window.
 func (s *Sender) sendable() bool {
-	if s.toSend.head != none {
-		return s.flight == 0 || s.flight+int(s.pkts.at(s.toSend.head).length) <= s.model.Cwnd()
+	if s.lostList.head != none {
+		return s.flight == 0 || s.flight+int(s.pkts.at(s.lostList.head).length) <= s.model.Cwnd()
 	}
 	return s.nxt != s.end && (s.flight == 0 || s.flight+min(s.mss, int(s.end-s.nxt)) <= s.model.Cwnd())
 }
 
-// Wake returns when Next or Expire has something to do if nothing else happens before; 0: never.
+// Wake returns when Next or Expire has to be called, unless another event comes before; 0: never.
 func (s *Sender) Wake() time.Duration {
 	at := s.timer.at
 	if s.sendable() && (at == 0 || s.pace.next < at) {
@@ -221,7 +239,7 @@ func (s *Sender) Wake() time.Duration {
 func (s *Sender) sendNew(now time.Duration) Outgoing {
 	length := min(s.mss, int(s.end-s.nxt))
 	if s.fin && length > 1 && length == int(s.end-s.nxt) {
-		length-- // a FIN travels alone: TCP has handed it over so
+		length-- // the FIN gets a packet of its own, as TCP has handed it over
 	}
 	n, p := s.pkts.push()
 	*p = packet{seq: s.nxt, length: uint16(length)}
@@ -235,14 +253,14 @@ func (s *Sender) sendNew(now time.Duration) Outgoing {
 
 func (s *Sender) sendAgain(now time.Duration, n uint32) Outgoing {
 	p := s.pkts.at(n)
-	s.pkts.unlink(&s.toSend, n)
-	s.backlog -= int(p.length)
+	s.pkts.unlink(&s.lostList, n)
+	s.lostBytes -= int(p.length)
 	s.transmit(now, n, p)
 	s.stats.Repeated++
 	return Outgoing{Seq: p.seq, Len: int(p.length), Fin: s.fin && p.end() == s.end, Repeated: true}
 }
 
-// transmit notes that a packet leaves.
+// transmit records that a packet is sent.
 func (s *Sender) transmit(now time.Duration, n uint32, p *packet) {
 	if s.flight == 0 {
 		s.rate.restart(now)
@@ -252,7 +270,7 @@ func (s *Sender) transmit(now time.Duration, n uint32, p *packet) {
 	p.sent = now
 	s.flight += int(p.length)
 	s.rate.stamp(p, s.flight)
-	s.pkts.append(&s.flying, n)
+	s.pkts.append(&s.flightList, n)
 	s.pace.sent(now, int(p.length), s.model)
 	s.stats.Packets++
 	s.stats.Bytes += uint64(p.length)

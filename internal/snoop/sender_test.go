@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// talk is a conversation with a Sender whose packets have 1,000 bytes and whose first one has
+// talk is the conversation of a test with a Sender. Packets have 1,000 bytes, and the first one has
 // sequence number 0.
 type talk struct {
 	t   *testing.T
@@ -17,16 +17,16 @@ type talk struct {
 
 func newTalk(t *testing.T) *talk { return &talk{t, New(0, 1000), time.Second} }
 
-// queue hands over n packets.
+// queue queues n packets.
 func (c *talk) queue(n int) {
 	c.t.Helper()
-	if !c.s.Queue(c.now, c.s.end, 1000*n, false) {
-		c.t.Fatal("data that continue the stream were refused")
+	if !c.s.Queue(c.now, Segment{Seq: c.s.end, Len: 1000 * n}) {
+		c.t.Fatal("Queue has refused the next segment of the stream")
 	}
 }
 
-// want says which packets leave now, by their numbers in the stream, as if the time between packets
-// were over.
+// want compares the packets that leave now, without pacing, with numbers: their places in the
+// stream.
 func (c *talk) want(what string, numbers ...int) {
 	c.t.Helper()
 	var got []int
@@ -44,7 +44,7 @@ func (c *talk) want(what string, numbers ...int) {
 	c.check()
 }
 
-// wait lets time pass, and expires what is due meanwhile.
+// wait advances the time by d, and calls Expire whenever the timer is due.
 func (c *talk) wait(d time.Duration) {
 	c.t.Helper()
 	end := c.now + d
@@ -61,7 +61,8 @@ func (c *talk) wait(d time.Duration) {
 	c.now = end
 }
 
-// ack acknowledges the packets before number n, and selectively those of ranges [from, to).
+// ack acknowledges the packets before number n, and selectively those in ranges, pairs of [from,
+// to).
 func (c *talk) ack(n int, ranges ...int) {
 	c.t.Helper()
 	var sacks []Block
@@ -72,25 +73,25 @@ func (c *talk) ack(n int, ranges ...int) {
 	c.check()
 }
 
-// check holds the counts against the packets.
+// check compares the Sender's byte counts with its packets.
 func (c *talk) check() {
 	c.t.Helper()
-	s, flight, backlog := c.s, 0, 0
+	s, flight, lostBytes := c.s, 0, 0
 	for n := s.pkts.first; n != s.pkts.last(); n = s.pkts.next(n) {
 		switch p := s.pkts.at(n); p.status {
 		case inFlight:
 			flight += int(p.length)
 		case lost:
-			backlog += int(p.length)
+			lostBytes += int(p.length)
 		}
 	}
-	if flight != s.flight || backlog != s.backlog {
-		c.t.Fatalf("%d bytes in flight and %d lost are counted, %d and %d there are", s.flight, s.backlog, flight, backlog)
+	if flight != s.flight || lostBytes != s.lostBytes {
+		c.t.Fatalf("counted %d bytes in flight and %d lost, want %d and %d", s.flight, s.lostBytes, flight, lostBytes)
 	}
 }
 
-// begin sends ten packets and has them acknowledged after 100 ms, so that the round-trip time is
-// known.
+// begin sends ten packets and acknowledges them after 100 ms, so that the Sender knows the
+// round-trip time.
 func (c *talk) begin() {
 	c.t.Helper()
 	c.queue(10)
@@ -100,8 +101,8 @@ func (c *talk) begin() {
 	c.wait(ms)
 }
 
-// A packet is lost when three that were sent later have arrived (RFC 8985, section 6.2: no
-// reordering has been seen).
+// As long as no reordering was seen, a packet is lost when three packets that were sent later have
+// arrived (RFC 8985, section 6.2).
 func TestLossBySACK(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -109,13 +110,13 @@ func TestLossBySACK(t *testing.T) {
 	c.want("the next", 10, 11, 12, 13, 14, 15)
 	c.wait(100 * ms)
 	c.ack(10, 11, 12)
-	c.want("one has passed it: it may be late")
+	c.want("one later packet has arrived")
 	c.ack(10, 11, 13)
-	c.want("two have")
+	c.want("two later packets have arrived")
 	c.ack(10, 11, 14)
-	c.want("three have: it is lost", 10)
+	c.want("three later packets have arrived: it is lost", 10)
 	c.ack(10, 11, 16)
-	c.want("it is sent again once")
+	c.want("it is retransmitted once")
 	c.wait(100 * ms)
 	c.ack(16)
 	if !c.s.Idle() || c.s.stats.Repeated != 1 || c.s.stats.Timeouts != 0 {
@@ -123,15 +124,15 @@ func TestLossBySACK(t *testing.T) {
 	}
 }
 
-// After packets have been seen to pass each other, one is lost only if it is late by more than a
-// quarter of the round-trip time (section 6.2, step 4).
+// After reordering was seen, a packet is lost only if it is late by more than a quarter of the
+// round-trip time (RFC 8985, section 6.2, step 4).
 func TestReorderingWindow(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
 	c.queue(4)
 	c.want("the next", 10, 11, 12, 13)
 	c.wait(100 * ms)
-	c.ack(10, 11, 12) // 11 has passed 10
+	c.ack(10, 11, 12) // 11 has arrived before 10
 	c.wait(10 * ms)
 	c.ack(14)
 	c.queue(6)
@@ -145,8 +146,8 @@ func TestReorderingWindow(t *testing.T) {
 	c.want("for 26 ms: it is lost", 14)
 }
 
-// The window grows when the peer says that it had a packet already (RFC 2883), and when one arrives
-// that was taken for lost.
+// The reordering window grows after a D-SACK (RFC 2883), and when a packet arrives that was marked
+// as lost.
 func TestSpuriousRepetitions(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -156,7 +157,7 @@ func TestSpuriousRepetitions(t *testing.T) {
 	c.ack(10, 11, 15)
 	c.want("lost, as it seems", 10)
 	c.wait(ms)
-	c.ack(15) // too soon to be that of the second
+	c.ack(15) // too soon for the acknowledgement of the retransmission
 	if !c.s.rack.reordered || c.s.rack.window != 2 {
 		t.Errorf("%+v", c.s.rack)
 	}
@@ -167,8 +168,9 @@ func TestSpuriousRepetitions(t *testing.T) {
 	}
 }
 
-// Of the last packets nobody tells that they are lost: after two round-trip times the last one is
-// sent again (RFC 8985, section 7.3), and what it brings tells of the rest.
+// If the last packets are lost, no acknowledgement shows that. After two round-trip times the last
+// one is sent again as a probe (RFC 8985, section 7.3), and its acknowledgement shows the other
+// losses.
 func TestTailLossProbe(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -189,14 +191,14 @@ func TestTailLossProbe(t *testing.T) {
 	}
 }
 
-// A probe is new data if there are any.
+// A probe consists of new data if there is any.
 func TestProbeOfNewData(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
 	c.queue(1)
 	c.want("a packet", 10)
-	c.wait(200 * ms) // 250 ms for a single one
-	c.s.Queue(c.now, c.s.end, 1000, false)
+	c.wait(200 * ms) // with a single packet in flight the probe timeout is 250 ms
+	c.s.Queue(c.now, Segment{Seq: c.s.end, Len: 1000})
 	c.want("data that may leave do", 11)
 	c.queue(1)
 	c.s.pace.next = c.now + time.Hour
@@ -204,8 +206,8 @@ func TestProbeOfNewData(t *testing.T) {
 	c.want("a probe does not wait for its turn", 12)
 }
 
-// Without any answer everything is lost: the first packet is sent again, after twice the time each
-// time, up to eight seconds.
+// Without acknowledgements everything counts as lost, and the first packet is retransmitted. The
+// timeout doubles each time, up to eight seconds.
 func TestRetransmissionTimeout(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -242,8 +244,8 @@ func TestRetransmissionTimeout(t *testing.T) {
 	}
 }
 
-// A peer without SACK is believed by its duplicate acknowledgements (RFC 5681, section 3.2), and
-// that the next packet is lost, too, where it acknowledges only a part (RFC 6582).
+// For a peer without SACK, duplicate acknowledgements show a loss (RFC 5681, section 3.2), and a
+// partial acknowledgement during recovery shows that the next packet is lost too (RFC 6582).
 func TestPeerWithoutSACK(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -267,14 +269,14 @@ func TestPeerWithoutSACK(t *testing.T) {
 	}
 }
 
-// A peer may give up what it has acknowledged selectively (RFC 2018, section 8).
+// A peer may discard data that it has selectively acknowledged (RFC 2018, section 8).
 func TestReneging(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
 	c.queue(2)
 	c.want("the next", 10, 11)
 	c.wait(100 * ms)
-	c.ack(10, 10, 12) // it has them and does not say so in the cumulative one
+	c.ack(10, 10, 12) // the peer has packets 10 and 11, but the cumulative acknowledgement does not include them
 	c.want("nothing is in flight")
 	c.wait(2 * time.Second)
 	c.want("both are sent again", 10)
@@ -283,12 +285,12 @@ func TestReneging(t *testing.T) {
 	c.want("one after the other", 11)
 }
 
-// A FIN travels alone, because TCP has handed it over so, and is repeated like data.
+// A FIN gets a packet of its own, as TCP has handed it over, and is retransmitted like data.
 func TestFIN(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
-	c.s.Queue(c.now, 10000, 500, false)
-	c.s.Queue(c.now, 10500, 1, true)
+	c.s.Queue(c.now, Segment{Seq: 10000, Len: 500})
+	c.s.Queue(c.now, Segment{Seq: 10500, Len: 1, Fin: true})
 	o, _ := c.s.Next(c.now)
 	if o != (Outgoing{Seq: 10000, Len: 500}) {
 		t.Errorf("%+v", o)
@@ -306,7 +308,7 @@ func TestFIN(t *testing.T) {
 	}
 }
 
-// A path that takes only shorter packets has all that is not acknowledged sent again in such.
+// After Recut, everything that is not acknowledged is sent again in packets of the new size.
 func TestRecut(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -332,7 +334,7 @@ func TestRecut(t *testing.T) {
 	}
 }
 
-// A closed window is asked about with growing pauses, and not any more when it is open.
+// A closed window is probed at growing intervals, until it is open.
 func TestClosedWindow(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
@@ -353,8 +355,8 @@ func TestClosedWindow(t *testing.T) {
 	}
 }
 
-// What is not new, or not of this connection, changes nothing.
-func TestSenselessAcknowledgements(t *testing.T) {
+// Acknowledgements that are old or beyond what was sent change nothing.
+func TestInvalidAcknowledgements(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
 	c.queue(5)
@@ -363,7 +365,8 @@ func TestSenselessAcknowledgements(t *testing.T) {
 		ack   uint32
 		sacks []Block
 	}{
-		{20000, nil}, {9000, nil}, {10000, []Block{{13000, 12000}}}, {10000, []Block{{30000, 31000}}}, {10000, []Block{{1 << 31, 1<<31 + 5}}},
+		{20000, nil}, {9000, nil}, {10000, []Block{{13000, 12000}}}, {10000, []Block{{30000, 31000}}},
+		{10000, []Block{{1 << 31, 1<<31 + 5}}},
 		{10000, []Block{{12000, 12000}}}, {^uint32(0), nil},
 	} {
 		c.s.Ack(c.now, a.ack, a.sacks)
@@ -372,12 +375,12 @@ func TestSenselessAcknowledgements(t *testing.T) {
 			t.Errorf("%+v: %d in flight, %v", a, c.s.flight, c.s.sacked)
 		}
 	}
-	if c.s.Queue(c.now, 5000, 1000, false) || c.s.Queue(c.now, 16000, 1000, false) {
+	if c.s.Queue(c.now, Segment{Seq: 5000, Len: 1000}) || c.s.Queue(c.now, Segment{Seq: 16000, Len: 1000}) {
 		t.Error("data that do not continue the stream were taken")
 	}
 }
 
-// Against a naive set: ranges are merged, and what is new is told once.
+// blocks agrees with a naive set: ranges are merged, and each new part is reported once.
 func TestBlocks(t *testing.T) {
 	for range 200 {
 		var s blocks
@@ -394,7 +397,7 @@ func TestBlocks(t *testing.T) {
 			})
 			for i := from; i < to; i++ {
 				if told[i] == want[i] {
-					t.Fatalf("%d: told %v, was there %v", i, told[i], want[i])
+					t.Fatalf("%d: reported as new %v, in the set before %v", i, told[i], want[i])
 				}
 				want[i] = true
 			}
@@ -413,18 +416,18 @@ func TestBlocks(t *testing.T) {
 		}
 		for i := 1; i < len(s); i++ {
 			if !after(s[i].Start, s[i-1].End) {
-				t.Fatalf("%v touch", s)
+				t.Fatalf("ranges of %v touch", s)
 			}
 		}
 	}
 }
 
-// A packet costs no allocation.
+// Sending and acknowledging a packet does not allocate.
 func TestAllocations(t *testing.T) {
 	c := newTalk(t)
 	c.begin()
 	round := func() {
-		c.s.Queue(c.now, c.s.end, 4000, false)
+		c.s.Queue(c.now, Segment{Seq: c.s.end, Len: 4000})
 		for {
 			if _, ok := c.s.Next(c.now); !ok {
 				break
@@ -444,7 +447,8 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// FuzzAck has any acknowledgements leave a Sender whose counts are right and who goes on.
+// FuzzAck checks that after any acknowledgements the counts of a Sender are right and it can still
+// finish.
 func FuzzAck(f *testing.F) {
 	f.Add([]byte{10, 0, 0, 12, 13, 200})
 	f.Fuzz(func(t *testing.T, script []byte) {
@@ -453,7 +457,8 @@ func FuzzAck(f *testing.F) {
 		c.queue(20)
 		for len(script) >= 3 {
 			c.now += time.Duration(script[2]) * ms
-			c.s.Ack(c.now, uint32(script[0])*500, []Block{{uint32(script[0])*500 + uint32(script[1])*100, uint32(script[0])*500 + uint32(script[2])*100}})
+			ack := uint32(script[0]) * 500
+			c.s.Ack(c.now, ack, []Block{{ack + uint32(script[1])*100, ack + uint32(script[2])*100}})
 			c.s.Expire(c.now)
 			for {
 				if _, ok := c.s.Next(c.now); !ok {
@@ -465,7 +470,7 @@ func FuzzAck(f *testing.F) {
 		}
 		for n := 0; !c.s.Idle(); n++ {
 			if at := c.s.Wake(); at == 0 || n > 1000 {
-				t.Fatalf("stands still with %d in flight, %d lost, %d unsent", c.s.flight, c.s.backlog, c.s.Unsent())
+				t.Fatalf("no progress with %d in flight, %d lost, %d unsent", c.s.flight, c.s.lostBytes, c.s.Unsent())
 			} else {
 				c.now = max(c.now, at)
 			}

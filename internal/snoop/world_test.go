@@ -9,7 +9,7 @@ import (
 	"ginnel/internal/netem"
 )
 
-// world is senders and receivers that share a path, in simulated time.
+// world simulates senders and receivers that share a path, in simulated time.
 type world struct {
 	now       time.Duration
 	out, back *netem.Direction
@@ -24,12 +24,12 @@ type simFlow struct {
 	s        *Sender
 	r        receiver
 	armed    time.Duration // when the timer fires; 0: it does not
-	want     int           // bytes that the application has still to hand over
-	received []mark        // in order, as time goes on
-	bursts   int           // times at which packets left
+	want     int           // bytes that the application has still to write
+	received []mark        // bytes received in order, by time
+	bursts   int           // number of times at which packets left
 }
 
-// mark is how many bytes had arrived in order at a time.
+// mark says how many bytes had arrived in order at a time.
 type mark struct {
 	at    time.Duration
 	bytes int
@@ -40,10 +40,11 @@ const (
 	simHeader = 20 + 12 + 20 + 32 + 28 // TCP with timestamps, IPv4, WireGuard, UDP and IPv4
 )
 
-// firstSeq is the first sequence number of every connection: it wraps.
+// firstSeq is the first sequence number of every connection. It is so high that the numbers wrap
+// around.
 const firstSeq = ^uint32(0) - 10_000
 
-// unsentInSim is how much the application of a connection keeps handed over and unsent.
+// unsentInSim is how many unsent bytes the application keeps queued.
 const unsentInSim = 256 << 10
 
 func newWorld(out, back netem.Config, seed uint64) *world {
@@ -84,10 +85,10 @@ func (w *world) after(at time.Duration, do func()) {
 	heap.Push(&w.events, event{at, w.n, do})
 }
 
-// timerGrain is by how much timers fire late.
+// timerGrain is how late timers fire.
 const timerGrain = time.Millisecond
 
-// run lets time pass.
+// run runs the simulation until a time.
 func (w *world) run(until time.Duration) {
 	for {
 		for _, f := range w.flows {
@@ -105,7 +106,7 @@ func (w *world) run(until time.Duration) {
 	}
 }
 
-// arm has the timer fire when the sender has something to do.
+// arm sets the timer to the time that Wake returns.
 func (f *simFlow) arm() {
 	wake := f.s.Wake()
 	if wake == 0 || f.armed != 0 && f.armed <= wake {
@@ -120,7 +121,7 @@ func (f *simFlow) arm() {
 
 func (f *simFlow) fill() {
 	if n := min(unsentInSim-f.s.Unsent(), f.want); n > 0 && (n >= unsentInSim/2 || n == f.want) {
-		f.s.Queue(f.w.now, f.s.end, n, false)
+		f.s.Queue(f.w.now, Segment{Seq: f.s.end, Len: n})
 		f.want -= n
 	}
 }
@@ -141,8 +142,8 @@ func (f *simFlow) send() {
 	}
 }
 
-// arrive has the receiver take a packet and acknowledge: each second one in order, and at once what
-// is not.
+// arrive passes a packet to the receiver, which acknowledges every second packet in order, and at
+// once packets that are out of order.
 func (f *simFlow) arrive(o Outgoing) {
 	atOnce := f.r.take(Block{o.Seq, o.Seq + uint32(o.Len)})
 	f.received = append(f.received, mark{f.w.now, int(f.r.next - firstSeq)})
@@ -167,12 +168,12 @@ func (f *simFlow) ack() {
 	}
 }
 
-// between is the rate of what arrived in order between two times, in Mbit/s.
+// between returns the rate at which bytes arrived in order between two times, in Mbit/s.
 func (f *simFlow) between(from, to time.Duration) float64 {
 	return float64(f.arrivedBy(to)-f.arrivedBy(from)) * 8 / 1e6 / (to - from).Seconds()
 }
 
-// arrivedBy is how many bytes had arrived in order at a time.
+// arrivedBy returns how many bytes had arrived in order at a time.
 func (f *simFlow) arrivedBy(at time.Duration) (bytes int) {
 	n := sort.Search(len(f.received), func(i int) bool { return f.received[i].at > at })
 	if n == 0 {
@@ -185,14 +186,14 @@ func (f *simFlow) arrivedBy(at time.Duration) (bytes int) {
 type receiver struct {
 	next    uint32
 	above   blocks
-	recent  []Block // what was received out of order, the newest first
+	recent  []Block // received out of order, newest first
 	unacked int
 	serial  int
-	twice   *Block // a packet that came twice, not yet reported
+	twice   *Block // a duplicate packet that was not yet reported by D-SACK
 	noSACK  bool
 }
 
-// take reports whether an acknowledgement must be sent at once.
+// take receives a packet, and reports whether it has to be acknowledged at once.
 func (r *receiver) take(b Block) bool {
 	if !after(b.End, r.next) || r.above.holds(b) {
 		r.twice = &b

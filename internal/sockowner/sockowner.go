@@ -11,7 +11,7 @@ import (
 
 // IsOurs reports whether a process of the user that this process runs as made the connection c,
 // which was accepted here. It is false where the system does not tell, and for a connection that
-// has been closed meanwhile.
+// has been closed meanwhile. It does not block.
 func IsOurs(c net.Conn) bool {
 	client, ok1 := addrPort(c.RemoteAddr())
 	server, ok2 := addrPort(c.LocalAddr())
@@ -20,7 +20,10 @@ func IsOurs(c net.Conn) bool {
 
 // Known reports whether this system tells the owners of connections. It makes one on loopback to
 // find out.
-func Known(ctx context.Context) bool {
+func Known(ctx context.Context) bool { return tryOn(ctx, isOurs) }
+
+// tryOn makes a connection on loopback and returns what f says of it.
+func tryOn(ctx context.Context, f func(client, server netip.AddrPort) bool) bool {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return false
@@ -36,7 +39,7 @@ func Known(ctx context.Context) bool {
 	defer c.Close()
 	client, _ := addrPort(c.LocalAddr())
 	server, _ := addrPort(ln.Addr())
-	return isOurs(client, server)
+	return f(client, server)
 }
 
 func addrPort(a net.Addr) (netip.AddrPort, bool) {

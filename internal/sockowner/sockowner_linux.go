@@ -2,6 +2,7 @@ package sockowner
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -9,18 +10,39 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
+
+	"ginnel/internal/sys"
 )
 
 // overflowID is the user that a user namespace shows for all users that it does not know, as the
 // kernel sets it unless it is told otherwise (/proc/sys/kernel/overflowuid).
 const overflowID = 65534
 
-// isOurs looks the connection up in proc_net_tcp(5), which has the user of each socket.
+// bySockDiag reports whether the kernel answers questions about one socket (sock_diag(7)).
+// Sandboxes and seccomp filters may not allow them.
+var bySockDiag = sync.OnceValue(func() bool {
+	return tryOn(context.Background(), func(client, server netip.AddrPort) bool {
+		_, ok := sys.ConnOwner(client, server)
+		return ok
+	})
+})
+
+// isOurs asks the kernel for the user of the socket. Where it does not answer, isOurs looks the
+// socket up in proc_net_tcp(5), which takes longer the more sockets there are.
 func isOurs(client, server netip.AddrPort) bool {
 	user := os.Geteuid()
 	if user == overflowID && !knowsAllUsers() {
 		return false
 	}
+	if bySockDiag() {
+		owner, ok := sys.ConnOwner(client, server)
+		return ok && owner == user
+	}
+	return isOursByProc(user, client, server)
+}
+
+func isOursByProc(user int, client, server netip.AddrPort) bool {
 	if client.Addr().Is4() && isOwner(user, "/proc/thread-self/net/tcp", client, server) {
 		return true
 	}

@@ -56,6 +56,11 @@ func TestOwnConnection(t *testing.T) {
 		if !IsOurs(in) {
 			t.Errorf("a connection of this process to %s is not ours", dialAt)
 		}
+		client, _ := addrPort(in.RemoteAddr())
+		server, _ := addrPort(in.LocalAddr())
+		if !isOursByProc(os.Geteuid(), client, server) {
+			t.Errorf("by /proc a connection of this process to %s is not ours", dialAt)
+		}
 		c.Close()
 		for range 100 { // until the kernel has it closed
 			if !IsOurs(in) {
@@ -107,7 +112,9 @@ func TestConnectionOfAnotherUser(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := accept(t, ln)
-		if IsOurs(c) {
+		client, _ := addrPort(c.RemoteAddr())
+		server, _ := addrPort(c.LocalAddr())
+		if IsOurs(c) || isOursByProc(os.Geteuid(), client, server) {
 			t.Errorf("a connection of user %d is ours", user)
 		}
 		in.Close()
@@ -119,7 +126,8 @@ func TestConnectionOfAnotherUser(t *testing.T) {
 func TestFindOwner(t *testing.T) {
 	client, server := netip.MustParseAddrPort("127.0.0.1:40000"), netip.MustParseAddrPort("127.0.0.1:1080")
 	line := func(state, user, inode string) string {
-		return "   1: " + procAddr(client) + " " + procAddr(server) + " " + state + " 00000000:00000000 00:00000000 00000000  " + user + "        0 " + inode + " 1\n"
+		return "   1: " + procAddr(client) + " " + procAddr(server) + " " + state +
+			" 00000000:00000000 00:00000000 00000000  " + user + "        0 " + inode + " 1\n"
 	}
 	const head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 	for _, c := range []struct {
@@ -134,7 +142,8 @@ func TestFindOwner(t *testing.T) {
 		{"no socket", line("01", "0", "0"), 0, false},
 		{"none", "", 0, false},
 		{"cut off", "   1: " + procAddr(client), 0, false},
-		{"our own end", strings.Replace(line("01", "7", "1"), procAddr(client)+" "+procAddr(server), procAddr(server)+" "+procAddr(client), 1), 0, false},
+		{"our own end", strings.Replace(line("01", "7", "1"), procAddr(client)+" "+procAddr(server),
+			procAddr(server)+" "+procAddr(client), 1), 0, false},
 	} {
 		if user, ok := findOwner(strings.NewReader(head+c.table), client, server); user != c.user || ok != c.ok {
 			t.Errorf("%s: user %d, %v, want %d, %v", c.name, user, ok, c.user, c.ok)
@@ -144,7 +153,8 @@ func TestFindOwner(t *testing.T) {
 
 // Connections that do not come from this machine have no owner here.
 func TestRemoteConnection(t *testing.T) {
-	if IsOurs(fakeConn{addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}}) || IsOurs(fakeConn{addr: &net.UnixAddr{}}) {
+	if IsOurs(fakeConn{addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}}) ||
+		IsOurs(fakeConn{addr: &net.UnixAddr{}}) {
 		t.Error("a connection that is not one of loopback TCP is ours")
 	}
 }

@@ -1,7 +1,7 @@
-// Package wsstream carries a byte stream inside a WebSocket on a connection that there is already:
-// the way through middleboxes that strip any other upgrade. DERP (section 1.8) and ts2021 (section
-// 2.8) both go through it, and to both the borders of messages mean nothing. It starts no
-// goroutines of its own.
+// Package wsstream carries a byte stream in the binary messages of a WebSocket, on an existing
+// connection. DERP (DERP specification, section 1.8) and ts2021 (control specification, section
+// 2.8) use it to pass middleboxes that strip every other HTTP upgrade; message boundaries mean
+// nothing to either protocol. The package starts no goroutines.
 package wsstream
 
 import (
@@ -16,26 +16,25 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"ginnel/internal/httpconn"
 )
 
-// MaxMessage is the size in bytes of the largest message that a Conn writes, and of the largest
-// that both sides of either protocol take.
+// MaxMessage is the largest message in bytes that a Conn writes. Peers of both protocols accept
+// messages up to this size.
 const MaxMessage = 32 << 10
 
-var (
-	errTextMessage  = errors.New("WebSocket message is text, want binary")
-	errDialledTwice = errors.New("HTTP client wants a second connection")
-)
+var errTextMessage = errors.New("WebSocket message is text, want binary")
 
-// Conn is a byte stream. Addresses and deadlines are those of the connection below; a deadline that
-// passes ends the WebSocket.
+// Conn is a byte stream in a WebSocket. Addresses and deadlines are those of the underlying
+// connection. A deadline that passes breaks the WebSocket.
 type Conn struct {
 	net.Conn
 	ws      *websocket.Conn
 	message io.Reader // the rest of the current message; nil between messages
 }
 
-// Accept answers r, which asks for a WebSocket. It takes messages of up to MaxMessage bytes.
+// Accept upgrades the request r to a WebSocket. It accepts messages of up to MaxMessage bytes.
 func Accept(w http.ResponseWriter, r *http.Request, opts *websocket.AcceptOptions) (*Conn, error) {
 	h := &hijacked{ResponseWriter: w}
 	ws, err := websocket.Accept(h, r, opts)
@@ -46,19 +45,21 @@ func Accept(w http.ResponseWriter, r *http.Request, opts *websocket.AcceptOption
 	return &Conn{Conn: h.conn, ws: ws}, nil
 }
 
-// DialConfig says how to ask for a WebSocket.
+// DialConfig configures the client's request for a WebSocket.
 type DialConfig struct {
-	URL, Host   string // whose scheme does not matter; Host is that of URL if empty
+	URL         string // of the request; http, also if the connection is TLS
+	Host        string // the Host header; empty: the host of URL
 	Header      http.Header
-	Subprotocol string // the server must choose it too
-	MaxHead     int64  // bytes of the answer's head
-	MaxMessage  int64  // bytes of a message
+	Subprotocol string // the server must select it
+	MaxHead     int64  // largest head of the response in bytes
+	MaxMessage  int64  // largest message in bytes that is accepted
 }
 
-// Dial does the client's part on conn, which remains the caller's if there is an error.
+// Dial requests a WebSocket on conn. If it fails, the caller still owns conn.
 func Dial(ctx context.Context, conn net.Conn, cfg DialConfig) (*Conn, error) {
-	once := &onceDialer{conn: conn}
-	tr := &http.Transport{DialContext: once.dial, DisableKeepAlives: true, MaxResponseHeaderBytes: cfg.MaxHead}
+	tr := &http.Transport{
+		DialContext: httpconn.DialOnce(conn), DisableKeepAlives: true, MaxResponseHeaderBytes: cfg.MaxHead,
+	}
 	defer tr.CloseIdleConnections()
 	ws, _, err := websocket.Dial(ctx, cfg.URL, &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: tr, CheckRedirect: noRedirect},
@@ -80,16 +81,15 @@ func Dial(ctx context.Context, conn net.Conn, cfg DialConfig) (*Conn, error) {
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// Subprotocol is the one that was agreed on.
+// Subprotocol returns the negotiated subprotocol; empty: none.
 func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
 
-// Refuse ends the WebSocket because what was asked for, or what is carried, is not what this side
-// speaks.
+// Refuse closes the WebSocket with a reason for the peer (StatusPolicyViolation).
 func (c *Conn) Refuse(reason string) {
 	c.end(websocket.StatusPolicyViolation, reason)
 }
 
-// Read reads from the current message, or waits for the next.
+// Read implements net.Conn. It reads from the current message, or waits for the next.
 func (c *Conn) Read(p []byte) (int, error) {
 	for {
 		if c.message == nil {
@@ -115,7 +115,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 }
 
-// streamError turns the end of a WebSocket into the end of a stream.
+// streamError returns io.EOF if err is the orderly close of the WebSocket, and err otherwise.
 func streamError(err error) error {
 	switch websocket.CloseStatus(err) {
 	case websocket.StatusNormalClosure, websocket.StatusGoingAway:
@@ -124,7 +124,7 @@ func streamError(err error) error {
 	return err
 }
 
-// Write splits p into messages.
+// Write implements net.Conn. It splits p into messages of at most MaxMessage bytes.
 func (c *Conn) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
 		part := p[:min(len(p), MaxMessage)]
@@ -137,7 +137,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// Close says goodbye but does not wait for the answer.
+// Close sends a close frame, does not wait for the peer's, and closes the connection.
 func (c *Conn) Close() error { return c.end(websocket.StatusNormalClosure, "") }
 
 func (c *Conn) end(code websocket.StatusCode, reason string) error {
@@ -145,8 +145,8 @@ func (c *Conn) end(code websocket.StatusCode, reason string) error {
 	return c.ws.Close(code, reason)
 }
 
-// hijacked remembers the connection that was hijacked through it, which the WebSocket library keeps
-// to itself.
+// hijacked records the connection that the WebSocket library hijacks, because the library does not
+// expose it.
 type hijacked struct {
 	http.ResponseWriter
 	conn net.Conn
@@ -157,15 +157,4 @@ func (h *hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	h.conn = conn
 	return conn, brw, err
-}
-
-// onceDialer gives an HTTP transport the connection that there is already.
-type onceDialer struct{ conn net.Conn }
-
-func (d *onceDialer) dial(context.Context, string, string) (net.Conn, error) {
-	conn := d.conn
-	if d.conn = nil; conn == nil {
-		return nil, errDialledTwice
-	}
-	return conn, nil
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// serve answers WebSockets of the subprotocol and gives each stream to f, which owns it; it returns
-// the server's address.
+// serve starts a server that accepts WebSockets with a subprotocol and passes each stream to f,
+// which owns it. It returns the server's address.
 func serve(t *testing.T, subprotocol string, f func(c *Conn)) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -45,8 +45,7 @@ func dial(t *testing.T, addr string, cfg DialConfig) (*Conn, error) {
 
 var usual = DialConfig{MaxHead: 4 << 10, MaxMessage: MaxMessage}
 
-// What is written comes out as one stream, whatever the sizes on both sides, until the other side
-// closes.
+// Bytes arrive in order for any sizes of writes and reads, until the peer closes.
 func TestStream(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), 3*MaxMessage/16+1)
 	addr := serve(t, "stream", func(c *Conn) {
@@ -76,7 +75,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// A deadline of the connection ends a read that waits.
+// A read deadline interrupts a blocked Read.
 func TestDeadline(t *testing.T) {
 	addr := serve(t, "stream", func(c *Conn) {
 		defer c.Close()
@@ -93,8 +92,8 @@ func TestDeadline(t *testing.T) {
 	c.Close()
 }
 
-// What does not belong into the stream ends it with an error.
-func TestStrangeMessages(t *testing.T) {
+// A text message, or one that is too large, ends the stream with an error.
+func TestInvalidMessages(t *testing.T) {
 	for name, c := range map[string]struct {
 		typ  websocket.MessageType
 		size int
@@ -110,7 +109,8 @@ func TestStrangeMessages(t *testing.T) {
 				_, err := io.Copy(io.Discard, c)
 				errc <- err
 			})
-			ws, _, err := websocket.Dial(t.Context(), "http://"+addr+"/", &websocket.DialOptions{Subprotocols: []string{"stream"}})
+			ws, _, err := websocket.Dial(t.Context(), "http://"+addr+"/",
+				&websocket.DialOptions{Subprotocols: []string{"stream"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,7 +125,7 @@ func TestStrangeMessages(t *testing.T) {
 	}
 }
 
-// A server that speaks another subprotocol, sends a head without end or leads elsewhere is refused.
+// Dial fails if the server selects another subprotocol, sends too large a head, or redirects.
 func TestDialRefuses(t *testing.T) {
 	other := serve(t, "other", func(c *Conn) {
 		if c.Subprotocol() != "" {

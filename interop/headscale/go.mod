@@ -1,4 +1,5 @@
-// This module has no code. It pins headscale, which is built from it: its dependencies are not those of interop.
+// This module has no code. It pins headscale, which is built from it with dependencies that differ
+// from those of interop.
 module ginnel/interop/headscale
 
 go 1.26.6

@@ -1,5 +1,5 @@
-// This module has no code. It pins the oldest stock client that our server admits with every kind of relay, which is
-// built from it. See pinVersion in control/server/version.go.
+// This module has no code. It pins the oldest stock client that our server admits with every kind
+// of relay. See pinVersion in control/server/version.go.
 module ginnel/interop/oldest
 
 go 1.24.0

@@ -10,7 +10,7 @@ import (
 	"tailscale.com/net/netcheck"
 )
 
-// checkCommands looks at a mesh of alpha, beta and gamma through the tailscale command on beta.
+// checkCommands checks what the tailscale command on beta shows of a mesh of alpha, beta and gamma.
 func checkCommands(t *testing.T, beta *tailscaled, path string) {
 	t.Helper()
 	checkStatus(t, beta, path)
@@ -19,20 +19,23 @@ func checkCommands(t *testing.T, beta *tailscaled, path string) {
 	checkPings(t, beta)
 }
 
-// checkPings has beta ping the others in the two ways that their WireGuard answers.
+// checkPings makes beta ping the others with TSMP and ICMP, which the peers answer inside the
+// tunnel.
 func checkPings(t *testing.T, beta *tailscaled) {
 	t.Helper()
 	for _, peer := range []string{"alpha", "gamma"} {
 		for _, kind := range []string{"--tsmp", "--icmp"} {
-			if out, err := try(beta.cli("ping", kind, "-c", "1", "--timeout", "5s", peer)); err != nil || !strings.Contains(out, "pong from "+peer) {
+			if out, err := try(beta.cli("ping", kind, "-c", "1", "--timeout", "5s", peer)); err != nil ||
+				!strings.Contains(out, "pong from "+peer) {
 				t.Errorf("tailscale ping %s %s: %v\n%s", kind, peer, err, indent(out))
 			}
 		}
 	}
 }
 
-// checkDebugDERP looks at what stock diagnostics say of the relay in the server's own process. They
-// try both families of every relay, so they complain once of one whose host is an IPv4 address.
+// checkDebugDERP checks the report of 'tailscale debug derp' on the relay in the server's own
+// process. The command tries both address families of every relay, so it reports one error for a
+// relay whose host is an IPv4 address.
 func checkDebugDERP(t *testing.T, beta *tailscaled) {
 	t.Helper()
 	out := run(t, beta.cli("debug", "derp", "900"))
@@ -40,8 +43,9 @@ func checkDebugDERP(t *testing.T, beta *tailscaled) {
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
 		t.Fatal(err)
 	}
-	if len(report.Errors) != 1 || !strings.HasSuffix(report.Errors[0], "over IPv6: dial tcp6: address "+hub.String()+": no suitable address found") {
-		t.Errorf("tailscale debug derp finds wrong %q, want only that the relay has no IPv6", report.Errors)
+	if len(report.Errors) != 1 ||
+		!strings.HasSuffix(report.Errors[0], "over IPv6: dial tcp6: address "+hub.String()+": no suitable address found") {
+		t.Errorf("tailscale debug derp reports the errors %q, want only that the relay has no IPv6", report.Errors)
 	}
 	for _, found := range []string{"Successfully established a DERP connection", "returned IPv4 STUN response"} {
 		if !strings.Contains(strings.Join(report.Info, "\n"), found) {
@@ -50,7 +54,7 @@ func checkDebugDERP(t *testing.T, beta *tailscaled) {
 	}
 }
 
-// checkStatus looks at what scripts read.
+// checkStatus checks the JSON of 'tailscale status'.
 func checkStatus(t *testing.T, beta *tailscaled, path string) {
 	t.Helper()
 	s, err := beta.status()
@@ -61,11 +65,13 @@ func checkStatus(t *testing.T, beta *tailscaled, path string) {
 		t.Errorf("tailscale status: health: %q", s.Health)
 	}
 	net := s.CurrentTailnet
-	if s.BackendState != "Running" || !s.HaveNodeKey || net == nil || net.MagicDNSSuffix != baseDomain || !net.MagicDNSEnabled {
+	if s.BackendState != "Running" || !s.HaveNodeKey || net == nil || net.MagicDNSSuffix != baseDomain ||
+		!net.MagicDNSEnabled {
 		t.Errorf("tailscale status: state %q, network %+v", s.BackendState, net)
 	}
 	self := s.Self
-	if self.HostName != "beta" || self.DNSName != "beta."+baseDomain+"." || self.Relay != regionCode || !self.Online || !self.InNetworkMap || len(self.TailscaleIPs) != 2 {
+	if self.HostName != "beta" || self.DNSName != "beta."+baseDomain+"." || self.Relay != regionCode || !self.Online ||
+		!self.InNetworkMap || len(self.TailscaleIPs) != 2 {
 		t.Errorf("tailscale status: self is %+v", self)
 	}
 	if u := s.User[self.UserID]; u.LoginName != "ann" {
@@ -74,12 +80,14 @@ func checkStatus(t *testing.T, beta *tailscaled, path string) {
 	var names []string
 	for _, p := range s.Peer {
 		names = append(names, p.HostName)
-		if p.DNSName != p.HostName+"."+baseDomain+"." || p.Relay != regionCode || !p.Online || !p.InNetworkMap || !p.InEngine || !p.Active ||
-			p.OS != "linux" || p.UserID != self.UserID || len(p.TailscaleIPs) != 2 || p.RxBytes < bulk || p.LastHandshake.IsZero() {
+		if p.DNSName != p.HostName+"."+baseDomain+"." || p.Relay != regionCode || !p.Online || !p.InNetworkMap ||
+			!p.InEngine || !p.Active || p.OS != "linux" ||
+			p.UserID != self.UserID || len(p.TailscaleIPs) != 2 || p.RxBytes < bulk ||
+			p.LastHandshake.IsZero() {
 			t.Errorf("tailscale status: peer is %+v", p)
 		}
 		if direct := p.CurAddr != ""; direct != (path == "direct") {
-			t.Errorf("tailscale status: the address of %s is %q, and the path is %s", p.HostName, p.CurAddr, path)
+			t.Errorf("tailscale status: the direct address of %s is %q on path %s", p.HostName, p.CurAddr, path)
 		}
 	}
 	slices.Sort(names)
@@ -88,8 +96,7 @@ func checkStatus(t *testing.T, beta *tailscaled, path string) {
 	}
 }
 
-// checkStatusText looks at what people read: a line for each node, and nothing that is wrong below
-// them.
+// checkStatusText checks the text of 'tailscale status': one line for each node, and no warnings.
 func checkStatusText(t *testing.T, beta *tailscaled) {
 	t.Helper()
 	out := run(t, beta.cli("status"))
@@ -98,14 +105,15 @@ func checkStatusText(t *testing.T, beta *tailscaled) {
 		t.Errorf("tailscale status:\n%s", indent(out))
 	}
 	for _, l := range lines {
-		if f := strings.Fields(l); len(f) < 5 || !strings.HasPrefix(f[0], "100.") || !slices.Contains([]string{"alpha", "beta", "gamma"}, f[1]) ||
+		if f := strings.Fields(l); len(f) < 5 || !strings.HasPrefix(f[0], "100.") ||
+			!slices.Contains([]string{"alpha", "beta", "gamma"}, f[1]) ||
 			!strings.HasPrefix(f[2], "ann") || f[3] != "linux" {
 			t.Errorf("tailscale status: line %q", l)
 		}
 	}
 }
 
-// checkNetcheck looks at what the relay's STUN server and the relay tell of the network.
+// checkNetcheck checks the network report that tailscaled makes with the relay and its STUN server.
 func checkNetcheck(t *testing.T, beta *tailscaled) {
 	t.Helper()
 	out := run(t, beta.cli("netcheck", "--format", "json"))
@@ -113,11 +121,13 @@ func checkNetcheck(t *testing.T, beta *tailscaled) {
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatalf("tailscale netcheck: %v\n%s", err, indent(out))
 	}
-	if !r.UDP || !r.IPv4 || r.GlobalV4.Addr() != beta.host.addr || r.PreferredDERP != regionID || len(r.RegionLatency) != 1 || r.RegionLatency[regionID] <= 0 {
+	if !r.UDP || !r.IPv4 || r.GlobalV4.Addr() != beta.host.addr || r.PreferredDERP != regionID ||
+		len(r.RegionLatency) != 1 || r.RegionLatency[regionID] <= 0 {
 		t.Errorf("tailscale netcheck:\n%s", indent(out))
 	}
 	text := run(t, beta.cli("netcheck"))
-	for _, want := range []string{"* UDP: true", "* IPv4: yes, " + beta.host.addr.String(), "* Nearest DERP: Test", "- " + regionCode + ": "} {
+	for _, want := range []string{"* UDP: true", "* IPv4: yes, " + beta.host.addr.String(), "* Nearest DERP: Test",
+		"- " + regionCode + ": "} {
 		if !strings.Contains(text, want) {
 			t.Errorf("tailscale netcheck does not say %q:\n%s", want, indent(text))
 		}

@@ -12,15 +12,15 @@ import (
 	"github.com/miekg/dns"
 )
 
-// hostDNS is a nameserver in the hub that the hosts of exit nodes ask.
+// hostDNS is a nameserver in the hub, used by the hosts of exit nodes.
 type hostDNS struct {
 	t *testing.T
 
 	mu    sync.Mutex
-	asked map[string][]netip.Addr // by name, who asked for it
+	asked map[string][]netip.Addr // source addresses of the questions, by name
 }
 
-// The name that only hostDNS knows. It leads to the address of the site outside.
+// outsideName is known to hostDNS only. Its address is that of the internet site.
 const outsideName = "site.outside.example."
 
 func startHostDNS(t *testing.T) *hostDNS {
@@ -54,7 +54,7 @@ func (d *hostDNS) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	w.WriteMsg(r)
 }
 
-// askers returns the addresses that have asked for the name.
+// askers returns the addresses that have asked for outsideName.
 func (d *hostDNS) askers() []netip.Addr {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -63,7 +63,7 @@ func (d *hostDNS) askers() []netip.Addr {
 	return slices.Compact(all)
 }
 
-// withResolver has a command see another /etc/resolv.conf, in a mount namespace of its own.
+// withResolver makes a command see another /etc/resolv.conf, in its own mount namespace.
 func withResolver(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
 	t.Helper()
 	file := writeText(t, filepath.Join(t.TempDir(), "resolv.conf"), "nameserver "+hub.String()+"\n")
@@ -75,15 +75,16 @@ func withResolver(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
 	return wrapped
 }
 
-// TestServerExitDNS proves that an exit node of either make answers the names outside the mesh for
-// a client of the other make, by its own host's nameserver, and that nobody else asks for them.
+// TestServerExitDNS proves that an exit node of either make resolves names outside the mesh for a
+// client of the other make, through its own host's nameserver, and that no client asks that
+// nameserver itself.
 func TestServerExitDNS(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
 	s := startOurServer(t, relay)
 	names := startHostDNS(t)
 	m := newMesh(t, s, relay)
-	_, port, err := net.SplitHostPort(internet(t))
+	_, port, err := net.SplitHostPort(startInternetSite(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,18 +97,18 @@ func TestServerExitDNS(t *testing.T) {
 	m.join(alpha, beta, gamma, delta)
 	s.approveRoutes(t, "alpha")
 	s.approveRoutes(t, "beta")
-	leaveBy(t, delta, "alpha")
+	useExitNode(t, delta, "alpha")
 
 	for _, c := range []struct{ client, exit node }{{delta, alpha}, {gamma, beta}} {
 		exit := c.exit.machine().addr
-		comes(t, c.client, site, exit.String())
+		awaitAnswer(t, c.client, site, exit.String())
 		if got := names.askers(); !slices.Contains(got, exit) {
 			t.Errorf("%v asked the nameserver of the exit node's host, want %s", got, exit)
 		}
 	}
 	for _, c := range []node{gamma, delta} {
 		if slices.Contains(names.askers(), c.machine().addr) {
-			t.Errorf("%s asked by itself, and has an exit node", c.machine().name)
+			t.Errorf("%s asked the nameserver itself although it uses an exit node", c.machine().name)
 		}
 	}
 }

@@ -15,14 +15,14 @@ import (
 	nodepkg "ginnel/node"
 )
 
-// ginnel is a node of ours: the program as it is installed.
+// ginnel is our node: the program as it is installed.
 type ginnel struct {
 	t       *testing.T
 	host    *host
 	dir     string
-	args    []string // of 'ginnel up', besides those that every node has
+	args    []string // further arguments of 'ginnel up'
 	env     []string
-	wrap    func(*testing.T, *exec.Cmd) *exec.Cmd // changes how the program is started, if not nil
+	wrap    func(*testing.T, *exec.Cmd) *exec.Cmd // if not nil, changes the command that starts the program
 	process *process
 }
 
@@ -31,13 +31,14 @@ func newGinnel(t *testing.T, h *host) *ginnel { return &ginnel{t: t, host: h, di
 func (g *ginnel) machine() *host    { return g.host }
 func (g *ginnel) program() *process { return g.process }
 
-// proxy is a path: a Unix socket is seen from every network namespace.
+// proxy is a Unix socket, because its path is reachable from every network namespace.
 func (g *ginnel) proxy() string { return filepath.Join(g.dir, "proxy") }
 func (g *ginnel) state() string { return filepath.Join(g.dir, "state") }
 
 func (g *ginnel) upCommand(server, key string) *exec.Cmd {
 	args := []string{"up", "--control", server, "--state", g.state(), "--proxy", "unix:" + g.proxy(),
-		"--hostname", g.host.name, "--serve", "8000=8000", "--serve", "8001=8001", "--serve", "8002=8002", "--mesh-only", "--log-level", "debug", "--log-format", "text"}
+		"--hostname", g.host.name, "--serve", "8000=8000", "--serve", "8001=8001", "--serve", "8002=8002", "--mesh-only",
+		"--log-level", "debug", "--log-format", "text"}
 	if key != "" {
 		args = append(args, "--authkey", key)
 	}
@@ -60,13 +61,12 @@ func (g *ginnel) up(server, key string) {
 	g.t.Logf("%s (ginnel) is up after %v", g.host.name, took.Round(time.Millisecond))
 }
 
-// lacksExit reports whether a node has joined, and is not ready only because its exit node is not
-// there.
+// lacksExit reports whether a node has joined and only its exit node is missing.
 func lacksExit(s nodepkg.Status) bool {
 	return s.State == nodepkg.StateStarting && len(s.Self.Addresses) > 0 && strings.HasPrefix(s.Reason, "exit node ")
 }
 
-// status is what 'ginnel status' says.
+// status returns the result of 'ginnel status'.
 func (g *ginnel) status() (s nodepkg.Status, err error) {
 	out, err := try(exec.Command(binary("ginnel"), "status", "--json", "--state", g.state()))
 	if err != nil {
@@ -96,7 +96,7 @@ func (g *ginnel) knows(peer string) bool {
 	return err == nil && slices.ContainsFunc(s.Peers, func(p nodepkg.PeerStatus) bool { return p.Name == peer })
 }
 
-// sees looks at the JSON, and makes sure that the table agrees.
+// sees reads the JSON, and checks that the table agrees.
 func (g *ginnel) sees(peer string) presence {
 	s, err := g.status()
 	if err != nil {
@@ -120,17 +120,17 @@ func (g *ginnel) sees(peer string) presence {
 	return is
 }
 
-// lineOf is the line of a table that has a name in this column.
+// lineOf returns the line of a table that has name in the column.
 func lineOf(table, name string, column int) string {
 	for line := range strings.Lines(table) {
 		if f := strings.Fields(line); len(f) > column && f[column] == name {
 			return line
 		}
 	}
-	return "no line of " + name
+	return "no line with " + name
 }
 
-// path asks by a ping, so that there is a reason to have one.
+// path pings the peer, because without traffic there is no path.
 func (g *ginnel) path(peer string) string {
 	out, err := try(exec.Command(binary("ginnel"), "ping", peer, "-c", "1", "--json", "--state", g.state()))
 	if err != nil {

@@ -18,7 +18,7 @@ type headscale struct {
 	process *process
 }
 
-// headscaleConfig takes the address of the server, its directory, and the name domain.
+// headscaleConfig is a format for the address of the server, its directory, and the base domain.
 const headscaleConfig = `
 server_url: http://%[1]s
 listen_addr: %[1]s
@@ -34,7 +34,7 @@ disable_check_updates: true
 log: {level: info}
 `
 
-// headscaleRelay takes the region, its code, the address of the relay, its pin, and its ports.
+// headscaleRelay is a format for the region ID, its code, and the relay's address, pin and ports.
 const headscaleRelay = `
 regions:
   %[1]d:
@@ -42,10 +42,11 @@ regions:
     regioncode: %[2]s
     regionname: Test
     nodes:
-      - {name: 1a, regionid: %[1]d, hostname: %[3]s, ipv4: %[3]s, ipv6: none, certname: "%[4]s", derpport: %[5]d, stunport: %[6]d}
+      - {name: 1a, regionid: %[1]d, hostname: %[3]s, ipv4: %[3]s, ipv6: none,
+         certname: "%[4]s", derpport: %[5]d, stunport: %[6]d}
 `
 
-// startHeadscale starts a server with a network of one user that has one relay.
+// startHeadscale starts a server with one user and one relay.
 func startHeadscale(t *testing.T, r *relayProgram) *headscale {
 	t.Helper()
 	s := &headscale{dir: t.TempDir(), port: freeTCPPort(t, hub)}
@@ -63,7 +64,7 @@ func (s *headscale) write(t *testing.T, name, text string) {
 	}
 }
 
-// cli is the program, as the server and as its administrator run it.
+// cli runs the program with its configuration, as the server or for its administrator.
 func (s *headscale) cli(args ...string) *exec.Cmd {
 	cmd := exec.Command(binary("headscale"), append([]string{"-c", filepath.Join(s.dir, "config.yaml")}, args...)...)
 	cmd.Env = bareEnvironment(s.dir)
@@ -96,7 +97,7 @@ func (s *headscale) authKey(t *testing.T) string {
 	return k.Key
 }
 
-// headscaleNode is what headscale tells of a node.
+// headscaleNode is a node in the output of headscale.
 type headscaleNode struct {
 	ID              uint64
 	GivenName       string `json:"given_name"`
@@ -119,7 +120,7 @@ func (s *headscale) members(t *testing.T) map[string]bool {
 	return all
 }
 
-// node is the one of this name.
+// node returns the node with this name.
 func (s *headscale) node(t *testing.T, name string) headscaleNode {
 	t.Helper()
 	all := s.nodes(t)
@@ -135,10 +136,11 @@ func (s *headscale) node(t *testing.T, name string) headscaleNode {
 func (s *headscale) approveRoutes(t *testing.T, name string) {
 	t.Helper()
 	n := s.node(t, name)
-	run(t, s.cli("nodes", "approve-routes", "--identifier", fmt.Sprint(n.ID), "--routes", strings.Join(n.AvailableRoutes, ",")))
+	run(t, s.cli("nodes", "approve-routes", "--identifier", fmt.Sprint(n.ID),
+		"--routes", strings.Join(n.AvailableRoutes, ",")))
 }
 
-// expire has a node log in again before it can go on.
+// expire makes the key of a node expire, so that it has to log in again.
 func (s *headscale) expire(t *testing.T, n node) {
 	t.Helper()
 	run(t, s.cli("nodes", "expire", "--identifier", fmt.Sprint(s.node(t, n.machine().name).ID)))
@@ -152,8 +154,8 @@ func (s *headscale) ask(t *testing.T, answer any, args ...string) {
 	}
 }
 
-// TestHeadscale proves that a node of ours joins headscale with a key, reaches a service behind
-// tailscaled through its proxies and the other way round, over derper, and then directly.
+// TestHeadscale proves that our node joins headscale with a key, and that it and tailscaled reach
+// each other's services through their proxies, over derper and then directly.
 func TestHeadscale(t *testing.T) {
 	t.Parallel()
 	relay := startDerper(t)
@@ -161,23 +163,23 @@ func TestHeadscale(t *testing.T) {
 	alpha, beta := newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta"))
 	m.join(alpha, beta)
 	m.exchange()
-	m.take("relay")
+	m.awaitPaths("relay")
 	if got, err := fetchBy("http", fetchLimit, alpha, "beta", "/"); got != "beta" || err != nil {
-		t.Errorf("by HTTP proxy: %q, %v", got, err)
+		t.Errorf("through the HTTP proxy: %q, %v", got, err)
 	}
-	m.unlock(true)
-	m.take("direct")
+	m.allowDirect()
+	m.awaitPaths("direct")
 	m.exchange()
-	m.take("direct")
-	m.unlock(false) // what was direct falls back
-	m.recovered()
-	m.take("relay")
+	m.awaitPaths("direct")
+	m.blockDirect() // the direct paths break
+	m.awaitRecovery()
+	m.awaitPaths("relay")
 }
 
-// TestHeadscaleSurvives proves that our node and tailscaled outlive restarts of headscale, derper
-// and each other.
+// TestHeadscaleSurvives proves that our node and tailscaled stay connected after restarts of
+// headscale, derper and each other.
 func TestHeadscaleSurvives(t *testing.T) {
-	bothWays(t, func(t *testing.T) *mesh {
+	testRestarts(t, func(t *testing.T) *mesh {
 		relay := startDerper(t)
 		return newMesh(t, startHeadscale(t, relay), relay)
 	})

@@ -15,36 +15,36 @@ import (
 	"testing"
 )
 
-// hub is where servers and relays listen: it is one hop from every host. The tests run there too.
+// hub is the address of servers and relays, one hop from every host. The tests run in its namespace
+// too.
 var hub = netip.MustParseAddr("10.77.0.1")
 
-// hub6 is the hub for hosts that have IPv6 and nothing else.
+// hub6 is the hub's address for hosts with IPv6 only.
 var hub6 = netip.MustParseAddr("fd77::1")
 
-// prefixes6 is where their addresses are.
+// prefixes6 begins the addresses of hosts with IPv6 only.
 const prefixes6 = "fd77:0:0:"
 
-// servicePort is where each host has a web service of its own, on loopback, and where its node
-// offers it in the mesh.
+// servicePort is the port of the web service that each host has on loopback, and that its node
+// offers in the mesh.
 const servicePort = 8000
 
-// otherPort is where the same service is once more, for those who may use the one and not the
-// other.
+// otherPort is a second port of the same service, for policies that allow only one of them.
 const otherPort = 8001
 
-// echoPort is where what is sent comes back.
+// echoPort is the port of an echo service.
 const echoPort = 8002
 
-// bulk is what the service sends behind the host's name when it is asked for /bulk.
+// bulk is the least number of bytes that the service sends for /bulk.
 const bulk = 1 << 20
 
-// host is a machine: a network namespace with a wire to the hub. It can reach other hosts only
-// after both have been unlocked; until then all that they share is what runs in the hub.
+// host is a machine: a network namespace with a veth link to the hub. It reaches other hosts only
+// after allowDirect on both. Until then they share only the servers in the hub.
 type host struct {
 	t       *testing.T
 	name    string
 	addr    netip.Addr
-	device  string // the hub's end of the wire
+	device  string // the hub's end of the link
 	process *process
 }
 
@@ -63,7 +63,7 @@ func makeHub() error {
 	if err := ip("addr", "add", hub6.String()+"/128", "dev", "lo", "nodad"); err != nil {
 		return err
 	}
-	return os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0) // hosts are locked one by one
+	return os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0) // newHost6 blocks each host
 }
 
 func ip(args ...string) error {
@@ -73,8 +73,8 @@ func ip(args ...string) error {
 	return nil
 }
 
-// newHost makes a host until the test ends. Its service is at these further addresses too, which
-// nobody else can reach.
+// newHost makes a host until the test ends. Its service also listens on the addresses behind, which
+// no other host can reach.
 func newHost(t *testing.T, name string, behind ...string) *host {
 	t.Helper()
 	n := hosts.Add(1)
@@ -84,14 +84,14 @@ func newHost(t *testing.T, name string, behind ...string) *host {
 	return h
 }
 
-// newHost6 makes a host without IPv4.
+// newHost6 makes a host without IPv4. Its direct paths are blocked, as those of newHost are.
 func newHost6(t *testing.T, name string) *host {
 	t.Helper()
 	n := hosts.Add(1)
 	gateway := netip.MustParseAddr(fmt.Sprintf("%s%x::1", prefixes6, n))
 	h := startHost(t, n, gateway.Next(), name, nil)
 	h.wire(gateway, 64)
-	h.unlock(false)
+	h.blockDirect()
 	return h
 }
 
@@ -111,7 +111,7 @@ func startHost(t *testing.T, n int32, addr netip.Addr, name string, behind []str
 	return h
 }
 
-// wire connects the host with the hub.
+// wire links the host to the hub.
 func (h *host) wire(gateway netip.Addr, bits int) {
 	h.t.Helper()
 	id := strconv.Itoa(h.process.cmd.Process.Pid)
@@ -131,13 +131,20 @@ func (h *host) wire(gateway netip.Addr, bits int) {
 	}
 }
 
-// plug puts the host's cable in or pulls it out, of which the hub hears nothing but silence.
-func (h *host) plug(in bool) {
+// linkState is the state of a host's link.
+type linkState string
+
+const (
+	linkUp   linkState = "up"
+	linkDown linkState = "down"
+)
+
+// setLink sets the host's link up or down. For the hub, a host whose link is down is only silent.
+func (h *host) setLink(state linkState) {
 	h.t.Helper()
-	state := map[bool]string{true: "up", false: "down"}[in]
 	id := strconv.Itoa(h.process.cmd.Process.Pid)
-	lines := [][]string{{"ip", "link", "set", "eth0", state}}
-	if in { // which went with the link
+	lines := [][]string{{"ip", "link", "set", "eth0", string(state)}}
+	if state == linkUp { // the kernel removed the route with the link
 		lines = append(lines, []string{"ip", "route", "replace", "default", "via", h.addr.Prev().String()})
 	}
 	for _, line := range lines {
@@ -147,34 +154,41 @@ func (h *host) plug(in bool) {
 	}
 }
 
-// unlock lets what the host sends to other hosts pass, or no longer.
-func (h *host) unlock(open bool) {
+// allowDirect makes the hub forward what the host sends to other hosts.
+func (h *host) allowDirect() {
 	h.t.Helper()
-	if err := h.forward(open); err != nil {
+	h.setForwarding("1", "del")
+}
+
+// blockDirect undoes allowDirect.
+func (h *host) blockDirect() {
+	h.t.Helper()
+	h.setForwarding("0", "add")
+}
+
+// setForwarding sets the forwarding of packets from the host: by a sysctl value for IPv4. IPv6
+// forwarding cannot be switched by device, so for IPv6 it adds or deletes a blackhole rule.
+func (h *host) setForwarding(value, ruleCommand string) {
+	h.t.Helper()
+	var err error
+	if h.addr.Is6() {
+		err = ip("-6", "rule", ruleCommand, "iif", h.device, "priority", "100", "blackhole")
+	} else {
+		err = os.WriteFile("/proc/sys/net/ipv4/conf/"+h.device+"/forwarding", []byte(value), 0)
+	}
+	if err != nil {
 		h.t.Fatal(err)
 	}
 }
 
-func (h *host) forward(open bool) error {
-	value, change := "0", "add"
-	if open {
-		value, change = "1", "del"
-	}
-	if h.addr.Is6() { // for which forwarding is not a matter of one device
-		return ip("-6", "rule", change, "iif", h.device, "priority", "100", "blackhole")
-	}
-	return os.WriteFile("/proc/sys/net/ipv4/conf/"+h.device+"/forwarding", []byte(value), 0)
-}
-
-// command is a program to run on the host. It is one process: nsenter becomes the program.
+// command runs a program on the host. It stays one process, because nsenter execs the program.
 func (h *host) command(name string, args ...string) *exec.Cmd {
 	line := append([]string{"-t", strconv.Itoa(h.process.cmd.Process.Pid), "-n", binary(name)}, args...)
 	return exec.Command("nsenter", line...)
 }
 
-// beHost keeps the namespace that it was started in, and serves the host's web service, until
-// standard input ends.
-func beHost(name string, behind []string) error {
+// runHost keeps its network namespace and serves the host's services until its standard input ends.
+func runHost(name string, behind []string) error {
 	if err := ip("link", "set", "lo", "up"); err != nil {
 		return err
 	}
@@ -201,7 +215,7 @@ func beHost(name string, behind []string) error {
 	return err
 }
 
-// echo sends back what comes, on every connection.
+// echo returns all data on every connection of ln.
 func echo(ln net.Listener) {
 	for {
 		c, err := ln.Accept()
@@ -215,7 +229,7 @@ func echo(ln net.Listener) {
 	}
 }
 
-// service answers with a name, or with bulk that begins with it.
+// service answers with a name, or for /bulk with bulkText of it.
 func service(name func(*http.Request) string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name(r)) })
@@ -223,7 +237,7 @@ func service(name func(*http.Request) string) http.Handler {
 	return mux
 }
 
-// services are the addresses at which a host serves.
+// services returns the addresses at which a host serves.
 func services(behind []string) []string {
 	all := []string{fmt.Sprintf("127.0.0.1:%d", servicePort), fmt.Sprintf("127.0.0.1:%d", otherPort)}
 	for _, a := range behind {
@@ -232,7 +246,7 @@ func services(behind []string) []string {
 	return all
 }
 
-// bulkText is the answer to a request for /bulk.
+// bulkText is the answer to a request for /bulk: a text that begins with name.
 func bulkText(name string) string {
 	var b strings.Builder
 	b.WriteString(name)

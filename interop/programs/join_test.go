@@ -9,22 +9,21 @@ import (
 	"time"
 )
 
-// joinRounds is 1 where it only has to be shown that joining works; 'make interop-join' asks for
-// more.
+// joinRounds is 1 by default, to check that joining works; 'make interop-join' measures with more.
 var joinRounds = flag.Int("join-rounds", 1, "how often TestJoinTime has each program join each server")
 
-// askInterval is how often a node that joins is asked for the page of a peer, whatever became of
+// askInterval is how often a joining node is asked for the page of a peer, without waiting for
 // earlier requests.
 const askInterval = 20 * time.Millisecond
 
-// TestJoinTime measures how long it takes from the start of a process that has nothing but a key
-// until the first byte of a peer has come through its proxy: of our node and of tailscaled in turn,
-// on our server with our relay and on headscale with derper. The peer is tailscaled. No time is too
-// long; bytes that do not come are a failure.
+// TestJoinTime measures the time from the start of a node that has only a key to the first byte of
+// a peer through its proxy. It measures our node and tailscaled in turn, on our server with our
+// relay and on headscale with derper. The peer is tailscaled. The test fails only if no byte
+// arrives.
 func TestJoinTime(t *testing.T) {
 	for _, c := range []struct {
-		name  string
-		found func(t *testing.T) *mesh
+		name   string
+		create func(t *testing.T) *mesh
 	}{
 		{"our server", func(t *testing.T) *mesh {
 			relay := startGinnelRelay(t)
@@ -36,7 +35,7 @@ func TestJoinTime(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := c.found(t)
+			m := c.create(t)
 			peer := newTailscaled(t, newHost(t, "peer"))
 			m.join(peer)
 			ours, theirs := newHost(t, "ours"), newHost(t, "theirs")
@@ -55,7 +54,7 @@ func TestJoinTime(t *testing.T) {
 // joiner is a node that can be started without waiting for anything.
 type joiner interface {
 	node
-	// launch starts it and has it join.
+	// launch starts the node and makes it join.
 	launch(server, key string)
 }
 
@@ -64,7 +63,7 @@ func (g *ginnel) launch(server, key string) {
 	g.process = start(g.t, g.host.name+" (ginnel)", g.upCommand(server, key))
 }
 
-// launch runs 'tailscale up' as soon as there is a socket for it.
+// launch runs 'tailscale up' as soon as the daemon's socket exists.
 func (d *tailscaled) launch(server, key string) {
 	d.t.Helper()
 	d.process = start(d.t, d.host.name+" (tailscaled)", d.daemon())
@@ -75,10 +74,10 @@ func (d *tailscaled) launch(server, key string) {
 		d.process.mustRun()
 		time.Sleep(time.Millisecond)
 	}
-	start(d.t, "tailscale up", d.upCommand(server, key)).over = true
+	start(d.t, "tailscale up", d.upCommand(server, key)).endExpected = true
 }
 
-// joinTime has a new node join and waits for the first byte of the peer. Then it ends the node.
+// joinTime lets a new node join, waits for the first byte of the peer, and ends the node.
 func joinTime(t *testing.T, n joiner, end func(*process), m *mesh, peer node) time.Duration {
 	t.Helper()
 	page := "http://" + netip.AddrPortFrom(peer.address(), servicePort).String()
@@ -92,7 +91,7 @@ func joinTime(t *testing.T, n joiner, end func(*process), m *mesh, peer node) ti
 			if got, err := get("socks5h", fetchLimit, n, page); err == nil && got == peer.machine().name {
 				select {
 				case answered <- time.Since(begun):
-				default: // an earlier request was
+				default: // an earlier request was answered
 				}
 			}
 		}()
@@ -102,8 +101,8 @@ func joinTime(t *testing.T, n joiner, end func(*process), m *mesh, peer node) ti
 			return took.Round(time.Millisecond)
 		case <-tick.C:
 		}
-		if time.Since(begun) > patience {
-			t.Fatalf("%s joins: nothing of %s within %v", n.machine().name, page, patience)
+		if time.Since(begun) > waitLimit {
+			t.Fatalf("%s joins: no answer from %s within %v", n.machine().name, page, waitLimit)
 		}
 	}
 }

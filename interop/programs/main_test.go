@@ -13,25 +13,26 @@ import (
 	"testing"
 )
 
-// roleVariable says what a process of this binary is: empty in the one that is started first.
+// roleVariable names the role of a process of this binary. It is empty in the process that go test
+// starts.
 const roleVariable = "GINNEL_PROGRAMS_ROLE"
 
 const (
-	testerRole = "tester" // runs the tests, in a namespace of its own
-	hostRole   = "host"   // keeps the namespace of a node
+	testerRole = "tester" // runs the tests, in a new network namespace
+	hostRole   = "host"   // keeps the network namespace of a host
 )
 
-// binariesVariable tells the tester where the programs are.
+// binariesVariable is the environment variable with the directory of the built programs.
 const binariesVariable = "GINNEL_PROGRAMS_BINARIES"
 
-// atOnce is how many tests run at the same time. They wait for each other's clocks more than they
-// compute.
+// atOnce is how many tests run at the same time. They spend more time waiting for timers than
+// computing.
 const atOnce = 6
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case hostRole:
-		if err := beHost(os.Args[1], os.Args[2:]); err != nil {
+		if err := runHost(os.Args[1], os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -52,8 +53,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// runInside builds the programs and runs this binary again, in a network namespace that ends with
-// it.
+// runInside builds the programs and runs this binary again in a new network namespace, which ends
+// with it.
 func runInside() (status int, err error) {
 	dir, err := os.MkdirTemp("", "ginnel-programs-")
 	if err != nil {
@@ -73,7 +74,7 @@ func runInside() (status int, err error) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: id, Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
 	}
-	signal.Notify(make(chan os.Signal, 1), os.Interrupt) // it ends the tests, and then this
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt) // an interrupt ends the tester first, and then this process
 	if err := cmd.Start(); err != nil {
 		return 1, fmt.Errorf("running the tests in a network namespace: %w", err)
 	}
@@ -81,7 +82,7 @@ func runInside() (status int, err error) {
 	return cmd.ProcessState.ExitCode(), nil
 }
 
-// buildAll makes all programs, each in the module that pins its version.
+// buildAll builds all programs, each in the module that pins its version.
 func buildAll(dir string) error {
 	for _, b := range []struct {
 		module   string
@@ -103,8 +104,8 @@ func buildAll(dir string) error {
 	return nil
 }
 
-// oldest is the directory of the oldest stock client that our server admits with every relay.
+// oldest is the directory of the oldest stock client that our server admits whatever its relays.
 const oldest = "oldest"
 
-// binary is the path of a program that was built.
+// binary returns the path of a built program.
 func binary(name string) string { return filepath.Join(os.Getenv(binariesVariable), name) }

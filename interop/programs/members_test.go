@@ -10,82 +10,80 @@ import (
 	nodepkg "ginnel/node"
 )
 
-// regard waits until all nodes of a mesh but one regard that one as they should.
-func (m *mesh) regard(who node, as presence) {
+// awaitPresence waits until all other nodes of the mesh show the presence of who as wanted.
+func (m *mesh) awaitPresence(who node, as presence) {
 	m.t.Helper()
 	for _, n := range m.nodes {
 		if n != who {
-			says(m.t, n, as, who)
+			awaitPresence(m.t, n, as, who)
 		}
 	}
 }
 
-// says waits until a node says of another what it should.
-func says(t *testing.T, n node, as presence, of node) {
+// awaitPresence waits until n shows the presence of another node as wanted.
+func awaitPresence(t *testing.T, n node, as presence, of node) {
 	t.Helper()
 	name := of.machine().name
 	var last presence
 	defer func() {
 		if last != as {
-			t.Errorf("%s says %s of %s, want %s", n.machine().name, last, name, as)
+			t.Errorf("%s shows %s for %s, want %s", n.machine().name, last, name, as)
 		}
 	}()
-	took := eventually(t, n.machine().name+" says "+string(as)+" of "+name, func() bool {
+	took := eventually(t, n.machine().name+" shows "+string(as)+" for "+name, func() bool {
 		last = n.sees(name)
 		return last == as
 	})
-	t.Logf("%s says %s of %s after %v", n.machine().name, as, name, took.Round(time.Millisecond))
+	t.Logf("%s shows %s for %s after %v", n.machine().name, as, name, took.Round(time.Millisecond))
 }
 
-// vanish proves that all others say of a node whether it is there, when it is killed and when it
-// comes back.
-func (m *mesh) vanish(n node) {
+// killAndRestart proves that all other nodes show a node as offline when it is killed, and as
+// online when it returns.
+func (m *mesh) killAndRestart(n node) {
 	m.t.Helper()
-	m.regard(n, online)
+	m.awaitPresence(n, online)
 	n.program().kill()
-	m.regard(n, offline)
+	m.awaitPresence(n, offline)
 	n.up(m.server.url(), "")
-	m.regard(n, online)
-	m.recovered()
+	m.awaitPresence(n, online)
+	m.awaitRecovery()
 }
 
-// expirer has a node log in again before it goes on.
+// expirer makes the key of a node expire, so that it has to log in again.
 type expirer func(t *testing.T, n node)
 
-// expireOurs proves that a node of ours whose key is made to expire says that it needs a login,
-// ends with a status that says so if it is started again without one, and comes back as what it
-// was, with a key.
+// expireOurs proves that our node with an expired key says that it needs a login. Started again
+// without a key, it exits with a status that says so. With a key, it returns with the same address.
 func (m *mesh) expireOurs(g *ginnel, expire expirer) {
 	t := m.t
 	t.Helper()
 	address := g.address()
 	expire(t, g)
 	var s nodepkg.Status
+	// The node says first that its key has expired, and then where it can be let in.
 	took := eventually(t, g.host.name+" needs a login", func() (done bool) {
 		var err error
 		s, err = g.status()
-		return err == nil && s.State == nodepkg.StateNeedsLogin
+		return err == nil && s.State == nodepkg.StateNeedsLogin && strings.Contains(s.Reason, m.server.url()+"/register/")
 	})
 	t.Logf("%s needs a login after %v: %s", g.host.name, took.Round(time.Millisecond), s.Reason)
-	if !strings.Contains(s.Reason, m.server.url()+"/register/") {
-		t.Errorf("%s gives as the reason %q", g.host.name, s.Reason)
-	}
 	g.process.stop()
 	cmd := g.upCommand(m.server.url(), "")
 	cmd.Args = append(cmd.Args, "--detach", "--timeout", "2s")
 	out, err := try(cmd)
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != unreadyStatus || !strings.Contains(out, m.server.url()+"/register/") {
-		t.Errorf("%s without a login: %v\n%s", g.host.name, err, indent(out))
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != unreadyStatus ||
+		!strings.Contains(out, m.server.url()+"/register/") {
+		t.Errorf("%s without a key: %v\n%s", g.host.name, err, indent(out))
 	}
 	g.up(m.server.url(), m.key)
 	if got := g.address(); got != address {
 		t.Errorf("%s came back as %s, was %s", g.host.name, got, address)
 	}
-	m.recovered()
-	m.present()
+	m.awaitRecovery()
+	m.awaitConnected()
 }
 
-// expireStock proves the same of tailscaled, which needs no restart.
+// expireStock proves the same for tailscaled, which needs no restart.
 func (m *mesh) expireStock(d *tailscaled, expire expirer) {
 	t := m.t
 	t.Helper()
@@ -97,14 +95,15 @@ func (m *mesh) expireStock(d *tailscaled, expire expirer) {
 	})
 	t.Logf("%s needs a login after %v", d.host.name, took.Round(time.Millisecond))
 	run(t, d.upCommand(m.server.url(), m.key))
-	m.recovered()
-	m.present()
+	m.awaitRecovery()
+	m.awaitConnected()
 	if got := d.address(); got != address {
 		t.Errorf("%s came back as %s, was %s", d.host.name, got, address)
 	}
 }
 
-// registerAgain proves that tailscaled stays the node that it is when it gets a new key of its own.
+// registerAgain proves that tailscaled keeps its name and address when it logs in with a new node
+// key.
 func (m *mesh) registerAgain(d *tailscaled) {
 	t := m.t
 	t.Helper()
@@ -115,48 +114,50 @@ func (m *mesh) registerAgain(d *tailscaled) {
 	cmd := d.upCommand(m.server.url(), m.key)
 	cmd.Args = append(cmd.Args, "--force-reauth")
 	run(t, cmd)
-	m.recovered()
-	m.present()
+	m.awaitRecovery()
+	m.awaitConnected()
 	after, err := d.status()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, a := before.Self, after.Self; a.PublicKey == b.PublicKey || a.TailscaleIPs[0] != b.TailscaleIPs[0] || a.DNSName != b.DNSName {
+	if b, a := before.Self, after.Self; a.PublicKey == b.PublicKey || a.TailscaleIPs[0] != b.TailscaleIPs[0] ||
+		a.DNSName != b.DNSName {
 		t.Errorf("%s came back as %s, %s, %v; was %s, %s, %v", d.host.name,
 			a.PublicKey.ShortString(), a.DNSName, a.TailscaleIPs, b.PublicKey.ShortString(), b.DNSName, b.TailscaleIPs)
 	}
 }
 
-// logOut proves that tailscaled is nobody's peer any more when it has logged out. What tailscaled
-// keeps of it is that it is offline, and our node forgets it.
+// logOut proves that a logged out tailscaled is no longer a peer: our node forgets it, and another
+// tailscaled shows it as offline.
 func (m *mesh) logOut(d *tailscaled, ours *ginnel, theirs *tailscaled) {
 	t := m.t
 	t.Helper()
 	address := d.address()
 	run(t, d.cli("logout"))
-	says(t, ours, unknown, d)
-	says(t, theirs, offline, d)
+	awaitPresence(t, ours, unknown, d)
+	awaitPresence(t, theirs, offline, d)
 	for _, n := range []node{ours, theirs} {
 		if (flow{n, d, address, servicePort}).passes(denyLimit) {
 			t.Errorf("%s reaches %s, which has logged out", n.machine().name, d.host.name)
 		}
 	}
 	if s, err := d.status(); err != nil || s.BackendState != "NeedsLogin" {
-		t.Errorf("%s has logged out: %v, %+v", d.host.name, err, s)
+		t.Errorf("state of %s after its logout: %v, %+v", d.host.name, err, s)
 	}
 }
 
-// TestServerMembers proves what our server, our node and tailscaled make of nodes that vanish,
+// TestServerMembers proves how our node and tailscaled, on our server, handle nodes that disappear,
 // register again, expire and log out.
 func TestServerMembers(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
 	s := startOurServer(t, relay)
 	m := newMesh(t, s, relay)
-	alpha, beta, gamma := newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")), newTailscaled(t, newHost(t, "gamma"))
+	alpha, beta, gamma := newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")),
+		newTailscaled(t, newHost(t, "gamma"))
 	m.join(alpha, beta, gamma)
-	m.vanish(alpha)
-	m.vanish(beta)
+	m.killAndRestart(alpha)
+	m.killAndRestart(beta)
 	m.registerAgain(beta)
 	expire := func(t *testing.T, n node) { t.Helper(); run(t, s.admin("nodes", "expire", n.machine().name)) }
 	m.expireOurs(alpha, expire)
@@ -164,23 +165,24 @@ func TestServerMembers(t *testing.T) {
 	m.logOut(gamma, alpha, beta)
 }
 
-// TestHeadscaleMembers proves what our node and tailscaled make of the same on headscale.
+// TestHeadscaleMembers proves the same on headscale, except for the expiry of tailscaled's key.
 func TestHeadscaleMembers(t *testing.T) {
 	t.Parallel()
 	relay := startDerper(t)
 	s := startHeadscale(t, relay)
 	m := newMesh(t, s, relay)
-	alpha, beta, gamma := newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")), newTailscaled(t, newHost(t, "gamma"))
+	alpha, beta, gamma := newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")),
+		newTailscaled(t, newHost(t, "gamma"))
 	m.join(alpha, beta, gamma)
-	m.vanish(alpha)
-	m.vanish(beta)
+	m.killAndRestart(alpha)
+	m.killAndRestart(beta)
 	m.registerAgain(beta)
 	m.expireOurs(alpha, s.expire)
 	m.logOut(gamma, alpha, beta)
 }
 
-// TestTakeOver proves that nodes that have lost their state, of either make, take the name and the
-// addresses of what they were before with a key that says so, and only once that is offline.
+// TestTakeOver proves that a node of either make that has lost its state gets its former name and
+// address back with a take-over key, but only while the former node is offline.
 func TestTakeOver(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
@@ -193,7 +195,7 @@ func TestTakeOver(t *testing.T) {
 	second := newGinnel(t, newHost(t, "alpha"))
 	second.up(s.url(), m.key)
 	if got := second.address(); got == alpha.address() {
-		t.Errorf("a second alpha has the address %s of the first, which is there", got)
+		t.Errorf("a second alpha has the address %s of the first, which is online", got)
 	}
 	second.process.stop()
 	run(t, s.admin("nodes", "delete", "alpha-1"))
@@ -204,7 +206,7 @@ func TestTakeOver(t *testing.T) {
 	} {
 		name, address := n.before.machine().name, n.before.address()
 		n.before.program().kill()
-		m.regard(n.before, offline)
+		m.awaitPresence(n.before, offline)
 		n.after.up(s.url(), m.key)
 		if got := n.after.address(); got != address {
 			t.Errorf("the new %s is %s, the old one was %s", name, got, address)
@@ -214,8 +216,8 @@ func TestTakeOver(t *testing.T) {
 				m.nodes[i] = n.after
 			}
 		}
-		m.recovered()
-		m.present()
-		m.regard(n.after, online)
+		m.awaitRecovery()
+		m.awaitConnected()
+		m.awaitPresence(n.after, online)
 	}
 }

@@ -6,29 +6,29 @@ import (
 	"time"
 )
 
-// baseDomain is the domain of the nodes' names.
+// baseDomain is the parent domain of all nodes' names.
 const baseDomain = "net.example"
 
-// The region of the one relay of a mesh.
+// The ID and the code of the only region of a mesh.
 const (
 	regionID   = 900
 	regionCode = "test"
 )
 
-// coordinator is a coordination server of either make, in the hub.
+// coordinator is a coordination server of either make, running in the hub.
 type coordinator interface {
 	url() string
-	// authKey makes a key that lets any number of nodes in.
+	// authKey makes a reusable key.
 	authKey(t *testing.T) string
 	stop(t *testing.T)
 	start(t *testing.T)
-	// members are the nodes that it knows, by name, and whether each is connected.
+	// members returns whether each node is connected, by name.
 	members(t *testing.T) map[string]bool
-	// approveRoutes has traffic pass by the routes that a node advertises.
+	// approveRoutes approves all routes that a node advertises.
 	approveRoutes(t *testing.T, node string)
 }
 
-// mesh is a network with nodes of both makes.
+// mesh is a network with nodes of both makes, its server and its relay.
 type mesh struct {
 	t      *testing.T
 	server coordinator
@@ -42,7 +42,7 @@ func newMesh(t *testing.T, server coordinator, relay *relayProgram) *mesh {
 	return &mesh{t: t, server: server, relay: relay, key: server.authKey(t)}
 }
 
-// join starts nodes, one after the other, and waits until each has heard of each.
+// join starts nodes, one after the other, and waits until each has all others in its map.
 func (m *mesh) join(nodes ...node) {
 	m.t.Helper()
 	for _, n := range nodes {
@@ -50,20 +50,29 @@ func (m *mesh) join(nodes ...node) {
 	}
 	m.nodes = append(m.nodes, nodes...)
 	m.pairs(func(from, to node) {
-		took := eventually(m.t, from.machine().name+" knows "+to.machine().name, func() bool { return from.knows(to.machine().name) })
+		took := eventually(m.t, from.machine().name+" knows "+to.machine().name,
+			func() bool { return from.knows(to.machine().name) })
 		m.t.Logf("%s knows %s after another %v", from.machine().name, to.machine().name, took.Round(time.Millisecond))
 	})
 }
 
-// unlock opens or closes the direct way between all nodes.
-func (m *mesh) unlock(open bool) {
+// allowDirect allows direct paths between all nodes.
+func (m *mesh) allowDirect() {
 	m.t.Helper()
 	for _, n := range m.nodes {
-		n.machine().unlock(open)
+		n.machine().allowDirect()
 	}
 }
 
-// pairs calls f with each node and each other one.
+// blockDirect blocks direct paths between all nodes.
+func (m *mesh) blockDirect() {
+	m.t.Helper()
+	for _, n := range m.nodes {
+		n.machine().blockDirect()
+	}
+}
+
+// pairs calls f for every ordered pair of nodes.
 func (m *mesh) pairs(f func(from, to node)) {
 	m.t.Helper()
 	for _, from := range m.nodes {
@@ -75,96 +84,93 @@ func (m *mesh) pairs(f func(from, to node)) {
 	}
 }
 
-// exchange proves that every node reaches every other by name, short and full, and by address, and
-// that bulk passes.
+// exchange proves that every node reaches every other by short name, full name and address, and
+// that bulk data pass.
 func (m *mesh) exchange() {
 	m.t.Helper()
 	m.pairs(func(from, to node) {
 		m.t.Helper()
-		reach(m.t, from, to, to.machine().name)
-		reach(m.t, from, to, to.machine().name+"."+baseDomain)
-		reach(m.t, from, to, to.address().String())
-		carry(m.t, from, to)
+		mustReach(m.t, from, to, to.machine().name)
+		mustReach(m.t, from, to, to.machine().name+"."+baseDomain)
+		mustReach(m.t, from, to, to.address().String())
+		fetchBulk(m.t, from, to)
 	})
 }
 
-// take proves that every node reaches every other by a path of this kind.
-func (m *mesh) take(path string) {
+// awaitPaths waits until every node reaches every other by a path of this kind.
+func (m *mesh) awaitPaths(path string) {
 	m.t.Helper()
 	m.pairs(func(from, to node) {
 		m.t.Helper()
-		takes(m.t, path, from, to)
+		awaitPath(m.t, path, from, to)
 	})
 }
 
-// recovered waits until every node reaches every other again.
-func (m *mesh) recovered() {
+// awaitRecovery waits until every node reaches every other again.
+func (m *mesh) awaitRecovery() {
 	m.t.Helper()
 	m.pairs(func(from, to node) {
 		m.t.Helper()
-		recovers(m.t, from, to)
+		awaitReachable(m.t, from, to)
 	})
 }
 
-// survive proves that the mesh goes on after a restart of the server and of each node, by which
-// nobody has to log in again or becomes somebody else. What end does to a node is what a restart
-// begins with.
+// survive restarts the server and then each node, which it ends by end. The mesh must recover, and
+// every node must keep its identity without a new login.
 func (m *mesh) survive(end func(*process)) {
 	m.t.Helper()
 	m.withoutServer()
 	m.restartNodes(end)
 }
 
-// surviveRelayed proves that the mesh outlives a restart of all that it consists of, while it
-// depends on the relay.
+// surviveRelayed proves that a mesh on relayed paths survives a restart of every part.
 func (m *mesh) surviveRelayed() {
 	m.t.Helper()
 	m.reachAll()
-	m.t.Log("the relay is away")
+	m.t.Log("the relay is stopped")
 	m.relay.restart(m.t, m.separated)
-	m.recovered()
-	m.take("relay")
+	m.awaitRecovery()
+	m.awaitPaths("relay")
 	m.survive((*process).stop)
 }
 
-// surviveDirect proves the same of a mesh with direct paths, which does not notice that the relay
-// is away.
+// surviveDirect proves the same for a mesh on direct paths, which does not need the relay.
 func (m *mesh) surviveDirect() {
 	m.t.Helper()
-	m.unlock(true)
-	m.take("direct")
-	m.t.Log("the relay is away, and nobody needs it")
+	m.allowDirect()
+	m.awaitPaths("direct")
+	m.t.Log("the relay is stopped, and no path needs it")
 	m.relay.restart(m.t, m.reachAll)
 	m.survive((*process).kill)
-	m.take("direct")
+	m.awaitPaths("direct")
 }
 
-// bothWays restarts all that a mesh of our node and tailscaled consists of, one with a relay and
-// one with direct paths.
-func bothWays(t *testing.T, found func(*testing.T) *mesh) {
+// testRestarts restarts every part of a mesh of our node and tailscaled, once with relayed and once
+// with direct paths.
+func testRestarts(t *testing.T, create func(*testing.T) *mesh) {
 	t.Parallel()
 	for name, survive := range map[string]func(*mesh){"relayed": (*mesh).surviveRelayed, "direct": (*mesh).surviveDirect} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m := found(t)
+			m := create(t)
 			m.join(newGinnel(t, newHost(t, "alpha")), newTailscaled(t, newHost(t, "beta")))
 			survive(m)
 		})
 	}
 }
 
-// withoutServer restarts the server. Meanwhile all goes on.
+// withoutServer restarts the server. The mesh must work while it is stopped.
 func (m *mesh) withoutServer() {
 	m.t.Helper()
-	m.t.Log("the server is away")
+	m.t.Log("the server is stopped")
 	m.server.stop(m.t)
 	m.reachAll()
 	m.server.start(m.t)
-	m.present()
+	m.awaitConnected()
 	m.reachAll()
 }
 
-// restartNodes ends and starts one node after the other.
+// restartNodes ends and starts one node after the other. Each must keep its address.
 func (m *mesh) restartNodes(end func(*process)) {
 	t := m.t
 	t.Helper()
@@ -176,34 +182,34 @@ func (m *mesh) restartNodes(end func(*process)) {
 		if got := n.address(); got != before {
 			t.Errorf("%s came back as %s, was %s", n.machine().name, got, before)
 		}
-		m.recovered()
+		m.awaitRecovery()
 	}
-	m.present()
+	m.awaitConnected()
 }
 
-// reachAll makes sure that every node reaches every other, now.
+// reachAll checks that every node reaches every other without retries.
 func (m *mesh) reachAll() {
 	m.t.Helper()
 	m.pairs(func(from, to node) {
 		m.t.Helper()
-		reach(m.t, from, to, to.machine().name)
+		mustReach(m.t, from, to, to.machine().name)
 	})
 }
 
-// separated makes sure that no node reaches another.
+// separated checks that no node reaches another.
 func (m *mesh) separated() {
 	m.t.Helper()
 	m.pairs(func(from, to node) {
 		m.t.Helper()
 		if got, err := fetchWithin(time.Second, from, to.machine().name, "/"); err == nil {
-			m.t.Errorf("%s reaches %s without a way: %q", from.machine().name, to.machine().name, got)
+			m.t.Errorf("%s reaches %s without relay and direct path: %q", from.machine().name, to.machine().name, got)
 		}
 	})
 }
 
-// present waits until the server knows all nodes as connected, and makes sure that it knows no
+// awaitConnected waits until the server shows all nodes as connected, and checks that it knows no
 // others.
-func (m *mesh) present() {
+func (m *mesh) awaitConnected() {
 	t := m.t
 	t.Helper()
 	took := eventually(t, "all nodes are connected to the server", func() bool {
@@ -221,5 +227,5 @@ func (m *mesh) present() {
 	}
 }
 
-// indent makes a block of lines that belongs to one of a log.
+// indent indents the output of a program in a log message.
 func indent(s string) string { return "\t" + strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n\t") }

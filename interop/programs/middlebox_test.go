@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// middleboxDocs is the page whose configurations the tests run with.
+// middleboxDocs is the document with the configurations that the tests run.
 const middleboxDocs = "../../docs/reverse-proxy.md"
 
-// middleboxConfig returns the configuration on that page in the language that is named, with the
+// middleboxConfig returns the configuration in the document's code block for language, with the
 // test's addresses and files.
 func middleboxConfig(t *testing.T, language string, front, back netip.AddrPort, certificate, key string) string {
 	t.Helper()
@@ -41,11 +41,10 @@ func middleboxConfig(t *testing.T, language string, front, back netip.AddrPort, 
 	return text
 }
 
-// middleboxes are programs that stand in front of a server, with the idle limits that they have if
-// nobody sets others.
+// middleboxes are reverse proxies in front of a server, with their default idle timeouts.
 var middleboxes = []struct {
 	name string
-	// command starts it in a directory, with a configuration from the documents.
+	// command runs it in a directory with a configuration from the document.
 	command func(t *testing.T, dir, config string) *exec.Cmd
 }{
 	{"nginx", func(t *testing.T, dir, config string) *exec.Cmd {
@@ -72,13 +71,11 @@ func writeText(t *testing.T, path, text string) string {
 	return path
 }
 
-// middleboxPatience is longer than each of them lets a connection be silent (HAProxy 50 s, nginx
-// 60 s).
-const middleboxPatience = 70 * time.Second
+// idleTime is longer than the idle timeouts of both (HAProxy 50 s, nginx 60 s).
+const idleTime = 70 * time.Second
 
 // TestServerBehindMiddlebox proves that nodes of either make join a server and its relay behind
-// nginx and HAProxy, with the configurations of the documents, and that these cut nobody off who
-// has nothing to say.
+// nginx and HAProxy, configured as documented, and that neither closes an idle connection.
 func TestServerBehindMiddlebox(t *testing.T) {
 	t.Parallel()
 	for _, box := range middleboxes {
@@ -89,7 +86,8 @@ func TestServerBehindMiddlebox(t *testing.T) {
 			s := newOurServer(t, "https", hub)
 			back := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), freeTCPPort(t, hub))
 			metrics := hubAddr(freeTCPPort(t, hub))
-			s.args = []string{"control", "serve", "--url", s.url(), "--plain", "--listen", back.String(), "--stun", "none", "--state", s.dir,
+			s.args = []string{"control", "serve", "--url", s.url(), "--plain", "--listen", back.String(), "--stun", "none",
+				"--state", s.dir,
 				"--base-domain", baseDomain, "--log-format", "text", "--metrics", metrics}
 			if box.name == "haproxy" {
 				certificate = bundle
@@ -105,14 +103,17 @@ func TestServerBehindMiddlebox(t *testing.T) {
 			beta.env = []string{"SSL_CERT_FILE=" + roots}
 			m.join(alpha, beta)
 			m.exchange()
-			m.take("relay")
-			streams, relayed := openedStreams(t, metrics), counter(t, metrics, `ginnel_relay_accepted_connections_total{transport="derp"}`)
-			time.Sleep(middleboxPatience)
+			m.awaitPaths("relay")
+			streams, relayed := openedStreams(t, metrics),
+				counter(t, metrics, `ginnel_relay_accepted_connections_total{transport="derp"}`)
+			time.Sleep(idleTime)
 			if got := openedStreams(t, metrics); got != streams {
-				t.Errorf("behind %s map streams were opened %d times, and %d times after %v of silence", box.name, streams, got, middleboxPatience)
+				t.Errorf("behind %s map streams were opened %d times before and %d times after %v without traffic",
+					box.name, streams, got, idleTime)
 			}
 			if got := counter(t, metrics, `ginnel_relay_accepted_connections_total{transport="derp"}`); got != relayed {
-				t.Errorf("behind %s relay connections were opened %d times, and %d times after %v of silence", box.name, relayed, got, middleboxPatience)
+				t.Errorf("behind %s relay connections were opened %d times before and %d times after %v without traffic",
+					box.name, relayed, got, idleTime)
 			}
 			m.reachAll()
 		})

@@ -12,29 +12,29 @@ import (
 	"time"
 )
 
-// node is a member of a mesh, of either make.
+// node is a member of a mesh, ours or tailscaled.
 type node interface {
-	// machine is where it runs.
+	// machine returns the host that the node runs on.
 	machine() *host
-	// up starts the program and waits until the mesh is usable. Without a key it has to come back as
-	// what it was before.
+	// up starts the program and waits until the mesh is usable. Without a key the node must return
+	// with its old identity.
 	up(server, key string)
-	// program is what runs now.
+	// program returns the running process.
 	program() *process
-	// dialer connects to its proxy.
+	// dialer returns a function that connects to the node's proxy.
 	dialer() func(ctx context.Context) (net.Conn, error)
-	// address is what it has in the mesh.
+	// address returns the node's IPv4 address in the mesh.
 	address() netip.Addr
-	// knows reports whether a peer is in its map.
+	// knows reports whether a peer is in the node's map.
 	knows(peer string) bool
-	// sees says whether a peer in its map is connected to the server, in the words of what people and
-	// scripts are shown.
+	// sees returns whether a peer is connected to the server, as the node's status command shows
+	// it.
 	sees(peer string) presence
-	// path says how it reaches a peer: "relay", "direct", or what is the matter.
+	// path returns how the node reaches a peer: "relay", "direct", or an error text.
 	path(peer string) string
 }
 
-// presence is what a node says of a peer.
+// presence is what a node shows about a peer.
 type presence string
 
 const (
@@ -43,10 +43,10 @@ const (
 	unknown presence = "unknown"
 )
 
-// fetchLimit bounds one request, the making of its path through the mesh included.
+// fetchLimit bounds one request, including the time to find a path through the mesh.
 const fetchLimit = 10 * time.Second
 
-// fetch asks for a page by way of a node's SOCKS5 proxy.
+// fetch gets a page through a node's SOCKS5 proxy.
 func fetch(n node, host, path string) (string, error) {
 	return fetchBy("socks5h", fetchLimit, n, host, path)
 }
@@ -55,12 +55,12 @@ func fetchWithin(limit time.Duration, n node, host, path string) (string, error)
 	return fetchBy("socks5h", limit, n, host, path)
 }
 
-// fetchBy asks by way of the node's proxy, which is asked for names as they are.
+// fetchBy gets a page through the node's proxy by the protocol scheme. The proxy resolves the name.
 func fetchBy(scheme string, limit time.Duration, n node, host, path string) (string, error) {
 	return get(scheme, limit, n, fmt.Sprintf("http://%s:%d%s", host, servicePort, path))
 }
 
-// get is for services of any port.
+// get gets a page of any URL.
 func get(scheme string, limit time.Duration, n node, page string) (string, error) {
 	dial := n.dialer()
 	client := &http.Client{Timeout: limit, Transport: &http.Transport{
@@ -80,19 +80,19 @@ func get(scheme string, limit time.Duration, n node, page string) (string, error
 	return string(b), err
 }
 
-// reach makes sure that one node reaches the service of another, now and not at some time.
-func reach(t *testing.T, from, to node, name string) {
+// mustReach checks that one node reaches the service of another at the first attempt.
+func mustReach(t *testing.T, from, to node, name string) {
 	t.Helper()
 	begun := time.Now()
 	want := to.machine().name
 	if got, err := fetch(from, name, "/"); got != want || err != nil {
-		t.Fatalf("%s asks for http://%s: %q, %v, want %q", from.machine().name, name, got, err, want)
+		t.Fatalf("%s gets http://%s: %q, %v, want %q", from.machine().name, name, got, err, want)
 	}
 	t.Logf("%s reaches http://%s in %v", from.machine().name, name, time.Since(begun).Round(time.Millisecond))
 }
 
-// recovers waits until one node reaches another again.
-func recovers(t *testing.T, from, to node) {
+// awaitReachable waits until one node reaches another again.
+func awaitReachable(t *testing.T, from, to node) {
 	t.Helper()
 	want := to.machine().name
 	took := eventually(t, from.machine().name+" reaches "+want+" again", func() bool {
@@ -102,8 +102,8 @@ func recovers(t *testing.T, from, to node) {
 	t.Logf("%s reaches %s again after %v", from.machine().name, want, took.Round(time.Millisecond))
 }
 
-// carry makes sure that bulk passes without a byte lost.
-func carry(t *testing.T, from, to node) {
+// fetchBulk checks that bulk data arrive unchanged.
+func fetchBulk(t *testing.T, from, to node) {
 	t.Helper()
 	begun := time.Now()
 	name := to.machine().name
@@ -114,8 +114,8 @@ func carry(t *testing.T, from, to node) {
 	t.Logf("%s has %d bytes of %s in %v", from.machine().name, len(got), name, time.Since(begun).Round(time.Millisecond))
 }
 
-// takes waits until one node reaches the other by the path that is named.
-func takes(t *testing.T, path string, from, to node) {
+// awaitPath waits until one node reaches the other by this kind of path.
+func awaitPath(t *testing.T, path string, from, to node) {
 	t.Helper()
 	var got string
 	name := to.machine().name

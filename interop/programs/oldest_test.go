@@ -2,9 +2,9 @@ package programs
 
 import "testing"
 
-// TestServerOldestClient proves that the oldest stock client that our server admits joins it beside
-// the newest one and a node of ours, uses our relay with its pinned certificate, and then goes
-// directly, and that its tailscale command can measure the relay and ping the others.
+// TestServerOldestClient proves that the oldest stock client that our server admits works together
+// with the newest one and our node. It uses our relay with its pinned certificate and then the
+// direct path, and its tailscale command can measure the relay and ping the others.
 func TestServerOldestClient(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
@@ -14,18 +14,18 @@ func TestServerOldestClient(t *testing.T) {
 	beta.release = oldest
 	m.join(alpha, beta, gamma)
 	m.exchange()
-	m.take("relay")
+	m.awaitPaths("relay")
 	checkOldest(t, beta)
-	m.unlock(true)
-	m.take("direct")
+	m.allowDirect()
+	m.awaitPaths("direct")
 	m.exchange()
 	checkOldest(t, beta)
 	m.withoutServer()
 	m.restartNodes((*process).stop)
 }
 
-// checkOldest leaves out 'tailscale status': that version complains there of the DNS settings of
-// its own host, which it cannot read.
+// checkOldest omits 'tailscale status', because that version warns there about its host's DNS
+// settings, which it cannot read.
 func checkOldest(t *testing.T, beta *tailscaled) {
 	t.Helper()
 	checkNetcheck(t, beta)

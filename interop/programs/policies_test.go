@@ -16,15 +16,14 @@ import (
 	"time"
 )
 
-// policies are what is put in force, one after the other, and what it lets pass: everything else
-// must not. Node alpha is ours and ann's; beta is bob's and gamma has tag:web, both of them
-// tailscaled. The words $alpha, $beta and $gamma are their addresses. What is allowed is written
-// "FROM > TO: PORTS".
+// policies are put into force one after the other. Only the flows in allowed may pass, written
+// "FROM > TO: PORTS". Node alpha is ours and belongs to ann. Node beta of bob and node gamma with
+// tag:web are tailscaled. The words $alpha, $beta and $gamma stand for their addresses.
 var policies = []struct{ name, text, allowed string }{
 	{"a policy without rules", `{}`, ``},
 	{"a user, a user and a port", `{"acls": [{"action": "accept", "src": ["ann@"], "dst": ["bob@:8000"]}]}`,
 		`alpha > beta: 8000`},
-	{"the same the other way", `{"acls": [{"action": "accept", "src": ["bob@"], "dst": ["ann@:8000"]}]}`,
+	{"the same in the other direction", `{"acls": [{"action": "accept", "src": ["bob@"], "dst": ["ann@:8000"]}]}`,
 		`beta > alpha: 8000`},
 	{"to a tag and from it", `{
 		"tagOwners": {"tag:web": ["ann@"]},
@@ -41,7 +40,7 @@ var policies = []struct{ name, text, allowed string }{
 		`alpha > gamma: 8000
 		beta > gamma: 8000`},
 	{"another protocol", `{"acls": [{"action": "accept", "proto": "udp", "src": ["*"], "dst": ["*:*"]}]}`, ``},
-	{"all who have a user, all who have a tag", `{"acls": [
+	{"all nodes of users, all tagged nodes", `{"acls": [
 			{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:tagged:8001"]},
 			{"action": "accept", "src": ["autogroup:tagged"], "dst": ["autogroup:member:8000"]},
 		]}`,
@@ -76,7 +75,7 @@ var policies = []struct{ name, text, allowed string }{
 		gamma > beta: 8000 8001`},
 }
 
-// flow is a service that one node asks another for.
+// flow is a request of one node for a service of another.
 type flow struct {
 	from, to node
 	at       netip.Addr
@@ -87,22 +86,22 @@ func (f flow) String() string {
 	return fmt.Sprintf("%s > %s: %d", f.from.machine().name, f.to.machine().name, f.port)
 }
 
-// passes makes one request, which must be answered in time.
+// passes makes one request and reports whether it is answered within limit.
 func (f flow) passes(limit time.Duration) bool {
 	got, err := get("socks5h", limit, f.from, "http://"+netip.AddrPortFrom(f.at, uint16(f.port)).String())
 	return err == nil && got == f.to.machine().name
 }
 
-// How long a request may take that ought to be answered before there is another, and how long one
-// is watched that ought not to be answered.
+// flowLimit bounds a request that ought to be answered, before it is repeated. denyLimit is how
+// long to wait for the answer to a request that ought to get none.
 const (
 	flowLimit = 500 * time.Millisecond
 	denyLimit = time.Second
 )
 
-// settles waits until the flow is as it should be, and says when that was seen first: when an
-// answer came, or when a request began that had none.
-func (f flow) settles(begun time.Time, allowed bool) (time.Duration, error) {
+// awaitSettled waits until the flow is allowed or denied as wanted, and returns since when: the
+// time of the answer, or the start of a request without an answer.
+func (f flow) awaitSettled(begun time.Time, allowed bool) (time.Duration, error) {
 	limit := denyLimit
 	if allowed {
 		limit = flowLimit
@@ -115,20 +114,20 @@ func (f flow) settles(begun time.Time, allowed bool) (time.Duration, error) {
 			return time.Since(begun), nil
 		case passed == allowed:
 			return asked, nil
-		case asked > f.patience():
+		case asked > f.settleLimit():
 			return asked, fmt.Errorf("%s passes: %v, want %v", f, passed, allowed)
 		}
 	}
 }
 
-// patience is how long a flow may take to settle. Two tailscaled that see each other anew begin
-// handshakes at the same moment, and sometimes end up with sessions that do not match, which they
-// notice after 15 seconds. With us on one side it must not come to that.
-func (f flow) patience() time.Duration {
+// settleLimit is how long a flow may take to settle. Two tailscaled that become peers again start
+// handshakes at the same moment, and sometimes keep sessions that do not match until a timeout of
+// 15 seconds. With our node on one side that must not happen.
+func (f flow) settleLimit() time.Duration {
 	if f.withOurs() {
 		return 10 * time.Second
 	}
-	return patience
+	return waitLimit
 }
 
 func (f flow) withOurs() bool {
@@ -137,7 +136,7 @@ func (f flow) withOurs() bool {
 	return from || to
 }
 
-// flows are those between all nodes of a mesh.
+// flows returns the flows between all nodes of a mesh, for both ports of the service.
 func (m *mesh) flows() []flow {
 	var all []flow
 	addresses := make(map[node]netip.Addr)
@@ -152,8 +151,8 @@ func (m *mesh) flows() []flow {
 	return all
 }
 
-// atOnceEach calls f with all flows and returns what it returns, in their order.
-func atOnceEach[T any](flows []flow, f func(flow) T) []T {
+// concurrently calls f for all flows concurrently and returns the results in the order of flows.
+func concurrently[T any](flows []flow, f func(flow) T) []T {
 	results := make([]T, len(flows))
 	var wg sync.WaitGroup
 	for i, fl := range flows {
@@ -163,14 +162,14 @@ func atOnceEach[T any](flows []flow, f func(flow) T) []T {
 	return results
 }
 
-// parseFlows reads what a policy allows.
+// parseFlows parses the field allowed of a policy.
 func parseFlows(t *testing.T, text string) map[string]bool {
 	t.Helper()
 	allowed := make(map[string]bool)
 	for line := range strings.Lines(text) {
 		who, ports, ok := strings.Cut(strings.TrimSpace(line), ":")
 		if !ok {
-			t.Fatalf("the table has the line %q", line)
+			t.Fatalf("line %q of the table has no ports", line)
 		}
 		for _, port := range strings.Fields(ports) {
 			allowed[who+": "+port] = true
@@ -179,7 +178,7 @@ func parseFlows(t *testing.T, text string) map[string]bool {
 	return allowed
 }
 
-// setPolicy puts a policy in force.
+// setPolicy puts a policy into force.
 func (s *ourServer) setPolicy(t *testing.T, text string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "policy.hujson")
@@ -189,10 +188,9 @@ func (s *ourServer) setPolicy(t *testing.T, text string) {
 	run(t, s.admin("policy", "set", file))
 }
 
-// TestServerPolicies proves that tailscaled and our node hold each other, and tailscaled holds
-// tailscaled, to what the policy of our server says, with connections that are really made; that
-// nothing passes that is not allowed; and that each change reaches all of them by the map stream
-// they have.
+// TestServerPolicies proves, with real connections, that tailscaled and our node enforce our
+// server's policy on each other, and tailscaled on tailscaled. Nothing passes that is not allowed,
+// and each change reaches all nodes on their open map streams.
 func TestServerPolicies(t *testing.T) {
 	t.Parallel()
 	metrics := hubAddr(freeTCPPort(t, hub))
@@ -216,7 +214,7 @@ func TestServerPolicies(t *testing.T) {
 				text = strings.ReplaceAll(text, "$"+n.machine().name, n.address().String())
 			}
 			s.setPolicy(t, text)
-			holds(t, flows, parseFlows(t, p.allowed))
+			checkFlows(t, flows, parseFlows(t, p.allowed))
 		})
 	}
 	if after := openedStreams(t, metrics); after != before || before == 0 {
@@ -224,8 +222,8 @@ func TestServerPolicies(t *testing.T) {
 	}
 }
 
-// holds makes sure that the flows settle on what is allowed, and then stay there.
-func holds(t *testing.T, flows []flow, allowed map[string]bool) {
+// checkFlows checks that the flows settle as allowed and then stay so.
+func checkFlows(t *testing.T, flows []flow, allowed map[string]bool) {
 	t.Helper()
 	type outcome struct {
 		took time.Duration
@@ -233,8 +231,8 @@ func holds(t *testing.T, flows []flow, allowed map[string]bool) {
 	}
 	begun := time.Now()
 	var ours, theirs time.Duration
-	for i, o := range atOnceEach(flows, func(f flow) (o outcome) {
-		o.took, o.err = f.settles(begun, allowed[f.String()])
+	for i, o := range concurrently(flows, func(f flow) (o outcome) {
+		o.took, o.err = f.awaitSettled(begun, allowed[f.String()])
 		return o
 	}) {
 		if flows[i].withOurs() {
@@ -246,9 +244,10 @@ func holds(t *testing.T, flows []flow, allowed map[string]bool) {
 			t.Error(o.err)
 		}
 	}
-	t.Logf("in force after %v with our node on a side, %v without", ours.Round(time.Millisecond), theirs.Round(time.Millisecond))
+	t.Logf("in force after %v with our node on one side, %v without", ours.Round(time.Millisecond),
+		theirs.Round(time.Millisecond))
 	passed := 0
-	for i, got := range atOnceEach(flows, func(f flow) bool { return f.passes(denyLimit) }) {
+	for i, got := range concurrently(flows, func(f flow) bool { return f.passes(denyLimit) }) {
 		if want := allowed[flows[i].String()]; got != want {
 			t.Errorf("%s passes: %v, want %v", flows[i], got, want)
 		}
@@ -257,21 +256,22 @@ func holds(t *testing.T, flows []flow, allowed map[string]bool) {
 		}
 	}
 	if passed != len(allowed) {
-		t.Errorf("%d flows pass, and the table has %d", passed, len(allowed))
+		t.Errorf("%d flows pass, want %d as in the table", passed, len(allowed))
 	}
 }
 
-// openedStreams is how often the server with this page of metrics has begun a map stream.
+// openedStreams returns how many map streams the server has begun, from its metrics.
 func openedStreams(t *testing.T, address string) int {
 	t.Helper()
 	return counter(t, address, `ginnel_control_frames_total{kind="first"}`)
 }
 
-// counter is the value of one of the metrics on a page.
+// counter returns the value of a counter on a metrics page.
 func counter(t *testing.T, address, name string) int {
 	t.Helper()
 	var d net.Dialer
-	client := &http.Client{Timeout: fetchLimit, Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
+	client := &http.Client{Timeout: fetchLimit,
+		Transport: &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}}
 	r, err := client.Get("http://" + address + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -283,7 +283,7 @@ func counter(t *testing.T, address, name string) int {
 	}
 	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\d+)$`).FindSubmatch(page)
 	if found == nil {
-		t.Fatalf("the page of metrics has no %s:\n%s", name, page)
+		t.Fatalf("the metrics page has no %s:\n%s", name, page)
 	}
 	n, err := strconv.Atoi(string(found[1]))
 	if err != nil {

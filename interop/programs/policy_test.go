@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// onlyFrom is a policy by which one node may use the service of another, and nothing else may be.
-// It takes addresses.
+// onlyFrom is a format for two addresses: a policy that lets the first use the service of the
+// second, and denies everything else.
 const onlyFrom = `{"acls": [{"action": "accept", "src": ["%s"], "dst": ["%s:8000"]}]} // HuJSON`
 
-// policyDelay is how long a change may take to have effect.
+// policyDelay is how long a new policy may take to have effect.
 const policyDelay = time.Second
 
-// allow has the server let one node use the service of another, and nothing else.
+// allow puts a policy into force that lets only one node use the service of another.
 func (s *ourServer) allow(t *testing.T, from, to node) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "policy.hujson")
@@ -25,26 +25,39 @@ func (s *ourServer) allow(t *testing.T, from, to node) {
 	run(t, s.admin("policy", "set", file))
 }
 
-// becomes makes sure that a request of one node to another that begins after policyDelay succeeds,
-// or fails.
-func becomes(t *testing.T, success bool, from, to node) {
+// reachability is whether one node reaches another.
+type reachability string
+
+const (
+	reachable   reachability = "reachable"
+	unreachable reachability = "unreachable"
+)
+
+// awaitReachability checks that requests from one node to another succeed, or fail, at the latest
+// policyDelay after the call.
+func awaitReachability(t *testing.T, want reachability, from, to node) {
 	t.Helper()
+	names := from.machine().name + " to " + to.machine().name
 	begun := time.Now()
 	for {
 		asked := time.Since(begun)
 		_, err := fetchWithin(2*time.Second, from, to.address().String(), "/")
-		if success == (err == nil) {
-			t.Logf("%s reaches %s: %v, after %v", from.machine().name, to.machine().name, success, asked.Round(time.Millisecond))
+		got := reachable
+		if err != nil {
+			got = unreachable
+		}
+		if got == want {
+			t.Logf("%s: %s after %v", names, got, asked.Round(time.Millisecond))
 			return
 		}
 		if asked > policyDelay {
-			t.Fatalf("%s reaches %s: %v, want %v (%v)", from.machine().name, to.machine().name, !success, success, err)
+			t.Fatalf("%s: %s, want %s (%v)", names, got, want, err)
 		}
 	}
 }
 
-// TestServerPolicy proves that tailscaled and our node both hold packets from each other to the
-// policy of our server, and that a change of it takes effect within a second.
+// TestServerPolicy proves that tailscaled and our node both enforce our server's policy on packets
+// from each other, and that a change has effect within a second.
 func TestServerPolicy(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
@@ -55,9 +68,9 @@ func TestServerPolicy(t *testing.T) {
 	m.reachAll()
 	for _, c := range []struct{ from, to node }{{alpha, beta}, {beta, alpha}, {alpha, beta}} {
 		s.allow(t, c.from, c.to)
-		becomes(t, false, c.to, c.from)
-		becomes(t, true, c.from, c.to)
+		awaitReachability(t, unreachable, c.to, c.from)
+		awaitReachability(t, reachable, c.from, c.to)
 	}
 	run(t, s.admin("policy", "delete"))
-	m.recovered()
+	m.awaitRecovery()
 }

@@ -14,24 +14,26 @@ import (
 	"time"
 )
 
-// Times that are allowed. On an idle machine everything happens in a fraction of them.
+// waitLimit bounds all waiting, and interval is how often conditions are polled. On an idle machine
+// everything takes a fraction of waitLimit.
 const (
-	patience = 30 * time.Second
-	interval = 50 * time.Millisecond
+	waitLimit = 30 * time.Second
+	interval  = 50 * time.Millisecond
 )
 
-// process is a program that runs beside a test.
+// process is a program that runs in the background of a test.
 type process struct {
-	t     *testing.T
-	name  string
-	cmd   *exec.Cmd
-	out   transcript
-	donec chan struct{}
-	err   error // of the end; once donec is closed
-	over  bool  // it was asked to end
+	t           *testing.T
+	name        string
+	cmd         *exec.Cmd
+	out         transcript
+	donec       chan struct{}
+	err         error // from Wait; valid once donec is closed
+	endExpected bool  // the test has ended the program or expects its end
 }
 
-// start starts a program until the test ends. If it ends before, by itself, that fails the test.
+// start starts a program, which is killed at the end of the test. If it ends earlier by itself, the
+// test fails.
 func start(t *testing.T, name string, cmd *exec.Cmd) *process {
 	t.Helper()
 	p := &process{t: t, name: name, cmd: cmd, donec: make(chan struct{})}
@@ -55,7 +57,7 @@ func start(t *testing.T, name string, cmd *exec.Cmd) *process {
 func (p *process) cleanUp() {
 	if p.running() {
 		p.kill()
-	} else if !p.over {
+	} else if !p.endExpected {
 		p.t.Errorf("%s ended by itself: %v", p.name, p.err)
 	}
 	if p.t.Failed() {
@@ -63,7 +65,7 @@ func (p *process) cleanUp() {
 	}
 }
 
-// tail is what fits into the report of a failure.
+// tail returns the end of s, as much as fits into the report of a failed test.
 func tail(s string) string {
 	const most = 12 << 10
 	if len(s) > most {
@@ -89,10 +91,10 @@ func (p *process) mustRun() {
 	}
 }
 
-// ticks is how many of its units the kernel counts in a second.
+// ticks is how many clock ticks of /proc/PID/stat are one second (USER_HZ).
 const ticks = 100
 
-// cpu is how long the program has computed; of one that has ended, all in all.
+// cpu returns the processor time that the program has used.
 func (p *process) cpu(t *testing.T) time.Duration {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
@@ -100,13 +102,13 @@ func (p *process) cpu(t *testing.T) time.Duration {
 		<-p.donec
 		return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
 	}
-	_, rest, _ := strings.Cut(string(b), ") ") // the name before may be anything
+	_, rest, _ := strings.Cut(string(b), ") ") // the program's name in front may contain spaces
 	f := strings.Fields(rest)
 	if len(f) < 13 {
-		t.Fatalf("the kernel says of %s: %s", p.name, b)
+		t.Fatalf("unexpected process status of %s: %s", p.name, b)
 	}
 	var sum int64
-	for _, s := range f[11:13] { // in user space and in the kernel
+	for _, s := range f[11:13] { // utime and stime
 		n, err := strconv.ParseInt(s, 10, 64)
 		if err != nil {
 			t.Fatal(err)
@@ -116,21 +118,21 @@ func (p *process) cpu(t *testing.T) time.Duration {
 	return time.Duration(sum) * time.Second / ticks
 }
 
-// kill ends the program as a power cut would.
+// kill ends the program without warning, as a power failure would.
 func (p *process) kill() {
-	p.over = true
+	p.endExpected = true
 	p.cmd.Process.Kill()
 	<-p.donec
 }
 
-// stop asks the program to end, and waits for that.
+// stop sends SIGTERM and waits for the end of the program.
 func (p *process) stop() {
 	p.t.Helper()
-	p.over = true
+	p.endExpected = true
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.donec:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		p.kill()
 		p.t.Errorf("%s did not end when it was asked to", p.name)
 	}
@@ -142,7 +144,7 @@ func (p *process) await(text string) {
 	p.match(regexp.QuoteMeta(text))
 }
 
-// match waits until the program has written what expr matches, and returns that.
+// match waits until the program's output matches expr, and returns the match.
 func (p *process) match(expr string) string {
 	p.t.Helper()
 	re := regexp.MustCompile(expr)
@@ -157,7 +159,7 @@ func (p *process) match(expr string) string {
 	return found
 }
 
-// transcript is what a program has written.
+// transcript collects the output of a program. It may be read while the program runs.
 type transcript struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -175,7 +177,7 @@ func (w *transcript) String() string {
 	return w.b.String()
 }
 
-// run runs a program to its end and returns what it wrote to standard output.
+// run runs a program to its end and returns its standard output.
 func run(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	out, err := try(cmd)
@@ -185,7 +187,8 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 	return out
 }
 
-// try is run for programs that may fail. With the error it returns all that the program wrote.
+// try is run for programs that may fail. With an error it returns standard output and standard
+// error.
 func try(cmd *exec.Cmd) (string, error) {
 	var out, all transcript
 	cmd.Stdout, cmd.Stderr = tee{&out, &all}, &all
@@ -193,7 +196,7 @@ func try(cmd *exec.Cmd) (string, error) {
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}
-	limit := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	limit := time.AfterFunc(waitLimit, func() { cmd.Process.Kill() })
 	defer limit.Stop()
 	if err := cmd.Wait(); err != nil {
 		return all.String(), err
@@ -201,7 +204,7 @@ func try(cmd *exec.Cmd) (string, error) {
 	return out.String(), nil
 }
 
-// tee writes to both.
+// tee writes to both transcripts.
 type tee [2]*transcript
 
 func (w tee) Write(b []byte) (int, error) {
@@ -209,13 +212,13 @@ func (w tee) Write(b []byte) (int, error) {
 	return w[1].Write(b)
 }
 
-// eventually waits until done reports true, and says how long that took.
+// eventually waits until done reports true, and returns how long that took.
 func eventually(t *testing.T, what string, done func() bool) time.Duration {
 	t.Helper()
 	begun := time.Now()
 	for !done() {
-		if time.Since(begun) > patience {
-			t.Fatalf("%s: not within %v", what, patience)
+		if time.Since(begun) > waitLimit {
+			t.Fatalf("%s: not within %v", what, waitLimit)
 		}
 		time.Sleep(interval)
 	}

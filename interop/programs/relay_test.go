@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// relayProgram is a relay of either make, with its STUN server, in the hub.
+// relayProgram is a relay of either make with its STUN server, running in the hub.
 type relayProgram struct {
 	name       string
 	port, stun uint16
@@ -20,7 +20,7 @@ type relayProgram struct {
 
 const pinExpr = `sha256-raw:[0-9a-f]{64}`
 
-// startDerper starts the stock relay.
+// startDerper starts derper, the stock relay.
 func startDerper(t *testing.T) *relayProgram {
 	dir := t.TempDir()
 	return startRelay(t, "derper", func(tcp, udp uint16) *exec.Cmd {
@@ -29,7 +29,7 @@ func startDerper(t *testing.T) *relayProgram {
 	})
 }
 
-// startGinnelRelay starts ours.
+// startGinnelRelay starts our relay.
 func startGinnelRelay(t *testing.T) *relayProgram {
 	dir := t.TempDir()
 	return startRelay(t, "ginnel relay", func(tcp, udp uint16) *exec.Cmd {
@@ -60,8 +60,7 @@ func startRelay(t *testing.T, name string, command func(tcp, udp uint16) *exec.C
 	return r
 }
 
-// restart stops the relay and starts it again, with the same key and certificate. In between it
-// calls away.
+// restart stops the relay, calls away, and starts it again with the same key and certificate.
 func (r *relayProgram) restart(t *testing.T, away func()) {
 	t.Helper()
 	before := r.pin
@@ -95,8 +94,8 @@ func freeUDPPort(t *testing.T, at netip.Addr) uint16 {
 	return uint16(c.LocalAddr().(*net.UDPAddr).Port)
 }
 
-// bareEnvironment is all that a program needs from its environment, with a home that nobody else
-// uses.
+// bareEnvironment returns the environment of a program: only a search path and its own home
+// directory.
 func bareEnvironment(home string) []string {
 	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, "TMPDIR=" + home}
 }

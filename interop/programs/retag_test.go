@@ -17,7 +17,7 @@ func identities(m *mesh) map[string]identity {
 	return all
 }
 
-// tagsOf returns the tags that a peer of the node has.
+// tagsOf returns the tags of a peer of the node.
 func (d *tailscaled) tagsOf(peer string) []string {
 	s, err := d.status()
 	if err != nil {
@@ -29,9 +29,8 @@ func (d *tailscaled) tagsOf(peer string) []string {
 	return nil
 }
 
-// TestServerRetags proves that a node of either make stays the same node, with its name and its
-// address, when it logs in with the key of a tag, when it logs in with a key of a user again, and
-// when an admin sets its tags.
+// TestServerRetags proves that a node of either make keeps its name and its address when it logs in
+// with the key of a tag, when it logs in with a user's key again, and when an admin sets its tags.
 func TestServerRetags(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
@@ -59,8 +58,8 @@ func TestServerRetags(t *testing.T) {
 		run(t, s.admin("nodes", "expire", "alpha"))
 		alpha.process.stop()
 		alpha.up(s.url(), step.key)
-		m.recovered()
-		m.present()
+		m.awaitRecovery()
+		m.awaitConnected()
 		for _, name := range []string{"alpha", "beta"} {
 			eventually(t, name+" has the tags of "+step.what, func() bool { return slices.Equal(gamma.tagsOf(name), step.want) })
 		}
@@ -73,13 +72,14 @@ func TestServerRetags(t *testing.T) {
 
 	for _, name := range []string{"alpha", "beta"} {
 		run(t, s.admin("nodes", "tag", name, "tag:db"))
-		eventually(t, name+" has the tag that the admin set", func() bool { return slices.Equal(gamma.tagsOf(name), []string{"tag:db"}) })
+		eventually(t, name+" has the tag that the admin set",
+			func() bool { return slices.Equal(gamma.tagsOf(name), []string{"tag:db"}) })
 	}
-	m.recovered()
-	m.present()
+	m.awaitRecovery()
+	m.awaitConnected()
 	for name, got := range identities(m) {
 		if got != before[name] {
-			t.Errorf("with an admin's tags %s is %+v, was %+v", name, got, before[name])
+			t.Errorf("with tags set by an admin %s is %+v, was %+v", name, got, before[name])
 		}
 	}
 }

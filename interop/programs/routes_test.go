@@ -12,10 +12,10 @@ import (
 	nodepkg "ginnel/node"
 )
 
-// outside is an address of the Internet, which in truth the hub has.
+// outside is an address on the emulated internet. The hub has it.
 var outside = netip.MustParseAddr("198.51.100.9")
 
-// What is behind the routers.
+// The subnets behind the routers, and a service in each.
 const (
 	alphaSubnet = "10.98.1.0/24"
 	behindAlpha = "10.98.1.5:8000"
@@ -23,28 +23,28 @@ const (
 	behindBeta  = "10.98.2.5:8000"
 )
 
-// ownApprovers let ann's nodes be routers for half of what there is, and have no say about exit
-// nodes.
+// ownApprovers is a policy that approves beta's subnet for nodes of ann, but not alpha's, and no
+// exit node.
 const ownApprovers = `{
 	"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}],
 	"autoApprovers": {"routes": {"10.98.2.0/23": ["ann@"]}},
 }`
 
-// answers makes sure that a service is answered from the host that is named, at once.
-func answers(t *testing.T, from node, address, want string) {
+// mustAnswer checks that a service is answered by the wanted host at the first attempt.
+func mustAnswer(t *testing.T, from node, address, want string) {
 	t.Helper()
 	page := "http://" + address
 	if got, err := get("socks5h", fetchLimit, from, page); got != want || err != nil {
-		t.Errorf("%s asks for %s: %q, %v, want %q", from.machine().name, page, got, err, want)
+		t.Errorf("%s gets %s: %q, %v, want %q", from.machine().name, page, got, err, want)
 	}
 	bulk := page + "/bulk"
 	if got, err := get("socks5h", fetchLimit, from, bulk); got != bulkText(want) || err != nil {
-		t.Errorf("%s asks for %s: %d bytes, %v", from.machine().name, bulk, len(got), err)
+		t.Errorf("%s gets %s: %d bytes, %v", from.machine().name, bulk, len(got), err)
 	}
 }
 
-// comes waits until a service is answered from the host that is named.
-func comes(t *testing.T, from node, address, want string) {
+// awaitAnswer waits until a service is answered by the wanted host.
+func awaitAnswer(t *testing.T, from node, address, want string) {
 	t.Helper()
 	page := "http://" + address
 	took := eventually(t, fmt.Sprintf("%s reaches %s at %s", from.machine().name, page, want), func() bool {
@@ -52,11 +52,11 @@ func comes(t *testing.T, from node, address, want string) {
 		return err == nil && got == want
 	})
 	t.Logf("%s reaches %s at %s after %v", from.machine().name, page, want, took.Round(time.Millisecond))
-	answers(t, from, address, want)
+	mustAnswer(t, from, address, want)
 }
 
-// goes waits until a service is not answered, and makes sure that it stays so.
-func goes(t *testing.T, from node, address string) {
+// awaitUnreachable waits until a service is unreachable, and checks that it stays so.
+func awaitUnreachable(t *testing.T, from node, address string) {
 	t.Helper()
 	page := "http://" + address
 	passes := func() bool { _, err := get("socks5h", denyLimit, from, page); return err == nil }
@@ -66,19 +66,19 @@ func goes(t *testing.T, from node, address string) {
 	}
 }
 
-// leaves waits until a service is no longer asked by way of the host that is named.
-func leaves(t *testing.T, from node, address, by string) {
+// awaitNotThrough waits until requests for a service no longer go through the host by.
+func awaitNotThrough(t *testing.T, from node, address, by string) {
 	t.Helper()
 	var got string
-	eventually(t, fmt.Sprintf("%s does not reach %s by way of %s", from.machine().name, address, by), func() bool {
+	eventually(t, fmt.Sprintf("%s does not reach %s through %s", from.machine().name, address, by), func() bool {
 		got, _ = get("socks5h", fetchLimit, from, "http://"+address)
 		return got != by
 	})
-	t.Logf("%s asks %s from %q now", from.machine().name, address, got)
+	t.Logf("%s now reaches %s from %q", from.machine().name, address, got)
 }
 
-// internet is a service outside that answers with the address that it is asked from.
-func internet(t *testing.T) (address string) {
+// startInternetSite starts a site on the internet that answers with the address of the client.
+func startInternetSite(t *testing.T) (address string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", netip.AddrPortFrom(outside, 0).String())
 	if err != nil {
@@ -93,9 +93,9 @@ func internet(t *testing.T) (address string) {
 	return ln.Addr().String()
 }
 
-// routed is a mesh with a router and exit node of each make, alpha and beta, and a client of each,
-// gamma and delta.
-func routed(t *testing.T, m *mesh) (alpha *ginnel, beta *tailscaled, gamma *ginnel, delta *tailscaled) {
+// joinRouters adds a router and exit node of each make, alpha and beta, and a client of each, gamma
+// and delta.
+func joinRouters(t *testing.T, m *mesh) (alpha *ginnel, beta *tailscaled, gamma *ginnel, delta *tailscaled) {
 	t.Helper()
 	alpha, beta = newGinnel(t, newHost(t, "alpha", "10.98.1.5")), newTailscaled(t, newHost(t, "beta", "10.98.2.5"))
 	alpha.args = []string{"--advertise-routes", alphaSubnet, "--advertise-exit-node"}
@@ -111,91 +111,92 @@ func routed(t *testing.T, m *mesh) (alpha *ginnel, beta *tailscaled, gamma *ginn
 	return alpha, beta, gamma, delta
 }
 
-// TestServerRoutes proves that what is behind a router of either make is reached by clients of
-// either make on our server, and the Internet by way of an exit node, once that was approved: by
-// hand, or by the policy.
+// TestServerRoutes proves that clients of either make on our server reach the subnets of routers of
+// either make, and the internet through an exit node, once these are approved by hand or by the
+// policy.
 func TestServerRoutes(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
 	s := startOurServer(t, relay)
 	s.setPolicy(t, ownApprovers)
 	m := newMesh(t, s, relay)
-	site := internet(t)
-	alpha, beta, gamma, delta := routed(t, m)
+	site := startInternetSite(t)
+	alpha, beta, gamma, delta := joinRouters(t, m)
 	for _, n := range []node{gamma, delta} {
-		comes(t, n, behindBeta, "beta")
-		goes(t, n, behindAlpha)
+		awaitAnswer(t, n, behindBeta, "beta")
+		awaitUnreachable(t, n, behindAlpha)
 	}
-	goes(t, gamma, site)
+	awaitUnreachable(t, gamma, site)
 	s.approveRoutes(t, "alpha")
 	s.approveRoutes(t, "beta")
 	useRoutes(t, site, alpha, beta, gamma, delta)
-	goes(t, alpha, behindBeta) // it does not accept routes
+	awaitUnreachable(t, alpha, behindBeta) // alpha does not accept routes
 	run(t, s.admin("nodes", "routes", "revoke", "alpha"))
 	for _, n := range []node{gamma, delta} {
-		goes(t, n, behindAlpha)
-		answers(t, n, behindBeta, "beta")
+		awaitUnreachable(t, n, behindAlpha)
+		mustAnswer(t, n, behindBeta, "beta")
 	}
-	leaves(t, delta, site, alpha.host.addr.String()) // and asks by itself: in user space nothing holds it back
-	answers(t, gamma, site, beta.host.addr.String())
+	// Delta now sends directly: in userspace mode nothing stops that.
+	awaitNotThrough(t, delta, site, alpha.host.addr.String())
+	mustAnswer(t, gamma, site, beta.host.addr.String())
 }
 
-// TestHeadscaleRoutes proves the same of headscale, where everything is approved by hand.
+// TestHeadscaleRoutes proves the same for headscale, where all routes are approved by hand.
 func TestHeadscaleRoutes(t *testing.T) {
 	t.Parallel()
 	relay := startDerper(t)
 	m := newMesh(t, startHeadscale(t, relay), relay)
-	site := internet(t)
-	alpha, beta, gamma, delta := routed(t, m)
+	site := startInternetSite(t)
+	alpha, beta, gamma, delta := joinRouters(t, m)
 	for _, n := range []node{gamma, delta} {
-		goes(t, n, behindAlpha)
-		goes(t, n, behindBeta)
+		awaitUnreachable(t, n, behindAlpha)
+		awaitUnreachable(t, n, behindBeta)
 	}
-	goes(t, gamma, site)
+	awaitUnreachable(t, gamma, site)
 	m.server.approveRoutes(t, "alpha")
 	m.server.approveRoutes(t, "beta")
 	useRoutes(t, site, alpha, beta, gamma, delta)
-	goes(t, alpha, behindBeta)
+	awaitUnreachable(t, alpha, behindBeta)
 }
 
-// leaveBy has a node use an exit node as soon as it knows it for one: a server tells of an approval
-// after it has answered.
-func leaveBy(t *testing.T, d *tailscaled, exit string) {
+// useExitNode makes a node use an exit node. It waits until the node knows that the exit node is
+// approved, because the server answers an approval before it tells the nodes.
+func useExitNode(t *testing.T, d *tailscaled, exit string) {
 	t.Helper()
 	var out string
 	var err error
-	took := eventually(t, d.host.name+" takes "+exit+" for an exit node", func() bool {
+	took := eventually(t, d.host.name+" accepts "+exit+" as an exit node", func() bool {
 		out, err = try(d.cli("set", "--exit-node="+exit))
 		return err == nil || !strings.Contains(out, "not advertising an exit node")
 	})
 	if err != nil {
 		t.Fatalf("tailscale set --exit-node=%s: %v\n%s", exit, err, indent(out))
 	}
-	t.Logf("%s takes %s for an exit node after %v", d.host.name, exit, took.Round(time.Millisecond))
+	t.Logf("%s accepts %s as an exit node after %v", d.host.name, exit, took.Round(time.Millisecond))
 }
 
-// useRoutes reaches what is behind both routers, and a site on the Internet by way of that of the
-// other make.
+// useRoutes checks that both clients reach both subnets, and an internet site through the exit node
+// of the other make.
 func useRoutes(t *testing.T, site string, alpha *ginnel, beta *tailscaled, gamma *ginnel, delta *tailscaled) {
 	t.Helper()
-	leaveBy(t, delta, "alpha")
+	useExitNode(t, delta, "alpha")
 	for _, n := range []node{gamma, delta} {
-		comes(t, n, behindAlpha, "alpha")
-		comes(t, n, behindBeta, "beta")
+		awaitAnswer(t, n, behindAlpha, "alpha")
+		awaitAnswer(t, n, behindBeta, "beta")
 	}
-	comes(t, gamma, site, beta.host.addr.String())
+	awaitAnswer(t, gamma, site, beta.host.addr.String())
 	if s, err := gamma.status(); err != nil || s.State != nodepkg.StateRunning {
 		t.Errorf("with the exit node approved gamma is %q, %q (%v)", s.State, s.Reason, err)
 	}
-	comes(t, delta, site, alpha.host.addr.String())
+	awaitAnswer(t, delta, site, alpha.host.addr.String())
 }
 
-// routerLimit is how long a client may be without a subnet when a router has lost its power: 15 s
-// until the server has noticed, and a fetch that does not end.
+// routerLimit is how long a client may lose a subnet when its router loses its power: 15 s until
+// the server notices, and the rest for a fetch that gets no answer.
 const routerLimit = 18 * time.Second
 
-// TestServerDeadRouter proves that of two routers for one subnet, of either make, the other takes
-// over when the cable of the elected one is pulled, and that clients of either make notice.
+// TestServerDeadRouter proves that one of two routers for a subnet, of either make, takes over when
+// the link of the elected one goes down, and that clients of either make follow.
 func TestServerDeadRouter(t *testing.T) {
 	t.Parallel()
 	const subnet, behind = "10.98.4.0/24", "10.98.4.5:8000"
@@ -209,21 +210,21 @@ func TestServerDeadRouter(t *testing.T) {
 	m.join(alpha, beta, gamma, delta)
 	m.reachAll()
 	s.approveRoutes(t, "alpha")
-	comes(t, gamma, behind, "alpha")
+	awaitAnswer(t, gamma, behind, "alpha")
 	s.approveRoutes(t, "beta")
-	comes(t, delta, behind, "alpha")
-	time.Sleep(10 * time.Second) // both have answered the server by then
+	awaitAnswer(t, delta, behind, "alpha")
+	time.Sleep(10 * time.Second) // both have answered the server's probes by then
 	for _, c := range []struct{ dies, takes node }{{alpha, beta}, {beta, alpha}} {
 		dies, takes := c.dies.machine(), c.takes.machine()
-		dies.plug(false)
+		dies.setLink(linkDown)
 		begun := time.Now()
 		for _, client := range []node{gamma, delta} {
-			comes(t, client, behind, takes.name)
+			awaitAnswer(t, client, behind, takes.name)
 		}
 		if took := time.Since(begun); took > routerLimit {
 			t.Errorf("%s took %v to take over from %s, want %v at most", takes.name, took, dies.name, routerLimit)
 		}
-		dies.plug(true)
+		dies.setLink(linkUp)
 		eventually(t, dies.name+" is back", func() bool {
 			_, err := get("socks5h", fetchLimit, gamma, fmt.Sprintf("http://%s:%d", dies.name, servicePort))
 			return err == nil

@@ -20,13 +20,13 @@ type ourServer struct {
 	dir     string
 	scheme  string
 	at      netip.AddrPort
-	roots   *x509.CertPool // that vouch for it, if the scheme is https
+	roots   *x509.CertPool // root certificates of an https server
 	args    []string
 	process *process
 }
 
-// startOurServer starts a server with a network of one user. That has one relay: the one that is
-// given, or if it is nil the server's own, on the same port. Further arguments are the server's.
+// startOurServer starts a server with one user and one relay: r, or the server's own relay on the
+// same port if r is nil. Further arguments go to the server.
 func startOurServer(t *testing.T, r *relayProgram, more ...string) *ourServer {
 	t.Helper()
 	s := newOurServer(t, "http", hub)
@@ -36,33 +36,33 @@ func startOurServer(t *testing.T, r *relayProgram, more ...string) *ourServer {
 		s.args = append(s.args, "--stun", "none", "--relay", "none", "--derp-map", r.writeMap(t, regionID, regionCode))
 	}
 	s.args = append(s.args, more...)
-	s.found(t)
+	s.startFirst(t)
 	return s
 }
 
-// newOurServer is a server that is yet to be started.
+// newOurServer returns a server that is not started yet.
 func newOurServer(t *testing.T, scheme string, at netip.Addr) *ourServer {
 	t.Helper()
 	s := &ourServer{dir: t.TempDir(), scheme: scheme, at: netip.AddrPortFrom(at, freeTCPPort(t, at))}
-	s.args = []string{"control", "serve", "--url", s.url(), "--listen", s.at.String(), "--state", s.dir, "--base-domain", baseDomain,
-		"--log-level", "debug", "--log-format", "text"}
+	s.args = []string{"control", "serve", "--url", s.url(), "--listen", s.at.String(), "--state", s.dir,
+		"--base-domain", baseDomain, "--log-level", "debug", "--log-format", "text"}
 	return s
 }
 
-// ownRelay has the server be the relay and the STUN server.
+// ownRelay makes the server a relay and a STUN server too.
 func (s *ourServer) ownRelay(t *testing.T) {
 	t.Helper()
 	s.args = append(s.args, "--stun", netip.AddrPortFrom(s.at.Addr(), freeUDPPort(t, s.at.Addr())).String())
 }
 
-// found starts the server for the first time.
-func (s *ourServer) found(t *testing.T) {
+// startFirst starts the server for the first time and creates a user.
+func (s *ourServer) startFirst(t *testing.T) {
 	t.Helper()
 	s.start(t)
 	run(t, s.admin("users", "create", "ann"))
 }
 
-// writeMap makes the file with a map of one region, which has this relay.
+// writeMap writes a file with a relay map of one region and this relay.
 func (r *relayProgram) writeMap(t *testing.T, id int, code string) string {
 	t.Helper()
 	n := &relay.Node{Name: "1a", RegionID: id, HostName: hub.String(), CertName: r.pin, IPv4: hub.String(), IPv6: "none",
@@ -87,7 +87,7 @@ func (s *ourServer) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// admin is a command of the server's administrator.
+// admin returns an administration command for the server.
 func (s *ourServer) admin(args ...string) *exec.Cmd {
 	return s.command(append(append([]string{"control"}, args...), "--state", s.dir)...)
 }
@@ -103,7 +103,8 @@ func (s *ourServer) start(t *testing.T) {
 // await waits until the server answers.
 func (s *ourServer) await(t *testing.T) {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.roots}, DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.roots},
+		DisableKeepAlives: true}}
 	eventually(t, "our server answers", func() bool {
 		s.process.mustRun()
 		r, err := client.Get(s.url() + "/healthz")
@@ -124,7 +125,7 @@ func (s *ourServer) authKey(t *testing.T) string {
 	return s.key(t, "--user", "ann", "--reusable")
 }
 
-// key makes a key of any kind.
+// key makes an auth key for the given options.
 func (s *ourServer) key(t *testing.T, more ...string) string {
 	t.Helper()
 	return strings.TrimSpace(run(t, s.admin(append([]string{"keys", "create"}, more...)...)))
@@ -152,9 +153,8 @@ func (s *ourServer) approveRoutes(t *testing.T, node string) {
 	run(t, s.admin("nodes", "routes", "approve", node))
 }
 
-// TestServer proves that tailscaled joins our server, reaches a node of ours and another tailscaled
-// by their names, over our relay and then directly, and that the tailscale command finds all as it
-// should be.
+// TestServer proves that tailscaled joins our server and reaches our node and another tailscaled by
+// name, over our relay and then directly, and that the tailscale command shows the expected state.
 func TestServer(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
@@ -163,26 +163,26 @@ func TestServer(t *testing.T) {
 	beta, gamma := newTailscaled(t, newHost(t, "beta")), newTailscaled(t, newHost(t, "gamma"))
 	m.join(alpha, beta, gamma)
 	m.exchange()
-	m.take("relay")
+	m.awaitPaths("relay")
 	checkCommands(t, beta, "relay")
-	m.unlock(true)
-	m.take("direct")
+	m.allowDirect()
+	m.awaitPaths("direct")
 	m.exchange()
-	m.take("direct")
+	m.awaitPaths("direct")
 	checkCommands(t, beta, "direct")
 }
 
-// TestServerSurvives proves that tailscaled and our node outlive restarts of our server, our relay
-// and each other.
+// TestServerSurvives proves that tailscaled and our node stay connected after restarts of our
+// server, our relay and each other.
 func TestServerSurvives(t *testing.T) {
-	bothWays(t, func(t *testing.T) *mesh {
+	testRestarts(t, func(t *testing.T) *mesh {
 		relay := startGinnelRelay(t)
 		return newMesh(t, startOurServer(t, relay), relay)
 	})
 }
 
-// TestServerAlone proves that one process on one port is server and relay enough for tailscaled and
-// for our node, and that they outlive its restart.
+// TestServerAlone proves that one process on one port serves tailscaled and our node as server and
+// relay, and that they reconnect after it restarts.
 func TestServerAlone(t *testing.T) {
 	t.Parallel()
 	s := startOurServer(t, nil)
@@ -190,15 +190,15 @@ func TestServerAlone(t *testing.T) {
 	beta := newTailscaled(t, newHost(t, "beta"))
 	m.join(newGinnel(t, newHost(t, "alpha")), beta)
 	m.exchange()
-	m.take("relay")
+	m.awaitPaths("relay")
 	checkDebugDERP(t, beta)
 	s.process.kill()
 	m.separated()
 	s.start(t)
-	m.recovered()
-	m.present()
-	m.take("relay")
-	m.unlock(true)
-	m.take("direct")
+	m.awaitRecovery()
+	m.awaitConnected()
+	m.awaitPaths("relay")
+	m.allowDirect()
+	m.awaitPaths("direct")
 	m.exchange()
 }

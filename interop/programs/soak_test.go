@@ -14,22 +14,21 @@ import (
 	"golang.org/x/net/proxy"
 )
 
-// soakTime is how long the transfers of TestSoak go on.
+// soakTime is how long the transfers of TestSoak run.
 const soakTime = time.Minute
 
-// A transfer sends a piece in every pause, which is enough for something to be under way at any
-// time.
+// A transfer sends one piece after each pause, so that some bytes are always in flight.
 const (
 	soakPiece = 8 << 10
 	soakPause = 10 * time.Millisecond
 )
 
-// soakAlive bounds the silence on a connection that goes on.
+// soakAlive bounds the silence on a connection that still works.
 const soakAlive = 30 * time.Second
 
-// TestSoak proves that one connection in each direction between tailscaled and our node, both
-// carrying bytes there and back, outlives whatever happens to server and relay, and to the direct
-// path, for a minute, and loses nothing.
+// TestSoak proves that one connection in each direction between tailscaled and our node, with
+// echoed data, survives a minute of restarts of server and relay and of direct paths that open and
+// close, and loses nothing.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)
@@ -51,13 +50,13 @@ func TestSoak(t *testing.T) {
 	}{
 		{"the server restarts", func() { m.server.stop(t); m.server.start(t) }},
 		{"the relay restarts", func() { relay.restart(t, func() {}) }},
-		{"direct ways open", func() { m.unlock(true) }},
+		{"direct paths open", func() { m.allowDirect() }},
 		{"server and relay restart", func() {
 			m.server.stop(t)
 			relay.restart(t, func() {})
 			m.server.start(t)
 		}},
-		{"direct ways close", func() { m.unlock(false) }},
+		{"direct paths close", func() { m.blockDirect() }},
 	} {
 		time.Sleep(soakTime / 6)
 		t.Log(step.what)
@@ -72,13 +71,14 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// transfer is bytes on their way through a node's proxy to another node's echo, and back.
+// transfer sends bytes through a node's proxy to another node's echo service and receives them
+// back.
 type transfer struct {
 	name     string
 	conn     net.Conn
 	seed     uint64
 	sent     int // set by send
-	received int // and these by receive
+	received int // set by receive, as are silence and err
 	silence  time.Duration
 	err      error
 }
@@ -97,7 +97,7 @@ func newTransfer(t *testing.T, from, to node, seed uint64) *transfer {
 	return &transfer{name: from.machine().name + " to " + to.machine().name, conn: c, seed: seed}
 }
 
-// proxyDialer connects to the proxy of a node, whatever it is asked for.
+// proxyDialer connects to the proxy of a node, whatever the address.
 type proxyDialer struct {
 	t *testing.T
 	n node
@@ -105,7 +105,7 @@ type proxyDialer struct {
 
 func (d proxyDialer) Dial(string, string) (net.Conn, error) { return d.n.dialer()(d.t.Context()) }
 
-// content is what a transfer carries: pieces, each of them another.
+// content returns a generator of the transfer's pieces. The next call overwrites the last piece.
 func (tr *transfer) content() func() []byte {
 	source := rand.NewChaCha8([32]byte{byte(tr.seed)})
 	piece := make([]byte, soakPiece)
@@ -115,14 +115,14 @@ func (tr *transfer) content() func() []byte {
 	}
 }
 
-// send sends until it is time, and then says that this was all.
+// send sends until the time end and then closes its side of the connection.
 func (tr *transfer) send(end time.Time) {
 	next := tr.content()
 	for time.Now().Before(end) {
 		n, err := tr.conn.Write(next())
 		tr.sent += n
 		if err != nil {
-			return // which receive will notice, too
+			return // receive reports the error
 		}
 		time.Sleep(soakPause)
 	}
@@ -131,7 +131,7 @@ func (tr *transfer) send(end time.Time) {
 	}
 }
 
-// receive compares what comes back, to its end.
+// receive compares what comes back with what was sent, until the connection ends.
 func (tr *transfer) receive() {
 	next := tr.content()
 	got := make([]byte, soakPiece)

@@ -10,9 +10,8 @@ import (
 	"tailscale.com/client/tailscale/apitype"
 )
 
-// TestServerAppGrants proves that a grant of an application's capability and nothing else makes two
-// stock nodes each other's peers, that the destination learns what the source was granted, and that
-// no packet passes by it.
+// TestServerAppGrants proves that a grant of only an application capability makes two stock nodes
+// peers, that the destination learns the capability, and that no packets pass because of it.
 func TestServerAppGrants(t *testing.T) {
 	t.Parallel()
 	const capability = "example.com/cap/reports"
@@ -28,7 +27,8 @@ func TestServerAppGrants(t *testing.T) {
 	m.pairs(func(from, to node) {
 		eventually(t, from.machine().name+" knows "+to.machine().name, func() bool { return from.knows(to.machine().name) })
 		if (flow{from, to, to.address(), servicePort}).passes(denyLimit) {
-			t.Errorf("%s reaches the service of %s by a grant of an application", from.machine().name, to.machine().name)
+			t.Errorf("%s reaches the service of %s although only an application capability is granted", from.machine().name,
+				to.machine().name)
 		}
 	})
 	var who apitype.WhoIsResponse
@@ -44,7 +44,8 @@ func TestServerAppGrants(t *testing.T) {
 	}
 }
 
-// TestServerTaildrop proves that stock nodes of one user send each other files on our server.
+// TestServerTaildrop proves that stock nodes of one user on our server can send files to each
+// other.
 func TestServerTaildrop(t *testing.T) {
 	t.Parallel()
 	relay := startGinnelRelay(t)

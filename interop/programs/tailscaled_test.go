@@ -15,15 +15,15 @@ import (
 	"tailscale.com/ipn/ipnstate"
 )
 
-// tailscaled is a stock node, in userspace mode.
+// tailscaled is a stock node in userspace mode.
 type tailscaled struct {
 	t       *testing.T
 	host    *host
 	dir     string
 	release string   // directory of the programs: empty for the newest, or oldest
-	args    []string // of 'tailscale up', besides those that every node has
+	args    []string // further arguments of 'tailscale up'
 	env     []string
-	wrap    func(*testing.T, *exec.Cmd) *exec.Cmd // changes how the program is started, if not nil
+	wrap    func(*testing.T, *exec.Cmd) *exec.Cmd // if not nil, changes the command that starts the program
 	process *process
 }
 
@@ -34,12 +34,13 @@ func newTailscaled(t *testing.T, h *host) *tailscaled {
 func (d *tailscaled) machine() *host    { return d.host }
 func (d *tailscaled) program() *process { return d.process }
 
-// proxy is reached from the hub.
+// proxy returns the address of the SOCKS5 proxy, which the hub reaches.
 func (d *tailscaled) proxy() string  { return netip.AddrPortFrom(d.host.addr, 1055).String() }
 func (d *tailscaled) socket() string { return filepath.Join(d.dir, "socket") }
 
 func (d *tailscaled) daemon() *exec.Cmd {
-	cmd := d.host.command(filepath.Join(d.release, "tailscaled"), "--tun=userspace-networking", "--socks5-server="+d.proxy(), "--statedir="+d.dir,
+	cmd := d.host.command(filepath.Join(d.release, "tailscaled"), "--tun=userspace-networking",
+		"--socks5-server="+d.proxy(), "--statedir="+d.dir,
 		"--socket="+d.socket(), "--port=0", "--no-logs-no-support", "--verbose=1")
 	cmd.Env = append(append(bareEnvironment(d.dir), "TS_DISABLE_PORTMAPPER=1", "TS_LOGS_DIR="+d.dir), d.env...)
 	if d.wrap != nil {
@@ -48,10 +49,10 @@ func (d *tailscaled) daemon() *exec.Cmd {
 	return cmd
 }
 
-// upCommand has the running program join.
+// upCommand makes the running daemon join.
 func (d *tailscaled) upCommand(server, key string) *exec.Cmd {
-	return d.cli(append([]string{"up", "--login-server", server, "--auth-key", key, "--hostname", d.host.name, "--timeout", "25s"},
-		d.args...)...)
+	return d.cli(append([]string{"up", "--login-server", server, "--auth-key", key, "--hostname", d.host.name,
+		"--timeout", "25s"}, d.args...)...)
 }
 
 func (d *tailscaled) up(server, key string) {
@@ -70,7 +71,7 @@ func (d *tailscaled) up(server, key string) {
 	d.t.Logf("%s (tailscaled) is up after %v", d.host.name, time.Since(begun).Round(time.Millisecond))
 }
 
-// cli is the tailscale command, for this node.
+// cli runs the tailscale command for this node.
 func (d *tailscaled) cli(args ...string) *exec.Cmd {
 	cmd := d.host.command(filepath.Join(d.release, "tailscale"), append([]string{"--socket=" + d.socket()}, args...)...)
 	cmd.Env = bareEnvironment(d.dir)
@@ -116,7 +117,7 @@ func peerOf(s *ipnstate.Status, name string) *ipnstate.PeerStatus {
 	return nil
 }
 
-// sees looks at the JSON, and makes sure that the table agrees.
+// sees reads the JSON, and checks that the table agrees.
 func (d *tailscaled) sees(peer string) presence {
 	s, err := d.status()
 	if err != nil {
@@ -140,7 +141,7 @@ func (d *tailscaled) sees(peer string) presence {
 	return is
 }
 
-// path asks by a ping, so that there is a reason to have one.
+// path pings the peer, because without traffic there is no path.
 func (d *tailscaled) path(peer string) string {
 	out, err := try(d.cli("ping", "-c", "1", "--until-direct=false", "--timeout", "3s", peer))
 	switch {

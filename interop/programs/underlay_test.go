@@ -16,34 +16,35 @@ import (
 	"time"
 )
 
-// TestServerIPv6 proves that one process of ours is server and relay enough where there is no IPv4,
-// for tailscaled and for our node, that they find direct ways there, and that they outlive its
-// restart.
+// TestServerIPv6 proves that without IPv4, one process of ours serves tailscaled and our node as
+// server and relay, that the nodes find direct paths, and that they reconnect after it restarts.
 func TestServerIPv6(t *testing.T) {
 	t.Parallel()
 	s := newOurServer(t, "http", hub6)
 	s.ownRelay(t)
-	s.found(t)
+	s.startFirst(t)
 	m := newMesh(t, s, nil)
-	alpha, beta, gamma := newGinnel(t, newHost6(t, "alpha")), newTailscaled(t, newHost6(t, "beta")), newGinnel(t, newHost6(t, "gamma"))
+	alpha, beta, gamma := newGinnel(t, newHost6(t, "alpha")), newTailscaled(t, newHost6(t, "beta")),
+		newGinnel(t, newHost6(t, "gamma"))
 	m.join(alpha, beta, gamma)
 	m.exchange()
-	m.take("relay")
+	m.awaitPaths("relay")
 	s.process.kill()
 	m.separated()
 	s.start(t)
-	m.recovered()
-	m.take("relay")
-	m.unlock(true)
-	m.take("direct")
+	m.awaitRecovery()
+	m.awaitPaths("relay")
+	m.allowDirect()
+	m.awaitPaths("direct")
 	m.exchange()
 	checkEndpoints6(t, alpha, beta)
-	m.unlock(false)
-	m.recovered()
-	m.take("relay")
+	m.blockDirect()
+	m.awaitRecovery()
+	m.awaitPaths("relay")
 }
 
-// checkEndpoints6 makes sure that the direct path has the addresses of the hosts at both ends.
+// checkEndpoints6 checks that the direct path between alpha and beta uses their hosts' IPv6
+// addresses.
 func checkEndpoints6(t *testing.T, alpha *ginnel, beta *tailscaled) {
 	t.Helper()
 	ours, err := alpha.status()
@@ -66,12 +67,12 @@ func checkEndpoints6(t *testing.T, alpha *ginnel, beta *tailscaled) {
 	}
 }
 
-// TestServerHTTPS proves that tailscaled and our node join a server of ours that has an https URL,
-// and use its relay, when they trust what vouches for its certificate, and that our node says so
-// when it does not; and that they come back after the server's restart.
+// TestServerHTTPS proves that tailscaled and our node join our server with an https URL and use its
+// relay if they trust its certificate, and reconnect after a restart. Our node reports a
+// certificate that it does not trust.
 func TestServerHTTPS(t *testing.T) {
 	t.Parallel()
-	for name, found := range map[string]func(*testing.T) (s *ourServer, roots string){
+	for name, create := range map[string]func(*testing.T) (s *ourServer, roots string){
 		"certificate from files": func(t *testing.T) (*ourServer, string) {
 			s := newOurServer(t, "https", hub)
 			roots, cert, key := writeCertificates(t)
@@ -85,13 +86,13 @@ func TestServerHTTPS(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, roots := found(t)
+			s, roots := create(t)
 			s.ownRelay(t)
 			s.startTrusted(t, roots)
 			m := newMesh(t, s, nil)
 
 			h := newHost(t, "alpha")
-			out, err := try(upLine(h, t.TempDir(), s.url(), m.key, "--timeout", "2s"))
+			out, err := try(ginnelUp(h, t.TempDir(), s.url(), m.key, "--timeout", "2s"))
 			if err == nil || !strings.Contains(out, "certificate") {
 				t.Errorf("without trust: %v\n%s", err, indent(out))
 			}
@@ -101,26 +102,26 @@ func TestServerHTTPS(t *testing.T) {
 			beta.env = []string{"SSL_CERT_FILE=" + roots}
 			m.join(alpha, beta)
 			m.exchange()
-			m.take("relay")
+			m.awaitPaths("relay")
 			s.process.stop()
 			m.separated()
 			s.start(t)
-			m.recovered()
-			m.present()
-			m.take("relay")
-			m.unlock(true)
-			m.take("direct")
+			m.awaitRecovery()
+			m.awaitConnected()
+			m.awaitPaths("relay")
+			m.allowDirect()
+			m.awaitPaths("direct")
 		})
 	}
 }
 
-// startTrusted starts a server for the first time that the certificates in a file vouch for, which
-// may have to be made by the server first.
+// startTrusted starts a server for the first time. Its root certificates are in the file roots,
+// which the server may create.
 func (s *ourServer) startTrusted(t *testing.T, roots string) {
 	t.Helper()
 	s.process = start(t, "ginnel control", s.command(s.args...))
 	s.roots = x509.NewCertPool()
-	eventually(t, "there are roots of trust", func() bool {
+	eventually(t, "the file with root certificates exists", func() bool {
 		s.process.mustRun()
 		b, err := os.ReadFile(roots)
 		return err == nil && s.roots.AppendCertsFromPEM(b)
@@ -129,13 +130,16 @@ func (s *ourServer) startTrusted(t *testing.T, roots string) {
 	run(t, s.admin("users", "create", "ann"))
 }
 
-// writeCertificates makes an authority and a certificate of the hub, and the files with them.
+// writeCertificates writes the files of a certificate authority and of the hub's certificate.
 func writeCertificates(t *testing.T) (roots, cert, key string) {
 	t.Helper()
-	authority := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test authority"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	server := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "Test server"}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{hub.AsSlice()}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	authority := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test authority"},
+		NotAfter: time.Now().Add(time.Hour),
+		IsCA:     true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	server := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "Test server"},
+		NotAfter:    time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{hub.AsSlice()}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	theirs, ours := newKey(t), newKey(t)
 	dir := t.TempDir()
 	roots, cert, key = filepath.Join(dir, "roots.pem"), filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")

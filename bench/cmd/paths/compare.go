@@ -18,20 +18,20 @@ import (
 // and the queue of each path, so that windows do not limit the kernel.
 const tcpBuffer = 64 << 20
 
-// Compare measures the contenders in turn on every path, and reports.
+// Compare measures the contenders in turn on every path and reports the figures.
 func (c *comparison) Compare(ctx context.Context) error {
-	ground, err := session.NewGround(c.Programs, tcpBuffer)
+	bed, err := session.NewTestbed(c.Programs, tcpBuffer)
 	if err != nil {
 		return err
 	}
-	defer ground.Close()
+	defer bed.Close()
 	if err := netlab.CheckEmulation(); err != nil {
 		return err
 	}
 	p := &report.Paths{Run: c.NewRun(ctx), Paths: c.described()}
 	p.Seconds = c.plan.Seconds
 	begun := time.Now()
-	err = c.rounds(ctx, &ground.Ground, p)
+	err = c.rounds(ctx, &bed.Testbed, p)
 	p.Took = time.Since(begun).Round(time.Minute).String()
 	fmt.Print(p.Text())
 	if ctx.Err() != nil {
@@ -40,7 +40,7 @@ func (c *comparison) Compare(ctx context.Context) error {
 	return errors.Join(err, c.SavePaths(p))
 }
 
-// described returns the paths without figures.
+// described returns the description of each path, without figures.
 func (c *comparison) described() (all []report.Path) {
 	for _, path := range c.paths {
 		p := report.Path{
@@ -65,14 +65,14 @@ func (c *comparison) on(path trial.Path) (some []*peer.Contender) {
 	return some
 }
 
-// rounds measures all rounds. If a contender fails on a path, it goes on with the others.
-func (c *comparison) rounds(ctx context.Context, ground *peer.Ground, p *report.Paths) error {
+// rounds measures all rounds. If a contender fails on a path, the others are still measured.
+func (c *comparison) rounds(ctx context.Context, bed *peer.Testbed, p *report.Paths) error {
 	var errs []error
 	for round := range c.Rounds {
 		for i, path := range c.paths {
 			for _, contender := range c.on(path) {
 				begun, outcome := time.Now(), "done"
-				f, err := trial.RunPath(ctx, ground, contender, path, c.plan, c.Log)
+				f, err := trial.RunPath(ctx, bed, contender, path, c.plan, c.Log)
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
@@ -89,12 +89,12 @@ func (c *comparison) rounds(ctx context.Context, ground *peer.Ground, p *report.
 	return errors.Join(errs...)
 }
 
-// Again reports on a comparison that was kept in a file.
-func (c *comparison) Again() (wanted bool, err error) {
+// ReportFile reports on a comparison from a file of figures.
+func (c *comparison) ReportFile() (wanted bool, err error) {
 	if c.From == "" {
 		return false, nil
 	}
-	p, err := session.Kept[report.Paths](c.From)
+	p, err := session.ReadFigures[report.Paths](c.From)
 	if err != nil {
 		return true, err
 	}

@@ -1,7 +1,7 @@
-// Command paths compares ginnel with the kernel's TCP and with its peers on emulated long, narrow
-// and lossy paths, and prints tables. It builds the programs, makes the networks and removes the
-// networks again. It needs Linux with TAP devices, Go, ip(8) and nsenter(1), and root, or user
-// namespaces and access to /dev/net/tun.
+// Command paths compares ginnel with the kernel's TCP and with other programs on emulated long,
+// narrow and lossy paths, and prints tables. It builds the programs, creates the networks and
+// removes the networks again. It needs Linux with TAP devices, Go, ip(8) and nsenter(1), and root,
+// or user namespaces and access to /dev/net/tun.
 package main
 
 import (
@@ -11,4 +11,4 @@ import (
 	"ginnel/bench/trial"
 )
 
-func main() { os.Exit(session.Main(os.Args[1:], trial.Play, parse)) }
+func main() { os.Exit(session.Main(os.Args[1:], trial.RunRole, parse)) }

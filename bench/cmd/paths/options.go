@@ -11,7 +11,7 @@ import (
 	"ginnel/bench/trial"
 )
 
-// comparison is a comparison on paths.
+// comparison is a comparison on emulated paths.
 type comparison struct {
 	*session.Options
 	plan  trial.PathPlan
@@ -23,10 +23,11 @@ func parse(args []string) (session.Comparison, error) { return newComparison(arg
 func newComparison(args []string) (*comparison, error) {
 	var names string
 	var all bool
-	o, err := session.Parse("paths", session.Options{Rounds: 1, Seconds: 5}, args, peer.PathContenders(), func(fs *flag.FlagSet) {
-		fs.StringVar(&names, "paths", "", "what to measure on: a `regexp` for names of paths, as in '^rtt66' (all)")
-		fs.BoolVar(&all, "all", false, "measure with every contender in every way on every path: takes hours")
-	})
+	o, err := session.Parse("paths", session.Options{Rounds: 1, Seconds: 5}, args, peer.PathContenders(),
+		func(fs *flag.FlagSet) {
+			fs.StringVar(&names, "paths", "", "measure only on paths whose names match this `regexp`, as in '^rtt66'")
+			fs.BoolVar(&all, "all", false, "run every measurement with every contender on every path: takes hours")
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +43,7 @@ func newComparison(args []string) (*comparison, error) {
 	}
 	c.paths = slices.DeleteFunc(c.paths, func(p trial.Path) bool { return !expr.MatchString(p.Name) })
 	if len(c.paths) == 0 {
-		return nil, fmt.Errorf("-paths %q: there is no such path", names)
+		return nil, fmt.Errorf("-paths %q: no path matches", names)
 	}
 	return c, nil
 }

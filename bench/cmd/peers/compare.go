@@ -13,16 +13,16 @@ import (
 	"ginnel/bench/trial"
 )
 
-// Compare has every contender take its turn in every round, and reports.
+// Compare measures every contender in turn in every round and reports the figures.
 func (c *comparison) Compare(ctx context.Context) error {
-	ground, err := session.NewGround(c.Programs, 0)
+	bed, err := session.NewTestbed(c.Programs, 0)
 	if err != nil {
 		return err
 	}
-	defer ground.Close()
+	defer bed.Close()
 	r := &report.Results{Run: c.NewRun(ctx), Groups: groups(c.Contenders), Figures: make(map[string][]map[string]float64)}
 	r.Seconds = c.plan.Seconds
-	err = c.rounds(ctx, &ground.Ground, r)
+	err = c.rounds(ctx, &bed.Testbed, r)
 	fmt.Print(r.Text())
 	if ctx.Err() != nil {
 		return err
@@ -30,13 +30,13 @@ func (c *comparison) Compare(ctx context.Context) error {
 	return errors.Join(err, c.SaveSwitch(r))
 }
 
-// rounds goes on with the others when one fails, for they have taken long.
-func (c *comparison) rounds(ctx context.Context, ground *peer.Ground, r *report.Results) error {
+// rounds measures all rounds. If a contender fails, the others are still measured.
+func (c *comparison) rounds(ctx context.Context, bed *peer.Testbed, r *report.Results) error {
 	var errs []error
 	for round := range c.Rounds {
 		for _, contender := range c.Contenders {
 			begun, outcome := time.Now(), "done"
-			f, err := trial.Run(ctx, ground, contender, c.plan, c.Log)
+			f, err := trial.Run(ctx, bed, contender, c.plan, c.Log)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -45,18 +45,19 @@ func (c *comparison) rounds(ctx context.Context, ground *peer.Ground, r *report.
 				r.Failures = append(r.Failures, fmt.Sprintf("%s in round %d", contender.Name, round+1))
 			}
 			r.Figures[contender.Name] = append(r.Figures[contender.Name], f)
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s %s in %v\n", round+1, c.Rounds, contender.Name, outcome, time.Since(begun).Round(time.Second))
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s %s in %v\n", round+1, c.Rounds, contender.Name, outcome,
+				time.Since(begun).Round(time.Second))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Again reports on a comparison that was made before.
-func (c *comparison) Again() (wanted bool, err error) {
+// ReportFile reports on a comparison from a file of figures.
+func (c *comparison) ReportFile() (wanted bool, err error) {
 	if c.From == "" {
 		return false, nil
 	}
-	r, err := session.Kept[report.Results](c.From)
+	r, err := session.ReadFigures[report.Results](c.From)
 	if err != nil {
 		return true, err
 	}
@@ -64,9 +65,10 @@ func (c *comparison) Again() (wanted bool, err error) {
 	return true, c.SaveSwitch(r)
 }
 
-// groups are those of the contenders, in their order.
+// groups returns the groups of the contenders, in the contenders' order.
 func groups(contenders []*peer.Contender) (all []report.Group) {
-	titles := map[peer.Group]string{peer.DirectGroup: "direct", peer.RelayGroup: "relayed", peer.DERPGroup: "relays on their own"}
+	titles := map[peer.Group]string{peer.DirectGroup: "direct", peer.RelayGroup: "relayed",
+		peer.DERPGroup: "relays on their own"}
 	for _, c := range contenders {
 		title := titles[c.Group]
 		if len(all) == 0 || all[len(all)-1].Name != title {

@@ -8,7 +8,7 @@ import (
 	"ginnel/bench/trial"
 )
 
-// comparison is one on the switch.
+// comparison is a comparison on the switch.
 type comparison struct {
 	*session.Options
 	plan trial.Plan
@@ -18,9 +18,10 @@ func parse(args []string) (session.Comparison, error) { return newComparison(arg
 
 func newComparison(args []string) (*comparison, error) {
 	var scale bool
-	o, err := session.Parse("peers", session.Options{Rounds: 3, Seconds: 2}, args, peer.Contenders(), func(fs *flag.FlagSet) {
-		fs.BoolVar(&scale, "scale", false, "measure how costs grow with numbers instead")
-	})
+	o, err := session.Parse("peers", session.Options{Rounds: 3, Seconds: 2}, args, peer.Contenders(),
+		func(fs *flag.FlagSet) {
+			fs.BoolVar(&scale, "scale", false, "measure instead how costs grow with the number of connections and clients")
+		})
 	if err != nil {
 		return nil, err
 	}

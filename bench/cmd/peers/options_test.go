@@ -8,26 +8,29 @@ import (
 	"testing"
 )
 
-// TestParse proves what flags say by themselves, and that what cannot be is an error.
+// TestParse proves what single flags mean, and that invalid values are errors.
 func TestParse(t *testing.T) {
-	o, err := newComparison([]string{"-root", "x", "-bin", "y", "-rounds", "5", "-seconds", "0.5", "-scale", "-only", "relay,kernel"})
+	o, err := newComparison([]string{"-root", "x", "-bin", "y", "-rounds", "5", "-seconds", "0.5", "-scale",
+		"-only", "relay,kernel"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Rounds != 5 || o.plan.Seconds != 0.5 || len(o.plan.IdleClients) != 4 || !filepath.IsAbs(string(o.Programs)) || !filepath.IsAbs(o.Root) {
+	if o.Rounds != 5 || o.plan.Seconds != 0.5 || len(o.plan.IdleClients) != 4 || !filepath.IsAbs(string(o.Programs)) ||
+		!filepath.IsAbs(o.Root) {
 		t.Errorf("got %+v", o)
 	}
 	if o.JSON != "" || o.SVG != "" || o.Write {
-		t.Errorf("files are written though nobody asked for them: %+v", o)
+		t.Errorf("files are written without a flag for them: %+v", o)
 	}
-	for _, bad := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-only", "nonsense"}, {"-only", "direct,"}, {"-steps", "("}, {"word"}} {
+	for _, bad := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-only", "nonsense"}, {"-only", "direct,"},
+		{"-steps", "("}, {"word"}} {
 		if _, err := newComparison(append([]string{"-bin", "y"}, bad...)); err == nil {
 			t.Errorf("%v: want an error", bad)
 		}
 	}
 }
 
-// TestSmoke proves that a smoke test is one round whatever else is said.
+// TestSmoke proves that -smoke means one short round whatever other flags say.
 func TestSmoke(t *testing.T) {
 	o, err := newComparison([]string{"-bin", "y", "-smoke", "-rounds", "5", "-seconds", "9"})
 	if err != nil || o.Rounds != 1 || o.plan.Seconds >= 1 {
@@ -35,8 +38,8 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
-// TestChoose proves that groups and contenders are chosen by name and take their turns in the same
-// order as ever.
+// TestChoose proves that -only selects groups and contenders by name, and does not change their
+// order.
 func TestChoose(t *testing.T) {
 	for only, want := range map[string]string{
 		"":                       "10 of them",
@@ -76,15 +79,16 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestAgain proves that figures that were kept give the same report, in all files, and that nothing
-// comes of others.
-func TestAgain(t *testing.T) {
+// TestReportFile proves that figures from a file give the same report again, in all files, and that
+// an invalid file is an error.
+func TestReportFile(t *testing.T) {
 	root := t.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "docs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	kept := filepath.Join(root, "kept.json")
-	const figures = `{"Commit":"abc","Rounds":1,"Groups":[{"Name":"direct","Contenders":["ginnel"]}],"Figures":{"ginnel":[{"down1.mbps":2345}]}}`
+	const figures = `{"Commit":"abc","Rounds":1,"Groups":[{"Name":"direct","Contenders":["ginnel"]}],
+		"Figures":{"ginnel":[{"down1.mbps":2345}]}}`
 	if err := os.WriteFile(kept, []byte(figures), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +96,7 @@ func TestAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if wanted, err := o.Again(); !wanted || err != nil {
+	if wanted, err := o.ReportFile(); !wanted || err != nil {
 		t.Fatal(wanted, err)
 	}
 	for _, name := range []string{"BENCHMARKS.md", "docs/benchmarks.svg", "docs/benchmarks.json"} {
@@ -104,7 +108,7 @@ func TestAgain(t *testing.T) {
 		if err := os.WriteFile(kept, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := o.Again(); err == nil {
+		if _, err := o.ReportFile(); err == nil {
 			t.Errorf("figures that are %q: want an error", bad)
 		}
 	}

@@ -1,6 +1,6 @@
-// This module has no code. It pins derper, which is built from it with the dependencies of its own release and nobody else's,
-// except for setec: the module proxy lacks the version of that release. Derper uses it only to read a mesh key from a server of
-// secrets.
+// This module has no code. It pins derper, which is built from it with the dependencies of its own
+// release, except for setec: the module proxy lacks that release's version of it. Derper uses setec
+// only to read a mesh key from a secrets server.
 module ginnel/bench/peers/derper
 
 go 1.27.4

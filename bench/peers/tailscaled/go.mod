@@ -1,8 +1,8 @@
-// This module has no code. It pins tailscaled and tailscale, which are built from it with the dependencies of their own release
-// and nobody else's, so that what is measured is what is shipped.
+// This module has no code. It pins tailscaled and tailscale, which are built from it with the
+// dependencies of their own release, so that the programs measured are those that are shipped.
 //
-// This is the newest release that builds: 1.104 needs versions of gvisor.dev/gvisor and github.com/tailscale/gliderssh that the
-// module proxy does not have.
+// This is the newest release that builds: 1.104 needs versions of gvisor.dev/gvisor and
+// github.com/tailscale/gliderssh that the module proxy does not have.
 module ginnel/bench/peers/tailscaled
 
 go 1.26.6

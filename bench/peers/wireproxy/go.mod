@@ -1,4 +1,5 @@
-// This module has no code. It pins wireproxy, which is built from it with the dependencies of its own release.
+// This module has no code. It pins wireproxy, which is built from it with the dependencies of its
+// own release.
 module ginnel/bench/peers/wireproxy
 
 go 1.26.6

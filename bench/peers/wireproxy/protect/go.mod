@@ -1,5 +1,6 @@
-// This module stands in for the one of the same name that wireproxy wants, which cannot be had any more. What that does is
-// for OpenBSD alone: elsewhere its functions do nothing, as these do.
+// This module replaces the module of the same name that wireproxy requires and that is no longer
+// available. Its functions do nothing, which is also what the original does on all systems except
+// OpenBSD.
 module suah.dev/protect
 
 go 1.26.6

@@ -1,5 +1,5 @@
-// Package protect has the functions that wireproxy calls on OpenBSD to give up rights. Here they do
-// nothing.
+// Package protect replaces the package with the OpenBSD calls by which wireproxy drops privileges.
+// Here they do nothing.
 package protect
 
 // Pledge does nothing.

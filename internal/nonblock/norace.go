@@ -1,6 +1,0 @@
-//go:build unix && !(race && linux)
-
-package nonblock
-
-func beforeWrite()      {}
-func afterRead(uintptr) {}

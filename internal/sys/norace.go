@@ -1,0 +1,6 @@
+//go:build !race || !linux || ginnel_stdnet
+
+package sys
+
+func beforeWrite()      {}
+func afterRead(uintptr) {}

@@ -1,6 +1,0 @@
-//go:build race
-
-package relay
-
-// raceSlack is what the race detector adds to allocations: it has pools forget things.
-const raceSlack = 10

@@ -1,0 +1,10 @@
+package server
+
+import (
+	"os"
+	"testing"
+
+	"ginnel/relay/internal/relaytest"
+)
+
+func TestMain(m *testing.M) { os.Exit(relaytest.Run(m)) }

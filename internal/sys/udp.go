@@ -77,7 +77,6 @@ func countOf(datagrams [][]byte) Sent {
 	return s
 }
 
-func (s Sent) less(o Sent) Sent { return Sent{s.Datagrams - o.Datagrams, s.Bytes - o.Bytes} }
 func (s Sent) plus(o Sent) Sent { return Sent{s.Datagrams + o.Datagrams, s.Bytes + o.Bytes} }
 
 // Send sends datagrams to one address in order. An invalid address means the one that the socket is

@@ -381,3 +381,5 @@ func runLength(bufs [][]byte, limit int) int {
 	}
 	return len(bufs)
 }
+
+func (s Sent) less(o Sent) Sent { return Sent{s.Datagrams - o.Datagrams, s.Bytes - o.Bytes} }

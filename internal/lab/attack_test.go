@@ -205,7 +205,9 @@ func TestGreedyPeerOfARouter(t *testing.T) {
 	c := a.startControl()
 	up := func(ns *netns, proxy string, flags ...string) *ginnel {
 		args := []string{"up", "--control", controlURL, "--authkey", c.authKey, "--proxy", proxy, "--state", "mem:"}
-		return startGinnel(ns, key.NewNodePrivate(), append(args, flags...)...)
+		g := startGinnel(ns, key.NewNodePrivate(), append(args, flags...)...)
+		g.await(&g.log, `"msg":"node joined"`, dialTimeout)
+		return g
 	}
 	up(a.host, "127.0.0.1:0", "--hostname", "router", "--advertise-routes", "10.9.0.0/24")
 	c.admin("nodes", "routes", "approve", "router")

@@ -38,7 +38,9 @@ func TestNamesDoNotLeak(t *testing.T) {
 	c := a.startControl()
 	up := func(ns *netns, flags ...string) *ginnel {
 		args := []string{"up", "--control", controlURL, "--authkey", c.authKey, "--state", "mem:"}
-		return startGinnel(ns, key.NewNodePrivate(), append(args, flags...)...)
+		g := startGinnel(ns, key.NewNodePrivate(), append(args, flags...)...)
+		g.await(&g.log, `"msg":"node joined"`, dialTimeout)
+		return g
 	}
 	up(a.host, "--hostname", "exit", "--proxy", "127.0.0.1:0", "--advertise-exit-node")
 	c.admin("nodes", "routes", "approve", "exit")
